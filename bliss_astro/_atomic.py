@@ -1,0 +1,139 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Files that are either written whole or not touched at all.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ['atomic_write']
+
+
+@contextlib.contextmanager
+def atomic_write(path, *, overwrite=False):
+    """
+    Write a file so that its name never points to a half-written one.
+
+    The body of the ``with`` statement writes to a temporary file in the
+    folder of ``path``. When the body ends normally the temporary file is
+    flushed to the disk and renamed onto ``path`` in one step; when the body
+    raises (a full disk, Ctrl-C), the temporary file is deleted and ``path``
+    is left as it was. A killed process leaves at most a stray hidden file
+    behind, never a damaged ``path``.
+
+    Parameters
+    ----------
+    path : str or `~os.PathLike`
+        The file to write. Its folder has to exist.
+
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    Yields
+    ------
+    temporary : `~pathlib.Path`
+        The (existing, empty) file to write to. It ends with the suffixes of
+        ``path``, because many writers choose their format by them. A writer
+        that refuses existing files needs its own ``overwrite=True``.
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists and ``overwrite`` is `False`; a subclass of
+        `OSError`, as astropy's own writers raise.
+
+    IsADirectoryError
+        If ``path`` is a folder.
+
+    FileNotFoundError
+        If the folder of ``path`` does not exist.
+
+    Notes
+    -----
+    With ``overwrite=False``, a file that someone else makes while the body
+    runs is noticed before the renaming, and kept.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from bliss_astro._atomic import atomic_write
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / 'note.txt'
+    ...     with atomic_write(path) as temporary:
+    ...         _ = temporary.write_text('whole or nothing')
+    ...     path.read_text()
+    'whole or nothing'
+    """
+    # A link keeps pointing where it did: its target is what gets replaced.
+    path = Path(os.path.realpath(path))
+    _check_target(path, overwrite=overwrite)
+    handle, name = tempfile.mkstemp(
+        prefix='.tmp-', suffix=f'-{path.name}', dir=path.parent
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _flush(temporary)
+        _check_target(path, overwrite=overwrite)
+        _copy_permissions(path, temporary)
+        # Renaming within one folder is atomic, also over an existing file.
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _check_target(path, *, overwrite):
+    """
+    Refuse a ``path`` that may not or cannot be written.
+    """
+    if path.is_dir():
+        msg = f'path is a folder, not a file: {path}'
+        raise IsADirectoryError(msg)
+    if path.exists() and not overwrite:
+        msg = f'File {path} already exists; pass overwrite=True to replace it.'
+        raise FileExistsError(msg)
+    if not path.parent.is_dir():
+        msg = f'The folder of path does not exist: {path.parent}'
+        raise FileNotFoundError(msg)
+
+
+def _copy_permissions(path, temporary):
+    """
+    Give the temporary file the mode ``path`` has, or would get when new.
+    """
+    if path.exists():
+        mode = path.stat().st_mode & 0o777
+    else:
+        # mkstemp makes private files; a plain open() would honour the umask,
+        # which can only be read by setting it.
+        umask = os.umask(0)
+        os.umask(umask)
+        mode = 0o666 & ~umask
+    temporary.chmod(mode)
+
+
+def _flush(path):
+    """
+    Force the content of a file to the disk.
+    """
+    with path.open('rb+') as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder):
+    """
+    Force a renaming to the disk, where the system lets folders be opened.
+    """
+    if os.name != 'posix':
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

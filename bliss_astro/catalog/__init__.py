@@ -1,0 +1,10 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The catalogue that a user holds: a table with errors, flags and a posterior.
+"""
+
+from ._catalog import ProbabilisticCatalog
+from ._flags import CatalogFlag, decode_flags
+from ._posterior import CatalogPosterior
+
+__all__ = ['CatalogFlag', 'CatalogPosterior', 'ProbabilisticCatalog', 'decode_flags']

@@ -1,0 +1,395 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The table of detected sources.
+"""
+
+from astropy.table import QTable
+
+from ._build import make_columns
+from ._columns import REQUIRED_COLUMNS
+from ._display import CatalogFormatter, headline
+from ._flags import decode_flags
+from ._intervals import draws, interval
+from ._io import read_catalog, write_catalog
+from ._meta import default_meta, header_to_wcs, make_record, plain_value
+from ._record import ImageRecord
+
+__all__ = ['ProbabilisticCatalog']
+
+
+class ProbabilisticCatalog(QTable):
+    """
+    A table of sources, each with its probability and its errors.
+
+    A row is a source that the posterior of an image holds for more probable
+    than the threshold. The columns are marginals of that posterior; the
+    joint posterior itself is `posterior`, which belongs to the image and not
+    to the rows.
+
+    Make one with `~bliss_astro.detection.detect_sources`, `from_columns` or
+    `read`. The constructor is that of `~astropy.table.QTable`, and whatever a
+    `~astropy.table.QTable` can do this class can do. Rows that are sliced,
+    masked or sorted, and copies, stay a catalogue of the same image.
+
+    Selecting columns gives a plain `~astropy.table.QTable` when a column that
+    makes a catalogue is left out. Stacking rows of several images with
+    `~astropy.table.vstack` keeps all columns but drops what belongs to one
+    image (the posterior, the WCS, the expected count) with a
+    `~bliss_astro.PosteriorDroppedWarning`; stacking parts of one catalogue
+    keeps it.
+
+    Notes
+    -----
+    The columns are
+
+    ================================ ==========================================
+    ``id``                           running number, from 1, brightest first
+    ``probability``                  posterior probability of a source there
+    ``x_centroid``, ``y_centroid``   position in pixels (plain numbers)
+    ``x_err``, ``y_err``             their standard errors
+    ``x_y_cov``                      their covariance
+    ``sky_centroid``                 `~astropy.coordinates.SkyCoord`, ICRS;
+                                     with a WCS only
+    ``flux``, ``flux_err``           median of the posterior, and half the
+                                     width between its 16 and 84 % quantiles
+    ``mag``, ``mag_err``             AB magnitude; where the unit has one
+    ``flags``                        sum of `CatalogFlag` bits
+    ================================ ==========================================
+
+    and each has a description (``cat['flux'].info.description``) and a UCD
+    (``cat['flux'].info.meta['ucd']``). ``meta`` holds ``date``, ``version``,
+    whatever made the table wrote there (``threshold``, ``encoder``,
+    ``encoder_hash``), and ``image``: what is known of the image.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from bliss_astro.catalog import ProbabilisticCatalog
+    >>> cat = ProbabilisticCatalog.from_columns(
+    ...     {'probability': [0.98, 0.61], 'x_centroid': [4.2, 30.1],
+    ...      'y_centroid': [10.0, 21.7], 'x_err': [0.1, 0.4],
+    ...      'y_err': [0.1, 0.4], 'flux': [3.0, 11.0], 'flux_err': [0.4, 0.3]},
+    ...     unit=u.nmgy, image_shape=(40, 50), meta={'threshold': 0.5})
+    >>> cat['flux']
+    <Quantity [11., 3.] nmgy>
+    >>> cat['mag']
+    <Quantity [19.89651829, 21.30719686] mag>
+    >>> cat[cat['probability'] > 0.9]
+    <ProbabilisticCatalog: 1 of 2 sources above p = 0.5, image 50 x 40 px>
+    ...
+    """
+
+    TableFormatter = CatalogFormatter
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns,
+        *,
+        wcs=None,
+        unit=None,
+        posterior=None,
+        meta=None,
+        image_shape=None,
+        expected_count=None,
+    ):
+        """
+        Make a catalogue of arrays, one element per source, in any order.
+
+        Parameters
+        ----------
+        columns : mapping of str to array_like or `~astropy.units.Quantity`
+            Must hold ``probability``, ``x_centroid``, ``y_centroid``,
+            ``x_err``, ``y_err``, ``flux`` and ``flux_err``, each 1-D of one
+            length (which may be 0). May hold ``x_y_cov`` (default 0),
+            ``flags`` (default 0) and ``id`` (default: numbered from 1,
+            brightest first). Further columns are appended as they are; one
+            named ``<column>_samples`` of shape (n_sources, n_samples) is
+            taken for posterior draws of that column. Fluxes are all
+            quantities or all plain numbers, the others plain numbers.
+
+        wcs : WCS object or `None`, optional
+            Celestial WCS of the image; adds ``sky_centroid``.
+
+        unit : unit-like or `None`, optional
+            Unit of the fluxes. Fluxes that are quantities are converted to
+            it. `None` takes the unit that ``columns['flux']`` has, if any.
+
+        posterior : object or `None`, optional
+            The posterior of the image.
+
+        meta : mapping or `None`, optional
+            What to store in ``meta``, next to ``date`` and ``version``: plain
+            values, which every file format can hold. ``meta['image']`` may
+            be a mapping of further facts about the image. Prefer that for
+            lists, which stacking would concatenate elsewhere.
+
+        image_shape : tuple of int or `None`, optional
+            Shape (ny, nx) of the image.
+
+        expected_count : float or tuple of float, optional
+            Number of sources in the image that the posterior expects, or its
+            mean and standard deviation.
+
+        Returns
+        -------
+        catalog : `ProbabilisticCatalog`
+            The table, sorted by flux, brightest first.
+
+        Raises
+        ------
+        TypeError
+            If ``columns`` is no mapping, a column is not numeric or ``meta``
+            holds what no file can store.
+
+        ValueError
+            If columns are missing, are of different length or hold values
+            out of range, or if ``wcs`` is not celestial.
+        """
+        meta = dict(meta or {})
+        image = meta.pop('image', {})
+        made = make_columns(columns, wcs=wcs, unit=unit)
+        catalog = cls(made, copy=False)
+        catalog.meta.update(default_meta())
+        catalog.meta.update(plain_value(meta))
+        catalog.meta['image'] = make_record(
+            len(catalog),
+            posterior=posterior,
+            wcs=wcs,
+            unit=getattr(catalog['flux'], 'unit', None),
+            image_shape=image_shape,
+            expected_count=expected_count,
+            extra=image,
+        )
+        return catalog
+
+    @property
+    def image(self):
+        """
+        What is known of the image: a read-only mapping.
+
+        Its keys may be ``'uid'``, ``'n_sources'``, ``'unit'``, ``'shape'``
+        (ny, nx), ``'expected_count'`` and ``'wcs'`` (a header string); after
+        stacking several images there is only ``'uids'``.
+        """
+        record = self.meta.get('image', {})
+        return record if isinstance(record, ImageRecord) else ImageRecord(record)
+
+    @property
+    def posterior(self):
+        """
+        The posterior of the image that the rows come from, or `None`.
+
+        It is shared by all slices and copies. It is `None` after stacking
+        rows of several images and after reading a format that keeps rows
+        only.
+        """
+        return self.image.posterior
+
+    @posterior.setter
+    def posterior(self, value):
+        self.meta['image'] = self.image.replaced(posterior=value)
+
+    @property
+    def wcs(self):
+        """
+        The WCS of the image, rebuilt from its header string, or `None`.
+        """
+        text = self.image.get('wcs')
+        if text is None:
+            return None
+        return header_to_wcs(text, shape=self.image.get('shape'))
+
+    def credible_interval(self, column, level=0.68, *, gaussian=False):
+        """
+        Give the central credible interval of a column, row by row.
+
+        Between its limits the posterior holds ``level`` of the probability,
+        with equal shares left out below and above, given that the source
+        exists.
+
+        Parameters
+        ----------
+        column : str
+            ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or ``'mag'``, or
+            another column that the posterior knows or that has samples.
+
+        level : float, optional
+            Probability within the interval, between 0 and 1.
+
+        gaussian : bool, optional
+            `True` takes the normal distribution with the row's value as its
+            mean and the row's error as its standard deviation, whether
+            there is a posterior or not. That is the way out for rows whose
+            posterior is gone; it is poor for faint sources, whose fluxes
+            have skewed posteriors. It is never taken unasked.
+
+        Returns
+        -------
+        lower, upper : `~numpy.ndarray` or `~astropy.units.Quantity`
+            Limits, in the unit of the column. Without ``gaussian`` they come
+            from `posterior`, or where that is gone from the samples that the
+            table holds in a column ``<column>_samples``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, if ``level`` is not between 0 and 1,
+            or if there is nothing to take the interval from.
+        """
+        return interval(self, column, level, gaussian=gaussian)
+
+    def samples(self, column, *, n_samples=None, rng=None):
+        """
+        Give posterior draws of a column as an astropy distribution.
+
+        Parameters
+        ----------
+        column : str
+            Name of the column.
+
+        n_samples : int or `None`, optional
+            How many draws to ask of the posterior. `None` takes the draws
+            that the table holds in ``<column>_samples``, or else 1000.
+
+        rng : `None`, int or `~numpy.random.Generator`, optional
+            Source of randomness (SPEC 7).
+
+        Returns
+        -------
+        distribution : `~astropy.uncertainty.Distribution`
+            Draws of each row given that its source exists, of shape
+            (n_rows,), in the unit of the column.
+
+        Raises
+        ------
+        ValueError
+            If there is no such column, or if neither the table holds draws
+            nor its posterior gives them.
+        """
+        return draws(self, column, n_samples=n_samples, rng=rng)
+
+    def decode_flags(self):
+        """
+        Spell out the flags of all rows.
+
+        Returns
+        -------
+        names : list of list of str
+            For each row the names of the bits that are set.
+        """
+        return decode_flags(self['flags'])
+
+    def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs):  # noqa: A002
+        """
+        Write the catalogue to a file, as a whole or not at all.
+
+        Parameters
+        ----------
+        path : str, `~os.PathLike` or file-like
+            Where to write. A file-like object gets what
+            `~astropy.table.QTable` would write, rows only.
+
+        format : str or `None`, optional
+            ``'fits'``, ``'ecsv'``, ``'parquet'`` (needs pyarrow) or
+            ``'votable'``. `None` goes by the ending: ``.fits``,
+            ``.fits.gz``, ``.ecsv``, ``.parquet``, ``.vot`` or ``.xml``. Any
+            other format of `~astropy.table.QTable` writes the rows only.
+
+        overwrite : bool, optional
+            Whether an existing file may be replaced. It stays as it is until
+            the new one is complete.
+
+        posterior : bool, optional
+            Whether to write the posterior too. Only FITS can; the other
+            formats warn when there is one. `False` leaves it out.
+
+        **kwargs
+            Passed on for formats that are not listed here.
+
+        Raises
+        ------
+        OSError
+            If the file exists and ``overwrite`` is `False`, or if it cannot
+            be written.
+
+        ValueError
+            If the format is not known.
+
+        Warns
+        -----
+        PosteriorDroppedWarning
+            If the format cannot keep the posterior.
+        """
+        write_catalog(
+            self,
+            path,
+            file_format=format,
+            overwrite=overwrite,
+            posterior=posterior,
+            **kwargs,
+        )
+
+    @classmethod
+    def read(cls, path, *, format=None, posterior=True, posterior_class=None):  # noqa: A002
+        """
+        Read a catalogue that `write` wrote.
+
+        Parameters
+        ----------
+        path : str or `~os.PathLike`
+            The file.
+
+        format : str or `None`, optional
+            As for `write`.
+
+        posterior : bool, optional
+            Whether to read the posterior, if the file has one.
+
+        posterior_class : type or `None`, optional
+            Class whose ``from_arrays(arrays, meta)`` makes the posterior.
+            `None` is the package's own.
+
+        Returns
+        -------
+        catalog : `ProbabilisticCatalog`
+            The catalogue, with its units, descriptions, sky positions and
+            meta.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read or holds no catalogue.
+
+        ValueError
+            If the format is not known.
+        """
+        return read_catalog(
+            cls,
+            path,
+            file_format=format,
+            posterior=posterior,
+            posterior_class=posterior_class,
+        )
+
+    def __getitem__(self, item):
+        names = isinstance(item, list | tuple) and all(
+            isinstance(name, str) for name in item
+        )
+        if names and len(item) and not set(REQUIRED_COLUMNS) <= set(item):
+            table = QTable(self, copy=False)[list(item)]
+            if 'image' in table.meta:
+                table.meta['image'] = dict(self.image)
+            return table
+        return super().__getitem__(item)
+
+    def __str__(self):
+        return f'{headline(self)}\n{super().__str__()}'
+
+    def _base_repr_(self, html=False, descr_vals=None, show_dtype=True, **kwargs):
+        if descr_vals is None:
+            descr_vals = [headline(self)]
+            show_dtype = False
+        return super()._base_repr_(
+            html=html, descr_vals=descr_vals, show_dtype=show_dtype, **kwargs
+        )

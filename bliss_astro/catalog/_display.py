@@ -1,0 +1,134 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+How a catalogue looks in a terminal and in a notebook.
+
+Formats are chosen when a table is shown and are not stored in its columns:
+they depend on the errors of the rows, so stored ones would differ between
+catalogues and make every `~astropy.table.vstack` warn.
+"""
+
+import numpy as np
+from astropy.table import QTable
+from astropy.table.pprint import TableFormatter
+
+from ._columns import COLUMNS
+
+# Columns to leave out where there is no room for all, in this order.
+_EXPENDABLE = ('x_y_cov', 'y_err', 'x_err', 'mag_err', 'sky_centroid', 'flags')
+
+__all__ = ['CatalogFormatter', 'flux_format', 'headline']
+
+
+class CatalogFormatter(TableFormatter):
+    """
+    Show the columns of a catalogue with as many digits as mean something.
+
+    Columns to which a user gave a format of his own keep it. On a narrow
+    terminal the columns that are missed least are left out first, and named
+    below the table.
+    """
+
+    def _pformat_table(self, table, max_lines=-1, max_width=-1, **kwargs):
+        view = _shown(table)
+        lines, outs = super()._pformat_table(view, max_lines, max_width, **kwargs)
+        if max_width == -1:
+            return lines, outs
+        left_out = []
+        for name in _EXPENDABLE:
+            whole, _ = super()._pformat_table(view, max_lines, -1, **kwargs)
+            # A table that is too wide is shortened by astropy.
+            if len(whole[0]) <= len(lines[0]):
+                break
+            if name in view.colnames:
+                view.remove_column(name)
+                left_out.append(name)
+                lines, outs = super()._pformat_table(
+                    view, max_lines, max_width, **kwargs
+                )
+        if left_out:
+            ordered = [name for name in table.colnames if name in left_out]
+            lines.append(f'Not shown: {", ".join(ordered)}')
+        return lines, outs
+
+
+def _shown(table):
+    """
+    Make a view of a table whose columns have formats.
+    """
+    view = QTable(table[:], copy=False)
+    flux = flux_format(view)
+    for name, column in view.columns.items():
+        definition = COLUMNS.get(name)
+        if definition is None or column.info.format is not None:
+            continue
+        column.info.format = flux if definition.unit == 'flux' else definition.display
+    return view
+
+
+def flux_format(table):
+    """
+    Choose a format for fluxes from their errors.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        A table that may have a column ``flux_err``.
+
+    Returns
+    -------
+    format : str
+        Two significant digits of the median error.
+    """
+    if 'flux_err' not in table.colnames:
+        return '.4g'
+    column = table['flux_err']
+    error = np.ma.filled(getattr(column, 'value', column), np.nan)
+    error = np.asarray(error, dtype=float)
+    error = error[np.isfinite(error) & (error > 0)]
+    if error.size == 0:
+        return '.4g'
+    digits = 1 - int(np.floor(np.log10(np.median(error))))
+    return f'.{max(digits, 0)}f' if -5 < digits < 8 else '.4g'
+
+
+def headline(catalog):
+    """
+    Say in one line what a catalogue is.
+
+    Parameters
+    ----------
+    catalog : `ProbabilisticCatalog`
+        The catalogue.
+
+    Returns
+    -------
+    line : str
+        Number of sources, threshold, expected count, image and encoder, as
+        far as they are known.
+    """
+    meta, image = catalog.meta, catalog.image
+    # Tables of one image at two thresholds, stacked, can exceed it.
+    total = max(image.get('n_sources', 0), len(catalog))
+    count = f'{len(catalog)}' if total == len(catalog) else f'{len(catalog)} of {total}'
+    parts = [f'{count} {"source" if total == 1 else "sources"}']
+    if (threshold := meta.get('threshold')) is not None:
+        parts[0] += f' above p = {threshold}'
+    if expected := image.get('expected_count'):
+        parts.append(f'expected count {" ± ".join(_count_text(expected))}')
+    if shape := image.get('shape'):
+        parts.append(f'image {shape[1]} x {shape[0]} px')
+    if uids := image.get('uids'):
+        parts.append(f'from {len(uids)} images')
+    encoder = meta.get('encoder')
+    if isinstance(encoder, dict):
+        encoder = encoder.get('name')
+    if encoder is not None:
+        parts.append(f'encoder "{encoder}"')
+    return f'{type(catalog).__name__}: {", ".join(parts)}'
+
+
+def _count_text(expected):
+    """
+    Format an expected count and, if known, its standard deviation.
+    """
+    return [f'{value:.1f}' for value in expected]

@@ -1,0 +1,98 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The bits of the ``flags`` column and their decoder.
+"""
+
+import enum
+
+import numpy as np
+
+__all__ = ['CatalogFlag', 'decode_flags']
+
+
+class CatalogFlag(enum.IntFlag):
+    """
+    What a user should know about a row before trusting it.
+
+    The ``flags`` column of a `ProbabilisticCatalog` holds a sum of these
+    bits; 0 means that nothing is known against the row.
+    """
+
+    NEAR_MASKED = 1
+    """A masked pixel lies within 2 pixels of the position."""
+
+    NEAR_EDGE = 2
+    """The position is within one tile of the border of the image."""
+
+    SATURATED = 4
+    """A saturated core is near."""
+
+    PSF_OUT_OF_DOMAIN = 8
+    """The PSF there is broader or narrower than the encoder was trained on."""
+
+    DENSITY_OUT_OF_DOMAIN = 16
+    """The field is denser than the encoder was trained on."""
+
+    NOISE_OUT_OF_DOMAIN = 32
+    """The noise there is outside what the encoder was trained on."""
+
+    PADDED = 64
+    """The tile lies partly outside the image."""
+
+    BLENDED = 128
+    """Another detection lies within 1.5 FWHM."""
+
+
+def decode_flags(value):
+    """
+    Spell out the bits of a ``flags`` value.
+
+    Parameters
+    ----------
+    value : int or array_like of int
+        One value of the ``flags`` column, or a whole column.
+
+    Returns
+    -------
+    names : list of str or list of list of str
+        The names of the bits that are set, in lower case and from the lowest
+        bit up; for an array, one such list per element. A bit that this
+        version does not know is called ``'bit_<value>'``.
+
+    Raises
+    ------
+    TypeError
+        If ``value`` is not an integer.
+
+    ValueError
+        If ``value`` is negative.
+
+    Examples
+    --------
+    >>> from bliss_astro.catalog import decode_flags
+    >>> decode_flags(130)
+    ['near_edge', 'blended']
+    >>> decode_flags([0, 4])
+    [[], ['saturated']]
+    """
+    array = np.asarray(value)
+    if array.size == 0:
+        return []
+    if array.dtype.kind not in 'iu':
+        msg = f'value must hold integers, got an array of dtype {array.dtype}'
+        raise TypeError(msg)
+    if np.any(array < 0):
+        msg = f'value must not be negative, got {array.min()}'
+        raise ValueError(msg)
+    if array.ndim == 0:
+        return _names(int(array))
+    return [_names(int(element)) for element in array.ravel()]
+
+
+def _names(value):
+    """
+    Name the bits of one non-negative integer.
+    """
+    known = {flag.value: flag.name.lower() for flag in CatalogFlag}
+    bits = (1 << place for place in range(value.bit_length()) if value >> place & 1)
+    return [known.get(bit, f'bit_{bit}') for bit in bits]

@@ -1,0 +1,411 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Star fields, dithered, exposed, aligned and stacked.
+"""
+
+import dataclasses
+
+import astropy.units as u
+import numpy as np
+import torch
+
+from bliss_astro.exposures._noise import add_noise
+from bliss_astro.priors import StarPrior, torch_generator
+from bliss_astro.psf._mixture import (
+    DEFAULT_NORMALIZATION_RADIUS,
+    DEFAULT_SHAPE,
+    broaden_shape,
+)
+from bliss_astro.rendering._torch import render_stars
+
+from ._align import align_bilinear, coadd_noise
+
+__all__ = ['CoaddBatch', 'CoaddSimulator']
+
+NOISE_ORDERS = ('before_alignment', 'after_alignment')
+
+
+@dataclasses.dataclass
+class CoaddBatch:
+    """
+    B simulated coadds with their truth, as tensors on one device.
+
+    Fluxes and pixels are electrons of one exposure (coadds are means).
+
+    Attributes
+    ----------
+    data : tensor ``(B, ny, nx)``
+        The coadds, with the background still in them.
+
+    background, bkg_error, effective_gain : tensor ``(B,)``
+        Sky level, noise of a pixel of empty sky, and the number of electrons
+        that one unit of data stands for in a source's own noise.
+
+    correlation : tensor ``(B, 2)``
+        Correlation of the noise of neighbouring pixels in x and y.
+
+    psf : tensor ``(B, 8)``
+        Effective PSF: broadened by the interpolation.
+
+    density : tensor ``(B,)``
+        Prior density of stars per pixel within `region`.
+
+    flux_min : tensor ``(B,)``
+        Smallest flux of the prior.
+
+    region : tuple of float
+        ``(x_low, x_high, y_low, y_high)``: where stars may lie.
+
+    mask : tensor ``(B, ny, nx)`` of bool
+        `True` for bad pixels.
+
+    x, y, flux : tensor ``(B, S)``
+        Truth; unused places have flux zero.
+
+    count : tensor ``(B,)``
+        Number of stars.
+    """
+
+    data: torch.Tensor
+    background: torch.Tensor
+    bkg_error: torch.Tensor
+    effective_gain: torch.Tensor
+    correlation: torch.Tensor
+    psf: torch.Tensor
+    density: torch.Tensor
+    flux_min: torch.Tensor
+    region: tuple[float, float, float, float]
+    mask: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    flux: torch.Tensor
+    count: torch.Tensor
+
+    def __len__(self):
+        return len(self.data)
+
+
+class CoaddSimulator:
+    """
+    Simulate coadds of d dithered exposures of a star field.
+
+    The model of the coadd paper (Wang et al. 2022, section 2): every
+    exposure has one dither, uniform within half a pixel; it is recorded
+    with photon noise, resampled bilinearly onto the undithered grid, and
+    averaged with weights ``1 / (background + signal)``.  A single exposure
+    (d = 1) is neither dithered nor resampled.
+
+    Parameters
+    ----------
+    n_exposures : int, optional
+        Depth d.
+
+    prior : `~bliss_astro.priors.StarPrior`, optional
+        What is on the sky.
+
+    psf : `~bliss_astro.psf.PSFModel` or array_like ``(8,)``, optional
+        PSF of every exposure, pixel included; by default that of run 94,
+        camcol 1, field 12.
+
+    background : float, optional
+        Sky of one exposure in electrons per pixel.
+
+    read_noise : float, optional
+        In electrons.
+
+    shape : tuple of int, optional
+        ``(ny, nx)`` of the coadd; exposures have a pixel more on each side.
+
+    margin : float, optional
+        Stars keep this distance in pixels from the edges of the coadd; a
+        negative margin puts some outside.
+
+    dither : float, optional
+        Largest dither in pixels along each axis, at most 1.
+
+    noise_order : {'before_alignment', 'after_alignment'}, optional
+        The paper's text adds noise to the exposures (default); its
+        published code aligns noiseless images and adds independent noise
+        to those.
+
+    bad_pixels : `~bliss_astro.exposures.BadPixelPrior` or None, optional
+        Blemishes of the coadds.
+
+    tolerance : float, optional
+        Error of the renderer relative to a star's peak.
+
+    device : str or `torch.device`, optional
+        Where to simulate.
+
+    Examples
+    --------
+    >>> from bliss_astro import CoaddSimulator
+    >>> simulator = CoaddSimulator(5)
+    >>> coadd, truth = simulator.simulate(rng=0)
+    >>> coadd.data.shape
+    (88, 88)
+    """
+
+    def __init__(
+        self,
+        n_exposures=1,
+        prior=None,
+        *,
+        psf=None,
+        background=865.0,
+        read_noise=0.0,
+        shape=(88, 88),
+        margin=24,
+        dither=0.5,
+        noise_order='before_alignment',
+        bad_pixels=None,
+        tolerance=1e-6,
+        device='cpu',
+    ):
+        if int(n_exposures) != n_exposures or n_exposures < 1:
+            msg = f'n_exposures must be a positive integer, got {n_exposures!r}'
+            raise ValueError(msg)
+        if noise_order not in NOISE_ORDERS:
+            msg = f'noise_order must be one of {NOISE_ORDERS}, got {noise_order!r}'
+            raise ValueError(msg)
+        if not 0 <= dither <= 1:
+            msg = f'dither must lie between 0 and 1 pixel, got {dither}'
+            raise ValueError(msg)
+        if not (np.isfinite(background) and background > 0):
+            msg = f'background must be positive and finite, got {background}'
+            raise ValueError(msg)
+        if not (np.isfinite(read_noise) and read_noise >= 0):
+            msg = f'read_noise must be finite and not negative, got {read_noise}'
+            raise ValueError(msg)
+        if len(shape) != 2 or min(shape) < 1:
+            msg = f'shape must be two positive integers (ny, nx), got {shape!r}'
+            raise ValueError(msg)
+        if 2 * margin >= min(shape):
+            msg = f'margin {margin} leaves no room for stars in shape {shape}'
+            raise ValueError(msg)
+        self.n_exposures = int(n_exposures)
+        self.prior = StarPrior() if prior is None else prior
+        self.background = float(background)
+        self.read_noise = float(read_noise)
+        self.shape = (int(shape[0]), int(shape[1]))
+        self.margin = margin
+        self.dither = float(dither)
+        self.noise_order = noise_order
+        self.bad_pixels = bad_pixels
+        self.tolerance = float(tolerance)
+        self.device = torch.device(device)
+        self.normalization_radius = float(
+            getattr(psf, 'normalization_radius', DEFAULT_NORMALIZATION_RADIUS)
+        )
+        if psf is None:
+            psf = DEFAULT_SHAPE
+        vector = np.asarray(getattr(psf, 'shape_vector', psf), float)
+        if vector.shape != (8,):
+            msg = f'psf must be a PSFModel or 8 shape parameters, got {psf!r}'
+            raise ValueError(msg)
+        self.psf_shape = torch.as_tensor(vector, dtype=torch.float32)
+
+    def __repr__(self):
+        return (
+            f'CoaddSimulator({self.n_exposures}, shape={self.shape}, '
+            f'background={self.background:g}, noise_order={self.noise_order!r})'
+        )
+
+    @property
+    def region(self):
+        """Where stars may lie: ``(x_low, x_high, y_low, y_high)``."""
+        ny, nx = self.shape
+        m = self.margin
+        return (m - 0.5, nx - m - 0.5, m - 0.5, ny - m - 0.5)
+
+    def simulate(self, *, rng=None):
+        """
+        Draw one coadd with its truth.
+
+        Parameters
+        ----------
+        rng : int, `numpy.random.Generator` or None, optional
+            Source of randomness.
+
+        Returns
+        -------
+        coadd : `~bliss_astro.exposures.Exposure`
+            In electrons, with background, noise, noise correlation and
+            effective PSF.
+
+        truth : `~astropy.table.QTable`
+            ``x_centroid, y_centroid, flux``, brightest first.
+        """
+        from astropy.table import QTable
+
+        from bliss_astro.exposures import Exposure
+        from bliss_astro.psf import PSFModel
+
+        batch = self.sample_batch(1, generator=torch_generator(rng, device=self.device))
+        exposure = Exposure(
+            batch.data[0].cpu().numpy() * u.electron,
+            background=float(batch.background[0]) * u.electron,
+            bkg_error=float(batch.bkg_error[0]) * u.electron,
+            effective_gain=float(batch.effective_gain[0]),
+            mask=batch.mask[0].cpu().numpy(),
+            psf=PSFModel.from_shape(
+                batch.psf[0].double().cpu().numpy(),
+                normalization_radius=self.normalization_radius,
+            ),
+            noise_correlation=tuple(batch.correlation[0].tolist()),
+            meta={'n_exposures': self.n_exposures, 'noise_order': self.noise_order},
+        )
+        flux, order = torch.sort(batch.flux[0], descending=True)
+        order = order[flux > 0]
+        columns = [
+            v[0][order].double().cpu().numpy() for v in (batch.x, batch.y, batch.flux)
+        ]
+        truth = QTable(
+            [columns[0], columns[1], columns[2] * u.electron],
+            names=('x_centroid', 'y_centroid', 'flux'),
+        )
+        return exposure, truth
+
+    def sample_batch(
+        self,
+        n_images: int,
+        *,
+        psf: torch.Tensor | None = None,
+        background: torch.Tensor | None = None,
+        read_noise: torch.Tensor | None = None,
+        density: torch.Tensor | None = None,
+        flux_min: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> CoaddBatch:
+        """
+        Draw a batch of coadds on the simulator's device.
+
+        Parameters
+        ----------
+        n_images : int
+            Number of coadds B.
+
+        psf : tensor ``(B, 8)``, optional
+            PSF shapes of the exposures, image by image.
+
+        background, read_noise, density, flux_min : tensor ``(B,)``, optional
+            Override the simulator's own values, image by image.
+
+        generator : `torch.Generator`, optional
+            On the simulator's device.
+
+        Returns
+        -------
+        batch : `CoaddBatch`
+            Images and truth.
+        """
+        full = torch.ones(n_images, device=self.device)
+        if psf is None:
+            psf = self.psf_shape.to(self.device).expand(n_images, 8)
+        background = full * self.background if background is None else background
+        read_noise = full * self.read_noise if read_noise is None else read_noise
+        density = full * self.prior.density if density is None else density
+        floor = full * self.prior.flux_min if flux_min is None else flux_min
+        x_low, x_high, y_low, y_high = self.region
+        x, y, flux, count = self.prior.sample_batch(
+            n_images,
+            (y_high - y_low, x_high - x_low),
+            density=density,
+            flux_min=floor,
+            generator=generator,
+            device=self.device,
+        )
+        x, y = x + (x_low + 0.5), y + (y_low + 0.5)
+        if self.n_exposures == 1:
+            dither = torch.zeros(n_images, 1, 2, device=self.device)
+            data = self._expose_once(x, y, flux, psf, background, read_noise, generator)
+        else:
+            unit = torch.rand(
+                n_images, self.n_exposures, 2, generator=generator, device=self.device
+            )
+            dither = (2 * unit - 1) * self.dither
+            data = self._stack(
+                x, y, flux, psf, background, read_noise, dither, generator
+            )
+        variance, corr_x, corr_y, kernel = coadd_noise(
+            dither, interpolated=self.noise_order == 'before_alignment'
+        )
+        mask = self._draw_mask(data, generator)
+        return CoaddBatch(
+            data=data,
+            background=background,
+            bkg_error=((background + read_noise**2) * variance).sqrt(),
+            effective_gain=1 / variance,
+            correlation=torch.stack([corr_x, corr_y], -1),
+            psf=broaden_shape(psf, kernel),
+            density=density,
+            flux_min=floor,
+            region=self.region,
+            mask=mask,
+            x=x,
+            y=y,
+            flux=flux,
+            count=count,
+        )
+
+    def _expose_once(self, x, y, flux, psf, background, read_noise, generator):
+        signal = render_stars(
+            psf,
+            x,
+            y,
+            flux,
+            size=self.shape,
+            radius=self.normalization_radius,
+            tolerance=self.tolerance,
+        )
+        return add_noise(
+            signal,
+            background[:, None, None],
+            read_noise=read_noise[:, None, None],
+            generator=generator,
+        )
+
+    def _stack(self, x, y, flux, psf, background, read_noise, dither, generator):
+        ny, nx = self.shape
+        n_images, n_exposures = dither.shape[:2]
+
+        def per_exposure(value):
+            return value.repeat_interleave(n_exposures, 0)
+
+        # Exposures carry one more pixel on each side.
+        signal = render_stars(
+            per_exposure(psf),
+            (x[:, None] + dither[..., :1] + 1).flatten(0, 1),
+            (y[:, None] + dither[..., 1:] + 1).flatten(0, 1),
+            per_exposure(flux),
+            size=(ny + 2, nx + 2),
+            radius=self.normalization_radius,
+            tolerance=self.tolerance,
+        )
+        background = per_exposure(background)[:, None, None]
+        read_noise = per_exposure(read_noise)[:, None, None]
+        shifts = dither.flatten(0, 1)
+        aligned = align_bilinear(signal, shifts)
+        if self.noise_order == 'before_alignment':
+            noisy = add_noise(
+                signal, background, read_noise=read_noise, generator=generator
+            )
+            data = align_bilinear(noisy, shifts)
+        else:
+            data = add_noise(
+                aligned, background, read_noise=read_noise, generator=generator
+            )
+        weight = 1 / (aligned + (background + read_noise**2))
+        stacked = (n_images, n_exposures, ny, nx)
+        data, weight = data.view(stacked), weight.view(stacked)
+        return (data * weight).sum(1) / weight.sum(1)
+
+    def _draw_mask(self, data, generator):
+        if self.bad_pixels is None:
+            return torch.zeros_like(data, dtype=torch.bool)
+        mask = self.bad_pixels.sample(
+            len(data), self.shape, generator=generator, device=self.device
+        )
+        low, high = self.bad_pixels.saturation
+        unit = torch.rand(len(data), 1, 1, generator=generator, device=self.device)
+        return mask | (data > low * (high / low) ** unit)

@@ -1,0 +1,201 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What an encoder is told.
+"""
+
+import dataclasses
+import math
+
+import torch
+
+from bliss_astro.psf._mixture import (
+    DEFAULT_NORMALIZATION_RADIUS,
+    describe_shape,
+)
+
+__all__ = ['EncoderInputs']
+
+EMPTY_LOG_DENSITY = math.log(1e-7)
+
+
+@dataclasses.dataclass
+class EncoderInputs:
+    """
+    The one list of channels, whatever the survey.
+
+    Everything is dimensionless: pixels and fluxes in units of the noise of
+    empty sky, so only the product of noise and gain, the noise in electrons,
+    matters.  Constants of an image have spatial size 1 x 1, maps that of
+    the tiles.
+
+    Attributes
+    ----------
+    image : tensor ``(B, ny, nx)``
+        ``(data - background) / bkg_error``; 0 at bad pixels.
+
+    mask : tensor ``(B, ny, nx)`` of bool
+        `True` for bad pixels.
+
+    log_noise : tensor ``(B, 1, h, w)``
+        Logarithm of ``bkg_error * effective_gain``: the noise in electrons.
+
+    correlation : tensor ``(B, 2, h, w)``
+        Correlation of the noise of neighbouring pixels in x and y.
+
+    psf : tensor ``(B, 8, h, w)``
+        Shape parameters of the effective PSF.
+
+    log_density : tensor ``(B, 1, h, w)``
+        Logarithm of the prior density of sources per pixel.
+
+    log_flux_floor : tensor ``(B, 1, h, w)``
+        Logarithm of the prior's smallest flux in units of the noise.
+
+    normalization_radius : float
+        Of the PSF, in pixels.
+    """
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    log_noise: torch.Tensor
+    correlation: torch.Tensor
+    psf: torch.Tensor
+    log_density: torch.Tensor
+    log_flux_floor: torch.Tensor
+    normalization_radius: float = DEFAULT_NORMALIZATION_RADIUS
+
+    @classmethod
+    def from_batch(cls, batch, *, tile_size=4, normalization_radius=None):
+        """
+        The inputs of simulated coadds.
+
+        Parameters
+        ----------
+        batch : `~bliss_astro.coadds.CoaddBatch`
+            Simulated coadds.
+
+        tile_size : int, optional
+            Side of a tile in pixels.
+
+        normalization_radius : float, optional
+            Of the PSF, in pixels.
+
+        Returns
+        -------
+        inputs : `EncoderInputs`
+            With a map of the density where stars are confined to a region.
+        """
+        noise = batch.bkg_error
+        image = (batch.data - batch.background[:, None, None]) / noise[:, None, None]
+
+        def constant(value):
+            return value[:, None, None, None]
+
+        ny, nx = batch.data.shape[1:]
+        rows, columns = -(-ny // tile_size), -(-nx // tile_size)
+        log_density = constant(torch.log(batch.density.clamp(min=1e-7)))
+        x_low, x_high, y_low, y_high = batch.region
+        if x_low > 0 or y_low > 0 or x_high < nx - 1 or y_high < ny - 1:
+            like = {'device': image.device, 'dtype': image.dtype}
+            x = (torch.arange(columns, **like) + 0.5) * tile_size - 0.5
+            y = (torch.arange(rows, **like) + 0.5) * tile_size - 0.5
+            inside = ((x > x_low) & (x < x_high))[None] & ((y > y_low) & (y < y_high))[
+                :, None
+            ]
+            log_density = torch.where(inside, log_density, EMPTY_LOG_DENSITY)
+        return cls(
+            image=image.masked_fill(batch.mask, 0.0),
+            mask=batch.mask,
+            log_noise=constant(torch.log(noise * batch.effective_gain)),
+            correlation=batch.correlation[:, :, None, None],
+            psf=batch.psf[:, :, None, None],
+            log_density=log_density,
+            log_flux_floor=constant(torch.log(batch.flux_min / noise)),
+            normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
+        )
+
+    @classmethod
+    def concatenate(cls, parts, *, tile_size=4) -> 'EncoderInputs':
+        """
+        Inputs of images of one size as one batch.
+
+        Parameters
+        ----------
+        parts : list of `EncoderInputs`
+            To be joined along the batch.
+
+        tile_size : int, optional
+            Side of a tile in pixels.
+        """
+        ny, nx = parts[0].image.shape[1:]
+        full = (-(-ny // tile_size), -(-nx // tile_size))
+        values = {}
+        for field in dataclasses.fields(cls):
+            own = [getattr(part, field.name) for part in parts]
+            if not isinstance(own[0], torch.Tensor):
+                values[field.name] = own[0]
+                continue
+            if own[0].dim() == 4 and len({v.shape[2:] for v in own}) > 1:
+                own = [v.expand(*v.shape[:2], *full) for v in own]
+            values[field.name] = torch.cat(own)
+        return cls(**values)
+
+    @property
+    def constants(self) -> tuple[torch.Tensor, ...]:
+        """The channels that describe the image rather than hold it."""
+        return (
+            self.log_noise,
+            self.correlation,
+            self.psf,
+            self.log_density,
+            self.log_flux_floor,
+        )
+
+    def to(self, device) -> 'EncoderInputs':
+        """The same inputs on another device."""
+        values = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                values[name] = value.to(device)
+        return EncoderInputs(**values)
+
+    def conditions(self) -> torch.Tensor:
+        """
+        The constants, scaled to about unit size: tensor ``(B, 14, h, w)``.
+
+        Among them is the signal-to-noise ratio at the flux floor, which
+        sets how hard the faintest sources are.
+        """
+        shape = self.psf.movedim(1, -1)
+        described = describe_shape(shape, radius=self.normalization_radius)
+        described = described.movedim(-1, 1)
+        log_area = described[:, 1:2] + 3.3
+        excess = self.noise_excess()
+        log_snr = self.log_flux_floor - 0.5 * (log_area + torch.log(excess))
+        parts = [
+            (self.log_noise - 4.2) / 1.2,
+            4 * self.correlation - 0.5,
+            described,
+            (self.log_density + 7.0) / 2.5,
+            self.log_flux_floor - 3.5,
+            log_snr - 1.8,
+        ]
+        h = max(part.shape[2] for part in parts)
+        w = max(part.shape[3] for part in parts)
+        return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
+
+    def noise_excess(self) -> torch.Tensor:
+        """Sum of the noise's correlation over all lags, ``(B, 1, h, w)``."""
+        both = 1 + 2 * self.correlation
+        return both.prod(1, keepdim=True).clamp(min=0.2)
+
+    def at_tiles(self, value, images, rows, columns):
+        """Values ``(N, channels)`` of a constant or map at given tiles."""
+        rows = rows if value.shape[2] > 1 else torch.zeros_like(rows)
+        columns = columns if value.shape[3] > 1 else torch.zeros_like(columns)
+        return value[images, :, rows, columns]
+
+
+N_CONDITIONS = 14

@@ -1,0 +1,245 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The encoder: from an image of any size to a posterior over catalogues.
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bliss_astro.posteriors import StarHead, TilePosterior
+
+from ._inputs import N_CONDITIONS, EncoderInputs
+
+__all__ = ['Encoder', 'EncoderConfig']
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """
+    Size of an encoder.
+
+    Parameters
+    ----------
+    tile_size : {2, 4}
+        Side of a tile in pixels.
+
+    n_most : int
+        Largest number K of sources in a tile.
+
+    width, n_blocks : int
+        Channels and number of the residual blocks.
+
+    stem_width : int
+        Channels at half resolution.
+
+    head_width : int
+        Channels of the head's hidden layer.
+
+    n_components : int
+        Components of the mixtures.
+
+    patch_radius : int
+        Half-size in pixels of the cut-outs that stars are measured on.
+    """
+
+    tile_size: int = 4
+    n_most: int = 2
+    width: int = 96
+    n_blocks: int = 4
+    stem_width: int = 48
+    head_width: int = 128
+    n_components: int = 3
+    patch_radius: int = 6
+
+    def __post_init__(self):
+        if self.tile_size not in (2, 4):
+            msg = f'tile_size must be 2 or 4, got {self.tile_size}'
+            raise ValueError(msg)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                msg = f'{field.name} must be a positive integer, got {value!r}'
+                raise ValueError(msg)
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.bias)
+        with torch.no_grad():
+            self.second.weight.mul_(0.3)
+
+    def forward(self, value, scale, shift):
+        hidden = self.first(F.silu(value)) * (1 + scale) + shift
+        return value + self.second(F.silu(hidden))
+
+
+class Encoder(nn.Module):
+    """
+    A fully convolutional network whose forward pass returns a posterior.
+
+    The image is rearranged into a quarter of its size (a half for tiles of
+    2 px), where every position is a tile, and passes through residual
+    blocks that the image's constants (noise, PSF, density ...) modulate.
+    No layer depends on the size of the image, and a tile depends on
+    nothing further away than `receptive_radius`.
+
+    Parameters
+    ----------
+    config : `EncoderConfig`, optional
+        Sizes.
+
+    Examples
+    --------
+    >>> from bliss_astro.encoders import Encoder, EncoderConfig
+    >>> encoder = Encoder(EncoderConfig(width=16, n_blocks=1))
+    >>> encoder.receptive_radius
+    22
+    """
+
+    def __init__(self, config: EncoderConfig | None = None):
+        super().__init__()
+        self.config = config = EncoderConfig() if config is None else config
+        stem, width = config.stem_width, config.width
+        self.stem_first = nn.Conv2d(3 * 4, stem, 3, padding=1)
+        self.stem_second = nn.Conv2d(stem, stem, 3, padding=1)
+        rest = config.tile_size // 2
+        self.to_tiles = nn.Conv2d(stem * rest**2, width, 1)
+        self.blocks = nn.ModuleList(
+            _ResidualBlock(width) for _ in range(config.n_blocks)
+        )
+        self.modulation = nn.Sequential(
+            nn.Conv2d(N_CONDITIONS, 64, 1),
+            nn.SiLU(),
+            nn.Conv2d(64, width * (1 + 2 * config.n_blocks), 1),
+        )
+        nn.init.normal_(self.modulation[-1].weight, std=0.02)
+        nn.init.zeros_(self.modulation[-1].bias)
+        self.head = StarHead(
+            width,
+            width=config.head_width,
+            n_most=config.n_most,
+            n_components=config.n_components,
+        )
+        self.card = {}
+
+    def save(self, path, *, overwrite=False):
+        """
+        Write the weights (safetensors) and, beside them, the card (JSON).
+
+        Parameters
+        ----------
+        path : path_like
+            Ends in ``.safetensors``.
+
+        overwrite : bool, optional
+            Replace existing files.
+        """
+        from ._pretrained import save_encoder
+
+        save_encoder(self, path, overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(cls, name='stars'):
+        """
+        Load a bundled encoder by its name, or any by its path.
+
+        Parameters
+        ----------
+        name : str or path_like, optional
+            A name listed by `~bliss_astro.encoders.available_encoders`, or
+            the path of a ``.safetensors`` file with its card beside it.
+
+        Returns
+        -------
+        encoder : `Encoder`
+            Ready to use, on the CPU.
+        """
+        from ._pretrained import load_encoder
+
+        return load_encoder(name)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.to_tiles.weight.device
+
+    @property
+    def receptive_radius(self) -> int:
+        """Pixels beyond a tile's edge that can influence its features."""
+        return 2 * 2 + self.config.tile_size * 2 * self.config.n_blocks + 10
+
+    @property
+    def name(self) -> str:
+        """Name on the card, or ``'untitled'``."""
+        return self.card.get('name', 'untitled')
+
+    def features(self, inputs: EncoderInputs) -> torch.Tensor:
+        """
+        Context features of all tiles.
+
+        Parameters
+        ----------
+        inputs : `EncoderInputs`
+            For B images of any size.
+
+        Returns
+        -------
+        features : tensor ``(B, width, rows, columns)``
+            In single precision; the convolutions run in bfloat16 inside
+            of an autocast region.
+        """
+        size = self.config.tile_size
+        image, bad = inputs.image, inputs.mask
+        ny, nx = image.shape[1:]
+        border = (0, -nx % size, 0, -ny % size)
+        good = F.pad((~bad).to(image), border)
+        image = F.pad(image, border)
+        # Linear near the noise, logarithmic far above it.
+        pixels = torch.stack([torch.asinh(image), torch.asinh(image / 30), 1 - good], 1)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        hidden = F.silu(self.stem_first(F.pixel_unshuffle(pixels, 2)))
+        hidden = F.silu(self.stem_second(hidden))
+        if size == 4:
+            hidden = F.pixel_unshuffle(hidden, 2)
+        hidden = self.to_tiles(hidden)
+        change = self.modulation(inputs.conditions())
+        first, *changes = change.chunk(1 + 2 * len(self.blocks), 1)
+        hidden = hidden + first
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, changes[2 * index], changes[2 * index + 1])
+        return F.silu(hidden).float()
+
+    def forward(self, inputs: EncoderInputs) -> TilePosterior:
+        """
+        The posterior of the catalogues of B images.
+
+        Parameters
+        ----------
+        inputs : `EncoderInputs`
+            What is known of the images.
+
+        Returns
+        -------
+        posterior : `~bliss_astro.posteriors.TilePosterior`
+            To sample from, or to evaluate.
+        """
+        features = self.features(inputs)
+        with torch.autocast(features.device.type, enabled=False):
+            return TilePosterior(
+                features,
+                inputs,
+                self.head,
+                tile_size=self.config.tile_size,
+                patch_radius=self.config.patch_radius,
+            )

@@ -1,0 +1,265 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The endless stream of simulated pairs that an encoder learns from.
+"""
+
+import dataclasses
+import math
+
+import torch
+
+from bliss_astro.coadds import CoaddSimulator
+from bliss_astro.exposures._noise import BadPixelPrior
+from bliss_astro.posteriors import TileCatalog, TileGrid
+from bliss_astro.priors import SeeingPrior, StarPrior
+from bliss_astro.psf._mixture import DEFAULT_SHAPE, describe_shape
+
+from ._inputs import EncoderInputs
+
+__all__ = ['SimulationConfig', 'SimulationStream']
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationConfig:
+    """
+    What the simulated images look like.
+
+    Pairs are ranges of log-uniform distributions; equal ends fix a value.
+
+    Parameters
+    ----------
+    n_exposures : tuple of int
+        Range of the depth d.
+
+    single_fraction : float
+        Share of the images that are single exposures (if d may be 1).
+
+    background : tuple of float
+        Sky of one exposure in electrons.
+
+    read_noise : tuple of float
+        Uniform range in electrons.
+
+    density : tuple of float
+        Stars per pixel.
+
+    floor_snr : tuple of float
+        Signal-to-noise ratio in the coadd of a star at the flux floor, in
+        the limit of faint sources.
+
+    typical_floor_snr : tuple of float
+        A narrower range that half of the images are drawn from.
+
+    flux_min : float or None
+        A fixed flux floor in electrons of one exposure; if given,
+        ``floor_snr`` is not used.
+
+    slope : float
+        Index of the Pareto distribution of the fluxes.
+
+    dynamic_range : float
+        Largest over smallest flux.
+
+    psf : {'sdss', 'paper'}
+        The seeing of SDSS, or the one PSF of the coadd paper.
+
+    shape : tuple of int
+        ``(ny, nx)`` of the images in pixels.
+
+    margin : int
+        Distance of stars from the edges; negative puts some outside.
+
+    confined_fraction : float
+        Share of the images whose stars keep 12 px from the edges, with a
+        map of the density that says so.
+
+    inclined_fraction : float
+        Share of the images whose PSF may have an e2.
+
+    bad_pixels : bool
+        Whether images have masked pixels.
+
+    noise_order : str
+        See `~bliss_astro.coadds.CoaddSimulator`.
+    """
+
+    n_exposures: tuple[int, int] = (1, 25)
+    single_fraction: float = 0.35
+    background: tuple[float, float] = (80.0, 2200.0)
+    read_noise: tuple[float, float] = (0.0, 8.0)
+    density: tuple[float, float] = (3e-5, 0.013)
+    floor_snr: tuple[float, float] = (2.8, 22.0)
+    typical_floor_snr: tuple[float, float] | None = (3.1, 3.8)
+    flux_min: float | None = None
+    slope: float = 0.47
+    dynamic_range: float = 1e6 / 622
+    psf: str = 'sdss'
+    shape: tuple[int, int] = (64, 64)
+    margin: int = -8
+    confined_fraction: float = 0.25
+    inclined_fraction: float = 0.125
+    bad_pixels: bool = True
+    noise_order: str = 'before_alignment'
+
+    def __post_init__(self):
+        if self.psf not in ('sdss', 'paper'):
+            msg = f"psf must be 'sdss' or 'paper', got {self.psf!r}"
+            raise ValueError(msg)
+        for name in ('n_exposures', 'background', 'density', 'floor_snr'):
+            pair = getattr(self, name)
+            if not 0 < pair[0] <= pair[1]:
+                msg = f'{name} must be an increasing positive pair, got {pair}'
+                raise ValueError(msg)
+
+
+class SimulationStream:
+    """
+    Batches of (inputs, catalogue), reproducible from one generator.
+
+    Parameters
+    ----------
+    config : `SimulationConfig`
+        What to draw.
+
+    tile_size, n_most : int
+        As in the encoder.
+
+    group_size : int, optional
+        Images that share depth and density; a batch holds several groups.
+
+    device : str or `torch.device`, optional
+        Where to simulate.
+    """
+
+    def __init__(self, config, *, tile_size=4, n_most=2, group_size=8, device='cpu'):
+        self.config = config
+        self.tile_size, self.n_most = tile_size, n_most
+        self.group_size = group_size
+        self.device = torch.device(device)
+        self.grid = TileGrid(tuple(config.shape), tile_size)
+
+    def _log_uniform(self, pair, n, generator):
+        unit = torch.rand(n, generator=generator, device=self.device)
+        low, high = (math.log(v) for v in pair)
+        return torch.exp(low + (high - low) * unit)
+
+    def _depth(self, generator) -> int:
+        low, high = self.config.n_exposures
+        unit = torch.rand(2, generator=generator, device=self.device).tolist()
+        if low == high:
+            return low
+        if low == 1 and unit[0] < self.config.single_fraction:
+            return 1
+        low = max(low, 2)
+        value = math.exp(
+            math.log(low - 0.5) + unit[1] * math.log((high + 0.5) / (low - 0.5))
+        )
+        return min(max(round(value), low), high)
+
+    def _floor(self, psf, background, read_noise, depth, generator):
+        config, n = self.config, len(psf)
+        if config.flux_min is not None:
+            return torch.full((n,), float(config.flux_min), device=self.device)
+        snr = self._log_uniform(config.floor_snr, n, generator)
+        if config.typical_floor_snr is not None:
+            typical = self._log_uniform(config.typical_floor_snr, n, generator)
+            coin = torch.rand(n, generator=generator, device=self.device) < 0.5
+            snr = torch.where(coin, typical, snr)
+        area = torch.exp(describe_shape(psf)[:, 1] + 3.3)
+        return snr * torch.sqrt((background + read_noise**2) * area / depth)
+
+    def _group(self, n, generator):
+        config = self.config
+        depth = self._depth(generator)
+        coins = torch.rand(2, generator=generator, device=self.device).tolist()
+        margin = 12 if coins[0] < config.confined_fraction else config.margin
+        if config.psf == 'paper':
+            psf = torch.tensor([DEFAULT_SHAPE], device=self.device).expand(n, 8)
+        else:
+            psf = SeeingPrior().sample_batch(
+                n,
+                # Inclined ellipses are slow to draw, the more so in deep coadds.
+                inclined=depth <= 8 and coins[1] < config.inclined_fraction,
+                generator=generator,
+                device=self.device,
+            )
+        background = self._log_uniform(config.background, n, generator)
+        low, high = config.read_noise
+        unit = torch.rand(n, generator=generator, device=self.device)
+        read_noise = low + (high - low) * unit
+        # One density a group: catalogues are padded to its fullest image.
+        density = self._log_uniform(config.density, 1, generator).expand(n)
+        floor = self._floor(psf, background, read_noise, depth, generator)
+        simulator = CoaddSimulator(
+            depth,
+            StarPrior(
+                flux_min=622.0,
+                flux_max=622.0 * config.dynamic_range,
+                slope=config.slope,
+            ),
+            shape=config.shape,
+            margin=margin,
+            noise_order=config.noise_order,
+            bad_pixels=BadPixelPrior() if config.bad_pixels else None,
+            tolerance=1e-4,
+            device=self.device,
+        )
+        return simulator.sample_batch(
+            n,
+            psf=psf,
+            background=background,
+            read_noise=read_noise,
+            density=density,
+            flux_min=floor,
+            generator=generator,
+        )
+
+    def tile_catalog(self, batch) -> TileCatalog:
+        """The truth of a `~bliss_astro.coadds.CoaddBatch` by tile."""
+        used = batch.flux > 0
+        ratio = torch.where(used, batch.flux / batch.flux_min[:, None], 1.0)
+        return TileCatalog.from_sources(
+            batch.x,
+            batch.y,
+            torch.log(ratio).clamp(min=0),
+            used,
+            grid=self.grid,
+            n_most=self.n_most,
+        )
+
+    @torch.no_grad()
+    def draw(self, n_images, *, generator):
+        """
+        Draw a batch.
+
+        Parameters
+        ----------
+        n_images : int
+            Size of the batch.
+
+        generator : `torch.Generator`
+            On the stream's device.
+
+        Returns
+        -------
+        inputs : `EncoderInputs`
+            What the encoder is told.
+
+        catalog : `~bliss_astro.posteriors.TileCatalog`
+            The truth.
+        """
+        inputs, catalogs = [], []
+        left = n_images
+        while left > 0:
+            n = min(left, self.group_size)
+            batch = self._group(n, generator)
+            inputs.append(EncoderInputs.from_batch(batch, tile_size=self.tile_size))
+            catalogs.append(self.tile_catalog(batch))
+            left -= n
+        joined = TileCatalog(
+            *(
+                torch.cat([getattr(part, name) for part in catalogs])
+                for name in ('count', 'x', 'y', 'log_flux')
+            )
+        )
+        return EncoderInputs.concatenate(inputs, tile_size=self.tile_size), joined

@@ -1,0 +1,463 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Training: one loop, one optimiser, one checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+import tomllib
+from pathlib import Path
+
+import torch
+
+from bliss_astro.posteriors import npe_loss
+
+from ._network import Encoder, EncoderConfig
+from ._stream import SimulationConfig, SimulationStream
+
+__all__ = ['TrainingConfig', 'load_config', 'train_encoder']
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """
+    How an encoder is trained.
+
+    Parameters
+    ----------
+    n_steps, batch_size : int
+        Steps of the optimiser and images in each.
+
+    learning_rate, warmup_steps : float, int
+        Peak of the cosine schedule and its linear start.
+
+    clip_norm : float
+        Largest norm of the gradient.
+
+    average_decay : float
+        Of the exponential moving average of the weights, which is what is
+        validated and shipped.
+
+    precision : {'float32', 'bfloat16'}
+        Of the convolutions.
+
+    n_validation, validate_every : int
+        Held-out images and steps between looks at them.
+
+    checkpoint_minutes : float
+        Time between checkpoints.
+
+    dataset_size : int or None
+        Train on that many fixed images again and again, as the papers do,
+        instead of an endless stream.
+
+    seed : int
+        Of everything.
+    """
+
+    n_steps: int = 10000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 300
+    clip_norm: float = 20.0
+    average_decay: float = 0.998
+    precision: str = 'bfloat16'
+    n_validation: int = 1024
+    validate_every: int = 500
+    checkpoint_minutes: float = 3.0
+    dataset_size: int | None = None
+    seed: int = 1
+
+    def __post_init__(self):
+        if self.precision not in ('float32', 'bfloat16'):
+            msg = f"precision must be 'float32' or 'bfloat16', got {self.precision!r}"
+            raise ValueError(msg)
+        for name in ('n_steps', 'batch_size', 'n_validation', 'validate_every'):
+            if getattr(self, name) < 1:
+                msg = f'{name} must be positive, got {getattr(self, name)}'
+                raise ValueError(msg)
+
+
+def _section(kind, table, name, path):
+    known = {field.name for field in dataclasses.fields(kind)}
+    unknown = sorted(set(table) - known)
+    if unknown:
+        msg = (
+            f'{path}: unknown setting {unknown[0]!r} in [{name}]; '
+            f'known are {", ".join(sorted(known))}'
+        )
+        raise ValueError(msg)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return kind(**values)
+
+
+def load_config(path):
+    """
+    Read a training configuration.
+
+    Parameters
+    ----------
+    path : path_like
+        A TOML file with the sections ``[encoder]``, ``[simulation]`` and
+        ``[training]``, whose keys are the fields of `EncoderConfig`,
+        `SimulationConfig` and `TrainingConfig`.
+
+    Returns
+    -------
+    encoder, simulation, training : configurations
+        Defaults where nothing is said.
+
+    Raises
+    ------
+    ValueError
+        If a section or setting is unknown or a value is not allowed.
+    """
+    path = Path(path)
+    with path.open('rb') as file:
+        try:
+            table = tomllib.load(file)
+        except tomllib.TOMLDecodeError as error:
+            msg = f'{path} is not valid TOML: {error}'
+            raise ValueError(msg) from error
+    kinds = {
+        'encoder': EncoderConfig,
+        'simulation': SimulationConfig,
+        'training': TrainingConfig,
+    }
+    unknown = sorted(set(table) - set(kinds) - {'name', 'description'})
+    if unknown:
+        msg = f'{path}: unknown section {unknown[0]!r}; known are {", ".join(kinds)}'
+        raise ValueError(msg)
+    return tuple(
+        _section(kind, table.get(name, {}), name, path) for name, kind in kinds.items()
+    )
+
+
+class _Trainer:
+    """State of a training run; `train_encoder` is its public face."""
+
+    def __init__(self, encoder_config, simulation, training, *, device):
+        self.configs = (encoder_config, simulation, training)
+        self.training = training
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.encoder = Encoder(encoder_config).to(self.device)
+        self.encoder.to(memory_format=torch.channels_last)
+        self.average = Encoder(encoder_config).to(self.device)
+        self.average.to(memory_format=torch.channels_last)
+        self.average.load_state_dict(self.encoder.state_dict())
+        self.average.requires_grad_(False)
+        self.optimizer = torch.optim.Adam(
+            self.encoder.parameters(), lr=training.learning_rate, betas=(0.9, 0.99)
+        )
+        self.stream = SimulationStream(
+            simulation,
+            tile_size=encoder_config.tile_size,
+            n_most=encoder_config.n_most,
+            device=self.device,
+        )
+        self.generator = torch.Generator(self.device).manual_seed(training.seed)
+        self.step, self.n_skipped, self.seconds = 0, 0, 0.0
+        self.best, self.best_weights = math.inf, None
+        self.dataset = None
+
+    # -- one step ------------------------------------------------------------
+
+    def _learning_rate(self):
+        t = self.training
+        warm = min(1.0, (self.step + 1) / max(1, t.warmup_steps))
+        progress = min(1.0, self.step / t.n_steps)
+        return (
+            t.learning_rate
+            * warm
+            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
+
+    def _autocast(self):
+        if self.training.precision == 'float32':
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _loss(self, encoder, inputs, catalog):
+        with self._autocast():
+            posterior = encoder(inputs)
+        return npe_loss(posterior, catalog)
+
+    def _draw(self):
+        size = self.training.dataset_size
+        batch = self.training.batch_size
+        if size is None:
+            return self.stream.draw(batch, generator=self.generator)
+        # A fixed set is a fixed list of seeds: nothing need be stored.
+        index = torch.randint(
+            max(1, size // batch), (), generator=self.generator, device=self.device
+        )
+        seed = (self.training.seed + 1) * 1_000_003 + int(index)
+        own = torch.Generator(self.device).manual_seed(seed)
+        return self.stream.draw(batch, generator=own)
+
+    def advance(self):
+        """One step of the optimiser; returns the terms of the loss."""
+        for group in self.optimizer.param_groups:
+            group['lr'] = self._learning_rate()
+        inputs, catalog = self._draw()
+        loss, terms = self._loss(self.encoder, inputs, catalog)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.encoder.parameters(), self.training.clip_norm
+        )
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self.optimizer.step()
+            self._update_average()
+        else:
+            self.n_skipped += 1
+        self.step += 1
+        terms = {name: float(value.detach()) for name, value in terms.items()}
+        return {'loss': float(loss.detach()), 'norm': float(norm), **terms}
+
+    @torch.no_grad()
+    def _update_average(self):
+        # A short memory at first, so that the start is soon forgotten.
+        decay = min(self.training.average_decay, (self.step + 1) / (self.step + 10))
+        own = list(self.encoder.parameters())
+        torch._foreach_lerp_(list(self.average.parameters()), own, 1 - decay)
+
+    @torch.no_grad()
+    def validate(self):
+        """Loss of the averaged weights on held-out images."""
+        generator = torch.Generator(self.device).manual_seed(self.training.seed + 12345)
+        total, n = {}, 0
+        while n < self.training.n_validation:
+            size = min(256, self.training.n_validation - n)
+            inputs, catalog = self.stream.draw(size, generator=generator)
+            _, terms = self._loss(self.average, inputs, catalog)
+            for name, value in terms.items():
+                total[name] = total.get(name, 0.0) + float(value) * size
+            n += size
+        terms = {name: value / n for name, value in total.items()}
+        terms['loss'] = terms['count'] + terms['position'] + terms['flux']
+        if terms['loss'] < self.best:
+            self.best = terms['loss']
+            self.best_weights = {
+                k: v.detach().clone() for k, v in self.average.state_dict().items()
+            }
+        return terms
+
+    # -- checkpoints -----------------------------------------------------------
+
+    def _settings(self):
+        return json.loads(json.dumps([dataclasses.asdict(c) for c in self.configs]))
+
+    def save(self, path):
+        """Write everything that the continuation needs, whole or not at all."""
+        state = {
+            'settings': json.dumps(self._settings()),
+            'encoder': self.encoder.state_dict(),
+            'average': self.average.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+            'generator': self.generator.get_state(),
+            'step': self.step,
+            'n_skipped': self.n_skipped,
+            'seconds': self.seconds,
+            'best': self.best,
+            'best_weights': self.best_weights,
+        }
+        temporary = path.with_name(path.name + f'.{os.getpid()}.tmp')
+        try:
+            torch.save(state, temporary)
+            with temporary.open('rb') as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load(self, path):
+        """Take up a run where its last checkpoint left it."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if json.loads(state['settings']) != self._settings():
+            msg = (
+                f'{path} belongs to another configuration; use the one that it was '
+                'started with, or another output folder'
+            )
+            raise ValueError(msg)
+        self.encoder.load_state_dict(state['encoder'])
+        self.average.load_state_dict(state['average'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.generator.set_state(state['generator'].cpu())
+        for name in ('step', 'n_skipped', 'seconds', 'best', 'best_weights'):
+            setattr(self, name, state[name])
+
+
+class _Log:
+    # JSON lines; lines beyond the checkpoint of a resumed run are dropped.
+    def __init__(self, path, *, first_step):
+        lines = []
+        if path.exists() and first_step > 0:
+            for line in path.read_text().splitlines():
+                with contextlib.suppress(ValueError, KeyError):
+                    if json.loads(line)['step'] <= first_step:
+                        lines.append(line)
+        path.write_text(''.join(line + '\n' for line in lines))
+        self.path = path
+
+    def write(self, **values):
+        with self.path.open('a') as file:
+            file.write(json.dumps(values) + '\n')
+
+
+def _tqdm(progress_bar, total, initial):
+    if not progress_bar:
+        return contextlib.nullcontext()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=initial, unit='step', dynamic_ncols=True)
+
+
+def train_encoder(
+    config,
+    output,
+    *,
+    name=None,
+    device='cpu',
+    resume=False,
+    overwrite=False,
+    max_minutes=None,
+    progress_bar=False,
+):
+    """
+    Train an encoder on an endless stream of simulations.
+
+    The images are simulated as they are needed, so no data set is written;
+    an interrupted run, whatever interrupted it, continues from its last
+    checkpoint with ``resume=True`` (bitwise on a CPU with the same number
+    of threads).
+
+    Parameters
+    ----------
+    config : path_like or tuple
+        A TOML file for `load_config`, or what that returns.
+
+    output : path_like
+        Folder for ``checkpoint.pt``, ``log.jsonl`` and, at the end,
+        ``<name>.safetensors`` with its card ``<name>.json``.
+
+    name : str, optional
+        Name of the encoder; by default that of the configuration file.
+
+    device : str, optional
+        ``'cpu'``, ``'cuda'`` or any other that torch knows.
+
+    resume : bool, optional
+        Continue from the checkpoint in ``output`` if there is one.
+
+    overwrite : bool, optional
+        Start anew even if there is one.
+
+    max_minutes : float, optional
+        Stop (resumably) after this time.
+
+    progress_bar : bool, optional
+        Show progress.
+
+    Returns
+    -------
+    encoder : `Encoder`
+        With the best weights so far.
+
+    Raises
+    ------
+    FileExistsError
+        If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is
+        set.
+    """
+    if isinstance(config, tuple):
+        configs, name = config, name or 'untitled'
+    else:
+        configs, name = load_config(config), name or Path(config).stem
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = output / 'checkpoint.pt'
+    if checkpoint.exists() and not (resume or overwrite):
+        msg = f'{output} holds a training run: pass resume=True or overwrite=True'
+        raise FileExistsError(msg)
+    trainer = _Trainer(*configs, device=device)
+    if resume and checkpoint.exists():
+        trainer.load(checkpoint)
+    _run(trainer, output, checkpoint, max_minutes, progress_bar)
+    encoder = Encoder(configs[0])
+    weights = trainer.best_weights or trainer.average.state_dict()
+    encoder.load_state_dict({k: v.cpu() for k, v in weights.items()})
+    encoder.eval().requires_grad_(False)
+    encoder.card = _card(trainer, name)
+    encoder.save(output / f'{name}.safetensors', overwrite=True)
+    return encoder
+
+
+def _run(trainer, output, checkpoint, max_minutes, progress_bar):
+    training = trainer.training
+    log = _Log(output / 'log.jsonl', first_step=trainer.step)
+    begun = saved = time.monotonic()
+    spent = trainer.seconds
+    with _tqdm(progress_bar, training.n_steps, trainer.step) as bar:
+        try:
+            while trainer.step < training.n_steps:
+                terms = trainer.advance()
+                now = time.monotonic()
+                trainer.seconds = spent + now - begun
+                if bar is not None:
+                    bar.update()
+                if trainer.step % 50 == 0:
+                    log.write(
+                        step=trainer.step, seconds=round(trainer.seconds, 1), **terms
+                    )
+                if (
+                    trainer.step % training.validate_every == 0
+                    or trainer.step == training.n_steps
+                ):
+                    terms = trainer.validate()
+                    log.write(step=trainer.step, validation=terms)
+                    if bar is not None:
+                        bar.set_postfix(validation=f'{terms["loss"]:.3f}')
+                if now - saved > 60 * training.checkpoint_minutes:
+                    trainer.save(checkpoint)
+                    saved = now
+                if max_minutes is not None and now - begun > 60 * max_minutes:
+                    break
+        finally:
+            # Ctrl-C included; a kill -9 leaves the previous checkpoint.
+            trainer.save(checkpoint)
+
+
+def _card(trainer, name):
+    import platform
+    from datetime import UTC, datetime
+
+    import bliss_astro
+
+    encoder, simulation, training = trainer._settings()
+    return {
+        'name': name,
+        'date': datetime.now(UTC).strftime('%Y-%m-%d'),
+        'versions': {
+            'bliss_astro': bliss_astro.__version__,
+            'torch': torch.__version__,
+            'python': platform.python_version(),
+        },
+        'encoder': encoder,
+        'simulation': simulation,
+        'training': {
+            **training,
+            'steps_done': trainer.step,
+            'images_seen': trainer.step * training['batch_size'],
+            'steps_skipped': trainer.n_skipped,
+            'hours': round(trainer.seconds / 3600, 3),
+            'device': str(trainer.device),
+        },
+        'validation_loss': trainer.best,
+    }

@@ -1,0 +1,200 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+One face for all the kinds of PSF that an `Exposure` may hold.
+"""
+
+import astropy.units as u
+import numpy as np
+from astropy.modeling import Model
+
+__all__ = ['PSFAccess', 'check_psf']
+
+# Side of the image on which a foreign PSF is drawn before it is fitted, and
+# the spacing of the places at which one that varies is, in pixels.
+_STAMP = 51
+_SPACING = 256
+
+# Names that astropy's and photutils' models give to the position.
+_X_NAMES = ('x_0', 'x_mean')
+_Y_NAMES = ('y_0', 'y_mean')
+
+
+def check_psf(psf):
+    """
+    Check that an object can serve as the PSF of an exposure.
+
+    Parameters
+    ----------
+    psf : object
+        What was given.
+
+    Returns
+    -------
+    psf : object
+        The same; an image becomes a float array.
+
+    Raises
+    ------
+    TypeError
+        If it is none of the kinds that `Exposure` accepts.
+
+    ValueError
+        If it is an image without a positive, finite sum, or not 2-D.
+    """
+    if psf is None or hasattr(psf, 'at') or hasattr(psf, 'shape_vector'):
+        return psf
+    if isinstance(psf, Model):
+        names = set(psf.param_names)
+        if names & set(_X_NAMES) and names & set(_Y_NAMES):
+            return psf
+        msg = (
+            f'psf: the model {type(psf).__name__} has no position parameters '
+            f'({" or ".join(_X_NAMES)}, {" or ".join(_Y_NAMES)}).'
+        )
+        raise TypeError(msg)
+    if isinstance(psf, (np.ndarray, list)):
+        image = np.asarray(psf.value if isinstance(psf, u.Quantity) else psf, float)
+        if image.ndim != 2 or not np.isfinite(image).all() or image.sum() <= 0:
+            msg = (
+                'psf: an image must be two-dimensional and finite with a positive '
+                f'sum; got shape {image.shape}.'
+            )
+            raise ValueError(msg)
+        return image
+    msg = (
+        'psf must be a PSFModel, a PSF that varies (with a method at(x, y)), a '
+        f'photutils or astropy PSF model, or an image; got {type(psf).__name__}.'
+    )
+    raise TypeError(msg)
+
+
+class PSFAccess:
+    """
+    The PSF of an image at any of its pixels, whatever kind it is of.
+
+    Parameters
+    ----------
+    psf : object
+        What `check_psf` accepts.
+
+    origin : tuple of float, optional
+        The pixel (x, y) of the psf's own frame on which pixel (0, 0) of the
+        image lies. Used for models that do not know how to be moved.
+    """
+
+    def __init__(self, psf, origin=(0, 0)):
+        self.psf = psf
+        self.origin = tuple(origin)
+        self._fits = {}
+
+    @property
+    def varies(self):
+        """Whether the PSF depends on the place."""
+        if hasattr(self.psf, 'at'):
+            return True
+        # photutils' PSF of many images, by its structure.
+        return hasattr(self.psf, 'grid_xypos') and hasattr(self.psf, 'data')
+
+    def cutout(self, x0, y0):
+        """
+        Return the access of a cut-out that begins at pixel (x0, y0).
+
+        Parameters
+        ----------
+        x0, y0 : int
+            The first pixel.
+
+        Returns
+        -------
+        access : `PSFAccess`
+            The PSF in the pixels of the cut-out.
+        """
+        if not self.varies or (x0 == 0 and y0 == 0):
+            moved = PSFAccess(self.psf, self.origin)
+            moved._fits = self._fits
+            return moved
+        if hasattr(self.psf, 'shifted'):
+            return PSFAccess(self.psf.shifted(x0, y0), self.origin)
+        moved = PSFAccess(self.psf, (self.origin[0] + x0, self.origin[1] + y0))
+        moved._fits = self._fits
+        return moved
+
+    def at(self, x, y):
+        """
+        Return the PSF at one place.
+
+        Parameters
+        ----------
+        x, y : float
+            The place, pixels.
+
+        Returns
+        -------
+        psf : `~bliss_astro.psf.PSFModel`
+            The PSF; a fit, where it is of another kind.
+        """
+        psf = self.psf
+        if psf is None:
+            msg = 'this exposure has no psf; give it one with replace(psf=...).'
+            raise ValueError(msg)
+        x, y = float(x) + self.origin[0], float(y) + self.origin[1]
+        if hasattr(psf, 'at'):
+            return psf.at(x, y)
+        if hasattr(psf, 'shape_vector'):
+            return psf
+        key = (round(x / _SPACING), round(y / _SPACING)) if self.varies else None
+        if key not in self._fits:
+            place = (x, y) if key is None else tuple(_SPACING * k for k in key)
+            self._fits[key] = self._fit(*place)
+        return self._fits[key]
+
+    def shapes(self, xs, ys):
+        """
+        Return the PSF's shape parameters on a grid of places.
+
+        Parameters
+        ----------
+        xs, ys : float `~numpy.ndarray`
+            Columns and rows, pixels.
+
+        Returns
+        -------
+        shapes : float `~numpy.ndarray`, shape (len(ys), len(xs), 8)
+            The parameters, in the order of ``SHAPE_NAMES``.
+        """
+        xs = np.atleast_1d(np.asarray(xs, dtype=float))
+        ys = np.atleast_1d(np.asarray(ys, dtype=float))
+        if not self.varies:
+            one = np.asarray(self.at(0, 0).shape_vector, dtype=float)
+            return np.broadcast_to(one, (len(ys), len(xs), len(one))).copy()
+        if hasattr(self.psf, 'shape_grid'):
+            return np.asarray(
+                self.psf.shape_grid(xs + self.origin[0], ys + self.origin[1])
+            )
+        return np.array([[self.at(x, y).shape_vector for x in xs] for y in ys])
+
+    def _fit(self, x, y):
+        """
+        Fit the analytic PSF to a drawing of a foreign one.
+        """
+        from ..psf import PSFModel
+
+        image = self.psf if isinstance(self.psf, np.ndarray) else self._draw(x, y)
+        return PSFModel.fit(image / image.sum())
+
+    def _draw(self, x, y):
+        """
+        Draw a model of photutils or astropy at (x, y), in the middle of a stamp.
+        """
+        model = self.psf.copy()
+        for names, place in ((_X_NAMES, x), (_Y_NAMES, y)):
+            name = next(name for name in names if name in model.param_names)
+            setattr(model, name, place)
+        half = _STAMP // 2
+        offsets = np.arange(-half, half + 1, dtype=float)
+        image = model(*np.meshgrid(x + offsets, y + offsets))
+        image = np.asarray(getattr(image, 'value', image), dtype=float)
+        if not np.isfinite(image).all() or image.sum() <= 0:
+            msg = f'psf: {type(self.psf).__name__} is not positive and finite.'
+            raise ValueError(msg)
+        return image

@@ -1,0 +1,161 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Sky level and sky noise, measured in an image.
+"""
+
+import warnings
+
+import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
+
+__all__ = ['measure_background', 'measure_noise_ratio']
+
+# Above this share of pixels with sources, a cell of the mesh is crowded.
+_CROWDED = 0.7
+
+
+def measure_background(data, mask, *, box_size=128, quantum=0.0):
+    """
+    Estimate the sky of an image on a mesh, in two passes.
+
+    The first pass takes SExtractor's estimate of the mode of each cell. The
+    second takes the clipped mean of the pixels without sources above the
+    first, except in cells where so few are left that the mode says more.
+
+    Parameters
+    ----------
+    data : float `~numpy.ndarray`, shape (ny, nx)
+        The image.
+
+    mask : bool `~numpy.ndarray`, shape (ny, nx)
+        `True` in bad pixels.
+
+    box_size : int, optional
+        Side of a cell of the mesh, pixels.
+
+    quantum : float, optional
+        Step of the data, if they were rounded to whole counts. Medians of
+        rounded numbers are rounded too, and their error would be several
+        times what the mean of a cell allows; the steps are smoothed out first.
+
+    Returns
+    -------
+    background : float32 `~numpy.ndarray`, shape (ny, nx)
+        The sky, smooth on the scale of the mesh.
+    """
+    from photutils.background import MeanBackground, SExtractorBackground
+
+    bad = mask | ~np.isfinite(data)
+    image = np.where(bad, 0, data).astype(np.float32)
+    if quantum > 0:
+        # Any fixed seed serves: this noise averages out in each cell.
+        steps = np.random.default_rng(0).random(image.shape, dtype=np.float32)
+        image += np.float32(quantum) * (steps - np.float32(0.5))
+    box = tuple(min(box_size, length) for length in image.shape)
+    first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
+    level = first.background
+    sources = _sources(image - level, first.background_rms, bad)
+    crowded = _cell_mean(sources, box) > _CROWDED
+    sources &= ~crowded
+    second = _mesh(image, bad | sources, box, MeanBackground(sigma_clip=None))
+    return np.asarray(second.background, dtype=np.float32)
+
+
+def measure_noise_ratio(residual, bkg_error, mask, *, box_size=64):
+    """
+    Compare the scatter of pixels without sources with what it should be.
+
+    Parameters
+    ----------
+    residual : float `~numpy.ndarray`, shape (ny, nx)
+        The image without its sky.
+
+    bkg_error : float or `~numpy.ndarray`
+        The expected standard deviation.
+
+    mask : bool `~numpy.ndarray`, shape (ny, nx)
+        `True` in bad pixels.
+
+    box_size : int, optional
+        Side of the cells, of which the median is taken, pixels.
+
+    Returns
+    -------
+    ratio : float
+        Measured over expected standard deviation. Where sources cover nearly
+        everything it is 1, with a warning, because nothing can be measured.
+
+    Warns
+    -----
+    `~astropy.utils.exceptions.AstropyUserWarning`
+        If there are not enough pixels without sources.
+    """
+    bad = mask | ~np.isfinite(residual)
+    scaled = np.where(bad, 0, residual / bkg_error)
+    blank = ~(_sources(scaled, 1.0, bad) | bad)
+    box = min(box_size, *scaled.shape)
+    ny, nx = (length // box * box for length in scaled.shape)
+
+    def cells(values):
+        blocks = values[:ny, :nx].reshape(ny // box, box, nx // box, box)
+        return blocks.sum(axis=(1, 3), dtype=float)
+
+    n = cells(blank)
+    total, squares = cells(blank * scaled), cells(blank * scaled**2)
+    enough = n > 0.4 * box**2
+    if not enough.any():
+        msg = (
+            'the noise of the sky cannot be measured: sources or bad pixels cover '
+            'the image. The expected noise is taken as it is.'
+        )
+        warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+        return 1.0
+    variance = squares[enough] / n[enough] - (total[enough] / n[enough]) ** 2
+    return float(np.sqrt(np.median(variance)))
+
+
+def _mesh(image, bad, box, estimator):
+    """
+    Run photutils' mesh with sigma clipping.
+    """
+    from astropy.stats import SigmaClip
+    from photutils.background import Background2D
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', AstropyUserWarning)
+        return Background2D(
+            image,
+            box,
+            mask=bad,
+            filter_size=3,
+            sigma_clip=SigmaClip(sigma=3.0, maxiters=10),
+            bkg_estimator=estimator,
+            exclude_percentile=90.0,
+        )
+
+
+def _sources(residual, noise, bad):
+    """
+    Find pixels in or near sources, in a smoothed image.
+    """
+    from scipy.ndimage import binary_dilation, gaussian_filter
+
+    sigma = 1.5
+    smooth = gaussian_filter(np.where(bad, 0, residual), sigma)
+    # White noise is reduced by 2 sqrt(pi) sigma.
+    bright = smooth * (2 * np.sqrt(np.pi) * sigma) > 3 * noise
+    return binary_dilation(bright, iterations=4)
+
+
+def _cell_mean(flags, box):
+    """
+    Spread the share of flagged pixels of each cell over its pixels.
+    """
+    by, bx = box
+    ny, nx = flags.shape
+    shares = np.add.reduceat(flags.astype(np.float32), np.arange(0, ny, by), axis=0)
+    shares = np.add.reduceat(shares, np.arange(0, nx, bx), axis=1)
+    heights = np.diff(np.append(np.arange(0, ny, by), ny))
+    widths = np.diff(np.append(np.arange(0, nx, bx), nx))
+    shares /= np.outer(heights, widths)
+    return np.repeat(np.repeat(shares, heights, axis=0), widths, axis=1)

@@ -1,0 +1,20 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+How good is a catalogue: matching, detection, residuals, calibration, bounds.
+
+All functions work on plain arrays (or on tables with the usual column names), need
+numpy, scipy and astropy only, and never look inside a network::
+
+    match_catalogs -> CatalogMatch -> detection_scores       precision, recall, F1
+                                   -> flux_residuals, ...    -> summarize_residuals
+    truth + posterior              -> interval_coverage, rank_coverage, mean_log_score
+    PSF + noise                    -> optimal_snr, cramer_rao_bound
+    any statistic + image of a row -> bootstrap_bands
+"""
+
+from ._bootstrap import *
+from ._bounds import *
+from ._coverage import *
+from ._detection import *
+from ._matching import *
+from ._residuals import *

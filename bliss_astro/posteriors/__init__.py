@@ -1,0 +1,11 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tiles, factors, sampling and loss: the bridge between tables and tensors.
+"""
+
+from ._factors import *
+from ._grid import *
+from ._head import *
+from ._loss import *
+from ._tile_posterior import *
+from ._marginals import *

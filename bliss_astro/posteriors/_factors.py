@@ -1,0 +1,260 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The small distributions that a tile's posterior is made of.
+
+Each holds tensors of parameters whose leading dimensions are a batch of
+tiles (or of sources) and offers ``sample``, ``log_prob`` and ``mode``.
+"""
+
+import math
+
+import torch
+
+__all__ = ['CountFactor', 'LogFluxFactor', 'PositionFactor']
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _log_normal_mass(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Logarithm of ``Phi(high) - Phi(low)``, accurate in both tails."""
+    flip = low > 0
+    a = torch.where(flip, -high, low)
+    b = torch.where(flip, -low, high)
+    log_b = torch.special.log_ndtr(b)
+    ratio = torch.special.log_ndtr(a) - log_b
+    return log_b + torch.log(-torch.expm1(ratio.clamp(max=-1e-6)))
+
+
+def _truncated_log_prob(value, mean, scale, low, high):
+    z = (value - mean) / scale
+    mass = _log_normal_mass((low - mean) / scale, (high - mean) / scale)
+    return -0.5 * z**2 - _HALF_LOG_2PI - torch.log(scale) - mass
+
+
+def _truncated_cdf(value, mean, scale, low, high):
+    value = torch.minimum(torch.maximum(value, low), high)
+    a, b, z = ((v - mean) / scale for v in (low, high, value))
+    flip = a > 0
+    lower = torch.where(flip, torch.special.ndtr(-a), torch.special.ndtr(a))
+    upper = torch.where(flip, torch.special.ndtr(-b), torch.special.ndtr(b))
+    here = torch.where(flip, torch.special.ndtr(-z), torch.special.ndtr(z))
+    return ((here - lower) / (upper - lower)).nan_to_num(0.5).clamp(0, 1)
+
+
+def _truncated_quantile(q, mean, scale, low, high):
+    a, b = (low - mean) / scale, (high - mean) / scale
+    flip = a > 0
+    lower = torch.special.ndtr(torch.where(flip, -b, a))
+    upper = torch.special.ndtr(torch.where(flip, -a, b))
+    q = torch.where(flip, 1 - q, q)
+    z = torch.special.ndtri((lower + q * (upper - lower)).clamp(1e-30, 1 - 6e-8))
+    z = torch.where(flip, -z, z)
+    return torch.minimum(torch.maximum(mean + scale * z, low), high)
+
+
+def _pick(values: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
+    return values.gather(-1, component[..., None])[..., 0]
+
+
+def _rand(like: torch.Tensor, generator) -> torch.Tensor:
+    return torch.rand(like.shape, generator=generator, device=like.device)
+
+
+class CountFactor:
+    """
+    Number of sources in a tile: categorical over 0 .. K.
+
+    Parameters
+    ----------
+    logits : tensor ``(..., K + 1)``
+        Un-normalised log-probabilities.
+    """
+
+    def __init__(self, logits: torch.Tensor):
+        self.log_probs = torch.log_softmax(logits, -1)
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """Probabilities, tensor ``(..., K + 1)``."""
+        return self.log_probs.exp()
+
+    @property
+    def presence(self) -> torch.Tensor:
+        """Probability of at least one source, tensor ``(...,)``."""
+        return -torch.expm1(self.log_probs[..., 0])
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Expected number of sources, tensor ``(...,)``."""
+        number = torch.arange(self.log_probs.shape[-1]).to(self.log_probs)
+        return (self.probs * number).sum(-1)
+
+    def log_prob(self, count: torch.Tensor) -> torch.Tensor:
+        """Log-probability of counts, tensor ``(...,)`` of integers."""
+        return self.log_probs.gather(-1, count[..., None])[..., 0]
+
+    def sample(self, *, generator=None) -> torch.Tensor:
+        """Draw counts, tensor ``(...,)``."""
+        cumulative = self.probs.cumsum(-1)[..., :-1]
+        unit = _rand(cumulative[..., 0], generator)
+        return (unit[..., None] > cumulative).sum(-1)
+
+    def mode(self, threshold: float = 0.5) -> torch.Tensor:
+        """
+        A point estimate of the count.
+
+        The largest n such that at least n sources are there with a
+        probability above ``threshold``.
+        """
+        at_least = self.probs.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        return (at_least > threshold).sum(-1)
+
+
+class PositionFactor:
+    """
+    Position within a tile: a mixture of truncated normals.
+
+    In each component x is normal, and y given x is normal with a mean
+    linear in x, both truncated to the tile: exactly normalised on the unit
+    square, and correlated.
+
+    Parameters
+    ----------
+    logits, mean_x, mean_y, scale_x, scale_y, slope : tensor ``(..., M)``
+        Weights and parameters of the M components in units of the tile.
+    """
+
+    def __init__(self, logits, mean_x, mean_y, scale_x, scale_y, slope):
+        self.log_weights = torch.log_softmax(logits, -1)
+        self.mean_x, self.mean_y = mean_x, mean_y
+        self.scale_x, self.scale_y = scale_x, scale_y
+        self.slope = slope
+        self.low = torch.zeros_like(mean_x)
+        self.high = torch.ones_like(mean_x)
+
+    def _mean_y_at(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mean_y + self.slope * (x[..., None] - self.mean_x)
+
+    def log_prob(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Log-density per tile area at ``(x, y)`` in [0, 1]."""
+        log_x = _truncated_log_prob(
+            x[..., None], self.mean_x, self.scale_x, self.low, self.high
+        )
+        log_y = _truncated_log_prob(
+            y[..., None], self._mean_y_at(x), self.scale_y, self.low, self.high
+        )
+        return torch.logsumexp(self.log_weights + log_x + log_y, -1)
+
+    def quantile_draw(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Positions from uniform numbers.
+
+        Parameters
+        ----------
+        q : tensor ``(..., 3)``
+            Uniform numbers for the component, x and y.
+
+        Returns
+        -------
+        x, y : tensor ``(...,)``
+            In units of the tile.
+        """
+        cumulative = self.log_weights.exp().cumsum(-1)[..., :-1]
+        component = (q[..., :1] > cumulative).sum(-1)
+        low, high = self.low[..., 0], self.high[..., 0]
+        x = _truncated_quantile(
+            q[..., 1],
+            _pick(self.mean_x, component),
+            _pick(self.scale_x, component),
+            low,
+            high,
+        )
+        y = _truncated_quantile(
+            q[..., 2],
+            _pick(self._mean_y_at(x), component),
+            _pick(self.scale_y, component),
+            low,
+            high,
+        )
+        return x, y
+
+    def sample(self, *, generator=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw positions ``(x, y)``, each a tensor ``(...,)``."""
+        like = self.mean_x[..., :1].expand(*self.mean_x.shape[:-1], 3)
+        return self.quantile_draw(_rand(like, generator))
+
+    def mode(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centre of the component that is highest there, clipped to the tile."""
+        height = self.log_weights - torch.log(self.scale_x * self.scale_y)
+        best = height.argmax(-1)
+        x = _pick(self.mean_x, best).clamp(0, 1)
+        y = _pick(self._mean_y_at(x), best).clamp(0, 1)
+        return x, y
+
+    def cdf_x(self, x: torch.Tensor) -> torch.Tensor:
+        """Marginal distribution function of x."""
+        parts = _truncated_cdf(
+            x[..., None], self.mean_x, self.scale_x, self.low, self.high
+        )
+        return (self.log_weights.exp() * parts).sum(-1)
+
+
+class LogFluxFactor:
+    """
+    Logarithm of the flux: a mixture of normals, truncated to a range.
+
+    Parameters
+    ----------
+    logits, mean, scale : tensor ``(..., M)``
+        Weights, means and standard deviations before truncation.
+
+    low, high : tensor ``(...,)``
+        The range: the prior's flux floor, and the flux of the next brighter
+        source of the tile (sources are ordered).
+    """
+
+    def __init__(self, logits, mean, scale, low, high):
+        self.log_weights = torch.log_softmax(logits, -1)
+        self.low, self.high = low[..., None], high[..., None]
+        self.scale = scale
+        # A mean far outside the range only costs digits.
+        self.mean = torch.minimum(
+            torch.maximum(mean, self.low - 6 * scale), self.high + 6 * scale
+        )
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log-density of log-fluxes, tensor ``(...,)``."""
+        parts = _truncated_log_prob(
+            value[..., None], self.mean, self.scale, self.low, self.high
+        )
+        return torch.logsumexp(self.log_weights + parts, -1)
+
+    def cdf(self, value: torch.Tensor) -> torch.Tensor:
+        """Distribution function at log-fluxes, tensor ``(...,)``."""
+        parts = _truncated_cdf(
+            value[..., None], self.mean, self.scale, self.low, self.high
+        )
+        return (self.log_weights.exp() * parts).sum(-1)
+
+    def quantile_draw(self, q: torch.Tensor) -> torch.Tensor:
+        """Log-fluxes from uniform numbers ``(..., 2)`` (component, value)."""
+        cumulative = self.log_weights.exp().cumsum(-1)[..., :-1]
+        component = (q[..., :1] > cumulative).sum(-1)
+        return _truncated_quantile(
+            q[..., 1],
+            _pick(self.mean, component),
+            _pick(self.scale, component),
+            self.low[..., 0],
+            self.high[..., 0],
+        )
+
+    def sample(self, *, generator=None) -> torch.Tensor:
+        """Draw log-fluxes, tensor ``(...,)``."""
+        like = self.mean[..., :1].expand(*self.mean.shape[:-1], 2)
+        return self.quantile_draw(_rand(like, generator))
+
+    def mode(self) -> torch.Tensor:
+        """Centre of the highest component, clipped to the range."""
+        best = (self.log_weights - torch.log(self.scale)).argmax(-1)
+        value = _pick(self.mean, best)
+        return torch.minimum(torch.maximum(value, self.low[..., 0]), self.high[..., 0])

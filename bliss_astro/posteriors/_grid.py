@@ -1,0 +1,143 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tiles: how an image is cut, and catalogues cut likewise.
+"""
+
+import dataclasses
+
+import torch
+
+__all__ = ['COLOURS', 'TileCatalog', 'TileGrid']
+
+# Order of the sweep as offsets (row, column) in blocks of 2 x 2 tiles.
+# Tiles of the first two colours touch each other at corners only.
+COLOURS = ((0, 0), (1, 1), (0, 1), (1, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class TileGrid:
+    """
+    An image cut into square tiles.
+
+    Tile edges lie at ``-0.5 + size * k`` pixels (0-based, centres on
+    integers), so a tile holds whole pixels.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        ``(ny, nx)`` of the image.
+
+    size : int, optional
+        Side of a tile in pixels.
+
+    Examples
+    --------
+    >>> from bliss_astro.posteriors import TileGrid
+    >>> TileGrid((88, 90)).shape
+    (22, 23)
+    """
+
+    image_shape: tuple[int, int]
+    size: int = 4
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of tiles ``(rows, columns)``; the last ones may overhang."""
+        ny, nx = self.image_shape
+        return (-(-ny // self.size), -(-nx // self.size))
+
+    def colour(self, *, device='cpu') -> torch.Tensor:
+        """Index of each tile's colour in the sweep, ``(rows, columns)``."""
+        rows, columns = self.shape
+        out = torch.empty(rows, columns, dtype=torch.long, device=device)
+        for index, (i, j) in enumerate(COLOURS):
+            out[i::2, j::2] = index
+        return out
+
+    def to_pixels(self, x, y, rows, columns):
+        """Pixel coordinates of positions given in units of their tiles."""
+        return (
+            (columns + x) * self.size - 0.5,
+            (rows + y) * self.size - 0.5,
+        )
+
+
+@dataclasses.dataclass
+class TileCatalog:
+    """
+    Sources of B images by tile, brightest first within a tile.
+
+    Attributes
+    ----------
+    count : tensor ``(B, rows, columns)`` of int
+        Number of sources, at most K.
+
+    x, y : tensor ``(B, rows, columns, K)``
+        Positions within the tile in units of its side, in [0, 1].
+
+    log_flux : tensor ``(B, rows, columns, K)``
+        Natural logarithm of flux over the prior's flux floor.
+    """
+
+    count: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    log_flux: torch.Tensor
+
+    @classmethod
+    def empty(cls, n_images, shape, n_most, *, device='cpu'):
+        """No sources anywhere; unused places hold zeros."""
+        full = (n_images, *shape, n_most)
+        zeros = [torch.zeros(full, device=device) for _ in range(3)]
+        count = torch.zeros(full[:-1], dtype=torch.long, device=device)
+        return cls(count, *zeros)
+
+    @classmethod
+    def from_sources(cls, x, y, log_flux, used, *, grid, n_most=2):
+        """
+        Sort sources into tiles.
+
+        Parameters
+        ----------
+        x, y, log_flux : tensor ``(B, S)``
+            Pixel positions and log-fluxes.
+
+        used : tensor ``(B, S)`` of bool
+            Which places hold a source.
+
+        grid : `TileGrid`
+            The tiles; sources outside of them are left out.
+
+        n_most : int, optional
+            Largest number K of sources in a tile; fainter ones are left out.
+
+        Returns
+        -------
+        catalog : `TileCatalog`
+            The sources by tile.
+        """
+        rows, columns = grid.shape
+        n_images, n_places = x.shape
+        u, v = (x + 0.5) / grid.size, (y + 0.5) / grid.size
+        column, row = u.floor().long(), v.floor().long()
+        inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+        used = used & inside
+        tile = torch.where(used, row * columns + column, -1)
+        same = (tile[:, :, None] == tile[:, None, :]) & used[:, None, :]
+        brighter = log_flux[:, None, :] > log_flux[:, :, None]
+        # Equal fluxes: the one listed first counts as the brighter.
+        place = torch.arange(n_places, device=x.device)
+        tie = (log_flux[:, None, :] == log_flux[:, :, None]) & (
+            place[None, None, :] < place[None, :, None]
+        )
+        rank = (same & (brighter | tie)).sum(-1)
+        keep = used & (rank < n_most)
+        out = cls.empty(n_images, grid.shape, n_most, device=x.device)
+        image = torch.arange(n_images, device=x.device)[:, None].expand_as(tile)
+        index = (image[keep], row[keep], column[keep])
+        out.count.index_put_(index, torch.ones_like(index[0]), accumulate=True)
+        where = (*index, rank[keep])
+        out.x[where] = (u - column)[keep].to(out.x)
+        out.y[where] = (v - row)[keep].to(out.y)
+        out.log_flux[where] = log_flux[keep].to(out.x)
+        return out

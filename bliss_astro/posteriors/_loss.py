@@ -1,0 +1,63 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The loss of neural posterior estimation.
+"""
+
+__all__ = ['npe_loss']
+
+
+def npe_loss(posterior, catalog, *, guidance: float = 0.1):
+    r"""
+    Negative log-density of the true catalogue, per image.
+
+    Let catalogues and images be drawn from the model,
+    :math:`(z, x) \sim p(z)\, p(x \mid z)`.  The expected forward divergence
+    from the exact posterior to a family :math:`q_\phi` is
+
+    .. math::
+
+        \mathbb{E}_{p(x)}\,
+            \mathrm{KL}\left[p(z \mid x) \,\|\, q_\phi(z \mid x)\right]
+        = \mathbb{E}_{p(z, x)} \left[\log p(z \mid x)\right]
+        - \mathbb{E}_{p(z, x)} \left[\log q_\phi(z \mid x)\right] ,
+
+    and its first term does not depend on :math:`\phi`.  So minimising the
+    mean of :math:`-\log q_\phi(z \mid x)` over simulated pairs minimises
+    the divergence.  Whatever else was drawn to make x (the pixels
+    of single exposures, stars outside of the image, the blemishes) is
+    marginalised because it is not among the z that q is asked for.
+
+    Parameters
+    ----------
+    posterior : `~bliss_astro.posteriors.TilePosterior`
+        For B images.
+
+    catalog : `~bliss_astro.posteriors.TileCatalog`
+        Their true catalogues.
+
+    guidance : float, optional
+        Weight of the distance in pixels between the true position and the
+        first guess from which the least-squares fit starts.  The guess has
+        no other gradient and q is fitted given any guess, so
+        this term does not move the minimum of the loss.
+
+    Returns
+    -------
+    loss : tensor ``()``
+        Mean over images, in nats.
+
+    terms : dict of tensor ``()``
+        Its ``count``, ``position``, ``flux`` parts (mean per image) and
+        the mean miss of the first guess (``start``, in pixels).
+    """
+    parts = posterior.log_prob(catalog, parts=True)
+    n_images = len(posterior)
+    terms = {
+        'count': -parts['count'].sum() / n_images,
+        'position': -parts['position'].sum() / n_images,
+        'flux': -parts['flux'].sum() / n_images,
+    }
+    loss = sum(terms.values())
+    n_sources = max(1, len(parts['start']))
+    terms['start'] = parts['start'].sum() / n_sources
+    return loss + guidance * parts['start'].sum() / n_images, terms

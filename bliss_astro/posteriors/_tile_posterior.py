@@ -1,0 +1,364 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The distribution over catalogues of an image, tile by tile.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from bliss_astro.psf._mixture import profile_of_shape
+
+from ._grid import COLOURS, TileCatalog, TileGrid
+from ._head import LOG_FLUX_CEILING
+from ._star_fit import StarPatches, fit_star, flux_at
+
+__all__ = ['TilePosterior']
+
+
+class TilePosterior:
+    r"""
+    Posterior of the catalogue of each of B images.
+
+    Tiles are visited in four colours, so that tiles of one colour do not
+    touch along an edge, and each tile sees what the earlier colours drew
+    among its eight neighbours:
+
+    .. math::
+
+        q(z \mid x) = \prod_{c=1}^{4} \prod_{t \in c}
+            q(z_t \mid x, \{z_s : s \sim t, \mathrm{colour}(s) < c\}).
+
+    A source on the border of two tiles is thus found in one of them.
+
+    Parameters
+    ----------
+    features : tensor ``(B, C, rows, columns)``
+        Context features.
+
+    inputs : `~bliss_astro.encoders.EncoderInputs`
+        What the encoder was told.
+
+    head : `~bliss_astro.posteriors.StarHead`
+        The conditional distributions.
+
+    tile_size : int, optional
+        Pixels.
+
+    patch_radius : int, optional
+        Half-size in pixels of the cut-outs that stars are measured on.
+    """
+
+    def __init__(self, features, inputs, head, *, tile_size=4, patch_radius=6):
+        self.features = features
+        self.inputs = inputs
+        self.head = head
+        self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
+        self.patch_radius = patch_radius
+        self._context = head.context(features)
+        pad = patch_radius + 2 * tile_size
+        self._pad = pad
+        bottom = self.grid.shape[0] * tile_size - inputs.image.shape[1]
+        right = self.grid.shape[1] * tile_size - inputs.image.shape[2]
+        border = (pad, pad + right, pad, pad + bottom)
+        self._image = F.pad(inputs.image, border)
+        self._good = F.pad((~inputs.mask).to(inputs.image), border)
+
+    def __len__(self):
+        return len(self.features)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.features.device
+
+    # -- measuring stars -----------------------------------------------------
+
+    def _patches(self, tiles, x, y) -> StarPatches:
+        # x, y: pixel positions that the patches are centred on.
+        images, rows, columns = tiles
+        r = self.patch_radius
+        limit_x, limit_y = self._image.shape[2], self._image.shape[1]
+        cx = x.round().long().clamp(-self._pad + r, limit_x - self._pad - r - 1)
+        cy = y.round().long().clamp(-self._pad + r, limit_y - self._pad - r - 1)
+        step = torch.arange(-r, r + 1, device=x.device) + self._pad
+        index = (
+            images[:, None, None],
+            (cy[:, None] + step)[:, :, None],
+            (cx[:, None] + step)[:, None, :],
+        )
+        inputs = self.inputs
+
+        def at(value):
+            return inputs.at_tiles(value, images, rows, columns)
+
+        return StarPatches(
+            data=self._image[index],
+            good=self._good[index],
+            shape=at(inputs.psf)[:, None, None, :],
+            gain=at(inputs.log_noise).exp()[:, :, None],
+            excess=at(inputs.noise_excess())[:, :, None],
+            x=cx.to(x),
+            y=cy.to(y),
+            radius=inputs.normalization_radius,
+        )
+
+    @torch.no_grad()
+    def _fit(self, tiles, start, brighter=None):
+        size = self.grid.size
+        images, rows, columns = tiles
+        x, y = self.grid.to_pixels(start[:, 0], start[:, 1], rows, columns)
+        patches = self._patches(tiles, x, y)
+        log_floor = self.inputs.at_tiles(
+            self.inputs.log_flux_floor, images, rows, columns
+        )[:, 0]
+        for other in brighter or ():
+            other_x, other_y = self.grid.to_pixels(other[0], other[1], rows, columns)
+            dx, dy = patches.offsets(other_x, other_y)
+            p = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
+            flux = torch.exp(other[2] + log_floor)
+            patches.data = patches.data - flux[:, None, None] * p
+        x, y, error_x, error_y, correlation = fit_star(patches, x, y, log_floor.exp())
+        flux, error, chi2 = flux_at(patches, x, y)
+        floor = log_floor.exp()
+        return {
+            'x': ((x + 0.5) / size - columns).clamp(-1, 2),
+            'y': ((y + 0.5) / size - rows).clamp(-1, 2),
+            'error_x': error_x / size,
+            'error_y': error_y / size,
+            'correlation': correlation,
+            'log_flux': torch.log((flux / floor).clamp(min=0.2)),
+            'log_snr': torch.log((flux / error).clamp(min=0.5)),
+            'chi2': chi2,
+            'patches': patches,
+            'log_floor': log_floor,
+        }
+
+    @torch.no_grad()
+    def _photometry(self, tiles, position, fit):
+        _, rows, columns = tiles
+        x, y = self.grid.to_pixels(position[:, 0], position[:, 1], rows, columns)
+        flux, error, chi2 = flux_at(fit['patches'], x, y)
+        safe = torch.maximum(flux, 0.2 * fit['log_floor'].exp())
+        return {
+            'log_flux': torch.log(safe) - fit['log_floor'],
+            'relative_error': (error / safe).clamp(3e-4, 5),
+            'snr': flux / error,
+            'chi2': chi2,
+        }
+
+    # -- factors of chosen tiles ---------------------------------------------
+
+    def position_factor(self, place, hidden, tiles, catalog):
+        """
+        Position factor of the ``place``-th source in N tiles.
+
+        Parameters
+        ----------
+        place : int
+            0 for the brightest.
+
+        hidden : tensor ``(N, narrow)``
+            From ``head.source_hidden``.
+
+        tiles : tuple of tensor ``(N,)``
+            Image, row and column of each tile.
+
+        catalog : `TileCatalog`
+            Holds the brighter sources of the same tiles, which are taken out
+            before the next one is measured.
+
+        Returns
+        -------
+        factor : `PositionFactor`
+            The distribution.
+
+        start : tensor ``(N, 2)``
+            The network's first guess.
+
+        fit : dict of tensor
+            What least squares made of it; `flux_factor` needs it.
+        """
+        start = self.head.start(place, hidden)
+        brighter = [
+            tuple(v[(*tiles, k)] for v in (catalog.x, catalog.y, catalog.log_flux))
+            for k in range(place)
+        ]
+        fit = self._fit(tiles, start.detach(), brighter)
+        factor = self.head.position_factor(place, hidden, start, fit, self.grid.size)
+        return factor, start, fit
+
+    def flux_factor(self, place, hidden, tiles, position, fit, high):
+        """
+        Log-flux factor given positions ``(N, 2)`` in units of the tile.
+
+        The other arguments are those of `position_factor`; ``high`` ends
+        the range of log-fluxes.
+        """
+        at = self._photometry(tiles, position, fit)
+        return self.head.flux_factor(place, hidden, position, fit, at, high)
+
+    def ceiling(self, like: torch.Tensor) -> torch.Tensor:
+        """Upper end of the brightest source's log-flux."""
+        return torch.full_like(like, LOG_FLUX_CEILING)
+
+    # -- density ---------------------------------------------------------------
+
+    def known_before(self, colour: int) -> torch.Tensor:
+        """1 at tiles of earlier colours, else 0; ``(rows, columns)``."""
+        colours = self.grid.colour(device=self.device)
+        return (colours < colour).to(self.features)
+
+    def hidden_given(self, catalog: TileCatalog) -> torch.Tensor:
+        """
+        Hidden layer of all tiles given the truth in earlier colours.
+
+        Returns a tensor ``(B, width, rows, columns)``.
+        """
+        code = self.head.encode_sources(catalog)
+        out = torch.empty_like(self._context)
+        for colour, (i, j) in enumerate(COLOURS):
+            out[..., i::2, j::2] = self.head.hidden(
+                self._context, code, self.known_before(colour), colour
+            )
+        return out
+
+    def log_prob(self, catalog: TileCatalog, *, parts: bool = False):
+        """
+        Log-density of whole catalogues.
+
+        Parameters
+        ----------
+        catalog : `TileCatalog`
+            One catalogue per image, sources brightest first in each tile;
+            the density is that of the unordered set: ordering by flux
+            names each set once, so no factor ``K!`` appears.
+
+        parts : bool, optional
+            Return the terms by kind instead of the sum over tiles.
+
+        Returns
+        -------
+        log_prob : tensor ``(B,)``
+            Density with respect to the tile's area for positions and to the
+            natural logarithm for fluxes.  With ``parts``, a dict of
+            ``count`` ``(B,)``, ``position`` and ``flux`` (``(N,)`` tensors
+            over sources), ``start`` and ``image``.
+        """
+        hidden = self.hidden_given(catalog)
+        count = self.head.count_factor(hidden).log_prob(catalog.count)
+        found = {'count': count.sum((1, 2)), 'position': [], 'flux': []}
+        found |= {'start': [], 'image': []}
+        code = self.head.encode_sources(catalog)
+        for place in range(self.head.n_most):
+            tiles = (catalog.count > place).nonzero(as_tuple=True)
+            if len(tiles[0]) == 0:
+                continue
+            terms = self._source_terms(place, catalog, tiles, hidden, code)
+            for name, value in zip(
+                ('position', 'flux', 'start', 'image'), terms, strict=True
+            ):
+                found[name].append(value)
+        empty = hidden.new_zeros(0)
+        for name in ('position', 'flux', 'start', 'image'):
+            found[name] = torch.cat(found[name]) if found[name] else empty
+        found['image'] = found['image'].long()
+        if parts:
+            return found
+        per_source = found['position'] + found['flux']
+        return found['count'].index_add(0, found['image'], per_source)
+
+    def _source_terms(self, place, catalog, tiles, hidden, code):
+        images, rows, columns = tiles
+        n_most = self.head.n_most
+        # Only brighter sources of the same tile are known.
+        brighter = (torch.arange(n_most, device=self.device) < place).repeat(5)
+        earlier = code[images, :, rows, columns] * brighter.to(code)
+        source = self.head.source_hidden(
+            place, hidden[images, :, rows, columns], catalog.count[tiles], earlier
+        )
+        factor, start, fit = self.position_factor(place, source, tiles, catalog)
+        x, y = catalog.x[(*tiles, place)], catalog.y[(*tiles, place)]
+        value = catalog.log_flux[(*tiles, place)]
+        high = self.ceiling(value)
+        if place:
+            high = catalog.log_flux[(*tiles, place - 1)]
+        position = torch.stack([x, y], -1)
+        flux = self.flux_factor(place, source, tiles, position, fit, high)
+        # How far the first guess is off, in pixels; trained beside the loss.
+        miss = (start - position).abs().sum(-1) * self.grid.size
+        value = torch.minimum(value, high - 1e-4 * (high - 0).clamp(min=1e-3))
+        return factor.log_prob(x, y), flux.log_prob(value), miss, images
+
+    # -- draws and point estimates ---------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, *, generator=None) -> TileCatalog:
+        """Draw one catalogue per image by the four-colour sweep."""
+        return self._sweep(generator=generator)
+
+    @torch.no_grad()
+    def mode(self, threshold: float = 0.5) -> TileCatalog:
+        """
+        The greedy sweep.
+
+        In each tile the count is the largest that is exceeded with a
+        probability above ``threshold``, and sources stand at the highest
+        point of their factors, given what the earlier colours decided.
+        """
+        return self._sweep(threshold=threshold)
+
+    def _sweep(self, *, generator=None, threshold=None) -> TileCatalog:
+        catalog = TileCatalog.empty(
+            len(self), self.grid.shape, self.head.n_most, device=self.device
+        )
+        for colour, (i, j) in enumerate(COLOURS):
+            code = self.head.encode_sources(catalog)
+            hidden = self.head.hidden(
+                self._context, code, self.known_before(colour), colour
+            )
+            factor = self.head.count_factor(hidden)
+            if threshold is None:
+                count = factor.sample(generator=generator)
+            else:
+                count = factor.mode(threshold)
+            catalog.count[:, i::2, j::2] = count
+            for place in range(self.head.n_most):
+                self._draw_sources(place, catalog, colour, hidden, generator, threshold)
+        return catalog
+
+    def _draw_sources(self, place, catalog, colour, hidden, generator, threshold):
+        i, j = COLOURS[colour]
+        local = (catalog.count[:, i::2, j::2] > place).nonzero(as_tuple=True)
+        if len(local[0]) == 0:
+            return
+        images, rows, columns = local
+        tiles = (images, 2 * rows + i, 2 * columns + j)
+        earlier = self._code_of(catalog, tiles, place)
+        source = self.head.source_hidden(
+            place, hidden[images, :, rows, columns], catalog.count[tiles], earlier
+        )
+        factor, _, fit = self.position_factor(place, source, tiles, catalog)
+        if threshold is None:
+            x, y = factor.sample(generator=generator)
+        else:
+            x, y = factor.mode()
+        high = self.ceiling(x)
+        if place:
+            high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
+        flux = self.flux_factor(
+            place, source, tiles, torch.stack([x, y], -1), fit, high
+        )
+        value = flux.sample(generator=generator) if threshold is None else flux.mode()
+        catalog.x[(*tiles, place)] = x
+        catalog.y[(*tiles, place)] = y
+        catalog.log_flux[(*tiles, place)] = value
+
+    def _code_of(self, catalog, tiles, n_known):
+        # Code of the first n_known sources of chosen tiles, (N, 5 K).
+        part = TileCatalog(
+            catalog.count[tiles].clamp(max=n_known)[:, None, None],
+            catalog.x[tiles][:, None, None],
+            catalog.y[tiles][:, None, None],
+            catalog.log_flux[tiles][:, None, None],
+        )
+        return self.head.encode_sources(part)[:, :, 0, 0]

@@ -1,0 +1,391 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Images of SDSS: calibrated frames (DR8 on) and corrected frames (to DR7).
+"""
+
+import dataclasses
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from .._fits import file_name, header_wcs, open_fits, wrong_type
+from ._bands import BANDS
+
+__all__ = ['CorrectedFrame', 'Frame', 'read_fpc', 'read_frame', 'read_image']
+
+# The rows of CCDs cross the sky one after the other, two frames apart, and the
+# header counts frames on each CCD: by how many the number is ahead of the field.
+_FRAME_LAG = {'r': 0, 'i': 2, 'u': 4, 'z': 6, 'g': 8}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _Image:
+    """
+    What both kinds of image have in common.
+    """
+
+    data: np.ndarray
+    run: int
+    camcol: int
+    field: int
+    band: str
+    header: fits.Header
+    wcs: WCS
+    file: str
+
+    def __repr__(self):
+        ny, nx = self.data.shape
+        return (
+            f'<{type(self).__name__} {self.run}-{self.camcol}-{self.field} '
+            f'{self.band}, {ny} x {nx} px>'
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Frame(_Image):
+    """
+    An SDSS ``frame``: calibrated, with its sky taken off.
+
+    Attributes
+    ----------
+    data : float32 `~numpy.ndarray`, shape (ny, nx)
+        The image in nmgy per pixel.
+
+    run, camcol, field : int
+        The field.
+
+    band : str
+        The band's letter.
+
+    header : `~astropy.io.fits.Header`
+        The header of the image.
+
+    wcs : `~astropy.wcs.WCS`
+        The WCS.
+
+    file : str
+        The name of the file.
+
+    calibration : float `~numpy.ndarray`, shape (nx,)
+        nmgy per count of each column.
+
+    sky_grid : float `~numpy.ndarray`, shape (n, m)
+        The sky that was subtracted, in counts, on a coarse grid.
+
+    sky_x : float `~numpy.ndarray`, shape (nx,)
+        Column of the grid at each column of the image.
+
+    sky_y : float `~numpy.ndarray`, shape (ny,)
+        Row of the grid at each row of the image.
+    """
+
+    calibration: np.ndarray
+    sky_grid: np.ndarray
+    sky_x: np.ndarray
+    sky_y: np.ndarray
+
+    def sky(self):
+        """
+        Interpolate the sky that was subtracted.
+
+        Returns
+        -------
+        sky : float32 `~numpy.ndarray`, shape (ny, nx)
+            Counts per pixel, bilinear in the grid of the file and constant
+            beyond its last nodes.
+        """
+        rows = _interpolate_rows(self.sky_grid, self.sky_y)
+        return np.ascontiguousarray(_interpolate_rows(rows.T, self.sky_x).T)
+
+    def counts(self):
+        """
+        Undo calibration and sky subtraction.
+
+        Returns
+        -------
+        counts : float32 `~numpy.ndarray`, shape (ny, nx)
+            What the camera counted in each pixel, bias taken off. Times the
+            gain, this is the mean and the variance of a pixel's electrons.
+        """
+        return self.data / self.calibration[np.newaxis, :] + self.sky()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CorrectedFrame(_Image):
+    """
+    An SDSS ``fpC`` file: flat-fielded counts, with the sky still in them.
+
+    Attributes
+    ----------
+    data : float32 `~numpy.ndarray`, shape (ny, nx)
+        The image in counts per pixel, soft bias taken off, sky left in.
+
+    run, camcol, field : int
+        The field.
+
+    band : str
+        The band's letter.
+
+    header : `~astropy.io.fits.Header`
+        The header of the image.
+
+    wcs : `~astropy.wcs.WCS`
+        The WCS.
+
+    file : str
+        The name of the file.
+
+    exposure_time : float
+        Seconds.
+
+    soft_bias : float
+        The counts that the file has added to every pixel.
+
+    sky_level : float or None
+        The header's rough sky, counts.
+
+    flux20 : float or None
+        Counts of a star of magnitude 20, by the header.
+    """
+
+    exposure_time: float
+    soft_bias: float
+    sky_level: float | None
+    flux20: float | None
+
+
+def read_frame(frame):
+    """
+    Read an SDSS ``frame`` file.
+
+    Parameters
+    ----------
+    frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+        The file, plain or compressed.
+
+    Returns
+    -------
+    frame : `Frame`
+        Image, calibration and sky.
+
+    Raises
+    ------
+    OSError
+        If the file is absent, truncated, damaged, or not FITS.
+
+    ValueError
+        If it is FITS but not an SDSS ``frame``.
+    """
+    with open_fits(frame, 'frame') as hdus:
+        if not _looks_like_frame(hdus):
+            raise wrong_type(
+                frame,
+                'frame',
+                'an SDSS frame file',
+                'it needs an image, a calibration vector and a table with ALLSKY',
+            )
+        data = _native(hdus[0].data)
+        ny, nx = data.shape
+        calibration = _native(hdus[1].data, dtype=np.float64)
+        table = hdus[2].data
+        sky_grid = _native(table['ALLSKY'][0])
+        sky_x = _native(np.ravel(table['XINTERP'][0]), dtype=np.float64)
+        sky_y = _native(np.ravel(table['YINTERP'][0]), dtype=np.float64)
+        if calibration.size < nx or sky_x.size < nx or sky_y.size < ny:
+            raise wrong_type(
+                frame,
+                'frame',
+                'a whole SDSS frame file',
+                f'the image has shape {data.shape}, the calibration vector '
+                f'{calibration.shape}, the sky coordinates {sky_y.shape} and '
+                f'{sky_x.shape}',
+            )
+        if not (np.isfinite(calibration) & (calibration > 0)).any():
+            raise wrong_type(
+                frame, 'frame', 'calibrated', 'no value of HDU 1 is positive'
+            )
+        # A cut-out keeps the vectors of the whole frame, from its origin on.
+        return Frame(
+            **_common(hdus, data, frame, 'frame'),
+            calibration=calibration[:nx],
+            sky_grid=sky_grid,
+            sky_x=sky_x[:nx],
+            sky_y=sky_y[:ny],
+        )
+
+
+def read_fpc(fpc):
+    """
+    Read an SDSS ``fpC`` file (corrected frame, DR7 and before).
+
+    Parameters
+    ----------
+    fpc : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+        The file, plain or compressed.
+
+    Returns
+    -------
+    frame : `CorrectedFrame`
+        The image in counts, with the soft bias taken off and the sky left in.
+
+    Raises
+    ------
+    OSError
+        If the file is absent, truncated, damaged, or not FITS.
+
+    ValueError
+        If it is FITS but not an SDSS ``fpC`` file.
+
+    Notes
+    -----
+    The calibration of these images stands in the field's ``tsField`` file,
+    see `TsField.nmgy_per_count`; the header's ``FLUX20`` is a substitute.
+    """
+    with open_fits(fpc, 'fpc') as hdus:
+        if not _looks_like_fpc(hdus):
+            raise wrong_type(
+                fpc,
+                'fpc',
+                'an SDSS fpC file',
+                'it needs an image in counts with SOFTBIAS in its header',
+            )
+        header = hdus[0].header
+        soft_bias = float(header['SOFTBIAS'])
+        data = _native(hdus[0].data, dtype=np.float32) - np.float32(soft_bias)
+        return CorrectedFrame(
+            **_common(hdus, data, fpc, 'fpc'),
+            exposure_time=float(header.get('EXPTIME', 53.907456)),
+            soft_bias=soft_bias,
+            sky_level=_positive(header.get('SKY')),
+            flux20=_positive(header.get('FLUX20')),
+        )
+
+
+def read_image(frame):
+    """
+    Read an SDSS image of either kind, recognised by its content.
+
+    Parameters
+    ----------
+    frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+        A ``frame`` or an ``fpC`` file, plain or compressed.
+
+    Returns
+    -------
+    frame : `Frame` or `CorrectedFrame`
+        What `read_frame` or `read_fpc` returns.
+
+    Raises
+    ------
+    OSError
+        If the file is absent, truncated, damaged, or not FITS.
+
+    ValueError
+        If it is FITS but neither of the two.
+    """
+    with open_fits(frame, 'frame') as hdus:
+        if _looks_like_frame(hdus):
+            return dataclasses.replace(read_frame(hdus), file=file_name(frame))
+        if _looks_like_fpc(hdus):
+            return dataclasses.replace(read_fpc(hdus), file=file_name(frame))
+    raise wrong_type(
+        frame,
+        'frame',
+        'an SDSS frame or fpC file',
+        'it has neither the HDUs of the one nor the SOFTBIAS of the other',
+    )
+
+
+def _looks_like_frame(hdus):
+    """
+    Tell whether the HDUs are those of a ``frame``.
+    """
+    if len(hdus) < 3 or not _is_image(hdus[0]):
+        return False
+    vector = hdus[1].data
+    if not hdus[1].is_image or vector is None or vector.ndim != 1:
+        return False
+    columns = getattr(hdus[2], 'columns', None)
+    names = {name.upper() for name in columns.names} if columns is not None else set()
+    return {'ALLSKY', 'XINTERP', 'YINTERP'} <= names and len(hdus[2].data) > 0
+
+
+def _looks_like_fpc(hdus):
+    """
+    Tell whether the HDUs are those of an ``fpC`` file.
+    """
+    if not _is_image(hdus[0]) or _looks_like_frame(hdus):
+        return False
+    header = hdus[0].header
+    calibrated = str(header.get('BUNIT', '')).strip().lower() == 'nanomaggy'
+    return 'SOFTBIAS' in header and not calibrated and 'NMGY' not in header
+
+
+def _is_image(hdu):
+    """
+    Tell whether an HDU holds a two-dimensional image.
+    """
+    return hdu.is_image and hdu.data is not None and hdu.data.ndim == 2
+
+
+def _common(hdus, data, source, parameter):
+    """
+    Collect the fields that both kinds of image have.
+    """
+    header = hdus[0].header
+    band = str(header.get('FILTER', '')).strip().lower()
+    missing = [key for key in ('RUN', 'CAMCOL') if key not in header]
+    if band not in BANDS or missing:
+        raise wrong_type(
+            source,
+            parameter,
+            'an image of the SDSS camera',
+            f'FILTER is {band!r}' if not missing else f'no {missing[0]} in its header',
+        )
+    return {
+        'data': data,
+        'run': int(header['RUN']),
+        'camcol': int(header['CAMCOL']),
+        'field': _field_number(header, band),
+        'band': band,
+        'header': header.copy(),
+        'wcs': header_wcs(header, data.shape),
+        'file': file_name(source),
+    }
+
+
+def _field_number(header, band):
+    """
+    Return the number of the field, the same in all bands, or -1.
+    """
+    if 'FIELD' in header:
+        return int(header['FIELD'])
+    return int(header['FRAME']) - _FRAME_LAG[band] if 'FRAME' in header else -1
+
+
+def _interpolate_rows(grid, places):
+    """
+    Interpolate linearly between the rows of a grid, constant beyond them.
+    """
+    places = np.clip(places, 0, grid.shape[0] - 1)
+    lower = np.minimum(places.astype(int), max(grid.shape[0] - 2, 0))
+    upper = np.minimum(lower + 1, grid.shape[0] - 1)
+    weight = (places - lower).astype(grid.dtype)[:, np.newaxis]
+    return grid[lower] * (1 - weight) + grid[upper] * weight
+
+
+def _native(array, *, dtype=np.float32):
+    """
+    Copy an array of a FITS file to the machine's byte order.
+    """
+    return np.array(array, dtype=dtype)
+
+
+def _positive(value):
+    """
+    Return a header's value, or `None` for SDSS's placeholders (-9999).
+    """
+    if isinstance(value, (int, float)) and value > 0:
+        return float(value)
+    return None

@@ -1,0 +1,55 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the bits of the flags column.
+"""
+
+import numpy as np
+import pytest
+
+from bliss_astro.catalog import CatalogFlag, decode_flags
+
+
+def test_bits_are_the_documented_ones():
+    """
+    Files hold the numbers, so they never change.
+    """
+    assert {flag.name: flag.value for flag in CatalogFlag} == {
+        'NEAR_MASKED': 1,
+        'NEAR_EDGE': 2,
+        'SATURATED': 4,
+        'PSF_OUT_OF_DOMAIN': 8,
+        'DENSITY_OUT_OF_DOMAIN': 16,
+        'NOISE_OUT_OF_DOMAIN': 32,
+        'PADDED': 64,
+        'BLENDED': 128,
+    }
+
+
+def test_decode_one():
+    assert decode_flags(0) == []
+    assert decode_flags(1) == ['near_masked']
+    assert decode_flags(CatalogFlag.PADDED | CatalogFlag.SATURATED) == [
+        'saturated',
+        'padded',
+    ]
+    assert decode_flags(np.int32(128)) == ['blended']
+    assert len(decode_flags(255)) == 8
+
+
+def test_decode_column():
+    assert decode_flags(np.array([0, 3], dtype='i4')) == [
+        [],
+        ['near_masked', 'near_edge'],
+    ]
+    assert decode_flags([]) == []
+
+
+def test_bits_of_a_later_version_are_named_too():
+    assert decode_flags(256 + 2) == ['near_edge', 'bit_256']
+
+
+def test_bad_values():
+    with pytest.raises(TypeError, match='must hold integers'):
+        decode_flags(1.5)
+    with pytest.raises(ValueError, match='must not be negative'):
+        decode_flags([0, -1])

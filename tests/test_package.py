@@ -1,0 +1,125 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the package as a whole: names, imports and the direction of the flow.
+"""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bliss_astro
+
+ROOT = Path(bliss_astro.__file__).parent
+
+# Top to bottom; a folder may import the folders before it, and no other.
+FLOW = (
+    'surveys',
+    'psf',
+    'priors',
+    'rendering',
+    'exposures',
+    'coadds',
+    'posteriors',
+    'encoders',
+    'catalog',
+    'detection',
+    'metrics',
+    'plotting',
+    'cli',
+)
+# What only some functions need, imported by those functions.
+HEAVY = ('dask', 'galsim', 'matplotlib', 'photutils', 'reproject', 'pyarrow')
+
+
+def _modules():
+    return sorted(
+        module.name for module in pkgutil.walk_packages([str(ROOT)], 'bliss_astro.')
+    )
+
+
+def _part(path):
+    return path.relative_to(ROOT).with_suffix('').parts[0]
+
+
+def test_public_names():
+    assert set(bliss_astro.__all__) == {*bliss_astro._HOME_OF, '__version__'}
+    assert set(bliss_astro.__all__) <= set(dir(bliss_astro))
+    for name in bliss_astro.__all__:
+        assert getattr(bliss_astro, name) is not None
+    with pytest.raises(AttributeError, match='no attribute'):
+        bliss_astro.no_such_name  # noqa: B018
+
+
+def test_import_is_light():
+    """
+    The package, and all that ``detect_sources`` imports, leave heavy ones out.
+    """
+    code = (
+        'import sys, bliss_astro\n'
+        "assert 'torch' not in sys.modules, 'torch'\n"
+        'bliss_astro.detect_sources\n'
+        f'print([name for name in {HEAVY!r} if name in sys.modules])\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('name', [name for name in _modules() if '._' not in name])
+def test_every_folder_imports_first(name):
+    """
+    A folder imported before anything else meets no circular import.
+    """
+    if name.endswith('__main__'):
+        pytest.skip('runs the program')
+    code = f'import importlib; importlib.import_module({name!r})'
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('name', _modules())
+def test_all_lists_what_exists(name):
+    if name.endswith(('__main__', '_version')):
+        pytest.skip('not written by hand')
+    module = importlib.import_module(name)
+    if not hasattr(module, '__all__'):
+        assert Path(module.__file__).name == '__init__.py'
+        return
+    assert isinstance(module.__all__, list | tuple)
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+    for public in module.__all__:
+        assert hasattr(module, public)
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        path
+        for path in sorted(ROOT.rglob('*.py'))
+        if _part(path) in FLOW and 'data' not in path.parts
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_flow_never_turns_back(path):
+    """
+    A folder imports only the folders above it.
+    """
+    allowed = FLOW[: FLOW.index(_part(path)) + 1]
+    package = ('bliss_astro', *path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            stem = (*base, *(node.module or '').split('.')) if node.module else base
+            targets = [(*stem, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            targets = [tuple(alias.name.split('.')) for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            if target[0] == 'bliss_astro' and len(target) > 1 and target[1] in FLOW:
+                assert target[1] in allowed, '.'.join(target)
