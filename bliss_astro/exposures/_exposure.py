@@ -26,7 +26,7 @@ class Exposure:
     """
     An image, its background, noise, bad pixels, PSF, coordinates and unit.
 
-    The numbers are kept without units; `unit` says which one they have. What
+    The numbers are kept without units; ``unit`` says which one they have. What
     applies to all pixels alike may be a single number, and is kept as one;
     `maps` spreads everything out. An exposure is not meant to be changed: use
     `replace` for a changed copy, and slicing for a cut-out.

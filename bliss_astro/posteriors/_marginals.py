@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""
+r"""
 From the posterior over tiles to marginals of single sources.
 
 A source near the border of tiles may be found in any of them, so that each
@@ -9,9 +9,9 @@ place touches,
 
 .. math::
 
-    P(\\text{no source in } V) = \\prod_{s \\in V}
-        \\left[1 - q(n_s > 0 \\mid \\text{earlier tiles of } V \\text{ empty},
-        \\text{earlier other tiles as decided})\\right].
+    P(\text{no source in } V) = \prod_{s \in V}
+        \left[1 - q(n_s > 0 \mid \text{earlier tiles of } V \text{ empty},
+        \text{earlier other tiles as decided})\right].
 
 Position and flux are then mixtures over the tiles of V.
 """
@@ -32,13 +32,13 @@ _SAME_SOURCE = 1.5
 # Probabilities below this never make a source.
 _FAINTEST = 0.02
 # Positions at which the flux is asked for.
-N_FLUX = 16
+_N_FLUX = 16
 
 
 @dataclasses.dataclass
 class SourceMarginals:
     """
-    Marginals of N sources found in one image.
+    Marginals of N sources found in a batch of images.
 
     Attributes
     ----------
@@ -53,14 +53,15 @@ class SourceMarginals:
         first S of those positions: upper end of its range, then
         log-weights, means and scales of M components.
 
-    row, column : tensor ``(N,)``
-        The tile that holds most of the probability.
+    image, row, column : tensor ``(N,)``
+        The image, and the tile that holds most of the probability.
     """
 
     probability: torch.Tensor
     x: torch.Tensor
     y: torch.Tensor
     flux: torch.Tensor
+    image: torch.Tensor
     row: torch.Tensor
     column: torch.Tensor
 
@@ -124,63 +125,60 @@ def _quasi_random(n_draws: int, n_dimensions: int, device) -> torch.Tensor:
 @dataclasses.dataclass
 class _Sweep:
     # The greedy sweep with what it thought on the way.
+    posterior: TilePosterior
     catalog: object
-    hidden: torch.Tensor  # (width, rows, columns)
-    at_least: torch.Tensor  # (rows, columns, K): P(n > k)
+    code: torch.Tensor  # (B, 5 K, rows, columns)
+    hidden: torch.Tensor  # (B, width, rows, columns)
+    at_least: torch.Tensor  # (B, rows, columns, K): P(n > k)
+    quasi: torch.Tensor  # (P, 3)
+
+    def describe(self, place, hidden, count, tiles):
+        """Positions (2, N, P), flux (1 + 3 M, N, S), mode of N sources."""
+        posterior, catalog = self.posterior, self.catalog
+        earlier = posterior.code_of(catalog, tiles, place)
+        source = posterior.head.source_hidden(place, hidden, count, earlier)
+        factor, _, fit = posterior.position_factor(place, source, tiles, catalog)
+        high = posterior.ceiling(hidden[:, 0])
+        if place:
+            high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
+        positions, fluxes = [], []
+        for k, q in enumerate(self.quasi):
+            x, y = factor.quantile_draw(q.expand(len(hidden), 3))
+            if k < _N_FLUX:
+                flux = posterior.flux_factor(
+                    place, source, tiles, torch.stack([x, y], -1), fit, high
+                )
+                parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
+                fluxes.append(torch.cat(parts, -1).T)
+            pixels = posterior.grid.to_pixels(x, y, tiles[1], tiles[2])
+            positions.append(torch.stack(pixels))
+        mode = posterior.grid.to_pixels(*factor.mode(), tiles[1], tiles[2])
+        return torch.stack(positions, -1), torch.stack(fluxes, -1), mode
 
 
-def _greedy(posterior: TilePosterior) -> _Sweep:
+def _greedy(posterior, n_draws) -> _Sweep:
     catalog = posterior.mode()
     hidden = posterior.hidden_given(catalog)
-    probs = posterior.head.count_factor(hidden).probs[0]
-    at_least = probs.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-    return _Sweep(catalog, hidden[0], at_least)
-
-
-def _describe(posterior, place, hidden, count, tiles, catalog, quasi):
-    """Positions (2, N, P), flux (1 + 3 M, N, S), mode of N sources."""
-    earlier = posterior._code_of(catalog, tiles, place)
-    source = posterior.head.source_hidden(place, hidden, count, earlier)
-    factor, _, fit = posterior.position_factor(place, source, tiles, catalog)
-    n = len(hidden)
-    high = posterior.ceiling(hidden[:, 0])
-    if place:
-        high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
-    positions, fluxes = [], []
-    for k, q in enumerate(quasi):
-        x, y = factor.quantile_draw(q.expand(n, 3))
-        if k < N_FLUX:
-            flux = posterior.flux_factor(
-                place, source, tiles, torch.stack([x, y], -1), fit, high
-            )
-            parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
-            fluxes.append(torch.cat(parts, -1).T)
-        positions.append(
-            torch.stack(posterior.grid.to_pixels(x, y, tiles[1], tiles[2]))
-        )
-    mode_x, mode_y = factor.mode()
-    mode = posterior.grid.to_pixels(mode_x, mode_y, tiles[1], tiles[2])
-    return torch.stack(positions, -1), torch.stack(fluxes, -1), mode
-
-
-def _neighbourhood(array, rows, columns):
-    # array (channels, rows, columns) -> (N, channels, 3, 3), zeros outside.
-    padded = torch.nn.functional.pad(array, (1, 1, 1, 1))
-    step = torch.arange(3, device=array.device)
-    r = rows[:, None, None] + step[:, None]
-    c = columns[:, None, None] + step[None, :]
-    return padded[:, r, c].movedim(0, 1)
+    probs = posterior.head.count_factor(hidden).probs
+    return _Sweep(
+        posterior,
+        catalog,
+        posterior.head.encode_sources(catalog),
+        hidden,
+        probs.flip(-1).cumsum(-1).flip(-1)[..., 1:],
+        _quasi_random(max(n_draws, _N_FLUX), 3, posterior.device),
+    )
 
 
 @torch.no_grad()
 def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMarginals:
     """
-    All sources that one image may hold, with their marginals.
+    All sources that images may hold, with their marginals.
 
     Parameters
     ----------
     posterior : `TilePosterior`
-        Of one image.
+        Of B images.
 
     n_draws : int, optional
         Size P of the quasi-random sets of positions.
@@ -190,18 +188,10 @@ def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMargi
     sources : `SourceMarginals`
         Every candidate above a small probability, each source once.
     """
-    if len(posterior) != 1:
-        msg = f'posterior must hold one image, got {len(posterior)}'
-        raise ValueError(msg)
-    sweep = _greedy(posterior)
-    quasi = _quasi_random(max(n_draws, N_FLUX), 3, posterior.device)
-    found = [
-        _first_sources(posterior, sweep, quasi),
-        *(
-            _further_sources(posterior, sweep, place, quasi)
-            for place in range(1, posterior.head.n_most)
-        ),
-    ]
+    sweep = _greedy(posterior, n_draws)
+    found = [_first_sources(sweep)]
+    for place in range(1, posterior.head.n_most):
+        found.append(_further_sources(sweep, place))
     return SourceMarginals(
         *(
             torch.cat([getattr(part, field.name) for part in found])
@@ -210,135 +200,135 @@ def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMargi
     )
 
 
-def _further_sources(posterior, sweep, place, quasi):
+def _further_sources(sweep, place):
     # The second source of a tile and so on: not looked for across borders.
     chance = sweep.at_least[..., place]
-    rows, columns = (chance > max(_FAINTEST, 0.1)).nonzero(as_tuple=True)
-    rows, columns = _only(rows, columns, sweep.catalog.count[0] >= place)
-    tiles = (torch.zeros_like(rows), rows, columns)
+    candidate = (chance > 0.1) & (sweep.catalog.count >= place)
+    tiles = candidate.nonzero(as_tuple=True)
+    images, rows, columns = tiles
+    hidden = sweep.hidden[images, :, rows, columns]
     count = torch.full_like(rows, place + 1)
-    hidden = sweep.hidden[:, rows, columns].T
-    draws, _ = _describe(posterior, place, hidden, count, tiles, sweep.catalog, quasi)
-    return SourceMarginals(chance[rows, columns], *draws, rows, columns)
-
-
-def _only(rows, columns, where):
-    keep = where[rows, columns]
-    return rows[keep], columns[keep]
-
-
-def _first_sources(posterior, sweep, quasi):
-    chance = sweep.at_least[..., 0]
-    accepted = sweep.catalog.count[0] > 0
-    rows, columns = ((chance > _FAINTEST) | accepted).nonzero(as_tuple=True)
-    tiles = (torch.zeros_like(rows), rows, columns)
-    hidden = sweep.hidden[:, rows, columns].T
-    count = sweep.catalog.count[tiles].clamp(min=1)
-    draws, mode = _describe(posterior, 0, hidden, count, tiles, sweep.catalog, quasi)
-    n_draws = draws.shape[-1]
-    probability = chance[rows, columns]
-    for chunk in _border_chunks(posterior, rows, columns, mode, probability):
-        _join_neighbours(
-            posterior, sweep, chunk, rows, columns, mode, probability, draws, quasi
-        )
-    sources = SourceMarginals(
-        probability, *position, flux.movedim(0, -1), rows, columns
+    position, flux, _ = sweep.describe(place, hidden, count, tiles)
+    return SourceMarginals(
+        chance[tiles], *position, flux.movedim(0, -1), images, rows, columns
     )
-    keep = _strongest(mode, sources, accepted[rows, columns])
-    return sources.select(keep)
 
 
-def _border_chunks(posterior, rows, columns, mode, probability, size=4096):
-    # Candidates near an edge of their tile that matter at all.
-    t = posterior.grid.size
-    u = (mode[0] + 0.5) - columns * t
-    v = (mode[1] + 0.5) - rows * t
-    near = (u < _EDGE_ZONE) | (u > t - _EDGE_ZONE)
-    near |= (v < _EDGE_ZONE) | (v > t - _EDGE_ZONE)
-    index = (near & (probability > 0.05) & (probability < 0.9999)).nonzero()[:, 0]
-    return index.split(size) if len(index) else ()
+def _first_sources(sweep):
+    chance = sweep.at_least[..., 0]
+    accepted = sweep.catalog.count > 0
+    tiles = ((chance > _FAINTEST) | accepted).nonzero(as_tuple=True)
+    images, rows, columns = tiles
+    hidden = sweep.hidden[images, :, rows, columns]
+    count = sweep.catalog.count[tiles].clamp(min=1)
+    position, flux, mode = sweep.describe(0, hidden, count, tiles)
+    probability = chance[tiles]
+    draws = (position, flux)
+    near = _near_edge(sweep, tiles, mode)
+    near &= (probability > 0.05) & (probability < 0.9999)
+    for index in near.nonzero()[:, 0].split(4096):
+        _join_neighbours(sweep, index, tiles, mode, probability, draws)
+    sources = SourceMarginals(
+        probability, *position, flux.movedim(0, -1), images, rows, columns
+    )
+    return sources.select(_strongest(sources, accepted[tiles]))
 
 
-def _slots(posterior, rows, columns, mode):
-    """The up to four tiles that each place touches: (N, 4) rows, columns, valid."""
-    t = posterior.grid.size
-    u = (mode[0] + 0.5) - columns * t
-    v = (mode[1] + 0.5) - rows * t
+def _sides(sweep, tiles, mode):
+    # -1, 0 or 1: which edge of its tile a place is near, in x and in y.
+    size = sweep.posterior.grid.size
+    out = []
+    for value, number in zip(mode, (tiles[2], tiles[1]), strict=True):
+        inside = (value + 0.5) - number * size
+        beyond = (inside > size - _EDGE_ZONE).long()
+        out.append(torch.where(inside < _EDGE_ZONE, -1, beyond))
+    return out
+
+
+def _near_edge(sweep, tiles, mode):
+    side_x, side_y = _sides(sweep, tiles, mode)
+    return (side_x != 0) | (side_y != 0)
+
+
+def _touched(sweep, tiles, mode):
+    """
+    The up to four tiles that each place touches.
+
+    Rows, columns and validity, each ``(N, 4)``; a neighbour to which the
+    sweep gave a source of its own is not among them.
+    """
+    _, rows, columns = tiles
+    side_x, side_y = _sides(sweep, tiles, mode)
     zero = torch.zeros_like(rows)
-    side_x = torch.where(u < _EDGE_ZONE, -1, torch.where(u > t - _EDGE_ZONE, 1, zero))
-    side_y = torch.where(v < _EDGE_ZONE, -1, torch.where(v > t - _EDGE_ZONE, 1, zero))
     r = rows[:, None] + torch.stack([zero, zero, side_y, side_y], 1)
     c = columns[:, None] + torch.stack([zero, side_x, zero, side_x], 1)
-    valid = torch.stack(
-        [zero == 0, side_x != 0, side_y != 0, (side_x != 0) & (side_y != 0)], 1
-    )
-    n_rows, n_columns = posterior.grid.shape
+    own = torch.ones_like(rows, dtype=torch.bool)
+    near_x, near_y = side_x != 0, side_y != 0
+    valid = torch.stack([own, near_x, near_y, near_x & near_y], 1)
+    n_rows, n_columns = sweep.posterior.grid.shape
     valid &= (r >= 0) & (r < n_rows) & (c >= 0) & (c < n_columns)
-    return r, c, valid
-
-
-def _join_neighbours(
-    posterior, sweep, index, all_rows, all_columns, mode, probability, draws, quasi
-):
-    """Probability and draws of border candidates over all tiles they touch."""
-    rows, columns = all_rows[index], all_columns[index]
-    place = (mode[0][index], mode[1][index])
-    r, c, valid = _slots(posterior, rows, columns, place)
-    n = len(index)
-    # A neighbour that the sweep gave another source stays as it is.
-    count = sweep.catalog.count[0]
-    safe_r, safe_c = r.clamp(0, count.shape[0] - 1), c.clamp(0, count.shape[1] - 1)
-    other = count[safe_r, safe_c] > 0
-    other_x, other_y = posterior.grid.to_pixels(
-        sweep.catalog.x[0, safe_r, safe_c, 0],
-        sweep.catalog.y[0, safe_r, safe_c, 0],
-        safe_r,
-        safe_c,
+    r, c = r.clamp(0, n_rows - 1), c.clamp(0, n_columns - 1)
+    images = tiles[0][:, None].expand_as(r)
+    catalog = sweep.catalog
+    other_x, other_y = sweep.posterior.grid.to_pixels(
+        catalog.x[images, r, c, 0], catalog.y[images, r, c, 0], r, c
     )
-    apart = torch.hypot(other_x - place[0][:, None], other_y - place[1][:, None])
-    stays = other & (apart > _SAME_SOURCE)
+    apart = torch.hypot(other_x - mode[0][:, None], other_y - mode[1][:, None])
+    stays = (catalog.count[images, r, c] > 0) & (apart > _SAME_SOURCE)
     stays[:, 0] = False
-    valid &= ~stays
-    code = posterior.head.encode_sources(sweep.catalog)[0]
-    colours = posterior.grid.colour(device=code.device)
-    chances = torch.zeros(n, 4, device=code.device)
+    return r, c, valid & ~stays
+
+
+def _neighbourhood(array, images, rows, columns):
+    # array (B, channels, rows, columns) -> (N, channels, 3, 3), zeros outside.
+    padded = torch.nn.functional.pad(array, (1, 1, 1, 1))
+    step = torch.arange(3, device=array.device)
+    r = (rows[:, None] + step)[:, :, None]
+    c = (columns[:, None] + step)[:, None, :]
+    return padded[images[:, None, None], :, r, c].movedim(-1, 1)
+
+
+def _hidden_if_empty(sweep, images, slot, r, c, valid):
+    """Hidden layer of the tiles of one slot, all of their V being empty."""
+    rows, columns = r[:, slot], c[:, slot]
+    near = _neighbourhood(sweep.code, images, rows, columns)
+    colour = sweep.posterior.grid.colour(device=near.device)
+    around = _neighbourhood(
+        colour[None, None] + 1, torch.zeros_like(images), rows, columns
+    )
+    known = (around > 0) & (around - 1 < colour[rows, columns][:, None, None, None])
+    for s in range(4):
+        dr, dc = r[:, s] - rows + 1, c[:, s] - columns + 1
+        inside = valid[:, s] & (dr >= 0) & (dr < 3) & (dc >= 0) & (dc < 3)
+        at = inside.nonzero()[:, 0]
+        near[at, :, dr[at], dc[at]] = 0
+    return sweep.posterior.hidden_at((images, rows, columns), near, known.to(near))
+
+
+def _join_neighbours(sweep, index, tiles, mode, probability, draws):
+    """Probability and draws of border candidates over all tiles they touch."""
+    tiles = tuple(part[index] for part in tiles)
+    mode = tuple(part[index] for part in mode)
+    images = tiles[0]
+    r, c, valid = _touched(sweep, tiles, mode)
+    chances = torch.zeros(len(index), 4, device=images.device)
     drawn = [part.new_zeros(4, *part[:, index].shape) for part in draws]
     for slot in range(4):
         use = valid[:, slot].nonzero()[:, 0]
         if len(use) == 0:
             continue
-        tile_r, tile_c = r[use, slot], c[use, slot]
-        near = _neighbourhood(code, tile_r, tile_c)
-        own_colour = colours[tile_r, tile_c]
-        near_colour = _neighbourhood(colours[None] + 1, tile_r, tile_c)[:, 0]
-        known = (near_colour > 0) & (near_colour - 1 < own_colour[:, None, None])
-        # The tiles of V are taken as empty.
-        for s in range(4):
-            dr, dc = r[use, s] - tile_r + 1, c[use, s] - tile_c + 1
-            inside = valid[use, s] & (dr >= 0) & (dr < 3) & (dc >= 0) & (dc < 3)
-            at = inside.nonzero()[:, 0]
-            near[at, :, dr[at], dc[at]] = 0
-        hidden = posterior.head.hidden_at(
-            posterior._context[0][:, tile_r, tile_c].T, near, known[:, None].float()
+        own_tiles = (images[use], r[use, slot], c[use, slot])
+        hidden = _hidden_if_empty(
+            sweep, images[use], slot, r[use], c[use], valid[use]
         )
-        presence = posterior.head.count_factor(hidden).presence
-        tiles = (torch.zeros_like(tile_r), tile_r, tile_c)
-        one = torch.ones_like(tile_r)
-        *own, own_mode = _describe(
-            posterior, 0, hidden, one, tiles, sweep.catalog, quasi
-        )
-        apart = torch.hypot(own_mode[0] - place[0][use], own_mode[1] - place[1][use])
+        presence = sweep.posterior.head.count_factor(hidden).presence
+        one = torch.ones_like(use)
+        *own, own_mode = sweep.describe(0, hidden, one, own_tiles)
+        apart = torch.hypot(own_mode[0] - mode[0][use], own_mode[1] - mode[1][use])
         chances[use, slot] = presence * (apart < _SAME_SOURCE)
         for part, value in zip(drawn, own, strict=True):
             part[slot][:, use] = value
-    order = torch.zeros(n, 4, device=code.device)
-    for slot in range(4):
-        order[:, slot] = colours[safe_r[:, slot], safe_c[:, slot]]
-    rank = order.argsort(1)
-    sorted_chances = chances.gather(1, rank)
-    left = torch.cumprod(1 - sorted_chances, 1)
-    before = torch.cat([torch.ones_like(left[:, :1]), left[:, :-1]], 1)
-    weight = torch.zeros_like(chances).scatter(1, rank, sorted_chances * before)
+    weight = _chain(chances, sweep.posterior.grid.colour(device=images.device)[r, c])
     total = weight.sum(1)
     probability[index] = torch.maximum(total, probability[index])
     # The mixture: each draw belongs to a slot, in an order that is
@@ -346,47 +336,43 @@ def _join_neighbours(
     cumulative = (weight / total.clamp(min=1e-6)[:, None]).cumsum(1)
     for part, own in zip(draws, drawn, strict=True):
         n_draws = part.shape[-1]
-        where = (torch.arange(n_draws, device=code.device) * 0.7548776662 + 0.5) % 1
+        where = (torch.arange(n_draws, device=images.device) * 0.7548776662 + 0.5) % 1
         slot = (where[None, :, None] > cumulative[:, None, :]).sum(-1).clamp(max=3)
-        slot = slot[None, None].expand(1, len(part), n, n_draws)
+        slot = slot[None, None].expand(1, len(part), -1, -1)
         certain = total[None, :, None] > 1e-3
         part[:, index] = torch.where(certain, own.gather(0, slot)[0], part[:, index])
 
 
-def _strongest(mode, sources, accepted):
+def _chain(chances, colours):
+    """Probability that the source is found in each slot, in the sweep's order."""
+    rank = colours.argsort(1)
+    ordered = chances.gather(1, rank)
+    left = torch.cumprod(1 - ordered, 1)
+    before = torch.cat([torch.ones_like(left[:, :1]), left[:, :-1]], 1)
+    return torch.zeros_like(chances).scatter(1, rank, ordered * before)
+
+
+def _strongest(sources, accepted):
     """
     Each source once: of candidates closer than a source's width, the best.
 
     Two sources that the sweep accepted side by side are both kept, because
     the second was drawn knowing the first.
     """
-    n = len(sources)
-    keep = torch.ones(n, dtype=torch.bool, device=sources.x.device)
-    if n == 0:
-        return keep
-    key = sources.probability + accepted.to(sources.probability)
-    x, y = sources.x.mean(1), sources.y.mean(1)
-    for first, second in _close_pairs(sources, x, y):
-        if accepted[first] and accepted[second]:
-            continue
-        weaker = second if key[first] >= key[second] else first
-        keep[weaker] = False
-    return keep
-
-
-def _close_pairs(sources, x, y):
-    # Neighbouring tiles only: compare through a lookup of tiles.
-    table = {
-        (int(r), int(c)): k
-        for k, (r, c) in enumerate(
-            zip(sources.row.tolist(), sources.column.tolist(), strict=True)
-        )
-    }
-    x, y = x.tolist(), y.tolist()
-    for (row, column), k in table.items():
+    keep = torch.ones_like(accepted)
+    key = (sources.probability + accepted.to(sources.probability)).tolist()
+    sure = accepted.tolist()
+    x, y = sources.x.mean(1).tolist(), sources.y.mean(1).tolist()
+    places = zip(
+        sources.image.tolist(), sources.row.tolist(), sources.column.tolist(),
+        strict=True,
+    )
+    table = {place: k for k, place in enumerate(places)}
+    for (image, row, column), k in table.items():
         for dr, dc in ((0, 1), (1, -1), (1, 0), (1, 1)):
-            other = table.get((row + dr, column + dc))
-            if other is None:
+            other = table.get((image, row + dr, column + dc))
+            if other is None or (sure[k] and sure[other]):
                 continue
             if (x[k] - x[other]) ** 2 + (y[k] - y[other]) ** 2 < _SAME_SOURCE**2:
-                yield k, other
+                keep[other if key[k] >= key[other] else k] = False
+    return keep

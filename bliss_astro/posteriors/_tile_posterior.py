@@ -222,6 +222,22 @@ class TilePosterior:
             )
         return out
 
+    def hidden_at(self, tiles, code, known) -> torch.Tensor:
+        """
+        Hidden layer ``(N, width)`` of chosen tiles.
+
+        Parameters
+        ----------
+        tiles : tuple of tensor ``(N,)``
+            Image, row and column of each tile.
+
+        code, known : tensor ``(N, 5 K, 3, 3)``, ``(N, 1, 3, 3)``
+            As for `StarHead.hidden_at`.
+        """
+        images, rows, columns = tiles
+        context = self._context[images, :, rows, columns]
+        return self.head.hidden_at(context, code, known)
+
     def log_prob(self, catalog: TileCatalog, *, parts: bool = False):
         """
         Log-density of whole catalogues.
@@ -333,7 +349,7 @@ class TilePosterior:
             return
         images, rows, columns = local
         tiles = (images, 2 * rows + i, 2 * columns + j)
-        earlier = self._code_of(catalog, tiles, place)
+        earlier = self.code_of(catalog, tiles, place)
         source = self.head.source_hidden(
             place, hidden[images, :, rows, columns], catalog.count[tiles], earlier
         )
@@ -353,8 +369,8 @@ class TilePosterior:
         catalog.y[(*tiles, place)] = y
         catalog.log_flux[(*tiles, place)] = value
 
-    def _code_of(self, catalog, tiles, n_known):
-        # Code of the first n_known sources of chosen tiles, (N, 5 K).
+    def code_of(self, catalog, tiles, n_known):
+        """Code ``(N, 5 K)`` of the ``n_known`` brightest sources of tiles."""
         part = TileCatalog(
             catalog.count[tiles].clamp(max=n_known)[:, None, None],
             catalog.x[tiles][:, None, None],

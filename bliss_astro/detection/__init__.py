@@ -1,0 +1,7 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The photutils-like door: an image in, a probabilistic catalogue out.
+"""
+
+from ._detect import *
+from ._finder import *

@@ -1,0 +1,150 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What an encoder was trained on, and whether an image lies within it.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import warnings
+
+import numpy as np
+import torch
+
+from bliss_astro._warnings import OutOfDomainWarning
+from bliss_astro.catalog import CatalogFlag
+from bliss_astro.priors import SeeingPrior
+from bliss_astro.psf._mixture import DEFAULT_SHAPE, broaden_shape, describe_shape
+
+__all__ = ['Domain', 'check_domain']
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """
+    Ranges that an encoder was trained on.
+
+    Attributes
+    ----------
+    psf_area : tuple of float
+        Effective area ``1 / sum(p^2)`` of the PSF in square pixels.
+
+    density : tuple of float
+        Stars per pixel above the flux floor.
+
+    noise : tuple of float
+        Noise of empty sky in electrons.
+
+    correlation : float
+        Largest correlation of the noise of neighbouring pixels.
+    """
+
+    psf_area: tuple[float, float]
+    density: tuple[float, float]
+    noise: tuple[float, float]
+    correlation: float
+
+    @classmethod
+    def of(cls, encoder):
+        """The domain of an encoder, from its card; `None` without one."""
+        simulation = encoder.card.get('simulation')
+        if simulation is None:
+            return None
+        return _domain(json.dumps(simulation, sort_keys=True))
+
+
+@functools.lru_cache
+def _domain(text):
+    simulation = json.loads(text)
+    if simulation['psf'] == 'paper':
+        shape = torch.tensor([DEFAULT_SHAPE])
+    else:
+        generator = torch.Generator().manual_seed(0)
+        shape = SeeingPrior().sample_batch(20000, generator=generator)
+    deep = simulation['n_exposures'][1] > 1
+    area = describe_shape(shape)[:, 1] + 3.3
+    broad = describe_shape(broaden_shape(shape, 1 / 6))[:, 1] + 3.3 if deep else area
+    low, high = float(area.quantile(0.002).exp()), float(broad.quantile(0.998).exp())
+    sky = simulation['background']
+    read = simulation['read_noise'][1]
+    most = simulation['n_exposures'][1]
+    # A coadd of d exposures has 1.5 sqrt(d) times the noise in electrons.
+    return Domain(
+        psf_area=(0.97 * low, 1.03 * high),
+        density=tuple(simulation['density']),
+        noise=(
+            0.95 * math.sqrt(sky[0]),
+            1.6 * math.sqrt((sky[1] + read**2) * most),
+        ),
+        correlation=0.34 if deep else 0.02,
+    )
+
+
+def check_domain(encoder, facts):
+    """
+    Warn of what lies outside an encoder's domain.
+
+    Parameters
+    ----------
+    encoder : `~bliss_astro.encoders.Encoder`
+        Its card states the domain.
+
+    facts : dict
+        ``psf_area``, ``noise``, ``density`` (arrays by tile or scalars) and
+        ``correlation`` (float).
+
+    Returns
+    -------
+    flags : int array
+        Flags by tile (or one).
+    """
+    domain = Domain.of(encoder)
+    if domain is None:
+        return np.zeros((1, 1), dtype=np.int64)
+    slack = 1.05
+    checks = (
+        ('psf_area', domain.psf_area, CatalogFlag.PSF_OUT_OF_DOMAIN, 'PSF', _width),
+        (
+            'density',
+            (0.0, domain.density[1]),
+            CatalogFlag.DENSITY_OUT_OF_DOMAIN,
+            'density of sources',
+            lambda v: f'{v:.2g} per pixel',
+        ),
+        (
+            'noise',
+            domain.noise,
+            CatalogFlag.NOISE_OUT_OF_DOMAIN,
+            'noise of the sky',
+            lambda v: f'{v:.3g} electrons',
+        ),
+    )
+    flags = 0
+    for name, (low, high), flag, title, show in checks:
+        value = np.atleast_2d(facts[name])
+        outside = (value < low / slack) | (value > high * slack)
+        flags = flags | np.where(outside, int(flag), 0)
+        if outside.any():
+            worst = value[outside].flat[0]
+            warnings.warn(
+                f'the {title} ({show(worst)}) is outside what the encoder '
+                f'{encoder.name!r} was trained on ({show(low)} to {show(high)}); '
+                f'rows concerned are flagged {flag.name.lower()}',
+                OutOfDomainWarning,
+                stacklevel=4,
+            )
+    if max(map(abs, facts['correlation'])) > domain.correlation:
+        flags = flags | int(CatalogFlag.NOISE_OUT_OF_DOMAIN)
+        warnings.warn(
+            f'the noise correlation {facts["correlation"]} is outside what the encoder '
+            f'{encoder.name!r} was trained on (up to {domain.correlation})',
+            OutOfDomainWarning,
+            stacklevel=4,
+        )
+    return flags
+
+
+def _width(area):
+    # FWHM of the Gaussian of that effective area, 4 pi sigma^2.
+    return f'FWHM about {2.355 * math.sqrt(area / (4 * math.pi)):.2g} px'
