@@ -5,6 +5,7 @@ The posterior of one image's catalogue, in the units of the image.
 
 import dataclasses
 import json
+import numbers
 
 import numpy as np
 import torch
@@ -12,7 +13,15 @@ import torch
 from bliss_astro.posteriors import StarHead, TilePosterior, find_sources
 from bliss_astro.priors import torch_generator
 
+from ._flags import CatalogFlag
+from ._meta import header_to_wcs, wcs_to_header
+
 __all__ = ['CatalogPosterior']
+
+# Detections closer than this many FWHM are flagged as blended.
+_BLEND_REACH = 1.5
+# How far in pixels a row may be from the source that it was made of.
+_SAME_POSITION = 0.01
 
 
 class CatalogPosterior:
@@ -63,6 +72,8 @@ class CatalogPosterior:
         self.flags = flags
         self.meta = dict(meta or {})
         self._sources = None
+        self._moments = None
+        self._fwhm = None
 
     def __repr__(self):
         ny, nx = self.shape
@@ -78,6 +89,21 @@ class CatalogPosterior:
         """Number of tiles."""
         return int(np.prod(self.tile_posterior.grid.shape))
 
+    @property
+    def fwhm(self):
+        """Full width at half maximum of the PSF in the middle, in pixels."""
+        if self._fwhm is None:
+            from bliss_astro.psf import PSFModel
+
+            inputs = self.tile_posterior.inputs
+            psf = inputs.psf[0]
+            vector = psf[:, psf.shape[1] // 2, psf.shape[2] // 2]
+            self._fwhm = PSFModel.from_shape(
+                vector.double().cpu().numpy(),
+                normalization_radius=inputs.normalization_radius,
+            ).fwhm
+        return self._fwhm
+
     # -- marginals -----------------------------------------------------------
 
     @property
@@ -88,7 +114,7 @@ class CatalogPosterior:
         return self._sources
 
     def _tile_moments(self):
-        if not hasattr(self, '_moments'):
+        if self._moments is None:
             posterior = self.tile_posterior
             with torch.no_grad():
                 hidden = posterior.hidden_given(posterior.mode())
@@ -121,7 +147,8 @@ class CatalogPosterior:
         ----------
         region : tuple of slice or 2D bool array ``(ny, nx)``, optional
             Part of the image in pixels; by default all of it. Tiles
-            partly inside count by the share of their area.
+            partly inside count by the share of their area. Masked
+            pixels count too: there the prior speaks.
 
         return_error : bool, optional
             Return the standard deviation too, taking tiles as independent
@@ -150,6 +177,9 @@ class CatalogPosterior:
         if region is None:
             inside[:ny, :nx] = 1
         elif isinstance(region, tuple):
+            if len(region) != 2 or not all(isinstance(part, slice) for part in region):
+                msg = f'region must be a pair of slices (rows, columns), got {region}'
+                raise ValueError(msg)
             inside[:ny, :nx][region] = 1
         else:
             region = np.asarray(region)
@@ -187,9 +217,8 @@ class CatalogPosterior:
         """
         from ._catalog import ProbabilisticCatalog
 
-        if not 0 < threshold < 1:
-            msg = f'threshold is a probability between 0 and 1, got {threshold}'
-            raise ValueError(msg)
+        threshold = check_threshold(threshold)
+        n_samples = check_count('n_samples', n_samples)
         sources = self.sources.select(self.sources.probability >= threshold)
         columns = self._columns(sources)
         if n_samples:
@@ -202,7 +231,7 @@ class CatalogPosterior:
             wcs=self.wcs,
             unit=self.unit,
             posterior=self,
-            meta={**self.meta, 'threshold': float(threshold)},
+            meta={**self.meta, 'threshold': threshold},
             image_shape=self.shape,
             expected_count=self.expected_counts(return_error=True),
         )
@@ -220,6 +249,8 @@ class CatalogPosterior:
         ]
         mean_x, mean_y = x.mean(1), y.mean(1)
         flux, flux_err = quantiles[1], 0.5 * (quantiles[2] - quantiles[0])
+        flags = self._flags_at(mean_x, mean_y)
+        flags[self._blended(mean_x, mean_y)] |= int(CatalogFlag.BLENDED)
         return {
             'probability': sources.probability.double().cpu().numpy().clip(0, 1),
             'x_centroid': mean_x,
@@ -229,8 +260,18 @@ class CatalogPosterior:
             'x_y_cov': ((x - mean_x[:, None]) * (y - mean_y[:, None])).mean(1),
             'flux': flux if self.unit is None else flux * self.unit,
             'flux_err': flux_err if self.unit is None else flux_err * self.unit,
-            'flags': self._flags_at(mean_x, mean_y),
+            'flags': flags,
         }
+
+    def _blended(self, x, y):
+        """Indices of sources with another one within 1.5 FWHM."""
+        if len(x) < 2:
+            return np.empty(0, dtype=int)
+        from scipy.spatial import cKDTree
+
+        tree = cKDTree(np.column_stack([x, y]))
+        pairs = tree.query_pairs(_BLEND_REACH * self.fwhm, output_type='ndarray')
+        return np.unique(pairs)
 
     def _flags_at(self, x, y):
         if self.flags is None:
@@ -243,14 +284,15 @@ class CatalogPosterior:
     # -- draws -------------------------------------------------------------------
 
     def _draw_rows(self, sources, n_samples, rng):
+        from bliss_astro.posteriors import LogFluxFactor
+
         rng = np.random.default_rng(rng)
         x, y = (v.double().cpu().numpy() for v in (sources.x, sources.y))
         n = len(sources)
-        pick = rng.integers(sources.flux.shape[1], size=(n, n_samples))
+        pick = rng.integers(x.shape[1], size=(n, n_samples))
         rows = np.arange(n)[:, None]
-        parts = sources.flux.cpu()[torch.as_tensor(rows), torch.as_tensor(pick)]
-        from bliss_astro.posteriors import LogFluxFactor
-
+        at = _nearest_described(x, y, sources.flux.shape[1])[rows, pick]
+        parts = sources.flux.cpu()[torch.as_tensor(rows), torch.as_tensor(at)]
         high, mixture = parts[..., 0], parts[..., 1:].unflatten(-1, (3, -1))
         factor = LogFluxFactor(
             *mixture.unbind(-2), torch.zeros_like(high), torch.ones_like(high) * high
@@ -277,7 +319,17 @@ class CatalogPosterior:
         catalogs : list of `~astropy.table.QTable`
             Each with ``x_centroid``, ``y_centroid`` (0-based pixels) and
             ``flux``, brightest first.
+
+        Examples
+        --------
+        >>> from bliss_astro import CoaddSimulator, detect_sources
+        >>> coadd, truth = CoaddSimulator(10).simulate(rng=1)
+        >>> posterior = detect_sources(coadd).posterior
+        >>> draws = posterior.sample(20, rng=1)
+        >>> len(draws), draws[0].colnames
+        (20, ['x_centroid', 'y_centroid', 'flux'])
         """
+        n = check_count('n', n)
         generator = torch_generator(rng, device=self.tile_posterior.device)
         return [
             self._to_table(self.tile_posterior.sample(generator=generator))
@@ -308,18 +360,22 @@ class CatalogPosterior:
 
     def _match_rows(self, rows):
         # Rows came from this posterior, so their positions recur exactly.
+        from scipy.spatial import cKDTree
+
         sources = self.sources
-        x = sources.x.mean(1).double().cpu().numpy()
-        y = sources.y.mean(1).double().cpu().numpy()
-        index = np.empty(len(rows), dtype=int)
-        for k, (row_x, row_y) in enumerate(
-            zip(rows['x_centroid'], rows['y_centroid'], strict=True)
-        ):
-            distance = np.hypot(x - row_x, y - row_y)
-            index[k] = int(distance.argmin()) if len(x) else -1
-            if not len(x) or distance[index[k]] > 0.01:
-                msg = f'row {k} is no source of this posterior'
-                raise ValueError(msg)
+        own = [v.mean(1).double().cpu().numpy() for v in (sources.x, sources.y)]
+        asked = [np.asarray(rows[name], float) for name in ('x_centroid', 'y_centroid')]
+        tree = cKDTree(np.column_stack(own))
+        distance, index = tree.query(
+            np.column_stack(asked), distance_upper_bound=_SAME_POSITION
+        )
+        if not np.all(np.isfinite(distance)):
+            k = int(np.argmin(np.isfinite(distance)))
+            msg = (
+                f'rows must come from this posterior; row {k} at x={asked[0][k]:.3f}, '
+                f'y={asked[1][k]:.3f} is none of its sources'
+            )
+            raise ValueError(msg)
         return sources.select(torch.as_tensor(index, device=sources.x.device))
 
     def interval(self, rows, column, level):
@@ -340,8 +396,17 @@ class CatalogPosterior:
         Returns
         -------
         lower, upper : 1D `~numpy.ndarray`
-            In the unit of the image.
+            In the unit of the image, as plain numbers.
+
+        Raises
+        ------
+        ValueError
+            If a row is none of this posterior's, or if ``column`` or
+            ``level`` is not allowed.
         """
+        if not 0 < level < 1:
+            msg = f'level must be between 0 and 1 (exclusive), got {level!r}'
+            raise ValueError(msg)
         sources = self._match_rows(rows)
         tails = (0.5 * (1 - level), 0.5 * (1 + level))
         if column == 'flux':
@@ -351,10 +416,7 @@ class CatalogPosterior:
                 for q in tails
             )
         if column not in ('x_centroid', 'y_centroid'):
-            msg = (
-                "column must be 'flux', 'x_centroid' or 'y_centroid', "
-                f'got {column!r}'
-            )
+            msg = f"column must be 'flux', 'x_centroid' or 'y_centroid', got {column!r}"
             raise ValueError(msg)
         values = sources.x if column == 'x_centroid' else sources.y
         values = values.double().cpu().numpy()
@@ -366,8 +428,9 @@ class CatalogPosterior:
         """
         names = ('x_centroid', 'y_centroid', 'flux')
         if column not in names:
-            msg = f'column must be one of {names}, got {column!r}'
+            msg = f'column must be one of {", ".join(names)}, got {column!r}'
             raise ValueError(msg)
+        n_samples = check_count('n_samples', n_samples)
         drawn = self._draw_rows(self._match_rows(rows), n_samples, rng)
         return drawn[names.index(column)]
 
@@ -412,10 +475,14 @@ class CatalogPosterior:
                 'n_most': head.n_most,
                 'n_components': head.n_components,
             },
+            # Sums in another order would round differently.
+            'channels_last': head.from_neighbours.weight.is_contiguous(
+                memory_format=torch.channels_last
+            ),
             'tile_size': posterior.grid.size,
             'patch_radius': posterior.patch_radius,
             'unit': None if self.unit is None else str(self.unit),
-            'wcs': None if self.wcs is None else _header_text(self.wcs),
+            'wcs': wcs_to_header(self.wcs, shape=self.shape),
             'meta': json.loads(json.dumps(self.meta)),
         }
         return arrays, meta
@@ -439,8 +506,6 @@ class CatalogPosterior:
             It gives the same tables and, for the same ``rng``, the same draws.
         """
         import astropy.units as u
-        from astropy.io import fits
-        from astropy.wcs import WCS
 
         from bliss_astro.encoders import EncoderInputs
 
@@ -449,7 +514,9 @@ class CatalogPosterior:
             native = value.astype(value.dtype.newbyteorder('='), copy=False)
             return torch.as_tensor(native.copy())
 
-        head = StarHead(**meta['head'])
+        # Layers draw first weights from torch's global generator: put it back.
+        with torch.random.fork_rng(devices=[]):
+            head = StarHead(**meta['head'])
         weights, start = tensor('WEIGHTS').float(), 0
         state = head.state_dict()
         for name, value in state.items():
@@ -457,6 +524,8 @@ class CatalogPosterior:
             state[name] = weights[start:stop].reshape(value.shape)
             start = stop
         head.load_state_dict(state)
+        if meta.get('channels_last', True):
+            head = head.to(memory_format=torch.channels_last)
         head.eval().requires_grad_(False)
         values = dict(meta['scalars'])
         for field in dataclasses.fields(EncoderInputs):
@@ -471,20 +540,94 @@ class CatalogPosterior:
             tile_size=meta['tile_size'],
             patch_radius=meta['patch_radius'],
         )
-        wcs = meta['wcs']
-        if wcs is not None:
-            wcs = WCS(fits.Header.fromstring(wcs, sep='\n'))
+        wcs, shape = meta['wcs'], posterior.grid.image_shape
         return cls(
             posterior,
             np.asarray(arrays['FLOOR'], float),
             unit=None if meta['unit'] is None else u.Unit(meta['unit']),
-            wcs=wcs,
+            wcs=None if wcs is None else header_to_wcs(wcs, shape=shape),
             flags=np.asarray(arrays['FLAGS']) if 'FLAGS' in arrays else None,
             meta=meta['meta'],
         )
 
 
-def _header_text(wcs):
-    if not hasattr(wcs, 'to_header'):
-        return None
-    return wcs.to_header(relax=True).tostring(sep='\n')
+def _nearest_described(x, y, n_described):
+    """Which of the first positions, where the flux is known, is nearest to each."""
+    # In units of each source's own errors; equal positions have none.
+    scale = np.maximum([x.std(1), y.std(1)], 1e-9)[..., None]
+    x, y = x / scale[0], y / scale[1]
+    nearest = np.zeros(x.shape, dtype=int)
+    least = np.full(x.shape, np.inf)
+    for k in range(min(n_described, x.shape[1])):
+        distance = (x - x[:, k : k + 1]) ** 2 + (y - y[:, k : k + 1]) ** 2
+        closer = distance < least
+        nearest[closer], least[closer] = k, distance[closer]
+    return nearest
+
+
+def check_threshold(threshold):
+    """
+    Check that a threshold is a probability.
+
+    Parameters
+    ----------
+    threshold : float
+        What was given.
+
+    Returns
+    -------
+    threshold : float
+        The same as a plain number.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+
+    ValueError
+        If it is not between 0 and 1.
+    """
+    hint = "photutils' detect_sources takes a brightness here, bliss_astro's does not"
+    if isinstance(threshold, np.ndarray) and threshold.ndim == 0:
+        threshold = threshold[()]
+    if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool):
+        msg = (
+            'threshold must be one number, a probability between 0 and 1, got '
+            f'{threshold!r:.60}; {hint}'
+        )
+        raise TypeError(msg)
+    if not 0 < threshold < 1:
+        msg = (
+            f'threshold must be a probability between 0 and 1, got {threshold}; {hint}'
+        )
+        raise ValueError(msg)
+    return float(threshold)
+
+
+def check_count(name, value):
+    """
+    Check that a value is a whole number, 0 or more.
+
+    Parameters
+    ----------
+    name : str
+        The parameter's name, for the message.
+
+    value : int
+        What was given.
+
+    Returns
+    -------
+    value : int
+        The same as a plain number.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    whole = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not whole or value < 0 or not float(value).is_integer():
+        msg = f'{name} must be a whole number, 0 or more, got {value!r:.60}'
+        raise ValueError(msg)
+    return int(value)

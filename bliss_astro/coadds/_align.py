@@ -8,15 +8,32 @@ import torch
 __all__ = ['align_bilinear', 'coadd_noise']
 
 
-def _interpolation_matrix(dither: torch.Tensor, n_in: int) -> torch.Tensor:
-    # Rows 1 .. n_in - 2 of the bilinear operator, as (..., n_in - 2, n_in):
-    # three diagonals of which one of the outer two is zero.
-    weights = (torch.relu(-dither), 1 - dither.abs(), torch.relu(dither))
-    matrix = dither.new_zeros((*dither.shape, n_in - 2, n_in))
-    for offset, weight in enumerate(weights):
-        band = torch.diagonal(matrix, offset=offset, dim1=-2, dim2=-1)
-        band[...] = weight[..., None]
-    return matrix
+def _taps(dither: torch.Tensor):
+    # Weights of the three pixels around one, of which one of the outer two
+    # is zero.
+    return torch.relu(-dither), 1 - dither.abs(), torch.relu(dither)
+
+
+def interpolate_last(values: torch.Tensor, dither: torch.Tensor) -> torch.Tensor:
+    """
+    Interpolate linearly along the last axis, which loses both ends.
+
+    Parameters
+    ----------
+    values : tensor ``(..., n)``
+        Samples.
+
+    dither : tensor
+        Shift, at most one sample in size; broadcasts against ``values``.
+
+    Returns
+    -------
+    shifted : tensor ``(..., n - 2)``
+        ``values`` at ``k + dither`` for k from 1 to n - 2.
+    """
+    before, here, after = _taps(dither)
+    out = values[..., 1:-1] * here
+    return out.addcmul_(values[..., :-2], before).addcmul_(values[..., 2:], after)
 
 
 def align_bilinear(images: torch.Tensor, dither: torch.Tensor) -> torch.Tensor:
@@ -38,10 +55,14 @@ def align_bilinear(images: torch.Tensor, dither: torch.Tensor) -> torch.Tensor:
         Bilinear interpolation at the reference pixels; the outermost row
         and column, which an exposure may not cover, are cropped.
     """
-    ny, nx = images.shape[-2:]
-    in_x = _interpolation_matrix(dither[..., 0], nx).transpose(-1, -2)
-    in_y = _interpolation_matrix(dither[..., 1], ny)
-    return in_y @ (images @ in_x)
+    # Three multiplications a pixel and axis: half the time of two products
+    # with banded matrices.
+    across = interpolate_last(images, dither[..., 0, None, None])
+    before, here, after = _taps(dither[..., 1, None, None])
+    out = across[..., 1:-1, :] * here
+    return out.addcmul_(across[..., :-2, :], before).addcmul_(
+        across[..., 2:, :], after
+    )
 
 
 def coadd_noise(

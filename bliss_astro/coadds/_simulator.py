@@ -16,13 +16,16 @@ from bliss_astro.psf._mixture import (
     DEFAULT_SHAPE,
     broaden_shape,
 )
-from bliss_astro.rendering._torch import render_stars
+from bliss_astro.rendering._torch import render_stars, star_factors
 
-from ._align import align_bilinear, coadd_noise
+from ._align import align_bilinear, coadd_noise, interpolate_last
 
 __all__ = ['CoaddBatch', 'CoaddSimulator']
 
 NOISE_ORDERS = ('before_alignment', 'after_alignment')
+
+# Pixels of exposures that are worked on at a time: some megabytes.
+_CACHE_PIXELS = 300_000
 
 
 @dataclasses.dataclass
@@ -368,12 +371,30 @@ class CoaddSimulator:
     def _stack(self, x, y, flux, psf, background, read_noise, dither, generator):
         ny, nx = self.shape
         n_images, n_exposures = dither.shape[:2]
+        out = torch.empty(n_images, ny, nx, device=self.device)
+        n_stars = (flux > 0).sum(1)
+        piece = n_images
+        if self.device.type == 'cpu':
+            piece = max(1, _CACHE_PIXELS // (n_exposures * ny * nx))
+        # Images of like numbers of stars together waste no places.
+        for index in torch.argsort(n_stars).split(piece):
+            n_places = max(1, int(n_stars[index].max()))
+            stars = (v[index, :n_places] for v in (x, y, flux))
+            fields = (v[index] for v in (psf, background, read_noise, dither))
+            out[index] = self._stack_piece(*stars, *fields, generator)
+        return out
+
+    def _stack_piece(self, x, y, flux, psf, background, read_noise, dither, generator):
+        ny, nx = self.shape
+        n_images, n_exposures = dither.shape[:2]
 
         def per_exposure(value):
             return value.repeat_interleave(n_exposures, 0)
 
+        shifts = dither.flatten(0, 1)
+        shift_x, shift_y = shifts[:, 0, None, None], shifts[:, 1, None, None]
         # Exposures carry one more pixel on each side.
-        signal = render_stars(
+        along_y, along_x = star_factors(
             per_exposure(psf),
             (x[:, None] + dither[..., :1] + 1).flatten(0, 1),
             (y[:, None] + dither[..., 1:] + 1).flatten(0, 1),
@@ -384,21 +405,26 @@ class CoaddSimulator:
         )
         background = per_exposure(background)[:, None, None]
         read_noise = per_exposure(read_noise)[:, None, None]
-        shifts = dither.flatten(0, 1)
-        aligned = align_bilinear(signal, shifts)
+        # The signal is aligned by its factors, which are small.
+        aligned = interpolate_last(along_y, shift_y).transpose(1, 2) @ (
+            interpolate_last(along_x, shift_x)
+        )
         if self.noise_order == 'before_alignment':
             noisy = add_noise(
-                signal, background, read_noise=read_noise, generator=generator
+                along_y.transpose(1, 2) @ along_x,
+                background,
+                read_noise=read_noise,
+                generator=generator,
             )
             data = align_bilinear(noisy, shifts)
         else:
             data = add_noise(
                 aligned, background, read_noise=read_noise, generator=generator
             )
-        weight = 1 / (aligned + (background + read_noise**2))
+        weight = aligned.add_(background + read_noise**2).reciprocal_()
         stacked = (n_images, n_exposures, ny, nx)
-        data, weight = data.view(stacked), weight.view(stacked)
-        return (data * weight).sum(1) / weight.sum(1)
+        data = data.mul_(weight).view(stacked).sum(1)
+        return data / weight.view(stacked).sum(1)
 
     def _draw_mask(self, data, generator):
         if self.bad_pixels is None:

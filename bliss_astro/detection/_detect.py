@@ -4,18 +4,22 @@ The door: an image in, a probabilistic catalogue out.
 """
 
 import contextlib
+import copy
 import math
+import os
 import warnings
 
+import astropy.units as u
 import numpy as np
 import torch
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from bliss_astro._warnings import NoDetectionsWarning
 from bliss_astro.catalog import CatalogFlag, CatalogPosterior
+from bliss_astro.catalog._posterior import check_count, check_threshold
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.posteriors import TileGrid, TilePosterior
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, describe_shape
+from bliss_astro.psf._mixture import describe_shape
 
 from ._domain import check_domain
 from ._inputs import as_exposure
@@ -58,12 +62,16 @@ def detect_sources(
     and keeps the posterior as ``catalog.posterior``.  What is not given is
     estimated from the image, and ``catalog.meta['estimated']`` says how.
 
+    Either all of ``data``, ``background`` and ``bkg_error`` have units, or
+    none has.  Nothing that is passed in is changed.
+
     Parameters
     ----------
     data : `~bliss_astro.exposures.Exposure`, `~astropy.nddata.NDData`, \
             `~astropy.units.Quantity` or 2D array_like
         The image.  Integers are cast to floating point.  An
-        uncertainty of an NDData is the total error, as in photutils.
+        uncertainty of an NDData is the total error, as in photutils; what
+        an Exposure or NDData holds may not be given again by keyword.
 
     threshold : float, optional
         Smallest probability of a source, between 0 and 1.  This is not
@@ -77,16 +85,21 @@ def detect_sources(
         brighter stars of the image.
 
     background : float, 2D array_like or Quantity, optional
-        What of the sky is still in ``data``.
+        What of the sky is still in ``data``: 0 if it has been subtracted.
+        By default measured on a mesh.
 
     bkg_error : float, 2D array_like or Quantity, optional
-        Standard deviation of a pixel of empty sky.
+        Standard deviation of a pixel of empty sky.  By default the
+        scatter of the pixels below the background, one number.
 
     effective_gain : float, 2D array_like or Quantity, optional
-        Electrons per unit of ``data``.
+        Electrons per unit of ``data``.  By default 1 for data in electrons,
+        else from the background and its variance if the sky is still there,
+        else such that the noise of the sky is 29 electrons.
 
     mask : 2D bool array_like, optional
-        `True` for bad pixels.
+        `True` for bad pixels.  Pixels that are not finite are added, and
+        those more than 20 sigma below the background.
 
     wcs : WCS object, optional
         Celestial coordinates; adds ``sky_centroid``.
@@ -141,11 +154,13 @@ def detect_sources(
     >>> catalog = detect_sources(coadd)
     >>> len(catalog) == len(truth)
     True
+    >>> catalog.meta['estimated']
+    {'density': 'first pass'}
     """
-    _check_threshold(threshold)
-    if isinstance(n_samples, bool) or int(n_samples) != n_samples or n_samples < 0:
-        msg = f'n_samples must be a whole number, 0 or more, got {n_samples!r}'
-        raise ValueError(msg)
+    threshold = check_threshold(threshold)
+    n_samples = check_count('n_samples', n_samples)
+    if n_samples:
+        rng = np.random.default_rng(rng)
     exposure, estimated = as_exposure(
         data,
         psf=psf,
@@ -166,8 +181,7 @@ def detect_sources(
         estimated=estimated,
         progress_bar=progress_bar,
     )
-    catalog = posterior.at_threshold(threshold, n_samples=int(n_samples), rng=rng)
-    _flag_blends(catalog, exposure)
+    catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
     if len(catalog) == 0:
         warnings.warn(
             f'no source has a probability above {threshold}',
@@ -180,46 +194,66 @@ def detect_sources(
 # -- checks ------------------------------------------------------------------
 
 
-def _check_threshold(threshold):
-    try:
-        allowed = 0 < float(threshold) < 1
-    except (TypeError, ValueError):
-        allowed = False
-    if not allowed or isinstance(threshold, bool):
-        msg = (
-            f'threshold must be a probability between 0 and 1, got {threshold!r}; '
-            "photutils' detect_sources takes a brightness here, bliss_astro's does not"
-        )
-        raise ValueError(msg)
-
-
 def _as_encoder(encoder, device):
-    if encoder is None or not isinstance(encoder, Encoder):
+    if not isinstance(encoder, Encoder):
+        if encoder is not None and not isinstance(encoder, str | os.PathLike):
+            msg = (
+                'encoder must be an Encoder, the name of a bundled one or a path, got '
+                f'{type(encoder).__name__}'
+            )
+            raise TypeError(msg)
         encoder = Encoder.from_pretrained('stars' if encoder is None else encoder)
-    if device == 'auto':
+    if isinstance(device, str) and device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return encoder.to(device)
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition('\n')[0]
+        msg = f"device must be 'auto' or one of torch's, got {device!r}: {reason}"
+        raise ValueError(msg) from error
+    if encoder.device.type == device.type:
+        return encoder
+    # The caller's own encoder stays where it is.
+    return copy.deepcopy(encoder).to(device)
 
 
 def _check_flux_min(flux_min, exposure):
     if flux_min is None:
         return None
-    if hasattr(flux_min, 'unit'):
-        if exposure.unit is None:
-            msg = 'flux_min has a unit but data have none'
+    own = getattr(flux_min, 'unit', None)
+    if (own is None) != (exposure.unit is None):
+        having, lacking = ('data', 'flux_min')[:: 1 if own is None else -1]
+        msg = f'{having} has a unit and {lacking} has none; give units to both or none'
+        raise ValueError(msg)
+    if own is not None:
+        if not own.is_equivalent(exposure.unit):
+            msg = f'flux_min must have units of {exposure.unit}, got {own}'
             raise ValueError(msg)
         flux_min = flux_min.to_value(exposure.unit)
-    flux_min = float(flux_min)
-    if not (math.isfinite(flux_min) and flux_min > 0):
+    value = np.asarray(flux_min)
+    if value.ndim or value.dtype.kind not in 'fiu':
+        msg = f'flux_min must be one real number, got {flux_min!r:.60}'
+        raise TypeError(msg)
+    if not (np.isfinite(value) and value > 0):
         msg = f'flux_min must be positive and finite, got {flux_min}'
         raise ValueError(msg)
-    return flux_min
+    return float(value)
 
 
 def _check_density(density, exposure):
     if density is None:
         return None
-    value = np.asarray(density, float)
+    if getattr(density, 'unit', None) is not None:
+        if not density.unit.is_equivalent(u.pix**-2):
+            msg = f'density must be per square pixel, got {density.unit}'
+            raise ValueError(msg)
+        density = density.to_value(u.pix**-2)
+    value = np.asarray(density)
+    if value.dtype.kind not in 'fiu':
+        msg = f'density must be a real number or a map, got {density!r:.60}'
+        raise TypeError(msg)
+    value = value.astype(float)
     if value.ndim not in (0, 2) or (value.ndim == 2 and value.shape != exposure.shape):
         msg = (
             f'density must be a number or a map of shape {exposure.shape}, got shape '
@@ -270,19 +304,19 @@ def _inputs(exposure, encoder, *, flux_min):
     noise = _tile_mean(exposure.bkg_error, grid)
     gain = _tile_mean(exposure.effective_gain, grid)
     psf = _psf_map(exposure, grid)
+    middle = exposure.psf_at(exposure.shape[1] // 2, exposure.shape[0] // 2)
+    radius = float(middle.normalization_radius)
     correlation = np.array(exposure.noise_correlation, float)
     image = np.array(exposure.data, dtype=np.float32)
     image -= np.asarray(exposure.background, dtype=np.float32)
     image /= np.asarray(exposure.bkg_error, dtype=np.float32)
     image[exposure.mask] = 0.0
-    radius = float(
-        getattr(exposure.psf, 'normalization_radius', DEFAULT_NORMALIZATION_RADIUS)
-    )
     shape = torch.from_numpy(np.moveaxis(psf, 0, -1).astype(np.float32))
     area = np.exp(describe_shape(shape, radius=radius)[..., 1].numpy() + 3.3)
+    # The flux of signal-to-noise ratio 1, in the limit of faint sources.
+    unit_flux = noise * np.sqrt(area * np.prod(1 + 2 * correlation))
     if flux_min is None:
-        excess = np.prod(1 + 2 * correlation)
-        floor = FLOOR_SNR * noise * np.sqrt(area * excess)
+        floor = FLOOR_SNR * unit_flux
     else:
         floor = np.full((1, 1), flux_min)
     inputs = EncoderInputs(
@@ -299,6 +333,7 @@ def _inputs(exposure, encoder, *, flux_min):
         'psf_area': area,
         'noise': noise * gain,
         'correlation': tuple(correlation),
+        'floor_snr': None if flux_min is None else floor / unit_flux,
     }
     return inputs, floor, facts, grid
 
@@ -364,13 +399,14 @@ def _features(encoder, inputs, grid, *, progress_bar=False):
 
 def _tile_posterior(encoder, inputs, grid, *, progress_bar=False):
     features = _features(encoder, inputs, grid, progress_bar=progress_bar)
-    return TilePosterior(
-        features,
-        inputs,
-        encoder.head,
-        tile_size=grid.size,
-        patch_radius=encoder.config.patch_radius,
-    )
+    with torch.no_grad():
+        return TilePosterior(
+            features,
+            inputs,
+            encoder.head,
+            tile_size=grid.size,
+            patch_radius=encoder.config.patch_radius,
+        )
 
 
 def _estimate_density(encoder, inputs, grid):
@@ -446,17 +482,3 @@ def _pixel_flags(exposure, grid, by_tile):
     if nx % size:
         flags[:, nx - nx % size :] |= int(CatalogFlag.PADDED)
     return flags
-
-
-def _flag_blends(catalog, exposure):
-    """Flag sources with another detection within 1.5 FWHM."""
-    if len(catalog) < 2:
-        return
-    from scipy.spatial import cKDTree
-
-    ny, nx = exposure.shape
-    reach = 1.5 * exposure.psf_at(nx / 2, ny / 2).fwhm
-    points = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
-    pairs = cKDTree(points).query_pairs(reach, output_type='ndarray')
-    index = np.unique(pairs)
-    catalog['flags'][index] |= int(CatalogFlag.BLENDED)

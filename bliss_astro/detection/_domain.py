@@ -38,12 +38,16 @@ class Domain:
 
     correlation : float
         Largest correlation of the noise of neighbouring pixels.
+
+    floor_snr : tuple of float or None
+        Signal-to-noise ratio of a source at the flux floor.
     """
 
     psf_area: tuple[float, float]
     density: tuple[float, float]
     noise: tuple[float, float]
     correlation: float
+    floor_snr: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, encoder):
@@ -77,7 +81,11 @@ def _domain(text):
             0.95 * math.sqrt(sky[0]),
             1.6 * math.sqrt((sky[1] + read**2) * most),
         ),
-        correlation=0.34 if deep else 0.02,
+        # Two exposures half a pixel apart reach 0.5.
+        correlation=0.51 if deep else 0.02,
+        floor_snr=None
+        if simulation.get('flux_min') is not None
+        else tuple(simulation['floor_snr']),
     )
 
 
@@ -91,8 +99,9 @@ def check_domain(encoder, facts):
         Its card states the domain.
 
     facts : dict
-        ``psf_area``, ``noise``, ``density`` (arrays by tile or scalars) and
-        ``correlation`` (float).
+        ``psf_area``, ``noise``, ``density`` (arrays by tile or scalars),
+        ``correlation`` (pair of float) and ``floor_snr`` (array, or `None`
+        for the usual one).
 
     Returns
     -------
@@ -134,14 +143,28 @@ def check_domain(encoder, facts):
                 OutOfDomainWarning,
                 stacklevel=4,
             )
-    if max(map(abs, facts['correlation'])) > domain.correlation:
+    correlation = facts['correlation']
+    if max(correlation) > domain.correlation or min(correlation) < -0.05:
         flags = flags | int(CatalogFlag.NOISE_OUT_OF_DOMAIN)
         warnings.warn(
-            f'the noise correlation {facts["correlation"]} is outside what the encoder '
+            f'the noise correlation ({", ".join(map("{:.2f}".format, correlation))}) '
+            'is outside what the encoder '
             f'{encoder.name!r} was trained on (up to {domain.correlation})',
             OutOfDomainWarning,
             stacklevel=4,
         )
+    if domain.floor_snr is not None and facts.get('floor_snr') is not None:
+        low, high = domain.floor_snr
+        value = np.atleast_2d(facts['floor_snr'])
+        outside = (value < low / slack) | (value > high * slack)
+        if outside.any():
+            warnings.warn(
+                f'flux_min stands for a signal-to-noise ratio of '
+                f'{value[outside].flat[0]:.3g}, outside what the encoder '
+                f'{encoder.name!r} was trained on ({low:g} to {high:g})',
+                OutOfDomainWarning,
+                stacklevel=4,
+            )
     return flags
 
 

@@ -3,12 +3,14 @@
 The encoder as a finder of photutils.
 """
 
+import inspect
 import warnings
 
 import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._warnings import NoDetectionsWarning
+from bliss_astro.catalog._posterior import check_threshold
 
 from ._detect import detect_sources
 
@@ -28,7 +30,16 @@ class BlissFinder:
         Smallest probability of a source.
 
     **kwargs
-        Any keyword of `detect_sources` but ``mask``.
+        Any keyword of `detect_sources` but ``mask``.  What is not given is
+        estimated anew from each image.
+
+    Raises
+    ------
+    TypeError
+        If there is no such keyword.
+
+    ValueError
+        If ``threshold`` is not between 0 and 1.
 
     Examples
     --------
@@ -43,14 +54,24 @@ class BlissFinder:
     """
 
     def __init__(self, threshold=0.5, **kwargs):
-        if 'mask' in kwargs:
-            msg = 'mask is given when the finder is called'
+        for name in ('data', 'mask'):
+            if name in kwargs:
+                msg = f'{name} is given when the finder is called'
+                raise TypeError(msg)
+        allowed = list(inspect.signature(detect_sources).parameters)[2:]
+        unknown = sorted(set(kwargs) - set(allowed))
+        if unknown:
+            msg = (
+                f'BlissFinder has no argument {unknown[0]!r}; it has threshold, '
+                f'{", ".join(name for name in allowed if name != "mask")}'
+            )
             raise TypeError(msg)
-        self.threshold = threshold
+        self.threshold = check_threshold(threshold)
         self.kwargs = kwargs
 
     def __repr__(self):
-        return f'BlissFinder(threshold={self.threshold})'
+        names = ''.join(f', {name}=...' for name in self.kwargs)
+        return f'BlissFinder(threshold={self.threshold}{names})'
 
     def __call__(self, data, mask=None):
         """

@@ -145,7 +145,9 @@ def load_encoder(name='stars') -> Encoder:
             f'the card says {expected}; reinstall the package or restore the file'
         )
         raise ValueError(msg)
-    encoder = Encoder(config)
+    # Layers draw first weights from torch's global generator: put it back.
+    with torch.random.fork_rng(devices=[]):
+        encoder = Encoder(config)
     encoder.load_state_dict(load(weights))
     encoder.card = card
     return encoder.to(memory_format=torch.channels_last).eval().requires_grad_(False)

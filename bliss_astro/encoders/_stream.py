@@ -18,6 +18,9 @@ from ._inputs import EncoderInputs
 
 __all__ = ['SimulationConfig', 'SimulationStream']
 
+# Distance in pixels that confined stars keep from the edges.
+_CONFINED_MARGIN = 12
+
 
 @dataclasses.dataclass(frozen=True)
 class SimulationConfig:
@@ -110,6 +113,14 @@ class SimulationConfig:
             if not 0 < pair[0] <= pair[1]:
                 msg = f'{name} must be an increasing positive pair, got {pair}'
                 raise ValueError(msg)
+        # Told now rather than by the first batch of confined stars.
+        margin = max(self.margin, _CONFINED_MARGIN * (self.confined_fraction > 0))
+        if 2 * margin >= min(self.shape):
+            msg = (
+                f'shape must be larger than {2 * margin} px, twice the distance that '
+                f'stars keep from the edges, got {tuple(self.shape)}'
+            )
+            raise ValueError(msg)
 
 
 class SimulationStream:
@@ -172,7 +183,8 @@ class SimulationStream:
         config = self.config
         depth = self._depth(generator)
         coins = torch.rand(2, generator=generator, device=self.device).tolist()
-        margin = 12 if coins[0] < config.confined_fraction else config.margin
+        confined = coins[0] < config.confined_fraction
+        margin = _CONFINED_MARGIN if confined else config.margin
         if config.psf == 'paper':
             psf = torch.tensor([DEFAULT_SHAPE], device=self.device).expand(n, 8)
         else:

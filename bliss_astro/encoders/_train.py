@@ -77,12 +77,16 @@ class TrainingConfig:
             msg = f"precision must be 'float32' or 'bfloat16', got {self.precision!r}"
             raise ValueError(msg)
         for name in ('n_steps', 'batch_size', 'n_validation', 'validate_every'):
-            if getattr(self, name) < 1:
-                msg = f'{name} must be positive, got {getattr(self, name)}'
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                msg = f'{name} must be a positive integer, got {value!r}'
                 raise ValueError(msg)
 
 
 def _section(kind, table, name, path):
+    if not isinstance(table, dict):
+        msg = f'{path}: {name} must be a section [{name}], got {table!r}'
+        raise ValueError(msg)
     known = {field.name for field in dataclasses.fields(kind)}
     unknown = sorted(set(table) - known)
     if unknown:
@@ -92,7 +96,11 @@ def _section(kind, table, name, path):
         )
         raise ValueError(msg)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    return kind(**values)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        msg = f'{path}: in [{name}], {error}'
+        raise ValueError(msg) from error
 
 
 def load_config(path):
@@ -164,7 +172,9 @@ class _Trainer:
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.step, self.n_skipped, self.seconds = 0, 0, 0.0
         self.best, self.best_weights = math.inf, None
-        self.dataset = None
+        # False within the short moment in which weights change.
+        self.whole = True
+        self.validated = 0
 
     # -- one step ------------------------------------------------------------
 
@@ -205,19 +215,26 @@ class _Trainer:
         """One step of the optimiser; returns the terms of the loss."""
         for group in self.optimizer.param_groups:
             group['lr'] = self._learning_rate()
-        inputs, catalog = self._draw()
-        loss, terms = self._loss(self.encoder, inputs, catalog)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.encoder.parameters(), self.training.clip_norm
-        )
+        before = self.generator.get_state()
+        try:
+            inputs, catalog = self._draw()
+            loss, terms = self._loss(self.encoder, inputs, catalog)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.encoder.parameters(), self.training.clip_norm
+            )
+        except BaseException:  # Ctrl-C above all: the step did not happen
+            self.generator.set_state(before)
+            raise
+        self.whole = False
         if torch.isfinite(loss) and torch.isfinite(norm):
             self.optimizer.step()
             self._update_average()
         else:
             self.n_skipped += 1
         self.step += 1
+        self.whole = True
         terms = {name: float(value.detach()) for name, value in terms.items()}
         return {'loss': float(loss.detach()), 'norm': float(norm), **terms}
 
@@ -242,6 +259,7 @@ class _Trainer:
             n += size
         terms = {name: value / n for name, value in total.items()}
         terms['loss'] = terms['count'] + terms['position'] + terms['flux']
+        self.validated = self.step
         if terms['loss'] < self.best:
             self.best = terms['loss']
             self.best_weights = {
@@ -267,6 +285,7 @@ class _Trainer:
             'seconds': self.seconds,
             'best': self.best,
             'best_weights': self.best_weights,
+            'validated': self.validated,
         }
         temporary = path.with_name(path.name + f'.{os.getpid()}.tmp')
         try:
@@ -292,6 +311,7 @@ class _Trainer:
         self.generator.set_state(state['generator'].cpu())
         for name in ('step', 'n_skipped', 'seconds', 'best', 'best_weights'):
             setattr(self, name, state[name])
+        self.validated = state.get('validated', self.step)
 
 
 class _Log:
@@ -307,8 +327,16 @@ class _Log:
         self.path = path
 
     def write(self, **values):
+        line = json.dumps(_finite(values), allow_nan=False)
         with self.path.open('a') as file:
-            file.write(json.dumps(values) + '\n')
+            file.write(line + '\n')
+
+
+def _finite(value):
+    # JSON knows neither NaN nor infinity.
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tqdm(progress_bar, total, initial):
@@ -406,6 +434,8 @@ def _run(trainer, output, checkpoint, max_minutes, progress_bar):
     spent = trainer.seconds
     with _tqdm(progress_bar, training.n_steps, trainer.step) as bar:
         try:
+            # The run may have been interrupted while it validated.
+            _validate_if_due(trainer, log, bar)
             while trainer.step < training.n_steps:
                 terms = trainer.advance()
                 now = time.monotonic()
@@ -416,14 +446,7 @@ def _run(trainer, output, checkpoint, max_minutes, progress_bar):
                     log.write(
                         step=trainer.step, seconds=round(trainer.seconds, 1), **terms
                     )
-                if (
-                    trainer.step % training.validate_every == 0
-                    or trainer.step == training.n_steps
-                ):
-                    terms = trainer.validate()
-                    log.write(step=trainer.step, validation=terms)
-                    if bar is not None:
-                        bar.set_postfix(validation=f'{terms["loss"]:.3f}')
+                _validate_if_due(trainer, log, bar)
                 if now - saved > 60 * training.checkpoint_minutes:
                     trainer.save(checkpoint)
                     saved = now
@@ -431,7 +454,19 @@ def _run(trainer, output, checkpoint, max_minutes, progress_bar):
                     break
         finally:
             # Ctrl-C included; a kill -9 leaves the previous checkpoint.
-            trainer.save(checkpoint)
+            if trainer.whole:
+                trainer.save(checkpoint)
+
+
+def _validate_if_due(trainer, log, bar):
+    training, step = trainer.training, trainer.step
+    due = step % training.validate_every == 0 or step == training.n_steps
+    if not due or step == trainer.validated:
+        return
+    terms = trainer.validate()
+    log.write(step=step, validation=terms)
+    if bar is not None:
+        bar.set_postfix(validation=f'{terms["loss"]:.3f}')
 
 
 def _card(trainer, name):

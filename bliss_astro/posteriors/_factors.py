@@ -15,13 +15,28 @@ __all__ = ['CountFactor', 'LogFluxFactor', 'PositionFactor']
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def _ndtr(z: torch.Tensor) -> torch.Tensor:
+    # torch.special.ndtr is (1 + erf) / 2, which is zero below -5.5 in single
+    # precision; this keeps all digits of the lower tail.
+    return 0.5 * torch.erfc(z * -math.sqrt(0.5))
+
+
+def _log_ndtr(z: torch.Tensor) -> torch.Tensor:
+    # The derivative of torch.special.log_ndtr is a difference of squares in
+    # an exponential: wrong below -1e3 in single precision, and at last NaN.
+    tail = z.clamp(max=-4.0)
+    scaled = 0.5 * torch.special.erfcx(tail * -math.sqrt(0.5))
+    below = torch.log(scaled) - 0.5 * tail**2
+    return torch.where(z < -4, below, torch.special.log_ndtr(z.clamp(min=-4.0)))
+
+
 def _log_normal_mass(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Logarithm of ``Phi(high) - Phi(low)``, accurate in both tails."""
     flip = low > 0
     a = torch.where(flip, -high, low)
     b = torch.where(flip, -low, high)
-    log_b = torch.special.log_ndtr(b)
-    ratio = torch.special.log_ndtr(a) - log_b
+    log_b = _log_ndtr(b)
+    ratio = _log_ndtr(a) - log_b
     return log_b + torch.log(-torch.expm1(ratio.clamp(max=-1e-6)))
 
 
@@ -35,17 +50,17 @@ def _truncated_cdf(value, mean, scale, low, high):
     value = torch.minimum(torch.maximum(value, low), high)
     a, b, z = ((v - mean) / scale for v in (low, high, value))
     flip = a > 0
-    lower = torch.where(flip, torch.special.ndtr(-a), torch.special.ndtr(a))
-    upper = torch.where(flip, torch.special.ndtr(-b), torch.special.ndtr(b))
-    here = torch.where(flip, torch.special.ndtr(-z), torch.special.ndtr(z))
+    lower = torch.where(flip, _ndtr(-a), _ndtr(a))
+    upper = torch.where(flip, _ndtr(-b), _ndtr(b))
+    here = torch.where(flip, _ndtr(-z), _ndtr(z))
     return ((here - lower) / (upper - lower)).nan_to_num(0.5).clamp(0, 1)
 
 
 def _truncated_quantile(q, mean, scale, low, high):
     a, b = (low - mean) / scale, (high - mean) / scale
     flip = a > 0
-    lower = torch.special.ndtr(torch.where(flip, -b, a))
-    upper = torch.special.ndtr(torch.where(flip, -a, b))
+    lower = _ndtr(torch.where(flip, -b, a))
+    upper = _ndtr(torch.where(flip, -a, b))
     q = torch.where(flip, 1 - q, q)
     z = torch.special.ndtri((lower + q * (upper - lower)).clamp(1e-30, 1 - 6e-8))
     z = torch.where(flip, -z, z)
@@ -197,6 +212,23 @@ class PositionFactor:
             x[..., None], self.mean_x, self.scale_x, self.low, self.high
         )
         return (self.log_weights.exp() * parts).sum(-1)
+
+    def cdf_y(self, y: torch.Tensor, *, n_nodes: int = 32) -> torch.Tensor:
+        """
+        Marginal distribution function of y.
+
+        The mean over x, component by component, is that over ``n_nodes``
+        points of equal probability.
+        """
+        total = torch.zeros_like(self.mean_y)
+        for node in range(n_nodes):
+            q = torch.full_like(self.mean_x, (node + 0.5) / n_nodes)
+            x = _truncated_quantile(q, self.mean_x, self.scale_x, self.low, self.high)
+            mean = self.mean_y + self.slope * (x - self.mean_x)
+            total = total + _truncated_cdf(
+                y[..., None], mean, self.scale_y, self.low, self.high
+            )
+        return (self.log_weights.exp() * total).sum(-1) / n_nodes
 
 
 class LogFluxFactor:

@@ -19,9 +19,9 @@ LOG_FLUX_CEILING = 12.0
 
 
 def _log_scale(value: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    # A smooth bound keeps gradients alive at the ends.
-    centre, half = 0.5 * (low + high), 0.5 * (high - low)
-    return centre + half * torch.tanh((value - centre) / half)
+    # The identity but near the ends, which are smooth so that gradients live.
+    value = low + F.softplus(value - low, beta=3)
+    return high - F.softplus(high - value, beta=3)
 
 
 class StarHead(nn.Module):
@@ -136,11 +136,14 @@ class StarHead(nn.Module):
             Every second row and column.
         """
         i, j = COLOURS[colour]
+        own = context[..., i::2, j::2]
+        if own.numel() == 0:  # a single row or column of tiles
+            return own
         flag = known.expand(len(code), 1, *known.shape)
         told = torch.cat([flag, code * known], 1)
         told = F.pad(told, (1, 1, 1, 1))[..., i:, j:]
         near = F.conv2d(told, self.from_neighbours.weight, stride=2)
-        hidden = F.silu(context[..., i::2, j::2] + near)
+        hidden = F.silu(own + near)
         return hidden + F.silu(self.mix(hidden))
 
     def hidden_at(self, context, code, known):
@@ -245,7 +248,7 @@ class StarHead(nn.Module):
         )
         raw = self.source[place]['position'](torch.cat([hidden, told], -1))
         logit, ax, ay, sx, sy, slope = raw.unflatten(-1, (6, -1)).unbind(-2)
-        floor = math.log(2e-4)
+        floor = math.log(1e-4)
         # The fit's component: moved and widened in units of its error.
         mean_x = [fit['x'] + fit['error_x'] * ax[:, 0]]
         mean_y = [fit['y'] + fit['error_y'] * ay[:, 0]]
@@ -316,7 +319,7 @@ class StarHead(nn.Module):
         raw = self.source[place]['flux'](torch.cat([hidden, told], -1))
         logit, shift, width = raw.unflatten(-1, (3, -1)).unbind(-2)
         error = at['relative_error']
-        floor = math.log(3e-4)
+        floor = math.log(1e-4)
         mean = [at['log_flux'] + error * shift[:, 0]]
         log_scale = [_log_scale(torch.log(error) + width[:, 0], floor, 1.0)]
         for k in range(1, self.n_components):

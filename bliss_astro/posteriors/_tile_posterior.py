@@ -141,7 +141,7 @@ class TilePosterior:
         safe = torch.maximum(flux, 0.2 * fit['log_floor'].exp())
         return {
             'log_flux': torch.log(safe) - fit['log_floor'],
-            'relative_error': (error / safe).clamp(3e-4, 5),
+            'relative_error': (error / safe).clamp(1e-4, 5),
             'snr': flux / error,
             'chi2': chi2,
         }
@@ -332,6 +332,8 @@ class TilePosterior:
             hidden = self.head.hidden(
                 self._context, code, self.known_before(colour), colour
             )
+            if hidden.numel() == 0:
+                continue
             factor = self.head.count_factor(hidden)
             if threshold is None:
                 count = factor.sample(generator=generator)

@@ -18,6 +18,10 @@ __all__ = ['TorchStarRenderer', 'render_stars']
 
 # Some megabytes of single precision.
 _CACHE_ELEMENTS = 4_000_000
+_N_GAUSSIANS = 19
+
+# Logarithm of what is taken as zero of a Gaussian of unit height.
+_NEGLIGIBLE = -40.0
 
 
 def _series_order(inclination: float, tolerance: float) -> int:
@@ -35,7 +39,12 @@ def _series_order(inclination: float, tolerance: float) -> int:
 def _factors(offset: torch.Tensor, variance: torch.Tensor, order: int) -> torch.Tensor:
     # offset (B, S, N), variance (B, S, K) -> (B, S, K, order + 1, N)
     half = -0.5 / variance[..., None]
-    gauss = torch.exp_((offset**2)[..., None, :] * half)
+    log_gauss = (offset**2)[..., None, :] * half
+    # Denormal numbers, here or in products, are a hundred times slower.
+    log_gauss = torch.nn.functional.threshold(
+        log_gauss, _NEGLIGIBLE, -math.inf, inplace=True
+    )
+    gauss = torch.exp(log_gauss)
     if order == 0:
         return gauss[..., None, :]
     scaled = offset[..., None, :] * torch.rsqrt(variance)[..., None]
@@ -90,34 +99,44 @@ def render_stars(
         In the unit of ``flux``.  No star is cut off at any radius; the error
         against the exact profile is below 1e-5 of the peak.
     """
+    parts = (shape, x, y, flux)
+    # Pieces whose factors fit into the processor's cache.
+    per_image = x.shape[1] * _N_GAUSSIANS * sum(size)
+    piece = max(1, _CACHE_ELEMENTS // max(1, per_image)) if not x.is_cuda else len(x)
+    images = []
+    for piece_of in zip(*(part.split(piece) for part in parts), strict=True):
+        fy, fx = star_factors(*piece_of, size=size, radius=radius, tolerance=tolerance)
+        images.append(fy.transpose(1, 2) @ fx)
+    return torch.cat(images)
+
+
+def star_factors(shape, x, y, flux, *, size, radius, tolerance):
+    """
+    The matrices whose product is a star field.
+
+    Parameters
+    ----------
+    shape, x, y, flux, size, radius, tolerance
+        As in `render_stars`.
+
+    Returns
+    -------
+    along_y, along_x : tensor ``(B, M, ny)``, ``(B, M, nx)``
+        ``along_y.transpose(1, 2) @ along_x`` are the images.  What is linear
+        and acts along one axis, such as an interpolation, may be applied to
+        these instead.
+    """
     step = 0.7 if tolerance < 1e-5 else 1.0
     height, variance = mixture_of_shape(shape, radius=radius, step=step)  # (B, K)
     e1, e2 = shape[:, 6:7], shape[:, 7:8]
     inclination = e2 / torch.sqrt((1 - e1) * (1 + e1))  # (B, 1)
     order = _series_order(float(inclination.abs().max()), tolerance)
     norm = torch.rsqrt(1 - e1**2 - e2**2)
-    parts = (
-        variance / ((1 - e1) * norm),
-        variance / ((1 + e1) * norm),
-        height,
-        inclination,
-        x,
-        y,
-        flux,
-    )
-    # Pieces whose factors fit into the processor's cache.
-    per_image = x.shape[1] * variance.shape[1] * (order + 1) * sum(size)
-    piece = max(1, _CACHE_ELEMENTS // max(1, per_image)) if not x.is_cuda else len(x)
-    pieces = zip(*(part.split(piece) for part in parts), strict=True)
-    return torch.cat([_draw_piece(*part, size, order) for part in pieces])
-
-
-def _draw_piece(var_x, var_y, height, inclination, x, y, flux, size, order):
     ny, nx = size
     grid_x = torch.arange(nx, device=x.device, dtype=x.dtype)
     grid_y = torch.arange(ny, device=x.device, dtype=x.dtype)
-    n_images, n_stars = x.shape
-    full = (n_images, n_stars, height.shape[-1])
+    full = (*x.shape, height.shape[-1])
+    var_x, var_y = variance / ((1 - e1) * norm), variance / ((1 + e1) * norm)
     fx = _factors(grid_x - x[..., None], var_x[:, None].expand(full), order)
     fy = _factors(grid_y - y[..., None], var_y[:, None].expand(full), order)
     weight = (flux[..., None] * height[:, None])[..., None]  # (B, S, K, 1)
@@ -126,7 +145,7 @@ def _draw_piece(var_x, var_y, height, inclination, x, y, flux, size, order):
         terms = [inclination**n / math.factorial(n) for n in range(order + 1)]
         weight = weight * torch.stack(terms, -1)[:, None]
     fy = (fy * weight[..., None]).flatten(1, 3)
-    return fy.transpose(1, 2) @ fx.flatten(1, 3)
+    return fy, fx.flatten(1, 3)
 
 
 class TorchStarRenderer:

@@ -1,0 +1,184 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+A whole SDSS-sized frame, file read to table: bliss_astro against photutils.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from _common import Report, make_parser, ratio_with_error
+
+_SHAPE = (1489, 2048)
+
+# -- the two ways, each in a process of its own -------------------------------------
+
+
+def _by_bliss_astro(files):
+    from astropy.io import fits
+
+    from bliss_astro import detect_sources
+    from bliss_astro.exposures import Exposure
+
+    if files['simulated']:
+        with fits.open(files['image']) as hdus:
+            catalog = detect_sources(hdus[0].data.astype(np.float32))
+    else:
+        exposure = Exposure.from_sdss(
+            files['image'],
+            files['psfield'],
+            tsfield=files['tsfield'],
+            fpm=files['fpm'],
+        )
+        catalog = detect_sources(exposure)
+    return len(catalog)
+
+
+def _by_photutils(files, n_processes):
+    from astropy.convolution import convolve
+    from astropy.io import fits
+    from photutils.background import Background2D
+    from photutils.segmentation import (
+        SourceCatalog,
+        SourceFinder,
+        make_2dgaussian_kernel,
+    )
+
+    with fits.open(files['image']) as hdus:
+        data = hdus[0].data.astype(float)
+    background = Background2D(data, 64)
+    data -= background.background
+    smooth = convolve(data, make_2dgaussian_kernel(3.0, size=5))
+    finder = SourceFinder(5, n_processes=n_processes, progress_bar=False)
+    segments = finder(smooth, 1.5 * background.background_rms)
+    table = SourceCatalog(data, segments, convolved_data=smooth).to_table()
+    return len(table)
+
+
+def _run_once(task):
+    # Imports are not timed, nor is the reading of the weights' file avoided.
+    import warnings
+
+    import photutils.background
+    import photutils.segmentation  # noqa: F401
+    import torch
+
+    import bliss_astro  # noqa: F401
+
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(task['threads'])
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        if task['way'] == 'bliss_astro':
+            n_sources = _by_bliss_astro(task['files'])
+        else:
+            n_sources = _by_photutils(task['files'], task['n_processes'])
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps({'seconds': seconds, 'n_sources': n_sources}))
+
+
+def _in_subprocess(task):
+    """Run one way; returns its seconds, number of sources and peak memory in GB."""
+    environment = os.environ | {'OMP_NUM_THREADS': str(task['threads'])}
+    command = [sys.executable, __file__, '--task', json.dumps(task)]
+    with tempfile.TemporaryFile('w+') as output:
+        process = subprocess.Popen(command, stdout=output, env=environment)
+        # Unlike RUSAGE_CHILDREN this is the peak of this very process.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command[:2])
+        output.seek(0)
+        result = json.loads(output.read().splitlines()[-1])
+    scale = 1e9 if sys.platform == 'darwin' else 1e6  # bytes or kB
+    return result | {'peak_gb': usage.ru_maxrss / scale}
+
+
+# -- an image where none is given ------------------------------------------------------
+
+
+def _simulate(path):
+    import torch
+    from astropy.io import fits
+
+    from bliss_astro import CoaddSimulator
+    from bliss_astro.priors import StarPrior
+
+    simulator = CoaddSimulator(
+        1, StarPrior(density=1e-3), shape=_SHAPE, margin=0, tolerance=1e-5
+    )
+    batch = simulator.sample_batch(1, generator=torch.Generator().manual_seed(3))
+    fits.writeto(path, batch.data[0].numpy())
+
+
+def main():
+    parser = make_parser(__doc__.strip())
+    parser.add_argument('--image', help='frame or fpC file; simulated if not given')
+    parser.add_argument('--psfield')
+    parser.add_argument('--tsfield')
+    parser.add_argument('--fpm')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--task', help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.task:
+        _run_once(json.loads(arguments.task))
+        return
+    report = Report('frame_speed', __doc__.strip(), arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {k: getattr(arguments, k) for k in ('image', 'psfield', 'tsfield')}
+        files |= {'fpm': arguments.fpm, 'simulated': arguments.image is None}
+        if files['simulated']:
+            files['image'] = str(Path(folder) / 'simulated.fits')
+            _simulate(files['image'])
+        _measure(report, arguments, files)
+    report.finish()
+
+
+def _measure(report, arguments, files):
+    repeats = 1 if arguments.quick else arguments.repeats
+    task = {'files': files, 'threads': arguments.threads}
+    # Deblending in several processes may or may not pay: ask, and let
+    # photutils have what is faster for it.
+    ways = [{'way': 'photutils', 'n_processes': 1}]
+    if arguments.threads > 1 and not arguments.quick:
+        ways.append({'way': 'photutils', 'n_processes': arguments.threads})
+    first = [_in_subprocess(task | way) for way in ways]
+    best = ways[int(np.argmin([min(result['seconds']) for result in first]))]
+    results = {'bliss_astro': [], 'photutils': []}
+    for _ in range(repeats):
+        for way in ({'way': 'bliss_astro'}, best):
+            results[way['way']].append(_in_subprocess(task | way))
+    times = {
+        k: np.array([result['seconds'] for result in v]) for k, v in results.items()
+    }
+    for column, when in enumerate(('first call', 'second call')):
+        ratio, error = ratio_with_error(
+            times['photutils'][:, column], times['bliss_astro'][:, column]
+        )
+        goal = {'target': '> 1', 'low': 1.0} if column == 0 else {}
+        report.add(f'photutils / bliss_astro, {when}', ratio, error, **goal)
+        for way, seconds in times.items():
+            scatter = seconds[:, column].std(ddof=1) if repeats > 1 else np.nan
+            mean = seconds[:, column].mean()
+            report.add(f'seconds, {way}, {when}', mean, scatter / np.sqrt(repeats))
+    for way, runs in results.items():
+        peak = max(run['peak_gb'] for run in runs)
+        goal = {'target': '< 1.5', 'high': 1.5} if way == 'bliss_astro' else {}
+        report.add(f'peak memory in GB, {way}', peak, **goal)
+    report.details = {
+        'image': 'simulated' if files['simulated'] else Path(files['image']).name,
+        'photutils_n_processes': best['n_processes'],
+        'n_sources': {k: v[0]['n_sources'] for k, v in results.items()},
+        'repeats': repeats,
+    }
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,140 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The door of the command line: parsing, warnings, errors and exit codes.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+
+import bliss_astro
+
+from . import _demo, _detect, _encoders, _evaluate, _simulate, _train
+from ._shared import PROGRAM, UsageError, say
+
+__all__ = ['main']
+
+_COMMANDS = (_demo, _detect, _simulate, _evaluate, _train, _encoders)
+
+_EPILOG = """\
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+Results go to the standard output, progress and warnings to the standard error.
+"""
+
+
+def main(args=None):
+    """
+    Run the command line.
+
+    Parameters
+    ----------
+    args : list of str, optional
+        The arguments; by default those of the process.
+
+    Returns
+    -------
+    code : int
+        The exit code: 0 success, 1 failure, 2 wrong usage, 130 interrupted
+        by Ctrl-C, 141 if the reader of the standard output went away.
+
+    Raises
+    ------
+    SystemExit
+        By the parser, for ``--help``, ``--version`` and unknown or missing
+        arguments.
+
+    Examples
+    --------
+    >>> from bliss_astro.cli import main
+    >>> main(['encoders', 'stars', '--field', 'name'])
+    stars
+    0
+    """
+    options = _parser().parse_args(args)
+    with warnings.catch_warnings():
+        _show_warnings_in_one_line()
+        try:
+            options.run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _close_stdout()
+        except KeyboardInterrupt as stop:
+            say(str(stop) or 'interrupted', label='')
+            return 130
+        except UsageError as error:
+            say(f'{error} (see {PROGRAM} {options.command} --help)', label='error')
+            return 2
+        except Exception as error:
+            # A shell user gets one line, whatever went wrong.
+            if options.traceback:
+                raise
+            say(_one_line(error), label='error')
+            return 1
+    return 0
+
+
+def _parser():
+    """
+    Make the parser of all commands.
+    """
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description='Probabilistic catalogues of astronomical images.',
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--version', action='version', version=f'{PROGRAM} {bliss_astro.__version__}'
+    )
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where an error comes from'
+    )
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    for module in _COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def _show_warnings_in_one_line():
+    """
+    Print the package's warnings as one line each, and none of them twice.
+    """
+    from astropy.utils.exceptions import AstropyUserWarning
+
+    seen = set()
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        text = ' '.join(str(message).split())
+        if text not in seen:
+            seen.add(text)
+            say(f'{category.__name__}: {text}', label='warning')
+
+    warnings.simplefilter('always', AstropyUserWarning)
+    warnings.showwarning = show
+
+
+def _one_line(error):
+    """
+    Say an error in one line.
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f'{error.filename}: {error.strerror}'
+    text = ' '.join(str(error).split())
+    if isinstance(error, KeyError):
+        text = text.strip('\'"')
+    if isinstance(error, OSError | ValueError) and text:
+        return text
+    # Others were not written for a person at a shell: the kind helps.
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def _close_stdout():
+    """
+    Let go of a closed pipe without a word, as ``head`` and ``less`` expect.
+    """
+    # Otherwise the interpreter flushes it once more at exit, and complains.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return 141

@@ -1,0 +1,350 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What the commands share: types of arguments, outputs, messages.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+__all__ = [
+    'PROGRAM',
+    'UsageError',
+    'add_device',
+    'add_overwrite',
+    'check_catalog_path',
+    'check_inputs',
+    'check_outputs',
+    'check_picture_path',
+    'check_table_path',
+    'choose_device',
+    'density',
+    'image_shape',
+    'is_terminal',
+    'positive_float',
+    'positive_int',
+    'print_table',
+    'probability',
+    'save_picture',
+    'say',
+    'seed',
+    'status',
+]
+
+PROGRAM = 'bliss-astro'
+
+
+class UsageError(Exception):
+    """
+    The arguments cannot be meant together; ends with exit code 2.
+    """
+
+
+# -- messages ----------------------------------------------------------------
+
+
+def say(text, *, label):
+    """
+    Print one line to the standard error.
+
+    Parameters
+    ----------
+    text : str
+        The line.
+
+    label : str
+        ``'error'`` or ``'warning'``, or nothing.
+    """
+    middle = f' {label}:' if label else ''
+    # A standard error that went away is no reason to lose the results.
+    with contextlib.suppress(BrokenPipeError):
+        print(f'{PROGRAM}:{middle} {text}', file=sys.stderr, flush=True)
+
+
+def status(options, text):
+    """
+    Tell what is being done, unless asked to be quiet.
+
+    Parameters
+    ----------
+    options : `argparse.Namespace`
+        Parsed arguments, with ``quiet``.
+
+    text : str
+        What is being done.
+    """
+    if not options.quiet:
+        say(text, label='')
+
+
+def is_terminal(stream):
+    """
+    Tell whether a person watches a stream.
+    """
+    return bool(getattr(stream, 'isatty', lambda: False)())
+
+
+def print_table(table):
+    """
+    Print a whole table to the standard output.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        On a terminal as wide as that, elsewhere with all columns.
+    """
+    import shutil
+
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else -1
+    print('\n'.join(table.pformat(max_lines=-1, max_width=width)))
+
+
+# -- types of arguments ----------------------------------------------------------
+
+
+def _number(text, kind, allowed, condition):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not condition(value):
+        msg = f'{text!r} is not {allowed}'
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def positive_int(text):
+    """
+    Parse a whole number above zero.
+    """
+    return _number(text, int, 'a positive whole number', lambda v: v > 0)
+
+
+def seed(text):
+    """
+    Parse a whole number that is not negative.
+    """
+    return _number(text, int, 'a whole number, 0 or more', lambda v: v >= 0)
+
+
+def positive_float(text):
+    """
+    Parse a finite number above zero.
+    """
+    return _number(text, float, 'a positive number', lambda v: 0 < v < float('inf'))
+
+
+def density(text):
+    """
+    Parse a density of sources per pixel.
+    """
+    return _number(text, float, 'a number of sources per pixel', lambda v: 0 < v < 1)
+
+
+def probability(text):
+    """
+    Parse a number between 0 and 1.
+    """
+    return _number(text, float, 'a probability between 0 and 1', lambda v: 0 < v < 1)
+
+
+def image_shape(text):
+    """
+    Parse ``NYxNX`` or one number for a square.
+    """
+    parts = text.lower().replace(',', 'x').split('x')
+    if len(parts) == 1:
+        parts = parts * 2
+    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        msg = f'{text!r} is not a shape such as 300x400 (rows x columns) or 300'
+        raise argparse.ArgumentTypeError(msg)
+    return int(parts[0]), int(parts[1])
+
+
+def add_overwrite(parser):
+    """
+    Add the options ``--overwrite`` and ``--quiet``.
+    """
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace files that exist'
+    )
+    parser.add_argument(
+        '-q', '--quiet', action='store_true', help='do not tell what is being done'
+    )
+
+
+def add_device(parser):
+    """
+    Add the option ``--device``.
+    """
+    parser.add_argument(
+        '--device',
+        default='auto',
+        help='cpu, cuda, ...; by default a GPU if there is one',
+    )
+
+
+def choose_device(name):
+    """
+    Check the name of a device before anything is done.
+
+    Parameters
+    ----------
+    name : str
+        ``'auto'`` or what torch understands.
+
+    Returns
+    -------
+    device : str
+        The device.
+    """
+    import torch
+
+    if name == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f'--device {name} cannot be used here: {reason}'
+        raise ValueError(msg) from error
+    return name
+
+
+# -- outputs -----------------------------------------------------------------------
+
+
+def check_inputs(*paths):
+    """
+    Refuse files that are not there, before any of them is read.
+    """
+    for path in paths:
+        if path is not None and not Path(path).is_file():
+            msg = f'there is no file {path}'
+            raise FileNotFoundError(msg)
+
+
+def check_outputs(*paths, overwrite, inputs=()):
+    """
+    Refuse, before the work begins, what could not be written after it.
+
+    Parameters
+    ----------
+    *paths : str, `~os.PathLike` or None
+        Files that will be written.
+
+    overwrite : bool
+        Whether they may exist.
+
+    inputs : iterable of str, `~os.PathLike` or None, optional
+        Files that will be read, which must not be among them.
+    """
+    read = {Path(path).resolve() for path in inputs if path is not None}
+    seen = set()
+    for path in paths:
+        if path is None:
+            continue
+        path = Path(path)
+        place = path.resolve()
+        if place in read:
+            msg = f'{path} is read from and cannot be written to as well'
+            raise UsageError(msg)
+        if place in seen:
+            msg = f'{path} is named twice as an output'
+            raise UsageError(msg)
+        seen.add(place)
+        if path.is_dir():
+            msg = f'{path} is a folder, not a file'
+            raise IsADirectoryError(msg)
+        if path.exists() and not overwrite:
+            msg = f'{path} exists; --overwrite replaces it'
+            raise FileExistsError(msg)
+        if not place.parent.is_dir():
+            msg = f'the folder {path.parent} does not exist'
+            raise FileNotFoundError(msg)
+        if not os.access(place.parent, os.W_OK):
+            msg = f'the folder {path.parent} cannot be written to'
+            raise PermissionError(msg)
+
+
+def check_catalog_path(path, *, posterior=False):
+    """
+    Check that the format of a catalogue is known by its ending.
+
+    Parameters
+    ----------
+    path : str or None
+        Where the catalogue will be written.
+
+    posterior : bool, optional
+        Whether its posterior is to be kept.
+    """
+    from bliss_astro.catalog._io import FORMATS
+
+    if path is None:
+        if posterior:
+            msg = '--posterior needs -o and a FITS file'
+            raise UsageError(msg)
+        return
+    found = [name for name, ends in FORMATS.items() if str(path).lower().endswith(ends)]
+    if not found:
+        known = ', '.join(ending for ends in FORMATS.values() for ending in ends)
+        msg = f'-o {path}: the ending must be one of {known}'
+        raise UsageError(msg)
+    if posterior and found[0] != 'fits':
+        msg = f'-o {path}: only FITS can keep the posterior'
+        raise UsageError(msg)
+    if found[0] == 'parquet' and importlib.util.find_spec('pyarrow') is None:
+        msg = f'-o {path}: Parquet needs the package pyarrow, which is not installed'
+        raise ValueError(msg)
+
+
+def check_table_path(path):
+    """
+    Check the ending of a table of results.
+    """
+    endings = ('.ecsv', '.csv', '.fits', '.txt', '.tex', '.html')
+    if path is not None and not str(path).lower().endswith(endings):
+        msg = f'-o {path}: the ending must be one of {", ".join(endings)}'
+        raise UsageError(msg)
+
+
+def check_picture_path(path, option='--plot'):
+    """
+    Check that matplotlib knows the format of a picture by its ending.
+    """
+    if path is None:
+        return
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if Path(path).suffix.lower().lstrip('.') not in known:
+        msg = f'{option} {path}: the ending must be one of .{", .".join(known)}'
+        raise UsageError(msg)
+
+
+def save_picture(figure, path, *, overwrite, dpi=150):
+    """
+    Write a figure, whole or not at all.
+
+    Parameters
+    ----------
+    figure : `~matplotlib.figure.Figure`
+        The figure.
+
+    path : str or `~os.PathLike`
+        Where to.
+
+    overwrite : bool
+        Whether ``path`` may exist.
+
+    dpi : float, optional
+        Dots per inch.
+    """
+    from bliss_astro._atomic import atomic_write
+
+    with atomic_write(path, overwrite=overwrite) as temporary:
+        figure.savefig(temporary, dpi=dpi, format=Path(path).suffix.lower()[1:])

@@ -1,0 +1,192 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+``bliss-astro train``: an encoder of one's own.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from ._shared import (
+    PROGRAM,
+    add_device,
+    choose_device,
+    is_terminal,
+    positive_float,
+    status,
+)
+
+__all__ = ['add_parser', 'bundled_configs', 'find_config', 'run']
+
+
+def add_parser(commands):
+    """
+    Add this command to the parser.
+    """
+    parser = commands.add_parser(
+        'train',
+        help='train an encoder on simulations',
+        description='Train an encoder on an endless stream of simulated images. '
+        'Ctrl-C or a crash loses at most the last minutes: --resume continues.',
+    )
+    parser.add_argument(
+        'config',
+        metavar='CONFIG.toml',
+        help='a configuration, or the name of a bundled one: '
+        + ', '.join(bundled_configs()),
+    )
+    parser.add_argument(
+        '-o',
+        '--output',
+        metavar='FOLDER',
+        help='where checkpoint, log and weights go; by default a folder with the '
+        'name of the configuration',
+    )
+    parser.add_argument('--name', help='of the encoder; by default of the CONFIG')
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        '--resume', action='store_true', help='continue the run in FOLDER'
+    )
+    existing.add_argument(
+        '--overwrite', action='store_true', help='start anew over the run in FOLDER'
+    )
+    parser.add_argument(
+        '--max-minutes',
+        type=positive_float,
+        metavar='M',
+        help='stop after this time, to be resumed later',
+    )
+    add_device(parser)
+    parser.add_argument(
+        '-q', '--quiet', action='store_true', help='show no progress bar'
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options):
+    """
+    Train, or continue to.
+    """
+    from bliss_astro.encoders import load_config, train_encoder
+
+    path = find_config(options.config)
+    try:
+        configs = load_config(path)
+    except TypeError as error:
+        msg = f'{path}: a setting has a value of the wrong kind ({error})'
+        raise ValueError(msg) from error
+    name = options.name or path.stem
+    output = Path(options.output or path.stem)
+    checkpoint = output / 'checkpoint.pt'
+    weights = output / f'{name}.safetensors'
+    if output.exists() and not output.is_dir():
+        msg = f'{output} is a file, not a folder'
+        raise NotADirectoryError(msg)
+    _check_existing(options, checkpoint, weights)
+    device = choose_device(options.device)
+    status(options, f'training {name!r} on {device} for {configs[2].n_steps} steps')
+    if not is_terminal(sys.stderr):
+        # In a log file, a line now and then is enough.
+        os.environ.setdefault('TQDM_MININTERVAL', '30')
+    try:
+        encoder = train_encoder(
+            configs,
+            output,
+            name=name,
+            device=device,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            max_minutes=options.max_minutes,
+            progress_bar=not options.quiet,
+        )
+    except KeyboardInterrupt:
+        msg = 'interrupted before the first step; nothing to resume'
+        if checkpoint.exists():
+            msg = f'interrupted; to continue: {_resume_command(options, output)}'
+        raise KeyboardInterrupt(msg) from None
+    _tell(options, encoder.card, weights, output)
+
+
+def bundled_configs():
+    """
+    Name the configurations that come with the package.
+    """
+    return sorted(path.stem for path in _folder().glob('*.toml'))
+
+
+def find_config(text):
+    """
+    Find a configuration by path, or by the name of a bundled one.
+
+    Parameters
+    ----------
+    text : str
+        What the user wrote. A file of that name comes first.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The file.
+    """
+    path = Path(text)
+    if path.is_file():
+        return path
+    stem = text.removesuffix('.toml')
+    if stem in bundled_configs():
+        return _folder() / f'{stem}.toml'
+    msg = (
+        f'there is no file {text}, and no bundled configuration of that name; '
+        f'bundled are {", ".join(bundled_configs())}'
+    )
+    raise FileNotFoundError(msg)
+
+
+def _folder():
+    return Path(__file__).parent.parent / 'data' / 'configs'
+
+
+def _check_existing(options, checkpoint, weights):
+    """
+    Refuse to touch a run that nobody asked to continue or replace.
+    """
+    if not checkpoint.exists() and options.resume:
+        status(options, f'no checkpoint in {checkpoint.parent}: starting from scratch')
+    if options.resume or options.overwrite:
+        return
+    for path in (checkpoint, weights):
+        if path.exists():
+            msg = f'{path} exists; --resume continues that run, --overwrite replaces it'
+            raise FileExistsError(msg)
+
+
+def _resume_command(options, output):
+    """
+    Write the command that continues a run.
+    """
+    import shlex
+
+    words = [PROGRAM, 'train', options.config, '-o', str(output)]
+    if options.name:
+        words += ['--name', options.name]
+    if options.device != 'auto':
+        words += ['--device', options.device]
+    return shlex.join([*words, '--resume'])
+
+
+def _tell(options, card, weights, output):
+    """
+    Print what came of it.
+    """
+    training = card['training']
+    done, total = training['steps_done'], training['n_steps']
+    print(f'weights          {weights}')
+    print(f'log              {output / "log.jsonl"}')
+    print(f'steps            {done} of {total}')
+    print(f'images seen      {training["images_seen"]:,}')
+    loss = card['validation_loss']
+    if loss is not None and loss < float('inf'):
+        print(f'validation loss  {loss:.4f}')
+    if done < total:
+        status(
+            options, f'stopped early; to continue: {_resume_command(options, output)}'
+        )

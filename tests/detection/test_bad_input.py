@@ -1,0 +1,340 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Bad input to detect_sources and BlissFinder: a clear error, never a wrong table.
+"""
+
+import warnings
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.nddata import CCDData, NDData, StdDevUncertainty, UnknownUncertainty
+
+from bliss_astro import BlissFinder, Exposure, PSFModel, detect_sources
+
+
+@pytest.fixture
+def data(field):
+    return np.array(field[0].data)
+
+
+@pytest.mark.parametrize(
+    ('bad', 'error', 'words'),
+    [
+        (np.zeros(30), ValueError, 'data must be two-dimensional'),
+        (np.zeros((3, 30, 30)), ValueError, 'data must be two-dimensional'),
+        (np.float64(3.0), ValueError, 'data must be two-dimensional'),
+        (np.zeros((0, 30)), ValueError, 'data must have pixels'),
+        (np.full((30, 30), np.nan), ValueError, 'all are NaN'),
+        (np.full((30, 30), np.inf), ValueError, 'all are NaN or infinite'),
+        (np.ones((30, 30), complex), TypeError, 'complex'),
+        (np.ones((30, 30), bool), TypeError, 'boolean'),
+        (np.full((30, 30), None), TypeError, 'data must be real numbers'),
+        (None, TypeError, 'data must be real numbers'),
+        ('image.fits', TypeError, 'data must be real numbers'),
+        (np.full((30, 30), 'a'), TypeError, 'data must be real numbers'),
+    ],
+)
+@pytest.mark.parametrize('door', [detect_sources, BlissFinder()])
+def test_data_that_are_no_image(door, bad, error, words):
+    with pytest.raises(error, match=words):
+        door(bad)
+
+
+def test_all_masked(data, known):
+    with pytest.raises(ValueError, match='data must have good pixels'):
+        detect_sources(data, mask=np.ones(data.shape, bool), **known)
+    hidden = np.ma.masked_all(data.shape)
+    with pytest.raises(ValueError, match='data must have good pixels'):
+        detect_sources(hidden, **known)
+
+
+def test_constant_image_has_no_noise():
+    with pytest.raises(ValueError, match='bkg_error cannot be estimated'):
+        detect_sources(np.full((64, 64), 3.0))
+
+
+@pytest.mark.parametrize('value', [0, 1, 0.0, 1.0, -0.1, 5, 100.0, np.nan, np.inf])
+def test_threshold_is_a_probability(data, value):
+    with pytest.raises(ValueError, match=r'threshold must be .*photutils'):
+        detect_sources(data, value)
+    with pytest.raises(ValueError, match='threshold'):
+        BlissFinder(value)
+
+
+@pytest.mark.parametrize(
+    'value', [True, None, '0.5', np.bool_(True), [0.5], np.full(1, 0.5), 0.5j]
+)
+def test_threshold_is_one_number(data, value, catalog):
+    with pytest.raises(TypeError, match='threshold must be one number'):
+        detect_sources(data, value)
+    with pytest.raises(TypeError, match='threshold must be one number'):
+        BlissFinder(value)
+    with pytest.raises(TypeError, match='threshold must be one number'):
+        catalog.posterior.at_threshold(value)
+
+
+@pytest.mark.parametrize('name', ['mask', 'bkg_error', 'background', 'effective_gain'])
+def test_maps_of_another_shape(data, known, name):
+    wrong = np.ones((data.shape[1], data.shape[0]))
+    wrong = wrong.astype(bool) if name == 'mask' else wrong
+    with pytest.raises(ValueError, match=f'{name} must'):
+        detect_sources(data, **(known | {name: wrong}))
+
+
+def test_density_of_another_shape(data, known):
+    with pytest.raises(ValueError, match='density must be a number or a map'):
+        detect_sources(data, **(known | {'density': np.full((24, 26), 0.002)}))
+
+
+@pytest.mark.parametrize('name', ['bkg_error', 'effective_gain'])
+@pytest.mark.parametrize('value', [0.0, -3.0, np.nan, np.inf])
+def test_noise_and_gain_are_positive(data, known, name, value):
+    with pytest.raises(ValueError, match=f'{name} must be finite and positive'):
+        detect_sources(data, **(known | {name: value}))
+    spotted = np.full(data.shape, 30.0)
+    spotted[5, 7] = value
+    with pytest.raises(ValueError, match=rf'{name} must be .* x=7, y=5'):
+        detect_sources(data, **(known | {name: spotted}))
+
+
+@pytest.mark.parametrize('name', ['background', 'bkg_error', 'effective_gain'])
+@pytest.mark.parametrize('value', ['much', 1j, True, np.full((2, 2), None)])
+def test_numbers_that_are_none(data, known, name, value):
+    with pytest.raises(TypeError, match=f'{name} must be a real number'):
+        detect_sources(data, **(known | {name: value}))
+
+
+@pytest.mark.parametrize(
+    ('value', 'error'),
+    [
+        (-1e-3, ValueError),
+        (0.0, ValueError),
+        (np.nan, ValueError),
+        ('high', TypeError),
+        (True, TypeError),
+        (3 * u.arcsec**-2, ValueError),
+    ],
+)
+def test_density_is_a_density(data, known, value, error):
+    with pytest.raises(error, match='density must be'):
+        detect_sources(data, **(known | {'density': value}))
+
+
+@pytest.mark.parametrize(
+    ('value', 'error'),
+    [(0, ValueError), (-5.0, ValueError), (np.nan, ValueError), ('low', TypeError)],
+)
+def test_flux_min_is_a_flux(data, known, value, error):
+    with pytest.raises(error, match='flux_min must be'):
+        detect_sources(data, flux_min=value, **known)
+
+
+@pytest.mark.parametrize('value', [-1, 2.5, True, '3', np.nan, np.inf, None])
+def test_n_samples_is_a_number(data, known, value):
+    with pytest.raises(ValueError, match='n_samples must be a whole number'):
+        detect_sources(data, n_samples=value, **known)
+
+
+# -- units -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['background', 'bkg_error'])
+def test_units_on_only_some(data, known, name):
+    with pytest.raises(ValueError, match=r'has a unit and .* none'):
+        detect_sources(data, **(known | {name: known[name] * u.adu}))
+    values = {k: known[k] * u.adu for k in ('background', 'bkg_error')}
+    with pytest.raises(ValueError, match=r'has a unit and .* none'):
+        detect_sources(data * u.adu, **(known | values | {name: known[name]}))
+
+
+@pytest.mark.parametrize('name', ['background', 'bkg_error'])
+def test_wrong_units(data, known, name):
+    values = {k: known[k] * u.adu for k in ('background', 'bkg_error')}
+    values[name] = known[name] * u.m
+    with pytest.raises(ValueError, match=f'{name} must have units of adu; got m'):
+        detect_sources(data * u.adu, **(known | values))
+
+
+def test_wrong_unit_of_gain_and_floor(data, known):
+    values = {k: known[k] * u.adu for k in ('background', 'bkg_error')}
+    with pytest.raises(ValueError, match='effective_gain must have units of'):
+        detect_sources(data * u.adu, **(known | values | {'effective_gain': 2 * u.adu}))
+    with pytest.raises(ValueError, match='flux_min must have units of adu'):
+        detect_sources(data * u.adu, flux_min=3 * u.m, **(known | values))
+    with pytest.raises(ValueError, match='data has a unit and flux_min has none'):
+        detect_sources(data * u.adu, flux_min=600.0, **(known | values))
+    with pytest.raises(ValueError, match='flux_min has a unit and data has none'):
+        detect_sources(data, flux_min=600.0 * u.adu, **known)
+
+
+# -- given twice -------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['background', 'bkg_error', 'effective_gain', 'psf'])
+def test_exposure_and_keyword(field, known, name):
+    with pytest.raises(ValueError, match=f'{name} was given although data is an Expo'):
+        detect_sources(field[0], **{name: known[name]})
+
+
+def test_exposure_without_psf_takes_one(field, known, catalog, same_rows):
+    exposure = field[0].replace(psf=None)
+    again = detect_sources(exposure, psf=known['psf'])
+    same_rows(again, catalog)
+
+
+def test_nddata_and_keyword(data, known, wcs):
+    bad = np.zeros(data.shape, bool)
+    bad[3, 4] = True
+    error = StdDevUncertainty(np.full(data.shape, known['bkg_error']))
+    ccd = CCDData(data, unit='electron', mask=bad, uncertainty=error, wcs=wcs)
+    for name, value in (('mask', bad), ('wcs', wcs), ('bkg_error', 3.0)):
+        with pytest.raises(ValueError, match=f'{name} was given although data is a CC'):
+            detect_sources(ccd, **{name: value})
+    psf = np.outer(*2 * [np.exp(-0.5 * (np.arange(-12, 13) / 1.5) ** 2)])
+    with pytest.raises(ValueError, match='psf was given although data is an NDData'):
+        detect_sources(NDData(data, psf=psf), psf=known['psf'])
+
+
+def test_uncertainty_that_is_none(data):
+    for array, words in (
+        (np.full(data.shape, -1.0), 'uncertainty of data must be positive'),
+        (np.zeros(data.shape), 'uncertainty of data must be positive'),
+    ):
+        with pytest.raises(ValueError, match=words):
+            detect_sources(NDData(data, uncertainty=StdDevUncertainty(array)))
+    with pytest.raises(ValueError, match='uncertainty of data must have the shape'):
+        detect_sources(NDData(data, uncertainty=StdDevUncertainty(np.ones((4, 4)))))
+    with pytest.raises(TypeError, match='uncertainty of data must be a standard'):
+        detect_sources(
+            NDData(data, uncertainty=UnknownUncertainty(np.ones(data.shape)))
+        )
+
+
+# -- encoder, device, psf ------------------------------------------------------
+
+
+def test_unknown_encoder(data, known, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"unknown encoder 'galaxies': bundled are .*st"
+    ):
+        detect_sources(data, encoder='galaxies', **known)
+    with pytest.raises(FileNotFoundError, match=r'no such file of weights: .*w\.safe'):
+        detect_sources(data, encoder=tmp_path / 'w.safetensors', **known)
+    with pytest.raises(TypeError, match='encoder must be an Encoder, the name'):
+        detect_sources(data, encoder=3, **known)
+
+
+def test_unknown_device(data, known):
+    with pytest.raises(ValueError, match="device must be 'auto' or one of torch"):
+        detect_sources(data, device='abacus', **known)
+
+
+@pytest.mark.parametrize('psf', ['gaussian', 3.0, np.zeros((11, 11)), np.ones(5)])
+def test_psf_that_is_none(data, known, psf):
+    with pytest.raises((TypeError, ValueError), match='psf'):
+        detect_sources(data, **(known | {'psf': psf}))
+
+
+def test_finder_refuses_what_it_cannot_use(data):
+    with pytest.raises(TypeError, match='mask is given when the finder is called'):
+        BlissFinder(mask=np.zeros((3, 3), bool))
+    with pytest.raises(
+        TypeError, match="no argument 'treshold'; it has threshold, enc"
+    ):
+        BlissFinder(treshold=0.3)
+
+
+def test_subtracted_sky_that_is_said_to_be_there(data, known):
+    flat = data - known['background']
+    with pytest.raises(ValueError, match='background and bkg_error do not fit data'):
+        detect_sources(flat, **known)
+
+
+# -- what must not abort anything, nor become a source -------------------------
+
+
+def _quiet(data, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        return detect_sources(data, **kwargs)
+
+
+def test_nan_regions_and_dead_columns(data, known, catalog):
+    holes = data.copy()
+    holes[20:44, 30:60] = np.nan
+    holes[70, :] = np.inf
+    holes[:, 90] = -np.inf
+    found = _quiet(holes, **known)
+    x, y = found['x_centroid'], found['y_centroid']
+    assert not np.any((x > 31.5) & (x < 57.5) & (y > 21.5) & (y < 41.5))
+    assert np.all(np.isfinite(found['flux']))
+    assert np.all(found['flux_err'] > 0)
+    # Sources well away from the holes are the same.
+    far = catalog['x_centroid'] < 28
+    far &= (catalog['y_centroid'] < 60) & (catalog['probability'] > 0.95)
+    for row in catalog[far]:
+        apart = np.hypot(x - row['x_centroid'], y - row['y_centroid'])
+        assert apart.min() < row['x_err'] + row['y_err']
+
+
+def test_saturated_star(field, known, encoder):
+    psf = field[0].psf.copy()
+    psf.flux, psf.x_0, psf.y_0 = 3e7, 50.0, 50.0
+    yy, xx = np.mgrid[:96, :104]
+    data = field[0].data + psf(xx, yy)
+    exposure = Exposure(
+        np.minimum(data, 60000.0),
+        **{name: known[name] for name in ('background', 'bkg_error', 'psf')},
+        effective_gain=1.0,
+        saturation=59000.0,
+    )
+    assert exposure.saturated.any()
+    found = _quiet(exposure, encoder=encoder, density=0.002)
+    core = np.hypot(found['x_centroid'] - 50, found['y_centroid'] - 50) < 2
+    flagged = np.array(['saturated' in names for names in found.decode_flags()], bool)
+    assert np.all(flagged[core])
+    assert np.all(np.isfinite(found['flux']))
+
+
+def test_masked_cosmic_ray_is_no_source(field, known):
+    data, mask = np.array(field[0].data), np.zeros(field[0].shape, bool)
+    rows = np.arange(30, 48)
+    columns = 2 * rows - 40
+    data[rows, columns] += 2e4
+    for step in (-1, 0, 1):
+        mask[rows, columns + step] = True
+    found = _quiet(data, mask=mask, **known)
+    along = np.min(
+        np.hypot(
+            found['x_centroid'][:, None] - columns, found['y_centroid'][:, None] - rows
+        ),
+        axis=1,
+    )
+    # A faint star under the mask can never be excluded, a bright or sure one can.
+    near = along < 1.5
+    assert not np.any(near & (found['probability'] > 0.9))
+    assert not np.any(near & (found['flux'] > 3000))
+    assert np.all(found['flags'][near] & 1)
+
+
+def test_impossible_pixels_are_masked_and_told(data, known):
+    spoilt = data.copy()
+    spoilt[10, 10] = 1e25
+    spoilt[60, 70] = -1e6
+    found = _quiet(spoilt, **known)
+    assert found.meta['estimated']['mask'].startswith('2 pixels added')
+    for x, y in ((10, 10), (70, 60)):
+        near = np.hypot(found['x_centroid'] - x, found['y_centroid'] - y) < 2
+        assert np.all(found['flags'][near] & 1)
+    assert np.all(np.isfinite(found['flux']))
+
+
+def test_psf_model_of_another_package(data, known):
+    from photutils.psf import CircularGaussianPSF
+
+    width = PSFModel().fwhm
+    found = detect_sources(
+        data, **(known | {'psf': CircularGaussianPSF(fwhm=width, flux=1)})
+    )
+    assert len(found) > 5

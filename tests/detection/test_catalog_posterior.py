@@ -1,0 +1,258 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+CatalogPosterior: tables, intervals, draws, counts and storage.
+"""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from bliss_astro import ProbabilisticCatalog, detect_sources
+from bliss_astro.catalog import CatalogPosterior
+
+
+@pytest.fixture(scope='module')
+def posterior(catalog):
+    return catalog.posterior
+
+
+# -- thresholds --------------------------------------------------------------
+
+
+def test_at_threshold_is_what_detection_gives(posterior, catalog, same_rows):
+    again = posterior.at_threshold(0.5)
+    same_rows(again, catalog)
+    assert again.meta['threshold'] == 0.5
+    assert again.posterior is posterior
+
+
+def test_a_higher_threshold_gives_a_subset(posterior):
+    tables = [posterior.at_threshold(p) for p in (0.1, 0.5, 0.9)]
+    assert len(tables[0]) >= len(tables[1]) >= len(tables[2]) > 0
+    for p, table in zip((0.1, 0.5, 0.9), tables, strict=True):
+        assert np.all(table['probability'] >= p)
+        assert np.all(table['probability'] <= 1)
+        assert np.all(np.diff(table['flux'].value) <= 0)
+    assert set(tables[2]['x_centroid']) <= set(tables[0]['x_centroid'])
+
+
+def test_columns_are_sound(catalog):
+    for name in ('x_err', 'y_err', 'flux_err', 'flux'):
+        assert np.all(np.asarray(catalog[name]) > 0)
+    bound = catalog['x_err'] * catalog['y_err']
+    assert np.all(np.abs(catalog['x_y_cov']) <= bound * (1 + 1e-6))
+    assert catalog['flags'].dtype.kind == 'i'
+
+
+# -- counts ------------------------------------------------------------------
+
+
+def test_expected_counts(posterior, field):
+    ny, nx = field[0].shape
+    total, error = posterior.expected_counts(return_error=True)
+    # Poisson at the most, as every tile holds two at the most.
+    assert 0 < error < np.sqrt(total) + 1
+    assert posterior.expected_counts() == total
+    everywhere = np.ones((ny, nx), bool)
+    assert posterior.expected_counts(everywhere) == pytest.approx(total)
+    halves = [
+        posterior.expected_counts((slice(None), part))
+        for part in (slice(0, 50), slice(50, None))
+    ]
+    assert sum(halves) == pytest.approx(total)
+    assert posterior.expected_counts((slice(3, 3), slice(None))) == 0
+
+
+@pytest.mark.parametrize(
+    'region',
+    [
+        np.ones((4, 4), bool),
+        np.ones((96, 104)),
+        (slice(None),),
+        (3, 4),
+        'all',
+    ],
+)
+def test_regions_that_are_none(posterior, region):
+    with pytest.raises(ValueError, match='region must be a pair of slices'):
+        posterior.expected_counts(region)
+
+
+def test_probability_map(posterior, catalog):
+    chance = posterior.probability_map
+    assert chance.shape == (24, 26)
+    assert np.all((chance >= 0) & (chance <= 1))
+    sure = catalog[catalog['probability'] > 0.95]
+    rows = ((sure['y_centroid'] + 0.5) // 4).astype(int)
+    columns = ((sure['x_centroid'] + 0.5) // 4).astype(int)
+    # A source on a border may be in the next tile.
+    padded = np.pad(chance, 1)
+    near = [
+        padded[r : r + 3, c : c + 3].max() for r, c in zip(rows, columns, strict=True)
+    ]
+    assert np.mean(np.array(near) > 0.5) > 0.9
+
+
+# -- intervals and draws of rows -----------------------------------------------
+
+
+@pytest.mark.parametrize('column', ['flux', 'x_centroid', 'y_centroid'])
+def test_intervals(catalog, column):
+    middle = np.asarray(catalog[column])
+    previous = None
+    for level in (0.5, 0.68, 0.9, 0.95):
+        lower, upper = (
+            np.asarray(limit) for limit in catalog.credible_interval(column, level)
+        )
+        assert np.all(lower < upper)
+        if previous is not None:
+            assert np.all(lower <= previous[0] + 1e-9 * abs(middle))
+            assert np.all(upper >= previous[1] - 1e-9 * abs(middle))
+        previous = lower, upper
+    assert catalog.credible_interval('flux', 0.9)[0].unit == catalog['flux'].unit
+
+
+def test_flux_err_is_half_the_68_percent_interval(catalog):
+    lower, upper = catalog.credible_interval('flux', 0.6826895)
+    np.testing.assert_allclose(0.5 * (upper - lower), catalog['flux_err'], rtol=1e-3)
+
+
+def test_intervals_of_some_rows_in_any_order(catalog):
+    every = catalog.credible_interval('flux', 0.9)
+    index = np.arange(len(catalog))[::-2]
+    some = catalog[index].credible_interval('flux', 0.9)
+    for a, b in zip(every, some, strict=True):
+        np.testing.assert_allclose(a[index].value, b.value, rtol=1e-6)
+
+
+def test_bad_questions(catalog, posterior):
+    with pytest.raises(ValueError, match='column must be'):
+        posterior.interval(catalog, 'colour', 0.9)
+    with pytest.raises(ValueError, match='column must be one of'):
+        posterior.sample_rows(catalog, 'colour', 3)
+    for level in (0, 1, -1, 2):
+        with pytest.raises(ValueError, match='level must be between 0 and 1'):
+            posterior.interval(catalog, 'flux', level)
+    for n in (-1, 1.5, True):
+        with pytest.raises(ValueError, match='n must be a whole number'):
+            posterior.sample(n)
+    strange = catalog.copy()
+    strange['x_centroid'] += 0.3
+    with pytest.raises(ValueError, match='rows must come from this posterior; row 0'):
+        posterior.interval(strange, 'flux', 0.9)
+
+
+def test_draws_follow_the_interval(catalog):
+    # 400 draws: the share below a limit has a standard deviation of 0.025,
+    # and that of the mean over rows less; 128 positions quantise further.
+    lower, upper = catalog.credible_interval('flux', 0.68)
+    drawn = catalog.samples('flux', n_samples=400, rng=2).distribution
+    assert drawn.unit == catalog['flux'].unit
+    inside = np.mean((drawn > lower[:, None]) & (drawn < upper[:, None]), axis=1)
+    assert np.mean(inside) == pytest.approx(0.68, abs=0.05)
+    x = catalog.samples('x_centroid', n_samples=400, rng=2).distribution
+    error = np.asarray(catalog['x_err'])
+    np.testing.assert_allclose(x.mean(1), catalog['x_centroid'], atol=0.3 * error.max())
+    np.testing.assert_allclose(x.std(1) / error, 1, atol=0.25)
+    # Not a handful of positions only.
+    assert min(len(np.unique(row)) for row in np.asarray(x)) > 50
+
+
+def test_matching_rows_is_fast(catalog, posterior):
+    many = catalog[np.zeros(20000, int)]
+    start = time.perf_counter()
+    posterior._match_rows(many)
+    assert time.perf_counter() - start < 2
+
+
+# -- draws of whole catalogues -------------------------------------------------
+
+
+def test_whole_catalogues(posterior, catalog, field):
+    draws = posterior.sample(40, rng=3)
+    assert len(draws) == 40
+    numbers = np.array([len(draw) for draw in draws])
+    mean, error = posterior.expected_counts(return_error=True)
+    # The mean of 40, and what conditioning on the sweep leaves out.
+    assert abs(numbers.mean() - mean) < 5 * error / np.sqrt(40) + 0.15 * mean
+    for draw in draws[:3]:
+        assert np.all(np.diff(draw['flux'].value) <= 0)
+        assert draw['flux'].unit == catalog['flux'].unit
+        ny, nx = field[0].shape
+        assert np.all((draw['x_centroid'] > -1) & (draw['x_centroid'] < nx + 3))
+        assert np.all((draw['y_centroid'] > -1) & (draw['y_centroid'] < ny + 3))
+    # A source that is certain is in every draw.
+    star = catalog[catalog['probability'] > 0.999][0]
+    reach = 6 * (star['x_err'] + star['y_err']) + 0.1
+    for draw in draws:
+        apart = np.hypot(
+            draw['x_centroid'] - star['x_centroid'],
+            draw['y_centroid'] - star['y_centroid'],
+        )
+        assert apart.min() < reach
+
+
+def test_draws_repeat_with_their_seed(posterior, same_rows):
+    first, second = posterior.sample(2, rng=8), posterior.sample(2, rng=8)
+    for a, b in zip(first, second, strict=True):
+        same_rows(a, b)
+    assert len(first[0]) != len(first[1]) or np.any(
+        first[0]['flux'] != first[1]['flux']
+    )
+    assert posterior.sample(0) == []
+
+
+# -- storage -------------------------------------------------------------------
+
+
+def test_arrays_and_back(posterior, catalog, same_rows):
+    state = torch.random.get_rng_state()
+    arrays, meta = posterior.to_arrays()
+    again = CatalogPosterior.from_arrays(arrays, meta)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    same_rows(again.at_threshold(0.5), catalog)
+    same_rows(
+        again.at_threshold(0.3, n_samples=5, rng=4),
+        posterior.at_threshold(0.3, n_samples=5, rng=4),
+    )
+    for a, b in zip(again.sample(3, rng=1), posterior.sample(3, rng=1), strict=True):
+        same_rows(a, b)
+    assert again.expected_counts() == posterior.expected_counts()
+
+
+def test_arrays_of_the_other_byte_order(posterior, catalog, same_rows):
+    arrays, meta = posterior.to_arrays()
+    swapped = {k: v.astype(v.dtype.newbyteorder('>')) for k, v in arrays.items()}
+    same_rows(CatalogPosterior.from_arrays(swapped, meta).at_threshold(0.5), catalog)
+
+
+@pytest.mark.parametrize('varying', [False, True])
+def test_fits_and_back(field, wcs, encoder, same_rows, tmp_path, varying):
+    exposure = field[0][:61, :70].replace(wcs=wcs)
+    if varying:
+        maps = {name: np.array(value) for name, value in exposure.maps().items()}
+        exposure = exposure.replace(**maps)
+    found = detect_sources(exposure, encoder=encoder)
+    path = tmp_path / 'cat.fits'
+    found.write(path)
+    again = ProbabilisticCatalog.read(path)
+    same_rows(again, found)
+    same_rows(again.posterior.at_threshold(0.5), found)
+    for a, b in zip(
+        again.posterior.sample(2, rng=1), found.posterior.sample(2, rng=1), strict=True
+    ):
+        same_rows(a, b)
+    for a, b in zip(
+        again.credible_interval('flux', 0.9),
+        found.credible_interval('flux', 0.9),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a.value, b.value, rtol=1e-6)
+    assert again.posterior.meta == found.posterior.meta
+    assert again.posterior.shape == (61, 70)
+
+
+def test_repr(posterior):
+    assert repr(posterior) == '<CatalogPosterior of 96 x 104 px, 624 tiles>'

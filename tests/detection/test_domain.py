@@ -1,0 +1,104 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Images unlike those an encoder was trained on: a warning and a flag.
+"""
+
+import numpy as np
+import pytest
+
+from bliss_astro import CoaddSimulator, OutOfDomainWarning, PSFModel, detect_sources
+from bliss_astro.catalog import CatalogFlag
+from bliss_astro.detection._domain import Domain
+from bliss_astro.priors import StarPrior
+
+
+def _scaled(factor):
+    shape = PSFModel().shape_vector.copy()
+    shape[[0, 1, 3]] *= factor
+    return PSFModel.from_shape(shape)
+
+
+def _all_flagged(catalog, flag):
+    return len(catalog) > 0 and np.all(catalog['flags'] & int(flag))
+
+
+@pytest.mark.parametrize('factor', [0.4, 2.2])
+def test_psf_broader_or_narrower(encoder, factor):
+    psf = _scaled(factor)
+    sky = StarPrior(density=0.002, flux_min=3000.0)
+    exposure, _ = CoaddSimulator(1, sky, psf=psf, margin=8).simulate(rng=2)
+    with pytest.warns(OutOfDomainWarning, match='the PSF .* is outside') as record:
+        found = detect_sources(exposure, density=0.002, encoder=encoder)
+    assert {entry.filename for entry in record} == {__file__}
+    assert _all_flagged(found, CatalogFlag.PSF_OUT_OF_DOMAIN)
+
+
+@pytest.mark.parametrize('density', [None, 0.06])
+def test_denser_field(encoder, density):
+    sky = StarPrior(density=0.06)
+    exposure, _ = CoaddSimulator(1, sky, shape=(64, 64), margin=2).simulate(rng=2)
+    with pytest.warns(OutOfDomainWarning, match='density of sources') as record:
+        found = detect_sources(exposure, density=density, encoder=encoder)
+    assert {entry.filename for entry in record} == {__file__}
+    assert _all_flagged(found, CatalogFlag.DENSITY_OUT_OF_DOMAIN)
+
+
+@pytest.mark.parametrize('background', [3.0, 3e5])
+def test_darker_and_brighter_sky(encoder, background):
+    sky = StarPrior(density=0.002, flux_min=30 * background**0.5)
+    exposure, _ = CoaddSimulator(1, sky, background=background, margin=8).simulate(
+        rng=2
+    )
+    with pytest.warns(OutOfDomainWarning, match='noise of the sky'):
+        found = detect_sources(exposure, density=0.002, encoder=encoder)
+    assert _all_flagged(found, CatalogFlag.NOISE_OUT_OF_DOMAIN)
+
+
+@pytest.mark.parametrize('correlation', [(0.7, 0.1), (-0.2, 0.0)])
+def test_strange_correlation(field, encoder, correlation):
+    exposure = field[0].replace(noise_correlation=correlation)
+    with pytest.warns(OutOfDomainWarning, match=f'correlation .{correlation[0]:.2f}'):
+        found = detect_sources(exposure, density=0.002, encoder=encoder)
+    assert _all_flagged(found, CatalogFlag.NOISE_OUT_OF_DOMAIN)
+
+
+def test_coadds_of_any_depth_are_inside(encoder, recwarn):
+    # Two exposures half a pixel apart correlate by up to 0.5.
+    for depth, seed in ((2, 1), (2, 2), (3, 3), (25, 4)):
+        coadd, _ = CoaddSimulator(depth, StarPrior(density=0.002)).simulate(rng=seed)
+        detect_sources(coadd, density=0.002, encoder=encoder)
+    assert not [w for w in recwarn if issubclass(w.category, OutOfDomainWarning)]
+
+
+def test_floor_outside(field, encoder):
+    import astropy.units as u
+
+    with pytest.warns(OutOfDomainWarning, match='flux_min stands for .* ratio of'):
+        detect_sources(
+            field[0], density=0.002, flux_min=60 * u.electron, encoder=encoder
+        )
+
+
+def test_only_the_tiles_concerned_are_flagged(encoder):
+    class Varying:
+        def at(self, x, y):
+            return _scaled(2.2 if x > 64 else 1.0)
+
+    sky = StarPrior(density=0.003, flux_min=3000.0)
+    exposure, _ = CoaddSimulator(1, sky, shape=(64, 128), margin=4).simulate(rng=5)
+    with pytest.warns(OutOfDomainWarning, match='the PSF'):
+        found = detect_sources(
+            exposure.replace(psf=Varying()), density=0.003, encoder=encoder
+        )
+    flagged = (found['flags'] & int(CatalogFlag.PSF_OUT_OF_DOMAIN)) > 0
+    assert np.all(flagged[found['x_centroid'] > 68])
+    assert not np.any(flagged[found['x_centroid'] < 60])
+
+
+def test_domain_comes_from_the_card(encoder):
+    domain = Domain.of(encoder)
+    assert domain.noise[0] < 9
+    assert domain.noise[1] > 200
+    assert domain.density[1] == encoder.card['simulation']['density'][1]
+    # The range of seeing covers that of the coadd paper's field.
+    assert domain.psf_area[0] < PSFModel().n_eff < domain.psf_area[1]

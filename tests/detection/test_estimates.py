@@ -1,0 +1,127 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What is not given is measured in the image, and the table says so.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from bliss_astro import (
+    CoaddSimulator,
+    OutOfDomainWarning,
+    PSFModel,
+    detect_sources,
+)
+from bliss_astro.detection._inputs import as_exposure
+from bliss_astro.priors import StarPrior
+
+EVERYTHING = {
+    'background',
+    'bkg_error',
+    'effective_gain',
+    'noise_correlation',
+    'psf',
+    'density',
+}
+
+
+@pytest.fixture(scope='module')
+def scene():
+    """
+    A single exposure of 256 x 256 px with some 100 stars.
+    """
+    sky = StarPrior(density=0.0017)
+    return CoaddSimulator(1, sky, shape=(256, 256), margin=4).simulate(rng=11)
+
+
+@pytest.fixture(scope='module')
+def blind(scene, encoder):
+    return detect_sources(np.array(scene[0].data), encoder=encoder)
+
+
+def test_the_meta_says_what_was_estimated(blind, scene, encoder):
+    assert set(blind.meta['estimated']) == EVERYTHING
+    assert all(isinstance(how, str) for how in blind.meta['estimated'].values())
+    told = detect_sources(scene[0], density=0.002, encoder=encoder)
+    assert told.meta['estimated'] == {}
+
+
+@pytest.mark.parametrize('n_exposures', [1, 5])
+def test_estimates_are_close(n_exposures):
+    sky = StarPrior(density=0.0017)
+    simulator = CoaddSimulator(n_exposures, sky, shape=(256, 256), margin=4)
+    scene, _ = simulator.simulate(rng=12)
+    guess, _ = as_exposure(np.array(scene.data))
+    # 16 cells of 64 px: the mean sky is good to a few hundredths of the noise,
+    # plus what unseen stars add.
+    off = np.median(guess.background) - scene.background
+    assert abs(off) < 0.1 * scene.bkg_error
+    # Some 40,000 empty pixels: 0.5 % of statistics.
+    assert guess.bkg_error == pytest.approx(scene.bkg_error, rel=0.03)
+    assert guess.effective_gain == pytest.approx(scene.effective_gain, rel=0.07)
+    np.testing.assert_allclose(
+        guess.noise_correlation, scene.noise_correlation, atol=0.04
+    )
+    assert guess.psf.fwhm == pytest.approx(scene.psf.fwhm, rel=0.03)
+
+
+def test_crowding_does_not_blow_up_the_noise():
+    sky = StarPrior(density=0.008)
+    scene, _ = CoaddSimulator(25, sky, shape=(200, 200), margin=2).simulate(rng=1)
+    guess, _ = as_exposure(np.array(scene.data))
+    assert guess.bkg_error == pytest.approx(scene.bkg_error, rel=0.15)
+    np.testing.assert_allclose(
+        guess.noise_correlation, scene.noise_correlation, atol=0.08
+    )
+
+
+def test_subtracted_sky(scene):
+    flat = np.array(scene[0].data - scene[0].background)
+    guess, estimated = as_exposure(flat, background=0.0)
+    assert guess.background == 0
+    assert '29 electrons' in estimated['effective_gain']
+    # Right by construction: the sky of this simulation has 29.4 electrons.
+    assert guess.effective_gain == pytest.approx(1.0, rel=0.05)
+
+
+def test_blind_detection_finds_the_bright_stars(blind, scene):
+    _, truth = scene
+    bright = truth[truth['flux'].value > 3000]
+    n_found = 0
+    for star in bright:
+        apart = np.hypot(
+            blind['x_centroid'] - star['x_centroid'],
+            blind['y_centroid'] - star['y_centroid'],
+        )
+        n_found += apart.min() < 1
+    # SNR 15 and more: only blends get lost.
+    assert n_found >= 0.9 * len(bright)
+
+
+def test_integers(scene):
+    counts = np.rint(scene[0].data).astype(np.uint16)
+    guess, _ = as_exposure(counts)
+    assert guess.bkg_error == pytest.approx(scene[0].bkg_error, rel=0.03)
+
+
+def test_too_few_stars_for_a_psf(encoder, rng):
+    image = rng.normal(size=(80, 80)) * 30 + 900
+    psf = PSFModel(flux=3e4, x_0=40.2, y_0=39.7)
+    yy, xx = np.mgrid[:80, :80]
+    with pytest.warns(OutOfDomainWarning, match='too few bright stars') as record:
+        found = detect_sources(image + psf(xx, yy), encoder=encoder)
+    assert record[0].filename == __file__
+    assert 'an SDSS r PSF' in found.meta['estimated']['psf']
+    assert len(found) >= 1
+
+
+def test_stars_that_cannot_be_measured(encoder, rng):
+    # Blinking pixels are no stars: the fit fails or is refused, nothing aborts.
+    image = rng.normal(size=(120, 120)) * 30 + 900
+    image[20:110:15, 20:110:15] += 3000
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', OutOfDomainWarning)
+        found = detect_sources(image, encoder=encoder)
+    assert 'psf' in found.meta['estimated']

@@ -1,0 +1,77 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tiny configurations for the tests of the encoders.
+"""
+
+import pytest
+import torch
+
+from bliss_astro.encoders import (
+    Encoder,
+    EncoderConfig,
+    SimulationConfig,
+    SimulationStream,
+    TrainingConfig,
+)
+
+
+@pytest.fixture
+def tiny_config():
+    return EncoderConfig(
+        width=8,
+        n_blocks=1,
+        stem_width=8,
+        head_width=8,
+        n_components=2,
+        patch_radius=2,
+    )
+
+
+@pytest.fixture
+def tiny_encoder(tiny_config):
+    torch.manual_seed(1)
+    return Encoder(tiny_config)
+
+
+@pytest.fixture
+def tiny_simulation():
+    return SimulationConfig(
+        n_exposures=(1, 3),
+        shape=(16, 16),
+        margin=-2,
+        density=(0.01, 0.03),
+        inclined_fraction=0.0,
+    )
+
+
+@pytest.fixture
+def tiny_training():
+    return TrainingConfig(
+        n_steps=6,
+        batch_size=4,
+        n_validation=4,
+        validate_every=2,
+        precision='float32',
+        warmup_steps=2,
+    )
+
+
+@pytest.fixture
+def tiny_configs(tiny_config, tiny_simulation, tiny_training):
+    return tiny_config, tiny_simulation, tiny_training
+
+
+@pytest.fixture
+def draw(tiny_simulation):
+    """
+    Give a function that draws (inputs, catalogue) of a size.
+    """
+
+    def function(n=2, *, shape=(16, 16), seed=3, tile_size=4, **settings):
+        config = SimulationConfig(
+            **{**vars(tiny_simulation), 'shape': shape, **settings}
+        )
+        stream = SimulationStream(config, tile_size=tile_size, group_size=2)
+        return stream.draw(n, generator=torch.Generator().manual_seed(seed))
+
+    return function

@@ -1,0 +1,370 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the training loop: to the same end, whatever happens on the way.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import bliss_astro
+from bliss_astro.encoders import (
+    Encoder,
+    EncoderConfig,
+    SimulationConfig,
+    TrainingConfig,
+    load_config,
+    train_encoder,
+)
+from bliss_astro.encoders import _train as module
+
+CONFIGS = Path(bliss_astro.__file__).parent / 'data' / 'configs'
+
+
+def checkpoint(folder):
+    return torch.load(folder / 'checkpoint.pt', weights_only=True)
+
+
+def assert_same(one, other, where=''):
+    """
+    Bitwise, except for the time that it took.
+    """
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            if key != 'seconds':
+                assert_same(one[key], other[key], f'{where}/{key}')
+    elif isinstance(one, (list, tuple)):
+        for k, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f'{where}/{k}')
+    else:
+        assert one == other, where
+
+
+@pytest.fixture
+def straight(tiny_configs, tmp_path):
+    """
+    A run without interruption.
+    """
+    folder = tmp_path / 'straight'
+    train_encoder(tiny_configs, folder, name='toy')
+    return folder
+
+
+class _Killed(BaseException):
+    pass
+
+
+def interrupt(monkeypatch, *, name, call):
+    """
+    Make a method of the trainer fail at its n-th call.
+    """
+    original = getattr(module._Trainer, name)
+    calls = []
+
+    def replacement(self, *args, **keywords):
+        calls.append(1)
+        if len(calls) == call:
+            raise _Killed
+        return original(self, *args, **keywords)
+
+    monkeypatch.setattr(module._Trainer, name, replacement)
+
+
+class TestRun:
+    def test_what_it_leaves(self, straight):
+        names = sorted(path.name for path in straight.iterdir())
+        assert names == ['checkpoint.pt', 'log.jsonl', 'toy.json', 'toy.safetensors']
+        encoder = Encoder.from_pretrained(straight / 'toy.safetensors')
+        assert encoder.card['training']['steps_done'] == 6
+        assert encoder.card['training']['images_seen'] == 24
+        assert encoder.card['simulation']['n_exposures'] == [1, 3]
+        assert encoder.name == 'toy'
+
+    def test_the_log_is_json_lines(self, straight):
+        lines = (straight / 'log.jsonl').read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        assert [r['step'] for r in records if 'validation' in r] == [2, 4, 6]
+        assert set(records[0]['validation']) >= {'loss', 'count', 'position', 'flux'}
+
+    def test_best_weights_are_kept(self, straight):
+        records = map(json.loads, (straight / 'log.jsonl').read_text().splitlines())
+        best = min(r['validation']['loss'] for r in records if 'validation' in r)
+        encoder = Encoder.from_pretrained(straight / 'toy.safetensors')
+        assert encoder.card['validation_loss'] == best
+        state = checkpoint(straight)
+        for name, value in encoder.state_dict().items():
+            assert torch.equal(value, state['best_weights'][name])
+
+    def test_reproducible(self, straight, tiny_configs, tmp_path):
+        train_encoder(tiny_configs, tmp_path / 'again', name='toy')
+        assert_same(checkpoint(tmp_path / 'again'), checkpoint(straight))
+
+    def test_leaves_the_global_generator_alone(self, tiny_configs, tmp_path):
+        before = torch.random.get_rng_state()
+        trainer = module._Trainer(*tiny_configs, device='cpu')
+        first = trainer.encoder.state_dict()
+        torch.manual_seed(99)
+        second = module._Trainer(*tiny_configs, device='cpu').encoder.state_dict()
+        torch.random.set_rng_state(before)
+        assert_same(first, second)
+
+    def test_progress_bar(self, tiny_configs, tmp_path, capsys):
+        train_encoder(tiny_configs, tmp_path / 'run', progress_bar=True)
+        assert '6/6' in capsys.readouterr().err
+
+
+class TestResume:
+    @pytest.mark.parametrize('settings', [{}, {'dataset_size': 8}])
+    def test_bitwise_after_a_pause(self, tiny_configs, tmp_path, settings):
+        configs = (*tiny_configs[:2], dataclasses.replace(tiny_configs[2], **settings))
+        straight, paused = tmp_path / 'straight', tmp_path / 'paused'
+        train_encoder(configs, straight)
+        train_encoder(configs, paused, max_minutes=0)
+        assert checkpoint(paused)['step'] == 1
+        train_encoder(configs, paused, resume=True)
+        assert_same(checkpoint(paused), checkpoint(straight))
+        one, other = (folder / 'untitled.safetensors' for folder in (paused, straight))
+        assert one.read_bytes() == other.read_bytes()
+
+    @pytest.mark.parametrize(
+        ('name', 'call'), [('_loss', 6), ('_draw', 4), ('validate', 2)]
+    )
+    def test_bitwise_after_ctrl_c(
+        self, straight, tiny_configs, tmp_path, monkeypatch, name, call
+    ):
+        """
+        In the middle of a step, or of a validation.
+        """
+        folder = tmp_path / 'interrupted'
+        with monkeypatch.context() as patch:
+            interrupt(patch, name=name, call=call)
+            with pytest.raises(_Killed):
+                train_encoder(tiny_configs, folder, name='toy')
+        assert 0 < checkpoint(folder)['step'] < 6
+        assert not (folder / 'toy.safetensors').exists()
+        train_encoder(tiny_configs, folder, name='toy', resume=True)
+        assert_same(checkpoint(folder), checkpoint(straight))
+        assert (folder / 'log.jsonl').read_text() == (straight / 'log.jsonl').read_text()
+
+    def test_bitwise_after_a_kill(self, straight, tiny_configs, tmp_path, monkeypatch):
+        """
+        Without any chance to write: from the last checkpoint on.
+        """
+        folder = tmp_path / 'killed'
+        configs = (
+            *tiny_configs[:2],
+            dataclasses.replace(tiny_configs[2], checkpoint_minutes=0.0),
+        )
+        expected = tmp_path / 'expected'
+        train_encoder(configs, expected, name='toy')
+        with monkeypatch.context() as patch:
+            interrupt(patch, name='advance', call=5)
+            save = module._Trainer.save
+
+            def until_killed(self, path):
+                if self.step < 4 or not path.exists():
+                    save(self, path)
+
+            patch.setattr(module._Trainer, 'save', until_killed)
+            with pytest.raises(_Killed):
+                train_encoder(configs, folder, name='toy')
+        assert checkpoint(folder)['step'] == 3
+        # A line that was being written when the end came.
+        with (folder / 'log.jsonl').open('a') as file:
+            file.write('{"step": 5, "lo')
+        train_encoder(configs, folder, name='toy', resume=True)
+        assert_same(checkpoint(folder), checkpoint(expected))
+        assert (folder / 'log.jsonl').read_text() == (expected / 'log.jsonl').read_text()
+
+    def test_a_full_disk(self, tiny_configs, tmp_path, monkeypatch):
+        train_encoder(tiny_configs, tmp_path, max_minutes=0)
+        before = (tmp_path / 'checkpoint.pt').read_bytes()
+
+        def full(state, path):
+            path.write_bytes(b'half of it')
+            raise OSError(28, 'No space left on device')
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module.torch, 'save', full)
+            with pytest.raises(OSError, match='No space'):
+                train_encoder(tiny_configs, tmp_path, resume=True)
+        assert (tmp_path / 'checkpoint.pt').read_bytes() == before
+        assert not list(tmp_path.glob('*.tmp'))
+
+    def test_weights_half_changed_are_not_saved(
+        self, tiny_configs, tmp_path, monkeypatch
+    ):
+        train_encoder(tiny_configs, tmp_path, max_minutes=0)
+        before = (tmp_path / 'checkpoint.pt').read_bytes()
+        with monkeypatch.context() as patch:
+            interrupt(patch, name='_update_average', call=1)
+            with pytest.raises(_Killed):
+                train_encoder(tiny_configs, tmp_path, resume=True)
+        assert (tmp_path / 'checkpoint.pt').read_bytes() == before
+
+    def test_another_configuration(self, straight, tiny_configs):
+        other = (EncoderConfig(width=16, n_blocks=1), *tiny_configs[1:])
+        with pytest.raises(ValueError, match='another configuration'):
+            train_encoder(other, straight, resume=True)
+
+    def test_an_existing_folder(self, straight, tiny_configs):
+        before = (straight / 'checkpoint.pt').read_bytes()
+        with pytest.raises(FileExistsError, match='resume=True or overwrite=True'):
+            train_encoder(tiny_configs, straight)
+        assert (straight / 'checkpoint.pt').read_bytes() == before
+
+    def test_overwrite(self, straight, tiny_configs):
+        train_encoder(tiny_configs, straight, overwrite=True, max_minutes=0)
+        assert checkpoint(straight)['step'] == 1
+
+    def test_resume_without_anything(self, tiny_configs, tmp_path):
+        train_encoder(tiny_configs, tmp_path / 'new', resume=True, max_minutes=0)
+        assert checkpoint(tmp_path / 'new')['step'] == 1
+
+    def test_a_finished_run(self, straight, tiny_configs):
+        before = (straight / 'toy.safetensors').read_bytes()
+        train_encoder(tiny_configs, straight, name='toy', resume=True)
+        assert (straight / 'toy.safetensors').read_bytes() == before
+
+
+class TestSteps:
+    @pytest.mark.parametrize('bad', ['loss', 'gradient'])
+    def test_non_finite_steps_are_skipped(self, tiny_configs, monkeypatch, bad):
+        trainer = module._Trainer(*tiny_configs, device='cpu')
+        before = {k: v.clone() for k, v in trainer.encoder.state_dict().items()}
+        average = {k: v.clone() for k, v in trainer.average.state_dict().items()}
+        original = trainer._loss
+
+        def broken(encoder, inputs, catalog):
+            loss, terms = original(encoder, inputs, catalog)
+            if bad == 'loss':
+                return loss * torch.nan, terms
+            return loss + (encoder.to_tiles.bias[0] * 0).sqrt(), terms
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, '_loss', broken)
+            trainer.advance()
+        assert (trainer.step, trainer.n_skipped) == (1, 1)
+        assert_same(dict(trainer.encoder.state_dict()), before)
+        assert_same(dict(trainer.average.state_dict()), average)
+        trainer.advance()
+        assert (trainer.step, trainer.n_skipped) == (2, 1)
+        assert not torch.equal(
+            trainer.encoder.to_tiles.weight, before['to_tiles.weight']
+        )
+
+    def test_a_log_without_nan(self, tmp_path):
+        log = module._Log(tmp_path / 'log.jsonl', first_step=0)
+        log.write(step=1, loss=float('nan'), validation={'count': float('inf')})
+        text = (tmp_path / 'log.jsonl').read_text()
+        assert json.loads(text) == {'step': 1, 'loss': None, 'validation': {'count': None}}
+
+    def test_schedule(self, tiny_configs):
+        training = dataclasses.replace(tiny_configs[2], n_steps=100, warmup_steps=10)
+        trainer = module._Trainer(*tiny_configs[:2], training, device='cpu')
+        rates = []
+        for trainer.step in range(100):
+            rates.append(trainer._learning_rate())
+        assert rates.index(max(rates)) in range(8, 12)
+        assert max(rates) <= training.learning_rate
+        assert rates[0] < 0.15 * training.learning_rate
+        assert rates[-1] < 0.02 * training.learning_rate
+
+    def test_a_fixed_data_set(self, tiny_configs):
+        """
+        Eight images in batches of four: two batches, seen again and again.
+        """
+        training = dataclasses.replace(tiny_configs[2], dataset_size=8)
+        trainer = module._Trainer(*tiny_configs[:2], training, device='cpu')
+        images = {trainer._draw()[0].image.sum().item() for _ in range(12)}
+        assert len(images) == 2
+        endless = module._Trainer(*tiny_configs, device='cpu')
+        assert len({endless._draw()[0].image.sum().item() for _ in range(12)}) == 12
+
+    def test_validation_images_stay_the_same(self, tiny_configs):
+        trainer = module._Trainer(*tiny_configs, device='cpu')
+        state = trainer.generator.get_state()
+        assert trainer.validate() == trainer.validate()
+        assert torch.equal(trainer.generator.get_state(), state)
+
+
+class TestConfig:
+    def write(self, folder, text):
+        path = folder / 'config.toml'
+        path.write_text(text)
+        return path
+
+    @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.toml')), ids=lambda p: p.stem)
+    def test_bundled(self, path):
+        encoder, simulation, training = load_config(path)
+        assert isinstance(encoder, EncoderConfig)
+        assert isinstance(simulation, SimulationConfig)
+        assert isinstance(training, TrainingConfig)
+        Encoder(encoder)
+
+    def test_defaults(self, tmp_path):
+        configs = load_config(self.write(tmp_path, ''))
+        assert configs == (EncoderConfig(), SimulationConfig(), TrainingConfig())
+
+    def test_values(self, tmp_path):
+        text = '[encoder]\nwidth = 8\n[simulation]\nshape = [16, 20]\n[training]\nseed = 5'
+        encoder, simulation, training = load_config(self.write(tmp_path, text))
+        assert encoder.width == 8
+        assert simulation.shape == (16, 20)
+        assert training.seed == 5
+
+    @pytest.mark.parametrize(
+        ('text', 'message'),
+        [
+            ('[encoder', 'not valid TOML'),
+            ('[network]\nwidth = 3', "unknown section 'network'"),
+            ('[encoder]\nwdith = 3', r"unknown setting 'wdith' in \[encoder\]"),
+            ('[encoder]\ntile_size = 5', 'tile_size must be 2 or 4'),
+            ('[training]\nn_steps = 0', 'n_steps must be a positive integer'),
+            ('[training]\nn_steps = "many"', 'n_steps must be a positive integer'),
+            ('[training]\nprecision = "half"', 'precision must be'),
+            ('[simulation]\npsf = "round"', 'psf must be'),
+            ('[simulation]\nbackground = 865.0', r'in \[simulation\]'),
+            ('encoder = 3', r'encoder must be a section'),
+        ],
+    )
+    def test_errors(self, tmp_path, text, message):
+        path = self.write(tmp_path, text)
+        with pytest.raises(ValueError, match=message) as error:
+            load_config(path)
+        assert 'config.toml' in str(error.value)
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            load_config(tmp_path / 'none.toml')
+
+    def test_train_from_a_file(self, tmp_path):
+        path = self.write(
+            tmp_path,
+            """
+            [encoder]
+            width = 8
+            n_blocks = 1
+            stem_width = 8
+            head_width = 8
+            patch_radius = 2
+            [simulation]
+            n_exposures = [1, 1]
+            shape = [12, 12]
+            margin = 0
+            [training]
+            n_steps = 1
+            batch_size = 2
+            n_validation = 2
+            """,
+        )
+        encoder = train_encoder(path, tmp_path / 'out')
+        assert encoder.name == 'config'
+        assert (tmp_path / 'out' / 'config.safetensors').exists()

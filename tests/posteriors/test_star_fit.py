@@ -1,0 +1,216 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the least-squares features, and of marginals across borders.
+"""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from bliss_astro.encoders import Encoder, EncoderInputs
+from bliss_astro.metrics import cramer_rao_bound
+from bliss_astro.posteriors import find_sources
+from bliss_astro.posteriors._star_fit import StarPatches, fit_star, flux_at
+from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
+from bliss_astro.psf._mixture import profile_of_shape
+
+NOISE = 30.0  # electrons
+HALF = 6
+
+
+def patches_of(x, y, flux, *, noise=None, shape=DEFAULT_SHAPE, excess=1.0):
+    """
+    Cut-outs centred on pixel (20, 30), in units of the noise.
+    """
+    n = len(x)
+    vector = torch.tensor(shape).expand(n, 8)[:, None, None, :]
+    out = StarPatches(
+        data=torch.zeros(n, 2 * HALF + 1, 2 * HALF + 1),
+        good=torch.ones(n, 2 * HALF + 1, 2 * HALF + 1),
+        shape=vector,
+        gain=torch.full((n, 1, 1), NOISE),
+        excess=torch.full((n, 1, 1), excess),
+        x=torch.full((n,), 20.0),
+        y=torch.full((n,), 30.0),
+        radius=18.76,
+    )
+    model = flux[:, None, None] * profile_of_shape(vector, *out.offsets(x, y))
+    out.data = model
+    if noise is not None:
+        out.data = model + noise * torch.sqrt(1 + model / NOISE)
+    return out
+
+
+@pytest.fixture
+def stars(generator):
+    x = 20 + 0.9 * torch.rand(200, generator=generator) - 0.45
+    y = 30 + 0.9 * torch.rand(200, generator=generator) - 0.45
+    flux = 10 ** (1.5 + 2.5 * torch.rand(200, generator=generator))
+    return x, y, flux
+
+
+class TestFlux:
+    def test_without_noise(self, stars):
+        x, y, flux = stars
+        found, error, chi2 = flux_at(patches_of(x, y, flux), x, y)
+        assert_allclose(found, flux, rtol=1e-5)
+        assert_allclose(chi2, 0, atol=1e-6)
+        assert (error > 0).all()
+
+    def test_bad_pixels_are_not_used(self, stars):
+        x, y, flux = stars
+        patches = patches_of(x, y, flux)
+        patches.good[:, 5:7, 6:9] = 0
+        patches.data[:, 5:7, 6:9] = 1e5
+        found, _, chi2 = flux_at(patches, x, y)
+        assert_allclose(found, flux, rtol=1e-4)
+        assert_allclose(chi2, 0, atol=1e-4)
+
+    def test_nothing_but_bad_pixels(self, stars):
+        x, y, flux = stars
+        patches = patches_of(x, y, flux)
+        patches.good[:] = 0
+        for value in (*flux_at(patches, x, y), *fit_star(patches, x, y, 0 * x + 20)):
+            assert torch.isfinite(value).all()
+
+    def test_error_is_the_scatter(self, generator):
+        n = 3000
+        x, y = torch.full((n,), 20.2), torch.full((n,), 29.7)
+        flux = torch.full((n,), 300.0)
+        noise = torch.randn(n, 13, 13, generator=generator)
+        found, error, chi2 = flux_at(patches_of(x, y, flux, noise=noise), x, y)
+        pull = (found - flux) / error
+        assert_allclose(pull.std(), 1, atol=5 / np.sqrt(2 * n))
+        assert_allclose(chi2.mean(), 168 / 169, atol=0.01)
+
+    def test_correlated_noise_is_told(self, stars):
+        x, y, flux = stars
+        _, plain, _ = flux_at(patches_of(x, y, flux), x, y)
+        _, wide, _ = flux_at(patches_of(x, y, flux, excess=2.25), x, y)
+        assert_allclose(wide, 1.5 * plain, rtol=1e-5)
+
+
+class TestFit:
+    def test_finds_the_place(self, stars):
+        x, y, flux = stars
+        patches = patches_of(x, y, flux)
+        # Begun half a pixel off; the weak prior pulls faint stars back.
+        fx, fy, *_ = fit_star(patches, x + 0.3, y - 0.4, 0 * x + 20)
+        bright = flux > 1000
+        assert_allclose(fx[bright], x[bright], atol=2e-3)
+        assert_allclose(fy[bright], y[bright], atol=2e-3)
+        assert ((fx - x).abs() < 0.32).all()
+
+    def test_errors_are_those_of_theory(self):
+        x, y, flux = (torch.tensor([v]) for v in (20.1, 29.8, 2000.0))
+        patches = patches_of(x, y, flux)
+        _, _, error_x, error_y, correlation = fit_star(patches, x, y, 0 * x + 20)
+        bound = cramer_rao_bound(
+            PSFModel(), float(flux) * NOISE, bkg_error=NOISE, effective_gain=1.0
+        )
+        errors = [float(bound.x_err), float(bound.y_err)]
+        # The cut-outs end at 6 pixels, and the weak prior adds what it knows.
+        assert_allclose((float(error_x), float(error_y)), errors, rtol=0.02)
+        assert abs(float(correlation)) < 0.05
+
+    def test_inclined_stars_have_correlated_errors(self):
+        x, y, flux = (torch.tensor([v]) for v in (20.0, 30.0, 1000.0))
+        shape = (*DEFAULT_SHAPE[:6], 0.0, 0.2)
+        *_, correlation = fit_star(patches_of(x, y, flux, shape=shape), x, y, 0 * x + 9)
+        assert correlation > 0.1
+
+    def test_nothing_there(self, generator):
+        n = 500
+        x, y = torch.full((n,), 20.0), torch.full((n,), 30.0)
+        noise = torch.randn(n, 13, 13, generator=generator)
+        patches = patches_of(x, y, 0 * x, noise=noise)
+        fx, fy, error_x, _, _ = fit_star(patches, x, y, 0 * x + 20)
+        assert (fx - x).abs().max() < 2.5
+        assert (fy - y).abs().max() < 2.5
+        assert (error_x < 0.51).all()
+
+
+@pytest.fixture(scope='module')
+def bundled():
+    return Encoder.from_pretrained('stars')
+
+
+def exposure_of(x, y, flux, *, seed=1, size=40):
+    """
+    One star without company, on a sky of 865 electrons.
+    """
+    star = PSFModel(flux=flux, x_0=x, y_0=y)
+    yy, xx = np.mgrid[:size, :size]
+    mean = star(xx, yy) + 865
+    rng = np.random.default_rng(seed)
+    data = (mean + rng.normal(size=mean.shape) * np.sqrt(mean) - 865) / np.sqrt(865)
+
+    def constant(*values):
+        return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
+
+    image = torch.as_tensor(data, dtype=torch.float32)[None]
+    return EncoderInputs(
+        image=image,
+        mask=torch.zeros_like(image, dtype=torch.bool),
+        log_noise=constant(np.log(np.sqrt(865))),
+        correlation=constant(0.0, 0.0),
+        psf=constant(*DEFAULT_SHAPE),
+        log_density=constant(np.log(3 / 1600)),
+        log_flux_floor=constant(np.log(622 / np.sqrt(865))),
+    )
+
+
+# The centre of a tile, an edge, a corner; tile edges lie at 3.5 + 4 k.
+PLACES = [(21.5, 21.5), (19.5, 21.5), (21.5, 19.52), (19.49, 19.51), (19.5, 19.5)]
+
+
+class TestMarginals:
+    @pytest.mark.parametrize(('x', 'y'), PLACES)
+    def test_one_star_is_found_once(self, bundled, x, y):
+        flux = 2e4
+        sources = find_sources(bundled(exposure_of(x, y, flux)))
+        sure = sources.select(sources.probability > 0.5)
+        assert len(sure) == 1
+        assert sure.probability[0] > 0.95
+        assert_allclose(sure.x.mean(), x, atol=0.25)
+        assert_allclose(sure.y.mean(), y, atol=0.25)
+        median = 622 * float(sure.quantile_flux(0.5).exp())
+        assert_allclose(median, flux, rtol=0.08)
+
+    def test_probabilities_and_quantiles(self, tiny):
+        sources = find_sources(tiny.posterior, n_draws=32)
+        assert len(sources) > 3
+        assert (sources.probability > 0).all()
+        assert (sources.probability <= 1 + 1e-6).all()
+        assert torch.isfinite(sources.x).all()
+        quantiles = [sources.quantile_flux(q) for q in (0.05, 0.5, 0.95)]
+        assert (quantiles[0] <= quantiles[1]).all()
+        assert (quantiles[1] <= quantiles[2]).all()
+        assert (quantiles[0] >= 0).all()
+
+    def test_deterministic(self, tiny):
+        one, same = (find_sources(tiny.posterior, n_draws=32) for _ in range(2))
+        assert torch.equal(one.probability, same.probability)
+        assert torch.equal(one.x, same.x)
+        assert torch.equal(one.flux, same.flux)
+
+    def test_one_by_one(self, tiny):
+        """
+        An image's sources do not depend on the rest of its batch.
+        """
+        together = find_sources(tiny.posterior, n_draws=32)
+        values = {}
+        for name in ('image', 'mask', 'log_noise', 'correlation', 'psf', 'log_density'):
+            values[name] = getattr(tiny.inputs, name)[1:2]
+        values['log_flux_floor'] = tiny.inputs.log_flux_floor[1:2]
+        alone = find_sources(tiny.encoder(EncoderInputs(**values)), n_draws=32)
+        same = together.select(together.image == 1)
+        assert len(same) == len(alone)
+        assert_allclose(same.probability, alone.probability, atol=1e-4)
+
+    def test_an_empty_image(self, bundled):
+        inputs = exposure_of(20, 20, 0.0)
+        sources = find_sources(bundled(inputs))
+        assert not (sources.probability > 0.5).any()
+        assert len(sources.quantile_flux(0.5)) == len(sources)

@@ -1,0 +1,619 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the command line, as a shell user meets it: output, files, exit codes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable, Table
+
+import bliss_astro
+from bliss_astro import ProbabilisticCatalog
+from bliss_astro.cli import main
+from bliss_astro.cli._simulated import read_simulated, simulate_field
+from bliss_astro.cli._train import bundled_configs, find_config
+
+TINY = """\
+description = "Too small to be of use, quick to train"
+
+[encoder]
+width = 16
+n_blocks = 1
+stem_width = 8
+head_width = 16
+
+[simulation]
+n_exposures = [1, 1]
+shape = [32, 32]
+
+[training]
+n_steps = 6
+batch_size = 4
+n_validation = 4
+validate_every = 3
+precision = "float32"
+"""
+
+
+@pytest.fixture(scope='module')
+def simulated(tmp_path_factory):
+    """
+    Give a small simulated image of five exposures.
+    """
+    path = tmp_path_factory.mktemp('cli') / 'image.fits'
+    words = [
+        '-d',
+        '5',
+        '--shape',
+        '72x80',
+        '--density',
+        '0.003',
+        '--seed',
+        '4',
+        '--quiet',
+    ]
+    assert main(['simulate', *words, '-o', str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def plain_image(tmp_path, simulated):
+    """
+    Give the same field as any telescope might write it.
+    """
+    data, header = fits.getdata(simulated, header=True)
+    head = fits.Header()
+    head['BUNIT'] = 'nanomaggy'
+    head['SKY'] = header['BKGLEVEL']
+    for key, value in {
+        'CTYPE1': 'RA---TAN',
+        'CTYPE2': 'DEC--TAN',
+        'CRPIX1': 40.0,
+        'CRPIX2': 36.0,
+        'CRVAL1': 323.0,
+        'CRVAL2': -0.8,
+        'CDELT1': -1.1e-4,
+        'CDELT2': 1.1e-4,
+    }.items():
+        head[key] = value
+    mask = np.zeros(data.shape, dtype=np.uint8)
+    mask[10:12, 20:30] = 4
+    path = tmp_path / 'plain.fits'
+    fits.HDUList(
+        [
+            fits.PrimaryHDU(),
+            fits.ImageHDU(data, head, name='SCI'),
+            fits.ImageHDU(mask, name='MASK'),
+        ]
+    ).writeto(path)
+    return path
+
+
+def last_error(capsys):
+    """
+    Return the last line of the standard error, which must hold no traceback.
+    """
+    text = capsys.readouterr().err
+    assert 'Traceback' not in text
+    return text.strip().splitlines()[-1]
+
+
+# -- the frame ---------------------------------------------------------------------
+
+
+def test_version_and_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(['--version'])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f'bliss-astro {bliss_astro.__version__}\n'
+    with pytest.raises(SystemExit) as stop:
+        main(['--help'])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for command in ('demo', 'detect', 'simulate', 'evaluate', 'train', 'encoders'):
+        assert command in text
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        [],
+        ['frobnicate'],
+        ['detect'],
+        ['detect', 'a.fits', '-t', '1.0'],
+        ['detect', 'a.fits', '--background', 'much'],
+        ['detect', 'a.fits', '--gain', '-3'],
+        ['detect', 'a.fits', '--band', 'V'],
+        ['simulate'],
+        ['simulate', '-o', 'a.fits', '--shape', '3x4x5'],
+        ['simulate', '-o', 'a.fits', '-d', '0'],
+        ['evaluate', 'a.fits'],
+        ['train', 'stars', '--resume', '--overwrite'],
+    ],
+)
+def test_wrong_usage_is_two(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert 'error:' in last_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ('words', 'reason'),
+    [
+        (['-o', 'cat.xyz'], 'must be one of .fits'),
+        (['--plot', 'a.xyz'], 'must be one of .'),
+        (['--posterior'], '--posterior needs -o'),
+        (['--posterior', '-o', 'cat.ecsv'], 'only FITS'),
+        (['-o', 'same.fits', '--plot', 'same.fits'], 'must be one of .'),
+        (['--fpm', 'IMAGE'], '--fpm does not go with'),
+        (['--gain', '2'], '--gain does not go with'),
+        (['-o', 'IMAGE', '--overwrite'], 'cannot be written to as well'),
+    ],
+)
+def test_options_that_cannot_be_meant(
+    simulated, words, reason, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = [str(simulated) if w == 'IMAGE' else w for w in words]
+    assert main(['detect', str(simulated), *words]) == 2
+    line = last_error(capsys)
+    assert reason in line
+    assert line.startswith('bliss-astro: error: ')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('words', 'reason'),
+    [
+        (['absent.fits'], 'there is no file absent.fits'),
+        (['IMAGE', '--psf', 'absent.fit'], 'there is no file absent.fit'),
+        (['IMAGE', '-o', 'absent/cat.fits'], 'the folder absent does not exist'),
+        (['IMAGE', '--encoder', 'galaxies'], "unknown encoder 'galaxies'"),
+        (['IMAGE', '--device', 'abacus'], '--device abacus cannot be used'),
+        (['IMAGE', '--extension', '7'], 'has no extension 7'),
+        (['IMAGE', '--extension', 'TRUTH'], 'is no two-dimensional image'),
+        (['text.fits'], 'cannot be read as FITS'),
+        (['short.fits', '-o', 'cat.fits'], 'cannot be read as FITS'),
+        (['table.fits'], 'has no two-dimensional image'),
+    ],
+)
+def test_bad_input_is_one_line_and_no_file(
+    simulated, words, reason, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'text.fits').write_text('no image')
+    (tmp_path / 'short.fits').write_bytes(simulated.read_bytes()[:9000])
+    Table({'a': [1]}).write(tmp_path / 'table.fits')
+    before = sorted(tmp_path.iterdir())
+    words = [str(simulated) if w == 'IMAGE' else w for w in words]
+    assert main(['detect', *words, '--quiet']) == 1
+    line = last_error(capsys)
+    assert line.startswith('bliss-astro: error: ')
+    assert reason in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_existing_files_are_refused_before_the_work(
+    simulated, tmp_path, capsys, monkeypatch
+):
+    def never(*args, **kwargs):
+        pytest.fail('work was begun')
+
+    monkeypatch.setattr('bliss_astro.cli._detect._measure', never)
+    monkeypatch.setattr('bliss_astro.cli._simulate.make_field', never)
+    monkeypatch.setattr('bliss_astro.cli._simulated.simulate_field', never)
+    path = tmp_path / 'bliss-demo-catalog.fits'
+    path.write_text('mine')
+    for words in (
+        ['detect', str(simulated), '-o', str(path)],
+        ['simulate', '-o', str(path)],
+        ['demo', '-o', str(tmp_path)],
+    ):
+        assert main(words) == 1
+        assert 'exists; --overwrite replaces it' in last_error(capsys)
+    assert path.read_text() == 'mine'
+
+
+def test_an_unexpected_error_is_one_line(simulated, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        msg = 'cannot\nmultiply'
+        raise ArithmeticError(msg)
+
+    monkeypatch.setattr('bliss_astro.cli._detect._measure', fail)
+    assert main(['detect', str(simulated)]) == 1
+    assert last_error(capsys) == 'bliss-astro: error: ArithmeticError: cannot multiply'
+    with pytest.raises(ArithmeticError):
+        main(['--traceback', 'detect', str(simulated)])
+
+
+def test_interrupt_is_130(simulated, tmp_path, capsys, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('bliss_astro.cli._detect._measure', stop)
+    output = tmp_path / 'cat.fits'
+    assert main(['detect', str(simulated), '-o', str(output)]) == 130
+    assert last_error(capsys) == 'bliss-astro: interrupted'
+    assert not output.exists()
+
+
+def test_closed_pipe_is_quiet():
+    # A pipe is closed for a whole process only.
+    code = 'import sys; from bliss_astro.cli import main; sys.exit(main(["encoders"]))'
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, '-c', code],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert done.stderr == b''
+    assert done.returncode == 141
+
+
+# -- simulate ----------------------------------------------------------------------
+
+
+def test_simulated_file_keeps_all_it_holds(simulated):
+    exposure, truth = simulate_field(5, shape=(72, 80), density=0.003, seed=4)
+    with fits.open(simulated) as hdus:
+        again, stars = read_simulated(hdus)
+        assert hdus[0].header['BUNIT'] == 'nmgy'
+        assert hdus[0].header['NEXPOSE'] == 5
+    np.testing.assert_allclose(again.data, exposure.data, rtol=1e-6)
+    assert again.unit == u.nmgy
+    for name in ('background', 'bkg_error', 'effective_gain'):
+        assert getattr(again, name) == pytest.approx(getattr(exposure, name))
+    assert again.noise_correlation == pytest.approx(exposure.noise_correlation)
+    np.testing.assert_allclose(again.psf.shape_vector, exposure.psf.shape_vector)
+    assert again.psf.normalization_radius == exposure.psf.normalization_radius
+    for name in ('x_centroid', 'y_centroid', 'flux', 'mag'):
+        np.testing.assert_allclose(
+            u.Quantity(stars[name]).value, u.Quantity(truth[name]).value, rtol=1e-12
+        )
+        assert getattr(stars[name], 'unit', None) == getattr(truth[name], 'unit', None)
+
+
+def test_faintest_and_background_are_heeded(tmp_path):
+    path = tmp_path / 'image.fits'
+    words = [
+        '--shape',
+        '200',
+        '--density',
+        '0.01',
+        '--faintest',
+        '20',
+        '--background',
+        '400',
+        '-q',
+    ]
+    assert main(['simulate', *words, '-o', str(path)]) == 0
+    truth = QTable.read(path, hdu='TRUTH', unit_parse_strict='silent')
+    # 400 stars are expected, half of which within 0.75 mag / 0.47 of the limit.
+    assert 300 < len(truth) < 500
+    assert 19.5 < np.max(truth['mag'].value) <= 20
+    sky = fits.getheader(path)['BKGLEVEL']
+    assert sky == pytest.approx(400 / 987.31, rel=1e-6)
+
+
+def test_psf_of_a_psfield(tmp_path, shared_data):
+    psfield = shared_data / 'sdss/94/1/12/psField-000094-1-0012.fits'
+    if not psfield.is_file():
+        pytest.skip('no psField of run 94')
+    path = tmp_path / 'image.fits'
+    words = ['--shape', '40', '--psf', str(psfield), '--band', 'r', '-q']
+    assert main(['simulate', *words, '-o', str(path)]) == 0
+    assert fits.getheader(path)['PSFS1'] == pytest.approx(1.49, abs=0.2)
+    assert main(['simulate', '--band', 'r', '-o', str(path)]) == 2
+
+
+# -- detect ------------------------------------------------------------------------
+
+
+def test_detect_prints_a_table_and_nothing_else(simulated, capsys):
+    assert main(['detect', str(simulated)]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].split()[:4] == ['id', 'probability', 'x_centroid', 'y_centroid']
+    assert 3 < len(lines) <= 23
+    assert 'detecting in 80 x 72 px of a simulated image' in err
+    assert main(['detect', str(simulated), '-q']) == 0
+    quiet, err = capsys.readouterr()
+    assert quiet == out
+    assert err == ''
+
+
+def test_detect_writes_catalogue_and_picture(simulated, tmp_path, capsys):
+    catalog, picture = tmp_path / 'cat.fits', tmp_path / 'cat.png'
+    words = ['detect', str(simulated), '-o', str(catalog), '--plot', str(picture)]
+    assert main([*words, '-q']) == 0
+    assert capsys.readouterr() == ('', '')
+    table = ProbabilisticCatalog.read(catalog)
+    assert len(table) > 3
+    assert table['flux'].unit == u.nmgy
+    assert np.all(table['probability'] > 0.5)
+    assert table.posterior is None
+    assert picture.read_bytes().startswith(b'\x89PNG')
+    # A higher threshold keeps fewer rows; the posterior comes on demand.
+    assert main([*words, '-q', '--overwrite', '-t', '0.99', '--posterior']) == 0
+    fewer = ProbabilisticCatalog.read(catalog)
+    assert len(fewer) <= len(table)
+    assert fewer.posterior is not None
+
+
+@pytest.mark.parametrize('ending', ['ecsv', 'vot'])
+def test_detect_other_formats(simulated, tmp_path, ending):
+    path = tmp_path / f'cat.{ending}'
+    assert main(['detect', str(simulated), '-o', str(path), '-q']) == 0
+    assert len(ProbabilisticCatalog.read(path)) > 3
+
+
+def test_detect_in_a_plain_image(plain_image, simulated, tmp_path, capsys):
+    psf = tmp_path / 'psf.fits'
+    with fits.open(simulated) as hdus:
+        exposure, _ = read_simulated(hdus)
+    offsets = np.arange(-15.0, 16)
+    picture = exposure.psf(*np.meshgrid(offsets, offsets))
+    fits.writeto(psf, np.asarray(picture))
+    path = tmp_path / 'cat.ecsv'
+    words = ['detect', str(plain_image), '--psf', str(psf), '--background', 'header']
+    words += ['--gain', str(exposure.effective_gain), '-q', '-o', str(path)]
+    assert main(words) == 0
+    table = ProbabilisticCatalog.read(path)
+    assert table['flux'].unit == u.nmgy
+    assert abs(table['sky_centroid'].ra.deg - 323.0).max() < 0.01
+    reference = tmp_path / 'reference.ecsv'
+    assert main(['detect', str(simulated), '-q', '-o', str(reference)]) == 0
+    other = ProbabilisticCatalog.read(reference)
+    # The same light, but for the noise that had to be estimated.
+    assert table['flux'][0].value == pytest.approx(other['flux'][0].value, rel=0.05)
+    assert main([*words[:4], '--extension', 'SCI', '--mask', 'NIX']) == 1
+    assert 'no extension NIX' in last_error(capsys)
+
+
+def test_unknown_unit_is_a_warning(plain_image, tmp_path, capsys):
+    with fits.open(plain_image, mode='update') as hdus:
+        hdus['SCI'].header['BUNIT'] = 'jansky per furlong'
+    with fits.open(plain_image) as hdus:
+        fits.writeto(tmp_path / 'psf.fits', np.ones((5, 5)) + np.eye(5))
+        assert hdus['SCI'].header['BUNIT'] == 'jansky per furlong'
+    path = tmp_path / 'cat.ecsv'
+    assert main(['detect', str(plain_image), '-o', str(path), '-q']) == 0
+    err = capsys.readouterr().err
+    assert "BUNIT 'jansky per furlong'" in err
+    assert all(line.startswith('bliss-astro: warning: ') for line in err.splitlines())
+    assert getattr(ProbabilisticCatalog.read(path)['flux'], 'unit', None) is None
+
+
+def test_nothing_found_is_an_empty_table(tmp_path, capsys):
+    path, output = tmp_path / 'image.fits', tmp_path / 'cat.fits'
+    words = ['--shape', '48', '--density', '1e-9', '-q']
+    assert main(['simulate', *words, '-o', str(path)]) == 0
+    picture = str(tmp_path / 'a.png')
+    words = ['detect', str(path), '-t', '0.999', '--plot', picture, '-q']
+    assert main([*words, '-o', str(output)]) == 0
+    assert 'warning: NoDetectionsWarning' in capsys.readouterr().err
+    assert len(ProbabilisticCatalog.read(output)) == 0
+
+
+@pytest.mark.slow
+def test_detect_in_an_sdss_frame(shared_data, tmp_path, capsys):
+    folder = shared_data / 'sdss_two_epoch/6377/4/399'
+    names = {
+        '--psf': 'psField-006377-4-0399.fit',
+        '--tsfield': 'tsField-006377-4-40-0399.fit',
+        '--fpm': 'fpM-006377-r4-0399.fit.gz',
+    }
+    image = folder / 'fpC-006377-r4-0399.fit.gz'
+    if not image.is_file():
+        pytest.skip('no fpC of run 6377')
+    path = tmp_path / 'cat.fits'
+    words = [w for k, v in names.items() for w in (k, str(folder / v))]
+    assert main(['detect', str(image), *words, '-q', '-o', str(path)]) == 0
+    catalog = ProbabilisticCatalog.read(path)
+    assert 200 < len(catalog) < 5000
+    assert catalog['flux'].unit == u.nmgy
+    assert 'sky_centroid' in catalog.colnames
+    words = ['detect', str(image), '--band', 'g']
+    assert main(words) == 1
+    assert "band='g' was asked for" in last_error(capsys)
+
+
+# -- evaluate ----------------------------------------------------------------------
+
+
+def test_evaluate(simulated, tmp_path, capsys):
+    catalog = tmp_path / 'cat.fits'
+    assert main(['detect', str(simulated), '-o', str(catalog), '-q']) == 0
+    table, picture = tmp_path / 'scores.ecsv', tmp_path / 'scores.png'
+    words = ['evaluate', str(catalog), str(simulated), '-o', str(table)]
+    assert main([*words, '--plot', str(picture), '-q']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ['magnitude', 'true', 'recall']
+    assert lines[-1].split()[0] == 'all'
+    scores = QTable.read(table)
+    with fits.open(simulated) as hdus:
+        n_truth = len(hdus['TRUTH'].data)
+    assert scores['n_truth'][-1] == n_truth
+    assert scores['n_truth'][:-1].sum() == n_truth
+    assert scores['recall'][-1] > 0.5
+    assert abs(scores['flux_median'][-1]) < 0.1
+    assert picture.stat().st_size > 1000
+
+
+def test_evaluate_hand_made_tables(tmp_path, capsys):
+    truth, found = tmp_path / 'truth.csv', tmp_path / 'found.ecsv'
+    Table({'x': [5.0, 20, 40], 'y': [5.0, 20, 40], 'mag': [19.0, 20, 21]}).write(truth)
+    Table({'xcentroid': [5.3, 30.0], 'ycentroid': [5.0, 3], 'mag': [19.1, 20.2]}).write(
+        found
+    )
+    output = tmp_path / 'scores.csv'
+    words = ['evaluate', str(found), str(truth), '-q']
+    assert main([*words, '-o', str(output)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[1:5] == [
+        '3',
+        '0.333',
+        '2',
+        '0.500',
+    ]
+    scores = Table.read(output)
+    expected = 10 ** (-0.4 * 0.1) - 1
+    assert scores['flux_median'][-1] == pytest.approx(expected)
+    # Too small a radius leaves no pair.
+    assert main([*words, '--radius', '0.2']) == 0
+    assert '0.000' in capsys.readouterr().out
+    assert main([*words, '--sky']) == 1
+    assert 'has neither sky_centroid nor ra and dec' in last_error(capsys)
+
+
+def test_evaluate_on_the_sky(tmp_path, capsys):
+    truth, found = tmp_path / 'truth.ecsv', tmp_path / 'found.ecsv'
+    sky = QTable({'ra': [10.0, 10.01] * u.deg, 'dec': [0.0, 0.0] * u.deg})
+    sky['flux'] = [10.0, 20.0] * u.electron
+    sky.write(truth)
+    sky['ra'][0] += 0.4 * u.arcsec
+    sky[:1].write(found)
+    assert main(['evaluate', str(found), str(truth), '--sky', '-q']) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[1:5] == [
+        '2',
+        '0.500',
+        '1',
+        '1.000',
+    ]
+
+
+def test_evaluate_refuses_what_is_no_table(simulated, tmp_path, capsys):
+    path = tmp_path / 'cat.csv'
+    path.write_text('a,b\n1,2\n')
+    assert main(['evaluate', str(path), str(simulated)]) == 1
+    assert 'has no columns x_centroid and y_centroid' in last_error(capsys)
+    assert main(['evaluate', str(simulated), str(path)]) == 1
+    assert 'can only be the TRUTH' in last_error(capsys)
+    (tmp_path / 'bad.fits').write_bytes(b'nothing')
+    assert main(['evaluate', str(tmp_path / 'bad.fits'), str(simulated)]) == 1
+    assert 'cannot be read' in last_error(capsys)
+
+
+# -- train and encoders --------------------------------------------------------------
+
+
+def test_train_resume_and_use(tmp_path, simulated, capsys, monkeypatch):
+    monkeypatch.setenv('TQDM_MININTERVAL', '30')
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / 'tiny.toml'
+    config.write_text(TINY)
+    assert main(['train', str(config), '--max-minutes', '1e-6']) == 0
+    out, err = capsys.readouterr()
+    assert 'of 6' in out
+    assert 'to continue: bliss-astro train' in err
+    assert main(['train', str(config)]) == 1
+    assert '--resume continues that run' in last_error(capsys)
+    assert main(['train', str(config), '--resume', '-q']) == 0
+    assert 'steps            6 of 6' in capsys.readouterr().out
+    weights = tmp_path / 'tiny' / 'tiny.safetensors'
+    assert json.loads(weights.with_suffix('.json').read_text())['name'] == 'tiny'
+    words = ['detect', str(simulated), '--encoder', str(weights), '-q']
+    assert main(words) == 0
+    # A single byte that changed is noticed.
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    capsys.readouterr()
+    assert main(words) == 1
+    assert 'corrupted or altered' in last_error(capsys)
+
+
+def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def stop(config, output, **kwargs):
+        (output / 'checkpoint.pt').write_text('')
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv('TQDM_MININTERVAL', '30')
+    monkeypatch.setattr('bliss_astro.encoders.train_encoder', stop)
+    folder = tmp_path / 'a run'
+    folder.mkdir()
+    words = ['train', 'stars', '-o', str(folder), '--name', 'mine', '--device', 'cpu']
+    assert main(words) == 130
+    assert last_error(capsys) == (
+        f"bliss-astro: interrupted; to continue: bliss-astro train stars -o '{folder}' "
+        '--name mine --device cpu --resume'
+    )
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        (('[training]', '[trainning]'), "unknown section 'trainning'"),
+        (('n_steps', 'steps'), "unknown setting 'steps'"),
+        (('n_steps = 6', 'n_steps = "six"'), 'wrong kind'),
+        (('n_steps = 6', 'n_steps = six'), 'not valid TOML'),
+        (('[32, 32]', '[20, 20]'), 'shape must be larger'),
+    ],
+)
+def test_bad_configurations(tmp_path, capsys, change, reason):
+    config = tmp_path / 'tiny.toml'
+    config.write_text(TINY.replace(*change))
+    output = tmp_path / 'run'
+    assert main(['train', str(config), '-o', str(output)]) == 1
+    assert reason in last_error(capsys)
+    assert not output.exists()
+
+
+def test_bundled_configurations(tmp_path, monkeypatch, capsys):
+    assert {'stars', 'coadd-paper-d25'} <= set(bundled_configs())
+    monkeypatch.chdir(tmp_path)
+    assert find_config('stars.toml') == find_config('stars')
+    (tmp_path / 'stars.toml').write_text(TINY)
+    assert find_config('stars.toml').read_text() == TINY
+    assert main(['train', 'nebulae']) == 1
+    assert 'bundled are coadd-paper-d25' in last_error(capsys)
+
+
+def test_encoders(capsys):
+    assert main(['encoders']) == 0
+    assert 'stars' in capsys.readouterr().out
+    assert main(['encoders', 'stars']) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card['name'] == 'stars'
+    assert main(['encoders', 'stars', '--field', 'colour']) == 1
+    assert "no entry 'colour'" in last_error(capsys)
+
+
+# -- demo --------------------------------------------------------------------------
+
+
+def test_demo(tmp_path, capsys):
+    folder = tmp_path / 'new' / 'folder'
+    assert main(['demo', '-o', str(folder)]) == 0
+    out = capsys.readouterr().out
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        'bliss-demo-catalog.fits',
+        'bliss-demo-image.fits',
+        'bliss-demo.png',
+    }
+    for name in names:
+        assert str(folder / name) in out
+    catalog = ProbabilisticCatalog.read(folder / 'bliss-demo-catalog.fits')
+    assert catalog.posterior is not None
+    # About 200 stars down to a signal-to-noise ratio of 3.4, most of them seen.
+    assert 120 < len(catalog) < 280
+    last = next(line for line in out.splitlines() if line.split()[:1] == ['all'])
+    recall, precision = (float(last.split()[k]) for k in (2, 4))
+    assert recall > 0.7
+    assert precision > 0.8
+    words = ['evaluate', str(folder / 'bliss-demo-catalog.fits')]
+    assert main([*words, str(folder / 'bliss-demo-image.fits'), '-q']) == 0
+    assert last in capsys.readouterr().out
