@@ -161,8 +161,10 @@ def _judge_place(posterior, catalog, hidden, place, tiles):
         'log_position': factor.log_prob(x, y),
         'log_flux': here.log_prob(value),
     }
-    return {k: v.double().numpy() if v.is_floating_point() else v.numpy()
-            for k, v in found.items()}
+    return {
+        k: v.double().numpy() if v.is_floating_point() else v.numpy()
+        for k, v in found.items()
+    }
 
 
 def _median(factor):

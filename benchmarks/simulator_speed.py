@@ -39,9 +39,7 @@ def _draw_exposure(x, y, flux):
     half = _STAMP // 2
     for x_star, y_star, flux_star in zip(x, y, flux, strict=True):
         left, bottom = round(x_star) - half, round(y_star) - half
-        bounds = galsim.BoundsI(
-            left, left + _STAMP - 1, bottom, bottom + _STAMP - 1
-        )
+        bounds = galsim.BoundsI(left, left + _STAMP - 1, bottom, bottom + _STAMP - 1)
         part = image[bounds & image.bounds]
         (_psf['image'] * flux_star).drawImage(
             image=part,

@@ -59,7 +59,9 @@ def read_epochs(folder):
 
 def _plain(catalog):
     keys = ('x_centroid', 'y_centroid', 'flux', 'flux_err', 'probability', 'flags')
-    out = {key: np.asarray(getattr(catalog[key], 'value', catalog[key])) for key in keys}
+    out = {
+        key: np.asarray(getattr(catalog[key], 'value', catalog[key])) for key in keys
+    }
     out['sky'] = SkyCoord(catalog['sky_centroid'])
     return out
 
@@ -117,7 +119,9 @@ def _share(psf, radius):
     step = np.arange(-half, half + 1.0)
     dx, dy = np.meshgrid(step, step)
     weight = np.clip(radius + 0.5 - np.hypot(dx, dy), 0, 1)
-    unit = psf.from_shape(psf.shape_vector, normalization_radius=psf.normalization_radius)
+    unit = psf.from_shape(
+        psf.shape_vector, normalization_radius=psf.normalization_radius
+    )
     return float((weight * unit(dx, dy)).sum())
 
 

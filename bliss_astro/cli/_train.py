@@ -70,11 +70,7 @@ def run(options):
     from bliss_astro.encoders import load_config, train_encoder
 
     path = find_config(options.config)
-    try:
-        configs = load_config(path)
-    except TypeError as error:
-        msg = f'{path}: a setting has a value of the wrong kind ({error})'
-        raise ValueError(msg) from error
+    configs = load_config(path)
     name = options.name or path.stem
     output = Path(options.output or path.stem)
     checkpoint = output / 'checkpoint.pt'

@@ -315,10 +315,7 @@ def _inputs(exposure, encoder, *, flux_min):
     area = np.exp(describe_shape(shape, radius=radius)[..., 1].numpy() + 3.3)
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.
     unit_flux = noise * np.sqrt(area * np.prod(1 + 2 * correlation))
-    if flux_min is None:
-        floor = FLOOR_SNR * unit_flux
-    else:
-        floor = np.full((1, 1), flux_min)
+    floor = FLOOR_SNR * unit_flux if flux_min is None else np.full((1, 1), flux_min)
     inputs = EncoderInputs(
         image=torch.from_numpy(image)[None].to(device),
         mask=torch.from_numpy(np.array(exposure.mask))[None].to(device),

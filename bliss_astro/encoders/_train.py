@@ -86,7 +86,7 @@ class TrainingConfig:
 def _section(kind, table, name, path):
     if not isinstance(table, dict):
         msg = f'{path}: {name} must be a section [{name}], got {table!r}'
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004
     known = {field.name for field in dataclasses.fields(kind)}
     unknown = sorted(set(table) - known)
     if unknown:

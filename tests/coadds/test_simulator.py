@@ -99,9 +99,7 @@ def bright(depth, *, n=30, seed=1, **keywords):
     prior = StarPrior(
         density=1 / 400, flux_min=1e6, flux_max=1.01e6, slope=1.0, max_count=1
     )
-    simulator = CoaddSimulator(
-        depth, prior, shape=(61, 65), margin=20, **keywords
-    )
+    simulator = CoaddSimulator(depth, prior, shape=(61, 65), margin=20, **keywords)
     return simulator.sample_batch(n, generator=torch.Generator().manual_seed(seed))
 
 
@@ -154,7 +152,9 @@ class TestTruth:
         assert batch.y[used].max() > 29
 
     def test_a_negative_margin_puts_some_outside(self):
-        simulator = CoaddSimulator(1, StarPrior(density=0.05), shape=(16, 16), margin=-8)
+        simulator = CoaddSimulator(
+            1, StarPrior(density=0.05), shape=(16, 16), margin=-8
+        )
         batch = simulator.sample_batch(10, generator=torch.Generator().manual_seed(1))
         used = batch.flux > 0
         assert batch.x[used].min() < -4
@@ -298,6 +298,6 @@ def test_errors(arguments, message):
 
 def test_repr():
     assert repr(CoaddSimulator(5)) == (
-        "CoaddSimulator(5, shape=(88, 88), background=865, "
+        'CoaddSimulator(5, shape=(88, 88), background=865, '
         "noise_order='before_alignment')"
     )

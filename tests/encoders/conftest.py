@@ -41,6 +41,7 @@ def tiny_simulation():
         margin=-2,
         density=(0.01, 0.03),
         inclined_fraction=0.0,
+        confined_fraction=0.0,
     )
 
 

@@ -122,11 +122,13 @@ class TestLocality:
         inputs = scene((16, 20), 3)
         together = encoder.features(inputs)
         parts = {
-            f.name: getattr(inputs, f.name)
-            for f in dataclasses.fields(EncoderInputs)
+            f.name: getattr(inputs, f.name) for f in dataclasses.fields(EncoderInputs)
         }
         alone = EncoderInputs(
-            **{k: v[1:2] if isinstance(v, torch.Tensor) else v for k, v in parts.items()}
+            **{
+                k: v[1:2] if isinstance(v, torch.Tensor) else v
+                for k, v in parts.items()
+            }
         )
         assert_allclose(together[1:2], encoder.features(alone), atol=1e-5)
 
@@ -139,7 +141,9 @@ class TestConditions:
     def test_every_channel_is_heard(self, tiny_encoder, scene, name):
         inputs = scene((16, 16))
         before = tiny_encoder.features(inputs)
-        changed = dataclasses.replace(inputs, **{name: getattr(inputs, name) * 1.2 + 0.05})
+        changed = dataclasses.replace(
+            inputs, **{name: getattr(inputs, name) * 1.2 + 0.05}
+        )
         assert (tiny_encoder.features(changed) - before).abs().max() > 1e-5
 
     @torch.no_grad()
@@ -151,7 +155,7 @@ class TestConditions:
         changed = dataclasses.replace(inputs, log_density=density)
         difference = (tiny_encoder.features(changed) - before).abs().amax((0, 1))
         assert (difference[:, :2] > 0).all()
-        assert not difference[:, 8:].any()
+        assert difference[:, 8:].max() < 1e-6
 
     @torch.no_grad()
     def test_the_mask_is_heard(self, tiny_encoder, scene):

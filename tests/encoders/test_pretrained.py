@@ -68,7 +68,7 @@ def test_truncated(saved):
 
 def test_missing_card(saved):
     saved.with_suffix('.json').unlink()
-    with pytest.raises(ValueError, match='card .* is missing or damaged'):
+    with pytest.raises(ValueError, match=r'card .* is missing or damaged'):
         load_encoder(saved)
 
 
@@ -78,7 +78,7 @@ def test_missing_card(saved):
 )
 def test_damaged_card(saved, content):
     saved.with_suffix('.json').write_text(content)
-    with pytest.raises(ValueError, match='card .* is missing or damaged'):
+    with pytest.raises(ValueError, match=r'card .* is missing or damaged'):
         load_encoder(saved)
 
 
@@ -93,7 +93,7 @@ def test_missing_file(tmp_path):
 
 
 def test_wrong_suffix(tiny_encoder, tmp_path):
-    with pytest.raises(ValueError, match='must end in .safetensors'):
+    with pytest.raises(ValueError, match=r'must end in \.safetensors'):
         tiny_encoder.save(tmp_path / 'weights.pt')
     assert not list(tmp_path.iterdir())
 

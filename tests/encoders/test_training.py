@@ -151,7 +151,9 @@ class TestResume:
         assert not (folder / 'toy.safetensors').exists()
         train_encoder(tiny_configs, folder, name='toy', resume=True)
         assert_same(checkpoint(folder), checkpoint(straight))
-        assert (folder / 'log.jsonl').read_text() == (straight / 'log.jsonl').read_text()
+        assert (folder / 'log.jsonl').read_text() == (
+            straight / 'log.jsonl'
+        ).read_text()
 
     def test_bitwise_after_a_kill(self, straight, tiny_configs, tmp_path, monkeypatch):
         """
@@ -181,7 +183,9 @@ class TestResume:
             file.write('{"step": 5, "lo')
         train_encoder(configs, folder, name='toy', resume=True)
         assert_same(checkpoint(folder), checkpoint(expected))
-        assert (folder / 'log.jsonl').read_text() == (expected / 'log.jsonl').read_text()
+        assert (folder / 'log.jsonl').read_text() == (
+            expected / 'log.jsonl'
+        ).read_text()
 
     def test_a_full_disk(self, tiny_configs, tmp_path, monkeypatch):
         train_encoder(tiny_configs, tmp_path, max_minutes=0)
@@ -264,7 +268,11 @@ class TestSteps:
         log = module._Log(tmp_path / 'log.jsonl', first_step=0)
         log.write(step=1, loss=float('nan'), validation={'count': float('inf')})
         text = (tmp_path / 'log.jsonl').read_text()
-        assert json.loads(text) == {'step': 1, 'loss': None, 'validation': {'count': None}}
+        assert json.loads(text) == {
+            'step': 1,
+            'loss': None,
+            'validation': {'count': None},
+        }
 
     def test_schedule(self, tiny_configs):
         training = dataclasses.replace(tiny_configs[2], n_steps=100, warmup_steps=10)
@@ -301,7 +309,9 @@ class TestConfig:
         path.write_text(text)
         return path
 
-    @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.toml')), ids=lambda p: p.stem)
+    @pytest.mark.parametrize(
+        'path', sorted(CONFIGS.glob('*.toml')), ids=lambda p: p.stem
+    )
     def test_bundled(self, path):
         encoder, simulation, training = load_config(path)
         assert isinstance(encoder, EncoderConfig)
@@ -314,10 +324,12 @@ class TestConfig:
         assert configs == (EncoderConfig(), SimulationConfig(), TrainingConfig())
 
     def test_values(self, tmp_path):
-        text = '[encoder]\nwidth = 8\n[simulation]\nshape = [16, 20]\n[training]\nseed = 5'
+        text = (
+            '[encoder]\nwidth = 8\n[simulation]\nshape = [32, 40]\n[training]\nseed = 5'
+        )
         encoder, simulation, training = load_config(self.write(tmp_path, text))
         assert encoder.width == 8
-        assert simulation.shape == (16, 20)
+        assert simulation.shape == (32, 40)
         assert training.seed == 5
 
     @pytest.mark.parametrize(
@@ -358,6 +370,7 @@ class TestConfig:
             [simulation]
             n_exposures = [1, 1]
             shape = [12, 12]
+            confined_fraction = 0.0
             margin = 0
             [training]
             n_steps = 1

@@ -301,7 +301,9 @@ def test_gradient_of_a_narrow_factor_far_away(scale, value):
     A value 40,000 standard deviations off still pulls in the right direction.
     """
     mean = t(6.0).requires_grad_()
-    factor = LogFluxFactor(t(0.0), mean, t(scale), torch.tensor(0.0), torch.tensor(12.0))
+    factor = LogFluxFactor(
+        t(0.0), mean, t(scale), torch.tensor(0.0), torch.tensor(12.0)
+    )
     log_prob = factor.log_prob(torch.tensor(value))
     log_prob.backward()
     assert torch.isfinite(log_prob)

@@ -13,7 +13,9 @@ from bliss_astro.posteriors import COLOURS, TileCatalog, TileGrid
 def from_lists(x, y, log_flux, *, shape=(16, 16), size=4, **keywords):
     values = [torch.tensor([v], dtype=torch.float32) for v in (x, y, log_flux)]
     used = torch.ones(1, len(x), dtype=torch.bool)
-    return TileCatalog.from_sources(*values, used, grid=TileGrid(shape, size), **keywords)
+    return TileCatalog.from_sources(
+        *values, used, grid=TileGrid(shape, size), **keywords
+    )
 
 
 class TestGrid:
@@ -61,7 +63,8 @@ class TestFromSources:
             ).nonzero(as_tuple=True)
             where = (image, rows, columns, places)
             back = grid.to_pixels(catalog.x[where], catalog.y[where], rows, columns)
-            found = sorted(zip(catalog.log_flux[where].tolist(), *map(torch.Tensor.tolist, back)))
+            values = (catalog.log_flux[where], *back)
+            found = sorted(zip(*(v.tolist() for v in values), strict=True))
             mask = used[image]
             given = sorted(
                 zip(*(v[image][mask].tolist() for v in (flux, x, y)), strict=True)

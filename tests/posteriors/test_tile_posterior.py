@@ -106,7 +106,10 @@ class TestDensity:
         colour = posterior.grid.colour()
         before = posterior.hidden_given(tiny.catalog)
         changed = TileCatalog(
-            *(getattr(tiny.catalog, f.name).clone() for f in dataclasses.fields(TileCatalog))
+            *(
+                getattr(tiny.catalog, f.name).clone()
+                for f in dataclasses.fields(TileCatalog)
+            )
         )
         last = colour == 3
         changed.count[:, last] = 1
@@ -271,7 +274,9 @@ class TestDraws:
         posterior = one_tile(n)
         generator = torch.Generator().manual_seed(6)
         draws = posterior.sample(generator=generator)
-        probs = posterior.head.count_factor(posterior.hidden_given(draws)).probs[0, 0, 0]
+        probs = posterior.head.count_factor(posterior.hidden_given(draws)).probs[
+            0, 0, 0
+        ]
         share = torch.bincount(draws.count.flatten(), minlength=3) / n
         assert ((share - probs).abs() < 4 * (probs * (1 - probs) / n).sqrt()).all()
         for place in range(2):
@@ -297,7 +302,9 @@ class TestDraws:
 
 
 class TestImagesOfAnySize:
-    @pytest.mark.parametrize('shape', [(1, 1), (3, 2), (4, 4), (3, 17), (18, 4), (9, 14)])
+    @pytest.mark.parametrize(
+        'shape', [(1, 1), (3, 2), (4, 4), (3, 17), (18, 4), (9, 14)]
+    )
     @pytest.mark.parametrize('tile_size', [2, 4])
     def test_all_of_it(self, shape, tile_size, generator):
         encoder = Encoder(

@@ -181,7 +181,9 @@ class TestBroadening:
             dx, dy = offsets(43, shift=dither.tolist())
             images.append(profile_of_shape(vector, dx, dy))
         aligned = align_bilinear(torch.stack(images), dithers.double()).mean(0)
-        expected = profile_of_shape(broaden_shape(vector, 0.25), *offsets(41, shift=(0, 0)))
+        expected = profile_of_shape(
+            broaden_shape(vector, 0.25), *offsets(41, shift=(0, 0))
+        )
         before = profile_of_shape(vector, *offsets(41, shift=(0, 0)))
         error = (aligned - expected).abs().max() / before.max()
         change = (aligned - before).abs().max() / before.max()

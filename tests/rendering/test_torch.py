@@ -90,7 +90,11 @@ def test_batched_is_single(generator):
     for k in range(5):
         # The order of the series is set by the most inclined of a batch.
         single = render_stars(
-            shapes[k : k + 1], x[k : k + 1], y[k : k + 1], flux[k : k + 1], size=(18, 20)
+            shapes[k : k + 1],
+            x[k : k + 1],
+            y[k : k + 1],
+            flux[k : k + 1],
+            size=(18, 20),
         )
         assert_allclose(batch[k], single[0], atol=2e-6 * float(batch[k].max()))
 

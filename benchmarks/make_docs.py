@@ -1,0 +1,199 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Write docs/performance.rst from the files in benchmarks/results.
+"""
+
+import json
+import math
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_PAGE = _HERE.parent / 'docs' / 'performance.rst'
+
+_HEAD = """\
+.. _performance:
+
+Performance
+===========
+
+What the package and its bundled encoder reach, measured. Each table is written by
+``benchmarks/make_docs.py`` from the result of the command above it; definitions are in
+``benchmarks/README.rst``. Errors are one standard error. Simulated images come from
+seeds that no training used.
+"""
+
+_SECTIONS = {
+    'rendering': """\
+Rendering
+---------
+
+Stars drawn by torch in single precision, against GalSim drawing the same sum of two
+Gaussians and a Moffat profile without a pixel.
+""",
+    'coadd_noise': """\
+Noise of coadds
+---------------
+
+Exposures dithered by up to half a pixel, resampled bilinearly and averaged keep 4/9 of
+the variance of a pixel and gain a correlation of 1/4 with the next one; the sum of all
+covariances is conserved. "Stated" is what the simulator tells the encoder about each
+coadd.
+""",
+    'simulator_speed': """\
+Speed of the simulator
+----------------------
+
+The same coadds of ten exposures, drawn star by star by GalSim, with noise by numpy and
+alignment by scipy, and by our simulator.
+""",
+    'stars_accuracy': """\
+Accuracy of the bundled encoder
+-------------------------------
+
+The field of the coadd paper (Wang et al. 2022): on average three stars in the central
+40 x 40 of 88 x 88 pixels, PSF of run 94, camcol 1, field 12, a sky of 865 electrons,
+coadds of d exposures. For d = 1 the exact posterior of isolated stars would reach a
+recall of 0.40 to 0.45 at magnitude 22.75 to 23, and a precision of 0.78 at estimated
+magnitudes beyond 22.5. The coverage rows give the largest difference from the nominal
+level among the 50, 68, 90 and 95 % intervals and the thirds of the stars by posterior
+median flux.
+""",
+    'frame_speed': """\
+A whole frame
+-------------
+
+From file to table, against photutils with ``Background2D(64)``, ``SourceFinder(5)``
+with deblending at 1.5 sigma of the background on the image smoothed with a Gaussian of
+3 pixels FWHM, and ``SourceCatalog.to_table``, in turns on the same machine.
+""",
+    'two_epochs': """\
+The same sky twice
+------------------
+
+SDSS runs 4192 and 6377 in r, and simulations with the PSF, sky and gain of each.
+Isolated point sources brighter than r = 20, see ``benchmarks/README.rst``.
+""",
+}
+
+_LABELS = {None: '', True: 'yes', False: '**no**'}
+
+
+def _number(value, error=None):
+    if value is None:
+        return ''
+    if error:
+        # Two digits of the error, and as many of the number.
+        digits = max(0, 1 - math.floor(math.log10(abs(error))))
+        if digits <= 6:
+            return f'{value:.{digits}f}'
+    return f'{value:.4g}' if value >= 1e-3 or value <= -1e-3 else f'{value:.2g}'
+
+
+def _list_table(header, rows, widths):
+    lines = ['.. list-table::', '    :header-rows: 1', f'    :widths: {widths}', '']
+    for row in [header, *rows]:
+        for k, cell in enumerate(row):
+            lines.append(f'    {"* -" if k == 0 else "  -"} {cell}'.rstrip())
+    return '\n'.join(lines) + '\n'
+
+
+def _rows_table(result):
+    rows = [
+        [
+            row['what'],
+            row['target'],
+            _number(row['measured'], row['error']),
+            '' if row['error'] is None else f'{row["error"]:.2g}',
+            _LABELS[row['passed']],
+        ]
+        for row in result['rows']
+    ]
+    header = ['', 'Target', 'Measured', 'Error', 'Met']
+    return _list_table(header, rows, '50 16 14 12 8')
+
+
+def _provenance(result):
+    machine, versions = result['machine'], result['versions']
+    packages = ', '.join(f'{k} {v}' for k, v in versions.items())
+    small = ' A **quick** run: the numbers are rough.' if result['quick'] else ''
+    cores = f'{machine["threads"]} of {machine["cores"]} cores'
+    return (
+        f'``{result["command"]}``\n\n'
+        f'{result["date"]}, {machine["cpu"]}, {cores}; {packages}.{small}\n'
+    )
+
+
+def _magnitude_table(details):
+    rows = []
+    for depth, curves in details.items():
+        curve = next(iter(curves.values()))['by_half_magnitude']
+        precision = {row[0]: row for row in curve['precision']}
+        for low, high, n, share, *_ in curve['recall']:
+            other = precision.get(low)
+            cells = [depth, f'{low:g} to {high:g}', str(n), f'{share:.3f}']
+            cells += ['', ''] if other is None else [str(other[2]), f'{other[3]:.3f}']
+            rows.append(cells)
+    header = ['d', 'Magnitude', 'True stars', 'Recall', 'Found stars', 'Precision']
+    return _list_table(header, rows, '8 20 18 18 18 18')
+
+
+def _coverage_table(details):
+    rows = []
+    for depth, curves in details.items():
+        coverage = next(iter(curves.values()))['coverage']
+        for quantity in ('flux', 'x', 'y'):
+            own = coverage[quantity]
+            for third, shares in zip(own['thirds'], own['share'], strict=True):
+                rows.append([depth, quantity, third, *(f'{s:.3f}' for s in shares)])
+    header = ['d', 'Quantity', 'Third', '50 %', '68 %', '90 %', '95 %']
+    return _list_table(header, rows, '8 17 15 15 15 15 15')
+
+
+def _accuracy_extras(result):
+    details = result['details']['depths']
+    parts = []
+    figure = _HERE.parent / 'docs' / '_static' / 'stars_accuracy.png'
+    if figure.is_file():
+        parts.append(
+            '.. figure:: _static/stars_accuracy.png\n'
+            '    :width: 100%\n'
+            '    :alt: Recall, precision and flux residuals by magnitude\n\n'
+            '    Recall by true magnitude, precision and flux residuals by estimated '
+            'magnitude;\n    bands are 68 % (Wilson) of the shares and the quartiles '
+            'of the residuals.\n'
+        )
+    parts.append('By half magnitudes:\n\n' + _magnitude_table(details))
+    parts.append(
+        'Coverage of the intervals of flux and position, by thirds:\n\n'
+        + _coverage_table(details)
+    )
+    return '\n'.join(parts)
+
+
+def _section(name, text):
+    path = _HERE / 'results' / f'{name}.json'
+    if not path.is_file():
+        path = _HERE / 'results' / f'{name}-quick.json'
+    if not path.is_file():
+        return ''
+    result = json.loads(path.read_text())
+    parts = [text, _provenance(result), _rows_table(result)]
+    if name == 'stars_accuracy':
+        parts.append(_accuracy_extras(result))
+    return '\n'.join(parts)
+
+
+def main():
+    parts = [_HEAD]
+    for name, text in _SECTIONS.items():
+        section = _section(name, text)
+        if section:
+            parts.append(section)
+        else:
+            print(f'no results of {name}')
+    _PAGE.write_text('\n'.join(parts))
+    print(f'written: {_PAGE.name}')
+
+
+if __name__ == '__main__':
+    main()
