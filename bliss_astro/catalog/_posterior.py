@@ -117,7 +117,7 @@ class CatalogPosterior:
         if self._moments is None:
             posterior = self.tile_posterior
             with torch.no_grad():
-                hidden = posterior.hidden_given(posterior.mode())
+                _, hidden = posterior.decided()
                 factor = posterior.head.count_factor(hidden)
                 number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
                 mean = factor.mean[0]

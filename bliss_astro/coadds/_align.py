@@ -60,9 +60,7 @@ def align_bilinear(images: torch.Tensor, dither: torch.Tensor) -> torch.Tensor:
     across = interpolate_last(images, dither[..., 0, None, None])
     before, here, after = _taps(dither[..., 1, None, None])
     out = across[..., 1:-1, :] * here
-    return out.addcmul_(across[..., :-2, :], before).addcmul_(
-        across[..., 2:, :], after
-    )
+    return out.addcmul_(across[..., :-2, :], before).addcmul_(across[..., 2:, :], after)
 
 
 def coadd_noise(

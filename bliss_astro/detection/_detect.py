@@ -34,6 +34,8 @@ _FIRST_DENSITY = 1e-3
 _BLOCK = 128
 # Side in tiles of the cells in which the density of sources is estimated.
 _DENSITY_CELL = 32
+# Side in tiles of the cells in which the PSF is looked up.
+_PSF_CELL = 8
 
 
 def detect_sources(
@@ -281,15 +283,29 @@ def _tile_mean(value, grid):
     return padded.reshape(rows, size, columns, size).mean((1, 3))
 
 
-def _psf_map(exposure, grid):
-    """Shape parameters ``(8, rows, columns)`` or ``(8, 1, 1)``."""
-    if not exposure._psf_access.varies:
-        return exposure.psf_shapes([0], [0])[0, 0][:, None, None]
+def _psf_maps(exposure, grid, radius):
+    """
+    Shape and description of the PSF, ``(1, 8, rows, columns)`` or 1 x 1.
+
+    A PSF that varies is looked up on a coarse grid and interpolated.
+    """
     rows, columns = grid.shape
-    centre = grid.size / 2 - 0.5
-    xs = np.arange(columns) * grid.size + centre
-    ys = np.arange(rows) * grid.size + centre
-    return np.moveaxis(exposure.psf_shapes(xs, ys), -1, 0)
+    n_rows, n_columns = (-(-n // _PSF_CELL) for n in (rows, columns))
+    if exposure._psf_access.varies:
+        side = _PSF_CELL * grid.size
+        xs = (np.arange(n_columns) + 0.5) * side - 0.5
+        ys = (np.arange(n_rows) + 0.5) * side - 0.5
+        shapes = exposure.psf_shapes(xs, ys)
+    else:
+        shapes = exposure.psf_shapes([0], [0])
+    shape = torch.from_numpy(np.ascontiguousarray(shapes, dtype=np.float32))[None]
+    maps = (shape, describe_shape(shape, radius=radius))
+    maps = [value.movedim(-1, 1) for value in maps]
+    if not exposure._psf_access.varies:
+        return maps
+    full = (n_rows * _PSF_CELL, n_columns * _PSF_CELL)
+    maps = [torch.nn.functional.interpolate(v, full, mode='bilinear') for v in maps]
+    return [value[..., :rows, :columns].contiguous() for value in maps]
 
 
 def _tensor(value, device):
@@ -303,16 +319,15 @@ def _inputs(exposure, encoder, *, flux_min):
     device = encoder.device
     noise = _tile_mean(exposure.bkg_error, grid)
     gain = _tile_mean(exposure.effective_gain, grid)
-    psf = _psf_map(exposure, grid)
     middle = exposure.psf_at(exposure.shape[1] // 2, exposure.shape[0] // 2)
     radius = float(middle.normalization_radius)
+    psf, description = _psf_maps(exposure, grid, radius)
     correlation = np.array(exposure.noise_correlation, float)
     image = np.array(exposure.data, dtype=np.float32)
     image -= np.asarray(exposure.background, dtype=np.float32)
     image /= np.asarray(exposure.bkg_error, dtype=np.float32)
     image[exposure.mask] = 0.0
-    shape = torch.from_numpy(np.moveaxis(psf, 0, -1).astype(np.float32))
-    area = np.exp(describe_shape(shape, radius=radius)[..., 1].numpy() + 3.3)
+    area = np.exp(description[0, 1].double().numpy() + 3.3)
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.
     unit_flux = noise * np.sqrt(area * np.prod(1 + 2 * correlation))
     floor = FLOOR_SNR * unit_flux if flux_min is None else np.full((1, 1), flux_min)
@@ -321,10 +336,11 @@ def _inputs(exposure, encoder, *, flux_min):
         mask=torch.from_numpy(np.array(exposure.mask))[None].to(device),
         log_noise=_tensor(np.log(noise * gain)[None], device),
         correlation=_tensor(correlation[:, None, None], device),
-        psf=_tensor(psf, device),
+        psf=psf.to(device),
         log_density=torch.full((1, 1, 1, 1), math.log(_FIRST_DENSITY), device=device),
         log_flux_floor=_tensor(np.log(floor / noise)[None], device),
         normalization_radius=radius,
+        description=description.to(device),
     )
     facts = {
         'psf_area': area,
@@ -384,6 +400,7 @@ def _features(encoder, inputs, grid, *, progress_bar=False):
             inputs.mask[pixels],
             *(_crop(value, rows, columns) for value in inputs.constants),
             normalization_radius=inputs.normalization_radius,
+            description=_crop(inputs.description, rows, columns),
         )
         with torch.no_grad(), _autocast(encoder.device):
             features = encoder.features(part)
@@ -410,7 +427,7 @@ def _estimate_density(encoder, inputs, grid):
     """Density of sources by tile from a first pass, smooth over cells."""
     posterior = _tile_posterior(encoder, inputs, grid)
     with torch.no_grad():
-        hidden = posterior.hidden_given(posterior.mode())
+        _, hidden = posterior.decided()
         expected = posterior.head.count_factor(hidden).mean[0].cpu().double().numpy()
     good = (~inputs.mask[0]).cpu().numpy().astype(float)
     area = _tile_mean(good, grid) * grid.size**2

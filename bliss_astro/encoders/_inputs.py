@@ -53,6 +53,10 @@ class EncoderInputs:
 
     normalization_radius : float
         Of the PSF, in pixels.
+
+    description : tensor ``(B, 8, h, w)`` or None
+        `~bliss_astro.psf.describe_shape` of ``psf``, where it was computed
+        before; a large map is described on a coarser grid.
     """
 
     image: torch.Tensor
@@ -63,6 +67,7 @@ class EncoderInputs:
     log_density: torch.Tensor
     log_flux_floor: torch.Tensor
     normalization_radius: float = DEFAULT_NORMALIZATION_RADIUS
+    description: torch.Tensor | None = None
 
     @classmethod
     def from_batch(cls, batch, *, tile_size=4, normalization_radius=None):
@@ -168,9 +173,11 @@ class EncoderInputs:
         Among them is the signal-to-noise ratio at the flux floor, which
         sets how hard the faintest sources are.
         """
-        shape = self.psf.movedim(1, -1)
-        described = describe_shape(shape, radius=self.normalization_radius)
-        described = described.movedim(-1, 1)
+        described = self.description
+        if described is None:
+            shape = self.psf.movedim(1, -1)
+            described = describe_shape(shape, radius=self.normalization_radius)
+            described = described.movedim(-1, 1)
         log_area = described[:, 1:2] + 3.3
         excess = self.noise_excess()
         log_snr = self.log_flux_floor - 0.5 * (log_area + torch.log(excess))

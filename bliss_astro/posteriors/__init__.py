@@ -7,5 +7,5 @@ from ._factors import *
 from ._grid import *
 from ._head import *
 from ._loss import *
-from ._tile_posterior import *
 from ._marginals import *
+from ._tile_posterior import *

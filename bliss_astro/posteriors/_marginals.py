@@ -157,8 +157,7 @@ class _Sweep:
 
 
 def _greedy(posterior, n_draws) -> _Sweep:
-    catalog = posterior.mode()
-    hidden = posterior.hidden_given(catalog)
+    catalog, hidden = posterior.decided()
     probs = posterior.head.count_factor(hidden).probs
     return _Sweep(
         posterior,
@@ -189,9 +188,8 @@ def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMargi
         Every candidate above a small probability, each source once.
     """
     sweep = _greedy(posterior, n_draws)
-    found = [_first_sources(sweep)]
-    for place in range(1, posterior.head.n_most):
-        found.append(_further_sources(sweep, place))
+    further = range(1, posterior.head.n_most)
+    found = [_first_sources(sweep), *(_further_sources(sweep, k) for k in further)]
     return SourceMarginals(
         *(
             torch.cat([getattr(part, field.name) for part in found])
@@ -318,9 +316,7 @@ def _join_neighbours(sweep, index, tiles, mode, probability, draws):
         if len(use) == 0:
             continue
         own_tiles = (images[use], r[use, slot], c[use, slot])
-        hidden = _hidden_if_empty(
-            sweep, images[use], slot, r[use], c[use], valid[use]
-        )
+        hidden = _hidden_if_empty(sweep, images[use], slot, r[use], c[use], valid[use])
         presence = sweep.posterior.head.count_factor(hidden).presence
         one = torch.ones_like(use)
         *own, own_mode = sweep.describe(0, hidden, one, own_tiles)
@@ -364,7 +360,9 @@ def _strongest(sources, accepted):
     sure = accepted.tolist()
     x, y = sources.x.mean(1).tolist(), sources.y.mean(1).tolist()
     places = zip(
-        sources.image.tolist(), sources.row.tolist(), sources.column.tolist(),
+        sources.image.tolist(),
+        sources.row.tolist(),
+        sources.column.tolist(),
         strict=True,
     )
     table = {place: k for k, place in enumerate(places)}

@@ -55,6 +55,7 @@ class TilePosterior:
         self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
         self.patch_radius = patch_radius
         self._context = head.context(features)
+        self._decided = None
         pad = patch_radius + 2 * tile_size
         self._pad = pad
         bottom = self.grid.shape[0] * tile_size - inputs.image.shape[1]
@@ -322,6 +323,24 @@ class TilePosterior:
         point of their factors, given what the earlier colours decided.
         """
         return self._sweep(threshold=threshold)
+
+    @torch.no_grad()
+    def decided(self) -> tuple[TileCatalog, torch.Tensor]:
+        """
+        The greedy sweep and the hidden layer given its decisions (kept).
+
+        Returns
+        -------
+        catalog : `TileCatalog`
+            As `mode` returns.
+
+        hidden : tensor ``(B, width, rows, columns)``
+            As `hidden_given` returns for it.
+        """
+        if self._decided is None:
+            catalog = self.mode()
+            self._decided = catalog, self.hidden_given(catalog)
+        return self._decided
 
     def _sweep(self, *, generator=None, threshold=None) -> TileCatalog:
         catalog = TileCatalog.empty(
