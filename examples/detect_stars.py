@@ -66,7 +66,6 @@ def draw(coadd, catalog, truth, name):
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(13, 6), layout='constrained')
     plot_catalog(coadd, catalog, truth=truth, ax=left)
-    left.set_title('Detections and truth')
     plot_probability_map(catalog.posterior.probability_map, tile_size=4, ax=right)
     right.set_title('Probability of a star, tile by tile')
     fig.savefig(name, dpi=110)

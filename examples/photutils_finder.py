@@ -61,7 +61,8 @@ def main():
         bkg_error=coadd.bkg_error,
         effective_gain=coadd.effective_gain,
     )
-    dao = DAOStarFinder(3 * coadd.bkg_error, coadd.psf.fwhm)
+    # By default it leaves out neighbours closer than 2.5 FWHM.
+    dao = DAOStarFinder(4 * coadd.bkg_error, coadd.psf.fwhm, min_separation=3)
     with warnings.catch_warnings():
         # Fits that did not converge have flags in the tables.
         warnings.simplefilter('ignore', AstropyUserWarning)

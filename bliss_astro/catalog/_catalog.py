@@ -59,7 +59,7 @@ class ProbabilisticCatalog(QTable):
     and each has a description (``cat['flux'].info.description``) and a UCD
     (``cat['flux'].info.meta['ucd']``). ``meta`` holds ``date``, ``version``,
     whatever made the table wrote there (``threshold``, ``encoder``,
-    ``encoder_hash``), and ``image``: what is known of the image.
+    ``encoder_sha256``), and ``image``: what is known of the image.
 
     Examples
     --------

@@ -97,7 +97,7 @@ class SourceMarginals:
         """
         factor = self.flux_factor()
         low, high = factor.low[:, 0].clone(), factor.high[:, 0].clone()
-        for _ in range(40):
+        for _ in range(26):  # to single precision
             middle = 0.5 * (low + high)
             above = factor.cdf(middle) > q
             high = torch.where(above, middle, high)
