@@ -155,9 +155,10 @@ def _judge_place(posterior, catalog, hidden, place, tiles):
         'count': catalog.count[tiles],
         'log_flux_true': value,
         'log_flux_median': _median(marginal),
-        'rank_flux': marginal.cdf(value),
-        'rank_x': factor.cdf_x(x),
-        'rank_y': factor.cdf_y(y),
+        # Sums of weights may exceed one by a rounding error.
+        'rank_flux': marginal.cdf(value).clamp(0, 1),
+        'rank_x': factor.cdf_x(x).clamp(0, 1),
+        'rank_y': factor.cdf_y(y).clamp(0, 1),
         'log_position': factor.log_prob(x, y),
         'log_flux': here.log_prob(value),
     }

@@ -58,13 +58,30 @@ magnitudes beyond 22.5. The coverage rows give the largest difference from the n
 level among the 50, 68, 90 and 95 % intervals and the thirds of the stars by posterior
 median flux.
 """,
+    'encoder_comparison': """\
+One set of weights for everything
+---------------------------------
+
+The bundled encoder against one that was trained for d = 25 and the coadd paper's prior
+alone (``data/configs/coadd-paper-d25.toml``), on the same images. "A minus B" rows are
+paired differences.
+""",
     'frame_speed': """\
 A whole frame
 -------------
 
 From file to table, against photutils with ``Background2D(64)``, ``SourceFinder(5)``
-with deblending at 1.5 sigma of the background on the image smoothed with a Gaussian of
-3 pixels FWHM, and ``SourceCatalog.to_table``, in turns on the same machine.
+with deblending on the image smoothed with a Gaussian of 3 pixels FWHM, and
+``SourceCatalog.to_table``, in turns on the same machine. Its threshold is 1.5 sigma
+of the smoothed image, which looks for sources about as faint as ours; and, for
+comparison, 1.5 sigma of the image before the smoothing. First the r frame
+of the globular cluster M2.
+""",
+    'frame_speed_sparse': """\
+A frame at high galactic latitude
+.................................
+
+The same for run 4192 in r, a sparse field.
 """,
     'two_epochs': """\
 The same sky twice

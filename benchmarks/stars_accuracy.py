@@ -339,23 +339,30 @@ def main():
     parser.add_argument('--threshold', type=float, default=0.5)
     parser.add_argument('--batch', type=int, default=256)
     parser.add_argument('--arrays', help='folder for all arrays (npz)')
+    parser.add_argument(
+        '--again', action='store_true', help='use the arrays kept there, if any'
+    )
     parser.add_argument('--figure', help='PNG file to draw')
     arguments = parser.parse_args()
     n_images = 500 if arguments.quick else arguments.n_images
     report = Report('stars_accuracy', __doc__.strip(), arguments)
     details, seconds = {}, {}
     for depth in arguments.depths:
-        start = time.perf_counter()
-        truth, answers = collect(
-            depth,
-            arguments.encoders,
-            n_images,
-            batch=arguments.batch,
-            processes=arguments.threads,
-        )
-        seconds[depth] = time.perf_counter() - start
-        if arguments.arrays:
-            _write_arrays(arguments.arrays, depth, truth, answers)
+        kept = arguments.arrays and Path(arguments.arrays) / f'd{depth}.npz'
+        if arguments.again and kept and kept.is_file():
+            truth, answers = _read_arrays(kept, arguments.encoders)
+        else:
+            start = time.perf_counter()
+            truth, answers = collect(
+                depth,
+                arguments.encoders,
+                n_images,
+                batch=arguments.batch,
+                processes=arguments.threads,
+            )
+            seconds[depth] = time.perf_counter() - start
+            if kept:
+                _write_arrays(kept, truth, answers)
         details[depth] = evaluate(
             report,
             depth,
@@ -385,14 +392,28 @@ def _card(name):
     return {key: card[key] for key in kept if key in card}
 
 
-def _write_arrays(folder, depth, truth, answers):
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {f'truth_{k}': v for k, v in truth.items()}
+def _write_arrays(path, truth, answers):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f'truth/{k}': v for k, v in truth.items()}
     for name, answer in answers.items():
         for kind, values in answer.items():
-            arrays |= {f'{Path(name).stem}_{kind}_{k}': v for k, v in values.items()}
-    np.savez(folder / f'd{depth}.npz', **arrays)
+            arrays |= {f'{Path(name).stem}/{kind}/{k}': v for k, v in values.items()}
+    np.savez(path, **arrays)
+
+
+def _read_arrays(path, names):
+    with np.load(path) as arrays:
+        truth = {k[6:]: arrays[k] for k in arrays if k.startswith('truth/')}
+        answers = {}
+        for name in names:
+            answers[name] = {
+                kind: {
+                    k[len(start) :]: arrays[k] for k in arrays if k.startswith(start)
+                }
+                for kind in ('found', 'ranks', 'score')
+                for start in [f'{Path(name).stem}/{kind}/']
+            }
+    return truth, answers
 
 
 if __name__ == '__main__':

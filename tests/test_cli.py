@@ -555,7 +555,7 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ('change', 'reason'),
     [
-        (('[training]', '[trainning]'), "unknown section 'trainning'"),
+        (('[training]', '[lessons]'), "unknown section 'lessons'"),
         (('n_steps', 'steps'), "unknown setting 'steps'"),
         (('n_steps = 6', 'n_steps = "six"'), 'in [training]'),
         (('n_steps = 6', 'n_steps = six'), 'not valid TOML'),

@@ -34,6 +34,9 @@ _FIRST_DENSITY = 1e-3
 _BLOCK = 128
 # Side in tiles of the cells in which the density of sources is estimated.
 _DENSITY_CELL = 32
+# Large images are sampled for that by windows of half this side in tiles,
+# so many at a time.
+_SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 # Side in tiles of the cells in which the PSF is looked up.
 _PSF_CELL = 8
 
@@ -372,6 +375,22 @@ def _crop(value, rows, columns):
     return value[..., columns] if value.shape[3] > 1 else value
 
 
+def _window(inputs, rows, columns, size):
+    """Inputs of some rows and columns of tiles."""
+    pixels = (
+        slice(None),
+        slice(rows.start * size, rows.stop * size),
+        slice(columns.start * size, columns.stop * size),
+    )
+    return EncoderInputs(
+        inputs.image[pixels],
+        inputs.mask[pixels],
+        *(_crop(value, rows, columns) for value in inputs.constants),
+        normalization_radius=inputs.normalization_radius,
+        description=_crop(inputs.description, rows, columns),
+    )
+
+
 def _features(encoder, inputs, grid, *, progress_bar=False):
     """Features of a large image, block by block with a halo."""
     size = grid.size
@@ -389,19 +408,7 @@ def _features(encoder, inputs, grid, *, progress_bar=False):
         top, left = max(0, r - halo), max(0, c - halo)
         bottom = min(n_rows, r + _BLOCK + halo)
         right = min(n_columns, c + _BLOCK + halo)
-        rows, columns = slice(top, bottom), slice(left, right)
-        pixels = (
-            slice(None),
-            slice(top * size, bottom * size),
-            slice(left * size, right * size),
-        )
-        part = EncoderInputs(
-            inputs.image[pixels],
-            inputs.mask[pixels],
-            *(_crop(value, rows, columns) for value in inputs.constants),
-            normalization_radius=inputs.normalization_radius,
-            description=_crop(inputs.description, rows, columns),
-        )
+        part = _window(inputs, slice(top, bottom), slice(left, right), size)
         with torch.no_grad(), _autocast(encoder.device):
             features = encoder.features(part)
         stop_r, stop_c = min(r + _BLOCK, n_rows), min(c + _BLOCK, n_columns)
@@ -425,12 +432,14 @@ def _tile_posterior(encoder, inputs, grid, *, progress_bar=False):
 
 def _estimate_density(encoder, inputs, grid):
     """Density of sources by tile from a first pass, smooth over cells."""
-    posterior = _tile_posterior(encoder, inputs, grid)
-    with torch.no_grad():
-        _, hidden = posterior.decided()
-        expected = posterior.head.count_factor(hidden).mean[0].cpu().double().numpy()
+    if min(grid.shape) >= 2 * _SAMPLE_PERIOD:
+        expected, seen = _sample_counts(encoder, inputs, grid)
+    else:
+        posterior = _tile_posterior(encoder, inputs, grid)
+        expected = _expected_counts(posterior)[0]
+        seen = np.ones(grid.shape)
     good = (~inputs.mask[0]).cpu().numpy().astype(float)
-    area = _tile_mean(good, grid) * grid.size**2
+    area = seen * _tile_mean(good, grid) * grid.size**2
     overall = (expected.sum() + 0.5) / max(area.sum(), 1.0)
     if min(grid.shape) < 2 * _DENSITY_CELL:
         return np.full((1, 1), overall)
@@ -440,6 +449,44 @@ def _estimate_density(encoder, inputs, grid):
     count = gaussian_filter(expected, **smooth) * weight
     seen = gaussian_filter(area, **smooth) * weight
     return (count + 3.0) / (seen + 3.0 / overall)
+
+
+@torch.no_grad()
+def _expected_counts(posterior):
+    _, hidden = posterior.decided()
+    return posterior.head.count_factor(hidden).mean.cpu().double().numpy()
+
+
+def _sample_counts(encoder, inputs, grid):
+    """
+    Expected counts in windows spread over a large image.
+
+    A quarter of the image tells the density as well as it needs to be known.
+    Windows have no halo: stars just outside are what training images have too.
+    """
+    expected, seen = np.zeros(grid.shape), np.zeros(grid.shape)
+    length = _SAMPLE_PERIOD // 2
+    # Whole windows, evenly spread.
+    starts = [
+        np.rint(
+            (np.arange(n // _SAMPLE_PERIOD) + 0.5) * n / (n // _SAMPLE_PERIOD)
+            - length / 2
+        ).astype(int)
+        for n in grid.shape
+    ]
+    places = [(r, c) for r in starts[0] for c in starts[1]]
+    for first in range(0, len(places), _SAMPLE_BATCH):
+        windows = [
+            (slice(int(r), int(r) + length), slice(int(c), int(c) + length))
+            for r, c in places[first : first + _SAMPLE_BATCH]
+        ]
+        parts = [_window(inputs, *window, grid.size) for window in windows]
+        joined = EncoderInputs.concatenate(parts, tile_size=grid.size)
+        with torch.no_grad(), _autocast(encoder.device):
+            posterior = encoder(joined)
+        for window, own in zip(windows, _expected_counts(posterior), strict=True):
+            expected[window], seen[window] = own, 1
+    return expected, seen
 
 
 def _posterior(exposure, encoder, *, density, flux_min, estimated, progress_bar):

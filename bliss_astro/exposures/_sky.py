@@ -53,8 +53,9 @@ def measure_background(data, mask, *, box_size=128, quantum=0.0):
         image += np.float32(quantum) * (steps - np.float32(0.5))
     box = tuple(min(box_size, length) for length in image.shape)
     first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
-    level = first.background
-    sources = _sources(image - level, first.background_rms, bad)
+    level = _spread(first.background_mesh, image.shape, box)
+    scatter = _spread(first.background_rms_mesh, image.shape, box)
+    sources = _sources(image - level, scatter, bad)
     crowded = _cell_mean(sources, box) > _CROWDED
     sources &= ~crowded
     second = _mesh(image, bad | sources, box, MeanBackground(sigma_clip=None))
@@ -132,6 +133,20 @@ def _mesh(image, bad, box, estimator):
             bkg_estimator=estimator,
             exclude_percentile=90.0,
         )
+
+
+def _spread(mesh, shape, box):
+    """
+    Interpolate a mesh linearly: for a first pass photutils' splines are slow.
+    """
+    weights = []
+    for n_pixels, n_cells, length in zip(shape, mesh.shape, box, strict=True):
+        centres = (np.arange(n_cells) + 0.5) * length - 0.5
+        unit = np.eye(n_cells)
+        places = np.arange(n_pixels)
+        rows = [np.interp(places, centres, unit[k]) for k in range(n_cells)]
+        weights.append(np.array(rows, dtype=np.float32))
+    return weights[0].T @ mesh.astype(np.float32) @ weights[1]
 
 
 def _sources(residual, noise, bad):

@@ -338,11 +338,11 @@ class TilePosterior:
             As `hidden_given` returns for it.
         """
         if self._decided is None:
-            catalog = self.mode()
-            self._decided = catalog, self.hidden_given(catalog)
+            hidden = torch.empty_like(self._context)
+            self._decided = self._sweep(threshold=0.5, keep=hidden), hidden
         return self._decided
 
-    def _sweep(self, *, generator=None, threshold=None) -> TileCatalog:
+    def _sweep(self, *, generator=None, threshold=None, keep=None) -> TileCatalog:
         catalog = TileCatalog.empty(
             len(self), self.grid.shape, self.head.n_most, device=self.device
         )
@@ -353,6 +353,8 @@ class TilePosterior:
             )
             if hidden.numel() == 0:
                 continue
+            if keep is not None:
+                keep[..., i::2, j::2] = hidden
             factor = self.head.count_factor(hidden)
             if threshold is None:
                 count = factor.sample(generator=generator)

@@ -239,10 +239,8 @@ def test_psf_that_is_none(data, known, psf):
 def test_finder_refuses_what_it_cannot_use(data):
     with pytest.raises(TypeError, match='mask is given when the finder is called'):
         BlissFinder(mask=np.zeros((3, 3), bool))
-    with pytest.raises(
-        TypeError, match="no argument 'treshold'; it has threshold, enc"
-    ):
-        BlissFinder(treshold=0.3)
+    with pytest.raises(TypeError, match="no argument 'limit'; it has threshold, enc"):
+        BlissFinder(limit=0.3)
 
 
 def test_subtracted_sky_that_is_said_to_be_there(data, known):
