@@ -84,43 +84,49 @@ def _usual_way(task):
 # -- ours ------------------------------------------------------------------------
 
 
-def _our_way(simulator, n_coadds, batch, generator):
-    mean = []
+def _our_way(task):
+    seed, n_coadds, batch = task
+    simulator = CoaddSimulator(_DEPTH, tolerance=1e-5, background=_SKY)
+    generator = torch.Generator().manual_seed(1000 * seed[0] + seed[1])
+    out = np.empty((n_coadds, _SIDE - 2, _SIDE - 2), np.float32)
     for start in range(0, n_coadds, batch):
-        n = min(batch, n_coadds - start)
-        mean.append(simulator.sample_batch(n, generator=generator).data.mean())
-    return float(torch.stack(mean).mean())
+        part = out[start : start + batch]
+        part[...] = simulator.sample_batch(len(part), generator=generator).data
+    return float(out.mean()), float(out.std(axis=0).mean()), float(np.median(out))
 
 
 def main():
     parser = make_parser(__doc__.strip(), n_images=10000)
-    parser.add_argument('--batch', type=int, default=32)
+    parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--rounds', type=int, default=10)
     arguments = parser.parse_args()
     n_images = 120 if arguments.quick else arguments.n_images
     rounds = 3 if arguments.quick else arguments.rounds
     report = Report('simulator_speed', __doc__.strip(), arguments)
-    torch.set_num_threads(arguments.threads)
-    simulator = CoaddSimulator(_DEPTH, tolerance=1e-5, background=_SKY)
-    generator = torch.Generator().manual_seed(1)
-    n = n_images // rounds
-    share = n // arguments.threads
+    n_workers = arguments.threads
+    share = n_images // rounds // n_workers
     ours, usual, means = [], [], []
     context = multiprocessing.get_context('spawn')
-    with context.Pool(arguments.threads, _start_worker) as pool:
+    # Both ways run in the same worker processes of one thread each.
+    with context.Pool(n_workers, _start_worker) as pool:
+
+        def timed(way, tasks):
+            start = time.perf_counter()
+            result = pool.map(way, tasks, chunksize=1)
+            elapsed = (time.perf_counter() - start) / (share * n_workers)
+            return elapsed, np.mean([r[0] for r in result])
+
         # The first calls import and allocate.
-        pool.map(_usual_way, [(k, 2) for k in range(arguments.threads)])
-        _our_way(simulator, 2 * arguments.batch, arguments.batch, generator)
+        pool.map(_usual_way, [([0, k], 2) for k in range(n_workers)], chunksize=1)
+        pool.map(_our_way, [([0, k], 64, 32) for k in range(n_workers)], chunksize=1)
         for turn in range(rounds):
-            start = time.perf_counter()
-            mine = _our_way(simulator, n, arguments.batch, generator)
-            ours.append((time.perf_counter() - start) / n)
-            tasks = [([turn, k], share) for k in range(arguments.threads)]
-            start = time.perf_counter()
-            theirs = pool.map(_usual_way, tasks, chunksize=1)
-            n_theirs = share * arguments.threads
-            usual.append((time.perf_counter() - start) / n_theirs)
-            means.append((mine, np.mean([t[0] for t in theirs])))
+            workers = range(n_workers)
+            tasks = [([turn, k], share, arguments.batch) for k in workers]
+            mine = timed(_our_way, tasks)
+            theirs = timed(_usual_way, [task[:2] for task in tasks])
+            ours.append(mine[0])
+            usual.append(theirs[0])
+            means.append((mine[1], theirs[1]))
     ratio, error = ratio_with_error(usual, ours)
     report.add('times faster', ratio, error, target='>= 5', low=5, n=n_images)
     for what, values in (

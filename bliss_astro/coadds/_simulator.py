@@ -404,7 +404,12 @@ class CoaddSimulator:
             tolerance=self.tolerance,
         )
         background = per_exposure(background)[:, None, None]
-        read_noise = per_exposure(read_noise)[:, None, None]
+        sky_variance = background
+        if bool(read_noise.any()):
+            read_noise = per_exposure(read_noise)[:, None, None]
+            sky_variance = background + read_noise**2
+        else:
+            read_noise = 0.0
         # The signal is aligned by its factors, which are small.
         aligned = interpolate_last(along_y, shift_y).transpose(1, 2) @ (
             interpolate_last(along_x, shift_x)
@@ -421,7 +426,7 @@ class CoaddSimulator:
             data = add_noise(
                 aligned, background, read_noise=read_noise, generator=generator
             )
-        weight = aligned.add_(background + read_noise**2).reciprocal_()
+        weight = aligned.add_(sky_variance).reciprocal_()
         stacked = (n_images, n_exposures, ny, nx)
         data = data.mul_(weight).view(stacked).sum(1)
         return data / weight.view(stacked).sum(1)

@@ -42,10 +42,13 @@ def add_noise(
     data : tensor
         Electrons with the background still in them.
     """
-    noise = torch.empty_like(signal).normal_(generator=generator)
     mean = signal + background
-    variance = mean + read_noise**2
-    return torch.addcmul(mean, noise, variance.sqrt())
+    if isinstance(read_noise, float) and read_noise == 0:
+        error = mean.sqrt()
+    else:
+        error = (mean + read_noise**2).sqrt_()
+    noise = torch.empty_like(mean).normal_(generator=generator)
+    return mean.addcmul_(noise, error)
 
 
 @dataclasses.dataclass(frozen=True)
