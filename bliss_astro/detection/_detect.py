@@ -16,10 +16,10 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 from bliss_astro._warnings import NoDetectionsWarning
 from bliss_astro.catalog import CatalogFlag, CatalogPosterior
-from bliss_astro.catalog._posterior import check_count, check_threshold
+from bliss_astro.catalog._checks import check_count, check_threshold
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.posteriors import TileGrid, TilePosterior
-from bliss_astro.psf._mixture import describe_shape
+from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
 from ._domain import check_domain
 from ._inputs import as_exposure
@@ -94,8 +94,8 @@ def detect_sources(
         By default measured on a mesh.
 
     bkg_error : float, 2D array_like or Quantity, optional
-        Standard deviation of a pixel of empty sky.  By default the
-        scatter of the pixels below the background, one number.
+        Standard deviation of a pixel of empty sky.  By default one
+        number, from the differences of neighbouring pixels.
 
     effective_gain : float, 2D array_like or Quantity, optional
         Electrons per unit of ``data``.  By default 1 for data in electrons,
@@ -330,7 +330,7 @@ def _inputs(exposure, encoder, *, flux_min):
     image -= np.asarray(exposure.background, dtype=np.float32)
     image /= np.asarray(exposure.bkg_error, dtype=np.float32)
     image[exposure.mask] = 0.0
-    area = np.exp(description[0, 1].double().numpy() + 3.3)
+    area = np.exp(description[0, 1].double().numpy() + LOG_AREA)
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.
     unit_flux = noise * np.sqrt(area * np.prod(1 + 2 * correlation))
     floor = FLOOR_SNR * unit_flux if flux_min is None else np.full((1, 1), flux_min)

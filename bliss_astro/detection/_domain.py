@@ -15,7 +15,12 @@ import torch
 from bliss_astro._warnings import OutOfDomainWarning
 from bliss_astro.catalog import CatalogFlag
 from bliss_astro.priors import SeeingPrior
-from bliss_astro.psf._mixture import DEFAULT_SHAPE, broaden_shape, describe_shape
+from bliss_astro.psf._mixture import (
+    DEFAULT_SHAPE,
+    LOG_AREA,
+    broaden_shape,
+    describe_shape,
+)
 
 __all__ = ['Domain', 'check_domain']
 
@@ -67,8 +72,10 @@ def _domain(text):
         generator = torch.Generator().manual_seed(0)
         shape = SeeingPrior().sample_batch(20000, generator=generator)
     deep = simulation['n_exposures'][1] > 1
-    area = describe_shape(shape)[:, 1] + 3.3
-    broad = describe_shape(broaden_shape(shape, 1 / 6))[:, 1] + 3.3 if deep else area
+    area = describe_shape(shape)[:, 1] + LOG_AREA
+    broad = (
+        describe_shape(broaden_shape(shape, 1 / 6))[:, 1] + LOG_AREA if deep else area
+    )
     low, high = float(area.quantile(0.002).exp()), float(broad.quantile(0.998).exp())
     sky = simulation['background']
     read = simulation['read_noise'][1]

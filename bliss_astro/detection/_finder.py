@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._warnings import NoDetectionsWarning
-from bliss_astro.catalog._posterior import check_threshold
+from bliss_astro.catalog._checks import check_threshold
 
 from ._detect import detect_sources
 

@@ -10,6 +10,7 @@ import torch
 
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
+    LOG_AREA,
     describe_shape,
 )
 
@@ -178,7 +179,7 @@ class EncoderInputs:
             shape = self.psf.movedim(1, -1)
             described = describe_shape(shape, radius=self.normalization_radius)
             described = described.movedim(-1, 1)
-        log_area = described[:, 1:2] + 3.3
+        log_area = described[:, 1:2] + LOG_AREA
         excess = self.noise_excess()
         log_snr = self.log_flux_floor - 0.5 * (log_area + torch.log(excess))
         parts = [

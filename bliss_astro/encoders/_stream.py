@@ -12,7 +12,7 @@ from bliss_astro.coadds import CoaddSimulator
 from bliss_astro.exposures._noise import BadPixelPrior
 from bliss_astro.posteriors import TileCatalog, TileGrid
 from bliss_astro.priors import SeeingPrior, StarPrior
-from bliss_astro.psf._mixture import DEFAULT_SHAPE, describe_shape
+from bliss_astro.psf._mixture import DEFAULT_SHAPE, LOG_AREA, describe_shape
 
 from ._inputs import EncoderInputs
 
@@ -176,7 +176,7 @@ class SimulationStream:
             typical = self._log_uniform(config.typical_floor_snr, n, generator)
             coin = torch.rand(n, generator=generator, device=self.device) < 0.5
             snr = torch.where(coin, typical, snr)
-        area = torch.exp(describe_shape(psf)[:, 1] + 3.3)
+        area = torch.exp(describe_shape(psf)[:, 1] + LOG_AREA)
         return snr * torch.sqrt((background + read_noise**2) * area / depth)
 
     def _group(self, n, generator):

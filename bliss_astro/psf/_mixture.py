@@ -41,6 +41,9 @@ SHAPE_NAMES = ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta', 'e1', 'e2')
 # The 7.43 arcsec aperture to which SDSS ties its PSF magnitudes, in its pixels.
 DEFAULT_NORMALIZATION_RADIUS = 18.76
 
+# What `describe_shape` takes off the logarithm of the effective area.
+LOG_AREA = 3.3
+
 # r band of run 94, camcol 1, field 12: the field of the coadd and BLISS papers.
 DEFAULT_SHAPE = (1.48996, 2.99404, 0.049229, 2.89229, 0.010495, 3.26380, 0.0, 0.0)
 
@@ -260,7 +263,7 @@ def describe_shape(
     pair = pair / (variance[..., :, None] + variance[..., None, :])
     power = (height[..., :, None] * height[..., None, :] * pair).sum((-2, -1))
     n_eff = 1 / (2 * math.pi * power)
-    features = [torch.log(peak) + 2.7, torch.log(n_eff) - 3.3]
+    features = [torch.log(peak) + 2.7, torch.log(n_eff) - LOG_AREA]
     for r, offset in ((1.0, -0.25), (2.0, -0.9), (4.0, -2.9), (8.0, -5.5)):
         value = (height * torch.exp(-(r**2) / (2 * variance))).sum(-1) / peak
         features.append(torch.log(value) - offset)
