@@ -43,6 +43,12 @@ def add_parser(commands):
         'name of the configuration',
     )
     parser.add_argument('--name', help='of the encoder; by default of the CONFIG')
+    parser.add_argument(
+        '--start-from',
+        metavar='ENCODER',
+        help='begin with the weights of a bundled encoder or of a .safetensors file '
+        'of the same sizes; much shorter than from scratch',
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         '--resume', action='store_true', help='continue the run in FOLDER'
@@ -67,10 +73,15 @@ def run(options):
     """
     Train, or continue to.
     """
+    import dataclasses
+
     from bliss_astro.encoders import load_config, train_encoder
 
     path = find_config(options.config)
-    configs = load_config(path)
+    encoder, simulation, training = load_config(path)
+    if options.start_from:
+        training = dataclasses.replace(training, start_from=options.start_from)
+    configs = (encoder, simulation, training)
     name = options.name or path.stem
     output = Path(options.output or path.stem)
     checkpoint = output / 'checkpoint.pt'
@@ -164,6 +175,8 @@ def _resume_command(options, output):
     words = [PROGRAM, 'train', options.config, '-o', str(output)]
     if options.name:
         words += ['--name', options.name]
+    if options.start_from:
+        words += ['--start-from', options.start_from]
     if options.device != 'auto':
         words += ['--device', options.device]
     return shlex.join([*words, '--resume'])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from bliss_astro.posteriors import StarHead, TilePosterior
 
 from ._inputs import N_CONDITIONS, EncoderInputs
+from ._matched_filter import FILTER_RADIUS, matched_filter
 
 __all__ = ['Encoder', 'EncoderConfig']
 
@@ -43,6 +44,9 @@ class EncoderConfig:
 
     patch_radius : int
         Half-size in pixels of the cut-outs that stars are measured on.
+
+    matched_filter : bool
+        Whether the network is given the matched-filtered image too.
     """
 
     tile_size: int = 4
@@ -53,6 +57,7 @@ class EncoderConfig:
     head_width: int = 128
     n_components: int = 3
     patch_radius: int = 6
+    matched_filter: bool = True
 
     def __post_init__(self):
         if self.tile_size not in (2, 4):
@@ -60,7 +65,11 @@ class EncoderConfig:
             raise ValueError(msg)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
+            if field.type is bool or field.type == 'bool':
+                if not isinstance(value, bool):
+                    msg = f'{field.name} must be true or false, got {value!r}'
+                    raise ValueError(msg)
+            elif not isinstance(value, int) or value < 1:
                 msg = f'{field.name} must be a positive integer, got {value!r}'
                 raise ValueError(msg)
 
@@ -99,14 +108,15 @@ class Encoder(nn.Module):
     >>> from bliss_astro.encoders import Encoder, EncoderConfig
     >>> encoder = Encoder(EncoderConfig(width=16, n_blocks=1))
     >>> encoder.receptive_radius
-    22
+    30
     """
 
     def __init__(self, config: EncoderConfig | None = None):
         super().__init__()
         self.config = config = EncoderConfig() if config is None else config
         stem, width = config.stem_width, config.width
-        self.stem_first = nn.Conv2d(3 * 4, stem, 3, padding=1)
+        n_channels = 5 if config.matched_filter else 3
+        self.stem_first = nn.Conv2d(n_channels * 4, stem, 3, padding=1)
         self.stem_second = nn.Conv2d(stem, stem, 3, padding=1)
         rest = config.tile_size // 2
         self.to_tiles = nn.Conv2d(stem * rest**2, width, 1)
@@ -177,7 +187,9 @@ class Encoder(nn.Module):
     @property
     def receptive_radius(self) -> int:
         """Pixels beyond a tile's edge that can influence its features."""
-        return 2 * 2 + self.config.tile_size * 2 * self.config.n_blocks + 10
+        filtered = FILTER_RADIUS if self.config.matched_filter else 0
+        blocks = self.config.tile_size * 2 * self.config.n_blocks
+        return 2 * 2 + blocks + 10 + filtered
 
     @property
     def name(self) -> str:
@@ -206,7 +218,12 @@ class Encoder(nn.Module):
         good = F.pad((~bad).to(image), border)
         image = F.pad(image, border)
         # Linear near the noise, logarithmic far above it.
-        pixels = torch.stack([torch.asinh(image), torch.asinh(image / 30), 1 - good], 1)
+        pixels = [torch.asinh(image), torch.asinh(image / 30), 1 - good]
+        if self.config.matched_filter:
+            with torch.autocast(image.device.type, enabled=False):
+                filtered = matched_filter(image, inputs, size)
+            pixels += [torch.asinh(filtered), torch.asinh(filtered / 30)]
+        pixels = torch.stack(pixels, 1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         hidden = F.silu(self.stem_first(F.pixel_unshuffle(pixels, 2)))
         hidden = F.silu(self.stem_second(hidden))

@@ -13,6 +13,7 @@ from bliss_astro.exposures._noise import BadPixelPrior
 from bliss_astro.posteriors import TileCatalog, TileGrid
 from bliss_astro.priors import SeeingPrior, StarPrior
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, LOG_AREA, describe_shape
+from bliss_astro.psf._width import scale_to_fwhm
 
 from ._inputs import EncoderInputs
 
@@ -66,6 +67,14 @@ class SimulationConfig:
     psf : {'sdss', 'paper'}
         The seeing of SDSS, or the one PSF of the coadd paper.
 
+    fwhm : tuple of float or None
+        Range of the full width at half maximum of one exposure's PSF in
+        pixels; if given, the PSFs are those above, wings and all, scaled to
+        widths in that range.
+
+    ellipticity : float
+        Standard deviation of e1 and of e2 (truncated at 0.12) of SDSS's PSFs.
+
     shape : tuple of int
         ``(ny, nx)`` of the images in pixels.
 
@@ -84,6 +93,14 @@ class SimulationConfig:
 
     noise_order : str
         See `~bliss_astro.coadds.CoaddSimulator`.
+
+    dither : tuple of float
+        Uniform range of the largest dither in pixels, at most 1. It sets how far
+        the noise of neighbouring pixels correlates: 0.25 on average for 0.5,
+        at most 0.3 (for 0.75), none for 0.
+
+    saturation : tuple of float or None
+        Full well in electrons of one exposure, by default 3e4 to 3e5.
     """
 
     n_exposures: tuple[int, int] = (1, 25)
@@ -97,22 +114,34 @@ class SimulationConfig:
     slope: float = 0.47
     dynamic_range: float = 1e6 / 622
     psf: str = 'sdss'
+    fwhm: tuple[float, float] | None = None
+    ellipticity: float = 0.025
     shape: tuple[int, int] = (64, 64)
     margin: int = -8
     confined_fraction: float = 0.25
     inclined_fraction: float = 0.125
     bad_pixels: bool = True
     noise_order: str = 'before_alignment'
+    dither: tuple[float, float] = (0.5, 0.5)
+    saturation: tuple[float, float] | None = None
 
     def __post_init__(self):
         if self.psf not in ('sdss', 'paper'):
             msg = f"psf must be 'sdss' or 'paper', got {self.psf!r}"
             raise ValueError(msg)
-        for name in ('n_exposures', 'background', 'density', 'floor_snr'):
+        pairs = ['n_exposures', 'background', 'density', 'floor_snr']
+        pairs += [n for n in ('fwhm', 'saturation') if getattr(self, n) is not None]
+        for name in pairs:
             pair = getattr(self, name)
             if not 0 < pair[0] <= pair[1]:
                 msg = f'{name} must be an increasing positive pair, got {pair}'
                 raise ValueError(msg)
+        if not 0 <= self.dither[0] <= self.dither[1] <= 1:
+            msg = f'dither must be an increasing pair from 0 to 1, got {self.dither}'
+            raise ValueError(msg)
+        if not 0 <= self.ellipticity <= 0.12:
+            msg = f'ellipticity must lie between 0 and 0.12, got {self.ellipticity}'
+            raise ValueError(msg)
         # Told now rather than by the first batch of confined stars.
         margin = max(self.margin, _CONFINED_MARGIN * (self.confined_fraction > 0))
         if 2 * margin >= min(self.shape):
@@ -121,6 +150,41 @@ class SimulationConfig:
                 f'stars keep from the edges, got {tuple(self.shape)}'
             )
             raise ValueError(msg)
+
+    def draw_psf(self, n, *, inclined=True, generator=None, device='cpu'):
+        """
+        Draw PSFs of exposures.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        inclined : bool, optional
+            Whether they may have an e2.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        shape : tensor ``(n, 8)``
+            Shape parameters in pixels.
+        """
+        if self.psf == 'paper':
+            psf = torch.tensor([DEFAULT_SHAPE], device=device).expand(n, 8)
+        else:
+            psf = SeeingPrior(ellipticity=self.ellipticity).sample_batch(
+                n, inclined=inclined, generator=generator, device=device
+            )
+        if self.fwhm is None:
+            return psf
+        unit = torch.rand(n, generator=generator, device=device)
+        low, high = (math.log(v) for v in self.fwhm)
+        return scale_to_fwhm(psf, torch.exp(low + (high - low) * unit))
 
 
 class SimulationStream:
@@ -167,6 +231,20 @@ class SimulationStream:
         )
         return min(max(round(value), low), high)
 
+    def _dither(self, generator) -> float:
+        low, high = self.config.dither
+        if low == high:
+            return low
+        unit = torch.rand((), generator=generator, device=self.device)
+        return low + (high - low) * float(unit)
+
+    def _bad_pixels(self):
+        if not self.config.bad_pixels:
+            return None
+        if self.config.saturation is None:
+            return BadPixelPrior()
+        return BadPixelPrior(saturation=tuple(self.config.saturation))
+
     def _floor(self, psf, background, read_noise, depth, generator):
         config, n = self.config, len(psf)
         if config.flux_min is not None:
@@ -185,16 +263,13 @@ class SimulationStream:
         coins = torch.rand(2, generator=generator, device=self.device).tolist()
         confined = coins[0] < config.confined_fraction
         margin = _CONFINED_MARGIN if confined else config.margin
-        if config.psf == 'paper':
-            psf = torch.tensor([DEFAULT_SHAPE], device=self.device).expand(n, 8)
-        else:
-            psf = SeeingPrior().sample_batch(
-                n,
-                # Inclined ellipses are slow to draw, the more so in deep coadds.
-                inclined=depth <= 8 and coins[1] < config.inclined_fraction,
-                generator=generator,
-                device=self.device,
-            )
+        psf = config.draw_psf(
+            n,
+            # Inclined ellipses are slow to draw, the more so in deep coadds.
+            inclined=depth <= 8 and coins[1] < config.inclined_fraction,
+            generator=generator,
+            device=self.device,
+        )
         background = self._log_uniform(config.background, n, generator)
         low, high = config.read_noise
         unit = torch.rand(n, generator=generator, device=self.device)
@@ -212,7 +287,8 @@ class SimulationStream:
             shape=config.shape,
             margin=margin,
             noise_order=config.noise_order,
-            bad_pixels=BadPixelPrior() if config.bad_pixels else None,
+            dither=self._dither(generator),
+            bad_pixels=self._bad_pixels(),
             tolerance=1e-4,
             device=self.device,
         )

@@ -17,6 +17,7 @@ import torch
 from bliss_astro.posteriors import npe_loss
 
 from ._network import Encoder, EncoderConfig
+from ._start import start_from
 from ._stream import SimulationConfig, SimulationStream
 
 __all__ = ['TrainingConfig', 'load_config', 'train_encoder']
@@ -57,6 +58,11 @@ class TrainingConfig:
 
     seed : int
         Of everything.
+
+    start_from : str or None
+        Begin with the weights of this encoder (a bundled one's name or a
+        path) rather than with random ones.  Sizes must agree; it may
+        lack the matched-filter channels.
     """
 
     n_steps: int = 10000
@@ -71,6 +77,7 @@ class TrainingConfig:
     checkpoint_minutes: float = 3.0
     dataset_size: int | None = None
     seed: int = 1
+    start_from: str | None = None
 
     def __post_init__(self):
         if self.precision not in ('float32', 'bfloat16'):
@@ -155,6 +162,9 @@ class _Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.encoder = Encoder(encoder_config).to(self.device)
+        self.origin = None
+        if training.start_from is not None:
+            self.origin = start_from(self.encoder, training.start_from)
         self.encoder.to(memory_format=torch.channels_last)
         self.average = Encoder(encoder_config).to(self.device)
         self.average.to(memory_format=torch.channels_last)
@@ -493,6 +503,7 @@ def _card(trainer, name):
             'steps_skipped': trainer.n_skipped,
             'hours': round(trainer.seconds / 3600, 3),
             'device': str(trainer.device),
+            'started_from': trainer.origin,
         },
         'validation_loss': trainer.best,
     }

@@ -12,6 +12,7 @@ correlated noise, and how far the fit may be trusted.
 import dataclasses
 
 import torch
+from torch.nn import functional as F
 
 from bliss_astro.psf._mixture import profile_of_shape, profile_with_gradient
 
@@ -34,9 +35,8 @@ class StarPatches:
     gain : tensor ``(N, 1, 1)``
         Electrons per unit of data.
 
-    excess : tensor ``(N, 1, 1)``
-        Sum of the noise's correlation over all lags: the variance that a
-        smooth weighting meets, over the variance of a pixel.
+    correlation : tensor ``(N, 2)``
+        Correlation of the noise of neighbouring pixels in x and in y.
 
     x, y : tensor ``(N,)``
         Pixel coordinates of the central pixel.
@@ -49,7 +49,7 @@ class StarPatches:
     good: torch.Tensor
     shape: torch.Tensor
     gain: torch.Tensor
-    excess: torch.Tensor
+    correlation: torch.Tensor
     x: torch.Tensor
     y: torch.Tensor
     radius: float
@@ -62,9 +62,53 @@ class StarPatches:
         dy = step[None, :, None] - (y - self.y)[:, None, None]
         return torch.broadcast_tensors(dx, dy)
 
+    def variance(self, model):
+        """Variance of each pixel under a model of the signal."""
+        return 1 + model.clamp(min=0) / self.gain
+
     def weight(self, model):
-        """Inverse variance under a model of the signal."""
-        return self.good / (self.excess * (1 + model.clamp(min=0) / self.gain))
+        """
+        Inverse variance under a model of the signal.
+
+        The sum of the noise's correlation over all lags, by which it is
+        divided, is the variance that a very smooth weighting meets over that
+        of a pixel: it sets how much the pixels count beside a prior.
+        """
+        excess = (1 + 2 * self.correlation).prod(-1).clamp(min=0.2)
+        return self.good / (excess[:, None, None] * self.variance(model))
+
+    def covariance(self, first, second, variance):
+        r"""
+        Covariance of two weighted sums of the pixels.
+
+        .. math::
+
+            \sum_{ij} a_i \sqrt{v_i v_j}\, \rho_{i - j}\, b_j
+
+        with the correlation of an interpolated image, :math:`\rho` being
+        the product of ``(rho_x, 1, rho_x)`` and ``(rho_y, 1, rho_y)``.
+
+        Parameters
+        ----------
+        first, second : tensor ``(N, P, P)``
+            The weights a and b.
+
+        variance : tensor ``(N, P, P)``
+            Variance v of the pixels.
+
+        Returns
+        -------
+        covariance : tensor ``(N,)``
+            In squared units of the noise.
+        """
+        root = variance.sqrt()
+        spread = second * root
+        for axis, rho in ((-1, self.correlation[:, 0]), (-2, self.correlation[:, 1])):
+            n = spread.shape[axis]
+            beside = F.pad(spread, (1, 1) if axis == -1 else (0, 0, 1, 1))
+            beside = beside.narrow(axis, 0, n) + beside.narrow(axis, 2, n)
+            spread = spread + rho[:, None, None] * beside
+        return _sum(first * root * spread)
 
 
 def _sum(value):
@@ -90,7 +134,8 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
     Returns
     -------
     flux, error : tensor ``(N,)``
-        In units of the noise.
+        In units of the noise.  The error is that of the estimate that is
+        made, under the correlation of the noise.
 
     chi2 : tensor ``(N,)``
         Residual chi-square per good pixel.
@@ -103,9 +148,12 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
             weight = patches.weight(flux[:, None, None] * p)  # noqa: F821
         information = _sum(weight * p * p).clamp(min=1e-9)
         flux = _sum(weight * p * patches.data) / information
-    residual = patches.data - flux[:, None, None] * p
+    model = flux[:, None, None] * p
+    noise = patches.covariance(weight * p, weight * p, patches.variance(model))
     n_good = _sum(patches.good).clamp(min=1)
-    return flux, information.rsqrt(), _sum(weight * residual**2) / n_good
+    chi2 = _sum(weight * (patches.data - model) ** 2) / n_good
+    error = noise.clamp(min=1e-12).sqrt() / information
+    return flux, torch.where(n_good > 1, error, information.rsqrt()), chi2
 
 
 @torch.no_grad()
@@ -136,7 +184,10 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
         The fitted position in pixels.
 
     error_x, error_y, correlation : tensor ``(N,)``
-        Its Cramer-Rao errors (with the weak prior) and their correlation.
+        Errors of this estimate (with the weak prior) under the correlation of
+        the noise, and their correlation.  Noise that an interpolation made
+        smooth is weaker in the differences of pixels that tell a position
+        than in the sums that tell a flux.
     """
     start_x, start_y = x, y
     stiffness = 1 / 0.5**2
@@ -162,5 +213,16 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
         step_y = ((cxx * ry - cxy * rx) / det).clamp(-0.6, 0.6)
         x, y = x + step_x, y + step_y
         flux = flux + (ra - bx * step_x - by * step_y) / a
-    correlation = -cxy / (cxx * cyy).sqrt()
-    return x, y, (cyy / det).sqrt(), (cxx / det).sqrt(), correlation.clamp(-0.99, 0.99)
+    # The estimate is H^-1 times the scores; M is the covariance of these.
+    variance = patches.variance(f * p)
+    gx = weight * (px - (bx / a)[:, None, None] * p)
+    gy = weight * (py - (by / a)[:, None, None] * p)
+    mxx = patches.covariance(gx, gx, variance) + stiffness
+    myy = patches.covariance(gy, gy, variance) + stiffness
+    mxy = patches.covariance(gx, gy, variance)
+    vxx = cyy * (cyy * mxx - cxy * mxy) - cxy * (cyy * mxy - cxy * myy)
+    vyy = cxx * (cxx * myy - cxy * mxy) - cxy * (cxx * mxy - cxy * mxx)
+    vxy = cxx * (cyy * mxy - cxy * myy) - cxy * (cyy * mxx - cxy * mxy)
+    vxx, vyy = (v.clamp(min=1e-12 * det**2) for v in (vxx, vyy))
+    correlation = (vxy / (vxx * vyy).sqrt()).clamp(-0.99, 0.99)
+    return x, y, vxx.sqrt() / det, vyy.sqrt() / det, correlation

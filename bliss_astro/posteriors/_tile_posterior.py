@@ -97,7 +97,7 @@ class TilePosterior:
             good=self._good[index],
             shape=at(inputs.psf)[:, None, None, :],
             gain=at(inputs.log_noise).exp()[:, :, None],
-            excess=at(inputs.noise_excess())[:, :, None],
+            correlation=at(inputs.correlation),
             x=cx.to(x),
             y=cy.to(y),
             radius=inputs.normalization_radius,

@@ -19,7 +19,7 @@ NOISE = 30.0  # electrons
 HALF = 6
 
 
-def patches_of(x, y, flux, *, noise=None, shape=DEFAULT_SHAPE, excess=1.0):
+def patches_of(x, y, flux, *, noise=None, shape=DEFAULT_SHAPE, rho=(0.0, 0.0)):
     """
     Cut-outs centred on pixel (20, 30), in units of the noise.
     """
@@ -30,7 +30,7 @@ def patches_of(x, y, flux, *, noise=None, shape=DEFAULT_SHAPE, excess=1.0):
         good=torch.ones(n, 2 * HALF + 1, 2 * HALF + 1),
         shape=vector,
         gain=torch.full((n, 1, 1), NOISE),
-        excess=torch.full((n, 1, 1), excess),
+        correlation=torch.tensor(rho).expand(n, 2),
         x=torch.full((n,), 20.0),
         y=torch.full((n,), 30.0),
         radius=18.76,
@@ -85,10 +85,41 @@ class TestFlux:
         assert_allclose(chi2.mean(), 168 / 169, atol=0.01)
 
     def test_correlated_noise_is_told(self, stars):
+        # The sum over all lags, 2.25, is the limit of a very wide PSF.
         x, y, flux = stars
         _, plain, _ = flux_at(patches_of(x, y, flux), x, y)
-        _, wide, _ = flux_at(patches_of(x, y, flux, excess=2.25), x, y)
-        assert_allclose(wide, 1.5 * plain, rtol=1e-5)
+        _, told, _ = flux_at(patches_of(x, y, flux, rho=(0.25, 0.25)), x, y)
+        assert (told > 1.4 * plain).all()
+        assert (told < 1.5 * plain).all()
+
+    @pytest.mark.parametrize('u', [(0.5, 0.5), (0.3, 0.1)])
+    def test_scatter_under_interpolated_noise(self, u):
+        n = 6000
+        torch.manual_seed(8)
+        x, y = 19.5 + torch.rand(2, n) + torch.tensor([[0.0], [10.0]])
+        flux = torch.full((n,), 300.0)
+        noise, rho = interpolated_noise(n, u)
+        patches = patches_of(x, y, flux, rho=rho)
+        patches.gain = torch.full((n, 1, 1), 1e9)
+        patches.data = patches.data + noise
+        found, error, _ = flux_at(patches, x, y)
+        # Four standard errors of a standard deviation.
+        assert_allclose(((found - flux) / error).std(), 1, atol=4 / np.sqrt(2 * n))
+
+
+def interpolated_noise(n, u):
+    """
+    White noise, linearly interpolated at u, of unit variance.
+    """
+    noise = torch.randn(n, 2 * HALF + 2, 2 * HALF + 2)
+    rho = []
+    for axis, part in zip((-1, -2), u, strict=True):
+        size = noise.shape[axis] - 1
+        first, second = noise.narrow(axis, 0, size), noise.narrow(axis, 1, size)
+        variance = (1 - part) ** 2 + part**2
+        noise = ((1 - part) * first + part * second) / np.sqrt(variance)
+        rho.append(part * (1 - part) / variance)
+    return noise, tuple(rho)
 
 
 class TestFit:
@@ -214,3 +245,26 @@ class TestMarginals:
         sources = find_sources(bundled(inputs))
         assert not (sources.probability > 0.5).any()
         assert len(sources.quantile_flux(0.5)) == len(sources)
+
+
+@pytest.mark.parametrize('u', [(0.0, 0.0), (0.5, 0.5), (0.4, 0.1)])
+def test_position_errors_under_interpolated_noise(u):
+    # 100 sigma, so that the weak prior around the start does not matter.
+    n = 6000
+    torch.manual_seed(9)
+    x, y = 19.6 + 0.8 * torch.rand(2, n) + torch.tensor([[0.0], [10.0]])
+    flux = torch.full((n,), 700.0)
+    noise, rho = interpolated_noise(n, u)
+    patches = patches_of(x, y, flux, rho=rho)
+    patches.gain = torch.full((n, 1, 1), 1e9)
+    patches.data = patches.data + noise
+    start = torch.full((n,), 20.0), torch.full((n,), 30.0)
+    fx, fy, error_x, error_y, _ = fit_star(patches, *start, 0 * x + 3.0)
+    tolerance = 4 / np.sqrt(2 * n)
+    assert_allclose(((fx - x) / error_x).std(), 1, atol=tolerance)
+    assert_allclose(((fy - y) / error_y).std(), 1, atol=tolerance)
+    if sum(u):
+        # A position is told by differences, in which smooth noise is weaker
+        # than the sum of its correlations says.
+        _, _, white, *_ = fit_star(patches_of(x, y, flux), x, y, 0 * x + 3.0)
+        assert (error_x < np.sqrt(np.prod(1 + 2 * np.array(rho))) * white).all()

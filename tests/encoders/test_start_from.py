@@ -1,0 +1,77 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of training that begins with the weights of another encoder.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bliss_astro.encoders import Encoder, SimulationStream, train_encoder
+
+
+@pytest.fixture
+def parent(tiny_configs, tmp_path):
+    """
+    A trained encoder without the matched filter, on disk.
+    """
+    config, simulation, training = tiny_configs
+    config = dataclasses.replace(config, matched_filter=False)
+    train_encoder((config, simulation, training), tmp_path / 'parent', name='parent')
+    return tmp_path / 'parent' / 'parent.safetensors'
+
+
+def started(configs, parent, **changes):
+    encoder, simulation, training = configs
+    training = dataclasses.replace(training, start_from=str(parent), **changes)
+    return encoder, simulation, training
+
+
+def test_begins_where_the_other_ended(tiny_configs, parent, tmp_path):
+    # A learning rate of nothing: what comes out is what was put in.
+    configs = started(tiny_configs, parent, learning_rate=1e-12, n_steps=1)
+    child = train_encoder(configs, tmp_path / 'child', name='child')
+    other = Encoder.from_pretrained(parent)
+    stream = SimulationStream(tiny_configs[1])
+    inputs, catalog = stream.draw(4, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        own = child(inputs).log_prob(catalog)
+        expected = other(inputs).log_prob(catalog)
+    torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_card_tells_the_origin(tiny_configs, parent, tmp_path):
+    child = train_encoder(started(tiny_configs, parent), tmp_path / 'c', name='c')
+    other = Encoder.from_pretrained(parent)
+    origin = child.card['training']['started_from']
+    assert origin['name'] == 'parent'
+    assert origin['sha256'] == other.card['sha256']
+    assert origin['images_seen'] == other.card['training']['images_seen']
+    assert origin['started_from'] is None
+
+
+def test_the_new_channels_are_trained(tiny_configs, parent, tmp_path):
+    child = train_encoder(started(tiny_configs, parent), tmp_path / 'c', name='c')
+    assert child.config.matched_filter
+    assert child.stem_first.weight[:, 12:].abs().max() > 0
+
+
+def test_resumes(tiny_configs, parent, tmp_path):
+    configs = started(tiny_configs, parent)
+    straight = train_encoder(configs, tmp_path / 'a', name='a')
+    again = train_encoder(configs, tmp_path / 'a', name='a', resume=True)
+    for own, other in zip(straight.parameters(), again.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_other_sizes(tiny_configs, parent, tmp_path):
+    config = dataclasses.replace(tiny_configs[0], width=tiny_configs[0].width + 8)
+    configs = started((config, *tiny_configs[1:]), parent)
+    with pytest.raises(ValueError, match='start_from: the encoder .* other sizes'):
+        train_encoder(configs, tmp_path / 'child')
+
+
+def test_unknown(tiny_configs, tmp_path):
+    with pytest.raises(ValueError, match='unknown encoder'):
+        train_encoder(started(tiny_configs, 'galaxies-of-mars'), tmp_path / 'child')
