@@ -24,7 +24,8 @@ def parent(tiny_configs, tmp_path):
 
 def started(configs, parent, **changes):
     encoder, simulation, training = configs
-    training = dataclasses.replace(training, start_from=str(parent), **changes)
+    changes = {'start_from': str(parent)} | changes
+    training = dataclasses.replace(training, **changes)
     return encoder, simulation, training
 
 
@@ -75,3 +76,8 @@ def test_other_sizes(tiny_configs, parent, tmp_path):
 def test_unknown(tiny_configs, tmp_path):
     with pytest.raises(ValueError, match='unknown encoder'):
         train_encoder(started(tiny_configs, 'galaxies-of-mars'), tmp_path / 'child')
+
+
+def test_not_a_name(tiny_configs):
+    with pytest.raises(ValueError, match='start_from must be the name'):
+        started(tiny_configs, 'stars', start_from=7)
