@@ -8,13 +8,24 @@ numpy, scipy and astropy only, and never look inside a network::
     match_catalogs -> CatalogMatch -> detection_scores       precision, recall, F1
                                    -> flux_residuals, ...    -> summarize_residuals
     truth + posterior              -> interval_coverage, rank_coverage, mean_log_score
+                                   -> rank_uniformity, count_calibration,
+                                      reliability, sharpness -> calibration_report
     PSF + noise                    -> optimal_snr, cramer_rao_bound
+    image + PSF + prior            -> exact_star_posterior
     any statistic + image of a row -> bootstrap_bands
 """
 
 from ._bootstrap import *
 from ._bounds import *
+from ._calibration import *
+from ._counts import *
 from ._coverage import *
 from ._detection import *
+from ._exact import *
+from ._findings import *
 from ._matching import *
+from ._ranks import *
+from ._reliability import *
+from ._report import *
 from ._residuals import *
+from ._sharpness import *

@@ -7,5 +7,6 @@ axes; none shows or saves anything or changes a setting of matplotlib. The colou
 those of Okabe and Ito, which people with colour-vision deficiencies can tell apart.
 """
 
+from ._calibration import *
 from ._images import *
 from ._metrics import *
