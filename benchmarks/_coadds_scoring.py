@@ -79,11 +79,12 @@ def _found(encoder, batch, first, floor):
         posterior = encoder(inputs)
     sources = find_sources(posterior)
     sources = sources.select(sources.probability >= _LEAST)
+    x, y = sources.place()
     return {
         'image': first + sources.image.cpu().numpy(),
         'probability': _numbers(sources.probability),
-        'x': _numbers(sources.x.mean(1)),
-        'y': _numbers(sources.y.mean(1)),
+        'x': _numbers(x),
+        'y': _numbers(y),
         'flux': floor * np.exp(_numbers(sources.quantile_flux(0.5))),
     }
 

@@ -95,11 +95,12 @@ def _found(posterior, floor, first):
     sources = find_sources(posterior)
     sources = sources.select(sources.probability >= 0.05)
     median = sources.quantile_flux(0.5).double().numpy()
+    x, y = sources.place()
     return {
         'image': first + sources.image.numpy(),
         'probability': sources.probability.double().numpy(),
-        'x': sources.x.mean(1).double().numpy(),
-        'y': sources.y.mean(1).double().numpy(),
+        'x': x.double().numpy(),
+        'y': y.double().numpy(),
         'flux': floor * np.exp(median),
     }
 

@@ -38,6 +38,7 @@ _HOME_OF = {
     'BlissFinder': 'detection',
     'CatalogFlag': 'catalog',
     'CatalogPosterior': 'catalog',
+    'Coadd': 'coadds',
     'CoaddSimulator': 'coadds',
     'Encoder': 'encoders',
     'EncoderInputs': 'encoders',
@@ -50,6 +51,8 @@ _HOME_OF = {
     'StarPrior': 'priors',
     'TileGrid': 'posteriors',
     'TilePosterior': 'posteriors',
+    'align_exposures': 'coadds',
+    'coadd_exposures': 'coadds',
     'decode_flags': 'catalog',
     'detect_sources': 'detection',
 }
@@ -73,6 +76,7 @@ __all__ = [
     'BlissFinder',
     'CatalogFlag',
     'CatalogPosterior',
+    'Coadd',
     'CoaddSimulator',
     'Encoder',
     'EncoderInputs',
@@ -86,6 +90,8 @@ __all__ = [
     'TileGrid',
     'TilePosterior',
     '__version__',
+    'align_exposures',
+    'coadd_exposures',
     'decode_flags',
     'detect_sources',
 ]

@@ -247,17 +247,18 @@ class CatalogPosterior:
             floor * np.exp(sources.quantile_flux(q).double().cpu().numpy())
             for q in (0.15865525, 0.5, 0.84134475)
         ]
-        mean_x, mean_y = x.mean(1), y.mean(1)
+        place = [v.double().cpu().numpy() for v in sources.place()]
+        offsets = x - place[0][:, None], y - place[1][:, None]
         flux, flux_err = quantiles[1], 0.5 * (quantiles[2] - quantiles[0])
-        flags = self._flags_at(mean_x, mean_y)
-        flags[self._blended(mean_x, mean_y)] |= int(CatalogFlag.BLENDED)
+        flags = self._flags_at(*place)
+        flags[self._blended(*place)] |= int(CatalogFlag.BLENDED)
         return {
             'probability': sources.probability.double().cpu().numpy().clip(0, 1),
-            'x_centroid': mean_x,
-            'y_centroid': mean_y,
-            'x_err': x.std(1),
-            'y_err': y.std(1),
-            'x_y_cov': ((x - mean_x[:, None]) * (y - mean_y[:, None])).mean(1),
+            'x_centroid': place[0],
+            'y_centroid': place[1],
+            'x_err': np.sqrt((offsets[0] ** 2).mean(1)),
+            'y_err': np.sqrt((offsets[1] ** 2).mean(1)),
+            'x_y_cov': (offsets[0] * offsets[1]).mean(1),
             'flux': flux if self.unit is None else flux * self.unit,
             'flux_err': flux_err if self.unit is None else flux_err * self.unit,
             'flags': flags,
@@ -363,7 +364,7 @@ class CatalogPosterior:
         from scipy.spatial import cKDTree
 
         sources = self.sources
-        own = [v.mean(1).double().cpu().numpy() for v in (sources.x, sources.y)]
+        own = [v.double().cpu().numpy() for v in sources.place()]
         asked = [np.asarray(rows[name], float) for name in ('x_centroid', 'y_centroid')]
         tree = cKDTree(np.column_stack(own))
         distance, index = tree.query(

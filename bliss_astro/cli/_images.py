@@ -29,9 +29,10 @@ def read_image_file(options):
     """
     Read the image that ``bliss-astro detect`` was given.
 
-    SDSS's frame and fpC files and simulated images are recognised by their
-    content; of any other FITS file, the first two-dimensional image is taken,
-    with the extensions MASK and UNCERT where there are such.
+    SDSS's frame and fpC files, simulated images and the files of
+    `~bliss_astro.coadds.Coadd` are recognised by their content; of any other
+    FITS file, the first two-dimensional image is taken, with the extensions
+    MASK and UNCERT where there are such.
 
     Parameters
     ----------
@@ -56,7 +57,16 @@ def read_image_file(options):
             return _simulated(hdus, options), {}, 'simulated image'
         if options.extension is None and _is_sdss(hdus):
             return _sdss(hdus, options), {}, 'SDSS image'
+        if options.extension is None and is_coadd(hdus):
+            return _coadd(hdus, options), {}, 'coadd'
         return *_other(hdus, options), 'image'
+
+
+def is_coadd(hdus):
+    """
+    Tell whether an HDU list is a file that a `Coadd` wrote.
+    """
+    return hdus[0].header.get('BLISSTYP') == 'COADD'
 
 
 def _is_sdss(hdus):
@@ -101,6 +111,13 @@ def _simulated(hdus, options):
     names = ('gain', 'noise', 'mask', 'band', *_SDSS_FILES)
     _refuse(options, names, 'a simulated image')
     exposure, _ = read_simulated(hdus)
+    return _changed(exposure, options)
+
+
+def _changed(exposure, options):
+    """
+    Change what the user knows better than a file that says everything.
+    """
     if options.psf is not None:
         exposure = exposure.replace(psf=_read_psf(options))
     if options.background == 'measure':
@@ -111,6 +128,16 @@ def _simulated(hdus, options):
     elif isinstance(options.background, float):
         exposure = exposure.replace(background=options.background)
     return exposure
+
+
+# -- coadds ------------------------------------------------------------------------
+
+
+def _coadd(hdus, options):
+    from bliss_astro.coadds import Coadd
+
+    _refuse(options, ('gain', 'noise', 'mask', *_SDSS_FILES), 'a coadd')
+    return _changed(Coadd.read(hdus), options)
 
 
 # -- any other ---------------------------------------------------------------------
@@ -139,6 +166,7 @@ def _other(hdus, options):
         unit=unit,
         wcs=_read_wcs(hdu),
         uncertainty=error,
+        meta=_depth(hdu.header),
     )
     background = _other_background(hdu, options)
     known = {
@@ -236,6 +264,17 @@ def _read_wcs(hdu):
         )
         return None
     return wcs if wcs.has_celestial else None
+
+
+def _depth(header):
+    """
+    Read the number of exposures of a coadd, by the names it goes by.
+    """
+    for key in ('NCOMBINE', 'NEXP', 'NIMAGES', 'NCOADD'):
+        value = header.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return {'n_exposures': value}
+    return {}
 
 
 def _extension(hdus, name, shape):

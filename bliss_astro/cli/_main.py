@@ -10,12 +10,21 @@ import warnings
 
 import bliss_astro
 
-from . import _demo, _detect, _encoders, _evaluate, _simulate, _train
+from . import _coadd, _demo, _detect, _encoders, _evaluate, _recipe, _simulate, _train
 from ._shared import PROGRAM, UsageError, say
 
 __all__ = ['main']
 
-_COMMANDS = (_demo, _detect, _simulate, _evaluate, _train, _encoders)
+_COMMANDS = (
+    _demo,
+    _detect,
+    _coadd,
+    _simulate,
+    _evaluate,
+    _recipe,
+    _train,
+    _encoders,
+)
 
 _EPILOG = """\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.

@@ -4,4 +4,8 @@ The photutils-like door: an image in, a probabilistic catalogue out.
 """
 
 from ._detect import *
+from ._facts import *
 from ._finder import *
+from ._recipe import *
+from ._recipe_settings import *
+from ._recipe_time import *

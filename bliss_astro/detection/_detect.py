@@ -155,7 +155,7 @@ def detect_sources(
     Examples
     --------
     >>> from bliss_astro import CoaddSimulator, detect_sources
-    >>> coadd, truth = CoaddSimulator(10).simulate(rng=1)
+    >>> coadd, truth = CoaddSimulator(10).simulate(rng=3)
     >>> catalog = detect_sources(coadd)
     >>> len(catalog) == len(truth)
     True
@@ -365,8 +365,9 @@ def _autocast(device):
 
 
 def _has_fast_bfloat16():
-    probe = getattr(torch.cpu, '_is_amx_tile_supported', None)
-    return bool(probe is not None and probe())
+    names = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
+    probes = (getattr(torch.cpu, name, None) for name in names)
+    return any(probe is not None and probe() for probe in probes)
 
 
 def _crop(value, rows, columns):

@@ -44,7 +44,7 @@ class BlissFinder:
     Examples
     --------
     >>> from bliss_astro import BlissFinder, CoaddSimulator
-    >>> coadd, truth = CoaddSimulator(10).simulate(rng=1)
+    >>> coadd, truth = CoaddSimulator(10).simulate(rng=3)
     >>> finder = BlissFinder(psf=coadd.psf, bkg_error=coadd.bkg_error,
     ...                      effective_gain=coadd.effective_gain,
     ...                      background=0.0)

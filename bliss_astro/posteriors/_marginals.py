@@ -14,6 +14,10 @@ place touches,
         \text{earlier other tiles as decided})\right].
 
 Position and flux are then mixtures over the tiles of V.
+
+A source that is hardly seen may lie anywhere within some pixels, and a row of
+a catalogue claims a place.  So the probability of a row is that of a source
+within `PLACE_RADIUS` of it: what is farther off is no support for it.
 """
 
 import dataclasses
@@ -23,12 +27,19 @@ import torch
 from ._factors import LogFluxFactor
 from ._tile_posterior import TilePosterior
 
-__all__ = ['SourceMarginals', 'find_sources']
+__all__ = ['PLACE_RADIUS', 'SourceMarginals', 'find_sources']
 
 # Half-width in pixels of the zone along a tile's edge in which the tile
 # beyond is asked too, and how far apart two answers may lie to be one source.
 _EDGE_ZONE = 1.0
 _SAME_SOURCE = 1.5
+# Distance in pixels within which a source supports the place that is claimed.
+# A third of SDSS's FWHM: half a pixel more or less shifts single exposures'
+# recall and precision at the limit by 0.03 against each other, and changes
+# nothing where positions are known better than to a pixel.
+PLACE_RADIUS = 1.25
+# Scale in pixels of the average that seeks the place, and its steps.
+_PLACE_SCALE, _PLACE_STEPS = 0.8, 10
 # Probabilities below this never make a source.
 _FAINTEST = 0.02
 # Positions at which the flux is asked for.
@@ -43,7 +54,8 @@ class SourceMarginals:
     Attributes
     ----------
     probability : tensor ``(N,)``
-        That there is a source.
+        That there is a source; from `find_sources`, within `PLACE_RADIUS` of
+        its `place`.
 
     x, y : tensor ``(N, P)``
         Draws of the position in pixels (a quasi-random set).
@@ -103,6 +115,28 @@ class SourceMarginals:
             high = torch.where(above, middle, high)
             low = torch.where(above, low, middle)
         return 0.5 * (low + high)
+
+    def place(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Where each source is said to be, two tensors ``(N,)`` in pixels.
+
+        The mean position of a distribution with one narrow peak; of one that
+        is wide or has several, the place near the mean that most
+        draws lie around (by mean shift).
+        """
+        x, y = self.x.mean(1, keepdim=True), self.y.mean(1, keepdim=True)
+        for _ in range(_PLACE_STEPS):
+            apart = (self.x - x) ** 2 + (self.y - y) ** 2
+            weight = torch.softmax(-apart / (2 * _PLACE_SCALE**2), 1)
+            x = (weight * self.x).sum(1, keepdim=True)
+            y = (weight * self.y).sum(1, keepdim=True)
+        return x[:, 0], y[:, 0]
+
+    def near_place(self) -> torch.Tensor:
+        """Share of the draws within `PLACE_RADIUS` of the place, ``(N,)``."""
+        x, y = self.place()
+        apart = torch.hypot(self.x - x[:, None], self.y - y[:, None])
+        return (apart < PLACE_RADIUS).float().mean(1)
 
     def select(self, index) -> 'SourceMarginals':
         """The chosen sources."""
@@ -190,12 +224,14 @@ def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMargi
     sweep = _greedy(posterior, n_draws)
     further = range(1, posterior.head.n_most)
     found = [_first_sources(sweep), *(_further_sources(sweep, k) for k in further)]
-    return SourceMarginals(
+    sources = SourceMarginals(
         *(
             torch.cat([getattr(part, field.name) for part in found])
             for field in dataclasses.fields(SourceMarginals)
         )
     )
+    sources.probability = sources.probability * sources.near_place()
+    return sources
 
 
 def _further_sources(sweep, place):

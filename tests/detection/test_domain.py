@@ -91,7 +91,7 @@ def test_only_the_tiles_concerned_are_flagged(encoder):
             exposure.replace(psf=Varying()), density=0.003, encoder=encoder
         )
     flagged = (found['flags'] & int(CatalogFlag.PSF_OUT_OF_DOMAIN)) > 0
-    assert np.all(flagged[found['x_centroid'] > 68])
+    assert np.all(flagged[found['x_centroid'] > 72])
     assert not np.any(flagged[found['x_centroid'] < 60])
 
 

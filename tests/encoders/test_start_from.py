@@ -69,7 +69,7 @@ def test_resumes(tiny_configs, parent, tmp_path):
 def test_other_sizes(tiny_configs, parent, tmp_path):
     config = dataclasses.replace(tiny_configs[0], width=tiny_configs[0].width + 8)
     configs = started((config, *tiny_configs[1:]), parent)
-    with pytest.raises(ValueError, match='start_from: the encoder .* other sizes'):
+    with pytest.raises(ValueError, match=r'start_from: the encoder .* other sizes'):
         train_encoder(configs, tmp_path / 'child')
 
 

@@ -1,0 +1,364 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+A mean of aligned exposures, with all that a measurement needs.
+"""
+
+import numpy as np
+
+from bliss_astro.exposures import Exposure
+
+from ._coadd_checks import check_counts, check_psf_image
+from ._noise_kernel import check_kernel, kernel_of_pair
+
+__all__ = ['Coadd']
+
+
+class Coadd(Exposure):
+    """
+    A mean of aligned exposures: an exposure that also knows how it was made.
+
+    Everything that reads an `~bliss_astro.exposures.Exposure` reads a coadd.
+    `coadd_exposures` makes one from exposures, `read` from a file.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The image. Pixels that are not finite, and those of no exposure, are
+        added to ``mask``.
+
+    background : float, 2D array_like or `~astropy.units.Quantity`, optional
+        What of the sky is still in ``data``; 0 for what `coadd_exposures` makes.
+
+    bkg_error : float, 2D array_like or `~astropy.units.Quantity`
+        Noise map: the standard deviation of a pixel without sources.
+
+    effective_gain : float, 2D array_like or `~astropy.units.Quantity`
+        The number of electrons for which a unit of ``data`` stands in the
+        sources' own noise: a pixel with signal s has the variance
+        ``bkg_error**2 + max(s, 0) / effective_gain``.
+
+    read_noise : float, 2D array_like or `~astropy.units.Quantity`, optional
+        Kept for information, as in an exposure.
+
+    mask : 2D bool array_like, optional
+        `True` in bad pixels.
+
+    psf : object, optional
+        The effective PSF: any kind that an exposure takes.
+
+    wcs : object, optional
+        The coordinates.
+
+    unit : unit-like, optional
+        The unit of ``data``, if that is a plain array.
+
+    saturation : float, 2D array_like or `~astropy.units.Quantity`, optional
+        The level at which a pixel of the coadd is saturated, if it has one.
+
+    saturated : 2D bool array_like, optional
+        Pixels in which no exposure could be used, some because of saturation.
+
+    meta : dict, optional
+        Whatever else is known. `coadd_exposures` says what it did.
+
+    noise_kernel : 2D array_like, optional
+        Correlation of the noise of two pixels by their distance (dy, dx),
+        shape (2 L + 1, 2 L + 1) with L at least 1, and 1 in the middle. By default the
+        noise of all pixels is independent.
+
+    n_exposures : int or 2D array_like of int, optional
+        Number of exposures that make up each pixel.
+
+    psf_image : 2D array_like, optional
+        Image of the effective PSF at the centre, with odd sides, centred on
+        its middle pixel. Its sum is the flux within it, of a star of unit flux.
+        By default it is drawn from ``psf``.
+
+    Attributes
+    ----------
+    data, background, bkg_error, effective_gain, read_noise, mask, psf, wcs : object
+        As in an exposure.
+
+    noise_kernel : float `~numpy.ndarray`, shape (2 L + 1, 2 L + 1)
+        See the parameters.
+
+    noise_correlation : tuple of float
+        Correlation of pixels next to each other in x and in y, from the kernel.
+
+    n_exposures : int `~numpy.ndarray`, shape (ny, nx), or None
+        See the parameters; `None` if it is not known.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in an exposure, and if kernel, number of exposures or image
+        of the PSF have an impossible shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro.coadds import Coadd
+    >>> coadd = Coadd(
+    ...     np.zeros((32, 48)),
+    ...     bkg_error=0.1,
+    ...     effective_gain=500.0,
+    ...     n_exposures=3,
+    ...     noise_kernel=np.outer([0.25, 1, 0.25], [0.25, 1, 0.25]),
+    ... )
+    >>> coadd
+    <Coadd 32 x 48 px, bkg_error 0.1, 3 exposures>
+    >>> coadd.noise_correlation
+    (0.25, 0.25)
+    """
+
+    # The correlation follows from the kernel, and is no argument of its own.
+    _arguments = (
+        *(name for name in Exposure._arguments if name != 'noise_correlation'),
+        'noise_kernel',
+        'n_exposures',
+        'psf_image',
+    )
+
+    def __init__(
+        self,
+        data,
+        *,
+        background=0.0,
+        bkg_error,
+        effective_gain,
+        read_noise=0.0,
+        mask=None,
+        psf=None,
+        wcs=None,
+        unit=None,
+        saturation=None,
+        saturated=None,
+        meta=None,
+        noise_kernel=None,
+        n_exposures=None,
+        psf_image=None,
+    ):
+        if noise_kernel is None:
+            noise_kernel = kernel_of_pair(0.0, 0.0)
+        kernel = check_kernel('noise_kernel', noise_kernel)
+        half = len(kernel) // 2
+        if half == 0:
+            msg = 'noise_kernel must be at least 3 x 3 pixels; got shape (1, 1).'
+            raise ValueError(msg)
+        counts = check_counts(n_exposures, np.shape(data))
+        if counts is not None and not counts.all():
+            empty = counts == 0
+            mask = empty if mask is None else np.asarray(mask, dtype=bool) | empty
+        super().__init__(
+            data,
+            background=background,
+            bkg_error=bkg_error,
+            effective_gain=effective_gain,
+            read_noise=read_noise,
+            mask=mask,
+            psf=psf,
+            wcs=wcs,
+            unit=unit,
+            saturation=saturation,
+            saturated=saturated,
+            noise_correlation=(kernel[half, half + 1], kernel[half + 1, half]),
+            meta=meta,
+        )
+        self.noise_kernel = kernel
+        self.n_exposures = counts
+        self._psf_image = check_psf_image(psf_image)
+
+    @classmethod
+    def read(cls, path, *, hdu=None, **known):
+        """
+        Read a coadd from a FITS file, one of `write` or of another maker.
+
+        Parameters
+        ----------
+        path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            The file, plain or compressed.
+
+        hdu : int or str, optional
+            The image, in files of other makers; by default the first HDU
+            with a two-dimensional image.
+
+        **known
+            Arguments of `Coadd` that such a file does not hold, with or
+            without units as its image has them (the unit of ``BUNIT``).
+
+        Returns
+        -------
+        coadd : `Coadd`
+            The coadd. For files of other makers, noise and correlation that
+            are not among ``known`` are measured in the blank sky, the sky
+            that is left on a mesh, and ``meta['estimated']`` tells which and how.
+
+        Raises
+        ------
+        OSError
+            If the file is absent, truncated, damaged, or not FITS.
+
+        TypeError
+            If ``known`` has something that `Coadd` does not take.
+
+        ValueError
+            If there is no image, or the parts of the file do not fit each
+            other.
+
+        Warns
+        -----
+        `~astropy.utils.exceptions.AstropyUserWarning`
+            If the noise had to be estimated.
+
+        See Also
+        --------
+        measure_noise : how that is done.
+        """
+        from ._coadd_io import read_coadd
+
+        return read_coadd(cls, path, hdu=hdu, known=known)
+
+    def write(self, path, *, overwrite=False):
+        """
+        Write the coadd to a FITS file with an extension for each map.
+
+        Parameters
+        ----------
+        path : str or `~os.PathLike`
+            The file; ``.gz`` at the end compresses it.
+
+        overwrite : bool, optional
+            Whether an existing file may be replaced.
+
+        Raises
+        ------
+        OSError
+            If the file exists, or cannot be written; it is then as it was.
+
+        Notes
+        -----
+        The image is in the first HDU, where every program finds it. The
+        extensions are ``BKGERR``, ``EFFGAIN``, ``BACKGRND``, ``RDNOISE`` and
+        ``SATURATE`` (those that are maps; single numbers stand in the header),
+        ``MASK`` (1 bad, 2 saturated), ``NEXP``, ``NOISEKER``, ``PSFIMAGE``,
+        ``PSF`` (shapes and images on a grid of places) and ``META``.
+        """
+        from ._coadd_io import write_coadd
+
+        write_coadd(self, path, overwrite=overwrite)
+
+    @classmethod
+    def from_nddata(cls, nddata, **kwargs):
+        """
+        Take the coadd from an NDData or CCDData.
+
+        Parameters
+        ----------
+        nddata : `~astropy.nddata.NDData` or `~astropy.nddata.CCDData`
+            The image, of `to_ccddata` or another one. Its uncertainty is the
+            TOTAL error of each pixel.
+
+        **kwargs
+            Arguments of `Coadd` that it does not have. ``effective_gain`` is
+            needed, unless the NDData came from `to_ccddata`.
+
+        Returns
+        -------
+        coadd : `Coadd`
+            The coadd.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `bliss_astro.exposures.Exposure.from_nddata`.
+        """
+        from ._coadd_nddata import read_coadd_nddata
+
+        data, arguments = read_coadd_nddata(nddata, kwargs)
+        return cls(data, **arguments)
+
+    def to_ccddata(self):
+        """
+        Turn the coadd into a CCDData.
+
+        Returns
+        -------
+        ccddata : `~astropy.nddata.CCDData`
+            Image, mask, WCS, unit, meta, image of the PSF, the total error as
+            uncertainty, and the numbers of exposures as ``flags``. The kernel
+            of the noise stands in its meta (``NKy_x``). A gain that is a
+            map is kept as one number, ``NOISESKY``: the signal at which the
+            sources' noise equals the sky's, ``bkg_error**2 *
+            effective_gain``, which is the brightness of the sky where
+            photons make all the noise. `from_ccddata` returns to the maps, exactly
+            where that number is the same in all pixels. A PSF that varies is
+            reduced to its image at the centre.
+        """
+        from ._coadd_nddata import write_coadd_ccddata
+
+        return write_coadd_ccddata(self, super().to_ccddata())
+
+    @property
+    def psf_image(self):
+        """Image of the effective PSF at the centre, or `None` without a PSF."""
+        if self._psf_image is not None:
+            return self._psf_image
+        if self.psf is None:
+            return None
+        from ._coadd_psf import draw_psf
+
+        ny, nx = self.shape
+        return draw_psf(self, (nx - 1) / 2, (ny - 1) / 2)
+
+    def replace(self, **changes):
+        """
+        Return a copy with some arguments changed.
+
+        Parameters
+        ----------
+        **changes
+            ``data`` or any argument of the constructor, see
+            `bliss_astro.exposures.Exposure.replace`. With a new ``psf`` its image
+            is drawn anew.
+
+        Returns
+        -------
+        coadd : `Coadd`
+            The changed copy.
+
+        Raises
+        ------
+        TypeError
+            If there is no such argument.
+        """
+        if 'psf' in changes:
+            changes.setdefault('psf_image', None)
+        return super().replace(**changes)
+
+    def _state(self):
+        # An image of the PSF that was not given is not drawn for this; and lists
+        # are not taken for maps, even in a coadd of just their shape.
+        names = [name for name in self._arguments if name != 'psf_image']
+        state = {name: getattr(self, name) for name in names}
+        state |= {'psf': self._psf_access, 'psf_image': self._psf_image}
+        for name in ('noise_kernel', 'psf_image'):
+            if state[name] is not None:
+                state[name] = state[name].tolist()
+        return state
+
+    def __getitem__(self, item):
+        cut = super().__getitem__(item)
+        if self._psf_access.varies:
+            # That of the cut-out's own centre is drawn when it is asked for.
+            cut._psf_image = None
+        return cut
+
+    def __repr__(self):
+        text = super().__repr__()
+        if self.n_exposures is None:
+            return text
+        counts = self.n_exposures[~self.mask]
+        low, high = int(counts.min()), int(counts.max())
+        number = f'{high}' if low == high else f'{low} to {high}'
+        plural = '' if high == 1 else 's'
+        return f'{text[:-1]}, {number} exposure{plural}>'

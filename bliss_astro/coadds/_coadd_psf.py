@@ -1,0 +1,269 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The effective PSF of a coadd: a mean of PSFs, kept as images.
+"""
+
+import numpy as np
+
+from bliss_astro.psf import PSFModel
+from bliss_astro.psf._engine import PRIOR_WIDTH, StampFit, minimise, to_shape, to_theta
+from bliss_astro.psf._profile import integral, profile, squared_radius
+
+__all__ = ['EffectivePSF']
+
+# Half the side of an image of the PSF: a little more than the normalisation
+# radius, and never more than this.
+_LARGEST_HALF = 40
+# How far the shape at a node may be from that of the middle: near enough that
+# what is interpolated between nodes is one family of descriptions.
+_NODE_WIDTH = np.where(np.isinf(PRIOR_WIDTH), np.inf, 0.5 * PRIOR_WIDTH)
+# Half the side of what of an image is fitted, in the middle and at the nodes: the
+# wing beyond follows from the model, and the time from the number of pixels.
+_MIDDLE_HALF, _FITTED_HALF = 16, 12
+# Error of a pixel of an image of the PSF: a share of the peak, and of the
+# square root of peak and pixel.
+_FLOOR, _SHARE = 1e-6, 3e-4
+
+
+class EffectivePSF:
+    """
+    A PSF given by images on a grid of places, as the one of a coadd is.
+
+    Parameters
+    ----------
+    images : float array_like, shape (n_y, n_x, s, s)
+        The PSF at each place, centred on the middle pixel, s odd. Each is the
+        image of a star of unit flux.
+
+    xs, ys : float array_like, shape (n_x,) and (n_y,)
+        Columns and rows of the grid of places in pixels, ascending.
+
+    normalization_radius : float, optional
+        Radius in pixels within which the flux of a star is counted.
+
+    origin : tuple of float, optional
+        The place (x, y) of the grid's frame on which pixel (0, 0) of the
+        image lies.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro import PSFModel
+    >>> from bliss_astro.coadds import EffectivePSF
+    >>> yy, xx = np.mgrid[-20:21, -20:21]
+    >>> images = [[PSFModel(sigma1=s)(xx, yy) for s in (1.4, 1.6)]]
+    >>> psf = EffectivePSF(images, xs=[0, 100], ys=[0])
+    >>> round(psf.at(50, 7).fwhm, 2)
+    3.62
+    """
+
+    def __init__(
+        self, images, *, xs, ys, normalization_radius=18.76, origin=(0.0, 0.0)
+    ):
+        self.images = np.array(images, dtype=float)
+        self.xs = np.atleast_1d(np.array(xs, dtype=float))
+        self.ys = np.atleast_1d(np.array(ys, dtype=float))
+        shape = self.images.shape
+        if len(shape) != 4 or shape[2] != shape[3] or shape[2] % 2 == 0:
+            msg = f'images must have the shape (n_y, n_x, s, s), s odd; got {shape}.'
+            raise ValueError(msg)
+        if shape[:2] != (len(self.ys), len(self.xs)):
+            msg = (
+                f'xs and ys must name the {shape[1]} columns and {shape[0]} rows of '
+                f'images; got {len(self.xs)} and {len(self.ys)}.'
+            )
+            raise ValueError(msg)
+        if (np.diff(self.xs) <= 0).any() or (np.diff(self.ys) <= 0).any():
+            msg = 'xs and ys must ascend.'
+            raise ValueError(msg)
+        self.normalization_radius = float(normalization_radius)
+        self.origin = (float(origin[0]), float(origin[1]))
+        self._cache = {}
+
+    def __repr__(self):
+        n_y, n_x, side = self.images.shape[:3]
+        places = f'{n_y} x {n_x} place{"" if n_x * n_y == 1 else "s"}'
+        return f'<EffectivePSF, {places}, {side} px>'
+
+    def shifted(self, x0, y0):
+        """
+        Return the PSF of a cut-out.
+
+        Parameters
+        ----------
+        x0, y0 : float
+            The pixel on which the cut-out begins.
+
+        Returns
+        -------
+        psf : `EffectivePSF`
+            The same PSF in the pixels of the cut-out; images and fits are shared.
+        """
+        moved = object.__new__(type(self))
+        moved.__dict__.update(self.__dict__)
+        moved.origin = (self.origin[0] + x0, self.origin[1] + y0)
+        return moved
+
+    def at(self, x, y):
+        """
+        Return the analytic model at a place.
+
+        Parameters
+        ----------
+        x, y : float
+            Position in pixels of the image.
+
+        Returns
+        -------
+        psf : `~bliss_astro.psf.PSFModel`
+            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``.
+        """
+        return PSFModel.from_shape(
+            self.shape_grid([x], [y])[0, 0],
+            x_0=float(x),
+            y_0=float(y),
+            normalization_radius=self.normalization_radius,
+        )
+
+    def shape_grid(self, xs, ys):
+        """
+        Return the shapes of the analytic models on a grid of places.
+
+        Parameters
+        ----------
+        xs, ys : 1D array_like
+            Columns and rows of the grid in pixels of the image.
+
+        Returns
+        -------
+        shapes : float `~numpy.ndarray`, shape (len(ys), len(xs), 8)
+            Shape vectors, interpolated linearly between fits to the images.
+        """
+        return to_shape(self._interpolate(self._thetas(), xs, ys))
+
+    def image_at(self, x, y):
+        """
+        Return the image of the PSF at a place.
+
+        Parameters
+        ----------
+        x, y : float
+            Position in pixels of the image.
+
+        Returns
+        -------
+        image : float `~numpy.ndarray`, shape (s, s)
+            The PSF centred on the middle pixel, interpolated linearly between
+            the images next to the place. Its sum is the flux within it of a
+            star of unit flux.
+        """
+        return self._interpolate(self.images, [x], [y])[0, 0]
+
+    def _interpolate(self, values, xs, ys):
+        """
+        Interpolate values (n_y, n_x, ...) linearly; constant beyond the grid.
+        """
+        along_y = _hat_weights(self.ys, np.atleast_1d(ys) + self.origin[1])
+        along_x = _hat_weights(self.xs, np.atleast_1d(xs) + self.origin[0])
+        return np.einsum('ai,bj,ij...->ab...', along_y, along_x, values)
+
+    def _thetas(self):
+        """
+        Fit all images, and remember the fits.
+        """
+        if 'thetas' not in self._cache:
+            n_y, n_x = self.images.shape[:2]
+            middle = self.images.mean(axis=(0, 1))
+            central = fit_middle(middle, self.normalization_radius)
+            start = to_theta(central.shape_vector)
+            thetas = np.empty((n_y, n_x, len(start)))
+            for j, i in np.ndindex(n_y, n_x):
+                thetas[j, i] = self._fit(self.images[j, i], start)
+            self._cache['thetas'] = thetas
+        return self._cache['thetas']
+
+    def _fit(self, image, start):
+        """
+        Fit one image, beginning with and staying near the shape of the middle.
+        """
+        middle = image.shape[0] // 2
+        reach = min(middle, _FITTED_HALF)
+        cut = slice(middle - reach, middle + reach + 1)
+        image, peak = image[cut, cut], image.max()
+        variance = _SHARE**2 * peak * np.maximum(image, 0) + (_FLOOR * peak) ** 2
+        fit = StampFit(
+            start.copy(),
+            np.array([[1.0, reach, reach, 0.0]]),
+            prior_mean=start,
+            prior_width=_NODE_WIDTH,
+            radius=self.normalization_radius,
+        )
+        weights = 1 / np.sqrt(variance)
+        minimise(fit, image[None], weights[None], with_background=False)
+        return fit.theta
+
+
+def fit_middle(image, radius):
+    """
+    Fit the analytic model to an image, without the outermost of its wing.
+    """
+    middle = image.shape[0] // 2
+    reach = min(middle, _MIDDLE_HALF)
+    cut = slice(middle - reach, middle + reach + 1)
+    psf = PSFModel.fit(image[cut, cut], normalization_radius=radius)
+    return PSFModel.from_shape(psf.shape_vector, normalization_radius=radius)
+
+
+def _hat_weights(nodes, places):
+    """
+    Return the weights (len(places), len(nodes)) of linear interpolation.
+    """
+    rows = np.eye(len(nodes))
+    return np.stack([np.interp(places, nodes, row) for row in rows], axis=-1)
+
+
+def draw_shape(shape, radius, half):
+    """
+    Draw the PSF of a shape vector, of unit flux, in the middle of an image.
+    """
+    yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
+    values = profile(squared_radius(xx, yy, *shape[6:]), shape)
+    return values / integral(shape, radius)
+
+
+def image_half(radius):
+    """
+    Return half the side of an image of a PSF of some normalisation radius.
+    """
+    if not np.isfinite(radius):
+        return _LARGEST_HALF
+    return int(min(np.ceil(radius) + 2, _LARGEST_HALF))
+
+
+def draw_psf(exposure, x, y):
+    """
+    Draw the PSF of an exposure at a place.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        An exposure with a PSF.
+
+    x, y : float
+        The place, pixels.
+
+    Returns
+    -------
+    image : float `~numpy.ndarray`
+        The PSF of a star of unit flux, centred on the middle pixel.
+    """
+    if hasattr(exposure.psf, 'image_at'):
+        return exposure.psf.image_at(x, y)
+    model = exposure.psf_at(x, y)
+    radius = model.normalization_radius
+    return draw_shape(model.shape_vector, radius, image_half(radius))

@@ -1,0 +1,252 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What bilinear resampling does to noise, exactly.
+
+A resampled pixel is a weighted sum of input pixels, :math:`y_p = J_p \\sum_a
+w_{pa} x_a` with :math:`\\sum_a w_{pa} = 1` and :math:`J_p` input pixels in the
+area of an output one. With the covariance of the input
+:math:`\\sigma_a \\sigma_b c_{a - b}`,
+
+.. math::
+
+    \\mathrm{cov}(y_p, y_q) = J_p J_q \\sum_{a, b} w_{pa} w_{qb}
+        \\sigma_a \\sigma_b c_{a - b} .
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._noise_kernel import MAX_LAG, input_kernel, kernel_of_pair
+from ._pixel_mapping import pixel_area
+
+__all__ = ['LEAST_WEIGHT', 'NoiseOnGrid', 'bilinear_noise']
+
+# A pixel with a smaller weight than this does not contribute.
+LEAST_WEIGHT = 1e-3
+
+# So many pixels, at random, give the mean correlation.
+_N_SAMPLES = 60_000
+
+
+@dataclass
+class NoiseOnGrid:
+    """
+    An exposure's noise and blemishes on the output grid.
+
+    Parameters
+    ----------
+    variance : float `~numpy.ndarray`, shape (ny, nx)
+        Variance of the sky.
+
+    gain : float `~numpy.ndarray`, shape (ny, nx)
+        Effective gain.
+
+    area : float `~numpy.ndarray`, shape (ny, nx)
+        Input pixels per output pixel.
+
+    coverage, bad, saturated : bool `~numpy.ndarray`, shape (ny, nx)
+        Where there are data, and where bad or saturated pixels contribute.
+
+    kernel : float `~numpy.ndarray`, shape (5, 5)
+        Mean correlation of the noise.
+    """
+
+    variance: np.ndarray
+    gain: np.ndarray
+    area: np.ndarray
+    coverage: np.ndarray
+    bad: np.ndarray
+    saturated: np.ndarray
+    kernel: np.ndarray
+
+
+class _Taps:
+    """
+    The four pixels that bilinear interpolation takes, and their weights.
+    """
+
+    def __init__(self, x, y, shape):
+        ny, nx = shape
+        # The inversion of a distortion is exact to this only.
+        small = LEAST_WEIGHT
+        with np.errstate(invalid='ignore'):
+            self.covered = (x >= -small) & (x <= nx - 1 + small)
+            self.covered &= (y >= -small) & (y <= ny - 1 + small)
+        (self._x0, self._x1), self.x_weights = _pair(x, nx, self.covered)
+        (y0, y1), self.y_weights = _pair(y, ny, self.covered)
+        self._y0, self._y1 = y0 * nx, y1 * nx
+
+    def __iter__(self):
+        """
+        Give the flat indices and the weights of one pixel after the other.
+        """
+        for y, weight_y in zip((self._y0, self._y1), self.y_weights, strict=True):
+            for x, weight_x in zip((self._x0, self._x1), self.x_weights, strict=True):
+                yield y + x, weight_y * weight_x
+
+    def mean(self, values, power=1):
+        """
+        Sum weights, or powers of them, times a map or a number.
+        """
+        if np.ndim(values) == 0:
+            return values * sum(weight**power for _, weight in self)
+        flat = np.ravel(values)
+        return sum(weight**power * flat[index] for index, weight in self)
+
+    def any(self, flags):
+        """
+        Tell where a flagged pixel contributes.
+        """
+        if not flags.any():
+            return np.zeros(self.covered.shape, dtype=bool)
+        flat = np.ravel(flags)
+        out = np.zeros(self.covered.shape, dtype=bool)
+        for index, weight in self:
+            out |= flat[index] & (weight > LEAST_WEIGHT)
+        return out & self.covered
+
+    def correlation_factor(self, kernel):
+        """
+        Return the variance under correlated noise over that under white noise.
+        """
+        middle = len(kernel) // 2
+        # Interpolated pixels share themselves and their neighbours only.
+        inner = kernel[middle - 1 : middle + 2, middle - 1 : middle + 2]
+        if inner.shape != (3, 3) or np.count_nonzero(inner) == 1:
+            return 1.0
+        own = [a**2 + b**2 for a, b in (self.y_weights, self.x_weights)]
+        next_ = [a * b for a, b in (self.y_weights, self.x_weights)]
+        along_y, along_x = ((n, o, n) for o, n in zip(own, next_, strict=True))
+        total = sum(
+            inner[j, i] * along_y[j] * along_x[i] for j in range(3) for i in range(3)
+        )
+        return total / (own[0] * own[1])
+
+
+def _pair(x, n, covered):
+    """
+    Return the two pixels around places along an axis, and their weights.
+    """
+    x = np.where(covered, x, 0.0)
+    low = np.clip(np.floor(x).astype(np.intp), 0, max(n - 2, 0))
+    share = np.clip(x - low, 0, 1)
+    return (low, np.minimum(low + 1, n - 1)), (1 - share, share)
+
+
+def overlap(x1, x2):
+    """
+    Sum over pixels the product of the weights of two places along an axis.
+
+    Parameters
+    ----------
+    x1, x2 : float `~numpy.ndarray`
+        Places, pixels.
+
+    Returns
+    -------
+    overlap : float `~numpy.ndarray`
+        The sum for bilinear interpolation, 0 two pixels apart.
+    """
+    floor1, floor2 = np.floor(x1), np.floor(x2)
+    f1, f2 = x1 - floor1, x2 - floor2
+    step = floor2 - floor1
+    same = (1 - f1) * (1 - f2) + f1 * f2
+    return np.where(
+        step == 0,
+        same,
+        np.where(step == 1, f1 * (1 - f2), np.where(step == -1, (1 - f1) * f2, 0)),
+    )
+
+
+def bilinear_noise(exposure, mapping):
+    """
+    Compute the noise of a bilinearly resampled exposure, exactly.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The exposure.
+
+    mapping : `PixelMapping`
+        Where the pixels of the grid lie in it.
+
+    Returns
+    -------
+    noise : `NoiseOnGrid`
+        The noise.
+    """
+    shape = mapping.shape
+    floats = [np.empty(shape, dtype=np.float32) for _ in range(3)]
+    flags = [np.empty(shape, dtype=bool) for _ in range(3)]
+    variance_in = np.square(exposure.bkg_error)
+    kernel = input_kernel(exposure)
+    samples = []
+    wanted = _N_SAMPLES / np.prod(shape)
+    rng = np.random.default_rng(0)
+    for rows in mapping.blocks():
+        x, y, jacobian = mapping.rows(rows.start, rows.stop)
+        area = pixel_area(jacobian)
+        taps = _Taps(x, y, exposure.shape)
+        # Reduction of the variance, sources and sky alike.
+        variance = taps.mean(variance_in, power=2) * taps.correlation_factor(kernel)
+        variance *= area**2
+        gain = taps.mean(exposure.effective_gain) * area
+        gain *= taps.mean(variance_in) / np.where(taps.covered, variance, 1)
+        bad = taps.any(exposure.mask)
+        parts = (
+            (variance, gain, area),
+            (taps.covered, bad, taps.any(exposure.saturated)),
+        )
+        for targets, values in zip((floats, flags), parts, strict=True):
+            for target, value in zip(targets, values, strict=True):
+                target[rows] = value
+        chosen = taps.covered & ~bad
+        if wanted < 1:
+            chosen &= rng.random(chosen.shape) < wanted
+        samples.append([x[chosen], y[chosen], jacobian[:, :, chosen]])
+    x, y, jacobian = (
+        np.concatenate(part, axis=-1) for part in zip(*samples, strict=True)
+    )
+    return NoiseOnGrid(*floats, *flags, bilinear_kernel(x, y, jacobian, kernel))
+
+
+def bilinear_kernel(x, y, jacobian, kernel):
+    """
+    Compute the mean correlation of bilinearly interpolated noise.
+
+    Parameters
+    ----------
+    x, y : float `~numpy.ndarray`, shape (n,)
+        Places of output pixels in the input image.
+
+    jacobian : float `~numpy.ndarray`, shape (2, 2, n)
+        Derivatives there of (x, y) with respect to the output's (x, y).
+
+    kernel : float `~numpy.ndarray`
+        Correlation kernel of the input.
+
+    Returns
+    -------
+    kernel : float `~numpy.ndarray`, shape (5, 5)
+        Mean covariance over mean variance.
+    """
+    size = 2 * MAX_LAG + 1
+    if len(x) == 0:
+        return kernel_of_pair(0, 0)
+    half = len(kernel) // 2
+    terms = [(j - half, i - half, kernel[j, i]) for j, i in np.argwhere(kernel != 0)]
+    covariance = np.zeros((size, size))
+    for dy in range(MAX_LAG + 1):
+        for dx in range(-MAX_LAG, MAX_LAG + 1):
+            if dy == 0 and dx < 0:
+                continue
+            x2 = x + jacobian[0, 0] * dx + jacobian[0, 1] * dy
+            y2 = y + jacobian[1, 0] * dx + jacobian[1, 1] * dy
+            value = sum(
+                (c * overlap(x, x2 - i) * overlap(y, y2 - j)).mean()
+                for j, i, c in terms
+            )
+            covariance[MAX_LAG + dy, MAX_LAG + dx] = value
+            covariance[MAX_LAG - dy, MAX_LAG - dx] = value
+    return covariance / covariance[MAX_LAG, MAX_LAG]

@@ -1,0 +1,142 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the noise that is measured in blank sky.
+"""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from bliss_astro.coadds import measure_noise
+from bliss_astro.coadds._noise_kernel import correlated_noise, kernel_of_pair
+from bliss_astro.psf import PSFModel
+
+
+def _pair_kernel(noise):
+    n = len(noise.kernel) // 2
+    return noise.kernel[n, n + 1], noise.kernel[n + 1, n]
+
+
+def test_white_noise(rng):
+    data = rng.normal(50, 3, (300, 320))
+    noise = measure_noise(data, background=50.0)
+    # 96,000 pixels: 0.23 % in sigma, 0.32 % in each correlation. Four sigma.
+    assert_allclose(noise.sigma, 3, rtol=0.01)
+    assert_allclose(noise.sigma_error, 3 / np.sqrt(2 * noise.n_pixels), rtol=0.01)
+    off = noise.kernel.copy()
+    off[2, 2] = 0
+    assert np.abs(off).max() < 0.013
+    assert noise.kernel[2, 2] == 1
+    assert noise.kernel_error[2, 2] == 0
+    assert_allclose(noise.kernel_error[2, 3], noise.n_pixels**-0.5, rtol=0.02)
+    assert noise.n_pixels > 0.9 * data.size
+
+
+@pytest.mark.parametrize('pair', [(0.25, 0.25), (0.45, 0.0), (-0.2, 0.3)])
+def test_correlated_noise(pair, rng):
+    kernel = kernel_of_pair(*pair)
+    data = 2 * correlated_noise((300, 310), kernel, rng)
+    noise = measure_noise(data)
+    assert_allclose(noise.noise_correlation, pair, atol=0.015)
+    assert_allclose(noise.sigma, 2, rtol=0.02)
+    assert_allclose(noise.kernel, kernel, atol=0.02)
+    assert_allclose(noise.kernel, noise.kernel[::-1, ::-1])
+    # The noise of sums: from the sums of blocks of 10 x 10 pixels, of which
+    # 930 have it to 2.3 %; what a block shares with others is about 5 %.
+    blocks = data[:300, :310].reshape(30, 10, 31, 10).sum((1, 3)) / 10
+    assert_allclose(noise.area_sigma, blocks.std(), rtol=0.15)
+
+
+def test_errors_are_those_of_repetitions(rng):
+    """
+    Stated errors, against the scatter over 150 images (6 % each).
+    """
+    kernel = kernel_of_pair(0.4, 0.2)
+    found = [measure_noise(correlated_noise((64, 70), kernel, rng)) for _ in range(150)]
+    sigmas = np.array([noise.sigma for noise in found])
+    assert_allclose(
+        sigmas.std(), np.mean([noise.sigma_error for noise in found]), rtol=0.25
+    )
+    for place in ((2, 3), (3, 2), (3, 3), (4, 2)):
+        values = np.array([noise.kernel[place] for noise in found])
+        stated = np.mean([noise.kernel_error[place] for noise in found])
+        assert_allclose(values.std(), stated, rtol=0.25)
+        assert abs(values.mean() - kernel[place]) < 4 * stated / np.sqrt(150) + 0.005
+    # The sky is unknown here: without the correction for the mean, and for the
+    # pixels left out, the small images would all say too little.
+    assert_allclose(sigmas.mean(), 1, atol=0.006)
+
+
+def test_sources_are_left_out(rng):
+    ny, nx = 300, 300
+    data = rng.normal(0, 2, (ny, nx))
+    clean = measure_noise(data)
+    yy, xx = np.indices(data.shape)
+    for x, y, flux in zip(
+        rng.uniform(0, nx, 60),
+        rng.uniform(0, ny, 60),
+        np.geomspace(60, 1e5, 60),
+        strict=True,
+    ):
+        rows, columns = (
+            slice(max(int(v) - 25, 0), int(v) + 26) for v in (y, x)
+        )  # fmt: skip
+        star = PSFModel(flux=flux, x_0=x, y_0=y)
+        data[rows, columns] += star(xx[rows, columns], yy[rows, columns])
+    noise = measure_noise(data)
+    assert data.std() > 10 * clean.sigma
+    assert_allclose(noise.sigma, clean.sigma, rtol=0.015)
+    assert_allclose(_pair_kernel(noise), _pair_kernel(clean), atol=0.02)
+    assert noise.blank.shape == data.shape
+    assert np.count_nonzero(noise.blank) < 0.9 * data.size
+
+
+def test_bad_pixels_and_a_noisy_corner(rng):
+    data = rng.normal(0, 1, (320, 320))
+    data[:64, :64] *= 5
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[100:110] = True
+    data[100:110] = 1e6
+    data[200, 50:60] = np.nan
+    noise = measure_noise(data, mask)
+    assert_allclose(noise.sigma, 1, rtol=0.012)
+    assert not noise.blank[100:110].any()
+    assert not noise.blank[200, 50:60].any()
+
+
+def test_a_sky_that_varies(rng):
+    yy, xx = np.indices((384, 384))
+    sky = 100 + 0.02 * xx + 1e-4 * (yy - 200) ** 2
+    noise = measure_noise(rng.normal(sky, 1.5))
+    assert_allclose(noise.sigma, 1.5, rtol=0.015)
+    assert np.abs(_pair_kernel(noise)).max() < 0.015
+    noise = measure_noise(rng.normal(sky, 1.5), background=sky)
+    assert_allclose(noise.sigma, 1.5, rtol=0.012)
+
+
+def test_units(rng):
+    data = rng.normal(5, 1, (100, 100))
+    plain = measure_noise(data, background=5.0)
+    noise = measure_noise(data * u.nJy, background=5 * u.nJy)
+    assert_allclose(noise.sigma.to_value(u.nJy), plain.sigma)
+    assert noise.sigma_error.unit == u.nJy
+    assert noise.area_sigma.unit == u.nJy
+    assert 'NoiseMeasurement' in repr(noise)
+    assert 'correlation' in repr(plain)
+
+
+def test_bad_input(rng):
+    data = rng.normal(0, 1, (40, 40))
+    with pytest.raises(TypeError, match='max_lag must be an integer'):
+        measure_noise(data, max_lag=1.5)
+    with pytest.raises(ValueError, match='max_lag must be at least 1'):
+        measure_noise(data, max_lag=0)
+    with pytest.raises(ValueError, match='max_lag must be at least 1, and less'):
+        measure_noise(data, max_lag=20)
+    with pytest.raises(ValueError, match='mask must have the shape'):
+        measure_noise(data, np.zeros((3, 3), dtype=bool))
+    with pytest.raises(ValueError, match='background must be a number or have'):
+        measure_noise(data, background=np.zeros(3))
+    with pytest.raises(ValueError, match='at least 100 good pixels; got 25'):
+        measure_noise(data[:5, :5])

@@ -1,0 +1,199 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The bundled weights at the borders of tiles: stars are neither lost nor doubled there.
+
+A small version of ``benchmarks/seams.py``, with limits that hold for any sound
+weights and that tiles which know nothing of each other would break.
+"""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from bliss_astro import CoaddSimulator
+from bliss_astro.encoders import Encoder, EncoderInputs
+from bliss_astro.posteriors import find_sources
+
+SIZE = 4  # px, side of a tile
+SHAPE = (32, 32)
+N_IMAGES = 120
+# The same images through two grids: most stars at borders of one are far from
+# borders of the other, so that much of the noise drops out of the comparison.
+VIEWS = (0, 2)
+
+
+class OneStar:
+    """
+    A prior that puts one star anywhere into the middle 2 x 2 tiles.
+    """
+
+    density, flux_min = 3 / 1600, 622.0
+
+    def __init__(self, flux):
+        self.flux = flux
+
+    def sample_batch(self, n_images, shape, *, generator, **keywords):
+        unit = torch.rand(2, n_images, 1, generator=generator)
+        x, y = 11.5 + 2 * SIZE * unit
+        ones = torch.ones(n_images, 1)
+        return x, y, self.flux * ones, ones[:, 0].long()
+
+
+def simulate(depth, magnitude):
+    flux = 987.31 * 10 ** (0.4 * (22.5 - magnitude))
+    size = SHAPE[0] + VIEWS[-1]
+    simulator = CoaddSimulator(depth, OneStar(flux), shape=(size, size), margin=0)
+    return simulator.sample_batch(
+        N_IMAGES, generator=torch.Generator().manual_seed(depth)
+    )
+
+
+def crop(batch, shift, shape=SHAPE):
+    ny, nx = shape
+    part = (slice(None), slice(shift, shift + ny), slice(shift, shift + nx))
+    return dataclasses.replace(
+        batch,
+        data=batch.data[part],
+        mask=batch.mask[part],
+        x=batch.x - shift,
+        y=batch.y - shift,
+        region=(-0.5, nx - 0.5, -0.5, ny - 0.5),
+    )
+
+
+@torch.no_grad()
+def posterior_of(encoder, batch):
+    return encoder(EncoderInputs.from_batch(batch))
+
+
+@pytest.fixture(scope='module')
+def encoder():
+    """
+    Give the bundled weights.
+    """
+    return Encoder.from_pretrained('stars')
+
+
+class Seen:
+    """
+    What was found around the one star of each image, in both views.
+    """
+
+    def __init__(self, encoder, depth, magnitude):
+        batch = simulate(depth, magnitude)
+        parts = [self.look(encoder, crop(batch, shift)) for shift in VIEWS]
+        values = (torch.stack(part, 1) for part in zip(*parts, strict=True))
+        self.inside, self.probability, self.n_sure, self.n_drawn = values
+
+    def look(self, encoder, batch):
+        posterior = posterior_of(encoder, batch)
+        sources = find_sources(posterior, n_draws=32)
+        true_x, true_y = batch.x[:, 0], batch.y[:, 0]
+        image = sources.image
+        apart = torch.hypot(
+            sources.x.mean(1) - true_x[image], sources.y.mean(1) - true_y[image]
+        )
+        chance = torch.zeros(N_IMAGES)
+        best = torch.where(apart < 1, sources.probability, 0.0)
+        chance.scatter_reduce_(0, image, best, 'amax')
+        sure = (apart < 3) & (sources.probability > 0.5)
+        n_sure = torch.bincount(image[sure], minlength=N_IMAGES)
+        place = torch.stack([true_x, true_y]).add(0.5) % SIZE
+        inside = torch.minimum(place, SIZE - place).amin(0)
+        return inside, chance, n_sure, self.draws(posterior, true_x, true_y)
+
+    def draws(self, posterior, true_x, true_y, n=4):
+        """
+        Count the sources within 3 px of the star in each of n draws.
+        """
+        generator = torch.Generator().manual_seed(1)
+        out = []
+        for _ in range(n):
+            drawn = posterior.sample(generator=generator)
+            used = torch.arange(2) < drawn.count[..., None]
+            image, row, column, place = used.nonzero(as_tuple=True)
+            at = (image, row, column, place)
+            x, y = posterior.grid.to_pixels(drawn.x[at], drawn.y[at], row, column)
+            apart = torch.hypot(x - true_x[image], y - true_y[image])
+            out.append(torch.bincount(image[apart < 3], minlength=N_IMAGES))
+        return torch.stack(out, 1)
+
+
+@pytest.fixture(scope='module')
+def faint(encoder):
+    """
+    Give what was seen of a star of signal-to-noise ratio 9 in coadds.
+    """
+    return Seen(encoder, 5, 22.75)
+
+
+def test_as_probable_at_borders_as_in_the_middle(faint):
+    border, middle = faint.inside < 0.5, faint.inside > 1
+    assert border.sum() > 60
+    assert middle.sum() > 40
+    a, b = faint.probability[border].mean(), faint.probability[middle].mean()
+    assert b > 0.8
+    # Errors of the two means as if they were independent, which is too much.
+    error = (faint.probability.var() * (1 / border.sum() + 1 / middle.sum())).sqrt()
+    assert abs(a - b) < 3 * error + 0.03
+
+
+def test_found_once(faint):
+    # Less than 0.3 % of 240 views: more than 4 in one of 700 tries.
+    assert (faint.n_sure > 1).sum() <= 4
+
+
+def test_drawn_once(faint):
+    """
+    Whole catalogues hold the star once, at borders as elsewhere.
+    """
+    border = faint.n_drawn[faint.inside < 0.5].float()
+    # A draw may hold a second source that belongs to nothing, but rarely; tiles
+    # that do not know of each other would put two there in up to a quarter.
+    assert (border > 1).float().mean() < 0.04
+    # And none as often as the table says that there is none, which may be off
+    # by three binomial errors of 400 draws or so and what weights lack.
+    chance = faint.probability[faint.inside < 0.5].mean()
+    assert abs((border > 0).float().mean() - chance) < 0.06
+
+
+def test_tiles_that_know_nothing_of_each_other(encoder, faint):
+    """
+    Show that these tests can fail: without the neighbours stars are doubled.
+    """
+    ignorant = copy.deepcopy(encoder)
+    with torch.no_grad():
+        ignorant.head.from_neighbours.weight.zero_()
+    alone = Seen(ignorant, 5, 22.75)
+    border = alone.n_drawn[alone.inside < 0.5].float()
+    told = faint.n_drawn[faint.inside < 0.5].float()
+    assert (border > 1).float().mean() > (told > 1).float().mean() + 0.05
+
+
+def test_shifted_field(encoder):
+    """
+    Detections that are sure stay so when the grid of tiles moves.
+    """
+    simulator = CoaddSimulator(5, shape=(59, 59), margin=0)
+    batch = simulator.sample_batch(8, generator=torch.Generator().manual_seed(3))
+    views = [
+        find_sources(posterior_of(encoder, crop(batch, k, (56, 56))), n_draws=32)
+        for k in range(4)
+    ]
+    first = views[0].select(views[0].probability > 0.9)
+    x, y = first.x.mean(1), first.y.mean(1)
+    inner = (torch.minimum(x, y) > 15) & (torch.maximum(x, y) < 43)
+    first, x, y = first.select(inner), x[inner], y[inner]
+    assert len(first) > 10
+    stays = []
+    for shift, view in enumerate(views[1:], 1):
+        there = view.select(view.probability > 0.8)
+        apart = torch.hypot(
+            x[:, None] - shift - there.x.mean(1), y[:, None] - shift - there.y.mean(1)
+        )
+        same = first.image[:, None] == there.image
+        stays.append(((apart < 1) & same).any(1))
+    # 1 % may be lost, of some tens of detections in three views two at most.
+    assert (~torch.stack(stays)).sum() <= 2
