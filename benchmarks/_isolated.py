@@ -128,23 +128,23 @@ def encode(batch, name, *, log_density=None):
         return encoder(inputs)
 
 
-def find(posterior, *, least=0.05, n_draws=32):
+def find(posterior, *, least=0.05):
     """
     Sources above a small probability, as a dict of arrays.
 
     ``flux_low``, ``flux_median`` and ``flux_high`` are the 16, 50 and 84 %
     quantiles, as those of a catalogue.
     """
-    sources = find_sources(posterior, n_draws=n_draws)
+    sources = find_sources(posterior)
     sources = sources.select(sources.probability >= least)
-    x, y = sources.x.double().numpy(), sources.y.double().numpy()
+    place_x, place_y = sources.place()
     found = {
         'image': sources.image.numpy(),
         'probability': sources.probability.double().numpy(),
-        'x': x.mean(1),
-        'y': y.mean(1),
-        'x_err': x.std(1),
-        'y_err': y.std(1),
+        'x': place_x.double().numpy(),
+        'y': place_y.double().numpy(),
+        'x_err': sources.x.double().numpy().std(1),
+        'y_err': sources.y.double().numpy().std(1),
     }
     quantiles = {'low': 0.15865525, 'median': 0.5, 'high': 0.84134475}
     for key, q in quantiles.items():

@@ -132,6 +132,26 @@ class ExactStarPosterior:
             share = share * np.clip(inside / side, 0, 1)
         return float(self.probability * (self._place @ share))
 
+    def probability_near(self, x, y, radius):
+        """
+        Probability that there is a star and that it lies near a place.
+
+        Parameters
+        ----------
+        x, y : float
+            The place, in pixels.
+
+        radius : float
+            Largest distance from it, in pixels.
+
+        Returns
+        -------
+        probability : float
+            Cells of the integration count if their centres are inside.
+        """
+        inside = np.hypot(self._x - x, self._y - y) < radius
+        return float(self.probability * self._place[inside].sum())
+
 
 def exact_star_posterior(
     data,

@@ -199,6 +199,13 @@ class TestOptions:
         assert whole.probability == named.probability
         total = whole.probability_within(-1, 12, -1, 12)
         assert_allclose(total, whole.probability, rtol=1e-12)
+        # A circle that is wide enough, and half of the star's own position.
+        assert_allclose(whole.probability_near(5, 6, 20), total, rtol=1e-12)
+        width = 0.5 * (whole.x_err + whole.y_err)
+        place = whole.x_centroid, whole.y_centroid
+        half = whole.probability_near(*place, 1.177 * width)
+        # A normal distribution holds half within that; cells are 0.4 widths.
+        assert_allclose(half, 0.5 * total, atol=0.06)
 
     def test_density(self, prior):
         # The odds are those of the prior times the evidence.

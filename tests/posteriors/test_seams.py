@@ -89,12 +89,11 @@ class Seen:
 
     def look(self, encoder, batch):
         posterior = posterior_of(encoder, batch)
-        sources = find_sources(posterior, n_draws=32)
+        sources = find_sources(posterior)
         true_x, true_y = batch.x[:, 0], batch.y[:, 0]
         image = sources.image
-        apart = torch.hypot(
-            sources.x.mean(1) - true_x[image], sources.y.mean(1) - true_y[image]
-        )
+        x, y = sources.place()
+        apart = torch.hypot(x - true_x[image], y - true_y[image])
         chance = torch.zeros(N_IMAGES)
         best = torch.where(apart < 1, sources.probability, 0.0)
         chance.scatter_reduce_(0, image, best, 'amax')
@@ -179,20 +178,18 @@ def test_shifted_field(encoder):
     simulator = CoaddSimulator(5, shape=(59, 59), margin=0)
     batch = simulator.sample_batch(8, generator=torch.Generator().manual_seed(3))
     views = [
-        find_sources(posterior_of(encoder, crop(batch, k, (56, 56))), n_draws=32)
-        for k in range(4)
+        find_sources(posterior_of(encoder, crop(batch, k, (56, 56)))) for k in range(4)
     ]
     first = views[0].select(views[0].probability > 0.9)
-    x, y = first.x.mean(1), first.y.mean(1)
+    x, y = first.place()
     inner = (torch.minimum(x, y) > 15) & (torch.maximum(x, y) < 43)
     first, x, y = first.select(inner), x[inner], y[inner]
     assert len(first) > 10
     stays = []
     for shift, view in enumerate(views[1:], 1):
         there = view.select(view.probability > 0.8)
-        apart = torch.hypot(
-            x[:, None] - shift - there.x.mean(1), y[:, None] - shift - there.y.mean(1)
-        )
+        other_x, other_y = there.place()
+        apart = torch.hypot(x[:, None] - shift - other_x, y[:, None] - shift - other_y)
         same = first.image[:, None] == there.image
         stays.append(((apart < 1) & same).any(1))
     # 1 % may be lost, of some tens of detections in three views two at most.
