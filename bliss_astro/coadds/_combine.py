@@ -221,7 +221,7 @@ def _second_pass(stream, clipper, offsets):
     """
     Sum all layers again, without their outliers.
     """
-    sums = CoaddSums(stream.shape)
+    sums = CoaddSums(stream.shape, clipper.sums.psf.shapes)
     n_clipped = {}
     for layer in stream.layers(first=False):
         _take_off(layer, offsets.get(layer.index))

@@ -13,7 +13,7 @@ __all__ = []
 # an image has at most along each axis.
 _CELL, _MOST_CELLS = 64, 8
 # Places within a cell, along each axis.
-_PLACES = np.array([0.1, 0.37, 0.59, 0.88])
+_PLACES = np.array([0.13, 0.52, 0.84])
 # Images that differ by less than this share of the peak are one PSF.
 _SAME = 1e-7
 
@@ -65,13 +65,18 @@ class PSFMean:
     ----------
     cells : `Cells`
         The cells.
+
+    shapes : dict, optional
+        Shapes that were found in an earlier pass.
     """
 
-    def __init__(self, cells):
+    def __init__(self, cells, shapes=None):
         self.cells = cells
         self.lacking = []
         self.central = []
         self.half = None
+        # By exposure and cell: they cost more than all else that is done here.
+        self.shapes = {} if shapes is None else shapes
         self._weights = np.zeros(cells.shape)
 
     def add(self, exposure, weights, index):
@@ -92,10 +97,9 @@ class PSFMean:
         if exposure.psf is None:
             self.lacking.append(index)
             return
-        xs, ys = self.cells.xs, self.cells.ys
         # Its PSF where it matters most stands for it in comparisons.
         row, column = np.unravel_index(np.argmax(weights), weights.shape)
-        model = exposure.psf_at(xs[column], ys[row])
+        model = exposure.psf_at(self.cells.xs[column], self.cells.ys[row])
         radius = float(model.normalization_radius)
         if self.half is None:
             self.radius, self.half = radius, image_half(radius)
@@ -104,12 +108,22 @@ class PSFMean:
         image = draw_shape(model.shape_vector, radius, self.half)
         self.central.append((index, image, float(weights.sum())))
         varies = exposure._psf_access.varies
-        for j, i in np.argwhere(weights > 0):
+        for cell in map(tuple, np.argwhere(weights > 0)):
             if varies:
-                shapes = exposure.psf_shapes(*self.cells.places(j, i))
-                image = draw_shape(shapes.mean(axis=(0, 1)), radius, self.half)
-            self._images[j, i] += weights[j, i] * image
+                shape = self._mean_shape(exposure, index, cell)
+                image = draw_shape(shape, radius, self.half)
+            self._images[cell] += weights[cell] * image
         self._weights += weights
+
+    def _mean_shape(self, exposure, index, cell):
+        """
+        Average the shape of the PSF over a cell, once for all passes.
+        """
+        key = (index, *cell)
+        if key not in self.shapes:
+            shapes = exposure.psf_shapes(*self.cells.places(*cell))
+            self.shapes[key] = shapes.mean(axis=(0, 1))
+        return self.shapes[key]
 
     def finish(self):
         """

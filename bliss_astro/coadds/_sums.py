@@ -150,12 +150,15 @@ class CoaddSums:
     ----------
     shape : tuple of int
         The shape of the coadd.
+
+    psf_shapes : dict, optional
+        What an earlier pass found of the PSFs.
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape, psf_shapes=None):
         self.shape = tuple(shape)
         self.cells = Cells(shape)
-        self.psf = PSFMean(self.cells)
+        self.psf = PSFMean(self.cells, psf_shapes)
         zeros = {name: np.zeros(shape) for name in ('w', 'wd', 'wwv', 'wwg')}
         self.weight, self.total = zeros['w'], zeros['wd']
         self.variance, self.inverse_gain = zeros['wwv'], zeros['wwg']

@@ -25,12 +25,14 @@ import dataclasses
 import torch
 
 from ._factors import LogFluxFactor
+from ._grid import TileCatalog
 from ._tile_posterior import TilePosterior
 
 __all__ = ['PLACE_RADIUS', 'SourceMarginals', 'find_sources']
 
 # Half-width in pixels of the zone along a tile's edge in which the tile
-# beyond is asked too, and how far apart two answers may lie to be one source.
+# beyond is asked too, and the distance beyond which a neighbour's decided
+# source is taken as given rather than as another name of this one.
 _EDGE_ZONE = 1.0
 _SAME_SOURCE = 1.5
 # Distance in pixels within which a source supports the place that is claimed.
@@ -260,12 +262,14 @@ def _first_sources(sweep):
     draws = (position, flux)
     near = _near_edge(sweep, tiles, mode)
     near &= (probability > 0.05) & (probability < 0.9999)
+    same = {}
     for index in near.nonzero()[:, 0].split(4096):
-        _join_neighbours(sweep, index, tiles, mode, probability, draws)
+        _join_neighbours(sweep, index, tiles, mode, probability, draws, same)
     sources = SourceMarginals(
         probability, *position, flux.movedim(0, -1), images, rows, columns
     )
-    return sources.select(_strongest(sources, accepted[tiles]))
+    sources.probability = _each_once(sources, accepted[tiles], same)
+    return sources.select(sources.probability > _FAINTEST)
 
 
 def _sides(sweep, tiles, mode):
@@ -322,8 +326,18 @@ def _neighbourhood(array, images, rows, columns):
     return padded[images[:, None, None], :, r, c].movedim(-1, 1)
 
 
-def _hidden_if_empty(sweep, images, slot, r, c, valid):
-    """Hidden layer of the tiles of one slot, all of their V being empty."""
+def _presence_if(sweep, images, slot, r, c, valid, holder=None, code=None):
+    """
+    Presence in the tiles of one slot, all of their V being empty.
+
+    Or all but the slot ``holder``, which holds a source of that code.
+    """
+    hidden = _hidden_if(sweep, images, slot, r, c, valid, holder, code)
+    return sweep.posterior.head.count_factor(hidden).presence
+
+
+def _hidden_if(sweep, images, slot, r, c, valid, holder=None, code=None):
+    """Hidden layer of the same."""
     rows, columns = r[:, slot], c[:, slot]
     near = _neighbourhood(sweep.code, images, rows, columns)
     colour = sweep.posterior.grid.colour(device=near.device)
@@ -335,16 +349,53 @@ def _hidden_if_empty(sweep, images, slot, r, c, valid):
         dr, dc = r[:, s] - rows + 1, c[:, s] - columns + 1
         inside = valid[:, s] & (dr >= 0) & (dr < 3) & (dc >= 0) & (dc < 3)
         at = inside.nonzero()[:, 0]
-        near[at, :, dr[at], dc[at]] = 0
+        near[at, :, dr[at], dc[at]] = code[at] if s == holder else 0
     return sweep.posterior.hidden_at((images, rows, columns), near, known.to(near))
 
 
-def _join_neighbours(sweep, index, tiles, mode, probability, draws):
+def _code_of_source(sweep, mode, flux, rows, columns):
+    """What tiles that hold one source of that place and flux tell, (N, 5 K)."""
+    posterior, head = sweep.posterior, sweep.posterior.head
+    # Pixels to units of the tile.
+    x = (mode[0] + 0.5) / posterior.grid.size - columns
+    y = (mode[1] + 0.5) / posterior.grid.size - rows
+    # The highest component of the first description.
+    logits, mean, _ = flux[1:, :, 0].unflatten(0, (3, -1))
+    log_flux = mean.gather(0, logits.argmax(0)[None])[0].clamp(min=0)
+    part = TileCatalog.empty(len(x), (1, 1), head.n_most, device=x.device)
+    part.count += 1
+    for name, value in (('x', x), ('y', y), ('log_flux', log_flux)):
+        getattr(part, name)[:, 0, 0, 0] = value
+    return head.encode_sources(part)[:, :, 0, 0]
+
+
+def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
+    """
+    How much of a neighbour's source is the candidate's own.
+
+    The share of the probability of the one that is drawn later that goes when
+    the earlier one is there: 1 if they are two names of one source, 0 if
+    neither cares about the other.  ``own`` and ``other`` are the codes,
+    ``presence`` that of the neighbour with nothing in V.
+    """
+    given = (sweep, images)
+    later = _presence_if(*given, slot, r, c, valid, 0, own) / presence
+    here = _presence_if(*given, 0, r, c, valid)
+    earlier = _presence_if(*given, 0, r, c, valid, slot, other) / here
+    # The one that is drawn first does not know the other: its ratio is 1.
+    return 1 - torch.minimum(later, earlier).clamp(max=1)
+
+
+def _join_neighbours(sweep, index, tiles, mode, probability, draws, same):
     """Probability and draws of border candidates over all tiles they touch."""
     tiles = tuple(part[index] for part in tiles)
     mode = tuple(part[index] for part in mode)
     images = tiles[0]
     r, c, valid = _touched(sweep, tiles, mode)
+    own_code = _code_of_source(sweep, mode, draws[1][:, index], *tiles[1:])
+    # What the sweep decided, which may be two sources.
+    decided = sweep.code[images, :, *tiles[1:]]
+    own_code = torch.where(sweep.catalog.count[tiles][:, None] > 0, decided, own_code)
     chances = torch.zeros(len(index), 4, device=images.device)
     drawn = [part.new_zeros(4, *part[:, index].shape) for part in draws]
     for slot in range(4):
@@ -352,12 +403,20 @@ def _join_neighbours(sweep, index, tiles, mode, probability, draws):
         if len(use) == 0:
             continue
         own_tiles = (images[use], r[use, slot], c[use, slot])
-        hidden = _hidden_if_empty(sweep, images[use], slot, r[use], c[use], valid[use])
+        place = (images[use], slot, r[use], c[use], valid[use])
+        hidden = _hidden_if(sweep, *place)
         presence = sweep.posterior.head.count_factor(hidden).presence
         one = torch.ones_like(use)
         *own, own_mode = sweep.describe(0, hidden, one, own_tiles)
-        apart = torch.hypot(own_mode[0] - mode[0][use], own_mode[1] - mode[1][use])
-        chances[use, slot] = presence * (apart < _SAME_SOURCE)
+        if slot:
+            code = _code_of_source(sweep, own_mode, own[1], *own_tiles[1:])
+            decided = sweep.code[own_tiles[0], :, *own_tiles[1:]]
+            there = sweep.catalog.count[own_tiles][:, None] > 0
+            code = torch.where(there, decided, code)
+            share = _share_same(sweep, *place, own_code[use], code, presence)
+            _remember(same, tiles, use, own_tiles, share)
+            presence = presence * share
+        chances[use, slot] = presence
         for part, value in zip(drawn, own, strict=True):
             part[slot][:, use] = value
     weight = _chain(chances, sweep.posterior.grid.colour(device=images.device)[r, c])
@@ -384,17 +443,26 @@ def _chain(chances, colours):
     return torch.zeros_like(chances).scatter(1, rank, ordered * before)
 
 
-def _strongest(sources, accepted):
-    """
-    Each source once: of candidates closer than a source's width, the best.
+def _remember(same, tiles, use, others, share):
+    # By pair of tiles, in either order.
+    own = zip(*(part[use].tolist() for part in tiles), strict=True)
+    other = zip(*(part.tolist() for part in others), strict=True)
+    for a, b, value in zip(own, other, share.tolist(), strict=True):
+        key = (min(a, b), max(a, b))
+        same[key] = max(value, same.get(key, 0.0))
 
-    Two sources that the sweep accepted side by side are both kept, because
-    the second was drawn knowing the first.
+
+def _each_once(sources, accepted, same):
     """
-    keep = torch.ones_like(accepted)
+    Probabilities such that each source counts once.
+
+    Of two candidates in neighbouring tiles the weaker keeps what is not the
+    stronger one's.  Two sources that the sweep accepted side by side stay as
+    they are, because the second was drawn knowing the first.
+    """
     key = (sources.probability + accepted.to(sources.probability)).tolist()
     sure = accepted.tolist()
-    x, y = sources.x.mean(1).tolist(), sources.y.mean(1).tolist()
+    left = sources.probability.tolist()
     places = zip(
         sources.image.tolist(),
         sources.row.tolist(),
@@ -402,11 +470,9 @@ def _strongest(sources, accepted):
         strict=True,
     )
     table = {place: k for k, place in enumerate(places)}
-    for (image, row, column), k in table.items():
-        for dr, dc in ((0, 1), (1, -1), (1, 0), (1, 1)):
-            other = table.get((image, row + dr, column + dc))
-            if other is None or (sure[k] and sure[other]):
-                continue
-            if (x[k] - x[other]) ** 2 + (y[k] - y[other]) ** 2 < _SAME_SOURCE**2:
-                keep[other if key[k] >= key[other] else k] = False
-    return keep
+    for (a, b), share in same.items():
+        k, other = table.get(a), table.get(b)
+        if k is None or other is None or (sure[k] and sure[other]):
+            continue
+        left[other if key[k] >= key[other] else k] *= 1 - share
+    return torch.tensor(left).to(sources.probability)

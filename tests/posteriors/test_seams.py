@@ -176,7 +176,7 @@ def test_shifted_field(encoder):
     Detections that are sure stay so when the grid of tiles moves.
     """
     simulator = CoaddSimulator(5, shape=(59, 59), margin=0)
-    batch = simulator.sample_batch(8, generator=torch.Generator().manual_seed(3))
+    batch = simulator.sample_batch(12, generator=torch.Generator().manual_seed(3))
     views = [
         find_sources(posterior_of(encoder, crop(batch, k, (56, 56)))) for k in range(4)
     ]
