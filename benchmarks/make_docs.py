@@ -105,14 +105,6 @@ The two SDSS epochs stacked, and the odd against the even exposures of SDSS stam
 18 epochs (of exposures of one run that share pixels, one is used). Detections are
 matched within an arcsec.
 """,
-    'encoder_comparison': """\
-One set of weights for everything
----------------------------------
-
-The bundled encoder against one that was trained for d = 25 and the coadd paper's prior
-alone (``data/configs/coadd-paper-d25.toml``), on the same images. "A minus B" rows are
-paired differences.
-""",
     'frame_speed': """\
 A whole frame
 -------------

@@ -290,7 +290,7 @@ class Coadd(Exposure):
             map is kept as one number, ``NOISESKY``: the signal at which the
             sources' noise equals the sky's, ``bkg_error**2 *
             effective_gain``, which is the brightness of the sky where
-            photons make all the noise. `from_ccddata` returns to the maps, exactly
+            photons make all the noise. ``from_ccddata`` returns to the maps, exactly
             where that number is the same in all pixels. A PSF that varies is
             reduced to its image at the centre.
         """
