@@ -154,7 +154,7 @@ class TestCalibration:
         # truth is any quantile of the flux with the same probability.
         prior = StarPrior(density=0.1, flux_min=120.0, flux_max=500.0)
         rng = np.random.default_rng(11)
-        shape, region, n = (8, 8), (1.5, 4.5, 2.5, 5.5), 150
+        shape, region, n = (8, 8), (1.5, 4.5, 2.5, 5.5), 100
         expected = 0.1 * 9
         there = rng.uniform(size=n) < expected / (1 + expected)
         probability, ranks = np.empty(n), []
