@@ -39,6 +39,8 @@ _DENSITY_CELL = 32
 _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 # Side in tiles of the cells in which the PSF is looked up.
 _PSF_CELL = 8
+# Scale in pixels over which the variance of resampled pixels is averaged.
+_RIPPLE_SCALE = 6.0
 
 
 def detect_sources(
@@ -316,19 +318,42 @@ def _tensor(value, device):
     return torch.from_numpy(value)[None].to(device)
 
 
+def _even_noise(exposure):
+    """
+    Noise and gain without the ripples of an interpolation.
+
+    The variance of a resampled pixel follows its place between the pixels
+    of the exposure, from one to the next by a factor of up to 4; what it lacks
+    its covariances have.  A star has no such ripples, and in units of the noise
+    of single pixels it would have.  So the variance is averaged over areas, and
+    the gain follows, since sources' noise is interpolated likewise.
+    """
+    noise, gain = exposure.bkg_error, exposure.effective_gain
+    if np.ndim(noise) == 0 or not any(exposure.noise_correlation):
+        return noise, gain
+    good = (~exposure.mask).astype(np.float32)
+    variance = np.square(np.asarray(noise, dtype=np.float32))
+    share = gaussian_filter(good, _RIPPLE_SCALE, mode='nearest')
+    total = gaussian_filter(variance * good, _RIPPLE_SCALE, mode='nearest')
+    some = share > 1e-3
+    even = np.where(some, total / np.where(some, share, 1.0), variance)
+    return np.sqrt(even), gain * variance / even
+
+
 def _inputs(exposure, encoder, *, flux_min):
     """Encoder inputs of an exposure (density left open) and its flux floor."""
     grid = TileGrid(exposure.shape, encoder.config.tile_size)
     device = encoder.device
-    noise = _tile_mean(exposure.bkg_error, grid)
-    gain = _tile_mean(exposure.effective_gain, grid)
+    bkg_error, effective_gain = _even_noise(exposure)
+    noise = _tile_mean(bkg_error, grid)
+    gain = _tile_mean(effective_gain, grid)
     middle = exposure.psf_at(exposure.shape[1] // 2, exposure.shape[0] // 2)
     radius = float(middle.normalization_radius)
     psf, description = _psf_maps(exposure, grid, radius)
     correlation = np.array(exposure.noise_correlation, float)
     image = np.array(exposure.data, dtype=np.float32)
     image -= np.asarray(exposure.background, dtype=np.float32)
-    image /= np.asarray(exposure.bkg_error, dtype=np.float32)
+    image /= np.asarray(bkg_error, dtype=np.float32)
     image[exposure.mask] = 0.0
     area = np.exp(description[0, 1].double().numpy() + LOG_AREA)
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.
