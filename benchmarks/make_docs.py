@@ -62,32 +62,33 @@ median flux.
 Errors of isolated stars
 ------------------------
 
-One star in each image, its position unknown to the encoder. Stated errors (half the width
-between the 16 and 84 % quantiles of the flux posterior) and the scatter of the residuals,
-over the Cramer-Rao bound of that star under the correlated noise of the coadd.
+One star in each image, its position unknown to the encoder. Stated errors (half the
+width between the 16 and 84 % quantiles of the flux posterior) and the scatter of the
+residuals, over the Cramer-Rao bound of that star under the correlated noise of the
+coadd.
 """,
     'counts': """\
 Counts
 ------
 
 Number of stars in the central 40 x 40 pixels of the coadd paper's fields: ranks of
-the true count in the posterior's (randomised PIT), and true minus expected number by bins of
-the expected one.
+the true count in the posterior's (randomised PIT), and true minus expected number by
+bins of the expected one.
 """,
     'seams': """\
 Borders of tiles
 ----------------
 
-One star in each image at a random place within a pixel, and whole fields seen through grids
-that are shifted by some pixels; see :ref:`seams`.
+One star in each image at a random place within a pixel, and whole fields seen through
+grids that are shifted by some pixels; see :ref:`seams`.
 """,
     'exactness': """\
 Against the exact posterior
 ---------------------------
 
-One star at most in a small single exposure, where the posterior can be integrated by brute
-force over presence, position and flux (`~bliss_astro.metrics.exact_star_posterior`), under
-the encoder's own prior.
+One star at most in a small single exposure, where the posterior can be integrated by
+brute force over presence, position and flux
+(`~bliss_astro.metrics.exact_star_posterior`), under the encoder's own prior.
 """,
     'resampled_noise': """\
 Noise of resampled exposures
@@ -101,9 +102,10 @@ Real exposures of SDSS, Bok and DECam on grids that are not their own: the noise
 Coadds of real exposures
 ------------------------
 
-The two SDSS epochs stacked, and the odd against the even exposures of SDSS stamps of 12 to
-18 epochs (of exposures of one run that share pixels, one is used). Detections are
-matched within an arcsec.
+The two SDSS epochs stacked, and the odd against the even exposures of SDSS stamps of
+12 to 18 epochs (of exposures of one run that share pixels, one is used). Detections
+are matched within an arcsec. Most pairs of the stamps are pieces of galaxies, whose
+share of the light is uncertain in both halves alike.
 """,
     'frame_speed': """\
 A whole frame

@@ -19,9 +19,6 @@ from bliss_astro.metrics import robust_sigma
 
 _RADIUS = 1.0 / 0.396  # pixels in an arcsec, as in two_epochs.py
 _BORDER = 12  # pixels from where any exposure ends
-# Between epochs, bright stars differ by more than their noise: calibration
-# along the scans, measured in two_epochs.py.
-_SYSTEMATIC = 0.02
 
 
 def _catalog(exposure, threshold=0.5):
@@ -169,46 +166,21 @@ def _near(points, others):
 # -- stamps ---------------------------------------------------------------------
 
 
-def stamps(report, folder, bands):
-    """Odd exposures against even ones."""
-    found, pulls, details = [], [], []
+def stamps(report, folder, bands, n_splits):
+    """Odd exposures against even ones, and random halves against each other."""
+    rng = np.random.default_rng(4)
+    first, others, details = [], [], []
     for path in find_stamps(folder):
         exposures, facts = read_stamps(path)
-        band = exposures[0].meta['band']
-        if band not in bands:
+        if exposures[0].meta['band'] not in bands:
             continue
-        halves = [coadd_exposures(exposures[k::2]) for k in (0, 1)]
-        tables = [_catalog(half) for half in halves]
-        loose = [_catalog(half, 0.1) for half in halves]
-        own = {
-            'file': path.stem,
-            'exposures': facts,
-            'detections': [len(t) for t in tables],
-        }
-        own['noise_correlation'] = [half.noise_correlation for half in halves]
-        pairs = set()
-        for k in (0, 1):
-            places = _places(tables[k], halves[0].wcs)
-            sure = np.asarray(tables[k]['probability']) > 0.9
-            for j in (0, 1):
-                n = len(exposures[j::2])
-                sure &= _deep(halves[j].n_exposures, places, 0.7 * n, 4)
-            index, distance = _nearest(
-                places[sure], _places(tables[1 - k], halves[0].wcs)
-            )
-            again = distance < _RADIUS
-            found += again.tolist()
-            one, other = np.flatnonzero(sure)[again], index[again]
-            pairs |= set(
-                zip(one, other, strict=True) if k == 0 else zip(other, one, strict=True)
-            )
-        own['pairs'] = _differences(*tables, sorted(pairs))
-        pulls += own['pairs']
-        own['expected'] = [float(t.posterior.expected_counts()) for t in loose]
-        details.append(own)
-    found = np.array(found)
-    pull = np.array([pair['pull'] for pair in pulls])
-    relative = np.array([pair['relative_error'] for pair in pulls])
+        own = _compare_halves(exposures)
+        first.append(own)
+        details.append({'file': path.stem, 'exposures': facts} | own)
+        for _ in range(n_splits):
+            order = rng.permutation(len(exposures))
+            others.append(_compare_halves([exposures[k] for k in order]))
+    found = np.concatenate([own['recurs'] for own in first])
     report.add(
         'detections above 0.9 in one half of the exposures that recur in the other',
         *share_with_error(int(found.sum()), len(found)),
@@ -216,19 +188,53 @@ def stamps(report, folder, bands):
         target='>= 0.9',
         low=0.9,
     )
-    for what, use in (
-        ('', relative > 0),
-        (' (stated error above 2 %)', relative > _SYSTEMATIC),
-    ):
-        goal = {} if what else {'target': '0.8 to 1.25', 'low': 0.8, 'high': 1.25}
+    what = 'robust sigma of (f_odd - f_even) / sqrt(e_odd^2 + e_even^2)'
+    goal = {'target': '0.8 to 1.25', 'low': 0.8, 'high': 1.25}
+    _add_sigma(report, what, [own['pairs'] for own in first], **goal)
+    pairs = [own['pairs'] for own in others]
+    if pairs:
+        found = np.concatenate([own['recurs'] for own in others])
+        share, _ = share_with_error(int(found.sum()), len(found))
         report.add(
-            'robust sigma of (f_odd - f_even) / sqrt(e_odd^2 + e_even^2)' + what,
-            robust_sigma(pull[use]),
-            _sigma_error(pull[use]),
-            n=int(use.sum()),
-            **goal,
+            f'the same share over {n_splits} random halvings', share, n=len(found)
         )
+        _add_sigma(report, f'the same sigma over {n_splits} random halvings', pairs)
+        for name, wanted in (('unblended', False), ('blended', True)):
+            chosen = [[p for p in some if p['blended'] == wanted] for some in pairs]
+            _add_sigma(report, f'of them, {name}', chosen)
     return details
+
+
+def _compare_halves(exposures):
+    """Which sure detections of either half recur, and flux differences."""
+    halves = [coadd_exposures(exposures[k::2]) for k in (0, 1)]
+    tables = [_catalog(half) for half in halves]
+    places = [_places(table, halves[0].wcs) for table in tables]
+    pairs, recurs = set(), []
+    for k in (0, 1):
+        sure = np.asarray(tables[k]['probability']) > 0.9
+        for j in (0, 1):
+            n = len(exposures[j::2])
+            sure &= _deep(halves[j].n_exposures, places[k], 0.7 * n, 4)
+        index, distance = _nearest(places[k][sure], places[1 - k])
+        again = distance < _RADIUS
+        recurs += again.tolist()
+        one, other = np.flatnonzero(sure)[again], index[again]
+        ends = (one, other) if k == 0 else (other, one)
+        pairs |= set(zip(*(end.tolist() for end in ends), strict=True))
+    return {
+        'recurs': recurs,
+        'pairs': _differences(*tables, sorted(pairs)),
+        'detections': [len(table) for table in tables],
+        'noise_correlation': [half.noise_correlation for half in halves],
+    }
+
+
+def _add_sigma(report, what, pairs, **goal):
+    pull = np.array([pair['pull'] for some in pairs for pair in some])
+    if len(pull) < 3:
+        return
+    report.add(what, robust_sigma(pull), _sigma_error(pull), n=len(pull), **goal)
 
 
 def _differences(first, second, pairs):
@@ -260,13 +266,18 @@ def main():
     parser = make_parser(__doc__.strip())
     parser.add_argument('--data', required=True, help='folder of the SDSS files')
     parser.add_argument('--bands', default='gri', help='bands of the stamps')
+    parser.add_argument(
+        '--splits', type=int, default=5, help='random halvings of the stamps'
+    )
     parser.add_argument('--skip-frames', action='store_true', help='stamps alone')
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     report = Report('real_coadds', __doc__.strip(), arguments)
     if not arguments.skip_frames:
         report.details['two_frames'] = two_frames(report, arguments.data)
-    report.details['stamps'] = stamps(report, arguments.data, arguments.bands)
+    report.details['stamps'] = stamps(
+        report, arguments.data, arguments.bands, arguments.splits
+    )
     report.finish()
 
 

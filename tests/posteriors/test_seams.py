@@ -171,6 +171,24 @@ def test_tiles_that_know_nothing_of_each_other(encoder, faint):
     assert (border > 1).float().mean() > (told > 1).float().mean() + 0.05
 
 
+def test_beside_tiles_that_cannot_hold_a_star(encoder):
+    """
+    Where the prior allows none the probability is nil, in single precision.
+    """
+    batch = crop(simulate(5, 22.75), 0)
+    batch = dataclasses.replace(batch, region=(11.5, 19.5, 11.5, 19.5))
+    posterior = posterior_of(encoder, batch)
+    catalog, hidden = posterior.decided()
+    assert (posterior.head.count_factor(hidden).presence == 0).any()
+    sources = find_sources(posterior)
+    seen = torch.zeros(N_IMAGES, dtype=torch.bool)
+    seen[sources.image[sources.probability > 0.5]] = True
+    # What the sweep accepted has a row, but for two that lie anywhere.
+    accepted = catalog.count.sum((1, 2)) > 0
+    assert accepted.sum() > 100
+    assert (accepted & ~seen).sum() <= 2
+
+
 def test_shifted_field(encoder):
     """
     Detections that are sure stay so when the grid of tiles moves.
