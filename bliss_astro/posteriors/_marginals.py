@@ -44,6 +44,8 @@ PLACE_RADIUS = 1.25
 _PLACE_SCALE, _PLACE_STEPS = 0.8, 10
 # Probabilities below this never make a source.
 _FAINTEST = 0.02
+# Added to ratios of probabilities, so that nil over nil is one.
+_NIL = 1e-6
 # Positions at which the flux is asked for.
 _N_FLUX = 16
 
@@ -379,9 +381,12 @@ def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
     ``presence`` that of the neighbour with nothing in V.
     """
     given = (sweep, images)
-    later = _presence_if(*given, slot, r, c, valid, 0, own) / presence
+    # In single precision a presence may be nil, which nothing can share.
+    later = _presence_if(*given, slot, r, c, valid, 0, own)
+    later = (later + _NIL) / (presence + _NIL)
     here = _presence_if(*given, 0, r, c, valid)
-    earlier = _presence_if(*given, 0, r, c, valid, slot, other) / here
+    earlier = _presence_if(*given, 0, r, c, valid, slot, other)
+    earlier = (earlier + _NIL) / (here + _NIL)
     # The one that is drawn first does not know the other: its ratio is 1.
     return 1 - torch.minimum(later, earlier).clamp(max=1)
 
