@@ -17,7 +17,7 @@ Position and flux are then mixtures over the tiles of V.
 
 A source that is hardly seen may lie anywhere within some pixels, and a row of
 a catalogue claims a place.  So the probability of a row is that of a source
-within `PLACE_RADIUS` of it: what is farther off is no support for it.
+within ``PLACE_RADIUS`` of it: what is farther off is no support for it.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class SourceMarginals:
     Attributes
     ----------
     probability : tensor ``(N,)``
-        That there is a source; from `find_sources`, within `PLACE_RADIUS` of
+        That there is a source; from `find_sources`, within ``PLACE_RADIUS`` of
         its `place`.
 
     x, y : tensor ``(N, P)``
@@ -137,7 +137,7 @@ class SourceMarginals:
         return x[:, 0], y[:, 0]
 
     def near_place(self) -> torch.Tensor:
-        """Share of the draws within `PLACE_RADIUS` of the place, ``(N,)``."""
+        """Share of the draws within ``PLACE_RADIUS`` of the place, ``(N,)``."""
         x, y = self.place()
         apart = torch.hypot(self.x - x[:, None], self.y - y[:, None])
         return (apart < PLACE_RADIUS).float().mean(1)
