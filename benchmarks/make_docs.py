@@ -128,7 +128,7 @@ Gaussian of 3 pixels FWHM, and ``SourceCatalog.to_table``, in turns on the same 
 Its threshold is 1.5 sigma either of the smoothed image or of the image before the
 smoothing. Neither is a comparison at equal depth, as the numbers of sources show: the
 first also deblends a great many peaks of noise, the second stops short of our
-faintest sources, and is three times as fast as we are.
+faintest sources, and is four times as fast as we are.
 """,
     'two_epochs': """\
 The same sky twice
