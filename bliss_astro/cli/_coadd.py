@@ -80,11 +80,7 @@ def add_parser(commands):
         metavar='MAG',
         help='AB magnitude of one data unit, one for each IMAGE or one for all',
     )
-    _add_image_options(parser)
-    for action in parser._actions:
-        if action.dest in _OWN_FILES:
-            action.nargs = '+'
-            action.help += '; one for each IMAGE'
+    _add_image_options(parser, many=True)
     out = parser.add_argument_group('what comes out')
     out.add_argument(
         '-o', '--output', required=True, metavar='COADD.fits', help='the file to write'

@@ -106,14 +106,16 @@ def add_parser(commands):
     parser.set_defaults(run=run)
 
 
-def _add_image_options(parser):
+def _add_image_options(parser, *, many=False):
     """
-    Add the options that say what is known of the image.
+    Add the options that say what is known of the image, or of ``many``.
     """
+    # A file for each image, in their order.
+    files = {'metavar': 'FILE'} | ({'nargs': '+'} if many else {})
     image = parser.add_argument_group('what is known of the image')
     image.add_argument(
         '--psf',
-        metavar='FILE',
+        **files,
         help='psField of SDSS, or for other images a FITS image of the PSF; '
         'by default fitted to bright stars',
     )
@@ -137,9 +139,9 @@ def _add_image_options(parser):
     )
     sdss = parser.add_argument_group('files of SDSS')
     sdss.add_argument('--band', choices='ugriz', help='a check; needed for any psField')
-    sdss.add_argument('--fpm', metavar='FILE', help='fpM: mask planes of the field')
-    sdss.add_argument('--tsfield', metavar='FILE', help='tsField: calibration of fpC')
-    sdss.add_argument('--photofield', metavar='FILE', help='photoField')
+    sdss.add_argument('--fpm', **files, help='fpM: mask planes of the field')
+    sdss.add_argument('--tsfield', **files, help='tsField: calibration of fpC')
+    sdss.add_argument('--photofield', **files, help='photoField')
 
 
 def run(options):

@@ -65,8 +65,8 @@ class EncoderConfig:
             raise ValueError(msg)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is bool or field.type == 'bool':
-                if not isinstance(value, bool):
+            if isinstance(field.default, bool):
+                if value is not True and value is not False:
                     msg = f'{field.name} must be true or false, got {value!r}'
                     raise ValueError(msg)
             elif not isinstance(value, int) or value < 1:
