@@ -319,21 +319,21 @@ class CoaddSimulator:
             device=self.device,
         )
         x, y = x + (x_low + 0.5), y + (y_low + 0.5)
-        if self.n_exposures == 1:
-            dither = torch.zeros(n_images, 1, 2, device=self.device)
-            data = self._expose_once(x, y, flux, psf, background, read_noise, generator)
-        else:
-            unit = torch.rand(
-                n_images, self.n_exposures, 2, generator=generator, device=self.device
-            )
-            dither = (2 * unit - 1) * self.dither
-            data = self._stack(
-                x, y, flux, psf, background, read_noise, dither, generator
-            )
+        dither = self.draw_dithers(n_images, generator=generator)
+        data = self.expose_batch(
+            x,
+            y,
+            flux,
+            psf=psf,
+            background=background,
+            read_noise=read_noise,
+            dither=dither,
+            generator=generator,
+        )
         variance, corr_x, corr_y, kernel = coadd_noise(
             dither, interpolated=self.noise_order == 'before_alignment'
         )
-        mask = self._draw_mask(data, generator)
+        mask = self.draw_mask(data, generator=generator)
         return CoaddBatch(
             data=data,
             background=background,
@@ -351,7 +351,89 @@ class CoaddSimulator:
             count=count,
         )
 
-    def _expose_once(self, x, y, flux, psf, background, read_noise, generator):
+    def draw_dithers(self, n_images, *, generator=None):
+        """
+        Draw the dithers of the exposures of coadds.
+
+        Parameters
+        ----------
+        n_images : int
+            Number of coadds B.
+
+        generator : `torch.Generator`, optional
+            On the simulator's device.
+
+        Returns
+        -------
+        dither : tensor ``(B, d, 2)``
+            Pixels in x and y; zeros for a single exposure.
+        """
+        if self.n_exposures == 1:
+            return torch.zeros(n_images, 1, 2, device=self.device)
+        unit = torch.rand(
+            n_images, self.n_exposures, 2, generator=generator, device=self.device
+        )
+        return (2 * unit - 1) * self.dither
+
+    def expose_batch(
+        self,
+        x,
+        y,
+        flux,
+        *,
+        psf,
+        background,
+        read_noise,
+        dither,
+        extended=None,
+        generator=None,
+    ):
+        """
+        Coadds of given sources.
+
+        Parameters
+        ----------
+        x, y, flux : tensor ``(B, S)``
+            Stars in pixels and electrons; flux 0 in unused places.
+
+        psf : tensor ``(B, 8)``
+            PSF shapes of the exposures.
+
+        background, read_noise : tensor ``(B,)``
+            Electrons.
+
+        dither : tensor ``(B, d, 2)``
+            From `draw_dithers`.
+
+        extended : tensor ``(B, ny, nx)``, optional
+            Mean electrons of sources that are no points, as they lie on the
+            coadd.  Their photon noise is drawn with the
+            correlation that the alignment gives to noise on average.
+
+        generator : `torch.Generator`, optional
+            On the simulator's device.
+
+        Returns
+        -------
+        data : tensor ``(B, ny, nx)``
+            Electrons of one exposure, with the background.
+        """
+        fields = (psf, background, read_noise)
+        if self.n_exposures == 1:
+            return self._expose_once(x, y, flux, *fields, extended, generator)
+        data = self._stack(x, y, flux, *fields, dither, generator)
+        if extended is None:
+            return data
+        variance, *correlation, _ = coadd_noise(
+            dither, interpolated=self.noise_order == 'before_alignment'
+        )
+        noise = torch.empty_like(data).normal_(generator=generator)
+        noise = noise * (extended.clamp(min=0) * variance[:, None, None]).sqrt()
+        return data + extended + _correlated(noise, *correlation)
+
+    def _expose_once(
+        self, x, y, flux, psf, background, read_noise, extended, generator
+    ):
         signal = render_stars(
             psf,
             x,
@@ -361,6 +443,8 @@ class CoaddSimulator:
             radius=self.normalization_radius,
             tolerance=self.tolerance,
         )
+        if extended is not None:
+            signal = signal + extended
         return add_noise(
             signal,
             background[:, None, None],
@@ -431,7 +515,23 @@ class CoaddSimulator:
         data = data.mul_(weight).view(stacked).sum(1)
         return data / weight.view(stacked).sum(1)
 
-    def _draw_mask(self, data, generator):
+    def draw_mask(self, data, *, generator=None):
+        """
+        Draw bad pixels.
+
+        Parameters
+        ----------
+        data : tensor ``(B, ny, nx)``
+            Coadds; what is too bright is saturated.
+
+        generator : `torch.Generator`, optional
+            On the simulator's device.
+
+        Returns
+        -------
+        mask : tensor ``(B, ny, nx)`` of bool
+            `True` for bad pixels.
+        """
         if self.bad_pixels is None:
             return torch.zeros_like(data, dtype=torch.bool)
         mask = self.bad_pixels.sample(
@@ -440,3 +540,15 @@ class CoaddSimulator:
         low, high = self.bad_pixels.saturation
         unit = torch.rand(len(data), 1, 1, generator=generator, device=self.device)
         return mask | (data > low * (high / low) ** unit)
+
+
+def _correlated(noise, correlation_x, correlation_y):
+    """Give white noise a correlation of neighbours, at the same variance."""
+    for axis, rho in ((-1, correlation_x), (-2, correlation_y)):
+        # Weights (a, b, a) with b^2 + 2 a^2 = 1 and 2 a b = rho.
+        square = (1 - (1 - 2 * rho.clamp(max=0.7) ** 2).clamp(min=0).sqrt()) / 4
+        side = square.sqrt()[:, None, None]
+        middle = (1 - 2 * square).sqrt()[:, None, None]
+        around = torch.roll(noise, 1, axis) + torch.roll(noise, -1, axis)
+        noise = middle * noise + side * around
+    return noise

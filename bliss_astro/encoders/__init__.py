@@ -7,5 +7,6 @@ from ._configuration import *
 from ._inputs import *
 from ._network import *
 from ._pretrained import *
+from ._scene_stream import *
 from ._stream import *
 from ._train import *

@@ -55,6 +55,10 @@ class EncoderInputs:
     normalization_radius : float
         Of the PSF, in pixels.
 
+    population : tensor ``(B, 1, 1, 1)`` or None
+        Which prior of stars and galaxies holds: 0 the sky's, 1 that of the
+        NPE paper; `None` where there are only stars.
+
     description : tensor ``(B, 8, h, w)`` or None
         `~bliss_astro.psf.describe_shape` of ``psf``, where it was computed
         before; a large map is described on a coarser grid.
@@ -69,6 +73,7 @@ class EncoderInputs:
     log_flux_floor: torch.Tensor
     normalization_radius: float = DEFAULT_NORMALIZATION_RADIUS
     description: torch.Tensor | None = None
+    population: torch.Tensor | None = None
 
     @classmethod
     def from_batch(cls, batch, *, tile_size=4, normalization_radius=None):
@@ -193,6 +198,39 @@ class EncoderInputs:
         h = max(part.shape[2] for part in parts)
         w = max(part.shape[3] for part in parts)
         return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
+
+    def told(self, what, *, psf, noise) -> 'EncoderInputs':
+        """
+        The same for an encoder that is told less.
+
+        What it is not told is replaced by that of one field, and the
+        image is given in units of that field's noise.
+
+        Parameters
+        ----------
+        what : {'all', 'image+background', 'image'}
+            ``'image'`` hides noise and PSF, ``'image+background'`` the PSF.
+
+        psf : sequence of 8 floats
+            Shape of the PSF that is told instead.
+
+        noise : float
+            The noise in electrons that is told instead.
+        """
+        if what == 'all':
+            return self
+        changed = {
+            'psf': self.psf.new_tensor(psf)[None, :, None, None].expand(
+                len(self.image), 8, 1, 1
+            ),
+            'description': None,
+        }
+        if what == 'image':
+            log_ratio = self.log_noise.mean((2, 3), keepdim=True) - math.log(noise)
+            changed['image'] = self.image * log_ratio.exp()[:, 0]
+            changed['log_noise'] = torch.full_like(log_ratio, math.log(noise))
+            changed['log_flux_floor'] = self.log_flux_floor + log_ratio
+        return dataclasses.replace(self, **changed)
 
     def noise_excess(self) -> torch.Tensor:
         """Sum of the noise's correlation over all lags, ``(B, 1, h, w)``."""

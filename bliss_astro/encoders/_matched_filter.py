@@ -18,12 +18,23 @@ import torch
 
 from bliss_astro.psf._mixture import mixture_of_shape
 
-__all__ = ['FILTER_RADIUS', 'filter_coefficients', 'matched_filter']
+__all__ = [
+    'FILTER_RADIUS',
+    'WIDE_FILTERS',
+    'WIDE_RADIUS',
+    'filter_coefficients',
+    'matched_filter',
+    'wide_filters',
+]
 
 # Widths in pixels; together they make the PSFs of SDSS to a few per cent.
 _SIGMAS = (0.85, 1.3, 2.0, 3.0)
 # Half-size of the filter in pixels.
 FILTER_RADIUS = 8
+# Widths in pixels of the filters for what is larger than a PSF.
+_WIDE_SIGMAS = (2.6, 5.0)
+WIDE_FILTERS = len(_WIDE_SIGMAS)
+WIDE_RADIUS = 14
 
 
 def filter_coefficients(shape, *, radius):
@@ -59,9 +70,9 @@ def filter_coefficients(shape, *, radius):
     return coefficients * power.clamp(min=1e-8).rsqrt()
 
 
-def _profiles(like):
-    step = torch.arange(-FILTER_RADIUS, FILTER_RADIUS + 1, device=like.device)
-    sigma = like.new_tensor(_SIGMAS)[:, None]
+def _profiles(like, sigmas=_SIGMAS, radius=FILTER_RADIUS):
+    step = torch.arange(-radius, radius + 1, device=like.device)
+    sigma = like.new_tensor(sigmas)[:, None]
     profile = torch.exp(-0.5 * (step / sigma) ** 2)
     return profile / (sigma * math.sqrt(2 * math.pi))
 
@@ -106,9 +117,41 @@ def matched_filter(image, inputs, tile_size):
     return out
 
 
+def wide_filters(image, inputs, tile_size):
+    """
+    Signal-to-noise ratios of faint, large sources at each pixel.
+
+    Gaussians wider than any PSF: what galaxies of low surface brightness, and
+    errors of the background's level, look like.
+
+    Parameters
+    ----------
+    image, inputs, tile_size
+        As for `matched_filter`.
+
+    Returns
+    -------
+    snr : list of tensor ``(B, ny, nx)``
+        One for each width, in units of the noise as in `matched_filter`.
+    """
+    profiles = _profiles(image, _WIDE_SIGMAS, WIDE_RADIUS)
+    ny, nx = image.shape[1:]
+    along_x = _band(profiles, nx)
+    along_y = along_x if nx == ny else _band(profiles, ny)
+    excess = inputs.noise_excess().rsqrt()
+    if excess.shape[2] > 1 or excess.shape[3] > 1:
+        excess = excess.repeat_interleave(tile_size, 2).repeat_interleave(tile_size, 3)
+    out = []
+    for s, sigma in enumerate(_WIDE_SIGMAS):
+        weight = 2 * sigma * math.sqrt(math.pi) * excess[:, 0]
+        out.append(weight * (along_y[s] @ image @ along_x[s]))
+    return out
+
+
 def _band(profiles, n):
+    radius = profiles.shape[1] // 2
     lag = torch.arange(n, device=profiles.device)
     lag = (lag[:, None] - lag).abs()
-    inside = lag <= FILTER_RADIUS
-    index = FILTER_RADIUS + lag.clamp(max=FILTER_RADIUS)
+    inside = lag <= radius
+    index = radius + lag.clamp(max=radius)
     return profiles[:, index] * inside

@@ -9,12 +9,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bliss_astro.posteriors import StarHead, TilePosterior
+from bliss_astro.posteriors import CatalogHead, StarHead, TilePosterior
+from bliss_astro.psf._mixture import DEFAULT_SHAPE
 
 from ._inputs import N_CONDITIONS, EncoderInputs
-from ._matched_filter import FILTER_RADIUS, matched_filter
+from ._matched_filter import (
+    FILTER_RADIUS,
+    WIDE_FILTERS,
+    WIDE_RADIUS,
+    matched_filter,
+    wide_filters,
+)
 
 __all__ = ['Encoder', 'EncoderConfig']
+
+TOLD = ('all', 'image+background', 'image')
+# Noise in electrons and PSF that encoders which are not told them take: those
+# of run 94, camcol 1, field 12.
+_REFERENCE = {'psf': DEFAULT_SHAPE, 'noise': 865.0**0.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +59,13 @@ class EncoderConfig:
 
     matched_filter : bool
         Whether the network is given the matched-filtered image too.
+
+    galaxies : bool
+        Whether sources are stars or galaxies; else all are stars.
+
+    told : {'all', 'image+background', 'image'}
+        What the encoder is told; the lesser ones are for comparison (the
+        networks (ii) and (i) of Patel et al. 2025).
     """
 
     tile_size: int = 4
@@ -58,12 +77,19 @@ class EncoderConfig:
     n_components: int = 3
     patch_radius: int = 6
     matched_filter: bool = True
+    galaxies: bool = False
+    told: str = 'all'
 
     def __post_init__(self):
         if self.tile_size not in (2, 4):
             msg = f'tile_size must be 2 or 4, got {self.tile_size}'
             raise ValueError(msg)
+        if self.told not in TOLD:
+            msg = f'told must be one of {TOLD}, got {self.told!r}'
+            raise ValueError(msg)
         for field in dataclasses.fields(self):
+            if field.name == 'told':
+                continue
             value = getattr(self, field.name)
             if isinstance(field.default, bool):
                 if value is not True and value is not False:
@@ -116,6 +142,10 @@ class Encoder(nn.Module):
         self.config = config = EncoderConfig() if config is None else config
         stem, width = config.stem_width, config.width
         n_channels = 5 if config.matched_filter else 3
+        n_conditions = N_CONDITIONS
+        if config.galaxies:
+            n_channels += 2 * WIDE_FILTERS
+            n_conditions += 1
         self.stem_first = nn.Conv2d(n_channels * 4, stem, 3, padding=1)
         self.stem_second = nn.Conv2d(stem, stem, 3, padding=1)
         rest = config.tile_size // 2
@@ -124,13 +154,14 @@ class Encoder(nn.Module):
             _ResidualBlock(width) for _ in range(config.n_blocks)
         )
         self.modulation = nn.Sequential(
-            nn.Conv2d(N_CONDITIONS, 64, 1),
+            nn.Conv2d(n_conditions, 64, 1),
             nn.SiLU(),
             nn.Conv2d(64, width * (1 + 2 * config.n_blocks), 1),
         )
         nn.init.normal_(self.modulation[-1].weight, std=0.02)
         nn.init.zeros_(self.modulation[-1].bias)
-        self.head = StarHead(
+        head = CatalogHead if config.galaxies else StarHead
+        self.head = head(
             width,
             width=config.head_width,
             n_most=config.n_most,
@@ -188,6 +219,8 @@ class Encoder(nn.Module):
     def receptive_radius(self) -> int:
         """Pixels beyond a tile's edge that can influence its features."""
         filtered = FILTER_RADIUS if self.config.matched_filter else 0
+        if self.config.galaxies:
+            filtered = WIDE_RADIUS
         blocks = self.config.tile_size * 2 * self.config.n_blocks
         return 2 * 2 + blocks + 10 + filtered
 
@@ -223,6 +256,10 @@ class Encoder(nn.Module):
             with torch.autocast(image.device.type, enabled=False):
                 filtered = matched_filter(image, inputs, size)
             pixels += [torch.asinh(filtered), torch.asinh(filtered / 30)]
+        if self.config.galaxies:
+            with torch.autocast(image.device.type, enabled=False):
+                for filtered in wide_filters(image, inputs, size):
+                    pixels += [torch.asinh(filtered), torch.asinh(filtered / 30)]
         pixels = torch.stack(pixels, 1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         hidden = F.silu(self.stem_first(F.pixel_unshuffle(pixels, 2)))
@@ -230,12 +267,26 @@ class Encoder(nn.Module):
         if size == 4:
             hidden = F.pixel_unshuffle(hidden, 2)
         hidden = self.to_tiles(hidden)
-        change = self.modulation(inputs.conditions())
+        change = self.modulation(self._conditions(inputs))
         first, *changes = change.chunk(1 + 2 * len(self.blocks), 1)
         hidden = hidden + first
         for index, block in enumerate(self.blocks):
             hidden = block(hidden, changes[2 * index], changes[2 * index + 1])
         return F.silu(hidden).float()
+
+    def _conditions(self, inputs):
+        conditions = inputs.conditions()
+        if not self.config.galaxies:
+            return conditions
+        population = inputs.population
+        if population is None:
+            population = torch.zeros_like(inputs.log_density[..., :1, :1])
+        shape = (-1, -1, *conditions.shape[2:])
+        return torch.cat([conditions, population.expand(shape)], 1)
+
+    def told(self, inputs: EncoderInputs) -> EncoderInputs:
+        """What of the inputs this encoder is told (``config.told``)."""
+        return inputs.told(self.config.told, **_REFERENCE)
 
     def forward(self, inputs: EncoderInputs) -> TilePosterior:
         """
@@ -251,6 +302,7 @@ class Encoder(nn.Module):
         posterior : `~bliss_astro.posteriors.TilePosterior`
             To sample from, or to evaluate.
         """
+        inputs = self.told(inputs)
         features = self.features(inputs)
         with torch.autocast(features.device.type, enabled=False):
             return TilePosterior(

@@ -10,6 +10,24 @@ from ._pretrained import load_encoder
 __all__ = ['start_from']
 
 
+def _grown(key, value, like, config, learns_types):
+    # Zeros where a layer is told more than it was.
+    missing = like.shape[1] - value.shape[1] if value.dim() > 1 else 0
+    if missing <= 0 or like[:, :1].shape != value[:, :1].shape:
+        return value
+    grown = {'stem_first.weight'}
+    if learns_types:
+        grown |= {'modulation.0.weight', 'head.from_neighbours.weight'}
+    before = value.shape[1]
+    if learns_types and key.startswith('head.source.') and 'hidden.weight' in key:
+        # The number of sources in the tile comes last.
+        before -= config.n_most + 1
+    elif key not in grown:
+        return value
+    empty = torch.zeros_like(like[:, :missing])
+    return torch.cat([value[:, :before], empty, value[:, before:]], 1)
+
+
 @torch.no_grad()
 def start_from(encoder, name):
     """
@@ -22,8 +40,9 @@ def start_from(encoder, name):
 
     name : str or path_like
         A bundled encoder or a file of weights. One without the matched
-        filter may start one with it: the new channels begin with no
-        influence, so that both say the same.
+        filter may start one with it, and one of stars one of stars and
+        galaxies: what is new begins with no influence, so that both say
+        the same of stars.
 
     Returns
     -------
@@ -38,14 +57,13 @@ def start_from(encoder, name):
     """
     other = load_encoder(name)
     own = encoder.state_dict()
-    state = {}
+    # What an encoder of stars lacks keeps its first, random weights.
+    learns_types = encoder.config.galaxies and not other.config.galaxies
+    state = dict(own) if learns_types else {}
     for key, value in other.state_dict().items():
         like = own.get(key)
-        if like is not None and key == 'stem_first.weight':
-            missing = like.shape[1] - value.shape[1]
-            if missing > 0 and like[:, :1].shape == value[:, :1].shape:
-                empty = torch.zeros_like(value[:, :1]).expand(-1, missing, -1, -1)
-                value = torch.cat([value, empty], 1)
+        if like is not None:
+            value = _grown(key, value, like, encoder.config, learns_types)
         if like is None or like.shape != value.shape:
             msg = (
                 f'start_from: the encoder {str(name)!r} has other sizes '

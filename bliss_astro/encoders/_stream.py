@@ -19,6 +19,8 @@ from ._inputs import EncoderInputs
 
 __all__ = ['SimulationConfig', 'SimulationStream']
 
+POPULATIONS = ('stars', 'npe', 'sky', 'both')
+FIELDS = ('sdss', 'single', 'wide')
 # Distance in pixels that confined stars keep from the edges.
 _CONFINED_MARGIN = 12
 
@@ -101,6 +103,30 @@ class SimulationConfig:
 
     saturation : tuple of float or None
         Full well in electrons of one exposure, by default 3e4 to 3e5.
+
+    population : {'stars', 'npe', 'sky', 'both'}
+        What the sources are: stars alone; or stars and galaxies of the
+        prior of the NPE paper, of the prior of the sky (see
+        `~bliss_astro.priors.CatalogPrior`), or of one or the other, image by
+        image.  The settings below are for stars and galaxies.
+
+    npe_fraction : float
+        Share of the NPE paper's prior where there are both.
+
+    fields : {'sdss', 'single', 'wide'}
+        Where PSF, background and calibration come from:
+        `~bliss_astro.priors.FieldPrior`, its single field, or for
+        half of the images ``background``, ``read_noise`` and ``psf`` above.
+
+    crowding : tuple of float
+        Factor on the density of the NPE paper's prior.
+
+    star_scale, galaxy_scale : tuple of float
+        Factors on the densities of the prior of the sky.
+
+    sky_error : float
+        Typical error of the stated background, in units of its noise, in images
+        of the prior of the sky.
     """
 
     n_exposures: tuple[int, int] = (1, 25)
@@ -124,12 +150,30 @@ class SimulationConfig:
     noise_order: str = 'before_alignment'
     dither: tuple[float, float] = (0.5, 0.5)
     saturation: tuple[float, float] | None = None
+    population: str = 'stars'
+    npe_fraction: float = 0.5
+    fields: str = 'sdss'
+    crowding: tuple[float, float] = (1.0, 1.0)
+    star_scale: tuple[float, float] = (1.0, 1.0)
+    galaxy_scale: tuple[float, float] = (1.0, 1.0)
+    sky_error: float = 0.0
 
     def __post_init__(self):
+        for name, known in (('population', POPULATIONS), ('fields', FIELDS)):
+            if getattr(self, name) not in known:
+                msg = f'{name} must be one of {known}, got {getattr(self, name)!r}'
+                raise ValueError(msg)
+        if not 0 <= self.npe_fraction <= 1:
+            msg = f'npe_fraction must lie between 0 and 1, got {self.npe_fraction}'
+            raise ValueError(msg)
+        if not (math.isfinite(self.sky_error) and self.sky_error >= 0):
+            msg = f'sky_error must not be negative, got {self.sky_error}'
+            raise ValueError(msg)
         if self.psf not in ('sdss', 'paper'):
             msg = f"psf must be 'sdss' or 'paper', got {self.psf!r}"
             raise ValueError(msg)
         pairs = ['n_exposures', 'background', 'density', 'floor_snr']
+        pairs += ['crowding', 'star_scale', 'galaxy_scale']
         pairs += [n for n in ('fwhm', 'saturation') if getattr(self, n) is not None]
         for name in pairs:
             pair = getattr(self, name)
@@ -150,6 +194,14 @@ class SimulationConfig:
                 f'stars keep from the edges, got {tuple(self.shape)}'
             )
             raise ValueError(msg)
+
+    def bad_pixel_prior(self):
+        """The blemishes to draw, or None."""
+        if not self.bad_pixels:
+            return None
+        if self.saturation is None:
+            return BadPixelPrior()
+        return BadPixelPrior(saturation=tuple(self.saturation))
 
     def draw_psf(self, n, *, inclined=True, generator=None, device='cpu'):
         """
@@ -238,13 +290,6 @@ class SimulationStream:
         unit = torch.rand((), generator=generator, device=self.device)
         return low + (high - low) * float(unit)
 
-    def _bad_pixels(self):
-        if not self.config.bad_pixels:
-            return None
-        if self.config.saturation is None:
-            return BadPixelPrior()
-        return BadPixelPrior(saturation=tuple(self.config.saturation))
-
     def _floor(self, psf, background, read_noise, depth, generator):
         config, n = self.config, len(psf)
         if config.flux_min is not None:
@@ -288,7 +333,7 @@ class SimulationStream:
             margin=margin,
             noise_order=config.noise_order,
             dither=self._dither(generator),
-            bad_pixels=self._bad_pixels(),
+            bad_pixels=config.bad_pixel_prior(),
             tolerance=1e-4,
             device=self.device,
         )

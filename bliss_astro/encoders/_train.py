@@ -17,6 +17,7 @@ from bliss_astro.posteriors import npe_loss
 
 from ._configuration import load_config
 from ._network import Encoder
+from ._scene_stream import SceneStream
 from ._start import start_from
 from ._stream import SimulationStream
 
@@ -44,7 +45,9 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(
             self.encoder.parameters(), lr=training.learning_rate, betas=(0.9, 0.99)
         )
-        self.stream = SimulationStream(
+        stars_only = simulation.population == 'stars'
+        stream = SimulationStream if stars_only else SceneStream
+        self.stream = stream(
             simulation,
             tile_size=encoder_config.tile_size,
             n_most=encoder_config.n_most,
@@ -139,7 +142,8 @@ class _Trainer:
                 total[name] = total.get(name, 0.0) + float(value) * size
             n += size
         terms = {name: value / n for name, value in total.items()}
-        terms['loss'] = terms['count'] + terms['position'] + terms['flux']
+        names = ('count', 'position', 'type', 'flux')
+        terms['loss'] = sum(terms[name] for name in names if name in terms)
         self.validated = self.step
         if terms['loss'] < self.best:
             self.best = terms['loss']

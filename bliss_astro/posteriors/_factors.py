@@ -10,7 +10,7 @@ import math
 
 import torch
 
-__all__ = ['CountFactor', 'LogFluxFactor', 'PositionFactor']
+__all__ = ['CountFactor', 'LogFluxFactor', 'PositionFactor', 'TypeFactor']
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -123,6 +123,44 @@ class CountFactor:
         """
         at_least = self.probs.flip(-1).cumsum(-1).flip(-1)[..., 1:]
         return (at_least > threshold).sum(-1)
+
+
+class TypeFactor:
+    """
+    Whether a source is a galaxy or a star: Bernoulli.
+
+    Parameters
+    ----------
+    logit : tensor ``(...,)``
+        Logarithm of the odds of a galaxy.
+    """
+
+    def __init__(self, logit: torch.Tensor):
+        self.logit = logit
+
+    @property
+    def probability(self) -> torch.Tensor:
+        """Probability of a galaxy, tensor ``(...,)``."""
+        return torch.sigmoid(self.logit)
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """Log-probabilities of star and galaxy, tensor ``(..., 2)``."""
+        both = torch.stack([-self.logit, self.logit], -1)
+        return torch.nn.functional.logsigmoid(both)
+
+    def log_prob(self, galaxy: torch.Tensor) -> torch.Tensor:
+        """Log-probability of types (1 for galaxies), tensor ``(...,)``."""
+        return torch.nn.functional.logsigmoid((2 * galaxy - 1) * self.logit)
+
+    def sample(self, *, generator=None) -> torch.Tensor:
+        """Draw types, 1 for galaxies, tensor ``(...,)``."""
+        unit = _rand(self.logit, generator)
+        return (unit < self.probability).to(self.logit)
+
+    def mode(self) -> torch.Tensor:
+        """The more probable type."""
+        return (self.logit > 0).to(self.logit)
 
 
 class PositionFactor:

@@ -77,12 +77,20 @@ class TileCatalog:
 
     log_flux : tensor ``(B, rows, columns, K)``
         Natural logarithm of flux over the prior's flux floor.
+
+    galaxy : tensor ``(B, rows, columns, K)``
+        1 for galaxies, 0 for stars (the default).
     """
 
     count: torch.Tensor
     x: torch.Tensor
     y: torch.Tensor
     log_flux: torch.Tensor
+    galaxy: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.galaxy is None:
+            self.galaxy = torch.zeros_like(self.x)
 
     @classmethod
     def empty(cls, n_images, shape, n_most, *, device='cpu'):
@@ -93,7 +101,7 @@ class TileCatalog:
         return cls(count, *zeros)
 
     @classmethod
-    def from_sources(cls, x, y, log_flux, used, *, grid, n_most=2):
+    def from_sources(cls, x, y, log_flux, used, *, grid, n_most=2, galaxy=None):
         """
         Sort sources into tiles.
 
@@ -110,6 +118,9 @@ class TileCatalog:
 
         n_most : int, optional
             Largest number K of sources in a tile; fainter ones are left out.
+
+        galaxy : tensor ``(B, S)``, optional
+            1 for galaxies; by default all are stars.
 
         Returns
         -------
@@ -140,4 +151,6 @@ class TileCatalog:
         out.x[where] = (u - column)[keep].to(out.x)
         out.y[where] = (v - row)[keep].to(out.y)
         out.log_flux[where] = log_flux[keep].to(out.x)
+        if galaxy is not None:
+            out.galaxy[where] = galaxy[keep].to(out.x)
         return out

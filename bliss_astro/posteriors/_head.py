@@ -14,6 +14,8 @@ from ._grid import COLOURS, TileCatalog
 
 __all__ = ['StarHead']
 
+# Channels of a source's own layers.
+_NARROW = 96
 # Beyond any flux that a prior draws: 10 e-foldings above the floor.
 LOG_FLUX_CEILING = 12.0
 
@@ -47,21 +49,24 @@ class StarHead(nn.Module):
         least-squares fit, the others are free.
     """
 
+    codes_per_source = 5
+    galaxies = False
+
     def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
         super().__init__()
         self.n_most, self.n_components = n_most, n_components
-        n_code = 1 + 5 * n_most
+        n_code = self.codes_per_source * n_most
         self.from_context = nn.Conv2d(n_features, width, 1)
-        self.from_neighbours = nn.Conv2d(n_code, width, 3, bias=False)
+        self.from_neighbours = nn.Conv2d(1 + n_code, width, 3, bias=False)
         self.mix = nn.Conv2d(width, width, 1)
         self.count = nn.Conv2d(width, n_most + 1, 1)
-        m, narrow = n_components, 96
+        m, narrow = n_components, _NARROW
         self.source = nn.ModuleList()
         for _ in range(n_most):
             self.source.append(
                 nn.ModuleDict(
                     {
-                        'hidden': nn.Linear(width + 5 * n_most + n_most + 1, narrow),
+                        'hidden': nn.Linear(width + n_code + n_most + 1, narrow),
                         'start': nn.Linear(narrow, 2),
                         'position': nn.Sequential(
                             nn.Linear(narrow + 10, narrow),
@@ -89,10 +94,10 @@ class StarHead(nn.Module):
 
     def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
         """
-        What a tile tells its neighbours, tensor ``(B, 5 K, rows, columns)``.
+        What a tile tells its neighbours, tensor ``(B, C K, rows, columns)``.
 
-        Presence, position and flux of each of its sources; zeros where
-        there is none.
+        Presence, position and flux of each of its sources, C numbers
+        (``codes_per_source``); zeros where there is none.
         """
         place = torch.arange(self.n_most, device=catalog.x.device)
         present = (place < catalog.count[..., None]).to(catalog.x)
@@ -121,7 +126,7 @@ class StarHead(nn.Module):
         context : tensor ``(B, width, rows, columns)``
             From `context`.
 
-        code : tensor ``(B, 5 K, rows, columns)``
+        code : tensor ``(B, C K, rows, columns)``
             From `encode_sources`.
 
         known : tensor ``(rows, columns)``
@@ -155,7 +160,7 @@ class StarHead(nn.Module):
         context : tensor ``(N, width)``
             Of the tiles.
 
-        code : tensor ``(N, 5 K, 3, 3)``
+        code : tensor ``(N, C K, 3, 3)``
             Sources of each tile's neighbourhood.
 
         known : tensor ``(N, 1, 3, 3)``
@@ -195,7 +200,7 @@ class StarHead(nn.Module):
         count : tensor ``(N,)``
             Number of sources in each tile.
 
-        earlier : tensor ``(N, 5 K)``
+        earlier : tensor ``(N, C K)``
             Code of the brighter sources of the same tile.
         """
         number = F.one_hot(count, self.n_most + 1).to(hidden)
@@ -317,21 +322,26 @@ class StarHead(nn.Module):
             -1,
         )
         raw = self.source[place]['flux'](torch.cat([hidden, told], -1))
-        logit, shift, width = raw.unflatten(-1, (3, -1)).unbind(-2)
         error = at['relative_error']
-        floor = math.log(1e-4)
-        mean = [at['log_flux'] + error * shift[:, 0]]
-        log_scale = [_log_scale(torch.log(error) + width[:, 0], floor, 1.0)]
-        for k in range(1, self.n_components):
-            spread = (error + 0.1) * 2**k
-            mean.append(at['log_flux'] + spread * shift[:, k])
-            log_scale.append(_log_scale(torch.log(spread) + width[:, k], floor, 1.0))
-        offset = logit.new_zeros(self.n_components)
-        offset[0] = 1.0
-        return LogFluxFactor(
-            logit + offset,
-            torch.stack(mean, -1),
-            torch.stack(log_scale, -1).exp(),
-            torch.zeros_like(high),
-            high,
-        )
+        spreads = [error] + [(error + 0.1) * 2**k for k in range(1, self.n_components)]
+        return _flux_mixture(raw, at['log_flux'], spreads, high)
+
+    def flux_mixture(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
+        """The same, over all types of sources."""
+        return self.flux_factor(place, hidden, position, fit, at, high)
+
+
+def _flux_mixture(raw, centre, spreads, high):
+    # Components around one estimate, moved and widened in units of ``spreads``.
+    logit, shift, width = raw.unflatten(-1, (3, -1)).unbind(-2)
+    spread = torch.stack(spreads, -1)
+    log_scale = _log_scale(torch.log(spread) + width, math.log(1e-4), 1.0)
+    offset = torch.zeros_like(logit[:1])
+    offset[:, 0] = 1.0
+    return LogFluxFactor(
+        logit + offset,
+        centre[:, None] + spread * shift,
+        log_scale.exp(),
+        torch.zeros_like(high),
+        high,
+    )

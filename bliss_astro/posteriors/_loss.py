@@ -47,7 +47,8 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
         Mean over images, in nats.
 
     terms : dict of tensor ``()``
-        Its ``count``, ``position``, ``flux`` parts (mean per image) and
+        Its ``count``, ``position``, ``flux`` and, where sources have types,
+        ``type`` parts (mean per image) and
         the mean miss of the first guess (``start``, in pixels).
     """
     parts = posterior.log_prob(catalog, parts=True)
@@ -57,6 +58,8 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
         'position': -parts['position'].sum() / n_images,
         'flux': -parts['flux'].sum() / n_images,
     }
+    if len(parts['type']):
+        terms['type'] = -parts['type'].sum() / n_images
     loss = sum(terms.values())
     n_sources = max(1, len(parts['start']))
     terms['start'] = parts['start'].sum() / n_sources

@@ -67,10 +67,14 @@ class SourceMarginals:
     flux : tensor ``(N, S, 1 + 3 M)``
         Distribution of the logarithm of flux over the flux floor at the
         first S of those positions: upper end of its range, then
-        log-weights, means and scales of M components.
+        log-weights, means and scales of M components (of 2 M where sources
+        have types, the star's first; weights hold the types' probability).
 
     image, row, column : tensor ``(N,)``
         The image, and the tile that holds most of the probability.
+
+    typed : bool
+        Whether sources are stars or galaxies; else all are stars.
     """
 
     probability: torch.Tensor
@@ -80,6 +84,7 @@ class SourceMarginals:
     image: torch.Tensor
     row: torch.Tensor
     column: torch.Tensor
+    typed: bool = False
 
     def __len__(self):
         return len(self.probability)
@@ -92,9 +97,41 @@ class SourceMarginals:
         those that follow a brighter source of their tile is that at the
         mean of its flux.
         """
+        high, parts = self._mixture()
+        logits, mean, scale = (part.flatten(1) for part in parts)
+        return LogFluxFactor(logits, mean, scale, torch.zeros_like(high), high)
+
+    def _mixture(self):
         high, parts = self.flux[..., 0], self.flux[..., 1:].unflatten(-1, (3, -1))
-        logits, mean, scale = (part.flatten(1) for part in parts.unbind(-2))
-        high = high.mean(1)
+        return high.mean(1), parts.unbind(-2)
+
+    @property
+    def galaxy(self) -> torch.Tensor:
+        """Probability of a galaxy, given the source, tensor ``(N,)``."""
+        if not self.typed:
+            return torch.zeros_like(self.probability)
+        log_weights = self._mixture()[1][0]
+        half = log_weights.shape[-1] // 2
+        return log_weights[..., half:].exp().sum(-1).mean(-1).clamp(0, 1)
+
+    def flux_given(self, galaxy) -> LogFluxFactor:
+        """
+        Distribution of the log-flux of sources of a given type.
+
+        Parameters
+        ----------
+        galaxy : tensor ``(N,)`` of bool
+            The type of each source.
+        """
+        if not self.typed:
+            return self.flux_factor()
+        high, parts = self._mixture()
+        half = parts[0].shape[-1] // 2
+        chosen = [
+            torch.where(galaxy[:, None, None], part[..., half:], part[..., :half])
+            for part in parts
+        ]
+        logits, mean, scale = (part.flatten(1) for part in chosen)
         return LogFluxFactor(logits, mean, scale, torch.zeros_like(high), high)
 
     def quantile_flux(self, q) -> torch.Tensor:
@@ -144,9 +181,11 @@ class SourceMarginals:
 
     def select(self, index) -> 'SourceMarginals':
         """The chosen sources."""
-        return SourceMarginals(
-            *(getattr(self, field.name)[index] for field in dataclasses.fields(self))
-        )
+        parts = (getattr(self, name)[index] for name in _TENSORS)
+        return SourceMarginals(*parts, typed=self.typed)
+
+
+_TENSORS = [f.name for f in dataclasses.fields(SourceMarginals) if f.name != 'typed']
 
 
 def _quasi_random(n_draws: int, n_dimensions: int, device) -> torch.Tensor:
@@ -165,7 +204,7 @@ class _Sweep:
     # The greedy sweep with what it thought on the way.
     posterior: TilePosterior
     catalog: object
-    code: torch.Tensor  # (B, 5 K, rows, columns)
+    code: torch.Tensor  # (B, C K, rows, columns)
     hidden: torch.Tensor  # (B, width, rows, columns)
     at_least: torch.Tensor  # (B, rows, columns, K): P(n > k)
     quasi: torch.Tensor  # (P, 3)
@@ -183,7 +222,7 @@ class _Sweep:
         for k, q in enumerate(self.quasi):
             x, y = factor.quantile_draw(q.expand(len(hidden), 3))
             if k < _N_FLUX:
-                flux = posterior.flux_factor(
+                flux = posterior.flux_mixture(
                     place, source, tiles, torch.stack([x, y], -1), fit, high
                 )
                 parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
@@ -229,10 +268,8 @@ def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMargi
     further = range(1, posterior.head.n_most)
     found = [_first_sources(sweep), *(_further_sources(sweep, k) for k in further)]
     sources = SourceMarginals(
-        *(
-            torch.cat([getattr(part, field.name) for part in found])
-            for field in dataclasses.fields(SourceMarginals)
-        )
+        *(torch.cat([getattr(part, name) for part in found]) for name in _TENSORS),
+        typed=posterior.head.galaxies,
     )
     sources.probability = sources.probability * sources.near_place()
     return sources
@@ -356,7 +393,7 @@ def _hidden_if(sweep, images, slot, r, c, valid, holder=None, code=None):
 
 
 def _code_of_source(sweep, mode, flux, rows, columns):
-    """What tiles that hold one source of that place and flux tell, (N, 5 K)."""
+    """What tiles that hold one source of that place and flux tell, (N, C K)."""
     posterior, head = sweep.posterior, sweep.posterior.head
     # Pixels to units of the tile.
     x = (mode[0] + 0.5) / posterior.grid.size - columns
@@ -366,7 +403,10 @@ def _code_of_source(sweep, mode, flux, rows, columns):
     log_flux = mean.gather(0, logits.argmax(0)[None])[0].clamp(min=0)
     part = TileCatalog.empty(len(x), (1, 1), head.n_most, device=x.device)
     part.count += 1
-    for name, value in (('x', x), ('y', y), ('log_flux', log_flux)):
+    values = {'x': x, 'y': y, 'log_flux': log_flux}
+    if head.galaxies:
+        values['galaxy'] = (logits.argmax(0) >= len(logits) // 2).to(x)
+    for name, value in values.items():
         getattr(part, name)[:, 0, 0, 0] = value
     return head.encode_sources(part)[:, :, 0, 0]
 

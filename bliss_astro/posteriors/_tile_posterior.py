@@ -8,11 +8,15 @@ from torch.nn import functional as F
 
 from bliss_astro.psf._mixture import profile_of_shape
 
+from ._galaxy_bank import measure_sizes
 from ._grid import COLOURS, TileCatalog, TileGrid
 from ._head import LOG_FLUX_CEILING
 from ._star_fit import StarPatches, fit_star, flux_at
 
 __all__ = ['TilePosterior']
+
+# Half-size in pixels of the cut-outs for large galaxies.
+_WIDE_RADIUS = 12
 
 
 class TilePosterior:
@@ -56,7 +60,8 @@ class TilePosterior:
         self.patch_radius = patch_radius
         self._context = head.context(features)
         self._decided = None
-        pad = patch_radius + 2 * tile_size
+        widest = _WIDE_RADIUS if head.galaxies else patch_radius
+        pad = max(patch_radius, widest) + 2 * tile_size
         self._pad = pad
         bottom = self.grid.shape[0] * tile_size - inputs.image.shape[1]
         right = self.grid.shape[1] * tile_size - inputs.image.shape[2]
@@ -74,10 +79,10 @@ class TilePosterior:
 
     # -- measuring stars -----------------------------------------------------
 
-    def _patches(self, tiles, x, y) -> StarPatches:
+    def _patches(self, tiles, x, y, radius=None) -> StarPatches:
         # x, y: pixel positions that the patches are centred on.
         images, rows, columns = tiles
-        r = self.patch_radius
+        r = self.patch_radius if radius is None else radius
         limit_x, limit_y = self._image.shape[2], self._image.shape[1]
         cx = x.round().long().clamp(-self._pad + r, limit_x - self._pad - r - 1)
         cy = y.round().long().clamp(-self._pad + r, limit_y - self._pad - r - 1)
@@ -116,12 +121,19 @@ class TilePosterior:
             other_x, other_y = self.grid.to_pixels(other[0], other[1], rows, columns)
             dx, dy = patches.offsets(other_x, other_y)
             p = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
+            # Of a galaxy only a point is taken out: the rest is learnt.
             flux = torch.exp(other[2] + log_floor)
             patches.data = patches.data - flux[:, None, None] * p
         x, y, error_x, error_y, correlation = fit_star(patches, x, y, log_floor.exp())
         flux, error, chi2 = flux_at(patches, x, y)
         floor = log_floor.exp()
-        return {
+        extended = {}
+        if self.head.galaxies:
+            far = self._patches(tiles, x, y, _WIDE_RADIUS)
+            names = ('told', 'size_log_flux', 'size_error')
+            sizes = measure_sizes(patches, far, x, y, flux, floor)
+            extended = dict(zip(names, sizes, strict=True))
+        return extended | {
             'x': ((x + 0.5) / size - columns).clamp(-1, 2),
             'y': ((y + 0.5) / size - rows).clamp(-1, 2),
             'error_x': error_x / size,
@@ -190,13 +202,18 @@ class TilePosterior:
 
     def flux_factor(self, place, hidden, tiles, position, fit, high):
         """
-        Log-flux factor given positions ``(N, 2)`` in units of the tile.
+        Log-flux factor of stars given positions ``(N, 2)`` in units of the tile.
 
         The other arguments are those of `position_factor`; ``high`` ends
         the range of log-fluxes.
         """
         at = self._photometry(tiles, position, fit)
         return self.head.flux_factor(place, hidden, position, fit, at, high)
+
+    def flux_mixture(self, place, hidden, tiles, position, fit, high):
+        """The same over stars and galaxies, where the head knows both."""
+        at = self._photometry(tiles, position, fit)
+        return self.head.flux_mixture(place, hidden, position, fit, at, high)
 
     def ceiling(self, like: torch.Tensor) -> torch.Tensor:
         """Upper end of the brightest source's log-flux."""
@@ -232,7 +249,7 @@ class TilePosterior:
         tiles : tuple of tensor ``(N,)``
             Image, row and column of each tile.
 
-        code, known : tensor ``(N, 5 K, 3, 3)``, ``(N, 1, 3, 3)``
+        code, known : tensor ``(N, C K, 3, 3)``, ``(N, 1, 3, 3)``
             As for `StarHead.hidden_at`.
         """
         images, rows, columns = tiles
@@ -258,37 +275,39 @@ class TilePosterior:
         log_prob : tensor ``(B,)``
             Density with respect to the tile's area for positions and to the
             natural logarithm for fluxes.  With ``parts``, a dict of
-            ``count`` ``(B,)``, ``position`` and ``flux`` (``(N,)`` tensors
-            over sources), ``start`` and ``image``.
+            ``count`` ``(B,)``, ``position``, ``type`` and ``flux`` (``(N,)``
+            tensors over sources; no types for a head that knows stars
+            only), ``start`` and ``image``.
         """
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
-        found = {'count': count.sum((1, 2)), 'position': [], 'flux': []}
-        found |= {'start': [], 'image': []}
+        names = ('position', 'type', 'flux', 'start', 'image')
+        found = {'count': count.sum((1, 2))} | {name: [] for name in names}
         code = self.head.encode_sources(catalog)
         for place in range(self.head.n_most):
             tiles = (catalog.count > place).nonzero(as_tuple=True)
             if len(tiles[0]) == 0:
                 continue
             terms = self._source_terms(place, catalog, tiles, hidden, code)
-            for name, value in zip(
-                ('position', 'flux', 'start', 'image'), terms, strict=True
-            ):
+            for name, value in zip(names, terms, strict=True):
                 found[name].append(value)
         empty = hidden.new_zeros(0)
-        for name in ('position', 'flux', 'start', 'image'):
+        for name in names:
             found[name] = torch.cat(found[name]) if found[name] else empty
         found['image'] = found['image'].long()
         if parts:
             return found
         per_source = found['position'] + found['flux']
+        if len(found['type']):
+            per_source = per_source + found['type']
         return found['count'].index_add(0, found['image'], per_source)
 
     def _source_terms(self, place, catalog, tiles, hidden, code):
         images, rows, columns = tiles
         n_most = self.head.n_most
         # Only brighter sources of the same tile are known.
-        brighter = (torch.arange(n_most, device=self.device) < place).repeat(5)
+        brighter = torch.arange(n_most, device=self.device) < place
+        brighter = brighter.repeat(self.head.codes_per_source)
         earlier = code[images, :, rows, columns] * brighter.to(code)
         source = self.head.source_hidden(
             place, hidden[images, :, rows, columns], catalog.count[tiles], earlier
@@ -304,7 +323,14 @@ class TilePosterior:
         # How far the first guess is off, in pixels; trained beside the loss.
         miss = (start - position).abs().sum(-1) * self.grid.size
         value = torch.minimum(value, high - 1e-4 * (high - 0).clamp(min=1e-3))
-        return factor.log_prob(x, y), flux.log_prob(value), miss, images
+        log_flux, log_type = flux.log_prob(value), value.new_zeros(0)
+        if self.head.galaxies:
+            galaxy = catalog.galaxy[(*tiles, place)]
+            extended = self.head.extended(place, source, fit)
+            log_type = self.head.type_factor(place, extended).log_prob(galaxy)
+            other = self.head.galaxy_flux_factor(place, extended, fit, high)
+            log_flux = torch.where(galaxy > 0, other.log_prob(value), log_flux)
+        return factor.log_prob(x, y), log_type, log_flux, miss, images
 
     # -- draws and point estimates ---------------------------------------------
 
@@ -388,16 +414,28 @@ class TilePosterior:
             place, source, tiles, torch.stack([x, y], -1), fit, high
         )
         value = flux.sample(generator=generator) if threshold is None else flux.mode()
+        if self.head.galaxies:
+            extended = self.head.extended(place, source, fit)
+            kind = self.head.type_factor(place, extended)
+            other = self.head.galaxy_flux_factor(place, extended, fit, high)
+            if threshold is None:
+                galaxy = kind.sample(generator=generator)
+                bright = other.sample(generator=generator)
+            else:
+                galaxy, bright = kind.mode(), other.mode()
+            value = torch.where(galaxy > 0, bright, value)
+            catalog.galaxy[(*tiles, place)] = galaxy
         catalog.x[(*tiles, place)] = x
         catalog.y[(*tiles, place)] = y
         catalog.log_flux[(*tiles, place)] = value
 
     def code_of(self, catalog, tiles, n_known):
-        """Code ``(N, 5 K)`` of the ``n_known`` brightest sources of tiles."""
+        """Code ``(N, C K)`` of the ``n_known`` brightest sources of tiles."""
         part = TileCatalog(
             catalog.count[tiles].clamp(max=n_known)[:, None, None],
             catalog.x[tiles][:, None, None],
             catalog.y[tiles][:, None, None],
             catalog.log_flux[tiles][:, None, None],
+            catalog.galaxy[tiles][:, None, None],
         )
         return self.head.encode_sources(part)[:, :, 0, 0]

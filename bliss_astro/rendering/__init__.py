@@ -7,5 +7,9 @@ have the same ``render(psf, x, y, flux, shape)``, and a test holds them together
 Training draws whole batches with `render_stars`.
 """
 
+from ._accuracy import *
+from ._galaxies import *
+from ._galaxy_checks import *
 from ._galsim import *
+from ._galsim_galaxies import *
 from ._torch import *

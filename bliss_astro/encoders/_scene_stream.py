@@ -1,0 +1,551 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The endless stream of simulated fields of stars and galaxies.
+"""
+
+import dataclasses
+import math
+
+import torch
+
+from bliss_astro.coadds import CoaddSimulator
+from bliss_astro.coadds._align import coadd_noise
+from bliss_astro.posteriors import TileCatalog, TileGrid
+from bliss_astro.priors import CatalogPrior, FieldPrior
+from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
+from bliss_astro.rendering import RenderingAccuracy, render_galaxies
+
+from ._inputs import EncoderInputs
+
+__all__ = ['SceneBatch', 'SceneStream']
+
+# How far beyond the edges sources lie, in pixels: the light of some comes in.
+_MARGIN = 14
+# Sources down to this share of the flux floor are there but not asked for.
+_UNSEEN = 0.4
+# Calibrations of images that are none of SDSS's, in electrons per nanomaggy.
+_ELECTRONS = (400.0, 2000.0)
+
+
+@dataclasses.dataclass
+class SceneBatch:
+    """
+    B simulated images with their truth.
+
+    Attributes
+    ----------
+    data : tensor ``(B, ny, nx)``
+        Electrons of one exposure, with the background in them.
+
+    background, bkg_error, effective_gain : tensor ``(B,)``
+        What is said of the sky and its noise; a nuisance may have been added.
+
+    correlation : tensor ``(B, 2)``
+        Correlation of the noise of neighbouring pixels.
+
+    psf : tensor ``(B, 8)``
+        Effective PSF.
+
+    electrons_per_nmgy : tensor ``(B,)``
+        Calibration.
+
+    density, flux_min : tensor ``(B,)``
+        Expected number of sources per pixel above the flux floor, in electrons.
+
+    mask : tensor ``(B, ny, nx)`` of bool
+        Bad pixels.
+
+    x, y, flux : tensor ``(B, S)``
+        Pixels and electrons; 0 in unused places.  Some lie outside of the
+        image or below the floor.
+
+    is_galaxy : tensor ``(B, S)`` of bool
+        Types.
+
+    galaxy : tensor ``(B, S, 6)``
+        Shapes, see ``GALAXY_SHAPE_NAMES``.
+
+    population : tensor ``(B,)``
+        0 for the prior of the sky, 1 for that of the NPE paper.
+
+    region : tuple of float
+        Where sources lie.
+    """
+
+    data: torch.Tensor
+    background: torch.Tensor
+    bkg_error: torch.Tensor
+    effective_gain: torch.Tensor
+    correlation: torch.Tensor
+    psf: torch.Tensor
+    electrons_per_nmgy: torch.Tensor
+    density: torch.Tensor
+    flux_min: torch.Tensor
+    mask: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    flux: torch.Tensor
+    is_galaxy: torch.Tensor
+    galaxy: torch.Tensor
+    population: torch.Tensor
+    region: tuple[float, float, float, float]
+
+    def __len__(self):
+        return len(self.data)
+
+    @classmethod
+    def concatenate(cls, parts):
+        """Join batches of images of one size."""
+        most = max(part.x.shape[1] for part in parts)
+        values = {}
+        for field in dataclasses.fields(cls):
+            own = [getattr(part, field.name) for part in parts]
+            if field.name == 'region':
+                values['region'] = own[0]
+                continue
+            if field.name in ('x', 'y', 'flux', 'is_galaxy', 'galaxy'):
+                own = [_padded(value, most) for value in own]
+            values[field.name] = torch.cat(own)
+        return cls(**values)
+
+
+def _padded(value, n_places):
+    out = value.new_zeros(len(value), n_places, *value.shape[2:])
+    out[:, : value.shape[1]] = value
+    return out
+
+
+@dataclasses.dataclass
+class _Plan:
+    # A group of images before its pixels are drawn.
+    simulator: CoaddSimulator
+    psf: torch.Tensor
+    background: torch.Tensor
+    read_noise: torch.Tensor
+    scale: torch.Tensor
+    floor: torch.Tensor
+    density: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    flux: torch.Tensor
+    is_galaxy: torch.Tensor
+    galaxy: torch.Tensor
+    dither: torch.Tensor
+    population: str
+
+
+class SceneStream:
+    """
+    Batches of (inputs, catalogue) with stars and galaxies.
+
+    Parameters
+    ----------
+    config : `SimulationConfig`
+        What to draw; its ``population`` is not ``'stars'``.
+
+    tile_size, n_most : int
+        As in the encoder.
+
+    group_size : int, optional
+        Images that share a depth and a population.
+
+    device : str or `torch.device`, optional
+        Where to simulate.
+
+    priors : dict, optional
+        The `~bliss_astro.priors.CatalogPrior` of each population, instead of the
+        bundled ones.
+
+    field_prior : `~bliss_astro.priors.FieldPrior`, optional
+        Instead of that which the configuration names.
+    """
+
+    def __init__(
+        self,
+        config,
+        *,
+        tile_size=4,
+        n_most=2,
+        group_size=8,
+        device='cpu',
+        priors=None,
+        field_prior=None,
+    ):
+        self.config = config
+        self.tile_size, self.n_most = tile_size, n_most
+        self.group_size = group_size
+        self.device = torch.device(device)
+        self.grid = TileGrid(tuple(config.shape), tile_size)
+        self.priors = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
+        self.priors |= priors or {}
+        if field_prior is None:
+            single = config.fields == 'single'
+            field_prior = FieldPrior.single() if single else FieldPrior()
+        self.field_prior = field_prior
+        self.accuracy = RenderingAccuracy.training()
+
+    # -- numbers ---------------------------------------------------------------
+
+    def _unit(self, *shape, generator):
+        return torch.rand(*shape, generator=generator, device=self.device)
+
+    def _log_uniform(self, pair, n, generator):
+        low, high = (math.log(v) for v in pair)
+        return torch.exp(low + (high - low) * self._unit(n, generator=generator))
+
+    def _population(self, generator):
+        name = self.config.population
+        if name != 'both':
+            return name
+        coin = float(self._unit((), generator=generator))
+        return 'npe' if coin < self.config.npe_fraction else 'sky'
+
+    def _depth(self, generator):
+        low, high = self.config.n_exposures
+        place = float(self._unit((), generator=generator))
+        if low == high:
+            return low
+        low = max(low, 2)
+        ratio = math.log((high + 0.5) / (low - 0.5))
+        return min(max(round((low - 0.5) * math.exp(place * ratio)), low), high)
+
+    def draw_fields(self, n, *, population='sky', depth=1, generator):
+        """
+        Draw how images are seen.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        population : {'sky', 'npe'}, optional
+            Whose prior holds: other cameras than SDSS's see the sky only.
+
+        depth : int, optional
+            Exposures in a coadd.
+
+        generator : `torch.Generator`
+            On the stream's device.
+
+        Returns
+        -------
+        psf : tensor ``(n, 8)``
+            Of one exposure.
+
+        background, read_noise, electrons_per_nmgy : tensor ``(n,)``
+            Of one exposure, in electrons.
+        """
+        config = self.config
+        given = self.field_prior.sample_batch(
+            n, generator=generator, device=self.device
+        )
+        psf, background = given.psf, given.background
+        read_noise, scale = given.read_noise, given.electrons_per_nmgy
+        if config.fields == 'wide' and population == 'sky':
+            # Half are of other cameras and skies.
+            other = self._unit(n, generator=generator) < 0.5
+            drawn = config.draw_psf(
+                n, inclined=False, generator=generator, device=self.device
+            )
+            psf = torch.where(other[:, None], drawn, psf)
+            sky = self._log_uniform(config.background, n, generator)
+            background = torch.where(other, sky, background)
+            low, high = config.read_noise
+            noise = low + (high - low) * self._unit(n, generator=generator)
+            read_noise = torch.where(other, noise, read_noise)
+            electrons = self._log_uniform(_ELECTRONS, n, generator)
+            scale = torch.where(other, electrons, scale)
+        if depth > 8:
+            # Inclined ellipses are slow to draw, the more so in deep coadds.
+            psf = psf.clone()
+            psf[:, 7] = 0.0
+        return psf, background, read_noise, scale
+
+    def _floor(self, population, psf, variance, depth, generator):
+        """Flux floor in electrons, or None for the prior's own."""
+        config, n = self.config, len(psf)
+        if population == 'npe':
+            return None
+        snr = self._log_uniform(config.floor_snr, n, generator)
+        if config.typical_floor_snr is not None:
+            typical = self._log_uniform(config.typical_floor_snr, n, generator)
+            coin = self._unit(n, generator=generator) < 0.5
+            snr = torch.where(coin, typical, snr)
+        area = torch.exp(describe_shape(psf)[:, 1] + LOG_AREA)
+        return snr * torch.sqrt(variance * area / depth)
+
+    # -- sources ---------------------------------------------------------------
+
+    def _sources(self, population, floor, scale, generator):
+        config, n = self.config, len(scale)
+        prior = self.priors[population]
+        if floor is None:
+            floor = torch.full_like(scale, prior.flux_min) * scale
+            lowest = floor / scale
+        else:
+            lowest = _UNSEEN * floor / scale
+        factors = self._factors(population, n, generator)
+        ny, nx = config.shape
+        drawn = prior.sample_batch(
+            n,
+            (ny + 2 * _MARGIN, nx + 2 * _MARGIN),
+            flux_min=lowest,
+            star_scale=factors[0],
+            galaxy_scale=factors[1],
+            generator=generator,
+            device=self.device,
+        )
+        return drawn, floor, self._density(prior, floor / scale, factors)
+
+    @staticmethod
+    def _density(prior, floor, factors):
+        stars = prior.star_density(floor) * factors[0]
+        return stars + prior.galaxy_density(floor) * factors[1]
+
+    def draw_densities(self, n, *, generator):
+        """
+        Draw numbers of sources per pixel above the flux floor.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        generator : `torch.Generator`
+            On the stream's device.
+
+        Returns
+        -------
+        density : tensor ``(n,)``
+            Of the populations that the stream draws.
+        """
+        name = self.config.population
+        names = ('npe', 'sky') if name == 'both' else (name,)
+        out = []
+        for population in names:
+            depth = 1 if population == 'npe' else self.config.n_exposures[1]
+            psf, background, read_noise, scale = self.draw_fields(
+                n, population=population, depth=depth, generator=generator
+            )
+            variance = background + read_noise**2
+            floor = self._floor(population, psf, variance, depth, generator)
+            factors = self._factors(population, n, generator)
+            prior = self.priors[population]
+            floor = prior.flux_min if floor is None else floor / scale
+            floor = torch.as_tensor(floor, device=self.device).expand(n)
+            out.append(self._density(prior, floor, factors))
+        return torch.cat(out)
+
+    def _factors(self, population, n, generator):
+        config = self.config
+        if population == 'npe':
+            return [self._log_uniform(config.crowding, n, generator)] * 2
+        pairs = (config.star_scale, config.galaxy_scale)
+        return [self._log_uniform(pair, n, generator) for pair in pairs]
+
+    # -- images ----------------------------------------------------------------
+
+    def _plan(self, n, population, depth, generator):
+        """Draw all of a group of images but its pixels."""
+        config = self.config
+        fields = self.draw_fields(
+            n, population=population, depth=depth, generator=generator
+        )
+        psf, background, read_noise, scale = fields
+        variance = background + read_noise**2
+        floor = self._floor(population, psf, variance, depth, generator)
+        drawn, floor, density = self._sources(population, floor, scale, generator)
+        simulator = CoaddSimulator(
+            depth,
+            shape=config.shape,
+            margin=0,
+            noise_order=config.noise_order,
+            bad_pixels=config.bad_pixel_prior(),
+            tolerance=1e-4,
+            device=self.device,
+        )
+        return _Plan(
+            simulator=simulator,
+            psf=psf,
+            background=background,
+            read_noise=read_noise,
+            scale=scale,
+            floor=floor,
+            density=density,
+            x=drawn.x - _MARGIN,
+            y=drawn.y - _MARGIN,
+            flux=drawn.flux * scale[:, None],
+            is_galaxy=drawn.is_galaxy,
+            galaxy=drawn.galaxy,
+            dither=simulator.draw_dithers(n, generator=generator),
+            population=population,
+        )
+
+    def _extended(self, plans):
+        """Galaxies of groups of one depth, drawn together, group by group."""
+        most = max(plan.x.shape[1] for plan in plans)
+
+        def joined(name):
+            return torch.cat([_padded(getattr(plan, name), most) for plan in plans])
+
+        dither = torch.cat([plan.dither for plan in plans])
+        images = render_galaxies(
+            torch.cat([plan.psf for plan in plans]),
+            joined('x'),
+            joined('y'),
+            joined('flux') * joined('is_galaxy'),
+            joined('galaxy'),
+            size=self.config.shape,
+            dither=dither if dither.shape[1] > 1 else None,
+            accuracy=self.accuracy,
+        )
+        return images.split([len(plan.psf) for plan in plans])
+
+    def _scenes(self, plan, extended, generator):
+        config, n = self.config, len(plan.psf)
+        data = plan.simulator.expose_batch(
+            plan.x,
+            plan.y,
+            plan.flux * ~plan.is_galaxy,
+            psf=plan.psf,
+            background=plan.background,
+            read_noise=plan.read_noise,
+            dither=plan.dither,
+            extended=extended,
+            generator=generator,
+        )
+        deep = plan.dither.shape[1] > 1
+        ratio, *correlation, kernel = coadd_noise(
+            plan.dither,
+            interpolated=deep and config.noise_order == 'before_alignment',
+        )
+        bkg_error = ((plan.background + plan.read_noise**2) * ratio).sqrt()
+        mask = plan.simulator.draw_mask(data, generator=generator)
+        if plan.population == 'sky' and config.sky_error > 0:
+            data = data + self._sky_error(n, generator) * bkg_error[:, None, None]
+        ny, nx = config.shape
+        return SceneBatch(
+            data=data,
+            background=plan.background,
+            bkg_error=bkg_error,
+            effective_gain=1 / ratio,
+            correlation=torch.stack(correlation, -1),
+            psf=_effective(plan.psf, plan.dither, kernel) if deep else plan.psf,
+            electrons_per_nmgy=plan.scale,
+            density=plan.density,
+            flux_min=plan.floor,
+            mask=mask,
+            x=plan.x,
+            y=plan.y,
+            flux=plan.flux,
+            is_galaxy=plan.is_galaxy,
+            galaxy=plan.galaxy,
+            population=torch.full_like(plan.scale, float(plan.population == 'npe')),
+            region=(-_MARGIN - 0.5, nx + _MARGIN, -_MARGIN - 0.5, ny + _MARGIN),
+        )
+
+    def _sky_error(self, n, generator):
+        """Level, slope and curvature of what a survey's sky is off by."""
+        ny, nx = self.config.shape
+        c = torch.randn(n, 6, 1, 1, generator=generator, device=self.device)
+        v = torch.linspace(-1, 1, ny, device=self.device)[:, None]
+        u = torch.linspace(-1, 1, nx, device=self.device)[None, :]
+        shape = c[:, 0] + 0.5 * (c[:, 1] * u + c[:, 2] * v)
+        shape = shape + 0.4 * (
+            c[:, 3] * (u**2 - 1 / 3) + c[:, 4] * (v**2 - 1 / 3) + c[:, 5] * u * v
+        )
+        # Most skies are good, some are not.
+        size = self._unit(n, 1, 1, generator=generator) ** 2 * 2
+        return self.config.sky_error * size * shape
+
+    # -- batches ---------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw_scenes(self, n_images, *, generator) -> SceneBatch:
+        """
+        Draw images with their truth.
+
+        Parameters
+        ----------
+        n_images : int
+            How many.
+
+        generator : `torch.Generator`
+            On the stream's device.
+        """
+        plans = []
+        coadds = self._depth(generator)
+        for start in range(0, n_images, self.group_size):
+            population = self._population(generator)
+            coin = float(self._unit((), generator=generator))
+            # The paper's images are single exposures.
+            single = population == 'npe' or coin < self.config.single_fraction
+            depth = self.config.n_exposures[0] if single else coadds
+            n = min(self.group_size, n_images - start)
+            plans.append(self._plan(n, population, depth, generator))
+        # Galaxies of all groups of one depth are drawn together: many small
+        # batches would cost several times as much.
+        extended = {}
+        for depth in sorted({plan.dither.shape[1] for plan in plans}):
+            index = [k for k, p in enumerate(plans) if p.dither.shape[1] == depth]
+            images = self._extended([plans[k] for k in index])
+            extended |= dict(zip(index, images, strict=True))
+        return SceneBatch.concatenate(
+            [self._scenes(p, extended[k], generator) for k, p in enumerate(plans)]
+        )
+
+    def inputs(self, scenes) -> EncoderInputs:
+        """What an encoder is told of scenes."""
+        inputs = EncoderInputs.from_batch(scenes, tile_size=self.tile_size)
+        inputs.population = scenes.population[:, None, None, None]
+        return inputs
+
+    def tile_catalog(self, scenes) -> TileCatalog:
+        """The truth above the flux floor, by tile."""
+        floor = scenes.flux_min[:, None]
+        # By rounding, the faintest of a prior may lie below its own floor.
+        used = scenes.flux >= floor * (1 - 1e-5)
+        ratio = torch.where(used, scenes.flux / floor, 1.0)
+        return TileCatalog.from_sources(
+            scenes.x,
+            scenes.y,
+            torch.log(ratio).clamp(min=0),
+            used,
+            grid=self.grid,
+            n_most=self.n_most,
+            galaxy=scenes.is_galaxy,
+        )
+
+    @torch.no_grad()
+    def draw(self, n_images, *, generator):
+        """
+        Draw a batch for training.
+
+        Parameters
+        ----------
+        n_images : int
+            Size of the batch.
+
+        generator : `torch.Generator`
+            On the stream's device.
+
+        Returns
+        -------
+        inputs : `EncoderInputs`
+            What the encoder is told.
+
+        catalog : `~bliss_astro.posteriors.TileCatalog`
+            The truth.
+        """
+        scenes = self.draw_scenes(n_images, generator=generator)
+        return self.inputs(scenes), self.tile_catalog(scenes)
+
+
+def _effective(psf, dither, kernel):
+    """The PSF of a coadd: broader, and longer where the dithers were larger."""
+    size = dither.abs()
+    along = (size * (1 - size)).mean(-2)
+    wide = broaden_shape(psf, kernel)
+    stretch = (along[:, 0] - along[:, 1]) / (2 * psf[:, 0] ** 2 + along.sum(-1))
+    wide[:, 6] = (wide[:, 6] + stretch).clamp(-0.3, 0.3)
+    return wide

@@ -1,0 +1,141 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The head for stars and galaxies.
+"""
+
+import torch
+from torch import nn
+
+from ._factors import LogFluxFactor, TypeFactor
+from ._galaxy_bank import N_SIZES, N_TOLD
+from ._grid import TileCatalog
+from ._head import _NARROW, StarHead, _flux_mixture
+
+__all__ = ['CatalogHead']
+
+
+class CatalogHead(StarHead):
+    """
+    The conditional distributions of one tile, with the type of each source.
+
+    A source's type is drawn after its position, and its flux given both.
+    Stars have the factors of `StarHead`; the flux of a galaxy is
+    a mixture around a mean, chosen by the network, of what blurred stars of several
+    sizes are measured to have.
+
+    Parameters
+    ----------
+    n_features, width, n_most, n_components
+        As for `StarHead`.
+    """
+
+    codes_per_source = 6
+    galaxies = True
+
+    def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
+        super().__init__(
+            n_features, width=width, n_most=n_most, n_components=n_components
+        )
+        narrow, m = _NARROW, n_components
+        for block in self.source:
+            block['extended'] = nn.Sequential(
+                nn.Linear(narrow + N_TOLD + 5, narrow),
+                nn.SiLU(),
+                nn.Linear(narrow, narrow),
+                nn.SiLU(),
+            )
+            block['is_galaxy'] = nn.Linear(narrow, 1)
+            block['galaxy_flux'] = nn.Linear(narrow, 3 * m + N_SIZES)
+            for name in ('is_galaxy', 'galaxy_flux'):
+                nn.init.normal_(block[name].weight, std=0.02)
+                nn.init.zeros_(block[name].bias)
+
+    def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
+        """
+        What a tile tells its neighbours, tensor ``(B, 6 K, rows, columns)``.
+
+        As for stars, and whether each source is a galaxy.
+        """
+        code = super().encode_sources(catalog)
+        present = code[:, : self.n_most]
+        return torch.cat([code, present * catalog.galaxy.movedim(-1, 1)], 1)
+
+    def extended(self, place, hidden, fit) -> torch.Tensor:
+        """
+        Hidden layer for what is extended, tensor ``(N, narrow)``.
+
+        Parameters
+        ----------
+        place : int
+            0 for the brightest.
+
+        hidden : tensor ``(N, narrow)``
+            From `source_hidden`.
+
+        fit : dict of tensor
+            With ``told`` ``(N, N_TOLD)``, see
+            `~bliss_astro.posteriors._galaxy_bank.measure_sizes`.
+        """
+        own = torch.stack(
+            [
+                fit['log_flux'] / 4,
+                fit['log_snr'] / 3,
+                torch.log1p(fit['chi2']),
+                torch.log(fit['error_x'] * fit['error_y']) / 4,
+                fit['correlation'],
+            ],
+            -1,
+        )
+        return self.source[place]['extended'](torch.cat([hidden, fit['told'], own], -1))
+
+    def type_factor(self, place, extended) -> TypeFactor:
+        """Distribution of the type from the layer `extended`."""
+        return TypeFactor(self.source[place]['is_galaxy'](extended)[:, 0])
+
+    def galaxy_flux_factor(self, place, extended, fit, high) -> LogFluxFactor:
+        """
+        Distribution of a galaxy's log-flux.
+
+        Parameters
+        ----------
+        place : int
+            0 for the brightest.
+
+        extended : tensor ``(N, narrow)``
+            From `extended`.
+
+        fit : dict of tensor
+            With ``size_log_flux`` and ``size_error``, ``(N, N_SIZES)``.
+
+        high : tensor ``(N,)``
+            Upper end of the range.
+        """
+        raw = self.source[place]['galaxy_flux'](extended)
+        raw, choice = raw[:, :-N_SIZES], torch.softmax(4 * raw[:, -N_SIZES:], -1)
+        centre = (choice * fit['size_log_flux']).sum(-1)
+        error = (choice * fit['size_error']).sum(-1)
+        spreads = [(error + 0.05) * 2**k for k in range(self.n_components)]
+        return _flux_mixture(raw, centre, spreads, high)
+
+    def flux_mixture(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
+        """
+        Distribution of the log-flux over both types.
+
+        Of its 2 M components the first M are the star's, and their weights
+        sum to the probability of a star.
+        """
+        star = self.flux_factor(place, hidden, position, fit, at, high)
+        extended = self.extended(place, hidden, fit)
+        galaxy = self.galaxy_flux_factor(place, extended, fit, high)
+        log_type = self.type_factor(place, extended).log_probs
+        logits = [
+            star.log_weights + log_type[:, :1],
+            galaxy.log_weights + log_type[:, 1:],
+        ]
+        return LogFluxFactor(
+            torch.cat(logits, -1),
+            torch.cat([star.mean, galaxy.mean], -1),
+            torch.cat([star.scale, galaxy.scale], -1),
+            torch.zeros_like(high),
+            high,
+        )

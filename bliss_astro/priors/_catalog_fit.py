@@ -1,0 +1,313 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fitting the distribution of stars and galaxies to a catalogue.
+"""
+
+import math
+
+import numpy as np
+
+from ._catalog_columns import CatalogColumns
+from ._galaxies import GalaxyPrior, MagnitudeShapes
+from ._populations import MagnitudeCounts
+
+__all__ = ['fit_catalog_prior']
+
+# Width of the bins of the counts in magnitudes; narrow beside the nodes'.
+_BIN = 0.25
+
+# How much the slope of ln(counts) may change from node to node, a priori.
+_ROUGHNESS = 0.3
+
+# How much that of log10(radius) may.
+_RADIUS_ROUGHNESS = 0.05
+
+# Beyond the magnitudes where sizes are measured their slope goes on, but not
+# steeper than constant surface brightness nor upwards.
+_RADIUS_SLOPES = (-0.2, 0.0)
+
+# Fewest galaxies with shapes, and sources of a class, for a fit.
+_FEWEST = 20
+
+_MAD_TO_SIGMA = 1.4826
+
+
+def fit_catalog_prior(
+    table,
+    *,
+    area=None,
+    complete_to=22.0,
+    shapes_to=21.5,
+    magnitude_range=(14.0, 25.0),
+    star_from=15.0,
+    galaxy_from=17.5,
+    star_slopes=(0.2, 0.1),
+    galaxy_slopes=(0.6, 0.36),
+    radius_range=(0.1, 15.0),
+):
+    """
+    Fit a `CatalogPrior` to a catalogue.
+
+    Counts of each class are fitted where they are complete, with a
+    logarithm that is smooth and piecewise linear in magnitude (penalised
+    likelihood of Poisson counts), and extrapolated with given slopes. Shapes
+    are fitted where they are measured well.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table` or list of them
+        One row per source, with the columns
+
+        - ``magnitude`` (AB), or ``flux`` (a unit of flux density or
+          ``nmgy``, which it is taken to be in if it has none), of any one
+          band;
+        - ``is_galaxy`` (bool), or ``probpsf`` (1 for stars, 0 for galaxies);
+        - ``disk_fraction`` (share of the flux, 0 to 1);
+        - ``radius`` (of half the light, along the major axis; arcsec), or
+          ``disk_radius`` and ``bulge_radius``;
+        - ``axis_ratio`` (0 to 1), or ``disk_axis_ratio`` and
+          ``bulge_axis_ratio``.
+
+        Shapes of stars are not looked at. Failed fits of galaxies are masked
+        or NaN; such galaxies count, but have no shape. A table with the
+        columns of the SDSS stripe 82 coadd catalogue (``psfmag_r``,
+        ``fracdev_r``, ``devrad_r``, ...) is recognised and converted by
+        `stripe82_columns`.
+
+    area : float, `~astropy.units.Quantity` or None, optional
+        Area in square degrees. `None` is for tables with ``area`` in their
+        ``meta``, and for those of stripe 82, whose own footprint it is.
+
+    complete_to : float, optional
+        Faintest magnitude at which the catalogue has everything.
+
+    shapes_to : float, optional
+        Faintest magnitude at which axis ratios, disk fractions and the
+        scatter of the sizes are more signal than noise; mean sizes are
+        followed to ``complete_to``.
+
+    magnitude_range : tuple of float, optional
+        Range of the prior.
+
+    star_from, galaxy_from : float, optional
+        Brightest magnitude at which the area holds enough of each class.
+
+    star_slopes, galaxy_slopes : tuple of float, optional
+        Slopes of log10 of the counts per magnitude with which they are
+        extrapolated, at the bright and at the faint end.
+
+    radius_range : tuple of float, optional
+        Truncation of the half-light radii in arcsec.
+
+    Returns
+    -------
+    prior : `CatalogPrior`
+        With `MagnitudeCounts` and `MagnitudeShapes`.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing, values are outside of what is allowed, or too few
+        sources are left.
+    """
+    from ._catalogs import CatalogPrior
+
+    _check_range(magnitude_range, star_from, galaxy_from, complete_to, shapes_to)
+    columns = CatalogColumns.from_table(table, area=area)
+    counts = {}
+    for name, which, start, slopes in (
+        ('stars', ~columns.is_galaxy, star_from, star_slopes),
+        ('galaxies', columns.is_galaxy, galaxy_from, galaxy_slopes),
+    ):
+        counts[name] = _fit_counts(
+            columns.magnitude[which],
+            columns.area,
+            name=name,
+            limits=(start, complete_to),
+            ends=magnitude_range,
+            slopes=slopes,
+        )
+    shapes = _fit_shapes(columns, complete_to, shapes_to, magnitude_range, radius_range)
+    return CatalogPrior(counts['stars'], GalaxyPrior(counts['galaxies'], shapes))
+
+
+def _check_range(ends, star_from, galaxy_from, complete_to, shapes_to):
+    """Complain of magnitudes in a wrong order."""
+    for name, start in (('star_from', star_from), ('galaxy_from', galaxy_from)):
+        if not ends[0] <= start <= complete_to - 1 <= ends[1] - 1:
+            msg = (
+                f'magnitude_range[0] <= {name} <= complete_to - 1 and complete_to <= '
+                f'magnitude_range[1] must hold, got {name}={start}, '
+                f'complete_to={complete_to} and magnitude_range={tuple(ends)}'
+            )
+            raise ValueError(msg)
+    if not galaxy_from < shapes_to <= complete_to:
+        msg = (
+            'shapes_to must lie between galaxy_from and complete_to, '
+            f'got {shapes_to}, {galaxy_from} and {complete_to}'
+        )
+        raise ValueError(msg)
+
+
+def _hats(x, nodes):
+    """Piecewise-linear basis functions ``(len(x), len(nodes))``."""
+    return np.stack([np.interp(x, nodes, row) for row in np.eye(len(nodes))], -1)
+
+
+def _roughness(n):
+    """Matrix of the sum of squares of second differences."""
+    second = np.diff(np.eye(n), 2, axis=0)
+    return second.T @ second
+
+
+def _fit_counts(mag, area, *, name, limits, ends, slopes):
+    """Fit the counts of one class, and extrapolate them."""
+    edges = np.arange(limits[0], limits[1] + 1e-9, _BIN)
+    number, _ = np.histogram(mag, edges)
+    if number.sum() < _FEWEST:
+        msg = (
+            f'table must hold at least {_FEWEST} {name} of magnitude {limits[0]} to '
+            f'{limits[1]}, got {number.sum()}'
+        )
+        raise ValueError(msg)
+    n_nodes = max(2, round(edges[-1] - edges[0]) + 1)
+    nodes = np.linspace(edges[0], edges[-1], n_nodes)
+    basis = _hats(0.5 * (edges[1:] + edges[:-1]), nodes)
+    penalty = _roughness(n_nodes) / _ROUGHNESS**2
+    # Newton's method from a flat start; the problem is convex.
+    value = np.full(n_nodes, math.log(number.sum() / len(number)))
+    for _ in range(50):
+        mean = np.exp(basis @ value)
+        slope = basis.T @ (number - mean) - penalty @ value
+        step = np.linalg.solve((basis.T * mean) @ basis + penalty, slope)
+        value = value + np.clip(step, -1, 1)
+    log_density = (value - math.log(area * _BIN)) / math.log(10)
+    magnitude, log_density = list(nodes), list(log_density)
+    if ends[0] < nodes[0]:
+        magnitude.insert(0, ends[0])
+        log_density.insert(0, log_density[0] - slopes[0] * (nodes[0] - ends[0]))
+    if ends[1] > nodes[-1]:
+        magnitude.append(ends[1])
+        log_density.append(log_density[-1] + slopes[1] * (ends[1] - nodes[-1]))
+    return MagnitudeCounts(_rounded(magnitude), _rounded(log_density))
+
+
+def _rounded(values, digits=4):
+    return tuple(round(float(v), digits) for v in values)
+
+
+def _fit_shapes(columns, complete_to, shapes_to, ends, radius_range):
+    """Fit sizes, axis ratios and disk fractions."""
+    with np.errstate(invalid='ignore'):
+        whole = columns.is_galaxy & np.isfinite(columns.radius)
+        whole &= (columns.radius >= radius_range[0]) & (
+            columns.radius <= radius_range[1]
+        )
+    measured = whole & (columns.magnitude <= shapes_to)
+    if measured.sum() < _FEWEST:
+        msg = (
+            f'table must hold at least {_FEWEST} galaxies to magnitude {shapes_to} '
+            f'with radii of {radius_range[0]} to {radius_range[1]} arcsec, '
+            f'got {measured.sum()}'
+        )
+        raise ValueError(msg)
+    magnitude, log_radius, scatter = _fit_radii(
+        columns.magnitude, columns.radius, whole, complete_to, shapes_to, ends
+    )
+    shares = _fit_shares(columns, measured, magnitude)
+    return MagnitudeShapes(
+        magnitude=_rounded(magnitude),
+        log_radius=_rounded(log_radius),
+        radius_scatter=_rounded(scatter),
+        disk_share=_rounded(shares[0]),
+        bulge_share=_rounded(shares[1]),
+        radius_range=tuple(radius_range),
+        **_fit_ratios(columns, measured),
+    )
+
+
+def _fit_radii(mag, radius, whole, complete_to, shapes_to, ends):
+    """
+    Mean and scatter of log10 of the radius, at nodes, extrapolated.
+    """
+    use = whole & (mag <= complete_to)
+    x, y = mag[use], np.log10(radius[use])
+    start = max(np.percentile(x, 1), ends[0])
+    nodes = np.linspace(
+        start, complete_to, max(2, round((complete_to - start) / 2) + 1)
+    )
+    basis = _hats(x, nodes)
+    keep = np.ones(len(x), dtype=bool)
+    for _ in range(10):
+        variance = np.var(y[keep]) or 1.0
+        matrix = basis[keep].T @ basis[keep] / variance
+        matrix += _roughness(len(nodes)) / _RADIUS_ROUGHNESS**2
+        matrix += 1e-9 * np.eye(len(nodes))
+        value = np.linalg.solve(matrix, basis[keep].T @ y[keep] / variance)
+        residual = y - basis @ value
+        sigma = _MAD_TO_SIGMA * np.median(np.abs(residual[keep]))
+        # Failed fits are far in the wings.
+        keep = np.abs(residual) < 3 * max(sigma, 1e-3)
+    wings = np.abs(residual[x <= shapes_to])
+    scatter = max(_MAD_TO_SIGMA * np.median(wings), 0.02)
+    slopes = np.clip(np.diff(value) / np.diff(nodes), *_RADIUS_SLOPES)
+    magnitude, log_radius = list(nodes), list(value)
+    if ends[0] < nodes[0]:
+        magnitude.insert(0, ends[0])
+        log_radius.insert(0, value[0] - slopes[0] * (nodes[0] - ends[0]))
+    if ends[1] > nodes[-1]:
+        magnitude.append(ends[1])
+        log_radius.append(value[-1] + slopes[-1] * (ends[1] - nodes[-1]))
+    return magnitude, log_radius, [scatter] * len(magnitude)
+
+
+def _fit_shares(columns, measured, magnitude):
+    """Share of pure disks and of pure bulges at the nodes."""
+    mag, fraction = columns.magnitude, columns.disk_fraction
+    use = measured & np.isfinite(fraction)
+    shares = []
+    for pure in (fraction > 0.98, fraction < 0.02):
+        values = []
+        for node in magnitude:
+            # As wide a window as it takes to hold enough galaxies; beyond the
+            # measured magnitudes that is the nearest ones.
+            order = np.argsort(np.abs(mag[use] - node))[: max(60, use.sum() // 4)]
+            values.append(np.mean(pure[use][order]) if len(order) else 1 / 3)
+        shares.append(np.array(values))
+    total = np.maximum(shares[0] + shares[1], 1)
+    # Rounding must not take their sum beyond one.
+    return [np.floor(1e4 * share / total) / 1e4 for share in shares]
+
+
+def _fit_ratios(columns, measured):
+    """Axis ratios, and the size of the bulge beside the disk's."""
+
+    def logits(ratio):
+        ratio = np.clip(ratio, 0.06, 0.98)
+        return np.log(ratio / (1 - ratio))
+
+    disk, bulge = columns.disk_axis_ratio, columns.bulge_axis_ratio
+    use = measured & np.isfinite(disk) & np.isfinite(bulge)
+    if use.sum() < _FEWEST:
+        msg = (
+            f'table must hold at least {_FEWEST} galaxies with axis ratios, '
+            f'got {use.sum()}'
+        )
+        raise ValueError(msg)
+    found = {}
+    for name, values in (('disk', logits(disk[use])), ('bulge', logits(bulge[use]))):
+        spread = max(values.std(), 0.05)
+        found[f'{name}_axis_ratio'] = _rounded((values.mean(), spread))
+    pair = np.corrcoef(logits(disk[use]), logits(bulge[use]))[0, 1]
+    found['axis_correlation'] = round(float(np.nan_to_num(pair)), 4)
+    fraction, ratio = columns.disk_fraction, columns.bulge_to_disk
+    with np.errstate(invalid='ignore'):
+        both = measured & (fraction > 0.1) & (fraction < 0.9) & (ratio > 0)
+    if both.sum() < _FEWEST:
+        # The catalogue gives one radius: that of the survey's own fits then.
+        found['bulge_to_disk'] = (0.11, 0.11)
+        return found
+    log_ratio = np.log10(ratio[both])
+    low, middle, high = np.percentile(log_ratio, [16, 50, 84])
+    found['bulge_to_disk'] = _rounded((middle, max(0.5 * (high - low), 0.02)))
+    return found

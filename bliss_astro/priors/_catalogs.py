@@ -1,0 +1,403 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What may be on the sky: stars and galaxies.
+"""
+
+import dataclasses
+from dataclasses import field
+
+import astropy.units as u
+import numpy as np
+import torch
+from astropy.table import QTable
+
+from ._catalog_numbers import SKY
+from ._files import from_numbers, read_numbers, write_numbers
+from ._galaxies import (
+    GalaxyPrior,
+    GammaShapes,
+    MagnitudeShapes,
+    add_shape_columns,
+)
+from ._populations import MagnitudeCounts, ParetoCounts, check_positive
+from ._stars import torch_generator
+
+__all__ = ['CatalogBatch', 'CatalogPrior']
+
+# Of the pixels that densities are per, in arcsec.
+_PIXEL_SCALE = 0.396
+
+_KINDS = {
+    kind.__name__: kind
+    for kind in (ParetoCounts, MagnitudeCounts, GammaShapes, MagnitudeShapes)
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CatalogBatch:
+    """
+    Catalogues of B images, padded to S sources each.
+
+    Attributes
+    ----------
+    x, y : tensor ``(B, S)``
+        Positions, 0-based pixels.
+
+    flux : tensor ``(B, S)``
+        In nmgy; zero in unused places.
+
+    is_galaxy : bool tensor ``(B, S)``
+        `False` in unused places.
+
+    galaxy : tensor ``(B, S, 6)``
+        In the order of ``GALAXY_SHAPE_NAMES``, radii in pixels. Valid shapes
+        everywhere; without meaning for stars and in unused places.
+
+    count : int tensor ``(B,)``
+        Number of sources of each image.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    flux: torch.Tensor
+    is_galaxy: torch.Tensor
+    galaxy: torch.Tensor
+    count: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogPrior:
+    """
+    A Poisson number of stars and one of galaxies, uniform in position.
+
+    Parameters
+    ----------
+    stars : `ParetoCounts` or `MagnitudeCounts`
+        Number of stars of each flux.
+
+    galaxies : `GalaxyPrior`
+        Number, fluxes and shapes of galaxies.
+
+    Notes
+    -----
+    The defaults are the prior of the NPE paper (Patel et al. 2025,
+    table 1): 6.25e-4 sources per pixel, 51.4 % of them galaxies.
+
+    Examples
+    --------
+    >>> from bliss_astro.priors import CatalogPrior
+    >>> prior = CatalogPrior()
+    >>> catalog = prior.sample((500, 500), rng=1)
+    >>> catalog.colnames[:4]
+    ['x_centroid', 'y_centroid', 'flux', 'is_galaxy']
+    >>> round(1600 * (prior.star_density() + prior.galaxy_density()), 3)
+    1.0
+    """
+
+    stars: ParetoCounts | MagnitudeCounts = field(default_factory=ParetoCounts)
+    galaxies: GalaxyPrior = field(default_factory=GalaxyPrior)
+
+    def __post_init__(self):
+        if not isinstance(self.stars, (ParetoCounts, MagnitudeCounts)):
+            msg = (
+                'stars must be ParetoCounts or MagnitudeCounts, got '
+                f'{type(self.stars).__name__}'
+            )
+            raise TypeError(msg)
+        if not isinstance(self.galaxies, GalaxyPrior):
+            msg = f'galaxies must be a GalaxyPrior, got {type(self.galaxies).__name__}'
+            raise TypeError(msg)
+
+    @classmethod
+    def sky(cls):
+        """
+        The populations of the real sky in r, fitted to the stripe 82 coadd.
+
+        Counts, sizes, axis ratios and disk fractions of two fields of
+        catalogues of the SDSS stripe 82 coadd (1,496 rows, 0.074 square
+        degrees), by `fit`, from r = 14 to 25. The bright end (galaxies
+        brighter than r = 17.5) and the faint end (beyond r = 22) are
+        extrapolated.
+
+        Returns
+        -------
+        prior : `CatalogPrior`
+            Per pixel, with a floor of 0.1 nmgy (r = 25).
+
+        Notes
+        -----
+        Two neighbouring fields at a galactic latitude of -60 degrees: the
+        density of stars over the sky is from half of theirs to more than a
+        hundred times. Multiply it with ``star_scale``, or fit a prior to
+        the fields at hand.
+        """
+        return cls.from_dict(SKY)
+
+    @classmethod
+    def fit(cls, table, *, area=None, **options):
+        """
+        Fit the distribution to a catalogue.
+
+        Parameters
+        ----------
+        table : `~astropy.table.Table` or list of them
+            The catalogue; the columns are described in
+            `fit_catalog_prior`.
+
+        area : float, `~astropy.units.Quantity` or None, optional
+            Area that the catalogue covers, in square degrees.
+
+        **options
+            Those of `fit_catalog_prior`.
+
+        Returns
+        -------
+        prior : `CatalogPrior`
+            With `MagnitudeCounts` and `MagnitudeShapes`.
+        """
+        from ._catalog_fit import fit_catalog_prior
+
+        return fit_catalog_prior(table, area=area, **options)
+
+    @property
+    def flux_min(self) -> float:
+        """Smallest flux of any source in nmgy."""
+        return min(self.stars.flux_min, self.galaxies.counts.flux_min)
+
+    def star_density(self, flux_min=None):
+        """
+        Expected number of stars per pixel brighter than a flux.
+
+        Parameters
+        ----------
+        flux_min : float, tensor or None, optional
+            In nmgy; `None` for all.
+
+        Returns
+        -------
+        density : float or tensor
+            Per pixel of 0.396 arcsec.
+        """
+        return self.stars.density_above(flux_min)
+
+    def galaxy_density(self, flux_min=None):
+        """
+        Expected number of galaxies per pixel brighter than a flux.
+
+        Parameters
+        ----------
+        flux_min : float, tensor or None, optional
+            In nmgy; `None` for all.
+
+        Returns
+        -------
+        density : float or tensor
+            Per pixel of 0.396 arcsec.
+        """
+        return self.galaxies.counts.density_above(flux_min)
+
+    def sample(self, shape, *, flux_min=None, rng=None) -> QTable:
+        """
+        Draw one catalogue for a person.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            ``(ny, nx)`` of the field in pixels of 0.396 arcsec.
+
+        flux_min : float or None, optional
+            Only sources brighter than this, in nmgy.
+
+        rng : int, `numpy.random.Generator` or None, optional
+            Source of randomness.
+
+        Returns
+        -------
+        catalog : `~astropy.table.QTable`
+            ``x_centroid, y_centroid`` (0-based pixels), ``flux`` (nmgy),
+            ``is_galaxy``, and the columns of ``GALAXY_SHAPE_NAMES`` (radii in
+            arcsec, NaN for stars), brightest first.
+        """
+        batch = self.sample_batch(
+            1, shape, flux_min=flux_min, generator=torch_generator(rng)
+        )
+        order = torch.argsort(batch.flux[0], descending=True)[: int(batch.count[0])]
+        is_galaxy = batch.is_galaxy[0, order].numpy()
+        table = QTable(
+            {
+                'x_centroid': batch.x[0, order].double().numpy(),
+                'y_centroid': batch.y[0, order].double().numpy(),
+                'flux': batch.flux[0, order].double().numpy() * u.nmgy,
+                'is_galaxy': is_galaxy,
+            }
+        )
+        galaxy = batch.galaxy[0, order].double()
+        galaxy[:, 4:] *= _PIXEL_SCALE
+        galaxy[~batch.is_galaxy[0, order]] = np.nan
+        add_shape_columns(table, galaxy)
+        return table
+
+    def sample_batch(
+        self,
+        n_images: int,
+        shape: tuple[int, int],
+        *,
+        flux_min: float | torch.Tensor | None = None,
+        star_scale: float | torch.Tensor | None = None,
+        galaxy_scale: float | torch.Tensor | None = None,
+        pixel_scale: float = _PIXEL_SCALE,
+        generator: torch.Generator | None = None,
+        device='cpu',
+    ) -> CatalogBatch:
+        """
+        Draw padded catalogues for training.
+
+        Parameters
+        ----------
+        n_images : int
+            Number of images B.
+
+        shape : tuple of int
+            ``(ny, nx)``; positions are uniform in
+            ``[-0.5, nx - 0.5) x [-0.5, ny - 0.5)``.
+
+        flux_min : float, tensor ``(B,)`` or None, optional
+            Only sources brighter than this, in nmgy, image by image.
+
+        star_scale, galaxy_scale : float, tensor ``(B,)`` or None, optional
+            Factors of the densities of stars and of galaxies.
+
+        pixel_scale : float, optional
+            Side of a pixel in arcsec.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        batch : `CatalogBatch`
+            The sources.
+        """
+        ny, nx = shape
+        check_positive(pixel_scale=pixel_scale)
+        ones = torch.ones(n_images, device=device)
+        pixels = ny * nx * (pixel_scale / _PIXEL_SCALE) ** 2 * ones
+        cut = None if flux_min is None else flux_min * ones
+        floor = None if cut is None else cut[:, None]
+        counts = [
+            torch.poisson(
+                pixels * density(cut) * (1.0 if scale is None else scale),
+                generator=generator,
+            ).long()
+            for density, scale in (
+                (self.star_density, star_scale),
+                (self.galaxy_density, galaxy_scale),
+            )
+        ]
+        count = counts[0] + counts[1]
+        n_most = max(1, int(count.max()))
+        unit = torch.rand(3, n_images, n_most, generator=generator, device=device)
+        # Stars come first, then galaxies, then unused places.
+        place = torch.arange(n_most, device=device)
+        used = place < count[:, None]
+        is_galaxy = used & (place >= counts[0][:, None])
+        flux_galaxy, galaxy = self.galaxies.sample_batch(
+            (n_images, n_most), flux_min=floor, generator=generator, device=device
+        )
+        flux_star = self.stars.flux_quantile(unit[2], floor)
+        scale = torch.tensor([1, 1, 1, 1, 1 / pixel_scale, 1 / pixel_scale])
+        return CatalogBatch(
+            x=unit[0] * nx - 0.5,
+            y=unit[1] * ny - 0.5,
+            flux=torch.where(is_galaxy, flux_galaxy, flux_star) * used,
+            is_galaxy=is_galaxy,
+            galaxy=galaxy * scale.to(ones),
+            count=count,
+        )
+
+    def to_dict(self) -> dict:
+        """
+        Return the numbers of the prior, for JSON or TOML.
+
+        Returns
+        -------
+        numbers : dict
+            With the keys ``stars``, ``galaxy_counts`` and ``galaxy_shapes``.
+        """
+        parts = {
+            'stars': self.stars,
+            'galaxy_counts': self.galaxies.counts,
+            'galaxy_shapes': self.galaxies.shapes,
+        }
+        return {
+            name: {'kind': type(part).__name__}
+            | {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in dataclasses.asdict(part).items()
+            }
+            for name, part in parts.items()
+        }
+
+    @classmethod
+    def from_dict(cls, numbers: dict):
+        """
+        Make a prior of what `to_dict` returned.
+
+        Parameters
+        ----------
+        numbers : dict
+            With the keys ``stars``, ``galaxy_counts`` and ``galaxy_shapes``.
+
+        Returns
+        -------
+        prior : `CatalogPrior`
+            The same prior.
+        """
+        parts = {}
+        for name in ('stars', 'galaxy_counts', 'galaxy_shapes'):
+            part = numbers.get(name) if isinstance(numbers, dict) else None
+            kind = part.get('kind') if isinstance(part, dict) else None
+            if kind not in _KINDS:
+                msg = (
+                    f'numbers[{name!r}] must be a dict whose kind is one of '
+                    f'{", ".join(_KINDS)}; got {part!r}'
+                )
+                raise ValueError(msg)
+            part = {key: value for key, value in part.items() if key != 'kind'}
+            parts[name] = from_numbers(_KINDS[kind], part, f'numbers[{name!r}]')
+        galaxies = GalaxyPrior(parts['galaxy_counts'], parts['galaxy_shapes'])
+        return cls(parts['stars'], galaxies)
+
+    def save(self, path, *, overwrite=False):
+        """
+        Write the numbers of the prior to a JSON file.
+
+        Parameters
+        ----------
+        path : str or `~os.PathLike`
+            The file.
+
+        overwrite : bool, optional
+            Whether an existing file may be replaced.
+        """
+        write_numbers(self.to_dict(), path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path):
+        """
+        Read a prior that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or `~os.PathLike`
+            The file.
+
+        Returns
+        -------
+        prior : `CatalogPrior`
+            The same prior.
+        """
+        return cls.from_dict(read_numbers(path))

@@ -1,0 +1,315 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+How many sources there are of each flux: number counts.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import torch
+
+__all__ = ['MagnitudeCounts', 'ParetoCounts']
+
+# Fluxes are in nmgy, of which 1 has the AB magnitude 22.5.
+ZERO_POINT = 22.5
+
+# Densities per pixel mean pixels of SDSS, 0.396 arcsec wide.
+PIXELS_PER_DEG2 = (3600 / 0.396) ** 2
+
+# Below this slope per magnitude an exponential is taken as exactly flat.
+_FLAT = 1e-6
+
+
+def as_tensor(value, like=None) -> torch.Tensor:
+    """Tensor of a number or array, in single precision on CPU by default."""
+    if isinstance(value, torch.Tensor):
+        return value
+    kind = {} if like is None else {'dtype': like.dtype, 'device': like.device}
+    return torch.as_tensor(value, dtype=torch.float32).to(**kind)
+
+
+def interpolate(x: torch.Tensor, nodes, values) -> torch.Tensor:
+    """
+    Piecewise-linear function, constant beyond its first and last node.
+
+    Parameters
+    ----------
+    x : tensor
+        Where.
+
+    nodes, values : tuple of float
+        The function at its nodes, which increase.
+    """
+    xs, ys = as_tensor(nodes, x), as_tensor(values, x)
+    right = torch.searchsorted(xs, x.contiguous()).clamp(1, len(xs) - 1)
+    low, high = xs[right - 1], xs[right]
+    share = ((x - low) / (high - low)).clamp(0, 1)
+    return ys[right - 1] * (1 - share) + ys[right] * share
+
+
+def check_positive(**values):
+    """Complain of numbers that are not positive and finite."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            msg = f'{name} must be positive and finite, got {value}'
+            raise ValueError(msg)
+
+
+def check_tuples(thing, names, *, length=None):
+    """
+    Make tuples of floats of the fields of a frozen dataclass, all of one length.
+    """
+    for name in names:
+        try:
+            value = tuple(float(v) for v in getattr(thing, name))
+        except TypeError:
+            msg = f'{name} must be a sequence of numbers, got {getattr(thing, name)!r}'
+            raise TypeError(msg) from None
+        wanted = len(value) if length is None else length
+        if len(value) != wanted or not all(map(math.isfinite, value)):
+            msg = f'{name} must be {wanted} finite numbers, got {value}'
+            raise ValueError(msg)
+        object.__setattr__(thing, name, value)
+
+
+def check_nodes(name, nodes):
+    """Complain of nodes of an interpolation that do not increase."""
+    if len(nodes) < 2 or any(b <= a for a, b in itertools.pairwise(nodes)):
+        msg = f'{name} must be at least two increasing numbers, got {nodes}'
+        raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParetoCounts:
+    """
+    Fluxes from a truncated Pareto distribution with a shift.
+
+    That of `scipy.stats.truncpareto` ``(slope, ratio, loc, scale)``: the density
+    is proportional to ``((f - loc) / scale)**-(slope + 1)`` for
+    ``loc + scale < f < loc + ratio * scale``. The defaults are the stars of the
+    NPE paper (Patel et al. 2025, table 1).
+
+    Parameters
+    ----------
+    density : float
+        Expected number of sources per pixel of 0.396 arcsec.
+
+    slope : float
+        Index of the cumulative distribution.
+
+    ratio : float
+        Largest over smallest of ``f - loc``.
+
+    loc, scale : float
+        Shift and scale in nmgy.
+
+    Examples
+    --------
+    >>> from bliss_astro.priors import ParetoCounts
+    >>> stars = ParetoCounts()
+    >>> round(stars.flux_min, 3), round(stars.flux_max)
+    (0.632, 1184)
+    """
+
+    density: float = 6.25e-4 * (1 - 0.514)
+    slope: float = 0.469
+    ratio: float = 1000.0
+    loc: float = -0.553
+    scale: float = 1.185
+
+    def __post_init__(self):
+        if not (math.isfinite(self.density) and self.density >= 0):
+            msg = f'density must be finite and not negative, got {self.density}'
+            raise ValueError(msg)
+        check_positive(slope=self.slope, scale=self.scale)
+        if not (math.isfinite(self.ratio) and self.ratio > 1):
+            msg = f'ratio must be finite and more than 1, got {self.ratio}'
+            raise ValueError(msg)
+        if not self.loc + self.scale > 0:
+            msg = (
+                'loc + scale, the smallest flux, must be positive, got '
+                f'loc={self.loc} and scale={self.scale}'
+            )
+            raise ValueError(msg)
+
+    @property
+    def flux_min(self) -> float:
+        """Smallest flux in nmgy."""
+        return self.loc + self.scale
+
+    @property
+    def flux_max(self) -> float:
+        """Largest flux in nmgy."""
+        return self.loc + self.ratio * self.scale
+
+    @property
+    def _last(self):
+        """What is left of the Pareto distribution beyond the largest flux."""
+        return self.ratio**-self.slope
+
+    def density_above(self, flux_min=None):
+        """
+        Expected number of sources per pixel brighter than a flux.
+
+        Parameters
+        ----------
+        flux_min : float, tensor or None, optional
+            In nmgy; `None` for all.
+
+        Returns
+        -------
+        density : float or tensor
+            Per pixel of 0.396 arcsec, as ``flux_min``.
+        """
+        if flux_min is None:
+            return self.density
+        flux = as_tensor(flux_min).clamp(self.flux_min, self.flux_max)
+        share = ((flux - self.loc) / self.scale) ** -self.slope - self._last
+        # Rounding may leave a little less than nothing above the largest flux.
+        density = self.density * share.clamp(min=0) / (1 - self._last)
+        return density if isinstance(flux_min, torch.Tensor) else float(density)
+
+    def flux_quantile(self, unit: torch.Tensor, flux_min=None) -> torch.Tensor:
+        """
+        Flux that a share of the sources brighter than ``flux_min`` exceeds.
+
+        Parameters
+        ----------
+        unit : tensor
+            The share, 0 to 1.
+
+        flux_min : float, tensor or None, optional
+            In nmgy, broadcasts against ``unit``; `None` for all.
+
+        Returns
+        -------
+        flux : tensor
+            In nmgy.
+        """
+        most = 1.0
+        if flux_min is not None and self.density:
+            most = self.density_above(flux_min) / self.density
+        rest = unit * most * (1 - self._last) + self._last
+        return self.loc + self.scale * rest ** (-1 / self.slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class MagnitudeCounts:
+    """
+    Number counts whose logarithm is piecewise linear in magnitude.
+
+    Parameters
+    ----------
+    magnitude : tuple of float
+        Nodes, AB magnitudes; there are no sources outside of them.
+
+    log_density : tuple of float
+        log10 of the number per square degree and magnitude at the nodes.
+
+    Examples
+    --------
+    Galaxies of a static Euclidean universe, 100 per square degree and
+    magnitude at r = 18:
+
+    >>> from bliss_astro.priors import MagnitudeCounts
+    >>> counts = MagnitudeCounts((14, 22), (-0.4, 4.4))
+    >>> round(counts.flux_min, 3), round(counts.flux_max)
+    (1.585, 2512)
+    """
+
+    magnitude: tuple[float, ...]
+    log_density: tuple[float, ...]
+
+    def __post_init__(self):
+        check_tuples(self, ('magnitude',))
+        check_nodes('magnitude', self.magnitude)
+        check_tuples(self, ('log_density',), length=len(self.magnitude))
+
+    @property
+    def flux_min(self) -> float:
+        """Smallest flux in nmgy."""
+        return 10 ** (0.4 * (ZERO_POINT - self.magnitude[-1]))
+
+    @property
+    def flux_max(self) -> float:
+        """Largest flux in nmgy."""
+        return 10 ** (0.4 * (ZERO_POINT - self.magnitude[0]))
+
+    @property
+    def density(self) -> float:
+        """Expected number of sources per pixel of 0.396 arcsec."""
+        return float(self._segments()[3][-1] / PIXELS_PER_DEG2)
+
+    def _segments(self):
+        """
+        Nodes, counts per magnitude, slopes, and numbers brighter than each node.
+        """
+        m = np.array(self.magnitude)
+        log_n = np.array(self.log_density) * math.log(10)
+        slope = np.diff(log_n) / np.diff(m)
+        slope = np.where(np.abs(slope) < _FLAT, _FLAT, slope)
+        n = np.exp(log_n)
+        parts = n[:-1] * np.expm1(slope * np.diff(m)) / slope
+        return m, n, slope, np.concatenate([[0.0], np.cumsum(parts)])
+
+    def _tensors(self, like):
+        # Numbers are relative to the total: single precision is then enough.
+        m, n, slope, total = self._segments()
+        numbers = (m, n / total[-1], slope, total / total[-1])
+        return (as_tensor(v, like) for v in numbers)
+
+    def _share_above(self, flux):
+        """Share of all sources that is brighter than a flux (tensor)."""
+        m, n, slope, total = self._tensors(flux)
+        # The floor itself must map to everything, whatever the rounding.
+        mag = (ZERO_POINT - 2.5 * torch.log10(flux.clamp(min=1e-30))).clamp(m[0], m[-1])
+        k = (torch.searchsorted(m, mag.contiguous()) - 1).clamp(0, len(m) - 2)
+        part = n[k] * torch.expm1(slope[k] * (mag - m[k])) / slope[k]
+        return total[k] + part
+
+    def density_above(self, flux_min=None):
+        """
+        Expected number of sources per pixel brighter than a flux.
+
+        Parameters
+        ----------
+        flux_min : float, tensor or None, optional
+            In nmgy; `None` for all.
+
+        Returns
+        -------
+        density : float or tensor
+            Per pixel of 0.396 arcsec, as ``flux_min``.
+        """
+        if flux_min is None:
+            return self.density
+        density = self.density * self._share_above(as_tensor(flux_min))
+        return density if isinstance(flux_min, torch.Tensor) else float(density)
+
+    def flux_quantile(self, unit: torch.Tensor, flux_min=None) -> torch.Tensor:
+        """
+        Flux that a share of the sources brighter than ``flux_min`` exceeds.
+
+        Parameters
+        ----------
+        unit : tensor
+            The share, 0 to 1.
+
+        flux_min : float, tensor or None, optional
+            In nmgy, broadcasts against ``unit``; `None` for all.
+
+        Returns
+        -------
+        flux : tensor
+            In nmgy.
+        """
+        if flux_min is not None:
+            unit = unit * self._share_above(as_tensor(flux_min, unit))
+        m, n, slope, total = self._tensors(unit)
+        k = (torch.searchsorted(total, unit.contiguous()) - 1).clamp(0, len(m) - 2)
+        inside = slope[k] * (unit - total[k]) / n[k]
+        # Rounding may take a number beyond the end of its segment.
+        mag = m[k] + torch.log1p(inside.clamp(min=-0.999999)) / slope[k]
+        return 10 ** (0.4 * (ZERO_POINT - torch.minimum(mag, m[k + 1])))

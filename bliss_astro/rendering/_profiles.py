@@ -1,0 +1,205 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fourier transforms of galaxies and PSFs, and tables to look them up in.
+
+All of them are functions of one squared wavenumber.  A table has its nodes
+where the leading bits of a floating-point number change: evenly spaced within
+each factor of two.  The bits of the argument then are the place in the table,
+without a logarithm, and interpolation is linear.
+"""
+
+import functools
+import math
+
+import numpy as np
+import torch
+
+from bliss_astro.psf._mixture import mixture_of_shape
+
+__all__ = []
+
+# Half-light radius of an exponential disk in scale lengths.
+DISK_RADIUS = 1.6783469900166605
+
+# exp(-BULGE_SLOPE (r / r_e)^(1/4)) has half its light within r_e; the number
+# solves P(8, b) = 1/2 for the regularised incomplete gamma function.
+BULGE_SLOPE = 7.669249442500804
+
+# Leading bits of a table of bulges; linear interpolation is good to 2e-5.
+_BULGE_BITS = 7
+
+# Squared wavenumbers, as powers of two, between which a table has nodes. The
+# first is added to the argument, which makes zero the first node.
+BULGE_RANGE = (-12, 30)
+PSF_RANGE = (-10, 11)
+
+# Logarithm of what is taken as zero: denormal numbers are slow.
+_NEGLIGIBLE = -40.0
+
+# The integer of the same size, bits of the mantissa, bias of the exponent.
+_LAYOUT = {
+    torch.float32: (torch.int32, 23, 127),
+    torch.float64: (torch.int64, 52, 1023),
+}
+
+
+def table_nodes(bits: int, octaves: tuple[int, int]) -> np.ndarray:
+    """
+    Nodes of a table, ``2**bits`` of them for each factor of two.
+    """
+    first, last = octaves
+    steps = 1 + np.arange(2**bits) / 2**bits
+    nodes = (2.0 ** np.arange(first, last)[:, None] * steps).ravel()
+    return np.append(nodes, 2.0**last)
+
+
+def line_segments(nodes: torch.Tensor, values: torch.Tensor):
+    """
+    Intercept and slope of the line between neighbouring nodes.
+    """
+    slope = values.diff(dim=-1) / nodes.diff(dim=-1)
+    return values[..., :-1] - slope * nodes[:-1], slope
+
+
+def look_up(z, segments, bits, octaves, row=None):
+    """
+    Interpolate in a table, or in one row of it for each leading element.
+
+    Parameters
+    ----------
+    z : tensor
+        Arguments, at least the first node.
+
+    segments : tuple of tensor
+        From `line_segments`, ``(n,)`` or ``(rows, n)``.
+
+    bits, octaves
+        As in `table_nodes`.
+
+    row : tensor of int, optional
+        Row of the table for each element along the first axis of ``z``.
+
+    Returns
+    -------
+    values : tensor
+        Of the shape of ``z``.
+    """
+    kind, mantissa, bias = _LAYOUT[z.dtype]
+    place = z.detach().view(kind) >> (mantissa - bits)
+    place -= (octaves[0] + bias) << bits
+    place.clamp_(0, segments[0].shape[-1] - 1)
+    if row is not None:
+        row = row.view(-1, *[1] * (z.dim() - 1)).to(kind)
+        place += row * segments[0].shape[-1]
+    place = place.flatten()
+    intercept, slope = (part.flatten().index_select(0, place) for part in segments)
+    return torch.addcmul(intercept, slope, z.flatten()).view(z.shape)
+
+
+def bulge_transform(k) -> np.ndarray:
+    """
+    Transform of a de Vaucouleurs profile of unit flux and half-light radius.
+
+    Parameters
+    ----------
+    k : array_like
+        Wavenumbers times the half-light radius.
+
+    Returns
+    -------
+    transform : array
+        1 at ``k = 0``; good to 1e-7.
+    """
+    log_k, log_value = _bulge_grid()
+    k = np.asarray(k, float)
+    safe = np.maximum(k, 1e-9)
+    return np.exp(np.interp(np.log(safe), log_k, log_value))
+
+
+@functools.cache
+def _bulge_grid():
+    # Hankel transform on a logarithmic grid (Hamilton 2000, MNRAS 312, 257),
+    # without bias: the profile times r^2 dies at both ends.
+    n, half_range = 2**14, 24.0
+    step = 2 * half_range / n
+    log_r = (np.arange(n) - n // 2) * step
+    r = np.exp(log_r)
+    profile = np.exp(-BULGE_SLOPE * np.exp(0.25 * log_r))
+    norm = 2 * math.pi * 4 * math.gamma(8) / BULGE_SLOPE**8
+    # Twice the argument of Gamma((1 + i w) / 2) is the phase of each mode.
+    w = 2 * math.pi * np.fft.rfftfreq(n, step)
+    phase = 2 * _log_gamma(0.5 + 0.5j * w).imag + w * math.log(2)
+    modes = np.fft.rfft(profile * r) * np.exp(1j * phase)
+    # The transform comes in order of falling wavenumber.
+    product = np.fft.irfft(modes.conj(), n)
+    log_k = log_r
+    value = 2 * math.pi * product / r / norm
+    keep = (log_k > -7) & (log_k < 14)
+    value, log_k = value[keep], log_k[keep]
+    low = np.log(1e-9)
+    return np.append(low, log_k), np.append(0.0, np.log(value))
+
+
+def _log_gamma(z):
+    # Stirling's series, eight steps up.
+    shift = sum(np.log(z + k) for k in range(8))
+    z = z + 8
+    series = 1 / (12 * z) - 1 / (360 * z**3) + 1 / (1260 * z**5)
+    return (z - 0.5) * np.log(z) - z + 0.5 * math.log(2 * math.pi) + series - shift
+
+
+@functools.cache
+def bulge_segments(dtype, device):
+    """
+    Segments of the table of bulges, for the squared wavenumber.
+    """
+    nodes = table_nodes(_BULGE_BITS, BULGE_RANGE)
+    values = torch.from_numpy(bulge_transform(np.sqrt(nodes - nodes[0])))
+    segments = line_segments(torch.from_numpy(nodes), values)
+    return tuple(part.to(device, dtype) for part in segments)
+
+
+def bulge_of_square(z: torch.Tensor) -> torch.Tensor:
+    """
+    Transform of a bulge at ``z = k**2 + 2**BULGE_RANGE[0]``, by table.
+    """
+    segments = bulge_segments(z.dtype, z.device)
+    return look_up(z, segments, _BULGE_BITS, BULGE_RANGE)
+
+
+def disk_of_square(z: torch.Tensor) -> torch.Tensor:
+    """
+    Transform of an exponential disk at ``z = 1 + (k r_0)**2``.
+    """
+    root = torch.rsqrt(z)
+    return root * root * root
+
+
+def psf_segments(shape: torch.Tensor, *, radius: float, bits: int):
+    """
+    Segments of one table for each PSF, for the squared elliptical wavenumber.
+
+    Parameters
+    ----------
+    shape : tensor ``(B, 8)``
+        Shapes of the PSFs.
+
+    radius : float
+        Normalisation radius in pixels.
+
+    bits : int
+        Leading bits: ``2**bits`` nodes for each factor of two.
+
+    Returns
+    -------
+    intercept, slope : tensor ``(B, n)``
+        For `look_up`; the argument is the square plus ``2**PSF_RANGE[0]``.
+    """
+    height, variance = mixture_of_shape(shape, radius=radius)
+    nodes = torch.from_numpy(table_nodes(bits, PSF_RANGE)).to(shape)
+    square = nodes - nodes[0]
+    log_part = -0.5 * variance[..., None] * square
+    log_part = torch.nn.functional.threshold(log_part, _NEGLIGIBLE, -math.inf)
+    flux = 2 * math.pi * height * variance
+    values = (flux[:, None] @ torch.exp(log_part))[:, 0]
+    return line_segments(nodes, values)
