@@ -4,7 +4,15 @@ The catalogue that a user holds: a table with errors, flags and a posterior.
 """
 
 from ._catalog import ProbabilisticCatalog
+from ._check import CatalogCheck, CheckFinding
 from ._flags import CatalogFlag, decode_flags
 from ._posterior import CatalogPosterior
 
-__all__ = ['CatalogFlag', 'CatalogPosterior', 'ProbabilisticCatalog', 'decode_flags']
+__all__ = [
+    'CatalogCheck',
+    'CatalogFlag',
+    'CatalogPosterior',
+    'CheckFinding',
+    'ProbabilisticCatalog',
+    'decode_flags',
+]

@@ -175,6 +175,15 @@ def _check_values(values):
         msg = f"columns['probability'] must be within [0, 1], got {probability[bad][0]}"
         raise ValueError(msg)
     values['probability'] = np.minimum(probability, 1)
+    if 'galaxy_probability' in values:
+        share = np.asarray(values['galaxy_probability'], dtype=float)
+        bad = ~((share >= 0) & (share <= 1))
+        if bad.any():
+            msg = (
+                "columns['galaxy_probability'] must be within [0, 1], got "
+                f'{share[bad][0]}'
+            )
+            raise ValueError(msg)
     for name in ('x_centroid', 'y_centroid'):
         bad = ~np.isfinite(np.asarray(values[name], dtype=float))
         if bad.any():

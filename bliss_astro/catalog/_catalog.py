@@ -269,6 +269,84 @@ class ProbabilisticCatalog(QTable):
         """
         return draws(self, column, n_samples=n_samples, rng=rng)
 
+    def check(self, exposure, *, n_draws=3, rng=None, regions=None):
+        """
+        Compare the catalogue with the image that it was made of.
+
+        The posterior predictive test: whole catalogues are drawn from the
+        posterior, their images are rendered with the PSF of the exposure and
+        taken off the data. What is left over must be noise as the exposure
+        states it; where it is not, the finding says in plain words what is
+        probably wrong: the PSF, the background, the noise, the gain, or the catalogue.
+
+        Parameters
+        ----------
+        exposure : `~bliss_astro.exposures.Exposure`
+            The image that the catalogue was made of, with its PSF.
+
+        n_draws : int, optional
+            Number of catalogues to draw. Tests use the first one, maps
+            the median of all. 0 takes the rows of the table instead, which needs
+            no posterior; p-values are then only about right.
+
+        rng : int, `~numpy.random.Generator` or None, optional
+            For the draws.
+
+        regions : int, pair of int or 2D int array, optional
+            Where chi-squares are given: the side of square cells in pixels, a
+            pair (rows, columns) of numbers of cells, or the label of
+            each pixel (negative for none). By default cells of 24 to 64 pixels.
+
+        Returns
+        -------
+        check : `~bliss_astro.catalog.CatalogCheck`
+            Residual map, chi-squares and findings.
+
+        Raises
+        ------
+        TypeError
+            If ``exposure`` is none, or if ``regions`` cannot be understood.
+
+        ValueError
+            If the exposure has another shape or unit than the catalogue, or
+            no PSF, or if there is no posterior to draw from.
+
+        Notes
+        -----
+        A chi-square of the residuals of one draw from the exact posterior has
+        the distribution of the noise's own, although the posterior was made of
+        the same data (V. E. Johnson 2007, Bayesian Analysis 2, 719): p-values
+        are uniform where model and posterior are right. The distribution is
+        thus known without replicated images; correlations of the noise enter
+        by their pairs of pixels.
+
+        A network's draws of bright stars with neighbours may be wider than the
+        data allow by many sigma. Fluxes and positions of drawn sources with a
+        signal-to-noise ratio above 8 are therefore drawn again from the
+        likelihood, all together; how far that moves them is a test of its own.
+
+        The posterior knows no shapes of galaxies. They are nuisances here: disk
+        or de Vaucouleurs bulge, radius, axis ratio and angle are fitted by
+        weighted least squares, beginning at the position and flux of the draw.
+
+        A fault must be more than noise makes (an image without any gets a
+        finding in 1 % of the cases, all tests taken together) and more than
+        matters: 2 % of the noise, 8 % of the sources' variance, 0.05 sigma of
+        the sky, 1.5 % of the PSF's width. Pixels within 1.5 FWHM of the border
+        are not tested, as light of sources beyond it is in no catalogue.
+
+        Examples
+        --------
+        >>> from bliss_astro import CoaddSimulator, detect_sources
+        >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+        >>> catalog = detect_sources(exposure)
+        >>> catalog.check(exposure, rng=1).passed
+        True
+        """
+        from ._check import check_catalog
+
+        return check_catalog(self, exposure, n_draws=n_draws, rng=rng, regions=regions)
+
     def decode_flags(self):
         """
         Spell out the flags of all rows.

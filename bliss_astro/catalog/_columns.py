@@ -84,6 +84,14 @@ _DEFINITIONS = (
         required=True,
     ),
     ColumnDefinition(
+        'galaxy_probability',
+        'f8',
+        None,
+        'Posterior probability that the source, if there, is a galaxy',
+        'stat.probability;src.class.starGalaxy',
+        '.3f',
+    ),
+    ColumnDefinition(
         'x_centroid',
         'f8',
         None,

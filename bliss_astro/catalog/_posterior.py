@@ -9,7 +9,12 @@ import json
 import numpy as np
 import torch
 
-from bliss_astro.posteriors import StarHead, TilePosterior, find_sources
+from bliss_astro.posteriors import (
+    CatalogHead,
+    StarHead,
+    TilePosterior,
+    find_sources,
+)
 from bliss_astro.priors import torch_generator
 
 from ._checks import check_count, check_threshold
@@ -222,10 +227,12 @@ class CatalogPosterior:
         sources = self.sources.select(self.sources.probability >= threshold)
         columns = self._columns(sources)
         if n_samples:
-            x, y, flux = self._draw_rows(sources, n_samples, rng)
+            x, y, flux, galaxy = self._draw_rows(sources, n_samples, rng)
             columns['x_centroid_samples'] = x
             columns['y_centroid_samples'] = y
             columns['flux_samples'] = flux if self.unit is None else flux * self.unit
+            if sources.typed:
+                columns['galaxy_samples'] = galaxy
         return ProbabilisticCatalog.from_columns(
             columns,
             wcs=self.wcs,
@@ -252,8 +259,12 @@ class CatalogPosterior:
         flux, flux_err = quantiles[1], 0.5 * (quantiles[2] - quantiles[0])
         flags = self._flags_at(*place)
         flags[self._blended(*place)] |= int(CatalogFlag.BLENDED)
+        types = {}
+        if sources.typed:
+            types['galaxy_probability'] = sources.galaxy.double().cpu().numpy()
         return {
             'probability': sources.probability.double().cpu().numpy().clip(0, 1),
+            **types,
             'x_centroid': place[0],
             'y_centroid': place[1],
             'x_err': np.sqrt((offsets[0] ** 2).mean(1)),
@@ -295,13 +306,24 @@ class CatalogPosterior:
         at = _nearest_described(x, y, sources.flux.shape[1])[rows, pick]
         parts = sources.flux.cpu()[torch.as_tensor(rows), torch.as_tensor(at)]
         high, mixture = parts[..., 0], parts[..., 1:].unflatten(-1, (3, -1))
+        mixture = mixture.unbind(-2)
+        generator = torch_generator(rng)
+        galaxy = torch.zeros_like(high, dtype=torch.bool)
+        if sources.typed:
+            half = mixture[0].shape[-1] // 2
+            share = mixture[0][..., half:].exp().sum(-1)
+            galaxy = torch.rand(share.shape, generator=generator) < share
+            mixture = [
+                torch.where(galaxy[..., None], part[..., half:], part[..., :half])
+                for part in mixture
+            ]
         factor = LogFluxFactor(
-            *mixture.unbind(-2), torch.zeros_like(high), torch.ones_like(high) * high
+            *mixture, torch.zeros_like(high), torch.ones_like(high) * high
         )
-        log_flux = factor.sample(generator=torch_generator(rng)).double().numpy()
+        log_flux = factor.sample(generator=generator).double().numpy()
         flux = self._floor_of(sources)[:, None] * np.exp(log_flux)
         # Positions of the same draws, so that they go with their fluxes.
-        return x[rows, pick], y[rows, pick], flux
+        return x[rows, pick], y[rows, pick], flux, galaxy.numpy()
 
     def sample(self, n=1, *, rng=None):
         """
@@ -318,8 +340,9 @@ class CatalogPosterior:
         Returns
         -------
         catalogs : list of `~astropy.table.QTable`
-            Each with ``x_centroid``, ``y_centroid`` (0-based pixels) and
-            ``flux``, brightest first.
+            Each with ``x_centroid``, ``y_centroid`` (0-based pixels),
+            ``flux`` and, where the encoder tells them apart, ``is_galaxy``,
+            brightest first.
 
         Examples
         --------
@@ -354,10 +377,14 @@ class CatalogPosterior:
         order = np.argsort(-flux, kind='stable')
         x, y = x.double().cpu().numpy()[order], y.double().cpu().numpy()[order]
         flux = flux[order]
-        return QTable(
+        table = QTable(
             [x, y, flux if self.unit is None else flux * self.unit],
             names=('x_centroid', 'y_centroid', 'flux'),
         )
+        if self.tile_posterior.head.galaxies:
+            galaxy = catalog.galaxy[0, row, column, k].cpu().numpy()
+            table['is_galaxy'] = galaxy[order] > 0
+        return table
 
     def _match_rows(self, rows):
         # Rows came from this posterior, so their positions recur exactly.
@@ -426,8 +453,11 @@ class CatalogPosterior:
     def sample_rows(self, rows, column, n_samples, *, rng=None):
         """
         Draws of one column for given rows, array ``(len(rows), n_samples)``.
+
+        The column is ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or
+        ``'galaxy'``, whether each draw is one.
         """
-        names = ('x_centroid', 'y_centroid', 'flux')
+        names = ('x_centroid', 'y_centroid', 'flux', 'galaxy')
         if column not in names:
             msg = f'column must be one of {", ".join(names)}, got {column!r}'
             raise ValueError(msg)
@@ -476,6 +506,7 @@ class CatalogPosterior:
                 'n_most': head.n_most,
                 'n_components': head.n_components,
             },
+            'galaxies': head.galaxies,
             # Sums in another order would round differently.
             'channels_last': head.from_neighbours.weight.is_contiguous(
                 memory_format=torch.channels_last
@@ -517,7 +548,8 @@ class CatalogPosterior:
 
         # Layers draw first weights from torch's global generator: put it back.
         with torch.random.fork_rng(devices=[]):
-            head = StarHead(**meta['head'])
+            kind = CatalogHead if meta.get('galaxies', False) else StarHead
+            head = kind(**meta['head'])
         weights, start = tensor('WEIGHTS').float(), 0
         state = head.state_dict()
         for name, value in state.items():

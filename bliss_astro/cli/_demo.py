@@ -76,7 +76,7 @@ def run(options):
         _DEPTH, shape=_SHAPE, density=_DENSITY, seed=options.seed
     )
     status(options, 'detecting with the encoder "stars"')
-    catalog = detect_sources(exposure)
+    catalog = detect_sources(exposure, encoder='stars')
     evaluation = Evaluation(catalog, truth, radius=1.0)
     status(options, 'drawing')
     figure = _draw(exposure, catalog, truth, evaluation)

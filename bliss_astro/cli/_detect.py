@@ -31,7 +31,7 @@ __all__ = ['add_parser', 'draw_overlay', 'grey_percentiles', 'run']
 _ROWS_SHOWN = 20
 
 _DESCRIPTION = """\
-Detect the stars of an image, with probabilities and errors.
+Detect the stars and galaxies of an image, with probabilities and errors.
 
 IMAGE is a FITS file, plain or compressed. Frames and corrected frames (fpC) of
 SDSS and the output of "bliss-astro simulate" are recognised by their content; of
@@ -59,7 +59,7 @@ def add_parser(commands):
     """
     parser = commands.add_parser(
         'detect',
-        help='detect the stars of an image',
+        help='detect the stars and galaxies of an image',
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,7 +74,7 @@ def add_parser(commands):
     )
     parser.add_argument(
         '--encoder',
-        default='stars',
+        default='stars-galaxies',
         metavar='NAME',
         help='a bundled encoder or a .safetensors file (default: %(default)s)',
     )

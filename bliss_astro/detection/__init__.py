@@ -3,6 +3,7 @@
 The photutils-like door: an image in, a probabilistic catalogue out.
 """
 
+from ._completeness import *
 from ._detect import *
 from ._facts import *
 from ._finder import *

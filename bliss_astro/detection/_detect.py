@@ -21,8 +21,9 @@ from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.posteriors import TileGrid, TilePosterior
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
-from ._domain import check_domain
+from ._domain import Domain, check_domain
 from ._inputs import as_exposure
+from ._pixel_statistics import pixel_statistics
 
 __all__ = ['detect_sources']
 
@@ -56,13 +57,14 @@ def detect_sources(
     wcs=None,
     density=None,
     flux_min=None,
+    population='sky',
     n_samples=0,
     rng=None,
     device='auto',
     progress_bar=False,
 ):
     """
-    Detect stars in an image, with probabilities and honest errors.
+    Detect stars and galaxies in an image, with probabilities and honest errors.
 
     The encoder returns a posterior over whole catalogues of the image;
     the table holds the sources whose probability exceeds ``threshold``,
@@ -85,7 +87,8 @@ def detect_sources(
         a brightness, as in photutils' function of the same name.
 
     encoder : `~bliss_astro.encoders.Encoder`, str or path, optional
-        An encoder or the name of one; the bundled ``'stars'`` by default.
+        An encoder or the name of one; the bundled
+        ``'stars-galaxies'`` by default; ``'stars'`` where all sources are points.
 
     psf : `~bliss_astro.psf.PSFModel` or other PSF, optional
         As for `~bliss_astro.exposures.Exposure`; by default fitted to the
@@ -118,6 +121,10 @@ def detect_sources(
     flux_min : float or Quantity, optional
         Flux floor: the smallest flux of the prior.  By default that at
         which an isolated source has a signal-to-noise ratio of 3.4.
+
+    population : {'sky', 'npe'}, optional
+        Which prior of stars and galaxies holds, for an encoder that knows both:
+        that of the sky, or that of Patel et al. (2025), Table 1.
 
     n_samples : int, optional
         Add columns with that many posterior draws of each source.
@@ -178,6 +185,9 @@ def detect_sources(
         wcs=wcs,
     )
     encoder = _as_encoder(encoder, device)
+    if population not in ('sky', 'npe'):
+        msg = f"population must be 'sky' or 'npe', got {population!r}"
+        raise ValueError(msg)
     flux_min = _check_flux_min(flux_min, exposure)
     density = _check_density(density, exposure)
     posterior = _posterior(
@@ -185,6 +195,7 @@ def detect_sources(
         encoder,
         density=density,
         flux_min=flux_min,
+        population=population,
         estimated=estimated,
         progress_bar=progress_bar,
     )
@@ -209,7 +220,7 @@ def _as_encoder(encoder, device):
                 f'{type(encoder).__name__}'
             )
             raise TypeError(msg)
-        encoder = Encoder.from_pretrained('stars' if encoder is None else encoder)
+        encoder = Encoder.from_pretrained(encoder)
     if isinstance(device, str) and device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
@@ -340,7 +351,7 @@ def _even_noise(exposure):
     return np.sqrt(even), gain * variance / even
 
 
-def _inputs(exposure, encoder, *, flux_min):
+def _inputs(exposure, encoder, *, flux_min, population='sky'):
     """Encoder inputs of an exposure (density left open) and its flux floor."""
     grid = TileGrid(exposure.shape, encoder.config.tile_size)
     device = encoder.device
@@ -369,12 +380,15 @@ def _inputs(exposure, encoder, *, flux_min):
         log_flux_floor=_tensor(np.log(floor / noise)[None], device),
         normalization_radius=radius,
         description=description.to(device),
+        population=torch.full((1, 1, 1, 1), float(population == 'npe'), device=device),
     )
+    inputs = encoder.told(inputs)
     facts = {
         'psf_area': area,
         'noise': noise * gain,
         'correlation': tuple(correlation),
         'floor_snr': None if flux_min is None else floor / unit_flux,
+        **pixel_statistics(image, ~exposure.mask, shape=grid.shape),
     }
     return inputs, floor, facts, grid
 
@@ -396,6 +410,8 @@ def _has_fast_bfloat16():
 
 
 def _crop(value, rows, columns):
+    if value is None:
+        return None
     if value.shape[2] > 1:
         value = value[:, :, rows]
     return value[..., columns] if value.shape[3] > 1 else value
@@ -414,6 +430,7 @@ def _window(inputs, rows, columns, size):
         *(_crop(value, rows, columns) for value in inputs.constants),
         normalization_radius=inputs.normalization_radius,
         description=_crop(inputs.description, rows, columns),
+        population=inputs.population,
     )
 
 
@@ -515,9 +532,13 @@ def _sample_counts(encoder, inputs, grid):
     return expected, seen
 
 
-def _posterior(exposure, encoder, *, density, flux_min, estimated, progress_bar):
+def _posterior(
+    exposure, encoder, *, density, flux_min, population, estimated, progress_bar
+):
     """The posterior of an exposure's catalogue."""
-    inputs, floor, facts, grid = _inputs(exposure, encoder, flux_min=flux_min)
+    inputs, floor, facts, grid = _inputs(
+        exposure, encoder, flux_min=flux_min, population=population
+    )
     if density is None:
         by_tile = _estimate_density(encoder, inputs, grid)
         estimated['density'] = 'first pass'
@@ -525,10 +546,9 @@ def _posterior(exposure, encoder, *, density, flux_min, estimated, progress_bar)
         by_tile = _tile_mean(density, grid)
     facts['density'] = by_tile
     flags = check_domain(encoder, facts)
-    simulated = encoder.card.get('simulation', {}).get('density', (3e-5, 0.02))
-    inputs.log_density = _tensor(
-        np.log(by_tile.clip(1e-7, simulated[1]))[None], encoder.device
-    )
+    domain = Domain.of(encoder)
+    most = 0.02 if domain is None else domain.density[1]
+    inputs.log_density = _tensor(np.log(by_tile.clip(1e-7, most))[None], encoder.device)
     tile_posterior = _tile_posterior(encoder, inputs, grid, progress_bar=progress_bar)
     meta = {
         'encoder': encoder.name,

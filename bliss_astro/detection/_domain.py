@@ -14,9 +14,11 @@ import torch
 
 from bliss_astro._warnings import OutOfDomainWarning
 from bliss_astro.catalog import CatalogFlag
-from bliss_astro.encoders import SimulationConfig
+from bliss_astro.encoders import SceneStream, SimulationConfig
 from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
 from bliss_astro.psf._width import fwhm_of_shape
+
+from ._pixel_statistics import PIXEL_LIMITS
 
 __all__ = ['Domain', 'DomainFinding', 'check_domain', 'domain_findings']
 
@@ -87,6 +89,8 @@ class Domain:
 @functools.lru_cache
 def _domain(text):
     simulation = json.loads(text)
+    if simulation.get('population', 'stars') != 'stars':
+        return _scene_domain(simulation)
     names = ('psf', 'fwhm', 'ellipticity', 'dither')
     known = {k: v for k, v in simulation.items() if k in names and v is not None}
     config = SimulationConfig(**known)
@@ -118,6 +122,40 @@ def _domain(text):
         fwhm=_ends(fwhm_of_shape(shape), fwhm_of_shape(wide)),
         n_exposures=(least, most),
         flux_min=simulation.get('flux_min'),
+    )
+
+
+def _scene_domain(simulation):
+    # Of stars and galaxies: what the stream of simulations draws.
+    known = {field.name for field in dataclasses.fields(SimulationConfig)}
+    config = SimulationConfig(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in simulation.items()
+            if name in known
+        }
+    )
+    stream = SceneStream(config)
+    generator = torch.Generator().manual_seed(0)
+    name = 'npe' if config.population == 'npe' else 'sky'
+    psf, background, read_noise, _ = stream.draw_fields(
+        20000, population=name, generator=generator
+    )
+    variance = background + read_noise**2
+    least, most = config.n_exposures
+    deep = most > 1
+    correlated = deep and config.noise_order != 'after_alignment'
+    wide = broaden_shape(psf, mean_interpolation(config.dither[1])[0]) if deep else psf
+    density = stream.draw_densities(5000, generator=generator)
+    low, high = (float(variance.quantile(q)) for q in (0.002, 0.998))
+    return Domain(
+        psf_area=_ends(_area(psf), _area(wide)),
+        density=(float(density.quantile(0.002)), float(density.quantile(0.998))),
+        noise=(0.95 * math.sqrt(low * least), 1.6 * math.sqrt(high * most)),
+        correlation=0.51 if correlated else 0.02,
+        floor_snr=None if name == 'npe' else config.floor_snr,
+        fwhm=_ends(fwhm_of_shape(psf), fwhm_of_shape(wide)),
+        n_exposures=(least, most),
     )
 
 
@@ -161,8 +199,9 @@ class DomainFinding:
     Attributes
     ----------
     name : str
-        ``'psf_area'``, ``'density'``, ``'noise'``, ``'correlation'`` or
-        ``'floor_snr'``.
+        ``'psf_area'``, ``'density'``, ``'noise'``, ``'correlation'``,
+        ``'floor_snr'``, ``'pixel_scatter'``, ``'pixel_level'`` or
+        ``'pixel_holes'``.
 
     title, value, allowed : str
         What it is, how much of it the image has, and what was trained on.
@@ -256,6 +295,7 @@ def domain_findings(domain, facts):
             worst = show(value[outside].flat[0])
             allowed = f'{show(low)} to {show(high)}'
             findings.append(DomainFinding(name, title, worst, allowed, flag, outside))
+    findings += _pixel_findings(facts)
     correlation = facts['correlation']
     beyond = max(correlation) > domain.correlation
     if beyond or min(correlation) < _LEAST_CORRELATION:
@@ -266,6 +306,34 @@ def domain_findings(domain, facts):
             f'up to {domain.correlation}',
             CatalogFlag.NOISE_OUT_OF_DOMAIN,
             np.ones((1, 1), dtype=bool),
+        )
+        findings.append(finding)
+    return findings
+
+
+_PIXEL_TITLES = {
+    'pixel_scatter': 'scatter of the pixels over the stated noise',
+    'pixel_level': 'median of the pixels, in units of the noise',
+    'pixel_holes': 'share of pixels 7 sigma below the background',
+}
+
+
+def _pixel_findings(facts):
+    """Where pixels are not distributed as background and noise say."""
+    findings = []
+    for name, (low, high) in PIXEL_LIMITS.items():
+        value = np.atleast_2d(facts.get(name, np.nan))
+        with np.errstate(invalid='ignore'):
+            outside = (value < low) | (value > high)
+        if not outside.any():
+            continue
+        finding = DomainFinding(
+            name,
+            _PIXEL_TITLES[name],
+            f'{value[outside].flat[0]:.2g}',
+            f'{low:g} to {high:g}',
+            CatalogFlag.NOISE_OUT_OF_DOMAIN,
+            outside,
         )
         findings.append(finding)
     return findings
@@ -283,7 +351,9 @@ def check_domain(encoder, facts):
     facts : dict
         ``psf_area``, ``noise``, ``density`` (arrays by tile or scalars),
         ``correlation`` (pair of float) and ``floor_snr`` (array, or `None`
-        for the usual one).
+        for the usual one); what
+        `~bliss_astro.detection._pixel_statistics.pixel_statistics` finds may
+        be left out.
 
     Returns
     -------

@@ -186,7 +186,7 @@ class Encoder(nn.Module):
         save_encoder(self, path, overwrite=overwrite)
 
     @classmethod
-    def from_pretrained(cls, name='stars'):
+    def from_pretrained(cls, name=None):
         """
         Load a bundled encoder by its name, or any by its path.
 
@@ -194,16 +194,17 @@ class Encoder(nn.Module):
         ----------
         name : str or path_like, optional
             A name listed by `~bliss_astro.encoders.available_encoders`, or
-            the path of a ``.safetensors`` file with its card beside it.
+            the path of a ``.safetensors`` file with its card beside it; by
+            default the one that `~bliss_astro.detection.detect_sources` takes.
 
         Returns
         -------
         encoder : `Encoder`
             Ready to use, on the CPU.
         """
-        from ._pretrained import load_encoder
+        from ._pretrained import DEFAULT_ENCODER, load_encoder
 
-        return load_encoder(name)
+        return load_encoder(DEFAULT_ENCODER if name is None else name)
 
     @property
     def n_parameters(self) -> int:

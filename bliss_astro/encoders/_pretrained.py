@@ -15,7 +15,10 @@ from bliss_astro._atomic import atomic_write
 
 from ._network import Encoder, EncoderConfig
 
-__all__ = ['available_encoders', 'load_encoder', 'save_encoder']
+__all__ = ['DEFAULT_ENCODER', 'available_encoders', 'load_encoder', 'save_encoder']
+
+DEFAULT_ENCODER = 'stars-galaxies'
+"""What `~bliss_astro.detection.detect_sources` takes unless told otherwise."""
 
 
 def _folder() -> Path:
@@ -106,7 +109,7 @@ def _find(name) -> Path:
     return _folder() / f'{text}.safetensors'
 
 
-def load_encoder(name='stars') -> Encoder:
+def load_encoder(name=DEFAULT_ENCODER) -> Encoder:
     """
     Load an encoder by the name of a bundled one or by path.
 

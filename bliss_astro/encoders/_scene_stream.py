@@ -177,7 +177,11 @@ class SceneStream:
         self.device = torch.device(device)
         self.grid = TileGrid(tuple(config.shape), tile_size)
         self.priors = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
+        if config.catalog_prior is not None:
+            self.priors['sky'] = CatalogPrior.load(config.catalog_prior)
         self.priors |= priors or {}
+        if field_prior is None and config.field_prior is not None:
+            field_prior = FieldPrior.load(config.field_prior)
         if field_prior is None:
             single = config.fields == 'single'
             field_prior = FieldPrior.single() if single else FieldPrior()
@@ -292,15 +296,17 @@ class SceneStream:
             flux_min=lowest,
             star_scale=factors[0],
             galaxy_scale=factors[1],
+            pixel_scale=config.pixel_scale,
             generator=generator,
             device=self.device,
         )
         return drawn, floor, self._density(prior, floor / scale, factors)
 
-    @staticmethod
-    def _density(prior, floor, factors):
+    def _density(self, prior, floor, factors):
+        # Priors count in SDSS's pixels.
+        area = (self.config.pixel_scale / 0.396) ** 2
         stars = prior.star_density(floor) * factors[0]
-        return stars + prior.galaxy_density(floor) * factors[1]
+        return area * (stars + prior.galaxy_density(floor) * factors[1])
 
     def draw_densities(self, n, *, generator):
         """

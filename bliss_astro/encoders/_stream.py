@@ -127,6 +127,14 @@ class SimulationConfig:
     sky_error : float
         Typical error of the stated background, in units of its noise, in images
         of the prior of the sky.
+
+    catalog_prior, field_prior : str or None
+        Files that `~bliss_astro.priors.CatalogPrior.save` and
+        `~bliss_astro.priors.FieldPrior.save` wrote, in place of the bundled
+        prior of the sky and of ``fields``.
+
+    pixel_scale : float
+        Side of a pixel in arcsec.
     """
 
     n_exposures: tuple[int, int] = (1, 25)
@@ -157,6 +165,9 @@ class SimulationConfig:
     star_scale: tuple[float, float] = (1.0, 1.0)
     galaxy_scale: tuple[float, float] = (1.0, 1.0)
     sky_error: float = 0.0
+    catalog_prior: str | None = None
+    field_prior: str | None = None
+    pixel_scale: float = 0.396
 
     def __post_init__(self):
         for name, known in (('population', POPULATIONS), ('fields', FIELDS)):
@@ -165,6 +176,9 @@ class SimulationConfig:
                 raise ValueError(msg)
         if not 0 <= self.npe_fraction <= 1:
             msg = f'npe_fraction must lie between 0 and 1, got {self.npe_fraction}'
+            raise ValueError(msg)
+        if not (math.isfinite(self.pixel_scale) and self.pixel_scale > 0):
+            msg = f'pixel_scale must be positive, got {self.pixel_scale}'
             raise ValueError(msg)
         if not (math.isfinite(self.sky_error) and self.sky_error >= 0):
             msg = f'sky_error must not be negative, got {self.sky_error}'

@@ -1,0 +1,207 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the stream of simulated fields of stars and galaxies.
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from bliss_astro.detection._domain import Domain
+from bliss_astro.encoders import (
+    Encoder,
+    EncoderConfig,
+    SceneBatch,
+    SceneStream,
+    SimulationConfig,
+    TrainingConfig,
+    train_encoder,
+)
+from bliss_astro.priors import CatalogPrior, FieldPrior
+
+NPE = SimulationConfig(
+    population='npe', n_exposures=(1, 1), shape=(80, 80), bad_pixels=False
+)
+SKY = SimulationConfig(
+    population='sky',
+    n_exposures=(1, 1),
+    shape=(64, 64),
+    bad_pixels=False,
+    floor_snr=(3.0, 5.0),
+    star_scale=(1.0, 4.0),
+)
+
+
+def draw(config, n, *, seed=1, **kwargs):
+    stream = SceneStream(config, **kwargs)
+    generator = torch.Generator().manual_seed(seed)
+    return stream, stream.draw_scenes(n, generator=generator)
+
+
+def inside(scenes):
+    ny, nx = scenes.data.shape[1:]
+    x, y = scenes.x, scenes.y
+    seen = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
+    return seen & (scenes.flux >= scenes.flux_min[:, None] * (1 - 1e-5))
+
+
+@pytest.mark.parametrize('config', [NPE, SKY])
+def test_counts_are_those_of_the_stated_density(config):
+    _, scenes = draw(config, 300)
+    ny, nx = config.shape
+    expected = float(scenes.density.sum()) * ny * nx
+    found = int(inside(scenes).sum())
+    assert abs(found - expected) < 4 * math.sqrt(expected)
+
+
+def test_npe_scenes_follow_the_paper():
+    _, scenes = draw(NPE, 400)
+    used = inside(scenes)
+    n = int(used.sum())
+    share = float(scenes.is_galaxy[used].float().mean())
+    assert abs(share - 0.514) < 4 * math.sqrt(0.25 / n)
+    torch.testing.assert_close(
+        scenes.density, torch.full((400,), 6.25e-4), rtol=1e-4, atol=0
+    )
+    flux = scenes.flux / scenes.electrons_per_nmgy[:, None]
+    assert float(flux[used].min()) > 0.631
+    assert (scenes.population == 1).all()
+
+
+def test_empty_sky_has_the_stated_noise():
+    config = dataclasses.replace(SKY, star_scale=(1e-6, 1e-6), galaxy_scale=(1e-6,) * 2)
+    stream, scenes = draw(config, 64)
+    image = stream.inputs(scenes).image
+    n = image.numel()
+    assert abs(float(image.mean())) < 5 / math.sqrt(n)
+    assert abs(float(image.var()) - 1) < 5 * math.sqrt(2 / n)
+
+
+def test_the_sky_may_be_off():
+    config = dataclasses.replace(
+        SKY, star_scale=(1e-6, 1e-6), galaxy_scale=(1e-6,) * 2, sky_error=0.2
+    )
+    stream, scenes = draw(config, 200)
+    level = stream.inputs(scenes).image.mean((1, 2))
+    # Of a size that is (2 u^2) 0.2 with uniform u: its mean square is 0.2^2 4 / 5.
+    assert 0.6 < float(level.square().mean()) / (0.2**2 * 0.8) < 1.7
+    assert not bool(stream.inputs(scenes).mask.any())
+
+
+def test_coadds_state_their_noise():
+    config = dataclasses.replace(
+        SKY,
+        n_exposures=(9, 9),
+        star_scale=(1e-6, 1e-6),
+        galaxy_scale=(1e-6,) * 2,
+    )
+    stream, scenes = draw(config, 48)
+    image = stream.inputs(scenes).image
+    assert abs(float(image.var()) - 1) < 0.03
+    for axis, rho in ((2, scenes.correlation[:, 0]), (1, scenes.correlation[:, 1])):
+        n = image.shape[axis]
+        near = image.narrow(axis, 1, n - 1) * image.narrow(axis, 0, n - 1)
+        assert abs(float(near.mean()) - float(rho.mean())) < 0.02
+
+
+def test_faint_sources_are_there_but_not_asked_for():
+    stream, scenes = draw(SKY, 100)
+    catalog = stream.tile_catalog(scenes)
+    assert int(catalog.count.sum()) <= int(inside(scenes).sum())
+    below = (scenes.flux > 0) & (scenes.flux < 0.99 * scenes.flux_min[:, None])
+    assert int(below.sum()) > 50
+    assert bool((catalog.log_flux >= 0).all())
+
+
+def test_truth_by_tile_keeps_types():
+    stream, scenes = draw(NPE, 50)
+    catalog = stream.tile_catalog(scenes)
+    galaxies = int((inside(scenes) & scenes.is_galaxy).sum())
+    # A tile holds two; a third of one tile is rare at this density.
+    assert 0 <= galaxies - int(catalog.galaxy.sum()) <= 2
+
+
+def test_draws_repeat_and_join():
+    _, first = draw(SKY, 20, seed=4)
+    _, second = draw(SKY, 20, seed=4)
+    assert torch.equal(first.data, second.data)
+    both = SceneBatch.concatenate([first, second])
+    assert len(both) == 40
+    assert both.galaxy.shape[:2] == both.x.shape
+
+
+def test_populations_and_depths_mix():
+    config = dataclasses.replace(
+        SKY, population='both', n_exposures=(1, 6), single_fraction=0.5, fields='wide'
+    )
+    _, scenes = draw(config, 200, group_size=2)
+    # A hundred groups, a half of the paper's; half of the others are coadds.
+    assert 30 < int((scenes.population == 1).sum()) / 2 < 70
+    deep = scenes.effective_gain > 1.5
+    assert 8 < int(deep.sum()) / 2 < 43
+    # The paper's images are single exposures.
+    assert not bool((deep & (scenes.population == 1)).any())
+
+
+def test_priors_come_from_files(tmp_path):
+    CatalogPrior().save(tmp_path / 'catalog.json')
+    FieldPrior.single().save(tmp_path / 'fields.json')
+    config = dataclasses.replace(
+        SKY,
+        catalog_prior=str(tmp_path / 'catalog.json'),
+        field_prior=str(tmp_path / 'fields.json'),
+    )
+    stream, scenes = draw(config, 8)
+    assert stream.priors['sky'] == CatalogPrior()
+    torch.testing.assert_close(scenes.psf, scenes.psf[:1].expand_as(scenes.psf))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('population', 'quasars', 'population must be one of'),
+        ('fields', 'none', 'fields must be one of'),
+        ('npe_fraction', 1.5, 'npe_fraction must lie'),
+        ('sky_error', -1.0, 'sky_error must not'),
+        ('pixel_scale', 0.0, 'pixel_scale must be positive'),
+        ('star_scale', (2.0, 1.0), 'star_scale must be'),
+    ],
+)
+def test_bad_settings_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        SimulationConfig(**{name: value})
+
+
+def test_an_encoder_of_both_can_be_trained(tmp_path):
+    encoder = EncoderConfig(
+        galaxies=True, width=8, n_blocks=1, stem_width=8, head_width=16
+    )
+    simulation = dataclasses.replace(SKY, population='both', shape=(48, 48))
+    training = TrainingConfig(
+        n_steps=3,
+        batch_size=8,
+        n_validation=8,
+        validate_every=3,
+        precision='float32',
+    )
+    made = train_encoder((encoder, simulation, training), tmp_path, name='both')
+    assert made.config.galaxies
+    again = Encoder.from_pretrained(tmp_path / 'both.safetensors')
+    assert again.head.galaxies
+    assert again.card['simulation']['population'] == 'both'
+
+
+def test_domain_is_what_the_stream_draws():
+    config = dataclasses.replace(SKY, population='both', crowding=(1.0, 2.0))
+    domain = Domain.of_simulation(config)
+    _, scenes = draw(config, 300)
+    noise = scenes.bkg_error * scenes.effective_gain
+    outside = (noise < domain.noise[0]) | (noise > domain.noise[1])
+    assert float(outside.float().mean()) < 0.02
+    outside = (scenes.density < domain.density[0]) | (
+        scenes.density > domain.density[1]
+    )
+    assert float(outside.float().mean()) < 0.03
+    assert domain.floor_snr == (3.0, 5.0)
