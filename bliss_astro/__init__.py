@@ -53,6 +53,7 @@ _HOME_OF = {
     'TilePosterior': 'posteriors',
     'align_exposures': 'coadds',
     'coadd_exposures': 'coadds',
+    'completeness': 'detection',
     'decode_flags': 'catalog',
     'detect_sources': 'detection',
 }
@@ -92,6 +93,7 @@ __all__ = [
     '__version__',
     'align_exposures',
     'coadd_exposures',
+    'completeness',
     'decode_flags',
     'detect_sources',
 ]

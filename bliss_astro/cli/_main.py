@@ -10,7 +10,17 @@ import warnings
 
 import bliss_astro
 
-from . import _coadd, _demo, _detect, _encoders, _evaluate, _recipe, _simulate, _train
+from . import (
+    _check,
+    _coadd,
+    _demo,
+    _detect,
+    _encoders,
+    _evaluate,
+    _recipe,
+    _simulate,
+    _train,
+)
 from ._shared import PROGRAM, UsageError, say
 
 __all__ = ['main']
@@ -18,6 +28,7 @@ __all__ = ['main']
 _COMMANDS = (
     _demo,
     _detect,
+    _check,
     _coadd,
     _simulate,
     _evaluate,

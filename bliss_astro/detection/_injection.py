@@ -193,9 +193,8 @@ class Injector:
             return None, blended
         found = int(near[np.argmin(distance[near])])
         # A source that was there before is no detection of this one, unless
-        # there is one more or the light of this one was added to it.
-        gained = new.flux[near].sum() - known.flux[before].sum()
-        if before.any() and len(near) <= before.sum() and gained < 0.5 * flux:
+        # there is one more, or most of the light there is this one's.
+        if len(near) <= before.sum() and flux <= known.flux[before].sum():
             return None, blended
         return found, blended
 

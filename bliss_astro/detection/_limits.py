@@ -32,7 +32,8 @@ def binomial_interval(n_success, n_total):
         share = k / n
         middle = (share + 0.5 / n) / (1 + 1 / n)
         half = np.sqrt(share * (1 - share) / n + 0.25 / n**2) / (1 + 1 / n)
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    # At the ends they meet the share, but for rounding.
+    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)
 
 
 def _fit(z, found, start):

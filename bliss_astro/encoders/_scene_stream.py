@@ -427,6 +427,9 @@ class SceneStream:
         )
         bkg_error = ((plan.background + plan.read_noise**2) * ratio).sqrt()
         mask = plan.simulator.draw_mask(data, generator=generator)
+        psf = _effective(plan.psf, plan.dither, kernel) if deep else plan.psf
+        if plan.population == 'sky' and config.psf_error > 0:
+            psf = self._misstated(psf, generator)
         if plan.population == 'sky' and config.sky_error > 0:
             data = data + self._sky_error(n, generator) * bkg_error[:, None, None]
         ny, nx = config.shape
@@ -436,7 +439,7 @@ class SceneStream:
             bkg_error=bkg_error,
             effective_gain=1 / ratio,
             correlation=torch.stack(correlation, -1),
-            psf=_effective(plan.psf, plan.dither, kernel) if deep else plan.psf,
+            psf=psf,
             electrons_per_nmgy=plan.scale,
             density=plan.density,
             flux_min=plan.floor,
@@ -463,6 +466,22 @@ class SceneStream:
         # Most skies are good, some are not.
         size = self._unit(n, 1, 1, generator=generator) ** 2 * 2
         return self.config.sky_error * size * shape
+
+    def _misstated(self, psf, generator):
+        """The PSF that is stated where the measured one is a little off."""
+        n = len(psf)
+        noise = torch.randn(n, 5, generator=generator, device=self.device)
+        # Most PSFs are good, some are not.
+        size = self._unit(n, 1, generator=generator) ** 2 * 2 * self.config.psf_error
+        noise = noise * size
+        out = psf.clone()
+        # Width of the core and of all, and the weights of halo and wing, which are
+        # known the less the fainter they are.
+        out[:, [0, 1, 3]] *= torch.exp(noise[:, :1])
+        out[:, 2] *= torch.exp(6 * noise[:, 1])
+        out[:, 4] *= torch.exp(12 * noise[:, 2])
+        out[:, 6:] += 0.7 * noise[:, 3:] * (out[:, 6:] != 0)
+        return out
 
     # -- batches ---------------------------------------------------------------
 

@@ -22,6 +22,8 @@ def _grown(key, value, like, config, learns_types):
     if learns_types and key.startswith('head.source.') and 'hidden.weight' in key:
         # The number of sources in the tile comes last.
         before -= config.n_most + 1
+    elif learns_types and key.endswith('position.0.weight'):
+        pass
     elif key not in grown:
         return value
     empty = torch.zeros_like(like[:, :missing])

@@ -128,6 +128,10 @@ class SimulationConfig:
         Typical error of the stated background, in units of its noise, in images
         of the prior of the sky.
 
+    psf_error : float
+        Typical relative error of the stated PSF's width, in images of the
+        prior of the sky; errors of its shape go with it.
+
     catalog_prior, field_prior : str or None
         Files that `~bliss_astro.priors.CatalogPrior.save` and
         `~bliss_astro.priors.FieldPrior.save` wrote, in place of the bundled
@@ -165,6 +169,7 @@ class SimulationConfig:
     star_scale: tuple[float, float] = (1.0, 1.0)
     galaxy_scale: tuple[float, float] = (1.0, 1.0)
     sky_error: float = 0.0
+    psf_error: float = 0.0
     catalog_prior: str | None = None
     field_prior: str | None = None
     pixel_scale: float = 0.396
@@ -180,9 +185,11 @@ class SimulationConfig:
         if not (math.isfinite(self.pixel_scale) and self.pixel_scale > 0):
             msg = f'pixel_scale must be positive, got {self.pixel_scale}'
             raise ValueError(msg)
-        if not (math.isfinite(self.sky_error) and self.sky_error >= 0):
-            msg = f'sky_error must not be negative, got {self.sky_error}'
-            raise ValueError(msg)
+        for name in ('sky_error', 'psf_error'):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                msg = f'{name} must not be negative, got {value}'
+                raise ValueError(msg)
         if self.psf not in ('sdss', 'paper'):
             msg = f"psf must be 'sdss' or 'paper', got {self.psf!r}"
             raise ValueError(msg)

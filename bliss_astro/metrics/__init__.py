@@ -7,6 +7,7 @@ numpy, scipy and astropy only, and never look inside a network::
 
     match_catalogs -> CatalogMatch -> detection_scores       precision, recall, F1
                                    -> flux_residuals, ...    -> summarize_residuals
+                                   -> class_scores, roc_curve  stars and galaxies
     truth + posterior              -> interval_coverage, rank_coverage, mean_log_score
                                    -> rank_uniformity, count_calibration,
                                       reliability, sharpness -> calibration_report
@@ -18,6 +19,7 @@ numpy, scipy and astropy only, and never look inside a network::
 from ._bootstrap import *
 from ._bounds import *
 from ._calibration import *
+from ._classification import *
 from ._counts import *
 from ._coverage import *
 from ._detection import *

@@ -8,5 +8,6 @@ those of Okabe and Ito, which people with colour-vision deficiencies can tell ap
 """
 
 from ._calibration import *
+from ._check import *
 from ._images import *
 from ._metrics import *

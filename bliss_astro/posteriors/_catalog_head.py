@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ._factors import LogFluxFactor, TypeFactor
-from ._galaxy_bank import N_SIZES, N_TOLD
+from ._galaxy_bank import N_SHIFTS, N_SIZES, N_TOLD
 from ._grid import TileCatalog
 from ._head import _NARROW, StarHead, _flux_mixture
 
@@ -30,6 +30,7 @@ class CatalogHead(StarHead):
     """
 
     codes_per_source = 6
+    position_told = StarHead.position_told + N_SHIFTS
     galaxies = True
 
     def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
@@ -59,6 +60,10 @@ class CatalogHead(StarHead):
         code = super().encode_sources(catalog)
         present = code[:, : self.n_most]
         return torch.cat([code, present * catalog.galaxy.movedim(-1, 1)], 1)
+
+    def _told_of_position(self, fit):
+        # Where an extended source would lie, of each size.
+        return (fit['shifts'],)
 
     def extended(self, place, hidden, fit) -> torch.Tensor:
         """

@@ -12,9 +12,13 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import broaden_shape, profile_of_shape
+from bliss_astro.psf._mixture import (
+    broaden_shape,
+    profile_of_shape,
+    profile_with_gradient,
+)
 
-__all__ = ['N_SIZES', 'N_TOLD', 'measure_sizes']
+__all__ = ['N_SHIFTS', 'N_SIZES', 'N_TOLD', 'measure_sizes']
 
 # Widths in pixels of the Gaussians that the PSF is blurred with, and which of
 # them are measured on the wider cut-outs.
@@ -23,6 +27,11 @@ _WIDE_FROM = 3
 N_SIZES = len(_SIGMAS)
 # Numbers that `measure_sizes` tells of each source.
 N_TOLD = 2 * N_SIZES + 2
+# From this size on it tells too where such a source would lie: three numbers each.
+_SHIFTS_FROM = 2
+N_SHIFTS = 3 * (N_SIZES - _SHIFTS_FROM)
+# Weak prior in pixels that keeps noise from moving a source far.
+_REACH = 2.0
 
 
 def _sum(value):
@@ -72,8 +81,12 @@ def measure_sizes(near, far, x, y, star_flux, floor):
 
     relative_error : tensor ``(N, N_SIZES)``
         Its error.
+
+    shifts : tensor ``(N, N_SHIFTS)``
+        For the larger sizes, by how many pixels a better position differs in x
+        and in y, and the logarithm of its error.
     """
-    told, log_flux, errors = [], [], []
+    told, log_flux, errors, shifts = [], [], [], []
     least = 0.2 * floor
     star = torch.maximum(star_flux, least)
     for patches, sigmas in ((near, _SIGMAS[:_WIDE_FROM]), (far, _SIGMAS[_WIDE_FROM:])):
@@ -87,7 +100,7 @@ def measure_sizes(near, far, x, y, star_flux, floor):
             told += _elongation(patches, weight, dx, dy, model, point)
         for sigma in sigmas:
             shape = broaden_shape(patches.shape, sigma**2)
-            p = profile_of_shape(shape, dx, dy, radius=patches.radius)
+            p, *slopes = profile_with_gradient(shape, dx, dy, radius=patches.radius)
             flux, error = _flux_and_misfit(patches, p, star)
             gain = reference - _chi2(patches, weight, flux[:, None, None] * p)
             safe = torch.maximum(flux, least)
@@ -95,7 +108,22 @@ def measure_sizes(near, far, x, y, star_flux, floor):
             told.append(torch.asinh(gain / 4) / 3)
             log_flux.append(torch.log(safe / floor))
             errors.append((error / safe).clamp(1e-4, 5))
-    return torch.stack(told, -1), torch.stack(log_flux, -1), torch.stack(errors, -1)
+            if len(errors) > _SHIFTS_FROM:
+                shifts += _shift(patches, weight, p, slopes, safe)
+    return tuple(torch.stack(v, -1) for v in (told, log_flux, errors, shifts))
+
+
+def _shift(patches, weight, p, slopes, flux):
+    # One step of Gauss and Newton along each axis.
+    flux = flux[:, None, None]
+    residual = weight * (patches.data - flux * p)
+    out, total = [], 0.0
+    for slope in slopes:
+        slope = flux * slope
+        information = _sum(weight * slope**2) + _REACH**-2
+        out.append((_sum(residual * slope) / information).clamp(-4, 4))
+        total = total + torch.log(information)
+    return [*out, -0.25 * total]
 
 
 def _elongation(patches, weight, dx, dy, model, point):

@@ -50,6 +50,8 @@ class StarHead(nn.Module):
     """
 
     codes_per_source = 5
+    # Numbers of a fit that the position is told.
+    position_told = 10
     galaxies = False
 
     def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
@@ -69,7 +71,7 @@ class StarHead(nn.Module):
                         'hidden': nn.Linear(width + n_code + n_most + 1, narrow),
                         'start': nn.Linear(narrow, 2),
                         'position': nn.Sequential(
-                            nn.Linear(narrow + 10, narrow),
+                            nn.Linear(narrow + self.position_told, narrow),
                             nn.SiLU(),
                             nn.Linear(narrow, 6 * m),
                         ),
@@ -251,7 +253,8 @@ class StarHead(nn.Module):
             ],
             -1,
         )
-        raw = self.source[place]['position'](torch.cat([hidden, told], -1))
+        told = torch.cat([hidden, told, *self._told_of_position(fit)], -1)
+        raw = self.source[place]['position'](told)
         logit, ax, ay, sx, sy, slope = raw.unflatten(-1, (6, -1)).unbind(-2)
         floor = math.log(1e-4)
         # The fit's component: moved and widened in units of its error.
@@ -276,6 +279,10 @@ class StarHead(nn.Module):
         mean_y = torch.minimum(torch.maximum(mean_y, -6 * scale_y), 1 + 6 * scale_y)
         slopes = torch.stack(slopes, -1).clamp(-3, 3)
         return PositionFactor(logit + offset, mean_x, mean_y, scale_x, scale_y, slopes)
+
+    def _told_of_position(self, fit):
+        # What other kinds of sources add to that.
+        return ()
 
     def flux_factor(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
         """

@@ -130,7 +130,7 @@ class TilePosterior:
         extended = {}
         if self.head.galaxies:
             far = self._patches(tiles, x, y, _WIDE_RADIUS)
-            names = ('told', 'size_log_flux', 'size_error')
+            names = ('told', 'size_log_flux', 'size_error', 'shifts')
             sizes = measure_sizes(patches, far, x, y, flux, floor)
             extended = dict(zip(names, sizes, strict=True))
         return extended | {

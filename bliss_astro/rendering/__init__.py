@@ -1,10 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What a perfect camera sees: star fields without noise.
+What a perfect camera sees: stars and galaxies without noise.
 
-`GalSimStarRenderer` is the reference, `TorchStarRenderer` its fast twin; both
-have the same ``render(psf, x, y, flux, shape)``, and a test holds them together.
-Training draws whole batches with `render_stars`.
+`GalSimStarRenderer` and `GalSimGalaxyRenderer` are the references,
+`TorchStarRenderer` and `TorchGalaxyRenderer` their fast twins; twins have the
+same ``render`` method, and tests hold them together. Training draws whole
+batches with `render_stars` and `render_galaxies`.
 """
 
 from ._accuracy import *

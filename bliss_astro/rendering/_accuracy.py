@@ -25,7 +25,7 @@ class RenderingAccuracy:
     The accuracy of `render_galaxies`.
 
     The defaults keep 99 % of the galaxies of the NPE paper's prior within 3e-4
-    of their peak, and `training` within 2e-3.
+    of their peak, and those of ``RenderingAccuracy.training()`` within 2e-3.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class RenderingAccuracy:
     bulge_extent: float = 8.0
     psf_extent: float = 12.0
     period: float = 4.0
-    sharpness: float = 2e-4
+    sharpness: float = 5e-4
     aliasing: float = 1e-4
     max_folds: int = 4
     psf_bits: int = 5

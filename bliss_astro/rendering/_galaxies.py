@@ -119,10 +119,39 @@ def _add_stamps(images, image, left, bottom, stamps):
     """
     ny, nx = images.shape[1:]
     side = stamps.shape[-1]
+    # A loop over galaxies suits processors, and images that hold many stamps.
+    if images.is_cuda and ny * nx <= 4 * side**2:
+        _gather_stamps(images, image, left, bottom, stamps)
+        return
     where = zip(image.tolist(), left.tolist(), bottom.tolist(), strict=True)
     for stamp, (k, x, y) in zip(stamps.unbind(0), where, strict=True):
         x0, x1, y0, y1 = max(x, 0), min(x + side, nx), max(y, 0), min(y + side, ny)
         images[k, y0:y1, x0:x1] += stamp[y0 - y : y1 - y, x0 - x : x1 - x]
+
+
+def _gather_stamps(images, image, left, bottom, stamps):
+    """
+    The same, all first galaxies of the images at once, then all second ones.
+
+    No two of them write to one pixel, so that the sum has one order only.
+    """
+    side = stamps.shape[-1]
+    _, count = torch.unique_consecutive(image, return_counts=True)
+    first = torch.repeat_interleave(count.cumsum(0) - count, count)
+    rank = torch.arange(len(image), device=image.device) - first
+
+    def along(low, n):
+        place = torch.arange(n, device=low.device) - low[:, None]
+        inside = (place >= 0) & (place < side)
+        return place.clamp(0, side - 1), inside
+
+    column, in_x = along(left, images.shape[2])
+    row, in_y = along(bottom, images.shape[1])
+    for turn in range(int(count.max())):
+        own = torch.nonzero(rank == turn)[:, 0]
+        part = stamps[own[:, None, None], row[own][:, :, None], column[own][:, None]]
+        part = part * (in_y[own][:, :, None] & in_x[own][:, None])
+        images[image[own]] += part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +199,7 @@ class _Plan:
             centre = base // 2 if level == 0 else 0
             modes = _with_phases(modes, kx, ky, rest_x + centre, rest_y + centre)
             if level == 0:
-                fine = _fold(modes, folds)
+                fine = _fold(torch.complex(*modes), folds)
                 fine = torch.fft.irfft2(fine, s=(base, base))
                 if out is None and base == stamp:
                     return fine
@@ -179,8 +208,13 @@ class _Plan:
                 edge = (stamp - base) // 2
                 out[:, edge : edge + base, edge : edge + base] += fine
             else:
-                part = _synthesize(modes, base, level, stamp)
-                out = part if out is None else out.add_(part)
+                # A level repeats itself beyond its period: it ends there.
+                width = min(stamp, base * 2**level)
+                part = _synthesize(modes, base, level, width)
+                if out is None:
+                    out = part.new_zeros(len(part), stamp, stamp)
+                edge = (stamp - width) // 2
+                out[:, edge : edge + width, edge : edge + width] += part
         return out
 
 
@@ -210,9 +244,8 @@ def _galaxy_modes(galaxy, flux, kx, ky):
     """
     Transforms ``(G, ny, nx)`` of the galaxies before the PSF.
     """
-    fraction, angle, disk_ratio, bulge_ratio, disk_radius, bulge_radius = galaxy.unbind(
-        1
-    )
+    fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
+    disk_radius, bulge_radius = galaxy[:, 4:].unbind(1)
     cos2, sin2 = torch.cos(2 * angle), torch.sin(2 * angle)
 
     def square(radius, ratio, offset):
@@ -231,7 +264,7 @@ def _galaxy_modes(galaxy, flux, kx, ky):
 
 def _with_phases(modes, kx, ky, x, y):
     """
-    Shift to ``(x, y)``.
+    Real and imaginary part after a shift to ``(x, y)``.
     """
     angle_x, angle_y = x[:, None] * kx, y[:, None] * ky
     cx, sx = torch.cos(angle_x)[:, None], torch.sin(angle_x)[:, None]
@@ -239,8 +272,8 @@ def _with_phases(modes, kx, ky, x, y):
     real = torch.addcmul(cy * cx, sy, sx, value=-1)
     imaginary = torch.addcmul(sy * cx, cy, sx).neg_()
     if modes.is_complex():
-        return modes * torch.complex(real, imaginary)
-    return torch.complex(real.mul_(modes), imaginary.mul_(modes))
+        return torch.view_as_real(modes * torch.complex(real, imaginary)).unbind(-1)
+    return real.mul_(modes), imaginary.mul_(modes)
 
 
 def _fold(modes, folds):
@@ -255,10 +288,13 @@ def _synthesize(modes, base, level, stamp):
     Values at the pixels of a stamp of modes that no FFT of its size has.
     """
     along_y, along_x = synthesis_matrices(
-        base, level, stamp, modes.real.dtype, modes.device
+        base, level, stamp, modes[0].dtype, modes[0].device
     )
-    rows = modes @ along_x
-    return along_y[0] @ rows.real + along_y[1] @ rows.imag
+    half = modes[0].shape[-1]
+    cos, sin = (along_y @ torch.cat(modes, -1)).split(stamp, 1)
+    real = cos[..., :half] - sin[..., half:]
+    imaginary = cos[..., half:] + sin[..., :half]
+    return torch.cat([real, imaginary], -1) @ along_x
 
 
 class TorchGalaxyRenderer:

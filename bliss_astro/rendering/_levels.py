@@ -63,15 +63,25 @@ def level_window(base, level, n_levels, folds, dtype, device):
 @functools.cache
 def synthesis_matrices(base, level, stamp, dtype, device):
     """
-    Real ``(2, stamp, base)`` and complex ``(base // 2 + 1, stamp)`` matrices.
+    Matrices that sum up the modes of a level at the pixels of a stamp.
+
+    Returns
+    -------
+    along_y : tensor ``(2 * stamp, base)``
+        Cosines, then sines.
+
+    along_x : tensor ``(2 * (base // 2 + 1), stamp)``
+        From the real and imaginary parts of a sum along y, one after the other,
+        to the real part of the whole.
     """
     kx, ky = axis_modes(base, level, 1, torch.float64, torch.device('cpu'))
     place = torch.arange(stamp, dtype=torch.float64) - stamp // 2
-    weight = (1 + (kx > 0).to(kx)) / (base * 2**level) ** 2
-    along_x = torch.polar(weight[:, None].expand(-1, stamp), kx[:, None] * place)
+    # The modes of negative kx, which are not stored, are conjugates.
+    weight = (1 + (kx > 0).to(kx))[:, None] / (base * 2**level) ** 2
+    cos, sin = (weight * f(kx[:, None] * place) for f in (torch.cos, torch.sin))
     angle = place[:, None] * ky
-    along_y = torch.stack([torch.cos(angle), -torch.sin(angle)]).to(device, dtype)
-    return along_y, along_x.to(device, dtype.to_complex())
+    along_x, along_y = torch.cat([cos, -sin]), torch.cat([angle.cos(), angle.sin()])
+    return along_y.to(device, dtype), along_x.to(device, dtype)
 
 
 def bilinear_factor(dither, kx, ky):

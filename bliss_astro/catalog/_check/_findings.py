@@ -77,7 +77,7 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
         Faults of the image first, then places, the most significant first.
     """
     sources = first.sources
-    _, scale = _noise_tests(residuals, first.model)
+    scale = _noise_scale(residuals)
     sky, sectors = _sky_test(residuals, scale)
     sound = dataclasses.replace(
         residuals, ratio=residuals.ratio - _sky_map(sectors, residuals)
@@ -101,7 +101,7 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     places = join_all(peaks, found, stars, sources, psf.alarm, fwhm)
     # Again without them: one star that is missing outshines all photon noise.
     found = [place.x for place in places], [place.y for place in places]
-    noise, _ = _noise_tests(
+    noise = _noise_tests(
         sound.without_discs(*found, _AROUND * fwhm),
         first.model,
         psf_is_wrong=psf.alarm,
@@ -132,13 +132,25 @@ def _test(kind, text, value, error, p_value, tolerance, *, place=(np.nan, np.nan
 # -- noise -----------------------------------------------------------------------
 
 
+def _noise_scale(residuals):
+    """Factor by which the noise of empty sky is larger than stated, if it is."""
+    empty = residuals.of_sky(_EMPTY)
+    n = np.count_nonzero(empty.good)
+    if n < _LEAST_SECTOR:
+        return 1.0
+    square = float(np.sum(np.square(empty.ratio), dtype=float)) / n
+    # Within its own error it is as stated.
+    error = np.sqrt(2 * residuals.excess_of_squares / n)
+    return float(np.sqrt(square)) if square > 1 + 3 * error else 1.0
+
+
 def _noise_tests(residuals, model, *, psf_is_wrong=False):
-    """Tests of the stated noise, and by what factor it is larger."""
+    """Tests of the stated noise."""
     if psf_is_wrong:
         # What it leaves of stars hides the noise of their photons.
         residuals = residuals.of_sky(_EMPTY)
     values, errors, p_shape = variance_parts(residuals, model)
-    tests, scale = [], 1.0
+    tests = []
     if np.isfinite(values[0]):
         root = np.sqrt(max(values[0], 0))
         value, error = root - 1, errors[0] / (2 * max(root, 0.1))
@@ -149,8 +161,17 @@ def _noise_tests(residuals, model, *, psf_is_wrong=False):
             f'{more} than bkg_error says'
         )
         tests.append(_test('noise', text, value, error, p_value, _NOISE))
-        scale = max(root, 1.0)
-    if np.isfinite(values[1]):
+    if np.isfinite(values[2]):
+        value = np.sqrt(max(values[2], 0))
+        error = errors[2] / (2 * max(value, np.sqrt(errors[2])))
+        text = (
+            f'bright sources leave residuals of {100 * value:.1f} % of their light per '
+            'pixel: the shape of the PSF is wrong'
+        )
+        tests.append(_test('psf shape', text, value, error, p_shape, _SHAPE))
+    # Where the model of the light is wrong, its photons' noise cannot be told.
+    hidden = any(test.kind == 'psf shape' and test.alarm for test in tests)
+    if np.isfinite(values[1]) and not hidden:
         value, error = values[1] - 1, errors[1]
         p_value = normal_p_value(value / error)
         more, gain = ('larger', 'high') if value > 0 else ('smaller', 'low')
@@ -160,15 +181,7 @@ def _noise_tests(residuals, model, *, psf_is_wrong=False):
             f'{gain}'
         )
         tests.append(_test('photon noise', text, value, error, p_value, _GAIN))
-    if np.isfinite(values[2]):
-        value = np.sqrt(max(values[2], 0))
-        error = errors[2] / (2 * max(value, np.sqrt(errors[2])))
-        text = (
-            f'bright sources leave residuals of {100 * value:.1f} % of their light per '
-            'pixel: the shape of the PSF is wrong'
-        )
-        tests.append(_test('psf shape', text, value, error, p_shape, _SHAPE))
-    return tests, scale
+    return tests
 
 
 # -- draws -------------------------------------------------------------------------
@@ -213,6 +226,9 @@ def _sky_test(residuals, scale):
         [[offset(residuals, (row, column)) for column in columns] for row in rows]
     )
     value, error = found[..., 0], found[..., 1] * scale
+    if not np.isfinite(value).any():
+        text = 'too little empty sky to compare with the background'
+        return _test('background', text, 0.0, np.nan, 1.0, 0.0), np.zeros((1, 1))
     whole, whole_error = offset(residuals)
     whole_error *= scale
     pulls = np.append(value / error, whole / whole_error)

@@ -155,6 +155,18 @@ class Galaxies(Group):
         lean = np.hypot(*self.values[4:])
         self.values[4:] *= np.minimum(1, _LEAN_LIMIT / np.maximum(lean, 1e-6))
 
+    def second_order(self):
+        """
+        What the last step left out, as it was linear.
+
+        Returns
+        -------
+        sigmas : float `~numpy.ndarray`, shape (N,)
+            About, in units of the noise.
+        """
+        snr = np.abs(self.values[0]) / self.errors[0]
+        return super().second_order() + snr * np.square(self.step[3:]).sum(0)
+
     def put(self, sources):
         """
         Write the parameters into the sources.

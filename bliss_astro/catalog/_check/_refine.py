@@ -32,15 +32,17 @@ __all__ = ['LEAST_SNR', 'Group', 'Refined', 'Stars', 'refine', 'stamp_pixels']
 # and so do those beyond so many brighter ones.
 LEAST_SNR = 8.0
 _N_MOST = 4000
-# The most rounds of linearisation, the first of them for all sources, the others
-# for those that the last one moved by more than so many errors and those around.
-_N_ROUNDS, _N_FOR_ALL, _SETTLED = 6, 2, 0.7
+# The most rounds of linearisation: the first for all sources, the others for those
+# of which the last one left so many sigma of second order, and those around.
+_N_ROUNDS, _SETTLED = 6, 0.5
 # Largest step in pixels, and how far in pixels (and by what share of its flux)
 # a source may well have to move.
 _LARGEST_STEP = 0.7
 _SLACK, _FLUX_SLACK = 1.0, 1.0
+# Standard deviation in pixels of a narrow PSF.
+_NARROW = 1.3
 # Of the conjugate gradients, preconditioned by sources without neighbours.
-_TOLERANCE, _MOST_STEPS = 1e-4, 100
+_TOLERANCE, _MOST_STEPS = 1e-5, 300
 
 
 @dataclass
@@ -178,13 +180,13 @@ class Group:
             The derivatives; 0 in bad pixels.
 
         pixels : int `~numpy.ndarray`, shape (N, P P)
-            Flat index of each pixel.
+            Flat index of each pixel; -1 for bad ones.
         """
         x, y = self.values[1:3]
         rows, columns, at, use = stamp_pixels(residuals, x, y, self.half)
         values = self._derivatives(renderer, rows, columns)
         values = values * (use / residuals.error[at])
-        pixels = np.where(use, at[0] * residuals.ratio.shape[1] + at[1], 0)
+        pixels = np.where(use, at[0] * residuals.ratio.shape[1] + at[1], -1)
         return values.reshape(*self.values.shape, -1), pixels.reshape(len(x), -1)
 
     def move(self, step, errors):
@@ -201,6 +203,21 @@ class Group:
         self.values = self.values + step
         self.values[0] = np.maximum(self.values[0], 0.02 * self.drawn[0])
         self.errors, self.step = errors, step
+
+    def second_order(self):
+        """
+        What the last step left out, as it was linear.
+
+        Returns
+        -------
+        sigmas : float `~numpy.ndarray`, shape (N,)
+            About, in units of the noise.
+        """
+        snr = np.abs(self.values[0]) / self.errors[0]
+        # In widths of the narrowest PSF that there is.
+        away = np.hypot(*self.step[1:3]) / _NARROW
+        brighter = np.abs(self.step[0] / self.values[0])
+        return snr * away * (0.5 * away + brighter)
 
     def put(self, sources):
         """
@@ -290,18 +307,22 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
         return Refined(sources, model, np.empty((3, 0)))
     noise = correlated_noise(exposure.shape, kernel, rng).astype(np.float32)
     for k in range(_N_ROUNDS):
-        active = _active(groups, everything=k < _N_FOR_ALL)
+        active = _active(groups, everything=k == 0)
         parts = [group.part(keep) for group, keep in zip(groups, active, strict=True)]
         parts = [part for part in parts if len(part.index)]
         if not parts:
             break
         moved = np.concatenate([part.index for part in parts])
-        model -= renderer(sources.select(moved))
+        if k:
+            model -= renderer(sources.select(moved))
         target = (residuals.ratio + noise) * residuals.good
         _step(parts, target, residuals, renderer)
         for part in parts:
             part.put(sources)
-        model += renderer(sources.select(moved))
+        if k:
+            model += renderer(sources.select(moved))
+        else:
+            model = renderer(sources)
         residuals = Residuals.of(exposure, model, kernel)
         left = iter(parts)
         for group, keep in zip(groups, active, strict=True):
@@ -329,6 +350,9 @@ def _groups(residuals, sources, renderer, half):
     values, _ = Stars(sources, index, half).columns(residuals, renderer)
     snr = np.sqrt((values[0] ** 2).sum(1)) * sources.flux[index]
     index = index[snr > LEAST_SNR * np.sqrt(residuals.excess)]
+    # Neighbours in the image are neighbours in memory.
+    cells = sources.y[index] // (2 * half), sources.x[index] // (2 * half)
+    index = index[np.lexsort(cells[::-1])]
     stars, galaxies = (
         index[sources.is_galaxy[index] == which] for which in (False, True)
     )
@@ -346,7 +370,7 @@ def _active(groups, *, everything):
 
     if everything:
         return [np.ones(len(group.index), dtype=bool) for group in groups]
-    moving = [np.any(np.abs(g.step / g.errors) > _SETTLED, axis=0) for g in groups]
+    moving = [group.second_order() > _SETTLED for group in groups]
     places = [g.values[1:3, m].T for g, m in zip(groups, moving, strict=True)]
     places = np.concatenate(places)
     if len(places) == 0:
@@ -367,9 +391,10 @@ def _step(groups, target, residuals, renderer):
         norm = np.maximum(np.sqrt((values**2).sum(2, dtype=float)), 1e-20)
         values = (values / norm[..., None]).astype(np.float32)
         # Column by column, so that no sorting is needed.
-        data.append(values.ravel())
-        indices.append(np.broadcast_to(pixels, values.shape).ravel())
-        lengths.append(np.full(norm.size, pixels.shape[1]))
+        use = np.broadcast_to(pixels >= 0, values.shape)
+        data.append(values[use])
+        indices.append(np.broadcast_to(pixels, values.shape)[use])
+        lengths.append(use.sum(2).ravel())
         ridge = 1 / (norm * group.slack) ** 2
         right.append((-ridge * norm * (group.values - group.drawn)).ravel())
         blocks.append(_inverse_blocks(values, ridge))
@@ -377,24 +402,19 @@ def _step(groups, target, residuals, renderer):
         ridges.append(ridge.ravel())
     starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     n = len(starts) - 1
+    # Only the pixels that are seen count.
+    indices = np.concatenate(indices)
+    seen = np.zeros(target.size, dtype=bool)
+    seen[indices] = True
+    number = np.cumsum(seen, dtype=np.int32) - 1
     jacobian = sparse.csc_matrix(
-        (np.concatenate(data), np.concatenate(indices), starts), shape=(target.size, n)
+        (np.concatenate(data), number[indices], starts), shape=(number[-1] + 1, n)
     )
-    ridge = np.concatenate(ridges)
-    right = np.concatenate(right) + jacobian.T @ target.ravel()
-
-    def normal(vector):
-        product = jacobian @ vector.astype(np.float32)
-        return jacobian.T @ product + ridge * vector
-
+    right = np.concatenate(right) + jacobian.T @ target.ravel()[seen]
+    matrix = jacobian.T @ jacobian + sparse.diags(np.concatenate(ridges))
+    alone = linalg.LinearOperator((n, n), lambda v: _alone(blocks, v), dtype=float)
     step, _ = linalg.cg(
-        linalg.LinearOperator((n, n), normal, dtype=float),
-        right,
-        rtol=_TOLERANCE,
-        maxiter=_MOST_STEPS,
-        M=linalg.LinearOperator(
-            (n, n), lambda vector: _alone(blocks, vector), dtype=float
-        ),
+        matrix.tocsr(), right, rtol=_TOLERANCE, maxiter=_MOST_STEPS, M=alone
     )
     first = 0
     for group, norm, block in zip(groups, norms, blocks, strict=True):

@@ -36,6 +36,8 @@ PSF_WIDTH = 0.015
 _MODEL_ERROR = 0.03
 # Fewer bright pixels than this do not tell model errors.
 _FEW_PIXELS = 40
+# Pixels with a smaller share of sources in their variance are empty.
+_NO_LIGHT = 1e-3
 
 
 def normal_p_value(sigmas, *, two_sided=True):
@@ -398,11 +400,21 @@ def variance_parts(residuals, model):
         That the pixels which tell ``c`` are as far off by noise alone. They may
         be few, and their squares are not nearly normal.
     """
-    use = residuals.good
+    # Pixels of empty sky, nearly all there are, are alike.
+    empty = residuals.good & (residuals.sky_share > 1 - _NO_LIGHT)
+    use = residuals.good & ~empty
     share = residuals.sky_share[use].astype(float)
     power = np.square(model[use].astype(float) / residuals.error[use])
     square = np.square(residuals.ratio[use].astype(float))
-    weight = (1 + _MODEL_ERROR**2 * power) ** -2
+    number = np.ones(len(share) + 1)
+    number[-1] = np.count_nonzero(empty)
+    if number[-1]:
+        mean = np.sum(np.square(residuals.ratio[empty]), dtype=float) / number[-1]
+        share, power = np.append(share, 1.0), np.append(power, 0.0)
+        square = np.append(square, mean)
+    else:
+        number = number[:-1]
+    weight = number * (1 + _MODEL_ERROR**2 * power) ** -2
     parts = np.stack([share, 1 - share, power])
     known = np.array([True, True, True])
     known &= (parts**2 * weight).sum(1) > np.array([1, 20, 20])
@@ -412,7 +424,7 @@ def variance_parts(residuals, model):
     freedom /= residuals.excess_of_squares
     known[2] &= freedom > _FEW_PIXELS
     excess = residuals.excess_of_squares
-    values, errors = _regression(parts, weight, square, known, excess)
+    values, errors = _regression(parts, weight, square, known, excess, number)
     p_value = 1.0
     if known[2]:
         # Of the noise only what is beyond doubt is allowed for.
@@ -422,18 +434,18 @@ def variance_parts(residuals, model):
         if values[2] < 3 * errors[2]:
             # Photons are told far better by a model that is right.
             both = known & [True, True, False]
-            found = _regression(parts, weight, square, both, excess)
+            found = _regression(parts, weight, square, both, excess, number)
             values[:2], errors[:2] = found[0][:2], found[1][:2]
     return values, errors, float(p_value)
 
 
-def _regression(parts, weight, square, known, excess):
+def _regression(parts, weight, square, known, excess, number):
     """Coefficients of the known parts and their errors, NaN for the others."""
     values, errors = np.full(len(parts), np.nan), np.full(len(parts), np.nan)
     if known.any():
         parts = parts[known]
         inverse = np.linalg.pinv((parts * weight) @ parts.T)
         values[known] = inverse @ ((parts * weight) @ square)
-        spread = 2 * excess * ((parts * weight**2) @ parts.T)
+        spread = 2 * excess * ((parts * (weight**2 / number)) @ parts.T)
         errors[known] = np.sqrt(np.diag(inverse @ spread @ inverse))
     return values, errors
