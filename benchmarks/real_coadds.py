@@ -24,7 +24,7 @@ _BORDER = 12  # pixels from where any exposure ends
 def _catalog(exposure, threshold=0.5):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return detect_sources(exposure, threshold=threshold)
+        return detect_sources(exposure, threshold=threshold, encoder='stars')
 
 
 def _columns(catalog, names=('flux', 'flux_err', 'probability', 'flags')):

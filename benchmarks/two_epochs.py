@@ -160,7 +160,7 @@ def compare_epochs(report, folder):
     for exposure in exposures:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            table = detect_sources(exposure, threshold=0.5)
+            table = detect_sources(exposure, threshold=0.5, encoder='stars')
         catalogs.append(_plain(table))
         flags.append(table.posterior.flags)
     details = {}
@@ -357,7 +357,7 @@ def _check_one(exposure, n_rows, rng):
     simulated, truth, (psf, noise, gain) = _simulate_like(exposure, 48, n_rows, rng)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        catalog = detect_sources(simulated)
+        catalog = detect_sources(simulated, encoder='stars')
     from scipy.spatial import cKDTree
 
     found = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])

@@ -112,7 +112,7 @@ def main(args=None):
         print(f'correlation {one:.2f} stated, {two:.2f} measured (along {axis})')
 
     for name, image in (('one exposure', first), ('the coadd', coadd)):
-        catalog = detect_sources(image)
+        catalog = detect_sources(image, encoder='stars')
         found, pulls = compare(catalog, stars)
         print(
             f'{name}: {found} of {n_stars} stars among {len(catalog)} sources; fluxes '

@@ -84,7 +84,11 @@ def main():
     coadd, truth = simulator.simulate(rng=arguments.seed)
     print(coadd, '\n')
     catalog = detect_sources(
-        coadd, threshold=0.5, flux_min=sky.flux_min * coadd.unit, density=sky.density
+        coadd,
+        threshold=0.5,
+        encoder='stars',
+        flux_min=sky.flux_min * coadd.unit,
+        density=sky.density,
     )
     report(catalog, truth)
     count_faint(catalog, truth, limit=1500, n_draws=50, rng=arguments.seed)

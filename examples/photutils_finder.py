@@ -68,7 +68,7 @@ def main():
         warnings.simplefilter('ignore', AstropyUserWarning)
         score('DAOStarFinder', photometry(dao)(image, error=error), truth)
         score('BlissFinder', photometry(bliss)(image, error=error), truth)
-        catalog = detect_sources(coadd)
+        catalog = detect_sources(coadd, encoder='stars')
         result = photometry()(
             image * coadd.unit, error=error * coadd.unit, init_params=catalog
         )

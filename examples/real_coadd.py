@@ -117,6 +117,7 @@ def check(exposures, catalog, n_images, *, rng):
         found = detect_sources(
             coadd,
             0.1,
+            encoder='stars',
             density=catalog.meta['density'],
             flux_min=catalog.meta['flux_min'] * u.nmgy,
             n_samples=200,
@@ -160,7 +161,7 @@ def main():
     print(f'stated:   sigma {stated:.4g}, correlation ({along_x:.3f}, {along_y:.3f})')
     print(f'measured: {measured}')
 
-    catalog = detect_sources(coadd)
+    catalog = detect_sources(coadd, encoder='stars')
     print(f'{len(catalog)} sources, expected {catalog.posterior.expected_counts():.0f}')
     if arguments.output:
         catalog.write(arguments.output, overwrite=True)

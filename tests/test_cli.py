@@ -326,7 +326,8 @@ def test_detect_prints_a_table_and_nothing_else(simulated, capsys):
     assert main(['detect', str(simulated)]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].split()[:4] == ['id', 'probability', 'x_centroid', 'y_centroid']
+    names = ['id', 'probability', 'galaxy_probability', 'x_centroid', 'y_centroid']
+    assert lines[0].split()[:5] == names
     assert 3 < len(lines) <= 23
     assert 'detecting in 80 x 72 px of a simulated image' in err
     assert main(['detect', str(simulated), '-q']) == 0

@@ -348,7 +348,7 @@ class CatalogPosterior:
         --------
         >>> from bliss_astro import CoaddSimulator, detect_sources
         >>> coadd, truth = CoaddSimulator(10).simulate(rng=1)
-        >>> posterior = detect_sources(coadd).posterior
+        >>> posterior = detect_sources(coadd, encoder='stars').posterior
         >>> draws = posterior.sample(20, rng=1)
         >>> len(draws), draws[0].colnames
         (20, ['x_centroid', 'y_centroid', 'flux'])

@@ -165,7 +165,7 @@ def detect_sources(
     --------
     >>> from bliss_astro import CoaddSimulator, detect_sources
     >>> coadd, truth = CoaddSimulator(10).simulate(rng=3)
-    >>> catalog = detect_sources(coadd)
+    >>> catalog = detect_sources(coadd, encoder='stars')
     >>> len(catalog) == len(truth)
     True
     >>> catalog.meta['estimated']

@@ -15,12 +15,14 @@ from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 
+from ._bright_stars import draw_bright_stars, glare
 from ._inputs import EncoderInputs
 
 __all__ = ['SceneBatch', 'SceneStream']
 
 # How far beyond the edges sources lie, in pixels: the light of some comes in.
-_MARGIN = 14
+# The paper's images have none out there.
+_MARGINS = {'sky': 14, 'npe': 0}
 # Sources down to this share of the flux floor are there but not asked for.
 _UNSEEN = 0.4
 # Calibrations of images that are none of SDSS's, in electrons per nanomaggy.
@@ -132,6 +134,7 @@ class _Plan:
     galaxy: torch.Tensor
     dither: torch.Tensor
     population: str
+    glare: torch.Tensor | None = None
 
 
 class SceneStream:
@@ -290,9 +293,10 @@ class SceneStream:
             lowest = _UNSEEN * floor / scale
         factors = self._factors(population, n, generator)
         ny, nx = config.shape
+        margin = _MARGINS[population]
         drawn = prior.sample_batch(
             n,
-            (ny + 2 * _MARGIN, nx + 2 * _MARGIN),
+            (ny + 2 * margin, nx + 2 * margin),
             flux_min=lowest,
             star_scale=factors[0],
             galaxy_scale=factors[1],
@@ -370,7 +374,7 @@ class SceneStream:
             tolerance=1e-4,
             device=self.device,
         )
-        return _Plan(
+        plan = _Plan(
             simulator=simulator,
             psf=psf,
             background=background,
@@ -378,14 +382,34 @@ class SceneStream:
             scale=scale,
             floor=floor,
             density=density,
-            x=drawn.x - _MARGIN,
-            y=drawn.y - _MARGIN,
+            x=drawn.x - _MARGINS[population],
+            y=drawn.y - _MARGINS[population],
             flux=drawn.flux * scale[:, None],
             is_galaxy=drawn.is_galaxy,
             galaxy=drawn.galaxy,
             dither=simulator.draw_dithers(n, generator=generator),
             population=population,
         )
+        if population == 'sky' and config.bright_fraction > 0:
+            self._add_bright_stars(plan, generator)
+        return plan
+
+    def _add_bright_stars(self, plan, generator):
+        config, n = self.config, len(plan.psf)
+        star = draw_bright_stars(
+            n,
+            config.bright_fraction,
+            config.shape,
+            generator=generator,
+            device=self.device,
+        )
+        plan.glare = glare(*star, config.shape, generator=generator)
+        for name, value in zip(('x', 'y', 'flux'), star, strict=True):
+            setattr(plan, name, torch.cat([getattr(plan, name), value], 1))
+        none = torch.zeros_like(star[0], dtype=torch.bool)
+        plan.is_galaxy = torch.cat([plan.is_galaxy, none], 1)
+        # Stars have shapes too, which mean nothing.
+        plan.galaxy = torch.cat([plan.galaxy, plan.galaxy[:, :1]], 1)
 
     def _extended(self, plans):
         """Galaxies of groups of one depth, drawn together, group by group."""
@@ -409,6 +433,8 @@ class SceneStream:
 
     def _scenes(self, plan, extended, generator):
         config, n = self.config, len(plan.psf)
+        if plan.glare is not None:
+            extended = extended + plan.glare
         data = plan.simulator.expose_batch(
             plan.x,
             plan.y,
@@ -433,6 +459,7 @@ class SceneStream:
         if plan.population == 'sky' and config.sky_error > 0:
             data = data + self._sky_error(n, generator) * bkg_error[:, None, None]
         ny, nx = config.shape
+        most = max(_MARGINS.values())
         return SceneBatch(
             data=data,
             background=plan.background,
@@ -450,7 +477,7 @@ class SceneStream:
             is_galaxy=plan.is_galaxy,
             galaxy=plan.galaxy,
             population=torch.full_like(plan.scale, float(plan.population == 'npe')),
-            region=(-_MARGIN - 0.5, nx + _MARGIN, -_MARGIN - 0.5, ny + _MARGIN),
+            region=(-most - 0.5, nx + most, -most - 0.5, ny + most),
         )
 
     def _sky_error(self, n, generator):

@@ -132,6 +132,10 @@ class SimulationConfig:
         Typical relative error of the stated PSF's width, in images of the
         prior of the sky; errors of its shape go with it.
 
+    bright_fraction : float
+        Share of the images of the prior of the sky that have a very bright star
+        in them or near them, with spikes and a halo.
+
     catalog_prior, field_prior : str or None
         Files that `~bliss_astro.priors.CatalogPrior.save` and
         `~bliss_astro.priors.FieldPrior.save` wrote, in place of the bundled
@@ -170,6 +174,7 @@ class SimulationConfig:
     galaxy_scale: tuple[float, float] = (1.0, 1.0)
     sky_error: float = 0.0
     psf_error: float = 0.0
+    bright_fraction: float = 0.0
     catalog_prior: str | None = None
     field_prior: str | None = None
     pixel_scale: float = 0.396
@@ -179,9 +184,11 @@ class SimulationConfig:
             if getattr(self, name) not in known:
                 msg = f'{name} must be one of {known}, got {getattr(self, name)!r}'
                 raise ValueError(msg)
-        if not 0 <= self.npe_fraction <= 1:
-            msg = f'npe_fraction must lie between 0 and 1, got {self.npe_fraction}'
-            raise ValueError(msg)
+        for name in ('npe_fraction', 'bright_fraction'):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                msg = f'{name} must lie between 0 and 1, got {value}'
+                raise ValueError(msg)
         if not (math.isfinite(self.pixel_scale) and self.pixel_scale > 0):
             msg = f'pixel_scale must be positive, got {self.pixel_scale}'
             raise ValueError(msg)

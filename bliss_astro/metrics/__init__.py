@@ -30,4 +30,5 @@ from ._ranks import *
 from ._reliability import *
 from ._report import *
 from ._residuals import *
+from ._roc import *
 from ._sharpness import *

@@ -102,7 +102,7 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     # Again without them: one star that is missing outshines all photon noise.
     found = [place.x for place in places], [place.y for place in places]
     noise = _noise_tests(
-        sound.without_discs(*found, _AROUND * fwhm),
+        _without_galaxies(sound, sources, fwhm).without_discs(*found, _AROUND * fwhm),
         first.model,
         psf_is_wrong=psf.alarm,
     )
@@ -112,6 +112,22 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     general = [*noise, sky, psf, regions, _draw_test(first)]
     general.sort(key=lambda test: (not test.alarm, -abs(test.sigmas)))
     return (*general, *(notes.tell(place) for place in places))
+
+
+def _without_galaxies(residuals, sources, fwhm):
+    # A galaxy is no exponential or de Vaucouleurs profile to the last photon: what it
+    # leaves must not be taken for the noise of photons.
+    if sources.galaxy is None or not sources.is_galaxy.any():
+        return residuals
+    own = np.flatnonzero(sources.is_galaxy)
+    size = np.nanmax(np.nan_to_num(sources.galaxy[own, 4:], nan=1.0), axis=1)
+    reach = _AROUND * fwhm + 3 * size
+    # Radii rounded up, so that a few passes do.
+    step = np.ceil(np.log2(np.maximum(reach, 1.0)))
+    for k in np.unique(step):
+        some = own[step == k]
+        residuals = residuals.without_discs(sources.x[some], sources.y[some], 2.0**k)
+    return residuals
 
 
 def _test(kind, text, value, error, p_value, tolerance, *, place=(np.nan, np.nan)):
