@@ -34,10 +34,10 @@ Gaussians and a Moffat profile without a pixel.
 Galaxies
 --------
 
-Galaxies of a bulge and a disk, drawn in Fourier space by torch in single precision, against
-GalSim with tight parameters on a stamp of 53 pixels; speeds are of one core, against GalSim with its
-default parameters on the same stamp, in turns. "Training" is the looser setting that
-simulations for training use.
+Galaxies of a bulge and a disk, drawn in Fourier space by torch in single precision,
+against GalSim with tight parameters on a stamp of 53 pixels; speeds are of one core,
+against GalSim with its default parameters on the same stamp, in turns. "Training" is
+the looser setting that simulations for training use.
 """,
     'coadd_noise': """\
 Noise of coadds
@@ -71,25 +71,25 @@ median flux.
 Stars and galaxies in many fields
 ---------------------------------
 
-The NPE paper's experiment, see :ref:`fields_experiment` for what the encoders are and for
-figures. "Many" are test images of many fields, "single" those of one. Only sources with a true
-r < 22 are truth; "ours" is the bundled encoder, told the paper's prior.
+The NPE paper's experiment, see :ref:`fields_experiment` for what the encoders are and
+for figures. "Many" are test images of many fields, "single" those of one. Only sources
+with a true r < 22 are truth; "ours" is the bundled encoder, told the paper's prior.
 """,
     'psf_told': """\
 What being told the PSF is worth
 --------------------------------
 
-The bundled encoder on the same images, told each field's own PSF, the median PSF of all fields,
-or another field's (:ref:`psf-told`). Classes of sources brighter than r = 21.5.
+The bundled encoder on the same images, told each field's own PSF, the median PSF of all
+fields, or another field's (:ref:`psf-told`). Classes of sources brighter than r = 21.5.
 """,
     'two_epochs_types': """\
 Stars and galaxies in two epochs
 --------------------------------
 
-SDSS runs 4192 and 6377 see the same sky: sources brighter than r = 20.5 of one found in the other
-within a pixel, their classes, and differences of fluxes over their errors. The flux of a galaxy
-depends on its unknown profile, which both epochs share, so that differences are smaller than the
-errors.
+SDSS runs 4192 and 6377 see the same sky: sources brighter than r = 20.5 of one found
+in the other within a pixel, their classes, and differences of fluxes over their errors. The
+flux of a galaxy depends on its unknown profile, which both epochs share, so that
+differences are smaller than the errors.
 """,
     'flux_errors': """\
 Errors of isolated stars

@@ -109,7 +109,7 @@ def test_mixture_over_types_is_the_sum_of_both(encoder, batch):
     earlier = posterior.code_of(catalog, tiles, 0)
     head = posterior.head
     source = head.source_hidden(0, hidden, catalog.count[tiles], earlier)
-    factor, start, fit = posterior.position_factor(0, source, tiles, catalog)
+    _, start, fit = posterior.position_factor(0, source, tiles, catalog)
     high = posterior.ceiling(start[:, 0])
     given = (0, source, tiles, start, fit, high)
     mixture = posterior.flux_mixture(*given)

@@ -314,9 +314,7 @@ def test_training_preset(generator):
 
 
 @pytest.mark.parametrize('size', [200, 256, 300])
-@pytest.mark.parametrize(
-    'shape', [(1.0, 15.0, 3.0), (0.0, 3.0, 6.0), (0.0, 3.0, 12.0)]
-)
+@pytest.mark.parametrize('shape', [(1.0, 15.0, 3.0), (0.0, 3.0, 6.0), (0.0, 3.0, 12.0)])
 def test_nothing_repeats_on_large_images(size, shape):
     # Levels have periods: nothing of a galaxy may come in again from the side.
     fraction, disk, bulge = shape
