@@ -83,8 +83,8 @@ PRESETS = {
             'n_validation': 512,
             'validate_every': 500,
         },
-        n_images=3000,
-        oracle=OracleSettings(n_fields=20, per_field=20),
+        n_images=2000,
+        oracle=OracleSettings(n_fields=16, per_field=15),
     ),
     # As in the paper: 210,000 images, 50 times each. A GPU, or weeks.
     'full': Preset(

@@ -87,8 +87,8 @@ Stars and galaxies in two epochs
 --------------------------------
 
 SDSS runs 4192 and 6377 see the same sky: sources brighter than r = 20.5 of one found
-in the other within a pixel, their classes, and differences of fluxes over their errors. The
-flux of a galaxy depends on its unknown profile, which both epochs share, so that
+in the other within a pixel, their classes, and differences of fluxes over their errors.
+The flux of a galaxy depends on its unknown profile, which both epochs share, so that
 differences are smaller than the errors.
 """,
     'flux_errors': """\

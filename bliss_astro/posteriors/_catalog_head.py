@@ -75,11 +75,11 @@ class CatalogHead(StarHead):
             0 for the brightest.
 
         hidden : tensor ``(N, narrow)``
-            From `source_hidden`.
+            From `~bliss_astro.posteriors.StarHead.source_hidden`.
 
         fit : dict of tensor
-            With ``told`` ``(N, N_TOLD)``, see
-            `~bliss_astro.posteriors._galaxy_bank.measure_sizes`.
+            As for the star's factors, and ``told`` ``(N, 12)``: how well blurred
+            stars of several sizes fit.
         """
         own = torch.stack(
             [
