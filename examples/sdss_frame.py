@@ -2,7 +2,7 @@
 """
 From the files of an SDSS field to a catalogue of stars and galaxies.
 
-    python sdss_frame.py FRAME PSFIELD [--photofield FILE] [--part y0 y1 x0 x1]
+    python sdss_frame.py FRAME PSFIELD [--tsfield FILE] [--part y0 y1 x0 x1]
 
 FRAME is a calibrated frame (``frame-r-*.fits.bz2``) or a corrected frame (``fpC``),
 PSFIELD the field's ``psField`` file.
@@ -64,14 +64,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('frame')
     parser.add_argument('psfield')
-    parser.add_argument('--photofield')
+    for name in ('photofield', 'tsfield', 'fpm'):
+        parser.add_argument(f'--{name}', help='more of what the survey knows')
     parser.add_argument('--part', type=int, nargs=4, metavar=('Y0', 'Y1', 'X0', 'X1'))
     parser.add_argument('--picture', default='sdss_frame.png')
     parser.add_argument('-o', '--output', default='sdss_frame.fits')
     options = parser.parse_args()
 
     exposure = Exposure.from_sdss(
-        options.frame, options.psfield, photofield=options.photofield
+        options.frame,
+        options.psfield,
+        photofield=options.photofield,
+        tsfield=options.tsfield,
+        fpm=options.fpm,
     )
     if options.part is not None:
         y0, y1, x0, x1 = options.part

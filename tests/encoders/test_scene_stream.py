@@ -205,3 +205,48 @@ def test_domain_is_what_the_stream_draws():
     )
     assert float(outside.float().mean()) < 0.03
     assert domain.floor_snr == (3.0, 5.0)
+
+
+def test_bright_stars_are_in_the_truth_and_glare():
+    config = dataclasses.replace(
+        SKY,
+        star_scale=(1e-6, 1e-6),
+        galaxy_scale=(1e-6,) * 2,
+        bright_fraction=1.0,
+        bad_pixels=True,
+    )
+    stream, scenes = draw(config, 100)
+    bright = scenes.flux.max(1)
+    assert float(bright.values.min()) > 1.9e5
+    assert not scenes.is_galaxy.gather(1, bright.indices[:, None]).any()
+    # They lie evenly in the image and 40 px around it.
+    inside = (scenes.x > -0.5) & (scenes.x < 63.5) & (scenes.y > -0.5)
+    inside &= (scenes.y < 63.5) & (scenes.flux > 1.9e5)
+    share, expected = float(inside.sum()) / 100, (64 / 144) ** 2
+    assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / 100)
+    found = stream.tile_catalog(scenes)
+    assert int(found.count.sum()) >= int(inside.sum())
+    # Light far from them that no PSF has: the median of an image is lifted.
+    plain = dataclasses.replace(config, bright_fraction=0.0)
+    _, others = draw(plain, 100)
+    level = [
+        float(((s.data - s.background[:, None, None]).flatten(1)).mean(1).median())
+        for s in (scenes, others)
+    ]
+    assert level[0] > level[1] + 5
+
+
+def test_a_misstated_psf_is_off_by_a_little():
+    _, right = draw(SKY, 200)
+    config = dataclasses.replace(SKY, psf_error=0.02)
+    stream = SceneStream(config)
+    generator = torch.Generator().manual_seed(3)
+    stated = stream._misstated(right.psf, generator)
+    off = torch.log(stated[:, 0] / right.psf[:, 0])
+    # Normal with a size of 2 u^2 of 0.02: its mean square is 0.02^2 4 / 5.
+    assert 0.5 < float(off.square().mean()) / (0.02**2 * 0.8) < 2
+    # The width of core and wing go together.
+    torch.testing.assert_close(
+        torch.log(stated[:, 3] / right.psf[:, 3]), off, atol=1e-5, rtol=0
+    )
+    assert (stated[:, 5] == right.psf[:, 5]).all()
