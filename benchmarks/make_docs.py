@@ -274,6 +274,9 @@ def _section(name, text):
     if not path.is_file():
         return ''
     result = json.loads(path.read_text())
+    if name == 'fields':
+        # The page of the experiment has all of it.
+        result['rows'] = [row for row in result['rows'] if row['target']]
     parts = [text, _provenance(result), _rows_table(result)]
     if name == 'stars_accuracy':
         parts.append(_accuracy_extras(result))
