@@ -15,7 +15,6 @@ from _fields_training import test_simulation
 
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._scene_stream import SceneStream
-from bliss_astro.priors import CatalogPrior
 
 __all__ = ['TestStream', 'read_scores', 'score_all']
 
@@ -25,31 +24,6 @@ _BATCH, _PER_FILE = 64, 8
 _FIELDS = {'many': 'sdss', 'single': 'single'}
 
 _state = {'encoders': {}, 'streams': {}, 'device': 'cpu'}
-
-
-class _Inside:
-    """
-    A prior without the sources that lie beyond the edges of the image.
-
-    The paper has none there.
-    """
-
-    def __init__(self, prior, shape):
-        self.prior, self.shape = prior, shape
-
-    def __getattr__(self, name):
-        return getattr(self.prior, name)
-
-    def sample_batch(self, n_images, shape, **options):
-        drawn = self.prior.sample_batch(n_images, shape, **options)
-        for values, whole, own in (
-            (drawn.y, shape[0], self.shape[0]),
-            (drawn.x, shape[1], self.shape[1]),
-        ):
-            margin = (whole - own) / 2 - 0.5
-            inside = (values >= margin) & (values < margin + own)
-            drawn.flux.mul_(inside)
-        return drawn
 
 
 class TestStream(SceneStream):
@@ -69,11 +43,12 @@ class TestStream(SceneStream):
     """
 
     def __init__(self, which, *, continued=False, device='cpu'):
-        config = test_simulation(_FIELDS[which])
-        prior = CatalogPrior()
-        if not continued:
-            prior = _Inside(prior, config.shape)
-        super().__init__(config, device=device, priors={'npe': prior})
+        # The paper has no sources beyond the edges of its images.
+        super().__init__(
+            test_simulation(_FIELDS[which]),
+            device=device,
+            margins={'npe': 14 if continued else 0},
+        )
 
 
 def _start_worker(paths, n_threads, device, continued):

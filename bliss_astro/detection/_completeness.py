@@ -222,7 +222,7 @@ def completeness(
     --------
     >>> from bliss_astro import CoaddSimulator, completeness
     >>> exposure, truth = CoaddSimulator(shape=(160, 160)).simulate(rng=3)
-    >>> result = completeness(exposure, n_sources=48, rng=1)
+    >>> result = completeness(exposure, 'stars', n_sources=48, rng=1)
     >>> result.table.colnames[:5]
     ['type', 'flux_low', 'flux_high', 'n', 'n_found']
     """

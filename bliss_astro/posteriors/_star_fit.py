@@ -54,6 +54,12 @@ class StarPatches:
     y: torch.Tensor
     radius: float
 
+    def select(self, index):
+        """The chosen cut-outs."""
+        names = ('data', 'good', 'shape', 'gain', 'correlation', 'x', 'y')
+        chosen = {name: getattr(self, name)[index] for name in names}
+        return dataclasses.replace(self, **chosen)
+
     def offsets(self, x, y):
         """Offsets of the pixels from positions, each ``(N, P, P)``."""
         half = self.data.shape[-1] // 2

@@ -15,8 +15,10 @@ from ._star_fit import StarPatches, fit_star, flux_at
 
 __all__ = ['TilePosterior']
 
-# Half-size in pixels of the cut-outs for large galaxies.
+# Half-size in pixels of the cut-outs for large galaxies, and how many of them are
+# worked on at once.
 _WIDE_RADIUS = 12
+_PIECE = 1024
 
 
 class TilePosterior:
@@ -129,9 +131,8 @@ class TilePosterior:
         floor = log_floor.exp()
         extended = {}
         if self.head.galaxies:
-            far = self._patches(tiles, x, y, _WIDE_RADIUS)
             names = ('told', 'size_log_flux', 'size_error', 'shifts')
-            sizes = measure_sizes(patches, far, x, y, flux, floor)
+            sizes = self._sizes(tiles, patches, (x, y, flux, floor))
             extended = dict(zip(names, sizes, strict=True))
         return extended | {
             'x': ((x + 0.5) / size - columns).clamp(-1, 2),
@@ -145,6 +146,17 @@ class TilePosterior:
             'patches': patches,
             'log_floor': log_floor,
         }
+
+    def _sizes(self, tiles, patches, at):
+        # Piece by piece: large cut-outs of all candidates of a frame would take
+        # more memory than all else.
+        parts = []
+        for index in torch.arange(len(at[0]), device=self.device).split(_PIECE):
+            x, y, *rest = (value[index] for value in at)
+            own = tuple(value[index] for value in tiles)
+            far = self._patches(own, x, y, _WIDE_RADIUS)
+            parts.append(measure_sizes(patches.select(index), far, x, y, *rest))
+        return [torch.cat(values) for values in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def _photometry(self, tiles, position, fit):
