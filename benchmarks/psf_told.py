@@ -142,7 +142,7 @@ def main():
         report.add(f'accuracy r < 21.5, told {telling}', value, error, n=len(rows))
         star = rows[rows[:, 2] == 0]
         report.add(
-            f'mean |flux error| of stars, told {telling}',
+            f'mean absolute flux error of stars, told {telling}',
             np.abs(star[:, 4]).mean(),
             np.abs(star[:, 4]).std() / np.sqrt(len(star)),
             n=len(star),
