@@ -7,6 +7,7 @@ from ._configuration import *
 from ._inputs import *
 from ._network import *
 from ._pretrained import *
+from ._scene_batch import *
 from ._scene_stream import *
 from ._stream import *
 from ._train import *

@@ -12,13 +12,15 @@ from bliss_astro.coadds import CoaddSimulator
 from bliss_astro.coadds._align import coadd_noise
 from bliss_astro.posteriors import TileCatalog, TileGrid
 from bliss_astro.priors import CatalogPrior, FieldPrior
-from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
+from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 
 from ._bright_stars import draw_bright_stars, glare
 from ._inputs import EncoderInputs
+from ._nuisances import effective_psf, misstated_psf, sky_error
+from ._scene_batch import SceneBatch, padded
 
-__all__ = ['SceneBatch', 'SceneStream']
+__all__ = ['SceneStream']
 
 # How far beyond the edges sources lie, in pixels: the light of some comes in.
 # The paper's images have none out there.
@@ -27,94 +29,6 @@ _MARGINS = {'sky': 14, 'npe': 0}
 _UNSEEN = 0.4
 # Calibrations of images that are none of SDSS's, in electrons per nanomaggy.
 _ELECTRONS = (400.0, 2000.0)
-
-
-@dataclasses.dataclass
-class SceneBatch:
-    """
-    B simulated images with their truth.
-
-    Attributes
-    ----------
-    data : tensor ``(B, ny, nx)``
-        Electrons of one exposure, with the background in them.
-
-    background, bkg_error, effective_gain : tensor ``(B,)``
-        What is said of the sky and its noise; a nuisance may have been added.
-
-    correlation : tensor ``(B, 2)``
-        Correlation of the noise of neighbouring pixels.
-
-    psf : tensor ``(B, 8)``
-        Effective PSF.
-
-    electrons_per_nmgy : tensor ``(B,)``
-        Calibration.
-
-    density, flux_min : tensor ``(B,)``
-        Expected number of sources per pixel above the flux floor, in electrons.
-
-    mask : tensor ``(B, ny, nx)`` of bool
-        Bad pixels.
-
-    x, y, flux : tensor ``(B, S)``
-        Pixels and electrons; 0 in unused places.  Some lie outside of the
-        image or below the floor.
-
-    is_galaxy : tensor ``(B, S)`` of bool
-        Types.
-
-    galaxy : tensor ``(B, S, 6)``
-        Shapes, see ``GALAXY_SHAPE_NAMES``.
-
-    population : tensor ``(B,)``
-        0 for the prior of the sky, 1 for that of the NPE paper.
-
-    region : tuple of float
-        Where sources lie.
-    """
-
-    data: torch.Tensor
-    background: torch.Tensor
-    bkg_error: torch.Tensor
-    effective_gain: torch.Tensor
-    correlation: torch.Tensor
-    psf: torch.Tensor
-    electrons_per_nmgy: torch.Tensor
-    density: torch.Tensor
-    flux_min: torch.Tensor
-    mask: torch.Tensor
-    x: torch.Tensor
-    y: torch.Tensor
-    flux: torch.Tensor
-    is_galaxy: torch.Tensor
-    galaxy: torch.Tensor
-    population: torch.Tensor
-    region: tuple[float, float, float, float]
-
-    def __len__(self):
-        return len(self.data)
-
-    @classmethod
-    def concatenate(cls, parts):
-        """Join batches of images of one size."""
-        most = max(part.x.shape[1] for part in parts)
-        values = {}
-        for field in dataclasses.fields(cls):
-            own = [getattr(part, field.name) for part in parts]
-            if field.name == 'region':
-                values['region'] = own[0]
-                continue
-            if field.name in ('x', 'y', 'flux', 'is_galaxy', 'galaxy'):
-                own = [_padded(value, most) for value in own]
-            values[field.name] = torch.cat(own)
-        return cls(**values)
-
-
-def _padded(value, n_places):
-    out = value.new_zeros(len(value), n_places, *value.shape[2:])
-    out[:, : value.shape[1]] = value
-    return out
 
 
 @dataclasses.dataclass
@@ -422,7 +336,7 @@ class SceneStream:
         most = max(plan.x.shape[1] for plan in plans)
 
         def joined(name):
-            return torch.cat([_padded(getattr(plan, name), most) for plan in plans])
+            return torch.cat([padded(getattr(plan, name), most) for plan in plans])
 
         dither = torch.cat([plan.dither for plan in plans])
         images = render_galaxies(
@@ -459,11 +373,12 @@ class SceneStream:
         )
         bkg_error = ((plan.background + plan.read_noise**2) * ratio).sqrt()
         mask = plan.simulator.draw_mask(data, generator=generator)
-        psf = _effective(plan.psf, plan.dither, kernel) if deep else plan.psf
+        psf = effective_psf(plan.psf, plan.dither, kernel) if deep else plan.psf
         if plan.population == 'sky' and config.psf_error > 0:
-            psf = self._misstated(psf, generator)
+            psf = misstated_psf(psf, config.psf_error, generator=generator)
         if plan.population == 'sky' and config.sky_error > 0:
-            data = data + self._sky_error(n, generator) * bkg_error[:, None, None]
+            off = sky_error(n, config.shape, generator=generator, device=self.device)
+            data = data + config.sky_error * off * bkg_error[:, None, None]
         ny, nx = config.shape
         most = max(self.margins.values())
         return SceneBatch(
@@ -485,36 +400,6 @@ class SceneStream:
             population=torch.full_like(plan.scale, float(plan.population == 'npe')),
             region=(-most - 0.5, nx + most, -most - 0.5, ny + most),
         )
-
-    def _sky_error(self, n, generator):
-        """Level, slope and curvature of what a survey's sky is off by."""
-        ny, nx = self.config.shape
-        c = torch.randn(n, 6, 1, 1, generator=generator, device=self.device)
-        v = torch.linspace(-1, 1, ny, device=self.device)[:, None]
-        u = torch.linspace(-1, 1, nx, device=self.device)[None, :]
-        shape = c[:, 0] + 0.5 * (c[:, 1] * u + c[:, 2] * v)
-        shape = shape + 0.4 * (
-            c[:, 3] * (u**2 - 1 / 3) + c[:, 4] * (v**2 - 1 / 3) + c[:, 5] * u * v
-        )
-        # Most skies are good, some are not.
-        size = self._unit(n, 1, 1, generator=generator) ** 2 * 2
-        return self.config.sky_error * size * shape
-
-    def _misstated(self, psf, generator):
-        """The PSF that is stated where the measured one is a little off."""
-        n = len(psf)
-        noise = torch.randn(n, 5, generator=generator, device=self.device)
-        # Most PSFs are good, some are not.
-        size = self._unit(n, 1, generator=generator) ** 2 * 2 * self.config.psf_error
-        noise = noise * size
-        out = psf.clone()
-        # Width of the core and of all, and the weights of halo and wing, which are
-        # known the less the fainter they are.
-        out[:, [0, 1, 3]] *= torch.exp(noise[:, :1])
-        out[:, 2] *= torch.exp(6 * noise[:, 1])
-        out[:, 4] *= torch.exp(12 * noise[:, 2])
-        out[:, 6:] += 0.7 * noise[:, 3:] * (out[:, 6:] != 0)
-        return out
 
     # -- batches ---------------------------------------------------------------
 
@@ -597,13 +482,3 @@ class SceneStream:
         """
         scenes = self.draw_scenes(n_images, generator=generator)
         return self.inputs(scenes), self.tile_catalog(scenes)
-
-
-def _effective(psf, dither, kernel):
-    """The PSF of a coadd: broader, and longer where the dithers were larger."""
-    size = dither.abs()
-    along = (size * (1 - size)).mean(-2)
-    wide = broaden_shape(psf, kernel)
-    stretch = (along[:, 0] - along[:, 1]) / (2 * psf[:, 0] ** 2 + along.sum(-1))
-    wide[:, 6] = (wide[:, 6] + stretch).clamp(-0.3, 0.3)
-    return wide

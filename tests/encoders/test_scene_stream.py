@@ -19,6 +19,7 @@ from bliss_astro.encoders import (
     TrainingConfig,
     train_encoder,
 )
+from bliss_astro.encoders._nuisances import misstated_psf
 from bliss_astro.priors import CatalogPrior, FieldPrior
 
 NPE = SimulationConfig(
@@ -238,10 +239,8 @@ def test_bright_stars_are_in_the_truth_and_glare():
 
 def test_a_misstated_psf_is_off_by_a_little():
     _, right = draw(SKY, 200)
-    config = dataclasses.replace(SKY, psf_error=0.02)
-    stream = SceneStream(config)
     generator = torch.Generator().manual_seed(3)
-    stated = stream._misstated(right.psf, generator)
+    stated = misstated_psf(right.psf, 0.02, generator=generator)
     off = torch.log(stated[:, 0] / right.psf[:, 0])
     # Normal with a size of 2 u^2 of 0.02: its mean square is 0.02^2 4 / 5.
     assert 0.5 < float(off.square().mean()) / (0.02**2 * 0.8) < 2
