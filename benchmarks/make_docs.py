@@ -35,9 +35,10 @@ Galaxies
 --------
 
 Galaxies of a bulge and a disk, drawn in Fourier space by torch in single precision,
-against GalSim with tight parameters on a stamp of 53 pixels; speeds are of one core,
-against GalSim with its default parameters on the same stamp, in turns. "Training" is
-the looser setting that simulations for training use.
+against GalSim with tight parameters on a stamp of 53 pixels. Speeds are of one core, in
+turns with GalSim at its default parameters and with an image of the PSF, as the codes
+behind the papers do, on the same stamp. "Training" is the looser setting that
+simulations for training use.
 """,
     'coadd_noise': """\
 Noise of coadds
