@@ -51,6 +51,10 @@ class _Plan:
     glare: torch.Tensor | None = None
 
 
+def _prior(kind, source):
+    return kind.from_dict(source) if isinstance(source, dict) else kind.load(source)
+
+
 class SceneStream:
     """
     Batches of (inputs, catalogue) with stars and galaxies.
@@ -100,10 +104,10 @@ class SceneStream:
         self.grid = TileGrid(tuple(config.shape), tile_size)
         self.priors = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
         if config.catalog_prior is not None:
-            self.priors['sky'] = CatalogPrior.load(config.catalog_prior)
+            self.priors['sky'] = _prior(CatalogPrior, config.catalog_prior)
         self.priors |= priors or {}
         if field_prior is None and config.field_prior is not None:
-            field_prior = FieldPrior.load(config.field_prior)
+            field_prior = _prior(FieldPrior, config.field_prior)
         if field_prior is None:
             single = config.fields == 'single'
             field_prior = FieldPrior.single() if single else FieldPrior()

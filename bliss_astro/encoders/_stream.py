@@ -136,10 +136,11 @@ class SimulationConfig:
         Share of the images of the prior of the sky that have a very bright star
         in them or near them, with spikes and a halo.
 
-    catalog_prior, field_prior : str or None
+    catalog_prior, field_prior : str, dict or None
         Files that `~bliss_astro.priors.CatalogPrior.save` and
         `~bliss_astro.priors.FieldPrior.save` wrote, in place of the bundled
-        prior of the sky and of ``fields``.
+        prior of the sky and of ``fields``; or what their ``to_dict`` returns, as
+        cards have it.
 
     pixel_scale : float
         Side of a pixel in arcsec.
@@ -175,8 +176,8 @@ class SimulationConfig:
     sky_error: float = 0.0
     psf_error: float = 0.0
     bright_fraction: float = 0.0
-    catalog_prior: str | None = None
-    field_prior: str | None = None
+    catalog_prior: str | dict | None = None
+    field_prior: str | dict | None = None
     pixel_scale: float = 0.396
 
     def __post_init__(self):

@@ -362,6 +362,11 @@ def _card(trainer, name):
     import bliss_astro
 
     encoder, simulation, training = trainer._settings()
+    # Weights travel without the files of their priors, and their domain needs these.
+    if simulation['catalog_prior'] is not None:
+        simulation['catalog_prior'] = trainer.stream.priors['sky'].to_dict()
+    if simulation['field_prior'] is not None:
+        simulation['field_prior'] = trainer.stream.field_prior.to_dict()
     return {
         'name': name,
         'date': datetime.now(UTC).strftime('%Y-%m-%d'),

@@ -249,3 +249,29 @@ def test_a_misstated_psf_is_off_by_a_little():
         torch.log(stated[:, 3] / right.psf[:, 3]), off, atol=1e-5, rtol=0
     )
     assert (stated[:, 5] == right.psf[:, 5]).all()
+
+
+def test_weights_travel_without_the_files_of_their_priors(tmp_path):
+    CatalogPrior().save(tmp_path / 'catalog.json')
+    FieldPrior.single().save(tmp_path / 'fields.json')
+    encoder = EncoderConfig(
+        galaxies=True, width=8, n_blocks=1, stem_width=8, head_width=16
+    )
+    simulation = dataclasses.replace(
+        SKY,
+        shape=(32, 32),
+        confined_fraction=0.0,
+        catalog_prior=str(tmp_path / 'catalog.json'),
+        field_prior=str(tmp_path / 'fields.json'),
+    )
+    training = TrainingConfig(
+        n_steps=1, batch_size=4, n_validation=4, validate_every=1, precision='float32'
+    )
+    train_encoder((encoder, simulation, training), tmp_path / 'run', name='own')
+    for name in ('catalog.json', 'fields.json'):
+        (tmp_path / name).unlink()
+    again = Encoder.from_pretrained(tmp_path / 'run' / 'own.safetensors')
+    domain = Domain.of(again)
+    # One field: its noise, and nothing else.
+    assert domain.noise[1] < 1.8 * domain.noise[0]
+    assert str(tmp_path) not in (tmp_path / 'run' / 'own.json').read_text()
