@@ -15,6 +15,7 @@ from bliss_astro.posteriors import (
     TilePosterior,
     find_sources,
 )
+from bliss_astro.posteriors._catalog_head import of_type, split_types
 from bliss_astro.priors import torch_generator
 
 from ._checks import check_count, check_threshold
@@ -310,13 +311,9 @@ class CatalogPosterior:
         generator = torch_generator(rng)
         galaxy = torch.zeros_like(high, dtype=torch.bool)
         if sources.typed:
-            half = mixture[0].shape[-1] // 2
-            share = mixture[0][..., half:].exp().sum(-1)
+            share = split_types(mixture[0])[1].exp().sum(-1)
             galaxy = torch.rand(share.shape, generator=generator) < share
-            mixture = [
-                torch.where(galaxy[..., None], part[..., half:], part[..., :half])
-                for part in mixture
-            ]
+            mixture = of_type(mixture, galaxy)
         factor = LogFluxFactor(
             *mixture, torch.zeros_like(high), torch.ones_like(high) * high
         )

@@ -14,6 +14,27 @@ from ._head import _NARROW, StarHead, _flux_mixture
 __all__ = ['CatalogHead']
 
 
+def split_types(components):
+    """The star's and the galaxy's part of what `CatalogHead.flux_mixture` holds."""
+    return components.chunk(2, -1)
+
+
+def of_type(parts, galaxy):
+    """
+    Of mixtures over both types the components of one.
+
+    Parameters
+    ----------
+    parts : iterable of tensor ``(..., 2 M)``
+        Weights, means and scales.
+
+    galaxy : tensor ``(...,)`` of bool
+        The type; broadcasts.
+    """
+    halves = map(split_types, parts)
+    return [torch.where(galaxy[..., None], other, star) for star, other in halves]
+
+
 class CatalogHead(StarHead):
     """
     The conditional distributions of one tile, with the type of each source.

@@ -24,6 +24,7 @@ import dataclasses
 
 import torch
 
+from ._catalog_head import of_type, split_types
 from ._factors import LogFluxFactor
 from ._grid import TileCatalog
 from ._tile_posterior import TilePosterior
@@ -110,9 +111,8 @@ class SourceMarginals:
         """Probability of a galaxy, given the source, tensor ``(N,)``."""
         if not self.typed:
             return torch.zeros_like(self.probability)
-        log_weights = self._mixture()[1][0]
-        half = log_weights.shape[-1] // 2
-        return log_weights[..., half:].exp().sum(-1).mean(-1).clamp(0, 1)
+        _, share = split_types(self._mixture()[1][0])
+        return share.exp().sum(-1).mean(-1).clamp(0, 1)
 
     def flux_given(self, galaxy) -> LogFluxFactor:
         """
@@ -126,11 +126,7 @@ class SourceMarginals:
         if not self.typed:
             return self.flux_factor()
         high, parts = self._mixture()
-        half = parts[0].shape[-1] // 2
-        chosen = [
-            torch.where(galaxy[:, None, None], part[..., half:], part[..., :half])
-            for part in parts
-        ]
+        chosen = of_type(parts, galaxy[:, None])
         logits, mean, scale = (part.flatten(1) for part in chosen)
         return LogFluxFactor(logits, mean, scale, torch.zeros_like(high), high)
 
