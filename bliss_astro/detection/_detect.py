@@ -18,7 +18,7 @@ from bliss_astro._warnings import NoDetectionsWarning
 from bliss_astro.catalog import CatalogFlag, CatalogPosterior
 from bliss_astro.catalog._checks import check_count, check_threshold
 from bliss_astro.encoders import Encoder, EncoderInputs
-from bliss_astro.posteriors import TileGrid, TilePosterior
+from bliss_astro.posteriors import TileGrid
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
 from ._domain import Domain, check_domain
@@ -464,13 +464,8 @@ def _features(encoder, inputs, grid, *, progress_bar=False):
 def _tile_posterior(encoder, inputs, grid, *, progress_bar=False):
     features = _features(encoder, inputs, grid, progress_bar=progress_bar)
     with torch.no_grad():
-        return TilePosterior(
-            features,
-            inputs,
-            encoder.head,
-            tile_size=grid.size,
-            patch_radius=encoder.config.patch_radius,
-        )
+        half = encoder.device.type != 'cpu' or _has_fast_bfloat16()
+        return encoder.posterior(features, inputs, half=half)
 
 
 def _estimate_density(encoder, inputs, grid):

@@ -49,6 +49,9 @@ class TrainingConfig:
     seed : int
         Of everything.
 
+    stage : {'all', 'detection', 'sources'}
+        Which encoders of a sequence are trained: the others stay as they start.
+
     start_from : str or None
         Begin with the weights of this encoder (a bundled one's name or a
         path) rather than with random ones.  Sizes must agree; it may
@@ -68,6 +71,7 @@ class TrainingConfig:
     dataset_size: int | None = None
     seed: int = 1
     start_from: str | None = None
+    stage: str = 'all'
 
     def __post_init__(self):
         if self.precision not in ('float32', 'bfloat16'):
@@ -78,6 +82,9 @@ class TrainingConfig:
             if not isinstance(value, int) or value < 1:
                 msg = f'{name} must be a positive integer, got {value!r}'
                 raise ValueError(msg)
+        if self.stage not in ('all', 'detection', 'sources'):
+            msg = f"stage must be 'all', 'detection' or 'sources', got {self.stage!r}"
+            raise ValueError(msg)
         if self.dataset_size is not None and self.dataset_size < self.batch_size:
             msg = (
                 f'dataset_size must be at least batch_size ({self.batch_size}), got '

@@ -9,7 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bliss_astro.posteriors import CatalogHead, StarHead, TilePosterior
+from bliss_astro.posteriors import (
+    CatalogHead,
+    SourceEncoders,
+    SourceSequence,
+    StarHead,
+    TileGrid,
+    TilePosterior,
+)
+from bliss_astro.posteriors._pixels import Pixels
+from bliss_astro.posteriors._scene_fit import STAMP_RADIUS
 from bliss_astro.psf._mixture import DEFAULT_SHAPE
 
 from ._inputs import N_CONDITIONS, EncoderInputs
@@ -63,6 +72,14 @@ class EncoderConfig:
     galaxies : bool
         Whether sources are stars or galaxies; else all are stars.
 
+    shapes : bool
+        Whether shapes of galaxies are inferred.
+
+    sequence : bool
+        Whether detection is followed by encoders of their own for the type of each
+        source and for its flux and shape (Hansen et al. 2022), rather than one pass
+        telling all.
+
     told : {'all', 'image+background', 'image'}
         What the encoder is told; the lesser ones are for comparison (the
         networks (ii) and (i) of Patel et al. 2025).
@@ -78,6 +95,8 @@ class EncoderConfig:
     patch_radius: int = 6
     matched_filter: bool = True
     galaxies: bool = False
+    shapes: bool = False
+    sequence: bool = False
     told: str = 'all'
 
     def __post_init__(self):
@@ -86,6 +105,12 @@ class EncoderConfig:
             raise ValueError(msg)
         if self.told not in TOLD:
             msg = f'told must be one of {TOLD}, got {self.told!r}'
+            raise ValueError(msg)
+        if self.shapes and not self.galaxies:
+            msg = 'shapes needs galaxies = true: stars have no shapes to infer'
+            raise ValueError(msg)
+        if self.sequence and not self.shapes:
+            msg = 'sequence needs shapes = true: its last encoder infers them'
             raise ValueError(msg)
         for field in dataclasses.fields(self):
             if field.name == 'told':
@@ -160,16 +185,21 @@ class Encoder(nn.Module):
         )
         nn.init.normal_(self.modulation[-1].weight, std=0.02)
         nn.init.zeros_(self.modulation[-1].bias)
-        head = CatalogHead if config.galaxies else StarHead
-        self.head = head(
-            width,
-            width=config.head_width,
-            n_most=config.n_most,
-            n_components=config.n_components,
-        )
+        sizes = {
+            'width': config.head_width,
+            'n_most': config.n_most,
+            'n_components': config.n_components,
+        }
+        if config.galaxies:
+            self.head = CatalogHead(width, shapes=config.shapes, **sizes)
+        else:
+            self.head = StarHead(width, **sizes)
+        self.sources = None
+        if config.sequence:
+            self.sources = SourceEncoders(n_conditions)
         self.card = {}
 
-    def save(self, path, *, overwrite=False):
+    def save(self, path, *, overwrite=False, dtype='float32'):
         """
         Write the weights (safetensors) and, beside them, the card (JSON).
 
@@ -180,10 +210,13 @@ class Encoder(nn.Module):
 
         overwrite : bool, optional
             Replace existing files.
+
+        dtype : {'float32', 'float16'}, optional
+            How numbers are kept.
         """
         from ._pretrained import save_encoder
 
-        save_encoder(self, path, overwrite=overwrite)
+        save_encoder(self, path, overwrite=overwrite, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, name=None):
@@ -304,7 +337,27 @@ class Encoder(nn.Module):
             To sample from, or to evaluate.
         """
         inputs = self.told(inputs)
-        features = self.features(inputs)
+        half = torch.is_autocast_enabled(inputs.image.device.type)
+        return self.posterior(self.features(inputs), inputs, half=half)
+
+    def posterior(self, features, inputs, *, half=False) -> TilePosterior:
+        """
+        The posterior that belongs to context features.
+
+        Parameters
+        ----------
+        features : tensor ``(B, width, rows, columns)``
+            From `features`.
+
+        inputs : `EncoderInputs`
+            What this encoder was `told`.
+
+        half : bool, optional
+            Whether encoders that follow detection convolve in bfloat16.
+        """
+        sources = None
+        if self.sources is not None:
+            sources = self.sources, self._conditions(inputs), half
         with torch.autocast(features.device.type, enabled=False):
             return TilePosterior(
                 features,
@@ -312,4 +365,23 @@ class Encoder(nn.Module):
                 self.head,
                 tile_size=self.config.tile_size,
                 patch_radius=self.config.patch_radius,
+                sources=sources,
             )
+
+    def sequence_of(self, inputs, *, half=False) -> SourceSequence:
+        """
+        The encoders that follow detection, without detection.
+
+        Parameters
+        ----------
+        inputs : `EncoderInputs`
+            What is known of the images.
+
+        half : bool, optional
+            Convolve in bfloat16.
+        """
+        inputs = self.told(inputs)
+        grid = TileGrid(tuple(inputs.image.shape[1:]), self.config.tile_size)
+        pixels = Pixels(inputs, grid, STAMP_RADIUS)
+        conditions = self._conditions(inputs)
+        return SourceSequence(self.sources, pixels, conditions, half=half)

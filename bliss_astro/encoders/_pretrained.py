@@ -42,7 +42,7 @@ def _card_path(path: Path) -> Path:
     return path.with_suffix('.json')
 
 
-def save_encoder(encoder, path, *, overwrite=False):
+def save_encoder(encoder, path, *, overwrite=False, dtype='float32'):
     """
     Write an encoder's weights and card.
 
@@ -58,10 +58,14 @@ def save_encoder(encoder, path, *, overwrite=False):
     overwrite : bool, optional
         Replace existing files.
 
+    dtype : {'float32', 'float16'}, optional
+        How numbers are kept; half precision halves the file, at relative errors
+        of the weights of 5e-4.
+
     Raises
     ------
     ValueError
-        If the suffix is another.
+        If the suffix is another, or the dtype unknown.
     FileExistsError
         If a file exists and ``overwrite`` is `False`.
     """
@@ -71,8 +75,11 @@ def save_encoder(encoder, path, *, overwrite=False):
     if path.suffix != '.safetensors':
         msg = f'path must end in .safetensors, got {path.name!r}'
         raise ValueError(msg)
+    if dtype not in ('float32', 'float16'):
+        msg = f"dtype must be 'float32' or 'float16', got {dtype!r}"
+        raise ValueError(msg)
     state = {
-        name: value.detach().cpu().contiguous()
+        name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
         for name, value in encoder.state_dict().items()
     }
     weights = save(state)

@@ -53,6 +53,10 @@ class SceneBatch:
 
     region : tuple of float
         Where sources lie.
+
+    cluster : tensor ``(B, 3)`` or None
+        Centre in x and y and radius of the circle that holds all sources;
+        an infinite radius where there is none.
     """
 
     data: torch.Tensor
@@ -72,6 +76,7 @@ class SceneBatch:
     galaxy: torch.Tensor
     population: torch.Tensor
     region: tuple[float, float, float, float]
+    cluster: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.data)
@@ -83,8 +88,8 @@ class SceneBatch:
         values = {}
         for field in dataclasses.fields(cls):
             own = [getattr(part, field.name) for part in parts]
-            if field.name == 'region':
-                values['region'] = own[0]
+            if field.name == 'region' or own[0] is None:
+                values[field.name] = own[0]
                 continue
             if field.name in ('x', 'y', 'flux', 'is_galaxy', 'galaxy'):
                 own = [padded(value, most) for value in own]

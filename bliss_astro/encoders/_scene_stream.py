@@ -16,7 +16,7 @@ from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 
 from ._bright_stars import draw_bright_stars, glare
-from ._inputs import EncoderInputs
+from ._inputs import EMPTY_LOG_DENSITY, EncoderInputs
 from ._nuisances import effective_psf, misstated_psf, sky_error
 from ._scene_batch import SceneBatch, padded
 
@@ -48,6 +48,7 @@ class _Plan:
     galaxy: torch.Tensor
     dither: torch.Tensor
     population: str
+    cluster: torch.Tensor
     glare: torch.Tensor | None = None
 
 
@@ -140,6 +141,12 @@ class SceneStream:
         ratio = math.log((high + 0.5) / (low - 0.5))
         return min(max(round((low - 0.5) * math.exp(place * ratio)), low), high)
 
+    def _dither(self, generator):
+        low, high = self.config.dither
+        if low == high:
+            return low
+        return low + (high - low) * float(self._unit((), generator=generator))
+
     def draw_fields(self, n, *, population='sky', depth=1, generator):
         """
         Draw how images are seen.
@@ -192,11 +199,17 @@ class SceneStream:
             psf[:, 7] = 0.0
         return psf, background, read_noise, scale
 
-    def _floor(self, population, psf, variance, depth, generator):
-        """Flux floor in electrons, or None for the prior's own."""
+    def _floor(self, population, psf, variance, scale, depth, generator):
+        """Flux floor in electrons."""
         config, n = self.config, len(psf)
         if population == 'npe':
-            return None
+            floor = torch.full_like(scale, self.priors['npe'].flux_min)
+            if config.npe_floor is not None:
+                # Half of the images have the whole of the prior.
+                cut = self._log_uniform(config.npe_floor, n, generator)
+                coin = self._unit(n, generator=generator) < 0.5
+                floor = torch.where(coin, torch.maximum(cut, floor), floor)
+            return floor * scale
         snr = self._log_uniform(config.floor_snr, n, generator)
         if config.typical_floor_snr is not None:
             typical = self._log_uniform(config.typical_floor_snr, n, generator)
@@ -207,15 +220,11 @@ class SceneStream:
 
     # -- sources ---------------------------------------------------------------
 
-    def _sources(self, population, floor, scale, generator):
+    def _sources(self, population, floor, scale, cluster, generator):
         config, n = self.config, len(scale)
         prior = self.priors[population]
-        if floor is None:
-            floor = torch.full_like(scale, prior.flux_min) * scale
-            lowest = floor / scale
-        else:
-            lowest = _UNSEEN * floor / scale
-        factors = self._factors(population, n, generator)
+        lowest = (1.0 if population == 'npe' else _UNSEEN) * floor / scale
+        factors = self._factors(population, cluster, generator)
         ny, nx = config.shape
         margin = self.margins[population]
         drawn = prior.sample_batch(
@@ -228,7 +237,30 @@ class SceneStream:
             generator=generator,
             device=self.device,
         )
-        return drawn, floor, self._density(prior, floor / scale, factors)
+        x, y = drawn.x - margin, drawn.y - margin
+        apart = torch.hypot(x - cluster[:, :1], y - cluster[:, 1:2])
+        flux = drawn.flux * (apart < cluster[:, 2:])
+        drawn = dataclasses.replace(drawn, x=x, y=y, flux=flux)
+        return drawn, self._density(prior, floor / scale, factors)
+
+    def _clusters(self, population, n, generator):
+        """Centre and radius of the circles that hold all sources, ``(n, 3)``."""
+        config = self.config
+        ny, nx = config.shape
+        if population != 'npe' or config.cluster_fraction == 0:
+            middle = torch.tensor([nx / 2, ny / 2, math.inf], device=self.device)
+            return middle.expand(n, 3)
+        unit = self._unit(n, 3, generator=generator)
+        radius = self._log_uniform(config.cluster_radius, n, generator)
+        coin = unit[:, 2] < config.cluster_fraction
+        return torch.stack(
+            [
+                nx * (0.2 + 0.6 * unit[:, 0]),
+                ny * (0.2 + 0.6 * unit[:, 1]),
+                torch.where(coin, radius, math.inf),
+            ],
+            -1,
+        )
 
     def _density(self, prior, floor, factors):
         # Priors count in SDSS's pixels.
@@ -262,18 +294,19 @@ class SceneStream:
                 n, population=population, depth=depth, generator=generator
             )
             variance = background + read_noise**2
-            floor = self._floor(population, psf, variance, depth, generator)
-            factors = self._factors(population, n, generator)
+            floor = self._floor(population, psf, variance, scale, depth, generator)
+            cluster = self._clusters(population, n, generator)
+            factors = self._factors(population, cluster, generator)
             prior = self.priors[population]
-            floor = prior.flux_min if floor is None else floor / scale
-            floor = torch.as_tensor(floor, device=self.device).expand(n)
-            out.append(self._density(prior, floor, factors))
+            out.append(self._density(prior, floor / scale, factors))
         return torch.cat(out)
 
-    def _factors(self, population, n, generator):
-        config = self.config
+    def _factors(self, population, cluster, generator):
+        config, n = self.config, len(cluster)
         if population == 'npe':
-            return [self._log_uniform(config.crowding, n, generator)] * 2
+            factor = self._log_uniform(config.crowding, n, generator)
+            inside = self._log_uniform(config.cluster_crowding, n, generator)
+            return [torch.where(cluster[:, 2].isinf(), factor, inside)] * 2
         pairs = (config.star_scale, config.galaxy_scale)
         return [self._log_uniform(pair, n, generator) for pair in pairs]
 
@@ -287,13 +320,15 @@ class SceneStream:
         )
         psf, background, read_noise, scale = fields
         variance = background + read_noise**2
-        floor = self._floor(population, psf, variance, depth, generator)
-        drawn, floor, density = self._sources(population, floor, scale, generator)
+        floor = self._floor(population, psf, variance, scale, depth, generator)
+        cluster = self._clusters(population, n, generator)
+        drawn, density = self._sources(population, floor, scale, cluster, generator)
         simulator = CoaddSimulator(
             depth,
             shape=config.shape,
             margin=0,
             noise_order=config.noise_order,
+            dither=self._dither(generator),
             bad_pixels=config.bad_pixel_prior(),
             tolerance=1e-4,
             device=self.device,
@@ -306,13 +341,14 @@ class SceneStream:
             scale=scale,
             floor=floor,
             density=density,
-            x=drawn.x - self.margins[population],
-            y=drawn.y - self.margins[population],
+            x=drawn.x,
+            y=drawn.y,
             flux=drawn.flux * scale[:, None],
             is_galaxy=drawn.is_galaxy,
             galaxy=drawn.galaxy,
             dither=simulator.draw_dithers(n, generator=generator),
             population=population,
+            cluster=cluster,
         )
         if population == 'sky' and config.bright_fraction > 0:
             self._add_bright_stars(plan, generator)
@@ -403,6 +439,7 @@ class SceneStream:
             galaxy=plan.galaxy,
             population=torch.full_like(plan.scale, float(plan.population == 'npe')),
             region=(-most - 0.5, nx + most, -most - 0.5, ny + most),
+            cluster=plan.cluster,
         )
 
     # -- batches ---------------------------------------------------------------
@@ -445,7 +482,19 @@ class SceneStream:
         """What an encoder is told of scenes."""
         inputs = EncoderInputs.from_batch(scenes, tile_size=self.tile_size)
         inputs.population = scenes.population[:, None, None, None]
+        if scenes.cluster is not None and bool(scenes.cluster[:, 2].isfinite().any()):
+            inputs.log_density = self._density_map(inputs.log_density, scenes.cluster)
         return inputs
+
+    def _density_map(self, log_density, cluster):
+        size = self.grid.size
+        rows, columns = self.grid.shape
+        like = {'device': cluster.device, 'dtype': cluster.dtype}
+        x = (torch.arange(columns, **like) + 0.5) * size - 0.5
+        y = (torch.arange(rows, **like) + 0.5) * size - 0.5
+        x0, y0, radius = cluster[:, :, None, None].unbind(1)
+        inside = torch.hypot(x[None, None] - x0, y[None, :, None] - y0) < radius
+        return torch.where(inside[:, None], log_density, EMPTY_LOG_DENSITY)
 
     def tile_catalog(self, scenes) -> TileCatalog:
         """The truth above the flux floor, by tile."""
@@ -461,6 +510,7 @@ class SceneStream:
             grid=self.grid,
             n_most=self.n_most,
             galaxy=scenes.is_galaxy,
+            shape=scenes.galaxy,
         )
 
     @torch.no_grad()

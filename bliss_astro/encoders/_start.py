@@ -9,6 +9,9 @@ from ._pretrained import load_encoder
 
 __all__ = ['start_from']
 
+# What types add to the position's numbers and shapes to the type's comes last.
+_GROWN_AT_THE_END = ('position.0.weight', 'extended.0.weight')
+
 
 def _grown(key, value, like, config, learns_types):
     # Zeros where a layer is told more than it was.
@@ -22,9 +25,7 @@ def _grown(key, value, like, config, learns_types):
     if learns_types and key.startswith('head.source.') and 'hidden.weight' in key:
         # The number of sources in the tile comes last.
         before -= config.n_most + 1
-    elif learns_types and key.endswith('position.0.weight'):
-        pass
-    elif key not in grown:
+    elif key not in grown and not key.endswith(_GROWN_AT_THE_END):
         return value
     empty = torch.zeros_like(like[:, :missing])
     return torch.cat([value[:, :before], empty, value[:, before:]], 1)
@@ -59,11 +60,22 @@ def start_from(encoder, name):
     """
     other = load_encoder(name)
     own = encoder.state_dict()
-    # What an encoder of stars lacks keeps its first, random weights.
+    # What the other lacks keeps its first, random weights.
     learns_types = encoder.config.galaxies and not other.config.galaxies
-    state = dict(own) if learns_types else {}
+    learns_shapes = encoder.config.shapes and not other.config.shapes
+    forgets = other.config.shapes and not encoder.config.shapes
+    learns_more = learns_types or learns_shapes
+    learns_more |= encoder.config.sequence and not other.config.sequence
+    state = dict(own) if learns_more else {}
     for key, value in other.state_dict().items():
         like = own.get(key)
+        if key.startswith('sources.') and not encoder.config.sequence:
+            continue
+        if forgets:
+            if like is None:
+                continue
+            if key.endswith('extended.0.weight'):
+                value = value[:, : like.shape[1]]
         if like is not None:
             value = _grown(key, value, like, encoder.config, learns_types)
         if like is None or like.shape != value.shape:

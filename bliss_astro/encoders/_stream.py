@@ -16,6 +16,7 @@ from bliss_astro.psf._mixture import DEFAULT_SHAPE, LOG_AREA, describe_shape
 from bliss_astro.psf._width import scale_to_fwhm
 
 from ._inputs import EncoderInputs
+from ._nuisances import misstated_psf, sky_error
 
 __all__ = ['SimulationConfig', 'SimulationStream']
 
@@ -126,11 +127,29 @@ class SimulationConfig:
 
     sky_error : float
         Typical error of the stated background, in units of its noise, in images
-        of the prior of the sky.
+        of stars alone and of the prior of the sky.
 
     psf_error : float
-        Typical relative error of the stated PSF's width, in images of the
-        prior of the sky; errors of its shape go with it.
+        Typical relative error of the stated PSF's width, in the same images;
+        errors of its shape go with it.
+
+    unseen : float
+        Sources are drawn down to this share of the flux floor, of which those
+        below it are there but not asked for (stars alone).
+
+    npe_floor : tuple of float or None
+        Range in nmgy of a cut in flux of the NPE paper's prior; by default it is
+        whole.
+
+    cluster_fraction : float
+        Share of the images of the NPE paper's prior whose sources all lie within
+        a circle, of which the density says so: blends.
+
+    cluster_radius : tuple of float
+        Range of its radius in pixels.
+
+    cluster_crowding : tuple of float
+        Factor on the density there.
 
     bright_fraction : float
         Share of the images of the prior of the sky that have a very bright star
@@ -176,6 +195,11 @@ class SimulationConfig:
     sky_error: float = 0.0
     psf_error: float = 0.0
     bright_fraction: float = 0.0
+    unseen: float = 1.0
+    npe_floor: tuple[float, float] | None = None
+    cluster_fraction: float = 0.0
+    cluster_radius: tuple[float, float] = (6.0, 20.0)
+    cluster_crowding: tuple[float, float] = (2.0, 40.0)
     catalog_prior: str | dict | None = None
     field_prior: str | dict | None = None
     pixel_scale: float = 0.396
@@ -185,7 +209,7 @@ class SimulationConfig:
             if getattr(self, name) not in known:
                 msg = f'{name} must be one of {known}, got {getattr(self, name)!r}'
                 raise ValueError(msg)
-        for name in ('npe_fraction', 'bright_fraction'):
+        for name in ('npe_fraction', 'bright_fraction', 'cluster_fraction'):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 msg = f'{name} must lie between 0 and 1, got {value}'
@@ -198,12 +222,17 @@ class SimulationConfig:
             if not (math.isfinite(value) and value >= 0):
                 msg = f'{name} must not be negative, got {value}'
                 raise ValueError(msg)
+        if not 0 < self.unseen <= 1:
+            msg = f'unseen must lie above 0 and be at most 1, got {self.unseen}'
+            raise ValueError(msg)
         if self.psf not in ('sdss', 'paper'):
             msg = f"psf must be 'sdss' or 'paper', got {self.psf!r}"
             raise ValueError(msg)
         pairs = ['n_exposures', 'background', 'density', 'floor_snr']
         pairs += ['crowding', 'star_scale', 'galaxy_scale']
-        pairs += [n for n in ('fwhm', 'saturation') if getattr(self, n) is not None]
+        pairs += ['cluster_radius', 'cluster_crowding']
+        optional = ('fwhm', 'saturation', 'npe_floor')
+        pairs += [n for n in optional if getattr(self, n) is not None]
         for name in pairs:
             pair = getattr(self, name)
             if not 0 < pair[0] <= pair[1]:
@@ -351,6 +380,8 @@ class SimulationStream:
         # One density a group: catalogues are padded to its fullest image.
         density = self._log_uniform(config.density, 1, generator).expand(n)
         floor = self._floor(psf, background, read_noise, depth, generator)
+        # A power law's number of stars down to a lower limit.
+        more = config.unseen**-config.slope
         simulator = CoaddSimulator(
             depth,
             StarPrior(
@@ -366,19 +397,32 @@ class SimulationStream:
             tolerance=1e-4,
             device=self.device,
         )
-        return simulator.sample_batch(
+        batch = simulator.sample_batch(
             n,
             psf=psf,
             background=background,
             read_noise=read_noise,
-            density=density,
-            flux_min=floor,
+            density=more * density,
+            flux_min=config.unseen * floor,
             generator=generator,
         )
+        batch = dataclasses.replace(batch, density=density, flux_min=floor)
+        return self._misstated(batch, generator)
+
+    def _misstated(self, batch, generator):
+        config, n = self.config, len(batch)
+        if config.psf_error > 0:
+            batch.psf = misstated_psf(batch.psf, config.psf_error, generator=generator)
+        if config.sky_error > 0:
+            off = sky_error(n, config.shape, generator=generator, device=self.device)
+            size = config.sky_error * batch.bkg_error[:, None, None]
+            batch.data = batch.data + size * off
+        return batch
 
     def tile_catalog(self, batch) -> TileCatalog:
         """The truth of a `~bliss_astro.coadds.CoaddBatch` by tile."""
-        used = batch.flux > 0
+        # By rounding, the faintest of a prior may lie below its own floor.
+        used = batch.flux >= batch.flux_min[:, None] * (1 - 1e-5)
         ratio = torch.where(used, batch.flux / batch.flux_min[:, None], 1.0)
         return TileCatalog.from_sources(
             batch.x,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from bliss_astro.posteriors import npe_loss
+from bliss_astro.posteriors import npe_loss, sequence_loss
+from bliss_astro.posteriors._tile_posterior import adaptive_vector
 
 from ._configuration import load_config
 from ._network import Encoder
@@ -42,6 +43,7 @@ class _Trainer:
         self.average.to(memory_format=torch.channels_last)
         self.average.load_state_dict(self.encoder.state_dict())
         self.average.requires_grad_(False)
+        self._freeze(training.stage)
         self.optimizer = torch.optim.Adam(
             self.encoder.parameters(), lr=training.learning_rate, betas=(0.9, 0.99)
         )
@@ -59,6 +61,16 @@ class _Trainer:
         # False within the short moment in which weights change.
         self.whole = True
         self.validated = 0
+
+    def _freeze(self, stage):
+        if stage == 'all':
+            return
+        sequence = self.encoder.sources
+        if sequence is None:
+            msg = f'stage = {stage!r} is for an encoder with sequence = true'
+            raise ValueError(msg)
+        self.encoder.requires_grad_(stage == 'detection')
+        sequence.requires_grad_(stage == 'sources')
 
     # -- one step ------------------------------------------------------------
 
@@ -78,9 +90,18 @@ class _Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _loss(self, encoder, inputs, catalog):
-        with self._autocast():
-            posterior = encoder(inputs)
-        return npe_loss(posterior, catalog)
+        loss, terms = 0.0, {}
+        if self.training.stage != 'sources':
+            with self._autocast():
+                posterior = encoder(inputs)
+            loss, terms = npe_loss(posterior, catalog)
+        if encoder.config.sequence and self.training.stage != 'detection':
+            half = self.training.precision != 'float32'
+            sequence = encoder.sequence_of(inputs, half=half)
+            further, own = sequence_loss(sequence, catalog, adaptive_vector)
+            loss = loss + further
+            terms |= {f'source_{name}': value for name, value in own.items()}
+        return loss, terms
 
     def _draw(self):
         size = self.training.dataset_size
@@ -142,8 +163,7 @@ class _Trainer:
                 total[name] = total.get(name, 0.0) + float(value) * size
             n += size
         terms = {name: value / n for name, value in total.items()}
-        names = ('count', 'position', 'type', 'flux')
-        terms['loss'] = sum(terms[name] for name in names if name in terms)
+        terms['loss'] = sum(v for name, v in terms.items() if name != 'start')
         self.validated = self.step
         if terms['loss'] < self.best:
             self.best = terms['loss']

@@ -9,4 +9,8 @@ from ._grid import *
 from ._head import *
 from ._loss import *
 from ._marginals import *
+from ._mixture_factor import *
+from ._shapes import *
+from ._source_encoders import *
+from ._source_sequence import *
 from ._tile_posterior import *

@@ -6,12 +6,18 @@ The head for stars and galaxies.
 import torch
 from torch import nn
 
+from ._ellipse_fit import N_ELLIPSE
 from ._factors import LogFluxFactor, TypeFactor
 from ._galaxy_bank import N_SHIFTS, N_SIZES, N_TOLD
 from ._grid import TileCatalog
 from ._head import _NARROW, StarHead, _flux_mixture
+from ._mixture_factor import MixtureFactor
+from ._shapes import N_SHAPE
 
-__all__ = ['CatalogHead']
+__all__ = ['CatalogHead', 'ShapeLayers']
+
+# Components of the distributions of shape and of ellipticity.
+_N_SHAPES, _N_ELLIPTICITIES = 4, 3
 
 
 def split_types(components):
@@ -35,6 +41,68 @@ def of_type(parts, galaxy):
     return [torch.where(galaxy[..., None], other, star) for star, other in halves]
 
 
+class ShapeLayers(nn.Module):
+    """
+    From features of a galaxy to the distributions of its shape.
+
+    Parameters
+    ----------
+    n_features : int
+        Numbers that describe the galaxy.
+
+    width : int, optional
+        Of the hidden layers.
+    """
+
+    def __init__(self, n_features, *, width=_NARROW):
+        super().__init__()
+        self.hidden = nn.Sequential(
+            nn.Linear(n_features + N_ELLIPSE + 2, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+        )
+        self.shape = nn.Linear(width, MixtureFactor.n_raw(N_SHAPE, _N_SHAPES))
+        self.ellipticity = nn.Linear(width, MixtureFactor.n_raw(2, _N_ELLIPTICITIES))
+        for layer in (self.shape, self.ellipticity):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features, fit, log_flux):
+        """
+        Distributions of the shape and of the ellipticity of N galaxies.
+
+        Parameters
+        ----------
+        features : tensor ``(..., n_features)``
+            Of the galaxies.
+
+        fit : dict of tensor
+            With ``ellipse`` ``(..., 9)``, ``ellipse_flux``, ``ellipse_error``
+            ``(...,)`` and ``vector`` ``(..., 2)``, see
+            `~bliss_astro.posteriors._ellipse_fit.ellipse_features`.
+
+        log_flux : tensor ``(...,)``
+            Logarithm of the galaxies' fluxes over the floor.
+
+        Returns
+        -------
+        shape, ellipticity : `MixtureFactor`
+            Over `shape_to_vector` and `ellipticity_to_vector`.
+        """
+        excess = torch.asinh((log_flux - fit['ellipse_flux']) / 0.1) / 3
+        own = torch.stack([log_flux / 4, excess], -1)
+        hidden = self.hidden(torch.cat([features, fit['ellipse'], own], -1))
+        shape = MixtureFactor.from_raw(self.shape(hidden), N_SHAPE)
+        scale = torch.log(fit['vector_error'] + 0.05)[..., None].expand(
+            fit['vector'].shape
+        )
+        ellipticity = MixtureFactor.from_raw(
+            self.ellipticity(hidden), 2, mean=fit['vector'], log_scale=scale
+        )
+        return shape, ellipticity
+
+
 class CatalogHead(StarHead):
     """
     The conditional distributions of one tile, with the type of each source.
@@ -42,26 +110,33 @@ class CatalogHead(StarHead):
     A source's type is drawn after its position, and its flux given both.
     Stars have the factors of `StarHead`; the flux of a galaxy is
     a mixture around a mean, chosen by the network, of what blurred stars of several
-    sizes are measured to have.
+    sizes are measured to have.  Given all that, its shape is drawn last.
 
     Parameters
     ----------
     n_features, width, n_most, n_components
         As for `StarHead`.
+
+    shapes : bool, optional
+        Whether shapes of galaxies are inferred.
     """
 
     codes_per_source = 6
     position_told = StarHead.position_told + N_SHIFTS
     galaxies = True
 
-    def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
+    def __init__(
+        self, n_features, *, width=128, n_most=2, n_components=3, shapes=False
+    ):
         super().__init__(
             n_features, width=width, n_most=n_most, n_components=n_components
         )
+        self.shapes = shapes
         narrow, m = _NARROW, n_components
+        n_told = N_TOLD + 5 + (N_ELLIPSE if shapes else 0)
         for block in self.source:
             block['extended'] = nn.Sequential(
-                nn.Linear(narrow + N_TOLD + 5, narrow),
+                nn.Linear(narrow + n_told, narrow),
                 nn.SiLU(),
                 nn.Linear(narrow, narrow),
                 nn.SiLU(),
@@ -71,6 +146,8 @@ class CatalogHead(StarHead):
             for name in ('is_galaxy', 'galaxy_flux'):
                 nn.init.normal_(block[name].weight, std=0.02)
                 nn.init.zeros_(block[name].bias)
+            if shapes:
+                block['shape'] = ShapeLayers(narrow)
 
     def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
         """
@@ -100,7 +177,8 @@ class CatalogHead(StarHead):
 
         fit : dict of tensor
             As for the star's factors, and ``told`` ``(N, 12)``: how well blurred
-            stars of several sizes fit.
+            stars of several sizes fit; where shapes are inferred, ``ellipse``
+            ``(N, 9)``: how well a blurred and stretched one does.
         """
         own = torch.stack(
             [
@@ -112,7 +190,10 @@ class CatalogHead(StarHead):
             ],
             -1,
         )
-        return self.source[place]['extended'](torch.cat([hidden, fit['told'], own], -1))
+        told = [hidden, fit['told'], own]
+        if self.shapes:
+            told.append(fit['ellipse'])
+        return self.source[place]['extended'](torch.cat(told, -1))
 
     def type_factor(self, place, extended) -> TypeFactor:
         """Distribution of the type from the layer `extended`."""
@@ -142,6 +223,26 @@ class CatalogHead(StarHead):
         error = (choice * fit['size_error']).sum(-1)
         spreads = [(error + 0.05) * 2**k for k in range(self.n_components)]
         return _flux_mixture(raw, centre, spreads, high)
+
+    def shape_factors(self, place, extended, fit, log_flux):
+        """
+        Distributions of a galaxy's shape and ellipticity given its flux.
+
+        Parameters
+        ----------
+        place : int
+            0 for the brightest.
+
+        extended : tensor ``(..., narrow)``
+            From `extended`.
+
+        fit : dict of tensor
+            As for `ShapeLayers`.
+
+        log_flux : tensor ``(...,)``
+            Logarithm of flux over the floor.
+        """
+        return self.source[place]['shape'](extended, fit, log_flux)
 
     def flux_mixture(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
         """

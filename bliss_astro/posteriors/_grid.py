@@ -80,6 +80,10 @@ class TileCatalog:
 
     galaxy : tensor ``(B, rows, columns, K)``
         1 for galaxies, 0 for stars (the default).
+
+    shape : tensor ``(B, rows, columns, K, 6)``
+        Shapes of galaxies in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels;
+        zeros for stars, and where nobody asks for them (the default).
     """
 
     count: torch.Tensor
@@ -87,10 +91,13 @@ class TileCatalog:
     y: torch.Tensor
     log_flux: torch.Tensor
     galaxy: torch.Tensor | None = None
+    shape: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.galaxy is None:
             self.galaxy = torch.zeros_like(self.x)
+        if self.shape is None:
+            self.shape = self.x.new_zeros(*self.x.shape, 6)
 
     @classmethod
     def empty(cls, n_images, shape, n_most, *, device='cpu'):
@@ -101,7 +108,9 @@ class TileCatalog:
         return cls(count, *zeros)
 
     @classmethod
-    def from_sources(cls, x, y, log_flux, used, *, grid, n_most=2, galaxy=None):
+    def from_sources(
+        cls, x, y, log_flux, used, *, grid, n_most=2, galaxy=None, shape=None
+    ):
         """
         Sort sources into tiles.
 
@@ -121,6 +130,9 @@ class TileCatalog:
 
         galaxy : tensor ``(B, S)``, optional
             1 for galaxies; by default all are stars.
+
+        shape : tensor ``(B, S, 6)``, optional
+            Shapes of the galaxies.
 
         Returns
         -------
@@ -153,4 +165,6 @@ class TileCatalog:
         out.log_flux[where] = log_flux[keep].to(out.x)
         if galaxy is not None:
             out.galaxy[where] = galaxy[keep].to(out.x)
+        if shape is not None:
+            out.shape[where] = shape[keep].to(out.x)
         return out

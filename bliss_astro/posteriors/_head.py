@@ -53,6 +53,7 @@ class StarHead(nn.Module):
     # Numbers of a fit that the position is told.
     position_told = 10
     galaxies = False
+    shapes = False
 
     def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
         super().__init__()

@@ -3,7 +3,9 @@
 The loss of neural posterior estimation.
 """
 
-__all__ = ['npe_loss']
+__all__ = ['npe_loss', 'sequence_loss']
+
+_NAMES = ('type', 'flux', 'shape', 'ellipticity')
 
 
 def npe_loss(posterior, catalog, *, guidance: float = 0.1):
@@ -47,20 +49,51 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
         Mean over images, in nats.
 
     terms : dict of tensor ``()``
-        Its ``count``, ``position``, ``flux`` and, where sources have types,
-        ``type`` parts (mean per image) and
-        the mean miss of the first guess (``start``, in pixels).
+        Its ``count``, ``position``, ``flux`` and, where sources have types or
+        shapes, ``type``, ``shape`` and ``ellipticity`` parts (mean per image) and
+        the mean miss of the first guess (``start``, in pixels).  The
+        ellipticity is a function of the shape whose posterior is learnt for itself;
+        it is added to the loss.
     """
-    parts = posterior.log_prob(catalog, parts=True)
+    parts = posterior.log_prob(catalog, parts=True, one_pass=True)
     n_images = len(posterior)
     terms = {
         'count': -parts['count'].sum() / n_images,
         'position': -parts['position'].sum() / n_images,
         'flux': -parts['flux'].sum() / n_images,
     }
-    if len(parts['type']):
-        terms['type'] = -parts['type'].sum() / n_images
+    for name in ('type', 'shape', 'ellipticity'):
+        if len(parts[name]):
+            terms[name] = -parts[name].sum() / n_images
     loss = sum(terms.values())
     n_sources = max(1, len(parts['start']))
     terms['start'] = parts['start'].sum() / n_sources
     return loss + guidance * parts['start'].sum() / n_images, terms
+
+
+def sequence_loss(sequence, catalog, adaptive_vector):
+    """
+    The same for the encoders that follow detection, given the true positions.
+
+    Parameters
+    ----------
+    sequence : `~bliss_astro.posteriors.SourceSequence`
+        For B images.
+
+    catalog : `~bliss_astro.posteriors.TileCatalog`
+        Their true catalogues.
+
+    adaptive_vector : callable
+        As for `SourceSequence.log_prob`.
+
+    Returns
+    -------
+    loss : tensor ``()``
+        Mean over images, in nats.
+
+    terms : dict of tensor ``()``
+        Its parts.
+    """
+    parts = sequence.log_prob(catalog, adaptive_vector)
+    terms = {name: -parts[name].sum() / len(catalog.count) for name in _NAMES}
+    return sum(terms.values()), terms

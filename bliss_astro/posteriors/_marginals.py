@@ -27,6 +27,8 @@ import torch
 from ._catalog_head import of_type, split_types
 from ._factors import LogFluxFactor
 from ._grid import TileCatalog
+from ._scene_fit import SceneSources
+from ._source_sequence import draw_shapes
 from ._tile_posterior import TilePosterior
 
 __all__ = ['PLACE_RADIUS', 'SourceMarginals', 'find_sources']
@@ -47,8 +49,11 @@ _PLACE_SCALE, _PLACE_STEPS = 0.8, 10
 _FAINTEST = 0.02
 # Added to ratios of probabilities, so that nil over nil is one.
 _NIL = 1e-6
-# Positions at which the flux is asked for.
-_N_FLUX = 16
+# Positions at which the flux is asked for, by one pass and by a sequence of
+# encoders.
+_N_FLUX, _N_SCENES = 16, 2
+# Draws of shapes, and the uniform numbers that each takes.
+_N_SHAPES, _SHAPE_NUMBERS = 64, 12
 
 
 @dataclasses.dataclass
@@ -76,6 +81,14 @@ class SourceMarginals:
 
     typed : bool
         Whether sources are stars or galaxies; else all are stars.
+
+    shapes : tensor ``(N, P', 6)`` or None
+        Draws of the shape given that the source is a galaxy, in the order of
+        ``GALAXY_SHAPE_NAMES`` with radii in pixels; None where they are not inferred.
+
+    ellipticity : tensor ``(N, P', 2)`` or None
+        Draws of the distortion ``(e1, e2)`` of what is seen of the galaxy: of the
+        adaptive moments of its image with the PSF.
     """
 
     probability: torch.Tensor
@@ -86,6 +99,8 @@ class SourceMarginals:
     row: torch.Tensor
     column: torch.Tensor
     typed: bool = False
+    shapes: torch.Tensor | None = None
+    ellipticity: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.probability)
@@ -177,8 +192,18 @@ class SourceMarginals:
 
     def select(self, index) -> 'SourceMarginals':
         """The chosen sources."""
-        parts = (getattr(self, name)[index] for name in _TENSORS)
-        return SourceMarginals(*parts, typed=self.typed)
+        values = {name: getattr(self, name) for name in _TENSORS}
+        chosen = {k: None if v is None else v[index] for k, v in values.items()}
+        return SourceMarginals(**chosen, typed=self.typed)
+
+    @classmethod
+    def concatenate(cls, parts) -> 'SourceMarginals':
+        """Several lists of sources as one."""
+        values = {}
+        for name in _TENSORS:
+            own = [getattr(part, name) for part in parts]
+            values[name] = None if own[0] is None else torch.cat(own)
+        return cls(**values, typed=parts[0].typed)
 
 
 _TENSORS = [f.name for f in dataclasses.fields(SourceMarginals) if f.name != 'typed']
@@ -263,12 +288,66 @@ def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMargi
     sweep = _greedy(posterior, n_draws)
     further = range(1, posterior.head.n_most)
     found = [_first_sources(sweep), *(_further_sources(sweep, k) for k in further)]
-    sources = SourceMarginals(
-        *(torch.cat([getattr(part, name) for part in found]) for name in _TENSORS),
-        typed=posterior.head.galaxies,
-    )
+    sources = SourceMarginals.concatenate(found)
+    sources.typed = posterior.head.galaxies
     sources.probability = sources.probability * sources.near_place()
+    if posterior.sequence is not None:
+        _describe_in_sequence(posterior.sequence, sources)
     return sources
+
+
+def _describe_in_sequence(sequence, sources):
+    """
+    Fluxes, types and shapes from the encoders that follow detection.
+
+    At a few draws of the positions of all sources, of which those that are more
+    probable than not make up the scene.
+    """
+    if len(sources) == 0:
+        n_flux = 1 + 6 * sequence.encoders.n_components
+        sources.flux = sources.flux.new_zeros(0, _N_SCENES, n_flux)
+        sources.shapes = sources.flux.new_zeros(0, _N_SHAPES, 6)
+        sources.ellipticity = sources.flux.new_zeros(0, _N_SHAPES, 2)
+        return
+    q = _quasi_random(_N_SHAPES, _SHAPE_NUMBERS, sources.x.device)
+    fluxes, shapes, ellipticities = [], [], []
+    for k in range(_N_SCENES):
+        scene = SceneSources(
+            sources.image,
+            sources.row,
+            sources.column,
+            sources.x[:, k],
+            sources.y[:, k],
+            active=sources.probability > 0.5,
+        )
+        parts = sequence.describe(scene)
+        fluxes.append(torch.cat([part[0] for part in parts]))
+        drawn = [sequence.draw_shapes(part, q[k::_N_SCENES]) for part in parts]
+        shapes.append(torch.cat([part[0] for part in drawn]))
+        ellipticities.append(torch.cat([part[1] for part in drawn]))
+    sources.flux = torch.stack(fluxes, 1)
+    sources.shapes = torch.cat(shapes, 1)
+    sources.ellipticity = torch.cat(ellipticities, 1)
+
+
+def _describe_shapes(sweep, place, sources):
+    """Shapes from the one pass: of the tile that holds most of the probability."""
+    posterior, head = sweep.posterior, sweep.posterior.head
+    if not head.shapes or posterior.sequence is not None:
+        return
+    tiles = (sources.image, sources.row, sources.column)
+    n_numbers = (_N_SHAPES, _SHAPE_NUMBERS, posterior.device)
+    images, rows, columns = tiles
+    hidden = sweep.hidden[images, :, rows, columns]
+    count = sweep.catalog.count[tiles].clamp(min=place + 1)
+    earlier = posterior.code_of(sweep.catalog, tiles, place)
+    hidden = head.source_hidden(place, hidden, count, earlier)
+    _, _, fit = posterior.position_factor(place, hidden, tiles, sweep.catalog)
+    extended = head.extended(place, hidden, fit)
+    layers = head.source[place]['shape']
+    sources.shapes, sources.ellipticity = draw_shapes(
+        layers, sources.flux[:, 0], extended, fit, _quasi_random(*n_numbers)
+    )
 
 
 def _further_sources(sweep, place):
@@ -280,9 +359,11 @@ def _further_sources(sweep, place):
     hidden = sweep.hidden[images, :, rows, columns]
     count = torch.full_like(rows, place + 1)
     position, flux, _ = sweep.describe(place, hidden, count, tiles)
-    return SourceMarginals(
+    sources = SourceMarginals(
         chance[tiles], *position, flux.movedim(0, -1), images, rows, columns
     )
+    _describe_shapes(sweep, place, sources)
+    return sources
 
 
 def _first_sources(sweep):
@@ -304,7 +385,9 @@ def _first_sources(sweep):
         probability, *position, flux.movedim(0, -1), images, rows, columns
     )
     sources.probability = _each_once(sources, accepted[tiles], same)
-    return sources.select(sources.probability > _FAINTEST)
+    sources = sources.select(sources.probability > _FAINTEST)
+    _describe_shapes(sweep, 0, sources)
+    return sources
 
 
 def _sides(sweep, tiles, mode):

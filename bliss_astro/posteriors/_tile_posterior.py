@@ -4,21 +4,60 @@ The distribution over catalogues of an image, tile by tile.
 """
 
 import torch
-from torch.nn import functional as F
 
 from bliss_astro.psf._mixture import profile_of_shape
+from bliss_astro.rendering import adaptive_moments
 
+from ._ellipse_fit import Ellipses, ellipse_features, fit_ellipses
 from ._galaxy_bank import measure_sizes
 from ._grid import COLOURS, TileCatalog, TileGrid
 from ._head import LOG_FLUX_CEILING
+from ._pixels import Pixels
+from ._shapes import (
+    ellipticity_to_vector,
+    shape_to_vector,
+    vector_to_shape,
+)
+from ._source_sequence import SourceSequence
 from ._star_fit import StarPatches, fit_star, flux_at
 
-__all__ = ['TilePosterior']
+__all__ = ['TilePosterior', 'adaptive_vector']
 
 # Half-size in pixels of the cut-outs for large galaxies, and how many of them are
 # worked on at once.
 _WIDE_RADIUS = 12
 _PIECE = 1024
+# Half-size of those on which ellipses are fitted.
+_ELLIPSE_RADIUS = 9
+# Names of what `ellipse_features` returns.
+_ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
+
+
+def _ellipses(patches, x, y, flux, floor):
+    start = Ellipses.round(torch.maximum(flux, floor))
+    fit = fit_ellipses(patches, start, x, y, floor)
+    return ellipse_features(fit, floor)
+
+
+def adaptive_vector(psf, galaxy):
+    """
+    Ellipticity of galaxies as they are seen, as vectors.
+
+    Parameters
+    ----------
+    psf : tensor ``(N, 8)``
+        The PSF at each galaxy.
+
+    galaxy : tensor ``(N, 6)``
+        Their shapes.
+
+    Returns
+    -------
+    vector : tensor ``(N, 2)``
+        Of length ``-ln q`` of the adaptive moments.
+    """
+    e1, e2, _ = adaptive_moments(psf, galaxy)
+    return ellipticity_to_vector(e1, e2)
 
 
 class TilePosterior:
@@ -52,9 +91,16 @@ class TilePosterior:
 
     patch_radius : int, optional
         Half-size in pixels of the cut-outs that stars are measured on.
+
+    sources : tuple, optional
+        The `SourceEncoders` that follow detection, the conditions that they are
+        told, and whether they convolve in half precision; types, fluxes and shapes
+        are theirs then.
     """
 
-    def __init__(self, features, inputs, head, *, tile_size=4, patch_radius=6):
+    def __init__(
+        self, features, inputs, head, *, tile_size=4, patch_radius=6, sources=None
+    ):
         self.features = features
         self.inputs = inputs
         self.head = head
@@ -62,14 +108,14 @@ class TilePosterior:
         self.patch_radius = patch_radius
         self._context = head.context(features)
         self._decided = None
-        widest = _WIDE_RADIUS if head.galaxies else patch_radius
-        pad = max(patch_radius, widest) + 2 * tile_size
-        self._pad = pad
-        bottom = self.grid.shape[0] * tile_size - inputs.image.shape[1]
-        right = self.grid.shape[1] * tile_size - inputs.image.shape[2]
-        border = (pad, pad + right, pad, pad + bottom)
-        self._image = F.pad(inputs.image, border)
-        self._good = F.pad((~inputs.mask).to(inputs.image), border)
+        widest = max(patch_radius, _WIDE_RADIUS if head.galaxies else 0)
+        self._pixels = Pixels(inputs, self.grid, widest)
+        self.sequence = None
+        if sources is not None:
+            encoders, conditions, half = sources
+            self.sequence = SourceSequence(
+                encoders, self._pixels, conditions, half=half
+            )
 
     def __len__(self):
         return len(self.features)
@@ -83,32 +129,8 @@ class TilePosterior:
 
     def _patches(self, tiles, x, y, radius=None) -> StarPatches:
         # x, y: pixel positions that the patches are centred on.
-        images, rows, columns = tiles
-        r = self.patch_radius if radius is None else radius
-        limit_x, limit_y = self._image.shape[2], self._image.shape[1]
-        cx = x.round().long().clamp(-self._pad + r, limit_x - self._pad - r - 1)
-        cy = y.round().long().clamp(-self._pad + r, limit_y - self._pad - r - 1)
-        step = torch.arange(-r, r + 1, device=x.device) + self._pad
-        index = (
-            images[:, None, None],
-            (cy[:, None] + step)[:, :, None],
-            (cx[:, None] + step)[:, None, :],
-        )
-        inputs = self.inputs
-
-        def at(value):
-            return inputs.at_tiles(value, images, rows, columns)
-
-        return StarPatches(
-            data=self._image[index],
-            good=self._good[index],
-            shape=at(inputs.psf)[:, None, None, :],
-            gain=at(inputs.log_noise).exp()[:, :, None],
-            correlation=at(inputs.correlation),
-            x=cx.to(x),
-            y=cy.to(y),
-            radius=inputs.normalization_radius,
-        )
+        radius = self.patch_radius if radius is None else radius
+        return self._pixels.patches(tiles, x, y, radius)
 
     @torch.no_grad()
     def _fit(self, tiles, start, brighter=None):
@@ -132,6 +154,8 @@ class TilePosterior:
         extended = {}
         if self.head.galaxies:
             names = ('told', 'size_log_flux', 'size_error', 'shifts')
+            if self.head.shapes:
+                names = (*names, *_ELLIPSE_NAMES)
             sizes = self._sizes(tiles, patches, (x, y, flux, floor))
             extended = dict(zip(names, sizes, strict=True))
         return extended | {
@@ -155,7 +179,11 @@ class TilePosterior:
             x, y, *rest = (value[index] for value in at)
             own = tuple(value[index] for value in tiles)
             far = self._patches(own, x, y, _WIDE_RADIUS)
-            parts.append(measure_sizes(patches.select(index), far, x, y, *rest))
+            part = measure_sizes(patches.select(index), far, x, y, *rest)
+            if self.head.shapes:
+                near = self._patches(own, x, y, _ELLIPSE_RADIUS)
+                part = (*part, *_ellipses(near, x, y, *rest))
+            parts.append(part)
         return [torch.cat(values) for values in zip(*parts, strict=True)]
 
     @torch.no_grad()
@@ -268,7 +296,9 @@ class TilePosterior:
         context = self._context[images, :, rows, columns]
         return self.head.hidden_at(context, code, known)
 
-    def log_prob(self, catalog: TileCatalog, *, parts: bool = False):
+    def log_prob(
+        self, catalog: TileCatalog, *, parts: bool = False, one_pass: bool = False
+    ):
         """
         Log-density of whole catalogues.
 
@@ -282,18 +312,24 @@ class TilePosterior:
         parts : bool, optional
             Return the terms by kind instead of the sum over tiles.
 
+        one_pass : bool, optional
+            The density of the detection encoder alone, whatever follows.
+
         Returns
         -------
         log_prob : tensor ``(B,)``
             Density with respect to the tile's area for positions and to the
-            natural logarithm for fluxes.  With ``parts``, a dict of
-            ``count`` ``(B,)``, ``position``, ``type`` and ``flux`` (``(N,)``
-            tensors over sources; no types for a head that knows stars
-            only), ``start`` and ``image``.
+            natural logarithm for fluxes, and to `shape_to_vector` for shapes.
+            With ``parts``, a dict of
+            ``count`` ``(B,)``, ``position``, ``type``, ``flux`` and ``shape``
+            (``(N,)`` tensors over sources; no types for a head that knows stars
+            only, no shapes for one that does not infer them),
+            ``ellipticity``, ``start`` and ``image``.  The ellipticity of a
+            galaxy follows from its shape, so its density is no part of the sum.
         """
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
-        names = ('position', 'type', 'flux', 'start', 'image')
+        names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start', 'image')
         found = {'count': count.sum((1, 2))} | {name: [] for name in names}
         code = self.head.encode_sources(catalog)
         for place in range(self.head.n_most):
@@ -307,11 +343,14 @@ class TilePosterior:
         for name in names:
             found[name] = torch.cat(found[name]) if found[name] else empty
         found['image'] = found['image'].long()
+        if self.sequence is not None and not one_pass:
+            found |= self.sequence.log_prob(catalog, adaptive_vector)
         if parts:
             return found
         per_source = found['position'] + found['flux']
-        if len(found['type']):
-            per_source = per_source + found['type']
+        for name in ('type', 'shape'):
+            if len(found[name]):
+                per_source = per_source + found[name]
         return found['count'].index_add(0, found['image'], per_source)
 
     def _source_terms(self, place, catalog, tiles, hidden, code):
@@ -336,20 +375,43 @@ class TilePosterior:
         miss = (start - position).abs().sum(-1) * self.grid.size
         value = torch.minimum(value, high - 1e-4 * (high - 0).clamp(min=1e-3))
         log_flux, log_type = flux.log_prob(value), value.new_zeros(0)
+        log_shape = log_ellipticity = log_type
         if self.head.galaxies:
             galaxy = catalog.galaxy[(*tiles, place)]
             extended = self.head.extended(place, source, fit)
             log_type = self.head.type_factor(place, extended).log_prob(galaxy)
             other = self.head.galaxy_flux_factor(place, extended, fit, high)
             log_flux = torch.where(galaxy > 0, other.log_prob(value), log_flux)
-        return factor.log_prob(x, y), log_type, log_flux, miss, images
+            if self.head.shapes:
+                factors = self.head.shape_factors(place, extended, fit, value)
+                shape = catalog.shape[(*tiles, place)]
+                log_shape, log_ellipticity = self._shape_terms(
+                    factors, tiles, galaxy, shape
+                )
+        shapes = (log_shape, log_ellipticity)
+        return factor.log_prob(x, y), log_type, log_flux, *shapes, miss, images
+
+    def _shape_terms(self, factors, tiles, galaxy, shape):
+        # Nothing is asked of a star's shape.
+        is_galaxy = galaxy > 0
+        some = torch.where(is_galaxy[:, None], shape, 0.5)
+        with torch.no_grad():
+            psf = self.inputs.at_tiles(self.inputs.psf, *tiles)
+            values = (shape_to_vector(some), adaptive_vector(psf, some))
+        return [
+            torch.where(is_galaxy, factor.log_prob(value), 0.0)
+            for factor, value in zip(factors, values, strict=True)
+        ]
 
     # -- draws and point estimates ---------------------------------------------
 
     @torch.no_grad()
     def sample(self, *, generator=None) -> TileCatalog:
         """Draw one catalogue per image by the four-colour sweep."""
-        return self._sweep(generator=generator)
+        catalog = self._sweep(generator=generator)
+        if self.sequence is not None:
+            catalog = self.sequence.sample(catalog, generator=generator)
+        return catalog
 
     @torch.no_grad()
     def mode(self, threshold: float = 0.5) -> TileCatalog:
@@ -437,6 +499,10 @@ class TilePosterior:
                 galaxy, bright = kind.mode(), other.mode()
             value = torch.where(galaxy > 0, bright, value)
             catalog.galaxy[(*tiles, place)] = galaxy
+            if self.head.shapes and threshold is None:
+                factors = self.head.shape_factors(place, extended, fit, value)
+                shape = vector_to_shape(factors[0].sample(generator=generator))
+                catalog.shape[(*tiles, place)] = shape * galaxy[:, None]
         catalog.x[(*tiles, place)] = x
         catalog.y[(*tiles, place)] = y
         catalog.log_flux[(*tiles, place)] = value

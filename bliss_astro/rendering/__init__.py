@@ -13,4 +13,5 @@ from ._galaxies import *
 from ._galaxy_checks import *
 from ._galsim import *
 from ._galsim_galaxies import *
+from ._moments import *
 from ._torch import *

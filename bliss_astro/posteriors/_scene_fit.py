@@ -1,0 +1,241 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+All sources of a scene fitted together, so that each is seen alone.
+
+What makes a blend hard is the neighbours' light.  With the positions
+given, blurred and stretched PSFs are fitted to all sources in turn, each to the
+pixels less the models of all others, and a few rounds suffice.  What is left for
+the network to see is every source nearly by itself, and what was taken off.
+"""
+
+import dataclasses
+
+import torch
+
+from ._ellipse_fit import Ellipses, fit_ellipses, model_of
+from ._star_fit import StarPatches, flux_at
+
+__all__ = ['STAMP_RADIUS', 'SceneFit', 'SceneSources', 'fit_scene']
+
+# Half-size in pixels of the stamps.
+STAMP_RADIUS = 12
+# Share of each step that is taken: neighbours move at once, and whole steps of
+# two that overlap would overshoot.
+_DAMPING = 0.8
+# How many stamps are worked on at once.
+_PIECE = 2048
+
+
+@dataclasses.dataclass
+class SceneSources:
+    """
+    N sources of B images at given positions.
+
+    Attributes
+    ----------
+    images, rows, columns : tensor ``(N,)`` of int
+        The image, and the tile whose conditions hold.
+
+    x, y : tensor ``(N,)``
+        Positions in pixels.
+
+    point : tensor ``(N,)`` of bool or None
+        Which ones are known to be stars.
+
+    active : tensor ``(N,)`` of bool or None
+        Which ones are part of the scene; the others are measured as if each
+        alone were added to it.
+    """
+
+    images: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    point: torch.Tensor | None = None
+    active: torch.Tensor | None = None
+
+    def __len__(self):
+        return len(self.x)
+
+    @property
+    def tiles(self):
+        """Image, row and column of each source."""
+        return self.images, self.rows, self.columns
+
+    def select(self, index):
+        """The chosen ones."""
+        names = [field.name for field in dataclasses.fields(self)]
+        values = [getattr(self, name) for name in names]
+        return SceneSources(*(None if v is None else v[index] for v in values))
+
+
+@dataclasses.dataclass
+class SceneFit:
+    """
+    What `fit_scene` finds.
+
+    Attributes
+    ----------
+    ellipses : `Ellipses`
+        Of all sources.
+
+    model, extended : tensor ``(B, ...)``
+        The scene on the padded grid, and the part of it that is not known to
+        be stars.
+    """
+
+    ellipses: Ellipses
+    model: torch.Tensor
+    extended: torch.Tensor
+
+
+def _pieces(n, device):
+    return torch.arange(n, device=device).split(_PIECE)
+
+
+def own_model(patches, ellipses, sources) -> torch.Tensor:
+    """Images of the sources alone in units of the noise, ``(N, P, P)``."""
+    unit = model_of(patches, ellipses, sources.x, sources.y, point=sources.point)
+    return ellipses.flux[:, None, None] * unit
+
+
+def cleaned(pixels, fit, sources, index):
+    """
+    Stamps of sources without all others, and what was taken off.
+
+    Parameters
+    ----------
+    pixels : `Pixels`
+        The images.
+
+    fit : `SceneFit`
+        The scene.
+
+    sources : `SceneSources`
+        All of its sources.
+
+    index : tensor of int
+        Which ones.
+
+    Returns
+    -------
+    patches : `StarPatches`
+        Whose data are those pixels.
+
+    others, extended : tensor ``(N, P, P)``
+        The models that were taken off, and those of them not known as stars.
+    """
+    some = sources.select(index)
+    patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
+    where, _, _ = pixels.index(some.images, some.x, some.y, STAMP_RADIUS)
+    own = own_model(patches, fit.ellipses.select(index), some)
+    if some.active is not None:
+        own = own * some.active[:, None, None]
+    others = fit.model[where] - own
+    extended = fit.extended[where]
+    if some.point is not None:
+        own = own * ~some.point[:, None, None]
+    extended = extended - own
+    patches.data = patches.data - others
+    return patches, others * patches.good, extended * patches.good
+
+
+def _add_models(pixels, ellipses, sources):
+    """The scene on the padded grid."""
+    model = torch.zeros_like(pixels.image)
+    extended = torch.zeros_like(pixels.image)
+    for index in _pieces(len(sources), pixels.image.device):
+        some = sources.select(index)
+        patches = _geometry(pixels, some)
+        own = own_model(patches, ellipses.select(index), some)
+        if some.active is not None:
+            own = own * some.active[:, None, None]
+        where, _, _ = pixels.index(some.images, some.x, some.y, STAMP_RADIUS)
+        where = torch.broadcast_tensors(*where)
+        model.index_put_(where, own, accumulate=True)
+        if some.point is not None:
+            own = own * ~some.point[:, None, None]
+        extended.index_put_(where, own, accumulate=True)
+    return model, extended
+
+
+def _geometry(pixels, sources) -> StarPatches:
+    return pixels.patches(sources.tiles, sources.x, sources.y, STAMP_RADIUS)
+
+
+def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
+    """
+    Fit all sources of B images at given positions.
+
+    Parameters
+    ----------
+    pixels : `Pixels`
+        The images.
+
+    sources : `SceneSources`
+        Where they are, and which ones are stars if that is known.
+
+    floor : tensor ``(N,)``
+        Flux floor in units of the noise.
+
+    start : `Ellipses`, optional
+        From an earlier fit; by default round ones as bright as the
+        pixels around them are.
+
+    n_rounds : int, optional
+        How often each is fitted.
+
+    Returns
+    -------
+    fit : `SceneFit`
+        The scene.
+    """
+    if start is None:
+        start = _first_guess(pixels, sources, floor)
+    fit = SceneFit(start, *_add_models(pixels, start, sources))
+    for _ in range(n_rounds):
+        parts = []
+        for index in _pieces(len(sources), pixels.image.device):
+            some, old = sources.select(index), fit.ellipses.select(index)
+            patches, _, _ = cleaned(pixels, fit, sources, index)
+            parts.append(_one_step(patches, old, some, floor[index]))
+        ellipses = _joined(parts)
+        fit = SceneFit(ellipses, *_add_models(pixels, ellipses, sources))
+    return fit
+
+
+def _one_step(patches, old, sources, floor):
+    x, y = sources.x, sources.y
+    new = fit_ellipses(patches, old, x, y, floor, n_iterations=1)
+    if sources.point is not None:
+        flux, _, _ = flux_at(patches, x, y, n_iterations=1)
+        new.flux = torch.where(sources.point, flux, new.flux)
+    # A scene has no light to give back.
+    new.flux = torch.lerp(old.flux, new.flux, _DAMPING).clamp(min=0)
+    return new
+
+
+def _first_guess(pixels, sources, floor):
+    fluxes = []
+    for index in _pieces(len(sources), pixels.image.device):
+        some = sources.select(index)
+        patches = _geometry(pixels, some)
+        ellipses = Ellipses.round(torch.ones_like(some.x))
+        unit = model_of(patches, ellipses, some.x, some.y)
+        weight = patches.good * unit
+        fluxes.append((weight * patches.data).sum((1, 2)) / _norm(weight, unit))
+    flux = torch.cat(fluxes) if fluxes else floor
+    return Ellipses.round(torch.maximum(flux, floor))
+
+
+def _norm(weight, unit):
+    return (weight * unit).sum((1, 2)).clamp(min=1e-9)
+
+
+def _joined(parts):
+    names = ('flux', 'log_blur', 'e1', 'e2', 'information')
+    if len(parts) == 1:
+        return parts[0]
+    values = [torch.cat([getattr(part, name) for part in parts]) for name in names]
+    return Ellipses(*values)

@@ -1,0 +1,153 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The classification encoder and the galaxy encoder, which look at one source.
+"""
+
+import torch
+from torch import nn
+
+from ._catalog_head import ShapeLayers
+from ._ellipse_fit import N_ELLIPSE
+from ._factors import LogFluxFactor, TypeFactor
+from ._galaxy_bank import N_SIZES, N_TOLD
+from ._head import _flux_mixture
+from ._scene_fit import STAMP_RADIUS
+
+__all__ = ['SourceEncoders', 'StampEncoder']
+
+# Channels of a stamp: the source without its neighbours, bright and faint; what
+# was taken off, and of that what is extended; bad pixels.
+N_CHANNELS = 5
+# Numbers beside it: place within the pixel, and the flux of a star.
+_N_OWN = 6
+# Each point source's flux is one more guess of a galaxy's.
+_N_CENTRES = N_SIZES + 1
+
+
+class StampEncoder(nn.Module):
+    """
+    From the stamp of a source, and numbers beside it, to features.
+
+    Parameters
+    ----------
+    n_numbers : int
+        How many numbers.
+
+    width : int, optional
+        Number of features.
+    """
+
+    def __init__(self, n_numbers, *, width=96):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(N_CHANNELS, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 48, 3, padding=1, stride=2),
+            nn.SiLU(),
+            nn.Conv2d(48, 32, 3, padding=1, stride=2),
+            nn.SiLU(),
+        )
+        side = STAMP_RADIUS // 2 + 1
+        self.flat = nn.Linear(32 * side**2, width)
+        self.mix = nn.Sequential(
+            nn.Linear(width + n_numbers, 128),
+            nn.SiLU(),
+            nn.Linear(128, width),
+            nn.SiLU(),
+        )
+
+    def forward(self, stamps, numbers, *, half=False):
+        """
+        Features ``(N, width)``.
+
+        Parameters
+        ----------
+        stamps : tensor ``(N, 5, P, P)``
+            Channels.
+
+        numbers : tensor ``(N, n_numbers)``
+            What is measured beside.
+
+        half : bool, optional
+            Convolve in bfloat16.
+        """
+        stamps = stamps.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(stamps.device.type, torch.bfloat16, enabled=half):
+            hidden = self.convolutions(stamps)
+        hidden = self.flat(hidden.flatten(1).float())
+        return self.mix(torch.cat([hidden, numbers], -1))
+
+
+class SourceEncoders(nn.Module):
+    """
+    What follows detection, source by source.
+
+    Both encoders look at the stamp of a source, centred on the pixel of its
+    position, from which the light of the other sources has been taken off.
+    The first says whether it is a star or a galaxy; the second, told the types of all
+    sources, how bright it is and, of a galaxy, what shape it has.
+
+    Parameters
+    ----------
+    n_conditions : int
+        Numbers that describe the image.
+
+    width : int, optional
+        Of the layers.
+
+    n_components : int, optional
+        Components M of the mixtures of fluxes.
+    """
+
+    def __init__(self, n_conditions, *, width=96, n_components=3):
+        super().__init__()
+        self.n_components = n_components
+        n_numbers = _N_OWN + N_TOLD + N_ELLIPSE + n_conditions
+        self.classification = StampEncoder(n_numbers, width=width)
+        self.is_galaxy = nn.Linear(width, 1)
+        self.galaxy = StampEncoder(n_numbers, width=width)
+        self.star_flux = nn.Linear(width, 3 * n_components)
+        self.galaxy_flux = nn.Linear(width, 3 * n_components + _N_CENTRES)
+        self.shape = ShapeLayers(width)
+        for layer in (self.is_galaxy, self.star_flux, self.galaxy_flux):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def type_factor(self, seen, *, half=False) -> TypeFactor:
+        """
+        Distribution of the type.
+
+        Parameters
+        ----------
+        seen : dict of tensor
+            Of N sources, see `~bliss_astro.posteriors.SourceSequence`.
+
+        half : bool, optional
+            Convolve in bfloat16.
+        """
+        features = self.classification(seen['stamps'], seen['numbers'], half=half)
+        return TypeFactor(self.is_galaxy(features)[:, 0])
+
+    def features(self, seen, *, half=False) -> torch.Tensor:
+        """Features of the galaxy encoder, tensor ``(N, width)``."""
+        return self.galaxy(seen['stamps'], seen['numbers'], half=half)
+
+    def star_flux_factor(self, features, seen, high) -> LogFluxFactor:
+        """Distribution of the log-flux of stars."""
+        error = seen['relative_error']
+        spreads = [error] + [(error + 0.1) * 2**k for k in range(1, self.n_components)]
+        return _flux_mixture(self.star_flux(features), seen['log_flux'], spreads, high)
+
+    def galaxy_flux_factor(self, features, seen, high) -> LogFluxFactor:
+        """Distribution of the log-flux of galaxies."""
+        raw = self.galaxy_flux(features)
+        raw, choice = raw[:, :-_N_CENTRES], torch.softmax(4 * raw[:, -_N_CENTRES:], -1)
+        guesses = torch.cat([seen['size_log_flux'], seen['ellipse_flux'][:, None]], -1)
+        errors = torch.cat([seen['size_error'], seen['ellipse_error'][:, None]], -1)
+        error = (choice * errors).sum(-1)
+        spreads = [(error + 0.03) * 2**k for k in range(self.n_components)]
+        return _flux_mixture(raw, (choice * guesses).sum(-1), spreads, high)
+
+    def shape_factors(self, features, seen, log_flux):
+        """Distributions of shape and ellipticity of galaxies of given fluxes."""
+        return self.shape(features, seen, log_flux)

@@ -1,0 +1,412 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+r"""
+Type, flux and shape of every source, given where all of them are.
+
+The design of Hansen et al. (2022): detection, then classification, then
+measurement, each encoder looking at the place that the one before drew,
+
+.. math::
+
+    q(z \mid x) = q(\mathrm{positions} \mid x)\,
+        \prod_i q(\mathrm{type}_i \mid x, \mathrm{positions})\,
+        \prod_i q(\mathrm{flux}_i, \mathrm{shape}_i \mid x,
+            \mathrm{positions}, \mathrm{types}) .
+
+Every factor is trained on the truth of those before it, by the forward divergence.
+"""
+
+import dataclasses
+
+import torch
+
+from ._catalog_head import split_types
+from ._ellipse_fit import ellipse_features, fit_ellipses
+from ._galaxy_bank import measure_sizes
+from ._grid import TileCatalog
+from ._head import LOG_FLUX_CEILING
+from ._scene_fit import SceneSources, cleaned, fit_scene
+from ._shapes import shape_to_vector, vector_to_ellipticity, vector_to_shape
+from ._star_fit import flux_at
+
+__all__ = ['SourceSequence']
+
+# Rounds of the scene's fit before types are known, and after.
+_FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
+# Half-size of the stamps on which small sources are measured.
+_NEAR = 6
+# Sources that are looked at at once.
+_PIECE = 2048
+_ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
+
+
+class SourceSequence:
+    """
+    Distributions of types, fluxes and shapes of given positions.
+
+    Parameters
+    ----------
+    encoders : `SourceEncoders`
+        The trained layers.
+
+    pixels : `Pixels`
+        The images.
+
+    conditions : tensor ``(B, n_conditions, h, w)``
+        What describes them.
+
+    half : bool, optional
+        Convolve in bfloat16.
+    """
+
+    def __init__(self, encoders, pixels, conditions, *, half=False):
+        self.encoders, self.pixels, self.half = encoders, pixels, half
+        self.conditions = conditions
+        self.inputs, self.grid = pixels.inputs, pixels.grid
+
+    # -- lists of sources ----------------------------------------------------
+
+    def sources_of(self, catalog: TileCatalog):
+        """
+        The sources of catalogues as one list.
+
+        Returns
+        -------
+        sources : `SceneSources`
+            Of unknown type.
+
+        where : tuple of tensor ``(N,)``
+            Their places in the catalogue's tensors, the brightest of all tiles
+            first, as `TilePosterior.log_prob` lists them.
+        """
+        place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
+        where = (place < catalog.count[..., None]).nonzero(as_tuple=True)
+        order = where[3].argsort(stable=True)
+        where = tuple(part[order] for part in where)
+        images, rows, columns, _ = where
+        x, y = self.grid.to_pixels(catalog.x[where], catalog.y[where], rows, columns)
+        return SceneSources(images, rows, columns, x, y), where
+
+    def log_floor(self, sources):
+        """Logarithm of the flux floor in units of the noise, ``(N,)``."""
+        value = self.inputs.log_flux_floor
+        return self.inputs.at_tiles(value, *sources.tiles)[:, 0]
+
+    # -- seeing ----------------------------------------------------------------
+
+    @torch.no_grad()
+    def fit(self, sources, start=None):
+        """The scene, before types are known or, with a start, after."""
+        floor = self.log_floor(sources).exp()
+        rounds = _FIRST_ROUNDS if start is None else _FURTHER_ROUNDS
+        first = None if start is None else start.ellipses
+        return fit_scene(self.pixels, sources, floor, start=first, n_rounds=rounds)
+
+    @torch.no_grad()
+    def see(self, fit, sources, index):
+        """
+        What the encoders are shown of some sources.
+
+        Parameters
+        ----------
+        fit : `SceneFit`
+            The scene.
+
+        sources : `SceneSources`
+            All of its sources.
+
+        index : tensor of int
+            Which ones.
+
+        Returns
+        -------
+        seen : dict of tensor
+            ``stamps`` ``(N, 5, P, P)``, ``numbers``, and what least squares says of
+            flux and shape.
+        """
+        some = sources.select(index)
+        log_floor = self.log_floor(some)
+        floor = log_floor.exp()
+        far, others, extended = cleaned(self.pixels, fit, sources, index)
+        near = _middle(far)
+        x, y = some.x, some.y
+        flux, error, chi2 = flux_at(near, x, y)
+        sizes = measure_sizes(near, far, x, y, flux, floor)
+        told, size_log_flux, size_error, _ = sizes
+        own = fit.ellipses.select(index)
+        own = fit_ellipses(far, own, x, y, floor, n_iterations=3)
+        ellipse = ellipse_features(own, floor)
+        safe = torch.maximum(flux, 0.2 * floor)
+        star = {
+            'log_flux': torch.log(safe) - log_floor,
+            'relative_error': (error / safe).clamp(1e-4, 5),
+        }
+        numbers = torch.stack(
+            [
+                x - far.x,
+                y - far.y,
+                star['log_flux'] / 4,
+                torch.log(star['relative_error']),
+                (flux / error).clamp(-3, 30) / 10,
+                torch.log1p(chi2),
+            ],
+            -1,
+        )
+        conditions = self.inputs.at_tiles(self.conditions, *some.tiles)
+        stamps = [
+            torch.asinh(far.data * far.good),
+            torch.asinh(far.data * far.good / 30),
+            torch.asinh(others),
+            torch.asinh(extended),
+            1 - far.good,
+        ]
+        return {
+            'stamps': torch.stack(stamps, 1),
+            'numbers': torch.cat([numbers, told, ellipse[0], conditions], -1),
+            'size_log_flux': size_log_flux,
+            'size_error': size_error,
+            **star,
+            **dict(zip(_ELLIPSE_NAMES, ellipse, strict=True)),
+        }
+
+    def _types(self, scene, sources, index):
+        seen = self.see(scene, sources, index)
+        return self.encoders.type_factor(seen, half=self.half)
+
+    def ceiling(self, sources):
+        """Upper end of the log-fluxes."""
+        return torch.full_like(sources.x, LOG_FLUX_CEILING)
+
+    def _pieces(self, sources):
+        return torch.arange(len(sources), device=sources.x.device).split(_PIECE)
+
+    # -- density ---------------------------------------------------------------
+
+    def log_prob(self, catalog: TileCatalog, adaptive_vector):
+        """
+        Log-densities of types, fluxes and shapes given positions.
+
+        Parameters
+        ----------
+        catalog : `TileCatalog`
+            The sources.
+
+        adaptive_vector : callable
+            From PSFs and shapes to ellipticity vectors.
+
+        Returns
+        -------
+        parts : dict of tensor ``(N,)``
+            ``type``, ``flux``, ``shape`` and ``ellipticity`` of each source.
+        """
+        sources, where = self.sources_of(catalog)
+        names = ('type', 'flux', 'shape', 'ellipticity')
+        empty = catalog.x.new_zeros(0)
+        if len(sources) == 0:
+            return dict.fromkeys(names, empty)
+        galaxy, value = catalog.galaxy[where], catalog.log_flux[where]
+        index = torch.arange(len(sources), device=value.device)
+        blind = self.fit(sources)
+        kind = self._types(blind, sources, index)
+        told = dataclasses.replace(sources, point=galaxy == 0)
+        seen = self.see(self.fit(told, blind), told, index)
+        features = self.encoders.features(seen, half=self.half)
+        high = self.ceiling(sources)
+        value = torch.minimum(value, high - 1e-3)
+        star = self.encoders.star_flux_factor(features, seen, high)
+        other = self.encoders.galaxy_flux_factor(features, seen, high)
+        is_galaxy = galaxy > 0
+        flux = torch.where(is_galaxy, other.log_prob(value), star.log_prob(value))
+        shape = torch.where(is_galaxy[:, None], catalog.shape[where], 0.5)
+        psf = self.inputs.at_tiles(self.inputs.psf, *sources.tiles)
+        with torch.no_grad():
+            truths = (shape_to_vector(shape), adaptive_vector(psf, shape))
+        factors = self.encoders.shape_factors(features, seen, value)
+        shapes = [
+            torch.where(is_galaxy, factor.log_prob(truth), 0.0)
+            for factor, truth in zip(factors, truths, strict=True)
+        ]
+        values = (kind.log_prob(galaxy), flux, *shapes)
+        return dict(zip(names, values, strict=True))
+
+    # -- draws -----------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, catalog: TileCatalog, *, generator=None) -> TileCatalog:
+        """
+        Draw types, fluxes and shapes anew, given the positions of a catalogue.
+
+        Within each tile the brightest comes first again.
+        """
+        sources, where = self.sources_of(catalog)
+        if len(sources) == 0:
+            return catalog
+        blind = self.fit(sources)
+        galaxy = torch.cat(
+            [
+                self._types(blind, sources, index).sample(generator=generator)
+                for index in self._pieces(sources)
+            ]
+        )
+        told = dataclasses.replace(sources, point=galaxy == 0)
+        scene = self.fit(told, blind)
+        drawn = [
+            self._draw(scene, told, index, galaxy[index] > 0, generator)
+            for index in self._pieces(sources)
+        ]
+        flux, shape = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        catalog.log_flux[where], catalog.galaxy[where] = flux, galaxy
+        catalog.shape[where] = shape
+        return _brightest_first(catalog)
+
+    def _draw(self, scene, sources, index, galaxy, generator):
+        seen = self.see(scene, sources, index)
+        features = self.encoders.features(seen, half=self.half)
+        high = self.ceiling(sources)[index]
+        star = self.encoders.star_flux_factor(features, seen, high)
+        other = self.encoders.galaxy_flux_factor(features, seen, high)
+        flux = torch.where(
+            galaxy, other.sample(generator=generator), star.sample(generator=generator)
+        )
+        factor, _ = self.encoders.shape_factors(features, seen, flux)
+        shape = vector_to_shape(factor.sample(generator=generator))
+        return flux, shape * galaxy[:, None]
+
+    # -- marginals -------------------------------------------------------------
+
+    @torch.no_grad()
+    def describe(self, sources):
+        """
+        Mixtures of log-fluxes and what is needed to draw shapes.
+
+        Parameters
+        ----------
+        sources : `SceneSources`
+            With ``active``: which ones are taken as there.
+
+        Returns
+        -------
+        parts : list of tuple
+            For some sources after others: their flux ``(N', 1 + 6 M)`` as in
+            `~bliss_astro.posteriors.SourceMarginals`, and what `draw_shapes` needs.
+        """
+        blind = self.fit(sources)
+        log_types = torch.cat(
+            [
+                self._types(blind, sources, index).log_probs
+                for index in self._pieces(sources)
+            ]
+        )
+        point = log_types[:, 0] > log_types[:, 1]
+        told = dataclasses.replace(sources, point=point)
+        scene = self.fit(told, blind)
+        parts = []
+        for index in self._pieces(sources):
+            seen = self.see(scene, told, index)
+            features = self.encoders.features(seen, half=self.half)
+            high = self.ceiling(sources)[index]
+            star = self.encoders.star_flux_factor(features, seen, high)
+            other = self.encoders.galaxy_flux_factor(features, seen, high)
+            own = log_types[index]
+            flux = [
+                high[:, None],
+                star.log_weights + own[:, :1],
+                other.log_weights + own[:, 1:],
+                star.mean,
+                other.mean,
+                star.scale,
+                other.scale,
+            ]
+            parts.append((torch.cat(flux, -1), features, seen))
+        return parts
+
+    def draw_shapes(self, part, q):
+        """
+        Draws of shapes and ellipticities of galaxies.
+
+        Parameters
+        ----------
+        part : tuple
+            One of those that `describe` returns.
+
+        q : tensor ``(P, 12)``
+            Uniform numbers.
+
+        Returns
+        -------
+        shapes : tensor ``(N, P, 6)``
+            Radii in pixels.
+
+        ellipticity : tensor ``(N, P, 2)``
+            Distortions.
+        """
+        flux, features, seen = part
+        return draw_shapes(self.encoders.shape, flux, features, seen, q)
+
+
+def draw_shapes(layers, flux, features, seen, q):
+    """
+    Shapes of galaxies whose fluxes are drawn from a mixture.
+
+    Parameters
+    ----------
+    layers : `ShapeLayers`
+        The trained layers.
+
+    flux : tensor ``(N, 1 + 6 M)``
+        Mixture of the log-flux over both types.
+
+    features : tensor ``(N, width)``
+        Of the sources.
+
+    seen : dict of tensor
+        As `ShapeLayers` needs it.
+
+    q : tensor ``(P, 12)``
+        Uniform numbers: two for the flux, seven for the shape, three for the
+        ellipticity, each of the last two drawn given the flux.
+
+    Returns
+    -------
+    shapes, ellipticity : tensor ``(N, P, 6)``, ``(N, P, 2)``
+        Given that each source is a galaxy.
+    """
+    n, n_draws = len(flux), len(q)
+    _, logits, mean, scale = flux.split([1, *[(flux.shape[1] - 1) // 3] * 3], -1)
+    galaxy = [split_types(part)[1] for part in (logits, mean, scale)]
+    cumulative = torch.softmax(galaxy[0], -1).cumsum(-1)[:, None, :-1]
+    component = (q[None, :, :1] > cumulative).sum(-1)
+    unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
+    log_flux = galaxy[1].gather(1, component) + unit * galaxy[2].gather(1, component)
+    log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
+
+    def repeated(value):
+        return value[:, None].expand(n, n_draws, *value.shape[1:])
+
+    names = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
+    told = {name: repeated(seen[name]) for name in names}
+    shape, ellipticity = layers(repeated(features), told, log_flux)
+    shapes = vector_to_shape(shape.quantile_draw(q[:, 2:9].expand(n, -1, -1)))
+    vectors = ellipticity.quantile_draw(q[:, 9:12].expand(n, -1, -1))
+    return shapes, vector_to_ellipticity(vectors)
+
+
+def _middle(patches):
+    # The near part of wide cut-outs.
+    cut = slice(
+        patches.data.shape[-1] // 2 - _NEAR, patches.data.shape[-1] // 2 + _NEAR + 1
+    )
+    return dataclasses.replace(
+        patches, data=patches.data[:, cut, cut], good=patches.good[:, cut, cut]
+    )
+
+
+def _brightest_first(catalog):
+    place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
+    used = place < catalog.count[..., None]
+    rank = torch.where(used, -catalog.log_flux, torch.inf).argsort(dim=-1, stable=True)
+    values = {
+        name: getattr(catalog, name).gather(-1, rank)
+        for name in ('x', 'y', 'log_flux', 'galaxy')
+    }
+    shape = catalog.shape.gather(-2, rank[..., None].expand(catalog.shape.shape))
+    return TileCatalog(catalog.count, **values, shape=shape)

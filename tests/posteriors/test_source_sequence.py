@@ -1,0 +1,254 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the encoders that follow detection, and of what they are shown.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bliss_astro.encoders import (
+    Encoder,
+    EncoderConfig,
+    SceneStream,
+    SimulationConfig,
+)
+from bliss_astro.posteriors import find_sources, npe_loss, sequence_loss
+from bliss_astro.posteriors._ellipse_fit import (
+    Ellipses,
+    ellipse_features,
+    fit_ellipses,
+    model_of,
+)
+from bliss_astro.posteriors._scene_fit import cleaned
+from bliss_astro.posteriors._tile_posterior import adaptive_vector
+
+SMALL = EncoderConfig(
+    width=16,
+    n_blocks=1,
+    stem_width=8,
+    head_width=16,
+    galaxies=True,
+    shapes=True,
+    sequence=True,
+)
+SCENES = SimulationConfig(
+    population='npe',
+    n_exposures=(1, 1),
+    shape=(48, 48),
+    cluster_fraction=1.0,
+    cluster_radius=(9.0, 12.0),
+    cluster_crowding=(12.0, 20.0),
+    bad_pixels=False,
+)
+
+
+@pytest.fixture(scope='module')
+def world():
+    torch.manual_seed(3)
+    encoder = Encoder(SMALL)
+    stream = SceneStream(SCENES)
+    scenes = stream.draw_scenes(24, generator=torch.Generator().manual_seed(2))
+    return encoder, stream.inputs(scenes), stream.tile_catalog(scenes), scenes
+
+
+@pytest.fixture(scope='module')
+def scene(world):
+    encoder, inputs, catalog, _ = world
+    sequence = encoder.sequence_of(inputs)
+    sources, where = sequence.sources_of(catalog)
+    return sequence, sources, where
+
+
+class TestSceneFit:
+    @torch.no_grad()
+    def test_neighbours_are_taken_off(self, world, scene):
+        """
+        In the cleaned stamp of a star its flux is what it is, in the raw one not.
+        """
+        _, _, catalog, _ = world
+        sequence, sources, where = scene
+        star = catalog.galaxy[where] == 0
+        told = dataclasses.replace(sources, point=star)
+        fit = sequence.fit(told)
+        index = torch.arange(len(sources))
+        seen = sequence.see(fit, told, index)
+        bright = star & (catalog.log_flux[where] > 1)
+        assert int(bright.sum()) > 20
+        off = (seen['log_flux'] - catalog.log_flux[where])[bright]
+        raw = sequence.pixels.patches(sources.tiles, sources.x, sources.y, 6)
+        start = Ellipses.round(torch.ones_like(sources.x))
+        unit = model_of(raw, start, sources.x, sources.y, point=star)
+        flux = (unit * raw.data).sum((1, 2)) / (unit**2).sum((1, 2))
+        floor = sequence.log_floor(sources)
+        naive = torch.log(flux.clamp(min=1e-3)) - floor - catalog.log_flux[where]
+        assert float(off.abs().median()) < 0.15
+        off, naive = off.abs(), naive[bright].abs()
+        # Those that have close neighbours make the upper quartile.
+        assert float(off.quantile(0.75)) < 0.6 * float(naive.quantile(0.75))
+
+    @torch.no_grad()
+    def test_scene_is_data_less_residual(self, scene):
+        """
+        A cleaned stamp and what was taken off make up the image again.
+        """
+        sequence, sources, _ = scene
+        fit = sequence.fit(sources)
+        index = torch.arange(len(sources))
+        patches, others, _ = cleaned(sequence.pixels, fit, sources, index)
+        raw = sequence.pixels.patches(sources.tiles, sources.x, sources.y, 12)
+        torch.testing.assert_close(
+            (patches.data + others) * raw.good,
+            raw.data * raw.good,
+            atol=2e-3,
+            rtol=1e-3,
+        )
+
+    @torch.no_grad()
+    def test_inactive_sources_do_not_matter_to_others(self, scene):
+        sequence, sources, _ = scene
+        n = len(sources)
+        # The same list, and once more with ghosts that are not part of the scene.
+        ghosts = sources.select(torch.arange(n).repeat(2))
+        ghosts.x = ghosts.x + torch.arange(2 * n) // n * 1.5
+        ghosts.active = torch.arange(2 * n) < n
+        one = sequence.fit(sources).ellipses.flux
+        other = sequence.fit(ghosts).ellipses.flux[:n]
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def test_ellipse_fit_finds_what_was_drawn(scene):
+    """
+    Without noise the blurred and stretched PSF is found exactly.
+    """
+    sequence, sources, _ = scene
+    some = sources.select(torch.arange(20))
+    generator = torch.Generator().manual_seed(1)
+    patches = sequence.pixels.patches(some.tiles, some.x, some.y, 9)
+    patches.good = torch.ones_like(patches.good)
+    e = 1.1 * torch.rand(2, 20, generator=generator) - 0.55
+    blur = 2 * torch.rand(20, generator=generator)
+    truth = Ellipses(torch.full((20,), 3e4), blur, *e)
+    patches.data = 3e4 * model_of(patches, truth, some.x, some.y)
+    start = Ellipses.round(torch.full((20,), 2e4))
+    floor = torch.full((20,), 100.0)
+    fit = fit_ellipses(patches, start, some.x, some.y, floor, n_iterations=12)
+    # Up to the weak priors.
+    torch.testing.assert_close(fit.flux, truth.flux, rtol=2e-3, atol=0)
+    torch.testing.assert_close(fit.e1, truth.e1, rtol=0, atol=3e-3)
+    torch.testing.assert_close(fit.e2, truth.e2, rtol=0, atol=3e-3)
+    torch.testing.assert_close(fit.log_blur, truth.log_blur, rtol=0, atol=2e-2)
+    told, log_flux, *_ = ellipse_features(fit, floor)
+    assert torch.isfinite(told).all()
+    torch.testing.assert_close(
+        log_flux, torch.full((20,), 300.0).log(), atol=3e-3, rtol=0
+    )
+
+
+class TestDensity:
+    def test_sum_of_its_parts(self, world):
+        encoder, inputs, catalog, _ = world
+        posterior = encoder(inputs)
+        parts = posterior.log_prob(catalog, parts=True)
+        terms = sum(parts[n] for n in ('position', 'type', 'flux', 'shape'))
+        expected = parts['count'].index_add(0, parts['image'], terms)
+        torch.testing.assert_close(posterior.log_prob(catalog), expected)
+        # Types and fluxes are those of the second stage, not of the first.
+        first = posterior.log_prob(catalog, parts=True, one_pass=True)
+        assert torch.equal(first['position'], parts['position'])
+        assert not torch.equal(first['flux'], parts['flux'])
+
+    def test_losses_train_their_own_layers(self, world):
+        encoder, inputs, catalog, _ = world
+        encoder.zero_grad()
+        sequence_loss(encoder.sequence_of(inputs), catalog, adaptive_vector)[
+            0
+        ].backward()
+        touched = {n for n, p in encoder.named_parameters() if p.grad is not None}
+        assert touched
+        assert all(name.startswith('sources.') for name in touched)
+        encoder.zero_grad()
+        npe_loss(encoder(inputs), catalog)[0].backward()
+        touched = {n for n, p in encoder.named_parameters() if p.grad is not None}
+        assert touched
+        assert not any(name.startswith('sources.') for name in touched)
+        encoder.zero_grad()
+
+    def test_shapes_of_stars_do_not_count(self, world):
+        encoder, inputs, catalog, _ = world
+        posterior = encoder(inputs)
+        shape = torch.where(catalog.galaxy[..., None] > 0, catalog.shape, 0.3)
+        other = dataclasses.replace(catalog, shape=shape)
+        assert torch.equal(posterior.log_prob(catalog), posterior.log_prob(other))
+        moved = dataclasses.replace(catalog, shape=catalog.shape * 1.1)
+        assert not torch.equal(posterior.log_prob(catalog), posterior.log_prob(moved))
+
+
+class TestDraws:
+    def test_order_shapes_and_types(self, world):
+        encoder, inputs, _, _ = world
+        generator = torch.Generator().manual_seed(5)
+        drawn = encoder(inputs).sample(generator=generator)
+        place = torch.arange(drawn.x.shape[-1])
+        used = place < drawn.count[..., None]
+        assert int(used.sum()) > 0
+        flux = torch.where(used, drawn.log_flux, -torch.inf)
+        assert (flux[..., 0] >= flux[..., 1]).all()
+        galaxy = drawn.galaxy > 0
+        assert not (galaxy & ~used).any()
+        assert (drawn.shape[galaxy & used][:, 4:] > 0).all()
+        assert (drawn.shape[~galaxy] == 0).all()
+
+    def test_same_numbers_same_draw(self, world):
+        encoder, inputs, _, _ = world
+        one, same = (
+            encoder(inputs).sample(generator=torch.Generator().manual_seed(5))
+            for _ in range(2)
+        )
+        for field in dataclasses.fields(one):
+            assert torch.equal(getattr(one, field.name), getattr(same, field.name))
+
+
+class TestMarginals:
+    def test_shapes_of_all_sources(self, world):
+        encoder, inputs, _, _ = world
+        for sequence in (True, False):
+            own = encoder
+            if not sequence:
+                own = Encoder(dataclasses.replace(SMALL, sequence=False))
+                own.load_state_dict(encoder.state_dict(), strict=False)
+            sources = find_sources(own(inputs))
+            n = len(sources)
+            assert n > 0
+            assert sources.shapes.shape == (n, 64, 6)
+            assert sources.ellipticity.shape == (n, 64, 2)
+            assert (sources.ellipticity.norm(dim=-1) < 1 + 1e-5).all()
+            assert ((sources.galaxy >= 0) & (sources.galaxy <= 1)).all()
+            few = sources.select(torch.arange(2))
+            assert len(few.shapes) == 2
+
+    def test_nothing_there(self, world):
+        encoder, inputs, _, _ = world
+        with torch.no_grad():
+            bias = encoder.head.count.bias.clone()
+            encoder.head.count.bias.copy_(torch.tensor([40.0, 0.0, 0.0]))
+            sources = find_sources(encoder(inputs))
+            encoder.head.count.bias.copy_(bias)
+        assert len(sources) == 0
+        assert sources.shapes.shape == (0, 64, 6)
+
+    def test_stars_only_have_no_shapes(self, world):
+        _, inputs, _, _ = world
+        encoder = Encoder(EncoderConfig(width=16, n_blocks=1, stem_width=8))
+        sources = find_sources(encoder(inputs))
+        assert sources.shapes is None
+        assert sources.ellipticity is None
+
+
+def test_config_says_what_needs_what():
+    with pytest.raises(ValueError, match='shapes needs galaxies'):
+        EncoderConfig(shapes=True)
+    with pytest.raises(ValueError, match='sequence needs shapes'):
+        EncoderConfig(galaxies=True, sequence=True)
