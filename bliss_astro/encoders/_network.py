@@ -20,6 +20,7 @@ from bliss_astro.posteriors import (
 from bliss_astro.posteriors._pixels import Pixels
 from bliss_astro.posteriors._scene_fit import STAMP_RADIUS
 from bliss_astro.psf._mixture import DEFAULT_SHAPE
+from bliss_astro.rendering import adaptive_moments
 
 from ._inputs import N_CONDITIONS, EncoderInputs
 from ._matched_filter import (
@@ -80,6 +81,11 @@ class EncoderConfig:
         source and for its flux and shape (Hansen et al. 2022), rather than one pass
         telling all.
 
+    latent_dim : int
+        If not 0, shapes are points in the latent space of a learned galaxy model of
+        that dimension (`~bliss_astro.galaxies.GalaxyAutoencoder`) instead of bulges and
+        disks.
+
     told : {'all', 'image+background', 'image'}
         What the encoder is told; the lesser ones are for comparison (the
         networks (ii) and (i) of Patel et al. 2025).
@@ -97,6 +103,7 @@ class EncoderConfig:
     galaxies: bool = False
     shapes: bool = False
     sequence: bool = False
+    latent_dim: int = 0
     told: str = 'all'
 
     def __post_init__(self):
@@ -112,8 +119,14 @@ class EncoderConfig:
         if self.sequence and not self.shapes:
             msg = 'sequence needs shapes = true: its last encoder infers them'
             raise ValueError(msg)
+        if self.latent_dim and not self.shapes:
+            msg = 'latent_dim needs shapes = true'
+            raise ValueError(msg)
         for field in dataclasses.fields(self):
-            if field.name == 'told':
+            if field.name == 'told' or (field.name, self.latent_dim) == (
+                'latent_dim',
+                0,
+            ):
                 continue
             value = getattr(self, field.name)
             if isinstance(field.default, bool):
@@ -191,12 +204,15 @@ class Encoder(nn.Module):
             'n_components': config.n_components,
         }
         if config.galaxies:
-            self.head = CatalogHead(width, shapes=config.shapes, **sizes)
+            self.head = CatalogHead(
+                width, shapes=config.shapes, latent_dim=config.latent_dim, **sizes
+            )
         else:
             self.head = StarHead(width, **sizes)
         self.sources = None
         if config.sequence:
-            self.sources = SourceEncoders(n_conditions)
+            self.sources = SourceEncoders(n_conditions, latent_dim=config.latent_dim)
+        self._moments = adaptive_moments
         self.card = {}
 
     def save(self, path, *, overwrite=False, dtype='float32'):
@@ -366,7 +382,27 @@ class Encoder(nn.Module):
                 tile_size=self.config.tile_size,
                 patch_radius=self.config.patch_radius,
                 sources=sources,
+                moments=self._moments,
             )
+
+    def use_galaxy_model(self, model):
+        """
+        Tell what latents look like, which training needs and inference does not.
+
+        Parameters
+        ----------
+        model : `~bliss_astro.galaxies.GalaxyAutoencoder`
+            Of the encoder's latent dimension.
+        """
+        if model.latent_dim != self.config.latent_dim:
+            msg = (
+                f"model has latent_dim {model.latent_dim}, the encoder's is "
+                f'{self.config.latent_dim}'
+            )
+            raise ValueError(msg)
+        self._moments = lambda psf, latent: (
+            model.decode(latent).convolved(psf).adaptive_moments()
+        )
 
     def sequence_of(self, inputs, *, half=False) -> SourceSequence:
         """
@@ -384,4 +420,6 @@ class Encoder(nn.Module):
         grid = TileGrid(tuple(inputs.image.shape[1:]), self.config.tile_size)
         pixels = Pixels(inputs, grid, STAMP_RADIUS)
         conditions = self._conditions(inputs)
-        return SourceSequence(self.sources, pixels, conditions, half=half)
+        return SourceSequence(
+            self.sources, pixels, conditions, half=half, moments=self._moments
+        )

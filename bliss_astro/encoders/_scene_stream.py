@@ -81,6 +81,10 @@ class SceneStream:
     field_prior : `~bliss_astro.priors.FieldPrior`, optional
         Instead of that which the configuration names.
 
+    galaxy_model : `~bliss_astro.galaxies.GalaxyAutoencoder`, optional
+        Draws galaxies instead of bulges and disks; the ``galaxy`` of scenes are its
+        latents then.
+
     margins : dict, optional
         How many pixels beyond the edges sources of each population lie; by
         default 14 on the sky, and none in images of the NPE paper.
@@ -96,6 +100,7 @@ class SceneStream:
         device='cpu',
         priors=None,
         field_prior=None,
+        galaxy_model=None,
         margins=None,
     ):
         self.config = config
@@ -113,6 +118,7 @@ class SceneStream:
             single = config.fields == 'single'
             field_prior = FieldPrior.single() if single else FieldPrior()
         self.field_prior = field_prior
+        self.galaxy_model = galaxy_model
         self.margins = _MARGINS | (margins or {})
         self.accuracy = RenderingAccuracy.training()
 
@@ -240,7 +246,11 @@ class SceneStream:
         x, y = drawn.x - margin, drawn.y - margin
         apart = torch.hypot(x - cluster[:, :1], y - cluster[:, 1:2])
         flux = drawn.flux * (apart < cluster[:, 2:])
-        drawn = dataclasses.replace(drawn, x=x, y=y, flux=flux)
+        shapes = drawn.galaxy
+        if self.galaxy_model is not None:
+            full = (*x.shape, self.galaxy_model.latent_dim)
+            shapes = torch.randn(full, generator=generator, device=self.device)
+        drawn = dataclasses.replace(drawn, x=x, y=y, flux=flux, galaxy=shapes)
         return drawn, self._density(prior, floor / scale, factors)
 
     def _clusters(self, population, n, generator):
@@ -378,17 +388,20 @@ class SceneStream:
         def joined(name):
             return torch.cat([padded(getattr(plan, name), most) for plan in plans])
 
-        dither = torch.cat([plan.dither for plan in plans])
-        images = render_galaxies(
-            torch.cat([plan.psf for plan in plans]),
-            joined('x'),
-            joined('y'),
-            joined('flux') * joined('is_galaxy'),
-            joined('galaxy'),
-            size=self.config.shape,
-            dither=dither if dither.shape[1] > 1 else None,
-            accuracy=self.accuracy,
-        )
+        flux = joined('flux') * joined('is_galaxy')
+        sources = (joined('x'), joined('y'), flux, joined('galaxy'))
+        psf = torch.cat([plan.psf for plan in plans])
+        if self.galaxy_model is not None:
+            images = self.galaxy_model.render(psf, *sources, size=self.config.shape)
+        else:
+            dither = torch.cat([plan.dither for plan in plans])
+            images = render_galaxies(
+                psf,
+                *sources,
+                size=self.config.shape,
+                dither=dither if dither.shape[1] > 1 else None,
+                accuracy=self.accuracy,
+            )
         return images.split([len(plan.psf) for plan in plans])
 
     def _scenes(self, plan, extended, generator):

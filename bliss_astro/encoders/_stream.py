@@ -161,6 +161,10 @@ class SimulationConfig:
         prior of the sky and of ``fields``; or what their ``to_dict`` returns, as
         cards have it.
 
+    galaxy_model : str or None
+        A learned galaxy model, by name or path, whose galaxies take the place of
+        bulges and disks; single exposures only.
+
     pixel_scale : float
         Side of a pixel in arcsec.
     """
@@ -202,6 +206,7 @@ class SimulationConfig:
     cluster_crowding: tuple[float, float] = (2.0, 40.0)
     catalog_prior: str | dict | None = None
     field_prior: str | dict | None = None
+    galaxy_model: str | None = None
     pixel_scale: float = 0.396
 
     def __post_init__(self):
@@ -222,6 +227,12 @@ class SimulationConfig:
             if not (math.isfinite(value) and value >= 0):
                 msg = f'{name} must not be negative, got {value}'
                 raise ValueError(msg)
+        if self.galaxy_model is not None and tuple(self.n_exposures) != (1, 1):
+            msg = (
+                'galaxy_model is for single exposures: n_exposures must be [1, 1], got '
+                f'{tuple(self.n_exposures)}'
+            )
+            raise ValueError(msg)
         if not 0 < self.unseen <= 1:
             msg = f'unseen must lie above 0 and be at most 1, got {self.unseen}'
             raise ValueError(msg)

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from bliss_astro.posteriors import npe_loss, sequence_loss
-from bliss_astro.posteriors._tile_posterior import adaptive_vector
 
 from ._configuration import load_config
 from ._network import Encoder
@@ -47,20 +46,28 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(
             self.encoder.parameters(), lr=training.learning_rate, betas=(0.9, 0.99)
         )
-        stars_only = simulation.population == 'stars'
-        stream = SimulationStream if stars_only else SceneStream
-        self.stream = stream(
-            simulation,
-            tile_size=encoder_config.tile_size,
-            n_most=encoder_config.n_most,
-            device=self.device,
-        )
+        self.stream = self._make_stream(encoder_config, simulation)
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.step, self.n_skipped, self.seconds = 0, 0, 0.0
         self.best, self.best_weights = math.inf, None
         # False within the short moment in which weights change.
         self.whole = True
         self.validated = 0
+
+    def _make_stream(self, encoder_config, simulation):
+        sizes = {
+            'tile_size': encoder_config.tile_size,
+            'n_most': encoder_config.n_most,
+            'device': self.device,
+        }
+        if simulation.population == 'stars':
+            return SimulationStream(simulation, **sizes)
+        model = galaxy_model(encoder_config, simulation)
+        if model is not None:
+            model = model.to(self.device)
+            for encoder in (self.encoder, self.average):
+                encoder.use_galaxy_model(model)
+        return SceneStream(simulation, galaxy_model=model, **sizes)
 
     def _freeze(self, stage):
         if stage == 'all':
@@ -98,7 +105,7 @@ class _Trainer:
         if encoder.config.sequence and self.training.stage != 'detection':
             half = self.training.precision != 'float32'
             sequence = encoder.sequence_of(inputs, half=half)
-            further, own = sequence_loss(sequence, catalog, adaptive_vector)
+            further, own = sequence_loss(sequence, catalog)
             loss = loss + further
             terms |= {f'source_{name}': value for name, value in own.items()}
         return loss, terms
@@ -218,6 +225,30 @@ class _Trainer:
         for name in ('step', 'n_skipped', 'seconds', 'best', 'best_weights'):
             setattr(self, name, state[name])
         self.validated = state.get('validated', self.step)
+
+
+def galaxy_model(encoder_config, simulation):
+    """
+    The learned galaxy model that a configuration names, or None.
+
+    Raises
+    ------
+    ValueError
+        If its latent dimension is not the encoder's, or either lacks the other.
+    """
+    name, latent_dim = simulation.galaxy_model, encoder_config.latent_dim
+    if name is None and latent_dim == 0:
+        return None
+    if name is None or latent_dim == 0:
+        msg = (
+            'latent_dim (of the encoder) and galaxy_model (of the simulation) go '
+            f'together, got {latent_dim} and {name!r}'
+        )
+        raise ValueError(msg)
+    # The one place where the training of encoders needs what comes after them.
+    from bliss_astro.galaxies import GalaxyAutoencoder
+
+    return GalaxyAutoencoder.from_pretrained(name, latent_dim=latent_dim)
 
 
 class _Log:

@@ -12,7 +12,7 @@ from ._galaxy_bank import N_SHIFTS, N_SIZES, N_TOLD
 from ._grid import TileCatalog
 from ._head import _NARROW, StarHead, _flux_mixture
 from ._mixture_factor import MixtureFactor
-from ._shapes import N_SHAPE
+from ._shapes import N_SHAPE, shape_to_vector, vector_to_shape
 
 __all__ = ['CatalogHead', 'ShapeLayers']
 
@@ -52,21 +52,35 @@ class ShapeLayers(nn.Module):
 
     width : int, optional
         Of the hidden layers.
+
+    latent_dim : int, optional
+        If not 0, shapes are points in that many dimensions of a learned galaxy
+        model's latent space, rather than a bulge and a disk.
     """
 
-    def __init__(self, n_features, *, width=_NARROW):
+    def __init__(self, n_features, *, width=_NARROW, latent_dim=0):
         super().__init__()
+        self.latent_dim = latent_dim
+        self.n_shape = latent_dim or N_SHAPE
         self.hidden = nn.Sequential(
             nn.Linear(n_features + N_ELLIPSE + 2, width),
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
         )
-        self.shape = nn.Linear(width, MixtureFactor.n_raw(N_SHAPE, _N_SHAPES))
+        self.shape = nn.Linear(width, MixtureFactor.n_raw(self.n_shape, _N_SHAPES))
         self.ellipticity = nn.Linear(width, MixtureFactor.n_raw(2, _N_ELLIPTICITIES))
         for layer in (self.shape, self.ellipticity):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+
+    def to_vector(self, shape):
+        """Shapes as the numbers that their distribution is over."""
+        return shape if self.latent_dim else shape_to_vector(shape)
+
+    def from_vector(self, vector):
+        """The inverse of `to_vector`."""
+        return vector if self.latent_dim else vector_to_shape(vector)
 
     def forward(self, features, fit, log_flux):
         """
@@ -88,12 +102,12 @@ class ShapeLayers(nn.Module):
         Returns
         -------
         shape, ellipticity : `MixtureFactor`
-            Over `shape_to_vector` and `ellipticity_to_vector`.
+            Over `to_vector` of shapes and over `ellipticity_to_vector`.
         """
         excess = torch.asinh((log_flux - fit['ellipse_flux']) / 0.1) / 3
         own = torch.stack([log_flux / 4, excess], -1)
         hidden = self.hidden(torch.cat([features, fit['ellipse'], own], -1))
-        shape = MixtureFactor.from_raw(self.shape(hidden), N_SHAPE)
+        shape = MixtureFactor.from_raw(self.shape(hidden), self.n_shape)
         scale = torch.log(fit['vector_error'] + 0.05)[..., None].expand(
             fit['vector'].shape
         )
@@ -119,6 +133,9 @@ class CatalogHead(StarHead):
 
     shapes : bool, optional
         Whether shapes of galaxies are inferred.
+
+    latent_dim : int, optional
+        As for `ShapeLayers`.
     """
 
     codes_per_source = 6
@@ -126,12 +143,20 @@ class CatalogHead(StarHead):
     galaxies = True
 
     def __init__(
-        self, n_features, *, width=128, n_most=2, n_components=3, shapes=False
+        self,
+        n_features,
+        *,
+        width=128,
+        n_most=2,
+        n_components=3,
+        shapes=False,
+        latent_dim=0,
     ):
         super().__init__(
             n_features, width=width, n_most=n_most, n_components=n_components
         )
         self.shapes = shapes
+        self.n_shape = latent_dim or N_SHAPE
         narrow, m = _NARROW, n_components
         n_told = N_TOLD + 5 + (N_ELLIPSE if shapes else 0)
         for block in self.source:
@@ -147,7 +172,7 @@ class CatalogHead(StarHead):
                 nn.init.normal_(block[name].weight, std=0.02)
                 nn.init.zeros_(block[name].bias)
             if shapes:
-                block['shape'] = ShapeLayers(narrow)
+                block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
 
     def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
         """

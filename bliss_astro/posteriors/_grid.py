@@ -82,7 +82,8 @@ class TileCatalog:
         1 for galaxies, 0 for stars (the default).
 
     shape : tensor ``(B, rows, columns, K, 6)``
-        Shapes of galaxies in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels;
+        Shapes of galaxies in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels,
+        or points in the latent space of a learned model;
         zeros for stars, and where nobody asks for them (the default).
     """
 
@@ -100,12 +101,12 @@ class TileCatalog:
             self.shape = self.x.new_zeros(*self.x.shape, 6)
 
     @classmethod
-    def empty(cls, n_images, shape, n_most, *, device='cpu'):
+    def empty(cls, n_images, shape, n_most, *, n_shape=6, device='cpu'):
         """No sources anywhere; unused places hold zeros."""
         full = (n_images, *shape, n_most)
         zeros = [torch.zeros(full, device=device) for _ in range(3)]
         count = torch.zeros(full[:-1], dtype=torch.long, device=device)
-        return cls(count, *zeros)
+        return cls(count, *zeros, shape=zeros[0].new_zeros(*full, n_shape))
 
     @classmethod
     def from_sources(
@@ -132,7 +133,7 @@ class TileCatalog:
             1 for galaxies; by default all are stars.
 
         shape : tensor ``(B, S, 6)``, optional
-            Shapes of the galaxies.
+            Shapes of the galaxies, or as many numbers as a learned model has.
 
         Returns
         -------
@@ -155,7 +156,8 @@ class TileCatalog:
         )
         rank = (same & (brighter | tie)).sum(-1)
         keep = used & (rank < n_most)
-        out = cls.empty(n_images, grid.shape, n_most, device=x.device)
+        n_shape = 6 if shape is None else shape.shape[-1]
+        out = cls.empty(n_images, grid.shape, n_most, n_shape=n_shape, device=x.device)
         image = torch.arange(n_images, device=x.device)[:, None].expand_as(tile)
         index = (image[keep], row[keep], column[keep])
         out.count.index_put_(index, torch.ones_like(index[0]), accumulate=True)

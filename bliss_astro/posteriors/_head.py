@@ -54,6 +54,8 @@ class StarHead(nn.Module):
     position_told = 10
     galaxies = False
     shapes = False
+    # Numbers that a catalogue keeps of a shape.
+    n_shape = 6
 
     def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
         super().__init__()

@@ -71,7 +71,7 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
     return loss + guidance * parts['start'].sum() / n_images, terms
 
 
-def sequence_loss(sequence, catalog, adaptive_vector):
+def sequence_loss(sequence, catalog):
     """
     The same for the encoders that follow detection, given the true positions.
 
@@ -83,9 +83,6 @@ def sequence_loss(sequence, catalog, adaptive_vector):
     catalog : `~bliss_astro.posteriors.TileCatalog`
         Their true catalogues.
 
-    adaptive_vector : callable
-        As for `SourceSequence.log_prob`.
-
     Returns
     -------
     loss : tensor ``()``
@@ -94,6 +91,6 @@ def sequence_loss(sequence, catalog, adaptive_vector):
     terms : dict of tensor ``()``
         Its parts.
     """
-    parts = sequence.log_prob(catalog, adaptive_vector)
+    parts = sequence.log_prob(catalog)
     terms = {name: -parts[name].sum() / len(catalog.count) for name in _NAMES}
     return sum(terms.values()), terms

@@ -52,8 +52,10 @@ _NIL = 1e-6
 # Positions at which the flux is asked for, by one pass and by a sequence of
 # encoders.
 _N_FLUX, _N_SCENES = 16, 2
-# Draws of shapes, and the uniform numbers that each takes.
-_N_SHAPES, _SHAPE_NUMBERS = 64, 12
+# Less probable candidates keep what the one pass says of them.
+_IN_SEQUENCE = 0.1
+# Draws of shapes.
+_N_SHAPES = 64
 
 
 @dataclasses.dataclass
@@ -84,7 +86,8 @@ class SourceMarginals:
 
     shapes : tensor ``(N, P', 6)`` or None
         Draws of the shape given that the source is a galaxy, in the order of
-        ``GALAXY_SHAPE_NAMES`` with radii in pixels; None where they are not inferred.
+        ``GALAXY_SHAPE_NAMES`` with radii in pixels, or points in the latent space of
+        a learned model; None where they are not inferred.
 
     ellipticity : tensor ``(N, P', 2)`` or None
         Draws of the distortion ``(e1, e2)`` of what is seen of the galaxy: of the
@@ -303,40 +306,41 @@ def _describe_in_sequence(sequence, sources):
     At a few draws of the positions of all sources, of which those that are more
     probable than not make up the scene.
     """
-    if len(sources) == 0:
-        n_flux = 1 + 6 * sequence.encoders.n_components
-        sources.flux = sources.flux.new_zeros(0, _N_SCENES, n_flux)
-        sources.shapes = sources.flux.new_zeros(0, _N_SHAPES, 6)
-        sources.ellipticity = sources.flux.new_zeros(0, _N_SHAPES, 2)
+    chosen = (sources.probability > _IN_SEQUENCE).nonzero()[:, 0]
+    if len(chosen) == 0:
         return
-    q = _quasi_random(_N_SHAPES, _SHAPE_NUMBERS, sources.x.device)
+    some = sources.select(chosen)
+    n_numbers = 6 + sequence.encoders.shape.n_shape
+    q = _quasi_random(_N_SHAPES, n_numbers, sources.x.device)
     fluxes, shapes, ellipticities = [], [], []
     for k in range(_N_SCENES):
         scene = SceneSources(
-            sources.image,
-            sources.row,
-            sources.column,
-            sources.x[:, k],
-            sources.y[:, k],
-            active=sources.probability > 0.5,
+            some.image,
+            some.row,
+            some.column,
+            some.x[:, k],
+            some.y[:, k],
+            active=some.probability > 0.5,
         )
         parts = sequence.describe(scene)
         fluxes.append(torch.cat([part[0] for part in parts]))
         drawn = [sequence.draw_shapes(part, q[k::_N_SCENES]) for part in parts]
         shapes.append(torch.cat([part[0] for part in drawn]))
         ellipticities.append(torch.cat([part[1] for part in drawn]))
-    sources.flux = torch.stack(fluxes, 1)
-    sources.shapes = torch.cat(shapes, 1)
-    sources.ellipticity = torch.cat(ellipticities, 1)
+    # As many positions as the one pass describes, in turn.
+    turn = torch.arange(sources.flux.shape[1], device=sources.x.device) % _N_SCENES
+    sources.flux[chosen] = torch.stack(fluxes, 1)[:, turn]
+    sources.shapes[chosen] = torch.cat(shapes, 1)
+    sources.ellipticity[chosen] = torch.cat(ellipticities, 1)
 
 
 def _describe_shapes(sweep, place, sources):
     """Shapes from the one pass: of the tile that holds most of the probability."""
     posterior, head = sweep.posterior, sweep.posterior.head
-    if not head.shapes or posterior.sequence is not None:
+    if not head.shapes:
         return
     tiles = (sources.image, sources.row, sources.column)
-    n_numbers = (_N_SHAPES, _SHAPE_NUMBERS, posterior.device)
+    q = _quasi_random(_N_SHAPES, 6 + head.n_shape, posterior.device)
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = sweep.catalog.count[tiles].clamp(min=place + 1)
@@ -346,7 +350,7 @@ def _describe_shapes(sweep, place, sources):
     extended = head.extended(place, hidden, fit)
     layers = head.source[place]['shape']
     sources.shapes, sources.ellipticity = draw_shapes(
-        layers, sources.flux[:, 0], extended, fit, _quasi_random(*n_numbers)
+        layers, sources.flux[:, 0], extended, fit, q
     )
 
 

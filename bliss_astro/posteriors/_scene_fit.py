@@ -192,7 +192,7 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
         The scene.
     """
     if start is None:
-        start = _first_guess(pixels, sources, floor)
+        start = _first_guesses(pixels, sources, floor)
     fit = SceneFit(start, *_add_models(pixels, start, sources))
     for _ in range(n_rounds):
         parts = []
@@ -216,16 +216,20 @@ def _one_step(patches, old, sources, floor):
     return new
 
 
-def _first_guess(pixels, sources, floor):
-    fluxes = []
+def _first_guesses(pixels, sources, floor):
+    parts = []
     for index in _pieces(len(sources), pixels.image.device):
         some = sources.select(index)
-        patches = _geometry(pixels, some)
-        ellipses = Ellipses.round(torch.ones_like(some.x))
-        unit = model_of(patches, ellipses, some.x, some.y)
-        weight = patches.good * unit
-        fluxes.append((weight * patches.data).sum((1, 2)) / _norm(weight, unit))
-    flux = torch.cat(fluxes) if fluxes else floor
+        parts.append(first_guess(_geometry(pixels, some), some, floor[index]))
+    return _joined(parts) if parts else Ellipses.round(floor)
+
+
+def first_guess(patches, sources, floor):
+    """Round ellipses as bright as the pixels of stamps are."""
+    ellipses = Ellipses.round(torch.ones_like(sources.x))
+    unit = model_of(patches, ellipses, sources.x, sources.y)
+    weight = patches.good * unit
+    flux = (weight * patches.data).sum((1, 2)) / _norm(weight, unit)
     return Ellipses.round(torch.maximum(flux, floor))
 
 
@@ -237,5 +241,5 @@ def _joined(parts):
     names = ('flux', 'log_blur', 'e1', 'e2', 'information')
     if len(parts) == 1:
         return parts[0]
-    values = [torch.cat([getattr(part, name) for part in parts]) for name in names]
-    return Ellipses(*values)
+    values = [[getattr(part, name) for part in parts] for name in names]
+    return Ellipses(*(None if v[0] is None else torch.cat(v) for v in values))

@@ -97,9 +97,12 @@ class SourceEncoders(nn.Module):
 
     n_components : int, optional
         Components M of the mixtures of fluxes.
+
+    latent_dim : int, optional
+        As for `ShapeLayers`.
     """
 
-    def __init__(self, n_conditions, *, width=96, n_components=3):
+    def __init__(self, n_conditions, *, width=96, n_components=3, latent_dim=0):
         super().__init__()
         self.n_components = n_components
         n_numbers = _N_OWN + N_TOLD + N_ELLIPSE + n_conditions
@@ -108,7 +111,7 @@ class SourceEncoders(nn.Module):
         self.galaxy = StampEncoder(n_numbers, width=width)
         self.star_flux = nn.Linear(width, 3 * n_components)
         self.galaxy_flux = nn.Linear(width, 3 * n_components + _N_CENTRES)
-        self.shape = ShapeLayers(width)
+        self.shape = ShapeLayers(width, latent_dim=latent_dim)
         for layer in (self.is_galaxy, self.star_flux, self.galaxy_flux):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)

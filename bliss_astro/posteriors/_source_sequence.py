@@ -19,13 +19,15 @@ import dataclasses
 
 import torch
 
+from bliss_astro.rendering import adaptive_moments
+
 from ._catalog_head import split_types
-from ._ellipse_fit import ellipse_features, fit_ellipses
+from ._ellipse_fit import Ellipses, ellipse_features, fit_ellipses
 from ._galaxy_bank import measure_sizes
 from ._grid import TileCatalog
 from ._head import LOG_FLUX_CEILING
-from ._scene_fit import SceneSources, cleaned, fit_scene
-from ._shapes import shape_to_vector, vector_to_ellipticity, vector_to_shape
+from ._scene_fit import SceneFit, SceneSources, cleaned, first_guess, fit_scene
+from ._shapes import ellipticity_to_vector, vector_to_ellipticity
 from ._star_fit import flux_at
 
 __all__ = ['SourceSequence']
@@ -56,10 +58,17 @@ class SourceSequence:
 
     half : bool, optional
         Convolve in bfloat16.
+
+    moments : callable, optional
+        Adaptive moments ``(e1, e2, size)`` of PSFs and shapes, by default those of
+        `~bliss_astro.rendering.adaptive_moments`.
     """
 
-    def __init__(self, encoders, pixels, conditions, *, half=False):
+    def __init__(
+        self, encoders, pixels, conditions, *, half=False, moments=adaptive_moments
+    ):
         self.encoders, self.pixels, self.half = encoders, pixels, half
+        self.moments = moments
         self.conditions = conditions
         self.inputs, self.grid = pixels.inputs, pixels.grid
 
@@ -99,7 +108,38 @@ class SourceSequence:
         floor = self.log_floor(sources).exp()
         rounds = _FIRST_ROUNDS if start is None else _FURTHER_ROUNDS
         first = None if start is None else start.ellipses
-        return fit_scene(self.pixels, sources, floor, start=first, n_rounds=rounds)
+        if sources.active is None:
+            return fit_scene(self.pixels, sources, floor, start=first, n_rounds=rounds)
+        index = sources.active.nonzero()[:, 0]
+        first = None if first is None else first.select(index)
+        fit = fit_scene(
+            self.pixels,
+            sources.select(index),
+            floor[index],
+            start=first,
+            n_rounds=rounds,
+        )
+        return self._with_ghosts(fit, sources, floor, start)
+
+    def _with_ghosts(self, fit, sources, floor, start):
+        # Those that are no part of the scene, each fitted to what it leaves.
+        ghost = ~sources.active
+        everyone = Ellipses.round(torch.zeros_like(sources.x))
+        for name in ('flux', 'log_blur', 'e1', 'e2'):
+            getattr(everyone, name)[sources.active] = getattr(fit.ellipses, name)
+        out = SceneFit(everyone, fit.model, fit.extended)
+        for index in ghost.nonzero()[:, 0].split(_PIECE):
+            if start is not None:
+                own = start.ellipses.select(index)
+            else:
+                some = sources.select(index)
+                patches, _, _ = cleaned(self.pixels, out, sources, index)
+                own = first_guess(patches, some, floor[index])
+                own = fit_ellipses(patches, own, some.x, some.y, floor[index])
+                own.flux = own.flux.clamp(min=0)
+            for name in ('flux', 'log_blur', 'e1', 'e2'):
+                getattr(everyone, name)[index] = getattr(own, name)
+        return out
 
     @torch.no_grad()
     def see(self, fit, sources, index):
@@ -181,7 +221,7 @@ class SourceSequence:
 
     # -- density ---------------------------------------------------------------
 
-    def log_prob(self, catalog: TileCatalog, adaptive_vector):
+    def log_prob(self, catalog: TileCatalog):
         """
         Log-densities of types, fluxes and shapes given positions.
 
@@ -189,9 +229,6 @@ class SourceSequence:
         ----------
         catalog : `TileCatalog`
             The sources.
-
-        adaptive_vector : callable
-            From PSFs and shapes to ellipticity vectors.
 
         Returns
         -------
@@ -219,7 +256,10 @@ class SourceSequence:
         shape = torch.where(is_galaxy[:, None], catalog.shape[where], 0.5)
         psf = self.inputs.at_tiles(self.inputs.psf, *sources.tiles)
         with torch.no_grad():
-            truths = (shape_to_vector(shape), adaptive_vector(psf, shape))
+            truths = (
+                self.encoders.shape.to_vector(shape),
+                ellipticity_to_vector(*self.moments(psf, shape)[:2]),
+            )
         factors = self.encoders.shape_factors(features, seen, value)
         shapes = [
             torch.where(is_galaxy, factor.log_prob(truth), 0.0)
@@ -268,7 +308,7 @@ class SourceSequence:
             galaxy, other.sample(generator=generator), star.sample(generator=generator)
         )
         factor, _ = self.encoders.shape_factors(features, seen, flux)
-        shape = vector_to_shape(factor.sample(generator=generator))
+        shape = self.encoders.shape.from_vector(factor.sample(generator=generator))
         return flux, shape * galaxy[:, None]
 
     # -- marginals -------------------------------------------------------------
@@ -328,7 +368,7 @@ class SourceSequence:
         part : tuple
             One of those that `describe` returns.
 
-        q : tensor ``(P, 12)``
+        q : tensor ``(P, 6 + n_shape)``
             Uniform numbers.
 
         Returns
@@ -361,9 +401,9 @@ def draw_shapes(layers, flux, features, seen, q):
     seen : dict of tensor
         As `ShapeLayers` needs it.
 
-    q : tensor ``(P, 12)``
-        Uniform numbers: two for the flux, seven for the shape, three for the
-        ellipticity, each of the last two drawn given the flux.
+    q : tensor ``(P, 6 + n_shape)``
+        Uniform numbers: two for the flux, three for the ellipticity, the others for
+        the shape, each of the last two drawn given the flux.
 
     Returns
     -------
@@ -385,8 +425,9 @@ def draw_shapes(layers, flux, features, seen, q):
     names = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
     told = {name: repeated(seen[name]) for name in names}
     shape, ellipticity = layers(repeated(features), told, log_flux)
-    shapes = vector_to_shape(shape.quantile_draw(q[:, 2:9].expand(n, -1, -1)))
-    vectors = ellipticity.quantile_draw(q[:, 9:12].expand(n, -1, -1))
+    some = q[:, 5 : 6 + layers.n_shape].expand(n, -1, -1)
+    shapes = layers.from_vector(shape.quantile_draw(some))
+    vectors = ellipticity.quantile_draw(q[:, 2:5].expand(n, -1, -1))
     return shapes, vector_to_ellipticity(vectors)
 
 

@@ -13,15 +13,11 @@ from ._galaxy_bank import measure_sizes
 from ._grid import COLOURS, TileCatalog, TileGrid
 from ._head import LOG_FLUX_CEILING
 from ._pixels import Pixels
-from ._shapes import (
-    ellipticity_to_vector,
-    shape_to_vector,
-    vector_to_shape,
-)
+from ._shapes import ellipticity_to_vector
 from ._source_sequence import SourceSequence
 from ._star_fit import StarPatches, fit_star, flux_at
 
-__all__ = ['TilePosterior', 'adaptive_vector']
+__all__ = ['TilePosterior']
 
 # Half-size in pixels of the cut-outs for large galaxies, and how many of them are
 # worked on at once.
@@ -37,27 +33,6 @@ def _ellipses(patches, x, y, flux, floor):
     start = Ellipses.round(torch.maximum(flux, floor))
     fit = fit_ellipses(patches, start, x, y, floor)
     return ellipse_features(fit, floor)
-
-
-def adaptive_vector(psf, galaxy):
-    """
-    Ellipticity of galaxies as they are seen, as vectors.
-
-    Parameters
-    ----------
-    psf : tensor ``(N, 8)``
-        The PSF at each galaxy.
-
-    galaxy : tensor ``(N, 6)``
-        Their shapes.
-
-    Returns
-    -------
-    vector : tensor ``(N, 2)``
-        Of length ``-ln q`` of the adaptive moments.
-    """
-    e1, e2, _ = adaptive_moments(psf, galaxy)
-    return ellipticity_to_vector(e1, e2)
 
 
 class TilePosterior:
@@ -96,10 +71,22 @@ class TilePosterior:
         The `SourceEncoders` that follow detection, the conditions that they are
         told, and whether they convolve in half precision; types, fluxes and shapes
         are theirs then.
+
+    moments : callable, optional
+        Adaptive moments ``(e1, e2, size)`` of PSFs and shapes, by default those of
+        `~bliss_astro.rendering.adaptive_moments`.
     """
 
     def __init__(
-        self, features, inputs, head, *, tile_size=4, patch_radius=6, sources=None
+        self,
+        features,
+        inputs,
+        head,
+        *,
+        tile_size=4,
+        patch_radius=6,
+        sources=None,
+        moments=adaptive_moments,
     ):
         self.features = features
         self.inputs = inputs
@@ -114,8 +101,9 @@ class TilePosterior:
         if sources is not None:
             encoders, conditions, half = sources
             self.sequence = SourceSequence(
-                encoders, self._pixels, conditions, half=half
+                encoders, self._pixels, conditions, half=half, moments=moments
             )
+        self._moments = moments
 
     def __len__(self):
         return len(self.features)
@@ -344,7 +332,7 @@ class TilePosterior:
             found[name] = torch.cat(found[name]) if found[name] else empty
         found['image'] = found['image'].long()
         if self.sequence is not None and not one_pass:
-            found |= self.sequence.log_prob(catalog, adaptive_vector)
+            found |= self.sequence.log_prob(catalog)
         if parts:
             return found
         per_source = found['position'] + found['flux']
@@ -386,18 +374,21 @@ class TilePosterior:
                 factors = self.head.shape_factors(place, extended, fit, value)
                 shape = catalog.shape[(*tiles, place)]
                 log_shape, log_ellipticity = self._shape_terms(
-                    factors, tiles, galaxy, shape
+                    place, factors, tiles, galaxy, shape
                 )
         shapes = (log_shape, log_ellipticity)
         return factor.log_prob(x, y), log_type, log_flux, *shapes, miss, images
 
-    def _shape_terms(self, factors, tiles, galaxy, shape):
+    def _shape_terms(self, place, factors, tiles, galaxy, shape):
         # Nothing is asked of a star's shape.
         is_galaxy = galaxy > 0
         some = torch.where(is_galaxy[:, None], shape, 0.5)
         with torch.no_grad():
             psf = self.inputs.at_tiles(self.inputs.psf, *tiles)
-            values = (shape_to_vector(some), adaptive_vector(psf, some))
+            values = (
+                self.head.source[place]['shape'].to_vector(some),
+                ellipticity_to_vector(*self._moments(psf, some)[:2]),
+            )
         return [
             torch.where(is_galaxy, factor.log_prob(value), 0.0)
             for factor, value in zip(factors, values, strict=True)
@@ -444,7 +435,11 @@ class TilePosterior:
 
     def _sweep(self, *, generator=None, threshold=None, keep=None) -> TileCatalog:
         catalog = TileCatalog.empty(
-            len(self), self.grid.shape, self.head.n_most, device=self.device
+            len(self),
+            self.grid.shape,
+            self.head.n_most,
+            n_shape=self.head.n_shape,
+            device=self.device,
         )
         for colour, (i, j) in enumerate(COLOURS):
             code = self.head.encode_sources(catalog)
@@ -501,7 +496,8 @@ class TilePosterior:
             catalog.galaxy[(*tiles, place)] = galaxy
             if self.head.shapes and threshold is None:
                 factors = self.head.shape_factors(place, extended, fit, value)
-                shape = vector_to_shape(factors[0].sample(generator=generator))
+                layers = self.head.source[place]['shape']
+                shape = layers.from_vector(factors[0].sample(generator=generator))
                 catalog.shape[(*tiles, place)] = shape * galaxy[:, None]
         catalog.x[(*tiles, place)] = x
         catalog.y[(*tiles, place)] = y

@@ -22,7 +22,6 @@ from bliss_astro.posteriors._ellipse_fit import (
     model_of,
 )
 from bliss_astro.posteriors._scene_fit import cleaned
-from bliss_astro.posteriors._tile_posterior import adaptive_vector
 
 SMALL = EncoderConfig(
     width=16,
@@ -163,9 +162,7 @@ class TestDensity:
     def test_losses_train_their_own_layers(self, world):
         encoder, inputs, catalog, _ = world
         encoder.zero_grad()
-        sequence_loss(encoder.sequence_of(inputs), catalog, adaptive_vector)[
-            0
-        ].backward()
+        sequence_loss(encoder.sequence_of(inputs), catalog)[0].backward()
         touched = {n for n, p in encoder.named_parameters() if p.grad is not None}
         assert touched
         assert all(name.startswith('sources.') for name in touched)

@@ -1,0 +1,112 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of encoders whose galaxies are points in a learned model's latent space.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bliss_astro.encoders import (
+    Encoder,
+    EncoderConfig,
+    SceneStream,
+    SimulationConfig,
+    TrainingConfig,
+    train_encoder,
+)
+from bliss_astro.galaxies import GalaxyAutoencoder, GalaxyModelConfig
+from bliss_astro.posteriors import find_sources
+
+DIM = 3
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    torch.manual_seed(1)
+    model = GalaxyAutoencoder(GalaxyModelConfig(latent_dim=DIM))
+    path = tmp_path_factory.mktemp('galaxies') / 'toy.safetensors'
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def configs(model):
+    encoder = EncoderConfig(
+        width=8,
+        n_blocks=1,
+        stem_width=8,
+        head_width=8,
+        n_components=2,
+        galaxies=True,
+        shapes=True,
+        sequence=True,
+        latent_dim=DIM,
+    )
+    simulation = SimulationConfig(
+        population='npe',
+        n_exposures=(1, 1),
+        shape=(32, 32),
+        crowding=(4.0, 4.0),
+        bad_pixels=False,
+        galaxy_model=str(model),
+    )
+    training = TrainingConfig(
+        n_steps=2, batch_size=8, n_validation=8, validate_every=2, warmup_steps=1
+    )
+    return encoder, simulation, training
+
+
+def test_scenes_are_drawn_by_the_model(configs, model):
+    loaded = GalaxyAutoencoder.from_pretrained(model, latent_dim=DIM)
+    stream = SceneStream(configs[1], galaxy_model=loaded)
+    scenes = stream.draw_scenes(96, generator=torch.Generator().manual_seed(3))
+    assert scenes.galaxy.shape[-1] == DIM
+    # Signal less noise is the model's image of the galaxies: where there are no
+    # stars, its amplitude is one.
+    place = scenes.is_galaxy & (scenes.flux > 0)
+    alone = ~((scenes.flux > 0) & ~scenes.is_galaxy).any(1) & place.any(1)
+    assert int(alone.sum()) > 5
+    sources = (scenes.x, scenes.y, scenes.flux * place, scenes.galaxy)
+    own = loaded.render(scenes.psf, *sources, size=(32, 32))[alone]
+    noise = scenes.bkg_error[alone, None, None]
+    seen = (scenes.data - scenes.background[:, None, None])[alone] / noise
+    own = own / noise
+    amplitude = float((seen * own).sum() / own.square().sum())
+    assert abs(amplitude - 1) < 5 / float(own.square().sum().sqrt()) + 0.02
+    assert stream.tile_catalog(scenes).shape.shape[-1] == DIM
+
+
+def test_training_and_draws(configs, tmp_path):
+    train_encoder(configs, tmp_path, name='latent')
+    encoder = Encoder.from_pretrained(tmp_path / 'latent.safetensors')
+    simulation = dataclasses.replace(configs[1], galaxy_model=None)
+    stream = SceneStream(simulation)
+    scenes = stream.draw_scenes(4, generator=torch.Generator().manual_seed(3))
+    posterior = encoder(stream.inputs(scenes))
+    drawn = posterior.sample(generator=torch.Generator().manual_seed(1))
+    assert drawn.shape.shape[-1] == DIM
+    sources = find_sources(posterior)
+    assert sources.shapes.shape[-1] == DIM
+    assert sources.ellipticity.shape[-1] == 2
+
+
+def test_dimensions_must_agree(configs, tmp_path):
+    encoder, simulation, training = configs
+    other = dataclasses.replace(encoder, latent_dim=DIM + 1)
+    with pytest.raises(ValueError, match='latent_dim'):
+        train_encoder((other, simulation, training), tmp_path / 'a', name='x')
+    without = dataclasses.replace(encoder, latent_dim=0)
+    with pytest.raises(ValueError, match='go together'):
+        train_encoder((without, simulation, training), tmp_path / 'b', name='x')
+    loaded = GalaxyAutoencoder.from_pretrained(simulation.galaxy_model)
+    with pytest.raises(ValueError, match='latent_dim 3, the encoder'):
+        Encoder(other).use_galaxy_model(loaded)
+
+
+def test_single_exposures_only(model):
+    with pytest.raises(ValueError, match='n_exposures must be'):
+        SimulationConfig(population='npe', galaxy_model=str(model))
+    with pytest.raises(ValueError, match='latent_dim needs shapes'):
+        EncoderConfig(galaxies=True, latent_dim=4)
