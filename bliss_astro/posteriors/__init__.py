@@ -5,6 +5,7 @@ Tiles, factors, sampling and loss: the bridge between tables and tensors.
 
 from ._catalog_head import *
 from ._factors import *
+from ._find_sources import *
 from ._grid import *
 from ._head import *
 from ._loss import *
