@@ -40,6 +40,15 @@ turns with GalSim at its default parameters and with an image of the PSF, as the
 behind the papers do, on the same stamp. "Training" is the looser setting that
 simulations for training use.
 """,
+    'autoencoder': """\
+The learned galaxy model
+------------------------
+
+Galaxies with a signal-to-noise ratio of more than 7, encoded from noisy stamps and drawn
+again, see :ref:`galaxy_model`. Chi-square and correlation are of pixels whose model
+exceeds half a standard deviation. A fit that is right stays below 1, by its free
+numbers.
+""",
     'coadd_noise': """\
 Noise of coadds
 ---------------
@@ -75,6 +84,28 @@ Stars and galaxies in many fields
 The NPE paper's experiment, see :ref:`fields_experiment` for what the encoders are and
 for figures. "Many" are test images of many fields, "single" those of one. Only sources
 with a true r < 22 are truth; "ours" is the bundled encoder, told the paper's prior.
+""",
+    'blends': """\
+Blends
+------
+
+Two to six stars and galaxies brighter than r = 22.5 within 12 px of one place, see
+:ref:`blends_experiment` for what is done and for all scores by SNR and blendedness.
+SEP and photutils have deblending on and the settings of a grid that give the highest
+F1 on other scenes.
+""",
+    'drawn_apart': """\
+Two galaxies drawn apart
+------------------------
+
+The case study of the slides on blends, see :ref:`blends_experiment`.
+""",
+    'galaxy_seams': """\
+Galaxies at borders of tiles
+----------------------------
+
+Isolated galaxies and stars at all places within a tile, under one noise, see
+:ref:`blends_experiment`.
 """,
     'psf_told': """\
 What being told the PSF is worth
@@ -275,7 +306,7 @@ def _section(name, text):
     if not path.is_file():
         return ''
     result = json.loads(path.read_text())
-    if name == 'fields':
+    if name in ('fields', 'blends'):
         # The page of the experiment has all of it.
         result['rows'] = [row for row in result['rows'] if row['target']]
     parts = [text, _provenance(result), _rows_table(result)]
@@ -294,6 +325,11 @@ def main():
             print(f'no results of {name}')
     _PAGE.write_text('\n'.join(parts))
     print(f'written: {_PAGE.name}')
+    # It needs the tables of this module.
+    from _blends_tables import write_pages
+
+    written = write_pages(_HERE / 'results', _HERE.parent / 'docs')
+    print(f'written: {", ".join(written)} of the page on blends')
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ the folders above it::
     coadds       dither, align, weight, stack
     posteriors   tiles, factors, sampling, loss
     encoders     from an image to a posterior
+    galaxies     the learned galaxy model (autoencoder)
     catalog      what the user holds
     detection    the door: detect_sources, BlissFinder
     -----------------------------------------------------
@@ -56,6 +57,7 @@ _HOME_OF = {
     'completeness': 'detection',
     'decode_flags': 'catalog',
     'detect_sources': 'detection',
+    'reconstruct': 'catalog',
 }
 
 _FOLDERS = (
@@ -67,6 +69,7 @@ _FOLDERS = (
     'coadds',
     'posteriors',
     'encoders',
+    'galaxies',
     'catalog',
     'detection',
     'metrics',
@@ -96,6 +99,7 @@ __all__ = [
     'completeness',
     'decode_flags',
     'detect_sources',
+    'reconstruct',
 ]
 
 

@@ -26,6 +26,7 @@ FLOW = (
     'coadds',
     'posteriors',
     'encoders',
+    'galaxies',
     'catalog',
     'detection',
     'metrics',

@@ -7,6 +7,8 @@ from ._catalog import ProbabilisticCatalog
 from ._check import CatalogCheck, CheckFinding
 from ._flags import CatalogFlag, decode_flags
 from ._posterior import CatalogPosterior
+from ._reconstruct import reconstruct
+from ._reconstruction import Reconstruction, SourceImage
 
 __all__ = [
     'CatalogCheck',
@@ -14,5 +16,8 @@ __all__ = [
     'CatalogPosterior',
     'CheckFinding',
     'ProbabilisticCatalog',
+    'Reconstruction',
+    'SourceImage',
     'decode_flags',
+    'reconstruct',
 ]

@@ -21,6 +21,7 @@ from ._columns import (
     has_magnitude,
     make_column,
 )
+from ._shapes import SHAPE_NAMES, convert_shape, pixel_scale
 
 __all__ = ['make_columns']
 
@@ -49,6 +50,8 @@ def make_columns(columns, *, wcs, unit):
         The columns in the order of the table.
     """
     _check_names(columns)
+    _check_wcs(wcs)
+    columns, shape_units = _convert_shapes(columns, wcs)
     unit, columns = _take_units_off(columns, unit)
     values = {name: _filled(name, column) for name, column in columns.items()}
     n_rows = _check_lengths(values)
@@ -60,7 +63,7 @@ def make_columns(columns, *, wcs, unit):
     order = np.argsort(-np.asarray(values['flux'], dtype=float), kind='stable')
     values = {name: column[order] for name, column in values.items()}
     values.setdefault('id', np.arange(1, n_rows + 1))
-    return _assemble(values, wcs=wcs, unit=unit)
+    return _assemble(values, wcs=wcs, unit=unit, shape_units=shape_units)
 
 
 def _check_names(columns):
@@ -89,6 +92,31 @@ def _check_names(columns):
             'from the fluxes and the wcs'
         )
         raise ValueError(msg)
+
+
+def _check_wcs(wcs):
+    """
+    Check that a WCS, if there is one, gives positions on the sky.
+    """
+    if wcs is None:
+        return
+    n_dim = getattr(wcs, 'pixel_n_dim', None)
+    if n_dim != 2 or not getattr(wcs, 'has_celestial', True):
+        msg = f'wcs must be a celestial WCS of two pixel axes, got {wcs!r}'
+        raise ValueError(msg)
+
+
+def _convert_shapes(columns, wcs):
+    """
+    Convert shapes to the units of the table; return columns and units.
+    """
+    columns, units = dict(columns), {}
+    names = [name for name in columns if name in SHAPE_NAMES]
+    scale = pixel_scale(wcs) if names and wcs is not None else None
+    for name in names:
+        converted = convert_shape(name, columns[name], scale=scale)
+        columns[name], units[name] = converted
+    return columns, units
 
 
 def _take_units_off(columns, unit):
@@ -194,17 +222,37 @@ def _check_values(values):
         if bad.any():
             msg = f'columns[{name!r}] must not be negative, got {values[name][bad][0]}'
             raise ValueError(msg)
+    for name in SHAPE_NAMES & set(values):
+        _check_shape(name, np.asarray(values[name], dtype=float))
 
 
-def _assemble(values, *, wcs, unit):
+def _check_shape(name, values):
+    """
+    Check the range of a column of shapes, which may hold NaN.
+    """
+    low, high = COLUMNS[name].limits
+    unit = COLUMNS[name].unit
+    bad, allowed = (values < low) | (values > high), f'within [{low:g}, {high:g}]'
+    if name.endswith('_err'):
+        allowed = 'not negative'
+    elif unit == 'length':
+        bad, allowed = ~(values > 0) | np.isinf(values), 'positive and finite'
+        bad &= ~np.isnan(values)
+    elif unit == 'deg':
+        bad, allowed = bad | (values == high), 'in [0, 180) degrees'
+    if bad.any():
+        msg = f'columns[{name!r}] must be {allowed} (or NaN), got {values[bad][0]}'
+        raise ValueError(msg)
+
+
+def _assemble(values, *, wcs, unit, shape_units):
     """
     Make the columns of checked and sorted values.
     """
+    units = {name: unit for name in values if _is_flux(name)} | shape_units
     made = {
-        name: make_column(
-            name, values[name], unit=unit if definition.unit == 'flux' else None
-        )
-        for name, definition in COLUMNS.items()
+        name: make_column(name, values[name], unit=units.get(name))
+        for name in COLUMNS
         if name in values
     }
     if wcs is not None:
@@ -230,10 +278,6 @@ def _sky_positions(wcs, x, y):
     """
     Turn pixel positions into a described ICRS column.
     """
-    n_dim = getattr(wcs, 'pixel_n_dim', None)
-    if n_dim != 2 or not getattr(wcs, 'has_celestial', True):
-        msg = f'wcs must be a celestial WCS of two pixel axes, got {wcs!r}'
-        raise ValueError(msg)
     # Nothing to transform, and not every WCS takes empty arrays.
     sky = wcs.pixel_to_world(x, y) if len(x) else SkyCoord([], [], unit='deg')
     sky = sky.icrs

@@ -13,6 +13,7 @@ from ._intervals import draws, interval
 from ._io import read_catalog, write_catalog
 from ._meta import default_meta, header_to_wcs, make_record, plain_value
 from ._record import ImageRecord
+from ._shapes import SHAPE_NAMES, explain_no_shapes, pixel_scale
 
 __all__ = ['ProbabilisticCatalog']
 
@@ -53,6 +54,9 @@ class ProbabilisticCatalog(QTable):
     ``flux``, ``flux_err``           median of the posterior, and half the
                                      width between its 16 and 84 % quantiles
     ``mag``, ``mag_err``             AB magnitude; where the unit has one
+    ``disk_fraction``, ...           shapes of galaxies, each with its error
+                                     (``disk_fraction_err``, ...), where the
+                                     encoder infers them, see :ref:`shapes`
     ``flags``                        sum of `CatalogFlag` bits
     ================================ ==========================================
 
@@ -103,10 +107,14 @@ class ProbabilisticCatalog(QTable):
             ``x_err``, ``y_err``, ``flux`` and ``flux_err``, each 1-D of one
             length (which may be 0). May hold ``x_y_cov`` (default 0),
             ``flags`` (default 0) and ``id`` (default: numbered from 1,
-            brightest first). Further columns are appended as they are; one
-            named ``<column>_samples`` of shape (n_sources, n_samples) is
-            taken for posterior draws of that column. Fluxes are all
-            quantities or all plain numbers, the others plain numbers.
+            brightest first), and the shapes of galaxies, see
+            :ref:`shapes`: radii as quantities in pixels or an angular unit
+            (plain numbers are pixels), which become arcsec with a ``wcs``,
+            and angles (plain numbers are degrees); NaN where unknown. Further
+            columns are appended as they are; one named ``<column>_samples`` of
+            shape (n_sources, n_samples) is taken for posterior draws of
+            that column. Fluxes are all quantities or all plain numbers,
+            the others plain numbers.
 
         wcs : WCS object or `None`, optional
             Celestial WCS of the image; adds ``sky_centroid``.
@@ -149,6 +157,9 @@ class ProbabilisticCatalog(QTable):
         meta = dict(meta or {})
         image = meta.pop('image', {})
         made = make_columns(columns, wcs=wcs, unit=unit)
+        if wcs is not None and not SHAPE_NAMES.isdisjoint(made):
+            # Not every WCS can be kept, and without it arcsec are not pixels.
+            image = {'pixel_scale': pixel_scale(wcs), **image}
         catalog = cls(made, copy=False)
         catalog.meta.update(default_meta())
         catalog.meta.update(plain_value(meta))
@@ -169,8 +180,9 @@ class ProbabilisticCatalog(QTable):
         What is known of the image: a read-only mapping.
 
         Its keys may be ``'uid'``, ``'n_sources'``, ``'unit'``, ``'shape'``
-        (ny, nx), ``'expected_count'`` and ``'wcs'`` (a header string); after
-        stacking several images there is only ``'uids'``.
+        (ny, nx), ``'expected_count'``, ``'wcs'`` (a header string) and, with
+        shapes, ``'pixel_scale'`` (arcsec); after stacking several images
+        there is only ``'uids'``.
         """
         record = self.meta.get('image', {})
         return record if isinstance(record, ImageRecord) else ImageRecord(record)
@@ -211,8 +223,9 @@ class ProbabilisticCatalog(QTable):
         Parameters
         ----------
         column : str
-            ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or ``'mag'``, or
-            another column that the posterior knows or that has samples.
+            ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or ``'mag'``, a
+            shape (``'disk_radius'``, say), given that the source is a galaxy,
+            or another column that the posterior knows or that has samples.
 
         level : float, optional
             Probability within the interval, between 0 and 1.
@@ -229,7 +242,8 @@ class ProbabilisticCatalog(QTable):
         lower, upper : `~numpy.ndarray` or `~astropy.units.Quantity`
             Limits, in the unit of the column. Without ``gaussian`` they come
             from `posterior`, or where that is gone from the samples that the
-            table holds in a column ``<column>_samples``.
+            table holds in a column ``<column>_samples``. Limits of the angle
+            lie around it and may be below 0 or above 180 degrees.
 
         Raises
         ------
@@ -325,8 +339,8 @@ class ProbabilisticCatalog(QTable):
         signal-to-noise ratio above 8 are therefore drawn again from the
         likelihood, all together; how far that moves them is a test of its own.
 
-        The posterior knows no shapes of galaxies. They are nuisances here: disk
-        or de Vaucouleurs bulge, radius, axis ratio and angle are fitted by
+        Shapes of galaxies are nuisances here, whether the posterior knows them or
+        not: disk or de Vaucouleurs bulge, radius, axis ratio and angle are fitted by
         weighted least squares, beginning at the position and flux of the draw.
 
         A fault must be more than noise makes (an image without any gets a
@@ -346,6 +360,78 @@ class ProbabilisticCatalog(QTable):
         from ._check import check_catalog
 
         return check_catalog(self, exposure, n_draws=n_draws, rng=rng, regions=regions)
+
+    def render(self, *, shape=None, cutout=None, psf=None):
+        """
+        Draw the rows: the image that the catalogue stands for, without noise.
+
+        Stars have the shape of the PSF where they lie, galaxies are a
+        disk and a bulge seen through it. A row is a galaxy if its
+        ``galaxy_probability`` exceeds 0.5; its shape is in the columns
+        ``disk_fraction``, ``angle``, ``disk_axis_ratio``, ``bulge_axis_ratio``,
+        ``disk_radius`` and ``bulge_radius``. A galaxy whose shape is not known is
+        drawn as a star.
+
+        Parameters
+        ----------
+        shape : tuple of int, optional
+            ``(ny, nx)`` of the image; by default that of the image that the
+            catalogue was made of. Pixels are the same.
+
+        cutout : pair of slice, optional
+            Rows and columns to draw of the image, by default all; pixels
+            have the same values as in the whole image.
+
+        psf : object, optional
+            The PSF, of any kind that `~bliss_astro.exposures.Exposure` takes. By
+            default that which the encoder was told, which `posterior` holds.
+
+        Returns
+        -------
+        image : float32 `~numpy.ndarray` or `~astropy.units.Quantity`, shape (ny, nx)
+            The light of the rows without the sky, in the unit of ``flux``.
+
+        Raises
+        ------
+        TypeError
+            If ``psf`` is none, or if ``cutout`` is not made of slices.
+
+        ValueError
+            If there is neither a posterior nor ``psf``, if the shape of the image is
+            not known, if ``cutout`` holds no pixels, or if radii are
+            angles and there is no WCS.
+
+        Warns
+        -----
+        AstropyUserWarning
+            If there are galaxies, but no columns with their shapes.
+
+        See Also
+        --------
+        bliss_astro.catalog.reconstruct : The same, compared with the image.
+
+        Notes
+        -----
+        The PSF is that in the middle of a cell of 128 pixels (256 pixels where it
+        is the same everywhere). A source is drawn on its cell and around
+        it out to 24, 72 or 216 pixels, the first at which it is fainter than 0.5 % of
+        the noise of the sky, or else to the ends of the image. The wings of
+        galaxies end earlier, at a square of 64 to 1024 pixels whose half side is
+        at least 5 half-light radii of the disk, 8 of the bulge and 12 ``sigma1`` of the
+        PSF (`~bliss_astro.rendering.RenderingAccuracy`).
+
+        Examples
+        --------
+        >>> from bliss_astro import CoaddSimulator, detect_sources
+        >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+        >>> catalog = detect_sources(exposure, encoder='stars')
+        >>> image = catalog.render()
+        >>> image.shape == exposure.shape
+        True
+        """
+        from ._rendering import render_catalog
+
+        return render_catalog(self, shape=shape, cutout=cutout, psf=psf)
 
     def decode_flags(self):
         """
@@ -451,6 +537,16 @@ class ProbabilisticCatalog(QTable):
         )
 
     def __getitem__(self, item):
+        try:
+            return self._get_item(item)
+        except KeyError:
+            asked = item if isinstance(item, list | tuple) else [item]
+            for name in asked:
+                if isinstance(name, str) and name in SHAPE_NAMES:
+                    self._explain_shape(name)
+            raise
+
+    def _get_item(self, item):
         names = isinstance(item, list | tuple) and all(
             isinstance(name, str) for name in item
         )
@@ -460,6 +556,13 @@ class ProbabilisticCatalog(QTable):
                 table.meta['image'] = dict(self.image)
             return table
         return super().__getitem__(item)
+
+    def _explain_shape(self, name):
+        if name not in self.colnames:
+            others = not SHAPE_NAMES.isdisjoint(self.colnames)
+            encoder = self.meta.get('encoder')
+            text = explain_no_shapes(name, encoder, others=others)
+            raise KeyError(text) from None
 
     def __str__(self):
         return f'{headline(self)}\n{super().__str__()}'

@@ -15,6 +15,7 @@ __all__ = [
     'COLUMNS',
     'ERROR_COLUMNS',
     'REQUIRED_COLUMNS',
+    'SHAPE_COLUMNS',
     'SKY_PARTS',
     'ColumnDefinition',
     'ab_magnitude',
@@ -38,9 +39,10 @@ class ColumnDefinition:
     dtype : str
         NumPy type of its values.
 
-    unit : {None, 'flux', 'mag', 'deg'}
+    unit : {None, 'flux', 'mag', 'deg', 'length'}
         Rule for its unit: none at all (positions in pixels are plain
-        numbers, as in photutils), the unit of the image, or a fixed one.
+        numbers, as in photutils), the unit of the image, a fixed one, or for
+        a length arcsec where there is a WCS and else pix.
 
     description : str
         One line for a person.
@@ -58,6 +60,10 @@ class ColumnDefinition:
     default : float or `None`
         What it is filled with when not given; `None` where it has to be
         given or is computed.
+
+    limits : tuple of float or `None`
+        Range of the values, checked for the shapes of galaxies: both ends
+        belong to it, but zero length and 180 degrees do not.
     """
 
     name: str
@@ -68,6 +74,81 @@ class ColumnDefinition:
     display: str | None = None
     required: bool = False
     default: float | None = None
+    limits: tuple[float, float] | None = None
+
+
+# Name, unit, range, format, UCD and description of each number of a galaxy's
+# shape, in the order of the table.
+_SHAPES = (
+    (
+        'disk_fraction',
+        (None, (0.0, 1.0), '.3f', 'phot.flux;arith.ratio'),
+        'Share of the disk in the flux',
+    ),
+    (
+        'disk_axis_ratio',
+        (None, (0.0, 1.0), '.3f', 'phys.size.axisRatio'),
+        'Minor over major axis of the disk',
+    ),
+    (
+        'bulge_axis_ratio',
+        (None, (0.0, 1.0), '.3f', 'phys.size.axisRatio'),
+        'Minor over major axis of the bulge',
+    ),
+    (
+        'disk_radius',
+        ('length', (0.0, np.inf), '.3f', 'phys.angSize.smajAxis'),
+        'Half-light radius of the disk along its major axis',
+    ),
+    (
+        'bulge_radius',
+        ('length', (0.0, np.inf), '.3f', 'phys.angSize.smajAxis'),
+        'Half-light radius of the bulge along its major axis',
+    ),
+    (
+        'angle',
+        ('deg', (0.0, 180.0), '.1f', 'pos.posAng;instr.det'),
+        'Angle of the major axis from +x towards +y in pixels',
+    ),
+    (
+        'e1',
+        (None, (-1.0, 1.0), '.3f', 'src.ellipticity'),
+        'Ellipticity of the image along x (positive) or y (negative)',
+    ),
+    (
+        'e2',
+        (None, (-1.0, 1.0), '.3f', 'src.ellipticity'),
+        'Ellipticity of the image along x = y or x = -y (negative)',
+    ),
+)
+
+SHAPE_COLUMNS = tuple(name for name, _, _ in _SHAPES)
+"""What is inferred of galaxies, by encoders that do; each has an error."""
+
+
+def _shape_definitions():
+    """
+    Define the columns of shapes, each followed by its error.
+    """
+    for name, (unit, limits, display, ucd), description in _SHAPES:
+        yield ColumnDefinition(
+            name,
+            'f8',
+            unit,
+            f'{description}, given a galaxy',
+            ucd,
+            display,
+            limits=limits,
+        )
+        yield ColumnDefinition(
+            f'{name}_err',
+            'f8',
+            unit,
+            f'Half the width of the 68 percent interval of {name}',
+            f'stat.error;{ucd}',
+            display,
+            limits=(0.0, np.inf),
+        )
 
 
 _DEFINITIONS = (
@@ -172,6 +253,7 @@ _DEFINITIONS = (
         'stat.error;phot.mag',
         '.3f',
     ),
+    *_shape_definitions(),
     ColumnDefinition(
         'flags',
         'i4',

@@ -11,10 +11,18 @@ import numpy as np
 from astropy.table import QTable
 from astropy.table.pprint import TableFormatter
 
-from ._columns import COLUMNS
+from ._columns import COLUMNS, SHAPE_COLUMNS
 
+_SHAPE_ERRORS = tuple(f'{name}_err' for name in SHAPE_COLUMNS)
 # Columns to leave out where there is no room for all, in this order.
-_EXPENDABLE = ('x_y_cov', 'y_err', 'x_err', 'mag_err', 'sky_centroid', 'flags')
+_EXPENDABLE = (
+    *_SHAPE_ERRORS[::-1],
+    *('bulge_axis_ratio', 'disk_axis_ratio', 'angle'),
+    *('bulge_radius', 'disk_radius', 'disk_fraction'),
+    *('x_y_cov', 'y_err', 'x_err', 'mag_err', 'sky_centroid', 'e2', 'e1', 'flags'),
+)
+# As many columns of shapes are named one by one where they are left out.
+_FEW = 3
 
 __all__ = ['CatalogFormatter', 'flux_format', 'headline']
 
@@ -47,8 +55,20 @@ class CatalogFormatter(TableFormatter):
                 )
         if left_out:
             ordered = [name for name in table.colnames if name in left_out]
-            lines.append(f'Not shown: {", ".join(ordered)}')
+            lines.append(f'Not shown: {_enumerate(ordered)}')
         return lines, outs
+
+
+def _enumerate(names):
+    """
+    List columns in one line, many columns of shapes by their number.
+    """
+    known = {*SHAPE_COLUMNS, *_SHAPE_ERRORS}
+    shapes = [name for name in names if name in known]
+    if len(shapes) > _FEW:
+        names = [name for name in names if name not in known]
+        names.append(f'{len(shapes)} columns of shapes')
+    return ', '.join(names)
 
 
 def _shown(table):

@@ -42,6 +42,13 @@ class CatalogFlag(enum.IntFlag):
     BLENDED = 128
     """Another detection lies within 1.5 FWHM."""
 
+    FULL_TILE = 256
+    """
+    The tile holds as many sources as the encoder can put there (2 in 4 x 4
+    pixels, say), so there may be more, whose light the row may have. Never
+    set for encoders of one source a tile.
+    """
+
 
 def decode_flags(value):
     """

@@ -8,7 +8,8 @@ import statistics
 import astropy.units as u
 import numpy as np
 
-from ._columns import ab_magnitude, has_magnitude
+from ._columns import COLUMNS, SHAPE_COLUMNS, ab_magnitude, has_magnitude
+from ._shapes import SHAPE_NAMES, angle_quantiles, explain_no_shapes
 
 __all__ = ['draws', 'interval']
 
@@ -18,6 +19,7 @@ _ERROR_OF = {
     'y_centroid': 'y_err',
     'flux': 'flux_err',
     'mag': 'mag_err',
+    **{name: f'{name}_err' for name in SHAPE_COLUMNS},
 }
 
 
@@ -51,7 +53,7 @@ def interval(catalog, column, level, *, gaussian=False):
     if catalog.posterior is not None:
         return _posterior_interval(catalog, column, level)
     if f'{column}_samples' in catalog.colnames:
-        return _sample_interval(catalog[f'{column}_samples'], level)
+        return _sample_interval(catalog, column, level)
     msg = (
         'this table has no posterior (it was read from a format that keeps '
         'rows only, stacked from several images or made without one) and no '
@@ -110,6 +112,8 @@ def _check_column(catalog, column):
     """
     Check that a column is there, and can have an interval.
     """
+    if column not in catalog.colnames and column in SHAPE_NAMES:
+        raise ValueError(explain_no_shapes(column, catalog.meta.get('encoder')))
     if column not in catalog.colnames:
         msg = f'column must be one of {", ".join(catalog.colnames)}, got {column!r}'
         raise ValueError(msg)
@@ -139,7 +143,18 @@ def _with_unit(catalog, column, values):
     # The posterior speaks the unit of the image; the column may have been
     # converted since.
     own = catalog.image.get('unit', unit) if column == 'flux' else unit
+    if column in SHAPE_NAMES:
+        own = _shape_unit(column, unit)
     return u.Quantity(values, own).to(unit)
+
+
+def _shape_unit(column, unit):
+    """
+    Find the unit in which a posterior gives a shape from that of its column.
+    """
+    if COLUMNS[column].unit == 'deg':
+        return u.deg
+    return u.arcsec if unit.is_equivalent(u.arcsec) else u.pix
 
 
 def _posterior_interval(catalog, column, level):
@@ -156,13 +171,18 @@ def _posterior_interval(catalog, column, level):
     return lower, upper
 
 
-def _sample_interval(samples, level):
+def _sample_interval(catalog, column, level):
     """
     Take the interval of the draws that a table holds.
     """
     tail = (1 - level) / 2
+    samples, tails = catalog[f'{column}_samples'], [tail, 1 - tail]
     values = samples if isinstance(samples, u.Quantity) else np.asarray(samples)
-    lower, upper = np.quantile(values, [tail, 1 - tail], axis=1)
+    if column == 'angle':
+        degrees = values.to_value(u.deg) if hasattr(values, 'unit') else values
+        lower, upper = _with_unit(catalog, column, angle_quantiles(degrees, tails))
+    else:
+        lower, upper = np.quantile(values, tails, axis=1)
     return lower, upper
 
 

@@ -3,24 +3,29 @@
 The posterior of one image's catalogue, in the units of the image.
 """
 
-import dataclasses
-import json
-
 import numpy as np
 import torch
 
-from bliss_astro.posteriors import (
-    CatalogHead,
-    StarHead,
-    TilePosterior,
-    find_sources,
-)
+from bliss_astro.posteriors import find_sources
 from bliss_astro.posteriors._catalog_head import of_type, split_types
 from bliss_astro.priors import torch_generator
 
 from ._checks import check_count, check_threshold
+from ._columns import SHAPE_COLUMNS
 from ._flags import CatalogFlag
-from ._meta import header_to_wcs, wcs_to_header
+from ._shapes import (
+    SHAPE_NAMES,
+    angle_quantiles,
+    convert_shape,
+    explain_no_shapes,
+    inferred_shapes,
+    latent_dim,
+    pixel_scale,
+    shape_columns,
+    shape_draws,
+    tabulate_shapes,
+)
+from ._storage import posterior_from_arrays, posterior_to_arrays
 
 __all__ = ['CatalogPosterior']
 
@@ -80,6 +85,7 @@ class CatalogPosterior:
         self._sources = None
         self._moments = None
         self._fwhm = None
+        self._pixel_scale = None
 
     def __repr__(self):
         ny, nx = self.shape
@@ -109,6 +115,13 @@ class CatalogPosterior:
                 normalization_radius=inputs.normalization_radius,
             ).fwhm
         return self._fwhm
+
+    @property
+    def pixel_scale(self):
+        """Arcsec per pixel, the mean over both axes; `None` without a WCS."""
+        if self._pixel_scale is None and self.wcs is not None:
+            self._pixel_scale = pixel_scale(self.wcs)
+        return self._pixel_scale
 
     # -- marginals -----------------------------------------------------------
 
@@ -211,7 +224,9 @@ class CatalogPosterior:
             Between 0 and 1.
 
         n_samples : int, optional
-            Add columns with that many draws of position and flux.
+            Add columns with that many draws of position and flux, and where
+            the encoder infers them of the type and of each number of the
+            shape, the latter as if every draw were a galaxy.
 
         rng : int, `numpy.random.Generator` or None, optional
             For the draws.
@@ -228,18 +243,21 @@ class CatalogPosterior:
         sources = self.sources.select(self.sources.probability >= threshold)
         columns = self._columns(sources)
         if n_samples:
-            x, y, flux, galaxy = self._draw_rows(sources, n_samples, rng)
-            columns['x_centroid_samples'] = x
-            columns['y_centroid_samples'] = y
-            columns['flux_samples'] = flux if self.unit is None else flux * self.unit
-            if sources.typed:
-                columns['galaxy_samples'] = galaxy
+            drawn = self._draw_rows(sources, n_samples, rng)
+            if self.unit is not None:
+                drawn['flux'] = drawn['flux'] * self.unit
+            if not sources.typed:
+                del drawn['galaxy']
+            columns |= {f'{name}_samples': values for name, values in drawn.items()}
+        meta = {**self.meta, 'threshold': threshold}
+        if 'disk_radius' in columns and self.pixel_scale is not None:
+            meta['image'] = {'pixel_scale': self.pixel_scale}
         return ProbabilisticCatalog.from_columns(
             columns,
             wcs=self.wcs,
             unit=self.unit,
             posterior=self,
-            meta={**self.meta, 'threshold': threshold},
+            meta=meta,
             image_shape=self.shape,
             expected_count=self.expected_counts(return_error=True),
         )
@@ -260,6 +278,8 @@ class CatalogPosterior:
         flux, flux_err = quantiles[1], 0.5 * (quantiles[2] - quantiles[0])
         flags = self._flags_at(*place)
         flags[self._blended(*place)] |= int(CatalogFlag.BLENDED)
+        flags[self._in_full_tile(sources)] |= int(CatalogFlag.FULL_TILE)
+        names = inferred_shapes(sources, self.tile_posterior.head)
         types = {}
         if sources.typed:
             types['galaxy_probability'] = sources.galaxy.double().cpu().numpy()
@@ -273,6 +293,7 @@ class CatalogPosterior:
             'x_y_cov': (offsets[0] * offsets[1]).mean(1),
             'flux': flux if self.unit is None else flux * self.unit,
             'flux_err': flux_err if self.unit is None else flux_err * self.unit,
+            **shape_columns(sources, names, scale=self.pixel_scale),
             'flags': flags,
         }
 
@@ -285,6 +306,15 @@ class CatalogPosterior:
         tree = cKDTree(np.column_stack([x, y]))
         pairs = tree.query_pairs(_BLEND_REACH * self.fwhm, output_type='ndarray')
         return np.unique(pairs)
+
+    def _in_full_tile(self, sources):
+        """Which sources are in a tile that has no room for another one."""
+        n_most = self.tile_posterior.head.n_most
+        if n_most == 1:
+            # Every tile with a source is full then, which says nothing.
+            return np.zeros(len(sources), dtype=bool)
+        count = self.tile_posterior.decided()[0].count[0]
+        return (count[sources.row, sources.column] >= n_most).cpu().numpy()
 
     def _flags_at(self, x, y):
         if self.flags is None:
@@ -320,7 +350,26 @@ class CatalogPosterior:
         log_flux = factor.sample(generator=generator).double().numpy()
         flux = self._floor_of(sources)[:, None] * np.exp(log_flux)
         # Positions of the same draws, so that they go with their fluxes.
-        return x[rows, pick], y[rows, pick], flux, galaxy.numpy()
+        drawn = {
+            'x_centroid': x[rows, pick],
+            'y_centroid': y[rows, pick],
+            'flux': flux,
+            'galaxy': galaxy.numpy(),
+        }
+        return drawn | self._draw_shapes(sources, n_samples, rng)
+
+    def _draw_shapes(self, sources, n_samples, rng):
+        """Shapes with units; the numbers of one draw belong together."""
+        if sources.shapes is None:
+            return {}
+        shape = (len(sources), n_samples)
+        pick = rng.integers(sources.shapes.shape[1], size=shape)
+        drawn = {}
+        for name in inferred_shapes(sources, self.tile_posterior.head):
+            values = np.take_along_axis(shape_draws(sources, name), pick, axis=1)
+            values, unit = convert_shape(name, values, scale=self.pixel_scale)
+            drawn[name] = values if unit is None else values * unit
+        return drawn
 
     def sample(self, n=1, *, rng=None):
         """
@@ -338,8 +387,10 @@ class CatalogPosterior:
         -------
         catalogs : list of `~astropy.table.QTable`
             Each with ``x_centroid``, ``y_centroid`` (0-based pixels),
-            ``flux`` and, where the encoder tells them apart, ``is_galaxy``,
-            brightest first.
+            ``flux``, where the encoder tells them apart ``is_galaxy``, and
+            where it infers shapes the six numbers of a galaxy
+            (``disk_fraction``, ..., ``angle``; NaN for stars) or, of a
+            learned model, its ``latent`` numbers; brightest first.
 
         Examples
         --------
@@ -381,6 +432,14 @@ class CatalogPosterior:
         if self.tile_posterior.head.galaxies:
             galaxy = catalog.galaxy[0, row, column, k].cpu().numpy()
             table['is_galaxy'] = galaxy[order] > 0
+        head = self.tile_posterior.head
+        if head.shapes:
+            shapes = catalog.shape[0, row, column, k].cpu()[torch.as_tensor(order)]
+            galaxy = np.asarray(table['is_galaxy'])
+            if latent_dim(head):
+                table['latent'] = np.where(galaxy[:, None], shapes.numpy(), np.nan)
+            else:
+                table.update(tabulate_shapes(shapes, galaxy, scale=self.pixel_scale))
         return table
 
     def _match_rows(self, rows):
@@ -412,8 +471,10 @@ class CatalogPosterior:
         rows : `~bliss_astro.catalog.ProbabilisticCatalog`
             Rows of a table that this posterior made.
 
-        column : {'flux', 'x_centroid', 'y_centroid'}
-            The quantity.
+        column : str
+            ``'flux'``, ``'x_centroid'`` or ``'y_centroid'``, or where the
+            encoder infers shapes one of theirs (``'disk_fraction'``, ...,
+            ``'e2'``), given that the source is a galaxy.
 
         level : float
             Probability between the limits.
@@ -421,7 +482,9 @@ class CatalogPosterior:
         Returns
         -------
         lower, upper : 1D `~numpy.ndarray`
-            In the unit of the image, as plain numbers.
+            Plain numbers: of fluxes in the unit of the image, of shapes in
+            that of the columns of this posterior's tables (arcsec or pix, deg).
+            Those of ``'angle'`` may be below 0 or above 180.
 
         Raises
         ------
@@ -440,27 +503,54 @@ class CatalogPosterior:
                 floor * np.exp(sources.quantile_flux(q).double().cpu().numpy())
                 for q in tails
             )
+        if column in SHAPE_NAMES:
+            return self._shape_interval(sources, column, tails)
         if column not in ('x_centroid', 'y_centroid'):
-            msg = f"column must be 'flux', 'x_centroid' or 'y_centroid', got {column!r}"
+            msg = (
+                "column must be 'flux', 'x_centroid' or 'y_centroid', or one of the "
+                f'shapes ({", ".join(SHAPE_COLUMNS)}), got {column!r}'
+            )
             raise ValueError(msg)
         values = sources.x if column == 'x_centroid' else sources.y
         values = values.double().cpu().numpy()
         return tuple(np.quantile(values, q, axis=1) for q in tails)
 
+    def _shape_interval(self, sources, column, tails):
+        names = inferred_shapes(sources, self.tile_posterior.head)
+        if column not in names:
+            raise ValueError(self._no_shape(column, others=bool(names)))
+        draws = shape_draws(sources, column)
+        if column == 'angle':
+            return tuple(angle_quantiles(draws, tails))
+        limits = (np.quantile(draws, q, axis=1) for q in tails)
+        return tuple(
+            convert_shape(column, v, scale=self.pixel_scale)[0] for v in limits
+        )
+
+    def _no_shape(self, column, *, others):
+        return explain_no_shapes(column, self.meta.get('encoder'), others=others)
+
     def sample_rows(self, rows, column, n_samples, *, rng=None):
         """
         Draws of one column for given rows, array ``(len(rows), n_samples)``.
 
-        The column is ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or
-        ``'galaxy'``, whether each draw is one.
+        The column is ``'x_centroid'``, ``'y_centroid'``, ``'flux'``,
+        ``'galaxy'``, whether each draw is one, or one of the shapes (in
+        arcsec or pix, deg), as if it were one.
         """
         names = ('x_centroid', 'y_centroid', 'flux', 'galaxy')
-        if column not in names:
-            msg = f'column must be one of {", ".join(names)}, got {column!r}'
+        if column not in (*names, *SHAPE_COLUMNS):
+            msg = (
+                f'column must be one of {", ".join(names)} or of the shapes '
+                f'({", ".join(SHAPE_COLUMNS)}), got {column!r}'
+            )
             raise ValueError(msg)
         n_samples = check_count('n_samples', n_samples)
         drawn = self._draw_rows(self._match_rows(rows), n_samples, rng)
-        return drawn[names.index(column)]
+        if column not in drawn:
+            raise ValueError(self._no_shape(column, others='e1' in drawn))
+        values = drawn[column]
+        return getattr(values, 'value', values)
 
     # -- storage -------------------------------------------------------------------
 
@@ -476,45 +566,7 @@ class CatalogPosterior:
         meta : dict
             Plain values for JSON.
         """
-        posterior = self.tile_posterior
-        arrays = {'FEATURES': posterior.features.cpu().numpy()}
-        scalars = {}
-        for field in dataclasses.fields(posterior.inputs):
-            value = getattr(posterior.inputs, field.name)
-            if isinstance(value, torch.Tensor):
-                value = value.cpu().numpy()
-                value = value.astype(np.uint8) if value.dtype == bool else value
-                arrays[f'IN_{field.name.upper()}'] = value
-            else:
-                scalars[field.name] = value
-        weights = posterior.head.state_dict()
-        arrays['WEIGHTS'] = np.concatenate(
-            [v.cpu().numpy().ravel() for v in weights.values()]
-        )
-        arrays['FLOOR'] = np.ascontiguousarray(self.flux_floor)
-        if self.flags is not None:
-            arrays['FLAGS'] = self.flags.astype(np.int32)
-        head = posterior.head
-        meta = {
-            'scalars': scalars,
-            'head': {
-                'n_features': head.from_context.in_channels,
-                'width': head.from_context.out_channels,
-                'n_most': head.n_most,
-                'n_components': head.n_components,
-            },
-            'galaxies': head.galaxies,
-            # Sums in another order would round differently.
-            'channels_last': head.from_neighbours.weight.is_contiguous(
-                memory_format=torch.channels_last
-            ),
-            'tile_size': posterior.grid.size,
-            'patch_radius': posterior.patch_radius,
-            'unit': None if self.unit is None else str(self.unit),
-            'wcs': wcs_to_header(self.wcs, shape=self.shape),
-            'meta': json.loads(json.dumps(self.meta)),
-        }
-        return arrays, meta
+        return posterior_to_arrays(self)
 
     @classmethod
     def from_arrays(cls, arrays, meta):
@@ -534,51 +586,7 @@ class CatalogPosterior:
         posterior : `CatalogPosterior`
             It gives the same tables and, for the same ``rng``, the same draws.
         """
-        import astropy.units as u
-
-        from bliss_astro.encoders import EncoderInputs
-
-        def tensor(name):
-            value = np.ascontiguousarray(arrays[name])
-            native = value.astype(value.dtype.newbyteorder('='), copy=False)
-            return torch.as_tensor(native.copy())
-
-        # Layers draw first weights from torch's global generator: put it back.
-        with torch.random.fork_rng(devices=[]):
-            kind = CatalogHead if meta.get('galaxies', False) else StarHead
-            head = kind(**meta['head'])
-        weights, start = tensor('WEIGHTS').float(), 0
-        state = head.state_dict()
-        for name, value in state.items():
-            stop = start + value.numel()
-            state[name] = weights[start:stop].reshape(value.shape)
-            start = stop
-        head.load_state_dict(state)
-        if meta.get('channels_last', True):
-            head = head.to(memory_format=torch.channels_last)
-        head.eval().requires_grad_(False)
-        values = dict(meta['scalars'])
-        for field in dataclasses.fields(EncoderInputs):
-            key = f'IN_{field.name.upper()}'
-            if key in arrays:
-                values[field.name] = tensor(key)
-        values['mask'] = values['mask'].bool()
-        posterior = TilePosterior(
-            tensor('FEATURES').float(),
-            EncoderInputs(**values),
-            head,
-            tile_size=meta['tile_size'],
-            patch_radius=meta['patch_radius'],
-        )
-        wcs, shape = meta['wcs'], posterior.grid.image_shape
-        return cls(
-            posterior,
-            np.asarray(arrays['FLOOR'], float),
-            unit=None if meta['unit'] is None else u.Unit(meta['unit']),
-            wcs=None if wcs is None else header_to_wcs(wcs, shape=shape),
-            flags=np.asarray(arrays['FLAGS']) if 'FLAGS' in arrays else None,
-            meta=meta['meta'],
-        )
+        return posterior_from_arrays(cls, arrays, meta)
 
 
 def _nearest_described(x, y, n_described):

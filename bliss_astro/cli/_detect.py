@@ -221,10 +221,40 @@ def _print_brightest(options, catalog):
     """
     Print the first rows of a catalogue.
     """
-    print_table(catalog[:_ROWS_SHOWN])
+    shown, left_out = _without_most_shapes(catalog[:_ROWS_SHOWN])
+    print_table(shown)
+    if left_out:
+        status(
+            options,
+            f'e1, e2: of galaxies; -o catalog.fits writes {left_out} more columns '
+            'of shapes',
+        )
     if len(catalog) > _ROWS_SHOWN:
         rest = len(catalog) - _ROWS_SHOWN
         status(options, f'and {rest} more; -o catalog.fits writes all of them')
+
+
+def _without_most_shapes(catalog):
+    """
+    Leave only the ellipticity of the shapes, and only of galaxies.
+
+    Of all numbers of a shape it is the one that is known best, and sixteen
+    columns more fit on no screen.
+    """
+    from astropy.table import MaskedColumn
+
+    from bliss_astro.catalog._shapes import SHAPE_NAMES
+
+    shapes = [name for name in catalog.colnames if name in SHAPE_NAMES]
+    shown = catalog.copy()
+    kept = [name for name in ('e1', 'e2') if name in shapes]
+    left_out = [name for name in shapes if name not in kept]
+    shown.remove_columns(left_out)
+    if 'galaxy_probability' in shown.colnames:
+        star = np.asarray(shown['galaxy_probability']) < 0.5
+        for name in kept:
+            shown[name] = MaskedColumn(np.asarray(shown[name]), mask=star)
+    return shown, len(left_out)
 
 
 def draw_overlay(image, catalog):

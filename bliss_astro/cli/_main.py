@@ -18,6 +18,7 @@ from . import (
     _encoders,
     _evaluate,
     _recipe,
+    _reconstruct,
     _simulate,
     _train,
 )
@@ -29,6 +30,7 @@ _COMMANDS = (
     _demo,
     _detect,
     _check,
+    _reconstruct,
     _coadd,
     _simulate,
     _evaluate,

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro train``: an encoder of one's own.
+``bliss-astro train``: an encoder, or a galaxy model, of one's own.
 """
 
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ._shared import (
     PROGRAM,
+    UsageError,
     add_device,
     choose_device,
     is_terminal,
@@ -25,8 +26,9 @@ def add_parser(commands):
     """
     parser = commands.add_parser(
         'train',
-        help='train an encoder on simulations',
-        description='Train an encoder on an endless stream of simulated images. '
+        help='train an encoder, or the galaxy model, on simulations',
+        description='Train an encoder on an endless stream of simulated images, or, '
+        'by a configuration with a section [galaxies], the learned galaxy model. '
         'Ctrl-C or a crash loses at most the last minutes: --resume continues.',
     )
     parser.add_argument(
@@ -73,15 +75,10 @@ def run(options):
     """
     Train, or continue to.
     """
-    import dataclasses
-
-    from bliss_astro.encoders import load_config, train_encoder
-
     path = find_config(options.config)
-    encoder, simulation, training = load_config(path)
-    if options.start_from:
-        training = dataclasses.replace(training, start_from=options.start_from)
-    configs = (encoder, simulation, training)
+    prepare = _prepare_galaxies if _is_of_galaxies(path) else _prepare_encoder
+    # Configurations are read before anything is written.
+    configs, train = prepare(options, path)
     name = options.name or path.stem
     output = Path(options.output or path.stem)
     checkpoint = output / 'checkpoint.pt'
@@ -90,17 +87,16 @@ def run(options):
         msg = f'{output} is a file, not a folder'
         raise NotADirectoryError(msg)
     _check_existing(options, checkpoint, weights)
-    device = choose_device(options.device)
-    status(options, f'training {name!r} on {device} for {configs[2].n_steps} steps')
+    n_steps = configs[2].n_steps
+    status(options, f'training {name!r} on {train.device} for {n_steps} steps')
     if not is_terminal(sys.stderr):
         # In a log file, a line now and then is enough.
         os.environ.setdefault('TQDM_MININTERVAL', '30')
     try:
-        encoder = train_encoder(
+        trained = train(
             configs,
             output,
             name=name,
-            device=device,
             resume=options.resume,
             overwrite=options.overwrite,
             max_minutes=options.max_minutes,
@@ -111,7 +107,61 @@ def run(options):
         if checkpoint.exists():
             msg = f'interrupted; to continue: {_resume_command(options, output)}'
         raise KeyboardInterrupt(msg) from None
-    _tell(options, encoder.card, weights, output)
+    _tell(options, trained.card, weights, output)
+
+
+class _Training:
+    """A training function and where it runs."""
+
+    def __init__(self, function, device, **fixed):
+        self.function, self.device, self.fixed = function, device, fixed
+
+    def __call__(self, configs, output, **options):
+        return self.function(configs, output, **options, **self.fixed)
+
+
+def _is_of_galaxies(path):
+    """
+    Whether a configuration is one of the galaxy model.
+    """
+    import tomllib
+
+    try:
+        return 'galaxies' in tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        # Whoever reads it in earnest explains what is wrong.
+        return False
+
+
+def _prepare_encoder(options, path):
+    """
+    Read the configurations of an encoder.
+    """
+    import dataclasses
+
+    from bliss_astro.encoders import load_config, train_encoder
+
+    encoder, simulation, training = load_config(path)
+    if options.start_from:
+        training = dataclasses.replace(training, start_from=options.start_from)
+    device = choose_device(options.device)
+    configs = (encoder, simulation, training)
+    return configs, _Training(train_encoder, device, device=device)
+
+
+def _prepare_galaxies(options, path):
+    """
+    Read the configurations of a galaxy model.
+    """
+    from bliss_astro.galaxies import load_galaxy_config, train_galaxies
+
+    if options.start_from:
+        msg = '--start-from is for encoders; a galaxy model begins from scratch'
+        raise UsageError(msg)
+    if options.device not in ('auto', 'cpu'):
+        msg = f'--device must be cpu for a galaxy model, got {options.device}'
+        raise UsageError(msg)
+    return load_galaxy_config(path), _Training(train_galaxies, 'cpu')
 
 
 def bundled_configs():

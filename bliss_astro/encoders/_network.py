@@ -12,13 +12,9 @@ from torch.nn import functional as F
 from bliss_astro.posteriors import (
     CatalogHead,
     SourceEncoders,
-    SourceSequence,
     StarHead,
-    TileGrid,
     TilePosterior,
 )
-from bliss_astro.posteriors._pixels import Pixels
-from bliss_astro.posteriors._scene_fit import STAMP_RADIUS
 from bliss_astro.psf._mixture import DEFAULT_SHAPE
 from bliss_astro.rendering import adaptive_moments
 
@@ -211,7 +207,9 @@ class Encoder(nn.Module):
             self.head = StarHead(width, **sizes)
         self.sources = None
         if config.sequence:
-            self.sources = SourceEncoders(n_conditions, latent_dim=config.latent_dim)
+            self.sources = SourceEncoders(
+                n_conditions, width, latent_dim=config.latent_dim
+            )
         self._moments = adaptive_moments
         self.card = {}
 
@@ -402,24 +400,4 @@ class Encoder(nn.Module):
             raise ValueError(msg)
         self._moments = lambda psf, latent: (
             model.decode(latent).convolved(psf).adaptive_moments()
-        )
-
-    def sequence_of(self, inputs, *, half=False) -> SourceSequence:
-        """
-        The encoders that follow detection, without detection.
-
-        Parameters
-        ----------
-        inputs : `EncoderInputs`
-            What is known of the images.
-
-        half : bool, optional
-            Convolve in bfloat16.
-        """
-        inputs = self.told(inputs)
-        grid = TileGrid(tuple(inputs.image.shape[1:]), self.config.tile_size)
-        pixels = Pixels(inputs, grid, STAMP_RADIUS)
-        conditions = self._conditions(inputs)
-        return SourceSequence(
-            self.sources, pixels, conditions, half=half, moments=self._moments
         )

@@ -97,15 +97,15 @@ class _Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _loss(self, encoder, inputs, catalog):
+        stage = self.training.stage
+        learns = torch.is_grad_enabled() and stage != 'sources'
+        with self._autocast(), torch.set_grad_enabled(learns):
+            posterior = encoder(inputs)
         loss, terms = 0.0, {}
-        if self.training.stage != 'sources':
-            with self._autocast():
-                posterior = encoder(inputs)
+        if stage != 'sources':
             loss, terms = npe_loss(posterior, catalog)
-        if encoder.config.sequence and self.training.stage != 'detection':
-            half = self.training.precision != 'float32'
-            sequence = encoder.sequence_of(inputs, half=half)
-            further, own = sequence_loss(sequence, catalog)
+        if posterior.sequence is not None and stage != 'detection':
+            further, own = sequence_loss(posterior.sequence, catalog)
             loss = loss + further
             terms |= {f'source_{name}': value for name, value in own.items()}
         return loss, terms

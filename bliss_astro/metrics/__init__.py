@@ -13,9 +13,12 @@ numpy, scipy and astropy only, and never look inside a network::
                                       reliability, sharpness -> calibration_report
     PSF + noise                    -> optimal_snr, cramer_rao_bound
     image + PSF + prior            -> exact_star_posterior
+    simulated scenes               -> scene_truth -> score_blends, ellipticity_bound
     any statistic + image of a row -> bootstrap_bands
 """
 
+from ._blend_scores import *
+from ._blends import *
 from ._bootstrap import *
 from ._bounds import *
 from ._calibration import *
@@ -23,6 +26,7 @@ from ._classification import *
 from ._counts import *
 from ._coverage import *
 from ._detection import *
+from ._ellipticity_bound import *
 from ._exact import *
 from ._findings import *
 from ._matching import *

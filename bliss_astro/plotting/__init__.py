@@ -7,7 +7,9 @@ axes; none shows or saves anything or changes a setting of matplotlib. The colou
 those of Okabe and Ito, which people with colour-vision deficiencies can tell apart.
 """
 
+from ._blends import *
 from ._calibration import *
 from ._check import *
 from ._images import *
 from ._metrics import *
+from ._reconstruction import *

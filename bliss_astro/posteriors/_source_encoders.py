@@ -92,6 +92,9 @@ class SourceEncoders(nn.Module):
     n_conditions : int
         Numbers that describe the image.
 
+    n_features : int
+        Features of the detection encoder.
+
     width : int, optional
         Of the layers.
 
@@ -102,10 +105,12 @@ class SourceEncoders(nn.Module):
         As for `ShapeLayers`.
     """
 
-    def __init__(self, n_conditions, *, width=96, n_components=3, latent_dim=0):
+    def __init__(
+        self, n_conditions, n_features, *, width=96, n_components=3, latent_dim=0
+    ):
         super().__init__()
         self.n_components = n_components
-        n_numbers = _N_OWN + N_TOLD + N_ELLIPSE + n_conditions
+        n_numbers = _N_OWN + N_TOLD + N_ELLIPSE + n_conditions + n_features
         self.classification = StampEncoder(n_numbers, width=width)
         self.is_galaxy = nn.Linear(width, 1)
         self.galaxy = StampEncoder(n_numbers, width=width)

@@ -56,6 +56,9 @@ class SourceSequence:
     conditions : tensor ``(B, n_conditions, h, w)``
         What describes them.
 
+    features : tensor ``(B, width, rows, columns)``
+        What the detection encoder sees, tile by tile.
+
     half : bool, optional
         Convolve in bfloat16.
 
@@ -65,9 +68,18 @@ class SourceSequence:
     """
 
     def __init__(
-        self, encoders, pixels, conditions, *, half=False, moments=adaptive_moments
+        self,
+        encoders,
+        pixels,
+        conditions,
+        features,
+        *,
+        half=False,
+        moments=adaptive_moments,
     ):
         self.encoders, self.pixels, self.half = encoders, pixels, half
+        # Detection is not trained by what follows it.
+        self.features = features.detach()
         self.moments = moments
         self.conditions = conditions
         self.inputs, self.grid = pixels.inputs, pixels.grid
@@ -192,6 +204,7 @@ class SourceSequence:
             -1,
         )
         conditions = self.inputs.at_tiles(self.conditions, *some.tiles)
+        context = self.features[some.images, :, some.rows, some.columns]
         stamps = [
             torch.asinh(far.data * far.good),
             torch.asinh(far.data * far.good / 30),
@@ -201,7 +214,7 @@ class SourceSequence:
         ]
         return {
             'stamps': torch.stack(stamps, 1),
-            'numbers': torch.cat([numbers, told, ellipse[0], conditions], -1),
+            'numbers': torch.cat([numbers, told, ellipse[0], conditions, context], -1),
             'size_log_flux': size_log_flux,
             'size_error': size_error,
             **star,

@@ -101,7 +101,12 @@ class TilePosterior:
         if sources is not None:
             encoders, conditions, half = sources
             self.sequence = SourceSequence(
-                encoders, self._pixels, conditions, half=half, moments=moments
+                encoders,
+                self._pixels,
+                conditions,
+                features,
+                half=half,
+                moments=moments,
             )
         self._moments = moments
 

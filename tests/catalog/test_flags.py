@@ -22,6 +22,7 @@ def test_bits_are_the_documented_ones():
         'NOISE_OUT_OF_DOMAIN': 32,
         'PADDED': 64,
         'BLENDED': 128,
+        'FULL_TILE': 256,
     }
 
 
@@ -33,7 +34,8 @@ def test_decode_one():
         'padded',
     ]
     assert decode_flags(np.int32(128)) == ['blended']
-    assert len(decode_flags(255)) == 8
+    assert decode_flags(384) == ['blended', 'full_tile']
+    assert len(decode_flags(511)) == 9
 
 
 def test_decode_column():
@@ -45,7 +47,7 @@ def test_decode_column():
 
 
 def test_bits_of_a_later_version_are_named_too():
-    assert decode_flags(256 + 2) == ['near_edge', 'bit_256']
+    assert decode_flags(1024 + 2) == ['near_edge', 'bit_1024']
 
 
 def test_bad_values():

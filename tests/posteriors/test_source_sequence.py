@@ -55,7 +55,7 @@ def world():
 @pytest.fixture(scope='module')
 def scene(world):
     encoder, inputs, catalog, _ = world
-    sequence = encoder.sequence_of(inputs)
+    sequence = encoder(inputs).sequence
     sources, where = sequence.sources_of(catalog)
     return sequence, sources, where
 
@@ -162,7 +162,7 @@ class TestDensity:
     def test_losses_train_their_own_layers(self, world):
         encoder, inputs, catalog, _ = world
         encoder.zero_grad()
-        sequence_loss(encoder.sequence_of(inputs), catalog)[0].backward()
+        sequence_loss(encoder(inputs).sequence, catalog)[0].backward()
         touched = {n for n, p in encoder.named_parameters() if p.grad is not None}
         assert touched
         assert all(name.startswith('sources.') for name in touched)

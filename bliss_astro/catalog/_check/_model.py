@@ -12,14 +12,15 @@ import torch
 from bliss_astro.psf._mixture import profile_of_shape
 from bliss_astro.rendering import render_stars
 
-__all__ = ['ModelRenderer', 'Sources', 'psf_grid']
+__all__ = ['ModelRenderer', 'Sources', 'cell_middles', 'cell_side', 'psf_grid']
 
 # Side in pixels of the cells that share a PSF, of one that varies and of one
 # that does not; and the number of sources that are drawn at once.
 _CELL_VARYING, _CELL = 128, 256
 _PIECE = 256
-# Sources are drawn out to the first of these radii at which they are fainter
-# than this share of the sky's noise; beyond the last one, to the image's ends.
+# Sources are drawn at least out to the first of these radii at which they are
+# fainter than this share of the sky's noise; beyond the last one, to the image's
+# ends. Galaxies end where their stamps do, see `RenderingAccuracy`.
 _RADII = (24, 72, 216)
 _NEGLIGIBLE = 0.005
 
@@ -131,14 +132,17 @@ class Sources:
         )
 
 
-def psf_grid(exposure):
+def psf_grid(shape, access):
     """
-    Look up the PSF of an exposure, cell by cell.
+    Look up the PSF of an image, cell by cell.
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With a PSF.
+    shape : tuple of int
+        ``(ny, nx)`` of the image.
+
+    access : `~bliss_astro.exposures._psf.PSFAccess`
+        Of a PSF of any kind.
 
     Returns
     -------
@@ -151,15 +155,39 @@ def psf_grid(exposure):
     radius : float
         Its normalisation radius.
     """
-    ny, nx = exposure.shape
-    side = _CELL_VARYING if exposure._psf_access.varies else _CELL
-    places = [
-        np.minimum((np.arange(-(-n // side)) + 0.5) * side - 0.5, n - 1)
-        for n in (nx, ny)
-    ]
-    shapes = np.ascontiguousarray(exposure.psf_shapes(*places), dtype=np.float32)
-    middle = exposure.psf_at(nx // 2, ny // 2)
+    ny, nx = shape
+    side = cell_side(varies=access.varies)
+    places = [cell_middles(side, n) for n in (nx, ny)]
+    shapes = np.ascontiguousarray(access.shapes(*places), dtype=np.float32)
+    middle = access.at(nx // 2, ny // 2)
     return side, torch.from_numpy(shapes), float(middle.normalization_radius)
+
+
+def cell_side(*, varies):
+    """Side of cells that share a PSF, in pixels."""
+    return _CELL_VARYING if varies else _CELL
+
+
+def cell_middles(side, n):
+    """Middles of the cells along an axis of ``n`` pixels."""
+    return np.minimum((np.arange(-(-n // side)) + 0.5) * side - 0.5, n - 1)
+
+
+def _brightness(galaxy, radius):
+    """
+    Surface brightness of galaxies of unit flux on their major axes, ``(N,)``.
+
+    That of disk and bulge, each without PSF; nothing on their axes is brighter.
+    """
+    from bliss_astro.rendering._profiles import BULGE_SLOPE, DISK_RADIUS
+
+    fraction, _, disk_ratio, bulge_ratio, disk, bulge = galaxy.T
+    length = disk / DISK_RADIUS
+    in_disk = np.exp(-radius / length) / (2 * np.pi * disk_ratio * length**2)
+    norm = 8 * np.pi * math.gamma(8) / BULGE_SLOPE**8
+    in_bulge = np.exp(-BULGE_SLOPE * (radius / bulge) ** 0.25)
+    in_bulge = in_bulge / (norm * bulge_ratio * bulge**2)
+    return fraction * in_disk + (1 - fraction) * in_bulge
 
 
 class ModelRenderer:
@@ -177,15 +205,49 @@ class ModelRenderer:
     """
 
     def __init__(self, exposure):
-        self.shape = exposure.shape
-        self.side, self.shapes, self.radius = psf_grid(exposure)
         noise = float(np.median(exposure.bkg_error))
+        self._set_up(exposure.shape, psf_grid(exposure.shape, exposure._psf_access))
+        self._set_limits(noise)
+
+    @classmethod
+    def of_parts(cls, shape, grid, noise):
+        """
+        Make one without an exposure.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            ``(ny, nx)`` of the image.
+
+        grid : tuple
+            What `psf_grid` returns.
+
+        noise : float
+            Standard deviation of a pixel of empty sky; with 0 all sources are
+            drawn to the ends of the image.
+
+        Returns
+        -------
+        renderer : `ModelRenderer`
+            The renderer.
+        """
+        renderer = cls.__new__(cls)
+        renderer._set_up(shape, grid)
+        renderer._set_limits(noise)
+        return renderer
+
+    def _set_up(self, shape, grid):
+        self.shape = shape
+        self.side, self.shapes, self.radius = grid
+
+    def _set_limits(self, noise):
+        self._negligible = _NEGLIGIBLE * noise
         middle = self.shapes[self.shapes.shape[0] // 2, self.shapes.shape[1] // 2]
         distance = torch.tensor(_RADII, dtype=torch.float32)
         height = profile_of_shape(
             middle, distance, torch.zeros_like(distance), radius=self.radius
         )
-        self._flux_limits = _NEGLIGIBLE * noise / height.double().numpy()
+        self._heights = height.double().numpy()
 
     def cell_of(self, x, y):
         """Row and column of the cell that each place lies in."""
@@ -199,9 +261,9 @@ class ModelRenderer:
         row, column = self.cell_of(x, y)
         return self.shapes[torch.from_numpy(row), torch.from_numpy(column)]
 
-    def __call__(self, sources):
+    def reach_of(self, sources):
         """
-        Draw a catalogue.
+        How far sources are drawn around their cells at least.
 
         Parameters
         ----------
@@ -210,14 +272,46 @@ class ModelRenderer:
 
         Returns
         -------
-        image : float32 `~numpy.ndarray`, shape (ny, nx)
+        reach : int `~numpy.ndarray`, shape (N,)
+            Index into the radii; the number of that for the whole image.
+        """
+        flux, reach = np.abs(sources.flux), np.zeros(len(sources), dtype=int)
+        some = np.nonzero(sources.is_galaxy)[0]
+        for radius, height in zip(_RADII, self._heights, strict=True):
+            bright = flux * height
+            if len(some):
+                bright[some] += flux[some] * _brightness(sources.galaxy[some], radius)
+            reach += bright > self._negligible
+        return reach
+
+    def halo_of(self, sources):
+        """The same in pixels: float array ``(N,)``, infinite for the whole image."""
+        return np.append(_RADII, math.inf)[self.reach_of(sources)]
+
+    def __call__(self, sources, *, window=None):
+        """
+        Draw a catalogue.
+
+        Parameters
+        ----------
+        sources : `Sources`
+            The sources; galaxies have their shapes.
+
+        window : pair of slice, optional
+            Rows and columns that are drawn, with explicit bounds within the image;
+            by default all.
+
+        Returns
+        -------
+        image : float32 `~numpy.ndarray`, shape (ny, nx) or that of the window
             Their light, without sky and noise.
         """
-        image = torch.zeros(self.shape)
+        window = tuple(slice(0, n) for n in self.shape) if window is None else window
+        image = torch.zeros([part.stop - part.start for part in window])
         if len(sources) == 0:
             return image.numpy()
         row, column = self.cell_of(sources.x, sources.y)
-        reach = np.searchsorted(self._flux_limits, np.abs(sources.flux))
+        reach = self.reach_of(sources)
         n_columns, n_reach = self.shapes.shape[1], len(_RADII) + 1
         key = (row * n_columns + column) * n_reach + reach
         key = 2 * key + sources.is_galaxy
@@ -226,20 +320,21 @@ class ModelRenderer:
             cell, rest = divmod(int(key[group[0]]), 2 * n_reach)
             for first in range(0, len(group), _PIECE):
                 part = sources.select(group[first : first + _PIECE])
-                self._add(image, part, divmod(cell, n_columns), *divmod(rest, 2))
+                place = divmod(cell, n_columns)
+                self._add(image, window, part, place, *divmod(rest, 2))
         return image.numpy()
 
-    def _add(self, image, sources, cell, reach, is_galaxy):
+    def _add(self, image, window, sources, cell, reach, is_galaxy):
         """Add sources of one kind, cell and reach to the image."""
         halo = _RADII[reach] if reach < len(_RADII) else math.inf
         # A source just outside of the image belongs to the cell at its edge.
         ends = []
-        for place, index, n in zip(
-            (sources.y, sources.x), cell, self.shape, strict=True
+        for place, index, part in zip(
+            (sources.y, sources.x), cell, window, strict=True
         ):
             low = min(index * self.side, place.min()) - halo
             high = max((index + 1) * self.side, place.max() + 1) + halo
-            ends.append((int(max(0, low)), int(min(n, high))))
+            ends.append((int(max(part.start, low)), int(min(part.stop, high))))
         (y0, y1), (x0, x1) = ends
         if y1 <= y0 or x1 <= x0:
             return
@@ -257,4 +352,5 @@ class ModelRenderer:
             )
         else:
             drawn = render_stars(psf, x, y, flux, size=size, radius=self.radius)
-        image[y0:y1, x0:x1] += drawn[0]
+        y, x = (part.start for part in window)
+        image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]

@@ -261,7 +261,7 @@ def _median(models):
     return out
 
 
-def _check_exposure(catalog, exposure):
+def _check_exposure(catalog, exposure, *, with_psf=True):
     """Refuse what is not the image of a catalogue."""
     from bliss_astro.exposures import Exposure
 
@@ -281,7 +281,7 @@ def _check_exposure(catalog, exposure):
             f'{tuple(shape)}; give the exposure that the catalogue was made of'
         )
         raise ValueError(msg)
-    if exposure.psf is None:
+    if with_psf and exposure.psf is None:
         msg = 'exposure has no psf; give it one with exposure.replace(psf=...)'
         raise ValueError(msg)
     unit = getattr(catalog['flux'], 'unit', None)

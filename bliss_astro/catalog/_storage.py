@@ -1,0 +1,187 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+A posterior as named arrays and plain values, and back.
+"""
+
+import dataclasses
+import json
+
+import astropy.units as u
+import numpy as np
+import torch
+
+from bliss_astro.posteriors import (
+    CatalogHead,
+    SourceEncoders,
+    StarHead,
+    TilePosterior,
+)
+
+from ._meta import header_to_wcs, wcs_to_header
+from ._shapes import latent_dim
+
+__all__ = ['posterior_from_arrays', 'posterior_to_arrays']
+
+
+def posterior_to_arrays(catalog_posterior):
+    """
+    Do the work of `CatalogPosterior.to_arrays`.
+
+    Parameters
+    ----------
+    catalog_posterior : `CatalogPosterior`
+        What to take apart.
+
+    Returns
+    -------
+    arrays : dict of str to `~numpy.ndarray`
+        Features, inputs and weights.
+
+    meta : dict
+        Plain values for JSON.
+    """
+    posterior = catalog_posterior.tile_posterior
+    arrays = {'FEATURES': posterior.features.cpu().numpy()}
+    scalars = {}
+    for field in dataclasses.fields(posterior.inputs):
+        value = getattr(posterior.inputs, field.name)
+        if isinstance(value, torch.Tensor):
+            value = value.cpu().numpy()
+            value = value.astype(np.uint8) if value.dtype == bool else value
+            arrays[f'IN_{field.name.upper()}'] = value
+        else:
+            scalars[field.name] = value
+    arrays['WEIGHTS'] = _take_weights(posterior.head)
+    arrays['FLOOR'] = np.ascontiguousarray(catalog_posterior.flux_floor)
+    if catalog_posterior.flags is not None:
+        arrays['FLAGS'] = catalog_posterior.flags.astype(np.int32)
+    unit, shape = catalog_posterior.unit, catalog_posterior.shape
+    head = posterior.head
+    meta = {
+        'scalars': scalars,
+        'head': {
+            'n_features': head.from_context.in_channels,
+            'width': head.from_context.out_channels,
+            'n_most': head.n_most,
+            'n_components': head.n_components,
+            # Heads of stars do not know the words.
+            **({'shapes': True, 'latent_dim': latent_dim(head)} if head.shapes else {}),
+        },
+        'galaxies': head.galaxies,
+        # Sums in another order would round differently.
+        'channels_last': head.from_neighbours.weight.is_contiguous(
+            memory_format=torch.channels_last
+        ),
+        'tile_size': posterior.grid.size,
+        'patch_radius': posterior.patch_radius,
+        'unit': None if unit is None else str(unit),
+        'wcs': wcs_to_header(catalog_posterior.wcs, shape=shape),
+        # Not every WCS can be kept, and radii are arcsec.
+        'pixel_scale': catalog_posterior.pixel_scale,
+        'meta': json.loads(json.dumps(catalog_posterior.meta)),
+    }
+    sequence = posterior.sequence
+    if sequence is not None:
+        arrays['SEQUENCE'] = _take_weights(sequence.encoders)
+        arrays['CONDITIONS'] = sequence.conditions.cpu().numpy()
+        meta['half'] = bool(sequence.half)
+        meta['sequence'] = {
+            'n_conditions': sequence.conditions.shape[1],
+            'n_features': sequence.features.shape[1],
+            'width': sequence.encoders.is_galaxy.in_features,
+            'n_components': sequence.encoders.n_components,
+            'latent_dim': sequence.encoders.shape.latent_dim,
+        }
+    return arrays, meta
+
+
+def posterior_from_arrays(cls, arrays, meta):
+    """
+    Do the work of `CatalogPosterior.from_arrays`.
+
+    Parameters
+    ----------
+    cls : type
+        `CatalogPosterior` or a subclass.
+
+    arrays, meta
+        What `posterior_to_arrays` returned.
+
+    Returns
+    -------
+    posterior : `CatalogPosterior`
+        The same posterior.
+    """
+    from bliss_astro.encoders import EncoderInputs
+
+    # Layers draw first weights from torch's global generator: put it back.
+    with torch.random.fork_rng(devices=[]):
+        kind = CatalogHead if meta.get('galaxies', False) else StarHead
+        head = kind(**meta['head'])
+        encoders = SourceEncoders(**meta['sequence']) if 'sequence' in meta else None
+    channels_last = meta.get('channels_last', True)
+    _put_weights(head, _tensor(arrays['WEIGHTS']), channels_last=channels_last)
+    sources = None
+    if encoders is not None:
+        weights = _tensor(arrays['SEQUENCE'])
+        _put_weights(encoders, weights, channels_last=channels_last)
+        conditions = _tensor(arrays['CONDITIONS']).float()
+        sources = encoders, conditions, meta['half']
+    values = dict(meta['scalars'])
+    for field in dataclasses.fields(EncoderInputs):
+        key = f'IN_{field.name.upper()}'
+        if key in arrays:
+            values[field.name] = _tensor(arrays[key])
+    values['mask'] = values['mask'].bool()
+    posterior = TilePosterior(
+        _tensor(arrays['FEATURES']).float(),
+        EncoderInputs(**values),
+        head,
+        tile_size=meta['tile_size'],
+        patch_radius=meta['patch_radius'],
+        sources=sources,
+    )
+    wcs, shape = meta['wcs'], posterior.grid.image_shape
+    made = cls(
+        posterior,
+        np.asarray(arrays['FLOOR'], float),
+        unit=None if meta['unit'] is None else u.Unit(meta['unit']),
+        wcs=None if wcs is None else header_to_wcs(wcs, shape=shape),
+        flags=np.asarray(arrays['FLAGS']) if 'FLAGS' in arrays else None,
+        meta=meta['meta'],
+    )
+    made._pixel_scale = meta.get('pixel_scale')
+    return made
+
+
+def _tensor(value):
+    """
+    Make a tensor of an array of any byte order.
+    """
+    value = np.ascontiguousarray(value)
+    native = value.astype(value.dtype.newbyteorder('='), copy=False)
+    return torch.as_tensor(native.copy())
+
+
+def _take_weights(module):
+    """
+    Put all weights of a module into one array.
+    """
+    values = module.state_dict().values()
+    return np.concatenate([value.cpu().numpy().ravel() for value in values])
+
+
+def _put_weights(module, weights, *, channels_last):
+    """
+    Give a module the weights of one array, and make it ready for use.
+    """
+    weights, start = weights.float(), 0
+    state = module.state_dict()
+    for name, value in state.items():
+        stop = start + value.numel()
+        state[name] = weights[start:stop].reshape(value.shape)
+        start = stop
+    module.load_state_dict(state)
+    if channels_last:
+        module.to(memory_format=torch.channels_last)
+    module.eval().requires_grad_(False)

@@ -1,0 +1,13 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The learned galaxy model.
+"""
+
+from ._autoencoder import *
+from ._config import *
+from ._mixture import *
+from ._posterior import *
+from ._pretrained import *
+from ._report import *
+from ._stream import *
+from ._train import *

@@ -1,0 +1,342 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The galaxy model as its users hold it.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from bliss_astro.priors._stars import torch_generator
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
+
+from ._bound import refine
+from ._config import GalaxyModelConfig
+from ._decoder import GalaxyDecoder
+from ._encoder import GalaxyEncoder
+from ._posterior import GalaxyLatentPosterior
+
+__all__ = ['GalaxyAutoencoder']
+
+# Gaussians times pixels that are worked on at once: some megabytes.
+_PIECE = 1_000_000
+
+# Stamps that are encoded at once.
+_STAMPS = 64
+
+
+class GalaxyAutoencoder(nn.Module):
+    """
+    A variational autoencoder of galaxies: shapes as points in a latent space.
+
+    The prior of the latent z is standard normal. The decoder makes of it a sum
+    of concentric elliptical Gaussians of unit flux, which any PSF turns into
+    another such sum; the encoder makes of a stamp a normal distribution of
+    latent and logarithm of the flux.
+
+    Parameters
+    ----------
+    config : `GalaxyModelConfig`, optional
+        Sizes.
+
+    Attributes
+    ----------
+    card : dict
+        How the weights came about; empty before training.
+
+    Examples
+    --------
+    >>> from bliss_astro.galaxies import GalaxyAutoencoder
+    >>> model = GalaxyAutoencoder.from_pretrained()
+    >>> model
+    <GalaxyAutoencoder 'galaxies': latent_dim=8, 12 Gaussians>
+    >>> latent = model.sample(3, rng=1)
+    >>> latent.shape
+    torch.Size([3, 8])
+    >>> model.decode(latent).weight.shape
+    torch.Size([3, 12])
+    """
+
+    def __init__(self, config: GalaxyModelConfig | None = None):
+        super().__init__()
+        self.config = GalaxyModelConfig() if config is None else config
+        self.decoder = GalaxyDecoder(self.config)
+        self.encoder = GalaxyEncoder(self.config)
+        self.card = {}
+
+    def __repr__(self):
+        return (
+            f'<GalaxyAutoencoder {self.name!r}: latent_dim={self.latent_dim}, '
+            f'{self.config.n_components} Gaussians>'
+        )
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimension D of the latent."""
+        return self.config.latent_dim
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def name(self) -> str:
+        """Name on the card, or ``'untitled'``."""
+        return self.card.get('name', 'untitled')
+
+    def save(self, path, *, overwrite=False):
+        """
+        Write the weights (safetensors) and, beside them, the card (JSON).
+
+        Parameters
+        ----------
+        path : path_like
+            Ends in ``.safetensors``.
+
+        overwrite : bool, optional
+            Replace existing files.
+        """
+        from ._pretrained import save_galaxies
+
+        save_galaxies(self, path, overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(cls, name='galaxies', *, latent_dim=None):
+        """
+        Load a bundled model by its name, or any by its path.
+
+        Parameters
+        ----------
+        name : str or path_like, optional
+            ``'galaxies'``, or the path of a ``.safetensors`` file with its
+            card beside it.
+
+        latent_dim : int, optional
+            The dimension that the caller relies on.
+
+        Returns
+        -------
+        model : `GalaxyAutoencoder`
+            Ready to use.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown, the card is missing or damaged, the weights
+            are not those that the card was written for, or their latent
+            dimension is not ``latent_dim``.
+        """
+        from ._pretrained import load_galaxies
+
+        return load_galaxies(name, latent_dim=latent_dim)
+
+    def sample(self, n, *, rng=None):
+        """
+        Draw latents from their prior, for a person.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        rng : int, `numpy.random.Generator` or None, optional
+            Source of randomness.
+
+        Returns
+        -------
+        latent : tensor ``(n, D)``
+            Standard normal.
+        """
+        return torch.randn(n, self.latent_dim, generator=torch_generator(rng))
+
+    def _check_latent(self, latent, ndim=None):
+        value = torch.as_tensor(latent, dtype=torch.float32)
+        good = value.dim() >= 1 and value.shape[-1] == self.latent_dim
+        if not good or (ndim is not None and value.dim() != ndim):
+            lead = '(B, S, ' if ndim == 3 else '(..., '
+            msg = (
+                f'latent must have the shape {lead}{self.latent_dim}), because '
+                f'latent_dim of these weights is {self.latent_dim}; got '
+                f'{tuple(value.shape)}'
+            )
+            raise ValueError(msg)
+        return value
+
+    def decode(self, latent):
+        """
+        Make galaxies of latents.
+
+        Parameters
+        ----------
+        latent : tensor ``(..., D)``
+            Any real numbers; the prior is standard normal.
+
+        Returns
+        -------
+        mixture : `GalaxyMixture`
+            Of unit flux; lengths in pixels of ``config.pixel_scale``.
+
+        Raises
+        ------
+        ValueError
+            If the last axis has not ``latent_dim`` elements.
+        """
+        return self.decoder(self._check_latent(latent))
+
+    def render(
+        self, psf, x, y, flux, latent, *, size, radius=DEFAULT_NORMALIZATION_RADIUS
+    ):
+        """
+        Draw batches of galaxies seen through the PSF of each image.
+
+        The arguments are those of `~bliss_astro.rendering.render_galaxies`, with
+        latents in place of bulge + disk shapes. All light of a galaxy is drawn
+        on the whole image.
+
+        Parameters
+        ----------
+        psf : tensor ``(B, 8)``
+            PSF of each image, see `bliss_astro.psf.SHAPE_NAMES`.
+
+        x, y : tensor ``(B, S)``
+            Centres in pixels; galaxies may lie outside the image.
+
+        flux : tensor ``(B, S)``
+            Total fluxes, for a PSF of unit flux within the normalisation
+            radius; zero for unused places, which cost nothing.
+
+        latent : tensor ``(B, S, D)``
+            Latents.
+
+        size : tuple of int
+            ``(ny, nx)`` of the images.
+
+        radius : float, optional
+            The normalisation radius in pixels.
+
+        Returns
+        -------
+        images : tensor ``(B, ny, nx)``
+            In the unit of ``flux``; the PSF's 19 Gaussians and the galaxy's K
+            are convolved exactly.
+
+        Raises
+        ------
+        ValueError
+            If the last axis of ``latent`` has not ``latent_dim`` elements.
+        """
+        latent = self._check_latent(latent, 3)
+        images = x.new_zeros((len(x), *size))
+        image, place = torch.nonzero(flux, as_tuple=True)
+        n_gaussians = 19 * self.config.n_components
+        piece = max(1, _PIECE // (n_gaussians * size[0] * size[1]))
+        parts = (image, *(v[image, place] for v in (x, y, flux, latent)))
+        if len(image) == 0:
+            return images
+        for k, x0, y0, f, z in zip(*(part.split(piece) for part in parts), strict=True):
+            seen = self.decoder(z).convolved(psf[k], radius=radius)
+            drawn = seen.image(x0, y0, size=size) * f[:, None, None]
+            images = images.index_add(0, k, drawn.to(images))
+        return images
+
+    @torch.no_grad()
+    def encode(
+        self,
+        image,
+        psf,
+        background,
+        *,
+        read_noise=0.0,
+        x=None,
+        y=None,
+        n_refine=4,
+        flux_slope=1.0,
+    ):
+        """
+        Infer latents and fluxes of galaxies from stamps.
+
+        Parameters
+        ----------
+        image : array_like ``(B, ny, nx)`` or ``(ny, nx)``
+            Electrons, with the background in them; one galaxy each.
+
+        psf : array_like ``(B, 8)`` or ``(8,)``
+            PSF of each stamp, see `bliss_astro.psf.SHAPE_NAMES`.
+
+        background, read_noise : array_like ``(B,)`` or float
+            Sky in electrons per pixel; noise without light in electrons.
+
+        x, y : array_like ``(B,)`` or float, optional
+            Centres of the galaxies in pixels of the stamp; its middle by default.
+
+        n_refine : int, optional
+            Gauss-Newton steps that sharpen what the network says; with 0 its own
+            distribution is returned.
+
+        flux_slope : float, optional
+            The steps take the logarithm of a flux f to have a prior that is
+            proportional to ``f**-flux_slope``. The default is that of faint
+            galaxies, whose number per magnitude grows by 0.4 dex each; the
+            network itself was trained with 0.
+
+        Returns
+        -------
+        posterior : `GalaxyLatentPosterior`
+            Of latent and logarithm of the flux.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a number is not finite, or the background is
+            not positive.
+        """
+        image = _tensor('image', image)
+        image = image[None] if image.dim() == 2 else image
+        if image.dim() != 3:
+            msg = f'image must be (B, ny, nx) or (ny, nx), got {tuple(image.shape)}'
+            raise ValueError(msg)
+        n, (ny, nx) = len(image), image.shape[1:]
+        psf = _tensor('psf', psf)
+        if psf.shape not in ((8,), (n, 8)):
+            msg = f'psf must be (8,) or ({n}, 8), got {tuple(psf.shape)}'
+            raise ValueError(msg)
+        psf = psf.expand(n, 8)
+        background = _row('background', background, n)
+        variance = background + _row('read_noise', read_noise, n) ** 2
+        if not bool((variance > 0).all()):
+            msg = 'background must be positive, or read_noise where it is zero'
+            raise ValueError(msg)
+        x = _row('x', (nx - 1) / 2 if x is None else x, n)
+        y = _row('y', (ny - 1) / 2 if y is None else y, n)
+        stamps = image - background[:, None, None]
+        told = [part.split(_STAMPS) for part in (stamps, psf, variance, x, y)]
+        steps = {'n_steps': n_refine, 'flux_slope': flux_slope}
+        found = [self._infer(part, steps) for part in zip(*told, strict=True)]
+        mean = torch.cat([posterior.mean for posterior in found])
+        factor = torch.cat([posterior.factor for posterior in found])
+        return GalaxyLatentPosterior(mean, factor)
+
+    def _infer(self, told, steps):
+        posterior = self.encoder(*told)
+        if steps['n_steps'] > 0:
+            posterior = refine(self.decoder, posterior, *told, **steps)
+        return posterior
+
+
+def _tensor(name, value):
+    if not isinstance(value, torch.Tensor):
+        value = torch.from_numpy(np.array(value, dtype=np.float32))
+    value = value.detach().float()
+    if not bool(torch.isfinite(value).all()):
+        msg = f'{name} must be finite, got nan or inf'
+        raise ValueError(msg)
+    return value
+
+
+def _row(name, value, n):
+    value = _tensor(name, value)
+    if value.shape not in ((), (n,)):
+        msg = f'{name} must be a number or of shape ({n},), got {tuple(value.shape)}'
+        raise ValueError(msg)
+    return value.expand(n)
