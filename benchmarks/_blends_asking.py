@@ -46,7 +46,9 @@ def labels_of_encoders(names):
     """Short labels of names or paths, which differ where these do."""
     stems = [Path(name).stem for name in names]
     return {
-        name: stem if stems.count(stem) == 1 else f'{Path(name).parent.name} {stem}'
+        name: stem
+        if stems.count(stem) == 1
+        else f'{Path(name).parent.name} {stem}'.strip()
         for name, stem in zip(names, stems, strict=True)
     }
 

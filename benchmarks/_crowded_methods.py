@@ -200,7 +200,9 @@ def _photometry(data, mask, noise, setting, model, fwhm):
     threshold, factor, background, grouped = setting
     # Its own smallest separation of 2.5 FWHM would lose nearly all of a cluster.
     finder = DAOStarFinder(threshold * noise, factor * fwhm, min_separation=0)
-    local = LocalBackground(4, 9, MMMBackground()) if background == 'local' else None
+    local = None
+    if background == 'local':
+        local = LocalBackground(4, 9, bkg_estimator=MMMBackground())
     photometry = IterativePSFPhotometry(
         model,
         (5, 5),
@@ -227,8 +229,8 @@ def iterative_grid(
     *,
     mask=None,
     thresholds=(5.0, 10.0, 20.0),
-    factors=(0.8, 1.0, 1.25),
-    backgrounds=('survey', 'low', 'local'),
+    factors=(0.8, 1.0),
+    backgrounds=('low', 'local'),
     groups=(False, True),
 ):
     """

@@ -233,7 +233,7 @@ def align(cutout, rows, origin):
         lambda shift: fit(shift)[1],
         first[0],
         method='Nelder-Mead',
-        options={'initial_simplex': first, 'xatol': 5e-3, 'fatol': 1e-4, 'maxiter': 40},
+        options={'initial_simplex': first, 'xatol': 1e-2, 'fatol': 2e-4, 'maxiter': 25},
     )
     (scale, level, *_), scatter = fit(best.x)
     return {

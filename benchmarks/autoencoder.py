@@ -29,17 +29,18 @@ _GOALS = (
 )
 _REST = (
     ('e_bias', 'ellipticity bias along the true one'),
-    ('chi2_exact', 'chi-square per pixel of the true model'),
-    ('correlation_exact', 'correlation of the true model'),
+    ('chi2_expected', 'chi-square per pixel expected of a right model'),
+    ('chi2_exact', 'chi-square per pixel of the truth'),
+    ('correlation_exact', 'correlation of the truth'),
 )
 
 
 # Words, share of the galaxies, arguments of the report; the longest comes first.
 _PARTS = (
     ('NPE prior', 1.0, {}),
-    ('real sky', 0.5, {'population': 'sky'}),
+    ('real sky', 0.35, {'population': 'sky'}),
     ('NPE prior, drawn by GalSim', 0.1, {'renderer': 'galsim'}),
-    ('NPE prior, network alone', 0.25, {'n_refine': 0}),
+    ('NPE prior, network alone', 0.2, {'n_refine': 0}),
 )
 
 

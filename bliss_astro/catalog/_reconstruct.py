@@ -9,7 +9,7 @@ from ._check._model import ModelRenderer
 from ._check._result import _check_exposure
 from ._checks import check_count
 from ._reconstruction import Reconstruction
-from ._rendering import celestial_wcs, renderer_of, sources_of
+from ._rendering import renderer_of, scale_of, sources_of
 
 __all__ = ['reconstruct']
 
@@ -110,13 +110,12 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
         renderer = renderer_of(catalog, shape=exposure.shape)
     else:
         renderer = ModelRenderer(exposure)
-    wcs = celestial_wcs(catalog)
-    wcs = exposure.wcs if wcs is None else wcs
-    sources = sources_of(catalog, wcs=wcs)
+    scale = scale_of(catalog, wcs=exposure.wcs)
+    sources = sources_of(catalog, scale=scale)
     draws = np.zeros((n_draws, *exposure.shape), dtype=np.float32)
     tables = catalog.posterior.sample(n_draws, rng=rng) if n_draws else ()
     for image, table in zip(draws, tables, strict=True):
-        image[:] = renderer(sources_of(table, wcs=wcs, warn=False))
+        image[:] = renderer(sources_of(table, scale=scale, warn=False))
     whole = tuple(slice(0, n) for n in exposure.shape)
     return Reconstruction(
         exposure, catalog, renderer(sources), draws, whole, renderer, sources

@@ -18,12 +18,12 @@ from bliss_astro.rendering import GALAXY_SHAPE_NAMES
 from ._check._model import ModelRenderer, Sources, cell_middles, cell_side, psf_grid
 from ._record import _stacklevel_outside
 
-__all__ = ['celestial_wcs', 'render_catalog', 'renderer_of', 'sources_of']
+__all__ = ['render_catalog', 'renderer_of', 'scale_of', 'sources_of']
 
 # -- sources -----------------------------------------------------------------------
 
 
-def sources_of(table, *, wcs=None, warn=True):
+def sources_of(table, *, scale=None, warn=True):
     """
     Take the sources, shapes of galaxies and all, out of a table.
 
@@ -32,8 +32,8 @@ def sources_of(table, *, wcs=None, warn=True):
     table : `~astropy.table.QTable`
         A catalogue, or one that a posterior drew.
 
-    wcs : WCS object or None, optional
-        What turns radii in arcsec into pixels.
+    scale : float or None, optional
+        Arcsec per pixel, for radii that are angles.
 
     warn : bool, optional
         Whether to say that galaxies without shapes are drawn as stars.
@@ -67,7 +67,7 @@ def sources_of(table, *, wcs=None, warn=True):
             warnings.warn(text, AstropyUserWarning, stacklevel=_stacklevel_outside())
         sources.is_galaxy = np.zeros(len(sources), dtype=bool)
         return sources
-    galaxy = np.stack([_plain(table, name, wcs) for name in GALAXY_SHAPE_NAMES], 1)
+    galaxy = np.stack([_plain(table, name, scale) for name in GALAXY_SHAPE_NAMES], 1)
     with np.errstate(invalid='ignore'):
         sound = np.isfinite(galaxy).all(1) & (galaxy[:, 2:] > 0).all(1)
         sound &= (
@@ -78,7 +78,7 @@ def sources_of(table, *, wcs=None, warn=True):
     return sources
 
 
-def _plain(table, name, wcs):
+def _plain(table, name, scale):
     """
     One number of the shapes in the units of rendering: radians and pixels.
     """
@@ -91,21 +91,41 @@ def _plain(table, name, wcs):
         return values * (unit or u.deg).to(u.rad)
     if not name.endswith('radius') or unit is None or unit.is_equivalent(u.pix):
         return values
-    if wcs is None:
+    if scale is None:
         msg = (
             f'column {name!r} is in {unit}, and there is no celestial wcs to turn '
             'that into pixels; give radii in pixels'
         )
         raise ValueError(msg)
-    from ._shapes import pixel_scale
-
-    return values * unit.to(u.arcsec) / pixel_scale(wcs)
+    return values * unit.to(u.arcsec) / scale
 
 
-def celestial_wcs(catalog):
-    """The WCS of a catalogue's image, or `None`."""
-    own = getattr(catalog.posterior, 'wcs', None)
-    return catalog.wcs if own is None else own
+def scale_of(catalog, *, wcs=None):
+    """
+    Arcsec per pixel of a catalogue's image, or `None` where that is not known.
+
+    Parameters
+    ----------
+    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
+        The catalogue.
+
+    wcs : WCS object or None, optional
+        For a catalogue that knows neither its scale nor a WCS.
+
+    Returns
+    -------
+    scale : float or None
+        That by which the radii of the table were made, if it is known.
+    """
+    known = catalog.image.get('pixel_scale')
+    if known is not None:
+        return float(known)
+    for own in (getattr(catalog.posterior, 'wcs', None), catalog.wcs, wcs):
+        if own is not None and getattr(own, 'has_celestial', True):
+            from ._shapes import pixel_scale
+
+            return pixel_scale(own)
+    return None
 
 
 # -- what draws them ---------------------------------------------------------------
@@ -225,7 +245,7 @@ def render_catalog(catalog, *, shape=None, cutout=None, psf=None):
     except (TypeError, ValueError) as error:
         msg = f'cutout: {error}'
         raise type(error)(msg) from None
-    sources = sources_of(catalog, wcs=celestial_wcs(catalog))
+    sources = sources_of(catalog, scale=scale_of(catalog))
     image = renderer(sources, window=window)
     unit = getattr(catalog['flux'], 'unit', None)
     return image if unit is None else u.Quantity(image, unit, copy=False)

@@ -251,7 +251,7 @@ class GalaxyAutoencoder(nn.Module):
         x=None,
         y=None,
         n_refine=4,
-        flux_slope=1.0,
+        flux_slope=0.5,
     ):
         """
         Infer latents and fluxes of galaxies from stamps.
@@ -276,8 +276,8 @@ class GalaxyAutoencoder(nn.Module):
 
         flux_slope : float, optional
             The steps take the logarithm of a flux f to have a prior that is
-            proportional to ``f**-flux_slope``. The default is that of faint
-            galaxies, whose number per magnitude grows by 0.4 dex each; the
+            proportional to ``f**-flux_slope``. The default is that of the NPE
+            paper's prior at 5 nmgy, the faintest that are seen well; the
             network itself was trained with 0.
 
         Returns

@@ -48,7 +48,7 @@ def _draw_scores(figure, table):
     quantities = (
         (
             ('chi2', 'model'),
-            ('chi2_exact', 'truth'),
+            ('chi2_expected', 'expected'),
             'chi-square per pixel',
             (0.97, 1.03),
         ),
@@ -73,4 +73,6 @@ def _draw_scores(figure, table):
             )
         ax.set(xscale='log', xlabel='signal-to-noise ratio', title=label)
         ax.title.set_fontsize('medium')
-    axes[0].legend(fontsize='small')
+        ax.set_xticks([10, 20, 40, 80], labels=['10', '20', '40', '80'])
+        ax.minorticks_off()
+    axes[0].legend(fontsize='small', loc='lower right')

@@ -6,6 +6,7 @@ Images taken apart: nothing is lost, and every source gets its own light.
 import astropy.units as u
 import numpy as np
 import pytest
+import torch
 from astropy.io import fits
 from astropy.table import QTable
 from astropy.utils.exceptions import AstropyUserWarning
@@ -15,7 +16,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import bliss_astro
 from bliss_astro import CoaddSimulator, Exposure, PSFModel, reconstruct
 from bliss_astro.catalog import ProbabilisticCatalog, Reconstruction
-from bliss_astro.rendering import GALAXY_SHAPE_NAMES
+from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.rendering import GALAXY_SHAPE_NAMES, TorchGalaxyRenderer
 
 SHAPE = (80, 90)
 SKY, GAIN = 400.0, 1.0
@@ -316,6 +318,35 @@ def test_the_psf_of_the_posterior_steps_in(simulated):
     full = reconstruct(exposure, encoder='stars')
     blind = reconstruct(exposure.replace(psf=None), full.catalog)
     assert_allclose(blind.model, full.model, rtol=1e-3, atol=1e-3 * full.model.max())
+
+
+def test_shapes_of_an_encoder_are_drawn(simulated, wcs):
+    """
+    An untrained encoder: its numbers mean nothing, but they are those of the image.
+    """
+    config = EncoderConfig(
+        galaxies=True, shapes=True, width=16, n_blocks=1, stem_width=16, head_width=16
+    )
+    encoder = Encoder(config).eval().requires_grad_(False)
+    torch.nn.init.zeros_(encoder.head.count.bias)
+    exposure = simulated[0][:24, :32].replace(wcs=wcs)
+    catalog = bliss_astro.detect_sources(exposure, 0.05, encoder=encoder, density=0.01)
+    assert catalog['disk_radius'].unit == u.arcsec
+    catalog['galaxy_probability'] = 1.0
+    result = reconstruct(exposure, catalog, n_draws=2, rng=1)
+    galaxies = [np.asarray(catalog[name]) for name in GALAXY_SHAPE_NAMES]
+    galaxies = np.stack(galaxies, axis=1)
+    galaxies[:, 1] = np.deg2rad(galaxies[:, 1])
+    galaxies[:, 4:] /= SCALE
+    parts = [np.asarray(catalog[n]) for n in ('x_centroid', 'y_centroid', 'flux')]
+    drawn = TorchGalaxyRenderer().render(exposure.psf, *parts, galaxies, (24, 32))
+    assert_allclose(result.model, drawn, rtol=1e-3, atol=1e-3 * drawn.max())
+    for draw, table in zip(
+        result.draws, catalog.posterior.sample(2, rng=1), strict=True
+    ):
+        assert table['is_galaxy'].any()
+        light = np.nansum(table['flux'].value)
+        assert 0.3 * light < draw.sum() < 1.1 * light
 
 
 # -- files ------------------------------------------------------------------------

@@ -148,7 +148,7 @@ class TestTraining:
             for record in map(json.loads, lines)
             if 'validation' in record
         ]
-        assert losses[-1] < 0.5 * losses[0]
+        assert losses[-1] < 0.9 * losses[0]
 
     def test_resumed_as_if_never_stopped(self, config, tmp_path):
         straight = train_galaxies(config, tmp_path / 'straight')
