@@ -49,11 +49,11 @@ def draw_field(image, cells, catalogs, path, *, window, limit=21.0):
     inside = cells.mask(image.shape, (x0, y0))
     for axes, name in zip(panels, names, strict=True):
         axes.imshow(
-            np.arcsinh(image / 5),
+            np.arcsinh(image / 20),
             origin='lower',
             extent=extent,
             cmap='gray',
-            vmax=5,
+            vmax=3.5,
         )
         axes.contour(
             inside, [0.5], extent=extent, colors='tab:green', linewidths=0.6, alpha=0.8

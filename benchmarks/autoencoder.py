@@ -114,7 +114,7 @@ def main():
     options = parser.parse_args()
     n = 100 if options.quick else options.n_images
     tasks = [
-        (options.model, max(20, int(share * n)), 20261121 + k, settings)
+        (options.model, max(20, int(share * n)), 20262201 + k, settings)
         for k, (_, share, settings) in enumerate(_PARTS)
     ]
     report = Report('autoencoder', 'The learned galaxy model.', options)

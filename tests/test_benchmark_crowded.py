@@ -241,9 +241,13 @@ def test_methods_find_bright_stars(cluster):
     found['ours'], info = find_ours(exposure, origin, encoder='stars', n_rounds=1)
     found['alone'] = find_stars(exposure, origin)
     setting = {'thresholds': (10.0,), 'factors': (1.0,), 'groups': (False,)}
-    grid = list(iterative_grid(exposure, origin, backgrounds=('low',), **setting))
-    assert len(grid) == 1
-    found['photutils'] = grid[0][1]
+    grid = list(
+        iterative_grid(exposure, origin, backgrounds=('low', 'local'), **setting)
+    )
+    assert [name for name, *_ in grid] == [
+        f'10 sigma, 1 FWHM, {word} background' for word in ('low', 'local')
+    ]
+    found |= {name: own for name, own, _ in grid}
     assert len(info['levels']) == 2
     brightest = np.argsort(truth['mag'])[:8]
     for name, own in found.items():

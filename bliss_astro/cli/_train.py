@@ -78,7 +78,7 @@ def run(options):
     path = find_config(options.config)
     prepare = _prepare_galaxies if _is_of_galaxies(path) else _prepare_encoder
     # Configurations are read before anything is written.
-    configs, train = prepare(options, path)
+    configs, train, device = prepare(options, path)
     name = options.name or path.stem
     output = Path(options.output or path.stem)
     checkpoint = output / 'checkpoint.pt'
@@ -87,8 +87,7 @@ def run(options):
         msg = f'{output} is a file, not a folder'
         raise NotADirectoryError(msg)
     _check_existing(options, checkpoint, weights)
-    n_steps = configs[2].n_steps
-    status(options, f'training {name!r} on {train.device} for {n_steps} steps')
+    status(options, f'training {name!r} on {device} for {configs[2].n_steps} steps')
     if not is_terminal(sys.stderr):
         # In a log file, a line now and then is enough.
         os.environ.setdefault('TQDM_MININTERVAL', '30')
@@ -110,16 +109,6 @@ def run(options):
     _tell(options, trained.card, weights, output)
 
 
-class _Training:
-    """A training function and where it runs."""
-
-    def __init__(self, function, device, **fixed):
-        self.function, self.device, self.fixed = function, device, fixed
-
-    def __call__(self, configs, output, **options):
-        return self.function(configs, output, **options, **self.fixed)
-
-
 def _is_of_galaxies(path):
     """
     Whether a configuration is one of the galaxy model.
@@ -138,6 +127,7 @@ def _prepare_encoder(options, path):
     Read the configurations of an encoder.
     """
     import dataclasses
+    import functools
 
     from bliss_astro.encoders import load_config, train_encoder
 
@@ -146,7 +136,7 @@ def _prepare_encoder(options, path):
         training = dataclasses.replace(training, start_from=options.start_from)
     device = choose_device(options.device)
     configs = (encoder, simulation, training)
-    return configs, _Training(train_encoder, device, device=device)
+    return configs, functools.partial(train_encoder, device=device), device
 
 
 def _prepare_galaxies(options, path):
@@ -161,7 +151,7 @@ def _prepare_galaxies(options, path):
     if options.device not in ('auto', 'cpu'):
         msg = f'--device must be cpu for a galaxy model, got {options.device}'
         raise UsageError(msg)
-    return load_galaxy_config(path), _Training(train_galaxies, 'cpu')
+    return load_galaxy_config(path), train_galaxies, 'cpu'
 
 
 def bundled_configs():

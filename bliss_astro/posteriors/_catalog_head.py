@@ -93,8 +93,7 @@ class ShapeLayers(nn.Module):
 
         fit : dict of tensor
             With ``ellipse`` ``(..., 9)``, ``ellipse_flux``, ``ellipse_error``
-            ``(...,)`` and ``vector`` ``(..., 2)``, see
-            `~bliss_astro.posteriors._ellipse_fit.ellipse_features`.
+            ``(...,)`` and ``vector`` ``(..., 2)``, from the ellipse that fits best.
 
         log_flux : tensor ``(...,)``
             Logarithm of the galaxies' fluxes over the floor.

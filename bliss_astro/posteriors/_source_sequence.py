@@ -50,7 +50,7 @@ class SourceSequence:
     encoders : `SourceEncoders`
         The trained layers.
 
-    pixels : `Pixels`
+    pixels : ``Pixels``
         The images.
 
     conditions : tensor ``(B, n_conditions, h, w)``
@@ -92,7 +92,7 @@ class SourceSequence:
 
         Returns
         -------
-        sources : `SceneSources`
+        sources : ``SceneSources``
             Of unknown type.
 
         where : tuple of tensor ``(N,)``
@@ -160,10 +160,10 @@ class SourceSequence:
 
         Parameters
         ----------
-        fit : `SceneFit`
+        fit : ``SceneFit``
             The scene.
 
-        sources : `SceneSources`
+        sources : ``SceneSources``
             All of its sources.
 
         index : tensor of int
@@ -333,7 +333,7 @@ class SourceSequence:
 
         Parameters
         ----------
-        sources : `SceneSources`
+        sources : ``SceneSources``
             With ``active``: which ones are taken as there.
 
         Returns
