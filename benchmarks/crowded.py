@@ -21,7 +21,7 @@ _GOAL = 1.5
 # Pixels around the cells that are looked at, and that the rivals may use.
 _MARGIN, _REACH = 24, 10
 _OTHER_MAGNITUDE = {'MagAuto': 'MagAper2', 'MagAper2': 'MagAuto'}
-_SHIFTS = np.arange(-0.3, 0.301, 0.05)
+_SHIFTS = np.arange(-0.5, 0.501, 0.05)
 
 
 def _moved(rows, fit):

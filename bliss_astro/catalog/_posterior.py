@@ -13,6 +13,7 @@ from bliss_astro.priors import torch_generator
 from ._checks import check_count, check_threshold
 from ._columns import SHAPE_COLUMNS
 from ._flags import CatalogFlag
+from ._full_tiles import share_light
 from ._shapes import (
     SHAPE_NAMES,
     angle_quantiles,
@@ -278,7 +279,13 @@ class CatalogPosterior:
         flux, flux_err = quantiles[1], 0.5 * (quantiles[2] - quantiles[0])
         flags = self._flags_at(*place)
         flags[self._blended(*place)] |= int(CatalogFlag.BLENDED)
-        flags[self._in_full_tile(sources)] |= int(CatalogFlag.FULL_TILE)
+        full = self._in_full_tile(sources)
+        flags[full] |= int(CatalogFlag.FULL_TILE)
+        given = {'fwhm': self.fwhm, 'floor': floor}
+        factor = share_light(self.tile_posterior, place, flux, full, **given)
+        # Whose light it is nobody knows.
+        flux_err = np.hypot(factor * flux_err, (factor - 1) * flux)
+        flux = factor * flux
         names = inferred_shapes(sources, self.tile_posterior.head)
         types = {}
         if sources.typed:

@@ -245,9 +245,6 @@ def test_more_sources_than_a_tile_holds(rng, encoder, n):
     assert abs(draws.mean() - 1) < 2 * draws.std()
 
 
-@pytest.mark.xfail(
-    strict=False, reason='medians of rows in full tiles lose light of bright blends'
-)
 def test_bright_blend_keeps_its_light_in_rows(rng, encoder):
     rows, _ = _blend(4, 2e4, encoder, rng, n_images=3)
     assert abs(np.median(rows) - 1) < 0.1
