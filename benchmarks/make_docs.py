@@ -44,7 +44,7 @@ simulations for training use.
 The learned galaxy model
 ------------------------
 
-Galaxies with a signal-to-noise ratio of more than 7, encoded from noisy stamps and drawn
+Galaxies with a signal-to-noise ratio above 7, encoded from noisy stamps and drawn
 again, see :ref:`galaxy_model`. Chi-square and correlation are of pixels whose model
 exceeds half a standard deviation. A fit that is right stays below 1, by its free
 numbers.

@@ -88,7 +88,8 @@ def posterior_to_arrays(catalog_posterior):
         meta['sequence'] = {
             'n_conditions': sequence.conditions.shape[1],
             'n_features': sequence.features.shape[1],
-            'width': sequence.encoders.is_galaxy.in_features,
+            'width': sequence.encoders.width,
+            'shapes_only': sequence.encoders.shapes_only,
             'n_components': sequence.encoders.n_components,
             'latent_dim': sequence.encoders.shape.latent_dim,
         }

@@ -77,6 +77,10 @@ class EncoderConfig:
         source and for its flux and shape (Hansen et al. 2022), rather than one pass
         telling all.
 
+    shapes_only : bool
+        Whether what follows detection tells shapes alone, and types and fluxes are
+        those of the one pass.
+
     latent_dim : int
         If not 0, shapes are points in the latent space of a learned galaxy model of
         that dimension (`~bliss_astro.galaxies.GalaxyAutoencoder`) instead of bulges and
@@ -99,6 +103,7 @@ class EncoderConfig:
     galaxies: bool = False
     shapes: bool = False
     sequence: bool = False
+    shapes_only: bool = False
     latent_dim: int = 0
     told: str = 'all'
 
@@ -114,6 +119,9 @@ class EncoderConfig:
             raise ValueError(msg)
         if self.sequence and not self.shapes:
             msg = 'sequence needs shapes = true: its last encoder infers them'
+            raise ValueError(msg)
+        if self.shapes_only and not self.sequence:
+            msg = 'shapes_only needs sequence = true'
             raise ValueError(msg)
         if self.latent_dim and not self.shapes:
             msg = 'latent_dim needs shapes = true'
@@ -208,7 +216,10 @@ class Encoder(nn.Module):
         self.sources = None
         if config.sequence:
             self.sources = SourceEncoders(
-                n_conditions, width, latent_dim=config.latent_dim
+                n_conditions,
+                width,
+                latent_dim=config.latent_dim,
+                shapes_only=config.shapes_only,
             )
         self._moments = adaptive_moments
         self.card = {}
@@ -252,6 +263,38 @@ class Encoder(nn.Module):
         from ._pretrained import DEFAULT_ENCODER, load_encoder
 
         return load_encoder(DEFAULT_ENCODER if name is None else name)
+
+    def with_design(self, *, sequence, shapes_only=False):
+        """
+        The same weights in another design.
+
+        Parameters
+        ----------
+        sequence, shapes_only : bool
+            As in `EncoderConfig`; only what is there can be used.
+
+        Returns
+        -------
+        encoder : `Encoder`
+            That shares nothing with this one.
+        """
+        config = dataclasses.replace(
+            self.config, sequence=sequence, shapes_only=shapes_only
+        )
+        with torch.random.fork_rng(devices=[]):
+            other = Encoder(config)
+        own, wanted = self.state_dict(), other.state_dict()
+        missing = sorted(set(wanted) - set(own))
+        if missing:
+            msg = (
+                f'the encoder {self.name!r} has no weights for sequence={sequence}, '
+                f'shapes_only={shapes_only}: {missing[0]} is missing'
+            )
+            raise ValueError(msg)
+        other.load_state_dict({name: own[name].clone() for name in wanted})
+        other.card = {**self.card, 'encoder': dataclasses.asdict(config)}
+        other = other.to(self.device).to(memory_format=torch.channels_last)
+        return other.eval().requires_grad_(False)
 
     @property
     def n_parameters(self) -> int:

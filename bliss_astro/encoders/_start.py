@@ -69,7 +69,7 @@ def start_from(encoder, name):
     state = dict(own) if learns_more else {}
     for key, value in other.state_dict().items():
         like = own.get(key)
-        if key.startswith('sources.') and not encoder.config.sequence:
+        if key.startswith('sources.') and key not in own:
             continue
         if forgets:
             if like is None:

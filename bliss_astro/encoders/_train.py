@@ -27,7 +27,10 @@ __all__ = ['train_encoder']
 class _Trainer:
     """State of a training run; `train_encoder` is its public face."""
 
-    def __init__(self, encoder_config, simulation, training, *, device):
+    def __init__(
+        self, encoder_config, simulation, training, *, device, galaxy_model=None
+    ):
+        _check_galaxy_model(galaxy_model, encoder_config, simulation)
         self.configs = (encoder_config, simulation, training)
         self.training = training
         self.device = torch.device(device)
@@ -46,7 +49,7 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(
             self.encoder.parameters(), lr=training.learning_rate, betas=(0.9, 0.99)
         )
-        self.stream = self._make_stream(encoder_config, simulation)
+        self.stream = self._make_stream(encoder_config, simulation, galaxy_model)
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.step, self.n_skipped, self.seconds = 0, 0, 0.0
         self.best, self.best_weights = math.inf, None
@@ -54,7 +57,7 @@ class _Trainer:
         self.whole = True
         self.validated = 0
 
-    def _make_stream(self, encoder_config, simulation):
+    def _make_stream(self, encoder_config, simulation, model):
         sizes = {
             'tile_size': encoder_config.tile_size,
             'n_most': encoder_config.n_most,
@@ -62,7 +65,6 @@ class _Trainer:
         }
         if simulation.population == 'stars':
             return SimulationStream(simulation, **sizes)
-        model = galaxy_model(encoder_config, simulation)
         if model is not None:
             model = model.to(self.device)
             for encoder in (self.encoder, self.average):
@@ -227,28 +229,24 @@ class _Trainer:
         self.validated = state.get('validated', self.step)
 
 
-def galaxy_model(encoder_config, simulation):
-    """
-    The learned galaxy model that a configuration names, or None.
-
-    Raises
-    ------
-    ValueError
-        If its latent dimension is not the encoder's, or either lacks the other.
-    """
+def _check_galaxy_model(model, encoder_config, simulation):
+    """Learned galaxies need a model, an encoder of its dimension, and to be asked."""
     name, latent_dim = simulation.galaxy_model, encoder_config.latent_dim
-    if name is None and latent_dim == 0:
-        return None
-    if name is None or latent_dim == 0:
+    if (name is None) != (latent_dim == 0):
         msg = (
             'latent_dim (of the encoder) and galaxy_model (of the simulation) go '
             f'together, got {latent_dim} and {name!r}'
         )
         raise ValueError(msg)
-    # The one place where the training of encoders needs what comes after them.
-    from bliss_astro.galaxies import GalaxyAutoencoder
-
-    return GalaxyAutoencoder.from_pretrained(name, latent_dim=latent_dim)
+    if name is not None and model is None:
+        msg = (
+            f'the configuration draws galaxies of the learned model {name!r}: pass it, '
+            f'galaxy_model=GalaxyAutoencoder.from_pretrained({name!r})'
+        )
+        raise ValueError(msg)
+    if name is None and model is not None:
+        msg = 'galaxy_model is given, and the configuration names none'
+        raise ValueError(msg)
 
 
 class _Log:
@@ -290,6 +288,7 @@ def train_encoder(
     *,
     name=None,
     device='cpu',
+    galaxy_model=None,
     resume=False,
     overwrite=False,
     max_minutes=None,
@@ -317,6 +316,9 @@ def train_encoder(
 
     device : str, optional
         ``'cpu'``, ``'cuda'`` or any other that torch knows.
+
+    galaxy_model : `~bliss_astro.galaxies.GalaxyAutoencoder`, optional
+        The learned model, if the configuration names one to draw galaxies with.
 
     resume : bool, optional
         Continue from the checkpoint in ``output`` if there is one.
@@ -351,7 +353,7 @@ def train_encoder(
     if checkpoint.exists() and not (resume or overwrite):
         msg = f'{output} holds a training run: pass resume=True or overwrite=True'
         raise FileExistsError(msg)
-    trainer = _Trainer(*configs, device=device)
+    trainer = _Trainer(*configs, device=device, galaxy_model=galaxy_model)
     if resume and checkpoint.exists():
         trainer.load(checkpoint)
     _run(trainer, output, checkpoint, max_minutes, progress_bar)

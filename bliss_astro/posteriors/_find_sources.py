@@ -125,14 +125,18 @@ def _describe_in_sequence(sequence, sources):
             some.y[:, k],
             active=some.probability > 0.5,
         )
-        parts = sequence.describe(scene)
+        given = None
+        if sequence.encoders.shapes_only:
+            given = (some.galaxy < 0.5, some.flux[:, k])
+        parts = sequence.describe(scene, given)
         fluxes.append(torch.cat([part[0] for part in parts]))
         drawn = [sequence.draw_shapes(part, q[k::_N_SCENES]) for part in parts]
         shapes.append(torch.cat([part[0] for part in drawn]))
         ellipticities.append(torch.cat([part[1] for part in drawn]))
-    # As many positions as the one pass describes, in turn.
-    turn = torch.arange(sources.flux.shape[1], device=sources.x.device) % _N_SCENES
-    sources.flux[chosen] = torch.stack(fluxes, 1)[:, turn]
+    if not sequence.encoders.shapes_only:
+        # As many positions as the one pass describes, in turn.
+        turn = torch.arange(sources.flux.shape[1], device=sources.x.device)
+        sources.flux[chosen] = torch.stack(fluxes, 1)[:, turn % _N_SCENES]
     sources.shapes[chosen] = torch.cat(shapes, 1)
     sources.ellipticity[chosen] = torch.cat(ellipticities, 1)
 

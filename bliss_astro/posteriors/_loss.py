@@ -5,8 +5,6 @@ The loss of neural posterior estimation.
 
 __all__ = ['npe_loss', 'sequence_loss']
 
-_NAMES = ('type', 'flux', 'shape', 'ellipticity')
-
 
 def npe_loss(posterior, catalog, *, guidance: float = 0.1):
     r"""
@@ -92,5 +90,5 @@ def sequence_loss(sequence, catalog):
         Its parts.
     """
     parts = sequence.log_prob(catalog)
-    terms = {name: -parts[name].sum() / len(catalog.count) for name in _NAMES}
+    terms = {name: -value.sum() / len(catalog.count) for name, value in parts.items()}
     return sum(terms.values()), terms

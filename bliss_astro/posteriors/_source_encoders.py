@@ -103,20 +103,33 @@ class SourceEncoders(nn.Module):
 
     latent_dim : int, optional
         As for `ShapeLayers`.
+
+    shapes_only : bool, optional
+        Leave types and fluxes to the detection encoder.
     """
 
     def __init__(
-        self, n_conditions, n_features, *, width=96, n_components=3, latent_dim=0
+        self,
+        n_conditions,
+        n_features,
+        *,
+        width=96,
+        n_components=3,
+        latent_dim=0,
+        shapes_only=False,
     ):
         super().__init__()
-        self.n_components = n_components
+        self.n_components, self.shapes_only = n_components, shapes_only
+        self.width = width
         n_numbers = _N_OWN + N_TOLD + N_ELLIPSE + n_conditions + n_features
+        self.galaxy = StampEncoder(n_numbers, width=width)
+        self.shape = ShapeLayers(width, latent_dim=latent_dim)
+        if shapes_only:
+            return
         self.classification = StampEncoder(n_numbers, width=width)
         self.is_galaxy = nn.Linear(width, 1)
-        self.galaxy = StampEncoder(n_numbers, width=width)
         self.star_flux = nn.Linear(width, 3 * n_components)
         self.galaxy_flux = nn.Linear(width, 3 * n_components + _N_CENTRES)
-        self.shape = ShapeLayers(width, latent_dim=latent_dim)
         for layer in (self.is_galaxy, self.star_flux, self.galaxy_flux):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)

@@ -246,40 +246,50 @@ class SourceSequence:
         Returns
         -------
         parts : dict of tensor ``(N,)``
-            ``type``, ``flux``, ``shape`` and ``ellipticity`` of each source.
+            ``type``, ``flux``, ``shape`` and ``ellipticity`` of each source, or the
+            last two where only shapes are inferred here.
         """
         sources, where = self.sources_of(catalog)
-        names = ('type', 'flux', 'shape', 'ellipticity')
-        empty = catalog.x.new_zeros(0)
+        shapes_only = self.encoders.shapes_only
+        names = ('shape', 'ellipticity')
+        if not shapes_only:
+            names = ('type', 'flux', *names)
         if len(sources) == 0:
-            return dict.fromkeys(names, empty)
+            return dict.fromkeys(names, catalog.x.new_zeros(0))
         galaxy, value = catalog.galaxy[where], catalog.log_flux[where]
         index = torch.arange(len(sources), device=value.device)
         blind = self.fit(sources)
-        kind = self._types(blind, sources, index)
         told = dataclasses.replace(sources, point=galaxy == 0)
         seen = self.see(self.fit(told, blind), told, index)
         features = self.encoders.features(seen, half=self.half)
         high = self.ceiling(sources)
         value = torch.minimum(value, high - 1e-3)
-        star = self.encoders.star_flux_factor(features, seen, high)
-        other = self.encoders.galaxy_flux_factor(features, seen, high)
         is_galaxy = galaxy > 0
-        flux = torch.where(is_galaxy, other.log_prob(value), star.log_prob(value))
-        shape = torch.where(is_galaxy[:, None], catalog.shape[where], 0.5)
+        values = self._shape_log_probs(
+            catalog.shape[where], is_galaxy, value, sources, features, seen
+        )
+        if not shapes_only:
+            kind = self._types(blind, sources, index)
+            star = self.encoders.star_flux_factor(features, seen, high)
+            other = self.encoders.galaxy_flux_factor(features, seen, high)
+            flux = torch.where(is_galaxy, other.log_prob(value), star.log_prob(value))
+            values = (kind.log_prob(galaxy), flux, *values)
+        return dict(zip(names, values, strict=True))
+
+    def _shape_log_probs(self, shape, is_galaxy, log_flux, sources, features, seen):
+        # Nothing is asked of a star's shape.
+        shape = torch.where(is_galaxy[:, None], shape, 0.5)
         psf = self.inputs.at_tiles(self.inputs.psf, *sources.tiles)
         with torch.no_grad():
             truths = (
                 self.encoders.shape.to_vector(shape),
                 ellipticity_to_vector(*self.moments(psf, shape)[:2]),
             )
-        factors = self.encoders.shape_factors(features, seen, value)
-        shapes = [
+        factors = self.encoders.shape_factors(features, seen, log_flux)
+        return [
             torch.where(is_galaxy, factor.log_prob(truth), 0.0)
             for factor, truth in zip(factors, truths, strict=True)
         ]
-        values = (kind.log_prob(galaxy), flux, *shapes)
-        return dict(zip(names, values, strict=True))
 
     # -- draws -----------------------------------------------------------------
 
@@ -288,22 +298,25 @@ class SourceSequence:
         """
         Draw types, fluxes and shapes anew, given the positions of a catalogue.
 
-        Within each tile the brightest comes first again.
+        Or shapes only, given all else. Within each tile the brightest comes first.
         """
         sources, where = self.sources_of(catalog)
         if len(sources) == 0:
             return catalog
         blind = self.fit(sources)
-        galaxy = torch.cat(
-            [
-                self._types(blind, sources, index).sample(generator=generator)
-                for index in self._pieces(sources)
-            ]
-        )
+        galaxy, given = catalog.galaxy[where], catalog.log_flux[where]
+        if not self.encoders.shapes_only:
+            given = None
+            galaxy = torch.cat(
+                [
+                    self._types(blind, sources, index).sample(generator=generator)
+                    for index in self._pieces(sources)
+                ]
+            )
         told = dataclasses.replace(sources, point=galaxy == 0)
         scene = self.fit(told, blind)
         drawn = [
-            self._draw(scene, told, index, galaxy[index] > 0, generator)
+            self._draw(scene, told, index, galaxy[index] > 0, generator, given)
             for index in self._pieces(sources)
         ]
         flux, shape = (torch.cat(parts) for parts in zip(*drawn, strict=True))
@@ -311,15 +324,17 @@ class SourceSequence:
         catalog.shape[where] = shape
         return _brightest_first(catalog)
 
-    def _draw(self, scene, sources, index, galaxy, generator):
+    def _draw(self, scene, sources, index, galaxy, generator, flux):
         seen = self.see(scene, sources, index)
         features = self.encoders.features(seen, half=self.half)
-        high = self.ceiling(sources)[index]
-        star = self.encoders.star_flux_factor(features, seen, high)
-        other = self.encoders.galaxy_flux_factor(features, seen, high)
-        flux = torch.where(
-            galaxy, other.sample(generator=generator), star.sample(generator=generator)
-        )
+        if flux is None:
+            high = self.ceiling(sources)[index]
+            star = self.encoders.star_flux_factor(features, seen, high)
+            other = self.encoders.galaxy_flux_factor(features, seen, high)
+            drawn = [part.sample(generator=generator) for part in (other, star)]
+            flux = torch.where(galaxy, *drawn)
+        else:
+            flux = flux[index]
         factor, _ = self.encoders.shape_factors(features, seen, flux)
         shape = self.encoders.shape.from_vector(factor.sample(generator=generator))
         return flux, shape * galaxy[:, None]
@@ -327,7 +342,7 @@ class SourceSequence:
     # -- marginals -------------------------------------------------------------
 
     @torch.no_grad()
-    def describe(self, sources):
+    def describe(self, sources, given=None):
         """
         Mixtures of log-fluxes and what is needed to draw shapes.
 
@@ -336,6 +351,10 @@ class SourceSequence:
         sources : ``SceneSources``
             With ``active``: which ones are taken as there.
 
+        given : tuple of tensor, optional
+            Where only shapes are inferred here: which sources are most probably
+            stars, and their mixtures of fluxes.
+
         Returns
         -------
         parts : list of tuple
@@ -343,34 +362,40 @@ class SourceSequence:
             `~bliss_astro.posteriors.SourceMarginals`, and what `draw_shapes` needs.
         """
         blind = self.fit(sources)
-        log_types = torch.cat(
-            [
-                self._types(blind, sources, index).log_probs
-                for index in self._pieces(sources)
-            ]
-        )
-        point = log_types[:, 0] > log_types[:, 1]
+        log_types = None
+        if given is None:
+            kinds = [self._types(blind, sources, k) for k in self._pieces(sources)]
+            log_types = torch.cat([kind.log_probs for kind in kinds])
+            point = log_types[:, 0] > log_types[:, 1]
+        else:
+            point, mixtures = given
         told = dataclasses.replace(sources, point=point)
         scene = self.fit(told, blind)
         parts = []
         for index in self._pieces(sources):
             seen = self.see(scene, told, index)
             features = self.encoders.features(seen, half=self.half)
-            high = self.ceiling(sources)[index]
-            star = self.encoders.star_flux_factor(features, seen, high)
-            other = self.encoders.galaxy_flux_factor(features, seen, high)
-            own = log_types[index]
-            flux = [
-                high[:, None],
-                star.log_weights + own[:, :1],
-                other.log_weights + own[:, 1:],
-                star.mean,
-                other.mean,
-                star.scale,
-                other.scale,
-            ]
-            parts.append((torch.cat(flux, -1), features, seen))
+            if log_types is None:
+                flux = mixtures[index]
+            else:
+                high = self.ceiling(sources)[index]
+                flux = self._mixture(features, seen, log_types[index], high)
+            parts.append((flux, features, seen))
         return parts
+
+    def _mixture(self, features, seen, log_types, high):
+        star = self.encoders.star_flux_factor(features, seen, high)
+        other = self.encoders.galaxy_flux_factor(features, seen, high)
+        flux = [
+            high[:, None],
+            star.log_weights + log_types[:, :1],
+            other.log_weights + log_types[:, 1:],
+            star.mean,
+            other.mean,
+            star.scale,
+            other.scale,
+        ]
+        return torch.cat(flux, -1)
 
     def draw_shapes(self, part, q):
         """

@@ -244,8 +244,54 @@ class TestMarginals:
         assert sources.ellipticity is None
 
 
+class TestShapesOnly:
+    @pytest.fixture
+    def both(self, world):
+        encoder, inputs, catalog, _ = world
+        design = encoder.with_design(sequence=True, shapes_only=True)
+        return encoder, design, inputs, catalog
+
+    @torch.no_grad()
+    def test_types_and_fluxes_are_those_of_the_one_pass(self, both):
+        encoder, design, inputs, catalog = both
+        whole = encoder(inputs).log_prob(catalog, parts=True)
+        first = encoder(inputs).log_prob(catalog, parts=True, one_pass=True)
+        parts = design(inputs).log_prob(catalog, parts=True)
+        for name in ('count', 'position', 'type', 'flux'):
+            torch.testing.assert_close(parts[name], first[name])
+        for name in ('shape', 'ellipticity'):
+            torch.testing.assert_close(parts[name], whole[name])
+            assert not torch.equal(parts[name], first[name])
+
+    def test_rows_likewise(self, both):
+        encoder, design, inputs, _ = both
+        one = find_sources(encoder.with_design(sequence=False)(inputs))
+        other = find_sources(design(inputs))
+        for name in ('probability', 'flux', 'x'):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert not torch.equal(one.ellipticity, other.ellipticity)
+
+    def test_draws_likewise(self, both):
+        encoder, design, inputs, _ = both
+        plain = encoder.with_design(sequence=False)
+        one, other = (
+            e(inputs).sample(generator=torch.Generator().manual_seed(2))
+            for e in (plain, design)
+        )
+        for name in ('count', 'x', 'log_flux', 'galaxy'):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert not torch.equal(one.shape, other.shape)
+
+    def test_what_is_not_there_cannot_be_had(self, both):
+        _, design, _, _ = both
+        with pytest.raises(ValueError, match='no weights for sequence=True'):
+            design.with_design(sequence=True)
+
+
 def test_config_says_what_needs_what():
     with pytest.raises(ValueError, match='shapes needs galaxies'):
         EncoderConfig(shapes=True)
+    with pytest.raises(ValueError, match='shapes_only needs sequence'):
+        EncoderConfig(galaxies=True, shapes=True, shapes_only=True)
     with pytest.raises(ValueError, match='sequence needs shapes'):
         EncoderConfig(galaxies=True, sequence=True)
