@@ -38,8 +38,10 @@ ENDS = ('low', 'median', 'high')
 
 @functools.cache
 def load(name):
-    """The encoder of a name or path."""
-    return Encoder.from_pretrained(name)
+    """The encoder of a name or path; ``NAME:one-pass`` is what its first stage says."""
+    name, _, design = str(name).partition(':')
+    encoder = Encoder.from_pretrained(name)
+    return encoder.with_design(sequence=False) if design == 'one-pass' else encoder
 
 
 def labels_of_encoders(names):

@@ -221,6 +221,12 @@ def _add_ellipticities(report, label, truth, sure, bounds):
             n=n,
             **_range(0.97, 1.03),
         )
+        report.add(
+            f'{label}slope of the true ellipticity on the estimate, {words}',
+            row['ellipticity_trust'],
+            row['ellipticity_trust_err'],
+            n=n,
+        )
         if k < len(ratios):
             value, error, number = ratios[k]
             report.add(

@@ -16,11 +16,12 @@ __all__ = [
     'known_sources',
 ]
 
-# Threshold in sigma of a pixel (SEP: of the filtered image), and the contrast of
-# the deblending; all find blends, with 32 levels or 64.
-SEP_GRID = tuple(itertools.product((1.0, 1.5, 2.5), (0.005, 0.0005, 0.00005)))
-PHOTUTILS_GRID = tuple(itertools.product((1.0, 1.5, 2.5), (0.01, 0.001, 0.0001)))
+# Threshold in sigma of the filtered image, and the contrast of the deblending with
+# 32 levels, below the usual ones, which hide faint sources beside bright ones.
+SEP_GRID = tuple(itertools.product((1.0, 1.5, 2.5), (5e-4, 5e-5, 5e-6)))
+PHOTUTILS_GRID = tuple(itertools.product((1.5, 2.5), (1e-3, 1e-4, 1e-5)))
 _LEAST_PIXELS = 5
+_PHOTUTILS = ('x', 'y', 'x_peak', 'y_peak', 'segment', 'kron')
 # Width of the smoothing, that of the PSF.
 _FWHM = 3.4
 
@@ -56,7 +57,7 @@ def find_sep(exposure, threshold=1.5, contrast=0.005, *, n_levels=32):
     Returns
     -------
     found : dict of array
-        ``x``, ``y`` and fluxes in nmgy: ``isophotal`` (deblended), ``kron`` and
+        ``x``, ``y`` (centroid), ``x_peak``, ``y_peak`` and fluxes in nmgy: ``isophotal`` (deblended), ``kron`` and
         ``kron_masked``, without the pixels that belong to others.
     """
     import sep
@@ -73,7 +74,13 @@ def find_sep(exposure, threshold=1.5, contrast=0.005, *, n_levels=32):
         segmentation_map=True,
     )
     x, y = objects['x'].astype(float), objects['y'].astype(float)
-    found = {'x': x, 'y': y, 'isophotal': objects['flux'].astype(float)}
+    found = {
+        'x': x,
+        'y': y,
+        'x_peak': objects['xcpeak'].astype(float),
+        'y_peak': objects['ycpeak'].astype(float),
+        'isophotal': objects['flux'].astype(float),
+    }
     masks = {'kron': {}, 'kron_masked': {}}
     if len(x):
         number = np.arange(1, len(x) + 1, dtype=np.int32)
@@ -119,7 +126,7 @@ def find_photutils(exposure, threshold=1.5, contrast=0.001):
     Returns
     -------
     found : dict of array
-        ``x``, ``y`` and fluxes in nmgy: ``segment`` and ``kron`` (pixels that belong
+        ``x``, ``y`` (centroid), ``x_peak``, ``y_peak`` and fluxes in nmgy: ``segment`` and ``kron`` (pixels that belong
         to others are replaced by those opposite).
     """
     from photutils.segmentation import SourceCatalog, SourceFinder
@@ -135,13 +142,15 @@ def find_photutils(exposure, threshold=1.5, contrast=0.001):
         segments = finder(smooth, threshold * sigma)
         if segments is None:
             empty = np.empty(0)
-            return dict.fromkeys(('x', 'y', 'segment', 'kron'), empty)
+            return dict.fromkeys(_PHOTUTILS, empty)
         catalog = SourceCatalog(data, segments, convolved_data=smooth)
         segment = np.atleast_1d(np.asarray(catalog.segment_flux, dtype=float))
         kron = np.atleast_1d(np.asarray(catalog.kron_flux, dtype=float))
         return {
             'x': np.atleast_1d(np.asarray(catalog.x_centroid, dtype=float)),
             'y': np.atleast_1d(np.asarray(catalog.y_centroid, dtype=float)),
+            'x_peak': np.atleast_1d(catalog.maxval_xindex).astype(float),
+            'y_peak': np.atleast_1d(catalog.maxval_yindex).astype(float),
             'segment': segment,
             'kron': np.where(np.isfinite(kron), kron, segment),
         }

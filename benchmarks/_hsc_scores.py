@@ -43,13 +43,22 @@ def match_injection(found, before, injection, estimator):
         Row of ``found``. `None` if nothing lies within 1 px, or if what does was
         there before with more than half of the source's flux.
     """
-    there = np.hypot(before['x'] - injection.x, before['y'] - injection.y) < MATCH
+    there = _apart(before, injection) < MATCH
     if np.any(before[estimator][there] > 0.5 * injection.flux):
         return None
-    apart = np.hypot(found['x'] - injection.x, found['y'] - injection.y)
+    apart = _apart(found, injection)
     if len(apart) == 0 or apart.min() >= MATCH:
         return None
     return int(apart.argmin())
+
+
+def _apart(found, injection):
+    """Distances of centroids or, where these are nearer, of peaks."""
+    apart = np.hypot(found['x'] - injection.x, found['y'] - injection.y)
+    if 'x_peak' not in found:
+        return apart
+    x, y = found['x_peak'] - injection.x, found['y_peak'] - injection.y
+    return np.minimum(apart, np.hypot(x, y))
 
 
 def match_given(found, source):
@@ -74,14 +83,14 @@ def choose(errors):
     Returns
     -------
     name : object
-        That with the smallest median absolute error, where sources that were not
-        found count as wrong by all their flux.
+        That with the smallest mean absolute error, which is at most 1, as it is for
+        sources that were not found.
     """
-    return min(errors, key=lambda name: _typical(errors[name]))
+    return min(errors, key=lambda name: _mean(errors[name]))
 
 
-def _typical(error):
-    return float(np.median(np.where(np.isfinite(error), np.abs(error), 1.0)))
+def _mean(error):
+    return float(np.mean(np.where(np.isfinite(error), np.minimum(np.abs(error), 1), 1)))
 
 
 def bootstrap(statistic, values, groups, rng):

@@ -230,7 +230,7 @@ def run(options):
     known = [known_sources(blend.exposure, blend.peaks) for blend in blends]
     galaxies = galaxy_rows(Table.read(folder / 'catalogs' / 'small_cat.fits'))
     rng = np.random.default_rng(20221121)
-    n_tuning = 40 if options.quick else 200
+    n_tuning = 40 if options.quick else 100
     n_injections = 60 if options.quick else options.n_injections
     tuning, injections = (
         draw_injections(blends, known, galaxies, n, rng)
@@ -294,7 +294,7 @@ def main():
     parser.add_argument(
         '--encoder', default='hsc/hsc.safetensors', help='weights: name or file'
     )
-    parser.add_argument('--n-injections', type=int, default=1400)
+    parser.add_argument('--n-injections', type=int, default=1060)
     parser.add_argument('--tables', help='folder for the tables of the tutorial')
     parser.add_argument('--figures', help='folder for hsc_blends.png and others')
     options = parser.parse_args()

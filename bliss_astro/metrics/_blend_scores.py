@@ -23,6 +23,7 @@ _SCORES = (
     'flux_scatter',
     'flux_coverage',
     'ellipticity_slope',
+    'ellipticity_trust',
     'ellipticity_scatter',
     'ellipticity_coverage',
 )
@@ -130,6 +131,9 @@ def score_blends(
         * ``ellipticity_slope``: ``sum(e . e_true) / sum(e_true . e_true)`` of the
           matched true galaxies with an estimate, the slope of the estimate along
           the true direction; 1 of an unbiased one, less of a posterior mean or median;
+        * ``ellipticity_trust``: ``sum(e . e_true) / sum(e . e)``, the slope of the
+          truth along the estimate; 1 of a calibrated posterior mean, less of an
+          unbiased but noisy one;
         * ``ellipticity_scatter``: 1.4826 times the median of the absolute differences
           of the components e1 and e2 from the truth;
         * ``ellipticity_coverage``: share of these components whose interval holds
@@ -281,6 +285,7 @@ def _values(truth, detections, match, edges, threshold):
         'flux_coverage': pairs.covered('flux', like=unit),
         'projected': (e * e_true).sum(1),
         'power': (e_true**2).sum(1),
+        'own_power': (e**2).sum(1),
         'difference': np.abs(e - e_true),
         'ellipticity_coverage': np.where(np.isnan(e), np.nan, covered),
     }
@@ -344,9 +349,12 @@ def _statistics(values, bins, n_bins):
     power = np.where(np.isfinite(values['projected']), values['power'], np.nan)
     slope = _mean(values['projected'], bins, n_bins)
     with np.errstate(invalid='ignore', divide='ignore'):
+        trust = slope / _mean(values['own_power'], bins, n_bins)
         slope = slope / _mean(power, bins, n_bins)
     # All galaxies of a bin may be round.
-    result['ellipticity_slope'] = np.where(np.isfinite(slope), slope, np.nan)
+    for name, value in (('slope', slope), ('trust', trust)):
+        finite = np.isfinite(value)
+        result[f'ellipticity_{name}'] = np.where(finite, value, np.nan)
     scatter = _median(values['difference'], bins, n_bins)
     result['ellipticity_scatter'] = _MAD_TO_SIGMA * scatter
     return np.stack([result[name] for name in _SCORES])
