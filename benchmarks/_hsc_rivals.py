@@ -57,8 +57,9 @@ def find_sep(exposure, threshold=1.5, contrast=0.005, *, n_levels=32):
     Returns
     -------
     found : dict of array
-        ``x``, ``y`` (centroid), ``x_peak``, ``y_peak`` and fluxes in nmgy: ``isophotal`` (deblended), ``kron`` and
-        ``kron_masked``, without the pixels that belong to others.
+        ``x``, ``y`` (centroid), ``x_peak``, ``y_peak`` and fluxes in nmgy:
+        ``isophotal`` (deblended), ``kron`` and ``kron_masked``, without the pixels that
+        belong to others.
     """
     import sep
 
@@ -126,8 +127,8 @@ def find_photutils(exposure, threshold=1.5, contrast=0.001):
     Returns
     -------
     found : dict of array
-        ``x``, ``y`` (centroid), ``x_peak``, ``y_peak`` and fluxes in nmgy: ``segment`` and ``kron`` (pixels that belong
-        to others are replaced by those opposite).
+        ``x``, ``y`` (centroid), ``x_peak``, ``y_peak`` and fluxes in nmgy: ``segment``
+        and ``kron`` (pixels that belong to others are replaced by those opposite).
     """
     from photutils.segmentation import SourceCatalog, SourceFinder
     from scipy.signal import fftconvolve
@@ -149,8 +150,8 @@ def find_photutils(exposure, threshold=1.5, contrast=0.001):
         return {
             'x': np.atleast_1d(np.asarray(catalog.x_centroid, dtype=float)),
             'y': np.atleast_1d(np.asarray(catalog.y_centroid, dtype=float)),
-            'x_peak': np.atleast_1d(catalog.maxval_xindex).astype(float),
-            'y_peak': np.atleast_1d(catalog.maxval_yindex).astype(float),
+            'x_peak': np.atleast_1d(catalog.max_value_xindex).astype(float),
+            'y_peak': np.atleast_1d(catalog.max_value_yindex).astype(float),
             'segment': segment,
             'kron': np.where(np.isfinite(kron), kron, segment),
         }
