@@ -107,6 +107,29 @@ Galaxies at borders of tiles
 Isolated galaxies and stars at all places within a tile, under one noise, see
 :ref:`blends_experiment`.
 """,
+    'crowded': """\
+A globular cluster
+------------------
+
+Stars of M2 on an SDSS frame in r, brighter than r = 21, against rows of Hubble's, see
+:ref:`crowded`. Matches lie within 0.5 px and 0.5 mag. The grid of the rival has 24
+settings of threshold, PSF width, background and grouping.
+""",
+    'hsc_blends': """\
+Another survey
+--------------
+
+Sources of known flux injected into pixels of Hyper Suprime-Cam, blank and blended ones,
+see :ref:`tutorial-another-survey`. SEP and photutils have deblending on; each has the
+settings and the kind of flux that are best for it.
+""",
+    'frame_reconstruction': """\
+A frame taken apart
+-------------------
+
+From the file to the catalogue with shapes, the model image and the residuals of a
+simulated frame of 1489 x 2048 px of stars and galaxies, in a process of its own.
+""",
     'psf_told': """\
 What being told the PSF is worth
 --------------------------------
