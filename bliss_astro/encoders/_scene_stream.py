@@ -315,6 +315,8 @@ class SceneStream:
         config, n = self.config, len(cluster)
         if population == 'npe':
             factor = self._log_uniform(config.crowding, n, generator)
+            if config.cluster_fraction == 0:
+                return [factor] * 2
             inside = self._log_uniform(config.cluster_crowding, n, generator)
             return [torch.where(cluster[:, 2].isinf(), factor, inside)] * 2
         pairs = (config.star_scale, config.galaxy_scale)
