@@ -22,8 +22,8 @@ _FAINTEST = 0.02
 _N_FLUX, _N_SCENES = 16, 2
 # Less probable candidates keep what the one pass says of them.
 _IN_SEQUENCE = 0.1
-# Draws of shapes.
-_N_SHAPES = 64
+# Draws of shapes, and sources for which they are made at once.
+_N_SHAPES, _PIECE = 64, 512
 
 
 @dataclasses.dataclass
@@ -147,7 +147,6 @@ def _describe_shapes(sweep, place, sources):
     if not head.shapes:
         return
     tiles = (sources.image, sources.row, sources.column)
-    q = _quasi_random(_N_SHAPES, 6 + head.n_shape, posterior.device)
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = sweep.catalog.count[tiles].clamp(min=place + 1)
@@ -156,9 +155,22 @@ def _describe_shapes(sweep, place, sources):
     _, _, fit = posterior.position_factor(place, hidden, tiles, sweep.catalog)
     extended = head.extended(place, hidden, fit)
     layers = head.source[place]['shape']
-    sources.shapes, sources.ellipticity = draw_shapes(
-        layers, sources.flux[:, 0], extended, fit, q
-    )
+    # Where encoders follow, this is for what is hardly there: some draws, repeated.
+    n_draws = _N_SHAPES if posterior.sequence is None else _N_SHAPES // 4
+    q = _quasi_random(n_draws, 6 + head.n_shape, posterior.device)
+    parts = []
+    for index in torch.arange(len(rows), device=posterior.device).split(_PIECE):
+        some = {
+            name: value[index]
+            for name, value in fit.items()
+            if isinstance(value, torch.Tensor)
+        }
+        given = (sources.flux[index, 0], extended[index], some)
+        drawn = draw_shapes(layers, *given, q)
+        parts.append([value.repeat(1, _N_SHAPES // n_draws, 1) for value in drawn])
+    if parts:
+        shapes = [torch.cat(values) for values in zip(*parts, strict=True)]
+        sources.shapes, sources.ellipticity = shapes
 
 
 def _further_sources(sweep, place):

@@ -23,7 +23,7 @@ STAMP_RADIUS = 12
 # two that overlap would overshoot.
 _DAMPING = 0.8
 # How many stamps are worked on at once.
-_PIECE = 2048
+_PIECE = 512
 
 
 @dataclasses.dataclass
@@ -152,12 +152,19 @@ def _add_models(pixels, ellipses, sources):
         if some.active is not None:
             own = own * some.active[:, None, None]
         where, _, _ = pixels.index(some.images, some.x, some.y, STAMP_RADIUS)
-        where = torch.broadcast_tensors(*where)
-        model.index_put_(where, own, accumulate=True)
+        # One after the other: sums in an order that varies would round differently.
+        flat = _flat_index(model, where)
+        model.view(-1).index_add_(0, flat, own.reshape(-1))
         if some.point is not None:
             own = own * ~some.point[:, None, None]
-        extended.index_put_(where, own, accumulate=True)
+        extended.view(-1).index_add_(0, flat, own.reshape(-1))
     return model, extended
+
+
+def _flat_index(image, where):
+    images, rows, columns = torch.broadcast_tensors(*where)
+    ny, nx = image.shape[1:]
+    return ((images * ny + rows) * nx + columns).reshape(-1)
 
 
 def _geometry(pixels, sources) -> StarPatches:

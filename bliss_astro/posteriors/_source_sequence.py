@@ -37,7 +37,7 @@ _FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
 # Half-size of the stamps on which small sources are measured.
 _NEAR = 6
 # Sources that are looked at at once.
-_PIECE = 2048
+_PIECE = 512
 _ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
 
 
