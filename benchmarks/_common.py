@@ -8,14 +8,23 @@ import datetime as dt
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ['Report', 'Row', 'make_parser', 'ratio_with_error', 'share_with_error']
+__all__ = [
+    'Report',
+    'Row',
+    'in_subprocess',
+    'make_parser',
+    'ratio_with_error',
+    'share_with_error',
+]
 
 _PACKAGES = ('bliss_astro', 'numpy', 'scipy', 'torch', 'astropy', 'photutils', 'galsim')
 
@@ -225,3 +234,20 @@ def _plain(value):
     if isinstance(value, float):
         return float(f'{value:.6g}') if np.isfinite(value) else None
     return value
+
+
+def in_subprocess(script, task):
+    """What ``script --task`` prints, in a process of its own, and its peak in GB."""
+    environment = os.environ | {'OMP_NUM_THREADS': str(task['threads'])}
+    command = [sys.executable, str(script), '--task', json.dumps(task)]
+    with tempfile.TemporaryFile('w+') as output:
+        process = subprocess.Popen(command, stdout=output, env=environment)
+        # Unlike RUSAGE_CHILDREN this is the peak of this very process.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command[:2])
+        output.seek(0)
+        result = json.loads(output.read().splitlines()[-1])
+    scale = 1e9 if sys.platform == 'darwin' else 1e6  # bytes or kB
+    return result | {'peak_gb': usage.ru_maxrss / scale}

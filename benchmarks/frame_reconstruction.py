@@ -5,15 +5,12 @@ A whole SDSS-sized frame taken apart: catalogue with shapes, model and residuals
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from _common import Report, make_parser
+from _common import Report, in_subprocess, make_parser
 
 _SHAPE = (1489, 2048)
 
@@ -89,21 +86,6 @@ def _run_once(task):
     print(json.dumps(told))
 
 
-def _in_subprocess(task):
-    environment = os.environ | {'OMP_NUM_THREADS': str(task['threads'])}
-    command = [sys.executable, __file__, '--task', json.dumps(task)]
-    with tempfile.TemporaryFile('w+') as output:
-        process = subprocess.Popen(command, stdout=output, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command[:2])
-        output.seek(0)
-        result = json.loads(output.read().splitlines()[-1])
-    scale = 1e9 if sys.platform == 'darwin' else 1e6  # bytes or kB
-    return result | {'peak_gb': usage.ru_maxrss / scale}
-
-
 def main():
     parser = make_parser(__doc__.strip())
     parser.add_argument('--image', help='frame file; simulated if not given')
@@ -126,7 +108,7 @@ def main():
             _simulate(files['image'])
         for encoder in arguments.encoder:
             task = {'files': files, 'threads': arguments.threads, 'encoder': encoder}
-            runs = [_in_subprocess(task) for _ in range(repeats)]
+            runs = [in_subprocess(__file__, task) for _ in range(repeats)]
             _report(report, Path(encoder).stem, runs)
     report.details = {'repeats': repeats, 'image': arguments.image or 'simulated'}
     report.finish()

@@ -5,15 +5,12 @@ A whole SDSS-sized frame, file read to table: bliss_astro against photutils.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from _common import Report, make_parser, ratio_with_error
+from _common import Report, in_subprocess, make_parser, ratio_with_error
 
 _SHAPE = (1489, 2048)
 
@@ -91,23 +88,6 @@ def _run_once(task):
     print(json.dumps({'seconds': seconds, 'n_sources': n_sources}))
 
 
-def _in_subprocess(task):
-    """Run one way; returns its seconds, number of sources and peak memory in GB."""
-    environment = os.environ | {'OMP_NUM_THREADS': str(task['threads'])}
-    command = [sys.executable, __file__, '--task', json.dumps(task)]
-    with tempfile.TemporaryFile('w+') as output:
-        process = subprocess.Popen(command, stdout=output, env=environment)
-        # Unlike RUSAGE_CHILDREN this is the peak of this very process.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command[:2])
-        output.seek(0)
-        result = json.loads(output.read().splitlines()[-1])
-    scale = 1e9 if sys.platform == 'darwin' else 1e6  # bytes or kB
-    return result | {'peak_gb': usage.ru_maxrss / scale}
-
-
 # -- an image where none is given ------------------------------------------------------
 
 
@@ -154,7 +134,7 @@ def _fastest(arguments, task, of_smoothed):
     ways = [{'way': 'photutils', 'n_processes': 1, 'of_smoothed': of_smoothed}]
     if arguments.threads > 1 and not arguments.quick:
         ways.append(ways[0] | {'n_processes': arguments.threads})
-        seconds = [min(_in_subprocess(task | way)['seconds']) for way in ways]
+        seconds = [min(in_subprocess(__file__, task | way)['seconds']) for way in ways]
         return ways[int(np.argmin(seconds))]
     return ways[0]
 
@@ -172,7 +152,7 @@ def _measure(report, arguments, files):
     results = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            results[name].append(_in_subprocess(task | way))
+            results[name].append(in_subprocess(__file__, task | way))
     times = {
         k: np.array([result['seconds'] for result in v]) for k, v in results.items()
     }

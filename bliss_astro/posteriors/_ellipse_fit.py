@@ -16,9 +16,17 @@ from bliss_astro.psf._mixture import (
     normalization_of_shape,
 )
 
-__all__ = ['N_ELLIPSE', 'Ellipses', 'ellipse_features', 'fit_ellipses', 'model_of']
+__all__ = [
+    'ELLIPSE_NAMES',
+    'N_ELLIPSE',
+    'Ellipses',
+    'ellipse_features',
+    'fit_ellipses',
+    'model_of',
+]
 
-# Numbers that `ellipse_features` tells.
+# Names of what `ellipse_features` returns, and how many numbers the first holds.
+ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
 N_ELLIPSE = 9
 # Logarithm of the blur's variance in square pixels: start, prior's width, range.
 _START, _SPREAD, _LEAST, _MOST = 0.5, 1.5, -4.0, 4.5

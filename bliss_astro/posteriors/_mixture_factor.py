@@ -127,15 +127,3 @@ class MixtureFactor:
         shape = (*self.mean.shape[:-2], 1 + self.mean.shape[-1])
         q = torch.rand(shape, generator=generator, device=self.mean.device)
         return self.quantile_draw(q)
-
-    def expand_draws(self, n_draws: int) -> 'MixtureFactor':
-        """The same for ``n_draws`` draws each, along a new last batch dimension."""
-        out = object.__new__(MixtureFactor)
-        for name, kept in (('log_weights', 1), ('mean', 2), ('factor', 3)):
-            value = getattr(self, name)
-            where = value.dim() - kept
-            value = value.unsqueeze(where)
-            size = list(value.shape)
-            size[where] = n_draws
-            setattr(out, name, value.expand(size))
-        return out

@@ -22,7 +22,7 @@ import torch
 from bliss_astro.rendering import adaptive_moments
 
 from ._catalog_head import split_types
-from ._ellipse_fit import Ellipses, ellipse_features, fit_ellipses
+from ._ellipse_fit import ELLIPSE_NAMES, Ellipses, ellipse_features, fit_ellipses
 from ._galaxy_bank import measure_sizes
 from ._grid import TileCatalog
 from ._head import LOG_FLUX_CEILING
@@ -38,7 +38,6 @@ _FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
 _NEAR = 6
 # Sources that are looked at at once.
 _PIECE = 512
-_ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
 
 
 class SourceSequence:
@@ -218,7 +217,7 @@ class SourceSequence:
             'size_log_flux': size_log_flux,
             'size_error': size_error,
             **star,
-            **dict(zip(_ELLIPSE_NAMES, ellipse, strict=True)),
+            **dict(zip(ELLIPSE_NAMES, ellipse, strict=True)),
         }
 
     def _types(self, scene, sources, index):

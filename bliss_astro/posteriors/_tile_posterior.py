@@ -8,7 +8,7 @@ import torch
 from bliss_astro.psf._mixture import profile_of_shape
 from bliss_astro.rendering import adaptive_moments
 
-from ._ellipse_fit import Ellipses, ellipse_features, fit_ellipses
+from ._ellipse_fit import ELLIPSE_NAMES, Ellipses, ellipse_features, fit_ellipses
 from ._galaxy_bank import measure_sizes
 from ._grid import COLOURS, TileCatalog, TileGrid
 from ._head import LOG_FLUX_CEILING
@@ -25,8 +25,6 @@ _WIDE_RADIUS = 12
 _PIECE = 1024
 # Half-size of those on which ellipses are fitted.
 _ELLIPSE_RADIUS = 9
-# Names of what `ellipse_features` returns.
-_ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
 
 
 def _ellipses(patches, x, y, flux, floor):
@@ -148,7 +146,7 @@ class TilePosterior:
         if self.head.galaxies:
             names = ('told', 'size_log_flux', 'size_error', 'shifts')
             if self.head.shapes:
-                names = (*names, *_ELLIPSE_NAMES)
+                names = (*names, *ELLIPSE_NAMES)
             sizes = self._sizes(tiles, patches, (x, y, flux, floor))
             extended = dict(zip(names, sizes, strict=True))
         return extended | {
