@@ -30,6 +30,7 @@ _SCALARS = {
     'BKGERROR': ('bkg_error', 'noise of a pixel of sky'),
     'EFFGAIN': ('effective_gain', 'electrons per unit'),
 }
+_ERRORS = {'PSFERR': 'psf_error', 'BKGRELER': 'background_error'}
 _PSF_KEYS = ('S1', 'S2', 'B', 'SP', 'P0', 'BETA', 'E1', 'E2')
 
 
@@ -159,6 +160,8 @@ def write_simulated(exposure, truth, path, *, overwrite):
     header['BUNIT'] = exposure.unit.to_string()
     for key, (name, comment) in _SCALARS.items():
         header[key] = (float(getattr(exposure, name)), comment)
+    for key, name in _ERRORS.items():
+        header[key] = (float(getattr(exposure, name)), f'relative {name}')
     for key, value in zip(
         ('NOISECX', 'NOISECY'), exposure.noise_correlation, strict=True
     ):
@@ -226,6 +229,8 @@ def read_simulated(hdus):
     try:
         unit = u.Unit(header['BUNIT'])
         known = {name: header[key] for key, (name, _) in _SCALARS.items()}
+        # Files of earlier versions do not have them.
+        known |= {name: header[key] for key, name in _ERRORS.items() if key in header}
         exposure = Exposure(
             np.asarray(hdus[0].data, dtype=float),
             **known,

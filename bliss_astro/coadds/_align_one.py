@@ -186,6 +186,17 @@ def _build(exposure, grid, box, image, noise, method):
         wcs=grid.wcs,
         unit=exposure.unit,
         noise_kernel=noise.kernel,
+        psf_error=exposure.psf_error,
+        background_error=_background_error(exposure, noise, good),
         coverage=coverage,
         meta=exposure.meta | {'align_method': method},
     )
+
+
+def _background_error(exposure, noise, good):
+    """
+    Error of the sky in units of the new noise, which resampling reduces.
+    """
+    level = exposure.background_error * float(np.median(exposure.bkg_error))
+    scale = np.median(noise.area[good] / np.sqrt(noise.variance[good]))
+    return level * float(scale)

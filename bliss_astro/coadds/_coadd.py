@@ -58,6 +58,12 @@ class Coadd(Exposure):
     saturated : 2D bool array_like, optional
         Pixels in which no exposure could be used, some because of saturation.
 
+    psf_error : float, optional
+        Relative error of the width of the PSF (standard deviation).
+
+    background_error : float, optional
+        Error of ``background`` (standard deviation), in units of ``bkg_error``.
+
     meta : dict, optional
         Whatever else is known. `coadd_exposures` says what it did.
 
@@ -133,6 +139,8 @@ class Coadd(Exposure):
         unit=None,
         saturation=None,
         saturated=None,
+        psf_error=0.01,
+        background_error=0.05,
         meta=None,
         noise_kernel=None,
         n_exposures=None,
@@ -162,6 +170,8 @@ class Coadd(Exposure):
             saturation=saturation,
             saturated=saturated,
             noise_correlation=(kernel[half, half + 1], kernel[half + 1, half]),
+            psf_error=psf_error,
+            background_error=background_error,
             meta=meta,
         )
         self.noise_kernel = kernel

@@ -29,6 +29,8 @@ _NAMES = {
     'background': 'BACKGRND',
     'read_noise': 'RDNOISE',
     'saturation': 'SATURATE',
+    'psf_error': 'PSFERR',
+    'background_error': 'BKGRELER',
 }
 _BAD, _SATURATED = 1, 2
 

@@ -287,6 +287,8 @@ def _build(sums, stream, meta):
         wcs=stream.wcs,
         unit=stream.scale.unit,
         noise_kernel=sums.kernel(),
+        psf_error=sums.psf_error,
+        background_error=sums.background_error,
         n_exposures=sums.count,
         meta=meta,
     )

@@ -165,6 +165,7 @@ class CoaddSums:
         self.count = np.zeros(shape, dtype=np.int32)
         self.saturated = np.zeros(shape, dtype=bool)
         self._kernel = np.zeros((*self.cells.shape, 5, 5))
+        self._psf_error = self._background_error = 0.0
 
     def add(self, layer, weight=None):
         """
@@ -187,6 +188,9 @@ class CoaddSums:
         self.inverse_gain += squared / layer.gain
         self.count += weight > 0
         self.saturated |= layer.exposure.saturated
+        # Errors of the PSF are taken to be common to all, those of the sky not.
+        self._psf_error += weight.sum() * layer.exposure.psf_error
+        self._background_error += share.sum() * layer.exposure.background_error**2
         self._add_kernel(input_kernel(layer.exposure), self.cells.sum(share))
         self.psf.add(layer.exposure, self.cells.sum(weight), layer.index)
 
@@ -198,6 +202,16 @@ class CoaddSums:
             for cell in np.ndindex(*self.cells.shape):
                 self._kernel[cell] = _pad(old[cell], shape)
         self._kernel += share[..., None, None] * _pad(kernel, shape)
+
+    @property
+    def psf_error(self):
+        """Relative error of the width of the PSF."""
+        return float(self._psf_error / self.weight.sum())
+
+    @property
+    def background_error(self):
+        """Error of the sky in units of the noise of the mean."""
+        return float(np.sqrt(self._background_error / self.variance.sum()))
 
     @property
     def mean(self):

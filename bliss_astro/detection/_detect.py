@@ -55,6 +55,8 @@ def detect_sources(
     effective_gain=None,
     mask=None,
     wcs=None,
+    psf_error=None,
+    background_error=None,
     density=None,
     flux_min=None,
     population='sky',
@@ -113,6 +115,14 @@ def detect_sources(
 
     wcs : WCS object, optional
         Celestial coordinates; adds ``sky_centroid``.
+
+    psf_error : float, optional
+        Relative error of the width of the PSF; by default 0.01 for one that is
+        given.
+
+    background_error : float, optional
+        Error of the background in units of ``bkg_error``; by default 0.05 for one
+        that is given, and 0.1 for one that is measured.
 
     density : float or 2D array_like, optional
         Prior density of sources per pixel above the flux floor, one number
@@ -183,6 +193,8 @@ def detect_sources(
         effective_gain=effective_gain,
         mask=mask,
         wcs=wcs,
+        psf_error=psf_error,
+        background_error=background_error,
     )
     encoder = _as_encoder(encoder, device)
     if population not in ('sky', 'npe'):

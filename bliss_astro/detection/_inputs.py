@@ -23,6 +23,8 @@ _MIN_STARS = 3
 # Correlations of the noise below this are taken for none.
 _LEAST_CORRELATION = 0.07
 _MIN_PIXELS = 1000
+# Error of a background from a mesh, in units of the noise of a pixel.
+_MESH_ERROR = 0.1
 _NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
 # Light only adds, so no sky is that many sigma below the background; and
 # no star is that many above it.
@@ -40,8 +42,8 @@ def as_exposure(data, **given):
         The image.
 
     **given
-        ``psf, background, bkg_error, effective_gain, mask, wcs``; those
-        that are `None` are estimated.
+        ``psf, background, bkg_error, effective_gain, mask, wcs, psf_error,
+        background_error``; those that are `None` are estimated.
 
     Returns
     -------
@@ -179,6 +181,8 @@ def _from_array(data, given, estimated, *, error=None):
     if 'background' not in given:
         exposure = exposure.replace(background=_background(exposure))
         estimated['background'] = 'photutils Background2D'
+        if 'background_error' not in given:
+            exposure = exposure.replace(background_error=_MESH_ERROR)
     if error is not None:
         if 'effective_gain' in given:
             noise = sky_noise(

@@ -15,6 +15,7 @@ from ._validate import (
     check_map,
     check_mask,
     check_positive,
+    check_relative,
     image_unit,
     strip_units,
 )
@@ -87,6 +88,12 @@ class Exposure:
         Correlation of the noise of pixels next to each other in x and in y: 0
         for an image as the camera took it, positive after resampling.
 
+    psf_error : float, optional
+        Relative error of the width of the PSF (standard deviation).
+
+    background_error : float, optional
+        Error of ``background`` (standard deviation), in units of ``bkg_error``.
+
     meta : dict, optional
         Whatever else is known.
 
@@ -107,7 +114,7 @@ class Exposure:
     saturation : float, `~numpy.ndarray` or None
         See the parameters.
 
-    psf, wcs, noise_correlation : object
+    psf, wcs, noise_correlation, psf_error, background_error : object
         See the parameters.
 
     unit : `~astropy.units.Unit` or None
@@ -154,6 +161,8 @@ class Exposure:
         'saturation',
         'saturated',
         'noise_correlation',
+        'psf_error',
+        'background_error',
         'meta',
     )
 
@@ -172,6 +181,8 @@ class Exposure:
         saturation=None,
         saturated=None,
         noise_correlation=(0.0, 0.0),
+        psf_error=0.01,
+        background_error=0.05,
         meta=None,
     ):
         self.unit = image_unit(data, unit)
@@ -196,6 +207,8 @@ class Exposure:
         )
         self.wcs = check_wcs(wcs)
         self.noise_correlation = check_correlation(noise_correlation)
+        self.psf_error = check_relative('psf_error', psf_error)
+        self.background_error = check_relative('background_error', background_error)
         self.meta = dict(meta or {})
         self._psf_access = psf if isinstance(psf, PSFAccess) else None
         if self._psf_access is None:
@@ -428,8 +441,9 @@ class Exposure:
             Image, mask, WCS, unit (dimensionless if there is none), meta, an
             image of the PSF at the centre, and as its uncertainty the total
             error. What is one number for all pixels stands in its meta under
-            ``EFFGAIN``, ``BKGLEVEL``, ``RDNOISE`` and ``SATURATE``; maps of
-            these are not kept, and `from_nddata` needs them again.
+            ``EFFGAIN``, ``BKGLEVEL``, ``RDNOISE``, ``SATURATE``, ``PSFERR`` and
+            ``BKGRELER``; maps of these are not kept, and `from_nddata` needs them
+            again.
         """
         from ._nddata import write_ccddata
 

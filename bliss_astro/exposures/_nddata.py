@@ -15,6 +15,8 @@ _KEYWORDS = {
     'background': 'BKGLEVEL',
     'read_noise': 'RDNOISE',
     'saturation': 'SATURATE',
+    'psf_error': 'PSFERR',
+    'background_error': 'BKGRELER',
 }
 
 
@@ -92,6 +94,8 @@ def _unit_of(name, unit):
     """
     if name == 'effective_gain':
         return u.electron / unit
+    if name in ('psf_error', 'background_error'):
+        return u.dimensionless_unscaled
     return u.electron if name == 'read_noise' else unit
 
 

@@ -13,6 +13,7 @@ __all__ = [
     'check_map',
     'check_mask',
     'check_positive',
+    'check_relative',
     'image_unit',
     'strip_units',
 ]
@@ -256,6 +257,43 @@ def check_correlation(noise_correlation):
         )
         raise ValueError(msg)
     return along_x, along_y
+
+
+def check_relative(name, value):
+    """
+    Check an error that is stated in units of another quantity.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for messages.
+
+    value : float
+        The error.
+
+    Returns
+    -------
+    value : float
+        The same.
+
+    Raises
+    ------
+    TypeError
+        If it is not one real number.
+
+    ValueError
+        If it is negative, not finite, or has a unit.
+    """
+    if isinstance(value, u.Quantity):
+        if not value.unit.is_equivalent(u.dimensionless_unscaled):
+            msg = f'{name} must be without a unit; got {value.unit}.'
+            raise ValueError(msg)
+        value = value.to_value(u.dimensionless_unscaled)
+    array = np.asarray(value)
+    if array.ndim or array.dtype.kind not in 'fiu':
+        msg = f'{name} must be one real number; got {value!r:.60}.'
+        raise TypeError(msg)
+    return check_positive(name, float(array), True, zero=True)
 
 
 def image_unit(data, unit):

@@ -57,6 +57,8 @@ def coadd():
         unit=u.nmgy,
         noise_kernel=KERNEL,
         n_exposures=counts,
+        psf_error=0.03,
+        background_error=0.11,
         meta={'band': 'r', 'n_clipped': [1, 2], 'number': np.float64(2.5)},
     )
 
@@ -72,6 +74,8 @@ def assert_same(one, other):
         assert_array_equal(getattr(other, name), getattr(one, name))
         assert np.ndim(getattr(other, name)) == np.ndim(getattr(one, name))
     assert other.saturation == one.saturation
+    assert other.psf_error == one.psf_error
+    assert other.background_error == one.background_error
     assert other.unit == one.unit
     assert other.meta == one.meta
     assert_allclose(other.psf_at(11, 3).shape_vector, one.psf_at(11, 3).shape_vector)

@@ -224,6 +224,24 @@ def test_aligned_exposures_give_the_same(rng):
     assert_allclose(at_once.noise_kernel, in_two.noise_kernel)
 
 
+def test_errors_of_psf_and_sky_follow():
+    """
+    Errors of the skies are independent; in units of the noise they stay.
+    """
+    shape = (40, 50)
+    grid = tan(shape)
+    same = [flat(0, wcs=grid, psf_error=0.02, background_error=0.2)] * 3
+    coadd = coadd_exposures(same)
+    assert coadd.psf_error == pytest.approx(0.02)
+    assert coadd.background_error == pytest.approx(0.2)
+    two = coadd_exposures([same[0], same[0].replace(psf_error=0.06)], 'uniform')
+    assert two.psf_error == pytest.approx(0.04)
+    # Resampling by half a pixel halves the noise of a pixel, not the error of the sky.
+    moved = coadd_exposures(same[:1], wcs_out=tan(shape, 0.5, 0.5), shape_out=shape)
+    assert np.median(moved.bkg_error) == pytest.approx(0.5, rel=0.01)
+    assert moved.background_error == pytest.approx(0.4, rel=0.02)
+
+
 def test_nothing_is_resampled_without_need():
     """
     Exposures of one grid: a plain mean, with independent noise.

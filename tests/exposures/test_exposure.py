@@ -144,6 +144,23 @@ class TestNumbers:
         assert kept.dtype == np.float32
         assert isinstance(getattr(make(**{name: 3}), name), float)
 
+    @pytest.mark.parametrize('name', ['psf_error', 'background_error'])
+    def test_errors_of_what_is_stated(self, name):
+        default = {'psf_error': 0.01, 'background_error': 0.05}
+        assert getattr(make(), name) == default[name]
+        assert getattr(make(**{name: 0}), name) == 0.0
+        exposure = make(**{name: 10 * u.percent})
+        assert getattr(exposure, name) == pytest.approx(0.1)
+        assert getattr(exposure.replace(meta={}), name) == pytest.approx(0.1)
+        for value in (-0.1, np.nan, np.inf):
+            with pytest.raises(ValueError, match=f'{name} must be finite and not neg'):
+                make(**{name: value})
+        with pytest.raises(ValueError, match=f'{name} must be without a unit; got pix'):
+            make(**{name: 0.1 * u.pix})
+        for value in ('large', True, None, [0.1], np.full(SHAPE, 0.1)):
+            with pytest.raises(TypeError, match=f'{name} must be one real number'):
+                make(**{name: value})
+
     def test_other_errors(self):
         with pytest.raises(ValueError, match='background must be finite'):
             make(background=np.nan)
@@ -249,6 +266,8 @@ class TestCutout:
             wcs=simple_wcs,
             unit='nmgy',
             noise_correlation=(0.25, 0.2),
+            psf_error=0.02,
+            background_error=0.3,
             meta={'field': 12},
         )
         part = exposure[3:11, 6:30]
@@ -259,6 +278,7 @@ class TestCutout:
         assert part.saturated[2, 0]
         assert part.unit == u.nmgy
         assert part.noise_correlation == (0.25, 0.2)
+        assert (part.psf_error, part.background_error) == (0.02, 0.3)
         assert part.meta == {'field': 12}
         assert_allclose(
             part.wcs.wcs_pix2world(2, 1, 0), simple_wcs.wcs_pix2world(8, 4, 0)
@@ -377,13 +397,22 @@ class TestNDData:
         data[4, 5] = 300.0
         mask = np.zeros(SHAPE, bool)
         mask[0, 3] = True
-        exposure = make(data, mask=mask, wcs=simple_wcs, unit='nmgy', meta={'a': 1})
+        exposure = make(
+            data,
+            mask=mask,
+            wcs=simple_wcs,
+            unit='nmgy',
+            psf_error=0.04,
+            background_error=0.2,
+            meta={'a': 1},
+        )
         ccd = exposure.to_ccddata()
         assert ccd.unit == u.nmgy
         assert_allclose(ccd.uncertainty.array[4, 5], np.sqrt(4 + 300 / 4))
         back = Exposure.from_ccddata(ccd)
         assert_allclose(back.bkg_error, 2, rtol=1e-12)
         assert back.effective_gain == 4
+        assert (back.psf_error, back.background_error) == (0.04, 0.2)
         assert_array_equal(back.mask, exposure.mask)
         assert back.unit == u.nmgy
         assert back.meta == {'a': 1}
