@@ -6,13 +6,14 @@ The table of detected sources.
 from astropy.table import QTable
 
 from ._build import make_columns
+from ._checks import own_exposure
 from ._columns import REQUIRED_COLUMNS
 from ._display import CatalogFormatter, headline
 from ._flags import decode_flags
 from ._intervals import draws, interval
 from ._io import read_catalog, write_catalog
 from ._meta import default_meta, header_to_wcs, make_record, plain_value
-from ._record import ImageRecord
+from ._record import FACT_KEYS, FactRecord, ImageRecord
 from ._shapes import SHAPE_NAMES, explain_no_shapes, pixel_scale
 
 __all__ = ['ProbabilisticCatalog']
@@ -163,6 +164,9 @@ class ProbabilisticCatalog(QTable):
         catalog = cls(made, copy=False)
         catalog.meta.update(default_meta())
         catalog.meta.update(plain_value(meta))
+        for name in FACT_KEYS:
+            if name in meta:
+                catalog.meta[name] = FactRecord(catalog.meta[name])
         catalog.meta['image'] = make_record(
             len(catalog),
             posterior=posterior,
@@ -201,6 +205,17 @@ class ProbabilisticCatalog(QTable):
     @posterior.setter
     def posterior(self, value):
         self.meta['image'] = self.image.replaced(posterior=value)
+
+    @property
+    def exposure(self):
+        """
+        The image that the rows were found in, with all that was estimated of it.
+
+        The `~bliss_astro.exposures.Exposure` that was measured, or `None`: after
+        reading a file, which does not keep it, after stacking rows of several
+        images, and for catalogues that `detect_sources` did not make.
+        """
+        return getattr(self.posterior, 'exposure', None)
 
     @property
     def wcs(self):
@@ -283,7 +298,7 @@ class ProbabilisticCatalog(QTable):
         """
         return draws(self, column, n_samples=n_samples, rng=rng)
 
-    def check(self, exposure, *, n_draws=3, rng=None, regions=None):
+    def check(self, exposure=None, *, n_draws=3, rng=None, regions=None):
         """
         Compare the catalogue with the image that it was made of.
 
@@ -295,8 +310,9 @@ class ProbabilisticCatalog(QTable):
 
         Parameters
         ----------
-        exposure : `~bliss_astro.exposures.Exposure`
-            The image that the catalogue was made of, with its PSF.
+        exposure : `~bliss_astro.exposures.Exposure`, optional
+            The image that the catalogue was made of, with its PSF; by default
+            `exposure`, which files do not keep.
 
         n_draws : int, optional
             Number of catalogues to draw. Tests use the first one, maps
@@ -323,7 +339,8 @@ class ProbabilisticCatalog(QTable):
 
         ValueError
             If the exposure has another shape or unit than the catalogue, or
-            no PSF, or if there is no posterior to draw from.
+            no PSF, if there is no posterior to draw from, or if there is
+            neither ``exposure`` nor one that the catalogue remembers.
 
         Notes
         -----
@@ -354,12 +371,53 @@ class ProbabilisticCatalog(QTable):
         >>> from bliss_astro import CoaddSimulator, detect_sources
         >>> exposure, truth = CoaddSimulator().simulate(rng=3)
         >>> catalog = detect_sources(exposure)
-        >>> catalog.check(exposure, rng=1).passed
+        >>> catalog.check(rng=1).passed
         True
         """
         from ._check import check_catalog
 
+        exposure = own_exposure(self, exposure)
         return check_catalog(self, exposure, n_draws=n_draws, rng=rng, regions=regions)
+
+    def reconstruct(self, exposure=None, *, n_draws=0, rng=None):
+        """
+        Take the image apart into the rows and what is left over.
+
+        Parameters
+        ----------
+        exposure : `~bliss_astro.exposures.Exposure`, optional
+            The image; by default `exposure`, which files do not keep.
+
+        n_draws, rng
+            As for `~bliss_astro.catalog.reconstruct`.
+
+        Returns
+        -------
+        reconstruction : `~bliss_astro.catalog.Reconstruction`
+            Model, residual and each source's share of the data.
+
+        Raises
+        ------
+        ValueError
+            As for `~bliss_astro.catalog.reconstruct`, or if there is neither
+            ``exposure`` nor one that the catalogue remembers.
+
+        See Also
+        --------
+        bliss_astro.catalog.reconstruct : The same, with all about it.
+
+        Examples
+        --------
+        >>> from bliss_astro import CoaddSimulator, detect_sources
+        >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+        >>> catalog = detect_sources(exposure, encoder='stars')
+        >>> catalog.reconstruct().residual.shape == exposure.shape
+        True
+        """
+        from ._reconstruct import reconstruct
+
+        exposure = own_exposure(self, exposure)
+        return reconstruct(exposure, self, n_draws=n_draws, rng=rng)
 
     def render(self, *, shape=None, cutout=None, psf=None):
         """

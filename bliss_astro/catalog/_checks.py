@@ -7,7 +7,7 @@ import numbers
 
 import numpy as np
 
-__all__ = ['check_count', 'check_threshold']
+__all__ = ['check_count', 'check_threshold', 'own_exposure']
 
 
 def check_threshold(threshold):
@@ -76,3 +76,35 @@ def check_count(name, value):
         msg = f'{name} must be a whole number, 0 or more, got {value!r:.60}'
         raise ValueError(msg)
     return int(value)
+
+
+def own_exposure(catalog, exposure):
+    """
+    Settle which exposure a catalogue is compared with.
+
+    Parameters
+    ----------
+    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
+        The catalogue.
+
+    exposure : `~bliss_astro.exposures.Exposure` or None
+        What was given.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        That, or the one that the catalogue was made of.
+
+    Raises
+    ------
+    ValueError
+        If there is neither.
+    """
+    exposure = catalog.exposure if exposure is None else exposure
+    if exposure is None:
+        msg = (
+            'exposure must be given: the catalogue does not hold the image that it was '
+            'made of (files do not keep it, nor do stacked tables)'
+        )
+        raise ValueError(msg)
+    return exposure

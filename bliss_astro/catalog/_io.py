@@ -6,6 +6,7 @@ Catalogues to files and back: formats, overwriting, damaged files.
 import os
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import astropy.units as u
@@ -18,7 +19,7 @@ from .._atomic import atomic_write
 from .._warnings import PosteriorDroppedWarning
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
 from ._formats import READERS, WRITERS, plain_table
-from ._record import DateText, ImageRecord
+from ._record import FACT_KEYS, DateText, FactRecord, ImageRecord
 
 __all__ = ['FORMATS', 'read_catalog', 'write_catalog']
 
@@ -191,6 +192,9 @@ def _restore(cls, table, meta):
     catalog.meta.update(meta)
     if 'date' in meta:
         catalog.meta['date'] = DateText(meta['date'])
+    for name in FACT_KEYS:
+        if isinstance(meta.get(name), Mapping):
+            catalog.meta[name] = FactRecord(meta[name])
     catalog.meta['image'] = ImageRecord(meta.get('image', {}))
     return catalog
 

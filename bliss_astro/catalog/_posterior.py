@@ -64,6 +64,15 @@ class CatalogPosterior:
 
     meta : dict, optional
         For the tables.
+
+    exposure : `~bliss_astro.exposures.Exposure` or None, optional
+        The image with all that was given and estimated.
+
+    Attributes
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure` or None
+        The image, as it was measured; the same object and no copy.  Files do not
+        keep it.
     """
 
     def __init__(
@@ -75,7 +84,9 @@ class CatalogPosterior:
         wcs=None,
         flags=None,
         meta=None,
+        exposure=None,
     ):
+        self.exposure = exposure
         self.tile_posterior = tile_posterior
         shape = tile_posterior.grid.shape
         self.flux_floor = np.broadcast_to(np.asarray(flux_floor, float), shape)

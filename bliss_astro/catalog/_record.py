@@ -17,7 +17,13 @@ from astropy.utils.metadata import MergeStrategy
 
 from .._warnings import PosteriorDroppedWarning
 
-__all__ = ['DateText', 'ImageRecord', 'merge_records']
+__all__ = ['FACT_KEYS', 'DateText', 'FactRecord', 'ImageRecord', 'merge_records']
+
+FACT_KEYS = ('estimated', 'check')
+"""What of a catalogue's meta is held as a `FactRecord`."""
+
+# The numbers of an entry that are printed first.
+_FIRST = ('value', 'fwhm')
 
 
 class ImageRecord(Mapping):
@@ -106,6 +112,85 @@ class ImageRecord(Mapping):
         return uid is not None and uid == other.get('uid')
 
 
+class FactRecord(Mapping):
+    """
+    Facts about the image of a catalogue as plain values, printed one a line.
+
+    A read-only mapping of names to numbers, strings, lists or mappings of
+    those.  An entry that is a mapping may hold ``'unit'`` (of its numbers, a
+    str) and ``'source'`` (where they come from, a str).  When rows of several
+    images are stacked, what is equal for all is kept.
+
+    Parameters
+    ----------
+    values : mapping, optional
+        Plain values.
+    """
+
+    def __init__(self, values=()):
+        self._values = dict(values)
+
+    def __getitem__(self, key):
+        return self._values[key]
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+    # A record is never altered.
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __repr__(self):
+        if not self._values:
+            return '{}'
+        # YAML sorts, so any other order would not survive files.
+        return '\n'.join(f'{name}: {fact_text(self[name])}' for name in sorted(self))
+
+
+def fact_text(entry):
+    """
+    Put an entry of a `FactRecord` into words.
+
+    Parameters
+    ----------
+    entry : object
+        A plain value, or a mapping with ``'unit'`` and ``'source'``.
+
+    Returns
+    -------
+    text : str
+        Numbers with their unit, and the source in brackets.
+    """
+    if not isinstance(entry, Mapping):
+        return _number_text(entry)
+    parts, unit = [], entry.get('unit') or ''
+    for name in sorted(entry, key=lambda name: (name not in _FIRST, name)):
+        if name in ('unit', 'source'):
+            continue
+        text = _number_text(entry[name])
+        parts.append(text if name == 'value' else f'{name} {text}')
+        if unit and len(parts) == 1:
+            parts[0] += f' {unit}'
+    text = ', '.join(parts)
+    source = entry.get('source')
+    return f'{text} ({source})' if source else text
+
+
+def _number_text(value):
+    """Four digits of a number, or of each number of a list."""
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    if isinstance(value, list | tuple):
+        return ', '.join(_number_text(item) for item in value)
+    return str(value)
+
+
 class DateText(str):
     """
     The date of a catalogue; the later one stays when catalogues are stacked.
@@ -174,6 +259,16 @@ class _MergeImageRecords(MergeStrategy):
         return cls.merge(left, right)
 
 
+class _MergeFacts(MergeStrategy):
+    types = (FactRecord, FactRecord)
+    enabled = True
+
+    @classmethod
+    def merge(cls, left, right):
+        same = {k: left[k] for k in left if k in right and left[k] == right[k]}
+        return FactRecord(same)
+
+
 class _MergeDates(MergeStrategy):
     types = (DateText, DateText)
     enabled = True
@@ -186,6 +281,9 @@ class _MergeDates(MergeStrategy):
 # A plain table made of a catalogue keeps these in its meta, and can be written.
 AstropyDumper.add_representer(
     ImageRecord, lambda dumper, record: dumper.represent_dict(dict(record))
+)
+AstropyDumper.add_representer(
+    FactRecord, lambda dumper, record: dumper.represent_dict(dict(record))
 )
 AstropyDumper.add_representer(
     DateText, lambda dumper, text: dumper.represent_str(str(text))

@@ -185,6 +185,7 @@ def _measure(options):
     Read the image and detect.
     """
     from bliss_astro.detection import detect_sources
+    from bliss_astro.detection._estimates import image_line
     from bliss_astro.encoders import load_encoder
 
     from ._images import read_image_file
@@ -205,7 +206,9 @@ def _measure(options):
         progress_bar=is_terminal(sys.stderr) and not options.quiet,
         **known,
     )
-    return catalog, image, time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
+    status(options, image_line(catalog.meta['estimated'], image.data.shape))
+    return catalog, image, seconds
 
 
 def _article(kind):

@@ -22,6 +22,7 @@ from bliss_astro.posteriors import TileGrid
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
 from ._domain import Domain, check_domain
+from ._estimates import estimate_record
 from ._inputs import as_exposure
 from ._pixel_statistics import pixel_statistics
 
@@ -71,7 +72,8 @@ def detect_sources(
     The encoder returns a posterior over whole catalogues of the image;
     the table holds the sources whose probability exceeds ``threshold``,
     and keeps the posterior as ``catalog.posterior``.  What is not given is
-    estimated from the image, and ``catalog.meta['estimated']`` says how.
+    estimated from the image, and ``catalog.meta['estimated']`` holds values, units
+    and sources of all that the image was taken to be.
 
     Either all of ``data``, ``background`` and ``bkg_error`` have units, or
     none has.  Nothing that is passed in is changed.
@@ -178,8 +180,8 @@ def detect_sources(
     >>> catalog = detect_sources(coadd, encoder='stars')
     >>> len(catalog) == len(truth)
     True
-    >>> catalog.meta['estimated']
-    {'density': 'first pass'}
+    >>> catalog.meta['estimated']['density']['source']
+    'estimated: first pass'
     """
     threshold = check_threshold(threshold)
     n_samples = check_count('n_samples', n_samples)
@@ -560,7 +562,7 @@ def _posterior(
     meta = {
         'encoder': encoder.name,
         'encoder_sha256': encoder.card.get('sha256', ''),
-        'estimated': dict(estimated),
+        'estimated': estimate_record(exposure, estimated, density=by_tile),
         'density': float(np.mean(by_tile)),
         'flux_min': float(np.median(floor)),
     }
@@ -571,6 +573,7 @@ def _posterior(
         wcs=exposure.wcs,
         flags=_pixel_flags(exposure, grid, flags),
         meta=meta,
+        exposure=exposure,
     )
 
 

@@ -5,15 +5,21 @@ What is not given is measured in the image, and the table says so.
 
 import warnings
 
+import astropy.units as u
 import numpy as np
 import pytest
+from astropy.table import vstack
+from astropy.utils.metadata import MergeConflictWarning
 
 from bliss_astro import (
     CoaddSimulator,
     OutOfDomainWarning,
+    PosteriorDroppedWarning,
+    ProbabilisticCatalog,
     PSFModel,
     detect_sources,
 )
+from bliss_astro.detection._estimates import image_line
 from bliss_astro.detection._inputs import as_exposure
 from bliss_astro.priors import StarPrior
 
@@ -25,6 +31,15 @@ EVERYTHING = {
     'psf',
     'density',
 }
+ALWAYS = EVERYTHING | {'mask', 'depth'}
+
+
+def kinds(catalog):
+    """
+    First words of the sources of a catalogue's record.
+    """
+    record = catalog.meta['estimated']
+    return {name: entry['source'].partition(':')[0] for name, entry in record.items()}
 
 
 @pytest.fixture(scope='module')
@@ -42,10 +57,93 @@ def blind(scene, encoder):
 
 
 def test_the_meta_says_what_was_estimated(blind, scene, encoder):
-    assert set(blind.meta['estimated']) == EVERYTHING
-    assert all(isinstance(how, str) for how in blind.meta['estimated'].values())
+    found = kinds(blind)
+    assert set(found) == ALWAYS
+    guessed = {name for name, kind in found.items() if kind in ('estimated', 'assumed')}
+    assert guessed == EVERYTHING
     told = detect_sources(scene[0], density=0.002, encoder=encoder)
-    assert told.meta['estimated'] == {}
+    assert {name: kinds(told)[name] for name in EVERYTHING} == dict.fromkeys(
+        EVERYTHING, 'given'
+    )
+
+
+def test_the_meta_holds_values_with_units(blind, scene, encoder):
+    coadd, _ = scene
+    record = blind.meta['estimated']
+    exposure = blind.exposure
+    assert record['psf']['fwhm'] == pytest.approx(exposure.psf.fwhm)
+    assert record['psf']['effective_area'] == pytest.approx(exposure.psf.n_eff)
+    assert record['psf']['n_stars'] == np.sum(exposure.psf.fit_info['used'])
+    assert record['background']['value'] == pytest.approx(
+        np.median(exposure.background), rel=1e-3
+    )
+    assert record['mask'] == {'n_pixels': 0, 'source': 'none'}
+    unit = detect_sources(
+        np.array(coadd.data) * u.adu,
+        background=float(np.median(coadd.background)) * u.adu,
+        bkg_error=float(np.median(coadd.bkg_error)) * u.adu,
+        effective_gain=1.0,
+        psf=coadd.psf,
+        encoder=encoder,
+    ).meta['estimated']
+    assert unit['bkg_error'] == {
+        'value': float(np.median(coadd.bkg_error)),
+        'unit': 'adu',
+        'source': 'given',
+    }
+    assert unit['effective_gain']['unit'] == 'electron / adu'
+    # A star of SNR 5 in white noise: 5 sigma sqrt(area).
+    area = unit['psf']['effective_area']
+    white = 5 * unit['bkg_error']['value'] * area**0.5
+    assert unit['depth']['value'] == pytest.approx(white)
+
+
+@pytest.mark.parametrize('ending', ['fits', 'ecsv', 'parquet'])
+def test_the_record_survives_files(blind, tmp_path, ending):
+    path = tmp_path / f'catalog.{ending}'
+    blind.write(path, posterior=False)
+    again = ProbabilisticCatalog.read(path)
+    assert again.meta['estimated'] == blind.meta['estimated']
+    assert repr(again.meta['estimated']) == repr(blind.meta['estimated'])
+    assert again.exposure is None
+    for call in (again.check, again.reconstruct):
+        with pytest.raises(ValueError, match='exposure must be given'):
+            call()
+
+
+def test_the_record_reads_as_lines(blind):
+    lines = repr(blind.meta['estimated']).split('\n')
+    assert len(lines) == len(ALWAYS)
+    found = next(line for line in lines if line.startswith('psf'))
+    assert ' pix, ' in found
+    assert 'stars of the image)' in found
+
+
+def test_stacking_keeps_what_is_the_same(blind, scene, encoder):
+    other = detect_sources(scene[0].data[:200], density=0.002, encoder=encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', PosteriorDroppedWarning)
+        warnings.simplefilter('ignore', MergeConflictWarning)
+        both = vstack([blind, other])
+    assert both.meta['estimated']['mask'] == {'n_pixels': 0, 'source': 'none'}
+    assert 'psf' not in both.meta['estimated']
+    assert both.exposure is None
+
+
+def test_the_catalogue_holds_its_exposure(blind, scene, encoder):
+    told = detect_sources(scene[0], density=0.002, encoder=encoder)
+    assert told.exposure is scene[0]
+    assert told[:3].exposure is scene[0]
+    result = blind.reconstruct()
+    assert result.model.shape == blind.exposure.shape
+    assert blind.check(rng=1).shape == blind.exposure.shape
+
+
+def test_image_line(blind):
+    line = image_line(blind.meta['estimated'], (256, 256))
+    assert line.startswith('256 x 256 px, FWHM ')
+    assert line.count('(estimated)') == 4
+    assert line.endswith('(SNR 5)')
 
 
 @pytest.mark.parametrize('n_exposures', [1, 5])
@@ -113,7 +211,7 @@ def test_too_few_stars_for_a_psf(encoder, rng):
     with pytest.warns(OutOfDomainWarning, match='too few bright stars') as record:
         found = detect_sources(image + psf(xx, yy), encoder=encoder)
     assert record[0].filename == __file__
-    assert 'an SDSS r PSF' in found.meta['estimated']['psf']
+    assert 'an SDSS r PSF' in found.meta['estimated']['psf']['source']
     assert len(found) >= 1
 
 
