@@ -6,6 +6,12 @@ All of them subclass `~astropy.utils.exceptions.AstropyUserWarning`, so that
 the filters that astronomers already have catch them.
 """
 
+import contextlib
+import contextvars
+import os
+import threading
+import warnings
+
 from astropy.utils.exceptions import AstropyUserWarning
 
 __all__ = ['NoDetectionsWarning', 'OutOfDomainWarning', 'PosteriorDroppedWarning']
@@ -33,3 +39,94 @@ class PosteriorDroppedWarning(AstropyUserWarning):
     The rows and their columns are unharmed; whatever needs the joint
     posterior (samples, expected counts) is no longer available.
     """
+
+
+# -- warnings in threads ---------------------------------------------------------
+
+# Kinds of warnings that the work in progress keeps to itself.
+_MUTED = contextvars.ContextVar('muted', default=())
+
+
+@contextlib.contextmanager
+def mute_warnings(*categories):
+    """Keep `warn` from showing the package's own warnings of some kinds."""
+    token = _MUTED.set((*_MUTED.get(), *categories))
+    try:
+        yield
+    finally:
+        _MUTED.reset(token)
+
+
+def warn(message, category, *, stacklevel=1):
+    """Warn, unless `mute_warnings` says otherwise."""
+    if not issubclass(category, _MUTED.get()):
+        warnings.warn(message, category, stacklevel=stacklevel + 1)
+
+
+class _Collector:
+    """Stands in a filter for the text of a warning; matches in one thread only."""
+
+    def __init__(self):
+        self.thread, self.texts = threading.get_ident(), []
+
+    def match(self, text):
+        if threading.get_ident() != self.thread:
+            return False
+        self.texts.append(text)
+        return True
+
+
+# Held while other packages work that replace the filters themselves.
+_LOCK = threading.RLock()
+
+
+def _after_fork():
+    global _LOCK  # noqa: PLW0603 (another thread may have held it)
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextlib.contextmanager
+def collect_warnings(category=Warning):
+    """
+    Keep the warnings of other packages from the user, and collect their texts.
+
+    In place of `warnings.catch_warnings`, which replaces the filters of the whole
+    process: several threads inside of it at once leave some of its filters behind.
+    Here a filter that matches in this thread alone is put in front of the others
+    and taken away, and no two threads are inside at once, because photutils
+    and astropy use `~warnings.catch_warnings` too.
+
+    Parameters
+    ----------
+    category : type, optional
+        The class of warnings.
+
+    Returns
+    -------
+    texts : list of str
+        Filled inside of the ``with`` block.
+    """
+    with _LOCK:
+        collector = _Collector()
+        item = ('ignore', collector, category, None, 0)
+        warnings.filters.insert(0, item)
+        # What was shown once elsewhere is to be collected here all the same.
+        _forget_shown()
+        try:
+            yield collector.texts
+        finally:
+            collector.thread = None
+            if item in warnings.filters:
+                warnings.filters.remove(item)
+
+
+def _forget_shown():
+    """Invalidate the registries of warnings that are shown but once."""
+    name = '_filters_mutated'
+    mutated = getattr(warnings, name, None) or getattr(warnings, f'{name}_lock_held')
+    with getattr(warnings, '_lock', None) or contextlib.nullcontext():
+        mutated()

@@ -22,6 +22,9 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.table import Column, QTable, Table
+from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro._warnings import collect_warnings
 
 from ._arrays import read_arrays, write_arrays
 from ._columns import COLUMNS, SKY_PARTS
@@ -136,8 +139,7 @@ def _write_votable(catalog, path, posterior):
 
     # Units of the field (nmgy, electron) are not in the VO's list, and the
     # search for similar ones meets deprecated ones; they are read back well.
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with collect_warnings():
         votable = from_table(_flat_table(catalog))
         table = votable.get_first_table()
         table.infos.append(Info(name=_CARD_KEY, value=_card(catalog)))
@@ -156,8 +158,7 @@ def _read_votable(path, posterior):
     """
     from astropy.io.votable import parse
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with collect_warnings():
         votable = parse(str(path)).get_first_table()
         table = votable.to_table(use_names_over_ids=True)
     cards = [info.value for info in votable.infos if info.name == _CARD_KEY]
@@ -236,8 +237,7 @@ def _write_fits(catalog, path, posterior):
         table[name].info.format = None
     stream = io.BytesIO()
     # Astropy warns of units that FITS does not know, and keeps them all the same.
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with collect_warnings():
         table.write(stream, format='fits')
     stream.seek(0)
     arrays, card = [], {}
@@ -292,30 +292,41 @@ def _read_fits(path, posterior):
     """
     Read FITS: table, meta, and the arrays and meta of the posterior or `None`.
     """
-    with warnings.catch_warnings():
-        # A file that was cut short must not give a shorter catalogue.
-        warnings.filterwarnings('error', message='.*truncated', append=False)
-        with fits.open(_whole_file(path), memmap=False) as hdus:
-            named = 'CATALOG' in hdus
-            table = QTable.read(
-                hdus,
-                format='fits',
-                hdu='CATALOG' if named else 1,
-                # NaN is a value here, such as the magnitude of no flux.
-                mask_invalid=False,
-                character_as_bytes=False,
-            )
-            if _CARD_EXTENSION not in hdus:
-                # Tables of other programs have none; one of ours lost it.
-                if hdus[0].header.get('CREATOR') == _CARD_KEY:
-                    msg = f'extension {_CARD_EXTENSION} is missing'
-                    raise ValueError(msg)
-                return table, {}, None
-            card = _read_card(str(hdus[_CARD_EXTENSION].data['JSON'][0]))
-            arrays = None
-            if posterior and card.get('posterior'):
-                arrays = read_arrays(hdus, card['posterior'])
-            return table, card['meta'], arrays
+    with collect_warnings(AstropyUserWarning) as texts:
+        content = _read_hdus(path, posterior)
+    for text in texts:
+        if 'truncated' in text:
+            # A file that was cut short must not give a shorter catalogue.
+            raise ValueError(text)
+        warnings.warn(text, AstropyUserWarning, stacklevel=4)
+    return content
+
+
+def _read_hdus(path, posterior):
+    """
+    Read the extensions of a FITS file.
+    """
+    with fits.open(_whole_file(path), memmap=False) as hdus:
+        named = 'CATALOG' in hdus
+        table = QTable.read(
+            hdus,
+            format='fits',
+            hdu='CATALOG' if named else 1,
+            # NaN is a value here, such as the magnitude of no flux.
+            mask_invalid=False,
+            character_as_bytes=False,
+        )
+        if _CARD_EXTENSION not in hdus:
+            # Tables of other programs have none; one of ours lost it.
+            if hdus[0].header.get('CREATOR') == _CARD_KEY:
+                msg = f'extension {_CARD_EXTENSION} is missing'
+                raise ValueError(msg)
+            return table, {}, None
+        card = _read_card(str(hdus[_CARD_EXTENSION].data['JSON'][0]))
+        arrays = None
+        if posterior and card.get('posterior'):
+            arrays = read_arrays(hdus, card['posterior'])
+        return table, card['meta'], arrays
 
 
 WRITERS = {

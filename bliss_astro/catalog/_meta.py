@@ -7,7 +7,6 @@ import datetime as dt
 import importlib.metadata
 import platform
 import uuid
-import warnings
 from collections.abc import Mapping
 from pathlib import PurePath
 
@@ -15,6 +14,8 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
+
+from bliss_astro._warnings import collect_warnings
 
 from ._record import DateText, ImageRecord
 
@@ -141,8 +142,7 @@ def header_to_wcs(text, *, shape=None):
     wcs : `~astropy.wcs.WCS`
         The WCS.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', FITSFixedWarning)
+    with collect_warnings(FITSFixedWarning):
         wcs = WCS(fits.Header.fromstring(text), relax=True)
     if shape is not None:
         wcs.array_shape = tuple(shape)

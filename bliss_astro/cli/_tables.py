@@ -99,15 +99,14 @@ def _read_fits(path):
     """
     Read the first table of a FITS file, whoever wrote it.
     """
-    import warnings
-
     from astropy.io import fits
     from astropy.table import QTable
     from astropy.units import UnitsWarning
 
-    with fits.open(path) as hdus, warnings.catch_warnings():
+    from bliss_astro._warnings import collect_warnings
+
+    with fits.open(path) as hdus, collect_warnings(UnitsWarning):
         # Units beyond the FITS standard are dealt with by name.
-        warnings.simplefilter('ignore', UnitsWarning)
         for hdu in hdus:
             if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
                 return QTable.read(hdu)

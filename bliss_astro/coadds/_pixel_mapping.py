@@ -3,10 +3,10 @@
 Where the pixels of one image lie in another.
 """
 
-import warnings
-
 import numpy as np
 from astropy.wcs.utils import pixel_to_pixel
+
+from bliss_astro._warnings import collect_warnings
 
 __all__ = ['PixelMapping', 'map_pixels', 'pixel_area']
 
@@ -35,10 +35,9 @@ def map_pixels(wcs_from, wcs_to, x, y):
     x, y : float `~numpy.ndarray`
         The same places in the other image; NaN where there is none.
     """
-    with warnings.catch_warnings():
+    with collect_warnings():
         # Places far outside of a distorted image, whose inversion does not
         # converge, become NaN; astropy says so in a warning of no class.
-        warnings.simplefilter('ignore')
         x, y = pixel_to_pixel(wcs_from, wcs_to, x, y)
     return np.asarray(x, dtype=float), np.asarray(y, dtype=float)
 

@@ -5,16 +5,17 @@ The door: an image in, a probabilistic catalogue out.
 
 import contextlib
 import copy
+import itertools
 import math
 import os
-import warnings
 
 import astropy.units as u
 import numpy as np
 import torch
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from bliss_astro._warnings import NoDetectionsWarning
+from bliss_astro._threads import check_n_threads, map_threads, n_workers, use_threads
+from bliss_astro._warnings import NoDetectionsWarning, OutOfDomainWarning, warn
 from bliss_astro.catalog import CatalogFlag, CatalogPosterior
 from bliss_astro.catalog._checks import check_count, check_threshold
 from bliss_astro.encoders import Encoder, EncoderInputs
@@ -34,6 +35,8 @@ FLOOR_SNR = 3.4
 _FIRST_DENSITY = 1e-3
 # Side in tiles of the blocks that a large image is worked through in.
 _BLOCK = 128
+# Smallest such side where a small image is cut for several threads.
+_LEAST_BAND = 48
 # Side in tiles of the cells in which the density of sources is estimated.
 _DENSITY_CELL = 32
 # Large images are sampled for that by windows of half this side in tiles,
@@ -64,6 +67,7 @@ def detect_sources(
     n_samples=0,
     rng=None,
     device='auto',
+    n_threads=None,
     progress_bar=False,
 ):
     """
@@ -147,6 +151,10 @@ def detect_sources(
     device : str or `torch.device`, optional
         ``'auto'`` takes a GPU if there is one.
 
+    n_threads : int, optional
+        Threads on the CPU, by default as many as torch uses. Rows are the same to
+        rounding; torch's own setting is left as it is.
+
     progress_bar : bool, optional
         Show progress.
 
@@ -185,37 +193,42 @@ def detect_sources(
     """
     threshold = check_threshold(threshold)
     n_samples = check_count('n_samples', n_samples)
+    n_threads = check_n_threads(n_threads)
     if n_samples:
         rng = np.random.default_rng(rng)
-    exposure, estimated = as_exposure(
-        data,
-        psf=psf,
-        background=background,
-        bkg_error=bkg_error,
-        effective_gain=effective_gain,
-        mask=mask,
-        wcs=wcs,
-        psf_error=psf_error,
-        background_error=background_error,
-    )
-    encoder = _as_encoder(encoder, device)
-    if population not in ('sky', 'npe'):
-        msg = f"population must be 'sky' or 'npe', got {population!r}"
-        raise ValueError(msg)
-    flux_min = _check_flux_min(flux_min, exposure)
-    density = _check_density(density, exposure)
-    posterior = _posterior(
-        exposure,
-        encoder,
-        density=density,
-        flux_min=flux_min,
-        population=population,
-        estimated=estimated,
-        progress_bar=progress_bar,
-    )
-    catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
+    with use_threads(n_threads):
+        exposure, estimated = as_exposure(
+            data,
+            psf=psf,
+            background=background,
+            bkg_error=bkg_error,
+            effective_gain=effective_gain,
+            mask=mask,
+            wcs=wcs,
+            psf_error=psf_error,
+            background_error=background_error,
+        )
+        encoder = _as_encoder(encoder, device)
+        if population not in ('sky', 'npe'):
+            msg = f"population must be 'sky' or 'npe', got {population!r}"
+            raise ValueError(msg)
+        flux_min = _check_flux_min(flux_min, exposure)
+        density = _check_density(density, exposure)
+        posterior = _posterior(
+            exposure,
+            encoder,
+            density=density,
+            flux_min=flux_min,
+            population=population,
+            estimated=estimated,
+            progress_bar=progress_bar,
+        )
+        catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
+    # At the end, where nothing of ours stands between them and the user's filters.
+    for message in catalog.meta.get('warnings', ()):
+        warn(message, OutOfDomainWarning, stacklevel=2)
     if len(catalog) == 0:
-        warnings.warn(
+        warn(
             f'no source has a probability above {threshold}',
             NoDetectionsWarning,
             stacklevel=2,
@@ -448,30 +461,44 @@ def _window(inputs, rows, columns, size):
     )
 
 
+def _blocks(shape, n_threads):
+    """Rows and columns of tiles of the blocks of an image, one a thread at least."""
+    spans = [[(a, min(a + _BLOCK, n)) for a in range(0, n, _BLOCK)] for n in shape]
+    axis = int(shape[1] > shape[0])
+    if len(spans[0]) * len(spans[1]) < n_threads:
+        # Bands, but no narrower than what their halo costs.
+        n_bands = max(1, min(n_threads, shape[axis] // _LEAST_BAND))
+        if n_bands > len(spans[axis]):
+            edges = np.linspace(0, shape[axis], n_bands + 1).round().astype(int)
+            spans[axis] = list(itertools.pairwise(edges.tolist()))
+    return list(itertools.product(*spans))
+
+
 def _features(encoder, inputs, grid, *, progress_bar=False):
     """Features of a large image, block by block with a halo."""
     size = grid.size
     n_rows, n_columns = grid.shape
     halo = -(-encoder.receptive_radius // size)
-    blocks = [
-        (r, c) for r in range(0, n_rows, _BLOCK) for c in range(0, n_columns, _BLOCK)
-    ]
+    blocks = _blocks(grid.shape, (n_workers() or 1))
     if progress_bar:
         from tqdm.auto import tqdm
 
         blocks = tqdm(blocks, desc='detecting', unit='block')
     out = torch.empty(1, encoder.config.width, n_rows, n_columns, device=encoder.device)
-    for r, c in blocks:
+
+    def fill(block):
+        (r, stop_r), (c, stop_c) = block
         top, left = max(0, r - halo), max(0, c - halo)
-        bottom = min(n_rows, r + _BLOCK + halo)
-        right = min(n_columns, c + _BLOCK + halo)
+        bottom = min(n_rows, stop_r + halo)
+        right = min(n_columns, stop_c + halo)
         part = _window(inputs, slice(top, bottom), slice(left, right), size)
         with torch.no_grad(), _autocast(encoder.device):
             features = encoder.features(part)
-        stop_r, stop_c = min(r + _BLOCK, n_rows), min(c + _BLOCK, n_columns)
         out[..., r:stop_r, c:stop_c] = features[
             ..., r - top : stop_r - top, c - left : stop_c - left
         ]
+
+    map_threads(fill, blocks)
     return out
 
 
@@ -554,7 +581,7 @@ def _posterior(
     else:
         by_tile = _tile_mean(density, grid)
     facts['density'] = by_tile
-    flags = check_domain(encoder, facts)
+    flags, messages = check_domain(encoder, facts)
     domain = Domain.of(encoder)
     most = 0.02 if domain is None else domain.density[1]
     inputs.log_density = _tensor(np.log(by_tile.clip(1e-7, most))[None], encoder.device)
@@ -566,6 +593,8 @@ def _posterior(
         'density': float(np.mean(by_tile)),
         'flux_min': float(np.median(floor)),
     }
+    if messages:
+        meta['warnings'] = messages
     return CatalogPosterior(
         tile_posterior,
         floor,

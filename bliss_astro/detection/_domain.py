@@ -7,12 +7,10 @@ import dataclasses
 import functools
 import json
 import math
-import warnings
 
 import numpy as np
 import torch
 
-from bliss_astro._warnings import OutOfDomainWarning
 from bliss_astro.catalog import CatalogFlag
 from bliss_astro.encoders import SceneStream, SimulationConfig
 from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
@@ -341,7 +339,7 @@ def _pixel_findings(facts):
 
 def check_domain(encoder, facts):
     """
-    Warn of what lies outside an encoder's domain.
+    What of an image lies outside of an encoder's domain.
 
     Parameters
     ----------
@@ -359,16 +357,19 @@ def check_domain(encoder, facts):
     -------
     flags : int array
         Flags by tile (or one).
+
+    messages : list of str
+        What is to be warned of.
     """
-    flags = np.zeros((1, 1), dtype=np.int64)
+    flags, messages = np.zeros((1, 1), dtype=np.int64), []
     domain = Domain.of(encoder)
     if domain is None:
-        return flags
+        return flags, messages
     for finding in domain_findings(domain, facts):
-        warnings.warn(finding.message(encoder.name), OutOfDomainWarning, stacklevel=4)
+        messages.append(finding.message(encoder.name))
         if finding.flag is not None:
             flags = flags | np.where(finding.outside, int(finding.flag), 0)
-    return flags
+    return flags, messages
 
 
 def _width(area):

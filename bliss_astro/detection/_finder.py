@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._warnings import NoDetectionsWarning
+from bliss_astro._warnings import NoDetectionsWarning, mute_warnings
 from bliss_astro.catalog._checks import check_threshold
 
 from ._detect import detect_sources
@@ -91,8 +91,7 @@ class BlissFinder:
             ``id, x_centroid, y_centroid, flux, probability``; `None` if
             nothing was found, as photutils' finders return.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NoDetectionsWarning)
+        with mute_warnings(NoDetectionsWarning):
             catalog = detect_sources(data, self.threshold, mask=mask, **self.kwargs)
         if len(catalog) == 0:
             warnings.warn(

@@ -3,13 +3,16 @@
 Sources put into an image, and found again or not.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from bliss_astro._warnings import NoDetectionsWarning, OutOfDomainWarning
+from bliss_astro._warnings import (
+    NoDetectionsWarning,
+    OutOfDomainWarning,
+    mute_warnings,
+)
 from bliss_astro.catalog._check._model import ModelRenderer, Sources
 from bliss_astro.coadds._noise_kernel import correlated_noise, input_kernel
 from bliss_astro.priors import torch_generator
@@ -138,10 +141,8 @@ class Injector:
         return exposure.replace(data=exposure.data + signal + noise)
 
     def _detect(self, exposure):
-        with warnings.catch_warnings():
-            # The image as it is has told already what there is to tell.
-            warnings.simplefilter('ignore', NoDetectionsWarning)
-            warnings.simplefilter('ignore', OutOfDomainWarning)
+        # The image as it is has told already what there is to tell.
+        with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
             return detect_sources(
                 exposure, self.threshold, encoder=self.encoder, **self.keywords
             )

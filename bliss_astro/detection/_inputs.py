@@ -10,7 +10,7 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData, StdDevUncertainty
 
-from bliss_astro._warnings import OutOfDomainWarning
+from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._nddata import read_nddata, sky_noise
 
@@ -343,8 +343,7 @@ def _bright_stars(exposure, signal, noise):
     """Positions ``(n, 2)`` of stars to measure a PSF on."""
     from photutils.detection import DAOStarFinder
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with collect_warnings():
         found = DAOStarFinder(10 * noise, 3.5)(signal, mask=exposure.mask)
     if found is None:
         return np.empty((0, 2))

@@ -5,13 +5,12 @@ Measuring what an image is like.
 
 import dataclasses
 import math
-import warnings
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from bliss_astro._warnings import OutOfDomainWarning
+from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
 from bliss_astro.psf._width import fwhm_of_shape
 
 from ._detect import FLOOR_SNR, _estimate_density, _inputs, _tile_mean
@@ -137,16 +136,14 @@ def known_exposure(image, *, name='image', **known):
     ValueError
         If the image has no PSF and too few stars to measure one.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter('error', OutOfDomainWarning)
-        try:
-            exposure, estimated = as_exposure(image, **known)
-        except OutOfDomainWarning as warning:
-            msg = (
-                f'{name}: the image has no PSF and too few bright, isolated stars to '
-                'measure it; give psf'
-            )
-            raise ValueError(msg) from warning
+    with collect_warnings(OutOfDomainWarning) as texts:
+        exposure, estimated = as_exposure(image, **known)
+    if texts:
+        msg = (
+            f'{name}: the image has no PSF and too few bright, isolated stars to '
+            'measure it; give psf'
+        )
+        raise ValueError(msg)
     own = dict.fromkeys(_SOURCED, _STATED) | dict(exposure.meta.get('estimated') or {})
     return exposure.replace(meta=exposure.meta | {'estimated': own | estimated})
 

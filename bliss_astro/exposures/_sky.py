@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
+from bliss_astro._warnings import collect_warnings
+
 __all__ = ['measure_background', 'measure_noise_ratio']
 
 # Above this share of pixels with sources, a cell of the mesh is crowded.
@@ -122,8 +124,7 @@ def _mesh(image, bad, box, estimator):
     from astropy.stats import SigmaClip
     from photutils.background import Background2D
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', AstropyUserWarning)
+    with collect_warnings(AstropyUserWarning):
         return Background2D(
             image,
             box,

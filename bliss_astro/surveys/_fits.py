@@ -5,7 +5,6 @@ Opening FITS files so that whatever is wrong with one is said plainly.
 
 import contextlib
 import os
-import warnings
 import zlib
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
+
+from bliss_astro._warnings import collect_warnings
 
 __all__ = ['file_name', 'header_wcs', 'open_fits', 'wrong_type']
 
@@ -134,8 +135,7 @@ def _load(file):
     """
     # Astropy only warns of a file that ends too early. The warnings are
     # collected rather than raised, because raising would leave it half open.
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
+    with collect_warnings() as texts:
         hdus = fits.open(file, memmap=False)
         try:
             for hdu in hdus:
@@ -143,8 +143,7 @@ def _load(file):
         except BaseException:
             hdus.close()
             raise
-    for warning in caught:
-        text = str(warning.message)
+    for text in texts:
         if 'truncated' in text or 'Error validating header' in text:
             hdus.close()
             raise EOFError(text.splitlines()[0])
@@ -168,9 +167,7 @@ def header_wcs(header, shape=None):
     wcs : `~astropy.wcs.WCS`
         The celestial WCS.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', FITSFixedWarning)
-        warnings.simplefilter('ignore', AstropyUserWarning)
+    with collect_warnings(FITSFixedWarning), collect_warnings(AstropyUserWarning):
         wcs = WCS(header, naxis=2)
     if shape is not None:
         wcs.array_shape = shape

@@ -1,0 +1,143 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Threads of a detection.
+
+The many small operations on cut-outs lose time when each is split over torch's
+own threads, and on a busy machine those threads wait for each other, spinning.
+So every operation runs in one thread, and blocks of an image or pieces of a list of
+sources are handed to as many threads as wanted, which meet only at the end.
+No parallel region of OpenMP is entered, so nothing is left that a fork breaks.
+"""
+
+import contextlib
+import contextvars
+import operator
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+__all__ = ['check_n_threads', 'map_threads', 'n_workers', 'use_threads']
+
+# Threads that the work in progress may use; None outside of `use_threads`.
+_N_WORKERS = contextvars.ContextVar('n_workers', default=None)
+
+
+class _Outer:
+    """What torch's number of threads was before the first that set it to one."""
+
+    def __init__(self):
+        self.lock, self.depth, self.number = threading.Lock(), 0, 1
+
+    def __enter__(self):
+        with self.lock:
+            if self.depth == 0:
+                self.number = torch.get_num_threads()
+            self.depth += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.depth -= 1
+            torch.set_num_threads(self.number)
+
+
+_OUTER = _Outer()
+
+
+def _after_fork():
+    # The parent's pool of threads does not exist here, and waiting for it
+    # would never end; torch's own data loaders do the same.
+    global _OUTER  # noqa: PLW0603 (a lock that another thread held)
+    _OUTER = _Outer()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_n_threads(n_threads):
+    """The number of threads that an argument stands for; None for torch's."""
+    if n_threads is None:
+        number = n_workers()
+        if number is None:
+            # Inside of another detection torch's number is one.
+            number = _OUTER.number if _OUTER.depth else torch.get_num_threads()
+        available = getattr(os, 'sched_getaffinity', None)
+        return min(number, len(available(0))) if available else number
+    try:
+        number = operator.index(n_threads)
+    except TypeError as error:
+        msg = (
+            'n_threads must be a positive integer or None, got '
+            f'{type(n_threads).__name__}'
+        )
+        raise TypeError(msg) from error
+    if isinstance(n_threads, bool) or number < 1:
+        msg = f'n_threads must be a positive integer or None, got {n_threads!r}'
+        raise ValueError(msg)
+    return number
+
+
+def n_workers():
+    """Threads that the work in progress may use, or None outside of it."""
+    return _N_WORKERS.get()
+
+
+@contextlib.contextmanager
+def use_threads(n_threads=None):
+    """
+    Run torch's operations in one thread each, and pieces of work in several.
+
+    Torch's number of threads is afterwards what it was before, also where
+    several detections run at once.
+
+    Parameters
+    ----------
+    n_threads : int or None, optional
+        Threads that `map_threads` uses inside; by default as many as torch has.
+    """
+    token = _N_WORKERS.set(check_n_threads(n_threads))
+    try:
+        with _OUTER:
+            yield
+    finally:
+        _N_WORKERS.reset(token)
+
+
+def map_threads(function, items):
+    """
+    Apply a function to items, in the threads that `use_threads` allows.
+
+    Parameters
+    ----------
+    function : callable
+        Of one item. Gradients are off in the threads as they are outside.
+
+    items : iterable
+        What to work on.
+
+    Returns
+    -------
+    results : list
+        In the order of the items.
+    """
+    items = list(items)
+    number = min(_N_WORKERS.get() or 1, len(items))
+    if number < 2:
+        return [function(item) for item in items]
+    grad = torch.is_grad_enabled()
+
+    def run(item):
+        with torch.set_grad_enabled(grad):
+            return function(item)
+
+    pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        futures = [pool.submit(run, item) for item in items]
+        return [future.result() for future in futures]
+    finally:
+        # After an error, or Ctrl-C, what has not begun is dropped.
+        pool.shutdown(cancel_futures=True)
