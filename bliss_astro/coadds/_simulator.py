@@ -67,6 +67,10 @@ class CoaddBatch:
 
     count : tensor ``(B,)``
         Number of stars.
+
+    psf_error, background_error : tensor ``(B,)`` or None
+        Stated relative error of the PSF's width, and error of the background in
+        units of the noise.
     """
 
     data: torch.Tensor
@@ -83,6 +87,8 @@ class CoaddBatch:
     y: torch.Tensor
     flux: torch.Tensor
     count: torch.Tensor
+    psf_error: torch.Tensor | None = None
+    background_error: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.data)

@@ -62,6 +62,16 @@ class EncoderInputs:
     description : tensor ``(B, 8, h, w)`` or None
         `~bliss_astro.psf.describe_shape` of ``psf``, where it was computed
         before; a large map is described on a coarser grid.
+
+    psf_error : tensor ``(B, 1, h, w)`` or None
+        Stated relative error of the PSF's width; `None` for 1 %.
+
+    background_error : tensor ``(B, 1, h, w)`` or None
+        Stated error of the background in units of the noise; `None` for 0.05.
+
+    asymmetry : tensor ``(B, 4, h, w)`` or None
+        Coma and trefoil of the PSF, `~bliss_astro.psf.asymmetry_of_image`; `None`
+        for a symmetric PSF.
     """
 
     image: torch.Tensor
@@ -74,6 +84,9 @@ class EncoderInputs:
     normalization_radius: float = DEFAULT_NORMALIZATION_RADIUS
     description: torch.Tensor | None = None
     population: torch.Tensor | None = None
+    psf_error: torch.Tensor | None = None
+    background_error: torch.Tensor | None = None
+    asymmetry: torch.Tensor | None = None
 
     @classmethod
     def from_batch(cls, batch, *, tile_size=4, normalization_radius=None):
@@ -123,6 +136,7 @@ class EncoderInputs:
             log_density=log_density,
             log_flux_floor=constant(torch.log(batch.flux_min / noise)),
             normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
+            **_stated_errors(batch),
         )
 
     @classmethod
@@ -172,12 +186,18 @@ class EncoderInputs:
                 values[name] = value.to(device)
         return EncoderInputs(**values)
 
-    def conditions(self) -> torch.Tensor:
+    def conditions(self, *, psf_range=None) -> torch.Tensor:
         """
         The constants, scaled to about unit size: tensor ``(B, 14, h, w)``.
 
         Among them is the signal-to-noise ratio at the flux floor, which
         sets how hard the faintest sources are.
+
+        Parameters
+        ----------
+        psf_range : pair of sequences of 8 floats, optional
+            Lowest and highest values of the PSF's features, to which they are
+            clipped; by default those of wings are kept above ``WING_FLOOR``.
         """
         described = self.description
         if described is None:
@@ -185,6 +205,7 @@ class EncoderInputs:
             described = describe_shape(shape, radius=self.normalization_radius)
             described = described.movedim(-1, 1)
         log_area = described[:, 1:2] + LOG_AREA
+        described = clip_description(described, psf_range)
         excess = self.noise_excess()
         log_snr = self.log_flux_floor - 0.5 * (log_area + torch.log(excess))
         parts = [
@@ -194,6 +215,32 @@ class EncoderInputs:
             (self.log_density + 7.0) / 2.5,
             self.log_flux_floor - 3.5,
             log_snr - 1.8,
+        ]
+        h = max(part.shape[2] for part in parts)
+        w = max(part.shape[3] for part in parts)
+        return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
+
+    def uncertainties(self) -> torch.Tensor:
+        """
+        What is not exact, scaled to about unit size: tensor ``(B, 6, h, w)``.
+
+        Errors of PSF and background, 0 at their usual values, and the
+        asymmetries of the PSF.
+        """
+        empty = self.log_noise.new_zeros(len(self.image), 1, 1, 1)
+        psf_error = self.psf_error
+        if psf_error is None:
+            psf_error = empty + USUAL_PSF_ERROR
+        background_error = self.background_error
+        if background_error is None:
+            background_error = empty + USUAL_BACKGROUND_ERROR
+        asymmetry = self.asymmetry
+        if asymmetry is None:
+            asymmetry = empty.expand(-1, 4, -1, -1)
+        parts = [
+            15 * (psf_error - USUAL_PSF_ERROR),
+            7 * (background_error - USUAL_BACKGROUND_ERROR),
+            30 * asymmetry,
         ]
         h = max(part.shape[2] for part in parts)
         w = max(part.shape[3] for part in parts)
@@ -245,3 +292,30 @@ class EncoderInputs:
 
 
 N_CONDITIONS = 14
+N_UNCERTAINTIES = 6
+# What surveys state, and what an exposure assumes where nothing is stated.
+USUAL_PSF_ERROR, USUAL_BACKGROUND_ERROR = 0.01, 0.05
+# Logarithm of the profile at 1, 2, 4 and 8 px over the centre, as `describe_shape`
+# scales it: where wings are fainter than those of nearly all SDSS PSFs (1st
+# percentile of `SeeingPrior`) nothing is seen of them, and nothing need be known.
+WING_FLOOR = (-1.5, -3.0, -3.0, -3.1)
+
+
+def clip_description(described, limits=None):
+    """Features of PSFs ``(B, 8, h, w)`` within the range that was trained on."""
+    if limits is None:
+        low = described.new_full((8,), -torch.inf)
+        low[2:6] = described.new_tensor(WING_FLOOR)
+        return torch.maximum(described, low[:, None, None])
+    low, high = (described.new_tensor(side)[:, None, None] for side in limits)
+    return torch.minimum(torch.maximum(described, low), high)
+
+
+def _stated_errors(batch):
+    """Errors of PSF and background that a batch of simulations states."""
+    values = {}
+    for name in ('psf_error', 'background_error', 'asymmetry'):
+        value = getattr(batch, name, None)
+        if value is not None:
+            values[name] = value.reshape(len(value), -1)[:, :, None, None]
+    return values

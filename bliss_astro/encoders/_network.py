@@ -18,7 +18,7 @@ from bliss_astro.posteriors import (
 from bliss_astro.psf._mixture import DEFAULT_SHAPE
 from bliss_astro.rendering import adaptive_moments
 
-from ._inputs import N_CONDITIONS, EncoderInputs
+from ._inputs import N_CONDITIONS, N_UNCERTAINTIES, EncoderInputs
 from ._matched_filter import (
     FILTER_RADIUS,
     WIDE_FILTERS,
@@ -86,6 +86,9 @@ class EncoderConfig:
         that dimension (`~bliss_astro.galaxies.GalaxyAutoencoder`) instead of bulges and
         disks.
 
+    uncertainties : bool
+        Whether errors of PSF and background, and the PSF's asymmetry, are inputs.
+
     told : {'all', 'image+background', 'image'}
         What the encoder is told; the lesser ones are for comparison (the
         networks (ii) and (i) of Patel et al. 2025).
@@ -105,6 +108,7 @@ class EncoderConfig:
     sequence: bool = False
     shapes_only: bool = False
     latent_dim: int = 0
+    uncertainties: bool = False
     told: str = 'all'
 
     def __post_init__(self):
@@ -188,6 +192,8 @@ class Encoder(nn.Module):
         if config.galaxies:
             n_channels += 2 * WIDE_FILTERS
             n_conditions += 1
+        if config.uncertainties:
+            n_conditions += N_UNCERTAINTIES
         self.stem_first = nn.Conv2d(n_channels * 4, stem, 3, padding=1)
         self.stem_second = nn.Conv2d(stem, stem, 3, padding=1)
         rest = config.tile_size // 2
@@ -320,6 +326,11 @@ class Encoder(nn.Module):
         """Name on the card, or ``'untitled'``."""
         return self.card.get('name', 'untitled')
 
+    @property
+    def psf_range(self):
+        """Range of the PSF's features in training, from the card; or None."""
+        return self.card.get('domain', {}).get('psf_features')
+
     def features(self, inputs: EncoderInputs) -> torch.Tensor:
         """
         Context features of all tiles.
@@ -366,14 +377,17 @@ class Encoder(nn.Module):
         return F.silu(hidden).float()
 
     def _conditions(self, inputs):
-        conditions = inputs.conditions()
-        if not self.config.galaxies:
-            return conditions
-        population = inputs.population
-        if population is None:
-            population = torch.zeros_like(inputs.log_density[..., :1, :1])
-        shape = (-1, -1, *conditions.shape[2:])
-        return torch.cat([conditions, population.expand(shape)], 1)
+        parts = [inputs.conditions(psf_range=self.psf_range)]
+        if self.config.galaxies:
+            population = inputs.population
+            if population is None:
+                population = torch.zeros_like(inputs.log_density[..., :1, :1])
+            parts.append(population)
+        if self.config.uncertainties:
+            parts.append(inputs.uncertainties())
+        h = max(part.shape[2] for part in parts)
+        w = max(part.shape[3] for part in parts)
+        return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
 
     def told(self, inputs: EncoderInputs) -> EncoderInputs:
         """What of the inputs this encoder is told (``config.told``)."""

@@ -7,11 +7,22 @@ with errors of their size marginalises over them, as over everything that is
 simulated and not asked for.
 """
 
+import math
+
 import torch
 
-from bliss_astro.psf._mixture import broaden_shape
+from bliss_astro.psf._asymmetry import asymmetry_of_image, lobe_kernel
+from bliss_astro.psf._mixture import broaden_shape, profile_of_shape
 
-__all__ = ['effective_psf', 'misstated_psf', 'sky_error']
+__all__ = [
+    'draw_lobes',
+    'draw_stated',
+    'effective_psf',
+    'in_lobes',
+    'misstated_psf',
+    'sky_error',
+    'stated_asymmetry',
+]
 
 
 def _sizes(*shape, generator, device):
@@ -19,7 +30,38 @@ def _sizes(*shape, generator, device):
     return 2 * torch.rand(*shape, generator=generator, device=device) ** 2
 
 
-def sky_error(n, shape, *, generator, device='cpu'):
+def draw_stated(n, limits, usual, *, generator, device='cpu'):
+    """
+    Errors that are stated: half of them the usual one, half uniform.
+
+    Parameters
+    ----------
+    n : int
+        Number of images B.
+
+    limits : tuple of float
+        Lowest and highest.
+
+    usual : float
+        What surveys state.
+
+    generator : `torch.Generator`
+        On the device.
+
+    device : str or `torch.device`, optional
+        Where to draw.
+
+    Returns
+    -------
+    error : tensor ``(B,)``
+        As the configuration has it.
+    """
+    unit = torch.rand(2, n, generator=generator, device=device)
+    low, high = limits
+    return torch.where(unit[0] < 0.5, usual, low + (high - low) * unit[1])
+
+
+def sky_error(n, shape, *, spread=True, generator, device='cpu'):
     """
     Level, slope and curvature of what a survey's sky is off by.
 
@@ -30,6 +72,9 @@ def sky_error(n, shape, *, generator, device='cpu'):
 
     shape : tuple of int
         ``(ny, nx)``.
+
+    spread : bool, optional
+        Whether the size itself varies about what is typical.
 
     generator : `torch.Generator`
         On the device.
@@ -50,10 +95,12 @@ def sky_error(n, shape, *, generator, device='cpu'):
     error = error + 0.4 * (
         c[:, 3] * (u**2 - 1 / 3) + c[:, 4] * (v**2 - 1 / 3) + c[:, 5] * u * v
     )
+    if not spread:
+        return error
     return _sizes(n, 1, 1, generator=generator, device=device) * error
 
 
-def misstated_psf(psf, size, *, generator):
+def misstated_psf(psf, size, *, spread=True, generator):
     """
     The PSF that is stated where the measured one is a little off.
 
@@ -62,8 +109,11 @@ def misstated_psf(psf, size, *, generator):
     psf : tensor ``(B, 8)``
         The true PSFs.
 
-    size : float
+    size : float or tensor ``(B,)``
         Typical relative error of the width.
+
+    spread : bool, optional
+        Whether the size itself varies about what is typical.
 
     generator : `torch.Generator`
         On the device.
@@ -75,12 +125,17 @@ def misstated_psf(psf, size, *, generator):
         known the less the fainter they are.
     """
     noise = torch.randn(len(psf), 5, generator=generator, device=psf.device)
-    sizes = _sizes(len(psf), 1, generator=generator, device=psf.device)
-    noise = noise * size * sizes
+    size = torch.as_tensor(size, device=psf.device).reshape(-1, 1)
+    if spread:
+        size = size * _sizes(len(psf), 1, generator=generator, device=psf.device)
+    noise = noise * size
+    # Of wings far more is unknown than of the width, but not everything.
+    wings = noise[:, 1:3].clamp(-0.1, 0.1) if not spread else noise[:, 1:3]
     out = psf.clone()
     out[:, [0, 1, 3]] *= torch.exp(noise[:, :1])
-    out[:, 2] *= torch.exp(6 * noise[:, 1])
-    out[:, 4] *= torch.exp(12 * noise[:, 2])
+    out[:, 2] *= torch.exp(6 * wings[:, 0])
+    # Where the power law is the core itself, it is not what is in doubt.
+    out[:, 4] *= torch.where(out[:, 4] < 1, torch.exp(12 * wings[:, 1]), 1.0)
     out[:, 6:] += 0.7 * noise[:, 3:] * (out[:, 6:] != 0)
     return out
 
@@ -112,3 +167,98 @@ def effective_psf(psf, dither, kernel):
     stretch = (along[:, 0] - along[:, 1]) / (2 * psf[:, 0] ** 2 + along.sum(-1))
     wide[:, 6] = (wide[:, 6] + stretch).clamp(-0.3, 0.3)
     return wide
+
+
+def draw_lobes(n, most, fwhm, *, generator):
+    """
+    Draw lobes of PSFs: one on one side (coma) and three at 120 degrees (trefoil).
+
+    Parameters
+    ----------
+    n : int
+        Number of images B.
+
+    most : float
+        Largest share of the light in either.
+
+    fwhm : tensor ``(B,)``
+        Of the PSF in pixels.
+
+    generator : `torch.Generator`
+        On the device.
+
+    Returns
+    -------
+    lobes : tuple of tensor ``(B, 4)``
+        Share, distance in pixels, angle and width in pixels of each lobe; one image
+        in two has none.
+    """
+    unit = torch.rand(9, n, generator=generator, device=fwhm.device)
+    # Faint lobes are the rule.
+    coma, trefoil = most * unit[0] ** 2, most * unit[1] ** 3
+    some = unit[8] < 0.5
+    third = 2 * math.pi / 3
+    share = torch.stack([coma, *[trefoil / 3] * 3], -1) * some[:, None]
+    distance = torch.stack([0.8 + 1.4 * unit[2], *[0.8 + 1.2 * unit[3]] * 3], -1)
+    own, other = 2 * math.pi * unit[4], 2 * math.pi * unit[5]
+    angle = torch.stack([own, other, other + third, other - third], -1)
+    width = torch.stack([0.1 + 0.4 * unit[6], *[0.1 + 0.4 * unit[7]] * 3], -1)
+    fwhm = fwhm[:, None]
+    return share, distance * fwhm, angle, width * fwhm
+
+
+def in_lobes(image, lobes):
+    """
+    Images with the part of the light in lobes that belongs there.
+
+    Parameters
+    ----------
+    image : tensor ``(B, ny, nx)``
+        Without noise.
+
+    lobes : tuple of tensor
+        From `draw_lobes`.
+
+    Returns
+    -------
+    image : tensor ``(B, ny, nx)``
+        Likewise.
+    """
+    ny, nx = image.shape[1:]
+    padded = torch.fft.rfft2(image, s=(2 * ny, 2 * nx))
+    moved = padded * lobe_kernel(*lobes, (ny, nx))
+    return torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
+
+
+def stated_asymmetry(psf, fwhm, lobes, *, generator):
+    """
+    What is known of the lobes of PSFs, and what not.
+
+    Parameters
+    ----------
+    psf : tensor ``(B, 8)``
+        The PSFs without lobes.
+
+    fwhm : tensor ``(B,)``
+        Their widths in pixels.
+
+    lobes : tuple of tensor
+        From `draw_lobes`.
+
+    generator : `torch.Generator`
+        On the device.
+
+    Returns
+    -------
+    asymmetry : tensor ``(B, 4)``
+        `~bliss_astro.psf.asymmetry_of_image` of the PSF, in three of five images
+        with small errors, else a part of it.
+    """
+    n = 2 * 18 + 1
+    axis = torch.arange(n, device=psf.device, dtype=psf.dtype) - n // 2
+    image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
+    true = asymmetry_of_image(in_lobes(image, lobes), fwhm)
+    unit = torch.rand(2, len(psf), 1, generator=generator, device=psf.device)
+    known = torch.where(unit[0] < 0.6, 1.0, unit[1])
+    noise = torch.randn(len(psf), 4, generator=generator, device=psf.device)
+    return known * true + noise * (0.1 * true.abs() + 0.001)

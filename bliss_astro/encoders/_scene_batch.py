@@ -57,6 +57,12 @@ class SceneBatch:
     cluster : tensor ``(B, 3)`` or None
         Centre in x and y and radius of the circle that holds all sources;
         an infinite radius where there is none.
+
+    psf_error, background_error : tensor ``(B,)`` or None
+        Stated errors, see `~bliss_astro.encoders.EncoderInputs`.
+
+    asymmetry : tensor ``(B, 4)`` or None
+        Stated asymmetry of the PSF.
     """
 
     data: torch.Tensor
@@ -77,6 +83,9 @@ class SceneBatch:
     population: torch.Tensor
     region: tuple[float, float, float, float]
     cluster: torch.Tensor | None = None
+    psf_error: torch.Tensor | None = None
+    background_error: torch.Tensor | None = None
+    asymmetry: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.data)

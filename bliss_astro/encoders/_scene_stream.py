@@ -13,11 +13,26 @@ from bliss_astro.coadds._align import coadd_noise
 from bliss_astro.posteriors import TileCatalog, TileGrid
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
-from bliss_astro.rendering import RenderingAccuracy, render_galaxies
+from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.rendering import RenderingAccuracy, render_galaxies, render_stars
 
+from ._artifacts import cosmic_rays, draw_large_galaxies, large_galaxies, trails
 from ._bright_stars import draw_bright_stars, glare
-from ._inputs import EMPTY_LOG_DENSITY, EncoderInputs
-from ._nuisances import effective_psf, misstated_psf, sky_error
+from ._inputs import (
+    EMPTY_LOG_DENSITY,
+    USUAL_BACKGROUND_ERROR,
+    USUAL_PSF_ERROR,
+    EncoderInputs,
+)
+from ._nuisances import (
+    draw_lobes,
+    draw_stated,
+    effective_psf,
+    in_lobes,
+    misstated_psf,
+    sky_error,
+    stated_asymmetry,
+)
 from ._scene_batch import SceneBatch, padded
 
 __all__ = ['SceneStream']
@@ -27,6 +42,10 @@ __all__ = ['SceneStream']
 _MARGINS = {'sky': 14, 'npe': 0}
 # Sources down to this share of the flux floor are there but not asked for.
 _UNSEEN = 0.4
+# Of the prior of the sky, with fields of telescopes, so many are no fields of SDSS.
+_OTHER_FRACTION = 0.65
+# Signal-to-noise ratio of a usual flux floor.
+_USUAL_FLOOR = 3.4
 # Calibrations of images that are none of SDSS's, in electrons per nanomaggy.
 _ELECTRONS = (400.0, 2000.0)
 
@@ -49,7 +68,27 @@ class _Plan:
     dither: torch.Tensor
     population: str
     cluster: torch.Tensor
+    pixel_scale: float
     glare: torch.Tensor | None = None
+    lobes: tuple | None = None
+    # Sources whose light is in the glare.
+    drawn_apart: tuple | None = None
+
+    def add_glare(self, image):
+        self.glare = image if self.glare is None else self.glare + image
+
+    def truth(self):
+        """Positions, fluxes, types and shapes of all sources."""
+        own = (self.x, self.y, self.flux, self.is_galaxy, self.galaxy)
+        if self.drawn_apart is None:
+            return own
+        x, y, flux, galaxy = self.drawn_apart
+        other = (x, y, flux, flux > 0, galaxy)
+        return [torch.cat(pair, 1) for pair in zip(own, other, strict=True)]
+
+
+def _area(psf):
+    return torch.exp(describe_shape(psf)[:, 1] + LOG_AREA)
 
 
 def _prior(kind, source):
@@ -199,11 +238,41 @@ class SceneStream:
             read_noise = torch.where(other, noise, read_noise)
             electrons = self._log_uniform(_ELECTRONS, n, generator)
             scale = torch.where(other, electrons, scale)
+        if config.fields == 'telescopes' and population == 'sky':
+            other = self._telescopes(n, depth, generator)
+            fields = (psf, background, read_noise, scale)
+            coin = self._unit(n, generator=generator) < _OTHER_FRACTION
+            psf, background, read_noise, scale = (
+                torch.where(coin[:, None] if new.dim() > 1 else coin, new, old)
+                for new, old in zip(other, fields, strict=True)
+            )
         if depth > 8:
             # Inclined ellipses are slow to draw, the more so in deep coadds.
             psf = psf.clone()
             psf[:, 7] = 0.0
         return psf, background, read_noise, scale
+
+    def _telescopes(self, n, depth, generator):
+        """PSF, sky, read noise and calibration of any telescope."""
+        config = self.config
+        coin = float(self._unit((), generator=generator))
+        psf = config.draw_psf(
+            n,
+            inclined=depth == 1 and coin < config.inclined_fraction,
+            generator=generator,
+            device=self.device,
+        )
+        noise = self._log_uniform(config.noise, n, generator)
+        low, high = config.read_noise
+        read_noise = low + (high - low) * self._unit(n, generator=generator)
+        read_noise = read_noise.minimum(0.7 * noise)
+        low, high = config.limits
+        limit = low + (high - low) * self._unit(n, generator=generator)
+        # The calibration for which a usual flux floor is of that magnitude.
+        floor = _USUAL_FLOOR * noise * torch.sqrt(_area(psf) / depth)
+        return psf, noise**2 - read_noise**2, read_noise, floor * 10 ** (
+            0.4 * (limit - 22.5)
+        )
 
     def _floor(self, population, psf, variance, scale, depth, generator):
         """Flux floor in electrons."""
@@ -221,16 +290,28 @@ class SceneStream:
             typical = self._log_uniform(config.typical_floor_snr, n, generator)
             coin = self._unit(n, generator=generator) < 0.5
             snr = torch.where(coin, typical, snr)
-        area = torch.exp(describe_shape(psf)[:, 1] + LOG_AREA)
-        return snr * torch.sqrt(variance * area / depth)
+        return snr * torch.sqrt(variance * _area(psf) / depth)
+
+    def _pixel_scale(self, population, generator):
+        config = self.config
+        if config.fields != 'telescopes' or population == 'npe':
+            return config.pixel_scale
+        coin = float(self._unit((), generator=generator))
+        drawn = float(self._log_uniform(config.pixel_scales, 1, generator))
+        return drawn if coin < _OTHER_FRACTION else config.pixel_scale
 
     # -- sources ---------------------------------------------------------------
 
-    def _sources(self, population, floor, scale, cluster, generator):
+    def _sources(self, population, floor, scale, cluster, pixel_scale, generator):
         config, n = self.config, len(scale)
         prior = self.priors[population]
         lowest = (1.0 if population == 'npe' else _UNSEEN) * floor / scale
         factors = self._factors(population, cluster, generator)
+        density = self._density(prior, floor / scale, factors, pixel_scale)
+        if config.fields == 'telescopes' and population == 'sky':
+            # Neither empty nor beyond what tiles can hold.
+            change = density.clamp(*config.density) / density
+            density, factors = density * change, [f * change for f in factors]
         ny, nx = config.shape
         margin = self.margins[population]
         drawn = prior.sample_batch(
@@ -239,7 +320,7 @@ class SceneStream:
             flux_min=lowest,
             star_scale=factors[0],
             galaxy_scale=factors[1],
-            pixel_scale=config.pixel_scale,
+            pixel_scale=pixel_scale,
             generator=generator,
             device=self.device,
         )
@@ -251,7 +332,7 @@ class SceneStream:
             full = (*x.shape, self.galaxy_model.latent_dim)
             shapes = torch.randn(full, generator=generator, device=self.device)
         drawn = dataclasses.replace(drawn, x=x, y=y, flux=flux, galaxy=shapes)
-        return drawn, self._density(prior, floor / scale, factors)
+        return drawn, density
 
     def _clusters(self, population, n, generator):
         """Centre and radius of the circles that hold all sources, ``(n, 3)``."""
@@ -272,9 +353,9 @@ class SceneStream:
             -1,
         )
 
-    def _density(self, prior, floor, factors):
+    def _density(self, prior, floor, factors, pixel_scale):
         # Priors count in SDSS's pixels.
-        area = (self.config.pixel_scale / 0.396) ** 2
+        area = (pixel_scale / 0.396) ** 2
         stars = prior.star_density(floor) * factors[0]
         return area * (stars + prior.galaxy_density(floor) * factors[1])
 
@@ -307,8 +388,12 @@ class SceneStream:
             floor = self._floor(population, psf, variance, scale, depth, generator)
             cluster = self._clusters(population, n, generator)
             factors = self._factors(population, cluster, generator)
+            pixel_scale = self._pixel_scale(population, generator)
             prior = self.priors[population]
-            out.append(self._density(prior, floor / scale, factors))
+            density = self._density(prior, floor / scale, factors, pixel_scale)
+            if self.config.fields == 'telescopes' and population == 'sky':
+                density = density.clamp(*self.config.density)
+            out.append(density)
         return torch.cat(out)
 
     def _factors(self, population, cluster, generator):
@@ -334,7 +419,10 @@ class SceneStream:
         variance = background + read_noise**2
         floor = self._floor(population, psf, variance, scale, depth, generator)
         cluster = self._clusters(population, n, generator)
-        drawn, density = self._sources(population, floor, scale, cluster, generator)
+        pixel_scale = self._pixel_scale(population, generator)
+        drawn, density = self._sources(
+            population, floor, scale, cluster, pixel_scale, generator
+        )
         simulator = CoaddSimulator(
             depth,
             shape=config.shape,
@@ -361,10 +449,42 @@ class SceneStream:
             dither=simulator.draw_dithers(n, generator=generator),
             population=population,
             cluster=cluster,
+            pixel_scale=pixel_scale,
         )
-        if population == 'sky' and config.bright_fraction > 0:
-            self._add_bright_stars(plan, generator)
+        if population == 'sky':
+            self._add_nuisances(plan, generator)
         return plan
+
+    def _add_nuisances(self, plan, generator):
+        config, n = self.config, len(plan.psf)
+        if config.bright_fraction > 0:
+            self._add_bright_stars(plan, generator)
+        if config.large_fraction > 0:
+            self._add_large_galaxies(plan, generator)
+        fwhm = fwhm_of_shape(plan.psf)
+        if config.trail_fraction > 0:
+            image = trails(
+                n, config.trail_fraction, config.shape, fwhm, generator=generator
+            )
+            noise = (plan.background + plan.read_noise**2).sqrt()
+            depth = plan.dither.shape[1]
+            plan.add_glare(image * (noise / depth**0.5)[:, None, None])
+        if config.asymmetry > 0:
+            plan.lobes = draw_lobes(n, config.asymmetry, fwhm, generator=generator)
+
+    def _add_large_galaxies(self, plan, generator):
+        config = self.config
+        noise = (plan.background + plan.read_noise**2).sqrt()
+        drawn = draw_large_galaxies(
+            len(plan.psf),
+            config.large_fraction,
+            config.shape,
+            noise / plan.dither.shape[1] ** 0.5,
+            generator=generator,
+        )
+        image = large_galaxies(*drawn, config.shape, fwhm_of_shape(plan.psf))
+        plan.add_glare(image)
+        plan.drawn_apart = drawn
 
     def _add_bright_stars(self, plan, generator):
         config, n = self.config, len(plan.psf)
@@ -375,7 +495,7 @@ class SceneStream:
             generator=generator,
             device=self.device,
         )
-        plan.glare = glare(*star, config.shape, generator=generator)
+        plan.add_glare(glare(*star, config.shape, generator=generator))
         for name, value in zip(('x', 'y', 'flux'), star, strict=True):
             setattr(plan, name, torch.cat([getattr(plan, name), value], 1))
         none = torch.zeros_like(star[0], dtype=torch.bool)
@@ -410,10 +530,24 @@ class SceneStream:
         config, n = self.config, len(plan.psf)
         if plan.glare is not None:
             extended = extended + plan.glare
+        flux = plan.flux * ~plan.is_galaxy
+        deep = plan.dither.shape[1] > 1
+        kernel = None
+        if plan.lobes is not None:
+            # The stars join what is extended, so that one kernel moves all light.
+            psf = plan.psf
+            if deep:
+                kernel = coadd_noise(plan.dither, interpolated=self._interpolated)[-1]
+                psf = effective_psf(psf, plan.dither, kernel)
+            stars = render_stars(
+                psf, plan.x, plan.y, flux, size=config.shape, tolerance=1e-4
+            )
+            extended = in_lobes(extended + stars, plan.lobes).clamp(min=0)
+            flux = torch.zeros_like(flux)
         data = plan.simulator.expose_batch(
             plan.x,
             plan.y,
-            plan.flux * ~plan.is_galaxy,
+            flux,
             psf=plan.psf,
             background=plan.background,
             read_noise=plan.read_noise,
@@ -421,19 +555,21 @@ class SceneStream:
             extended=extended,
             generator=generator,
         )
-        deep = plan.dither.shape[1] > 1
         ratio, *correlation, kernel = coadd_noise(
-            plan.dither,
-            interpolated=deep and config.noise_order == 'before_alignment',
+            plan.dither, interpolated=deep and self._interpolated
         )
         bkg_error = ((plan.background + plan.read_noise**2) * ratio).sqrt()
         mask = plan.simulator.draw_mask(data, generator=generator)
         psf = effective_psf(plan.psf, plan.dither, kernel) if deep else plan.psf
-        if plan.population == 'sky' and config.psf_error > 0:
-            psf = misstated_psf(psf, config.psf_error, generator=generator)
-        if plan.population == 'sky' and config.sky_error > 0:
-            off = sky_error(n, config.shape, generator=generator, device=self.device)
-            data = data + config.sky_error * off * bkg_error[:, None, None]
+        stated = {}
+        if plan.lobes is not None:
+            stated['asymmetry'] = stated_asymmetry(
+                psf, fwhm_of_shape(psf), plan.lobes, generator=generator
+            )
+        elif config.asymmetry > 0:
+            stated['asymmetry'] = psf.new_zeros(n, 4)
+        psf, data = self._misstated(plan, psf, data, bkg_error, stated, generator)
+        x, y, flux, is_galaxy, galaxy = plan.truth()
         ny, nx = config.shape
         most = max(self.margins.values())
         return SceneBatch(
@@ -447,15 +583,46 @@ class SceneStream:
             density=plan.density,
             flux_min=plan.floor,
             mask=mask,
-            x=plan.x,
-            y=plan.y,
-            flux=plan.flux,
-            is_galaxy=plan.is_galaxy,
-            galaxy=plan.galaxy,
+            x=x,
+            y=y,
+            flux=flux,
+            is_galaxy=is_galaxy,
+            galaxy=galaxy,
             population=torch.full_like(plan.scale, float(plan.population == 'npe')),
             region=(-most - 0.5, nx + most, -most - 0.5, ny + most),
             cluster=plan.cluster,
+            **stated,
         )
+
+    @property
+    def _interpolated(self):
+        return self.config.noise_order == 'before_alignment'
+
+    def _misstated(self, plan, psf, data, bkg_error, stated, generator):
+        """The PSF that is stated, and the image with what is not told of it."""
+        config, n = self.config, len(psf)
+        drawn = {'generator': generator, 'device': self.device}
+        on_sky = plan.population == 'sky'
+        if config.psf_errors is not None:
+            error = draw_stated(n, config.psf_errors, USUAL_PSF_ERROR, **drawn)
+            stated['psf_error'] = error = error * on_sky
+            psf = misstated_psf(psf, error, spread=False, generator=generator)
+        elif on_sky and config.psf_error > 0:
+            psf = misstated_psf(psf, config.psf_error, generator=generator)
+        if config.background_errors is not None:
+            error = draw_stated(
+                n, config.background_errors, USUAL_BACKGROUND_ERROR, **drawn
+            )
+            stated['background_error'] = error = error * on_sky
+            off = sky_error(n, config.shape, spread=False, **drawn)
+            data = data + off * (error * bkg_error)[:, None, None]
+        elif on_sky and config.sky_error > 0:
+            off = sky_error(n, config.shape, **drawn)
+            data = data + config.sky_error * off * bkg_error[:, None, None]
+        if on_sky and config.ray_fraction > 0 and plan.dither.shape[1] == 1:
+            rays = cosmic_rays(n, config.ray_fraction, config.shape, **drawn)
+            data = data + rays * bkg_error[:, None, None]
+        return psf, data
 
     # -- batches ---------------------------------------------------------------
 

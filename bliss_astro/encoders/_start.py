@@ -18,9 +18,14 @@ def _grown(key, value, like, config, learns_types):
     missing = like.shape[1] - value.shape[1] if value.dim() > 1 else 0
     if missing <= 0 or like[:, :1].shape != value[:, :1].shape:
         return value
-    grown = {'stem_first.weight'}
+    if key.startswith('sources.') and key.endswith('.mix.0.weight'):
+        # Conditions stand before the features of the tile.
+        before = value.shape[1] - config.width
+        empty = torch.zeros_like(like[:, :missing])
+        return torch.cat([value[:, :before], empty, value[:, before:]], 1)
+    grown = {'stem_first.weight', 'modulation.0.weight'}
     if learns_types:
-        grown |= {'modulation.0.weight', 'head.from_neighbours.weight'}
+        grown |= {'head.from_neighbours.weight'}
     before = value.shape[1]
     if learns_types and key.startswith('head.source.') and 'hidden.weight' in key:
         # The number of sources in the tile comes last.

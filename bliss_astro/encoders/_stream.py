@@ -11,17 +11,17 @@ import torch
 from bliss_astro.coadds import CoaddSimulator
 from bliss_astro.exposures._noise import BadPixelPrior
 from bliss_astro.posteriors import TileCatalog, TileGrid
-from bliss_astro.priors import SeeingPrior, StarPrior
+from bliss_astro.priors import SeeingPrior, StarPrior, TelescopePrior
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, LOG_AREA, describe_shape
 from bliss_astro.psf._width import scale_to_fwhm
 
-from ._inputs import EncoderInputs
-from ._nuisances import misstated_psf, sky_error
+from ._inputs import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR, EncoderInputs
+from ._nuisances import draw_stated, misstated_psf, sky_error
 
 __all__ = ['SimulationConfig', 'SimulationStream']
 
 POPULATIONS = ('stars', 'npe', 'sky', 'both')
-FIELDS = ('sdss', 'single', 'wide')
+FIELDS = ('sdss', 'single', 'wide', 'telescopes')
 # Distance in pixels that confined stars keep from the edges.
 _CONFINED_MARGIN = 12
 
@@ -67,8 +67,9 @@ class SimulationConfig:
     dynamic_range : float
         Largest over smallest flux.
 
-    psf : {'sdss', 'paper'}
-        The seeing of SDSS, or the one PSF of the coadd paper.
+    psf : {'sdss', 'paper', 'telescopes'}
+        The seeing of SDSS, the one PSF of the coadd paper, or PSFs of any telescope
+        (`~bliss_astro.priors.TelescopePrior`).
 
     fwhm : tuple of float or None
         Range of the full width at half maximum of one exposure's PSF in
@@ -114,10 +115,21 @@ class SimulationConfig:
     npe_fraction : float
         Share of the NPE paper's prior where there are both.
 
-    fields : {'sdss', 'single', 'wide'}
+    fields : {'sdss', 'single', 'wide', 'telescopes'}
         Where PSF, background and calibration come from:
         `~bliss_astro.priors.FieldPrior`, its single field, or for
-        half of the images ``background``, ``read_noise`` and ``psf`` above.
+        half of the images ``background``, ``read_noise`` and ``psf`` above; or for
+        two thirds of those of the sky any telescope's: ``noise``, ``psf``,
+        ``pixel_scales`` and ``limits``.
+
+    noise : tuple of float
+        Noise of empty sky in electrons of one exposure.
+
+    pixel_scales : tuple of float
+        Sides of a pixel in arcsec.
+
+    limits : tuple of float
+        Uniform range of the magnitude at the flux floor.
 
     crowding : tuple of float
         Factor on the density of the NPE paper's prior.
@@ -132,6 +144,23 @@ class SimulationConfig:
     psf_error : float
         Typical relative error of the stated PSF's width, in the same images;
         errors of its shape go with it.
+
+    psf_errors : tuple of float or None
+        Range of the relative error of the PSF's width that is stated, and drawn with
+        that standard deviation; half of the images have 1 %. In place of
+        ``psf_error``.
+
+    background_errors : tuple of float or None
+        Likewise of the background's error in units of its noise; half have 0.05.
+        In place of ``sky_error``.
+
+    asymmetry : float
+        Largest share of a PSF's light that is in lobes on one side or three, in half
+        of the images of the prior of the sky; stated in part.
+
+    ray_fraction, trail_fraction, large_fraction : float
+        Shares of the images of the prior of the sky that have cosmic rays (single
+        exposures), a satellite's trail, and a galaxy of 8 to 60 px.
 
     unseen : float
         Sources are drawn down to this share of the flux floor, of which those
@@ -196,8 +225,17 @@ class SimulationConfig:
     crowding: tuple[float, float] = (1.0, 1.0)
     star_scale: tuple[float, float] = (1.0, 1.0)
     galaxy_scale: tuple[float, float] = (1.0, 1.0)
+    noise: tuple[float, float] = (3.0, 3000.0)
+    pixel_scales: tuple[float, float] = (0.05, 1.2)
+    limits: tuple[float, float] = (18.0, 25.5)
     sky_error: float = 0.0
     psf_error: float = 0.0
+    psf_errors: tuple[float, float] | None = None
+    background_errors: tuple[float, float] | None = None
+    asymmetry: float = 0.0
+    ray_fraction: float = 0.0
+    trail_fraction: float = 0.0
+    large_fraction: float = 0.0
     bright_fraction: float = 0.0
     unseen: float = 1.0
     npe_floor: tuple[float, float] | None = None
@@ -214,7 +252,9 @@ class SimulationConfig:
             if getattr(self, name) not in known:
                 msg = f'{name} must be one of {known}, got {getattr(self, name)!r}'
                 raise ValueError(msg)
-        for name in ('npe_fraction', 'bright_fraction', 'cluster_fraction'):
+        shares = ['npe_fraction', 'bright_fraction', 'cluster_fraction']
+        shares += ['ray_fraction', 'trail_fraction', 'large_fraction', 'asymmetry']
+        for name in shares:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 msg = f'{name} must lie between 0 and 1, got {value}'
@@ -236,13 +276,15 @@ class SimulationConfig:
         if not 0 < self.unseen <= 1:
             msg = f'unseen must lie above 0 and be at most 1, got {self.unseen}'
             raise ValueError(msg)
-        if self.psf not in ('sdss', 'paper'):
-            msg = f"psf must be 'sdss' or 'paper', got {self.psf!r}"
+        if self.psf not in ('sdss', 'paper', 'telescopes'):
+            msg = f"psf must be 'sdss', 'paper' or 'telescopes', got {self.psf!r}"
             raise ValueError(msg)
         pairs = ['n_exposures', 'background', 'density', 'floor_snr']
         pairs += ['crowding', 'star_scale', 'galaxy_scale']
         pairs += ['cluster_radius', 'cluster_crowding']
-        optional = ('fwhm', 'saturation', 'npe_floor')
+        pairs += ['noise', 'pixel_scales', 'limits']
+        optional = ('fwhm', 'saturation', 'npe_floor', 'psf_errors')
+        optional += ('background_errors',)
         pairs += [n for n in optional if getattr(self, n) is not None]
         for name in pairs:
             pair = getattr(self, name)
@@ -295,6 +337,10 @@ class SimulationConfig:
         shape : tensor ``(n, 8)``
             Shape parameters in pixels.
         """
+        if self.psf == 'telescopes':
+            return TelescopePrior(fwhm=self.fwhm or (1.2, 7.0)).sample_batch(
+                n, inclined=inclined, generator=generator, device=device
+            )
         if self.psf == 'paper':
             psf = torch.tensor([DEFAULT_SHAPE], device=device).expand(n, 8)
         else:
@@ -422,9 +468,24 @@ class SimulationStream:
 
     def _misstated(self, batch, generator):
         config, n = self.config, len(batch)
-        if config.psf_error > 0:
+        drawn = {'generator': generator, 'device': self.device}
+        if config.psf_errors is not None:
+            batch.psf_error = draw_stated(
+                n, config.psf_errors, USUAL_PSF_ERROR, **drawn
+            )
+            batch.psf = misstated_psf(
+                batch.psf, batch.psf_error, spread=False, generator=generator
+            )
+        elif config.psf_error > 0:
             batch.psf = misstated_psf(batch.psf, config.psf_error, generator=generator)
-        if config.sky_error > 0:
+        if config.background_errors is not None:
+            batch.background_error = draw_stated(
+                n, config.background_errors, USUAL_BACKGROUND_ERROR, **drawn
+            )
+            off = sky_error(n, config.shape, spread=False, **drawn)
+            size = (batch.background_error * batch.bkg_error)[:, None, None]
+            batch.data = batch.data + size * off
+        elif config.sky_error > 0:
             off = sky_error(n, config.shape, generator=generator, device=self.device)
             size = config.sky_error * batch.bkg_error[:, None, None]
             batch.data = batch.data + size * off

@@ -8,7 +8,9 @@ import math
 
 import torch
 
-__all__ = ['SeeingPrior']
+from bliss_astro.psf._width import scale_to_fwhm
+
+__all__ = ['SeeingPrior', 'TelescopePrior']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,3 +114,89 @@ class SeeingPrior:
             ],
             -1,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TelescopePrior:
+    """
+    Distribution of the PSFs of any telescope and camera.
+
+    One in three has the wings of SDSS, of whatever width; the others are Gaussians,
+    Moffat profiles of index 1.9 to 20, and a core with a second Gaussian and faint
+    power-law wings, as diffraction and scattered light give.
+
+    Parameters
+    ----------
+    fwhm : tuple of float
+        Range of the full width at half maximum in pixels, log-uniform.
+
+    ellipticity : float
+        Largest ellipticity; most PSFs are rounder than a fifth of it.
+    """
+
+    fwhm: tuple[float, float] = (1.2, 7.0)
+    ellipticity: float = 0.25
+
+    def sample_batch(
+        self,
+        n: int,
+        *,
+        inclined: bool = True,
+        generator: torch.Generator | None = None,
+        device='cpu',
+    ) -> torch.Tensor:
+        """
+        Draw PSF shapes.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        inclined : bool, optional
+            If `False`, ``e2`` is zero, which renders several times faster.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        shape : tensor ``(n, 8)``
+            In the order of ``SHAPE_NAMES``.
+        """
+        sdss = SeeingPrior().sample_batch(
+            n, inclined=inclined, generator=generator, device=device
+        )
+        unit = torch.rand(10, n, generator=generator, device=device)
+
+        def between(low, high, u):
+            return low * (high / low) ** u
+
+        one, zero = torch.ones_like(unit[0]), torch.zeros_like(unit[0])
+        gaussian = [one, 2 * one, zero, one, zero, 4 * one]
+        # A power law far above the core is a Moffat profile of half its index.
+        index = between(1.9, 20.0, unit[1])
+        moffat = [one, 2 * one, zero, one, 1e3 * one, 2 * index]
+        double = [
+            one,
+            between(1.5, 3.5, unit[2]),
+            between(0.01, 0.3, unit[3]),
+            between(1.0, 3.0, unit[4]),
+            0.03 * unit[5] ** 2,
+            2.9 + 1.3 * unit[6],
+        ]
+        kinds = [sdss[:, :6]]
+        kinds += [torch.stack(kind, -1) for kind in (gaussian, moffat, double)]
+        limits = torch.tensor([0.35, 0.50, 0.80], device=device)
+        choice = torch.bucketize(unit[0], limits)
+        profile = torch.stack(kinds, 1)[torch.arange(n, device=device), choice]
+        size = self.ellipticity * unit[7] ** 3
+        angle = 2 * math.pi * unit[8]
+        e = torch.stack([size * torch.cos(angle), size * torch.sin(angle)], -1)
+        if not inclined:
+            e = torch.stack([size * torch.sign(torch.cos(angle)), zero], -1)
+        shape = torch.cat([profile, e], -1)
+        return scale_to_fwhm(shape, between(*self.fwhm, unit[9]))
