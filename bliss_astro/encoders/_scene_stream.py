@@ -302,6 +302,14 @@ class SceneStream:
 
     # -- sources ---------------------------------------------------------------
 
+    def _any_density(self, density, generator):
+        """Densities for half of the images log-uniform, else that of the sky."""
+        n = len(density)
+        coin = self._unit(n, generator=generator) < 0.5
+        drawn = self._log_uniform(self.config.density, n, generator)
+        # Neither empty nor beyond what tiles can hold.
+        return torch.where(coin, drawn, density.clamp(*self.config.density))
+
     def _sources(self, population, floor, scale, cluster, pixel_scale, generator):
         config, n = self.config, len(scale)
         prior = self.priors[population]
@@ -309,9 +317,9 @@ class SceneStream:
         factors = self._factors(population, cluster, generator)
         density = self._density(prior, floor / scale, factors, pixel_scale)
         if config.fields == 'telescopes' and population == 'sky':
-            # Neither empty nor beyond what tiles can hold.
-            change = density.clamp(*config.density) / density
-            density, factors = density * change, [f * change for f in factors]
+            wanted = self._any_density(density, generator)
+            factors = [factor * wanted / density for factor in factors]
+            density = wanted
         ny, nx = config.shape
         margin = self.margins[population]
         drawn = prior.sample_batch(
@@ -392,7 +400,7 @@ class SceneStream:
             prior = self.priors[population]
             density = self._density(prior, floor / scale, factors, pixel_scale)
             if self.config.fields == 'telescopes' and population == 'sky':
-                density = density.clamp(*self.config.density)
+                density = self._any_density(density, generator)
             out.append(density)
         return torch.cat(out)
 
