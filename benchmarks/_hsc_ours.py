@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from bliss_astro.detection._detect import _autocast, _expected_counts, _inputs
-from bliss_astro.detection._domain import Domain
-from bliss_astro.encoders import EncoderInputs
+from bliss_astro.encoders import Domain, EncoderInputs
 from bliss_astro.posteriors import find_sources
 
 __all__ = ['find_many']

@@ -5,6 +5,7 @@ The door: an image in, a probabilistic catalogue out.
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import math
 import os
@@ -18,11 +19,11 @@ from bliss_astro._threads import check_n_threads, map_threads, n_workers, use_th
 from bliss_astro._warnings import NoDetectionsWarning, OutOfDomainWarning, warn
 from bliss_astro.catalog import CatalogFlag, CatalogPosterior
 from bliss_astro.catalog._checks import check_count, check_threshold
-from bliss_astro.encoders import Encoder, EncoderInputs
+from bliss_astro.encoders import Domain, Encoder, EncoderInputs
 from bliss_astro.posteriors import TileGrid
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
-from ._domain import Domain, check_domain
+from ._domain import check_domain
 from ._estimates import estimate_record
 from ._inputs import as_exposure
 from ._pixel_statistics import pixel_statistics
@@ -44,6 +45,9 @@ _DENSITY_CELL = 32
 _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 # Side in tiles of the cells in which the PSF is looked up.
 _PSF_CELL = 8
+# Spacing in pixels, and most along an axis, of the places at which the asymmetry of a
+# PSF that varies is measured.
+_ASYMMETRY_SPACING, _ASYMMETRY_PLACES = 400, 6
 # Scale in pixels over which the variance of resampled pixels is averaged.
 _RIPPLE_SCALE = 6.0
 
@@ -351,6 +355,36 @@ def _psf_maps(exposure, grid, radius):
     return [value[..., :rows, :columns].contiguous() for value in maps]
 
 
+def _uncertainties(exposure, encoder, grid):
+    """Errors of PSF and background and asymmetry of the PSF, as inputs."""
+    if not encoder.config.uncertainties:
+        return {}
+    device = encoder.device
+    return {
+        'psf_error': torch.full((1, 1, 1, 1), exposure.psf_error, device=device),
+        'background_error': torch.full(
+            (1, 1, 1, 1), exposure.background_error, device=device
+        ),
+        'asymmetry': _asymmetry_map(exposure, grid).to(device),
+    }
+
+
+def _asymmetry_map(exposure, grid):
+    """Coma and trefoil of the PSF, ``(1, 4, rows, columns)`` or 1 x 1."""
+    ny, nx = exposure.shape
+    if not exposure._psf_access.varies:
+        value = exposure._psf_access.asymmetries([nx / 2], [ny / 2])
+        return torch.from_numpy(value.astype(np.float32))[None].movedim(-1, 1)
+    n_rows, n_columns = (
+        min(_ASYMMETRY_PLACES, 1 + length // _ASYMMETRY_SPACING) for length in (ny, nx)
+    )
+    xs = (np.arange(n_columns) + 0.5) * nx / n_columns
+    ys = (np.arange(n_rows) + 0.5) * ny / n_rows
+    value = exposure._psf_access.asymmetries(xs, ys)
+    value = torch.from_numpy(value.astype(np.float32))[None].movedim(-1, 1)
+    return torch.nn.functional.interpolate(value, grid.shape, mode='bilinear')
+
+
 def _tensor(value, device):
     value = np.array(value, dtype=np.float32, order='C')
     return torch.from_numpy(value)[None].to(device)
@@ -408,10 +442,14 @@ def _inputs(exposure, encoder, *, flux_min, population='sky'):
         normalization_radius=radius,
         description=description.to(device),
         population=torch.full((1, 1, 1, 1), float(population == 'npe'), device=device),
+        **_uncertainties(exposure, encoder, grid),
     )
     inputs = encoder.told(inputs)
     facts = {
         'psf_area': area,
+        'psf_features': description[0].double().numpy(),
+        'psf_error': exposure.psf_error,
+        'background_error': exposure.background_error,
         'noise': noise * gain,
         'correlation': tuple(correlation),
         'floor_snr': None if flux_min is None else floor / unit_flux,
@@ -437,8 +475,6 @@ def _has_fast_bfloat16():
 
 
 def _crop(value, rows, columns):
-    if value is None:
-        return None
     if value.shape[2] > 1:
         value = value[:, :, rows]
     return value[..., columns] if value.shape[3] > 1 else value
@@ -451,14 +487,13 @@ def _window(inputs, rows, columns, size):
         slice(rows.start * size, rows.stop * size),
         slice(columns.start * size, columns.stop * size),
     )
-    return EncoderInputs(
-        inputs.image[pixels],
-        inputs.mask[pixels],
-        *(_crop(value, rows, columns) for value in inputs.constants),
-        normalization_radius=inputs.normalization_radius,
-        description=_crop(inputs.description, rows, columns),
-        population=inputs.population,
-    )
+    maps = {}
+    for field in dataclasses.fields(inputs):
+        value = getattr(inputs, field.name)
+        if isinstance(value, torch.Tensor):
+            flat = value.dim() == 3
+            maps[field.name] = value[pixels] if flat else _crop(value, rows, columns)
+    return dataclasses.replace(inputs, **maps)
 
 
 def _blocks(shape, n_threads):

@@ -1,192 +1,27 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What an encoder was trained on, and whether an image lies within it.
+Whether an image lies within the domain of an encoder.
 """
 
 import dataclasses
-import functools
-import json
 import math
 
 import numpy as np
-import torch
 
 from bliss_astro.catalog import CatalogFlag
-from bliss_astro.encoders import SceneStream, SimulationConfig
-from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.encoders import Domain
 
 from ._pixel_statistics import PIXEL_LIMITS
 
-__all__ = ['Domain', 'DomainFinding', 'check_domain', 'domain_findings']
+__all__ = ['DomainFinding', 'check_domain', 'domain_findings']
 
 # How far beyond the stated ranges is still near enough.
 _SLACK = 1.05
 # The noise may anticorrelate by that much: what a measurement of none gives.
 _LEAST_CORRELATION = -0.05
-# Coadds of that many exposures all have about the same share of dithers.
-_MANY = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Domain:
-    """
-    Ranges that an encoder was trained on.
-
-    Attributes
-    ----------
-    psf_area : tuple of float
-        Effective area ``1 / sum(p^2)`` of the PSF in square pixels.
-
-    density : tuple of float
-        Stars per pixel above the flux floor.
-
-    noise : tuple of float
-        Noise of empty sky in electrons.
-
-    correlation : float
-        Largest correlation of the noise of neighbouring pixels.
-
-    floor_snr : tuple of float or None
-        Signal-to-noise ratio of a source at the flux floor.
-
-    fwhm : tuple of float or None
-        Full width at half maximum of the PSF in pixels, for information.
-
-    n_exposures : tuple of int or None
-        Depth of the coadds, for information.
-
-    flux_min : float or None
-        The one flux floor, in electrons of an exposure, of an encoder that was
-        trained for no other.
-    """
-
-    psf_area: tuple[float, float]
-    density: tuple[float, float]
-    noise: tuple[float, float]
-    correlation: float
-    floor_snr: tuple[float, float] | None = None
-    fwhm: tuple[float, float] | None = None
-    n_exposures: tuple[int, int] | None = None
-    flux_min: float | None = None
-
-    @classmethod
-    def of(cls, encoder):
-        """The domain of an encoder, from its card; `None` without one."""
-        simulation = encoder.card.get('simulation')
-        return None if simulation is None else cls.of_simulation(simulation)
-
-    @classmethod
-    def of_simulation(cls, simulation):
-        """The domain of an encoder trained on what a dict or config says."""
-        if dataclasses.is_dataclass(simulation):
-            simulation = dataclasses.asdict(simulation)
-        return _domain(json.dumps(simulation, sort_keys=True))
-
-
-@functools.lru_cache
-def _domain(text):
-    simulation = json.loads(text)
-    if simulation.get('population', 'stars') != 'stars':
-        return _scene_domain(simulation)
-    names = ('psf', 'fwhm', 'ellipticity', 'dither')
-    known = {k: v for k, v in simulation.items() if k in names and v is not None}
-    config = SimulationConfig(**known)
-    n = 1 if config.psf == 'paper' and config.fwhm is None else 20000
-    shape = config.draw_psf(n, generator=torch.Generator().manual_seed(0))
-    least, most = simulation['n_exposures']
-    deep = most > 1
-    correlated = deep and simulation.get('noise_order') != 'after_alignment'
-    kernel, _ = mean_interpolation(config.dither[1])
-    wide = broaden_shape(shape, kernel) if deep else shape
-    sky = simulation['background']
-    read = simulation['read_noise'][1]
-    # A coadd of d exposures has 1.5 sqrt(d) times the noise in electrons.
-    gain = 1.0
-    if correlated and least >= _MANY:
-        gain = max(1.0, 0.9 / mean_interpolation(config.dither[0])[1])
-    return Domain(
-        psf_area=_ends(_area(shape), _area(wide)),
-        density=tuple(simulation['density']),
-        noise=(
-            0.95 * gain * math.sqrt(sky[0] * least),
-            1.6 * math.sqrt((sky[1] + read**2) * most),
-        ),
-        # Two exposures half a pixel apart reach 0.5.
-        correlation=0.51 if correlated else 0.02,
-        floor_snr=None
-        if simulation.get('flux_min') is not None
-        else tuple(simulation['floor_snr']),
-        fwhm=_ends(fwhm_of_shape(shape), fwhm_of_shape(wide)),
-        n_exposures=(least, most),
-        flux_min=simulation.get('flux_min'),
-    )
-
-
-def _scene_domain(simulation):
-    # Of stars and galaxies: what the stream of simulations draws.
-    known = {field.name for field in dataclasses.fields(SimulationConfig)}
-    config = SimulationConfig(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in simulation.items()
-            if name in known
-        }
-    )
-    stream = SceneStream(config)
-    generator = torch.Generator().manual_seed(0)
-    name = 'npe' if config.population == 'npe' else 'sky'
-    psf, background, read_noise, _ = stream.draw_fields(
-        20000, population=name, generator=generator
-    )
-    variance = background + read_noise**2
-    least, most = config.n_exposures
-    deep = most > 1
-    correlated = deep and config.noise_order != 'after_alignment'
-    wide = broaden_shape(psf, mean_interpolation(config.dither[1])[0]) if deep else psf
-    density = stream.draw_densities(5000, generator=generator)
-    low, high = (float(variance.quantile(q)) for q in (0.002, 0.998))
-    return Domain(
-        psf_area=_ends(_area(psf), _area(wide)),
-        density=(float(density.quantile(0.002)), float(density.quantile(0.998))),
-        noise=(0.95 * math.sqrt(low * least), 1.6 * math.sqrt(high * most)),
-        correlation=0.51 if correlated else 0.02,
-        floor_snr=None if name == 'npe' else config.floor_snr,
-        fwhm=_ends(fwhm_of_shape(psf), fwhm_of_shape(wide)),
-        n_exposures=(least, most),
-    )
-
-
-def mean_interpolation(dither):
-    """
-    What bilinear alignment does on average, for dithers up to a distance.
-
-    Parameters
-    ----------
-    dither : float
-        The largest dither in pixels.
-
-    Returns
-    -------
-    kernel_variance : float
-        By how much the PSF broadens along an axis, in square pixels.
-
-    kept : float
-        Share of the noise's standard deviation that is left in a pixel of a
-        deep coadd; the noise of neighbours correlates by
-        ``kernel_variance / kept``.
-    """
-    kernel = dither / 2 - dither**2 / 3
-    return kernel, 1 - 2 * kernel
-
-
-def _area(shape):
-    return torch.exp(describe_shape(shape)[:, 1] + LOG_AREA)
-
-
-def _ends(narrow, broad):
-    # Nearly all of what is drawn, and a little more.
-    return 0.97 * float(narrow.quantile(0.002)), 1.03 * float(broad.quantile(0.998))
+# How far above the range of the PSF's features, which are logarithms, wings may be;
+# and how much larger an ellipticity may be.
+_WING_SLACK, _ELLIPTICITY_SLACK = 0.15, 0.02
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,7 +32,8 @@ class DomainFinding:
     Attributes
     ----------
     name : str
-        ``'psf_area'``, ``'density'``, ``'noise'``, ``'correlation'``,
+        ``'psf_area'``, ``'psf_wings'``, ``'psf_ellipticity'``, ``'psf_error'``,
+        ``'background_error'``, ``'density'``, ``'noise'``, ``'correlation'``,
         ``'floor_snr'``, ``'pixel_scatter'``, ``'pixel_level'`` or
         ``'pixel_holes'``.
 
@@ -293,6 +129,8 @@ def domain_findings(domain, facts):
             worst = show(value[outside].flat[0])
             allowed = f'{show(low)} to {show(high)}'
             findings.append(DomainFinding(name, title, worst, allowed, flag, outside))
+    findings += _psf_findings(domain, facts, [f.name for f in findings])
+    findings += _error_findings(domain, facts)
     findings += _pixel_findings(facts)
     correlation = facts['correlation']
     beyond = max(correlation) > domain.correlation
@@ -306,6 +144,70 @@ def domain_findings(domain, facts):
             np.ones((1, 1), dtype=bool),
         )
         findings.append(finding)
+    return findings
+
+
+def _psf_findings(domain, facts, found):
+    """Where wings or ellipticity of the PSF are outside."""
+    features = facts.get('psf_features')
+    if features is None or domain.psf_features is None:
+        return []
+    findings = []
+    high = np.array(domain.psf_features[1])[:, None, None]
+    excess = (features - high)[2:6].max(0)
+    # A broad PSF is bright far out too.
+    if 'psf_area' not in found and (excess > _WING_SLACK).any():
+        findings.append(
+            DomainFinding(
+                'psf_wings',
+                'wings of the PSF',
+                f'up to {math.exp(excess.max()):.2g} times too bright',
+                'no brighter than these',
+                CatalogFlag.PSF_OUT_OF_DOMAIN,
+                excess > _WING_SLACK,
+            )
+        )
+    # `describe_shape` gives ten times e1 and e2.
+    size = np.hypot(*features[6:8]) / 10
+    most = max(np.abs(np.array(domain.psf_features)[:, 6:8]).max() / 10, 0.01)
+    outside = size > most * 2**0.5 + _ELLIPTICITY_SLACK
+    if outside.any():
+        findings.append(
+            DomainFinding(
+                'psf_ellipticity',
+                'ellipticity of the PSF',
+                f'{size.max():.2f}',
+                f'up to {most:.2f}',
+                CatalogFlag.PSF_OUT_OF_DOMAIN,
+                outside,
+            )
+        )
+    return findings
+
+
+def _error_findings(domain, facts):
+    """Whether PSF and background are less certain than in training."""
+    findings = []
+    for name, title, flag in (
+        ('psf_error', 'relative error of the PSF', CatalogFlag.PSF_OUT_OF_DOMAIN),
+        (
+            'background_error',
+            'error of the background in units of the noise',
+            CatalogFlag.NOISE_OUT_OF_DOMAIN,
+        ),
+    ):
+        value, most = facts.get(name), getattr(domain, name)
+        if value is not None and value > _SLACK * most:
+            findings.append(
+                DomainFinding(
+                    name,
+                    title,
+                    f'{value:.2g}',
+                    f'up to {most:.2g}',
+                    flag,
+                    np.ones((1, 1), dtype=bool),
+                )
+            )
     return findings
 
 
@@ -351,7 +253,8 @@ def check_domain(encoder, facts):
         ``correlation`` (pair of float) and ``floor_snr`` (array, or `None`
         for the usual one); what
         `~bliss_astro.detection._pixel_statistics.pixel_statistics` finds may
-        be left out.
+        be left out, and so may ``psf_features`` ``(8, rows, columns)``, ``psf_error``
+        and ``background_error``.
 
     Returns
     -------

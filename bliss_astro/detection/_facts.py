@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from bliss_astro.encoders import SimulationConfig
+from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
 from bliss_astro.psf._width import fwhm_of_shape
 
 from ._detect import FLOOR_SNR
-from ._domain import mean_interpolation
 
 __all__ = ['ImageFacts']
 
@@ -118,11 +118,16 @@ class ImageFacts:
         """What is compared with the domain of an encoder."""
         return {
             'psf_area': self.psf_area,
+            'psf_features': _features(self.psf_shapes),
             'noise': self.noise,
             'density': self.density,
             'correlation': self.correlation,
             'floor_snr': FLOOR_SNR,
         }
+
+
+def _features(shapes):
+    return describe_shape(torch.from_numpy(shapes)).T[:, None].double().numpy()
 
 
 def range_of(values):

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bliss_astro._atomic import atomic_write
-from bliss_astro.encoders import Encoder, available_encoders
+from bliss_astro.encoders import Domain, Encoder, available_encoders
 
-from ._domain import Domain, domain_findings
+from ._domain import domain_findings
 from ._facts import ImageFacts, stack_facts
 from ._measure import measure_facts
 from ._recipe_settings import RecipeSettings, choose_settings

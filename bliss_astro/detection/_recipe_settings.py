@@ -8,9 +8,15 @@ import math
 
 import numpy as np
 
-from bliss_astro.encoders import EncoderConfig, SimulationConfig, TrainingConfig
+from bliss_astro.encoders import (
+    Domain,
+    EncoderConfig,
+    SimulationConfig,
+    TrainingConfig,
+)
+from bliss_astro.encoders._domain import mean_interpolation
 
-from ._domain import Domain, domain_findings, mean_interpolation
+from ._domain import domain_findings
 from ._facts import dither_of, usual_widths
 
 __all__ = ['RecipeSettings']

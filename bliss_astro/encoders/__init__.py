@@ -4,6 +4,7 @@ From an image to a posterior: inputs, network, training, pretrained weights.
 """
 
 from ._configuration import *
+from ._domain import *
 from ._inputs import *
 from ._network import *
 from ._pretrained import *

@@ -270,8 +270,11 @@ class SceneStream:
         limit = low + (high - low) * self._unit(n, generator=generator)
         # The calibration for which a usual flux floor is of that magnitude.
         floor = _USUAL_FLOOR * noise * torch.sqrt(_area(psf) / depth)
-        return psf, noise**2 - read_noise**2, read_noise, floor * 10 ** (
-            0.4 * (limit - 22.5)
+        return (
+            psf,
+            noise**2 - read_noise**2,
+            read_noise,
+            floor * 10 ** (0.4 * (limit - 22.5)),
         )
 
     def _floor(self, population, psf, variance, scale, depth, generator):

@@ -16,6 +16,7 @@ import torch
 from bliss_astro.posteriors import npe_loss, sequence_loss
 
 from ._configuration import load_config
+from ._domain import Domain
 from ._network import Encoder
 from ._scene_stream import SceneStream
 from ._start import start_from
@@ -429,6 +430,7 @@ def _card(trainer, name):
             'python': platform.python_version(),
         },
         'encoder': encoder,
+        'domain': Domain.of_simulation(simulation).to_card(),
         'simulation': simulation,
         'training': {
             **training,

@@ -173,6 +173,46 @@ class PSFAccess:
             )
         return np.array([[self.at(x, y).shape_vector for x in xs] for y in ys])
 
+    def asymmetries(self, xs, ys):
+        """
+        Return coma and trefoil of the PSF on a grid of places.
+
+        Parameters
+        ----------
+        xs, ys : float `~numpy.ndarray`
+            Columns and rows, pixels.
+
+        Returns
+        -------
+        asymmetries : float `~numpy.ndarray`, shape (len(ys), len(xs), 4)
+            See `~bliss_astro.psf.asymmetry_of_image`; 0 for PSFs given by a formula
+            without any.
+        """
+        xs, ys = np.asarray(xs, dtype=float), np.asarray(ys, dtype=float)
+        if not self.varies:
+            one = self._asymmetry(xs[0], ys[0])
+            return np.broadcast_to(one, (len(ys), len(xs), 4)).copy()
+        return np.array([[self._asymmetry(x, y) for x in xs] for y in ys])
+
+    def _asymmetry(self, x, y):
+        """
+        Measure the asymmetry of the PSF's image at one place.
+        """
+        from ..psf._asymmetry import asymmetry_of_psf
+
+        psf = self.psf
+        shape = self.at(x, y)
+        x, y = x + self.origin[0], y + self.origin[1]
+        if isinstance(psf, np.ndarray):
+            image = psf
+        elif hasattr(psf, 'image'):
+            image = np.asarray(psf.image(x, y), dtype=float)
+        elif hasattr(psf, 'shape_vector') or hasattr(psf, 'at'):
+            return np.zeros(4)
+        else:
+            image = self._draw(x, y)
+        return asymmetry_of_psf(image, shape.fwhm)
+
     def _fit(self, x, y):
         """
         Fit the analytic PSF to a drawing of a foreign one.

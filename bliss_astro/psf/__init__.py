@@ -6,6 +6,7 @@ The point-spread function: two Gaussians and a power law.
 `SDSSPSF` is the PSF of a whole SDSS field, which varies from place to place.
 """
 
+from ._asymmetry import *
 from ._fit import *
 from ._mixture import *
 from ._model import *

@@ -8,7 +8,7 @@ import pytest
 
 from bliss_astro import CoaddSimulator, OutOfDomainWarning, PSFModel, detect_sources
 from bliss_astro.catalog import CatalogFlag
-from bliss_astro.detection._domain import Domain
+from bliss_astro.encoders import Domain
 from bliss_astro.priors import StarPrior
 
 

@@ -12,15 +12,17 @@ import torch
 
 from bliss_astro import CoaddSimulator, Exposure, PSFModel
 from bliss_astro.detection import ImageFacts, make_recipe
-from bliss_astro.detection._domain import Domain, domain_findings, mean_interpolation
+from bliss_astro.detection._domain import domain_findings
 from bliss_astro.detection._facts import dither_of, stack_facts
 from bliss_astro.detection._recipe_settings import choose_settings
 from bliss_astro.encoders import (
+    Domain,
     SimulationConfig,
     SimulationStream,
     load_config,
     train_encoder,
 )
+from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.priors import SeeingPrior, StarPrior
 from bliss_astro.psf._width import fwhm_of_shape
 

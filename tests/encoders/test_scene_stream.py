@@ -9,8 +9,8 @@ import math
 import pytest
 import torch
 
-from bliss_astro.detection._domain import Domain
 from bliss_astro.encoders import (
+    Domain,
     Encoder,
     EncoderConfig,
     SceneBatch,

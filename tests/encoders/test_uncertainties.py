@@ -1,0 +1,244 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Inputs that say how exact the others are, and simulations of any telescope.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bliss_astro.encoders import (
+    Domain,
+    Encoder,
+    EncoderConfig,
+    EncoderInputs,
+    SceneStream,
+    SimulationConfig,
+)
+from bliss_astro.encoders._artifacts import (
+    cosmic_rays,
+    draw_large_galaxies,
+    large_galaxies,
+    trails,
+)
+from bliss_astro.encoders._nuisances import draw_lobes, in_lobes, stated_asymmetry
+from bliss_astro.encoders._start import start_from
+from bliss_astro.priors import TelescopePrior
+from bliss_astro.psf._mixture import describe_shape, normalization_of_shape
+from bliss_astro.psf._width import fwhm_of_shape
+
+SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 16}
+TELESCOPES = {
+    'population': 'sky',
+    'fields': 'telescopes',
+    'psf': 'telescopes',
+    'density': (5e-4, 0.03),
+    'psf_errors': (0.001, 0.15),
+    'background_errors': (0.001, 0.3),
+    'asymmetry': 0.08,
+    'ray_fraction': 0.5,
+    'trail_fraction': 0.2,
+    'large_fraction': 0.3,
+    'n_exposures': (1, 4),
+}
+
+
+def seeded(seed=1):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope='module')
+def scenes():
+    stream = SceneStream(SimulationConfig(**TELESCOPES))
+    return stream, stream.draw_scenes(64, generator=seeded(5))
+
+
+def test_telescope_prior_covers_widths_and_wings():
+    psf = TelescopePrior(fwhm=(1.2, 7.0)).sample_batch(4000, generator=seeded())
+    fwhm = fwhm_of_shape(psf)
+    assert 1.2 * 0.999 < fwhm.min() < 1.25
+    assert 6.8 < fwhm.max() < 7.0 * 1.001
+    # Log-uniform: the median is the geometric mean; the error of a median of n is
+    # sqrt(pi / 2 n) of the standard deviation of the logarithm.
+    error = math.sqrt(math.pi / 2 / 4000) * math.log(7 / 1.2) / math.sqrt(12)
+    assert abs(math.log(fwhm.median() / math.sqrt(1.2 * 7.0))) < 5 * error
+    # Light beyond two FWHM: none for a Gaussian, some per cent for SDSS's.
+    inner = torch.stack(
+        [
+            normalization_of_shape(one, radius=2 * float(f))
+            for one, f in zip(psf[:500], fwhm[:500], strict=True)
+        ]
+    )
+    outside = 1 - inner / normalization_of_shape(psf[:500], radius=1e3)
+    assert (outside < 1e-4).float().mean() > 0.1
+    assert (outside > 0.03).float().mean() > 0.2
+    assert torch.hypot(psf[:, 6], psf[:, 7]).max() > 0.15
+    straight = TelescopePrior().sample_batch(50, inclined=False, generator=seeded())
+    assert not straight[:, 7].any()
+
+
+def test_stated_errors_are_those_that_are_made(scenes):
+    stream, _ = scenes
+    config = dataclasses.replace(
+        stream.config, asymmetry=0.0, large_fraction=0.0, n_exposures=(1, 1)
+    )
+    drawn = SceneStream(config).draw_scenes(64, generator=seeded(2))
+    errors = drawn.psf_error
+    assert errors.min() > 0
+    assert errors.max() < 0.15
+    assert 0.3 < (errors == 0.01).float().mean() < 0.7
+    assert drawn.background_error.max() < 0.3
+
+
+def test_asymmetry_is_stated_in_part(scenes):
+    _, drawn = scenes
+    size = drawn.asymmetry.abs().amax(1)
+    assert size.max() > 0.02
+    # Half of the images have lobes; of the others the stated value is noise.
+    assert 0.2 < (size < 0.004).float().mean() < 0.8
+
+
+def test_lobes_keep_the_light_and_are_known():
+    fwhm = torch.full((400,), 3.0)
+    lobes = draw_lobes(400, 0.08, fwhm, generator=seeded(3))
+    share = lobes[0].sum(1)
+    assert 0.35 < (share == 0).float().mean() < 0.65
+    assert share.max() <= 0.16
+    image = torch.zeros(400, 64, 64)
+    image[:, 32, 32] = 100.0
+    moved = in_lobes(image, lobes)
+    torch.testing.assert_close(
+        moved.sum((1, 2)), torch.full((400,), 100.0), rtol=1e-3, atol=0
+    )
+    psf = torch.tensor([1.27, 3, 0.0, 1, 0.0, 4, 0, 0]).expand(400, 8)
+    stated = stated_asymmetry(psf, fwhm, lobes, generator=seeded(4))
+    assert stated[share == 0].abs().max() < 0.006
+    # Along the lobe where there is one.
+    coma = lobes[0][:, 0]
+    strong = coma > 0.03
+    along = stated[:, 0] * torch.cos(lobes[2][:, 0]) + stated[:, 1] * torch.sin(
+        lobes[2][:, 0]
+    )
+    assert (along[strong] / coma[strong]).median() > 0.5
+
+
+def test_large_galaxies_have_their_flux():
+    shape, n = (400, 400), 8
+    x, y, flux, galaxy = draw_large_galaxies(
+        n, 1.0, shape, torch.ones(n), generator=seeded()
+    )
+    x, y = torch.full_like(x, 200.0), torch.full_like(y, 200.0)
+    galaxy[..., 4:] = galaxy[..., 4:].clamp(max=20)
+    galaxy[..., 0] = 1.0
+    image = large_galaxies(x, y, flux, galaxy, shape, torch.full((n,), 2.0))
+    # The PSF's softening of the middle takes a little.
+    torch.testing.assert_close(image.sum((1, 2)), flux[:, 0], rtol=0.03, atol=0)
+
+
+def test_cosmic_rays_are_sharper_than_any_psf():
+    image = cosmic_rays(200, 1.0, (64, 64), generator=seeded())
+    assert 0.5 < (image.amax((1, 2)) > 3).float().mean() <= 1
+    peak = image.amax((1, 2))
+    # Nearly all of a ray's light lies within a pixel of its track.
+    share = (image > 0.02 * peak[:, None, None]).float().sum((1, 2))
+    assert share.median() < 60
+    assert not cosmic_rays(5, 0.0, (64, 64), generator=seeded()).any()
+
+
+def test_trails_cross_the_image():
+    image = trails(100, 0.5, (64, 64), torch.full((100,), 3.0), generator=seeded())
+    some = image.amax((1, 2)) > 0.1
+    assert 0.3 < some.float().mean() < 0.7
+
+
+def test_uncertainties_are_zero_at_their_usual_values(scenes):
+    stream, drawn = scenes
+    inputs = stream.inputs(drawn)
+    assert inputs.uncertainties().shape == (64, 6, 1, 1)
+    plain = dataclasses.replace(
+        inputs, psf_error=None, background_error=None, asymmetry=None
+    )
+    assert not plain.uncertainties().any()
+    usual = drawn.psf_error == 0.01
+    assert not inputs.uncertainties()[usual, 0].any()
+
+
+def test_wings_are_clipped():
+    # A Gaussian of 2 px has next to nothing at 8 px, and the network need not know.
+    psf = torch.tensor([[0.85, 2.0, 0.0, 1.0, 0.0, 4.0, 0.0, 0.0]])
+    assert describe_shape(psf)[0, 5] < -30
+
+    def conditions(limits):
+        inputs = EncoderInputs(
+            image=torch.zeros(1, 8, 8),
+            mask=torch.zeros(1, 8, 8, dtype=torch.bool),
+            log_noise=torch.zeros(1, 1, 1, 1),
+            correlation=torch.zeros(1, 2, 1, 1),
+            psf=psf[:, :, None, None],
+            log_density=torch.zeros(1, 1, 1, 1),
+            log_flux_floor=torch.zeros(1, 1, 1, 1),
+        )
+        return inputs.conditions(psf_range=limits)[0, 3:11, 0, 0]
+
+    assert conditions(None)[2:6].min() == pytest.approx(-3.1)
+    low, high = [-0.5] * 8, [0.5] * 8
+    assert conditions((low, high)).min() == -0.5
+    # What is within the range stays as it is.
+    described = describe_shape(psf)[0]
+    np.testing.assert_allclose(conditions(None)[:2], described[:2])
+
+
+def test_new_inputs_start_without_influence(tmp_path, scenes):
+    stream, drawn = scenes
+    sizes = SMALL | {
+        'galaxies': True,
+        'shapes': True,
+        'sequence': True,
+        'shapes_only': True,
+    }
+    torch.manual_seed(1)
+    before = Encoder(EncoderConfig(**sizes)).eval()
+    before.save(tmp_path / 'before.safetensors')
+    after = Encoder(EncoderConfig(**sizes, uncertainties=True)).eval()
+    start_from(after, tmp_path / 'before.safetensors')
+    inputs = stream.inputs(drawn)
+    with torch.no_grad():
+        torch.testing.assert_close(before.features(inputs), after.features(inputs))
+    # And they can gain some.
+    weight = after.modulation[0].weight
+    assert not weight[:, -6:].any()
+    weight.data[:, -6:] = 1.0
+    with torch.no_grad():
+        changed = (
+            (after.features(inputs) - before.features(inputs)).abs().amax((1, 2, 3))
+        )
+    assert (changed > 0).any()
+
+
+def test_domain_of_telescopes_goes_to_the_card_and_back():
+    domain = Domain.of_simulation(SimulationConfig(**TELESCOPES))
+    assert domain.fwhm[0] < 1.3
+    assert domain.fwhm[1] > 6.8
+    assert domain.psf_error == 0.15
+    assert domain.background_error == 0.3
+    encoder = Encoder(EncoderConfig(**SMALL))
+    encoder.card = {'domain': domain.to_card()}
+    again = Domain.of(encoder)
+    assert again.density == pytest.approx(domain.density, rel=1e-4)
+    np.testing.assert_allclose(
+        again.psf_features, domain.psf_features, rtol=1e-4, atol=1e-4
+    )
+    assert encoder.psf_range is not None
+
+
+def test_bundled_cards_state_their_domain():
+    for name in ('stars', 'stars-galaxies', 'stars-crowded'):
+        encoder = Encoder.from_pretrained(name)
+        stated = Domain.of(encoder)
+        assert 'domain' in encoder.card
+        computed = Domain.of_simulation(encoder.card['simulation'])
+        assert stated.psf_area == pytest.approx(computed.psf_area, rel=1e-3)
+        assert stated.noise == pytest.approx(computed.noise, rel=1e-3)
