@@ -52,6 +52,10 @@ class TrainingConfig:
     stage : {'all', 'detection', 'sources'}
         Which encoders of a sequence are trained: the others stay as they start.
 
+    sources_every : int
+        The encoders that follow detection are trained in every so many steps: theirs
+        cost as much as the rest of a step.
+
     start_from : str or None
         Begin with the weights of this encoder (a bundled one's name or a
         path) rather than with random ones.  Sizes must agree; it may
@@ -72,12 +76,14 @@ class TrainingConfig:
     seed: int = 1
     start_from: str | None = None
     stage: str = 'all'
+    sources_every: int = 1
 
     def __post_init__(self):
         if self.precision not in ('float32', 'bfloat16'):
             msg = f"precision must be 'float32' or 'bfloat16', got {self.precision!r}"
             raise ValueError(msg)
-        for name in ('n_steps', 'batch_size', 'n_validation', 'validate_every'):
+        counts = ('n_steps', 'batch_size', 'n_validation', 'validate_every')
+        for name in (*counts, 'sources_every'):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 msg = f'{name} must be a positive integer, got {value!r}'

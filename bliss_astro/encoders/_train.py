@@ -107,7 +107,9 @@ class _Trainer:
         loss, terms = 0.0, {}
         if stage != 'sources':
             loss, terms = npe_loss(posterior, catalog)
-        if posterior.sequence is not None and stage != 'detection':
+        # Validation sees every term.
+        due = not learns or self.step % self.training.sources_every == 0
+        if posterior.sequence is not None and stage != 'detection' and due:
             further, own = sequence_loss(posterior.sequence, catalog)
             loss = loss + further
             terms |= {f'source_{name}': value for name, value in own.items()}
