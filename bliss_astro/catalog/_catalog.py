@@ -516,7 +516,9 @@ class ProbabilisticCatalog(QTable):
             ``'fits'``, ``'ecsv'``, ``'parquet'`` (needs pyarrow) or
             ``'votable'``. `None` goes by the ending: ``.fits``,
             ``.fits.gz``, ``.ecsv``, ``.parquet``, ``.vot`` or ``.xml``. Any
-            other format of `~astropy.table.QTable` writes the rows only.
+            other format and ending of `~astropy.table.QTable` (``.csv``,
+            ``.hdf5``) writes the rows as far as that format goes; `read` does
+            not read it, `~astropy.table.QTable` does.
 
         overwrite : bool, optional
             Whether an existing file may be replaced. It stays as it is until
@@ -537,6 +539,10 @@ class ProbabilisticCatalog(QTable):
 
         ValueError
             If the format is not known.
+
+        TypeError
+            If a column (a time, a position, text) or a value of ``meta`` would not
+            come back from the file as it is. Nothing is written.
 
         Warns
         -----
@@ -581,7 +587,8 @@ class ProbabilisticCatalog(QTable):
         Raises
         ------
         OSError
-            If the file cannot be read or holds no catalogue.
+            If the file cannot be read, holds no catalogue, or was damaged after it
+            was written (FITS files have checksums).
 
         ValueError
             If the format is not known.

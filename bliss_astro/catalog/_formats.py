@@ -5,7 +5,8 @@ One writer and one reader for each file format.
 FITS and ECSV tables are written by astropy as they are, so that a plain
 ``QTable.read`` gives the sky positions back too. VOTable and Parquet tables
 get the sky position as two columns ``ra`` and ``dec``. What a format cannot
-hold by itself (nested meta) goes in as one JSON text, the card. FITS also
+hold by itself goes in as one JSON text, the card: nested meta, and of columns
+the format of display, exact units, and which values are masked. FITS also
 keeps the posterior, one extension for each array.
 
 A writer takes the catalogue, the file and a posterior (or `None`); a reader
@@ -13,49 +14,32 @@ takes the file and whether a posterior is wanted, and returns the table, its
 meta, and the arrays and meta of the posterior (or `None`).
 """
 
-import gzip
-import io
-import json
-import warnings
-
 import astropy.units as u
 import numpy as np
-from astropy.io import fits
-from astropy.table import Column, QTable, Table
-from astropy.utils.exceptions import AstropyUserWarning
+from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.table.serialize import (
+    _construct_mixins_from_columns,
+    represent_mixins_as_columns,
+)
+from astropy.utils.data_info import serialize_context_as
 
-from bliss_astro._warnings import collect_warnings
+from .._warnings import collect_warnings
+from ._card import (
+    CARD_KEY,
+    describe_columns,
+    make_card,
+    plain_table,
+    read_card,
+    restore_columns,
+)
+from ._columns import SKY_PARTS
+from ._fits import read_fits, write_fits
 
-from ._arrays import read_arrays, write_arrays
-from ._columns import COLUMNS, SKY_PARTS
-from ._meta import plain_value
+__all__ = ['READERS', 'WRITERS', 'write_other']
 
-__all__ = ['READERS', 'WRITERS', 'plain_table']
-
-_CARD_VERSION = 1
-# Keys under which the card is found.
-_CARD_KEY = 'bliss_astro'
-_CARD_EXTENSION = 'BLISS_META'
+# Keys of the meta of an ECSV table.
 _N_ROWS_KEY = 'n_rows'
-
-
-def plain_table(catalog):
-    """
-    Make a plain table whose meta any YAML or JSON writer understands.
-
-    Parameters
-    ----------
-    catalog : `ProbabilisticCatalog`
-        A catalogue.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        Its rows, without the posterior; the columns share their memory.
-    """
-    table = QTable(catalog, copy=False)
-    table.meta = plain_value(dict(catalog.meta))
-    return table
+_COLUMNS_KEY = 'column_attributes'
 
 
 def _flat_table(catalog):
@@ -73,30 +57,7 @@ def _flat_table(catalog):
             table[name].info.description = description
             table[name].info.meta = {'ucd': ucd}
         table.remove_column('sky_centroid')
-    # Columns with units instead of quantities; nothing else is left to encode.
-    return Table(table, copy=False)
-
-
-def _card(catalog, **more):
-    """
-    Write what a format cannot hold by itself as JSON text, in ASCII.
-    """
-    content = {'card_version': _CARD_VERSION, 'meta': plain_value(dict(catalog.meta))}
-    return json.dumps({**content, **more})
-
-
-def _read_card(text):
-    """
-    Read a card and check its version.
-    """
-    card = json.loads(text)
-    if card['card_version'] > _CARD_VERSION:
-        msg = (
-            f'it was written by a newer version (card {card["card_version"]}, this '
-            f'version reads up to {_CARD_VERSION})'
-        )
-        raise ValueError(msg)
-    return card
+    return table
 
 
 def _write_ecsv(catalog, path, posterior):
@@ -107,6 +68,12 @@ def _write_ecsv(catalog, path, posterior):
     # Text has no end mark: without this a file that was cut short would read
     # as a catalogue of fewer sources.
     table.meta[_N_ROWS_KEY] = len(table)
+    # Text that is empty and text that is masked are the same in this format.
+    attributes = describe_columns(catalog)
+    if any(column.dtype.kind in 'SU' for column in table.columns.isinstance(Column)):
+        attributes['masked'] = _masked_places(table, 'SU')
+    if attributes:
+        table.meta[_COLUMNS_KEY] = attributes
     table.write(path, format='ascii.ecsv', overwrite=True)
 
 
@@ -127,7 +94,40 @@ def _read_ecsv(path, posterior):
             f'rows were edited on purpose, edit {_N_ROWS_KEY} in the header too'
         )
         raise ValueError(msg)
-    return table, meta, None
+    attributes = meta.pop(_COLUMNS_KEY, {})
+    if (masked := attributes.get('masked')) is not None:
+        for column in table.itercols():
+            if isinstance(column, MaskedColumn) and column.dtype.kind == 'U':
+                _restore_mask(table, column.name, masked.get(column.name, []))
+    return restore_columns(table, attributes), meta, None
+
+
+def _masked_places(table, kinds):
+    """
+    List which elements of the columns of some kinds of types are masked.
+    """
+    return {
+        column.name: np.flatnonzero(column.mask).tolist()
+        for column in table.itercols()
+        if isinstance(column, MaskedColumn)
+        and column.dtype.kind in kinds
+        and np.any(column.mask)
+    }
+
+
+def _restore_mask(table, name, places):
+    """
+    Mask what was masked, of all that a reader masks: NaN and empty text.
+    """
+    column = table[name]
+    if not isinstance(column, MaskedColumn) or column.dtype.kind not in 'fcUO':
+        return
+    values = column.filled('' if column.dtype.kind in 'UO' else np.nan)
+    if places:
+        mask = np.zeros(values.shape, dtype=bool)
+        mask.flat[places] = True
+        values = MaskedColumn(values, mask=mask)
+    table.replace_column(name, values)
 
 
 def _write_votable(catalog, path, posterior):
@@ -140,9 +140,13 @@ def _write_votable(catalog, path, posterior):
     # Units of the field (nmgy, electron) are not in the VO's list, and the
     # search for similar ones meets deprecated ones; they are read back well.
     with collect_warnings():
-        votable = from_table(_flat_table(catalog))
+        # Columns with units instead of quantities.
+        flat = Table(_flat_table(catalog), copy=False)
+        votable = from_table(flat)
         table = votable.get_first_table()
-        table.infos.append(Info(name=_CARD_KEY, value=_card(catalog)))
+        # NaN and masked are the same in this format.
+        card = make_card(catalog, masked=_masked_places(flat, 'fcSUO'))
+        table.infos.append(Info(name=CARD_KEY, value=card))
         fields = [f for f in table.fields if f.name in SKY_PARTS]
         if fields:
             system = CooSys(ID='sky', system='ICRS')
@@ -161,26 +165,31 @@ def _read_votable(path, posterior):
     with collect_warnings():
         votable = parse(str(path)).get_first_table()
         table = votable.to_table(use_names_over_ids=True)
-    cards = [info.value for info in votable.infos if info.name == _CARD_KEY]
+    cards = [info.value for info in votable.infos if info.name == CARD_KEY]
+    card = read_card(cards[0]) if cards else {'meta': {}}
     for column in table.itercols():
         if column.unit is not None:
             # The VO parser makes up a unit of its own where it knows none
             # (nmgy), which is equal to no other.
-            column.unit = u.Unit(str(column.unit))
+            column.unit = u.Unit(str(column.unit), parse_strict='silent')
         # Long descriptions come back wrapped.
         column.description = ' '.join((column.description or '').split()) or None
         column.meta = {key: column.meta[key] for key in ('ucd',) if key in column.meta}
-    return table, _read_card(cards[0])['meta'] if cards else {}, None
+    for name in table.colnames:
+        _restore_mask(table, name, card.get('masked', {}).get(name, []))
+    return restore_columns(table, card), card['meta'], None
 
 
 def _write_parquet(catalog, path, posterior):
     """
     Write Parquet, with astropy's own description of the columns in its schema.
     """
-    table = _flat_table(catalog)
+    # Whatever is no plain column becomes several, as astropy would have it.
+    with serialize_context_as('parquet'):
+        table = represent_mixins_as_columns(_flat_table(catalog))
     # Parquet keeps rows of arrays but flattens each of them.
     shapes = {name: table[name].shape[1:] for name in table.colnames}
-    table.meta = {_CARD_KEY: _card(catalog, shapes=shapes)}
+    table.meta[CARD_KEY] = make_card(catalog, shapes=shapes)
     table.write(path, format='parquet', overwrite=True)
 
 
@@ -196,21 +205,22 @@ def _read_parquet(path, posterior):
         raise ValueError(str(error)) from error
     schema = content.schema.metadata or {}
     described = schema.get(b'table_meta_yaml', b'').decode()
-    if _CARD_KEY not in described:
+    if CARD_KEY not in described:
         msg = 'it was not written by ProbabilisticCatalog.write'
         raise ValueError(msg)
     from astropy.table.meta import get_header_from_yaml
 
     header = get_header_from_yaml(described.split('\n'))
-    card = _read_card(header['meta'][_CARD_KEY])
-    table = Table()
+    card = read_card(header['meta'].pop(CARD_KEY))
+    table = Table(meta=header['meta'])
     for attributes in header['datatype']:
         name = attributes['name']
         table[name] = _parquet_column(content[name], card['shapes'][name])
         for key in ('unit', 'description', 'meta'):
             if key in attributes:
                 setattr(table[name].info, key, attributes[key])
-    return table, card['meta'], None
+    table = _construct_mixins_from_columns(table)
+    return restore_columns(table, card), card['meta'], None
 
 
 def _parquet_column(chunks, shape):
@@ -226,117 +236,48 @@ def _parquet_column(chunks, shape):
     return Column(values.astype(str) if values.dtype.kind == 'O' else values)
 
 
-def _write_fits(catalog, path, posterior):
+def write_other(catalog, path, file_format, **kwargs):
     """
-    Write FITS: the table, the card, the arrays of the posterior.
+    Write the rows in a format of astropy's, as far as that format goes.
+
+    Parameters
+    ----------
+    catalog : `ProbabilisticCatalog`
+        What to write.
+
+    path : `~pathlib.Path` or file-like
+        Where to.
+
+    file_format : str or None
+        Name of the format; by default it goes by the ending.
+
+    **kwargs
+        For astropy's writer.
     """
     table = plain_table(catalog)
-    # The card has the meta; headers cannot hold what is nested.
-    table.meta = {}
-    for name in table.colnames:
-        table[name].info.format = None
-    stream = io.BytesIO()
-    # Astropy warns of units that FITS does not know, and keeps them all the same.
-    with collect_warnings():
-        table.write(stream, format='fits')
-    stream.seek(0)
-    arrays, card = [], {}
-    if posterior is not None:
-        arrays, card['posterior'] = write_arrays(*posterior.to_arrays())
-    text = np.array([_card(catalog, **card).encode('ascii')])
-    with fits.open(stream) as hdus:
-        rows = hdus[1]
-        rows.name = 'CATALOG'
-        _label_fits_columns(rows, catalog)
-        # One row with one string: any FITS browser shows it.
-        column = fits.Column('JSON', format=f'{text.itemsize}A', array=text)
-        card_hdu = fits.BinTableHDU.from_columns([column], name=_CARD_EXTENSION)
-        primary = fits.PrimaryHDU()
-        primary.header['CREATOR'] = 'bliss_astro'
-        hdus = fits.HDUList([primary, rows, card_hdu, *arrays])
-        hdus.writeto(path, overwrite=True)
+    if file_format == 'hdf5':
+        kwargs = {'path': 'catalog', 'serialize_meta': True, **kwargs}
+    elif file_format is not None and file_format != 'ascii.ecsv':
+        family = file_format.partition('.')[0]
+        if family in _TEXT:
+            # A position or a time of several numbers gets a column for each.
+            with serialize_context_as('ecsv'):
+                table = represent_mixins_as_columns(_flat_table(catalog))
+            table.meta.pop('__serialized_columns__', None)
+    table.write(path, format=file_format, **kwargs)
 
 
-def _label_fits_columns(rows, catalog):
-    """
-    Add UCDs and comments to the header, where TOPCAT and others read them.
-    """
-    for i, name in enumerate(rows.columns.names, start=1):
-        if name not in COLUMNS:
-            continue
-        definition = COLUMNS[name]
-        comment = definition.description
-        unit = getattr(catalog[name], 'unit', None)
-        # TUNIT would be refused by astropy's reader for units that are not in
-        # the standard (nmgy); without it, it finds them in its own notes.
-        if isinstance(unit, u.UnitBase) and f'TUNIT{i}' not in rows.header:
-            comment = f'{comment} [{unit}]'
-        rows.header[f'TUCD{i}'] = definition.ucd
-        rows.header[f'TCOMM{i}'] = comment
-
-
-def _whole_file(path):
-    """
-    Read a file into memory and decompress it.
-
-    Decompressing all of it finds out whether it is whole and undamaged; the
-    FITS reader stops at the last extension that it can make out.
-    """
-    content = path.read_bytes()
-    if content[:2] != b'\x1f\x8b':
-        return io.BytesIO(content)
-    return io.BytesIO(gzip.decompress(content))
-
-
-def _read_fits(path, posterior):
-    """
-    Read FITS: table, meta, and the arrays and meta of the posterior or `None`.
-    """
-    with collect_warnings(AstropyUserWarning) as texts:
-        content = _read_hdus(path, posterior)
-    for text in texts:
-        if 'truncated' in text:
-            # A file that was cut short must not give a shorter catalogue.
-            raise ValueError(text)
-        warnings.warn(text, AstropyUserWarning, stacklevel=4)
-    return content
-
-
-def _read_hdus(path, posterior):
-    """
-    Read the extensions of a FITS file.
-    """
-    with fits.open(_whole_file(path), memmap=False) as hdus:
-        named = 'CATALOG' in hdus
-        table = QTable.read(
-            hdus,
-            format='fits',
-            hdu='CATALOG' if named else 1,
-            # NaN is a value here, such as the magnitude of no flux.
-            mask_invalid=False,
-            character_as_bytes=False,
-        )
-        if _CARD_EXTENSION not in hdus:
-            # Tables of other programs have none; one of ours lost it.
-            if hdus[0].header.get('CREATOR') == _CARD_KEY:
-                msg = f'extension {_CARD_EXTENSION} is missing'
-                raise ValueError(msg)
-            return table, {}, None
-        card = _read_card(str(hdus[_CARD_EXTENSION].data['JSON'][0]))
-        arrays = None
-        if posterior and card.get('posterior'):
-            arrays = read_arrays(hdus, card['posterior'])
-        return table, card['meta'], arrays
-
+# Formats that hold text in columns and nothing else.
+_TEXT = ('ascii', 'html')
 
 WRITERS = {
-    'fits': _write_fits,
+    'fits': write_fits,
     'ecsv': _write_ecsv,
     'parquet': _write_parquet,
     'votable': _write_votable,
 }
 READERS = {
-    'fits': _read_fits,
+    'fits': read_fits,
     'ecsv': _read_ecsv,
     'parquet': _read_parquet,
     'votable': _read_votable,

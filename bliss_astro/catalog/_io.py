@@ -12,14 +12,18 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.table import Column, QTable
+from astropy.io.registry import identify_format
+from astropy.table import Column, MaskedColumn, QTable
+from astropy.time import TimeBase
 from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.masked import Masked
 
 from .._atomic import atomic_write
 from .._warnings import PosteriorDroppedWarning
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
-from ._formats import READERS, WRITERS, plain_table
+from ._formats import READERS, WRITERS, write_other
 from ._record import FACT_KEYS, DateText, FactRecord, ImageRecord
+from ._trial import check_columns
 
 __all__ = ['FORMATS', 'read_catalog', 'write_catalog']
 
@@ -31,12 +35,13 @@ FORMATS = {
 }
 """File formats, and the endings by which they are known."""
 
-# How the parsers of four formats fail on damaged files.
+# How the parsers of four formats, and torch, fail on damaged files.
 _DAMAGE = (
     ValueError,
     TypeError,
     LookupError,
     EOFError,
+    RuntimeError,
     zlib.error,
     AstropyUserWarning,
 )
@@ -68,10 +73,10 @@ def write_catalog(catalog, path, *, file_format, overwrite, posterior=True, **kw
         Passed on to astropy's writer for its own formats.
     """
     if not isinstance(path, str | os.PathLike):
-        plain_table(catalog).write(path, format=file_format, **kwargs)
+        write_other(catalog, path, file_format, **kwargs)
         return
     path = Path(path).expanduser()
-    file_format = _find_format(path, file_format)
+    file_format = _find_format(path, file_format, catalog)
     kept = catalog.posterior if posterior else None
     if kept is not None and file_format != 'fits':
         warnings.warn(
@@ -84,13 +89,20 @@ def write_catalog(catalog, path, *, file_format, overwrite, posterior=True, **kw
     if file_format in FORMATS and kwargs:
         msg = f'write got unknown keywords for {file_format!r}: {", ".join(kwargs)}'
         raise TypeError(msg)
+    if file_format in FORMATS:
+        check_columns(
+            catalog,
+            file_format,
+            write=lambda rows, to: WRITERS[file_format](rows, to, None),
+            read=lambda written: _restore(
+                type(catalog), *READERS[file_format](written, False)[:2]
+            ),
+        )
     with atomic_write(path, overwrite=overwrite) as temporary:
         if file_format in FORMATS:
             WRITERS[file_format](catalog, temporary, kept)
         else:
-            plain_table(catalog).write(
-                temporary, format=file_format, overwrite=True, **kwargs
-            )
+            write_other(catalog, temporary, file_format, overwrite=True, **kwargs)
 
 
 def read_catalog(cls, path, *, file_format, posterior=True, posterior_class=None):
@@ -130,6 +142,8 @@ def read_catalog(cls, path, *, file_format, posterior=True, posterior_class=None
     try:
         table, meta, arrays = READERS[file_format](path, posterior)
         catalog = _restore(cls, table, meta)
+        if arrays is not None:
+            catalog.posterior = _posterior_class(posterior_class).from_arrays(*arrays)
     except OSError as error:
         # Those of the system (no permission) speak for themselves.
         if error.errno is not None:
@@ -139,8 +153,6 @@ def read_catalog(cls, path, *, file_format, posterior=True, posterior_class=None
     except _DAMAGE as error:
         msg = f'{path} cannot be read as a catalogue in format {file_format}: {error}'
         raise OSError(msg) from error
-    if arrays is not None:
-        catalog.posterior = _posterior_class(posterior_class).from_arrays(*arrays)
     return catalog
 
 
@@ -155,9 +167,11 @@ def _posterior_class(given):
     return CatalogPosterior
 
 
-def _find_format(path, file_format):
+def _find_format(path, file_format, catalog=None):
     """
     Settle the format from its name or from the ending of the file.
+
+    A catalogue that is written may have any ending that astropy knows.
     """
     if file_format is not None:
         return _ALIASES.get(file_format, file_format)
@@ -165,7 +179,13 @@ def _find_format(path, file_format):
     for known, endings in FORMATS.items():
         if name.endswith(endings):
             return known
+    if catalog is not None:
+        found = identify_format('write', QTable, str(path), None, (catalog,), {})
+        if found:
+            return found[0]
     allowed = ', '.join(ending for endings in FORMATS.values() for ending in endings)
+    if catalog is not None:
+        allowed += ', .csv, .hdf5 (or another that astropy knows)'
     msg = f'path must end in one of {allowed}, or format be given; got {path.name!r}'
     raise ValueError(msg)
 
@@ -188,6 +208,8 @@ def _restore(cls, table, meta):
     for name in catalog.colnames:
         info = table[name].info
         catalog[name].info.description = info.description
+        if not isinstance(table[name], TimeBase):
+            catalog[name].info.format = info.format
         catalog[name].info.meta = dict(info.meta or {})
     catalog.meta.update(meta)
     if 'date' in meta:
@@ -201,20 +223,23 @@ def _restore(cls, table, meta):
 
 def _native(column, name):
     """
-    Undo what a format does to a column: byte order, masks for NaN, dtype.
+    Undo what a format does to a column: byte order, dtype, units on the side.
     """
-    if isinstance(column, SkyCoord):
-        return column
-    unit = getattr(column, 'unit', None)
-    values = getattr(column, 'value', column)
-    mask = getattr(values, 'mask', None)
-    if mask is not None and values.dtype.kind == 'f':
-        values = np.where(mask, np.nan, np.asarray(getattr(values, 'unmasked', values)))
-    elif mask is not None and np.any(mask):
+    if not isinstance(column, Column | u.Quantity):
         return column
     definition = COLUMNS.get(name)
-    dtype = values.dtype if definition is None else np.dtype(definition.dtype)
+    dtype = column.dtype if definition is None else np.dtype(definition.dtype)
     if dtype.hasobject or dtype.names:
         return column
+    values, mask = getattr(column, 'value', column), getattr(column, 'mask', None)
+    values = getattr(values, 'unmasked', values)
     values = np.array(values, dtype=dtype.newbyteorder('='))
-    return Column(values) if unit is None else u.Quantity(values, unit)
+    unit = getattr(column, 'unit', None)
+    masked = mask is not None and np.any(mask)
+    if unit is None:
+        return MaskedColumn(values, mask=mask) if masked else Column(values)
+    if isinstance(column, u.Quantity) and not isinstance(column, Masked):
+        # An angle stays an angle, a magnitude a magnitude.
+        return type(column)(values, unit)
+    values = values << unit
+    return Masked(values, mask=mask) if masked else values

@@ -15,8 +15,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
-from bliss_astro._warnings import collect_warnings
-
+from .._units import unit_text
+from .._warnings import collect_warnings
 from ._record import DateText, ImageRecord
 
 __all__ = [
@@ -75,7 +75,7 @@ def make_record(n_sources, *, posterior, wcs, unit, image_shape, expected_count,
     """
     values = {'uid': uuid.uuid4().hex, 'n_sources': n_sources}
     if unit is not None:
-        values['unit'] = unit.to_string()
+        values['unit'] = unit_text(unit)
     if image_shape is not None:
         shape = [int(n) for n in image_shape]
         if len(shape) != 2 or min(shape) < 1:
@@ -174,7 +174,7 @@ def plain_value(value, *, name='meta'):
     if isinstance(value, dt.date):
         return value.isoformat()
     if isinstance(value, u.Quantity):
-        return {'value': plain_value(value.value), 'unit': str(value.unit)}
+        return {'value': plain_value(value.value), 'unit': unit_text(value.unit)}
     if isinstance(value, np.generic | np.ndarray):
         return plain_value(value.tolist(), name=name)
     if isinstance(value, Mapping):

@@ -9,6 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from .._atomic import atomic_write
+from .._units import unit_text
 from ..coadds._coadd_io import _wcs_header
 from ._formats import WRITERS
 from ._io import FORMATS
@@ -49,7 +50,7 @@ def write_reconstruction(reconstruction, path, *, overwrite, posterior):
     ):
         primary, *tables = list(hdus)
         whole = fits.HDUList([primary, *_image_hdus(reconstruction), *tables])
-        whole.writeto(temporary, overwrite=True)
+        whole.writeto(temporary, overwrite=True, checksum=True)
 
 
 def _image_hdus(reconstruction):
@@ -67,5 +68,5 @@ def _image_hdus(reconstruction):
             continue
         hdu = fits.ImageHDU(np.asarray(data, dtype=np.float32), header, name=name)
         if reconstruction.unit is not None and name != 'chi':
-            hdu.header['BUNIT'] = reconstruction.unit.to_string()
+            hdu.header['BUNIT'] = unit_text(reconstruction.unit)
         yield hdu

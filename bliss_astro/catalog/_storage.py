@@ -17,6 +17,7 @@ from bliss_astro.posteriors import (
     TilePosterior,
 )
 
+from .._units import unit_text
 from ._meta import header_to_wcs, wcs_to_header
 from ._shapes import latent_dim
 
@@ -74,7 +75,7 @@ def posterior_to_arrays(catalog_posterior):
         ),
         'tile_size': posterior.grid.size,
         'patch_radius': posterior.patch_radius,
-        'unit': None if unit is None else str(unit),
+        'unit': unit_text(unit),
         'wcs': wcs_to_header(catalog_posterior.wcs, shape=shape),
         # Not every WCS can be kept, and radii are arcsec.
         'pixel_scale': catalog_posterior.pixel_scale,

@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from .._atomic import atomic_write
+from .._units import unit_text
 from ..surveys._fits import file_name, header_wcs, open_fits
 from ._coadd_psf import EffectivePSF, draw_psf
 from ._psf_mean import Cells
@@ -55,7 +56,7 @@ def write_coadd(coadd, path, *, overwrite):
     header[_KIND_KEY] = (_KIND, 'written by bliss_astro')
     header[_VERSION_KEY] = (_VERSION, 'version of this layout')
     if coadd.unit is not None:
-        header['BUNIT'] = coadd.unit.to_string()
+        header['BUNIT'] = unit_text(coadd.unit)
     hdus = fits.HDUList([primary])
     for name, key in _NAMES.items():
         value = getattr(coadd, name)

@@ -333,11 +333,11 @@ class TestDamagedFiles:
             ProbabilisticCatalog.read(path)
 
     def test_newer_version(self, make_catalog, tmp_path, monkeypatch):
-        from bliss_astro.catalog import _formats
+        from bliss_astro.catalog import _card
 
         path = tmp_path / 'cat.fits'
         with monkeypatch.context() as patch:
-            patch.setattr(_formats, '_CARD_VERSION', 99)
+            patch.setattr(_card, '_CARD_VERSION', 99)
             make_catalog(posterior=None).write(path)
         with pytest.raises(OSError, match='written by a newer version'):
             ProbabilisticCatalog.read(path)
