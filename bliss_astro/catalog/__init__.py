@@ -5,6 +5,7 @@ The catalogue that a user holds: a table with errors, flags and a posterior.
 
 from ._catalog import ProbabilisticCatalog
 from ._check import CatalogCheck, CheckFinding
+from ._display import CatalogColumns
 from ._flags import CatalogFlag, decode_flags
 from ._posterior import CatalogPosterior
 from ._reconstruct import reconstruct
@@ -12,6 +13,7 @@ from ._reconstruction import Reconstruction, SourceImage
 
 __all__ = [
     'CatalogCheck',
+    'CatalogColumns',
     'CatalogFlag',
     'CatalogPosterior',
     'CheckFinding',

@@ -3,12 +3,13 @@
 The table of detected sources.
 """
 
+import numpy as np
 from astropy.table import QTable
 
 from ._build import make_columns
 from ._checks import own_exposure
 from ._columns import REQUIRED_COLUMNS
-from ._display import CatalogFormatter, headline
+from ._display import CatalogColumns, CatalogFormatter, headline
 from ._flags import decode_flags
 from ._intervals import draws, interval
 from ._io import read_catalog, write_catalog
@@ -33,10 +34,10 @@ class ProbabilisticCatalog(QTable):
     `~astropy.table.QTable` can do this class can do. Rows that are sliced,
     masked or sorted, and copies, stay a catalogue of the same image.
 
-    Selecting columns gives a plain `~astropy.table.QTable` when a column that
-    makes a catalogue is left out. Stacking rows of several images with
-    `~astropy.table.vstack` keeps all columns but drops what belongs to one
-    image (the posterior, the WCS, the expected count) with a
+    Selecting columns gives a `CatalogColumns`, a `~astropy.table.QTable` that
+    prints alike, when a column that makes a catalogue is left out. Stacking rows
+    of several images with `~astropy.table.vstack` keeps all columns but drops what
+    belongs to one image (the posterior, the WCS, the expected count) with a
     `~bliss_astro.PosteriorDroppedWarning`; stacking parts of one catalogue
     keeps it.
 
@@ -502,6 +503,16 @@ class ProbabilisticCatalog(QTable):
         """
         return decode_flags(self['flags'])
 
+    @property
+    def flag_names(self):
+        """
+        The flags of each row as text: an array of str.
+
+        Names of the bits that are set, joined by ``|`` (``'near_edge|saturated'``);
+        empty where there is none.
+        """
+        return np.array(['|'.join(names) for names in self.decode_flags()], dtype=str)
+
     def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs):  # noqa: A002
         """
         Write the catalogue to a file, as a whole or not at all.
@@ -616,7 +627,7 @@ class ProbabilisticCatalog(QTable):
             isinstance(name, str) for name in item
         )
         if names and len(item) and not set(REQUIRED_COLUMNS) <= set(item):
-            table = QTable(self, copy=False)[list(item)]
+            table = CatalogColumns(self, copy=False)[list(item)]
             if 'image' in table.meta:
                 table.meta['image'] = dict(self.image)
             return table

@@ -2,16 +2,20 @@
 """
 How a catalogue looks in a terminal and in a notebook.
 
-Formats are chosen when a table is shown and are not stored in its columns:
-they depend on the errors of the rows, so stored ones would differ between
-catalogues and make every `~astropy.table.vstack` warn.
+Formats are chosen when a table is shown and are not stored in its columns: they
+depend on the errors of the rows, so stored ones would differ between catalogues
+and make every `~astropy.table.vstack` warn, and writers of text files round to
+stored ones.
 """
+
+import textwrap
 
 import numpy as np
 from astropy.table import QTable
 from astropy.table.pprint import TableFormatter
 
 from ._columns import COLUMNS, SHAPE_COLUMNS
+from ._flags import decode_flags
 
 _SHAPE_ERRORS = tuple(f'{name}_err' for name in SHAPE_COLUMNS)
 # Columns to leave out where there is no room for all, in this order.
@@ -21,10 +25,12 @@ _EXPENDABLE = (
     *('bulge_radius', 'disk_radius', 'disk_fraction'),
     *('x_y_cov', 'y_err', 'x_err', 'mag_err', 'sky_centroid', 'e2', 'e1', 'flags'),
 )
+# Notes below a table are no narrower than that, in characters.
+_NARROW = 60
 # As many columns of shapes are named one by one where they are left out.
 _FEW = 3
 
-__all__ = ['CatalogFormatter', 'flux_format', 'headline']
+__all__ = ['CatalogColumns', 'CatalogFormatter', 'flux_format', 'headline']
 
 
 class CatalogFormatter(TableFormatter):
@@ -40,6 +46,8 @@ class CatalogFormatter(TableFormatter):
         view = _shown(table)
         lines, outs = super()._pformat_table(view, max_lines, max_width, **kwargs)
         if max_width == -1:
+            if not kwargs.get('html'):
+                lines.extend(_explain_flags(view, len(lines[0])))
             return lines, outs
         left_out = []
         for name in _EXPENDABLE:
@@ -53,10 +61,39 @@ class CatalogFormatter(TableFormatter):
                 lines, outs = super()._pformat_table(
                     view, max_lines, max_width, **kwargs
                 )
+        lines.extend(_explain_flags(view, len(lines[0])))
         if left_out:
             ordered = [name for name in table.colnames if name in left_out]
             lines.append(f'Not shown: {_enumerate(ordered)}')
         return lines, outs
+
+
+class CatalogColumns(QTable):
+    """
+    Some columns of a catalogue: a `~astropy.table.QTable` that prints like it.
+
+    Made by ``catalog['x_centroid', 'flux']`` where a column is left out that a
+    `ProbabilisticCatalog` needs.  Digits are chosen for display alone, and are
+    not stored in the columns: text files get all digits.
+    """
+
+    TableFormatter = CatalogFormatter
+
+
+def _explain_flags(table, width):
+    """
+    Spell out the bits that occur in a column of flags, as lines below a table.
+    """
+    if 'flags' not in table.colnames or not len(table):
+        return []
+    flags = np.ma.filled(table['flags'], 0)
+    if flags.dtype.kind not in 'iu' or flags.min() < 0:
+        return []
+    bits = int(np.bitwise_or.reduce(flags, axis=None))
+    values = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
+    names = [f'{value} {decode_flags(value)[0]}' for value in values]
+    text = f'Flags: {", ".join(names)}'
+    return textwrap.wrap(text, max(width, _NARROW)) if names else []
 
 
 def _enumerate(names):
@@ -92,23 +129,27 @@ def flux_format(table):
     Parameters
     ----------
     table : `~astropy.table.Table`
-        A table that may have a column ``flux_err``.
+        A table that may have columns ``flux_err`` and ``flux``.
 
     Returns
     -------
     format : str
-        Two significant digits of the median error.
+        Two significant digits of the median error, or without errors four of the
+        median flux.
     """
-    if 'flux_err' not in table.colnames:
-        return '.4g'
-    column = table['flux_err']
-    error = np.ma.filled(getattr(column, 'value', column), np.nan)
-    error = np.asarray(error, dtype=float)
-    error = error[np.isfinite(error) & (error > 0)]
-    if error.size == 0:
-        return '.4g'
-    digits = 1 - int(np.floor(np.log10(np.median(error))))
-    return f'.{max(digits, 0)}f' if -5 < digits < 8 else '.4g'
+    for name, digits in (('flux_err', 2), ('flux', 4)):
+        if name not in table.colnames:
+            continue
+        column = table[name]
+        values = np.ma.filled(getattr(column, 'value', column), np.nan)
+        values = np.abs(np.asarray(getattr(values, 'unmasked', values), dtype=float))
+        values = values[np.isfinite(values) & (values > 0)]
+        if values.size == 0:
+            return '.4g'
+        decimals = digits - 1 - int(np.floor(np.log10(np.median(values))))
+        in_range = digits - 7 < decimals < digits + 6
+        return f'.{max(decimals, 0)}f' if in_range else '.4g'
+    return '.4g'
 
 
 def headline(catalog):

@@ -6,7 +6,7 @@ Tests of how a catalogue looks.
 import numpy as np
 import pytest
 from astropy import conf
-from astropy.table import vstack
+from astropy.table import QTable, vstack
 
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._display import flux_format
@@ -41,7 +41,8 @@ def test_headline_of_little(columns):
 
 def test_digits(make_catalog):
     cat = make_catalog('wcs')
-    row = dict(zip(cat.colnames, str(cat[:1]).splitlines()[-1].split(), strict=True))
+    line = next(line for line in str(cat[:1]).splitlines() if line.startswith('  1'))
+    row = dict(zip(cat.colnames, line.split(), strict=True))
     assert row['probability'] == f'{cat["probability"][0]:.3f}'
     assert row['flux'] == f'{cat["flux"][0].value:.2f}'
     assert row['sky_centroid'].count('.') == 2
@@ -89,9 +90,63 @@ def test_narrow_terminal(make_catalog):
 
 def test_long_table_is_cut(make_catalog):
     cat = vstack([make_catalog(posterior=None, seed=seed) for seed in range(9)])
-    assert len(str(cat).splitlines()) <= 22
+    # The headline, the table, and two lines about flags.
+    assert len(str(cat).splitlines()) <= 24
     assert len(cat.pformat(max_lines=-1, max_width=-1)) >= 72
     assert 'Length = 72 rows' in cat._repr_html_() or '...' in cat._repr_html_()
+
+
+SELECTED = ('x_centroid', 'flux', 'flux_err', 'flags')
+
+
+@pytest.mark.parametrize('change', [lambda t: t, lambda t: t[::2], lambda t: t.copy()])
+def test_selected_columns_print_like_all(make_catalog, change):
+    cat = change(make_catalog('wcs'))
+    part = change(make_catalog('wcs')[SELECTED])
+    assert isinstance(part, QTable)
+    assert part.pformat() == _columns_of(cat)
+    part.sort('x_centroid')
+    assert f' {part["x_centroid"][0]:.3f} ' in str(part)
+    assert f' {part["flux"][0].value:.2f} ' in str(part)
+
+
+def _columns_of(cat):
+    """
+    What a catalogue with these columns alone prints.
+    """
+    cat = cat.copy()
+    cat.remove_columns([name for name in cat.colnames if name not in SELECTED])
+    return cat.pformat()
+
+
+def test_fluxes_without_errors(columns):
+    columns['flux'] = np.full(8, 12345.678)
+    cat = ProbabilisticCatalog.from_columns(columns)
+    assert ' 12346' in str(cat['x_centroid', 'flux'])
+
+
+def test_display_rounds_no_text_file(make_catalog, tmp_path):
+    part = make_catalog()['x_centroid', 'flux']
+    part.write(tmp_path / 'part.ecsv')
+    new = QTable.read(tmp_path / 'part.ecsv')
+    for name in part.colnames:
+        np.testing.assert_array_equal(new[name], part[name])
+
+
+def test_flags_are_spelled_out(columns):
+    columns['flags'] = [0, 2, 130, 0, 4, 0, 0, 1 << 20]
+    cat = ProbabilisticCatalog.from_columns(columns)
+    note = 'Flags: 2 near_edge, 4 saturated, 128 blended, 1048576 bit_1048576'
+    assert cat.pformat()[-1] == note
+    assert cat.pformat(max_width=-1)[-1] == note
+    assert 'Flags: ' not in cat._repr_html_()
+    clean = cat[cat['flags'] == 0]
+    assert 'Flags: ' not in str(clean)
+    names = dict(zip(cat['flags'], cat.flag_names, strict=True))
+    assert names[0] == ''
+    assert names[2] == 'near_edge'
+    assert names[130] == 'near_edge|blended'
+    assert clean[:0].flag_names.shape == (0,)
 
 
 def test_row(make_catalog):

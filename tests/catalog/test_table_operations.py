@@ -14,7 +14,7 @@ from astropy.table import QTable, Table, hstack, join, unique, vstack
 from numpy.testing import assert_array_equal
 
 from bliss_astro import PosteriorDroppedWarning
-from bliss_astro.catalog import ProbabilisticCatalog
+from bliss_astro.catalog import CatalogColumns, ProbabilisticCatalog
 
 
 def assert_still_a_catalog(result, original):
@@ -151,7 +151,7 @@ class TestEveryKind:
             catalog[['id', 'flux']],
             catalog[('flux',)],
         ):
-            assert type(part) is QTable
+            assert type(part) is CatalogColumns
             assert len(part) == len(catalog)
             assert isinstance(part.meta['image'], dict)
         with pytest.raises(KeyError):
