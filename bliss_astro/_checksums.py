@@ -34,6 +34,7 @@ def verify_checksums(hdus):
         if hdu.verify_datasum() == 0 or hdu.verify_checksum() == 0:
             msg = (
                 f'extension {place} ({hdu.name}) was damaged after it was written: '
-                'its checksum differs'
+                'its checksum differs (if it was edited on purpose, write it with '
+                'checksum=True, or without the cards CHECKSUM and DATASUM)'
             )
             raise OSError(msg)

@@ -1,11 +1,43 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Units as text that reads back as the same unit.
+Units as text that reads back as the same unit, and units of surface brightness.
 """
 
 import astropy.units as u
 
-__all__ = ['is_text_exact', 'unit_text']
+__all__ = ['is_surface_brightness', 'is_text_exact', 'unit_text']
+
+
+def is_surface_brightness(unit):
+    """
+    Say whether a unit is one of brightness over an area, not of flux in a pixel.
+
+    Pixels of another size have other fluxes but the same surface brightness.
+
+    Parameters
+    ----------
+    unit : `~astropy.units.UnitBase` or None
+        Unit of an image.
+
+    Returns
+    -------
+    is_one : bool
+        `True` for units per solid angle or per beam (MJy / sr, nmgy / arcsec2,
+        Jy / beam) and for brightness temperatures (K).
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from bliss_astro._units import is_surface_brightness
+    >>> is_surface_brightness(u.MJy / u.sr), is_surface_brightness(u.nJy)
+    (True, False)
+    """
+    if unit is None:
+        return False
+    bases = getattr(unit, 'physical_unit', unit).decompose()
+    powers = dict(zip(bases.bases, bases.powers, strict=True))
+    per_area = powers.get(u.rad, 0) <= -2 or powers.get(u.beam, 0) < 0
+    return per_area or unit.is_equivalent(u.K)
 
 
 def is_text_exact(unit):

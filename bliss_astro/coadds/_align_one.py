@@ -176,7 +176,7 @@ def _build(exposure, grid, box, image, noise, method):
         )
     coverage = spread(noise.coverage, False, bool)
     return AlignedExposure(
-        spread(np.where(noise.coverage, image * noise.area, np.nan), np.nan),
+        spread(np.where(noise.coverage, image * noise.scale, np.nan), np.nan),
         bkg_error=sound(np.sqrt(noise.variance)),
         effective_gain=sound(noise.gain),
         read_noise=float(np.median(exposure.read_noise)),
@@ -198,5 +198,5 @@ def _background_error(exposure, noise, good):
     Error of the sky in units of the new noise, which resampling reduces.
     """
     level = exposure.background_error * float(np.median(exposure.bkg_error))
-    scale = np.median(noise.area[good] / np.sqrt(noise.variance[good]))
+    scale = np.median(noise.scale[good] / np.sqrt(noise.variance[good]))
     return level * float(scale)

@@ -18,7 +18,7 @@ class AlignedExposure(Exposure):
     What `align_exposures` returns. Its sky has been subtracted
     (``background`` is 0), while the noise of the sky is in ``bkg_error``. Pixels
     hold the flux per pixel of the new grid, so that a source has the flux that
-    it had.
+    it had; in units of surface brightness (MJy / sr) they hold that, unchanged.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from .._atomic import atomic_write
+from .._checksums import CREATOR
 from .._units import unit_text
 from ..surveys._fits import file_name, header_wcs, open_fits
 from ._coadd_psf import EffectivePSF, draw_psf
@@ -53,6 +54,7 @@ def write_coadd(coadd, path, *, overwrite):
     """
     primary = fits.PrimaryHDU(coadd.data, header=_wcs_header(coadd.wcs))
     header = primary.header
+    header['CREATOR'] = CREATOR
     header[_KIND_KEY] = (_KIND, 'written by bliss_astro')
     header[_VERSION_KEY] = (_VERSION, 'version of this layout')
     if coadd.unit is not None:
@@ -76,7 +78,7 @@ def write_coadd(coadd, path, *, overwrite):
         hdus.append(_psf_table(coadd))
     hdus.append(_meta_table(coadd.meta))
     with atomic_write(path, overwrite=overwrite) as temporary:
-        hdus.writeto(temporary, overwrite=True)
+        hdus.writeto(temporary, overwrite=True, checksum=True)
 
 
 def _wcs_header(wcs):

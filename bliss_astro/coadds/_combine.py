@@ -95,7 +95,8 @@ def coadd_exposures(
     coadd : `Coadd`
         The coadd, without its sky, in the unit of the first exposure (if not told
         otherwise by ``zero_point_out``). Its pixels hold the flux per pixel of
-        the coadd: a source has the flux that it has in the exposures. ``meta``
+        the coadd: a source has the flux that it has in the exposures. In units of
+        surface brightness (MJy / sr) they hold that. ``meta``
         says for each exposure how many pixels were ``n_masked``,
         ``n_saturated`` and ``n_clipped``, its ``background_offsets`` and its
         ``zero_points``.

@@ -99,7 +99,8 @@ def align_exposures(
     -----
     An output pixel is :math:`J \\sum_a w_a x_a` with weights of sum one and the
     number J of input pixels that fit into it, from the derivatives of the
-    mapping: surface brightness is interpolated, flux conserved. The
+    mapping: surface brightness is interpolated, flux conserved. In a unit of surface
+    brightness (per solid angle or per beam) J is 1. The
     variance is :math:`J^2 \\sum_a w_a^2 \\sigma_a^2` (for bilinear weights; the
     covariances of a correlated input are added), and the effective gain
     such that the noise of sources is reduced as that of the sky.

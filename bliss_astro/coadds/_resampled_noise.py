@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._units import is_surface_brightness
 from ._noise_kernel import MAX_LAG, input_kernel, kernel_of_pair
 from ._pixel_mapping import pixel_area
 
@@ -45,6 +46,10 @@ class NoiseOnGrid:
     area : float `~numpy.ndarray`, shape (ny, nx)
         Input pixels per output pixel.
 
+    scale : float `~numpy.ndarray`, shape (ny, nx)
+        Factor from means over input pixels to values of output pixels, see
+        `value_scale`.
+
     coverage, bad, saturated : bool `~numpy.ndarray`, shape (ny, nx)
         Where there are data, and where bad or saturated pixels contribute.
 
@@ -55,6 +60,7 @@ class NoiseOnGrid:
     variance: np.ndarray
     gain: np.ndarray
     area: np.ndarray
+    scale: np.ndarray
     coverage: np.ndarray
     bad: np.ndarray
     saturated: np.ndarray
@@ -159,6 +165,27 @@ def overlap(x1, x2):
     )
 
 
+def value_scale(unit, area):
+    """
+    Return what means over input pixels are multiplied by.
+
+    Parameters
+    ----------
+    unit : `~astropy.units.UnitBase` or None
+        Unit of the image.
+
+    area : float `~numpy.ndarray`
+        Input pixels per output pixel.
+
+    Returns
+    -------
+    scale : float `~numpy.ndarray`
+        The area for fluxes per pixel, so that a source keeps its flux; 1 for
+        surface brightness, which does not depend on the pixels.
+    """
+    return np.ones_like(area) if is_surface_brightness(unit) else area
+
+
 def bilinear_noise(exposure, mapping):
     """
     Compute the noise of a bilinearly resampled exposure, exactly.
@@ -177,7 +204,7 @@ def bilinear_noise(exposure, mapping):
         The noise.
     """
     shape = mapping.shape
-    floats = [np.empty(shape, dtype=np.float32) for _ in range(3)]
+    floats = [np.empty(shape, dtype=np.float32) for _ in range(4)]
     flags = [np.empty(shape, dtype=bool) for _ in range(3)]
     variance_in = np.square(exposure.bkg_error)
     kernel = input_kernel(exposure)
@@ -187,15 +214,16 @@ def bilinear_noise(exposure, mapping):
     for rows in mapping.blocks():
         x, y, jacobian = mapping.rows(rows.start, rows.stop)
         area = pixel_area(jacobian)
+        scale = value_scale(exposure.unit, area)
         taps = _Taps(x, y, exposure.shape)
         # Reduction of the variance, sources and sky alike.
         variance = taps.mean(variance_in, power=2) * taps.correlation_factor(kernel)
-        variance *= area**2
-        gain = taps.mean(exposure.effective_gain) * area
+        variance *= scale**2
+        gain = taps.mean(exposure.effective_gain) * scale
         gain *= taps.mean(variance_in) / np.where(taps.covered, variance, 1)
         bad = taps.any(exposure.mask)
         parts = (
-            (variance, gain, area),
+            (variance, gain, area, scale),
             (taps.covered, bad, taps.any(exposure.saturated)),
         )
         for targets, values in zip((floats, flags), parts, strict=True):

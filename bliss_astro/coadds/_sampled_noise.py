@@ -13,7 +13,7 @@ from ._noise_kernel import (
     lagged_sums,
 )
 from ._pixel_mapping import pixel_area
-from ._resampled_noise import LEAST_WEIGHT, NoiseOnGrid
+from ._resampled_noise import LEAST_WEIGHT, NoiseOnGrid, value_scale
 
 __all__ = ['sampled_noise']
 
@@ -71,10 +71,10 @@ def sampled_noise(exposure, mapping, planes, covered, resample, *, n_noise, rng)
     reduction, kernel = monte_carlo_noise(
         exposure, resample, np.sqrt(variance), covered & ~bad, n_noise=n_noise, rng=rng
     )
-    gain = np.where(covered, gain, 1.0) / (reduction * area)
-    return NoiseOnGrid(
-        variance * reduction * area**2, gain, area, covered, bad, saturated, kernel
-    )
+    scale = value_scale(exposure.unit, area)
+    gain = np.where(covered, gain, 1.0) / (reduction * scale)
+    variance = variance * reduction * scale**2
+    return NoiseOnGrid(variance, gain, area, scale, covered, bad, saturated, kernel)
 
 
 def monte_carlo_noise(exposure, resample, level, use, *, n_noise, rng):

@@ -9,6 +9,8 @@ import astropy.units as u
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
+from .._units import is_surface_brightness
+
 __all__ = []
 
 # The zero point of nanomaggies.
@@ -80,6 +82,13 @@ class FluxScale:
         """
         self.first = exposure.unit
         self.unit = u.nmgy if self.to_nmgy else exposure.unit
+        if self.to_nmgy and is_surface_brightness(exposure.unit):
+            msg = (
+                f'zero_point_out={_NMGY} asks for nanomaggies per pixel, and the '
+                f'exposures are in {exposure.unit}, a surface brightness. Leave it '
+                'out, or multiply the exposures by the area of their pixels.'
+            )
+            raise ValueError(msg)
         counts = exposure.unit is not None and any(
             exposure.unit.is_equivalent(count)
             or exposure.unit.is_equivalent(count / u.s)
@@ -107,6 +116,12 @@ class FluxScale:
                 f'exposures differ in unit: the first is in {self.first}, number {k} '
                 f'in {exposure.unit}. Give zero_points, AB magnitudes, to bring them '
                 'together.'
+            )
+            raise ValueError(msg)
+        if is_surface_brightness(exposure.unit) != is_surface_brightness(self.first):
+            msg = (
+                f'exposures differ in unit: the first is in {self.first}, number {k} '
+                f'in {exposure.unit}, and one of both is a surface brightness.'
             )
             raise ValueError(msg)
         if np.ndim(self.zero_points) == 0:

@@ -13,6 +13,7 @@ from astropy.io.fits.verify import VerifyError
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
+from bliss_astro._checksums import verify_checksums
 from bliss_astro._warnings import collect_warnings
 
 __all__ = ['file_name', 'header_wcs', 'open_fits', 'wrong_type']
@@ -138,6 +139,7 @@ def _load(file):
     with collect_warnings() as texts:
         hdus = fits.open(file, memmap=False)
         try:
+            verify_checksums(hdus)
             for hdu in hdus:
                 _ = hdu.data
         except BaseException:

@@ -185,9 +185,31 @@ def test_files_that_lack_something(coadd, tmp_path, damage, error, message):
     coadd.write(path)
     with fits.open(path, memmap=False) as hdus:
         damage(hdus)
-        hdus.writeto(path, overwrite=True)
+        hdus.writeto(path, overwrite=True, checksum=True)
     with pytest.raises(error, match=message):
         Coadd.read(path)
+
+
+@pytest.mark.parametrize('part', range(8))
+def test_changed_byte(coadd, tmp_path, part):
+    path = tmp_path / 'coadd.fits'
+    coadd.write(path)
+    with fits.open(path) as hdus:
+        start = hdus[part].fileinfo()['datLoc']
+        assert {'CHECKSUM', 'DATASUM'} <= set(hdus[part].header)
+    content = bytearray(path.read_bytes())
+    content[start] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r'coadd.fits.*its checksum differs'):
+        Coadd.read(path)
+
+
+def test_unit_of_a_user(tmp_path):
+    unit = u.def_unit('hscflux', 57.54 * u.nJy)
+    Coadd(np.ones((9, 9)), bkg_error=1, effective_gain=1, unit=unit).write(
+        tmp_path / 'coadd.fits'
+    )
+    assert Coadd.read(tmp_path / 'coadd.fits').unit == unit
 
 
 def test_files_that_are_none(coadd, tmp_path):

@@ -370,6 +370,46 @@ def test_units_that_can_be_converted():
     assert_allclose(coadd.data, 2)
 
 
+BRIGHTNESS = u.MJy / u.sr
+
+
+def nebula(shape, rng, *, scale=1.0, unit=BRIGHTNESS, level=10.0):
+    """
+    A sky of one brightness, seen with pixels of some size.
+    """
+    wcs = tan(shape)
+    wcs.wcs.cd = wcs.wcs.cd * scale
+    noise = level / 1000
+    data = rng.normal(level, noise, shape)
+    given = {'bkg_error': noise, 'effective_gain': 1e4 / level, 'psf': PSFModel()}
+    return Exposure(data, wcs=wcs, unit=unit, **given)
+
+
+def test_surface_brightness_of_two_cameras(rng):
+    coarse, fine = nebula((60, 60), rng, scale=1.5), nebula((90, 90), rng)
+    alone = coadd_exposures([coarse], wcs_out=fine.wcs)
+    both = coadd_exposures([coarse, fine])
+    for coadd in (alone, both):
+        assert coadd.unit == BRIGHTNESS
+        assert_allclose(np.nanmedian(coadd.data), 10, rtol=1e-3)
+    # In another unit of the same kind.
+    fine = nebula((90, 90), rng, unit=u.kJy / u.sr, level=1e4)
+    other = coadd_exposures([coarse, fine])
+    assert_allclose(np.nanmedian(other.data), 10, rtol=1e-3)
+
+
+def test_surface_brightness_and_zero_points(rng):
+    exposures = [nebula((40, 40), rng) for _ in range(2)]
+    exposures[1] = exposures[1].replace(data=exposures[1].data / 2.5**2)
+    coadd = coadd_exposures(exposures, zero_points=[25, 25 - 2.5 * np.log10(2.5**2)])
+    assert_allclose(np.nanmedian(coadd.data), 10, rtol=1e-3)
+    with pytest.raises(ValueError, match=r'nanomaggies per pixel.*surface brightness'):
+        coadd_exposures(exposures, zero_points=25, zero_point_out=22.5)
+    mixed = [exposures[0], nebula((40, 40), rng, unit=u.nJy)]
+    with pytest.raises(ValueError, match='one of both is a surface brightness'):
+        coadd_exposures(mixed, zero_points=25)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -386,3 +386,28 @@ def test_bad_kernels():
         AlignedExposure(data, noise_kernel=lopsided, **arguments)
     with pytest.raises(ValueError, match='coverage must have the shape of data'):
         AlignedExposure(data, coverage=np.ones((2, 2)), **arguments)
+
+
+SURFACE_BRIGHTNESS = [u.MJy / u.sr, u.nmgy / u.arcsec**2, u.Jy / u.beam, u.K]
+
+
+@pytest.mark.parametrize('unit', SURFACE_BRIGHTNESS)
+@pytest.mark.parametrize('method', METHODS)
+def test_surface_brightness_does_not_depend_on_the_pixels(unit, method):
+    rng = np.random.default_rng(4)
+    data = 10 + rng.normal(0, 2, (60, 60))
+    given = {'wcs': make_wcs(29, 29, scale=0.4), 'background_error': 0.2}
+    grid = make_wcs(44, 44, scale=0.4 / 1.5, angle=20)
+    options = {'wcs_out': grid, 'shape_out': (90, 90), 'method': method, 'rng': 1}
+    (flux,) = align_exposures([make_exposure(data, unit=u.nJy, **given)], **options)
+    (bright,) = align_exposures([make_exposure(data, unit=unit, **given)], **options)
+    good = ~flux.mask
+    assert_allclose(np.median(bright.data[good]), 10, rtol=0.02)
+    # The same image but for the area of a pixel, with the same significance of all.
+    area = 1 / 1.5**2
+    factors = {'data': area, 'bkg_error': area, 'effective_gain': 1 / area}
+    for name, factor in factors.items():
+        one, two = (getattr(image, name)[good] for image in (flux, bright))
+        assert_allclose(one, two * factor, rtol=2e-4)
+    assert_allclose(flux.background_error, bright.background_error, rtol=1e-4)
+    assert bright.unit == unit
