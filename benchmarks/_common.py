@@ -126,6 +126,7 @@ class Report:
             'date': dt.datetime.now(dt.UTC).date().isoformat(),
             'machine': _machine(self.arguments.threads),
             'versions': _versions(),
+            'weights': _weights(),
             'rows': [asdict(row) | {'passed': row.passed} for row in self.rows],
             'details': self.details,
         }
@@ -219,6 +220,16 @@ def _versions():
 
                 found[name] = __version__
     return found
+
+
+def _weights():
+    """Hashes of the bundled encoders, which change more often than versions."""
+    from bliss_astro.encoders import Encoder, available_encoders
+
+    return {
+        name: Encoder.from_pretrained(name).card.get('sha256', '')[:12]
+        for name in available_encoders()
+    }
 
 
 def _plain(value):
