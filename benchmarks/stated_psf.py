@@ -110,7 +110,7 @@ def detect(image, psf, encoder, **given):
 
 
 def score(catalog, place, flux, snr, fwhm):
-    """Rows of true stars: found, flux over truth, inside of the interval; false rows."""
+    """Of stars: found, flux over truth, inside of the interval; and false rows."""
     rows = np.c_[catalog['x_centroid'], catalog['y_centroid']].astype(float)
     if len(rows) == 0:
         nothing = np.full(len(snr), np.nan)
@@ -220,7 +220,8 @@ def _add_stated(report, encoder, values):
 
 def _add_wrong(report, factor, values):
     found, _, inside, snr, _, _ = _joined(values)
-    name = f'stated {abs(round(100 * (factor - 1)))} % too {"broad" if factor > 1 else "narrow"}'
+    way = 'broad' if factor > 1 else 'narrow'
+    name = f'stated {abs(round(100 * (factor - 1)))} % too {way}'
     bright = snr > 25
     warned = np.array([v[-1] for v in values], float)
     report.add(f'{name}: warned', *_share(warned > 0), target='1', low=1.0)
