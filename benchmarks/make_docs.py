@@ -134,9 +134,10 @@ simulated frame of 1489 x 2048 px of stars and galaxies, in a process of its own
 PSFs of any telescope, stated and misstated
 -------------------------------------------
 
-Isolated stars of a signal-to-noise ratio of 5 to 500, drawn by GalSim with Gaussian, Moffat
-(index 2.5, 4.8, 20), Airy, SDSS and double Gaussian PSFs of 1.3 to 7 px (FWHM with the pixel);
-the detector is given an image of the same PSF, or of one that is too broad or narrow.
+Isolated stars of a signal-to-noise ratio of 5 to 500, drawn by GalSim with Gaussian,
+Moffat (index 2.5, 4.8, 20), Airy, SDSS and double Gaussian PSFs of 1.3 to 7 px (FWHM
+with the pixel); the detector is given an image of the same PSF, or of one that is too
+broad or narrow.
 """,
     'psf_estimate': """\
 PSFs measured on the image itself
@@ -149,14 +150,16 @@ saturated stars, by number of usable stars.
 Companions of bright sources
 ----------------------------
 
-Rows within 8 px of a source of a signal-to-noise ratio above 100 and below 5 % of its flux, on
-two real SDSS frames (runs 4192 and 6377), and Rayleigh's test of their position angles.
+Rows within 8 px of a source of a signal-to-noise ratio above 100 and below 5 % of its
+flux, on two real SDSS frames (runs 4192 and 6377), and Rayleigh's test of their position
+angles.
 """,
     'bounded': """\
 Hard images
 -----------
 
-Time and memory of images of 512 x 512 px on which a method without bounds would not end.
+Time and memory of images of 512 x 512 px on which a method without bounds would not
+end.
 """,
     'psf_told': """\
 What being told the PSF is worth
