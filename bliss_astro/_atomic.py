@@ -4,11 +4,17 @@ Files that are either written whole or not touched at all.
 """
 
 import contextlib
+import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ['atomic_write']
+__all__ = ['atomic_write', 'explain_full_disk']
+
+_FULL = {errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)}
+# Less than this left, in bytes, is a full disk for writers that do not say why.
+_NOTHING_LEFT = 2**16
 
 
 @contextlib.contextmanager
@@ -50,6 +56,9 @@ def atomic_write(path, *, overwrite=False):
     FileNotFoundError
         If the folder of ``path`` does not exist.
 
+    OSError
+        If the disk is full, whatever the writer raised then.
+
     Notes
     -----
     With ``overwrite=False``, a file that someone else makes while the body
@@ -70,14 +79,16 @@ def atomic_write(path, *, overwrite=False):
     # A link keeps pointing where it did: its target is what gets replaced.
     path = Path(os.path.realpath(path))
     _check_target(path, overwrite=overwrite)
-    handle, name = tempfile.mkstemp(
-        prefix='.tmp-', suffix=f'-{path.name}', dir=path.parent
-    )
+    with explain_full_disk(path):
+        handle, name = tempfile.mkstemp(
+            prefix='.tmp-', suffix=f'-{path.name}', dir=path.parent
+        )
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        _flush(temporary)
+        with explain_full_disk(path):
+            yield temporary
+            _flush(temporary)
         _check_target(path, overwrite=overwrite)
         _copy_permissions(path, temporary)
         # Renaming within one folder is atomic, also over an existing file.
@@ -86,6 +97,48 @@ def atomic_write(path, *, overwrite=False):
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def explain_full_disk(path):
+    """
+    Say that the disk is full where a writer fails for that reason.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        What is being written, for the message.
+
+    Raises
+    ------
+    OSError
+        With the number ``errno.ENOSPC``, in place of what the writer raised:
+        astropy and torch leave the number out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error, Path(path).parent):
+            raise
+        number = getattr(error, 'errno', None) or errno.ENOSPC
+        msg = f'the disk is full (or the quota used up); not written: {path}'
+        raise OSError(number, msg) from error
+
+
+def _is_full(error, folder):
+    """
+    Tell whether a writer failed because there was no room in the folder.
+    """
+    chain = []
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__
+    numbers = {getattr(error, 'errno', None) for error in chain} - {None}
+    if numbers:
+        return not numbers.isdisjoint(_FULL)
+    # Those of astropy and torch, which do not hand the number on.
+    vague = any(type(error) in (OSError, RuntimeError) for error in chain)
+    return vague and shutil.disk_usage(folder).free < _NOTHING_LEFT
 
 
 def _check_target(path, *, overwrite):

@@ -3,7 +3,9 @@
 Tests of files that are written whole or not at all.
 """
 
+import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -98,6 +100,51 @@ def test_link_stays_a_link(tmp_path):
         temporary.write_text('new')
     assert link.is_symlink()
     assert target.read_text() == 'new'
+
+
+def _failures():
+    """
+    How writers of files fail on a full disk.
+    """
+    torch_like = RuntimeError('[enforce fail at inline_container.cc:672] . pos 7')
+    yield OSError(errno.ENOSPC, 'No space left on device'), True
+    yield OSError('Not enough space on disk: requested 810202, available 0.'), False
+    yield torch_like, False
+
+
+@pytest.mark.parametrize(('error', 'numbered'), list(_failures()))
+def test_full_disk(tmp_path, monkeypatch, error, numbered):
+    path = tmp_path / 'old.txt'
+    path.write_text('old')
+    # What is free says it for those who do not.
+    free = 10**9 if numbered else 0
+    usage = shutil._ntuple_diskusage(10**10, 10**10 - free, free)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    with (
+        pytest.raises(OSError, match=r'the disk is full.*old\.txt') as caught,
+        atomic_write(path, overwrite=True),
+    ):
+        raise error
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_text() == 'old'
+    assert _names(tmp_path) == ['old.txt']
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.EACCES, 'Permission denied'),
+        RuntimeError('shapes differ'),
+        ValueError('there is not enough space on the disk for such a value'),
+    ],
+)
+def test_other_failures_on_a_disk_with_room(tmp_path, error):
+    with (
+        pytest.raises(type(error)) as caught,
+        atomic_write(tmp_path / 'new.txt'),
+    ):
+        raise error
+    assert caught.value is error
 
 
 def test_impossible_targets(tmp_path):

@@ -7,10 +7,54 @@ import dataclasses
 import tomllib
 from pathlib import Path
 
+from bliss_astro.coadds._simulator import NOISE_ORDERS
+from bliss_astro.priors import CatalogPrior, FieldPrior
+
 from ._network import EncoderConfig
+from ._pretrained import find_encoder
+from ._settings import check_settings
 from ._stream import SimulationConfig
 
 __all__ = ['TrainingConfig', 'load_config']
+
+
+def _rules(names, allowed, words):
+    return dict.fromkeys(names.split(), (allowed, words))
+
+
+# Ranges that the classes themselves do not check.
+RULES = (
+    _rules(
+        'single_fraction confined_fraction inclined_fraction npe_fraction '
+        'bright_fraction cluster_fraction ray_fraction trail_fraction large_fraction '
+        'asymmetry',
+        lambda x: 0 <= x <= 1,
+        'between 0 and 1',
+    )
+    | _rules('average_decay softening', lambda x: 0 <= x < 1, 'at least 0 and below 1')
+    | _rules(
+        'learning_rate clip_norm slope flux_min pixel_scale',
+        lambda x: x > 0,
+        'positive',
+    )
+    | _rules('dynamic_range', lambda x: x > 1, 'above 1')
+    | _rules(
+        'checkpoint_minutes warmup_steps seed latent_dim sky_error psf_error',
+        lambda x: x >= 0,
+        'not negative',
+    )
+    | _rules('dataset_size', lambda x: x > 0, 'positive')
+    | _rules('shape', lambda x: min(x) > 0, 'two positive integers')
+    | _rules('read_noise', lambda x: 0 <= x[0] <= x[1], 'two increasing numbers from 0')
+    | _rules(
+        'typical_floor_snr',
+        lambda x: 0 < x[0] <= x[1],
+        'two increasing positive numbers',
+    )
+    | _rules(
+        'noise_order', lambda x: x in NOISE_ORDERS, f'one of {", ".join(NOISE_ORDERS)}'
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,20 +153,72 @@ def _section(kind, table, name, path):
     if not isinstance(table, dict):
         msg = f'{path}: {name} must be a section [{name}], got {table!r}'
         raise ValueError(msg)  # noqa: TRY004
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(table) - known)
-    if unknown:
-        msg = (
-            f'{path}: unknown setting {unknown[0]!r} in [{name}]; '
-            f'known are {", ".join(sorted(known))}'
-        )
-        raise ValueError(msg)
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     try:
+        check_settings(kind, table, rules=RULES)
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        check_files(values)
         return kind(**values)
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         msg = f'{path}: in [{name}], {error}'
         raise ValueError(msg) from error
+
+
+def check_configs(configs):
+    """
+    Check configurations that were made in Python.
+
+    Parameters
+    ----------
+    configs : tuple
+        What `load_config` returns.
+
+    Returns
+    -------
+    configs : tuple
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If a setting is of another type or out of its range.
+    """
+    for config in configs:
+        fields = dataclasses.fields(config)
+        values = {field.name: getattr(config, field.name) for field in fields}
+        try:
+            check_settings(type(config), values, rules=RULES)
+        except ValueError as error:
+            msg = f'{type(config).__name__}: {error}'
+            raise ValueError(msg) from error
+    return configs
+
+
+def check_files(values):
+    """
+    Read what settings name before hours of work begin.
+
+    Parameters
+    ----------
+    values : dict
+        Settings; only those that name files are looked at.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or holds something else.
+    """
+    readers = {
+        'catalog_prior': CatalogPrior.load,
+        'field_prior': FieldPrior.load,
+        'start_from': find_encoder,
+    }
+    for name, read in readers.items():
+        if isinstance(values.get(name), str):
+            try:
+                read(values[name])
+            except (OSError, TypeError, ValueError) as error:
+                msg = f'{name} must name a file that can be read: {error}'
+                raise ValueError(msg) from error
 
 
 def load_config(path):

@@ -4,14 +4,12 @@ Weights on disk: safetensors with a card, checked by hash.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 from pathlib import Path
 
 import torch
 
-from bliss_astro._atomic import atomic_write
+from bliss_astro._weights import read_weights, write_weights
 
 from ._network import Encoder, EncoderConfig
 
@@ -38,10 +36,6 @@ def available_encoders() -> list[str]:
     return sorted(path.stem for path in _folder().glob('*.safetensors'))
 
 
-def _card_path(path: Path) -> Path:
-    return path.with_suffix('.json')
-
-
 def save_encoder(encoder, path, *, overwrite=False, dtype='float32'):
     """
     Write an encoder's weights and card.
@@ -52,8 +46,8 @@ def save_encoder(encoder, path, *, overwrite=False, dtype='float32'):
         To be written.
 
     path : path_like
-        Ends in ``.safetensors``; the card goes beside it with the suffix
-        ``.json`` and holds the SHA-256 of the weights.
+        Ends in ``.safetensors``; the card goes into it, and beside it with the
+        suffix ``.json``, where it holds the SHA-256 of the weights.
 
     overwrite : bool, optional
         Replace existing files.
@@ -69,12 +63,6 @@ def save_encoder(encoder, path, *, overwrite=False, dtype='float32'):
     FileExistsError
         If a file exists and ``overwrite`` is `False`.
     """
-    from safetensors.torch import save
-
-    path = Path(path)
-    if path.suffix != '.safetensors':
-        msg = f'path must end in .safetensors, got {path.name!r}'
-        raise ValueError(msg)
     if dtype not in ('float32', 'float16'):
         msg = f"dtype must be 'float32' or 'float16', got {dtype!r}"
         raise ValueError(msg)
@@ -82,24 +70,36 @@ def save_encoder(encoder, path, *, overwrite=False, dtype='float32'):
         name: value.detach().cpu().to(getattr(torch, dtype)).contiguous()
         for name, value in encoder.state_dict().items()
     }
-    weights = save(state)
     card = {
-        'name': path.stem,
+        'name': Path(path).stem,
         **encoder.card,
         'encoder': dataclasses.asdict(encoder.config),
         'n_parameters': encoder.n_parameters,
-        'sha256': hashlib.sha256(weights).hexdigest(),
     }
-    for target, content in (
-        (path, weights),
-        (_card_path(path), (json.dumps(card, indent=2) + '\n').encode()),
-    ):
-        with atomic_write(target, overwrite=overwrite) as temporary:
-            Path(temporary).write_bytes(content)
-    encoder.card = card
+    encoder.card = write_weights(path, state, card, overwrite=overwrite)
 
 
-def _find(name) -> Path:
+def find_encoder(name) -> Path:
+    """
+    Find the file of an encoder.
+
+    Parameters
+    ----------
+    name : str or path_like
+        Name of a bundled encoder, or a path.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The file of weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no encoder of that name.
+    FileNotFoundError
+        If there is no such file.
+    """
     text = os.fspath(name)
     if text.endswith('.safetensors') or os.sep in text:
         path = Path(text)
@@ -136,28 +136,20 @@ def load_encoder(name=DEFAULT_ENCODER) -> Encoder:
         If the name is unknown, the card is missing or unreadable, or the
         weights are not those that the card was written for.
     """
-    from safetensors.torch import load
-
-    path = _find(name)
-    card_path = _card_path(path)
+    path = find_encoder(name)
+    state, card = read_weights(path)
     try:
-        card = json.loads(card_path.read_text())
-        expected = card['sha256']
         config = EncoderConfig(**card['encoder'])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f'the card {card_path} is missing or damaged: {error}'
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f'the card {path.with_suffix(".json")} is missing or damaged: {error}'
         raise ValueError(msg) from error
-    weights = path.read_bytes()
-    found = hashlib.sha256(weights).hexdigest()
-    if found != expected:
-        msg = (
-            f'the weights {path} are corrupted or altered: their SHA-256 is {found}, '
-            f'the card says {expected}; reinstall the package or restore the file'
-        )
-        raise ValueError(msg)
     # Layers draw first weights from torch's global generator: put it back.
     with torch.random.fork_rng(devices=[]):
         encoder = Encoder(config)
-    encoder.load_state_dict(load(weights))
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        msg = f'the weights {path} do not fit their card: {str(error).splitlines()[-1]}'
+        raise ValueError(msg) from error
     encoder.card = card
     return encoder.to(memory_format=torch.channels_last).eval().requires_grad_(False)

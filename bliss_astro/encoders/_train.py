@@ -7,17 +7,24 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import torch
 
+from bliss_astro._lock import lock_folder
 from bliss_astro.posteriors import npe_loss, sequence_loss
 
-from ._configuration import load_config
+from ._configuration import check_configs, load_config
 from ._domain import Domain
 from ._network import Encoder
+from ._run_folder import (
+    TrainingLog,
+    check_new,
+    load_checkpoint,
+    save_checkpoint,
+    step_bar,
+)
 from ._scene_stream import SceneStream
 from ._start import start_from
 from ._stream import SimulationStream
@@ -204,18 +211,11 @@ class _Trainer:
             'best_weights': self.best_weights,
             'validated': self.validated,
         }
-        temporary = path.with_name(path.name + f'.{os.getpid()}.tmp')
-        try:
-            torch.save(state, temporary)
-            with temporary.open('rb') as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        save_checkpoint(state, path)
 
     def load(self, path):
         """Take up a run where its last checkpoint left it."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = load_checkpoint(path, self.device)
         if json.loads(state['settings']) != self._settings():
             msg = (
                 f'{path} belongs to another configuration; use the one that it was '
@@ -250,39 +250,6 @@ def _check_galaxy_model(model, encoder_config, simulation):
     if name is None and model is not None:
         msg = 'galaxy_model is given, and the configuration names none'
         raise ValueError(msg)
-
-
-class _Log:
-    # JSON lines; lines beyond the checkpoint of a resumed run are dropped.
-    def __init__(self, path, *, first_step):
-        lines = []
-        if path.exists() and first_step > 0:
-            for line in path.read_text().splitlines():
-                with contextlib.suppress(ValueError, KeyError):
-                    if json.loads(line)['step'] <= first_step:
-                        lines.append(line)
-        path.write_text(''.join(line + '\n' for line in lines))
-        self.path = path
-
-    def write(self, **values):
-        line = json.dumps(_finite(values), allow_nan=False)
-        with self.path.open('a') as file:
-            file.write(line + '\n')
-
-
-def _finite(value):
-    # JSON knows neither NaN nor infinity.
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _tqdm(progress_bar, total, initial):
-    if not progress_bar:
-        return contextlib.nullcontext()
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, initial=initial, unit='step', dynamic_ncols=True)
 
 
 def train_encoder(
@@ -345,36 +312,45 @@ def train_encoder(
     FileExistsError
         If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is
         set.
+
+    BlockingIOError
+        If another training is at work in ``output``.
+
+    ValueError
+        If a setting is of another type or out of its range, or if the checkpoint
+        is damaged or belongs to another configuration.
+
+    OSError
+        If the disk is full; the last checkpoint is kept.
     """
     if isinstance(config, tuple):
-        configs, name = config, name or 'untitled'
+        configs, name = check_configs(config), name or 'untitled'
     else:
         configs, name = load_config(config), name or Path(config).stem
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    checkpoint = output / 'checkpoint.pt'
-    if checkpoint.exists() and not (resume or overwrite):
-        msg = f'{output} holds a training run: pass resume=True or overwrite=True'
-        raise FileExistsError(msg)
-    trainer = _Trainer(*configs, device=device, galaxy_model=galaxy_model)
-    if resume and checkpoint.exists():
-        trainer.load(checkpoint)
-    _run(trainer, output, checkpoint, max_minutes, progress_bar)
-    encoder = Encoder(configs[0])
-    weights = trainer.best_weights or trainer.average.state_dict()
-    encoder.load_state_dict({k: v.cpu() for k, v in weights.items()})
-    encoder.eval().requires_grad_(False)
-    encoder.card = _card(trainer, name)
-    encoder.save(output / f'{name}.safetensors', overwrite=True)
+    with lock_folder(output, work='training'):
+        checkpoint = output / 'checkpoint.pt'
+        check_new(checkpoint, resume or overwrite)
+        trainer = _Trainer(*configs, device=device, galaxy_model=galaxy_model)
+        if resume and checkpoint.exists():
+            trainer.load(checkpoint)
+        _run(trainer, output, checkpoint, max_minutes, progress_bar)
+        encoder = Encoder(configs[0])
+        weights = trainer.best_weights or trainer.average.state_dict()
+        encoder.load_state_dict({k: v.cpu() for k, v in weights.items()})
+        encoder.eval().requires_grad_(False)
+        encoder.card = _card(trainer, name)
+        encoder.save(output / f'{name}.safetensors', overwrite=True)
     return encoder
 
 
 def _run(trainer, output, checkpoint, max_minutes, progress_bar):
     training = trainer.training
-    log = _Log(output / 'log.jsonl', first_step=trainer.step)
+    log = TrainingLog(output / 'log.jsonl', first_step=trainer.step)
     begun = saved = time.monotonic()
     spent = trainer.seconds
-    with _tqdm(progress_bar, training.n_steps, trainer.step) as bar:
+    with step_bar(progress_bar, training.n_steps, trainer.step) as bar:
         try:
             # The run may have been interrupted while it validated.
             _validate_if_due(trainer, log, bar)

@@ -4,12 +4,10 @@ Galaxy models on disk: safetensors with a card, checked by hash.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 from pathlib import Path
 
-from bliss_astro._atomic import atomic_write
+from bliss_astro._weights import read_weights, write_weights
 
 from ._autoencoder import GalaxyAutoencoder
 from ._config import GalaxyModelConfig
@@ -49,8 +47,8 @@ def save_galaxies(model, path, *, overwrite=False):
         To be written.
 
     path : path_like
-        Ends in ``.safetensors``; the card goes beside it with the suffix
-        ``.json`` and holds the SHA-256 of the weights.
+        Ends in ``.safetensors``; the card goes into it, and beside it with the
+        suffix ``.json``, where it holds the SHA-256 of the weights.
 
     overwrite : bool, optional
         Replace existing files.
@@ -62,28 +60,15 @@ def save_galaxies(model, path, *, overwrite=False):
     FileExistsError
         If a file exists and ``overwrite`` is `False`.
     """
-    from safetensors.torch import save
-
-    path = Path(path)
-    if path.suffix != '.safetensors':
-        msg = f'path must end in .safetensors, got {path.name!r}'
-        raise ValueError(msg)
     state = model.state_dict()
-    weights = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     card = {
-        'name': path.stem,
+        'name': Path(path).stem,
         **model.card,
         'galaxies': dataclasses.asdict(model.config),
         'n_parameters': model.n_parameters,
-        'sha256': hashlib.sha256(weights).hexdigest(),
     }
-    for target, content in (
-        (path, weights),
-        (path.with_suffix('.json'), (json.dumps(card, indent=2) + '\n').encode()),
-    ):
-        with atomic_write(target, overwrite=overwrite) as temporary:
-            Path(temporary).write_bytes(content)
-    model.card = card
+    model.card = write_weights(path, state, card, overwrite=overwrite)
 
 
 def _find(name) -> Path:
@@ -129,16 +114,13 @@ def load_galaxies(name='galaxies', *, latent_dim=None) -> GalaxyAutoencoder:
         not ``latent_dim``.
     """
     import torch
-    from safetensors.torch import load
 
     path = _find(name)
-    card_path = path.with_suffix('.json')
+    state, card = read_weights(path)
     try:
-        card = json.loads(card_path.read_text())
-        expected = card['sha256']
         config = GalaxyModelConfig(**card['galaxies'])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f'the card {card_path} is missing or damaged: {error}'
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f'the card {path.with_suffix(".json")} is missing or damaged: {error}'
         raise ValueError(msg) from error
     if latent_dim is not None and latent_dim != config.latent_dim:
         msg = (
@@ -147,18 +129,9 @@ def load_galaxies(name='galaxies', *, latent_dim=None) -> GalaxyAutoencoder:
             f'latent_dim = {latent_dim} in [galaxies] of its configuration'
         )
         raise ValueError(msg)
-    weights = path.read_bytes()
-    found = hashlib.sha256(weights).hexdigest()
-    if found != expected:
-        msg = (
-            f'the weights {path} are corrupted or altered: their SHA-256 is {found}, '
-            f'the card says {expected}; reinstall the package or restore the file'
-        )
-        raise ValueError(msg)
     # Layers draw first weights from torch's global generator: put it back.
     with torch.random.fork_rng(devices=[]):
         model = GalaxyAutoencoder(config)
-    state = load(weights)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

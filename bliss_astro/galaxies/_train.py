@@ -6,13 +6,20 @@ Training of the galaxy model: one loop, two kinds of steps, one checkpoint.
 import dataclasses
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import torch
 
-from bliss_astro.encoders._train import _Log, _tqdm
+from bliss_astro._lock import lock_folder
+from bliss_astro.encoders._configuration import check_configs
+from bliss_astro.encoders._run_folder import (
+    TrainingLog,
+    check_new,
+    load_checkpoint,
+    save_checkpoint,
+    step_bar,
+)
 
 from ._autoencoder import GalaxyAutoencoder
 from ._bound import evidence_bound
@@ -187,18 +194,11 @@ class _Trainer:
             'generator': self.generator.get_state(),
             **{name: getattr(self, name) for name in _COUNTERS},
         }
-        temporary = path.with_name(path.name + f'.{os.getpid()}.tmp')
-        try:
-            torch.save(state, temporary)
-            with temporary.open('rb') as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        save_checkpoint(state, path)
 
     def load(self, path):
         """Take up a run where its last checkpoint left it."""
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        state = load_checkpoint(path)
         if json.loads(state['settings']) != self.settings():
             msg = (
                 f'{path} belongs to another configuration; use the one that it was '
@@ -269,37 +269,43 @@ def train_galaxies(
         If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is
         set.
 
+    BlockingIOError
+        If another training is at work in ``output``.
+
     ValueError
-        If the checkpoint belongs to another configuration.
+        If a setting is of another type or out of its range, or if the checkpoint
+        is damaged or belongs to another configuration.
+
+    OSError
+        If the disk is full; the last checkpoint is kept.
     """
     if isinstance(config, tuple):
-        configs, name = config, name or 'untitled'
+        configs, name = check_configs(config), name or 'untitled'
     else:
         configs, name = load_galaxy_config(config), name or Path(config).stem
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    checkpoint = output / 'checkpoint.pt'
-    if checkpoint.exists() and not (resume or overwrite):
-        msg = f'{output} holds a training run: pass resume=True or overwrite=True'
-        raise FileExistsError(msg)
-    trainer = _Trainer(*configs)
-    if resume and checkpoint.exists():
-        trainer.load(checkpoint)
-    _run(trainer, output, checkpoint, max_minutes, progress_bar)
-    model = trainer.average
-    model.load_state_dict(trainer.best_weights or model.state_dict())
-    model.eval()
-    model.card = _card(trainer, name)
-    model.save(output / f'{name}.safetensors', overwrite=True)
+    with lock_folder(output, work='training'):
+        checkpoint = output / 'checkpoint.pt'
+        check_new(checkpoint, resume or overwrite)
+        trainer = _Trainer(*configs)
+        if resume and checkpoint.exists():
+            trainer.load(checkpoint)
+        _run(trainer, output, checkpoint, max_minutes, progress_bar)
+        model = trainer.average
+        model.load_state_dict(trainer.best_weights or model.state_dict())
+        model.eval()
+        model.card = _card(trainer, name)
+        model.save(output / f'{name}.safetensors', overwrite=True)
     return model
 
 
 def _run(trainer, output, checkpoint, max_minutes, progress_bar):
     training = trainer.training
-    log = _Log(output / 'log.jsonl', first_step=trainer.step)
+    log = TrainingLog(output / 'log.jsonl', first_step=trainer.step)
     begun = saved = time.monotonic()
     spent = trainer.seconds
-    with _tqdm(progress_bar, training.n_steps, trainer.step) as bar:
+    with step_bar(progress_bar, training.n_steps, trainer.step) as bar:
         try:
             # The run may have been interrupted while it validated.
             _validate_if_due(trainer, log, bar)

@@ -3,10 +3,12 @@
 Tests of weights on disk.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import bliss_astro
@@ -66,9 +68,93 @@ def test_truncated(saved):
         load_encoder(saved)
 
 
-def test_missing_card(saved):
-    saved.with_suffix('.json').unlink()
+@pytest.fixture
+def bare(saved):
+    """
+    Weights without the card in them, as earlier versions wrote them.
+    """
+    weights = safetensors.torch.save(safetensors.torch.load(saved.read_bytes()))
+    saved.write_bytes(weights)
+    beside = saved.with_suffix('.json')
+    card = json.loads(beside.read_text())
+    card['sha256'] = hashlib.sha256(weights).hexdigest()
+    beside.write_text(json.dumps(card))
+    return saved
+
+
+def test_without_the_card_in_the_weights(bare):
+    assert load_encoder(bare).card['description'] == 'a toy'
+
+
+def test_missing_card(bare):
+    bare.with_suffix('.json').unlink()
     with pytest.raises(ValueError, match=r'card .* is missing or damaged'):
+        load_encoder(bare)
+
+
+def test_card_in_the_weights(saved):
+    """
+    One file is enough, and it comes first.
+    """
+    whole = load_encoder(saved).card
+    for content in ('', '{"sha256": "0"}'):
+        saved.with_suffix('.json').write_text(content)
+        assert load_encoder(saved).card == whole
+    saved.with_suffix('.json').unlink()
+    assert load_encoder(saved).card == whole
+
+
+@pytest.mark.parametrize('step', range(4))
+def test_killed_between_the_files(saved, tiny_encoder, monkeypatch, step):
+    """
+    The old pair or the new one, wherever the process ends.
+    """
+
+    class Killed(BaseException):
+        pass
+
+    old = load_encoder(saved)
+    with torch.no_grad():
+        tiny_encoder.to_tiles.bias.add_(1)
+    tiny_encoder.card = {'description': 'another toy'}
+    calls, replace = [], Path.replace
+
+    def deadly(self, target):
+        calls.append(target)
+        if len(calls) == 1 + step // 2:
+            if step % 2:
+                replace(self, target)
+            raise Killed
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'replace', deadly)
+        with pytest.raises(Killed):
+            tiny_encoder.save(saved, overwrite=True)
+    found = load_encoder(saved)
+    expected, description = (
+        (old, 'a toy') if step == 0 else (tiny_encoder, 'another toy')
+    )
+    assert torch.equal(found.to_tiles.bias, expected.to_tiles.bias)
+    assert found.card['description'] == description
+
+
+def test_card_in_the_weights_is_checked(saved):
+    """
+    An altered card is no card, although the weights are as they were.
+    """
+    saved.with_suffix('.json').unlink()
+    content = saved.read_bytes()
+    saved.write_bytes(content.replace(b'a toy', b'A toy'))
+    with pytest.raises(ValueError, match=r'card .* is missing or damaged'):
+        load_encoder(saved)
+
+
+def test_weights_of_another_size(saved, tmp_path):
+    card = json.loads(saved.with_suffix('.json').read_text())
+    card['encoder']['width'] = 16
+    saved.with_suffix('.json').write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r'toy\.safetensors do not fit their card'):
         load_encoder(saved)
 
 
@@ -76,10 +162,10 @@ def test_missing_card(saved):
     'content',
     ['', '{', '{}', '[]', '{"sha256": "0", "encoder": {"colour": 3}}', '"text"'],
 )
-def test_damaged_card(saved, content):
-    saved.with_suffix('.json').write_text(content)
-    with pytest.raises(ValueError, match=r'card .* is missing or damaged'):
-        load_encoder(saved)
+def test_damaged_card(bare, content):
+    bare.with_suffix('.json').write_text(content)
+    with pytest.raises(ValueError, match=r'toy.*(missing or damaged|altered)'):
+        load_encoder(bare)
 
 
 def test_unknown_name():
@@ -108,6 +194,13 @@ def test_does_not_overwrite(saved, tiny_encoder):
     tiny_encoder.save(saved, overwrite=True)
     assert saved.read_bytes() != before
     load_encoder(saved)
+    # Either file is reason enough.
+    before = saved.read_bytes()
+    saved.unlink()
+    with pytest.raises(FileExistsError, match=r'toy\.json'):
+        tiny_encoder.save(saved)
+    assert not saved.exists()
+    saved.write_bytes(before)
 
 
 class TestBundled:

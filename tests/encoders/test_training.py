@@ -5,12 +5,15 @@ Tests of the training loop: to the same end, whatever happens on the way.
 
 import dataclasses
 import json
+import pickle
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 import bliss_astro
+from bliss_astro._lock import lock_folder
 from bliss_astro.encoders import (
     Encoder,
     EncoderConfig,
@@ -20,6 +23,7 @@ from bliss_astro.encoders import (
     train_encoder,
 )
 from bliss_astro.encoders import _train as module
+from bliss_astro.encoders._run_folder import TrainingLog
 
 CONFIGS = Path(bliss_astro.__file__).parent / 'data' / 'configs'
 
@@ -197,10 +201,48 @@ class TestResume:
 
         with monkeypatch.context() as patch:
             patch.setattr(module.torch, 'save', full)
-            with pytest.raises(OSError, match='No space'):
+            with pytest.raises(OSError, match=r'the disk is full.*checkpoint\.pt'):
                 train_encoder(tiny_configs, tmp_path, resume=True)
         assert (tmp_path / 'checkpoint.pt').read_bytes() == before
-        assert not list(tmp_path.glob('*.tmp'))
+        assert not list(tmp_path.glob('.tmp*'))
+
+    def test_a_full_disk_while_logging(self, tiny_configs, tmp_path, monkeypatch):
+        def full(*_, **__):
+            raise OSError(28, 'No space left on device')
+
+        log = TrainingLog(tmp_path / 'log.jsonl', first_step=0)
+        monkeypatch.setattr(type(tmp_path), 'open', full)
+        with pytest.raises(OSError, match=r'the disk is full.*log\.jsonl'):
+            log.write(step=1)
+
+    def test_one_at_a_time(self, tiny_configs, tmp_path):
+        with (
+            lock_folder(tmp_path),
+            pytest.raises(BlockingIOError, match=r'another training .* is at work in'),
+        ):
+            train_encoder(tiny_configs, tmp_path)
+        assert not list(tmp_path.iterdir())
+        train_encoder(tiny_configs, tmp_path, max_minutes=0)
+        names = {path.name for path in tmp_path.iterdir()}
+        assert '.lock' not in names
+
+    @pytest.mark.parametrize('damage', ['cut', 'text', 'empty', 'pickle', 'other'])
+    def test_a_damaged_checkpoint(self, straight, tiny_configs, damage):
+        path = straight / 'checkpoint.pt'
+        content = path.read_bytes()
+        if damage == 'other':
+            torch.save({'weights': torch.zeros(2)}, path)
+        else:
+            path.write_bytes(
+                {
+                    'cut': content[: len(content) // 2],
+                    'text': b'no checkpoint at all',
+                    'empty': b'',
+                    'pickle': pickle.dumps(straight, protocol=2),
+                }[damage]
+            )
+        with pytest.raises(ValueError, match=r'checkpoint\.pt .*overwrite=True'):
+            train_encoder(tiny_configs, straight, resume=True)
 
     def test_weights_half_changed_are_not_saved(
         self, tiny_configs, tmp_path, monkeypatch
@@ -265,7 +307,7 @@ class TestSteps:
         )
 
     def test_a_log_without_nan(self, tmp_path):
-        log = module._Log(tmp_path / 'log.jsonl', first_step=0)
+        log = TrainingLog(tmp_path / 'log.jsonl', first_step=0)
         log.write(step=1, loss=float('nan'), validation={'count': float('inf')})
         text = (tmp_path / 'log.jsonl').read_text()
         assert json.loads(text) == {
@@ -340,10 +382,10 @@ class TestConfig:
         [
             ('[encoder', 'not valid TOML'),
             ('[network]\nwidth = 3', "unknown section 'network'"),
-            ('[encoder]\nwdith = 3', r"unknown setting 'wdith' in \[encoder\]"),
+            ('[encoder]\nwdith = 3', r"in \[encoder\], unknown setting 'wdith'"),
             ('[encoder]\ntile_size = 5', 'tile_size must be 2 or 4'),
             ('[training]\nn_steps = 0', 'n_steps must be a positive integer'),
-            ('[training]\nn_steps = "many"', 'n_steps must be a positive integer'),
+            ('[training]\nn_steps = "many"', 'n_steps must be an integer'),
             ('[training]\nprecision = "half"', 'precision must be'),
             ('[simulation]\npsf = "round"', 'psf must be'),
             ('[simulation]\nbackground = 865.0', r'in \[simulation\]'),
@@ -355,6 +397,74 @@ class TestConfig:
         with pytest.raises(ValueError, match=message) as error:
             load_config(path)
         assert 'config.toml' in str(error.value)
+
+    @pytest.mark.parametrize(
+        ('kind', 'section', 'name'),
+        [
+            (kind, section, field.name)
+            for kind, section in (
+                (EncoderConfig, 'encoder'),
+                (SimulationConfig, 'simulation'),
+                (TrainingConfig, 'training'),
+            )
+            for field in dataclasses.fields(kind)
+        ],
+    )
+    def test_type_of_every_setting(self, tmp_path, kind, section, name):
+        """
+        A value of another type is refused before anything is computed.
+        """
+        default = getattr(kind(), name)
+        for wrong in ('"x"', 'true', '3', '[1.5]', '[1, "x"]', 'nan'):
+            value = tomllib.loads(f'v = {wrong}')['v']
+            number = type(value) is int and isinstance(default, int | float | None)
+            if type(value) is type(default) or (number and value is not True):
+                continue
+            path = self.write(tmp_path, f'[{section}]\n{name} = {wrong}')
+            message = rf'config\.toml: in \[{section}\], {name} (must|is)'
+            with pytest.raises(ValueError, match=message):
+                load_config(path)
+
+    @pytest.mark.parametrize(
+        ('section', 'text'),
+        [
+            ('training', 'learning_rate = 0.0'),
+            ('training', 'learning_rate = inf'),
+            ('training', 'warmup_steps = -1'),
+            ('training', 'clip_norm = 0'),
+            ('training', 'average_decay = 1.0'),
+            ('training', 'checkpoint_minutes = -3.0'),
+            ('training', 'seed = -1'),
+            ('training', 'start_from = "nobody"'),
+            ('training', 'start_from = "none.safetensors"'),
+            ('simulation', 'single_fraction = 1.2'),
+            ('simulation', 'confined_fraction = -0.1'),
+            ('simulation', 'read_noise = [3.0, 1.0]'),
+            ('simulation', 'typical_floor_snr = [0.0, 4.0]'),
+            ('simulation', 'slope = 0.0'),
+            ('simulation', 'dynamic_range = 1.0'),
+            ('simulation', 'flux_min = 0.0'),
+            ('simulation', 'shape = [0, 64]'),
+            ('simulation', 'noise_order = "never"'),
+            ('simulation', 'field_prior = "none.json"'),
+            ('simulation', 'catalog_prior = "none.json"'),
+        ],
+    )
+    def test_ranges(self, tmp_path, section, text):
+        name = text.partition(' ')[0]
+        path = self.write(tmp_path, f'[{section}]\n{text}')
+        message = rf'config\.toml: in \[{section}\], {name} must'
+        with pytest.raises(ValueError, match=message):
+            load_config(path)
+
+    def test_made_in_python(self, tiny_configs, tmp_path):
+        """
+        Classes check what they need; the rest is checked before training.
+        """
+        training = dataclasses.replace(tiny_configs[2], learning_rate='fast')
+        with pytest.raises(ValueError, match='TrainingConfig: learning_rate must be'):
+            train_encoder((*tiny_configs[:2], training), tmp_path / 'new')
+        assert not (tmp_path / 'new').exists()
 
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError):
