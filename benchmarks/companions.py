@@ -34,9 +34,27 @@ def rayleigh(angles):
     return length, np.degrees(np.angle(total)), float(np.clip(p, 0, 1))
 
 
-def companions(catalog):
+def photon_snr(catalog, exposure):
+    """Signal-to-noise ratio of rows by photons: stated errors hold that of the PSF."""
+    flux = np.asarray(getattr(catalog['flux'], 'value', catalog['flux']), float)
+    ny, nx = exposure.shape
+    area = exposure.psf_at(nx / 2, ny / 2).n_eff
+    noise = float(np.median(exposure.bkg_error))
+    gain = float(np.median(exposure.effective_gain))
+    return flux / np.sqrt(noise**2 * area + flux.clip(0) / gain)
+
+
+def companions(catalog, snr):
     """
     Companions of bright sources.
+
+    Parameters
+    ----------
+    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
+        Of one frame.
+
+    snr : array
+        Of its rows.
 
     Returns
     -------
@@ -48,12 +66,8 @@ def companions(catalog):
         source, probability.
     """
     x, y = (np.asarray(catalog[f'{axis}_centroid'], float) for axis in 'xy')
-    flux, error = (
-        np.asarray(getattr(catalog[name], 'value', catalog[name]), float)
-        for name in ('flux', 'flux_err')
-    )
-    bright = np.nonzero(flux / error > _BRIGHT)[0]
-    # Errors of bright galaxies are not those of photons.
+    flux = np.asarray(getattr(catalog['flux'], 'value', catalog['flux']), float)
+    bright = np.nonzero(snr > _BRIGHT)[0]
     tree = cKDTree(np.c_[x, y])
     rows = []
     for k in bright:
@@ -85,7 +99,7 @@ def main():
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             catalog = detect_sources(exposure, encoder=arguments.encoder)
-        n_bright, rows = companions(catalog)
+        n_bright, rows = companions(catalog, photon_snr(catalog, exposure))
         coma = exposure._psf_access.asymmetries([700], [700])[0, 0]
         length, direction, p = rayleigh(rows[:, 1])
         print(f'{name}: {len(catalog)} rows, {n_bright} bright')

@@ -151,8 +151,8 @@ Companions of bright sources
 ----------------------------
 
 Rows within 8 px of a source of a signal-to-noise ratio above 100 and below 5 % of its
-flux, on two real SDSS frames (runs 4192 and 6377), and Rayleigh's test of their position
-angles.
+flux, on two real SDSS frames (runs 4192 and 6377), and Rayleigh's test of their
+position angles.
 """,
     'bounded': """\
 Hard images
