@@ -63,19 +63,22 @@ def _facts(card):
     """
     Collect the facts of a card that tell whether an encoder fits an image.
     """
-    simulation, training = card.get('simulation', {}), card.get('training', {})
+    domain, training = card.get('domain', {}), card.get('training', {})
 
     def pair(name):
-        low, high = simulation.get(name) or ('?', '?')
-        return f'{low:g}' if low == high != '?' else f'{low}-{high}'
+        low, high = domain.get(name) or ('?', '?')
+        if low == '?':
+            return '?'
+        low, high = f'{low:.2g}', f'{high:.2g}'
+        return low if low == high else f'{low}-{high}'
 
     images = training.get('images_seen')
     return {
         'name': card['name'],
         'exposures': pair('n_exposures'),
-        'sky (electrons)': pair('background'),
-        'stars per pixel': pair('density'),
-        'PSF': simulation.get('psf', '?'),
+        'FWHM (px)': pair('fwhm'),
+        'noise (electrons)': pair('noise'),
+        'sources per pixel': pair('density'),
         'images seen': '?' if images is None else f'{images:,}',
         'validation loss': f'{card["validation_loss"]:.3f}'
         if 'validation_loss' in card
