@@ -69,7 +69,7 @@ def _facts(card):
         low, high = domain.get(name) or ('?', '?')
         if low == '?':
             return '?'
-        low, high = f'{low:.2g}', f'{high:.2g}'
+        low, high = f'{low:.3g}', f'{high:.3g}'
         return low if low == high else f'{low}-{high}'
 
     images = training.get('images_seen')
