@@ -37,6 +37,7 @@ except ImportError:  # a source tree that was never installed
 # Which folder defines each public name.
 _HOME_OF = {
     'BlissFinder': 'detection',
+    'CatalogCheckWarning': '_warnings',
     'CatalogFlag': 'catalog',
     'CatalogPosterior': 'catalog',
     'Coadd': 'coadds',
@@ -78,6 +79,7 @@ _FOLDERS = (
 
 __all__ = [
     'BlissFinder',
+    'CatalogCheckWarning',
     'CatalogFlag',
     'CatalogPosterior',
     'Coadd',

@@ -14,7 +14,12 @@ import warnings
 
 from astropy.utils.exceptions import AstropyUserWarning
 
-__all__ = ['NoDetectionsWarning', 'OutOfDomainWarning', 'PosteriorDroppedWarning']
+__all__ = [
+    'CatalogCheckWarning',
+    'NoDetectionsWarning',
+    'OutOfDomainWarning',
+    'PosteriorDroppedWarning',
+]
 
 
 class OutOfDomainWarning(AstropyUserWarning):
@@ -23,6 +28,15 @@ class OutOfDomainWarning(AstropyUserWarning):
 
     The measurement is still made, and the rows concerned carry a flag, but
     nothing vouches for its probabilities or errors.
+    """
+
+
+class CatalogCheckWarning(AstropyUserWarning):
+    """
+    The rows of a catalogue do not explain the image that they were found in.
+
+    The residual holds sources without a row, rows have no light, or their
+    fluxes differ from those in apertures; ``catalog.meta['check']`` has the numbers.
     """
 
 

@@ -16,9 +16,15 @@ import torch
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from bliss_astro._threads import check_n_threads, map_threads, n_workers, use_threads
-from bliss_astro._warnings import NoDetectionsWarning, OutOfDomainWarning, warn
+from bliss_astro._warnings import (
+    CatalogCheckWarning,
+    NoDetectionsWarning,
+    OutOfDomainWarning,
+    warn,
+)
 from bliss_astro.catalog import CatalogFlag, CatalogPosterior
 from bliss_astro.catalog._checks import check_count, check_threshold
+from bliss_astro.catalog._record import FactRecord
 from bliss_astro.encoders import Domain, Encoder, EncoderInputs
 from bliss_astro.posteriors import TileGrid
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
@@ -27,6 +33,7 @@ from ._domain import check_domain
 from ._estimates import estimate_record
 from ._inputs import as_exposure
 from ._pixel_statistics import pixel_statistics
+from ._self_check import self_check
 
 __all__ = ['detect_sources']
 
@@ -73,6 +80,7 @@ def detect_sources(
     device='auto',
     n_threads=None,
     progress_bar=False,
+    check=True,
 ):
     """
     Detect stars and galaxies in an image, with probabilities and honest errors.
@@ -162,6 +170,10 @@ def detect_sources(
     progress_bar : bool, optional
         Show progress.
 
+    check : bool, optional
+        Render the rows and search the residual for what they do not explain, see
+        :ref:`self-check`; ``catalog.meta['check']`` holds the result.
+
     Returns
     -------
     catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
@@ -184,6 +196,9 @@ def detect_sources(
     OutOfDomainWarning
         If the image is unlike those that the encoder was trained on; the
         rows concerned are flagged.
+
+    CatalogCheckWarning
+        If the rows do not explain the image.
 
     Examples
     --------
@@ -228,6 +243,8 @@ def detect_sources(
             progress_bar=progress_bar,
         )
         catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
+        if check:
+            catalog.meta['check'] = FactRecord(self_check(exposure, catalog))
     # At the end, where nothing of ours stands between them and the user's filters.
     for message in catalog.meta.get('warnings', ()):
         warn(message, OutOfDomainWarning, stacklevel=2)
@@ -237,6 +254,10 @@ def detect_sources(
             NoDetectionsWarning,
             stacklevel=2,
         )
+    text = catalog.meta['check']['text'] if check else ''
+    if text:
+        text = f'the rows do not explain the image: {text}'
+        warn(text, CatalogCheckWarning, stacklevel=2)
     return catalog
 
 

@@ -144,7 +144,11 @@ class Injector:
         # The image as it is has told already what there is to tell.
         with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
             return detect_sources(
-                exposure, self.threshold, encoder=self.encoder, **self.keywords
+                exposure,
+                self.threshold,
+                encoder=self.encoder,
+                check=False,
+                **self.keywords,
             )
 
     def _match(self, sources, catalog):
