@@ -49,6 +49,12 @@ class CatalogFlag(enum.IntFlag):
     set for encoders of one source a tile.
     """
 
+    COSMIC_RAY = 512
+    """
+    Pixels sharper than the PSF (a cosmic ray, a hot pixel) lie within 2 pixels
+    of the position; they were masked.
+    """
+
 
 def decode_flags(value):
     """

@@ -150,7 +150,9 @@ class FactRecord(Mapping):
         if not self._values:
             return '{}'
         # YAML sorts, so any other order would not survive files.
-        return '\n'.join(f'{name}: {fact_text(self[name])}' for name in sorted(self))
+        return '\n'.join(
+            f'{name}: {fact_text(self[name])}'.rstrip() for name in sorted(self)
+        )
 
 
 def fact_text(entry):

@@ -29,6 +29,7 @@ from bliss_astro.encoders import Domain, Encoder, EncoderInputs
 from bliss_astro.posteriors import TileGrid
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
+from ._cosmic_rays import find_cosmic_rays
 from ._domain import check_domain
 from ._estimates import estimate_record
 from ._inputs import as_exposure
@@ -129,7 +130,8 @@ def detect_sources(
 
     mask : 2D bool array_like, optional
         `True` for bad pixels.  Pixels that are not finite are added, and
-        those more than 20 sigma below the background.
+        those more than 20 sigma below the background, and those that are sharper
+        than the PSF (cosmic rays, hot pixels).
 
     wcs : WCS object, optional
         Celestial coordinates; adds ``sky_centroid``.
@@ -227,6 +229,7 @@ def detect_sources(
             psf_error=psf_error,
             background_error=background_error,
         )
+        exposure, rays = _without_cosmic_rays(exposure, estimated)
         encoder = _as_encoder(encoder, device)
         if population not in ('sky', 'npe'):
             msg = f"population must be 'sky' or 'npe', got {population!r}"
@@ -240,6 +243,7 @@ def detect_sources(
             flux_min=flux_min,
             population=population,
             estimated=estimated,
+            cosmic_rays=rays,
             progress_bar=progress_bar,
         )
         catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
@@ -625,7 +629,15 @@ def _sample_counts(encoder, inputs, grid):
 
 
 def _posterior(
-    exposure, encoder, *, density, flux_min, population, estimated, progress_bar
+    exposure,
+    encoder,
+    *,
+    density,
+    flux_min,
+    population,
+    estimated,
+    cosmic_rays,
+    progress_bar,
 ):
     """The posterior of an exposure's catalogue."""
     inputs, floor, facts, grid = _inputs(
@@ -656,7 +668,7 @@ def _posterior(
         floor,
         unit=exposure.unit,
         wcs=exposure.wcs,
-        flags=_pixel_flags(exposure, grid, flags),
+        flags=_pixel_flags(exposure, grid, flags, cosmic_rays),
         meta=meta,
         exposure=exposure,
     )
@@ -665,7 +677,19 @@ def _posterior(
 # -- flags -----------------------------------------------------------------------
 
 
-def _pixel_flags(exposure, grid, by_tile):
+def _without_cosmic_rays(exposure, estimated):
+    """Mask what is sharper than the PSF; return its pixels too."""
+    rays = find_cosmic_rays(exposure)
+    n_rays = int(np.count_nonzero(rays))
+    if n_rays:
+        how = estimated.get('mask')
+        text = f'{n_rays} pixels of cosmic rays, sharper than the PSF'
+        estimated['mask'] = f'{how}; {text}' if how else text
+        exposure = exposure.replace(mask=exposure.mask | rays)
+    return exposure, rays
+
+
+def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
     ny, nx = exposure.shape
     rows, columns = grid.shape
     size = grid.size
@@ -676,6 +700,9 @@ def _pixel_flags(exposure, grid, by_tile):
     if exposure.saturated.any():
         near = binary_dilation(exposure.saturated, iterations=4)
         flags[near] |= int(CatalogFlag.SATURATED)
+    if cosmic_rays.any():
+        near = binary_dilation(cosmic_rays, iterations=2)
+        flags[near] |= int(CatalogFlag.COSMIC_RAY)
     edge = np.ones((ny, nx), dtype=bool)
     edge[size : ny - size, size : nx - size] = False
     flags[edge] |= int(CatalogFlag.NEAR_EDGE)

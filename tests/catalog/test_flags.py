@@ -23,6 +23,7 @@ def test_bits_are_the_documented_ones():
         'PADDED': 64,
         'BLENDED': 128,
         'FULL_TILE': 256,
+        'COSMIC_RAY': 512,
     }
 
 
@@ -35,7 +36,7 @@ def test_decode_one():
     ]
     assert decode_flags(np.int32(128)) == ['blended']
     assert decode_flags(384) == ['blended', 'full_tile']
-    assert len(decode_flags(511)) == 9
+    assert len(decode_flags(1023)) == 10
 
 
 def test_decode_column():
