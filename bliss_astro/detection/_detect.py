@@ -248,7 +248,8 @@ def detect_sources(
         )
         catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
         if check:
-            catalog.meta['check'] = FactRecord(self_check(exposure, catalog))
+            result = self_check(exposure, catalog, cosmic_rays=rays)
+            catalog.meta['check'] = FactRecord(result)
     # At the end, where nothing of ours stands between them and the user's filters.
     for message in catalog.meta.get('warnings', ()):
         warn(message, OutOfDomainWarning, stacklevel=2)
@@ -260,7 +261,7 @@ def detect_sources(
         )
     text = catalog.meta['check']['text'] if check else ''
     if text:
-        text = f'the rows do not explain the image: {text}'
+        text = f'the rows do not explain all of the image: {text}'
         warn(text, CatalogCheckWarning, stacklevel=2)
     return catalog
 

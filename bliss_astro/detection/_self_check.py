@@ -50,7 +50,7 @@ _BRIGHT_SNR, _ALONE, _RIVAL, _APERTURE, _FEW, _MANY = 30.0, 4.0, 0.1, 3.0, 3, 30
 _PEAK_SHARE, _EMPTY_SHARE, _BLOCK_SHARE = 0.03, 0.03, 0.1
 _FLUX_OFF, _FLUX_SLACK = 0.05, 0.15
 # Fewer than these happen on any real frame.
-_FEW_PEAKS, _FEW_EMPTY = 4, 2
+_FEW_PEAKS, _FEW_EMPTY, _RAY_SHARE = 4, 2, 0.1
 _SPOILED = CatalogFlag.NEAR_MASKED | CatalogFlag.SATURATED | CatalogFlag.BLENDED
 
 
@@ -85,7 +85,7 @@ class _Scene:
         self.seen = seen > 0.5
 
 
-def self_check(exposure, catalog):
+def self_check(exposure, catalog, *, cosmic_rays=None):
     """
     Search the residual of a catalogue for what its rows do not explain.
 
@@ -97,15 +97,17 @@ def self_check(exposure, catalog):
     catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
         Its rows.
 
+    cosmic_rays : bool `~numpy.ndarray`, shape (ny, nx), optional
+        Pixels that were masked because they are sharper than the PSF.
+
     Returns
     -------
     result : dict
-        Plain values: ``peaks`` (``n``, ``x``, ``y``, ``snr`` of the brightest),
-        ``empty_rows`` (``n``, ``x``, ``y`` of the most probable), ``blocks``
-        (``n``, ``n_bad``, median ``scatter``, ``x``, ``y`` and
-        ``worst`` of the worst), ``flux`` (``n`` bright rows, ``ratio`` of
-        their light over that of the image in apertures, its ``error``),
-        ``passed`` and ``text``.
+        Plain values: ``cosmic_rays`` (``n``), ``peaks`` (``n``, ``x``, ``y``, ``snr``
+        of the brightest), ``empty_rows`` (``n`` of ``n_sure``, ``x``, ``y`` of one),
+        ``blocks`` (``n``, ``n_bad``, median ``scatter``, ``worst`` and its ``x``,
+        ``y``), ``flux`` (``n`` bright rows, ``ratio`` of their light over that of the
+        image in apertures, its ``error``), ``passed`` and ``text``.
     """
     scene = _scene(exposure, catalog)
     places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
@@ -116,7 +118,11 @@ def self_check(exposure, catalog):
     snr = (residual + own) / scene.flux_error
     at = _pixels(places, snr.shape)
     peaks = _peaks(scene, residual, own, places)
+    n_rays = 0
+    if cosmic_rays is not None and cosmic_rays.any():
+        n_rays = int(label(cosmic_rays, structure=np.ones((3, 3)))[1])
     result = {
+        'cosmic_rays': {'n': n_rays},
         'peaks': peaks,
         'empty_rows': _empty_rows(catalog, snr[at], scene.seen[at], places),
         'blocks': blocks,
@@ -317,6 +323,11 @@ def _faults(result, n_bright, n_rows):
     """What of the result matters, a clause each."""
     faults = []
     peaks, empty = result['peaks'], result['empty_rows']
+    n_rays = result['cosmic_rays']['n']
+    if n_rays > max(_FEW_PEAKS, _RAY_SHARE * n_rows):
+        faults.append(
+            f'{n_rays} cosmic rays or hot pixels, sharper than the PSF, are masked'
+        )
     if peaks['n'] > max(_FEW_PEAKS, _PEAK_SHARE * n_bright):
         faults.append(
             f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, the '
@@ -340,9 +351,16 @@ def _faults(result, n_bright, n_rows):
             )
     blocks = result['blocks']
     if blocks['n_bad'] > max(1, _BLOCK_SHARE * blocks['n']):
+        everywhere = not _SCATTER[0] < blocks['scatter'] < _SCATTER[1]
+        cause = (
+            'the noise is not as stated or estimated: give bkg_error'
+            if everywhere
+            else 'there is structure that is neither sky nor sources: mask it or give '
+            'background'
+        )
         faults.append(
-            f'the residual scatters by {blocks["worst"]:.2f} times the noise around '
-            f'({blocks["x"]:.0f}, {blocks["y"]:.0f}), and by {blocks["scatter"]:.2f} '
-            'times in the median: give bkg_error'
+            f'the residual scatters by {blocks["worst"]:.2g} times the noise around '
+            f'({blocks["x"]:.0f}, {blocks["y"]:.0f}), by {blocks["scatter"]:.2g} times '
+            f'in the median: {cause}'
         )
     return faults

@@ -16,6 +16,7 @@ from bliss_astro import (
     PSFModel,
     detect_sources,
 )
+from bliss_astro.detection import _self_check
 from bliss_astro.detection._self_check import around_saturated, self_check
 from bliss_astro.encoders import SceneStream, SimulationConfig
 from bliss_astro.exposures import Exposure
@@ -159,3 +160,28 @@ def test_surroundings_of_saturated_cores_grow_with_them():
     assert reach[0] == 1 + 2 * 9
     assert reach[1] == 11 + 2 * 31
     assert not around_saturated(np.zeros((9, 9), dtype=bool), 3.0).any()
+
+
+def test_structure_is_told_from_noise(sound, monkeypatch):
+    exposure, catalog, _ = sound
+    monkeypatch.setattr(_self_check, '_BLOCK', 32)
+    data = np.array(exposure.data)
+    # A third of the frame has waves of 3 sigma that no source explains.
+    wave = np.sin(np.arange(160) / 2.0) * 3 * float(np.median(exposure.bkg_error))
+    data[:56] += wave
+    result = self_check(exposure.replace(data=data), catalog)
+    assert 'mask it or give background' in result['text']
+    assert result['blocks']['y'] < 60
+
+
+def test_many_cosmic_rays_are_told(sound):
+    exposure, catalog, _ = sound
+    rays = np.zeros(exposure.shape, dtype=bool)
+    rays[10:150:20, 10:150:20] = True
+    rays[11:151:20, 11:151:20] = True
+    result = self_check(exposure, catalog, cosmic_rays=rays)
+    assert result['cosmic_rays']['n'] == 49
+    assert result['text'].startswith('49 cosmic rays')
+    rays[20:] = False
+    result = self_check(exposure, catalog, cosmic_rays=rays)
+    assert result['passed']
