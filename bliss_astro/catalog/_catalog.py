@@ -492,6 +492,109 @@ class ProbabilisticCatalog(QTable):
 
         return render_catalog(self, shape=shape, cutout=cutout, psf=psf)
 
+    def plot(self, image=None, *, ax=None, **kwargs):
+        """
+        Draw the rows over the image, coloured by their probability.
+
+        Parameters
+        ----------
+        image : `~bliss_astro.exposures.Exposure` or 2D array_like, optional
+            The image; by default `exposure`, which files do not keep.
+
+        ax : `~matplotlib.axes.Axes`, optional
+            Where to; by default the axes of a new figure, on the sky where there
+            is a WCS.
+
+        **kwargs
+            For `~bliss_astro.plotting.plot_catalog`: ``truth``, ``stretch``,
+            ``radius`` and others.
+
+        Returns
+        -------
+        ax : `~matplotlib.axes.Axes`
+            The axes.
+
+        Raises
+        ------
+        ValueError
+            If there is neither ``image`` nor one that the catalogue remembers.
+        """
+        from ._export import plot
+
+        return plot(self, image, ax=ax, **kwargs)
+
+    def to_regions(self, path=None, *, sky=None, radius=None, overwrite=False):
+        """
+        Make a circle of each row, for DS9 and other viewers.
+
+        Parameters
+        ----------
+        path : path_like, optional
+            File in the format of DS9 to write, ``.reg`` as a rule.
+
+        sky : bool, optional
+            Whether circles lie on the sky or in pixels; by default on the sky where
+            there are positions on the sky.
+
+        radius : float or `~astropy.units.Quantity`, optional
+            Radius in pixels or as an angle; by default the PSF's full width at half
+            maximum, or 5 pixels where it is not known.
+
+        overwrite : bool, optional
+            Whether an existing file may be replaced.
+
+        Returns
+        -------
+        regions : `regions.Regions`
+            The circles, with the row's ``id`` as text and its probability as a tag;
+            stars are cyan, galaxies orange.
+
+        Raises
+        ------
+        ImportError
+            If the package ``regions`` is not installed.
+
+        ValueError
+            If ``sky`` is `True` and there is no WCS, or ``radius`` not positive or
+            in a unit that needs a WCS.
+        """
+        from ._export import make_regions
+
+        return make_regions(self, path, sky=sky, radius=radius, overwrite=overwrite)
+
+    def segmentation(self, shape=None, *, psf=None, n_sigma=1.0):
+        """
+        Label the pixels that the light of each row fills.
+
+        Parameters
+        ----------
+        shape : tuple of int, optional
+            ``(ny, nx)`` of the image; by default that of the catalogue's.
+
+        psf : object, optional
+            As for `render`.
+
+        n_sigma : float, optional
+            A footprint ends where the row's light falls below that many sigma of
+            the sky's noise in a pixel.
+
+        Returns
+        -------
+        segmentation : `~photutils.segmentation.SegmentationImage`
+            The labels are the numbers of the column ``id``, 0 is sky. A pixel of
+            several footprints belongs to the row that is brightest there; the pixel
+            that a row lies on is in its footprint, however faint it is.
+
+        Raises
+        ------
+        ValueError
+            As for `render`, if numbers in ``id`` repeat, or if ``n_sigma`` is not
+            positive.
+        """
+        from ._export import segment
+
+        return segment(self, shape, psf=psf, n_sigma=n_sigma)
+
     def decode_flags(self):
         """
         Spell out the flags of all rows.

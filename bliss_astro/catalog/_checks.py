@@ -78,7 +78,7 @@ def check_count(name, value):
     return int(value)
 
 
-def own_exposure(catalog, exposure):
+def own_exposure(catalog, exposure, *, name='exposure'):
     """
     Settle which exposure a catalogue is compared with.
 
@@ -89,6 +89,9 @@ def own_exposure(catalog, exposure):
 
     exposure : `~bliss_astro.exposures.Exposure` or None
         What was given.
+
+    name : str, optional
+        Name of the argument, for the message.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def own_exposure(catalog, exposure):
     exposure = catalog.exposure if exposure is None else exposure
     if exposure is None:
         msg = (
-            'exposure must be given: the catalogue does not hold the image that it was '
+            f'{name} must be given: the catalogue does not hold the image that it was '
             'made of (files do not keep it, nor do stacked tables)'
         )
         raise ValueError(msg)

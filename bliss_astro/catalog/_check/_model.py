@@ -241,6 +241,7 @@ class ModelRenderer:
         self.side, self.shapes, self.radius = grid
 
     def _set_limits(self, noise):
+        self.noise = noise
         self._negligible = _NEGLIGIBLE * noise
         middle = self.shapes[self.shapes.shape[0] // 2, self.shapes.shape[1] // 2]
         distance = torch.tensor(_RADII, dtype=torch.float32)

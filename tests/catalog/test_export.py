@@ -1,0 +1,199 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of catalogues as figures, regions and segmentation images.
+"""
+
+import subprocess
+import sys
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.table import vstack
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bliss_astro import CoaddSimulator, PSFModel, detect_sources
+from bliss_astro.catalog import ProbabilisticCatalog
+
+
+def rows(flux, x, y, **more):
+    """
+    A catalogue of rows whose faint ones have an error of 10.
+    """
+    n = len(flux)
+    columns = {'flux': flux, 'x_centroid': x, 'y_centroid': y, **more}
+    columns |= dict.fromkeys(('probability', 'x_err', 'y_err'), np.full(n, 0.9))
+    columns['flux_err'] = np.full(n, 10.0)
+    return ProbabilisticCatalog.from_columns(columns, image_shape=(50, 60))
+
+
+@pytest.fixture
+def three():
+    return rows([5000.0, 900.0, 30.0], [20.0, 26.0, 45.0], [30.0, 30.0, 10.0])
+
+
+class TestPlot:
+    @pytest.fixture(autouse=True)
+    def _no_window(self):
+        plt = pytest.importorskip('matplotlib.pyplot')
+        plt.switch_backend('agg')
+        yield
+        plt.close('all')
+
+    def test_of_the_own_image(self):
+        exposure, truth = CoaddSimulator().simulate(rng=3)
+        catalog = detect_sources(exposure, encoder='stars')
+        ax = catalog.plot(truth=truth)
+        ny, nx = exposure.shape
+        assert ax.get_images()[0].get_array().shape == (ny, nx)
+        circles = ax.collections[0]
+        assert_allclose(circles.get_array(), catalog['probability'])
+        offsets = np.stack([catalog['x_centroid'], catalog['y_centroid']], axis=1)
+        assert_allclose(circles.get_offsets(), offsets)
+        # Rows that were selected are drawn alone.
+        ax = catalog[:1].plot()
+        assert len(ax.collections[0].get_offsets()) == 1
+
+    def test_of_a_given_image_on_the_sky(self, make_catalog):
+        cat = make_catalog('wcs', posterior=None)
+        ax = cat.plot(np.zeros((60, 80)))
+        assert hasattr(ax, 'coords')
+        other = cat.plot(np.zeros((60, 80)), ax=ax, colorbar=False)
+        assert other is ax
+
+    def test_without_an_image(self, make_catalog):
+        with pytest.raises(ValueError, match='image must be given'):
+            make_catalog(posterior=None).plot()
+
+
+class TestRegions:
+    @pytest.fixture
+    def regions(self):
+        return pytest.importorskip('regions')
+
+    def test_pixels(self, regions, three, tmp_path):
+        path = tmp_path / 'three.reg'
+        made = three.to_regions(path)
+        assert [type(region) for region in made] == [regions.CirclePixelRegion] * 3
+        read = regions.Regions.read(path, format='ds9')
+        for region, again, row in zip(made, read, three, strict=True):
+            position = row['x_centroid'], row['y_centroid']
+            assert_allclose(region.center.xy, position)
+            assert_allclose(again.center.xy, position)
+            assert region.radius == 5
+            assert str(again.meta['text']) == str(row['id'])
+        # DS9 counts pixels from 1.
+        assert 'circle(21.0' in path.read_text()
+
+    def test_sky(self, regions, make_catalog, tmp_path):
+        cat = make_catalog('wcs', posterior=None)
+        path = tmp_path / 'sky.reg'
+        made = cat.to_regions(path, radius=2)
+        read = regions.Regions.read(path, format='ds9')
+        scale = u.Quantity(cat.wcs.proj_plane_pixel_scales()).mean()
+        for region, again, row in zip(made, read, cat, strict=True):
+            assert isinstance(region, regions.CircleSkyRegion)
+            assert region.center.separation(row['sky_centroid']) < 1 * u.mas
+            assert again.center.separation(row['sky_centroid']) < 1 * u.mas
+            assert_allclose(region.radius.to_value(u.deg), 2 * scale.to_value(u.deg))
+        pixel = cat.to_regions(sky=False, radius=1 * u.arcmin)[0]
+        expected = (1 * u.arcmin / scale).to_value(u.dimensionless_unscaled)
+        assert_allclose(pixel.radius, expected)
+
+    def test_kinds_have_colours(self, regions):
+        cat = rows([3.0, 2.0], [1, 2], [1, 2], galaxy_probability=[0.9, 0.1])
+        assert [r.visual['color'] for r in cat.to_regions()] == ['orange', 'cyan']
+
+    def test_radius_is_that_of_the_psf(self, regions):
+        exposure, _ = CoaddSimulator().simulate(rng=3)
+        cat = detect_sources(exposure, encoder='stars')
+        assert_allclose(cat.to_regions()[0].radius, exposure.psf_at(44, 44).fwhm)
+
+    def test_none(self, regions, three, tmp_path):
+        path = tmp_path / 'none.reg'
+        assert len(three[:0].to_regions(path)) == 0
+        assert len(regions.Regions.read(path, format='ds9')) == 0
+
+    @pytest.mark.parametrize(
+        ('options', 'error', 'message'),
+        [
+            ({'sky': True}, ValueError, 'the image had no WCS'),
+            ({'radius': -1}, ValueError, 'radius must be positive'),
+            ({'radius': np.nan}, ValueError, 'radius must be positive'),
+            ({'radius': 'big'}, TypeError, 'radius must be a number'),
+            ({'radius': 1 * u.s}, TypeError, 'radius must be a number'),
+            ({'radius': 1 * u.arcsec}, ValueError, 'give radius as a number of pix'),
+        ],
+    )
+    def test_errors(self, regions, three, tmp_path, options, error, message):
+        with pytest.raises(error, match=message):
+            three.to_regions(tmp_path / 'x.reg', **options)
+        assert not list(tmp_path.iterdir())
+
+    def test_existing_file(self, regions, three, tmp_path):
+        path = tmp_path / 'x.reg'
+        path.write_text('precious')
+        with pytest.raises(FileExistsError):
+            three.to_regions(path)
+        assert path.read_text() == 'precious'
+        three.to_regions(path, overwrite=True)
+        assert 'circle' in path.read_text()
+
+    def test_without_the_package(self, three, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'regions', None)
+        with pytest.raises(ImportError, match='pip install regions'):
+            three.to_regions()
+
+
+class TestSegmentation:
+    def test_footprints(self, three):
+        psf = PSFModel()
+        segmentation = three.segmentation(psf=psf)
+        assert segmentation.shape == (50, 60)
+        assert_array_equal(segmentation.labels, three['id'])
+        for row in three:
+            place = round(float(row['y_centroid'])), round(float(row['x_centroid']))
+            assert segmentation.data[place] == row['id']
+        # Brighter rows fill more pixels; between two, the brighter light wins.
+        areas = segmentation.areas
+        assert areas[0] > areas[1] > areas[2] >= 1
+        models = [row.render(psf=psf) for row in (three[:1], three[1:2])]
+        both = np.isin(segmentation.data, (1, 2))
+        assert_array_equal(segmentation.data[both] == 1, (models[0] > models[1])[both])
+
+    def test_level(self, three):
+        psf = PSFModel()
+        low = three.segmentation(psf=psf).data > 0
+        high = three.segmentation(psf=psf, n_sigma=5.0).data > 0
+        assert 3 <= high.sum() < low.sum()
+        assert np.all(low[high])
+
+    def test_of_a_detection(self):
+        exposure, _ = CoaddSimulator().simulate(rng=3)
+        cat = detect_sources(exposure, encoder='stars')
+        segmentation = cat.segmentation()
+        assert segmentation.shape == exposure.shape
+        model = np.asarray(cat.render())
+        sigma = np.median(exposure.bkg_error)
+        # Where the rows together are brighter than the sky's noise, or nearly.
+        assert np.all(model[segmentation.data == 0] < 2 * sigma)
+        assert np.all(model[segmentation.data > 0] > sigma)
+
+    def test_rows_elsewhere(self):
+        cat = rows([900.0, 900.0], [20.0, 500.0], [30.0, 30.0])
+        assert_array_equal(cat.segmentation(psf=PSFModel()).labels, [1])
+        assert cat[:0].segmentation(psf=PSFModel()).n_labels == 0
+
+    def test_errors(self, three):
+        with pytest.raises(ValueError, match='n_sigma must be a positive number'):
+            three.segmentation(psf=PSFModel(), n_sigma=0)
+        with pytest.raises(ValueError, match='no posterior that knows its PSF'):
+            three.segmentation()
+        with pytest.raises(ValueError, match="column 'id' must hold different"):
+            vstack([three, three]).segmentation(psf=PSFModel())
+
+
+def test_the_package_as_a_program():
+    command = [sys.executable, '-m', 'bliss_astro', '--version']
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('bliss-astro ')
