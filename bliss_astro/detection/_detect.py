@@ -34,6 +34,7 @@ from ._domain import check_domain
 from ._estimates import estimate_record
 from ._inputs import as_exposure
 from ._pixel_statistics import pixel_statistics
+from ._psf import psf_findings
 from ._self_check import self_check
 
 __all__ = ['detect_sources']
@@ -651,6 +652,8 @@ def _posterior(
         by_tile = _tile_mean(density, grid)
     facts['density'] = by_tile
     flags, messages = check_domain(encoder, facts)
+    of_psf, psf_numbers = psf_findings(exposure, measured='psf' in estimated)
+    messages = [*messages, *of_psf]
     domain = Domain.of(encoder)
     most = 0.02 if domain is None else domain.density[1]
     inputs.log_density = _tensor(np.log(by_tile.clip(1e-7, most))[None], encoder.device)
@@ -664,6 +667,8 @@ def _posterior(
     }
     if messages:
         meta['warnings'] = messages
+    if psf_numbers:
+        meta['psf_comparison'] = psf_numbers
     return CatalogPosterior(
         tile_posterior,
         floor,

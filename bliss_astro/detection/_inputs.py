@@ -4,22 +4,21 @@ From whatever a person has to an `Exposure`.
 """
 
 import math
-import warnings
 
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData, StdDevUncertainty
 
-from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._nddata import read_nddata, sky_noise
+
+from ._psf import psf_of_stars
 
 __all__ = ['as_exposure']
 
 # What is assumed where an image tells nothing: the noise of one SDSS r
 # exposure in electrons.
 _USUAL_NOISE = 29.0
-_MIN_STARS = 3
 # Correlations of the noise below this are taken for none.
 _LEAST_CORRELATION = 0.07
 _MIN_PIXELS = 1000
@@ -64,7 +63,9 @@ def as_exposure(data, **given):
         exposure = _from_array(data, given, estimated)
     exposure = _without_impossible(exposure, estimated)
     if exposure.psf is None:
-        exposure = exposure.replace(psf=_psf_of_stars(exposure, estimated))
+        psf, error = psf_of_stars(exposure, estimated)
+        error = given.get('psf_error', error)
+        exposure = exposure.replace(psf=psf, psf_error=error)
     return exposure, estimated
 
 
@@ -301,72 +302,3 @@ def _gain(exposure):
     if level > 10 * noise:
         return level / noise**2, 'background over its variance (photon noise)'
     return _USUAL_NOISE / noise, f'sky noise taken as {_USUAL_NOISE:g} electrons'
-
-
-def _psf_of_stars(exposure, estimated):
-    """PSF fitted to the brighter, unsaturated, isolated stars of the image."""
-    from bliss_astro.psf import PSFModel
-
-    signal = np.where(exposure.mask, 0, exposure.data - exposure.background)
-    noise = float(np.median(exposure.bkg_error))
-    positions = _bright_stars(exposure, signal, noise)
-    if len(positions) >= _MIN_STARS:
-        try:
-            psf = PSFModel.fit_stars(
-                signal,
-                positions,
-                mask=exposure.mask,
-                error=noise,
-                size=25 if min(exposure.shape) > 60 else 15,
-                effective_gain=float(np.median(exposure.effective_gain)),
-            )
-        except ValueError:  # none of them is a star that can be measured
-            positions = positions[:0]
-        else:
-            n_used = int(np.sum(psf.fit_info.get('used', len(positions))))
-            estimated['psf'] = f'fit to {n_used} stars of the image'
-            return psf
-    estimated['psf'] = (
-        f'only {len(positions)} bright, isolated stars in the image: an SDSS r PSF '
-        'was taken'
-    )
-    warnings.warn(
-        'psf was not given and the image has too few bright stars to measure it; '
-        'fluxes and errors rest on a PSF of SDSS: give psf',
-        OutOfDomainWarning,
-        stacklevel=4,
-    )
-    return PSFModel()
-
-
-def _bright_stars(exposure, signal, noise):
-    """Positions ``(n, 2)`` of stars to measure a PSF on."""
-    from photutils.detection import DAOStarFinder
-
-    with collect_warnings():
-        found = DAOStarFinder(10 * noise, 3.5)(signal, mask=exposure.mask)
-    if found is None:
-        return np.empty((0, 2))
-    return _isolated(exposure, found)
-
-
-def _isolated(exposure, found, *, n_most=60, reach=12):
-    found.sort('flux', reverse=True)
-    x, y = np.asarray(found['x_centroid']), np.asarray(found['y_centroid'])
-    flux = np.asarray(found['flux'])
-    ny, nx = exposure.shape
-    keep = []
-    for k in range(len(x)):
-        if not (reach <= x[k] < nx - reach and reach <= y[k] < ny - reach):
-            continue
-        near = np.hypot(x - x[k], y - y[k]) < reach
-        if (near & (flux > 0.1 * flux[k])).sum() > 1:
-            continue
-        row, column = round(float(y[k])), round(float(x[k]))
-        box = exposure.mask[row - 5 : row + 6, column - 5 : column + 6]
-        if box.any():
-            continue
-        keep.append((x[k], y[k]))
-        if len(keep) == n_most:
-            break
-    return np.array(keep).reshape(-1, 2)

@@ -7,7 +7,11 @@ The point-spread function: two Gaussians and a power law.
 """
 
 from ._asymmetry import *
+from ._compare import *
+from ._estimate import *
 from ._fit import *
 from ._mixture import *
 from ._model import *
+from ._result import *
 from ._sdss import *
+from ._varying import *

@@ -8,9 +8,9 @@ or four for each star. The blocks are eliminated first, which makes a hundred
 stars as cheap as a hundred fits of one.
 
 The shape is fitted as a vector ``theta`` without bounds: logarithms of the
-lengths' ratios and heights, and an ellipticity that cannot reach one. SDSS's
-own fits tell how these are distributed, which is the prior; a PSF that an
-image determines well does not feel it.
+lengths' ratios and heights, and an ellipticity that cannot reach one. The
+prior of stars in any image is that of `_wings`; SDSS's own fits tell how theta is
+distributed there. A PSF that an image determines well feels neither.
 """
 
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ import numpy as np
 
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._profile import integral, profile, psf_derivatives, squared_radius
+from ._wings import wing_pull
 
 __all__ = []
 
@@ -105,6 +106,15 @@ class StampFit:
 
     radius : float
         Normalisation radius of the fluxes in pixels.
+
+    wings : bool
+        Whether the profile has the prior of `_wings.wing_prior` too.
+
+    background_width : float or (n,) array
+        Width of the prior about zero of each star's background.
+
+    covariance : (8, 8) array or None
+        That of theta, with all else marginalised, where the fit ended.
     """
 
     theta: np.ndarray
@@ -114,6 +124,36 @@ class StampFit:
     prior_mean: np.ndarray = field(default_factory=PRIOR_MEAN.copy)
     prior_width: np.ndarray = field(default_factory=PRIOR_WIDTH.copy)
     radius: float = DEFAULT_NORMALIZATION_RADIUS
+    wings: bool = False
+    background_width: np.ndarray | float = np.inf
+    covariance: np.ndarray | None = None
+
+    def penalty(self):
+        """
+        Sum the squared distances from the priors.
+        """
+        total = np.sum(((self.theta - self.prior_mean) / self.prior_width) ** 2)
+        total += np.sum((self.local[:, 3] / self.background_width) ** 2)
+        if self.wings:
+            total += np.sum(wing_pull(self.theta) ** 2)
+        return total
+
+    def add_priors(self, equations, *, with_background):
+        """
+        Add the priors' share to the normal equations.
+        """
+        A, g, B, C, h = equations
+        precision = 1 / np.square(self.prior_width)
+        A = A + np.diag(precision)
+        g = g - precision * (self.theta - self.prior_mean)
+        if self.wings:
+            pull, slopes = wing_pull(self.theta, slopes=True)
+            A, g = A + slopes.T @ slopes, g - slopes.T @ pull
+        if with_background:
+            precision = 1 / np.square(self.background_width)
+            C[:, 3, 3] += precision
+            h[:, 3] -= precision * self.local[:, 3]
+        return A, g, B, C, h
 
     @property
     def shape(self):
@@ -157,13 +197,12 @@ def _chi2(fit, stamps, weights):
     Sum the squared residuals and the prior's penalty.
     """
     residual = (stamps - fit.model(stamps.shape[1:])) * weights
-    pull = (fit.theta - fit.prior_mean) / fit.prior_width
-    return float(np.sum(residual**2) + np.sum(pull**2))
+    return float(np.sum(residual**2) + fit.penalty())
 
 
-def _step(equations, damping, free):
+def _reduce(equations, damping):
     """
-    Solve the damped normal equations; returns the steps of theta and locals.
+    Eliminate the stars' own parameters: matrix, right side and what was solved.
     """
     A, g, B, C, h = equations
     A = A + damping * np.diag(np.diag(A) + 1e-12)
@@ -174,14 +213,48 @@ def _step(equations, damping, free):
     )
     reduced = A - np.einsum('kil,klj->ij', B, solved[..., :-1])
     rhs = g - np.einsum('kil,kl->i', B, solved[..., -1])
-    d_theta = np.zeros(len(A))
+    return reduced, rhs, solved
+
+
+def _step(equations, damping, free):
+    """
+    Solve the damped normal equations; returns the steps of theta and locals.
+    """
+    reduced, rhs, solved = _reduce(equations, damping)
+    d_theta = np.zeros(len(rhs))
     if free.any():
         d_theta[free] = np.linalg.solve(reduced[np.ix_(free, free)], rhs[free])
     d_local = solved[..., -1] - np.einsum('klj,j->kl', solved[..., :-1], d_theta)
     return d_theta, d_local
 
 
-def minimise(fit, stamps, weights, *, with_background, free=None, max_steps=40):
+def _equations(fit, stamps, weights, with_background):
+    """
+    Build the normal equations of a joint fit, priors included.
+    """
+    r, shared, local = _linearise(fit, stamps, weights, with_background)
+    local_t = local.transpose(0, 2, 1)
+    flat = shared.reshape(-1, 8)
+    equations = (
+        flat.T @ flat,
+        flat.T @ r.ravel(),
+        shared.transpose(0, 2, 1) @ local,
+        local_t @ local,
+        (local_t @ r[..., None])[..., 0],
+    )
+    return fit.add_priors(equations, with_background=with_background)
+
+
+def minimise(
+    fit,
+    stamps,
+    weights,
+    *,
+    with_background,
+    free=None,
+    max_steps=40,
+    tolerance=1e-9,
+):
     """
     Run Levenberg-Marquardt on a joint fit.
 
@@ -205,6 +278,9 @@ def minimise(fit, stamps, weights, *, with_background, free=None, max_steps=40):
     max_steps : int, optional
         Number of steps after which to give up.
 
+    tolerance : float, optional
+        Relative decrease of chi2 below which a step counts as negligible.
+
     Returns
     -------
     fit : `StampFit`
@@ -214,18 +290,9 @@ def minimise(fit, stamps, weights, *, with_background, free=None, max_steps=40):
     n_local = 4 if with_background else 3
     damping, fit.converged = 1e-3, False
     fit.chi2 = _chi2(fit, stamps, weights)
-    precision = 1 / fit.prior_width**2
+    equations = None
     for _ in range(max_steps):
-        r, shared, local = _linearise(fit, stamps, weights, with_background)
-        local_t = local.transpose(0, 2, 1)
-        flat = shared.reshape(-1, 8)
-        equations = (
-            flat.T @ flat + np.diag(precision),
-            flat.T @ r.ravel() - precision * (fit.theta - fit.prior_mean),
-            shared.transpose(0, 2, 1) @ local,
-            local_t @ local,
-            (local_t @ r[..., None])[..., 0],
-        )
+        equations = _equations(fit, stamps, weights, with_background)
         before, theta, mine = fit.chi2, fit.theta, fit.local
         while damping < _MAX_DAMPING:
             d_theta, d_local = _step(equations, damping, free)
@@ -241,7 +308,10 @@ def minimise(fit, stamps, weights, *, with_background, free=None, max_steps=40):
             fit.theta, fit.local, fit.chi2 = theta, mine, before
             fit.converged = True
             break
-        if before - fit.chi2 <= 1e-9 * before and np.abs(d_theta).max() < 1e-5:
+        small = np.abs(d_theta).max() < 1e-5 or tolerance > 1e-9
+        if before - fit.chi2 <= tolerance * before and small:
             fit.converged = True
             break
+    if equations is not None:
+        fit.covariance = np.linalg.pinv(_reduce(equations, 0.0)[0], hermitian=True)
     return fit

@@ -10,6 +10,7 @@ from ._engine import PRIOR_WIDTH, StampFit, minimise, to_theta
 from ._inputs import image_of_model, positive_numbers, star_positions, take_apart
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE
 from ._profile import half_maximum_radius, integral, profile
+from ._wings import LOOSE_MEAN, LOOSE_WIDTH
 
 __all__ = ['fit_psf', 'fit_psf_to_stars']
 
@@ -30,8 +31,16 @@ _LEFT_OUT = 1e-3
 _MODEL_ERROR = 0.02
 _FIRST_MODEL_ERROR = 0.1
 
+# Rings, between these radii in FWHM, whose mean residuals show a misfit; where its
+# share begins; and the factor on its variance.
+_MISFIT_FROM, _MISFIT_TO, _N_MISFIT, _MISFIT_INNER = 0.75, 2.5, 7, 0.45
+_MISFIT = 4.0
+
 _MIN_SIDE = 5
 _N_ROUNDS = 6
+# Steps of a round on stars before the last one, and the relative decrease of chi2
+# at which a round ends.
+_BRIEF_STEPS, _BRIEF_TOLERANCE = 5, 1e-5
 
 
 def fit_psf(
@@ -67,8 +76,10 @@ or `~astropy.modeling.Model`
         is to do so for cut-outs, and not for an image of the PSF.
 
     use_prior : bool, optional
-        Whether what the image leaves open (most often the wing) follows what
-        SDSS found for its fields.
+        Whether what the image leaves open (most often the wing) follows the
+        usual: for an image of the PSF what SDSS found for its fields, for
+        stars the range of real telescopes, from Gaussian and Airy to Moffat
+        profiles of slope 2.
 
     normalization_radius : float, optional
         Radius in pixels within which the flux is counted.
@@ -106,7 +117,7 @@ or `~astropy.modeling.Model`
             f'{stamps.shape[2]} x {stamps.shape[1]}'
         )
         raise ValueError(msg)
-    fit, used, residual = _fit_robustly(
+    fit, used, residual, _ = fit_robustly(
         stamps,
         bad,
         error,
@@ -116,7 +127,7 @@ or `~astropy.modeling.Model`
         near_center=not single,
         model_error=0.0 if single else _MODEL_ERROR,
     )
-    psf = _as_model(fit, model_class, residual, normalization_radius)
+    psf = as_model(fit, model_class, residual, normalization_radius)
     if single:
         psf.flux = fit.local[0, 0] if unit is None else fit.local[0, 0] * unit
         psf.x_0, psf.y_0 = fit.local[0, 1:3]
@@ -205,24 +216,18 @@ def fit_psf_to_stars(
         raise ValueError(msg)
     corner_x, corner_y = column[inside] - reach, row[inside] - reach
 
-    def cut(array, fill):
-        padded = np.pad(np.broadcast_to(array, data.shape), reach, constant_values=fill)
-        return np.stack(
-            [
-                padded[j + reach :, i + reach :][:size, :size]
-                for i, j in zip(corner_x, corner_y, strict=True)
-            ]
-        )
-
+    stamps = cut_stamps(data, bad, corner_x, corner_y, size)
     gain = None
     if effective_gain is not None:
-        gain = cut(
-            positive_numbers(effective_gain, 'effective_gain', data.shape, None), 1.0
+        effective_gain = positive_numbers(
+            effective_gain, 'effective_gain', data.shape, None
         )
-    fit, used, residual = _fit_robustly(
-        cut(data, 0.0),
-        cut(bad, True),
-        error if np.ndim(error) == 0 else cut(error, 1.0),
+        gain = _cut(effective_gain, data.shape, corner_x, corner_y, size, 1.0)
+    if np.ndim(error):
+        error = _cut(error, data.shape, corner_x, corner_y, size, 1.0)
+    fit, used, residual, _ = fit_robustly(
+        *stamps,
+        error,
         background=True,
         use_prior=use_prior,
         radius=normalization_radius,
@@ -230,14 +235,38 @@ def fit_psf_to_stars(
         gain=gain,
         model_error=model_error,
     )
-    psf = _as_model(fit, model_class, residual, normalization_radius)
+    psf = as_model(fit, model_class, residual, normalization_radius)
     info = _star_info(fit, used, unit, corner_x, corner_y)
     info['index'] = np.flatnonzero(inside)
     psf.fit_info.update(info)
     return psf
 
 
-def _fit_robustly(
+def cut_stamps(data, bad, corner_x, corner_y, size):
+    """
+    Cut stamps out of an image and its bad pixels; what lies outside is bad.
+    """
+    return (
+        _cut(data, data.shape, corner_x, corner_y, size, 0.0),
+        _cut(bad, data.shape, corner_x, corner_y, size, True),
+    )
+
+
+def _cut(array, shape, corner_x, corner_y, size, fill):
+    """
+    Cut stamps (n, size, size) that may reach beyond the image.
+    """
+    reach = size // 2
+    padded = np.pad(np.broadcast_to(array, shape), reach, constant_values=fill)
+    return np.stack(
+        [
+            padded[j + reach :, i + reach :][:size, :size]
+            for i, j in zip(corner_x, corner_y, strict=True)
+        ]
+    )
+
+
+def fit_robustly(
     stamps,
     bad,
     error,
@@ -248,9 +277,14 @@ def _fit_robustly(
     near_center,
     gain=None,
     model_error=0.0,
+    start=None,
+    rounds=range(_N_ROUNDS),
 ):
     """
     Fit, reweight, leave out what does not belong, and fit again.
+
+    A joint fit to begin with may be given as ``start``; a good one needs the
+    later rounds only.
 
     Returns
     -------
@@ -262,34 +296,54 @@ def _fit_robustly(
 
     residual : float
         Weighted rms of the residuals in units of the peak.
+
+    weights : (n, rows, columns) array
+        Those of the last round.
     """
     fit, alive = _start(stamps, bad, radius, near_center, background)
+    if near_center:
+        fit.wings, fit.prior_mean, fit.prior_width = True, LOOSE_MEAN, LOOSE_WIDTH
+    if start is not None:
+        start.radius = radius
+        fit = start
     if not use_prior:
         # Kept, but so weak that it only stops what nothing else determines.
-        fit.prior_width = 1e3 * PRIOR_WIDTH
-    start, height = fit.local[:, 1:3].copy(), _peaks(stamps, bad)
+        fit.wings, fit.prior_width = False, 1e3 * PRIOR_WIDTH
+    begun, height = fit.local[:, 1:3].copy(), _peaks(stamps, bad)
     measurable = alive.copy()
     if error is None and near_center:
         error = _border_noise(stamps, bad)
-    for turn in range(_N_ROUNDS):
+    for turn in rounds:
         model = fit.model(stamps.shape[1:])
         if error is None:
             variance = _variance_from_scatter(stamps, model, bad, height, turn)
         else:
             variance = _variance(fit, stamps, model, error, gain, model_error, turn)
+        if near_center and turn > min(rounds):
+            variance = variance + _misfit(fit, stamps - model, bad, alive, variance)
         weights = np.where(bad, 0.0, 1 / np.sqrt(np.broadcast_to(variance, bad.shape)))
         if near_center and turn:
             pull = (stamps - model) * weights
-            alive, share = _belongs(fit, pull, weights > 0, start, measurable)
+            alive, share = _belongs(fit, pull, weights > 0, begun, measurable)
             weights = weights * share
         # Those left out keep a say in their own position and flux alone, so that
         # they can come back when the shape is better known.
         weights[~alive] *= _LEFT_OUT
         weights[~measurable] = 0.0
-        minimise(fit, stamps, weights, with_background=background)
+        # Weights change from round to round: only the last is worth a long fit.
+        last = turn == _N_ROUNDS - 1
+        brief = near_center and not last
+        minimise(
+            fit,
+            stamps,
+            weights,
+            with_background=background,
+            max_steps=_BRIEF_STEPS if brief else 40,
+            tolerance=_BRIEF_TOLERANCE if near_center else 1e-9,
+        )
     off = (stamps - fit.model(stamps.shape[1:])) / height[:, None, None]
     residual = float(np.sqrt(np.mean(off[~bad & alive[:, None, None]] ** 2)))
-    return fit, alive, residual
+    return fit, alive, residual, weights
 
 
 def _start(stamps, bad, radius, near_center, background):
@@ -386,6 +440,34 @@ def _variance(fit, stamps, model, error, gain, model_error, turn):
     return variance if gain is None else variance + signal / gain
 
 
+def _misfit(fit, residual, bad, alive, variance):
+    """
+    Variance that the model's own misfit around the core adds, as a map.
+
+    Diffraction rings are beyond two Gaussians and a power law. Where the mean
+    residual around the stars has them, they must not spoil the core: the misfit
+    is an error that falls with the distance from the half-maximum radius.
+    """
+    flux, x, y, _ = fit.local.T[..., None, None]
+    yy, xx = np.mgrid[: residual.shape[1], : residual.shape[2]]
+    radius = np.hypot(xx - x, yy - y) / (2 * half_maximum_radius(fit.shape))
+    peak = flux * profile(0.0, fit.shape) / integral(fit.shape, fit.radius)
+    use = ~bad & alive[:, None, None] & (peak > 0)
+    use &= (radius > _MISFIT_FROM) & (radius < _MISFIT_TO)
+    weight = np.where(use, peak / variance, 0.0)
+    step = (_MISFIT_TO - _MISFIT_FROM) / _N_MISFIT
+    ring = ((radius - _MISFIT_FROM) / step).clip(0, _N_MISFIT - 1).astype(int).ravel()
+    moment = np.bincount(ring, (weight * residual).ravel(), _N_MISFIT)
+    power = np.bincount(ring, (weight * peak).ravel(), _N_MISFIT)
+    known = power > 0
+    if not known.any():
+        return 0.0
+    mean = moment[known] / power[known]
+    size = np.mean(np.maximum(np.square(mean) - 1 / power[known], 0))
+    form = np.clip((radius - _MISFIT_INNER) / (_MISFIT_FROM - _MISFIT_INNER), 0, 1)
+    return _MISFIT * size * np.square(peak * form / np.maximum(radius, _MISFIT_FROM))
+
+
 def _belongs(fit, pull, usable, start, measurable):
     """
     Tell the stars that fit like the others, and how much each pixel is to count.
@@ -415,7 +497,7 @@ def _belongs(fit, pull, usable, start, measurable):
     return alive, share / np.sqrt(1 + score / (2 * usual))
 
 
-def _as_model(fit, model_class, residual, radius):
+def as_model(fit, model_class, residual, radius):
     """
     Make the model of unit flux at the origin, and say how the fit went.
     """

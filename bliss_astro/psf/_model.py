@@ -33,6 +33,9 @@ _TINY = float(np.finfo(np.float32).tiny)
 # At a beta of 2 exactly the flux of a truncated Moffat is 0/0 in GalSim.
 _GALSIM_BETA_STEP = 1e-6
 
+# Widest PSF that is believed to be one, in pixels.
+_MOST_FWHM = 1000
+
 # GalSim refuses an untruncated Moffat below a beta of 1.1, which is half ours.
 _GALSIM_MIN_BETA = 2.2
 
@@ -278,6 +281,54 @@ class PSFModel(Fittable2DModel):
             y_0=y_0,
             normalization_radius=normalization_radius,
             **dict(zip(SHAPE_NAMES, shape.tolist(), strict=True)),
+        )
+
+    @classmethod
+    def from_fwhm(cls, fwhm, *, normalization_radius=DEFAULT_NORMALIZATION_RADIUS):
+        """
+        Make a model of a given width, with the wings of a typical telescope.
+
+        Parameters
+        ----------
+        fwhm : float or `~astropy.units.Quantity`
+            Full width at half maximum of stars on the image in pixels.
+
+        normalization_radius : float, optional
+            Radius in pixels within which the flux is counted.
+
+        Returns
+        -------
+        psf : `PSFModel`
+            The model, of unit flux, at the origin. Its profile is the mean of
+            Gaussian and Airy patterns, Moffat profiles and SDSS's.
+
+        Raises
+        ------
+        ValueError
+            If ``fwhm`` is not a number of pixels from 1 to 1000: a PSF contains
+            the pixel.
+
+        Examples
+        --------
+        >>> from bliss_astro.psf import PSFModel
+        >>> round(PSFModel.from_fwhm(2.5).fwhm, 3)
+        2.5
+        """
+        from ._wings import typical_shape
+
+        try:
+            fwhm = fwhm.to_value(u.pix) if isinstance(fwhm, u.Quantity) else float(fwhm)
+        except (TypeError, ValueError, u.UnitConversionError) as error:
+            msg = f'fwhm must be a number of pixels, got {fwhm!r}'
+            raise ValueError(msg) from error
+        if not 1 <= fwhm <= _MOST_FWHM:
+            msg = (
+                f'fwhm must be a number of pixels from 1 to {_MOST_FWHM}, as a PSF '
+                f'contains the pixel; got {fwhm}'
+            )
+            raise ValueError(msg)
+        return cls.from_shape(
+            typical_shape(fwhm), normalization_radius=normalization_radius
         )
 
     @classmethod

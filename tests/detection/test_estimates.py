@@ -208,11 +208,42 @@ def test_too_few_stars_for_a_psf(encoder, rng):
     image = rng.normal(size=(80, 80)) * 30 + 900
     psf = PSFModel(flux=3e4, x_0=40.2, y_0=39.7)
     yy, xx = np.mgrid[:80, :80]
-    with pytest.warns(OutOfDomainWarning, match='too few bright stars') as record:
+    # The encoder may warn of so large an error of the PSF too.
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter('always')
         found = detect_sources(image + psf(xx, yy), encoder=encoder)
-    assert record[0].filename == __file__
-    assert 'an SDSS r PSF' in found.meta['estimated']['psf']['source']
+    told = [w for w in record if 'on 1 compact source' in str(w.message)]
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    # One star shows the width, if not whether it is a star.
+    psf_record = found.meta['estimated']['psf']
+    assert psf_record['fwhm'] == pytest.approx(psf.fwhm, rel=0.05)
+    assert psf_record['n_stars'] == 1
+    assert found.exposure.psf_error > 0.09
     assert len(found) >= 1
+
+
+def test_no_star_for_a_psf(encoder, rng):
+    image = rng.normal(size=(80, 80)) * 30 + 900
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter('always')
+        found = detect_sources(image, encoder=encoder)
+    told = [w for w in record if 'no compact source' in str(w.message)]
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert found.exposure.psf_error == 0.15
+    assert found.meta['estimated']['psf']['source'].startswith('assumed')
+
+
+@pytest.mark.parametrize(('factor', 'word'), [(1.1, 'narrower'), (1 / 1.3, 'broader')])
+def test_a_wrong_psf_is_told(scene, encoder, factor, word):
+    exposure = scene[0]
+    shape = exposure.psf.shape_vector
+    shape[[0, 1, 3]] *= factor
+    wrong = exposure.replace(psf=PSFModel.from_shape(shape))
+    with pytest.warns(OutOfDomainWarning, match=f'{word} than the stated psf'):
+        found = detect_sources(wrong, density=0.002, encoder=encoder)
+    assert found.meta['psf_comparison']['ratio'] == pytest.approx(1 / factor, rel=0.03)
 
 
 def test_stars_that_cannot_be_measured(encoder, rng):

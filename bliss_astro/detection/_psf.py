@@ -1,0 +1,94 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The PSF of an image: measured where it is not given, compared where it is.
+"""
+
+import dataclasses
+import math
+
+from bliss_astro._warnings import OutOfDomainWarning, warn
+from bliss_astro.psf import PSFModel, compare_psf
+from bliss_astro.psf._estimate import estimate_from
+from bliss_astro.psf._star_image import of_exposure
+
+__all__ = ['psf_findings', 'psf_of_stars']
+
+# The PSF that is taken where nothing in the image shows one: usual seeing on
+# usual pixels, with the largest error that a PSF may be stated with.
+_USUAL_FWHM, _USUAL_ERROR = 3.0, 0.15
+
+
+def psf_of_stars(exposure, estimated):
+    """
+    Measure the PSF of an exposure on its stars.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image, without a PSF.
+
+    estimated : dict
+        Gets an entry ``'psf'``: how it was measured.
+
+    Returns
+    -------
+    psf : `~bliss_astro.psf.PSFModel` or `~bliss_astro.psf.VaryingPSF`
+        The PSF, whose ``fit_info`` says how the fit went.
+
+    psf_error : float
+        Relative error of its width.
+
+    Warns
+    -----
+    bliss_astro.OutOfDomainWarning
+        If the image shows no PSF, or only one or two sources do.
+    """
+    try:
+        estimate = estimate_from(of_exposure(exposure))
+    except ValueError:
+        estimated['psf'] = (
+            f'assumed: a usual PSF of FWHM {_USUAL_FWHM:g} px, as the image has no '
+            'compact source to measure it'
+        )
+        warn(
+            'psf was not given and the image has no compact source to measure it; a '
+            f'usual PSF of FWHM {_USUAL_FWHM:g} px was taken: give psf or fwhm',
+            OutOfDomainWarning,
+            stacklevel=4,
+        )
+        return PSFModel.from_fwhm(_USUAL_FWHM), _USUAL_ERROR
+    n = estimate.n_stars
+    varies = ' (it varies)' if estimate.psf is not estimate.central else ''
+    estimated['psf'] = f'fit to {n} star{"s"[: n != 1]} of the image{varies}'
+    return estimate.psf, estimate.psf_error
+
+
+def psf_findings(exposure, *, measured):
+    """
+    Say what is wrong with the PSF of an exposure.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image, with a PSF.
+
+    measured : bool
+        Whether the PSF was measured on the image itself.
+
+    Returns
+    -------
+    messages : list of str
+        Sentences to warn with.
+
+    numbers : dict
+        Of a stated PSF: `~bliss_astro.psf.PSFComparison` as a dictionary, empty where
+        no star could be compared.
+    """
+    if measured:
+        info = getattr(exposure.psf, 'fit_info', None) or {}
+        return list(info.get('findings', ())), {}
+    comparison = compare_psf(exposure)
+    messages = [comparison.finding] if comparison.finding else []
+    numbers = dataclasses.asdict(comparison)
+    del numbers['finding']
+    return messages, numbers if math.isfinite(comparison.ratio) else {}

@@ -1,0 +1,173 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+A stated PSF held against the stars of its image.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ._candidates import find_sources, half_of, level_of, measure_at
+from ._locus import find_locus
+from ._profile import profile, squared_radius
+from ._star_image import of_exposure
+from ._star_widths import excess_scatter
+
+__all__ = ['PSFComparison', 'compare_psf']
+
+# Pixels that are searched and stars that are compared at most, which bound the time.
+_MAX_PIXELS, _MAX_STARS = 250_000, 30
+_THRESHOLD, _MIN_SNR = 15.0, 25.0
+# Differences of the widths, as logarithms, from which a PSF of 10 % too much or too
+# little is recognised with its error, and their significance.
+_DIFFERENT, _SIGNIFICANT = 0.07, 3.0
+# Stars that make a difference believable: galaxies are broader than the PSF, and
+# nothing is narrower. Scatter of the widths of what may be stars.
+_FEW_NARROW, _FEW_BROAD, _TIGHT = 3, 5, 0.06
+# Height of the stated PSF, far above the noise.
+_HEIGHT = 1e4
+# Scatter of single widths that is allowed for beside the measured one.
+_OWN_SCATTER = 0.01
+# Least width of moments in pixels that is compared.
+_LEAST_WIDTH = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class PSFComparison:
+    """
+    Widths of the stars of an image over those of its stated PSF.
+
+    Attributes
+    ----------
+    ratio, ratio_error : float
+        Width of the stars over that of the stated PSF at the same places, and its
+        standard error; NaN where no star could be measured.
+
+    fwhm, stars_fwhm : float
+        Full widths at half maximum in pixels of the stated PSF and of the stars.
+
+    n_stars : int
+        Number of stars.
+
+    finding : str
+        A sentence where the two differ by some 10 % or more and significantly; else
+        empty.
+    """
+
+    ratio: float
+    ratio_error: float
+    fwhm: float
+    stars_fwhm: float
+    n_stars: int
+    finding: str
+
+
+def compare_psf(exposure):
+    """
+    Compare the stated PSF of an image with the widths of its stars.
+
+    Stars are found as `estimate_psf` finds them. Their sizes, adaptive moments, are
+    compared with those of the stated PSF drawn at the same places.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image, with a PSF.
+
+    Returns
+    -------
+    comparison : `PSFComparison`
+        Both widths, and a sentence where they do not agree.
+
+    Raises
+    ------
+    ValueError
+        If the exposure has no PSF.
+
+    Examples
+    --------
+    >>> from bliss_astro import CoaddSimulator
+    >>> from bliss_astro.psf import PSFModel, compare_psf
+    >>> exposure, truth = CoaddSimulator(1, shape=(200, 200)).simulate(rng=1)
+    >>> compare_psf(exposure).finding
+    ''
+    >>> wrong = exposure.replace(psf=PSFModel.from_fwhm(1.3 * exposure.psf.fwhm))
+    >>> 'narrower' in compare_psf(wrong).finding
+    True
+    """
+    ny, nx = exposure.shape
+    middle = exposure.psf_at(nx / 2, ny / 2)
+    nothing = PSFComparison(np.nan, np.nan, middle.fwhm, np.nan, 0, '')
+    image = of_exposure(exposure)
+    sources = find_sources(
+        image.pull,
+        image.bad,
+        threshold=_THRESHOLD,
+        photon=image.photon,
+        max_pixels=_MAX_PIXELS,
+        n_most=3 * _MAX_STARS // 2,
+    )
+    if len(sources) < _FEW_NARROW:
+        return nothing
+    locus = find_locus(sources, image.saturated_at(sources), min_snr=_MIN_SNR)
+    if locus is None or locus.n_stars < _FEW_NARROW:
+        return nothing
+    stars = sources[np.flatnonzero(locus.reasons == '')[:_MAX_STARS]]
+    level = level_of(max(locus.fwhm, middle.fwhm))
+    places = np.c_[stars.x, stars.y]
+    found = measure_at(image.pull, image.bad, places, level, photon=image.photon)
+    drawn = _drawn(exposure, places, level)
+    good = (found.width > _LEAST_WIDTH) & (found.snr > _MIN_SNR)
+    if good.sum() < _FEW_NARROW:
+        return nothing
+    # A PSF narrower than its pixel has hardly any width.
+    off = np.log(found.width / np.maximum(drawn.width, _LEAST_WIDTH))[good]
+    error = np.hypot(1 / found.snr[good], _OWN_SCATTER)
+    scatter, _ = excess_scatter(np.log(found.width[good]), error)
+    weight = 1 / (error**2 + scatter**2)
+    log_ratio = float(np.median(off))
+    log_error = float(1.25 / np.sqrt(weight.sum()))
+    n, ratio = int(good.sum()), float(np.exp(log_ratio))
+    return PSFComparison(
+        ratio,
+        ratio * log_error,
+        middle.fwhm,
+        middle.fwhm * ratio,
+        n,
+        _finding(log_ratio, log_error, scatter, n, middle.fwhm),
+    )
+
+
+def _drawn(exposure, places, level):
+    """Measure the stated PSF at the places of the stars."""
+    half = half_of(level)
+    side = 2 * half + 1
+    offsets = np.arange(-half, half + 1)
+    whole = np.rint(places)
+    shapes = np.array(
+        [exposure.psf_at(float(x), float(y)).shape_vector for x, y in places]
+    )
+    dx, dy = (places - whole).T[..., None, None]
+    shapes = shapes.T[..., None, None]
+    radius = squared_radius(offsets - dx, offsets[:, None] - dy, *shapes[6:])
+    stamps = _HEIGHT * profile(radius, shapes)
+    at = places - whole + half
+    at[:, 0] += side * np.arange(len(places))
+    canvas = np.concatenate(list(stamps), axis=1)
+    return measure_at(canvas, np.zeros(canvas.shape, bool), at, level, photon=0.0)
+
+
+def _finding(log_ratio, log_error, scatter, n, fwhm):
+    """Say it where the widths differ."""
+    if abs(log_ratio) < max(_DIFFERENT, _SIGNIFICANT * log_error):
+        return ''
+    if log_ratio > 0 and (n < _FEW_BROAD or scatter > _TIGHT):
+        return ''
+    ratio = np.exp(log_ratio)
+    word = 'broader' if ratio > 1 else 'narrower'
+    return (
+        f'the stars of the image are {100 * abs(ratio - 1):.0f} % {word} than the '
+        f'stated psf (FWHM {ratio * fwhm:.3g} px of {n} stars, {fwhm:.3g} px stated): '
+        'fluxes and probabilities rest on the psf; give the right one, or none to have '
+        'it estimated'
+    )

@@ -1,0 +1,201 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Images in units of their noise, as the search for stars needs them.
+"""
+
+import dataclasses
+import warnings
+
+import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
+
+from ._inputs import take_apart
+
+__all__ = []
+
+# Pixels that share the largest value, and their largest share of all pixels, where
+# it is a plateau of saturation.
+_FLAT = 4
+# Stars that reach this share of the level of a plateau are no longer linear.
+_NEAR = 0.9
+_BOX = 64
+
+
+@dataclasses.dataclass
+class StarImage:
+    """
+    An image over its noise.
+
+    ``pull`` is signal over noise (ny, nx), ``photon`` the variance that a unit of
+    it adds, ``noise`` the typical noise in the unit of the image, ``full`` pixels
+    that are saturated or nearly, ``unit`` that of the image.
+    """
+
+    pull: np.ndarray
+    bad: np.ndarray
+    noise: float
+    photon: float
+    full: np.ndarray
+    unit: object = None
+
+    @property
+    def shape(self):
+        """Rows and columns."""
+        return self.pull.shape
+
+    def saturated_at(self, sources):
+        """Whether a saturated pixel lies in the core of each source."""
+        if not self.full.any():
+            return np.zeros(len(sources), bool)
+        from scipy.spatial import cKDTree
+
+        rows, columns = np.nonzero(self.full)
+        places = np.c_[sources.x, sources.y]
+        apart, _ = cKDTree(np.c_[columns, rows]).query(places)
+        return apart < 1.5 * sources.width + 1.5
+
+
+def read_image(
+    image,
+    *,
+    background=None,
+    bkg_error=None,
+    effective_gain=None,
+    mask=None,
+    saturation=None,
+):
+    """
+    Turn an exposure, or an image and what is known of it, into a `StarImage`.
+    """
+    given = {
+        'background': background,
+        'bkg_error': bkg_error,
+        'effective_gain': effective_gain,
+        'mask': mask,
+        'saturation': saturation,
+    }
+    if hasattr(image, 'bkg_error') and hasattr(image, 'saturated'):
+        twice = [name for name, value in given.items() if value is not None]
+        if twice:
+            msg = (
+                f'{twice[0]} was given although image is an exposure, which carries '
+                'its own; change it there with replace()'
+            )
+            raise ValueError(msg)
+        return of_exposure(image)
+    data, bad, _, unit = take_apart(image, None, mask, (2,))
+    plain = {name: _plain(name, given[name], unit) for name in given if name != 'mask'}
+    background, bkg_error = plain['background'], plain['bkg_error']
+    if background is None:
+        background = _background(data, bad)
+    if bkg_error is None:
+        bkg_error = _noise((data - background)[~bad])
+    for name, value in (('background', background), ('bkg_error', bkg_error)):
+        if np.shape(value) not in ((), data.shape):
+            msg = (
+                f'{name} must be a number or have shape {data.shape}, got '
+                f'{np.shape(value)}'
+            )
+            raise ValueError(msg)
+    if not np.all(np.asarray(bkg_error)[... if np.ndim(bkg_error) == 0 else ~bad] > 0):
+        msg = f'bkg_error must be > 0 in every good pixel, got {np.min(bkg_error)}'
+        raise ValueError(msg)
+    gain = plain['effective_gain']
+    return _star_image(
+        data,
+        bad,
+        background,
+        bkg_error,
+        np.inf if gain is None else gain,
+        saturated=None,
+        saturation=plain['saturation'],
+        unit=unit,
+    )
+
+
+def of_exposure(exposure):
+    """
+    Return the `StarImage` of an exposure.
+    """
+    return _star_image(
+        exposure.data,
+        exposure.mask,
+        exposure.background,
+        exposure.bkg_error,
+        exposure.effective_gain,
+        saturated=exposure.saturated,
+        saturation=exposure.saturation,
+        unit=exposure.unit,
+    )
+
+
+def _star_image(data, bad, background, bkg_error, gain, *, saturated, saturation, unit):
+    """Divide by the noise and find what is saturated."""
+    noise = float(np.median(np.asarray(bkg_error, float)))
+    with np.errstate(invalid='ignore', over='ignore', divide='ignore'):
+        pull = (np.asarray(data, float) - background) / bkg_error
+        full = np.zeros(data.shape, bool) if saturated is None else saturated.copy()
+        if saturation is not None:
+            full |= data >= saturation
+    bad = bad | ~np.isfinite(pull)
+    pull = np.where(bad, 0, pull).astype(np.float32)
+    level = _plateau(data, bad)
+    if level is not None:
+        with np.errstate(invalid='ignore'):
+            sky = np.asarray(background, float)
+            full |= ~bad & (data - sky >= _NEAR * (level - sky))
+    photon = 1 / (float(np.median(np.asarray(gain, float))) * noise)
+    return StarImage(pull, bad, noise, photon, full, unit)
+
+
+def _plateau(data, bad):
+    """The largest value, where several neighbouring pixels share it."""
+    from scipy.ndimage import label
+
+    good = ~bad
+    if not good.any():
+        return None
+    top = np.max(data, where=good, initial=-np.inf)
+    flat = good & (data >= top - 1e-6 * abs(top))
+    if np.count_nonzero(flat) < _FLAT:
+        return None
+    _, n_groups = label(flat)
+    return float(top) if np.count_nonzero(flat) >= 2 * n_groups else None
+
+
+def _background(data, bad):
+    """Measure the sky on a mesh."""
+    from photutils.background import Background2D, SExtractorBackground
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', AstropyUserWarning)
+        return Background2D(
+            data,
+            tuple(min(_BOX, n) for n in data.shape),
+            mask=bad,
+            bkg_estimator=SExtractorBackground(),
+            exclude_percentile=90.0,
+        ).background
+
+
+def _noise(residual):
+    """Scatter of the negative side, as sources only brighten pixels."""
+    below = residual[residual < 0]
+    noise = 1.4826 * float(np.median(-below)) if len(below) else 0.0
+    if not noise > 0:
+        msg = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
+        raise ValueError(msg)
+    return noise
+
+
+def _plain(name, value, unit):
+    """Take the unit of the image off."""
+    own = getattr(value, 'unit', None)
+    if value is None or own is None:
+        return value
+    if name == 'effective_gain':
+        return value.value
+    if unit is None:
+        msg = f'{name} has the unit {own}, but image has none'
+        raise ValueError(msg)
+    return value.to_value(unit)
