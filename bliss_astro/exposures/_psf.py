@@ -3,6 +3,8 @@
 One face for all the kinds of PSF that an `Exposure` may hold.
 """
 
+import re
+
 import astropy.units as u
 import numpy as np
 from astropy.modeling import Model
@@ -14,9 +16,9 @@ __all__ = ['PSFAccess', 'check_psf']
 _STAMP = 51
 _SPACING = 256
 
-# Names that astropy's and photutils' models give to the position.
-_X_NAMES = ('x_0', 'x_mean')
-_Y_NAMES = ('y_0', 'y_mean')
+# Names that astropy's and photutils' models give to the position, in compound
+# models with a number behind.
+_PLACE = re.compile(r'([xy])_(?:0|mean)(?:_\d+)?')
 
 
 def check_psf(psf):
@@ -44,12 +46,11 @@ def check_psf(psf):
     if psf is None or hasattr(psf, 'at') or hasattr(psf, 'shape_vector'):
         return psf
     if isinstance(psf, Model):
-        names = set(psf.param_names)
-        if names & set(_X_NAMES) and names & set(_Y_NAMES):
+        if all(_place_names(psf)):
             return psf
         msg = (
-            f'psf: the model {type(psf).__name__} has no position parameters '
-            f'({" or ".join(_X_NAMES)}, {" or ".join(_Y_NAMES)}).'
+            f'psf: the model {type(psf).__name__} has no position parameters (x_0 or '
+            'x_mean, y_0 or y_mean).'
         )
         raise TypeError(msg)
     if isinstance(psf, (np.ndarray, list)):
@@ -66,6 +67,14 @@ def check_psf(psf):
         f'photutils or astropy PSF model, or an image; got {type(psf).__name__}.'
     )
     raise TypeError(msg)
+
+
+def _place_names(model):
+    """
+    Names of the parameters of a model that say where it is: those of x, of y.
+    """
+    found = [_PLACE.fullmatch(name) for name in model.param_names]
+    return tuple([m.string for m in found if m and m[1] == axis] for axis in 'xy')
 
 
 class PSFAccess:
@@ -215,22 +224,45 @@ class PSFAccess:
 
     def _fit(self, x, y):
         """
-        Fit the analytic PSF to a drawing of a foreign one.
+        Fit the analytic PSF to drawings of a foreign one.
         """
         from ..psf import PSFModel
+        from ..psf._mixture import DEFAULT_NORMALIZATION_RADIUS
+        from ..psf._phases import PHASES, fit_phases, fit_residual
 
-        image = self.psf if isinstance(self.psf, np.ndarray) else self._draw(x, y)
-        return PSFModel.fit(image / image.sum())
+        if isinstance(self.psf, np.ndarray):
+            return PSFModel.fit(self.psf / self.psf.sum())
+        stamps = np.stack([self._draw(x, y, offset=phase) for phase in PHASES])
+        near = next(reversed(self._fits.values()), None)
+        fit = fit_phases(
+            stamps / stamps[0].sum(),
+            radius=DEFAULT_NORMALIZATION_RADIUS,
+            start=None if near is None else near.shape_vector,
+        )
+        psf = PSFModel.from_shape(fit.shape)
+        psf.fit_info = {
+            'residual': fit_residual(fit, stamps),
+            'converged': fit.converged,
+        }
+        return psf
 
-    def _draw(self, x, y):
+    def _draw(self, x, y, *, offset=(0.0, 0.0)):
         """
-        Draw a model of photutils or astropy at (x, y), in the middle of a stamp.
+        Draw a model at (x, y), there in the middle of a pixel or offset from that.
         """
         model = self.psf.copy()
-        for names, place in ((_X_NAMES, x), (_Y_NAMES, y)):
-            name = next(name for name in names if name in model.param_names)
-            setattr(model, name, place)
         half = _STAMP // 2
+        place = x + offset[0], y + offset[1]
+        names = _place_names(model)
+        # Parts of a compound model keep their distances.
+        moves = [
+            float(to - np.atleast_1d(getattr(model, own[0]).value)[0])
+            for to, own in zip(place, names, strict=True)
+        ]
+        for own, move in zip(names, moves, strict=True):
+            for name in own:
+                parameter = getattr(model, name)
+                parameter.value = parameter.value + move
         offsets = np.arange(-half, half + 1, dtype=float)
         image = model(*np.meshgrid(x + offsets, y + offsets))
         image = np.asarray(getattr(image, 'value', image), dtype=float)

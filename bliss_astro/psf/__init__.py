@@ -3,7 +3,9 @@
 The point-spread function: two Gaussians and a power law.
 
 `PSFModel` is the PSF at one place, an astropy model that photutils fits;
-`SDSSPSF` is the PSF of a whole SDSS field, which varies from place to place.
+`VaryingPSF`, `PSFExPSF` and `SDSSPSF` vary from place to place. `estimate_psf`
+measures the PSF of an image on its stars, `compare_psf` holds a stated one against
+them, and `read_psf` reads any.
 """
 
 from ._asymmetry import *
@@ -12,6 +14,8 @@ from ._estimate import *
 from ._fit import *
 from ._mixture import *
 from ._model import *
+from ._psfex import *
+from ._read import *
 from ._result import *
 from ._sdss import *
 from ._varying import *

@@ -1,0 +1,197 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+One reader for PSFs of every kind.
+"""
+
+import os
+
+import astropy.units as u
+import numpy as np
+from astropy.modeling import Model
+
+from ._mixture import DEFAULT_NORMALIZATION_RADIUS
+from ._model import PSFModel
+from ._psfex import has_psfex, read_psfex
+
+__all__ = ['read_psf']
+
+# Cards that state the samples per pixel of an image of a PSF, in the order in which
+# they are believed: STPSF (WebbPSF) and TinyTim-like files.
+_OVERSAMPLING = ('DET_SAMP', 'OVERSAMP', 'OVERSAMPLE', 'OSAMP')
+# More samples than that along a pixel are a mistake.
+_MOST = 100
+_PSFIELD_HDUS = 6
+
+
+def read_psf(
+    psf,
+    *,
+    oversampling=None,
+    pixel_response=None,
+    band=None,
+    extension=None,
+    normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
+):
+    """
+    Read or make a PSF of whatever describes it.
+
+    Parameters
+    ----------
+    psf : str, path, `~astropy.io.fits.HDUList`, number, array, model or PSF
+        A FITS file: a model of PSFEx, a ``psField`` of SDSS, or an image of the PSF.
+        A number or length in pixels: a FWHM, see `PSFModel.from_fwhm`. A 2D array:
+        an image of the PSF. A model of photutils (``ImagePSF``, ``GriddedPSFModel``
+        and the like) or astropy, or a PSF of this package, is returned as it is.
+
+    oversampling : int, optional
+        Samples per pixel of an image; of a file, by default that of its cards
+        ``DET_SAMP`` or ``OVERSAMP``, of an array 1.
+
+    pixel_response : bool, optional
+        Whether the samples of an oversampled image contain the integration over a
+        pixel already, as effective PSFs of photutils do. By default they do, but
+        not those of a file that states its oversampling in the header, as
+        those of STPSF, which are optical PSFs; they are averaged over the pixel.
+
+    band : {'u', 'g', 'r', 'i', 'z'}, optional
+        The band of a ``psField``.
+
+    extension : int or str, optional
+        The extension of an image; by default the first one that holds one.
+
+    normalization_radius : float, optional
+        Radius in pixels within which a PSF that is made here has unit flux.
+
+    Returns
+    -------
+    psf : object
+        What `~bliss_astro.exposures.Exposure` takes for its ``psf``: a `PSFModel`,
+        `PSFExPSF`, `SDSSPSF`, model of photutils or astropy, or an image.
+
+    Raises
+    ------
+    OSError
+        If the file is absent, damaged or no FITS file.
+
+    TypeError, ValueError
+        If it describes no PSF; the message says what can be given.
+
+    Examples
+    --------
+    >>> from bliss_astro.psf import read_psf
+    >>> round(read_psf(3.2).fwhm, 3)
+    3.2
+    """
+    if isinstance(psf, u.Quantity) and psf.unit.is_equivalent(u.pix) and not psf.ndim:
+        psf = psf.to_value(u.pix)
+    if np.ndim(psf) == 0 and isinstance(psf, (int, float, np.number)):
+        return PSFModel.from_fwhm(float(psf), normalization_radius=normalization_radius)
+    if isinstance(psf, Model) or hasattr(psf, 'at') or hasattr(psf, 'shape_vector'):
+        if oversampling is not None:
+            msg = 'oversampling belongs to an image of a PSF; a model has its own'
+            raise ValueError(msg)
+        return psf
+    from astropy.io import fits
+
+    options = {
+        'oversampling': oversampling,
+        'pixel_response': pixel_response,
+        'band': band,
+        'extension': extension,
+        'radius': normalization_radius,
+    }
+    if isinstance(psf, fits.HDUList):
+        return _of_hdus(psf, 'the HDUList', **options)
+    if isinstance(psf, str | os.PathLike):
+        try:
+            with fits.open(psf) as hdus:
+                return _of_hdus(hdus, os.fspath(psf), **options)
+        except (TypeError, KeyError, IndexError) as error:
+            msg = f'psf: {psf} is no sound file of a PSF: {error}'
+            raise ValueError(msg) from error
+    if isinstance(psf, (np.ndarray, list, tuple, u.Quantity)):
+        response = True if pixel_response is None else pixel_response
+        return _of_image(psf, oversampling or 1, response, 'psf')
+    msg = (
+        'psf must be a FITS file (of PSFEx, a psField or an image), a FWHM in pixels, '
+        f'an image, or a model of photutils or astropy; got {type(psf).__name__}'
+    )
+    raise TypeError(msg)
+
+
+def _of_hdus(hdus, name, *, oversampling, pixel_response, band, extension, radius):
+    """Make a PSF of a FITS file, by what it holds."""
+    if extension is None and has_psfex(hdus):
+        return read_psfex(hdus, normalization_radius=radius)
+    if extension is None and len(hdus) > _PSFIELD_HDUS and not hdus[1].is_image:
+        return _of_psfield(hdus, name, band, radius)
+    hdu = _image_hdu(hdus, name, extension)
+    stated = next((hdu.header[k] for k in _OVERSAMPLING if k in hdu.header), None)
+    if pixel_response is None:
+        pixel_response = oversampling is not None or stated is None
+    if oversampling is None:
+        oversampling = 1 if stated is None else stated
+    data = np.squeeze(np.array(hdu.data, float))
+    return _of_image(data, oversampling, pixel_response, name)
+
+
+def _of_psfield(hdus, name, band, radius):
+    """Make the PSF of one band of a psField."""
+    from ..surveys import read_psfield
+    from ._sdss import SDSSPSF
+
+    if band is None:
+        msg = f'psf: {name} is a psField with five bands: give band'
+        raise ValueError(msg)
+    return SDSSPSF(read_psfield(hdus), band, normalization_radius=radius)
+
+
+def _image_hdu(hdus, name, extension):
+    """Choose the HDU of an image of a PSF."""
+    if extension is not None:
+        return hdus[extension]
+    for hdu in hdus:
+        if hdu.is_image and hdu.data is not None and np.squeeze(hdu.data).ndim == 2:
+            return hdu
+    msg = f'psf: {name} holds no image of a PSF, no psField and no PSFEx model'
+    raise ValueError(msg)
+
+
+def _of_image(image, oversampling, pixel_response, name):
+    """Check an image; one that is oversampled becomes a model of photutils."""
+    image = np.asarray(getattr(image, 'value', image), float)
+    number = isinstance(oversampling, (int, float, np.number))
+    if not (
+        number and 1 <= oversampling <= _MOST and oversampling == int(oversampling)
+    ):
+        msg = f'oversampling must be a whole number from 1 on, got {oversampling!r}'
+        raise ValueError(msg)
+    oversampling = int(oversampling)
+    if image.ndim != 2 or not np.isfinite(image).all() or not image.sum() > 0:
+        msg = (
+            f'psf: the image of {name} must be two-dimensional and finite with a '
+            f'positive sum; got shape {image.shape}'
+        )
+        raise ValueError(msg)
+    if oversampling == 1:
+        return image
+    from photutils.psf import ImagePSF
+
+    if not pixel_response:
+        image = _over_pixels(image, oversampling)
+    # Each sample stands for a share of a pixel.
+    image = image * (oversampling**2 / image.sum())
+    return ImagePSF(image, oversampling=oversampling)
+
+
+def _over_pixels(image, n):
+    """Average samples over a pixel: n of them, half at either end where n is even."""
+    from scipy.ndimage import convolve1d
+
+    kernel = np.ones(n + 1 - n % 2)
+    if n % 2 == 0:
+        kernel[[0, -1]] = 0.5
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        image = convolve1d(image, kernel, axis=axis, mode='constant')
+    return image
