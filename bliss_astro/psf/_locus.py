@@ -21,6 +21,8 @@ __all__ = []
 MIN_SNR = 20.0
 # Full widths at half maximum of a PSF, pixel included, that is believed, pixels.
 _LEAST_FWHM, _MOST_FWHM = 1.2, 30.0
+# The most that is believed of one or two sources.
+_MOST_ALONE = 12.0
 # Share of the brightest pixel in 3 x 3: 0.7 for a PSF of the least width that is
 # centred on a pixel.
 _SHARPEST = 0.62
@@ -96,6 +98,11 @@ def find_locus(sources, saturated, *, min_snr=MIN_SNR):
     center = _lower_edge(sources[usable], size[usable], error[usable], e_error[usable])
     few = center is None
     if few:
+        # A single broad source is a galaxy rather than a star.
+        narrow = TO_FWHM * sources.width[usable] < _MOST_ALONE
+        usable = usable[narrow]
+        if len(usable) == 0:
+            return None
         center = _brightest(sources[usable])
     own = np.stack([size, sources.e1, sources.e2], axis=1)
     local = np.broadcast_to(own[usable[center]], own.shape)
