@@ -35,6 +35,7 @@ from ._estimates import estimate_record
 from ._inputs import as_exposure
 from ._pixel_statistics import pixel_statistics
 from ._psf import psf_findings
+from ._psf_matching import match_psf
 from ._self_check import self_check
 
 __all__ = ['detect_sources']
@@ -54,9 +55,6 @@ _DENSITY_CELL = 32
 _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 # Side in tiles of the cells in which the PSF is looked up.
 _PSF_CELL = 8
-# Spacing in pixels, and most along an axis, of the places at which the asymmetry of a
-# PSF that varies is measured.
-_ASYMMETRY_SPACING, _ASYMMETRY_PLACES = 400, 6
 # Scale in pixels over which the variance of resampled pixels is averaged.
 _RIPPLE_SCALE = 6.0
 
@@ -382,34 +380,25 @@ def _psf_maps(exposure, grid, radius):
     return [value[..., :rows, :columns].contiguous() for value in maps]
 
 
-def _uncertainties(exposure, encoder, grid):
+def _uncertainties(exposure, encoder, grid, asymmetry):
     """Errors of PSF and background and asymmetry of the PSF, as inputs."""
     if not encoder.config.uncertainties:
         return {}
     device = encoder.device
+    if asymmetry is None:
+        asymmetry = np.zeros((1, 1, 4))
+    asymmetry = torch.from_numpy(asymmetry.astype(np.float32))[None].movedim(-1, 1)
+    if max(asymmetry.shape[2:]) > 1:
+        asymmetry = torch.nn.functional.interpolate(
+            asymmetry, grid.shape, mode='bilinear'
+        )
     return {
         'psf_error': torch.full((1, 1, 1, 1), exposure.psf_error, device=device),
         'background_error': torch.full(
             (1, 1, 1, 1), exposure.background_error, device=device
         ),
-        'asymmetry': _asymmetry_map(exposure, grid).to(device),
+        'asymmetry': asymmetry.to(device),
     }
-
-
-def _asymmetry_map(exposure, grid):
-    """Coma and trefoil of the PSF, ``(1, 4, rows, columns)`` or 1 x 1."""
-    ny, nx = exposure.shape
-    if not exposure._psf_access.varies:
-        value = exposure._psf_access.asymmetries([nx / 2], [ny / 2])
-        return torch.from_numpy(value.astype(np.float32))[None].movedim(-1, 1)
-    n_rows, n_columns = (
-        min(_ASYMMETRY_PLACES, 1 + length // _ASYMMETRY_SPACING) for length in (ny, nx)
-    )
-    xs = (np.arange(n_columns) + 0.5) * nx / n_columns
-    ys = (np.arange(n_rows) + 0.5) * ny / n_rows
-    value = exposure._psf_access.asymmetries(xs, ys)
-    value = torch.from_numpy(value.astype(np.float32))[None].movedim(-1, 1)
-    return torch.nn.functional.interpolate(value, grid.shape, mode='bilinear')
 
 
 def _tensor(value, device):
@@ -454,6 +443,7 @@ def _inputs(exposure, encoder, *, flux_min, population='sky'):
     image -= np.asarray(exposure.background, dtype=np.float32)
     image /= np.asarray(bkg_error, dtype=np.float32)
     image[exposure.mask] = 0.0
+    image, asymmetry = match_psf(image, exposure)
     area = np.exp(description[0, 1].double().numpy() + LOG_AREA)
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.
     unit_flux = noise * np.sqrt(area * np.prod(1 + 2 * correlation))
@@ -469,7 +459,7 @@ def _inputs(exposure, encoder, *, flux_min, population='sky'):
         normalization_radius=radius,
         description=description.to(device),
         population=torch.full((1, 1, 1, 1), float(population == 'npe'), device=device),
-        **_uncertainties(exposure, encoder, grid),
+        **_uncertainties(exposure, encoder, grid, asymmetry),
     )
     inputs = encoder.told(inputs)
     facts = {

@@ -182,45 +182,42 @@ class PSFAccess:
             )
         return np.array([[self.at(x, y).shape_vector for x in xs] for y in ys])
 
-    def asymmetries(self, xs, ys):
+    def drawn_with_model(self, x, y):
         """
-        Return coma and trefoil of the PSF on a grid of places.
+        Return the PSF's image at a place beside its analytic form there.
 
         Parameters
         ----------
-        xs, ys : float `~numpy.ndarray`
-            Columns and rows, pixels.
+        x, y : float
+            The place, pixels.
 
         Returns
         -------
-        asymmetries : float `~numpy.ndarray`, shape (len(ys), len(xs), 4)
-            See `~bliss_astro.psf.asymmetry_of_image`; 0 for PSFs given by a formula
-            without any.
+        image, model : 2D float `~numpy.ndarray` or None
+            On one grid, of equal sums; `None` for a PSF that has the analytic form.
         """
-        xs, ys = np.asarray(xs, dtype=float), np.asarray(ys, dtype=float)
-        if not self.varies:
-            one = self._asymmetry(xs[0], ys[0])
-            return np.broadcast_to(one, (len(ys), len(xs), 4)).copy()
-        return np.array([[self._asymmetry(x, y) for x in xs] for y in ys])
-
-    def _asymmetry(self, x, y):
-        """
-        Measure the asymmetry of the PSF's image at one place.
-        """
-        from ..psf._asymmetry import asymmetry_of_psf
+        from ..psf._asymmetry import core_centre
 
         psf = self.psf
+        if hasattr(psf, 'shape_vector'):
+            return None
         shape = self.at(x, y)
         x, y = x + self.origin[0], y + self.origin[1]
         if isinstance(psf, np.ndarray):
             image = psf
         elif hasattr(psf, 'image'):
             image = np.asarray(psf.image(x, y), dtype=float)
-        elif hasattr(psf, 'shape_vector') or hasattr(psf, 'at'):
-            return np.zeros(4)
+        elif hasattr(psf, 'at'):
+            return None
         else:
             image = self._draw(x, y)
-        return asymmetry_of_psf(image, shape.fwhm)
+        image = image / image.sum()
+        centre = core_centre(image, shape.fwhm)
+        grid_y, grid_x = np.indices(image.shape)
+        model = type(shape).from_shape(shape.shape_vector)(
+            grid_x - centre[0], grid_y - centre[1]
+        )
+        return image, model / model.sum()
 
     def _fit(self, x, y):
         """

@@ -90,6 +90,36 @@ def lobe_kernel(share, distance, angle, width, size):
     return 1 - share.sum(1) + lobes
 
 
+def core_centre(image, fwhm):
+    """
+    Centroid of a PSF's core under a window so narrow that lobes do not pull.
+
+    Parameters
+    ----------
+    image : 2D array
+        Of any flux.
+
+    fwhm : float
+        Full width at half maximum in pixels.
+
+    Returns
+    -------
+    x, y : float
+        Pixels.
+    """
+    y, x = (float(v) for v in np.unravel_index(np.argmax(image), image.shape))
+    grid_y, grid_x = np.indices(image.shape)
+    variance = (0.3 * fwhm) ** 2 + 0.1
+    for _ in range(10):
+        square = (grid_x - x) ** 2 + (grid_y - y) ** 2
+        window = image * np.exp(-square / (2 * variance))
+        total = window.sum()
+        # Of a core as wide as the window, the mean is half of the way there.
+        x += 2 * ((grid_x - x) * window).sum() / total
+        y += 2 * ((grid_y - y) * window).sum() / total
+    return x, y
+
+
 def asymmetry_of_psf(image, fwhm):
     """
     Asymmetry of one image of a PSF, around the centroid of its core.
@@ -107,27 +137,13 @@ def asymmetry_of_psf(image, fwhm):
     asymmetry : array ``(4,)``
         As of `asymmetry_of_image`.
     """
-    ny, nx = image.shape
-    size = max(ny, nx)
+    size = max(image.shape)
     square = np.zeros((size, size))
-    square[:ny, :nx] = image / image.sum()
-    y, x = np.unravel_index(np.argmax(square), square.shape)
-    grid_y, grid_x = np.mgrid[:size, :size]
-    x, y = float(x), float(y)
-    # Twice the mean offset under a window as wide as the core is where the core is;
-    # the window is narrow, so that lobes do not pull.
-    variance = (0.3 * fwhm) ** 2 + 0.1
-    for _ in range(10):
-        window = square * np.exp(
-            -((grid_x - x) ** 2 + (grid_y - y) ** 2) / (2 * variance)
-        )
-        total = window.sum()
-        x += 2 * ((grid_x - x) * window).sum() / total
-        y += 2 * ((grid_y - y) * window).sum() / total
-    place = (torch.tensor([value], dtype=torch.float64) for value in (x, y))
+    square[: image.shape[0], : image.shape[1]] = image / image.sum()
+    place = core_centre(square, fwhm)
     value = asymmetry_of_image(
         torch.from_numpy(square)[None],
         torch.tensor([float(fwhm)], dtype=torch.float64),
-        *place,
+        *(torch.tensor([v], dtype=torch.float64) for v in place),
     )
     return value[0].numpy()

@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel, asymmetry_of_image
 from bliss_astro.psf._asymmetry import asymmetry_of_psf, lobe_kernel
 
@@ -59,15 +58,3 @@ def test_three_lobes_have_a_third_harmonic_alone():
     assert_allclose(math.atan2(value[3], value[2]), 0.9, atol=0.02)
     # The blur of the core takes half of so fine a pattern.
     assert 0.02 < np.hypot(*value[2:]) < 0.06
-
-
-def test_an_exposure_measures_the_asymmetry_of_its_psf():
-    image = gaussian(31, 15, 15, 1.4) + 0.05 * gaussian(31, 19, 15, 1.2)
-    data = np.random.default_rng(1).normal(size=(60, 60))
-    exposure = Exposure(data, bkg_error=1.0, effective_gain=1.0, psf=image)
-    value = exposure._psf_access.asymmetries([10, 40], [5, 20, 50])
-    assert value.shape == (3, 2, 4)
-    assert (value[..., 0] > 0.03).all()
-    assert np.abs(value[..., 1]).max() < 1e-3
-    symmetric = exposure.replace(psf=PSFModel())
-    assert not symmetric._psf_access.asymmetries([0], [0]).any()
