@@ -18,7 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-__all__ = ['check_n_threads', 'map_threads', 'n_workers', 'use_threads']
+__all__ = ['check_n_threads', 'map_threads', 'n_workers', 'split_work', 'use_threads']
+
+# Fewer sources than this are not worth a thread of their own.
+_LEAST_PIECE = 128
 
 # Threads that the work in progress may use; None outside of `use_threads`.
 _N_WORKERS = contextvars.ContextVar('n_workers', default=None)
@@ -99,12 +102,21 @@ def use_threads(n_threads=None):
     n_threads : int or None, optional
         Threads that `map_threads` uses inside; by default as many as torch has.
     """
+    # Inside of another one, torch has one thread already.
+    inside = n_workers() is not None
     token = _N_WORKERS.set(check_n_threads(n_threads))
     try:
-        with _OUTER:
+        with contextlib.nullcontext() if inside else _OUTER:
             yield
     finally:
         _N_WORKERS.reset(token)
+
+
+def split_work(n, most, device=None):
+    """Indices of n things in pieces of at most ``most``, one a thread or more."""
+    share = -(-n // (_N_WORKERS.get() or 1))
+    size = min(most, max(share, _LEAST_PIECE))
+    return torch.arange(n, device=device).split(size)
 
 
 def map_threads(function, items):

@@ -79,6 +79,7 @@ def share_light(posterior, place, flux, full, *, fwhm, floor):
 def _factor_of(pixels, tile, place, ratio, own, others, radius):
     device = pixels.image.device
     x, y = (v.to(device) for v in place)
+    ratio = torch.as_tensor(ratio, dtype=torch.float32, device=device)
     one = torch.zeros(1, dtype=torch.long, device=device)
     where = (one, one + int(tile[0]), one + int(tile[1]))
     middle = [v[own].mean()[None] for v in (x, y)]
@@ -87,12 +88,10 @@ def _factor_of(pixels, tile, place, ratio, own, others, radius):
     unit = inputs.at_tiles(inputs.log_flux_floor, *where)[0, 0].exp()
 
     def drawn(rows):
-        total = torch.zeros_like(patches.data)
-        for k in rows:
-            dx, dy = patches.offsets(x[k : k + 1], y[k : k + 1])
-            p = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
-            total = total + float(ratio[k]) * unit * p
-        return total
+        rows = torch.as_tensor(rows, device=device)
+        dx, dy = patches.offsets(x[rows], y[rows])
+        p = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
+        return (ratio[rows][:, None, None] * unit * p).sum(0, keepdim=True)
 
     # Plain sums over a circle: where the rows' light lies a little off, a
     # weighting by their profile would miss some of it.

@@ -6,6 +6,7 @@ The posterior of one image's catalogue, in the units of the image.
 import numpy as np
 import torch
 
+from bliss_astro._threads import use_threads
 from bliss_astro.posteriors import find_sources
 from bliss_astro.posteriors._catalog_head import of_type, split_types
 from bliss_astro.priors import torch_generator
@@ -94,7 +95,7 @@ class CatalogPosterior:
         self.wcs = wcs
         self.flags = flags
         self.meta = dict(meta or {})
-        self._sources = None
+        self._sources, self._least = None, 0.0
         self._moments = None
         self._fwhm = None
         self._pixel_scale = None
@@ -140,14 +141,20 @@ class CatalogPosterior:
     @property
     def sources(self):
         """Marginals of all candidate sources (computed once)."""
-        if self._sources is None:
-            self._sources = find_sources(self.tile_posterior)
+        return self._sources_above(0.0)
+
+    def _sources_above(self, least):
+        """The same, those of lesser probability perhaps without shapes."""
+        if self._sources is None or self._least > least:
+            with use_threads():
+                self._sources = find_sources(self.tile_posterior, least=least)
+            self._least = least
         return self._sources
 
     def _tile_moments(self):
         if self._moments is None:
             posterior = self.tile_posterior
-            with torch.no_grad():
+            with torch.no_grad(), use_threads():
                 _, hidden = posterior.decided()
                 factor = posterior.head.count_factor(hidden)
                 number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
@@ -252,7 +259,8 @@ class CatalogPosterior:
 
         threshold = check_threshold(threshold)
         n_samples = check_count('n_samples', n_samples)
-        sources = self.sources.select(self.sources.probability >= threshold)
+        sources = self._sources_above(threshold)
+        sources = sources.select(sources.probability >= threshold)
         columns = self._columns(sources)
         if n_samples:
             drawn = self._draw_rows(sources, n_samples, rng)
@@ -421,10 +429,11 @@ class CatalogPosterior:
         """
         n = check_count('n', n)
         generator = torch_generator(rng, device=self.tile_posterior.device)
-        return [
-            self._to_table(self.tile_posterior.sample(generator=generator))
-            for _ in range(n)
-        ]
+        with use_threads():
+            return [
+                self._to_table(self.tile_posterior.sample(generator=generator))
+                for _ in range(n)
+            ]
 
     def _to_table(self, catalog):
         from astropy.table import QTable
@@ -464,7 +473,11 @@ class CatalogPosterior:
         # Rows came from this posterior, so their positions recur exactly.
         from scipy.spatial import cKDTree
 
-        sources = self.sources
+        least = 0.0
+        if 'probability' in rows.colnames:
+            # Probabilities of rows are rounded.
+            least = float(np.min(rows['probability'], initial=1.0)) * (1 - 1e-6)
+        sources = self._sources_above(least)
         own = [v.double().cpu().numpy() for v in sources.place()]
         asked = [np.asarray(rows[name], float) for name in ('x_centroid', 'y_centroid')]
         tree = cKDTree(np.column_stack(own))

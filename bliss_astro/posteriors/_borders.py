@@ -152,8 +152,14 @@ def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
     return 1 - torch.minimum(later, earlier).clamp(max=1)
 
 
-def join_neighbours(sweep, index, tiles, mode, probability, draws, same):
-    """Probability and draws of border candidates over all tiles they touch."""
+def join_neighbours(sweep, index, tiles, mode, probability, draws):
+    """
+    Probability and draws of border candidates over all tiles they touch.
+
+    Puts them in place, and returns how much of what a neighbour has is the
+    candidate's own, by pair of tiles.
+    """
+    same = {}
     tiles = tuple(part[index] for part in tiles)
     mode = tuple(part[index] for part in mode)
     images = tiles[0]
@@ -198,6 +204,7 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, same):
         slot = slot[None, None].expand(1, len(part), -1, -1)
         certain = total[None, :, None] > 1e-3
         part[:, index] = torch.where(certain, own.gather(0, slot)[0], part[:, index])
+    return same
 
 
 def _chain(chances, colours):

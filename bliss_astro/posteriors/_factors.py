@@ -68,6 +68,7 @@ def _truncated_quantile(q, mean, scale, low, high):
 
 
 def _pick(values: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
+    values = values.expand(*component.shape, values.shape[-1])
     return values.gather(-1, component[..., None])[..., 0]
 
 
@@ -230,6 +231,14 @@ class PositionFactor:
             high,
         )
         return x, y
+
+    def quantile_draws(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions ``(N, P)`` of N factors at each of P rows ``(P, 3)`` of numbers."""
+        names = ('mean_x', 'mean_y', 'scale_x', 'scale_y', 'slope', 'low', 'high')
+        each = object.__new__(PositionFactor)
+        for name in ('log_weights', *names):
+            setattr(each, name, getattr(self, name)[:, None])
+        return each.quantile_draw(q.expand(len(self.mean_x), *q.shape))
 
     def sample(self, *, generator=None) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw positions ``(x, y)``, each a tensor ``(...,)``."""

@@ -7,6 +7,8 @@ import dataclasses
 
 import torch
 
+from bliss_astro._threads import map_threads, split_work
+
 from ._borders import border_candidates, each_once, join_neighbours
 from ._marginals import SourceMarginals, _quasi_random
 from ._scene_fit import SceneSources
@@ -20,10 +22,13 @@ _FAINTEST = 0.02
 # Positions at which the flux is asked for, by one pass and by a sequence of
 # encoders.
 _N_FLUX, _N_SCENES = 16, 2
-# Less probable candidates keep what the one pass says of them.
+# Less probable candidates keep what the one pass says of them, and so do all beyond
+# this number and that number a pixel.
 _IN_SEQUENCE = 0.1
-# Draws of shapes, and sources for which they are made at once.
-_N_SHAPES, _PIECE = 64, 512
+_MOST_IN_SEQUENCE = 500, 0.01
+# Draws of shapes, and sources for which they are made at once; candidates whose
+# positions and fluxes are.
+_N_SHAPES, _PIECE, _MOST_AT_ONCE = 64, 512, 4096
 
 
 @dataclasses.dataclass
@@ -45,19 +50,17 @@ class _Sweep:
         high = posterior.ceiling(hidden[:, 0])
         if place:
             high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
-        positions, fluxes = [], []
-        for k, q in enumerate(self.quasi):
-            x, y = factor.quantile_draw(q.expand(len(hidden), 3))
-            if k < _N_FLUX:
-                flux = posterior.flux_mixture(
-                    place, source, tiles, torch.stack([x, y], -1), fit, high
-                )
-                parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
-                fluxes.append(torch.cat(parts, -1).T)
-            pixels = posterior.grid.to_pixels(x, y, tiles[1], tiles[2])
-            positions.append(torch.stack(pixels))
+        x, y = factor.quantile_draws(self.quasi)
+        fluxes = []
+        for k in range(_N_FLUX):
+            at = torch.stack([x[:, k], y[:, k]], -1)
+            flux = posterior.flux_mixture(place, source, tiles, at, fit, high)
+            parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
+            fluxes.append(torch.cat(parts, -1).T)
+        rows, columns = (part[:, None] for part in tiles[1:])
+        positions = torch.stack(posterior.grid.to_pixels(x, y, rows, columns))
         mode = posterior.grid.to_pixels(*factor.mode(), tiles[1], tiles[2])
-        return torch.stack(positions, -1), torch.stack(fluxes, -1), mode
+        return positions, torch.stack(fluxes, -1), mode
 
 
 def _greedy(posterior, n_draws) -> _Sweep:
@@ -74,7 +77,9 @@ def _greedy(posterior, n_draws) -> _Sweep:
 
 
 @torch.no_grad()
-def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMarginals:
+def find_sources(
+    posterior: TilePosterior, *, n_draws: int = 128, least: float = 0.0
+) -> SourceMarginals:
     """
     All sources that images may hold, with their marginals.
 
@@ -86,37 +91,64 @@ def find_sources(posterior: TilePosterior, *, n_draws: int = 128) -> SourceMargi
     n_draws : int, optional
         Size P of the quasi-random sets of positions.
 
+    least : float, optional
+        Sources of lesser probability are left without what is inferred last: their
+        shapes are NaN, and no sequence of encoders looks at them.
+
     Returns
     -------
     sources : `SourceMarginals`
         Every candidate above a small probability, each source once.
+
+    Notes
+    -----
+    The work is bounded by the number of pixels: a tile has at most ``n_most``
+    sources, the flux of each is asked for at 16 positions, and encoders in sequence
+    see at most 500 sources and one more for each 100 pixels, the brightest, in 2
+    scenes that are fitted in 10 rounds.
     """
     sweep = _greedy(posterior, n_draws)
     further = range(1, posterior.head.n_most)
     found = [_first_sources(sweep), *(_further_sources(sweep, k) for k in further)]
+    for part in found:
+        part.typed = posterior.head.galaxies
+        part.probability = part.probability * part.near_place()
+    probability = torch.cat([part.probability for part in found])
+    chosen = (probability > _IN_SEQUENCE) & (probability >= least)
+    n_pixels = posterior.inputs.image.numel()
+    most = _MOST_IN_SEQUENCE[0] + int(_MOST_IN_SEQUENCE[1] * n_pixels)
+    later = posterior.sequence is not None and int(chosen.sum()) <= most
+    for place, part in enumerate(found):
+        described = part.probability >= least
+        if later:
+            described &= part.probability <= _IN_SEQUENCE
+        _describe_shapes(sweep, place, part, described.nonzero()[:, 0])
     sources = SourceMarginals.concatenate(found)
-    sources.typed = posterior.head.galaxies
-    sources.probability = sources.probability * sources.near_place()
     if posterior.sequence is not None:
-        _describe_in_sequence(posterior.sequence, sources)
+        _describe_in_sequence(posterior.sequence, sources, chosen.nonzero()[:, 0], most)
     return sources
 
 
-def _describe_in_sequence(sequence, sources):
+def _describe_in_sequence(sequence, sources, chosen, most):
     """
     Fluxes, types and shapes from the encoders that follow detection.
 
     At a few draws of the positions of all sources, of which those that are more
     probable than not make up the scene.
     """
-    chosen = (sources.probability > _IN_SEQUENCE).nonzero()[:, 0]
+    if len(chosen) > most:
+        # Those that weigh most in the scene.
+        logits, mean, _ = sources.flux[chosen, 0, 1:].unflatten(-1, (3, -1)).unbind(-2)
+        flux = (torch.softmax(logits, -1) * mean).sum(-1)
+        rank = flux + 100 * (sources.probability[chosen] > 0.5)
+        chosen = chosen[rank.topk(most).indices.sort().values]
     if len(chosen) == 0:
         return
     some = sources.select(chosen)
     n_numbers = 6 + sequence.encoders.shape.n_shape
     q = _quasi_random(_N_SHAPES, n_numbers, sources.x.device)
-    fluxes, shapes, ellipticities = [], [], []
-    for k in range(_N_SCENES):
+
+    def describe(k):
         scene = SceneSources(
             some.image,
             some.row,
@@ -129,10 +161,12 @@ def _describe_in_sequence(sequence, sources):
         if sequence.encoders.shapes_only:
             given = (some.galaxy < 0.5, some.flux[:, k])
         parts = sequence.describe(scene, given)
-        fluxes.append(torch.cat([part[0] for part in parts]))
         drawn = [sequence.draw_shapes(part, q[k::_N_SCENES]) for part in parts]
-        shapes.append(torch.cat([part[0] for part in drawn]))
-        ellipticities.append(torch.cat([part[1] for part in drawn]))
+        shapes, ellipticities = (torch.cat(v) for v in zip(*drawn, strict=True))
+        return torch.cat([part[0] for part in parts]), shapes, ellipticities
+
+    scenes = map_threads(describe, range(_N_SCENES))
+    fluxes, shapes, ellipticities = zip(*scenes, strict=True)
     if not sequence.encoders.shapes_only:
         # As many positions as the one pass describes, in turn.
         turn = torch.arange(sources.flux.shape[1], device=sources.x.device)
@@ -141,12 +175,17 @@ def _describe_in_sequence(sequence, sources):
     sources.ellipticity[chosen] = torch.cat(ellipticities, 1)
 
 
-def _describe_shapes(sweep, place, sources):
+def _describe_shapes(sweep, place, sources, chosen):
     """Shapes from the one pass: of the tile that holds most of the probability."""
     posterior, head = sweep.posterior, sweep.posterior.head
     if not head.shapes:
         return
-    tiles = (sources.image, sources.row, sources.column)
+    shape = (len(sources), _N_SHAPES)
+    sources.shapes = sources.x.new_full((*shape, head.n_shape), torch.nan)
+    sources.ellipticity = sources.x.new_full((*shape, 2), torch.nan)
+    if len(chosen) == 0:
+        return
+    tiles = tuple(v[chosen] for v in (sources.image, sources.row, sources.column))
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = sweep.catalog.count[tiles].clamp(min=place + 1)
@@ -158,19 +197,20 @@ def _describe_shapes(sweep, place, sources):
     # Where encoders follow, this is for what is hardly there: some draws, repeated.
     n_draws = _N_SHAPES if posterior.sequence is None else _N_SHAPES // 4
     q = _quasi_random(n_draws, 6 + head.n_shape, posterior.device)
-    parts = []
-    for index in torch.arange(len(rows), device=posterior.device).split(_PIECE):
+
+    def draw(index):
         some = {
             name: value[index]
             for name, value in fit.items()
             if isinstance(value, torch.Tensor)
         }
-        given = (sources.flux[index, 0], extended[index], some)
+        given = (sources.flux[chosen[index], 0], extended[index], some)
         drawn = draw_shapes(layers, *given, q)
-        parts.append([value.repeat(1, _N_SHAPES // n_draws, 1) for value in drawn])
-    if parts:
-        shapes = [torch.cat(values) for values in zip(*parts, strict=True)]
-        sources.shapes, sources.ellipticity = shapes
+        return [value.repeat(1, _N_SHAPES // n_draws, 1) for value in drawn]
+
+    parts = map_threads(draw, split_work(len(chosen), _PIECE, posterior.device))
+    drawn = [torch.cat(values) for values in zip(*parts, strict=True)]
+    sources.shapes[chosen], sources.ellipticity[chosen] = drawn
 
 
 def _further_sources(sweep, place):
@@ -181,12 +221,10 @@ def _further_sources(sweep, place):
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = torch.full_like(rows, place + 1)
-    position, flux, _ = sweep.describe(place, hidden, count, tiles)
-    sources = SourceMarginals(
+    position, flux, _ = _describe(sweep, place, hidden, count, tiles)
+    return SourceMarginals(
         chance[tiles], *position, flux.movedim(0, -1), images, rows, columns
     )
-    _describe_shapes(sweep, place, sources)
-    return sources
 
 
 def _first_sources(sweep):
@@ -196,18 +234,38 @@ def _first_sources(sweep):
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = sweep.catalog.count[tiles].clamp(min=1)
-    position, flux, mode = sweep.describe(0, hidden, count, tiles)
+    position, flux, mode = _describe(sweep, 0, hidden, count, tiles)
     probability = chance[tiles]
     draws = (position, flux)
     near = border_candidates(sweep, tiles, mode)
     near &= (probability > 0.05) & (probability < 0.9999)
+    near = near.nonzero()[:, 0]
+
+    def join(index):
+        index = near[index]
+        return join_neighbours(sweep, index, tiles, mode, probability, draws)
+
     same = {}
-    for index in near.nonzero()[:, 0].split(4096):
-        join_neighbours(sweep, index, tiles, mode, probability, draws, same)
+    pieces = split_work(len(near), _MOST_AT_ONCE, near.device)
+    for found in map_threads(join, pieces):
+        for key, share in found.items():
+            same[key] = max(share, same.get(key, 0.0))
     sources = SourceMarginals(
         probability, *position, flux.movedim(0, -1), images, rows, columns
     )
     sources.probability = each_once(sources, accepted[tiles], same)
-    sources = sources.select(sources.probability > _FAINTEST)
-    _describe_shapes(sweep, 0, sources)
-    return sources
+    return sources.select(sources.probability > _FAINTEST)
+
+
+def _describe(sweep, place, hidden, count, tiles):
+    """The same as ``sweep.describe``, in pieces."""
+
+    def describe(index):
+        some = tuple(part[index] for part in tiles)
+        return sweep.describe(place, hidden[index], count[index], some)
+
+    pieces = split_work(len(count), _MOST_AT_ONCE, count.device)
+    parts = map_threads(describe, pieces)
+    position, flux, mode = zip(*parts, strict=True)
+    mode = tuple(torch.cat(values) for values in zip(*mode, strict=True))
+    return torch.cat(position, 1), torch.cat(flux, 1), mode

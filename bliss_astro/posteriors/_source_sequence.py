@@ -19,6 +19,7 @@ import dataclasses
 
 import torch
 
+from bliss_astro._threads import split_work
 from bliss_astro.rendering import adaptive_moments
 
 from ._catalog_head import split_types
@@ -229,7 +230,7 @@ class SourceSequence:
         return torch.full_like(sources.x, LOG_FLUX_CEILING)
 
     def _pieces(self, sources):
-        return torch.arange(len(sources), device=sources.x.device).split(_PIECE)
+        return split_work(len(sources), _PIECE, sources.x.device)
 
     # -- density ---------------------------------------------------------------
 

@@ -5,6 +5,7 @@ The distribution over catalogues of an image, tile by tile.
 
 import torch
 
+from bliss_astro._threads import map_threads, split_work
 from bliss_astro.psf._mixture import profile_of_shape
 from bliss_astro.rendering import adaptive_moments
 
@@ -165,8 +166,8 @@ class TilePosterior:
     def _sizes(self, tiles, patches, at):
         # Piece by piece: large cut-outs of all candidates of a frame would take
         # more memory than all else.
-        parts = []
-        for index in torch.arange(len(at[0]), device=self.device).split(_PIECE):
+
+        def measure(index):
             x, y, *rest = (value[index] for value in at)
             own = tuple(value[index] for value in tiles)
             far = self._patches(own, x, y, _WIDE_RADIUS)
@@ -174,7 +175,9 @@ class TilePosterior:
             if self.head.shapes:
                 near = self._patches(own, x, y, _ELLIPSE_RADIUS)
                 part = (*part, *_ellipses(near, x, y, *rest))
-            parts.append(part)
+            return part
+
+        parts = map_threads(measure, split_work(len(at[0]), _PIECE, self.device))
         return [torch.cat(values) for values in zip(*parts, strict=True)]
 
     @torch.no_grad()
