@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import operator
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +26,9 @@ _LEAST_PIECE = 128
 
 # Threads that the work in progress may use; None outside of `use_threads`.
 _N_WORKERS = contextvars.ContextVar('n_workers', default=None)
+# The bar that shows its progress, and the seconds before it appears.
+_BAR = contextvars.ContextVar('bar', default=None)
+_PATIENCE = 2.0
 
 
 class _Outer:
@@ -89,8 +93,33 @@ def n_workers():
     return _N_WORKERS.get()
 
 
+class _Progress:
+    """A bar in the terminal that appears when work takes longer than two seconds."""
+
+    def __init__(self, title):
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=0, desc=title, unit='piece', delay=_PATIENCE, leave=False)
+
+    def expect(self, n):
+        self.bar.total += n
+
+    def done(self):
+        self.bar.update()
+
+
+def _progress(progress_bar, title):
+    """The bar that an argument stands for, or None."""
+    if progress_bar not in (True, False, None, 'auto'):
+        msg = f"progress_bar must be True, False or 'auto', got {progress_bar!r}"
+        raise ValueError(msg)
+    if progress_bar in ('auto', None):
+        progress_bar = bool(getattr(sys.stderr, 'isatty', bool)())
+    return _Progress(title) if progress_bar else None
+
+
 @contextlib.contextmanager
-def use_threads(n_threads=None):
+def use_threads(n_threads=None, *, progress_bar=False, title=''):
     """
     Run torch's operations in one thread each, and pieces of work in several.
 
@@ -101,15 +130,28 @@ def use_threads(n_threads=None):
     ----------
     n_threads : int or None, optional
         Threads that `map_threads` uses inside; by default as many as torch has.
+
+    progress_bar : bool or 'auto', optional
+        Show the pieces of work that `map_threads` has done; ``'auto'`` does in a
+        terminal.
+
+    title : str, optional
+        What stands before the bar.
     """
     # Inside of another one, torch has one thread already.
     inside = n_workers() is not None
-    token = _N_WORKERS.set(check_n_threads(n_threads))
+    n_threads = check_n_threads(n_threads)
+    bar = _progress(progress_bar, title)
+    token = _N_WORKERS.set(n_threads)
+    shown = _BAR.set(_BAR.get() if bar is None else bar)
     try:
         with contextlib.nullcontext() if inside else _OUTER:
             yield
     finally:
         _N_WORKERS.reset(token)
+        _BAR.reset(shown)
+        if bar is not None:
+            bar.bar.close()
 
 
 def split_work(n, most, device=None):
@@ -117,6 +159,12 @@ def split_work(n, most, device=None):
     share = -(-n // (_N_WORKERS.get() or 1))
     size = min(most, max(share, _LEAST_PIECE))
     return torch.arange(n, device=device).split(size)
+
+
+def _counted(bar, result):
+    if bar is not None:
+        bar.done()
+    return result
 
 
 def map_threads(function, items):
@@ -138,8 +186,11 @@ def map_threads(function, items):
     """
     items = list(items)
     number = min(_N_WORKERS.get() or 1, len(items))
+    bar = _BAR.get()
+    if bar is not None:
+        bar.expect(len(items))
     if number < 2:
-        return [function(item) for item in items]
+        return [_counted(bar, function(item)) for item in items]
     grad = torch.is_grad_enabled()
 
     def run(item):
@@ -149,7 +200,7 @@ def map_threads(function, items):
     pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
     try:
         futures = [pool.submit(run, item) for item in items]
-        return [future.result() for future in futures]
+        return [_counted(bar, future.result()) for future in futures]
     finally:
         # After an error, or Ctrl-C, what has not begun is dropped.
         pool.shutdown(cancel_futures=True)

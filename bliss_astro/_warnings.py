@@ -78,15 +78,24 @@ def warn(message, category, *, stacklevel=1):
 
 
 class _Collector:
-    """Stands in a filter for the text of a warning; matches in one thread only."""
+    """Stands in a filter for text and class of a warning; matches in one thread."""
 
-    def __init__(self):
-        self.thread, self.texts = threading.get_ident(), []
+    def __init__(self, category):
+        self.category, self.thread = category, threading.get_ident()
+        self.texts, self.text = [], None
 
     def match(self, text):
-        if threading.get_ident() != self.thread:
+        """Whether the text matches, which is looked at first."""
+        own = threading.get_ident() == self.thread
+        if own:
+            self.text = text
+        return own
+
+    def __subclasscheck__(self, category):
+        own = threading.get_ident() == self.thread
+        if not (own and issubclass(category, self.category)):
             return False
-        self.texts.append(text)
+        self.texts.append(self.text)
         return True
 
 
@@ -125,8 +134,8 @@ def collect_warnings(category=Warning):
         Filled inside of the ``with`` block.
     """
     with _LOCK:
-        collector = _Collector()
-        item = ('ignore', collector, category, None, 0)
+        collector = _Collector(category)
+        item = ('ignore', collector, collector, None, 0)
         warnings.filters.insert(0, item)
         # What was shown once elsewhere is to be collected here all the same.
         _forget_shown()

@@ -81,6 +81,8 @@ def posterior_to_arrays(catalog_posterior):
         'pixel_scale': catalog_posterior.pixel_scale,
         'meta': json.loads(json.dumps(catalog_posterior.meta)),
     }
+    if posterior.coarse:
+        meta['coarse'] = True
     sequence = posterior.sequence
     if sequence is not None:
         arrays['SEQUENCE'] = _take_weights(sequence.encoders)
@@ -143,6 +145,7 @@ def posterior_from_arrays(cls, arrays, meta):
         patch_radius=meta['patch_radius'],
         sources=sources,
     )
+    posterior.coarse = bool(meta.get('coarse', False))
     wcs, shape = meta['wcs'], posterior.grid.image_shape
     made = cls(
         posterior,

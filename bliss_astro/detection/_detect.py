@@ -30,6 +30,7 @@ from bliss_astro.posteriors import TileGrid
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
 from ._cosmic_rays import find_cosmic_rays
+from ._crowding import check_fullness
 from ._domain import check_domain
 from ._estimates import estimate_record
 from ._inputs import as_exposure
@@ -79,7 +80,7 @@ def detect_sources(
     rng=None,
     device='auto',
     n_threads=None,
-    progress_bar=False,
+    progress_bar='auto',
     check=True,
 ):
     """
@@ -168,8 +169,8 @@ def detect_sources(
         Threads on the CPU, by default as many as torch uses. Rows are the same to
         rounding; torch's own setting is left as it is.
 
-    progress_bar : bool, optional
-        Show progress.
+    progress_bar : bool or 'auto', optional
+        Show progress from two seconds on; by default in a terminal.
 
     check : bool, optional
         Render the rows and search the residual for what they do not explain, see
@@ -216,7 +217,7 @@ def detect_sources(
     n_threads = check_n_threads(n_threads)
     if n_samples:
         rng = np.random.default_rng(rng)
-    with use_threads(n_threads):
+    with use_threads(n_threads, progress_bar=progress_bar, title='detecting'):
         exposure, estimated = as_exposure(
             data,
             psf=psf,
@@ -243,7 +244,6 @@ def detect_sources(
             population=population,
             estimated=estimated,
             cosmic_rays=rays,
-            progress_bar=progress_bar,
         )
         catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
         if check:
@@ -526,16 +526,12 @@ def _blocks(shape, n_threads):
     return list(itertools.product(*spans))
 
 
-def _features(encoder, inputs, grid, *, progress_bar=False):
+def _features(encoder, inputs, grid):
     """Features of a large image, block by block with a halo."""
     size = grid.size
     n_rows, n_columns = grid.shape
     halo = -(-encoder.receptive_radius // size)
     blocks = _blocks(grid.shape, (n_workers() or 1))
-    if progress_bar:
-        from tqdm.auto import tqdm
-
-        blocks = tqdm(blocks, desc='detecting', unit='block')
     out = torch.empty(1, encoder.config.width, n_rows, n_columns, device=encoder.device)
 
     def fill(block):
@@ -554,8 +550,8 @@ def _features(encoder, inputs, grid, *, progress_bar=False):
     return out
 
 
-def _tile_posterior(encoder, inputs, grid, *, progress_bar=False):
-    features = _features(encoder, inputs, grid, progress_bar=progress_bar)
+def _tile_posterior(encoder, inputs, grid):
+    features = _features(encoder, inputs, grid)
     with torch.no_grad():
         half = encoder.device.type != 'cpu' or _has_fast_bfloat16()
         return encoder.posterior(features, inputs, half=half)
@@ -621,15 +617,7 @@ def _sample_counts(encoder, inputs, grid):
 
 
 def _posterior(
-    exposure,
-    encoder,
-    *,
-    density,
-    flux_min,
-    population,
-    estimated,
-    cosmic_rays,
-    progress_bar,
+    exposure, encoder, *, density, flux_min, population, estimated, cosmic_rays
 ):
     """The posterior of an exposure's catalogue."""
     inputs, floor, facts, grid = _inputs(
@@ -647,7 +635,14 @@ def _posterior(
     domain = Domain.of(encoder)
     most = 0.02 if domain is None else domain.density[1]
     inputs.log_density = _tensor(np.log(by_tile.clip(1e-7, most))[None], encoder.device)
-    tile_posterior = _tile_posterior(encoder, inputs, grid, progress_bar=progress_bar)
+    tile_posterior = _tile_posterior(encoder, inputs, grid)
+    full, message, mostly = check_fullness(encoder, tile_posterior)
+    if message is not None and not np.any(flags & full):
+        messages.append(message)
+    flags = flags | full
+    if mostly:
+        # Nothing there is worth the time of all that is refined.
+        tile_posterior.sequence, tile_posterior.coarse = None, True
     meta = {
         'encoder': encoder.name,
         'encoder_sha256': encoder.card.get('sha256', ''),

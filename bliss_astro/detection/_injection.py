@@ -148,6 +148,7 @@ class Injector:
                 self.threshold,
                 encoder=self.encoder,
                 check=False,
+                progress_bar=False,
                 **self.keywords,
             )
 

@@ -13,15 +13,17 @@ from ._borders import border_candidates, each_once, join_neighbours
 from ._marginals import SourceMarginals, _quasi_random
 from ._scene_fit import SceneSources
 from ._source_sequence import draw_shapes
-from ._tile_posterior import TilePosterior
+from ._tile_posterior import TilePosterior, most_probable
 
 __all__ = ['find_sources']
 
 # Probabilities below this never make a source.
 _FAINTEST = 0.02
+# The same where nothing is refined.
+_COARSE = 0.3
 # Positions at which the flux is asked for, by one pass and by a sequence of
 # encoders.
-_N_FLUX, _N_SCENES = 16, 2
+_N_FLUX, _N_COARSE, _N_SCENES = 16, 4, 2
 # Less probable candidates keep what the one pass says of them, and so do all beyond
 # this number and that number a pixel.
 _IN_SEQUENCE = 0.1
@@ -52,7 +54,9 @@ class _Sweep:
             high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
         x, y = factor.quantile_draws(self.quasi)
         fluxes = []
-        for k in range(_N_FLUX):
+        # Where nothing is refined, in turn at fewer.
+        n_asked = _N_COARSE if posterior.coarse else _N_FLUX
+        for k in range(n_asked):
             at = torch.stack([x[:, k], y[:, k]], -1)
             flux = posterior.flux_mixture(place, source, tiles, at, fit, high)
             parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
@@ -60,6 +64,7 @@ class _Sweep:
         rows, columns = (part[:, None] for part in tiles[1:])
         positions = torch.stack(posterior.grid.to_pixels(x, y, rows, columns))
         mode = posterior.grid.to_pixels(*factor.mode(), tiles[1], tiles[2])
+        fluxes = [fluxes[k % n_asked] for k in range(_N_FLUX)]
         return positions, torch.stack(fluxes, -1), mode
 
 
@@ -102,10 +107,12 @@ def find_sources(
 
     Notes
     -----
-    The work is bounded by the number of pixels: a tile has at most ``n_most``
-    sources, the flux of each is asked for at 16 positions, and encoders in sequence
-    see at most 500 sources and one more for each 100 pixels, the brightest, in 2
-    scenes that are fitted in 10 rounds.
+    The work is bounded by the number of pixels. Of heads that know galaxies, the
+    greedy sweep takes at most 2000 sources and one more for each 25 pixels, and
+    at most 500 and one for each 25 pixels are described, the most probable; other
+    heads have at most ``n_most`` in each tile. The flux of each is asked for at 16
+    positions. Encoders in sequence see at most 500 sources and one more for each 100
+    pixels, the brightest, in 2 scenes that are fitted in 10 rounds.
     """
     sweep = _greedy(posterior, n_draws)
     further = range(1, posterior.head.n_most)
@@ -230,7 +237,12 @@ def _further_sources(sweep, place):
 def _first_sources(sweep):
     chance = sweep.at_least[..., 0]
     accepted = sweep.catalog.count > 0
-    tiles = ((chance > _FAINTEST) | accepted).nonzero(as_tuple=True)
+    coarse = sweep.posterior.coarse
+    candidate = (chance > (_COARSE if coarse else _FAINTEST)) | accepted
+    if sweep.posterior.head.galaxies:
+        n_pixels = sweep.posterior.inputs.image.numel()
+        candidate = most_probable(candidate, chance + accepted, n_pixels)
+    tiles = candidate.nonzero(as_tuple=True)
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = sweep.catalog.count[tiles].clamp(min=1)
@@ -238,7 +250,7 @@ def _first_sources(sweep):
     probability = chance[tiles]
     draws = (position, flux)
     near = border_candidates(sweep, tiles, mode)
-    near &= (probability > 0.05) & (probability < 0.9999)
+    near &= (probability > 0.05) & (probability < 0.9999) & (not coarse)
     near = near.nonzero()[:, 0]
 
     def join(index):

@@ -26,12 +26,44 @@ _WIDE_RADIUS = 12
 _PIECE = 1024
 # Half-size of those on which ellipses are fitted.
 _ELLIPSE_RADIUS = 9
+# Largest number of sources that are measured: that many and as many a pixel, above
+# the largest density that encoders of stars and galaxies are trained on (0.03).
+_MOST = 500, 0.04
 
 
 def _ellipses(patches, x, y, flux, floor):
     start = Ellipses.round(torch.maximum(flux, floor))
     fit = fit_ellipses(patches, start, x, y, floor)
     return ellipse_features(fit, floor)
+
+
+def most_probable(candidate, probability, n_pixels):
+    """
+    Candidates, or where there are too many the more probable ones of them.
+
+    Parameters
+    ----------
+    candidate : tensor of bool
+        One a tile.
+
+    probability : tensor
+        Of the same shape.
+
+    n_pixels : float
+        Number of pixels, which bounds how many there may be.
+
+    Returns
+    -------
+    candidate : tensor of bool
+        Of the same shape.
+    """
+    most = int(_MOST[0] + _MOST[1] * n_pixels)
+    if int(candidate.sum()) <= most:
+        return candidate
+    rank = torch.where(candidate, probability, -1.0).flatten()
+    out = torch.zeros_like(candidate).flatten()
+    out[rank.topk(most).indices] = True
+    return out.view_as(candidate)
 
 
 class TilePosterior:
@@ -94,6 +126,8 @@ class TilePosterior:
         self.patch_radius = patch_radius
         self._context = head.context(features)
         self._decided = None
+        # Whether `find_sources` is to leave out what refines.
+        self.coarse = False
         widest = max(patch_radius, _WIDE_RADIUS if head.galaxies else 0)
         self._pixels = Pixels(inputs, self.grid, widest)
         self.sequence = None
@@ -461,6 +495,9 @@ class TilePosterior:
                 count = factor.sample(generator=generator)
             else:
                 count = factor.mode(threshold)
+                if self.head.galaxies:
+                    n_pixels = self.inputs.image.numel() / len(COLOURS)
+                    count = count * most_probable(count > 0, factor.presence, n_pixels)
             catalog.count[:, i::2, j::2] = count
             for place in range(self.head.n_most):
                 self._draw_sources(place, catalog, colour, hidden, generator, threshold)

@@ -1,0 +1,240 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests that the work is bounded by the number of pixels, and of threads.
+"""
+
+import time
+import types
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from bliss_astro import (
+    CatalogFlag,
+    CatalogPosterior,
+    CoaddSimulator,
+    NoDetectionsWarning,
+    OutOfDomainWarning,
+    PSFModel,
+    detect_sources,
+)
+from bliss_astro.detection._crowding import check_fullness
+from bliss_astro.encoders import Encoder
+from bliss_astro.posteriors import TileGrid, _find_sources, _tile_posterior
+from bliss_astro.priors import StarPrior
+
+_BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
+
+_KNOWN = {'background': 0.0, 'bkg_error': 1.0, 'effective_gain': 10.0}
+
+
+@pytest.fixture(scope='module')
+def default():
+    """
+    The bundled encoder of stars and galaxies.
+    """
+    return Encoder.from_pretrained('stars-galaxies')
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """
+    Counts of sources that stars, and in sequence, were fitted to.
+    """
+    counts = types.SimpleNamespace(stars=0, scene=0)
+    fit_star = _tile_posterior.fit_star
+    in_sequence = _find_sources._describe_in_sequence
+
+    def count_stars(patches, x, *args, **kwargs):
+        counts.stars += len(x)
+        return fit_star(patches, x, *args, **kwargs)
+
+    def count_scene(sequence, sources, chosen, most):
+        counts.scene += min(len(chosen), most)
+        return in_sequence(sequence, sources, chosen, most)
+
+    monkeypatch.setattr(_tile_posterior, 'fit_star', count_stars)
+    monkeypatch.setattr(_find_sources, '_describe_in_sequence', count_scene)
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (_BENCHMARKS / 'bounded.py').is_file(), reason='the benchmarks are not here'
+)
+@pytest.mark.parametrize('stated', [False, True])
+@pytest.mark.parametrize(
+    'kind', ['noise', 'galaxy', 'nebula', 'stripes', 'undersampled crowd']
+)
+def test_work_is_bounded(kind, stated, work, default, monkeypatch):
+    monkeypatch.syspath_prepend(_BENCHMARKS)
+    import bounded
+
+    image = bounded.make_image(kind, 128, np.random.default_rng(1))
+    known = _KNOWN | {'psf': PSFModel()} if stated else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', OutOfDomainWarning)
+        warnings.simplefilter('ignore', NoDetectionsWarning)
+        start = time.process_time()
+        catalog = detect_sources(image, encoder=default, **known)
+        seconds = time.process_time() - start
+    # Sweeps of two passes, candidates with up to four tiles each.
+    assert work.stars <= 0.7 * image.size
+    assert work.scene <= 500 + 0.01 * image.size
+    assert len(catalog) <= 500 + 0.04 * image.size
+    # What 512 x 512 pixels may take, and much more than was measured here.
+    assert seconds < 40
+
+
+def test_bound_of_the_number_of_sources(work, default, monkeypatch):
+    exposure, _ = CoaddSimulator(
+        1, StarPrior(density=0.01), shape=(48, 48), margin=4
+    ).simulate(rng=2)
+    monkeypatch.setattr(_tile_posterior, '_MOST', (1, 0.0))
+    known = {'density': 0.01, 'encoder': default}
+    few = detect_sources(exposure, **known)
+    # The most probable one of each of four colours, and one candidate of them.
+    assert 0 < len(few) <= 2
+    monkeypatch.undo()
+    assert len(detect_sources(exposure, **known)) > 5
+
+
+def test_most_probable():
+    candidate = torch.tensor([[True, False], [True, True]])
+    chance = torch.tensor([[0.3, 0.9], [0.5, 0.4]])
+    assert _tile_posterior.most_probable(candidate, chance, 1) is candidate
+    few = _tile_posterior.most_probable(candidate, chance, -498 / 0.04)
+    assert few.tolist() == [[False, False], [True, True]]
+
+
+def _posterior_of(count, tile_size=4):
+    count = torch.as_tensor(count)[None]
+    shape = tuple(tile_size * n for n in count.shape[1:])
+    catalog = types.SimpleNamespace(count=count)
+    return types.SimpleNamespace(
+        grid=TileGrid(shape, tile_size), decided=lambda: (catalog, None)
+    )
+
+
+def test_fullness(default):
+    rng = np.random.default_rng(4)
+    sparse = (rng.random((64, 64)) < 0.2).astype(int)
+    flags, message, mostly = check_fullness(default, _posterior_of(sparse))
+    assert not flags.any()
+    assert message is None
+    assert not mostly
+    # A galaxy fills a corner.
+    part = sparse.copy()
+    part[:24, :24] = 2
+    flags, message, mostly = check_fullness(default, _posterior_of(part))
+    assert flags[4, 4] == CatalogFlag.DENSITY_OUT_OF_DOMAIN
+    assert flags[50, 50] == 0
+    assert f'in {100 * (flags > 0).mean():.0f} % of the image' in message
+    assert not mostly
+    flags, message, mostly = check_fullness(default, _posterior_of(sparse * 0 + 1))
+    assert flags.all()
+    assert 'all of the image' in message
+    assert 'not refined' in message
+    assert mostly
+
+
+def test_full_image_is_not_refined(default, monkeypatch, tmp_path):
+    from bliss_astro import ProbabilisticCatalog
+    from bliss_astro.detection import _crowding
+
+    exposure, _ = CoaddSimulator(
+        1, StarPrior(density=0.015), shape=(48, 48), margin=4
+    ).simulate(rng=2)
+    monkeypatch.setattr(_crowding, '_FULL', 0.0)
+    monkeypatch.setattr(_crowding, '_SLACK', 0.0)
+    with pytest.warns(OutOfDomainWarning, match='nearly everywhere') as record:
+        catalog = detect_sources(exposure, density=0.015, encoder=default)
+    assert len(record) == 1
+    assert catalog.meta['warnings'] == [str(record[0].message)]
+    assert np.all(catalog['flags'] & CatalogFlag.DENSITY_OUT_OF_DOMAIN)
+    assert np.isfinite(catalog['e1']).all()
+    # The file gives the same rows.
+    catalog.write(tmp_path / 'full.fits')
+    again = ProbabilisticCatalog.read(tmp_path / 'full.fits')
+    assert_allclose(again.posterior.at_threshold(0.5)['flux'], catalog['flux'])
+
+
+# -- less probable sources -----------------------------------------------------------
+
+
+def test_shapes_of_less_probable_sources_on_demand(default):
+    exposure, _ = CoaddSimulator(
+        1, StarPrior(density=0.01), shape=(48, 48), margin=4
+    ).simulate(rng=3)
+    posterior = detect_sources(exposure, encoder=default).posterior
+    rows = posterior.at_threshold(0.5)
+    unlikely = posterior._sources.probability < 0.5
+    assert unlikely.any()
+    assert posterior._sources.shapes[unlikely].isnan().all()
+    more = posterior.at_threshold(0.1)
+    assert len(more) > len(rows)
+    assert np.isfinite(more['e1']).all()
+    assert posterior.sources.shapes.isfinite().all()
+    # The same as if they had been asked for at once.
+    fresh = CatalogPosterior(posterior.tile_posterior, posterior.flux_floor)
+    assert_allclose(fresh.at_threshold(0.1)['e1'], more['e1'], atol=1e-5)
+    common = more[: len(more)][more['probability'] >= 0.5]
+    assert_allclose(common['e1'], rows['e1'], atol=1e-5)
+    low, high = posterior.interval(more, 'e1', 0.68)
+    assert np.all(low < high)
+
+
+# -- threads -------------------------------------------------------------------------
+
+
+def test_number_of_threads(field, encoder):
+    exposure, _ = field
+    one, two = (detect_sources(exposure, encoder=encoder, n_threads=n) for n in (1, 2))
+    for name in ('x_centroid', 'flux', 'probability'):
+        assert_allclose(one[name], two[name], rtol=1e-4)
+    with pytest.raises(ValueError, match='n_threads must be'):
+        detect_sources(exposure, encoder=encoder, n_threads=0)
+
+
+def test_bands_of_threads():
+    from bliss_astro.detection._detect import _blocks
+
+    assert _blocks((40, 40), 2) == [((0, 40), (0, 40))]
+    assert _blocks((100, 128), 2) == [((0, 100), (0, 64)), ((0, 100), (64, 128))]
+    assert len(_blocks((300, 200), 2)) == 6
+    # Every tile once.
+    seen = np.zeros((300, 200), int)
+    for (top, bottom), (left, right) in _blocks((300, 200), 16):
+        seen[top:bottom, left:right] += 1
+    assert (seen == 1).all()
+
+
+@pytest.mark.slow
+def test_detection_in_threads(encoder):
+    image = np.random.default_rng(1).normal(0, 1, (48, 48))
+
+    def warned():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('default')
+            detect_sources(image, encoder=encoder)
+        return [str(entry.message) for entry in caught]
+
+    once = warned()
+    before = list(warnings.filters)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        inside = list(warnings.filters)
+        with ThreadPoolExecutor(6) as pool:
+            lengths = pool.map(
+                lambda _: len(detect_sources(image, encoder=encoder)), range(12)
+            )
+            assert set(lengths) == {0}
+        assert warnings.filters == inside
+    assert warnings.filters == before
+    assert warned() == once
+    assert 'no source has a probability above 0.5' in once

@@ -1,0 +1,250 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of threads, of warnings in threads, and of progress.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro import ProbabilisticCatalog, _threads
+from bliss_astro._threads import check_n_threads, map_threads, split_work, use_threads
+from bliss_astro._warnings import (
+    NoDetectionsWarning,
+    collect_warnings,
+    mute_warnings,
+    warn,
+)
+
+# -- threads -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('n_threads', [1, 3])
+def test_results_in_order(n_threads):
+    with use_threads(n_threads):
+        assert map_threads(lambda k: k**2, range(7)) == [k**2 for k in range(7)]
+    assert map_threads(lambda k: k + 1, range(3)) == [1, 2, 3]
+
+
+def test_operations_have_one_thread_and_gradients_stay_off():
+    def state(_):
+        own = threading.current_thread() is threading.main_thread()
+        return own, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad(), use_threads(2):
+        assert torch.get_num_threads() == 1
+        assert set(map_threads(state, range(4))) == {(False, 1, False)}
+    with use_threads(1):
+        assert map_threads(state, range(2)) == [(True, 1, True)] * 2
+
+
+def test_number_of_threads_comes_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with use_threads(), use_threads(3):
+            pass
+        assert torch.get_num_threads() == 2
+
+        def work(_):
+            with use_threads(2):
+                # A detection inside of another one leaves the number at one.
+                with use_threads():
+                    pass
+                inside = torch.get_num_threads()
+                map_threads(time.sleep, [0.001] * 3)
+            return inside, torch.get_num_threads()
+
+        with ThreadPoolExecutor(4) as pool:
+            assert {inside for inside, _ in pool.map(work, range(40))} == {1}
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
+def test_an_error_ends_the_work(error):
+    before, done = torch.get_num_threads(), []
+
+    def work(k):
+        if k == 1:
+            raise error('stop')
+        time.sleep(0.02)
+        done.append(k)
+
+    with pytest.raises(error, match='stop'), use_threads(2):
+        map_threads(work, range(100))
+    assert len(done) < 10
+    assert torch.get_num_threads() == before
+    assert _threads.n_workers() is None
+
+
+def test_check_n_threads():
+    assert check_n_threads(np.int64(3)) == 3
+    assert check_n_threads(None) == min(torch.get_num_threads(), os.cpu_count())
+    with pytest.raises(TypeError, match='n_threads must be a positive integer'):
+        check_n_threads(1.5)
+    for bad in (0, -1, True):
+        with pytest.raises(ValueError, match='n_threads must be a positive integer'):
+            check_n_threads(bad)
+
+
+def test_split_work():
+    assert [len(part) for part in split_work(1000, 512)] == [512, 488]
+    with use_threads(2):
+        assert [len(part) for part in split_work(600, 512)] == [300, 300]
+        # Too few to share.
+        assert [len(part) for part in split_work(100, 512)] == [100]
+    assert len(torch.cat(list(split_work(0, 512)))) == 0
+
+
+_FORK = """
+import multiprocessing, torch, numpy as np
+torch.set_num_threads(2)
+from bliss_astro import PSFModel, detect_sources
+def count(seed):
+    image = np.random.default_rng(seed).normal(0, 5, (96, 96))
+    known = {'psf': PSFModel(), 'background': 0.0, 'bkg_error': 5.0}
+    n = len(detect_sources(image, effective_gain=1.0, encoder='stars', **known))
+    # Large enough for a parallel region, had torch more threads than one.
+    return n, float(torch.ones(400_000).exp().mean()) > 2, torch.get_num_threads()
+if __name__ == '__main__':
+    torch.ones(400_000).exp()
+    count(0)
+    with multiprocessing.get_context('fork').Pool(2) as pool:
+        print(pool.map_async(count, range(2)).get(timeout=60))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+def test_fork_after_a_detection(tmp_path):
+    script = tmp_path / 'fork.py'
+    script.write_text(_FORK)
+    command = [sys.executable, '-W', 'ignore', str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == '[(0, True, 1), (0, True, 1)]', done.stderr
+
+
+# -- warnings ------------------------------------------------------------------------
+
+
+def _shout(text='hello'):
+    warnings.warn(text, RuntimeWarning, stacklevel=1)
+
+
+def test_warnings_are_collected_whatever_the_filters():
+    with collect_warnings() as texts:
+        _shout()
+        _shout('again')
+    assert texts == ['hello', 'again']
+    with warnings.catch_warnings():
+        warnings.simplefilter('default')
+        with pytest.warns(RuntimeWarning, match='hello'):
+            _shout()
+        # What was shown already is seen all the same.
+        with collect_warnings(RuntimeWarning) as texts:
+            _shout()
+    assert texts == ['hello']
+
+
+def test_other_kinds_of_warnings_are_left_alone():
+    with (
+        pytest.warns(RuntimeWarning, match='hello'),
+        collect_warnings(AstropyUserWarning) as texts,
+    ):
+        _shout()
+    assert texts == []
+    before = list(warnings.filters)
+    with pytest.raises(ValueError, match='stop'), collect_warnings():
+        raise ValueError('stop')  # noqa: EM101
+    assert warnings.filters == before
+
+
+def test_threads_leave_no_filter_behind():
+    before = list(warnings.filters)
+
+    def work(_):
+        with collect_warnings() as texts:
+            for _ in range(20):
+                _shout()
+                # As photutils and astropy do.
+                with warnings.catch_warnings():
+                    warnings.simplefilter('ignore', RuntimeWarning)
+        return len(texts)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(100))) == {20}
+    assert warnings.filters == before
+
+
+def test_warnings_of_other_threads_are_not_taken():
+    ready, done = threading.Event(), threading.Event()
+
+    def other():
+        with collect_warnings() as texts:
+            ready.set()
+            done.wait(10)
+        return texts
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(other)
+        ready.wait(10)
+        with pytest.warns(RuntimeWarning, match='hello'):
+            _shout()
+        done.set()
+        assert future.result() == []
+
+
+def test_muted_warnings():
+    with mute_warnings(NoDetectionsWarning):
+        warn('nothing', NoDetectionsWarning)
+        with pytest.warns(AstropyUserWarning, match='something') as record:
+            warn('something', AstropyUserWarning)
+    assert record[0].filename == __file__
+
+
+def test_reading_in_threads_leaves_no_filter_behind(tmp_path):
+    one = np.ones(5)
+    names = ('probability', 'x_centroid', 'y_centroid', 'x_err', 'y_err')
+    columns = dict.fromkeys((*names, 'flux', 'flux_err'), one)
+    path = tmp_path / 'catalog.fits'
+    ProbabilisticCatalog.from_columns(columns).write(path)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        lengths = pool.map(lambda _: len(ProbabilisticCatalog.read(path)), range(24))
+        assert set(lengths) == {5}
+    assert warnings.filters == before
+    with pytest.warns(UserWarning, match='truncated'):
+        warnings.warn('axis labels were truncated', stacklevel=1)
+
+
+# -- progress -------------------------------------------------------------------------
+
+
+def test_progress_appears_when_it_takes_long(capsys, monkeypatch):
+    with use_threads(1, progress_bar=True, title='working'):
+        map_threads(abs, range(5))
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(_threads, '_PATIENCE', 0.0)
+    with use_threads(2, progress_bar=True, title='working'):
+        map_threads(lambda _: time.sleep(0.15), range(4))
+    assert 'working' in capsys.readouterr().err
+    # Not in a terminal.
+    with use_threads(1, progress_bar='auto'):
+        map_threads(lambda _: time.sleep(0.15), range(2))
+    assert capsys.readouterr().err == ''
+    with pytest.raises(ValueError, match='progress_bar must be'):
+        use_threads(1, progress_bar='yes').__enter__()
+    assert _threads.n_workers() is None
