@@ -69,6 +69,14 @@ class CatalogPosterior:
     exposure : `~bliss_astro.exposures.Exposure` or None, optional
         The image with all that was given and estimated.
 
+    binning : int, optional
+        Side in pixels of the squares that were joined to one pixel before the
+        image was looked at. Tables and ``wcs`` are in the pixels of the image, tiles
+        and ``flags`` in the larger ones.
+
+    image_shape : tuple of int, optional
+        Shape of the image, where that is not the one of the joined pixels.
+
     Attributes
     ----------
     exposure : `~bliss_astro.exposures.Exposure` or None
@@ -86,8 +94,12 @@ class CatalogPosterior:
         flags=None,
         meta=None,
         exposure=None,
+        binning=1,
+        image_shape=None,
     ):
         self.exposure = exposure
+        self.binning = int(binning)
+        self._image_shape = image_shape
         self.tile_posterior = tile_posterior
         shape = tile_posterior.grid.shape
         self.flux_floor = np.broadcast_to(np.asarray(flux_floor, float), shape)
@@ -107,7 +119,7 @@ class CatalogPosterior:
     @property
     def shape(self):
         """Shape ``(ny, nx)`` of the image."""
-        return self.tile_posterior.grid.image_shape
+        return self._image_shape or self.tile_posterior.grid.image_shape
 
     @property
     def n_tiles(self):
@@ -127,7 +139,7 @@ class CatalogPosterior:
                 vector.double().cpu().numpy(),
                 normalization_radius=inputs.normalization_radius,
             ).fwhm
-        return self._fwhm
+        return self.binning * self._fwhm
 
     @property
     def pixel_scale(self):
@@ -135,6 +147,24 @@ class CatalogPosterior:
         if self._pixel_scale is None and self.wcs is not None:
             self._pixel_scale = pixel_scale(self.wcs)
         return self._pixel_scale
+
+    @property
+    def _radius_scale(self):
+        """Arcsec per joined pixel; `None` without a WCS."""
+        return None if self.pixel_scale is None else self.binning * self.pixel_scale
+
+    def _radii(self, columns):
+        """Columns with radii in pixels of the image rather than in joined ones."""
+        if self.binning == 1 or self.pixel_scale is not None:
+            return columns
+        return {
+            name: values * self.binning if 'radius' in name else values
+            for name, values in columns.items()
+        }
+
+    def _to_image(self, place):
+        """Pixel coordinates of the image from those of joined pixels."""
+        return (place + 0.5) * self.binning - 0.5 if self.binning > 1 else place
 
     # -- marginals -----------------------------------------------------------
 
@@ -209,9 +239,10 @@ class CatalogPosterior:
 
     def _coverage(self, region):
         ny, nx = self.shape
-        size = self.tile_posterior.grid.size
+        size = self.tile_posterior.grid.size * self.binning
         rows, columns = self.tile_posterior.grid.shape
-        inside = np.zeros((rows * size, columns * size))
+        # Pixels that are too few to be joined at the far edges belong to no tile.
+        inside = np.zeros((max(rows * size, ny), max(columns * size, nx)))
         if region is None:
             inside[:ny, :nx] = 1
         elif isinstance(region, tuple):
@@ -228,6 +259,7 @@ class CatalogPosterior:
                 )
                 raise ValueError(msg)
             inside[:ny, :nx] = region
+        inside = inside[: rows * size, : columns * size]
         blocks = inside.reshape(rows, size, columns, size)
         return blocks.mean((1, 3))
 
@@ -300,7 +332,7 @@ class CatalogPosterior:
         flags[self._blended(*place)] |= int(CatalogFlag.BLENDED)
         full = self._in_full_tile(sources)
         flags[full] |= int(CatalogFlag.FULL_TILE)
-        given = {'fwhm': self.fwhm, 'floor': floor}
+        given = {'fwhm': self.fwhm / self.binning, 'floor': floor}
         factor = share_light(self.tile_posterior, place, flux, full, **given)
         # Whose light it is nobody knows.
         flux_err = np.hypot(factor * flux_err, (factor - 1) * flux)
@@ -312,14 +344,14 @@ class CatalogPosterior:
         return {
             'probability': sources.probability.double().cpu().numpy().clip(0, 1),
             **types,
-            'x_centroid': place[0],
-            'y_centroid': place[1],
-            'x_err': np.sqrt((offsets[0] ** 2).mean(1)),
-            'y_err': np.sqrt((offsets[1] ** 2).mean(1)),
-            'x_y_cov': (offsets[0] * offsets[1]).mean(1),
+            'x_centroid': self._to_image(place[0]),
+            'y_centroid': self._to_image(place[1]),
+            'x_err': self.binning * np.sqrt((offsets[0] ** 2).mean(1)),
+            'y_err': self.binning * np.sqrt((offsets[1] ** 2).mean(1)),
+            'x_y_cov': self.binning**2 * (offsets[0] * offsets[1]).mean(1),
             'flux': flux if self.unit is None else flux * self.unit,
             'flux_err': flux_err if self.unit is None else flux_err * self.unit,
-            **shape_columns(sources, names, scale=self.pixel_scale),
+            **self._radii(shape_columns(sources, names, scale=self._radius_scale)),
             'flags': flags,
         }
 
@@ -330,7 +362,9 @@ class CatalogPosterior:
         from scipy.spatial import cKDTree
 
         tree = cKDTree(np.column_stack([x, y]))
-        pairs = tree.query_pairs(_BLEND_REACH * self.fwhm, output_type='ndarray')
+        pairs = tree.query_pairs(
+            _BLEND_REACH * self.fwhm / self.binning, output_type='ndarray'
+        )
         return np.unique(pairs)
 
     def _in_full_tile(self, sources):
@@ -377,8 +411,8 @@ class CatalogPosterior:
         flux = self._floor_of(sources)[:, None] * np.exp(log_flux)
         # Positions of the same draws, so that they go with their fluxes.
         drawn = {
-            'x_centroid': x[rows, pick],
-            'y_centroid': y[rows, pick],
+            'x_centroid': self._to_image(x[rows, pick]),
+            'y_centroid': self._to_image(y[rows, pick]),
             'flux': flux,
             'galaxy': galaxy.numpy(),
         }
@@ -393,9 +427,9 @@ class CatalogPosterior:
         drawn = {}
         for name in inferred_shapes(sources, self.tile_posterior.head):
             values = np.take_along_axis(shape_draws(sources, name), pick, axis=1)
-            values, unit = convert_shape(name, values, scale=self.pixel_scale)
+            values, unit = convert_shape(name, values, scale=self._radius_scale)
             drawn[name] = values if unit is None else values * unit
-        return drawn
+        return self._radii(drawn)
 
     def sample(self, n=1, *, rng=None):
         """
@@ -453,7 +487,11 @@ class CatalogPosterior:
         x, y = x.double().cpu().numpy()[order], y.double().cpu().numpy()[order]
         flux = flux[order]
         table = QTable(
-            [x, y, flux if self.unit is None else flux * self.unit],
+            [
+                self._to_image(x),
+                self._to_image(y),
+                flux if self.unit is None else flux * self.unit,
+            ],
             names=('x_centroid', 'y_centroid', 'flux'),
         )
         if self.tile_posterior.head.galaxies:
@@ -466,7 +504,8 @@ class CatalogPosterior:
             if latent_dim(head):
                 table['latent'] = np.where(galaxy[:, None], shapes.numpy(), np.nan)
             else:
-                table.update(tabulate_shapes(shapes, galaxy, scale=self.pixel_scale))
+                values = tabulate_shapes(shapes, galaxy, scale=self._radius_scale)
+                table.update(self._radii(values))
         return table
 
     def _match_rows(self, rows):
@@ -478,7 +517,7 @@ class CatalogPosterior:
             # Probabilities of rows are rounded.
             least = float(np.min(rows['probability'], initial=1.0)) * (1 - 1e-6)
         sources = self._sources_above(least)
-        own = [v.double().cpu().numpy() for v in sources.place()]
+        own = [self._to_image(v.double().cpu().numpy()) for v in sources.place()]
         asked = [np.asarray(rows[name], float) for name in ('x_centroid', 'y_centroid')]
         tree = cKDTree(np.column_stack(own))
         distance, index = tree.query(
@@ -544,6 +583,7 @@ class CatalogPosterior:
             raise ValueError(msg)
         values = sources.x if column == 'x_centroid' else sources.y
         values = values.double().cpu().numpy()
+        values = self._to_image(values)
         return tuple(np.quantile(values, q, axis=1) for q in tails)
 
     def _shape_interval(self, sources, column, tails):
@@ -555,7 +595,10 @@ class CatalogPosterior:
             return tuple(angle_quantiles(draws, tails))
         limits = (np.quantile(draws, q, axis=1) for q in tails)
         return tuple(
-            convert_shape(column, v, scale=self.pixel_scale)[0] for v in limits
+            self._radii(
+                {column: convert_shape(column, v, scale=self._radius_scale)[0]}
+            )[column]
+            for v in limits
         )
 
     def _no_shape(self, column, *, others):

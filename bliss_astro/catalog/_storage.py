@@ -81,6 +81,9 @@ def posterior_to_arrays(catalog_posterior):
         'pixel_scale': catalog_posterior.pixel_scale,
         'meta': json.loads(json.dumps(catalog_posterior.meta)),
     }
+    if catalog_posterior.binning > 1:
+        meta['binning'] = catalog_posterior.binning
+        meta['image_shape'] = list(shape)
     if posterior.coarse:
         meta['coarse'] = True
     sequence = posterior.sequence
@@ -146,7 +149,9 @@ def posterior_from_arrays(cls, arrays, meta):
         sources=sources,
     )
     posterior.coarse = bool(meta.get('coarse', False))
-    wcs, shape = meta['wcs'], posterior.grid.image_shape
+    binning = meta.get('binning', 1)
+    shape = tuple(meta.get('image_shape', posterior.grid.image_shape))
+    wcs = meta['wcs']
     made = cls(
         posterior,
         np.asarray(arrays['FLOOR'], float),
@@ -154,6 +159,8 @@ def posterior_from_arrays(cls, arrays, meta):
         wcs=None if wcs is None else header_to_wcs(wcs, shape=shape),
         flags=np.asarray(arrays['FLAGS']) if 'FLAGS' in arrays else None,
         meta=meta['meta'],
+        binning=binning,
+        image_shape=shape if binning > 1 else None,
     )
     made._pixel_scale = meta.get('pixel_scale')
     return made

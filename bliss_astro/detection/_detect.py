@@ -58,6 +58,8 @@ _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 _PSF_CELL = 8
 # Scale in pixels over which the variance of resampled pixels is averaged.
 _RIPPLE_SCALE = 6.0
+# Least side in joined pixels of an image that is binned.
+_LEAST_BINNED = 16
 
 
 def detect_sources(
@@ -79,6 +81,7 @@ def detect_sources(
     n_samples=0,
     rng=None,
     device='auto',
+    bin=None,  # noqa: A002 (the word for it, in numpy and at telescopes)
     n_threads=None,
     progress_bar='auto',
     check=True,
@@ -165,6 +168,13 @@ def detect_sources(
     device : str or `torch.device`, optional
         ``'auto'`` takes a GPU if there is one.
 
+    bin : int or 'auto', optional
+        Join so many pixels along each side into one before the image is looked at,
+        where the PSF is broader than the encoder knows; ``'auto'`` joins as
+        many as it takes. Rows are in the pixels of the image; tiles of
+        ``catalog.posterior``, and ``flux_min`` where it is not given, are those of
+        the larger ones.
+
     n_threads : int, optional
         Threads on the CPU, by default as many as torch uses. Rows are the same to
         rounding; torch's own setting is left as it is.
@@ -236,6 +246,7 @@ def detect_sources(
             raise ValueError(msg)
         flux_min = _check_flux_min(flux_min, exposure)
         density = _check_density(density, exposure)
+        binning = _choose_binning(bin, exposure, encoder)
         posterior = _posterior(
             exposure,
             encoder,
@@ -244,6 +255,7 @@ def detect_sources(
             population=population,
             estimated=estimated,
             cosmic_rays=rays,
+            binning=binning,
         )
         catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
         if check:
@@ -315,6 +327,36 @@ def _check_flux_min(flux_min, exposure):
     return float(value)
 
 
+def _choose_binning(bin_, exposure, encoder):
+    """The number of pixels to join along each side that an argument stands for."""
+    if bin_ is None:
+        return 1
+    if isinstance(bin_, str) and bin_ == 'auto':
+        return _proposed_binning(exposure, encoder)
+    if isinstance(bin_, bool) or not isinstance(bin_, int | np.integer):
+        msg = f"bin must be a positive integer or 'auto', got {bin_!r}"
+        raise TypeError(msg)
+    least = min(exposure.shape) // _LEAST_BINNED
+    if not 1 <= bin_ <= max(least, 1):
+        msg = (
+            f'bin must be from 1 to {max(least, 1)} for an image of shape '
+            f'{exposure.shape}, got {bin_}'
+        )
+        raise ValueError(msg)
+    return int(bin_)
+
+
+def _proposed_binning(exposure, encoder):
+    """How many pixels to join so that the encoder knows the PSF; 1 if it does."""
+    domain = Domain.of(encoder)
+    if domain is None or domain.fwhm is None:
+        return 1
+    ny, nx = exposure.shape
+    fwhm = exposure.psf_at(nx // 2, ny // 2).fwhm
+    number = math.ceil(fwhm / domain.fwhm[1])
+    return max(1, min(number, min(ny, nx) // _LEAST_BINNED))
+
+
 def _check_density(density, exposure):
     if density is None:
         return None
@@ -353,6 +395,15 @@ def _tile_mean(value, grid):
     ny, nx = value.shape
     padded = np.pad(value, ((0, rows * size - ny), (0, columns * size - nx)), 'edge')
     return padded.reshape(rows, size, columns, size).mean((1, 3))
+
+
+def _block_mean(value, n):
+    """Means over n x n pixels of a map, or the scalar itself."""
+    value = np.asarray(value, float)
+    if value.ndim == 0 or n == 1:
+        return value
+    ny, nx = (length // n for length in value.shape)
+    return value[: ny * n, : nx * n].reshape(ny, n, nx, n).mean((1, 3))
 
 
 def _psf_maps(exposure, grid, radius):
@@ -617,19 +668,37 @@ def _sample_counts(encoder, inputs, grid):
 
 
 def _posterior(
-    exposure, encoder, *, density, flux_min, population, estimated, cosmic_rays
+    exposure,
+    encoder,
+    *,
+    density,
+    flux_min,
+    population,
+    estimated,
+    cosmic_rays,
+    binning=1,
 ):
     """The posterior of an exposure's catalogue."""
+    image = exposure
+    if binning > 1:
+        image = exposure.binned(binning)
+        cosmic_rays = _block_mean(cosmic_rays, binning) > 0
     inputs, floor, facts, grid = _inputs(
-        exposure, encoder, flux_min=flux_min, population=population
+        image, encoder, flux_min=flux_min, population=population
     )
     if density is None:
         by_tile = _estimate_density(encoder, inputs, grid)
         estimated['density'] = 'first pass'
     else:
-        by_tile = _tile_mean(density, grid)
+        by_tile = _tile_mean(_block_mean(density, binning) * binning**2, grid)
     facts['density'] = by_tile
     flags, messages = check_domain(encoder, facts)
+    proposed = _proposed_binning(image, encoder)
+    if proposed > 1 and messages:
+        messages[0] += (
+            f". The PSF is broader than the encoder knows: bin='auto' joins "
+            f'{proposed * binning} x {proposed * binning} pixels'
+        )
     of_psf, psf_numbers = psf_findings(exposure, measured='psf' in estimated)
     messages = [*messages, *of_psf]
     domain = Domain.of(encoder)
@@ -646,22 +715,26 @@ def _posterior(
     meta = {
         'encoder': encoder.name,
         'encoder_sha256': encoder.card.get('sha256', ''),
-        'estimated': estimate_record(exposure, estimated, density=by_tile),
-        'density': float(np.mean(by_tile)),
+        'estimated': estimate_record(exposure, estimated, density=by_tile / binning**2),
+        'density': float(np.mean(by_tile)) / binning**2,
         'flux_min': float(np.median(floor)),
     }
     if messages:
         meta['warnings'] = messages
     if psf_numbers:
         meta['psf_comparison'] = psf_numbers
+    if binning > 1:
+        meta['binning'] = binning
     return CatalogPosterior(
         tile_posterior,
         floor,
         unit=exposure.unit,
         wcs=exposure.wcs,
-        flags=_pixel_flags(exposure, grid, flags, cosmic_rays),
+        flags=_pixel_flags(image, grid, flags, cosmic_rays),
         meta=meta,
         exposure=exposure,
+        binning=binning,
+        image_shape=exposure.shape,
     )
 
 

@@ -142,7 +142,10 @@ def star_factors(shape, x, y, flux, *, size, radius, tolerance):
     weight = (flux[..., None] * height[:, None])[..., None]  # (B, S, K, 1)
     if order:
         # exp(c x y) with x, y in units of the axis' sigma.
-        terms = [inclination**n / math.factorial(n) for n in range(order + 1)]
+        # 21! and more are no integers of torch's.
+        double = inclination.double()
+        terms = [double**n / float(math.factorial(n)) for n in range(order + 1)]
+        terms = [term.to(weight.dtype) for term in terms]
         weight = weight * torch.stack(terms, -1)[:, None]
     fy = (fy * weight[..., None]).flatten(1, 3)
     return fy, fx.flatten(1, 3)

@@ -81,7 +81,7 @@ def test_work_is_bounded(kind, stated, work, default, monkeypatch):
         warnings.simplefilter('ignore', OutOfDomainWarning)
         warnings.simplefilter('ignore', NoDetectionsWarning)
         start = time.process_time()
-        catalog = detect_sources(image, encoder=default, **known)
+        catalog = detect_sources(image, encoder=default, check=False, **known)
         seconds = time.process_time() - start
     # Sweeps of two passes, candidates with up to four tiles each.
     assert work.stars <= 0.7 * image.size
@@ -97,7 +97,7 @@ def test_bound_of_the_number_of_sources(work, default, monkeypatch):
     ).simulate(rng=2)
     monkeypatch.setattr(_tile_posterior, '_MOST', (1, 0.0))
     known = {'density': 0.01, 'encoder': default}
-    few = detect_sources(exposure, **known)
+    few = detect_sources(exposure, check=False, **known)
     # The most probable one of each of four colours, and one candidate of them.
     assert 0 < len(few) <= 2
     monkeypatch.undo()
@@ -153,7 +153,9 @@ def test_full_image_is_not_refined(default, monkeypatch, tmp_path):
     monkeypatch.setattr(_crowding, '_FULL', 0.0)
     monkeypatch.setattr(_crowding, '_SLACK', 0.0)
     with pytest.warns(OutOfDomainWarning, match='nearly everywhere') as record:
-        catalog = detect_sources(exposure, density=0.015, encoder=default)
+        catalog = detect_sources(
+            exposure, density=0.015, encoder=default, check=False
+        )
     assert len(record) == 1
     assert catalog.meta['warnings'] == [str(record[0].message)]
     assert np.all(catalog['flags'] & CatalogFlag.DENSITY_OUT_OF_DOMAIN)

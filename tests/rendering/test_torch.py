@@ -144,6 +144,20 @@ def test_a_shift_by_whole_pixels():
     assert_allclose(moved[:-1, 3:], image[1:, :-3], atol=1e-9)
 
 
+@pytest.mark.parametrize(('e1', 'e2'), [(0.0, 0.6), (0.2, -0.65)])
+def test_strong_inclination_in_single_precision(e1, e2):
+    """
+    Series of more than 20 terms, whose factorials are no integers of torch's.
+    """
+    shape = torch.tensor([[*DEFAULT_SHAPE[:6], e1, e2]])
+    place = (torch.tensor([[v]]) for v in (20.3, 19.8, 1.0))
+    image = render_stars(shape, *place, size=(41, 41))[0]
+    y, x = torch.meshgrid(torch.arange(41.0), torch.arange(41.0), indexing='ij')
+    truth = profile_of_shape(shape, x - 20.3, y - 19.8)
+    assert module._series_order(abs(e2) / math.sqrt(1 - e1**2), 1e-6) > 20
+    assert_allclose(image, truth, atol=1e-4 * float(truth.max()))
+
+
 def test_symmetry_of_an_inclined_star():
     shape = (*DEFAULT_SHAPE[:6], 0.0, 0.1)
     image = one_star(shape, 30, 30)
