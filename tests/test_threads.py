@@ -3,6 +3,7 @@
 Tests of threads, of warnings in threads, and of progress.
 """
 
+import ast
 import os
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from astropy.utils.exceptions import AstropyUserWarning
 
+import bliss_astro
 from bliss_astro import ProbabilisticCatalog, _threads
 from bliss_astro._threads import check_n_threads, map_threads, split_work, use_threads
 from bliss_astro._warnings import (
@@ -168,7 +171,7 @@ def test_other_kinds_of_warnings_are_left_alone():
     assert texts == []
     before = list(warnings.filters)
     with pytest.raises(ValueError, match='stop'), collect_warnings():
-        raise ValueError('stop')  # noqa: EM101
+        raise ValueError('stop')
     assert warnings.filters == before
 
 
@@ -248,3 +251,19 @@ def test_progress_appears_when_it_takes_long(capsys, monkeypatch):
     with pytest.raises(ValueError, match='progress_bar must be'):
         use_threads(1, progress_bar='yes').__enter__()
     assert _threads.n_workers() is None
+
+
+def test_the_package_replaces_no_filters():
+    """
+    Warnings are caught by `collect_warnings`, which threads may do.
+    """
+    root = Path(bliss_astro.__file__).parent
+    # A shell command is a process of its own.
+    allowed = {root / '_warnings.py', root / 'cli' / '_main.py'}
+    found = [
+        f'{path.relative_to(root)}:{node.lineno}'
+        for path in set(root.rglob('*.py')) - allowed
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == 'catch_warnings'
+    ]
+    assert found == []

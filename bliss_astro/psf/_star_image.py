@@ -4,10 +4,11 @@ Images in units of their noise, as the search for stars needs them.
 """
 
 import dataclasses
-import warnings
 
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro._warnings import collect_warnings
 
 from ._inputs import take_apart
 
@@ -167,8 +168,7 @@ def _background(data, bad):
     """Measure the sky on a mesh."""
     from photutils.background import Background2D, SExtractorBackground
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', AstropyUserWarning)
+    with collect_warnings(AstropyUserWarning):
         return Background2D(
             data,
             tuple(min(_BOX, n) for n in data.shape),
