@@ -36,6 +36,8 @@ _OWN_REACH = 1.0
 # PSF's standard deviation.
 _MODEL_ERROR = 0.3
 _HALOS = ((3.0, 0.03), (10.0, 0.001))
+# Peaks within so many FWHM of the brightest belong together; more than this share do.
+_CLUSTER, _MOSTLY = 12.0, 0.6
 # Radii of a saturated core around it that are left out.
 _CORES = 4.0
 # Side in pixels of blocks, and the residual scatter over the noise that is ordinary.
@@ -104,7 +106,8 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
     -------
     result : dict
         Plain values: ``cosmic_rays`` (``n``), ``peaks`` (``n``, ``x``, ``y``, ``snr``
-        of the brightest), ``empty_rows`` (``n`` of ``n_sure``, ``x``, ``y`` of one),
+        of the brightest, ``n_around`` it), ``empty_rows`` (``n`` of ``n_sure``, ``x``,
+        ``y`` of one),
         ``blocks`` (``n``, ``n_bad``, median ``scatter``, ``worst`` and its ``x``,
         ``y``), ``flux`` (``n`` bright rows, ``ratio`` of their light over that of the
         image in apertures, its ``error``), ``passed`` and ``text``.
@@ -243,11 +246,13 @@ def _peaks(scene, residual, own, places):
     if len(x) == 0:
         return {'n': 0}
     k = int(np.argmax(snr[y, x]))
+    around = np.hypot(x - x[k], y - y[k]) < _CLUSTER * scene.fwhm
     return {
         'n': len(x),
         'x': float(x[k]),
         'y': float(y[k]),
         'snr': float(snr[y[k], x[k]]),
+        'n_around': int(np.count_nonzero(around)),
     }
 
 
@@ -329,10 +334,16 @@ def _faults(result, n_bright, n_rows):
             f'{n_rays} cosmic rays or hot pixels, sharper than the PSF, are masked'
         )
     if peaks['n'] > max(_FEW_PEAKS, _PEAK_SHARE * n_bright):
-        faults.append(
-            f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, the '
-            f'brightest at ({peaks["x"]:.0f}, {peaks["y"]:.0f})'
-        )
+        where = f'({peaks["x"]:.0f}, {peaks["y"]:.0f})'
+        text = f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, '
+        if peaks['n_around'] > _MOSTLY * peaks['n']:
+            text += (
+                f'most of them around {where} (a saturated star or a large galaxy? '
+                'give saturation or mask)'
+            )
+        else:
+            text += f'the brightest at {where}'
+        faults.append(text)
     if empty['n'] > max(_FEW_EMPTY, _EMPTY_SHARE * empty['n_sure']):
         faults.append(
             f'{empty["n"]} of {empty["n_sure"]} rows of probability above {_SURE:g} '

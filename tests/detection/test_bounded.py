@@ -153,9 +153,7 @@ def test_full_image_is_not_refined(default, monkeypatch, tmp_path):
     monkeypatch.setattr(_crowding, '_FULL', 0.0)
     monkeypatch.setattr(_crowding, '_SLACK', 0.0)
     with pytest.warns(OutOfDomainWarning, match='nearly everywhere') as record:
-        catalog = detect_sources(
-            exposure, density=0.015, encoder=default, check=False
-        )
+        catalog = detect_sources(exposure, density=0.015, encoder=default, check=False)
     assert len(record) == 1
     assert catalog.meta['warnings'] == [str(record[0].message)]
     assert np.all(catalog['flags'] & CatalogFlag.DENSITY_OUT_OF_DOMAIN)

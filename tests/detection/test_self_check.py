@@ -185,3 +185,19 @@ def test_many_cosmic_rays_are_told(sound):
     rays[20:] = rays[:, 80:] = False
     result = self_check(exposure, catalog, cosmic_rays=rays)
     assert result['passed']
+
+
+def test_peaks_around_one_place_are_told(sound):
+    exposure, catalog, _ = sound
+    clear = catalog[
+        np.hypot(catalog['x_centroid'] - 80, catalog['y_centroid'] - 80) > 45
+    ]
+    data = np.array(exposure.data)
+    yy, xx = np.mgrid[:160, :160]
+    # Rings around one place, as a nucleus and the knots of a spiral.
+    for k in range(8):
+        x, y = 80 + 20 * np.cos(k * 0.785), 80 + 20 * np.sin(k * 0.785)
+        data += 2e3 * np.exp(-0.5 * ((xx - x) ** 2 + (yy - y) ** 2) / 2.4)
+    result = self_check(exposure.replace(data=data), clear)
+    assert result['peaks']['n_around'] > 0.6 * result['peaks']['n']
+    assert 'a saturated star or a large galaxy' in result['text']
