@@ -115,8 +115,9 @@ def detect_sources(
         ``'stars-galaxies'`` by default; ``'stars'`` where all sources are points.
 
     psf : `~bliss_astro.psf.PSFModel` or other PSF, optional
-        As for `~bliss_astro.exposures.Exposure`; by default fitted to the
-        brighter stars of the image.
+        As for `~bliss_astro.exposures.Exposure`; by default measured on the
+        stars of the image (`~bliss_astro.psf.estimate_psf`).  A stated one is
+        held against them (`~bliss_astro.psf.compare_psf`).
 
     background : float, 2D array_like or Quantity, optional
         What of the sky is still in ``data``: 0 if it has been subtracted.

@@ -40,7 +40,7 @@ _WIDE, _NARROW, _OWN_SCATTER, _MOST_SCATTER = 2.5, 3.5, 0.015, 0.1
 # Relative errors of the width beside what the noise makes: of the model, of the
 # choice of the stars where few can check each other, and of a single source,
 # that may be no star.
-_LEAST_ERROR, _CHOICE_ERROR, _SINGLE_ERROR = 0.002, 0.03, 0.1
+_LEAST_ERROR, _CHOICE_ERROR, _SINGLE_ERROR = 0.002, 0.015, 0.1
 _MOST_ERROR = 0.15
 # Scatter of the widths that is told, and its significance.
 _MUCH_SCATTER, _SIGNIFICANT = 0.04, 3.0
