@@ -62,6 +62,7 @@ class PSFComparison:
     finding: str
 
 
+@np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
 def compare_psf(exposure):
     """
     Compare the stated PSF of an image with the widths of its stars.

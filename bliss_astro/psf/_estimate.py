@@ -161,6 +161,8 @@ def estimate_psf(
     return estimate
 
 
+# Trial steps of a fit may overflow; they are not taken.
+@np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
 def estimate_from(image, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS):
     """
     Estimate the PSF of an image that is in units of its noise, without warnings.

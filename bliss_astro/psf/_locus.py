@@ -110,6 +110,8 @@ def find_locus(sources, saturated, *, min_snr=MIN_SNR):
         near = _members(sources, own - local, usable)
         local = _trend(sources, own, near)
     near = _members(sources, own - local, usable)
+    if len(near) == 0:
+        near = usable[[center]]
     values = tuple(np.median(local[near], axis=0))
     fine = np.zeros(len(sources), bool)
     fine[near] = True
