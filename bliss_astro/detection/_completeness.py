@@ -30,7 +30,16 @@ _SNR_RANGE, _N_BINS = (2.0, 60.0), 8
 _PIXEL_SCALE = 0.396
 # What describes the image, of the keywords of detect_sources.
 _OF_IMAGE = ('psf', 'background', 'bkg_error', 'effective_gain', 'mask', 'wcs')
-_OWN = ('data', 'threshold', 'encoder', 'rng', 'n_samples', 'device', 'progress_bar')
+_OWN = (
+    'data',
+    'threshold',
+    'encoder',
+    'rng',
+    'n_samples',
+    'device',
+    'progress_bar',
+    'check',
+)
 
 
 @dataclass(frozen=True, eq=False)
