@@ -36,7 +36,7 @@ def broad():
     flux = np.array([8000.0, 3000.0, 12000.0, 5000.0])
     for (at_x, at_y), f in zip(place, flux, strict=True):
         image += f * psf(x - at_x, y - at_y)
-    known = {'psf': psf, 'background': 0.0, 'bkg_error': 1.0, 'effective_gain': 1e4}
+    known = {'psf': psf, 'background': 0.0, 'bkg_error': 1.0, 'effective_gain': 20.0}
     return (
         image,
         known | {'density': 3e-4, 'encoder': 'stars', 'check': False},
