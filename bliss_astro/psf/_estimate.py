@@ -25,8 +25,9 @@ __all__ = ['estimate_psf']
 _N_FIRST, _N_MOST = 30, 100
 # Half sides of the stamps, in FWHM, and their limits in pixels.
 _REACH, _HALF = 3.2, (7, 24)
-# Pixels of all stamps together, which bound the time.
-_MAX_PIXELS = 90_000
+# Pixels of all stamps together, and of those of the first fit, which bound the time;
+# but no fewer stars than that.
+_MAX_PIXELS, _FIRST_PIXELS, _LEAST_FIRST = 60_000, 20_000, 10
 # Radius of what is masked around other sources, in FWHM, and the least
 # signal-to-noise ratio of these.
 _MASK, _NEIGHBOUR_SNR = 1.5, 6.0
@@ -194,7 +195,8 @@ def _fit(image, sources, locus, chosen, radius):
     half = int(np.clip(np.ceil(_REACH * locus.fwhm), *_HALF))
     n_most = int(min(_N_MOST, max(5, _MAX_PIXELS // (2 * half + 1) ** 2)))
     chosen = chosen[:n_most]
-    first = chosen[:_N_FIRST]
+    n_first = np.clip(_FIRST_PIXELS // (2 * half + 1) ** 2, _LEAST_FIRST, _N_FIRST)
+    first = chosen[:n_first]
     shape = typical_shape(0.95 * locus.fwhm)
     shape[6:] = locus.e1, locus.e2
     start = StampFit(
@@ -208,7 +210,7 @@ def _fit(image, sources, locus, chosen, radius):
     )
     fit, used, _, work = _joint(image, sources, first, half, start, range(6))
     locus.reasons[first[~used]] = 'fits badly'
-    chosen = np.concatenate([first[used], chosen[_N_FIRST:]])
+    chosen = np.concatenate([first[used], chosen[n_first:]])
     if len(chosen) < 3:
         return fit, first, work | {'used': used}
     # Once more without those that are broader or narrower than the others.
