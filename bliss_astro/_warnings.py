@@ -9,8 +9,10 @@ the filters that astronomers already have catch them.
 import contextlib
 import contextvars
 import os
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 from astropy.utils.exceptions import AstropyUserWarning
 
@@ -57,6 +59,7 @@ class PosteriorDroppedWarning(AstropyUserWarning):
 
 # -- warnings in threads ---------------------------------------------------------
 
+_HOME = Path(__file__).parent
 # Kinds of warnings that the work in progress keeps to itself.
 _MUTED = contextvars.ContextVar('muted', default=())
 
@@ -75,6 +78,14 @@ def warn(message, category, *, stacklevel=1):
     """Warn, unless `mute_warnings` says otherwise."""
     if not issubclass(category, _MUTED.get()):
         warnings.warn(message, category, stacklevel=stacklevel + 1)
+
+
+def warn_user(message, category=AstropyUserWarning):
+    """Warn in the name of the line outside of this package that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and Path(frame.f_code.co_filename).is_relative_to(_HOME):
+        frame, level = frame.f_back, level + 1
+    warn(message, category, stacklevel=level - 1)
 
 
 class _Collector:

@@ -16,7 +16,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from bliss_astro import Exposure, PSFModel, coadd_exposures, detect_sources
-from bliss_astro.coadds import measure_noise
+from bliss_astro.exposures import measure_noise
 
 SHAPE = (240, 260)
 SKY, GAIN = 0.9, 980.0  # nmgy per pixel, electrons per nmgy

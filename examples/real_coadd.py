@@ -18,7 +18,8 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro import Exposure, StarPrior, detect_sources
-from bliss_astro.coadds import coadd_exposures, measure_noise
+from bliss_astro.coadds import coadd_exposures
+from bliss_astro.exposures import measure_noise
 from bliss_astro.metrics import calibration_report, match_catalogs, posterior_ranks
 from bliss_astro.posteriors import PLACE_RADIUS
 from bliss_astro.rendering import render_stars

@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 
 import bliss_astro
-from bliss_astro import ProbabilisticCatalog
+from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.cli import main
 from bliss_astro.cli._simulated import read_simulated, simulate_field
 from bliss_astro.cli._train import bundled_configs, find_config
@@ -155,6 +155,9 @@ def test_wrong_usage_is_two(words, capsys):
         (['-o', 'same.fits', '--plot', 'same.fits'], 'must be one of .'),
         (['--fpm', 'IMAGE'], '--fpm does not go with'),
         (['--gain', '2'], '--gain does not go with'),
+        (['--rms', 'IMAGE'], '--rms does not go with'),
+        (['--zero-point', '25'], '--zero-point does not go with'),
+        (['--psf', 'IMAGE', '--fwhm', '3'], '--psf and --fwhm do not go together'),
         (['-o', 'IMAGE', '--overwrite'], 'cannot be written to as well'),
     ],
 )
@@ -179,6 +182,9 @@ def test_options_that_cannot_be_meant(
         (['IMAGE', '--encoder', 'galaxies'], "unknown encoder 'galaxies'"),
         (['IMAGE', '--device', 'abacus'], '--device abacus cannot be used'),
         (['IMAGE', '--extension', '7'], 'has no extension 7'),
+        (['IMAGE[TRUTH]'], 'is no two-dimensional image'),
+        (['IMAGE[0][1:999,1:9]'], 'must lie within 1:80'),
+        (['absent.fits[1]'], 'there is no file absent.fits'),
         (['IMAGE', '--extension', 'TRUTH'], 'is no two-dimensional image'),
         (['text.fits'], 'cannot be read as FITS'),
         (['short.fits', '-o', 'cat.fits'], 'cannot be read as FITS'),
@@ -193,7 +199,7 @@ def test_bad_input_is_one_line_and_no_file(
     (tmp_path / 'short.fits').write_bytes(simulated.read_bytes()[:9000])
     Table({'a': [1]}).write(tmp_path / 'table.fits')
     before = sorted(tmp_path.iterdir())
-    words = [str(simulated) if w == 'IMAGE' else w for w in words]
+    words = [w.replace('IMAGE', str(simulated)) for w in words]
     assert main(['detect', *words, '--quiet']) == 1
     line = last_error(capsys)
     assert line.startswith('bliss-astro: error: ')
@@ -618,3 +624,42 @@ def test_demo(tmp_path, capsys):
     words = ['evaluate', str(folder / 'bliss-demo-catalog.fits')]
     assert main([*words, str(folder / 'bliss-demo-image.fits'), '-q']) == 0
     assert last in capsys.readouterr().out
+
+
+def test_maps_and_numbers_of_an_image(plain_image, tmp_path, capsys):
+    """
+    What is known of an image, as options and as arguments.
+    """
+    with fits.open(plain_image) as hdus:
+        data, level = hdus['SCI'].data, hdus['SCI'].header['SKY']
+        hdus.append(fits.ImageHDU(np.full(data.shape, 0.008, 'f4'), name='RMS'))
+        hdus['SCI'].header['BUNIT'] = 'ADU'
+        hdus.writeto(tmp_path / 'maps.fits')
+    image, output = tmp_path / 'maps.fits', tmp_path / 'cat.fits'
+    words = [
+        *('--rms', f'{image}[RMS]', '--fwhm', '3.4', '--gain', '5000'),
+        *('--saturation', '50', '--zero-point', '22.5', '--threads', '1'),
+        *('--background', str(level), '--mask', f'{image}[MASK]'),
+    ]
+    assert main(['detect', f'{image}[SCI][1:60,1:70]', *words, '-o', str(output)]) == 0
+    assert 'Traceback' not in capsys.readouterr().err
+    catalog = ProbabilisticCatalog.read(output)
+    same = detect_sources(
+        f'{image}[SCI][1:60,1:70]',
+        bkg_error='RMS',
+        fwhm=3.4,
+        effective_gain=5000.0,
+        saturation=50.0,
+        zero_point=22.5,
+        n_threads=1,
+        background=level,
+        mask='MASK',
+    )
+    assert len(catalog) == len(same) > 0
+    np.testing.assert_allclose(catalog['flux'].value, same['flux'].value, rtol=1e-5)
+    assert catalog['flux'].unit == u.nmgy
+    record = catalog.meta['estimated']
+    assert record['bkg_error']['value'] == pytest.approx(0.008)
+    assert record['psf']['fwhm'] == pytest.approx(3.4)
+    assert record['saturation']['value'] == 50
+    assert same.exposure.shape == (70, 60)

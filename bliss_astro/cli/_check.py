@@ -21,7 +21,6 @@ from ._shared import (
     choose_device,
     density,
     is_terminal,
-    positive_float,
     positive_int,
     print_table,
     probability,
@@ -96,12 +95,6 @@ def add_parser(commands):
     parser.add_argument(
         '--types', nargs='+', choices=('star', 'galaxy'), help='what to put in'
     )
-    parser.add_argument(
-        '--zero-point',
-        type=positive_float,
-        metavar='MAG',
-        help='AB magnitude of a flux of 1, where the unit does not tell',
-    )
     parser.set_defaults(run=run_completeness)
 
 
@@ -154,8 +147,7 @@ def _prepare(options):
     if options.encoder is not None:
         keywords['encoder'] = load_encoder(options.encoder)
     status(options, f'reading {options.image}')
-    image, known, _ = read_image_file(options)
-    exposure, _ = as_exposure(image, **known)
+    exposure, _ = as_exposure(read_image_file(options)[0])
     return exposure, keywords
 
 
@@ -207,7 +199,6 @@ def run_completeness(options):
             types=options.types,
             n_sources=options.sources,
             threshold=options.threshold,
-            zero_point=options.zero_point,
             rng=options.seed,
             progress_bar=is_terminal(sys.stderr) and not options.quiet,
             **keywords,

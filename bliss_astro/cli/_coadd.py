@@ -30,7 +30,9 @@ IMAGE is a FITS file as for "bliss-astro detect", with celestial coordinates.
 """
 
 # Files that belong to one image each.
-_OWN_FILES = ('psf', 'fpm', 'tsfield', 'photofield')
+_OWN_FILES = ('psf', 'rms', 'weight', 'mask', 'fpm', 'tsfield', 'photofield')
+# One may serve for all images.
+_FOR_ALL = ('psf', 'mask')
 
 
 def add_parser(commands):
@@ -98,10 +100,10 @@ def run(options):
     inputs = list(options.images)
     for name in _OWN_FILES:
         files = getattr(options, name) or []
-        if len(files) not in (0, n) and not (name == 'psf' and len(files) == 1):
+        if len(files) not in (0, n) and not (name in _FOR_ALL and len(files) == 1):
             msg = f'--{name} names {len(files)} files for {n} images'
             raise UsageError(msg)
-        inputs += files
+        inputs += [] if name == 'mask' else files
     points = options.zero_points
     if points is not None and len(points) not in (1, n):
         msg = f'--zero-points gives {len(points)} numbers for {n} images'
@@ -153,8 +155,8 @@ class _Files(Sequence):
             files = values[name]
             values[name] = files and files[k if len(files) > 1 else 0]
         one = argparse.Namespace(**values)
-        image, known, _ = read_image_file(one)
+        image, _ = read_image_file(one)
         if image.wcs is None:
             msg = f'{one.image} has no celestial WCS, which aligning needs'
             raise ValueError(msg)
-        return known_exposure(image, name=one.image, **known)
+        return known_exposure(image, name=one.image)

@@ -19,7 +19,9 @@ from ._shared import (
     choose_device,
     density,
     is_terminal,
+    magnitude,
     positive_float,
+    positive_int,
     print_table,
     probability,
     save_picture,
@@ -35,8 +37,11 @@ Detect the stars and galaxies of an image, with probabilities and errors.
 
 IMAGE is a FITS file, plain or compressed. Frames and corrected frames (fpC) of
 SDSS and the output of "bliss-astro simulate" are recognised by their content; of
-any other file the first two-dimensional image is taken, with its BUNIT, its WCS and
-an extension MASK. What is neither in the file nor given is estimated.
+any other file the first two-dimensional image is taken, with its BUNIT, its WCS, an
+extension MASK, and the header cards of gain and saturation where they are sound. What
+is neither in the file nor given is estimated. An extension and a section may follow, as
+CFITSIO writes them: 'image.fits[SCI][101:400,201:500]' are columns 101 to 400 and
+rows 201 to 500, counted from 1.
 """
 
 
@@ -85,6 +90,12 @@ def add_parser(commands):
         help='expected sources per pixel; by default estimated in a first pass',
     )
     add_device(parser)
+    parser.add_argument(
+        '--threads',
+        type=positive_int,
+        metavar='N',
+        help='threads on the CPU; by default as many as torch uses',
+    )
     _add_image_options(parser)
     out = parser.add_argument_group('what comes out')
     out.add_argument(
@@ -120,6 +131,12 @@ def _add_image_options(parser, *, many=False):
         'by default fitted to bright stars',
     )
     image.add_argument(
+        '--fwhm',
+        type=positive_float,
+        metavar='PX',
+        help='full width at half maximum of the PSF in pixels, in place of --psf',
+    )
+    image.add_argument(
         '--background',
         type=_background,
         metavar='header|measure|VALUE',
@@ -129,13 +146,36 @@ def _add_image_options(parser, *, many=False):
         '--extension', metavar='N', help='number or name of the image in the file'
     )
     image.add_argument(
-        '--mask', metavar='N', help='extension with the bad pixels (not 0)'
+        '--mask',
+        **files,
+        help='bad pixels (not 0): FILE, FILE[EXT], or an extension of IMAGE',
+    )
+    noise = image.add_mutually_exclusive_group()
+    noise.add_argument(
+        '--noise', type=positive_float, metavar='S', help='standard deviation of sky'
+    )
+    noise.add_argument(
+        '--rms', **files, help='map of the standard deviation of sky, FILE[EXT]'
+    )
+    noise.add_argument(
+        '--weight',
+        **files,
+        help='map of the inverse variance of sky up to a factor, FILE[EXT]',
     )
     image.add_argument(
         '--gain', type=positive_float, metavar='G', help='electrons per data unit'
     )
     image.add_argument(
-        '--noise', type=positive_float, metavar='S', help='standard deviation of sky'
+        '--saturation',
+        type=positive_float,
+        metavar='LEVEL',
+        help='from which a pixel is saturated, in data units',
+    )
+    image.add_argument(
+        '--zero-point',
+        type=magnitude,
+        metavar='MAG',
+        help='AB magnitude of a flux of 1 data unit; fluxes are then in nmgy',
     )
     sdss = parser.add_argument_group('files of SDSS')
     sdss.add_argument('--band', choices='ugriz', help='a check; needed for any psField')
@@ -193,8 +233,8 @@ def _measure(options):
     # A wrong name is told before a large image is read.
     device = choose_device(options.device)
     encoder = load_encoder(options.encoder)
-    image, known, kind = read_image_file(options)
-    ny, nx = image.data.shape
+    image, kind = read_image_file(options)
+    ny, nx = image.shape
     status(options, f'detecting in {nx} x {ny} px of {_article(kind)}')
     begun = time.perf_counter()
     catalog = detect_sources(
@@ -203,8 +243,8 @@ def _measure(options):
         encoder=encoder,
         density=options.density,
         device=device,
+        n_threads=options.threads,
         progress_bar=is_terminal(sys.stderr) and not options.quiet,
-        **known,
     )
     seconds = time.perf_counter() - begun
     status(options, image_line(catalog.meta['estimated'], image.data.shape))

@@ -146,8 +146,7 @@ def _read(options):
     for path in options.images:
         status(options, f'measuring {path}')
         one = argparse.Namespace(**{**vars(options), 'image': path})
-        image, known, _ = read_image_file(one)
-        yield known_exposure(image, name=path, **known)
+        yield known_exposure(read_image_file(one)[0], name=path)
 
 
 def _print_facts(recipe):

@@ -126,8 +126,7 @@ def _read(options):
     if options.encoder is not None:
         keywords['encoder'] = load_encoder(options.encoder)
     status(options, f'reading {options.image}')
-    image, known, _ = read_image_file(options)
-    exposure, _ = as_exposure(image, **known)
+    exposure, _ = as_exposure(read_image_file(options)[0])
     status(options, 'detecting')
     return exposure, detect_sources(exposure, options.threshold, **keywords)
 

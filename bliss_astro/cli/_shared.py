@@ -24,6 +24,7 @@ __all__ = [
     'density',
     'image_shape',
     'is_terminal',
+    'magnitude',
     'positive_float',
     'positive_int',
     'print_table',
@@ -137,6 +138,14 @@ def positive_float(text):
     return _number(text, float, 'a positive number', lambda v: 0 < v < float('inf'))
 
 
+def magnitude(text):
+    """
+    Parse a finite number.
+    """
+    finite = float('-inf'), float('inf')
+    return _number(text, float, 'a magnitude', lambda v: finite[0] < v < finite[1])
+
+
 def density(text):
     """
     Parse a density of sources per pixel.
@@ -222,9 +231,18 @@ def check_inputs(*paths):
     Refuse files that are not there, before any of them is read.
     """
     for path in paths:
-        if path is not None and not Path(path).is_file():
-            msg = f'there is no file {path}'
+        if path is not None and not _place(path).is_file():
+            msg = f'there is no file {_place(path)}'
             raise FileNotFoundError(msg)
+
+
+def _place(path):
+    """
+    Return the file of ``FILE[EXT][x1:x2,y1:y2]``.
+    """
+    from bliss_astro.exposures._fits_image import parse_location
+
+    return Path(parse_location(path).path)
 
 
 def check_outputs(*paths, overwrite, inputs=()):
@@ -242,7 +260,7 @@ def check_outputs(*paths, overwrite, inputs=()):
     inputs : iterable of str, `~os.PathLike` or None, optional
         Files that will be read, which must not be among them.
     """
-    read = {Path(path).resolve() for path in inputs if path is not None}
+    read = {_place(path).resolve() for path in inputs if path is not None}
     seen = set()
     for path in paths:
         if path is None:

@@ -12,7 +12,6 @@ import numpy as np
 
 __all__ = [
     'ELECTRONS_PER_NMGY',
-    'is_simulated',
     'read_simulated',
     'simulate_field',
     'write_simulated',
@@ -23,15 +22,7 @@ ELECTRONS_PER_NMGY = 987.31
 # The faintest stars of a field, if nobody says otherwise, are those that a
 # detection looks for: this signal-to-noise ratio in the whole stack.
 _FLOOR_SNR = 3.4
-_FORMAT = 'BLISSIMG'
 _VERSION = 1
-_SCALARS = {
-    'BKGLEVEL': ('background', 'sky that is in the image'),
-    'BKGERROR': ('bkg_error', 'noise of a pixel of sky'),
-    'EFFGAIN': ('effective_gain', 'electrons per unit'),
-}
-_ERRORS = {'PSFERR': 'psf_error', 'BKGRELER': 'background_error'}
-_PSF_KEYS = ('S1', 'S2', 'B', 'SP', 'P0', 'BETA', 'E1', 'E2')
 
 
 def simulate_field(
@@ -153,20 +144,21 @@ def write_simulated(exposure, truth, path, *, overwrite):
 
     import bliss_astro
     from bliss_astro._atomic import atomic_write
+    from bliss_astro.exposures._simulated import ERRORS, FORMAT, PSF_KEYS, SCALARS
 
     header = fits.Header()
-    header[_FORMAT] = (_VERSION, 'image simulated by bliss-astro simulate')
+    header[FORMAT] = (_VERSION, 'image simulated by bliss-astro simulate')
     header['CREATOR'] = f'bliss_astro {bliss_astro.__version__}'
     header['BUNIT'] = exposure.unit.to_string()
-    for key, (name, comment) in _SCALARS.items():
+    for key, (name, comment) in SCALARS.items():
         header[key] = (float(getattr(exposure, name)), comment)
-    for key, name in _ERRORS.items():
+    for key, name in ERRORS.items():
         header[key] = (float(getattr(exposure, name)), f'relative {name}')
     for key, value in zip(
         ('NOISECX', 'NOISECY'), exposure.noise_correlation, strict=True
     ):
         header[key] = (float(value), 'correlation of the noise of neighbours')
-    for key, value in zip(_PSF_KEYS, exposure.psf.shape_vector, strict=True):
+    for key, value in zip(PSF_KEYS, exposure.psf.shape_vector, strict=True):
         header[f'PSF{key}'] = float(value)
     header['PSFRAD'] = (exposure.psf.normalization_radius, 'flux is within, pixels')
     for key, name in (
@@ -195,13 +187,6 @@ def write_simulated(exposure, truth, path, *, overwrite):
         hdus.writeto(temporary, overwrite=True, checksum=True)
 
 
-def is_simulated(hdus):
-    """
-    Tell whether an HDU list is a file of `write_simulated`.
-    """
-    return _FORMAT in hdus[0].header
-
-
 def read_simulated(hdus):
     """
     Read a file of `write_simulated`.
@@ -222,34 +207,17 @@ def read_simulated(hdus):
     import astropy.units as u
     from astropy.table import QTable
 
-    from bliss_astro.exposures import Exposure
-    from bliss_astro.psf import PSFModel
+    from bliss_astro.exposures._simulated import read_simulated as read_image
 
-    header = hdus[0].header
+    exposure = read_image(hdus)
     try:
-        unit = u.Unit(header['BUNIT'])
-        known = {name: header[key] for key, (name, _) in _SCALARS.items()}
-        # Files of earlier versions do not have them.
-        known |= {name: header[key] for key, name in _ERRORS.items() if key in header}
-        exposure = Exposure(
-            np.asarray(hdus[0].data, dtype=float),
-            **known,
-            unit=unit,
-            mask=np.asarray(hdus['MASK'].data, dtype=bool),
-            psf=PSFModel.from_shape(
-                [header[f'PSF{key}'] for key in _PSF_KEYS],
-                normalization_radius=header['PSFRAD'],
-            ),
-            noise_correlation=(header['NOISECX'], header['NOISECY']),
-            meta={'n_exposures': header.get('NEXPOSE'), 'seed': header.get('SEED')},
-        )
         rows = hdus['TRUTH'].data
         truth = QTable(
             {name: np.asarray(rows[name], float) for name in rows.columns.names}
         )
+        truth['flux'] = truth['flux'] * exposure.unit
+        truth['mag'] = truth['mag'] * u.mag
     except KeyError as error:
         msg = f'{hdus.filename()} is a simulated image, but incomplete: {error}'
         raise ValueError(msg) from error
-    truth['flux'] = truth['flux'] * unit
-    truth['mag'] = truth['mag'] * u.mag
     return exposure, truth

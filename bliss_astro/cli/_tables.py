@@ -5,7 +5,9 @@ Tables of sources from files of many kinds.
 
 import numpy as np
 
-from ._simulated import ELECTRONS_PER_NMGY, is_simulated, read_simulated
+from bliss_astro.exposures._simulated import is_simulated
+
+from ._simulated import ELECTRONS_PER_NMGY, read_simulated
 
 __all__ = ['read_sources']
 

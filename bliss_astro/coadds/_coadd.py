@@ -4,6 +4,7 @@ A mean of aligned exposures, with all that a measurement needs.
 """
 
 import numpy as np
+from astropy.io import registry
 
 from bliss_astro.exposures import Exposure
 
@@ -222,7 +223,7 @@ class Coadd(Exposure):
 
         See Also
         --------
-        measure_noise : how that is done.
+        bliss_astro.exposures.measure_noise : How that is done.
         """
         from ._coadd_io import read_coadd
 
@@ -372,3 +373,7 @@ class Coadd(Exposure):
         number = f'{high}' if low == high else f'{low} to {high}'
         plural = '' if high == 1 else 's'
         return f'{text[:-1]}, {number} exposure{plural}>'
+
+
+# For Exposure.read, which knows the files by their content.
+registry.register_reader('bliss_astro.coadd', Exposure, Coadd.read)

@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
+from ..exposures import measure_noise
 from ..exposures._sky import measure_background
 from ..surveys._fits import header_wcs, wrong_type
 
@@ -122,8 +123,6 @@ def _estimate(data, arguments, header, estimated):
     """
     Put what is lacking into the arguments, and say how it was found.
     """
-    from ._measured_noise import measure_noise
-
     mask = np.ma.getmaskarray(data) | ~np.isfinite(data)
     if arguments.get('mask') is not None:
         mask |= np.asarray(arguments['mask'], dtype=bool)

@@ -5,6 +5,8 @@ The correlation of noise between pixels, as a kernel over their lags.
 
 import numpy as np
 
+from ..exposures._noise_lags import kernel_of_sums, lagged_views
+
 __all__ = [
     'MAX_LAG',
     'check_kernel',
@@ -156,51 +158,3 @@ def lagged_sums(values, use, max_lag):
             sums[0, dy, dx + max_lag] = np.vdot(values[one], values[two])
             sums[1, dy, dx + max_lag] = np.count_nonzero(use[one] & use[two])
     return sums
-
-
-def lagged_views(shape, dy, dx):
-    """
-    Return the slices of all pixels p, and of the pixels at p + (dy, dx).
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the image.
-
-    dy, dx : int
-        The lag; ``dy`` is not negative.
-
-    Returns
-    -------
-    one, two : tuple of slice
-        The slices.
-    """
-    ny, nx = shape
-    one = slice(0, max(ny - dy, 0)), slice(max(-dx, 0), max(nx - max(dx, 0), 0))
-    two = slice(dy, ny), slice(max(dx, 0), max(nx + min(dx, 0), 0))
-    return one, two
-
-
-def kernel_of_sums(products, pairs):
-    """
-    Turn sums over pairs into a correlation kernel.
-
-    Parameters
-    ----------
-    products, pairs : float `~numpy.ndarray`, shape (max_lag + 1, 2 max_lag + 1)
-        From `lagged_sums`.
-
-    Returns
-    -------
-    kernel : float `~numpy.ndarray`, shape (2 max_lag + 1, 2 max_lag + 1)
-        The kernel.
-    """
-    max_lag = len(products) - 1
-    with np.errstate(invalid='ignore'):
-        half = products / pairs
-        half = np.nan_to_num(half / half[0, max_lag])
-    kernel = np.zeros((2 * max_lag + 1, 2 * max_lag + 1))
-    kernel[max_lag:] = half
-    kernel[: max_lag + 1] = half[::-1, ::-1]
-    kernel[max_lag, max_lag] = 1.0
-    return kernel

@@ -56,6 +56,8 @@ _DENSITY_CELL = 32
 _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 # Side in tiles of the cells in which the PSF is looked up.
 _PSF_CELL = 8
+# Rows that are worked on in double precision at once.
+_ROWS = 512
 # Scale in pixels over which the variance of resampled pixels is averaged.
 _RIPPLE_SCALE = 6.0
 # Least side in joined pixels of an image that is binned.
@@ -68,11 +70,16 @@ def detect_sources(
     *,
     encoder=None,
     psf=None,
+    fwhm=None,
     background=None,
     bkg_error=None,
+    weight=None,
     effective_gain=None,
+    saturation=None,
+    zero_point=None,
     mask=None,
     wcs=None,
+    extension=None,
     psf_error=None,
     background_error=None,
     density=None,
@@ -101,10 +108,12 @@ def detect_sources(
     Parameters
     ----------
     data : `~bliss_astro.exposures.Exposure`, `~astropy.nddata.NDData`, \
-            `~astropy.units.Quantity` or 2D array_like
-        The image.  Integers are cast to floating point.  An
-        uncertainty of an NDData is the total error, as in photutils; what
-        an Exposure or NDData holds may not be given again by keyword.
+            `~astropy.units.Quantity`, 2D array_like, path or HDU
+        The image.  Integers are cast to floating point; masks of masked
+        arrays are kept.  An uncertainty of an NDData is the total error, as in
+        photutils; what an Exposure or NDData holds may not be given again by
+        keyword.  A `~astropy.nddata.Cutout2D`, an HDU, a list of HDUs, or a file as for
+        `Exposure.read <bliss_astro.exposures.ExposureRead>`: ``'file.fits[SCI]'``.
 
     threshold : float, optional
         Smallest probability of a source, between 0 and 1.  This is not
@@ -119,26 +128,46 @@ def detect_sources(
         stars of the image (`~bliss_astro.psf.estimate_psf`).  A stated one is
         held against them (`~bliss_astro.psf.compare_psf`).
 
-    background : float, 2D array_like or Quantity, optional
+    fwhm : float or Quantity, optional
+        Full width at half maximum of the PSF, in pixels or as an angle, in place of
+        ``psf``.
+
+    background : float, 2D array_like, path or Quantity, optional
         What of the sky is still in ``data``: 0 if it has been subtracted.
         By default measured on a mesh.
 
-    bkg_error : float, 2D array_like or Quantity, optional
-        Standard deviation of a pixel of empty sky.  By default one
-        number, from the differences of neighbouring pixels.
+    bkg_error : float, 2D array_like, path or Quantity, optional
+        Standard deviation of a pixel of empty sky: a number or an rms map.  By
+        default one number, the scatter of pixels without sources.
 
-    effective_gain : float, 2D array_like or Quantity, optional
-        Electrons per unit of ``data``.  By default 1 for data in electrons,
-        else from the background and its variance if the sky is still there,
-        else such that the noise of the sky is 29 electrons.
+    weight : 2D array_like, path or Quantity, optional
+        Inverse variance of the sky, in place of ``bkg_error``; 0 in bad
+        pixels.  It is scaled to the noise of empty sky, unless it states that to 25 %.
 
-    mask : 2D bool array_like, optional
-        `True` for bad pixels.  Pixels that are not finite are added, and
-        those more than 20 sigma below the background, and those that are sharper
-        than the PSF (cosmic rays, hot pixels).
+    effective_gain : float, 2D array_like, path or Quantity, optional
+        Electrons per unit of ``data``.  By default 1 for data in electrons, else by
+        the header, from the background and its variance if the sky is still there,
+        or such that the noise of the sky is 29 electrons.
+
+    saturation : float, 2D array_like, path or Quantity, optional
+        Level from which a pixel is saturated; by default that of the header.
+
+    zero_point : float, optional
+        AB magnitude of a flux of 1, for data in counts; the catalogue is then in
+        nmgy and has magnitudes.
+
+    mask : 2D bool array_like or path, optional
+        `True` for bad pixels; any value but 0 in a file.  Pixels that are not finite
+        are added, those more than 20 sigma below the background, those that are
+        sharper than the PSF (cosmic rays, hot pixels), and, with a warning, areas of
+        one exact value or far below the sky.
 
     wcs : WCS object, optional
-        Celestial coordinates; adds ``sky_centroid``.
+        Celestial coordinates; adds ``sky_centroid``.  One that gives no position
+        on the sky is left out, with a warning.
+
+    extension : int, str or tuple, optional
+        The HDU of a file.
 
     psf_error : float, optional
         Relative error of the width of the PSF; by default 0.01 for one that is
@@ -232,11 +261,16 @@ def detect_sources(
         exposure, estimated = as_exposure(
             data,
             psf=psf,
+            fwhm=fwhm,
             background=background,
             bkg_error=bkg_error,
+            weight=weight,
             effective_gain=effective_gain,
+            saturation=saturation,
+            zero_point=zero_point,
             mask=mask,
             wcs=wcs,
+            extension=extension,
             psf_error=psf_error,
             background_error=background_error,
         )
@@ -472,12 +506,32 @@ def _even_noise(exposure):
     if np.ndim(noise) == 0 or not any(exposure.noise_correlation):
         return noise, gain
     good = (~exposure.mask).astype(np.float32)
-    variance = np.square(np.asarray(noise, dtype=np.float32))
+    # In units of the noise its squares fit into single precision in any unit.
+    scale = np.median(noise[~exposure.mask])
+    variance = np.square((noise / scale).astype(np.float32))
     share = gaussian_filter(good, _RIPPLE_SCALE, mode='nearest')
     total = gaussian_filter(variance * good, _RIPPLE_SCALE, mode='nearest')
     some = share > 1e-3
     even = np.where(some, total / np.where(some, share, 1.0), variance)
-    return np.sqrt(even), gain * variance / even
+    return np.sqrt(even) * scale, gain * variance / even
+
+
+def _pulls(exposure, bkg_error):
+    """
+    The image above its background in units of its noise; 0 in bad pixels.
+
+    Single precision must not be met before: sky and noise may lie beyond its range.
+    """
+    pulls = np.empty(exposure.shape, dtype=np.float32)
+    parts = [exposure.data, exposure.background, bkg_error, exposure.mask]
+    parts = [np.broadcast_to(part, exposure.shape) for part in parts]
+    for first in range(0, len(pulls), _ROWS):
+        rows = slice(first, first + _ROWS)
+        data, background, noise, mask = (part[rows] for part in parts)
+        with np.errstate(over='ignore', invalid='ignore'):
+            value = np.subtract(data, background, dtype=np.float64) / noise
+            pulls[rows] = np.where(mask, 0.0, value)
+    return pulls
 
 
 def _inputs(exposure, encoder, *, flux_min, population='sky'):
@@ -491,10 +545,7 @@ def _inputs(exposure, encoder, *, flux_min, population='sky'):
     radius = float(middle.normalization_radius)
     psf, description = _psf_maps(exposure, grid, radius)
     correlation = np.array(exposure.noise_correlation, float)
-    image = np.array(exposure.data, dtype=np.float32)
-    image -= np.asarray(exposure.background, dtype=np.float32)
-    image /= np.asarray(bkg_error, dtype=np.float32)
-    image[exposure.mask] = 0.0
+    image = _pulls(exposure, bkg_error)
     image, asymmetry = match_psf(image, exposure)
     area = np.exp(description[0, 1].double().numpy() + LOG_AREA)
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.

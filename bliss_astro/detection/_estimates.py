@@ -41,8 +41,9 @@ def estimate_record(exposure, sources, *, density):
     -------
     record : dict of str to dict
         Entries ``background``, ``bkg_error``, ``effective_gain``,
-        ``noise_correlation``, ``psf``, ``mask``, ``density`` and ``depth``, each
-        of plain values with ``'unit'`` and ``'source'``.
+        ``noise_correlation``, ``psf``, ``mask``, ``density`` and ``depth``, and
+        ``saturation`` and ``saturated`` where there are such, each of plain values with
+        ``'unit'`` and ``'source'``.
     """
     stated = exposure.meta.get('estimated') if exposure.meta else None
     sources = _of_coadd(stated) | sources
@@ -64,6 +65,10 @@ def estimate_record(exposure, sources, *, density):
         'mask': {'n_pixels': n_masked},
         'density': _range(density, None) | {'unit': '1 / pix2'},
     }
+    if exposure.saturation is not None:
+        record['saturation'] = _range(exposure.saturation, good) | {'unit': unit}
+    if exposure.saturated.any():
+        record['saturated'] = {'n_pixels': int(np.count_nonzero(exposure.saturated))}
     for name, entry in record.items():
         how = sources.get(name, 'given')
         if name == 'mask' and name not in sources and not n_masked:

@@ -209,7 +209,7 @@ def _measured_noise(exposure):
     """
     The noise in blank sky over the stated one, or `None` with too little of that.
     """
-    from bliss_astro.coadds import measure_noise
+    from bliss_astro.exposures import measure_noise
 
     residual = (exposure.data - exposure.background) / exposure.bkg_error
     try:

@@ -142,14 +142,18 @@ def _scene(exposure, catalog):
     ny, nx = exposure.shape
     fwhm = float(exposure.psf_at(nx // 2, ny // 2).fwhm)
     sources = sources_of(catalog, scale=scale_of(catalog), warn=False)
-    model = ModelRenderer(exposure)(sources)
-    signal = np.asarray(exposure.data - exposure.background, dtype=np.float32)
+    # In units of the noise any image fits into single precision.
+    unit = float(np.median(exposure.bkg_error))
+    model = np.asarray(ModelRenderer(exposure)(sources) / unit, dtype=np.float32)
+    signal = np.subtract(exposure.data, exposure.background, dtype=float) / unit
+    signal = signal.astype(np.float32)
     good = ~exposure.mask
     signal[exposure.mask] = 0
     # Photons of what the catalogue has, and of what it may lack.
     light = np.maximum(model, gaussian_filter(signal, fwhm / 2.355)).clip(0)
-    gain = np.asarray(exposure.effective_gain, dtype=np.float32)
-    variance = np.asarray(exposure.bkg_error, dtype=np.float32) ** 2 + light / gain
+    gain = np.asarray(exposure.effective_gain * unit, dtype=np.float32)
+    variance = np.asarray(exposure.bkg_error / unit, dtype=np.float32) ** 2
+    variance = variance + light / gain
     good &= ~around_saturated(exposure.saturated, fwhm)
     kernel = _kernel(exposure)
     return _Scene(

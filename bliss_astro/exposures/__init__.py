@@ -4,6 +4,15 @@ What a real camera records: an image with all that a measurement needs.
 """
 
 from ._exposure import Exposure
+from ._measured_noise import NoiseMeasurement, measure_noise
 from ._noise import BadPixelPrior, add_noise
+from ._read import ExposureRead
 
-__all__ = ['BadPixelPrior', 'Exposure', 'add_noise']
+__all__ = [
+    'BadPixelPrior',
+    'Exposure',
+    'ExposureRead',
+    'NoiseMeasurement',
+    'add_noise',
+    'measure_noise',
+]

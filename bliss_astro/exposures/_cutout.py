@@ -3,7 +3,16 @@
 Cut-outs: what was asked for, and where it lies on the sky.
 """
 
-__all__ = ['check_wcs', 'cut_wcs', 'two_slices']
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
+
+from bliss_astro._warnings import warn_user
+
+__all__ = ['check_wcs', 'cut_wcs', 'sky_wcs', 'two_slices']
+
+# Places along each axis at which a WCS is tried.
+_N_PLACES = 5
 
 
 def check_wcs(wcs):
@@ -36,6 +45,75 @@ def check_wcs(wcs):
     return wcs
 
 
+def sky_wcs(wcs, shape):
+    """
+    Check that coordinates are a two-dimensional astropy WCS, of the sky.
+
+    Parameters
+    ----------
+    wcs : object
+        What was given.
+
+    shape : tuple of int
+        The shape (ny, nx) of the image.
+
+    Returns
+    -------
+    wcs : object or None
+        The same; `None`, with a warning, if it gives no position on the sky.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+
+    Warns
+    -----
+    `~astropy.utils.exceptions.AstropyUserWarning`
+        If it gives no position on the sky anywhere, or in a part of the image.
+    """
+    if check_wcs(wcs) is None:
+        return None
+    failure, share = _sky_failure(wcs, shape)
+    if failure is not None:
+        msg = f'wcs is left out, so that rows have no sky position: {failure}'
+    elif share > 0:
+        msg = (
+            f'wcs gives no position on the sky in {100 * share:.0f} % of the image; '
+            'rows there have none (NaN).'
+        )
+    else:
+        return wcs
+    warn_user(msg)
+    return None if failure is not None else wcs
+
+
+def _sky_failure(wcs, shape):
+    """
+    Say why a WCS gives no sky positions, or in which share of the image.
+    """
+    x, y = np.meshgrid(*(np.linspace(0, n - 1, _N_PLACES) for n in reversed(shape)))
+    try:
+        if not getattr(wcs, 'has_celestial', True):
+            names = ', '.join(str(name) or 'none' for name in wcs.wcs.ctype)
+            return f'its axes ({names}) are not celestial', 1.0
+        high = wcs if hasattr(wcs, 'pixel_to_world') else HighLevelWCSWrapper(wcs)
+        sky = high.pixel_to_world(x.ravel(), y.ravel())
+        if not isinstance(sky, SkyCoord):
+            return f'it gives {type(sky).__name__} in place of SkyCoord', 1.0
+        sky = sky.icrs
+        bad = ~(np.isfinite(sky.ra.deg) & np.isfinite(sky.dec.deg))
+    except Exception as error:  # noqa: BLE001
+        # Each library fails in its own ways, none of which spoils the image.
+        return ' '.join(str(error).split()) or type(error).__name__, 1.0
+    if bad.all():
+        return 'it gives no finite position', 1.0
+    still = np.ptp(sky.ra.deg[~bad]) == 0 and np.ptp(sky.dec.deg[~bad]) == 0
+    if still and max(shape) > 1:
+        return 'all pixels have one position', 1.0
+    return None, float(bad.mean())
+
+
 def cut_wcs(wcs, rows, columns):
     """
     Shift a WCS to the origin of a cut-out.
@@ -57,8 +135,6 @@ def cut_wcs(wcs, rows, columns):
         cut = wcs.slice((rows, columns))
         cut.array_shape = (rows.stop - rows.start, columns.stop - columns.start)
         return cut
-    from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
-
     low_level = getattr(wcs, 'low_level_wcs', wcs)
     return HighLevelWCSWrapper(SlicedLowLevelWCS(low_level, (rows, columns)))
 

@@ -6,7 +6,7 @@ An image with all that a measurement needs.
 import astropy.units as u
 import numpy as np
 
-from ._cutout import check_wcs, cut_wcs, two_slices
+from ._cutout import cut_wcs, sky_wcs, two_slices
 from ._describe import describe
 from ._psf import PSFAccess, check_psf
 from ._validate import (
@@ -17,6 +17,7 @@ from ._validate import (
     check_positive,
     check_relative,
     image_unit,
+    split_mask,
     strip_units,
 )
 
@@ -36,8 +37,8 @@ class Exposure:
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
         The image. Integers are cast to floating point. Pixels that are not
-        finite are added to ``mask``, and so are those that are masked if it
-        is a masked array.
+        finite are added to ``mask``, and so are those that are masked in a
+        masked array of NumPy's or astropy's, which any of the maps may be.
 
     background : float, 2D array_like or `~astropy.units.Quantity`, optional
         What of the sky is still in ``data``, in its unit: 0 for an image
@@ -70,7 +71,8 @@ class Exposure:
         an image of the PSF. The last two are described by a fit.
 
     wcs : object, optional
-        The coordinates, an `~astropy.wcs.WCS` or another astropy WCS.
+        The coordinates, an `~astropy.wcs.WCS` or another astropy WCS. One that
+        gives no position on the sky is left out, with a warning.
 
     unit : unit-like, optional
         The unit of ``data``, if that is a plain array. A
@@ -185,6 +187,19 @@ class Exposure:
         background_error=0.05,
         meta=None,
     ):
+        shape = np.shape(data)
+        data, hidden = split_mask('data', data, shape)
+        numbers = {
+            'background': background,
+            'bkg_error': bkg_error,
+            'saturation': saturation,
+            'effective_gain': effective_gain,
+            'read_noise': read_noise,
+        }
+        for name, value in numbers.items():
+            numbers[name], unknown = split_mask(name, value, shape)
+            if unknown is not None:
+                hidden = unknown if hidden is None else hidden | unknown
         self.unit = image_unit(data, unit)
         with_units = getattr(data, 'unit', None) is not None
         if with_units:
@@ -192,20 +207,18 @@ class Exposure:
         plain, effective_gain, read_noise = strip_units(
             self.unit,
             with_units,
-            {
-                'background': background,
-                'bkg_error': bkg_error,
-                'saturation': saturation,
-            },
-            effective_gain,
-            read_noise,
+            {name: numbers[name] for name in ('background', 'bkg_error', 'saturation')},
+            numbers['effective_gain'],
+            numbers['read_noise'],
         )
         self.data, self.mask = check_data(data)
+        if hidden is not None:
+            self.mask |= hidden
         self._set_mask(mask, plain['saturation'], saturated)
         self._set_noise(
             plain['background'], plain['bkg_error'], effective_gain, read_noise
         )
-        self.wcs = check_wcs(wcs)
+        self.wcs = sky_wcs(wcs, self.data.shape)
         self.noise_correlation = check_correlation(noise_correlation)
         self.psf_error = check_relative('psf_error', psf_error)
         self.background_error = check_relative('background_error', background_error)
@@ -584,6 +597,55 @@ class Exposure:
             raise TypeError(msg)
         arguments = {'data': self.data} | self._state() | changes
         return type(self)(arguments.pop('data'), **arguments)
+
+    def binned(self, n):
+        """
+        Join n x n pixels into one, as a camera with larger pixels had.
+
+        Rows and columns beyond a whole number of pixels are left out. Everything
+        follows: a pixel is the sum of n x n, bad if one of them is; its noise contains
+        their correlation, and with it that of neighbours that remains; the PSF is
+        fitted to sums of pixels, and the WCS has the larger pixels.
+
+        Parameters
+        ----------
+        n : int
+            Pixels along each side, from 1.
+
+        Returns
+        -------
+        exposure : `Exposure`
+            The binned image, with ``meta['binned']``.
+
+        Raises
+        ------
+        TypeError
+            If ``n`` is no whole number.
+
+        ValueError
+            If nothing would be left.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from bliss_astro.exposures import Exposure
+        >>> exposure = Exposure(np.ones((32, 48)), bkg_error=2.0, effective_gain=1.0)
+        >>> binned = exposure.binned(2)
+        >>> binned.shape, float(binned.data[0, 0]), binned.bkg_error
+        ((16, 24), 4.0, 4.0)
+        """
+        if isinstance(n, bool) or not isinstance(n, int | np.integer):
+            msg = f'n must be a whole number; got {n!r}.'
+            raise TypeError(msg)
+        if not 1 <= n <= min(self.shape):
+            msg = f'n must be from 1 to the shorter side, {min(self.shape)}; got {n}.'
+            raise ValueError(msg)
+        if n == 1:
+            return self
+        from ._binned import bin_exposure
+
+        data, arguments = bin_exposure(self, int(n))
+        return Exposure(data, **arguments)
 
     def _state(self):
         """

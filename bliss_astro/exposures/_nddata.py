@@ -7,9 +7,11 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
 
-__all__ = ['read_nddata', 'sky_noise', 'write_ccddata']
+from ._header import HeaderCards, warn_ignored
 
-# Keywords under which single numbers travel in the meta.
+__all__ = ['collect_nddata', 'read_nddata', 'sky_noise', 'write_ccddata']
+
+# Cards under which single numbers travel in the meta.
 _KEYWORDS = {
     'effective_gain': 'EFFGAIN',
     'background': 'BKGLEVEL',
@@ -47,6 +49,48 @@ def read_nddata(nddata, keywords):
 
     ValueError
         If something is given twice, or lacking.
+
+    Warns
+    -----
+    `~astropy.utils.exceptions.AstropyUserWarning`
+        If its meta hold header cards that are not sound.
+    """
+    data, arguments, cards = collect_nddata(nddata, keywords)
+    unit = getattr(data, 'unit', None)
+    sources = {}
+    for name, value in cards.known.items():
+        if arguments.get(name) is None:
+            arguments[name] = value if unit is None else value * _unit_of(name, unit)
+            if name in cards.sources:
+                sources[name] = cards.sources[name]
+    if sources:
+        stated = dict(arguments['meta'].get('estimated') or {})
+        arguments['meta']['estimated'] = stated | sources
+    warn_ignored(cards)
+    arguments.setdefault('effective_gain', None)
+    _take_uncertainty(nddata, arguments, unit)
+    return data, arguments
+
+
+def collect_nddata(nddata, keywords):
+    """
+    Collect what an NDData holds, apart from its uncertainty.
+
+    Parameters
+    ----------
+    nddata, keywords : object
+        See `read_nddata`.
+
+    Returns
+    -------
+    data : `~numpy.ndarray` or `~astropy.units.Quantity`
+        The image, with its unit.
+
+    arguments : dict
+        Arguments of `~bliss_astro.exposures.Exposure`.
+
+    cards : `bliss_astro.exposures._header.HeaderCards`
+        What its meta say of the detector.
     """
     if not isinstance(nddata, NDData):
         msg = f'nddata must be an NDData or CCDData; got {type(nddata).__name__}.'
@@ -66,14 +110,12 @@ def read_nddata(nddata, keywords):
     arguments['meta'] = dict(nddata.meta or {}) | dict(arguments.get('meta') or {})
     unit = arguments.pop('unit', None)
     unit = None if unit is None else u.Unit(unit)
+    cards = HeaderCards(arguments['meta'], nddata.data, unit)
     for name, key in _KEYWORDS.items():
-        value = arguments['meta'].pop(key, None)
-        if value is not None and arguments.get(name) is None:
-            arguments[name] = value if unit is None else value * _unit_of(name, unit)
-    arguments.setdefault('effective_gain', None)
-    _take_uncertainty(nddata, arguments, unit)
+        if cards.used.get(name) == key:
+            del arguments['meta'][key]
     data = nddata.data if unit is None else nddata.data * unit
-    return data, arguments
+    return data, arguments, cards
 
 
 def _own(nddata, name):

@@ -318,7 +318,7 @@ def _check_whole(image):
     """
     Warn of a cut-out whose coordinates were left as those of the whole frame.
     """
-    if image.data.shape == _FRAME_SHAPE:
+    if image.data.shape == _FRAME_SHAPE or image.wcs is None:
         return
     x, y = image.wcs.wcs.crpix
     if abs(x - 1024.75) < 0.5 and abs(y - 744.75) < 0.5:

@@ -14,6 +14,11 @@ __all__ = ['measure_background', 'measure_noise_ratio']
 
 # Above this share of pixels with sources, a cell of the mesh is crowded.
 _CROWDED = 0.7
+# Percentage of bad pixels above which a cell of the mesh is left out.
+_MOST_BAD = 90.0
+# A background is single precision if that rounds it by less than this share of the
+# noise, which has to lie well within its range; pixels to tell the scatter.
+_ROUNDING, _SMALLEST, _LARGEST, _SAMPLE = 1e-3, 1e-30, 1e30, 200_000
 
 
 def measure_background(data, mask, *, box_size=128, quantum=0.0):
@@ -42,17 +47,25 @@ def measure_background(data, mask, *, box_size=128, quantum=0.0):
 
     Returns
     -------
-    background : float32 `~numpy.ndarray`, shape (ny, nx)
-        The sky, smooth on the scale of the mesh.
+    background : float `~numpy.ndarray`, shape (ny, nx)
+        The sky, smooth on the scale of the mesh; float32 where that is precise.
+
+    Raises
+    ------
+    ValueError
+        If too few good pixels are left in every cell of the mesh.
     """
     from photutils.background import MeanBackground, SExtractorBackground
 
     bad = mask | ~np.isfinite(data)
-    image = np.where(bad, 0, data).astype(np.float32)
+    # Single precision from here on, in units in which any image fits into it.
+    middle, scale = _level_and_scatter(data[~bad])
+    image = np.where(bad, 0, (np.asarray(data, dtype=float) - middle) / scale)
+    image = image.astype(np.float32)
     if quantum > 0:
         # Any fixed seed serves: this noise averages out in each cell.
         steps = np.random.default_rng(0).random(image.shape, dtype=np.float32)
-        image += np.float32(quantum) * (steps - np.float32(0.5))
+        image += np.float32(quantum / scale) * (steps - np.float32(0.5))
     box = tuple(min(box_size, length) for length in image.shape)
     first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
     level = _spread(first.background_mesh, image.shape, box)
@@ -61,7 +74,24 @@ def measure_background(data, mask, *, box_size=128, quantum=0.0):
     crowded = _cell_mean(sources, box) > _CROWDED
     sources &= ~crowded
     second = _mesh(image, bad | sources, box, MeanBackground(sigma_clip=None))
-    return np.asarray(second.background, dtype=np.float32)
+    background = np.asarray(second.background, dtype=float) * scale + middle
+    # Where rounding is far below the noise, half the memory does.
+    step = np.spacing(np.float32(np.abs(background).max()))
+    if _SMALLEST < scale < _LARGEST and step < _ROUNDING * scale:
+        return background.astype(np.float32)
+    return background
+
+
+def _level_and_scatter(values):
+    """
+    Median and scatter of the good pixels; 1 where these have no scatter.
+    """
+    values = values[:: max(1, values.size // _SAMPLE)].astype(float)
+    middle = float(np.median(values)) if values.size else 0.0
+    scatter = float(np.median(np.abs(values - middle))) if values.size else 0.0
+    if scatter == 0:
+        scatter = float(np.abs(values - middle).mean()) if values.size else 0.0
+    return middle, scatter if scatter > 0 else 1.0
 
 
 def measure_noise_ratio(residual, bkg_error, mask, *, box_size=64):
@@ -125,15 +155,24 @@ def _mesh(image, bad, box, estimator):
     from photutils.background import Background2D
 
     with collect_warnings(AstropyUserWarning):
-        return Background2D(
-            image,
-            box,
-            mask=bad,
-            filter_size=3,
-            sigma_clip=SigmaClip(sigma=3.0, maxiters=10),
-            bkg_estimator=estimator,
-            exclude_percentile=90.0,
-        )
+        try:
+            return Background2D(
+                image,
+                box,
+                mask=bad,
+                filter_size=3,
+                sigma_clip=SigmaClip(sigma=3.0, maxiters=10),
+                bkg_estimator=estimator,
+                exclude_percentile=_MOST_BAD,
+            )
+        except ValueError as error:
+            n_good = np.count_nonzero(~bad)
+            msg = (
+                f'background cannot be measured: {n_good} of {bad.size} pixels are '
+                f'good, fewer than {100 - _MOST_BAD:g} % in each cell of '
+                f'{box[1]} x {box[0]} px; give background (0 if it was subtracted)'
+            )
+            raise ValueError(msg) from error
 
 
 def _spread(mesh, shape, box):

@@ -6,6 +6,9 @@ Checks of what an `Exposure` is made of, and the door for units.
 import astropy.units as u
 import numpy as np
 from astropy.nddata import NDData
+from astropy.utils.masked import Masked
+
+from ._units import check_linear, portable_unit
 
 __all__ = [
     'check_correlation',
@@ -15,8 +18,51 @@ __all__ = [
     'check_positive',
     'check_relative',
     'image_unit',
+    'split_mask',
     'strip_units',
 ]
+
+
+def split_mask(name, value, shape):
+    """
+    Take the mask off a masked array of NumPy's or astropy's.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, for messages.
+
+    value : object
+        Whatever was given.
+
+    shape : tuple of int
+        The shape of the image.
+
+    Returns
+    -------
+    value : object
+        The same without a mask.
+
+    mask : bool `~numpy.ndarray` or None
+        The mask, if there is one that hides something.
+
+    Raises
+    ------
+    ValueError
+        If a single number is masked.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        mask, value = np.ma.getmask(value), np.ma.getdata(value)
+    elif isinstance(value, Masked):
+        mask, value = value.mask, value.unmasked
+    else:
+        return value, None
+    if not np.any(mask):
+        return value, None
+    if np.shape(value) != shape:
+        msg = f'{name} has masked values and not the shape of data, {shape}.'
+        raise ValueError(msg)
+    return value, np.asarray(mask, dtype=bool)
 
 
 def check_data(data):
@@ -45,8 +91,8 @@ def check_data(data):
     ValueError
         If they are not two-dimensional, or empty.
     """
-    hidden = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
-    array = np.ma.getdata(data)
+    data, hidden = split_mask('data', data, np.shape(data))
+    array = np.asarray(data)
     kind = array.dtype.kind
     if kind not in 'fiu':
         what = {'c': 'complex', 'b': 'boolean'}.get(kind, f'of type {array.dtype}')
@@ -100,7 +146,11 @@ def check_mask(name, mask, shape):
     """
     if mask is None or mask is np.ma.nomask:
         return None
+    mask, unknown = split_mask(name, mask, shape)
     array = np.asarray(mask)
+    if unknown is not None:
+        # What a mask itself hides may be anything.
+        array = np.where(unknown, True, array)
     if array.shape != shape:
         msg = f'{name} must have the shape of data, {shape}; got {array.shape}.'
         raise ValueError(msg)
@@ -319,7 +369,8 @@ def image_unit(data, unit):
         If the data are an `~astropy.nddata.NDData`.
 
     ValueError
-        If the data's unit cannot be converted to ``unit``.
+        If the data's unit cannot be converted to ``unit``, or light does not add
+        up in it.
     """
     if isinstance(data, NDData):
         msg = (
@@ -329,14 +380,15 @@ def image_unit(data, unit):
         raise TypeError(msg)
     unit = None if unit is None else u.Unit(unit)
     own = getattr(data, 'unit', None)
-    if own is None:
-        return unit
+    if own is not None and unit is None:
+        unit = own
     if unit is None:
-        return own
-    if not own.is_equivalent(unit):
+        return None
+    check_linear('data', unit)
+    if own is not None and not own.is_equivalent(unit):
         msg = f'unit={unit} does not fit data, which is in {own}.'
         raise ValueError(msg)
-    return unit
+    return portable_unit(unit)
 
 
 def strip_units(unit, with_units, quantities, effective_gain, read_noise):

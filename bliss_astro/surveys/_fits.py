@@ -3,9 +3,13 @@
 Opening FITS files so that whatever is wrong with one is said plainly.
 """
 
+import bz2
 import contextlib
+import gzip
+import io
+import lzma
+import math
 import os
-import zlib
 from pathlib import Path
 
 from astropy.io import fits
@@ -14,19 +18,48 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
 from bliss_astro._checksums import verify_checksums
-from bliss_astro._warnings import collect_warnings
+from bliss_astro._warnings import collect_warnings, warn_user
 
-__all__ = ['file_name', 'header_wcs', 'open_fits', 'wrong_type']
+__all__ = ['card_number', 'file_name', 'header_wcs', 'open_fits', 'wrong_type']
 
-# What decompressors and astropy raise on damaged files, by way of many types.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    zlib.error,
-    VerifyError,
-)
+# Whole files are decompressed, so that damage anywhere in one is found.
+_DECOMPRESS = {
+    b'\x1f\x8b': gzip.decompress,
+    b'BZh': bz2.decompress,
+    b'\xfd7zXZ': lzma.decompress,
+}
+_BLOCK, _CARD = 2880, 80
+_MOST_AXES = 999
+# The cards that say how large an HDU is.
+_SIZES = ('BITPIX', 'NAXIS', 'PCOUNT', 'GCOUNT', 'ZBITPIX', 'ZNAXIS', 'ZTILE')
+
+
+def card_number(header, name, default=None):
+    """
+    Return the finite number of a header card.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header.
+
+    name : str
+        The card.
+
+    default : float, optional
+        What is returned if the card is absent or holds no number.
+
+    Returns
+    -------
+    number : float or None
+        The number.
+    """
+    try:
+        value = header.get(name)
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, VerifyError):
+        return default
+    return number if math.isfinite(number) else default
 
 
 def file_name(source):
@@ -119,15 +152,126 @@ def open_fits(source, parameter):
         raise FileNotFoundError(msg)
     with path.open('rb') as file:
         try:
-            hdus = _load(file)
-        except _DAMAGE as error:
+            hdus = _load(_checked(file))
+        except Exception as error:
+            # Parsers and decompressors fail in many ways on damaged files.
             msg = (
                 f'{parameter}={str(path)!r} cannot be read as FITS; it is truncated, '
-                f'damaged, or of another format ({error}).'
+                f'damaged, or of another format ({error or type(error).__name__}).'
             )
             raise OSError(msg) from error
         with hdus:
+            _drop_unreadable(hdus, path)
             yield hdus
+
+
+class _Decompressed(io.BytesIO):
+    """
+    The content of a compressed file, under the name of that.
+    """
+
+    def __init__(self, content, name):
+        super().__init__(content)
+        self.name = str(name)
+
+
+def _checked(file):
+    """
+    Decompress a file, if need be, and check that its headers fit its size.
+    """
+    start = file.read(6)
+    file.seek(0)
+    for magic, decompress in _DECOMPRESS.items():
+        if start.startswith(magic):
+            file = _Decompressed(decompress(file.read()), file.name)
+    size = file.seek(0, os.SEEK_END)
+    place = 0
+    while place + _BLOCK <= size:
+        file.seek(place)
+        first = file.read(_CARD)
+        if place and not first.startswith(b'XTENSION'):
+            break  # records that are no HDU may follow the last
+        file.seek(place)
+        place = _check_size(_read_sizes(file), file.tell(), size)
+    if place == 0:
+        msg = 'it has no header'
+        raise ValueError(msg)
+    file.seek(0)
+    return file
+
+
+def _read_sizes(file):
+    """
+    Read the numbers of a header that say how large its data are.
+    """
+    sizes = {}
+    while True:
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK:
+            msg = 'a header has no end'
+            raise EOFError(msg)
+        for k in range(0, _BLOCK, _CARD):
+            card = block[k : k + _CARD]
+            name = card[:8].decode('ascii', 'replace').strip()
+            if name == 'END':
+                return sizes
+            if name.rstrip('0123456789') in _SIZES and name not in sizes:
+                text = card[10:].decode('ascii', 'replace').partition('/')[0]
+                sizes[name] = _whole_number(name, text)
+
+
+def _whole_number(name, text):
+    """
+    Read a number of a header.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        msg = f'{name} is no whole number: {text.strip()!r}'
+        raise ValueError(msg) from None
+
+
+def _check_size(sizes, start, size):
+    """
+    Check that the data of an HDU lie within the file; return where they end.
+    """
+    shape = _axes(sizes, 'NAXIS')
+    n_bytes = abs(sizes.get('BITPIX', 8)) // 8 * sizes.get('GCOUNT', 1)
+    n_bytes *= sizes.get('PCOUNT', 0) + (math.prod(shape) if shape else 0)
+    if not 0 <= n_bytes <= size - start:
+        msg = (
+            f'truncated: its header promises {n_bytes} bytes of data where '
+            f'{max(size - start, 0)} are left'
+        )
+        raise EOFError(msg)
+    packed = _axes(sizes, 'ZNAXIS')
+    if packed:
+        # A row of the table a tile; by default a tile is a row of the image.
+        tiles = [
+            sizes.get(f'ZTILE{k + 1}', n if k == 0 else 1) for k, n in enumerate(packed)
+        ]
+        n_tiles = math.prod(
+            -(-n // max(m, 1)) for n, m in zip(packed, tiles, strict=True)
+        )
+        if n_tiles != shape[1]:
+            msg = f'a compressed image of {n_tiles} tiles has {shape[1]}'
+            raise ValueError(msg)
+    return start + -(-n_bytes // _BLOCK) * _BLOCK
+
+
+def _axes(sizes, name):
+    """
+    Return the lengths of the axes.
+    """
+    n_axes = sizes.get(name, 0)
+    if not 0 <= n_axes <= _MOST_AXES:
+        msg = f'{name} is {n_axes}, beyond 0 to {_MOST_AXES}'
+        raise ValueError(msg)
+    lengths = [sizes.get(f'{name}{k + 1}', 0) for k in range(n_axes)]
+    if min(lengths, default=0) < 0:
+        msg = f'{name}{lengths.index(min(lengths)) + 1} is negative'
+        raise ValueError(msg)
+    return lengths
 
 
 def _load(file):
@@ -152,7 +296,24 @@ def _load(file):
     return hdus
 
 
-def header_wcs(header, shape=None):
+def _drop_unreadable(hdus, path):
+    """
+    Leave out cards that cannot be parsed, with a warning.
+    """
+    dropped = []
+    for hdu in hdus:
+        for card in list(hdu.header.cards):
+            try:
+                _ = card.keyword, card.value
+            except (VerifyError, ValueError):
+                dropped.append(card.keyword)
+                hdu.header.remove(card.keyword, ignore_missing=True)
+    if dropped:
+        names = ', '.join(dropped)
+        warn_user(f'header cards ignored: {names} of {str(path)!r} cannot be read')
+
+
+def header_wcs(header, shape=None, hdus=None):
     """
     Read the WCS of a header, without remarks on its old-fashioned keywords.
 
@@ -164,13 +325,21 @@ def header_wcs(header, shape=None):
     shape : tuple of int, optional
         The shape (ny, nx) of the image, kept as ``wcs.array_shape``.
 
+    hdus : `~astropy.io.fits.HDUList`, optional
+        The file of the header, which holds the tables of lookup distortions.
+
     Returns
     -------
     wcs : `~astropy.wcs.WCS`
-        The celestial WCS.
+        The WCS of the axes that are longer than a pixel.
     """
+    lengths = [header.get(f'NAXIS{k + 1}', 0) for k in range(header.get('NAXIS', 0))]
     with collect_warnings(FITSFixedWarning), collect_warnings(AstropyUserWarning):
-        wcs = WCS(header, naxis=2)
+        long = [k + 1 for k, n in enumerate(lengths) if n > 1]
+        if len(lengths) > 2 and len(long) == 2 and long != [1, 2]:
+            wcs = WCS(header, fobj=hdus).sub(long)
+        else:
+            wcs = WCS(header, fobj=hdus, naxis=2)
     if shape is not None:
         wcs.array_shape = shape
     return wcs

@@ -9,8 +9,18 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.nddata import CCDData, NDData, StdDevUncertainty, UnknownUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.masked import Masked
+from astropy.wcs import WCS
 
-from bliss_astro import BlissFinder, Exposure, PSFModel, detect_sources
+from bliss_astro import (
+    BlissFinder,
+    Exposure,
+    NoDetectionsWarning,
+    ProbabilisticCatalog,
+    PSFModel,
+    detect_sources,
+)
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def data(field):
         (np.ones((30, 30), bool), TypeError, 'boolean'),
         (np.full((30, 30), None), TypeError, 'data must be real numbers'),
         (None, TypeError, 'data must be real numbers'),
-        ('image.fits', TypeError, 'data must be real numbers'),
+        ('no.fits', FileNotFoundError, r"data must be .* no file 'no\.fits'"),
         (np.full((30, 30), 'a'), TypeError, 'data must be real numbers'),
     ],
 )
@@ -99,7 +109,7 @@ def test_noise_and_gain_are_positive(data, known, name, value):
 
 
 @pytest.mark.parametrize('name', ['background', 'bkg_error', 'effective_gain'])
-@pytest.mark.parametrize('value', ['much', 1j, True, np.full((2, 2), None)])
+@pytest.mark.parametrize('value', [1j, True, np.full((2, 2), None)])
 def test_numbers_that_are_none(data, known, name, value):
     with pytest.raises(TypeError, match=f'{name} must be a real number'):
         detect_sources(data, **(known | {name: value}))
@@ -230,7 +240,13 @@ def test_unknown_device(data, known):
         detect_sources(data, device='abacus', **known)
 
 
-@pytest.mark.parametrize('psf', ['gaussian', 3.0, np.zeros((11, 11)), np.ones(5)])
+@pytest.mark.parametrize('name', ['background', 'bkg_error', 'mask', 'psf'])
+def test_files_that_are_not_there(data, known, name):
+    with pytest.raises(FileNotFoundError, match=rf"{name} must be .* file 'much'"):
+        detect_sources(data, **(known | {name: 'much'}))
+
+
+@pytest.mark.parametrize('psf', [3.0, np.zeros((11, 11)), np.ones(5)])
 def test_psf_that_is_none(data, known, psf):
     with pytest.raises((TypeError, ValueError), match='psf'):
         detect_sources(data, **(known | {'psf': psf}))
@@ -336,3 +352,160 @@ def test_psf_model_of_another_package(data, known):
         data, **(known | {'psf': CircularGaussianPSF(fwhm=width, flux=1)})
     )
     assert len(found) > 5
+
+
+# -- masks, scales, areas, coordinates -------------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['numpy', 'astropy', 'quantity'])
+def test_masks_of_masked_arrays_are_kept(data, known, kind):
+    hidden = np.zeros(data.shape, bool)
+    hidden[30:34, 40:44] = True
+    spoilt = np.where(hidden, 1e5, data)
+    if kind == 'numpy':
+        spoilt = np.ma.array(spoilt, mask=hidden)
+    else:
+        unit = u.adu if kind == 'quantity' else 1
+        spoilt = Masked(spoilt * unit, mask=hidden)
+        if kind == 'quantity':
+            for name in ('background', 'bkg_error'):
+                known = known | {name: known[name] * u.adu}
+    found = detect_sources(spoilt, encoder='stars', **known)
+    assert found.exposure.mask.sum() == 16
+    near = np.hypot(found['x_centroid'] - 41.5, found['y_centroid'] - 31.5) < 2
+    assert not np.any(near & (np.asarray(found['probability']) > 0.9))
+    noise = np.ma.masked_array(np.full(data.shape, 30.0), mask=hidden)
+    found = detect_sources(data, encoder='stars', bkg_error=noise, psf=known['psf'])
+    assert found.exposure.mask.sum() == 16
+
+
+@pytest.mark.parametrize('scale', [1e-46, 1e-38, 1e-12, 1e12, 1e37])
+def test_any_scale_gives_the_same_rows(data, known, encoder, same_rows, scale):
+    given = {name: known[name] * scale for name in ('background', 'bkg_error')}
+    given |= {'effective_gain': known['effective_gain'] / scale, 'psf': known['psf']}
+    # Single precision would round or lose such numbers before anybody sees them.
+    data = data.astype(float)
+    one = detect_sources(data, encoder=encoder, **known)
+    two = detect_sources(data * scale, encoder=encoder, density=0.002, **given)
+    names = ['x_centroid', 'y_centroid', 'probability']
+    same_rows(two, one, rtol=1e-4, columns=names)
+    np.testing.assert_allclose(two['flux'] / scale, one['flux'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('pedestal', [1e6, 1e8])
+def test_any_pedestal_gives_the_same_rows(data, known, encoder, pedestal):
+    data = data.astype(float)
+    one = detect_sources(data, encoder=encoder, **known)
+    raised = known | {'background': known['background'] + pedestal}
+    two = detect_sources(data + pedestal, encoder=encoder, **raised)
+    assert len(one) == len(two)
+    np.testing.assert_allclose(two['flux'], one['flux'], rtol=1e-3)
+
+
+def test_too_few_pixels_for_a_sky(known, rng):
+    image = np.full((64, 64), np.nan)
+    image[20:35, 20:35] = rng.normal(100, 5, (15, 15))
+    words = 'background cannot be measured: 225 of 4096 pixels are good.* give back'
+    with pytest.raises(ValueError, match=words):
+        detect_sources(image, psf=PSFModel(), encoder='stars')
+    with pytest.warns(NoDetectionsWarning):
+        found = detect_sources(image, psf=PSFModel(), encoder='stars', background=100.0)
+    assert found.exposure.bkg_error == pytest.approx(5, rel=0.2)
+
+
+def test_zeros_outside_of_the_field(data, known, encoder, catalog):
+    shape = (data.shape[0] + 20, data.shape[1])
+    framed = np.zeros(shape)
+    framed[20:] = data
+    with pytest.warns(AstropyUserWarning, match='areas of one exact value'):
+        found = detect_sources(framed, encoder=encoder, psf=known['psf'])
+    assert found.exposure.mask[:20].all()
+    assert found.exposure.bkg_error == pytest.approx(known['bkg_error'], rel=0.05)
+    assert not np.any(found['y_centroid'] < 18)
+    assert len(found) == pytest.approx(len(catalog), abs=4)
+
+
+def test_overscan(data, known, encoder):
+    raw = data.copy()
+    raw[:, :14] = np.random.default_rng(0).normal(0.3, 1, (len(data), 14)) * 30
+    with pytest.warns(AstropyUserWarning, match='in areas far below the sky'):
+        found = detect_sources(raw, encoder=encoder, psf=known['psf'])
+    assert found.exposure.mask[:, :13].all()
+    assert not np.any(found['x_centroid'] < 12)
+
+
+@pytest.mark.parametrize('kind', ['plain', 'linear', 'solar', 'singular', 'nan', 'inf'])
+def test_wcs_without_a_sky(data, known, encoder, same_rows, kind):
+    wcs = WCS(naxis=2)
+    ctype = {
+        'plain': ('', ''),
+        'linear': ('LINEAR',) * 2,
+        'solar': ('HPLN-TAN', 'HPLT-TAN'),
+    }
+    wcs.wcs.ctype = ctype.get(kind, ('RA---TAN', 'DEC--TAN'))
+    if kind == 'singular':
+        wcs.wcs.cdelt = 0, 0
+    elif kind in ('nan', 'inf'):
+        wcs.wcs.crval = float(kind), 10.0
+    with pytest.warns(AstropyUserWarning, match='wcs is left out'):
+        found = detect_sources(data, wcs=wcs, encoder=encoder, **known)
+    assert 'sky_centroid' not in found.colnames
+    same_rows(found, detect_sources(data, encoder=encoder, **known))
+
+
+def test_a_sky_in_part_of_the_image(known, rng):
+    """
+    Beyond the edge of the whole sky there is none.
+    """
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crpix, wcs.wcs.cdelt = (
+        ('RA---AIT', 'DEC--AIT'),
+        (32, 32),
+        (-6, 6),
+    )
+    with pytest.warns(AstropyUserWarning, match='wcs gives no position on the sky in'):
+        exposure = Exposure(
+            rng.normal(size=(64, 64)), bkg_error=1.0, effective_gain=1.0, wcs=wcs
+        )
+    assert exposure.wcs is wcs
+
+
+@pytest.mark.parametrize(
+    ('card', 'value', 'ignored'),
+    [
+        ('SATURATE', 0.0, True),
+        ('SATURATE', 'unknown', True),
+        ('RDNOISE', -1, True),
+        ('RDNOISE', float('nan'), True),
+        ('RDNOISE', '6.5 / electrons', False),
+        ('SATURATE', 65535.0, False),
+    ],
+)
+def test_header_cards(encoder, card, value, ignored):
+    psf = PSFModel(flux=2e6, x_0=30, y_0=32)
+    yy, xx = np.mgrid[:64, :64]
+    image = np.random.default_rng(0).poisson(400 + psf(xx, yy)).astype(float)
+    ccd = CCDData(image, unit='electron', meta={card: value})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        found = detect_sources(ccd, psf=PSFModel(), encoder=encoder)
+    assert len(found) == 1
+    assert found['flux'][0].value == pytest.approx(2e6, rel=0.01)
+    assert any(f'ignored: {card}' in str(w.message) for w in caught) == ignored
+    if card == 'SATURATE' and not ignored:
+        entry = found.meta['estimated']['saturation']
+        assert (entry['value'], entry['source']) == (65535, 'header: SATURATE')
+        assert 'saturated' in found.decode_flags()[0]
+
+
+@pytest.mark.parametrize(
+    'unit', [u.Unit('3.631e-6 Jy'), u.def_unit('hsc', 57.54 * u.nJy)]
+)
+@pytest.mark.parametrize('ending', ['fits', 'ecsv', 'parquet', 'vot'])
+def test_units_with_a_scale_are_stored(tmp_path, encoder, rng, unit, ending):
+    image = rng.normal(100, 5, (64, 64))
+    image[30:33, 30:33] += 200
+    catalog = detect_sources(image * unit, psf=PSFModel(), encoder=encoder)
+    catalog.write(tmp_path / f'cat.{ending}', posterior=ending == 'fits')
+    again = ProbabilisticCatalog.read(tmp_path / f'cat.{ending}')
+    assert again['flux'].unit == unit

@@ -28,6 +28,49 @@ class TestFrame:
         assert_allclose(frame.wcs.wcs_pix2world(40, 30, 0), (336.5, -0.9))
         assert repr(frame) == '<Frame 94-1-12 r, 60 x 80 px>'
 
+    @pytest.mark.parametrize(
+        ('card', 'value'),
+        [
+            ('FIELD', 'NA'),
+            ('FIELD', None),
+            ('FRAME', None),
+            ('RUN', 'NA'),
+            ('RUN', None),
+            ('CAMCOL', ''),
+            ('FILTER', ''),
+        ],
+    )
+    @pytest.mark.parametrize('pack', [bytes, bz2.compress])
+    def test_cards_that_no_pixel_needs(self, sdss_field, tmp_path, card, value, pack):
+        """
+        The name of the file has the numbers too; without that they are unknown.
+        """
+        for name, numbers in (
+            ('frame-r-000094-1-0012.fits', (94, 1, 12)),
+            ('frame-r.fits', None),
+        ):
+            with fits.open(sdss_field.frame()) as hdus:
+                hdus[0].header.remove('FRAME', ignore_missing=True)
+                hdus[0].header['FIELD'] = 12
+                hdus[0].header.remove(card, ignore_missing=True)
+                if value is not None:
+                    hdus[0].header[card] = value
+                hdus.writeto(tmp_path / 'x.fits', overwrite=True)
+            path = tmp_path / name
+            path.write_bytes(pack((tmp_path / 'x.fits').read_bytes()))
+            if card == 'FILTER' and numbers is None:
+                with pytest.raises(ValueError, match="FILTER is ''"):
+                    sdss.read_frame(path)
+                continue
+            frame = sdss.read_frame(path)
+            assert frame.data.shape == (60, 80)
+            found = (frame.run, frame.camcol, frame.field)
+            unknown = [
+                -1 if card == key else n
+                for key, n in zip(('RUN', 'CAMCOL', 'FIELD'), (94, 1, 12), strict=True)
+            ]
+            assert found == (numbers or tuple(unknown))
+
     @pytest.mark.parametrize('band', 'ugriz')
     def test_field_number_in_every_band(self, sdss_files, tmp_path, band):
         # The header counts frames of each CCD, not fields.

@@ -7,8 +7,9 @@ import dataclasses
 
 import numpy as np
 
-from .._fits import file_name, open_fits, wrong_type
+from .._fits import card_number, file_name, open_fits, wrong_type
 from ._bands import PIXEL_SCALE, default_psf_parameters
+from ._numbers import field_numbers
 
 __all__ = ['PhotoField', 'TsField', 'read_photofield', 'read_tsfield']
 
@@ -221,16 +222,14 @@ def read_tsfield(tsfield):
             for name in ('aa', 'kk', 'airmass', 'gain', 'dark_variance', 'psf_width')
         }
         # The drift scan exposes each pixel for 2048 lines of C_OBS microseconds.
-        exposure_time = 2048 * float(header.get('C_OBS', 26322.0)) * 1e-6
+        exposure_time = 2048 * card_number(header, 'C_OBS', 26322.0) * 1e-6
         scale = _nmgy_per_count(
             values['aa'], values['kk'], values['airmass'], exposure_time
         )
         # The file gives the sky in maggies per square arcsec.
         sky = np.array(record['sky'], dtype=float) * 1e9 * PIXEL_SCALE**2 / scale
         return TsField(
-            run=int(header.get('RUN', -1)),
-            camcol=int(header.get('CAMCOL', -1)),
-            field=int(record['field']),
+            **field_numbers(header, tsfield, field=int(record['field'])),
             **values,
             sky=sky,
             saturation_level=np.array(record['saturation_level'], dtype=float),

@@ -9,11 +9,16 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from .._fits import file_name, header_wcs, open_fits, wrong_type
+from bliss_astro._warnings import warn_user
+
+from .._fits import card_number, file_name, header_wcs, open_fits, wrong_type
 from ._bands import BANDS
+from ._numbers import field_numbers, name_band
 
 __all__ = ['CorrectedFrame', 'Frame', 'read_fpc', 'read_frame', 'read_image']
 
+# Seconds for which the sky crosses a CCD.
+_EXPOSURE_TIME = 53.907456
 # The rows of CCDs cross the sky one after the other, two frames apart, and the
 # header counts frames on each CCD: by how many the number is ahead of the field.
 _FRAME_LAG = {'r': 0, 'i': 2, 'u': 4, 'z': 6, 'g': 8}
@@ -61,7 +66,7 @@ class Frame(_Image):
     header : `~astropy.io.fits.Header`
         The header of the image.
 
-    wcs : `~astropy.wcs.WCS`
+    wcs : `~astropy.wcs.WCS` or None
         The WCS.
 
     file : str
@@ -130,7 +135,7 @@ class CorrectedFrame(_Image):
     header : `~astropy.io.fits.Header`
         The header of the image.
 
-    wcs : `~astropy.wcs.WCS`
+    wcs : `~astropy.wcs.WCS` or None
         The WCS.
 
     file : str
@@ -251,11 +256,15 @@ def read_fpc(fpc):
                 'it needs an image in counts with SOFTBIAS in its header',
             )
         header = hdus[0].header
-        soft_bias = float(header['SOFTBIAS'])
+        soft_bias = card_number(header, 'SOFTBIAS')
+        if soft_bias is None:
+            raise wrong_type(
+                fpc, 'fpc', 'an SDSS fpC file', 'its SOFTBIAS is no number'
+            )
         data = _native(hdus[0].data, dtype=np.float32) - np.float32(soft_bias)
         return CorrectedFrame(
             **_common(hdus, data, fpc, 'fpc'),
-            exposure_time=float(header.get('EXPTIME', 53.907456)),
+            exposure_time=card_number(header, 'EXPTIME', _EXPOSURE_TIME),
             soft_bias=soft_bias,
             sky_level=_positive(header.get('SKY')),
             flux20=_positive(header.get('FLUX20')),
@@ -335,33 +344,33 @@ def _common(hdus, data, source, parameter):
     """
     header = hdus[0].header
     band = str(header.get('FILTER', '')).strip().lower()
-    missing = [key for key in ('RUN', 'CAMCOL') if key not in header]
-    if band not in BANDS or missing:
-        raise wrong_type(
-            source,
-            parameter,
-            'an image of the SDSS camera',
-            f'FILTER is {band!r}' if not missing else f'no {missing[0]} in its header',
-        )
+    band = band if band in BANDS else name_band(source) or band
+    if band not in BANDS:
+        found = f'FILTER is {band!r}, and its name holds no band'
+        raise wrong_type(source, parameter, 'an image of the SDSS camera', found)
+    frame = card_number(header, 'FRAME')
+    field = None if frame is None else frame - _FRAME_LAG[band]
     return {
         'data': data,
-        'run': int(header['RUN']),
-        'camcol': int(header['CAMCOL']),
-        'field': _field_number(header, band),
+        **field_numbers(header, source, field=field),
         'band': band,
         'header': header.copy(),
-        'wcs': header_wcs(header, data.shape),
+        'wcs': _read_wcs(header, data.shape, source),
         'file': file_name(source),
     }
 
 
-def _field_number(header, band):
+def _read_wcs(header, shape, source):
     """
-    Return the number of the field, the same in all bands, or -1.
+    Read the WCS, or leave it out with a warning.
     """
-    if 'FIELD' in header:
-        return int(header['FIELD'])
-    return int(header['FRAME']) - _FRAME_LAG[band] if 'FRAME' in header else -1
+    try:
+        return header_wcs(header, shape)
+    except Exception as error:  # noqa: BLE001
+        # wcslib fails in many ways, none of which spoils the image.
+        reason = ' '.join(str(error).split())
+        warn_user(f'wcs of {file_name(source)!r} cannot be used: {reason}')
+        return None
 
 
 def _interpolate_rows(grid, places):

@@ -7,7 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from .._fits import file_name, open_fits, wrong_type
+from .._fits import card_number, file_name, open_fits, wrong_type
+from ._numbers import field_numbers
 
 __all__ = ['BAD_PLANES', 'FieldMask', 'read_fpm']
 
@@ -145,7 +146,8 @@ def read_fpm(fpm):
     with open_fits(fpm, 'fpm') as hdus:
         header = hdus[0].header
         names = _plane_names(hdus)
-        if not names or 'MASKROWS' not in header or 'MASKCOLS' not in header:
+        shape = [card_number(header, key) for key in ('MASKROWS', 'MASKCOLS')]
+        if not names or None in shape:
             raise wrong_type(
                 fpm,
                 'fpm',
@@ -161,11 +163,9 @@ def read_fpm(fpm):
                     fpm, 'fpm', 'a sound SDSS fpM file', f'plane {name}: {error}'
                 ) from error
         return FieldMask(
-            shape=(int(header['MASKROWS']), int(header['MASKCOLS'])),
+            shape=tuple(int(length) for length in shape),
             spans=spans,
-            run=int(header.get('RUN', -1)),
-            camcol=int(header.get('CAMCOL', -1)),
-            field=int(header.get('FIELD', -1)),
+            **field_numbers(header, fpm),
             file=file_name(fpm),
         )
 

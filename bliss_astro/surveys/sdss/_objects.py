@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import Table
 
 from ..._warnings import NoDetectionsWarning
-from .._fits import file_name, open_fits, wrong_type
+from .._fits import card_number, file_name, open_fits, wrong_type
 
 __all__ = ['read_photoobj']
 
@@ -127,7 +127,7 @@ def _meta(header):
     Keep the keywords that describe the field, and its numbers by name.
     """
     skip = {'SIMPLE', 'BITPIX', 'NAXIS', 'EXTEND', 'COMMENT', 'HISTORY', ''}
-    meta = {key: header[key] for key in header if key not in skip}
+    meta = {key: header.get(key) for key in header if key not in skip}
     for key in ('RUN', 'CAMCOL', 'FIELD'):
-        meta[key.lower()] = int(header.get(key, -1))
+        meta[key.lower()] = int(card_number(header, key, -1))
     return meta

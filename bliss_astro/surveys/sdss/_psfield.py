@@ -9,6 +9,7 @@ import numpy as np
 
 from .._fits import file_name, open_fits, wrong_type
 from ._bands import BANDS, band_index, default_psf_parameters
+from ._numbers import field_numbers
 
 __all__ = ['KLBasis', 'PsField', 'read_psfield']
 
@@ -195,9 +196,7 @@ def read_psfield(psfield):
             if name.startswith('psf_')
         }
         return PsField(
-            run=int(header.get('RUN', -1)),
-            camcol=int(header.get('CAMCOL', -1)),
-            field=int(header.get('FIELD', record['field'])),
+            **field_numbers(header, psfield, field=int(record['field'])),
             kl=kl,
             **values,
             status=np.array(record['status'], dtype=int),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from bliss_astro.coadds import measure_noise
 from bliss_astro.coadds._noise_kernel import correlated_noise, kernel_of_pair
+from bliss_astro.exposures import measure_noise
 from bliss_astro.psf import PSFModel
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import astropy.units as u
 import numpy as np
 
-from ..exposures._sky import measure_background
-from ..exposures._validate import check_data, check_map, check_mask
-from ._noise_kernel import kernel_of_sums, lagged_views
+from ._noise_lags import kernel_of_sums, lagged_views
+from ._sky import measure_background
+from ._validate import check_data, check_map, check_mask
 
 __all__ = ['NoiseMeasurement', 'measure_noise']
 
@@ -138,7 +138,7 @@ def measure_noise(data, mask=None, *, background=None, max_lag=2):
 
     See Also
     --------
-    align_exposures : States the noise of what it resamples.
+    bliss_astro.coadds.align_exposures : States the noise of what it resamples.
 
     Notes
     -----
@@ -162,7 +162,7 @@ def measure_noise(data, mask=None, *, background=None, max_lag=2):
     Examples
     --------
     >>> import numpy as np
-    >>> from bliss_astro.coadds import measure_noise
+    >>> from bliss_astro.exposures import measure_noise
     >>> rng = np.random.default_rng(1)
     >>> white = rng.normal(0, 3, (201, 200))
     >>> noise = measure_noise((white[1:] + white[:-1]) / 2)
@@ -232,7 +232,7 @@ def _blank_sky(residual, bad, cells):
         blank = ~(bad | sources)
         _check_enough(blank, 'blank')
         middle, sigma = _robust(residual[blank])
-        blank &= np.abs(residual - middle) < _OUTLIER * sigma
+        blank &= np.abs(residual - middle) <= _OUTLIER * sigma
         residual = np.where(bad, 0.0, residual - _planes(residual, blank, cells))
     return np.where(blank, residual, 0.0), blank
 
@@ -309,7 +309,10 @@ def _alike(products, n, size):
     if not enough.any():
         enough = n > 0
     variance = np.where(enough, products / np.maximum(n, 1), np.nan)
-    off = np.abs(variance / np.nanmedian(variance) - 1)
+    usual = np.nanmedian(variance)
+    if not usual > 0:
+        return enough
+    off = np.abs(variance / usual - 1)
     return enough & ~(off > np.maximum(_OFF, 10 / np.sqrt(np.maximum(n, 1))))
 
 

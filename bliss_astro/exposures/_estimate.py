@@ -1,0 +1,304 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Estimates of sky, noise and gain of an image that does not state them.
+"""
+
+import astropy.units as u
+import numpy as np
+
+from bliss_astro._warnings import warn_user
+
+from ._exact_areas import mask_exact_areas
+from ._exposure import Exposure
+from ._given import weight_noise
+from ._nddata import sky_noise
+from ._sky import measure_background
+from ._sky_noise import NO_NOISE, estimate_sky_noise
+
+__all__ = ['estimate_missing', 'estimate_noise_correlation']
+
+# What is assumed where an image tells nothing: the noise of one SDSS r
+# exposure in electrons.
+_USUAL_NOISE = 29.0
+# A sky of so many sigma was not subtracted.
+_SKY_LEFT = 10.0
+# What is left of a constant image when its sky is off, in steps of its numbers.
+_ROUNDING = 4.0
+# Photon noise of the sky may exceed the variance that is seen so many times.
+_MUCH_NOISE = 50.0
+# Error of a background from a mesh, in units of the noise of a pixel.
+_MESH_ERROR = 0.1
+# Light only adds: the mean of so many by so many pixels, each clipped to so many
+# sigma, is not that far below the sky, nor are so many such places together.
+_DARK_SIDE, _DARK_CLIP, _DARK, _DARK_LEAST = 5, 10.0, -4.5, 64
+
+
+def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=None):
+    """
+    Make an exposure of an image, and estimate what is not given.
+
+    Parameters
+    ----------
+    data : 2D array_like or `~astropy.units.Quantity`
+        The image.
+
+    given : dict
+        Arguments of `~bliss_astro.exposures.Exposure`; what is absent of
+        ``background``, ``bkg_error``, ``effective_gain`` and
+        ``noise_correlation`` is estimated.
+
+    estimated : dict
+        How each was estimated; changed in place.
+
+    error : float `~numpy.ndarray`, shape (ny, nx), optional
+        The total error of each pixel, in the unit of ``data``.
+
+    cards : `bliss_astro.exposures._header.HeaderCards`, optional
+        What the header says; taken where nothing else is given.
+
+    weight : 2D array_like, optional
+        Inverse variance of the sky up to a factor.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        With everything but a PSF.
+    """
+    # The checks of Exposure come first, with stand-ins for what is missing.
+    unit = getattr(data, 'unit', None)
+    if cards is not None:
+        given = _from_cards(cards, given, unit, estimated)
+    stand_ins = {'bkg_error': 1.0 if unit is None else 1.0 * unit}
+    stand_ins['effective_gain'] = 1.0
+    exposure = Exposure(data, **(stand_ins | given))
+    if error is not None:
+        exposure = _with_error(exposure, error)
+    exposure = mask_exact_areas(exposure, estimated)
+    given = {name: value for name, value in given.items() if value is not None}
+    own = {'error': error, 'weight': weight, 'cards': cards}
+    exposure = _sky_and_noise(exposure, given, estimated, **own)
+    if 'background' not in given:
+        dark = _dark_areas(exposure)
+        if dark is not None:
+            exposure = _without_dark(exposure, dark, estimated)
+            exposure = _sky_and_noise(exposure, given, estimated, **own)
+    if 'effective_gain' in given and _is_from(cards, 'effective_gain', estimated):
+        exposure = _check_gain(exposure, given, estimated, cards)
+    if 'effective_gain' not in given:
+        gain, how = _gain(exposure)
+        estimated['effective_gain'] = how
+        exposure = exposure.replace(effective_gain=gain)
+    if 'noise_correlation' in given:
+        return exposure
+    return estimate_noise_correlation(exposure, estimated)
+
+
+def estimate_noise_correlation(exposure, estimated):
+    """
+    Estimate the correlation of the noise of neighbouring pixels.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The exposure.
+
+    estimated : dict
+        How it was estimated; changed in place.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        With ``noise_correlation``.
+    """
+    pull = (exposure.data - exposure.background) / exposure.bkg_error
+    try:
+        correlation = estimate_sky_noise(pull, exposure.mask)[1]
+    except ValueError:
+        # An image without any noise, whose noise was stated.
+        correlation = (0.0, 0.0)
+    estimated['noise_correlation'] = 'of empty sky, {:.2f} in x and {:.2f} in y'.format(
+        *correlation
+    )
+    return exposure.replace(noise_correlation=correlation)
+
+
+def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
+    """
+    Estimate the background, then the noise, if they are not given.
+    """
+    # An exposure's own numbers have no units, and so have those put in here.
+    if 'background' not in given:
+        changes = {'background': _background(exposure)}
+        estimated['background'] = 'photutils Background2D'
+        if 'background_error' not in given:
+            changes['background_error'] = _MESH_ERROR
+        exposure = exposure.replace(**changes)
+    if error is not None:
+        noise = _without_sources(exposure, error, given, estimated, cards)
+        exposure = exposure.replace(bkg_error=noise)
+    elif weight is not None:
+        noise, estimated['bkg_error'] = weight_noise(
+            weight, exposure, estimate_sky_noise
+        )
+        exposure = exposure.replace(
+            bkg_error=noise, mask=exposure.mask | ~np.isfinite(noise)
+        )
+    elif 'bkg_error' not in given:
+        residual = exposure.data - exposure.background
+        noise = estimate_sky_noise(residual, exposure.mask)[0]
+        level = float(np.abs(exposure.data[~exposure.mask]).max())
+        if noise <= _ROUNDING * np.spacing(level):
+            raise ValueError(NO_NOISE)
+        exposure = exposure.replace(bkg_error=noise)
+        estimated['bkg_error'] = 'scatter of empty sky'
+    return exposure
+
+
+def _from_cards(cards, given, unit, estimated):
+    """
+    Add what the header says to what was given.
+    """
+    for name, value in cards.known.items():
+        if given.get(name) is not None:
+            continue
+        if unit is not None and name in ('background', 'saturation'):
+            value = value * unit
+        given = given | {name: value}
+        if name in cards.sources:
+            estimated[name] = cards.sources[name]
+    return given
+
+
+def _is_from(cards, name, estimated):
+    """
+    Tell whether a number was taken from a card of another maker.
+    """
+    return cards is not None and name in cards.used and name in estimated
+
+
+def _check_gain(exposure, given, estimated, cards):
+    """
+    Drop a gain of the header whose photon noise exceeds by far what is seen.
+    """
+    # A bias may still be in the sky, so only what is far off is refused.
+    level = np.median(np.broadcast_to(exposure.background, exposure.shape))
+    variance = np.median(np.square(np.asarray(exposure.bkg_error, dtype=float)))
+    gain = float(np.median(exposure.effective_gain))
+    if level / gain <= _MUCH_NOISE * variance:
+        return exposure
+    ratio = np.sqrt(level / gain / variance)
+    cards.ignore('effective_gain', f'its sky noise is {ratio:.0f} times what is seen')
+    del estimated['effective_gain'], given['effective_gain']
+    return exposure
+
+
+def _without_sources(exposure, error, given, estimated, cards):
+    """
+    Return the noise of the sky of a total error.
+    """
+    if 'effective_gain' in given:
+        try:
+            return sky_noise(
+                exposure.data,
+                error,
+                exposure.effective_gain,
+                background=exposure.background,
+                good=~exposure.mask,
+            )
+        except ValueError:
+            if not _is_from(cards, 'effective_gain', estimated):
+                raise
+            cards.ignore('effective_gain', 'sources have more noise than uncertainty')
+            del estimated['effective_gain'], given['effective_gain']
+    estimated['bkg_error'] = 'median of the uncertainty of the fainter half'
+    return _faint_noise(exposure, error)
+
+
+def _background(exposure):
+    """
+    Measure the sky on a mesh.
+    """
+    data = np.asarray(exposure.data)
+    good = data[~exposure.mask]
+    whole = bool(np.all(good == np.rint(good)))
+    box = 64 if min(exposure.shape) >= 128 else 128
+    return measure_background(
+        data, exposure.mask, box_size=box, quantum=1.0 if whole else 0.0
+    )
+
+
+def _dark_areas(exposure):
+    """
+    Find areas too far below the sky to be sky, or `None`.
+    """
+    from scipy.ndimage import binary_dilation, label, uniform_filter
+
+    pull = (exposure.data - exposure.background) / exposure.bkg_error
+    pull = np.where(exposure.mask, 0.0, np.clip(pull, -_DARK_CLIP, _DARK_CLIP))
+    labels, n_areas = label(uniform_filter(pull, _DARK_SIDE, mode='nearest') < _DARK)
+    if n_areas == 0:
+        return None
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    dark = (sizes >= _DARK_LEAST)[labels]
+    if not dark.any():
+        return None
+    # To the edge of an area its mean over a square does not reach.
+    near = binary_dilation(dark, iterations=_DARK_SIDE // 2 + 1)
+    return dark | (near & (pull < _DARK / 2))
+
+
+def _without_dark(exposure, dark, estimated):
+    """
+    Mask areas far below the sky, with a warning.
+    """
+    n_dark = np.count_nonzero(dark & ~exposure.mask)
+    y, x = np.argwhere(dark)[0]
+    warn_user(
+        f'{n_dark} pixels of data lie in areas far below the sky (the first at x={x}, '
+        f'y={y}), as overscan, collateral columns and badly subtracted skies do; they '
+        'are masked. Trim the image, give mask, or give background if they are sound.'
+    )
+    before = estimated.get('mask')
+    own = f'{n_dark} pixels added in areas far below the sky'
+    estimated['mask'] = own if before is None else f'{before}; {own}'
+    return exposure.replace(mask=exposure.mask | dark)
+
+
+def _faint_noise(exposure, error):
+    # Without a gain the sources' share of a total error cannot be taken
+    # out pixel by pixel; the fainter half of the pixels has next to none.
+    signal = exposure.data - exposure.background
+    good = ~exposure.mask
+    faint = good & (signal <= np.median(signal[good]))
+    return float(np.median(error[faint]))
+
+
+def _with_error(exposure, error):
+    """
+    Mask pixels without a finite error; refuse errors that are not positive.
+    """
+    bad = exposure.mask | ~np.isfinite(error)
+    unsound = ~bad & ~(error > 0)
+    if unsound.any():
+        y, x = np.argwhere(unsound)[0]
+        msg = (
+            'the uncertainty of data must be positive in every good pixel; it is not '
+            f'in {np.count_nonzero(unsound)} of them, the first at x={x}, y={y} with '
+            f'{error[y, x]}'
+        )
+        raise ValueError(msg)
+    return exposure.replace(mask=bad)
+
+
+def _gain(exposure):
+    """
+    Estimate electrons per unit, and say how.
+    """
+    if exposure.unit == u.electron:
+        return 1.0, 'data are in electrons'
+    noise = float(np.median(exposure.bkg_error))
+    level = float(np.median(exposure.background))
+    if level > _SKY_LEFT * noise:
+        return level / noise**2, 'background over its variance (photon noise)'
+    return _USUAL_NOISE / noise, f'assumed: sky noise of {_USUAL_NOISE:g} electrons'

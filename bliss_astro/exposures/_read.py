@@ -1,0 +1,261 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Exposures of files, through astropy's unified input and output.
+"""
+
+import importlib
+import os
+
+from astropy.io import registry
+from astropy.io.fits import HDUList
+from astropy.io.fits.connect import is_fits
+
+from ..surveys._fits import file_name, open_fits
+from ._exposure import Exposure
+from ._fits_image import Location, check_file, parse_location
+from ._given import refuse
+from ._input import change_known, exposure_of_hdus
+from ._sdss import build
+from ._simulated import is_simulated, read_simulated
+
+__all__ = ['ExposureRead', 'open_exposure']
+
+# Where the reader of coadds is registered, and how their files are known.
+_COADD, _COADD_HOME = 'bliss_astro.coadd', 'bliss_astro.coadds'
+# What may be said of an SDSS image: the arguments of from_sdss, and what changes
+# in its exposure.
+_OF_SDSS = ('band', 'fpm', 'tsfield', 'photofield', 'background', 'noise', 'bad_planes')
+_IN_SDSS = ('psfield', 'psf', 'fwhm', 'mask')
+
+
+class ExposureRead(registry.UnifiedReadWrite):
+    """
+    Read an exposure from a file.
+
+    Any FITS image is read, plain or compressed: the first two-dimensional one, or
+    that of ``extension``, with its unit, WCS, the extensions MASK and UNCERT, and the
+    header cards of gain, saturation level and read noise where they are sound. Frames
+    and corrected frames of SDSS, and the files that this package writes, are
+    recognised by their content. What neither file nor arguments say is estimated, and
+    ``meta['estimated']`` says how. Other formats are added by
+    `astropy.io.registry.register_reader`.
+
+    Parameters
+    ----------
+    path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+        The file. In the notation of CFITSIO an extension and a section may follow,
+        ``'file.fits[SCI][101:400,201:500]'``: first x, then y, pixels that count from
+        1, the last one included. As a slice that is ``[200:500, 100:400]``.
+
+    format : str, optional
+        ``'fits'``, ``'sdss.frame'``, ``'bliss_astro.simulated'``,
+        ``'bliss_astro.coadd'`` or a registered one; by default by the content.
+
+    extension : int, str or tuple, optional
+        The HDU of the image: number, name, or name and version.
+
+    **given
+        Arguments of `Exposure` that replace what the file says, of which
+        ``background``, ``bkg_error``, ``effective_gain``, ``saturation`` and
+        ``mask`` may be files too (any value but 0 of a mask is bad), and
+
+        * ``weight``: inverse variance of the sky up to a factor, array or file, 0 in
+          bad pixels. Unless it states the noise that empty sky has to 25 %, it
+          is scaled to it;
+        * ``fwhm``: in place of ``psf`` its full width at half maximum, in pixels or
+          as an angle;
+        * ``zero_point``: AB magnitude of a flux of 1; the exposure is then in nmgy.
+
+        For SDSS images the arguments of `Exposure.from_sdss`.
+
+    Returns
+    -------
+    exposure : `Exposure`
+        The image.
+
+    Raises
+    ------
+    OSError
+        If the file is absent, truncated, damaged, or of no known format.
+
+    TypeError, ValueError
+        If an argument cannot be used; the message names it.
+
+    Warns
+    -----
+    `~astropy.utils.exceptions.AstropyUserWarning`
+        If header cards, the WCS or areas of the image are not sound and left out.
+    """
+
+    def __init__(self, instance, cls):
+        super().__init__(instance, cls, 'read', registry=None)
+
+    def __call__(self, path, *, format=None, extension=None, **given):  # noqa: A002
+        """
+        Read an exposure; see the class.
+        """
+        exposure, _ = open_exposure(
+            path, cls=self._cls, file_format=format, extension=extension, **given
+        )
+        return exposure
+
+
+def open_exposure(path, *, cls=Exposure, file_format=None, extension=None, **given):
+    """
+    Read an exposure; the work behind `Exposure.read`.
+
+    Parameters
+    ----------
+    path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+        The file.
+
+    cls : type, optional
+        `Exposure` or a subclass.
+
+    file_format : str, optional
+        The format; by default by the content.
+
+    extension : int, str or tuple, optional
+        The HDU.
+
+    **given
+        See `Exposure.read`.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image.
+
+    file_format : str
+        Its format.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if extension is not None:
+        given['extension'] = extension
+    if not isinstance(path, str | os.PathLike | HDUList):
+        msg = f'path must be a path or an astropy HDUList; got {type(path).__name__}.'
+        raise TypeError(msg)
+    if isinstance(path, HDUList):
+        return _of_hdus(path, Location('', extension), file_format, given)
+    location = parse_location(path, extension)
+    check_file(location.path, 'data', 'an image or a file')
+    if file_format is None:
+        # Others first: what is left is FITS, or said not to be by its reader.
+        names = registry.identify_format('read', cls, location.path, None, [path], {})
+        file_format = next((name for name in names if name != 'fits'), None)
+    if file_format not in (None, *_OF_FITS):
+        exposure = registry.read(cls, path, format=file_format, **given)
+        return exposure, file_format
+    with open_fits(location.path, 'path') as hdus:
+        return _of_hdus(hdus, location, file_format, given)
+
+
+def _of_hdus(hdus, location, file_format, given):
+    """
+    Read a FITS file: of one that states everything itself, or an image.
+    """
+    given = {name: value for name, value in given.items() if name != 'extension'}
+    if file_format is None and location.extension is None:
+        file_format = next(
+            (name for name, (_, is_it) in _OF_FITS.items() if is_it(hdus)), 'fits'
+        )
+    if file_format in (None, 'fits'):
+        estimated = {}
+        exposure = exposure_of_hdus(hdus, given, estimated, location=location)
+        if estimated:
+            meta = exposure.meta | {'estimated': estimated}
+            exposure = exposure.replace(meta=meta)
+        return exposure, 'fits'
+    exposure = _OF_FITS[file_format][0](hdus, given)
+    if location.section is not None:
+        exposure = exposure[location.cut(exposure.shape)]
+    return exposure, file_format
+
+
+def _read_sdss(hdus, given):
+    """
+    Read a frame or a corrected frame.
+    """
+    name = f'{file_name(hdus)!r}, an SDSS image'
+    refuse(given, name, allowed=(*_OF_SDSS, *_IN_SDSS))
+    changes = {key: value for key, value in given.items() if key in ('fwhm', 'mask')}
+    psf, psfield = given.get('psf'), given.get('psfield')
+    if isinstance(psf, str | os.PathLike | HDUList):
+        # Of an SDSS image the psField, which knows the PSF at each place.
+        psfield = psf
+    elif psf is not None:
+        changes['psf'] = psf
+    options = {key: given.get(key) for key in _OF_SDSS}
+    options['noise'] = options['noise'] or 'model'
+    return change_known(build(Exposure, hdus, psfield, **options), changes)
+
+
+def _is_sdss(hdus):
+    """
+    Tell whether an HDU list is an image of SDSS.
+    """
+    from ..surveys.sdss import _images
+
+    return _images._looks_like_frame(hdus) or _images._looks_like_fpc(hdus)
+
+
+def _read_simulated(hdus, given):
+    """
+    Read a simulated image.
+    """
+    return _changed(read_simulated(hdus), hdus, given, 'a simulated image')
+
+
+def _read_coadd(hdus, given):
+    """
+    Read a coadd of this package by the reader that its folder registers.
+    """
+    importlib.import_module(_COADD_HOME)
+    coadd = registry.get_reader(_COADD, Exposure)(hdus)
+    return _changed(coadd, hdus, given, 'a coadd')
+
+
+def _is_coadd(hdus):
+    """
+    Tell whether an HDU list is a file of a coadd.
+    """
+    return hdus[0].header.get('BLISSTYP') == 'COADD'
+
+
+def _changed(exposure, hdus, given, kind):
+    """
+    Change what the user knows better than a file that says everything.
+    """
+    allowed = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background')
+    sky = given.get('background')
+    if isinstance(sky, str) and sky == 'header':
+        given = {name: value for name, value in given.items() if name != 'background'}
+    refuse(given, f'{file_name(hdus)!r}, {kind}', allowed=allowed)
+    return change_known(exposure, given)
+
+
+# Readers of open FITS files, and how these are known.
+_OF_FITS = {
+    'bliss_astro.simulated': (_read_simulated, is_simulated),
+    'sdss.frame': (_read_sdss, _is_sdss),
+    _COADD: (_read_coadd, _is_coadd),
+    'fits': (None, lambda hdus: True),
+}
+
+
+def _register():
+    """
+    Make the formats known to astropy.
+    """
+
+    def reader(name):
+        return lambda path, **given: open_exposure(path, file_format=name, **given)[0]
+
+    for name in _OF_FITS:
+        if name != _COADD:
+            registry.register_reader(name, Exposure, reader(name))
+    registry.register_identifier('fits', Exposure, is_fits)
+
+
+_register()
+Exposure.read = registry.UnifiedReadWriteMethod(ExposureRead)

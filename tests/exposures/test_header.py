@@ -1,0 +1,122 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Header cards: used where sound, ignored with a word where not.
+"""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.nddata import CCDData, NDData
+from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro.exposures import Exposure
+from bliss_astro.exposures._header import HeaderCards, trim_section
+
+
+def cards(header, unit=u.adu, data=None):
+    data = np.full((8, 8), 100.0) if data is None else data
+    return HeaderCards(header, data, unit)
+
+
+@pytest.mark.parametrize(
+    ('header', 'unit', 'gain'),
+    [
+        ({'GAIN': 2.5}, u.adu, 2.5),
+        ({'GAIN': 2.5}, u.ct, 2.5),
+        ({'EGAIN': '1.7 / e- per ADU'}, u.DN, 1.7),
+        ({'GAIN': 2.5}, None, 2.5),
+        ({'GAIN': 0.0, 'EGAIN': 2.0}, u.adu, None),
+        # Electrons have their gain behind them, rates need the time.
+        ({'GAIN': 2.5}, u.electron, 1.0),
+        ({'GAIN': 2.5, 'EXPTIME': 60}, u.electron / u.s, 60.0),
+        ({'GAIN': 2.5, 'EXPTIME': 60}, u.adu / u.s, 150.0),
+        ({'GAIN': 2.5}, u.adu / u.s, None),
+        ({'EXPTIME': 0.0}, u.electron / u.s, None),
+        # Of a calibrated image the gain of the camera is not that of the data.
+        ({'GAIN': 2.5}, u.Jy, None),
+        ({'EFFGAIN': 3e7, 'GAIN': 2.5}, u.Jy, 3e7),
+    ],
+)
+def test_gain(header, unit, gain):
+    assert cards(header, unit).known.get('effective_gain') == gain
+
+
+@pytest.mark.parametrize(
+    ('value', 'reason'),
+    [
+        (0, 'not positive'),
+        (-1.0, 'not positive'),
+        (np.nan, 'not finite'),
+        (np.inf, 'not finite'),
+        ('unknown', 'no number'),
+        (True, 'no number'),
+        (50.0, 'below most of the image'),
+    ],
+)
+def test_placeholders_are_named(value, reason):
+    found = cards({'SATURATE': value})
+    assert found.known == {}
+    assert len(found.ignored) == 1
+    assert found.ignored[0].startswith('SATURATE = ')
+    assert reason in found.ignored[0]
+
+
+def test_sound_cards_and_their_sources():
+    header = fits.Header()
+    header['SATURATE'] = '60000. / ADU, of the amplifier'
+    header['READNOIS'] = 3.5
+    header['MAGZPT'] = 25.1
+    header['EXPTIME'] = 30
+    header['FILTER'] = 'r'
+    found = cards(header)
+    assert found.known == {'saturation': 6e4, 'read_noise': 3.5}
+    assert found.sources['saturation'] == 'header: SATURATE'
+    assert found.meta == {'exposure_time': 30, 'zero_point': 25.1, 'band': 'r'}
+    assert found.ignored == []
+
+
+def test_blank_cards_say_nothing():
+    header = fits.Header()
+    header['GAIN'] = None
+    header['SATURATE'] = '  '
+    assert cards(header).known == {}
+    assert cards(header).ignored == []
+
+
+@pytest.mark.parametrize(
+    ('text', 'section'),
+    [
+        ('[  17: 528,   1: 520]', (slice(0, 520), slice(16, 528))),
+        ('[1:536,1:520]', None),
+        ('[17:600,1:520]', None),
+        ('[528:17,1:520]', None),
+        ('all', None),
+    ],
+)
+def test_trimmed_section(text, section):
+    assert trim_section({'TRIMSEC': text}, (520, 536))[1] == section
+
+
+class TestNDData:
+    def test_cards_of_a_ccddata(self, rng):
+        data = rng.normal(50, 3, (40, 50))
+        meta = {'GAIN': 4.0, 'SATURATE': 1000.0, 'RDNOISE': -1, 'OBJECT': 'M2'}
+        ccd = CCDData(data, unit='adu', meta=meta)
+        with pytest.warns(AstropyUserWarning, match=r'ignored: RDNOISE = -1 \(not pos'):
+            exposure = Exposure.from_nddata(ccd, bkg_error=3 * u.adu)
+        assert exposure.effective_gain == 4
+        assert exposure.saturation == 1000
+        assert exposure.read_noise == 0
+        assert exposure.meta['OBJECT'] == 'M2'
+        assert exposure.meta['estimated'] == {
+            'effective_gain': 'header: GAIN',
+            'saturation': 'header: SATURATE',
+        }
+
+    def test_given_numbers_come_first(self, rng):
+        ndd = NDData(rng.normal(50, 3, (40, 50)), meta={'GAIN': 4.0, 'SATURATE': 60})
+        exposure = Exposure.from_nddata(
+            ndd, bkg_error=3.0, effective_gain=2.0, saturation=5000.0
+        )
+        assert (exposure.effective_gain, exposure.saturation) == (2, 5000)
