@@ -336,6 +336,11 @@ def test_detect_prints_a_table_and_nothing_else(simulated, capsys):
     assert lines[0].split()[:5] == names
     assert 3 < len(lines) <= 23
     assert 'detecting in 80 x 72 px of a simulated image' in err
+    # What the image was taken to be, and where each number comes from.
+    line = next(line for line in err.splitlines() if ', FWHM ' in line)
+    assert '80 x 72 px, FWHM ' in line
+    assert line.count('(given)') == 4
+    assert line.endswith('(SNR 5)')
     assert main(['detect', str(simulated), '-q']) == 0
     quiet, err = capsys.readouterr()
     assert quiet == out
