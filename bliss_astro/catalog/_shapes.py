@@ -394,10 +394,10 @@ def _able_encoders():
     Names of the bundled encoders that infer shapes, by their cards.
     """
     from bliss_astro.encoders import available_encoders
-    from bliss_astro.encoders._pretrained import _card_path, _find
+    from bliss_astro.encoders._pretrained import find_encoder
 
     cards = {
-        name: json.loads(_card_path(_find(name)).read_text())
+        name: json.loads(find_encoder(name).with_suffix('.json').read_text())
         for name in available_encoders()
     }
     return [name for name, card in cards.items() if card['encoder'].get('shapes')]
