@@ -295,6 +295,9 @@ class Case:
         ).items():  # fmt: skip
             header[card] = value
         image = np.array(self.image)
+        if image.dtype == np.longdouble:
+            # FITS has no such numbers.
+            image = image.astype(float)
 
         def hdu():
             made = fits.PrimaryHDU(image, header)
