@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from two_epochs import read_epochs
 
 from bliss_astro import detect_sources
+from bliss_astro.psf._asymmetry import asymmetry_of_psf
 
 _BRIGHT, _NEAR, _FAINT = 100.0, 8.0, 0.05
 
@@ -100,7 +101,9 @@ def main():
             warnings.simplefilter('ignore')
             catalog = detect_sources(exposure, encoder=arguments.encoder)
         n_bright, rows = companions(catalog, photon_snr(catalog, exposure))
-        coma = exposure._psf_access.asymmetries([700], [700])[0, 0]
+        image, model = exposure._psf_access.drawn_with_model(700, 700)
+        coma = asymmetry_of_psf(image, exposure.psf_at(700, 700).fwhm)
+        rest = np.abs(image - model).max() / image.max()
         length, direction, p = rayleigh(rows[:, 1])
         print(f'{name}: {len(catalog)} rows, {n_bright} bright')
         share, error = len(rows) / max(n_bright, 1), (len(rows) + 1) ** 0.5
@@ -124,6 +127,7 @@ def main():
             'mean_length': length,
             'mean_direction': direction,
             'coma_of_psf': np.hypot(*coma[:2]),
+            'largest_residual_of_psf': rest,
             'direction_of_coma': np.degrees(np.arctan2(coma[1], coma[0])),
             'companions': rows,
         }
