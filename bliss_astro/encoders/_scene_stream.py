@@ -44,6 +44,8 @@ _MARGINS = {'sky': 14, 'npe': 0}
 _UNSEEN = 0.4
 # Of the prior of the sky, with fields of telescopes, so many are no fields of SDSS.
 _OTHER_FRACTION = 0.65
+# FWHM in pixels below which images have no cosmic rays.
+_SHARPEST = 2.0
 # Signal-to-noise ratio of a usual flux floor.
 _USUAL_FLOOR = 3.4
 # Calibrations of images that are none of SDSS's, in electrons per nanomaggy.
@@ -632,7 +634,9 @@ class SceneStream:
             data = data + config.sky_error * off * bkg_error[:, None, None]
         if on_sky and config.ray_fraction > 0 and plan.dither.shape[1] == 1:
             rays = cosmic_rays(n, config.ray_fraction, config.shape, **drawn)
-            data = data + rays * bkg_error[:, None, None]
+            # Where stars are as sharp as rays, nothing tells the two apart.
+            told = fwhm_of_shape(plan.psf) > _SHARPEST
+            data = data + rays * (told * bkg_error)[:, None, None]
         return psf, data
 
     # -- batches ---------------------------------------------------------------
