@@ -18,6 +18,8 @@ _AREA = 16
 # Share beyond which an area is full, for encoders that were trained on less, and the
 # slack above what those are expected to see that were trained on more.
 _FULL, _SLACK = 0.4, 1.05
+# Tiles that an image needs to be called full.
+_LEAST_TILES = 64
 # Share of the image from which on nothing is refined.
 _MOSTLY = 0.5
 
@@ -50,6 +52,9 @@ def check_fullness(encoder, posterior):
         Whether that is most of the image.
     """
     count = posterior.decided()[0].count[0].cpu().numpy()
+    # One star fills all of an image of a few tiles.
+    if count.size < _LEAST_TILES:
+        return np.zeros(count.shape, dtype=int), None, False
     share = uniform_filter((count > 0).astype(float), _AREA, mode='nearest')
     domain = Domain.of(encoder)
     limit = _FULL

@@ -6,6 +6,7 @@ The quick sibling of `ProbabilisticCatalog.check`, which every detection can aff
 image of the rows' medians, one matched filter, one pass over blocks.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -144,7 +145,8 @@ def _scene(exposure, catalog):
     sources = sources_of(catalog, scale=scale_of(catalog), warn=False)
     # In units of the noise any image fits into single precision.
     unit = float(np.median(exposure.bkg_error))
-    model = np.asarray(ModelRenderer(exposure)(sources) / unit, dtype=np.float32)
+    sources = dataclasses.replace(sources, flux=sources.flux / unit)
+    model = np.asarray(ModelRenderer(exposure)(sources), dtype=np.float32)
     signal = np.subtract(exposure.data, exposure.background, dtype=float) / unit
     signal = signal.astype(np.float32)
     good = ~exposure.mask
