@@ -124,7 +124,8 @@ def compare_psf(exposure):
     # A PSF narrower than its pixel has hardly any width.
     off = np.log(found.width / np.maximum(drawn.width, _LEAST_WIDTH))[good]
     error = np.hypot(1 / found.snr[good], _OWN_SCATTER)
-    scatter, _ = excess_scatter(np.log(found.width[good]), error)
+    # Of the ratios: what a stated PSF that varies explains of the widths is none.
+    scatter, _ = excess_scatter(off, error)
     weight = 1 / (error**2 + scatter**2)
     log_ratio = float(np.median(off))
     log_error = float(1.25 / np.sqrt(weight.sum()))

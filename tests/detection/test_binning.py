@@ -11,14 +11,9 @@ from numpy.testing import assert_allclose, assert_equal
 
 from bliss_astro import OutOfDomainWarning, ProbabilisticCatalog, PSFModel
 from bliss_astro.detection import detect_sources
-from bliss_astro.exposures import Exposure
 from bliss_astro.psf import DEFAULT_SHAPE
 
 _SIDE = 130
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(Exposure, 'binned'), reason='exposures cannot be binned'
-)
 
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.modeling.models import Gaussian2D, Moffat2D
 
-from bliss_astro import Exposure, OutOfDomainWarning
+from bliss_astro import CoaddSimulator, Exposure, OutOfDomainWarning, StarPrior
 from bliss_astro.psf import PSFModel, VaryingPSF, compare_psf, estimate_psf
 
 SKY, NOISE = 1000.0, 1000.0**0.5
@@ -258,6 +258,22 @@ def test_stated_psf_is_compared(fwhm, factor):
     assert f'{word} than the stated psf' in found.finding
     right = exposure.replace(psf=estimate_psf(exposure).psf)
     assert compare_psf(right).finding == ''
+
+
+def test_a_psf_that_is_wrong_in_places_is_not_called_narrow_everywhere():
+    """
+    The scatter of the ratios counts, not that of the widths, which is small here.
+    """
+
+    class Varying:
+        def at(self, x, y):
+            shape = PSFModel().shape_vector.copy()
+            shape[[0, 1, 3]] *= 2.2 if x > 64 else 1.0
+            return PSFModel.from_shape(shape)
+
+    sky = StarPrior(density=0.003, flux_min=3000.0)
+    exposure, _ = CoaddSimulator(1, sky, shape=(64, 128), margin=4).simulate(rng=5)
+    assert 'narrower' not in compare_psf(exposure.replace(psf=Varying())).finding
 
 
 def test_galaxies_alone_are_not_taken_for_a_broad_psf():
