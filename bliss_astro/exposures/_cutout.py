@@ -13,6 +13,8 @@ __all__ = ['check_wcs', 'cut_wcs', 'sky_wcs', 'two_slices']
 
 # Places along each axis at which a WCS is tried.
 _N_PLACES = 5
+# wcslib takes NaN for its mark of what is not defined, 9.9e107, and counts on.
+_UNDEFINED = 1e100
 
 
 def check_wcs(wcs):
@@ -98,11 +100,15 @@ def _sky_failure(wcs, shape):
             names = ', '.join(str(name) or 'none' for name in wcs.wcs.ctype)
             return f'its axes ({names}) are not celestial', 1.0
         high = wcs if hasattr(wcs, 'pixel_to_world') else HighLevelWCSWrapper(wcs)
-        sky = high.pixel_to_world(x.ravel(), y.ravel())
-        if not isinstance(sky, SkyCoord):
-            return f'it gives {type(sky).__name__} in place of SkyCoord', 1.0
-        sky = sky.icrs
+        # Angles that are no numbers are told below, not by numpy.
+        with np.errstate(invalid='ignore'):
+            sky = high.pixel_to_world(x.ravel(), y.ravel())
+            if not isinstance(sky, SkyCoord):
+                return f'it gives {type(sky).__name__} in place of SkyCoord', 1.0
+            sky = sky.icrs
         bad = ~(np.isfinite(sky.ra.deg) & np.isfinite(sky.dec.deg))
+        low = high.low_level_wcs.pixel_to_world_values(x.ravel(), y.ravel())
+        bad |= ~np.all(np.abs(low) < _UNDEFINED, axis=0)
     except Exception as error:  # noqa: BLE001
         # Each library fails in its own ways, none of which spoils the image.
         return ' '.join(str(error).split()) or type(error).__name__, 1.0

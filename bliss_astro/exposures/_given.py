@@ -122,8 +122,8 @@ def read_maps(given, *, shape, unit=None, cut=None, hdus=None):
         values, _ = read_map(mask, 'mask', shape=shape, cut=cut, hdus=hdus)
         # Bit masks of files: whatever is marked is bad.
         given['mask'] = ~(np.asarray(values) == 0)
-    elif mask is not None and cut is not None and np.shape(mask) != shape:
-        given['mask'] = np.asarray(mask)[cut]
+    elif cut is not None and np.ndim(mask) == 2 and np.shape(mask) != shape:
+        given['mask'] = np.asanyarray(mask)[cut]
     return given
 
 

@@ -25,6 +25,7 @@ from ._given import (
 from ._header import HeaderCards, plain_number, trim_section, warn_ignored
 from ._nddata import collect_nddata
 from ._sky import measure_background
+from ._validate import check_mask
 
 __all__ = ['change_known', 'exposure_of', 'exposure_of_hdus', 'whole_wcs']
 
@@ -127,7 +128,8 @@ def change_known(exposure, given):
         given['background'] = level
     fwhm, zero_point = given.pop('fwhm', None), given.pop('zero_point', None)
     if 'mask' in given:
-        given['mask'] = exposure.mask | np.asarray(given['mask'], dtype=bool)
+        own = check_mask('mask', given['mask'], exposure.shape)
+        given['mask'] = exposure.mask if own is None else exposure.mask | own
     for name in ('background', 'saturation'):
         if isinstance(given.get(name), u.Quantity):
             given[name] = given[name].to_value(exposure.unit)
@@ -295,13 +297,11 @@ def exposure_of_hdus(hdus, given, estimated, *, location=None):
     given = {name: value for name, value in given.items() if value is not None}
     unit = given.get('unit')
     given = read_maps(given, shape=data.shape, unit=unit, cut=cut, hdus=hdus)
-    given['mask'] = np.logical_or.reduce(
-        [
-            np.zeros(data.shape, dtype=bool),
-            *(mask[cut] for mask in masks),
-            *([given['mask']] if 'mask' in given else ()),
-        ]
-    )
+    masks = [mask[cut] for mask in masks]
+    own = check_mask('mask', given.get('mask'), data.shape)
+    if own is not None:
+        masks.append(own)
+    given['mask'] = np.logical_or.reduce([np.zeros(data.shape, dtype=bool), *masks])
     if exposed is not None and given['mask'].any():
         estimated['mask'] = f'header: {card}'
     cards = HeaderCards(plane.header, data, unit)

@@ -8,6 +8,7 @@ import warnings
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.nddata import CCDData, NDData, StdDevUncertainty, UnknownUncertainty
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
@@ -434,6 +435,23 @@ def test_overscan(data, known, encoder):
     assert not np.any(found['x_centroid'] < 12)
 
 
+@pytest.mark.parametrize('shape', [(80, 70), (96, 103), (96,)])
+def test_mask_of_another_shape(field, encoder, shape):
+    image = fits.PrimaryHDU(field[0].data)
+    with pytest.raises(ValueError, match='mask must have the shape of data'):
+        detect_sources(image, mask=np.zeros(shape, bool), encoder=encoder)
+
+
+def test_hidden_pixels_of_a_mask_hide(field, encoder):
+    # With an HDU as with an array; what a mask itself hides may be anything.
+    mask = np.ma.zeros(field[0].shape, bool)
+    mask[:30] = np.ma.masked
+    image = fits.PrimaryHDU(field[0].data)
+    found = detect_sources(image, mask=mask, psf=field[0].psf, encoder=encoder)
+    assert found.exposure.mask[:30].all()
+    assert not np.any(found['y_centroid'] < 25)
+
+
 @pytest.mark.parametrize('kind', ['plain', 'linear', 'solar', 'singular', 'nan', 'inf'])
 def test_wcs_without_a_sky(data, known, encoder, same_rows, kind):
     wcs = WCS(naxis=2)
@@ -503,8 +521,9 @@ def test_header_cards(encoder, card, value, ignored):
 )
 @pytest.mark.parametrize('ending', ['fits', 'ecsv', 'parquet', 'vot'])
 def test_units_with_a_scale_are_stored(tmp_path, encoder, rng, unit, ending):
-    image = rng.normal(100, 5, (64, 64))
-    image[30:33, 30:33] += 200
+    yy, xx = np.mgrid[:64, :64]
+    star = PSFModel(flux=3000, x_0=31, y_0=31)
+    image = rng.normal(100, 5, (64, 64)) + star(xx, yy)
     catalog = detect_sources(image * unit, psf=PSFModel(), encoder=encoder)
     catalog.write(tmp_path / f'cat.{ending}', posterior=ending == 'fits')
     again = ProbabilisticCatalog.read(tmp_path / f'cat.{ending}')
