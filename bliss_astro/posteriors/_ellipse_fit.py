@@ -13,7 +13,9 @@ import torch
 from bliss_astro.psf._mixture import (
     broaden_shape,
     elliptical_radius_squared,
+    gaussian,
     normalization_of_shape,
+    power_law,
 )
 
 __all__ = [
@@ -82,10 +84,9 @@ def _blurred(patches, ellipses, step=0.0):
 
 def _profile(shape, r2, radius, *, slope=False):
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
-    core = torch.exp(-0.5 * r2 / s1**2)
-    wide = b * torch.exp(-0.5 * r2 / s2**2)
+    core, wide = gaussian(r2, s1), b * gaussian(r2, s2)
     base = 1 + r2 / (beta * sp**2)
-    tail = p0 * torch.exp(-0.5 * beta * torch.log(base))
+    tail = p0 * power_law(base, beta / 2)
     norm = 1 / normalization_of_shape(shape, radius=radius)
     value = norm * (core + wide + tail)
     if not slope:

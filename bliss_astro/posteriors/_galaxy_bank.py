@@ -42,9 +42,9 @@ def _flux_and_misfit(patches, p, start):
     # Two rounds: the weights follow the source's own photon noise.
     flux = start
     for _ in range(2):
-        weight = patches.weight(flux[:, None, None] * p)
-        information = _sum(weight * p * p).clamp(min=1e-9)
-        flux = _sum(weight * p * patches.data) / information
+        weighted = patches.weight(flux[:, None, None] * p) * p
+        information = _sum(weighted * p).clamp(min=1e-9)
+        flux = _sum(weighted * patches.data) / information
     return flux, information.rsqrt()
 
 

@@ -128,12 +128,12 @@ def cleaned(pixels, fit, sources, index):
     """
     some = sources.select(index)
     patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
-    where, _, _ = pixels.index(some.images, some.x, some.y, STAMP_RADIUS)
+    at = (some.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
     own = own_model(patches, fit.ellipses.select(index), some)
     if some.active is not None:
         own = own * some.active[:, None, None]
-    others = fit.model[where] - own
-    extended = fit.extended[where]
+    others = pixels.cut(fit.model, *at) - own
+    extended = pixels.cut(fit.extended, *at)
     if some.point is not None:
         own = own * ~some.point[:, None, None]
     extended = extended - own

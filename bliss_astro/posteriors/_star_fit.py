@@ -61,12 +61,12 @@ class StarPatches:
         return dataclasses.replace(self, **chosen)
 
     def offsets(self, x, y):
-        """Offsets of the pixels from positions, each ``(N, P, P)``."""
+        """Offsets of the pixels from positions, ``(N, 1, P)`` and ``(N, P, 1)``."""
         half = self.data.shape[-1] // 2
         step = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
         dx = step[None, None, :] - (x - self.x)[:, None, None]
         dy = step[None, :, None] - (y - self.y)[:, None, None]
-        return torch.broadcast_tensors(dx, dy)
+        return dx, dy
 
     def variance(self, model):
         """Variance of each pixel under a model of the signal."""
@@ -152,10 +152,11 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
     for iteration in range(n_iterations + 1):
         if iteration:
             weight = patches.weight(flux[:, None, None] * p)  # noqa: F821
-        information = _sum(weight * p * p).clamp(min=1e-9)
-        flux = _sum(weight * p * patches.data) / information
+        weighted = weight * p
+        information = _sum(weighted * p).clamp(min=1e-9)
+        flux = _sum(weighted * patches.data) / information
     model = flux[:, None, None] * p
-    noise = patches.covariance(weight * p, weight * p, patches.variance(model))
+    noise = patches.covariance(weighted, weighted, patches.variance(model))
     n_good = _sum(patches.good).clamp(min=1)
     chi2 = _sum(weight * (patches.data - model) ** 2) / n_good
     error = noise.clamp(min=1e-12).sqrt() / information

@@ -30,8 +30,10 @@ __all__ = [
     'broaden_shape',
     'describe_shape',
     'elliptical_radius_squared',
+    'gaussian',
     'mixture_of_shape',
     'normalization_of_shape',
+    'power_law',
     'profile_of_shape',
     'profile_with_gradient',
 ]
@@ -51,6 +53,10 @@ DEFAULT_SHAPE = (1.48996, 2.99404, 0.049229, 2.89229, 0.010495, 3.26380, 0.0, 0.
 # 100 pixels.  The trapezoidal error of the power law, relative, is
 # 2 |Gamma(a + 2 pi i / h)| / Gamma(a): 2e-5 for a step h of 0.7, 1e-3 for 1.
 _FIRST_NODE, _LAST_NODE = -8.4, 2.8
+
+# Exponent of Gaussians below which nothing is left beside the peak even in double
+# precision.
+_LEAST_EXPONENT = -35.0
 
 
 def normalization_of_shape(
@@ -94,7 +100,24 @@ def elliptical_radius_squared(
     """
     e1, e2 = shape[..., 6], shape[..., 7]
     norm = torch.rsqrt(1 - e1**2 - e2**2)
-    return norm * ((1 - e1) * dx**2 - 2 * e2 * dx * dy + (1 + e1) * dy**2)
+    # Rows and columns apart as long as they can be: few operations see all pixels.
+    along_x, along_y = norm * (1 - e1) * dx**2, norm * (1 + e1) * dy**2
+    return along_x + along_y - (2 * norm * e2 * dx) * dy
+
+
+def gaussian(r2: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """
+    A Gaussian of height one at squared radii.
+
+    Nowhere below 6e-16: values too small to be normal numbers, and squares of such,
+    take processors 20 times as long, and the wings of narrow PSFs are full of them.
+    """
+    return torch.exp((r2 / (-2 * sigma**2)).clamp(min=_LEAST_EXPONENT))
+
+
+def power_law(base: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """``base ** -power``, in half the time."""
+    return torch.exp(-power * torch.log(base))
 
 
 def profile_of_shape(
@@ -125,8 +148,8 @@ def profile_of_shape(
     """
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
     r2 = elliptical_radius_squared(shape, dx, dy)
-    value = torch.exp(-r2 / (2 * s1**2)) + b * torch.exp(-r2 / (2 * s2**2))
-    value = value + p0 * (1 + r2 / (beta * sp**2)) ** (-beta / 2)
+    value = gaussian(r2, s1) + b * gaussian(r2, s2)
+    value = value + p0 * power_law(1 + r2 / (beta * sp**2), beta / 2)
     return value / normalization_of_shape(shape, radius=radius)
 
 
@@ -147,10 +170,9 @@ def profile_with_gradient(
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
     e1, e2 = shape[..., 6], shape[..., 7]
     r2 = elliptical_radius_squared(shape, dx, dy)
-    core = torch.exp(-r2 / (2 * s1**2))
-    wide = b * torch.exp(-r2 / (2 * s2**2))
+    core, wide = gaussian(r2, s1), b * gaussian(r2, s2)
     base = 1 + r2 / (beta * sp**2)
-    tail = p0 * base ** (-beta / 2)
+    tail = p0 * power_law(base, beta / 2)
     norm = 1 / normalization_of_shape(shape, radius=radius)
     slope = core / (2 * s1**2) + wide / (2 * s2**2) + tail / (2 * sp**2 * base)
     slope = slope * norm * torch.rsqrt(1 - e1**2 - e2**2) * 2

@@ -3,6 +3,8 @@
 Tests of the least-squares features, and of marginals across borders.
 """
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.metrics import cramer_rao_bound
-from bliss_astro.posteriors import find_sources
+from bliss_astro.posteriors import TileGrid, find_sources
+from bliss_astro.posteriors._pixels import Pixels
 from bliss_astro.posteriors._star_fit import StarPatches, fit_star, flux_at
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.psf._mixture import profile_of_shape
@@ -268,3 +271,17 @@ def test_position_errors_under_interpolated_noise(u):
         # than the sum of its correlations says.
         _, _, white, *_ = fit_star(patches_of(x, y, flux), x, y, 0 * x + 3.0)
         assert (error_x < np.sqrt(np.prod(1 + 2 * np.array(rho))) * white).all()
+
+
+def test_cut_outs_are_squares_of_the_padded_image(generator):
+    image = torch.randn(2, 21, 33, generator=generator)
+    inputs = types.SimpleNamespace(image=image, mask=image > 2)
+    pixels = Pixels(inputs, TileGrid((21, 33), 4), 6)
+    images = torch.tensor([0, 1, 1, 0])
+    # Beyond both ends too.
+    x, y = torch.tensor([3.4, 32.6, -50, 80.0]), torch.tensor([0.2, 20.7, 60, -40.0])
+    for radius in (6, 4):
+        index, cx, cy = pixels.index(images, x, y, radius)
+        for part in (pixels.image, pixels.good):
+            found = pixels.cut(part, images, cx, cy, radius)
+            assert torch.equal(found, part[index])

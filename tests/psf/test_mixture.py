@@ -222,3 +222,20 @@ def test_normalisation_of_an_ellipse_by_sum_of_pixels():
     total = profile_of_shape(tensor(shape), dx, dy)[inside].sum()
     assert_allclose(float(total), 1, rtol=2e-4)
     assert np.isfinite(float(normalization_of_shape(tensor(shape), radius=math.inf)))
+
+
+def test_wings_of_narrow_psfs_are_normal_numbers():
+    # Work on subnormal ones takes processors many times as long.
+    vector = torch.tensor([0.5, 0.7, 0.1, 0.6, 1e-12, 8.0, 0.1, 0.05])[None, None]
+    step = torch.arange(-12.0, 13)
+    value, *slopes = profile_with_gradient(vector, step[None], step[:, None])
+    plain = profile_of_shape(vector, step[None], step[:, None])
+    least = torch.finfo(torch.float32).tiny
+    for part in (plain, value, plain**2, *(s for s in slopes)):
+        assert not ((part.abs() < least) & (part != 0)).any()
+    assert_allclose(value, plain, rtol=1e-5)
+    # As in double precision, to what single precision holds of the peak.
+    wide = profile_of_shape(
+        vector.double(), step.double()[None], step.double()[:, None]
+    )
+    assert_allclose(plain, wide, atol=1e-6 * float(wide.max()))
