@@ -256,7 +256,8 @@ def test_stars_that_cannot_be_measured(encoder, rng):
     image[20:110:15, 20:110:15] += 3000
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', AstropyUserWarning)
-        # None of them is taken for a star either.
+        # None of them is taken for a star either; those and no others are masked.
         warnings.simplefilter('ignore', NoDetectionsWarning)
         found = detect_sources(image, encoder=encoder)
+    assert np.array_equal(found.exposure.mask, image > 2000)
     assert 'psf' in found.meta['estimated']
