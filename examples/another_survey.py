@@ -23,9 +23,8 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from bliss_astro import PSFModel, detect_sources
-from bliss_astro.exposures import measure_noise
 from bliss_astro.detection import make_recipe
-from bliss_astro.exposures import Exposure
+from bliss_astro.exposures import Exposure, measure_noise
 from bliss_astro.priors import CatalogPrior, FieldPrior
 
 # Of the survey: side of a pixel in arcsec, zero point, the place of the i band
