@@ -214,7 +214,8 @@ class ProbabilisticCatalog(QTable):
 
         The `~bliss_astro.exposures.Exposure` that was measured, or `None`: after
         reading a file, which does not keep it, after stacking rows of several
-        images, and for catalogues that `detect_sources` did not make.
+        images, and for catalogues that `~bliss_astro.detection.detect_sources` did
+        not make.
         """
         return getattr(self.posterior, 'exposure', None)
 
@@ -545,7 +546,7 @@ class ProbabilisticCatalog(QTable):
 
         Returns
         -------
-        regions : `regions.Regions`
+        regions : ``regions.Regions``
             The circles, with the row's ``id`` as text and its probability as a tag;
             stars are cyan, galaxies orange.
 
