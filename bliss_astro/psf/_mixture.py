@@ -30,10 +30,8 @@ __all__ = [
     'broaden_shape',
     'describe_shape',
     'elliptical_radius_squared',
-    'gaussian',
     'mixture_of_shape',
     'normalization_of_shape',
-    'power_law',
     'profile_of_shape',
     'profile_with_gradient',
 ]

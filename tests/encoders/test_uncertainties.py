@@ -240,5 +240,8 @@ def test_bundled_cards_state_their_domain():
         stated = Domain.of(encoder)
         assert 'domain' in encoder.card
         computed = Domain.of_simulation(encoder.card['simulation'])
-        assert stated.psf_area == pytest.approx(computed.psf_area, rel=1e-3)
+        assert stated.psf_area[1] == pytest.approx(computed.psf_area[1], rel=1e-3)
+        # A card may state less than was simulated, and then says why.
+        if 'remark' not in encoder.card:
+            assert stated.psf_area == pytest.approx(computed.psf_area, rel=1e-3)
         assert stated.noise == pytest.approx(computed.noise, rel=1e-3)
