@@ -13,7 +13,13 @@ import torch
 from astropy.table import QTable
 from scipy.stats import kstest
 
-from bliss_astro import CoaddSimulator, Exposure, PSFModel, detect_sources
+from bliss_astro import (
+    CoaddSimulator,
+    Exposure,
+    OutOfDomainWarning,
+    PSFModel,
+    detect_sources,
+)
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._check._model import ModelRenderer, Sources
 from bliss_astro.catalog._check._statistics import cells_of
@@ -148,7 +154,8 @@ def test_encoder_and_its_own_images_agree():
     assert check.p_value > 1e-3
     assert not kinds(check) & {'psf', 'noise', 'background', 'photon noise', 'cells'}
     wrong = exposure.replace(psf=scaled_psf(1.1))
-    check = detect_sources(wrong, encoder='stars').check(wrong, rng=2)
+    with pytest.warns(OutOfDomainWarning, match='narrower than the stated psf'):
+        check = detect_sources(wrong, encoder='stars').check(wrong, rng=2)
     (finding,) = [f for f in check.findings if f.kind == 'psf']
     assert finding.value == pytest.approx(-0.1, abs=0.02)
     assert 'narrower than the PSF' in finding.text
