@@ -3,6 +3,7 @@
 Tests that the work is bounded by the number of pixels, and of threads.
 """
 
+import os
 import time
 import types
 import warnings
@@ -67,7 +68,17 @@ def work(monkeypatch):
 @pytest.mark.skipif(
     not (_BENCHMARKS / 'bounded.py').is_file(), reason='the benchmarks are not here'
 )
-@pytest.mark.parametrize('stated', [False, True])
+# One of each pair is enough for every day; the others take a minute together.
+SLOW = (
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        'BLISS_ASTRO_RUN_SLOW' not in os.environ,
+        reason='takes minutes; set BLISS_ASTRO_RUN_SLOW to run it',
+    ),
+)
+
+
+@pytest.mark.parametrize('stated', [False, pytest.param(True, marks=SLOW)])
 @pytest.mark.parametrize(
     'kind', ['noise', 'galaxy', 'nebula', 'stripes', 'undersampled crowd']
 )

@@ -3,6 +3,7 @@
 The residual check of every detection: silent on good images, clear on bad ones.
 """
 
+import os
 import warnings
 
 import numpy as np
@@ -21,6 +22,9 @@ from bliss_astro.detection._self_check import around_saturated, self_check
 from bliss_astro.encoders import SceneStream, SimulationConfig
 from bliss_astro.exposures import Exposure
 from bliss_astro.priors import StarPrior
+
+# Ten in the run that takes minutes.
+N_SEEDS = 10 if 'BLISS_ASTRO_RUN_SLOW' in os.environ else 3
 
 
 def stars(seed, density=0.002, **more):
@@ -56,7 +60,7 @@ def sound(encoder):
     return exposure, detect_sources(exposure, encoder=encoder), truth
 
 
-@pytest.mark.parametrize('seed', range(10))
+@pytest.mark.parametrize('seed', range(N_SEEDS))
 def test_good_images_pass(seed, encoder):
     with warnings.catch_warnings():
         warnings.simplefilter('error', CatalogCheckWarning)
