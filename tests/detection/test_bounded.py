@@ -64,10 +64,6 @@ def work(monkeypatch):
     return counts
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not (_BENCHMARKS / 'bounded.py').is_file(), reason='the benchmarks are not here'
-)
 # One of each pair is enough for every day; the others take a minute together.
 SLOW = (
     pytest.mark.slow,
@@ -78,6 +74,10 @@ SLOW = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (_BENCHMARKS / 'bounded.py').is_file(), reason='the benchmarks are not here'
+)
 @pytest.mark.parametrize('stated', [False, pytest.param(True, marks=SLOW)])
 @pytest.mark.parametrize(
     'kind', ['noise', 'galaxy', 'nebula', 'stripes', 'undersampled crowd']
