@@ -163,7 +163,8 @@ def _finding(log_ratio, log_error, scatter, n, fwhm):
     """Say it where the widths differ."""
     if abs(log_ratio) < max(_DIFFERENT, _SIGNIFICANT * log_error):
         return ''
-    if log_ratio > 0 and (n < _FEW_BROAD or scatter > _TIGHT):
+    # A large difference is believed with more scatter: undersampled, ratios vary.
+    if log_ratio > 0 and (n < _FEW_BROAD or scatter > max(_TIGHT, log_ratio / 2)):
         return ''
     ratio = np.exp(log_ratio)
     word = 'broader' if ratio > 1 else 'narrower'
