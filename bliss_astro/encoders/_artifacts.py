@@ -1,16 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What is in images and no source of the prior: cosmic rays, trails, large galaxies.
+What is in images and no source of the prior: rays, trails, large galaxies, glare.
 
 None of them is asked for.  An encoder that never saw one takes it for stars or for
-rows of galaxies.
+rows of galaxies.  A survey's PSF is measured on stars that are not saturated, and
+ends where these fade; of stars thousands of times brighter one sees the diffraction
+spikes of the telescope's spider and the light scattered by mirrors and dust.
 """
 
 import math
 
 import torch
 
-__all__ = ['cosmic_rays', 'draw_large_galaxies', 'large_galaxies', 'trails']
+__all__ = [
+    'cosmic_rays',
+    'draw_bright_stars',
+    'draw_large_galaxies',
+    'glare',
+    'large_galaxies',
+    'trails',
+]
 
 # Cosmic rays: peak over the noise, length and width in pixels, most in an image.
 _RAY_PEAK, _RAY_LENGTH, _RAY_WIDTH, _MOST_RAYS = (5.0, 3e3), (0.0, 7.0), 0.3, 4
@@ -22,10 +31,25 @@ _RADIUS, _BRIGHTNESS, _BEYOND = (8.0, 60.0), (0.3, 30.0), 30.0
 # Scale of the exponential disk and of the de Vaucouleurs law, in half-light radii.
 _DISK, _BULGE = 1.678, 7.669
 
+# Electrons of the stars, and how far outside of the image they may lie.
+_STAR_FLUX = (2e5, 3e7)
+_STAR_BEYOND = 40.0
+# Light in a spike at a distance of 30 pixels, per pixel, and in a halo at its
+# centre, over that of the star: ranges around what SDSS's r frames show.
+_SPIKE = (5e-6, 1e-4)
+_HALO = (1e-6, 5e-5)
+
 
 def _between(pair, unit):
     low, high = pair
     return low * (high / low) ** unit
+
+
+def _around(shape, unit, beyond):
+    """Places in and around images of a shape, of the first two of ``unit``."""
+    ny, nx = shape
+    x = -beyond + unit[0] * (nx + 2 * beyond)
+    return x, -beyond + unit[1] * (ny + 2 * beyond)
 
 
 def _grid(shape, like):
@@ -143,9 +167,7 @@ def draw_large_galaxies(n, fraction, shape, noise, *, generator):
         Shapes in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels.
     """
     unit = torch.rand(8, n, 1, generator=generator, device=noise.device)
-    ny, nx = shape
-    x = -_BEYOND + unit[0] * (nx + 2 * _BEYOND)
-    y = -_BEYOND + unit[1] * (ny + 2 * _BEYOND)
+    x, y = _around(shape, unit, _BEYOND)
     radius = _between(_RADIUS, unit[2])
     ratio = 0.15 + 0.85 * unit[3]
     brightness = _between(_BRIGHTNESS, unit[4]) * noise[:, None]
@@ -198,3 +220,77 @@ def large_galaxies(x, y, flux, galaxy, shape, fwhm):
     light = fraction[:, None, None] * exponential
     light = light + (1 - fraction[:, None, None]) * law / area(bulge, bulge_radius)
     return flux[..., None] * light
+
+
+def draw_bright_stars(n, fraction, shape, *, generator, device='cpu'):
+    """
+    Draw a very bright star for some of the images.
+
+    Parameters
+    ----------
+    n : int
+        Number of images B.
+
+    fraction : float
+        Share of them that have one.
+
+    shape : tuple of int
+        ``(ny, nx)``.
+
+    generator : `torch.Generator`
+        On the device.
+
+    device : str or `torch.device`, optional
+        Where to draw.
+
+    Returns
+    -------
+    x, y, flux : tensor ``(B, 1)``
+        Pixels and electrons; 0 electrons in the other images.
+    """
+    unit = torch.rand(4, n, 1, generator=generator, device=device)
+    x, y = _around(shape, unit, _STAR_BEYOND)
+    flux = _between(_STAR_FLUX, unit[2])
+    return x, y, flux * (unit[3] < fraction)
+
+
+def glare(x, y, flux, shape, *, generator):
+    """
+    Images of spikes and halos.
+
+    Four spikes at right angles, at any angle, whose light falls with a power of
+    the distance, and a round halo.
+
+    Parameters
+    ----------
+    x, y, flux : tensor ``(B, 1)``
+        From `draw_bright_stars`.
+
+    shape : tuple of int
+        ``(ny, nx)``.
+
+    generator : `torch.Generator`
+        On the device.
+
+    Returns
+    -------
+    image : tensor ``(B, ny, nx)``
+        Electrons.
+    """
+    n, (ny, nx) = len(x), shape
+    unit = torch.rand(7, n, 1, 1, generator=generator, device=x.device)
+    dx = torch.arange(nx, device=x.device)[None, None, :] - x[..., None]
+    dy = torch.arange(ny, device=x.device)[None, :, None] - y[..., None]
+    angle = 0.5 * math.pi * unit[0]
+    along = torch.cos(angle) * dx + torch.sin(angle) * dy
+    across = torch.cos(angle) * dy - torch.sin(angle) * dx
+    power = 0.8 + 1.4 * unit[1]
+    width = 0.8 + 1.6 * unit[2]
+    image = 0
+    for u, v in ((along, across), (across, along)):
+        fall = ((u.abs() + 5) / 35) ** -power
+        image = image + fall * torch.exp(-0.5 * (v / width) ** 2)
+    image = image * _between(_SPIKE, unit[3])
+    core = 10 + 20 * unit[4]
+    halo = (1 + (dx**2 + dy**2) / core**2) ** -(1 + unit[5])
+    return flux[..., None] * (image + _between(_HALO, unit[6]) * halo)

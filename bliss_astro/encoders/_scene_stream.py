@@ -16,8 +16,14 @@ from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.psf._width import fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies, render_stars
 
-from ._artifacts import cosmic_rays, draw_large_galaxies, large_galaxies, trails
-from ._bright_stars import draw_bright_stars, glare
+from ._artifacts import (
+    cosmic_rays,
+    draw_bright_stars,
+    draw_large_galaxies,
+    glare,
+    large_galaxies,
+    trails,
+)
 from ._inputs import (
     EMPTY_LOG_DENSITY,
     USUAL_BACKGROUND_ERROR,

@@ -7,8 +7,8 @@ import numpy as np
 
 from ._checks import check_radius
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
-from ._model import PSFModel
 from ._phases import PHASES, fit_phases, fit_residual
+from ._varying import VariablePSF
 
 __all__ = ['PSFExPSF', 'read_psfex']
 
@@ -20,7 +20,7 @@ _ORDER = 5
 _FIRST = 1.0
 
 
-class PSFExPSF:
+class PSFExPSF(VariablePSF):
     """
     A PSF model of PSFEx: images whose weights are polynomials of the position.
 
@@ -80,25 +80,6 @@ class PSFExPSF:
         """Full width at half maximum in pixels in the middle of the image."""
         x, y = (z - _FIRST - o for z, o in zip(self.zero, self.origin, strict=True))
         return self.at(x, y).fwhm
-
-    def shifted(self, dx, dy):
-        """
-        Return the same PSF for an image cut out of this one.
-
-        Parameters
-        ----------
-        dx, dy : float
-            Position on this image of pixel (0, 0) of the cut-out.
-
-        Returns
-        -------
-        psf : `PSFExPSF`
-            The PSF in the cut-out's pixels.
-        """
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.origin = (self.origin[0] + float(dx), self.origin[1] + float(dy))
-        return other
 
     def samples(self, x, y):
         """
@@ -165,14 +146,10 @@ class PSFExPSF:
         Returns
         -------
         psf : `PSFModel`
-            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``.
+            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``; its
+            ``fit_info['residual']`` is that of the fit in the middle.
         """
-        psf = PSFModel.from_shape(
-            self.shape_grid([x], [y])[0, 0],
-            x_0=float(x),
-            y_0=float(y),
-            normalization_radius=self.normalization_radius,
-        )
+        psf = super().at(x, y)
         psf.fit_info = {'residual': self._cache['residual']}
         return psf
 

@@ -20,6 +20,7 @@ from ._fit import _N_ROUNDS, _peaks, _variance_from_scatter
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._model import PSFModel
 from ._profile import integral, profile, squared_radius
+from ._varying import VariablePSF
 
 __all__ = ['SDSSPSF']
 
@@ -53,7 +54,7 @@ _WING_WIDTH = np.array([np.inf, 0.3, 1.0, 0.05, 0.1, 0.05, 0.3, 0.3])
 _NODE_WIDTH = np.array([np.inf, 0.1, 0.3, 0.02, 0.05, 0.02, 0.3, 0.3])
 
 
-class SDSSPSF:
+class SDSSPSF(VariablePSF):
     """
     The PSF of one band of an SDSS field, which varies from place to place.
 
@@ -122,25 +123,6 @@ class SDSSPSF:
         """
         return f'<SDSSPSF(band={self.band!r}, origin={self.origin})>'
 
-    def shifted(self, dx, dy):
-        """
-        Return the same PSF for an image cut out of this one.
-
-        Parameters
-        ----------
-        dx, dy : float
-            Position on this image of pixel (0, 0) of the cut-out.
-
-        Returns
-        -------
-        psf : `SDSSPSF`
-            The PSF in the cut-out's pixels.
-        """
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.origin = (self.origin[0] + float(dx), self.origin[1] + float(dy))
-        return other
-
     def central(self):
         """
         Return SDSS's own circular fit for the whole field.
@@ -153,22 +135,6 @@ class SDSSPSF:
         return PSFModel.from_shape(
             self._analytic, normalization_radius=self.normalization_radius
         )
-
-    def at(self, x, y):
-        """
-        Return the model at a place, interpolated between fits on a grid.
-
-        Parameters
-        ----------
-        x, y : float
-            Position in pixels of the image.
-
-        Returns
-        -------
-        psf : `PSFModel`
-            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``.
-        """
-        return self._model(self.shape_grid([x], [y])[0, 0], x, y)
 
     def shape_grid(self, xs, ys):
         """
@@ -209,7 +175,12 @@ class SDSSPSF:
             ``offset`` the sum's own centroid.
         """
         fit = self._fit_here(x, y)
-        psf = self._model(fit.shape, x, y)
+        psf = PSFModel.from_shape(
+            fit.shape,
+            x_0=float(x),
+            y_0=float(y),
+            normalization_radius=self.normalization_radius,
+        )
         stamp, use = _core(self.kl_sum(x, y))
         off = (stamp - fit.model(stamp.shape[1:])) / stamp.max()
         psf.fit_info = {
@@ -367,17 +338,6 @@ class SDSSPSF:
                 raise ValueError(msg)
             mapped.append(np.clip(value + origin, 0, size - 1))
         return mapped
-
-    def _model(self, shape, x, y):
-        """
-        Make the model of a shape, at a place of the image.
-        """
-        return PSFModel.from_shape(
-            shape,
-            x_0=float(x),
-            y_0=float(y),
-            normalization_radius=self.normalization_radius,
-        )
 
 
 def _read(psfield, band):

@@ -3,12 +3,14 @@
 A PSF whose size and ellipticity vary smoothly over an image.
 """
 
+from copy import copy
+
 import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
 from ._model import PSFModel
 
-__all__ = ['VaryingPSF']
+__all__ = ['VariablePSF', 'VaryingPSF']
 
 # Stars from which a variation is looked for, by itself and where it is asked for,
 # and stars per term of the polynomial.
@@ -20,7 +22,54 @@ _SMALL = 0.005
 _SPAN = 0.9
 
 
-class VaryingPSF:
+class VariablePSF:
+    """
+    What PSFs that vary over an image have in common: an origin, and shapes on a grid.
+
+    Each has ``normalization_radius``, ``origin`` and ``shape_grid(xs, ys)``.
+    """
+
+    def shifted(self, dx, dy):
+        """
+        Return the same PSF for an image cut out of this one.
+
+        Parameters
+        ----------
+        dx, dy : float
+            Position on this image of pixel (0, 0) of the cut-out.
+
+        Returns
+        -------
+        psf : same type
+            The PSF in the cut-out's pixels; fits that were made are shared.
+        """
+        other = copy(self)
+        other.origin = (self.origin[0] + float(dx), self.origin[1] + float(dy))
+        return other
+
+    def at(self, x, y):
+        """
+        Return the PSF at a place.
+
+        Parameters
+        ----------
+        x, y : float
+            Position in pixels of the image, from 0.
+
+        Returns
+        -------
+        psf : `PSFModel`
+            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``.
+        """
+        return PSFModel.from_shape(
+            self.shape_grid([x], [y])[0, 0],
+            x_0=float(x),
+            y_0=float(y),
+            normalization_radius=self.normalization_radius,
+        )
+
+
+class VaryingPSF(VariablePSF):
     """
     A PSF of one profile whose size and ellipticity are polynomials of the place.
 
@@ -62,47 +111,6 @@ class VaryingPSF:
 
     def __repr__(self):
         return f'<VaryingPSF(fwhm={self.fwhm:.3f}, shape={self.shape})>'
-
-    def shifted(self, dx, dy):
-        """
-        Return the same PSF for an image cut out of this one.
-
-        Parameters
-        ----------
-        dx, dy : float
-            Position on this image of pixel (0, 0) of the cut-out.
-
-        Returns
-        -------
-        psf : `VaryingPSF`
-            The PSF in the cut-out's pixels.
-        """
-        origin = (self.origin[0] + dx, self.origin[1] + dy)
-        other = VaryingPSF(self.psf, *self.coefficients, self.shape, origin=origin)
-        other.fit_info = self.fit_info
-        return other
-
-    def at(self, x, y):
-        """
-        Return the PSF at a place.
-
-        Parameters
-        ----------
-        x, y : float
-            Position in pixels of the image.
-
-        Returns
-        -------
-        psf : `PSFModel`
-            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``.
-        """
-        shape = self.shape_grid([x], [y])[0, 0]
-        return PSFModel.from_shape(
-            shape,
-            x_0=float(x),
-            y_0=float(y),
-            normalization_radius=self.normalization_radius,
-        )
 
     def shape_grid(self, xs, ys):
         """
