@@ -64,6 +64,11 @@ class SimulationConfig:
     slope : float
         Index of the Pareto distribution of the fluxes.
 
+    slopes : tuple of float or None
+        Range of that index, uniform; if given, ``slope`` is not used. From 0.4 to 1
+        counts grow by 0.16 to 0.4 dex a magnitude, as in clusters and in the plane
+        of the Galaxy.
+
     dynamic_range : float
         Largest over smallest flux.
 
@@ -207,6 +212,7 @@ class SimulationConfig:
     typical_floor_snr: tuple[float, float] | None = (3.1, 3.8)
     flux_min: float | None = None
     slope: float = 0.47
+    slopes: tuple[float, float] | None = None
     dynamic_range: float = 1e6 / 622
     psf: str = 'sdss'
     fwhm: tuple[float, float] | None = None
@@ -284,7 +290,7 @@ class SimulationConfig:
         pairs += ['cluster_radius', 'cluster_crowding']
         pairs += ['noise', 'pixel_scales', 'limits']
         optional = ('fwhm', 'saturation', 'npe_floor', 'psf_errors')
-        optional += ('background_errors',)
+        optional += ('background_errors', 'slopes')
         pairs += [n for n in optional if getattr(self, n) is not None]
         for name in pairs:
             pair = getattr(self, name)
@@ -437,14 +443,19 @@ class SimulationStream:
         # One density a group: catalogues are padded to its fullest image.
         density = self._log_uniform(config.density, 1, generator).expand(n)
         floor = self._floor(psf, background, read_noise, depth, generator)
+        slope = config.slope
+        if config.slopes is not None:
+            low, high = config.slopes
+            unit = torch.rand(1, generator=generator, device=self.device)
+            slope = low + (high - low) * float(unit)
         # A power law's number of stars down to a lower limit.
-        more = config.unseen**-config.slope
+        more = config.unseen**-slope
         simulator = CoaddSimulator(
             depth,
             StarPrior(
                 flux_min=622.0,
                 flux_max=622.0 * config.dynamic_range,
-                slope=config.slope,
+                slope=slope,
             ),
             shape=config.shape,
             margin=margin,

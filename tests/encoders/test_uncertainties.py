@@ -17,6 +17,7 @@ from bliss_astro.encoders import (
     EncoderInputs,
     SceneStream,
     SimulationConfig,
+    SimulationStream,
 )
 from bliss_astro.encoders._artifacts import (
     cosmic_rays,
@@ -245,3 +246,22 @@ def test_bundled_cards_state_their_domain():
         if 'remark' not in encoder.card:
             assert stated.psf_area == pytest.approx(computed.psf_area, rel=1e-3)
         assert stated.noise == pytest.approx(computed.noise, rel=1e-3)
+
+
+@pytest.mark.parametrize(('slope', 'share'), [(0.4, 0.4), (1.0, 0.1)])
+def test_counts_of_stars_follow_the_slopes(slope, share):
+    config = SimulationConfig(
+        psf='sdss',
+        n_exposures=(1, 1),
+        density=(0.004, 0.004),
+        dynamic_range=1e4,
+        slopes=(slope, slope + 1e-6),
+    )
+    _, truth = SimulationStream(config).draw(64, generator=seeded())
+    present = torch.arange(truth.log_flux.shape[-1]) < truth.count[..., None]
+    ratio = torch.exp(truth.log_flux[present])
+    # Of a power law, ten times the floor is passed by 10^-slope.
+    expected = 10.0**-slope
+    assert expected == pytest.approx(share, abs=0.01)
+    error = (expected * (1 - expected) / len(ratio)) ** 0.5
+    assert float((ratio > 10).float().mean()) == pytest.approx(expected, abs=4 * error)
