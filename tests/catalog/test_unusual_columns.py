@@ -114,6 +114,22 @@ def test_comes_back_or_is_refused(make_catalog, tmp_path, ending, kind):
     assert dict(new.meta) == dict(cat.meta)
 
 
+def test_votable_is_not_written_in_c(make_catalog, tmp_path, monkeypatch):
+    """
+    Astropy's writer in C breaks the heap where a row fills its buffer (issue 20419).
+    """
+    from astropy.io.votable import tablewriter
+
+    def refuse(*args):
+        pytest.fail('the writer in C was called')
+
+    monkeypatch.setattr(tablewriter, 'write_tabledata', refuse)
+    path = tmp_path / 'cat.vot'
+    cat = make_catalog(posterior=None)
+    cat.write(path)
+    assert_array_equal(ProbabilisticCatalog.read(path)['flux'], cat['flux'])
+
+
 def test_comparison_sees_changes():
     """
     The comparison on which the tests above rest.
