@@ -9,6 +9,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / 'docs' / 'performance.rst'
+_CARDS = _HERE.parent / 'bliss_astro' / 'data' / 'encoders'
 
 _HEAD = """\
 .. _performance:
@@ -258,6 +259,25 @@ Isolated point sources brighter than r = 20, see ``benchmarks/README.rst``.
 """,
 }
 
+# Benchmarks that measure bundled encoders, which may have been trained on since.
+_ENCODERS = {
+    'blends': 'stars-galaxies',
+    'bounded': 'stars-galaxies',
+    'companions': 'stars-galaxies',
+    'crowded': 'stars-crowded',
+    'drawn_apart': 'stars-galaxies',
+    'fields': 'stars-galaxies',
+    'frame_reconstruction': 'stars-galaxies',
+    'frame_speed': 'stars-galaxies',
+    'galaxy_seams': 'stars-galaxies',
+    'gallery': 'stars-galaxies',
+    'sdss_frame': 'stars-galaxies',
+    'stars_accuracy': 'stars',
+    'stated_psf': 'stars-galaxies',
+    'two_epochs': 'stars',
+    'two_epochs_types': 'stars-galaxies',
+}
+
 _LABELS = {None: '', True: 'yes', False: '**no**'}
 
 
@@ -302,8 +322,25 @@ def _provenance(result):
     cores = f'{machine["threads"]} of {machine["cores"]} cores'
     return (
         f'``{result["command"]}``\n\n'
-        f'{result["date"]}, {machine["cpu"]}, {cores}; {packages}.{small}\n'
+        f'{result["date"]}, {machine["cpu"]}, {cores}; {packages}.{small}'
+        f'{_weights(result)}\n'
     )
+
+
+def _weights(result):
+    """The hash of the weights, and whether others are bundled by now."""
+    encoder = _ENCODERS.get(result['benchmark'])
+    if encoder is None:
+        return ''
+    then = result.get('weights', {}).get(encoder)
+    card = json.loads((_CARDS / f'{encoder}.json').read_text())
+    if then is None:
+        # Results did not state them at first.
+        text, same = '', card['date'] <= result['date']
+    else:
+        text, same = f' Weights: {encoder} {then}.', card['sha256'].startswith(then)
+    old = ' **Measured with weights before those that are bundled now.**'
+    return text + ('' if same else old)
 
 
 def _magnitude_table(details):
