@@ -13,12 +13,14 @@ import torch
 
 from bliss_astro.psf._mixture import profile_of_shape
 
-__all__ = ['share_light']
+__all__ = ['SharedLight', 'share_light']
 
 # Half-size of the cut-outs in units of the PSF's full width.
 _REACH = 1.5
 # Departures of the light from that of the rows below this many sigma are noise.
 _LEAST_SIGMA = 3.0
+# Outliers of a distribution are widened like its values at that many sigma.
+_MOST_SIGMA = 4.0
 
 
 def share_light(posterior, place, flux, full, *, fwhm, floor):
@@ -74,6 +76,55 @@ def share_light(posterior, place, flux, full, *, fwhm, floor):
             pixels, tile, (x, y), flux / floor, np.flatnonzero(own), others, radius
         )
     return factor
+
+
+class SharedLight:
+    """
+    Distributions of fluxes, widened where a tile has more light than its rows.
+
+    Whose the light is, is not known.  The median is multiplied by the factor, and
+    the logarithm of the factor is added in quadrature to the width of the
+    log-flux, so that the flux of a row is the median of what its samples and
+    intervals describe.
+
+    Parameters
+    ----------
+    factor : array ``(N,)``
+        What `share_light` returns for all sources.
+
+    middle, width : array ``(N,)``
+        Median and half the width between the 16 and 84 % quantiles of their
+        log-fluxes.
+    """
+
+    def __init__(self, factor, middle, width):
+        # A width of 0 is that of a flux at the end of its range.
+        width = np.maximum(width, np.finfo(np.float32).tiny)
+        more = np.log(factor)
+        self._parts = middle, width, more, np.hypot(width, more) - width
+
+    def __call__(self, log_flux, index):
+        """
+        Change log-fluxes.
+
+        Parameters
+        ----------
+        log_flux : array ``(n,)`` or ``(n, n_samples)``
+            Quantiles or draws, over the flux floor.
+
+        index : int array or tensor ``(n,)``
+            Which sources they are of.
+
+        Returns
+        -------
+        log_flux : array
+            The same, bit by bit, where there is no light to share.
+        """
+        index = np.asarray(index.cpu() if hasattr(index, 'cpu') else index)
+        shape = (-1,) + (1,) * (log_flux.ndim - 1)
+        middle, width, more, wider = (v[index].reshape(shape) for v in self._parts)
+        sigma = ((log_flux - middle) / width).clip(-_MOST_SIGMA, _MOST_SIGMA)
+        return np.where(more > 0, log_flux + more + sigma * wider, log_flux)
 
 
 def _factor_of(pixels, tile, place, ratio, own, others, radius):

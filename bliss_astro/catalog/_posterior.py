@@ -14,7 +14,7 @@ from bliss_astro.priors import torch_generator
 from ._checks import check_count, check_threshold
 from ._columns import SHAPE_COLUMNS
 from ._flags import CatalogFlag
-from ._full_tiles import share_light
+from ._full_tiles import SharedLight, share_light
 from ._shapes import (
     SHAPE_NAMES,
     angle_quantiles,
@@ -33,6 +33,10 @@ __all__ = ['CatalogPosterior']
 
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5
+# Sources that share the light of full tiles: those of a table by default.
+_PROBABLE = 0.5
+# Quantiles of a normal distribution at -1, 0 and 1 sigma.
+_SIGMA_TAILS = (0.15865525, 0.5, 0.84134475)
 # How far in pixels a row may be from the source that it was made of.
 _SAME_POSITION = 0.01
 
@@ -111,6 +115,7 @@ class CatalogPosterior:
         self._moments = None
         self._fwhm = None
         self._pixel_scale = None
+        self._shared_light = None
 
     def __repr__(self):
         ny, nx = self.shape
@@ -175,10 +180,12 @@ class CatalogPosterior:
 
     def _sources_above(self, least):
         """The same, those of lesser probability perhaps without shapes."""
+        # Those that share the light of full tiles are always looked at in full.
+        least = min(least, _PROBABLE)
         if self._sources is None or self._least > least:
             with use_threads():
                 self._sources = find_sources(self.tile_posterior, least=least)
-            self._least = least
+            self._least, self._shared_light = least, None
         return self._sources
 
     def _tile_moments(self):
@@ -292,10 +299,11 @@ class CatalogPosterior:
         threshold = check_threshold(threshold)
         n_samples = check_count('n_samples', n_samples)
         sources = self._sources_above(threshold)
-        sources = sources.select(sources.probability >= threshold)
-        columns = self._columns(sources)
+        index = (sources.probability >= threshold).nonzero()[:, 0]
+        sources = sources.select(index)
+        columns = self._columns(sources, index)
         if n_samples:
-            drawn = self._draw_rows(sources, n_samples, rng)
+            drawn = self._draw_rows(sources, index, n_samples, rng)
             if self.unit is not None:
                 drawn['flux'] = drawn['flux'] * self.unit
             if not sources.typed:
@@ -318,25 +326,44 @@ class CatalogPosterior:
         row, column = sources.row.cpu().numpy(), sources.column.cpu().numpy()
         return self.flux_floor[row, column]
 
-    def _columns(self, sources):
+    @property
+    def _light(self):
+        """Light of full tiles: how the log-fluxes of all sources are changed."""
+        if self._shared_light is None:
+            sources = self._sources_above(_PROBABLE)
+            rows = (sources.probability >= _PROBABLE).nonzero()[:, 0]
+            chosen, factor = sources.select(rows), np.ones(len(sources))
+            floor = self._floor_of(chosen)
+            factor[rows.cpu().numpy()] = share_light(
+                self.tile_posterior,
+                [v.double().cpu().numpy() for v in chosen.place()],
+                floor * np.exp(_log_flux(chosen, 0.5)),
+                self._in_full_tile(chosen),
+                fwhm=self.fwhm / self.binning,
+                floor=floor,
+            )
+            changed = np.flatnonzero(factor > 1)
+            chosen = sources.select(torch.as_tensor(changed, device=rows.device))
+            middle, width = np.zeros((2, len(sources)))
+            low, middle[changed], high = (_log_flux(chosen, q) for q in _SIGMA_TAILS)
+            width[changed] = 0.5 * (high - low)
+            self._shared_light = SharedLight(factor, middle, width)
+        return self._shared_light
+
+    def _flux_quantile(self, sources, index, q):
+        """Quantile of each source's flux: what tables and intervals are made of."""
+        log_flux = self._light(_log_flux(sources, q), index)
+        return self._floor_of(sources) * np.exp(log_flux)
+
+    def _columns(self, sources, index):
         x, y = (v.double().cpu().numpy() for v in (sources.x, sources.y))
-        floor = self._floor_of(sources)
-        quantiles = [
-            floor * np.exp(sources.quantile_flux(q).double().cpu().numpy())
-            for q in (0.15865525, 0.5, 0.84134475)
-        ]
+        low, flux, high = (self._flux_quantile(sources, index, q) for q in _SIGMA_TAILS)
+        flux_err = 0.5 * (high - low)
         place = [v.double().cpu().numpy() for v in sources.place()]
         offsets = x - place[0][:, None], y - place[1][:, None]
-        flux, flux_err = quantiles[1], 0.5 * (quantiles[2] - quantiles[0])
         flags = self._flags_at(*place)
         flags[self._blended(*place)] |= int(CatalogFlag.BLENDED)
-        full = self._in_full_tile(sources)
-        flags[full] |= int(CatalogFlag.FULL_TILE)
-        given = {'fwhm': self.fwhm / self.binning, 'floor': floor}
-        factor = share_light(self.tile_posterior, place, flux, full, **given)
-        # Whose light it is nobody knows.
-        flux_err = np.hypot(factor * flux_err, (factor - 1) * flux)
-        flux = factor * flux
+        flags[self._in_full_tile(sources)] |= int(CatalogFlag.FULL_TILE)
         names = inferred_shapes(sources, self.tile_posterior.head)
         types = {}
         if sources.typed:
@@ -386,15 +413,16 @@ class CatalogPosterior:
 
     # -- draws -------------------------------------------------------------------
 
-    def _draw_rows(self, sources, n_samples, rng):
+    def _draw_rows(self, sources, index, n_samples, rng):
         from bliss_astro.posteriors import LogFluxFactor
 
         rng = np.random.default_rng(rng)
         x, y = (v.double().cpu().numpy() for v in (sources.x, sources.y))
         n = len(sources)
-        pick = rng.integers(x.shape[1], size=(n, n_samples))
-        rows = np.arange(n)[:, None]
-        at = _nearest_described(x, y, sources.flux.shape[1])[rows, pick]
+        # All descriptions alike, as in the quantiles; each with positions near it.
+        rows, n_described = np.arange(n)[:, None], sources.flux.shape[1]
+        at = rng.integers(min(n_described, x.shape[1]), size=(n, n_samples))
+        pick = _pick_near(_nearest_described(x, y, n_described), at, rng)
         parts = sources.flux.cpu()[torch.as_tensor(rows), torch.as_tensor(at)]
         high, mixture = parts[..., 0], parts[..., 1:].unflatten(-1, (3, -1))
         mixture = mixture.unbind(-2)
@@ -408,6 +436,7 @@ class CatalogPosterior:
             *mixture, torch.zeros_like(high), torch.ones_like(high) * high
         )
         log_flux = factor.sample(generator=generator).double().numpy()
+        log_flux = self._light(log_flux, index)
         flux = self._floor_of(sources)[:, None] * np.exp(log_flux)
         # Positions of the same draws, so that they go with their fluxes.
         drawn = {
@@ -509,6 +538,7 @@ class CatalogPosterior:
         return table
 
     def _match_rows(self, rows):
+        """The sources of rows and their index among all."""
         # Rows came from this posterior, so their positions recur exactly.
         from scipy.spatial import cKDTree
 
@@ -530,7 +560,8 @@ class CatalogPosterior:
                 f'y={asked[1][k]:.3f} is none of its sources'
             )
             raise ValueError(msg)
-        return sources.select(torch.as_tensor(index, device=sources.x.device))
+        index = torch.as_tensor(index, device=sources.x.device)
+        return sources.select(index), index
 
     def interval(self, rows, column, level):
         """
@@ -565,14 +596,10 @@ class CatalogPosterior:
         if not 0 < level < 1:
             msg = f'level must be between 0 and 1 (exclusive), got {level!r}'
             raise ValueError(msg)
-        sources = self._match_rows(rows)
+        sources, index = self._match_rows(rows)
         tails = (0.5 * (1 - level), 0.5 * (1 + level))
         if column == 'flux':
-            floor = self._floor_of(sources)
-            return tuple(
-                floor * np.exp(sources.quantile_flux(q).double().cpu().numpy())
-                for q in tails
-            )
+            return tuple(self._flux_quantile(sources, index, q) for q in tails)
         if column in SHAPE_NAMES:
             return self._shape_interval(sources, column, tails)
         if column not in ('x_centroid', 'y_centroid'):
@@ -620,7 +647,7 @@ class CatalogPosterior:
             )
             raise ValueError(msg)
         n_samples = check_count('n_samples', n_samples)
-        drawn = self._draw_rows(self._match_rows(rows), n_samples, rng)
+        drawn = self._draw_rows(*self._match_rows(rows), n_samples, rng)
         if column not in drawn:
             raise ValueError(self._no_shape(column, others='e1' in drawn))
         values = drawn[column]
@@ -661,6 +688,24 @@ class CatalogPosterior:
             It gives the same tables and, for the same ``rng``, the same draws.
         """
         return posterior_from_arrays(cls, arrays, meta)
+
+
+def _log_flux(sources, q):
+    """Quantile of each source's log-flux over the floor, by its tile alone."""
+    return sources.quantile_flux(q).double().cpu().numpy()
+
+
+def _pick_near(nearest, at, rng):
+    """Draw a member of ``nearest == at`` at random, for each of ``at``."""
+    order = np.argsort(nearest, axis=1, kind='stable')
+    counts = np.zeros((len(nearest), nearest.shape[1]), dtype=int)
+    np.add.at(counts, (np.arange(len(nearest))[:, None], nearest), 1)
+    first = np.take_along_axis(np.cumsum(counts, axis=1) - counts, at, axis=1)
+    count = np.take_along_axis(counts, at, axis=1)
+    # A description equal to another, which got all of its members, keeps itself.
+    chosen = first + (rng.random(at.shape) * count).astype(int)
+    chosen = np.take_along_axis(order, chosen.clip(max=nearest.shape[1] - 1), axis=1)
+    return np.where(count > 0, chosen, at)
 
 
 def _nearest_described(x, y, n_described):

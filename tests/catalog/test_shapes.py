@@ -20,6 +20,7 @@ from bliss_astro import detect_sources
 from bliss_astro.catalog import CatalogFlag, CatalogPosterior, ProbabilisticCatalog
 from bliss_astro.catalog import _shapes as module
 from bliss_astro.catalog._columns import COLUMNS, SHAPE_COLUMNS
+from bliss_astro.catalog._full_tiles import SharedLight
 from bliss_astro.encoders import (
     Encoder,
     EncoderConfig,
@@ -352,7 +353,7 @@ def posterior(request, plain, celestial_wcs):
 
 def column_draws(posterior, catalog, name):
     """The draws behind the rows of a catalogue, in units of the table."""
-    sources = posterior._match_rows(catalog)
+    sources, _ = posterior._match_rows(catalog)
     values = module.shape_draws(sources, name)
     if name in RADII and posterior.wcs is not None:
         values = values * SCALE
@@ -596,6 +597,55 @@ def test_four_stars_in_one_tile_are_flagged():
     assert not full[~near].any()
     names = found[full].decode_flags()[0]
     assert 'full_tile' in names
+
+
+def test_flux_is_the_median_of_samples_and_intervals():
+    """
+    Also where a tile has more light than its rows, whose flux is more uncertain then.
+    """
+    crowd = [(28.3, 28.4), (31.2, 28.2), (28.2, 31.3), (31.3, 31.2)]
+    exposure = stars_in_one_tile([*crowd, (10.0, 50.0)], 3e4)
+    found = detect_sources(
+        exposure, encoder='stars', density=0.003, n_samples=4000, rng=1
+    )
+    factor = np.exp(found.posterior._light._parts[2])
+    assert (factor > 1.05).any()
+    flux, error = (np.asarray(found[name]) for name in ('flux', 'flux_err'))
+    drawn = found.samples('flux', n_samples=4000, rng=2)
+    for samples in (found['flux_samples'], drawn):
+        values = np.asarray(getattr(samples, 'distribution', samples))
+        np.testing.assert_allclose(
+            np.median(values, axis=1), flux, atol=0.1 * error.max(), rtol=0.02
+        )
+        low, high = np.quantile(values, [0.15865525, 0.84134475], axis=1)
+        np.testing.assert_allclose(0.5 * (high - low), error, rtol=0.1)
+    low, high = found.credible_interval('flux', 0.6826895)
+    np.testing.assert_allclose(np.asarray(high - low), 2 * error, rtol=1e-5)
+    low, high = found.credible_interval('flux', 1e-6)
+    np.testing.assert_allclose(np.asarray(low), flux, rtol=1e-4)
+    # The same for some of the rows, at another threshold, and from a file.
+    again = found.posterior.at_threshold(0.9)
+    for row in again:
+        same = np.asarray(found['x_centroid']) == row['x_centroid']
+        assert flux[same] == np.asarray(row['flux'])
+    part = found[::-1][:2]
+    low, _ = part.credible_interval('flux', 1e-6)
+    np.testing.assert_allclose(np.asarray(low), np.asarray(part['flux']), rtol=1e-4)
+
+
+def test_widened_distributions():
+    """
+    Median, width and order, by hand; outliers stay where they are, but for the factor.
+    """
+    light = SharedLight(np.array([1.0, 2.0]), np.zeros(2), np.array([0.3, 1e-3]))
+    values = np.array([[-1.0, 0.0, 0.3, 5.0], [-1.0, 0.0, 1e-3, 5.0]])
+    changed = light(values, np.arange(2))
+    np.testing.assert_array_equal(changed[0], values[0])
+    more = np.log(2)
+    assert changed[1, 1] == more
+    np.testing.assert_allclose(changed[1, 2] - more, np.hypot(1e-3, more))
+    assert np.all(np.diff(changed[1]) > 0)
+    assert changed[1, 3] < 5 + 5 * more
 
 
 def test_one_star_fills_no_tile():
