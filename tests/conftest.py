@@ -12,7 +12,9 @@ import torch
 
 # Threads are pinned before any test runs: results of float32 reductions
 # depend on them, and so does the time on a machine that others share.
-torch.set_num_threads(min(2, int(os.environ.get('OMP_NUM_THREADS', '2') or 2)))
+# Of several processes (pytest -n) each has one.
+_N_THREADS = 1 if 'PYTEST_XDIST_WORKER' in os.environ else 2
+torch.set_num_threads(min(_N_THREADS, int(os.environ.get('OMP_NUM_THREADS', '2') or 2)))
 
 
 def _shared_data_folder():

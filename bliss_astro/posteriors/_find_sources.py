@@ -13,6 +13,7 @@ from ._borders import border_candidates, each_once, join_neighbours
 from ._marginals import SourceMarginals, _quasi_random
 from ._scene_fit import SceneSources
 from ._source_sequence import draw_shapes
+from ._star_fit import StarPatches
 from ._tile_posterior import TilePosterior, most_probable
 
 __all__ = ['find_sources']
@@ -24,6 +25,8 @@ _COARSE = 0.3
 # Positions at which the flux is asked for, by one pass and by a sequence of
 # encoders.
 _N_FLUX, _N_COARSE, _N_SCENES = 16, 4, 2
+# Fluxes that are asked for at once.
+_MOST_FLUXES = 512
 # Less probable candidates keep what the one pass says of them, and so do all beyond
 # this number and that number a pixel.
 _IN_SEQUENCE = 0.1
@@ -53,19 +56,40 @@ class _Sweep:
         if place:
             high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
         x, y = factor.quantile_draws(self.quasi)
-        fluxes = []
         # Where nothing is refined, in turn at fewer.
         n_asked = _N_COARSE if posterior.coarse else _N_FLUX
-        for k in range(n_asked):
-            at = torch.stack([x[:, k], y[:, k]], -1)
-            flux = posterior.flux_mixture(place, source, tiles, at, fit, high)
-            parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
-            fluxes.append(torch.cat(parts, -1).T)
+        at = torch.stack([x, y], -1)[:, :n_asked]
+        fluxes = self._fluxes(place, (source, tiles, fit, high), at)
         rows, columns = (part[:, None] for part in tiles[1:])
         positions = torch.stack(posterior.grid.to_pixels(x, y, rows, columns))
         mode = posterior.grid.to_pixels(*factor.mode(), tiles[1], tiles[2])
-        fluxes = [fluxes[k % n_asked] for k in range(_N_FLUX)]
-        return positions, torch.stack(fluxes, -1), mode
+        return positions, fluxes.repeat(1, 1, _N_FLUX // n_asked), mode
+
+    def _fluxes(self, place, given, at):
+        """Flux (1 + 3 M, N, S) at positions (N, S, 2), many at once of few sources."""
+        n = len(at)
+        step = max(1, _MOST_FLUXES // max(1, n))
+        out = []
+        for some in at.split(step, 1):
+            # Small tensors cost as much time each as large ones.
+            index = torch.arange(n, device=at.device).repeat_interleave(some.shape[1])
+            source, tiles, fit, high = given if step == 1 else _select(given, index)
+            flux = self.posterior.flux_mixture(
+                place, source, tiles, some.flatten(0, 1), fit, high
+            )
+            parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
+            parts = torch.cat(parts, -1).unflatten(0, (n, some.shape[1]))
+            out.append(parts.movedim(-1, 0))
+        return torch.cat(out, -1)
+
+
+def _select(values, index):
+    """The chosen sources, of tensors and cut-outs in tuples and dicts."""
+    if isinstance(values, dict):
+        return {name: _select(value, index) for name, value in values.items()}
+    if isinstance(values, tuple):
+        return tuple(_select(value, index) for value in values)
+    return values.select(index) if isinstance(values, StarPatches) else values[index]
 
 
 def _greedy(posterior, n_draws) -> _Sweep:
