@@ -13,6 +13,7 @@ from ._exposure import Exposure
 from ._given import weight_noise
 from ._nddata import sky_noise
 from ._sky import measure_background
+from ._sky_error import estimate_background_error
 from ._sky_noise import NO_NOISE, estimate_sky_noise
 
 __all__ = ['estimate_missing', 'estimate_noise_correlation']
@@ -26,8 +27,6 @@ _SKY_LEFT = 10.0
 _ROUNDING = 4.0
 # Photon noise of the sky may exceed the variance that is seen so many times.
 _MUCH_NOISE = 50.0
-# Error of a background from a mesh, in units of the noise of a pixel.
-_MESH_ERROR = 0.1
 # Light only adds: the mean of so many by so many pixels, each clipped to so many
 # sigma, is not that far below the sky, nor are so many such places together.
 _DARK_SIDE, _DARK_CLIP, _DARK, _DARK_LEAST = 5, 10.0, -4.5, 64
@@ -88,9 +87,11 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
         gain, how = _gain(exposure)
         estimated['effective_gain'] = how
         exposure = exposure.replace(effective_gain=gain)
-    if 'noise_correlation' in given:
+    if 'noise_correlation' not in given:
+        exposure = estimate_noise_correlation(exposure, estimated)
+    if 'background' in given or 'background_error' in given:
         return exposure
-    return estimate_noise_correlation(exposure, estimated)
+    return exposure.replace(background_error=estimate_background_error(exposure))
 
 
 def estimate_noise_correlation(exposure, estimated):
@@ -128,11 +129,12 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
     """
     # An exposure's own numbers have no units, and so have those put in here.
     if 'background' not in given:
-        changes = {'background': _background(exposure)}
+        exposure = exposure.replace(background=_background(exposure))
         estimated['background'] = 'photutils Background2D'
-        if 'background_error' not in given:
-            changes['background_error'] = _MESH_ERROR
-        exposure = exposure.replace(**changes)
+        found = _correlation(exposure, given)
+        if max(found) > 0:
+            again = _background(exposure, correlation=found)
+            exposure = exposure.replace(background=again)
     if error is not None:
         noise = _without_sources(exposure, error, given, estimated, cards)
         exposure = exposure.replace(bkg_error=noise)
@@ -214,7 +216,20 @@ def _without_sources(exposure, error, given, estimated, cards):
     return _faint_noise(exposure, error)
 
 
-def _background(exposure):
+def _correlation(exposure, given):
+    """
+    Return the correlation of the noise in x and y, (0, 0) where there is none.
+    """
+    if 'noise_correlation' in given:
+        return exposure.noise_correlation
+    try:
+        residual = exposure.data - exposure.background
+        return estimate_sky_noise(residual, exposure.mask)[1]
+    except ValueError:
+        return (0.0, 0.0)
+
+
+def _background(exposure, *, correlation=(0.0, 0.0)):
     """
     Measure the sky on a mesh.
     """
@@ -223,7 +238,11 @@ def _background(exposure):
     whole = bool(np.all(good == np.rint(good)))
     box = 64 if min(exposure.shape) >= 128 else 128
     return measure_background(
-        data, exposure.mask, box_size=box, quantum=1.0 if whole else 0.0
+        data,
+        exposure.mask,
+        box_size=box,
+        quantum=1.0 if whole else 0.0,
+        correlation=correlation,
     )
 
 

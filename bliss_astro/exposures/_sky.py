@@ -10,10 +10,15 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._warnings import collect_warnings
 
-__all__ = ['measure_background', 'measure_noise_ratio']
+__all__ = ['find_covered', 'measure_background', 'measure_noise_ratio']
 
 # Above this share of pixels with sources, a cell of the mesh is crowded.
 _CROWDED = 0.7
+# Standard deviation in pixels of the smoothing that shows sources.
+_SMOOTHING = 1.5
+# Cells along an axis from which on a mesh shows a gradient, and the change of the sky
+# from cell to cell, in units of the noise, below which it is level; and turns.
+_LEAST_CELLS, _LEVEL, _MOST_TURNS = 3, 0.2, 4
 # Percentage of bad pixels above which a cell of the mesh is left out.
 _MOST_BAD = 90.0
 # A background is single precision if that rounds it by less than this share of the
@@ -21,7 +26,9 @@ _MOST_BAD = 90.0
 _ROUNDING, _SMALLEST, _LARGEST, _SAMPLE = 1e-3, 1e-30, 1e30, 200_000
 
 
-def measure_background(data, mask, *, box_size=128, quantum=0.0):
+def measure_background(
+    data, mask, *, box_size=128, quantum=0.0, correlation=(0.0, 0.0)
+):
     """
     Estimate the sky of an image on a mesh, in two passes.
 
@@ -44,6 +51,11 @@ def measure_background(data, mask, *, box_size=128, quantum=0.0):
         Step of the data, if they were rounded to whole counts. Medians of
         rounded numbers are rounded too, and their error would be several
         times what the mean of a cell allows; the steps are smoothed out first.
+
+    correlation : tuple of float, optional
+        Correlation of the noise of neighbouring pixels in x and in y; peaks of
+        correlated noise are not to be taken for sources, which would make the
+        sky too low.
 
     Returns
     -------
@@ -68,13 +80,25 @@ def measure_background(data, mask, *, box_size=128, quantum=0.0):
         image += np.float32(quantum / scale) * (steps - np.float32(0.5))
     box = tuple(min(box_size, length) for length in image.shape)
     first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
+    # The mesh ends at the middle of the outer cells: flat beyond, it is off by half
+    # a cell of a gradient, which within cells hides sources too. Filtered meshes
+    # show most of a gradient, so that it takes some turns.
+    slope = np.zeros((1, 1), np.float32)
+    for _ in range(_MOST_TURNS):
+        more = _slope(first, image.shape, box)
+        if more is None:
+            break
+        image -= more
+        slope = slope + more
+        first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
     level = _spread(first.background_mesh, image.shape, box)
     scatter = _spread(first.background_rms_mesh, image.shape, box)
-    sources = _sources(image - level, scatter, bad)
+    sources = find_covered(image - level, scatter, bad, correlation=correlation)
     crowded = _cell_mean(sources, box) > _CROWDED
     sources &= ~crowded
     second = _mesh(image, bad | sources, box, MeanBackground(sigma_clip=None))
-    background = np.asarray(second.background, dtype=float) * scale + middle
+    background = np.asarray(second.background, dtype=float) + slope
+    background = background * scale + middle
     # Where rounding is far below the noise, half the memory does.
     step = np.spacing(np.float32(np.abs(background).max()))
     if _SMALLEST < scale < _LARGEST and step < _ROUNDING * scale:
@@ -125,7 +149,7 @@ def measure_noise_ratio(residual, bkg_error, mask, *, box_size=64):
     """
     bad = mask | ~np.isfinite(residual)
     scaled = np.where(bad, 0, residual / bkg_error)
-    blank = ~(_sources(scaled, 1.0, bad) | bad)
+    blank = ~(find_covered(scaled, 1.0, bad) | bad)
     box = min(box_size, *scaled.shape)
     ny, nx = (length // box * box for length in scaled.shape)
 
@@ -175,6 +199,32 @@ def _mesh(image, bad, box, estimator):
             raise ValueError(msg) from error
 
 
+def _slope(first, shape, box):
+    """
+    Return the plane through a mesh, (ny, nx), or None where it is nearly level.
+    """
+    mesh = first.background_mesh
+    if min(mesh.shape) < _LEAST_CELLS:
+        return None
+    rows, columns = np.indices(mesh.shape).reshape(2, -1)
+    # Cells cut off by the edge are not where whole ones would be.
+    whole = (rows < shape[0] // box[0]) & (columns < shape[1] // box[1])
+    design = np.c_[np.ones(len(rows)), columns * box[1], rows * box[0]]
+    values, weights = mesh.ravel(), whole.astype(float)
+    for _ in range(5):
+        root = np.sqrt(weights)
+        solution = np.linalg.lstsq(design * root[:, None], values * root)[0]
+        off = np.abs(values - design @ solution)
+        # Sources in cells are held back, as least absolute deviations do.
+        weights = whole / np.maximum(off, 1e-3 * np.median(first.background_rms_mesh))
+    change = np.abs(solution[1:]) * box[0]
+    if change.max() < _LEVEL * np.median(first.background_rms_mesh):
+        return None
+    y, x = (np.arange(n, dtype=np.float32) for n in shape)
+    plane = solution[1] * (x - x.mean()) + solution[2] * (y - y.mean())[:, None]
+    return plane.astype(np.float32)
+
+
 def _spread(mesh, shape, box):
     """
     Interpolate a mesh linearly: for a first pass photutils' splines are slow.
@@ -189,17 +239,27 @@ def _spread(mesh, shape, box):
     return weights[0].T @ mesh.astype(np.float32) @ weights[1]
 
 
-def _sources(residual, noise, bad):
+def find_covered(residual, noise, bad, *, correlation=(0.0, 0.0)):
     """
     Find pixels in or near sources, in a smoothed image.
     """
     from scipy.ndimage import binary_dilation, gaussian_filter
 
-    sigma = 1.5
-    smooth = gaussian_filter(np.where(bad, 0, residual), sigma)
-    # White noise is reduced by 2 sqrt(pi) sigma.
-    bright = smooth * (2 * np.sqrt(np.pi) * sigma) > 3 * noise
+    smooth = gaussian_filter(np.where(bad, 0, residual), _SMOOTHING)
+    reduced = np.sqrt(np.prod([_smoothed_variance(r) for r in correlation]))
+    bright = smooth > 3 * reduced * noise
     return binary_dilation(bright, iterations=4)
+
+
+def _smoothed_variance(correlation):
+    """
+    Variance along an axis that the smoothing leaves of noise smoothed by a Gaussian.
+    """
+    white = 1 / (2 * np.sqrt(np.pi) * _SMOOTHING)
+    if correlation <= 0:
+        return white
+    own = -0.25 / np.log(min(correlation, 0.99))
+    return max(white, np.sqrt(own / (own + _SMOOTHING**2)))
 
 
 def _cell_mean(flags, box):

@@ -8,6 +8,7 @@ import numpy as np
 from .._warnings import OutOfDomainWarning, warn
 from ._candidates import TO_FWHM, find_sources
 from ._engine import StampFit, to_theta
+from ._estimate_errors import shape_errors
 from ._fit import as_model, cut_stamps, fit_robustly
 from ._locus import MIN_SNR, find_locus
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
@@ -15,7 +16,7 @@ from ._model import PSFModel
 from ._profile import half_maximum_radius
 from ._result import PSFEstimate, star_table
 from ._star_image import read_image
-from ._star_widths import excess_scatter, fwhm_error, own_shapes
+from ._star_widths import excess_scatter, own_shapes
 from ._varying import fit_variation, smooth_trend
 from ._wings import LOOSE_MEAN, LOOSE_WIDTH, typical_shape
 
@@ -43,6 +44,11 @@ _WIDE, _NARROW, _OWN_SCATTER, _MOST_SCATTER = 2.5, 3.5, 0.015, 0.1
 # that may be no star.
 _LEAST_ERROR, _CHOICE_ERROR, _SINGLE_ERROR = 0.002, 0.015, 0.1
 _MOST_ERROR = 0.15
+# Relative error of the area by wings of neighbours and light that is seen nowhere,
+# of one star, as simulated fields have it.
+_AREA_ERROR = 0.1
+# What a relative error of the width is of the width and of the effective area.
+_WIDTH_AND_AREA = np.array([1.0, 2.0])
 # Scatter of the widths that is told, and its significance.
 _MUCH_SCATTER, _SIGNIFICANT = 0.04, 3.0
 # Effective area in units of the squared FWHM: 2.2 for a Gaussian and a pixel, 5.3
@@ -305,15 +311,17 @@ def _result(image, sources, locus, chosen, fit, psf, work, vary):
     n_stars = int(used.sum())
     scatter, significance = excess_scatter(offsets[used, 0], errors[used, 0])
     counted = work['weights'] * used[:, None, None]
-    error = np.hypot(fwhm_error(fit, work['stamps'], counted), _LEAST_ERROR)
+    # Relative errors of the width and of the effective area.
+    noise, misfit = shape_errors(fit, work['stamps'], counted, photon=image.photon)
+    errors_of = np.hypot(np.hypot(noise, misfit), _LEAST_ERROR * _WIDTH_AND_AREA)
     real = locus.n_stars and n_stars >= _FEW
     varying, findings = None, []
     wrong = _implausible(psf, locus)
     if wrong:
         psf = PSFModel.from_fwhm(locus.fwhm, normalization_radius=fit.radius)
-        error, findings = _MOST_ERROR, [wrong]
+        errors_of, findings = _MOST_ERROR * _WIDTH_AND_AREA, [wrong]
     elif not real:
-        error = np.hypot(error, _SINGLE_ERROR)
+        errors_of = np.hypot(errors_of, _SINGLE_ERROR * _WIDTH_AND_AREA)
         findings.append(
             f'psf was measured on {n_stars} compact source{"s"[: n_stars != 1]} of the '
             f'image (FWHM {psf.fwhm:.3g} px), which may be no stars, with the wings of '
@@ -327,9 +335,11 @@ def _result(image, sources, locus, chosen, fit, psf, work, vary):
             )
             if varying is not None:
                 scatter, significance = excess_scatter(left, errors[used, 0])
-        error = np.hypot(error, _CHOICE_ERROR / n_stars)
+        others = _CHOICE_ERROR / n_stars
         if significance > _SIGNIFICANT:
-            error = np.hypot(error, scatter)
+            others = np.hypot(others, scatter)
+        errors_of = np.hypot(errors_of, others * _WIDTH_AND_AREA)
+        errors_of[1] = np.hypot(errors_of[1], _AREA_ERROR / np.sqrt(n_stars))
         if significance > _SIGNIFICANT and scatter > _MUCH_SCATTER:
             findings.append(
                 f'the widths of {n_stars} stars scatter by {100 * scatter:.0f} % '
@@ -338,13 +348,16 @@ def _result(image, sources, locus, chosen, fit, psf, work, vary):
             )
         findings += _brightest_wider(sources, locus)
     result = psf if varying is None else varying
-    error = float(min(error, _MOST_ERROR))
+    errors_of = np.minimum(errors_of, _MOST_ERROR * _WIDTH_AND_AREA)
+    # Fluxes feel the area, the network the width: the larger of the two is stated.
+    error = float(np.max(errors_of / _WIDTH_AND_AREA))
     result.fit_info = {
         'residual': work['residual'],
         'converged': fit.converged,
         'used': used,
         'n_stars': n_stars,
-        'fwhm_error': error * psf.fwhm,
+        'fwhm_error': float(errors_of[0]) * psf.fwhm,
+        'effective_area_error': float(errors_of[1]) * psf.n_eff,
         'width_scatter': float(scatter),
         'findings': tuple(findings),
     }
@@ -352,6 +365,8 @@ def _result(image, sources, locus, chosen, fit, psf, work, vary):
     return PSFEstimate(
         psf=result,
         psf_error=error,
+        fwhm_error=result.fit_info['fwhm_error'],
+        effective_area_error=result.fit_info['effective_area_error'],
         width_scatter=float(scatter),
         stars=star_table(
             sources, locus, chosen, used, fit, work, offsets, errors, image

@@ -17,6 +17,8 @@ __all__ = ['fit_psf', 'fit_psf_to_stars']
 # Variance of a pixel of a PSF image of unknown noise, in units of that of its
 # peak: the photons' share is proportional to the image, and this is the rest.
 _FLOOR = 1e-3
+# The largest residual of an image of the PSF, in units of the peak, raises it.
+_SHARE_OF_MISFIT = 2.0
 
 # Residuals beyond this many sigma lose weight, as Cauchy's likelihood has it.
 _ROBUST_SCALE = 3.0
@@ -394,7 +396,13 @@ def _variance_from_scatter(stamps, model, bad, height, turn):
     Scale photon-like noise so that the residuals are what it predicts.
     """
     height = height[:, None, None]
-    form = (np.maximum(stamps, 0) / height + _FLOOR) * height**2
+    floor = _FLOOR
+    if turn:
+        # What the model cannot follow, as diffraction rings, is no photon noise:
+        # from its size down all pixels count alike, so that the area comes out right.
+        off = np.where(bad, 0.0, np.abs(stamps - model)) / height
+        floor = max(floor, _SHARE_OF_MISFIT * float(off.max()))
+    form = (np.maximum(stamps, 0) / height + floor) * height**2
     if turn == 0:
         return 1e-4 * form
     scale = np.mean((np.square(stamps - model) / form)[~bad])

@@ -23,8 +23,17 @@ class PSFEstimate:
         The PSF; it varies where stars are many and show that it does.
 
     psf_error : float
-        Relative standard error of its width; the scatter of the stars' widths is
-        part of it where that is significant.
+        Relative standard error of its width, or half that of its effective area
+        where this is larger, as fluxes depend on the area; what an exposure takes.
+
+    fwhm_error : float
+        Standard error of the full width at half maximum in pixels.
+
+    effective_area_error : float
+        Standard error of the effective area ``1 / integral(psf**2)`` in square pixels.
+        Both contain the noise, what the mean residual of the stars shows of a profile
+        that the model cannot follow, and the scatter of the stars' widths where that
+        is significant.
 
     width_scatter : float
         Scatter (1 sigma, relative) of the widths of the stars beyond their noise.
@@ -49,6 +58,8 @@ class PSFEstimate:
 
     psf: object
     psf_error: float
+    fwhm_error: float
+    effective_area_error: float
     width_scatter: float
     stars: object
     stamps: np.ndarray
@@ -84,7 +95,7 @@ class PSFEstimate:
         varies = ', varying over the image' if self.psf is not self.central else ''
         return (
             f'fit to {self.n_stars} star{"s"[: self.n_stars != 1]} of the image: FWHM '
-            f'{self.fwhm:.3f} +- {self.fwhm * self.psf_error:.3f} px{varies}'
+            f'{self.fwhm:.3f} +- {self.fwhm_error:.3f} px{varies}'
         )
 
     def plot(self, *, axes=None):

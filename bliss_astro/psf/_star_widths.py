@@ -5,18 +5,12 @@ Each star's own size and ellipticity beside those of a joint fit.
 
 import numpy as np
 
-from ._engine import _linearise, to_shape
-from ._profile import half_maximum_radius
-from ._wings import half_maximum_radii
+from ._engine import _linearise
 
 __all__ = []
 
 # Entries of theta that a star may have for itself: log size and ellipticity.
 _OWN = [0, 6, 7]
-_STEP = 1e-4
-# Radius of the core in half-maximum radii, and the limits of the factor on the
-# variance of the width that its residuals tell.
-_CORE, _SCALES = 2.0, (0.05, 10.0)
 
 
 def own_shapes(fit, stamps, weights):
@@ -83,27 +77,3 @@ def excess_scatter(values, errors):
         else:
             high = middle
     return 0.5 * (low + high) if ratio > 1 else 0.0, float(significance)
-
-
-def fwhm_error(fit, stamps, weights):
-    """
-    Relative error of the full width at half maximum from that of theta.
-
-    The weights allow for errors of the model; where the residuals of the stars'
-    cores are smaller than that, or larger, the error is so too.
-    """
-    varied = fit.theta + _STEP * np.eye(8)
-    widths = np.log(half_maximum_radii(np.moveaxis(to_shape(varied), -1, 0)))
-    radius = half_maximum_radius(fit.shape)
-    slopes = (widths - np.log(radius)) / _STEP
-    variance = max(float(slopes @ fit.covariance @ slopes), 0.0)
-    x, y = fit.local[:, 1:3].T[..., None, None]
-    yy, xx = np.mgrid[: stamps.shape[1], : stamps.shape[2]]
-    core = (np.hypot(xx - x, yy - y) < _CORE * radius) & (weights > 0)
-    pulls = ((stamps - fit.model(stamps.shape[1:])) * weights)[core]
-    # Flux and position of each star were fitted to the same pixels.
-    n_left = max(len(pulls) - 3 * len(stamps), 1)
-    if len(pulls) < 5:
-        return np.sqrt(variance)
-    scale = np.median(np.square(pulls)) / 0.455 * len(pulls) / n_left
-    return float(np.sqrt(variance * np.clip(scale, *_SCALES)))

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
-from astropy.modeling.models import Gaussian2D, Moffat2D
+from astropy.modeling.models import AiryDisk2D, Gaussian2D, Moffat2D
 
 from bliss_astro import CoaddSimulator, Exposure, OutOfDomainWarning, StarPrior
 from bliss_astro.psf import PSFModel, VaryingPSF, compare_psf, estimate_psf
@@ -115,9 +115,31 @@ def test_width_and_area(profile, fwhm, n_stars):
     assert estimate.psf.n_eff == pytest.approx(true_area, rel=limits[1])
     off = abs(estimate.psf.fwhm / true_fwhm - 1)
     assert off < 3.5 * estimate.psf_error
+    assert abs(estimate.psf.n_eff / true_area - 1) < 3.5 * 2 * estimate.psf_error
     assert estimate.psf_error < 0.06
+    # Stated for the network: the larger of both, as an error of the width.
+    width = estimate.fwhm_error / estimate.psf.fwhm
+    area = estimate.effective_area_error / estimate.psf.n_eff
+    assert estimate.psf_error == pytest.approx(max(width, area / 2))
     assert 3 <= estimate.n_stars <= n_stars + 2
     assert estimate.findings == ()
+
+
+def airy(fwhm):
+    return AiryDisk2D(amplitude=1, radius=fwhm * 1.21967 / 1.02899)
+
+
+@pytest.mark.parametrize('fwhm', [3.0, 5.0])
+def test_psf_error_contains_a_profile_beyond_the_model(fwhm):
+    """
+    Two Gaussians and a power law have no flat core and no rings.
+    """
+    image, (true_fwhm, true_area) = scene(airy, fwhm, 20, seed=4)
+    estimate = estimate_psf(exposure_of(image))
+    off = abs(estimate.psf.fwhm / true_fwhm - 1)
+    assert 0.03 < off < 2.5 * estimate.psf_error
+    assert abs(estimate.psf.n_eff / true_area - 1) < 2.5 * 2 * estimate.psf_error
+    assert estimate.psf_error < 0.1
 
 
 def test_what_is_no_star_is_left_out(rng):

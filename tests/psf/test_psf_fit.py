@@ -88,6 +88,24 @@ class TestImage:
         assert_allclose(psf.fwhm, 3.2, rtol=2e-3)
         assert_allclose(psf(25, 25), other(0, 0), rtol=5e-3)
 
+    @pytest.mark.parametrize('obscuration', [0.0, 0.3])
+    def test_rings_do_not_spoil_the_area(self, obscuration):
+        """
+        The model has no diffraction rings; fluxes of faint stars need the area.
+        """
+        galsim = pytest.importorskip('galsim')
+        shape = galsim.Airy(lam_over_diam=3.0, obscuration=obscuration)
+        image = shape.drawImage(nx=51, ny=51, scale=1.0).array.astype(float)
+        psf = PSFModel.fit(image)
+        yy, xx = np.mgrid[:51, :51]
+        model = PSFModel.from_shape(psf.shape_vector, x_0=25, y_0=25)(xx, yy)
+        within = image[np.hypot(xx - 25, yy - 25) < 18.76].sum()
+        area = within**2 / np.square(image).sum()
+        assert_allclose(psf.n_eff, area, rtol=0.06)
+        # A faint star's flux with the model as the weight.
+        flux = np.sum(model * image) / np.sum(model**2) / within
+        assert_allclose(flux, 1, atol=0.05)
+
     def test_cut_outs(self, rng):
         yy, xx = np.mgrid[:25, :25]
         centers = 12 + rng.uniform(-0.5, 0.5, (6, 2))

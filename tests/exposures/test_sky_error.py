@@ -1,0 +1,118 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The error of a measured background that an exposure states, against the true one.
+
+Scenes are drawn by photutils' and scipy's functions, with the noise of a pixel 10.
+"""
+
+import numpy as np
+import pytest
+from astropy.modeling.models import Moffat2D
+from scipy.ndimage import gaussian_filter
+
+from bliss_astro.exposures._estimate import estimate_missing
+
+NOISE, SIDE = 10.0, 256
+
+
+def sources(density, rng, *, galaxies=0.3, fwhm=3.5):
+    """
+    Stars and exponential disks of a power law of counts from SNR 2 on.
+    """
+    n = rng.poisson(density * SIDE**2)
+    half = 25
+    image = np.zeros((SIDE + 2 * half, SIDE + 2 * half))
+    axis = np.arange(-half, half + 1)
+    gamma = fwhm / (2 * np.sqrt(2 ** (1 / 3.5) - 1))
+    snr = np.minimum(2 * rng.random(n) ** (-1 / 0.7), 2000)
+    for ratio, galaxy in zip(snr, rng.random(n) < galaxies, strict=True):
+        x, y = rng.uniform(-0.5, 0.5, 2)
+        column, row = rng.integers(0, SIDE, 2)
+        if galaxy:
+            stretched = (axis[:, None] - y) * rng.uniform(1, 2)
+            radius = np.hypot(axis - x, stretched)
+            star = gaussian_filter(
+                np.exp(-1.68 * radius / rng.uniform(1, 5)), fwhm / 2.3548
+            )
+        else:
+            star = Moffat2D(gamma=gamma, alpha=3.5)(axis - x, axis[:, None] - y)
+        flux = NOISE * ratio * np.sqrt(2.6 * fwhm**2)
+        window = np.s_[row : row + 2 * half + 1, column : column + 2 * half + 1]
+        image[window] += flux * star / star.sum()
+    return image[half:-half, half:-half]
+
+
+def white(rng):
+    return rng.normal(size=(SIDE, SIDE))
+
+
+def smooth(rng):
+    noise = gaussian_filter(white(rng), 0.7, mode='wrap')
+    return noise / noise.std()
+
+
+def plane(height):
+    ramp = np.arange(SIDE) / SIDE - 0.5
+    return height * NOISE * (ramp + 0.5 * ramp[:, None])
+
+
+CASES = {
+    'noise': (0.0, white, 0.0),
+    'sparse': (0.002, white, 0.0),
+    'usual': (0.006, white, 0.0),
+    'dense': (0.012, white, 0.0),
+    'gradient': (0.002, white, 2.0),
+    'correlated': (0.002, smooth, 0.0),
+}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_stated_error_is_the_true_one(name):
+    density, noise, height = CASES[name]
+    stated, true = [], []
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 17])
+        sky = 1000 + plane(height)
+        image = sky + sources(density, rng) + NOISE * noise(rng)
+        exposure = estimate_missing(image, {}, {})
+        off = (exposure.background - sky) / exposure.bkg_error
+        true.append(float(np.mean(np.square(off))))
+        stated.append(exposure.background_error**2)
+    ratio = np.sqrt(np.mean(stated) / np.mean(true))
+    assert 1 / 1.7 < ratio < 1.7
+
+
+def test_correlated_noise_is_not_taken_for_sources():
+    rng = np.random.default_rng(3)
+    exposure = estimate_missing(1000 + NOISE * smooth(rng), {}, {})
+    assert abs(np.mean(exposure.background) - 1000) < 0.05 * NOISE
+
+
+def test_gradient_of_the_sky_is_followed_to_the_edges():
+    """
+    A mesh ends at the middle of its outer cells.
+    """
+    rng = np.random.default_rng(4)
+    sky = 1000 + plane(30.0)
+    image = sky + sources(0.002, rng) + NOISE * white(rng)
+    exposure = estimate_missing(image, {}, {})
+    off = (exposure.background - sky) / NOISE
+    assert np.sqrt(np.mean(np.square(off))) < 0.15
+    assert np.abs(off).max() < 0.4
+    assert not exposure.mask.any()
+
+
+def test_error_stays_in_the_domain():
+    rng = np.random.default_rng(1)
+    waves = 3 * NOISE * np.sin(2 * np.pi * np.arange(SIDE) / 100)
+    exposure = estimate_missing(1000 + waves + NOISE * white(rng), {}, {})
+    assert exposure.background_error == 0.3
+
+
+def test_what_is_given_is_kept():
+    rng = np.random.default_rng(2)
+    image = 1000 + NOISE * white(rng)
+    known = estimate_missing(image, {'background': 1000.0}, {})
+    assert known.background_error == 0.05
+    own = estimate_missing(image, {'background_error': 0.2}, {})
+    assert own.background_error == 0.2
