@@ -10,7 +10,12 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._warnings import collect_warnings
 
-__all__ = ['find_covered', 'measure_background', 'measure_noise_ratio']
+__all__ = [
+    'find_covered',
+    'measure_background',
+    'measure_noise_ratio',
+    'noise_of_smoothed',
+]
 
 # Above this share of pixels with sources, a cell of the mesh is crowded.
 _CROWDED = 0.7
@@ -246,20 +251,19 @@ def find_covered(residual, noise, bad, *, correlation=(0.0, 0.0)):
     from scipy.ndimage import binary_dilation, gaussian_filter
 
     smooth = gaussian_filter(np.where(bad, 0, residual), _SMOOTHING)
-    reduced = np.sqrt(np.prod([_smoothed_variance(r) for r in correlation]))
-    bright = smooth > 3 * reduced * noise
+    bright = smooth > 3 * noise_of_smoothed(correlation) * noise
     return binary_dilation(bright, iterations=4)
 
 
-def _smoothed_variance(correlation):
+def noise_of_smoothed(correlation):
     """
-    Variance along an axis that the smoothing leaves of noise smoothed by a Gaussian.
+    Noise that the smoothing leaves of noise that a Gaussian kernel correlated.
     """
     white = 1 / (2 * np.sqrt(np.pi) * _SMOOTHING)
-    if correlation <= 0:
-        return white
-    own = -0.25 / np.log(min(correlation, 0.99))
-    return max(white, np.sqrt(own / (own + _SMOOTHING**2)))
+    # The variance of the kernel in x and in y, of which the correlation is known.
+    own = -0.25 / np.log(np.clip(correlation, 1e-6, 0.99))
+    left = np.maximum(white, np.sqrt(own / (own + _SMOOTHING**2)))
+    return float(np.sqrt(np.prod(left)))
 
 
 def _cell_mean(flags, box):

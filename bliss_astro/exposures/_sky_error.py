@@ -5,7 +5,7 @@ Error of a sky level that was measured on the image itself.
 
 import numpy as np
 
-from ._sky import find_covered
+from ._sky import find_covered, noise_of_smoothed
 
 __all__ = ['estimate_background_error']
 
@@ -57,6 +57,8 @@ def estimate_background_error(exposure):
     seen = n_good > 0.5 * n_good.max()
     depth = -np.log(np.maximum(share[seen], np.exp(-_MOST_DEPTH)))
     confusion = _CONFUSION * np.sqrt(np.mean(depth**4))
+    # Correlated noise hides brighter sources.
+    confusion *= noise_of_smoothed(correlation) / noise_of_smoothed((0.0, 0.0))
     usable = seen & (share > _LEAST_BLANK)
     structure = 0.0
     if usable.any():
