@@ -25,7 +25,7 @@ _PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1))
 _MOST = 0.01
 
 
-def find_cosmic_rays(exposure):
+def find_cosmic_rays(exposure, *, width=1.0):
     """
     Find pixels that are sharper than the PSF.
 
@@ -33,6 +33,9 @@ def find_cosmic_rays(exposure):
     ----------
     exposure : `~bliss_astro.exposures.Exposure`
         With a PSF.
+
+    width : float, optional
+        Width of the image's stars over that of the PSF.
 
     Returns
     -------
@@ -45,20 +48,21 @@ def find_cosmic_rays(exposure):
     sky = np.broadcast_to(np.asarray(exposure.bkg_error, dtype=float), exposure.shape)
     gain = np.broadcast_to(np.asarray(exposure.effective_gain, float), exposure.shape)
     bright = (signal > _PEAK * sky) & ~exposure.mask
-    lack = _lack(signal, sky, gain, exposure.mask, bright, psf)
+    lack = _lack(signal, sky, gain, exposure.mask, bright, psf, width)
     rays = lack > _LACK
     if not rays.any():
         return rays
     # The fainter pixels of a track.
     beside = binary_dilation(rays, np.ones((3, 3))) & (signal > 3 * sky)
     beside &= ~exposure.mask & ~rays
-    rays |= _lack(signal, sky, gain, exposure.mask | rays, beside, psf) > _LACK_BESIDE
+    lack = _lack(signal, sky, gain, exposure.mask | rays, beside, psf, width)
+    rays |= lack > _LACK_BESIDE
     if np.count_nonzero(rays) > _MOST * np.count_nonzero(~exposure.mask):
         return np.zeros_like(rays)
     return rays
 
 
-def _lack(signal, sky, gain, mask, chosen, psf):
+def _lack(signal, sky, gain, mask, chosen, psf, width):
     """By how many sigma neighbours are too faint, 2D; 0 where not chosen."""
     result = np.zeros(signal.shape)
     rows, columns = np.nonzero(chosen)
@@ -71,7 +75,7 @@ def _lack(signal, sky, gain, mask, chosen, psf):
     middle = float(psf(x0, y0))
     worst = np.zeros(len(rows))
     for dy, dx in _PAIRS:
-        share = max(float(psf(x0 + dx, y0 + dy)) / middle, 0.0)
+        share = max(float(psf(x0 + dx / width, y0 + dy / width)) / middle, 0.0)
         share = min(_MARGIN * share, _NARROW_MARGIN * share**_POWER)
         pair = 0.5 * (
             light[rows + 1 + dy, columns + 1 + dx]

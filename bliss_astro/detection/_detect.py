@@ -274,8 +274,11 @@ def detect_sources(
             psf_error=psf_error,
             background_error=background_error,
         )
-        exposure, rays = _without_cosmic_rays(exposure, estimated)
         encoder = _as_encoder(encoder, device)
+        exposure, *of_psf = psf_findings(
+            exposure, measured='psf' in estimated, most=_most_psf_error(encoder)
+        )
+        exposure, rays = _without_cosmic_rays(exposure, estimated, *of_psf)
         if population not in ('sky', 'npe'):
             msg = f"population must be 'sky' or 'npe', got {population!r}"
             raise ValueError(msg)
@@ -290,6 +293,7 @@ def detect_sources(
             population=population,
             estimated=estimated,
             cosmic_rays=rays,
+            of_psf=of_psf,
             binning=binning,
         )
         catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
@@ -337,6 +341,12 @@ def _as_encoder(encoder, device):
         return encoder
     # The caller's own encoder stays where it is.
     return copy.deepcopy(encoder).to(device)
+
+
+def _most_psf_error(encoder):
+    """Largest relative error of the PSF that an encoder knows."""
+    domain = Domain.of(encoder)
+    return math.inf if domain is None else domain.psf_error
 
 
 def _check_flux_min(flux_min, exposure):
@@ -728,6 +738,7 @@ def _posterior(
     population,
     estimated,
     cosmic_rays,
+    of_psf,
     binning=1,
 ):
     """The posterior of an exposure's catalogue."""
@@ -751,8 +762,8 @@ def _posterior(
             f". The PSF is broader than the encoder knows: bin='auto' joins "
             f'{proposed * binning} x {proposed * binning} pixels'
         )
-    of_psf, psf_numbers = psf_findings(exposure, measured='psf' in estimated)
-    messages = [*messages, *of_psf]
+    psf_messages, psf_numbers = of_psf
+    messages = [*messages, *psf_messages]
     domain = Domain.of(encoder)
     most = 0.02 if domain is None else domain.density[1]
     inputs.log_density = _tensor(np.log(by_tile.clip(1e-7, most))[None], encoder.device)
@@ -793,9 +804,11 @@ def _posterior(
 # -- flags -----------------------------------------------------------------------
 
 
-def _without_cosmic_rays(exposure, estimated):
+def _without_cosmic_rays(exposure, estimated, psf_messages, psf_numbers):
     """Mask what is sharper than the PSF; return its pixels too."""
-    rays = find_cosmic_rays(exposure)
+    # Stars that are narrower than their stated PSF are none.
+    width = min(psf_numbers['ratio'], 1.0) if psf_messages and psf_numbers else 1.0
+    rays = find_cosmic_rays(exposure, width=width)
     n_rays = int(np.count_nonzero(rays))
     if n_rays:
         how = estimated.get('mask')

@@ -63,7 +63,7 @@ def psf_of_stars(exposure, estimated):
     return estimate.psf, estimate.psf_error
 
 
-def psf_findings(exposure, *, measured):
+def psf_findings(exposure, *, measured, most=math.inf):
     """
     Say what is wrong with the PSF of an exposure.
 
@@ -75,20 +75,33 @@ def psf_findings(exposure, *, measured):
     measured : bool
         Whether the PSF was measured on the image itself.
 
+    most : float, optional
+        Largest relative error of a PSF that can be made use of.
+
     Returns
     -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The same, or where its stars contradict its stated PSF one whose ``psf_error``
+        is as large as the difference, up to ``most``.
+
     messages : list of str
         Sentences to warn with.
 
     numbers : dict
-        Of a stated PSF: `~bliss_astro.psf.PSFComparison` as a dictionary, empty where
-        no star could be compared.
+        Of a stated PSF: `~bliss_astro.psf.PSFComparison` as a dictionary with the
+        ``psf_error`` that was taken, empty where no star could be compared.
     """
     if measured:
         info = getattr(exposure.psf, 'fit_info', None) or {}
-        return list(info.get('findings', ())), {}
+        return exposure, list(info.get('findings', ())), {}
     comparison = compare_psf(exposure)
-    messages = [comparison.finding] if comparison.finding else []
+    if not math.isfinite(comparison.ratio):
+        return exposure, [], {}
     numbers = dataclasses.asdict(comparison)
-    del numbers['finding']
-    return messages, numbers if math.isfinite(comparison.ratio) else {}
+    finding = numbers.pop('finding')
+    # Only what is said aloud, which the comparison's own error has been set against.
+    error = min(abs(math.log(comparison.ratio)), most) if finding else 0.0
+    if error > exposure.psf_error:
+        exposure = exposure.replace(psf_error=error)
+    numbers['psf_error'] = float(exposure.psf_error)
+    return exposure, [finding] if finding else [], numbers

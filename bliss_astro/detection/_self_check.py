@@ -25,6 +25,8 @@ from bliss_astro.catalog._check._places import correlated_factor
 from bliss_astro.catalog._flags import CatalogFlag
 from bliss_astro.catalog._rendering import scale_of, sources_of
 
+from ._residual_cause import describe_cause, explain_residual, sky_levels
+
 __all__ = ['self_check']
 
 # Peaks of the residual count from this significance on; rows above this probability
@@ -49,6 +51,11 @@ _FEWEST = 400
 # FWHM to others above so much of it, radius of the aperture in FWHM, the fewest of
 # them, the most.
 _BRIGHT_SNR, _ALONE, _RIVAL, _APERTURE, _FEW, _MANY = 30.0, 4.0, 0.1, 3.0, 3, 300
+# Radius of the ring around an aperture, over its own.
+_ANNULUS = 1.5
+# Level of the residual in units of the noise that a background may leave, and the
+# scatter of such levels over it that is still everywhere alike.
+_LEVEL, _EVEN = 0.5, 0.5
 # What is said aloud: shares of peaks and of empty rows, relative flux, share of blocks.
 _PEAK_SHARE, _EMPTY_SHARE, _BLOCK_SHARE = 0.03, 0.03, 0.1
 _FLUX_OFF, _FLUX_SLACK = 0.05, 0.15
@@ -110,12 +117,18 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         of the brightest, ``n_around`` it), ``empty_rows`` (``n`` of ``n_sure``, ``x``,
         ``y`` of one),
         ``blocks`` (``n``, ``n_bad``, median ``scatter``, ``worst`` and its ``x``,
-        ``y``), ``flux`` (``n`` bright rows, ``ratio`` of their light over that of the
-        image in apertures, its ``error``), ``passed`` and ``text``.
+        ``y``, and where they matter their ``cause``), ``sky`` (median ``level`` of the
+        residual in units of the noise and the ``spread`` of cells), ``flux`` (``n``
+        bright rows, ``ratio`` of their light over that of the image in
+        apertures, its ``error``), ``passed`` and ``text``.
     """
     scene = _scene(exposure, catalog)
     places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
-    blocks = _blocks(scene)
+    ratio = (scene.signal - scene.model) / scene.error
+    blocks, bad = _blocks(scene, ratio)
+    if _matter(blocks):
+        cause = explain_residual(ratio, scene.good, _kernel(exposure), where=bad)
+        blocks['cause'] = cause
     scene.prepare()
     residual = scene.filtered(scene.signal - scene.model)
     own = scene.filtered(scene.model)
@@ -130,6 +143,7 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         'peaks': peaks,
         'empty_rows': _empty_rows(catalog, snr[at], scene.seen[at], places),
         'blocks': blocks,
+        'sky': _sky(ratio, scene.good),
         'flux': _flux_ratio(scene, catalog, snr[at], places),
     }
     n_bright = int(np.count_nonzero(snr[at] > _PEAK_SIGMAS))
@@ -198,10 +212,9 @@ def _pixels(places, shape):
     return np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)
 
 
-def _blocks(scene):
-    """Robust scatter of residual over noise, block by block; sets the scene's scale."""
-    ny, nx = scene.signal.shape
-    ratio = (scene.signal - scene.model) / scene.error
+def _blocks(scene, ratio):
+    """Scatter of residual over noise by block, bad pixels; sets the scene's scale."""
+    ny, nx = ratio.shape
     n_rows, n_columns = max(1, round(ny / _BLOCK)), max(1, round(nx / _BLOCK))
     rows = np.linspace(0, ny, n_rows + 1).astype(int)
     columns = np.linspace(0, nx, n_columns + 1).astype(int)
@@ -215,16 +228,17 @@ def _blocks(scene):
                 scatter[i, j] = 0.5 * (high - low)
     known = np.isfinite(scatter)
     if not known.any():
-        return {'n': 0, 'n_bad': 0}
+        return {'n': 0, 'n_bad': 0}, None
     middle = float(np.median(scatter[known]))
     # Significances are in units of the noise that there is.
     even = np.where(known, scatter, middle).clip(1, None)
     index = [np.repeat(np.arange(len(e) - 1), np.diff(e)) for e in (rows, columns)]
-    scene.scale = even.astype(np.float32)[index[0][:, None], index[1]]
+    pixels = index[0][:, None], index[1]
+    scene.scale = even.astype(np.float32)[pixels]
     bad = known & ((scatter < _SCATTER[0]) | (scatter > _SCATTER[1]))
     off = np.where(known, np.abs(np.log(np.maximum(scatter, 1e-3))), -1)
     i, j = np.unravel_index(np.argmax(off), off.shape)
-    return {
+    result = {
         'n': int(known.sum()),
         'n_bad': int(bad.sum()),
         'scatter': middle,
@@ -232,6 +246,21 @@ def _blocks(scene):
         'x': float(0.5 * (columns[j] + columns[j + 1])),
         'y': float(0.5 * (rows[i] + rows[i + 1])),
     }
+    return result, bad[pixels]
+
+
+def _matter(blocks):
+    return blocks['n_bad'] > max(1, _BLOCK_SHARE * blocks['n'])
+
+
+def _sky(ratio, good):
+    """Level of the sky that is left, and how it varies from cell to cell."""
+    levels = sky_levels(ratio, good)[0]
+    levels = levels[np.isfinite(levels)]
+    if len(levels) == 0:
+        return {}
+    low, middle, high = np.percentile(levels, (15.866, 50, 84.134))
+    return {'level': float(middle), 'spread': float(0.5 * (high - low))}
 
 
 def _peaks(scene, residual, own, places):
@@ -296,17 +325,28 @@ def _flux_ratio(scene, catalog, snr, places):
     x, y = places.T
     use &= (x > radius) & (x < nx - 1 - radius) & (y > radius) & (y < ny - 1 - radius)
     use[use] = _alone(places, snr, np.flatnonzero(use), _ALONE * scene.fwhm)
-    half = math.ceil(radius)
+    half = math.ceil(_ANNULUS * radius)
+    yy, xx = np.ogrid[-half : half + 1, -half : half + 1]
+    apart = np.hypot(xx, yy)
+    inside, around = apart <= radius, (apart > radius) & (apart <= _ANNULUS * radius)
+    left = scene.signal - scene.model
     ratios = []
     for k in np.flatnonzero(use)[:_MANY]:
-        column, row = round(x[k]), round(y[k])
-        box = tuple(slice(c - half, c + half + 1) for c in (row, column))
-        yy, xx = np.ogrid[-half : half + 1, -half : half + 1]
-        inside = xx**2 + yy**2 <= radius**2
-        inside = inside[: scene.good[box].shape[0], : scene.good[box].shape[1]]
-        total = float(scene.signal[box][inside].sum(dtype=float))
-        if scene.good[box][inside].all() and total > 0:
-            ratios.append(float(scene.model[box][inside].sum(dtype=float)) / total)
+        row, column = round(y[k]), round(x[k])
+        top, start = max(row - half, 0), max(column - half, 0)
+        box = np.s_[top : row + half + 1, start : column + half + 1]
+        ny, nx = scene.good[box].shape
+        own = np.s_[top - row + half :, start - column + half :]
+        aperture, ring = (part[own][:ny, :nx] for part in (inside, around))
+        if not scene.good[box][aperture].all():
+            continue
+        # What is left around belongs to no row.
+        ring = ring & scene.good[box]
+        level = np.median(left[box][ring]) if ring.any() else 0.0
+        values = scene.signal[box][aperture].astype(float)
+        total = float(values.sum() - level * len(values))
+        if total > 0:
+            ratios.append(float(scene.model[box][aperture].sum(dtype=float)) / total)
     if len(ratios) < _FEW:
         return {'n': len(ratios)}
     low, middle, high = np.percentile(ratios, (15.866, 50, 84.134))
@@ -363,21 +403,22 @@ def _faults(result, n_bright, n_rows):
             more = 'above' if off > 0 else 'below'
             faults.append(
                 f'the light of {flux["n"]} isolated bright rows is '
-                f'{100 * abs(off):.0f} % {more} that in apertures: the PSF or the '
-                'background is wrong; give psf or fwhm'
+                f'{100 * abs(off):.0f} % {more} that in apertures: the PSF is '
+                'wrong; give psf or fwhm'
             )
-    blocks = result['blocks']
-    if blocks['n_bad'] > max(1, _BLOCK_SHARE * blocks['n']):
-        everywhere = not _SCATTER[0] < blocks['scatter'] < _SCATTER[1]
-        cause = (
-            'the noise is not as stated or estimated: give bkg_error'
-            if everywhere
-            else 'there is structure that is neither sky nor sources: mask it or give '
-            'background'
-        )
+    blocks, sky = result['blocks'], result['sky']
+    if _matter(blocks):
         faults.append(
             f'the residual scatters by {blocks["worst"]:.2g} times the noise around '
             f'({blocks["x"]:.0f}, {blocks["y"]:.0f}), by {blocks["scatter"]:.2g} times '
-            f'in the median: {cause}'
+            f'in the median: {describe_cause(blocks["cause"])}'
+        )
+    # Where a level varies from place to place, it has been told as structure.
+    level = sky.get('level', 0.0)
+    if abs(level) > max(_LEVEL, sky.get('spread', 0.0) / _EVEN):
+        faults.append(
+            f'the sky lies by {abs(level):.2g} times its noise '
+            f'{"above" if level > 0 else "below"} the background everywhere (or faint '
+            'sources without rows do): give background'
         )
     return faults

@@ -11,6 +11,7 @@ import pytest
 from bliss_astro import CoaddSimulator, Exposure, PSFModel, detect_sources
 from bliss_astro.catalog import CatalogFlag
 from bliss_astro.detection._cosmic_rays import find_cosmic_rays
+from bliss_astro.detection._psf import psf_findings
 from bliss_astro.priors import StarPrior
 
 
@@ -128,3 +129,35 @@ def test_without_noise_in_the_way():
     found = find_cosmic_rays(exposure)
     assert found[16, 15]
     assert found.sum() == 1
+
+
+def test_stars_of_a_psf_stated_too_broad_are_no_rays():
+    """
+    Undersampled stars look like rays to a PSF of twice their width.
+    """
+    exposure = field(0.5)[0]
+    wrong = exposure.replace(psf=scaled(1.0))
+    _, messages, numbers = psf_findings(wrong, measured=False)
+    assert 'narrower than the stated psf' in messages[0]
+    assert find_cosmic_rays(wrong).sum() > 20
+    assert find_cosmic_rays(wrong, width=numbers['ratio']).sum() <= 2
+    ray = with_rays(wrong, [(40, 41, 200.0)])
+    assert find_cosmic_rays(ray, width=numbers['ratio'])[40, 41]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        found = detect_sources(wrong, encoder='stars', density=0.004)
+    assert np.count_nonzero(found.exposure.mask) <= 2
+
+
+def test_rays_do_not_contradict_a_psf(rng):
+    """
+    Many more rays than stars: the stated PSF stays, and they are masked.
+    """
+    exposure = field(density=0.0005)[0]
+    places = rng.integers(8, 152, size=(40, 2))
+    exposure = with_rays(exposure, [(y, x, 100.0) for y, x in places])
+    same, messages, _ = psf_findings(exposure, measured=False)
+    assert messages == []
+    assert same is exposure
+    found = find_cosmic_rays(exposure)
+    assert found[places[:, 0], places[:, 1]].mean() > 0.9

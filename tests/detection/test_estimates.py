@@ -22,7 +22,10 @@ from bliss_astro import (
 )
 from bliss_astro.detection._estimates import image_line
 from bliss_astro.detection._inputs import as_exposure
+from bliss_astro.detection._psf import psf_findings
+from bliss_astro.encoders import Domain
 from bliss_astro.priors import StarPrior
+from bliss_astro.psf._compare import _finding
 
 EVERYTHING = {
     'background',
@@ -248,7 +251,40 @@ def test_a_wrong_psf_is_told(scene, encoder, factor, word):
         warnings.simplefilter('always')
         found = detect_sources(wrong, density=0.002, encoder=encoder)
     assert sum(f'{word} than the stated psf' in str(w.message) for w in record) == 1
-    assert found.meta['psf_comparison']['ratio'] == pytest.approx(1 / factor, rel=0.03)
+    numbers = found.meta['psf_comparison']
+    assert numbers['ratio'] == pytest.approx(1 / factor, rel=0.03)
+    # The error goes with it, as far as the encoder knows any.
+    assert numbers['psf_error'] == found.exposure.psf_error
+    assert found.exposure.psf_error == Domain.of(encoder).psf_error
+    assert exposure.psf_error == 0.01
+
+
+@pytest.mark.parametrize('most', [0.15, 0.05])
+def test_the_error_of_a_psf_that_stars_contradict(scene, most):
+    exposure = scene[0]
+    shape = exposure.psf.shape_vector
+    shape[[0, 1, 3]] *= 1.1
+    wrong = exposure.replace(psf=PSFModel.from_shape(shape))
+    known, messages, numbers = psf_findings(wrong, measured=False, most=most)
+    assert len(messages) == 1
+    assert known.psf_error == pytest.approx(min(np.log(1.1), most), abs=0.02)
+    assert numbers['psf_error'] == known.psf_error
+    # One that is stated as uncertain as that stays.
+    vague = wrong.replace(psf_error=0.14)
+    assert psf_findings(vague, measured=False, most=most)[0] is vague
+    # Where the noise hides the stars, nobody knows.
+    noise = 120 * np.median(exposure.bkg_error)
+    rng = np.random.default_rng(1)
+    faint = wrong.replace(
+        data=exposure.data + noise * rng.normal(size=exposure.shape),
+        bkg_error=np.hypot(exposure.bkg_error, noise),
+    )
+    faint, messages, _ = psf_findings(faint, measured=False, most=most)
+    assert messages == []
+    assert faint.psf_error == 0.01
+    # Nor do a few whose widths are uncertain.
+    assert _finding(np.log(0.9), 0.05, 0.0, 4, 3.6) == ''
+    assert 'narrower' in _finding(np.log(0.9), 0.01, 0.0, 4, 3.6)
 
 
 def test_stars_that_cannot_be_measured(encoder, rng):
