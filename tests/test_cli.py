@@ -421,7 +421,21 @@ def test_nothing_found_is_an_empty_table(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_detect_in_an_sdss_frame(shared_data, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ('section', 'n_pixels'),
+    [
+        ('[701:1212,501:1012]', 512**2),
+        pytest.param(
+            '',
+            1489 * 2048,
+            marks=pytest.mark.skipif(
+                'BLISS_ASTRO_RUN_SLOW' not in os.environ,
+                reason='takes a minute; set BLISS_ASTRO_RUN_SLOW to run it',
+            ),
+        ),
+    ],
+)
+def test_detect_in_an_sdss_frame(shared_data, tmp_path, capsys, section, n_pixels):
     folder = shared_data / 'sdss_two_epoch/6377/4/399'
     names = {
         '--psf': 'psField-006377-4-0399.fit',
@@ -433,9 +447,10 @@ def test_detect_in_an_sdss_frame(shared_data, tmp_path, capsys):
         pytest.skip('no fpC of run 6377')
     path = tmp_path / 'cat.fits'
     words = [w for k, v in names.items() for w in (k, str(folder / v))]
-    assert main(['detect', str(image), *words, '-q', '-o', str(path)]) == 0
+    words = ['detect', f'{image}{section}', *words, '-q', '-o', str(path)]
+    assert main(words) == 0
     catalog = ProbabilisticCatalog.read(path)
-    assert 200 < len(catalog) < 5000
+    assert 6e-5 * n_pixels < len(catalog) < 1.6e-3 * n_pixels
     assert catalog['flux'].unit == u.nmgy
     assert 'sky_centroid' in catalog.colnames
     words = ['detect', str(image), '--band', 'g']

@@ -240,9 +240,9 @@ def test_detection_in_threads(encoder):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         inside = list(warnings.filters)
-        with ThreadPoolExecutor(6) as pool:
+        with ThreadPoolExecutor(4) as pool:
             lengths = pool.map(
-                lambda _: len(detect_sources(image, encoder=encoder)), range(12)
+                lambda _: len(detect_sources(image, encoder=encoder)), range(8)
             )
             assert set(lengths) == {0}
         assert warnings.filters == inside

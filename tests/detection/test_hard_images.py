@@ -186,15 +186,15 @@ def _crowd(n, side, rng):
 
 
 def test_crowd(rng, encoder):
-    side = 500
-    x, y, flux = _crowd(6000, side, rng)
+    side, n = 300, 2160
+    x, y, flux = _crowd(n, side, rng)
     image = _stars(x, y, flux, (side, side), rng)
     start = time.process_time()
     with pytest.warns(OutOfDomainWarning, match='density of sources'):
         catalog = detect_sources(image, encoder=encoder, **_KNOWN)
-    assert time.process_time() - start < 60
+    assert time.process_time() - start < 22
     _is_sound(catalog, image.shape)
-    assert 1500 < len(catalog) < 6000
+    assert n / 4 < len(catalog) < n
     flagged = catalog['flags'] & CatalogFlag.DENSITY_OUT_OF_DOMAIN
     assert np.mean(flagged > 0) > 0.5
     # Blends take the light of those that are not found, and no more.
