@@ -263,6 +263,7 @@ Isolated point sources brighter than r = 20, see ``benchmarks/README.rst``.
 _ENCODERS = {
     'blends': 'stars-galaxies',
     'bounded': 'stars-galaxies',
+    'cameras': 'stars-galaxies',
     'companions': 'stars-galaxies',
     'crowded': 'stars-crowded',
     'drawn_apart': 'stars-galaxies',
@@ -421,6 +422,10 @@ def main():
 
     written = write_pages(_HERE / 'results', _HERE.parent / 'docs')
     print(f'written: {", ".join(written)} of the page on blends')
+    from _cameras_tables import write_page
+
+    written = write_page(_HERE / 'results', _HERE.parent / 'docs')
+    print(f'written: {", ".join(written) or "nothing"} of the page on cameras')
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from ..exposures import measure_noise
 from ..exposures._sky import measure_background
+from ..exposures._sky_error import estimate_background_error
 from ..surveys._fits import header_wcs, wrong_type
 
 __all__ = ['read_foreign']
@@ -79,7 +80,10 @@ def read_foreign(cls, hdus, hdu, known, name):
             'map, or if the depth varies.'
         )
         warnings.warn(msg, AstropyUserWarning, stacklevel=4)
-    return cls(data, **arguments)
+    coadd = cls(data, **arguments)
+    if 'background' not in estimated or 'background_error' in arguments:
+        return coadd
+    return coadd.replace(background_error=estimate_background_error(coadd))
 
 
 def _find_image(hdus, which, name):

@@ -128,13 +128,17 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
     Estimate the background, then the noise, if they are not given.
     """
     # An exposure's own numbers have no units, and so have those put in here.
+    found = None
     if 'background' not in given:
         exposure = exposure.replace(background=_background(exposure))
         estimated['background'] = 'photutils Background2D'
-        found = _correlation(exposure, given)
-        if max(found) > 0:
-            again = _background(exposure, correlation=found)
-            exposure = exposure.replace(background=again)
+        found = _noise(exposure)
+        correlation = (0.0, 0.0) if found is None else found[1]
+        if 'noise_correlation' in given:
+            correlation = exposure.noise_correlation
+        if max(correlation) > 0:
+            again = _background(exposure, correlation=correlation)
+            exposure, found = exposure.replace(background=again), None
     if error is not None:
         noise = _without_sources(exposure, error, given, estimated, cards)
         exposure = exposure.replace(bkg_error=noise)
@@ -146,8 +150,10 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
             bkg_error=noise, mask=exposure.mask | ~np.isfinite(noise)
         )
     elif 'bkg_error' not in given:
-        residual = exposure.data - exposure.background
-        noise = estimate_sky_noise(residual, exposure.mask)[0]
+        if found is None:
+            residual = exposure.data - exposure.background
+            found = estimate_sky_noise(residual, exposure.mask)
+        noise = found[0]
         level = float(np.abs(exposure.data[~exposure.mask]).max())
         if noise <= _ROUNDING * np.spacing(level):
             raise ValueError(NO_NOISE)
@@ -216,17 +222,15 @@ def _without_sources(exposure, error, given, estimated, cards):
     return _faint_noise(exposure, error)
 
 
-def _correlation(exposure, given):
+def _noise(exposure):
     """
-    Return the correlation of the noise in x and y, (0, 0) where there is none.
+    Return the noise of the sky and its correlation, or None where there is none.
     """
-    if 'noise_correlation' in given:
-        return exposure.noise_correlation
     try:
         residual = exposure.data - exposure.background
-        return estimate_sky_noise(residual, exposure.mask)[1]
+        return estimate_sky_noise(residual, exposure.mask)
     except ValueError:
-        return (0.0, 0.0)
+        return None
 
 
 def _background(exposure, *, correlation=(0.0, 0.0)):

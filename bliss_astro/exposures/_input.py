@@ -25,6 +25,7 @@ from ._given import (
 from ._header import HeaderCards, plain_number, trim_section, warn_ignored
 from ._nddata import collect_nddata
 from ._sky import measure_background
+from ._sky_error import estimate_background_error
 from ._validate import check_mask
 
 __all__ = ['change_known', 'exposure_of', 'exposure_of_hdus', 'whole_wcs']
@@ -138,6 +139,9 @@ def change_known(exposure, given):
         given['psf'] = psf_of_fwhm(fwhm, exposure)
     if given:
         exposure = exposure.replace(**given)
+    if isinstance(sky, str) and sky == 'measure':
+        error = estimate_background_error(exposure)
+        exposure = exposure.replace(background_error=error)
     if zero_point is None:
         return exposure
     return apply_zero_point(exposure, check_zero_point(zero_point, exposure.unit))

@@ -11,6 +11,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from ..surveys import sdss
 from ._sky import measure_background, measure_noise_ratio
+from ._sky_error import estimate_background_error
 from ._validate import check_map
 
 __all__ = ['build']
@@ -85,7 +86,7 @@ def build(
             data - left, bkg_error, mask | saturated
         )
         bkg_error *= np.float32(meta['noise_ratio'])
-    return cls(
+    exposure = cls(
         data,
         background=left,
         bkg_error=bkg_error,
@@ -114,6 +115,9 @@ def build(
             **meta,
         },
     )
+    if background_source != 'measured':
+        return exposure
+    return exposure.replace(background_error=estimate_background_error(exposure))
 
 
 class _Files:
