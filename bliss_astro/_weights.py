@@ -62,8 +62,8 @@ def write_weights(path, state, card, *, overwrite=False):
     # That of a file that the weights were read from.
     card = {key: value for key, value in card.items() if key != 'sha256'}
     text = json.dumps(card)
-    digest = _digest(text, *_split(save(state))[1:])
-    weights = save(state, metadata={_CARD: text, _DIGEST: digest})
+    content = _split(save(state))[1:]
+    weights = _join({_CARD: text, _DIGEST: _digest(text, *content)}, *content)
     card = {**card, 'sha256': hashlib.sha256(weights).hexdigest()}
     with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(weights)
@@ -127,6 +127,14 @@ def _split(weights):
     size = int.from_bytes(weights[:8], 'little')
     header = json.loads(weights[8 : 8 + size])
     return header.pop('__metadata__', {}), header, weights[8 + size :]
+
+
+def _join(metadata, tensors, data):
+    """A file of these, the same each time: safetensors shuffles the metadata."""
+    header = json.dumps({'__metadata__': metadata, **tensors}, separators=(',', ':'))
+    # Tensors begin at a multiple of eight bytes.
+    header += ' ' * (-len(header) % 8)
+    return len(header).to_bytes(8, 'little') + header.encode() + data
 
 
 def _digest(text, tensors, data):

@@ -37,6 +37,15 @@ def test_there_and_back(saved, tiny_encoder):
     assert not any(value.requires_grad for value in loaded.parameters())
 
 
+def test_same_weights_same_file(saved, tiny_encoder):
+    before = saved.read_bytes()
+    for _ in range(8):
+        tiny_encoder.save(saved, overwrite=True)
+        assert saved.read_bytes() == before
+    with safetensors.safe_open(saved, 'pt') as file:
+        assert set(file.metadata()) == {'card', 'digest'}
+
+
 def test_path_as_text(saved):
     assert Encoder.from_pretrained(str(saved)).name == 'toy'
 
