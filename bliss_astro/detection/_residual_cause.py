@@ -18,6 +18,8 @@ __all__ = ['describe_cause', 'explain_residual', 'local_noise', 'sky_levels']
 _CELL = 16
 # Fewer cells tell no shape; cells with a smaller share of good pixels are left out.
 _FEWEST_CELLS, _LEAST_GOOD = 12, 0.3
+# Pixels without light of rows that tell the noise.
+_FEWEST_DARK = 400
 # Correlation of neighbours from which on pixels three apart tell the noise.
 _CORRELATED = 0.3
 # Share of the structure that a shape has to explain.
@@ -104,7 +106,7 @@ def local_noise(ratio, good, kernel):
     return min(found, default=math.nan)
 
 
-def explain_residual(ratio, good, kernel, *, where=None):
+def explain_residual(ratio, good, kernel, *, where=None, lit=None):
     """
     Find out why a residual is not noise.
 
@@ -122,13 +124,16 @@ def explain_residual(ratio, good, kernel, *, where=None):
     where : 2D bool array, optional
         The part of the image that is asked about.
 
+    lit : 2D bool array, optional
+        Where the light of rows is above the noise.
+
     Returns
     -------
     cause : dict
-        ``kind``, one of ``'noise'``, ``'rows'`` or ``'columns'``
-        (stripes), ``'slope'``, ``'object'``, ``'structure'`` and ``''`` (none of
-        these); ``size`` in units of the noise (for the noise itself, a factor); and
-        ``x``, ``y`` in pixels of its brightest part.
+        ``kind``, one of ``'noise'``, ``'rows'`` or ``'columns'`` (stripes),
+        ``'slope'``, ``'object'``, ``'structure'``, ``'sources'`` (it is in the light
+        of the rows) and ``''`` (none of these); ``size`` in units of the noise (for
+        the noise itself, a factor); and ``x``, ``y`` in pixels of its brightest part.
     """
     part = good if where is None else good & where
     low, high = np.percentile(ratio[part], (15.866, 84.134))
@@ -140,7 +145,7 @@ def explain_residual(ratio, good, kernel, *, where=None):
         return cause
     excess = math.sqrt(max(scatter**2 - near**2, 0.0))
     if scatter < _STRUCTURE * near:
-        return cause | {'kind': 'noise'}
+        return cause | {'kind': _noise_or_sources(ratio, part, lit, scatter)}
     smooth = gaussian_filter(np.where(known, levels, np.nanmedian(levels)), 1)
     i, j = np.unravel_index(np.argmax(np.where(known, smooth, -np.inf)), smooth.shape)
     place = {'x': (j + 0.5) * side - 0.5, 'y': (i + 0.5) * side - 0.5}
@@ -149,6 +154,15 @@ def explain_residual(ratio, good, kernel, *, where=None):
         if _striped(ratio, good, axis, excess, near):
             cause['kind'] = name
     return cause
+
+
+def _noise_or_sources(ratio, part, lit, scatter):
+    """Noise is everywhere; what models leave is where they have light."""
+    dark = None if lit is None else part & ~lit
+    if dark is None or np.count_nonzero(dark) < _FEWEST_DARK:
+        return 'noise'
+    low, high = np.percentile(ratio[dark], (15.866, 84.134))
+    return 'sources' if scatter > _STRUCTURE * 0.5 * (high - low) else 'noise'
 
 
 def _striped(ratio, good, axis, excess, near):
@@ -216,6 +230,10 @@ def describe_cause(cause):
         'object': (
             f'one object around {place} is larger than what the encoder knows, and no '
             'row has all of its light: mask it or take off a model of it'
+        ),
+        'sources': (
+            'where the rows have light, by more than their noise: the PSF is not '
+            'exact, or sources are too crowded to be told apart; give psf'
         ),
         'slope': (
             f'the sky slopes towards {place}, by scattered light or the moon: give '

@@ -127,8 +127,10 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
     ratio = (scene.signal - scene.model) / scene.error
     blocks, bad = _blocks(scene, ratio)
     if _matter(blocks):
-        cause = explain_residual(ratio, scene.good, _kernel(exposure), where=bad)
-        blocks['cause'] = cause
+        lit = scene.model > scene.error
+        blocks['cause'] = explain_residual(
+            ratio, scene.good, _kernel(exposure), where=bad, lit=lit
+        )
     scene.prepare()
     residual = scene.filtered(scene.signal - scene.model)
     own = scene.filtered(scene.model)

@@ -5,6 +5,7 @@ Images unlike those an encoder was trained on: a warning and a flag.
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from bliss_astro import CoaddSimulator, OutOfDomainWarning, PSFModel, detect_sources
 from bliss_astro.catalog import CatalogFlag
@@ -57,9 +58,42 @@ def test_darker_and_brighter_sky(encoder, background):
 @pytest.mark.parametrize('correlation', [(0.7, 0.1), (-0.2, 0.0)])
 def test_strange_correlation(field, encoder, correlation):
     exposure = field[0].replace(noise_correlation=correlation)
-    with pytest.warns(OutOfDomainWarning, match=f'correlation .{correlation[0]:.2f}'):
+    text = rf'correlation \({correlation[0]:.2f}.* \(-0.15 to 0.51\)'
+    with pytest.warns(OutOfDomainWarning, match=text):
         found = detect_sources(exposure, density=0.002, encoder=encoder)
     assert _all_flagged(found, CatalogFlag.NOISE_OUT_OF_DOMAIN)
+
+
+def test_neighbours_that_anticorrelate_do_no_harm(encoder, recwarn):
+    """
+    As many stars as in white noise, and no others, down to the limit of the domain.
+    """
+    exposure, truth = CoaddSimulator(
+        1, StarPrior(density=0.003), shape=(160, 160)
+    ).simulate(rng=3)
+    rng = np.random.default_rng(3)
+    white = 3 * rng.normal(size=exposure.shape) * np.asarray(exposure.bkg_error)
+    # Neighbours correlate by 2 a / (1 + 4 a^2) = -0.15.
+    a = -0.0789
+    high = white + a * sum(np.roll(white, s, k) for s in (-1, 1) for k in (0, 1))
+    high /= np.sqrt(1 + 4 * a**2)
+    places = np.column_stack([truth['x_centroid'], truth['y_centroid']])
+    shares = []
+    for noise, correlation in ((white, 0.0), (high, -0.135)):
+        image = exposure.replace(
+            data=np.asarray(exposure.data) + noise,
+            bkg_error=10**0.5 * np.asarray(exposure.bkg_error),
+            noise_correlation=(correlation, correlation),
+        )
+        rows = detect_sources(image, density=0.003, encoder=encoder, check=False)
+        own = np.column_stack([rows['x_centroid'], rows['y_centroid']])
+        bright = np.asarray(truth['flux']) > 10 * 3.6 * float(np.median(image.bkg_error))
+        found = cKDTree(own).query(places[bright])[0] < 1.5
+        shares.append((found.mean(), np.mean(cKDTree(places).query(own)[0] > 2)))
+    assert len(found) > 10
+    assert shares[1][0] >= shares[0][0] - 0.05
+    assert shares[1][1] <= shares[0][1] + 0.05
+    assert not [w for w in recwarn if 'correlation' in str(w.message)]
 
 
 def test_coadds_of_any_depth_are_inside(encoder, recwarn):

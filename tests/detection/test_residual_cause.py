@@ -132,6 +132,19 @@ def test_noise_of_a_part_is_noise(rng, factor):
     assert cause['size'] == pytest.approx(factor, rel=0.05)
 
 
+def test_what_models_leave_of_sources_is_no_noise(rng):
+    ratio = rng.normal(size=(128, 128))
+    lit = gaussian_filter(rng.normal(size=ratio.shape), 1.5) > 0
+    good = np.ones(ratio.shape, dtype=bool)
+    cause = explain_residual(np.where(lit, 2.5 * ratio, ratio), good, _WHITE, lit=lit)
+    assert cause['kind'] == 'sources'
+    assert 'give psf' in describe_cause(cause)
+    assert explain_residual(2 * ratio, good, _WHITE, lit=lit)['kind'] == 'noise'
+    # All of it lit: nobody knows.
+    cause = explain_residual(2 * ratio, good, _WHITE, lit=good)
+    assert cause['kind'] == 'noise'
+
+
 @pytest.mark.parametrize('sigma', [0.0, 0.8, 2.0])
 def test_local_noise_of_correlated_pixels(rng, sigma):
     """
