@@ -26,8 +26,10 @@ _CORRELATED = 0.3
 _EXPLAINED = 0.6
 # Steps from row to row, over the error of a row's median, that no smooth sky has.
 _STEP = 3.0
-# Pixels of a row that tell its median; rings about the middle of an object.
-_MOST_OF_ROW, _RINGS = 512, 8
+# Pixels of a row that tell its median.
+_MOST_OF_ROW = 512
+# Cells of the first ring about the middle of an object, and how rings grow.
+_RING, _GROWTH = 4, 1.5
 # Scatter over that between neighbours from which on there is structure.
 _STRUCTURE = 1.25
 
@@ -148,8 +150,10 @@ def explain_residual(ratio, good, kernel, *, where=None, lit=None):
         return cause | {'kind': _noise_or_sources(ratio, part, lit, scatter)}
     smooth = gaussian_filter(np.where(known, levels, np.nanmedian(levels)), 1)
     i, j = np.unravel_index(np.argmax(np.where(known, smooth, -np.inf)), smooth.shape)
-    place = {'x': (j + 0.5) * side - 0.5, 'y': (i + 0.5) * side - 0.5}
-    cause |= {'size': excess, **place, 'kind': _shape(levels, known)}
+    place = {'x': float(j + 0.5) * side - 0.5, 'y': float(i + 0.5) * side - 0.5}
+    # Where most of the image is ordinary, its cells tell their own scatter.
+    quiet = np.count_nonzero(part) < 0.5 * np.count_nonzero(good)
+    cause |= {'size': excess, **place, 'kind': _shape(levels, known, quiet)}
     for axis, name in ((0, 'rows'), (1, 'columns')):
         if _striped(ratio, good, axis, excess, near):
             cause['kind'] = name
@@ -182,27 +186,37 @@ def _striped(ratio, good, axis, excess, near):
     return left < (1 - _EXPLAINED) * excess**2
 
 
-def _shape(levels, known):
+def _shape(levels, known, quiet):
     """Shape of the structure that levels of cells show."""
     row, column = np.nonzero(known)
     value = levels[known]
-    total = value.var()
+    total, noise, least = value.var(), 0.0, np.percentile(value, 20)
+    if quiet:
+        low, middle, high = np.percentile(value, (15.866, 50, 84.134))
+        noise = min(0.25 * (high - low) ** 2, 0.9 * total)
+        least = min(middle + 1.5 * (high - low), value.max() - 1e-6)
     plane = np.column_stack([np.ones(len(row)), row, column])
     fit = plane @ np.linalg.lstsq(plane, value, rcond=None)[0]
     if 1 - (value - fit).var() / total > _EXPLAINED:
         return 'slope'
     # An ellipse about the light; its rings have one brightness each.
-    light = (value - np.percentile(value, 20)).clip(0)
+    light = (value - least).clip(0)
     weight = light**2 / (light**2).sum()
     place = np.column_stack([row, column]) - [weight @ row, weight @ column]
     second = (weight * place.T) @ place + 0.1 * np.eye(2)
     apart = np.einsum('ni,ij,nj->n', place, np.linalg.inv(second), place)
     order = np.argsort(apart)
-    rings = np.array_split(value[order], min(_RINGS, len(value) // 4))
+    # Fine ones within, where the object is.
+    edges = _RING * _GROWTH ** np.arange(math.log(len(value)) / math.log(_GROWTH))
+    rings = np.split(value[order], edges[edges < len(value) - _RING].astype(int))
     within = sum(((ring - ring.mean()) ** 2).sum() for ring in rings) / len(value)
     middle = [ring.mean() for ring in rings]
     falls = middle[0] == max(middle)
-    return 'object' if falls and 1 - within / total > _EXPLAINED else 'structure'
+    return (
+        'object'
+        if falls and within - noise < (1 - _EXPLAINED) * (total - noise)
+        else 'structure'
+    )
 
 
 def describe_cause(cause):

@@ -87,7 +87,9 @@ def test_neighbours_that_anticorrelate_do_no_harm(encoder, recwarn):
         )
         rows = detect_sources(image, density=0.003, encoder=encoder, check=False)
         own = np.column_stack([rows['x_centroid'], rows['y_centroid']])
-        bright = np.asarray(truth['flux']) > 10 * 3.6 * float(np.median(image.bkg_error))
+        bright = np.asarray(truth['flux']) > 10 * 3.6 * float(
+            np.median(image.bkg_error)
+        )
         found = cKDTree(own).query(places[bright])[0] < 1.5
         shares.append((found.mean(), np.mean(cKDTree(places).query(own)[0] > 2)))
     assert len(found) > 10

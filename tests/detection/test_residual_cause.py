@@ -132,6 +132,27 @@ def test_noise_of_a_part_is_noise(rng, factor):
     assert cause['size'] == pytest.approx(factor, rel=0.05)
 
 
+@pytest.mark.parametrize('n', [1, 4])
+def test_one_object_in_a_part_of_an_image(rng, n):
+    """
+    Correlated noise scatters cells of the rest; several objects are not one.
+    """
+    ratio = gaussian_filter(rng.normal(size=(320, 320)), 3, mode='wrap')
+    ratio /= ratio.std()
+    kernel = gaussian_filter(np.pad(_WHITE, 8), 3 * 2**0.5)
+    yy, xx = np.mgrid[:320, :320]
+    for x, y in [(170, 190), (60, 60), (250, 70), (50, 260)][:n]:
+        apart = np.hypot((xx - x) / 1.5, yy - y)
+        ratio += 6 * np.exp(-0.5 * (apart / 15) ** 2)
+    good = np.ones(ratio.shape, dtype=bool)
+    where = gaussian_filter(ratio, 8) > 1
+    cause = explain_residual(ratio, good, kernel / kernel.max(), where=where)
+    assert cause['kind'] == ('object' if n == 1 else 'structure')
+    assert type(cause['x']) is type(cause['y']) is float
+    if n == 1:
+        assert np.hypot(cause['x'] - 170, cause['y'] - 190) < 16
+
+
 def test_what_models_leave_of_sources_is_no_noise(rng):
     ratio = rng.normal(size=(128, 128))
     lit = gaussian_filter(rng.normal(size=ratio.shape), 1.5) > 0
