@@ -489,6 +489,7 @@ def test_an_untrained_encoder_of_shapes_from_image_to_file(
         density=0.01,
         n_samples=7,
         rng=1,
+        check=False,
     )
     assert len(found) > 0
     draws = found.posterior.sample(2, rng=1)
