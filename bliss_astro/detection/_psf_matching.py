@@ -21,7 +21,7 @@ __all__ = ['match_psf', 'matching_kernel']
 _LEAST = 3e-3
 # Half the side of a kernel in pixels, and the regularisation of the division by the
 # PSF's transform, as a share of its power at zero wavenumber.
-_REACH, _REGULARISATION = 13, 1e-4
+_REACH, _REGULARISATION = 25, 1e-4
 # Cells in which one kernel holds, in pixels, and how many along an axis at most.
 _CELL, _MOST_CELLS = 400, 4
 # Signal over noise at which pixels begin to count, and from which on they do wholly.
@@ -40,7 +40,7 @@ def matching_kernel(image, model):
     Returns
     -------
     kernel : 2D array
-        K of ``image - K * image = model``, of 27 px at most, to be centred.
+        K of ``image - K * image = model``, of 51 px at most, to be centred.
     """
     shape = tuple(2 * n for n in image.shape)
     ny, nx = image.shape
@@ -56,7 +56,7 @@ def matching_kernel(image, model):
     kernel = kernel[rows, columns][: 2 * reach + 1, : 2 * reach + 1]
     # The edge fades, so that no step is drawn around bright stars.
     axis = np.abs(np.arange(-reach, reach + 1)) / (reach + 1)
-    window = np.cos(0.5 * np.pi * np.clip(2 * axis - 1, 0, 1)) ** 2
+    window = np.cos(0.5 * np.pi * np.clip(4 * axis - 3, 0, 1)) ** 2
     return kernel * window[:, None] * window
 
 
