@@ -39,11 +39,24 @@ def plot(catalog, image, **kwargs):
     -------
     ax : `~matplotlib.axes.Axes`
         The axes.
+
+    Raises
+    ------
+    ValueError
+        If the image has another shape than that of the catalogue's posterior.
     """
     # A way for a person: nothing of the catalogue rests on matplotlib.
     import bliss_astro
 
     image = own_exposure(catalog, image, name='image')
+    posterior = catalog.posterior
+    shape = np.shape(getattr(image, 'data', image))
+    if posterior is not None and len(shape) == 2 and shape != tuple(posterior.shape):
+        msg = (
+            f'image has the shape {shape}, but the catalogue is of one of '
+            f'{tuple(posterior.shape)}'
+        )
+        raise ValueError(msg)
     kwargs.setdefault('wcs', getattr(image, 'wcs', None) or catalog.wcs)
     return bliss_astro.plotting.plot_catalog(image, catalog, **kwargs)
 

@@ -3,9 +3,9 @@
 The record of what an image was taken to be: values, units and their sources.
 """
 
-import math
-
 import numpy as np
+
+from bliss_astro.exposures._describe import limiting_flux
 
 __all__ = ['estimate_record', 'image_line']
 
@@ -53,8 +53,8 @@ def estimate_record(exposure, sources, *, density):
     x, y = (float(r) for r in exposure.noise_correlation)
     n_masked = int(np.count_nonzero(exposure.mask))
     shape = _psf_numbers(exposure)
-    depth = _DEPTH_SNR * float(np.median(exposure.bkg_error))
-    depth *= math.sqrt(shape['effective_area'] * max((1 + 2 * x) * (1 + 2 * y), 0.2))
+    noise = float(np.median(exposure.bkg_error))
+    depth = limiting_flux(exposure, noise, shape['effective_area'], _DEPTH_SNR)
     record = {
         'background': _range(exposure.background, good) | {'unit': unit},
         'bkg_error': _range(exposure.bkg_error, good) | {'unit': unit},

@@ -6,7 +6,7 @@ The line that describes an exposure.
 import astropy.units as u
 import numpy as np
 
-__all__ = ['describe']
+__all__ = ['describe', 'limiting_flux']
 
 
 def describe(exposure):
@@ -53,12 +53,20 @@ def _describe_psf(exposure, noise):
     seeing = f'FWHM {fwhm:.2f} px'
     if exposure.pixel_scale is not None:
         seeing += f' = {fwhm * exposure.pixel_scale:.2f}"'
-    depth = 5 * noise * np.sqrt(n_eff)
+    depth = limiting_flux(exposure, noise, n_eff, 5)
     text = f'5 sigma at {depth:.3g}'
     magnitude = _magnitude(depth, exposure.unit)
     if magnitude is not None:
         text += f' ({magnitude:.2f} mag)'
     return [seeing, text]
+
+
+def limiting_flux(exposure, noise, area, snr):
+    """
+    Flux of a star of a signal-to-noise ratio, the noise's correlation included.
+    """
+    x, y = exposure.noise_correlation
+    return snr * noise * float(np.sqrt(area * max((1 + 2 * x) * (1 + 2 * y), 0.2)))
 
 
 def _median(value, mask):

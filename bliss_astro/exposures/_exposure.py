@@ -245,6 +245,11 @@ class Exposure:
         self.mask |= self.saturated
         if self.mask.all():
             msg = 'data must have good pixels; all are masked, saturated or not finite.'
+            if self.saturated.all() and self.saturation is not None:
+                msg = (
+                    'saturation must lie above some of the data; all pixels reach '
+                    f'{np.max(self.saturation):.6g}.'
+                )
             raise ValueError(msg)
 
     def _set_noise(self, background, bkg_error, effective_gain, read_noise):

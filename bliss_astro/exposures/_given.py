@@ -23,6 +23,8 @@ __all__ = [
     'weight_noise',
 ]
 
+# Magnitudes beyond are none.
+_LARGEST_ZERO_POINT = 100
 # In the unit of the image; electrons per it; its inverse square.
 _IN_UNIT = ('background', 'bkg_error', 'saturation')
 _MAPS = (*_IN_UNIT, 'effective_gain', 'read_noise', 'weight')
@@ -273,8 +275,8 @@ def check_zero_point(zero_point, unit):
     if value.ndim or value.dtype.kind not in 'fiu':
         msg = f'zero_point must be one AB magnitude; got {zero_point!r:.60}.'
         raise TypeError(msg)
-    if not np.isfinite(value):
-        msg = f'zero_point must be finite; got {zero_point}.'
+    if not abs(value) <= _LARGEST_ZERO_POINT:
+        msg = f'zero_point must be finite and within +-100; got {zero_point}.'
         raise ValueError(msg)
     counts = unit is None or any(
         unit.is_equivalent(count) or unit.is_equivalent(count / u.s)

@@ -16,6 +16,9 @@ __all__ = ['PSFAccess', 'check_psf']
 _STAMP = 51
 _SPACING = 256
 
+# Least side of an image of a PSF that can be fitted, in pixels.
+_LEAST_SIDE = 5
+
 # Names that astropy's and photutils' models give to the position, in compound
 # models with a number behind.
 _PLACE = re.compile(r'([xy])_(?:0|mean)(?:_\d+)?')
@@ -59,6 +62,12 @@ def check_psf(psf):
             msg = (
                 'psf: an image must be two-dimensional and finite with a positive '
                 f'sum; got shape {image.shape}.'
+            )
+            raise ValueError(msg)
+        if min(image.shape) < _LEAST_SIDE:
+            msg = (
+                f'psf: an image must have at least {_LEAST_SIDE} x {_LEAST_SIDE} px; '
+                f'got shape {image.shape}.'
             )
             raise ValueError(msg)
         return image
@@ -228,7 +237,11 @@ class PSFAccess:
         from ..psf._phases import PHASES, fit_phases, fit_residual
 
         if isinstance(self.psf, np.ndarray):
-            return PSFModel.fit(self.psf / self.psf.sum())
+            try:
+                return PSFModel.fit(self.psf / self.psf.sum())
+            except ValueError as error:
+                msg = f'psf: {error}'
+                raise ValueError(msg) from error
         stamps = np.stack([self._draw(x, y, offset=phase) for phase in PHASES])
         near = next(reversed(self._fits.values()), None)
         fit = fit_phases(

@@ -21,6 +21,8 @@ _CONFUSED, _CONFUSED_STRONG, _STRONG = 0.05, 0.12, 0.5
 _MOST_PIXELS, _STRIP = 1_000_000, 128
 # In crowded fields: rounds, the smoothing that shows sources, and pixels needed.
 _N_ROUNDS, _SMOOTHING, _FEWEST = 3, 1.5, 1000
+# Of so few pixels nothing can be told of their noise.
+_LEAST_PIXELS = 9
 
 
 def estimate_sky_noise(residual, mask):
@@ -58,6 +60,10 @@ def estimate_sky_noise(residual, mask):
     :math:`3 - r - r^2 - r^3`.
     """
     good = ~mask
+    n_good = int(good.sum())
+    if n_good < _LEAST_PIXELS:
+        msg = f'bkg_error cannot be estimated from {n_good} pixels; give bkg_error'
+        raise ValueError(msg)
     scale = _below(residual[good])
     if not scale > 0:
         raise ValueError(NO_NOISE)

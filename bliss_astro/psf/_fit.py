@@ -101,7 +101,8 @@ or `~astropy.modeling.Model`
     ------
     ValueError
         If the image has another dimension, is smaller than 5 pixels, has no
-        usable or no positive pixels, or its mask or error another shape.
+        usable or no positive pixels, or its mask or error another shape; or if
+        what fits is wider than the image.
     """
     if isinstance(image, Model):
         image = image_of_model(image)
@@ -130,6 +131,13 @@ or `~astropy.modeling.Model`
         model_error=0.0 if single else _MODEL_ERROR,
     )
     psf = as_model(fit, model_class, residual, normalization_radius)
+    if not psf.fwhm < max(stamps.shape[1:]):
+        msg = (
+            f'image shows no PSF: what fits it is {psf.fwhm:.3g} px wide, and it has '
+            f'{stamps.shape[2]} x {stamps.shape[1]} px; a PSF falls towards the edges, '
+            'with its background taken off'
+        )
+        raise ValueError(msg)
     if single:
         psf.flux = fit.local[0, 0] if unit is None else fit.local[0, 0] * unit
         psf.x_0, psf.y_0 = fit.local[0, 1:3]

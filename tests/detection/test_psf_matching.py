@@ -41,8 +41,8 @@ def test_the_kernel_takes_the_ghost_off(share):
 
 
 def test_rings_far_from_the_centre_are_taken_off():
-    # Airy's second and third rings lay where the kernel had faded: with a PSF of 3.5 px,
-    # half of the rows of an image of stars were pieces of them.
+    # Airy's second and third rings lay where the kernel had faded: with a PSF of
+    # 3.5 px, half of the rows of an image of stars were pieces of them.
     _, plain = psf_with_ghost(0.0)
     middle = plain.shape[0] // 2
     grid_y, grid_x = np.indices(plain.shape) - middle

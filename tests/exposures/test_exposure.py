@@ -105,7 +105,7 @@ class TestData:
     def test_all_masked(self):
         with pytest.raises(ValueError, match='all are masked'):
             make(mask=np.ones(SHAPE, bool))
-        with pytest.raises(ValueError, match='all are masked'):
+        with pytest.raises(ValueError, match='saturation must lie above some'):
             make(saturation=0.0)
 
     def test_bad_masks(self):
