@@ -17,7 +17,7 @@ from bliss_astro.exposures import Exposure
 
 OURS = 'bliss_astro'
 RIVAL = 'DAOStarFinder + IterativePSFPhotometry, best of the grid'
-_GOAL = 1.5
+_GOAL = 2.0
 # Pixels around the cells that are looked at, and that the rivals may use.
 _MARGIN, _REACH = 24, 10
 _OTHER_MAGNITUDE = {'MagAuto': 'MagAper2', 'MagAper2': 'MagAuto'}
