@@ -5,7 +5,7 @@ The effective PSF of a coadd: a mean of PSFs, kept as images.
 
 import numpy as np
 
-from bliss_astro.psf import PSFModel
+from bliss_astro.psf import PSFModel, VariablePSF
 from bliss_astro.psf._engine import PRIOR_WIDTH, StampFit, minimise, to_shape, to_theta
 from bliss_astro.psf._profile import integral, profile, squared_radius
 
@@ -25,7 +25,7 @@ _MIDDLE_HALF, _FITTED_HALF = 16, 12
 _FLOOR, _SHARE = 1e-6, 3e-4
 
 
-class EffectivePSF:
+class EffectivePSF(VariablePSF):
     """
     A PSF given by images on a grid of places, as the one of a coadd is.
 
@@ -89,46 +89,6 @@ class EffectivePSF:
         n_y, n_x, side = self.images.shape[:3]
         places = f'{n_y} x {n_x} place{"" if n_x * n_y == 1 else "s"}'
         return f'<EffectivePSF, {places}, {side} px>'
-
-    def shifted(self, x0, y0):
-        """
-        Return the PSF of a cut-out.
-
-        Parameters
-        ----------
-        x0, y0 : float
-            The pixel on which the cut-out begins.
-
-        Returns
-        -------
-        psf : `EffectivePSF`
-            The same PSF in the pixels of the cut-out; images and fits are shared.
-        """
-        moved = object.__new__(type(self))
-        moved.__dict__.update(self.__dict__)
-        moved.origin = (self.origin[0] + x0, self.origin[1] + y0)
-        return moved
-
-    def at(self, x, y):
-        """
-        Return the analytic model at a place.
-
-        Parameters
-        ----------
-        x, y : float
-            Position in pixels of the image.
-
-        Returns
-        -------
-        psf : `~bliss_astro.psf.PSFModel`
-            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``.
-        """
-        return PSFModel.from_shape(
-            self.shape_grid([x], [y])[0, 0],
-            x_0=float(x),
-            y_0=float(y),
-            normalization_radius=self.normalization_radius,
-        )
 
     def shape_grid(self, xs, ys):
         """

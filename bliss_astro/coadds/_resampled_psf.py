@@ -5,7 +5,7 @@ The PSF of an exposure after its resampling to another grid.
 
 import numpy as np
 
-from ..psf import PSFModel
+from ..psf import PSFModel, VariablePSF
 from ._pixel_mapping import map_pixels
 
 __all__ = ['AlignedPSF']
@@ -23,7 +23,7 @@ _ADAPTIVE_SIGMA = 0.643
 _SAME_SCALE = 1e-3
 
 
-class AlignedPSF:
+class AlignedPSF(VariablePSF):
     """
     The PSF of an exposure in the pixels of the grid that it was resampled to.
 
@@ -79,25 +79,6 @@ class AlignedPSF:
         Name the method and the place.
         """
         return f'<AlignedPSF, {self.method}, origin {self.origin}>'
-
-    def shifted(self, x0, y0):
-        """
-        Return the same PSF for an image cut out of this one.
-
-        Parameters
-        ----------
-        x0, y0 : float
-            Place on this image of pixel (0, 0) of the cut-out.
-
-        Returns
-        -------
-        psf : `AlignedPSF`
-            The PSF in the cut-out's pixels.
-        """
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.origin = (self.origin[0] + float(x0), self.origin[1] + float(y0))
-        return other
 
     def at(self, x, y):
         """
