@@ -152,12 +152,13 @@ def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
     return 1 - torch.minimum(later, earlier).clamp(max=1)
 
 
-def join_neighbours(sweep, index, tiles, mode, probability, draws):
+def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
     """
     Probability and draws of border candidates over all tiles they touch.
 
     Puts them in place, and returns how much of what a neighbour has is the
-    candidate's own, by pair of tiles.
+    candidate's own, by pair of tiles.  Tiles whose probability is below ``faintest``
+    add nothing.
     """
     same = {}
     tiles = tuple(part[index] for part in tiles)
@@ -168,16 +169,28 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws):
     # What the sweep decided, which may be two sources.
     decided = sweep.code[images, :, *tiles[1:]]
     own_code = torch.where(sweep.catalog.count[tiles][:, None] > 0, decided, own_code)
+    # In its own tile a candidate is described already, unless the sweep put a source
+    # in another tile of V, which is empty here.
     chances = torch.zeros(len(index), 4, device=images.device)
+    chances[:, 0] = sweep.at_least[..., 0][tiles]
     drawn = [part.new_zeros(4, *part[:, index].shape) for part in draws]
+    for part, own in zip(drawn, draws, strict=True):
+        part[0] = own[:, index]
+    filled = valid & (sweep.catalog.count[images[:, None], r, c] > 0)
+    valid_here = valid.clone()
+    valid_here[:, 0] = filled[:, 1:].any(1)
     for slot in range(4):
-        use = valid[:, slot].nonzero()[:, 0]
-        if len(use) == 0:
-            continue
-        own_tiles = (images[use], r[use, slot], c[use, slot])
+        use = valid_here[:, slot].nonzero()[:, 0]
         place = (images[use], slot, r[use], c[use], valid[use])
         hidden = _hidden_if(sweep, *place)
         presence = sweep.posterior.head.count_factor(hidden).presence
+        if slot:
+            likely = presence > faintest
+            use, hidden, presence = use[likely], hidden[likely], presence[likely]
+            place = (images[use], slot, r[use], c[use], valid[use])
+        if len(use) == 0:
+            continue
+        own_tiles = (images[use], r[use, slot], c[use, slot])
         one = torch.ones_like(use)
         *own, own_mode = sweep.describe(0, hidden, one, own_tiles)
         if slot:

@@ -121,8 +121,9 @@ def find_sources(
         Size P of the quasi-random sets of positions.
 
     least : float, optional
-        Sources of lesser probability are left without what is inferred last: their
-        shapes are NaN, and no sequence of encoders looks at them.
+        Sources of lesser probability are of no interest: those that cannot reach it
+        are left out, the others have no shapes (NaN), and no sequence of encoders
+        looks at them.
 
     Returns
     -------
@@ -140,7 +141,8 @@ def find_sources(
     """
     sweep = _greedy(posterior, n_draws)
     further = range(1, posterior.head.n_most)
-    found = [_first_sources(sweep), *(_further_sources(sweep, k) for k in further)]
+    found = [_first_sources(sweep, least)]
+    found += [_further_sources(sweep, k, least) for k in further]
     for part in found:
         part.typed = posterior.head.galaxies
         part.probability = part.probability * part.near_place()
@@ -244,10 +246,10 @@ def _describe_shapes(sweep, place, sources, chosen):
     sources.shapes[chosen], sources.ellipticity[chosen] = drawn
 
 
-def _further_sources(sweep, place):
+def _further_sources(sweep, place, least):
     # The second source of a tile and so on: not looked for across borders.
     chance = sweep.at_least[..., place]
-    candidate = (chance > 0.1) & (sweep.catalog.count >= place)
+    candidate = (chance > max(0.1, least)) & (sweep.catalog.count >= place)
     tiles = candidate.nonzero(as_tuple=True)
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
@@ -258,11 +260,14 @@ def _further_sources(sweep, place):
     )
 
 
-def _first_sources(sweep):
+def _first_sources(sweep, least):
+    # A place touches at most four tiles, one of which holds a quarter of its
+    # probability.
+    faintest = max(_FAINTEST, least / 4)
     chance = sweep.at_least[..., 0]
     accepted = sweep.catalog.count > 0
     coarse = sweep.posterior.coarse
-    candidate = (chance > (_COARSE if coarse else _FAINTEST)) | accepted
+    candidate = (chance > (_COARSE if coarse else faintest)) | accepted
     if sweep.posterior.head.galaxies:
         n_pixels = sweep.posterior.inputs.image.numel()
         candidate = most_probable(candidate, chance + accepted, n_pixels)
@@ -279,7 +284,8 @@ def _first_sources(sweep):
 
     def join(index):
         index = near[index]
-        return join_neighbours(sweep, index, tiles, mode, probability, draws)
+        given = (tiles, mode, probability, draws)
+        return join_neighbours(sweep, index, *given, faintest=faintest / 4)
 
     same = {}
     pieces = split_work(len(near), _MOST_AT_ONCE, near.device)
