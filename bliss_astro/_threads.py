@@ -22,7 +22,7 @@ import torch
 __all__ = ['check_n_threads', 'map_threads', 'n_workers', 'split_work', 'use_threads']
 
 # Fewer sources than this are not worth a thread of their own.
-_LEAST_PIECE = 128
+_LEAST_PIECE = 256
 
 # Threads that the work in progress may use; None outside of `use_threads`.
 _N_WORKERS = contextvars.ContextVar('n_workers', default=None)

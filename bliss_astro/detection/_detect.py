@@ -45,10 +45,9 @@ __all__ = ['detect_sources']
 FLOOR_SNR = 3.4
 # Density with which the first pass starts, per pixel.
 _FIRST_DENSITY = 1e-3
-# Side in tiles of the blocks that a large image is worked through in.
-_BLOCK = 128
-# Smallest such side where a small image is cut for several threads.
-_LEAST_BAND = 48
+# Largest side in tiles of the blocks that a large image is worked through in, and
+# smallest one where a small image is cut for several threads: halos cost more.
+_BLOCK, _LEAST_BAND = 160, 64
 # Side in tiles of the cells in which the density of sources is estimated.
 _DENSITY_CELL = 32
 # Large images are sampled for that by windows of half this side in tiles,
@@ -628,15 +627,16 @@ def _window(inputs, rows, columns, size):
 
 def _blocks(shape, n_threads):
     """Rows and columns of tiles of the blocks of an image, one a thread at least."""
-    spans = [[(a, min(a + _BLOCK, n)) for a in range(0, n, _BLOCK)] for n in shape]
+    n_spans = [-(-n // _BLOCK) for n in shape]
     axis = int(shape[1] > shape[0])
-    if len(spans[0]) * len(spans[1]) < n_threads:
+    if n_spans[0] * n_spans[1] < n_threads:
         # Bands, but no narrower than what their halo costs.
-        n_bands = max(1, min(n_threads, shape[axis] // _LEAST_BAND))
-        if n_bands > len(spans[axis]):
-            edges = np.linspace(0, shape[axis], n_bands + 1).round().astype(int)
-            spans[axis] = list(itertools.pairwise(edges.tolist()))
-    return list(itertools.product(*spans))
+        n_spans[axis] = max(n_spans[axis], min(n_threads, shape[axis] // _LEAST_BAND))
+    edges = [
+        np.linspace(0, n, k + 1).round().astype(int).tolist()
+        for n, k in zip(shape, n_spans, strict=True)
+    ]
+    return list(itertools.product(*map(itertools.pairwise, edges)))
 
 
 def _features(encoder, inputs, grid):

@@ -75,12 +75,12 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
     exposure = mask_exact_areas(exposure, estimated)
     given = {name: value for name, value in given.items() if value is not None}
     own = {'error': error, 'weight': weight, 'cards': cards}
-    exposure = _sky_and_noise(exposure, given, estimated, **own)
+    exposure, found = _sky_and_noise(exposure, given, estimated, **own)
     if 'background' not in given:
         dark = _dark_areas(exposure)
         if dark is not None:
             exposure = _without_dark(exposure, dark, estimated)
-            exposure = _sky_and_noise(exposure, given, estimated, **own)
+            exposure, found = _sky_and_noise(exposure, given, estimated, **own)
     if 'effective_gain' in given and _is_from(cards, 'effective_gain', estimated):
         exposure = _check_gain(exposure, given, estimated, cards)
     if 'effective_gain' not in given:
@@ -88,13 +88,13 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
         estimated['effective_gain'] = how
         exposure = exposure.replace(effective_gain=gain)
     if 'noise_correlation' not in given:
-        exposure = estimate_noise_correlation(exposure, estimated)
+        exposure = estimate_noise_correlation(exposure, estimated, found=found)
     if 'background' in given or 'background_error' in given:
         return exposure
     return exposure.replace(background_error=estimate_background_error(exposure))
 
 
-def estimate_noise_correlation(exposure, estimated):
+def estimate_noise_correlation(exposure, estimated, *, found=None):
     """
     Estimate the correlation of the noise of neighbouring pixels.
 
@@ -106,17 +106,22 @@ def estimate_noise_correlation(exposure, estimated):
     estimated : dict
         How it was estimated; changed in place.
 
+    found : tuple, optional
+        What `estimate_sky_noise` found in these pixels already.
+
     Returns
     -------
     exposure : `~bliss_astro.exposures.Exposure`
         With ``noise_correlation``.
     """
-    pull = (exposure.data - exposure.background) / exposure.bkg_error
-    try:
-        correlation = estimate_sky_noise(pull, exposure.mask)[1]
-    except ValueError:
-        # An image without any noise, whose noise was stated.
-        correlation = (0.0, 0.0)
+    if found is None:
+        pull = (exposure.data - exposure.background) / exposure.bkg_error
+        try:
+            found = estimate_sky_noise(pull, exposure.mask)
+        except ValueError:
+            # An image without any noise, whose noise was stated.
+            found = 0.0, (0.0, 0.0)
+    correlation = found[1]
     estimated['noise_correlation'] = 'of empty sky, {:.2f} in x and {:.2f} in y'.format(
         *correlation
     )
@@ -126,6 +131,8 @@ def estimate_noise_correlation(exposure, estimated):
 def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
     """
     Estimate the background, then the noise, if they are not given.
+
+    Returns the exposure and, where its noise was measured, what was found.
     """
     # An exposure's own numbers have no units, and so have those put in here.
     found = None
@@ -141,7 +148,7 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
             exposure, found = exposure.replace(background=again), None
     if error is not None:
         noise = _without_sources(exposure, error, given, estimated, cards)
-        exposure = exposure.replace(bkg_error=noise)
+        exposure, found = exposure.replace(bkg_error=noise), None
     elif weight is not None:
         noise, estimated['bkg_error'] = weight_noise(
             weight, exposure, estimate_sky_noise
@@ -149,6 +156,7 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
         exposure = exposure.replace(
             bkg_error=noise, mask=exposure.mask | ~np.isfinite(noise)
         )
+        found = None
     elif 'bkg_error' not in given:
         if found is None:
             residual = exposure.data - exposure.background
@@ -159,7 +167,9 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
             raise ValueError(NO_NOISE)
         exposure = exposure.replace(bkg_error=noise)
         estimated['bkg_error'] = 'scatter of empty sky'
-    return exposure
+    else:
+        found = None
+    return exposure, found
 
 
 def _from_cards(cards, given, unit, estimated):
