@@ -60,6 +60,9 @@ class PosteriorDroppedWarning(AstropyUserWarning):
 # -- warnings in threads ---------------------------------------------------------
 
 _HOME = Path(__file__).parent
+# What may stand between a user's line and this package: readers of astropy, and the
+# decorators and contexts of others.
+_BETWEEN = {'astropy', 'contextlib', 'functools', 'numpy', 'torch'}
 # Kinds of warnings that the work in progress keeps to itself.
 _MUTED = contextvars.ContextVar('muted', default=())
 
@@ -74,18 +77,25 @@ def mute_warnings(*categories):
         _MUTED.reset(token)
 
 
-def warn(message, category, *, stacklevel=1):
-    """Warn, unless `mute_warnings` says otherwise."""
+def warn(message, category=AstropyUserWarning):
+    """Warn in the name of the user's line, unless `mute_warnings` says otherwise."""
     if not issubclass(category, _MUTED.get()):
-        warnings.warn(message, category, stacklevel=stacklevel + 1)
+        warnings.warn(message, category, stacklevel=_user_stacklevel())
 
 
-def warn_user(message, category=AstropyUserWarning):
-    """Warn in the name of the line outside of this package that led here."""
-    frame, level = sys._getframe(1), 2
-    while frame is not None and Path(frame.f_code.co_filename).is_relative_to(_HOME):
+def _user_stacklevel():
+    """Stack level, for the caller, of the first line that is the user's own."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _between(frame):
         frame, level = frame.f_back, level + 1
-    warn(message, category, stacklevel=level - 1)
+    return level
+
+
+def _between(frame):
+    """Whether a frame is this package's, or of what stands between it and its user."""
+    name = frame.f_globals.get('__name__', '').partition('.')[0]
+    ours = Path(frame.f_code.co_filename).is_relative_to(_HOME)
+    return ours or name in _BETWEEN
 
 
 class _Collector:

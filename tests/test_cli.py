@@ -3,6 +3,7 @@
 Tests of the command line, as a shell user meets it: output, files, exit codes.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ from astropy.table import QTable, Table
 import bliss_astro
 from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.cli import main
+from bliss_astro.cli._images import name_options
+from bliss_astro.cli._main import _parser
 from bliss_astro.cli._simulated import read_simulated, simulate_field
 from bliss_astro.cli._train import bundled_configs, find_config
 
@@ -148,7 +151,8 @@ def test_wrong_usage_is_two(words, capsys):
 @pytest.mark.parametrize(
     ('words', 'reason'),
     [
-        (['-o', 'cat.xyz'], 'must be one of .fits'),
+        (['-o', 'cat.xyz'], 'or one of .fits'),
+        (['-o', 'm.fits', '--mask', 'm.fits', '--overwrite'], 'written to as well'),
         (['--plot', 'a.xyz'], 'must be one of .'),
         (['--posterior'], '--posterior needs -o'),
         (['--posterior', '-o', 'cat.ecsv'], 'only FITS'),
@@ -180,13 +184,17 @@ def test_options_that_cannot_be_meant(
         (['IMAGE', '--psf', 'absent.fit'], 'there is no file absent.fit'),
         (['IMAGE', '-o', 'absent/cat.fits'], 'the folder absent does not exist'),
         (['IMAGE', '--encoder', 'galaxies'], "unknown encoder 'galaxies'"),
-        (['IMAGE', '--device', 'abacus'], '--device abacus cannot be used'),
+        (['IMAGE', '--device', 'abacus'], "('cpu'"),
+        (['IMAGE', '--device', 'abacus'], "error: --device must be 'auto' or"),
+        (['IMAGE', '--device', 'meta'], "got 'meta'"),
+        (['.'], '. is a folder'),
         (['IMAGE', '--extension', '7'], 'has no extension 7'),
         (['IMAGE[TRUTH]'], 'is no two-dimensional image'),
         (['IMAGE[0][1:999,1:9]'], 'must lie within 1:80'),
         (['absent.fits[1]'], 'there is no file absent.fits'),
         (['IMAGE', '--extension', 'TRUTH'], 'is no two-dimensional image'),
-        (['text.fits'], 'cannot be read as FITS'),
+        (['text.fits'], 'error: IMAGE text.fits cannot be read as FITS'),
+        (['empty.fits'], 'it is empty'),
         (['short.fits', '-o', 'cat.fits'], 'cannot be read as FITS'),
         (['table.fits'], 'has no two-dimensional image'),
     ],
@@ -196,6 +204,7 @@ def test_bad_input_is_one_line_and_no_file(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'text.fits').write_text('no image')
+    (tmp_path / 'empty.fits').write_text('')
     (tmp_path / 'short.fits').write_bytes(simulated.read_bytes()[:9000])
     Table({'a': [1]}).write(tmp_path / 'table.fits')
     before = sorted(tmp_path.iterdir())
@@ -205,6 +214,82 @@ def test_bad_input_is_one_line_and_no_file(
     assert line.startswith('bliss-astro: error: ')
     assert reason in line
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ('words', 'reason'),
+    [
+        (['--rms', 'absent.fits'], '--rms must be a file, FILE[EXT] or an extension'),
+        (['--rms', 'absent.fits'], "there is no file 'absent.fits'"),
+        (['--rms', '.'], "'.' is a folder"),
+        (['--rms', 'text.fits'], '--rms text.fits cannot be read as FITS'),
+        (['--rms', 'map.fits[BLA]'], 'has no extension BLA; it has 0 PRIMARY: image'),
+        (['--noise', '1', '--weight', 'NOTHING'], 'not allowed with argument'),
+        (['--weight', 'NOTHING'], '--weight: '),
+        (['--mask', 'NOTHING'], 'has no extension NOTHING; it has 0 PRIMARY: image'),
+        (['--background', 'header'], 'error: --background header: the header has none'),
+        (['--saturation', '1e-9'], 'error: --saturation must lie above'),
+        (['--psf', 'map.fits[BLA]'], 'error: --psf: '),
+        (['--psf', 'map.fits[BLA]'], 'has no extension BLA; it has 0 PRIMARY: image'),
+        (['--fwhm', '300'], 'error: --fwhm must be at most'),
+        (['--fwhm', '3', '--bin', '99'], 'error: --bin must be from 1 to'),
+    ],
+)
+def test_errors_name_the_option(
+    simulated, words, reason, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'text.fits').write_text('no image')
+    fits.writeto('map.fits', np.ones((9, 9)))
+    fits.writeto('bare.fits', fits.getdata(simulated))
+    try:
+        code = main(['detect', 'bare.fits', *words, '--quiet'])
+    except SystemExit as stop:
+        code = stop.code
+    line = last_error(capsys)
+    assert code in (1, 2)
+    assert reason in line
+    assert 'bkg_error' not in line
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        (
+            'stars are narrow: give psf or fwhm',
+            'stars are narrow: give --psf or --fwhm',
+        ),
+        ("bin='auto' joins 3 x 3 pixels", '--bin auto joins 3 x 3 pixels'),
+        (
+            "bkg_error must fit 'bkg_error.fits'; Give mask, or give background if",
+            "--rms must fit 'bkg_error.fits'; Give --mask, or give --background if",
+        ),
+        (
+            'Trim the image, give mask, or give background',
+            'Trim the image, give --mask, or give --background',
+        ),
+        ('psf was measured; the mask is fine', 'psf was measured; the mask is fine'),
+        ('n_threads must be 1', '--threads must be 1'),
+        ("data='a.fits' has no header", 'IMAGE a.fits has no header'),
+        ('psf_error is set to it', 'psf_error is set to it'),
+    ],
+)
+def test_messages_name_options(text, told):
+    options = _parser().parse_args(['detect', 'a.fits', '--rms', 'b.fits'])
+    assert name_options(text, options) == told
+
+
+def test_csv_and_regions(simulated, tmp_path, capsys):
+    csv, regions = tmp_path / 'cat.csv', tmp_path / 'cat.reg'
+    assert main(['detect', str(simulated), '-q', '-o', str(csv)]) == 0
+    n = len(Table.read(csv))
+    assert n > 5
+    if importlib.util.find_spec('regions') is None:
+        assert main(['detect', str(simulated), '-q', '-o', str(regions)]) == 1
+        assert 'needs the package regions' in last_error(capsys)
+        return
+    assert main(['detect', str(simulated), '-q', '-o', str(regions)]) == 0
+    assert regions.read_text().count('circle(') == n
 
 
 def test_existing_files_are_refused_before_the_work(

@@ -105,9 +105,23 @@ class TestCatalog:
         assert_allclose(errors.get_heights(), [2, 20 * np.sqrt(0.005)])
         assert_allclose(errors.get_angles(), [0, 45], atol=1e-9)
         labels = [text.get_text() for text in ax.get_legend().get_texts()]
-        assert labels == ['detected', 'error ellipse x 10', 'true']
+        assert labels == ['detected', 'error ellipse x 10', 'true', 'masked']
         assert len(ax.figure.axes) == 2
         ax.figure.canvas.draw()
+
+    @pytest.mark.parametrize(
+        ('threshold', 'least'), [(0.5, 0.5), (0.95, 0.6), (0.05, 0.0), ('high', 0.0)]
+    )
+    def test_colours_begin_at_the_threshold(self, ax, image, catalog, threshold, least):
+        catalog.meta['threshold'] = threshold
+        plot_catalog(image, catalog, ax=ax)
+        assert ellipses(ax)[0].get_clim() == (least, 1)
+
+    def test_legend_where_there_is_something_to_explain(self, ax, image, catalog):
+        plot_catalog(image, catalog, ax=ax)
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert labels == ['detected', 'masked']
+        assert plot_catalog(np.nan_to_num(image), catalog).get_legend() is None
 
     def test_given_axes(self, ax, image, catalog):
         from matplotlib import pyplot as plt

@@ -5,7 +5,6 @@ Catalogues as FITS files: the table, the card, the arrays of the posterior.
 
 import gzip
 import io
-import warnings
 
 import astropy.units as u
 import numpy as np
@@ -15,7 +14,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
 from .._checksums import CREATOR, verify_checksums
-from .._warnings import collect_warnings
+from .._warnings import collect_warnings, warn
 from ._arrays import read_arrays, write_arrays
 from ._card import make_card, plain_table, read_card, restore_columns
 from ._columns import COLUMNS
@@ -163,7 +162,7 @@ def read_fits(path, posterior):
         if 'truncated' in text:
             # A file that was cut short must not give a shorter catalogue.
             raise ValueError(text)
-        warnings.warn(text, AstropyUserWarning, stacklevel=4)
+        warn(text)
     return content
 
 

@@ -8,6 +8,8 @@ import statistics
 import astropy.units as u
 import numpy as np
 
+from bliss_astro._random import check_rng
+
 from ._columns import COLUMNS, SHAPE_COLUMNS, ab_magnitude, has_magnitude
 from ._shapes import SHAPE_NAMES, angle_quantiles, explain_no_shapes
 
@@ -103,7 +105,7 @@ def draws(catalog, column, *, n_samples=None, rng=None):
         )
         raise ValueError(msg)
     n_samples = 1000 if n_samples is None else n_samples
-    values = draw(catalog, column, n_samples, rng=np.random.default_rng(rng))
+    values = draw(catalog, column, n_samples, rng=check_rng(rng))
     _check_shape(values, (len(catalog), n_samples))
     return Distribution(_with_unit(catalog, column, values))
 

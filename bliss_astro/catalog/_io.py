@@ -4,7 +4,6 @@ Catalogues to files and back: formats, overwriting, damaged files.
 """
 
 import os
-import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +18,13 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
 from .._atomic import atomic_write
-from .._warnings import PosteriorDroppedWarning
+from .._warnings import PosteriorDroppedWarning, warn
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
 from ._formats import READERS, WRITERS, write_other
 from ._record import FACT_KEYS, DateText, FactRecord, ImageRecord
 from ._trial import check_columns
 
-__all__ = ['FORMATS', 'read_catalog', 'write_catalog']
+__all__ = ['FORMATS', 'find_format', 'read_catalog', 'write_catalog']
 
 FORMATS = {
     'fits': ('.fits', '.fit', '.fits.gz', '.fit.gz'),
@@ -76,15 +75,14 @@ def write_catalog(catalog, path, *, file_format, overwrite, posterior=True, **kw
         write_other(catalog, path, file_format, **kwargs)
         return
     path = Path(path).expanduser()
-    file_format = _find_format(path, file_format, catalog)
+    file_format = find_format(path, file_format, writing=True)
     kept = catalog.posterior if posterior else None
     if kept is not None and file_format != 'fits':
-        warnings.warn(
+        warn(
             f'The format {file_format!r} keeps the rows of the catalogue but not '
             'its posterior; FITS keeps both, and posterior=False leaves it out '
             'without this warning.',
             PosteriorDroppedWarning,
-            stacklevel=3,
         )
     if file_format in FORMATS and kwargs:
         msg = f'write got unknown keywords for {file_format!r}: {", ".join(kwargs)}'
@@ -132,7 +130,7 @@ def read_catalog(cls, path, *, file_format, posterior=True, posterior_class=None
         The catalogue.
     """
     path = Path(path).expanduser()
-    file_format = _find_format(path, file_format)
+    file_format = find_format(path, file_format)
     if file_format not in FORMATS:
         msg = f'format must be one of {", ".join(FORMATS)}, got {file_format!r}'
         raise ValueError(msg)
@@ -167,26 +165,45 @@ def _posterior_class(given):
     return CatalogPosterior
 
 
-def _find_format(path, file_format, catalog=None):
+def find_format(path, file_format=None, *, writing=False):
     """
     Settle the format from its name or from the ending of the file.
 
-    A catalogue that is written may have any ending that astropy knows.
+    Parameters
+    ----------
+    path : str or `~os.PathLike`
+        The file.
+
+    file_format : str or None, optional
+        The name, if it is given.
+
+    writing : bool, optional
+        Whether the file may have any ending that astropy's writers know.
+
+    Returns
+    -------
+    file_format : str
+        A key of `FORMATS`, or a format of astropy's.
+
+    Raises
+    ------
+    ValueError
+        If the ending is not known.
     """
     if file_format is not None:
         return _ALIASES.get(file_format, file_format)
-    name = path.name.lower()
+    name = Path(path).name.lower()
     for known, endings in FORMATS.items():
         if name.endswith(endings):
             return known
-    if catalog is not None:
-        found = identify_format('write', QTable, str(path), None, (catalog,), {})
+    if writing:
+        found = identify_format('write', QTable, str(path), None, (QTable(),), {})
         if found:
             return found[0]
     allowed = ', '.join(ending for endings in FORMATS.values() for ending in endings)
-    if catalog is not None:
+    if writing:
         allowed += ', .csv, .hdf5 (or another that astropy knows)'
-    msg = f'path must end in one of {allowed}, or format be given; got {path.name!r}'
+    msg = f'path must end in one of {allowed}, or format be given; got {str(path)!r}'
     raise ValueError(msg)
 
 

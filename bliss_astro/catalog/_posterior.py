@@ -6,6 +6,7 @@ The posterior of one image's catalogue, in the units of the image.
 import numpy as np
 import torch
 
+from bliss_astro._random import check_rng
 from bliss_astro._threads import use_threads
 from bliss_astro.posteriors import find_sources
 from bliss_astro.posteriors._catalog_head import of_type, split_types
@@ -298,6 +299,7 @@ class CatalogPosterior:
 
         threshold = check_threshold(threshold)
         n_samples = check_count('n_samples', n_samples)
+        rng = check_rng(rng)
         sources = self._sources_above(threshold)
         index = (sources.probability >= threshold).nonzero()[:, 0]
         sources = sources.select(index)
@@ -416,7 +418,7 @@ class CatalogPosterior:
     def _draw_rows(self, sources, index, n_samples, rng):
         from bliss_astro.posteriors import LogFluxFactor
 
-        rng = np.random.default_rng(rng)
+        rng = check_rng(rng)
         x, y = (v.double().cpu().numpy() for v in (sources.x, sources.y))
         n = len(sources)
         # All descriptions alike, as in the quantiles; each with positions near it.

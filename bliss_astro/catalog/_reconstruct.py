@@ -115,7 +115,7 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
     draws = np.zeros((n_draws, *exposure.shape), dtype=np.float32)
     tables = catalog.posterior.sample(n_draws, rng=rng) if n_draws else ()
     for image, table in zip(draws, tables, strict=True):
-        image[:] = renderer(sources_of(table, scale=scale, warn=False))
+        image[:] = renderer(sources_of(table, scale=scale, quiet=True))
     whole = tuple(slice(0, n) for n in exposure.shape)
     return Reconstruction(
         exposure, catalog, renderer(sources), draws, whole, renderer, sources

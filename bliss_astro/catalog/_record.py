@@ -8,14 +8,12 @@ the posterior, the WCS and the like travel in ``meta['image']`` as one
 parts of one image keep the record, different images lose it.
 """
 
-import sys
-import warnings
 from collections.abc import Mapping
 
 from astropy.io.misc.yaml import AstropyDumper
 from astropy.utils.metadata import MergeStrategy
 
-from .._warnings import PosteriorDroppedWarning
+from .._warnings import PosteriorDroppedWarning, warn
 
 __all__ = ['FACT_KEYS', 'DateText', 'FactRecord', 'ImageRecord', 'merge_records']
 
@@ -220,29 +218,13 @@ def merge_records(left, right):
     if left.is_same_image(right):
         return right if left.posterior is None else left
     if left.posterior is not None or right.posterior is not None:
-        warnings.warn(
+        warn(
             'The posterior belongs to one image; it is dropped from a table '
             'of rows of several images. Their own catalogues still have it.',
             PosteriorDroppedWarning,
-            stacklevel=_stacklevel_outside(),
         )
     uids = {uid for uid in left.uids | right.uids if uid is not None}
     return ImageRecord({'uids': sorted(uids)})
-
-
-def _stacklevel_outside():
-    """
-    Count the frames up to the user's own, so that the warning points there.
-    """
-    level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        package = frame.f_globals.get('__name__', '').partition('.')[0]
-        if package not in ('astropy', 'bliss_astro'):
-            break
-        frame = frame.f_back
-        level += 1
-    return level
 
 
 class _MergeImageRecords(MergeStrategy):

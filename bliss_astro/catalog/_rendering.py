@@ -3,27 +3,24 @@
 Catalogues drawn as images.
 """
 
-import warnings
-
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.utils.exceptions import AstropyUserWarning
 
+from bliss_astro._warnings import warn
 from bliss_astro.exposures._cutout import two_slices
 from bliss_astro.exposures._psf import PSFAccess, check_psf
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.rendering import GALAXY_SHAPE_NAMES
 
 from ._check._model import ModelRenderer, Sources, cell_middles, cell_side, psf_grid
-from ._record import _stacklevel_outside
 
 __all__ = ['render_catalog', 'renderer_of', 'scale_of', 'sources_of']
 
 # -- sources -----------------------------------------------------------------------
 
 
-def sources_of(table, *, scale=None, warn=True):
+def sources_of(table, *, scale=None, quiet=False):
     """
     Take the sources, shapes of galaxies and all, out of a table.
 
@@ -35,8 +32,8 @@ def sources_of(table, *, scale=None, warn=True):
     scale : float or None, optional
         Arcsec per pixel, for radii that are angles.
 
-    warn : bool, optional
-        Whether to say that galaxies without shapes are drawn as stars.
+    quiet : bool, optional
+        Whether not to say that galaxies without shapes are drawn as stars.
 
     Returns
     -------
@@ -59,12 +56,12 @@ def sources_of(table, *, scale=None, warn=True):
     missing = [name for name in GALAXY_SHAPE_NAMES if name not in table.colnames]
     if missing:
         n = int(sources.is_galaxy.sum())
-        if n and warn:
+        if n and not quiet:
             text = (
                 f'the catalogue has no column {missing[0]!r}: without '
                 f'{", ".join(GALAXY_SHAPE_NAMES)} its {n} galaxies are drawn as stars'
             )
-            warnings.warn(text, AstropyUserWarning, stacklevel=_stacklevel_outside())
+            warn(text)
         sources.is_galaxy = np.zeros(len(sources), dtype=bool)
         return sources
     galaxy = np.stack([_plain(table, name, scale) for name in GALAXY_SHAPE_NAMES], 1)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._detect import _add_image_options
 from ._evaluate import _write
+from ._images import files_of
 from ._shared import (
     UsageError,
     add_device,
@@ -133,15 +134,14 @@ def _prepare(options):
 
     from ._images import read_image_file
 
-    files = (options.psf, options.fpm, options.tsfield, options.photofield)
     check_table_path(options.output)
     check_picture_path(options.plot)
-    check_inputs(options.image, *files)
+    check_inputs(options.image, *files_of(options))
     check_outputs(
         options.output,
         options.plot,
         overwrite=options.overwrite,
-        inputs=(options.image, *files),
+        inputs=(options.image, *files_of(options, maps=True)),
     )
     keywords = {'device': choose_device(options.device), 'density': options.density}
     if options.encoder is not None:

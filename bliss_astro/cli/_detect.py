@@ -9,9 +9,11 @@ import time
 
 import numpy as np
 
+from ._images import files_of
 from ._shared import (
     add_device,
     add_overwrite,
+    binning,
     check_catalog_path,
     check_inputs,
     check_outputs,
@@ -26,6 +28,7 @@ from ._shared import (
     probability,
     save_picture,
     status,
+    write_catalog,
 )
 
 __all__ = ['add_parser', 'draw_overlay', 'grey_percentiles', 'run']
@@ -96,13 +99,19 @@ def add_parser(commands):
         metavar='N',
         help='threads on the CPU; by default as many as torch uses',
     )
+    parser.add_argument(
+        '--bin',
+        type=binning,
+        metavar='N|auto',
+        help='join N x N pixels where the PSF is too broad for the encoder',
+    )
     _add_image_options(parser)
     out = parser.add_argument_group('what comes out')
     out.add_argument(
         '-o',
         '--output',
         metavar='CATALOG',
-        help='.fits, .ecsv, .parquet or .vot; without it the '
+        help='.fits, .ecsv, .parquet, .vot, .csv, .hdf5 or .reg (DS9); without it the '
         f'{_ROWS_SHOWN} brightest sources are printed',
     )
     out.add_argument(
@@ -189,31 +198,33 @@ def run(options):
     Detect, print or write, and draw.
     """
     begun = time.perf_counter()
-    files = (options.psf, options.fpm, options.tsfield, options.photofield)
     check_catalog_path(options.output, posterior=options.posterior)
     check_picture_path(options.plot)
-    check_inputs(options.image, *files)
+    check_inputs(options.image, *files_of(options))
     check_outputs(
         options.output,
         options.plot,
         overwrite=options.overwrite,
-        inputs=(options.image, *files),
+        inputs=(options.image, *files_of(options, maps=True)),
     )
     status(options, f'reading {options.image}')
-    catalog, image, seconds = _measure(options)
+    catalog, seconds = _measure(options)
     if options.output is not None:
-        catalog.write(
-            options.output, overwrite=options.overwrite, posterior=options.posterior
+        write_catalog(
+            catalog,
+            options.output,
+            overwrite=options.overwrite,
+            posterior=options.posterior,
         )
         status(options, f'wrote {options.output}')
     if options.plot is not None:
         status(options, f'drawing {options.plot}')
-        figure = draw_overlay(image, catalog)
+        figure = draw_overlay(catalog.exposure, catalog)
         save_picture(figure, options.plot, overwrite=options.overwrite)
     total = time.perf_counter() - begun
     status(
         options,
-        f'{_count(catalog)} above p = {options.threshold:g} in {total:.1f} s '
+        f'{_count(catalog)} above p = {options.threshold:.10g} in {total:.1f} s '
         f'({seconds:.1f} s of them detecting)',
     )
     if options.output is None:
@@ -243,12 +254,13 @@ def _measure(options):
         encoder=encoder,
         density=options.density,
         device=device,
+        bin=options.bin,
         n_threads=options.threads,
         progress_bar=is_terminal(sys.stderr) and not options.quiet,
     )
     seconds = time.perf_counter() - begun
     status(options, image_line(catalog.meta['estimated'], image.data.shape))
-    return catalog, image, seconds
+    return catalog, seconds
 
 
 def _article(kind):
@@ -266,7 +278,7 @@ def _print_brightest(options, catalog):
     """
     shown, left_out = _without_most_shapes(catalog[:_ROWS_SHOWN])
     print_table(shown)
-    if left_out:
+    if left_out and len(catalog):
         status(
             options,
             f'e1, e2: of galaxies; -o catalog.fits writes {left_out} more columns '
@@ -336,7 +348,7 @@ def draw_overlay(image, catalog):
         float(np.clip(0.25 * radius * points_per_pixel, 0.4, 1.4))
     )
     axes.set_title(
-        f'{_count(catalog)} above p = {catalog.meta.get("threshold", 0.5):g}',
+        f'{_count(catalog)} above p = {catalog.meta.get("threshold", 0.5):.10g}',
         loc='right',
         fontsize='medium',
     )

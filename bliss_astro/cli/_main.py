@@ -22,6 +22,7 @@ from . import (
     _simulate,
     _train,
 )
+from ._images import name_options
 from ._shared import PROGRAM, UsageError, say
 
 __all__ = ['main']
@@ -75,7 +76,7 @@ def main(args=None):
     """
     options = _parser().parse_args(args)
     with warnings.catch_warnings():
-        _show_warnings_in_one_line()
+        _show_warnings_in_one_line(options)
         try:
             options.run(options)
             sys.stdout.flush()
@@ -91,7 +92,7 @@ def main(args=None):
             # A shell user gets one line, whatever went wrong.
             if options.traceback:
                 raise
-            say(_one_line(error), label='error')
+            say(_one_line(error, options), label='error')
             return 1
     return 0
 
@@ -118,7 +119,7 @@ def _parser():
     return parser
 
 
-def _show_warnings_in_one_line():
+def _show_warnings_in_one_line(options):
     """
     Print the package's warnings as one line each, and none of them twice.
     """
@@ -127,7 +128,7 @@ def _show_warnings_in_one_line():
     seen = set()
 
     def show(message, category, filename, lineno, file=None, line=None):
-        text = ' '.join(str(message).split())
+        text = name_options(' '.join(str(message).split()), options)
         if text not in seen:
             seen.add(text)
             say(f'{category.__name__}: {text}', label='warning')
@@ -136,13 +137,13 @@ def _show_warnings_in_one_line():
     warnings.showwarning = show
 
 
-def _one_line(error):
+def _one_line(error, options):
     """
     Say an error in one line.
     """
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f'{error.filename}: {error.strerror}'
-    text = ' '.join(str(error).split())
+    text = name_options(' '.join(str(error).split()), options)
     if isinstance(error, KeyError):
         text = text.strip('\'"')
     if isinstance(error, OSError | ValueError) and text:

@@ -8,6 +8,7 @@ import argparse
 import numpy as np
 
 from ._detect import _add_image_options
+from ._images import files_of
 from ._shared import (
     UsageError,
     add_device,
@@ -23,6 +24,7 @@ from ._shared import (
     save_picture,
     seed,
     status,
+    write_catalog,
 )
 
 __all__ = ['add_parser', 'run']
@@ -100,14 +102,13 @@ def _check(options):
     if options.catalog is not None:
         check_catalog_path(options.catalog)
     check_picture_path(options.plot)
-    files = (options.psf, options.fpm, options.tsfield, options.photofield)
-    check_inputs(options.image, *files)
+    check_inputs(options.image, *files_of(options))
     check_outputs(
         options.output,
         options.catalog,
         options.plot,
         overwrite=options.overwrite,
-        inputs=(options.image, *files),
+        inputs=(options.image, *files_of(options, maps=True)),
     )
 
 
@@ -147,7 +148,7 @@ def run(options):
     )
     status(options, f'wrote {options.output}')
     if options.catalog is not None:
-        catalog.write(options.catalog, overwrite=options.overwrite, posterior=False)
+        write_catalog(catalog, options.catalog, overwrite=options.overwrite)
         status(options, f'wrote {options.catalog}')
     if options.plot is not None:
         _draw(options, result)

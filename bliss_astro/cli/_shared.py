@@ -15,6 +15,7 @@ __all__ = [
     'UsageError',
     'add_device',
     'add_overwrite',
+    'binning',
     'check_catalog_path',
     'check_inputs',
     'check_outputs',
@@ -33,9 +34,12 @@ __all__ = [
     'say',
     'seed',
     'status',
+    'write_catalog',
 ]
 
 PROGRAM = 'bliss-astro'
+# What formats of catalogues need beside astropy.
+_PACKAGES = {'parquet': 'pyarrow', 'hdf5': 'h5py', 'reg': 'regions'}
 
 
 class UsageError(Exception):
@@ -124,6 +128,13 @@ def positive_int(text):
     return _number(text, int, 'a positive whole number', lambda v: v > 0)
 
 
+def binning(text):
+    """
+    Parse a number of pixels to join, or ``auto``.
+    """
+    return text if text == 'auto' else positive_int(text)
+
+
 def seed(text):
     """
     Parse a whole number that is not negative.
@@ -207,20 +218,13 @@ def choose_device(name):
 
     Returns
     -------
-    device : str
+    device : `torch.device`
         The device.
     """
-    import torch
+    # Commands without a network must not wait for torch.
+    from bliss_astro._devices import choose_device as choose
 
-    if name == 'auto':
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        msg = f'--device {name} cannot be used here: {reason}'
-        raise ValueError(msg) from error
-    return name
+    return choose(name)
 
 
 # -- outputs -----------------------------------------------------------------------
@@ -231,9 +235,13 @@ def check_inputs(*paths):
     Refuse files that are not there, before any of them is read.
     """
     for path in paths:
-        if path is not None and not _place(path).is_file():
-            msg = f'there is no file {_place(path)}'
-            raise FileNotFoundError(msg)
+        if path is None or (place := _place(path)).is_file():
+            continue
+        if place.is_dir():
+            msg = f'{place} is a folder, not a file'
+            raise IsADirectoryError(msg)
+        msg = f'there is no file {place}'
+        raise FileNotFoundError(msg)
 
 
 def _place(path):
@@ -300,24 +308,55 @@ def check_catalog_path(path, *, posterior=False):
     posterior : bool, optional
         Whether its posterior is to be kept.
     """
-    from bliss_astro.catalog._io import FORMATS
+    from bliss_astro.catalog._io import find_format
 
     if path is None:
         if posterior:
             msg = '--posterior needs -o and a FITS file'
             raise UsageError(msg)
         return
-    found = [name for name, ends in FORMATS.items() if str(path).lower().endswith(ends)]
-    if not found:
-        known = ', '.join(ending for ends in FORMATS.values() for ending in ends)
-        msg = f'-o {path}: the ending must be one of {known}'
-        raise UsageError(msg)
-    if posterior and found[0] != 'fits':
+    if str(path).lower().endswith('.reg'):
+        found = 'reg'
+    else:
+        try:
+            found = find_format(path, writing=True)
+        except ValueError as error:
+            known = str(error).partition(' one of ')[2].partition(', or format')[0]
+            msg = (
+                f'-o {path}: the ending must be .reg (regions of DS9) or one of {known}'
+            )
+            raise UsageError(msg) from None
+    if posterior and found != 'fits':
         msg = f'-o {path}: only FITS can keep the posterior'
         raise UsageError(msg)
-    if found[0] == 'parquet' and importlib.util.find_spec('pyarrow') is None:
-        msg = f'-o {path}: Parquet needs the package pyarrow, which is not installed'
+    package = _PACKAGES.get(found)
+    if package is not None and importlib.util.find_spec(package) is None:
+        msg = f'-o {path}: this format needs the package {package}; it is not installed'
         raise ValueError(msg)
+
+
+def write_catalog(catalog, path, *, overwrite, posterior=False):
+    """
+    Write a catalogue in the format that the ending of its file names.
+
+    Parameters
+    ----------
+    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
+        The catalogue.
+
+    path : str
+        Where to; ``.reg`` for regions of DS9.
+
+    overwrite : bool
+        Whether ``path`` may exist.
+
+    posterior : bool, optional
+        Whether to keep the posterior.
+    """
+    if str(path).lower().endswith('.reg'):
+        catalog.to_regions(path, overwrite=overwrite)
+    else:
+        catalog.write(path, overwrite=overwrite, posterior=posterior)
 
 
 def check_table_path(path):

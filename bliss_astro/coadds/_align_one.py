@@ -5,6 +5,8 @@ The resampling of one exposure, by the package ``reproject``.
 
 import numpy as np
 
+from bliss_astro._random import check_rng
+
 from ._aligned import AlignedExposure
 from ._pixel_mapping import PixelMapping
 from ._resampled_grid import OutputGrid, check_celestial
@@ -83,7 +85,7 @@ def align_one(
             covered,
             resample,
             n_noise=int(n_noise),
-            rng=np.random.default_rng(rng),
+            rng=check_rng(rng),
         )
     good = noise.coverage & ~noise.bad
     if not good.any():

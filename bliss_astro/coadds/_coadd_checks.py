@@ -5,6 +5,8 @@ Checks of what a coadd has beyond an exposure.
 
 import numpy as np
 
+from bliss_astro._messages import first_wrong
+
 __all__ = ['check_counts', 'check_psf_image']
 
 
@@ -80,6 +82,8 @@ def check_psf_image(image):
         msg = f'psf_image must have two odd sides; got shape {image.shape}.'
         raise ValueError(msg)
     if not np.isfinite(image).all() or image.sum() <= 0:
-        msg = 'psf_image must be finite with a positive sum.'
+        bad = first_wrong(image, np.isfinite(image))
+        got = f'a sum of {image.sum():g}' if np.isfinite(image).all() else bad
+        msg = f'psf_image must be finite with a positive sum; got {got}.'
         raise ValueError(msg)
     return image

@@ -4,12 +4,12 @@ Coadds to FITS files and back, and the files of other makers.
 """
 
 import json
-import warnings
 
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro._warnings import warn
 
 from .._atomic import atomic_write
 from .._checksums import CREATOR
@@ -92,7 +92,7 @@ def _wcs_header(wcs):
             f'wcs is a {type(wcs).__name__}, which FITS cannot hold; it is not '
             'written. An astropy WCS would be.'
         )
-        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+        warn(msg)
         return None
     return wcs.to_header(relax=True)
 

@@ -78,9 +78,10 @@ class EffectivePSF(VariablePSF):
                 f'images; got {len(self.xs)} and {len(self.ys)}.'
             )
             raise ValueError(msg)
-        if (np.diff(self.xs) <= 0).any() or (np.diff(self.ys) <= 0).any():
-            msg = 'xs and ys must ascend.'
-            raise ValueError(msg)
+        for name, values in (('xs', self.xs), ('ys', self.ys)):
+            if (np.diff(values) <= 0).any():
+                msg = f'{name} must ascend; got {values}.'
+                raise ValueError(msg)
         self.normalization_radius = float(normalization_radius)
         self.origin = (float(origin[0]), float(origin[1]))
         self._cache = {}

@@ -4,10 +4,10 @@ The mean of many exposures, gathered one at a time.
 """
 
 import datetime as dt
-import warnings
 
 import numpy as np
-from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro._warnings import warn
 
 from ._clip import Clipper, Extremes
 from ._coadd import Coadd
@@ -245,7 +245,7 @@ def _match_sky(layer, sums, kind):
             f'exposure {layer.index} has too few pixels in common with those before '
             'it to match its background.'
         )
-        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+        warn(msg)
     _take_off(layer, offset)
     return offset
 
@@ -272,7 +272,7 @@ def _build(sums, stream, meta):
             f'exposures {sums.psf.lacking} have no psf, so that the coadd has none '
             'either; give them one, or give the coadd one with replace(psf=...).'
         )
-        warnings.warn(msg, AstropyUserWarning, stacklevel=3)
+        warn(msg)
     psf, psf_image = sums.psf.finish()
     weight = np.where(good, sums.weight, 1.0)
     noise = np.sqrt(np.where(good, sums.variance, 1.0)) / weight

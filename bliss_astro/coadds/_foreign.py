@@ -3,11 +3,10 @@
 Coadds in the files of other makers, which seldom state their noise.
 """
 
-import warnings
-
 import astropy.units as u
 import numpy as np
-from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro._warnings import warn
 
 from ..exposures import measure_noise
 from ..exposures._sky import measure_background
@@ -79,7 +78,7 @@ def read_foreign(cls, hdus, hdu, known, name):
             'the blank sky, one number for all pixels. Give bkg_error if you have a '
             'map, or if the depth varies.'
         )
-        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+        warn(msg)
     coadd = cls(data, **arguments)
     if 'background' not in estimated or 'background_error' in arguments:
         return coadd

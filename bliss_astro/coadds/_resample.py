@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from bliss_astro._random import check_rng
+
 from ..exposures import Exposure
 from ._align_one import align_one
 from ._resampled_grid import check_celestial, common_grid, parse_grid
@@ -217,7 +219,7 @@ def iter_aligned(
         'parallel': parallel,
         'block_size': block_size,
         'n_noise': n_noise,
-        'rng': np.random.default_rng(rng),
+        'rng': check_rng(rng),
     }
     return _generate(exposures, grid, options, progress_bar)
 

@@ -3,11 +3,10 @@
 Exposures brought to one scale of flux, and to one level of the sky.
 """
 
-import warnings
-
 import astropy.units as u
 import numpy as np
-from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro._warnings import warn
 
 from .._units import is_surface_brightness
 
@@ -100,7 +99,7 @@ class FluxScale:
                 'taken to have one exposure time and one transparency. Give '
                 'zero_points, AB magnitudes, if they do not.'
             )
-            warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+            warn(msg)
 
     def _factor(self, exposure, k):
         """

@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 import torch
 
+from bliss_astro._devices import choose_device
 from bliss_astro.exposures._noise import add_noise
 from bliss_astro.priors import StarPrior, torch_generator
 from bliss_astro.psf._mixture import (
@@ -202,7 +203,7 @@ class CoaddSimulator:
         self.noise_order = noise_order
         self.bad_pixels = bad_pixels
         self.tolerance = float(tolerance)
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.normalization_radius = float(
             getattr(psf, 'normalization_radius', DEFAULT_NORMALIZATION_RADIUS)
         )

@@ -3,11 +3,10 @@
 Exposures as layers on the grid of a coadd, one at a time.
 """
 
-import warnings
-
 import numpy as np
-from astropy.utils.exceptions import AstropyUserWarning
 
+from bliss_astro._random import check_rng
+from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure
 
 from ._align_one import align_one
@@ -73,7 +72,7 @@ class Stream:
         self.align = align
         self.progress_bar = progress_bar
         # The simulations of both passes have to agree.
-        self.seed = int(np.random.default_rng(rng).integers(2**31))
+        self.seed = int(check_rng(rng).integers(2**31))
         self.reports = {}
         self.count = 0
         self.dtype = np.dtype(np.float32)
@@ -147,7 +146,7 @@ class Stream:
             if aligned is None:
                 if first:
                     msg = f'exposure {k} does not lie on the grid and is left out.'
-                    warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+                    warn(msg)
                 continue
             layer = Layer.of(aligned, k, self.weighting)
             self.reports[k] = (layer.n_masked, layer.n_saturated)

@@ -11,6 +11,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._random import check_rng
 from bliss_astro.catalog._check._model import Sources
 from bliss_astro.catalog._checks import check_count, check_threshold
 
@@ -247,7 +248,7 @@ def completeness(
     zero_point = _zero_point(zero_point, exposure.unit)
     edges = _edges(exposure, magnitudes, fluxes, zero_point)
     prior = _galaxy_prior(galaxies, types, zero_point)
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
     injector = _injector(exposure, encoder, threshold, radius, keywords)
     planned = [_plan(edges, n_sources, kind, rng) for kind in types]
     planned = [np.concatenate(part) for part in zip(*planned, strict=True)]

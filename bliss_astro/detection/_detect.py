@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_dilation, gaussian_filter
 
+from bliss_astro._devices import choose_device
+from bliss_astro._messages import first_wrong
+from bliss_astro._random import check_rng
 from bliss_astro._threads import check_n_threads, map_threads, n_workers, use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,
@@ -34,7 +37,7 @@ from ._crowding import check_fullness
 from ._domain import check_domain
 from ._estimates import estimate_record
 from ._inputs import as_exposure
-from ._pixel_statistics import pixel_statistics
+from ._pixel_statistics import brightest_flux, pixel_statistics
 from ._psf import psf_findings
 from ._psf_matching import match_psf
 from ._self_check import self_check
@@ -254,8 +257,10 @@ def detect_sources(
     threshold = check_threshold(threshold)
     n_samples = check_count('n_samples', n_samples)
     n_threads = check_n_threads(n_threads)
-    if n_samples:
-        rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
+    if not isinstance(check, bool | np.bool_):
+        msg = f'check must be True or False, got {check!r:.60}'
+        raise TypeError(msg)
     with use_threads(n_threads, progress_bar=progress_bar, title='detecting'):
         exposure, estimated = as_exposure(
             data,
@@ -301,17 +306,16 @@ def detect_sources(
             catalog.meta['check'] = FactRecord(result)
     # At the end, where nothing of ours stands between them and the user's filters.
     for message in catalog.meta.get('warnings', ()):
-        warn(message, OutOfDomainWarning, stacklevel=2)
+        warn(message, OutOfDomainWarning)
     if len(catalog) == 0:
         warn(
             f'no source has a probability above {threshold}',
             NoDetectionsWarning,
-            stacklevel=2,
         )
     text = catalog.meta['check']['text'] if check else ''
     if text:
         text = f'the rows do not explain all of the image: {text}'
-        warn(text, CatalogCheckWarning, stacklevel=2)
+        warn(text, CatalogCheckWarning)
     return catalog
 
 
@@ -327,15 +331,7 @@ def _as_encoder(encoder, device):
             )
             raise TypeError(msg)
         encoder = Encoder.from_pretrained(encoder)
-    if isinstance(device, str) and device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).partition('\n')[0]
-        msg = f"device must be 'auto' or one of torch's, got {device!r}: {reason}"
-        raise ValueError(msg) from error
+    device = choose_device(device)
     if encoder.device.type == device.type:
         return encoder
     # The caller's own encoder stays where it is.
@@ -367,6 +363,14 @@ def _check_flux_min(flux_min, exposure):
         raise TypeError(msg)
     if not (np.isfinite(value) and value > 0):
         msg = f'flux_min must be positive and finite, got {flux_min}'
+        raise ValueError(msg)
+    brightest = brightest_flux(exposure)
+    if value > brightest:
+        unit = '' if exposure.unit is None else f' {exposure.unit}'
+        msg = (
+            'flux_min must be below the flux of the brightest source of the image, '
+            f'about {brightest:.3g}{unit}, got {float(value):g}{unit}'
+        )
         raise ValueError(msg)
     return float(value)
 
@@ -421,7 +425,10 @@ def _check_density(density, exposure):
         )
         raise ValueError(msg)
     if not np.all(np.isfinite(value)) or np.any(value < 0) or not value.max() > 0:
-        msg = 'density must be finite, not negative and somewhere positive'
+        msg = (
+            'density must be finite, not negative and somewhere positive, got '
+            f'{first_wrong(value, np.isfinite(value) & (value > 0))}'
+        )
         raise ValueError(msg)
     return value
 

@@ -71,7 +71,10 @@ class DomainFinding:
         """
         trained = f'the encoder {encoder!r} was trained on ({self.allowed})'
         if self.name == 'floor_snr':
-            return f'{self.title} of {self.value}, outside what {trained}'
+            return (
+                f'{self.title} of {self.value}, outside what {trained}; to have '
+                'brighter rows alone, leave it out and select by flux'
+            )
         text = f'the {self.title} ({self.value}) is outside what {trained}'
         if self.name == 'correlation':
             return text

@@ -4,12 +4,11 @@ The encoder as a finder of photutils.
 """
 
 import inspect
-import warnings
 
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._warnings import NoDetectionsWarning, mute_warnings
+from bliss_astro._warnings import NoDetectionsWarning, mute_warnings, warn
 from bliss_astro.catalog._checks import check_threshold
 
 from ._detect import detect_sources
@@ -94,10 +93,9 @@ class BlissFinder:
         with mute_warnings(NoDetectionsWarning):
             catalog = detect_sources(data, self.threshold, mask=mask, **self.kwargs)
         if len(catalog) == 0:
-            warnings.warn(
+            warn(
                 f'no source has a probability above {self.threshold}',
                 NoDetectionsWarning,
-                stacklevel=2,
             )
             return None
         names = ('id', 'x_centroid', 'y_centroid', 'flux', 'probability')

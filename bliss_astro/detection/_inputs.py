@@ -46,7 +46,7 @@ def as_exposure(data, **given):
     error = given.get('psf_error')
     estimated = {}
     if isinstance(data, str | os.PathLike):
-        data, _ = open_exposure(data, **given)
+        data, _ = open_exposure(data, parameter='data', **given)
         given = {}
     exposure = exposure_of(data, given, estimated)
     exposure = _without_impossible(exposure, estimated)

@@ -5,7 +5,7 @@ Whether the pixels of an image are distributed as is said of them.
 
 import numpy as np
 
-__all__ = ['PIXEL_LIMITS', 'pixel_statistics']
+__all__ = ['PIXEL_LIMITS', 'brightest_flux', 'pixel_statistics']
 
 # Side in pixels of the cells that are looked at one by one.
 _CELL = 256
@@ -25,6 +25,37 @@ PIXEL_LIMITS = {
 }
 # Where the median is above this, sources widen the distribution too.
 _EMPTY_LEVEL = 0.4
+
+# Pixels above so many sigma belong to a source, as in SExtractor by default,
+# and a flux of that signal-to-noise ratio may be there whatever the pixels look like.
+_SEGMENT, _FAINT_SNR = 1.5, 10.0
+
+
+def brightest_flux(exposure):
+    """
+    Flux that no source of an image exceeds by much.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image, with its PSF.
+
+    Returns
+    -------
+    flux : float
+        The largest sum of connected pixels above the sky, at least the flux of a
+        faint star, in the unit of the image.
+    """
+    from scipy.ndimage import label, sum_labels
+
+    light = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
+    above = light > _SEGMENT * exposure.bkg_error
+    labels, n = label(above, structure=np.ones((3, 3)))
+    sums = sum_labels(light, labels, np.arange(1, n + 1))
+    ny, nx = exposure.shape
+    area = exposure.psf_at(nx // 2, ny // 2).n_eff
+    faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
+    return float(np.max(sums, initial=faint))
 
 
 def pixel_statistics(image, good, *, shape):

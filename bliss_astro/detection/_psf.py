@@ -54,7 +54,6 @@ def psf_of_stars(exposure, estimated):
             'psf was not given and the image has no compact source to measure it; a '
             f'usual PSF of FWHM {_USUAL_FWHM:g} px was taken: give psf or fwhm',
             OutOfDomainWarning,
-            stacklevel=4,
         )
         return PSFModel.from_fwhm(_USUAL_FWHM), _USUAL_ERROR
     n = estimate.n_stars

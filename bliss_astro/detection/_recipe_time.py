@@ -10,6 +10,7 @@ import time
 import numpy as np
 import torch
 
+from bliss_astro._devices import choose_device
 from bliss_astro.encoders._train import _Trainer
 
 __all__ = ['TrainingTime']
@@ -112,6 +113,7 @@ def time_training(encoder, simulation, training, *, device='cpu', seconds=6.0):
     """
     # Where the weights start is no matter of time, and one batch is enough
     # to know what validation costs.
+    device = choose_device(device)
     size = min(training.batch_size, training.n_validation)
     changes = {'n_validation': size}
     if hasattr(training, 'start_from'):
@@ -135,9 +137,7 @@ def time_training(encoder, simulation, training, *, device='cpu', seconds=6.0):
         validation_seconds=validation,
         n_steps=training.n_steps,
         n_validations=math.ceil(training.n_steps / training.validate_every),
-        cpu_share=share / torch.get_num_threads()
-        if torch.device(device).type == 'cpu'
-        else None,
+        cpu_share=share / torch.get_num_threads() if device.type == 'cpu' else None,
     )
 
 

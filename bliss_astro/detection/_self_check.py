@@ -158,7 +158,7 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
 def _scene(exposure, catalog):
     ny, nx = exposure.shape
     fwhm = float(exposure.psf_at(nx // 2, ny // 2).fwhm)
-    sources = sources_of(catalog, scale=scale_of(catalog), warn=False)
+    sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
     # In units of the noise any image fits into single precision.
     unit = float(np.median(exposure.bkg_error))
     sources = dataclasses.replace(sources, flux=sources.flux / unit)

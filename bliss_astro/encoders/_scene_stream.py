@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from bliss_astro._devices import choose_device
 from bliss_astro.coadds import CoaddSimulator
 from bliss_astro.coadds._align import coadd_noise
 from bliss_astro.posteriors import TileCatalog, TileGrid
@@ -153,7 +154,7 @@ class SceneStream:
         self.config = config
         self.tile_size, self.n_most = tile_size, n_most
         self.group_size = group_size
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.grid = TileGrid(tuple(config.shape), tile_size)
         self.priors = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
         if config.catalog_prior is not None:

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from bliss_astro._devices import choose_device
 from bliss_astro.coadds import CoaddSimulator
 from bliss_astro.exposures._noise import BadPixelPrior
 from bliss_astro.posteriors import TileCatalog, TileGrid
@@ -383,7 +384,7 @@ class SimulationStream:
         self.config = config
         self.tile_size, self.n_most = tile_size, n_most
         self.group_size = group_size
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.grid = TileGrid(tuple(config.shape), tile_size)
 
     def _log_uniform(self, pair, n, generator):

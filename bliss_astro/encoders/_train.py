@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bliss_astro._devices import choose_device
 from bliss_astro._lock import lock_folder
 from bliss_astro.posteriors import npe_loss, sequence_loss
 
@@ -41,7 +42,7 @@ class _Trainer:
         _check_galaxy_model(galaxy_model, encoder_config, simulation)
         self.configs = (encoder_config, simulation, training)
         self.training = training
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.encoder = Encoder(encoder_config).to(self.device)

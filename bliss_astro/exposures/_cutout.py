@@ -7,7 +7,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
 
-from bliss_astro._warnings import warn_user
+from bliss_astro._warnings import warn
 
 __all__ = ['check_wcs', 'cut_wcs', 'sky_wcs', 'two_slices']
 
@@ -86,7 +86,7 @@ def sky_wcs(wcs, shape):
         )
     else:
         return wcs
-    warn_user(msg)
+    warn(msg)
     return None if failure is not None else wcs
 
 

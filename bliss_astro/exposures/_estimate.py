@@ -6,7 +6,7 @@ Estimates of sky, noise and gain of an image that does not state them.
 import astropy.units as u
 import numpy as np
 
-from bliss_astro._warnings import warn_user
+from bliss_astro._warnings import warn
 
 from ._exact_areas import mask_exact_areas
 from ._exposure import Exposure
@@ -287,7 +287,7 @@ def _without_dark(exposure, dark, estimated):
     """
     n_dark = np.count_nonzero(dark & ~exposure.mask)
     y, x = np.argwhere(dark)[0]
-    warn_user(
+    warn(
         f'{n_dark} pixels of data lie in areas far below the sky (the first at x={x}, '
         f'y={y}), as overscan, collateral columns and badly subtracted skies do; they '
         'are masked. Trim the image, give mask, or give background if they are sound.'

@@ -5,7 +5,7 @@ Areas of one exact value: pixels that no detector recorded, and plateaus.
 
 import numpy as np
 
-from bliss_astro._warnings import warn_user
+from bliss_astro._warnings import warn
 
 __all__ = ['find_exact_areas', 'mask_exact_areas']
 
@@ -146,7 +146,7 @@ def mask_exact_areas(exposure, estimated):
             f'with {value:g} at x={x}, y={y}{more}): taken to hold no data and masked. '
             'Give mask to say so yourself.'
         )
-        warn_user(msg)
+        warn(msg)
     return exposure.replace(**changes)
 
 

@@ -6,6 +6,8 @@ An image with all that a measurement needs.
 import astropy.units as u
 import numpy as np
 
+from bliss_astro._messages import first_wrong
+
 from ._cutout import cut_wcs, sky_wcs, two_slices
 from ._describe import describe
 from ._psf import PSFAccess, check_psf
@@ -684,7 +686,8 @@ def _finite(name, value, good):
     """
     sound = np.isfinite(value)
     if not (sound if np.ndim(value) == 0 else sound[good].all()):
-        msg = f'{name} must be finite in every good pixel.'
+        wrong = first_wrong(value, sound | ~good if np.ndim(value) else sound)
+        msg = f'{name} must be finite in every good pixel; got {wrong}.'
         raise ValueError(msg)
     if np.ndim(value) and not sound.all():
         value = np.where(sound, value, np.median(value[good])).astype(value.dtype)

@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from bliss_astro._warnings import warn_user
+from bliss_astro._warnings import warn
 
-from ..surveys._fits import file_name, header_wcs, open_fits
+from ..surveys._fits import check_file, file_name, header_wcs, list_hdus, open_fits
 from ._units import parse_unit
 
 __all__ = [
     'FITSPlane',
     'Location',
-    'check_file',
     'find_plane',
-    'list_hdus',
     'parse_location',
     'plane_of',
     'read_map',
@@ -29,6 +27,9 @@ __all__ = [
 
 # file.fits[EXT][x1:x2,y1:y2], the notation of CFITSIO.
 _BRACKETS = re.compile(r'\[([^\[\]]*)\]')
+# What arguments that may be files are else, those of the first kind never numbers.
+_ALWAYS_MAPS = ('mask', 'weight')
+_NUMBER_OR_MAP = 'a number, an array or a file'
 _RANGE = re.compile(r'\s*(?:(\*)|(\d+)\s*:\s*(\d+))\s*')
 
 
@@ -219,7 +220,7 @@ class FITSPlane:
         except Exception as error:  # noqa: BLE001
             # wcslib fails in many ways, none of which spoils the image.
             reason = ' '.join(str(error).split())
-            warn_user(f'wcs of {self.name!r} cannot be used: {reason}')
+            warn(f'wcs of {self.name!r} cannot be used: {reason}')
             return None
 
 
@@ -300,35 +301,11 @@ def find_plane(hdus, extension, *, parameter='path'):
         else:
             msg = (
                 f'{parameter}: {name!r} has no two-dimensional image; it has '
-                f'{list_hdus(hdus)}'
+                f'{list_hdus(hdus)}. Take one plane out of a cube first.'
             )
             raise ValueError(msg)
     data = np.array(data, dtype=data.dtype.newbyteorder('='))
     return FITSPlane(data, hdu.header, _unit(hdu.header, name), hdus, name)
-
-
-def list_hdus(hdus):
-    """
-    Name the HDUs of a file.
-
-    Parameters
-    ----------
-    hdus : `~astropy.io.fits.HDUList`
-        The open file.
-
-    Returns
-    -------
-    text : str
-        Number, name, kind and size of each.
-    """
-    words = []
-    for k, hdu in enumerate(hdus):
-        shape = getattr(hdu.data, 'shape', None)
-        name = f' {hdu.name}' if hdu.name else ''
-        kind = 'table' if not hdu.is_image else 'image' if shape else 'nothing'
-        size = f' {" x ".join(map(str, shape[::-1]))}' if hdu.is_image and shape else ''
-        words.append(f'{k}{name}: {kind}{size}')
-    return ', '.join(words)
 
 
 def _unit(header, name):
@@ -339,7 +316,7 @@ def _unit(header, name):
     try:
         return parse_unit(text)
     except ValueError:
-        warn_user(
+        warn(
             f'header cards ignored: BUNIT {text!r} is no unit that astropy knows; '
             f'fluxes of {name!r} have none'
         )
@@ -387,7 +364,7 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
     """
     location = parse_location(source)
     key = _parse_extension(location.path)
-    own = hdus is not None and not Path(location.path).is_file()
+    own = hdus is not None and not Path(location.path).exists()
     if own and _has(hdus, key):
         plane = find_plane(hdus, key, parameter=parameter)
         name = f'extension {location.path} of {plane.name!r}'
@@ -398,7 +375,8 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
         )
         raise ValueError(msg)
     else:
-        check_file(location.path, parameter, 'a number, an array or a file')
+        kinds = 'an array or a file' if parameter in _ALWAYS_MAPS else _NUMBER_OR_MAP
+        check_file(location.path, parameter, kinds)
         with open_fits(location.path, parameter) as opened:
             plane = find_plane(opened, location.extension, parameter=parameter)
         name = repr(os.fspath(source))
@@ -412,31 +390,6 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
         )
         raise ValueError(msg)
     return values, plane.unit
-
-
-def check_file(path, parameter, kinds):
-    """
-    Refuse text that is no file, by what an argument may be.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-
-    parameter : str
-        The caller's argument.
-
-    kinds : str
-        What it may be.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    """
-    if not Path(path).is_file():
-        msg = f'{parameter} must be {kinds}; there is no file {path!r}.'
-        raise FileNotFoundError(msg)
 
 
 def _has(hdus, key):

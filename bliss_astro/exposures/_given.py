@@ -8,8 +8,10 @@ import os
 import astropy.units as u
 import numpy as np
 
-from ..surveys._fits import open_fits
-from ._fits_image import check_file, parse_location, read_map
+from bliss_astro._messages import first_wrong
+
+from ..surveys._fits import check_file, open_fits
+from ._fits_image import parse_location, read_map
 from ._validate import check_map, check_positive
 
 __all__ = [
@@ -174,11 +176,17 @@ def weight_noise(weight, exposure, estimate):
         weight = weight.to_value(per**-2)
     weight = np.asarray(check_map('weight', weight, exposure.shape), dtype=float)
     if weight.ndim == 0:
-        msg = 'weight must be a map of the shape of data; give bkg_error for a number.'
+        msg = (
+            f'weight must be a map of the shape of data; got {float(weight):g}. Give '
+            'bkg_error for a number.'
+        )
         raise ValueError(msg)
     sound = np.isfinite(weight) & (weight > 0)
     if np.any(weight < 0) or not np.any(sound & ~exposure.mask):
-        msg = 'weight must not be negative, and positive in some good pixels.'
+        got = first_wrong(weight, ~(weight < 0)) if np.any(weight < 0) else 'none'
+        msg = (
+            f'weight must not be negative, and positive in some good pixels; got {got}.'
+        )
         raise ValueError(msg)
     with np.errstate(divide='ignore', invalid='ignore'):
         noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
@@ -232,6 +240,7 @@ def psf_of_fwhm(fwhm, exposure):
         The PSF.
     """
     from ..psf import PSFModel
+    from ..psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
     if isinstance(fwhm, u.Quantity):
         if fwhm.unit.is_equivalent(u.pix):
@@ -249,6 +258,13 @@ def psf_of_fwhm(fwhm, exposure):
         msg = f'fwhm must be one real number; got {fwhm!r:.60}.'
         raise TypeError(msg)
     value = check_positive('fwhm', float(value), True)
+    widest = 2 * DEFAULT_NORMALIZATION_RADIUS
+    if value > widest:
+        msg = (
+            f'fwhm must be at most {widest:.1f} px; got {value:g}. Join pixels of the '
+            'image first.'
+        )
+        raise ValueError(msg)
     return PSFModel.from_fwhm(value)
 
 

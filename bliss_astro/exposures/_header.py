@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io.fits.verify import VerifyError
 
-from bliss_astro._warnings import warn_user
+from bliss_astro._warnings import warn
 
 __all__ = ['HeaderCards', 'trim_section', 'warn_ignored']
 
@@ -253,7 +253,7 @@ def warn_ignored(cards):
         The cards.
     """
     if cards.ignored:
-        warn_user(f'header cards ignored: {"; ".join(dict.fromkeys(cards.ignored))}')
+        warn(f'header cards ignored: {"; ".join(dict.fromkeys(cards.ignored))}')
 
 
 def trim_section(header, shape):

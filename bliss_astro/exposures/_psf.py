@@ -71,9 +71,11 @@ def check_psf(psf):
             )
             raise ValueError(msg)
         return image
+    number = np.ndim(psf) == 0 and isinstance(psf, (int, float, np.number, u.Quantity))
+    got = f'{psf!r}; a width is given as fwhm={psf}' if number else type(psf).__name__
     msg = (
         'psf must be a PSFModel, a PSF that varies (with a method at(x, y)), a '
-        f'photutils or astropy PSF model, or an image; got {type(psf).__name__}.'
+        f'photutils or astropy PSF model, or an image; got {got}.'
     )
     raise TypeError(msg)
 

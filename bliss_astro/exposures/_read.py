@@ -10,9 +10,9 @@ from astropy.io import registry
 from astropy.io.fits import HDUList
 from astropy.io.fits.connect import is_fits
 
-from ..surveys._fits import file_name, open_fits
+from ..surveys._fits import check_file, file_name, open_fits
 from ._exposure import Exposure
-from ._fits_image import Location, check_file, parse_location
+from ._fits_image import Location, parse_location
 from ._given import refuse
 from ._input import change_known, exposure_of_hdus
 from ._sdss import build
@@ -104,7 +104,15 @@ class ExposureRead(registry.UnifiedReadWrite):
         return exposure
 
 
-def open_exposure(path, *, cls=Exposure, file_format=None, extension=None, **given):
+def open_exposure(
+    path,
+    *,
+    cls=Exposure,
+    file_format=None,
+    extension=None,
+    parameter='path',
+    **given,
+):
     """
     Read an exposure; the work behind `Exposure.read`.
 
@@ -122,6 +130,9 @@ def open_exposure(path, *, cls=Exposure, file_format=None, extension=None, **giv
     extension : int, str or tuple, optional
         The HDU.
 
+    parameter : str, optional
+        The caller's argument, for messages.
+
     **given
         See `Exposure.read`.
 
@@ -137,12 +148,16 @@ def open_exposure(path, *, cls=Exposure, file_format=None, extension=None, **giv
     if extension is not None:
         given['extension'] = extension
     if not isinstance(path, str | os.PathLike | HDUList):
-        msg = f'path must be a path or an astropy HDUList; got {type(path).__name__}.'
+        msg = (
+            f'{parameter} must be a path or an astropy HDUList; got '
+            f'{type(path).__name__}.'
+        )
         raise TypeError(msg)
     if isinstance(path, HDUList):
         return _of_hdus(path, Location('', extension), file_format, given)
     location = parse_location(path, extension)
-    check_file(location.path, 'data', 'an image or a file')
+    kinds = 'a file' if parameter == 'path' else 'an image or a file'
+    check_file(location.path, parameter, kinds)
     if file_format is None:
         # Others first: what is left is FITS, or said not to be by its reader.
         names = registry.identify_format('read', cls, location.path, None, [path], {})
@@ -150,7 +165,7 @@ def open_exposure(path, *, cls=Exposure, file_format=None, extension=None, **giv
     if file_format not in (None, *_OF_FITS):
         exposure = registry.read(cls, path, format=file_format, **given)
         return exposure, file_format
-    with open_fits(location.path, 'path') as hdus:
+    with open_fits(location.path, parameter) as hdus:
         return _of_hdus(hdus, location, file_format, given)
 
 

@@ -3,11 +3,10 @@
 From the files of an SDSS field to an exposure in nanomaggies.
 """
 
-import warnings
-
 import astropy.units as u
 import numpy as np
-from astropy.utils.exceptions import AstropyUserWarning
+
+from bliss_astro._warnings import warn
 
 from ..surveys import sdss
 from ._sky import measure_background, measure_noise_ratio
@@ -331,4 +330,4 @@ def _check_whole(image):
             f'a whole frame of {_FRAME_SHAPE}: unless it was cut from the corner, its '
             'sky positions and its place in the field are wrong.'
         )
-        warnings.warn(msg, AstropyUserWarning, stacklevel=4)
+        warn(msg)

@@ -3,12 +3,10 @@
 Sky level and sky noise, measured in an image.
 """
 
-import warnings
-
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
-from bliss_astro._warnings import collect_warnings
+from bliss_astro._warnings import collect_warnings, warn
 
 __all__ = [
     'find_covered',
@@ -170,7 +168,7 @@ def measure_noise_ratio(residual, bkg_error, mask, *, box_size=64):
             'the noise of the sky cannot be measured: sources or bad pixels cover '
             'the image. The expected noise is taken as it is.'
         )
-        warnings.warn(msg, AstropyUserWarning, stacklevel=2)
+        warn(msg)
         return 1.0
     variance = squares[enough] / n[enough] - (total[enough] / n[enough]) ** 2
     return float(np.sqrt(np.median(variance)))

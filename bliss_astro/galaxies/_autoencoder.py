@@ -305,7 +305,10 @@ class GalaxyAutoencoder(nn.Module):
         background = _row('background', background, n)
         variance = background + _row('read_noise', read_noise, n) ** 2
         if not bool((variance > 0).all()):
-            msg = 'background must be positive, or read_noise where it is zero'
+            msg = (
+                'background must be positive, or read_noise where it is zero, got a '
+                f'variance of {float(variance.min()):g}'
+            )
             raise ValueError(msg)
         x = _row('x', (nx - 1) / 2 if x is None else x, n)
         y = _row('y', (ny - 1) / 2 if y is None else y, n)

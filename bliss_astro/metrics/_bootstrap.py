@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bliss_astro._messages import first_wrong
+from bliss_astro._random import check_rng
+
 from ._inputs import check_count, check_fraction
 
 __all__ = ['BootstrapBands', 'bootstrap_bands', 'wilson_interval']
@@ -55,8 +58,9 @@ def wilson_interval(n_success, n_total, *, level=0.683):
     level = check_fraction(level, 'level')
     k = np.asarray(n_success, dtype=float)
     n = np.asarray(n_total, dtype=float)
-    if np.any(k < 0) or np.any(k > n):
-        msg = 'n_success must lie between 0 and n_total'
+    sound = (k >= 0) & (k <= n)
+    if not np.all(sound):
+        msg = f'n_success must lie between 0 and n_total, got {first_wrong(k, sound)}'
         raise ValueError(msg)
     z2 = ndtri(0.5 + level / 2) ** 2
     with np.errstate(invalid='ignore', divide='ignore'):
@@ -175,7 +179,7 @@ def bootstrap_bands(statistic, groups, *, n_resamples=1000, level=0.683, rng=Non
         raise ValueError(msg)
     tables = np.split(index, np.cumsum([len(table) for table in tables])[:-1])
     sorters = [_RowsOfGroups(table, len(labels)) for table in tables]
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
     samples = []
     for _ in range(n_resamples):
         drawn = rng.integers(len(labels), size=len(labels))
@@ -223,7 +227,7 @@ def resample_sums(counts, n_resamples, rng):
     sums : 2D `~numpy.ndarray`
         A row of sums per resample.
     """
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
     n_images = len(counts)
     counts = counts.astype(float)  # the product of integers is not done by BLAS
     sums = np.empty((n_resamples, counts.shape[1]))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import astropy.units as u
 import numpy as np
 
+from bliss_astro._messages import first_wrong
+
 from ._inputs import strip_unit
 
 __all__ = ['CramerRaoBound', 'cramer_rao_bound', 'optimal_snr']
@@ -253,7 +255,11 @@ def _parse_scene(psf, flux, bkg_error, gain, position, shape, correlation, mask)
         msg = f'shape must be two integers of at least 3, got {shape}'
         raise ValueError(msg)
     if not (np.isfinite(bkg_error).all() and (bkg_error > 0).all()):
-        msg = 'bkg_error must be positive and finite'
+        sound = np.isfinite(bkg_error) & (bkg_error > 0)
+        msg = (
+            'bkg_error must be positive and finite, got '
+            f'{first_wrong(bkg_error, sound)}'
+        )
         raise ValueError(msg)
     maps = {'bkg_error': bkg_error, 'effective_gain': _parse_gain(gain, unit)}
     if mask is not None:
@@ -307,7 +313,7 @@ def _parse_gain(gain, unit):
             raise u.UnitConversionError(msg)
     gain = np.asarray(gain, dtype=float)
     if not (gain > 0).all():
-        msg = 'effective_gain must be positive'
+        msg = f'effective_gain must be positive, got {first_wrong(gain, gain > 0)}'
         raise ValueError(msg)
     return gain
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._messages import first_wrong
+
 from ._bootstrap import BootstrapBands, resample_sums, wilson_interval
 from ._inputs import as_edges, as_vector, bin_index, check_count, check_fraction
 
@@ -236,14 +238,19 @@ def check_classes(is_galaxy, galaxy_probability):
     Return the truth as booleans and the probabilities, or raise.
     """
     galaxy = as_vector(is_galaxy, 'is_galaxy')
-    if not np.isin(galaxy, (0, 1)).all():
-        msg = 'is_galaxy must hold booleans'
+    known = np.isin(galaxy, (0, 1))
+    if not known.all():
+        msg = f'is_galaxy must hold booleans, got {first_wrong(galaxy, known)}'
         raise ValueError(msg)
     probability = as_vector(
         galaxy_probability, 'galaxy_probability', n=len(galaxy), n_name='is_galaxy'
     )
-    if not ((probability >= 0) & (probability <= 1)).all():
-        msg = 'galaxy_probability must be between 0 and 1, and not NaN'
+    sound = (probability >= 0) & (probability <= 1)
+    if not sound.all():
+        msg = (
+            'galaxy_probability must be between 0 and 1, and not NaN, got '
+            f'{first_wrong(probability, sound)}'
+        )
         raise ValueError(msg)
     return galaxy.astype(bool), probability
 

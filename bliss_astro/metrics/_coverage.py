@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._messages import first_wrong
+from bliss_astro._random import check_rng
+
 from ._bootstrap import wilson_interval
 from ._inputs import as_groups, as_vector, check_count, check_fraction, strip_unit
 
@@ -191,8 +194,9 @@ def rank_coverage(
     array([[0.5 , 0.68, 0.9 , 0.95]])
     """
     ranks = as_vector(ranks, 'ranks')
-    if not ((ranks >= 0) & (ranks <= 1)).all():
-        msg = 'ranks must be between 0 and 1'
+    sound = (ranks >= 0) & (ranks <= 1)
+    if not sound.all():
+        msg = f'ranks must be between 0 and 1, got {first_wrong(ranks, sound)}'
         raise ValueError(msg)
     levels = np.atleast_1d(np.asarray(levels, dtype=float))
     for level in levels:
@@ -239,9 +243,9 @@ def posterior_ranks(samples, truth, *, rng=None):
         )
         raise ValueError(msg)
     if np.isnan(samples).any():
-        msg = 'samples must not be NaN'
+        msg = f'samples must not be NaN, got {first_wrong(samples, samples == samples)}'
         raise ValueError(msg)
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
     below = (samples < truth[:, np.newaxis]).sum(axis=1)
     ties = (samples == truth[:, np.newaxis]).sum(axis=1)
     share = rng.uniform(size=len(truth)) * (ties + 1)
@@ -270,9 +274,13 @@ def randomized_pit(cdf_below, cdf_at, *, rng=None):
     cdf_at = as_vector(cdf_at, 'cdf_at', n=len(cdf_below), n_name='cdf_below')
     ordered = (cdf_below >= 0) & (cdf_below <= cdf_at) & (cdf_at <= 1 + 1e-6)
     if not ordered.all():
-        msg = 'cdf_below and cdf_at must satisfy 0 <= cdf_below <= cdf_at <= 1'
+        k = int(np.argmin(ordered))
+        msg = (
+            'cdf_below and cdf_at must satisfy 0 <= cdf_below <= cdf_at <= 1, got '
+            f'{cdf_below[k]:g} and {cdf_at[k]:g} at [{k}]'
+        )
         raise ValueError(msg)
-    share = np.random.default_rng(rng).uniform(size=len(cdf_at))
+    share = check_rng(rng).uniform(size=len(cdf_at))
     return np.minimum(cdf_below + share * (cdf_at - cdf_below), 1.0)
 
 

@@ -279,7 +279,13 @@ class _Scene:
         self.variance = np.broadcast_to(maps['bkg_error'] ** 2, data.shape)[good]
         finite = np.isfinite(self.residual).all() and np.isfinite(self.variance).all()
         if not (finite and (self.variance > 0).all()):
-            msg = 'data and background must be finite and bkg_error positive, or masked'
+            n_wrong = np.count_nonzero(
+                ~(np.isfinite(self.residual) & (self.variance > 0))
+            )
+            msg = (
+                'data and background must be finite and bkg_error positive, or masked, '
+                f'got {n_wrong} pixels where they are not'
+            )
             raise ValueError(msg)
         if not gain > 0:
             msg = f'effective_gain must be positive, got {gain}'
@@ -301,7 +307,7 @@ class _Scene:
     def _flux_integrals(self, x, y):
         profile = self.psf(self.x - x[:, None], self.y - y[:, None])
         if (profile < 0).any():
-            msg = 'psf must not be negative'
+            msg = f'psf must not be negative, got {profile.min():g}'
             raise ValueError(msg)
         low, high = self._range(profile)
         flux = 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * _NODES

@@ -51,7 +51,7 @@ def strip_unit(values, name, *, like=None):
     try:
         values = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
-        msg = f'{name} must be numeric'
+        msg = f'{name} must be numeric, got {values!r:.60}'
         raise TypeError(msg) from None
     return values, unit
 

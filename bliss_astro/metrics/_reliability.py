@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._messages import first_wrong
+
 from ._bootstrap import wilson_interval
 from ._inputs import as_edges, as_vector, bin_index, check_fraction
 
@@ -155,12 +157,17 @@ def reliability(probability, is_real, *, bins=None, confidence=0.683):
     True
     """
     probability = as_vector(probability, 'probability')
-    if not ((probability >= 0) & (probability <= 1)).all():
-        msg = 'probability must be between 0 and 1, and not NaN'
+    sound = (probability >= 0) & (probability <= 1)
+    if not sound.all():
+        msg = (
+            'probability must be between 0 and 1, and not NaN, got '
+            f'{first_wrong(probability, sound)}'
+        )
         raise ValueError(msg)
     real = as_vector(is_real, 'is_real', n=len(probability), n_name='probability')
-    if not np.isin(real, (0, 1)).all():
-        msg = 'is_real must hold booleans'
+    known = np.isin(real, (0, 1))
+    if not known.all():
+        msg = f'is_real must hold booleans, got {first_wrong(real, known)}'
         raise ValueError(msg)
     confidence = check_fraction(confidence, 'confidence')
     edges = as_edges(np.linspace(0, 1, 11) if bins is None else bins)

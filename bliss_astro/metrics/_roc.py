@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bliss_astro._random import check_rng
+
 from ._bootstrap import BootstrapBands
 from ._classification import check_classes, image_numbers
 from ._inputs import check_count, check_fraction
@@ -164,7 +166,7 @@ def weighted_areas(weights, galaxy, first):
 
 
 def _resampled_areas(galaxy, first, place, n_images, n_resamples, rng):
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
     areas = np.empty(n_resamples)
     for k in range(n_resamples):
         drawn = rng.integers(n_images, size=n_images)

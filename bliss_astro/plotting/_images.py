@@ -11,7 +11,8 @@ from ._axes import BLUE, GREEN, SKY_BLUE, as_positions, label_pixels, new_axes
 
 __all__ = ['plot_catalog', 'plot_probability_map']
 
-_LOW = 20  # percentile of the image that is drawn white
+# Percentile of the image that is drawn white, and the colour of what is left out.
+_LOW, _LEFT_OUT = 20, '#9fd6f7'
 
 
 def _as_image(data, wcs):
@@ -94,7 +95,8 @@ def plot_catalog(
     Parameters
     ----------
     data : 2D array_like, `~astropy.nddata.NDData` or `~bliss_astro.exposures.Exposure`
-        The image. Bad pixels (NaN or masked) are shown in light blue.
+        The image. Bad pixels (NaN or masked) are shown in light blue, and the legend
+        says so.
 
     catalog : table or (n, 2) array_like
         The detections: ``x_centroid`` and ``y_centroid``, and where the table has
@@ -122,8 +124,8 @@ def plot_catalog(
         The colours of the image.
 
     probability_cmap : str, `~matplotlib.colors.Colormap` or `None`, optional
-        The colours of probabilities from 0 to 1. By default from blue to orange,
-        all of them readable on grey.
+        The colours of probabilities from the threshold of the catalogue to 1. By
+        default from blue to orange, all of them readable on grey.
 
     radius : float or `None`, optional
         The radius of the circles in pixels. By default 1/60 of the image's longer
@@ -194,7 +196,9 @@ def plot_catalog(
     if colorbar and circles is not None:
         bar = ax.figure.colorbar(circles, ax=ax, shrink=0.85, pad=0.02)
         bar.set_label('Probability of the detection')
-    if legend and (true_positions is not None or error_scale is not None):
+    if np.isnan(image).any():
+        handles.append(_square('masked', _LEFT_OUT))
+    if legend and len(handles) > 1:
         # Above the image, where it hides no source.
         ax.legend(
             handles=handles,
@@ -215,7 +219,7 @@ def _show_image(ax, image, norm, cmap):
     from matplotlib.colors import Colormap
 
     cmap = cmap if isinstance(cmap, Colormap) else colormaps[cmap]
-    cmap = cmap.with_extremes(bad='#d3e4f3')
+    cmap = cmap.with_extremes(bad=_LEFT_OUT)
     ny, nx = image.shape
     masked = np.ma.masked_invalid(image)
     ax.imshow(masked, origin='lower', norm=norm, cmap=cmap, interpolation='nearest')
@@ -249,10 +253,23 @@ def _add_circles(ax, catalog, positions, radius, cmap):
         ax.add_collection(EllipseCollection(edgecolors=BLUE, **shape))
         return None
     circles = EllipseCollection(cmap=cmap, **shape)
-    circles.set_array(np.asarray(catalog['probability'], dtype=float))
-    circles.set_clim(0, 1)
+    probability = np.asarray(catalog['probability'], dtype=float)
+    circles.set_array(probability)
+    circles.set_clim(_least_probability(catalog, probability), 1)
     ax.add_collection(circles)
     return circles
+
+
+def _least_probability(catalog, probability):
+    """
+    Lower end of the colours: the threshold, unless rows lie below it.
+    """
+    threshold = catalog.meta.get('threshold')
+    if not isinstance(threshold, float) or not 0 < threshold < 1:
+        return 0.0
+    least = np.min(probability, initial=threshold)
+    # In tenths, which a scale is labelled with.
+    return float(np.floor(10 * least + 1e-9) / 10)
 
 
 def _add_ellipses(ax, catalog, positions, scale):
@@ -302,6 +319,15 @@ def _ring(label, color, width=1.4):
     return Line2D(
         [], [], ls='none', marker='o', mfc='none', mec=color, mew=width, label=label
     )
+
+
+def _square(label, color):
+    """
+    A legend entry that looks like a pixel of the plot.
+    """
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=color, edgecolor='none', label=label)
 
 
 def plot_probability_map(

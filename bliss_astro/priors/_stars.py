@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
+from bliss_astro._random import check_rng
+
 __all__ = ['StarPrior', 'torch_generator']
 
 
@@ -22,7 +24,7 @@ def torch_generator(rng=None, *, device='cpu') -> torch.Generator:
     """
     if isinstance(rng, torch.Generator):
         return rng
-    seed = int(np.random.default_rng(rng).integers(2**63 - 1))
+    seed = int(check_rng(rng).integers(2**63 - 1))
     return torch.Generator(device=device).manual_seed(seed)
 
 

@@ -85,8 +85,9 @@ def estimate_psf(
 
     Parameters
     ----------
-    image : `~bliss_astro.exposures.Exposure`, NDData, Quantity or 2D array
-        The image. What an exposure holds may not be given again.
+    image : `~bliss_astro.exposures.Exposure`, NDData, Cutout2D, Quantity or 2D array
+        The image. What an exposure holds may not be given again. A file is read by
+        `Exposure.read <bliss_astro.exposures.ExposureRead>` first.
 
     background : float or 2D array, optional
         What of the sky is still in the image, in its unit; measured by default.
@@ -120,6 +121,9 @@ def estimate_psf(
 
     Raises
     ------
+    TypeError
+        If the image is a file or another thing that is none.
+
     ValueError
         If no source of the image can show the width of its PSF, or an argument is
         not allowed.
@@ -164,7 +168,7 @@ def estimate_psf(
     )
     estimate = estimate_from(star_image, vary=vary, radius=normalization_radius)
     for finding in estimate.findings:
-        warn(finding, OutOfDomainWarning, stacklevel=2)
+        warn(finding, OutOfDomainWarning)
     return estimate
 
 

@@ -3,11 +3,26 @@
 What the fits of the PSF accept, turned into plain arrays.
 """
 
+import os
+
 import astropy.units as u
 import numpy as np
-from astropy.nddata import NDData, StdDevUncertainty
+from astropy.io import fits
+from astropy.nddata import Cutout2D, NDData, StdDevUncertainty
+
+from bliss_astro._messages import first_wrong
 
 __all__ = []
+
+# What is read by classes that stand below this folder.
+_IN_FILES = (
+    str,
+    os.PathLike,
+    fits.HDUList,
+    fits.PrimaryHDU,
+    fits.ImageHDU,
+    fits.CompImageHDU,
+)
 
 
 def image_of_model(model):
@@ -24,7 +39,7 @@ def image_of_model(model):
     return np.asarray(model(xx.astype(float), yy.astype(float)), float)
 
 
-def take_apart(data, error, mask, dimensions):
+def take_apart(data, error, mask, dimensions, *, name='data'):
     """
     Split data of any kind into plain arrays: data, bad pixels, error, unit.
     """
@@ -34,16 +49,25 @@ def take_apart(data, error, mask, dimensions):
         if mask is None:
             mask = data.mask
         data = data.data if data.unit is None else data.data * data.unit
+    elif isinstance(data, Cutout2D):
+        data = data.data
+    elif isinstance(data, _IN_FILES):
+        got = repr(data) if isinstance(data, str) else type(data).__name__
+        msg = (
+            f'{name} must be an exposure, NDData, Quantity or array, got {got}; files '
+            'are read by Exposure.read, whose result can be given'
+        )
+        raise TypeError(msg)
     unit = data.unit if isinstance(data, u.Quantity) else None
     if not isinstance(data, u.Quantity):
         data = np.asarray(data)
     if np.asarray(data).dtype.kind not in 'iuf':
-        msg = f'data must be real numbers, got {np.asarray(data).dtype}'
+        msg = f'{name} must be real numbers, got {np.asarray(data).dtype}'
         raise ValueError(msg)
     data = np.array(getattr(data, 'value', data), float)
     if data.ndim not in dimensions or data.size == 0:
         allowed = ' or '.join(f'{n}D' for n in dimensions)
-        msg = f'data must be {allowed} and not empty, got shape {data.shape}'
+        msg = f'{name} must be {allowed} and not empty, got shape {data.shape}'
         raise ValueError(msg)
     bad = ~np.isfinite(data)
     if mask is not None:
@@ -56,7 +80,7 @@ def take_apart(data, error, mask, dimensions):
             raise ValueError(msg)
         bad |= mask
     if bad.all():
-        msg = 'data must have at least one pixel that is finite and not masked'
+        msg = f'{name} must have at least one pixel that is finite and not masked'
         raise ValueError(msg)
     data[bad] = 0.0
     if error is not None:
@@ -104,6 +128,7 @@ def star_positions(positions):
         msg = f'positions must have shape (n, 2), n > 0, got {positions.shape}'
         raise ValueError(msg)
     if not np.all(np.isfinite(positions)):
-        msg = 'positions must be finite'
+        wrong = first_wrong(positions, np.isfinite(positions))
+        msg = f'positions must be finite, got {wrong}'
         raise ValueError(msg)
     return positions.T

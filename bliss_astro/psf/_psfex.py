@@ -5,6 +5,8 @@ PSF models of PSFEx, which vary over the image as polynomials.
 
 import numpy as np
 
+from bliss_astro._messages import first_wrong
+
 from ._checks import check_radius
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._phases import PHASES, fit_phases, fit_residual
@@ -330,10 +332,15 @@ def _check_basis(psf):
             f'{psf.degree}, got shape {psf.basis.shape}'
         )
         raise ValueError(msg)
-    numbers = [psf.sampling, *psf.zero, *psf.scale]
-    if not (np.isfinite(psf.basis).all() and np.isfinite(numbers).all()):
-        msg = 'basis, sampling, zero and scale must be finite'
-        raise ValueError(msg)
+    for name in ('basis', 'sampling', 'zero', 'scale'):
+        values = np.asarray(getattr(psf, name), float)
+        if not np.isfinite(values).all():
+            wrong = first_wrong(values, np.isfinite(values))
+            msg = f'{name} must be finite, got {wrong}'
+            raise ValueError(msg)
     if not (psf.sampling > 0 and min(psf.scale) > 0 and psf.basis[0].sum() > 0):
-        msg = 'sampling, scale and the flux of the first image must be positive'
+        msg = (
+            'sampling, scale and the flux of the first image must be positive, got '
+            f'{psf.sampling:g}, {min(psf.scale):g} and {psf.basis[0].sum():g}'
+        )
         raise ValueError(msg)

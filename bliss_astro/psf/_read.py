@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Model
 
+from ..surveys._fits import file_name, list_hdus, open_fits
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._psfex import has_psfex, read_psfex
@@ -101,10 +102,10 @@ def read_psf(
         'radius': normalization_radius,
     }
     if isinstance(psf, fits.HDUList):
-        return _of_hdus(psf, 'the HDUList', **options)
+        return _of_hdus(psf, file_name(psf), **options)
     if isinstance(psf, str | os.PathLike):
         try:
-            with fits.open(psf) as hdus:
+            with open_fits(psf, 'psf') as hdus:
                 return _of_hdus(hdus, os.fspath(psf), **options)
         except (TypeError, KeyError, IndexError) as error:
             msg = f'psf: {psf} is no sound file of a PSF: {error}'
@@ -149,11 +150,27 @@ def _of_psfield(hdus, name, band, radius):
 def _image_hdu(hdus, name, extension):
     """Choose the HDU of an image of a PSF."""
     if extension is not None:
-        return hdus[extension]
+        try:
+            found = hdus[extension]
+        except (KeyError, IndexError):
+            msg = (
+                f'psf: {name!r} has no extension {extension}; it has {list_hdus(hdus)}'
+            )
+            raise ValueError(msg) from None
+        if not found.is_image or found.data is None:
+            msg = (
+                f'psf: extension {extension} of {name!r} is no image; the file has '
+                f'{list_hdus(hdus)}'
+            )
+            raise ValueError(msg)
+        return found
     for hdu in hdus:
         if hdu.is_image and hdu.data is not None and np.squeeze(hdu.data).ndim == 2:
             return hdu
-    msg = f'psf: {name} holds no image of a PSF, no psField and no PSFEx model'
+    msg = (
+        f'psf: {name!r} holds no image of a PSF, no psField and no PSFEx model; it '
+        f'has {list_hdus(hdus)}'
+    )
     raise ValueError(msg)
 
 

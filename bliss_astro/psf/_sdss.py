@@ -9,11 +9,9 @@ shape of the core at each place, but ends 15 px from the centre and has lost its
 faint wing to the sky subtraction before that; the first has the wing.
 """
 
-import warnings
-
 import numpy as np
 
-from .._warnings import OutOfDomainWarning
+from .._warnings import OutOfDomainWarning, warn
 from ._checks import check_radius
 from ._engine import PRIOR_MEAN, StampFit, minimise, to_shape, to_theta
 from ._fit import _N_ROUNDS, _peaks, _variance_from_scatter
@@ -394,7 +392,7 @@ def analytic_shape(psfield, band):
             f'the PSF of band {band} in psfield holds default or runaway values, as '
             f'{" and ".join(trouble)} ({values})'
         )
-        warnings.warn(msg, OutOfDomainWarning, stacklevel=4)
+        warn(msg, OutOfDomainWarning)
     return shape, not trouble
 
 

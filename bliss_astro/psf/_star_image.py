@@ -84,7 +84,7 @@ def read_image(
             )
             raise ValueError(msg)
         return of_exposure(image)
-    data, bad, _, unit = take_apart(image, None, mask, (2,))
+    data, bad, _, unit = take_apart(image, None, mask, (2,), name='image')
     plain = {name: _plain(name, given[name], unit) for name in given if name != 'mask'}
     background, bkg_error = plain['background'], plain['bkg_error']
     if background is None:

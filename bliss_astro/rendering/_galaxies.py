@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import torch
 
+from bliss_astro._devices import choose_device
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
 from ._accuracy import RenderingAccuracy, plans_of
@@ -314,7 +315,7 @@ class TorchGalaxyRenderer:
     """
 
     def __init__(self, *, device='cpu', dtype=torch.float32, accuracy=None):
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.dtype = dtype
         self.accuracy = RenderingAccuracy() if accuracy is None else accuracy
 

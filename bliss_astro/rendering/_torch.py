@@ -8,6 +8,7 @@ import math
 import numpy as np
 import torch
 
+from bliss_astro._devices import choose_device
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     mixture_of_shape,
@@ -165,7 +166,7 @@ class TorchStarRenderer:
     """
 
     def __init__(self, *, device='cpu', dtype=torch.float32):
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.dtype = dtype
 
     def __repr__(self):

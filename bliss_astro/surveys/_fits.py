@@ -18,9 +18,17 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
 from bliss_astro._checksums import verify_checksums
-from bliss_astro._warnings import collect_warnings, warn_user
+from bliss_astro._warnings import collect_warnings, warn
 
-__all__ = ['card_number', 'file_name', 'header_wcs', 'open_fits', 'wrong_type']
+__all__ = [
+    'card_number',
+    'check_file',
+    'file_name',
+    'header_wcs',
+    'list_hdus',
+    'open_fits',
+    'wrong_type',
+]
 
 # Whole files are decompressed, so that damage anywhere in one is found.
 _DECOMPRESS = {
@@ -81,6 +89,59 @@ def file_name(source):
     return str(source)
 
 
+def check_file(path, parameter, kinds):
+    """
+    Refuse text that is no file, by what an argument may be.
+
+    Parameters
+    ----------
+    path : str or `~os.PathLike`
+        The file.
+
+    parameter : str
+        The caller's argument.
+
+    kinds : str
+        What it may be.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        If there is no such file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        msg = f'{parameter} must be {kinds}; {str(path)!r} is a folder.'
+        raise IsADirectoryError(msg)
+    if not path.is_file():
+        msg = f'{parameter} must be {kinds}; there is no file {str(path)!r}.'
+        raise FileNotFoundError(msg)
+
+
+def list_hdus(hdus):
+    """
+    Name the HDUs of a file.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The open file.
+
+    Returns
+    -------
+    text : str
+        Number, name, kind and size of each.
+    """
+    words = []
+    for k, hdu in enumerate(hdus):
+        shape = getattr(hdu.data, 'shape', None)
+        name = f' {hdu.name}' if hdu.name else ''
+        kind = 'table' if not hdu.is_image else 'image' if shape else 'nothing'
+        size = f' {" x ".join(map(str, shape[::-1]))}' if hdu.is_image and shape else ''
+        words.append(f'{k}{name}: {kind}{size}')
+    return ', '.join(words)
+
+
 def wrong_type(source, parameter, expected, found):
     """
     Make the error for a file that is sound but of another kind.
@@ -131,7 +192,7 @@ def open_fits(source, parameter):
     TypeError
         If ``source`` is neither a path nor an HDU list.
 
-    FileNotFoundError
+    FileNotFoundError, IsADirectoryError
         If there is no such file.
 
     OSError
@@ -147,9 +208,7 @@ def open_fits(source, parameter):
         )
         raise TypeError(msg)
     path = Path(source)
-    if not path.is_file():
-        msg = f'{parameter}: there is no file {str(path)!r}.'
-        raise FileNotFoundError(msg)
+    check_file(path, parameter, 'a file')
     with path.open('rb') as file:
         try:
             hdus = _load(_checked(file))
@@ -194,7 +253,7 @@ def _checked(file):
         file.seek(place)
         place = _check_size(_read_sizes(file), file.tell(), size)
     if place == 0:
-        msg = 'it has no header'
+        msg = 'it begins with no header' if size else 'it is empty'
         raise ValueError(msg)
     file.seek(0)
     return file
@@ -310,7 +369,7 @@ def _drop_unreadable(hdus, path):
                 hdu.header.remove(card.keyword, ignore_missing=True)
     if dropped:
         names = ', '.join(dropped)
-        warn_user(f'header cards ignored: {names} of {str(path)!r} cannot be read')
+        warn(f'header cards ignored: {names} of {str(path)!r} cannot be read')
 
 
 def header_wcs(header, shape=None, hdus=None):

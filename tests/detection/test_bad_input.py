@@ -52,6 +52,81 @@ def test_data_that_are_no_image(door, bad, error, words):
         door(bad)
 
 
+@pytest.mark.parametrize(
+    ('given', 'error', 'words'),
+    [
+        ({'density': -1}, ValueError, r'density must be .*, got -1'),
+        ({'density': np.inf}, ValueError, r'density must be .*, got inf'),
+        (
+            {'density': [[1, np.nan]]},
+            ValueError,
+            r'density must be .* got shape \(1, 2',
+        ),
+        ({'rng': 'dice'}, TypeError, "rng must be a seed .*, got 'dice'"),
+        ({'rng': -1}, ValueError, 'rng must be a seed .*, got -1'),
+        ({'check': 'yes'}, TypeError, "check must be True or False, got 'yes'"),
+        ({'device': 'abacus'}, ValueError, r"device must be .*'cpu'.*, got 'abacus'"),
+        ({'device': 'meta'}, ValueError, "device must be .*, got 'meta'"),
+        ({'device': 3.5}, ValueError, 'device must be .*, got 3.5'),
+        (
+            {'mask': 'MASK'},
+            FileNotFoundError,
+            'mask must be an array or a file; .*MASK',
+        ),
+        ({'weight': '.'}, IsADirectoryError, 'weight must be .* is a folder'),
+        ({'psf': 3.0}, TypeError, r'psf must be .*a width is given as fwhm=3\.0'),
+        ({'fwhm': 300.0}, ValueError, r'fwhm must be at most 37\.5 px; got 300'),
+    ],
+)
+def test_what_came_is_said(data, known, given, error, words):
+    known = {name: value for name, value in known.items() if name != 'psf'}
+    if 'psf' not in given:
+        known['fwhm'] = 4.0
+    if 'weight' in given:
+        del known['bkg_error']
+    with pytest.raises(error, match=words):
+        detect_sources(data, **known | given)
+
+
+def test_cuda_where_there_is_none(data, known):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU here')
+    with pytest.raises(ValueError, match=r"device must be .*, got 'cuda' \("):
+        detect_sources(data, device='cuda', **known)
+
+
+def test_folder_and_absent_extension(data, tmp_path):
+    with pytest.raises(IsADirectoryError, match=r'data must be .* is a folder'):
+        detect_sources(tmp_path)
+    path = tmp_path / 'image.fits'
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(data, name='SCI')]).writeto(path)
+    for given in (
+        {'extension': 'BLA'},
+        {'mask': 'BLA'},
+        {'background': f'{path}[BLA]'},
+    ):
+        with pytest.raises(
+            ValueError, match=r'no extension BLA; it has .* 1 SCI: image'
+        ):
+            detect_sources(path, **given)
+
+
+def test_flux_floor_above_everything(field, data, known):
+    brightest = field[1]['flux'].max().value
+    with pytest.raises(ValueError, match='flux_min must be below the flux of') as error:
+        detect_sources(data, flux_min=1e9, **known)
+    stated = float(str(error.value).partition('about ')[2].partition(',')[0])
+    assert 0.7 * brightest < stated < 1.5 * brightest
+    # A floor that the encoder knows is fine whatever the image holds.
+    noise = np.random.default_rng(1).normal(0, 1, (48, 48))
+    with pytest.warns(NoDetectionsWarning):
+        detect_sources(
+            noise, flux_min=25.0, background=0.0, bkg_error=1.0, fwhm=3.0, check=False
+        )
+
+
 def test_all_masked(data, known):
     with pytest.raises(ValueError, match='data must have good pixels'):
         detect_sources(data, mask=np.ones(data.shape, bool), **known)
@@ -234,11 +309,6 @@ def test_unknown_encoder(data, known, tmp_path):
         detect_sources(data, encoder=tmp_path / 'w.safetensors', **known)
     with pytest.raises(TypeError, match='encoder must be an Encoder, the name'):
         detect_sources(data, encoder=3, **known)
-
-
-def test_unknown_device(data, known):
-    with pytest.raises(ValueError, match="device must be 'auto' or one of torch"):
-        detect_sources(data, device='abacus', **known)
 
 
 @pytest.mark.parametrize('name', ['background', 'bkg_error', 'mask', 'psf'])

@@ -344,7 +344,7 @@ class TestObjects:
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r'there is no file .*absent\.fits'):
             Exposure.read(tmp_path / 'absent.fits')
-        with pytest.raises(FileNotFoundError, match='there is no file'):
+        with pytest.raises(IsADirectoryError, match=r'path must be a file; .* folder'):
             Exposure.read(tmp_path)
         with pytest.raises(TypeError, match='path must be a path'):
             Exposure.read(3)

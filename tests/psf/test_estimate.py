@@ -9,7 +9,9 @@ import warnings
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.modeling.models import AiryDisk2D, Gaussian2D, Moffat2D
+from astropy.nddata import Cutout2D
 
 from bliss_astro import CoaddSimulator, Exposure, OutOfDomainWarning, StarPrior
 from bliss_astro.psf import PSFModel, VaryingPSF, compare_psf, estimate_psf
@@ -242,6 +244,20 @@ def test_array_alone_and_plot():
     import matplotlib.pyplot as plt
 
     plt.close('all')
+
+
+def test_files_are_read_first(tmp_path):
+    exposure, _ = CoaddSimulator(1, shape=(200, 200)).simulate(rng=1)
+    path = tmp_path / 'image.fits'
+    fits.writeto(path, np.asarray(exposure.data))
+    for image in (path, str(path), fits.ImageHDU(exposure.data)):
+        with pytest.raises(TypeError, match=r'image must be .*Exposure\.read'):
+            estimate_psf(image)
+    whole = Cutout2D(exposure.data, (99.5, 99.5), 200)
+    estimate = estimate_psf(whole)
+    assert estimate.psf.fwhm == estimate_psf(np.asarray(exposure.data)).psf.fwhm
+    with pytest.raises(ValueError, match='image must be 2D'):
+        estimate_psf([1.0, 2.0])
 
 
 def test_survey_images(shared_data):

@@ -198,3 +198,19 @@ def test_psfield(shared_data):
 def test_refused(wrong, options, error, match):
     with pytest.raises(error, match=match):
         read_psf(wrong, **options)
+
+
+def test_absent_files_and_extensions(tmp_path):
+    path = tmp_path / 'psf.fits'
+    image = fits.ImageHDU(gaussian(3.0, 25, 1.0), name='PSF')
+    table = fits.BinTableHDU.from_columns([fits.Column('a', 'E', array=[1.0])])
+    fits.HDUList([fits.PrimaryHDU(), image, table]).writeto(path)
+    assert read_psf(path, extension='PSF').shape == (25, 25)
+    with pytest.raises(ValueError, match=r'no extension BLA; it has .*1 PSF: image'):
+        read_psf(path, extension='BLA')
+    with pytest.raises(ValueError, match=r'extension 2 .* is no image'):
+        read_psf(path, extension=2)
+    with pytest.raises(FileNotFoundError, match='psf must be a file; there is no'):
+        read_psf(tmp_path / 'absent.fits')
+    with pytest.raises(IsADirectoryError, match='is a folder'):
+        read_psf(tmp_path)

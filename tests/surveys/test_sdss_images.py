@@ -145,7 +145,9 @@ class TestDamage:
             sdss.read_fpm(path)
 
     def test_absent(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match='tsfield: there is no file'):
+        with pytest.raises(
+            FileNotFoundError, match='tsfield must be a file; there is no'
+        ):
             sdss.read_tsfield(tmp_path / 'nothing.fit')
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._random import check_rng
+
 from .._checks import check_count
 from ._findings import find_faults
 from ._model import ModelRenderer, Sources
@@ -200,7 +202,7 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     labels, grid = cells_of(regions, exposure.shape)
     from bliss_astro.coadds._noise_kernel import input_kernel
 
-    rng = np.random.default_rng(rng)
+    rng = check_rng(rng)
     kernel = np.asarray(input_kernel(exposure), dtype=float)
     renderer = ModelRenderer(exposure)
     fwhm = float(exposure.psf_at(exposure.shape[1] // 2, exposure.shape[0] // 2).fwhm)

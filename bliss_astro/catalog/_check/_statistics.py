@@ -226,7 +226,10 @@ def cells_of(regions, shape):
             )
             raise ValueError(msg)
         if regions.max() < 0:
-            msg = 'regions must hold a region: a number that is not negative'
+            msg = (
+                'regions must hold a region, a number that is not negative, got '
+                f'numbers up to {regions.max()}'
+            )
             raise ValueError(msg)
         return regions.astype(np.int64), None
     if regions is None:

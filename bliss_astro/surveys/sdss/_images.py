@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from bliss_astro._warnings import warn_user
+from bliss_astro._warnings import warn
 
 from .._fits import card_number, file_name, header_wcs, open_fits, wrong_type
 from ._bands import BANDS
@@ -369,7 +369,7 @@ def _read_wcs(header, shape, source):
     except Exception as error:  # noqa: BLE001
         # wcslib fails in many ways, none of which spoils the image.
         reason = ' '.join(str(error).split())
-        warn_user(f'wcs of {file_name(source)!r} cannot be used: {reason}')
+        warn(f'wcs of {file_name(source)!r} cannot be used: {reason}')
         return None
 
 

@@ -3,12 +3,10 @@
 Catalogues of SDSS (``photoObj`` files).
 """
 
-import warnings
-
 import numpy as np
 from astropy.table import Table
 
-from ..._warnings import NoDetectionsWarning
+from ..._warnings import NoDetectionsWarning, warn
 from .._fits import card_number, file_name, open_fits, wrong_type
 
 __all__ = ['read_photoobj']
@@ -109,7 +107,7 @@ def read_photoobj(photoobj):
             f'{file_name(photoobj)!r} has no objects: the survey found none in this '
             'field or did not finish it.'
         )
-        warnings.warn(msg, NoDetectionsWarning, stacklevel=2)
+        warn(msg, NoDetectionsWarning)
     return objects
 
 

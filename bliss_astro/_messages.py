@@ -1,0 +1,35 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+What error messages say of the values that came.
+"""
+
+import numpy as np
+
+__all__ = ['first_wrong']
+
+
+def first_wrong(values, sound):
+    """
+    Name the first value that is not sound.
+
+    Parameters
+    ----------
+    values : float or array_like
+        What was given.
+
+    sound : bool or bool array_like
+        Which of it is allowed.
+
+    Returns
+    -------
+    text : str
+        The value; of an array its place as well, and the number of such values.
+    """
+    values, sound = np.broadcast_arrays(values, sound)
+    wrong = np.argwhere(~sound)
+    if values.ndim == 0 or not len(wrong):
+        return str(values) if values.ndim == 0 else f'an array of {values.shape}'
+    place = tuple(int(index) for index in wrong[0])
+    where = ', '.join(map(str, place))
+    count = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+    return f'{values[place]} at [{where}]{count}'
