@@ -42,7 +42,8 @@ def reconstruct(scenes, sources, keep):
     n = len(scenes)
     is_galaxy = sources.galaxy > 0.5
     x, y = sources.place()
-    flux = scenes.flux_min[sources.image] * _median(sources.flux_given(is_galaxy)).exp()
+    ratio = sources.flux_given(is_galaxy).quantile(0.5).exp()
+    flux = scenes.flux_min[sources.image] * ratio
     galaxy = sources.shapes.median(1).values
     galaxy[:, _ANGLE] = axial_median(sources.shapes[..., _ANGLE])
     count = torch.bincount(sources.image, minlength=n)
@@ -59,16 +60,6 @@ def reconstruct(scenes, sources, keep):
     shapes[sources.image[order], place] = galaxy[order]
     parts = (padded(x), padded(y), padded(flux), padded(is_galaxy), shapes)
     return signal_of(scenes.psf, *parts, size=tuple(scenes.data.shape[1:]))
-
-
-def _median(factor):
-    low, high = factor.low[:, 0].clone(), factor.high[:, 0].clone()
-    for _ in range(26):
-        middle = 0.5 * (low + high)
-        above = factor.cdf(middle) > 0.5
-        high = torch.where(above, middle, high)
-        low = torch.where(above, low, middle)
-    return 0.5 * (low + high)
 
 
 def chi_square(scenes, model, signal, *, least=0.5):

@@ -314,7 +314,7 @@ def _tiles_of(posterior, catalog, hidden, place, tiles, unit):
         'galaxy': chance,
         'rank': rank,
         'rank_above_cut': above,
-        'median': unit * torch.exp(_median(flux)),
+        'median': unit * torch.exp(flux.quantile(0.5)),
         'log_flux': flux.log_prob(value),
         'log_type': torch.where(is_galaxy, chance, 1 - chance).log(),
         'log_position': factor.log_prob(x, y),
@@ -323,13 +323,3 @@ def _tiles_of(posterior, catalog, hidden, place, tiles, unit):
         k: _numbers(v) if v.is_floating_point() else v.cpu().numpy()
         for k, v in found.items()
     }
-
-
-def _median(factor):
-    low, high = factor.low[:, 0].clone(), factor.high[:, 0].clone()
-    for _ in range(30):
-        middle = 0.5 * (low + high)
-        above = factor.cdf(middle) > 0.5
-        high = torch.where(above, middle, high)
-        low = torch.where(above, low, middle)
-    return 0.5 * (low + high)

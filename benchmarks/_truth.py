@@ -155,7 +155,7 @@ def _judge_place(posterior, catalog, hidden, place, tiles):
         'place': torch.full_like(images, place),
         'count': catalog.count[tiles],
         'log_flux_true': value,
-        'log_flux_median': _median(marginal),
+        'log_flux_median': marginal.quantile(0.5),
         # Sums of weights may exceed one by a rounding error.
         'rank_flux': marginal.cdf(value).clamp(0, 1),
         'rank_x': factor.cdf_x(x).clamp(0, 1),
@@ -167,13 +167,3 @@ def _judge_place(posterior, catalog, hidden, place, tiles):
         k: v.double().numpy() if v.is_floating_point() else v.numpy()
         for k, v in found.items()
     }
-
-
-def _median(factor):
-    low, high = factor.low[:, 0].clone(), factor.high[:, 0].clone()
-    for _ in range(30):
-        middle = 0.5 * (low + high)
-        above = factor.cdf(middle) > 0.5
-        high = torch.where(above, middle, high)
-        low = torch.where(above, low, middle)
-    return 0.5 * (low + high)

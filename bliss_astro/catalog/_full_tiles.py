@@ -10,6 +10,7 @@ up to it.
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from bliss_astro.psf._mixture import profile_of_shape
 
@@ -21,6 +22,8 @@ _REACH = 1.5
 _LEAST_SIGMA = 3.0
 # Outliers of a distribution are widened like its values at that many sigma.
 _MOST_SIGMA = 4.0
+# Pixels of all rows of all tiles that are drawn at once.
+_MOST_PIXELS = 1_000_000
 
 
 def share_light(posterior, place, flux, full, *, fwhm, floor):
@@ -59,23 +62,40 @@ def share_light(posterior, place, flux, full, *, fwhm, floor):
     if not full.any():
         return factor
     pixels, size = posterior._pixels, posterior.grid.size
-    x, y = (torch.as_tensor(v, dtype=torch.float32) for v in place)
-    tiles = torch.stack(
-        [((v + 0.5) / size).floor().long().clamp(0) for v in (y, x)], -1
-    )
-    rows, columns = posterior.grid.shape
-    tiles = torch.minimum(tiles, torch.tensor([rows - 1, columns - 1]))
+    place = np.column_stack(place)
+    # Of each row, in y and in x as tiles are counted.
+    tiles = ((place[:, ::-1] + 0.5) // size).astype(int)
+    tiles = np.clip(tiles, 0, np.array(posterior.grid.shape) - 1)
+    chosen, member = np.unique(tiles[full], axis=0, return_inverse=True)
+    own = _lists(np.flatnonzero(full), member.ravel(), len(chosen))
+    middle = np.array([place[rows].mean(0) for rows in own])
     radius = int(min(np.ceil(_REACH * fwhm), pixels.pad - 2 * size))
-    for tile in tiles[torch.as_tensor(full)].unique(dim=0):
-        own = ((tiles == tile).all(1)).numpy() & full
-        near = np.hypot(
-            place[0] - place[0][own].mean(), place[1] - place[1][own].mean()
+    near = cKDTree(place).query_ball_point(middle, 3 * radius)
+    others = [np.setdiff1d(a, b) for a, b in zip(near, own, strict=True)]
+    # Some tiles at once, as many as do not take much memory.
+    most = max(len(rows) for rows in others) + 1
+    step = max(1, _MOST_PIXELS // (most * (2 * radius + 1) ** 2))
+    for first in range(0, len(chosen), step):
+        some = slice(first, first + step)
+        found = _factors(
+            pixels,
+            chosen[some],
+            middle[some],
+            place,
+            flux / floor,
+            own[some],
+            others[some],
+            radius,
         )
-        others = np.flatnonzero((near < 3 * radius) & ~own)
-        factor[own] = _factor_of(
-            pixels, tile, (x, y), flux / floor, np.flatnonzero(own), others, radius
-        )
+        for rows, value in zip(own[some], found, strict=True):
+            factor[rows] = value
     return factor
+
+
+def _lists(rows, member, n):
+    """The rows of each of n groups."""
+    order = np.argsort(member, kind='stable')
+    return np.split(rows[order], np.cumsum(np.bincount(member, minlength=n))[:-1])
 
 
 class SharedLight:
@@ -127,33 +147,43 @@ class SharedLight:
         return np.where(more > 0, log_flux + more + sigma * wider, log_flux)
 
 
-def _factor_of(pixels, tile, place, ratio, own, others, radius):
+def _factors(pixels, tiles, middle, place, ratio, own, others, radius):
+    """Light of N tiles over that of their own rows, array ``(N,)``."""
     device = pixels.image.device
-    x, y = (v.to(device) for v in place)
-    ratio = torch.as_tensor(ratio, dtype=torch.float32, device=device)
-    one = torch.zeros(1, dtype=torch.long, device=device)
-    where = (one, one + int(tile[0]), one + int(tile[1]))
-    middle = [v[own].mean()[None] for v in (x, y)]
-    patches = pixels.patches(where, *middle, radius)
-    inputs = pixels.inputs
-    unit = inputs.at_tiles(inputs.log_flux_floor, *where)[0, 0].exp()
 
-    def drawn(rows):
-        rows = torch.as_tensor(rows, device=device)
-        dx, dy = patches.offsets(x[rows], y[rows])
-        p = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
-        return (ratio[rows][:, None, None] * unit * p).sum(0, keepdim=True)
+    def tensor(value, dtype=torch.float32):
+        return torch.as_tensor(value, dtype=dtype, device=device)
+
+    rows, columns = tensor(tiles, torch.long).unbind(1)
+    where = (torch.zeros_like(rows), rows, columns)
+    x, y = tensor(middle).unbind(1)
+    patches = pixels.patches(where, x, y, radius)
+    inputs = pixels.inputs
+    unit = inputs.at_tiles(inputs.log_flux_floor, *where)[:, 0].exp()
+    # As many rows of each tile, the missing ones without light.
+    dx, dy = (v[:, None] for v in patches.offsets(x, y))
+    shape = patches.shape[:, None]
+
+    def drawn(lists):
+        index = np.zeros((len(lists), max(len(rows) for rows in lists)), int)
+        light = np.zeros(index.shape)
+        for k, rows in enumerate(lists):
+            index[k, : len(rows)], light[k, : len(rows)] = rows, ratio[rows]
+        off = tensor(place[index] - middle[:, None])[..., None, None]
+        p = profile_of_shape(
+            shape, dx - off[:, :, 0], dy - off[:, :, 1], radius=patches.radius
+        )
+        flux = tensor(light) * unit[:, None]
+        return (flux[..., None, None] * p).sum(1)
 
     # Plain sums over a circle: where the rows' light lies a little off, a
     # weighting by their profile would miss some of it.
-    dx, dy = patches.offsets(*middle)
-    inside = patches.good * (dx**2 + dy**2 < (radius + 0.5) ** 2)
-    model = float((inside * drawn(own)).sum())
-    light = float((inside * (patches.data - drawn(others))).sum())
+    inside = (dx**2 + dy**2)[:, 0] < (radius + 0.5) ** 2
+    inside = patches.good * inside
+    model = (inside * drawn(own)).sum((1, 2))
+    light = (inside * (patches.data - drawn(others))).sum((1, 2))
     variance = inside * patches.variance(patches.data)
-    error = (
-        float(patches.covariance(inside, inside, variance).sum().clamp(min=1)) ** 0.5
-    )
-    if model <= 0 or light - model < _LEAST_SIGMA * error:
-        return 1.0
-    return light / model
+    error = patches.covariance(inside, inside, variance).clamp(min=1).sqrt()
+    more = (model > 0) & (light - model >= _LEAST_SIGMA * error)
+    ones = torch.ones_like(model)
+    return torch.where(more, light / torch.where(more, model, ones), ones).cpu().numpy()

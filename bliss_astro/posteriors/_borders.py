@@ -192,7 +192,7 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
             continue
         own_tiles = (images[use], r[use, slot], c[use, slot])
         one = torch.ones_like(use)
-        *own, own_mode = sweep.describe(0, hidden, one, own_tiles)
+        *own, own_mode, _ = sweep.describe(0, hidden, one, own_tiles)
         if slot:
             code = _code_of_source(sweep, own_mode, own[1], *own_tiles[1:])
             decided = sweep.code[own_tiles[0], :, *own_tiles[1:]]

@@ -49,11 +49,14 @@ def _truncated_log_prob(value, mean, scale, low, high):
 def _truncated_cdf(value, mean, scale, low, high):
     value = torch.minimum(torch.maximum(value, low), high)
     a, b, z = ((v - mean) / scale for v in (low, high, value))
-    flip = a > 0
-    lower = torch.where(flip, _ndtr(-a), _ndtr(a))
-    upper = torch.where(flip, _ndtr(-b), _ndtr(b))
-    here = torch.where(flip, _ndtr(-z), _ndtr(z))
+    sign = _tail_sign(a)
+    lower, upper, here = (_ndtr(sign * v) for v in (a, b, z))
     return ((here - lower) / (upper - lower)).nan_to_num(0.5).clamp(0, 1)
+
+
+def _tail_sign(z: torch.Tensor) -> torch.Tensor:
+    """-1 where a range above ``z`` is in the upper tail, which has the fewer digits."""
+    return torch.where(z > 0, -1.0, 1.0)
 
 
 def _truncated_quantile(q, mean, scale, low, high):
@@ -314,6 +317,31 @@ class LogFluxFactor:
             value[..., None], self.mean, self.scale, self.low, self.high
         )
         return (self.log_weights.exp() * parts).sum(-1)
+
+    def quantile(self, q) -> torch.Tensor:
+        """
+        Quantiles of the log-flux, tensor ``(...,)``, by bisection of `cdf`.
+
+        Parameters
+        ----------
+        q : float or tensor ``(...,)``
+            Probability.
+        """
+        low, high = self.low[..., 0].clone(), self.high[..., 0].clone()
+        # What of the distribution function does not depend on the value.
+        scale = _tail_sign(self.low - self.mean) * self.scale
+        lower = _ndtr((self.low - self.mean) / scale)
+        upper = _ndtr((self.high - self.mean) / scale)
+        weight = self.log_weights.exp()
+        mass = upper - lower
+        for _ in range(26):  # to single precision
+            middle = 0.5 * (low + high)
+            here = _ndtr((middle[..., None] - self.mean) / scale)
+            parts = ((here - lower) / mass).nan_to_num(0.5).clamp(0, 1)
+            above = (weight * parts).sum(-1) > q
+            high = torch.where(above, middle, high)
+            low = torch.where(above, low, middle)
+        return 0.5 * (low + high)
 
     def quantile_draw(self, q: torch.Tensor) -> torch.Tensor:
         """Log-fluxes from uniform numbers ``(..., 2)`` (component, value)."""

@@ -31,6 +31,8 @@ _MOST_FLUXES = 512
 # this number and that number a pixel.
 _IN_SEQUENCE = 0.1
 _MOST_IN_SEQUENCE = 500, 0.01
+# What of a fit shapes are inferred from.
+_SEEN = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
 # Draws of shapes, and sources for which they are made at once; candidates whose
 # positions and fluxes are.
 _N_SHAPES, _PIECE, _MOST_AT_ONCE = 64, 512, 4096
@@ -47,7 +49,7 @@ class _Sweep:
     quasi: torch.Tensor  # (P, 3)
 
     def describe(self, place, hidden, count, tiles):
-        """Positions (2, N, P), flux (1 + 3 M, N, S), mode of N sources."""
+        """Positions (2, N, P), flux (1 + 3 M, N, S), mode, shapes' inputs of N."""
         posterior, catalog = self.posterior, self.catalog
         earlier = posterior.code_of(catalog, tiles, place)
         source = posterior.head.source_hidden(place, hidden, count, earlier)
@@ -56,14 +58,22 @@ class _Sweep:
         if place:
             high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
         x, y = factor.quantile_draws(self.quasi)
-        # Where nothing is refined, in turn at fewer.
+        # Where nothing is refined, at fewer.
         n_asked = _N_COARSE if posterior.coarse else _N_FLUX
         at = torch.stack([x, y], -1)[:, :n_asked]
         fluxes = self._fluxes(place, (source, tiles, fit, high), at)
         rows, columns = (part[:, None] for part in tiles[1:])
         positions = torch.stack(posterior.grid.to_pixels(x, y, rows, columns))
         mode = posterior.grid.to_pixels(*factor.mode(), tiles[1], tiles[2])
-        return positions, fluxes.repeat(1, 1, _N_FLUX // n_asked), mode
+        return positions, fluxes, mode, self._extended(place, source, fit)
+
+    def _extended(self, place, source, fit):
+        """What shapes are inferred from; nothing where they are not."""
+        head = self.posterior.head
+        if not head.shapes:
+            return {}
+        seen = {name: fit[name] for name in _SEEN}
+        return seen | {'features': head.extended(place, source, fit)}
 
     def _fluxes(self, place, given, at):
         """Flux (1 + 3 M, N, S) at positions (N, S, 2), many at once of few sources."""
@@ -143,6 +153,7 @@ def find_sources(
     further = range(1, posterior.head.n_most)
     found = [_first_sources(sweep, least)]
     found += [_further_sources(sweep, k, least) for k in further]
+    found, seen = zip(*found, strict=True)
     for part in found:
         part.typed = posterior.head.galaxies
         part.probability = part.probability * part.near_place()
@@ -155,7 +166,7 @@ def find_sources(
         described = part.probability >= least
         if later:
             described &= part.probability <= _IN_SEQUENCE
-        _describe_shapes(sweep, place, part, described.nonzero()[:, 0])
+        _infer_shapes(sweep, place, part, seen[place], described.nonzero()[:, 0])
     sources = SourceMarginals.concatenate(found)
     if posterior.sequence is not None:
         _describe_in_sequence(posterior.sequence, sources, chosen.nonzero()[:, 0], most)
@@ -208,7 +219,7 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     sources.ellipticity[chosen] = torch.cat(ellipticities, 1)
 
 
-def _describe_shapes(sweep, place, sources, chosen):
+def _infer_shapes(sweep, place, sources, seen, chosen):
     """Shapes from the one pass: of the tile that holds most of the probability."""
     posterior, head = sweep.posterior, sweep.posterior.head
     if not head.shapes:
@@ -218,26 +229,17 @@ def _describe_shapes(sweep, place, sources, chosen):
     sources.ellipticity = sources.x.new_full((*shape, 2), torch.nan)
     if len(chosen) == 0:
         return
-    tiles = tuple(v[chosen] for v in (sources.image, sources.row, sources.column))
-    images, rows, columns = tiles
-    hidden = sweep.hidden[images, :, rows, columns]
-    count = sweep.catalog.count[tiles].clamp(min=place + 1)
-    earlier = posterior.code_of(sweep.catalog, tiles, place)
-    hidden = head.source_hidden(place, hidden, count, earlier)
-    _, _, fit = posterior.position_factor(place, hidden, tiles, sweep.catalog)
-    extended = head.extended(place, hidden, fit)
     layers = head.source[place]['shape']
-    # Where encoders follow, this is for what is hardly there: some draws, repeated.
-    n_draws = _N_SHAPES if posterior.sequence is None else _N_SHAPES // 4
+    # Where encoders follow, this is for what is hardly there, and where nothing is
+    # refined, for what says little: some draws, repeated.
+    few = posterior.coarse or posterior.sequence is not None
+    n_draws = _N_SHAPES // 4 if few else _N_SHAPES
     q = _quasi_random(n_draws, 6 + head.n_shape, posterior.device)
 
     def draw(index):
-        some = {
-            name: value[index]
-            for name, value in fit.items()
-            if isinstance(value, torch.Tensor)
-        }
-        given = (sources.flux[chosen[index], 0], extended[index], some)
+        own = chosen[index]
+        some = _select(seen, own)
+        given = (sources.flux[own, 0], some['features'], some)
         drawn = draw_shapes(layers, *given, q)
         return [value.repeat(1, _N_SHAPES // n_draws, 1) for value in drawn]
 
@@ -254,10 +256,11 @@ def _further_sources(sweep, place, least):
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = torch.full_like(rows, place + 1)
-    position, flux, _ = _describe(sweep, place, hidden, count, tiles)
-    return SourceMarginals(
+    position, flux, _, seen = _describe(sweep, place, hidden, count, tiles)
+    sources = SourceMarginals(
         chance[tiles], *position, flux.movedim(0, -1), images, rows, columns
     )
+    return sources, seen
 
 
 def _first_sources(sweep, least):
@@ -275,7 +278,7 @@ def _first_sources(sweep, least):
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = sweep.catalog.count[tiles].clamp(min=1)
-    position, flux, mode = _describe(sweep, 0, hidden, count, tiles)
+    position, flux, mode, seen = _describe(sweep, 0, hidden, count, tiles)
     probability = chance[tiles]
     draws = (position, flux)
     near = border_candidates(sweep, tiles, mode)
@@ -296,7 +299,8 @@ def _first_sources(sweep, least):
         probability, *position, flux.movedim(0, -1), images, rows, columns
     )
     sources.probability = each_once(sources, accepted[tiles], same)
-    return sources.select(sources.probability > _FAINTEST)
+    kept = sources.probability > _FAINTEST
+    return sources.select(kept), _select(seen, kept)
 
 
 def _describe(sweep, place, hidden, count, tiles):
@@ -308,6 +312,7 @@ def _describe(sweep, place, hidden, count, tiles):
 
     pieces = split_work(len(count), _MOST_AT_ONCE, count.device)
     parts = map_threads(describe, pieces)
-    position, flux, mode = zip(*parts, strict=True)
+    position, flux, mode, seen = zip(*parts, strict=True)
     mode = tuple(torch.cat(values) for values in zip(*mode, strict=True))
-    return torch.cat(position, 1), torch.cat(flux, 1), mode
+    seen = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
+    return torch.cat(position, 1), torch.cat(flux, 1), mode, seen

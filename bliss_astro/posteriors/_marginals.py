@@ -117,7 +117,7 @@ class SourceMarginals:
 
     def quantile_flux(self, q) -> torch.Tensor:
         """
-        Quantiles of the log-flux, by bisection.
+        Quantiles of the log-flux.
 
         Parameters
         ----------
@@ -129,14 +129,7 @@ class SourceMarginals:
         log_flux : tensor ``(N,)``
             Logarithm of flux over the flux floor.
         """
-        factor = self.flux_factor()
-        low, high = factor.low[:, 0].clone(), factor.high[:, 0].clone()
-        for _ in range(26):  # to single precision
-            middle = 0.5 * (low + high)
-            above = factor.cdf(middle) > q
-            high = torch.where(above, middle, high)
-            low = torch.where(above, low, middle)
-        return 0.5 * (low + high)
+        return self.flux_factor().quantile(q)
 
     def place(self) -> tuple[torch.Tensor, torch.Tensor]:
         """

@@ -17,7 +17,12 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import detect_sources
-from bliss_astro.catalog import CatalogFlag, CatalogPosterior, ProbabilisticCatalog
+from bliss_astro.catalog import (
+    CatalogFlag,
+    CatalogPosterior,
+    ProbabilisticCatalog,
+    _full_tiles,
+)
 from bliss_astro.catalog import _shapes as module
 from bliss_astro.catalog._columns import COLUMNS, SHAPE_COLUMNS
 from bliss_astro.catalog._full_tiles import SharedLight
@@ -649,6 +654,21 @@ def test_widened_distributions():
     assert changed[1, 3] < 5 + 5 * more
 
 
+def test_light_of_full_tiles_together_or_one_by_one(monkeypatch):
+    """
+    Two full tiles beside each other: what is drawn at once does not matter.
+    """
+    one = np.array([(28.3, 28.4), (31.2, 28.2), (28.2, 31.3), (31.3, 31.2)])
+    places = (one + np.array([[[0, 0]], [[8, 0]], [[0, 16]]])).reshape(-1, 2)
+    exposure = stars_in_one_tile(places, 3e4)
+    found = detect_sources(exposure, encoder='stars', density=0.003, check=False)
+    factor = np.exp(found.posterior._light._parts[2])
+    assert (factor > 1.05).sum() > 3
+    monkeypatch.setattr(_full_tiles, '_MOST_PIXELS', 1)
+    again = CatalogPosterior(found.posterior.tile_posterior, found.posterior.flux_floor)
+    np.testing.assert_allclose(np.exp(again._light._parts[2]), factor, rtol=1e-5)
+
+
 def test_one_star_fills_no_tile():
     exposure = stars_in_one_tile([(30.0, 30.0)], 3e4)
     found = detect_sources(exposure, encoder='stars', density=0.003)
@@ -657,8 +677,9 @@ def test_one_star_fills_no_tile():
 
 
 def test_of_one_source_a_tile_nothing_is_said(plain, monkeypatch):
+    sources = plain.sources
     monkeypatch.setattr(plain.tile_posterior.head, 'n_most', 1)
-    assert not plain._in_full_tile(plain.sources).any()
+    assert not plain._in_full_tile(sources).any()
 
 
 # -- display ------------------------------------------------------------------------

@@ -294,6 +294,30 @@ def test_gradients_are_finite_in_the_extremes():
                 assert torch.isfinite(leaf.grad).all(), name
 
 
+@fluxes
+@pytest.mark.parametrize('q', [0.02, 0.16, 0.5, 0.84, 0.98])
+def test_quantiles_invert_the_distribution_function(factor, q):
+    value = factor.quantile(q)
+    step = 1e-5 * (factor.high - factor.low)[..., 0]
+    below, above = factor.cdf(value - step), factor.cdf(value + step)
+    assert below - 1e-4 <= q <= above + 1e-4
+
+
+def test_quantiles_of_one_component():
+    from scipy.stats import truncnorm
+
+    factor = log_flux([0.0], [3.0], [0.5], 2.5, 4.0)
+    for q in (0.1, 0.5, 0.95):
+        exact = truncnorm.ppf(q, -1.0, 2.0, loc=3.0, scale=0.5)
+        assert_allclose(factor.quantile(q).item(), exact, rtol=1e-5)
+    both = expanded(factor, 2)
+    assert_allclose(
+        both.quantile(torch.tensor([0.1, 0.95])),
+        [factor.quantile(0.1), factor.quantile(0.95)],
+        rtol=1e-6,
+    )
+
+
 @pytest.mark.parametrize('scale', [3e-4, 1e-2, 0.5])
 @pytest.mark.parametrize('value', [0.001, 0.5, 5.9, 11.99])
 def test_gradient_of_a_narrow_factor_far_away(scale, value):
