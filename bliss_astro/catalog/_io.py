@@ -201,9 +201,17 @@ def find_format(path, file_format=None, *, writing=False):
         if found:
             return found[0]
     allowed = ', '.join(ending for endings in FORMATS.values() for ending in endings)
+    hint = ''
     if writing:
         allowed += ', .csv, .hdf5 (or another that astropy knows)'
-    msg = f'path must end in one of {allowed}, or format be given; got {str(path)!r}'
+        if name.endswith('.reg'):
+            hint = ' (regions of DS9 are written by to_regions)'
+    elif identify_format('read', QTable, str(path), None, (), {}):
+        hint = " (rows in other formats are read by astropy's QTable.read)"
+    msg = (
+        f'path must end in one of {allowed}, or format be given; got {str(path)!r}'
+        f'{hint}'
+    )
     raise ValueError(msg)
 
 

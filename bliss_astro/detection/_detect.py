@@ -185,7 +185,8 @@ def detect_sources(
 
     flux_min : float or Quantity, optional
         Flux floor: the smallest flux of the prior.  By default that at
-        which an isolated source has a signal-to-noise ratio of 3.4.
+        which an isolated source has a signal-to-noise ratio of 3.4. One above the
+        brightest source of the image is refused.
 
     population : {'sky', 'npe'}, optional
         Which prior of stars and galaxies holds, for an encoder that knows both:

@@ -301,8 +301,10 @@ def find_plane(hdus, extension, *, parameter='path'):
         else:
             msg = (
                 f'{parameter}: {name!r} has no two-dimensional image; it has '
-                f'{list_hdus(hdus)}. Take one plane out of a cube first.'
+                f'{list_hdus(hdus)}'
             )
+            if any(hdu.is_image and np.ndim(hdu.data) > 2 for hdu in hdus):
+                msg += '; take one plane out of the cube first'
             raise ValueError(msg)
     data = np.array(data, dtype=data.dtype.newbyteorder('='))
     return FITSPlane(data, hdu.header, _unit(hdu.header, name), hdus, name)

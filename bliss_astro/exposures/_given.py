@@ -22,6 +22,7 @@ __all__ = [
     'psf_of_fwhm',
     'read_maps',
     'refuse',
+    'refuse_both',
     'weight_noise',
 ]
 
@@ -75,6 +76,23 @@ def refuse(given, kind, *, allowed=()):
     twice = sorted(set(given) - set(allowed))
     if twice:
         raise GivenTwiceError(twice[0], kind)
+
+
+def refuse_both(given, first, second):
+    """
+    Refuse two arguments that say the same of an image.
+
+    Parameters
+    ----------
+    given : iterable of str
+        The arguments that came.
+
+    first, second : str
+        The two.
+    """
+    if first in given and second in given:
+        msg = f'{first} and {second} were both given; give one of them'
+        raise ValueError(msg)
 
 
 def read_maps(given, *, shape, unit=None, cut=None, hdus=None):

@@ -21,6 +21,7 @@ from ._given import (
     psf_of_fwhm,
     read_maps,
     refuse,
+    refuse_both,
 )
 from ._header import HeaderCards, plain_number, trim_section, warn_ignored
 from ._nddata import collect_nddata
@@ -66,7 +67,12 @@ def exposure_of(data, given, estimated):
         data = fits.HDUList([data])
     if isinstance(data, fits.HDUList):
         return exposure_of_hdus(data, given, estimated)
-    refuse({'extension'} & set(given), f'a {type(data).__name__} and no file')
+    if 'extension' in given:
+        msg = (
+            f'extension was given although data is of type {type(data).__name__} and '
+            'no file; leave it out'
+        )
+        raise ValueError(msg)
     if isinstance(data, Exposure):
         own = () if data.psf is None else ('psf', 'fwhm')
         allowed = {'psf', 'fwhm'} - set(own)
@@ -120,6 +126,7 @@ def change_known(exposure, given):
         The changed one.
     """
     refuse(given, 'an image that states everything', allowed=_CHANGES)
+    refuse_both(given, 'psf', 'fwhm')
     sky = given.get('background')
     given = read_maps(given, shape=exposure.shape)
     if isinstance(given.get('psf'), str | os.PathLike):
@@ -135,7 +142,6 @@ def change_known(exposure, given):
         if isinstance(given.get(name), u.Quantity):
             given[name] = given[name].to_value(exposure.unit)
     if fwhm is not None:
-        refuse({'psf'} & set(given), 'given with fwhm')
         given['psf'] = psf_of_fwhm(fwhm, exposure)
     if given:
         exposure = exposure.replace(**given)
@@ -350,12 +356,10 @@ def _complete(data, given, estimated, *, error=None, cards=None):
     Estimate what is neither given nor in the header, and apply what is apart.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    refuse_both(given, 'psf', 'fwhm')
+    refuse_both(given, 'bkg_error', 'weight')
     apart = {name: given.pop(name, None) for name in ('fwhm', 'zero_point', 'weight')}
     band = given.pop('band', None)
-    if apart['fwhm'] is not None:
-        refuse({'psf'} & set(given), 'described by fwhm')
-    if apart['weight'] is not None:
-        refuse({'bkg_error'} & set(given), 'described by weight')
     if apart['zero_point'] is not None:
         unit = getattr(data, 'unit', None) or given.get('unit')
         unit = None if unit is None else u.Unit(unit)

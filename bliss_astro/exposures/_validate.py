@@ -96,7 +96,10 @@ def check_data(data):
     kind = array.dtype.kind
     if kind not in 'fiu':
         what = {'c': 'complex', 'b': 'boolean'}.get(kind, f'of type {array.dtype}')
-        msg = f'data must be real numbers; got an array that is {what}.'
+        got = f'an array that is {what}'
+        if kind not in 'cb' and not isinstance(data, np.ndarray):
+            got = f'a {type(data).__name__}'
+        msg = f'data must be real numbers; got {got}.'
         raise TypeError(msg)
     if array.ndim != 2:
         msg = f'data must be two-dimensional; got shape {array.shape}.'

@@ -257,6 +257,18 @@ cat.write({str(path)!r}, overwrite=True)
     assert path.read_text() == 'precious'
 
 
+def test_endings_of_other_doors(tmp_path):
+    names = ('probability', 'x_centroid', 'y_centroid', 'x_err', 'y_err')
+    columns = {name: [] for name in (*names, 'flux', 'flux_err')}
+    cat = ProbabilisticCatalog.from_columns(columns)
+    with pytest.raises(ValueError, match=r'got .*cat\.reg.*written by to_regions'):
+        cat.write(tmp_path / 'cat.reg')
+    cat.write(tmp_path / 'cat.csv')
+    assert len(QTable.read(tmp_path / 'cat.csv')) == 0
+    with pytest.raises(ValueError, match=r'got .*cat\.csv.*QTable\.read'):
+        ProbabilisticCatalog.read(tmp_path / 'cat.csv')
+
+
 class TestDamagedFiles:
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match='there is no file'):

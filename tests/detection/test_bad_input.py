@@ -41,7 +41,9 @@ def data(field):
         (np.ones((30, 30), complex), TypeError, 'complex'),
         (np.ones((30, 30), bool), TypeError, 'boolean'),
         (np.full((30, 30), None), TypeError, 'data must be real numbers'),
-        (None, TypeError, 'data must be real numbers'),
+        (None, TypeError, 'data must be real numbers; got a NoneType'),
+        ({'a': 1}, TypeError, 'data must be real numbers; got a dict'),
+        (fits.BinTableHDU(), TypeError, 'got a BinTableHDU'),
         ('no.fits', FileNotFoundError, r"data must be .* no file 'no\.fits'"),
         (np.full((30, 30), 'a'), TypeError, 'data must be real numbers'),
     ],
@@ -75,14 +77,21 @@ def test_data_that_are_no_image(door, bad, error, words):
         ),
         ({'weight': '.'}, IsADirectoryError, 'weight must be .* is a folder'),
         ({'psf': 3.0}, TypeError, r'psf must be .*a width is given as fwhm=3\.0'),
+        (
+            {'extension': 1},
+            ValueError,
+            'extension was given although data is of type nda',
+        ),
+        ({'psf': PSFModel()}, ValueError, 'psf and fwhm were both given; give one'),
+        ({'weight': np.ones((96, 104))}, ValueError, 'bkg_error and weight were both'),
         ({'fwhm': 300.0}, ValueError, r'fwhm must be at most 37\.5 px; got 300'),
     ],
 )
 def test_what_came_is_said(data, known, given, error, words):
     known = {name: value for name, value in known.items() if name != 'psf'}
-    if 'psf' not in given:
+    if not isinstance(given.get('psf'), float):
         known['fwhm'] = 4.0
-    if 'weight' in given:
+    if isinstance(given.get('weight'), str):
         del known['bkg_error']
     with pytest.raises(error, match=words):
         detect_sources(data, **known | given)
