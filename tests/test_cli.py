@@ -151,7 +151,7 @@ def test_wrong_usage_is_two(words, capsys):
 @pytest.mark.parametrize(
     ('words', 'reason'),
     [
-        (['-o', 'cat.xyz'], 'or one of .fits'),
+        (['-o', 'cat.xyz'], 'must be one of .fits'),
         (['-o', 'm.fits', '--mask', 'm.fits', '--overwrite'], 'written to as well'),
         (['--plot', 'a.xyz'], 'must be one of .'),
         (['--posterior'], '--posterior needs -o'),

@@ -160,7 +160,7 @@ class TestBadInput:
             (['usual.fits', '-o', 'x.yaml'], 2, 'the ending must be .toml'),
             (['usual.fits', '--stack'], 2, '--stack needs two images or more'),
             (['usual.fits', '-o', 'absent/x.toml'], 1, 'does not exist'),
-            (['usual.fits', '--device', 'abacus'], 1, 'cannot be used here'),
+            (['usual.fits', '--device', 'abacus'], 1, "--device must be 'auto' or"),
             (['usual.fits', '--gain', '2'], 2, 'does not go with'),
         ],
     )

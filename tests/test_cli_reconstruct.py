@@ -81,7 +81,7 @@ def test_existing_files_are_kept(image, tmp_path, capsys):
     ('more', 'code', 'words'),
     [
         (['-o', 'r.ecsv'], 2, 'ending must be one of .fits'),
-        (['-o', 'r.fits', '--catalog', 'c.png'], 2, 'ending must be one of'),
+        (['-o', 'r.fits', '--catalog', 'c.png'], 2, '--catalog c.png: the ending'),
         (['-o', 'r.fits', '--plot', 'p.xyz'], 2, 'ending must be one of'),
         (['-o', 'r.fits', '--catalog', 'r.fits'], 2, 'named twice'),
         (['-o', 'no/r.fits'], 1, 'does not exist'),

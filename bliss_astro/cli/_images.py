@@ -132,7 +132,7 @@ def name_options(text, options):
     for argument, names in (_OPTIONS | _NAMED_OTHERWISE).items():
         if any(hasattr(options, name) for name in names):
             known[argument] = _option(options, argument)
-    if hasattr(options, 'image'):
+    if hasattr(options, 'image') or hasattr(options, 'images'):
         known |= dict.fromkeys(_IMAGE, 'IMAGE')
     any_name = '|'.join(sorted(known, key=len, reverse=True))
     # As a keyword: psf='file'.

@@ -100,7 +100,7 @@ def _check(options):
         msg = f'-o {options.output}: the ending must be one of {known}'
         raise UsageError(msg)
     if options.catalog is not None:
-        check_catalog_path(options.catalog)
+        check_catalog_path(options.catalog, option='--catalog')
     check_picture_path(options.plot)
     check_inputs(options.image, *files_of(options))
     check_outputs(

@@ -161,7 +161,12 @@ def density(text):
     """
     Parse a density of sources per pixel.
     """
-    return _number(text, float, 'a number of sources per pixel', lambda v: 0 < v < 1)
+    return _number(
+        text,
+        float,
+        'a number of sources per pixel between 0 and 1',
+        lambda v: 0 < v < 1,
+    )
 
 
 def probability(text):
@@ -296,7 +301,7 @@ def check_outputs(*paths, overwrite, inputs=()):
             raise PermissionError(msg)
 
 
-def check_catalog_path(path, *, posterior=False):
+def check_catalog_path(path, *, posterior=False, option='-o'):
     """
     Check that the format of a catalogue is known by its ending.
 
@@ -307,6 +312,9 @@ def check_catalog_path(path, *, posterior=False):
 
     posterior : bool, optional
         Whether its posterior is to be kept.
+
+    option : str, optional
+        The option that named it, for messages.
     """
     from bliss_astro.catalog._io import find_format
 
@@ -323,15 +331,18 @@ def check_catalog_path(path, *, posterior=False):
         except ValueError as error:
             known = str(error).partition(' one of ')[2].partition(', or format')[0]
             msg = (
-                f'-o {path}: the ending must be .reg (regions of DS9) or one of {known}'
+                f'{option} {path}: the ending must be one of {known}, or .reg for '
+                'regions of DS9'
             )
             raise UsageError(msg) from None
     if posterior and found != 'fits':
-        msg = f'-o {path}: only FITS can keep the posterior'
+        msg = f'{option} {path}: only FITS can keep the posterior'
         raise UsageError(msg)
     package = _PACKAGES.get(found)
     if package is not None and importlib.util.find_spec(package) is None:
-        msg = f'-o {path}: this format needs the package {package}; it is not installed'
+        msg = (
+            f'{option} {path}: this format needs the package {package}, which is absent'
+        )
         raise ValueError(msg)
 
 
