@@ -13,6 +13,8 @@ from bliss_astro.psf._star_image import of_exposure
 
 __all__ = ['psf_findings', 'psf_of_stars']
 
+# Estimates are of ellipses, which know nothing of coma: no smaller error is stated.
+_LEAST_ERROR = 0.01
 # The PSF that is taken where nothing in the image shows one: usual seeing on
 # usual pixels, with the largest error that a PSF may be stated with.
 _USUAL_FWHM, _USUAL_ERROR = 3.0, 0.15
@@ -59,7 +61,7 @@ def psf_of_stars(exposure, estimated):
     n = estimate.n_stars
     varies = ' (it varies)' if estimate.psf is not estimate.central else ''
     estimated['psf'] = f'fit to {n} star{"s"[: n != 1]} of the image{varies}'
-    return estimate.psf, estimate.psf_error
+    return estimate.psf, max(estimate.psf_error, _LEAST_ERROR)
 
 
 def psf_findings(exposure, *, measured, most=math.inf):

@@ -237,8 +237,12 @@ class EncoderInputs:
         asymmetry = self.asymmetry
         if asymmetry is None:
             asymmetry = empty.expand(-1, 4, -1, -1)
+        # Below the usual error, factors count: bright sources see the difference.
+        small = 0.4 * torch.log(psf_error.clamp(min=_EXACT) / USUAL_PSF_ERROR)
         parts = [
-            15 * (psf_error - USUAL_PSF_ERROR),
+            torch.where(
+                psf_error < USUAL_PSF_ERROR, small, 15 * (psf_error - USUAL_PSF_ERROR)
+            ),
             7 * (background_error - USUAL_BACKGROUND_ERROR),
             30 * asymmetry,
         ]
@@ -295,6 +299,8 @@ N_CONDITIONS = 14
 N_UNCERTAINTIES = 6
 # What surveys state, and what an exposure assumes where nothing is stated.
 USUAL_PSF_ERROR, USUAL_BACKGROUND_ERROR = 0.01, 0.05
+# An error of the PSF below this is none.
+_EXACT = 0.001
 # Logarithm of the profile at 1, 2, 4 and 8 px over the centre, as `describe_shape`
 # scales it: where wings are fainter than those of nearly all SDSS PSFs (1st
 # percentile of `SeeingPrior`) nothing is seen of them, and nothing need be known.

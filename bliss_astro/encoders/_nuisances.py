@@ -32,7 +32,7 @@ def _sizes(*shape, generator, device):
 
 def draw_stated(n, limits, usual, *, generator, device='cpu'):
     """
-    Errors that are stated: half of them the usual one, half uniform.
+    Errors that are stated: the usual one, uniform, and uniform in the logarithm.
 
     Parameters
     ----------
@@ -56,9 +56,12 @@ def draw_stated(n, limits, usual, *, generator, device='cpu'):
     error : tensor ``(B,)``
         As the configuration has it.
     """
-    unit = torch.rand(2, n, generator=generator, device=device)
+    kind, unit = torch.rand(2, n, generator=generator, device=device)
     low, high = limits
-    return torch.where(unit[0] < 0.5, usual, low + (high - low) * unit[1])
+    even = low + (high - low) * unit
+    # Small errors are a matter of factors.
+    small = low * (high / low) ** unit
+    return torch.where(kind < 0.4, usual, torch.where(kind < 0.7, even, small))
 
 
 def sky_error(n, shape, *, spread=True, generator, device='cpu'):
@@ -230,7 +233,7 @@ def in_lobes(image, lobes):
     return torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
 
 
-def stated_asymmetry(psf, fwhm, lobes, *, generator):
+def stated_asymmetry(psf, fwhm, lobes, unknown=1.0, *, generator):
     """
     What is known of the lobes of PSFs, and what not.
 
@@ -244,6 +247,9 @@ def stated_asymmetry(psf, fwhm, lobes, *, generator):
 
     lobes : tuple of tensor
         From `draw_lobes`.
+
+    unknown : float or tensor ``(B,)``, optional
+        By what the unknown part is multiplied, at most 1.
 
     generator : `torch.Generator`
         On the device.
@@ -259,6 +265,7 @@ def stated_asymmetry(psf, fwhm, lobes, *, generator):
     image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
     true = asymmetry_of_image(in_lobes(image, lobes), fwhm)
     unit = torch.rand(2, len(psf), 1, generator=generator, device=psf.device)
-    known = torch.where(unit[0] < 0.6, 1.0, unit[1])
+    lost = torch.where(unit[0] < 0.6, 0.0, 1 - unit[1]) * true
     noise = torch.randn(len(psf), 4, generator=generator, device=psf.device)
-    return known * true + noise * (0.1 * true.abs() + 0.001)
+    unknown = torch.as_tensor(unknown, device=psf.device).reshape(-1, 1)
+    return true + unknown * (noise * (0.1 * true.abs() + 0.001) - lost)

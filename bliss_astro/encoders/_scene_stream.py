@@ -581,10 +581,16 @@ class SceneStream:
         bkg_error = ((plan.background + plan.read_noise**2) * ratio).sqrt()
         mask = plan.simulator.draw_mask(data, generator=generator)
         psf = effective_psf(plan.psf, plan.dither, kernel) if deep else plan.psf
-        stated = {}
+        stated, unknown = {}, 1.0
+        if config.psf_errors is not None:
+            drawn = {'generator': generator, 'device': self.device}
+            error = draw_stated(n, config.psf_errors, USUAL_PSF_ERROR, **drawn)
+            stated['psf_error'] = error * (plan.population == 'sky')
+            # Of a PSF that is said to be exact, its lobes are known too.
+            unknown = (stated['psf_error'] / USUAL_PSF_ERROR).clamp(max=1)
         if plan.lobes is not None:
             stated['asymmetry'] = stated_asymmetry(
-                psf, fwhm_of_shape(psf), plan.lobes, generator=generator
+                psf, fwhm_of_shape(psf), plan.lobes, unknown, generator=generator
             )
         elif config.asymmetry > 0:
             stated['asymmetry'] = psf.new_zeros(n, 4)
@@ -624,8 +630,7 @@ class SceneStream:
         drawn = {'generator': generator, 'device': self.device}
         on_sky = plan.population == 'sky'
         if config.psf_errors is not None:
-            error = draw_stated(n, config.psf_errors, USUAL_PSF_ERROR, **drawn)
-            stated['psf_error'] = error = error * on_sky
+            error = stated['psf_error']
             psf = misstated_psf(psf, error, spread=False, generator=generator)
         elif on_sky and config.psf_error > 0:
             psf = misstated_psf(psf, config.psf_error, generator=generator)

@@ -25,7 +25,12 @@ from bliss_astro.encoders._artifacts import (
     large_galaxies,
     trails,
 )
-from bliss_astro.encoders._nuisances import draw_lobes, in_lobes, stated_asymmetry
+from bliss_astro.encoders._nuisances import (
+    draw_lobes,
+    draw_stated,
+    in_lobes,
+    stated_asymmetry,
+)
 from bliss_astro.encoders._start import start_from
 from bliss_astro.priors import TelescopePrior
 from bliss_astro.psf._mixture import describe_shape, normalization_of_shape
@@ -124,6 +129,22 @@ def test_lobes_keep_the_light_and_are_known():
         lobes[2][:, 0]
     )
     assert (along[strong] / coma[strong]).median() > 0.5
+    # Nothing of them is unknown where the PSF is said to be exact.
+    none, some = torch.zeros(400), torch.full((400,), 0.5)
+    exact = stated_asymmetry(psf, fwhm, lobes, none, generator=seeded(4))
+    assert exact[share == 0].abs().max() < 2e-4
+    half = stated_asymmetry(psf, fwhm, lobes, some, generator=seeded(4))
+    torch.testing.assert_close(half, (exact + stated) / 2)
+
+
+def test_stated_errors_are_usual_even_and_small():
+    error = draw_stated(4000, (0.001, 0.15), 0.01, generator=seeded())
+    assert 0.36 < (error == 0.01).float().mean() < 0.44
+    # Three parts in ten are uniform, as many in the logarithm.
+    small = (error < 0.005).float().mean()
+    assert abs(small - 0.3 * (0.32 + 0.027)) < 0.02
+    assert 0.001 <= error.min() < 0.0011
+    assert 0.14 < error.max() <= 0.15
 
 
 def test_large_galaxies_have_their_flux():
