@@ -56,6 +56,8 @@ def simulate_and_ask(task):
     seed, depth, index, n_images, first = task
     simulator = CoaddSimulator(depth, tolerance=1e-5)
     batch = simulator.sample_batch(n_images, generator=_generator(seed, depth, index))
+    # Nothing is misstated here, and that is said.
+    batch.psf_error = batch.background_error = torch.full((n_images,), 0.001)
     used = batch.flux > 0
     image, _ = used.nonzero(as_tuple=True)
     truth = {

@@ -20,7 +20,7 @@ _MAX_PIXELS, _MAX_STARS = 250_000, 30
 _THRESHOLD, _MIN_SNR = 15.0, 25.0
 # Differences of the widths, as logarithms, from which a PSF of 10 % too much or too
 # little is recognised with its error, and their significance.
-_DIFFERENT, _SIGNIFICANT = 0.07, 3.0
+_DIFFERENT, _SIGNIFICANT = 0.06, 3.0
 # Stars that make a difference believable: galaxies are broader than the PSF, and
 # nothing is narrower. Scatter of the widths of what may be stars.
 _FEW_NARROW, _FEW_BROAD, _TIGHT = 3, 5, 0.06
