@@ -22,6 +22,9 @@ __all__ = ['find_sources']
 _FAINTEST = 0.02
 # The same where nothing is refined.
 _COARSE = 0.3
+# Those from which on it is asked whether neighbouring tiles hold the same source, and
+# the probability in such a tile below which it adds nothing.
+_JOINED, _SHARE = 0.05, 0.03
 # Positions at which the flux is asked for, by one pass and by a sequence of
 # encoders.
 _N_FLUX, _N_COARSE, _N_SCENES = 16, 4, 2
@@ -264,9 +267,9 @@ def _further_sources(sweep, place, least):
 
 
 def _first_sources(sweep, least):
-    # A place touches at most four tiles, one of which holds a quarter of its
-    # probability.
-    faintest = max(_FAINTEST, least / 4)
+    # Fainter ones are not joined, so that none of them can reach what is of interest;
+    # what is joined must not depend on it, or rows would.
+    faintest = _JOINED if least >= _JOINED else _FAINTEST
     chance = sweep.at_least[..., 0]
     accepted = sweep.catalog.count > 0
     coarse = sweep.posterior.coarse
@@ -282,13 +285,13 @@ def _first_sources(sweep, least):
     probability = chance[tiles]
     draws = (position, flux)
     near = border_candidates(sweep, tiles, mode)
-    near &= (probability > 0.05) & (probability < 0.9999) & (not coarse)
+    near &= (probability > _JOINED) & (probability < 0.9999) & (not coarse)
     near = near.nonzero()[:, 0]
 
     def join(index):
         index = near[index]
         given = (tiles, mode, probability, draws)
-        return join_neighbours(sweep, index, *given, faintest=faintest / 4)
+        return join_neighbours(sweep, index, *given, faintest=_SHARE)
 
     same = {}
     pieces = split_work(len(near), _MOST_AT_ONCE, near.device)

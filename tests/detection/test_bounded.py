@@ -217,7 +217,9 @@ def test_bands_of_threads():
 
     assert _blocks((40, 40), 2) == [((0, 40), (0, 40))]
     assert _blocks((100, 128), 2) == [((0, 100), (0, 64)), ((0, 100), (64, 128))]
-    assert len(_blocks((300, 200), 2)) == 6
+    # Even ones of at most 160 tiles.
+    assert len(_blocks((300, 200), 2)) == 4
+    assert _blocks((155, 155), 1) == [((0, 155), (0, 155))]
     # Every tile once.
     seen = np.zeros((300, 200), int)
     for (top, bottom), (left, right) in _blocks((300, 200), 16):

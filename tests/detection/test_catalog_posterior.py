@@ -38,6 +38,13 @@ def test_a_higher_threshold_gives_a_subset(posterior):
     assert set(tables[2]['x_centroid']) <= set(tables[0]['x_centroid'])
 
 
+def test_rows_do_not_depend_on_what_was_asked_before(field, encoder, same_rows):
+    first = detect_sources(field[0], encoder=encoder)
+    posterior = first.posterior
+    assert len(posterior.at_threshold(0.02)) > len(first)
+    same_rows(posterior.at_threshold(0.5), first)
+
+
 def test_columns_are_sound(catalog):
     for name in ('x_err', 'y_err', 'flux_err', 'flux'):
         assert np.all(np.asarray(catalog[name]) > 0)
