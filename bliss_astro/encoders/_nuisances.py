@@ -32,7 +32,7 @@ def _sizes(*shape, generator, device):
 
 def draw_stated(n, limits, usual, *, generator, device='cpu'):
     """
-    Errors that are stated: the usual one, uniform, and uniform in the logarithm.
+    Errors that are stated: none, the usual one, uniform, uniform in the logarithm.
 
     Parameters
     ----------
@@ -61,7 +61,10 @@ def draw_stated(n, limits, usual, *, generator, device='cpu'):
     even = low + (high - low) * unit
     # Small errors are a matter of factors.
     small = low * (high / low) ** unit
-    return torch.where(kind < 0.4, usual, torch.where(kind < 0.7, even, small))
+    kinds = torch.stack(
+        [torch.full_like(unit, v) for v in (low, usual)] + [even, small]
+    )
+    return kinds.gather(0, (4 * kind).long().clamp(max=3)[None])[0]
 
 
 def sky_error(n, shape, *, spread=True, generator, device='cpu'):
