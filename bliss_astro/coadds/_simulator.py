@@ -340,7 +340,7 @@ class CoaddSimulator:
         variance, corr_x, corr_y, kernel = coadd_noise(
             dither, interpolated=self.noise_order == 'before_alignment'
         )
-        mask = self.draw_mask(data, generator=generator)
+        mask = self.draw_mask(data, background=background, generator=generator)
         return CoaddBatch(
             data=data,
             background=background,
@@ -522,7 +522,7 @@ class CoaddSimulator:
         data = data.mul_(weight).view(stacked).sum(1)
         return data / weight.view(stacked).sum(1)
 
-    def draw_mask(self, data, *, generator=None):
+    def draw_mask(self, data, *, background=None, generator=None):
         """
         Draw bad pixels.
 
@@ -530,6 +530,9 @@ class CoaddSimulator:
         ----------
         data : tensor ``(B, ny, nx)``
             Coadds; what is too bright is saturated.
+
+        background : tensor ``(B,)``, optional
+            Of the coadds. A detector holds twice the sky at least.
 
         generator : `torch.Generator`, optional
             On the simulator's device.
@@ -546,7 +549,10 @@ class CoaddSimulator:
         )
         low, high = self.bad_pixels.saturation
         unit = torch.rand(len(data), 1, 1, generator=generator, device=self.device)
-        return mask | (data > low * (high / low) ** unit)
+        level = low * (high / low) ** unit
+        if background is not None:
+            level = level.maximum(2 * background[:, None, None])
+        return mask | (data > level)
 
 
 def _correlated(noise, correlation_x, correlation_y):

@@ -2,7 +2,7 @@
 """
 What is in images and no source of the prior: rays, trails, large galaxies, glare.
 
-None of them is asked for.  An encoder that never saw one takes it for stars or for
+To these come cores that are saturated.  None of them is asked for.  An encoder that never saw one takes it for stars or for
 rows of galaxies.  A survey's PSF is measured on stars that are not saturated, and
 ends where these fade; of stars thousands of times brighter one sees the diffraction
 spikes of the telescope's spider and the light scattered by mirrors and dust.
@@ -18,6 +18,7 @@ __all__ = [
     'draw_large_galaxies',
     'glare',
     'large_galaxies',
+    'saturate',
     'trails',
 ]
 
@@ -38,6 +39,10 @@ _STAR_BEYOND = 40.0
 # centre, over that of the star: ranges around what SDSS's r frames show.
 _SPIKE = (5e-6, 1e-4)
 _HALO = (1e-6, 5e-5)
+# Saturated cores: the brightest pixel over the level, how sharply the response ends
+# (exponent), how far charge bleeds along columns, and the noises that the level is
+# above.
+_OVER, _SHARPNESS, _BLEEDS, _FULL = (1.5, 60.0), (4.0, 40.0), (0, 0, 4, 10), 30.0
 
 
 def _between(pair, unit):
@@ -135,6 +140,64 @@ def trails(n, fraction, shape, fwhm, *, generator):
     width = fwhm[:, None, None] / 2.355 * (1 + unit[3, :, 0])
     peak = _between(_TRAIL_PEAK, unit[4, :, 0]) * (unit[5, :, 0] < fraction)
     return peak * torch.exp(-0.5 * (across / width) ** 2)
+
+
+def saturate(data, mask, noise, fraction, *, generator):
+    """
+    Images of which the brightest pixels are not what the sky sent.
+
+    Whoever knows the level masks them (`~bliss_astro.exposures.BadPixelPrior`); in
+    the image of a stranger they are a plateau, rounded where exposures were stacked,
+    with columns of charge above and below, or a hole that is masked with its rim.
+
+    Parameters
+    ----------
+    data : tensor ``(B, ny, nx)``
+        Images less their background.
+
+    mask : tensor ``(B, ny, nx)`` of bool
+        Pixels that are masked already.
+
+    noise : tensor ``(B,)``
+        Of the sky.
+
+    fraction : float or tensor ``(B,)``
+        Share of the images that have such pixels, if anything is bright enough.
+
+    generator : `torch.Generator`
+        On the device.
+
+    Returns
+    -------
+    data, mask : tensor ``(B, ny, nx)``
+        Likewise.
+    """
+    unit = torch.rand(6, len(data), 1, 1, generator=generator, device=data.device)
+    top = data.masked_fill(mask, 0.0).amax((1, 2), keepdim=True)
+    level = top / _between(_OVER, unit[0])
+    some = (level > _FULL * noise[:, None, None]) & (
+        unit[1] < torch.as_tensor(fraction, device=data.device).reshape(-1, 1, 1)
+    )
+    level = torch.where(some, level, torch.inf)
+    over = data.clamp(min=0) / level
+    power = _between(_SHARPNESS, unit[2])
+    # The same on both sides of the level, without powers of large numbers.
+    ratio = torch.minimum(over, 1 / over.clamp(min=1.0))
+    clipped = data / over.clamp(min=1.0) * (1 + ratio**power) ** (-1 / power)
+    # Half of the cores end in a bleed, a third are masked.
+    full = over > 1
+    bled = full
+    for k, size in enumerate(_BLEEDS):
+        own = (unit[3] * len(_BLEEDS)).long() == k
+        grown = torch.nn.functional.max_pool2d(
+            full.float(), (2 * size + 1, 1), stride=1, padding=(size, 0)
+        )
+        bled = bled | (own & (grown > 0))
+    clipped = torch.where(bled & ~full, level, clipped)
+    hidden = (unit[4] < 1 / 3) & some
+    rim = torch.nn.functional.max_pool2d(bled.float(), 3, stride=1, padding=1) > 0
+    grown = torch.where(unit[5] < 0.5, rim, bled)
+    return clipped, mask | (hidden & grown)
 
 
 def draw_large_galaxies(n, fraction, shape, noise, *, generator):

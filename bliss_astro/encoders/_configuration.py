@@ -27,7 +27,7 @@ RULES = (
     _rules(
         'single_fraction confined_fraction inclined_fraction npe_fraction '
         'bright_fraction cluster_fraction ray_fraction trail_fraction large_fraction '
-        'asymmetry',
+        'asymmetry saturated_fraction',
         lambda x: 0 <= x <= 1,
         'between 0 and 1',
     )

@@ -23,6 +23,7 @@ from ._artifacts import (
     draw_large_galaxies,
     glare,
     large_galaxies,
+    saturate,
     trails,
 )
 from ._inputs import (
@@ -579,7 +580,9 @@ class SceneStream:
             plan.dither, interpolated=deep and self._interpolated
         )
         bkg_error = ((plan.background + plan.read_noise**2) * ratio).sqrt()
-        mask = plan.simulator.draw_mask(data, generator=generator)
+        mask = plan.simulator.draw_mask(
+            data, background=plan.background, generator=generator
+        )
         psf = effective_psf(plan.psf, plan.dither, kernel) if deep else plan.psf
         stated, unknown = {}, 1.0
         if config.psf_errors is not None:
@@ -595,6 +598,13 @@ class SceneStream:
         elif config.asymmetry > 0:
             stated['asymmetry'] = psf.new_zeros(n, 4)
         psf, data = self._misstated(plan, psf, data, bkg_error, stated, generator)
+        if config.saturated_fraction > 0:
+            sky = plan.background[:, None, None]
+            some = config.saturated_fraction * (plan.population == 'sky')
+            data, mask = saturate(
+                data - sky, mask, bkg_error, some, generator=generator
+            )
+            data = data + sky
         x, y, flux, is_galaxy, galaxy = plan.truth()
         ny, nx = config.shape
         most = max(self.margins.values())

@@ -168,6 +168,10 @@ class SimulationConfig:
         Shares of the images of the prior of the sky that have cosmic rays (single
         exposures), a satellite's trail, and a galaxy of 8 to 60 px.
 
+    saturated_fraction : float
+        Share of the images of the prior of the sky of which the brightest pixels,
+        30 times the noise and more, are a plateau or masked, with what bleeds.
+
     unseen : float
         Sources are drawn down to this share of the flux floor, of which those
         below it are there but not asked for (stars alone).
@@ -244,6 +248,7 @@ class SimulationConfig:
     trail_fraction: float = 0.0
     large_fraction: float = 0.0
     bright_fraction: float = 0.0
+    saturated_fraction: float = 0.0
     unseen: float = 1.0
     npe_floor: tuple[float, float] | None = None
     cluster_fraction: float = 0.0
@@ -261,6 +266,7 @@ class SimulationConfig:
                 raise ValueError(msg)
         shares = ['npe_fraction', 'bright_fraction', 'cluster_fraction']
         shares += ['ray_fraction', 'trail_fraction', 'large_fraction', 'asymmetry']
+        shares += ['saturated_fraction']
         for name in shares:
             value = getattr(self, name)
             if not 0 <= value <= 1:

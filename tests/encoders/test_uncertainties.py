@@ -23,6 +23,7 @@ from bliss_astro.encoders._artifacts import (
     cosmic_rays,
     draw_large_galaxies,
     large_galaxies,
+    saturate,
     trails,
 )
 from bliss_astro.encoders._nuisances import (
@@ -97,6 +98,43 @@ def test_stated_errors_are_those_that_are_made(scenes):
     assert errors.max() < 0.15
     assert 0.3 < (errors == 0.01).float().mean() < 0.7
     assert drawn.background_error.max() < 0.3
+
+
+def test_images_are_not_masked_where_the_sky_is_bright(scenes):
+    _, drawn = scenes
+    assert drawn.background.max() > 3e5
+    assert drawn.mask.float().mean((1, 2)).max() < 0.5
+
+
+@pytest.mark.parametrize('fraction', [0.0, 1.0])
+def test_saturated_cores(fraction):
+    n, size = 48, 41
+    axis = torch.arange(size) - 20.0
+    profile = torch.exp(-(axis[:, None] ** 2 + axis**2) / 18)
+    peak = torch.full((n,), 1e4)
+    # Too faint to be saturated.
+    peak[-8:] = 20.0
+    image = peak[:, None, None] * profile
+    nothing = torch.zeros_like(image, dtype=torch.bool)
+    data, mask = saturate(image, nothing, torch.ones(n), fraction, generator=seeded(3))
+    changed = (data - image).abs().amax((1, 2)) > 1e-3 * peak
+    if fraction == 0:
+        assert not changed.any()
+        assert not mask.any()
+        return
+    assert changed[:-8].all()
+    assert not changed[-8:].any()
+    assert torch.isfinite(data).all()
+    # The level is 1.5 to 60 times below the peak, rounded where the response ends
+    # softly; beyond the bleeding columns the wings are as they were.
+    top = data[:-8].amax((1, 2))
+    assert (top < 1e4 / 1.4).all()
+    assert (top > 1e4 / 61).all()
+    far = (axis.abs() > 14)[None, None, :]
+    torch.testing.assert_close(data * far, image * far, rtol=0.01, atol=1e-3)
+    hidden = mask.any(2).any(1)
+    assert 0.15 < hidden[:-8].float().mean() < 0.55
+    assert mask[hidden][:, 20, 20].all()
 
 
 def test_asymmetry_is_stated_in_part(scenes):
