@@ -1,11 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What error messages say of the values that came.
+What messages say of values.
 """
 
 import numpy as np
 
-__all__ = ['first_wrong']
+__all__ = ['first_wrong', 'two_digits']
 
 
 def first_wrong(values, sound):
@@ -33,3 +33,10 @@ def first_wrong(values, sound):
     where = ', '.join(map(str, place))
     count = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
     return f'{values[place]} at [{where}]{count}'
+
+
+def two_digits(value):
+    """Write a factor with two digits and without a power of ten: 0.77, 1.6, 160."""
+    return np.format_float_positional(
+        value, precision=2, fractional=False, unique=False, trim='-'
+    )

@@ -16,6 +16,7 @@ from astropy.wcs import WCS
 
 import bliss_astro
 from bliss_astro import CoaddSimulator, Exposure, detect_sources
+from bliss_astro._messages import two_digits
 from bliss_astro.surveys._fits import open_fits
 
 
@@ -104,3 +105,10 @@ def test_one_function_warns():
     own = re.compile(r'(?<!>>> )\bwarnings\.warn\(|stacklevel=')
     found = [p.name for p in root.rglob('*.py') if own.search(p.read_text())]
     assert found == ['_warnings.py']
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'), [(0.774, '0.77'), (1.04, '1'), (163.2, '160'), (2.5e4, '25000')]
+)
+def test_factors_in_messages_have_no_powers_of_ten(value, text):
+    assert two_digits(value) == text

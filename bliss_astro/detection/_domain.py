@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from bliss_astro._messages import two_digits
 from bliss_astro.catalog import CatalogFlag
 from bliss_astro.encoders import Domain
 
@@ -165,7 +166,7 @@ def _psf_findings(domain, facts, found):
             DomainFinding(
                 'psf_wings',
                 'wings of the PSF',
-                f'up to {math.exp(excess.max()):.2g} times too bright',
+                f'up to {two_digits(math.exp(excess.max()))} times too bright',
                 'no brighter than these',
                 CatalogFlag.PSF_OUT_OF_DOMAIN,
                 excess > _WING_SLACK,

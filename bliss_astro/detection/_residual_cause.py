@@ -12,6 +12,8 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from bliss_astro._messages import two_digits
+
 __all__ = ['describe_cause', 'explain_residual', 'local_noise', 'sky_levels']
 
 # Side in pixels of the cells whose levels are looked at; of small images half of it.
@@ -235,9 +237,10 @@ def describe_cause(cause):
     """
     place = f'({cause["x"]:.0f}, {cause["y"]:.0f})'
     if cause['kind'] in ('rows', 'columns'):
+        size = two_digits(cause['size'])
         return (
-            f'its {cause["kind"]} of pixels differ by {cause["size"]:.2g} times the '
-            'noise: stripes of the detector; take off the median of each'
+            f'its {cause["kind"]} of pixels differ by {size} times the noise: '
+            'stripes of the detector; take off the median of each'
         )
     return {
         'noise': 'the noise is not as stated or estimated: give bkg_error',

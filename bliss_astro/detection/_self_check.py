@@ -20,6 +20,7 @@ from scipy.ndimage import (
 )
 from scipy.spatial import cKDTree
 
+from bliss_astro._messages import two_digits
 from bliss_astro.catalog._check._model import ModelRenderer
 from bliss_astro.catalog._check._places import correlated_factor
 from bliss_astro.catalog._flags import CatalogFlag
@@ -411,15 +412,16 @@ def _faults(result, n_bright, n_rows):
     blocks, sky = result['blocks'], result['sky']
     if _matter(blocks):
         faults.append(
-            f'the residual scatters by {blocks["worst"]:.2g} times the noise around '
-            f'({blocks["x"]:.0f}, {blocks["y"]:.0f}), by {blocks["scatter"]:.2g} times '
-            f'in the median: {describe_cause(blocks["cause"])}'
+            f'the residual scatters by {two_digits(blocks["worst"])} times the noise '
+            f'around ({blocks["x"]:.0f}, {blocks["y"]:.0f}), by '
+            f'{two_digits(blocks["scatter"])} times in the median: '
+            f'{describe_cause(blocks["cause"])}'
         )
     # Where a level varies from place to place, it has been told as structure.
     level = sky.get('level', 0.0)
     if abs(level) > max(_LEVEL, sky.get('spread', 0.0) / _EVEN):
         faults.append(
-            f'the sky lies by {abs(level):.2g} times its noise '
+            f'the sky lies by {two_digits(abs(level))} times its noise '
             f'{"above" if level > 0 else "below"} the background everywhere (or faint '
             'sources without rows do): give background'
         )

@@ -2,10 +2,11 @@
 """
 What is in images and no source of the prior: rays, trails, large galaxies, glare.
 
-To these come cores that are saturated.  None of them is asked for.  An encoder that never saw one takes it for stars or for
-rows of galaxies.  A survey's PSF is measured on stars that are not saturated, and
-ends where these fade; of stars thousands of times brighter one sees the diffraction
-spikes of the telescope's spider and the light scattered by mirrors and dust.
+To these come cores that are saturated.  None of them is asked for.  An encoder that
+never saw one takes it for stars or for rows of galaxies.  A survey's PSF is measured
+on stars that are not saturated, and ends where these fade; of stars thousands of times
+brighter one sees the diffraction spikes of the telescope's spider and the light
+scattered by mirrors and dust.
 """
 
 import math

@@ -153,11 +153,11 @@ class SimulationConfig:
 
     psf_errors : tuple of float or None
         Range of the relative error of the PSF's width that is stated, and drawn with
-        that standard deviation; half of the images have 1 %. In place of
+        that standard deviation; a quarter of the images have 1 %, one none. In place of
         ``psf_error``.
 
     background_errors : tuple of float or None
-        Likewise of the background's error in units of its noise; half have 0.05.
+        Likewise of the background's error in units of its noise; a quarter have 0.05.
         In place of ``sky_error``.
 
     asymmetry : float

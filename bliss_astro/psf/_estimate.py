@@ -326,10 +326,11 @@ def _result(image, sources, locus, chosen, fit, psf, work, vary):
         errors_of, findings = _MOST_ERROR * _WIDTH_AND_AREA, [wrong]
     elif not real:
         errors_of = np.hypot(errors_of, _SINGLE_ERROR * _WIDTH_AND_AREA)
+        more = 's' if n_stars != 1 else ''
         findings.append(
-            f'psf was measured on {n_stars} compact source{"s"[: n_stars != 1]} of the '
-            f'image (FWHM {psf.fwhm:.3g} px), which may be no stars, with the wings of '
-            'a usual telescope; fluxes and errors rest on it: give psf or fwhm'
+            f'psf was measured on {n_stars} compact source{more} of the image (FWHM '
+            f'{psf.fwhm:.3g} px), which may be no star{more}, with the wings of a '
+            'usual telescope; fluxes and errors rest on it: give psf or fwhm'
         )
     else:
         if vary is not False:
