@@ -66,13 +66,14 @@ def check_fullness(encoder, posterior):
     if not full.any():
         return flags, None, False
     part = full.mean()
-    where = 'all of the image' if part > 0.99 else f'{100 * part:.0f} % of the image'
+    where = 'all' if part > 0.99 else f'{100 * part:.0f} %' if part > 0.01 else 'a part'
     message = (
-        f'sources were found nearly everywhere in {where} (in {100 * share.max():.0f} '
-        f'% of the tiles of {posterior.grid.size} px): stars too dense for the encoder '
-        f'{encoder.name!r}, a large galaxy or nebula, or noise that is stronger than '
-        'bkg_error; rows concerned are flagged density_out_of_domain. Give background '
-        "and bkg_error, or for a field of stars encoder='stars-crowded'"
+        f'sources were found nearly everywhere in {where} of the image (in '
+        f'{100 * share.max():.0f} % of the tiles of {posterior.grid.size} px): stars '
+        f'too dense for the encoder {encoder.name!r}, a large galaxy or nebula, or '
+        'noise that is stronger than bkg_error; rows concerned are flagged '
+        'density_out_of_domain. Give background and bkg_error, or for a field of stars '
+        "encoder='stars-crowded'"
     )
     if part > _MOSTLY:
         message += '. Shapes and sources on borders of tiles were not refined'
