@@ -41,9 +41,9 @@ _STAR_BEYOND = 40.0
 _SPIKE = (5e-6, 1e-4)
 _HALO = (1e-6, 5e-5)
 # Saturated cores: the brightest pixel over the level, how sharply the response ends
-# (exponent), how far charge bleeds along columns, and the noises that the level is
-# above.
-_OVER, _SHARPNESS, _BLEEDS, _FULL = (1.5, 60.0), (4.0, 40.0), (0, 0, 4, 10), 30.0
+# (exponent), how far charge bleeds along columns (each in a quarter of the images,
+# in the others not), and the noises that the level is above.
+_OVER, _SHARPNESS, _BLEEDS, _FULL = (1.5, 60.0), (4.0, 40.0), (4, 10), 30.0
 
 
 def _between(pair, unit):
@@ -185,11 +185,10 @@ def saturate(data, mask, noise, fraction, *, generator):
     # The same on both sides of the level, without powers of large numbers.
     ratio = torch.minimum(over, 1 / over.clamp(min=1.0))
     clipped = data / over.clamp(min=1.0) * (1 + ratio**power) ** (-1 / power)
-    # Half of the cores end in a bleed, a third are masked.
     full = over > 1
     bled = full
     for k, size in enumerate(_BLEEDS):
-        own = (unit[3] * len(_BLEEDS)).long() == k
+        own = (4 * unit[3]).long() == k
         grown = torch.nn.functional.max_pool2d(
             full.float(), (2 * size + 1, 1), stride=1, padding=(size, 0)
         )

@@ -25,9 +25,7 @@ def _rules(names, allowed, words):
 # Ranges that the classes themselves do not check.
 RULES = (
     _rules(
-        'single_fraction confined_fraction inclined_fraction npe_fraction '
-        'bright_fraction cluster_fraction ray_fraction trail_fraction large_fraction '
-        'asymmetry saturated_fraction',
+        'single_fraction confined_fraction inclined_fraction',
         lambda x: 0 <= x <= 1,
         'between 0 and 1',
     )
