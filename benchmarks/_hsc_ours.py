@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import torch
 
-from bliss_astro.detection._detect import _autocast, _expected_counts, _inputs
+from bliss_astro.detection._detect import _autocast, _inputs
 from bliss_astro.encoders import Domain, EncoderInputs
 from bliss_astro.posteriors import find_sources
 
@@ -58,7 +58,8 @@ def _find(exposures, encoder):
     grid = parts[0][3]
     inputs = EncoderInputs.concatenate([part[0] for part in parts])
     # The density of each image from a first pass, as detection does it.
-    expected = _expected_counts(_posterior(encoder, inputs)).reshape(len(parts), -1)
+    expected = _posterior(encoder, inputs).expected_counts().double().numpy()
+    expected = expected.reshape(len(parts), -1)
     good = [float((~each.mask).sum()) for each in exposures]
     density = (expected.sum(1) + 0.5) / np.maximum(good, 1.0)
     domain = Domain.of(encoder)

@@ -684,7 +684,7 @@ def _estimate_density(encoder, inputs, grid):
         expected, seen = _sample_counts(encoder, inputs, grid)
     else:
         posterior = _tile_posterior(encoder, inputs, grid)
-        expected = _expected_counts(posterior)[0]
+        expected = posterior.expected_counts()[0].cpu().double().numpy()
         seen = np.ones(grid.shape)
     good = (~inputs.mask[0]).cpu().numpy().astype(float)
     area = seen * _tile_mean(good, grid) * grid.size**2
@@ -697,12 +697,6 @@ def _estimate_density(encoder, inputs, grid):
     count = gaussian_filter(expected, **smooth) * weight
     seen = gaussian_filter(area, **smooth) * weight
     return (count + 3.0) / (seen + 3.0 / overall)
-
-
-@torch.no_grad()
-def _expected_counts(posterior):
-    _, hidden = posterior.decided()
-    return posterior.head.count_factor(hidden).mean.cpu().double().numpy()
 
 
 def _sample_counts(encoder, inputs, grid):
@@ -731,8 +725,8 @@ def _sample_counts(encoder, inputs, grid):
         parts = [_window(inputs, *window, grid.size) for window in windows]
         joined = EncoderInputs.concatenate(parts, tile_size=grid.size)
         with torch.no_grad(), _autocast(encoder.device):
-            posterior = encoder(joined)
-        for window, own in zip(windows, _expected_counts(posterior), strict=True):
+            counts = encoder(joined).expected_counts().cpu().double().numpy()
+        for window, own in zip(windows, counts, strict=True):
             expected[window], seen[window] = own, 1
     return expected, seen
 

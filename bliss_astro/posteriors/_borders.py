@@ -179,21 +179,23 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
     filled = valid & (sweep.catalog.count[images[:, None], r, c] > 0)
     valid_here = valid.clone()
     valid_here[:, 0] = filled[:, 1:].any(1)
+    slots = []
     for slot in range(4):
         use = valid_here[:, slot].nonzero()[:, 0]
-        place = (images[use], slot, r[use], c[use], valid[use])
-        hidden = _hidden_if(sweep, *place)
+        hidden = _hidden_if(sweep, images[use], slot, r[use], c[use], valid[use])
         presence = sweep.posterior.head.count_factor(hidden).presence
         if slot:
             likely = presence > faintest
             use, hidden, presence = use[likely], hidden[likely], presence[likely]
-            place = (images[use], slot, r[use], c[use], valid[use])
+        slots.append((use, hidden, presence))
+    for slot, (use, presence, own_tiles, described) in enumerate(
+        _described(sweep, slots, images, r, c)
+    ):
         if len(use) == 0:
             continue
-        own_tiles = (images[use], r[use, slot], c[use, slot])
-        one = torch.ones_like(use)
-        *own, own_mode, _ = sweep.describe(0, hidden, one, own_tiles)
+        *own, own_mode = described
         if slot:
+            place = (images[use], slot, r[use], c[use], valid[use])
             code = _code_of_source(sweep, own_mode, own[1], *own_tiles[1:])
             decided = sweep.code[own_tiles[0], :, *own_tiles[1:]]
             there = sweep.catalog.count[own_tiles][:, None] > 0
@@ -218,6 +220,23 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
         certain = total[None, :, None] > 1e-3
         part[:, index] = torch.where(certain, own.gather(0, slot)[0], part[:, index])
     return same
+
+
+def _described(sweep, slots, images, r, c):
+    """What ``sweep.describe`` says of all slots, asked at once, slot by slot."""
+    tiles = [
+        (images[use], r[use, slot], c[use, slot])
+        for slot, (use, _, _) in enumerate(slots)
+    ]
+    joined = tuple(torch.cat(parts) for parts in zip(*tiles, strict=True))
+    hidden = torch.cat([hidden for _, hidden, _ in slots])
+    one = torch.ones_like(joined[0])
+    position, flux, mode, _ = sweep.describe(0, hidden, one, joined)
+    sizes = [len(use) for use, _, _ in slots]
+    mode = zip(*(part.split(sizes) for part in mode), strict=True)
+    described = zip(position.split(sizes, 1), flux.split(sizes, 1), mode, strict=True)
+    for (use, _, presence), own_tiles, own in zip(slots, tiles, described, strict=True):
+        yield use, presence, own_tiles, own
 
 
 def _chain(chances, colours):

@@ -85,13 +85,13 @@ def _blurred(patches, ellipses, step=0.0):
 def _profile(shape, r2, radius, *, slope=False):
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
     core, wide = gaussian(r2, s1), b * gaussian(r2, s2)
-    base = 1 + r2 / (beta * sp**2)
+    base = r2 / (beta * sp.square()) + 1
     tail = p0 * power_law(base, beta / 2)
-    norm = 1 / normalization_of_shape(shape, radius=radius)
+    norm = normalization_of_shape(shape, radius=radius).reciprocal()
     value = norm * (core + wide + tail)
     if not slope:
         return value
-    change = core / s1**2 + wide / s2**2 + tail / (base * sp**2)
+    change = core / s1.square() + wide / s2.square() + tail / (base * sp.square())
     return value, -0.5 * norm * change
 
 
@@ -129,10 +129,10 @@ def _slopes(patches, ellipses, x, y):
     value, fall = _profile(shape, r2, patches.radius, slope=True)
     wider = _blurred(patches, ellipses, _STEP)
     by_blur = (_profile(wider, r2, patches.radius) - value) / _STEP
-    square = 1 / (1 - e1**2 - e2**2)
+    square = (-e1.square() - e2.square() + 1).reciprocal()
     root = square.sqrt()
-    by_e1 = fall * (e1 * square * r2 + root * (dy**2 - dx**2))
-    by_e2 = fall * (e2 * square * r2 - 2 * root * dx * dy)
+    by_e1 = fall * (e1 * square * r2 + root * (dy.square() - dx.square()))
+    by_e2 = fall * (e2 * square * r2 - (root * 2 * dx) * dy)
     return value, by_blur, by_e1, by_e2
 
 

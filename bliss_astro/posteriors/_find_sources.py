@@ -53,6 +53,19 @@ class _Sweep:
 
     def describe(self, place, hidden, count, tiles):
         """Positions (2, N, P), flux (1 + 3 M, N, S), mode, shapes' inputs of N."""
+
+        def describe(index):
+            some = tuple(part[index] for part in tiles)
+            return self._describe_piece(place, hidden[index], count[index], some)
+
+        pieces = split_work(len(count), _MOST_AT_ONCE, count.device)
+        parts = map_threads(describe, pieces)
+        position, flux, mode, seen = zip(*parts, strict=True)
+        mode = tuple(torch.cat(values) for values in zip(*mode, strict=True))
+        seen = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
+        return torch.cat(position, 1), torch.cat(flux, 1), mode, seen
+
+    def _describe_piece(self, place, hidden, count, tiles):
         posterior, catalog = self.posterior, self.catalog
         earlier = posterior.code_of(catalog, tiles, place)
         source = posterior.head.source_hidden(place, hidden, count, earlier)
@@ -156,7 +169,7 @@ def find_sources(
     further = range(1, posterior.head.n_most)
     found = [_first_sources(sweep, least)]
     found += [_further_sources(sweep, k, least) for k in further]
-    found, seen = zip(*found, strict=True)
+    found, seen = zip(*filter(None, found), strict=True)
     for part in found:
         part.typed = posterior.head.galaxies
         part.probability = part.probability * part.near_place()
@@ -195,8 +208,8 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     n_numbers = 6 + sequence.encoders.shape.n_shape
     q = _quasi_random(_N_SHAPES, n_numbers, sources.x.device)
 
-    def describe(k):
-        scene = SceneSources(
+    scenes = [
+        SceneSources(
             some.image,
             some.row,
             some.column,
@@ -204,16 +217,23 @@ def _describe_in_sequence(sequence, sources, chosen, most):
             some.y[:, k],
             active=some.probability > 0.5,
         )
+        for k in range(_N_SCENES)
+    ]
+    # Where types are given the scene without them is a start and no more, for which
+    # one of the draws does.
+    blind = sequence.fit(scenes[0]) if sequence.encoders.shapes_only else None
+
+    def describe(k):
         given = None
         if sequence.encoders.shapes_only:
             given = (some.galaxy < 0.5, some.flux[:, k])
-        parts = sequence.describe(scene, given)
+        parts = sequence.describe(scenes[k], given, blind)
         drawn = [sequence.draw_shapes(part, q[k::_N_SCENES]) for part in parts]
         shapes, ellipticities = (torch.cat(v) for v in zip(*drawn, strict=True))
         return torch.cat([part[0] for part in parts]), shapes, ellipticities
 
-    scenes = map_threads(describe, range(_N_SCENES))
-    fluxes, shapes, ellipticities = zip(*scenes, strict=True)
+    described = map_threads(describe, range(_N_SCENES))
+    fluxes, shapes, ellipticities = zip(*described, strict=True)
     if not sequence.encoders.shapes_only:
         # As many positions as the one pass describes, in turn.
         turn = torch.arange(sources.flux.shape[1], device=sources.x.device)
@@ -255,11 +275,13 @@ def _further_sources(sweep, place, least):
     # The second source of a tile and so on: not looked for across borders.
     chance = sweep.at_least[..., place]
     candidate = (chance > max(0.1, least)) & (sweep.catalog.count >= place)
+    if not candidate.any():
+        return None
     tiles = candidate.nonzero(as_tuple=True)
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = torch.full_like(rows, place + 1)
-    position, flux, _, seen = _describe(sweep, place, hidden, count, tiles)
+    position, flux, _, seen = sweep.describe(place, hidden, count, tiles)
     sources = SourceMarginals(
         chance[tiles], *position, flux.movedim(0, -1), images, rows, columns
     )
@@ -267,9 +289,10 @@ def _further_sources(sweep, place, least):
 
 
 def _first_sources(sweep, least):
-    # Fainter ones are not joined, so that none of them can reach what is of interest;
-    # what is joined must not depend on it, or rows would.
-    faintest = _JOINED if least >= _JOINED else _FAINTEST
+    # A source of probability `least` is as probable as this in one at least of the
+    # four tiles that it may touch: what is less can reach nothing that is of interest.
+    joined = max(_JOINED, 1 - (1 - least) ** 0.25)
+    faintest = joined if least >= _JOINED else _FAINTEST
     chance = sweep.at_least[..., 0]
     accepted = sweep.catalog.count > 0
     coarse = sweep.posterior.coarse
@@ -281,11 +304,11 @@ def _first_sources(sweep, least):
     images, rows, columns = tiles
     hidden = sweep.hidden[images, :, rows, columns]
     count = sweep.catalog.count[tiles].clamp(min=1)
-    position, flux, mode, seen = _describe(sweep, 0, hidden, count, tiles)
+    position, flux, mode, seen = sweep.describe(0, hidden, count, tiles)
     probability = chance[tiles]
     draws = (position, flux)
     near = border_candidates(sweep, tiles, mode)
-    near &= (probability > _JOINED) & (probability < 0.9999) & (not coarse)
+    near &= (probability > joined) & (probability < 0.9999) & (not coarse)
     near = near.nonzero()[:, 0]
 
     def join(index):
@@ -305,17 +328,3 @@ def _first_sources(sweep, least):
     kept = sources.probability > _FAINTEST
     return sources.select(kept), _select(seen, kept)
 
-
-def _describe(sweep, place, hidden, count, tiles):
-    """The same as ``sweep.describe``, in pieces."""
-
-    def describe(index):
-        some = tuple(part[index] for part in tiles)
-        return sweep.describe(place, hidden[index], count[index], some)
-
-    pieces = split_work(len(count), _MOST_AT_ONCE, count.device)
-    parts = map_threads(describe, pieces)
-    position, flux, mode, seen = zip(*parts, strict=True)
-    mode = tuple(torch.cat(values) for values in zip(*mode, strict=True))
-    seen = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
-    return torch.cat(position, 1), torch.cat(flux, 1), mode, seen

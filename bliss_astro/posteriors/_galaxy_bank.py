@@ -12,11 +12,7 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import (
-    broaden_shape,
-    profile_of_shape,
-    profile_with_gradient,
-)
+from bliss_astro.psf._mixture import broaden_shape, profile_with_gradient
 
 __all__ = ['N_SHIFTS', 'N_SIZES', 'N_TOLD', 'measure_sizes']
 
@@ -49,7 +45,7 @@ def _flux_and_misfit(patches, p, start):
 
 
 def _chi2(patches, weight, model):
-    return _sum(weight * (patches.data - model) ** 2)
+    return _sum(weight * (patches.data - model).square())
 
 
 @torch.no_grad()
@@ -91,7 +87,7 @@ def measure_sizes(near, far, x, y, star_flux, floor):
     star = torch.maximum(star_flux, least)
     for patches, sigmas in ((near, _SIGMAS[:_WIDE_FROM]), (far, _SIGMAS[_WIDE_FROM:])):
         dx, dy = patches.offsets(x, y)
-        point = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
+        point = patches.profile(x, y)
         model = star_flux[:, None, None] * point
         # One set of weights for all sizes, so that misfits compare.
         weight = patches.weight(torch.maximum(model, patches.data))
@@ -120,7 +116,7 @@ def _shift(patches, weight, p, slopes, flux):
     out, total = [], 0.0
     for slope in slopes:
         slope = flux * slope
-        information = _sum(weight * slope**2) + _REACH**-2
+        information = _sum(weight * slope.square()) + _REACH**-2
         out.append((_sum(residual * slope) / information).clamp(-4, 4))
         total = total + torch.log(information)
     return [*out, -0.25 * total]

@@ -156,6 +156,23 @@ class StarHead(nn.Module):
         hidden = F.silu(own + near)
         return hidden + F.silu(self.mix(hidden))
 
+    def hidden_alone(self, context):
+        """
+        Hidden layer of all tiles, each as if it were of the first colour.
+
+        Parameters
+        ----------
+        context : tensor ``(B, width, rows, columns)``
+            From `context`.
+
+        Returns
+        -------
+        hidden : tensor ``(B, width, rows, columns)``
+            That of tiles none of whose neighbours is known.
+        """
+        hidden = F.silu(context)
+        return hidden + F.silu(self.mix(hidden))
+
     def hidden_at(self, context, code, known):
         """
         Hidden layer of chosen tiles.

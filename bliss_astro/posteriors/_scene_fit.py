@@ -94,10 +94,11 @@ def _pieces(n, device):
     return torch.arange(n, device=device).split(_PIECE)
 
 
-def own_model(patches, ellipses, sources) -> torch.Tensor:
+def _own_model(patches, ellipses, sources) -> torch.Tensor:
     """Images of the sources alone in units of the noise, ``(N, P, P)``."""
     unit = model_of(patches, ellipses, sources.x, sources.y, point=sources.point)
-    return ellipses.flux[:, None, None] * unit
+    own = ellipses.flux[:, None, None] * unit
+    return own if sources.active is None else own * sources.active[:, None, None]
 
 
 def cleaned(pixels, fit, sources, index):
@@ -129,9 +130,7 @@ def cleaned(pixels, fit, sources, index):
     some = sources.select(index)
     patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
     at = (some.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
-    own = own_model(patches, fit.ellipses.select(index), some)
-    if some.active is not None:
-        own = own * some.active[:, None, None]
+    own = _own_model(patches, fit.ellipses.select(index), some)
     others = pixels.cut(fit.model, *at) - own
     extended = pixels.cut(fit.extended, *at)
     if some.point is not None:
@@ -141,34 +140,20 @@ def cleaned(pixels, fit, sources, index):
     return patches, others * patches.good, extended * patches.good
 
 
-def _add_models(pixels, ellipses, sources):
-    """The scene on the padded grid."""
+def _summed(pixels, stamps, images):
+    """The scene on the padded grid, from images of its sources."""
     model = torch.zeros_like(pixels.image)
-    extended = torch.zeros_like(pixels.image)
-    for index in _pieces(len(sources), pixels.image.device):
-        some = sources.select(index)
-        patches = _geometry(pixels, some)
-        own = own_model(patches, ellipses.select(index), some)
-        if some.active is not None:
-            own = own * some.active[:, None, None]
+    for (_, some, _), image in zip(stamps, images, strict=True):
         where, _, _ = pixels.index(some.images, some.x, some.y, STAMP_RADIUS)
         # One after the other: sums in an order that varies would round differently.
-        flat = _flat_index(model, where)
-        model.view(-1).index_add_(0, flat, own.reshape(-1))
-        if some.point is not None:
-            own = own * ~some.point[:, None, None]
-        extended.view(-1).index_add_(0, flat, own.reshape(-1))
-    return model, extended
+        model.view(-1).index_add_(0, _flat_index(model, where), image.reshape(-1))
+    return model
 
 
 def _flat_index(image, where):
     images, rows, columns = torch.broadcast_tensors(*where)
     ny, nx = image.shape[1:]
     return ((images * ny + rows) * nx + columns).reshape(-1)
-
-
-def _geometry(pixels, sources) -> StarPatches:
-    return pixels.patches(sources.tiles, sources.x, sources.y, STAMP_RADIUS)
 
 
 def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
@@ -198,18 +183,40 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
     fit : `SceneFit`
         The scene.
     """
+    stamps = []
+    for index in _pieces(len(sources), pixels.image.device):
+        some = sources.select(index)
+        patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
+        stamps.append((index, some, patches))
     if start is None:
-        start = _first_guesses(pixels, sources, floor)
-    fit = SceneFit(start, *_add_models(pixels, start, sources))
+        guesses = [first_guess(p, some, floor[index]) for index, some, p in stamps]
+        start = _joined(guesses)
+    own = _own_models(stamps, start)
+    model = _summed(pixels, stamps, own)
+    ellipses = start
     for _ in range(n_rounds):
         parts = []
-        for index in _pieces(len(sources), pixels.image.device):
-            some, old = sources.select(index), fit.ellipses.select(index)
-            patches, _, _ = cleaned(pixels, fit, sources, index)
-            parts.append(_one_step(patches, old, some, floor[index]))
+        for (index, some, patches), image in zip(stamps, own, strict=True):
+            at = (some.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
+            others = pixels.cut(model, *at) - image
+            alone = dataclasses.replace(patches, data=patches.data - others)
+            old = ellipses.select(index)
+            parts.append(_one_step(alone, old, some, floor[index]))
         ellipses = _joined(parts)
-        fit = SceneFit(ellipses, *_add_models(pixels, ellipses, sources))
-    return fit
+        own = _own_models(stamps, ellipses)
+        model = _summed(pixels, stamps, own)
+    extended = model
+    if sources.point is not None:
+        galaxies = [
+            image * ~some.point[:, None, None]
+            for (_, some, _), image in zip(stamps, own, strict=True)
+        ]
+        extended = _summed(pixels, stamps, galaxies)
+    return SceneFit(ellipses, model, extended)
+
+
+def _own_models(stamps, ellipses):
+    return [_own_model(p, ellipses.select(index), some) for index, some, p in stamps]
 
 
 def _one_step(patches, old, sources, floor):
@@ -221,14 +228,6 @@ def _one_step(patches, old, sources, floor):
     # A scene has no light to give back.
     new.flux = torch.lerp(old.flux, new.flux, _DAMPING).clamp(min=0)
     return new
-
-
-def _first_guesses(pixels, sources, floor):
-    parts = []
-    for index in _pieces(len(sources), pixels.image.device):
-        some = sources.select(index)
-        parts.append(first_guess(_geometry(pixels, some), some, floor[index]))
-    return _joined(parts) if parts else Ellipses.round(floor)
 
 
 def first_guess(patches, sources, floor):

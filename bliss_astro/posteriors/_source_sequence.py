@@ -140,7 +140,8 @@ class SourceSequence:
         for name in ('flux', 'log_blur', 'e1', 'e2'):
             getattr(everyone, name)[sources.active] = getattr(fit.ellipses, name)
         out = SceneFit(everyone, fit.model, fit.extended)
-        for index in ghost.nonzero()[:, 0].split(_PIECE):
+        ghosts = ghost.nonzero()[:, 0]
+        for index in ghosts.split(_PIECE) if len(ghosts) else ():
             if start is not None:
                 own = start.ellipses.select(index)
             else:
@@ -342,7 +343,7 @@ class SourceSequence:
     # -- marginals -------------------------------------------------------------
 
     @torch.no_grad()
-    def describe(self, sources, given=None):
+    def describe(self, sources, given=None, blind=None):
         """
         Mixtures of log-fluxes and what is needed to draw shapes.
 
@@ -355,13 +356,17 @@ class SourceSequence:
             Where only shapes are inferred here: which sources are most probably
             stars, and their mixtures of fluxes.
 
+        blind : ``SceneFit``, optional
+            Of these sources before types are known, where it was fitted already.
+
         Returns
         -------
         parts : list of tuple
             For some sources after others: their flux ``(N', 1 + 6 M)`` as in
             `~bliss_astro.posteriors.SourceMarginals`, and what `draw_shapes` needs.
         """
-        blind = self.fit(sources)
+        if blind is None:
+            blind = self.fit(sources)
         log_types = None
         if given is None:
             kinds = [self._types(blind, sources, k) for k in self._pieces(sources)]

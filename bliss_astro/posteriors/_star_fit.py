@@ -10,11 +10,16 @@ correlated noise, and how far the fit may be trusted.
 """
 
 import dataclasses
+import functools
 
 import torch
 from torch.nn import functional as F
 
-from bliss_astro.psf._mixture import profile_of_shape, profile_with_gradient
+from bliss_astro.psf._mixture import (
+    normalization_of_shape,
+    profile_of_shape,
+    profile_with_gradient,
+)
 
 __all__ = ['StarPatches', 'fit_star', 'flux_at']
 
@@ -68,9 +73,25 @@ class StarPatches:
         dy = step[None, :, None] - (y - self.y)[:, None, None]
         return dx, dy
 
+    @functools.cached_property
+    def _integral(self):
+        return normalization_of_shape(self.shape, radius=self.radius)
+
+    def profile(self, x, y):
+        """The PSF at positions, of unit flux, ``(N, P, P)``."""
+        return profile_of_shape(
+            self.shape, *self.offsets(x, y), integral=self._integral
+        )
+
+    def profile_with_gradient(self, x, y):
+        """The same, with its derivatives by the position in x and in y."""
+        return profile_with_gradient(
+            self.shape, *self.offsets(x, y), integral=self._integral
+        )
+
     def variance(self, model):
         """Variance of each pixel under a model of the signal."""
-        return 1 + model.clamp(min=0) / self.gain
+        return model.clamp(min=0) / self.gain + 1
 
     def weight(self, model):
         """
@@ -80,7 +101,7 @@ class StarPatches:
         divided, is the variance that a very smooth weighting meets over that
         of a pixel: it sets how much the pixels count beside a prior.
         """
-        excess = (1 + 2 * self.correlation).prod(-1).clamp(min=0.2)
+        excess = (self.correlation * 2 + 1).prod(-1).clamp(min=0.2)
         return self.good / (excess[:, None, None] * self.variance(model))
 
     def covariance(self, first, second, variance):
@@ -146,8 +167,7 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
     chi2 : tensor ``(N,)``
         Residual chi-square per good pixel.
     """
-    dx, dy = patches.offsets(x, y)
-    p = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
+    p = patches.profile(x, y)
     weight = patches.weight(torch.zeros_like(p))
     for iteration in range(n_iterations + 1):
         if iteration:
@@ -158,7 +178,7 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
     model = flux[:, None, None] * p
     noise = patches.covariance(weighted, weighted, patches.variance(model))
     n_good = _sum(patches.good).clamp(min=1)
-    chi2 = _sum(weight * (patches.data - model) ** 2) / n_good
+    chi2 = _sum(weight * (patches.data - model).square()) / n_good
     error = noise.clamp(min=1e-12).sqrt() / information
     return flux, torch.where(n_good > 1, error, information.rsqrt()), chi2
 
@@ -200,8 +220,7 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
     stiffness = 1 / 0.5**2
     flux, _, _ = flux_at(patches, x, y, n_iterations=1)
     for _ in range(n_iterations):
-        dx, dy = patches.offsets(x, y)
-        p, px, py = profile_with_gradient(patches.shape, dx, dy, radius=patches.radius)
+        p, px, py = patches.profile_with_gradient(x, y)
         flux = torch.maximum(flux, 0.5 * flux_floor)
         f = flux[:, None, None]
         weight = patches.weight(f * p)

@@ -6,7 +6,6 @@ The distribution over catalogues of an image, tile by tile.
 import torch
 
 from bliss_astro._threads import map_threads, split_work
-from bliss_astro.psf._mixture import profile_of_shape
 from bliss_astro.rendering import adaptive_moments
 
 from ._ellipse_fit import ELLIPSE_NAMES, Ellipses, ellipse_features, fit_ellipses
@@ -169,10 +168,9 @@ class TilePosterior:
         )[:, 0]
         for other in brighter or ():
             other_x, other_y = self.grid.to_pixels(other[0], other[1], rows, columns)
-            dx, dy = patches.offsets(other_x, other_y)
-            p = profile_of_shape(patches.shape, dx, dy, radius=patches.radius)
             # Of a galaxy only a point is taken out: the rest is learnt.
             flux = torch.exp(other[2] + log_floor)
+            p = patches.profile(other_x, other_y)
             patches.data = patches.data - flux[:, None, None] * p
         x, y, error_x, error_y, correlation = fit_star(patches, x, y, log_floor.exp())
         flux, error, chi2 = flux_at(patches, x, y)
@@ -435,6 +433,16 @@ class TilePosterior:
         ]
 
     # -- draws and point estimates ---------------------------------------------
+
+    @torch.no_grad()
+    def expected_counts(self) -> torch.Tensor:
+        """
+        Expected number of sources in each tile, ``(B, rows, columns)``.
+
+        Marginals: by the chain rule what a tile of the first colour is told, which
+        may be asked of any tile, at none of the cost of a sweep.
+        """
+        return self.head.count_factor(self.head.hidden_alone(self._context)).mean
 
     @torch.no_grad()
     def sample(self, *, generator=None) -> TileCatalog:

@@ -76,16 +76,18 @@ def normalization_of_shape(
     integral : tensor ``(...,)``
         In square pixels, for a profile whose Gaussian core has height one.
     """
+    # Of a few numbers each operation costs the same, and operators with a number on
+    # the left, or ``**``, twice as much: shapes are normalised thousands of times.
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
-    if math.isinf(radius):
-        core, wide, tail = 1.0, 1.0, 1.0
-    else:
+    core, wide, scale = s1.square(), s2.square(), beta * sp.square()
+    tail = p0 * scale / (beta - 2)
+    if not math.isinf(radius):
         r2 = radius**2
-        core = -torch.expm1(-r2 / (2 * s1**2))
-        wide = -torch.expm1(-r2 / (2 * s2**2))
-        tail = 1 - (1 + r2 / (beta * sp**2)) ** (1 - beta / 2)
-    power_law = p0 * beta * sp**2 / (beta - 2) * tail
-    return 2 * math.pi * (s1**2 * core + b * s2**2 * wide + power_law)
+        slope = beta * -0.5 + 1
+        core = -core * torch.expm1((core * (-2 / r2)).reciprocal())
+        wide = -wide * torch.expm1((wide * (-2 / r2)).reciprocal())
+        tail = -tail * torch.expm1(slope * torch.log1p((scale / r2).reciprocal()))
+    return (core + b * wide + tail) * (2 * math.pi)
 
 
 def elliptical_radius_squared(
@@ -97,10 +99,16 @@ def elliptical_radius_squared(
     ``dx`` and ``dy`` broadcast against ``shape[..., 0]``.
     """
     e1, e2 = shape[..., 6], shape[..., 7]
-    norm = torch.rsqrt(1 - e1**2 - e2**2)
+    norm = _stretch(e1, e2)
     # Rows and columns apart as long as they can be: few operations see all pixels.
-    along_x, along_y = norm * (1 - e1) * dx**2, norm * (1 + e1) * dy**2
-    return along_x + along_y - (2 * norm * e2 * dx) * dy
+    tilt = norm * e1
+    along_x, along_y = (norm - tilt) * dx.square(), (norm + tilt) * dy.square()
+    return along_x + along_y - (norm * e2 * 2 * dx) * dy
+
+
+def _stretch(e1, e2):
+    """What an elliptical radius is multiplied by, so that areas are preserved."""
+    return (-e1.square() - e2.square() + 1).rsqrt()
 
 
 def gaussian(r2: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -110,12 +118,12 @@ def gaussian(r2: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     Nowhere below 6e-16: values too small to be normal numbers, and squares of such,
     take processors 20 times as long, and the wings of narrow PSFs are full of them.
     """
-    return torch.exp((r2 / (-2 * sigma**2)).clamp(min=_LEAST_EXPONENT))
+    return torch.exp((r2 / (sigma.square() * -2)).clamp(min=_LEAST_EXPONENT))
 
 
 def power_law(base: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     """``base ** -power``, in half the time."""
-    return torch.exp(-power * torch.log(base))
+    return torch.exp(torch.log(base) * -power)
 
 
 def profile_of_shape(
@@ -124,6 +132,7 @@ def profile_of_shape(
     dy: torch.Tensor,
     *,
     radius: float = DEFAULT_NORMALIZATION_RADIUS,
+    integral: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     The PSF, of unit flux within ``radius``, at offsets from its centre.
@@ -139,6 +148,9 @@ def profile_of_shape(
     radius : float, optional
         The normalisation radius in pixels.
 
+    integral : tensor, optional
+        From `normalization_of_shape` for that radius, where it is known.
+
     Returns
     -------
     value : tensor
@@ -147,8 +159,10 @@ def profile_of_shape(
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
     r2 = elliptical_radius_squared(shape, dx, dy)
     value = gaussian(r2, s1) + b * gaussian(r2, s2)
-    value = value + p0 * power_law(1 + r2 / (beta * sp**2), beta / 2)
-    return value / normalization_of_shape(shape, radius=radius)
+    value = value + p0 * power_law(r2 / (beta * sp.square()) + 1, beta / 2)
+    if integral is None:
+        integral = normalization_of_shape(shape, radius=radius)
+    return value / integral
 
 
 def profile_with_gradient(
@@ -157,6 +171,7 @@ def profile_with_gradient(
     dy: torch.Tensor,
     *,
     radius: float = DEFAULT_NORMALIZATION_RADIUS,
+    integral: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     The PSF and its derivatives with respect to the position of its centre.
@@ -169,14 +184,15 @@ def profile_with_gradient(
     e1, e2 = shape[..., 6], shape[..., 7]
     r2 = elliptical_radius_squared(shape, dx, dy)
     core, wide = gaussian(r2, s1), b * gaussian(r2, s2)
-    base = 1 + r2 / (beta * sp**2)
+    base = r2 / (beta * sp.square()) + 1
     tail = p0 * power_law(base, beta / 2)
-    norm = 1 / normalization_of_shape(shape, radius=radius)
-    slope = core / (2 * s1**2) + wide / (2 * s2**2) + tail / (2 * sp**2 * base)
-    slope = slope * norm * torch.rsqrt(1 - e1**2 - e2**2) * 2
-    d_x0 = slope * ((1 - e1) * dx - e2 * dy)
-    d_y0 = slope * ((1 + e1) * dy - e2 * dx)
-    return (core + wide + tail) * norm, d_x0, d_y0
+    if integral is None:
+        integral = normalization_of_shape(shape, radius=radius)
+    slope = core / s1.square() + wide / s2.square() + tail / (base * sp.square())
+    slope = slope * (_stretch(e1, e2) / integral)
+    d_x0 = slope * ((-e1 + 1) * dx - e2 * dy)
+    d_y0 = slope * ((e1 + 1) * dy - e2 * dx)
+    return (core + wide + tail) / integral, d_x0, d_y0
 
 
 def _nodes(power, step):
@@ -257,13 +273,12 @@ def broaden_shape(shape: torch.Tensor, variance) -> torch.Tensor:
         The broadened shape.
     """
     s1, s2, b, sp, p0, beta, e1, e2 = shape.unbind(-1)
-    new1, new2, newp = (torch.sqrt(s**2 + variance) for s in (s1, s2, sp))
-    core = (s1 / new1) ** 2  # the loss of height of the core, taken as one
-    b = b * (s2 / new2) ** 2 / core
-    p0 = p0 * (sp / newp) ** 2 / core
+    new1, new2, newp = (torch.sqrt(s.square() + variance) for s in (s1, s2, sp))
+    core = (s1 / new1).square()  # the loss of height of the core, taken as one
+    b = b * (s2 / new2).square() / core
+    p0 = p0 * (sp / newp).square() / core
     # A round kernel makes an ellipse rounder.
-    shrink = (s1 / new1) ** 2
-    return torch.stack([new1, new2, b, newp, p0, beta, e1 * shrink, e2 * shrink], -1)
+    return torch.stack([new1, new2, b, newp, p0, beta, e1 * core, e2 * core], -1)
 
 
 def describe_shape(
