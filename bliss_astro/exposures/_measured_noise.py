@@ -19,6 +19,8 @@ __all__ = ['NoiseMeasurement', 'measure_noise']
 # many sigma of their own.
 _SMOOTHING, _SOURCE, _GROWN, _OUTLIER = 1.5, 3.5, 4, 5.0
 _N_ROUNDS = 3
+# Values from which medians for thresholds are taken.
+_SAMPLE = 50_000
 
 # About the side of the cells, in each of which a plane is taken off the sky, and
 # which are compared with each other; how much of one has to be blank, and by how
@@ -270,8 +272,9 @@ def _by_cell(values, cells):
 
 def _robust(values):
     """
-    Return the median and the scaled median absolute deviation.
+    Return the median and the scaled median absolute deviation, of a sample.
     """
+    values = values[:: max(1, values.size // _SAMPLE)]
     middle = np.median(values)
     return middle, 1.482602 * np.median(np.abs(values - middle))
 
