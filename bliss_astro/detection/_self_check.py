@@ -25,6 +25,7 @@ from bliss_astro.catalog._check._model import ModelRenderer
 from bliss_astro.catalog._check._places import correlated_factor
 from bliss_astro.catalog._flags import CatalogFlag
 from bliss_astro.catalog._rendering import scale_of, sources_of
+from bliss_astro.rendering import RenderingAccuracy
 
 from ._residual_cause import describe_cause, explain_residual, sky_levels
 
@@ -163,7 +164,9 @@ def _scene(exposure, catalog):
     # In units of the noise any image fits into single precision.
     unit = float(np.median(exposure.bkg_error))
     sources = dataclasses.replace(sources, flux=sources.flux / unit)
-    model = np.asarray(ModelRenderer(exposure)(sources), dtype=np.float32)
+    # What of far wings comes in from the other side of a stamp is 0.01 of the noise.
+    renderer = ModelRenderer(exposure, accuracy=RenderingAccuracy(period=1.0))
+    model = np.asarray(renderer(sources), dtype=np.float32)
     signal = np.subtract(exposure.data, exposure.background, dtype=float) / unit
     signal = signal.astype(np.float32)
     good = ~exposure.mask

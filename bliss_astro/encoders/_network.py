@@ -15,7 +15,7 @@ from bliss_astro.posteriors import (
     StarHead,
     TilePosterior,
 )
-from bliss_astro.psf._mixture import DEFAULT_SHAPE
+from bliss_astro.psf._mixture import DEFAULT_SHAPE, asinh
 from bliss_astro.rendering import adaptive_moments
 
 from ._inputs import N_CONDITIONS, N_UNCERTAINTIES, EncoderInputs
@@ -353,15 +353,15 @@ class Encoder(nn.Module):
         good = F.pad((~bad).to(image), border)
         image = F.pad(image, border)
         # Linear near the noise, logarithmic far above it.
-        pixels = [torch.asinh(image), torch.asinh(image / 30), 1 - good]
+        pixels = [asinh(image), asinh(image / 30), 1 - good]
         if self.config.matched_filter:
             with torch.autocast(image.device.type, enabled=False):
                 filtered = matched_filter(image, inputs, size)
-            pixels += [torch.asinh(filtered), torch.asinh(filtered / 30)]
+            pixels += [asinh(filtered), asinh(filtered / 30)]
         if self.config.galaxies:
             with torch.autocast(image.device.type, enabled=False):
                 for filtered in wide_filters(image, inputs, size):
-                    pixels += [torch.asinh(filtered), torch.asinh(filtered / 30)]
+                    pixels += [asinh(filtered), asinh(filtered / 30)]
         pixels = torch.stack(pixels, 1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         hidden = F.silu(self.stem_first(F.pixel_unshuffle(pixels, 2)))

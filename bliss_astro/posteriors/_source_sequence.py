@@ -20,6 +20,7 @@ import dataclasses
 import torch
 
 from bliss_astro._threads import split_work
+from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
 from ._catalog_head import split_types
@@ -207,10 +208,10 @@ class SourceSequence:
         conditions = self.inputs.at_tiles(self.conditions, *some.tiles)
         context = self.features[some.images, :, some.rows, some.columns]
         stamps = [
-            torch.asinh(far.data * far.good),
-            torch.asinh(far.data * far.good / 30),
-            torch.asinh(others),
-            torch.asinh(extended),
+            asinh(far.data * far.good),
+            asinh(far.data * far.good / 30),
+            asinh(others),
+            asinh(extended),
             1 - far.good,
         ]
         return {

@@ -14,6 +14,7 @@ from bliss_astro.coadds import align_bilinear
 from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.psf._mixture import (
+    asinh,
     broaden_shape,
     describe_shape,
     elliptical_radius_squared,
@@ -239,3 +240,11 @@ def test_wings_of_narrow_psfs_are_normal_numbers():
         vector.double(), step.double()[None], step.double()[:, None]
     )
     assert_allclose(plain, wide, atol=1e-6 * float(wide.max()))
+
+
+def test_asinh():
+    value = torch.cat([torch.zeros(1), torch.logspace(-6, 25, 400)])
+    value = torch.cat([-value, value])
+    expected = torch.asinh(value.double().clamp(-1e18, 1e18))
+    assert_allclose(asinh(value), expected, rtol=2e-7, atol=3e-7)
+    assert torch.isnan(asinh(torch.tensor(torch.nan)))

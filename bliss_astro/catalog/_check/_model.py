@@ -202,9 +202,15 @@ class ModelRenderer:
     ----------
     exposure : `~bliss_astro.exposures.Exposure`
         With a PSF.
+
+    accuracy : `~bliss_astro.rendering.RenderingAccuracy`, optional
+        Of galaxies; the defaults if `None`.
     """
 
-    def __init__(self, exposure):
+    accuracy = None
+
+    def __init__(self, exposure, *, accuracy=None):
+        self.accuracy = accuracy
         noise = float(np.median(exposure.bkg_error))
         self._set_up(exposure.shape, psf_grid(exposure.shape, exposure._psf_access))
         self._set_limits(noise)
@@ -349,7 +355,14 @@ class ModelRenderer:
 
             shape = torch.from_numpy(sources.galaxy.astype(np.float32))[None]
             drawn = render_galaxies(
-                psf, x, y, flux, shape, size=size, radius=self.radius
+                psf,
+                x,
+                y,
+                flux,
+                shape,
+                size=size,
+                radius=self.radius,
+                accuracy=self.accuracy,
             )
         else:
             drawn = render_stars(psf, x, y, flux, size=size, radius=self.radius)
