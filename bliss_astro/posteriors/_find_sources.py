@@ -22,9 +22,10 @@ __all__ = ['find_sources']
 _FAINTEST = 0.02
 # The same where nothing is refined.
 _COARSE = 0.3
-# Those from which on it is asked whether neighbouring tiles hold the same source, and
-# the probability in such a tile below which it adds nothing.
-_JOINED, _SHARE = 0.05, 0.03
+# Those from which on it is asked whether neighbouring tiles hold the same source, of
+# which a source of probability 0.4 has one at least in the four tiles that it may
+# touch; and the probability in such a tile below which it adds nothing.
+_JOINED, _SHARE = 0.12, 0.03
 # Positions at which the flux is asked for, by one pass and by a sequence of
 # encoders.
 _N_FLUX, _N_COARSE, _N_SCENES = 16, 4, 2
@@ -289,10 +290,9 @@ def _further_sources(sweep, place, least):
 
 
 def _first_sources(sweep, least):
-    # A source of probability `least` is as probable as this in one at least of the
-    # four tiles that it may touch: what is less can reach nothing that is of interest.
-    joined = max(_JOINED, 1 - (1 - least) ** 0.25)
-    faintest = joined if least >= _JOINED else _FAINTEST
+    # Fainter ones are not joined, so that none of them can reach what is of interest;
+    # what is joined must not depend on it, or rows would.
+    faintest = _JOINED if least >= _JOINED else _FAINTEST
     chance = sweep.at_least[..., 0]
     accepted = sweep.catalog.count > 0
     coarse = sweep.posterior.coarse
@@ -308,7 +308,7 @@ def _first_sources(sweep, least):
     probability = chance[tiles]
     draws = (position, flux)
     near = border_candidates(sweep, tiles, mode)
-    near &= (probability > joined) & (probability < 0.9999) & (not coarse)
+    near &= (probability > _JOINED) & (probability < 0.9999) & (not coarse)
     near = near.nonzero()[:, 0]
 
     def join(index):
