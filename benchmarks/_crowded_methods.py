@@ -203,20 +203,29 @@ def _photometry(data, mask, noise, setting, model, fwhm):
     local = None
     if background == 'local':
         local = LocalBackground(4, 9, bkg_estimator=MMMBackground())
-    photometry = IterativePSFPhotometry(
-        model,
-        (5, 5),
-        finder,
-        grouper=SourceGrouper(fwhm) if grouped else None,
-        local_bkg_estimator=local,
-        aperture_radius=2,
-        maxiters=4,
-        sub_shape=(21, 21),
-        group_warning_threshold=10_000,
-    )
+
+    def photometry(**bounds):
+        fit = IterativePSFPhotometry(
+            model,
+            (5, 5),
+            finder,
+            grouper=SourceGrouper(fwhm) if grouped else None,
+            local_bkg_estimator=local,
+            aperture_radius=2,
+            maxiters=4,
+            sub_shape=(21, 21),
+            group_warning_threshold=10_000,
+            **bounds,
+        )
+        return fit(data, mask=mask, error=np.full(data.shape, noise))
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        table = photometry(data, mask=mask, error=np.full(data.shape, noise))
+        try:
+            table = photometry()
+        except ValueError:
+            # A star whose fit ends just outside of the image ends photutils 3.0.
+            table = photometry(xy_bounds=5.0)
     empty = np.empty(0)
     if table is None:
         return empty, empty, empty
