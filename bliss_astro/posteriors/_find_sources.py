@@ -327,4 +327,3 @@ def _first_sources(sweep, least):
     sources.probability = each_once(sources, accepted[tiles], same)
     kept = sources.probability > _FAINTEST
     return sources.select(kept), _select(seen, kept)
-

@@ -13,7 +13,7 @@ import dataclasses
 import torch
 
 from ._ellipse_fit import Ellipses, fit_ellipses, model_of
-from ._star_fit import StarPatches, flux_at
+from ._star_fit import flux_at
 
 __all__ = ['STAMP_RADIUS', 'SceneFit', 'SceneSources', 'fit_scene']
 
