@@ -174,8 +174,9 @@ def completeness(
         signal-to-noise ratio of 2 to 60.
 
     types : sequence of {'star', 'galaxy'}, optional
-        What to put in.  By default both, and stars only for an encoder that does
-        not know galaxies.
+        What to put in.  By default both, and stars only where the encoder does
+        not know galaxies or nothing tells the zero point, without which their
+        sizes are not known.
 
     n_sources : int, optional
         Number of sources of each type, spread evenly over the bins and within
@@ -244,8 +245,11 @@ def completeness(
     of_image, keywords = _split(kwargs)
     exposure, _ = as_exposure(data, **of_image)
     encoder = _as_encoder(encoder, device)
-    types = _check_types(types, encoder)
     zero_point = _zero_point(zero_point, exposure.unit)
+    known = getattr(encoder.config, 'galaxies', False) and (
+        zero_point is not None or galaxies is not None
+    )
+    types = _check_types(types, known)
     edges = _edges(exposure, magnitudes, fluxes, zero_point)
     prior = _galaxy_prior(galaxies, types, zero_point)
     rng = check_rng(rng)
@@ -307,9 +311,9 @@ def _split(kwargs):
     return of_image, {k: v for k, v in kwargs.items() if k not in of_image}
 
 
-def _check_types(types, encoder):
+def _check_types(types, galaxies):
     if types is None:
-        return _TYPES if getattr(encoder.config, 'galaxies', False) else _TYPES[:1]
+        return _TYPES if galaxies else _TYPES[:1]
     types = (types,) if isinstance(types, str) else tuple(types)
     if not types or len(set(types)) < len(types) or not set(types) <= set(_TYPES):
         msg = f"types must be 'star', 'galaxy' or both, got {types!r}"
@@ -390,7 +394,7 @@ def _galaxy_prior(prior, types, zero_point):
     if zero_point is None:
         msg = (
             'galaxies need a zero_point, as their sizes go with their magnitudes and '
-            "the unit of the data tells none; give zero_point or types='star'"
+            'the unit of the data tells none; give zero_point, or stars alone as types'
         )
         raise ValueError(msg)
     if prior is None:

@@ -758,13 +758,14 @@ def _posterior(
         by_tile = _tile_mean(_block_mean(density, binning) * binning**2, grid)
     facts['density'] = by_tile
     flags, messages = check_domain(encoder, facts)
+    psf_messages, psf_numbers = of_psf
     proposed = _proposed_binning(image, encoder)
-    if proposed > 1 and messages:
+    # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not mend.
+    if proposed > 1 and messages and not psf_messages:
         messages[0] += (
             f". The PSF is broader than the encoder knows: bin='auto' joins "
             f'{proposed * binning} x {proposed * binning} pixels'
         )
-    psf_messages, psf_numbers = of_psf
     messages = [*messages, *psf_messages]
     domain = Domain.of(encoder)
     most = 0.02 if domain is None else domain.density[1]

@@ -79,6 +79,8 @@ class DomainFinding:
         text = f'the {self.title} ({self.value}) is outside what {trained}'
         if self.name == 'correlation':
             return text
+        if self.name == 'noise':
+            text += ': it is bkg_error times effective_gain, give what is wrong of them'
         return f'{text}; rows concerned are flagged {self.flag.name.lower()}'
 
 

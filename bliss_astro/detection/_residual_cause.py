@@ -243,7 +243,10 @@ def describe_cause(cause):
             'stripes of the detector; take off the median of each'
         )
     return {
-        'noise': 'the noise is not as stated or estimated: give bkg_error',
+        'noise': (
+            'the noise is not as stated or estimated: give bkg_error, or '
+            'effective_gain, by which sources are noisier than the sky'
+        ),
         'object': (
             f'one object around {place} is larger than what the encoder knows, and no '
             'row has all of its light: mask it or take off a model of it'

@@ -204,7 +204,15 @@ def _binned_wcs(wcs, shape, n):
         for name in ('cpdis1', 'cpdis2', 'det2im1', 'det2im2')
     )
     if plain:
-        return wcs.slice((slice(None, None, n), slice(None, None, n)))
+        # Not by slices: of a WCS with a CD matrix astropy scales CDELT.
+        joined = wcs.deepcopy()
+        joined.wcs.crpix = (wcs.wcs.crpix - 0.5) / n + 0.5
+        if wcs.wcs.has_cd():
+            joined.wcs.cd = wcs.wcs.cd * n
+        else:
+            joined.wcs.cdelt = wcs.wcs.cdelt * n
+        joined.array_shape = tuple(length // n for length in shape)
+        return joined
     # Distortions are polynomials in pixels, which are no longer the same.
     from astropy.wcs.utils import fit_wcs_from_points
     from astropy.wcs.wcsapi import HighLevelWCSWrapper

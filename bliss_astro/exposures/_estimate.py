@@ -27,6 +27,12 @@ _SKY_LEFT = 10.0
 _ROUNDING = 4.0
 # Photon noise of the sky may exceed the variance that is seen so many times.
 _MUCH_NOISE = 50.0
+# Noise of the sky in electrons below that of detectors that do not count photons.
+_LEAST_NOISE = 0.5
+# Pixels so many times as bright as the noise, of which there must be some, tell whether
+# a noise map is a total error: by how much it is raised there, and how closely it
+# follows the light (rank correlation).
+_BRIGHT, _FEWEST_BRIGHT, _RAISED, _FOLLOWS = 10.0, 30, 1.1, 0.8
 # Light only adds: the mean of so many by so many pixels, each clipped to so many
 # sigma, is not that far below the sky, nor are so many such places together.
 _DARK_SIDE, _DARK_CLIP, _DARK, _DARK_LEAST = 5, 10.0, -4.5, 64
@@ -169,7 +175,35 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
         estimated['bkg_error'] = 'scatter of empty sky'
     else:
         found = None
+        stated = np.asarray(exposure.bkg_error)
+        if stated.ndim == 2 and _is_total(exposure, stated):
+            warn(
+                'bkg_error grows with the light of sources, as a total error does: the '
+                'noise of the sky in it is used; give that, or a total error as the '
+                'uncertainty of an NDData.'
+            )
+            noise = _without_sources(exposure, stated, given, estimated, cards)
+            estimated.setdefault('bkg_error', 'bkg_error less the photons of sources')
+            exposure = exposure.replace(bkg_error=noise)
     return exposure, found
+
+
+def _is_total(exposure, error):
+    """
+    Tell whether a map of the noise holds the photons of sources too.
+    """
+    from scipy.stats import spearmanr
+
+    good = ~exposure.mask
+    signal = (exposure.data - exposure.background)[good]
+    error = np.broadcast_to(error, exposure.shape)[good]
+    noise = np.median(error)
+    bright = signal > _BRIGHT * noise
+    signal, error = signal[bright], error[bright]
+    if len(signal) < _FEWEST_BRIGHT or np.median(error) < _RAISED * noise:
+        return False
+    # Noise of the sky knows nothing of how bright a source is.
+    return spearmanr(signal, error).statistic > _FOLLOWS
 
 
 def _from_cards(cards, given, unit, estimated):
@@ -196,16 +230,22 @@ def _is_from(cards, name, estimated):
 
 def _check_gain(exposure, given, estimated, cards):
     """
-    Drop a gain of the header whose photon noise exceeds by far what is seen.
+    Drop a gain of the header that the noise of the sky contradicts.
     """
     # A bias may still be in the sky, so only what is far off is refused.
     level = np.median(np.broadcast_to(exposure.background, exposure.shape))
     variance = np.median(np.square(np.asarray(exposure.bkg_error, dtype=float)))
     gain = float(np.median(exposure.effective_gain))
-    if level / gain <= _MUCH_NOISE * variance:
+    noise = gain * np.sqrt(variance)
+    if level / gain > _MUCH_NOISE * variance:
+        ratio = np.sqrt(level / gain / variance)
+        why = f'its sky noise is {ratio:.0f} times what is seen'
+    elif noise < _LEAST_NOISE and not _is_whole(exposure):
+        # Of an image whose unit was changed; counted photons are whole numbers.
+        why = f'with it the noise of the sky is {noise:.2g} electrons'
+    else:
         return exposure
-    ratio = np.sqrt(level / gain / variance)
-    cards.ignore('effective_gain', f'its sky noise is {ratio:.0f} times what is seen')
+    cards.ignore('effective_gain', why)
     del estimated['effective_gain'], given['effective_gain']
     return exposure
 
@@ -243,13 +283,20 @@ def _noise(exposure):
         return None
 
 
+def _is_whole(exposure):
+    """
+    Tell whether all good pixels hold whole numbers.
+    """
+    good = np.asarray(exposure.data)[~exposure.mask]
+    return bool(np.all(good == np.rint(good)))
+
+
 def _background(exposure, *, correlation=(0.0, 0.0)):
     """
     Measure the sky on a mesh.
     """
     data = np.asarray(exposure.data)
-    good = data[~exposure.mask]
-    whole = bool(np.all(good == np.rint(good)))
+    whole = _is_whole(exposure)
     box = 64 if min(exposure.shape) >= 128 else 128
     return measure_background(
         data,

@@ -246,6 +246,14 @@ def plane_of(hdu):
     return data if data.ndim == 2 else None
 
 
+# Names of extensions that go with an image, and are none of the sky.
+_AUXILIARY = re.compile(
+    r'(ERR|UNC|RMS|SIG|STD|NOISE|VAR|WEIGHT|WHT|WT|IVAR|INV|EXP|TIME|DQ|MASK|FLAG|CTX|CON'
+    r'|BACK|BKG|SKY|PSF|MOD|RES|COV|HIT|AREA|CHI|WCS|D2IM|NPOL|SEG|CAT|GAIN|FLAT|NEXP)',
+    re.IGNORECASE,
+)
+
+
 def find_plane(hdus, extension, *, parameter='path'):
     """
     Find the image that is meant: by number or name, or the first there is.
@@ -294,10 +302,18 @@ def find_plane(hdus, extension, *, parameter='path'):
             )
             raise ValueError(msg)
     else:
-        for hdu in hdus:
+        planes = [hdu for hdu in hdus if plane_of(hdu) is not None]
+        if planes:
+            hdu, *others = planes
             data = plane_of(hdu)
-            if data is not None:
-                break
+            others = [each for each in others if not _AUXILIARY.match(each.name)]
+            if others and parameter == 'data':
+                numbers = ', '.join(str(hdus.index(each)) for each in others)
+                warn(
+                    f'data: extension {hdus.index(hdu)} of {name!r} was taken, the '
+                    f'first image; extensions {numbers} hold images too: name one '
+                    'by extension, or as file.fits[EXT]'
+                )
         else:
             msg = (
                 f'{parameter}: {name!r} has no two-dimensional image; it has '

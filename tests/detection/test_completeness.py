@@ -285,3 +285,9 @@ def test_bad_kinds(sparse, encoder):
         completeness(sparse, encoder, types='galaxy', zero_point=30, galaxies='sky')
     with pytest.raises(TypeError, match='encoder must be an Encoder'):
         completeness(sparse, 3)
+
+
+def test_galaxies_need_a_zero_point_and_are_left_out_without(sparse):
+    small = sparse[:96, :96]
+    result = completeness(small, 'stars-galaxies', n_sources=8, rng=4)
+    assert set(result.table['type']) == {'star'}

@@ -15,11 +15,15 @@ from bliss_astro.exposures import measure_noise
 SHAPE = (241, 250)
 
 
-@pytest.fixture
-def wcs():
+@pytest.fixture(params=['CDELT', 'CD'])
+def wcs(request):
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = 'RA---TAN', 'DEC--TAN'
-    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = (10, 20), (100, 120), (-1e-4, 1e-4)
+    wcs.wcs.crval, wcs.wcs.crpix = (10, 20), (100, 120)
+    if request.param == 'CD':
+        wcs.wcs.cd = 1e-4 * np.array([[-0.8, 0.6], [0.6, 0.8]])
+    else:
+        wcs.wcs.cdelt = -1e-4, 1e-4
     return wcs
 
 

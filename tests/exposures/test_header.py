@@ -3,6 +3,8 @@
 Header cards: used where sound, ignored with a word where not.
 """
 
+import warnings
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -120,3 +122,19 @@ class TestNDData:
             ndd, bkg_error=3.0, effective_gain=2.0, saturation=5000.0
         )
         assert (exposure.effective_gain, exposure.saturation) == (2, 5000)
+
+
+def test_a_gain_of_another_unit_is_not_believed():
+    # Electrons that were divided by 800, with the camera's card.
+    rng = np.random.default_rng(3)
+    data = rng.normal(0.0, 0.025, (128, 128))
+    hdus = fits.HDUList([fits.PrimaryHDU(data, fits.Header({'GAIN': 4.76}))])
+    with pytest.warns(AstropyUserWarning, match=r'GAIN = 4.76 .* is 0\.12 electrons'):
+        exposure = Exposure.read(hdus)
+    assert exposure.bkg_error * exposure.effective_gain > 20
+    # Counted photons have little noise.
+    counts = rng.poisson(0.05, (128, 128)).astype(float)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        found = HeaderCards(fits.Header({'GAIN': 1.0}), counts, u.ct).known
+    assert found['effective_gain'] == 1.0

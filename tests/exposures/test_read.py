@@ -5,6 +5,7 @@ Exposures of files: where the image is, what goes with it, what is damaged.
 
 import bz2
 import gzip
+import warnings
 
 import astropy.units as u
 import numpy as np
@@ -429,3 +430,18 @@ def test_simulated_files(tmp_path):
     assert 'estimated' not in exposure.meta
     again = Exposure.read(path, format='bliss_astro.simulated', background='measure')
     assert np.ndim(again.background) == 2
+
+
+def test_the_first_of_several_images_is_named(tmp_path):
+    data = np.random.default_rng(1).normal(100, 5, (64, 64)).astype('f4')
+    path = tmp_path / 'mosaic.fits'
+    hdus = [fits.ImageHDU(data, name=name) for name in ('CCD1', 'ERR', 'CCD2')]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path)
+    with pytest.warns(AstropyUserWarning, match='extension 1 of .* extensions 3 hold'):
+        Exposure.read(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        Exposure.read(path, extension='CCD2')
+        hdus = [fits.ImageHDU(data, name=name) for name in ('SCI', 'ERR', 'DQ')]
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path, overwrite=True)
+        Exposure.read(path)

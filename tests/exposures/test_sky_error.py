@@ -5,11 +5,17 @@ The error of a measured background that an exposure states, against the true one
 Scenes are drawn by photutils' and scipy's functions, with the noise of a pixel 10.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 from astropy.modeling.models import Moffat2D
+from astropy.utils.exceptions import AstropyUserWarning
+from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter
 
+from bliss_astro import PSFModel
+from bliss_astro.detection._inputs import as_exposure
 from bliss_astro.exposures._estimate import estimate_missing
 
 NOISE, SIDE = 10.0, 256
@@ -116,3 +122,25 @@ def test_what_is_given_is_kept():
     assert known.background_error == 0.05
     own = estimate_missing(image, {'background_error': 0.2}, {})
     assert own.background_error == 0.2
+
+
+@pytest.mark.parametrize('gain', [None, 4.0])
+def test_a_total_error_is_not_the_noise_of_the_sky(gain):
+    rng = np.random.default_rng(8)
+    yy, xx = np.mgrid[:128, :128]
+    image = np.full((128, 128), 100.0)
+    for x, y in rng.uniform(8, 120, (20, 2)):
+        image += 800 * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / 8)
+    image += rng.normal(size=image.shape) * np.sqrt(image / 4)
+    psf = PSFModel.from_fwhm(4.7)
+    given = {'effective_gain': gain, 'psf': psf, 'background': 100.0}
+    with pytest.warns(AstropyUserWarning, match='as a total error does'):
+        exposure, _ = as_exposure(image, bkg_error=np.sqrt(image / 4), **given)
+    noise = np.broadcast_to(exposure.bkg_error, image.shape)
+    assert_allclose(noise[image > 300], 5.0, rtol=0.1)
+    # Noise that varies otherwise is left as it is.
+    uneven = 5 + 0.01 * xx
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        exposure, _ = as_exposure(image, bkg_error=uneven, **given)
+    assert_allclose(exposure.bkg_error, uneven)
