@@ -182,7 +182,9 @@ def test_options_that_cannot_be_meant(
     [
         (['absent.fits'], 'there is no file absent.fits'),
         (['IMAGE', '--psf', 'absent.fit'], 'there is no file absent.fit'),
-        (['IMAGE', '-o', 'absent/cat.fits'], 'the folder absent does not exist'),
+        (['IMAGE', '-o', 'absent/cat.fits'], '-o absent/cat.fits cannot be written: '),
+        (['IMAGE', '--plot', 'absent/a.png'], '--plot absent/a.png cannot be written'),
+        (['IMAGE', '-o', '/proc/cat.fits'], '-o /proc/cat.fits cannot be written'),
         (['IMAGE', '--encoder', 'galaxies'], "unknown encoder 'galaxies'"),
         (['IMAGE', '--device', 'abacus'], "('cpu'"),
         (['IMAGE', '--device', 'abacus'], "error: --device must be 'auto' or"),

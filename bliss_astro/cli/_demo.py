@@ -66,7 +66,7 @@ def run(options):
     folder = Path(options.output)
     paths = [folder / name for name in _NAMES]
     if folder.is_dir():
-        check_outputs(*paths, overwrite=options.overwrite)
+        check_outputs(*paths, overwrite=options.overwrite, names=())
     elif folder.exists():
         msg = f'{folder} is a file, not a folder'
         raise NotADirectoryError(msg)

@@ -109,6 +109,7 @@ def _check(options):
         options.plot,
         overwrite=options.overwrite,
         inputs=(options.image, *files_of(options, maps=True)),
+        names=('-o', '--catalog', '--plot'),
     )
 
 

@@ -6,8 +6,9 @@ What the commands share: types of arguments, outputs, messages.
 import argparse
 import contextlib
 import importlib.util
-import os
 import sys
+import tempfile
+from itertools import zip_longest
 from pathlib import Path
 
 __all__ = [
@@ -258,7 +259,7 @@ def _place(path):
     return Path(parse_location(path).path)
 
 
-def check_outputs(*paths, overwrite, inputs=()):
+def check_outputs(*paths, overwrite, inputs=(), names=('-o', '--plot')):
     """
     Refuse, before the work begins, what could not be written after it.
 
@@ -272,33 +273,48 @@ def check_outputs(*paths, overwrite, inputs=()):
 
     inputs : iterable of str, `~os.PathLike` or None, optional
         Files that will be read, which must not be among them.
+
+    names : iterable of str, optional
+        The options that name the outputs, for messages.
     """
     read = {_place(path).resolve() for path in inputs if path is not None}
     seen = set()
-    for path in paths:
+    for name, path in zip_longest(names, paths):
         if path is None:
             continue
         path = Path(path)
         place = path.resolve()
+        said = str(path) if name is None else f'{name} {path}'
         if place in read:
-            msg = f'{path} is read from and cannot be written to as well'
+            msg = f'{said} is read from and cannot be written to as well'
             raise UsageError(msg)
         if place in seen:
-            msg = f'{path} is named twice as an output'
+            msg = f'{said} is named twice as an output'
             raise UsageError(msg)
         seen.add(place)
         if path.is_dir():
-            msg = f'{path} is a folder, not a file'
+            msg = f'{said} is a folder, not a file'
             raise IsADirectoryError(msg)
         if path.exists() and not overwrite:
-            msg = f'{path} exists; --overwrite replaces it'
+            msg = f'{said} exists; --overwrite replaces it'
             raise FileExistsError(msg)
-        if not place.parent.is_dir():
-            msg = f'the folder {path.parent} does not exist'
-            raise FileNotFoundError(msg)
-        if not os.access(place.parent, os.W_OK):
-            msg = f'the folder {path.parent} cannot be written to'
-            raise PermissionError(msg)
+        _check_folder(place.parent, f'{said} cannot be written')
+
+
+def _check_folder(folder, said):
+    """
+    Refuse a folder in which no file can be made, by making one.
+    """
+    if not folder.is_dir():
+        msg = f'{said}: the folder {folder} does not exist'
+        raise FileNotFoundError(msg)
+    try:
+        # What os.access says is not always so: of network folders, or for root.
+        with tempfile.NamedTemporaryFile(prefix='.tmp-', dir=folder):
+            pass
+    except OSError as error:
+        msg = f'{said}: {error.strerror or error}'
+        raise type(error)(msg) from error
 
 
 def check_catalog_path(path, *, posterior=False, option='-o'):

@@ -5,7 +5,7 @@ Checks of what a coadd has beyond an exposure.
 
 import numpy as np
 
-from bliss_astro._messages import first_wrong
+from bliss_astro.psf._inputs import check_psf_pixels
 
 __all__ = ['check_counts', 'check_psf_image']
 
@@ -81,9 +81,5 @@ def check_psf_image(image):
     if image.ndim != 2 or image.shape[0] % 2 == 0 or image.shape[1] % 2 == 0:
         msg = f'psf_image must have two odd sides; got shape {image.shape}.'
         raise ValueError(msg)
-    if not np.isfinite(image).all() or image.sum() <= 0:
-        bad = first_wrong(image, np.isfinite(image))
-        got = f'a sum of {image.sum():g}' if np.isfinite(image).all() else bad
-        msg = f'psf_image must be finite with a positive sum; got {got}.'
-        raise ValueError(msg)
+    check_psf_pixels(image, 'psf_image')
     return image

@@ -73,5 +73,6 @@ def _without_impossible(exposure, estimated):
             'what is still IN the data: 0 if the sky has been subtracted'
         )
         raise ValueError(msg)
-    estimated['mask'] = f'{n_strange} pixels added that neither sky nor stars explain'
+    pixels = '1 pixel' if n_strange == 1 else f'{n_strange} pixels'
+    estimated['mask'] = f'{pixels} added that neither sky nor stars explain'
     return exposure.replace(mask=exposure.mask | strange)

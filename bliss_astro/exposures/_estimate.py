@@ -3,6 +3,8 @@
 Estimates of sky, noise and gain of an image that does not state them.
 """
 
+from functools import partial
+
 import astropy.units as u
 import numpy as np
 
@@ -15,6 +17,14 @@ from ._nddata import sky_noise
 from ._sky import measure_background
 from ._sky_error import estimate_background_error
 from ._sky_noise import NO_NOISE, estimate_sky_noise
+from ._unsound import (
+    check_saturation,
+    find_dark,
+    has_steps,
+    warn_of_dark,
+    warn_of_rounding,
+    warn_of_steps,
+)
 
 __all__ = ['estimate_missing', 'estimate_noise_correlation']
 
@@ -33,9 +43,6 @@ _LEAST_NOISE = 0.5
 # a noise map is a total error: by how much it is raised there, and how closely it
 # follows the light (rank correlation).
 _BRIGHT, _FEWEST_BRIGHT, _RAISED, _FOLLOWS = 10.0, 30, 1.1, 0.8
-# Light only adds: the mean of so many by so many pixels, each clipped to so many
-# sigma, is not that far below the sky, nor are so many such places together.
-_DARK_SIDE, _DARK_CLIP, _DARK, _DARK_LEAST = 5, 10.0, -4.5, 64
 
 
 def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=None):
@@ -76,6 +83,8 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
     stand_ins = {'bkg_error': 1.0 if unit is None else 1.0 * unit}
     stand_ins['effective_gain'] = 1.0
     exposure = Exposure(data, **(stand_ins | given))
+    if given.get('saturation') is not None:
+        check_saturation(exposure)
     if error is not None:
         exposure = _with_error(exposure, error)
     exposure = mask_exact_areas(exposure, estimated)
@@ -83,10 +92,10 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
     own = {'error': error, 'weight': weight, 'cards': cards}
     exposure, found = _sky_and_noise(exposure, given, estimated, **own)
     if 'background' not in given:
-        dark = _dark_areas(exposure)
-        if dark is not None:
-            exposure = _without_dark(exposure, dark, estimated)
-            exposure, found = _sky_and_noise(exposure, given, estimated, **own)
+        measure = partial(_sky_and_noise, given=given, estimated=estimated, **own)
+        exposure, found = _without_dark(exposure, found, estimated, measure)
+    if 'bkg_error' not in given and _quantum(exposure):
+        warn_of_rounding(exposure)
     if 'effective_gain' in given and _is_from(cards, 'effective_gain', estimated):
         exposure = _check_gain(exposure, given, estimated, cards)
     if 'effective_gain' not in given:
@@ -123,7 +132,8 @@ def estimate_noise_correlation(exposure, estimated, *, found=None):
     if found is None:
         pull = (exposure.data - exposure.background) / exposure.bkg_error
         try:
-            found = estimate_sky_noise(pull, exposure.mask)
+            quantum = _quantum(exposure) / np.median(exposure.bkg_error)
+            found = estimate_sky_noise(pull, exposure.mask, quantum=quantum)
         except ValueError:
             # An image without any noise, whose noise was stated.
             found = 0.0, (0.0, 0.0)
@@ -157,7 +167,7 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
         exposure, found = exposure.replace(bkg_error=noise), None
     elif weight is not None:
         noise, estimated['bkg_error'] = weight_noise(
-            weight, exposure, estimate_sky_noise
+            weight, exposure, estimate_sky_noise, quantum=_quantum(exposure)
         )
         exposure = exposure.replace(
             bkg_error=noise, mask=exposure.mask | ~np.isfinite(noise)
@@ -165,10 +175,10 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
         found = None
     elif 'bkg_error' not in given:
         if found is None:
-            residual = exposure.data - exposure.background
-            found = estimate_sky_noise(residual, exposure.mask)
+            found = _measured(exposure)
         noise = found[0]
-        level = float(np.abs(exposure.data[~exposure.mask]).max())
+        # One absurd pixel says nothing about how precisely the others are stated.
+        level = float(np.median(np.abs(exposure.data[~exposure.mask])))
         if noise <= _ROUNDING * np.spacing(level):
             raise ValueError(NO_NOISE)
         exposure = exposure.replace(bkg_error=noise)
@@ -240,7 +250,7 @@ def _check_gain(exposure, given, estimated, cards):
     if level / gain > _MUCH_NOISE * variance:
         ratio = np.sqrt(level / gain / variance)
         why = f'its sky noise is {ratio:.0f} times what is seen'
-    elif noise < _LEAST_NOISE and not _is_whole(exposure):
+    elif noise < _LEAST_NOISE and not _quantum(exposure):
         # Of an image whose unit was changed; counted photons are whole numbers.
         why = f'with it the noise of the sky is {noise:.2g} electrons'
     else:
@@ -277,72 +287,55 @@ def _noise(exposure):
     Return the noise of the sky and its correlation, or None where there is none.
     """
     try:
-        residual = exposure.data - exposure.background
-        return estimate_sky_noise(residual, exposure.mask)
+        return _measured(exposure)
     except ValueError:
         return None
 
 
-def _is_whole(exposure):
+def _measured(exposure):
     """
-    Tell whether all good pixels hold whole numbers.
+    Return the noise of the sky and its correlation.
     """
-    good = np.asarray(exposure.data)[~exposure.mask]
-    return bool(np.all(good == np.rint(good)))
+    residual = exposure.data - exposure.background
+    return estimate_sky_noise(residual, exposure.mask, quantum=_quantum(exposure))
+
+
+def _quantum(exposure):
+    """
+    Return the step of whole numbers, 0 where there are others.
+    """
+    good = exposure.data[~exposure.mask]
+    return 1.0 if bool(np.all(good == np.rint(good))) else 0.0
 
 
 def _background(exposure, *, correlation=(0.0, 0.0)):
     """
     Measure the sky on a mesh.
     """
-    data = np.asarray(exposure.data)
-    whole = _is_whole(exposure)
     box = 64 if min(exposure.shape) >= 128 else 128
     return measure_background(
-        data,
+        exposure.data,
         exposure.mask,
         box_size=box,
-        quantum=1.0 if whole else 0.0,
+        quantum=_quantum(exposure),
         correlation=correlation,
     )
 
 
-def _dark_areas(exposure):
+def _without_dark(exposure, found, estimated, measure):
     """
-    Find areas too far below the sky to be sky, or `None`.
+    Mask areas far below the sky, or say that the sky has steps and they are sky.
     """
-    from scipy.ndimage import binary_dilation, label, uniform_filter
-
-    pull = (exposure.data - exposure.background) / exposure.bkg_error
-    pull = np.where(exposure.mask, 0.0, np.clip(pull, -_DARK_CLIP, _DARK_CLIP))
-    labels, n_areas = label(uniform_filter(pull, _DARK_SIDE, mode='nearest') < _DARK)
-    if n_areas == 0:
-        return None
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    dark = (sizes >= _DARK_LEAST)[labels]
-    if not dark.any():
-        return None
-    # To the edge of an area its mean over a square does not reach.
-    near = binary_dilation(dark, iterations=_DARK_SIDE // 2 + 1)
-    return dark | (near & (pull < _DARK / 2))
-
-
-def _without_dark(exposure, dark, estimated):
-    """
-    Mask areas far below the sky, with a warning.
-    """
-    n_dark = np.count_nonzero(dark & ~exposure.mask)
-    y, x = np.argwhere(dark)[0]
-    warn(
-        f'{n_dark} pixels of data lie in areas far below the sky (the first at x={x}, '
-        f'y={y}), as overscan, collateral columns and badly subtracted skies do; they '
-        'are masked. Trim the image, give mask, or give background if they are sound.'
-    )
-    before = estimated.get('mask')
-    own = f'{n_dark} pixels added in areas far below the sky'
-    estimated['mask'] = own if before is None else f'{before}; {own}'
-    return exposure.replace(mask=exposure.mask | dark)
+    dark = find_dark(exposure)
+    if dark is not None:
+        masked, found_then = measure(exposure.replace(mask=exposure.mask | dark))
+        # Without overscan the rest is even; of two halves of a detector it is not.
+        if not has_steps(masked, _quantum(masked)):
+            warn_of_dark(exposure, dark, estimated)
+            return masked, found_then
+    if has_steps(exposure, _quantum(exposure)):
+        warn_of_steps(exposure)
+    return exposure, found
 
 
 def _faint_noise(exposure, error):

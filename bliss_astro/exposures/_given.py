@@ -163,7 +163,7 @@ def _plain(name, value, unit, *, stated):
         raise ValueError(msg) from None
 
 
-def weight_noise(weight, exposure, estimate):
+def weight_noise(weight, exposure, estimate, *, quantum=0.0):
     """
     Turn a weight map into the noise of the sky.
 
@@ -176,7 +176,10 @@ def weight_noise(weight, exposure, estimate):
         The image with its background.
 
     estimate : callable
-        Returns the noise of a residual image, given that and a mask.
+        Returns the noise of a residual image, given that, a mask and ``quantum``.
+
+    quantum : float, optional
+        Step of the data, if they were rounded to whole counts.
 
     Returns
     -------
@@ -209,7 +212,8 @@ def weight_noise(weight, exposure, estimate):
     with np.errstate(divide='ignore', invalid='ignore'):
         noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
     residual = np.where(sound, (exposure.data - exposure.background) / noise, 0.0)
-    factor = estimate(residual, exposure.mask | ~sound)[0]
+    quantum = quantum / np.median(noise[sound])
+    factor = estimate(residual, exposure.mask | ~sound, quantum=quantum)[0]
     if 1 / _IS_VARIANCE < factor < _IS_VARIANCE:
         return noise, 'given: weight, an inverse variance'
     return noise * factor, f'weight, its scale {factor:.3g} from empty sky'

@@ -315,8 +315,13 @@ def _alike(products, n, size):
     usual = np.nanmedian(variance)
     if not usual > 0:
         return enough
-    off = np.abs(variance / usual - 1)
-    return enough & ~(off > np.maximum(_OFF, 10 / np.sqrt(np.maximum(n, 1))))
+    tolerance = np.maximum(_OFF, 10 / np.sqrt(np.maximum(n, 1)))
+    keep = enough & ~(np.abs(variance / usual - 1) > tolerance)
+    if not keep.any():
+        # Halves of unlike noise, and their mean between both: the lower.
+        usual = np.nanpercentile(variance, 50, method='lower')
+        keep = enough & ~(np.abs(variance / usual - 1) > tolerance)
+    return keep
 
 
 def _lagged_cells(residual, blank, max_lag, cells):

@@ -46,6 +46,8 @@ def check_psf(psf):
     ValueError
         If it is an image without a positive, finite sum, or not 2-D.
     """
+    from ..psf._inputs import check_psf_pixels
+
     if psf is None or hasattr(psf, 'at') or hasattr(psf, 'shape_vector'):
         return psf
     if isinstance(psf, Model):
@@ -58,12 +60,7 @@ def check_psf(psf):
         raise TypeError(msg)
     if isinstance(psf, (np.ndarray, list)):
         image = np.asarray(psf.value if isinstance(psf, u.Quantity) else psf, float)
-        if image.ndim != 2 or not np.isfinite(image).all() or image.sum() <= 0:
-            msg = (
-                'psf: an image must be two-dimensional and finite with a positive '
-                f'sum; got shape {image.shape}.'
-            )
-            raise ValueError(msg)
+        check_psf_pixels(image, 'psf, as an image,')
         if min(image.shape) < _LEAST_SIDE:
             msg = (
                 f'psf: an image must have at least {_LEAST_SIDE} x {_LEAST_SIDE} px; '

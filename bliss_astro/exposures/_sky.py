@@ -76,7 +76,7 @@ def measure_background(
     # Single precision from here on, in units in which any image fits into it.
     middle, scale = _level_and_scatter(data[~bad])
     image = np.where(bad, 0, (np.asarray(data, dtype=float) - middle) / scale)
-    image = image.astype(np.float32)
+    image = np.clip(image, -_LARGEST, _LARGEST).astype(np.float32)
     if quantum > 0:
         # Any fixed seed serves: this noise averages out in each cell.
         steps = np.random.default_rng(0).random(image.shape, dtype=np.float32)

@@ -45,7 +45,8 @@ def estimate_background_error(exposure):
     """
     good = ~exposure.mask
     pull = (exposure.data - exposure.background) / exposure.bkg_error
-    pull = np.where(good, pull, 0).astype(np.float32)
+    # No number is too large for single precision.
+    pull = np.clip(np.where(good, pull, 0), -1e30, 1e30).astype(np.float32)
     correlation = exposure.noise_correlation
     covered = find_covered(pull, 1.0, ~good, correlation=correlation)
     blank = good & ~covered

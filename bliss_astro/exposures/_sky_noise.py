@@ -22,11 +22,14 @@ _CONFUSED, _CONFUSED_STRONG, _STRONG = 0.05, 0.12, 0.5
 _MOST_PIXELS, _LEAST_STRIPS, _STRIP = 250_000, 3, 128
 # In crowded fields: rounds, the smoothing that shows sources, and pixels needed.
 _N_ROUNDS, _SMOOTHING, _FEWEST = 3, 1.5, 1000
+# Steps of rounded data matter above their number of times this, and variance below so
+# large a share of that of one step is none.
+_COARSE, _LEAST_VARIANCE = 2.0, 0.1
 # Of so few pixels nothing can be told of their noise.
 _LEAST_PIXELS = 9
 
 
-def estimate_sky_noise(residual, mask):
+def estimate_sky_noise(residual, mask, *, quantum=0.0):
     """
     Estimate the noise of empty sky and its correlation.
 
@@ -37,6 +40,11 @@ def estimate_sky_noise(residual, mask):
 
     mask : bool `~numpy.ndarray`, shape (ny, nx)
         `True` in bad pixels.
+
+    quantum : float, optional
+        Step of the data, if they were rounded to whole counts. Where it is not small
+        against the noise, most pixels have one value, and medians tell nothing: the
+        steps are smoothed out by noise of known variance, which is taken off again.
 
     Returns
     -------
@@ -63,11 +71,14 @@ def estimate_sky_noise(residual, mask):
     good = ~mask
     n_good = int(good.sum())
     if n_good < _LEAST_PIXELS:
-        msg = f'bkg_error cannot be estimated from {n_good} pixels; give bkg_error'
+        pixels = '1 pixel' if n_good == 1 else f'{n_good} pixels'
+        msg = f'bkg_error cannot be estimated from {pixels}; give bkg_error'
         raise ValueError(msg)
     scale = _below(residual[good])
     if not scale > 0:
         raise ValueError(NO_NOISE)
+    if scale < _COARSE * quantum:
+        return _of_rounded(residual, mask, quantum)
     # In units of the noise no number of any image is too small or large.
     scaled = np.where(good, residual / scale, 0.0)
     scaled, bad = _strips(scaled, mask)
@@ -95,6 +106,22 @@ def estimate_sky_noise(residual, mask):
         for r, limit in zip(correlation, least, strict=True)
     )
     return float(sigma * scale), correlation
+
+
+def _of_rounded(residual, mask, quantum):
+    """
+    Noise and correlation of numbers with steps about as large as their noise.
+    """
+    # Any fixed seed serves, as in measure_background.
+    steps = np.random.default_rng(1).uniform(-0.5, 0.5, residual.shape)
+    sigma, correlation = estimate_sky_noise(residual + quantum * steps, mask)
+    added = quantum**2 / 12
+    variance = sigma**2 - added
+    if not variance > _LEAST_VARIANCE * added:
+        raise ValueError(NO_NOISE)
+    share = sigma**2 / variance
+    correlation = tuple(float(np.clip(r * share, -0.5, 0.99)) for r in correlation)
+    return float(np.sqrt(variance)), correlation
 
 
 def _below(residual):

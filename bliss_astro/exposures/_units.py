@@ -130,8 +130,11 @@ def check_linear(name, unit):
     ValueError
         If it is a magnitude or another logarithm.
     """
-    logarithmic = not isinstance(unit, u.UnitBase) and unit is not None
-    if logarithmic or unit in (u.mag, u.dex, u.dB):
+    if unit is None:
+        return
+    # Magnitudes per area are no fluxes either, nor is what is defined by magnitudes.
+    bases = unit.decompose().bases if isinstance(unit, u.UnitBase) else [u.mag]
+    if not {u.mag, u.dex, u.dB}.isdisjoint(bases):
         msg = (
             f'{name} must have a unit that is linear in flux; got {unit}. Convert '
             'magnitudes to fluxes first.'

@@ -51,6 +51,9 @@ def split_mask(name, value, shape):
     ValueError
         If a single number is masked.
     """
+    if hasattr(value, 'detach'):
+        # A tensor of torch's that records gradients does not become an array.
+        value = value.detach().cpu()
     if isinstance(value, np.ma.MaskedArray):
         mask, value = np.ma.getmask(value), np.ma.getdata(value)
     elif isinstance(value, Masked):
@@ -103,6 +106,12 @@ def check_data(data):
         raise TypeError(msg)
     if array.ndim != 2:
         msg = f'data must be two-dimensional; got shape {array.shape}.'
+        if array.ndim > 2:
+            # The shortest axis counts planes or colours.
+            axes = [':'] * array.ndim
+            for axis in np.argsort(array.shape, kind='stable')[:-2]:
+                axes[axis] = '0'
+            msg += f' Choose one plane, such as data[{", ".join(axes)}].'
         raise ValueError(msg)
     if array.size == 0:
         msg = f'data must have pixels; got shape {array.shape}.'

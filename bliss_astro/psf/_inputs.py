@@ -24,6 +24,10 @@ _IN_FILES = (
     fits.CompImageHDU,
 )
 
+# An image of a PSF has its sky left in where its outermost pixels would make so large a
+# share of its sum and are so large a share of those so far inside, in sides.
+_MOST_SKY, _FLAT, _INNER, _LEAST_SIDE = 0.2, 0.8, 0.125, 5
+
 
 def image_of_model(model):
     """
@@ -37,6 +41,48 @@ def image_of_model(model):
         setattr(model, name, 1.0 if name == 'flux' else 25.0)
     yy, xx = np.mgrid[:51, :51]
     return np.asarray(model(xx.astype(float), yy.astype(float)), float)
+
+
+def check_psf_pixels(image, name):
+    """
+    Refuse an image that is no PSF: not 2D, not finite, or with its sky left in.
+    """
+    if image.ndim != 2:
+        msg = f'{name} must be two-dimensional; got shape {image.shape}.'
+        raise ValueError(msg)
+    finite = np.isfinite(image)
+    if not finite.all():
+        msg = f'{name} must be finite; got {first_wrong(image, finite)}.'
+        raise ValueError(msg)
+    total = image.sum()
+    if not total > 0:
+        got = f'a sum of {total:.6g}' if image.any() else 'zeros only'
+        msg = f'{name} must have a positive sum; got {got}.'
+        raise ValueError(msg)
+    # Wings fall outwards, a sky does not; a wholly flat image is no PSF at all.
+    outer, inner = (
+        np.median(_ring(image, share)) if min(image.shape) >= _LEAST_SIDE else 0.0
+        for share in (0.0, _INNER)
+    )
+    share = outer * image.size / total
+    if _MOST_SKY < share < 1 - _MOST_SKY * 1e-3 and outer > _FLAT * inner:
+        msg = (
+            f'{name} must have its sky subtracted; got a level of {outer:.3g} at its '
+            f'edges that does not fall outwards, {100 * share:.0f} % of its sum. '
+            'Subtract the median of the edges.'
+        )
+        raise ValueError(msg)
+
+
+def _ring(image, share):
+    """
+    Pixels at one distance from the edge, that share of the shorter side.
+    """
+    depth = round(share * min(image.shape))
+    edge = np.zeros(np.array(image.shape) - 2 * depth, dtype=bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    inside = image[depth : image.shape[0] - depth, depth : image.shape[1] - depth]
+    return inside[edge]
 
 
 def take_apart(data, error, mask, dimensions, *, name='data'):

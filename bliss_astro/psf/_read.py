@@ -10,6 +10,7 @@ import numpy as np
 from astropy.modeling import Model
 
 from ..surveys._fits import file_name, list_hdus, open_fits
+from ._inputs import check_psf_pixels
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._psfex import has_psfex, read_psfex
@@ -184,12 +185,7 @@ def _of_image(image, oversampling, pixel_response, name):
         msg = f'oversampling must be a whole number from 1 on, got {oversampling!r}'
         raise ValueError(msg)
     oversampling = int(oversampling)
-    if image.ndim != 2 or not np.isfinite(image).all() or not image.sum() > 0:
-        msg = (
-            f'psf: the image of {name} must be two-dimensional and finite with a '
-            f'positive sum; got shape {image.shape}'
-        )
-        raise ValueError(msg)
+    check_psf_pixels(image, 'psf' if name == 'psf' else f'psf: the image of {name}')
     if oversampling == 1:
         return image
     from photutils.psf import ImagePSF

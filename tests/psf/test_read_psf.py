@@ -200,6 +200,71 @@ def test_refused(wrong, options, error, match):
         read_psf(wrong, **options)
 
 
+def pixels_of(kind):
+    """
+    A PSF of FWHM 3.3 px on 25 pixels, with a fault.
+    """
+    image = gaussian(3.3, 25, 1.0)
+    image = image / image.max()
+    if kind == 'nan':
+        image[3, 4] = np.nan
+    return {'zero': 0 * image, 'negative': -image, 'cube': image[None]}.get(kind, image)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'words'),
+    [
+        ('nan', r'must be finite; got nan at \[3, 4\]'),
+        ('zero', 'must have a positive sum; got zeros only'),
+        ('negative', r'must have a positive sum; got a sum of -1\d\.'),
+        ('cube', r'must be two-dimensional; got shape \(1, 25, 25\)'),
+    ],
+)
+@pytest.mark.parametrize('take', [read_psf, lambda p: exposure_with(p)])
+def test_which_fault_an_image_has(kind, words, take):
+    with pytest.raises(ValueError, match=f'^psf.* {words}'):
+        take(pixels_of(kind))
+
+
+@pytest.mark.parametrize('sky', [0.01, 0.03, 1.0])
+@pytest.mark.parametrize('noise', [0.0, 0.1])
+def test_sky_left_in(sky, noise, rng):
+    image = pixels_of('') + sky * (1 + noise * rng.normal(size=(25, 25)))
+    with pytest.raises(ValueError, match=r'^psf.* sky subtracted; .* Subtract the med'):
+        exposure_with(image)
+    fine = np.kron(image, np.ones((3, 3)))
+    with pytest.raises(ValueError, match='must have its sky subtracted'):
+        read_psf(fine, oversampling=3)
+    edge = np.r_[image[0], image[-1], image[1:-1, 0], image[1:-1, -1]]
+    assert exposure_with(image - np.median(edge)).psf_at(9, 9).fwhm < 3.5
+
+
+@pytest.mark.parametrize('beta', [1.2, 1.5, 2.0, 2.5, 4.765])
+@pytest.mark.parametrize('fwhm', [1.5, 3.0, 6.0, 10.0])
+@pytest.mark.parametrize('side', [11, 25, 51, 101])
+def test_wings_are_no_sky(beta, fwhm, side):
+    yy, xx = np.mgrid[:side, :side] - side // 2
+    core = fwhm / 2 / np.sqrt(2 ** (1 / beta) - 1)
+    image = (1 + (xx**2 + yy**2) / core**2) ** -beta
+    if side > 1.5 * fwhm:
+        np.testing.assert_array_equal(read_psf(image), image)
+
+
+def test_real_images_have_no_sky(shared_data):
+    folder = shared_data / 'psf'
+    images = [np.load(path) for path in sorted(folder.glob('*psf.npy'))]
+    images += [np.load(path) for path in sorted(folder.glob('psField*.npy'))]
+    images += [fits.getdata(path) for path in sorted(folder.glob('sdss-*.fits'))]
+    psfex = folder / 'decam_psfex_test.psf'
+    if not images or not psfex.is_file():
+        pytest.skip('no PSFs here')
+    model = read_psf(psfex)
+    images += [model.image(x, y) for x, y in ((10.0, 10.0), (1000.0, 2000.0))]
+    for image in images:
+        for plane in np.reshape(image, (-1, *np.shape(image)[-2:])):
+            assert exposure_with(read_psf(np.array(plane))).psf_at(9, 9).fwhm < 8
+
+
 def test_absent_files_and_extensions(tmp_path):
     path = tmp_path / 'psf.fits'
     image = fits.ImageHDU(gaussian(3.0, 25, 1.0), name='PSF')
