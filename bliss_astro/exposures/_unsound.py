@@ -27,7 +27,7 @@ _SQUARE, _MOST_SQUARES, _LOW, _LOW_SHARE = 16, 4000, 1.0, 0.1
 
 # Or where the median of a column, or row, of so many pixels at least, differs by as
 # much, and most of it at once, from the one before and does so for so many columns.
-_LEAST_LINES, _MOST_LINES, _LASTING, _SUDDEN = 64, 512, 8, 0.7
+_LEAST_LINES, _MOST_LINES, _LASTING, _SUDDEN, _UNUSUAL = 64, 512, 8, 0.7, 4.0
 # Whole numbers are coarse where the noise is below this and the sky is so many times
 # its variance, which is as large as the sky where photons are counted.
 _COARSE, _PHOTONS = 1 / 3, 5.0
@@ -127,7 +127,9 @@ def _jump(residual):
     lasting = sides[_LASTING:] - sides[:-_LASTING]
     sudden = np.diff(level)[_LASTING - 1 : len(level) - _LASTING]
     sharp = (lasting * sudden > 0) & (np.abs(sudden) > _SUDDEN * np.abs(lasting))
-    return float(np.max(np.abs(lasting) * sharp, initial=0.0))
+    jump = float(np.max(np.abs(lasting) * sharp, initial=0.0))
+    # Crowds of stars make columns unlike too, but all of them.
+    return jump if jump > _UNUSUAL * np.median(np.abs(lasting)) else 0.0
 
 
 def warn_of_steps(exposure):
