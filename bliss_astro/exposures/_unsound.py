@@ -23,11 +23,10 @@ _WITHIN_NOISE = 2.0
 _DARK_SIDE, _DARK_CLIP, _DARK, _DARK_LEAST = 5, 10.0, -4.5, 64
 # The sky has steps where this share of the squares of so many pixels, of at most so
 # many of them, has a median so many sigma of a pixel below it.
-_SQUARE, _MOST_SQUARES, _LOW, _LOW_SHARE = 16, 4000, 1.0, 0.1
-
+_SQUARE, _MOST_SQUARES, _LOW, _LOW_SHARE = 16, 1000, 1.0, 0.1
 # Or where the median of a column, or row, of so many pixels at least, differs by as
 # much, and most of it at once, from the one before and does so for so many columns.
-_LEAST_LINES, _MOST_LINES, _LASTING, _SUDDEN, _UNUSUAL = 64, 512, 8, 0.7, 4.0
+_LEAST_LINES, _MOST_LINES, _LASTING, _SUDDEN, _UNUSUAL = 64, 256, 8, 0.7, 4.0
 # Whole numbers are coarse where the noise is below this and the sky is so many times
 # its variance, which is as large as the sky where photons are counted.
 _COARSE, _PHOTONS = 1 / 3, 5.0
@@ -103,12 +102,22 @@ def has_steps(exposure, quantum):
     if len(squares) == 0:
         return False
     # Between squares the sky may have steps, within most of them it has none.
-    low, middle = np.nanpercentile(squares, [15.87, 50], axis=1)
+    low, middle = _quantiles(squares, (0.1587, 0.5))
     # Medians of rounded numbers are off by up to half a step.
     limit = max(_LOW * np.median(middle - low), quantum)
     if np.mean(middle < -limit) > _LOW_SHARE:
         return True
     return any(_jump(lines) > limit for lines in (residual, residual.T))
+
+
+def _quantiles(values, levels):
+    """
+    Quantiles along the last axis of what is finite, in a tenth of numpy's time.
+    """
+    values = np.sort(values, axis=-1)  # NaN are sorted to the end
+    last = np.isfinite(values).sum(axis=-1) - 1
+    places = [np.rint(level * last).astype(int)[..., None] for level in levels]
+    return [np.take_along_axis(values, place, -1)[..., 0] for place in places]
 
 
 def _jump(residual):
@@ -122,7 +131,7 @@ def _jump(residual):
     residual = residual[:, np.isfinite(residual).sum(axis=0) > len(residual) // 2]
     if residual.shape[1] < _LEAST_LINES:
         return 0.0
-    level = np.nanmedian(residual, axis=0)
+    (level,) = _quantiles(residual.T, (0.5,))
     sides = np.median(np.lib.stride_tricks.sliding_window_view(level, _LASTING), axis=1)
     lasting = sides[_LASTING:] - sides[:-_LASTING]
     sudden = np.diff(level)[_LASTING - 1 : len(level) - _LASTING]
