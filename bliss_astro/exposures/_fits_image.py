@@ -308,11 +308,14 @@ def find_plane(hdus, extension, *, parameter='path'):
             data = plane_of(hdu)
             others = [each for each in others if not _AUXILIARY.match(each.name)]
             if others and parameter == 'data':
-                numbers = ', '.join(str(hdus.index(each)) for each in others)
+                more = (
+                    f'extension {hdus.index(others[0])} holds one too'
+                    if len(others) == 1
+                    else f'{len(others)} more extensions hold one'
+                )
                 warn(
                     f'data: extension {hdus.index(hdu)} of {name!r} was taken, the '
-                    f'first image; extensions {numbers} hold images too: name one '
-                    'by extension, or as file.fits[EXT]'
+                    f'first image; {more}: name it by extension, or as file.fits[EXT]'
                 )
         else:
             msg = (
