@@ -76,7 +76,8 @@ class DomainFinding:
                 f'{self.title} of {self.value}, outside what {trained}; to have '
                 'brighter rows alone, leave it out and select by flux'
             )
-        text = f'the {self.title} ({self.value}) is outside what {trained}'
+        verb = 'are' if self.name == 'psf_wings' else 'is'
+        text = f'the {self.title} ({self.value}) {verb} outside what {trained}'
         if self.name == 'correlation':
             return text
         if self.name == 'noise':
