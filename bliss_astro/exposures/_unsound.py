@@ -93,21 +93,32 @@ def has_steps(exposure, quantum):
     Tell whether the sky changes more abruptly than the background follows.
     """
     residual = np.where(exposure.mask, np.nan, exposure.data - exposure.background)
-    side = min(_SQUARE, *residual.shape)
-    ny, nx = (length // side * side for length in residual.shape)
-    squares = residual[:ny, :nx].reshape(ny // side, side, nx // side, side)
-    squares = squares.swapaxes(1, 2).reshape(-1, side**2)
-    squares = squares[:: max(1, len(squares) // _MOST_SQUARES)]
-    squares = squares[np.isfinite(squares).sum(axis=1) > side**2 // 2]
+    # Stripes are lines that differ, with no step in particular.
+    even = residual - _quantiles(residual, (0.5,))[0][:, None]
+    even = even - _quantiles(even.T, (0.5,))[0]
+    squares, even = _squares(residual), _squares(even)
     if len(squares) == 0:
         return False
     # Between squares the sky may have steps, within most of them it has none.
     low, middle = _quantiles(squares, (0.1587, 0.5))
     # Medians of rounded numbers are off by up to half a step.
     limit = max(_LOW * np.median(middle - low), quantum)
-    if np.mean(middle < -limit) > _LOW_SHARE:
+    dark = (middle < -limit) & (_quantiles(even, (0.5,))[0] < -limit / 2)
+    if np.mean(dark) > _LOW_SHARE:
         return True
     return any(_jump(lines) > limit for lines in (residual, residual.T))
+
+
+def _squares(residual):
+    """
+    A sample of squares of pixels most of which are good, (n, pixels).
+    """
+    side = min(_SQUARE, *residual.shape)
+    ny, nx = (length // side * side for length in residual.shape)
+    squares = residual[:ny, :nx].reshape(ny // side, side, nx // side, side)
+    squares = squares.swapaxes(1, 2).reshape(-1, side**2)
+    squares = squares[:: max(1, len(squares) // _MOST_SQUARES)]
+    return squares[np.isfinite(squares).sum(axis=1) > side**2 // 2]
 
 
 def _quantiles(values, levels):
@@ -136,6 +147,8 @@ def _jump(residual):
     lasting = sides[_LASTING:] - sides[:-_LASTING]
     sudden = np.diff(level)[_LASTING - 1 : len(level) - _LASTING]
     sharp = (lasting * sudden > 0) & (np.abs(sudden) > _SUDDEN * np.abs(lasting))
+    # Stripes differ from one to the next everywhere.
+    sharp &= np.abs(sudden) > _UNUSUAL * 1.4826 * np.median(np.abs(sudden))
     jump = float(np.max(np.abs(lasting) * sharp, initial=0.0))
     # Crowds of stars make columns unlike too, but all of them.
     return jump if jump > _UNUSUAL * np.median(np.abs(lasting)) else 0.0
