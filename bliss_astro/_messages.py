@@ -5,7 +5,7 @@ What messages say of values.
 
 import numpy as np
 
-__all__ = ['first_wrong', 'two_digits']
+__all__ = ['counted', 'first_wrong', 'two_digits']
 
 
 def first_wrong(values, sound):
@@ -33,6 +33,11 @@ def first_wrong(values, sound):
     where = ', '.join(map(str, place))
     count = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
     return f'{values[place]} at [{where}]{count}'
+
+
+def counted(number, noun):
+    """Say how many: 1 pixel, 2 pixels."""
+    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 def two_digits(value):

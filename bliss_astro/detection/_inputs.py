@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from bliss_astro._messages import counted
 from bliss_astro.exposures._input import exposure_of
 from bliss_astro.exposures._read import open_exposure
 
@@ -73,6 +74,6 @@ def _without_impossible(exposure, estimated):
             'what is still IN the data: 0 if the sky has been subtracted'
         )
         raise ValueError(msg)
-    pixels = '1 pixel' if n_strange == 1 else f'{n_strange} pixels'
+    pixels = counted(n_strange, 'pixel')
     estimated['mask'] = f'{pixels} added that neither sky nor stars explain'
     return exposure.replace(mask=exposure.mask | strange)

@@ -302,21 +302,10 @@ def find_plane(hdus, extension, *, parameter='path'):
             )
             raise ValueError(msg)
     else:
-        planes = [hdu for hdu in hdus if plane_of(hdu) is not None]
-        if planes:
-            hdu, *others = planes
+        for hdu in hdus:
             data = plane_of(hdu)
-            others = [each for each in others if not _AUXILIARY.match(each.name)]
-            if others and parameter == 'data':
-                more = (
-                    f'extension {hdus.index(others[0])} holds one too'
-                    if len(others) == 1
-                    else f'{len(others)} more extensions hold one'
-                )
-                warn(
-                    f'data: extension {hdus.index(hdu)} of {name!r} was taken, the '
-                    f'first image; {more}: name it by extension, or as file.fits[EXT]'
-                )
+            if data is not None:
+                break
         else:
             msg = (
                 f'{parameter}: {name!r} has no two-dimensional image; it has '
@@ -325,8 +314,34 @@ def find_plane(hdus, extension, *, parameter='path'):
             if any(hdu.is_image and np.ndim(hdu.data) > 2 for hdu in hdus):
                 msg += '; take one plane out of the cube first'
             raise ValueError(msg)
+        if parameter == 'data':
+            _name_others(hdus, hdus.index(hdu), name)
     data = np.array(data, dtype=data.dtype.newbyteorder('='))
     return FITSPlane(data, hdu.header, _unit(hdu.header, name), hdus, name)
+
+
+def _name_others(hdus, number, name):
+    """
+    Warn of images after the first that are not known to go with it.
+    """
+    # By their headers: the pixels of a whole camera need not be read for this.
+    others = [
+        k
+        for k, hdu in enumerate(hdus)
+        if k > number
+        and hdu.is_image
+        and sum(length > 1 for length in hdu.shape) == 2
+        and not _AUXILIARY.match(hdu.name)
+    ]
+    if not others:
+        return
+    more = f'{len(others)} more extensions hold one'
+    if len(others) == 1:
+        more = f'extension {others[0]} holds one too'
+    warn(
+        f'data: extension {number} of {name!r} was taken, the first image; {more}: '
+        'name it by extension, or as file.fits[EXT]'
+    )
 
 
 def _unit(header, name):

@@ -5,6 +5,8 @@ Noise of empty sky, and the correlation of neighbouring pixels, for any image.
 
 import numpy as np
 
+from bliss_astro._messages import counted
+
 from ._measured_noise import measure_noise
 
 __all__ = ['NO_NOISE', 'estimate_sky_noise']
@@ -71,7 +73,7 @@ def estimate_sky_noise(residual, mask, *, quantum=0.0):
     good = ~mask
     n_good = int(good.sum())
     if n_good < _LEAST_PIXELS:
-        pixels = '1 pixel' if n_good == 1 else f'{n_good} pixels'
+        pixels = counted(n_good, 'pixel')
         msg = f'bkg_error cannot be estimated from {pixels}; give bkg_error'
         raise ValueError(msg)
     scale = _below(residual[good])

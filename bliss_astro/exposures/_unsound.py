@@ -93,19 +93,20 @@ def has_steps(exposure, quantum):
     Tell whether the sky changes more abruptly than the background follows.
     """
     residual = np.where(exposure.mask, np.nan, exposure.data - exposure.background)
-    # Stripes are lines that differ, with no step in particular.
-    even = residual - _quantiles(residual, (0.5,))[0][:, None]
-    even = even - _quantiles(even.T, (0.5,))[0]
-    squares, even = _squares(residual), _squares(even)
+    squares = _squares(residual)
     if len(squares) == 0:
         return False
     # Between squares the sky may have steps, within most of them it has none.
     low, middle = _quantiles(squares, (0.1587, 0.5))
     # Medians of rounded numbers are off by up to half a step.
     limit = max(_LOW * np.median(middle - low), quantum)
-    dark = (middle < -limit) & (_quantiles(even, (0.5,))[0] < -limit / 2)
+    dark = middle < -limit
     if np.mean(dark) > _LOW_SHARE:
-        return True
+        # Stripes are lines that differ, with no step in particular.
+        even = residual - _quantiles(residual, (0.5,))[0][:, None]
+        even = _squares(even - _quantiles(even.T, (0.5,))[0])
+        if np.mean(dark & (_quantiles(even, (0.5,))[0] < -limit / 2)) > _LOW_SHARE:
+            return True
     return any(_jump(lines) > limit for lines in (residual, residual.T))
 
 
