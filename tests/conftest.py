@@ -17,6 +17,14 @@ _N_THREADS = 1 if 'PYTEST_XDIST_WORKER' in os.environ else 2
 torch.set_num_threads(min(_N_THREADS, int(os.environ.get('OMP_NUM_THREADS', '2') or 2)))
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """
+    Name contents of files by their argument: bytes may hold the time of day
+    (gzip writes it), and all processes of pytest-xdist must collect the same names.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 def _shared_data_folder():
     """
     Return the folder with real survey files, or `None` where there is none.
