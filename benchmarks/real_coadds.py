@@ -13,8 +13,8 @@ from scipy.spatial import cKDTree
 from two_epochs import read_epochs
 
 from bliss_astro import detect_sources
-from bliss_astro.catalog import CatalogFlag
 from bliss_astro.coadds import coadd_exposures
+from bliss_astro.flags import CatalogFlag
 from bliss_astro.metrics import robust_sigma
 
 _RADIUS = 1.0 / 0.396  # pixels in an arcsec, as in two_epochs.py

@@ -29,6 +29,8 @@ imported when first used, so that ``import bliss_astro`` stays cheap.
 
 import importlib
 
+from ._deprecated import deprecated_names
+
 try:
     from ._version import version as __version__
 except ImportError:  # a source tree that was never installed
@@ -38,7 +40,7 @@ except ImportError:  # a source tree that was never installed
 _HOME_OF = {
     'BlissFinder': 'detection',
     'CatalogCheckWarning': '_warnings',
-    'CatalogFlag': 'catalog',
+    'CatalogFlag': 'flags',
     'CatalogPosterior': 'catalog',
     'Coadd': 'coadds',
     'CoaddSimulator': 'coadds',
@@ -56,7 +58,7 @@ _HOME_OF = {
     'align_exposures': 'coadds',
     'coadd_exposures': 'coadds',
     'completeness': 'detection',
-    'decode_flags': 'catalog',
+    'decode_flags': 'flags',
     'detect_sources': 'detection',
     'reconstruct': 'catalog',
 }
@@ -116,8 +118,7 @@ def __getattr__(name):
         return value
     if name in _FOLDERS:
         return importlib.import_module(f'.{name}', __name__)
-    msg = f'module {__name__!r} has no attribute {name!r}'
-    raise AttributeError(msg)
+    return deprecated_names(__name__)(name)
 
 
 def __dir__():

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from astropy.utils.exceptions import AstropyDeprecationWarning
 
 import bliss_astro
+from bliss_astro._deprecated import MOVED
 
 ROOT = Path(bliss_astro.__file__).parent
 
@@ -71,6 +73,20 @@ def test_import_is_light():
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('old', MOVED)
+def test_moved_names_warn(old):
+    """
+    A name that moved is found in its old place, with a warning of its new one.
+    """
+    folder, _, name = f'bliss_astro.{old}'.rpartition('.')
+    module = importlib.import_module(folder)
+    assert name not in getattr(module, '__all__', ())
+    home, _, new_name = f'bliss_astro.{MOVED[old]}'.rpartition('.')
+    with pytest.warns(AstropyDeprecationWarning, match=f'use {home}.{new_name}'):
+        found = getattr(module, name)
+    assert found is getattr(importlib.import_module(home), new_name)
 
 
 # Other packages take most of the time, so processes share them and nothing else.

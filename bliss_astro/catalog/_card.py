@@ -9,7 +9,7 @@ import astropy.units as u
 from astropy.table import Column, QTable
 from astropy.time import TimeBase
 
-from .._units import is_text_exact, unit_text
+from ..units import is_text_exact, unit_text
 from ._meta import plain_value
 
 __all__ = [

@@ -6,11 +6,11 @@ The table of detected sources.
 import numpy as np
 from astropy.table import QTable
 
+from ..flags import decode_flags
 from ._build import make_columns
 from ._checks import own_exposure
 from ._columns import REQUIRED_COLUMNS
 from ._display import CatalogColumns, CatalogFormatter, headline
-from ._flags import decode_flags
 from ._intervals import draws, interval
 from ._io import read_catalog, write_catalog
 from ._meta import default_meta, header_to_wcs, make_record, plain_value

@@ -14,8 +14,8 @@ import numpy as np
 from astropy.table import QTable
 from astropy.table.pprint import TableFormatter
 
+from ..flags import decode_flags
 from ._columns import COLUMNS, SHAPE_COLUMNS
-from ._flags import decode_flags
 
 _SHAPE_ERRORS = tuple(f'{name}_err' for name in SHAPE_COLUMNS)
 # Columns to leave out where there is no room for all, in this order.

@@ -15,8 +15,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
-from .._units import unit_text
 from .._warnings import collect_warnings
+from ..units import unit_text
 from ._record import DateText, ImageRecord
 
 __all__ = [

@@ -12,9 +12,9 @@ from bliss_astro.posteriors import find_sources
 from bliss_astro.posteriors._catalog_head import of_type, split_types
 from bliss_astro.priors import torch_generator
 
+from ..flags import CatalogFlag
 from ._checks import check_count, check_threshold
 from ._columns import SHAPE_COLUMNS
-from ._flags import CatalogFlag
 from ._full_tiles import SharedLight, share_light
 from ._shapes import (
     SHAPE_NAMES,
@@ -66,7 +66,7 @@ class CatalogPosterior:
 
     flags : 2D int array ``(ny, nx)`` or None, optional
         What holds for a source at each pixel, see
-        `~bliss_astro.catalog.CatalogFlag`.
+        `~bliss_astro.flags.CatalogFlag`.
 
     meta : dict, optional
         For the tables.

@@ -9,8 +9,8 @@ import numpy as np
 from astropy.io import fits
 
 from .._atomic import atomic_write
-from .._units import unit_text
 from ..coadds._coadd_io import _wcs_header
+from ..units import unit_text
 from ._formats import WRITERS
 from ._io import FORMATS
 

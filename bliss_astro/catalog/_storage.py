@@ -17,7 +17,7 @@ from bliss_astro.posteriors import (
     TilePosterior,
 )
 
-from .._units import unit_text
+from ..units import unit_text
 from ._meta import header_to_wcs, wcs_to_header
 from ._shapes import latent_dim
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._units import is_surface_brightness
+from ..units import is_surface_brightness
 from ._noise_kernel import MAX_LAG, input_kernel, kernel_of_pair
 from ._pixel_mapping import pixel_area
 

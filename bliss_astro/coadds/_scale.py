@@ -8,7 +8,7 @@ import numpy as np
 
 from bliss_astro._warnings import warn
 
-from .._units import is_surface_brightness
+from ..units import is_surface_brightness
 
 __all__ = []
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from bliss_astro.catalog import CatalogFlag
 from bliss_astro.encoders import Domain
+from bliss_astro.flags import CatalogFlag
 
 __all__ = ['check_fullness']
 

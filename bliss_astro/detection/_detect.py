@@ -25,10 +25,11 @@ from bliss_astro._warnings import (
     OutOfDomainWarning,
     warn,
 )
-from bliss_astro.catalog import CatalogFlag, CatalogPosterior
+from bliss_astro.catalog import CatalogPosterior
 from bliss_astro.catalog._checks import check_count, check_threshold
 from bliss_astro.catalog._record import FactRecord
 from bliss_astro.encoders import Domain, Encoder, EncoderInputs
+from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import TileGrid
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 

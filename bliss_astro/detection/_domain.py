@@ -9,8 +9,8 @@ import math
 import numpy as np
 
 from bliss_astro._messages import two_digits
-from bliss_astro.catalog import CatalogFlag
 from bliss_astro.encoders import Domain
+from bliss_astro.flags import CatalogFlag
 
 from ._pixel_statistics import PIXEL_LIMITS
 
@@ -42,7 +42,7 @@ class DomainFinding:
     title, value, allowed : str
         What it is, how much of it the image has, and what was trained on.
 
-    flag : `~bliss_astro.catalog.CatalogFlag` or None
+    flag : `~bliss_astro.flags.CatalogFlag` or None
         What rows are flagged with.
 
     outside : bool array

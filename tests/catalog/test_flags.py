@@ -6,7 +6,7 @@ Tests of the bits of the flags column.
 import numpy as np
 import pytest
 
-from bliss_astro.catalog import CatalogFlag, decode_flags
+from bliss_astro.flags import CatalogFlag, decode_flags
 
 
 def test_bits_are_the_documented_ones():

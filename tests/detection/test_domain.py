@@ -8,8 +8,8 @@ import pytest
 from scipy.spatial import cKDTree
 
 from bliss_astro import CoaddSimulator, OutOfDomainWarning, PSFModel, detect_sources
-from bliss_astro.catalog import CatalogFlag
 from bliss_astro.encoders import Domain
+from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import StarPrior
 
 

@@ -18,7 +18,7 @@ from bliss_astro import (
     detect_sources,
 )
 from bliss_astro._warnings import OutOfDomainWarning
-from bliss_astro.catalog import CatalogFlag
+from bliss_astro.flags import CatalogFlag
 from bliss_astro.psf import PSFModel
 from bliss_astro.rendering import render_galaxies, render_stars
 

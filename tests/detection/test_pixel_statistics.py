@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bliss_astro import CoaddSimulator, OutOfDomainWarning, detect_sources
-from bliss_astro.catalog import CatalogFlag
 from bliss_astro.detection._pixel_statistics import PIXEL_LIMITS, pixel_statistics
 from bliss_astro.exposures import Exposure
+from bliss_astro.flags import CatalogFlag
 
 
 def noise(shape=(300, 300), seed=1):

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The bits of the ``flags`` column and their decoder.
+Flags: bits of the ``flags`` column of a catalogue and their decoder.
 """
 
 import enum
@@ -12,10 +12,9 @@ __all__ = ['CatalogFlag', 'decode_flags']
 
 class CatalogFlag(enum.IntFlag):
     """
-    What a user should know about a row before trusting it.
+    Bits of the ``flags`` column of a `~bliss_astro.catalog.ProbabilisticCatalog`.
 
-    The ``flags`` column of a `ProbabilisticCatalog` holds a sum of these
-    bits; 0 means that nothing is known against the row.
+    A row's flags are a sum of these; 0 means that nothing is known against it.
     """
 
     NEAR_MASKED = 1
@@ -58,7 +57,7 @@ class CatalogFlag(enum.IntFlag):
 
 def decode_flags(value):
     """
-    Spell out the bits of a ``flags`` value.
+    Name the bits of a ``flags`` value.
 
     Parameters
     ----------
@@ -69,8 +68,8 @@ def decode_flags(value):
     -------
     names : list of str or list of list of str
         The names of the bits that are set, in lower case and from the lowest
-        bit up; for an array, one such list per element. A bit that this
-        version does not know is called ``'bit_<value>'``.
+        bit up; for an array, one such list per element. An unknown
+        bit is called ``'bit_<value>'``.
 
     Raises
     ------
@@ -82,7 +81,7 @@ def decode_flags(value):
 
     Examples
     --------
-    >>> from bliss_astro.catalog import decode_flags
+    >>> from bliss_astro import decode_flags
     >>> decode_flags(130)
     ['near_edge', 'blended']
     >>> decode_flags([0, 4])

@@ -1,16 +1,80 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Units as text that reads back as the same unit, and units of surface brightness.
+Units and magnitudes: zero points, conversion factors, units as text.
 """
 
 import astropy.units as u
+import numpy as np
 
-__all__ = ['is_surface_brightness', 'is_text_exact', 'unit_text']
+__all__ = [
+    'FWHM_PER_SIGMA',
+    'MAD_TO_SIGMA',
+    'NANOMAGGY_ZERO_POINT',
+    'SDSS_PIXEL_SCALE',
+    'flux_to_magnitude',
+    'is_surface_brightness',
+    'is_text_exact',
+    'magnitude_to_flux',
+    'unit_text',
+]
+
+NANOMAGGY_ZERO_POINT = 22.5
+"""AB magnitude of a flux of one nanomaggy (3.631 uJy)."""
+
+SDSS_PIXEL_SCALE = 0.396
+"""Pixel scale of SDSS in arcsec, in whose pixels densities of priors are stated."""
+
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
+
+# 2 sqrt(2 ln 2) = 2.35482, rounded as it was when the bundled encoders were trained.
+FWHM_PER_SIGMA = 2.355
+"""Full width at half maximum of a Gaussian over its standard deviation."""
+
+
+def flux_to_magnitude(flux, zero_point=NANOMAGGY_ZERO_POINT):
+    """
+    Convert fluxes to magnitudes.
+
+    Parameters
+    ----------
+    flux : array_like
+        Fluxes in units of which one has the magnitude ``zero_point``.
+
+    zero_point : float, optional
+        In magnitudes; by default that of nanomaggies.
+
+    Returns
+    -------
+    magnitude : array or float
+        ``zero_point - 2.5 log10(flux)``.
+    """
+    return zero_point - 2.5 * np.log10(flux)
+
+
+def magnitude_to_flux(magnitude, zero_point=NANOMAGGY_ZERO_POINT):
+    """
+    Convert magnitudes to fluxes; the inverse of `flux_to_magnitude`.
+
+    Parameters
+    ----------
+    magnitude : array_like
+        Magnitudes.
+
+    zero_point : float, optional
+        In magnitudes; by default that of nanomaggies.
+
+    Returns
+    -------
+    flux : array or float
+        ``10**(0.4 (zero_point - magnitude))``.
+    """
+    return 10 ** (0.4 * (zero_point - magnitude))
 
 
 def is_surface_brightness(unit):
     """
-    Say whether a unit is one of brightness over an area, not of flux in a pixel.
+    Test whether a unit is one of surface brightness, not of flux in a pixel.
 
     Pixels of another size have other fluxes but the same surface brightness.
 
@@ -28,7 +92,7 @@ def is_surface_brightness(unit):
     Examples
     --------
     >>> import astropy.units as u
-    >>> from bliss_astro._units import is_surface_brightness
+    >>> from bliss_astro.units import is_surface_brightness
     >>> is_surface_brightness(u.MJy / u.sr), is_surface_brightness(u.nJy)
     (True, False)
     """
@@ -42,7 +106,7 @@ def is_surface_brightness(unit):
 
 def is_text_exact(unit):
     """
-    Say whether astropy's own text of a unit reads back as that unit.
+    Test whether astropy's own text of a unit reads back as that unit.
 
     Parameters
     ----------
@@ -52,7 +116,7 @@ def is_text_exact(unit):
     Returns
     -------
     exact : bool
-        `False` for names that astropy does not know, which the user defined, and
+        `False` for names unknown to astropy, which the user defined, and
         for scales of more digits than astropy writes.
     """
     return unit is None or u.Unit(unit.to_string(), parse_strict='silent') == unit
@@ -70,13 +134,13 @@ def unit_text(unit):
     Returns
     -------
     text : str or None
-        Names that astropy does not know are replaced by their definitions, and
+        Names unknown to astropy are replaced by their definitions, and
         a scale has all its digits.  A unit without a definition is its name.
 
     Examples
     --------
     >>> import astropy.units as u
-    >>> from bliss_astro._units import unit_text
+    >>> from bliss_astro.units import unit_text
     >>> unit_text(u.def_unit('hscflux', 57.54 * u.nJy) / u.s)
     '57.54 nJy / s'
     """
@@ -92,7 +156,7 @@ def unit_text(unit):
 
 
 def _expand(unit):
-    """Replace the names in a unit that astropy does not know."""
+    """Replace the names in a unit that are unknown to astropy."""
     if not isinstance(unit, u.CompositeUnit):
         known = is_text_exact(unit) or unit.represents is unit
         return u.CompositeUnit(1.0, [unit], [1]) if known else _expand(unit.represents)
