@@ -20,6 +20,7 @@ the folders above it::
     galaxies     the learned galaxy model (autoencoder)
     catalog      what the user holds
     detection    the door: detect_sources, BlissFinder
+    checks       posterior predictive check, completeness, reconstruction
     -----------------------------------------------------
     metrics, plotting, cli    around the flow
 
@@ -57,10 +58,10 @@ _HOME_OF = {
     'TilePosterior': 'posteriors',
     'align_exposures': 'coadds',
     'coadd_exposures': 'coadds',
-    'completeness': 'detection',
+    'completeness': 'checks',
     'decode_flags': 'flags',
     'detect_sources': 'detection',
-    'reconstruct': 'catalog',
+    'reconstruct': 'checks',
 }
 
 _FOLDERS = (
@@ -75,6 +76,7 @@ _FOLDERS = (
     'galaxies',
     'catalog',
     'detection',
+    'checks',
     'metrics',
     'plotting',
 )
