@@ -83,7 +83,7 @@ def ask(encoder, scenes, *, first=0, least=LEAST):
     encoder : `~bliss_astro.encoders.Encoder`
         Which.
 
-    scenes : SceneBatch
+    scenes : SimulatedImages
         B images.
 
     first : int, optional
@@ -182,7 +182,7 @@ def draw_totals(posterior, scenes, *, generator, n_draws=32):
     posterior : `~bliss_astro.posteriors.TilePosterior`
         Of B images.
 
-    scenes : SceneBatch
+    scenes : SimulatedImages
         The images.
 
     generator : `torch.Generator`

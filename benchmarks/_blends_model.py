@@ -22,7 +22,7 @@ def reconstruct(scenes, sources, keep):
 
     Parameters
     ----------
-    scenes : SceneBatch
+    scenes : SimulatedImages
         B images.
 
     sources : `~bliss_astro.posteriors.SourceMarginals`
@@ -68,7 +68,7 @@ def chi_square(scenes, model, signal, *, least=0.5):
 
     Parameters
     ----------
-    scenes : SceneBatch
+    scenes : SimulatedImages
         B images.
 
     model : tensor ``(B, ny, nx)``

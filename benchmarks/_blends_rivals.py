@@ -54,7 +54,7 @@ def kernels_of(scenes):
 
     Parameters
     ----------
-    scenes : SceneBatch
+    scenes : SimulatedImages
         B images.
     """
     n, middle = len(scenes), torch.full((len(scenes), 1), float(_PSF_HALF))
@@ -152,7 +152,7 @@ def find_rival(name, scenes, settings, *, first=0):
     name : {'SEP', 'photutils'}
         Which.
 
-    scenes : SceneBatch
+    scenes : SimulatedImages
         B images.
 
     settings : dict
@@ -202,7 +202,7 @@ def tune(name, batches, *, keep):
     name : {'SEP', 'photutils'}
         Which.
 
-    batches : list of (SceneBatch, dict)
+    batches : list of (SimulatedImages, dict)
         Scenes of a separate set with their truth.
 
     keep : callable

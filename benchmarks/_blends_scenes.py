@@ -8,11 +8,11 @@ import math
 import numpy as np
 import torch
 
-from bliss_astro.encoders import SceneStream, SimulationConfig
-from bliss_astro.encoders._scene_batch import SceneBatch
+from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._noise import add_noise
 from bliss_astro.priors import CatalogPrior
 from bliss_astro.rendering import render_galaxies, render_stars
+from bliss_astro.simulation._images import SimulatedImages
 
 __all__ = [
     'DENSITY',
@@ -147,7 +147,7 @@ def expose(
 
     Returns
     -------
-    scenes : SceneBatch
+    scenes : SimulatedImages
         Single exposures with photon noise of sky and sources.
 
     signal : tensor ``(B, ny, nx)``
@@ -164,7 +164,7 @@ def expose(
     )
     ones = torch.ones(n)
     circle = (nx / 2, ny / 2, math.inf) if circle is None else circle
-    scenes = SceneBatch(
+    scenes = SimulatedImages(
         data=data,
         background=fields.background,
         bkg_error=(fields.background + fields.read_noise**2).sqrt(),
@@ -181,7 +181,7 @@ def expose(
         is_galaxy=is_galaxy,
         galaxy=galaxy,
         population=ones * (population == 'npe'),
-        region=(-0.5, nx - 0.5, -0.5, ny - 0.5),
+        region=torch.tensor([[-0.5, nx - 0.5, -0.5, ny - 0.5]]).expand(n, 4),
         cluster=torch.tensor([circle]).expand(n, 3),
     )
     return scenes, signal
@@ -243,13 +243,4 @@ def draw_blends(n, field_prior, *, generator, told='blends'):
 
 def inputs_of(encoder, scenes):
     """What an encoder is told of scenes, as in training."""
-    config = encoder.config
-    size = tuple(scenes.data.shape[1:])
-    stream = SceneStream(
-        SimulationConfig(
-            population='npe', n_exposures=(1, 1), shape=size, confined_fraction=0
-        ),
-        tile_size=config.tile_size,
-        n_most=config.n_most,
-    )
-    return stream.inputs(scenes)
+    return EncoderInputs.from_batch(scenes, tile_size=encoder.config.tile_size)

@@ -13,12 +13,8 @@ import time
 
 import torch
 
-from bliss_astro.encoders import (
-    EncoderConfig,
-    SimulationConfig,
-    TrainingConfig,
-    train_encoder,
-)
+from bliss_astro.encoders import EncoderConfig, TrainingConfig, train_encoder
+from bliss_astro.simulation import SimulationConfig
 
 __all__ = ['ORDERS', 'PRESETS', 'Network', 'Preset', 'networks_of', 'train_all']
 

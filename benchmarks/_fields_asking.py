@@ -41,7 +41,7 @@ def draw_scenes(stream, which, index, n_images):
 
     Parameters
     ----------
-    stream : `~bliss_astro.encoders.SimulationStream`
+    stream : `~bliss_astro.simulation.SimulationStream`
         Of the paper's prior, 80 x 80 pixels, no sources outside.
 
     which : {'many', 'single'}
@@ -55,14 +55,14 @@ def draw_scenes(stream, which, index, n_images):
 
     Returns
     -------
-    scenes : SceneBatch
+    scenes : SimulatedImages
         Images and truth.
 
     generator : `torch.Generator`
         For whatever else is random about this batch.
     """
     generator = generator_of(SEED, SETS[which], index, device=stream.device)
-    return stream.draw_scenes(n_images, generator=generator), generator
+    return stream.sample_batch(n_images, generator=generator), generator
 
 
 # -- truth -------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def describe_truth(scenes, first):
 
     Parameters
     ----------
-    scenes : SceneBatch
+    scenes : SimulatedImages
         Images and truth.
 
     first : int
@@ -168,7 +168,7 @@ def ask(encoder, inputs, catalog, scenes, truth, first, generator):
     catalog : `~bliss_astro.posteriors.TileCatalog`
         The truth by tile.
 
-    scenes : SceneBatch
+    scenes : SimulatedImages
         The same images.
 
     truth : dict of array

@@ -14,7 +14,8 @@ from _fields_common import SETS
 from _fields_training import test_simulation
 
 from bliss_astro.encoders import Encoder
-from bliss_astro.encoders._scene_stream import SceneStream
+from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.simulation._scene_stream import SceneStream
 
 __all__ = ['TestStream', 'read_scores', 'score_all']
 
@@ -74,20 +75,11 @@ def _ask_all(task):
     for label in labels:
         encoder = _state['encoders'][label]
         config = encoder.config
-        own = SceneStream(
-            stream.config,
-            tile_size=config.tile_size,
-            n_most=config.n_most,
-            device=stream.device,
-            priors=stream.priors,
-            field_prior=stream.field_prior,
-        )
         # The same draws for every encoder, whoever else is asked.
         generator.manual_seed(seed + 1)
         answers[label] = ask(
             encoder,
-            own.inputs(scenes),
-            own.tile_catalog(scenes),
+            *training_pair(scenes, tile_size=config.tile_size, n_most=config.n_most),
             scenes,
             truth,
             first,

@@ -11,12 +11,8 @@ import torch
 from _fields_common import SHAPE
 from _fields_oracle import OracleSettings
 
-from bliss_astro.encoders import (
-    EncoderConfig,
-    SimulationConfig,
-    TrainingConfig,
-    train_encoder,
-)
+from bliss_astro.encoders import EncoderConfig, TrainingConfig, train_encoder
+from bliss_astro.simulation import SimulationConfig
 
 __all__ = ['NETWORKS', 'PRESETS', 'Preset', 'is_trained', 'train_all', 'weights_of']
 

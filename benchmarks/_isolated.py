@@ -81,7 +81,7 @@ def place_stars(depth, x, y, flux, *, shape, generator, **keywords):
 
     Returns
     -------
-    batch : `CoaddBatch`
+    batch : `SimulatedImages`
         It states the paper's density everywhere and the paper's flux floor.
     """
     simulator = CoaddSimulator(
@@ -104,7 +104,7 @@ def crop(batch, left, bottom, shape):
         data=batch.data[:, rows, columns],
         mask=batch.mask[:, rows, columns],
         # Stars may lie anywhere, as the uncropped images say too.
-        region=(-0.5, nx - 0.5, -0.5, ny - 0.5),
+        region=torch.tensor([[-0.5, nx - 0.5, -0.5, ny - 0.5]]).expand(len(batch), 4),
         x=batch.x - left,
         y=batch.y - bottom,
     )

@@ -15,9 +15,9 @@ from _common import Report, make_parser
 from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxySimulationConfig,
-    GalaxyStream,
     reconstruction_report,
 )
+from bliss_astro.simulation import GalaxyStream
 
 # What has a target: column, words, target, allowed range.
 _GOALS = (

@@ -52,7 +52,7 @@ def read_truth(scenes, first):
 
     Parameters
     ----------
-    scenes : SceneBatch
+    scenes : SimulatedImages
         B scenes.
 
     first : int

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from _common import Report, make_parser
 
-from bliss_astro.encoders import Encoder, SimulationStream, load_config
-from bliss_astro.encoders._scene_stream import SceneStream
+from bliss_astro.encoders import Encoder, load_config
+from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors._loss import npe_loss
+from bliss_astro.simulation import SimulationStream
+from bliss_astro.simulation._scene_stream import SceneStream
 
 _EXACT = (0.001, 0.00101)
 # Images of the training configuration, and parts of them.
@@ -35,11 +37,15 @@ def losses(encoders, simulation, n_images, seed):
     """-log q of each encoder (first axis), batch of images and term; names of terms."""
     first = encoders[0].config
     kind = SimulationStream if simulation.population == 'stars' else SceneStream
-    stream = kind(simulation, tile_size=first.tile_size, n_most=first.n_most)
+    stream = kind(simulation)
     generator = torch.Generator().manual_seed(seed)
     values = [[] for _ in encoders]
     for _ in range(-(-n_images // _BATCH)):
-        inputs, catalog = stream.draw(_BATCH, generator=generator)
+        inputs, catalog = training_pair(
+            stream.sample_batch(_BATCH, generator=generator),
+            tile_size=first.tile_size,
+            n_most=first.n_most,
+        )
         for own, encoder in zip(values, encoders, strict=True):
             _, terms = npe_loss(encoder(inputs), catalog)
             # Not of the posterior: where its fits begin.

@@ -56,7 +56,7 @@ def judge(found, scenes):
     found : dict of array
         From `ask`, of probability above 0.5.
 
-    scenes : SceneBatch
+    scenes : SimulatedImages
         B images of two galaxies.
 
     Returns

@@ -19,7 +19,7 @@ def _simulate(path):
     """Stars and galaxies of the sky as one exposure of SDSS sees them."""
     import torch
 
-    from bliss_astro.encoders import SceneStream, SimulationConfig
+    from bliss_astro.simulation import SceneStream, SimulationConfig
 
     config = SimulationConfig(
         population='sky',
@@ -32,7 +32,7 @@ def _simulate(path):
         galaxy_scale=(1.0, 1.0),
     )
     stream = SceneStream(config)
-    scene = stream.draw_scenes(1, generator=torch.Generator().manual_seed(3))
+    scene = stream.sample_batch(1, generator=torch.Generator().manual_seed(3))
     np.savez(
         path,
         data=scene.data[0].numpy(),

@@ -19,11 +19,11 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro import CoaddSimulator, Exposure, PSFModel, detect_sources, reconstruct
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.encoders import SceneStream, SimulationConfig
 from bliss_astro.metrics import blendedness, scene_truth
 from bliss_astro.plotting import plot_reconstruction
 from bliss_astro.priors import StarPrior
 from bliss_astro.rendering import render_stars
+from bliss_astro.simulation import SceneStream, SimulationConfig
 
 SHAPE = (48, 48)
 SEED = 20260915
@@ -74,7 +74,7 @@ def draw_galaxies(n, generator):
     config = SimulationConfig(
         population='npe', shape=SHAPE, crowding=(3.0, 10.0), n_exposures=(1, 1)
     )
-    scenes = SceneStream(config).draw_scenes(n, generator=generator)
+    scenes = SceneStream(config).sample_batch(n, generator=generator)
     truth = scene_truth(scenes)
     blends = [_of_scene(scenes, truth, k) for k in range(n)]
     return [blend for blend in blends if blend is not None]

@@ -15,9 +15,10 @@ import torch
 from _common import Report, make_parser
 
 from bliss_astro.detection._detect import _autocast
-from bliss_astro.encoders import Encoder, SceneStream, SimulationConfig
+from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.posteriors import find_sources
 from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.simulation import SceneStream, SimulationConfig
 
 TELLINGS = ('its own', 'the median', "another field's")
 _BATCH = 50
@@ -126,9 +127,9 @@ def main():
     median = median.median(0).values
     found = {telling: [] for telling in TELLINGS}
     for _ in range(-(-n_images // _BATCH)):
-        scenes = stream.draw_scenes(_BATCH, generator=generator)
+        scenes = stream.sample_batch(_BATCH, generator=generator)
         width = 0.396 * fwhm_of_shape(scenes.psf).numpy()
-        inputs = stream.inputs(scenes)
+        inputs = EncoderInputs.from_batch(scenes)
         for telling in TELLINGS:
             rows = ask(encoder, tell(inputs, telling, median), scenes)
             seeing = width[rows[:, 0].astype(int)]

@@ -14,13 +14,13 @@ the folders above it::
     priors       what may be on the sky, and how it is seen
     rendering    what a perfect camera sees
     exposures    what a real camera records
-    coadds       dither, align, weight, stack
+    coadds       align, weight, stack
+    simulation   simulated images with their truth
     posteriors   tiles, factors, sampling, loss
     encoders     from an image to a posterior
     galaxies     the learned galaxy model (autoencoder)
     catalog      what the user holds
     detection    the door: detect_sources, BlissFinder
-    checks       posterior predictive check, completeness, reconstruction
     -----------------------------------------------------
     metrics, plotting, cli    around the flow
 
@@ -44,7 +44,7 @@ _HOME_OF = {
     'CatalogFlag': 'flags',
     'CatalogPosterior': 'catalog',
     'Coadd': 'coadds',
-    'CoaddSimulator': 'coadds',
+    'CoaddSimulator': 'simulation',
     'Encoder': 'encoders',
     'EncoderInputs': 'encoders',
     'Exposure': 'exposures',
@@ -58,10 +58,10 @@ _HOME_OF = {
     'TilePosterior': 'posteriors',
     'align_exposures': 'coadds',
     'coadd_exposures': 'coadds',
-    'completeness': 'checks',
+    'completeness': 'detection',
     'decode_flags': 'flags',
     'detect_sources': 'detection',
-    'reconstruct': 'checks',
+    'reconstruct': 'catalog',
 }
 
 _FOLDERS = (
@@ -71,12 +71,12 @@ _FOLDERS = (
     'rendering',
     'exposures',
     'coadds',
+    'simulation',
     'posteriors',
     'encoders',
     'galaxies',
     'catalog',
     'detection',
-    'checks',
     'metrics',
     'plotting',
 )

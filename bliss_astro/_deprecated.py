@@ -13,15 +13,16 @@ __all__ = ['MOVED', 'deprecated_names']
 # Old path of a name -> new path; both below `bliss_astro`. Names stay importable by
 # their old path for one release.
 MOVED = {
-    'catalog.CatalogCheck': 'checks.CatalogCheck',
     'catalog.CatalogFlag': 'flags.CatalogFlag',
-    'catalog.CheckFinding': 'checks.CheckFinding',
-    'catalog.Reconstruction': 'checks.Reconstruction',
-    'catalog.SourceImage': 'checks.SourceImage',
     'catalog.decode_flags': 'flags.decode_flags',
-    'catalog.reconstruct': 'checks.reconstruct',
-    'detection.Completeness': 'checks.Completeness',
-    'detection.completeness': 'checks.completeness',
+    'coadds.CoaddBatch': 'simulation.SimulatedImages',
+    'coadds.CoaddSimulator': 'simulation.CoaddSimulator',
+    'encoders.SceneBatch': 'simulation.SimulatedImages',
+    'encoders.SceneStream': 'simulation.SceneStream',
+    'encoders.SimulationConfig': 'simulation.SimulationConfig',
+    'encoders.SimulationStream': 'simulation.SimulationStream',
+    'galaxies.GalaxyBatch': 'simulation.GalaxyBatch',
+    'galaxies.GalaxyStream': 'simulation.GalaxyStream',
 }
 
 

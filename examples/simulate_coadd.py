@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 
-from bliss_astro.coadds import CoaddSimulator
 from bliss_astro.metrics import optimal_snr
+from bliss_astro.simulation import CoaddSimulator
 
 
 def measured_noise(coadd, truth):

@@ -19,11 +19,12 @@ import torch
 from bliss_astro.encoders import (
     Encoder,
     EncoderConfig,
-    SimulationConfig,
-    SimulationStream,
+    EncoderInputs,
     TrainingConfig,
     train_encoder,
 )
+from bliss_astro.posteriors import TileCatalog
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 
 def configurations(n_steps):
@@ -57,7 +58,8 @@ def compare(encoder, simulation, *, seed=99):
     Count the stars of new images, and those that the encoder sees.
     """
     stream = SimulationStream(simulation)
-    inputs, truth = stream.draw(16, generator=torch.Generator().manual_seed(seed))
+    images = stream.sample_batch(16, generator=torch.Generator().manual_seed(seed))
+    inputs, truth = EncoderInputs.from_batch(images), TileCatalog.from_batch(images)
     posterior = encoder(inputs)
     draws = [
         posterior.sample(generator=torch.Generator().manual_seed(k)).count.sum()

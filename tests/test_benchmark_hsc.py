@@ -327,11 +327,11 @@ def test_configuration_is_complete():
 def test_configuration_draws_such_images(generator):
     import dataclasses
 
-    from bliss_astro.encoders import SceneStream
+    from bliss_astro.simulation import SceneStream
 
     _, simulation, _ = load_config(_FOLDER / 'configs' / 'hsc.toml')
     few = dataclasses.replace(simulation, n_exposures=(3, 3))
-    scenes = SceneStream(few).draw_scenes(8, generator=generator)
+    scenes = SceneStream(few).sample_batch(8, generator=generator)
     assert scenes.data.shape == (8, 48, 48)
     # SNR 1 in a pixel is about 31 mag of flux 1e-4 nmgy to a factor of two.
     noise = scenes.bkg_error / scenes.electrons_per_nmgy

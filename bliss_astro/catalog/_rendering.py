@@ -12,13 +12,8 @@ from bliss_astro.exposures._cutout import two_slices
 from bliss_astro.exposures._psf import PSFAccess, check_psf
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.rendering import GALAXY_SHAPE_NAMES
-from bliss_astro.rendering._scene import (
-    ModelRenderer,
-    Sources,
-    cell_middles,
-    cell_side,
-    psf_grid,
-)
+
+from ._check._model import ModelRenderer, Sources, cell_middles, cell_side, psf_grid
 
 __all__ = ['render_catalog', 'renderer_of', 'scale_of', 'sources_of']
 
@@ -42,7 +37,7 @@ def sources_of(table, *, scale=None, quiet=False):
 
     Returns
     -------
-    sources : `~bliss_astro.rendering._scene.Sources`
+    sources : `~bliss_astro.catalog._check._model.Sources`
         One for each row. Rows whose flux is not finite have none, and galaxies
         whose shape is not known or impossible are stars.
 
@@ -158,7 +153,7 @@ def renderer_of(catalog, *, shape=None, psf=None):
 
     Returns
     -------
-    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
+    renderer : `~bliss_astro.catalog._check._model.ModelRenderer`
         On the whole grid.
     """
     shape = _check_shape(image_shape(catalog) if shape is None else shape)

@@ -76,10 +76,10 @@ def simulate_field(
     """
     import astropy.units as u
 
-    from bliss_astro.coadds import CoaddSimulator
     from bliss_astro.exposures import Exposure
     from bliss_astro.priors import StarPrior
     from bliss_astro.psf import PSFModel
+    from bliss_astro.simulation import CoaddSimulator
 
     if faintest is None:
         n_eff = (psf or PSFModel()).n_eff

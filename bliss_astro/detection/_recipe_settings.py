@@ -8,13 +8,9 @@ import math
 
 import numpy as np
 
-from bliss_astro.encoders import (
-    Domain,
-    EncoderConfig,
-    SimulationConfig,
-    TrainingConfig,
-)
+from bliss_astro.encoders import Domain, EncoderConfig, TrainingConfig
 from bliss_astro.encoders._domain import mean_interpolation
+from bliss_astro.simulation import SimulationConfig
 
 from ._domain import domain_findings
 from ._facts import dither_of, usual_widths

@@ -9,7 +9,8 @@ import math
 import textwrap
 
 import bliss_astro
-from bliss_astro.encoders import EncoderConfig, SimulationConfig, TrainingConfig
+from bliss_astro.encoders import EncoderConfig, TrainingConfig
+from bliss_astro.simulation import SimulationConfig
 
 __all__ = ['write_toml']
 

@@ -7,13 +7,13 @@ import dataclasses
 import tomllib
 from pathlib import Path
 
-from bliss_astro.coadds._simulator import NOISE_ORDERS
 from bliss_astro.priors import CatalogPrior, FieldPrior
+from bliss_astro.simulation import SimulationConfig
+from bliss_astro.simulation._simulator import NOISE_ORDERS
 
 from ._network import EncoderConfig
 from ._pretrained import find_encoder
 from ._settings import check_settings
-from ._stream import SimulationConfig
 
 __all__ = ['TrainingConfig', 'load_config']
 

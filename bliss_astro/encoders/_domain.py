@@ -15,10 +15,10 @@ import torch
 
 from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
 from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation._nuisances import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
-from ._inputs import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR, WING_FLOOR
-from ._scene_stream import SceneStream
-from ._stream import SimulationConfig
+from ._inputs import WING_FLOOR
 
 __all__ = ['Domain']
 

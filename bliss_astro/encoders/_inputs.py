@@ -8,13 +8,15 @@ import math
 
 import torch
 
+from bliss_astro.posteriors import TileCatalog
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     LOG_AREA,
     describe_shape,
 )
+from bliss_astro.simulation._nuisances import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
-__all__ = ['EncoderInputs']
+__all__ = ['EncoderInputs', 'training_pair']
 
 EMPTY_LOG_DENSITY = math.log(1e-7)
 
@@ -91,12 +93,12 @@ class EncoderInputs:
     @classmethod
     def from_batch(cls, batch, *, tile_size=4, normalization_radius=None):
         """
-        The inputs of simulated coadds.
+        Return the inputs of simulated images.
 
         Parameters
         ----------
-        batch : `~bliss_astro.coadds.CoaddBatch`
-            Simulated coadds.
+        batch : `~bliss_astro.simulation.SimulatedImages`
+            Simulated images.
 
         tile_size : int, optional
             Side of a tile in pixels.
@@ -107,7 +109,7 @@ class EncoderInputs:
         Returns
         -------
         inputs : `EncoderInputs`
-            With a map of the density where stars are confined to a region.
+            With a map of the density where a region or a cluster confines sources.
         """
         noise = batch.bkg_error
         image = (batch.data - batch.background[:, None, None]) / noise[:, None, None]
@@ -115,27 +117,17 @@ class EncoderInputs:
         def constant(value):
             return value[:, None, None, None]
 
-        ny, nx = batch.data.shape[1:]
-        rows, columns = -(-ny // tile_size), -(-nx // tile_size)
-        log_density = constant(torch.log(batch.density.clamp(min=1e-7)))
-        x_low, x_high, y_low, y_high = batch.region
-        if x_low > 0 or y_low > 0 or x_high < nx - 1 or y_high < ny - 1:
-            like = {'device': image.device, 'dtype': image.dtype}
-            x = (torch.arange(columns, **like) + 0.5) * tile_size - 0.5
-            y = (torch.arange(rows, **like) + 0.5) * tile_size - 0.5
-            inside = ((x > x_low) & (x < x_high))[None] & ((y > y_low) & (y < y_high))[
-                :, None
-            ]
-            log_density = torch.where(inside, log_density, EMPTY_LOG_DENSITY)
+        population = batch.population
         return cls(
             image=image.masked_fill(batch.mask, 0.0),
             mask=batch.mask,
             log_noise=constant(torch.log(noise * batch.effective_gain)),
             correlation=batch.correlation[:, :, None, None],
             psf=batch.psf[:, :, None, None],
-            log_density=log_density,
+            log_density=_density_map(batch, tile_size),
             log_flux_floor=constant(torch.log(batch.flux_min / noise)),
             normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
+            population=None if population is None else constant(population),
             **_stated_errors(batch),
         )
 
@@ -297,8 +289,6 @@ class EncoderInputs:
 
 N_CONDITIONS = 14
 N_UNCERTAINTIES = 6
-# What surveys state, and what an exposure assumes where nothing is stated.
-USUAL_PSF_ERROR, USUAL_BACKGROUND_ERROR = 0.01, 0.05
 # An error of the PSF below this is none.
 _EXACT = 0.001
 # Logarithm of the profile at 1, 2, 4 and 8 px over the centre, as `describe_shape`
@@ -315,6 +305,55 @@ def clip_description(described, limits=None):
         return torch.maximum(described, low[:, None, None])
     low, high = (described.new_tensor(side)[:, None, None] for side in limits)
     return torch.minimum(torch.maximum(described, low), high)
+
+
+def training_pair(images, *, tile_size=4, n_most=2):
+    """
+    Return the inputs of simulated images and their truth by tile.
+
+    Parameters
+    ----------
+    images : `~bliss_astro.simulation.SimulatedImages`
+        Simulated images.
+
+    tile_size : int, optional
+        Side of a tile in pixels.
+
+    n_most : int, optional
+        Largest number of sources in a tile.
+
+    Returns
+    -------
+    inputs : `EncoderInputs`
+        Inputs of the encoder.
+
+    catalog : `~bliss_astro.posteriors.TileCatalog`
+        The sources above the flux floor.
+    """
+    inputs = EncoderInputs.from_batch(images, tile_size=tile_size)
+    return inputs, TileCatalog.from_batch(images, tile_size=tile_size, n_most=n_most)
+
+
+def _density_map(batch, tile_size):
+    """Log density ``(B, 1, h, w)``; a map only where something confines sources."""
+    log_density = torch.log(batch.density.clamp(min=1e-7))[:, None, None, None]
+    ny, nx = batch.data.shape[1:]
+    edges = batch.region.new_tensor([0, nx - 1, 0, ny - 1])
+    beyond = (batch.region - edges) * edges.new_tensor([-1, 1, -1, 1])
+    confined = bool((beyond < 0).any())
+    clustered = batch.cluster is not None and bool(batch.cluster[:, 2].isfinite().any())
+    if not confined and not clustered:
+        return log_density
+    like = {'device': log_density.device, 'dtype': log_density.dtype}
+    x = (torch.arange(-(-nx // tile_size), **like) + 0.5) * tile_size - 0.5
+    y = (torch.arange(-(-ny // tile_size), **like) + 0.5) * tile_size - 0.5
+    x, y = x[None, None], y[None, :, None]
+    x_low, x_high, y_low, y_high = batch.region[:, :, None, None].unbind(1)
+    inside = (x > x_low) & (x < x_high) & (y > y_low) & (y < y_high)
+    if clustered:
+        x_0, y_0, radius = batch.cluster[:, :, None, None].unbind(1)
+        inside = inside & (torch.hypot(x - x_0, y - y_0) < radius)
+    return torch.where(inside[:, None], log_density, EMPTY_LOG_DENSITY)
 
 
 def _stated_errors(batch):

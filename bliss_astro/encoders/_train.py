@@ -15,9 +15,11 @@ import torch
 from bliss_astro._devices import choose_device
 from bliss_astro._lock import lock_folder
 from bliss_astro.posteriors import npe_loss, sequence_loss
+from bliss_astro.simulation import SceneStream, SimulationStream
 
 from ._configuration import check_configs, load_config
 from ._domain import Domain
+from ._inputs import training_pair
 from ._network import Encoder
 from ._run_folder import (
     TrainingLog,
@@ -26,9 +28,7 @@ from ._run_folder import (
     save_checkpoint,
     step_bar,
 )
-from ._scene_stream import SceneStream
 from ._start import start_from
-from ._stream import SimulationStream
 
 __all__ = ['train_encoder']
 
@@ -58,7 +58,7 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(
             self.encoder.parameters(), lr=training.learning_rate, betas=(0.9, 0.99)
         )
-        self.stream = self._make_stream(encoder_config, simulation, galaxy_model)
+        self.stream = self._make_stream(simulation, galaxy_model)
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.step, self.n_skipped, self.seconds = 0, 0, 0.0
         self.best, self.best_weights = math.inf, None
@@ -66,19 +66,14 @@ class _Trainer:
         self.whole = True
         self.validated = 0
 
-    def _make_stream(self, encoder_config, simulation, model):
-        sizes = {
-            'tile_size': encoder_config.tile_size,
-            'n_most': encoder_config.n_most,
-            'device': self.device,
-        }
+    def _make_stream(self, simulation, model):
         if simulation.population == 'stars':
-            return SimulationStream(simulation, **sizes)
+            return SimulationStream(simulation, device=self.device)
         if model is not None:
             model = model.to(self.device)
             for encoder in (self.encoder, self.average):
                 encoder.use_galaxy_model(model)
-        return SceneStream(simulation, galaxy_model=model, **sizes)
+        return SceneStream(simulation, galaxy_model=model, device=self.device)
 
     def _freeze(self, stage):
         if stage == 'all':
@@ -127,14 +122,20 @@ class _Trainer:
         size = self.training.dataset_size
         batch = self.training.batch_size
         if size is None:
-            return self.stream.draw(batch, generator=self.generator)
+            return self._pair(batch, self.generator)
         # A fixed set is a fixed list of seeds: nothing need be stored.
         index = torch.randint(
             max(1, size // batch), (), generator=self.generator, device=self.device
         )
         seed = (self.training.seed + 1) * 1_000_003 + int(index)
         own = torch.Generator(self.device).manual_seed(seed)
-        return self.stream.draw(batch, generator=own)
+        return self._pair(batch, own)
+
+    def _pair(self, n, generator):
+        """Inputs and truth of simulated images."""
+        images = self.stream.sample_batch(n, generator=generator)
+        config = self.configs[0]
+        return training_pair(images, tile_size=config.tile_size, n_most=config.n_most)
 
     def advance(self):
         """One step of the optimiser; returns the terms of the loss."""
@@ -177,7 +178,7 @@ class _Trainer:
         total, n = {}, 0
         while n < self.training.n_validation:
             size = min(256, self.training.n_validation - n)
-            inputs, catalog = self.stream.draw(size, generator=generator)
+            inputs, catalog = self._pair(size, generator)
             _, terms = self._loss(self.average, inputs, catalog)
             for name, value in terms.items():
                 total[name] = total.get(name, 0.0) + float(value) * size

@@ -13,9 +13,9 @@ from astropy.table import QTable
 
 from bliss_astro.priors._stars import torch_generator
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
+from bliss_astro.simulation._stamps import GalaxyBatch, GalaxyStream, snr_of
 
 from ._config import GalaxySimulationConfig
-from ._stream import GalaxyBatch, GalaxyStream, snr_of
 
 __all__ = ['ReconstructionReport', 'reconstruction_report']
 

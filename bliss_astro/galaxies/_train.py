@@ -20,11 +20,11 @@ from bliss_astro.encoders._run_folder import (
     save_checkpoint,
     step_bar,
 )
+from bliss_astro.simulation import GalaxyStream
 
 from ._autoencoder import GalaxyAutoencoder
 from ._bound import evidence_bound
 from ._config import load_galaxy_config
-from ._stream import GalaxyStream
 from ._teaching import Teacher, lesson
 
 __all__ = ['train_galaxies']

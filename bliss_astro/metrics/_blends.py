@@ -182,7 +182,7 @@ def scene_truth(scenes, *, index=None, accuracy=None):
 
     Parameters
     ----------
-    scenes : `~bliss_astro.encoders.SceneBatch`
+    scenes : `~bliss_astro.simulation.SimulatedImages`
         B scenes, on the CPU.
 
     index : (B,) int array_like or `None`, optional

@@ -109,6 +109,42 @@ class TileCatalog:
         return cls(count, *zeros, shape=zeros[0].new_zeros(*full, n_shape))
 
     @classmethod
+    def from_batch(cls, batch, *, tile_size=4, n_most=2):
+        """
+        Return the truth of simulated images above their flux floors, by tile.
+
+        Parameters
+        ----------
+        batch : `~bliss_astro.simulation.SimulatedImages`
+            Simulated images.
+
+        tile_size : int, optional
+            Side of a tile in pixels.
+
+        n_most : int, optional
+            Largest number K of sources in a tile.
+
+        Returns
+        -------
+        catalog : `TileCatalog`
+            The sources by tile.
+        """
+        floor = batch.flux_min[:, None]
+        # By rounding, the faintest of a prior may lie below its own floor.
+        used = batch.flux >= floor * (1 - 1e-5)
+        ratio = torch.where(used, batch.flux / floor, 1.0)
+        return cls.from_sources(
+            batch.x,
+            batch.y,
+            torch.log(ratio).clamp(min=0),
+            used,
+            grid=TileGrid(tuple(batch.data.shape[1:]), tile_size),
+            n_most=n_most,
+            galaxy=batch.is_galaxy,
+            shape=batch.galaxy,
+        )
+
+    @classmethod
     def from_sources(
         cls, x, y, log_flux, used, *, grid, n_most=2, galaxy=None, shape=None
     ):

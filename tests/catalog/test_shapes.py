@@ -26,16 +26,11 @@ from bliss_astro.catalog import (
 from bliss_astro.catalog import _shapes as module
 from bliss_astro.catalog._columns import COLUMNS, SHAPE_COLUMNS
 from bliss_astro.catalog._full_tiles import SharedLight
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    SceneStream,
-    SimulationConfig,
-    available_encoders,
-)
+from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 from bliss_astro.psf import PSFModel
+from bliss_astro.simulation import SceneStream, SimulationConfig
 
 SCALE = 0.396  # arcsec, of the wcs in conftest.py
 RADII = ('disk_radius', 'bulge_radius')
@@ -306,7 +301,7 @@ def scene():
         bad_pixels=False,
         crowding=(4.0, 4.0),
     )
-    scenes = SceneStream(config).draw_scenes(
+    scenes = SceneStream(config).sample_batch(
         1, generator=torch.Generator().manual_seed(4)
     )
     return Exposure(

@@ -11,14 +11,10 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, Sip
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bliss_astro.coadds import (
-    AlignedExposure,
-    align_bilinear,
-    align_exposures,
-    iter_aligned,
-)
+from bliss_astro.coadds import AlignedExposure, align_exposures, iter_aligned
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
+from bliss_astro.simulation._align import align_bilinear
 
 reproject = pytest.importorskip('reproject')
 

@@ -9,7 +9,7 @@ import torch
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
-from bliss_astro.coadds import AlignedExposure, align_exposures, coadd_noise
+from bliss_astro.coadds import AlignedExposure, align_exposures
 from bliss_astro.coadds._align_one import _reproject
 from bliss_astro.coadds._noise_kernel import (
     correlated_noise,
@@ -20,6 +20,7 @@ from bliss_astro.coadds._noise_kernel import (
 from bliss_astro.coadds._sampled_noise import monte_carlo_noise
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
+from bliss_astro.simulation._align import coadd_noise
 
 pytest.importorskip('reproject')
 

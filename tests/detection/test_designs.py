@@ -10,8 +10,8 @@ import torch
 
 from bliss_astro import Exposure, detect_sources
 from bliss_astro.detection import _detect
-from bliss_astro.encoders import SceneStream, SimulationConfig
 from bliss_astro.psf import PSFModel
+from bliss_astro.simulation import SceneStream, SimulationConfig
 
 DESIGNS = ('stars-galaxies', 'stars-galaxies-sequence')
 
@@ -43,7 +43,7 @@ def sky():
         bad_pixels=False,
     )
     stream = SceneStream(config)
-    return stream.draw_scenes(1, generator=torch.Generator().manual_seed(12))
+    return stream.sample_batch(1, generator=torch.Generator().manual_seed(12))
 
 
 @pytest.fixture(scope='module', params=DESIGNS)

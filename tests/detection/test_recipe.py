@@ -10,21 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from bliss_astro import CoaddSimulator, Exposure, PSFModel
+from bliss_astro import CoaddSimulator, EncoderInputs, Exposure, PSFModel
 from bliss_astro.detection import ImageFacts, make_recipe
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.detection._facts import dither_of, stack_facts
 from bliss_astro.detection._recipe_settings import choose_settings
-from bliss_astro.encoders import (
-    Domain,
-    SimulationConfig,
-    SimulationStream,
-    load_config,
-    train_encoder,
-)
+from bliss_astro.encoders import Domain, load_config, train_encoder
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.priors import SeeingPrior, StarPrior
 from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 
 def _scaled(factor):
@@ -324,7 +319,8 @@ class TestSettingsOfTheStream:
             shape=(32, 32),
             density=(1e-4, 1e-4),
         )
-        inputs, _ = SimulationStream(config).draw(16, generator=generator)
+        drawn = SimulationStream(config).sample_batch(16, generator=generator)
+        inputs = EncoderInputs.from_batch(drawn)
         kernel, kept = mean_interpolation(dither)
         # 32 correlations, each of 30 dithers, scatter by 0.03 or less.
         assert float(inputs.correlation.mean()) == pytest.approx(

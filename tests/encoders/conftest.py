@@ -6,13 +6,9 @@ Tiny configurations for the tests of the encoders.
 import pytest
 import torch
 
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    SimulationConfig,
-    SimulationStream,
-    TrainingConfig,
-)
+from bliss_astro.encoders import Encoder, EncoderConfig, TrainingConfig
+from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 
 @pytest.fixture
@@ -72,7 +68,10 @@ def draw(tiny_simulation):
         config = SimulationConfig(
             **{**vars(tiny_simulation), 'shape': shape, **settings}
         )
-        stream = SimulationStream(config, tile_size=tile_size, group_size=2)
-        return stream.draw(n, generator=torch.Generator().manual_seed(seed))
+        stream = SimulationStream(config, group_size=2)
+        generator = torch.Generator().manual_seed(seed)
+        return training_pair(
+            stream.sample_batch(n, generator=generator), tile_size=tile_size
+        )
 
     return function

@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.coadds import CoaddSimulator
-from bliss_astro.encoders import EncoderInputs, SimulationConfig, SimulationStream
+from bliss_astro.encoders import EncoderInputs
 from bliss_astro.encoders._inputs import EMPTY_LOG_DENSITY, N_CONDITIONS
 from bliss_astro.priors import StarPrior
+from bliss_astro.simulation import CoaddSimulator, SimulationConfig, SimulationStream
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import torch
 from bliss_astro.encoders import (
     Encoder,
     EncoderConfig,
-    SceneStream,
-    SimulationConfig,
+    EncoderInputs,
     TrainingConfig,
     train_encoder,
 )
 from bliss_astro.galaxies import GalaxyAutoencoder, GalaxyModelConfig
-from bliss_astro.posteriors import find_sources
+from bliss_astro.posteriors import TileCatalog, find_sources
+from bliss_astro.simulation import SceneStream, SimulationConfig
 
 DIM = 3
 
@@ -61,7 +61,7 @@ def configs(model):
 def test_scenes_are_drawn_by_the_model(configs, model):
     loaded = GalaxyAutoencoder.from_pretrained(model, latent_dim=DIM)
     stream = SceneStream(configs[1], galaxy_model=loaded)
-    scenes = stream.draw_scenes(96, generator=torch.Generator().manual_seed(3))
+    scenes = stream.sample_batch(96, generator=torch.Generator().manual_seed(3))
     assert scenes.galaxy.shape[-1] == DIM
     # Signal less noise is the model's image of the galaxies: where there are no
     # stars, its amplitude is one.
@@ -75,7 +75,7 @@ def test_scenes_are_drawn_by_the_model(configs, model):
     own = own / noise
     amplitude = float((seen * own).sum() / own.square().sum())
     assert abs(amplitude - 1) < 5 / float(own.square().sum().sqrt()) + 0.02
-    assert stream.tile_catalog(scenes).shape.shape[-1] == DIM
+    assert TileCatalog.from_batch(scenes).shape.shape[-1] == DIM
 
 
 def test_training_and_draws(configs, tmp_path):
@@ -86,8 +86,8 @@ def test_training_and_draws(configs, tmp_path):
     encoder = Encoder.from_pretrained(tmp_path / 'latent.safetensors')
     simulation = dataclasses.replace(configs[1], galaxy_model=None)
     stream = SceneStream(simulation)
-    scenes = stream.draw_scenes(4, generator=torch.Generator().manual_seed(3))
-    posterior = encoder(stream.inputs(scenes))
+    scenes = stream.sample_batch(4, generator=torch.Generator().manual_seed(3))
+    posterior = encoder(EncoderInputs.from_batch(scenes))
     drawn = posterior.sample(generator=torch.Generator().manual_seed(1))
     assert drawn.shape.shape[-1] == DIM
     sources = find_sources(posterior)

@@ -8,7 +8,9 @@ import dataclasses
 import pytest
 import torch
 
-from bliss_astro.encoders import Encoder, SimulationStream, train_encoder
+from bliss_astro.encoders import Encoder, train_encoder
+from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.simulation import SimulationStream
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def test_begins_where_the_other_ended(tiny_configs, parent, tmp_path):
     child = train_encoder(configs, tmp_path / 'child', name='child')
     other = Encoder.from_pretrained(parent)
     stream = SimulationStream(tiny_configs[1])
-    inputs, catalog = stream.draw(4, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    inputs, catalog = training_pair(stream.sample_batch(4, generator=generator))
     with torch.no_grad():
         own = child(inputs).log_prob(catalog)
         expected = other(inputs).log_prob(catalog)

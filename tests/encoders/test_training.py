@@ -18,13 +18,13 @@ from bliss_astro._lock import lock_folder
 from bliss_astro.encoders import (
     Encoder,
     EncoderConfig,
-    SimulationConfig,
     TrainingConfig,
     load_config,
     train_encoder,
 )
 from bliss_astro.encoders import _train as module
 from bliss_astro.encoders._run_folder import TrainingLog
+from bliss_astro.simulation import SimulationConfig
 
 CONFIGS = Path(bliss_astro.__file__).parent / 'data' / 'configs'
 

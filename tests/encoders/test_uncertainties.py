@@ -10,32 +10,26 @@ import numpy as np
 import pytest
 import torch
 
-from bliss_astro.encoders import (
-    Domain,
-    Encoder,
-    EncoderConfig,
-    EncoderInputs,
-    SceneStream,
-    SimulationConfig,
-    SimulationStream,
-)
-from bliss_astro.encoders._artifacts import (
+from bliss_astro.encoders import Domain, Encoder, EncoderConfig, EncoderInputs
+from bliss_astro.encoders._start import start_from
+from bliss_astro.posteriors import TileCatalog
+from bliss_astro.priors import TelescopePrior
+from bliss_astro.psf._mixture import describe_shape, normalization_of_shape
+from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.simulation import SceneStream, SimulationConfig, SimulationStream
+from bliss_astro.simulation._artifacts import (
     cosmic_rays,
     draw_large_galaxies,
     large_galaxies,
     saturate,
     trails,
 )
-from bliss_astro.encoders._nuisances import (
+from bliss_astro.simulation._nuisances import (
     draw_lobes,
     draw_stated,
     in_lobes,
     stated_asymmetry,
 )
-from bliss_astro.encoders._start import start_from
-from bliss_astro.priors import TelescopePrior
-from bliss_astro.psf._mixture import describe_shape, normalization_of_shape
-from bliss_astro.psf._width import fwhm_of_shape
 
 SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 16}
 TELESCOPES = {
@@ -60,7 +54,7 @@ def seeded(seed=1):
 @pytest.fixture(scope='module')
 def scenes():
     stream = SceneStream(SimulationConfig(**TELESCOPES))
-    return stream, stream.draw_scenes(64, generator=seeded(5))
+    return stream, stream.sample_batch(64, generator=seeded(5))
 
 
 def test_telescope_prior_covers_widths_and_wings():
@@ -92,7 +86,7 @@ def test_stated_errors_are_those_that_are_made(scenes):
     config = dataclasses.replace(
         stream.config, asymmetry=0.0, large_fraction=0.0, n_exposures=(1, 1)
     )
-    drawn = SceneStream(config).draw_scenes(64, generator=seeded(2))
+    drawn = SceneStream(config).sample_batch(64, generator=seeded(2))
     errors = drawn.psf_error
     assert errors.min() > 0
     assert errors.max() < 0.15
@@ -217,8 +211,8 @@ def test_trails_cross_the_image():
 
 
 def test_uncertainties_are_zero_at_their_usual_values(scenes):
-    stream, drawn = scenes
-    inputs = stream.inputs(drawn)
+    _stream, drawn = scenes
+    inputs = EncoderInputs.from_batch(drawn)
     assert inputs.uncertainties().shape == (64, 6, 1, 1)
     plain = dataclasses.replace(
         inputs, psf_error=None, background_error=None, asymmetry=None
@@ -254,7 +248,7 @@ def test_wings_are_clipped():
 
 
 def test_new_inputs_start_without_influence(tmp_path, scenes):
-    stream, drawn = scenes
+    _stream, drawn = scenes
     sizes = SMALL | {
         'galaxies': True,
         'shapes': True,
@@ -266,7 +260,7 @@ def test_new_inputs_start_without_influence(tmp_path, scenes):
     before.save(tmp_path / 'before.safetensors')
     after = Encoder(EncoderConfig(**sizes, uncertainties=True)).eval()
     start_from(after, tmp_path / 'before.safetensors')
-    inputs = stream.inputs(drawn)
+    inputs = EncoderInputs.from_batch(drawn)
     with torch.no_grad():
         torch.testing.assert_close(before.features(inputs), after.features(inputs))
     # And they can gain some.
@@ -318,7 +312,8 @@ def test_counts_of_stars_follow_the_slopes(slope, share):
         dynamic_range=1e4,
         slopes=(slope, slope + 1e-6),
     )
-    _, truth = SimulationStream(config).draw(64, generator=seeded())
+    drawn = SimulationStream(config).sample_batch(64, generator=seeded())
+    truth = TileCatalog.from_batch(drawn)
     present = torch.arange(truth.log_flux.shape[-1]) < truth.count[..., None]
     ratio = torch.exp(truth.log_flux[present])
     # Of a power law, ten times the floor is passed by 10^-slope.

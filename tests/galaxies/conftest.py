@@ -10,9 +10,9 @@ from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyModelConfig,
     GalaxySimulationConfig,
-    GalaxyStream,
 )
 from bliss_astro.priors import FieldPrior
+from bliss_astro.simulation import GalaxyStream
 
 
 @pytest.fixture(scope='session')

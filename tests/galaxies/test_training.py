@@ -17,14 +17,14 @@ from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyModelConfig,
     GalaxySimulationConfig,
-    GalaxyStream,
     GalaxyTrainingConfig,
     load_galaxy_config,
     train_galaxies,
 )
-from bliss_astro.galaxies._stream import snr_of
 from bliss_astro.galaxies._teaching import _polar, _psf_power, _true_modes
 from bliss_astro.rendering import render_galaxies
+from bliss_astro.simulation import GalaxyStream
+from bliss_astro.simulation._stamps import snr_of
 
 BUNDLED = Path(bliss_astro.__file__).parent / 'data' / 'configs' / 'galaxies.toml'
 

@@ -8,14 +8,10 @@ import types
 import pytest
 import torch
 
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    EncoderInputs,
-    SimulationConfig,
-    SimulationStream,
-)
+from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
+from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import TilePosterior
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 
 def _shake(encoder, *, size, seed=4):
@@ -58,7 +54,8 @@ def tiny():
             confined_fraction=0.0,
         )
     )
-    inputs, catalog = stream.draw(3, generator=torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(7)
+    inputs, catalog = training_pair(stream.sample_batch(3, generator=generator))
     return types.SimpleNamespace(
         encoder=encoder, inputs=inputs, catalog=catalog, posterior=encoder(inputs)
     )

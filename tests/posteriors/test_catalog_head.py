@@ -9,12 +9,8 @@ import math
 import pytest
 import torch
 
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    SimulationConfig,
-    SimulationStream,
-)
+from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.encoders._start import start_from
 from bliss_astro.posteriors import (
     TileCatalog,
@@ -23,6 +19,7 @@ from bliss_astro.posteriors import (
     find_sources,
     npe_loss,
 )
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 24}
 
@@ -32,7 +29,8 @@ def batch():
     config = SimulationConfig(n_exposures=(1, 1), shape=(32, 32), density=(0.01, 0.01))
     config = dataclasses.replace(config, confined_fraction=0.0)
     stream = SimulationStream(config)
-    inputs, catalog = stream.draw(6, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    inputs, catalog = training_pair(stream.sample_batch(6, generator=generator))
     generator = torch.Generator().manual_seed(3)
     coin = torch.rand(catalog.x.shape, generator=generator) < 0.5
     place = torch.arange(catalog.x.shape[-1])
@@ -165,9 +163,10 @@ def test_marginals_know_types(encoder, batch):
 
 def test_an_encoder_of_stars_starts_one_of_both():
     config = SimulationConfig(n_exposures=(1, 1), shape=(32, 32))
-    inputs, catalog = SimulationStream(config).draw(
+    drawn = SimulationStream(config).sample_batch(
         4, generator=torch.Generator().manual_seed(4)
     )
+    inputs, catalog = training_pair(drawn)
     stars = Encoder.from_pretrained('stars')
     made = Encoder(EncoderConfig(galaxies=True)).eval()
     start_from(made, 'stars')

@@ -8,12 +8,8 @@ import dataclasses
 import pytest
 import torch
 
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    SceneStream,
-    SimulationConfig,
-)
+from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import find_sources, npe_loss, sequence_loss
 from bliss_astro.posteriors._ellipse_fit import (
     Ellipses,
@@ -22,6 +18,7 @@ from bliss_astro.posteriors._ellipse_fit import (
     model_of,
 )
 from bliss_astro.posteriors._scene_fit import cleaned
+from bliss_astro.simulation import SceneStream, SimulationConfig
 
 SMALL = EncoderConfig(
     width=16,
@@ -48,8 +45,8 @@ def world():
     torch.manual_seed(3)
     encoder = Encoder(SMALL)
     stream = SceneStream(SCENES)
-    scenes = stream.draw_scenes(24, generator=torch.Generator().manual_seed(2))
-    return encoder, stream.inputs(scenes), stream.tile_catalog(scenes), scenes
+    scenes = stream.sample_batch(24, generator=torch.Generator().manual_seed(2))
+    return encoder, *training_pair(scenes), scenes
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.coadds import align_bilinear
 from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.psf._mixture import (
@@ -23,6 +22,7 @@ from bliss_astro.psf._mixture import (
     profile_of_shape,
     profile_with_gradient,
 )
+from bliss_astro.simulation._align import align_bilinear
 
 SHAPES = {
     'default': DEFAULT_SHAPE,

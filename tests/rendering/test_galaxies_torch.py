@@ -11,7 +11,6 @@ import torch
 from numpy.testing import assert_allclose
 from scipy import integrate, special
 
-from bliss_astro.coadds import align_bilinear
 from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.rendering import (
@@ -23,6 +22,7 @@ from bliss_astro.rendering import (
 from bliss_astro.rendering import _galaxies as module
 from bliss_astro.rendering import _levels as levels
 from bliss_astro.rendering import _profiles as profiles
+from bliss_astro.simulation._align import align_bilinear
 
 
 def draw_shapes(n, generator):

@@ -1,0 +1,370 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+The image that a catalogue stands for, drawn piece by piece.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bliss_astro.psf._mixture import profile_of_shape
+from bliss_astro.rendering import render_stars
+
+__all__ = ['ModelRenderer', 'Sources', 'cell_middles', 'cell_side', 'psf_grid']
+
+# Side in pixels of the cells that share a PSF, of one that varies and of one
+# that does not; and the number of sources that are drawn at once.
+_CELL_VARYING, _CELL = 128, 256
+_PIECE = 256
+# Sources are drawn at least out to the first of these radii at which they are
+# fainter than this share of the sky's noise; beyond the last one, to the image's
+# ends. Galaxies end where their stamps do, see `RenderingAccuracy`.
+_RADII = (24, 72, 216)
+_NEGLIGIBLE = 0.005
+
+
+@dataclass
+class Sources:
+    """
+    N sources of one catalogue, as plain numbers.
+
+    Attributes
+    ----------
+    x, y, flux : float `~numpy.ndarray`, shape (N,)
+        Pixels and data units.
+
+    is_galaxy : bool `~numpy.ndarray`, shape (N,)
+        Which of them are galaxies.
+
+    galaxy : float `~numpy.ndarray`, shape (N, 6), or None
+        Shapes of galaxies, in the order and units of
+        `bliss_astro.rendering.render_galaxies`; rows of stars are not read.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+    is_galaxy: np.ndarray
+    galaxy: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, table):
+        """
+        Take the sources out of a table.
+
+        Parameters
+        ----------
+        table : `~astropy.table.QTable`
+            With ``x_centroid``, ``y_centroid``, ``flux`` and, where known,
+            ``is_galaxy`` or ``galaxy_probability``.
+
+        Returns
+        -------
+        sources : `Sources`
+            All of them stars where the table says nothing else.
+        """
+        x, y, flux = (
+            np.asarray(getattr(table[name], 'value', table[name]), dtype=float)
+            for name in ('x_centroid', 'y_centroid', 'flux')
+        )
+        if 'is_galaxy' in table.colnames:
+            is_galaxy = np.asarray(table['is_galaxy'], dtype=bool)
+        elif 'galaxy_probability' in table.colnames:
+            is_galaxy = np.asarray(table['galaxy_probability'], float) > 0.5
+        else:
+            is_galaxy = np.zeros(len(x), dtype=bool)
+        return cls(x, y, flux, is_galaxy)
+
+    def __len__(self):
+        return len(self.x)
+
+    def select(self, index):
+        """The chosen sources."""
+        galaxy = None if self.galaxy is None else self.galaxy[index]
+        return Sources(
+            self.x[index],
+            self.y[index],
+            self.flux[index],
+            self.is_galaxy[index],
+            galaxy,
+        )
+
+    def copied(self):
+        """A copy whose arrays may be changed."""
+        galaxy = None if self.galaxy is None else self.galaxy.copy()
+        parts = (self.x, self.y, self.flux, self.is_galaxy)
+        return Sources(*(part.copy() for part in parts), galaxy)
+
+    def joined_by(self, others, *, distance):
+        """
+        Add those of other sources that these do not have.
+
+        Parameters
+        ----------
+        others : `Sources`
+            The others.
+
+        distance : float
+            A source within so many pixels is the same.
+
+        Returns
+        -------
+        sources : `Sources`
+            These, and the others that are missing.
+        """
+        if len(others) == 0:
+            return self
+        missing = np.ones(len(others), dtype=bool)
+        if len(self):
+            from scipy.spatial import cKDTree
+
+            tree = cKDTree(np.column_stack([self.x, self.y]))
+            apart, _ = tree.query(np.column_stack([others.x, others.y]))
+            missing = apart > distance
+        names = ('x', 'y', 'flux', 'is_galaxy')
+        return Sources(
+            *(
+                np.concatenate([getattr(self, name), getattr(others, name)[missing]])
+                for name in names
+            )
+        )
+
+
+def psf_grid(shape, access):
+    """
+    Look up the PSF of an image, cell by cell.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(ny, nx)`` of the image.
+
+    access : `~bliss_astro.exposures._psf.PSFAccess`
+        Of a PSF of any kind.
+
+    Returns
+    -------
+    side : int
+        Side of a cell in pixels.
+
+    shapes : tensor, shape (rows, columns, 8)
+        The PSF in the middle of each cell.
+
+    radius : float
+        Its normalisation radius.
+    """
+    ny, nx = shape
+    side = cell_side(varies=access.varies)
+    places = [cell_middles(side, n) for n in (nx, ny)]
+    shapes = np.ascontiguousarray(access.shapes(*places), dtype=np.float32)
+    middle = access.at(nx // 2, ny // 2)
+    return side, torch.from_numpy(shapes), float(middle.normalization_radius)
+
+
+def cell_side(*, varies):
+    """Side of cells that share a PSF, in pixels."""
+    return _CELL_VARYING if varies else _CELL
+
+
+def cell_middles(side, n):
+    """Middles of the cells along an axis of ``n`` pixels."""
+    return np.minimum((np.arange(-(-n // side)) + 0.5) * side - 0.5, n - 1)
+
+
+def _brightness(galaxy, radius):
+    """
+    Surface brightness of galaxies of unit flux on their major axes, ``(N,)``.
+
+    That of disk and bulge, each without PSF; nothing on their axes is brighter.
+    """
+    from bliss_astro.rendering._profiles import BULGE_SLOPE, DISK_RADIUS
+
+    fraction, _, disk_ratio, bulge_ratio, disk, bulge = galaxy.T
+    length = disk / DISK_RADIUS
+    in_disk = np.exp(-radius / length) / (2 * np.pi * disk_ratio * length**2)
+    norm = 8 * np.pi * math.gamma(8) / BULGE_SLOPE**8
+    in_bulge = np.exp(-BULGE_SLOPE * (radius / bulge) ** 0.25)
+    in_bulge = in_bulge / (norm * bulge_ratio * bulge**2)
+    return fraction * in_disk + (1 - fraction) * in_bulge
+
+
+class ModelRenderer:
+    """
+    Draws whole catalogues on the grid of an exposure.
+
+    A source has the PSF of the cell that it lies in, and is drawn on that cell
+    and as far around it as it can be seen, so that memory is bounded and no
+    source is cut.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        With a PSF.
+
+    accuracy : `~bliss_astro.rendering.RenderingAccuracy`, optional
+        Of galaxies; the defaults if `None`.
+    """
+
+    accuracy = None
+
+    def __init__(self, exposure, *, accuracy=None):
+        self.accuracy = accuracy
+        noise = float(np.median(exposure.bkg_error))
+        self._set_up(exposure.shape, psf_grid(exposure.shape, exposure._psf_access))
+        self._set_limits(noise)
+
+    @classmethod
+    def of_parts(cls, shape, grid, noise):
+        """
+        Make one without an exposure.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            ``(ny, nx)`` of the image.
+
+        grid : tuple
+            What `psf_grid` returns.
+
+        noise : float
+            Standard deviation of a pixel of empty sky; with 0 all sources are
+            drawn to the ends of the image.
+
+        Returns
+        -------
+        renderer : `ModelRenderer`
+            The renderer.
+        """
+        renderer = cls.__new__(cls)
+        renderer._set_up(shape, grid)
+        renderer._set_limits(noise)
+        return renderer
+
+    def _set_up(self, shape, grid):
+        self.shape = shape
+        self.side, self.shapes, self.radius = grid
+
+    def _set_limits(self, noise):
+        self.noise = noise
+        self._negligible = _NEGLIGIBLE * noise
+        middle = self.shapes[self.shapes.shape[0] // 2, self.shapes.shape[1] // 2]
+        distance = torch.tensor(_RADII, dtype=torch.float32)
+        height = profile_of_shape(
+            middle, distance, torch.zeros_like(distance), radius=self.radius
+        )
+        self._heights = height.double().numpy()
+
+    def cell_of(self, x, y):
+        """Row and column of the cell that each place lies in."""
+        rows, columns = self.shapes.shape[:2]
+        row = np.clip((np.asarray(y) + 0.5) // self.side, 0, rows - 1).astype(int)
+        column = np.clip((np.asarray(x) + 0.5) // self.side, 0, columns - 1).astype(int)
+        return row, column
+
+    def shape_at(self, x, y):
+        """PSF of each place, tensor of shape (N, 8)."""
+        row, column = self.cell_of(x, y)
+        return self.shapes[torch.from_numpy(row), torch.from_numpy(column)]
+
+    def reach_of(self, sources):
+        """
+        How far sources are drawn around their cells at least.
+
+        Parameters
+        ----------
+        sources : `Sources`
+            The sources; galaxies have their shapes.
+
+        Returns
+        -------
+        reach : int `~numpy.ndarray`, shape (N,)
+            Index into the radii; the number of that for the whole image.
+        """
+        flux, reach = np.abs(sources.flux), np.zeros(len(sources), dtype=int)
+        some = np.nonzero(sources.is_galaxy)[0]
+        for radius, height in zip(_RADII, self._heights, strict=True):
+            bright = flux * height
+            if len(some):
+                bright[some] += flux[some] * _brightness(sources.galaxy[some], radius)
+            reach += bright > self._negligible
+        return reach
+
+    def halo_of(self, sources):
+        """The same in pixels: float array ``(N,)``, infinite for the whole image."""
+        return np.append(_RADII, math.inf)[self.reach_of(sources)]
+
+    def __call__(self, sources, *, window=None):
+        """
+        Draw a catalogue.
+
+        Parameters
+        ----------
+        sources : `Sources`
+            The sources; galaxies have their shapes.
+
+        window : pair of slice, optional
+            Rows and columns that are drawn, with explicit bounds within the image;
+            by default all.
+
+        Returns
+        -------
+        image : float32 `~numpy.ndarray`, shape (ny, nx) or that of the window
+            Their light, without sky and noise.
+        """
+        window = tuple(slice(0, n) for n in self.shape) if window is None else window
+        image = torch.zeros([part.stop - part.start for part in window])
+        if len(sources) == 0:
+            return image.numpy()
+        row, column = self.cell_of(sources.x, sources.y)
+        reach = self.reach_of(sources)
+        n_columns, n_reach = self.shapes.shape[1], len(_RADII) + 1
+        key = (row * n_columns + column) * n_reach + reach
+        key = 2 * key + sources.is_galaxy
+        order = np.argsort(key, kind='stable')
+        for group in np.split(order, np.nonzero(np.diff(key[order]))[0] + 1):
+            cell, rest = divmod(int(key[group[0]]), 2 * n_reach)
+            for first in range(0, len(group), _PIECE):
+                part = sources.select(group[first : first + _PIECE])
+                place = divmod(cell, n_columns)
+                self._add(image, window, part, place, *divmod(rest, 2))
+        return image.numpy()
+
+    def _add(self, image, window, sources, cell, reach, is_galaxy):
+        """Add sources of one kind, cell and reach to the image."""
+        halo = _RADII[reach] if reach < len(_RADII) else math.inf
+        # A source just outside of the image belongs to the cell at its edge.
+        ends = []
+        for place, index, part in zip(
+            (sources.y, sources.x), cell, window, strict=True
+        ):
+            low = min(index * self.side, place.min()) - halo
+            high = max((index + 1) * self.side, place.max() + 1) + halo
+            ends.append((int(max(part.start, low)), int(min(part.stop, high))))
+        (y0, y1), (x0, x1) = ends
+        if y1 <= y0 or x1 <= x0:
+            return
+        x, y, flux = (
+            torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[None]
+            for v in (sources.x - x0, sources.y - y0, sources.flux)
+        )
+        psf, size = self.shapes[cell][None], (y1 - y0, x1 - x0)
+        if is_galaxy:
+            from bliss_astro.rendering import render_galaxies
+
+            shape = torch.from_numpy(sources.galaxy.astype(np.float32))[None]
+            drawn = render_galaxies(
+                psf,
+                x,
+                y,
+                flux,
+                shape,
+                size=size,
+                radius=self.radius,
+                accuracy=self.accuracy,
+            )
+        else:
+            drawn = render_stars(psf, x, y, flux, size=size, radius=self.radius)
+        y, x = (part.start for part in window)
+        image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]

@@ -1,0 +1,314 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+A catalogue against its image: the posterior predictive check.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import QTable
+
+from bliss_astro._random import check_rng
+
+from .._checks import check_count
+from ._findings import find_faults
+from ._model import ModelRenderer, Sources
+from ._refine import refine
+from ._statistics import Residuals, cell_statistics, cells_of, whole_p_value
+from ._words import CheckFinding
+
+__all__ = ['CatalogCheck', 'check_catalog']
+
+# Sources more probable than this are in every draw; one within so many
+# pixels is the same.
+_CERTAIN, _SAME = 0.99, 2.0
+# Pixels closer to the border than this many FWHM are not tested: light of sources
+# beyond it is in no catalogue.
+_BORDER = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogCheck:
+    """
+    What an image says of a catalogue that was made of it.
+
+    Made by `ProbabilisticCatalog.check`, which says how it is meant to be read.
+
+    Attributes
+    ----------
+    residual : float32 `~numpy.ndarray`, shape (ny, nx)
+        Image less the catalogue's light, in units of each pixel's noise: the
+        median over the draws; NaN in bad pixels.
+
+    model : float32 `~numpy.ndarray`, shape (ny, nx)
+        The median of the light of the draws, without sky, in data units.
+
+    cells : `~astropy.table.QTable`
+        A row a region: its label, mean position, ``n_pixels``, ``chi2`` of the first
+        draw, what replicated noise makes of it (``chi2_expected`` with the standard
+        deviation ``chi2_err``), ``p_value`` (the probability that replicated noise has
+        a larger one), and ``offset`` with ``offset_err``: how much brighter the
+        sky is than stated, in units of its noise.
+
+    labels : int `~numpy.ndarray`, shape (ny, nx)
+        The region of each pixel; negative for none.
+
+    grid : tuple of int or None
+        Rows and columns, if the regions are a grid of cells.
+
+    p_value : float
+        Of the chi-square of the whole image.
+
+    tests : tuple of `CheckFinding`
+        All that was tested, found or not.
+
+    n_draws : int
+        Number of catalogues that were drawn; 0 if the table's rows were taken.
+
+    shape : tuple of int
+        ``(ny, nx)`` of the image.
+    """
+
+    residual: np.ndarray
+    model: np.ndarray
+    cells: QTable
+    labels: np.ndarray
+    grid: tuple[int, int] | None
+    p_value: float
+    tests: tuple[CheckFinding, ...]
+    n_draws: int
+
+    @property
+    def shape(self):
+        """Shape ``(ny, nx)`` of the image."""
+        return self.residual.shape
+
+    @property
+    def findings(self):
+        """The faults that were found (list of `CheckFinding`), gravest first."""
+        return [test for test in self.tests if test.alarm]
+
+    @property
+    def passed(self):
+        """Whether no fault was found (bool)."""
+        return not self.findings
+
+    def to_table(self):
+        """
+        Return all tests as a table with a row per test.
+
+        Returns
+        -------
+        table : `~astropy.table.QTable`
+            The attributes of `CheckFinding` as columns.
+        """
+        names = [field.name for field in dataclasses.fields(CheckFinding)]
+        rows = [[getattr(test, name) for name in names] for test in self.tests]
+        table = QTable(rows=rows, names=names)
+        for name in ('x', 'y', 'value', 'error', 'sigmas'):
+            table[name].info.format = '.4g'
+        table['p_value'].info.format = '.3g'
+        return table
+
+    def summary(self, *, n_most=8):
+        """
+        Return the findings as one text.
+
+        Parameters
+        ----------
+        n_most : int, optional
+            The number of single places that are named.
+
+        Returns
+        -------
+        text : str
+            A line per finding.
+        """
+        found = self.findings
+        lines = [f'- {f.text}' for f in found if not np.isfinite(f.x)]
+        places = [f for f in found if np.isfinite(f.x)]
+        lines += [f'- {f.text}' for f in places[:n_most]]
+        if len(places) > n_most:
+            lines.append(f'- and {len(places) - n_most} more places, see findings')
+        if not lines:
+            lines = ['- nothing found: what is left over looks like the stated noise']
+        return '\n'.join(lines)
+
+    def plot(self, *, ax=None, **kwargs):
+        """
+        Draw the residual map; see `bliss_astro.plotting.plot_check`.
+
+        Parameters
+        ----------
+        ax : pair of `~matplotlib.axes.Axes` or None, optional
+            Where to.
+
+        **kwargs
+            For `~bliss_astro.plotting.plot_check`.
+
+        Returns
+        -------
+        axes : tuple of `~matplotlib.axes.Axes`
+            The axes.
+        """
+        # A door for a person: nothing of the catalogue rests on matplotlib.
+        import bliss_astro
+
+        return bliss_astro.plotting.plot_check(self, ax=ax, **kwargs)
+
+    def __repr__(self):
+        ny, nx = self.shape
+        n = len(self.findings)
+        what = 'nothing found' if n == 0 else f'{n} finding{"s" if n > 1 else ""}'
+        return (
+            f'<CatalogCheck of {ny} x {nx} px: chi2 / n = {self._reduced:.3f}, '
+            f'{what}>\n{self.summary()}'
+        )
+
+    @property
+    def _reduced(self):
+        return float(self.cells['chi2'].sum() / max(self.cells['n_pixels'].sum(), 1))
+
+
+def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
+    """
+    Compare a catalogue with its image; see `ProbabilisticCatalog.check`.
+
+    Parameters
+    ----------
+    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
+        The catalogue.
+
+    exposure : `~bliss_astro.exposures.Exposure`
+        Its image.
+
+    n_draws, rng, regions
+        See `ProbabilisticCatalog.check`.
+
+    Returns
+    -------
+    check : `CatalogCheck`
+        What was found.
+    """
+    n_draws = check_count('n_draws', n_draws)
+    _check_exposure(catalog, exposure)
+    if n_draws and getattr(catalog.posterior, 'sample', None) is None:
+        msg = (
+            'catalog has no posterior to draw from (it was stacked, or read from a '
+            'format that keeps rows only); n_draws=0 checks its rows'
+        )
+        raise ValueError(msg)
+    labels, grid = cells_of(regions, exposure.shape)
+    from bliss_astro.coadds._noise_kernel import input_kernel
+
+    rng = check_rng(rng)
+    kernel = np.asarray(input_kernel(exposure), dtype=float)
+    renderer = ModelRenderer(exposure)
+    fwhm = float(exposure.psf_at(exposure.shape[1] // 2, exposure.shape[0] // 2).fwhm)
+    draws = _draw(catalog, n_draws, rng)
+    if any(sources.is_galaxy.any() for sources in draws):
+        from ._galaxies import first_shapes
+
+        first_shapes(exposure, renderer, draws, kernel, int(np.ceil(2.5 * fwhm)))
+    refined = [
+        refine(exposure, renderer, sources, kernel, fwhm=fwhm, rng=rng)
+        for sources in draws
+    ]
+    middle = _median([draw.model for draw in refined])
+    residuals = Residuals.of(exposure, refined[0].model, kernel)
+    typical = Residuals.of(exposure, middle, kernel)
+    residual = np.where(typical.good, typical.ratio, np.float32(np.nan))
+    border = int(np.ceil(_BORDER * fwhm))
+    residuals = residuals.without_border(border)
+    typical = typical.without_border(border)
+    cells = cell_statistics(residuals, labels)
+    tests = find_faults(
+        exposure, refined[0], residuals, typical, renderer, labels, fwhm=fwhm
+    )
+    return CatalogCheck(
+        residual=residual,
+        model=middle,
+        cells=_cell_table(cells),
+        labels=labels,
+        grid=grid,
+        p_value=whole_p_value(residuals),
+        tests=tests,
+        n_draws=n_draws,
+    )
+
+
+def _draw(catalog, n_draws, rng):
+    """Draw catalogues, or take the rows of one."""
+    if n_draws == 0:
+        return [Sources.of(catalog)]
+    posterior = catalog.posterior
+    draws = [Sources.of(table) for table in posterior.sample(n_draws, rng=rng)]
+    if not hasattr(posterior, 'at_threshold'):
+        return draws
+    # A network is never quite sure: once in thousands of draws it leaves
+    # out a star of hundreds of sigma, which tells nothing of the image.
+    certain = Sources.of(posterior.at_threshold(_CERTAIN))
+    return [draw.joined_by(certain, distance=_SAME) for draw in draws]
+
+
+def _median(models):
+    """Median of images, in place of a mean that one draw could spoil."""
+    if len(models) == 1:
+        return models[0]
+    out = np.empty_like(models[0])
+    for first in range(0, len(out), 256):
+        rows = slice(first, first + 256)
+        out[rows] = np.median([model[rows] for model in models], axis=0)
+    return out
+
+
+def _check_exposure(catalog, exposure, *, with_psf=True):
+    """Refuse what is not the image of a catalogue."""
+    from bliss_astro.exposures import Exposure
+
+    if not isinstance(exposure, Exposure):
+        msg = (
+            f'exposure must be an Exposure, got {type(exposure).__name__}; '
+            'Exposure(data, background=..., bkg_error=..., effective_gain=..., '
+            'psf=...) makes one, with what the catalogue was made with'
+        )
+        raise TypeError(msg)
+    shape = catalog.image.get('shape')
+    if shape is None and catalog.posterior is not None:
+        shape = getattr(catalog.posterior, 'shape', None)
+    if shape is not None and tuple(shape) != exposure.shape:
+        msg = (
+            f'exposure has shape {exposure.shape}, the image of the catalogue '
+            f'{tuple(shape)}; give the exposure that the catalogue was made of'
+        )
+        raise ValueError(msg)
+    if with_psf and exposure.psf is None:
+        msg = 'exposure has no psf; give it one with exposure.replace(psf=...)'
+        raise ValueError(msg)
+    unit = getattr(catalog['flux'], 'unit', None)
+    if (unit is None) != (exposure.unit is None) or (
+        unit is not None and unit != exposure.unit
+    ):
+        msg = (
+            f'exposure has the unit {exposure.unit}, the fluxes of the catalogue '
+            f'{unit}; they must have the same'
+        )
+        raise ValueError(msg)
+
+
+def _cell_table(cells):
+    """The regions that have pixels, as a table."""
+    keep = cells['n_pixels'] > 0
+    table = QTable()
+    table['region'] = np.nonzero(keep)[0]
+    for name in ('x', 'y', 'n_pixels', 'chi2'):
+        table[name] = cells[name][keep]
+    table['chi2_expected'] = table['n_pixels'].astype(float)
+    for name in ('chi2_err', 'p_value', 'offset', 'offset_err'):
+        table[name] = cells[name][keep]
+    for name in ('x', 'y', 'chi2', 'chi2_err'):
+        table[name].info.format = '.1f'
+    for name in ('p_value', 'offset', 'offset_err'):
+        table[name].info.format = '.3g'
+    return table
