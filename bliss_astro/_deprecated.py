@@ -6,8 +6,6 @@ Deprecated public names: one table of old and new homes.
 import importlib
 import warnings
 
-from astropy.utils.exceptions import AstropyDeprecationWarning
-
 __all__ = ['MOVED', 'deprecated_names']
 
 # Old path of a name -> new path; both below `bliss_astro`. Names stay importable by
@@ -48,6 +46,9 @@ def deprecated_names(package):
         if new is None:
             msg = f'module {package!r} has no attribute {name!r}'
             raise AttributeError(msg)
+        # Imported here, as `import bliss_astro` alone does not import astropy.
+        from astropy.utils.exceptions import AstropyDeprecationWarning
+
         home, _, new_name = new.rpartition('.')
         home = f'bliss_astro.{home}' if home else 'bliss_astro'
         warnings.warn(
