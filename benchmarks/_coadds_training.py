@@ -13,8 +13,9 @@ import time
 
 import torch
 
-from bliss_astro.encoders import EncoderConfig, TrainingConfig, train_encoder
+from bliss_astro.encoders import EncoderConfig
 from bliss_astro.simulation import SimulationConfig
+from bliss_astro.training import TrainingConfig, train_encoder
 
 __all__ = ['ORDERS', 'PRESETS', 'Network', 'Preset', 'networks_of', 'train_all']
 
@@ -33,7 +34,7 @@ class Preset:
         Size of every network.
 
     training : dict
-        Settings of `~bliss_astro.encoders.TrainingConfig` but the seed.
+        Settings of `~bliss_astro.training.TrainingConfig` but the seed.
 
     seeds : dict
         Training seeds, by order of the noise and depth.

@@ -11,8 +11,9 @@ import torch
 from _fields_common import SHAPE
 from _fields_oracle import OracleSettings
 
-from bliss_astro.encoders import EncoderConfig, TrainingConfig, train_encoder
+from bliss_astro.encoders import EncoderConfig
 from bliss_astro.simulation import SimulationConfig
+from bliss_astro.training import TrainingConfig, train_encoder
 
 __all__ = ['NETWORKS', 'PRESETS', 'Preset', 'is_trained', 'train_all', 'weights_of']
 
@@ -36,7 +37,7 @@ class Preset:
         Sizes of every network, settings of `~bliss_astro.encoders.EncoderConfig`.
 
     training : dict
-        Settings of `~bliss_astro.encoders.TrainingConfig`.
+        Settings of `~bliss_astro.training.TrainingConfig`.
 
     n_images : int
         Test images of each kind.

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from _common import Report, make_parser
 
-from bliss_astro.encoders import Encoder, load_config
+from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors._loss import npe_loss
-from bliss_astro.simulation import SimulationStream
-from bliss_astro.simulation._scene_stream import SceneStream
+from bliss_astro.simulation import SceneStream, SimulationStream
+from bliss_astro.training import load_config
 
 _EXACT = (0.001, 0.00101)
 # Images of the training configuration, and parts of them.

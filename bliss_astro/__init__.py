@@ -21,6 +21,7 @@ the folders above it::
     galaxies     the learned galaxy model (autoencoder)
     catalog      what the user holds
     detection    the door: detect_sources, BlissFinder
+    training     training of encoders, recipes for a camera
     -----------------------------------------------------
     metrics, plotting, cli    around the flow
 
@@ -77,6 +78,7 @@ _FOLDERS = (
     'galaxies',
     'catalog',
     'detection',
+    'training',
     'metrics',
     'plotting',
 )

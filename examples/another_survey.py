@@ -23,9 +23,9 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from bliss_astro import PSFModel, detect_sources
-from bliss_astro.detection import make_recipe
 from bliss_astro.exposures import Exposure, measure_noise
 from bliss_astro.priors import CatalogPrior, FieldPrior
+from bliss_astro.training import make_recipe
 
 # Of the survey: side of a pixel in arcsec, zero point, the place of the i band
 # in the files, and electrons per unit of flux. The last is the slope of variance

@@ -16,15 +16,10 @@ from pathlib import Path
 
 import torch
 
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    EncoderInputs,
-    TrainingConfig,
-    train_encoder,
-)
+from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.simulation import SimulationConfig, SimulationStream
+from bliss_astro.training import TrainingConfig, train_encoder
 
 
 def configurations(n_steps):

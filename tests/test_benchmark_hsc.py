@@ -13,8 +13,9 @@ from astropy.table import Table
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import PSFModel, detect_sources
-from bliss_astro.encoders import Encoder, load_config
+from bliss_astro.encoders import Encoder
 from bliss_astro.exposures import Exposure
+from bliss_astro.training import load_config
 
 _FOLDER = Path(__file__).resolve().parent.parent / 'benchmarks'
 

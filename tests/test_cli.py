@@ -655,7 +655,7 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setenv('TQDM_MININTERVAL', '30')
-    monkeypatch.setattr('bliss_astro.encoders.train_encoder', stop)
+    monkeypatch.setattr('bliss_astro.training.train_encoder', stop)
     folder = tmp_path / 'a run'
     folder.mkdir()
     words = ['train', 'stars', '-o', str(folder), '--name', 'mine', '--device', 'cpu']

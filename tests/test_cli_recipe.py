@@ -10,8 +10,8 @@ from astropy.io import fits
 from bliss_astro import CoaddSimulator, PSFModel
 from bliss_astro.cli import main
 from bliss_astro.coadds import Coadd
-from bliss_astro.encoders import load_config
 from bliss_astro.priors import StarPrior
+from bliss_astro.training import load_config
 
 
 @pytest.fixture(scope='module')

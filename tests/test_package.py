@@ -33,6 +33,7 @@ FLOW = (
     'galaxies',
     'catalog',
     'detection',
+    'training',
     'metrics',
     'plotting',
     'cli',

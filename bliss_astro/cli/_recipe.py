@@ -96,7 +96,7 @@ def run(options):
     )
     device = choose_device(options.device)
 
-    from bliss_astro.detection import make_recipe
+    from bliss_astro.training import make_recipe
 
     recipe = make_recipe(
         _read(options),

@@ -129,7 +129,7 @@ def _prepare_encoder(options, path):
     import dataclasses
     import functools
 
-    from bliss_astro.encoders import load_config, train_encoder
+    from bliss_astro.training import load_config, train_encoder
 
     encoder, simulation, training = load_config(path)
     if options.start_from:
@@ -151,7 +151,7 @@ def _prepare_galaxies(options, path):
     """
     Read the configurations of a galaxy model.
     """
-    from bliss_astro.galaxies import load_galaxy_config, train_galaxies
+    from bliss_astro.training import load_config, train_galaxies
 
     if options.start_from:
         msg = '--start-from is for encoders; a galaxy model begins from scratch'
@@ -159,7 +159,7 @@ def _prepare_galaxies(options, path):
     if options.device not in ('auto', 'cpu'):
         msg = f'--device must be cpu for a galaxy model, got {options.device}'
         raise UsageError(msg)
-    return load_galaxy_config(path), train_galaxies, 'cpu'
+    return load_config(path), train_galaxies, 'cpu'
 
 
 def bundled_configs():

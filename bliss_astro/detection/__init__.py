@@ -7,6 +7,3 @@ from ._completeness import *
 from ._detect import *
 from ._facts import *
 from ._finder import *
-from ._recipe import *
-from ._recipe_settings import *
-from ._recipe_time import *

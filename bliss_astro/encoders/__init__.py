@@ -1,15 +1,29 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From an image to a posterior: inputs, network, training, pretrained weights.
+Encoders: networks from images to posteriors, and their pretrained weights.
 """
 
 from bliss_astro._deprecated import deprecated_names
 
-from ._configuration import *
-from ._domain import *
-from ._inputs import *
-from ._network import *
-from ._pretrained import *
-from ._train import *
+from ._domain import Domain
+from ._inputs import EncoderInputs
+from ._network import Encoder, EncoderConfig
+from ._pretrained import (
+    DEFAULT_ENCODER,
+    available_encoders,
+    load_encoder,
+    save_encoder,
+)
+
+__all__ = [
+    'DEFAULT_ENCODER',
+    'Domain',
+    'Encoder',
+    'EncoderConfig',
+    'EncoderInputs',
+    'available_encoders',
+    'load_encoder',
+    'save_encoder',
+]
 
 __getattr__ = deprecated_names(__name__)

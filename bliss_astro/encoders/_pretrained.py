@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from bliss_astro._weights import read_weights, write_weights
-
 from ._network import Encoder, EncoderConfig
+from ._weights import read_weights, write_weights
 
 __all__ = ['DEFAULT_ENCODER', 'available_encoders', 'load_encoder', 'save_encoder']
 

@@ -1,16 +1,26 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The learned galaxy model.
+Galaxy model: a variational autoencoder of galaxy profiles.
 """
 
 from bliss_astro._deprecated import deprecated_names
 
-from ._autoencoder import *
-from ._config import *
-from ._mixture import *
-from ._posterior import *
-from ._pretrained import *
-from ._report import *
-from ._train import *
+from ._autoencoder import GalaxyAutoencoder
+from ._config import GalaxyModelConfig, GalaxySimulationConfig
+from ._mixture import GalaxyMixture
+from ._posterior import GalaxyLatentPosterior
+from ._pretrained import available_galaxy_models
+from ._report import ReconstructionReport, reconstruction_report
+
+__all__ = [
+    'GalaxyAutoencoder',
+    'GalaxyLatentPosterior',
+    'GalaxyMixture',
+    'GalaxyModelConfig',
+    'GalaxySimulationConfig',
+    'ReconstructionReport',
+    'available_galaxy_models',
+    'reconstruction_report',
+]
 
 __getattr__ = deprecated_names(__name__)

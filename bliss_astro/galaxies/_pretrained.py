@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from bliss_astro._weights import read_weights, write_weights
+from bliss_astro.encoders._weights import read_weights, write_weights
 
 from ._autoencoder import GalaxyAutoencoder
 from ._config import GalaxyModelConfig

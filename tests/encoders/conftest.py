@@ -6,7 +6,7 @@ Tiny configurations for the tests of the encoders.
 import pytest
 import torch
 
-from bliss_astro.encoders import Encoder, EncoderConfig, TrainingConfig
+from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
@@ -39,23 +39,6 @@ def tiny_simulation():
         inclined_fraction=0.0,
         confined_fraction=0.0,
     )
-
-
-@pytest.fixture
-def tiny_training():
-    return TrainingConfig(
-        n_steps=6,
-        batch_size=4,
-        n_validation=4,
-        validate_every=2,
-        precision='float32',
-        warmup_steps=2,
-    )
-
-
-@pytest.fixture
-def tiny_configs(tiny_config, tiny_simulation, tiny_training):
-    return tiny_config, tiny_simulation, tiny_training
 
 
 @pytest.fixture

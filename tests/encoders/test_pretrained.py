@@ -212,6 +212,20 @@ def test_does_not_overwrite(saved, tiny_encoder):
     saved.write_bytes(before)
 
 
+def test_half_precision_on_disk(tmp_path, tiny_encoder):
+    tiny_encoder.save(tmp_path / 'whole.safetensors')
+    tiny_encoder.save(tmp_path / 'half.safetensors', dtype='float16')
+    sizes = [(tmp_path / f'{n}.safetensors').stat().st_size for n in ('half', 'whole')]
+    assert sizes[0] < 0.6 * sizes[1]
+    half = Encoder.from_pretrained(tmp_path / 'half.safetensors')
+    for name, value in half.state_dict().items():
+        assert value.dtype == torch.float32
+        expected = tiny_encoder.state_dict()[name]
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match='dtype must be'):
+        tiny_encoder.save(tmp_path / 'x.safetensors', dtype='int8')
+
+
 class TestBundled:
     def test_list(self):
         assert 'stars' in available_encoders()

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bliss_astro.encoders import Domain, Encoder, EncoderConfig, EncoderInputs
-from bliss_astro.encoders._start import start_from
+from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import TelescopePrior
 from bliss_astro.psf._mixture import describe_shape, normalization_of_shape
@@ -245,62 +244,6 @@ def test_wings_are_clipped():
     # What is within the range stays as it is.
     described = describe_shape(psf)[0]
     np.testing.assert_allclose(conditions(None)[:2], described[:2])
-
-
-def test_new_inputs_start_without_influence(tmp_path, scenes):
-    _stream, drawn = scenes
-    sizes = SMALL | {
-        'galaxies': True,
-        'shapes': True,
-        'sequence': True,
-        'shapes_only': True,
-    }
-    torch.manual_seed(1)
-    before = Encoder(EncoderConfig(**sizes)).eval()
-    before.save(tmp_path / 'before.safetensors')
-    after = Encoder(EncoderConfig(**sizes, uncertainties=True)).eval()
-    start_from(after, tmp_path / 'before.safetensors')
-    inputs = EncoderInputs.from_batch(drawn)
-    with torch.no_grad():
-        torch.testing.assert_close(before.features(inputs), after.features(inputs))
-    # And they can gain some.
-    weight = after.modulation[0].weight
-    assert not weight[:, -6:].any()
-    weight.data[:, -6:] = 1.0
-    with torch.no_grad():
-        changed = (
-            (after.features(inputs) - before.features(inputs)).abs().amax((1, 2, 3))
-        )
-    assert (changed > 0).any()
-
-
-def test_domain_of_telescopes_goes_to_the_card_and_back():
-    domain = Domain.of_simulation(SimulationConfig(**TELESCOPES))
-    assert domain.fwhm[0] < 1.3
-    assert domain.fwhm[1] > 6.8
-    assert domain.psf_error == 0.15
-    assert domain.background_error == 0.3
-    encoder = Encoder(EncoderConfig(**SMALL))
-    encoder.card = {'domain': domain.to_card()}
-    again = Domain.of(encoder)
-    assert again.density == pytest.approx(domain.density, rel=1e-4)
-    np.testing.assert_allclose(
-        again.psf_features, domain.psf_features, rtol=1e-4, atol=1e-4
-    )
-    assert encoder.psf_range is not None
-
-
-def test_bundled_cards_state_their_domain():
-    for name in ('stars', 'stars-galaxies', 'stars-crowded'):
-        encoder = Encoder.from_pretrained(name)
-        stated = Domain.of(encoder)
-        assert 'domain' in encoder.card
-        computed = Domain.of_simulation(encoder.card['simulation'])
-        assert stated.psf_area[1] == pytest.approx(computed.psf_area[1], rel=1e-3)
-        # A card may state less than was simulated, and then says why.
-        if 'remark' not in encoder.card:
-            assert stated.psf_area == pytest.approx(computed.psf_area, rel=1e-3)
-        assert stated.noise == pytest.approx(computed.noise, rel=1e-3)
 
 
 @pytest.mark.parametrize(('slope', 'share'), [(0.4, 0.4), (1.0, 0.1)])

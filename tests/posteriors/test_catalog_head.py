@@ -11,7 +11,6 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.encoders._start import start_from
 from bliss_astro.posteriors import (
     TileCatalog,
     TileGrid,
@@ -20,6 +19,7 @@ from bliss_astro.posteriors import (
     npe_loss,
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
+from bliss_astro.training._start import start_from
 
 SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 24}
 

@@ -10,12 +10,7 @@ import pytest
 import torch
 
 from bliss_astro.encoders import (
-    Domain,
-    Encoder,
-    EncoderConfig,
     EncoderInputs,
-    TrainingConfig,
-    train_encoder,
 )
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import CatalogPrior, FieldPrior
@@ -175,39 +170,6 @@ def test_bad_settings_are_refused(name, value, message):
         SimulationConfig(**{name: value})
 
 
-def test_an_encoder_of_both_can_be_trained(tmp_path):
-    encoder = EncoderConfig(
-        galaxies=True, width=8, n_blocks=1, stem_width=8, head_width=16
-    )
-    simulation = dataclasses.replace(SKY, population='both', shape=(48, 48))
-    training = TrainingConfig(
-        n_steps=3,
-        batch_size=8,
-        n_validation=8,
-        validate_every=3,
-        precision='float32',
-    )
-    made = train_encoder((encoder, simulation, training), tmp_path, name='both')
-    assert made.config.galaxies
-    again = Encoder.from_pretrained(tmp_path / 'both.safetensors')
-    assert again.head.galaxies
-    assert again.card['simulation']['population'] == 'both'
-
-
-def test_domain_is_what_the_stream_draws():
-    config = dataclasses.replace(SKY, population='both', crowding=(1.0, 2.0))
-    domain = Domain.of_simulation(config)
-    _, scenes = draw(config, 300)
-    noise = scenes.bkg_error * scenes.effective_gain
-    outside = (noise < domain.noise[0]) | (noise > domain.noise[1])
-    assert float(outside.float().mean()) < 0.02
-    outside = (scenes.density < domain.density[0]) | (
-        scenes.density > domain.density[1]
-    )
-    assert float(outside.float().mean()) < 0.03
-    assert domain.floor_snr == (3.0, 5.0)
-
-
 def test_bright_stars_are_in_the_truth_and_glare():
     config = dataclasses.replace(
         SKY,
@@ -249,29 +211,3 @@ def test_a_misstated_psf_is_off_by_a_little():
         torch.log(stated[:, 3] / right.psf[:, 3]), off, atol=1e-5, rtol=0
     )
     assert (stated[:, 5] == right.psf[:, 5]).all()
-
-
-def test_weights_travel_without_the_files_of_their_priors(tmp_path):
-    CatalogPrior().save(tmp_path / 'catalog.json')
-    FieldPrior.single().save(tmp_path / 'fields.json')
-    encoder = EncoderConfig(
-        galaxies=True, width=8, n_blocks=1, stem_width=8, head_width=16
-    )
-    simulation = dataclasses.replace(
-        SKY,
-        shape=(32, 32),
-        confined_fraction=0.0,
-        catalog_prior=str(tmp_path / 'catalog.json'),
-        field_prior=str(tmp_path / 'fields.json'),
-    )
-    training = TrainingConfig(
-        n_steps=1, batch_size=4, n_validation=4, validate_every=1, precision='float32'
-    )
-    train_encoder((encoder, simulation, training), tmp_path / 'run', name='own')
-    for name in ('catalog.json', 'fields.json'):
-        (tmp_path / name).unlink()
-    again = Encoder.from_pretrained(tmp_path / 'run' / 'own.safetensors')
-    domain = Domain.of(again)
-    # One field: its noise, and nothing else.
-    assert domain.noise[1] < 1.8 * domain.noise[0]
-    assert str(tmp_path) not in (tmp_path / 'run' / 'own.json').read_text()

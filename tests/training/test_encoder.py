@@ -15,16 +15,11 @@ import torch
 
 import bliss_astro
 from bliss_astro._lock import lock_folder
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    TrainingConfig,
-    load_config,
-    train_encoder,
-)
-from bliss_astro.encoders import _train as module
-from bliss_astro.encoders._run_folder import TrainingLog
+from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.simulation import SimulationConfig
+from bliss_astro.training import TrainingConfig, load_config, train_encoder
+from bliss_astro.training import _encoder as module
+from bliss_astro.training._run_folder import TrainingLog
 
 CONFIGS = Path(bliss_astro.__file__).parent / 'data' / 'configs'
 
@@ -466,9 +461,12 @@ class TestConfig:
         """
         Classes check what they need; the rest is checked before training.
         """
-        training = dataclasses.replace(tiny_configs[2], learning_rate='fast')
-        with pytest.raises(ValueError, match='TrainingConfig: learning_rate must be'):
-            train_encoder((*tiny_configs[:2], training), tmp_path / 'new')
+        encoder, simulation, training = tiny_configs
+        with pytest.raises(ValueError, match='learning_rate must be'):
+            dataclasses.replace(training, learning_rate='fast')
+        simulation = dataclasses.replace(simulation, single_fraction=2.0)
+        with pytest.raises(ValueError, match='SimulationConfig: single_fraction must'):
+            train_encoder((encoder, simulation, training), tmp_path / 'new')
         assert not (tmp_path / 'new').exists()
 
     def test_missing(self, tmp_path):

@@ -8,12 +8,14 @@ import math
 
 import numpy as np
 
-from bliss_astro.encoders import Domain, EncoderConfig, TrainingConfig
+from bliss_astro.detection._domain import domain_findings
+from bliss_astro.detection._facts import dither_of, usual_widths
+from bliss_astro.encoders import EncoderConfig
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.simulation import SimulationConfig
 
-from ._domain import domain_findings
-from ._facts import dither_of, usual_widths
+from ._configuration import TrainingConfig
+from ._domain import domain_of_simulation
 
 __all__ = ['RecipeSettings']
 
@@ -106,7 +108,7 @@ def choose_settings(parts, start, *, n_steps=None):
 
 def _beyond(parts, simulation):
     """What the settings do not reach after all, which is to be said."""
-    domain = Domain.of_simulation(simulation)
+    domain = domain_of_simulation(simulation)
     return [
         f'{part.name}: the {finding.title} ({finding.value}); reached are '
         f'{finding.allowed}'

@@ -5,7 +5,7 @@ Training that begins where another ended.
 
 import torch
 
-from ._pretrained import load_encoder
+from bliss_astro.encoders import load_encoder
 
 __all__ = ['start_from']
 

@@ -8,9 +8,11 @@ import dataclasses
 import pytest
 import torch
 
-from bliss_astro.encoders import Encoder, train_encoder
+from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.simulation import SimulationStream
+from bliss_astro.simulation import SceneStream, SimulationConfig, SimulationStream
+from bliss_astro.training import train_encoder
+from bliss_astro.training._start import start_from
 
 
 @pytest.fixture
@@ -82,5 +84,33 @@ def test_unknown(tiny_configs, tmp_path):
 
 
 def test_not_a_name(tiny_configs):
-    with pytest.raises(ValueError, match='start_from must be the name'):
+    with pytest.raises(ValueError, match='start_from must be a text'):
         started(tiny_configs, 'stars', start_from=7)
+
+
+def test_new_inputs_start_without_influence(tmp_path):
+    config = SimulationConfig(
+        population='sky', n_exposures=(1, 1), shape=(32, 32), psf_errors=(0.001, 0.15)
+    )
+    generator = torch.Generator().manual_seed(1)
+    inputs = EncoderInputs.from_batch(
+        SceneStream(config).sample_batch(2, generator=generator)
+    )
+    sizes = {'width': 8, 'n_blocks': 1, 'stem_width': 8, 'head_width': 8}
+    sizes |= dict.fromkeys(('galaxies', 'shapes', 'sequence', 'shapes_only'), True)
+    torch.manual_seed(1)
+    before = Encoder(EncoderConfig(**sizes)).eval()
+    before.save(tmp_path / 'before.safetensors')
+    after = Encoder(EncoderConfig(**sizes, uncertainties=True)).eval()
+    start_from(after, tmp_path / 'before.safetensors')
+    with torch.no_grad():
+        torch.testing.assert_close(before.features(inputs), after.features(inputs))
+    # And they can gain some.
+    weight = after.modulation[0].weight
+    assert not weight[:, -6:].any()
+    weight.data[:, -6:] = 1.0
+    with torch.no_grad():
+        changed = (
+            (after.features(inputs) - before.features(inputs)).abs().amax((1, 2, 3))
+        )
+    assert (changed > 0).any()

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bliss_astro._atomic import atomic_write
+from bliss_astro.detection._domain import domain_findings
+from bliss_astro.detection._facts import ImageFacts, stack_facts
+from bliss_astro.detection._measure import measure_facts
 from bliss_astro.encoders import Domain, Encoder, available_encoders
 
-from ._domain import domain_findings
-from ._facts import ImageFacts, stack_facts
-from ._measure import measure_facts
+from ._domain import domain_of_simulation
 from ._recipe_settings import RecipeSettings, choose_settings
 from ._recipe_text import write_toml
 from ._recipe_time import TrainingTime, time_training
@@ -167,7 +168,7 @@ class Recipe:
         columns = {'fact': list(_ROWS), 'images': _own_column(self.facts)}
         for found in self.coverage:
             columns[found.encoder] = _domain_column(found.domain)
-        own = Domain.of_simulation(self.settings.simulation)
+        own = domain_of_simulation(self.settings.simulation)
         columns['recipe'] = _domain_column(own)
         return Table(columns)
 
@@ -275,7 +276,7 @@ def make_recipe(
     Examples
     --------
     >>> from bliss_astro import CoaddSimulator
-    >>> from bliss_astro.detection import make_recipe
+    >>> from bliss_astro.training import make_recipe
     >>> coadd, truth = CoaddSimulator(5).simulate(rng=1)
     >>> recipe = make_recipe(coadd)
     >>> 'stars' in recipe.covered_by

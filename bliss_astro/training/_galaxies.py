@@ -12,20 +12,19 @@ from pathlib import Path
 import torch
 
 from bliss_astro._lock import lock_folder
-from bliss_astro.encoders._configuration import check_configs
-from bliss_astro.encoders._run_folder import (
+from bliss_astro.galaxies import GalaxyAutoencoder
+from bliss_astro.galaxies._bound import evidence_bound
+from bliss_astro.simulation import GalaxyStream
+
+from ._configuration import check_configs, load_config
+from ._pretraining import Teacher, lesson
+from ._run_folder import (
     TrainingLog,
     check_new,
     load_checkpoint,
     save_checkpoint,
     step_bar,
 )
-from bliss_astro.simulation import GalaxyStream
-
-from ._autoencoder import GalaxyAutoencoder
-from ._bound import evidence_bound
-from ._config import load_galaxy_config
-from ._teaching import Teacher, lesson
 
 __all__ = ['train_galaxies']
 
@@ -237,7 +236,7 @@ def train_galaxies(
     Parameters
     ----------
     config : path_like or tuple
-        A TOML file for `load_galaxy_config`, or what that returns.
+        A TOML file for `load_config`, or what that returns.
 
     output : path_like
         Folder for ``checkpoint.pt``, ``log.jsonl`` and, at the end,
@@ -280,9 +279,9 @@ def train_galaxies(
         If the disk is full; the last checkpoint is kept.
     """
     if isinstance(config, tuple):
-        configs, name = check_configs(config), name or 'untitled'
+        configs, name = check_configs(config, 'galaxies'), name or 'untitled'
     else:
-        configs, name = load_galaxy_config(config), name or Path(config).stem
+        configs, name = load_config(config), name or Path(config).stem
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, work='training'):

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of the stream of galaxies and of the training.
+Tests of the training of the galaxy model.
 """
 
 import dataclasses
@@ -12,19 +12,21 @@ import torch
 
 import bliss_astro
 from bliss_astro.cli import main
-from bliss_astro.encoders import load_config
 from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyModelConfig,
     GalaxySimulationConfig,
-    GalaxyTrainingConfig,
-    load_galaxy_config,
-    train_galaxies,
 )
-from bliss_astro.galaxies._teaching import _polar, _psf_power, _true_modes
+from bliss_astro.priors import FieldPrior
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.simulation import GalaxyStream
-from bliss_astro.simulation._stamps import snr_of
+from bliss_astro.training import (
+    GalaxyTrainingConfig,
+    load_config,
+    train_encoder,
+    train_galaxies,
+)
+from bliss_astro.training._pretraining import _polar, _psf_power, _true_modes
 
 BUNDLED = Path(bliss_astro.__file__).parent / 'data' / 'configs' / 'galaxies.toml'
 
@@ -61,51 +63,12 @@ def config(tmp_path):
     return path
 
 
-class TestStream:
-    def test_asked_signal_to_noise(self, generator):
-        simulation = GalaxySimulationConfig(size=31, snr=(8.0, 9.0), n_copies=3)
-        batch = GalaxyStream(simulation).draw(20, generator=generator)
-        assert batch.data.shape == (20, 31, 31)
-        assert bool(((batch.snr > 7.99) & (batch.snr < 9.01)).all())
-        assert torch.allclose(batch.snr, snr_of(batch.noiseless, batch.variance))
-
-    def test_noise(self, generator):
-        stream = GalaxyStream(GalaxySimulationConfig(size=41))
-        batch = stream.draw(40, generator=generator)
-        expected = batch.noiseless + batch.background[:, None, None]
-        variance = batch.noiseless + batch.variance[:, None, None]
-        pull = (batch.data - expected) / variance.sqrt()
-        n = pull.numel()
-        assert abs(float(pull.mean())) < 5 / n**0.5
-        assert abs(float((pull**2).mean()) - 1) < 5 * (2 / n) ** 0.5
-
-    def test_copies_differ_in_flux_and_noise_only(self, generator):
-        stream = GalaxyStream(GalaxySimulationConfig(size=31, n_copies=2))
-        batch = stream.draw(10, generator=generator)
-        assert torch.equal(batch.galaxy[:5], batch.galaxy[5:])
-        assert torch.equal(batch.psf[:5], batch.psf[5:])
-        assert not torch.equal(batch.flux[:5], batch.flux[5:])
-
-    def test_prior(self, generator):
-        simulation = GalaxySimulationConfig(population='sky', size=41)
-        stream = GalaxyStream(simulation)
-        batch = stream.draw_prior(30, snr_range=(7.0, 30.0), generator=generator)
-        assert len(batch) == 30
-        assert bool(((batch.snr >= 7) & (batch.snr < 30)).all())
-
-    def test_same_seed_same_galaxies(self):
-        stream = GalaxyStream(GalaxySimulationConfig(size=21))
-        first, second = (
-            stream.draw(6, generator=torch.Generator().manual_seed(8)) for _ in range(2)
-        )
-        assert torch.equal(first.data, second.data)
-
-
 class TestTeaching:
-    def test_misfits_are_those_of_images(self, psf, generator):
+    def test_misfits_are_those_of_images(self, generator):
         """
         By Parseval, sums over wavenumbers equal sums over pixels.
         """
+        psf = FieldPrior(ellipticity=0.05).sample_batch(8, generator=generator).psf
         stream = GalaxyStream(GalaxySimulationConfig(population='npe'))
         _, galaxy = stream.draw_galaxies(8, generator=generator)
         other = galaxy * torch.tensor([0.8, 1.1, 0.7, 1.0, 0.9, 1.1])
@@ -139,7 +102,7 @@ class TestTraining:
             assert torch.equal(value, model.state_dict()[key])
 
     def test_bound_grows(self, config, tmp_path):
-        galaxies, simulation, training = load_galaxy_config(config)
+        galaxies, simulation, training = load_config(config)
         training = dataclasses.replace(training, n_decoder_steps=0, n_steps=80)
         train_galaxies((galaxies, simulation, training), tmp_path / 'run')
         lines = (tmp_path / 'run' / 'log.jsonl').read_text().splitlines()
@@ -186,7 +149,7 @@ class TestTraining:
 
 class TestConfig:
     def test_bundled(self):
-        galaxies, simulation, training = load_galaxy_config(BUNDLED)
+        galaxies, simulation, training = load_config(BUNDLED)
         assert galaxies == GalaxyModelConfig()
         assert isinstance(simulation, GalaxySimulationConfig)
         assert isinstance(training, GalaxyTrainingConfig)
@@ -197,7 +160,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ('change', 'reason'),
         [
-            (('[galaxies]', '[quasars]'), r'no section \[galaxies\]'),
+            (('[galaxies]', '[quasars]'), "unknown section 'quasars'"),
             (('[training]', '[lessons]'), "unknown section 'lessons'"),
             (('latent_dim', 'latents'), "unknown setting 'latents'"),
             (('latent_dim = 4', 'latent_dim = 1'), 'latent_dim must be'),
@@ -211,8 +174,8 @@ class TestConfig:
     def test_bad(self, config, change, reason):
         config.write_text(TINY.replace(*change))
         with pytest.raises(ValueError, match=reason):
-            load_galaxy_config(config)
-
-    def test_encoders_want_their_own(self, config):
-        with pytest.raises(ValueError, match="unknown section 'galaxies'"):
             load_config(config)
+
+    def test_encoders_are_another_kind(self, config, tmp_path):
+        with pytest.raises(ValueError, match='config must hold EncoderConfig'):
+            train_encoder(load_config(config), tmp_path / 'run')

@@ -9,8 +9,10 @@ import math
 import textwrap
 
 import bliss_astro
-from bliss_astro.encoders import EncoderConfig, TrainingConfig
+from bliss_astro.encoders import EncoderConfig
 from bliss_astro.simulation import SimulationConfig
+
+from ._configuration import TrainingConfig
 
 __all__ = ['write_toml']
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from bliss_astro._devices import choose_device
-from bliss_astro.encoders._train import _Trainer
+
+from ._encoder import _Trainer
 
 __all__ = ['TrainingTime']
 

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from bliss_astro import CoaddSimulator, EncoderInputs, Exposure, PSFModel
-from bliss_astro.detection import ImageFacts, make_recipe
+from bliss_astro.detection import ImageFacts
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.detection._facts import dither_of, stack_facts
-from bliss_astro.detection._recipe_settings import choose_settings
-from bliss_astro.encoders import Domain, load_config, train_encoder
+from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.priors import SeeingPrior, StarPrior
 from bliss_astro.psf._width import fwhm_of_shape
 from bliss_astro.simulation import SimulationConfig, SimulationStream
+from bliss_astro.training import load_config, make_recipe, train_encoder
+from bliss_astro.training._domain import domain_of_simulation
+from bliss_astro.training._recipe_settings import choose_settings
 
 
 def _scaled(factor):
@@ -89,7 +91,7 @@ def foreign():
 
 
 def _is_covered(recipe):
-    domain = Domain.of_simulation(recipe.settings.simulation)
+    domain = domain_of_simulation(recipe.settings.simulation)
     return not any(domain_findings(domain, f.for_domain()) for f in recipe.facts)
 
 
@@ -263,7 +265,7 @@ class TestWhatIsNotSimulated:
     def test_wings(self):
         settings = choose_settings([_facts(psf_area=(90.0, 90.0))], _stars())
         assert any('wings' in limit for limit in settings.limits)
-        domain = Domain.of_simulation(settings.simulation)
+        domain = domain_of_simulation(settings.simulation)
         assert domain.psf_area[0] < 90 < domain.psf_area[1]
 
     def test_crowding_asks_for_more_sources_a_tile(self):
@@ -344,14 +346,14 @@ class TestSettingsOfTheStream:
 class TestDomains:
     def test_an_encoder_for_deep_coadds_is_none_for_exposures(self):
         simulation = {'n_exposures': (25, 25), 'background': (865.0, 865.0)}
-        deep = Domain.of_simulation(SimulationConfig(**simulation))
+        deep = domain_of_simulation(SimulationConfig(**simulation))
         noise = 1.5 * math.sqrt(865 * 25)
         assert deep.noise[0] < noise < deep.noise[1]
         assert deep.noise[0] > math.sqrt(865)
 
     def test_findings_do_not_warn(self, recwarn):
         facts = _facts(noise=(1e4, 1e4), psf_area=(3.0, 3.0)).for_domain()
-        domain = Domain.of_simulation(SimulationConfig())
+        domain = domain_of_simulation(SimulationConfig())
         found = domain_findings(domain, facts)
         assert [f.name for f in found] == ['psf_area', 'noise']
         assert 'rows concerned are flagged' in found[0].message('x')

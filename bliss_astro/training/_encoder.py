@@ -14,13 +14,13 @@ import torch
 
 from bliss_astro._devices import choose_device
 from bliss_astro._lock import lock_folder
+from bliss_astro.encoders import Encoder
+from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import npe_loss, sequence_loss
 from bliss_astro.simulation import SceneStream, SimulationStream
 
 from ._configuration import check_configs, load_config
-from ._domain import Domain
-from ._inputs import training_pair
-from ._network import Encoder
+from ._domain import domain_of_simulation
 from ._run_folder import (
     TrainingLog,
     check_new,
@@ -326,7 +326,7 @@ def train_encoder(
         If the disk is full; the last checkpoint is kept.
     """
     if isinstance(config, tuple):
-        configs, name = check_configs(config), name or 'untitled'
+        configs, name = check_configs(config, 'encoder'), name or 'untitled'
     else:
         configs, name = load_config(config), name or Path(config).stem
     output = Path(output)
@@ -396,7 +396,7 @@ def _card(trainer, name):
     import bliss_astro
 
     encoder, simulation, training = trainer._settings()
-    # Weights travel without the files of their priors, and their domain needs these.
+    # Weights travel without the files of their priors.
     if simulation['catalog_prior'] is not None:
         simulation['catalog_prior'] = trainer.stream.priors['sky'].to_dict()
     if simulation['field_prior'] is not None:
@@ -410,7 +410,7 @@ def _card(trainer, name):
             'python': platform.python_version(),
         },
         'encoder': encoder,
-        'domain': Domain.of_simulation(simulation).to_card(),
+        'domain': domain_of_simulation(trainer.configs[1]).to_card(),
         'simulation': simulation,
         'training': {
             **training,

@@ -8,16 +8,11 @@ import dataclasses
 import pytest
 import torch
 
-from bliss_astro.encoders import (
-    Encoder,
-    EncoderConfig,
-    EncoderInputs,
-    TrainingConfig,
-    train_encoder,
-)
+from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.galaxies import GalaxyAutoencoder, GalaxyModelConfig
 from bliss_astro.posteriors import TileCatalog, find_sources
 from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.training import TrainingConfig, train_encoder
 
 DIM = 3
 

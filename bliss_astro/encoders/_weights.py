@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from ._atomic import atomic_write
+from bliss_astro._atomic import atomic_write
 
 __all__ = ['read_weights', 'write_weights']
 

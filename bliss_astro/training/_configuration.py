@@ -1,0 +1,370 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Training configurations, in code and as TOML files.
+"""
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from pathlib import Path
+
+from bliss_astro.encoders import EncoderConfig
+from bliss_astro.encoders._pretrained import find_encoder
+from bliss_astro.galaxies import GalaxyModelConfig, GalaxySimulationConfig
+from bliss_astro.priors import CatalogPrior, FieldPrior
+from bliss_astro.simulation import SimulationConfig
+from bliss_astro.simulation._simulator import NOISE_ORDERS
+
+__all__ = ['GalaxyTrainingConfig', 'TrainingConfig', 'check_configs', 'load_config']
+
+PRECISIONS = ('float32', 'bfloat16')
+STAGES = ('all', 'detection', 'sources', 'new')
+
+
+def _rules(names, allowed, words):
+    return dict.fromkeys(names.split(), (allowed, words))
+
+
+def _one_of(name, choices):
+    return {name: (choices.__contains__, f'one of {", ".join(map(repr, choices))}')}
+
+
+# Ranges of settings, by name: the test and its description in messages.
+RULES = (
+    _rules(
+        'n_steps batch_size n_validation validate_every sources_every dataset_size',
+        lambda x: x > 0,
+        'a positive integer',
+    )
+    | _rules('learning_rate clip_norm slope flux_min', lambda x: x > 0, 'positive')
+    | _rules(
+        'checkpoint_minutes warmup_steps seed n_decoder_steps sky_error psf_error',
+        lambda x: x >= 0,
+        'not negative',
+    )
+    | _rules('average_decay softening', lambda x: 0 <= x < 1, 'at least 0 and below 1')
+    | _rules(
+        'single_fraction confined_fraction inclined_fraction',
+        lambda x: 0 <= x <= 1,
+        'between 0 and 1',
+    )
+    | _rules('dynamic_range', lambda x: x > 1, 'above 1')
+    | _rules('shape', lambda x: min(x) > 0, 'two positive integers')
+    | _rules('read_noise', lambda x: 0 <= x[0] <= x[1], 'two increasing numbers from 0')
+    | _rules(
+        'typical_floor_snr',
+        lambda x: 0 < x[0] <= x[1],
+        'two increasing positive numbers',
+    )
+    | _one_of('noise_order', NOISE_ORDERS)
+    | _one_of('precision', PRECISIONS)
+    | _one_of('stage', STAGES)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoopConfig:
+    """Settings of the training loop, common to all networks."""
+
+    n_steps: int = 10000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 300
+    clip_norm: float = 20.0
+    average_decay: float = 0.998
+    n_validation: int = 1024
+    validate_every: int = 500
+    checkpoint_minutes: float = 3.0
+    seed: int = 1
+
+    def __post_init__(self):
+        check_settings(type(self), vars(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(_LoopConfig):
+    """
+    Settings of the training of an encoder.
+
+    Parameters
+    ----------
+    n_steps, batch_size : int
+        Number of steps of the optimiser, and of images in each.
+
+    learning_rate, warmup_steps : float, int
+        Peak of the cosine schedule, and length of its linear start in steps.
+
+    clip_norm : float
+        Largest norm of the gradient.
+
+    average_decay : float
+        Decay per step of the exponential moving average of the weights, which is
+        validated and saved.
+
+    n_validation, validate_every : int
+        Number of held-out images, and of steps between validations.
+
+    checkpoint_minutes : float
+        Time between checkpoints in minutes.
+
+    seed : int
+        Seed of weights and simulations.
+
+    precision : {'bfloat16', 'float32'}
+        Number format of the convolutions.
+
+    dataset_size : int or None
+        Number of images of a fixed training set; by default the stream of
+        simulations is endless.
+
+    start_from : str or None
+        Encoder whose weights are the initial ones: a bundled one's name or a path.
+        Sizes must agree; layers that it lacks start at random, without influence
+        on what it has.
+
+    stage : {'all', 'detection', 'sources', 'new'}
+        Trained parameters: all; those up to detection; those of the encoders that
+        follow detection; those that ``start_from`` does not have. The others keep
+        their values.
+
+    sources_every : int
+        Interval in steps at which the encoders that follow detection are trained:
+        they take as long as the rest of a step.
+
+    Raises
+    ------
+    ValueError
+        If a value is of another type or out of its range.
+    """
+
+    precision: str = 'bfloat16'
+    dataset_size: int | None = None
+    start_from: str | None = None
+    stage: str = 'all'
+    sources_every: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dataset_size is not None and self.dataset_size < self.batch_size:
+            msg = (
+                f'dataset_size must be at least batch_size ({self.batch_size}), got '
+                f'{self.dataset_size!r}'
+            )
+            raise ValueError(msg)
+        if self.stage == 'new' and self.start_from is None:
+            msg = "stage = 'new' needs start_from: else all parameters are new"
+            raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
+class GalaxyTrainingConfig(_LoopConfig):
+    """
+    Settings of the training of a galaxy model.
+
+    Parameters
+    ----------
+    n_steps, batch_size : int
+        Number of steps of both kinds, and of galaxies in a step with images.
+
+    learning_rate, warmup_steps : float, int
+        Peak of the cosine schedule of each kind of steps, and length of its linear
+        start in steps.
+
+    clip_norm, average_decay, n_validation, validate_every, checkpoint_minutes, seed
+        As in `TrainingConfig`.
+
+    n_decoder_steps : int
+        Number of first steps, without images, in which the decoder is trained on
+        the parameters of galaxies.
+
+    softening : float
+        Share of the model that is added to the noise in the first step with images;
+        it falls to zero in the first half of these steps.
+
+    Raises
+    ------
+    ValueError
+        If a value is of another type or out of its range.
+    """
+
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    average_decay: float = 0.995
+    n_decoder_steps: int = 6000
+    softening: float = 0.3
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n_decoder_steps > self.n_steps:
+            msg = (
+                f'n_decoder_steps must be at most n_steps ({self.n_steps}), got '
+                f'{self.n_decoder_steps}'
+            )
+            raise ValueError(msg)
+
+
+# Sections of the files, by the one that a file must have to be of that kind.
+SECTIONS = {
+    'galaxies': {
+        'galaxies': GalaxyModelConfig,
+        'simulation': GalaxySimulationConfig,
+        'training': GalaxyTrainingConfig,
+    },
+    'encoder': {
+        'encoder': EncoderConfig,
+        'simulation': SimulationConfig,
+        'training': TrainingConfig,
+    },
+}
+
+
+def load_config(path):
+    """
+    Read the configuration of a training.
+
+    Parameters
+    ----------
+    path : path_like
+        A TOML file with the sections ``[encoder]``, ``[simulation]`` and
+        ``[training]``, whose keys are the fields of
+        `~bliss_astro.encoders.EncoderConfig`,
+        `~bliss_astro.simulation.SimulationConfig` and `TrainingConfig`; or, for a
+        galaxy model, with ``[galaxies]``, ``[simulation]`` and ``[training]`` and the
+        fields of `~bliss_astro.galaxies.GalaxyModelConfig`,
+        `~bliss_astro.simulation.GalaxySimulationConfig` and `GalaxyTrainingConfig`.
+
+    Returns
+    -------
+    configs : tuple of three configurations
+        One for each section; missing settings have their defaults.
+
+    Raises
+    ------
+    ValueError
+        If a section or setting is unknown, a value is not allowed, or a file that a
+        setting names cannot be read.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        msg = f'{path} is not valid TOML: {error}'
+        raise ValueError(msg) from error
+    kinds = SECTIONS['galaxies' if 'galaxies' in table else 'encoder']
+    unknown = sorted(set(table) - set(kinds) - {'name', 'description'})
+    if unknown:
+        msg = f'{path}: unknown section {unknown[0]!r}; known are {", ".join(kinds)}'
+        raise ValueError(msg)
+    return tuple(
+        _section(kind, table.get(name, {}), name, path) for name, kind in kinds.items()
+    )
+
+
+def _section(kind, table, name, path):
+    if not isinstance(table, dict):
+        msg = f'{path}: {name} must be a section [{name}], got {table!r}'
+        raise ValueError(msg)  # noqa: TRY004
+    try:
+        check_settings(kind, table)
+        _check_files(table)
+        return kind(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        )
+    except (OSError, TypeError, ValueError) as error:
+        msg = f'{path}: in [{name}], {error}'
+        raise ValueError(msg) from error
+
+
+def check_configs(configs, kind):
+    """Return a tuple of configurations after checking kind, types and ranges."""
+    kinds = tuple(SECTIONS[kind].values())
+    if tuple(map(type, configs)) != kinds:
+        names = ', '.join(k.__name__ for k in kinds)
+        got = ', '.join(type(config).__name__ for config in configs)
+        msg = f'config must hold {names}, got {got}'
+        raise ValueError(msg)
+    for config in configs:
+        try:
+            check_settings(type(config), vars(config))
+        except ValueError as error:
+            msg = f'{type(config).__name__}: {error}'
+            raise ValueError(msg) from error
+    return configs
+
+
+def _check_files(values):
+    """Read the files that settings name before hours of work begin."""
+    readers = {
+        'catalog_prior': CatalogPrior.load,
+        'field_prior': FieldPrior.load,
+        'start_from': find_encoder,
+    }
+    for name, read in readers.items():
+        if isinstance(values.get(name), str):
+            try:
+                read(values[name])
+            except (OSError, TypeError, ValueError) as error:
+                msg = f'{name} must name a file that can be read: {error}'
+                raise ValueError(msg) from error
+
+
+def check_settings(kind, values):
+    """Check names, types (by the annotations of the dataclass) and ranges."""
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        if name not in hints:
+            msg = f'unknown setting {name!r}; known are {", ".join(sorted(hints))}'
+            raise ValueError(msg)
+        if not _is_of(value, hints[name]):
+            msg = f'{name} must be {_describe(hints[name])}, got {value!r:.60}'
+            raise ValueError(msg)
+        allowed, words = RULES.get(name, (None, ''))
+        if allowed is not None and value is not None and not allowed(value):
+            msg = f'{name} must be {words}, got {value!r:.60}'
+            raise ValueError(msg)
+
+
+# Names of types in messages, as a TOML file has them.
+_NAMES = {
+    int: 'an integer',
+    float: 'a finite number',
+    bool: 'true or false',
+    str: 'a text in quotes',
+    dict: 'a table',
+}
+
+
+def _parts(hint):
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _is_of(value, hint):
+    """Whether a value is of a type, where integers are numbers and lists tuples."""
+    if len(parts := _parts(hint)) > 1:
+        return any(_is_of(value, part) for part in parts)
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            return False
+        return all(map(_is_of, value, kinds))
+    if isinstance(value, bool) or hint is bool:
+        return hint is bool and isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _describe(hint):
+    words = []
+    for part in _parts(hint):
+        if typing.get_origin(part) is tuple:
+            kinds = typing.get_args(part)
+            plural = 'integers' if kinds[0] is int else 'finite numbers'
+            words.append(f'a list of {len(kinds)} {plural}')
+        elif part is not types.NoneType:
+            words.append(_NAMES[part])
+    return ' or '.join(words)
