@@ -15,12 +15,20 @@ MOVED = {
     'catalog.decode_flags': 'flags.decode_flags',
     'coadds.CoaddBatch': 'simulation.SimulatedImages',
     'coadds.CoaddSimulator': 'simulation.CoaddSimulator',
+    'detection.Recipe': 'training.Recipe',
+    'detection.make_recipe': 'training.make_recipe',
     'encoders.SceneBatch': 'simulation.SimulatedImages',
     'encoders.SceneStream': 'simulation.SceneStream',
     'encoders.SimulationConfig': 'simulation.SimulationConfig',
     'encoders.SimulationStream': 'simulation.SimulationStream',
+    'encoders.TrainingConfig': 'training.TrainingConfig',
+    'encoders.load_config': 'training.load_config',
+    'encoders.train_encoder': 'training.train_encoder',
     'galaxies.GalaxyBatch': 'simulation.GalaxyBatch',
     'galaxies.GalaxyStream': 'simulation.GalaxyStream',
+    'galaxies.GalaxyTrainingConfig': 'training.GalaxyTrainingConfig',
+    'galaxies.load_galaxy_config': 'training.load_config',
+    'galaxies.train_galaxies': 'training.train_galaxies',
 }
 
 
