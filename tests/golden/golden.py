@@ -149,9 +149,9 @@ def real(shared_data):
 
 def simulations():
     """First batches of the training streams of the bundled configurations."""
-    from bliss_astro.encoders import load_config
     from bliss_astro.encoders._inputs import training_pair
     from bliss_astro.simulation import SceneStream, SimulationStream
+    from bliss_astro.training import load_config
 
     out = {}
     folder = Path(detect_sources.__code__.co_filename).parent.parent / 'data/configs'
