@@ -207,7 +207,7 @@ def find_photo(path, exposure):
     ValueError
         If the file is of another field, or no photoObj file.
     """
-    from bliss_astro.surveys.sdss import band_index, read_photoobj
+    from bliss_astro.surveys.sdss import BANDS, read_photoobj
 
     objects = read_photoobj(path)
     for key in ('run', 'camcol', 'field'):
@@ -215,7 +215,7 @@ def find_photo(path, exposure):
         if own >= 0 and other >= 0 and own != other:
             msg = f'photoobj is of {key} {other}, but the frame is of {key} {own}'
             raise ValueError(msg)
-    band = band_index(exposure.meta['band'])
+    band = BANDS.index(exposure.meta['band'])
     kind = np.asarray(objects['OBJC_TYPE'])
     use = np.isin(kind, (_GALAXY, _STAR))
     if 'NCHILD' in objects.colnames:

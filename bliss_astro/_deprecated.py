@@ -3,7 +3,7 @@
 Deprecated public names: one table of old and new homes.
 """
 
-import importlib
+import pkgutil
 import warnings
 
 __all__ = ['MOVED', 'deprecated_names']
@@ -29,7 +29,36 @@ MOVED = {
     'galaxies.GalaxyTrainingConfig': 'training.GalaxyTrainingConfig',
     'galaxies.load_galaxy_config': 'training.load_config',
     'galaxies.train_galaxies': 'training.train_galaxies',
+    'priors.stripe82_columns': 'surveys.sdss.stripe82_columns',
+    'psf.SDSSPSF': 'surveys.sdss.SDSSPSF',
+    'surveys.sdss.PIXEL_SCALE': 'units.SDSS_PIXEL_SCALE',
+    'surveys.sdss.band_index': 'surveys.sdss._camera.band_index',
+    'surveys.sdss.read_fpc': 'surveys.sdss.CorrectedFrame.read',
+    'surveys.sdss.read_fpm': 'surveys.sdss.FieldMask.read',
+    'surveys.sdss.read_frame': 'surveys.sdss.Frame.read',
+    'surveys.sdss.read_image': 'surveys.sdss._images.read_image',
+    'surveys.sdss.read_photofield': 'surveys.sdss.PhotoField.read',
+    'surveys.sdss.read_psfield': 'surveys.sdss.PsField.read',
+    'surveys.sdss.read_tsfield': 'surveys.sdss.TsField.read',
 }
+# All names of the first survey were found in the folder of surveys too.
+for _name in (
+    'BAD_PLANES',
+    'BANDS',
+    'CorrectedFrame',
+    'FieldMask',
+    'Frame',
+    'PhotoField',
+    'PsField',
+    'TsField',
+    'camera_dark_variance',
+    'camera_gain',
+    'read_photoobj',
+):
+    MOVED[f'surveys.{_name}'] = f'surveys.sdss.{_name}'
+for _name in list(MOVED):
+    if _name.startswith('surveys.sdss.'):
+        MOVED[_name.replace('.sdss.', '.')] = MOVED[_name]
 
 
 def deprecated_names(package):
@@ -57,14 +86,12 @@ def deprecated_names(package):
         # Imported here, as `import bliss_astro` alone does not import astropy.
         from astropy.utils.exceptions import AstropyDeprecationWarning
 
-        home, _, new_name = new.rpartition('.')
-        home = f'bliss_astro.{home}' if home else 'bliss_astro'
         warnings.warn(
             f'{package}.{name} is deprecated and will be removed in the next release; '
-            f'use {home}.{new_name}',
+            f'use bliss_astro.{new}',
             AstropyDeprecationWarning,
             stacklevel=2,
         )
-        return getattr(importlib.import_module(home), new_name)
+        return pkgutil.resolve_name(f'bliss_astro.{new}')
 
     return __getattr__

@@ -16,9 +16,9 @@ import argparse
 import numpy as np
 from astropy.table import Table
 
-from bliss_astro.priors import CatalogPrior, stripe82_columns
-
-PIXEL_SCALE = 0.396
+from bliss_astro.priors import CatalogPrior
+from bliss_astro.surveys.sdss import stripe82_columns
+from bliss_astro.units import SDSS_PIXEL_SCALE as PIXEL_SCALE
 
 
 def made_up(side=5000):

@@ -83,7 +83,7 @@ def _read_truth(path, *, truth):
     """
     Read the stars of a simulated image; `None` of another file.
     """
-    from bliss_astro.surveys._fits import open_fits
+    from bliss_astro._fits import open_fits
 
     with open_fits(path, 'TRUTH' if truth else 'CATALOG') as hdus:
         if not is_simulated(hdus):

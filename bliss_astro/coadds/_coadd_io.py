@@ -13,7 +13,7 @@ from bliss_astro._warnings import warn
 
 from .._atomic import atomic_write
 from .._checksums import CREATOR
-from ..surveys._fits import file_name, header_wcs, open_fits
+from .._fits import file_name, header_wcs, open_fits
 from ..units import unit_text
 from ._coadd_psf import EffectivePSF, draw_psf
 from ._psf_mean import Cells

@@ -7,6 +7,7 @@ import astropy.units as u
 import numpy as np
 
 from bliss_astro._messages import first_wrong
+from bliss_astro._plugins import survey
 
 from ._cutout import cut_wcs, sky_wcs, two_slices
 from ._describe import describe
@@ -69,7 +70,7 @@ class Exposure:
     psf : object, optional
         The PSF: a `~bliss_astro.psf.PSFModel`; one that varies, with a
         method ``at(x, y)`` that returns a `~bliss_astro.psf.PSFModel`, such
-        as `~bliss_astro.psf.SDSSPSF`; a PSF model of photutils or astropy; or
+        as `~bliss_astro.surveys.sdss.SDSSPSF`; a PSF model of photutils or astropy; or
         an image of the PSF. The last two are described by a fit.
 
     wcs : object, optional
@@ -288,103 +289,29 @@ class Exposure:
         )
 
     @classmethod
-    def from_sdss(
-        cls,
-        frame,
-        psfield=None,
-        *,
-        band=None,
-        fpm=None,
-        tsfield=None,
-        photofield=None,
-        background=None,
-        noise='model',
-        bad_planes=None,
-    ):
+    def from_sdss(cls, frame, psfield=None, **options):
         """
         Read an image of the Sloan Digital Sky Survey.
 
         Parameters
         ----------
         frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-            A calibrated ``frame`` (DR8 on) or a corrected frame ``fpC`` (to
-            DR7), plain or compressed, recognised by content.
+            A calibrated ``frame`` (DR8 on) or a corrected frame ``fpC`` (to DR7).
 
         psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
-            The field's ``psField`` file: PSF at each place, gain and dark
-            variance. Without it the exposure has no PSF, and gain and dark
-            variance come from the other files or from the published table
-            of the camera.
+            ``psField`` file of the field.
 
-        band : {'u', 'g', 'r', 'i', 'z'}, optional
-            The band, as a check: the image itself says which one it is.
-
-        fpm : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
-            The mask planes of the field in this band.
-
-        tsfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
-            The calibration of a corrected frame. Without it the image's own
-            ``FLUX20`` is used.
-
-        photofield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
-            The ``photoField`` file of the run and camera column: calibration,
-            gain, dark variance and saturation level.
-
-        background : {'header', 'measure'}, float, array or Quantity, optional
-            The sky that is still in the image. ``'header'``: what the files
-            say, which is none for a frame and a constant for a corrected
-            frame. ``'measure'``: estimated on a mesh of 128 pixels with
-            photutils. Or a number or map in nmgy per pixel. By default a frame
-            takes ``'header'`` and a corrected frame ``'measure'``. Inside star
-            clusters the survey's sky is neither the light there nor its noise:
-            measure it.
-
-        noise : {'model', 'measure'}, optional
-            The noise of the sky: by the formula below, or with that scaled by
-            one factor to what the pixels without sources show (kept as
-            ``meta['noise_ratio']``). Dark variances in the survey's files are
-            sometimes too large (up to a sixth in ``bkg_error``, in u).
-
-        bad_planes : sequence of str, optional
-            The mask planes whose pixels are bad, by default
-            `bliss_astro.surveys.sdss.BAD_PLANES`.
+        **options
+            Keywords ``band``, ``fpm``, ``tsfield``, ``photofield``, ``background``,
+            ``noise`` and ``bad_planes`` of `bliss_astro.surveys.sdss.read_exposure`,
+            of which this is the short form.
 
         Returns
         -------
         exposure : `Exposure`
-            The image in nmgy per pixel. ``bkg_error`` is the noise of the sky
-            (the subtracted one included) and of the CCD, ``effective_gain``
-            follows the calibration of each column, and ``meta`` tells the
-            field and where the numbers come from.
-
-        Raises
-        ------
-        OSError
-            If a file is absent, truncated, damaged, or not FITS.
-
-        ValueError
-            If a file is of another kind, or of another field or band.
-
-        Notes
-        -----
-        With c nmgy per count, gain g electrons per count, sky s counts and
-        dark variance v counts squared, ``effective_gain = g / c`` and
-        ``bkg_error = c * sqrt(s / g + v)``.
+            Image in nmgy per pixel.
         """
-        from ._sdss import build
-
-        return build(
-            cls,
-            frame,
-            psfield,
-            band=band,
-            fpm=fpm,
-            tsfield=tsfield,
-            photofield=photofield,
-            background=background,
-            noise=noise,
-            bad_planes=bad_planes,
-        )
+        return survey('sdss').read_exposure(frame, psfield, cls=cls, **options)
 
     @classmethod
     def from_nddata(cls, nddata, **kwargs):

@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from bliss_astro._warnings import warn
 
-from ..surveys._fits import check_file, file_name, header_wcs, list_hdus, open_fits
+from .._fits import check_file, file_name, header_wcs, list_hdus, open_fits
 from ._units import parse_unit
 
 __all__ = [

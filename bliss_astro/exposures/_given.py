@@ -10,7 +10,7 @@ import numpy as np
 
 from bliss_astro._messages import first_wrong
 
-from ..surveys._fits import check_file, open_fits
+from .._fits import check_file, open_fits
 from ._fits_image import parse_location, read_map
 from ._validate import check_map, check_positive
 

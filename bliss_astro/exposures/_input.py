@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import Cutout2D, NDData, StdDevUncertainty
 
-from ..surveys._fits import file_name
+from .._fits import file_name
 from ._estimate import estimate_missing
 from ._exposure import Exposure
 from ._fits_image import find_plane, parse_location

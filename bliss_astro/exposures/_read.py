@@ -10,22 +10,18 @@ from astropy.io import registry
 from astropy.io.fits import HDUList
 from astropy.io.fits.connect import is_fits
 
-from ..surveys._fits import check_file, file_name, open_fits
+from .._fits import check_file, file_name, open_fits
+from .._plugins import load_surveys
 from ._exposure import Exposure
 from ._fits_image import Location, parse_location
 from ._given import refuse
 from ._input import change_known, exposure_of_hdus
-from ._sdss import build
 from ._simulated import is_simulated, read_simulated
 
 __all__ = ['ExposureRead', 'open_exposure']
 
 # Where the reader of coadds is registered, and how their files are known.
 _COADD, _COADD_HOME = 'bliss_astro.coadd', 'bliss_astro.coadds'
-# What may be said of an SDSS image: the arguments of from_sdss, and what changes
-# in its exposure.
-_OF_SDSS = ('band', 'fpm', 'tsfield', 'photofield', 'background', 'noise', 'bad_planes')
-_IN_SDSS = ('psfield', 'psf', 'fwhm', 'mask')
 
 
 class ExposureRead(registry.UnifiedReadWrite):
@@ -92,6 +88,7 @@ class ExposureRead(registry.UnifiedReadWrite):
     """
 
     def __init__(self, instance, cls):
+        load_surveys()
         super().__init__(instance, cls, 'read', registry=None)
 
     def __call__(self, path, *, format=None, extension=None, **given):  # noqa: A002
@@ -144,6 +141,7 @@ def open_exposure(
     file_format : str
         Its format.
     """
+    load_surveys()
     given = {name: value for name, value in given.items() if value is not None}
     if extension is not None:
         given['extension'] = extension
@@ -191,33 +189,6 @@ def _of_hdus(hdus, location, file_format, given):
     return exposure, file_format
 
 
-def _read_sdss(hdus, given):
-    """
-    Read a frame or a corrected frame.
-    """
-    name = f'{file_name(hdus)!r}, an SDSS image'
-    refuse(given, name, allowed=(*_OF_SDSS, *_IN_SDSS))
-    changes = {key: value for key, value in given.items() if key in ('fwhm', 'mask')}
-    psf, psfield = given.get('psf'), given.get('psfield')
-    if isinstance(psf, str | os.PathLike | HDUList):
-        # Of an SDSS image the psField, which knows the PSF at each place.
-        psfield = psf
-    elif psf is not None:
-        changes['psf'] = psf
-    options = {key: given.get(key) for key in _OF_SDSS}
-    options['noise'] = options['noise'] or 'model'
-    return change_known(build(Exposure, hdus, psfield, **options), changes)
-
-
-def _is_sdss(hdus):
-    """
-    Tell whether an HDU list is an image of SDSS.
-    """
-    from ..surveys.sdss import _images
-
-    return _images._looks_like_frame(hdus) or _images._looks_like_fpc(hdus)
-
-
 def _read_simulated(hdus, given):
     """
     Read a simulated image.
@@ -253,28 +224,41 @@ def _changed(exposure, hdus, given, kind):
     return change_known(exposure, given)
 
 
-# Readers of open FITS files, and how these are known.
-_OF_FITS = {
-    'bliss_astro.simulated': (_read_simulated, is_simulated),
-    'sdss.frame': (_read_sdss, _is_sdss),
-    _COADD: (_read_coadd, _is_coadd),
-    'fits': (None, lambda hdus: True),
-}
+# Readers of open FITS files, and how these are recognised.
+_OF_FITS = {}
 
 
-def _register():
+def register_fits_format(name, reader, identifier):
     """
-    Make the formats known to astropy.
+    Add a format of FITS files, by which `Exposure.read` makes exposures.
+
+    Parameters
+    ----------
+    name : str
+        Name of the format in astropy's unified input and output.
+
+    reader : callable
+        Makes an exposure of an open `~astropy.io.fits.HDUList` and the dictionary of
+        what the user states of it.
+
+    identifier : callable
+        Whether an open HDU list is of the format.
     """
+    # Any FITS file is an image, so the general format stays the last.
+    general = _OF_FITS.pop('fits', None)
+    _OF_FITS[name] = (reader, identifier)
+    if general is not None:
+        _OF_FITS['fits'] = general
+    if name != _COADD:
+        registry.register_reader(
+            name,
+            Exposure,
+            lambda path, **given: open_exposure(path, file_format=name, **given)[0],
+        )
 
-    def reader(name):
-        return lambda path, **given: open_exposure(path, file_format=name, **given)[0]
 
-    for name in _OF_FITS:
-        if name != _COADD:
-            registry.register_reader(name, Exposure, reader(name))
-    registry.register_identifier('fits', Exposure, is_fits)
-
-
-_register()
+register_fits_format('bliss_astro.simulated', _read_simulated, is_simulated)
+register_fits_format(_COADD, _read_coadd, _is_coadd)
+register_fits_format('fits', None, lambda hdus: True)
+registry.register_identifier('fits', Exposure, is_fits)
 Exposure.read = registry.UnifiedReadWriteMethod(ExposureRead)

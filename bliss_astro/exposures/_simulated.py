@@ -6,7 +6,7 @@ Simulated images in FITS files: the cards that say all that is known of them.
 import astropy.units as u
 import numpy as np
 
-from ..surveys._fits import file_name
+from .._fits import file_name
 
 __all__ = ['ERRORS', 'FORMAT', 'PSF_KEYS', 'SCALARS', 'is_simulated', 'read_simulated']
 

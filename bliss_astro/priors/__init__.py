@@ -3,6 +3,7 @@
 What may be on the sky (sources) and how it is seen (fields).
 """
 
+from .._deprecated import deprecated_names
 from ._catalog_columns import *
 from ._catalog_fit import *
 from ._catalogs import *
@@ -13,3 +14,5 @@ from ._fields import *
 from ._galaxies import *
 from ._populations import *
 from ._stars import *
+
+__getattr__ = deprecated_names(__name__)

@@ -9,114 +9,21 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Table, vstack
 
+from bliss_astro._plugins import load_surveys
+
 from ._populations import ZERO_POINT
 
-__all__ = ['stripe82_columns']
+__all__ = []
 
-_STRIPE82 = (
-    'ra',
-    'dec',
-    'probpsf',
-    'psfmag_r',
-    'devmag_r',
-    'expmag_r',
-    'fracdev_r',
-    'devrad_r',
-    'exprad_r',
-    'devab_r',
-    'expab_r',
-    'is_saturated',
-)
-
-# What survives of the survey's fits: radii in arcsec, the limit of the axis
-# ratio, and how much brighter than the PSF magnitude a galaxy can be.
-_RADII = (0.1, 15.0)
-_LIMIT_OF_AXIS_RATIO = 0.0501
-_LARGEST_EXCESS = 2.5
+# Converters of the tables of surveys, which their plug-ins add: the columns by which
+# a table is recognised, and the function that makes the columns of the fit of them.
+SURVEY_CONVERTERS = []
 
 # Magnitudes outside of these are codes for missing ones.
-_MAGNITUDES = (5.0, 35.0)
+MAGNITUDE_RANGE = (5.0, 35.0)
 
 
-def stripe82_columns(table):
-    """
-    Convert a catalogue of the SDSS stripe 82 coadd.
-
-    Objects with ``probpsf`` of 1 are stars and have their PSF magnitude; the
-    flux of a galaxy is that of its de Vaucouleurs and its exponential fit
-    weighted by ``fracdev_r``. Rows without magnitude, duplicates (by ``objid``),
-    saturated galaxies (pieces of bright stars), and galaxies whose fitted flux
-    exceeds that within the PSF more than tenfold are dropped. Galaxies with
-    radii at or beyond the limits of the fit (outside of 0.1 to 15 arcsec) or
-    an axis ratio at its limit of 0.05 stay, without shape.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table` or list of them
-        The catalogue of each field.
-
-    Returns
-    -------
-    table : `~astropy.table.Table`
-        With the columns of `fit_catalog_prior`, and ``area`` (square degrees,
-        the sum of the tables' bounding boxes) in its ``meta``.
-    """
-    tables = table if isinstance(table, (list, tuple)) else [table]
-    for each in tables:
-        _need(each, _STRIPE82)
-    area = sum(_footprint(each) for each in tables)
-    table = vstack(list(tables), metadata_conflicts='silent')
-    if 'objid' in table.colnames:
-        _, first = np.unique(np.asarray(table['objid']), return_index=True)
-        table = table[np.sort(first)]
-    value = {name: _float(table, name) for name in _STRIPE82}
-    is_star = value['probpsf'] == 1
-    bulge = np.clip(value['fracdev_r'], 0, 1)
-    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
-        flux = [
-            10 ** (-0.4 * (value[f'{kind}mag_r'] - ZERO_POINT))
-            for kind in ('dev', 'exp')
-        ]
-        model = ZERO_POINT - 2.5 * np.log10(bulge * flux[0] + (1 - bulge) * flux[1])
-        mag = np.where(is_star, value['psfmag_r'], model)
-        excess = value['psfmag_r'] - model
-        keep = (mag > _MAGNITUDES[0]) & (mag < _MAGNITUDES[1])
-        keep &= is_star | ((value['is_saturated'] == 0) & (excess < _LARGEST_EXCESS))
-        # A component without light may have any size.
-        failed = ~keep | is_star
-        for kind, share in (('dev', bulge), ('exp', 1 - bulge)):
-            radius, ratio = value[f'{kind}rad_r'], value[f'{kind}ab_r']
-            bad = ~((radius > _RADII[0]) & (radius < _RADII[1]))
-            bad |= ~((ratio > _LIMIT_OF_AXIS_RATIO) & (ratio <= 1))
-            failed |= bad & (share > 0)
-            value[f'{kind}rad_r'] = np.where(bad, np.nan, radius)
-            value[f'{kind}ab_r'] = np.where(bad, np.nan, ratio)
-    result = Table(
-        {
-            'magnitude': mag,
-            'is_galaxy': ~is_star,
-            'disk_fraction': np.where(failed, np.nan, 1 - bulge),
-            'disk_radius': np.where(failed, np.nan, value['exprad_r']) * u.arcsec,
-            'bulge_radius': np.where(failed, np.nan, value['devrad_r']) * u.arcsec,
-            'disk_axis_ratio': np.where(failed, np.nan, value['expab_r']),
-            'bulge_axis_ratio': np.where(failed, np.nan, value['devab_r']),
-        },
-        meta={'area': area},
-    )
-    return result[keep]
-
-
-def _footprint(table):
-    """Bounding box of positions in square degrees."""
-    ra, dec = _float(table, 'ra'), _float(table, 'dec')
-    if len(ra) == 0:
-        return 0.0
-    # Across 0h the box would otherwise span the whole sky.
-    ra = (ra - ra[0] + 180) % 360
-    return float(np.ptp(ra) * np.ptp(dec) * np.cos(np.radians(dec.mean())))
-
-
-def _need(table, names):
+def need_columns(table, names):
     """Complain of something that is no table or lacks columns."""
     if not isinstance(table, Table):
         msg = (
@@ -133,7 +40,7 @@ def _need(table, names):
         raise ValueError(msg)
 
 
-def _float(table, name, unit=None):
+def float_column(table, name, unit=None):
     """
     Column as float array in a unit, masked values as NaN.
     """
@@ -207,10 +114,12 @@ class CatalogColumns:
             What the fit needs.
         """
         first = table[0] if isinstance(table, (list, tuple)) and table else table
-        _need(first, ())
-        if set(_STRIPE82) <= set(first.colnames):
-            table = stripe82_columns(table)
-        elif isinstance(table, (list, tuple)):
+        need_columns(first, ())
+        load_surveys()
+        for names, convert in SURVEY_CONVERTERS:
+            if set(names) <= set(first.colnames):
+                table = convert(table)
+        if isinstance(table, (list, tuple)):
             table = vstack(list(table), metadata_conflicts='silent')
         if area is None:
             area = table.meta.get('area')
@@ -253,7 +162,7 @@ def _magnitude(table):
         )
         raise ValueError(msg)
     if has == ['flux']:
-        flux = _float(table, 'flux', u.nmgy)
+        flux = float_column(table, 'flux', u.nmgy)
         if (flux <= 0).any():
             msg = f"table['flux'] must be positive, got {np.nanmin(flux)}"
             raise ValueError(msg)
@@ -265,13 +174,14 @@ def _magnitude(table):
             "a column 'flux'"
         )
         raise ValueError(msg)
-    magnitude = _float(table, 'magnitude')
-    wrong = ~((magnitude > _MAGNITUDES[0]) & (magnitude < _MAGNITUDES[1]))
+    magnitude = float_column(table, 'magnitude')
+    wrong = ~((magnitude > MAGNITUDE_RANGE[0]) & (magnitude < MAGNITUDE_RANGE[1]))
     wrong &= np.isfinite(magnitude)
     if wrong.any():
         msg = (
-            f"table['magnitude'] must lie between {_MAGNITUDES[0]} and "
-            f'{_MAGNITUDES[1]} (mask or drop missing ones), got {magnitude[wrong][0]}'
+            f"table['magnitude'] must lie between {MAGNITUDE_RANGE[0]} and "
+            f'{MAGNITUDE_RANGE[1]} (mask or drop missing ones), got '
+            f'{magnitude[wrong][0]}'
         )
         raise ValueError(msg)
     return magnitude
@@ -280,11 +190,11 @@ def _magnitude(table):
 def _class(table):
     """Whether each row is a galaxy."""
     if 'is_galaxy' in table.colnames:
-        value = _float(table, 'is_galaxy')
+        value = float_column(table, 'is_galaxy')
     else:
         if 'probpsf' not in table.colnames:
-            _need(table, ['is_galaxy'])
-        value = 1 - _float(table, 'probpsf')
+            need_columns(table, ['is_galaxy'])
+        value = 1 - float_column(table, 'probpsf')
     if not np.isin(value, (0, 1)).all():
         wrong = value[~np.isin(value, (0, 1))][0]
         msg = f"table['is_galaxy'] (or 'probpsf') must be 0 or 1, got {wrong}"
@@ -296,7 +206,7 @@ def _shapes(table, is_galaxy):
     """Checked shape columns; those of stars are NaN."""
 
     def read(name, low, high, allowed, unit=None):
-        value = np.where(is_galaxy, _float(table, name, unit), np.nan)
+        value = np.where(is_galaxy, float_column(table, name, unit), np.nan)
         wrong = np.isfinite(value) & ~((value >= low) & (value <= high))
         if wrong.any():
             msg = (
@@ -312,8 +222,8 @@ def _shapes(table, is_galaxy):
         pair = (f'disk_{what}', f'bulge_{what}')
         both = all(name in table.colnames for name in pair)
         names[what] = pair if both else (what, what)
-    _need(table, [*dict.fromkeys(names['radius'] + names['axis_ratio'])])
-    _need(table, ['disk_fraction'])
+    need_columns(table, [*dict.fromkeys(names['radius'] + names['axis_ratio'])])
+    need_columns(table, ['disk_fraction'])
     fraction = read('disk_fraction', 0, 1, 'in [0, 1]')
     disk, bulge = (
         read(name, tiny, np.inf, 'positive', u.arcsec) for name in names['radius']

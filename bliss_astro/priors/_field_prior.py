@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
+from bliss_astro._plugins import survey
 from bliss_astro.psf._mixture import DEFAULT_SHAPE
 from bliss_astro.psf._width import fwhm_of_shape
 
@@ -154,7 +155,7 @@ class FieldPrior:
         ValueError
             If a file is no photoField, or none has a good field in the band.
         """
-        return cls(FieldTable.from_photofield(paths, band), ellipticity)
+        return survey('sdss').field_prior(paths, band, ellipticity=ellipticity)
 
     @classmethod
     def from_table(cls, table, *, ellipticity=None):

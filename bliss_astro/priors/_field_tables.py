@@ -4,7 +4,6 @@ Fields as tables: how each of them was seen.
 """
 
 import dataclasses
-import os
 
 import astropy.units as u
 import numpy as np
@@ -26,9 +25,6 @@ _UNITS = {
 
 _SCALARS = ('background', 'electrons_per_nmgy', 'read_noise')
 _COLUMNS = SHAPE_NAMES + _SCALARS
-
-# Fields whose PSF is narrower or wider than any seeing are failures of a fit.
-_CORE_RANGE = (0.5, 6.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,40 +138,6 @@ class FieldTable:
             }
         )
 
-    @classmethod
-    def from_photofield(cls, paths, band):
-        """
-        Read the good fields of SDSS ``photoField`` files.
-
-        Parameters
-        ----------
-        paths : str, `~os.PathLike`, or list of them
-            The files.
-
-        band : {'u', 'g', 'r', 'i', 'z'} or int
-            The band.
-
-        Returns
-        -------
-        fields : `FieldTable`
-            Those with a measured PSF, and positive sky and calibration.
-        """
-        from bliss_astro.surveys.sdss import band_index, read_photofield
-
-        index = band_index(band)
-        if isinstance(paths, (str, os.PathLike)):
-            paths = [paths]
-        parts = [_good_fields(read_photofield(path), index, band) for path in paths]
-        if sum(len(part) for part in parts) == 0:
-            names = ', '.join(str(path) for path in paths) or 'no file at all'
-            msg = (
-                f'paths must hold at least one good field in band {band!r} (a measured '
-                f'PSF, and positive sky and calibration); there is none in {names}'
-            )
-            raise ValueError(msg)
-        rows = np.concatenate(parts)
-        return cls(rows[:, :8], *rows[:, 8:].T)
-
     def sample_batch(self, n, *, generator=None, device='cpu'):
         """
         Draw fields, all with equal probability.
@@ -229,27 +191,3 @@ def _column(table, name):
     except u.UnitConversionError:
         msg = f'table[{name!r}] must be in {_UNITS[name]}, got {given}'
         raise ValueError(msg) from None
-
-
-def _good_fields(fields, index, band):
-    """Rows ``(n, 11)`` of the good fields of one file."""
-    if fields.gain.ndim != 2 or fields.gain.shape[1] <= index:
-        n = 1 if fields.gain.ndim == 1 else fields.gain.shape[1]
-        msg = f'band {band!r} is not in {fields.file!r}, which holds {n} band(s)'
-        raise ValueError(msg)
-    names = ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta')
-    psf = [getattr(fields, f'psf_{name}')[:, index] for name in names]
-    sky, gain, scale, dark = (
-        getattr(fields, name)[:, index]
-        for name in ('sky', 'gain', 'nmgy_per_count', 'dark_variance')
-    )
-    with np.errstate(divide='ignore', invalid='ignore'):
-        good = ~fields.is_default[:, index]
-        good &= (sky > 0) & (gain > 0) & (scale > 0) & (dark >= 0)
-        good &= (psf[1] > psf[0]) & (psf[5] > 2)
-        good &= (psf[0] > _CORE_RANGE[0]) & (psf[0] < _CORE_RANGE[1])
-        rows = np.stack(
-            [*psf, 0 * sky, 0 * sky, sky * gain, gain / scale, np.sqrt(dark) * gain],
-            -1,
-        )
-    return rows[good & np.isfinite(rows).all(-1)]

@@ -3,11 +3,12 @@
 The point-spread function: two Gaussians and a power law.
 
 `PSFModel` is the PSF at one place, an astropy model that photutils fits;
-`VaryingPSF`, `PSFExPSF` and `SDSSPSF` vary from place to place. `estimate_psf`
+`VaryingPSF` and `PSFExPSF` vary from place to place. `estimate_psf`
 measures the PSF of an image on its stars, `compare_psf` holds a stated one against
 them, and `read_psf` reads any.
 """
 
+from .._deprecated import deprecated_names
 from ._asymmetry import *
 from ._compare import *
 from ._estimate import *
@@ -17,5 +18,6 @@ from ._model import *
 from ._psfex import *
 from ._read import *
 from ._result import *
-from ._sdss import *
 from ._varying import *
+
+__getattr__ = deprecated_names(__name__)

@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 
+from .._plugins import survey
 from ._checks import (
     check_beta,
     check_ellipticity,
@@ -95,7 +96,7 @@ class PSFModel(Fittable2DModel):
 
     See Also
     --------
-    SDSSPSF : The PSF of a whole SDSS field.
+    bliss_astro.surveys.sdss.SDSSPSF : The PSF of a whole SDSS field.
 
     Notes
     -----
@@ -332,34 +333,23 @@ class PSFModel(Fittable2DModel):
         )
 
     @classmethod
-    def from_sdss(
-        cls,
-        psfield,
-        band,
-        *,
-        x=None,
-        y=None,
-        normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
-    ):
+    def from_sdss(cls, psfield, band, **options):
         """
         Read the PSF of an SDSS field from its ``psField`` file.
 
         Parameters
         ----------
         psfield : str, path, `~astropy.io.fits.HDUList` or record
-            The file, or what `bliss_astro.surveys.read_psfield` returned.
+            The file, or what `bliss_astro.surveys.sdss.read_psfield` returned.
 
         band : {'u', 'g', 'r', 'i', 'z'}
             The band.
 
-        x, y : float, optional
-            Position on the frame in pixels. Where given, the PSF is
-            reconstructed there from its eigen-images and this model is fitted
-            to it; otherwise the model is SDSS's own fit for the whole field,
-            which is circular.
-
-        normalization_radius : float, optional
-            Radius in pixels within which the flux is counted.
+        **options
+            ``x``, ``y``: position on the frame in pixels, where the PSF is
+            reconstructed from its eigen-images and this model is fitted to it; by
+            default the model is SDSS's own circular fit for the whole field.
+            ``normalization_radius``: radius in pixels within which the flux is counted.
 
         Returns
         -------
@@ -377,16 +367,7 @@ class PSFModel(Fittable2DModel):
         bliss_astro.OutOfDomainWarning
             If SDSS could not fit the field and stored default values.
         """
-        from ._sdss import SDSSPSF, analytic_shape
-
-        if (x is None) != (y is None):
-            msg = f'x and y must be given together, got x={x}, y={y}'
-            raise ValueError(msg)
-        if x is None:
-            shape, _ = analytic_shape(psfield, band)
-            return cls.from_shape(shape, normalization_radius=normalization_radius)
-        field = SDSSPSF(psfield, band, normalization_radius=normalization_radius)
-        return field.fit_at(x, y)
+        return survey('sdss').psf_model(psfield, band, **options)
 
     @classmethod
     def fit(cls, image, **kwargs):

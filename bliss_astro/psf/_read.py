@@ -9,7 +9,8 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Model
 
-from ..surveys._fits import file_name, list_hdus, open_fits
+from .._fits import file_name, list_hdus, open_fits
+from .._plugins import load_surveys
 from ._inputs import check_psf_pixels
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
@@ -22,7 +23,9 @@ __all__ = ['read_psf']
 _OVERSAMPLING = ('DET_SAMP', 'OVERSAMP', 'OVERSAMPLE', 'OSAMP')
 # More samples than that along a pixel are a mistake.
 _MOST = 100
-_PSFIELD_HDUS = 6
+# Readers of open FITS files of surveys, which their plug-ins add: whether a file is
+# one of theirs, and the function that makes a PSF of it.
+SURVEY_READERS = []
 
 
 def read_psf(
@@ -68,7 +71,8 @@ def read_psf(
     -------
     psf : object
         What `~bliss_astro.exposures.Exposure` takes for its ``psf``: a `PSFModel`,
-        `PSFExPSF`, `SDSSPSF`, model of photutils or astropy, or an image.
+        `PSFExPSF`, `~bliss_astro.surveys.sdss.SDSSPSF`, model of photutils or
+        astropy, or an image.
 
     Raises
     ------
@@ -125,8 +129,10 @@ def _of_hdus(hdus, name, *, oversampling, pixel_response, band, extension, radiu
     """Make a PSF of a FITS file, by what it holds."""
     if extension is None and has_psfex(hdus):
         return read_psfex(hdus, normalization_radius=radius)
-    if extension is None and len(hdus) > _PSFIELD_HDUS and not hdus[1].is_image:
-        return _of_psfield(hdus, name, band, radius)
+    load_surveys()
+    for accepts, read in SURVEY_READERS if extension is None else ():
+        if accepts(hdus):
+            return read(hdus, name, band=band, normalization_radius=radius)
     hdu = _image_hdu(hdus, name, extension)
     stated = next((hdu.header[k] for k in _OVERSAMPLING if k in hdu.header), None)
     if pixel_response is None:
@@ -135,17 +141,6 @@ def _of_hdus(hdus, name, *, oversampling, pixel_response, band, extension, radiu
         oversampling = 1 if stated is None else stated
     data = np.squeeze(np.array(hdu.data, float))
     return _of_image(data, oversampling, pixel_response, name)
-
-
-def _of_psfield(hdus, name, band, radius):
-    """Make the PSF of one band of a psField."""
-    from ..surveys import read_psfield
-    from ._sdss import SDSSPSF
-
-    if band is None:
-        msg = f'psf: {name} is a psField with five bands: give band'
-        raise ValueError(msg)
-    return SDSSPSF(read_psfield(hdus), band, normalization_radius=radius)
 
 
 def _image_hdu(hdus, name, extension):

@@ -1,16 +1,15 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What the files of a survey say.
+Surveys: plug-ins that read the files of a survey, one folder each.
 
-Plain readers: FITS in, arrays and records out, in the survey's own numbers.
-Objects that are built from them (`~bliss_astro.exposures.Exposure`,
-`~bliss_astro.psf.PSFModel`) have constructors of their own, such as
-`Exposure.from_sdss <bliss_astro.exposures.Exposure.from_sdss>`.
-
-`bliss_astro.surveys.sdss` is the first of them; its names are found here too.
+`bliss_astro.surveys.sdss` is that of the Sloan Digital Sky Survey. A plug-in stands
+above the core and registers its formats with `Exposure.read
+<bliss_astro.exposures.Exposure>`, `~bliss_astro.psf.read_psf` and
+`~bliss_astro.priors.fit_catalog_prior` when it is imported.
 """
 
-from .sdss import *
-from .sdss import __all__ as _sdss_names
+from .._deprecated import deprecated_names
 
-__all__ = list(_sdss_names)
+__all__ = []
+
+__getattr__ = deprecated_names(__name__)

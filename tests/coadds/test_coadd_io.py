@@ -15,7 +15,7 @@ from scipy.ndimage import convolve
 
 from bliss_astro import Coadd, PSFModel
 from bliss_astro.coadds import EffectivePSF
-from bliss_astro.psf import SDSSPSF
+from bliss_astro.surveys.sdss import SDSSPSF
 
 KERNEL = np.outer([0.0, 0.2, 1, 0.2, 0], [0.0, 0.3, 1, 0.3, 0])
 

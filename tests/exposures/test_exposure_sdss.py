@@ -304,6 +304,6 @@ class TestRealFiles:
     def test_every_file_opens_as_fits(self, shared_data):
         # No reader may take a sound file of the survey for a damaged one.
         for path in sorted((shared_data / 'sdss').rglob('psField*')):
-            assert len(sdss.read_psfield(path).kl) == 5
+            assert len(sdss.PsField.read(path).kl) == 5
         with fits.open(path) as hdus:
-            assert sdss.read_psfield(hdus).file.endswith(path.name)
+            assert sdss.PsField.read(hdus).file.endswith(path.name)

@@ -21,8 +21,8 @@ from bliss_astro.priors import (
     MagnitudeCounts,
     MagnitudeShapes,
     ParetoCounts,
-    stripe82_columns,
 )
+from bliss_astro.surveys.sdss import stripe82_columns
 
 stats = pytest.importorskip('scipy.stats')
 

@@ -14,7 +14,7 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.testing import assert_allclose
 
-from bliss_astro.priors import FieldPrior, FieldTable, GaussianFields
+from bliss_astro.priors import FieldPrior, GaussianFields
 from bliss_astro.psf import PSFModel
 from bliss_astro.psf._mixture import SHAPE_NAMES, normalization_of_shape
 from bliss_astro.psf._width import fwhm_of_shape
@@ -97,7 +97,7 @@ class TestShipped:
 
     def test_holds_the_good_fields(self, shared_data):
         paths = sorted(shared_data.glob('sdss/*/*/photoField-*.fits'))
-        table = FieldTable.from_photofield(paths, 'r')
+        table = FieldPrior.from_photofield(paths, 'r').fields
         assert len(table) == 1190
         gaussian = FieldPrior().fields
         s1, s2, b, sp, p0, beta = table.psf[:, :6].T

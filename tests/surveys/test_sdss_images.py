@@ -12,11 +12,13 @@ from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.surveys import sdss
+from bliss_astro.surveys.sdss._camera import band_index
+from bliss_astro.surveys.sdss._images import read_image
 
 
 class TestFrame:
     def test_contents(self, sdss_field):
-        frame = sdss.read_frame(sdss_field.frame())
+        frame = sdss.Frame.read(sdss_field.frame())
         assert (frame.run, frame.camcol, frame.field) == (94, 1, 12)
         assert frame.band == 'r'
         assert frame.data.dtype == np.float32
@@ -60,9 +62,9 @@ class TestFrame:
             path.write_bytes(pack((tmp_path / 'x.fits').read_bytes()))
             if card == 'FILTER' and numbers is None:
                 with pytest.raises(ValueError, match="FILTER is ''"):
-                    sdss.read_frame(path)
+                    sdss.Frame.read(path)
                 continue
-            frame = sdss.read_frame(path)
+            frame = sdss.Frame.read(path)
             assert frame.data.shape == (60, 80)
             found = (frame.run, frame.camcol, frame.field)
             unknown = [
@@ -75,47 +77,47 @@ class TestFrame:
     def test_field_number_in_every_band(self, sdss_files, tmp_path, band):
         # The header counts frames of each CCD, not fields.
         path = sdss_files.Field(tmp_path, band=band).frame()
-        assert sdss.read_frame(path).field == 12
+        assert sdss.Frame.read(path).field == 12
 
     @pytest.mark.parametrize(('suffix', 'module'), [('.bz2', bz2), ('.gz', gzip)])
     def test_compressed(self, sdss_field, suffix, module):
         plain = sdss_field.frame()
         packed = plain.with_name(plain.name + suffix)
         packed.write_bytes(module.compress(plain.read_bytes()))
-        expected, frame = sdss.read_frame(plain), sdss.read_frame(str(packed))
+        expected, frame = sdss.Frame.read(plain), sdss.Frame.read(str(packed))
         assert_array_equal(frame.data, expected.data)
 
     def test_hdu_list_stays_open(self, sdss_field):
         with fits.open(sdss_field.frame()) as hdus:
-            sdss.read_frame(hdus)
-            assert sdss.read_frame(hdus).data.shape == (60, 80)
+            sdss.Frame.read(hdus)
+            assert sdss.Frame.read(hdus).data.shape == (60, 80)
 
     def test_read_image_recognises(self, sdss_field):
-        assert isinstance(sdss.read_image(sdss_field.frame()), sdss.Frame)
-        assert isinstance(sdss.read_image(sdss_field.fpc()), sdss.CorrectedFrame)
+        assert isinstance(read_image(sdss_field.frame()), sdss.Frame)
+        assert isinstance(read_image(sdss_field.fpc()), sdss.CorrectedFrame)
         with pytest.raises(ValueError, match='not an SDSS frame or fpC file'):
-            sdss.read_image(sdss_field.tsfield())
+            read_image(sdss_field.tsfield())
 
     def test_wrong_type(self, sdss_field):
         with pytest.raises(ValueError, match=r'frame=.*fpC.* is not an SDSS frame'):
-            sdss.read_frame(sdss_field.fpc())
+            sdss.Frame.read(sdss_field.fpc())
         with pytest.raises(TypeError, match='frame must be a path'):
-            sdss.read_frame(12)
+            sdss.Frame.read(12)
 
     def test_vectors_of_another_size(self, sdss_field):
         hdus = sdss_field.frame_hdus()
         hdus[1] = fits.ImageHDU(np.ones(7, dtype='f4'))
         with pytest.raises(ValueError, match='not a whole SDSS frame'):
-            sdss.read_frame(sdss_field.write(hdus, 'short.fits'))
+            sdss.Frame.read(sdss_field.write(hdus, 'short.fits'))
         hdus[1] = fits.ImageHDU(np.zeros(80, dtype='f4'))
         with pytest.raises(ValueError, match='not calibrated'):
-            sdss.read_frame(sdss_field.write(hdus, 'zero.fits'))
+            sdss.Frame.read(sdss_field.write(hdus, 'zero.fits'))
 
     def test_unknown_band(self, sdss_field):
         hdus = sdss_field.frame_hdus()
         hdus[0].header['FILTER'] = 'V'
         with pytest.raises(ValueError, match="FILTER is 'v'"):
-            sdss.read_frame(sdss_field.write(hdus, 'v.fits'))
+            sdss.Frame.read(sdss_field.write(hdus, 'v.fits'))
 
 
 class TestDamage:
@@ -124,7 +126,7 @@ class TestDamage:
         path = sdss_field.frame()
         path.write_bytes(path.read_bytes()[:keep])
         with pytest.raises(OSError, match=r'frame=.*cannot be read as FITS'):
-            sdss.read_frame(path)
+            sdss.Frame.read(path)
 
     @pytest.mark.parametrize(('suffix', 'module'), [('.bz2', bz2), ('.gz', gzip)])
     def test_truncated_compressed(self, sdss_field, suffix, module):
@@ -133,27 +135,27 @@ class TestDamage:
         packed = module.compress(plain.read_bytes())
         path.write_bytes(packed[: len(packed) // 2])
         with pytest.raises(OSError, match=r'frame=.*cannot be read as FITS'):
-            sdss.read_frame(path)
+            sdss.Frame.read(path)
 
     def test_not_fits(self, tmp_path):
         path = tmp_path / 'image.png'
         path.write_bytes(b'\x89PNG and so on' * 500)
         with pytest.raises(OSError, match=r'psfield=.*cannot be read as FITS'):
-            sdss.read_psfield(path)
+            sdss.PsField.read(path)
         path.write_bytes(b'')
         with pytest.raises(OSError, match=r'fpm=.*cannot be read as FITS'):
-            sdss.read_fpm(path)
+            sdss.FieldMask.read(path)
 
     def test_absent(self, tmp_path):
         with pytest.raises(
             FileNotFoundError, match='tsfield must be a file; there is no'
         ):
-            sdss.read_tsfield(tmp_path / 'nothing.fit')
+            sdss.TsField.read(tmp_path / 'nothing.fit')
 
 
 class TestCorrectedFrame:
     def test_contents(self, sdss_field):
-        image = sdss.read_fpc(sdss_field.fpc())
+        image = sdss.CorrectedFrame.read(sdss_field.fpc())
         assert image.data.dtype == np.float32
         # Rounded to whole counts, soft bias taken off.
         assert np.abs(image.data - sdss_field.counts).max() <= 0.51
@@ -163,13 +165,13 @@ class TestCorrectedFrame:
         assert_allclose(image.exposure_time, 53.907456)
 
     def test_placeholders_are_none(self, sdss_field):
-        image = sdss.read_fpc(sdss_field.fpc(FLUX20=-9999.0, SKY=-9999.0))
+        image = sdss.CorrectedFrame.read(sdss_field.fpc(FLUX20=-9999.0, SKY=-9999.0))
         assert image.flux20 is None
         assert image.sky_level is None
 
     def test_wrong_type(self, sdss_field):
         with pytest.raises(ValueError, match='not an SDSS fpC file'):
-            sdss.read_fpc(sdss_field.frame())
+            sdss.CorrectedFrame.read(sdss_field.frame())
 
 
 class TestMask:
@@ -178,7 +180,7 @@ class TestMask:
             INTERP=[(0, 0, [(0, 3, 3), (1, 3, 5)]), (10, 20, [(2, 1, 4)])],
             CR=[(0, 0, [(1, 5, 9)])],
         )
-        mask = sdss.read_fpm(path)
+        mask = sdss.FieldMask.read(path)
         expected = np.zeros((60, 80), dtype=bool)
         expected[0, 3] = expected[1, 3:6] = expected[12, 21:25] = True
         assert_array_equal(mask.plane('INTERP'), expected)
@@ -192,23 +194,25 @@ class TestMask:
 
     def test_spans_beyond_the_image_are_clipped(self, sdss_field):
         spans = [(-1, 0, 5), (60, 0, 5), (4, -3, 1), (5, 78, 95), (6, 90, 95)]
-        plane = sdss.read_fpm(sdss_field.fpm(SATUR=[(0, 0, spans)])).plane('SATUR')
+        plane = sdss.FieldMask.read(sdss_field.fpm(SATUR=[(0, 0, spans)])).plane(
+            'SATUR'
+        )
         expected = np.zeros((60, 80), dtype=bool)
         expected[4, :2] = expected[5, 78:] = True
         assert_array_equal(plane, expected)
 
     def test_errors(self, sdss_field):
-        mask = sdss.read_fpm(sdss_field.fpm())
+        mask = sdss.FieldMask.read(sdss_field.fpm())
         with pytest.raises(ValueError, match="no mask plane 'DUST'"):
             mask.plane('DUST')
         with pytest.raises(ValueError, match='not an SDSS fpM file'):
-            sdss.read_fpm(sdss_field.psfield())
+            sdss.FieldMask.read(sdss_field.psfield())
 
 
 @pytest.mark.parametrize('band', ['x', '', 5, -1, None, True, 2.0])
 def test_band_index_errors(band):
     with pytest.raises(ValueError, match='band must be one of u, g, r, i, z'):
-        sdss.band_index(band)
+        band_index(band)
 
 
 def test_camera_table():
@@ -225,7 +229,7 @@ def test_camera_table():
 class TestRealImages:
     def test_frame(self, shared_data):
         folder = shared_data / 'sdss' / '2583' / '2' / '136'
-        frame = sdss.read_image(folder / 'frame-r-002583-2-0136.fits.bz2')
+        frame = read_image(folder / 'frame-r-002583-2-0136.fits.bz2')
         assert frame.data.shape == (1489, 2048)
         assert (frame.run, frame.camcol, frame.field) == (2583, 2, 136)
         assert_allclose(frame.sky().mean(), 149.14, atol=0.01)
@@ -237,7 +241,7 @@ class TestRealImages:
 
     def test_fpc(self, shared_data):
         folder = shared_data / 'sdss_two_epoch' / '4192' / '4' / '300'
-        image = sdss.read_image(folder / 'fpC-004192-r4-0300.fit.gz')
+        image = read_image(folder / 'fpC-004192-r4-0300.fit.gz')
         assert isinstance(image, sdss.CorrectedFrame)
         assert_allclose(np.median(image.data), 145, atol=1.5)
         assert image.flux20 == 1981.78
@@ -245,7 +249,7 @@ class TestRealImages:
     def test_mask_pixels_agree_with_the_file(self, shared_data):
         folder = shared_data / 'sdss' / '3900' / '6' / '269'
         path = folder / 'fpM-003900-r6-0269.fit.gz'
-        mask = sdss.read_fpm(path)
+        mask = sdss.FieldMask.read(path)
         with fits.open(path) as hdus:
             # Objects of one plane may overlap, so the file's sum is an upper
             # limit; those of SATUR hardly do.

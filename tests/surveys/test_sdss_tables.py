@@ -15,7 +15,7 @@ from bliss_astro.surveys import sdss
 
 class TestPsField:
     def test_contents(self, sdss_field, sdss_files):
-        psfield = sdss.read_psfield(sdss_field.psfield())
+        psfield = sdss.PsField.read(sdss_field.psfield())
         assert (psfield.run, psfield.camcol, psfield.field) == (94, 1, 12)
         assert tuple(psfield.kl) == sdss.BANDS
         basis = psfield.basis('r')
@@ -32,26 +32,26 @@ class TestPsField:
     def test_defaults_are_flagged(self, sdss_field):
         path = sdss_field.psfield(psf_beta=[3, 3.2, 3, 10, 3.2], psf_sigmap=5.0)
         assert_array_equal(
-            sdss.read_psfield(path).is_default, [True, False, True, True, False]
+            sdss.PsField.read(path).is_default, [True, False, True, True, False]
         )
         path = sdss_field.psfield(psf_sigma1=[0, -1, np.nan, 1, 1], psf_b=30.0)
-        assert sdss.read_psfield(path).is_default.all()
+        assert sdss.PsField.read(path).is_default.all()
 
     def test_band_without_psf(self, sdss_field):
-        psfield = sdss.read_psfield(sdss_field.psfield(dark_bands='u'))
+        psfield = sdss.PsField.read(sdss_field.psfield(dark_bands='u'))
         assert 'u' not in psfield.kl
         with pytest.raises(ValueError, match="has no PSF in band 'u'"):
             psfield.basis('u')
 
     def test_wrong_type(self, sdss_field):
         with pytest.raises(ValueError, match=r'psfield=.* is not an SDSS psField'):
-            sdss.read_psfield(sdss_field.frame())
-        with pytest.raises(ValueError, match='HDU 6 lacks'):
-            sdss.read_psfield(sdss_field.fpm())
+            sdss.PsField.read(sdss_field.frame())
+        with pytest.raises(ValueError, match='its table lacks'):
+            sdss.PsField.read(sdss_field.fpm())
 
     def test_real_file(self, shared_data):
         folder = shared_data / 'sdss' / '94' / '1' / '12'
-        psfield = sdss.read_psfield(folder / 'psField-000094-1-0012.fits')
+        psfield = sdss.PsField.read(folder / 'psField-000094-1-0012.fits')
         assert_allclose(psfield.psf_sigma1[2], 1.48996, rtol=1e-5)
         assert_allclose(psfield.psf_beta[2], 3.26380, rtol=1e-5)
         assert psfield.basis('r').rrows.shape[1:] == (51, 51)
@@ -60,16 +60,16 @@ class TestPsField:
 
 class TestFields:
     def test_tsfield(self, sdss_field, sdss_files):
-        ts = sdss.read_tsfield(sdss_field.tsfield())
+        ts = sdss.TsField.read(sdss_field.tsfield())
         assert_allclose(ts.nmgy_per_count, sdss_files.NMGY, rtol=1e-6)
         assert_allclose(ts.sky, sdss_files.SKY, rtol=1e-6)
         assert_allclose(ts.exposure_time, 53.907456)
         assert repr(ts) == '<TsField 94-1-12>'
         with pytest.raises(ValueError, match='not an SDSS tsField file'):
-            sdss.read_tsfield(sdss_field.photofield())
+            sdss.TsField.read(sdss_field.photofield())
 
     def test_photofield(self, sdss_field, sdss_files):
-        fields = sdss.read_photofield(sdss_field.photofield())
+        fields = sdss.PhotoField.read(sdss_field.photofield())
         assert len(fields) == 3
         assert fields.row(13) == 1
         assert_allclose(fields.sky, sdss_files.SKY, rtol=1e-6)
@@ -80,17 +80,17 @@ class TestFields:
 
     def test_photofield_without_rows(self, sdss_field):
         with pytest.raises(ValueError, match='with rows: it has none'):
-            sdss.read_photofield(sdss_field.photofield(n=0))
+            sdss.PhotoField.read(sdss_field.photofield(n=0))
 
     def test_no_table(self, sdss_field):
         with pytest.raises(ValueError, match='HDU 1 is not a table'):
-            sdss.read_photofield(sdss_field.fpc())
+            sdss.PhotoField.read(sdss_field.fpc())
 
     def test_the_files_agree_with_each_other(self, shared_data):
         # One field's numbers, as told by two of the survey's files.
         folder = shared_data / 'sdss' / '2583' / '2'
-        fields = sdss.read_photofield(folder / 'photoField-002583-2.fits')
-        psfield = sdss.read_psfield(folder / '136' / 'psField-002583-2-0136.fits')
+        fields = sdss.PhotoField.read(folder / 'photoField-002583-2.fits')
+        psfield = sdss.PsField.read(folder / '136' / 'psField-002583-2-0136.fits')
         row = fields.row(136)
         assert_allclose(fields.sky[row], psfield.sky, rtol=1e-6)
         assert_allclose(fields.gain[row], psfield.gain)
@@ -102,8 +102,8 @@ class TestFields:
 
     def test_tsfield_agrees_with_the_header(self, shared_data):
         folder = shared_data / 'sdss_two_epoch' / '6377' / '4' / '399'
-        ts = sdss.read_tsfield(folder / 'tsField-006377-4-40-0399.fit')
-        fpc = sdss.read_fpc(folder / 'fpC-006377-r4-0399.fit.gz')
+        ts = sdss.TsField.read(folder / 'tsField-006377-4-40-0399.fit')
+        fpc = sdss.CorrectedFrame.read(folder / 'fpC-006377-r4-0399.fit.gz')
         # FLUX20 is a rough calibration, good to about a percent.
         assert_allclose(ts.nmgy_per_count[2], 10 / fpc.flux20, rtol=0.01)
         assert_allclose(ts.sky[2], np.median(fpc.data), rtol=0.01)
@@ -145,7 +145,7 @@ class TestPhotoObj:
     def test_real_positions_fit_the_wcs(self, shared_data):
         folder = shared_data / 'sdss' / '3900' / '6' / '269'
         objects = sdss.read_photoobj(folder / 'photoObj-003900-6-0269.fits')
-        frame = sdss.read_frame(folder / 'frame-u-003900-6-0269.fits.bz2')
+        frame = sdss.Frame.read(folder / 'frame-u-003900-6-0269.fits.bz2')
         objects = objects[objects['PSFFLUX'][:, 0] > 20]
         x, y = frame.wcs.all_world2pix(objects['RA'], objects['DEC'], 0)
         assert abs(np.median(x - objects['x'][:, 0])) < 0.1

@@ -1,52 +1,52 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Readers for the imaging files of the Sloan Digital Sky Survey.
+Sloan Digital Sky Survey: readers of its files, its exposures, PSFs and fields.
 
-====================  =====================================  =================
+====================  =====================================  ==========================
 file                  content                                reader
-====================  =====================================  =================
-``frame`` (DR8 on)    image in nmgy, sky taken off           `read_frame`
-``fpC`` (to DR7)      image in counts, sky left in           `read_fpc`
-``tsField`` (to DR7)  calibration of one field               `read_tsfield`
-``psField``           PSF and image parameters of one field  `read_psfield`
-``photoField``        parameters of the fields of a run      `read_photofield`
+====================  =====================================  ==========================
+``frame`` (DR8 on)    image in nmgy, sky taken off           `Frame.read`
+``fpC`` (to DR7)      image in counts, sky left in           `CorrectedFrame.read`
+``tsField`` (to DR7)  calibration of one field               `TsField.read`
+``psField``           PSF and image parameters of one field  `PsField.read`
+``photoField``        parameters of the fields of a run      `PhotoField.read`
 ``photoObj``          catalogue of one field                 `read_photoobj`
-``fpM``               masks of one field and band            `read_fpm`
-====================  =====================================  =================
+``fpM``               masks of one field and band            `FieldMask.read`
+====================  =====================================  ==========================
 
-Every reader takes a path (plain, .gz or .bz2) or an open HDU list. Pixels are
-0-based with centres on integers; SDSS's own row and column numbers are 0.5
-larger. Bands are always in the order of `BANDS`.
+`read_exposure` makes an `~bliss_astro.exposures.Exposure` of them and `SDSSPSF` the PSF
+of a field. Every reader takes a path (plain, .gz or .bz2) or an open HDU list. Pixels
+are 0-based with centres on integers; SDSS's own row and column numbers are 0.5 larger.
+Bands are always in the order of `BANDS`.
 """
 
-from ._bands import BANDS, PIXEL_SCALE, band_index
-from ._camera import camera_dark_variance, camera_gain
-from ._fields import PhotoField, TsField, read_photofield, read_tsfield
-from ._images import CorrectedFrame, Frame, read_fpc, read_frame, read_image
-from ._masks import BAD_PLANES, FieldMask, read_fpm
-from ._objects import read_photoobj
-from ._psfield import KLBasis, PsField, read_psfield
+from ..._deprecated import deprecated_names
+from ._camera import BANDS, camera_dark_variance, camera_gain
+from ._catalogs import read_photoobj, stripe82_columns
+from ._exposure import read_exposure
+from ._fields import PhotoField, TsField
+from ._fields import field_prior as field_prior
+from ._images import CorrectedFrame, Frame
+from ._masks import BAD_PLANES, FieldMask
+from ._psf import SDSSPSF
+from ._psf import psf_model as psf_model
+from ._psfield import PsField
 
 __all__ = [
     'BAD_PLANES',
     'BANDS',
-    'PIXEL_SCALE',
+    'SDSSPSF',
     'CorrectedFrame',
     'FieldMask',
     'Frame',
-    'KLBasis',
     'PhotoField',
     'PsField',
     'TsField',
-    'band_index',
     'camera_dark_variance',
     'camera_gain',
-    'read_fpc',
-    'read_fpm',
-    'read_frame',
-    'read_image',
-    'read_photofield',
+    'read_exposure',
     'read_photoobj',
-    'read_psfield',
-    'read_tsfield',
+    'stripe82_columns',
 ]
+
+__getattr__ = deprecated_names(__name__)

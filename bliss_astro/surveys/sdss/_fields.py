@@ -1,19 +1,35 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Calibration and image parameters of SDSS fields: ``tsField``, ``photoField``.
+Calibration and image parameters of SDSS fields: tsField and photoField files.
 """
 
 import dataclasses
+import os
 
 import numpy as np
 
-from .._fits import card_number, file_name, open_fits, wrong_type
-from ._bands import PIXEL_SCALE, default_psf_parameters
-from ._numbers import field_numbers
+from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
+from bliss_astro.priors import FieldPrior, FieldTable
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
-__all__ = ['PhotoField', 'TsField', 'read_photofield', 'read_tsfield']
+from ._camera import band_index, default_psf_parameters, field_numbers
 
-_SHAPE = ('width', 'sigma1', 'sigma2', 'b', 'p0', 'beta', 'sigmap')
+__all__ = [
+    'CCD_COLUMNS',
+    'PSF_COLUMNS',
+    'PhotoField',
+    'TsField',
+    'field_prior',
+    'read_table',
+]
+
+# Columns of the analytic PSF in the files, and those that every file has.
+PSF_COLUMNS = tuple(
+    f'psf_{name}' for name in ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta')
+)
+CCD_COLUMNS = ('gain', 'dark_variance', 'psf_width')
+# sigma1 of a PSF in pixels; fits of narrower or wider ones failed.
+_CORE_RANGE = (0.5, 6.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -28,26 +44,14 @@ class TsField:
     run, camcol, field : int
         The field.
 
-    aa : float `~numpy.ndarray`
-        Zero point, mag.
+    aa, kk, airmass : float `~numpy.ndarray`
+        Zero point (mag), extinction (mag per airmass) and airmass.
 
-    kk : float `~numpy.ndarray`
-        Extinction, mag per airmass.
+    gain, dark_variance : float `~numpy.ndarray`
+        Electrons per count, and variance of a pixel without light, counts squared.
 
-    airmass : float `~numpy.ndarray`
-        Airmass.
-
-    gain : float `~numpy.ndarray`
-        Electrons per count.
-
-    dark_variance : float `~numpy.ndarray`
-        Variance of a pixel without light, counts squared.
-
-    sky : float `~numpy.ndarray`
-        Sky, counts per pixel.
-
-    saturation_level : float `~numpy.ndarray`
-        Counts at which a pixel saturates, sky included.
+    sky, saturation_level : float `~numpy.ndarray`
+        Sky, and level at which a pixel saturates, sky included, counts.
 
     psf_width : float `~numpy.ndarray`
         Effective FWHM of the PSF, arcsec.
@@ -85,7 +89,55 @@ class TsField:
         ``c / t * 10**(0.4 * (aa + kk * airmass))`` times the flux of magnitude 0,
         which is 1e9 nmgy.
         """
-        return _nmgy_per_count(self.aa, self.kk, self.airmass, self.exposure_time)
+        zero_point = self.aa + self.kk * self.airmass
+        return 1e9 * 10 ** (0.4 * zero_point) / self.exposure_time
+
+    @classmethod
+    def read(cls, tsfield):
+        """
+        Read an SDSS ``tsField`` file.
+
+        Parameters
+        ----------
+        tsfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            The file, plain or compressed.
+
+        Returns
+        -------
+        tsfield : `TsField`
+            The calibration of the field.
+
+        Raises
+        ------
+        OSError
+            If the file is absent, truncated, damaged, or not FITS.
+
+        ValueError
+            If it is FITS but not an SDSS ``tsField`` file.
+        """
+        names = (
+            'aa',
+            'kk',
+            'airmass',
+            *CCD_COLUMNS,
+            'saturation_level',
+            'sky',
+            'field',
+        )
+        with open_fits(tsfield, 'tsfield') as hdus:
+            table = read_table(hdus, 1, names, tsfield, 'tsfield', 'tsField')
+            header, record = hdus[0].header, table[0]
+            values = {name: np.array(record[name], dtype=float) for name in names}
+            field = cls(
+                **field_numbers(header, tsfield, field=int(values.pop('field'))),
+                **values,
+                # Each pixel is exposed for 2048 lines of C_OBS microseconds.
+                exposure_time=2048 * card_number(header, 'C_OBS', 26322.0) * 1e-6,
+                file=file_name(tsfield),
+            )
+        # The file has the sky in maggies per square arcsec.
+        sky = field.sky * 1e9 * SDSS_PIXEL_SCALE**2 / field.nmgy_per_count
+        return dataclasses.replace(field, sky=sky)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -101,17 +153,11 @@ class PhotoField:
     run, camcol, field : int `~numpy.ndarray`
         The fields.
 
-    sky : float `~numpy.ndarray`
-        Sky, counts per pixel.
+    sky, sky_nmgy : float `~numpy.ndarray`
+        Sky per pixel in counts and in nmgy.
 
-    sky_nmgy : float `~numpy.ndarray`
-        Sky, nmgy per pixel.
-
-    gain : float `~numpy.ndarray`
-        Electrons per count.
-
-    dark_variance : float `~numpy.ndarray`
-        Variance of a pixel without light, counts squared.
+    gain, dark_variance : float `~numpy.ndarray`
+        Electrons per count, and variance of a pixel without light, counts squared.
 
     nmgy_per_count : float `~numpy.ndarray`
         Calibration.
@@ -189,124 +235,105 @@ class PhotoField:
             raise ValueError(msg)
         return int(rows[0])
 
+    @classmethod
+    def read(cls, photofield):
+        """
+        Read an SDSS ``photoField`` file.
 
-def read_tsfield(tsfield):
-    """
-    Read an SDSS ``tsField`` file.
+        Parameters
+        ----------
+        photofield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            The file, plain or compressed.
 
-    Parameters
-    ----------
-    tsfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file, plain or compressed.
+        Returns
+        -------
+        photofield : `PhotoField`
+            The parameters of its fields.
 
-    Returns
-    -------
-    tsfield : `TsField`
-        The calibration of the field.
+        Raises
+        ------
+        OSError
+            If the file is absent, truncated, damaged, or not FITS.
 
-    Raises
-    ------
-    OSError
-        If the file is absent, truncated, damaged, or not FITS.
-
-    ValueError
-        If it is FITS but not an SDSS ``tsField`` file.
-    """
-    needed = {'aa', 'kk', 'airmass', 'gain', 'dark_variance', 'sky', 'field'}
-    with open_fits(tsfield, 'tsfield') as hdus:
-        table = _table(hdus, needed, tsfield, 'tsfield', 'an SDSS tsField file')
-        record = table[0]
-        header = hdus[0].header
-        values = {
-            name: np.array(record[name], dtype=float)
-            for name in ('aa', 'kk', 'airmass', 'gain', 'dark_variance', 'psf_width')
-        }
-        # The drift scan exposes each pixel for 2048 lines of C_OBS microseconds.
-        exposure_time = 2048 * card_number(header, 'C_OBS', 26322.0) * 1e-6
-        scale = _nmgy_per_count(
-            values['aa'], values['kk'], values['airmass'], exposure_time
-        )
-        # The file gives the sky in maggies per square arcsec.
-        sky = np.array(record['sky'], dtype=float) * 1e9 * PIXEL_SCALE**2 / scale
-        return TsField(
-            **field_numbers(header, tsfield, field=int(record['field'])),
-            **values,
-            sky=sky,
-            saturation_level=np.array(record['saturation_level'], dtype=float),
-            exposure_time=exposure_time,
-            file=file_name(tsfield),
-        )
-
-
-def read_photofield(photofield):
-    """
-    Read an SDSS ``photoField`` file.
-
-    Parameters
-    ----------
-    photofield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file, plain or compressed.
-
-    Returns
-    -------
-    photofield : `PhotoField`
-        The parameters of its fields.
-
-    Raises
-    ------
-    OSError
-        If the file is absent, truncated, damaged, or not FITS.
-
-    ValueError
-        If it is FITS but not an SDSS ``photoField`` file, or has no rows.
-    """
-    shape = tuple(f'psf_{name}' for name in _SHAPE)
-    plain = ('gain', 'dark_variance', 'saturation_level', 'airmass', *shape)
-    needed = {name.upper() for name in plain}
-    needed |= {'RUN', 'CAMCOL', 'FIELD', 'SKY', 'PIXSCALE', 'NMGYPERCOUNT'}
-    with open_fits(photofield, 'photofield') as hdus:
-        table = _table(
-            hdus, needed, photofield, 'photofield', 'an SDSS photoField file'
-        )
-        values = {name: np.array(table[name.upper()], dtype=float) for name in plain}
-        scale = np.array(table['NMGYPERCOUNT'], dtype=float)
-        pixel = np.array(table['PIXSCALE'], dtype=float)
-        sky_nmgy = np.array(table['SKY'], dtype=float) * pixel**2
-        with np.errstate(divide='ignore', invalid='ignore'):
-            sky = np.where(scale > 0, sky_nmgy / scale, np.nan)
-        return PhotoField(
-            run=np.array(table['RUN'], dtype=int),
-            camcol=np.array(table['CAMCOL'], dtype=int),
-            field=np.array(table['FIELD'], dtype=int),
-            sky=sky,
-            sky_nmgy=sky_nmgy,
-            nmgy_per_count=scale,
-            **values,
-            is_default=default_psf_parameters(
-                **{name: values[f'psf_{name}'] for name in _SHAPE}
-            ),
-            file=file_name(photofield),
-        )
+        ValueError
+            If it is FITS but not an SDSS ``photoField`` file, or has no rows.
+        """
+        plain = (*CCD_COLUMNS, 'saturation_level', 'airmass', *PSF_COLUMNS)
+        numbers = ('run', 'camcol', 'field')
+        others = ('sky', 'pixscale', 'nmgypercount')
+        needed = [name.upper() for name in (*plain, *numbers, *others)]
+        with open_fits(photofield, 'photofield') as hdus:
+            table = read_table(hdus, 1, needed, photofield, 'photofield', 'photoField')
+            values = {
+                name: np.array(table[name.upper()], dtype=float)
+                for name in (*plain, *others)
+            }
+            sky_nmgy = values.pop('sky') * values.pop('pixscale') ** 2
+            scale = values.pop('nmgypercount')
+            with np.errstate(divide='ignore', invalid='ignore'):
+                sky = np.where(scale > 0, sky_nmgy / scale, np.nan)
+            return cls(
+                **{name: np.array(table[name.upper()], dtype=int) for name in numbers},
+                **values,
+                sky=sky,
+                sky_nmgy=sky_nmgy,
+                nmgy_per_count=scale,
+                is_default=default_psf_parameters(values),
+                file=file_name(photofield),
+            )
 
 
-def _table(hdus, needed, source, parameter, expected):
-    """
-    Return the first table of a file after checking its columns and rows.
-    """
-    columns = getattr(hdus[1], 'columns', None) if len(hdus) > 1 else None
+def read_table(hdus, number, needed, source, parameter, kind):
+    """Return the table of an HDU after checking its columns and rows."""
+    expected = f'an SDSS {kind} file'
+    columns = getattr(hdus[number], 'columns', None) if len(hdus) > number else None
     if columns is None:
-        raise wrong_type(source, parameter, expected, 'HDU 1 is not a table')
-    missing = sorted(needed - set(columns.names))
+        found = f'HDU {number} is not a table'
+        raise wrong_type(source, parameter, expected, found)
+    missing = sorted(set(needed) - set(columns.names))
     if missing:
         found = f'its table lacks {", ".join(missing[:3])}'
         raise wrong_type(source, parameter, expected, found)
-    if len(hdus[1].data) == 0:
+    if len(hdus[number].data) == 0:
         raise wrong_type(source, parameter, f'{expected} with rows', 'it has none')
-    return hdus[1].data
+    return hdus[number].data
 
 
-def _nmgy_per_count(aa, kk, airmass, exposure_time):
-    """
-    Return the flux of one count in nmgy.
-    """
-    return 1e9 * 10 ** (0.4 * (aa + kk * airmass)) / exposure_time
+def field_prior(paths, band, *, ellipticity=None):
+    """Make the prior of good fields; see `FieldPrior.from_photofield`."""
+    index = band_index(band)
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    parts = [_good_fields(PhotoField.read(path), index, band) for path in paths]
+    if sum(len(part) for part in parts) == 0:
+        names = ', '.join(str(path) for path in paths) or 'no file at all'
+        msg = (
+            f'paths must hold at least one good field in band {band!r} (a measured '
+            f'PSF, and positive sky and calibration); there is none in {names}'
+        )
+        raise ValueError(msg)
+    rows = np.concatenate(parts)
+    return FieldPrior(FieldTable(rows[:, :8], *rows[:, 8:].T), ellipticity)
+
+
+def _good_fields(fields, index, band):
+    """Rows (n, 11) of a `FieldTable` of the good fields of one file."""
+    if fields.gain.ndim != 2 or fields.gain.shape[1] <= index:
+        n = 1 if fields.gain.ndim == 1 else fields.gain.shape[1]
+        msg = f'band {band!r} is not in {fields.file!r}, which holds {n} band(s)'
+        raise ValueError(msg)
+    psf = [getattr(fields, name)[:, index] for name in PSF_COLUMNS]
+    sky, gain, scale, dark = (
+        getattr(fields, name)[:, index]
+        for name in ('sky', 'gain', 'nmgy_per_count', 'dark_variance')
+    )
+    with np.errstate(divide='ignore', invalid='ignore'):
+        good = ~fields.is_default[:, index]
+        good &= (sky > 0) & (gain > 0) & (scale > 0) & (dark >= 0)
+        good &= (psf[1] > psf[0]) & (psf[5] > 2)
+        good &= (psf[0] > _CORE_RANGE[0]) & (psf[0] < _CORE_RANGE[1])
+        rows = np.stack(
+            [*psf, 0 * sky, 0 * sky, sky * gain, gain / scale, np.sqrt(dark) * gain],
+            -1,
+        )
+    return rows[good & np.isfinite(rows).all(-1)]

@@ -9,13 +9,18 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from bliss_astro._fits import card_number, file_name, header_wcs, open_fits, wrong_type
 from bliss_astro._warnings import warn
 
-from .._fits import card_number, file_name, header_wcs, open_fits, wrong_type
-from ._bands import BANDS
-from ._numbers import field_numbers, name_band
+from ._camera import BANDS, field_numbers, name_band
 
-__all__ = ['CorrectedFrame', 'Frame', 'read_fpc', 'read_frame', 'read_image']
+__all__ = [
+    'CorrectedFrame',
+    'Frame',
+    'looks_like_fpc',
+    'looks_like_frame',
+    'read_image',
+]
 
 # Seconds for which the sky crosses a CCD.
 _EXPOSURE_TIME = 53.907456
@@ -26,9 +31,7 @@ _FRAME_LAG = {'r': 0, 'i': 2, 'u': 4, 'z': 6, 'g': 8}
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Image:
-    """
-    What both kinds of image have in common.
-    """
+    """Image with its field, band, header and WCS."""
 
     data: np.ndarray
     run: int
@@ -115,6 +118,66 @@ class Frame(_Image):
         """
         return self.data / self.calibration[np.newaxis, :] + self.sky()
 
+    @classmethod
+    def read(cls, frame):
+        """
+        Read an SDSS ``frame`` file.
+
+        Parameters
+        ----------
+        frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            The file, plain or compressed.
+
+        Returns
+        -------
+        frame : `Frame`
+            Image, calibration and sky.
+
+        Raises
+        ------
+        OSError
+            If the file is absent, truncated, damaged, or not FITS.
+
+        ValueError
+            If it is FITS but not an SDSS ``frame``.
+        """
+        with open_fits(frame, 'frame') as hdus:
+            if not looks_like_frame(hdus):
+                raise wrong_type(
+                    frame,
+                    'frame',
+                    'an SDSS frame file',
+                    'it needs an image, a calibration vector and a table with ALLSKY',
+                )
+            data = _native(hdus[0].data)
+            ny, nx = data.shape
+            calibration = _native(hdus[1].data, dtype=np.float64)
+            table = hdus[2].data
+            sky_grid = _native(table['ALLSKY'][0])
+            sky_x = _native(np.ravel(table['XINTERP'][0]), dtype=np.float64)
+            sky_y = _native(np.ravel(table['YINTERP'][0]), dtype=np.float64)
+            if calibration.size < nx or sky_x.size < nx or sky_y.size < ny:
+                raise wrong_type(
+                    frame,
+                    'frame',
+                    'a whole SDSS frame file',
+                    f'the image has shape {data.shape}, the calibration vector '
+                    f'{calibration.shape}, the sky coordinates {sky_y.shape} and '
+                    f'{sky_x.shape}',
+                )
+            if not (np.isfinite(calibration) & (calibration > 0)).any():
+                raise wrong_type(
+                    frame, 'frame', 'calibrated', 'no value of HDU 1 is positive'
+                )
+            # A cut-out keeps the vectors of the whole frame, from its origin on.
+            return cls(
+                **_common(hdus, data, frame, 'frame'),
+                calibration=calibration[:nx],
+                sky_grid=sky_grid,
+                sky_x=sky_x[:nx],
+                sky_y=sky_y[:ny],
+            )
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CorrectedFrame(_Image):
@@ -159,145 +222,67 @@ class CorrectedFrame(_Image):
     sky_level: float | None
     flux20: float | None
 
+    @classmethod
+    def read(cls, fpc):
+        """
+        Read an SDSS ``fpC`` file (corrected frame, DR7 and before).
 
-def read_frame(frame):
-    """
-    Read an SDSS ``frame`` file.
+        Parameters
+        ----------
+        fpc : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            The file, plain or compressed.
 
-    Parameters
-    ----------
-    frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file, plain or compressed.
+        Returns
+        -------
+        frame : `CorrectedFrame`
+            The image in counts, with the soft bias taken off and the sky left in.
 
-    Returns
-    -------
-    frame : `Frame`
-        Image, calibration and sky.
+        Raises
+        ------
+        OSError
+            If the file is absent, truncated, damaged, or not FITS.
 
-    Raises
-    ------
-    OSError
-        If the file is absent, truncated, damaged, or not FITS.
+        ValueError
+            If it is FITS but not an SDSS ``fpC`` file.
 
-    ValueError
-        If it is FITS but not an SDSS ``frame``.
-    """
-    with open_fits(frame, 'frame') as hdus:
-        if not _looks_like_frame(hdus):
-            raise wrong_type(
-                frame,
-                'frame',
-                'an SDSS frame file',
-                'it needs an image, a calibration vector and a table with ALLSKY',
+        Notes
+        -----
+        The calibration of these images stands in the field's ``tsField`` file,
+        see `TsField.nmgy_per_count`; the header's ``FLUX20`` is a substitute.
+        """
+        with open_fits(fpc, 'fpc') as hdus:
+            if not looks_like_fpc(hdus):
+                raise wrong_type(
+                    fpc,
+                    'fpc',
+                    'an SDSS fpC file',
+                    'it needs an image in counts with SOFTBIAS in its header',
+                )
+            header = hdus[0].header
+            soft_bias = card_number(header, 'SOFTBIAS')
+            if soft_bias is None:
+                raise wrong_type(
+                    fpc, 'fpc', 'an SDSS fpC file', 'its SOFTBIAS is no number'
+                )
+            data = _native(hdus[0].data, dtype=np.float32) - np.float32(soft_bias)
+            return cls(
+                **_common(hdus, data, fpc, 'fpc'),
+                exposure_time=card_number(header, 'EXPTIME', _EXPOSURE_TIME),
+                soft_bias=soft_bias,
+                sky_level=_positive(header.get('SKY')),
+                flux20=_positive(header.get('FLUX20')),
             )
-        data = _native(hdus[0].data)
-        ny, nx = data.shape
-        calibration = _native(hdus[1].data, dtype=np.float64)
-        table = hdus[2].data
-        sky_grid = _native(table['ALLSKY'][0])
-        sky_x = _native(np.ravel(table['XINTERP'][0]), dtype=np.float64)
-        sky_y = _native(np.ravel(table['YINTERP'][0]), dtype=np.float64)
-        if calibration.size < nx or sky_x.size < nx or sky_y.size < ny:
-            raise wrong_type(
-                frame,
-                'frame',
-                'a whole SDSS frame file',
-                f'the image has shape {data.shape}, the calibration vector '
-                f'{calibration.shape}, the sky coordinates {sky_y.shape} and '
-                f'{sky_x.shape}',
-            )
-        if not (np.isfinite(calibration) & (calibration > 0)).any():
-            raise wrong_type(
-                frame, 'frame', 'calibrated', 'no value of HDU 1 is positive'
-            )
-        # A cut-out keeps the vectors of the whole frame, from its origin on.
-        return Frame(
-            **_common(hdus, data, frame, 'frame'),
-            calibration=calibration[:nx],
-            sky_grid=sky_grid,
-            sky_x=sky_x[:nx],
-            sky_y=sky_y[:ny],
-        )
-
-
-def read_fpc(fpc):
-    """
-    Read an SDSS ``fpC`` file (corrected frame, DR7 and before).
-
-    Parameters
-    ----------
-    fpc : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file, plain or compressed.
-
-    Returns
-    -------
-    frame : `CorrectedFrame`
-        The image in counts, with the soft bias taken off and the sky left in.
-
-    Raises
-    ------
-    OSError
-        If the file is absent, truncated, damaged, or not FITS.
-
-    ValueError
-        If it is FITS but not an SDSS ``fpC`` file.
-
-    Notes
-    -----
-    The calibration of these images stands in the field's ``tsField`` file,
-    see `TsField.nmgy_per_count`; the header's ``FLUX20`` is a substitute.
-    """
-    with open_fits(fpc, 'fpc') as hdus:
-        if not _looks_like_fpc(hdus):
-            raise wrong_type(
-                fpc,
-                'fpc',
-                'an SDSS fpC file',
-                'it needs an image in counts with SOFTBIAS in its header',
-            )
-        header = hdus[0].header
-        soft_bias = card_number(header, 'SOFTBIAS')
-        if soft_bias is None:
-            raise wrong_type(
-                fpc, 'fpc', 'an SDSS fpC file', 'its SOFTBIAS is no number'
-            )
-        data = _native(hdus[0].data, dtype=np.float32) - np.float32(soft_bias)
-        return CorrectedFrame(
-            **_common(hdus, data, fpc, 'fpc'),
-            exposure_time=card_number(header, 'EXPTIME', _EXPOSURE_TIME),
-            soft_bias=soft_bias,
-            sky_level=_positive(header.get('SKY')),
-            flux20=_positive(header.get('FLUX20')),
-        )
 
 
 def read_image(frame):
-    """
-    Read an SDSS image of either kind, recognised by its content.
-
-    Parameters
-    ----------
-    frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        A ``frame`` or an ``fpC`` file, plain or compressed.
-
-    Returns
-    -------
-    frame : `Frame` or `CorrectedFrame`
-        What `read_frame` or `read_fpc` returns.
-
-    Raises
-    ------
-    OSError
-        If the file is absent, truncated, damaged, or not FITS.
-
-    ValueError
-        If it is FITS but neither of the two.
-    """
+    """Read a `Frame` or a `CorrectedFrame`, recognised by its content."""
     with open_fits(frame, 'frame') as hdus:
-        if _looks_like_frame(hdus):
-            return dataclasses.replace(read_frame(hdus), file=file_name(frame))
-        if _looks_like_fpc(hdus):
-            return dataclasses.replace(read_fpc(hdus), file=file_name(frame))
+        for kind, is_it in (
+            (Frame, looks_like_frame),
+            (CorrectedFrame, looks_like_fpc),
+        ):
+            if is_it(hdus):
+                return dataclasses.replace(kind.read(hdus), file=file_name(frame))
     raise wrong_type(
         frame,
         'frame',
@@ -306,10 +291,8 @@ def read_image(frame):
     )
 
 
-def _looks_like_frame(hdus):
-    """
-    Tell whether the HDUs are those of a ``frame``.
-    """
+def looks_like_frame(hdus):
+    """Tell whether the HDUs are those of a ``frame``."""
     if len(hdus) < 3 or not _is_image(hdus[0]):
         return False
     vector = hdus[1].data
@@ -320,11 +303,9 @@ def _looks_like_frame(hdus):
     return {'ALLSKY', 'XINTERP', 'YINTERP'} <= names and len(hdus[2].data) > 0
 
 
-def _looks_like_fpc(hdus):
-    """
-    Tell whether the HDUs are those of an ``fpC`` file.
-    """
-    if not _is_image(hdus[0]) or _looks_like_frame(hdus):
+def looks_like_fpc(hdus):
+    """Tell whether the HDUs are those of an ``fpC`` file."""
+    if not _is_image(hdus[0]) or looks_like_frame(hdus):
         return False
     header = hdus[0].header
     calibrated = str(header.get('BUNIT', '')).strip().lower() == 'nanomaggy'
@@ -332,16 +313,12 @@ def _looks_like_fpc(hdus):
 
 
 def _is_image(hdu):
-    """
-    Tell whether an HDU holds a two-dimensional image.
-    """
+    """Tell whether an HDU holds a two-dimensional image."""
     return hdu.is_image and hdu.data is not None and hdu.data.ndim == 2
 
 
 def _common(hdus, data, source, parameter):
-    """
-    Collect the fields that both kinds of image have.
-    """
+    """Collect the fields that both kinds of image have."""
     header = hdus[0].header
     band = str(header.get('FILTER', '')).strip().lower()
     band = band if band in BANDS else name_band(source) or band
@@ -361,9 +338,7 @@ def _common(hdus, data, source, parameter):
 
 
 def _read_wcs(header, shape, source):
-    """
-    Read the WCS, or leave it out with a warning.
-    """
+    """Read the WCS, or leave it out with a warning."""
     try:
         return header_wcs(header, shape)
     except Exception as error:  # noqa: BLE001
@@ -374,9 +349,7 @@ def _read_wcs(header, shape, source):
 
 
 def _interpolate_rows(grid, places):
-    """
-    Interpolate linearly between the rows of a grid, constant beyond them.
-    """
+    """Interpolate linearly between the rows of a grid, constant beyond them."""
     places = np.clip(places, 0, grid.shape[0] - 1)
     lower = np.minimum(places.astype(int), max(grid.shape[0] - 2, 0))
     upper = np.minimum(lower + 1, grid.shape[0] - 1)
@@ -385,16 +358,12 @@ def _interpolate_rows(grid, places):
 
 
 def _native(array, *, dtype=np.float32):
-    """
-    Copy an array of a FITS file to the machine's byte order.
-    """
+    """Copy an array of a FITS file to the machine's byte order."""
     return np.array(array, dtype=dtype)
 
 
 def _positive(value):
-    """
-    Return a header's value, or `None` for SDSS's placeholders (-9999).
-    """
+    """Return a header's value, or `None` for SDSS's placeholders (-9999)."""
     if isinstance(value, (int, float)) and value > 0:
         return float(value)
     return None

@@ -7,10 +7,11 @@ import dataclasses
 
 import numpy as np
 
-from .._fits import card_number, file_name, open_fits, wrong_type
-from ._numbers import field_numbers
+from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
 
-__all__ = ['BAD_PLANES', 'FieldMask', 'read_fpm']
+from ._camera import field_numbers
+
+__all__ = ['BAD_PLANES', 'FieldMask']
 
 BAD_PLANES = ('INTERP', 'SATUR', 'CR', 'GHOST')
 """
@@ -120,60 +121,58 @@ class FieldMask:
             np.concatenate(spans) if spans else np.empty((0, 3), dtype=int), self.shape
         )
 
+    @classmethod
+    def read(cls, fpm):
+        """
+        Read an SDSS ``fpM`` file.
 
-def read_fpm(fpm):
-    """
-    Read an SDSS ``fpM`` file.
+        Parameters
+        ----------
+        fpm : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            The file, plain or compressed.
 
-    Parameters
-    ----------
-    fpm : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file, plain or compressed.
+        Returns
+        -------
+        mask : `FieldMask`
+            Its planes, in the pixels of the ``frame`` or ``fpC`` image.
 
-    Returns
-    -------
-    mask : `FieldMask`
-        Its planes, in the pixels of the ``frame`` or ``fpC`` image.
+        Raises
+        ------
+        OSError
+            If the file is absent, truncated, damaged, or not FITS.
 
-    Raises
-    ------
-    OSError
-        If the file is absent, truncated, damaged, or not FITS.
-
-    ValueError
-        If it is FITS but not an SDSS ``fpM`` file.
-    """
-    with open_fits(fpm, 'fpm') as hdus:
-        header = hdus[0].header
-        names = _plane_names(hdus)
-        shape = [card_number(header, key) for key in ('MASKROWS', 'MASKCOLS')]
-        if not names or None in shape:
-            raise wrong_type(
-                fpm,
-                'fpm',
-                'an SDSS fpM file',
-                'it needs MASKROWS and MASKCOLS and a last HDU that names the planes',
-            )
-        spans = {}
-        for name, number in names.items():
-            try:
-                spans[name] = _read_spans(hdus[number + 1].data)
-            except (IndexError, KeyError, ValueError) as error:
+        ValueError
+            If it is FITS but not an SDSS ``fpM`` file.
+        """
+        with open_fits(fpm, 'fpm') as hdus:
+            header = hdus[0].header
+            names = _plane_names(hdus)
+            shape = [card_number(header, key) for key in ('MASKROWS', 'MASKCOLS')]
+            if not names or None in shape:
                 raise wrong_type(
-                    fpm, 'fpm', 'a sound SDSS fpM file', f'plane {name}: {error}'
-                ) from error
-        return FieldMask(
-            shape=tuple(int(length) for length in shape),
-            spans=spans,
-            **field_numbers(header, fpm),
-            file=file_name(fpm),
-        )
+                    fpm,
+                    'fpm',
+                    'an SDSS fpM file',
+                    'it needs MASKROWS, MASKCOLS and a last HDU that names the planes',
+                )
+            spans = {}
+            for name, number in names.items():
+                try:
+                    spans[name] = _read_spans(hdus[number + 1].data)
+                except (IndexError, KeyError, ValueError) as error:
+                    raise wrong_type(
+                        fpm, 'fpm', 'a sound SDSS fpM file', f'plane {name}: {error}'
+                    ) from error
+            return cls(
+                shape=tuple(int(length) for length in shape),
+                spans=spans,
+                **field_numbers(header, fpm),
+                file=file_name(fpm),
+            )
 
 
 def _plane_names(hdus):
-    """
-    Return the planes' names and numbers from the HDU that lists them.
-    """
+    """Return the planes' names and numbers from the HDU that lists them."""
     columns = getattr(hdus[-1], 'columns', None)
     if columns is None or not {'attributeName', 'Value'} <= set(columns.names):
         return {}
@@ -213,9 +212,7 @@ def _read_spans(table):
 
 
 def _rasterise(spans, shape):
-    """
-    Paint spans on a boolean image; what lies outside it is left out.
-    """
+    """Paint spans on a boolean image; what lies outside it is left out."""
     ny, nx = shape
     row, first, last = spans.T
     inside = (row >= 0) & (row < ny) & (last >= 0) & (first < nx) & (first <= last)

@@ -13,7 +13,8 @@ from astropy.io import fits
 from numpy.testing import assert_allclose
 
 from bliss_astro import OutOfDomainWarning
-from bliss_astro.psf import DEFAULT_SHAPE, SDSSPSF, PSFModel
+from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
+from bliss_astro.surveys.sdss import SDSSPSF
 
 FIELD_94 = 'sdss/94/1/12/psField-000094-1-0012.fits'
 FIELD_M2 = 'sdss/2583/2/136/psField-002583-2-0136.fits'
@@ -37,8 +38,6 @@ def made_up(shape=DEFAULT_SHAPE, slope=0.2):
     basis = SimpleNamespace(
         rrows=np.stack([narrow, other]),
         coeff=[first, second],
-        nrow_b=np.array([2, 2]),
-        ncol_b=np.array([2, 2]),
     )
     values = {
         f'psf_{name}': np.full(5, value)

@@ -9,23 +9,24 @@ shape of the core at each place, but ends 15 px from the centre and has lost its
 faint wing to the sky subtraction before that; the first has the wing.
 """
 
+import os
+
 import numpy as np
+from astropy.io.fits import HDUList
 
-from .._warnings import OutOfDomainWarning, warn
-from ._checks import check_radius
-from ._engine import PRIOR_MEAN, StampFit, minimise, to_shape, to_theta
-from ._fit import _N_ROUNDS, _peaks, _variance_from_scatter
-from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
-from ._model import PSFModel
-from ._profile import integral, profile, squared_radius
-from ._varying import VariablePSF
+from bliss_astro._warnings import OutOfDomainWarning, warn
+from bliss_astro.psf import PSFModel, VariablePSF
+from bliss_astro.psf._checks import check_radius
+from bliss_astro.psf._engine import PRIOR_MEAN, StampFit, minimise, to_shape, to_theta
+from bliss_astro.psf._fit import _N_ROUNDS, _peaks, _variance_from_scatter
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
+from bliss_astro.psf._profile import integral, profile, squared_radius
+from bliss_astro.psf._read import SURVEY_READERS
 
-__all__ = ['SDSSPSF']
+from ._camera import BANDS, FRAME_SHAPE
+from ._psfield import PsField
 
-_BANDS = 'ugriz'
-
-# Rows and columns of an SDSS frame, on which the KL polynomials are defined.
-_FRAME_SHAPE = (1489, 2048)
+__all__ = ['SDSSPSF', 'psf_model']
 
 # Unit of the polynomials' argument, and SDSS's pixels, whose edges are whole.
 _KL_SCALE = 1e-3
@@ -59,7 +60,7 @@ class SDSSPSF(VariablePSF):
     Parameters
     ----------
     psfield : str, path, `~astropy.io.fits.HDUList` or record
-        A ``psField`` file, or what `bliss_astro.surveys.read_psfield` made of it.
+        A ``psField`` file, or what `PsField.read` made of it.
 
     band : {'u', 'g', 'r', 'i', 'z'}
         The band.
@@ -116,9 +117,7 @@ class SDSSPSF(VariablePSF):
         self._cache = {}
 
     def __repr__(self):
-        """
-        Name the band and the place on the frame.
-        """
+        """Name the band and the place on the frame."""
         return f'<SDSSPSF(band={self.band!r}, origin={self.origin})>'
 
     def central(self):
@@ -241,29 +240,25 @@ class SDSSPSF(VariablePSF):
 
     @property
     def _central_fit(self):
-        """
-        Fit the middle of the frame, with psField's own wing where it has one.
-        """
+        """Fit the middle of the frame, with psField's own wing where it has one."""
         if 'central' not in self._cache:
             mean, width = PRIOR_MEAN, _WING_WIDTH
             if self._wing_is_known:
                 mean = to_theta(self._analytic)
-            rows, columns = _FRAME_SHAPE
+            rows, columns = FRAME_SHAPE
             self._cache['central'] = self._fit_frame(
                 (columns - 1) / 2, (rows - 1) / 2, mean, width
             )
         return self._cache['central']
 
     def _splines(self):
-        """
-        Return splines of (frame y, frame x), one for each entry of theta.
-        """
+        """Return splines of (frame y, frame x), one for each entry of theta."""
         if 'splines' not in self._cache:
             from scipy.interpolate import RectBivariateSpline
 
             ys, xs = (
                 np.linspace(0, size - 1, n)
-                for size, n in zip(_FRAME_SHAPE, _NODES, strict=True)
+                for size, n in zip(FRAME_SHAPE, _NODES, strict=True)
             )
             start = self._central_fit.theta
             theta = np.array(
@@ -278,9 +273,7 @@ class SDSSPSF(VariablePSF):
         return self._cache['splines']
 
     def _fit_frame(self, frame_x, frame_y, mean, width):
-        """
-        Fit the KL sum at a place of the frame, under a prior of theta.
-        """
+        """Fit the KL sum at a place of the frame, under a prior of theta."""
         stamp, use = _core(self._kl_frame(frame_x, frame_y))
         middle = (stamp.shape[2] - 1) / 2
         fit = StampFit(
@@ -300,15 +293,11 @@ class SDSSPSF(VariablePSF):
         return fit
 
     def _fit_here(self, x, y):
-        """
-        Fit the KL sum at a place of the image, starting from the centre's fit.
-        """
+        """Fit the KL sum at a place of the image, starting from the centre's fit."""
         return self._fit_frame(*self._frame(x, y), self._central_fit.theta, _NODE_WIDTH)
 
     def _kl_frame(self, frame_x, frame_y):
-        """
-        Sum the eigen-images at a place of the frame.
-        """
+        """Sum the eigen-images at a place of the frame."""
         column = (frame_x + _KL_ORIGIN) * _KL_SCALE
         row = (frame_y + _KL_ORIGIN) * _KL_SCALE
         total = np.zeros(self._images.shape[1:])
@@ -323,12 +312,10 @@ class SDSSPSF(VariablePSF):
         return total
 
     def _frame(self, x, y):
-        """
-        Map places on the image to the nearest ones on the frame.
-        """
+        """Map places on the image to the nearest ones on the frame."""
         mapped = []
         for name, value, origin, size in zip(
-            'xy', (x, y), self.origin, _FRAME_SHAPE[::-1], strict=True
+            'xy', (x, y), self.origin, FRAME_SHAPE[::-1], strict=True
         ):
             value = np.asarray(value, float)
             if not np.all(np.isfinite(value)):
@@ -339,23 +326,17 @@ class SDSSPSF(VariablePSF):
 
 
 def _read(psfield, band):
-    """
-    Read a ``psField`` file where it is not read yet, and check the band.
-    """
-    if not isinstance(band, str) or band not in tuple(_BANDS):
+    """Read a ``psField`` file where it is not read yet, and check the band."""
+    if not isinstance(band, str) or band not in BANDS:
         msg = f"band must be one of 'u', 'g', 'r', 'i', 'z', got {band!r}"
         raise ValueError(msg)
-    if hasattr(psfield, 'psf_sigma1'):
-        return psfield
-    from ..surveys import read_psfield
-
-    return read_psfield(psfield)
+    if isinstance(psfield, str | os.PathLike | HDUList):
+        return PsField.read(psfield)
+    return psfield
 
 
 def _core(image):
-    """
-    Cut out what of a KL sum is fitted: a stamp (1, n, n) and which pixels.
-    """
+    """Cut out what of a KL sum is fitted: a stamp (1, n, n) and which pixels."""
     middle, reach = image.shape[0] // 2, int(_KL_REACH)
     cut = slice(middle - reach, middle + reach + 1)
     stamp = image[cut, cut]
@@ -364,11 +345,9 @@ def _core(image):
 
 
 def analytic_shape(psfield, band):
-    """
-    Read psField's own fit; returns its shape and whether its wing is a real one.
-    """
+    """Read psField's own fit; returns its shape and whether its wing is a real one."""
     psfield = _read(psfield, band)
-    k = _BANDS.index(band)
+    k = BANDS.index(band)
     shape = np.zeros(8)
     for j, name in enumerate(SHAPE_NAMES[:6]):
         shape[j] = np.asarray(getattr(psfield, f'psf_{name}'), float)[k]
@@ -397,26 +376,46 @@ def analytic_shape(psfield, band):
 
 
 def _eigen_images(psfield, band):
-    """
-    Read the eigen-images (n, 51, 51) and the polynomials of their coefficients.
-    """
+    """Read the eigen-images (n, 51, 51) and the polynomials of their coefficients."""
     record = psfield.kl.get(band)
-    images = np.asarray(getattr(record, 'rrows', ()), float)
+    images = np.asarray(() if record is None else record.rrows, float)
     if images.ndim != 3 or len(images) == 0 or images.shape[1] != images.shape[2]:
         msg = f'psfield has no eigen-images in band {band}, got shape {images.shape}'
         raise ValueError(msg)
-    orders_y = np.broadcast_to(record.nrow_b, len(images))
-    orders_x = np.broadcast_to(record.ncol_b, len(images))
-    # Beyond the polynomial's order the file holds whatever memory held.
-    coefficients = [
-        np.asarray(c, float)[:i, :j]
-        for c, i, j in zip(record.coeff, orders_y, orders_x, strict=True)
-    ]
-    if not (
-        np.isfinite(images).all() and all(np.isfinite(c).all() for c in coefficients)
-    ):
+    if not all(np.isfinite(each).all() for each in (images, *record.coeff)):
         msg = (
             f'psfield has eigen-images or coefficients that are not finite, band {band}'
         )
         raise ValueError(msg)
-    return images, coefficients
+    return images, record.coeff
+
+
+def psf_model(
+    psfield,
+    band,
+    *,
+    x=None,
+    y=None,
+    normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
+):
+    """Return the PSF of a field or of a place; see `PSFModel.from_sdss`."""
+    if (x is None) != (y is None):
+        msg = f'x and y must be given together, got x={x}, y={y}'
+        raise ValueError(msg)
+    if x is None:
+        shape, _ = analytic_shape(psfield, band)
+        return PSFModel.from_shape(shape, normalization_radius=normalization_radius)
+    field = SDSSPSF(psfield, band, normalization_radius=normalization_radius)
+    return field.fit_at(x, y)
+
+
+def _read_open(hdus, name, *, band, normalization_radius):
+    """Read the PSF of one band of an open ``psField`` file."""
+    if band is None:
+        msg = f'psf: {name} is a psField with five bands: give band'
+        raise ValueError(msg)
+    return SDSSPSF(hdus, band, normalization_radius=normalization_radius)
+
+
+# Five eigen-image tables and the table of parameters.
+SURVEY_READERS.append((lambda hdus: len(hdus) > 6 and not hdus[1].is_image, _read_open))

@@ -1,0 +1,381 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Exposures in nanomaggies of the files of an SDSS field.
+"""
+
+import dataclasses
+import os
+
+import astropy.units as u
+import numpy as np
+from astropy.io.fits import HDUList
+
+from bliss_astro._fits import file_name
+from bliss_astro._warnings import warn
+from bliss_astro.exposures import Exposure
+from bliss_astro.exposures._given import refuse
+from bliss_astro.exposures._input import change_known
+from bliss_astro.exposures._read import register_fits_format
+from bliss_astro.exposures._sky import measure_background, measure_noise_ratio
+from bliss_astro.exposures._sky_error import estimate_background_error
+from bliss_astro.exposures._validate import check_map
+
+from ._camera import FRAME_SHAPE, band_index, camera_dark_variance, camera_gain
+from ._fields import PhotoField, TsField
+from ._images import Frame, looks_like_fpc, looks_like_frame, read_image
+from ._masks import BAD_PLANES, FieldMask
+from ._psf import SDSSPSF
+from ._psfield import PsField
+
+__all__ = ['read_exposure']
+
+# The converter of the camera counts to 2**16 - 1, soft bias included.
+_ADC_LIMIT = 65535.0
+# What `Exposure.read` may state of an SDSS image: arguments of `read_exposure`, and
+# changes of its exposure.
+_OPTIONS = ('band', 'fpm', 'tsfield', 'photofield', 'background', 'noise', 'bad_planes')
+_CHANGES = ('psfield', 'psf', 'fwhm', 'mask')
+
+
+def read_exposure(
+    frame,
+    psfield=None,
+    *,
+    cls=Exposure,
+    band=None,
+    fpm=None,
+    tsfield=None,
+    photofield=None,
+    background=None,
+    noise='model',
+    bad_planes=None,
+):
+    """
+    Read an image of SDSS as an exposure.
+
+    Parameters
+    ----------
+    frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+        A calibrated ``frame`` (DR8 on) or a corrected frame ``fpC`` (to DR7), plain
+        or compressed, recognised by content.
+
+    psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
+        The field's ``psField`` file: PSF at each place, gain and dark variance.
+        Without it the exposure has no PSF, and gain and dark variance come from the
+        other files or from the published table of the camera.
+
+    cls : type, optional
+        `~bliss_astro.exposures.Exposure` or a subclass.
+
+    band : {'u', 'g', 'r', 'i', 'z'}, optional
+        The band, as a check: the image itself states it.
+
+    fpm : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
+        The mask planes of the field in this band.
+
+    tsfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
+        The calibration of a corrected frame. Without it the image's own ``FLUX20``
+        is used.
+
+    photofield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
+        The ``photoField`` file of the run and camera column: calibration, gain, dark
+        variance and saturation level.
+
+    background : {'header', 'measure'}, float, array or Quantity, optional
+        The sky that is still in the image. ``'header'``: that of the files, which is
+        none for a frame and a constant for a corrected frame. ``'measure'``: estimated
+        on a mesh of 128 pixels with photutils. Or a number or map in nmgy per pixel.
+        By default a frame takes ``'header'`` and a corrected frame ``'measure'``.
+        Inside star clusters the survey's sky is neither the light there nor its noise:
+        measure it.
+
+    noise : {'model', 'measure'}, optional
+        The noise of the sky: by the formula below, or with that scaled by one factor
+        to what the pixels without sources show (kept as ``meta['noise_ratio']``). Dark
+        variances in the survey's files are sometimes too large (up to a sixth in
+        ``bkg_error``, in u).
+
+    bad_planes : sequence of str, optional
+        The mask planes whose pixels are bad, by default `BAD_PLANES`.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image in nmgy per pixel. ``bkg_error`` is the noise of the sky (the
+        subtracted one included) and of the CCD, ``effective_gain`` follows the
+        calibration of each column, and ``meta`` states the field and the origin of the
+        numbers.
+
+    Raises
+    ------
+    OSError
+        If a file is absent, truncated, damaged, or not FITS.
+
+    ValueError
+        If a file is of another kind, or of another field or band.
+
+    Notes
+    -----
+    With c nmgy per count, gain g electrons per count, sky s counts and dark variance v
+    counts squared, ``effective_gain = g / c`` and ``bkg_error = c * sqrt(s / g + v)``.
+    """
+    if noise not in ('model', 'measure'):
+        msg = f"noise must be 'model' or 'measure'; got {noise!r}."
+        raise ValueError(msg)
+    image = read_image(frame)
+    _check_band(image, band)
+    _check_whole(image)
+    files = _Files(image, psfield, tsfield, photofield)
+    scale, scale_source = files.calibration()
+    gain, gain_source = files.ccd('gain', camera_gain)
+    dark_variance, _ = files.ccd('dark_variance', camera_dark_variance)
+    saturation, saturation_source = files.saturation()
+    mask, saturated = _read_mask(image, fpm, bad_planes)
+    # A column without calibration holds nothing.
+    dead = ~(np.isfinite(scale) & (scale > 0))
+    mask[:, dead] = True
+    scale = np.where(dead, np.median(scale[~dead]), scale)
+
+    if isinstance(image, Frame):
+        data, subtracted = image.data, image.sky()
+    else:
+        data = image.data * scale.astype(np.float32)
+        subtracted = np.float32(0)
+    left, background_source = _background(
+        image, files, data, scale, mask | saturated, background
+    )
+    counts = np.maximum(subtracted + left / scale, 0)
+    bkg_error = (scale * np.sqrt(counts / gain + dark_variance)).astype(np.float32)
+    meta = {
+        'survey': 'SDSS',
+        **{name: getattr(image, name) for name in ('run', 'camcol', 'field', 'band')},
+        'date_obs': str(image.header.get('DATE-OBS', '')),
+        'gain': gain,
+        'gain_source': gain_source,
+        'dark_variance': dark_variance,
+        'calibration_source': scale_source,
+        'background_source': background_source,
+        'saturation_source': saturation_source,
+    }
+    if noise == 'measure':
+        meta['noise_ratio'] = measure_noise_ratio(
+            data - left, bkg_error, mask | saturated
+        )
+        bkg_error *= np.float32(meta['noise_ratio'])
+    exposure = cls(
+        data,
+        background=left,
+        bkg_error=bkg_error,
+        effective_gain=np.broadcast_to((gain / scale).astype(np.float32), data.shape),
+        read_noise=gain * np.sqrt(dark_variance),
+        mask=mask,
+        psf=files.psf(),
+        wcs=image.wcs,
+        unit=u.nmgy,
+        saturation=np.broadcast_to((scale * saturation).astype(np.float32), data.shape)
+        - subtracted * scale.astype(np.float32),
+        saturated=saturated,
+        meta=meta,
+    )
+    if background_source != 'measured':
+        return exposure
+    return exposure.replace(background_error=estimate_background_error(exposure))
+
+
+class _Files:
+    """Companions of an image, read and checked to be of its field."""
+
+    def __init__(self, image, psfield, tsfield, photofield):
+        self.image, self.index = image, band_index(image.band)
+        self.records = {}
+        if psfield is not None:
+            self.records['psfield'] = PsField.read(psfield)
+        if tsfield is not None:
+            self.records['tsfield'] = TsField.read(tsfield)
+        if photofield is not None:
+            fields = PhotoField.read(photofield)
+            row = fields.row(image.field)
+            columns = {
+                name: value[row]
+                for name, value in vars(fields).items()
+                if isinstance(value, np.ndarray)
+            }
+            self.records['photofield'] = dataclasses.replace(fields, **columns)
+        for name, record in self.records.items():
+            _check_field(image, name, record)
+
+    def psf(self):
+        """Return the PSF of the image, or `None`."""
+        psfield = self.records.get('psfield')
+        if psfield is None:
+            return None
+        # Raises, with the names of the bands, if the field has no PSF in this one.
+        psfield.basis(self.image.band)
+        return SDSSPSF(psfield, self.image.band)
+
+    def number(self, name, sources):
+        """Return a number of the first file that has it, and the file; else `None`s."""
+        for source in sources:
+            values = getattr(self.records.get(source), name, None)
+            if values is not None and 0 < values[self.index] < np.inf:
+                return float(values[self.index]), source
+        return None, None
+
+    def ccd(self, name, look_up):
+        """Return gain or dark variance, and where it comes from."""
+        value, source = self.number(name, ('psfield', 'photofield', 'tsfield'))
+        if value is not None:
+            return value, source
+        image = self.image
+        return look_up(image.camcol, image.band, run=image.run), 'camera table'
+
+    def calibration(self):
+        """Return nmgy per count of each column, and where it comes from."""
+        image = self.image
+        if isinstance(image, Frame):
+            return image.calibration, 'frame'
+        source = next((n for n in ('tsfield', 'photofield') if n in self.records), None)
+        if source is not None:
+            value = self.records[source].nmgy_per_count[self.index]
+        elif image.flux20 is not None:
+            # Magnitude 20 is 10 nmgy.
+            value, source = 10.0 / image.flux20, 'FLUX20'
+        else:
+            msg = (
+                f'frame={image.file!r} holds counts and no FLUX20; give its tsfield '
+                'or photofield, which have its calibration.'
+            )
+            raise ValueError(msg)
+        if not 0 < value < np.inf:
+            msg = f'{source} has no calibration in band {image.band!r}; got {value}.'
+            raise ValueError(msg)
+        return np.full(image.data.shape[1], float(value)), source
+
+    def saturation(self):
+        """Return the counts of a saturated pixel, and where they come from."""
+        value, source = self.number('saturation_level', ('photofield', 'tsfield'))
+        if value is not None:
+            return value, source
+        return _ADC_LIMIT - getattr(self.image, 'soft_bias', 1000.0), 'converter limit'
+
+    def sky_level(self):
+        """Return the files' sky in counts, and where it comes from."""
+        value, source = self.number('sky', ('psfield', 'tsfield', 'photofield'))
+        if value is not None:
+            return value, source
+        if self.image.sky_level is not None:
+            return self.image.sky_level, 'SKY'
+        msg = (
+            f"background='header': neither the header of {self.image.file!r} nor the "
+            'other files have a sky; measure it or give it.'
+        )
+        raise ValueError(msg)
+
+
+def _background(image, files, data, scale, bad, background):
+    """Return the sky that is in the data (nmgy), and where it comes from."""
+    is_frame = isinstance(image, Frame)
+    if background is None:
+        background = 'header' if is_frame else 'measure'
+    if isinstance(background, str):
+        if background == 'measure':
+            # Corrected frames hold whole counts.
+            quantum = 0.0 if is_frame else float(np.median(scale))
+            return measure_background(data, bad, quantum=quantum), 'measured'
+        if background != 'header':
+            msg = (
+                "background must be 'header', 'measure', a number or a map in nmgy; "
+                f'got {background!r}.'
+            )
+            raise ValueError(msg)
+        if is_frame:
+            return 0.0, 'subtracted by the survey'
+        level, source = files.sky_level()
+        return np.broadcast_to((level * scale).astype(np.float32), data.shape), source
+    if isinstance(background, u.Quantity):
+        if not background.unit.is_equivalent(u.nmgy):
+            msg = f'background must be in nmgy; got {background.unit}.'
+            raise ValueError(msg)
+        background = background.to_value(u.nmgy)
+    return check_map('background', background, data.shape), 'given'
+
+
+def _read_mask(image, fpm, bad_planes):
+    """Return the bad and the saturated pixels of an image."""
+    shape = image.data.shape
+    if fpm is None:
+        return np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    planes = FieldMask.read(fpm)
+    _check_field(image, 'fpm', planes)
+    if planes.shape != shape:
+        msg = (
+            f'fpm={planes.file!r} has shape {planes.shape} and the image {shape}; they '
+            'must be of the same, whole field.'
+        )
+        raise ValueError(msg)
+    if bad_planes is None:
+        # Files of some reductions do not list every plane.
+        bad_planes = [name for name in BAD_PLANES if name in planes.names]
+    saturated = [name for name in ('SATUR',) if name in planes.names]
+    return planes.combine(bad_planes), planes.combine(saturated)
+
+
+def _check_band(image, band):
+    """Check the band that was asked for against the image's own."""
+    if band is not None and band_index(band) != band_index(image.band):
+        msg = (
+            f'band={band!r} was asked for, but frame={image.file!r} is in band '
+            f'{image.band!r}.'
+        )
+        raise ValueError(msg)
+
+
+def _check_field(image, name, record):
+    """Check that a companion file is of the image's own field; -1 is unknown."""
+    wanted, found = (
+        [int(getattr(each, key)) for key in ('run', 'camcol', 'field')]
+        for each in (image, record)
+    )
+    if any(a != b and a >= 0 and b >= 0 for a, b in zip(wanted, found, strict=True)):
+        msg = (
+            f'{name}={record.file!r} is of run-camcol-field '
+            f'{"-".join(map(str, found))}, but the image is of '
+            f'{"-".join(map(str, wanted))}.'
+        )
+        raise ValueError(msg)
+
+
+def _check_whole(image):
+    """Warn of a cut-out whose coordinates were left as those of the whole frame."""
+    if image.data.shape == FRAME_SHAPE or image.wcs is None:
+        return
+    x, y = image.wcs.wcs.crpix
+    if abs(x - 1024.75) < 0.5 and abs(y - 744.75) < 0.5:
+        msg = (
+            f'{image.file!r} has shape {image.data.shape} with the reference pixel of '
+            f'a whole frame of {FRAME_SHAPE}: unless it was cut from the corner, its '
+            'sky positions and its place in the field are wrong.'
+        )
+        warn(msg)
+
+
+def _read_open(hdus, given):
+    """Read an open image with what the user of `Exposure.read` states of it."""
+    name = f'{file_name(hdus)!r}, an SDSS image'
+    refuse(given, name, allowed=(*_OPTIONS, *_CHANGES))
+    changes = {key: value for key, value in given.items() if key in ('fwhm', 'mask')}
+    psf, psfield = given.get('psf'), given.get('psfield')
+    if isinstance(psf, str | os.PathLike | HDUList):
+        # A file is the psField, which has the PSF at each place.
+        psfield = psf
+    elif psf is not None:
+        changes['psf'] = psf
+    options = {key: given[key] for key in _OPTIONS if key in given}
+    return change_known(read_exposure(hdus, psfield, **options), changes)
+
+
+register_fits_format(
+    'sdss.frame',
+    _read_open,
+    lambda hdus: looks_like_frame(hdus) or looks_like_fpc(hdus),
+)
