@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.exposures._noise import add_noise
+from bliss_astro.exposures._camera import add_noise
 from bliss_astro.priors import CatalogPrior
 from bliss_astro.rendering import render_galaxies, render_stars
 from bliss_astro.simulation._images import SimulatedImages

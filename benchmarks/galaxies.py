@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from _common import Report, make_parser, ratio_with_error, share_with_error
 
-from bliss_astro.exposures._noise import add_noise
+from bliss_astro.exposures._camera import add_noise
 from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import PSFModel
 from bliss_astro.rendering import (

@@ -14,7 +14,7 @@ from astropy.coordinates import SkyCoord
 
 from bliss_astro import detect_sources
 from bliss_astro.exposures import Exposure
-from bliss_astro.exposures._noise import add_noise
+from bliss_astro.exposures._camera import add_noise
 from bliss_astro.metrics import cramer_rao_bound, robust_sigma
 from bliss_astro.rendering import render_stars
 

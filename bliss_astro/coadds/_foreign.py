@@ -10,8 +10,7 @@ from bliss_astro._warnings import warn
 
 from .._fits import header_wcs, wrong_type
 from ..exposures import measure_noise
-from ..exposures._sky import measure_background
-from ..exposures._sky_error import estimate_background_error
+from ..exposures._sky import estimate_background_error, measure_background
 
 __all__ = ['read_foreign']
 

@@ -5,7 +5,7 @@ The correlation of noise between pixels, as a kernel over their lags.
 
 import numpy as np
 
-from ..exposures._noise_lags import kernel_of_sums, lagged_views
+from ..exposures._blank_noise import kernel_of_sums, lagged_views
 
 __all__ = [
     'MAX_LAG',

@@ -3,9 +3,9 @@
 What a real camera records: an image with all that a measurement needs.
 """
 
+from ._camera import BadPixelPrior, add_noise
 from ._exposure import Exposure
-from ._measured_noise import NoiseMeasurement, measure_noise
-from ._noise import BadPixelPrior, add_noise
+from ._noise import NoiseMeasurement, measure_noise
 from ._read import ExposureRead
 
 __all__ = [

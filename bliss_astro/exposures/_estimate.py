@@ -3,46 +3,46 @@
 Estimates of sky, noise and gain of an image that does not state them.
 """
 
-from functools import partial
-
 import astropy.units as u
 import numpy as np
 
+from bliss_astro._messages import first_wrong
 from bliss_astro._warnings import warn
 
-from ._exact_areas import mask_exact_areas
+from ._blank_noise import NO_NOISE
 from ._exposure import Exposure
-from ._given import weight_noise
-from ._nddata import sky_noise
-from ._sky import measure_background
-from ._sky_error import estimate_background_error
-from ._sky_noise import NO_NOISE, estimate_sky_noise
-from ._unsound import (
+from ._masks import (
     check_saturation,
     find_dark,
     has_steps,
+    mask_exact_areas,
     warn_of_dark,
     warn_of_rounding,
     warn_of_steps,
 )
+from ._nddata import sky_noise
+from ._noise import measure_sky, noise_of_residual, step_of_values
+from ._sky import estimate_background_error
+from ._validate import check_map
 
-__all__ = ['estimate_missing', 'estimate_noise_correlation']
+__all__ = ['estimate_missing']
 
-# What is assumed where an image tells nothing: the noise of one SDSS r
-# exposure in electrons.
-_USUAL_NOISE = 29.0
-# A sky of so many sigma was not subtracted.
-_SKY_LEFT = 10.0
-# What is left of a constant image when its sky is off, in steps of its numbers.
-_ROUNDING = 4.0
-# Photon noise of the sky may exceed the variance that is seen so many times.
-_MUCH_NOISE = 50.0
-# Noise of the sky in electrons below that of detectors that do not count photons.
-_LEAST_NOISE = 0.5
-# Pixels so many times as bright as the noise, of which there must be some, tell whether
-# a noise map is a total error: by how much it is raised there, and how closely it
-# follows the light (rank correlation).
-_BRIGHT, _FEWEST_BRIGHT, _RAISED, _FOLLOWS = 10.0, 30, 1.1, 0.8
+# Noise of the sky in electrons where nothing tells the gain: that of one SDSS r
+# exposure.
+_ASSUMED_NOISE = 29.0
+# Level over noise from which on the sky was not subtracted.
+_SKY_LEFT_SIGMA = 10.0
+# Noise over the rounding error of the numbers below which there is none.
+_ROUNDING_ERRORS = 4.0
+# Ratio of the sky's photon noise by a header's gain to the variance that is seen, and
+# noise of the sky in electrons below that of detectors that do not count photons,
+# beyond which that gain is refused.
+_MAX_PHOTON_RATIO, _MIN_ELECTRONS = 50.0, 0.5
+# Sigma of bright pixels, of which there must be some, and what makes a noise map a
+# total error there: its ratio to the usual noise, and rank correlation with the light.
+_BRIGHT_SIGMA, _MIN_BRIGHT, _RAISED_RATIO, _RANK_CORRELATION = 10.0, 30, 1.1, 0.8
+# A weight map is an inverse variance if the noise it states is right to this factor.
+_WEIGHT_FACTOR = 1.25
 
 
 def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=None):
@@ -60,13 +60,13 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
         ``noise_correlation`` is estimated.
 
     estimated : dict
-        How each was estimated; changed in place.
+        Source of each estimate; changed in place.
 
     error : float `~numpy.ndarray`, shape (ny, nx), optional
-        The total error of each pixel, in the unit of ``data``.
+        Total error of each pixel in the unit of ``data``.
 
     cards : `bliss_astro.exposures._header.HeaderCards`, optional
-        What the header says; taken where nothing else is given.
+        Numbers of the header, used where nothing else is given.
 
     weight : 2D array_like, optional
         Inverse variance of the sky up to a factor.
@@ -78,113 +78,85 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
     """
     # The checks of Exposure come first, with stand-ins for what is missing.
     unit = getattr(data, 'unit', None)
+    given = {name: value for name, value in given.items() if value is not None}
     if cards is not None:
-        given = _from_cards(cards, given, unit, estimated)
+        cards.complete(given, unit, estimated)
     stand_ins = {'bkg_error': 1.0 if unit is None else 1.0 * unit}
     stand_ins['effective_gain'] = 1.0
     exposure = Exposure(data, **(stand_ins | given))
-    if given.get('saturation') is not None:
+    if 'saturation' in given:
         check_saturation(exposure)
     if error is not None:
-        exposure = _with_error(exposure, error)
+        exposure = _mask_without_error(exposure, error)
     exposure = mask_exact_areas(exposure, estimated)
-    given = {name: value for name, value in given.items() if value is not None}
-    own = {'error': error, 'weight': weight, 'cards': cards}
-    exposure, found = _sky_and_noise(exposure, given, estimated, **own)
+    estimator = _Estimator(given, estimated, error, cards, weight)
+    exposure, noise = estimator.sky_and_noise(exposure)
     if 'background' not in given:
-        measure = partial(_sky_and_noise, given=given, estimated=estimated, **own)
-        exposure, found = _without_dark(exposure, found, estimated, measure)
-    if 'bkg_error' not in given and _quantum(exposure):
+        exposure, noise = estimator.without_dark(exposure, noise)
+    if 'bkg_error' not in given and _step(exposure):
         warn_of_rounding(exposure)
-    if 'effective_gain' in given and _is_from(cards, 'effective_gain', estimated):
-        exposure = _check_gain(exposure, given, estimated, cards)
-    if 'effective_gain' not in given:
-        gain, how = _gain(exposure)
-        estimated['effective_gain'] = how
-        exposure = exposure.replace(effective_gain=gain)
+    exposure = estimator.gain(exposure)
     if 'noise_correlation' not in given:
-        exposure = estimate_noise_correlation(exposure, estimated, found=found)
+        exposure = _with_correlation(exposure, estimated, noise)
     if 'background' in given or 'background_error' in given:
         return exposure
     return exposure.replace(background_error=estimate_background_error(exposure))
 
 
-def estimate_noise_correlation(exposure, estimated, *, found=None):
+def _step(exposure):
+    """Step of an exposure's whole numbers, 0 for others."""
+    return step_of_values(exposure.data[~exposure.mask])
+
+
+class _Estimator:
     """
-    Estimate the correlation of the noise of neighbouring pixels.
+    Estimates for exposures of one image by what is given of it.
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The exposure.
-
-    estimated : dict
-        How it was estimated; changed in place.
-
-    found : tuple, optional
-        What `estimate_sky_noise` found in these pixels already.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With ``noise_correlation``.
+    given, estimated, error, cards, weight : object
+        See `estimate_missing`.
     """
-    if found is None:
-        pull = (exposure.data - exposure.background) / exposure.bkg_error
-        try:
-            quantum = _quantum(exposure) / np.median(exposure.bkg_error)
-            found = estimate_sky_noise(pull, exposure.mask, quantum=quantum)
-        except ValueError:
-            # An image without any noise, whose noise was stated.
-            found = 0.0, (0.0, 0.0)
-    correlation = found[1]
-    estimated['noise_correlation'] = 'of empty sky, {:.2f} in x and {:.2f} in y'.format(
-        *correlation
-    )
-    return exposure.replace(noise_correlation=correlation)
 
+    def __init__(self, given, estimated, error, cards, weight):
+        self._given, self._estimated = given, estimated
+        self._error, self._cards, self._weight = error, cards, weight
 
-def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
-    """
-    Estimate the background, then the noise, if they are not given.
-
-    Returns the exposure and, where its noise was measured, what was found.
-    """
-    # An exposure's own numbers have no units, and so have those put in here.
-    found = None
-    if 'background' not in given:
-        exposure = exposure.replace(background=_background(exposure))
-        estimated['background'] = 'photutils Background2D'
-        found = _noise(exposure)
-        correlation = (0.0, 0.0) if found is None else found[1]
-        if 'noise_correlation' in given:
-            correlation = exposure.noise_correlation
-        if max(correlation) > 0:
-            again = _background(exposure, correlation=correlation)
-            exposure, found = exposure.replace(background=again), None
-    if error is not None:
-        noise = _without_sources(exposure, error, given, estimated, cards)
-        exposure, found = exposure.replace(bkg_error=noise), None
-    elif weight is not None:
-        noise, estimated['bkg_error'] = weight_noise(
-            weight, exposure, estimate_sky_noise, quantum=_quantum(exposure)
-        )
-        exposure = exposure.replace(
-            bkg_error=noise, mask=exposure.mask | ~np.isfinite(noise)
-        )
-        found = None
-    elif 'bkg_error' not in given:
-        if found is None:
-            found = _measured(exposure)
-        noise = found[0]
-        # One absurd pixel says nothing about how precisely the others are stated.
-        level = float(np.median(np.abs(exposure.data[~exposure.mask])))
-        if noise <= _ROUNDING * np.spacing(level):
-            raise ValueError(NO_NOISE)
-        exposure = exposure.replace(bkg_error=noise)
-        estimated['bkg_error'] = 'scatter of empty sky'
-    else:
-        found = None
+    def sky_and_noise(self, exposure):
+        """Set background and noise; return the noise too where it was measured."""
+        # An exposure's own numbers have no units, and so have those put in here.
+        given, noise = self._given, None
+        if 'background' not in given:
+            stated = 'noise_correlation' in given
+            background, noise = measure_sky(
+                exposure.data,
+                exposure.mask,
+                quantum=_step(exposure),
+                correlation=exposure.noise_correlation if stated else None,
+            )
+            exposure = exposure.replace(background=background)
+            self._estimated['background'] = 'photutils Background2D'
+        if self._error is not None:
+            bkg_error = self._without_sources(exposure, self._error)
+            return exposure.replace(bkg_error=bkg_error), None
+        if self._weight is not None:
+            bkg_error, self._estimated['bkg_error'] = _weight_noise(
+                self._weight, exposure
+            )
+            mask = exposure.mask | ~np.isfinite(bkg_error)
+            return exposure.replace(bkg_error=bkg_error, mask=mask), None
+        if 'bkg_error' not in given:
+            if noise is None:
+                residual = exposure.data - exposure.background
+                noise = noise_of_residual(
+                    residual, exposure.mask, quantum=_step(exposure)
+                )
+            # One absurd pixel says nothing about how precisely the others are stated.
+            level = float(np.median(np.abs(exposure.data[~exposure.mask])))
+            if noise.sigma <= _ROUNDING_ERRORS * np.spacing(level):
+                raise ValueError(NO_NOISE)
+            self._estimated['bkg_error'] = 'scatter of empty sky'
+            return exposure.replace(bkg_error=noise.sigma), noise
         stated = np.asarray(exposure.bkg_error)
         if stated.ndim == 2 and _is_total(exposure, stated):
             warn(
@@ -192,169 +164,159 @@ def _sky_and_noise(exposure, given, estimated, *, error, weight, cards):
                 'noise of the sky in it is used; give that, or a total error as the '
                 'uncertainty of an NDData.'
             )
-            noise = _without_sources(exposure, stated, given, estimated, cards)
-            estimated.setdefault('bkg_error', 'bkg_error less the photons of sources')
-            exposure = exposure.replace(bkg_error=noise)
-    return exposure, found
+            bkg_error = self._without_sources(exposure, stated)
+            self._estimated.setdefault(
+                'bkg_error', 'bkg_error less the photons of sources'
+            )
+            exposure = exposure.replace(bkg_error=bkg_error)
+        return exposure, None
+
+    def without_dark(self, exposure, noise):
+        """Mask areas far below the sky, unless it has steps and they are sky."""
+        dark = find_dark(exposure)
+        if dark is not None:
+            masked = exposure.replace(mask=exposure.mask | dark)
+            masked, masked_noise = self.sky_and_noise(masked)
+            # Without overscan the rest is even; of two halves of a detector it is not.
+            if not has_steps(masked, _step(masked)):
+                warn_of_dark(exposure, dark, self._estimated)
+                return masked, masked_noise
+        if has_steps(exposure, _step(exposure)):
+            warn_of_steps()
+        return exposure, noise
+
+    def gain(self, exposure):
+        """Check a header's gain by the noise of the sky; estimate one not known."""
+        if 'effective_gain' in self._given:
+            why = self._is_from_header('effective_gain') and _gain_failure(exposure)
+            if not why:
+                return exposure
+            self._refuse_gain(why)
+        noise = float(np.median(exposure.bkg_error))
+        level = float(np.median(exposure.background))
+        if exposure.unit == u.electron:
+            gain, how = 1.0, 'data are in electrons'
+        elif level > _SKY_LEFT_SIGMA * noise:
+            gain = level / noise**2
+            how = 'background over its variance (photon noise)'
+        else:
+            gain = _ASSUMED_NOISE / noise
+            how = f'assumed: sky noise of {_ASSUMED_NOISE:g} electrons'
+        self._estimated['effective_gain'] = how
+        return exposure.replace(effective_gain=gain)
+
+    def _without_sources(self, exposure, error):
+        """Noise of the sky of a total error."""
+        data, background = exposure.data, exposure.background
+        good = ~exposure.mask
+        if 'effective_gain' in self._given:
+            gain = exposure.effective_gain
+            try:
+                return sky_noise(data, error, gain, background=background, good=good)
+            except ValueError:
+                if not self._is_from_header('effective_gain'):
+                    raise
+                self._refuse_gain('sources have more noise than uncertainty')
+        # Without a gain the sources' share of a total error cannot be taken
+        # out pixel by pixel; the fainter half of the pixels has next to none.
+        signal = data - background
+        self._estimated['bkg_error'] = 'median of the uncertainty of the fainter half'
+        return float(np.median(error[good & (signal <= np.median(signal[good]))]))
+
+    def _is_from_header(self, name):
+        """Whether a number was taken from a card of another maker."""
+        cards = self._cards
+        return cards is not None and name in cards.used and name in self._estimated
+
+    def _refuse_gain(self, why):
+        self._cards.ignore('effective_gain', why)
+        del self._estimated['effective_gain'], self._given['effective_gain']
+
+
+def _gain_failure(exposure):
+    """Contradiction of a gain and the noise of the sky in words, or None."""
+    # A bias may still be in the sky, so only what is far off is refused.
+    level = np.median(np.broadcast_to(exposure.background, exposure.shape))
+    variance = np.median(np.square(np.asarray(exposure.bkg_error, dtype=float)))
+    gain = float(np.median(exposure.effective_gain))
+    noise = gain * np.sqrt(variance)
+    if level / gain > _MAX_PHOTON_RATIO * variance:
+        ratio = np.sqrt(level / gain / variance)
+        return f'its sky noise is {ratio:.0f} times what is seen'
+    if noise < _MIN_ELECTRONS and not _step(exposure):
+        # Of an image whose unit was changed; counted photons are whole numbers.
+        return f'with it the noise of the sky is {noise:.2g} electrons'
+    return None
+
+
+def _with_correlation(exposure, estimated, noise):
+    """Set the correlation of neighbours, measured in empty sky."""
+    correlation = (0.0, 0.0)
+    if noise is None:
+        pull = (exposure.data - exposure.background) / exposure.bkg_error
+        quantum = _step(exposure) / np.median(exposure.bkg_error)
+        try:
+            noise = noise_of_residual(pull, exposure.mask, quantum=quantum)
+        except ValueError:
+            # An image without any noise, whose noise was stated.
+            noise = None
+    if noise is not None:
+        correlation = noise.significant_correlation
+    x, y = correlation
+    estimated['noise_correlation'] = f'of empty sky, {x:.2f} in x and {y:.2f} in y'
+    return exposure.replace(noise_correlation=correlation)
 
 
 def _is_total(exposure, error):
-    """
-    Tell whether a map of the noise holds the photons of sources too.
-    """
+    """Whether a map of the noise holds the photons of sources too."""
     from scipy.stats import spearmanr
 
     good = ~exposure.mask
     signal = (exposure.data - exposure.background)[good]
     error = error[good]
     noise = np.median(error)
-    bright = signal > _BRIGHT * noise
+    bright = signal > _BRIGHT_SIGMA * noise
     signal, error = signal[bright], error[bright]
-    if len(signal) < _FEWEST_BRIGHT or np.median(error) < _RAISED * noise:
+    if len(signal) < _MIN_BRIGHT or np.median(error) < _RAISED_RATIO * noise:
         return False
-    # Noise of the sky knows nothing of how bright a source is.
-    return spearmanr(signal, error).statistic > _FOLLOWS
+    # Noise of the sky does not follow the light of sources.
+    return spearmanr(signal, error).statistic > _RANK_CORRELATION
 
 
-def _from_cards(cards, given, unit, estimated):
-    """
-    Add what the header says to what was given.
-    """
-    for name, value in cards.known.items():
-        if given.get(name) is not None:
-            continue
-        if unit is not None and name in ('background', 'saturation'):
-            value = value * unit
-        given = given | {name: value}
-        if name in cards.sources:
-            estimated[name] = cards.sources[name]
-    return given
+def _weight_noise(weight, exposure):
+    """Noise of the sky of a weight map (NaN where that is 0), and its source."""
+    if isinstance(weight, u.Quantity):
+        per = u.dimensionless_unscaled if exposure.unit is None else exposure.unit
+        if not weight.unit.is_equivalent(per**-2):
+            msg = f'weight must have units of {per**-2}; got {weight.unit}.'
+            raise ValueError(msg)
+        weight = weight.to_value(per**-2)
+    weight = np.asarray(check_map('weight', weight, exposure.shape), dtype=float)
+    if weight.ndim == 0:
+        msg = (
+            f'weight must be a map of the shape of data; got {float(weight):g}. Give '
+            'bkg_error for a number.'
+        )
+        raise ValueError(msg)
+    sound = np.isfinite(weight) & (weight > 0)
+    if np.any(weight < 0) or not np.any(sound & ~exposure.mask):
+        got = first_wrong(weight, ~(weight < 0)) if np.any(weight < 0) else 'none'
+        msg = (
+            f'weight must not be negative, and positive in some good pixels; got {got}.'
+        )
+        raise ValueError(msg)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
+    residual = np.where(sound, (exposure.data - exposure.background) / noise, 0.0)
+    quantum = _step(exposure) / np.median(noise[sound])
+    factor = noise_of_residual(residual, exposure.mask | ~sound, quantum=quantum).sigma
+    if 1 / _WEIGHT_FACTOR < factor < _WEIGHT_FACTOR:
+        return noise, 'given: weight, an inverse variance'
+    return noise * factor, f'weight, its scale {factor:.3g} from empty sky'
 
 
-def _is_from(cards, name, estimated):
-    """
-    Tell whether a number was taken from a card of another maker.
-    """
-    return cards is not None and name in cards.used and name in estimated
-
-
-def _check_gain(exposure, given, estimated, cards):
-    """
-    Drop a gain of the header that the noise of the sky contradicts.
-    """
-    # A bias may still be in the sky, so only what is far off is refused.
-    level = np.median(np.broadcast_to(exposure.background, exposure.shape))
-    variance = np.median(np.square(np.asarray(exposure.bkg_error, dtype=float)))
-    gain = float(np.median(exposure.effective_gain))
-    noise = gain * np.sqrt(variance)
-    if level / gain > _MUCH_NOISE * variance:
-        ratio = np.sqrt(level / gain / variance)
-        why = f'its sky noise is {ratio:.0f} times what is seen'
-    elif noise < _LEAST_NOISE and not _quantum(exposure):
-        # Of an image whose unit was changed; counted photons are whole numbers.
-        why = f'with it the noise of the sky is {noise:.2g} electrons'
-    else:
-        return exposure
-    cards.ignore('effective_gain', why)
-    del estimated['effective_gain'], given['effective_gain']
-    return exposure
-
-
-def _without_sources(exposure, error, given, estimated, cards):
-    """
-    Return the noise of the sky of a total error.
-    """
-    if 'effective_gain' in given:
-        try:
-            return sky_noise(
-                exposure.data,
-                error,
-                exposure.effective_gain,
-                background=exposure.background,
-                good=~exposure.mask,
-            )
-        except ValueError:
-            if not _is_from(cards, 'effective_gain', estimated):
-                raise
-            cards.ignore('effective_gain', 'sources have more noise than uncertainty')
-            del estimated['effective_gain'], given['effective_gain']
-    estimated['bkg_error'] = 'median of the uncertainty of the fainter half'
-    return _faint_noise(exposure, error)
-
-
-def _noise(exposure):
-    """
-    Return the noise of the sky and its correlation, or None where there is none.
-    """
-    try:
-        return _measured(exposure)
-    except ValueError:
-        return None
-
-
-def _measured(exposure):
-    """
-    Return the noise of the sky and its correlation.
-    """
-    residual = exposure.data - exposure.background
-    return estimate_sky_noise(residual, exposure.mask, quantum=_quantum(exposure))
-
-
-def _quantum(exposure):
-    """
-    Return the step of whole numbers, 0 where there are others.
-    """
-    good = exposure.data[~exposure.mask]
-    # Of other numbers a few tell, at once.
-    for some in (good[:1000], good):
-        if not np.all(some == np.rint(some)):
-            return 0.0
-    return 1.0
-
-
-def _background(exposure, *, correlation=(0.0, 0.0)):
-    """
-    Measure the sky on a mesh.
-    """
-    box = 64 if min(exposure.shape) >= 128 else 128
-    return measure_background(
-        exposure.data,
-        exposure.mask,
-        box_size=box,
-        quantum=_quantum(exposure),
-        correlation=correlation,
-    )
-
-
-def _without_dark(exposure, found, estimated, measure):
-    """
-    Mask areas far below the sky, or say that the sky has steps and they are sky.
-    """
-    dark = find_dark(exposure)
-    if dark is not None:
-        masked, found_then = measure(exposure.replace(mask=exposure.mask | dark))
-        # Without overscan the rest is even; of two halves of a detector it is not.
-        if not has_steps(masked, _quantum(masked)):
-            warn_of_dark(exposure, dark, estimated)
-            return masked, found_then
-    if has_steps(exposure, _quantum(exposure)):
-        warn_of_steps(exposure)
-    return exposure, found
-
-
-def _faint_noise(exposure, error):
-    # Without a gain the sources' share of a total error cannot be taken
-    # out pixel by pixel; the fainter half of the pixels has next to none.
-    signal = exposure.data - exposure.background
-    good = ~exposure.mask
-    faint = good & (signal <= np.median(signal[good]))
-    return float(np.median(error[faint]))
-
-
-def _with_error(exposure, error):
-    """
-    Mask pixels without a finite error; refuse errors that are not positive.
-    """
+def _mask_without_error(exposure, error):
+    """Mask pixels without a finite error; refuse errors that are not positive."""
     bad = exposure.mask | ~np.isfinite(error)
     unsound = ~bad & ~(error > 0)
     if unsound.any():
@@ -366,16 +328,3 @@ def _with_error(exposure, error):
         )
         raise ValueError(msg)
     return exposure.replace(mask=bad)
-
-
-def _gain(exposure):
-    """
-    Estimate electrons per unit, and say how.
-    """
-    if exposure.unit == u.electron:
-        return 1.0, 'data are in electrons'
-    noise = float(np.median(exposure.bkg_error))
-    level = float(np.median(exposure.background))
-    if level > _SKY_LEFT * noise:
-        return level / noise**2, 'background over its variance (photon noise)'
-    return _USUAL_NOISE / noise, f'assumed: sky noise of {_USUAL_NOISE:g} electrons'

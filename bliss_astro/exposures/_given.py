@@ -8,11 +8,9 @@ import os
 import astropy.units as u
 import numpy as np
 
-from bliss_astro._messages import first_wrong
-
 from .._fits import check_file, open_fits
 from ._fits_image import parse_location, read_map
-from ._validate import check_map, check_positive
+from ._validate import check_positive
 
 __all__ = [
     'GivenTwiceError',
@@ -23,7 +21,6 @@ __all__ = [
     'read_maps',
     'refuse',
     'refuse_both',
-    'weight_noise',
 ]
 
 # Magnitudes beyond are none.
@@ -31,8 +28,6 @@ _LARGEST_ZERO_POINT = 100
 # In the unit of the image; electrons per it; its inverse square.
 _IN_UNIT = ('background', 'bkg_error', 'saturation')
 _MAPS = (*_IN_UNIT, 'effective_gain', 'read_noise', 'weight')
-# A weight map is an inverse variance if the noise it states is right to this factor.
-_IS_VARIANCE = 1.25
 _NMGY = 22.5
 _COUNTS = (u.electron, u.adu, u.DN, u.ct)
 
@@ -161,62 +156,6 @@ def _plain(name, value, unit, *, stated):
         has = 'no unit' if unit is None else f'the unit {unit}'
         msg = f'{name} is in {value.unit} and data has {has}.'
         raise ValueError(msg) from None
-
-
-def weight_noise(weight, exposure, estimate, *, quantum=0.0):
-    """
-    Turn a weight map into the noise of the sky.
-
-    Parameters
-    ----------
-    weight : 2D array_like or `~astropy.units.Quantity`
-        Inverse variance of the sky, up to a factor; 0 in bad pixels.
-
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image with its background.
-
-    estimate : callable
-        Returns the noise of a residual image, given that, a mask and ``quantum``.
-
-    quantum : float, optional
-        Step of the data, if they were rounded to whole counts.
-
-    Returns
-    -------
-    bkg_error : float `~numpy.ndarray`, shape (ny, nx)
-        The noise, with `NaN` in bad pixels.
-
-    source : str
-        Where its scale comes from.
-    """
-    if isinstance(weight, u.Quantity):
-        per = u.dimensionless_unscaled if exposure.unit is None else exposure.unit
-        if not weight.unit.is_equivalent(per**-2):
-            msg = f'weight must have units of {per**-2}; got {weight.unit}.'
-            raise ValueError(msg)
-        weight = weight.to_value(per**-2)
-    weight = np.asarray(check_map('weight', weight, exposure.shape), dtype=float)
-    if weight.ndim == 0:
-        msg = (
-            f'weight must be a map of the shape of data; got {float(weight):g}. Give '
-            'bkg_error for a number.'
-        )
-        raise ValueError(msg)
-    sound = np.isfinite(weight) & (weight > 0)
-    if np.any(weight < 0) or not np.any(sound & ~exposure.mask):
-        got = first_wrong(weight, ~(weight < 0)) if np.any(weight < 0) else 'none'
-        msg = (
-            f'weight must not be negative, and positive in some good pixels; got {got}.'
-        )
-        raise ValueError(msg)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
-    residual = np.where(sound, (exposure.data - exposure.background) / noise, 0.0)
-    quantum = quantum / np.median(noise[sound])
-    factor = estimate(residual, exposure.mask | ~sound, quantum=quantum)[0]
-    if 1 / _IS_VARIANCE < factor < _IS_VARIANCE:
-        return noise, 'given: weight, an inverse variance'
-    return noise * factor, f'weight, its scale {factor:.3g} from empty sky'
 
 
 def psf_of_file(source, *, band=None):

@@ -202,6 +202,28 @@ class HeaderCards:
             if isinstance(value, str):
                 self.meta[key] = value.strip()
 
+    def complete(self, given, unit, sources):
+        """
+        Add the numbers of the header to those given, and say where they come from.
+
+        Parameters
+        ----------
+        given : dict
+            Arguments of `~bliss_astro.exposures.Exposure`; changed in place.
+
+        unit : `~astropy.units.Unit` or None
+            Unit of the image, if its numbers have one.
+
+        sources : dict of str to str
+            Changed in place.
+        """
+        for name, value in self.known.items():
+            if given.get(name) is None:
+                in_unit = unit is not None and name in ('background', 'saturation')
+                given[name] = value * unit if in_unit else value
+                if name in self.sources:
+                    sources[name] = self.sources[name]
+
     def ignore(self, argument, reason):
         """
         Take back what a card said.

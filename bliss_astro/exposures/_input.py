@@ -25,8 +25,7 @@ from ._given import (
 )
 from ._header import HeaderCards, plain_number, trim_section, warn_ignored
 from ._nddata import collect_nddata
-from ._sky import measure_background
-from ._sky_error import estimate_background_error
+from ._sky import estimate_background_error, measure_background
 from ._validate import check_mask
 
 __all__ = ['change_known', 'exposure_of', 'exposure_of_hdus', 'whole_wcs']

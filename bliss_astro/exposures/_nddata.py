@@ -58,11 +58,7 @@ def read_nddata(nddata, keywords):
     data, arguments, cards = collect_nddata(nddata, keywords)
     unit = getattr(data, 'unit', None)
     sources = {}
-    for name, value in cards.known.items():
-        if arguments.get(name) is None:
-            arguments[name] = value if unit is None else value * _unit_of(name, unit)
-            if name in cards.sources:
-                sources[name] = cards.sources[name]
+    cards.complete(arguments, unit, sources)
     if sources:
         stated = dict(arguments['meta'].get('estimated') or {})
         arguments['meta']['estimated'] = stated | sources
@@ -130,17 +126,6 @@ def _own(nddata, name):
     return value
 
 
-def _unit_of(name, unit):
-    """
-    Return the unit that a single number in the meta has.
-    """
-    if name == 'effective_gain':
-        return u.electron / unit
-    if name in ('psf_error', 'background_error'):
-        return u.dimensionless_unscaled
-    return u.electron if name == 'read_noise' else unit
-
-
 def _take_uncertainty(nddata, arguments, unit):
     """
     Turn the uncertainty of an NDData into a ``bkg_error``.
@@ -163,7 +148,7 @@ def _take_uncertainty(nddata, arguments, unit):
         raise ValueError(msg)
     error = nddata.uncertainty.represent_as(StdDevUncertainty).quantity
     error = error.to_value(unit) if unit is not None else error.value
-    gain = _plain(arguments['effective_gain'], _unit_of('effective_gain', unit or 1))
+    gain = _plain(arguments['effective_gain'], u.electron / (unit or 1))
     background = _plain(arguments.get('background', 0.0), unit)
     mask = arguments.get('mask')
     good = np.isfinite(nddata.data) & np.isfinite(error)

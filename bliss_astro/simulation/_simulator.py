@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bliss_astro._devices import choose_device
-from bliss_astro.exposures._noise import add_noise
+from bliss_astro.exposures._camera import add_noise
 from bliss_astro.priors import StarPrior, torch_generator
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,

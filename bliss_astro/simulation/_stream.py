@@ -9,7 +9,7 @@ import math
 import torch
 
 from bliss_astro._devices import choose_device
-from bliss_astro.exposures._noise import BadPixelPrior
+from bliss_astro.exposures._camera import BadPixelPrior
 from bliss_astro.priors import SeeingPrior, StarPrior, TelescopePrior
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, LOG_AREA, describe_shape
 from bliss_astro.psf._width import scale_to_fwhm

@@ -15,9 +15,9 @@ from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._given import refuse
 from bliss_astro.exposures._input import change_known
+from bliss_astro.exposures._noise import noise_of_residual
 from bliss_astro.exposures._read import register_fits_format
-from bliss_astro.exposures._sky import measure_background, measure_noise_ratio
-from bliss_astro.exposures._sky_error import estimate_background_error
+from bliss_astro.exposures._sky import estimate_background_error, measure_background
 from bliss_astro.exposures._validate import check_map
 
 from ._camera import FRAME_SHAPE, band_index, camera_dark_variance, camera_gain
@@ -158,9 +158,7 @@ def read_exposure(
         'saturation_source': saturation_source,
     }
     if noise == 'measure':
-        meta['noise_ratio'] = measure_noise_ratio(
-            data - left, bkg_error, mask | saturated
-        )
+        meta['noise_ratio'] = _noise_ratio(data - left, bkg_error, mask | saturated)
         bkg_error *= np.float32(meta['noise_ratio'])
     exposure = cls(
         data,
@@ -281,7 +279,8 @@ def _background(image, files, data, scale, bad, background):
         if background == 'measure':
             # Corrected frames hold whole counts.
             quantum = 0.0 if is_frame else float(np.median(scale))
-            return measure_background(data, bad, quantum=quantum), 'measured'
+            sky = measure_background(data, bad, box_size=128, quantum=quantum)
+            return sky, 'measured'
         if background != 'header':
             msg = (
                 "background must be 'header', 'measure', a number or a map in nmgy; "
@@ -298,6 +297,20 @@ def _background(image, files, data, scale, bad, background):
             raise ValueError(msg)
         background = background.to_value(u.nmgy)
     return check_map('background', background, data.shape), 'given'
+
+
+def _noise_ratio(residual, bkg_error, bad):
+    """Noise of pixels without sources over the expected one; 1 where there are none."""
+    with np.errstate(invalid='ignore'):
+        pull = np.where(bad, 0.0, residual / bkg_error)
+    try:
+        return noise_of_residual(pull, bad, needs_blank=True).sigma
+    except ValueError:
+        warn(
+            'the noise of the sky cannot be measured: sources or bad pixels cover '
+            'the image. The expected noise is taken as it is.'
+        )
+        return 1.0
 
 
 def _read_mask(image, fpm, bad_planes):

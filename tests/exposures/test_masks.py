@@ -6,7 +6,7 @@ Areas of one exact value hold no data, except where the noise itself is rounded.
 import numpy as np
 import pytest
 
-from bliss_astro.exposures._exact_areas import find_exact_areas
+from bliss_astro.exposures._masks import find_exact_areas
 
 GOOD = np.zeros((200, 200), bool)
 

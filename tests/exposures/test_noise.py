@@ -1,15 +1,18 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of the noise that is measured in blank sky.
+Noise of an image and its correlation: white or smoothed, sparse or crowded.
 """
 
 import astropy.units as u
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.ndimage import gaussian_filter
 
+from bliss_astro import CoaddSimulator
 from bliss_astro.coadds._noise_kernel import correlated_noise, kernel_of_pair
 from bliss_astro.exposures import measure_noise
+from bliss_astro.priors import StarPrior
 from bliss_astro.psf import PSFModel
 
 
@@ -53,7 +56,10 @@ def test_errors_are_those_of_repetitions(rng):
     Stated errors, against the scatter over 150 images (6 % each).
     """
     kernel = kernel_of_pair(0.4, 0.2)
-    found = [measure_noise(correlated_noise((64, 70), kernel, rng)) for _ in range(150)]
+    found = [
+        measure_noise(correlated_noise((64, 70), kernel, rng), background=0.0)
+        for _ in range(150)
+    ]
     sigmas = np.array([noise.sigma for noise in found])
     assert_allclose(
         sigmas.std(), np.mean([noise.sigma_error for noise in found]), rtol=0.25
@@ -140,3 +146,93 @@ def test_bad_input(rng):
         measure_noise(data, background=np.zeros(3))
     with pytest.raises(ValueError, match='at least 100 good pixels; got 25'):
         measure_noise(data[:5, :5])
+
+
+def smoothed(sigma, rng, *, shape=(256, 256)):
+    """
+    Noise of unit variance that a Gaussian kernel smoothed, and its correlation.
+    """
+    size = (2 * shape[0], 2 * shape[1])
+    noise = gaussian_filter(rng.normal(size=size), sigma, mode='wrap')
+    noise /= np.sqrt(np.mean(noise**2))
+    correlation = np.mean(noise * np.roll(noise, 1, 0))
+    return noise[: shape[0], : shape[1]], correlation
+
+
+def measured(image):
+    noise = measure_noise(image)
+    return noise.sigma, noise.significant_correlation
+
+
+@pytest.mark.parametrize('sigma', [0.1, 0.45, 0.6, 0.78, 1.06, 1.54, 2.1, 2.86])
+def test_smoothed_noise(sigma, rng):
+    """
+    From white noise to a correlation of 0.97, with stars above it.
+    """
+    noise, correlation = smoothed(sigma, rng)
+    yy, xx = np.mgrid[: noise.shape[0], : noise.shape[1]]
+    image = 100 + noise
+    for _ in range(25):
+        x, y = rng.uniform(0, 256, 2)
+        star = PSFModel(flux=10 ** rng.uniform(1, 3), x_0=x, y_0=y)
+        image += star(xx, yy)
+    sigma, pair = measured(image)
+    # The mesh takes off a little of what is as smooth as its cells.
+    assert sigma == pytest.approx(1, rel=0.05)
+    np.testing.assert_allclose(pair, correlation, atol=0.03)
+
+
+@pytest.mark.parametrize('scale', [1e-30, 1e-12, 1e20])
+def test_any_scale(scale, rng):
+    noise, _ = smoothed(1.0, rng, shape=(128, 128))
+    sigma, pair = measured(noise)
+    again, pair_again = measured(noise * scale)
+    assert again / scale == pytest.approx(sigma, rel=1e-3)
+    np.testing.assert_allclose(pair_again, pair, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('n_exposures', 'density'), [(1, 0.008), (10, 0.004), (25, 0.008)]
+)
+def test_crowds_are_no_noise(n_exposures, density):
+    """
+    Faint stars make neighbouring pixels alike, as smoothing does.
+    """
+    simulator = CoaddSimulator(
+        n_exposures, StarPrior(density=density), shape=(200, 200), margin=2
+    )
+    for seed in (1, 2):
+        scene, _ = simulator.simulate(rng=seed)
+        sigma, pair = measured(np.array(scene.data))
+        assert sigma == pytest.approx(scene.bkg_error, rel=0.06)
+        np.testing.assert_allclose(pair, scene.noise_correlation, atol=0.09)
+
+
+def test_large_images_are_sampled(rng):
+    noise = rng.normal(size=(1100, 1500))
+    found = measure_noise(noise, background=0.0)
+    assert found.sigma == pytest.approx(1, rel=0.005)
+    assert found.significant_correlation == (0.0, 0.0)
+    assert found.n_pixels == np.count_nonzero(found.blank) < noise.size / 2
+
+
+def test_no_noise():
+    with pytest.raises(ValueError, match='the image has no noise; give bkg_error'):
+        measure_noise(np.zeros((40, 40)), background=0.0)
+
+
+def test_plates_and_oversampled_images(shared_data):
+    """
+    Against SEP's scatter and the correlation of blank pixels, see its README.
+    """
+    fits = pytest.importorskip('astropy.io.fits')
+    cameras = shared_data / 'cameras'
+    for name, noise, least in (
+        ('supercosmos_r_plane.fits', 30.0, 0.55),
+        ('wise_w3_n5584.fits', 7e-7, 0.93),
+    ):
+        if not (cameras / name).is_file():
+            pytest.skip('no images of cameras here')
+        sigma, pair = measured(fits.getdata(cameras / name).astype(float))
+        assert sigma == pytest.approx(noise, rel=0.15)
+        assert min(pair) > least
