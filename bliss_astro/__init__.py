@@ -21,6 +21,7 @@ the folders above it::
     galaxies     the learned galaxy model (autoencoder)
     catalog      what the user holds
     detection    the door: detect_sources, BlissFinder
+    checks       posterior predictive check, completeness, reconstruction
     training     training of encoders, recipes for a camera
     -----------------------------------------------------
     metrics, plotting, cli    around the flow
@@ -59,10 +60,10 @@ _HOME_OF = {
     'TilePosterior': 'posteriors',
     'align_exposures': 'coadds',
     'coadd_exposures': 'coadds',
-    'completeness': 'detection',
+    'completeness': 'checks',
     'decode_flags': 'flags',
     'detect_sources': 'detection',
-    'reconstruct': 'catalog',
+    'reconstruct': 'checks',
 }
 
 _FOLDERS = (
@@ -78,6 +79,7 @@ _FOLDERS = (
     'galaxies',
     'catalog',
     'detection',
+    'checks',
     'training',
     'metrics',
     'plotting',

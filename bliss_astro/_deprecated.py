@@ -11,8 +11,13 @@ __all__ = ['MOVED', 'deprecated_names']
 # Old path of a name -> new path; both below `bliss_astro`. Names stay importable by
 # their old path for one release.
 MOVED = {
+    'catalog.CatalogCheck': 'checks.CatalogCheck',
     'catalog.CatalogFlag': 'flags.CatalogFlag',
+    'catalog.CheckFinding': 'checks.CheckFinding',
+    'catalog.Reconstruction': 'checks.Reconstruction',
+    'catalog.SourceImage': 'checks.SourceImage',
     'catalog.decode_flags': 'flags.decode_flags',
+    'catalog.reconstruct': 'checks.reconstruct',
     'coadds.CoaddBatch': 'simulation.SimulatedImages',
     'coadds.CoaddSimulator': 'simulation.CoaddSimulator',
     'detection.Recipe': 'training.Recipe',
@@ -26,6 +31,8 @@ MOVED = {
     'encoders.train_encoder': 'training.train_encoder',
     'galaxies.GalaxyBatch': 'simulation.GalaxyBatch',
     'galaxies.GalaxyStream': 'simulation.GalaxyStream',
+    'detection.Completeness': 'checks.Completeness',
+    'detection.completeness': 'checks.completeness',
     'galaxies.GalaxyTrainingConfig': 'training.GalaxyTrainingConfig',
     'galaxies.load_galaxy_config': 'training.load_config',
     'galaxies.train_galaxies': 'training.train_galaxies',

@@ -331,7 +331,7 @@ class ProbabilisticCatalog(QTable):
 
         Returns
         -------
-        check : `~bliss_astro.catalog.CatalogCheck`
+        check : `~bliss_astro.checks.CatalogCheck`
             Residual map, chi-squares and findings.
 
         Raises
@@ -376,7 +376,7 @@ class ProbabilisticCatalog(QTable):
         >>> catalog.check(rng=1).passed
         True
         """
-        from ._check import check_catalog
+        from bliss_astro.checks._check import check_catalog
 
         exposure = own_exposure(self, exposure)
         return check_catalog(self, exposure, n_draws=n_draws, rng=rng, regions=regions)
@@ -391,22 +391,22 @@ class ProbabilisticCatalog(QTable):
             The image; by default `exposure`, which files do not keep.
 
         n_draws, rng
-            As for `~bliss_astro.catalog.reconstruct`.
+            As for `~bliss_astro.checks.reconstruct`.
 
         Returns
         -------
-        reconstruction : `~bliss_astro.catalog.Reconstruction`
+        reconstruction : `~bliss_astro.checks.Reconstruction`
             Model, residual and each source's share of the data.
 
         Raises
         ------
         ValueError
-            As for `~bliss_astro.catalog.reconstruct`, or if there is neither
+            As for `~bliss_astro.checks.reconstruct`, or if there is neither
             ``exposure`` nor one that the catalogue remembers.
 
         See Also
         --------
-        bliss_astro.catalog.reconstruct : The same, with all about it.
+        bliss_astro.checks.reconstruct : The same, with all about it.
 
         Examples
         --------
@@ -416,7 +416,7 @@ class ProbabilisticCatalog(QTable):
         >>> catalog.reconstruct().residual.shape == exposure.shape
         True
         """
-        from ._reconstruct import reconstruct
+        from bliss_astro.checks import reconstruct
 
         exposure = own_exposure(self, exposure)
         return reconstruct(exposure, self, n_draws=n_draws, rng=rng)
@@ -468,7 +468,7 @@ class ProbabilisticCatalog(QTable):
 
         See Also
         --------
-        bliss_astro.catalog.reconstruct : The same, compared with the image.
+        bliss_astro.checks.reconstruct : The same, compared with the image.
 
         Notes
         -----
@@ -489,7 +489,7 @@ class ProbabilisticCatalog(QTable):
         >>> image.shape == exposure.shape
         True
         """
-        from ._rendering import render_catalog
+        from bliss_astro.checks._rendering import render_catalog
 
         return render_catalog(self, shape=shape, cutout=cutout, psf=psf)
 

@@ -186,7 +186,7 @@ def run_completeness(options):
     """
     Put sources in, look for them, and print the table.
     """
-    from bliss_astro.detection import completeness
+    from bliss_astro.checks import completeness
 
     exposure, keywords = _prepare(options)
     if keywords['density'] is None:

@@ -137,7 +137,7 @@ def run(options):
     """
     Detect, reconstruct, write and draw.
     """
-    from bliss_astro.catalog import reconstruct
+    from bliss_astro.checks import reconstruct
 
     _check(options)
     exposure, catalog = _read(options)

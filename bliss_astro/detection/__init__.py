@@ -1,13 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The photutils-like door: an image in, a probabilistic catalogue out.
+Detection of stars and galaxies: an image in, a probabilistic catalogue out.
 """
 
 from bliss_astro._deprecated import deprecated_names
 
-from ._completeness import *
-from ._detect import *
-from ._facts import *
-from ._finder import *
+from ._detect import detect_sources
+from ._facts import ImageFacts
+from ._finder import BlissFinder
+
+__all__ = ['BlissFinder', 'ImageFacts', 'detect_sources']
 
 __getattr__ = deprecated_names(__name__)

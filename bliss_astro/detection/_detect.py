@@ -41,7 +41,6 @@ from ._inputs import as_exposure
 from ._pixel_statistics import brightest_flux, pixel_statistics
 from ._psf import psf_findings
 from ._psf_matching import match_psf
-from ._self_check import self_check
 
 __all__ = ['detect_sources']
 
@@ -304,6 +303,8 @@ def detect_sources(
         )
         catalog = posterior.at_threshold(threshold, n_samples=n_samples, rng=rng)
         if check:
+            from bliss_astro.checks._self_check import self_check
+
             result = self_check(exposure, catalog, cosmic_rays=rays)
             catalog.meta['check'] = FactRecord(result)
     # At the end, where nothing of ours stands between them and the user's filters.

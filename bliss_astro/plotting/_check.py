@@ -34,7 +34,7 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorba
 
     Parameters
     ----------
-    check : `~bliss_astro.catalog.CatalogCheck`
+    check : `~bliss_astro.checks.CatalogCheck`
         What `ProbabilisticCatalog.check
         <bliss_astro.catalog.ProbabilisticCatalog.check>` returned.
 
@@ -109,8 +109,8 @@ def plot_completeness(result, *, ax=None, types=None):
 
     Parameters
     ----------
-    result : `~bliss_astro.detection.Completeness`
-        What `~bliss_astro.detection.completeness` returned.
+    result : `~bliss_astro.checks.Completeness`
+        What `~bliss_astro.checks.completeness` returned.
 
     ax : pair of `~matplotlib.axes.Axes` or `None`, optional
         The axes to draw on. By default those of a new figure.

@@ -35,8 +35,8 @@ def plot_reconstruction(
 
     Parameters
     ----------
-    reconstruction : `~bliss_astro.catalog.Reconstruction`
-        What `~bliss_astro.catalog.reconstruct` returned, or a part of it.
+    reconstruction : `~bliss_astro.checks.Reconstruction`
+        What `~bliss_astro.checks.reconstruct` returned, or a part of it.
 
     ax : sequence of `~matplotlib.axes.Axes` or `None`, optional
         The axes to draw on, 3 and one more for each draw. By default those of a

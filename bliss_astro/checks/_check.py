@@ -10,8 +10,8 @@ import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._random import check_rng
+from bliss_astro.catalog._checks import check_count
 
-from .._checks import check_count
 from ._findings import find_faults
 from ._model import ModelRenderer, Sources
 from ._refine import refine
@@ -152,10 +152,9 @@ class CatalogCheck:
         axes : tuple of `~matplotlib.axes.Axes`
             The axes.
         """
-        # A door for a person: nothing of the catalogue rests on matplotlib.
-        import bliss_astro
+        from bliss_astro.plotting import plot_check
 
-        return bliss_astro.plotting.plot_check(self, ax=ax, **kwargs)
+        return plot_check(self, ax=ax, **kwargs)
 
     def __repr__(self):
         ny, nx = self.shape

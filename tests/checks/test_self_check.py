@@ -17,8 +17,8 @@ from bliss_astro import (
     PSFModel,
     detect_sources,
 )
-from bliss_astro.detection import _self_check
-from bliss_astro.detection._self_check import around_saturated, self_check
+from bliss_astro.checks import _self_check
+from bliss_astro.checks._self_check import around_saturated, self_check
 from bliss_astro.exposures import Exposure
 from bliss_astro.priors import StarPrior
 from bliss_astro.simulation import SceneStream, SimulationConfig

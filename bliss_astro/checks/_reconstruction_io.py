@@ -8,11 +8,12 @@ import io
 import numpy as np
 from astropy.io import fits
 
+from bliss_astro.catalog._formats import WRITERS
+from bliss_astro.catalog._io import FORMATS
+
 from .._atomic import atomic_write
 from ..coadds._coadd_io import _wcs_header
 from ..units import unit_text
-from ._formats import WRITERS
-from ._io import FORMATS
 
 __all__ = ['write_reconstruction']
 
@@ -25,7 +26,7 @@ def write_reconstruction(reconstruction, path, *, overwrite, posterior):
 
     Parameters
     ----------
-    reconstruction : `~bliss_astro.catalog.Reconstruction`
+    reconstruction : `~bliss_astro.checks.Reconstruction`
         What to write.
 
     path : str or `~os.PathLike`

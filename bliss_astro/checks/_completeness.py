@@ -12,12 +12,12 @@ import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._random import check_rng
-from bliss_astro.catalog._check._model import Sources
 from bliss_astro.catalog._checks import check_count, check_threshold
+from bliss_astro.checks._model import Sources
+from bliss_astro.detection._detect import _as_encoder, detect_sources
+from bliss_astro.detection._inputs import as_exposure
 
-from ._detect import _as_encoder, detect_sources
 from ._injection import Injector, draw_positions, galaxy_shapes
-from ._inputs import as_exposure
 from ._limits import binomial_interval, recall_limits
 
 __all__ = ['Completeness', 'completeness']
@@ -119,10 +119,9 @@ class Completeness:
         axes : tuple of `~matplotlib.axes.Axes`
             The axes.
         """
-        # A door for a person: nothing here rests on matplotlib.
-        import bliss_astro
+        from bliss_astro.plotting import plot_completeness
 
-        return bliss_astro.plotting.plot_completeness(self, ax=ax, **kwargs)
+        return plot_completeness(self, ax=ax, **kwargs)
 
 
 def _plural(name):

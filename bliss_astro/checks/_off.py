@@ -24,13 +24,13 @@ def join_all(peaks, found, stars, sources, psf_is_wrong, fwhm):
 
     Parameters
     ----------
-    peaks, found : list of `~bliss_astro.catalog._check._places.Place`
+    peaks, found : list of `~bliss_astro.checks._places.Place`
         Of residuals, and of sources.
 
-    stars : `~bliss_astro.catalog._check._stars.SourceStatistics`
+    stars : `~bliss_astro.checks._stars.SourceStatistics`
         Brighter sources.
 
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         All sources.
 
     psf_is_wrong : bool
@@ -41,7 +41,7 @@ def join_all(peaks, found, stars, sources, psf_is_wrong, fwhm):
 
     Returns
     -------
-    places : list of `~bliss_astro.catalog._check._places.Place`
+    places : list of `~bliss_astro.checks._places.Place`
         Each once, the most significant first.
     """
     bright = sources.select(stars.index)
@@ -58,10 +58,10 @@ def sources_off(stars, also, sources, scale, shift, psf_is_wrong):
 
     Parameters
     ----------
-    stars, also : `~bliss_astro.catalog._check._stars.SourceStatistics`
+    stars, also : `~bliss_astro.checks._stars.SourceStatistics`
         Of the residuals of the first draw, and of the median.
 
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         All sources of the first draw.
 
     scale : float
@@ -75,7 +75,7 @@ def sources_off(stars, also, sources, scale, shift, psf_is_wrong):
 
     Returns
     -------
-    places : list of `~bliss_astro.catalog._check._places.Place`
+    places : list of `~bliss_astro.checks._places.Place`
         In no order.
     """
     x, y = sources.x[stars.index], sources.y[stars.index]

@@ -5,9 +5,11 @@ From an image and its catalogue to model, residual and shares.
 
 import numpy as np
 
-from ._check._model import ModelRenderer
-from ._check._result import _check_exposure
-from ._checks import check_count
+from bliss_astro.catalog._checks import check_count
+from bliss_astro.detection import detect_sources
+
+from ._check import _check_exposure
+from ._model import ModelRenderer
 from ._reconstruction import Reconstruction
 from ._rendering import renderer_of, scale_of, sources_of
 
@@ -92,10 +94,7 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
 
     n_draws = check_count('n_draws', n_draws)
     if catalog is None and isinstance(exposure, Exposure):
-        # A door for a person: detection comes after the catalogue.
-        import bliss_astro
-
-        catalog = bliss_astro.detect_sources(exposure, **detection)
+        catalog = detect_sources(exposure, **detection)
     elif detection:
         msg = f'{sorted(detection)[0]!r} is for detecting, and there is a catalog'
         raise TypeError(msg)
@@ -126,7 +125,7 @@ def _check_pair(catalog, exposure):
     """
     Refuse what is not a catalogue and its image.
     """
-    from ._catalog import ProbabilisticCatalog
+    from bliss_astro.catalog import ProbabilisticCatalog
 
     if catalog is not None and not isinstance(catalog, ProbabilisticCatalog):
         msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'

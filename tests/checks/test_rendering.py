@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import CoaddSimulator, PSFModel, detect_sources
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.catalog._check import _model
-from bliss_astro.catalog._check._model import ModelRenderer, Sources, psf_grid
+from bliss_astro.checks import _model
+from bliss_astro.checks._model import ModelRenderer, Sources, psf_grid
 from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.rendering import GALAXY_SHAPE_NAMES, render_galaxies, render_stars
 

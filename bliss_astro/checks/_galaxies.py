@@ -5,7 +5,7 @@ Shapes of galaxies, which a posterior of position, flux and type leaves open.
 A galaxy is an exponential disk or a de Vaucouleurs bulge, whichever fits better, of
 some half-light radius, axis ratio and angle.  A first guess is the best of
 round profiles of a few radii; from there on shapes are drawn with fluxes and
-positions, see `bliss_astro.catalog._check._refine`.
+positions, see `bliss_astro.checks._refine`.
 """
 
 import numpy as np
@@ -91,7 +91,7 @@ class Galaxies(Group):
 
     Parameters
     ----------
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         The draw.
 
     index : int `~numpy.ndarray`, shape (N,)
@@ -173,7 +173,7 @@ class Galaxies(Group):
 
         Parameters
         ----------
-        sources : `~bliss_astro.catalog._check._model.Sources`
+        sources : `~bliss_astro.checks._model.Sources`
             Changed in place.
         """
         super().put(sources)
@@ -186,7 +186,7 @@ def galaxy_groups(sources, index, half):
 
     Parameters
     ----------
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         The draw.
 
     index : int `~numpy.ndarray`, shape (N,)
@@ -219,10 +219,10 @@ def first_shapes(exposure, renderer, draws, kernel, half):
     exposure : `~bliss_astro.exposures.Exposure`
         The image.
 
-    renderer : `~bliss_astro.catalog._check._model.ModelRenderer`
+    renderer : `~bliss_astro.checks._model.ModelRenderer`
         Draws catalogues.
 
-    draws : list of `~bliss_astro.catalog._check._model.Sources`
+    draws : list of `~bliss_astro.checks._model.Sources`
         Catalogues of the image, changed in place.
 
     kernel : float `~numpy.ndarray`

@@ -15,7 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import bliss_astro
 from bliss_astro import CoaddSimulator, Exposure, PSFModel, reconstruct
-from bliss_astro.catalog import ProbabilisticCatalog, Reconstruction
+from bliss_astro.catalog import ProbabilisticCatalog
+from bliss_astro.checks import Reconstruction
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.rendering import GALAXY_SHAPE_NAMES, TorchGalaxyRenderer
 

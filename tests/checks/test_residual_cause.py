@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from bliss_astro import PSFModel, detect_sources
-from bliss_astro.detection._residual_cause import (
+from bliss_astro.checks._residual_cause import (
     describe_cause,
     explain_residual,
     local_noise,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bliss_astro import CoaddSimulator, PSFModel
-from bliss_astro.detection import Completeness, completeness
-from bliss_astro.detection._injection import draw_positions
-from bliss_astro.detection._limits import binomial_interval, recall_limits
+from bliss_astro.checks import Completeness, completeness
+from bliss_astro.checks._injection import draw_positions
+from bliss_astro.checks._limits import binomial_interval, recall_limits
 from bliss_astro.priors import CatalogPrior, StarPrior
 
 # Of SDSS's r band in run 94, camcol 1, field 12: 987.31 electrons per nmgy.
@@ -161,9 +161,9 @@ def test_masked_and_crowded_places_are_told(sparse, encoder):
 
 def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
     # Faint ones on top of bright ones: the bright one is no detection of them.
-    from bliss_astro.catalog._check._model import Sources
+    from bliss_astro.checks._injection import Injector
+    from bliss_astro.checks._model import Sources
     from bliss_astro.detection import detect_sources
-    from bliss_astro.detection._injection import Injector
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

@@ -157,13 +157,13 @@ def source_statistics(residuals, sources, renderer, fwhm, *, index=None):
 
     Parameters
     ----------
-    residuals : `~bliss_astro.catalog._check._statistics.Residuals`
+    residuals : `~bliss_astro.checks._statistics.Residuals`
         Of the catalogue that holds the sources.
 
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         The catalogue.
 
-    renderer : `~bliss_astro.catalog._check._model.ModelRenderer`
+    renderer : `~bliss_astro.checks._model.ModelRenderer`
         Knows the PSF.
 
     fwhm : float

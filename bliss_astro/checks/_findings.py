@@ -55,14 +55,14 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     exposure : `~bliss_astro.exposures.Exposure`
         The image.
 
-    first : `~bliss_astro.catalog._check._refine.Refined`
+    first : `~bliss_astro.checks._refine.Refined`
         The first draw.
 
-    residuals, typical : `~bliss_astro.catalog._check._statistics.Residuals`
+    residuals, typical : `~bliss_astro.checks._statistics.Residuals`
         Of the first draw, which has the noise's own distribution, and of the
         median of the draws, which has less scatter.
 
-    renderer : `~bliss_astro.catalog._check._model.ModelRenderer`
+    renderer : `~bliss_astro.checks._model.ModelRenderer`
         Knows the PSF.
 
     labels : int `~numpy.ndarray`, shape (ny, nx)

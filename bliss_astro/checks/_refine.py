@@ -52,7 +52,7 @@ class Refined:
 
     Attributes
     ----------
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         The sources.
 
     model : float32 `~numpy.ndarray`, shape (ny, nx)
@@ -74,7 +74,7 @@ def stamp_pixels(residuals, x, y, half):
 
     Parameters
     ----------
-    residuals : `~bliss_astro.catalog._check._statistics.Residuals`
+    residuals : `~bliss_astro.checks._statistics.Residuals`
         The image.
 
     x, y : float `~numpy.ndarray`, shape (N,)
@@ -168,10 +168,10 @@ class Group:
 
         Parameters
         ----------
-        residuals : `~bliss_astro.catalog._check._statistics.Residuals`
+        residuals : `~bliss_astro.checks._statistics.Residuals`
             The image.
 
-        renderer : `~bliss_astro.catalog._check._model.ModelRenderer`
+        renderer : `~bliss_astro.checks._model.ModelRenderer`
             Knows the PSF.
 
         Returns
@@ -225,7 +225,7 @@ class Group:
 
         Parameters
         ----------
-        sources : `~bliss_astro.catalog._check._model.Sources`
+        sources : `~bliss_astro.checks._model.Sources`
             Changed in place.
         """
         sources.flux[self.index] = self.values[0]
@@ -238,7 +238,7 @@ class Stars(Group):
 
     Parameters
     ----------
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         The draw.
 
     index : int `~numpy.ndarray`, shape (N,)
@@ -276,10 +276,10 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
     exposure : `~bliss_astro.exposures.Exposure`
         The image.
 
-    renderer : `~bliss_astro.catalog._check._model.ModelRenderer`
+    renderer : `~bliss_astro.checks._model.ModelRenderer`
         Draws catalogues.
 
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         The draw; its galaxies have shapes.
 
     kernel : float `~numpy.ndarray`

@@ -52,7 +52,7 @@ class Reconstruction:
     """
     An image as its catalogue has it, source by source.
 
-    Made by `~bliss_astro.catalog.reconstruct`. A part of it is cut out by two slices,
+    Made by `~bliss_astro.checks.reconstruct`. A part of it is cut out by two slices,
     ``reconstruction[y0:y1, x0:x1]``, or with `cutout`.
 
     Attributes
@@ -346,10 +346,9 @@ class Reconstruction:
         axes : tuple of `~matplotlib.axes.Axes`
             The axes.
         """
-        # A door for a person: nothing of the catalogue rests on matplotlib.
-        import bliss_astro
+        from bliss_astro.plotting import plot_reconstruction
 
-        return bliss_astro.plotting.plot_reconstruction(self, ax=ax, **kwargs)
+        return plot_reconstruction(self, ax=ax, **kwargs)
 
     def __repr__(self):
         ny, nx = self.shape

@@ -63,10 +63,10 @@ class Notes:
     exposure : `~bliss_astro.exposures.Exposure`
         The image.
 
-    sources : `~bliss_astro.catalog._check._model.Sources`
+    sources : `~bliss_astro.checks._model.Sources`
         The catalogue.
 
-    stars : `~bliss_astro.catalog._check._stars.SourceStatistics`
+    stars : `~bliss_astro.checks._stars.SourceStatistics`
         Says which of them are bright enough to matter.
 
     fwhm : float
@@ -87,7 +87,7 @@ class Notes:
 
         Parameters
         ----------
-        place : `~bliss_astro.catalog._check._places.Place`
+        place : `~bliss_astro.checks._places.Place`
             The place.
 
         Returns
