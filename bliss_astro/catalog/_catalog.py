@@ -489,7 +489,7 @@ class ProbabilisticCatalog(QTable):
         >>> image.shape == exposure.shape
         True
         """
-        from bliss_astro.checks._rendering import render_catalog
+        from ._rendering import render_catalog
 
         return render_catalog(self, shape=shape, cutout=cutout, psf=psf)
 

@@ -11,9 +11,9 @@ from astropy.table import QTable
 
 from bliss_astro._random import check_rng
 from bliss_astro.catalog._checks import check_count
+from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 from ._findings import find_faults
-from ._model import ModelRenderer, Sources
 from ._refine import refine
 from ._statistics import Residuals, cell_statistics, cells_of, whole_p_value
 from ._words import CheckFinding

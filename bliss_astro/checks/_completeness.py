@@ -13,9 +13,9 @@ from astropy.table import QTable
 
 from bliss_astro._random import check_rng
 from bliss_astro.catalog._checks import check_count, check_threshold
-from bliss_astro.checks._model import Sources
 from bliss_astro.detection._detect import _as_encoder, detect_sources
 from bliss_astro.detection._inputs import as_exposure
+from bliss_astro.rendering._scene import Sources
 
 from ._injection import Injector, draw_positions, galaxy_shapes
 from ._limits import binomial_interval, recall_limits

@@ -62,7 +62,7 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
         Of the first draw, which has the noise's own distribution, and of the
         median of the draws, which has less scatter.
 
-    renderer : `~bliss_astro.checks._model.ModelRenderer`
+    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
         Knows the PSF.
 
     labels : int `~numpy.ndarray`, shape (ny, nx)

@@ -91,7 +91,7 @@ class Galaxies(Group):
 
     Parameters
     ----------
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         The draw.
 
     index : int `~numpy.ndarray`, shape (N,)
@@ -173,7 +173,7 @@ class Galaxies(Group):
 
         Parameters
         ----------
-        sources : `~bliss_astro.checks._model.Sources`
+        sources : `~bliss_astro.rendering._scene.Sources`
             Changed in place.
         """
         super().put(sources)
@@ -186,7 +186,7 @@ def galaxy_groups(sources, index, half):
 
     Parameters
     ----------
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         The draw.
 
     index : int `~numpy.ndarray`, shape (N,)
@@ -219,10 +219,10 @@ def first_shapes(exposure, renderer, draws, kernel, half):
     exposure : `~bliss_astro.exposures.Exposure`
         The image.
 
-    renderer : `~bliss_astro.checks._model.ModelRenderer`
+    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
         Draws catalogues.
 
-    draws : list of `~bliss_astro.checks._model.Sources`
+    draws : list of `~bliss_astro.rendering._scene.Sources`
         Catalogues of the image, changed in place.
 
     kernel : float `~numpy.ndarray`

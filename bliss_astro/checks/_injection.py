@@ -13,10 +13,10 @@ from bliss_astro._warnings import (
     OutOfDomainWarning,
     mute_warnings,
 )
-from bliss_astro.checks._model import ModelRenderer, Sources
 from bliss_astro.coadds._noise_kernel import correlated_noise, input_kernel
 from bliss_astro.detection._detect import detect_sources
 from bliss_astro.priors import torch_generator
+from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 __all__ = ['Injector', 'draw_positions', 'galaxy_shapes']
 
@@ -110,7 +110,7 @@ class Injector:
 
         Parameters
         ----------
-        sources : `~bliss_astro.checks._model.Sources`
+        sources : `~bliss_astro.rendering._scene.Sources`
             What to put in.
 
         rng : `numpy.random.Generator`

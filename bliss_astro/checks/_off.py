@@ -30,7 +30,7 @@ def join_all(peaks, found, stars, sources, psf_is_wrong, fwhm):
     stars : `~bliss_astro.checks._stars.SourceStatistics`
         Brighter sources.
 
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         All sources.
 
     psf_is_wrong : bool
@@ -61,7 +61,7 @@ def sources_off(stars, also, sources, scale, shift, psf_is_wrong):
     stars, also : `~bliss_astro.checks._stars.SourceStatistics`
         Of the residuals of the first draw, and of the median.
 
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         All sources of the first draw.
 
     scale : float

@@ -52,7 +52,7 @@ class Refined:
 
     Attributes
     ----------
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         The sources.
 
     model : float32 `~numpy.ndarray`, shape (ny, nx)
@@ -171,7 +171,7 @@ class Group:
         residuals : `~bliss_astro.checks._statistics.Residuals`
             The image.
 
-        renderer : `~bliss_astro.checks._model.ModelRenderer`
+        renderer : `~bliss_astro.rendering._scene.ModelRenderer`
             Knows the PSF.
 
         Returns
@@ -225,7 +225,7 @@ class Group:
 
         Parameters
         ----------
-        sources : `~bliss_astro.checks._model.Sources`
+        sources : `~bliss_astro.rendering._scene.Sources`
             Changed in place.
         """
         sources.flux[self.index] = self.values[0]
@@ -238,7 +238,7 @@ class Stars(Group):
 
     Parameters
     ----------
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         The draw.
 
     index : int `~numpy.ndarray`, shape (N,)
@@ -276,10 +276,10 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
     exposure : `~bliss_astro.exposures.Exposure`
         The image.
 
-    renderer : `~bliss_astro.checks._model.ModelRenderer`
+    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
         Draws catalogues.
 
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         The draw; its galaxies have shapes.
 
     kernel : float `~numpy.ndarray`

@@ -21,12 +21,12 @@ from scipy.ndimage import (
 from scipy.spatial import cKDTree
 
 from bliss_astro._messages import two_digits
-from bliss_astro.checks._model import ModelRenderer
+from bliss_astro.catalog._rendering import scale_of, sources_of
 from bliss_astro.checks._places import correlated_factor
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.rendering import RenderingAccuracy
+from bliss_astro.rendering._scene import ModelRenderer
 
-from ._rendering import scale_of, sources_of
 from ._residual_cause import describe_cause, explain_residual, sky_levels
 
 __all__ = ['self_check']

@@ -160,10 +160,10 @@ def source_statistics(residuals, sources, renderer, fwhm, *, index=None):
     residuals : `~bliss_astro.checks._statistics.Residuals`
         Of the catalogue that holds the sources.
 
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         The catalogue.
 
-    renderer : `~bliss_astro.checks._model.ModelRenderer`
+    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
         Knows the PSF.
 
     fwhm : float

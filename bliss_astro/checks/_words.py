@@ -63,7 +63,7 @@ class Notes:
     exposure : `~bliss_astro.exposures.Exposure`
         The image.
 
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         The catalogue.
 
     stars : `~bliss_astro.checks._stars.SourceStatistics`

@@ -162,8 +162,8 @@ def test_masked_and_crowded_places_are_told(sparse, encoder):
 def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
     # Faint ones on top of bright ones: the bright one is no detection of them.
     from bliss_astro.checks._injection import Injector
-    from bliss_astro.checks._model import Sources
     from bliss_astro.detection import detect_sources
+    from bliss_astro.rendering._scene import Sources
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

@@ -143,8 +143,8 @@ def test_one_warning_and_meta_that_files_keep(sound, encoder, tmp_path):
         assert ProbabilisticCatalog.read(path).meta['check'] == catalog.meta['check']
 
 
-def test_check_false_turns_it_off(field, encoder):
-    catalog = detect_sources(field[0], encoder=encoder, check=False)
+def test_check_false_turns_it_off(sound, encoder):
+    catalog = detect_sources(sound[0], encoder=encoder, check=False)
     assert 'check' not in catalog.meta
 
 

@@ -15,10 +15,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import CoaddSimulator, PSFModel, detect_sources
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.checks import _model
-from bliss_astro.checks._model import ModelRenderer, Sources, psf_grid
 from bliss_astro.exposures._psf import PSFAccess
-from bliss_astro.rendering import GALAXY_SHAPE_NAMES, render_galaxies, render_stars
+from bliss_astro.rendering import (
+    GALAXY_SHAPE_NAMES,
+    _scene,
+    render_galaxies,
+    render_stars,
+)
+from bliss_astro.rendering._scene import ModelRenderer, Sources, psf_grid
 
 NOISE = 20.0
 SCALE = 0.396
@@ -106,7 +110,7 @@ def renderer_for(shape, psf=None):
 
 
 def test_stars_in_blocks_are_those_of_one_pass(monkeypatch, rng):
-    monkeypatch.setattr(_model, '_CELL', 64)
+    monkeypatch.setattr(_scene, '_CELL', 64)
     shape, n = (300, 400), 150
     x, y = rng.uniform(-3, 402, n), rng.uniform(-3, 302, n)
     flux = np.exp(rng.uniform(np.log(500), np.log(5e6), n))
@@ -118,7 +122,7 @@ def test_stars_in_blocks_are_those_of_one_pass(monkeypatch, rng):
         sizes.append(size)
         return render_stars(*args, size=size, **kwargs)
 
-    monkeypatch.setattr(_model, 'render_stars', spied)
+    monkeypatch.setattr(_scene, 'render_stars', spied)
     drawn = renderer(sources)
     # Many blocks, none of which is the image, for stars of all three reaches.
     assert len(set(renderer.reach_of(sources))) == 3
@@ -143,7 +147,7 @@ def test_the_very_brightest_are_drawn_to_the_ends():
 
 
 def test_galaxies_in_blocks_are_those_of_one_pass(monkeypatch, rng):
-    monkeypatch.setattr(_model, '_CELL', 64)
+    monkeypatch.setattr(_scene, '_CELL', 64)
     shape, n = (256, 300), 40
     x, y = rng.uniform(0, 299, n), rng.uniform(0, 255, n)
     flux = np.exp(rng.uniform(np.log(1e3), np.log(3e5), n))

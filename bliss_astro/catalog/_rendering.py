@@ -12,8 +12,13 @@ from bliss_astro.exposures._cutout import two_slices
 from bliss_astro.exposures._psf import PSFAccess, check_psf
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.rendering import GALAXY_SHAPE_NAMES
-
-from ._model import ModelRenderer, Sources, cell_middles, cell_side, psf_grid
+from bliss_astro.rendering._scene import (
+    ModelRenderer,
+    Sources,
+    cell_middles,
+    cell_side,
+    psf_grid,
+)
 
 __all__ = ['render_catalog', 'renderer_of', 'scale_of', 'sources_of']
 
@@ -37,7 +42,7 @@ def sources_of(table, *, scale=None, quiet=False):
 
     Returns
     -------
-    sources : `~bliss_astro.checks._model.Sources`
+    sources : `~bliss_astro.rendering._scene.Sources`
         One for each row. Rows whose flux is not finite have none, and galaxies
         whose shape is not known or impossible are stars.
 
@@ -119,7 +124,7 @@ def scale_of(catalog, *, wcs=None):
         return float(known)
     for own in (getattr(catalog.posterior, 'wcs', None), catalog.wcs, wcs):
         if own is not None and getattr(own, 'has_celestial', True):
-            from bliss_astro.catalog._shapes import pixel_scale
+            from ._shapes import pixel_scale
 
             return pixel_scale(own)
     return None
@@ -153,7 +158,7 @@ def renderer_of(catalog, *, shape=None, psf=None):
 
     Returns
     -------
-    renderer : `~bliss_astro.checks._model.ModelRenderer`
+    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
         On the whole grid.
     """
     shape = _check_shape(image_shape(catalog) if shape is None else shape)

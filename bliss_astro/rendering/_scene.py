@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from bliss_astro.psf._mixture import profile_of_shape
-from bliss_astro.rendering import render_stars
+
+from ._torch import render_stars
 
 __all__ = ['ModelRenderer', 'Sources', 'cell_middles', 'cell_side', 'psf_grid']
 
@@ -179,7 +180,7 @@ def _brightness(galaxy, radius):
 
     That of disk and bulge, each without PSF; nothing on their axes is brighter.
     """
-    from bliss_astro.rendering._profiles import BULGE_SLOPE, DISK_RADIUS
+    from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
     fraction, _, disk_ratio, bulge_ratio, disk, bulge = galaxy.T
     length = disk / DISK_RADIUS
@@ -351,7 +352,7 @@ class ModelRenderer:
         )
         psf, size = self.shapes[cell][None], (y1 - y0, x1 - x0)
         if is_galaxy:
-            from bliss_astro.rendering import render_galaxies
+            from ._galaxies import render_galaxies
 
             shape = torch.from_numpy(sources.galaxy.astype(np.float32))[None]
             drawn = render_galaxies(
