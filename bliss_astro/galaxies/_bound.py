@@ -51,47 +51,6 @@ def log_likelihood(stamps, expected, variance, *, softening=0.0):
     return -0.5 * terms.sum((1, 2))
 
 
-def evidence_bound(encoder, decoder, batch, *, softening=0.0, generator=None):
-    """
-    The ELBO of a batch with one draw of each posterior.
-
-    Parameters
-    ----------
-    encoder, decoder : modules
-        The two networks.
-
-    batch : `GalaxyBatch`
-        Stamps.
-
-    softening : float, optional
-        See `log_likelihood`.
-
-    generator : `torch.Generator`, optional
-        On the CPU.
-
-    Returns
-    -------
-    fit, divergence : tensor ``(B,)``
-        Expected log-likelihood relative to that of the truth, and divergence
-        from the prior; the bound is their difference, up to a constant.
-    """
-    size = batch.data.shape[1:]
-    stamps = batch.data - batch.background[:, None, None]
-    variance = batch.variance
-    centre = [torch.full((), (n - 1) / 2).to(stamps) for n in size[::-1]]
-    posterior = encoder(stamps, batch.psf, variance, *centre)
-    latent, flux = posterior.sample(generator=generator)
-    # A wild first guess must not overflow.
-    log_flux = torch.log(flux[0]).clamp(max=20)
-    value = torch.cat([latent[0], log_flux[:, None]], 1)
-    x, y = (c.expand(len(stamps)) for c in centre)
-    expected = expected_stamps(decoder, value, batch.psf, x, y, size)
-    fit = log_likelihood(stamps, expected, variance, softening=softening)
-    with torch.no_grad():
-        best = log_likelihood(stamps, batch.noiseless, variance, softening=softening)
-    return fit - best, posterior.divergence()
-
-
 def stamps_with_slopes(decoder, value, psf, x, y, size):
     """
     Noiseless stamps ``(B, ny, nx)`` and their derivatives ``(B, D + 1, ny, nx)``.

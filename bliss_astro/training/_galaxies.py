@@ -1,102 +1,116 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Training of the galaxy model: one loop, two kinds of steps, one checkpoint.
+Training of the galaxy model: pretraining without images, then noisy stamps.
+
+By Parseval's theorem the misfit of a stamp is a sum over wavenumbers, where
+galaxies are known in closed form. In the first steps a helper network gives the
+latent of the six parameters of a shape, so that the bound is the ELBO of a galaxy
+of known flux under white noise, and the decoder is trained without images. Then
+encoder and decoder are trained on stamps. Both kinds of steps maximise an evidence
+lower bound.
 """
 
-import dataclasses
-import json
 import math
-import time
-from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from bliss_astro._lock import lock_folder
 from bliss_astro.galaxies import GalaxyAutoencoder
-from bliss_astro.galaxies._bound import evidence_bound
+from bliss_astro.galaxies._bound import expected_stamps, log_likelihood
+from bliss_astro.psf._mixture import describe_shape, mixture_of_shape
+from bliss_astro.rendering._profiles import (
+    BULGE_RANGE,
+    DISK_RADIUS,
+    bulge_of_square,
+    disk_of_square,
+)
 from bliss_astro.simulation import GalaxyStream
 
-from ._configuration import check_configs, load_config
-from ._pretraining import Teacher, lesson
-from ._run_folder import (
-    TrainingLog,
-    check_new,
-    load_checkpoint,
-    save_checkpoint,
-    step_bar,
-)
+from ._run import Trainer, train
 
-__all__ = ['train_galaxies']
+__all__ = ['ShapeEncoder', 'evidence_bound', 'pretraining_loss', 'train_galaxies']
 
-# Galaxies in a step without images for each in one with images: they cost a
-# tenth.
-_LESSON_FACTOR = 3
-
-# When the decoder learns from images: in the last half of these steps, slowly.
+# Galaxies in a step without images for each in one with images, which takes ten
+# times as long.
+_PRETRAINING_FACTOR = 3
+# Progress of the steps with images from which the decoder is trained too, and its
+# learning rate relative to that of the encoder.
 _DECODER_FROM, _DECODER_RATE = 0.5, 0.2
+# Logarithm of the flux in electrons to which draws are clipped: a wild first guess
+# must not overflow.
+_MAX_LOG_FLUX = 20
+# Wavenumbers of the polar grid, per pixel, and its number of rings and spokes.
+_WAVENUMBERS = (0.006, 4.5)
+_RINGS, _SPOKES = 24, 10
 
 
-class _Trainer:
-    """State of a training run; `train_galaxies` is its public face."""
+class GalaxyTrainer(Trainer):
+    """Training run of a galaxy model; `train_galaxies` is its public face."""
 
-    def __init__(self, galaxies, simulation, training):
-        self.configs = (galaxies, simulation, training)
-        self.training = training
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            self.model = GalaxyAutoencoder(galaxies).requires_grad_(True).train()
-            self.teacher = Teacher(galaxies)
-            self.average = GalaxyAutoencoder(galaxies)
-        self.average.load_state_dict(self.model.state_dict())
-        self.average.requires_grad_(False)
-        parts = (self.model.decoder, self.model.encoder, self.teacher)
-        self.optimizer = torch.optim.Adam(
-            [{'params': list(part.parameters())} for part in parts],
-            lr=training.learning_rate,
-            betas=(0.9, 0.99),
-        )
-        self.stream = GalaxyStream(simulation, pixel_scale=galaxies.pixel_scale)
-        self.generator = torch.Generator().manual_seed(training.seed)
-        self.step, self.n_skipped, self.seconds = 0, 0, 0.0
-        self.best, self.best_weights = math.inf, None
-        self.whole, self.validated = True, 0
+    section = 'galaxies'
+    validation_batch = 128
 
-    # -- one step ------------------------------------------------------------
+    def __init__(self, configs):
+        # Validation is on images, which come after the pretraining.
+        self.first_validation = configs[2].n_decoder_steps
+        super().__init__(configs, device='cpu')
+        pixel_scale = configs[0].pixel_scale
+        self.stream = GalaxyStream(configs[1], pixel_scale=pixel_scale)
+
+    def make_model(self):
+        model = GalaxyAutoencoder(self.configs[0]).requires_grad_(True).train()
+        self.helpers = {'shape_encoder': ShapeEncoder(self.configs[0])}
+        return model
+
+    def parameter_groups(self):
+        parts = (self.model.decoder, self.model.encoder, *self.helpers.values())
+        return [{'params': list(part.parameters())} for part in parts]
 
     @property
     def on_images(self):
         """Whether the next step is one with images."""
-        return self.step >= self.training.n_decoder_steps
+        return self.step >= self.first_validation
 
     @property
-    def _progress(self):
-        """Share done of the steps of this kind."""
-        t, first = self.training, 0
-        total = t.n_decoder_steps
-        if self.on_images:
-            first, total = t.n_decoder_steps, t.n_steps - t.n_decoder_steps
-        return (self.step - first) / max(1, total), self.step - first
+    def progress(self):
+        """Share done of the steps with images."""
+        first = self.first_validation
+        return (self.step - first) / max(1, self.training.n_steps - first)
 
-    def _set_rates(self):
-        t = self.training
-        progress, done = self._progress
-        rate = t.learning_rate * min(1.0, (done + 1) / max(1, t.warmup_steps))
-        rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-        decoder, encoder, teacher = self.optimizer.param_groups
-        if self.on_images:
-            late = progress >= _DECODER_FROM
-            decoder['lr'] = rate * _DECODER_RATE if late else 0.0
-            encoder['lr'], teacher['lr'] = rate, 0.0
+    def rates(self):
+        """Learning rates of decoder, encoder and shape encoder."""
+        first = self.first_validation
+        if not self.on_images:
+            rate = self.cosine_rate(self.step, first)
+            return [rate, 0.0, rate]
+        rate = self.cosine_rate(self.step - first, self.training.n_steps - first)
+        late = self.progress >= _DECODER_FROM
+        return [rate * _DECODER_RATE if late else 0.0, rate, 0.0]
+
+    def draw(self, n=None, *, generator=None):
+        """A batch of stamps, or of shapes, and the generator that it came from."""
+        size, stream = self.training.batch_size, self.stream
+        generator = generator or self.generator
+        if n is None and not self.on_images:
+            n = _PRETRAINING_FACTOR * size
+            psf = stream.field_prior.sample_batch(n, generator=generator).psf
+            _, galaxy = stream.draw_galaxies(n, generator=generator)
+            snr = stream.draw_snr(n, generator=generator)
+            return (psf, galaxy, snr), generator
+        return stream.draw(n or size, generator=generator), generator
+
+    def loss(self, model, batch):
+        """Negative evidence lower bound, and its terms."""
+        batch, generator = batch
+        if isinstance(batch, tuple):
+            misfit, divergence = pretraining_loss(
+                model.decoder, *self.helpers.values(), *batch, generator=generator
+            )
         else:
-            decoder['lr'], encoder['lr'], teacher['lr'] = rate, 0.0, rate
-
-    def _losses(self):
-        t, stream, generator = self.training, self.stream, self.generator
-        if self.on_images:
-            progress, _ = self._progress
-            softening = t.softening * max(0.0, 1 - 2 * progress)
-            batch = stream.draw(t.batch_size, generator=generator)
-            model = self.model
+            softening = 0.0
+            if torch.is_grad_enabled():
+                softening = self.training.softening * max(0.0, 1 - 2 * self.progress)
             fit, divergence = evidence_bound(
                 model.encoder,
                 model.decoder,
@@ -104,114 +118,164 @@ class _Trainer:
                 softening=softening,
                 generator=generator,
             )
-            return -fit, divergence
-        n = _LESSON_FACTOR * t.batch_size
-        psf = stream.field_prior.sample_batch(n, generator=generator).psf
-        _, galaxy = stream.draw_galaxies(n, generator=generator)
-        snr = stream.draw_snr(n, generator=generator)
-        return lesson(
-            self.model.decoder, self.teacher, psf, galaxy, snr, generator=generator
+            misfit = -fit
+        terms = {'misfit': misfit.mean(), 'divergence': divergence.mean()}
+        return terms['misfit'] + terms['divergence'], terms
+
+
+def evidence_bound(encoder, decoder, batch, *, softening=0.0, generator=None):
+    """
+    Evidence lower bound of a batch with one draw of each posterior.
+
+    Parameters
+    ----------
+    encoder, decoder : modules
+        The two networks.
+
+    batch : `~bliss_astro.simulation.GalaxyBatch`
+        Stamps.
+
+    softening : float, optional
+        See `log_likelihood`.
+
+    generator : `torch.Generator`, optional
+        On the CPU.
+
+    Returns
+    -------
+    fit, divergence : tensor ``(B,)``
+        Expected log-likelihood relative to that of the truth, and divergence
+        from the prior; the bound is their difference, up to a constant.
+    """
+    size = batch.data.shape[1:]
+    stamps = batch.data - batch.background[:, None, None]
+    variance = batch.variance
+    centre = [torch.full((), (n - 1) / 2).to(stamps) for n in size[::-1]]
+    posterior = encoder(stamps, batch.psf, variance, *centre)
+    latent, flux = posterior.sample(generator=generator)
+    log_flux = torch.log(flux[0]).clamp(max=_MAX_LOG_FLUX)
+    value = torch.cat([latent[0], log_flux[:, None]], 1)
+    x, y = (c.expand(len(stamps)) for c in centre)
+    expected = expected_stamps(decoder, value, batch.psf, x, y, size)
+    fit = log_likelihood(stamps, expected, variance, softening=softening)
+    with torch.no_grad():
+        best = log_likelihood(stamps, batch.noiseless, variance, softening=softening)
+    return fit - best, posterior.divergence()
+
+
+class ShapeEncoder(nn.Module):
+    """
+    Network from a galaxy's shape, PSF and signal-to-noise ratio to a latent.
+
+    Parameters
+    ----------
+    config : `GalaxyModelConfig`
+        Sizes.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.latent_dim = config.latent_dim
+        self.net = nn.Sequential(
+            nn.Linear(12, 128),
+            nn.SiLU(),
+            nn.Linear(128, 128),
+            nn.SiLU(),
+            nn.Linear(128, 128),
+            nn.SiLU(),
+            nn.Linear(128, 2 * (config.latent_dim - 1)),
         )
 
-    def advance(self):
-        """One step of the optimiser; returns the terms of the loss."""
-        self._set_rates()
-        before = self.generator.get_state()
-        groups = [g for g in self.optimizer.param_groups if g['lr'] > 0]
-        learning = [p for group in groups for p in group['params']]
-        try:
-            misfit, divergence = (part.mean() for part in self._losses())
-            loss = misfit + divergence
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(learning, self.training.clip_norm)
-        except BaseException:  # Ctrl-C above all: the step did not happen
-            self.generator.set_state(before)
-            raise
-        self.whole = False
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                if group['lr'] == 0:
-                    # Momentum must not move what does not learn.
-                    for parameter in group['params']:
-                        parameter.grad = None
-            self.optimizer.step()
-            self._update_average()
-        else:
-            self.n_skipped += 1
-        self.step += 1
-        self.whole = True
-        names = ('loss', 'misfit', 'divergence', 'norm')
-        values = (loss, misfit, divergence, norm)
-        return {k: float(v.detach()) for k, v in zip(names, values, strict=True)}
-
-    @torch.no_grad()
-    def _update_average(self):
-        # A short memory at first, so that the start is soon forgotten.
-        decay = min(self.training.average_decay, (self.step + 1) / (self.step + 10))
-        own = list(self.model.parameters())
-        torch._foreach_lerp_(list(self.average.parameters()), own, 1 - decay)
-
-    @torch.no_grad()
-    def validate(self):
-        """Negative bound of the averaged weights on held-out galaxies."""
-        generator = torch.Generator().manual_seed(self.training.seed + 12345)
-        total, n = torch.zeros(2), 0
-        while n < self.training.n_validation:
-            size = min(128, self.training.n_validation - n)
-            batch = self.stream.draw(size, generator=generator)
-            average = self.average
-            fit, divergence = evidence_bound(
-                average.encoder, average.decoder, batch, generator=generator
-            )
-            total += torch.stack([-fit.sum(), divergence.sum()])
-            n += size
-        misfit, divergence = (total / n).tolist()
-        terms = {'loss': misfit + divergence, 'misfit': misfit}
-        terms['divergence'] = divergence
-        self.validated = self.step
-        if terms['loss'] < self.best:
-            self.best = terms['loss']
-            weights = self.average.state_dict()
-            self.best_weights = {k: v.clone() for k, v in weights.items()}
-        return terms
-
-    # -- checkpoints -----------------------------------------------------------
-
-    def settings(self):
-        """The configurations as JSON would give them back."""
-        return json.loads(json.dumps([dataclasses.asdict(c) for c in self.configs]))
-
-    def save(self, path):
-        """Write everything that the continuation needs, whole or not at all."""
-        state = {
-            'settings': json.dumps(self.settings()),
-            'model': self.model.state_dict(),
-            'teacher': self.teacher.state_dict(),
-            'average': self.average.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'generator': self.generator.get_state(),
-            **{name: getattr(self, name) for name in _COUNTERS},
-        }
-        save_checkpoint(state, path)
-
-    def load(self, path):
-        """Take up a run where its last checkpoint left it."""
-        state = load_checkpoint(path)
-        if json.loads(state['settings']) != self.settings():
-            msg = (
-                f'{path} belongs to another configuration; use the one that it was '
-                'started with, or another output folder'
-            )
-            raise ValueError(msg)
-        for name in ('model', 'teacher', 'average', 'optimizer'):
-            getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state['generator'])
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
+    def forward(self, psf, galaxy, snr):
+        """
+        Mean and standard deviation ``(B, D)`` of latents.
+        """
+        fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
+        radii = torch.log(galaxy[:, 4:]) - 1
+        inputs = [fraction, disk_ratio, bulge_ratio, *radii.unbind(1), snr.log() - 3]
+        inputs = torch.cat(
+            [torch.stack(inputs, 1), describe_shape(psf)[:, :6].nan_to_num()], 1
+        )
+        mean, log_std = self.net(inputs).chunk(2, 1)
+        turn = torch.stack([torch.cos(2 * angle), torch.sin(2 * angle)], 1)
+        mean = torch.cat([F.softplus(mean[:, :1]) * turn, mean[:, 1:]], 1)
+        log_std = (log_std - 2).clamp(-8, 1)
+        return mean, torch.exp(torch.cat([log_std[:, :1], log_std], 1))
 
 
-_COUNTERS = ('step', 'n_skipped', 'seconds', 'best', 'best_weights', 'validated')
+def _polar(n, generator):
+    """
+    Wavenumbers ``(n, M)`` in x and y, and the area of the plane of each.
+    """
+    low, high = (math.log(k) for k in _WAVENUMBERS)
+    step, turn = (high - low) / _RINGS, math.pi / _SPOKES
+    shift = torch.rand(2, n, 1, 1, generator=generator)
+    ring = low + step * (torch.arange(_RINGS)[:, None] + shift[0])
+    spoke = turn * (torch.arange(_SPOKES) + shift[1])
+    k = torch.exp(ring)
+    kx, ky = k * torch.cos(spoke), k * torch.sin(spoke)
+    area = 2 * step * turn * k**2  # the other half of the plane is the same
+    return kx.flatten(1), ky.flatten(1), area.expand_as(kx).flatten(1)
+
+
+def _psf_power(psf, kx, ky):
+    e1, e2 = (psf[:, k, None] for k in (6, 7))
+    norm = torch.rsqrt(1 - e1**2 - e2**2)
+    z = norm * ((1 + e1) * kx**2 + 2 * e2 * kx * ky + (1 - e1) * ky**2)
+    height, variance = mixture_of_shape(psf, step=1.4)
+    share = 2 * math.pi * height * variance
+    exponent = (-0.5 * variance[..., None] * z[:, None]).clamp(min=-40)
+    return (share[:, None] @ torch.exp(exponent))[:, 0] ** 2
+
+
+def _true_modes(galaxy, kx, ky):
+    fraction, angle, disk_ratio, bulge_ratio, disk, bulge = (
+        part[:, None] for part in galaxy.unbind(1)
+    )
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    along, across = (kx * cos + ky * sin) ** 2, (ky * cos - kx * sin) ** 2
+    square = (disk / DISK_RADIUS) ** 2 * (along + disk_ratio**2 * across)
+    part = fraction * disk_of_square(1 + square)
+    square = bulge**2 * (along + bulge_ratio**2 * across)
+    square = (square + 2.0 ** BULGE_RANGE[0]).clamp(max=0.99 * 2.0 ** BULGE_RANGE[1])
+    return part + (1 - fraction) * bulge_of_square(square)
+
+
+def pretraining_loss(decoder, shape_encoder, psf, galaxy, snr, *, generator):
+    """
+    Negative bound for galaxies of given shapes.
+
+    Parameters
+    ----------
+    decoder, shape_encoder : modules
+        The networks that are trained.
+
+    psf, galaxy, snr : tensor ``(B, 8)``, ``(B, 6)``, ``(B,)``
+        PSFs, parameters of galaxies, and signal-to-noise ratios.
+
+    generator : `torch.Generator`
+        On the CPU.
+
+    Returns
+    -------
+    misfit, divergence : tensor ``(B,)``
+        Half the chi-square that the model lacks, and the divergence of the
+        latent from the standard normal, in nats.
+    """
+    mean, std = shape_encoder(psf, galaxy, snr)
+    latent = mean + std * torch.randn(mean.shape, generator=generator)
+    divergence = 0.5 * (mean**2 + std**2 - 1).sum(1) - std.log().sum(1)
+    kx, ky, area = _polar(len(psf), generator)
+    with torch.no_grad():
+        truth = _true_modes(galaxy, kx, ky)
+        power = area * _psf_power(psf, kx, ky)
+        power = power / (power * truth**2).sum(1, keepdim=True)
+    mixture = decoder(latent)
+    basis = torch.stack([kx**2, 2 * kx * ky, ky**2], 1)
+    exponent = (-0.5 * mixture.covariance @ basis).clamp(min=-40)
+    modes = (mixture.weight[:, None] @ torch.exp(exponent))[:, 0]
+    misfit = 0.5 * snr**2 * (power * (modes - truth) ** 2).sum(1)
+    return misfit, divergence
 
 
 def train_galaxies(
@@ -227,16 +291,15 @@ def train_galaxies(
     """
     Train a galaxy model on an endless stream of simulated galaxies.
 
-    First the decoder learns, without images, from galaxies whose shapes a
-    helper network is told; then encoder and decoder learn from noisy stamps.
-    Both kinds of steps maximise an evidence lower bound. An interrupted run
-    continues from its last checkpoint with ``resume=True`` (bitwise with the
-    same number of threads).
+    First the decoder is trained on the parameters of galaxies, without images;
+    then encoder and decoder are trained on noisy stamps. An interrupted run
+    continues from its last checkpoint with ``resume=True`` (bitwise with the same
+    number of threads). The device is the CPU.
 
     Parameters
     ----------
     config : path_like or tuple
-        A TOML file for `load_config`, or what that returns.
+        A TOML file for `load_config`, or the three configurations.
 
     output : path_like
         Folder for ``checkpoint.pt``, ``log.jsonl`` and, at the end,
@@ -252,14 +315,14 @@ def train_galaxies(
         Start anew even if there is one.
 
     max_minutes : float, optional
-        Stop (resumably) after this time.
+        Time after which the run stops, to be resumed.
 
     progress_bar : bool, optional
         Show progress.
 
     Returns
     -------
-    model : `GalaxyAutoencoder`
+    model : `~bliss_astro.galaxies.GalaxyAutoencoder`
         With the best weights so far.
 
     Raises
@@ -278,92 +341,13 @@ def train_galaxies(
     OSError
         If the disk is full; the last checkpoint is kept.
     """
-    if isinstance(config, tuple):
-        configs, name = check_configs(config, 'galaxies'), name or 'untitled'
-    else:
-        configs, name = load_config(config), name or Path(config).stem
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    with lock_folder(output, work='training'):
-        checkpoint = output / 'checkpoint.pt'
-        check_new(checkpoint, resume or overwrite)
-        trainer = _Trainer(*configs)
-        if resume and checkpoint.exists():
-            trainer.load(checkpoint)
-        _run(trainer, output, checkpoint, max_minutes, progress_bar)
-        model = trainer.average
-        model.load_state_dict(trainer.best_weights or model.state_dict())
-        model.eval()
-        model.card = _card(trainer, name)
-        model.save(output / f'{name}.safetensors', overwrite=True)
-    return model
-
-
-def _run(trainer, output, checkpoint, max_minutes, progress_bar):
-    training = trainer.training
-    log = TrainingLog(output / 'log.jsonl', first_step=trainer.step)
-    begun = saved = time.monotonic()
-    spent = trainer.seconds
-    with step_bar(progress_bar, training.n_steps, trainer.step) as bar:
-        try:
-            # The run may have been interrupted while it validated.
-            _validate_if_due(trainer, log, bar)
-            while trainer.step < training.n_steps:
-                terms = trainer.advance()
-                now = time.monotonic()
-                trainer.seconds = spent + now - begun
-                if bar is not None:
-                    bar.update()
-                if trainer.step % 20 == 0:
-                    seconds = round(trainer.seconds, 1)
-                    log.write(step=trainer.step, seconds=seconds, **terms)
-                _validate_if_due(trainer, log, bar)
-                if now - saved > 60 * training.checkpoint_minutes:
-                    trainer.save(checkpoint)
-                    saved = now
-                if max_minutes is not None and now - begun > 60 * max_minutes:
-                    break
-        finally:
-            # Ctrl-C included; a kill -9 leaves the previous checkpoint.
-            if trainer.whole:
-                trainer.save(checkpoint)
-
-
-def _validate_if_due(trainer, log, bar):
-    training, step = trainer.training, trainer.step
-    due = step % training.validate_every == 0 and step > training.n_decoder_steps
-    if not (due or step == training.n_steps) or step == trainer.validated:
-        return
-    terms = trainer.validate()
-    log.write(step=step, validation=terms)
-    if bar is not None:
-        bar.set_postfix(validation=f'{terms["loss"]:.3f}')
-
-
-def _card(trainer, name):
-    import platform
-    from datetime import UTC, datetime
-
-    import bliss_astro
-
-    galaxies, simulation, training = trainer.settings()
-    return {
-        'name': name,
-        'date': datetime.now(UTC).strftime('%Y-%m-%d'),
-        'versions': {
-            'bliss_astro': bliss_astro.__version__,
-            'torch': torch.__version__,
-            'python': platform.python_version(),
-        },
-        'galaxies': galaxies,
-        'simulation': simulation,
-        'training': {
-            **training,
-            'steps_done': trainer.step,
-            'images_seen': training['batch_size']
-            * max(0, trainer.step - training['n_decoder_steps']),
-            'steps_skipped': trainer.n_skipped,
-            'hours': round(trainer.seconds / 3600, 3),
-        },
-        'validation_loss': trainer.best,
-    }
+    return train(
+        GalaxyTrainer,
+        config,
+        output,
+        name=name,
+        resume=resume,
+        overwrite=overwrite,
+        max_minutes=max_minutes,
+        progress_bar=progress_bar,
+    )

@@ -12,7 +12,7 @@ import torch
 
 from bliss_astro._devices import choose_device
 
-from ._encoder import _Trainer
+from ._encoder import EncoderTrainer
 
 __all__ = ['TrainingTime']
 
@@ -120,7 +120,7 @@ def time_training(encoder, simulation, training, *, device='cpu', seconds=6.0):
     if hasattr(training, 'start_from'):
         changes['start_from'] = None
     trial = dataclasses.replace(training, **changes)
-    trainer = _Trainer(encoder, simulation, trial, device=device)
+    trainer = EncoderTrainer((encoder, simulation, trial), device=device)
     begun = time.perf_counter()
     trainer.advance()
     took, cpu = [], time.process_time()

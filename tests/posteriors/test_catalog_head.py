@@ -19,7 +19,7 @@ from bliss_astro.posteriors import (
     npe_loss,
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.training._start import start_from
+from bliss_astro.training._encoder import start_from
 
 SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 24}
 

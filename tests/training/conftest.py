@@ -10,7 +10,7 @@ from bliss_astro.simulation import SimulationConfig
 from bliss_astro.training import TrainingConfig
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def tiny_configs():
     """
     Give configurations of six steps on images of 16 pixels.

@@ -6,22 +6,18 @@ Tests of the training loop: to the same end, whatever happens on the way.
 import dataclasses
 import json
 import pickle
-import tomllib
+import shutil
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-import bliss_astro
 from bliss_astro._lock import lock_folder
 from bliss_astro.encoders import Encoder, EncoderConfig
-from bliss_astro.simulation import SimulationConfig
-from bliss_astro.training import TrainingConfig, load_config, train_encoder
-from bliss_astro.training import _encoder as module
-from bliss_astro.training._run_folder import TrainingLog
-
-CONFIGS = Path(bliss_astro.__file__).parent / 'data' / 'configs'
+from bliss_astro.training import train_encoder
+from bliss_astro.training._encoder import EncoderTrainer
+from bliss_astro.training._run import TrainingLog
 
 
 def checkpoint(folder):
@@ -47,14 +43,22 @@ def assert_same(one, other, where=''):
         assert one == other, where
 
 
-@pytest.fixture
-def straight(tiny_configs, tmp_path):
+@pytest.fixture(scope='module')
+def finished(tiny_configs, tmp_path_factory):
     """
-    A run without interruption.
+    Give the folder of a run without interruption.
     """
-    folder = tmp_path / 'straight'
+    folder = tmp_path_factory.mktemp('runs') / 'finished'
     train_encoder(tiny_configs, folder, name='toy')
     return folder
+
+
+@pytest.fixture
+def straight(finished, tmp_path):
+    """
+    Give a copy of that folder.
+    """
+    return Path(shutil.copytree(finished, tmp_path / 'straight'))
 
 
 class _Killed(BaseException):
@@ -65,7 +69,7 @@ def interrupt(monkeypatch, *, name, call):
     """
     Make a method of the trainer fail at its n-th call.
     """
-    original = getattr(module._Trainer, name)
+    original = getattr(EncoderTrainer, name)
     calls = []
 
     def replacement(self, *args, **keywords):
@@ -74,7 +78,7 @@ def interrupt(monkeypatch, *, name, call):
             raise _Killed
         return original(self, *args, **keywords)
 
-    monkeypatch.setattr(module._Trainer, name, replacement)
+    monkeypatch.setattr(EncoderTrainer, name, replacement)
 
 
 class TestRun:
@@ -108,10 +112,10 @@ class TestRun:
 
     def test_leaves_the_global_generator_alone(self, tiny_configs, tmp_path):
         before = torch.random.get_rng_state()
-        trainer = module._Trainer(*tiny_configs, device='cpu')
-        first = trainer.encoder.state_dict()
+        trainer = EncoderTrainer(tiny_configs, device='cpu')
+        first = trainer.model.state_dict()
         torch.manual_seed(99)
-        second = module._Trainer(*tiny_configs, device='cpu').encoder.state_dict()
+        second = EncoderTrainer(tiny_configs, device='cpu').model.state_dict()
         torch.random.set_rng_state(before)
         assert_same(first, second)
 
@@ -138,7 +142,7 @@ class TestResume:
         assert_same(one, other)
 
     @pytest.mark.parametrize(
-        ('name', 'call'), [('_loss', 6), ('_draw', 4), ('validate', 2)]
+        ('name', 'call'), [('loss', 6), ('draw', 4), ('validate', 2)]
     )
     def test_bitwise_after_ctrl_c(
         self, straight, tiny_configs, tmp_path, monkeypatch, name, call
@@ -172,13 +176,13 @@ class TestResume:
         train_encoder(configs, expected, name='toy')
         with monkeypatch.context() as patch:
             interrupt(patch, name='advance', call=5)
-            save = module._Trainer.save
+            save = EncoderTrainer.save
 
             def until_killed(self, path):
                 if self.step < 4 or not path.exists():
                     save(self, path)
 
-            patch.setattr(module._Trainer, 'save', until_killed)
+            patch.setattr(EncoderTrainer, 'save', until_killed)
             with pytest.raises(_Killed):
                 train_encoder(configs, folder, name='toy')
         assert checkpoint(folder)['step'] == 3
@@ -200,7 +204,7 @@ class TestResume:
             raise OSError(28, 'No space left on device')
 
         with monkeypatch.context() as patch:
-            patch.setattr(module.torch, 'save', full)
+            patch.setattr(torch, 'save', full)
             with pytest.raises(OSError, match=r'the disk is full.*checkpoint\.pt'):
                 train_encoder(tiny_configs, tmp_path, resume=True)
         assert (tmp_path / 'checkpoint.pt').read_bytes() == before
@@ -283,28 +287,26 @@ class TestResume:
 class TestSteps:
     @pytest.mark.parametrize('bad', ['loss', 'gradient'])
     def test_non_finite_steps_are_skipped(self, tiny_configs, monkeypatch, bad):
-        trainer = module._Trainer(*tiny_configs, device='cpu')
-        before = {k: v.clone() for k, v in trainer.encoder.state_dict().items()}
+        trainer = EncoderTrainer(tiny_configs, device='cpu')
+        before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
         average = {k: v.clone() for k, v in trainer.average.state_dict().items()}
-        original = trainer._loss
+        original = trainer.loss
 
-        def broken(encoder, inputs, catalog):
-            loss, terms = original(encoder, inputs, catalog)
+        def broken(encoder, batch):
+            loss, terms = original(encoder, batch)
             if bad == 'loss':
                 return loss * torch.nan, terms
             return loss + (encoder.to_tiles.bias[0] * 0).sqrt(), terms
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, '_loss', broken)
+            patch.setattr(trainer, 'loss', broken)
             trainer.advance()
         assert (trainer.step, trainer.n_skipped) == (1, 1)
-        assert_same(dict(trainer.encoder.state_dict()), before)
+        assert_same(dict(trainer.model.state_dict()), before)
         assert_same(dict(trainer.average.state_dict()), average)
         trainer.advance()
         assert (trainer.step, trainer.n_skipped) == (2, 1)
-        assert not torch.equal(
-            trainer.encoder.to_tiles.weight, before['to_tiles.weight']
-        )
+        assert not torch.equal(trainer.model.to_tiles.weight, before['to_tiles.weight'])
 
     def test_a_log_without_nan(self, tmp_path):
         log = TrainingLog(tmp_path / 'log.jsonl', first_step=0)
@@ -318,10 +320,10 @@ class TestSteps:
 
     def test_schedule(self, tiny_configs):
         training = dataclasses.replace(tiny_configs[2], n_steps=100, warmup_steps=10)
-        trainer = module._Trainer(*tiny_configs[:2], training, device='cpu')
+        trainer = EncoderTrainer((*tiny_configs[:2], training), device='cpu')
         rates = []
         for trainer.step in range(100):
-            rates.append(trainer._learning_rate())
+            rates.append(trainer.rates()[0])
         assert rates.index(max(rates)) in range(8, 12)
         assert max(rates) <= training.learning_rate
         assert rates[0] < 0.15 * training.learning_rate
@@ -332,168 +334,14 @@ class TestSteps:
         Eight images in batches of four: two batches, seen again and again.
         """
         training = dataclasses.replace(tiny_configs[2], dataset_size=8)
-        trainer = module._Trainer(*tiny_configs[:2], training, device='cpu')
-        images = {trainer._draw()[0].image.sum().item() for _ in range(12)}
+        trainer = EncoderTrainer((*tiny_configs[:2], training), device='cpu')
+        images = {trainer.draw()[0].image.sum().item() for _ in range(12)}
         assert len(images) == 2
-        endless = module._Trainer(*tiny_configs, device='cpu')
-        assert len({endless._draw()[0].image.sum().item() for _ in range(12)}) == 12
+        endless = EncoderTrainer(tiny_configs, device='cpu')
+        assert len({endless.draw()[0].image.sum().item() for _ in range(12)}) == 12
 
     def test_validation_images_stay_the_same(self, tiny_configs):
-        trainer = module._Trainer(*tiny_configs, device='cpu')
+        trainer = EncoderTrainer(tiny_configs, device='cpu')
         state = trainer.generator.get_state()
         assert trainer.validate() == trainer.validate()
         assert torch.equal(trainer.generator.get_state(), state)
-
-
-class TestConfig:
-    def write(self, folder, text):
-        path = folder / 'config.toml'
-        path.write_text(text)
-        return path
-
-    # The galaxy model is configured in sections of its own.
-    @pytest.mark.parametrize(
-        'path',
-        sorted(p for p in CONFIGS.glob('*.toml') if p.stem != 'galaxies'),
-        ids=lambda p: p.stem,
-    )
-    def test_bundled(self, path):
-        encoder, simulation, training = load_config(path)
-        assert isinstance(encoder, EncoderConfig)
-        assert isinstance(simulation, SimulationConfig)
-        assert isinstance(training, TrainingConfig)
-        Encoder(encoder)
-
-    def test_defaults(self, tmp_path):
-        configs = load_config(self.write(tmp_path, ''))
-        assert configs == (EncoderConfig(), SimulationConfig(), TrainingConfig())
-
-    def test_values(self, tmp_path):
-        text = (
-            '[encoder]\nwidth = 8\n[simulation]\nshape = [32, 40]\n[training]\nseed = 5'
-        )
-        encoder, simulation, training = load_config(self.write(tmp_path, text))
-        assert encoder.width == 8
-        assert simulation.shape == (32, 40)
-        assert training.seed == 5
-
-    @pytest.mark.parametrize(
-        ('text', 'message'),
-        [
-            ('[encoder', 'not valid TOML'),
-            ('[network]\nwidth = 3', "unknown section 'network'"),
-            ('[encoder]\nwdith = 3', r"in \[encoder\], unknown setting 'wdith'"),
-            ('[encoder]\ntile_size = 5', 'tile_size must be 2 or 4'),
-            ('[training]\nn_steps = 0', 'n_steps must be a positive integer'),
-            ('[training]\nn_steps = "many"', 'n_steps must be an integer'),
-            ('[training]\nprecision = "half"', 'precision must be'),
-            ('[simulation]\npsf = "round"', 'psf must be'),
-            ('[simulation]\nbackground = 865.0', r'in \[simulation\]'),
-            ('encoder = 3', r'encoder must be a section'),
-        ],
-    )
-    def test_errors(self, tmp_path, text, message):
-        path = self.write(tmp_path, text)
-        with pytest.raises(ValueError, match=message) as error:
-            load_config(path)
-        assert 'config.toml' in str(error.value)
-
-    @pytest.mark.parametrize(
-        ('kind', 'section', 'name'),
-        [
-            (kind, section, field.name)
-            for kind, section in (
-                (EncoderConfig, 'encoder'),
-                (SimulationConfig, 'simulation'),
-                (TrainingConfig, 'training'),
-            )
-            for field in dataclasses.fields(kind)
-        ],
-    )
-    def test_type_of_every_setting(self, tmp_path, kind, section, name):
-        """
-        A value of another type is refused before anything is computed.
-        """
-        default = getattr(kind(), name)
-        for wrong in ('"x"', 'true', '3', '[1.5]', '[1, "x"]', 'nan'):
-            value = tomllib.loads(f'v = {wrong}')['v']
-            number = type(value) is int and isinstance(default, int | float | None)
-            if type(value) is type(default) or (number and value is not True):
-                continue
-            path = self.write(tmp_path, f'[{section}]\n{name} = {wrong}')
-            message = rf'config\.toml: in \[{section}\], {name} (must|is)'
-            with pytest.raises(ValueError, match=message):
-                load_config(path)
-
-    @pytest.mark.parametrize(
-        ('section', 'text'),
-        [
-            ('training', 'learning_rate = 0.0'),
-            ('training', 'learning_rate = inf'),
-            ('training', 'warmup_steps = -1'),
-            ('training', 'clip_norm = 0'),
-            ('training', 'average_decay = 1.0'),
-            ('training', 'checkpoint_minutes = -3.0'),
-            ('training', 'seed = -1'),
-            ('training', 'start_from = "nobody"'),
-            ('training', 'start_from = "none.safetensors"'),
-            ('simulation', 'single_fraction = 1.2'),
-            ('simulation', 'confined_fraction = -0.1'),
-            ('simulation', 'read_noise = [3.0, 1.0]'),
-            ('simulation', 'typical_floor_snr = [0.0, 4.0]'),
-            ('simulation', 'slope = 0.0'),
-            ('simulation', 'dynamic_range = 1.0'),
-            ('simulation', 'flux_min = 0.0'),
-            ('simulation', 'shape = [0, 64]'),
-            ('simulation', 'noise_order = "never"'),
-            ('simulation', 'field_prior = "none.json"'),
-            ('simulation', 'catalog_prior = "none.json"'),
-        ],
-    )
-    def test_ranges(self, tmp_path, section, text):
-        name = text.partition(' ')[0]
-        path = self.write(tmp_path, f'[{section}]\n{text}')
-        message = rf'config\.toml: in \[{section}\], {name} must'
-        with pytest.raises(ValueError, match=message):
-            load_config(path)
-
-    def test_made_in_python(self, tiny_configs, tmp_path):
-        """
-        Classes check what they need; the rest is checked before training.
-        """
-        encoder, simulation, training = tiny_configs
-        with pytest.raises(ValueError, match='learning_rate must be'):
-            dataclasses.replace(training, learning_rate='fast')
-        simulation = dataclasses.replace(simulation, single_fraction=2.0)
-        with pytest.raises(ValueError, match='SimulationConfig: single_fraction must'):
-            train_encoder((encoder, simulation, training), tmp_path / 'new')
-        assert not (tmp_path / 'new').exists()
-
-    def test_missing(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
-            load_config(tmp_path / 'none.toml')
-
-    def test_train_from_a_file(self, tmp_path):
-        path = self.write(
-            tmp_path,
-            """
-            [encoder]
-            width = 8
-            n_blocks = 1
-            stem_width = 8
-            head_width = 8
-            patch_radius = 2
-            [simulation]
-            n_exposures = [1, 1]
-            shape = [12, 12]
-            confined_fraction = 0.0
-            margin = 0
-            [training]
-            n_steps = 1
-            batch_size = 2
-            n_validation = 2
-            """,
-        )
-        encoder = train_encoder(path, tmp_path / 'out')
-        assert encoder.name == 'config'
-        assert (tmp_path / 'out' / 'config.safetensors').exists()

@@ -26,7 +26,7 @@ from bliss_astro.training import (
     train_encoder,
     train_galaxies,
 )
-from bliss_astro.training._pretraining import _polar, _psf_power, _true_modes
+from bliss_astro.training._galaxies import _polar, _psf_power, _true_modes
 
 BUNDLED = Path(bliss_astro.__file__).parent / 'data' / 'configs' / 'galaxies.toml'
 

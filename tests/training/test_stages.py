@@ -63,6 +63,36 @@ class TestStages:
         assert bool(moved & own) == (stage != 'detection')
         assert bool(moved - own) == (stage != 'sources')
 
+    def test_new_parameters_alone(self, sequence_configs, tmp_path):
+        """
+        The encoders of a sequence are trained on a trunk that has shapes alone.
+        """
+        encoder, simulation, training = sequence_configs
+        torch.manual_seed(5)
+        trunk = Encoder(dataclasses.replace(encoder, shapes_only=True))
+        trunk.save(tmp_path / 'trunk.safetensors')
+        training = dataclasses.replace(
+            training, stage='new', start_from=str(tmp_path / 'trunk.safetensors')
+        )
+        train_encoder((encoder, simulation, training), tmp_path / 'a', name='toy')
+        before, after = trunk.state_dict(), weights_of(tmp_path / 'a', 'toy')
+        for key, value in before.items():
+            assert torch.equal(after[key], value), key
+        first = tmp_path / 'first'
+        training = dataclasses.replace(training, learning_rate=1e-12)
+        train_encoder((encoder, simulation, training), first, name='toy')
+        new = set(after) - set(before)
+        assert new
+        unmoved = weights_of(first, 'toy')
+        assert any(not torch.equal(after[key], unmoved[key]) for key in new)
+        training = dataclasses.replace(
+            training, start_from=str(tmp_path / 'a' / 'toy.safetensors')
+        )
+        with pytest.raises(ValueError, match='has all parameters already'):
+            train_encoder((encoder, simulation, training), tmp_path / 'b')
+        with pytest.raises(ValueError, match="stage = 'new' needs start_from"):
+            TrainingConfig(stage='new')
+
     def test_log_tells_all_terms(self, sequence_configs, tmp_path):
         train_encoder(sequence_configs, tmp_path, name='toy')
         lines = [

@@ -12,18 +12,19 @@ from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.simulation import SceneStream, SimulationConfig, SimulationStream
 from bliss_astro.training import train_encoder
-from bliss_astro.training._start import start_from
+from bliss_astro.training._encoder import start_from
 
 
-@pytest.fixture
-def parent(tiny_configs, tmp_path):
+@pytest.fixture(scope='module')
+def parent(tiny_configs, tmp_path_factory):
     """
     A trained encoder without the matched filter, on disk.
     """
+    folder = tmp_path_factory.mktemp('parent')
     config, simulation, training = tiny_configs
     config = dataclasses.replace(config, matched_filter=False)
-    train_encoder((config, simulation, training), tmp_path / 'parent', name='parent')
-    return tmp_path / 'parent' / 'parent.safetensors'
+    train_encoder((config, simulation, training), folder, name='parent')
+    return folder / 'parent.safetensors'
 
 
 def started(configs, parent, **changes):

@@ -1,0 +1,388 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Training loop: optimiser steps, averaged weights, validation, checkpoints, log.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pickle
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+import bliss_astro
+from bliss_astro._atomic import atomic_write, explain_full_disk
+from bliss_astro._devices import choose_device
+from bliss_astro._lock import lock_folder
+
+from ._configuration import check_configs, load_config
+
+__all__ = ['Trainer', 'TrainingLog', 'train']
+
+# Steps between lines of the log.
+_LOG_EVERY = 50
+# Offset of the seed of the held-out images from that of the training.
+_VALIDATION_SEED = 12345
+# Share of the learning rate that is left at the end of the cosine schedule.
+_FINAL_RATE = 0.01
+_COUNTERS = ('step', 'n_skipped', 'seconds', 'best', 'best_weights', 'validated')
+
+
+class Trainer:
+    """
+    State of a training run: networks, optimiser, generator and counters.
+
+    A subclass gives `make_model`, `parameter_groups`, `rates`, `draw`, `loss` and
+    `details`. It may have further networks in ``helpers``, which are not saved as
+    weights.
+
+    Parameters
+    ----------
+    configs : tuple of three configurations
+        Those of the network, the simulation and the training.
+
+    device : str or `torch.device`, optional
+        Device of the networks and simulations.
+    """
+
+    # Key of the network's configuration in files and on cards.
+    section = ''
+    validation_batch = 256
+    # Step up to which there is no validation.
+    first_validation = 0
+
+    def __init__(self, configs, *, device='auto'):
+        self.configs = configs
+        self.training = configs[2]
+        self.device = choose_device(device)
+        self.helpers = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.training.seed)
+            self.model = self.make_model().to(self.device)
+            self.average = type(self.model)(configs[0]).to(self.device)
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False)
+        self.optimizer = torch.optim.Adam(
+            self.parameter_groups(), lr=self.training.learning_rate, betas=(0.9, 0.99)
+        )
+        self.generator = self.seeded(0)
+        self.step, self.n_skipped, self.seconds = 0, 0, 0.0
+        self.best, self.best_weights = math.inf, None
+        # False within the short moment in which weights change.
+        self.whole, self.validated = True, 0
+
+    def seeded(self, offset):
+        """A generator on the device, seeded by the configuration."""
+        generator = torch.Generator(self.device)
+        return generator.manual_seed(self.training.seed + offset)
+
+    def cosine_rate(self, done, total):
+        """Learning rate after some of a number of steps: warm-up and cosine decay."""
+        t = self.training
+        warm = min(1.0, (done + 1) / max(1, t.warmup_steps))
+        progress = min(1.0, done / max(1, total))
+        fall = 0.5 * (1 + math.cos(math.pi * progress))
+        return t.learning_rate * warm * (_FINAL_RATE + (1 - _FINAL_RATE) * fall)
+
+    def advance(self):
+        """Do one step of the optimiser; return the terms of the loss."""
+        groups = self.optimizer.param_groups
+        for group, rate in zip(groups, self.rates(), strict=True):
+            group['lr'] = rate
+        trained = [p for group in groups if group['lr'] > 0 for p in group['params']]
+        before = self.generator.get_state()
+        try:
+            loss, terms = self.loss(self.model, self.draw())
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(trained, self.training.clip_norm)
+        except BaseException:  # Ctrl-C above all: the step did not happen
+            self.generator.set_state(before)
+            raise
+        self.whole = False
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            for group in groups:
+                if group['lr'] == 0:
+                    # Momentum must not move what is not trained.
+                    for parameter in group['params']:
+                        parameter.grad = None
+            self.optimizer.step()
+            self._update_average()
+        else:
+            self.n_skipped += 1
+        self.step += 1
+        self.whole = True
+        values = {'loss': loss, 'norm': norm, **terms}
+        return {name: float(value.detach()) for name, value in values.items()}
+
+    @torch.no_grad()
+    def _update_average(self):
+        # A short memory at first, so that the first weights fade soon.
+        decay = min(self.training.average_decay, (self.step + 1) / (self.step + 10))
+        own = list(self.model.parameters())
+        torch._foreach_lerp_(list(self.average.parameters()), own, 1 - decay)
+
+    @torch.no_grad()
+    def validate(self):
+        """Return the terms of the loss of the averaged weights on held-out images."""
+        generator = self.seeded(_VALIDATION_SEED)
+        total, n = {}, 0
+        while n < self.training.n_validation:
+            size = min(self.validation_batch, self.training.n_validation - n)
+            _, terms = self.loss(self.average, self.draw(size, generator=generator))
+            for name, value in terms.items():
+                total[name] = total.get(name, 0.0) + float(value) * size
+            n += size
+        terms = {name: value / n for name, value in total.items()}
+        terms['loss'] = sum(v for name, v in terms.items() if name != 'start')
+        self.validated = self.step
+        if terms['loss'] < self.best:
+            self.best = terms['loss']
+            state = self.average.state_dict()
+            self.best_weights = {k: v.detach().clone() for k, v in state.items()}
+        return terms
+
+    def is_validation_due(self):
+        """Whether this step ends with a validation that was not done yet."""
+        t = self.training
+        due = self.step % t.validate_every == 0 and self.step > self.first_validation
+        return (due or self.step == t.n_steps) and self.step != self.validated
+
+    # -- checkpoints and results -------------------------------------------------
+
+    def settings(self):
+        """The configurations as JSON gives them back."""
+        return json.loads(json.dumps([dataclasses.asdict(c) for c in self.configs]))
+
+    def _parts(self):
+        parts = {'model': self.model, 'average': self.average}
+        return {**parts, **self.helpers, 'optimizer': self.optimizer}
+
+    def save(self, path):
+        """Write all that the continuation needs, whole or not at all."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {name: getattr(self, name) for name in _COUNTERS}
+        state['settings'] = json.dumps(self.settings())
+        state['generator'] = self.generator.get_state()
+        with atomic_write(path, overwrite=True) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path):
+        """Continue from a checkpoint."""
+        state = _load_checkpoint(path, self.device)
+        if json.loads(state['settings']) != self.settings():
+            msg = (
+                f'{path} belongs to another configuration; use the one that it was '
+                'started with, or another output folder (start_from goes on from '
+                'weights under new settings)'
+            )
+            raise ValueError(msg)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.generator.set_state(state['generator'].cpu())
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+    def result(self, name):
+        """Return the network with its best weights so far, on the CPU, and its card."""
+        with torch.random.fork_rng(devices=[]):
+            model = type(self.model)(self.configs[0])
+        weights = self.best_weights or self.average.state_dict()
+        model.load_state_dict({k: v.cpu() for k, v in weights.items()})
+        network, simulation, training = self.settings()
+        card = {
+            'name': name,
+            'date': datetime.now(UTC).strftime('%Y-%m-%d'),
+            'versions': {
+                'bliss_astro': bliss_astro.__version__,
+                'torch': torch.__version__,
+                'python': platform.python_version(),
+            },
+            self.section: network,
+            'simulation': simulation,
+            'training': {
+                **training,
+                'steps_done': self.step,
+                'images_seen': training['batch_size']
+                * max(0, self.step - self.first_validation),
+                'steps_skipped': self.n_skipped,
+                'hours': round(self.seconds / 3600, 3),
+                'device': str(self.device),
+            },
+            'validation_loss': self.best,
+        }
+        self.details(card)
+        model.card = card
+        return model.eval().requires_grad_(False)
+
+    def details(self, card):
+        """Complete a card, in place."""
+
+
+def _load_checkpoint(path, device):
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        json.loads(state['settings'])
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
+        # Unpickling errors go on about flags of torch.load that nobody should set.
+        pickled = isinstance(error, pickle.UnpicklingError)
+        reason = '' if pickled else f': {str(error).partition(chr(10))[0]}'
+        msg = (
+            f'{path} is damaged or no checkpoint{reason}; pass overwrite=True to start '
+            'anew'
+        )
+        raise ValueError(msg) from error
+    return state
+
+
+class TrainingLog:
+    """
+    JSON lines; those beyond the checkpoint of a resumed run are dropped.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        File of the log.
+
+    first_step : int
+        Step of the checkpoint, 0 for a new run.
+    """
+
+    def __init__(self, path, *, first_step):
+        lines = []
+        if path.exists() and first_step > 0:
+            for line in path.read_text().splitlines():
+                with contextlib.suppress(ValueError, KeyError):
+                    if json.loads(line)['step'] <= first_step:
+                        lines.append(line)
+        with explain_full_disk(path):
+            path.write_text(''.join(line + '\n' for line in lines))
+        self.path = path
+
+    def write(self, **values):
+        """
+        Append a line.
+
+        Parameters
+        ----------
+        **values : object
+            Plain values; NaN and infinity become null.
+        """
+        line = json.dumps(_finite(values), allow_nan=False)
+        with explain_full_disk(self.path), self.path.open('a') as file:
+            file.write(line + '\n')
+
+
+def _finite(value):
+    # JSON has neither NaN nor infinity.
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def train(
+    kind,
+    config,
+    output,
+    *,
+    name=None,
+    resume=False,
+    overwrite=False,
+    max_minutes=None,
+    progress_bar=False,
+    **options,
+):
+    """
+    Train a network in a folder; `train_encoder` and `train_galaxies` call it.
+
+    Parameters
+    ----------
+    kind : type
+        Subclass of `Trainer`, made with the configurations and ``options``.
+
+    config, output, name, resume, overwrite, max_minutes, progress_bar
+        As in `train_encoder`.
+
+    **options : object
+        Further arguments of ``kind``.
+
+    Returns
+    -------
+    network : `torch.nn.Module`
+        With the best weights so far.
+    """
+    if isinstance(config, tuple):
+        configs, name = config, name or 'untitled'
+    else:
+        configs, name = load_config(config), name or Path(config).stem
+    check_configs(configs, kind.section)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with lock_folder(output, work='training'):
+        checkpoint = output / 'checkpoint.pt'
+        if checkpoint.exists() and not (resume or overwrite):
+            msg = f'{output} holds a training run: pass resume=True or overwrite=True'
+            raise FileExistsError(msg)
+        trainer = kind(configs, **options)
+        if resume and checkpoint.exists():
+            trainer.load(checkpoint)
+        _run(trainer, output, checkpoint, max_minutes, progress_bar)
+        model = trainer.result(name)
+        model.save(output / f'{name}.safetensors', overwrite=True)
+    return model
+
+
+def _run(trainer, output, checkpoint, max_minutes, progress_bar):
+    training = trainer.training
+    log = TrainingLog(output / 'log.jsonl', first_step=trainer.step)
+    begun = saved = time.monotonic()
+    spent = trainer.seconds
+    with _step_bar(progress_bar, training.n_steps, trainer.step) as bar:
+        try:
+            # The run may have been interrupted while it validated.
+            _validate_if_due(trainer, log, bar)
+            while trainer.step < training.n_steps:
+                terms = trainer.advance()
+                now = time.monotonic()
+                trainer.seconds = spent + now - begun
+                bar.update()
+                if trainer.step % _LOG_EVERY == 0:
+                    seconds = round(trainer.seconds, 1)
+                    log.write(step=trainer.step, seconds=seconds, **terms)
+                _validate_if_due(trainer, log, bar)
+                if now - saved > 60 * training.checkpoint_minutes:
+                    trainer.save(checkpoint)
+                    saved = now
+                if max_minutes is not None and now - begun > 60 * max_minutes:
+                    break
+        finally:
+            # Ctrl-C included; a kill -9 leaves the previous checkpoint.
+            if trainer.whole:
+                trainer.save(checkpoint)
+
+
+def _validate_if_due(trainer, log, bar):
+    if trainer.is_validation_due():
+        terms = trainer.validate()
+        log.write(step=trainer.step, validation=terms)
+        bar.set_postfix(validation=f'{terms["loss"]:.3f}')
+
+
+def _step_bar(shown, total, initial):
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=total, initial=initial, unit='step', dynamic_ncols=True, disable=not shown
+    )
