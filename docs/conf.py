@@ -7,6 +7,7 @@ other projects' documentation are made only on request, see below.
 """
 
 import os
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -23,7 +24,8 @@ copyright = '2026, bliss_astro developers'
 release = installed_version(project)
 version = '.'.join(release.split('.')[:2])
 
-extensions += ['sphinx_design']
+sys.path.insert(0, str(Path(__file__).with_name('_ext')))
+extensions += ['sphinx_design', 'results']
 exclude_patterns += ['_build', '**.inc.rst']
 
 # Inventories of other projects are fetched only where someone says that there

@@ -76,7 +76,7 @@ SLOW = (
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (_BENCHMARKS / 'bounded.py').is_file(), reason='the benchmarks are not here'
+    not (_BENCHMARKS / 'speed.py').is_file(), reason='the benchmarks are not here'
 )
 @pytest.mark.parametrize('stated', [False, pytest.param(True, marks=SLOW)])
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ SLOW = (
 )
 def test_work_is_bounded(kind, stated, work, default, monkeypatch):
     monkeypatch.syspath_prepend(_BENCHMARKS)
-    import bounded
+    import speed
 
-    image = bounded.make_image(kind, 128, np.random.default_rng(1))
+    image = speed.make_image(kind, 128, np.random.default_rng(1))
     known = _KNOWN | {'psf': PSFModel()} if stated else {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', OutOfDomainWarning)
