@@ -686,13 +686,13 @@ def test_bad_configurations(tmp_path, capsys, change, reason):
 
 
 def test_bundled_configurations(tmp_path, monkeypatch, capsys):
-    assert {'stars', 'coadd-paper-d25'} <= set(bundled_configs())
+    assert {'stars', 'stars-crowded'} <= set(bundled_configs())
     monkeypatch.chdir(tmp_path)
     assert find_config('stars.toml') == find_config('stars')
     (tmp_path / 'stars.toml').write_text(TINY)
     assert find_config('stars.toml').read_text() == TINY
     assert main(['train', 'nebulae']) == 1
-    assert 'bundled are coadd-paper-d25' in last_error(capsys)
+    assert 'bundled are galaxies' in last_error(capsys)
 
 
 def test_encoders(capsys):

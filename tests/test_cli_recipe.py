@@ -49,7 +49,7 @@ class TestCovered:
         code, out, err = _run(capsys, folder / 'usual.fits', '-o', path)
         assert code == 0
         assert "The bundled encoder 'stars' covers this." in out
-        assert "'coadd-paper-d25' does not cover this:" in out
+        assert "'stars-crowded' does not cover this:" in out
         assert 'noise of the sky (electrons)' in out
         assert not path.exists()
         assert '--always writes it anyway' in err

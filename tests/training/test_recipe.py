@@ -171,7 +171,7 @@ class TestForeignImages:
     def test_the_table_tells_every_encoder(self, foreign):
         table = foreign.table()
         assert table.colnames[:2] == ['fact', 'images']
-        assert {'stars', 'coadd-paper-d25', 'recipe'} < set(table.colnames)
+        assert {'stars', 'stars-crowded', 'recipe'} < set(table.colnames)
         assert len(table) == 6
 
 
