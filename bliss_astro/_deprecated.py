@@ -67,6 +67,20 @@ for _name in list(MOVED):
     if _name.startswith('surveys.sdss.'):
         MOVED[_name.replace('.sdss.', '.')] = MOVED[_name]
 
+# Names that are no longer public, by the module that holds them.
+_INTERNAL = {
+    'posteriors._catalog_head': 'CatalogHead',
+    'posteriors._grid': 'COLOURS',
+    'posteriors._head': 'StarHead',
+    'posteriors._shape_layers': 'N_SHAPE ShapeLayers ellipticity_to_vector '
+    'vector_to_ellipticity',
+    'posteriors._source_encoders': 'SourceEncoders StampEncoder',
+    'posteriors._source_sequence': 'SourceSequence',
+}
+for _home, _names in _INTERNAL.items():
+    _folder = _home.partition('._')[0]
+    MOVED |= {f'{_folder}.{_name}': f'{_home}.{_name}' for _name in _names.split()}
+
 
 def deprecated_names(package):
     """
@@ -93,9 +107,12 @@ def deprecated_names(package):
         # Imported here, as `import bliss_astro` alone does not import astropy.
         from astropy.utils.exceptions import AstropyDeprecationWarning
 
+        advice = f'use bliss_astro.{new}'
+        if '._' in new:
+            advice = 'it is not part of the public interface'
         warnings.warn(
             f'{package}.{name} is deprecated and will be removed in the next release; '
-            f'use bliss_astro.{new}',
+            f'{advice}',
             AstropyDeprecationWarning,
             stacklevel=2,
         )

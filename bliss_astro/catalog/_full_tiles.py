@@ -61,7 +61,7 @@ def share_light(posterior, place, flux, full, *, fwhm, floor):
     factor = np.ones(len(flux))
     if not full.any():
         return factor
-    pixels, size = posterior._pixels, posterior.grid.size
+    pixels, size = posterior.pixels, posterior.grid.size
     place = np.column_stack(place)
     # Of each row, in y and in x as tiles are counted.
     tiles = ((place[:, ::-1] + 0.5) // size).astype(int)

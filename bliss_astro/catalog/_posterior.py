@@ -9,7 +9,7 @@ import torch
 from bliss_astro._random import check_rng
 from bliss_astro._threads import use_threads
 from bliss_astro.posteriors import find_sources
-from bliss_astro.posteriors._catalog_head import of_type, split_types
+from bliss_astro.posteriors._factors import of_type
 from bliss_astro.priors import torch_generator
 
 from ..flags import CatalogFlag
@@ -431,7 +431,7 @@ class CatalogPosterior:
         generator = torch_generator(rng)
         galaxy = torch.zeros_like(high, dtype=torch.bool)
         if sources.typed:
-            share = split_types(mixture[0])[1].exp().sum(-1)
+            share = mixture[0].chunk(2, -1)[1].exp().sum(-1)
             galaxy = torch.rand(share.shape, generator=generator) < share
             mixture = of_type(mixture, galaxy)
         factor = LogFluxFactor(

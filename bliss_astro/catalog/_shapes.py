@@ -207,7 +207,7 @@ def latent_dim(head):
 
     Parameters
     ----------
-    head : `~bliss_astro.posteriors.StarHead`
+    head : ``StarHead``
         The head of the encoder.
 
     Returns
@@ -227,7 +227,7 @@ def inferred_shapes(sources, head):
     sources : `~bliss_astro.posteriors.SourceMarginals`
         The sources.
 
-    head : `~bliss_astro.posteriors.StarHead`
+    head : ``StarHead``
         The head of the encoder.
 
     Returns

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bliss_astro.posteriors import (
-    CatalogHead,
-    SourceEncoders,
-    StarHead,
-    TilePosterior,
-)
+from bliss_astro.posteriors import TilePosterior
+from bliss_astro.posteriors._catalog_head import CatalogHead
+from bliss_astro.posteriors._head import StarHead
+from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, asinh
 from bliss_astro.rendering import adaptive_moments
 

@@ -1,17 +1,34 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tiles, factors, sampling and loss: the bridge between tables and tensors.
+Posteriors over catalogues: tiles, factors, chain, sampling and loss.
 """
 
-from ._catalog_head import *
-from ._factors import *
-from ._find_sources import *
-from ._grid import *
-from ._head import *
-from ._loss import *
-from ._marginals import *
-from ._mixture_factor import *
-from ._shapes import *
-from ._source_encoders import *
-from ._source_sequence import *
-from ._tile_posterior import *
+from bliss_astro._deprecated import deprecated_names
+
+from ._factors import CountFactor, LogFluxFactor, PositionFactor, TypeFactor
+from ._find_sources import find_sources
+from ._grid import TileCatalog, TileGrid
+from ._loss import npe_loss, sequence_loss
+from ._marginals import PLACE_RADIUS, SourceMarginals
+from ._shape_layers import MixtureFactor, shape_to_vector, vector_to_shape
+from ._tile_posterior import TilePosterior
+
+__all__ = [
+    'PLACE_RADIUS',
+    'CountFactor',
+    'LogFluxFactor',
+    'MixtureFactor',
+    'PositionFactor',
+    'SourceMarginals',
+    'TileCatalog',
+    'TileGrid',
+    'TilePosterior',
+    'TypeFactor',
+    'find_sources',
+    'npe_loss',
+    'sequence_loss',
+    'shape_to_vector',
+    'vector_to_shape',
+]
+
+__getattr__ = deprecated_names(__name__)

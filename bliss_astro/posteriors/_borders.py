@@ -1,11 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 r"""
-Sources near the borders of tiles, each counted once.
+Tile boundaries: sources near them counted once.
 
 A source near the border of tiles may be found in any of them, so that each
-tile alone is unsure of it.  What a person asks is whether there is a source
-here, and by the chain rule that is known: if V is the set of tiles that the
-place touches,
+tile alone has part of its probability.  The probability of a source at this place
+follows from the chain rule: if V is the set of tiles that the place touches,
 
 .. math::
 
@@ -23,7 +22,7 @@ from ._grid import TileCatalog
 __all__ = ['border_candidates', 'each_once', 'join_neighbours']
 
 # Half-width in pixels of the zone along a tile's edge in which the tile
-# beyond is asked too, and the distance beyond which a neighbour's decided
+# beyond counts too, and the distance beyond which a neighbour's decided
 # source is taken as given rather than as another name of this one.
 _EDGE_ZONE = 1.0
 _SAME_SOURCE = 1.5
@@ -43,7 +42,7 @@ def _sides(sweep, tiles, mode):
 
 
 def border_candidates(sweep, tiles, mode):
-    """Which sources lie so near an edge that the tile beyond is asked too."""
+    """Test which sources lie so near an edge that the tile beyond counts too."""
     side_x, side_y = _sides(sweep, tiles, mode)
     return (side_x != 0) | (side_y != 0)
 
@@ -114,7 +113,7 @@ def _hidden_if(sweep, images, slot, r, c, valid, holder=None, code=None):
 
 
 def _code_of_source(sweep, mode, flux, rows, columns):
-    """What tiles that hold one source of that place and flux tell, (N, C K)."""
+    """Codes of tiles that hold one source of that place and flux, (N, C K)."""
     posterior, head = sweep.posterior, sweep.posterior.head
     # Pixels to units of the tile.
     x = (mode[0] + 0.5) / posterior.grid.size - columns
@@ -134,11 +133,11 @@ def _code_of_source(sweep, mode, flux, rows, columns):
 
 def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
     """
-    How much of a neighbour's source is the candidate's own.
+    Share of a neighbour's source that is the candidate's own.
 
     The share of the probability of the one that is drawn later that goes when
     the earlier one is there: 1 if they are two names of one source, 0 if
-    neither cares about the other.  ``own`` and ``other`` are the codes,
+    they are independent.  ``own`` and ``other`` are the codes,
     ``presence`` that of the neighbour with nothing in V.
     """
     given = (sweep, images)
@@ -148,7 +147,7 @@ def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
     here = _presence_if(*given, 0, r, c, valid)
     earlier = _presence_if(*given, 0, r, c, valid, slot, other)
     earlier = (earlier + _NIL) / (here + _NIL)
-    # The one that is drawn first does not know the other: its ratio is 1.
+    # The one that is drawn first does not depend on the other: its ratio is 1.
     return 1 - torch.minimum(later, earlier).clamp(max=1)
 
 
@@ -223,7 +222,7 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
 
 
 def _described(sweep, slots, images, r, c):
-    """What ``sweep.describe`` says of all slots, asked at once, slot by slot."""
+    """Descriptions of the sources of all slots, computed at once, slot by slot."""
     tiles = [
         (images[use], r[use, slot], c[use, slot])
         for slot, (use, _, _) in enumerate(slots)
@@ -261,9 +260,9 @@ def each_once(sources, accepted, same):
     """
     Probabilities such that each source counts once.
 
-    Of two candidates in neighbouring tiles the weaker keeps what is not the
+    The weaker of two candidates in neighbouring tiles keeps the share that is not the
     stronger one's.  Two sources that the sweep accepted side by side stay as
-    they are, because the second was drawn knowing the first.
+    they are, because the second was drawn given the first.
     """
     key = (sources.probability + accepted.to(sources.probability)).tolist()
     sure = accepted.tolist()

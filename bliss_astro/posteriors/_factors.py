@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The small distributions that a tile's posterior is made of.
+Factors of a tile's posterior: distributions of count, type, position and flux.
 
 Each holds tensors of parameters whose leading dimensions are a batch of
 tiles (or of sources) and offers ``sample``, ``log_prob`` and ``mode``.
@@ -10,7 +10,13 @@ import math
 
 import torch
 
-__all__ = ['CountFactor', 'LogFluxFactor', 'PositionFactor', 'TypeFactor']
+__all__ = [
+    'CountFactor',
+    'LogFluxFactor',
+    'PositionFactor',
+    'TypeFactor',
+    'of_type',
+]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -304,6 +310,24 @@ class LogFluxFactor:
             torch.maximum(mean, self.low - 6 * scale), self.high + 6 * scale
         )
 
+    @classmethod
+    def of_types(cls, star, galaxy, log_types):
+        """
+        Join the distributions for stars and for galaxies, given ``log_types``.
+
+        The mixture has 2 M components, the star's first, whose weights sum to the
+        probability of a star, ``exp(log_types[..., 0])``.
+        """
+        kinds = zip((star, galaxy), log_types.split(1, -1), strict=True)
+        logits = [factor.log_weights + log_type for factor, log_type in kinds]
+        mean, scale = (star.mean, galaxy.mean), (star.scale, galaxy.scale)
+        joined = (torch.cat(part, -1) for part in (logits, mean, scale))
+        return cls(*joined, star.low[..., 0], star.high[..., 0])
+
+    def packed(self) -> torch.Tensor:
+        """Upper end, log-weights, means and scales, tensor ``(..., 1 + 3 M)``."""
+        return torch.cat([self.high, self.log_weights, self.mean, self.scale], -1)
+
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-density of log-fluxes, tensor ``(...,)``."""
         parts = _truncated_log_prob(
@@ -328,7 +352,7 @@ class LogFluxFactor:
             Probability.
         """
         low, high = self.low[..., 0].clone(), self.high[..., 0].clone()
-        # What of the distribution function does not depend on the value.
+        # The part of the distribution function that does not depend on the value.
         scale = _tail_sign(self.low - self.mean) * self.scale
         lower = _ndtr((self.low - self.mean) / scale)
         upper = _ndtr((self.high - self.mean) / scale)
@@ -365,3 +389,9 @@ class LogFluxFactor:
         best = (self.log_weights - torch.log(self.scale)).argmax(-1)
         value = _pick(self.mean, best)
         return torch.minimum(torch.maximum(value, self.low[..., 0]), self.high[..., 0])
+
+
+def of_type(parts, is_galaxy):
+    """Components ``(..., M)`` of one type of mixtures ``(..., 2 M)`` over both."""
+    halves = (part.chunk(2, -1) for part in parts)
+    return [torch.where(is_galaxy[..., None], other, star) for star, other in halves]

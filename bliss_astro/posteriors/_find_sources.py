@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From the posterior over tiles to all sources that an image may hold.
+Candidate sources: from the posterior over tiles to the marginals of all sources.
 """
 
 import dataclasses
@@ -10,10 +10,9 @@ import torch
 from bliss_astro._threads import map_threads, split_work
 
 from ._borders import border_candidates, each_once, join_neighbours
-from ._marginals import SourceMarginals, _quasi_random
+from ._marginals import SourceMarginals, quasi_random
 from ._scene_fit import SceneSources
-from ._source_sequence import draw_shapes
-from ._star_fit import StarPatches
+from ._shape_layers import draw_shapes
 from ._tile_posterior import TilePosterior, most_probable
 
 __all__ = ['find_sources']
@@ -22,29 +21,29 @@ __all__ = ['find_sources']
 _FAINTEST = 0.02
 # The same where nothing is refined.
 _COARSE = 0.3
-# Those from which on it is asked whether neighbouring tiles hold the same source, of
-# which a source of probability 0.4 has one at least in the four tiles that it may
-# touch; and the probability in such a tile below which it adds nothing.
+# Least probability of a candidate that is joined with those of neighbouring tiles
+# (a source of probability 0.4 has 0.12 in one at least of the four tiles that it may
+# touch), and the probability in such a tile below which it adds nothing.
 _JOINED, _SHARE = 0.12, 0.03
-# Positions at which the flux is asked for, by one pass and by a sequence of
-# encoders.
+# Positions at which the flux is computed, by one pass (and where nothing is refined)
+# and by a sequence of encoders.
 _N_FLUX, _N_COARSE, _N_SCENES = 16, 4, 2
-# Fluxes that are asked for at once.
-_MOST_FLUXES = 512
-# Less probable candidates keep what the one pass says of them, and so do all beyond
+# Less probable candidates keep the description of the one pass, and so do all beyond
 # this number and that number a pixel.
 _IN_SEQUENCE = 0.1
-_MOST_IN_SEQUENCE = 500, 0.01
-# What of a fit shapes are inferred from.
-_SEEN = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
-# Draws of shapes, and sources for which they are made at once; candidates whose
-# positions and fluxes are.
-_N_SHAPES, _PIECE, _MOST_AT_ONCE = 64, 512, 4096
+_MAX_IN_SEQUENCE = 500, 0.01
+# Inputs of the shape layers from a fit.
+_SHAPE_INPUTS = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
+# Draws of a shape.
+_N_SHAPES = 64
+# Fluxes, sources with shapes, and candidates in one batch.
+_FLUX_BATCH, _SHAPE_BATCH, _BATCH = 512, 512, 4096
 
 
 @dataclasses.dataclass
 class _Sweep:
-    # The greedy sweep with what it thought on the way.
+    """Greedy sweep with its cached hidden layers and probabilities."""
+
     posterior: TilePosterior
     catalog: object
     code: torch.Tensor  # (B, C K, rows, columns)
@@ -59,7 +58,7 @@ class _Sweep:
             some = tuple(part[index] for part in tiles)
             return self._describe_piece(place, hidden[index], count[index], some)
 
-        pieces = split_work(len(count), _MOST_AT_ONCE, count.device)
+        pieces = split_work(len(count), _BATCH, count.device)
         parts = map_threads(describe, pieces)
         position, flux, mode, seen = zip(*parts, strict=True)
         mode = tuple(torch.cat(values) for values in zip(*mode, strict=True))
@@ -67,56 +66,43 @@ class _Sweep:
         return torch.cat(position, 1), torch.cat(flux, 1), mode, seen
 
     def _describe_piece(self, place, hidden, count, tiles):
-        posterior, catalog = self.posterior, self.catalog
-        earlier = posterior.code_of(catalog, tiles, place)
-        source = posterior.head.source_hidden(place, hidden, count, earlier)
-        factor, _, fit = posterior.position_factor(place, source, tiles, catalog)
-        high = posterior.ceiling(hidden[:, 0])
-        if place:
-            high = catalog.log_flux[(*tiles, place - 1)].clamp(min=1e-3)
-        x, y = factor.quantile_draws(self.quasi)
-        # Where nothing is refined, at fewer.
-        n_asked = _N_COARSE if posterior.coarse else _N_FLUX
-        at = torch.stack([x, y], -1)[:, :n_asked]
-        fluxes = self._fluxes(place, (source, tiles, fit, high), at)
+        grid = self.posterior.grid
+        given = (place, tiles, hidden, count, self.catalog)
+        chain = self.posterior.source_chain(*given)
+        x, y = chain.position.quantile_draws(self.quasi)
+        # At fewer positions where nothing is refined.
+        n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
+        fluxes = _fluxes(chain, torch.stack([x, y], -1)[:, :n_fluxes])
         rows, columns = (part[:, None] for part in tiles[1:])
-        positions = torch.stack(posterior.grid.to_pixels(x, y, rows, columns))
-        mode = posterior.grid.to_pixels(*factor.mode(), tiles[1], tiles[2])
-        return positions, fluxes, mode, self._extended(place, source, fit)
+        positions = torch.stack(grid.to_pixels(x, y, rows, columns))
+        mode = grid.to_pixels(*chain.position.mode(), *tiles[1:])
+        return positions, fluxes, mode, self._shape_inputs(chain)
 
-    def _extended(self, place, source, fit):
-        """What shapes are inferred from; nothing where they are not."""
-        head = self.posterior.head
-        if not head.shapes:
+    def _shape_inputs(self, chain):
+        """Inputs of the shape layers; none where shapes are not inferred."""
+        if not chain.head.shapes:
             return {}
-        seen = {name: fit[name] for name in _SEEN}
-        return seen | {'features': head.extended(place, source, fit)}
+        seen = {name: chain.fit[name] for name in _SHAPE_INPUTS}
+        return seen | {'features': chain.extended}
 
-    def _fluxes(self, place, given, at):
-        """Flux (1 + 3 M, N, S) at positions (N, S, 2), many at once of few sources."""
-        n = len(at)
-        step = max(1, _MOST_FLUXES // max(1, n))
-        out = []
-        for some in at.split(step, 1):
-            # Small tensors cost as much time each as large ones.
-            index = torch.arange(n, device=at.device).repeat_interleave(some.shape[1])
-            source, tiles, fit, high = given if step == 1 else _select(given, index)
-            flux = self.posterior.flux_mixture(
-                place, source, tiles, some.flatten(0, 1), fit, high
-            )
-            parts = (high[:, None], flux.log_weights, flux.mean, flux.scale)
-            parts = torch.cat(parts, -1).unflatten(0, (n, some.shape[1]))
-            out.append(parts.movedim(-1, 0))
-        return torch.cat(out, -1)
+
+def _fluxes(chain, at):
+    """Flux (1 + 3 M, N, S) at positions (N, S, 2), in batches."""
+    n = len(at)
+    step = max(1, _FLUX_BATCH // max(1, n))
+    out = []
+    for some in at.split(step, 1):
+        # Small tensors cost as much time each as large ones.
+        index = torch.arange(n, device=at.device).repeat_interleave(some.shape[1])
+        part = chain if step == 1 else chain.take(index)
+        flux = part.flux(some.flatten(0, 1)).packed()
+        out.append(flux.unflatten(0, (n, some.shape[1])).movedim(-1, 0))
+    return torch.cat(out, -1)
 
 
 def _select(values, index):
-    """The chosen sources, of tensors and cut-outs in tuples and dicts."""
-    if isinstance(values, dict):
-        return {name: _select(value, index) for name, value in values.items()}
-    if isinstance(values, tuple):
-        return tuple(_select(value, index) for value in values)
-    return values.select(index) if isinstance(values, StarPatches) else values[index]
+    """Subset of the sources in a dict of tensors."""
+    return {name: value[index] for name, value in values.items()}
 
 
 def _greedy(posterior, n_draws) -> _Sweep:
@@ -128,7 +114,7 @@ def _greedy(posterior, n_draws) -> _Sweep:
         posterior.head.encode_sources(catalog),
         hidden,
         probs.flip(-1).cumsum(-1).flip(-1)[..., 1:],
-        _quasi_random(max(n_draws, _N_FLUX), 3, posterior.device),
+        quasi_random(max(n_draws, _N_FLUX), 3, posterior.device),
     )
 
 
@@ -142,7 +128,7 @@ def find_sources(
     Parameters
     ----------
     posterior : `TilePosterior`
-        Of B images.
+        Posterior of B images.
 
     n_draws : int, optional
         Size P of the quasi-random sets of positions.
@@ -162,7 +148,7 @@ def find_sources(
     The work is bounded by the number of pixels. Of heads that know galaxies, the
     greedy sweep takes sources in at most 2000 tiles and one more for each 25 pixels,
     and at most 500 and one for each 25 pixels are described, the most probable; other
-    heads have at most ``n_most`` in each tile. The flux of each is asked for at 16
+    heads have at most ``n_most`` in each tile. The flux of each is computed at 16
     positions. Encoders in sequence see at most 500 sources and one more for each 100
     pixels, the brightest, in 2 scenes that are fitted in 10 rounds.
     """
@@ -177,7 +163,7 @@ def find_sources(
     probability = torch.cat([part.probability for part in found])
     chosen = (probability > _IN_SEQUENCE) & (probability >= least)
     n_pixels = posterior.inputs.image.numel()
-    most = _MOST_IN_SEQUENCE[0] + int(_MOST_IN_SEQUENCE[1] * n_pixels)
+    most = _MAX_IN_SEQUENCE[0] + int(_MAX_IN_SEQUENCE[1] * n_pixels)
     later = posterior.sequence is not None and int(chosen.sum()) <= most
     for place, part in enumerate(found):
         described = part.probability >= least
@@ -207,7 +193,7 @@ def _describe_in_sequence(sequence, sources, chosen, most):
         return
     some = sources.select(chosen)
     n_numbers = 6 + sequence.encoders.shape.n_shape
-    q = _quasi_random(_N_SHAPES, n_numbers, sources.x.device)
+    q = quasi_random(_N_SHAPES, n_numbers, sources.x.device)
 
     scenes = [
         SceneSources(
@@ -229,7 +215,8 @@ def _describe_in_sequence(sequence, sources, chosen, most):
         if sequence.encoders.shapes_only:
             given = (some.galaxy < 0.5, some.flux[:, k])
         parts = sequence.describe(scenes[k], given, blind)
-        drawn = [sequence.draw_shapes(part, q[k::_N_SCENES]) for part in parts]
+        layers, own = sequence.encoders.shape, q[k::_N_SCENES]
+        drawn = [draw_shapes(layers, *part, own) for part in parts]
         shapes, ellipticities = (torch.cat(v) for v in zip(*drawn, strict=True))
         return torch.cat([part[0] for part in parts]), shapes, ellipticities
 
@@ -258,7 +245,7 @@ def _infer_shapes(sweep, place, sources, seen, chosen):
     # refined, for what says little: some draws, repeated.
     few = posterior.coarse or posterior.sequence is not None
     n_draws = _N_SHAPES // 4 if few else _N_SHAPES
-    q = _quasi_random(n_draws, 6 + head.n_shape, posterior.device)
+    q = quasi_random(n_draws, 6 + head.n_shape, posterior.device)
 
     def draw(index):
         own = chosen[index]
@@ -267,7 +254,7 @@ def _infer_shapes(sweep, place, sources, seen, chosen):
         drawn = draw_shapes(layers, *given, q)
         return [value.repeat(1, _N_SHAPES // n_draws, 1) for value in drawn]
 
-    parts = map_threads(draw, split_work(len(chosen), _PIECE, posterior.device))
+    parts = map_threads(draw, split_work(len(chosen), _SHAPE_BATCH, posterior.device))
     drawn = [torch.cat(values) for values in zip(*parts, strict=True)]
     sources.shapes[chosen], sources.ellipticity[chosen] = drawn
 
@@ -317,7 +304,7 @@ def _first_sources(sweep, least):
         return join_neighbours(sweep, index, *given, faintest=_SHARE)
 
     same = {}
-    pieces = split_work(len(near), _MOST_AT_ONCE, near.device)
+    pieces = split_work(len(near), _BATCH, near.device)
     for found in map_threads(join, pieces):
         for key, share in found.items():
             same[key] = max(share, same.get(key, 0.0))

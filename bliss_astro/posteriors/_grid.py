@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tiles: how an image is cut, and catalogues cut likewise.
+Tile grids and catalogues by tile.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class TileCatalog:
     shape : tensor ``(B, rows, columns, K, 6)``
         Shapes of galaxies in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels,
         or points in the latent space of a learned model;
-        zeros for stars, and where nobody asks for them (the default).
+        zeros for stars, and where they are not needed (the default).
     """
 
     count: torch.Tensor
@@ -107,6 +107,39 @@ class TileCatalog:
         zeros = [torch.zeros(full, device=device) for _ in range(3)]
         count = torch.zeros(full[:-1], dtype=torch.long, device=device)
         return cls(count, *zeros, shape=zeros[0].new_zeros(*full, n_shape))
+
+    def at_tiles(self, tiles, n_most) -> 'TileCatalog':
+        """
+        Sources of N tiles, each as an image of one tile.
+
+        Parameters
+        ----------
+        tiles : tuple of tensor ``(N,)``
+            Image, row and column of each tile.
+
+        n_most : int
+            Largest number of sources; fainter ones are left out of the count.
+
+        Returns
+        -------
+        catalog : `TileCatalog`
+            With ``count`` ``(N, 1, 1)``; shapes are left out.
+        """
+        names = ('x', 'y', 'log_flux', 'galaxy')
+        values = (getattr(self, name)[tiles][:, None, None] for name in names)
+        return TileCatalog(self.count[tiles].clamp(max=n_most)[:, None, None], *values)
+
+    def brightest_first(self) -> 'TileCatalog':
+        """The same sources, in each tile sorted by flux."""
+        place = torch.arange(self.x.shape[-1], device=self.x.device)
+        used = place < self.count[..., None]
+        rank = torch.where(used, -self.log_flux, torch.inf).argsort(dim=-1, stable=True)
+        values = {
+            name: getattr(self, name).gather(-1, rank)
+            for name in ('x', 'y', 'log_flux', 'galaxy')
+        }
+        shape = self.shape.gather(-2, rank[..., None].expand(self.shape.shape))
+        return TileCatalog(self.count, **values, shape=shape)
 
     @classmethod
     def from_batch(cls, batch, *, tile_size=4, n_most=2):

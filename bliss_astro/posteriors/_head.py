@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From the features of a tile, and its neighbours' sources, to its factors.
+Head: from the features of a tile and its neighbours' sources to its factors.
 """
 
 import math
@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from ._factors import CountFactor, LogFluxFactor, PositionFactor
 from ._grid import COLOURS, TileCatalog
 
-__all__ = ['StarHead']
+__all__ = ['LOG_FLUX_CEILING', 'SOURCE_WIDTH', 'StarHead', 'flux_mixture_of_raw']
 
 # Channels of a source's own layers.
-_NARROW = 96
+SOURCE_WIDTH = 96
 # Beyond any flux that a prior draws: 10 e-foldings above the floor.
 LOG_FLUX_CEILING = 12.0
 
@@ -50,8 +50,8 @@ class StarHead(nn.Module):
     """
 
     codes_per_source = 5
-    # Numbers of a fit that the position is told.
-    position_told = 10
+    # Inputs of the position factor from a fit.
+    n_position_inputs = 10
     galaxies = False
     shapes = False
     # Numbers that a catalogue keeps of a shape.
@@ -65,7 +65,7 @@ class StarHead(nn.Module):
         self.from_neighbours = nn.Conv2d(1 + n_code, width, 3, bias=False)
         self.mix = nn.Conv2d(width, width, 1)
         self.count = nn.Conv2d(width, n_most + 1, 1)
-        m, narrow = n_components, _NARROW
+        m, narrow = n_components, SOURCE_WIDTH
         self.source = nn.ModuleList()
         for _ in range(n_most):
             self.source.append(
@@ -74,7 +74,7 @@ class StarHead(nn.Module):
                         'hidden': nn.Linear(width + n_code + n_most + 1, narrow),
                         'start': nn.Linear(narrow, 2),
                         'position': nn.Sequential(
-                            nn.Linear(narrow + self.position_told, narrow),
+                            nn.Linear(narrow + self.n_position_inputs, narrow),
                             nn.SiLU(),
                             nn.Linear(narrow, 6 * m),
                         ),
@@ -99,7 +99,7 @@ class StarHead(nn.Module):
 
     def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
         """
-        What a tile tells its neighbours, tensor ``(B, C K, rows, columns)``.
+        Sources of a tile as inputs of its neighbours, ``(B, C K, rows, columns)``.
 
         Presence, position and flux of each of its sources, C numbers
         (``codes_per_source``); zeros where there is none.
@@ -150,9 +150,9 @@ class StarHead(nn.Module):
         if own.numel() == 0:  # a single row or column of tiles
             return own
         flag = known.expand(len(code), 1, *known.shape)
-        told = torch.cat([flag, code * known], 1)
-        told = F.pad(told, (1, 1, 1, 1))[..., i:, j:]
-        near = F.conv2d(told, self.from_neighbours.weight, stride=2)
+        given = torch.cat([flag, code * known], 1)
+        given = F.pad(given, (1, 1, 1, 1))[..., i:, j:]
+        near = F.conv2d(given, self.from_neighbours.weight, stride=2)
         hidden = F.silu(own + near)
         return hidden + F.silu(self.mix(hidden))
 
@@ -180,7 +180,7 @@ class StarHead(nn.Module):
         Parameters
         ----------
         context : tensor ``(N, width)``
-            Of the tiles.
+            Hidden layer of the tiles.
 
         code : tensor ``(N, C K, 3, 3)``
             Sources of each tile's neighbourhood.
@@ -193,8 +193,8 @@ class StarHead(nn.Module):
         hidden : tensor ``(N, width)``
             The same numbers as `hidden` gives.
         """
-        told = torch.cat([known, code * known], 1)
-        near = F.conv2d(told, self.from_neighbours.weight)[..., 0, 0]
+        given = torch.cat([known, code * known], 1)
+        near = F.conv2d(given, self.from_neighbours.weight)[..., 0, 0]
         hidden = F.silu(context + near)
         return hidden + F.silu(
             F.linear(hidden, self.mix.weight[..., 0, 0], self.mix.bias)
@@ -217,7 +217,7 @@ class StarHead(nn.Module):
             0 for the brightest.
 
         hidden : tensor ``(N, width)``
-            Of the tiles.
+            Hidden layer of the tiles.
 
         count : tensor ``(N,)``
             Number of sources in each tile.
@@ -226,8 +226,8 @@ class StarHead(nn.Module):
             Code of the brighter sources of the same tile.
         """
         number = F.one_hot(count, self.n_most + 1).to(hidden)
-        told = torch.cat([hidden, earlier, number], -1)
-        return F.silu(self.source[place]['hidden'](told))
+        inputs = torch.cat([hidden, earlier, number], -1)
+        return F.silu(self.source[place]['hidden'](inputs))
 
     def start(self, place: int, hidden: torch.Tensor) -> torch.Tensor:
         """First guess of a position in units of the tile, ``(N, 2)``."""
@@ -258,7 +258,7 @@ class StarHead(nn.Module):
             Pixels.
         """
         start = start.detach()
-        told = torch.stack(
+        inputs = torch.stack(
             [
                 2 * start[:, 0] - 1,
                 2 * start[:, 1] - 1,
@@ -273,8 +273,8 @@ class StarHead(nn.Module):
             ],
             -1,
         )
-        told = torch.cat([hidden, told, *self._told_of_position(fit)], -1)
-        raw = self.source[place]['position'](told)
+        inputs = torch.cat([hidden, inputs, *self._further_position_inputs(fit)], -1)
+        raw = self.source[place]['position'](inputs)
         logit, ax, ay, sx, sy, slope = raw.unflatten(-1, (6, -1)).unbind(-2)
         floor = math.log(1e-4)
         # The fit's component: moved and widened in units of its error.
@@ -300,8 +300,8 @@ class StarHead(nn.Module):
         slopes = torch.stack(slopes, -1).clamp(-3, 3)
         return PositionFactor(logit + offset, mean_x, mean_y, scale_x, scale_y, slopes)
 
-    def _told_of_position(self, fit):
-        # What other kinds of sources add to that.
+    def _further_position_inputs(self, fit):
+        # Further inputs for other kinds of sources.
         return ()
 
     def flux_factor(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
@@ -331,7 +331,7 @@ class StarHead(nn.Module):
         """
         pull_x = (position[:, 0] - fit['x']) / fit['error_x']
         pull_y = (position[:, 1] - fit['y']) / fit['error_y']
-        told = torch.stack(
+        inputs = torch.stack(
             [
                 2 * position[:, 0] - 1,
                 2 * position[:, 1] - 1,
@@ -348,17 +348,17 @@ class StarHead(nn.Module):
             ],
             -1,
         )
-        raw = self.source[place]['flux'](torch.cat([hidden, told], -1))
+        raw = self.source[place]['flux'](torch.cat([hidden, inputs], -1))
         error = at['relative_error']
         spreads = [error] + [(error + 0.1) * 2**k for k in range(1, self.n_components)]
-        return _flux_mixture(raw, at['log_flux'], spreads, high)
+        return flux_mixture_of_raw(raw, at['log_flux'], spreads, high)
 
     def flux_mixture(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
         """The same, over all types of sources."""
         return self.flux_factor(place, hidden, position, fit, at, high)
 
 
-def _flux_mixture(raw, centre, spreads, high):
+def flux_mixture_of_raw(raw, centre, spreads, high):
     # Components around one estimate, moved and widened in units of ``spreads``.
     logit, shift, width = raw.unflatten(-1, (3, -1)).unbind(-2)
     spread = torch.stack(spreads, -1)

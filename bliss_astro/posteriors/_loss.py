@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The loss of neural posterior estimation.
+Loss functions of neural posterior estimation.
 """
 
 __all__ = ['npe_loss', 'sequence_loss']
@@ -25,12 +25,12 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
     mean of :math:`-\log q_\phi(z \mid x)` over simulated pairs minimises
     the divergence.  Whatever else was drawn to make x (the pixels
     of single exposures, stars outside of the image, the blemishes) is
-    marginalised because it is not among the z that q is asked for.
+    marginalised because it is no part of the z of q.
 
     Parameters
     ----------
     posterior : `~bliss_astro.posteriors.TilePosterior`
-        For B images.
+        Posterior of B images.
 
     catalog : `~bliss_astro.posteriors.TileCatalog`
         Their true catalogues.
@@ -75,8 +75,8 @@ def sequence_loss(sequence, catalog):
 
     Parameters
     ----------
-    sequence : `~bliss_astro.posteriors.SourceSequence`
-        For B images.
+    sequence : ``SourceSequence``
+        Posterior of B images.
 
     catalog : `~bliss_astro.posteriors.TileCatalog`
         Their true catalogues.

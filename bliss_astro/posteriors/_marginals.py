@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Marginals of single sources.
+Marginals of single sources: probability, position, type, flux, shape.
 
 A source that is hardly seen may lie anywhere within some pixels, and a row of
 a catalogue claims a place.  So the probability of a row is that of a source
@@ -11,10 +11,9 @@ import dataclasses
 
 import torch
 
-from ._catalog_head import of_type, split_types
-from ._factors import LogFluxFactor
+from ._factors import LogFluxFactor, of_type
 
-__all__ = ['PLACE_RADIUS', 'SourceMarginals']
+__all__ = ['PLACE_RADIUS', 'SourceMarginals', 'quasi_random']
 
 # Distance in pixels within which a source supports the place that is claimed.
 # A third of SDSS's FWHM: half a pixel more or less shifts single exposures'
@@ -33,7 +32,7 @@ class SourceMarginals:
     Attributes
     ----------
     probability : tensor ``(N,)``
-        That there is a source; from `find_sources`, within ``PLACE_RADIUS`` of
+        Probability of a source; from `find_sources`, within ``PLACE_RADIUS`` of
         its `place`.
 
     x, y : tensor ``(N, P)``
@@ -96,7 +95,7 @@ class SourceMarginals:
         """Probability of a galaxy, given the source, tensor ``(N,)``."""
         if not self.typed:
             return torch.zeros_like(self.probability)
-        _, share = split_types(self._mixture()[1][0])
+        _, share = self._mixture()[1][0].chunk(2, -1)
         return share.exp().sum(-1).mean(-1).clamp(0, 1)
 
     def flux_given(self, galaxy) -> LogFluxFactor:
@@ -133,7 +132,7 @@ class SourceMarginals:
 
     def place(self) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Where each source is said to be, two tensors ``(N,)`` in pixels.
+        Claimed position of each source, two tensors ``(N,)`` in pixels.
 
         The mean position of a distribution with one narrow peak; of one that
         is wide or has several, the place near the mean that most
@@ -154,7 +153,7 @@ class SourceMarginals:
         return (apart < PLACE_RADIUS).float().mean(1)
 
     def select(self, index) -> 'SourceMarginals':
-        """The chosen sources."""
+        """Subset of the sources."""
         values = {name: getattr(self, name) for name in _TENSORS}
         chosen = {k: None if v is None else v[index] for k, v in values.items()}
         return SourceMarginals(**chosen, typed=self.typed)
@@ -172,9 +171,12 @@ class SourceMarginals:
 _TENSORS = [f.name for f in dataclasses.fields(SourceMarginals) if f.name != 'typed']
 
 
-def _quasi_random(n_draws: int, n_dimensions: int, device) -> torch.Tensor:
-    # The additive recurrence of the generalised golden ratio: even in every
-    # projection, and the same every time.
+def quasi_random(n_draws: int, n_dimensions: int, device) -> torch.Tensor:
+    """
+    Points ``(n_draws, n_dimensions)`` within the unit cube, even in every projection.
+
+    The additive recurrence of the generalised golden ratio (Roberts 2018).
+    """
     ratio = 2.0
     for _ in range(40):
         ratio = (1 + ratio) ** (1 / (n_dimensions + 1))

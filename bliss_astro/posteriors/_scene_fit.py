@@ -1,18 +1,18 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-All sources of a scene fitted together, so that each is seen alone.
+Scene fits: all sources of an image fitted together, to separate each from the others.
 
-What makes a blend hard is the neighbours' light.  With the positions
+The light of the neighbours makes a blend hard.  With the positions
 given, blurred and stretched PSFs are fitted to all sources in turn, each to the
-pixels less the models of all others, and a few rounds suffice.  What is left for
-the network to see is every source nearly by itself, and what was taken off.
+pixels less the models of all others, and a few rounds suffice.  The network's inputs
+are then every source nearly by itself, and the light that was subtracted.
 """
 
 import dataclasses
 
 import torch
 
-from ._ellipse_fit import Ellipses, fit_ellipses, model_of
+from ._extended_fit import Ellipses, fit_ellipses, model_of
 from ._star_fit import flux_at
 
 __all__ = ['STAMP_RADIUS', 'SceneFit', 'SceneSources', 'fit_scene']
@@ -40,10 +40,10 @@ class SceneSources:
         Positions in pixels.
 
     point : tensor ``(N,)`` of bool or None
-        Which ones are known to be stars.
+        `True` for known stars.
 
     active : tensor ``(N,)`` of bool or None
-        Which ones are part of the scene; the others are measured as if each
+        `True` for parts of the scene; the others are measured as if each
         alone were added to it.
     """
 
@@ -64,7 +64,7 @@ class SceneSources:
         return self.images, self.rows, self.columns
 
     def select(self, index):
-        """The chosen ones."""
+        """Subset of the sources."""
         names = [field.name for field in dataclasses.fields(self)]
         values = [getattr(self, name) for name in names]
         return SceneSources(*(None if v is None else v[index] for v in values))
@@ -73,12 +73,12 @@ class SceneSources:
 @dataclasses.dataclass
 class SceneFit:
     """
-    What `fit_scene` finds.
+    Result of `fit_scene`.
 
     Attributes
     ----------
     ellipses : `Ellipses`
-        Of all sources.
+        Models of all sources.
 
     model, extended : tensor ``(B, ...)``
         The scene on the padded grid, and the part of it that is not known to
@@ -103,7 +103,7 @@ def _own_model(patches, ellipses, sources) -> torch.Tensor:
 
 def cleaned(pixels, fit, sources, index):
     """
-    Stamps of sources without all others, and what was taken off.
+    Stamps of sources without all others, and the light that was subtracted.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def cleaned(pixels, fit, sources, index):
         All of its sources.
 
     index : tensor of int
-        Which ones.
+        Indices of the sources.
 
     Returns
     -------

@@ -6,12 +6,11 @@ The classification encoder and the galaxy encoder, which look at one source.
 import torch
 from torch import nn
 
-from ._catalog_head import ShapeLayers
-from ._ellipse_fit import N_ELLIPSE
+from ._extended_fit import N_SIZE_FEATURES, N_SIZES
 from ._factors import LogFluxFactor, TypeFactor
-from ._galaxy_bank import N_SIZES, N_TOLD
-from ._head import _flux_mixture
+from ._head import flux_mixture_of_raw
 from ._scene_fit import STAMP_RADIUS
+from ._shape_layers import N_ELLIPSE, ShapeLayers
 
 __all__ = ['SourceEncoders', 'StampEncoder']
 
@@ -66,7 +65,7 @@ class StampEncoder(nn.Module):
             Channels.
 
         numbers : tensor ``(N, n_numbers)``
-            What is measured beside.
+            Measured features of the sources.
 
         half : bool, optional
             Convolve in bfloat16.
@@ -80,11 +79,11 @@ class StampEncoder(nn.Module):
 
 class SourceEncoders(nn.Module):
     """
-    What follows detection, source by source.
+    Classification and galaxy encoders, which follow detection source by source.
 
     Both encoders look at the stamp of a source, centred on the pixel of its
     position, from which the light of the other sources has been taken off.
-    The first says whether it is a star or a galaxy; the second, told the types of all
+    The first says whether it is a star or a galaxy; the second, given the types of all
     sources, how bright it is and, of a galaxy, what shape it has.
 
     Parameters
@@ -96,13 +95,13 @@ class SourceEncoders(nn.Module):
         Features of the detection encoder.
 
     width : int, optional
-        Of the layers.
+        Width of the layers.
 
     n_components : int, optional
         Components M of the mixtures of fluxes.
 
     latent_dim : int, optional
-        As for `ShapeLayers`.
+        As for ``ShapeLayers``.
 
     shapes_only : bool, optional
         Leave types and fluxes to the detection encoder.
@@ -121,7 +120,7 @@ class SourceEncoders(nn.Module):
         super().__init__()
         self.n_components, self.shapes_only = n_components, shapes_only
         self.width = width
-        n_numbers = _N_OWN + N_TOLD + N_ELLIPSE + n_conditions + n_features
+        n_numbers = _N_OWN + N_SIZE_FEATURES + N_ELLIPSE + n_conditions + n_features
         self.galaxy = StampEncoder(n_numbers, width=width)
         self.shape = ShapeLayers(width, latent_dim=latent_dim)
         if shapes_only:
@@ -141,7 +140,7 @@ class SourceEncoders(nn.Module):
         Parameters
         ----------
         seen : dict of tensor
-            Of N sources, see `~bliss_astro.posteriors.SourceSequence`.
+            Inputs of N sources, see ``SourceSequence``.
 
         half : bool, optional
             Convolve in bfloat16.
@@ -157,7 +156,8 @@ class SourceEncoders(nn.Module):
         """Distribution of the log-flux of stars."""
         error = seen['relative_error']
         spreads = [error] + [(error + 0.1) * 2**k for k in range(1, self.n_components)]
-        return _flux_mixture(self.star_flux(features), seen['log_flux'], spreads, high)
+        raw = self.star_flux(features)
+        return flux_mixture_of_raw(raw, seen['log_flux'], spreads, high)
 
     def galaxy_flux_factor(self, features, seen, high) -> LogFluxFactor:
         """Distribution of the log-flux of galaxies."""
@@ -167,7 +167,7 @@ class SourceEncoders(nn.Module):
         errors = torch.cat([seen['size_error'], seen['ellipse_error'][:, None]], -1)
         error = (choice * errors).sum(-1)
         spreads = [(error + 0.03) * 2**k for k in range(self.n_components)]
-        return _flux_mixture(raw, (choice * guesses).sum(-1), spreads, high)
+        return flux_mixture_of_raw(raw, (choice * guesses).sum(-1), spreads, high)
 
     def shape_factors(self, features, seen, log_flux):
         """Distributions of shape and ellipticity of galaxies of given fluxes."""

@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 r"""
-Type, flux and shape of every source, given where all of them are.
+Encoders in sequence: type, flux and shape of every source, given all positions.
 
 The design of Hansen et al. (2022): detection, then classification, then
-measurement, each encoder looking at the place that the one before drew,
+measurement, each encoder centred on the position that the one before drew,
 
 .. math::
 
@@ -23,14 +23,19 @@ from bliss_astro._threads import split_work
 from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
-from ._catalog_head import split_types
-from ._ellipse_fit import ELLIPSE_NAMES, Ellipses, ellipse_features, fit_ellipses
-from ._galaxy_bank import measure_sizes
+from ._extended_fit import (
+    ELLIPSE_NAMES,
+    Ellipses,
+    ellipse_features,
+    fit_ellipses,
+    measure_sizes,
+)
+from ._factors import LogFluxFactor
 from ._grid import TileCatalog
 from ._head import LOG_FLUX_CEILING
 from ._scene_fit import SceneFit, SceneSources, cleaned, first_guess, fit_scene
-from ._shapes import ellipticity_to_vector, vector_to_ellipticity
-from ._star_fit import flux_at
+from ._shape_layers import shape_log_probs
+from ._star_fit import photometry
 
 __all__ = ['SourceSequence']
 
@@ -38,7 +43,7 @@ __all__ = ['SourceSequence']
 _FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
 # Half-size of the stamps on which small sources are measured.
 _NEAR = 6
-# Sources that are looked at at once.
+# Sources in one batch.
 _PIECE = 512
 
 
@@ -48,17 +53,17 @@ class SourceSequence:
 
     Parameters
     ----------
-    encoders : `SourceEncoders`
+    encoders : ``SourceEncoders``
         The trained layers.
 
     pixels : ``Pixels``
         The images.
 
     conditions : tensor ``(B, n_conditions, h, w)``
-        What describes them.
+        Numbers that describe them.
 
     features : tensor ``(B, width, rows, columns)``
-        What the detection encoder sees, tile by tile.
+        Features of the detection encoder, tile by tile.
 
     half : bool, optional
         Convolve in bfloat16.
@@ -94,7 +99,7 @@ class SourceSequence:
         Returns
         -------
         sources : ``SceneSources``
-            Of unknown type.
+            Sources of unknown type.
 
         where : tuple of tensor ``(N,)``
             Their places in the catalogue's tensors, the brightest of all tiles
@@ -113,7 +118,7 @@ class SourceSequence:
         value = self.inputs.log_flux_floor
         return self.inputs.at_tiles(value, *sources.tiles)[:, 0]
 
-    # -- seeing ----------------------------------------------------------------
+    # -- inputs ----------------------------------------------------------------
 
     @torch.no_grad()
     def fit(self, sources, start=None):
@@ -158,7 +163,7 @@ class SourceSequence:
     @torch.no_grad()
     def see(self, fit, sources, index):
         """
-        What the encoders are shown of some sources.
+        Inputs of the encoders for some sources.
 
         Parameters
         ----------
@@ -169,12 +174,12 @@ class SourceSequence:
             All of its sources.
 
         index : tensor of int
-            Which ones.
+            Indices of the sources.
 
         Returns
         -------
         seen : dict of tensor
-            ``stamps`` ``(N, 5, P, P)``, ``numbers``, and what least squares says of
+            ``stamps`` ``(N, 5, P, P)``, ``numbers``, and least-squares estimates of
             flux and shape.
         """
         some = sources.select(index)
@@ -183,25 +188,20 @@ class SourceSequence:
         far, others, extended = cleaned(self.pixels, fit, sources, index)
         near = _middle(far)
         x, y = some.x, some.y
-        flux, error, chi2 = flux_at(near, x, y)
-        sizes = measure_sizes(near, far, x, y, flux, floor)
-        told, size_log_flux, size_error, _ = sizes
+        star = photometry(near, x, y, log_floor)
+        sizes = measure_sizes(near, far, x, y, star['flux'], floor)
+        size_features, size_log_flux, size_error, _ = sizes
         own = fit.ellipses.select(index)
         own = fit_ellipses(far, own, x, y, floor, n_iterations=3)
         ellipse = ellipse_features(own, floor)
-        safe = torch.maximum(flux, 0.2 * floor)
-        star = {
-            'log_flux': torch.log(safe) - log_floor,
-            'relative_error': (error / safe).clamp(1e-4, 5),
-        }
         numbers = torch.stack(
             [
                 x - far.x,
                 y - far.y,
                 star['log_flux'] / 4,
                 torch.log(star['relative_error']),
-                (flux / error).clamp(-3, 30) / 10,
-                torch.log1p(chi2),
+                star['snr'].clamp(-3, 30) / 10,
+                torch.log1p(star['chi2']),
             ],
             -1,
         )
@@ -216,12 +216,20 @@ class SourceSequence:
         ]
         return {
             'stamps': torch.stack(stamps, 1),
-            'numbers': torch.cat([numbers, told, ellipse[0], conditions, context], -1),
+            'numbers': torch.cat(
+                [numbers, size_features, ellipse[0], conditions, context], -1
+            ),
             'size_log_flux': size_log_flux,
             'size_error': size_error,
-            **star,
+            'log_flux': star['log_flux'],
+            'relative_error': star['relative_error'],
             **dict(zip(ELLIPSE_NAMES, ellipse, strict=True)),
         }
+
+    def _flux_factors(self, features, seen, high):
+        """Distributions of the log-flux of a star and of a galaxy."""
+        star = self.encoders.star_flux_factor(features, seen, high)
+        return star, self.encoders.galaxy_flux_factor(features, seen, high)
 
     def _types(self, scene, sources, index):
         seen = self.see(scene, sources, index)
@@ -261,37 +269,26 @@ class SourceSequence:
         galaxy, value = catalog.galaxy[where], catalog.log_flux[where]
         index = torch.arange(len(sources), device=value.device)
         blind = self.fit(sources)
-        told = dataclasses.replace(sources, point=galaxy == 0)
-        seen = self.see(self.fit(told, blind), told, index)
+        typed = dataclasses.replace(sources, point=galaxy == 0)
+        seen = self.see(self.fit(typed, blind), typed, index)
         features = self.encoders.features(seen, half=self.half)
         high = self.ceiling(sources)
         value = torch.minimum(value, high - 1e-3)
         is_galaxy = galaxy > 0
-        values = self._shape_log_probs(
-            catalog.shape[where], is_galaxy, value, sources, features, seen
+        psf = self.inputs.at_tiles(self.inputs.psf, *sources.tiles)
+        values = shape_log_probs(
+            self.encoders.shape,
+            self.encoders.shape_factors(features, seen, value),
+            catalog.shape[where],
+            is_galaxy,
+            lambda shape: self.moments(psf, shape)[:2],
         )
         if not shapes_only:
             kind = self._types(blind, sources, index)
-            star = self.encoders.star_flux_factor(features, seen, high)
-            other = self.encoders.galaxy_flux_factor(features, seen, high)
+            star, other = self._flux_factors(features, seen, high)
             flux = torch.where(is_galaxy, other.log_prob(value), star.log_prob(value))
             values = (kind.log_prob(galaxy), flux, *values)
         return dict(zip(names, values, strict=True))
-
-    def _shape_log_probs(self, shape, is_galaxy, log_flux, sources, features, seen):
-        # Nothing is asked of a star's shape.
-        shape = torch.where(is_galaxy[:, None], shape, 0.5)
-        psf = self.inputs.at_tiles(self.inputs.psf, *sources.tiles)
-        with torch.no_grad():
-            truths = (
-                self.encoders.shape.to_vector(shape),
-                ellipticity_to_vector(*self.moments(psf, shape)[:2]),
-            )
-        factors = self.encoders.shape_factors(features, seen, log_flux)
-        return [
-            torch.where(is_galaxy, factor.log_prob(truth), 0.0)
-            for factor, truth in zip(factors, truths, strict=True)
-        ]
 
     # -- draws -----------------------------------------------------------------
 
@@ -315,24 +312,23 @@ class SourceSequence:
                     for index in self._pieces(sources)
                 ]
             )
-        told = dataclasses.replace(sources, point=galaxy == 0)
-        scene = self.fit(told, blind)
+        typed = dataclasses.replace(sources, point=galaxy == 0)
+        scene = self.fit(typed, blind)
         drawn = [
-            self._draw(scene, told, index, galaxy[index] > 0, generator, given)
+            self._draw(scene, typed, index, galaxy[index] > 0, generator, given)
             for index in self._pieces(sources)
         ]
         flux, shape = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         catalog.log_flux[where], catalog.galaxy[where] = flux, galaxy
         catalog.shape[where] = shape
-        return _brightest_first(catalog)
+        return catalog.brightest_first()
 
     def _draw(self, scene, sources, index, galaxy, generator, flux):
         seen = self.see(scene, sources, index)
         features = self.encoders.features(seen, half=self.half)
         if flux is None:
             high = self.ceiling(sources)[index]
-            star = self.encoders.star_flux_factor(features, seen, high)
-            other = self.encoders.galaxy_flux_factor(features, seen, high)
+            star, other = self._flux_factors(features, seen, high)
             drawn = [part.sample(generator=generator) for part in (other, star)]
             flux = torch.where(galaxy, *drawn)
         else:
@@ -351,14 +347,14 @@ class SourceSequence:
         Parameters
         ----------
         sources : ``SceneSources``
-            With ``active``: which ones are taken as there.
+            With ``active``: `True` for sources that are part of the scene.
 
         given : tuple of tensor, optional
-            Where only shapes are inferred here: which sources are most probably
+            Where only shapes are inferred here: the sources that are most probably
             stars, and their mixtures of fluxes.
 
         blind : ``SceneFit``, optional
-            Of these sources before types are known, where it was fitted already.
+            Fit of these sources before types are known, where it exists.
 
         Returns
         -------
@@ -375,104 +371,20 @@ class SourceSequence:
             point = log_types[:, 0] > log_types[:, 1]
         else:
             point, mixtures = given
-        told = dataclasses.replace(sources, point=point)
-        scene = self.fit(told, blind)
+        typed = dataclasses.replace(sources, point=point)
+        scene = self.fit(typed, blind)
         parts = []
         for index in self._pieces(sources):
-            seen = self.see(scene, told, index)
+            seen = self.see(scene, typed, index)
             features = self.encoders.features(seen, half=self.half)
             if log_types is None:
                 flux = mixtures[index]
             else:
                 high = self.ceiling(sources)[index]
-                flux = self._mixture(features, seen, log_types[index], high)
+                factors = self._flux_factors(features, seen, high)
+                flux = LogFluxFactor.of_types(*factors, log_types[index]).packed()
             parts.append((flux, features, seen))
         return parts
-
-    def _mixture(self, features, seen, log_types, high):
-        star = self.encoders.star_flux_factor(features, seen, high)
-        other = self.encoders.galaxy_flux_factor(features, seen, high)
-        flux = [
-            high[:, None],
-            star.log_weights + log_types[:, :1],
-            other.log_weights + log_types[:, 1:],
-            star.mean,
-            other.mean,
-            star.scale,
-            other.scale,
-        ]
-        return torch.cat(flux, -1)
-
-    def draw_shapes(self, part, q):
-        """
-        Draws of shapes and ellipticities of galaxies.
-
-        Parameters
-        ----------
-        part : tuple
-            One of those that `describe` returns.
-
-        q : tensor ``(P, 6 + n_shape)``
-            Uniform numbers.
-
-        Returns
-        -------
-        shapes : tensor ``(N, P, 6)``
-            Radii in pixels.
-
-        ellipticity : tensor ``(N, P, 2)``
-            Distortions.
-        """
-        flux, features, seen = part
-        return draw_shapes(self.encoders.shape, flux, features, seen, q)
-
-
-def draw_shapes(layers, flux, features, seen, q):
-    """
-    Shapes of galaxies whose fluxes are drawn from a mixture.
-
-    Parameters
-    ----------
-    layers : `ShapeLayers`
-        The trained layers.
-
-    flux : tensor ``(N, 1 + 6 M)``
-        Mixture of the log-flux over both types.
-
-    features : tensor ``(N, width)``
-        Of the sources.
-
-    seen : dict of tensor
-        As `ShapeLayers` needs it.
-
-    q : tensor ``(P, 6 + n_shape)``
-        Uniform numbers: two for the flux, three for the ellipticity, the others for
-        the shape, each of the last two drawn given the flux.
-
-    Returns
-    -------
-    shapes, ellipticity : tensor ``(N, P, 6)``, ``(N, P, 2)``
-        Given that each source is a galaxy.
-    """
-    n, n_draws = len(flux), len(q)
-    _, logits, mean, scale = flux.split([1, *[(flux.shape[1] - 1) // 3] * 3], -1)
-    galaxy = [split_types(part)[1] for part in (logits, mean, scale)]
-    cumulative = torch.softmax(galaxy[0], -1).cumsum(-1)[:, None, :-1]
-    component = (q[None, :, :1] > cumulative).sum(-1)
-    unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
-    log_flux = galaxy[1].gather(1, component) + unit * galaxy[2].gather(1, component)
-    log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
-
-    def repeated(value):
-        return value[:, None].expand(n, n_draws, *value.shape[1:])
-
-    names = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
-    told = {name: repeated(seen[name]) for name in names}
-    shape, ellipticity = layers(repeated(features), told, log_flux)
-    some = q[:, 5 : 6 + layers.n_shape].expand(n, -1, -1)
-    shapes = layers.from_vector(shape.quantile_draw(some))
-    vectors = ellipticity.quantile_draw(q[:, 2:5].expand(n, -1, -1))
-    return shapes, vector_to_ellipticity(vectors)
 
 
 def _middle(patches):
@@ -483,15 +395,3 @@ def _middle(patches):
     return dataclasses.replace(
         patches, data=patches.data[:, cut, cut], good=patches.good[:, cut, cut]
     )
-
-
-def _brightest_first(catalog):
-    place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
-    used = place < catalog.count[..., None]
-    rank = torch.where(used, -catalog.log_flux, torch.inf).argsort(dim=-1, stable=True)
-    values = {
-        name: getattr(catalog, name).gather(-1, rank)
-        for name in ('x', 'y', 'log_flux', 'galaxy')
-    }
-    shape = catalog.shape.gather(-2, rank[..., None].expand(catalog.shape.shape))
-    return TileCatalog(catalog.count, **values, shape=shape)

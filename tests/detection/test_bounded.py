@@ -26,7 +26,12 @@ from bliss_astro import (
 )
 from bliss_astro.detection._crowding import check_fullness
 from bliss_astro.encoders import Encoder
-from bliss_astro.posteriors import TileGrid, _find_sources, _tile_posterior
+from bliss_astro.posteriors import (
+    TileGrid,
+    _find_sources,
+    _source_chain,
+    _tile_posterior,
+)
 from bliss_astro.priors import StarPrior
 
 _BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
@@ -48,7 +53,7 @@ def work(monkeypatch):
     Counts of sources that stars, and in sequence, were fitted to.
     """
     counts = types.SimpleNamespace(stars=0, scene=0)
-    fit_star = _tile_posterior.fit_star
+    fit_star = _source_chain.fit_star
     in_sequence = _find_sources._describe_in_sequence
 
     def count_stars(patches, x, *args, **kwargs):
@@ -59,7 +64,7 @@ def work(monkeypatch):
         counts.scene += min(len(chosen), most)
         return in_sequence(sequence, sources, chosen, most)
 
-    monkeypatch.setattr(_tile_posterior, 'fit_star', count_stars)
+    monkeypatch.setattr(_source_chain, 'fit_star', count_stars)
     monkeypatch.setattr(_find_sources, '_describe_in_sequence', count_scene)
     return counts
 
@@ -106,7 +111,7 @@ def test_bound_of_the_number_of_sources(work, default, monkeypatch):
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.01), shape=(48, 48), margin=4
     ).simulate(rng=2)
-    monkeypatch.setattr(_tile_posterior, '_MOST', (1, 0.0))
+    monkeypatch.setattr(_tile_posterior, '_MAX_SOURCES', (1, 0.0))
     known = {'density': 0.01, 'encoder': default}
     few = detect_sources(exposure, check=False, **known)
     # The most probable one of each of four colours, and one candidate of them.

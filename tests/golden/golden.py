@@ -90,7 +90,7 @@ def _reproducible():
     probes = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
     with contextlib.ExitStack() as stack:
         for probe in probes:
-            no = mock.patch.object(torch.cpu, probe, lambda: False, create=True)
+            no = mock.patch.object(torch.cpu, probe, create=True, return_value=False)
             stack.enter_context(no)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter('ignore')

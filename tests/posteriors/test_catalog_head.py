@@ -104,20 +104,13 @@ def test_mixture_over_types_is_the_sum_of_both(encoder, batch):
     posterior = encoder(inputs)
     tiles = (catalog.count > 0).nonzero(as_tuple=True)
     hidden = posterior.hidden_given(catalog)[tiles[0], :, tiles[1], tiles[2]]
-    earlier = posterior.code_of(catalog, tiles, 0)
-    head = posterior.head
-    source = head.source_hidden(0, hidden, catalog.count[tiles], earlier)
-    _, start, fit = posterior.position_factor(0, source, tiles, catalog)
-    high = posterior.ceiling(start[:, 0])
-    given = (0, source, tiles, start, fit, high)
-    mixture = posterior.flux_mixture(*given)
-    extended = head.extended(0, source, fit)
-    kind = head.type_factor(0, extended)
+    chain = posterior.source_chain(0, tiles, hidden, catalog.count[tiles], catalog)
+    mixture = chain.flux(chain.start)
+    kind = chain.type
     half = mixture.mean.shape[-1] // 2
     share = mixture.log_weights[:, half:].exp().sum(-1)
     torch.testing.assert_close(share, kind.probability)
-    star = posterior.flux_factor(*given)
-    galaxy = head.galaxy_flux_factor(0, extended, fit, high)
+    star, galaxy = chain.star_flux(chain.start), chain.galaxy_flux
     value = torch.linspace(0.1, 6, len(share))
     parts = [star.log_prob(value).exp(), galaxy.log_prob(value).exp()]
     expected = (1 - share) * parts[0] + share * parts[1]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.posteriors import COLOURS, TileCatalog, TileGrid
+from bliss_astro.posteriors import TileCatalog, TileGrid
+from bliss_astro.posteriors._grid import COLOURS
 
 
 def from_lists(x, y, log_flux, *, shape=(16, 16), size=4, **keywords):

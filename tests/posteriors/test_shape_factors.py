@@ -9,12 +9,10 @@ import pytest
 import torch
 from scipy.stats import kstest, multivariate_normal
 
-from bliss_astro.posteriors import (
-    MixtureFactor,
+from bliss_astro.posteriors import MixtureFactor, shape_to_vector, vector_to_shape
+from bliss_astro.posteriors._shape_layers import (
     ellipticity_to_vector,
-    shape_to_vector,
     vector_to_ellipticity,
-    vector_to_shape,
 )
 
 

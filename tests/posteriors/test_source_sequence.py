@@ -11,7 +11,7 @@ import torch
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import find_sources, npe_loss, sequence_loss
-from bliss_astro.posteriors._ellipse_fit import (
+from bliss_astro.posteriors._extended_fit import (
     Ellipses,
     ellipse_features,
     fit_ellipses,

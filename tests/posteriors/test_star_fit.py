@@ -13,8 +13,7 @@ from numpy.testing import assert_allclose
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.metrics import cramer_rao_bound
 from bliss_astro.posteriors import TileGrid, find_sources
-from bliss_astro.posteriors._pixels import Pixels
-from bliss_astro.posteriors._star_fit import StarPatches, fit_star, flux_at
+from bliss_astro.posteriors._star_fit import Pixels, StarPatches, fit_star, flux_at
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.psf._mixture import profile_of_shape
 

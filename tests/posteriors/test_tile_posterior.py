@@ -46,18 +46,12 @@ def one_by_one(posterior, catalog, image, row, column):
     hidden = posterior.hidden_at(tiles, near, known)
     count = catalog.count[tiles]
     total = head.count_factor(hidden).log_prob(count)[0]
-    high = torch.tensor([LOG_FLUX_CEILING])
     for place in range(int(count)):
-        earlier = posterior.code_of(catalog, tiles, place)
-        source = head.source_hidden(place, hidden, count, earlier)
-        factor, _, fit = posterior.position_factor(place, source, tiles, catalog)
+        chain = posterior.source_chain(place, tiles, hidden, count, catalog)
         x, y = catalog.x[(*tiles, place)], catalog.y[(*tiles, place)]
         value = catalog.log_flux[(*tiles, place)]
-        flux = posterior.flux_factor(
-            place, source, tiles, torch.stack([x, y], -1), fit, high
-        )
-        total = total + factor.log_prob(x, y)[0] + flux.log_prob(value)[0]
-        high = value
+        flux = chain.star_flux(torch.stack([x, y], -1))
+        total = total + chain.position.log_prob(x, y)[0] + flux.log_prob(value)[0]
     return total
 
 
@@ -279,20 +273,12 @@ class TestDraws:
             tiles = (draws.count > place).nonzero(as_tuple=True)
             images, rows, columns = tiles
             hidden = posterior.hidden_given(draws)[images, :, rows, columns]
-            earlier = posterior.code_of(draws, tiles, place)
-            source = posterior.head.source_hidden(
-                place, hidden, draws.count[tiles], earlier
-            )
-            factor, _, fit = posterior.position_factor(place, source, tiles, draws)
+            count = draws.count[tiles]
+            chain = posterior.source_chain(place, tiles, hidden, count, draws)
             x, y = draws.x[(*tiles, place)], draws.y[(*tiles, place)]
-            high = posterior.ceiling(x)
-            if place:
-                high = draws.log_flux[(*tiles, place - 1)]
-            flux = posterior.flux_factor(
-                place, source, tiles, torch.stack([x, y], -1), fit, high
-            )
+            flux = chain.star_flux(torch.stack([x, y], -1))
             value = draws.log_flux[(*tiles, place)]
-            for uniform in (factor.cdf_x(x), flux.cdf(value)):
+            for uniform in (chain.position.cdf_x(x), flux.cdf(value)):
                 assert len(uniform) > 300
                 assert stats.kstest(uniform.numpy(), 'uniform').pvalue > 0.01
 

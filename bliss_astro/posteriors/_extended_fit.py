@@ -1,12 +1,15 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The ellipse that a source looks like, as features for a network.
+Least-squares fits of extended sources, as features for a network.
 
 Elongation and size are to a galaxy what flux and position are to a star: a
 few weighted sums over pixels that depend on the PSF, found exactly by least
-squares.  The model is the PSF, blurred and stretched; real profiles are not
-quite that, and what the difference means the network learns.
+squares.  The model is the PSF, blurred to a few sizes (`measure_sizes`) or blurred and
+stretched (`fit_ellipses`); real profiles are not quite that, and the network learns
+what the difference means.
 """
+
+import math
 
 import torch
 
@@ -16,26 +19,43 @@ from bliss_astro.psf._mixture import (
     gaussian,
     normalization_of_shape,
     power_law,
+    profile_with_gradient,
 )
+
+from ._shape_layers import ellipticity_to_vector
 
 __all__ = [
     'ELLIPSE_NAMES',
-    'N_ELLIPSE',
+    'N_SHIFTS',
+    'N_SIZES',
+    'N_SIZE_FEATURES',
     'Ellipses',
     'ellipse_features',
     'fit_ellipses',
+    'measure_sizes',
     'model_of',
 ]
 
-# Names of what `ellipse_features` returns, and how many numbers the first holds.
+# Names of what `ellipse_features` returns.
 ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
-N_ELLIPSE = 9
-# Logarithm of the blur's variance in square pixels: start, prior's width, range.
-_START, _SPREAD, _LEAST, _MOST = 0.5, 1.5, -4.0, 4.5
+# Logarithm of the blur's variance in square pixels: start, width of its prior, range.
+_LOG_BLUR_START, _LOG_BLUR_SIGMA, _LOG_BLUR_RANGE = 0.5, 1.5, (-4.0, 4.5)
 # Width of the prior of the distortion, and its largest length.
-_ELONGATION, _LONGEST = 0.45, 0.9
-# Step in the logarithm of the blur from which its derivative comes.
-_STEP = 0.15
+_DISTORTION_SIGMA, _DISTORTION_MAX = 0.45, 0.9
+# Step of the finite difference in the logarithm of the blur.
+_LOG_BLUR_STEP = 0.15
+# Widths in pixels of the Gaussians that the PSF is blurred with, and which of
+# them are measured on the wider cut-outs.
+_SIGMAS = (0.5, 1.0, 1.8, 3.2, 5.6)
+_WIDE_FROM = 3
+N_SIZES = len(_SIGMAS)
+# Number of features of `measure_sizes`.
+N_SIZE_FEATURES = 2 * N_SIZES + 2
+# Sizes from this one on have shifts of the position too: three numbers each.
+_SHIFTS_FROM = 2
+N_SHIFTS = 3 * (N_SIZES - _SHIFTS_FROM)
+# Width in pixels of a weak prior that keeps noise from moving a source far.
+_SHIFT_SIGMA = 2.0
 
 
 class Ellipses:
@@ -54,7 +74,8 @@ class Ellipses:
         Distortion of the whole.
 
     information : tensor ``(N, 4, 4)``
-        Of (flux, log_blur, e1, e2), priors included; None before a fit.
+        Fisher information of (flux, log_blur, e1, e2), priors included; None before a
+        fit.
     """
 
     def __init__(self, flux, log_blur, e1, e2, information=None):
@@ -65,10 +86,10 @@ class Ellipses:
     def round(cls, flux):
         """Round and of typical size, from fluxes."""
         zero = torch.zeros_like(flux)
-        return cls(flux, zero + _START, zero, zero.clone())
+        return cls(flux, zero + _LOG_BLUR_START, zero, zero.clone())
 
     def select(self, index):
-        """The chosen ones."""
+        """Subset of the sources."""
         names = ('flux', 'log_blur', 'e1', 'e2', 'information')
         values = [getattr(self, name) for name in names]
         return Ellipses(*(None if v is None else v[index] for v in values))
@@ -102,16 +123,16 @@ def model_of(patches, ellipses, x, y, *, point=None):
     Parameters
     ----------
     patches : `StarPatches`
-        Where, and with what PSF.
+        Cut-outs, with the PSF at each.
 
     ellipses : `Ellipses`
-        What.
+        The sources.
 
     x, y : tensor ``(N,)``
         Positions in pixels.
 
     point : tensor ``(N,)`` of bool, optional
-        Which ones are the PSF as it is.
+        `True` for sources that are the unblurred PSF.
     """
     shape = _blurred(patches, ellipses)
     if point is not None:
@@ -127,8 +148,8 @@ def _slopes(patches, ellipses, x, y):
     e1, e2 = shape[..., 6], shape[..., 7]
     r2 = elliptical_radius_squared(shape, dx, dy)
     value, fall = _profile(shape, r2, patches.radius, slope=True)
-    wider = _blurred(patches, ellipses, _STEP)
-    by_blur = (_profile(wider, r2, patches.radius) - value) / _STEP
+    wider = _blurred(patches, ellipses, _LOG_BLUR_STEP)
+    by_blur = (_profile(wider, r2, patches.radius) - value) / _LOG_BLUR_STEP
     square = (-e1.square() - e2.square() + 1).reciprocal()
     root = square.sqrt()
     by_e1 = fall * (e1 * square * r2 + root * (dy.square() - dx.square()))
@@ -167,7 +188,7 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
         With their information matrix.
     """
     fit = ellipses.select(slice(None))
-    prior = x.new_tensor([0.0, _SPREAD**-2, _ELONGATION**-2, _ELONGATION**-2])
+    prior = x.new_tensor([0.0, _LOG_BLUR_SIGMA**-2, *2 * [_DISTORTION_SIGMA**-2]])
     for _ in range(n_iterations):
         value, *slopes = _slopes(patches, fit, x, y)
         model = fit.flux[:, None, None] * value
@@ -178,7 +199,7 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
         residual = (patches.data - model).flatten(1)
         information = weighted @ columns.mT + torch.diag(prior)
         information[:, 0, 0] += 1e-9
-        start = torch.stack([fit.log_blur - _START, fit.e1, fit.e2], -1)
+        start = torch.stack([fit.log_blur - _LOG_BLUR_START, fit.e1, fit.e2], -1)
         score = (weighted @ residual[..., None])[..., 0]
         score = score - torch.nn.functional.pad(start, (1, 0)) * prior
         step = torch.linalg.solve(_scaled(information), score[..., None])[..., 0]
@@ -196,8 +217,8 @@ def _scaled(information):
 def _moved(fit, step):
     e1 = fit.e1 + step[:, 2].clamp(-0.3, 0.3)
     e2 = fit.e2 + step[:, 3].clamp(-0.3, 0.3)
-    shrink = (_LONGEST / torch.hypot(e1, e2).clamp(min=1e-6)).clamp(max=1)
-    blur = (fit.log_blur + step[:, 1].clamp(-1, 1)).clamp(_LEAST, _MOST)
+    shrink = (_DISTORTION_MAX / torch.hypot(e1, e2).clamp(min=1e-6)).clamp(max=1)
+    blur = (fit.log_blur + step[:, 1].clamp(-1, 1)).clamp(*_LOG_BLUR_RANGE)
     # A flux may fall below zero, but one that does so far has nothing to fit.
     flux = torch.maximum(fit.flux + step[:, 0], -fit.flux.abs())
     return Ellipses(flux, blur, e1 * shrink, e2 * shrink)
@@ -205,7 +226,7 @@ def _moved(fit, step):
 
 def ellipse_features(fit, floor):
     """
-    What the network is told of a fit.
+    Features of a fit for the network.
 
     Parameters
     ----------
@@ -217,8 +238,8 @@ def ellipse_features(fit, floor):
 
     Returns
     -------
-    told : tensor ``(N, 9)``
-        Numbers of order one.
+    features : tensor ``(N, 9)``
+        Features of order one.
 
     log_flux, error : tensor ``(N,)``
         Logarithm of flux over the floor and its error.
@@ -229,8 +250,6 @@ def ellipse_features(fit, floor):
     vector_error : tensor ``(N,)``
         Its error.
     """
-    from ._shapes import ellipticity_to_vector
-
     covariance = torch.linalg.inv(_scaled(fit.information))
     sigma = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
     safe = torch.maximum(fit.flux, 0.2 * floor)
@@ -240,7 +259,7 @@ def ellipse_features(fit, floor):
     error = (0.5 * (sigma[:, 2] + sigma[:, 3]) * stretch).clamp(1e-3, 2)
     log_flux = torch.log(safe / floor)
     flux_error = (sigma[:, 0] / safe).clamp(1e-4, 5)
-    told = torch.stack(
+    features = torch.stack(
         [
             log_flux / 4,
             torch.log(flux_error),
@@ -254,4 +273,112 @@ def ellipse_features(fit, floor):
         ],
         -1,
     )
-    return told, log_flux, flux_error, vector, error
+    return features, log_flux, flux_error, vector, error
+
+
+def _sum(value):
+    return value.sum((-2, -1))
+
+
+def _flux_and_misfit(patches, p, start):
+    # Two rounds: the weights follow the source's own photon noise.
+    flux = start
+    for _ in range(2):
+        weighted = patches.weight(flux[:, None, None] * p) * p
+        information = _sum(weighted * p).clamp(min=1e-9)
+        flux = _sum(weighted * patches.data) / information
+    return flux, information.rsqrt()
+
+
+def _chi2(patches, weight, model):
+    return _sum(weight * (patches.data - model).square())
+
+
+@torch.no_grad()
+def measure_sizes(near, far, x, y, star_flux, floor):
+    """
+    Fluxes and misfits of blurred stars at given positions.
+
+    Parameters
+    ----------
+    near, far : `StarPatches`
+        Cut-outs of small and of large size.
+
+    x, y : tensor ``(N,)``
+        Positions in pixels.
+
+    star_flux : tensor ``(N,)``
+        Flux of a star there, in units of the noise.
+
+    floor : tensor ``(N,)``
+        The flux floor in the same unit.
+
+    Returns
+    -------
+    features : tensor ``(N, N_SIZE_FEATURES)``
+        Features of order one.
+
+    log_flux : tensor ``(N, N_SIZES)``
+        Logarithm of each size's flux over the floor.
+
+    relative_error : tensor ``(N, N_SIZES)``
+        Its error.
+
+    shifts : tensor ``(N, N_SHIFTS)``
+        For the larger sizes, by how many pixels a better position differs in x
+        and in y, and the logarithm of its error.
+    """
+    features, log_flux, errors, shifts = [], [], [], []
+    least = 0.2 * floor
+    star = torch.maximum(star_flux, least)
+    for patches, sigmas in ((near, _SIGMAS[:_WIDE_FROM]), (far, _SIGMAS[_WIDE_FROM:])):
+        dx, dy = patches.offsets(x, y)
+        point = patches.profile(x, y)
+        model = star_flux[:, None, None] * point
+        # One set of weights for all sizes, so that misfits compare.
+        weight = patches.weight(torch.maximum(model, patches.data))
+        reference = _chi2(patches, weight, model)
+        if patches is near:
+            features += _elongation(patches, weight, dx, dy, model, point)
+        for sigma in sigmas:
+            shape = broaden_shape(patches.shape, sigma**2)
+            p, *slopes = profile_with_gradient(shape, dx, dy, radius=patches.radius)
+            flux, error = _flux_and_misfit(patches, p, star)
+            gain = reference - _chi2(patches, weight, flux[:, None, None] * p)
+            safe = torch.maximum(flux, least)
+            features.append(torch.log(safe / star).clamp(-3, 6) / 2)
+            features.append(torch.asinh(gain / 4) / 3)
+            log_flux.append(torch.log(safe / floor))
+            errors.append((error / safe).clamp(1e-4, 5))
+            if len(errors) > _SHIFTS_FROM:
+                shifts += _shift(patches, weight, p, slopes, safe)
+    return tuple(torch.stack(v, -1) for v in (features, log_flux, errors, shifts))
+
+
+def _shift(patches, weight, p, slopes, flux):
+    # One step of Gauss and Newton along each axis.
+    flux = flux[:, None, None]
+    residual = weight * (patches.data - flux * p)
+    out, total = [], 0.0
+    for slope in slopes:
+        slope = flux * slope
+        information = _sum(weight * slope.square()) + _SHIFT_SIGMA**-2
+        out.append((_sum(residual * slope) / information).clamp(-4, 4))
+        total = total + torch.log(information)
+    return [*out, -0.25 * total]
+
+
+def _elongation(patches, weight, dx, dy, model, point):
+    # Signal-to-noise ratio of the two quadrupoles of what a star leaves over.
+    r2 = dx**2 + dy**2
+    envelope = weight * torch.sqrt(point)
+    out = []
+    for pattern in (dx**2 - dy**2, 2 * dx * dy):
+        kernel = envelope * pattern / (1 + r2)
+        signal = _sum(kernel * (patches.data - model))
+        noise = _sum(kernel**2 / weight.clamp(min=1e-9)).clamp(min=1e-9).sqrt()
+        out.append(signal / noise)
+    total = out[0] ** 2 + out[1] ** 2
+    residual = _sum(weight * (patches.data - model) * torch.sqrt(point))
+    scale = _sum(weight * point).clamp(min=1e-9).sqrt()
+    return [torch.log1p(total) / 3, torch.asinh(residual / scale / 2) / math.pi]

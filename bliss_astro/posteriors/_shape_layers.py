@@ -1,0 +1,393 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+r"""
+Shapes of galaxies: vectors without bounds, their distribution, and its layers.
+
+A normal distribution suits numbers without bounds, and an angle or an
+axis ratio has some.  Ellipticity takes the form of the vector
+
+.. math::
+
+    \eta\,(\cos 2\phi, \sin 2\phi), \qquad \eta = -\ln q ,
+
+which has no edge where a galaxy is round and no seam where its angle
+passes from 180 degrees to 0.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from ._head import LOG_FLUX_CEILING, SOURCE_WIDTH
+
+__all__ = [
+    'N_ELLIPSE',
+    'N_SHAPE',
+    'MixtureFactor',
+    'ShapeLayers',
+    'draw_shapes',
+    'ellipticity_to_vector',
+    'shape_log_probs',
+    'shape_to_vector',
+    'vector_to_ellipticity',
+    'vector_to_shape',
+]
+
+# Components of the distributions of shape and of ellipticity.
+_N_SHAPES, _N_ELLIPTICITIES = 4, 3
+# Number of features of an ellipse's fit (`ellipse_features`).
+N_ELLIPSE = 9
+# Range of the logarithm of a component's inverse scale.
+_SHARPEST, _WIDEST = 6.0, -2.0
+N_SHAPE = 6
+# Axis ratios and fractions are kept off their ends, where vectors are infinite.
+_EDGE = 1e-3
+# Typical values and widths of (disk fraction, eta in x, in y, bulge's axis
+# ratio, radii), so that all numbers are of order one.
+_CENTRE = (0.0, 0.0, 0.0, 0.0, 1.3, 0.7)
+_WIDTH = (1.8, 0.9, 0.9, 1.8, 0.8, 0.9)
+# Range of radii in pixels.
+_RADII = (0.02, 400.0)
+
+
+def _constants(like):
+    return like.new_tensor(_CENTRE), like.new_tensor(_WIDTH)
+
+
+def shape_to_vector(galaxy: torch.Tensor) -> torch.Tensor:
+    """
+    Six physical numbers as six without bounds.
+
+    Parameters
+    ----------
+    galaxy : tensor ``(..., 6)``
+        In the order of ``GALAXY_SHAPE_NAMES``; radii in pixels.
+
+    Returns
+    -------
+    vector : tensor ``(..., 6)``
+        Logit of the disk fraction, the disk's ellipticity vector, the logit of the
+        bulge's axis ratio, and the logarithms of the radii, all scaled to
+        order one.
+    """
+    fraction, angle, q_disk, q_bulge, disk, bulge = galaxy.unbind(-1)
+    eta = -torch.log(q_disk.clamp(_EDGE, 1.0))
+    parts = [
+        torch.logit(fraction.clamp(_EDGE, 1 - _EDGE)),
+        eta * torch.cos(2 * angle),
+        eta * torch.sin(2 * angle),
+        torch.logit(q_bulge.clamp(_EDGE, 1 - _EDGE)),
+        torch.log(disk.clamp(*_RADII)),
+        torch.log(bulge.clamp(*_RADII)),
+    ]
+    centre, width = _constants(galaxy)
+    return (torch.stack(parts, -1) - centre) / width
+
+
+def vector_to_shape(vector: torch.Tensor) -> torch.Tensor:
+    """The inverse of `shape_to_vector`; angles in [0, pi)."""
+    centre, width = _constants(vector)
+    fraction, ex, ey, q_bulge, disk, bulge = (vector * width + centre).unbind(-1)
+    low, high = (math.log(v) for v in _RADII)
+    parts = [
+        torch.sigmoid(fraction),
+        torch.remainder(0.5 * torch.atan2(ey, ex), math.pi),
+        torch.exp(-torch.hypot(ex, ey)).clamp(min=_EDGE),
+        torch.sigmoid(q_bulge).clamp(min=_EDGE),
+        disk.clamp(low, high).exp(),
+        bulge.clamp(low, high).exp(),
+    ]
+    return torch.stack(parts, -1)
+
+
+def ellipticity_to_vector(e1: torch.Tensor, e2: torch.Tensor) -> torch.Tensor:
+    """
+    Distortions ``(1 - q^2) / (1 + q^2)`` as vectors of length ``-ln q``.
+
+    Returns a tensor ``(..., 2)``.
+    """
+    size = torch.hypot(e1, e2).clamp(1e-6, 0.999)
+    ratio = torch.atanh(size) / size
+    return torch.stack([e1 * ratio, e2 * ratio], -1)
+
+
+def vector_to_ellipticity(vector: torch.Tensor) -> torch.Tensor:
+    """The inverse of `ellipticity_to_vector`, tensor ``(..., 2)``."""
+    eta = vector.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return vector * torch.tanh(eta) / eta
+
+
+def _bounded(value):
+    # The identity near zero, smooth everywhere, within the range.
+    middle, half = 0.5 * (_SHARPEST + _WIDEST), 0.5 * (_SHARPEST - _WIDEST)
+    return middle + half * torch.tanh((value - middle) / half)
+
+
+class MixtureFactor:
+    """
+    Mixture of multivariate normal distributions over D real numbers.
+
+    Each component has a full covariance, held as the triangular factor P of its
+    inverse: ``P (value - mean)`` is a standard normal vector.
+
+    Parameters
+    ----------
+    logits : tensor ``(..., M)``
+        Un-normalised log-weights.
+
+    mean : tensor ``(..., M, D)``
+        Means.
+
+    factor : tensor ``(..., M, D, D)``
+        The lower triangular factors with a positive diagonal.
+    """
+
+    def __init__(self, logits, mean, factor):
+        self.log_weights = torch.log_softmax(logits, -1)
+        self.mean, self.factor = mean, factor
+
+    @staticmethod
+    def n_raw(n_dimensions: int, n_components: int) -> int:
+        """How many numbers of a network `from_raw` takes."""
+        n = n_dimensions
+        return n_components * (1 + n + n * (n + 1) // 2)
+
+    @classmethod
+    def from_raw(cls, raw, n_dimensions, *, mean=0.0, log_scale=0.0):
+        """
+        Make a mixture of the output of a network.
+
+        Parameters
+        ----------
+        raw : tensor ``(..., n_raw)``
+            Any numbers.
+
+        n_dimensions : int
+            Number D of dimensions.
+
+        mean : float or tensor ``(..., D)``, optional
+            Origin of the means, in units of the scale.
+
+        log_scale : float or tensor ``(..., D)``, optional
+            Logarithm of the scale of each number.
+        """
+        n = n_dimensions
+        raw = raw.unflatten(-1, (-1, 1 + n + n * (n + 1) // 2))
+        logits, shift, diagonal, rest = raw.split([1, n, n, n * (n - 1) // 2], -1)
+        scale = torch.as_tensor(log_scale).to(raw).exp()
+        # Broadcast over components.
+        scale = scale[..., None, :] if scale.dim() else scale
+        centre = torch.as_tensor(mean).to(raw)
+        centre = centre[..., None, :] if centre.dim() else centre
+        # The first is the narrowest, each further one wider by a factor of e.
+        wider = torch.arange(raw.shape[-2], device=raw.device)[:, None]
+        factor = torch.diag_embed(_bounded(diagonal - wider).exp())
+        row, column = torch.tril_indices(n, n, -1, device=raw.device)
+        factor[..., row, column] = rest
+        spread = torch.linspace(-0.5, 0.5, raw.shape[-2], device=raw.device)
+        shift = shift + spread[:, None]
+        # In units of the scale the columns of the factor shrink.
+        inverse = (1 / scale).expand(shift.shape)
+        return cls(
+            logits[..., 0], centre + scale * shift, factor * inverse[..., None, :]
+        )
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log-density at values ``(..., D)``."""
+        apart = value[..., None, :] - self.mean
+        unit = (self.factor @ apart[..., None])[..., 0]
+        log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = 0.5 * value.shape[-1] * math.log(2 * math.pi)
+        parts = log_det - constant - 0.5 * unit.square().sum(-1)
+        return torch.logsumexp(self.log_weights + parts, -1)
+
+    def quantile_draw(self, q: torch.Tensor) -> torch.Tensor:
+        """
+        Values from uniform numbers.
+
+        Parameters
+        ----------
+        q : tensor ``(..., 1 + D)``
+            For the component and for each number, within (0, 1).
+
+        Returns
+        -------
+        value : tensor ``(..., D)``
+            Draws.
+        """
+        cumulative = self.log_weights.exp().cumsum(-1)[..., :-1]
+        component = (q[..., :1] > cumulative).sum(-1)
+        index = component[..., None, None]
+        n = self.mean.shape[-1]
+        mean = self.mean.gather(-2, index.expand(*index.shape[:-1], n))[..., 0, :]
+        index = index[..., None].expand(*index.shape[:-2], 1, n, n)
+        factor = self.factor.gather(-3, index)[..., 0, :, :]
+        unit = torch.special.ndtri(q[..., 1:].clamp(1e-6, 1 - 1e-6))
+        step = torch.linalg.solve_triangular(factor, unit[..., None], upper=False)
+        return mean + step[..., 0]
+
+    def sample(self, *, generator=None) -> torch.Tensor:
+        """Draw values, tensor ``(..., D)``."""
+        shape = (*self.mean.shape[:-2], 1 + self.mean.shape[-1])
+        q = torch.rand(shape, generator=generator, device=self.mean.device)
+        return self.quantile_draw(q)
+
+
+class ShapeLayers(nn.Module):
+    """
+    From features of a galaxy to the distributions of its shape.
+
+    Parameters
+    ----------
+    n_features : int
+        Numbers that describe the galaxy.
+
+    width : int, optional
+        Of the hidden layers.
+
+    latent_dim : int, optional
+        If not 0, shapes are points in that many dimensions of a learned galaxy
+        model's latent space, rather than a bulge and a disk.
+    """
+
+    def __init__(self, n_features, *, width=SOURCE_WIDTH, latent_dim=0):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.n_shape = latent_dim or N_SHAPE
+        self.hidden = nn.Sequential(
+            nn.Linear(n_features + N_ELLIPSE + 2, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+        )
+        self.shape = nn.Linear(width, MixtureFactor.n_raw(self.n_shape, _N_SHAPES))
+        self.ellipticity = nn.Linear(width, MixtureFactor.n_raw(2, _N_ELLIPTICITIES))
+        for layer in (self.shape, self.ellipticity):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def to_vector(self, shape):
+        """Vectors of shapes, which their distribution is over."""
+        return shape if self.latent_dim else shape_to_vector(shape)
+
+    def from_vector(self, vector):
+        """The inverse of `to_vector`."""
+        return vector if self.latent_dim else vector_to_shape(vector)
+
+    def forward(self, features, fit, log_flux):
+        """
+        Distributions of the shape and of the ellipticity of N galaxies.
+
+        Parameters
+        ----------
+        features : tensor ``(..., n_features)``
+            Features of the galaxies.
+
+        fit : dict of tensor
+            With ``ellipse`` ``(..., 9)``, ``ellipse_flux``, ``ellipse_error``
+            ``(...,)`` and ``vector`` ``(..., 2)``, from the ellipse that fits best.
+
+        log_flux : tensor ``(...,)``
+            Logarithm of the galaxies' fluxes over the floor.
+
+        Returns
+        -------
+        shape, ellipticity : `MixtureFactor`
+            Over `to_vector` of shapes and over `ellipticity_to_vector`.
+        """
+        excess = torch.asinh((log_flux - fit['ellipse_flux']) / 0.1) / 3
+        own = torch.stack([log_flux / 4, excess], -1)
+        hidden = self.hidden(torch.cat([features, fit['ellipse'], own], -1))
+        shape = MixtureFactor.from_raw(self.shape(hidden), self.n_shape)
+        scale = torch.log(fit['vector_error'] + 0.05)[..., None].expand(
+            fit['vector'].shape
+        )
+        ellipticity = MixtureFactor.from_raw(
+            self.ellipticity(hidden), 2, mean=fit['vector'], log_scale=scale
+        )
+        return shape, ellipticity
+
+
+def shape_log_probs(layers, factors, shape, is_galaxy, ellipticity):
+    """
+    Log-densities of shape and ellipticity of galaxies, zero for stars.
+
+    Parameters
+    ----------
+    layers : ``ShapeLayers``
+        The trained layers.
+
+    factors : tuple of `MixtureFactor`
+        Distributions of shape and ellipticity of N sources.
+
+    shape : tensor ``(N, n_shape)``
+        True shapes.
+
+    is_galaxy : tensor ``(N,)`` of bool
+        True types.
+
+    ellipticity : callable
+        Distortions ``(e1, e2)`` of shapes ``(N, n_shape)`` as they are seen.
+
+    Returns
+    -------
+    log_shape, log_ellipticity : tensor ``(N,)``
+        In nats.
+    """
+    # A star has no shape: any finite one will do.
+    some = torch.where(is_galaxy[:, None], shape, 0.5)
+    with torch.no_grad():
+        vectors = layers.to_vector(some), ellipticity_to_vector(*ellipticity(some))
+    return [
+        torch.where(is_galaxy, factor.log_prob(vector), 0.0)
+        for factor, vector in zip(factors, vectors, strict=True)
+    ]
+
+
+def draw_shapes(layers, flux, features, seen, q):
+    """
+    Shapes of galaxies whose fluxes are drawn from a mixture.
+
+    Parameters
+    ----------
+    layers : ``ShapeLayers``
+        The trained layers.
+
+    flux : tensor ``(N, 1 + 6 M)``
+        Mixture of the log-flux over both types.
+
+    features : tensor ``(N, width)``
+        Features of the sources.
+
+    seen : dict of tensor
+        As ``ShapeLayers`` needs it.
+
+    q : tensor ``(P, 6 + n_shape)``
+        Uniform numbers: two for the flux, three for the ellipticity, the others for
+        the shape, each of the last two drawn given the flux.
+
+    Returns
+    -------
+    shapes, ellipticity : tensor ``(N, P, 6)``, ``(N, P, 2)``
+        Given that each source is a galaxy.
+    """
+    n, n_draws = len(flux), len(q)
+    _, logits, mean, scale = flux.split([1, *[(flux.shape[1] - 1) // 3] * 3], -1)
+    # The second half of the components is the galaxy's.
+    galaxy = [part.chunk(2, -1)[1] for part in (logits, mean, scale)]
+    cumulative = torch.softmax(galaxy[0], -1).cumsum(-1)[:, None, :-1]
+    component = (q[None, :, :1] > cumulative).sum(-1)
+    unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
+    log_flux = galaxy[1].gather(1, component) + unit * galaxy[2].gather(1, component)
+    log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
+
+    def repeated(value):
+        return value[:, None].expand(n, n_draws, *value.shape[1:])
+
+    names = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
+    fit = {name: repeated(seen[name]) for name in names}
+    shape, ellipticity = layers(repeated(features), fit, log_flux)
+    some = q[:, 5 : 6 + layers.n_shape].expand(n, -1, -1)
+    shapes = layers.from_vector(shape.quantile_draw(some))
+    vectors = ellipticity.quantile_draw(q[:, 2:5].expand(n, -1, -1))
+    return shapes, vector_to_ellipticity(vectors)
