@@ -50,6 +50,10 @@ def simulate(depth, magnitude):
     )
 
 
+def region_of(batch, *edges):
+    return torch.tensor([edges]).expand(len(batch), 4)
+
+
 def crop(batch, shift, shape=SHAPE):
     ny, nx = shape
     part = (slice(None), slice(shift, shift + ny), slice(shift, shift + nx))
@@ -59,7 +63,7 @@ def crop(batch, shift, shape=SHAPE):
         mask=batch.mask[part],
         x=batch.x - shift,
         y=batch.y - shift,
-        region=(-0.5, nx - 0.5, -0.5, ny - 0.5),
+        region=region_of(batch, -0.5, nx - 0.5, -0.5, ny - 0.5),
     )
 
 
@@ -176,7 +180,7 @@ def test_beside_tiles_that_cannot_hold_a_star(encoder):
     Where the prior allows none the probability is nil, in single precision.
     """
     batch = crop(simulate(5, 22.75), 0)
-    batch = dataclasses.replace(batch, region=(11.5, 19.5, 11.5, 19.5))
+    batch = dataclasses.replace(batch, region=region_of(batch, 11.5, 19.5, 11.5, 19.5))
     posterior = posterior_of(encoder, batch)
     catalog, hidden = posterior.decided()
     assert (posterior.head.count_factor(hidden).presence == 0).any()
