@@ -21,10 +21,8 @@ from bliss_astro.metrics import (
 )
 from bliss_astro.plotting import (
     plot_calibration,
-    plot_counts,
     plot_ranks,
     plot_reliability,
-    plot_sharpness,
 )
 
 
@@ -76,19 +74,19 @@ class TestRanks:
     def test_histogram(self, ax, ranks):
         assert plot_ranks(ranks, ax=ax) is ax
         first, second = ax.lines[1:]
-        assert_allclose(first.get_ydata()[::2], ranks.counts[0] / 30)
-        assert_allclose(second.get_ydata()[::2], ranks.counts[1] / 30)
+        assert_allclose(first.get_ydata()[::2], ranks['counts'][0] / 30)
+        assert_allclose(second.get_ydata()[::2], ranks['counts'][1] / 30)
         # One band serves groups of one size.
         assert len(ax.collections) == 1
         band = ax.collections[0].get_paths()[0].vertices[:, 1]
-        assert_allclose(band.max(), ranks.counts_high[0, 0] / 30)
+        assert_allclose(band.max(), ranks['counts_high'][0, 0] / 30)
         assert legend(ax) == ['95 % if calibrated', 'a', 'b']
         ax.figure.canvas.draw()
 
     def test_ecdf(self, ax, ranks):
         plot_ranks(ranks, ax=ax, kind='ecdf', label=['one', 'two'])
         x, y = ax.lines[1].get_data()
-        assert_allclose(y[1:-1], ranks.ecdf[0] - ranks.points)
+        assert_allclose(y[1:-1], ranks['ecdf'][0] - ranks.meta['points'])
         assert (x[0], x[-1], y[0], y[-1]) == (0, 1, 0, 0)
         assert legend(ax)[1:] == ['one', 'two']
 
@@ -119,10 +117,10 @@ class TestOthers:
         result = reliability(p, rng.uniform(size=500) < p)
         plot_reliability(result, ax=ax)
         [drawn] = points(ax)
-        assert_allclose(drawn, [result.probability[:5], result.fraction[:5]])
+        assert_allclose(drawn, [result['probability'][:5], result['fraction'][:5]])
         heights = [bar.get_height() for bar in ax.patches]
-        assert_allclose(heights, 0.2 * result.n / result.n.max())
-        assert f'{result.error:.3f}' in legend(ax)[0]
+        assert_allclose(heights, 0.2 * result['n'] / result['n'].max())
+        assert f'{result.meta["error"]:.3f}' in legend(ax)[0]
         ax.figure.canvas.draw()
         plot_reliability(reliability([], []))
 
@@ -130,9 +128,9 @@ class TestOthers:
         rng = np.random.default_rng(4)
         rate = rng.gamma(3, 1, 400)
         result = count_calibration(rng.poisson(rate), rate, ranks=rng.uniform(size=400))
-        plot_counts(result, ax=ax, tolerance=0.05)
+        result.plot(ax=ax, tolerance=0.05)
         [drawn] = points(ax)
-        assert_allclose(drawn, [result.expected, 100 * result.relative])
+        assert_allclose(drawn, [result['expected'], 100 * result['relative']])
         assert legend(ax) == ['within 5 %']
         assert 'KS p' in ax.get_title()
         ax.figure.canvas.draw()
@@ -141,12 +139,12 @@ class TestOthers:
         result = sharpness(
             width=[1.0, 1.2], bound=[1.0, 1.0], residuals=[0.1, 0.2], groups=['a', 'b']
         )
-        plot_sharpness(result, ax=ax)
+        result.plot(ax=ax)
         width, _ = points(ax)
         assert_allclose(width[1], [1.0, 1.2])
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ['a', 'b']
         ax.figure.canvas.draw()
-        alone = plot_sharpness(sharpness(log_prob=[-1.0, -2.0]))
+        alone = sharpness([-1.0, -2.0]).plot()
         assert alone.get_ylabel() == 'Mean log score (nats)'
         assert_allclose(points(alone)[0][1], [-1.5])
 
@@ -169,7 +167,7 @@ class TestReport:
             is_real=rng.uniform(size=n) < p,
             log_prob={'flux': rng.normal(size=n)},
         )
-        axes = plot_calibration(report)
+        axes = report.plot()
         titles = [ax.get_title() for ax in axes]
         assert titles[:3] == [
             'flux: histogram of ranks',
@@ -177,7 +175,9 @@ class TestReport:
             'flux: coverage',
         ]
         assert titles[6:] == ['size', 'counts', 'detection', 'flux: sharpness']
-        offset = 100 * (report.coverage['flux'].coverage[0] - [0.5, 0.68, 0.9, 0.95])
+        offset = 100 * (
+            report.coverage['flux']['coverage'] - report.coverage['flux']['level']
+        )
         assert_allclose(points(axes[2])[0][1], offset)
         axes[0].figure.canvas.draw()
 

@@ -132,9 +132,8 @@ class Evaluation:
     match : `~bliss_astro.metrics.CatalogMatch`
         The pairs.
 
-    scores, residuals : object or None
-        `~bliss_astro.metrics.DetectionScores` and
-        `~bliss_astro.metrics.ResidualSummary` by magnitude; `None` without
+    scores, residuals : table or None
+        Tables (`~bliss_astro.metrics.ScoreTable`) by magnitude; `None` without
         magnitudes.
     """
 
@@ -173,14 +172,14 @@ class Evaluation:
         for scores in (self.scores, whole):
             if scores is None:
                 continue
-            table = QTable(scores.to_table())
+            table = QTable(scores)
             if self.residuals is not None:
                 summary = self.residuals
                 if scores is whole:
                     summary = summarize_residuals(self._relative)
-                table['flux_median'] = summary.median
-                table['flux_median_err'] = summary.median_err
-                table['flux_sigma'] = summary.robust_sigma
+                table['flux_median'] = summary['median'].data
+                table['flux_median_err'] = summary['median_err'].data
+                table['flux_sigma'] = summary['robust_sigma'].data
             table.rename_columns(['low', 'high'], ['mag_low', 'mag_high'])
             table.meta.clear()
             tables.append(table)
@@ -228,7 +227,9 @@ class Evaluation:
         first.set_ylim(0, 1.03)
         plot_precision_recall(self.scores, ax=first)
         second.axhline(0, color='0.3', lw=0.9, zorder=1)
-        reach = np.nanmax(np.abs([self.residuals.q25, self.residuals.q75]), initial=0.1)
+        reach = np.nanmax(
+            np.abs([self.residuals['q25'], self.residuals['q75']]), initial=0.1
+        )
         second.set_ylim(-2.5 * reach, 2.5 * reach)
         plot_residuals(
             self.residuals,
@@ -238,9 +239,9 @@ class Evaluation:
             xlabel='Estimated magnitude',
         )
         # The first bin may be wide, and holds nothing to see but perfection.
-        edges = self.scores.bins
+        low, high = self.scores['low'][0], self.scores['high']
         for axes in (first, second):
-            axes.set_xlim(max(edges[0], edges[1] - 2), edges[-1])
+            axes.set_xlim(max(low, high[0] - 2), high[-1])
 
 
 def _share(value):

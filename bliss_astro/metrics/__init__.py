@@ -1,15 +1,15 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How good is a catalogue: matching, detection, residuals, calibration, bounds.
+Metrics of catalogues: matching, detection scores, residuals, calibration and bounds.
 
-All functions work on plain arrays (or on tables with the usual column names), need
-numpy, scipy and astropy only, and never look inside a network::
+All functions take plain arrays (or tables with the usual column names) and serve any
+catalogue; results are tables (`ScoreTable`) that draw themselves with ``.plot()``::
 
     match_catalogs -> CatalogMatch -> detection_scores       precision, recall, F1
                                    -> flux_residuals, ...    -> summarize_residuals
                                    -> class_scores, roc_curve  stars and galaxies
-    truth + posterior              -> interval_coverage, rank_coverage, mean_log_score
-                                   -> rank_uniformity, count_calibration,
+    truth + posterior              -> posterior_ranks -> rank_uniformity, rank_coverage
+                                   -> interval_coverage, count_calibration,
                                       reliability, sharpness -> calibration_report
     PSF + noise                    -> optimal_snr, cramer_rao_bound
     image + PSF + prior            -> exact_star_posterior
@@ -17,22 +17,53 @@ numpy, scipy and astropy only, and never look inside a network::
     any statistic + image of a row -> bootstrap_bands
 """
 
-from ._blend_scores import *
-from ._blends import *
-from ._bootstrap import *
-from ._bounds import *
-from ._calibration import *
-from ._classification import *
-from ._counts import *
-from ._coverage import *
-from ._detection import *
-from ._ellipticity_bound import *
-from ._exact import *
-from ._findings import *
-from ._matching import *
-from ._ranks import *
-from ._reliability import *
-from ._report import *
-from ._residuals import *
-from ._roc import *
-from ._sharpness import *
+from bliss_astro._deprecated import deprecated_names
+
+from ._blend_scores import score_blends
+from ._blends import blendedness, measure_ellipticity, scene_truth, source_snr
+from ._bounds import cramer_rao_bound, optimal_snr
+from ._coverage import interval_coverage, posterior_ranks, rank_coverage, sharpness
+from ._ellipticity_bound import ellipticity_bound
+from ._exact import ExactStarPosterior, exact_star_posterior
+from ._matching import CatalogMatch, match_catalogs
+from ._ranks import rank_uniformity
+from ._reliability import count_calibration, reliability
+from ._report import CalibrationReport, calibration_report
+from ._residuals import flux_residuals, position_residuals, pulls, summarize_residuals
+from ._scores import class_scores, detection_scores, roc_curve
+from ._statistics import ScoreTable, bootstrap_bands
+
+__all__ = [
+    'CalibrationReport',
+    'CatalogMatch',
+    'ExactStarPosterior',
+    'ScoreTable',
+    'blendedness',
+    'bootstrap_bands',
+    'calibration_report',
+    'class_scores',
+    'count_calibration',
+    'cramer_rao_bound',
+    'detection_scores',
+    'ellipticity_bound',
+    'exact_star_posterior',
+    'flux_residuals',
+    'interval_coverage',
+    'match_catalogs',
+    'measure_ellipticity',
+    'optimal_snr',
+    'position_residuals',
+    'posterior_ranks',
+    'pulls',
+    'rank_coverage',
+    'rank_uniformity',
+    'reliability',
+    'roc_curve',
+    'scene_truth',
+    'score_blends',
+    'sharpness',
+    'source_snr',
+    'summarize_residuals',
+]
+
+__getattr__ = deprecated_names(__name__)

@@ -4,62 +4,14 @@ Scores of detections in blends, by SNR and blendedness.
 """
 
 import numpy as np
-from astropy.table import QTable
 
-from ._bootstrap import bootstrap_bands
+from bliss_astro.units import MAD_TO_SIGMA
+
 from ._inputs import as_edges, as_vector, bin_index, check_fraction, strip_unit
 from ._matching import match_catalogs
+from ._statistics import bootstrap_bands, make_table
 
-__all__ = ['match_blends', 'score_blends']
-
-_MAD_TO_SIGMA = 1.482602218505602
-
-_SCORES = (
-    'recall',
-    'class_accuracy',
-    'star_accuracy',
-    'galaxy_accuracy',
-    'flux_median',
-    'flux_scatter',
-    'flux_coverage',
-    'ellipticity_slope',
-    'ellipticity_trust',
-    'ellipticity_scatter',
-    'ellipticity_coverage',
-)
-
-
-def match_blends(truth, detections, *, match_radius=1.0):
-    """
-    Match detections with true sources, scene by scene.
-
-    Parameters
-    ----------
-    truth, detections : table or mapping
-        With the columns ``scene`` (int), ``x`` and ``y`` (pixels); truth for example
-        from `scene_truth`.
-
-    match_radius : float, optional
-        Largest distance of a pair in pixels.
-
-    Returns
-    -------
-    match : `CatalogMatch`
-        Of `match_catalogs`: the most pairs, and of all such pairings that with the
-        smallest sum of distances.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, positions are not finite or the radius is not
-        positive.
-    """
-    positions, scenes = [], []
-    for table, name in ((detections, 'detections'), (truth, 'truth')):
-        columns = [_column(table, key, name)[0] for key in ('x', 'y')]
-        positions.append(tuple(columns))
-        scenes.append(_integers(table, 'scene', name))
-    return match_catalogs(*positions, radius=match_radius, images=tuple(scenes))
+__all__ = ['score_blends']
 
 
 def score_blends(
@@ -74,10 +26,10 @@ def score_blends(
     rng=None,
 ):
     """
-    How well the sources of blends are found, classified and measured.
+    Scores of detections in blends: recall, classes, fluxes and ellipticities.
 
     Truth and detections are matched one to one within ``match_radius`` in their
-    scene, and what is true of the pairs is scored in bins of the TRUE SNR and
+    scene (`match_catalogs`), and the pairs are scored in bins of the TRUE SNR and
     blendedness.
 
     Parameters
@@ -89,7 +41,7 @@ def score_blends(
         stars).
 
     detections : table or mapping
-        With ``scene``, ``x`` and ``y``, and as far as they are known:
+        With ``scene``, ``x`` and ``y``, and optionally:
 
         * ``is_galaxy`` (bool) or ``galaxy_probability``, cut at ``threshold``;
         * ``flux`` in the unit of the truth, ``flux_low`` and ``flux_high`` (the ends
@@ -106,17 +58,17 @@ def score_blends(
         Largest distance of a pair in pixels.
 
     threshold : float, optional
-        Of ``galaxy_probability``.
+        Smallest ``galaxy_probability`` of a galaxy.
 
     n_resamples : int, optional
         Number of bootstrap resamples of whole scenes.
 
     rng : int, `~numpy.random.Generator` or `None`, optional
-        The source of their randomness.
+        Source of randomness of the bootstrap.
 
     Returns
     -------
-    scores : `~astropy.table.QTable`
+    scores : `ScoreTable`
         A row for each pair of bins: ``snr_low``, ``snr_high``, ``blendedness_low``,
         ``blendedness_high``, ``n_truth``, ``n_matched``, ``n_ellipticity`` and the
         scores, each followed by its error ``<score>_err``, the standard deviation of
@@ -124,7 +76,7 @@ def score_blends(
 
         * ``recall``: share of the true sources that are matched;
         * ``class_accuracy``, ``star_accuracy``, ``galaxy_accuracy``: share of the
-          matched sources, stars and galaxies that are called what they are;
+          matched sources, stars and galaxies that are classified right;
         * ``flux_median``, ``flux_scatter``: median of (flux - true) / true of the
           matched, and 1.4826 times the median absolute deviation from it;
         * ``flux_coverage``: share of the matched whose interval holds the truth;
@@ -155,176 +107,178 @@ def score_blends(
     Precision is matched / (matched + false). True sources without a partner enter
     the recall alone.
 
-    Grouping by truth is what one asks of a detector, but even the exact posterior
-    covers less or more than 68 % in narrow bins of the truth.
+    Grouping by truth suits a detector, but even the exact posterior covers less or
+    more than 68 % in narrow bins of the truth.
     """
     threshold = check_fraction(threshold, 'threshold')
     edges = as_edges(snr_edges), as_edges(blendedness_edges)
-    match = match_blends(truth, detections, match_radius=match_radius)
-    values, bins = _values(truth, detections, match, edges, threshold)
-    n_bins = (len(edges[0]) - 1) * (len(edges[1]) - 1)
-    scenes = _integers(truth, 'scene', 'truth')
-    false = match.unmatched_estimated
-    groups = scenes, _integers(detections, 'scene', 'detections')[false]
-
-    def statistic(rows, false_rows):
-        inside = bins[rows] >= 0
-        own = {name: value[rows[inside]] for name, value in values.items()}
-        found = own['recall'].sum()
-        precision = _ratio(found, found + len(false_rows))
-        total = _ratio(found, len(own['recall']))
-        table = _statistics(own, bins[rows[inside]], n_bins)
-        return np.append(table.ravel(), [precision, total])
-
-    bands = bootstrap_bands(statistic, groups, n_resamples=n_resamples, rng=rng)
-    found = values['recall'][bins >= 0].sum()
-    table = _as_table(bands, edges, _counts(values, bins, n_bins))
-    table.meta |= {
-        'precision': float(bands.estimate[-2]),
-        'precision_err': float(bands.std[-2]),
-        'recall': float(bands.estimate[-1]),
-        'recall_err': float(bands.std[-1]),
-        'n_detections': int(found + len(false)),
-        'n_false': len(false),
-        'match_radius': match_radius,
-    }
-    return table
-
-
-def _names(table):
-    return table.colnames if hasattr(table, 'colnames') else list(table)
-
-
-def _column(table, name, what, *, like=None):
-    """
-    A column as floats, and the unit that it had.
-    """
-    if name not in _names(table):
-        msg = f'{what} lacks the column {name!r}; it has {_names(table)}'
-        raise ValueError(msg)
-    values, unit = strip_unit(table[name], f'{name} of {what}', like=like)
-    return as_vector(values, f'{name} of {what}'), unit
-
-
-def _integers(table, name, what):
-    if name not in _names(table):
-        msg = f'{what} lacks the column {name!r}; it has {_names(table)}'
-        raise ValueError(msg)
-    values = np.atleast_1d(np.asarray(table[name]))
+    scenes = tuple(
+        np.atleast_1d(np.asarray(_column(table, 'scene', name)))
+        for table, name in ((detections, 'detections'), (truth, 'truth'))
+    )
     # Empty lists are floats to numpy.
-    return values.astype(int) if values.size == 0 else values
-
-
-def _ratio(a, b):
-    return a / b if b else np.nan
-
-
-class _Pairs:
-    """
-    Columns of both tables, a row for each true source.
-    """
-
-    def __init__(self, truth, detections, match):
-        self.truth, self.detections, self.match = truth, detections, match
-        self.n = match.n_truth
-
-    def true(self, name):
-        return _column(self.truth, name, 'truth')[0]
-
-    def found(self, name, *, like=None):
-        """
-        Of the partners; NaN without one or without the column.
-        """
-        result = np.full(self.n, np.nan)
-        if name in _names(self.detections):
-            values = _column(self.detections, name, 'detections', like=like)[0]
-            result[self.match.truth_index] = values[self.match.estimated_index]
-        return result
-
-    def covered(self, name, *, like=None):
-        """
-        Whether the interval holds the truth: 0, 1 or NaN.
-        """
-        low, high = (self.found(f'{name}_{end}', like=like) for end in ('low', 'high'))
-        if np.isnan(low).all() or np.isnan(high).all():
-            middle = self.found(name, like=like)
-            error = self.found(f'{name}_err', like=like)
-            low, high = middle - error, middle + error
-        true = self.true(name)
-        inside = (low <= true) & (true <= high)
-        return np.where(np.isnan(low + high + true), np.nan, inside)
-
-
-def _values(truth, detections, match, edges, threshold):
-    """
-    What is averaged, a row for each true source, and its bin.
-    """
-    pairs = _Pairs(truth, detections, match)
+    scenes = tuple(v if v.size else v.astype(int) for v in scenes)
+    match = match_catalogs(
+        tuple(_floats(detections, axis, 'detections')[0] for axis in 'xy'),
+        tuple(_floats(truth, axis, 'truth')[0] for axis in 'xy'),
+        radius=match_radius,
+        images=scenes,
+    )
+    values = _values(truth, detections, match, threshold)
     index = [
-        bin_index(pairs.true(name), edge)
+        bin_index(_floats(truth, name, 'truth')[0], edge)
         for name, edge in zip(('snr', 'blendedness'), edges, strict=True)
     ]
     bins = index[0] * (len(edges[1]) - 1) + index[1]
     bins = np.where((index[0] < 0) | (index[1] < 0), -1, bins)
-    galaxy = pairs.true('is_galaxy') > 0
-    called = pairs.found('is_galaxy')
+    n_bins = (len(edges[0]) - 1) * (len(edges[1]) - 1)
+    false = match.unmatched_estimated
+
+    def statistic(rows, false_rows):
+        rows = rows[bins[rows] >= 0]
+        own = {name: value[rows] for name, value in values.items()}
+        found = own['recall'].sum()
+        ratios = (found, found + len(false_rows)), (found, len(rows))
+        totals = [a / b if b else np.nan for a, b in ratios]
+        scores = _scores(own, bins[rows], n_bins)
+        return np.concatenate([*scores.values(), totals])
+
+    groups = scenes[1], scenes[0][false]
+    bands = bootstrap_bands(statistic, groups, n_resamples=n_resamples, rng=rng)
+    inside = bins >= 0
+    columns = {}
+    for name, edge, expand in (
+        ('snr', edges[0], lambda v: np.repeat(v, len(edges[1]) - 1)),
+        ('blendedness', edges[1], lambda v: np.tile(v, len(edges[0]) - 1)),
+    ):
+        columns |= {f'{name}_low': expand(edge[:-1]), f'{name}_high': expand(edge[1:])}
+    for name, flag in (
+        ('n_truth', inside),
+        ('n_matched', inside & (values['recall'] > 0)),
+        ('n_ellipticity', inside & np.isfinite(values['projected'])),
+    ):
+        columns[name] = np.bincount(bins[flag], minlength=n_bins)
+    names = list(_scores({name: v[:0] for name, v in values.items()}, bins[:0], n_bins))
+    estimate, error = (v[:-2].reshape(-1, n_bins) for v in (bands.estimate, bands.std))
+    for name, value, err in zip(names, estimate, error, strict=True):
+        columns[name] = value
+        columns[f'{name}_err'] = np.where(np.isfinite(value), err, np.nan)
+    meta = dict(
+        zip(('precision', 'recall'), map(float, bands.estimate[-2:]), strict=True)
+    )
+    meta |= {'precision_err': float(bands.std[-2]), 'recall_err': float(bands.std[-1])}
+    n_found = int(columns['n_matched'].sum())
+    meta |= {'n_detections': n_found + len(false), 'n_false': len(false)}
+    return make_table('blend scores', columns, match_radius=match_radius, **meta)
+
+
+def _column(table, name, what):
+    """Return a column of a table or mapping."""
+    names = table.colnames if hasattr(table, 'colnames') else list(table)
+    if name not in names:
+        msg = f'{what} lacks the column {name!r}; it has {names}'
+        raise ValueError(msg)
+    return table[name]
+
+
+def _floats(table, name, what, *, like=None):
+    """Return a column as floats, and the unit that it had."""
+    values, unit = strip_unit(
+        _column(table, name, what), f'{name} of {what}', like=like
+    )
+    return as_vector(values, f'{name} of {what}'), unit
+
+
+def _values(truth, detections, match, threshold):
+    """Return the values to average, a row for each true source; NaN where unknown."""
+    flux, unit = _floats(truth, 'flux', 'truth')
+
+    def true(name):
+        return flux if name == 'flux' else _floats(truth, name, 'truth')[0]
+
+    def found(name):
+        """Return a column of the partners."""
+        result = np.full(match.n_truth, np.nan)
+        if name in getattr(detections, 'colnames', detections):
+            like = unit if name.startswith('flux') else None
+            values = _floats(detections, name, 'detections', like=like)[0]
+            result[match.truth_index] = values[match.estimated_index]
+        return result
+
+    def covered(name):
+        """Return 1 where the interval holds the truth, 0 where not."""
+        low, high = found(f'{name}_low'), found(f'{name}_high')
+        if np.isnan(low).all() or np.isnan(high).all():
+            middle, error = found(name), found(f'{name}_err')
+            low, high = middle - error, middle + error
+        inside = (low <= true(name)) & (true(name) <= high)
+        return np.where(np.isnan(low + high + true(name)), np.nan, inside)
+
+    galaxy = true('is_galaxy') > 0
+    called = found('is_galaxy')
     if np.isnan(called).all():
-        called = pairs.found('galaxy_probability') - threshold
+        called = found('galaxy_probability') - threshold
     right = np.where(np.isnan(called), np.nan, (called > 0) == galaxy)
-    flux, unit = _column(truth, 'flux', 'truth')
-    e_true = np.stack([pairs.true('e1'), pairs.true('e2')], 1)
-    e = np.stack([pairs.found('e1'), pairs.found('e2')], 1)
+    e_true = np.stack([true('e1'), true('e2')], 1)
+    e = np.stack([found('e1'), found('e2')], 1)
     e[~galaxy | np.isnan(e + e_true).any(1)] = np.nan
-    covered = np.stack([pairs.covered('e1'), pairs.covered('e2')], 1)
-    values = {
+    e_covered = np.stack([covered('e1'), covered('e2')], 1)
+    projected = (e * e_true).sum(1)
+    return {
         'recall': match.is_matched_truth.astype(float),
         'class_accuracy': right,
         'star_accuracy': np.where(galaxy, np.nan, right),
         'galaxy_accuracy': np.where(galaxy, right, np.nan),
-        'flux': (pairs.found('flux', like=unit) - flux) / flux,
-        'flux_coverage': pairs.covered('flux', like=unit),
-        'projected': (e * e_true).sum(1),
-        'power': (e_true**2).sum(1),
-        'own_power': (e**2).sum(1),
+        'flux': (found('flux') - flux) / flux,
+        'flux_coverage': covered('flux'),
+        'projected': projected,
+        'true_power': np.where(np.isnan(projected), np.nan, (e_true**2).sum(1)),
+        'power': (e**2).sum(1),
         'difference': np.abs(e - e_true),
-        'ellipticity_coverage': np.where(np.isnan(e), np.nan, covered),
-    }
-    return values, bins
-
-
-def _counts(values, bins, n_bins):
-    inside = bins >= 0
-
-    def count(which):
-        return np.bincount(bins[inside & which], minlength=n_bins)
-
-    return {
-        'n_truth': count(True),
-        'n_matched': count(values['recall'] > 0),
-        'n_ellipticity': count(np.isfinite(values['projected'])),
+        'ellipticity_coverage': np.where(np.isnan(e), np.nan, e_covered),
     }
 
 
-def _mean(value, bins, n_bins):
-    """
-    Mean of the finite values of each bin; a row may have several.
-    """
+def _scores(values, bins, n_bins):
+    """Return all scores by bin."""
+
+    def mean(name):
+        value, own = _finite(values[name], bins)
+        number = np.bincount(own, minlength=n_bins)
+        total = np.bincount(own, weights=value, minlength=n_bins)
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+    def ratio(over):
+        # All galaxies of a bin may be round.
+        with np.errstate(invalid='ignore', divide='ignore'):
+            value = mean('projected') / mean(over)
+        return np.where(np.isfinite(value), value, np.nan)
+
+    names = ('recall', 'class_accuracy', 'star_accuracy', 'galaxy_accuracy')
+    median = _median(values['flux'], bins, n_bins)
+    scatter = _median(np.abs(values['flux'] - median[bins]), bins, n_bins)
+    return {name: mean(name) for name in names} | {
+        'flux_median': median,
+        'flux_scatter': MAD_TO_SIGMA * scatter,
+        'flux_coverage': mean('flux_coverage'),
+        'ellipticity_slope': ratio('true_power'),
+        'ellipticity_trust': ratio('power'),
+        'ellipticity_scatter': MAD_TO_SIGMA
+        * _median(values['difference'], bins, n_bins),
+        'ellipticity_coverage': mean('ellipticity_coverage'),
+    }
+
+
+def _finite(value, bins):
+    """Return the finite values, of which a row may have several, and their bins."""
     good = np.isfinite(value)
-    if value.ndim > 1:
-        bins = np.broadcast_to(bins[:, None], value.shape)
-    total = np.bincount(bins[good], weights=value[good], minlength=n_bins)
-    number = np.bincount(bins[good], minlength=n_bins)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    bins = np.broadcast_to(bins if value.ndim == 1 else bins[:, None], value.shape)
+    return value[good], bins[good]
 
 
 def _median(value, bins, n_bins):
-    """
-    Median of the finite values of each bin.
-    """
-    good = np.isfinite(value)
-    if value.ndim > 1:
-        bins = np.broadcast_to(bins[:, None], value.shape)
-    value, bins = value[good], bins[good]
+    """Return the median of the finite values of each bin."""
+    value, bins = _finite(value, bins)
     ordered = value[np.lexsort((value, bins))]
     number = np.bincount(bins, minlength=n_bins)
     start = np.cumsum(number) - number
@@ -334,51 +288,3 @@ def _median(value, bins, n_bins):
     high = start[full] + number[full] // 2
     result[full] = 0.5 * (ordered[low] + ordered[high])
     return result
-
-
-def _statistics(values, bins, n_bins):
-    """
-    All scores ``(n_scores, n_bins)``.
-    """
-    result = {
-        name: _mean(values[name], bins, n_bins) for name in _SCORES if name in values
-    }
-    result['flux_median'] = _median(values['flux'], bins, n_bins)
-    apart = np.abs(values['flux'] - result['flux_median'][bins])
-    result['flux_scatter'] = _MAD_TO_SIGMA * _median(apart, bins, n_bins)
-    power = np.where(np.isfinite(values['projected']), values['power'], np.nan)
-    slope = _mean(values['projected'], bins, n_bins)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        trust = slope / _mean(values['own_power'], bins, n_bins)
-        slope = slope / _mean(power, bins, n_bins)
-    # All galaxies of a bin may be round.
-    for name, value in (('slope', slope), ('trust', trust)):
-        finite = np.isfinite(value)
-        result[f'ellipticity_{name}'] = np.where(finite, value, np.nan)
-    scatter = _median(values['difference'], bins, n_bins)
-    result['ellipticity_scatter'] = _MAD_TO_SIGMA * scatter
-    return np.stack([result[name] for name in _SCORES])
-
-
-def _as_table(bands, edges, counts):
-    n_snr, n_blend = len(edges[0]) - 1, len(edges[1]) - 1
-    table = QTable()
-    for name, edge, expand in (
-        ('snr', edges[0], lambda v: np.repeat(v, n_blend)),
-        ('blendedness', edges[1], lambda v: np.tile(v, n_snr)),
-    ):
-        table[f'{name}_low'], table[f'{name}_high'] = (
-            expand(edge[:-1]),
-            expand(edge[1:]),
-        )
-    for name, value in counts.items():
-        table[name] = value
-    estimate, error = (
-        np.asarray(v)[:-2].reshape(len(_SCORES), -1)
-        for v in (bands.estimate, bands.std)
-    )
-    for name, value, err in zip(_SCORES, estimate, error, strict=True):
-        table[name] = value
-        table[f'{name}_err'] = np.where(np.isfinite(value), err, np.nan)
-        table[name].info.format = table[f'{name}_err'].info.format = '.4f'
-    return table

@@ -1,22 +1,22 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What is true of the sources of a blend: SNR, blendedness and ellipticity.
+SNR, blendedness and ellipticity of the sources of a blend.
 """
 
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro.units import flux_to_magnitude
+
 __all__ = ['blendedness', 'measure_ellipticity', 'scene_truth', 'source_snr']
 
 # Pixels of isolated images that are held at once: some 40 MB each.
-_PIXELS = 5_000_000
+_MAX_PIXELS = 5_000_000
 
 
 def _as_images(images):
-    """
-    Arrays stay arrays and tensors stay tensors; anything else becomes an array.
-    """
+    """Return images; tensors stay tensors, and anything else becomes an array."""
     if not (hasattr(images, 'detach') and hasattr(images, 'shape')):
         images = np.asarray(images, dtype=float)
     if images.ndim != 3:
@@ -29,14 +29,13 @@ def source_snr(images, background):
     """
     Signal-to-noise ratio of sources from their noiseless isolated images.
 
-    It is ``sqrt(sum(s^2 / (s + b)))`` over the pixels: what an optimal
-    measurement of the flux reaches of a source of known place and shape that has
-    no neighbours.
+    It is ``sqrt(sum(s^2 / (s + b)))`` over the pixels, that of an optimal measurement
+    of the flux of a source of known position and shape without neighbours.
 
     Parameters
     ----------
     images : (S, ny, nx) array_like or tensor
-        The images s in electrons, one for each source. Negative pixels (of
+        Images s in electrons, one for each source. Negative pixels (of
         renderers) have no noise of their own.
 
     background : float, array_like or tensor
@@ -46,7 +45,7 @@ def source_snr(images, background):
     Returns
     -------
     snr : (S,) `~numpy.ndarray` or tensor
-        Of the kind of ``images``.
+        Signal-to-noise ratios.
 
     Raises
     ------
@@ -77,7 +76,7 @@ def source_snr(images, background):
 
 def blendedness(images):
     """
-    How much of the light under each source is that of its neighbours.
+    Blendedness: fraction of the light under each source that its neighbours emit.
 
     Blendedness of source k is ``1 - sum(s_k^2) / sum(s_k s_all)``, with the sum of
     all sources ``s_all``: 0 of an isolated source, close to 1 of one that drowns in a
@@ -86,12 +85,12 @@ def blendedness(images):
     Parameters
     ----------
     images : (S, ny, nx) array_like or tensor
-        The noiseless isolated images of ALL sources of one scene.
+        Noiseless isolated images of ALL sources of one scene.
 
     Returns
     -------
     blendedness : (S,) `~numpy.ndarray` or tensor
-        Of the kind of ``images``; NaN for a source without light.
+        Blendedness; NaN for a source without light.
 
     Raises
     ------
@@ -112,11 +111,15 @@ def blendedness(images):
     array([0.5, 0.5])
     """
     images = _as_images(images)
-    own = (images**2).sum(axis=(1, 2))
-    shared = (images * images.sum(axis=0)).sum(axis=(1, 2))
+    return _blendedness(images, images.sum(axis=0))
+
+
+def _blendedness(images, total):
+    """Compute the blendedness of images, each or all with the sum of its scene."""
+    power, shared = (images**2).sum(axis=(1, 2)), (images * total).sum(axis=(1, 2))
     with np.errstate(invalid='ignore', divide='ignore'):
         # Rounding may leave an isolated source below 0, outside of all bins.
-        return (1 - own / shared).clip(0)
+        return (1 - power / shared).clip(0)
 
 
 def measure_ellipticity(images):
@@ -178,7 +181,7 @@ def measure_ellipticity(images):
 
 def scene_truth(scenes, *, index=None, accuracy=None):
     """
-    The truth of simulated scenes, a row per source, with what makes a blend.
+    Truth of simulated scenes, with SNR, blendedness and ellipticity of each source.
 
     Parameters
     ----------
@@ -189,7 +192,7 @@ def scene_truth(scenes, *, index=None, accuracy=None):
         Numbers of the scenes; 0 to B - 1 by default.
 
     accuracy : `~bliss_astro.rendering.RenderingAccuracy` or `None`, optional
-        Of the galaxies' images; the defaults if `None`.
+        Accuracy of the galaxies' images; the defaults if `None`.
 
     Returns
     -------
@@ -222,63 +225,51 @@ def scene_truth(scenes, *, index=None, accuracy=None):
     """
     import torch
 
+    from bliss_astro.rendering import GALAXY_SHAPE_NAMES, adaptive_moments
+
     n = len(scenes)
     index = np.arange(n) if index is None else np.asarray(index)
     if index.shape != (n,):
         msg = f'index must have the shape ({n},), got {index.shape}'
         raise ValueError(msg)
     scene, place = torch.nonzero(scenes.flux > 0, as_tuple=True)
-    snr, blended = _drawn_alone(scenes, scene, place, accuracy)
-    flux = scenes.flux[scene, place].double().numpy()
+    snr, blended = _render_alone(scenes, scene, place, accuracy)
+
+    def column(name):
+        return getattr(scenes, name)[scene, place].double().numpy()
+
     scale = scenes.electrons_per_nmgy[scene].double().numpy()
-    truth = QTable()
-    truth['scene'] = index[scene.numpy()]
-    for name in ('x', 'y'):
-        truth[name] = getattr(scenes, name)[scene, place].double().numpy() * u.pix
-    truth['flux'] = flux * u.electron
-    truth['magnitude'] = (22.5 - 2.5 * np.log10(flux / scale)) * u.mag
-    truth['is_galaxy'] = scenes.is_galaxy[scene, place].numpy()
-    _add_shapes(truth, scenes, scene, place)
-    truth['snr'] = snr
-    truth['blendedness'] = blended
+    truth = QTable({'scene': index[scene.numpy()]})
+    truth['x'], truth['y'] = column('x') * u.pix, column('y') * u.pix
+    truth['flux'] = column('flux') * u.electron
+    truth['magnitude'] = flux_to_magnitude(column('flux') / scale) * u.mag
+    truth['is_galaxy'] = column('is_galaxy') > 0
+    star = ~truth['is_galaxy']
+    units = {'angle': u.rad, 'disk_radius': u.pix, 'bulge_radius': u.pix}
+    for name, values in zip(GALAXY_SHAPE_NAMES, column('galaxy').T, strict=True):
+        truth[name] = np.where(star, np.nan, values) * units.get(name, 1)
+    ellipticity = np.full((2, len(star)), np.nan)
+    if not star.all():
+        galaxy = scenes.galaxy[scene, place][~star]
+        moments = adaptive_moments(scenes.psf[scene[~star]], galaxy)
+        ellipticity[:, ~star] = [v.double().numpy() for v in moments[:2]]
+    truth['e1'], truth['e2'] = ellipticity
+    truth['snr'], truth['blendedness'] = snr, blended
     truth.sort('scene')
     return truth
 
 
-def _add_shapes(truth, scenes, scene, place):
-    """
-    The six numbers of galaxies and their ellipticities; NaN for stars.
-    """
-    from bliss_astro.rendering import GALAXY_SHAPE_NAMES, adaptive_moments
-
-    galaxy = scenes.galaxy[scene, place]
-    star = ~truth['is_galaxy']
-    units = {'angle': u.rad, 'disk_radius': u.pix, 'bulge_radius': u.pix}
-    for k, name in enumerate(GALAXY_SHAPE_NAMES):
-        values = galaxy[:, k].double().numpy()
-        values[star] = np.nan
-        truth[name] = values * units[name] if name in units else values
-    ellipticity = np.full((2, len(star)), np.nan)
-    if not star.all():
-        moments = adaptive_moments(scenes.psf[scene[~star]], galaxy[~star])
-        ellipticity[:, ~star] = [v.double().numpy() for v in moments[:2]]
-    truth['e1'], truth['e2'] = ellipticity
-
-
-def _drawn_alone(scenes, scene, place, accuracy):
-    """
-    SNR and blendedness of sources, from images of each of them alone.
-    """
+def _render_alone(scenes, scene, place, accuracy):
+    """Return SNR and blendedness of sources, from images of each of them alone."""
     import torch
 
     count = torch.bincount(scene, minlength=len(scenes))
     ny, nx = scenes.data.shape[1:]
     # Whole scenes, as many as fit.
-    piece = (count.cumsum(0) - count) // max(1, _PIXELS // (ny * nx))
-    snr, blended = [], []
-    for rows in torch.arange(len(scene)).split(
-        torch.unique_consecutive(piece[scene], return_counts=True)[1].tolist()
-    ):
+    piece = (count.cumsum(0) - count) // max(1, _MAX_PIXELS // (ny * nx))
+    sizes = torch.unique_consecutive(piece[scene], return_counts=True)[1].tolist()
+    snr, blended = [np.zeros(0)], [np.zeros(0)]
+    for rows in torch.arange(len(scene)).split(sizes):
         own, images = scene[rows], _isolated(scenes, scene[rows], place[rows], accuracy)
         gain = scenes.effective_gain[own].double().numpy()[:, None, None]
         noise = scenes.bkg_error[own].double().numpy()[:, None, None]
@@ -286,39 +277,28 @@ def _drawn_alone(scenes, scene, place, accuracy):
         starts = np.flatnonzero(np.diff(own.numpy(), prepend=-1))
         total = np.add.reduceat(images, starts, axis=0)
         group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(own)]))
-        power = (images**2).sum((1, 2))
-        with np.errstate(invalid='ignore', divide='ignore'):
-            shared = np.einsum('kyx,kyx->k', images, total[group])
-            blended.append((1 - power / shared).clip(0))
-    none = [np.zeros(0)]
-    return np.concatenate(snr or none), np.concatenate(blended or none)
+        blended.append(_blendedness(images, total[group]))
+    return np.concatenate(snr), np.concatenate(blended)
 
 
 def _isolated(scenes, scene, place, accuracy):
-    """
-    Images ``(n, ny, nx)`` of single sources in double precision.
-    """
+    """Render images ``(n, ny, nx)`` of single sources in double precision."""
     from bliss_astro.rendering import render_galaxies, render_stars
 
     size = tuple(scenes.data.shape[1:])
-    psf = scenes.psf[scene]
-    x, y, flux, is_galaxy = (
+    sources = [
         getattr(scenes, name)[scene, place][:, None]
-        for name in ('x', 'y', 'flux', 'is_galaxy')
-    )
-    star = ~is_galaxy[:, 0]
+        for name in ('x', 'y', 'flux', 'galaxy')
+    ]
+    sources = [scenes.psf[scene], *sources]
+    star = ~scenes.is_galaxy[scene, place]
     images = np.zeros((len(scene), *size))
     if star.any():
-        part = render_stars(psf[star], x[star], y[star], flux[star], size=size)
+        part = render_stars(*(v[star] for v in sources[:4]), size=size)
         images[star.numpy()] = part.double().numpy()
     if not star.all():
-        galaxy = scenes.galaxy[scene, place][~star][:, None]
-        part = render_galaxies(
-            *(v[~star] for v in (psf, x, y, flux)),
-            galaxy,
-            size=size,
-            accuracy=accuracy,
-        )
+        galaxies = [v[~star] for v in sources]
+        part = render_galaxies(*galaxies, size=size, accuracy=accuracy)
         # Fourier sums leave tiny negative values far out.
         images[~star.numpy()] = part.clamp(min=0).double().numpy()
     return images

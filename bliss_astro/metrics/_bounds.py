@@ -1,9 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What an isolated point source allows: its optimal SNR and Cramer-Rao bounds.
+Optimal signal-to-noise ratio and Cramer-Rao bounds of an isolated point source.
 """
-
-from dataclasses import dataclass
 
 import astropy.units as u
 import numpy as np
@@ -11,41 +9,11 @@ import numpy as np
 from bliss_astro._messages import first_wrong
 
 from ._inputs import strip_unit
+from ._statistics import make_table
 
-__all__ = ['CramerRaoBound', 'cramer_rao_bound', 'optimal_snr']
+__all__ = ['cramer_rao_bound', 'optimal_snr']
 
 _STEP = 1e-3  # px, of the numerical derivatives; their error is of order step^4
-
-
-@dataclass(frozen=True, eq=False)
-class CramerRaoBound:
-    """
-    Smallest standard errors of an unbiased measurement of an isolated source.
-
-    Attributes
-    ----------
-    flux_err : float, `~numpy.ndarray` or `~astropy.units.Quantity`
-        Of the flux, with its shape and unit.
-
-    x_err, y_err : float or `~numpy.ndarray`
-        Of the position, in pixels; NaN if the position is known.
-
-    background_err : float, `~numpy.ndarray` or `~astropy.units.Quantity`
-        Of the background per pixel; NaN if it is known.
-
-    parameters : tuple of str
-        The free parameters, in the order of ``covariance``.
-
-    covariance : (..., k, k) `~numpy.ndarray`
-        The inverse of the Fisher matrix, without units.
-    """
-
-    flux_err: np.ndarray
-    x_err: np.ndarray
-    y_err: np.ndarray
-    background_err: np.ndarray
-    parameters: tuple
-    covariance: np.ndarray
 
 
 def cramer_rao_bound(
@@ -75,24 +43,24 @@ def cramer_rao_bound(
     Parameters
     ----------
     psf : callable or `~astropy.modeling.Model`
-        The PSF with the pixel included: a model with the parameters ``flux``,
+        PSF with the pixel included: a model with the parameters ``flux``,
         ``x_0``, ``y_0`` (such as `~bliss_astro.psf.PSFModel` or those of photutils),
         or a function ``psf(dx, dy)`` of the offsets from the source for unit flux.
 
     flux : float, array_like or `~astropy.units.Quantity`
-        The flux or fluxes.
+        Flux or fluxes.
 
     bkg_error : float, 2D array_like or `~astropy.units.Quantity`
-        The 1 sigma noise of a pixel without the source, in the unit of ``flux``.
+        1 sigma noise of a pixel without the source, in the unit of ``flux``.
 
     effective_gain : float, 2D array_like, `~astropy.units.Quantity` or `None`, optional
         Electrons per unit of flux. `None` leaves the source's own noise out.
 
     position : tuple of two floats, optional
-        The place (x, y) of the source relative to the centre of the central pixel.
+        Position (x, y) of the source relative to the centre of the central pixel.
 
     shape : tuple of two ints, optional
-        The size (ny, nx) of the stamp that is used.
+        Size (ny, nx) of the stamp.
 
     free_position : bool, optional
         Whether x and y are fitted too.
@@ -101,10 +69,10 @@ def cramer_rao_bound(
         Whether a constant background is fitted too.
 
     variance_information : bool, optional
-        See above.
+        Whether the variance of the pixels informs too, see above.
 
     noise_correlation : tuple of two floats, optional
-        The correlation of the noise of neighbouring pixels along x and y; that of
+        Correlation of the noise of neighbouring pixels along x and y; that of
         diagonal neighbours is their product, others are 0. Each below 0.5.
 
     mask : 2D bool array_like or `None`, optional
@@ -112,8 +80,19 @@ def cramer_rao_bound(
 
     Returns
     -------
-    bound : `CramerRaoBound`
-        The standard errors.
+    bounds : `ScoreTable`
+        A row per ``flux`` with the smallest standard errors of an unbiased measurement:
+        ``flux_err``, ``x_err`` and ``y_err`` in pixels (NaN at a known position) and
+        ``background_err`` per pixel (NaN if it is known); and the inverse of the Fisher
+        matrix without units, ``covariance``, of the free ``meta['parameters']``.
+
+    Raises
+    ------
+    ValueError
+        If a number or a shape is not allowed.
+
+    TypeError
+        If ``psf`` is neither a model of a source nor a function.
 
     Examples
     --------
@@ -125,14 +104,15 @@ def cramer_rao_bound(
     >>> def psf(dx, dy, sigma=2.0):
     ...     return np.exp(-(dx**2 + dy**2) / 2 / sigma**2) / (2 * np.pi * sigma**2)
     >>> bound = cramer_rao_bound(psf, 1000.0, bkg_error=3.0, free_position=False)
-    >>> print(f'{bound.flux_err:.4f} {3.0 * np.sqrt(4 * np.pi * 4):.4f}')
+    >>> print(f'{bound["flux_err"][0]:.4f} {3.0 * np.sqrt(4 * np.pi * 4):.4f}')
     21.2694 21.2694
     """
+    flux, unit = _parse_flux(flux, bkg_error)
     scene = _parse_scene(
-        psf, flux, bkg_error, effective_gain, position, shape, noise_correlation, mask
+        psf, unit, bkg_error, effective_gain, position, shape, noise_correlation, mask
     )
     names = ['flux']
-    images = [scene.psf(*scene.offsets)]
+    images = [scene['psf'](*scene['offsets'])]
     if free_position:
         names += ['x', 'y']
         # The image moves against the offsets, hence the sign.
@@ -140,31 +120,23 @@ def cramer_rao_bound(
     n_source = len(names)
     if free_background:
         names.append('background')
-        images.append(np.ones(scene.shape))
+        images.append(np.ones(images[0].shape))
     images = np.stack(images)
-
-    covariance = np.empty((scene.flux.size, len(names), len(names)))
-    for k, value in enumerate(scene.flux.ravel()):
+    covariance = np.empty((flux.size, len(names), len(names)))
+    for k, value in enumerate(flux.ravel()):
         scale = np.array([value if name in 'xy' else 1.0 for name in names])
         fisher = _fisher(scene, value, images, n_source, variance_information)
-        covariance[k] = np.linalg.inv(fisher)
         with np.errstate(divide='ignore', invalid='ignore'):
-            covariance[k] /= np.outer(scale, scale)
-    errors = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    values = {
-        name: error.reshape(scene.flux.shape)[()]
-        for name, error in zip(names, errors.T, strict=True)
-    }
-    unknown = np.full(scene.flux.shape, np.nan)[()]
-    unit = 1 if scene.unit is None else scene.unit
-    return CramerRaoBound(
-        flux_err=values['flux'] * unit,
-        x_err=values.get('x', unknown),
-        y_err=values.get('y', unknown),
-        background_err=values.get('background', unknown) * unit,
-        parameters=tuple(names),
-        covariance=covariance.reshape(*scene.flux.shape, len(names), len(names)),
-    )
+            covariance[k] = np.linalg.inv(fisher) / np.outer(scale, scale)
+    errors = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)).T
+    errors = dict(zip(names, errors, strict=True))
+    unit = 1 if unit is None else unit
+    columns = {'flux': flux.ravel() * unit}
+    for name in ('flux', 'x', 'y', 'background'):
+        error = errors.get(name, np.full(flux.size, np.nan))
+        columns[f'{name}_err'] = error if name in 'xy' else error * unit
+    columns['covariance'] = covariance
+    return make_table('bounds', columns, parameters=names)
 
 
 def optimal_snr(
@@ -225,45 +197,39 @@ def optimal_snr(
         noise_correlation=noise_correlation,
         mask=mask,
     )
-    return u.Quantity(flux / bound.flux_err, u.one).value[()]
+    snr = u.Quantity(bound['flux'] / bound['flux_err'], u.one).value
+    return snr.reshape(np.shape(flux))[()]
 
 
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    psf: object
-    flux: np.ndarray
-    unit: object
-    bkg_variance: np.ndarray
-    inverse_gain: np.ndarray
-    offsets: tuple
-    shape: tuple
-    correlation: tuple
-    good: np.ndarray
-
-
-def _parse_scene(psf, flux, bkg_error, gain, position, shape, correlation, mask):
+def _parse_flux(flux, bkg_error):
+    """Return fluxes and their unit, which must be there if the noise has one."""
     flux, unit = strip_unit(flux, 'flux')
     if unit is None and getattr(bkg_error, 'unit', None) is not None:
         msg = 'bkg_error has a unit, but flux has none'
         raise u.UnitConversionError(msg)
-    bkg_error, _ = strip_unit(bkg_error, 'bkg_error', like=unit)
     if not (np.isfinite(flux).all() and (flux >= 0).all()):
         msg = f'flux must be finite and not negative, got {flux}'
         raise ValueError(msg)
+    return flux, unit
+
+
+def _parse_scene(psf, unit, bkg_error, gain, position, shape, correlation, mask):
+    """Return the quantities of the pixels."""
     shape = tuple(int(n) for n in shape)
     if len(shape) != 2 or min(shape) < 3:
         msg = f'shape must be two integers of at least 3, got {shape}'
         raise ValueError(msg)
-    if not (np.isfinite(bkg_error).all() and (bkg_error > 0).all()):
-        sound = np.isfinite(bkg_error) & (bkg_error > 0)
-        msg = (
-            'bkg_error must be positive and finite, got '
-            f'{first_wrong(bkg_error, sound)}'
-        )
+    bkg_error, _ = strip_unit(bkg_error, 'bkg_error', like=unit)
+    sound = np.isfinite(bkg_error) & (bkg_error > 0)
+    if not sound.all():
+        wrong = first_wrong(bkg_error, sound)
+        msg = f'bkg_error must be positive and finite, got {wrong}'
         raise ValueError(msg)
-    maps = {'bkg_error': bkg_error, 'effective_gain': _parse_gain(gain, unit)}
-    if mask is not None:
-        maps['mask'] = np.asarray(mask, dtype=bool)
+    maps = {
+        'bkg_error': bkg_error,
+        'effective_gain': _parse_gain(gain, unit),
+        'mask': np.asarray(False if mask is None else mask, dtype=bool),
+    }
     for name, values in maps.items():
         if values.shape not in ((), shape):
             msg = f'{name} must be a number or of shape {shape}, got {values.shape}'
@@ -275,59 +241,47 @@ def _parse_scene(psf, flux, bkg_error, gain, position, shape, correlation, mask)
             f'got {correlation}'
         )
         raise ValueError(msg)
-    if any(correlation) and 'mask' in maps and maps['mask'].any():
+    if any(correlation) and maps['mask'].any():
         msg = 'mask cannot be combined with noise_correlation'
         raise ValueError(msg)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
-    offsets = (x - shape[1] // 2 - position[0], y - shape[0] // 2 - position[1])
-    return _Scene(
-        psf=_unit_psf(psf),
-        flux=flux,
-        unit=unit,
-        bkg_variance=np.broadcast_to(bkg_error**2, shape),
-        inverse_gain=np.broadcast_to(1 / maps['effective_gain'], shape),
-        offsets=offsets,
-        shape=shape,
-        correlation=correlation,
-        good=~np.broadcast_to(maps.get('mask', np.array(False)), shape),
-    )
+    return {
+        'psf': unit_psf(psf),
+        'bkg_variance': np.broadcast_to(bkg_error**2, shape),
+        'inverse_gain': np.broadcast_to(1 / maps['effective_gain'], shape),
+        'offsets': (x - shape[1] // 2 - position[0], y - shape[0] // 2 - position[1]),
+        'correlation': correlation,
+        'good': ~np.broadcast_to(maps['mask'], shape),
+    }
 
 
 def _parse_gain(gain, unit):
-    """
-    Electrons per unit of flux as a plain number or map.
-    """
-    if gain is None:
-        return np.array(np.inf)
+    """Return electrons per unit of flux as a plain number or map."""
     if isinstance(gain, u.Quantity):
         flux_unit = u.one if unit is None else unit
-        for counts in (u.electron, u.photon, u.adu, u.ct, u.one):
-            if gain.unit.is_equivalent(counts / flux_unit):
-                gain = gain.to_value(counts / flux_unit)
-                break
-        else:
+        counts = (u.electron, u.photon, u.adu, u.ct, u.one)
+        known = [n for n in counts if gain.unit.is_equivalent(n / flux_unit)]
+        if not known:
             msg = (
                 'effective_gain must be in electrons per unit of flux '
                 f'({u.electron / flux_unit}), got {gain.unit}'
             )
             raise u.UnitConversionError(msg)
-    gain = np.asarray(gain, dtype=float)
+        gain = gain.to_value(known[0] / flux_unit)
+    gain = np.asarray(np.inf if gain is None else gain, dtype=float)
     if not (gain > 0).all():
         msg = f'effective_gain must be positive, got {first_wrong(gain, gain > 0)}'
         raise ValueError(msg)
     return gain
 
 
-def _unit_psf(psf):
-    """
-    The PSF as a function of offsets for unit flux.
-    """
+def unit_psf(psf):
+    """Return the PSF as a function of offsets for unit flux."""
     names = getattr(psf, 'param_names', ())
     if {'flux', 'x_0', 'y_0'} <= set(names):
-        model = psf.copy()
-        model.flux, model.x_0, model.y_0 = 1.0, 0.0, 0.0
-        return lambda dx, dy: np.asarray(model(dx, dy), dtype=float)
-    if names or not callable(psf):
+        psf = psf.copy()
+        psf.flux, psf.x_0, psf.y_0 = 1.0, 0.0, 0.0
+    elif names or not callable(psf):
         msg = (
             'psf must be a model with the parameters flux, x_0 and y_0, or a function '
             f'of the offsets (dx, dy), got {type(psf).__name__}'
@@ -337,44 +291,39 @@ def _unit_psf(psf):
 
 
 def _derivative(scene, axis):
-    """
-    Derivative of the unit-flux image with respect to an offset (five points).
-    """
+    """Compute the derivative of the unit-flux image by an offset (five points)."""
 
     def image(step):
-        offsets = list(scene.offsets)
+        offsets = list(scene['offsets'])
         offsets[axis] = offsets[axis] + step * _STEP
-        return scene.psf(*offsets)
+        return scene['psf'](*offsets)
 
     return (image(-2) - 8 * image(-1) + 8 * image(1) - image(2)) / (12 * _STEP)
 
 
 def _fisher(scene, flux, images, n_source, variance_information):
     """
-    Fisher matrix of (flux, flux * x, flux * y, background).
+    Compute the Fisher matrix of (flux, flux * x, flux * y, background).
 
     With C = S R S, S the diagonal of standard deviations and R their correlation, the
     mean contributes m_i^T C^-1 m_j and the variance 1/2 Tr(C^-1 C_i C^-1 C_j), which is
     sum(a_i a_j) + a_i^T (R o R^-1) a_j with a_i = S_i / S and o the product by element.
     """
-    signal = flux * images[0]
-    variance = scene.bkg_variance + np.maximum(signal, 0) * scene.inverse_gain
-    scaled = np.where(scene.good, images / np.sqrt(variance), 0.0)
+    gain_variance = np.maximum(flux * images[0], 0) * scene['inverse_gain']
+    variance = scene['bkg_variance'] + gain_variance
+    scaled = np.where(scene['good'], images / np.sqrt(variance), 0.0)
     rx, ry = (
-        _correlation_matrix(rho, n)
-        for rho, n in zip(scene.correlation, scene.shape[::-1], strict=True)
+        np.eye(n) + rho * (np.eye(n, k=1) + np.eye(n, k=-1))
+        for rho, n in zip(scene['correlation'], variance.shape[::-1], strict=True)
     )
     inv_x, inv_y = np.linalg.inv(rx), np.linalg.inv(ry)
-    weighted = inv_y @ scaled @ inv_x if any(scene.correlation) else scaled
+    weighted = inv_y @ scaled @ inv_x if any(scene['correlation']) else scaled
     fisher = np.einsum('iyx,jyx->ij', scaled, weighted)
     if variance_information:
         # A constant background that is fitted does not change the noise.
-        slope = np.where(scene.good, images * scene.inverse_gain / variance / 2, 0.0)
+        slope = images * scene['inverse_gain'] / variance / 2
+        slope = np.where(scene['good'], slope, 0.0)
         slope[n_source:] = 0.0
         weighted = (ry * inv_y) @ slope @ (rx * inv_x)
         fisher += np.einsum('iyx,jyx->ij', slope, slope + weighted)
     return fisher
-
-
-def _correlation_matrix(rho, n):
-    return np.eye(n) + rho * (np.eye(n, k=1) + np.eye(n, k=-1))

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How well the ellipticity of a galaxy in a blend can be measured.
+Cramer-Rao bound of the ellipticity of a galaxy among other sources.
 """
 
 import numpy as np
@@ -13,10 +13,10 @@ __all__ = ['ellipticity_bound']
 _STEP = 0.05
 
 # Iterations of the adaptive moments whose derivatives are taken.
-_ITERATIONS = 40
+_N_ITERATIONS = 40
 
-# Coordinates are kept off the ends of their intervals, where logits are infinite.
-_EDGE = 1e-4
+# Distance of coordinates from the ends of their intervals, where logits are infinite.
+_MIN_FRACTION = 1e-4
 
 _STAR = ('x', 'y', 'log_flux')
 _GALAXY = (
@@ -28,28 +28,6 @@ _GALAXY = (
     'log_disk_radius',
     'log_bulge_radius',
 )
-
-
-def _default_widths(size):
-    """
-    Standard deviations of the priors of the NPE paper.
-
-    Positions are uniform on the image, angles on half a circle, fractions and
-    axis ratios between 0 and 1; logarithms of the fluxes and of the radii have about
-    these.
-    """
-    logit = np.pi / np.sqrt(3)  # of a uniform number
-    return {
-        'x': size[1] / np.sqrt(12),
-        'y': size[0] / np.sqrt(12),
-        'log_flux': 1.0,
-        'logit_disk_fraction': logit,
-        'angle': np.pi / np.sqrt(12),
-        'logit_disk_axis_ratio': logit,
-        'logit_bulge_axis_ratio': logit,
-        'log_disk_radius': 0.75,
-        'log_bulge_radius': 0.75,
-    }
 
 
 def ellipticity_bound(
@@ -82,7 +60,7 @@ def ellipticity_bound(
     Parameters
     ----------
     psf : (8,) array_like
-        The PSF, see `bliss_astro.psf.SHAPE_NAMES`.
+        PSF, see `bliss_astro.psf.SHAPE_NAMES`.
 
     x, y, flux : (S,) array_like
         Centres in pixels and fluxes in the unit of ``bkg_error``.
@@ -95,10 +73,10 @@ def ellipticity_bound(
         stars play no part.
 
     source : int
-        Which one, a galaxy.
+        Row of the galaxy.
 
     bkg_error : float
-        The 1 sigma noise of a pixel without sources.
+        1 sigma noise of a pixel without sources.
 
     size : tuple of two ints
         ``(ny, nx)`` of the image.
@@ -116,7 +94,7 @@ def ellipticity_bound(
     Returns
     -------
     covariance : (2, 2) `~numpy.ndarray`
-        Of (e1, e2).
+        Covariance of (e1, e2).
 
     Raises
     ------
@@ -126,8 +104,8 @@ def ellipticity_bound(
 
     Notes
     -----
-    Where the image says much, this is the covariance of the posterior. Where it says
-    little, it is a linear approximation around the truth and no bound: an ellipticity
+    At high SNR this is the covariance of the posterior. At low SNR
+    it is a linear approximation around the truth and no bound: an ellipticity
     is limited to 1 and priors are not Gaussian. It is too small for single
     galaxies that are nearly round for their SNR (below 2 / SNR) or whose axis ratios
     are close to 0 or 1, as there the angle and the logits hardly move the image and
@@ -151,7 +129,7 @@ def ellipticity_bound(
     True
     """
     scene = _parse(psf, x, y, flux, is_galaxy, galaxy)
-    n = len(scene['x'])
+    psf, rows, is_galaxy = scene
     size = tuple(int(v) for v in size)
     widths = _parse_widths(widths, size)
     if not (np.isfinite(bkg_error) and bkg_error > 0 and effective_gain > 0):
@@ -160,18 +138,16 @@ def ellipticity_bound(
             f'{bkg_error} and {effective_gain}'
         )
         raise ValueError(msg)
-    good = 0 <= source < n and scene['is_galaxy'][source]
-    if not (good and scene['flux'][source] > 0):
+    if not (0 <= source < len(rows) and is_galaxy[source] and rows[source, 2] > 0):
         msg = f'source must be the number of a galaxy of positive flux, got {source}'
         raise ValueError(msg)
-    used = scene['flux'] > 0
-    images, slopes, names, owner = _derivatives(scene, used, size)
+    images, slopes, names, owner = _derivatives(psf, rows, is_galaxy, size)
     variance = bkg_error**2 + images.sum(0).clip(0) / effective_gain
     scaled = (slopes / np.sqrt(variance)).reshape(len(slopes), -1)
     fisher = scaled @ scaled.T
     fisher[np.diag_indices(len(names))] += [widths[name] ** -2.0 for name in names]
     jacobian = np.zeros((2, len(names)))
-    jacobian[:, owner == source] = _moment_slopes(scene, source)
+    jacobian[:, owner == source] = _moment_slopes(psf, rows[source])
     # Units of each coordinate's own error, against ill-conditioning.
     unit = 1 / np.sqrt(np.maximum(np.diag(fisher), 1e-300))
     scaled = jacobian * unit
@@ -180,27 +156,38 @@ def ellipticity_bound(
 
 
 def _parse(psf, x, y, flux, is_galaxy, galaxy):
-    x, y, flux = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (x, y, flux))
-    scene = {
-        'psf': np.asarray(psf, dtype=float),
-        'x': x,
-        'y': y,
-        'flux': flux,
-        'is_galaxy': np.atleast_1d(np.asarray(is_galaxy, dtype=bool)),
-        'galaxy': np.asarray(galaxy, dtype=float),
+    """Return the PSF, the nine numbers (x, y, flux, shape) of sources, and types."""
+    values = {
+        name: np.asarray(v, float) for name, v in (('psf', psf), ('galaxy', galaxy))
     }
-    n = len(x)
-    shapes = {'psf': (8,), 'galaxy': (n, 6)}
-    for name, value in scene.items():
-        wanted = shapes.get(name, (n,))
-        if value.shape != wanted:
-            msg = f'{name} must have the shape {wanted}, got {value.shape}'
+    for name, value in (('x', x), ('y', y), ('flux', flux), ('is_galaxy', is_galaxy)):
+        values[name] = np.atleast_1d(np.asarray(value, float))
+    n = len(values['x'])
+    for name, value in values.items():
+        shape = {'psf': (8,), 'galaxy': (n, 6)}.get(name, (n,))
+        if value.shape != shape:
+            msg = f'{name} must have the shape {shape}, got {value.shape}'
             raise ValueError(msg)
-    return scene
+    rows = np.column_stack([values[name] for name in ('x', 'y', 'flux', 'galaxy')])
+    return values['psf'], rows, values['is_galaxy'] > 0
 
 
 def _parse_widths(widths, size):
-    result = _default_widths(size)
+    """Return the widths of the priors of all coordinates."""
+    # Patel et al. 2025: positions are uniform on the image, angles on half a circle,
+    # fractions and axis ratios between 0 and 1, where a logit has the width
+    # pi / sqrt(3); logarithms of fluxes and radii have about these.
+    result = {
+        'x': size[1] / np.sqrt(12),
+        'y': size[0] / np.sqrt(12),
+        'log_flux': 1.0,
+        'logit_disk_fraction': np.pi / np.sqrt(3),
+        'angle': np.pi / np.sqrt(12),
+        'logit_disk_axis_ratio': np.pi / np.sqrt(3),
+        'logit_bulge_axis_ratio': np.pi / np.sqrt(3),
+        'log_disk_radius': 0.75,
+        'log_bulge_radius': 0.75,
+    }
     unknown = set(widths or ()) - set(result)
     if unknown:
         msg = f'widths may hold {list(result)}, got {sorted(unknown)}'
@@ -214,13 +201,11 @@ def _parse_widths(widths, size):
 
 
 def _moved(values, name, step):
-    """
-    The nine numbers (x, y, flux, shape) of a source, one coordinate moved.
-    """
+    """Return the nine numbers of a source with one coordinate moved."""
     values = values.copy()
     k = _GALAXY.index(name)
     if name.startswith('logit'):
-        p = np.clip(values[k], _EDGE, 1 - _EDGE)
+        p = np.clip(values[k], _MIN_FRACTION, 1 - _MIN_FRACTION)
         odds = p / (1 - p) * np.exp(step)
         values[k] = odds / (1 + odds)
     elif name.startswith('log'):
@@ -230,41 +215,31 @@ def _moved(values, name, step):
     return values
 
 
-def _numbers(scene, k):
-    return np.array(
-        [scene['x'][k], scene['y'][k], scene['flux'][k], *scene['galaxy'][k]]
-    )
+def _both_ways(values, names):
+    """Return the numbers of a source with each coordinate moved up and down."""
+    return [_moved(values, name, s) for name in names for s in (_STEP, -_STEP)]
 
 
-def _derivatives(scene, used, size):
-    """
-    Images of the sources alone, their derivatives, and whose and what these are.
-    """
+def _derivatives(psf, rows, is_galaxy, size):
+    """Return images of sources, derivatives, their coordinates and sources."""
     images, slopes, names, owner = [], [], [], []
-    for kind, own_names in ((False, _STAR), (True, _GALAXY)):
-        rows = []
-        sources = np.flatnonzero(used & (scene['is_galaxy'] == kind))
-        for k in sources:
-            values = _numbers(scene, k)
-            rows.append(values)
-            for name in own_names:
-                rows += [_moved(values, name, s) for s in (_STEP, -_STEP)]
-                names.append(name)
-                owner.append(k)
-        if not rows:
+    for kind, coordinates in ((False, _STAR), (True, _GALAXY)):
+        sources = np.flatnonzero((rows[:, 2] > 0) & (is_galaxy == kind))
+        if not len(sources):
             continue
-        drawn = _draw(scene['psf'], np.array(rows), kind, size)
+        moved = [[rows[k], *_both_ways(rows[k], coordinates)] for k in sources]
+        drawn = _draw(psf, np.concatenate(moved), kind, size)
         drawn = drawn.reshape(len(sources), -1, *size)
         images.append(drawn[:, 0])
         difference = (drawn[:, 1::2] - drawn[:, 2::2]) / (2 * _STEP)
         slopes.append(difference.reshape(-1, *size))
+        names += list(coordinates) * len(sources)
+        owner += np.repeat(sources, len(coordinates)).tolist()
     return np.concatenate(images), np.concatenate(slopes), names, np.array(owner)
 
 
 def _draw(psf, rows, is_galaxy, size):
-    """
-    Images ``(n, ny, nx)`` of single sources in double precision.
-    """
+    """Render images ``(n, ny, nx)`` of single sources in double precision."""
     import torch
 
     from bliss_astro.rendering import RenderingAccuracy, render_galaxies, render_stars
@@ -280,18 +255,13 @@ def _draw(psf, rows, is_galaxy, size):
     return drawn.numpy()
 
 
-def _moment_slopes(scene, source):
-    """
-    Derivatives ``(2, 9)`` of (e1, e2) by the coordinates of a galaxy.
-    """
+def _moment_slopes(psf, values):
+    """Compute derivatives ``(2, 9)`` of (e1, e2) by the coordinates of a galaxy."""
     import torch
 
     from bliss_astro.rendering import adaptive_moments
 
-    values = _numbers(scene, source)
-    rows = [_moved(values, name, s) for name in _GALAXY for s in (_STEP, -_STEP)]
-    galaxy = torch.as_tensor(np.array(rows)[:, 3:])
-    psf = torch.as_tensor(scene['psf'])
-    moments = adaptive_moments(psf, galaxy, n_iterations=_ITERATIONS)
+    galaxy = torch.as_tensor(np.array(_both_ways(values, _GALAXY))[:, 3:])
+    moments = adaptive_moments(torch.as_tensor(psf), galaxy, n_iterations=_N_ITERATIONS)
     e = torch.stack(moments[:2]).numpy()
     return (e[:, ::2] - e[:, 1::2]) / (2 * _STEP)

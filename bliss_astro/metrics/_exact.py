@@ -1,90 +1,92 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The posterior of one star at most, by brute force.
+Exact posterior of an image with at most one star, by numerical integration.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import legendre
 from scipy.special import logsumexp
 
-from ._bounds import _unit_psf
+from ._bounds import unit_psf
 
 __all__ = ['ExactStarPosterior', 'exact_star_posterior']
 
-# Cells of position begin with this side in pixels and are halved as often.
-_FIRST_CELL, _MOST_HALVINGS = 0.5, 8
-# Cells this far (in nats) below the highest one hold nothing.
-_FORGET = 16.0
+# Side in pixels of the first cells of position, and how often they are halved.
+_FIRST_CELL, _MAX_HALVINGS = 0.5, 8
+
+# Cells this far (in nats) below the highest one are left out.
+_MAX_LOG_RATIO = 16.0
+
 # Halving stops when the evidence (in nats) and the errors (relative) change by less;
-# what is left is a third of that at most, as the error falls with the square.
-_TOLERANCE = 0.01, 0.02
-# Nodes of the integral over flux, and its reach in standard deviations.
+# the error left is a third of that, as it falls with the square of the side.
+_EVIDENCE_TOLERANCE, _ERROR_TOLERANCE = 0.01, 0.02
+
+# Nodes of the integral over flux, and its half width in standard deviations.
 _NODES, _WEIGHTS = legendre.leggauss(20)
-_REACH = 5.5
-# Positions that hold less than this share of the best one's probability are left out of
-# the marginal of the flux, which is tabulated at so many places.
-_RARE, _GRID = 1e-6, 400
+_FLUX_RANGE = 5.5
+
+# Fraction of the best position's probability below which positions are left out of
+# the marginal of the flux, and the number of fluxes at which that is tabulated.
+_MIN_POSITION, _N_FLUXES = 1e-6, 400
+
 # Numbers that are worked on at a time: half a megabyte, for the processor's cache.
-_CHUNK = 60_000
+_CHUNK_SIZE = 60_000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ExactStarPosterior:
     """
-    What an image says about the one star that it may hold.
+    Exact posterior of an image with at most one star.
 
     Made by `exact_star_posterior`. All but ``probability`` and
-    ``log_evidence_ratio`` is given that there is a star.
+    ``log_evidence_ratio`` is conditioned on the presence of the star.
 
     Attributes
     ----------
     probability : float
-        That there is a star.
+        Probability of a star.
 
     log_evidence_ratio : float
-        Natural logarithm of the probability of the image if there is one star, over
-        that if there is none.
+        Natural logarithm of the probability of the image with one star, over that
+        without.
 
-    x_centroid, y_centroid : float
-        Posterior mean of the position, in pixels.
+    x_centroid, y_centroid, x_err, y_err : float
+        Posterior mean and standard deviation of the position, in pixels.
 
-    x_err, y_err : float
-        Posterior standard deviations of the position, in pixels.
-
-    flux : float
-        Posterior median.
-
-    flux_err : float
-        Half of the distance of the 16 and 84 % quantiles.
+    flux, flux_err : float
+        Posterior median, and half of the distance of the 16 and 84 % quantiles.
     """
 
     probability: float
     log_evidence_ratio: float
-    x_centroid: float = field(init=False)
-    y_centroid: float = field(init=False)
-    x_err: float = field(init=False)
-    y_err: float = field(init=False)
-    flux: float = field(init=False)
-    flux_err: float = field(init=False)
-    _x: np.ndarray = field(repr=False)
-    _y: np.ndarray = field(repr=False)
-    _side: tuple = field(repr=False)
-    _place: np.ndarray = field(repr=False)
-    _cdf: tuple = field(repr=False)
+    _cells: tuple  # x, y and probability of the cells of position, and their sides
+    _cdf: tuple  # marginal distribution function of the flux
 
-    def __post_init__(self):
-        found = {}
-        for name, value in (('x', self._x), ('y', self._y)):
-            mean = self._place @ value
-            found[f'{name}_centroid'] = float(mean)
-            variance = self._place @ (value - mean) ** 2
-            found[f'{name}_err'] = float(np.sqrt(variance))
-        low, middle, high = self.flux_quantile([0.15865525, 0.5, 0.84134475])
-        found |= {'flux': float(middle), 'flux_err': float(0.5 * (high - low))}
-        for name, value in found.items():
-            object.__setattr__(self, name, value)
+    def _moments(self, axis):
+        value, weight = self._cells[axis], self._cells[2]
+        mean = weight @ value
+        return float(mean), float(np.sqrt(weight @ (value - mean) ** 2))
+
+    x_centroid = property(lambda self: self._moments(0)[0])
+    y_centroid = property(lambda self: self._moments(1)[0])
+    x_err = property(lambda self: self._moments(0)[1])
+    y_err = property(lambda self: self._moments(1)[1])
+    flux = property(lambda self: float(self.flux_quantile(0.5)))
+
+    @property
+    def flux_err(self):
+        """Half of the distance of the 16 and 84 % quantiles (float)."""
+        low, high = self.flux_quantile([0.15865525, 0.84134475])
+        return float(0.5 * (high - low))
+
+    def __repr__(self):
+        return (
+            f'<ExactStarPosterior: probability {self.probability:.4g}, flux '
+            f'{self.flux:.4g} +- {self.flux_err:.2g} at ({self.x_centroid:.2f}, '
+            f'{self.y_centroid:.2f})>'
+        )
 
     def flux_quantile(self, q):
         """
@@ -109,7 +111,7 @@ class ExactStarPosterior:
 
     def probability_within(self, x_low, x_high, y_low, y_high):
         """
-        Probability that there is a star and that it lies in a rectangle.
+        Probability of a star in a rectangle.
 
         Parameters
         ----------
@@ -121,25 +123,24 @@ class ExactStarPosterior:
         probability : float
             Cells of the integration count as far as they are inside.
         """
-        share = 1.0
-        limits = ((x_low, x_high), (y_low, y_high))
-        for value, side, (low, high) in zip(
-            (self._x, self._y), self._side, limits, strict=True
+        x, y, weight, sides = self._cells
+        for value, side, low, high in (
+            (x, sides[0], x_low, x_high),
+            (y, sides[1], y_low, y_high),
         ):
-            inside = np.minimum(value + side / 2, high) - np.maximum(
-                value - side / 2, low
-            )
-            share = share * np.clip(inside / side, 0, 1)
-        return float(self.probability * (self._place @ share))
+            right = np.minimum(value + side / 2, high)
+            inside = right - np.maximum(value - side / 2, low)
+            weight = weight * np.clip(inside / side, 0, 1)
+        return float(self.probability * weight.sum())
 
     def probability_near(self, x, y, radius):
         """
-        Probability that there is a star and that it lies near a place.
+        Probability of a star near a position.
 
         Parameters
         ----------
         x, y : float
-            The place, in pixels.
+            Position in pixels.
 
         radius : float
             Largest distance from it, in pixels.
@@ -149,8 +150,8 @@ class ExactStarPosterior:
         probability : float
             Cells of the integration count if their centres are inside.
         """
-        inside = np.hypot(self._x - x, self._y - y) < radius
-        return float(self.probability * self._place[inside].sum())
+        inside = np.hypot(self._cells[0] - x, self._cells[1] - y) < radius
+        return float(self.probability * self._cells[2][inside].sum())
 
 
 def exact_star_posterior(
@@ -165,19 +166,19 @@ def exact_star_posterior(
     mask=None,
 ):
     """
-    The exact posterior of an image that holds one star at most.
+    Exact posterior of an image with at most one star.
 
-    The star is there or not, its position is uniform in a region and its flux follows
-    the prior; pixels are Gaussian and independent, with the variance ``bkg_error**2 +
+    The position of the star is uniform in a region and its flux follows the prior;
+    pixels are Gaussian and independent, with the variance ``bkg_error**2 +
     signal / effective_gain`` (the model of a single exposure). The posterior is
     integrated numerically, over position on cells that are halved until nothing
-    changes, and over flux by Gauss-Legendre quadrature. It is what any
-    encoder trained under that prior can at best say.
+    changes, and over flux by Gauss-Legendre quadrature. It is the limit of any
+    encoder trained under that prior.
 
     Parameters
     ----------
     data : 2D array_like
-        The image.
+        Image.
 
     psf : callable or `~astropy.modeling.Model`
         As in `cramer_rao_bound`.
@@ -188,10 +189,10 @@ def exact_star_posterior(
         probability of a star is m / (1 + m): the Poisson distribution up to one star.
 
     background : float or 2D array_like
-        What is in the data beside the star.
+        Background in the data.
 
     bkg_error : float or 2D array_like
-        The 1 sigma noise of a pixel without the star.
+        1 sigma noise of a pixel without the star.
 
     effective_gain : float, optional
         Electrons per unit of data; infinite if the star has no noise of its own.
@@ -238,111 +239,100 @@ def exact_star_posterior(
     >>> abs(posterior.flux - 2000.0) < 3 * posterior.flux_err
     True
     """
-    scene = _Scene(data, psf, prior, background, bkg_error, effective_gain, mask)
-    region = _parse_region(region, scene.shape)
+    scene = _parse_scene(data, psf, background, bkg_error, effective_gain, mask)
+    if not prior.density > 0:
+        msg = f'prior must have a positive density, got {prior.density}'
+        raise ValueError(msg)
+    region = _parse_region(region, np.shape(data))
     expected = prior.density * (region[1] - region[0]) * (region[3] - region[2])
-    x, y, side, flux, log_weight = _integrate(scene, region)
+    cells, flux, log_weight = _integrate(scene, prior, region)
     log_evidence = float(logsumexp(log_weight))
     weight = np.exp(log_weight - log_evidence)
     return ExactStarPosterior(
         probability=float(1 / (1 + np.exp(-np.log(expected) - log_evidence))),
         log_evidence_ratio=log_evidence,
-        _x=x,
-        _y=y,
-        _side=side,
-        _place=weight.sum(1),
+        _cells=(*cells[:2], weight.sum(1), cells[2]),
         _cdf=_distribution_function(flux, weight),
     )
 
 
-class _Scene:
-    # The good pixels, without background, and the model of a star on them.
-    def __init__(self, data, psf, prior, background, bkg_error, gain, mask):
-        data = np.asarray(data, dtype=float)
-        if data.ndim != 2:
-            msg = f'data must be two-dimensional, got shape {data.shape}'
+def _parse_scene(data, psf, background, bkg_error, gain, mask):
+    """Return the good pixels without background, and what makes a star on them."""
+    data = np.asarray(data, dtype=float)
+    if data.ndim != 2:
+        msg = f'data must be two-dimensional, got shape {data.shape}'
+        raise ValueError(msg)
+    maps = {
+        'background': np.asarray(background, dtype=float),
+        'bkg_error': np.asarray(bkg_error, dtype=float),
+        'mask': np.asarray(False if mask is None else mask, dtype=bool),
+    }
+    for name, values in maps.items():
+        if values.shape not in ((), data.shape):
+            msg = f'{name} must be a number or of shape {data.shape}, got {values}'
             raise ValueError(msg)
-        self.shape = data.shape
-        maps = {'background': background, 'bkg_error': bkg_error}
-        maps = {name: np.asarray(v, dtype=float) for name, v in maps.items()}
-        maps['mask'] = np.asarray(False if mask is None else mask, dtype=bool)
-        for name, values in maps.items():
-            if values.shape not in ((), data.shape):
-                msg = f'{name} must be a number or of shape {data.shape}, got {values}'
-                raise ValueError(msg)
-        good = ~np.broadcast_to(maps['mask'], data.shape)
-        if not good.any():
-            msg = 'mask must leave some pixels'
-            raise ValueError(msg)
-        self.y, self.x = (v[good].astype(float) for v in np.indices(data.shape))
-        self.residual = (data - maps['background'])[good]
-        self.variance = np.broadcast_to(maps['bkg_error'] ** 2, data.shape)[good]
-        finite = np.isfinite(self.residual).all() and np.isfinite(self.variance).all()
-        if not (finite and (self.variance > 0).all()):
-            n_wrong = np.count_nonzero(
-                ~(np.isfinite(self.residual) & (self.variance > 0))
-            )
-            msg = (
-                'data and background must be finite and bkg_error positive, or masked, '
-                f'got {n_wrong} pixels where they are not'
-            )
-            raise ValueError(msg)
-        if not gain > 0:
-            msg = f'effective_gain must be positive, got {gain}'
-            raise ValueError(msg)
-        if not prior.density > 0:
-            msg = f'prior must have a positive density, got {prior.density}'
-            raise ValueError(msg)
-        self.inverse_gain = 1 / float(gain)
-        self.prior = prior
-        self.psf = _unit_psf(psf)
+    good = ~np.broadcast_to(maps['mask'], data.shape)
+    if not good.any():
+        msg = 'mask must leave some pixels'
+        raise ValueError(msg)
+    residual = (data - maps['background'])[good]
+    variance = np.broadcast_to(maps['bkg_error'] ** 2, data.shape)[good]
+    sound = np.isfinite(residual) & np.isfinite(variance) & (variance > 0)
+    if not sound.all():
+        msg = (
+            'data and background must be finite and bkg_error positive, or masked, '
+            f'got {(~sound).sum()} pixels where they are not'
+        )
+        raise ValueError(msg)
+    if not gain > 0:
+        msg = f'effective_gain must be positive, got {gain}'
+        raise ValueError(msg)
+    y, x = (v[good].astype(float) for v in np.indices(data.shape))
+    return unit_psf(psf), x, y, residual, variance, 1 / float(gain)
 
-    def flux_integrals(self, x, y):
-        """Nodes of flux ``(n, k)`` at positions, and logarithms of their weights."""
-        n = max(1, _CHUNK // (len(self.x) * len(_NODES)))
-        starts = range(0, len(x), n)
-        parts = [self._flux_integrals(x[k : k + n], y[k : k + n]) for k in starts]
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
-    def _flux_integrals(self, x, y):
-        profile = self.psf(self.x - x[:, None], self.y - y[:, None])
-        if (profile < 0).any():
-            msg = f'psf must not be negative, got {profile.min():g}'
-            raise ValueError(msg)
-        low, high = self._range(profile)
-        flux = 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * _NODES
-        signal = flux[:, :, None] * profile[:, None, :]
-        # (r - s)^2 / (v + s / g) - r^2 / v = s (s - a) / (v + s / g) with this a.
-        a = self.residual * (2 + self.residual * self.inverse_gain / self.variance)
-        chi2 = signal - a
-        chi2 *= signal
-        signal *= self.inverse_gain
-        signal += self.variance
-        chi2 /= signal
-        chi2 += np.log(signal, out=signal)
-        log_ratio = -0.5 * (chi2.sum(-1) - np.log(self.variance).sum())
-        log_prior = self.prior.log_prob_flux(flux)
-        step = 0.5 * (high - low)[:, None] * _WEIGHTS
-        return flux, log_ratio + log_prior + np.log(step)
+def _flux_integrals(scene, prior, x, y):
+    """Return nodes of flux ``(n, k)`` at positions and logarithms of their weights."""
+    psf, pixel_x, pixel_y, residual, bkg_variance, inverse_gain = scene
+    profile = psf(pixel_x - x[:, None], pixel_y - y[:, None])
+    if (profile < 0).any():
+        msg = f'psf must not be negative, got {profile.min():g}'
+        raise ValueError(msg)
+    low, high = _flux_range(scene, prior, profile)
+    flux = 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * _NODES
+    signal = flux[:, :, None] * profile[:, None, :]
+    # (r - s)^2 / (v + s / g) - r^2 / v = s (s - a) / (v + s / g) with this a.
+    a = residual * (2 + residual * inverse_gain / bkg_variance)
+    chi2 = signal - a
+    chi2 *= signal
+    signal *= inverse_gain
+    signal += bkg_variance
+    chi2 /= signal
+    chi2 += np.log(signal, out=signal)
+    log_ratio = -0.5 * (chi2.sum(-1) - np.log(bkg_variance).sum())
+    step = 0.5 * (high - low)[:, None] * _WEIGHTS
+    return flux, log_ratio + prior.log_prob_flux(flux) + np.log(step)
 
-    def _range(self, profile):
-        """Where the flux may be at each position: the estimate, with its error."""
-        variance = self.variance
-        for _ in range(3):
-            information = (profile**2 / variance).sum(-1)
-            best = (profile * self.residual / variance).sum(-1) / information
-            signal = np.maximum(best, 0)[:, None] * profile
-            variance = self.variance + signal * self.inverse_gain
-        error = 1 / np.sqrt(information)
-        lowest, highest = self.prior.flux_min, self.prior.flux_max
-        low = np.clip(best - _REACH * error, lowest, None)
-        high = np.clip(np.maximum(best, lowest) + _REACH * error, None, highest)
-        # Far brighter than the prior allows: what is left is at its upper end.
-        low = np.minimum(low, np.maximum(highest - _REACH * error, lowest))
-        return low, high
+
+def _flux_range(scene, prior, profile):
+    """Return the limits of the integral over flux at each position."""
+    *_, residual, bkg_variance, inverse_gain = scene
+    variance = bkg_variance
+    for _ in range(3):
+        information = (profile**2 / variance).sum(-1)
+        best = (profile * residual / variance).sum(-1) / information
+        signal = np.maximum(best, 0)[:, None] * profile
+        variance = bkg_variance + signal * inverse_gain
+    reach = _FLUX_RANGE / np.sqrt(information)
+    lowest, highest = prior.flux_min, prior.flux_max
+    low = np.clip(best - reach, lowest, None)
+    high = np.clip(np.maximum(best, lowest) + reach, None, highest)
+    # Far brighter than the prior allows: the probability is at its upper end.
+    return np.minimum(low, np.maximum(highest - reach, lowest)), high
 
 
 def _parse_region(region, shape):
+    """Return the limits of the position, by default the edges of the image."""
     ny, nx = shape
     if region is None:
         return (-0.5, nx - 0.5, -0.5, ny - 0.5)
@@ -353,33 +343,38 @@ def _parse_region(region, shape):
     return region
 
 
-def _integrate(scene, region):
-    """Cells that hold the posterior, with nodes of flux and log-weights."""
+def _integrate(scene, prior, region):
+    """Return cells that hold the posterior, their nodes of flux and log-weights."""
     x_low, x_high, y_low, y_high = region
     n = [max(2, round((b - a) / _FIRST_CELL)) for a, b in (region[:2], region[2:])]
     cells = np.stack(np.meshgrid(*map(np.arange, n), indexing='ij'), -1).reshape(-1, 2)
+    size = max(1, _CHUNK_SIZE // (len(scene[1]) * len(_NODES)))
     last = None
-    for _ in range(_MOST_HALVINGS + 1):
-        side = (x_high - x_low) / n[0], (y_high - y_low) / n[1]
-        x = x_low + (cells[:, 0] + 0.5) * side[0]
-        y = y_low + (cells[:, 1] + 0.5) * side[1]
-        flux, log_weight = scene.flux_integrals(x, y)
+    for _ in range(_MAX_HALVINGS + 1):
+        sides = (x_high - x_low) / n[0], (y_high - y_low) / n[1]
+        x = x_low + (cells[:, 0] + 0.5) * sides[0]
+        y = y_low + (cells[:, 1] + 0.5) * sides[1]
+        parts = [
+            _flux_integrals(scene, prior, x[k : k + size], y[k : k + size])
+            for k in range(0, len(x), size)
+        ]
+        flux, log_weight = (np.concatenate(part) for part in zip(*parts, strict=True))
         # Positions are uniform in the region.
         log_weight -= np.log(n[0] * n[1])
-        here = logsumexp(log_weight, axis=1)
-        state = _state(x, y, flux, here, log_weight)
-        if last is not None and _settled(last, state, side):
+        position = logsumexp(log_weight, axis=1)
+        moments = _moments(x, y, flux, position, log_weight)
+        if last is not None and _is_settled(last, moments, sides):
             break
-        last = state
-        cells = _halve(cells[here > here.max() - _FORGET], n)
+        last = moments
+        cells = _halve(cells[position > position.max() - _MAX_LOG_RATIO], n)
         n = [2 * v for v in n]
-    return x, y, side, flux, log_weight
+    return (x, y, sides), flux, log_weight
 
 
-def _state(x, y, flux, here, log_weight):
-    # Evidence, and standard deviations of position and flux.
-    total = logsumexp(here)
-    place, weight = np.exp(here - total), np.exp(log_weight - total)
+def _moments(x, y, flux, position, log_weight):
+    """Return the evidence, and standard deviations of position and flux."""
+    total = logsumexp(position)
+    place, weight = np.exp(position - total), np.exp(log_weight - total)
     out = [total]
     for value, share in ((x, place), (y, place), (flux, weight)):
         mean = (value * share).sum()
@@ -387,43 +382,42 @@ def _state(x, y, flux, here, log_weight):
     return np.array(out)
 
 
+def _is_settled(last, moments, sides):
+    """Test whether smaller cells change the posterior no more."""
+    # Narrower than a cell is not resolved, whatever the numbers.
+    if (moments[1:3] < 0.5 * np.array(sides)).any():
+        return False
+    change = np.abs(moments - last)
+    settled = change[1:] <= _ERROR_TOLERANCE * moments[1:]
+    return change[0] <= _EVIDENCE_TOLERANCE and bool(settled.all())
+
+
+def _halve(cells, n):
+    """Return quarters of cells and of the cells around them."""
+    step = np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    around = (cells[:, None] + step).reshape(-1, 2)
+    around = np.unique(np.clip(around, 0, np.array(n) - 1), axis=0)
+    quarter = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    return (2 * around[:, None] + quarter).reshape(-1, 2)
+
+
 def _distribution_function(flux, weight):
     """
-    Marginal distribution function of the flux, as two arrays.
+    Return the marginal distribution function of the flux, as two arrays.
 
-    The nodes and weights of each position make a polynomial, whose integral is
-    known at any flux.
+    The nodes and weights of each position make a polynomial, whose integral has a
+    closed form.
     """
     place = weight.sum(1)
-    keep = place > _RARE * place.max()
+    keep = place > _MIN_POSITION * place.max()
     flux, weight = flux[keep], weight[keep] / place[keep].sum()
     # The ends of the ranges, from their outermost nodes.
     middle = 0.5 * (flux[:, 0] + flux[:, -1])
     half = 0.5 * (flux[:, -1] - flux[:, 0]) / _NODES[-1]
-    grid = np.linspace((middle - half).min(), (middle + half).max(), _GRID)
+    grid = np.linspace((middle - half).min(), (middle + half).max(), _N_FLUXES)
     t = np.clip((grid - middle[:, None]) / half[:, None], -1, 1)
     n = len(_NODES)
-    polynomials = legendre.legvander(_NODES, n - 1)
-    coefficients = (weight @ polynomials) * (np.arange(n) + 0.5)
+    coefficients = (weight @ legendre.legvander(_NODES, n - 1)) * (np.arange(n) + 0.5)
     integrals = legendre.legint(coefficients.T, lbnd=-1)
     below = legendre.legval(t, integrals[:, :, np.newaxis], tensor=False).sum(0)
     return grid, np.maximum.accumulate(below)
-
-
-def _settled(last, state, side):
-    if abs(state[0] - last[0]) > _TOLERANCE[0]:
-        return False
-    # Narrower than a cell: not resolved, whatever the numbers say.
-    if state[1] < 0.5 * side[0] or state[2] < 0.5 * side[1]:
-        return False
-    return bool(np.all(np.abs(state[1:] - last[1:]) <= _TOLERANCE[1] * state[1:]))
-
-
-def _halve(cells, n):
-    """Quarters of cells and of the cells around them."""
-    step = np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    around = (cells[:, None] + step).reshape(-1, 2)
-    around = np.clip(around, 0, np.array(n) - 1)
-    around = np.unique(around, axis=0)
-    quarter = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    return (2 * around[:, None] + quarter).reshape(-1, 2)

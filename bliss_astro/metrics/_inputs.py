@@ -1,107 +1,81 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Checks and conversions shared by the metrics.
+Validation of the arguments of metrics: vectors, units, bins and groups.
 """
 
 import astropy.units as u
 import numpy as np
 
+from bliss_astro._messages import first_wrong
+
 __all__ = []
 
 
 def strip_unit(values, name, *, like=None):
-    """
-    Take the unit off a vector, converting to the unit of another one.
-
-    Parameters
-    ----------
-    values : array_like, `~astropy.units.Quantity` or table column
-        The input.
-
-    name : str
-        The name of the parameter, for messages.
-
-    like : `~astropy.units.Unit` or `None`, optional
-        The unit that ``values`` must be convertible to. `None` keeps theirs.
-
-    Returns
-    -------
-    values : `~numpy.ndarray`
-        Floats; masked entries are NaN.
-
-    unit : `~astropy.units.Unit` or `None`
-        The unit that was taken off.
-    """
+    """Return floats (NaN where masked) and their unit; convert to the unit ``like``."""
     unit = getattr(values, 'unit', None)
-    if unit is not None and like is not None:
+    if like is not None:
+        if unit is None:
+            msg = f'{name} has no unit, but it must be convertible to {like}'
+            raise u.UnitConversionError(msg)
         try:
-            values = u.Quantity(values).to(like)
+            values, unit = u.Quantity(values).to(like), like
         except u.UnitConversionError:
             msg = f'{name} has the unit {unit}, which cannot be converted to {like}'
             raise u.UnitConversionError(msg) from None
-        unit = like
-    elif (unit is None) != (like is None) and like is not None:
-        msg = f'{name} has no unit, but it must be convertible to {like}'
-        raise u.UnitConversionError(msg)
     values = getattr(values, 'value', values)
     if hasattr(values, 'unmasked'):  # astropy.utils.masked
         values = np.ma.array(values.unmasked, mask=values.mask)
     if isinstance(values, np.ma.MaskedArray):
         values = values.astype(float).filled(np.nan)
     try:
-        values = np.asarray(values, dtype=float)
+        return np.asarray(values, dtype=float), unit
     except (TypeError, ValueError):
         msg = f'{name} must be numeric, got {values!r:.60}'
         raise TypeError(msg) from None
-    return values, unit
 
 
-def as_vector(values, name, *, n=None, n_name=None, finite=False):
+def as_vector(values, name, *, like=None, finite=False, within=None):
     """
-    Return ``values`` as a 1D float array of a given length.
+    Return a 1D float array.
 
-    Parameters
-    ----------
-    values : array_like
-        The input; scalars become vectors of length 1.
-
-    name : str
-        The name of the parameter, for messages.
-
-    n : int or `None`, optional
-        The length it must have.
-
-    n_name : str or `None`, optional
-        What has that length, for messages.
-
-    finite : bool, optional
-        Whether NaN and infinity are refused.
-
-    Returns
-    -------
-    values : `~numpy.ndarray`
-        1D floats.
+    ``like = (name, vector)`` fixes its length, ``within`` its limits (inclusive).
     """
-    values, _ = strip_unit(values, name)
-    values = np.atleast_1d(values)
+    values = np.atleast_1d(strip_unit(values, name)[0])
     if values.ndim != 1:
         msg = f'{name} must be one-dimensional, got the shape {values.shape}'
         raise ValueError(msg)
-    if n is not None and len(values) != n:
-        msg = f'{name} has {len(values)} values, but {n_name or "the data"} has {n}'
+    if like is not None and len(values) != len(like[1]):
+        n = len(like[1])
+        msg = f'{name} has {len(values)} values, but {like[0]} has {n}'
         raise ValueError(msg)
     if finite:
         check_finite(values, name)
+    if within is not None:
+        sound = (values >= within[0]) & (values <= within[1])
+        if not sound.all():
+            msg = (
+                f'{name} must be between {within[0]:g} and {within[1]:g}, and not '
+                f'NaN, got {first_wrong(values, sound)}'
+            )
+            raise ValueError(msg)
     return values
 
 
+def as_booleans(values, name, *, like=None):
+    """Return a 1D array of booleans, which may be given as 0 and 1."""
+    values = as_vector(values, name, like=like)
+    known = np.isin(values, (0, 1))
+    if not known.all():
+        msg = f'{name} must hold booleans, got {first_wrong(values, known)}'
+        raise ValueError(msg)
+    return values.astype(bool)
+
+
 def check_finite(values, name):
-    """
-    Raise a ValueError that counts the non-finite rows of an array.
-    """
+    """Raise a ValueError that counts the rows that are not finite."""
     bad = ~np.isfinite(values)
-    if values.ndim > 1:
-        bad = bad.any(axis=tuple(range(1, values.ndim)))
+    bad = bad.any(axis=1) if bad.ndim > 1 else bad
     if bad.any():
         msg = (
             f'{name} must be finite, got {bad.sum()} of {len(bad)} rows with NaN, '
@@ -111,20 +85,15 @@ def check_finite(values, name):
 
 
 def check_fraction(value, name):
-    """
-    Return a float in (0, 1) or raise a ValueError.
-    """
-    value = float(value)
-    if not 0 < value < 1:
+    """Return a float in (0, 1)."""
+    if not 0 < float(value) < 1:
         msg = f'{name} must be between 0 and 1 (exclusive), got {value}'
         raise ValueError(msg)
-    return value
+    return float(value)
 
 
 def check_count(value, name, *, minimum=1):
-    """
-    Return a positive integer or raise.
-    """
+    """Return a positive integer."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         msg = f'{name} must be an integer, got {value!r}'
         raise TypeError(msg)
@@ -135,22 +104,18 @@ def check_count(value, name, *, minimum=1):
 
 
 def as_edges(bins):
-    """
-    Return bin edges as an increasing float array; `None` is one bin over everything.
-    """
+    """Return increasing bin edges; `None` is one bin over everything."""
     if bins is None:
         return np.array([-np.inf, np.inf])
     edges = as_vector(bins, 'bins')
-    if len(edges) < 2 or np.isnan(edges).any() or (np.diff(edges) <= 0).any():
+    if len(edges) < 2 or not (np.diff(edges) > 0).all():
         msg = f'bins must be two or more strictly increasing edges, got {bins!r}'
         raise ValueError(msg)
     return edges
 
 
 def bin_index(values, edges):
-    """
-    The bin of each value: half-open bins, the last one closed; -1 outside or NaN.
-    """
+    """Return the bin of each value (half-open, the last closed); -1 outside or NaN."""
     index = np.searchsorted(edges, values, side='right') - 1
     index[values == edges[-1]] = len(edges) - 2
     index[(index >= len(edges) - 1) | np.isnan(values)] = -1
@@ -158,33 +123,11 @@ def bin_index(values, edges):
 
 
 def as_groups(groups, n, name='groups'):
-    """
-    Return the sorted labels and the index of each row's label.
-
-    Parameters
-    ----------
-    groups : array_like or `None`
-        A label per row; `None` puts all rows in one group called ``'all'``.
-
-    n : int
-        The number of rows.
-
-    name : str, optional
-        The name of the parameter, for messages.
-
-    Returns
-    -------
-    labels : `~numpy.ndarray`
-        The distinct labels.
-
-    index : `~numpy.ndarray`
-        For each row, the place of its label.
-    """
+    """Return the sorted labels (``'all'`` without any) and the label of each row."""
     if groups is None:
         return np.array(['all']), np.zeros(n, dtype=int)
     groups = np.asarray(groups)
     if groups.shape != (n,):
         msg = f'{name} must have the shape ({n},), got {groups.shape}'
         raise ValueError(msg)
-    labels, index = np.unique(groups, return_inverse=True)
-    return labels, index
+    return np.unique(groups, return_inverse=True)

@@ -10,20 +10,25 @@ import numpy as np
 from astropy.coordinates import SkyCoord, angular_separation
 from astropy.table import Table
 
-from ._assignment import assign
 from ._inputs import as_vector, check_finite, strip_unit
 
 __all__ = ['CatalogMatch', 'match_catalogs']
 
+# Order of the norm that each metric is.
 _METRICS = {'euclidean': 2.0, 'chebyshev': np.inf}
 
+# Largest number of candidate pairs, which take 24 bytes each.
 _MAX_PAIRS = 200_000_000
+
+# Candidate pairs that are assigned in one call: its time grows with the square of the
+# number of rows, and the overhead of a call is that of some hundred pairs.
+_BLOCK_PAIRS = 400
 
 
 @dataclass(frozen=True, eq=False)
 class CatalogMatch:
     """
-    The one-to-one pairs of two catalogues, and what is left over.
+    One-to-one pairs of two catalogues, and the rows that are left over.
 
     Attributes
     ----------
@@ -33,7 +38,7 @@ class CatalogMatch:
         ``estimated_index``.
 
     distance : 1D `~numpy.ndarray` or `~astropy.units.Quantity`
-        The distance of each pair, in pixels or as an angle.
+        Distance of each pair, in pixels or as an angle.
 
     unmatched_estimated, unmatched_truth : 1D int `~numpy.ndarray`
         Row numbers of the false detections and of the missed sources.
@@ -56,27 +61,46 @@ class CatalogMatch:
 
     @property
     def n_estimated(self):
-        """The number of rows of the estimated catalogue."""
+        """Number of rows of the estimated catalogue."""
         return len(self) + len(self.unmatched_estimated)
 
     @property
     def n_truth(self):
-        """The number of rows of the true catalogue."""
+        """Number of rows of the true catalogue."""
         return len(self) + len(self.unmatched_truth)
 
     @property
     def is_matched_estimated(self):
-        """Boolean array: which estimated rows have a partner."""
-        matched = np.zeros(self.n_estimated, dtype=bool)
-        matched[self.estimated_index] = True
-        return matched
+        """Boolean array: `True` for estimated rows with a partner."""
+        return np.isin(np.arange(self.n_estimated), self.estimated_index)
 
     @property
     def is_matched_truth(self):
-        """Boolean array: which true rows have a partner."""
-        matched = np.zeros(self.n_truth, dtype=bool)
-        matched[self.truth_index] = True
-        return matched
+        """Boolean array: `True` for true rows with a partner."""
+        return np.isin(np.arange(self.n_truth), self.truth_index)
+
+    def pairs(self, estimated, truth):
+        """
+        Select the rows of two arrays that belong together.
+
+        Parameters
+        ----------
+        estimated, truth : array_like, `~astropy.units.Quantity` or table
+            One row for each row of the catalogues.
+
+        Returns
+        -------
+        estimated, truth : array, `~astropy.units.Quantity` or table
+            One row for each pair.
+        """
+        for values, n, name in (
+            (estimated, self.n_estimated, 'estimated'),
+            (truth, self.n_truth, 'truth'),
+        ):
+            if len(values) != n:
+                msg = f'{name} has {len(values)} rows, but match has {n}'
+                raise ValueError(msg)
+        return estimated[self.estimated_index], truth[self.truth_index]
 
     @property
     def precision(self):
@@ -171,51 +195,44 @@ def match_catalogs(
     if on_sky and metric != 'euclidean':
         msg = f'metric must be "euclidean" for matching on the sky, got {metric!r}'
         raise ValueError(msg)
+    catalogs = {'estimated': estimated, 'truth': truth}
     if on_sky:
-        points, pair_distance, search = _sky_points(estimated, truth, radius)
+        points, pair_distance, search = _sky_points(catalogs, radius)
     else:
-        points, pair_distance = _pixel_points(estimated, truth, metric)
-        search = radius
-    n_rows = (len(points[0]), len(points[1]))
-    points = _add_images(points, images, (estimated, truth), n_rows, search)
-    mags = _parse_magnitudes(
-        magnitude_tolerance, magnitudes, (estimated, truth), n_rows
-    )
+        points = [_positions(catalog, name) for name, catalog in catalogs.items()]
+        search, order = radius, _METRICS[metric]
 
-    row, col = _candidates(*points, search, _METRICS[metric])
+        def pair_distance(row, col):
+            return np.linalg.norm(points[0][row] - points[1][col], order, axis=1)
+
+    planes = _add_images(points, images, catalogs, search)
+    mags = _parse_magnitudes(magnitude_tolerance, magnitudes, catalogs, points)
+    row, col = _candidates(*planes, search, _METRICS[metric])
     distance = pair_distance(row, col)
     keep = distance <= radius
     if mags is not None:
         keep &= np.abs(mags[0][row] - mags[1][col]) <= magnitude_tolerance
     row, col, distance = row[keep], col[keep], distance[keep]
 
-    chosen = assign(row, col, distance, n_rows, radius)
+    chosen = _assign(row, col, distance, radius)
     chosen = chosen[np.argsort(row[chosen], kind='stable')]
     row, col, distance = row[chosen], col[chosen], distance[chosen]
     return CatalogMatch(
         estimated_index=row,
         truth_index=col,
         distance=np.rad2deg(distance) * 3600 * u.arcsec if on_sky else distance,
-        unmatched_estimated=_complement(row, n_rows[0]),
-        unmatched_truth=_complement(col, n_rows[1]),
+        unmatched_estimated=np.setdiff1d(np.arange(len(points[0])), row),
+        unmatched_truth=np.setdiff1d(np.arange(len(points[1])), col),
     )
 
 
-def _complement(index, n):
-    free = np.ones(n, dtype=bool)
-    free[index] = False
-    return np.flatnonzero(free)
-
-
 def _parse_radius(radius):
-    """
-    The radius in pixels or radians, and whether it is an angle.
-    """
+    """Return the radius in pixels or radians, and whether it is an angle."""
     unit = getattr(radius, 'unit', u.pix)
-    if unit is not u.pix and not unit.is_equivalent(u.rad):
+    on_sky = unit is not u.pix
+    if on_sky and not unit.is_equivalent(u.rad):
         msg = f'radius must be a number of pixels or an angle, got {radius!r}'
         raise u.UnitTypeError(msg)
-    on_sky = unit is not u.pix
     value = radius.to_value(u.rad) if on_sky else getattr(radius, 'value', radius)
     value = np.asarray(value, dtype=float)
     if value.ndim != 0 or not np.isfinite(value) or value <= 0:
@@ -224,29 +241,29 @@ def _parse_radius(radius):
     return float(value), on_sky
 
 
+def _columns(catalog, names, name, hint=''):
+    """Return columns of a table."""
+    missing = set(names) - set(catalog.colnames)
+    if missing:
+        msg = f'{name} lacks the columns {sorted(missing)}{hint}'
+        raise ValueError(f'{msg}; it has {catalog.colnames}')
+    return tuple(catalog[column] for column in names)
+
+
 def _positions(catalog, name):
-    """
-    Pixel positions of a catalogue as an (n, 2) array.
-    """
+    """Return pixel positions of a catalogue as an (n, 2) array."""
     if isinstance(catalog, SkyCoord):
         msg = f'{name} is a SkyCoord: give radius as an angle to match on the sky'
         raise TypeError(msg)
     if isinstance(catalog, Table):
-        missing = {'x_centroid', 'y_centroid'} - set(catalog.colnames)
-        if missing:
-            msg = (
-                f'{name} lacks the columns {sorted(missing)}; it has {catalog.colnames}'
-            )
-            raise ValueError(msg)
-        catalog = (catalog['x_centroid'], catalog['y_centroid'])
+        catalog = _columns(catalog, ('x_centroid', 'y_centroid'), name)
     if isinstance(catalog, tuple) and len(catalog) == 2:
         x = as_vector(catalog[0], f'x of {name}')
-        y = as_vector(catalog[1], f'y of {name}', n=len(x), n_name=f'x of {name}')
+        y = as_vector(catalog[1], f'y of {name}', like=(f'x of {name}', x))
         points = np.stack([x, y], axis=1)
     else:
         points, _ = strip_unit(catalog, name)
-        if points.size == 0:
-            points = points.reshape(0, 2)
+        points = points if points.size else points.reshape(0, 2)
     if points.ndim != 2 or points.shape[1] != 2:
         msg = f'{name} must have the shape (n, 2), got {points.shape}'
         raise ValueError(msg)
@@ -254,92 +271,71 @@ def _positions(catalog, name):
     return points
 
 
-def _pixel_points(estimated, truth, metric):
-    a = _positions(estimated, 'estimated')
-    b = _positions(truth, 'truth')
-
-    def pair_distance(row, col):
-        delta = np.abs(a[row] - b[col])
-        return delta.max(axis=1) if metric == 'chebyshev' else np.hypot(*delta.T)
-
-    return (a, b), pair_distance
-
-
-def _sky_points(estimated, truth, radius):
-    """
-    Unit vectors of the sky positions; chords stand in for angles in the k-d tree.
-    """
+def _sky_points(catalogs, radius):
+    """Return unit vectors, whose chords order as angles do, and the longest chord."""
     coords = []
-    for catalog, name in ((estimated, 'estimated'), (truth, 'truth')):
-        coord = catalog
-        if isinstance(catalog, Table):
-            if 'sky_centroid' not in catalog.colnames:
-                msg = (
-                    f'radius is an angle, but {name} has no column "sky_centroid"; '
-                    f'it has {catalog.colnames}'
-                )
-                raise ValueError(msg)
-            coord = catalog['sky_centroid']
+    for name, coord in catalogs.items():
+        if isinstance(coord, Table):
+            (coord,) = _columns(
+                coord, ('sky_centroid',), name, ', which a radius on the sky needs'
+            )
         if not isinstance(coord, SkyCoord):
             msg = (
                 f'radius is an angle, so {name} must be a SkyCoord or a table with '
                 f'the column "sky_centroid", got {type(coord).__name__}'
             )
             raise TypeError(msg)
-        coords.append(coord.reshape(-1))
-    coords[1] = coords[1].transform_to(coords[0].frame)
+        coord = coord.reshape(-1)
+        coords.append(coord.transform_to(coords[0].frame) if coords else coord)
     lonlat = [
-        (c.spherical.lon.to_value(u.rad), c.spherical.lat.to_value(u.rad))
+        [c.spherical.lon.to_value(u.rad), c.spherical.lat.to_value(u.rad)]
         for c in coords
     ]
-    for (lon, lat), name in zip(lonlat, ('estimated', 'truth'), strict=True):
-        check_finite(np.stack([lon, lat], axis=1), f'the sky positions of {name}')
-    points = tuple(
-        np.stack([np.cos(b) * np.cos(a), np.cos(b) * np.sin(a), np.sin(b)], axis=1)
-        for a, b in lonlat
-    )
+    for pair, name in zip(lonlat, catalogs, strict=True):
+        check_finite(np.transpose(pair), f'the sky positions of {name}')
+    points = [
+        c.cartesian.xyz.value.T / c.cartesian.norm().value[:, None] for c in coords
+    ]
 
     def pair_distance(row, col):
-        (lon1, lat1), (lon2, lat2) = lonlat
-        return angular_separation(lon1[row], lat1[row], lon2[col], lat2[col])
+        return angular_separation(
+            *(v[row] for v in lonlat[0]), *(v[col] for v in lonlat[1])
+        )
 
     return points, pair_distance, 2 * np.sin(min(radius, np.pi) / 2) + 1e-14
 
 
-def _add_images(points, images, catalogs, n_rows, search):
-    """
-    Give each image its own plane, too far from the others to match.
-    """
+def _add_images(points, images, catalogs, search):
+    """Give each image a plane of its own, too far from the others to match."""
     if images is None:
         return points
     if isinstance(images, str):
-        for catalog, name in zip(catalogs, ('estimated', 'truth'), strict=True):
+        for name, catalog in catalogs.items():
             if not isinstance(catalog, Table) or images not in catalog.colnames:
                 msg = f'images names the column {images!r}, which {name} does not have'
                 raise ValueError(msg)
-        images = (catalogs[0][images], catalogs[1][images])
+        images = [catalog[images] for catalog in catalogs.values()]
     if len(images) != 2:
         msg = f'images must be a pair (estimated, true), got {len(images)} items'
         raise ValueError(msg)
-    images = [np.atleast_1d(np.asarray(im)) for im in images]
-    for image, n, name in zip(images, n_rows, ('estimated', 'truth'), strict=True):
+    images = [np.atleast_1d(np.asarray(image)) for image in images]
+    for image, rows, name in zip(images, points, catalogs, strict=True):
+        n = len(rows)
         if image.shape != (n,):
             msg = f'images of {name} must have the shape ({n},), got {image.shape}'
             raise ValueError(msg)
         if n and image.dtype.kind not in 'iuSU':
             msg = f'images of {name} must be integers or strings, got {image.dtype}'
             raise TypeError(msg)
-    if not min(n_rows):
+    if not all(map(len, points)):
         return points
     _, plane = np.unique(np.concatenate(images), return_inverse=True)
-    planes = np.split(plane * (4.0 * search), [n_rows[0]])
-    return tuple(
-        np.concatenate([p, z[:, np.newaxis]], axis=1)
-        for p, z in zip(points, planes, strict=True)
-    )
+    planes = np.split(plane * (4.0 * search), [len(points[0])])
+    return [np.column_stack(pair) for pair in zip(points, planes, strict=True)]
 
 
-def _parse_magnitudes(tolerance, magnitudes, catalogs, n_rows):
+def _parse_magnitudes(tolerance, magnitudes, catalogs, points):
+    """Return the magnitudes of both catalogues, or `None` without a tolerance."""
     if tolerance is None:
         if magnitudes is not None:
             msg = 'magnitudes are only used together with magnitude_tolerance'
@@ -349,24 +345,22 @@ def _parse_magnitudes(tolerance, magnitudes, catalogs, n_rows):
         msg = f'magnitude_tolerance must be a number >= 0, got {tolerance!r}'
         raise ValueError(msg)
     if magnitudes is None:
-        for catalog, name in zip(catalogs, ('estimated', 'truth'), strict=True):
+        for name, catalog in catalogs.items():
             if not isinstance(catalog, Table) or 'mag' not in catalog.colnames:
                 msg = (
                     f'magnitude_tolerance needs the column "mag" in {name}, '
                     'or the argument magnitudes'
                 )
                 raise ValueError(msg)
-        magnitudes = (catalogs[0]['mag'], catalogs[1]['mag'])
-    return tuple(
-        as_vector(mag, f'magnitudes of {name}', n=n, n_name=name)
-        for mag, n, name in zip(magnitudes, n_rows, ('estimated', 'truth'), strict=True)
-    )
+        magnitudes = [catalog['mag'] for catalog in catalogs.values()]
+    return [
+        as_vector(mag, f'magnitudes of {name}', like=(name, rows))
+        for mag, name, rows in zip(magnitudes, catalogs, points, strict=True)
+    ]
 
 
 def _candidates(a, b, search, order):
-    """
-    All pairs of rows within the search radius, as two index arrays.
-    """
+    """Return all pairs of rows within the search radius, as two index arrays."""
     from scipy.spatial import KDTree
 
     if not len(a) or not len(b):
@@ -385,3 +379,50 @@ def _candidates(a, b, search, order):
         tree_b, search, p=order, output_type='ndarray'
     )
     return pairs['i'].astype(np.intp), pairs['j'].astype(np.intp)
+
+
+def _assign(row, col, distance, radius):
+    """Choose the most pairs, and of such choices the smallest summed distance."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(row):
+        return np.zeros(0, dtype=np.intp)
+    alone = (np.bincount(row)[row] == 1) & (np.bincount(col)[col] == 1)
+    rest = np.flatnonzero(~alone)
+    n = row.max() + 1, col.max() + 1
+    ends = row[rest], n[0] + col[rest]
+    graph = coo_matrix((np.ones(len(rest)), ends), shape=(sum(n), sum(n)))
+    label = connected_components(graph, directed=False)[1][row[rest]]
+    order = np.argsort(label, kind='stable')
+    rest, label = rest[order], label[order]
+    starts = np.flatnonzero(np.diff(label, prepend=-1))
+    # Blocks of whole connected groups.
+    blocks = starts[np.flatnonzero(np.diff(starts // _BLOCK_PAIRS, prepend=-1))]
+    solved = [
+        block[_solve(row[block], col[block], distance[block], radius)]
+        for block in np.split(rest, blocks[1:])
+    ]
+    return np.concatenate([np.flatnonzero(alone), *solved])
+
+
+def _solve(row, col, distance, radius):
+    """Return the pairs to keep of some candidates, as an assignment problem."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    i, j = (np.unique(index, return_inverse=True)[1] for index in (row, col))
+    if not len(i):
+        return i
+    n_i, n_j = i.max() + 1, j.max() + 1
+    # A row may stay alone, at a cost that outweighs any change of the distances.
+    alone = np.arange(n_i)
+    cells = np.r_[i, alone], np.r_[j, n_j + alone]
+    # All costs are positive, as a sparse matrix leaves out zeros.
+    cost = np.r_[distance + radius, np.full(n_i, 4.0 * radius * (min(n_i, n_j) + 1))]
+    best_i, best_j = min_weight_full_bipartite_matching(
+        csr_matrix((cost, cells), shape=(n_i, n_j + n_i))
+    )
+    partner = np.full(n_i, -1)
+    partner[best_i] = best_j
+    return np.flatnonzero(partner[i] == j)

@@ -1,130 +1,33 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Do probabilities of detection hold: the reliability diagram and its tests.
+Reliability diagram of detection probabilities, and calibration of counts.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from astropy.table import QTable
 
-from bliss_astro._messages import first_wrong
+from ._inputs import as_booleans, as_edges, as_vector, bin_index, check_count
+from ._statistics import fraction_columns, make_table
 
-from ._bootstrap import wilson_interval
-from ._inputs import as_edges, as_vector, bin_index, check_fraction
+__all__ = ['count_calibration', 'reliability']
 
-__all__ = ['Reliability', 'reliability']
+# Simulated calibrated catalogues, and the distinct probabilities in each, about.
+_N_NULL, _N_LEVELS = 2000, 250
 
-_N_NULL = 2000  # simulated catalogues that are calibrated
-_N_LEVELS = 250  # distinct probabilities in them, about
-_LOGIT_MOST = 9.0  # logits beyond are cut, or a single row would decide
-
-
-@dataclass(frozen=True, eq=False)
-class Reliability:
-    """
-    Reliability diagram of a probability.
-
-    Attributes
-    ----------
-    bins : (n_bins + 1,) `~numpy.ndarray`
-        The edges of the bins of probability.
-
-    n, n_real : (n_bins,) `~numpy.ndarray`
-        The number of candidates, and of those that are real.
-
-    probability : (n_bins,) `~numpy.ndarray`
-        The mean probability; NaN in empty bins.
-
-    fraction, low, high : (n_bins,) `~numpy.ndarray`
-        The fraction that is real, and its Wilson interval.
-
-    p_value : (n_bins,) `~numpy.ndarray`
-        Of the number of real ones, given the probabilities.
-
-    error : float
-        The expected calibration error: the mean of abs(fraction - probability) over
-        the candidates.
-
-    error_floor, error_limit : float
-        What that error is for calibrated probabilities, because the sample is
-        finite: its mean and its 95th percentile.
-
-    error_p_value : float
-        How often calibrated probabilities have at least this error.
-
-    excess, excess_err, excess_p_value : float
-        The number of real candidates over the sum of probabilities, minus 1.
-
-    sureness_p_value : float
-        Of the test whether probabilities are too far from, or too near to, the mean
-        (score test of the slope of a logistic regression).
-
-    too_sure : bool
-        Whether they are too far, i.e. near 0 and 1 too often.
-
-    confidence : float
-        The confidence level of ``low`` and ``high``.
-    """
-
-    bins: np.ndarray
-    n: np.ndarray
-    n_real: np.ndarray
-    probability: np.ndarray
-    fraction: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    p_value: np.ndarray
-    error: float
-    error_floor: float
-    error_limit: float
-    error_p_value: float
-    excess: float
-    excess_err: float
-    excess_p_value: float
-    sureness_p_value: float
-    too_sure: bool
-    confidence: float
-
-    def to_table(self):
-        """
-        Return the diagram as a table with a row per bin.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            The edges are ``bin_low`` and ``bin_high``.
-        """
-        table = QTable({'bin_low': self.bins[:-1], 'bin_high': self.bins[1:]})
-        for name in ('n', 'n_real', 'probability', 'fraction', 'low', 'high'):
-            table[name] = getattr(self, name)
-        table['p_value'] = self.p_value
-        for name in set(table.colnames) - {'n', 'n_real'}:
-            table[name].info.format = '.3g' if name == 'p_value' else '.4f'
-        table.meta['confidence'] = self.confidence
-        for name in ('error', 'error_floor', 'error_limit', 'error_p_value'):
-            table.meta[name] = getattr(self, name)
-        return table
-
-    def __repr__(self):
-        head = (
-            f'<Reliability: expected calibration error {self.error:.4f}, '
-            f'{self.error_floor:.4f} if calibrated>'
-        )
-        return '\n'.join([head, *self.to_table().pformat()])
+# Largest logit of a probability, as otherwise a single row could decide a test.
+_MAX_LOGIT = 9.0
 
 
 def reliability(probability, is_real, *, bins=None, confidence=0.683):
     """
-    Hold probabilities of detection against how many detections are real.
+    Reliability diagram of detection probabilities, with tests.
 
-    Give all candidates, not only those above a threshold: what is cut away cannot be
-    judged.
+    Give all candidates, not only those above a threshold: the reliability of those
+    cut away cannot be tested.
 
     Parameters
     ----------
     probability : 1D array_like
-        The probability of each candidate, in [0, 1].
+        Probability of each candidate, in [0, 1].
 
     is_real : 1D array_like of bool
         Whether it is real.
@@ -133,18 +36,36 @@ def reliability(probability, is_real, *, bins=None, confidence=0.683):
         Edges of the bins of probability; by default ten of equal width.
 
     confidence : float, optional
-        The confidence level of the binomial (Wilson) errors.
+        Confidence level of the binomial (Wilson) errors.
 
     Returns
     -------
-    reliability : `Reliability`
-        The diagram with its tests.
+    reliability : `ScoreTable`
+        A row per bin ``low`` to ``high``: the numbers of candidates ``n`` and of real
+        ones ``n_real``, their mean ``probability``, the ``fraction`` that is real with
+        its interval, and the ``p_value`` of the number of real ones. In ``meta``:
+
+        * ``error``: expected calibration error, the mean of abs(fraction -
+          probability) over the candidates; ``error_floor`` and ``error_limit``, its
+          mean and its 95th percentile for calibrated probabilities in a sample
+          like this, and ``error_p_value``;
+        * ``excess``: number of real candidates over the sum of probabilities, minus 1,
+          with ``excess_err`` and ``excess_p_value``;
+        * ``sharpness_p_value``: test whether probabilities are too far from the mean
+          (``is_overconfident``) or too near to it (score test of the slope of a
+          logistic regression).
+
+    Raises
+    ------
+    ValueError
+        If a probability is not in [0, 1], ``is_real`` is not boolean or lengths
+        differ.
 
     Notes
     -----
     The expected calibration error of perfect probabilities is not 0 in a finite
-    sample. Its floor is simulated: the probabilities stay, and which candidates are
-    real is drawn again from them.
+    sample. Its floor is simulated: the probabilities stay, and the real candidates are
+    drawn again from them.
 
     Examples
     --------
@@ -153,115 +74,79 @@ def reliability(probability, is_real, *, bins=None, confidence=0.683):
     >>> rng = np.random.default_rng(1)
     >>> probability = rng.beta(0.5, 0.5, 5000)
     >>> result = reliability(probability, rng.uniform(size=5000) < probability)
-    >>> bool(result.error < result.error_limit)
+    >>> bool(result.meta['error'] < result.meta['error_limit'])
     True
     """
-    probability = as_vector(probability, 'probability')
-    sound = (probability >= 0) & (probability <= 1)
-    if not sound.all():
-        msg = (
-            'probability must be between 0 and 1, and not NaN, got '
-            f'{first_wrong(probability, sound)}'
-        )
-        raise ValueError(msg)
-    real = as_vector(is_real, 'is_real', n=len(probability), n_name='probability')
-    known = np.isin(real, (0, 1))
-    if not known.all():
-        msg = f'is_real must hold booleans, got {first_wrong(real, known)}'
-        raise ValueError(msg)
-    confidence = check_fraction(confidence, 'confidence')
+    probability = as_vector(probability, 'probability', within=(0, 1))
+    real = as_booleans(is_real, 'is_real', like=('probability', probability))
     edges = as_edges(np.linspace(0, 1, 11) if bins is None else bins)
     index = bin_index(probability, edges)
     inside = index >= 0
-    if not inside.all():
-        index, probability, real = index[inside], probability[inside], real[inside]
+    index, probability, real = index[inside], probability[inside], real[inside]
     n_bins = len(edges) - 1
     n = np.bincount(index, minlength=n_bins)
-    n_real = np.bincount(index, real, n_bins).astype(int)
-    low, high = wilson_interval(n_real, n, level=confidence)
+    n_real = np.bincount(index[real], minlength=n_bins)
     with np.errstate(invalid='ignore'):
         mean = np.bincount(index, probability, n_bins) / n
-        fraction = n_real / n
-    return Reliability(
-        bins=edges,
-        n=n,
-        n_real=n_real,
-        probability=mean,
-        fraction=fraction,
-        low=low,
-        high=high,
-        p_value=_bin_pvalues(n_real, n, mean),
-        confidence=confidence,
-        **_tests(probability, real, index, n_bins),
-    )
+    columns = {'low': edges[:-1], 'high': edges[1:], 'n': n, 'n_real': n_real}
+    columns['probability'] = mean
+    columns |= fraction_columns('fraction', n_real, n, confidence)
+    columns['p_value'] = _binomial_p_values(n_real, n, mean)
+    meta = _test_probabilities(probability, real.astype(float), index, n_bins)
+    return make_table('reliability', columns, confidence=confidence, **meta)
 
 
-def _bin_pvalues(n_real, n, mean):
-    """
-    Two-sided binomial test of each bin; NaN in empty ones.
-    """
+def _binomial_p_values(n_real, n, probability):
+    """Return the two-sided binomial test of each bin; NaN in empty ones."""
     from scipy.special import bdtr, bdtrc
 
-    p_value = np.full(len(n), np.nan)
-    for k in np.flatnonzero(n):
-        count, p = float(n_real[k]), min(max(mean[k], 0.0), 1.0)
-        below = bdtr(count, n[k], p)
-        above = bdtrc(count - 1, n[k], p) if count else 1.0
-        p_value[k] = min(1.0, 2 * min(below, above))
-    return p_value
+    p = np.clip(np.nan_to_num(probability), 0.0, 1.0)
+    below = bdtr(n_real.astype(float), n, p)
+    above = np.where(n_real > 0, bdtrc(np.maximum(n_real - 1.0, 0.0), n, p), 1.0)
+    return np.where(n > 0, np.minimum(1.0, 2 * np.minimum(below, above)), np.nan)
 
 
-def _logit(probability):
+def _test_probabilities(probability, real, index, n_bins):
+    """Test the whole sample against simulations of a calibrated one."""
     from scipy.special import expit, logit
 
-    edge = expit(-_LOGIT_MOST)
-    return logit(np.clip(probability, edge, 1 - edge))
-
-
-def _tests(probability, real, index, n_bins):
-    """
-    Tests of the whole sample, against simulations of a calibrated one.
-    """
     n = len(probability)
     if not n:
         names = ('error', 'error_floor', 'error_limit', 'error_p_value', 'excess')
-        names += ('excess_err', 'excess_p_value', 'sureness_p_value')
-        return dict.fromkeys(names, np.nan) | {'too_sure': False}
+        names += ('excess_err', 'excess_p_value', 'sharpness_p_value')
+        return dict.fromkeys(names, np.nan) | {'is_overconfident': False}
     variance = probability * (1 - probability)
     total = variance.sum()
-    logit = _logit(probability)
-    # The slope is that at the best intercept: both are not the same fault.
-    centre = (variance * logit).sum() / total if total > 0 else 0.0
-    slope = logit - centre
+    edge = expit(-_MAX_LOGIT)
+    slope = logit(np.clip(probability, edge, 1 - edge))
+    # The slope is that at the best intercept, to keep the two faults apart.
+    slope = slope - ((variance * slope).sum() / total if total > 0 else 0.0)
     weights = np.stack([np.ones(n), slope])
     score = weights @ (real - probability)
     spread = np.sqrt((variance * weights**2).sum(axis=1))
-    gaps = np.abs(np.bincount(index, real - probability, n_bins)).sum() / n
-
-    null_gaps, null_scores = _simulate(probability, index, n_bins, weights)
+    error = np.abs(np.bincount(index, real - probability, n_bins)).sum() / n
+    null_errors, null_scores = _simulate(probability, index, n_bins, weights)
     p_values = [
-        _pvalue(value, error, null, total)
-        for value, error, null in zip(score, spread, null_scores.T, strict=True)
+        _score_p_value(value, sigma, null, total)
+        for value, sigma, null in zip(score, spread, null_scores.T, strict=True)
     ]
-    expected = probability.sum()
-    safe = expected if expected > 0 else np.nan
+    expected = probability.sum() or np.nan
+    n_above = (null_errors >= error).sum()
     return {
-        'error': float(gaps),
-        'error_floor': float(null_gaps.mean()),
-        'error_limit': float(np.quantile(null_gaps, 0.95)),
-        'error_p_value': float((1 + (null_gaps >= gaps).sum()) / (1 + len(null_gaps))),
-        'excess': float(score[0] / safe),
-        'excess_err': float(spread[0] / safe),
+        'error': float(error),
+        'error_floor': float(null_errors.mean()),
+        'error_limit': float(np.quantile(null_errors, 0.95)),
+        'error_p_value': float((1 + n_above) / (1 + len(null_errors))),
+        'excess': float(score[0] / expected),
+        'excess_err': float(spread[0] / expected),
         'excess_p_value': p_values[0],
-        'sureness_p_value': p_values[1],
-        'too_sure': bool(score[1] < 0),
+        'sharpness_p_value': p_values[1],
+        'is_overconfident': bool(score[1] < 0),
     }
 
 
 def _simulate(probability, index, n_bins, weights):
-    """
-    Calibration errors and scores of catalogues drawn from their probabilities.
-    """
+    """Return errors and scores of catalogues drawn from their probabilities."""
     rng = np.random.default_rng(len(probability))
     order = np.lexsort([probability, index])
     n = len(order)
@@ -272,22 +157,18 @@ def _simulate(probability, index, n_bins, weights):
     counts = np.diff(np.append(starts, n))
     mean = np.add.reduceat(probability[order], starts) / counts
     weight = np.add.reduceat(weights[:, order], starts, axis=1) / counts
-    own_bin = index[order][starts]
-    member = np.zeros((len(starts), n_bins))
-    member[np.arange(len(starts)), own_bin] = 1.0
-    matrix = np.concatenate([member, weight.T], axis=1)
-    sums = np.empty((_N_NULL, n_bins + len(weights)))
+    member = index[order][starts][:, np.newaxis] == np.arange(n_bins)
+    matrix = np.concatenate([member.astype(float), weight.T], axis=1)
     mean = np.clip(mean, 0.0, 1.0)
+    sums = np.empty((_N_NULL, n_bins + len(weights)))
     for block in np.array_split(np.arange(_N_NULL), 40):
         drawn = rng.binomial(counts, mean, size=(len(block), len(counts)))
         sums[block] = (drawn - counts * mean) @ matrix
     return np.abs(sums[:, :n_bins]).sum(axis=1) / n, sums[:, n_bins:]
 
 
-def _pvalue(value, error, null, total):
-    """
-    Two-sided p-value of a sum: simulated, Gaussian where the simulation ends.
-    """
+def _score_p_value(value, error, null, total):
+    """Return a two-sided p-value: simulated, Gaussian where simulations end."""
     from scipy.special import ndtr
 
     if error == 0:
@@ -297,3 +178,134 @@ def _pvalue(value, error, null, total):
     if beyond >= 10 or total < 25:
         return float(simulated)
     return float(min(simulated, 2 * ndtr(-abs(value) / error)))
+
+
+def count_calibration(
+    true, expected, *, ranks=None, variance=None, bins=None, n_bins=5
+):
+    """
+    Calibration of counts: true minus expected, in bins of the expected count.
+
+    Parameters
+    ----------
+    true : 1D array_like
+        True number of sources in each region. Regions should be independent:
+        one per image.
+
+    expected : 1D array_like
+        Its posterior mean.
+
+    ranks : 1D array_like or `None`, optional
+        Ranks of the true numbers, such as `posterior_ranks` of drawn ones.
+
+    variance : 1D array_like or `None`, optional
+        Posterior variance of the number.
+
+    bins : 1D array_like or `None`, optional
+        Edges of bins of the EXPECTED count; regions outside all bins are left out of
+        them. By default ``n_bins`` of equal size.
+
+    n_bins : int, optional
+        Number of bins, if ``bins`` are not given.
+
+    Returns
+    -------
+    counts : `ScoreTable`
+        A row per bin ``low`` to ``high``: the number of regions ``n``, the mean counts
+        ``expected`` and ``true``, their ``offset`` with its error ``offset_err`` and
+        the ``p_value`` of its t test, and ``relative`` and ``relative_err``, the same
+        over the mean expected count. Errors are those of the actual scatter. In
+        ``meta``: ``total_relative``, ``total_relative_err`` and ``total_p_value`` of
+        all regions; ``spread``, ``spread_err`` and ``spread_p_value``, the
+        stated over the actual scatter of true minus expected, below 1 if
+        the posterior of the count is too narrow (NaN without ``variance``); and
+        ``ks_p_value`` of the ranks (NaN without them).
+
+    Raises
+    ------
+    ValueError
+        If a number is negative or not finite, or lengths differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro.metrics import count_calibration
+    >>> rng = np.random.default_rng(1)
+    >>> rate = rng.gamma(3.0, 1.0, 10_000)
+    >>> counts = count_calibration(rng.poisson(rate), 0.95 * rate, variance=rate).meta
+    >>> print(f'{counts["total_relative"]:.3f} +- {counts["total_relative_err"]:.3f}')
+    0.055 +- 0.006
+    """
+    from scipy.stats import kstest
+
+    not_negative = {'finite': True, 'within': (0, np.inf)}
+    true = as_vector(true, 'true', **not_negative)
+    like = ('true', true)
+    expected = as_vector(expected, 'expected', like=like, **not_negative)
+    if bins is None and len(true):
+        levels = np.linspace(0, 1, check_count(n_bins, 'n_bins') + 1)
+        # Fewer bins where many values are the same.
+        bins = np.unique(np.quantile(expected, levels))
+        bins = bins if len(bins) > 1 else [bins[0], bins[0] + 1]
+    edges = as_edges([0, np.inf] if bins is None else bins)
+    index = bin_index(expected, edges)
+    rows = [
+        _offset(true[index == k], expected[index == k]) for k in range(len(edges) - 1)
+    ]
+    columns = {'low': edges[:-1], 'high': edges[1:]}
+    columns |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    total = _offset(true, expected)
+    meta = {
+        f'total_{k}': float(total[k]) for k in ('relative', 'relative_err', 'p_value')
+    }
+    if variance is not None:
+        variance = as_vector(variance, 'variance', like=like, **not_negative)
+    meta |= _spread(true - expected, variance)
+    meta['ks_p_value'] = np.nan
+    if ranks is not None:
+        ranks = as_vector(ranks, 'ranks', like=like, within=(0, 1))
+        meta['ks_p_value'] = float(kstest(ranks, 'uniform').pvalue)
+    return make_table('counts', columns, **meta)
+
+
+def _offset(true, expected):
+    """Return the mean of true minus expected with its error and t test."""
+    from scipy.special import stdtr
+
+    n = len(true)
+    names = ('expected', 'true', 'offset', 'offset_err', 'relative', 'relative_err')
+    row = {'n': n} | dict.fromkeys((*names, 'p_value'), np.nan)
+    if not n:
+        return row
+    difference = true - expected
+    mean = expected.mean()
+    # A few rare sources may all be missing; then the scatter is that of Poisson.
+    scatter = difference.std(ddof=1) if n > 1 else 0.0
+    if not true.any() or scatter == 0:
+        scatter = max(scatter, np.sqrt(mean))
+    offset, error = difference.mean(), scatter / np.sqrt(n)
+    row |= {'expected': mean, 'true': true.mean()}
+    row |= {'offset': offset, 'offset_err': error}
+    if error > 0:
+        row['p_value'] = 2 * stdtr(max(n - 1, 1), -abs(offset) / error)
+    if mean > 0:
+        row |= {'relative': offset / mean, 'relative_err': error / mean}
+    return row
+
+
+def _spread(difference, variance):
+    """Return the stated over the actual scatter, with its error and test."""
+    from scipy.special import ndtr
+
+    names = ('spread', 'spread_err', 'spread_p_value')
+    n, square = len(difference), difference**2
+    if variance is None or n < 2 or not variance.sum() or not square.sum():
+        return dict.fromkeys(names, np.nan)
+    ratio = variance.sum() / square.sum()
+    excess = (square - variance).std(ddof=1) / np.sqrt(n)
+    z = (square - variance).mean() / excess if excess > 0 else 0.0
+    # The error of log(ratio), halved by the square root.
+    error = 0.5 * (square - variance / ratio).std(ddof=1) / np.sqrt(n) / square.mean()
+    spread = np.sqrt(ratio)
+    values = spread, spread * error, 2 * ndtr(-abs(z))
+    return dict(zip(names, map(float, values), strict=True))

@@ -1,51 +1,60 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The calibration report: all that the truth says about a posterior, in one object.
+Calibration report: all tests of a posterior against the truth, and their verdict.
 """
 
 import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.table import QTable
+from astropy.table import Table
 
-from ._counts import CountCalibration
-from ._coverage import Coverage
-from ._findings import Finding
-from ._ranks import RankUniformity
-from ._reliability import Reliability
-from ._sharpness import Sharpness
+from . import _findings as words
+from ._coverage import LEVELS, rank_coverage, sharpness
+from ._inputs import check_fraction
+from ._ranks import rank_uniformity
+from ._reliability import count_calibration, reliability
+from ._statistics import ScoreTable, wilson_interval
 
-__all__ = ['CalibrationReport']
+__all__ = ['CalibrationReport', 'calibration_report']
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationReport:
     """
-    What the truth says about a posterior.
+    Calibration of a posterior, part by part.
 
     Attributes
     ----------
-    ranks, pooled : dict of `RankUniformity`
-        Of each quantity, by group and over all rows.
+    ranks, pooled : dict of `ScoreTable`
+        Uniformity of the ranks of each quantity, by group and over all rows.
 
-    coverage, pooled_coverage : dict of `Coverage`
+    coverage, pooled_coverage : dict of `ScoreTable`
         Coverage of the intervals of each quantity, likewise.
 
-    intervals : dict of `Coverage`
-        The coverage of intervals that were given as such.
+    intervals : dict of `ScoreTable`
+        Coverage of intervals that were given as such.
 
-    counts : `CountCalibration` or `None`
-        The numbers of sources.
+    counts, count_ranks : `ScoreTable` or `None`
+        Calibration of the numbers of sources and uniformity of their ranks.
 
-    reliability : `Reliability` or `None`
-        The probabilities of detection.
+    reliability : `ScoreTable` or `None`
+        Reliability of the probabilities of detection.
 
-    sharpness : dict of `Sharpness`
+    sharpness : dict of `ScoreTable`
         Log scores and widths of each quantity.
 
-    findings : tuple of `Finding`
-        All tests.
+    findings : `ScoreTable`
+        A row per test: the ``part`` (a quantity such as ``'flux'``, ``'counts'``,
+        ``'detection'``), the ``group`` (``'all'`` for all rows), the ``test``, the
+        number of rows ``n``, ``value`` and ``error`` (NaN where a test has none),
+        ``p_value`` of this test alone, ``text`` for a reader, ``adjusted``, the p-value
+        that makes allowance for all tests (Holm), and ``alarm``, whether that is below
+        ``false_alarm``. Tests are ``'scale'`` (stated over right error), ``'bias'``
+        (in stated errors), ``'shape'`` (of the rank histogram), ``'coverage'`` (of
+        intervals, minus nominal), ``'offset'`` (relative, of counts), ``'spread'``
+        (stated over actual scatter of counts), ``'excess'`` (of real sources,
+        relative), ``'sharpness'`` and ``'error'`` (of probabilities).
 
     status : dict of str
         For each part ``'holds'``; ``'undecided'`` if no fault was found, but the
@@ -53,24 +62,25 @@ class CalibrationReport:
         is certain, but smaller than ``tolerance``; ``'fails'`` for a larger one.
 
     verdict : list of str
-        The report in plain words, part by part.
+        Verdict on each part in words.
 
     false_alarm : float
-        The probability that a calibrated posterior gets any alarm.
+        Probability that a calibrated posterior gets any alarm.
 
     tolerance : float
-        The offset that matters: of a coverage or probability, or relative of a count.
+        Offset that matters: of a coverage or probability, or relative of a count.
     """
 
-    ranks: dict[str, RankUniformity]
-    pooled: dict[str, RankUniformity]
-    coverage: dict[str, Coverage]
-    pooled_coverage: dict[str, Coverage]
-    intervals: dict[str, Coverage]
-    counts: CountCalibration | None
-    reliability: Reliability | None
-    sharpness: dict[str, Sharpness]
-    findings: tuple[Finding, ...]
+    ranks: dict[str, ScoreTable]
+    pooled: dict[str, ScoreTable]
+    coverage: dict[str, ScoreTable]
+    pooled_coverage: dict[str, ScoreTable]
+    intervals: dict[str, ScoreTable]
+    counts: ScoreTable | None
+    count_ranks: ScoreTable | None
+    reliability: ScoreTable | None
+    sharpness: dict[str, ScoreTable]
+    findings: ScoreTable
     status: dict[str, str]
     verdict: list[str]
     false_alarm: float
@@ -78,36 +88,8 @@ class CalibrationReport:
 
     @property
     def alarms(self):
-        """
-        The findings that are alarms (list of `Finding`).
-        """
-        return [finding for finding in self.findings if finding.alarm]
-
-    def to_table(self):
-        """
-        Return all tests as a table with a row per test.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            The attributes of `Finding` as columns.
-        """
-        names = [field.name for field in dataclasses.fields(Finding)]
-        kinds = dict.fromkeys(names, float)
-        kinds |= {'part': str, 'group': str, 'test': str, 'n': int, 'alarm': bool}
-        table = QTable(
-            {
-                name: np.array([getattr(f, name) for f in self.findings], kinds[name])
-                for name in names
-            }
-        )
-        for name in ('value', 'error'):
-            table[name].info.format = '.4f'
-        for name in ('p_value', 'adjusted'):
-            table[name].info.format = '.3g'
-        table.meta['false_alarm'] = self.false_alarm
-        table.meta['tolerance'] = self.tolerance
-        return table
+        """Findings that are alarms (`ScoreTable`)."""
+        return self.findings[self.findings['alarm']]
 
     def to_dict(self):
         """
@@ -118,45 +100,446 @@ class CalibrationReport:
         report : dict
             Ready for ``json.dumps``; NaN and infinity are `None`.
         """
-        return _plain(self)
+        names = [field.name for field in dataclasses.fields(self)]
+        return _plain({name: getattr(self, name) for name in names})
 
-    def summary(self):
+    def plot(self, **options):
         """
-        Return the verdict as one text.
+        Draw the report.
+
+        Parameters
+        ----------
+        **options
+            Those of `~bliss_astro.plotting.plot_calibration`.
 
         Returns
         -------
-        text : str
-            A line per part.
+        axes : list of `~matplotlib.axes.Axes`
+            Panels in the order in which they were drawn.
         """
+        from bliss_astro.plotting import plot_calibration
+
+        return plot_calibration(self, **options)
+
+    def __str__(self):
         lines = [f'- {line}' for line in self.verdict]
-        n_alarms, n_tests = len(self.alarms), len(self.findings)
-        if n_tests:
+        if len(self.findings):
             lines.append(
-                f'{n_alarms} of {n_tests} tests are alarms; a calibrated posterior '
-                f'gets any in {100 * self.false_alarm:.2g} % of reports.'
+                f'{len(self.alarms)} of {len(self.findings)} tests are alarms; a '
+                f'calibrated posterior gets any in {100 * self.false_alarm:.2g} % of '
+                'reports.'
             )
         return '\n'.join(lines)
 
     def __repr__(self):
-        return f'<CalibrationReport>\n{self.summary()}'
+        return f'<CalibrationReport>\n{self}'
 
 
 def _plain(value):
-    """
-    Anything of a report as JSON knows it.
-    """
-    if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: _plain(getattr(value, name)) for name in names}
+    """Convert anything of a report to what JSON holds."""
+    if isinstance(value, Table):
+        return _plain({**value.meta, **{name: value[name] for name in value.colnames}})
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
+
+
+def calibration_report(
+    ranks=None,
+    *,
+    groups=None,
+    group_names=None,
+    images=None,
+    intervals=None,
+    true_counts=None,
+    expected_counts=None,
+    count_ranks=None,
+    count_variance=None,
+    count_bins=None,
+    probability=None,
+    is_real=None,
+    log_prob=None,
+    width=None,
+    bound=None,
+    residuals=None,
+    levels=LEVELS,
+    false_alarm=0.05,
+    tolerance=0.02,
+):
+    """
+    Calibration report of a posterior: ranks, counts, probabilities and sharpness.
+
+    Every part is optional. Where it says "by quantity", give a dict such as
+    ``{'flux': ..., 'x': ...}``, or one array for a single quantity.
+
+    Parameters
+    ----------
+    ranks : 1D array_like or dict, optional
+        By quantity, the posterior's distribution function at the truth
+        (`posterior_ranks`; for Gaussian errors that of the truth's pull).
+
+    groups : 1D array_like or dict, optional
+        By quantity or one for all, a label per row. Group by DATA: the posterior
+        median, the estimated magnitude.
+
+    group_names : sequence or dict, optional
+        Names of the groups for the words, in the order of the sorted labels, or by
+        label, such as ``['faintest third', 'middle third', 'brightest third']``.
+
+    images : 1D array_like or dict, optional
+        By quantity or one for all, the image of each row of ``ranks``; the tests then
+        allow for faults that the sources of an image share.
+
+    intervals : `ScoreTable` or dict, optional
+        By quantity, from `interval_coverage`, where ranks are not known.
+
+    true_counts, expected_counts, count_ranks, count_variance, count_bins : optional
+        See `count_calibration`.
+
+    probability, is_real : 1D array_like, optional
+        See `reliability`.
+
+    log_prob, width, bound, residuals : 1D array_like or dict, optional
+        By quantity, see `sharpness`. Their groups are those of the same quantity.
+
+    levels : array_like, optional
+        Nominal levels of the intervals.
+
+    false_alarm : float, optional
+        Probability that a posterior without fault gets any alarm in the whole report.
+
+    tolerance : float, optional
+        Offset that matters, e.g. 0.02 for two points of coverage.
+
+    Returns
+    -------
+    report : `CalibrationReport`
+        Print it to read the verdict.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to test, or an argument lacks its partner.
+
+    Examples
+    --------
+    Errors of bright sources that are stated 20 % too large:
+
+    >>> import numpy as np
+    >>> from scipy import stats
+    >>> from bliss_astro.metrics import calibration_report
+    >>> rng = np.random.default_rng(1)
+    >>> flux = rng.uniform(100, 1000, 6000)           # the posterior medians
+    >>> stated = np.where(flux > 700, 1.2, 1.0)       # the true errors are 1
+    >>> ranks = stats.norm.cdf(rng.normal(size=6000) / stated)
+    >>> thirds = np.digitize(flux, np.quantile(flux, [1 / 3, 2 / 3]))
+    >>> report = calibration_report(
+    ...     {'flux': ranks}, groups=thirds,
+    ...     group_names=['faintest third', 'middle third', 'brightest third'])
+    >>> print(report.verdict[0])
+    flux: errors of the brightest third are 23 % too wide (11 sigma); intervals cover
+    too often, by up to 10 points
+    >>> report.status
+    {'flux': 'fails'}
+    """
+    false_alarm = check_fraction(false_alarm, 'false_alarm')
+    tolerance = check_fraction(tolerance, 'tolerance')
+    parts = _rank_parts(ranks, groups, group_names, images, levels)
+    parts['intervals'] = {
+        name: _rename(coverage, group_names)
+        for name, coverage in _by_quantity(intervals, 'intervals').items()
+    }
+    options = {'ranks': count_ranks, 'variance': count_variance, 'bins': count_bins}
+    parts['counts'] = parts['count_ranks'] = parts['reliability'] = None
+    if _given_together(
+        {'true_counts': true_counts, 'expected_counts': expected_counts}, options
+    ):
+        parts['counts'] = count_calibration(true_counts, expected_counts, **options)
+        if count_ranks is not None:
+            parts['count_ranks'] = rank_uniformity(count_ranks)
+    if _given_together({'probability': probability, 'is_real': is_real}):
+        parts['reliability'] = reliability(probability, is_real)
+    values = {
+        'log_prob': log_prob,
+        'width': width,
+        'bound': bound,
+        'residuals': residuals,
+    }
+    parts['sharpness'] = _sharpness_parts(values, groups, group_names)
+    findings = words.adjust(_all_findings(parts), false_alarm)
+    if not findings and not parts['sharpness']:
+        msg = (
+            'calibration_report has nothing to judge: give ranks, intervals, counts, '
+            'probabilities or log scores, with at least 10 rows'
+        )
+        raise ValueError(msg)
+    status, verdict = _describe(parts, findings, false_alarm, tolerance)
+    return CalibrationReport(
+        **parts,
+        findings=words.as_table(findings),
+        status=status,
+        verdict=verdict,
+        false_alarm=false_alarm,
+        tolerance=tolerance,
+    )
+
+
+# -- parts -----------------------------------------------------------------------
+
+
+def _by_quantity(values, default):
+    """Return a dict by quantity."""
+    if isinstance(values, dict):
+        return {str(key): value for key, value in values.items()}
+    return {} if values is None else {default: values}
+
+
+def _of_quantity(values, name):
+    """Return the values of one quantity; one array serves all."""
+    return values.get(name) if isinstance(values, dict) else values
+
+
+def _given_together(pair, others=None):
+    """Test whether both of a pair are given, or neither of them nor of the others."""
+    n_given = sum(value is not None for value in pair.values())
+    alone = any(value is not None for value in (others or {}).values())
+    if n_given == 1 or (alone and not n_given):
+        msg = f'{" and ".join(pair)} must be given together'
+        raise ValueError(msg + (' with the other counts' if alone else ''))
+    return n_given == 2
+
+
+def _rename(result, names):
+    """Give groups their names."""
+    labels = list(dict.fromkeys(result['group'].tolist()))
+    if names is None or labels == ['all']:
+        return result
+    if not isinstance(names, dict):
+        if len(names) != len(labels):
+            msg = f'group_names must name {len(labels)} groups ({labels}), got {names}'
+            raise ValueError(msg)
+        names = dict(zip(labels, names, strict=True))
+    result['group'] = [
+        str(names.get(label, label)) for label in result['group'].tolist()
+    ]
+    return result
+
+
+def _rank_parts(ranks, groups, group_names, images, levels):
+    parts = {'ranks': {}, 'pooled': {}, 'coverage': {}, 'pooled_coverage': {}}
+    for name, values in _by_quantity(ranks, 'ranks').items():
+        own, options = (
+            _of_quantity(groups, name),
+            {'images': _of_quantity(images, name)},
+        )
+        by_group = rank_uniformity(values, groups=own, **options)
+        parts['ranks'][name] = _rename(by_group, group_names)
+        by_group = rank_coverage(values, levels, groups=own)
+        parts['coverage'][name] = _rename(by_group, group_names)
+        parts['pooled'][name] = rank_uniformity(values, **options)
+        parts['pooled_coverage'][name] = rank_coverage(values, levels)
+    return parts
+
+
+def _sharpness_parts(values, groups, group_names):
+    given = {kind: _by_quantity(own, 'sharpness') for kind, own in values.items()}
+    parts = {}
+    for name in dict.fromkeys(name for own in given.values() for name in own):
+        own = {
+            kind: by_name[name] for kind, by_name in given.items() if name in by_name
+        }
+        result = sharpness(**own, groups=_of_quantity(groups, name))
+        parts[name] = _rename(result, group_names)
+    return parts
+
+
+def _all_findings(parts):
+    findings = []
+    for name, ranks in parts['ranks'].items():
+        if len(ranks) > 1:
+            findings += words.rank_findings(name, parts['pooled'][name])
+        findings += words.rank_findings(name, ranks)
+    for name, coverage in parts['intervals'].items():
+        findings += words.interval_findings(name, coverage)
+    if parts['counts'] is not None:
+        findings += words.count_findings(parts['counts'])
+    if parts['count_ranks'] is not None:
+        findings += words.rank_findings('counts', parts['count_ranks'])
+    if parts['reliability'] is not None:
+        findings += words.probability_findings(parts['reliability'])
+    return findings
+
+
+# -- verdict ---------------------------------------------------------------------
+
+
+def _describe(parts, findings, false_alarm, tolerance):
+    """Return status and verdict of every part."""
+    status, verdict = {}, []
+
+    def add(name, describe, *results, key=None):
+        own = [finding for finding in findings if finding.part == name]
+        stated, size, limit = describe(own, *results)
+        if any(f.alarm for f in own):
+            verdict_of = 'fails' if size > tolerance else 'small'
+        else:
+            verdict_of = 'holds' if limit <= tolerance else 'undecided'
+        key = key or name
+        status[key] = verdict_of
+        verdict.append(f'{key}: {"; ".join(stated)}')
+
+    for name, ranks in parts['ranks'].items():
+        results = parts['pooled'][name], parts['coverage'][name]
+        limits = parts['pooled_coverage'][name], len(findings), false_alarm, tolerance
+        add(name, _describe_ranks, ranks, *results, *limits)
+    for name, coverage in parts['intervals'].items():
+        key = f'{name} intervals' if name in status else name
+        add(name, _describe_intervals, coverage, key=key)
+    if parts['counts'] is not None:
+        add('counts', _describe_counts, parts['counts'], tolerance)
+    if parts['reliability'] is not None:
+        add('detection', _describe_probabilities, parts['reliability'])
+    for name, result in parts['sharpness'].items():
+        verdict.append(f'{name}, sharpness: {"; ".join(_describe_sharpness(result))}')
+    return status, verdict
+
+
+def _worst_coverage(coverage, weight=1.0):
+    """Return the largest offset from nominal, and the 95 % limit of its size."""
+    n = np.rint(coverage['n'] * weight).astype(int)
+    filled = n > 0
+    if not filled.any():
+        return np.nan, np.nan
+    n, share = n[filled], np.asarray(coverage['coverage'])[filled]
+    level = np.asarray(coverage['level'])[filled]
+    ends = wilson_interval(np.rint(share * n), n, level=0.95)
+    offset = share - level
+    return float(offset[np.abs(offset).argmax()]), float(np.abs(ends - level).max())
+
+
+def _needed(n, limit, tolerance, write):
+    """State the sample that the tolerance takes: limits shrink with the square root."""
+    if not limit > tolerance:
+        return ''
+    needed = float(f'{n * (limit / tolerance) ** 2:.1g}')
+    return f'; to {write(tolerance)} it takes some {needed:,.0f}'
+
+
+def _describe_ranks(
+    findings, ranks, pooled, coverage, whole, n_tests, false_alarm, tolerance
+):
+    if not findings:
+        return ['too few sources to judge'], np.nan, np.inf
+    weight = np.asarray(ranks['n_effective'] / np.maximum(ranks['n'], 1))
+    weight = np.repeat(weight, len(coverage) // len(ranks))
+    offset, limit = _worst_coverage(coverage, weight)
+    stated = words.select(findings, 'bias') + words.select(findings, 'scale')
+    stated += words.shape_alarms(findings, stated)
+    if not stated:
+        n = int(pooled['n'][0])
+        n_effective = pooled['n_effective'][0]
+        whole = _worst_coverage(whole, n_effective / n)[1]
+        fault = words.detectable_scale(n_effective, n_tests, false_alarm)
+        text = f'holds within {words.points(words.round_up(whole))}'
+        if limit > whole:
+            text += f' ({words.points(words.round_up(limit))} in each group)'
+        text += (
+            f' with {n:,} sources (errors {words.percent(fault)} too wide would show)'
+        )
+        return [text + _needed(n, limit, tolerance, words.points)], 0.0, limit
+    # A bias moves truths to one side of the median before it changes the coverage.
+    biased = {f.group for f in findings if f.test == 'bias' and f.alarm}
+    rows = [row for table in (ranks, pooled) for row in table if row['group'] in biased]
+    middle = [np.interp(0.5, ranks.meta['points'], row['ecdf']) for row in rows]
+    size = max([abs(offset), *np.abs(np.array(middle) - 0.5)])
+    often = 'often' if offset > 0 else 'seldom'
+    text = f'intervals cover too {often}, by up to {words.points(offset)}'
+    if size <= tolerance:
+        text += f', which is less than the {words.points(tolerance)} that matter'
+    return [*(f.words for f in stated), text], size, limit
+
+
+def _describe_intervals(findings, coverage):
+    offset, limit = _worst_coverage(coverage)
+    stated = [f.words for f in findings if f.test == 'coverage' and f.alarm]
+    n, limit_text = coverage['n'].sum(), words.points(words.round_up(limit))
+    return (
+        stated or [f'holds within {limit_text} with {n:,} sources'],
+        abs(offset),
+        limit,
+    )
+
+
+def _describe_counts(findings, counts, tolerance):
+    alarms = [f for f in findings if f.alarm]
+    offsets = words.select(findings, 'offset')
+    stated = [f.words for f in offsets]
+    for test in ('spread', 'scale', 'bias', 'shape'):
+        own = [f.words for f in alarms if f.test == test]
+        repeated = {
+            'scale': any('posterior of the count' in text for text in stated),
+            'bias': bool(offsets),
+            'shape': bool(stated),
+        }
+        stated += [] if repeated.get(test) else own
+    meta = counts.meta
+    limit = abs(meta['total_relative']) + 1.96 * meta['total_relative_err']
+    if stated:
+        # A count that is off moves its ranks too; without an offset they fail alone.
+        is_spread = any(f.test in ('spread', 'scale') for f in alarms)
+        sizes = [abs(f.value) for f in offsets]
+        return stated, np.inf if is_spread or not sizes else max(sizes), limit
+    n = counts['n'].sum()
+    text = (
+        f'true and expected numbers agree within {words.percent(words.round_up(limit))}'
+    )
+    text += f' over {n:,} regions'
+    if np.isfinite(meta['ks_p_value']):
+        text += f' (ranks: KS p = {meta["ks_p_value"]:.2g})'
+    return [text + _needed(n, limit, tolerance, words.percent)], 0.0, limit
+
+
+def _describe_probabilities(findings, result):
+    meta, alarms = result.meta, {f.test: f.words for f in findings if f.alarm}
+    size = meta['error'] - meta['error_floor']
+    if not alarms:
+        text = (
+            f'probabilities hold with {result["n"].sum():,} candidates: their '
+            f'calibration error is {words.points(meta["error"])}, and perfect ones have '
+            f'{words.points(meta["error_floor"])} (below '
+            f'{words.points(meta["error_limit"])} 95 times in 100)'
+        )
+        return [text], size, meta['error_limit']
+    stated = [alarms[test] for test in ('excess', 'sharpness') if test in alarms]
+    stated = stated or [alarms['error']]
+    worst = result[int(np.nanargmin(result['p_value']))]
+    stated[-1] += (
+        f'; of {worst["n"]:,} candidates with a probability of '
+        f'{worst["probability"]:.2f} a fraction of {worst["fraction"]:.2f} is real'
+    )
+    return stated, size, meta['error_limit']
+
+
+def _describe_sharpness(result):
+    """State numbers of sharpness, which have no verdict."""
+    stated = []
+    for name, text in (
+        ('width', 'errors are {} of the Cramer-Rao bound'),
+        ('scatter', 'residuals scatter by {} of the Cramer-Rao bound'),
+        ('log_score', 'mean log score {} nats'),
+    ):
+        numbers = []
+        for row in result[~np.isnan(result[name])]:
+            value, error = row[name], row[f'{name}_err']
+            # Stated errors that are all alike have no scatter worth printing.
+            number = f'{value:.3f} +- {error:.3f}' if error >= 5e-4 else f'{value:.3f}'
+            numbers.append(number + (f' ({row["group"]})' if len(result) > 1 else ''))
+        if numbers:
+            stated.append(text.format(', '.join(numbers)))
+    return stated

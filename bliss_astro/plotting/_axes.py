@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Axes, colours and positions shared by the figures.
+Axes, colours, error bars and positions shared by the figures.
 """
 
 import numpy as np
@@ -13,21 +13,112 @@ BLUE, ORANGE, GREEN, SKY_BLUE = '#0072B2', '#D55E00', '#009E73', '#56B4E9'
 COLORS = (BLUE, ORANGE, GREEN, '#CC79A7', '#E69F00', SKY_BLUE)
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
 
+# Colour of bad pixels.
+BAD_PIXELS = '#9fd6f7'
 
-def new_axes(figsize, wcs=None):
-    """
-    The only axes of a new figure.
-    """
+
+def new_figure(figsize):
+    """Make a figure whose panels keep clear of one another."""
     from matplotlib import pyplot as plt
 
-    figure = plt.figure(figsize=figsize, layout='constrained')
+    return plt.figure(figsize=figsize, layout='constrained')
+
+
+def get_axes(ax, figsize=(6.4, 4.4)):
+    """Return the given axes or those of a new figure, with a grid."""
+    if ax is None:
+        ax = new_figure(figsize).add_subplot()
+    ax.grid(alpha=0.25, lw=0.6)
+    return ax
+
+
+def get_panels(ax, n, figsize, names=''):
+    """Return n given axes, or those of a new figure, side by side."""
+    if ax is None:
+        return list(np.atleast_1d(new_figure(figsize).subplots(1, n)))
+    axes = list(np.ravel(ax))
+    if len(axes) != n or not all(hasattr(part, 'imshow') for part in axes):
+        msg = f'ax must be {n} axes{names}, got {ax!r:.80}'
+        raise ValueError(msg)
+    return axes
+
+
+def image_axes(shape, wcs, ax=None):
+    """Return the given axes or new ones for an image, in sky coordinates with a WCS."""
+    if ax is not None:
+        return ax
+    figure = new_figure((6.8, 5.6 * aspect_of(shape) + 0.4))
     return figure.add_subplot(projection=wcs)
 
 
+def aspect_of(shape):
+    """Return height over width of an image, within what fits a page."""
+    return min(max(shape[0] / shape[1], 0.4), 2.0)
+
+
+def show_image(ax, image, cmap, extent=None, **options):
+    """Draw an image with one square a pixel; bad pixels have a colour of their own."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Colormap
+
+    cmap = cmap if isinstance(cmap, Colormap) else colormaps[cmap]
+    options = {'origin': 'lower', 'interpolation': 'nearest', **options}
+    cmap = cmap.with_extremes(bad=BAD_PIXELS)
+    masked = np.ma.masked_invalid(image)
+    shown = ax.imshow(masked, cmap=cmap, extent=extent, **options)
+    left, right, low, high = shown.get_extent()
+    ax.set_xlim(left, right)
+    ax.set_ylim(low, high)
+    return shown
+
+
+def add_colorbar(shown, ax, label, **options):
+    """Draw the scale of an image beside it."""
+    bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02, **options)
+    bar.set_label(label)
+
+
+def values_of(table, name):
+    """Return a column without its unit."""
+    column = table[name]
+    return np.asarray(getattr(column, 'value', column), dtype=float)
+
+
+def draw_points(ax, x, table, name, *, k=0, scale=1.0, zero=0.0, **style):
+    """Draw a column with its error bars, ``_low`` and ``_high`` or ``_err``."""
+    value = values_of(table, name)
+    good = np.isfinite(value)
+    if f'{name}_low' in table.colnames:
+        low, high = values_of(table, f'{name}_low'), values_of(table, f'{name}_high')
+        error = np.maximum([value - low, high - value], 0)[:, good]
+    else:
+        error = np.nan_to_num(values_of(table, f'{name}_err')[good])
+    style = {'fmt': MARKERS[k % len(MARKERS)], 'ms': 4.5, 'capsize': 2, **style}
+    style['color'] = style.get('color') or COLORS[k % len(COLORS)]
+    shown = scale * (value - zero)[good]
+    return ax.errorbar(np.asarray(x)[good], shown, yerr=scale * error, **style)
+
+
+def side_by_side(n, width):
+    """Return offsets that keep the error bars of n groups apart."""
+    return width * (np.arange(n) - (n - 1) / 2)
+
+
+def add_reference(ax, y=0.0, width=None, label=None):
+    """Draw the line of a perfect result, with a band of half width ``width``."""
+    ax.axhline(y, color='0.3', lw=0.9, zorder=1)
+    if width:
+        ax.axhspan(y - width, y + width, color='0.5', alpha=0.18, lw=0, label=label)
+
+
+def add_legend(ax, **options):
+    """Draw a legend if anything has a label."""
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(**{'loc': 'best', 'framealpha': 0.9, **options})
+
+
 def as_positions(catalog, name):
-    """
-    Pixel positions of a table or an (n, 2) array.
-    """
+    """Return pixel positions of a table or an (n, 2) array."""
     if isinstance(catalog, Table):
         missing = {'x_centroid', 'y_centroid'} - set(catalog.colnames)
         if missing:
@@ -35,22 +126,18 @@ def as_positions(catalog, name):
                 f'{name} lacks the columns {sorted(missing)}; it has {catalog.colnames}'
             )
             raise ValueError(msg)
-        columns = [catalog['x_centroid'], catalog['y_centroid']]
-        columns = [np.asarray(getattr(c, 'value', c), dtype=float) for c in columns]
+        columns = [values_of(catalog, axis) for axis in ('x_centroid', 'y_centroid')]
         return np.stack(columns, axis=1)
     positions = np.asarray(catalog, dtype=float)
-    if positions.size == 0:
-        return positions.reshape(0, 2)
+    positions = positions if positions.size else positions.reshape(0, 2)
     if positions.ndim != 2 or positions.shape[1] != 2:
         msg = f'{name} must be a table or have the shape (n, 2), got {positions.shape}'
         raise ValueError(msg)
     return positions
 
 
-def label_pixels(ax, wcs):
-    """
-    Name the axes: sky coordinates if the axes have a WCS, pixels otherwise.
-    """
+def label_pixels(ax, wcs=None):
+    """Name the axes: sky coordinates if the axes have a WCS, pixels otherwise."""
     if not hasattr(ax, 'coords'):
         ax.set_xlabel('x (pixel)')
         ax.set_ylabel('y (pixel)')

@@ -1,35 +1,82 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Figures of metrics.
+Figures of scores by bin: precision and recall, residuals, scores of blends.
 """
 
 import numpy as np
 
-from ._axes import BLUE, COLORS, GREEN, MARKERS, ORANGE, new_axes
+from ._axes import (
+    BLUE,
+    COLORS,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    add_legend,
+    add_reference,
+    draw_points,
+    get_axes,
+    side_by_side,
+)
 
-__all__ = ['plot_coverage', 'plot_precision_recall', 'plot_residuals']
+__all__ = ['plot_blend_scores', 'plot_precision_recall', 'plot_residuals']
 
-_SCORE_STYLE = {
-    'precision': (BLUE, 'o', '-'),
-    'recall': (ORANGE, 's', '--'),
-    'f1': (GREEN, '^', ':'),
+# Colour, marker, line and title of the scores of detections.
+_SCORES = {
+    'precision': (BLUE, 'o', '-', 'Precision (by estimated {})'),
+    'recall': (ORANGE, 's', '--', 'Recall (by true {})'),
+    'f1': (GREEN, '^', ':', 'F1'),
 }
-_SCORE_TITLE = {
-    'precision': 'Precision (by estimated {})',
-    'recall': 'Recall (by true {})',
-    'f1': 'F1',
+
+# Label of each score of blends, and the value of a perfect one: for intervals of
+# 1 sigma, their nominal level.
+_BLEND_SCORES = {
+    'recall': ('Recall', None),
+    'class_accuracy': ('Accuracy of the class', None),
+    'star_accuracy': ('Accuracy of the class of stars', None),
+    'galaxy_accuracy': ('Accuracy of the class of galaxies', None),
+    'flux_median': ('Median of (estimated - true) / true flux', 0.0),
+    'flux_scatter': ('Robust scatter of (estimated - true) / true flux', None),
+    'flux_coverage': ('Coverage of the intervals of flux', 0.6827),
+    'ellipticity_slope': ('Estimated ellipticity along the truth / truth', 1.0),
+    'ellipticity_scatter': ('Robust scatter of e1 and e2', None),
+    'ellipticity_coverage': ('Coverage of the intervals of ellipticity', 0.6827),
 }
 
 
-def _centres(bins, what):
-    """
-    Centres and half widths of finite bins.
-    """
-    bins = np.asarray(bins, dtype=float)
-    if not np.isfinite(bins).all():
-        msg = f'{what} must have finite bins to be drawn, got {bins}'
+def plot_table(table, **options):
+    """Draw any table of scores with the figure of its kind."""
+    from . import _calibration as calibration
+
+    figures = {
+        'detection scores': plot_precision_recall,
+        'residuals': plot_residuals,
+        'blend scores': plot_blend_scores,
+        'coverage': calibration.plot_coverage,
+        'ranks': calibration.plot_ranks,
+        'reliability': calibration.plot_reliability,
+        'counts': calibration.plot_counts,
+        'sharpness': calibration.plot_sharpness,
+    }
+    kind = table.meta.get('kind')
+    if kind not in figures:
+        msg = f'there is no figure of {kind!r}, only of {sorted(figures)}'
         raise ValueError(msg)
-    return (bins[1:] + bins[:-1]) / 2, np.diff(bins) / 2
+    return figures[kind](table, **options)
+
+
+def _bins(table, name):
+    """Return centres and half widths of finite bins."""
+    low, high = np.asarray(table['low']), np.asarray(table['high'])
+    if not np.isfinite([low, high]).all():
+        msg = f'{name} must have finite bins to be drawn, got {low} to {high}'
+        raise ValueError(msg)
+    return (low + high) / 2, (high - low) / 2
+
+
+def _label_bins(ax, table, xlabel):
+    quantity = table.meta['quantity']
+    ax.set_xlim(table['low'][0], table['high'][-1])
+    ax.set_xlabel(quantity[:1].upper() + quantity[1:] if xlabel is None else xlabel)
 
 
 def plot_precision_recall(
@@ -48,68 +95,55 @@ def plot_precision_recall(
 
     Parameters
     ----------
-    scores : `~bliss_astro.metrics.DetectionScores`
-        The scores.
+    scores : `~bliss_astro.metrics.ScoreTable`
+        Table of `~bliss_astro.metrics.detection_scores`.
 
     ax : `~matplotlib.axes.Axes` or `None`, optional
-        The axes to draw on. By default those of a new figure.
+        Axes of the figure. By default those of a new one.
 
     which : str or tuple of str, optional
-        Which of ``'precision'``, ``'recall'`` and ``'f1'`` to draw.
+        Scores among ``'precision'``, ``'recall'`` and ``'f1'``.
 
     label : str or `None`, optional
-        Put before the names of the scores in the legend.
+        Text before the names of the scores in the legend.
 
     color : str or `None`, optional
         One colour for all scores. By default each has its own.
 
     xlabel : str or `None`, optional
-        The label of the x axis.
+        Label of the x axis.
 
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
-        The axes.
+        Axes of the figure.
+
+    Raises
+    ------
+    ValueError
+        If ``which`` is no score or the bins are not finite.
     """
     which = (which,) if isinstance(which, str) else tuple(which)
-    unknown = set(which) - set(_SCORE_STYLE)
-    if unknown or not which:
-        msg = f'which must be among {list(_SCORE_STYLE)}, got {which}'
+    if not which or set(which) - set(_SCORES):
+        msg = f'which must be among {list(_SCORES)}, got {which}'
         raise ValueError(msg)
-    centre, half = _centres(scores.bins, 'scores')
-    if ax is None:
-        ax = new_axes((6.4, 4.4))
-        ax.set_ylim(0, 1.03)
-        ax.grid(alpha=0.25, lw=0.6)
+    centre, _ = _bins(scores, 'scores')
+    ax = get_axes(ax)
+    ax.set_ylim(0, 1.03)
     for name in which:
-        own_color, marker, line = _SCORE_STYLE[name]
-        hue = color or own_color
-        title = _SCORE_TITLE[name].format(scores.quantity)
-        if label is not None:
-            title = f'{label}: {title}'
-        values = getattr(scores, name)
+        hue, marker, line, title = _SCORES[name]
+        hue = color or hue
+        title = title.format(scores.meta['quantity'])
+        title = title if label is None else f'{label}: {title}'
+        values = np.asarray(scores[name])
         good = np.isfinite(values)
-        ax.fill_between(
-            centre,
-            getattr(scores, f'{name}_low'),
-            getattr(scores, f'{name}_high'),
-            where=good,
-            color=hue,
-            alpha=0.2,
-            lw=0,
-        )
+        ends = scores[f'{name}_low'], scores[f'{name}_high']
+        ax.fill_between(centre, *ends, where=good, color=hue, alpha=0.2, lw=0)
         ax.plot(centre[good], values[good], line, marker=marker, color=hue, label=title)
-    ax.set_xlim(centre[0] - half[0], centre[-1] + half[-1])
-    if xlabel is None:
-        xlabel = _capital(scores.quantity)
-    ax.set_xlabel(xlabel)
+    _label_bins(ax, scores, xlabel)
     ax.set_ylabel('Fraction')
-    ax.legend(loc='lower left', framealpha=0.9)
+    add_legend(ax, loc='lower left')
     return ax
-
-
-def _capital(text):
-    return text[:1].upper() + text[1:]
 
 
 def plot_residuals(
@@ -128,146 +162,134 @@ def plot_residuals(
 
     Parameters
     ----------
-    summary : `~bliss_astro.metrics.ResidualSummary`
-        The summary. The band holds the middle half of the residuals, the error bars
-        are the standard errors of the medians.
+    summary : `~bliss_astro.metrics.ScoreTable`
+        Table of `~bliss_astro.metrics.summarize_residuals`. The band holds the middle
+        half of the residuals, the error bars are the standard errors of the medians.
 
     ax : `~matplotlib.axes.Axes` or `None`, optional
-        The axes to draw on. By default those of a new figure.
+        Axes of the figure. By default those of a new one.
 
     by, residuals : 1D array_like or `None`, optional
         Single residuals to draw as points, and the values they are binned by.
 
     label : str or `None`, optional
-        For the legend.
+        Text before the entries of the legend.
 
     color : str or `None`, optional
-        The colour.
+        Colour.
 
     xlabel, ylabel : str or `None`, optional
-        The labels of the axes.
+        Labels of the axes.
 
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
-        The axes.
+        Axes of the figure.
+
+    Raises
+    ------
+    ValueError
+        If the bins are not finite, or ``by`` and ``residuals`` do not belong together.
     """
-    centre, half = _centres(summary.bins, 'summary')
+    centre, half = _bins(summary, 'summary')
     if (by is None) != (residuals is None) or np.shape(by) != np.shape(residuals):
         msg = (
             'by and residuals must be given together with the same length, '
             f'got the shapes {np.shape(by)} and {np.shape(residuals)}'
         )
         raise ValueError(msg)
-    color = color or BLUE
-    if ax is None:
-        ax = new_axes((6.4, 4.4))
-        ax.axhline(0, color='0.3', lw=0.9, zorder=1)
-        ax.grid(alpha=0.25, lw=0.6)
-        reach = np.nanmax(np.abs([summary.q25, summary.q75, summary.median]), initial=0)
+    is_new, ax = ax is None, get_axes(ax)
+    if is_new:
+        add_reference(ax)
+        reach = np.nanmax(np.abs([summary['q25'], summary['q75']]), initial=0)
         if reach > 0:
-            ax.set_ylim(-1.8 * reach, 1.8 * reach)
+            ax.set_ylim(-2.5 * reach, 2.5 * reach)
     if residuals is not None:
         ax.plot(by, residuals, '.', color='0.78', ms=2, zorder=0, rasterized=True)
+    color = color or BLUE
     prefix = '' if label is None else f'{label}: '
-    good = np.isfinite(summary.median)
-    step = np.repeat(summary.bins, 2)[1:-1]
-    ax.fill_between(
-        step,
-        np.repeat(summary.q25, 2),
-        np.repeat(summary.q75, 2),
-        color=color,
-        alpha=0.22,
-        lw=0,
-        label=f'{prefix}25-75 %',
-    )
-    ax.errorbar(
-        centre[good],
-        summary.median[good],
-        yerr=summary.median_err[good],
-        xerr=half[good],
-        fmt='o',
-        color=color,
-        ms=4,
-        capsize=0,
-        label=f'{prefix}median',
-    )
-    ax.set_xlim(centre[0] - half[0], centre[-1] + half[-1])
-    ax.set_xlabel(_capital(summary.quantity) if xlabel is None else xlabel)
+    edges = np.stack([summary['low'], summary['high']], axis=1).ravel()
+    band = (np.repeat(summary[name], 2) for name in ('q25', 'q75'))
+    style = {'color': color, 'alpha': 0.22, 'lw': 0}
+    ax.fill_between(edges, *band, label=f'{prefix}25-75 %', **style)
+    half = half[np.isfinite(summary['median'])]
+    style = {'color': color, 'capsize': 0, 'label': f'{prefix}median'}
+    draw_points(ax, centre, summary, 'median', xerr=half, **style)
+    _label_bins(ax, summary, xlabel)
     ax.set_ylabel(ylabel)
-    ax.legend(loc='best', framealpha=0.9)
+    add_legend(ax)
     return ax
 
 
-def plot_coverage(coverage, *, ax=None, label=None, tolerance=0.03):
+def plot_blend_scores(scores, which='recall', *, ax=None, label=None, fmt='-'):
     """
-    Draw the coverage of intervals against their nominal level.
+    Draw a score of blended sources by SNR, a line for each bin of blendedness.
+
+    Call it again with the same ``ax``, a ``label`` and another ``fmt`` to compare.
 
     Parameters
     ----------
-    coverage : `~bliss_astro.metrics.Coverage`
-        The coverage, from `~bliss_astro.metrics.rank_coverage`, or from
-        `~bliss_astro.metrics.interval_coverage` with a ``level``.
+    scores : `~bliss_astro.metrics.ScoreTable`
+        Table of `~bliss_astro.metrics.score_blends`.
+
+    which : str, optional
+        Name of the score.
 
     ax : `~matplotlib.axes.Axes` or `None`, optional
-        The axes to draw on. By default those of a new figure.
+        Axes of the figure. By default those of a new one.
 
-    label : str, sequence of str or `None`, optional
-        The names of the groups for the legend. By default their labels.
+    label : str or `None`, optional
+        Text before the bins of blendedness in the legend.
 
-    tolerance : float or `None`, optional
-        The half width of the shaded band around perfect calibration.
+    fmt : str, optional
+        Style of the lines.
 
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
-        The axes.
+        Axes of the figure. The SNR is logarithmic if all its edges are positive and
+        finite; points are in the middle of their bins, those of an open bin beside its
+        finite edge.
+
+    Raises
+    ------
+    ValueError
+        If ``which`` is no score, or the table has no bins or only open ones.
     """
-    if np.isnan(coverage.levels).any():
-        msg = 'coverage has no nominal level; give level to interval_coverage'
+    if which not in _BLEND_SCORES or which not in scores.colnames:
+        msg = f'which must be one of {list(_BLEND_SCORES)}, got {which!r}'
         raise ValueError(msg)
-    labels = coverage.labels if label is None else np.atleast_1d(label)
-    if len(labels) != len(coverage.labels):
-        msg = f'label must name {len(coverage.labels)} groups, got {len(labels)} names'
+    edges = np.unique([*scores['snr_low'], *scores['snr_high']])
+    finite = edges[np.isfinite(edges)]
+    if len(finite) < 2:
+        msg = f'scores must have a finite bin of snr, got the edges {edges}'
         raise ValueError(msg)
-    if ax is None:
-        ax = new_axes((5.2, 4.8))
-        ax.grid(alpha=0.25, lw=0.6)
-        ends = np.array([0.0, 100.0])
-        ax.plot(ends, ends, color='0.3', lw=0.9, label='calibrated', zorder=1)
-        if tolerance:
-            width = 100 * tolerance
-            ax.fill_between(
-                ends,
-                ends - width,
-                ends + width,
-                color='0.5',
-                alpha=0.18,
-                lw=0,
-                label=f'within {width:g} points',
-            )
-        ax.set_aspect('equal')
-        low = min(np.nanmin(coverage.low, initial=1), coverage.levels.min())
-        start = max(0.0, 100 * low - 10)
-        ax.set_xlim(start, 100)
-        ax.set_ylim(start, 100)
-    # Side by side, so that the error bars of groups do not hide one another.
-    shift = 0.5 * (np.arange(len(labels)) - (len(labels) - 1) / 2)
-    for k, name in enumerate(labels):
-        value = coverage.coverage[k]
-        good = np.isfinite(value)
-        below, above = value - coverage.low[k], coverage.high[k] - value
-        ax.errorbar(
-            100 * coverage.levels[good] + shift[k],
-            100 * value[good],
-            yerr=100 * np.maximum([below[good], above[good]], 0),
-            fmt=MARKERS[k % len(MARKERS)],
-            color=COLORS[k % len(COLORS)],
-            ms=5,
-            capsize=2,
-            label=str(name),
-        )
-    ax.set_xlabel('Nominal level of the interval (%)')
-    ax.set_ylabel('Intervals that hold the truth (%)')
-    ax.legend(loc='upper left', framealpha=0.9)
+    ylabel, ideal = _BLEND_SCORES[which]
+    is_new, ax = ax is None, get_axes(ax)
+    if is_new and ideal is not None:
+        add_reference(ax, ideal)
+    forward, back = np.array, np.array
+    if finite[0] > 0:
+        ax.set_xscale('log')
+        forward, back = np.log, np.exp
+    # Open bins are as wide as their neighbours.
+    closed = forward(finite)
+    below = [2 * closed[0] - closed[1]] if np.isneginf(edges[0]) else []
+    above = [2 * closed[-1] - closed[-2]] if np.isposinf(edges[-1]) else []
+    closed = np.concatenate([below, closed, above])
+    limits = zip(scores['blendedness_low'], scores['blendedness_high'], strict=True)
+    limits = sorted(set(limits))
+    shift = side_by_side(len(limits), 0.05 * np.diff(closed).min())
+    for k, (low, high) in enumerate(limits):
+        own = scores[scores['blendedness_low'] == low]
+        place = np.searchsorted(edges, own['snr_low'])
+        middle = back(0.5 * (closed[place] + closed[place + 1]) + shift[k])
+        name = f'blendedness {low:g} to {high:g}'
+        name = name if label is None else f'{label}: {name}'
+        marker = MARKERS[k % len(MARKERS)] + fmt
+        style = {'fmt': marker, 'color': COLORS[k % len(COLORS)], 'label': name}
+        draw_points(ax, middle, own, which, **style)
+    ax.set_xlabel('True signal-to-noise ratio')
+    ax.set_ylabel(ylabel)
+    add_legend(ax)
     return ax

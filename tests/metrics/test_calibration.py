@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bliss_astro.metrics import (
-    calibration_report,
-    interval_coverage,
-    quantile_groups,
-    randomized_pit,
-)
+from bliss_astro.metrics import calibration_report, interval_coverage
 from bliss_astro.metrics._findings import detectable_scale
 
 THIRDS = ['faintest third', 'middle third', 'brightest third']
@@ -30,7 +25,7 @@ def posterior(n, rng, *, scale=1.0, bias=0.0, only=None):
     """
     truth = rng.normal(size=n)
     median = (truth + rng.normal(size=n)) / 2
-    groups = quantile_groups(median)
+    groups = np.digitize(median, np.quantile(median, [1 / 3, 2 / 3]))
     spoilt = np.full(n, True) if only is None else groups == only
     sigma = np.where(spoilt, scale * SIGMA, SIGMA)
     centre = median + np.where(spoilt, bias * SIGMA, 0.0)
@@ -44,7 +39,7 @@ def counts(n, rng, *, factor=1.0):
     return {
         'true_counts': true,
         'expected_counts': expected,
-        'count_ranks': randomized_pit(below, at, rng=rng),
+        'count_ranks': rng.uniform(below, at),
         'count_variance': expected,
     }
 
@@ -66,11 +61,11 @@ class TestVerdict:
             **counts(40_000, rng),
             **detections(20_000, rng),
         )
-        assert report.alarms == []
+        assert len(report.alarms) == 0
         assert report.status == dict.fromkeys(['flux', 'counts', 'detection'], 'holds')
         assert report.verdict[0].startswith('flux: holds within 0.')
-        assert 'as far as 60,000 sources can tell' in report.verdict[0]
-        assert 'it takes some' not in report.summary()
+        assert 'with 60,000 sources (errors' in report.verdict[0]
+        assert 'it takes some' not in str(report)
 
     # 12,000 ranks know the scale to 0.811 / sqrt(12,000) = 0.7 % and the bias to 1 %.
     @pytest.mark.parametrize(
@@ -134,7 +129,7 @@ class TestVerdict:
         density = 1 + 0.5 * special.eval_legendre(4, 2 * ranks - 1)
         ranks = ranks[rng.uniform(0, 1.5, len(ranks)) < density][:20_000]
         report = calibration_report({'flux': ranks})
-        assert {f.test for f in report.alarms} == {'shape'}
+        assert set(report.alarms['test']) == {'shape'}
         assert report.verdict[0].startswith(
             'flux: the shape is wrong: more truths than stated lie below the '
         )
@@ -143,7 +138,7 @@ class TestVerdict:
         ranks, groups = posterior(300, np.random.default_rng(8))
         report = calibration_report({'flux': ranks}, groups=groups)
         assert report.status == {'flux': 'undecided'}
-        assert 'as far as 300 sources can tell' in report.verdict[0]
+        assert 'with 300 sources (errors' in report.verdict[0]
         assert 'to 2 points it takes some' in report.verdict[0]
         few = calibration_report({'flux': ranks, 'x': ranks[:5]})
         assert few.verdict[1] == 'x: too few sources to judge'
@@ -164,10 +159,10 @@ class TestVerdict:
         report = calibration_report(**given)
         assert '% too narrow' in report.verdict[0]
         [alarm] = report.alarms
-        assert alarm.value == pytest.approx(np.sqrt(0.5), abs=4 * alarm.error)
+        assert alarm['value'] == pytest.approx(np.sqrt(0.5), abs=4 * alarm['error'])
 
     @pytest.mark.parametrize(
-        ('sure', 'words'), [(1.4, 'are too sure'), (0.7, 'are not sure enough')]
+        ('sure', 'words'), [(1.4, 'are overconfident'), (0.7, 'are underconfident')]
     )
     def test_detection(self, sure, words):
         rng = np.random.default_rng(11)
@@ -198,16 +193,16 @@ class TestVerdict:
 
 class TestRates:
     def test_false_alarms(self):
-        # 200 exact posteriors of the nominal rate 5 %: 10 +- 3 reports with an alarm.
+        # 100 exact posteriors of the nominal rate 5 %: 5 +- 2.2 reports with an alarm.
         rng = np.random.default_rng(20)
         alarms = 0
-        for _ in range(200):
+        for _ in range(100):
             ranks, groups = posterior(400, rng)
             report = calibration_report(
                 ranks, groups=groups, **counts(150, rng), **detections(300, rng)
             )
-            alarms += bool(report.alarms)
-        assert 1 <= alarms <= 20
+            alarms += len(report.alarms) > 0
+        assert alarms <= 13
 
     @pytest.mark.parametrize('n', [300, 3000])
     def test_power(self, n):
@@ -219,7 +214,7 @@ class TestRates:
         for _ in range(100):
             truth = rng.normal(size=n)
             report = calibration_report(stats.norm.cdf(truth, scale=1 + fault))
-            found += any(f.test == 'scale' and f.value > 1 for f in report.alarms)
+            found += any(f['test'] == 'scale' and f['value'] > 1 for f in report.alarms)
         assert 80 <= found <= 99
 
     def test_images(self):
@@ -227,18 +222,18 @@ class TestRates:
         # 300 images with 10 sources each are worth.
         rng = np.random.default_rng(21)
         images = np.repeat(np.arange(300), 10)
-        naive = honest = 0
+        naive = by_image = 0
         for _ in range(50):
             sky = rng.normal(0, np.sqrt(0.5), 300)[images]
             ranks = stats.norm.cdf(sky + rng.normal(0, np.sqrt(0.5), 3000))
-            naive += bool(calibration_report(ranks).alarms)
+            naive += len(calibration_report(ranks).alarms) > 0
             report = calibration_report(ranks, images=images)
-            honest += bool(report.alarms)
+            by_image += len(report.alarms) > 0
         assert naive > 25
-        assert honest <= 8  # 2.5 +- 1.5
+        assert by_image <= 8  # 2.5 +- 1.5
         # Variance of the mean of ranks with the correlation 1/2 within an image:
         # 1 + 9 x (6 / pi) arcsin(1/4) = 5.3 times that of independent ones.
-        assert 450 < report.pooled['ranks'].n_effective[0] < 720
+        assert 450 < report.pooled['ranks']['n_effective'][0] < 720
 
 
 class TestReport:
@@ -261,26 +256,25 @@ class TestReport:
         )
 
     def test_table(self, report):
-        table = report.to_table()
+        table = report.findings
         # 2 quantities x 4 groups x 3, counts 1 + 1 + 5 + 3, detection 3
-        assert len(table) == 24 + 10 + 3 == len(report.findings)
+        assert len(table) == 24 + 10 + 3
         assert set(table['part']) == {'flux', 'x', 'counts', 'detection'}
         assert (table['adjusted'] >= table['p_value']).all()
-        assert table.meta['false_alarm'] == 0.05
 
     def test_dict(self, report):
         text = json.dumps(report.to_dict(), allow_nan=False)
         back = json.loads(text)
         assert back['verdict'] == report.verdict
-        assert back['coverage']['flux']['labels'] == THIRDS
-        assert back['findings'][0]['part'] == 'flux'
+        assert back['coverage']['flux']['group'][::4] == THIRDS
+        assert back['findings']['part'][0] == 'flux'
         # NaN has no place in JSON.
-        sureness = [f for f in back['findings'] if f['test'] == 'sureness']
-        assert sureness[0]['value'] is None
+        k = back['findings']['test'].index('sharpness')
+        assert back['findings']['value'][k] is None
 
     def test_words(self, report):
         assert repr(report).startswith('<CalibrationReport>\n- flux: ')
-        assert report.summary().count('\n- ') + 1 == len(report.verdict)
+        assert str(report).count('\n- ') + 1 == len(report.verdict)
         line = next(v for v in report.verdict if v.startswith('flux, sharpness: '))
         assert 'errors are 1.100 (faintest third)' in line
 
@@ -289,15 +283,14 @@ class TestReport:
         assert report.verdict == [
             'sharpness, sharpness: mean log score -2.000 +- 1.000 nats'
         ]
-        assert report.findings == ()
-        assert len(report.to_table()) == 0
+        assert len(report.findings) == 0
 
     def test_errors(self):
         with pytest.raises(ValueError, match='nothing to judge'):
             calibration_report()
         with pytest.raises(ValueError, match='true_counts and expected_counts'):
             calibration_report(true_counts=[1])
-        with pytest.raises(ValueError, match='given with the other counts'):
+        with pytest.raises(ValueError, match='with the other counts'):
             calibration_report(count_ranks=[0.5])
         with pytest.raises(ValueError, match='probability and is_real'):
             calibration_report(probability=[0.5])

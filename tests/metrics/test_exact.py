@@ -89,14 +89,14 @@ class TestKnownLimits:
             position=(place[0] - 10, place[1] - 10),
             shape=shape,
         )
-        assert flux / bound.flux_err > 40
-        assert_allclose(posterior.flux_err, bound.flux_err, rtol=0.01)
-        assert_allclose(posterior.x_err, bound.x_err, rtol=0.01)
-        assert_allclose(posterior.y_err, bound.y_err, rtol=0.01)
-        assert_allclose(posterior.x_centroid, place[0], atol=0.01 * bound.x_err)
-        assert_allclose(posterior.y_centroid, place[1], atol=0.01 * bound.y_err)
-        assert_allclose(posterior.flux, flux, atol=0.1 * bound.flux_err)
-        volume = np.sqrt(np.linalg.det(2 * np.pi * bound.covariance))
+        assert flux / bound['flux_err'][0] > 40
+        assert_allclose(posterior.flux_err, bound['flux_err'][0], rtol=0.01)
+        assert_allclose(posterior.x_err, bound['x_err'][0], rtol=0.01)
+        assert_allclose(posterior.y_err, bound['y_err'][0], rtol=0.01)
+        assert_allclose(posterior.x_centroid, place[0], atol=0.01 * bound['x_err'][0])
+        assert_allclose(posterior.y_centroid, place[1], atol=0.01 * bound['y_err'][0])
+        assert_allclose(posterior.flux, flux, atol=0.1 * bound['flux_err'][0])
+        volume = np.sqrt(np.linalg.det(2 * np.pi * bound['covariance'][0]))
         expected = (
             0.5 * (mean**2).sum() / NOISE**2
             + np.log(volume)
@@ -154,7 +154,7 @@ class TestCalibration:
         # truth is any quantile of the flux with the same probability.
         prior = StarPrior(density=0.1, flux_min=120.0, flux_max=500.0)
         rng = np.random.default_rng(11)
-        shape, region, n = (8, 8), (1.5, 4.5, 2.5, 5.5), 100
+        shape, region, n = (8, 8), (1.5, 4.5, 2.5, 5.5), 60
         expected = 0.1 * 9
         there = rng.uniform(size=n) < expected / (1 + expected)
         probability, ranks = np.empty(n), []
@@ -175,7 +175,7 @@ class TestCalibration:
                 values = posterior.flux_quantile(levels)
                 ranks.append(np.interp(flux, values, levels))
         variance = (probability * (1 - probability)).sum()
-        assert variance > 3  # uncertain enough to tell
+        assert variance > 2  # uncertain enough to tell
         assert abs(there.sum() - probability.sum()) < 3 * np.sqrt(variance)
         # Those that are unsure are right about that: the Brier score is what it
         # should be. Its scatter is at most half a unit for each uncertain image.

@@ -142,7 +142,7 @@ class TestFit:
         bound = cramer_rao_bound(
             PSFModel(), float(flux) * NOISE, bkg_error=NOISE, effective_gain=1.0
         )
-        errors = [float(bound.x_err), float(bound.y_err)]
+        errors = [bound['x_err'][0], bound['y_err'][0]]
         # The cut-outs end at 6 pixels, and the weak prior adds what it knows.
         assert_allclose((float(error_x), float(error_y)), errors, rtol=0.02)
         assert abs(float(correlation)) < 0.05

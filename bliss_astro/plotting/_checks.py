@@ -1,0 +1,295 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Figures of checks: residuals of a catalogue, completeness, and reconstructions.
+"""
+
+import numpy as np
+
+from ._axes import (
+    COLORS,
+    ORANGE,
+    add_colorbar,
+    add_legend,
+    add_reference,
+    as_positions,
+    aspect_of,
+    draw_points,
+    get_panels,
+    label_pixels,
+    show_image,
+    values_of,
+)
+
+__all__ = ['plot_check', 'plot_completeness', 'plot_reconstruction']
+
+# Percentile of the light at which the scale of an image ends, and its lower end in
+# units of the noise of the sky.
+_HIGH_PERCENTILE, _LOW_SIGMA = 99.9, -1.0
+
+# Side in pixels of the largest image whose sources are marked by default.
+_MAX_MARKED_SIZE = 200
+
+
+def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorbar=True):
+    """
+    Draw the residual of a catalogue, and the chi-square of its regions.
+
+    On the left the residual map with the positions of findings, on the right the
+    deviation of each region's chi-square from its expectation in standard deviations.
+
+    Parameters
+    ----------
+    check : `~bliss_astro.catalog.CatalogCheck`
+        Result of `ProbabilisticCatalog.check
+        <bliss_astro.catalog.ProbabilisticCatalog.check>`.
+
+    ax : pair of `~matplotlib.axes.Axes` or `None`, optional
+        Axes of the figure. By default those of a new one.
+
+    limit : float, optional
+        Ends of both scales, in standard deviations.
+
+    cmap : str or `~matplotlib.colors.Colormap`, optional
+        Colours, with the middle for zero.
+
+    n_marked : int, optional
+        Largest number of marked positions.
+
+    colorbar : bool, optional
+        Whether to draw the scales.
+
+    Returns
+    -------
+    axes : tuple of `~matplotlib.axes.Axes`
+        Axes of the figure.
+
+    Raises
+    ------
+    ValueError
+        If ``limit`` is not positive or ``ax`` is no pair of axes.
+    """
+    _check_positive(limit=limit)
+    left, right = get_panels(ax, 2, (11.5, 4.6 * aspect_of(check.shape) + 0.8))
+    cells = check.cells
+    pull = np.full(int(check.labels.max()) + 1, np.nan)
+    pull[np.asarray(cells['region'])] = (
+        cells['chi2'] - cells['chi2_expected']
+    ) / cells['chi2_err']
+    regions = np.where(check.labels >= 0, pull[check.labels], np.nan)
+    for axes, values, title in (
+        (left, check.residual, 'Image - catalogue (sigma)'),
+        (right, regions, 'Chi-square of the region - expected (sigma)'),
+    ):
+        shown = show_image(axes, values, cmap, vmin=-limit, vmax=limit)
+        if colorbar:
+            add_colorbar(shown, axes, title, extend='both')
+        label_pixels(axes)
+    places = [(f.x, f.y) for f in check.findings if np.isfinite(f.x)][:n_marked]
+    if places:
+        left.plot(*np.transpose(places), 'o', ms=11, mfc='none', mec='black', mew=1.3)
+    return left, right
+
+
+def plot_completeness(result, *, ax=None, types=None):
+    """
+    Draw completeness and bias of fluxes by magnitude or flux.
+
+    Parameters
+    ----------
+    result : `~bliss_astro.detection.Completeness`
+        Result of `~bliss_astro.detection.completeness`.
+
+    ax : pair of `~matplotlib.axes.Axes` or `None`, optional
+        Axes of the figure. By default those of a new one.
+
+    types : sequence of {'star', 'galaxy'} or `None`, optional
+        Types to draw. By default all that were injected.
+
+    Returns
+    -------
+    axes : tuple of `~matplotlib.axes.Axes`
+        Recall (open symbols: share of right types, if the encoder classifies), and
+        bias with the band of the scatter.
+
+    Raises
+    ------
+    ValueError
+        If a type was not injected or ``ax`` is no pair of axes.
+    """
+    table = result.table
+    known = list(dict.fromkeys(table['type']))
+    types = known if types is None else [types] if isinstance(types, str) else types
+    unknown = sorted(set(types) - set(known))
+    if unknown:
+        msg = f'types must be among {known}, got {unknown[0]!r}'
+        raise ValueError(msg)
+    by_magnitude = 'mag_low' in table.colnames
+    left, right = get_panels(ax, 2, (11.0, 4.2))
+    add_reference(right)
+    for k, name in enumerate(types):
+        rows = table[table['type'] == name]
+        if by_magnitude:
+            x = 0.5 * (values_of(rows, 'mag_low') + values_of(rows, 'mag_high'))
+        else:
+            x = np.sqrt(values_of(rows, 'flux_low') * values_of(rows, 'flux_high'))
+        style = {'k': k, 'ls': '-', 'label': f'{name}: recall'}
+        draw_points(left, x, rows, 'recall', **style)
+        if np.isfinite(values_of(rows, 'accuracy')).any():
+            style = {'ls': ':', 'mfc': 'white', 'label': f'{name}: right type'}
+            draw_points(left, x, rows, 'accuracy', k=k, **style)
+        bias, scatter = values_of(rows, 'bias'), values_of(rows, 'scatter')
+        style = {'where': np.isfinite(bias), 'alpha': 0.15, 'lw': 0}
+        right.fill_between(x, bias - scatter, bias + scatter, color=COLORS[k], **style)
+        draw_points(right, x, rows, 'bias', k=k)
+    unit = None if by_magnitude else getattr(table['flux_low'], 'unit', None)
+    label = 'Magnitude (AB)' if by_magnitude else 'Flux'
+    for axes in (left, right):
+        axes.set_xlabel(label if unit is None else f'{label} ({unit})')
+        axes.grid(alpha=0.25, lw=0.6)
+        axes.set_xscale('linear' if by_magnitude else 'log')
+    left.set_ylim(0, 1.03)
+    left.set_ylabel('Fraction')
+    right.set_ylabel('(estimated - true flux) / flux_err')
+    reach = np.nanmax(np.abs([table['bias'], table['scatter']]), initial=1.0)
+    right.set_ylim(-2 * reach, 2 * reach)
+    add_legend(left)
+    return left, right
+
+
+def plot_reconstruction(
+    reconstruction,
+    *,
+    ax=None,
+    n_draws=None,
+    limit=5.0,
+    vmax=None,
+    cmap='gray_r',
+    residual_cmap='RdBu_r',
+    mark=None,
+    colorbar=True,
+    titles=True,
+):
+    """
+    Draw an image, catalogues drawn from its posterior, its model and the residual.
+
+    Parameters
+    ----------
+    reconstruction : `~bliss_astro.catalog.Reconstruction`
+        Result of `~bliss_astro.catalog.reconstruct`, or a part of it.
+
+    ax : sequence of `~matplotlib.axes.Axes` or `None`, optional
+        Axes of the figure, 3 and one more for each draw. By default those of a new
+        one, side by side.
+
+    n_draws : int or `None`, optional
+        Number of drawn images to show. By default at most 2.
+
+    limit : float, optional
+        Ends of the scale of the residual, in units of the noise.
+
+    vmax : float or `None`, optional
+        Upper end of the scale of image and models above the sky, in units of
+        the noise of the sky. By default the brightest 0.1 % of the pixels
+        are black. The scale is linear near the sky and logarithmic far above it.
+
+    cmap, residual_cmap : str or `~matplotlib.colors.Colormap`, optional
+        Colours of images and of residuals.
+
+    mark : bool or `None`, optional
+        Whether to mark the sources in the model: dots for stars,
+        crosses for galaxies. By default in images of up to 200 pixels.
+
+    colorbar : bool, optional
+        Whether to draw the scale of the residual.
+
+    titles : bool, optional
+        Whether to name the panels.
+
+    Returns
+    -------
+    axes : tuple of `~matplotlib.axes.Axes`
+        Image, draws, model, residual.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many draws or axes as wanted, or if ``limit`` or
+        ``vmax`` is not positive.
+
+    Examples
+    --------
+    .. plot::
+        :include-source:
+
+        from bliss_astro import CoaddSimulator, reconstruct
+        from bliss_astro.plotting import plot_reconstruction
+
+        exposure, truth = CoaddSimulator().simulate(rng=3)
+        result = reconstruct(exposure, encoder='stars', n_draws=1, rng=1)
+        plot_reconstruction(result)
+    """
+    _check_positive(limit=limit, vmax=vmax)
+    n_there = len(reconstruction.draws)
+    n_draws = min(n_there, 2) if n_draws is None else n_draws
+    if not 0 <= n_draws <= n_there:
+        msg = f'n_draws must be at most {n_there}, the number of draws, got {n_draws!r}'
+        raise ValueError(msg)
+    size = 4.2 * (3 + n_draws), 3.9 * aspect_of(reconstruction.shape) + 0.6
+    axes = get_panels(ax, 3 + n_draws, size, ' (image, draws, model, residual)')
+    noise = float(np.median(reconstruction.exposure.bkg_error))
+    data = reconstruction.model + reconstruction.residual
+    norm = _stretch(data / noise, vmax)
+    images = [('Image', data)]
+    images += [(f'Draw {k + 1}', reconstruction.draws[k]) for k in range(n_draws)]
+    images.append(('Model', reconstruction.model))
+    for axis, (_, image) in zip(axes, images, strict=False):
+        show_image(axis, image / noise, cmap, norm=norm)
+    if mark or (mark is None and max(reconstruction.shape) <= _MAX_MARKED_SIZE):
+        _mark_sources(axes[-2], reconstruction)
+    limits = {'vmin': -limit, 'vmax': limit}
+    shown = show_image(axes[-1], reconstruction.chi, residual_cmap, **limits)
+    names = [*(title for title, _ in images), '(Image - model) / noise']
+    for axis, title in zip(axes, names, strict=True):
+        if titles:
+            axis.set_title(title, fontsize='medium')
+            label_pixels(axis)
+        else:
+            axis.set(xticks=[], yticks=[])
+    if colorbar:
+        add_colorbar(shown, axes[-1], 'sigma', extend='both')
+    return tuple(axes)
+
+
+def _check_positive(**values):
+    """Raise a ValueError if a value is given that is not positive."""
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            msg = f'{name} must be positive, got {value!r}'
+            raise ValueError(msg)
+
+
+def _stretch(image, vmax):
+    """Return a scale that is linear near the sky and logarithmic far above it."""
+    from astropy.visualization import AsinhStretch, ImageNormalize
+
+    good = image[np.isfinite(image)]
+    if vmax is None:
+        vmax = np.percentile(good, _HIGH_PERCENTILE) if good.size else 10.0
+    vmax = max(float(vmax), 5.0)
+    stretch = AsinhStretch(a=min(6.0 / (vmax - _LOW_SIGMA), 0.9))
+    return ImageNormalize(vmin=_LOW_SIGMA, vmax=vmax, stretch=stretch, clip=False)
+
+
+def _mark_sources(ax, reconstruction):
+    """Draw dots on stars, crosses on galaxies."""
+    catalog = reconstruction.catalog
+    rows, columns = reconstruction.slices
+    x, y = as_positions(catalog, 'catalog').T
+    x, y = x - columns.start, y - rows.start
+    ny, nx = reconstruction.shape
+    inside = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
+    galaxy = np.zeros(len(x), dtype=bool)
+    if 'galaxy_probability' in catalog.colnames:
+        galaxy = values_of(catalog, 'galaxy_probability') > 0.5
+    for chosen, marker in ((inside & ~galaxy, '.'), (inside & galaxy, 'x')):
+        ax.plot(x[chosen], y[chosen], marker, ms=5, color=ORANGE, mew=1.0, ls='none')
