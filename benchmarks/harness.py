@@ -240,13 +240,13 @@ def format_row(row, *, sign='±'):
 
 def share(successes, total=None):
     """Share and half of its 68 % Wilson interval, of counts or of a bool array."""
-    from bliss_astro.metrics import wilson_interval
+    from astropy.stats import binom_conf_interval
 
     if total is None:
         successes, total = np.count_nonzero(successes), np.size(successes)
     if total == 0:
         return np.nan, np.nan
-    low, high = wilson_interval(successes, total)
+    low, high = binom_conf_interval(successes, total)
     return successes / total, 0.5 * float(high - low)
 
 

@@ -146,8 +146,11 @@ def count_findings(counts):
     meta, n = counts.meta, counts['n'].sum()
     names = ('relative', 'relative_err', 'p_value')
     rows = [('all', n, *(meta[f'total_{name}'] for name in names))]
-    for row in counts if len(counts) > 1 else ():
-        rows.append((f'{row["low"]:.3g} to {row["high"]:.3g}', row['n'], *row[names]))
+    rows += [
+        (f'{row["low"]:.3g} to {row["high"]:.3g}', row['n'], *row[names])
+        for row in counts
+        if len(counts) > 1
+    ]
     findings = []
     for group, number, value, error, p_value in rows:
         more = _side(value, 0, 'more', 'fewer')

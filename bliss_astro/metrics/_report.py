@@ -509,11 +509,12 @@ def _describe_probabilities(findings, result):
     meta, alarms = result.meta, {f.test: f.words for f in findings if f.alarm}
     size = meta['error'] - meta['error_floor']
     if not alarms:
+        names = ('error', 'error_floor', 'error_limit')
+        error, floor, limit = (words.points(meta[name]) for name in names)
         text = (
             f'probabilities hold with {result["n"].sum():,} candidates: their '
-            f'calibration error is {words.points(meta["error"])}, and perfect ones have '
-            f'{words.points(meta["error_floor"])} (below '
-            f'{words.points(meta["error_limit"])} 95 times in 100)'
+            f'calibration error is {error}, and perfect ones have {floor} (below '
+            f'{limit} 95 times in 100)'
         )
         return [text], size, meta['error_limit']
     stated = [alarms[test] for test in ('excess', 'sharpness') if test in alarms]

@@ -39,7 +39,7 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorba
 
     Parameters
     ----------
-    check : `~bliss_astro.catalog.CatalogCheck`
+    check : `~bliss_astro.checks.CatalogCheck`
         Result of `ProbabilisticCatalog.check
         <bliss_astro.catalog.ProbabilisticCatalog.check>`.
 
@@ -96,8 +96,8 @@ def plot_completeness(result, *, ax=None, types=None):
 
     Parameters
     ----------
-    result : `~bliss_astro.detection.Completeness`
-        Result of `~bliss_astro.detection.completeness`.
+    result : `~bliss_astro.checks.Completeness`
+        Result of `~bliss_astro.checks.completeness`.
 
     ax : pair of `~matplotlib.axes.Axes` or `None`, optional
         Axes of the figure. By default those of a new one.
@@ -174,8 +174,8 @@ def plot_reconstruction(
 
     Parameters
     ----------
-    reconstruction : `~bliss_astro.catalog.Reconstruction`
-        Result of `~bliss_astro.catalog.reconstruct`, or a part of it.
+    reconstruction : `~bliss_astro.checks.Reconstruction`
+        Result of `~bliss_astro.checks.reconstruct`, or a part of it.
 
     ax : sequence of `~matplotlib.axes.Axes` or `None`, optional
         Axes of the figure, 3 and one more for each draw. By default those of a new
