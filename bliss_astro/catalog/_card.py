@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Card of a file: metadata that its format cannot hold by itself, as JSON text.
+The card of a file: what its format cannot hold by itself, as JSON text.
 """
 
 import json
@@ -9,8 +9,7 @@ import astropy.units as u
 from astropy.table import Column, QTable
 from astropy.time import TimeBase
 
-from bliss_astro.units import is_text_exact, unit_text
-
+from ..units import is_text_exact, unit_text
 from ._meta import plain_value
 
 __all__ = [
@@ -30,11 +29,19 @@ _CARD_VERSION = 1
 
 def plain_table(catalog):
     """
-    Plain table of a catalogue, which astropy's writers store without loss.
+    Make a plain table that astropy's writers store without loss.
 
-    The columns share the catalogue's memory. Formats of display are left out, as they
-    round the numbers of text files; the meta are plain values, the posterior is not
-    among them.
+    Parameters
+    ----------
+    catalog : `ProbabilisticCatalog`
+        A catalogue.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        Its rows, without the posterior; the columns share their memory. Formats of
+        display are left out, as they round the numbers of text files, and the
+        meta are plain values.
     """
     # Of views, so that the catalogue's own columns keep their formats.
     table = QTable(catalog[:], copy=False)
@@ -49,7 +56,9 @@ def plain_table(catalog):
 
 
 def _relabel(table, name, unit):
-    """Give a column another name of its unit; the numbers stay."""
+    """
+    Give a column another name of its unit; the numbers stay.
+    """
     column = table[name]
     if isinstance(column, u.Quantity):
         info = column.info
@@ -62,9 +71,18 @@ def _relabel(table, name, unit):
 
 def describe_columns(catalog):
     """
-    Attributes of columns that formats lose, each a dict by the name of the column.
+    Collect what formats lose of columns: display, exact units, kinds of time.
 
-    They are ``'formats'`` of display, exact ``'units'`` and kinds of ``'times'``.
+    Parameters
+    ----------
+    catalog : `ProbabilisticCatalog`
+        A catalogue.
+
+    Returns
+    -------
+    attributes : dict
+        ``'formats'``, ``'units'`` and ``'times'``, each a dict by the name of the
+        column; without those that hold nothing.
     """
     formats, units, times = {}, {}, {}
     for name, column in catalog.items():
@@ -81,7 +99,9 @@ def describe_columns(catalog):
 
 
 def _is_readable(unit):
-    """Whether all formats, FITS among them, give a unit back by themselves."""
+    """
+    Say whether all formats, FITS among them, give a unit back by themselves.
+    """
     if not is_text_exact(unit):
         return False
     try:
@@ -95,7 +115,22 @@ def _is_readable(unit):
 
 
 def restore_columns(table, attributes):
-    """Give columns back the attributes of `describe_columns`; return the table."""
+    """
+    Give columns back what `describe_columns` found.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        What was read.
+
+    attributes : dict
+        What `describe_columns` returned.
+
+    Returns
+    -------
+    table : `~astropy.table.Table`
+        The same table.
+    """
     for name, text in attributes.get('units', {}).items():
         if name in table.colnames:
             column = table[name]
@@ -114,7 +149,22 @@ def restore_columns(table, attributes):
 
 
 def make_card(catalog, **more):
-    """Card of a catalogue with further plain values, JSON text in ASCII."""
+    """
+    Write what a format cannot hold by itself as JSON text, in ASCII.
+
+    Parameters
+    ----------
+    catalog : `ProbabilisticCatalog`
+        A catalogue.
+
+    **more : object
+        Further plain values.
+
+    Returns
+    -------
+    text : str
+        The card.
+    """
     return json.dumps(
         {
             'card_version': _CARD_VERSION,
@@ -126,7 +176,24 @@ def make_card(catalog, **more):
 
 
 def read_card(text):
-    """Values of a card; raise if a newer version of the package wrote it."""
+    """
+    Read a card and check its version.
+
+    Parameters
+    ----------
+    text : str
+        What `make_card` returned.
+
+    Returns
+    -------
+    card : dict
+        Its values.
+
+    Raises
+    ------
+    ValueError
+        If a newer version of the package wrote it.
+    """
     card = json.loads(text)
     if card['card_version'] > _CARD_VERSION:
         msg = (

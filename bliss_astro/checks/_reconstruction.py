@@ -234,7 +234,7 @@ class Reconstruction:
         """
         Return a part, in which everything follows.
         """
-        from bliss_astro.exposures._cutout import two_slices
+        from bliss_astro.exposures._validate import two_slices
 
         cut = tuple(two_slices(item, self.shape))
         slices = tuple(

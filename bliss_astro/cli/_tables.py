@@ -6,13 +6,12 @@ Tables of sources from files of many kinds.
 import numpy as np
 
 from bliss_astro.exposures._simulated import is_simulated
-from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
 from ._simulated import ELECTRONS_PER_NMGY, read_simulated
 
 __all__ = ['read_sources']
 
-# Names of the columns in other programs.
+# Names under which other programs know the columns.
 _ALIASES = {
     'x_centroid': ('xcentroid', 'x', 'x_fit', 'X_IMAGE'),
     'y_centroid': ('ycentroid', 'y', 'y_fit', 'Y_IMAGE'),
@@ -24,11 +23,26 @@ _FITS_ENDINGS = ('.fits', '.fit', '.fits.gz', '.fit.gz', '.fits.bz2', '.fit.bz2'
 
 def read_sources(path, *, sky=False, truth=False):
     """
-    Read a table of sources: a catalogue, any table, or for the truth a simulated image.
+    Read a table of sources, with magnitudes where they can be had.
 
-    It has ``x_centroid`` and ``y_centroid`` or ``sky_centroid``, and ``mag`` if the
-    file has magnitudes or fluxes: AB for calibrated fluxes and for electrons
-    (987.31 electrons per nanomaggy), else ``-2.5 log10(flux)``.
+    Parameters
+    ----------
+    path : str
+        A catalogue of this package, a table that astropy knows, or for the
+        truth a simulated image.
+
+    sky : bool, optional
+        Whether sky positions are needed rather than pixels.
+
+    truth : bool, optional
+        Whether a simulated image will do.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        ``x_centroid`` and ``y_centroid`` or ``sky_centroid``, and ``mag`` if
+        the file has magnitudes or fluxes: AB for calibrated fluxes and for
+        electrons (987.31 electrons per nanomaggy), else ``-2.5 log10(flux)``.
     """
     table = _read(path, truth=truth)
     for name, others in _ALIASES.items():
@@ -42,7 +56,9 @@ def read_sources(path, *, sky=False, truth=False):
 
 
 def _read(path, *, truth):
-    """Read a table of any kind."""
+    """
+    Read a table of whatever kind.
+    """
     from astropy.table import QTable
 
     from bliss_astro.catalog import ProbabilisticCatalog
@@ -53,7 +69,7 @@ def _read(path, *, truth):
     try:
         return QTable(ProbabilisticCatalog.read(path, posterior=False), copy=False)
     except (OSError, ValueError):
-        # Not of this package; astropy reads many more.
+        # Not of this package; astropy knows many more.
         pass
     try:
         return _read_fits(path) if is_fits else QTable.read(path)
@@ -64,7 +80,9 @@ def _read(path, *, truth):
 
 
 def _read_truth(path, *, truth):
-    """Read the stars of a simulated image; `None` of another file."""
+    """
+    Read the stars of a simulated image; `None` of another file.
+    """
     from bliss_astro._fits import open_fits
 
     with open_fits(path, 'TRUTH' if truth else 'CATALOG') as hdus:
@@ -74,13 +92,15 @@ def _read_truth(path, *, truth):
             return read_simulated(hdus)[1]
         msg = (
             f'CATALOG {path} is a simulated image, which can only be the TRUTH: '
-            'the detections come first'
+            'first what was detected, then what is there'
         )
         raise ValueError(msg)
 
 
 def _read_fits(path):
-    """Read the first table of a FITS file."""
+    """
+    Read the first table of a FITS file, whoever wrote it.
+    """
     from astropy.io import fits
     from astropy.table import QTable
     from astropy.units import UnitsWarning
@@ -97,7 +117,9 @@ def _read_fits(path):
 
 
 def _check_positions(table, path, *, sky):
-    """Check the columns that are matched, or make the sky positions."""
+    """
+    Make sure of the columns that are matched.
+    """
     import astropy.units as u
     from astropy.coordinates import SkyCoord
 
@@ -127,7 +149,9 @@ def _check_positions(table, path, *, sky):
 
 
 def _magnitude(flux):
-    """Convert fluxes to magnitudes; NaN where they are not positive."""
+    """
+    Turn fluxes into magnitudes.
+    """
     import astropy.units as u
 
     unit = getattr(flux, 'unit', None)
@@ -138,9 +162,9 @@ def _magnitude(flux):
         unit = u.Unit(name, parse_strict='silent')
     zero_point = 0.0
     if unit == u.electron:
-        values, zero_point = values / ELECTRONS_PER_NMGY, NANOMAGGY_ZERO_POINT
+        values, zero_point = values / ELECTRONS_PER_NMGY, 22.5
     elif unit is not None and unit.is_equivalent(u.ABflux):
-        values, zero_point = (values * unit).to_value(u.nmgy), NANOMAGGY_ZERO_POINT
+        values, zero_point = (values * unit).to_value(u.nmgy), 22.5
     with np.errstate(invalid='ignore', divide='ignore'):
-        mag = flux_to_magnitude(values, zero_point)
+        mag = zero_point - 2.5 * np.log10(values)
     return np.where(np.isfinite(mag), mag, np.nan)

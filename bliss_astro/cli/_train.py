@@ -1,58 +1,80 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro train``: training of an encoder, or of the galaxy model.
+``bliss-astro train``: an encoder, or a galaxy model, of one's own.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from ._options import add_command, add_options, positive_float
-from ._output import PROGRAM, UsageError, is_terminal, status
+from ._shared import (
+    PROGRAM,
+    UsageError,
+    add_device,
+    choose_device,
+    is_terminal,
+    positive_float,
+    status,
+)
 
 __all__ = ['add_parser', 'bundled_configs', 'find_config', 'run']
 
-_DESCRIPTION = """\
-Train an encoder on an endless stream of simulated images, or, by a configuration with
-a section [galaxies], the learned galaxy model. Ctrl-C or a crash loses at most the
-last minutes: --resume continues.
-"""
-
 
 def add_parser(commands):
-    """Add this command to the parser."""
-    summary = 'train an encoder, or the galaxy model, on simulations'
-    parser = add_command(
-        commands, 'train', run, summary=summary, description=_DESCRIPTION
+    """
+    Add this command to the parser.
+    """
+    parser = commands.add_parser(
+        'train',
+        help='train an encoder, or the galaxy model, on simulations',
+        description='Train an encoder on an endless stream of simulated images, or, '
+        'by a configuration with a section [galaxies], the learned galaxy model. '
+        'Ctrl-C or a crash loses at most the last minutes: --resume continues.',
     )
-    known = ', '.join(bundled_configs())
-    text = f'a configuration, or the name of a bundled one: {known}'
-    parser.add_argument('config', metavar='CONFIG.toml', help=text)
-    text = (
-        'folder of checkpoint, log and weights; by default one with the name of the '
-        'configuration'
+    parser.add_argument(
+        'config',
+        metavar='CONFIG.toml',
+        help='a configuration, or the name of a bundled one: '
+        + ', '.join(bundled_configs()),
     )
-    folder = {'metavar': 'FOLDER', 'help': text}
-    add_options(parser, 'output', output=folder)
-    text = 'name of the encoder; by default that of the CONFIG'
-    parser.add_argument('--name', help=text)
-    text = (
-        'begin with the weights of a bundled encoder or of a .safetensors file '
-        'of the same sizes; much shorter than from scratch'
+    parser.add_argument(
+        '-o',
+        '--output',
+        metavar='FOLDER',
+        help='where checkpoint, log and weights go; by default a folder with the '
+        'name of the configuration',
     )
-    parser.add_argument('--start-from', metavar='ENCODER', help=text)
+    parser.add_argument('--name', help='of the encoder; by default of the CONFIG')
+    parser.add_argument(
+        '--start-from',
+        metavar='ENCODER',
+        help='begin with the weights of a bundled encoder or of a .safetensors file '
+        'of the same sizes; much shorter than from scratch',
+    )
     existing = parser.add_mutually_exclusive_group()
-    text = 'continue the run in FOLDER'
-    existing.add_argument('--resume', action='store_true', help=text)
-    text = 'start anew over the run in FOLDER'
-    add_options(existing, 'overwrite', overwrite={'help': text})
-    text = 'stop after this time, to be resumed later'
-    parser.add_argument('--max-minutes', type=positive_float, metavar='M', help=text)
-    add_options(parser, 'device quiet')
+    existing.add_argument(
+        '--resume', action='store_true', help='continue the run in FOLDER'
+    )
+    existing.add_argument(
+        '--overwrite', action='store_true', help='start anew over the run in FOLDER'
+    )
+    parser.add_argument(
+        '--max-minutes',
+        type=positive_float,
+        metavar='M',
+        help='stop after this time, to be resumed later',
+    )
+    add_device(parser)
+    parser.add_argument(
+        '-q', '--quiet', action='store_true', help='show no progress bar'
+    )
+    parser.set_defaults(run=run)
 
 
 def run(options):
-    """Train, or continue to."""
+    """
+    Train, or continue to.
+    """
     path = find_config(options.config)
     prepare = _prepare_galaxies if _is_of_galaxies(path) else _prepare_encoder
     # Configurations are read before anything is written.
@@ -84,26 +106,29 @@ def run(options):
         if checkpoint.exists():
             msg = f'interrupted; to continue: {_resume_command(options, output)}'
         raise KeyboardInterrupt(msg) from None
-    _report(options, trained.card, weights, output)
+    _tell(options, trained.card, weights, output)
 
 
 def _is_of_galaxies(path):
-    """Test whether a configuration is one of the galaxy model."""
+    """
+    Whether a configuration is one of the galaxy model.
+    """
     import tomllib
 
     try:
         return 'galaxies' in tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        # The error is explained where the whole file is read.
+        # Whoever reads it in earnest explains what is wrong.
         return False
 
 
 def _prepare_encoder(options, path):
-    """Read the configurations of an encoder."""
+    """
+    Read the configurations of an encoder.
+    """
     import dataclasses
     import functools
 
-    from bliss_astro._devices import choose_device
     from bliss_astro.training import load_config, train_encoder
 
     encoder, simulation, training = load_config(path)
@@ -123,7 +148,9 @@ def _prepare_encoder(options, path):
 
 
 def _prepare_galaxies(options, path):
-    """Read the configurations of a galaxy model."""
+    """
+    Read the configurations of a galaxy model.
+    """
     from bliss_astro.training import load_config, train_galaxies
 
     if options.start_from:
@@ -136,12 +163,26 @@ def _prepare_galaxies(options, path):
 
 
 def bundled_configs():
-    """Return the names of the bundled configurations."""
+    """
+    Name the configurations that come with the package.
+    """
     return sorted(path.stem for path in _folder().glob('*.toml'))
 
 
 def find_config(text):
-    """Find a configuration by path, or else by the name of a bundled one."""
+    """
+    Find a configuration by path, or by the name of a bundled one.
+
+    Parameters
+    ----------
+    text : str
+        What the user wrote. A file of that name comes first.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The file.
+    """
     path = Path(text)
     if path.is_file():
         return path
@@ -160,7 +201,9 @@ def _folder():
 
 
 def _check_existing(options, checkpoint, weights):
-    """Refuse to touch a run unless it is to be continued or replaced."""
+    """
+    Refuse to touch a run that nobody asked to continue or replace.
+    """
     if not checkpoint.exists() and options.resume:
         status(options, f'no checkpoint in {checkpoint.parent}: starting from scratch')
     if options.resume or options.overwrite:
@@ -172,19 +215,25 @@ def _check_existing(options, checkpoint, weights):
 
 
 def _resume_command(options, output):
-    """Write the command that continues a run."""
+    """
+    Write the command that continues a run.
+    """
     import shlex
 
     words = [PROGRAM, 'train', options.config, '-o', str(output)]
-    for name, default in (('name', None), ('start_from', None), ('device', 'auto')):
-        value = getattr(options, name)
-        if value not in (None, default):
-            words += ['--' + name.replace('_', '-'), value]
+    if options.name:
+        words += ['--name', options.name]
+    if options.start_from:
+        words += ['--start-from', options.start_from]
+    if options.device != 'auto':
+        words += ['--device', options.device]
     return shlex.join([*words, '--resume'])
 
 
-def _report(options, card, weights, output):
-    """Print the files and the numbers of the run."""
+def _tell(options, card, weights, output):
+    """
+    Print what came of it.
+    """
     training = card['training']
     done, total = training['steps_done'], training['n_steps']
     print(f'weights          {weights}')

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from astropy.wcs import WCS, Sip
 
-from ..exposures._cutout import check_wcs, cut_wcs
+from ..exposures._wcs import check_wcs, cut_wcs
 from ._pixel_mapping import map_pixels
 
 __all__ = ['OutputGrid', 'check_celestial', 'common_grid', 'is_celestial', 'parse_grid']

@@ -3,13 +3,10 @@
 From whatever a person has to an `Exposure`.
 """
 
-import os
-
 import numpy as np
 
 from bliss_astro._messages import counted
-from bliss_astro.exposures._input import exposure_of
-from bliss_astro.exposures._read import open_exposure
+from bliss_astro.exposures._read import exposure_of
 
 from ._psf import psf_of_stars
 
@@ -46,9 +43,6 @@ def as_exposure(data, **given):
     given = {name: value for name, value in given.items() if value is not None}
     error = given.get('psf_error')
     estimated = {}
-    if isinstance(data, str | os.PathLike):
-        data, _ = open_exposure(data, parameter='data', **given)
-        given = {}
     exposure = exposure_of(data, given, estimated)
     exposure = _without_impossible(exposure, estimated)
     if exposure.psf is None:

@@ -1,42 +1,62 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Exposures with several pixels joined into one.
+Binned exposures: n x n pixels joined into one.
 """
+
+from copy import copy
 
 import numpy as np
 
-__all__ = ['BinnedPSF', 'bin_exposure']
+from ._wcs import binned_wcs
 
-# Distance in pixels up to which the correlation of noise is counted.
+__all__ = ['binned']
+
+# Largest lag (pixels) at which the correlation of noise is counted.
 _MAX_LAG = 24
-# Side in binned pixels of the image from which a PSF is fitted.
-_STAMP = 25
-# Spacing in binned pixels of the places at which a PSF that varies is fitted.
-_SPACING = 64
-# Points along each axis, and degree of distortions, where a WCS is fitted anew.
-_N_POINTS, _DEGREE = 16, 3
+# Side (binned pixels) of the image from which a PSF is fitted, and spacing of the
+# places at which one that varies is fitted.
+_STAMP, _SPACING = 25, 64
 
 
-def bin_exposure(exposure, n):
+def binned(exposure, n):
     """
-    Join n x n pixels into one; the work behind `Exposure.binned`.
+    Join n x n pixels into one, as a camera with larger pixels had.
+
+    Rows and columns beyond a whole number of pixels are left out. Everything
+    follows: a pixel is the sum of n x n, bad if one of them is; its noise contains
+    their correlation, and with it that of neighbours that remains; the PSF is
+    fitted to sums of pixels, and the WCS has the larger pixels.
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The exposure.
-
     n : int
-        Pixels along each side.
+        Pixels along each side, from 1.
 
     Returns
     -------
-    data : float `~numpy.ndarray`, shape (ny // n, nx // n)
-        Sums of pixels.
+    exposure : `Exposure`
+        Binned image, with ``meta['binned']``.
 
-    arguments : dict
-        Arguments of `~bliss_astro.exposures.Exposure`.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro.exposures import Exposure
+    >>> exposure = Exposure(np.ones((32, 48)), bkg_error=2.0, effective_gain=1.0)
+    >>> binned = exposure.binned(2)
+    >>> binned.shape, float(binned.data[0, 0]), binned.bkg_error
+    ((16, 24), 4.0, 4.0)
     """
+    from ._exposure import Exposure
+
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        msg = f'n must be a whole number; got {n!r}.'
+        raise TypeError(msg)
+    if not 1 <= n <= min(exposure.shape):
+        msg = f'n must be from 1 to the shorter side, {min(exposure.shape)}; got {n}.'
+        raise ValueError(msg)
+    if n == 1:
+        return exposure
+    n = int(n)
     ny, nx = (length // n for length in exposure.shape)
     part = exposure[: ny * n, : nx * n]
 
@@ -51,28 +71,26 @@ def bin_exposure(exposure, n):
 
     factors = [_joined_noise(r, n) for r in part.noise_correlation]
     share = factors[0][0] * factors[1][0]
-    noise = joined(
-        np.square(part.bkg_error, dtype=float), lambda total: np.sqrt(total * share)
-    )
-    read_noise = joined(np.square(part.read_noise, dtype=float), np.sqrt)
-    gain = joined(1 / part.effective_gain, lambda total: n * n / total)
+    variance = np.square(part.bkg_error, dtype=float)
+    noise = joined(variance, lambda total: np.sqrt(total * share))
     level = n * n * np.median(part.bkg_error) / np.median(noise)
-    return sums(np.where(part.mask, 0.0, part.data)), {
-        'background': joined(part.background, lambda total: total),
-        'bkg_error': noise,
-        'effective_gain': gain,
-        'read_noise': read_noise,
-        'mask': sums(part.mask) > 0,
-        'saturated': sums(part.saturated) > 0,
-        'noise_correlation': (factors[0][1], factors[1][1]),
-        'psf_error': part.psf_error,
+    return Exposure(
+        sums(np.where(part.mask, 0.0, part.data)),
+        background=joined(part.background, lambda total: total),
+        bkg_error=noise,
+        effective_gain=joined(1 / part.effective_gain, lambda total: n * n / total),
+        read_noise=joined(np.square(part.read_noise, dtype=float), np.sqrt),
+        mask=sums(part.mask) > 0,
+        saturated=sums(part.saturated) > 0,
+        noise_correlation=(factors[0][1], factors[1][1]),
+        psf_error=part.psf_error,
         # The error of the sky is common to the pixels that are joined.
-        'background_error': part.background_error * float(level),
-        'psf': None if part.psf is None else _binned_psf(part, n),
-        'wcs': None if part.wcs is None else _binned_wcs(part.wcs, part.shape, n),
-        'unit': part.unit,
-        'meta': part.meta | {'binned': n * part.meta.get('binned', 1)},
-    }
+        background_error=part.background_error * float(level),
+        psf=None if part.psf is None else _binned_psf(part._psf_access, n),
+        wcs=None if part.wcs is None else binned_wcs(part.wcs, part.shape, n),
+        unit=part.unit,
+        meta=part.meta | {'binned': n * part.meta.get('binned', 1)},
+    )
 
 
 def _joined_noise(r, n):
@@ -82,7 +100,7 @@ def _joined_noise(r, n):
     The correlation at k pixels is that of noise that a kernel smoothed, r^(k^2).
     """
     lags = np.abs(np.arange(-_MAX_LAG - n, _MAX_LAG + n + 1))
-    rho = np.sign(r) ** lags * np.abs(r) ** (lags**2.0) if r else (lags == 0) * 1.0
+    rho = np.sign(r) ** lags * np.abs(r) ** (lags**2.0)
     rho[lags > _MAX_LAG] = 0.0
     pairs = n - np.abs(np.arange(-n + 1, n))
     middle = _MAX_LAG + n
@@ -94,84 +112,51 @@ def _joined_noise(r, n):
     return covariance(0) / n, covariance(n) / covariance(0)
 
 
-class BinnedPSF:
+class _BinnedPSF:
     """
-    The PSF of an exposure whose pixels were joined.
+    PSF of joined pixels that varies, fitted where it is needed.
 
     Parameters
     ----------
-    access : object
-        Gives the PSF of the exposure at a place by ``at(x, y)``.
+    access : `PSFAccess`
+        PSF of the exposure.
 
     n : int
         Pixels along each side of a binned one.
 
     origin : tuple of float, optional
-        The place in binned pixels of the pixel (0, 0).
+        Place in binned pixels of the pixel (0, 0).
     """
 
     def __init__(self, access, n, origin=(0.0, 0.0)):
-        self._access, self.n, self.origin = access, n, tuple(origin)
+        self._access, self._n, self.origin = access, n, origin
         self._fits = {}
 
     def at(self, x, y):
-        """
-        Return the PSF at a place.
-
-        Parameters
-        ----------
-        x, y : float
-            The place, binned pixels.
-
-        Returns
-        -------
-        psf : `~bliss_astro.psf.PSFModel`
-            A fit to the sums of pixels.
-        """
+        """Return a fit to the sums of pixels at a place."""
         places = (float(x) + self.origin[0], float(y) + self.origin[1])
         key = tuple(round(place / _SPACING) for place in places)
         if key not in self._fits:
-            middle = ((k * _SPACING + 0.5) * self.n - 0.5 for k in key)
-            self._fits[key] = binned_model(self._access.at(*middle), self.n)
+            middle = ((k * _SPACING + 0.5) * self._n - 0.5 for k in key)
+            self._fits[key] = _binned_model(self._access.at(*middle), self._n)
         return self._fits[key]
 
     def shifted(self, dx, dy):
-        """
-        Return the PSF of a cut-out.
-
-        Parameters
-        ----------
-        dx, dy : float
-            Its first pixel.
-
-        Returns
-        -------
-        psf : `BinnedPSF`
-            The same in its pixels.
-        """
-        origin = (self.origin[0] + dx, self.origin[1] + dy)
-        moved = BinnedPSF(self._access, self.n, origin)
-        moved._fits = self._fits
+        """Return the PSF in the pixels of a cut-out."""
+        moved = copy(self)
+        moved.origin = (self.origin[0] + dx, self.origin[1] + dy)
         return moved
 
 
-def binned_model(model, n):
-    """
-    Fit the PSF of joined pixels.
+def _binned_psf(access, n):
+    """PSF of joined pixels, one model or one that varies."""
+    if access.varies:
+        return _BinnedPSF(access, n)
+    return _binned_model(access.at(0, 0), n)
 
-    Parameters
-    ----------
-    model : `~bliss_astro.psf.PSFModel`
-        The PSF.
 
-    n : int
-        Pixels along each side of a binned one.
-
-    Returns
-    -------
-    psf : `~bliss_astro.psf.PSFModel`
-        The PSF in binned pixels.
-    """
+def _binned_model(model, n):
+    """Fit the PSF of joined pixels, in these."""
     from ..psf import PSFModel
 
     model = model.copy()
@@ -183,42 +168,3 @@ def binned_model(model, n):
     image = image.reshape(_STAMP, n, _STAMP, n).sum((1, 3))
     radius = max(float(model.normalization_radius) / n, _STAMP / 2)
     return PSFModel.fit(image / image.sum(), normalization_radius=radius)
-
-
-def _binned_psf(exposure, n):
-    """
-    Return the PSF of joined pixels, one model or one that varies.
-    """
-    access = exposure._psf_access
-    if access.varies:
-        return BinnedPSF(access, n)
-    return binned_model(access.at(0, 0), n)
-
-
-def _binned_wcs(wcs, shape, n):
-    """
-    Return the WCS of joined pixels.
-    """
-    plain = getattr(wcs, 'sip', wcs) is None and not any(
-        getattr(wcs, name, None) is not None
-        for name in ('cpdis1', 'cpdis2', 'det2im1', 'det2im2')
-    )
-    if plain:
-        # Not by slices: of a WCS with a CD matrix astropy scales CDELT.
-        joined = wcs.deepcopy()
-        joined.wcs.crpix = (wcs.wcs.crpix - 0.5) / n + 0.5
-        if wcs.wcs.has_cd():
-            joined.wcs.cd = wcs.wcs.cd * n
-        else:
-            joined.wcs.cdelt = wcs.wcs.cdelt * n
-        joined.array_shape = tuple(length // n for length in shape)
-        return joined
-    # Distortions are polynomials in pixels, which are no longer the same.
-    from astropy.wcs.utils import fit_wcs_from_points
-    from astropy.wcs.wcsapi import HighLevelWCSWrapper
-
-    high = wcs if hasattr(wcs, 'pixel_to_world') else HighLevelWCSWrapper(wcs)
-    axes = (np.linspace(0, length - 1, _N_POINTS) for length in reversed(shape))
-    x, y = (values.ravel() for values in np.meshgrid(*axes))
-    binned = ((x + 0.5) / n - 0.5, (y + 0.5) / n - 0.5)
-    return fit_wcs_from_points(binned, high.pixel_to_world(x, y), sip_degree=_DEGREE)

@@ -1,27 +1,26 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The line that describes an exposure.
+Description of an exposure in one line: shape, unit, sky, noise, seeing and depth.
 """
 
 import astropy.units as u
 import numpy as np
 
+from bliss_astro.units import flux_to_magnitude
+
 __all__ = ['describe', 'limiting_flux']
+
+# Signal-to-noise ratio of the star that is the depth.
+_DEPTH_SNR = 5
+# Pixels of the sample from which medians of large maps are taken.
+_N_MEDIAN = 1e5
+# Least factor of the variance of sums by correlated noise.
+_MIN_EXCESS = 0.2
 
 
 def describe(exposure):
     """
     Describe an exposure in a line.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The exposure.
-
-    Returns
-    -------
-    text : str
-        Shape, unit, sky, noise, seeing and depth.
     """
     ny, nx = exposure.shape
     parts = [f'{ny} x {nx} px']
@@ -40,9 +39,7 @@ def describe(exposure):
 
 
 def _describe_psf(exposure, noise):
-    """
-    Describe seeing and depth, where they are known.
-    """
+    """Describe seeing and depth, where they are known."""
     if exposure.psf is None:
         return []
     try:
@@ -53,11 +50,13 @@ def _describe_psf(exposure, noise):
     seeing = f'FWHM {fwhm:.2f} px'
     if exposure.pixel_scale is not None:
         seeing += f' = {fwhm * exposure.pixel_scale:.2f}"'
-    depth = limiting_flux(exposure, noise, n_eff, 5)
-    text = f'5 sigma at {depth:.3g}'
-    magnitude = _magnitude(depth, exposure.unit)
-    if magnitude is not None:
-        text += f' ({magnitude:.2f} mag)'
+    depth = limiting_flux(exposure, noise, n_eff, _DEPTH_SNR)
+    text = f'{_DEPTH_SNR} sigma at {depth:.3g}'
+    unit = exposure.unit
+    if unit is not None and unit.is_equivalent(u.nmgy):
+        text += f' ({flux_to_magnitude(depth * unit.to(u.nmgy)):.2f} mag)'
+    elif unit is not None and unit.is_equivalent(u.Jy):
+        text += f' ({(depth * unit).to_value(u.ABmag):.2f} mag)'
     return [seeing, text]
 
 
@@ -66,28 +65,14 @@ def limiting_flux(exposure, noise, area, snr):
     Flux of a star of a signal-to-noise ratio, the noise's correlation included.
     """
     x, y = exposure.noise_correlation
-    return snr * noise * float(np.sqrt(area * max((1 + 2 * x) * (1 + 2 * y), 0.2)))
+    excess = max((1 + 2 * x) * (1 + 2 * y), _MIN_EXCESS)
+    return snr * noise * float(np.sqrt(area * excess))
 
 
 def _median(value, mask):
-    """
-    Return the median over the good pixels, from a sample of them if many.
-    """
+    """Median over the good pixels, from a sample of them if many."""
     if np.ndim(value) == 0:
         return float(value)
-    step = max(1, int(np.sqrt(mask.size / 1e5)))
+    step = max(1, int(np.sqrt(mask.size / _N_MEDIAN)))
     sample = value[::step, ::step][~mask[::step, ::step]]
     return float(np.median(sample if sample.size else value[~mask]))
-
-
-def _magnitude(flux, unit):
-    """
-    Turn a flux into an AB magnitude, or `None` if its unit has none.
-    """
-    if unit is None:
-        return None
-    if unit.is_equivalent(u.nmgy):
-        return 22.5 - 2.5 * np.log10(flux * unit.to(u.nmgy))
-    if unit.is_equivalent(u.Jy):
-        return (flux * unit).to_value(u.ABmag)
-    return None

@@ -1,28 +1,34 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-An image with all that a measurement needs.
+Exposure: an image with its background, noise, mask, PSF, WCS and unit.
 """
+
+import inspect
 
 import astropy.units as u
 import numpy as np
+from astropy.utils import classproperty
 
-from bliss_astro._messages import first_wrong
 from bliss_astro._plugins import survey
 
-from ._cutout import cut_wcs, sky_wcs, two_slices
+from ._binned import binned
 from ._describe import describe
+from ._nddata import from_nddata, to_ccddata
 from ._psf import PSFAccess, check_psf
 from ._validate import (
     check_correlation,
     check_data,
     check_map,
     check_mask,
-    check_positive,
-    check_relative,
+    check_number,
+    check_sound,
     image_unit,
+    join_masks,
     split_mask,
     strip_units,
+    two_slices,
 )
+from ._wcs import cut_wcs, sky_wcs
 
 __all__ = ['Exposure']
 
@@ -31,63 +37,55 @@ class Exposure:
     """
     An image, its background, noise, bad pixels, PSF, coordinates and unit.
 
-    The numbers are kept without units; ``unit`` says which one they have. What
-    applies to all pixels alike may be a single number, and is kept as one;
-    `maps` spreads everything out. An exposure is not meant to be changed: use
-    `replace` for a changed copy, and slicing for a cut-out.
+    Numbers are kept without units; ``unit`` is theirs. A number that applies to all
+    pixels is kept as one; `maps` spreads all out. An exposure is not meant to be
+    changed: use `replace` for a changed copy, and slicing for a cut-out.
 
     Parameters
     ----------
     data : 2D array_like or `~astropy.units.Quantity`
-        The image. Integers are cast to floating point. Pixels that are not
-        finite are added to ``mask``, and so are those that are masked in a
-        masked array of NumPy's or astropy's, which any of the maps may be.
+        Image. Integers are cast to floating point. Pixels that are not finite, or
+        masked in a masked array (as which any of the maps may come too), are bad.
 
     background : float, 2D array_like or `~astropy.units.Quantity`, optional
-        What of the sky is still in ``data``, in its unit: 0 for an image
-        whose sky has been subtracted.
+        Sky that is still in ``data``, in its unit: 0 for an image whose sky has been
+        subtracted.
 
     bkg_error : float, 2D array_like or `~astropy.units.Quantity`
-        Standard deviation of a pixel without sources, in the unit of
-        ``data``: the noise of the whole sky (subtracted or not), read noise
-        and all else. If it is `None`, it is taken to be
-        ``sqrt(background * effective_gain + read_noise**2) / effective_gain``,
+        Standard deviation of a pixel without sources in the unit of ``data``: noise
+        of the whole sky (subtracted or not), read noise and all else. `None` stands
+        for ``sqrt(background * effective_gain + read_noise**2) / effective_gain``,
         which is right only if no sky has been subtracted.
 
     effective_gain : float, 2D array_like or `~astropy.units.Quantity`
         Electrons per unit of ``data``. It sets the noise that sources add: a
         pixel with signal s above the sky has the variance
-        ``bkg_error**2 + max(s, 0) / effective_gain``. Give a large number if
-        that noise shall be neglected.
+        ``bkg_error**2 + max(s, 0) / effective_gain``. A large number neglects it.
 
     read_noise : float, 2D array_like or `~astropy.units.Quantity`, optional
-        Standard deviation of the camera's own noise in electrons. It is a part of
-        ``bkg_error`` already and is kept for information.
+        Standard deviation of the camera's own noise in electrons: a part of
+        ``bkg_error`` already, kept for information.
 
     mask : 2D bool array_like, optional
         `True` in bad pixels.
 
     psf : object, optional
-        The PSF: a `~bliss_astro.psf.PSFModel`; one that varies, with a
-        method ``at(x, y)`` that returns a `~bliss_astro.psf.PSFModel`, such
-        as `~bliss_astro.surveys.sdss.SDSSPSF`; a PSF model of photutils or astropy; or
-        an image of the PSF. The last two are described by a fit.
+        A `~bliss_astro.psf.PSFModel`; a PSF that varies, with a method ``at(x, y)``
+        that returns one; a PSF model of photutils or astropy; or an image of the PSF.
+        The last two are described by a fit.
 
     wcs : object, optional
-        The coordinates, an `~astropy.wcs.WCS` or another astropy WCS. One that
-        gives no position on the sky is left out, with a warning.
+        `~astropy.wcs.WCS` or another astropy WCS. One that gives no position on the
+        sky is left out, with a warning.
 
     unit : unit-like, optional
-        The unit of ``data``, if that is a plain array. A
-        `~astropy.units.Quantity` is converted to it.
+        Unit of ``data``. A `~astropy.units.Quantity` is converted to it.
 
     saturation : float, 2D array_like or `~astropy.units.Quantity`, optional
-        The level, in the unit of ``data``, at and above which a pixel is
-        saturated. Such pixels are added to ``mask``.
+        Level in the unit of ``data`` at and above which a pixel is saturated, and bad.
 
     saturated : 2D bool array_like, optional
-        Pixels that are known to be saturated, whatever their value. They are
-        added to ``mask`` too.
+        Pixels known to be saturated, and bad, whatever their value.
 
     noise_correlation : pair of float, optional
         Correlation of the noise of pixels next to each other in x and in y: 0
@@ -100,46 +98,32 @@ class Exposure:
         Error of ``background`` (standard deviation), in units of ``bkg_error``.
 
     meta : dict, optional
-        Whatever else is known.
+        Anything else that is known.
 
     Attributes
     ----------
     data : float `~numpy.ndarray`, shape (ny, nx)
-        The image, as given: bad pixels keep their values.
+        Image; bad pixels keep their values.
 
     background, bkg_error, effective_gain, read_noise : float or `~numpy.ndarray`
-        See the parameters; values in bad pixels are sound.
+        As the parameters; values in bad pixels are sound.
 
-    mask : bool `~numpy.ndarray`, shape (ny, nx)
-        `True` in all bad pixels.
+    mask, saturated : bool `~numpy.ndarray`, shape (ny, nx)
+        All bad pixels, and those that are bad because they are saturated.
 
-    saturated : bool `~numpy.ndarray`, shape (ny, nx)
-        `True` in the bad pixels that are bad because they are saturated.
-
-    saturation : float, `~numpy.ndarray` or None
-        See the parameters.
-
-    psf, wcs, noise_correlation, psf_error, background_error : object
-        See the parameters.
-
-    unit : `~astropy.units.Unit` or None
-        The unit of ``data``, ``background``, ``bkg_error`` and ``saturation``.
-
-    meta : dict
-        See the parameters.
+    wcs, unit, saturation, noise_correlation, psf_error, background_error, meta : object
+        As the parameters, or `None`.
 
     Raises
     ------
     TypeError
-        If ``data`` are complex, boolean, objects or an
-        `~astropy.nddata.NDData` (see `from_nddata`), or another argument
-        has an impossible type.
+        If ``data`` are complex, boolean, objects or an `~astropy.nddata.NDData`
+        (see `from_nddata`), or another argument has an impossible type.
 
     ValueError
-        If ``data`` are not two-dimensional, empty, or without a single good
-        pixel; if anything has another shape than ``data``; if noise or gain
-        is not positive and finite in every good pixel; if only some arguments
-        have units, or wrong ones.
+        If ``data`` are not two-dimensional, empty, or without a good pixel; if
+        anything has another shape; if noise or gain is not positive and finite in
+        every good pixel; if only some arguments have units, or wrong ones.
 
     Examples
     --------
@@ -153,23 +137,10 @@ class Exposure:
     (16, 32)
     """
 
-    # What the constructor takes after data; a subclass adds its own.
-    _arguments = (
-        'background',
-        'bkg_error',
-        'effective_gain',
-        'read_noise',
-        'mask',
-        'psf',
-        'wcs',
-        'unit',
-        'saturation',
-        'saturated',
-        'noise_correlation',
-        'psf_error',
-        'background_error',
-        'meta',
-    )
+    @classproperty(lazy=True)
+    def _arguments(cls):  # noqa: N805
+        """Names of the arguments after data."""
+        return tuple(inspect.signature(cls).parameters)[1:]
 
     def __init__(
         self,
@@ -191,7 +162,7 @@ class Exposure:
         meta=None,
     ):
         shape = np.shape(data)
-        data, hidden = split_mask('data', data, shape)
+        data, *hidden = split_mask('data', data, shape)
         numbers = {
             'background': background,
             'bkg_error': bkg_error,
@@ -201,51 +172,19 @@ class Exposure:
         }
         for name, value in numbers.items():
             numbers[name], unknown = split_mask(name, value, shape)
-            if unknown is not None:
-                hidden = unknown if hidden is None else hidden | unknown
+            hidden.append(unknown)
         self.unit = image_unit(data, unit)
         with_units = getattr(data, 'unit', None) is not None
         if with_units:
             data = data.to_value(self.unit)
-        plain, effective_gain, read_noise = strip_units(
-            self.unit,
-            with_units,
-            {name: numbers[name] for name in ('background', 'bkg_error', 'saturation')},
-            numbers['effective_gain'],
-            numbers['read_noise'],
-        )
-        self.data, self.mask = check_data(data)
-        if hidden is not None:
-            self.mask |= hidden
-        self._set_mask(mask, plain['saturation'], saturated)
-        self._set_noise(
-            plain['background'], plain['bkg_error'], effective_gain, read_noise
-        )
-        self.wcs = sky_wcs(wcs, self.data.shape)
-        self.noise_correlation = check_correlation(noise_correlation)
-        self.psf_error = check_relative('psf_error', psf_error)
-        self.background_error = check_relative('background_error', background_error)
-        self.meta = dict(meta or {})
-        self._psf_access = psf if isinstance(psf, PSFAccess) else None
-        if self._psf_access is None:
-            self._psf_access = PSFAccess(check_psf(psf))
-
-    def _set_mask(self, mask, saturation, saturated):
-        """
-        Join all that makes a pixel bad.
-        """
+        numbers = strip_units(self.unit, with_units, numbers)
+        self.data, bad = check_data(data)
         shape = self.data.shape
+        self.saturation, self.saturated = self._find_saturated(
+            numbers.pop('saturation'), check_mask('saturated', saturated, shape)
+        )
         given = check_mask('mask', mask, shape)
-        if given is not None:
-            self.mask |= given
-        full = check_mask('saturated', saturated, shape)
-        self.saturated = np.zeros(shape, dtype=bool) if full is None else full.copy()
-        self.saturation = None
-        if saturation is not None:
-            self.saturation = check_map('saturation', saturation, shape)
-            with np.errstate(invalid='ignore'):
-                self.saturated |= self.data >= self.saturation
-        self.mask |= self.saturated
+        self.mask = join_masks(shape, bad, *hidden, given, self.saturated)
         if self.mask.all():
             msg = 'data must have good pixels; all are masked, saturated or not finite.'
             if self.saturated.all() and self.saturation is not None:
@@ -254,27 +193,42 @@ class Exposure:
                     f'{np.max(self.saturation):.6g}.'
                 )
             raise ValueError(msg)
+        self._set_noise(**numbers)
+        self.wcs = sky_wcs(wcs, shape)
+        self.noise_correlation = check_correlation(noise_correlation)
+        self.psf_error = check_number('psf_error', psf_error, sign='not negative')
+        self.background_error = check_number(
+            'background_error', background_error, sign='not negative'
+        )
+        self.meta = dict(meta or {})
+        is_access = isinstance(psf, PSFAccess)
+        self._psf_access = psf if is_access else PSFAccess(check_psf(psf))
+
+    def _find_saturated(self, level, marked):
+        """Saturation level or None, and the pixels that reach it or are marked."""
+        saturated = join_masks(self.data.shape, marked)
+        if level is not None:
+            level = check_map('saturation', level, self.data.shape)
+            with np.errstate(invalid='ignore'):
+                saturated |= self.data >= level
+        return level, saturated
 
     def _set_noise(self, background, bkg_error, effective_gain, read_noise):
-        """
-        Check the numbers that set the noise.
-        """
-        shape, good = self.data.shape, ~self.mask
+        """Check the numbers that set the noise."""
+
+        def checked(name, value, sign):
+            value = check_map(name, value, self.data.shape)
+            return check_sound(name, value, ~self.mask, sign=sign)
+
         if effective_gain is None:
             msg = (
                 'effective_gain must be given (electrons per data unit); a large '
                 "number neglects the sources' own noise."
             )
             raise ValueError(msg)
-        self.effective_gain = check_positive(
-            'effective_gain', check_map('effective_gain', effective_gain, shape), good
-        )
-        self.read_noise = check_positive(
-            'read_noise', check_map('read_noise', read_noise, shape), good, zero=True
-        )
-        self.background = _finite(
-            'background', check_map('background', background, shape), good
-        )
+        self.effective_gain = checked('effective_gain', effective_gain, 'positive')
+        self.read_noise = checked('read_noise', read_noise, 'not negative')
+        self.background = checked('background', background, None)
         if bkg_error is None:
             electrons = np.maximum(self.background * self.effective_gain, 0)
             bkg_error = np.sqrt(electrons + self.read_noise**2) / self.effective_gain
@@ -284,27 +238,27 @@ class Exposure:
                     'and read_noise do not account for any noise.'
                 )
                 raise ValueError(msg)
-        self.bkg_error = check_positive(
-            'bkg_error', check_map('bkg_error', bkg_error, shape), good
-        )
+        self.bkg_error = checked('bkg_error', bkg_error, 'positive')
 
     @classmethod
     def from_sdss(cls, frame, psfield=None, **options):
         """
         Read an image of the Sloan Digital Sky Survey.
 
+        The short form of `bliss_astro.surveys.sdss.read_exposure`, which describes
+        the keywords.
+
         Parameters
         ----------
         frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-            A calibrated ``frame`` (DR8 on) or a corrected frame ``fpC`` (to DR7).
+            Calibrated ``frame`` (DR8 on) or corrected frame ``fpC`` (to DR7).
 
         psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
             ``psField`` file of the field.
 
         **options
             Keywords ``band``, ``fpm``, ``tsfield``, ``photofield``, ``background``,
-            ``noise`` and ``bad_planes`` of `bliss_astro.surveys.sdss.read_exposure`,
-            of which this is the short form.
+            ``noise`` and ``bad_planes``.
 
         Returns
         -------
@@ -313,88 +267,13 @@ class Exposure:
         """
         return survey('sdss').read_exposure(frame, psfield, cls=cls, **options)
 
-    @classmethod
-    def from_nddata(cls, nddata, **kwargs):
-        """
-        Take the image, and all that it knows, from an NDData or CCDData.
-
-        Parameters
-        ----------
-        nddata : `~astropy.nddata.NDData` or `~astropy.nddata.CCDData`
-            The image. Its mask, WCS, unit and meta are taken; the ``psf`` of
-            a CCDData, if it is an image; and its uncertainty, which is the
-            TOTAL error of each pixel there.
-
-        **kwargs
-            Arguments of `Exposure`. ``effective_gain`` is needed, unless the
-            meta hold ``EFFGAIN`` (as after `to_ccddata`). What the NDData has
-            may not be given again.
-
-        Returns
-        -------
-        exposure : `Exposure`
-            The image.
-
-        Raises
-        ------
-        TypeError
-            If it is not an NDData.
-
-        ValueError
-            If something is given twice, or the uncertainty is smaller than
-            the noise of the sources alone.
-
-        Notes
-        -----
-        An exposure keeps the noise of the sky and that of the sources apart.
-        The sources' share is therefore taken out of the uncertainty:
-        ``bkg_error**2 = error**2 - max(data - background, 0) / effective_gain``.
-        Where little is left (below a quarter of its median over the pixels in which
-        the sky dominates), the difference says nothing and that median is
-        taken instead.
-        """
-        from ._nddata import read_nddata
-
-        data, arguments = read_nddata(nddata, kwargs)
-        return cls(data, **arguments)
+    from_nddata = classmethod(from_nddata)
+    to_ccddata = to_ccddata
 
     @classmethod
     def from_ccddata(cls, ccddata, **kwargs):
-        """
-        Take the image from a CCDData; the same as `from_nddata`.
-
-        Parameters
-        ----------
-        ccddata : `~astropy.nddata.CCDData`
-            The image.
-
-        **kwargs
-            See `from_nddata`.
-
-        Returns
-        -------
-        exposure : `Exposure`
-            The image.
-        """
+        """Make an exposure of a CCDData; the same as `from_nddata`."""
         return cls.from_nddata(ccddata, **kwargs)
-
-    def to_ccddata(self):
-        """
-        Turn the exposure into a CCDData.
-
-        Returns
-        -------
-        ccddata : `~astropy.nddata.CCDData`
-            Image, mask, WCS, unit (dimensionless if there is none), meta, an
-            image of the PSF at the centre, and as its uncertainty the total
-            error. What is one number for all pixels stands in its meta under
-            ``EFFGAIN``, ``BKGLEVEL``, ``RDNOISE``, ``SATURATE``, ``PSFERR`` and
-            ``BKGRELER``; maps of these are not kept, and `from_nddata` needs them
-            again.
-        """
-        from ._nddata import write_ccddata
-
-        return write_ccddata(self)
 
     @property
     def shape(self):
@@ -403,7 +282,7 @@ class Exposure:
 
     @property
     def psf(self):
-        """The PSF as it was given, in the pixels of this image."""
+        """PSF as it was given, in the pixels of this image."""
         return self._psf_access.psf
 
     @property
@@ -433,13 +312,13 @@ class Exposure:
 
     def total_error(self, signal=None):
         """
-        Return the standard deviation of each pixel, sources included.
+        Compute the standard deviation of each pixel, sources included.
 
         Parameters
         ----------
         signal : float or 2D array_like, optional
-            The light of the sources in the unit of ``data``. By default it is
-            what ``data`` have above ``background``.
+            Light of the sources in the unit of ``data``, by default the excess of
+            ``data`` over ``background``.
 
         Returns
         -------
@@ -449,11 +328,10 @@ class Exposure:
         """
         if signal is None:
             signal = self.data - self.background
-        signal = np.asarray(
-            signal.to_value(self.unit) if isinstance(signal, u.Quantity) else signal,
-            dtype=float,
-        )
-        signal = np.nan_to_num(np.maximum(signal, 0), nan=0.0, posinf=0.0)
+        elif isinstance(signal, u.Quantity):
+            signal = signal.to_value(self.unit)
+        signal = np.maximum(np.asarray(signal, dtype=float), 0)
+        signal = np.nan_to_num(signal, nan=0.0, posinf=0.0)
         variance = np.square(self.bkg_error, dtype=float) + signal / self.effective_gain
         return np.broadcast_to(np.sqrt(variance), self.shape)
 
@@ -464,12 +342,12 @@ class Exposure:
         Parameters
         ----------
         x, y : float
-            The place in the pixels of this image.
+            Place in pixels of this image.
 
         Returns
         -------
         psf : `~bliss_astro.psf.PSFModel`
-            The PSF there; a fit, where the exposure's PSF is of another kind.
+            PSF there; a fit, where the exposure's PSF is of another kind.
 
         Raises
         ------
@@ -485,7 +363,7 @@ class Exposure:
         Parameters
         ----------
         xs, ys : float array_like
-            Columns and rows in the pixels of this image.
+            Columns and rows in pixels of this image.
 
         Returns
         -------
@@ -515,12 +393,7 @@ class Exposure:
         Returns
         -------
         exposure : `Exposure`
-            The changed copy.
-
-        Raises
-        ------
-        TypeError
-            If there is no such argument.
+            Changed copy.
         """
         unknown = set(changes) - {'data', *self._arguments}
         if unknown:
@@ -532,67 +405,15 @@ class Exposure:
         arguments = {'data': self.data} | self._state() | changes
         return type(self)(arguments.pop('data'), **arguments)
 
-    def binned(self, n):
-        """
-        Join n x n pixels into one, as a camera with larger pixels had.
-
-        Rows and columns beyond a whole number of pixels are left out. Everything
-        follows: a pixel is the sum of n x n, bad if one of them is; its noise contains
-        their correlation, and with it that of neighbours that remains; the PSF is
-        fitted to sums of pixels, and the WCS has the larger pixels.
-
-        Parameters
-        ----------
-        n : int
-            Pixels along each side, from 1.
-
-        Returns
-        -------
-        exposure : `Exposure`
-            The binned image, with ``meta['binned']``.
-
-        Raises
-        ------
-        TypeError
-            If ``n`` is no whole number.
-
-        ValueError
-            If nothing would be left.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from bliss_astro.exposures import Exposure
-        >>> exposure = Exposure(np.ones((32, 48)), bkg_error=2.0, effective_gain=1.0)
-        >>> binned = exposure.binned(2)
-        >>> binned.shape, float(binned.data[0, 0]), binned.bkg_error
-        ((16, 24), 4.0, 4.0)
-        """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer):
-            msg = f'n must be a whole number; got {n!r}.'
-            raise TypeError(msg)
-        if not 1 <= n <= min(self.shape):
-            msg = f'n must be from 1 to the shorter side, {min(self.shape)}; got {n}.'
-            raise ValueError(msg)
-        if n == 1:
-            return self
-        from ._binned import bin_exposure
-
-        data, arguments = bin_exposure(self, int(n))
-        return Exposure(data, **arguments)
+    binned = binned
 
     def _state(self):
-        """
-        Return the constructor's arguments after data, as they are now.
-        """
+        """Arguments of the constructor after data, as they are now."""
         state = {name: getattr(self, name) for name in self._arguments}
-        state['psf'] = self._psf_access
-        return state
+        return state | {'psf': self._psf_access}
 
     def __getitem__(self, item):
-        """
-        Return a cut-out, in which everything follows.
-        """
+        """Return a cut-out, in which everything follows."""
         rows, columns = two_slices(item, self.shape)
         arguments = {}
         for name, value in self._state().items():
@@ -605,17 +426,3 @@ class Exposure:
 
     def __repr__(self):
         return describe(self)
-
-
-def _finite(name, value, good):
-    """
-    Check that a number or map is finite where pixels are good.
-    """
-    sound = np.isfinite(value)
-    if not (sound if np.ndim(value) == 0 else sound[good].all()):
-        wrong = first_wrong(value, sound | ~good if np.ndim(value) else sound)
-        msg = f'{name} must be finite in every good pixel; got {wrong}.'
-        raise ValueError(msg)
-    if np.ndim(value) and not sound.all():
-        value = np.where(sound, value, np.median(value[good])).astype(value.dtype)
-    return value

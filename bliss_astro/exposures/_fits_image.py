@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Images in FITS files: which HDU, which part of it, and the maps that go with it.
+Images in FITS files: which HDU, which section of it, and the maps that go with it.
 """
 
 import os
@@ -11,26 +11,24 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from bliss_astro._fits import check_file, file_name, header_wcs, list_hdus, open_fits
 from bliss_astro._warnings import warn
 
-from .._fits import check_file, file_name, header_wcs, list_hdus, open_fits
-from ._units import parse_unit
+from ._header import parse_unit
 
-__all__ = [
-    'FITSPlane',
-    'Location',
-    'find_plane',
-    'parse_location',
-    'plane_of',
-    'read_map',
-]
+__all__ = ['FITSPlane', 'Location', 'find_plane', 'parse_location', 'read_map']
 
 # file.fits[EXT][x1:x2,y1:y2], the notation of CFITSIO.
 _BRACKETS = re.compile(r'\[([^\[\]]*)\]')
-# What arguments that may be files are else, those of the first kind never numbers.
-_ALWAYS_MAPS = ('mask', 'weight')
-_NUMBER_OR_MAP = 'a number, an array or a file'
 _RANGE = re.compile(r'\s*(?:(\*)|(\d+)\s*:\s*(\d+))\s*')
+# Arguments that are never numbers.
+_ALWAYS_MAPS = ('mask', 'weight')
+# Names of extensions that go with an image, and are none of the sky.
+_AUXILIARY = re.compile(
+    r'(ERR|UNC|RMS|SIG|STD|NOISE|VAR|WEIGHT|WHT|WT|IVAR|INV|EXP|TIME|DQ|MASK|FLAG|CTX|CON'
+    r'|BACK|BKG|SKY|PSF|MOD|RES|COV|HIT|AREA|CHI|WCS|D2IM|NPOL|SEG|CAT|GAIN|FLAT|NEXP)',
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Location:
         The file.
 
     extension : int, str, tuple or None
-        The HDU by number, name, or name and version.
+        HDU by number, name, or name and version.
 
     section : tuple of tuple or None
         First and last pixel in x and in y, counted from 1 and inclusive, as
@@ -56,24 +54,7 @@ class Location:
     section: tuple | None = None
 
     def cut(self, shape):
-        """
-        Return the section as slices of rows and columns.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            The shape (ny, nx) of the image.
-
-        Returns
-        -------
-        slices : tuple of slice
-            Rows and columns.
-
-        Raises
-        ------
-        ValueError
-            If the section reaches beyond the image.
-        """
+        """Slices (rows, columns) of the section in an image of that shape."""
         if self.section is None:
             return slice(0, shape[0]), slice(0, shape[1])
         slices = []
@@ -96,15 +77,15 @@ def parse_location(source, extension=None):
     Parameters
     ----------
     source : str or `~os.PathLike`
-        A path, perhaps followed by ``[EXT]`` and ``[x1:x2,y1:y2]``.
+        Path, perhaps followed by ``[EXT]`` and ``[x1:x2,y1:y2]``.
 
     extension : int, str, tuple or None
-        The extension, if given apart.
+        Extension, if given apart.
 
     Returns
     -------
     location : `Location`
-        Where the image is.
+        Place of the image.
 
     Raises
     ------
@@ -133,9 +114,7 @@ def parse_location(source, extension=None):
 
 
 def _parse_extension(text):
-    """
-    Return a number, a name, or name and version.
-    """
+    """Number, name, or name and version of an extension."""
     name, comma, version = (part.strip() for part in text.partition(','))
     if comma and version.isdigit():
         return name, int(version)
@@ -143,9 +122,7 @@ def _parse_extension(text):
 
 
 def _parse_section(text, whole):
-    """
-    Return first and last pixel of both axes.
-    """
+    """First and last pixel of both axes."""
     found = [_RANGE.fullmatch(part) for part in text.split(',')]
     if len(found) != 2 or None in found:
         msg = (
@@ -159,24 +136,24 @@ def _parse_section(text, whole):
 @dataclass
 class FITSPlane:
     """
-    A two-dimensional image of a FITS file and what its header says of it.
+    A two-dimensional image of a FITS file and its header.
 
     Parameters
     ----------
     data : `~numpy.ndarray`, shape (ny, nx)
-        The image, in the machine's byte order.
+        Image, in the machine's byte order.
 
     header : `~astropy.io.fits.Header`
         Its header.
 
     unit : `~astropy.units.Unit` or None
-        The unit of ``BUNIT``.
+        Unit of ``BUNIT``.
 
     hdus : `~astropy.io.fits.HDUList`
-        The open file.
+        Open file.
 
     name : str
-        The name of the file.
+        Name of the file.
     """
 
     data: np.ndarray
@@ -186,33 +163,14 @@ class FITSPlane:
     name: str
 
     def extension(self, name):
-        """
-        Return an extension that has the shape of the image, or `None`.
-
-        Parameters
-        ----------
-        name : str
-            Its name.
-
-        Returns
-        -------
-        hdu : HDU or None
-            The extension.
-        """
-        if name not in self.hdus or not self.hdus[name].is_image:
+        """Return the HDU of an extension that has the shape of the image, or None."""
+        if name not in self.hdus:
             return None
         hdu = self.hdus[name]
-        return hdu if np.shape(plane_of(hdu)) == self.data.shape else None
+        return hdu if np.shape(_plane_of(hdu)) == self.data.shape else None
 
     def wcs(self):
-        """
-        Return the WCS of the image, or `None` with a warning.
-
-        Returns
-        -------
-        wcs : `~astropy.wcs.WCS` or None
-            The WCS; `None` without a warning if the header has none.
-        """
+        """Return the WCS or None; with a warning where the header's has errors."""
         if not any(f'CTYPE{k}' in self.header for k in (1, 2, 3)):
             return None
         try:
@@ -223,21 +181,28 @@ class FITSPlane:
             warn(f'wcs of {self.name!r} cannot be used: {reason}')
             return None
 
+    def mask(self):
+        """Return the pixels marked in the extension MASK, or None."""
+        hdu = self.extension('MASK')
+        if hdu is None:
+            return None
+        return ~(np.asarray(hdu.data).reshape(self.data.shape) == 0)
 
-def plane_of(hdu):
-    """
-    Return the two-dimensional image of an HDU, or `None`.
+    def uncertainty(self):
+        """Return the standard deviations of UNCERT, as CCDData writes it, or None."""
+        hdu = self.extension('UNCERT')
+        if hdu is None:
+            return None
+        kind = str(hdu.header.get('UTYPE', 'StdDevUncertainty'))
+        values = np.asarray(hdu.data, dtype=float).reshape(self.data.shape)
+        with np.errstate(invalid='ignore', divide='ignore'):
+            if kind == 'VarianceUncertainty':
+                return np.sqrt(values)
+            return 1 / np.sqrt(values) if kind == 'InverseVariance' else values
 
-    Parameters
-    ----------
-    hdu : HDU
-        Any HDU.
 
-    Returns
-    -------
-    data : `~numpy.ndarray`, shape (ny, nx), or None
-        The image, without axes of a single pixel.
-    """
+def _plane_of(hdu):
+    """Two-dimensional image of an HDU, without axes of one pixel, or None."""
     if not hdu.is_image or hdu.data is None:
         return None
     data = hdu.data
@@ -246,25 +211,17 @@ def plane_of(hdu):
     return data if data.ndim == 2 else None
 
 
-# Names of extensions that go with an image, and are none of the sky.
-_AUXILIARY = re.compile(
-    r'(ERR|UNC|RMS|SIG|STD|NOISE|VAR|WEIGHT|WHT|WT|IVAR|INV|EXP|TIME|DQ|MASK|FLAG|CTX|CON'
-    r'|BACK|BKG|SKY|PSF|MOD|RES|COV|HIT|AREA|CHI|WCS|D2IM|NPOL|SEG|CAT|GAIN|FLAT|NEXP)',
-    re.IGNORECASE,
-)
-
-
 def find_plane(hdus, extension, *, parameter='path'):
     """
-    Find the image that is meant: by number or name, or the first there is.
+    Find an image: by number or name of its HDU, or the first there is.
 
     Parameters
     ----------
     hdus : `~astropy.io.fits.HDUList`
-        The open file.
+        Open file.
 
     extension : int, str, tuple or None
-        Which HDU; `None` for the first with a two-dimensional image.
+        HDU; `None` for the first with a two-dimensional image.
 
     parameter : str, optional
         The caller's argument, for messages.
@@ -272,58 +229,49 @@ def find_plane(hdus, extension, *, parameter='path'):
     Returns
     -------
     plane : `FITSPlane`
-        The image.
-
-    Raises
-    ------
-    ValueError
-        If there is no such HDU, or it is no image.
-
-    Warns
-    -----
-    `~astropy.utils.exceptions.AstropyUserWarning`
-        If nobody knows the unit.
+        Image. A warning names other images that may be meant, and unknown units.
     """
     name = file_name(hdus)
-    if extension is not None:
-        try:
-            hdu = hdus[extension]
-        except (KeyError, IndexError) as error:
-            msg = (
-                f'{parameter}: {name!r} has no extension {extension}; it has '
-                f'{list_hdus(hdus)}'
-            )
-            raise ValueError(msg) from error
-        data = plane_of(hdu)
-        if data is None:
-            msg = (
-                f'{parameter}: extension {extension} of {name!r} is no '
-                f'two-dimensional image; the file has {list_hdus(hdus)}'
-            )
-            raise ValueError(msg)
-    else:
-        for hdu in hdus:
-            data = plane_of(hdu)
-            if data is not None:
-                break
-        else:
-            msg = (
-                f'{parameter}: {name!r} has no two-dimensional image; it has '
-                f'{list_hdus(hdus)}'
-            )
-            if any(hdu.is_image and np.ndim(hdu.data) > 2 for hdu in hdus):
+    if extension is None:
+        hdu = next((one for one in hdus if _plane_of(one) is not None), None)
+        if hdu is None:
+            msg = _absent(hdus, parameter, 'two-dimensional image')
+            if any(one.is_image and np.ndim(one.data) > 2 for one in hdus):
                 msg += '; take one plane out of the cube first'
             raise ValueError(msg)
         if parameter == 'data':
             _name_others(hdus, hdus.index(hdu), name)
+    elif _has(hdus, extension):
+        hdu = hdus[extension]
+    else:
+        raise ValueError(_absent(hdus, parameter, f'extension {extension}'))
+    data = _plane_of(hdu)
+    if data is None:
+        msg = (
+            f'{parameter}: extension {extension} of {name!r} is no '
+            f'two-dimensional image; the file has {list_hdus(hdus)}'
+        )
+        raise ValueError(msg)
     data = np.array(data, dtype=data.dtype.newbyteorder('='))
-    return FITSPlane(data, hdu.header, _unit(hdu.header, name), hdus, name)
+    text = hdu.header.get('BUNIT', '')
+    try:
+        unit = parse_unit(text)
+    except ValueError:
+        unit = None
+        warn(
+            f'header cards ignored: BUNIT {text!r} is no unit that astropy knows; '
+            f'fluxes of {name!r} have none'
+        )
+    return FITSPlane(data, hdu.header, unit, hdus, name)
+
+
+def _absent(hdus, parameter, wanted):
+    """Message of a file that does not have what is wanted."""
+    return f'{parameter}: {file_name(hdus)!r} has no {wanted}; it has {list_hdus(hdus)}'
 
 
 def _name_others(hdus, number, name):
-    """
-    Warn of images after the first that are not known to go with it.
-    """
+    """Warn of images after the first that are not known to go with it."""
     # By their headers: the pixels of a whole camera need not be read for this.
     others = [
         k
@@ -344,21 +292,6 @@ def _name_others(hdus, number, name):
     )
 
 
-def _unit(header, name):
-    """
-    Read BUNIT; an unknown one is left out with a warning.
-    """
-    text = header.get('BUNIT', '')
-    try:
-        return parse_unit(text)
-    except ValueError:
-        warn(
-            f'header cards ignored: BUNIT {text!r} is no unit that astropy knows; '
-            f'fluxes of {name!r} have none'
-        )
-        return None
-
-
 def read_map(source, parameter, *, shape, cut=None, hdus=None):
     """
     Read a map that goes with an image.
@@ -373,14 +306,14 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
         The caller's argument, for messages.
 
     shape : tuple of int
-        The shape (ny, nx) of the image.
+        Shape (ny, nx) of the image.
 
     cut : tuple of slice, optional
-        The part of its file that the image is, which is taken of the map too
+        Part of its file that the image is; the same part of the map is used
         unless that has the shape of the part.
 
     hdus : `~astropy.io.fits.HDUList`, optional
-        The file of the image.
+        File of the image.
 
     Returns
     -------
@@ -389,29 +322,18 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
 
     unit : `~astropy.units.Unit` or None
         Its unit.
-
-    Raises
-    ------
-    OSError
-        If the file is absent or damaged.
-
-    ValueError
-        If there is no such map, or it has another shape.
     """
     location = parse_location(source)
-    key = _parse_extension(location.path)
     own = hdus is not None and not Path(location.path).exists()
+    key = _parse_extension(location.path)
     if own and _has(hdus, key):
         plane = find_plane(hdus, key, parameter=parameter)
         name = f'extension {location.path} of {plane.name!r}'
     elif own and '[' not in os.fspath(source) and not Path(location.path).suffix:
-        msg = (
-            f'{parameter}: {file_name(hdus)!r} has no extension {source}; it has '
-            f'{list_hdus(hdus)}'
-        )
-        raise ValueError(msg)
+        raise ValueError(_absent(hdus, parameter, f'extension {source}'))
     else:
-        kinds = 'an array or a file' if parameter in _ALWAYS_MAPS else _NUMBER_OR_MAP
+        kinds = 'an array or a file'
+        kinds = kinds if parameter in _ALWAYS_MAPS else f'a number, {kinds}'
         check_file(location.path, parameter, kinds)
         with open_fits(location.path, parameter) as opened:
             plane = find_plane(opened, location.extension, parameter=parameter)
@@ -429,9 +351,7 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
 
 
 def _has(hdus, key):
-    """
-    Tell whether a file has an HDU of that number or name.
-    """
+    """Whether a file has an HDU of that number or name."""
     try:
         hdus[key]
     except (KeyError, IndexError):

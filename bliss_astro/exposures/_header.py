@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Header cards about the detector: used where sound, named where not.
+Header cards of the detector and units of images: used where sound, named where not.
 """
 
 import re
@@ -11,10 +11,17 @@ from astropy.io.fits.verify import VerifyError
 
 from bliss_astro._warnings import warn
 
-__all__ = ['HeaderCards', 'trim_section', 'warn_ignored']
+__all__ = ['HeaderCards', 'parse_unit', 'plain_number', 'trim_section', 'warn_ignored']
 
-# Cards by what they say; the first that is there counts. Those of Exposure's own
-# come first.
+# Cards by argument; the first that is there counts. Numbers are positive, or may be 0
+# or of any sign. Cards of the first group are those of `Exposure.to_ccddata`, as good
+# as given.
+_OWN = {
+    'background': ('BKGLEVEL', 'any'),
+    'psf_error': ('PSFERR', 'zero'),
+    'background_error': ('BKGRELER', 'zero'),
+    'effective_gain': ('EFFGAIN', 'positive'),
+}
 _GAINS = ('GAIN', 'EGAIN', 'CCDGAIN')
 _TIMES = ('EXPTIME', 'EXPOSURE', 'TEXPTIME', 'EXP_TIME', 'ITIME')
 _READ_NOISES = ('RDNOISE', 'READNOIS', 'RON', 'READNOISE')
@@ -29,28 +36,53 @@ _ZERO_POINTS = (
     'PHOTZPT',
 )
 _DEPTHS = ('NCOMBINE', 'NEXP', 'NIMAGES', 'NCOADD')
-_OWN = {
-    'background': 'BKGLEVEL',
-    'psf_error': 'PSFERR',
-    'background_error': 'BKGRELER',
-}
+_TEXTS = {'band': 'FILTER', 'date_obs': 'DATE-OBS'}
 _COUNTS = (u.adu, u.DN, u.ct)
-# A saturation level is above so large a share of the pixels.
-_BULK = 0.95
+# Share of the pixels that a saturation level exceeds, at least.
+_BELOW_SATURATION = 0.95
 _SECTION = re.compile(r'\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]')
+
+# Spellings of units in headers, in lower case, by astropy's own.
+_SPELLINGS = {
+    word: unit
+    for unit, words in {
+        'nmgy': 'nanomaggy nanomaggies',
+        'ct': 'counts count cts',
+        'DN': 'dn dns',
+        'adu': 'adu adus',
+        'electron': 'electron electrons photoelectron photoelectrons elec e- e',
+        'photon': 'photons',
+        's': 's sec secs second seconds',
+        'pix': 'pixel pixels px',
+        'Jy': 'jy jansky',
+        'uJy': 'ujy microjy',
+        'nJy': 'njy',
+        'kJy': 'kjy',
+        'Angstrom': 'ang angstrom angstroms',
+        'Hz': 'hz',
+        'sr': 'sr',
+        '/': 'per',
+    }.items()
+    for word in words.split()
+}
+# Words, and electrons with their sign; not the exponent of a number.
+_WORD = re.compile(r'(?<![\w.])(?:[eE]-(?!\d)|[A-Za-z\u00b5\u03bc]+)')
+# What a text card carries along when a program pastes value and comment.
+_COMMENT = re.compile(r'\s*/(?:\s|$).*')
+_NOT_STATED = ('', 'none', 'unknown', 'n/a', 'na', 'uncalibrated', 'undefined')
 
 
 class HeaderCards:
     """
-    What a header says of an image, checked card by card.
+    Numbers of a header about an image, checked card by card.
 
     Parameters
     ----------
     header : mapping
-        A FITS header, or the meta of an NDData.
+        FITS header, or meta of an NDData.
 
     data : 2D array_like
-        The image, plain numbers in ``unit``.
+        Image, plain numbers in ``unit``.
 
     unit : `~astropy.units.Unit` or None
         Its unit.
@@ -65,30 +97,35 @@ class HeaderCards:
         ``date_obs``, as far as the header has them.
 
     sources : dict of str to str
-        Where each of ``known`` comes from, if not from a card of our own.
+        Source of each of ``known``, if it is not a card of our own.
 
     used : dict of str to str
-        The card behind each of ``known``.
+        Card behind each of ``known``.
 
     ignored : list of str
-        The cards that are not sound, and why.
+        Cards that are not sound, and why.
     """
 
     def __init__(self, header, data, unit):
-        self.known, self.meta, self.sources = {}, {}, {}
-        self.used, self.ignored = {}, []
+        self.known, self.meta, self.sources, self.used = {}, {}, {}, {}
+        self.ignored = []
         self._header = {} if header is None else header
-        self._take_own()
+        for argument, (card, sign) in _OWN.items():
+            self._take(argument, (card,), sign, own=True)
         if 'effective_gain' not in self.known:
             self._take_gain(unit)
-        self._take('read_noise', _READ_NOISES, zero=True)
-        self._take_saturation(np.asarray(data))
+        self._take('read_noise', _READ_NOISES, 'zero')
+        self._take('saturation', _SATURATIONS, 'positive')
+        level = self.known.get('saturation')
+        if level is not None:
+            sample = np.asarray(data)[np.isfinite(data)]
+            sample = sample[:: max(1, sample.size // 100_000)]
+            if sample.size and np.mean(sample < level) < _BELOW_SATURATION:
+                self.ignore('saturation', 'below most of the image')
         self._take_meta()
 
     def _get(self, names):
-        """
-        Return the first card that is there and not blank: name and value.
-        """
+        """Return the first card that is there and not blank: name and value."""
         for name in names:
             try:
                 value = self._header.get(name)
@@ -101,10 +138,8 @@ class HeaderCards:
                 return name, value
         return None, None
 
-    def _number(self, names, *, zero=False, any_sign=False):
-        """
-        Return the first of some cards as a sound number, or `None`.
-        """
+    def _number(self, names, sign='positive'):
+        """Return the first of some cards as name and sound number, or None twice."""
         name, value = self._get(names)
         if name is None:
             return None, None
@@ -113,98 +148,62 @@ class HeaderCards:
             self.ignored.append(f'{name} = {value!r:.40} (no number)')
         elif not np.isfinite(number):
             self.ignored.append(f'{name} = {number} (not finite)')
-        elif not (any_sign or number > 0 or (zero and number == 0)):
-            self.ignored.append(f'{name} = {number:g} (not positive)')
-        else:
+        elif sign == 'any' or number > 0 or (sign == 'zero' and number == 0):
             return name, number
+        else:
+            self.ignored.append(f'{name} = {number:g} (not positive)')
         return None, None
 
-    def _take(self, argument, names, **how):
-        name, number = self._number(names, **how)
+    def _take(self, argument, names, sign, *, own=False):
+        name, number = self._number(names, sign)
         if name is not None:
-            self.known[argument] = number
-            self.used[argument] = name
-        if name is not None and number != 0:
-            self.sources[argument] = f'header: {name}'
-
-    def _take_own(self):
-        """
-        Take what `Exposure.to_ccddata` writes: as good as given.
-        """
-        for argument, card in _OWN.items():
-            signed = argument == 'background'
-            name, number = self._number((card,), zero=True, any_sign=signed)
-            if name is not None:
-                self.known[argument], self.used[argument] = number, name
-        name, number = self._number(('EFFGAIN',))
-        if name is not None:
-            self.known['effective_gain'], self.used['effective_gain'] = number, name
+            self.known[argument], self.used[argument] = number, name
+            if not own and number != 0:
+                self.sources[argument] = f'header: {name}'
 
     def _take_gain(self, unit):
-        """
-        Work out electrons per unit of the data.
-        """
+        """Work out electrons per unit of the data."""
         if unit == u.electron:
             # Cards still hold the gain that was divided out.
             self.known['effective_gain'] = 1.0
             self.sources['effective_gain'] = 'header: data are in electrons'
             return
-        rate = None if unit is None else unit * u.s
-        per_second = rate is not None and rate in (u.electron, *_COUNTS)
-        factor, names = 1.0, []
-        if unit is None or unit in _COUNTS or (per_second and rate != u.electron):
-            name, factor = self._number(_GAINS)
-            names.append(name)
-        elif not per_second:
+        per_second = unit is not None and unit * u.s in (u.electron, *_COUNTS)
+        if not (per_second or unit is None or unit in _COUNTS):
             return
-        if per_second:
-            name, seconds = self._number(_TIMES)
-            names.append(name)
-            factor = None if None in (factor, seconds) else factor * seconds
-        if None in names:
-            return
-        self.known['effective_gain'] = factor
-        self.used['effective_gain'] = ' and '.join(names)
-        self.sources['effective_gain'] = 'header: ' + ' times '.join(names)
-
-    def _take_saturation(self, data):
-        name, level = self._number(_SATURATIONS)
-        if name is None:
-            return
-        sample = data[np.isfinite(data)]
-        sample = sample[:: max(1, sample.size // 100_000)]
-        if sample.size and np.mean(sample < level) < _BULK:
-            self.ignored.append(f'{name} = {level:g} (below most of the image)')
-            return
-        self.known['saturation'], self.used['saturation'] = level, name
-        self.sources['saturation'] = f'header: {name}'
+        cards = [] if per_second and unit * u.s == u.electron else [_GAINS]
+        cards += [_TIMES] * per_second
+        found = [self._number(names) for names in cards]
+        names = [name for name, _ in found]
+        if None not in names:
+            self.known['effective_gain'] = float(np.prod([n for _, n in found]))
+            self.used['effective_gain'] = ' and '.join(names)
+            self.sources['effective_gain'] = 'header: ' + ' times '.join(names)
 
     def _take_meta(self):
-        for key, names, how in (
-            ('exposure_time', _TIMES, {}),
-            ('zero_point', _ZERO_POINTS, {'any_sign': True}),
-        ):
-            before = list(self.ignored)
-            name, number = self._number(names, **how)
-            if name is not None:
-                self.meta[key] = number
-            elif key == 'exposure_time':
-                # Named already where it is needed.
-                self.ignored = before
+        before = list(self.ignored)
+        name, number = self._number(_TIMES)
+        if name is None:
+            # Named already where it is needed.
+            self.ignored = before
+        else:
+            self.meta['exposure_time'] = number
+        name, number = self._number(_ZERO_POINTS, 'any')
+        if name is not None:
+            self.meta['zero_point'] = number
         for name in _DEPTHS:
             value = self._get((name,))[1]
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if whole and value > 0:
+            if type(value) is int and value > 0:
                 self.meta['n_exposures'] = value
                 break
-        for key, names in (('band', ('FILTER',)), ('date_obs', ('DATE-OBS',))):
-            value = self._get(names)[1]
+        for key, name in _TEXTS.items():
+            value = self._get((name,))[1]
             if isinstance(value, str):
                 self.meta[key] = value.strip()
 
     def complete(self, given, unit, sources):
         """
-        Add the numbers of the header to those given, and say where they come from.
+        Add the numbers of the header to those given, and the sources of these.
 
         Parameters
         ----------
@@ -225,36 +224,14 @@ class HeaderCards:
                     sources[name] = self.sources[name]
 
     def ignore(self, argument, reason):
-        """
-        Take back what a card said.
-
-        Parameters
-        ----------
-        argument : str
-            One of ``known``.
-
-        reason : str
-            Why its card is not sound.
-        """
+        """Take back the card of an argument for a reason."""
         value = self.known.pop(argument)
         self.sources.pop(argument, None)
         self.ignored.append(f'{self.used.pop(argument)} = {value:g} ({reason})')
 
 
 def plain_number(value):
-    """
-    Read a number from a card, which may be text with a comment in it.
-
-    Parameters
-    ----------
-    value : object
-        The value of the card.
-
-    Returns
-    -------
-    number : float or None
-        The number; `None` if it is none.
-    """
+    """Read a number of a card, which may be text with a comment; None if it is none."""
     if isinstance(value, bool | np.bool_):
         return None
     if isinstance(value, str):
@@ -266,38 +243,17 @@ def plain_number(value):
 
 
 def warn_ignored(cards):
-    """
-    Warn, once, of all header cards that are not sound.
-
-    Parameters
-    ----------
-    cards : `HeaderCards`
-        The cards.
-    """
+    """Warn, once, of all header cards that are not sound."""
     if cards.ignored:
         warn(f'header cards ignored: {"; ".join(dict.fromkeys(cards.ignored))}')
 
 
 def trim_section(header, shape):
     """
-    Return the part of an image that its header says to be exposed to the sky.
+    Part of an image of that shape that its header declares exposed to the sky.
 
-    Parameters
-    ----------
-    header : mapping
-        The header, with ``TRIMSEC`` or ``DATASEC`` in FITS order.
-
-    shape : tuple of int
-        The shape (ny, nx) of the image.
-
-    Returns
-    -------
-    name : str or None
-        The card.
-
-    section : tuple of slice or None
-        Rows and columns; `None` if there is no card, or it does not fit the
-        image, or is all of it.
+    Returns the card (``TRIMSEC`` or ``DATASEC``) and slices of rows and columns, or
+    `None` twice if there is no card, or it does not fit the image, or is all of it.
     """
     for name in ('TRIMSEC', 'DATASEC'):
         found = _SECTION.search(str(header.get(name, '')))
@@ -305,8 +261,58 @@ def trim_section(header, shape):
             continue
         x1, x2, y1, y2 = (int(number) for number in found.groups())
         inside = 1 <= x1 <= x2 <= shape[1] and 1 <= y1 <= y2 <= shape[0]
-        section = slice(y1 - 1, y2), slice(x1 - 1, x2)
-        size = (y2 - y1 + 1) * (x2 - x1 + 1)
-        if inside and size < shape[0] * shape[1]:
-            return name, section
+        if inside and (y2 - y1 + 1, x2 - x1 + 1) != tuple(shape):
+            return name, (slice(y1 - 1, y2), slice(x1 - 1, x2))
     return None, None
+
+
+def parse_unit(text):
+    """
+    Read the unit of an image as FITS headers spell it.
+
+    Parameters
+    ----------
+    text : str
+        Value of ``BUNIT``, such as ``'ADU'``, ``'ELECTRONS/S'`` or ``'e-'``; a
+        comment after a slash is dropped.
+
+    Returns
+    -------
+    unit : `~astropy.units.Unit` or None
+        Unit of the flux that a pixel holds: "per pixel" is dropped. `None`
+        if the text states that there is none.
+
+    Raises
+    ------
+    ValueError
+        If the unit is unknown to astropy.
+    """
+    text = str(text).strip().strip('\'"[]').strip()
+    for candidate in (text, _COMMENT.sub('', text)):
+        if candidate.lower() in _NOT_STATED:
+            return None
+        for form in (_WORD.sub(_spell, candidate), candidate):
+            # Several slashes are understood by astropy, but not without a word.
+            first, *others = form.split('/')
+            try:
+                unit = u.Unit(f'{first}/({"*".join(others)})' if others else first)
+            except (ValueError, TypeError):
+                continue
+            return _without_pixel(unit)
+    msg = f'{text!r} is no unit that astropy knows'
+    raise ValueError(msg)
+
+
+def _spell(found):
+    """Spell a word as astropy does."""
+    # Only the case tells mega from milli.
+    return 'MJy' if found[0] == 'MJY' else _SPELLINGS.get(found[0].lower(), found[0])
+
+
+def _without_pixel(unit):
+    """Unit of the light of one pixel, None for a plain number."""
+    if not isinstance(unit, u.UnitBase):
+        return unit
+    if u.pix in unit.bases and unit.powers[unit.bases.index(u.pix)] == -1:
+        unit = unit * u.pix
+    return None if unit == u.dimensionless_unscaled else unit

@@ -1,9 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-One face for all the kinds of PSF that an `Exposure` may hold.
+PSFs of all kinds that an `Exposure` may hold, behind one interface.
 """
 
 import re
+from copy import copy
 
 import astropy.units as u
 import numpy as np
@@ -11,41 +12,18 @@ from astropy.modeling import Model
 
 __all__ = ['PSFAccess', 'check_psf']
 
-# Side of the image on which a foreign PSF is drawn before it is fitted, and
-# the spacing of the places at which one that varies is, in pixels.
-_STAMP = 51
-_SPACING = 256
-
-# Least side of an image of a PSF that can be fitted, in pixels.
-_LEAST_SIDE = 5
-
+# Side (pixels) of the image on which a foreign PSF is drawn before it is fitted, and
+# spacing of the places at which one that varies is.
+_STAMP, _SPACING = 51, 256
+# Least side (pixels) of an image of a PSF that can be fitted.
+_MIN_SIDE = 5
 # Names that astropy's and photutils' models give to the position, in compound
 # models with a number behind.
 _PLACE = re.compile(r'([xy])_(?:0|mean)(?:_\d+)?')
 
 
 def check_psf(psf):
-    """
-    Check that an object can serve as the PSF of an exposure.
-
-    Parameters
-    ----------
-    psf : object
-        What was given.
-
-    Returns
-    -------
-    psf : object
-        The same; an image becomes a float array.
-
-    Raises
-    ------
-    TypeError
-        If it is none of the kinds that `Exposure` accepts.
-
-    ValueError
-        If it is an image without a positive, finite sum, or not 2-D.
-    """
+    """Check that an object can serve as a PSF; an image becomes a float array."""
     from ..psf._inputs import check_psf_pixels
 
     if psf is None or hasattr(psf, 'at') or hasattr(psf, 'shape_vector'):
@@ -61,9 +39,9 @@ def check_psf(psf):
     if isinstance(psf, (np.ndarray, list)):
         image = np.asarray(psf.value if isinstance(psf, u.Quantity) else psf, float)
         check_psf_pixels(image, 'psf, as an image,')
-        if min(image.shape) < _LEAST_SIDE:
+        if min(image.shape) < _MIN_SIDE:
             msg = (
-                f'psf: an image must have at least {_LEAST_SIDE} x {_LEAST_SIDE} px; '
+                f'psf: an image must have at least {_MIN_SIDE} x {_MIN_SIDE} px; '
                 f'got shape {image.shape}.'
             )
             raise ValueError(msg)
@@ -78,78 +56,47 @@ def check_psf(psf):
 
 
 def _place_names(model):
-    """
-    Names of the parameters of a model that say where it is: those of x, of y.
-    """
+    """Names of the parameters of a model that are its position: those of x, of y."""
     found = [_PLACE.fullmatch(name) for name in model.param_names]
     return tuple([m.string for m in found if m and m[1] == axis] for axis in 'xy')
 
 
 class PSFAccess:
     """
-    The PSF of an image at any of its pixels, whatever kind it is of.
+    The PSF of an image at any of its pixels, of any kind.
 
     Parameters
     ----------
     psf : object
-        What `check_psf` accepts.
+        PSF that `check_psf` accepts.
 
     origin : tuple of float, optional
-        The pixel (x, y) of the psf's own frame on which pixel (0, 0) of the
-        image lies. Used for models that do not know how to be moved.
+        Pixel (x, y) of the psf's own frame on which pixel (0, 0) of the
+        image lies, for models without a method ``shifted``.
     """
 
     def __init__(self, psf, origin=(0, 0)):
-        self.psf = psf
-        self.origin = tuple(origin)
+        self.psf, self.origin = psf, tuple(origin)
         self._fits = {}
 
     @property
     def varies(self):
         """Whether the PSF depends on the place."""
-        if hasattr(self.psf, 'at'):
-            return True
-        # photutils' PSF of many images, by its structure.
-        return hasattr(self.psf, 'grid_xypos') and hasattr(self.psf, 'data')
+        # photutils' PSF of many images is known by its structure.
+        gridded = hasattr(self.psf, 'grid_xypos') and hasattr(self.psf, 'data')
+        return gridded or hasattr(self.psf, 'at')
 
     def cutout(self, x0, y0):
-        """
-        Return the access of a cut-out that begins at pixel (x0, y0).
-
-        Parameters
-        ----------
-        x0, y0 : int
-            The first pixel.
-
-        Returns
-        -------
-        access : `PSFAccess`
-            The PSF in the pixels of the cut-out.
-        """
-        if not self.varies or (x0 == 0 and y0 == 0):
-            moved = PSFAccess(self.psf, self.origin)
-            moved._fits = self._fits
-            return moved
-        if hasattr(self.psf, 'shifted'):
+        """Return the access of a cut-out that begins at pixel (x0, y0)."""
+        if self.varies and hasattr(self.psf, 'shifted') and (x0, y0) != (0, 0):
             return PSFAccess(self.psf.shifted(x0, y0), self.origin)
-        moved = PSFAccess(self.psf, (self.origin[0] + x0, self.origin[1] + y0))
-        moved._fits = self._fits
+        moved = copy(self)
+        if self.varies:
+            moved.origin = (self.origin[0] + x0, self.origin[1] + y0)
         return moved
 
     def at(self, x, y):
-        """
-        Return the PSF at one place.
-
-        Parameters
-        ----------
-        x, y : float
-            The place, pixels.
-
-        Returns
-        -------
-        psf : `~bliss_astro.psf.PSFModel`
-            The PSF; a fit, where it is of another kind.
-        """
+        """Return the `PSFModel` at a place (pixels): a fit to a PSF of another kind."""
         psf = self.psf
         if psf is None:
             msg = 'this exposure has no psf; give it one with replace(psf=...).'
@@ -172,12 +119,12 @@ class PSFAccess:
         Parameters
         ----------
         xs, ys : float `~numpy.ndarray`
-            Columns and rows, pixels.
+            Columns and rows in pixels.
 
         Returns
         -------
         shapes : float `~numpy.ndarray`, shape (len(ys), len(xs), 8)
-            The parameters, in the order of ``SHAPE_NAMES``.
+            Parameters in the order of ``SHAPE_NAMES``.
         """
         xs = np.atleast_1d(np.asarray(xs, dtype=float))
         ys = np.atleast_1d(np.asarray(ys, dtype=float))
@@ -185,24 +132,16 @@ class PSFAccess:
             one = np.asarray(self.at(0, 0).shape_vector, dtype=float)
             return np.broadcast_to(one, (len(ys), len(xs), len(one))).copy()
         if hasattr(self.psf, 'shape_grid'):
-            return np.asarray(
-                self.psf.shape_grid(xs + self.origin[0], ys + self.origin[1])
-            )
+            x0, y0 = self.origin
+            return np.asarray(self.psf.shape_grid(xs + x0, ys + y0))
         return np.array([[self.at(x, y).shape_vector for x in xs] for y in ys])
 
     def drawn_with_model(self, x, y):
         """
         Return the PSF's image at a place beside its analytic form there.
 
-        Parameters
-        ----------
-        x, y : float
-            The place, pixels.
-
-        Returns
-        -------
-        image, model : 2D float `~numpy.ndarray` or None
-            On one grid, of equal sums; `None` for a PSF that has the analytic form.
+        Two images on one grid and of equal sums, or `None` for a PSF that has the
+        analytic form.
         """
         from ..psf._asymmetry import core_centre
 
@@ -220,17 +159,13 @@ class PSFAccess:
         else:
             image = self._draw(x, y)
         image = image / image.sum()
-        centre = core_centre(image, shape.fwhm)
+        x_0, y_0 = core_centre(image, shape.fwhm)
         grid_y, grid_x = np.indices(image.shape)
-        model = type(shape).from_shape(shape.shape_vector)(
-            grid_x - centre[0], grid_y - centre[1]
-        )
+        model = type(shape).from_shape(shape.shape_vector)(grid_x - x_0, grid_y - y_0)
         return image, model / model.sum()
 
     def _fit(self, x, y):
-        """
-        Fit the analytic PSF to drawings of a foreign one.
-        """
+        """Fit the analytic PSF to drawings of a foreign one."""
         from ..psf import PSFModel
         from ..psf._mixture import DEFAULT_NORMALIZATION_RADIUS
         from ..psf._phases import PHASES, fit_phases, fit_residual
@@ -256,23 +191,17 @@ class PSFAccess:
         return psf
 
     def _draw(self, x, y, *, offset=(0.0, 0.0)):
-        """
-        Draw a model at (x, y), there in the middle of a pixel or offset from that.
-        """
+        """Draw a model at (x, y), there in the middle of a pixel or offset from it."""
         model = self.psf.copy()
-        half = _STAMP // 2
-        place = x + offset[0], y + offset[1]
-        names = _place_names(model)
-        # Parts of a compound model keep their distances.
-        moves = [
-            float(to - np.atleast_1d(getattr(model, own[0]).value)[0])
-            for to, own in zip(place, names, strict=True)
-        ]
-        for own, move in zip(names, moves, strict=True):
+        for own, to in zip(
+            _place_names(model), (x + offset[0], y + offset[1]), strict=True
+        ):
+            # Parts of a compound model keep their distances.
+            move = float(to - np.atleast_1d(getattr(model, own[0]).value)[0])
             for name in own:
                 parameter = getattr(model, name)
                 parameter.value = parameter.value + move
-        offsets = np.arange(-half, half + 1, dtype=float)
+        offsets = np.arange(-(_STAMP // 2), _STAMP // 2 + 1, dtype=float)
         image = model(*np.meshgrid(x + offsets, y + offsets))
         image = np.asarray(getattr(image, 'value', image), dtype=float)
         if not np.isfinite(image).all() or image.sum() <= 0:

@@ -1,27 +1,30 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Exposures of files, through astropy's unified input and output.
+Exposures of any image: files through astropy's unified input and output, and arrays.
 """
 
 import importlib
 import os
 
-from astropy.io import registry
-from astropy.io.fits import HDUList
+from astropy.io import fits, registry
 from astropy.io.fits.connect import is_fits
 
-from .._fits import check_file, file_name, open_fits
-from .._plugins import load_surveys
+from bliss_astro._fits import check_file, file_name, open_fits
+from bliss_astro._plugins import load_surveys
+
 from ._exposure import Exposure
-from ._fits_image import Location, parse_location
-from ._given import refuse
-from ._input import change_known, exposure_of_hdus
+from ._fits_image import parse_location
+from ._input import change_known, exposure_of_array, exposure_of_hdus
 from ._simulated import is_simulated, read_simulated
+from ._validate import refuse
 
-__all__ = ['ExposureRead', 'open_exposure']
+__all__ = ['ExposureRead', 'exposure_of', 'open_exposure', 'register_fits_format']
 
-# Where the reader of coadds is registered, and how their files are known.
+# Format of coadds and the module that registers its reader.
 _COADD, _COADD_HOME = 'bliss_astro.coadd', 'bliss_astro.coadds'
+_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
+# Arguments that may be given for files of this package.
+_FOR_OWN_FILES = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background')
 
 
 class ExposureRead(registry.UnifiedReadWrite):
@@ -32,14 +35,14 @@ class ExposureRead(registry.UnifiedReadWrite):
     that of ``extension``, with its unit, WCS, the extensions MASK and UNCERT, and the
     header cards of gain, saturation level and read noise where they are sound. Frames
     and corrected frames of SDSS, and the files that this package writes, are
-    recognised by their content. What neither file nor arguments say is estimated, and
-    ``meta['estimated']`` says how. Other formats are added by
+    recognised by their content. Numbers neither in the file nor given are estimated;
+    ``meta['estimated']`` holds their sources. Other formats are added by
     `astropy.io.registry.register_reader`.
 
     Parameters
     ----------
     path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file. In the notation of CFITSIO an extension and a section may follow,
+        File. In the notation of CFITSIO an extension and a section may follow,
         ``'file.fits[SCI][101:400,201:500]'``: first x, then y, pixels that count from
         1, the last one included. As a slice that is ``[200:500, 100:400]``.
 
@@ -51,7 +54,7 @@ class ExposureRead(registry.UnifiedReadWrite):
         The HDU of the image: number, name, or name and version.
 
     **given
-        Arguments of `Exposure` that replace what the file says, of which
+        Arguments of `Exposure` that replace numbers of the file, of which
         ``background``, ``bkg_error``, ``effective_gain``, ``saturation`` and
         ``mask`` may be files too (any value but 0 of a mask is bad), and
 
@@ -101,6 +104,47 @@ class ExposureRead(registry.UnifiedReadWrite):
         return exposure
 
 
+def exposure_of(data, given, estimated):
+    """
+    Make an exposure of an image of whatever kind, and estimate what is missing.
+
+    Parameters
+    ----------
+    data : object
+        Path, HDU, list of HDUs, `~bliss_astro.exposures.Exposure`, NDData, Cutout2D,
+        Quantity or array.
+
+    given : dict
+        Arguments of `Exposure.read`, none of which is `None`.
+
+    estimated : dict
+        Source of each number that was not given; changed in place.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        With everything but, perhaps, a PSF.
+    """
+    if isinstance(data, _HDUS):
+        data = fits.HDUList([data])
+    if isinstance(data, str | os.PathLike | fits.HDUList):
+        data, _ = open_exposure(data, parameter='data', **given)
+        given = {}
+    if 'extension' in given:
+        msg = (
+            f'extension was given although data is of type {type(data).__name__} and '
+            'no file; leave it out'
+        )
+        raise ValueError(msg)
+    if not isinstance(data, Exposure):
+        return exposure_of_array(data, given, estimated)
+    allowed = ('psf', 'fwhm') if data.psf is None else ()
+    refuse(given, 'an Exposure', allowed=allowed)
+    stated = data.meta.get('estimated') or {}
+    estimated |= {name: how for name, how in stated.items() if isinstance(how, str)}
+    return change_known(data, given)
+
+
 def open_exposure(
     path,
     *,
@@ -111,21 +155,21 @@ def open_exposure(
     **given,
 ):
     """
-    Read an exposure; the work behind `Exposure.read`.
+    Read an exposure and its format; the work behind `Exposure.read`.
 
     Parameters
     ----------
     path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file.
+        File.
 
     cls : type, optional
         `Exposure` or a subclass.
 
     file_format : str, optional
-        The format; by default by the content.
+        Format; by default by the content.
 
     extension : int, str or tuple, optional
-        The HDU.
+        HDU.
 
     parameter : str, optional
         The caller's argument, for messages.
@@ -136,96 +180,81 @@ def open_exposure(
     Returns
     -------
     exposure : `~bliss_astro.exposures.Exposure`
-        The image.
+        Image.
 
     file_format : str
         Its format.
     """
     load_surveys()
     given = {name: value for name, value in given.items() if value is not None}
-    if extension is not None:
-        given['extension'] = extension
-    if not isinstance(path, str | os.PathLike | HDUList):
+    if isinstance(path, fits.HDUList):
+        location = parse_location('', extension)
+        return _read_hdus(path, location, file_format, given)
+    if not isinstance(path, str | os.PathLike):
         msg = (
             f'{parameter} must be a path or an astropy HDUList; got '
             f'{type(path).__name__}.'
         )
         raise TypeError(msg)
-    if isinstance(path, HDUList):
-        return _of_hdus(path, Location('', extension), file_format, given)
     location = parse_location(path, extension)
     kinds = 'a file' if parameter == 'path' else 'an image or a file'
     check_file(location.path, parameter, kinds)
     if file_format is None:
-        # Others first: what is left is FITS, or said not to be by its reader.
+        # Others first: what is left is FITS, or refused by its reader.
         names = registry.identify_format('read', cls, location.path, None, [path], {})
         file_format = next((name for name in names if name != 'fits'), None)
-    if file_format not in (None, *_OF_FITS):
+    if file_format not in (None, *_FITS_FORMATS):
+        if extension is not None:
+            given['extension'] = extension
         exposure = registry.read(cls, path, format=file_format, **given)
         return exposure, file_format
     with open_fits(location.path, parameter) as hdus:
-        return _of_hdus(hdus, location, file_format, given)
+        return _read_hdus(hdus, location, file_format, given)
 
 
-def _of_hdus(hdus, location, file_format, given):
-    """
-    Read a FITS file: of one that states everything itself, or an image.
-    """
-    given = {name: value for name, value in given.items() if name != 'extension'}
+def _read_hdus(hdus, location, file_format, given):
+    """Read a FITS file: one that states everything itself, or any image."""
     if file_format is None and location.extension is None:
-        file_format = next(
-            (name for name, (_, is_it) in _OF_FITS.items() if is_it(hdus)), 'fits'
-        )
+        names = (name for name, (_, is_it) in _FITS_FORMATS.items() if is_it(hdus))
+        file_format = next(names)
     if file_format in (None, 'fits'):
         estimated = {}
-        exposure = exposure_of_hdus(hdus, given, estimated, location=location)
+        exposure = exposure_of_hdus(hdus, location, given, estimated)
         if estimated:
             meta = exposure.meta | {'estimated': estimated}
             exposure = exposure.replace(meta=meta)
         return exposure, 'fits'
-    exposure = _OF_FITS[file_format][0](hdus, given)
+    exposure = _FITS_FORMATS[file_format][0](hdus, given)
     if location.section is not None:
         exposure = exposure[location.cut(exposure.shape)]
     return exposure, file_format
 
 
 def _read_simulated(hdus, given):
-    """
-    Read a simulated image.
-    """
     return _changed(read_simulated(hdus), hdus, given, 'a simulated image')
 
 
 def _read_coadd(hdus, given):
-    """
-    Read a coadd of this package by the reader that its folder registers.
-    """
     importlib.import_module(_COADD_HOME)
     coadd = registry.get_reader(_COADD, Exposure)(hdus)
     return _changed(coadd, hdus, given, 'a coadd')
 
 
 def _is_coadd(hdus):
-    """
-    Tell whether an HDU list is a file of a coadd.
-    """
     return hdus[0].header.get('BLISSTYP') == 'COADD'
 
 
 def _changed(exposure, hdus, given, kind):
-    """
-    Change what the user knows better than a file that says everything.
-    """
-    allowed = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background')
+    """Change what the user knows better than a file of this package."""
     sky = given.get('background')
     if isinstance(sky, str) and sky == 'header':
         given = {name: value for name, value in given.items() if name != 'background'}
-    refuse(given, f'{file_name(hdus)!r}, {kind}', allowed=allowed)
+    refuse(given, f'{file_name(hdus)!r}, {kind}', allowed=_FOR_OWN_FILES)
     return change_known(exposure, given)
 
 
 # Readers of open FITS files, and how these are recognised.
-_OF_FITS = {}
+_FITS_FORMATS = {}
 
 
 def register_fits_format(name, reader, identifier):
@@ -245,10 +274,10 @@ def register_fits_format(name, reader, identifier):
         Whether an open HDU list is of the format.
     """
     # Any FITS file is an image, so the general format stays the last.
-    general = _OF_FITS.pop('fits', None)
-    _OF_FITS[name] = (reader, identifier)
+    general = _FITS_FORMATS.pop('fits', None)
+    _FITS_FORMATS[name] = (reader, identifier)
     if general is not None:
-        _OF_FITS['fits'] = general
+        _FITS_FORMATS['fits'] = general
     if name != _COADD:
         registry.register_reader(
             name,

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Checks of what an `Exposure` is made of, and the door for units.
+Checks of the parts of an `Exposure`: numbers, maps, masks and their units.
 """
 
 import astropy.units as u
@@ -8,48 +8,71 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.utils.masked import Masked
 
-from ._units import check_linear, portable_unit
+from bliss_astro.units import is_text_exact, unit_text
 
 __all__ = [
+    'GivenTwiceError',
     'check_correlation',
     'check_data',
+    'check_linear',
     'check_map',
     'check_mask',
-    'check_positive',
-    'check_relative',
+    'check_number',
+    'check_sound',
     'image_unit',
+    'join_masks',
+    'portable_unit',
+    'refuse',
+    'refuse_both',
     'split_mask',
     'strip_units',
+    'two_slices',
 ]
+
+# Signs of numbers, in the words of messages.
+_SIGNS = {None: None, 'positive': np.greater, 'not negative': np.greater_equal}
+
+
+class GivenTwiceError(ValueError):
+    """
+    An argument that the image states itself.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument.
+
+    kind : str
+        Kind of image.
+    """
+
+    def __init__(self, name, kind):
+        super().__init__(
+            f'{name} was given although data is {kind}, which carries its own; change '
+            'it there'
+        )
+        self.name, self.kind = name, kind
+
+
+def refuse(given, kind, *, allowed=()):
+    """Refuse arguments, except for allowed ones, that a kind of image states itself."""
+    twice = sorted(set(given) - set(allowed))
+    if twice:
+        raise GivenTwiceError(twice[0], kind)
+
+
+def refuse_both(given, first, second):
+    """Refuse two arguments of one meaning."""
+    if first in given and second in given:
+        msg = f'{first} and {second} were both given; give one of them'
+        raise ValueError(msg)
 
 
 def split_mask(name, value, shape):
     """
     Take the mask off a masked array of NumPy's or astropy's.
 
-    Parameters
-    ----------
-    name : str
-        The argument's name, for messages.
-
-    value : object
-        Whatever was given.
-
-    shape : tuple of int
-        The shape of the image.
-
-    Returns
-    -------
-    value : object
-        The same without a mask.
-
-    mask : bool `~numpy.ndarray` or None
-        The mask, if there is one that hides something.
-
-    Raises
-    ------
-    ValueError
-        If a single number is masked.
+    Returns the value without it, and the mask or `None` if nothing is hidden.
     """
     if hasattr(value, 'detach'):
         # A tensor of torch's that records gradients does not become an array.
@@ -85,22 +108,14 @@ def check_data(data):
 
     bad : bool `~numpy.ndarray`, shape (ny, nx)
         `True` where the data are not finite, or masked in a masked array.
-
-    Raises
-    ------
-    TypeError
-        If the data are complex, boolean, or not numbers.
-
-    ValueError
-        If they are not two-dimensional, or empty.
     """
     data, hidden = split_mask('data', data, np.shape(data))
     array = np.asarray(data)
     kind = array.dtype.kind
     if kind not in 'fiu':
-        what = {'c': 'complex', 'b': 'boolean'}.get(kind, f'of type {array.dtype}')
-        got = f'an array that is {what}'
-        if kind not in 'cb' and not isinstance(data, np.ndarray):
+        kinds = {'c': 'complex', 'b': 'boolean'}
+        got = f'an array that is {kinds.get(kind, f"of type {array.dtype}")}'
+        if kind not in kinds and not isinstance(data, np.ndarray):
             got = f'a {type(data).__name__}'
         msg = f'data must be real numbers; got {got}.'
         raise TypeError(msg)
@@ -123,88 +138,43 @@ def check_data(data):
     if bad.all():
         msg = 'data must have finite pixels; all are NaN or infinite.'
         raise ValueError(msg)
-    if hidden is not None:
-        bad |= hidden
-    return array, bad
+    return array, bad if hidden is None else bad | hidden
 
 
 def check_mask(name, mask, shape):
-    """
-    Turn a mask into a boolean array.
-
-    Parameters
-    ----------
-    name : str
-        The argument's name, for messages.
-
-    mask : array_like or None
-        The mask; zeros and ones are taken as booleans.
-
-    shape : tuple of int
-        The shape of the image.
-
-    Returns
-    -------
-    mask : bool `~numpy.ndarray` or None
-        The mask, or `None` if there is none.
-
-    Raises
-    ------
-    TypeError
-        If it holds other things than booleans, zeros and ones.
-
-    ValueError
-        If it has another shape.
-    """
+    """Turn a mask of booleans, or zeros and ones, into a boolean array or None."""
     if mask is None or mask is np.ma.nomask:
         return None
-    mask, unknown = split_mask(name, mask, shape)
+    mask, hidden = split_mask(name, mask, shape)
     array = np.asarray(mask)
-    if unknown is not None:
+    if hidden is not None:
         # What a mask itself hides may be anything.
-        array = np.where(unknown, True, array)
+        array = np.where(hidden, True, array)
     if array.shape != shape:
         msg = f'{name} must have the shape of data, {shape}; got {array.shape}.'
         raise ValueError(msg)
-    if array.dtype.kind != 'b':
-        if array.dtype.kind not in 'iu' or not np.isin(array, (0, 1)).all():
-            msg = (
-                f'{name} must be boolean (True = bad); got {array.dtype}. Bit masks '
-                'have to be turned into booleans first.'
-            )
-            raise TypeError(msg)
-        array = array.astype(bool)
-    return array
+    if array.dtype.kind == 'b':
+        return array
+    if array.dtype.kind not in 'iu' or not np.isin(array, (0, 1)).all():
+        msg = (
+            f'{name} must be boolean (True = bad); got {array.dtype}. Bit masks '
+            'have to be turned into booleans first.'
+        )
+        raise TypeError(msg)
+    return array.astype(bool)
+
+
+def join_masks(shape, *masks):
+    """Union of masks, of which some may be None; a new array."""
+    joined = np.zeros(shape, dtype=bool)
+    for mask in masks:
+        if mask is not None:
+            joined |= mask
+    return joined
 
 
 def check_map(name, value, shape):
-    """
-    Turn a number or a map into a float or a float array.
-
-    Parameters
-    ----------
-    name : str
-        The argument's name, for messages.
-
-    value : float or array_like
-        One number for all pixels, or one for each.
-
-    shape : tuple of int
-        The shape of the image.
-
-    Returns
-    -------
-    value : float or float `~numpy.ndarray`
-        What was given, in floating point.
-
-    Raises
-    ------
-    TypeError
-        If it does not consist of real numbers.
-
-    ValueError
-        If it is a map of another shape.
-    """
+    """Turn a number or a map of the image's shape into a float or a float array."""
     array = np.asarray(value)
     if array.dtype.kind not in 'fiu':
         msg = f'{name} must be a real number or a map; got {value!r:.60}.'
@@ -221,54 +191,45 @@ def check_map(name, value, shape):
     return np.asarray(array, dtype=np.float64 if wide else np.float32)
 
 
-def check_positive(name, value, good, *, zero=False, finite=True):
+def check_sound(name, value, good, *, sign=None):
     """
-    Check the sign of a number or a map where pixels are good.
-
-    Values in bad pixels that would not pass are replaced by the median of the
-    good ones, so that nobody downstream meets a NaN.
+    Check that a number or a map is finite and of a sign where pixels are good.
 
     Parameters
     ----------
     name : str
-        The argument's name, for messages.
+        Name of the argument, for messages.
 
-    value : float or float `~numpy.ndarray`
-        What `check_map` returned.
+    value : float or float `~numpy.ndarray`, shape (ny, nx)
+        As `check_map` returns it.
 
-    good : bool `~numpy.ndarray`
-        The good pixels.
+    good : bool `~numpy.ndarray`, shape (ny, nx)
+        Good pixels.
 
-    zero : bool, optional
-        Whether 0 is allowed.
-
-    finite : bool, optional
-        Whether infinity is not.
+    sign : {None, 'positive', 'not negative'}, optional
+        Sign that the values must have.
 
     Returns
     -------
-    value : float or float `~numpy.ndarray`
-        The value, sound in every pixel.
-
-    Raises
-    ------
-    ValueError
-        If a good pixel has a value that is not allowed.
+    value : float or float `~numpy.ndarray`, shape (ny, nx)
+        The same with the median of the good pixels in bad ones that would not
+        pass, so that nobody downstream meets a NaN.
     """
-    with np.errstate(invalid='ignore'):
-        sound = (value >= 0) if zero else (value > 0)
-    if finite:
-        sound &= np.isfinite(value)
+    sound = np.isfinite(value)
+    if sign is not None:
+        with np.errstate(invalid='ignore'):
+            sound &= _SIGNS[sign](value, 0)
+    allowed = 'finite' if sign is None else f'finite and {sign}'
     if np.ndim(value) == 0:
         if not sound:
-            msg = f'{name} must be {_allowed(zero, finite)}; got {value}.'
+            msg = f'{name} must be {allowed}; got {value}.'
             raise ValueError(msg)
         return value
     broken = good & ~sound
     if broken.any():
         y, x = np.argwhere(broken)[0]
         msg = (
-            f'{name} must be {_allowed(zero, finite)} in every good pixel; it is not '
+            f'{name} must be {allowed} in every good pixel; it is not '
             f'in {np.count_nonzero(broken)} of them, the first at x={x}, y={y} with '
             f'{value[y, x]}. Mask these pixels if they are bad.'
         )
@@ -278,33 +239,22 @@ def check_positive(name, value, good, *, zero=False, finite=True):
     return value
 
 
-def _allowed(zero, finite):
-    """
-    Say in words what `check_positive` allows.
-    """
-    words = 'finite and ' if finite else ''
-    return words + ('not negative' if zero else 'positive')
+def check_number(name, value, *, sign=None):
+    """Turn one real number without a unit into a float."""
+    if isinstance(value, u.Quantity):
+        if not value.unit.is_equivalent(u.dimensionless_unscaled):
+            msg = f'{name} must be without a unit; got {value.unit}.'
+            raise ValueError(msg)
+        value = value.to_value(u.dimensionless_unscaled)
+    array = np.asarray(value)
+    if array.ndim or array.dtype.kind not in 'fiu':
+        msg = f'{name} must be one real number; got {value!r:.60}.'
+        raise TypeError(msg)
+    return check_sound(name, float(array), True, sign=sign)
 
 
 def check_correlation(noise_correlation):
-    """
-    Check the correlation of the noise of neighbouring pixels.
-
-    Parameters
-    ----------
-    noise_correlation : pair of float
-        The correlation of pixels next to each other in x and in y.
-
-    Returns
-    -------
-    noise_correlation : tuple of float
-        The pair.
-
-    Raises
-    ------
-    ValueError
-        If it is not a pair of numbers between -1 and 1.
-    """
+    """Check the correlation of the noise of neighbouring pixels in x and in y."""
     try:
         along_x, along_y = (float(value) for value in noise_correlation)
     except (TypeError, ValueError):
@@ -321,79 +271,43 @@ def check_correlation(noise_correlation):
     return along_x, along_y
 
 
-def check_relative(name, value):
-    """
-    Check an error that is stated in units of another quantity.
+# -- units -----------------------------------------------------------------------
 
-    Parameters
-    ----------
-    name : str
-        The argument's name, for messages.
 
-    value : float
-        The error.
+def check_linear(name, unit):
+    """Refuse units in which light does not add up: magnitudes, other logarithms."""
+    if unit is None:
+        return
+    # Magnitudes per area are no fluxes either, nor is what is defined by magnitudes.
+    bases = unit.decompose().bases if isinstance(unit, u.UnitBase) else [u.mag]
+    if not {u.mag, u.dex, u.dB}.isdisjoint(bases):
+        msg = (
+            f'{name} must have a unit that is linear in flux; got {unit}. Convert '
+            'magnitudes to fluxes first.'
+        )
+        raise ValueError(msg)
 
-    Returns
-    -------
-    value : float
-        The same.
 
-    Raises
-    ------
-    TypeError
-        If it is not one real number.
-
-    ValueError
-        If it is negative, not finite, or has a unit.
-    """
-    if isinstance(value, u.Quantity):
-        if not value.unit.is_equivalent(u.dimensionless_unscaled):
-            msg = f'{name} must be without a unit; got {value.unit}.'
-            raise ValueError(msg)
-        value = value.to_value(u.dimensionless_unscaled)
-    array = np.asarray(value)
-    if array.ndim or array.dtype.kind not in 'fiu':
-        msg = f'{name} must be one real number; got {value!r:.60}.'
-        raise TypeError(msg)
-    return check_positive(name, float(array), True, zero=True)
+def portable_unit(unit):
+    """Replace units unknown to astropy by their definitions, where they have one."""
+    if is_text_exact(unit):
+        return unit
+    try:
+        return u.Unit(unit_text(unit))
+    except ValueError:
+        return unit
 
 
 def image_unit(data, unit):
-    """
-    Settle the unit of an image.
-
-    Parameters
-    ----------
-    data : array_like or `~astropy.units.Quantity`
-        The image.
-
-    unit : unit-like or None
-        The unit that was asked for.
-
-    Returns
-    -------
-    unit : `~astropy.units.Unit` or None
-        The unit of the numbers that are kept.
-
-    Raises
-    ------
-    TypeError
-        If the data are an `~astropy.nddata.NDData`.
-
-    ValueError
-        If the data's unit cannot be converted to ``unit``, or light does not add
-        up in it.
-    """
+    """Unit of the numbers of an image, its own or the one to which it is converted."""
     if isinstance(data, NDData):
         msg = (
             'data is an NDData; use Exposure.from_nddata, which also takes its '
             'mask, uncertainty, wcs and unit.'
         )
         raise TypeError(msg)
-    unit = None if unit is None else u.Unit(unit)
     own = getattr(data, 'unit', None)
-    if own is not None and unit is None:
-        unit = own
+    unit = own if unit is None else u.Unit(unit)
     if unit is None:
         return None
     check_linear('data', unit)
@@ -403,64 +317,52 @@ def image_unit(data, unit):
     return portable_unit(unit)
 
 
-def strip_units(unit, with_units, quantities, effective_gain, read_noise):
+def strip_units(unit, with_units, arguments):
     """
     Take the units off all arguments, once, checking that they agree.
 
     Parameters
     ----------
     unit : `~astropy.units.Unit` or None
-        The unit of the image.
+        Unit of the image.
 
     with_units : bool
         Whether the image itself came as a `~astropy.units.Quantity`.
 
-    quantities : dict
-        The arguments that share the image's unit; `None` and plain zeros have
-        any unit.
-
-    effective_gain, read_noise : float, array_like or `~astropy.units.Quantity`
-        Electrons per data unit; electrons.
+    arguments : dict
+        Numbers and maps by name; `None` and plain zeros have any unit.
 
     Returns
     -------
-    quantities : dict
-        The same without units, in ``unit``.
-
-    effective_gain, read_noise : float or array_like
-        The same without units.
-
-    Raises
-    ------
-    ValueError
-        If only some have units, or one has a wrong unit.
+    arguments : dict
+        The same without units: ``effective_gain`` in electrons per unit of the image,
+        ``read_noise`` in electrons, the others in the unit of the image.
     """
+    own_units = {'effective_gain': u.electron / (unit or 1), 'read_noise': u.electron}
     stripped = {}
-    for name, value in quantities.items():
+    for name, value in arguments.items():
         own = getattr(value, 'unit', None)
-        if value is None or (np.ndim(value) == 0 and own is None and _is_zero(value)):
-            stripped[name] = value
-            continue
-        if (own is not None) != with_units:
+        in_unit = name not in own_units and not _has_any_unit(value)
+        if in_unit and (own is not None) != with_units:
             having, lacking = ('data', name) if with_units else (name, 'data')
+            others = ', '.join(key for key in arguments if key not in own_units)
             msg = (
                 f'{having} has a unit and {lacking} has none; give units to all of '
-                f'data, {", ".join(quantities)}, or to none of them.'
+                f'data, {others}, or to none of them.'
             )
             raise ValueError(msg)
-        stripped[name] = value if own is None else _convert(name, value, unit)
-    gain_unit = u.electron if unit is None else u.electron / unit
-    if getattr(effective_gain, 'unit', None) is not None:
-        effective_gain = _convert('effective_gain', effective_gain, gain_unit)
-    if getattr(read_noise, 'unit', None) is not None:
-        read_noise = _convert('read_noise', read_noise, u.electron)
-    return stripped, effective_gain, read_noise
+        if own is not None:
+            value = _convert(name, value, own_units.get(name, unit))
+        stripped[name] = value
+    return stripped
 
 
-def _is_zero(value):
-    """
-    Tell whether a scalar is the number 0.
-    """
+def _has_any_unit(value):
+    """Whether a value is None or a plain zero, which is nothing in any unit."""
+    if value is None:
+        return True
+    if np.ndim(value) or getattr(value, 'unit', None) is not None:
+        return False
     try:
         return float(value) == 0
     except (TypeError, ValueError):
@@ -468,11 +370,35 @@ def _is_zero(value):
 
 
 def _convert(name, value, unit):
-    """
-    Take the unit off a Quantity after converting it.
-    """
+    """Take the unit off a Quantity after converting it."""
     try:
         return value.to_value(unit)
     except u.UnitConversionError:
         msg = f'{name} must have units of {unit}; got {value.unit}.'
         raise ValueError(msg) from None
+
+
+def two_slices(item, shape):
+    """Turn an index of a cut-out into two slices (rows, columns) with bounds."""
+    if not isinstance(item, tuple):
+        item = (item, slice(None))
+    if len(item) != 2 or not all(isinstance(part, slice) for part in item):
+        msg = (
+            'an exposure is cut by two slices, exposure[y0:y1, x0:x1]; got '
+            f'{item!r}. Index exposure.data for single pixels.'
+        )
+        raise TypeError(msg)
+    bounds = []
+    for part, length, axis in zip(item, shape, 'yx', strict=True):
+        start, stop, step = part.indices(length)
+        if step != 1:
+            msg = f'a cut-out must take every pixel; got step {step} in {axis}.'
+            raise ValueError(msg)
+        if stop <= start:
+            msg = (
+                f'a cut-out must have pixels; {part.start}:{part.stop} in {axis} has '
+                f'none within 0:{length}.'
+            )
+            raise ValueError(msg)
+        bounds.append(slice(start, stop))
+    return bounds

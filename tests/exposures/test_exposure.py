@@ -462,7 +462,7 @@ class TestNDData:
             ('unit', 'nmgy'),
             ('bkg_error', 1 * u.nmgy),
         ):
-            with pytest.raises(ValueError, match=f'{name} is given twice'):
+            with pytest.raises(ValueError, match=f'{name} was given although'):
                 Exposure.from_nddata(ccd, effective_gain=3.0, **{name: value})
         with pytest.raises(ValueError, match='effective_gain must be given'):
             Exposure.from_nddata(ccd)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bliss_astro.exposures import Exposure
-from bliss_astro.exposures._units import parse_unit, portable_unit
+from bliss_astro.exposures._header import parse_unit
+from bliss_astro.exposures._validate import portable_unit
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,11 @@ from astropy.io.fits import HDUList
 from bliss_astro._fits import file_name
 from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure
-from bliss_astro.exposures._given import refuse
 from bliss_astro.exposures._input import change_known
 from bliss_astro.exposures._noise import noise_of_residual
 from bliss_astro.exposures._read import register_fits_format
 from bliss_astro.exposures._sky import estimate_background_error, measure_background
-from bliss_astro.exposures._validate import check_map
+from bliss_astro.exposures._validate import check_map, refuse
 
 from ._camera import FRAME_SHAPE, band_index, camera_dark_variance, camera_gain
 from ._fields import PhotoField, TsField
