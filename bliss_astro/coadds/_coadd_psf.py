@@ -5,9 +5,10 @@ The effective PSF of a coadd: a mean of PSFs, kept as images.
 
 import numpy as np
 
-from bliss_astro.psf import PSFModel, VariablePSF
-from bliss_astro.psf._engine import PRIOR_WIDTH, StampFit, minimise, to_shape, to_theta
-from bliss_astro.psf._profile import integral, profile, squared_radius
+from bliss_astro.psf import PSFModel, VaryingPSF
+from bliss_astro.psf._joint_fit import PRIOR_WIDTH, StampFit, minimise
+from bliss_astro.psf._profile import unit_profile
+from bliss_astro.psf._wing_prior import to_shape, to_theta
 
 __all__ = ['EffectivePSF']
 
@@ -25,7 +26,7 @@ _MIDDLE_HALF, _FITTED_HALF = 16, 12
 _FLOOR, _SHARE = 1e-6, 3e-4
 
 
-class EffectivePSF(VariablePSF):
+class EffectivePSF(VaryingPSF):
     """
     A PSF given by images on a grid of places, as the one of a coadd is.
 
@@ -193,8 +194,7 @@ def draw_shape(shape, radius, half):
     Draw the PSF of a shape vector, of unit flux, in the middle of an image.
     """
     yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
-    values = profile(squared_radius(xx, yy, *shape[6:]), shape)
-    return values / integral(shape, radius)
+    return unit_profile(xx, yy, shape, radius)
 
 
 def image_half(radius):
@@ -223,7 +223,7 @@ def draw_psf(exposure, x, y):
     image : float `~numpy.ndarray`
         The PSF of a star of unit flux, centred on the middle pixel.
     """
-    if hasattr(exposure.psf, 'image_at'):
+    if isinstance(exposure.psf, EffectivePSF):
         return exposure.psf.image_at(x, y)
     model = exposure.psf_at(x, y)
     radius = model.normalization_radius

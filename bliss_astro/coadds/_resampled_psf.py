@@ -5,7 +5,7 @@ The PSF of an exposure after its resampling to another grid.
 
 import numpy as np
 
-from ..psf import PSFModel, VariablePSF
+from ..psf import PSFModel, VaryingPSF
 from ._pixel_mapping import map_pixels
 
 __all__ = ['AlignedPSF']
@@ -23,7 +23,7 @@ _ADAPTIVE_SIGMA = 0.643
 _SAME_SCALE = 1e-3
 
 
-class AlignedPSF(VariablePSF):
+class AlignedPSF(VaryingPSF):
     """
     The PSF of an exposure in the pixels of the grid that it was resampled to.
 

@@ -11,8 +11,12 @@ import numpy as np
 import torch
 
 from bliss_astro.encoders._domain import mean_interpolation
-from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import (
+    LOG_AREA,
+    broaden_shape,
+    describe_shape,
+    fwhm_of_shape,
+)
 from bliss_astro.simulation import SimulationConfig
 
 from ._detect import FLOOR_SNR

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import fwhm_of_shape
 
 from ._detect import FLOOR_SNR, _estimate_density, _inputs, _tile_mean
 from ._domain import domain_findings

@@ -9,7 +9,7 @@ import math
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.psf import PSFModel, compare_psf
 from bliss_astro.psf._estimate import estimate_from
-from bliss_astro.psf._star_image import of_exposure
+from bliss_astro.psf._star_image import image_of_exposure
 
 __all__ = ['psf_findings', 'psf_of_stars']
 
@@ -34,7 +34,7 @@ def psf_of_stars(exposure, estimated):
 
     Returns
     -------
-    psf : `~bliss_astro.psf.PSFModel` or `~bliss_astro.psf.VaryingPSF`
+    psf : `~bliss_astro.psf.PSFModel` or `~bliss_astro.psf.PolynomialPSF`
         The PSF, whose ``fit_info`` says how the fit went.
 
     psf_error : float
@@ -46,7 +46,7 @@ def psf_of_stars(exposure, estimated):
         If the image shows no PSF, or only one or two sources do.
     """
     try:
-        estimate = estimate_from(of_exposure(exposure))
+        estimate = estimate_from(image_of_exposure(exposure))
     except ValueError:
         estimated['psf'] = (
             f'assumed: a usual PSF of FWHM {_USUAL_FWHM:g} px, as the image has no '

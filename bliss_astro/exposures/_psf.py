@@ -10,6 +10,13 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Model
 
+from bliss_astro.psf import PSFModel
+from bliss_astro.psf._asymmetry import core_centre
+from bliss_astro.psf._fit import PHASES, fit_phases
+from bliss_astro.psf._inputs import check_psf_pixels
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
+from bliss_astro.psf._varying import varying_psf
+
 __all__ = ['PSFAccess', 'check_psf']
 
 # Side (pixels) of the image on which a foreign PSF is drawn before it is fitted, and
@@ -24,9 +31,7 @@ _PLACE = re.compile(r'([xy])_(?:0|mean)(?:_\d+)?')
 
 def check_psf(psf):
     """Check that an object can serve as a PSF; an image becomes a float array."""
-    from ..psf._inputs import check_psf_pixels
-
-    if psf is None or hasattr(psf, 'at') or hasattr(psf, 'shape_vector'):
+    if psf is None or isinstance(psf, PSFModel) or varying_psf(psf) is not None:
         return psf
     if isinstance(psf, Model):
         if all(_place_names(psf)):
@@ -77,19 +82,24 @@ class PSFAccess:
 
     def __init__(self, psf, origin=(0, 0)):
         self.psf, self.origin = psf, tuple(origin)
+        self._varying = varying_psf(psf)
         self._fits = {}
 
     @property
     def varies(self):
         """Whether the PSF depends on the place."""
-        # photutils' PSF of many images is known by its structure.
-        gridded = hasattr(self.psf, 'grid_xypos') and hasattr(self.psf, 'data')
-        return gridded or hasattr(self.psf, 'at')
+        if self._varying is not None:
+            return True
+        if isinstance(self.psf, PSFModel) or not isinstance(self.psf, Model):
+            return False
+        from photutils.psf import GriddedPSFModel
+
+        return isinstance(self.psf, GriddedPSFModel)
 
     def cutout(self, x0, y0):
         """Return the access of a cut-out that begins at pixel (x0, y0)."""
-        if self.varies and hasattr(self.psf, 'shifted') and (x0, y0) != (0, 0):
-            return PSFAccess(self.psf.shifted(x0, y0), self.origin)
+        if self._varying is not None and (x0, y0) != (0, 0):
+            return PSFAccess(self._varying.shifted(x0, y0), self.origin)
         moved = copy(self)
         if self.varies:
             moved.origin = (self.origin[0] + x0, self.origin[1] + y0)
@@ -102,9 +112,9 @@ class PSFAccess:
             msg = 'this exposure has no psf; give it one with replace(psf=...).'
             raise ValueError(msg)
         x, y = float(x) + self.origin[0], float(y) + self.origin[1]
-        if hasattr(psf, 'at'):
-            return psf.at(x, y)
-        if hasattr(psf, 'shape_vector'):
+        if self._varying is not None:
+            return self._varying.at(x, y)
+        if isinstance(psf, PSFModel):
             return psf
         key = (round(x / _SPACING), round(y / _SPACING)) if self.varies else None
         if key not in self._fits:
@@ -131,9 +141,9 @@ class PSFAccess:
         if not self.varies:
             one = np.asarray(self.at(0, 0).shape_vector, dtype=float)
             return np.broadcast_to(one, (len(ys), len(xs), len(one))).copy()
-        if hasattr(self.psf, 'shape_grid'):
+        if self._varying is not None:
             x0, y0 = self.origin
-            return np.asarray(self.psf.shape_grid(xs + x0, ys + y0))
+            return self._varying.shape_grid(xs + x0, ys + y0)
         return np.array([[self.at(x, y).shape_vector for x in xs] for y in ys])
 
     def drawn_with_model(self, x, y):
@@ -143,19 +153,17 @@ class PSFAccess:
         Two images on one grid and of equal sums, or `None` for a PSF that has the
         analytic form.
         """
-        from ..psf._asymmetry import core_centre
-
         psf = self.psf
-        if hasattr(psf, 'shape_vector'):
+        if isinstance(psf, PSFModel):
             return None
         shape = self.at(x, y)
         x, y = x + self.origin[0], y + self.origin[1]
         if isinstance(psf, np.ndarray):
             image = psf
-        elif hasattr(psf, 'image'):
-            image = np.asarray(psf.image(x, y), dtype=float)
-        elif hasattr(psf, 'at'):
-            return None
+        elif self._varying is not None:
+            image = self._varying.image(x, y)
+            if image is None:
+                return None
         else:
             image = self._draw(x, y)
         image = image / image.sum()
@@ -166,10 +174,6 @@ class PSFAccess:
 
     def _fit(self, x, y):
         """Fit the analytic PSF to drawings of a foreign one."""
-        from ..psf import PSFModel
-        from ..psf._mixture import DEFAULT_NORMALIZATION_RADIUS
-        from ..psf._phases import PHASES, fit_phases, fit_residual
-
         if isinstance(self.psf, np.ndarray):
             try:
                 return PSFModel.fit(self.psf / self.psf.sum())
@@ -178,16 +182,13 @@ class PSFAccess:
                 raise ValueError(msg) from error
         stamps = np.stack([self._draw(x, y, offset=phase) for phase in PHASES])
         near = next(reversed(self._fits.values()), None)
-        fit = fit_phases(
+        fit, residual = fit_phases(
             stamps / stamps[0].sum(),
             radius=DEFAULT_NORMALIZATION_RADIUS,
             start=None if near is None else near.shape_vector,
         )
         psf = PSFModel.from_shape(fit.shape)
-        psf.fit_info = {
-            'residual': fit_residual(fit, stamps),
-            'converged': fit.converged,
-        }
+        psf.fit_info = {'residual': residual, 'converged': fit.converged}
         return psf
 
     def _draw(self, x, y, *, offset=(0.0, 0.0)):

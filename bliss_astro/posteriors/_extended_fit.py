@@ -16,10 +16,10 @@ import torch
 from bliss_astro.psf._mixture import (
     broaden_shape,
     elliptical_radius_squared,
-    gaussian,
     normalization_of_shape,
-    power_law,
+    profile_slope,
     profile_with_gradient,
+    raw_profile,
 )
 
 from ._shape_layers import ellipticity_to_vector
@@ -104,16 +104,11 @@ def _blurred(patches, ellipses, step=0.0):
 
 
 def _profile(shape, r2, radius, *, slope=False):
-    s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
-    core, wide = gaussian(r2, s1), b * gaussian(r2, s2)
-    base = r2 / (beta * sp.square()) + 1
-    tail = p0 * power_law(base, beta / 2)
     norm = normalization_of_shape(shape, radius=radius).reciprocal()
-    value = norm * (core + wide + tail)
     if not slope:
-        return value
-    change = core / s1.square() + wide / s2.square() + tail / (base * sp.square())
-    return value, -0.5 * norm * change
+        return norm * raw_profile(shape, r2)
+    value, change = profile_slope(shape, r2)
+    return norm * value, -0.5 * norm * change
 
 
 def model_of(patches, ellipses, x, y, *, point=None):

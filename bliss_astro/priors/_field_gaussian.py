@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import fwhm_of_shape, raw_profile
 
 from ._populations import check_tuples
 
@@ -126,14 +126,11 @@ class GaussianFields:
         """Whether candidates ``(..., 9)`` lie within the bounds."""
         inside = ((logs > low) & (logs < high)).all(-1)
         s1, ratio, b, spr, p0, beta = logs[..., :6].exp().unbind(-1)
-        s2, sp, beta = s1 * ratio, s1 * spr, 2 + beta
+        shape = torch.stack([s1, s1 * ratio, b, s1 * spr, p0, 2 + beta], -1)
         for k, fwhm in enumerate(self.fwhm_range):
             # The profile falls outwards: it is above half its peak at a
             # radius if and only if its FWHM is more than twice that.
-            r2 = (0.5 * fwhm) ** 2
-            value = torch.exp(-r2 / (2 * s1**2)) + b * torch.exp(-r2 / (2 * s2**2))
-            value = value + p0 * (1 + r2 / (beta * sp**2)) ** (-beta / 2)
-            wider = value > 0.5 * (1 + b + p0)
+            wider = raw_profile(shape, (0.5 * fwhm) ** 2) > 0.5 * (1 + b + p0)
             inside &= wider if k == 0 else ~wider
         return inside
 

@@ -10,8 +10,7 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro._plugins import survey
-from bliss_astro.psf._mixture import DEFAULT_SHAPE
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape
 
 from ._field_gaussian import ELLIPTICITY_MAX, GaussianFields, draw_ellipticity
 from ._field_numbers import SDSS_R

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from bliss_astro.psf._width import scale_to_fwhm
+from bliss_astro.psf._mixture import scale_to_fwhm
 
 __all__ = ['SeeingPrior', 'TelescopePrior']
 

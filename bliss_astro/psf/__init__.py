@@ -1,23 +1,37 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The point-spread function: two Gaussians and a power law.
+Point-spread functions (PSF): model, variation over an image, estimation from stars.
 
-`PSFModel` is the PSF at one place, an astropy model that photutils fits;
-`VaryingPSF` and `PSFExPSF` vary from place to place. `estimate_psf`
-measures the PSF of an image on its stars, `compare_psf` holds a stated one against
-them, and `read_psf` reads any.
+`PSFModel` is the PSF at one place, an astropy model that photutils fits: two Gaussians
+and a power law. `VaryingPSF` is the base class of PSFs that vary from place to place,
+such as `PolynomialPSF` and `PSFExPSF`. `estimate_psf` measures the PSF of an image on
+its stars, `compare_psf` compares a stated one with them, and `read_psf` reads any.
 """
 
 from .._deprecated import deprecated_names
-from ._asymmetry import *
-from ._compare import *
-from ._estimate import *
-from ._fit import *
-from ._mixture import *
-from ._model import *
-from ._psfex import *
-from ._read import *
-from ._result import *
-from ._varying import *
+from ._compare import PSFComparison, compare_psf
+from ._estimate import estimate_psf
+from ._fit import fit_psf
+from ._mixture import DEFAULT_SHAPE, SHAPE_NAMES
+from ._model import PSFModel
+from ._psfex import PSFExPSF
+from ._read import read_psf
+from ._result import PSFEstimate
+from ._varying import PolynomialPSF, VaryingPSF
+
+__all__ = [
+    'DEFAULT_SHAPE',
+    'SHAPE_NAMES',
+    'PSFComparison',
+    'PSFEstimate',
+    'PSFExPSF',
+    'PSFModel',
+    'PolynomialPSF',
+    'VaryingPSF',
+    'compare_psf',
+    'estimate_psf',
+    'fit_psf',
+    'read_psf',
+]
 
 __getattr__ = deprecated_names(__name__)

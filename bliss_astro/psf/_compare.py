@@ -1,35 +1,36 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-A stated PSF held against the stars of its image.
+Comparison of a stated PSF with the stars of its image.
 """
 
 import dataclasses
 
 import numpy as np
 
-from ._candidates import find_sources, half_of, level_of, measure_at
 from ._locus import find_locus
 from ._profile import profile, squared_radius
-from ._star_image import of_exposure
+from ._sources import find_sources, half_of, level_of, measure_at
+from ._star_image import image_of_exposure
 from ._star_widths import excess_scatter
 
 __all__ = ['PSFComparison', 'compare_psf']
 
 # Pixels that are searched and stars that are compared at most, which bound the time.
 _MAX_PIXELS, _MAX_STARS = 250_000, 30
+# Least signal-to-noise ratios of peaks and of stars.
 _THRESHOLD, _MIN_SNR = 15.0, 25.0
 # Differences of the widths, as logarithms, from which a PSF of 10 % too much or too
 # little is recognised with its error, and their significance.
-_DIFFERENT, _SIGNIFICANT = 0.06, 3.0
+_MIN_DIFFERENCE, _SIGNIFICANT = 0.06, 3.0
 # Stars that make a difference believable: galaxies are broader than the PSF, and
 # nothing is narrower. Scatter of the widths of what may be stars.
-_FEW_NARROW, _FEW_BROAD, _TIGHT = 3, 5, 0.06
-# Height of the stated PSF, far above the noise.
+_MIN_STARS, _MIN_STARS_BROADER, _MAX_SCATTER = 3, 5, 0.06
+# Height of the drawn stars in units of the noise, far above it.
 _HEIGHT = 1e4
 # Scatter of single widths that is allowed for beside the measured one.
 _OWN_SCATTER = 0.01
 # Least width of moments in pixels that is compared.
-_LEAST_WIDTH = 0.2
+_MIN_WIDTH = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,32 +100,32 @@ def compare_psf(exposure):
     ny, nx = exposure.shape
     middle = exposure.psf_at(nx / 2, ny / 2)
     nothing = PSFComparison(np.nan, np.nan, middle.fwhm, np.nan, 0, '')
-    image = of_exposure(exposure)
+    image = image_of_exposure(exposure)
     sources = find_sources(
         image.pull,
         image.bad,
         threshold=_THRESHOLD,
         photon=image.photon,
         max_pixels=_MAX_PIXELS,
-        n_most=3 * _MAX_STARS // 2,
+        max_sources=3 * _MAX_STARS // 2,
     )
-    if len(sources) < _FEW_NARROW:
+    if len(sources) < _MIN_STARS:
         return nothing
     locus = find_locus(sources, image.saturated_at(sources), min_snr=_MIN_SNR)
-    if locus is None or locus.n_stars < _FEW_NARROW:
+    if locus is None or locus.n_stars < _MIN_STARS:
         return nothing
     stars = sources[np.flatnonzero(locus.reasons == '')[:_MAX_STARS]]
     level = level_of(max(locus.fwhm, middle.fwhm))
     places = np.c_[stars.x, stars.y]
     found = measure_at(image.pull, image.bad, places, level, photon=image.photon)
     drawn = _drawn(exposure, places, level)
-    good = (found.width > _LEAST_WIDTH) & (found.snr > _MIN_SNR)
-    if good.sum() < _FEW_NARROW:
+    good = (found.width > _MIN_WIDTH) & (found.snr > _MIN_SNR)
+    if good.sum() < _MIN_STARS:
         return nothing
     # A PSF narrower than its pixel has hardly any width.
-    off = np.log(found.width / np.maximum(drawn.width, _LEAST_WIDTH))[good]
+    off = np.log(found.width / np.maximum(drawn.width, _MIN_WIDTH))[good]
     error = np.hypot(1 / found.snr[good], _OWN_SCATTER)
-    # Of the ratios: what a stated PSF that varies explains of the widths is none.
+    # Scatter of the ratios: variation that the stated PSF explains is none.
     scatter, _ = excess_scatter(off, error)
     weight = 1 / (error**2 + scatter**2)
     log_ratio = float(np.median(off))
@@ -160,11 +161,12 @@ def _drawn(exposure, places, level):
 
 
 def _finding(log_ratio, log_error, scatter, n, fwhm):
-    """Say it where the widths differ."""
-    if abs(log_ratio) < max(_DIFFERENT, _SIGNIFICANT * log_error):
+    """Finding that the widths differ, or an empty string."""
+    if abs(log_ratio) < max(_MIN_DIFFERENCE, _SIGNIFICANT * log_error):
         return ''
     # A large difference is believed with more scatter: undersampled, ratios vary.
-    if log_ratio > 0 and (n < _FEW_BROAD or scatter > max(_TIGHT, log_ratio / 2)):
+    scattered = scatter > max(_MAX_SCATTER, log_ratio / 2)
+    if log_ratio > 0 and (scattered or n < _MIN_STARS_BROADER):
         return ''
     ratio = np.exp(log_ratio)
     word = 'broader' if ratio > 1 else 'narrower'

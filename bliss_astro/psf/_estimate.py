@@ -3,64 +3,64 @@
 Estimation of the PSF of an image from its own stars.
 """
 
+import dataclasses
+
 import numpy as np
 
 from .._warnings import OutOfDomainWarning, warn
-from ._candidates import TO_FWHM, find_sources
-from ._engine import StampFit, to_theta
-from ._estimate_errors import shape_errors
-from ._fit import as_model, cut_stamps, fit_robustly
+from ._fit import as_model, cut_stamps
+from ._joint_fit import StampFit, own_shapes
 from ._locus import MIN_SNR, find_locus
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._profile import half_maximum_radius
-from ._result import PSFEstimate, star_table
+from ._result import PSFEstimate, StarFit, star_table
+from ._robust_fit import fit_stamps
+from ._sources import TO_FWHM, find_sources
 from ._star_image import read_image
-from ._star_widths import excess_scatter, own_shapes
-from ._varying import fit_variation, smooth_trend
-from ._wings import LOOSE_MEAN, LOOSE_WIDTH, typical_shape
+from ._star_widths import excess_scatter, fit_variation, shape_errors, smooth_trend
+from ._wing_prior import typical_shape
 
-__all__ = ['estimate_psf']
+__all__ = ['estimate_from', 'estimate_psf']
 
 # Stars of the robust first fit, the brightest ones, and of all fits at most.
-_N_FIRST, _N_MOST = 30, 100
+_N_FIRST, _MAX_STARS = 30, 100
 # Half sides of the stamps, in FWHM, and their limits in pixels.
-_REACH, _HALF = 3.2, (7, 24)
+_HALF_SIDE, _HALF_SIDE_RANGE = 3.2, (7, 24)
 # Pixels of all stamps together, and of those of the first fit, which bound the time;
 # but no fewer stars than that.
-_MAX_PIXELS, _FIRST_PIXELS, _LEAST_FIRST = 60_000, 20_000, 10
+_MAX_PIXELS, _MAX_FIRST_PIXELS, _MIN_FIRST = 60_000, 20_000, 10
 # Radius of what is masked around other sources, in FWHM, and the least
 # signal-to-noise ratio of these.
-_MASK, _NEIGHBOUR_SNR = 1.5, 6.0
+_MASK_RADIUS, _NEIGHBOUR_SNR = 1.5, 6.0
 # Prior width of the stars' own backgrounds in units of the noise of the sky.
-_BACKGROUND = 0.7
-# Relative error of the model, so that the brightest star has not all the say.
+_BACKGROUND_WIDTH = 0.7
+# Relative error of the model, so that the brightest star does not outvote the others.
 _MODEL_ERROR = 0.01
-# A star whose width differs from the others' by so many sigma is left out; the
-# sigma contains a scatter of the widths of its own.
-_WIDE, _NARROW, _OWN_SCATTER, _MOST_SCATTER = 2.5, 3.5, 0.015, 0.1
+# Sigmas by which a left-out star is wider or narrower than the others; the sigma
+# contains a scatter of the widths within these limits.
+_MAX_WIDER, _MAX_NARROWER, _SCATTER_RANGE = 2.5, 3.5, (0.015, 0.1)
 # Relative errors of the width beside what the noise makes: of the model, of the
 # choice of the stars where few can check each other, and of a single source,
-# that may be no star.
-_LEAST_ERROR, _CHOICE_ERROR, _SINGLE_ERROR = 0.002, 0.015, 0.1
-_MOST_ERROR = 0.15
+# that may be no star; and the largest.
+_FLOOR_ERROR, _CHOICE_ERROR, _SINGLE_ERROR, _MAX_ERROR = 0.002, 0.015, 0.1, 0.15
 # Relative error of the area by wings of neighbours and light that is seen nowhere,
-# of one star, as simulated fields have it.
+# of one star, from simulated fields.
 _AREA_ERROR = 0.1
-# What a relative error of the width is of the width and of the effective area.
+# Relative errors of width and effective area per relative error of the width.
 _WIDTH_AND_AREA = np.array([1.0, 2.0])
-# Scatter of the widths that is told, and its significance.
-_MUCH_SCATTER, _SIGNIFICANT = 0.04, 3.0
+# Scatter of the widths that makes a finding, and its significance.
+_LARGE_SCATTER, _SIGNIFICANT = 0.04, 3.0
 # Effective area in units of the squared FWHM: 2.2 for a Gaussian and a pixel, 5.3
-# for a Moffat profile of slope 2.
-_AREAS = (1.9, 8.0)
+# for a Moffat profile of slope 2; and FWHM in units of that of the locus.
+_AREA_RANGE, _FWHM_RANGE = (1.9, 8.0), (0.6, 1.6)
 # Fewer stars cannot check each other.
-_FEW = 3
+_MIN_REAL_STARS = 3
 # Sources brighter than the median star by this factor, round to this ellipticity
 # beside the stars', and so many of them, wider by this factor.
-_BRIGHTEST, _ROUND, _MIN_BRIGHTEST, _WIDER = 3.0, 0.15, 5, 1.12
-# Lower limits of signal-to-noise ratio that are tried where stars are few.
-_FAINTER = (MIN_SNR, 12.0)
+_BRIGHTER, _ROUND, _MIN_BRIGHT, _WIDER = 3.0, 0.15, 5, 1.12
+# Lower limits of signal-to-noise ratio, the second where stars are few.
+_MIN_SNRS = (MIN_SNR, 12.0)
 
 
 def estimate_psf(
@@ -86,11 +86,11 @@ def estimate_psf(
     Parameters
     ----------
     image : `~bliss_astro.exposures.Exposure`, NDData, Cutout2D, Quantity or 2D array
-        The image. What an exposure holds may not be given again. A file is read by
-        `Exposure.read <bliss_astro.exposures.ExposureRead>` first.
+        The image. The properties of an exposure may not be given again. A file is
+        read by `Exposure.read <bliss_astro.exposures.ExposureRead>` first.
 
     background : float or 2D array, optional
-        What of the sky is still in the image, in its unit; measured by default.
+        Sky that is still in the image, in its unit; measured by default.
 
     bkg_error : float or 2D array, optional
         Standard deviation of a pixel of empty sky; measured by default.
@@ -117,12 +117,12 @@ def estimate_psf(
     Returns
     -------
     estimate : `PSFEstimate`
-        The PSF, its error, the stars, the residuals and what was noticed.
+        The PSF, its error, the stars, the residuals and the findings.
 
     Raises
     ------
     TypeError
-        If the image is a file or another thing that is none.
+        If the image is a file or of another type.
 
     ValueError
         If no source of the image can show the width of its PSF, or an argument is
@@ -175,105 +175,83 @@ def estimate_psf(
 # Trial steps of a fit may overflow; they are not taken.
 @np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
 def estimate_from(image, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS):
-    """
-    Estimate the PSF of an image that is in units of its noise, without warnings.
-    """
+    """Estimate the PSF of a `StarImage`, without warnings."""
     sources = find_sources(
         image.pull, image.bad, photon=image.photon, threshold=_NEIGHBOUR_SNR
     )
     saturated = image.saturated_at(sources)
-    for min_snr in _FAINTER:
+    for min_snr in _MIN_SNRS:
         locus = find_locus(sources, saturated, min_snr=min_snr)
         if locus is not None and locus.n_stars:
             break
     if locus is None:
         msg = (
             'psf cannot be estimated: the image has no compact, unsaturated source '
-            f'above a signal-to-noise ratio of {_FAINTER[-1]:g}; give psf or fwhm'
+            f'above a signal-to-noise ratio of {_MIN_SNRS[-1]:g}; give psf or fwhm'
         )
         raise ValueError(msg)
     chosen = np.flatnonzero(locus.reasons == '')
     if locus.n_stars == 0:
         chosen = chosen[:2]
-    fit, chosen, work = _fit(image, sources, locus, chosen, radius)
-    psf = as_model(fit, None, work['residual'], radius)
-    return _result(image, sources, locus, chosen, fit, psf, work, vary)
+    stars = _fit_stars(image, sources, locus, chosen, radius)
+    return _result(image, sources, locus, stars, vary)
 
 
-def _fit(image, sources, locus, chosen, radius):
+def _fit_stars(image, sources, locus, chosen, radius):
     """Joint fits: robustly to the brightest stars, then to all that agree."""
-    half = int(np.clip(np.ceil(_REACH * locus.fwhm), *_HALF))
-    n_most = int(min(_N_MOST, max(5, _MAX_PIXELS // (2 * half + 1) ** 2)))
-    chosen = chosen[:n_most]
-    n_first = np.clip(_FIRST_PIXELS // (2 * half + 1) ** 2, _LEAST_FIRST, _N_FIRST)
-    first = chosen[:n_first]
+    half = int(np.clip(np.ceil(_HALF_SIDE * locus.fwhm), *_HALF_SIDE_RANGE))
+    n_pixels = (2 * half + 1) ** 2
+    chosen = chosen[: int(min(_MAX_STARS, max(5, _MAX_PIXELS // n_pixels)))]
+    n_first = np.clip(_MAX_FIRST_PIXELS // n_pixels, _MIN_FIRST, _N_FIRST)
     shape = typical_shape(0.95 * locus.fwhm)
     shape[6:] = locus.e1, locus.e2
-    start = StampFit(
-        to_theta(shape),
-        np.zeros((0, 4)),
-        prior_mean=LOOSE_MEAN,
-        prior_width=LOOSE_WIDTH,
-        radius=radius,
-        wings=True,
-        background_width=_BACKGROUND,
+    start = StampFit.of_star(
+        shape, np.zeros((0, 4)), radius=radius, background_width=_BACKGROUND_WIDTH
     )
-    fit, used, _, work = _joint(image, sources, first, half, start, range(6))
-    locus.reasons[first[~used]] = 'fits badly'
-    chosen = np.concatenate([first[used], chosen[n_first:]])
+    stars = _joint(image, sources, chosen[:n_first], half, start, range(6))
+    first = stars.chosen
+    locus.reasons[first[~stars.used]] = 'fits badly'
+    chosen = np.concatenate([first[stars.used], chosen[n_first:]])
     if len(chosen) < 3:
-        return fit, first, work | {'used': used}
+        return stars
     # Once more without those that are broader or narrower than the others.
-    start = StampFit(**{**vars(fit), 'local': np.zeros((0, 4))})
-    fit, used, _, work = _joint(image, sources, chosen, half, start, range(4, 6))
-    offsets, errors = own_shapes(fit, work['stamps'], work['weights'])
-    places = fit.local[:, 1:3] + work['corner']
-    off = offsets[:, 0] - smooth_trend(places, offsets[:, 0], errors[:, 0], used)
-    scatter, _ = excess_scatter(off[used], errors[used, 0])
-    sigma = np.hypot(errors[:, 0], np.clip(scatter, _OWN_SCATTER, _MOST_SCATTER))
-    fine = used & (off < _WIDE * sigma) & (off > -_NARROW * sigma)
+    stars = _joint(image, sources, chosen, half, stars.fit, range(4, 6))
+    offsets, errors = own_shapes(stars.fit, stars.stamps, stars.weights)
+    used, width_errors = stars.used, errors[:, 0]
+    off = offsets[:, 0] - smooth_trend(stars.places, offsets[:, 0], width_errors, used)
+    scatter, _ = excess_scatter(off[used], width_errors[used])
+    sigma = np.hypot(width_errors, np.clip(scatter, *_SCATTER_RANGE))
+    fine = used & (off < _MAX_WIDER * sigma) & (off > -_MAX_NARROWER * sigma)
     if fine.sum() < 3 or fine.all():
-        return fit, chosen, work | {'used': used}
-    work['used'] = fine
+        return stars
     locus.reasons[chosen[used & ~fine & (off > 0)]] = 'extended'
     locus.reasons[chosen[used & ~fine & (off < 0)]] = 'sharper than the stars'
-    chosen = chosen[fine]
-    start = StampFit(**{**vars(fit), 'local': np.zeros((0, 4))})
-    fit, used, _, work = _joint(image, sources, chosen, half, start, range(5, 6))
-    return fit, chosen, work | {'used': used}
+    return _joint(image, sources, chosen[fine], half, stars.fit, range(5, 6))
 
 
 def _joint(image, sources, chosen, half, start, rounds):
     """One joint fit to the stamps of the stars chosen."""
-    x, y = sources.x[chosen], sources.y[chosen]
+    x, y, side = sources.x[chosen], sources.y[chosen], 2 * half + 1
     corner_x, corner_y = (np.rint(v).astype(int) - half for v in (x, y))
-    stamps, bad = cut_stamps(image.pull, image.bad, corner_x, corner_y, 2 * half + 1)
+    stamps = cut_stamps(image.pull, corner_x, corner_y, side, 0.0)
+    bad = cut_stamps(image.bad, corner_x, corner_y, side, True)
     bad = bad | _neighbours(sources, chosen, corner_x, corner_y, half, start.shape)
     stamps = np.where(bad, 0, stamps).astype(float)
-    start.local = np.c_[
-        sources.flux[chosen] * 1.1, x - corner_x, y - corner_y, np.zeros(len(x))
-    ]
-    fit, used, residual, weights = fit_robustly(
+    local = [sources.flux[chosen] * 1.1, x - corner_x, y - corner_y, np.zeros(len(x))]
+    fit, used, residual, weights = fit_stamps(
         stamps,
         bad,
         1.0,
         background=True,
         use_prior=True,
         radius=start.radius,
-        near_center=True,
         gain=1 / image.photon if image.photon > 0 else None,
         model_error=_MODEL_ERROR,
-        start=start,
+        start=dataclasses.replace(start, local=np.stack(local, axis=1)),
         rounds=rounds,
     )
-    work = {
-        'stamps': stamps,
-        'bad': bad,
-        'weights': weights,
-        'corner': np.c_[corner_x, corner_y],
-        'residual': residual,
-    }
-    return fit, used, residual, work
+    corner = np.c_[corner_x, corner_y]
+    return StarFit(fit, chosen, used, stamps, bad, weights, corner, residual)
 
 
 def _neighbours(sources, chosen, corner_x, corner_y, half, shape):
@@ -286,7 +264,7 @@ def _neighbours(sources, chosen, corner_x, corner_y, half, shape):
         apart = np.hypot(dx, dy)
         near = (apart > fwhm) & (np.maximum(abs(dx), abs(dy)) < 1.5 * half)
         for other in np.flatnonzero(near):
-            reach = _MASK * max(fwhm, TO_FWHM * sources.width[other])
+            reach = _MASK_RADIUS * max(fwhm, TO_FWHM * sources.width[other])
             reach = min(reach, 0.6 * apart[other])
             xx = side - (sources.x[other] - corner_x[k])
             yy = side - (sources.y[other] - corner_y[k])
@@ -295,10 +273,10 @@ def _neighbours(sources, chosen, corner_x, corner_y, half, shape):
 
 
 def _implausible(psf, locus):
-    """Say what is wrong with a fit that is no PSF that a telescope has, or ''."""
+    """Finding that a fit is no PSF that a telescope has, or an empty string."""
     fwhm, area = psf.fwhm, psf.n_eff / psf.fwhm**2
-    near = 0.6 < fwhm / locus.fwhm < 1.6
-    if near and _AREAS[0] < area < _AREAS[1]:
+    near = _FWHM_RANGE[0] < fwhm / locus.fwhm < _FWHM_RANGE[1]
+    if near and _AREA_RANGE[0] < area < _AREA_RANGE[1]:
         return ''
     return (
         f'the PSF fitted to the image (FWHM {fwhm:.3g} px, effective area '
@@ -308,90 +286,98 @@ def _implausible(psf, locus):
     )
 
 
-def _result(image, sources, locus, chosen, fit, psf, work, vary):
-    """Collect errors, variation and findings."""
-    used = work['used']
-    offsets, errors = own_shapes(fit, work['stamps'], work['weights'])
+def _result(image, sources, locus, stars, vary):
+    """Collect PSF, errors, variation and findings."""
+    fit, used = stars.fit, stars.used
     n_stars = int(used.sum())
+    offsets, errors = own_shapes(fit, stars.stamps, stars.weights)
     scatter, significance = excess_scatter(offsets[used, 0], errors[used, 0])
-    counted = work['weights'] * used[:, None, None]
-    # Relative errors of the width and of the effective area.
-    noise, misfit = shape_errors(fit, work['stamps'], counted, photon=image.photon)
-    errors_of = np.hypot(np.hypot(noise, misfit), _LEAST_ERROR * _WIDTH_AND_AREA)
-    real = locus.n_stars and n_stars >= _FEW
-    varying, findings = None, []
-    wrong = _implausible(psf, locus)
+    psf = as_model(fit, stars.residual)
+    result, wrong = psf, _implausible(psf, locus)
     if wrong:
-        psf = PSFModel.from_fwhm(locus.fwhm, normalization_radius=fit.radius)
-        errors_of, findings = _MOST_ERROR * _WIDTH_AND_AREA, [wrong]
-    elif not real:
-        errors_of = np.hypot(errors_of, _SINGLE_ERROR * _WIDTH_AND_AREA)
-        more = 's' if n_stars != 1 else ''
-        findings.append(
-            f'psf was measured on {n_stars} compact source{more} of the image (FWHM '
-            f'{psf.fwhm:.3g} px), which may be no star{more}, with the wings of a '
-            'usual telescope; fluxes and errors rest on it: give psf or fwhm'
-        )
+        result = psf = PSFModel.from_fwhm(locus.fwhm, normalization_radius=fit.radius)
+        errors_of, findings = _MAX_ERROR * _WIDTH_AND_AREA, [wrong]
     else:
+        # Relative errors of the width and of the effective area.
+        counted = stars.weights * used[:, None, None]
+        noise, misfit = shape_errors(fit, stars.stamps, counted, photon=image.photon)
+        errors_of = np.hypot(np.hypot(noise, misfit), _FLOOR_ERROR * _WIDTH_AND_AREA)
+        findings = []
+    real = locus.n_stars and n_stars >= _MIN_REAL_STARS
+    if not (real or wrong):
+        errors_of = np.hypot(errors_of, _SINGLE_ERROR * _WIDTH_AND_AREA)
+        findings = [_no_star(psf, n_stars)]
+    elif not wrong:
         if vary is not False:
-            places = fit.local[:, 1:3] + work['corner']
+            places = stars.places[used]
             varying, left = fit_variation(
-                psf, places[used], offsets[used], errors[used], image.shape, vary
+                psf, places, offsets[used], errors[used], image.shape, vary
             )
             if varying is not None:
+                result = varying
                 scatter, significance = excess_scatter(left, errors[used, 0])
         others = _CHOICE_ERROR / n_stars
         if significance > _SIGNIFICANT:
             others = np.hypot(others, scatter)
         errors_of = np.hypot(errors_of, others * _WIDTH_AND_AREA)
         errors_of[1] = np.hypot(errors_of[1], _AREA_ERROR / np.sqrt(n_stars))
-        if significance > _SIGNIFICANT and scatter > _MUCH_SCATTER:
-            findings.append(
-                f'the widths of {n_stars} stars scatter by {100 * scatter:.0f} % '
-                f'beyond their noise about the FWHM of {psf.fwhm:.3g} px (a plate, '
-                'trailed or variable images?); psf_error is set to it'
-            )
+        if significance > _SIGNIFICANT and scatter > _LARGE_SCATTER:
+            findings.append(_scattering(psf, n_stars, scatter))
         findings += _brightest_wider(sources, locus)
-    result = psf if varying is None else varying
-    errors_of = np.minimum(errors_of, _MOST_ERROR * _WIDTH_AND_AREA)
-    # Fluxes feel the area, the network the width: the larger of the two is stated.
-    error = float(np.max(errors_of / _WIDTH_AND_AREA))
-    result.fit_info = {
-        'residual': work['residual'],
-        'converged': fit.converged,
-        'used': used,
-        'n_stars': n_stars,
+    errors_of = np.minimum(errors_of, _MAX_ERROR * _WIDTH_AND_AREA)
+    numbers = {
         'fwhm_error': float(errors_of[0]) * psf.fwhm,
         'effective_area_error': float(errors_of[1]) * psf.n_eff,
         'width_scatter': float(scatter),
         'findings': tuple(findings),
     }
-    residual = work['stamps'] - fit.model(work['stamps'].shape[1:])
+    result.fit_info = numbers | {
+        'residual': stars.residual,
+        'converged': fit.converged,
+        'used': used,
+        'n_stars': n_stars,
+    }
+    residual = stars.stamps - fit.model(stars.stamps.shape[1:])
     return PSFEstimate(
         psf=result,
-        psf_error=error,
-        fwhm_error=result.fit_info['fwhm_error'],
-        effective_area_error=result.fit_info['effective_area_error'],
-        width_scatter=float(scatter),
-        stars=star_table(
-            sources, locus, chosen, used, fit, work, offsets, errors, image
-        ),
-        stamps=work['stamps'] * image.noise,
-        residuals=np.where(work['bad'], np.nan, residual) * image.noise,
-        findings=tuple(findings),
+        # Fluxes depend on the area, the network on the width: the larger of the two.
+        psf_error=float(np.max(errors_of / _WIDTH_AND_AREA)),
+        **numbers,
+        stars=star_table(sources, locus, stars, offsets, errors, image),
+        stamps=stars.stamps * image.noise,
+        residuals=np.where(stars.bad, np.nan, residual) * image.noise,
         central=psf,
     )
 
 
+def _no_star(psf, n_stars):
+    """Finding that the PSF rests on sources that may be no stars."""
+    more = 's' if n_stars != 1 else ''
+    return (
+        f'psf was measured on {n_stars} compact source{more} of the image (FWHM '
+        f'{psf.fwhm:.3g} px), which may be no star{more}, with the wings of a '
+        'usual telescope; fluxes and errors rest on it: give psf or fwhm'
+    )
+
+
+def _scattering(psf, n_stars, scatter):
+    """Finding that the widths of the stars scatter."""
+    return (
+        f'the widths of {n_stars} stars scatter by {100 * scatter:.0f} % '
+        f'beyond their noise about the FWHM of {psf.fwhm:.3g} px (a plate, '
+        'trailed or variable images?); psf_error is set to it'
+    )
+
+
 def _brightest_wider(sources, locus):
-    """Say it where the brightest round sources are wider than the stars."""
+    """Finding that the brightest round sources are wider than the stars, or none."""
     star = locus.reasons == ''
-    level = _BRIGHTEST * np.median(sources.snr[star])
+    level = _BRIGHTER * np.median(sources.snr[star])
     round_ = np.hypot(sources.e1 - locus.e1, sources.e2 - locus.e2) < _ROUND
     bright = (sources.snr > level) & sources.clean & round_
     bright &= ~np.isin(locus.reasons, ['cosmic ray', 'saturated'])
     ratio = sources.width[bright] / np.exp(locus.log_size)
-    if bright.sum() < _MIN_BRIGHTEST or np.median(ratio) < _WIDER:
+    if bright.sum() < _MIN_BRIGHT or np.median(ratio) < _WIDER:
         return []
     wide = TO_FWHM * float(np.median(sources.width[bright]))
     text = (

@@ -13,37 +13,36 @@ import dataclasses
 
 import numpy as np
 
-from ._candidates import TO_FWHM
+from ._sources import TO_FWHM
 
-__all__ = []
+__all__ = ['MIN_SNR', 'Locus', 'find_locus']
 
 # Signal-to-noise ratio from which a source may show the width of the PSF.
 MIN_SNR = 20.0
-# Full widths at half maximum of a PSF, pixel included, that is believed, pixels.
-_LEAST_FWHM, _MOST_FWHM = 1.2, 30.0
-# The most that is believed of one or two sources.
-_MOST_ALONE = 12.0
+# Range of full widths at half maximum of a PSF, pixel included, in pixels, and the
+# largest one that rests on one or two sources.
+_MIN_FWHM, _MAX_FWHM, _MAX_FWHM_ALONE = 1.2, 30.0, 12.0
 # Share of the brightest pixel in 3 x 3: 0.7 for a PSF of the least width that is
 # centred on a pixel.
-_SHARPEST = 0.62
-_MOST_ELLIPTICITY = 0.6
+_MAX_SHARPNESS = 0.62
+_MAX_ELLIPTICITY = 0.6
 # Errors of logarithm of size and of ellipticity beside that of the noise: PSFs
 # vary over an image, and moments with the place within a pixel.
 _SIZE_ERROR, _ELLIPTICITY_ERROR = 0.03, 0.06
 # The lower edge: the smallest size at which the density of sources is at least so
 # many sources, and this share of the largest density.
-_LEAST_DENSITY, _SHARE = 2.4, 0.3
+_MIN_DENSITY, _DENSITY_SHARE = 2.4, 0.3
 # Sizes beyond the lower edge, as a logarithm, within which the locus lies.
-_BEYOND = 0.15
+_LOCUS_WIDTH = 0.15
 # Members differ from the locus by no more, beside 2.5 times their own error.
 _SIZE_SPAN, _ELLIPTICITY_SPAN = 0.10, 0.12
 # Stars from which size and ellipticity may vary over the image, and turns in which
 # the members are found.
 _MIN_TREND, _N_TURNS = 20, 5
 # Sources that the density is taken of at most.
-_N_MOST = 500
+_MAX_SOURCES = 500
 # Neighbours within so many FWHM and above this share of a star's flux are blends.
-_APART, _NEIGHBOUR = 3.0, 0.08
+_BLEND_RADIUS, _BLEND_SHARE = 3.0, 0.08
 
 
 @dataclasses.dataclass
@@ -51,9 +50,9 @@ class Locus:
     """
     Locus of the stars: logarithm of size, ellipticity, and who belongs to it.
 
-    ``reasons`` says of each source why it is no star to be measured, '' of the
-    members; ``n_stars`` is 0 where no locus was found and the width is that of the
-    brightest compact sources.
+    ``reasons`` (n,) are those why a source is no star to be measured, '' for members;
+    ``n_stars`` is 0 where no locus was found and the width is that of the brightest
+    compact sources.
     """
 
     log_size: float
@@ -74,7 +73,7 @@ def find_locus(sources, saturated, *, min_snr=MIN_SNR):
 
     Parameters
     ----------
-    sources : `~bliss_astro.psf._candidates.Sources`
+    sources : `~bliss_astro.psf._sources.Sources`
         Brightest first.
 
     saturated : (n,) bool array
@@ -89,7 +88,7 @@ def find_locus(sources, saturated, *, min_snr=MIN_SNR):
         `None` where no source can show the width of the PSF.
     """
     reasons = _unfit(sources, saturated, min_snr)
-    usable = np.flatnonzero(reasons == '')[:_N_MOST]
+    usable = np.flatnonzero(reasons == '')[:_MAX_SOURCES]
     if len(usable) == 0:
         return None
     size = np.log(sources.width)
@@ -99,7 +98,7 @@ def find_locus(sources, saturated, *, min_snr=MIN_SNR):
     few = center is None
     if few:
         # A single broad source is a galaxy rather than a star.
-        narrow = TO_FWHM * sources.width[usable] < _MOST_ALONE
+        narrow = TO_FWHM * sources.width[usable] < _MAX_FWHM_ALONE
         usable = usable[narrow]
         if len(usable) == 0:
             return None
@@ -127,14 +126,14 @@ def find_locus(sources, saturated, *, min_snr=MIN_SNR):
 
 
 def _unfit(sources, saturated, min_snr):
-    """Say of each source why it cannot show the width of the PSF."""
+    """Reasons why sources cannot show the width of the PSF; '' where there is none."""
     fwhm = sources.width * TO_FWHM
     reasons = np.full(len(sources), '', dtype='U24')
     for bad, why in (
         (sources.snr < min_snr, 'faint'),
-        (np.hypot(sources.e1, sources.e2) > _MOST_ELLIPTICITY, 'elongated'),
-        (fwhm > _MOST_FWHM, 'extended'),
-        ((fwhm < _LEAST_FWHM) | (sources.sharp > _SHARPEST), 'cosmic ray'),
+        (np.hypot(sources.e1, sources.e2) > _MAX_ELLIPTICITY, 'elongated'),
+        (fwhm > _MAX_FWHM, 'extended'),
+        ((fwhm < _MIN_FWHM) | (sources.sharp > _MAX_SHARPNESS), 'cosmic ray'),
         (~sources.clean, 'bad pixels'),
         (saturated, 'saturated'),
     ):
@@ -150,11 +149,11 @@ def _lower_edge(sources, size, error, e_error):
         off += np.subtract.outer(e, e) ** 2 / both
     weight = np.minimum(1.0, sources.snr / (2 * MIN_SNR))
     density = np.exp(-0.5 * off) @ weight
-    if not density.max() >= _LEAST_DENSITY:
+    if not density.max() >= _MIN_DENSITY:
         return None
-    dense = density >= max(_LEAST_DENSITY, _SHARE * density.max())
+    dense = density >= max(_MIN_DENSITY, _DENSITY_SHARE * density.max())
     edge = size[dense].min()
-    within = dense & (size <= edge + _BEYOND)
+    within = dense & (size <= edge + _LOCUS_WIDTH)
     return int(np.argmax(np.where(within, density, -1)))
 
 
@@ -203,7 +202,7 @@ def _mark_blends(sources, reasons, fwhm):
     if len(stars) == 0:
         return
     places = np.c_[sources.x, sources.y]
-    near = cKDTree(places).query_ball_point(places[stars], _APART * fwhm)
+    near = cKDTree(places).query_ball_point(places[stars], _BLEND_RADIUS * fwhm)
     # Cosmic rays are dealt with pixel by pixel.
     real = reasons != 'cosmic ray'
     worst = np.zeros(len(stars))
@@ -216,7 +215,7 @@ def _mark_blends(sources, reasons, fwhm):
             share = np.maximum(sources.flux[others], 0) / sources.flux[k]
             # What a neighbour leaves at the star falls steeply with the distance.
             worst[n] = np.max(share * (fwhm / np.maximum(apart, fwhm)) ** 2)
-    limit = _NEIGHBOUR
+    limit = _BLEND_SHARE
     while np.count_nonzero(worst <= limit) < min(5, len(stars)):
         limit *= 2
     reasons[stars[worst > limit]] = 'blended'

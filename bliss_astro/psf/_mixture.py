@@ -1,10 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The point-spread function of SDSS as tensors.
+Point-spread functions as tensors: profile, derivatives, Gaussian mixture, features.
 
-A PSF is eight numbers, in the order of `SHAPE_NAMES`.  Everything here takes
-a tensor of shape ``(..., 8)`` and works on any device, so that simulating,
-training and detecting need neither GalSim nor astropy's models.
+A PSF is eight numbers, in the order of `SHAPE_NAMES`.  All functions take a tensor of
+shape ``(..., 8)`` and work on any device, so that simulating, training and detecting
+need neither GalSim nor astropy's models.  `bliss_astro.psf._profile` is the same
+profile for NumPy.
 
 The power law of the SDSS profile is a scale mixture of Gaussians,
 
@@ -26,14 +27,20 @@ import torch
 __all__ = [
     'DEFAULT_NORMALIZATION_RADIUS',
     'DEFAULT_SHAPE',
+    'LOG_AREA',
     'SHAPE_NAMES',
+    'asinh',
     'broaden_shape',
     'describe_shape',
     'elliptical_radius_squared',
+    'fwhm_of_shape',
     'mixture_of_shape',
     'normalization_of_shape',
     'profile_of_shape',
+    'profile_slope',
     'profile_with_gradient',
+    'raw_profile',
+    'scale_to_fwhm',
 ]
 
 SHAPE_NAMES = ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta', 'e1', 'e2')
@@ -41,7 +48,7 @@ SHAPE_NAMES = ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta', 'e1', 'e2')
 # The 7.43 arcsec aperture to which SDSS ties its PSF magnitudes, in its pixels.
 DEFAULT_NORMALIZATION_RADIUS = 18.76
 
-# What `describe_shape` takes off the logarithm of the effective area.
+# Typical logarithm of the effective area (px^2), subtracted in `describe_shape`.
 LOG_AREA = 3.3
 
 # r band of run 94, camcol 1, field 12: the field of the coadd and BLISS papers.
@@ -52,8 +59,11 @@ DEFAULT_SHAPE = (1.48996, 2.99404, 0.049229, 2.89229, 0.010495, 3.26380, 0.0, 0.
 # 2 |Gamma(a + 2 pi i / h)| / Gamma(a): 2e-5 for a step h of 0.7, 1e-3 for 1.
 _FIRST_NODE, _LAST_NODE = -8.4, 2.8
 
+# Halvings of the bracket of a FWHM: 2^-40 of it is beyond single precision.
+_N_HALVINGS = 40
+
 # Exponent of Gaussians below which nothing is left beside the peak even in double
-# precision.
+# precision: exp(-35) = 6e-16.
 _LEAST_EXPONENT = -35.0
 
 
@@ -61,7 +71,7 @@ def normalization_of_shape(
     shape: torch.Tensor, *, radius: float = DEFAULT_NORMALIZATION_RADIUS
 ) -> torch.Tensor:
     """
-    Integral of the un-normalised profile within an elliptical radius.
+    Integrate the un-normalised profile within an elliptical radius.
 
     Parameters
     ----------
@@ -76,7 +86,7 @@ def normalization_of_shape(
     integral : tensor ``(...,)``
         In square pixels, for a profile whose Gaussian core has height one.
     """
-    # Of a few numbers each operation costs the same, and operators with a number on
+    # Each operation on a few numbers costs the same, and operators with a number on
     # the left, or ``**``, twice as much: shapes are normalised thousands of times.
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
     core, wide, scale = s1.square(), s2.square(), beta * sp.square()
@@ -107,23 +117,43 @@ def elliptical_radius_squared(
 
 
 def _stretch(e1, e2):
-    """What an elliptical radius is multiplied by, so that areas are preserved."""
+    """Factor of an elliptical radius by which areas are preserved."""
     return (-e1.square() - e2.square() + 1).rsqrt()
 
 
-def gaussian(r2: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def _gaussian(r2, sigma):
     """
-    A Gaussian of height one at squared radii.
+    Gaussian of height one at squared radii, nowhere below 6e-16.
 
-    Nowhere below 6e-16: values too small to be normal numbers, and squares of such,
-    take processors 20 times as long, and the wings of narrow PSFs are full of them.
+    Values too small to be normal numbers, and squares of such, take processors 20 times
+    as long, and the wings of narrow PSFs are full of them.
     """
     return torch.exp((r2 / (sigma.square() * -2)).clamp(min=_LEAST_EXPONENT))
 
 
-def power_law(base: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """``base ** -power``, in half the time."""
-    return torch.exp(torch.log(base) * -power)
+def _components(shape, r2):
+    """Core, wide Gaussian and power law at squared radii, and the base of the last."""
+    s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
+    base = r2 / (beta * sp.square()) + 1
+    # The power through a logarithm takes half the time of ``**``.
+    tail = p0 * torch.exp(torch.log(base) * -(beta / 2))
+    return _gaussian(r2, s1), b * _gaussian(r2, s2), tail, base
+
+
+def raw_profile(shape: torch.Tensor, r2: torch.Tensor) -> torch.Tensor:
+    """Profile at squared elliptical radii whose Gaussian core has height one."""
+    core, wide, tail, _ = _components(shape, r2)
+    return core + wide + tail
+
+
+def profile_slope(
+    shape: torch.Tensor, r2: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`raw_profile`, and -2 times its derivative by the squared radius."""
+    s1, s2, _, sp = shape[..., :4].unbind(-1)
+    core, wide, tail, base = _components(shape, r2)
+    slope = core / s1.square() + wide / s2.square() + tail / (base * sp.square())
+    return core + wide + tail, slope
 
 
 def asinh(value: torch.Tensor) -> torch.Tensor:
@@ -141,7 +171,7 @@ def profile_of_shape(
     integral: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    The PSF, of unit flux within ``radius``, at offsets from its centre.
+    Compute the PSF, of unit flux within ``radius``, at offsets from its centre.
 
     Parameters
     ----------
@@ -162,10 +192,7 @@ def profile_of_shape(
     value : tensor
         Per square pixel.
     """
-    s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
-    r2 = elliptical_radius_squared(shape, dx, dy)
-    value = gaussian(r2, s1) + b * gaussian(r2, s2)
-    value = value + p0 * power_law(r2 / (beta * sp.square()) + 1, beta / 2)
+    value = raw_profile(shape, elliptical_radius_squared(shape, dx, dy))
     if integral is None:
         integral = normalization_of_shape(shape, radius=radius)
     return value / integral
@@ -180,25 +207,20 @@ def profile_with_gradient(
     integral: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    The PSF and its derivatives with respect to the position of its centre.
+    Compute the PSF and its derivatives by the position of its centre.
 
     Returns ``(p, dp/dx_0, dp/dy_0)``, each of the broadcast shape of
     ``shape[..., 0]`` and the offsets.  The arguments are those of
     `profile_of_shape`.
     """
-    s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
     e1, e2 = shape[..., 6], shape[..., 7]
-    r2 = elliptical_radius_squared(shape, dx, dy)
-    core, wide = gaussian(r2, s1), b * gaussian(r2, s2)
-    base = r2 / (beta * sp.square()) + 1
-    tail = p0 * power_law(base, beta / 2)
+    value, slope = profile_slope(shape, elliptical_radius_squared(shape, dx, dy))
     if integral is None:
         integral = normalization_of_shape(shape, radius=radius)
-    slope = core / s1.square() + wide / s2.square() + tail / (base * sp.square())
     slope = slope * (_stretch(e1, e2) / integral)
     d_x0 = slope * ((-e1 + 1) * dx - e2 * dy)
     d_y0 = slope * ((e1 + 1) * dy - e2 * dx)
-    return (core + wide + tail) / integral, d_x0, d_y0
+    return value / integral, d_x0, d_y0
 
 
 def _nodes(power, step):
@@ -221,7 +243,7 @@ def mixture_of_shape(
     step: float = 0.7,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The PSF as a mixture of Gaussians of one common ellipticity.
+    Expand the PSF in a mixture of Gaussians of one common ellipticity.
 
     Parameters
     ----------
@@ -257,7 +279,7 @@ def mixture_of_shape(
 
 def broaden_shape(shape: torch.Tensor, variance) -> torch.Tensor:
     """
-    Shape of the PSF after a convolution with a small kernel.
+    Compute the shape of the PSF after a convolution with a small kernel.
 
     Second moments of the two Gaussians and of the power law's core grow by
     ``variance`` while each keeps its flux.  Bilinear interpolation at a
@@ -291,10 +313,10 @@ def describe_shape(
     shape: torch.Tensor, *, radius: float = DEFAULT_NORMALIZATION_RADIUS
 ) -> torch.Tensor:
     """
-    What a network is told of a PSF: functionals, not parameters.
+    Compute the features of a PSF for a network: functionals, not parameters.
 
-    Quite different parameters give nearly the same PSF, so a network is fed
-    numbers that any two descriptions of one PSF agree on.
+    Quite different parameters give nearly the same PSF; the features are numbers on
+    which any two descriptions of one PSF agree.
 
     Parameters
     ----------
@@ -323,3 +345,50 @@ def describe_shape(
         features.append(torch.log(value) - offset)
     features += [10 * shape[..., 6], 10 * shape[..., 7]]
     return torch.stack(features, -1)
+
+
+def fwhm_of_shape(shape: torch.Tensor) -> torch.Tensor:
+    """
+    Compute the full width at half maximum of the PSF.
+
+    Parameters
+    ----------
+    shape : tensor ``(..., 8)``
+        Shape parameters in pixels, in the order of `SHAPE_NAMES`.
+
+    Returns
+    -------
+    fwhm : tensor ``(...,)``
+        In pixels; of an elliptical PSF, that of the round one of the same area.
+    """
+    s1, s2, b, sp, p0, _ = shape[..., :6].unbind(-1)
+    half = 0.5 * (1 + b + p0)
+    low, high = torch.zeros_like(s1), 3 * (s1 + s2 + sp)
+    for _ in range(_N_HALVINGS):
+        middle = 0.5 * (low + high)
+        above = raw_profile(shape, middle**2) > half
+        low = torch.where(above, middle, low)
+        high = torch.where(above, high, middle)
+    return low + high
+
+
+def scale_to_fwhm(shape: torch.Tensor, fwhm: torch.Tensor) -> torch.Tensor:
+    """
+    Scale PSFs, wings and all, to a given width.
+
+    Parameters
+    ----------
+    shape : tensor ``(..., 8)``
+        Shape parameters in pixels.
+
+    fwhm : tensor ``(...,)``
+        Full width at half maximum to reach, in pixels.
+
+    Returns
+    -------
+    shape : tensor ``(..., 8)``
+        The same profiles with all lengths scaled by one factor each.
+    """
+    factor = (fwhm / fwhm_of_shape(shape))[..., None]
+    lengths = torch.tensor([1, 1, 0, 1, 0, 0, 0, 0], device=shape.device).bool()
+    return torch.where(lengths, shape * factor, shape)

@@ -3,51 +3,34 @@
 The point-spread function of one place as an astropy model.
 """
 
-from functools import partial
-
-import astropy.units as u
 import numpy as np
-from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 
 from .._plugins import survey
-from ._checks import (
-    check_beta,
-    check_ellipticity,
-    check_number,
-    check_radius,
-    plain,
-)
-from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, SHAPE_NAMES
+from ._inputs import plain, read_fwhm
+from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._profile import (
     effective_pixels,
     half_maximum_radius,
     integral,
     profile,
-    psf_derivatives,
-    squared_radius,
 )
+from ._profile_model import ProfileModel
+from ._wing_prior import typical_shape
 
 __all__ = ['PSFModel']
 
-_TINY = float(np.finfo(np.float32).tiny)
-
 # At a beta of 2 exactly the flux of a truncated Moffat is 0/0 in GalSim.
 _GALSIM_BETA_STEP = 1e-6
-
-# Widest PSF that is believed to be one, in pixels.
-_MOST_FWHM = 1000
-
 # GalSim refuses an untruncated Moffat below a beta of 1.1, which is half ours.
 _GALSIM_MIN_BETA = 2.2
 
 
-class PSFModel(Fittable2DModel):
+class PSFModel(ProfileModel):
     r"""
     SDSS's point-spread function: two Gaussians and a power law.
 
-    The model gives the flux that a star leaves in each pixel: the integration
-    over a pixel is already in the profile, so the model is evaluated at pixel
-    centres, which are whole numbers.
+    The values are the fluxes of a star in pixels: the profile contains the integration
+    over a pixel, and is evaluated at pixel centres, which are whole numbers.
 
     Parameters
     ----------
@@ -57,17 +40,13 @@ class PSFModel(Fittable2DModel):
     x_0, y_0 : float, optional
         Position of the star in pixels.
 
-    sigma1, sigma2 : float, optional
-        Standard deviations of the two Gaussians in pixels.
+    sigma1, sigma2, sigmap : float, optional
+        Standard deviations of the two Gaussians, and core radius of the power law, in
+        pixels.
 
-    b : float, optional
-        Height of the second Gaussian in units of the first one's.
-
-    sigmap : float, optional
-        Core radius of the power law in pixels.
-
-    p0 : float, optional
-        Height of the power law in units of the first Gaussian's.
+    b, p0 : float, optional
+        Heights of the second Gaussian and of the power law in units of the first
+        Gaussian's.
 
     beta : float, optional
         Slope of the power law.
@@ -85,7 +64,7 @@ class PSFModel(Fittable2DModel):
         Half the side of the bounding box, in units of the FWHM.
 
     **kwargs
-        Passed to `~astropy.modeling.Fittable2DModel`.
+        Keywords of `~astropy.modeling.Fittable2DModel`.
 
     Raises
     ------
@@ -118,7 +97,7 @@ class PSFModel(Fittable2DModel):
     :math:`P` within :math:`\rho < R` is known in closed form.
 
     The shape parameters are fixed by default, as in the PSF models of
-    photutils: a fit changes ``flux``, ``x_0`` and ``y_0`` unless told otherwise.
+    photutils: a fit changes ``flux``, ``x_0`` and ``y_0`` alone.
 
     References
     ----------
@@ -135,113 +114,8 @@ class PSFModel(Fittable2DModel):
     3.61
     """
 
-    flux = Parameter(default=1.0, description='Flux within normalization_radius')
-    x_0 = Parameter(default=0.0, description='Position of the peak along the x axis')
-    y_0 = Parameter(default=0.0, description='Position of the peak along the y axis')
-    sigma1 = Parameter(
-        default=DEFAULT_SHAPE[0],
-        bounds=(_TINY, None),
-        fixed=True,
-        description='Standard deviation of the first Gaussian (pixels)',
-    )
-    sigma2 = Parameter(
-        default=DEFAULT_SHAPE[1],
-        bounds=(_TINY, None),
-        fixed=True,
-        description='Standard deviation of the second Gaussian (pixels)',
-    )
-    b = Parameter(
-        default=DEFAULT_SHAPE[2],
-        bounds=(0.0, None),
-        fixed=True,
-        description='Height of the second Gaussian relative to the first',
-    )
-    sigmap = Parameter(
-        default=DEFAULT_SHAPE[3],
-        bounds=(_TINY, None),
-        fixed=True,
-        description='Core radius of the power law (pixels)',
-    )
-    p0 = Parameter(
-        default=DEFAULT_SHAPE[4],
-        bounds=(0.0, None),
-        fixed=True,
-        description='Height of the power law relative to the first Gaussian',
-    )
-    beta = Parameter(
-        default=DEFAULT_SHAPE[5],
-        bounds=(_TINY, None),
-        fixed=True,
-        description='Slope of the power law',
-    )
-    e1 = Parameter(
-        default=DEFAULT_SHAPE[6],
-        bounds=(-0.7, 0.7),
-        fixed=True,
-        description='Ellipticity along the x axis',
-    )
-    e2 = Parameter(
-        default=DEFAULT_SHAPE[7],
-        bounds=(-0.7, 0.7),
-        fixed=True,
-        description='Ellipticity along the diagonal',
-    )
-
-    sigma1._validator = partial(check_number, 'sigma1', 0.0, False)
-    sigma2._validator = partial(check_number, 'sigma2', 0.0, False)
-    b._validator = partial(check_number, 'b', 0.0, True)
-    sigmap._validator = partial(check_number, 'sigmap', 0.0, False)
-    p0._validator = partial(check_number, 'p0', 0.0, True)
-    beta._validator = check_beta
-    e1._validator = partial(check_ellipticity, 'e1')
-    e2._validator = partial(check_ellipticity, 'e2')
-
-    def __init__(
-        self,
-        flux=flux.default,
-        x_0=x_0.default,
-        y_0=y_0.default,
-        *,
-        sigma1=sigma1.default,
-        sigma2=sigma2.default,
-        b=b.default,
-        sigmap=sigmap.default,
-        p0=p0.default,
-        beta=beta.default,
-        e1=e1.default,
-        e2=e2.default,
-        normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
-        bbox_factor=10.0,
-        **kwargs,
-    ):
-        self._normalization_radius = check_radius(normalization_radius)
-        self.bbox_factor = bbox_factor
-        self.fit_info = {}
-        super().__init__(
-            flux=flux,
-            x_0=x_0,
-            y_0=y_0,
-            sigma1=sigma1,
-            sigma2=sigma2,
-            b=b,
-            sigmap=sigmap,
-            p0=p0,
-            beta=beta,
-            e1=e1,
-            e2=e2,
-            **kwargs,
-        )
-
     @classmethod
-    def from_shape(
-        cls,
-        shape,
-        *,
-        flux=1.0,
-        x_0=0.0,
-        y_0=0.0,
-        normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
-    ):
+    def from_shape(cls, shape, **options):
         """
         Make a model from the eight numbers of its shape.
 
@@ -250,19 +124,13 @@ class PSFModel(Fittable2DModel):
         shape : sequence of 8 float
             The shape parameters in the order of ``SHAPE_NAMES``.
 
-        flux : float or `~astropy.units.Quantity`, optional
-            Flux within the normalisation radius.
-
-        x_0, y_0 : float, optional
-            Position in pixels.
-
-        normalization_radius : float, optional
-            Radius in pixels within which the flux is counted.
+        **options
+            ``flux``, ``x_0``, ``y_0`` and ``normalization_radius``.
 
         Returns
         -------
         psf : `PSFModel`
-            The model.
+            The model, by default of unit flux at the origin.
 
         Raises
         ------
@@ -276,13 +144,7 @@ class PSFModel(Fittable2DModel):
                 f'{", ".join(SHAPE_NAMES)}, got an array of shape {shape.shape}'
             )
             raise ValueError(msg)
-        return cls(
-            flux=flux,
-            x_0=x_0,
-            y_0=y_0,
-            normalization_radius=normalization_radius,
-            **dict(zip(SHAPE_NAMES, shape.tolist(), strict=True)),
-        )
+        return cls(**dict(zip(SHAPE_NAMES, shape.tolist(), strict=True)), **options)
 
     @classmethod
     def from_fwhm(cls, fwhm, *, normalization_radius=DEFAULT_NORMALIZATION_RADIUS):
@@ -315,21 +177,8 @@ class PSFModel(Fittable2DModel):
         >>> round(PSFModel.from_fwhm(2.5).fwhm, 3)
         2.5
         """
-        from ._wings import typical_shape
-
-        try:
-            fwhm = fwhm.to_value(u.pix) if isinstance(fwhm, u.Quantity) else float(fwhm)
-        except (TypeError, ValueError, u.UnitConversionError) as error:
-            msg = f'fwhm must be a number of pixels, got {fwhm!r}'
-            raise ValueError(msg) from error
-        if not 1 <= fwhm <= _MOST_FWHM:
-            msg = (
-                f'fwhm must be a number of pixels from 1 to {_MOST_FWHM}, as a PSF '
-                f'contains the pixel; got {fwhm}'
-            )
-            raise ValueError(msg)
         return cls.from_shape(
-            typical_shape(fwhm), normalization_radius=normalization_radius
+            typical_shape(read_fwhm(fwhm)), normalization_radius=normalization_radius
         )
 
     @classmethod
@@ -340,7 +189,7 @@ class PSFModel(Fittable2DModel):
         Parameters
         ----------
         psfield : str, path, `~astropy.io.fits.HDUList` or record
-            The file, or what `bliss_astro.surveys.sdss.read_psfield` returned.
+            The file, or what `bliss_astro.surveys.sdss.PsField.read` returned.
 
         band : {'u', 'g', 'r', 'i', 'z'}
             The band.
@@ -359,8 +208,7 @@ class PSFModel(Fittable2DModel):
         Raises
         ------
         ValueError
-            If the band is unknown, only one coordinate is given, or the field
-            has no usable PSF.
+            If the band is unknown or the field has no usable PSF.
 
         Warns
         -----
@@ -377,18 +225,16 @@ class PSFModel(Fittable2DModel):
         Parameters
         ----------
         image : 2D or 3D array, or `~astropy.modeling.Model`
-            An image of the PSF; or several cut-outs of one size, each with a
-            star near its centre, which share one shape while each has its own
-            flux, position and background; or another PSF model of photutils or
-            astropy, to be described by this one.
+            An image of the PSF, cut-outs of stars, or another PSF model of
+            photutils or astropy.
 
         **kwargs
-            See `bliss_astro.psf.fit_psf`.
+            Keywords of `fit_psf`.
 
         Returns
         -------
         psf : `PSFModel`
-            The fit. ``fit_info`` tells how it went.
+            The fit, with its residual in ``fit_info``.
         """
         from ._fit import fit_psf
 
@@ -397,7 +243,11 @@ class PSFModel(Fittable2DModel):
     @classmethod
     def fit_stars(cls, data, positions, **kwargs):
         """
-        Fit the model to stars of an image, all of one shape.
+        Fit one PSF shape to several stars of an image.
+
+        Each star gets its own flux, sub-pixel position and background. Pixels that
+        no star explains (neighbours, cosmic rays) lose their weight, and stars
+        that fit much worse than the others (galaxies, blends) are left out.
 
         Parameters
         ----------
@@ -405,51 +255,35 @@ class PSFModel(Fittable2DModel):
             The image.
 
         positions : (n, 2) array or `~astropy.table.Table`
-            Positions (x, y) of the stars in pixels, or a table with columns
-            ``x_centroid`` and ``y_centroid`` (or ``x`` and ``y``).
+            Positions (x, y) in pixels, good to a pixel; or a table with columns
+            ``x_centroid`` and ``y_centroid``, or ``x`` and ``y``.
 
         **kwargs
-            See `bliss_astro.psf.fit_psf_to_stars`.
+            ``error``: standard deviation of the background per pixel, number or map in
+            the unit of the data; by default measured at the borders of the cut-outs.
+            ``mask``: bool array, `True` where a pixel is not to be used. ``size``: side
+            of the cut-outs in pixels, odd, 25 by default. ``effective_gain``: electrons
+            per unit of the data, for the stars' own photon noise. ``model_error``:
+            relative error of the model, 0.02 by default, so that the brightest star
+            does not outvote the others. ``use_prior`` and ``normalization_radius`` as
+            in `fit_psf`.
 
         Returns
         -------
         psf : `PSFModel`
-            The fit, of unit flux, at the origin. ``fit_info`` holds the stars.
+            The fit, of unit flux and at the origin. ``fit_info`` holds ``flux``,
+            ``x``, ``y`` and ``background`` of the stars, which of them were
+            ``used``, the ``residual`` and whether it ``converged``.
+
+        Raises
+        ------
+        ValueError
+            If the data are not 2D, no star lies on them, or an argument is
+            out of its range.
         """
         from ._fit import fit_psf_to_stars
 
         return fit_psf_to_stars(data, positions, model_class=cls, **kwargs)
-
-    @property
-    def normalization_radius(self):
-        """
-        Radius in pixels within which the flux is counted.
-        """
-        return self._normalization_radius
-
-    @normalization_radius.setter
-    def normalization_radius(self, radius):
-        radius = check_radius(radius)
-        before, self._normalization_radius = self._normalization_radius, radius
-        try:
-            check_beta(self, self.beta.value)
-        except InputParameterError:
-            self._normalization_radius = before
-            raise
-
-    @property
-    def shape_vector(self):
-        """
-        The eight shape parameters in the order of ``SHAPE_NAMES``, (8,) float.
-        """
-        return np.array([float(getattr(self, name).value) for name in SHAPE_NAMES])
-
-    @property
-    def encoding(self):
-        """
-        What a network is told of the PSF: its shape vector, (8,) float.
-        """
-        return self.shape_vector
 
     @property
     def fwhm(self):
@@ -458,7 +292,7 @@ class PSFModel(Fittable2DModel):
 
         That of an elliptical PSF is the geometric mean of its two axes.
         """
-        return 2 * half_maximum_radius(self.shape_vector)
+        return float(2 * half_maximum_radius(self.shape_vector))
 
     @property
     def n_eff(self):
@@ -558,99 +392,12 @@ class PSFModel(Fittable2DModel):
         return whole.shear(e1=e1, e2=e2).dilate(pixel_scale)
 
     def _flux(self):
-        """
-        Return the flux, with its unit where it has one.
-        """
+        """Return the flux, with its unit where it has one."""
         return self.flux.value if self.flux.unit is None else self.flux.quantity
 
     @property
     def bounding_box(self):
-        """
-        The box ((y_min, y_max), (x_min, x_max)) that holds all but a faint wing.
-        """
+        """The box ((y_min, y_max), (x_min, x_max)) that holds all but a faint wing."""
         reach = self.bbox_factor * self.fwhm
         x, y = float(plain(self.x_0.value)), float(plain(self.y_0.value))
         return ((y - reach, y + reach), (x - reach, x + reach))
-
-    def evaluate(self, x, y, flux, x_0, y_0, *shape):
-        """
-        Evaluate the model; astropy calls this with its parameters spelled out.
-
-        Parameters
-        ----------
-        x, y : array
-            Positions in pixels.
-
-        flux, x_0, y_0 : float
-            Flux and position of the star.
-
-        *shape : float
-            The eight shape parameters.
-
-        Returns
-        -------
-        values : array
-            Flux per pixel.
-        """
-        shape = [plain(value) for value in shape]
-        dx, dy = _offset(x, x_0), _offset(y, y_0)
-        values = profile(squared_radius(dx, dy, shape[6], shape[7]), shape)
-        return flux * (values / integral(shape, self._normalization_radius))
-
-    def fit_deriv(self, x, y, flux, x_0, y_0, *shape):
-        """
-        Differentiate the model with respect to each of its parameters.
-
-        Parameters
-        ----------
-        x, y, flux, x_0, y_0, *shape
-            As in `evaluate`, without units.
-
-        Returns
-        -------
-        derivatives : list of 11 arrays
-            In the order of ``param_names``.
-        """
-        values, d_x, d_y, d_shape = psf_derivatives(
-            x - x_0, y - y_0, shape, self._normalization_radius
-        )
-        return [values, flux * d_x, flux * d_y, *(flux * d for d in d_shape)]
-
-    @property
-    def input_units(self):
-        """
-        Unit of the positions, or `None` where they are plain numbers.
-        """
-        if self.x_0.input_unit is None and self.y_0.input_unit is None:
-            return None
-        return {
-            self.inputs[0]: self.x_0.input_unit,
-            self.inputs[1]: self.y_0.input_unit,
-        }
-
-    def _parameter_units_for_data_units(self, inputs_unit, outputs_unit):
-        """
-        Tell a fitter which units the parameters take from the data.
-        """
-        return {
-            'x_0': inputs_unit[self.inputs[0]],
-            'y_0': inputs_unit[self.inputs[1]],
-            'flux': outputs_unit[self.outputs[0]],
-        }
-
-    def __repr__(self):
-        """
-        Name the parameters and, where it is not the default, the radius.
-        """
-        text = super().__repr__()
-        if self._normalization_radius == DEFAULT_NORMALIZATION_RADIUS:
-            return text
-        return f'{text[:-2]}, normalization_radius={self._normalization_radius:g})>'
-
-
-def _offset(x, x_0):
-    """
-    Return x - x_0 as plain numbers of pixels.
-    """
-    unit = x_0.unit if isinstance(x_0, u.Quantity) else None
-    return plain(x, unit) - plain(x_0)

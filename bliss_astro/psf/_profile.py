@@ -1,38 +1,50 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The two Gaussians and the power law as plain functions of NumPy arrays.
+Profile of the PSF for NumPy: two Gaussians and a power law, with all derivatives.
 
 Everything here works on the *shape vector* of length 8 in the order of
-`bliss_astro.psf.SHAPE_NAMES`; lengths are in pixels. Nothing is checked and no
-unit is known: `bliss_astro.psf.PSFModel` is the public face.
+`bliss_astro.psf.SHAPE_NAMES`; lengths are in pixels, nothing is checked and nothing has
+a unit. `bliss_astro.psf.PSFModel` is the public face, and
+`bliss_astro.psf._mixture` the same profile for tensors.
 """
 
 import numpy as np
 
-__all__ = []
+__all__ = [
+    'effective_pixels',
+    'half_maximum_radius',
+    'integral',
+    'profile',
+    'psf_derivatives',
+    'scaled',
+    'squared_radius',
+    'unit_profile',
+]
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step
 # too far gives a large residual and not a NaN.
 _MAX_E2 = 1 - 1e-9
+# Indices of the lengths in a shape vector.
+_LENGTHS = [0, 1, 3]
+# |beta / 2 - 1| below which the power law's integral is expanded about beta = 2.
+_NEAR_TWO = 1e-4
+
+
+def scaled(shape, factor):
+    """Return a shape vector with all lengths multiplied by a factor."""
+    shape = np.array(shape, float)
+    shape[_LENGTHS] *= factor
+    return shape
+
+
+def squared_radius(dx, dy, e1, e2):
+    """Return the squared elliptical radius in px^2; the ellipse keeps its area."""
+    D = np.sqrt(1 - np.minimum(e1 * e1 + e2 * e2, _MAX_E2))
+    return ((1 - e1) * dx * dx - 2 * e2 * dx * dy + (1 + e1) * dy * dy) / D
 
 
 def profile(u, shape):
-    """
-    Evaluate the unnormalised profile, 1 + b + p0 at the centre.
-
-    Parameters
-    ----------
-    u : array
-        Squared elliptical radius in px^2.
-
-    shape : sequence of 8 float or array
-        The shape vector; entries broadcast against ``u``.
-
-    Returns
-    -------
-    values : array
-        The profile.
-    """
+    """Evaluate the unnormalised profile, 1 + b + p0 at ``u`` = 0, at squared radii."""
     s1, s2, b, sp, p0, beta = shape[:6]
     w = 1 + u / (beta * sp * sp)
     return (
@@ -42,26 +54,13 @@ def profile(u, shape):
     )
 
 
-def profile_derivatives(u, shape):
-    """
-    Evaluate the profile and its derivatives at one set of radii.
+def unit_profile(dx, dy, shape, R):
+    """Evaluate the PSF, of unit flux within R, at offsets from its centre."""
+    return profile(squared_radius(dx, dy, *shape[6:]), shape) / integral(shape, R)
 
-    Parameters
-    ----------
-    u, shape
-        As in `profile`.
 
-    Returns
-    -------
-    values : array
-        The profile.
-
-    d_u : array
-        Its derivative with respect to ``u``.
-
-    d_shape : list of 6 arrays
-        Its derivatives with respect to the first six shape parameters.
-    """
+def _profile_derivatives(u, shape):
+    """Return the profile, its derivative by ``u``, and those by six parameters."""
     s1, s2, b, sp, p0, beta = shape[:6]
     w = 1 + u / (beta * sp * sp)
     g1 = np.exp(-0.5 * u / (s1 * s1))
@@ -83,7 +82,7 @@ def profile_derivatives(u, shape):
 
 def _wing_integral(beta, sp, R):
     """
-    Integrate the power law alone within R, and differentiate the integral.
+    Integrate the power law alone within R, and differentiate by sp and beta.
 
     With q = beta/2 - 1 and L = ln(1 + R^2/(beta sp^2)) it is
     pi beta sp^2 (1 - exp(-q L))/q; beta = 2 is its smooth limit.
@@ -95,7 +94,7 @@ def _wing_integral(beta, sp, R):
         x = R * R / (beta * sp * sp)
         L = np.log1p(x)
         decay = np.exp(-q * L)
-        small = np.abs(q) < 1e-4
+        small = np.abs(q) < _NEAR_TWO
         safe = np.where(small, 1.0, q)
         h = np.where(small, L * (1 - q * L / 2), -np.expm1(-safe * L) / safe)
         h_q = np.where(
@@ -112,40 +111,18 @@ def _wing_integral(beta, sp, R):
 
 
 def integral(shape, R):
-    """
-    Integrate the profile within the elliptical radius R, in closed form.
-
-    Parameters
-    ----------
-    shape : sequence of 8 float or array
-        The shape vector.
-
-    R : float
-        Radius in px; infinity needs beta > 2.
-
-    Returns
-    -------
-    value : float or array
-        The integral in px^2.
-    """
+    """Integrate the profile within the elliptical radius R in px (may be infinite)."""
     s1, s2, b, sp, p0, beta = shape[:6]
     gauss1 = -2 * np.pi * s1 * s1 * np.expm1(-0.5 * (R / s1) ** 2)
     gauss2 = -2 * np.pi * s2 * s2 * np.expm1(-0.5 * (R / s2) ** 2)
     return gauss1 + b * gauss2 + p0 * _wing_integral(beta, sp, R)[0]
 
 
-def integral_derivatives(shape, R):
+def _integral_derivatives(shape, R):
     """
-    Integrate the profile within R, and differentiate the integral.
+    Return `integral` and its derivatives by the first six shape parameters.
 
-    Returns
-    -------
-    value : float
-        The integral in px^2.
-
-    d_shape : list of 6 float
-        Its derivatives with respect to the first six shape parameters; those
-        with respect to e1 and e2 vanish, as the ellipse keeps its area.
+    Those by e1 and e2 vanish, as the ellipse keeps its area.
     """
     s1, s2, b, sp, p0, beta = shape[:6]
     parts = []
@@ -153,39 +130,11 @@ def integral_derivatives(shape, R):
         lost = np.exp(-0.5 * (R / s) ** 2)
         edge = lost * R * (R / s) if np.isfinite(R) else 0.0
         area = 2 * np.pi * s * s * (1 - lost)
-        parts.append((area, 2 * area / s - 2 * np.pi * edge))
+        parts += [area, 2 * area / s - 2 * np.pi * edge]
+    first, d_first, second, d_second = parts
     wing, wing_sp, wing_beta = _wing_integral(beta, sp, R)
-    value = parts[0][0] + b * parts[1][0] + p0 * wing
-    d_shape = [
-        parts[0][1],
-        b * parts[1][1],
-        parts[1][0],
-        p0 * wing_sp,
-        wing,
-        p0 * wing_beta,
-    ]
-    return value, d_shape
-
-
-def squared_radius(dx, dy, e1, e2):
-    """
-    Return the squared elliptical radius; the ellipse keeps its area.
-
-    Parameters
-    ----------
-    dx, dy : array
-        Offsets from the centre in px.
-
-    e1, e2 : float
-        Distortion: (a^2 - b^2)/(a^2 + b^2) along x, and along the diagonal.
-
-    Returns
-    -------
-    u : array
-        Squared radius in px^2.
-    """
-    D = np.sqrt(1 - np.minimum(e1 * e1 + e2 * e2, _MAX_E2))
-    return ((1 - e1) * dx * dx - 2 * e2 * dx * dy + (1 + e1) * dy * dy) / D
+    value = first + b * second + p0 * wing
+    return value, [d_first, b * d_second, second, p0 * wing_sp, wing, p0 * wing_beta]
 
 
 def psf_derivatives(dx, dy, shape, R):
@@ -195,13 +144,13 @@ def psf_derivatives(dx, dy, shape, R):
     Parameters
     ----------
     dx, dy : array
-        Offsets from the centre in px.
+        Offsets from the centre in pixels.
 
     shape : sequence of 8 float
-        The shape vector.
+        Shape vector.
 
     R : float
-        Normalisation radius in px.
+        Normalisation radius in pixels.
 
     Returns
     -------
@@ -209,16 +158,16 @@ def psf_derivatives(dx, dy, shape, R):
         The PSF, of unit flux within R.
 
     d_x, d_y : array
-        Derivatives with respect to the position of the *centre*.
+        Derivatives by the position of the *centre*.
 
     d_shape : list of 8 arrays
-        Derivatives with respect to the shape vector.
+        Derivatives by the shape vector.
     """
     e1, e2 = shape[6], shape[7]
     D = np.sqrt(1 - np.minimum(e1 * e1 + e2 * e2, _MAX_E2))
     u = squared_radius(dx, dy, e1, e2)
-    P, P_u, P_shape = profile_derivatives(u, shape)
-    total, total_shape = integral_derivatives(shape, R)
+    P, P_u, P_shape = _profile_derivatives(u, shape)
+    total, total_shape = _integral_derivatives(shape, R)
     values = P / total
     slope = P_u / total
     d_x = slope * (-2 / D) * ((1 - e1) * dx - e2 * dy)
@@ -231,20 +180,21 @@ def psf_derivatives(dx, dy, shape, R):
     return values, d_x, d_y, d_shape
 
 
-def half_maximum_radius(shape):
+def half_maximum_radius(shape, *, n_halvings=60):
     """
     Find the elliptical radius at which the profile is half its maximum, in px.
+
+    The entries of ``shape`` may be arrays, for many profiles at once.
     """
     half = 0.5 * profile(0.0, shape)
-    low, high = 0.0, float(max(shape[0], shape[1], shape[3]))
-    while profile(high * high, shape) > half:
-        low, high = high, 2 * high
-    for _ in range(60):
-        mid = 0.5 * (low + high)
-        if profile(mid * mid, shape) > half:
-            low = mid
-        else:
-            high = mid
+    low = np.zeros_like(half)
+    high = 3.0 * (shape[0] + shape[1] + shape[3])
+    while np.any(profile(np.square(high), shape) > half):
+        high = 2 * high
+    for _ in range(n_halvings):
+        middle = 0.5 * (low + high)
+        above = profile(np.square(middle), shape) > half
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
     return 0.5 * (low + high)
 
 
@@ -255,8 +205,7 @@ def effective_pixels(shape, R):
     The integral runs over ln(radius) with the trapezoidal rule, which
     converges exponentially for such a function.
     """
-    smallest = min(shape[0], shape[1], shape[3])
-    largest = max(shape[0], shape[1], shape[3])
+    smallest, largest = min(shape[_LENGTHS]), max(shape[_LENGTHS])
     t = np.linspace(np.log(1e-6 * smallest), np.log(1e4 * largest), 2001)
     u = np.exp(2 * t)
     squared = np.sum(profile(u, shape) ** 2 * u) * 2 * np.pi * (t[1] - t[0])

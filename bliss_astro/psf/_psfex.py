@@ -7,22 +7,22 @@ import numpy as np
 
 from bliss_astro._messages import first_wrong
 
-from ._checks import check_radius
+from ._fit import PHASES, fit_phases
+from ._inputs import check_radius
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
-from ._phases import PHASES, fit_phases, fit_residual
-from ._varying import VariablePSF
+from ._varying import ShapeSplines, VaryingPSF
 
-__all__ = ['PSFExPSF', 'read_psfex']
+__all__ = ['PSFExPSF', 'psfex_table', 'read_psfex']
 
-# Side of the drawings, and nodes along an axis at which the model is fitted.
-_SIDE, _NODES = 31, 3
+# Side of drawings in pixels, and nodes along an axis of fits to them.
+_DRAWING_SIDE, _N_NODES = 31, 3
 # Order of the splines that interpolate the samples; PSFEx's own are Lanczos-4.
-_ORDER = 5
+_SPLINE_ORDER = 5
 # PSFEx counts pixels from 1.
-_FIRST = 1.0
+_FIRST_PIXEL = 1.0
 
 
-class PSFExPSF(VariablePSF):
+class PSFExPSF(VaryingPSF):
     """
     A PSF model of PSFEx: images whose weights are polynomials of the position.
 
@@ -39,7 +39,7 @@ class PSFExPSF(VariablePSF):
         Offset and scale of x and y in the polynomial, counted from 1.
 
     degree : int
-        Of the polynomial.
+        Degree of the polynomial.
 
     origin : (x, y), optional
         Position on the image that the model was made for of pixel (0, 0) of the
@@ -78,10 +78,10 @@ class PSFExPSF(VariablePSF):
         return f'<PSFExPSF(degree={self.degree}, sampling={self.sampling:g})>'
 
     @property
-    def fwhm(self):
-        """Full width at half maximum in pixels in the middle of the image."""
-        x, y = (z - _FIRST - o for z, o in zip(self.zero, self.origin, strict=True))
-        return self.at(x, y).fwhm
+    def middle(self):
+        """Origin (x, y) of the polynomial in pixels of the image."""
+        zero = zip(self.zero, self.origin, strict=True)
+        return tuple(z - _FIRST_PIXEL - o for z, o in zero)
 
     def samples(self, x, y):
         """
@@ -101,7 +101,7 @@ class PSFExPSF(VariablePSF):
         terms = [u**i * v**j for i, j in _powers(self.degree)]
         return np.tensordot(terms, self.basis, 1)
 
-    def image(self, x, y, *, offset=(0.0, 0.0), side=_SIDE):
+    def image(self, x, y, *, offset=(0.0, 0.0), side=_DRAWING_SIDE):
         """
         Draw the PSF at a place on pixels.
 
@@ -129,7 +129,10 @@ class PSFExPSF(VariablePSF):
         places -= np.array(offset, float)[::-1, None, None]
         middle = np.array(samples.shape)[:, None, None] // 2
         image = map_coordinates(
-            samples, places / self.sampling + middle, order=_ORDER, mode='constant'
+            samples,
+            places / self.sampling + middle,
+            order=_SPLINE_ORDER,
+            mode='constant',
         )
         if not image.sum() > 0:
             msg = f'psf: the PSFEx model has no positive flux at x={x:.0f}, y={y:.0f}'
@@ -137,99 +140,69 @@ class PSFExPSF(VariablePSF):
         return image / image.sum()
 
     def at(self, x, y):
-        """
-        Return the model at a place, interpolated between fits on a grid.
-
-        Parameters
-        ----------
-        x, y : float
-            Position in pixels of the image, from 0.
-
-        Returns
-        -------
-        psf : `PSFModel`
-            The model, of unit flux, at ``x_0 = x`` and ``y_0 = y``; its
-            ``fit_info['residual']`` is that of the fit in the middle.
-        """
+        """Return the model at a place; see `VaryingPSF.at`."""
         psf = super().at(x, y)
         psf.fit_info = {'residual': self._cache['residual']}
         return psf
 
     def shape_grid(self, xs, ys):
-        """
-        Return the shapes on a grid of places.
-
-        Parameters
-        ----------
-        xs, ys : 1D array
-            Columns and rows in pixels of the image, from 0.
-
-        Returns
-        -------
-        shapes : (len(ys), len(xs), 8) array
-            Shape vectors.
-        """
-        from scipy.interpolate import RectBivariateSpline
-
-        from ._engine import to_shape
-
-        if 'theta' not in self._cache:
-            self._fit_nodes()
-        theta = self._cache['theta']
+        """Return the shapes on a grid, from fits at nodes; see `VaryingPSF`."""
+        if 'splines' not in self._cache:
+            nodes = np.linspace(-0.5, 0.5, _N_NODES)
+            self._cache['splines'] = ShapeSplines(nodes, nodes, self._fit_nodes(nodes))
         u, v = self._scaled(
             np.atleast_1d(xs) + self.origin[0], np.atleast_1d(ys) + self.origin[1]
         )
-        nodes, order = np.linspace(-0.5, 0.5, _NODES), _NODES - 1
-        # Splines want their arguments sorted.
-        u, order_u = np.unique(u, return_inverse=True)
-        v, order_v = np.unique(v, return_inverse=True)
-        values = [
-            RectBivariateSpline(nodes, nodes, theta[..., k], kx=order, ky=order)(v, u)
-            for k in range(8)
-        ]
-        return to_shape(np.stack(values, axis=-1))[order_v][:, order_u]
+        return self._cache['splines'](u, v)
 
     def _scaled(self, x, y):
         """Map places to the argument of the polynomial, held to where it is known."""
-        u = (np.asarray(x, float) + _FIRST - self.zero[0]) / self.scale[0]
-        v = (np.asarray(y, float) + _FIRST - self.zero[1]) / self.scale[1]
+        u = (np.asarray(x, float) + _FIRST_PIXEL - self.zero[0]) / self.scale[0]
+        v = (np.asarray(y, float) + _FIRST_PIXEL - self.zero[1]) / self.scale[1]
         return np.clip(u, -0.5, 0.5), np.clip(v, -0.5, 0.5)
 
-    def _fit_nodes(self):
-        """Fit the model at the nodes, each beginning with the middle's fit."""
-        middle = [z - _FIRST for z in self.zero]
-        fit = self._fit_at(*middle)
-        theta = np.empty((_NODES, _NODES, 8))
-        nodes = np.linspace(-0.5, 0.5, _NODES)
-        if self.degree == 0:
-            theta[:] = fit.theta
-            self._cache['theta'] = theta
-            return
-        for j, v in enumerate(nodes):
-            for i, u in enumerate(nodes):
-                x, y = middle[0] + u * self.scale[0], middle[1] + v * self.scale[1]
-                theta[j, i] = self._fit_at(x, y, start=fit.shape).theta
-        self._cache['theta'] = theta
+    def _fit_nodes(self, nodes):
+        """Fit the model at nodes, each beginning with the middle's fit: thetas."""
+        fit, self._cache['residual'] = self._fit_at(0.0, 0.0)
+        theta = np.broadcast_to(fit.theta, (_N_NODES, _N_NODES, 8)).copy()
+        if self.degree:
+            for j, i in np.ndindex(theta.shape[:2]):
+                theta[j, i] = self._fit_at(nodes[i], nodes[j], start=fit.shape)[0].theta
+        return theta
 
-    def _fit_at(self, x, y, start=None):
-        """Fit the model at a place of the image that PSFEx saw, from 0."""
-        x, y = x - self.origin[0], y - self.origin[1]
+    def _fit_at(self, u, v, start=None):
+        """Fit the model at an argument of the polynomial; the fit and its residual."""
+        x, y = (
+            middle + offset * scale
+            for middle, offset, scale in zip(
+                self.middle, (u, v), self.scale, strict=True
+            )
+        )
         stamps = np.stack([self.image(x, y, offset=phase) for phase in PHASES])
-        fit = fit_phases(stamps, radius=self.normalization_radius, start=start)
-        if start is None:
-            self._cache['residual'] = fit_residual(fit, stamps)
-        return fit
+        return fit_phases(stamps, radius=self.normalization_radius, start=start)
 
 
-def read_psfex(path, *, normalization_radius=DEFAULT_NORMALIZATION_RADIUS):
+def psfex_table(hdus):
+    """Return the HDU of a PSFEx model, or `None`."""
+    for hdu in hdus:
+        columns = getattr(hdu, 'columns', None)
+        if columns is not None and 'psf_mask' in [n.lower() for n in columns.names]:
+            return hdu
+    return None
+
+
+def read_psfex(hdu, name, *, normalization_radius=DEFAULT_NORMALIZATION_RADIUS):
     """
     Read a PSF model of PSFEx.
 
     Parameters
     ----------
-    path : str, path or `~astropy.io.fits.HDUList`
-        A ``.psf`` file, or a table of one row with the same numbers in columns, as
+    hdu : `~astropy.io.fits.BinTableHDU`
+        Table of a ``.psf`` file, or one of one row with the same numbers in columns, as
         the Legacy Surveys write them.
+
+    name : str
+        Name of the file, for messages.
 
     normalization_radius : float, optional
         Radius in pixels within which the PSF has unit flux.
@@ -238,48 +211,7 @@ def read_psfex(path, *, normalization_radius=DEFAULT_NORMALIZATION_RADIUS):
     -------
     psf : `PSFExPSF`
         The PSF, which varies over the image. Positions are counted from 0.
-
-    Raises
-    ------
-    OSError
-        If the file is absent or no FITS file.
-
-    ValueError
-        If it holds no PSFEx model, or one that varies with more than x and y.
     """
-    from astropy.io import fits
-
-    if isinstance(path, fits.HDUList):
-        return _of_hdus(path, 'the HDUList', normalization_radius)
-    try:
-        with fits.open(path) as hdus:
-            return _of_hdus(hdus, path, normalization_radius)
-    except (TypeError, KeyError, IndexError) as error:
-        msg = f'{path} is no sound PSFEx file: {error}'
-        raise ValueError(msg) from error
-
-
-def has_psfex(hdus):
-    """
-    Whether one of the HDUs holds a PSFEx model.
-    """
-    return _table(hdus) is not None
-
-
-def _table(hdus):
-    for hdu in hdus:
-        columns = getattr(hdu, 'columns', None)
-        if columns is not None and 'psf_mask' in [n.lower() for n in columns.names]:
-            return hdu
-    return None
-
-
-def _of_hdus(hdus, name, radius):
-    """Make the PSF of the table in a file."""
-    hdu = _table(hdus)
-    if hdu is None:
-        msg = f'{name} holds no PSFEx model: no table has a column PSF_MASK'
-        raise ValueError(msg)
     columns = {n.lower(): n for n in hdu.columns.names}
 
     def card(key, default=None):
@@ -311,7 +243,7 @@ def _of_hdus(hdus, name, radius):
             zero,
             scale,
             degree,
-            normalization_radius=radius,
+            normalization_radius=normalization_radius,
         )
     except ValueError as error:
         msg = f'{name}: {error}'

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-One reader for PSFs of every kind.
+Reader of PSFs of every kind: files, widths, images, models.
 """
 
 import os
@@ -14,15 +14,16 @@ from .._plugins import load_surveys
 from ._inputs import check_psf_pixels
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
-from ._psfex import has_psfex, read_psfex
+from ._psfex import psfex_table, read_psfex
+from ._varying import varying_psf
 
 __all__ = ['read_psf']
 
-# Cards that state the samples per pixel of an image of a PSF, in the order in which
-# they are believed: STPSF (WebbPSF) and TinyTim-like files.
+# Cards that state the samples per pixel of an image of a PSF, the first one counts:
+# STPSF (WebbPSF) and TinyTim-like files.
 _OVERSAMPLING = ('DET_SAMP', 'OVERSAMP', 'OVERSAMPLE', 'OSAMP')
 # More samples than that along a pixel are a mistake.
-_MOST = 100
+_MAX_OVERSAMPLING = 100
 # Readers of open FITS files of surveys, which their plug-ins add: whether a file is
 # one of theirs, and the function that makes a PSF of it.
 SURVEY_READERS = []
@@ -38,7 +39,7 @@ def read_psf(
     normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
 ):
     """
-    Read or make a PSF of whatever describes it.
+    Read or make a PSF of a file, a width, an image or a model.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def read_psf(
     Returns
     -------
     psf : object
-        What `~bliss_astro.exposures.Exposure` takes for its ``psf``: a `PSFModel`,
+        A ``psf`` of `~bliss_astro.exposures.Exposure`: a `PSFModel`,
         `PSFExPSF`, `~bliss_astro.surveys.sdss.SDSSPSF`, model of photutils or
         astropy, or an image.
 
@@ -92,7 +93,7 @@ def read_psf(
         psf = psf.to_value(u.pix)
     if np.ndim(psf) == 0 and isinstance(psf, (int, float, np.number)):
         return PSFModel.from_fwhm(float(psf), normalization_radius=normalization_radius)
-    if isinstance(psf, Model) or hasattr(psf, 'at') or hasattr(psf, 'shape_vector'):
+    if isinstance(psf, Model) or varying_psf(psf) is not None:
         if oversampling is not None:
             msg = 'oversampling belongs to an image of a PSF; a model has its own'
             raise ValueError(msg)
@@ -127,8 +128,9 @@ def read_psf(
 
 def _of_hdus(hdus, name, *, oversampling, pixel_response, band, extension, radius):
     """Make a PSF of a FITS file, by what it holds."""
-    if extension is None and has_psfex(hdus):
-        return read_psfex(hdus, normalization_radius=radius)
+    table = psfex_table(hdus)
+    if extension is None and table is not None:
+        return read_psfex(table, name, normalization_radius=radius)
     load_surveys()
     for accepts, read in SURVEY_READERS if extension is None else ():
         if accepts(hdus):
@@ -174,9 +176,8 @@ def _of_image(image, oversampling, pixel_response, name):
     """Check an image; one that is oversampled becomes a model of photutils."""
     image = np.asarray(getattr(image, 'value', image), float)
     number = isinstance(oversampling, (int, float, np.number))
-    if not (
-        number and 1 <= oversampling <= _MOST and oversampling == int(oversampling)
-    ):
+    in_range = number and 1 <= oversampling <= _MAX_OVERSAMPLING
+    if not in_range or oversampling != int(oversampling):
         msg = f'oversampling must be a whole number from 1 on, got {oversampling!r}'
         raise ValueError(msg)
     oversampling = int(oversampling)

@@ -1,15 +1,42 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Result of the estimation of a PSF.
+Result of the estimation of a PSF: PSF, errors, stars, figure.
 """
 
 import dataclasses
 
 import numpy as np
 
-from ._candidates import TO_FWHM
+from ._joint_fit import StampFit
+from ._profile import profile, squared_radius
+from ._sources import TO_FWHM
 
-__all__ = ['PSFEstimate']
+__all__ = ['PSFEstimate', 'StarFit', 'star_table']
+
+
+@dataclasses.dataclass
+class StarFit:
+    """
+    Joint fit of n stars with all that it rests on.
+
+    ``chosen`` are the indices of the stars among the sources (n,), ``used`` which of
+    them fit like the others (n,), ``corner`` the position (x, y) of the first pixel of
+    the stamps (n, 2), and ``residual`` the rms residual in units of the peak.
+    """
+
+    fit: StampFit
+    chosen: np.ndarray
+    used: np.ndarray
+    stamps: np.ndarray
+    bad: np.ndarray
+    weights: np.ndarray
+    corner: np.ndarray
+    residual: float
+
+    @property
+    def places(self):
+        """Positions (x, y) on the image, (n, 2)."""
+        return self.fit.local[:, 1:3] + self.corner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +46,13 @@ class PSFEstimate:
 
     Attributes
     ----------
-    psf : `PSFModel` or `VaryingPSF`
+    psf : `PSFModel` or `PolynomialPSF`
         The PSF; it varies where stars are many and show that it does.
 
     psf_error : float
         Relative standard error of its width, or half that of its effective area
-        where this is larger, as fluxes depend on the area; what an exposure takes.
+        where this is larger, as fluxes depend on the area; the ``psf_error`` of an
+        exposure.
 
     fwhm_error : float
         Standard error of the full width at half maximum in pixels.
@@ -50,7 +78,7 @@ class PSFEstimate:
         the image; bad pixels are NaN in the residuals.
 
     findings : tuple of str
-        What a user of the PSF should know, a sentence each.
+        Sentences on what limits the PSF.
 
     central : `PSFModel`
         One PSF for the whole image: the joint fit.
@@ -85,7 +113,7 @@ class PSFEstimate:
 
     def summary(self):
         """
-        Say in a line what was estimated.
+        Return the estimate as a line of text.
 
         Returns
         -------
@@ -105,7 +133,7 @@ class PSFEstimate:
         Parameters
         ----------
         axes : sequence of 3 `~matplotlib.axes.Axes`, optional
-            Where to plot; a new figure by default.
+            Axes of a figure; a new figure by default.
 
         Returns
         -------
@@ -113,30 +141,37 @@ class PSFEstimate:
             Locus of the stars; radial profile of the stars used over the model; mean
             residual in units of the peak.
         """
-        from ._plot import plot_estimate
+        import matplotlib.pyplot as plt
 
-        return plot_estimate(self, axes)
+        if axes is None:
+            _, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout='constrained')
+        axes = np.asarray(axes, dtype=object).ravel()
+        if len(axes) != 3:
+            msg = f'axes must be three Axes, got {len(axes)}'
+            raise ValueError(msg)
+        _plot_locus(axes[0], self.stars)
+        _plot_profile(axes[1], self)
+        _plot_residual(axes[2], self)
+        return axes
 
 
-def star_table(sources, locus, chosen, used, fit, work, offsets, errors, image):
-    """
-    Make the table of all compact sources.
-    """
+def star_table(sources, locus, stars, offsets, errors, image):
+    """Make the table of all compact sources."""
     from astropy import units as u
     from astropy.table import QTable
 
-    n = len(sources)
+    n, chosen = len(sources), stars.chosen
     flux, own, own_error = (np.full(n, np.nan) for _ in range(3))
     x, y = sources.x.astype(float), sources.y.astype(float)
     reasons = locus.reasons.copy()
     reasons[reasons == ''] = 'not needed'
-    is_used = np.zeros(n, bool)
-    is_used[chosen[used]] = True
-    dropped = chosen[~used]
+    dropped = chosen[~stars.used]
     reasons[dropped[reasons[dropped] == 'not needed']] = 'fits badly'
+    is_used = np.zeros(n, bool)
+    is_used[chosen[stars.used]] = True
     reasons[is_used] = ''
-    flux[chosen] = fit.local[:, 0] * image.noise
-    x[chosen], y[chosen] = (fit.local[:, 1:3] + work['corner']).T
+    flux[chosen] = stars.fit.local[:, 0] * image.noise
+    x[chosen], y[chosen] = stars.places.T
     own[chosen], own_error[chosen] = offsets[:, 0], errors[:, 0]
     unit = u.dimensionless_unscaled if image.unit is None else image.unit
     table = QTable(
@@ -158,3 +193,55 @@ def star_table(sources, locus, chosen, used, fit, work, offsets, errors, image):
     for name in ('snr', 'fwhm', 'ellipticity', 'width_offset', 'width_offset_err'):
         table[name].info.format = '.3g'
     return table
+
+
+def _plot_locus(ax, stars):
+    """Draw size against brightness."""
+    for used, name, color in ((False, 'other', '0.7'), (True, 'used', 'C0')):
+        own = stars[stars['used'] == used]
+        ax.plot(own['snr'], own['fwhm'].value, '.', color=color, label=name)
+    ax.set(xscale='log', xlabel='signal-to-noise ratio', ylabel='FWHM of moments / px')
+    top = np.median(stars['fwhm'][stars['used']].value)
+    ax.set_ylim(0, 3 * top)
+    ax.legend()
+
+
+def _plot_profile(ax, estimate):
+    """Draw the pixels of the stars over the model."""
+    psf, stamps = estimate.central, estimate.stamps
+    shape = psf.shape_vector
+    values, radii = [], []
+    yy, xx = np.mgrid[: stamps.shape[1], : stamps.shape[2]]
+    model = stamps - estimate.residuals
+    for stamp, own in zip(stamps, model, strict=True):
+        # The place and height of each star are those of its model.
+        row, column = np.unravel_index(np.nanargmax(own), own.shape)
+        light = np.nan_to_num(own[row - 2 : row + 3, column - 2 : column + 3])
+        y, x = np.mgrid[row - 2 : row + 3, column - 2 : column + 3]
+        total = light.sum()
+        x, y = (x * light).sum() / total, (y * light).sum() / total
+        radius = np.sqrt(squared_radius(xx - x, yy - y, *shape[6:]))
+        form = profile(np.square(radius), shape)
+        good = np.isfinite(own)
+        height = (own * form)[good].sum() / (form * form)[good].sum()
+        values.append((stamp / height / profile(0, shape))[good])
+        radii.append(radius[good])
+    radius, value = np.concatenate(radii), np.concatenate(values)
+    some = slice(None, None, max(1, len(radius) // 4000))
+    ax.plot(radius[some], value[some], ',', color='0.6')
+    grid = np.linspace(0, radius.max(), 300)
+    ax.plot(grid, profile(np.square(grid), shape) / profile(0, shape), color='C1')
+    ax.set(yscale='log', ylim=(1e-4, 2), xlabel='radius / px', ylabel='flux / peak')
+    ax.set_title(f'FWHM {psf.fwhm:.2f} px, area {psf.n_eff:.1f} px$^2$')
+
+
+def _plot_residual(ax, estimate):
+    """Draw the mean of the residuals in units of the peak."""
+    height = np.max(estimate.stamps, axis=(1, 2))
+    mean = np.nanmedian(estimate.residuals / height[:, None, None], axis=0)
+    top = max(float(np.nanmax(np.abs(mean))), 1e-6)
+    image = ax.imshow(
+        100 * mean, origin='lower', cmap='RdBu_r', vmin=-100 * top, vmax=100 * top
+    )
+    ax.figure.colorbar(image, ax=ax, label='median residual / % of peak')
+    ax.set(xlabel='x / px', ylabel='y / px')

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Images in units of their noise, as the search for stars needs them.
+Images in units of their noise, for the search for stars.
 """
 
 import dataclasses
@@ -9,17 +9,18 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._warnings import collect_warnings
+from bliss_astro.units import MAD_TO_SIGMA
 
 from ._inputs import take_apart
 
-__all__ = []
+__all__ = ['StarImage', 'image_of_exposure', 'read_image']
 
-# Pixels that share the largest value, and their largest share of all pixels, where
-# it is a plateau of saturation.
-_FLAT = 4
+# Pixels that share the largest value where it is a plateau of saturation.
+_MIN_PLATEAU = 4
 # Stars that reach this share of the level of a plateau are no longer linear.
-_NEAR = 0.9
-_BOX = 64
+_LINEAR_SHARE = 0.9
+# Side of the cells of the mesh of the sky in pixels.
+_BOX_SIZE = 64
 
 
 @dataclasses.dataclass
@@ -65,9 +66,7 @@ def read_image(
     mask=None,
     saturation=None,
 ):
-    """
-    Turn an exposure, or an image and what is known of it, into a `StarImage`.
-    """
+    """Make a `StarImage` of an exposure, or of an image and its properties."""
     given = {
         'background': background,
         'bkg_error': bkg_error,
@@ -75,6 +74,7 @@ def read_image(
         'mask': mask,
         'saturation': saturation,
     }
+    # Exposures are made below this folder, and so known by their properties alone.
     if hasattr(image, 'bkg_error') and hasattr(image, 'saturated'):
         twice = [name for name, value in given.items() if value is not None]
         if twice:
@@ -83,7 +83,7 @@ def read_image(
                 'its own; change it there with replace()'
             )
             raise ValueError(msg)
-        return of_exposure(image)
+        return image_of_exposure(image)
     data, bad, _, unit = take_apart(image, None, mask, (2,), name='image')
     plain = {name: _plain(name, given[name], unit) for name in given if name != 'mask'}
     background, bkg_error = plain['background'], plain['bkg_error']
@@ -114,10 +114,8 @@ def read_image(
     )
 
 
-def of_exposure(exposure):
-    """
-    Return the `StarImage` of an exposure.
-    """
+def image_of_exposure(exposure):
+    """Return the `StarImage` of an exposure."""
     return _star_image(
         exposure.data,
         exposure.mask,
@@ -144,7 +142,7 @@ def _star_image(data, bad, background, bkg_error, gain, *, saturated, saturation
     if level is not None:
         with np.errstate(invalid='ignore'):
             sky = np.asarray(background, float)
-            full |= ~bad & (data - sky >= _NEAR * (level - sky))
+            full |= ~bad & (data - sky >= _LINEAR_SHARE * (level - sky))
     photon = 1 / (float(np.median(np.asarray(gain, float))) * noise)
     return StarImage(pull, bad, noise, photon, full, unit)
 
@@ -158,7 +156,7 @@ def _plateau(data, bad):
         return None
     top = np.max(data, where=good, initial=-np.inf)
     flat = good & (data >= top - 1e-6 * abs(top))
-    if np.count_nonzero(flat) < _FLAT:
+    if np.count_nonzero(flat) < _MIN_PLATEAU:
         return None
     _, n_groups = label(flat)
     return float(top) if np.count_nonzero(flat) >= 2 * n_groups else None
@@ -171,7 +169,7 @@ def _background(data, bad):
     with collect_warnings(AstropyUserWarning):
         return Background2D(
             data,
-            tuple(min(_BOX, n) for n in data.shape),
+            tuple(min(_BOX_SIZE, n) for n in data.shape),
             mask=bad,
             bkg_estimator=SExtractorBackground(),
             exclude_percentile=90.0,
@@ -181,7 +179,7 @@ def _background(data, bad):
 def _noise(residual):
     """Scatter of the negative side, as sources only brighten pixels."""
     below = residual[residual < 0]
-    noise = 1.4826 * float(np.median(-below)) if len(below) else 0.0
+    noise = MAD_TO_SIGMA * float(np.median(-below)) if len(below) else 0.0
     if not noise > 0:
         msg = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
         raise ValueError(msg)

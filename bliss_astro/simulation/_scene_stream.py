@@ -10,8 +10,7 @@ import torch
 
 from bliss_astro._devices import choose_device
 from bliss_astro.priors import CatalogPrior, FieldPrior
-from bliss_astro.psf._mixture import LOG_AREA, describe_shape
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import LOG_AREA, describe_shape, fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies, render_stars
 
 from ._align import coadd_noise

@@ -11,8 +11,12 @@ import torch
 from bliss_astro._devices import choose_device
 from bliss_astro.exposures._camera import BadPixelPrior
 from bliss_astro.priors import SeeingPrior, StarPrior, TelescopePrior
-from bliss_astro.psf._mixture import DEFAULT_SHAPE, LOG_AREA, describe_shape
-from bliss_astro.psf._width import scale_to_fwhm
+from bliss_astro.psf._mixture import (
+    DEFAULT_SHAPE,
+    LOG_AREA,
+    describe_shape,
+    scale_to_fwhm,
+)
 
 from ._images import SimulatedImages
 from ._nuisances import (

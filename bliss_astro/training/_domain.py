@@ -10,8 +10,12 @@ import torch
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.encoders._inputs import WING_FLOOR
-from bliss_astro.psf._mixture import LOG_AREA, broaden_shape, describe_shape
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import (
+    LOG_AREA,
+    broaden_shape,
+    describe_shape,
+    fwhm_of_shape,
+)
 from bliss_astro.simulation import SceneStream
 
 __all__ = ['domain_of_simulation']

@@ -13,8 +13,11 @@ import torch
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import TelescopePrior
-from bliss_astro.psf._mixture import describe_shape, normalization_of_shape
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import (
+    describe_shape,
+    fwhm_of_shape,
+    normalization_of_shape,
+)
 from bliss_astro.simulation import SceneStream, SimulationConfig, SimulationStream
 from bliss_astro.simulation._artifacts import (
     cosmic_rays,

@@ -16,8 +16,7 @@ from numpy.testing import assert_allclose
 
 from bliss_astro.priors import FieldPrior, GaussianFields
 from bliss_astro.psf import PSFModel
-from bliss_astro.psf._mixture import SHAPE_NAMES, normalization_of_shape
-from bliss_astro.psf._width import fwhm_of_shape
+from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, normalization_of_shape
 
 stats = pytest.importorskip('scipy.stats')
 

@@ -10,8 +10,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.psf import PSFModel, asymmetry_of_image
-from bliss_astro.psf._asymmetry import asymmetry_of_psf, lobe_kernel
+from bliss_astro.psf import PSFModel
+from bliss_astro.psf._asymmetry import (
+    asymmetry_of_image,
+    asymmetry_of_psf,
+    lobe_kernel,
+)
 
 
 def gaussian(n, x, y, sigma):

@@ -14,7 +14,7 @@ from astropy.modeling.models import AiryDisk2D, Gaussian2D, Moffat2D
 from astropy.nddata import Cutout2D
 
 from bliss_astro import CoaddSimulator, Exposure, OutOfDomainWarning, StarPrior
-from bliss_astro.psf import PSFModel, VaryingPSF, compare_psf, estimate_psf
+from bliss_astro.psf import PolynomialPSF, PSFModel, compare_psf, estimate_psf
 
 SKY, NOISE = 1000.0, 1000.0**0.5
 # Sub-pixels along an axis over which a profile is averaged.
@@ -187,7 +187,7 @@ def test_variation_over_the_field():
         image[y - 20 : y + 21, x - 20 : x + 21] += 3e4 * values / values.sum()
     image = rng.poisson(image + SKY).astype(float)
     estimate = estimate_psf(exposure_of(image))
-    assert isinstance(estimate.psf, VaryingPSF)
+    assert isinstance(estimate.psf, PolynomialPSF)
     left, right = (estimate.psf.at(x, 240).fwhm for x in (20, 460))
     assert right / left == pytest.approx(1.138 / 0.862, rel=0.04)
     cut = estimate.psf.shifted(100, 50)

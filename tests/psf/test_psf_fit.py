@@ -10,8 +10,8 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import Table
 from numpy.testing import assert_allclose
 
-from bliss_astro.psf import PSFModel, fit_psf, fit_psf_to_stars
-from bliss_astro.psf._engine import to_shape, to_theta
+from bliss_astro.psf import PSFModel, fit_psf
+from bliss_astro.psf._wing_prior import to_shape, to_theta
 
 TRUTH = (1.1, 2.4, 0.06, 2.2, 0.011, 3.1, 0.06, -0.04)
 
@@ -172,7 +172,7 @@ class TestStars:
 
     def test_error_is_measured(self, frame):
         data, positions = frame[:2]
-        self.check(fit_psf_to_stars(data, positions, effective_gain=1), frame)
+        self.check(PSFModel.fit_stars(data, positions, effective_gain=1), frame)
 
     def test_ccddata_and_table(self, frame):
         data, positions = frame[:2]

@@ -162,7 +162,6 @@ class TestConstruction:
     def test_shape_vector(self):
         psf = PSFModel.from_shape(SHAPES['elliptical'])
         assert_allclose(psf.shape_vector, SHAPES['elliptical'], rtol=1e-15)
-        assert_allclose(psf.encoding, psf.shape_vector, rtol=0)
         with pytest.raises(ValueError, match='shape must hold the 8 numbers'):
             PSFModel.from_shape([1, 2, 3])
 

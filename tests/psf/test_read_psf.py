@@ -12,7 +12,7 @@ from astropy.nddata import NDData
 from photutils.psf import CircularGaussianPRF, GriddedPSFModel, ImagePSF
 
 from bliss_astro import Exposure
-from bliss_astro.psf import PSFExPSF, PSFModel, read_psf, read_psfex
+from bliss_astro.psf import PSFExPSF, PSFModel, read_psf
 
 SAMPLING, DEGREE, SIDE = 0.6, 2, 45
 ZERO, SCALE = (513.0, 257.0), (1000.0, 500.0)
@@ -85,7 +85,7 @@ def test_psfex_columns(psfex_file, tmp_path):
         columns += [fits.Column(name, 'D', array=[header[name]]) for name in names]
     path = tmp_path / 'columns.fits'
     fits.BinTableHDU.from_columns(columns).writeto(path)
-    one, other = read_psfex(psfex_file), read_psfex(path)
+    one, other = read_psf(psfex_file), read_psf(path)
     np.testing.assert_allclose(one.image(100, 200), other.image(100, 200))
 
 
@@ -102,11 +102,7 @@ def test_bad_psfex(psfex_file, tmp_path):
             else:
                 hdus[1].header[key] = value
             with pytest.raises(ValueError, match=match):
-                read_psfex(hdus)
-    image = tmp_path / 'image.fits'
-    fits.PrimaryHDU(gaussian(3.0, 31, 1.0)).writeto(image)
-    with pytest.raises(ValueError, match='no table has a column PSF_MASK'):
-        read_psfex(image)
+                read_psf(hdus)
     with pytest.raises(OSError, match='nowhere'):
         read_psf(tmp_path / 'nowhere.psf')
 

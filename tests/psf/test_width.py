@@ -8,8 +8,7 @@ import torch
 
 from bliss_astro import PSFModel
 from bliss_astro.priors import SeeingPrior
-from bliss_astro.psf._mixture import describe_shape
-from bliss_astro.psf._width import fwhm_of_shape, scale_to_fwhm
+from bliss_astro.psf._mixture import describe_shape, fwhm_of_shape, scale_to_fwhm
 
 
 def test_agrees_with_the_model(generator):

@@ -15,13 +15,15 @@ import numpy as np
 from astropy.io.fits import HDUList
 
 from bliss_astro._warnings import OutOfDomainWarning, warn
-from bliss_astro.psf import PSFModel, VariablePSF
-from bliss_astro.psf._checks import check_radius
-from bliss_astro.psf._engine import PRIOR_MEAN, StampFit, minimise, to_shape, to_theta
-from bliss_astro.psf._fit import _N_ROUNDS, _peaks, _variance_from_scatter
+from bliss_astro.psf import PSFModel, VaryingPSF
+from bliss_astro.psf._inputs import check_radius
+from bliss_astro.psf._joint_fit import PRIOR_MEAN, StampFit
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
-from bliss_astro.psf._profile import integral, profile, squared_radius
+from bliss_astro.psf._profile import integral, unit_profile
 from bliss_astro.psf._read import SURVEY_READERS
+from bliss_astro.psf._robust_fit import fit_image, peaks
+from bliss_astro.psf._varying import ShapeSplines
+from bliss_astro.psf._wing_prior import to_theta
 
 from ._camera import BANDS, FRAME_SHAPE
 from ._psfield import PsField
@@ -53,7 +55,7 @@ _WING_WIDTH = np.array([np.inf, 0.3, 1.0, 0.05, 0.1, 0.05, 0.3, 0.3])
 _NODE_WIDTH = np.array([np.inf, 0.1, 0.3, 0.02, 0.05, 0.02, 0.3, 0.3])
 
 
-class SDSSPSF(VariablePSF):
+class SDSSPSF(VaryingPSF):
     """
     The PSF of one band of an SDSS field, which varies from place to place.
 
@@ -133,26 +135,23 @@ class SDSSPSF(VariablePSF):
             self._analytic, normalization_radius=self.normalization_radius
         )
 
+    @property
+    def middle(self):
+        """Middle (x, y) of the frame in pixels of the image."""
+        rows, columns = FRAME_SHAPE
+        return (columns - 1) / 2 - self.origin[0], (rows - 1) / 2 - self.origin[1]
+
     def shape_grid(self, xs, ys):
-        """
-        Return the shapes on a grid of places.
-
-        Parameters
-        ----------
-        xs, ys : 1D array
-            Columns and rows of the grid in pixels of the image.
-
-        Returns
-        -------
-        shapes : (len(ys), len(xs), 8) array
-            Shape vectors.
-        """
+        """Return the shapes on a grid, from fits at nodes; see `VaryingPSF`."""
         xs, ys = self._frame(np.atleast_1d(xs), np.atleast_1d(ys))
-        # Splines want their arguments sorted.
-        xs, order_x = np.unique(xs, return_inverse=True)
-        ys, order_y = np.unique(ys, return_inverse=True)
-        theta = np.stack([spline(ys, xs) for spline in self._splines()], axis=-1)
-        return to_shape(theta)[order_y][:, order_x]
+        if 'splines' not in self._cache:
+            node_ys, node_xs = (
+                np.linspace(0, size - 1, n)
+                for size, n in zip(FRAME_SHAPE, _NODES, strict=True)
+            )
+            theta = [[self._fit_node(x, y)[0].theta for x in node_xs] for y in node_ys]
+            self._cache['splines'] = ShapeSplines(node_xs, node_ys, np.array(theta))
+        return self._cache['splines'](xs, ys)
 
     def fit_at(self, x, y):
         """
@@ -171,19 +170,17 @@ class SDSSPSF(VariablePSF):
             eigen-images' sum within 10 pixels, in units of the peak, and
             ``offset`` the sum's own centroid.
         """
-        fit = self._fit_here(x, y)
+        fit, residual = self._fit_node(*self._frame(x, y))
         psf = PSFModel.from_shape(
             fit.shape,
             x_0=float(x),
             y_0=float(y),
             normalization_radius=self.normalization_radius,
         )
-        stamp, use = _core(self.kl_sum(x, y))
-        off = (stamp - fit.model(stamp.shape[1:])) / stamp.max()
         psf.fit_info = {
-            'residual': float(np.sqrt(np.mean(off[use] ** 2))),
+            'residual': residual,
             'converged': fit.converged,
-            'offset': tuple(fit.local[0, 1:3] - (stamp.shape[2] - 1) / 2),
+            'offset': tuple(fit.local[0, 1:3] - int(_KL_REACH)),
         }
         return psf
 
@@ -229,51 +226,27 @@ class SDSSPSF(VariablePSF):
         if not wing:
             inside = np.clip(self.normalization_radius + 0.5 - radius, 0, 1)
             return total / np.sum(total * inside)
-        fit = self._fit_here(x, y)
-        flux, shape = fit.local[0, 0], fit.shape
-        model = profile(squared_radius(xx, yy, *shape[6:]), shape)
-        model *= flux / integral(shape, self.normalization_radius)
+        fit, _ = self._fit_node(*self._frame(x, y))
+        flux = fit.local[0, 0]
+        model = flux * unit_profile(xx, yy, fit.shape, self.normalization_radius)
         share = np.clip((_KL_END - radius) / (_KL_END - _KL_REACH), 0, 1)
         image = share * total + (1 - share) * model
         # What the sum has more or less than the model is part of its flux.
         return image / (flux + np.sum(share * (total - model)))
 
-    @property
-    def _central_fit(self):
-        """Fit the middle of the frame, with psField's own wing where it has one."""
-        if 'central' not in self._cache:
-            mean, width = PRIOR_MEAN, _WING_WIDTH
-            if self._wing_is_known:
-                mean = to_theta(self._analytic)
+    def _fit_node(self, frame_x, frame_y):
+        """Fit the KL sum at a place of the frame, near the fit of the middle."""
+        if 'theta' not in self._cache:
+            # The middle has psField's own wing, where that was fitted.
+            mean = to_theta(self._analytic) if self._wing_is_known else PRIOR_MEAN
             rows, columns = FRAME_SHAPE
-            self._cache['central'] = self._fit_frame(
-                (columns - 1) / 2, (rows - 1) / 2, mean, width
-            )
-        return self._cache['central']
-
-    def _splines(self):
-        """Return splines of (frame y, frame x), one for each entry of theta."""
-        if 'splines' not in self._cache:
-            from scipy.interpolate import RectBivariateSpline
-
-            ys, xs = (
-                np.linspace(0, size - 1, n)
-                for size, n in zip(FRAME_SHAPE, _NODES, strict=True)
-            )
-            start = self._central_fit.theta
-            theta = np.array(
-                [
-                    [self._fit_frame(x, y, start, _NODE_WIDTH).theta for x in xs]
-                    for y in ys
-                ]
-            )
-            self._cache['splines'] = [
-                RectBivariateSpline(ys, xs, theta[..., k]) for k in range(8)
-            ]
-        return self._cache['splines']
+            middle = (columns - 1) / 2, (rows - 1) / 2
+            fit, _ = self._fit_frame(*middle, mean, _WING_WIDTH)
+            self._cache['theta'] = fit.theta
+        return self._fit_frame(frame_x, frame_y, self._cache['theta'], _NODE_WIDTH)
 
     def _fit_frame(self, frame_x, frame_y, mean, width):
-        """Fit the KL sum at a place of the frame, under a prior of theta."""
+        """Fit the KL sum under a prior of theta: the fit and its residual."""
         stamp, use = _core(self._kl_frame(frame_x, frame_y))
         middle = (stamp.shape[2] - 1) / 2
         fit = StampFit(
@@ -283,18 +256,8 @@ class SDSSPSF(VariablePSF):
             prior_width=width,
             radius=self.normalization_radius,
         )
-        height = _peaks(stamp, ~use)
-        fit.local[0, 0] = height[0] * integral(fit.shape, fit.radius)
-        for turn in range(_N_ROUNDS):
-            model = fit.model(stamp.shape[1:])
-            variance = _variance_from_scatter(stamp, model, ~use, height, turn)
-            weights = np.where(use, 1 / np.sqrt(variance), 0.0)
-            minimise(fit, stamp, weights, with_background=False)
-        return fit
-
-    def _fit_here(self, x, y):
-        """Fit the KL sum at a place of the image, starting from the centre's fit."""
-        return self._fit_frame(*self._frame(x, y), self._central_fit.theta, _NODE_WIDTH)
+        fit.local[0, 0] = peaks(stamp, ~use)[0] * integral(fit.shape, fit.radius)
+        return fit, fit_image(fit, stamp, ~use)
 
     def _kl_frame(self, frame_x, frame_y):
         """Sum the eigen-images at a place of the frame."""

@@ -13,60 +13,79 @@ import numpy as np
 from scipy.special import j1
 
 from ._mixture import DEFAULT_SHAPE
-from ._profile import half_maximum_radius, profile
+from ._profile import half_maximum_radius, profile, scaled
 
-__all__ = []
+__all__ = [
+    'LOOSE_MEAN',
+    'LOOSE_WIDTH',
+    'to_shape',
+    'to_theta',
+    'typical_shape',
+    'wing_prior',
+    'wing_pull',
+    'wing_pull_slopes',
+]
 
-# Radii, in units of that of half maximum, at which the profile is looked at.
+# Radii, in units of that of half maximum, at which the profile has a prior.
 _RADII = np.array([0.3, 0.6, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0])
 # Heights below this, in units of the centre's, are all the same to an image.
-_FLOOR = 3e-5
+_LEAST_HEIGHT = 3e-5
 # Moffat slopes of ground-based PSFs: 4.765 is the Kolmogorov turbulence of
 # Trujillo et al. 2001, 2 to 3.5 what telescopes with scattered light have.
-_SLOPES = (2.0, 2.3, 2.7, 3.2, 4.0, 4.765, 7.0, 15.0)
+_MOFFAT_SLOPES = (2.0, 2.3, 2.7, 3.2, 4.0, 4.765, 7.0, 15.0)
 # The covariance of so few profiles is widened by this factor, and by relative errors
 # at every radius: small near the centre, where no telescope has a spike that falls
 # between the pixels.
-_WIDER = 1.5
-_OWN = np.array([0.02, 0.05, *(0.1,) * 7])
+_COVARIANCE_FACTOR = 1.5
+_HEIGHT_ERRORS = np.array([0.02, 0.05, *(0.1,) * 7])
 # Full width at half maximum in pixels below which no PSF is, as it contains the
-# pixel, and the softness of that limit.
-_PIXEL_FWHM, _SOFT = 1.15, 0.02
-# Step of the numerical derivatives of the heights.
-_STEP = 1e-4
+# pixel, and the softness of that limit in the logarithm.
+_PIXEL_FWHM, _PIXEL_SOFTNESS = 1.15, 0.02
+# Step in theta of the numerical derivatives of the heights.
+_THETA_STEP = 1e-4
+# Halvings of the bracket of half-maximum radii: 2^-32 of it.
+_N_HALVINGS = 32
 # So weak a prior of theta that it stops only what no height depends on.
 LOOSE_WIDTH = np.array([np.inf, 1.5, 3.0, 1.5, 4.0, 2.0, 0.15, 0.15])
 LOOSE_MEAN = np.array([0.0, 0.6, -2.0, 0.4, -2.0, 1.0, 0.0, 0.0])
+# Heights and beta - 2 below this have no logarithm of use.
+_LEAST_LOG = 1e-7
 
 
-def heights(theta):
+def to_theta(shape):
+    """Map a shape vector to the unbounded vector theta that is fitted."""
+    s1, s2, b, sp, p0, beta, e1, e2 = np.asarray(shape, float)
+    heights = np.log(np.maximum([b, p0, beta - 2], _LEAST_LOG))
+    eta = np.array([e1, e2]) / np.sqrt(1 - e1 * e1 - e2 * e2)
+    lengths = np.log([s1, s2 / s1, sp / s1])
+    # Order of the shape vector: sigma1, sigma2, b, sigmap, p0, beta, e1, e2.
+    return np.concatenate([lengths, heights, eta])[[0, 1, 3, 2, 4, 5, 6, 7]]
+
+
+def to_shape(theta):
+    """Map fitted vectors (..., 8) back to shape vectors (..., 8)."""
+    theta = np.asarray(theta, float)
+    shape = np.exp(theta)
+    shape[..., 1] *= shape[..., 0]
+    shape[..., 3] *= shape[..., 0]
+    shape[..., 5] += 2
+    eta = theta[..., 6:]
+    shape[..., 6:] = eta / np.sqrt(1 + np.sum(eta**2, axis=-1, keepdims=True))
+    return shape
+
+
+def _heights(theta):
     """
     Return logarithms of the heights at `_RADII` of fitted vectors (..., 8).
 
     The last entry is not of the wings: how far the FWHM lies below what the
     pixel alone makes of a point.
     """
-    from ._engine import to_shape
-
     shape = np.moveaxis(to_shape(theta), -1, 0)[..., None]
-    radius = half_maximum_radii(shape[..., 0])[..., None]
+    radius = half_maximum_radius(shape, n_halvings=_N_HALVINGS)
     values = profile(np.square(radius * _RADII), shape) / profile(0.0, shape)
     below = np.maximum(np.log(_PIXEL_FWHM / (2 * radius)), 0)
-    return np.concatenate([np.log(values + _FLOOR), below], axis=-1)
-
-
-def half_maximum_radii(shape):
-    """
-    Find the half-maximum radii of many profiles at once, by halving.
-    """
-    half = 0.5 * profile(0.0, shape)
-    low = np.zeros_like(half)
-    high = 3.0 * (shape[0] + shape[1] + shape[3])
-    for _ in range(32):
-        middle = 0.5 * (low + high)
-        above = profile(np.square(middle), shape) > half
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return 0.5 * (low + high)
+    return np.concatenate([np.log(values + _LEAST_HEIGHT), below], axis=-1)
 
 
 def _airy(radius, obscuration):
@@ -91,14 +110,14 @@ def _airy_heights(obscuration):
 @functools.cache
 def wing_prior():
     """
-    Return mean (m,) and whitening matrix (m, m) of `heights` of real telescopes.
+    Return mean (m,) and whitening matrix (m, m) of the heights of real telescopes.
 
     The members: a Gaussian, Airy patterns of open and obscured apertures,
     Moffat profiles from 2 on, and SDSS's with a half and twice its halo.
     """
     members = [np.exp(-np.log(2) * np.square(_RADII))]
     members += [_airy_heights(obscuration) for obscuration in (0.0, 0.35)]
-    for slope in _SLOPES:
+    for slope in _MOFFAT_SLOPES:
         wide = (2 ** (1 / slope) - 1) * np.square(_RADII)
         members.append((1 + wide) ** -slope)
     for factor in (0.5, 1.0, 2.0):
@@ -106,42 +125,38 @@ def wing_prior():
         shape[[2, 4]] *= factor
         radius = half_maximum_radius(shape)
         members.append(profile(np.square(radius * _RADII), shape) / profile(0, shape))
-    values = np.log(np.array(members) + _FLOOR)
-    covariance = _WIDER * np.cov(values.T) + np.diag(_OWN**2)
+    values = np.log(np.array(members) + _LEAST_HEIGHT)
+    covariance = _COVARIANCE_FACTOR * np.cov(values.T) + np.diag(_HEIGHT_ERRORS**2)
     whiten = np.linalg.cholesky(np.linalg.inv(covariance)).T
     n = len(_RADII)
     whole = np.zeros((n + 1, n + 1))
-    whole[:n, :n], whole[n, n] = whiten, 1 / _SOFT
+    whole[:n, :n], whole[n, n] = whiten, 1 / _PIXEL_SOFTNESS
     return np.append(values.mean(0), 0.0), whole
 
 
-def wing_pull(theta, *, slopes=False):
-    """
-    Return the whitened distance from the prior, (m,), and its slopes (m, 8).
-    """
+def wing_pull(theta):
+    """Return the whitened distance of a fitted vector from the prior, (m,)."""
     mean, whiten = wing_prior()
-    if not slopes:
-        return whiten @ (heights(theta) - mean)
-    varied = np.vstack([theta, theta + _STEP * np.eye(8)])
-    values = heights(varied)
-    return whiten @ (values[0] - mean), whiten @ (values[1:] - values[0]).T / _STEP
+    return whiten @ (_heights(theta) - mean)
+
+
+def wing_pull_slopes(theta):
+    """Return `wing_pull` and its derivatives by theta, (m,) and (m, 8)."""
+    mean, whiten = wing_prior()
+    values = _heights(np.vstack([theta, theta + _THETA_STEP * np.eye(8)]))
+    slopes = (values[1:] - values[0]).T / _THETA_STEP
+    return whiten @ (values[0] - mean), whiten @ slopes
 
 
 def typical_shape(fwhm):
-    """
-    Return the shape of a given FWHM whose wings are the prior's mean, (8,).
-    """
-    shape = _typical_shape().copy()
-    shape[[0, 1, 3]] *= fwhm
-    return shape
+    """Return the shape of a given FWHM whose wings are the prior's mean, (8,)."""
+    return scaled(_typical_shape(), fwhm)
 
 
 @functools.cache
 def _typical_shape():
     """Fit the prior's mean by a shape of unit FWHM."""
     from scipy.optimize import least_squares
-
-    from ._engine import to_shape
 
     def off(theta):
         full = np.concatenate([[2.0], theta, [0.0, 0.0]])
@@ -150,5 +165,4 @@ def _typical_shape():
 
     theta = least_squares(off, LOOSE_MEAN[1:6]).x
     shape = to_shape(np.concatenate([[0.0], theta, [0.0, 0.0]]))
-    shape[[0, 1, 3]] /= 2 * half_maximum_radius(shape)
-    return shape
+    return scaled(shape, 1 / (2 * half_maximum_radius(shape)))

@@ -13,7 +13,16 @@ import dataclasses
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-__all__ = []
+from bliss_astro.units import MAD_TO_SIGMA
+
+__all__ = [
+    'TO_FWHM',
+    'Sources',
+    'find_sources',
+    'half_of',
+    'level_of',
+    'measure_at',
+]
 
 # Standard deviation in binned pixels of the filter of a level, and the number of
 # levels, each of which halves the resolution.
@@ -22,18 +31,18 @@ _SIGMA, _N_LEVELS = 0.8, 4
 _HALF = (8, 12, 21, 40)
 # Sources of a level that are measured at most, the brightest first, where the stamps
 # have no more than so many pixels.
-_N_MOST, _USUAL_PIXELS = 300, 700
+_MAX_SOURCES, _STAMP_PIXELS = 300, 700
 # Images larger than this are sampled by windows of this side, in pixels.
 _MAX_PIXELS, _WINDOW = 3_000_000, 320
 # Steps of the moments at most, and changes in pixels that end them.
-_N_STEPS, _SETTLED = 20, 0.003
+_N_STEPS, _CONVERGED = 20, 0.003
 # Standard deviation of the filter under which moments are taken, and whose variance
 # is taken off again: a weight narrower than a pixel would fall onto one.
 _SMOOTH = 0.7
 # Largest standard deviation that moments may take, in units of the half side.
-_WIDEST = 0.4
-# Smallest width that is told, of what is no wider than a pixel.
-_NARROWEST = 0.05
+_MAX_WIDTH = 0.4
+# Width in pixels of sources that are no wider than a pixel.
+_MIN_WIDTH = 0.05
 # From a Gaussian's standard deviation to its full width at half maximum.
 TO_FWHM = 2 * np.sqrt(2 * np.log(2))
 
@@ -79,7 +88,13 @@ class Sources:
 
 
 def find_sources(
-    image, bad, *, threshold=10.0, photon=0.0, max_pixels=_MAX_PIXELS, n_most=_N_MOST
+    image,
+    bad,
+    *,
+    threshold=10.0,
+    photon=0.0,
+    max_pixels=_MAX_PIXELS,
+    max_sources=_MAX_SOURCES,
 ):
     """
     Find and measure the compact sources of an image in units of its noise.
@@ -101,7 +116,7 @@ def find_sources(
     max_pixels : int, optional
         Larger images are sampled by windows.
 
-    n_most : int, optional
+    max_sources : int, optional
         Sources of a level that are measured at most.
 
     Returns
@@ -114,12 +129,12 @@ def find_sources(
         + np.array([columns.start, rows.start, 0, 0])
         for rows, columns in _windows(image.shape, max_pixels)
     ]
-    peaks = _greedy(np.concatenate(peaks), n_most)
+    peaks = _greedy(np.concatenate(peaks), max_sources)
     padded = _padded(image, bad)
     found = []
     for level in range(_N_LEVELS):
         # Wide stamps are fewer, so that each level takes about the same time.
-        most = int(n_most * min(1, _USUAL_PIXELS / (2 * _HALF[level] + 1) ** 2))
+        most = int(max_sources * min(1, _STAMP_PIXELS / (2 * _HALF[level] + 1) ** 2))
         own = peaks[peaks[:, 2] == level][:most]
         if len(own):
             found.append(_measure(*padded, own[:, :2], level, photon))
@@ -129,23 +144,17 @@ def find_sources(
 
 
 def measure_at(image, bad, places, level, *, photon):
-    """
-    Measure sources at given places, as `find_sources` does those of a level.
-    """
+    """Measure sources at given places, as `find_sources` does those of a level."""
     return _measure(*_padded(image, bad), places, level, photon)
 
 
 def level_of(fwhm):
-    """
-    Return the level whose stamps hold sources of a width.
-    """
+    """Return the level whose stamps hold sources of a width."""
     return int(np.searchsorted(_HALF[:-1], 3 * fwhm))
 
 
 def half_of(level):
-    """
-    Return half the side of the stamps of a level.
-    """
+    """Return half the side of the stamps of a level."""
     return _HALF[level]
 
 
@@ -195,46 +204,41 @@ def _peaks(image, bad, threshold):
 def _scatter(band):
     """Robust standard deviation, at least a tiny number."""
     some = band[::2, ::2]
-    return max(float(1.4826 * np.median(np.abs(some - np.median(some)))), 1e-12)
+    return max(float(MAD_TO_SIGMA * np.median(np.abs(some - np.median(some)))), 1e-12)
 
 
-def _greedy(peaks, n_most):
+def _greedy(peaks, max_sources):
     """Keep of peaks that lie within the filter of another one the highest."""
-    from scipy.spatial import cKDTree
-
     # A level has no more to offer than are measured of it, with some to spare.
     parts = [peaks[peaks[:, 2] == level] for level in range(_N_LEVELS)]
-    parts = [p[np.argsort(-p[:, 3])][: 4 * n_most] for p in parts]
+    parts = [p[np.argsort(-p[:, 3])][: 4 * max_sources] for p in parts]
     peaks = np.concatenate(parts)
     peaks = peaks[np.argsort(-peaks[:, 3])]
-    alive = np.ones(len(peaks), bool)
-    if len(peaks):
-        reach = np.maximum(2.0, 1.8 * _SIGMA * 2.0 ** peaks[:, 2])
-        near = cKDTree(peaks[:, :2]).query_ball_point(peaks[:, :2], reach)
+    reach = np.maximum(2.0, 1.8 * _SIGMA * 2.0 ** peaks[:, 2])
+    return peaks[_first_within(peaks[:, :2], reach)]
+
+
+def _first_within(places, reach):
+    """Whether no earlier place that is kept itself has each within its reach."""
+    from scipy.spatial import cKDTree
+
+    alive = np.ones(len(places), bool)
+    if len(places):
+        near = cKDTree(places).query_ball_point(places, reach)
         for k, others in enumerate(near):
             if alive[k]:
                 others = np.asarray(others)
                 alive[others[others > k]] = False
-    return peaks[alive]
+    return alive
 
 
 def _once(sources):
     """Drop what converged to the same place as a brighter one."""
-    from scipy.spatial import cKDTree
-
     good = np.isfinite(sources.snr) & (sources.snr > 0)
     sources = sources[good]
     sources = sources[np.argsort(-sources.snr)]
-    if len(sources) == 0:
-        return sources
     places = np.c_[sources.x, sources.y]
-    alive = np.ones(len(sources), bool)
-    near = cKDTree(places).query_ball_point(places, np.maximum(1.0, sources.width))
-    for k, others in enumerate(near):
-        if alive[k]:
-            others = np.asarray(others)
-            alive[others[others > k]] = False
-    return sources[alive]
+    return sources[_first_within(places, np.maximum(1.0, sources.width))]
 
 
 def _measure(padded, unusable, places, level, photon):
@@ -270,10 +274,10 @@ def _measure(padded, unusable, places, level, photon):
         x=column + x,
         y=row + y,
         width=np.sqrt(
-            np.sqrt(np.maximum(m[0].clip(0) * m[1].clip(0) - m[2] ** 2, _NARROWEST**4))
+            np.sqrt(np.maximum(m[0].clip(0) * m[1].clip(0) - m[2] ** 2, _MIN_WIDTH**4))
         ),
-        e1=(m[0] - m[1]) / np.maximum(m[0] + m[1], _NARROWEST),
-        e2=2 * m[2] / np.maximum(m[0] + m[1], _NARROWEST),
+        e1=(m[0] - m[1]) / np.maximum(m[0] + m[1], _MIN_WIDTH),
+        e2=2 * m[2] / np.maximum(m[0] + m[1], _MIN_WIDTH),
         flux=2 * mass,
         snr=mass / noise,
         peak=peak,
@@ -299,7 +303,7 @@ def _adapt(stamps, offsets, start, sigma):
     """Iterate centre and moments; returns x, y, (xx, yy, xy) and the weights."""
     x, y = start.T.astype(np.float32)
     m = np.array([sigma**2, sigma**2, 0 * sigma], np.float32)
-    widest = (_WIDEST * offsets[-1]) ** 2
+    widest = (_MAX_WIDTH * offsets[-1]) ** 2
     grid = offsets.astype(np.float32)
     for _ in range(_N_STEPS):
         det = np.maximum(m[0] * m[1] - m[2] ** 2, 1e-4)
@@ -328,6 +332,6 @@ def _adapt(stamps, offsets, start, sigma):
         moved = max(np.abs(mean_x).max(), np.abs(mean_y).max())
         change = np.abs(np.sqrt(new[:2]) - np.sqrt(m[:2])).max()
         m = new
-        if max(moved, change) < _SETTLED:
+        if max(moved, change) < _CONVERGED:
             break
     return x, y, m, weight

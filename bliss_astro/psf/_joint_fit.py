@@ -1,16 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Least squares for one PSF shape shared by many stars.
+Levenberg-Marquardt fit of one PSF shape shared by many stars.
 
 Each star has its own flux, position and background, so the normal equations
-are an arrow: eight shape parameters that all stars see, and a block of three
+are an arrow: eight shape parameters that all stars share, and a block of three
 or four for each star. The blocks are eliminated first, which makes a hundred
 stars as cheap as a hundred fits of one.
 
 The shape is fitted as a vector ``theta`` without bounds: logarithms of the
 lengths' ratios and heights, and an ellipticity that cannot reach one. The
-prior of stars in any image is that of `_wings`; SDSS's own fits tell how theta is
-distributed there. A PSF that an image determines well feels neither.
+prior of stars in any image is that of `_wing_prior`; that of SDSS's images is the
+distribution of theta in SDSS's own fits. A PSF that an image determines well
+depends on neither.
 """
 
 from dataclasses import dataclass, field
@@ -18,10 +19,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
-from ._profile import integral, profile, psf_derivatives, squared_radius
-from ._wings import wing_pull
+from ._profile import psf_derivatives, unit_profile
+from ._wing_prior import (
+    LOOSE_MEAN,
+    LOOSE_WIDTH,
+    to_shape,
+    to_theta,
+    wing_pull,
+    wing_pull_slopes,
+)
 
-__all__ = []
+__all__ = ['PRIOR_MEAN', 'PRIOR_WIDTH', 'StampFit', 'minimise', 'own_shapes']
 
 # Mean and width of theta over the fields of three SDSS runs, bands g, r, i and
 # z, widened by about two; the size itself is left free. In words: sigma2/sigma1
@@ -31,48 +39,18 @@ PRIOR_MEAN = np.array(
 )
 PRIOR_WIDTH = np.array([np.inf, 0.2, 1.0, 0.4, 0.3, 0.6, 0.15, 0.15])
 
-_SMALLEST = 1e-7
-_MAX_DAMPING = 1e10
-
-
-def to_theta(shape):
-    """
-    Map a shape vector to the unbounded vector that is fitted.
-    """
-    s1, s2, b, sp, p0, beta, e1, e2 = np.asarray(shape, float)
-    stretch = 1 / np.sqrt(1 - e1 * e1 - e2 * e2)
-    return np.array(
-        [
-            np.log(s1),
-            np.log(s2 / s1),
-            np.log(max(b, _SMALLEST)),
-            np.log(sp / s1),
-            np.log(max(p0, _SMALLEST)),
-            np.log(max(beta - 2, _SMALLEST)),
-            e1 * stretch,
-            e2 * stretch,
-        ]
-    )
-
-
-def to_shape(theta):
-    """
-    Map fitted vectors (..., 8) back to shape vectors (..., 8).
-    """
-    theta = np.asarray(theta, float)
-    shape = np.exp(theta)
-    shape[..., 1] *= shape[..., 0]
-    shape[..., 3] *= shape[..., 0]
-    shape[..., 5] += 2
-    eta = theta[..., 6:]
-    shape[..., 6:] = eta / np.sqrt(1 + np.sum(eta**2, axis=-1, keepdims=True))
-    return shape
+# Levenberg-Marquardt damping of the first step, and the largest and smallest one.
+_DAMPING, _MAX_DAMPING, _MIN_DAMPING = 1e-3, 1e10, 1e-12
+# Largest step in an entry of theta, and the step at which a fit has converged.
+_LARGEST_STEP, _CONVERGED_STEP = 1.0, 1e-5
+# Relative decrease of chi2 at which a long fit ends.
+_TOLERANCE = 1e-9
+# Entries of theta that a star may have for itself: log size and ellipticity.
+_OWN = [0, 6, 7]
 
 
 def _shape_jacobian(theta, shape):
-    """
-    Differentiate the shape vector with respect to theta, (8 shape, 8 theta).
-    """
+    """Differentiate the shape vector with respect to theta, (8 shape, 8 theta)."""
     jacobian = np.diag(np.append(shape[:6], [0.0, 0.0]))
     jacobian[1, 0], jacobian[3, 0] = shape[1], shape[3]
     jacobian[5, 5] = shape[5] - 2
@@ -85,7 +63,7 @@ def _shape_jacobian(theta, shape):
 @dataclass
 class StampFit:
     """
-    State of a joint fit: what is shared, and what each of n stars owns.
+    State of a joint fit: the shared shape, and each of n stars' own parameters.
 
     Attributes
     ----------
@@ -108,13 +86,13 @@ class StampFit:
         Normalisation radius of the fluxes in pixels.
 
     wings : bool
-        Whether the profile has the prior of `_wings.wing_prior` too.
+        Whether the profile has the prior `wing_prior` of wings too.
 
     background_width : float or (n,) array
         Width of the prior about zero of each star's background.
 
     covariance : (8, 8) array or None
-        That of theta, with all else marginalised, where the fit ended.
+        Covariance of theta, with all else marginalised, where the fit ended.
     """
 
     theta: np.ndarray
@@ -128,10 +106,14 @@ class StampFit:
     background_width: np.ndarray | float = np.inf
     covariance: np.ndarray | None = None
 
+    @classmethod
+    def of_star(cls, shape, local, **options):
+        """Begin with a shape vector and the prior of stars in any image."""
+        prior = {'prior_mean': LOOSE_MEAN, 'prior_width': LOOSE_WIDTH, 'wings': True}
+        return cls(to_theta(shape), local, **(prior | options))
+
     def penalty(self):
-        """
-        Sum the squared distances from the priors.
-        """
+        """Sum the squared distances from the priors."""
         total = np.sum(((self.theta - self.prior_mean) / self.prior_width) ** 2)
         total += np.sum((self.local[:, 3] / self.background_width) ** 2)
         if self.wings:
@@ -139,15 +121,13 @@ class StampFit:
         return total
 
     def add_priors(self, equations, *, with_background):
-        """
-        Add the priors' share to the normal equations.
-        """
+        """Add the priors' share to the normal equations."""
         A, g, B, C, h = equations
         precision = 1 / np.square(self.prior_width)
         A = A + np.diag(precision)
         g = g - precision * (self.theta - self.prior_mean)
         if self.wings:
-            pull, slopes = wing_pull(self.theta, slopes=True)
+            pull, slopes = wing_pull_slopes(self.theta)
             A, g = A + slopes.T @ slopes, g - slopes.T @ pull
         if with_background:
             precision = 1 / np.square(self.background_width)
@@ -157,26 +137,23 @@ class StampFit:
 
     @property
     def shape(self):
-        """
-        The shape vector, (8,).
-        """
+        """The shape vector, (8,)."""
         return to_shape(self.theta)
 
     def model(self, size):
-        """
-        Render all stars: (n, rows, columns), backgrounds included.
-        """
+        """Render all stars: (n, rows, columns), backgrounds included."""
         flux, x, y, background = self.local.T[..., None, None]
         yy, xx = np.mgrid[: size[0], : size[1]]
-        shape = self.shape
-        values = profile(squared_radius(xx - x, yy - y, *shape[6:]), shape)
-        return flux / integral(shape, self.radius) * values + background
+        return flux * unit_profile(xx - x, yy - y, self.shape, self.radius) + background
+
+    def chi2_of(self, stamps, weights):
+        """Sum the squared residuals and the prior's penalty."""
+        residual = (stamps - self.model(stamps.shape[1:])) * weights
+        return float(np.sum(residual**2) + self.penalty())
 
 
 def _linearise(fit, stamps, weights, with_background):
-    """
-    Return residuals (n, P), shape (n, P, 8) and local (n, P, 3 or 4) slopes.
-    """
+    """Return residuals (n, P), shape (n, P, 8) and local (n, P, 3 or 4) slopes."""
     n, rows, columns = stamps.shape
     flux, x, y, background = fit.local.T[..., None, None]
     yy, xx = np.mgrid[:rows, :columns]
@@ -192,46 +169,8 @@ def _linearise(fit, stamps, weights, with_background):
     return residual.reshape(n, -1), shared, local
 
 
-def _chi2(fit, stamps, weights):
-    """
-    Sum the squared residuals and the prior's penalty.
-    """
-    residual = (stamps - fit.model(stamps.shape[1:])) * weights
-    return float(np.sum(residual**2) + fit.penalty())
-
-
-def _reduce(equations, damping):
-    """
-    Eliminate the stars' own parameters: matrix, right side and what was solved.
-    """
-    A, g, B, C, h = equations
-    A = A + damping * np.diag(np.diag(A) + 1e-12)
-    diagonal = np.einsum('kii->ki', C)
-    C = C + np.eye(C.shape[1]) * (damping * diagonal + 1e-300)[:, None, :]
-    solved = np.linalg.solve(
-        C, np.concatenate([B.transpose(0, 2, 1), h[..., None]], -1)
-    )
-    reduced = A - np.einsum('kil,klj->ij', B, solved[..., :-1])
-    rhs = g - np.einsum('kil,kl->i', B, solved[..., -1])
-    return reduced, rhs, solved
-
-
-def _step(equations, damping, free):
-    """
-    Solve the damped normal equations; returns the steps of theta and locals.
-    """
-    reduced, rhs, solved = _reduce(equations, damping)
-    d_theta = np.zeros(len(rhs))
-    if free.any():
-        d_theta[free] = np.linalg.solve(reduced[np.ix_(free, free)], rhs[free])
-    d_local = solved[..., -1] - np.einsum('klj,j->kl', solved[..., :-1], d_theta)
-    return d_theta, d_local
-
-
 def _equations(fit, stamps, weights, with_background):
-    """
-    Build the normal equations of a joint fit, priors included.
-    """
+    """Build the normal equations of a joint fit, priors included."""
     r, shared, local = _linearise(fit, stamps, weights, with_background)
     local_t = local.transpose(0, 2, 1)
     flat = shared.reshape(-1, 8)
@@ -245,15 +184,22 @@ def _equations(fit, stamps, weights, with_background):
     return fit.add_priors(equations, with_background=with_background)
 
 
+def _reduce(equations, damping):
+    """Eliminate the stars' own parameters: matrix, right side and what was solved."""
+    A, g, B, C, h = equations
+    A = A + damping * np.diag(np.diag(A) + 1e-12)
+    diagonal = np.einsum('kii->ki', C)
+    C = C + np.eye(C.shape[1]) * (damping * diagonal + 1e-300)[:, None, :]
+    solved = np.linalg.solve(
+        C, np.concatenate([B.transpose(0, 2, 1), h[..., None]], -1)
+    )
+    reduced = A - np.einsum('kil,klj->ij', B, solved[..., :-1])
+    rhs = g - np.einsum('kil,kl->i', B, solved[..., -1])
+    return reduced, rhs, solved
+
+
 def minimise(
-    fit,
-    stamps,
-    weights,
-    *,
-    with_background,
-    free=None,
-    max_steps=40,
-    tolerance=1e-9,
+    fit, stamps, weights, *, with_background, max_steps=40, tolerance=_TOLERANCE
 ):
     """
     Run Levenberg-Marquardt on a joint fit.
@@ -270,10 +216,7 @@ def minimise(
         Inverse standard deviations, zero where a pixel is not to count.
 
     with_background : bool
-        Whether each star has a constant background of its own.
-
-    free : (8,) bool array, optional
-        Which entries of theta may change; the default is all.
+        Whether each star has a constant background.
 
     max_steps : int, optional
         Number of steps after which to give up.
@@ -286,32 +229,73 @@ def minimise(
     fit : `StampFit`
         The same object.
     """
-    free = np.ones(8, bool) if free is None else np.asarray(free)
     n_local = 4 if with_background else 3
-    damping, fit.converged = 1e-3, False
-    fit.chi2 = _chi2(fit, stamps, weights)
+    damping, fit.converged = _DAMPING, False
+    fit.chi2 = fit.chi2_of(stamps, weights)
     equations = None
     for _ in range(max_steps):
         equations = _equations(fit, stamps, weights, with_background)
         before, theta, mine = fit.chi2, fit.theta, fit.local
         while damping < _MAX_DAMPING:
-            d_theta, d_local = _step(equations, damping, free)
-            fit.theta = theta + np.clip(d_theta, -1.0, 1.0)
+            reduced, rhs, solved = _reduce(equations, damping)
+            d_theta = np.linalg.solve(reduced, rhs)
+            d_local = solved[..., -1] - solved[..., :-1] @ d_theta
+            fit.theta = theta + np.clip(d_theta, -_LARGEST_STEP, _LARGEST_STEP)
             fit.local = mine.copy()
             fit.local[:, :n_local] += d_local
-            fit.chi2 = _chi2(fit, stamps, weights)
+            fit.chi2 = fit.chi2_of(stamps, weights)
             if fit.chi2 <= before:
-                damping = max(damping / 10, 1e-12)
+                damping = max(damping / 10, _MIN_DAMPING)
                 break
             damping *= 10
         else:
             fit.theta, fit.local, fit.chi2 = theta, mine, before
             fit.converged = True
             break
-        small = np.abs(d_theta).max() < 1e-5 or tolerance > 1e-9
+        small = np.abs(d_theta).max() < _CONVERGED_STEP or tolerance > _TOLERANCE
         if before - fit.chi2 <= tolerance * before and small:
             fit.converged = True
             break
     if equations is not None:
         fit.covariance = np.linalg.pinv(_reduce(equations, 0.0)[0], hermitian=True)
     return fit
+
+
+def own_shapes(fit, stamps, weights):
+    """
+    Estimate log size and ellipticity of each star relative to the joint fit.
+
+    One linear step from the joint fit, with flux, position and background of
+    the star free.
+
+    Returns
+    -------
+    offsets, errors : (n, 3) array
+        Of log size, e1 and e2; an error is infinite where nothing is known.
+    """
+    residual, shared, local = _linearise(fit, stamps, weights, with_background=True)
+    own = shared[..., _OWN]
+    own_t, local_t = own.transpose(0, 2, 1), local.transpose(0, 2, 1)
+    cross, square = own_t @ local, local_t @ local
+    width = np.square(np.broadcast_to(fit.background_width, len(stamps)))
+    square[:, 3, 3] += 1 / width
+    scale = np.sqrt(np.einsum('kii->ki', square)) + 1e-300
+    square = square / scale[:, :, None] / scale[:, None, :]
+    square += 1e-9 * np.eye(4)
+    cross = cross / scale[:, None, :]
+    pull = (local_t @ residual[..., None])[..., 0]
+    pull[:, 3] -= fit.local[:, 3] / width
+    solved = np.linalg.solve(square, cross.transpose(0, 2, 1))
+    matrix = own_t @ own - cross @ solved
+    right = (own_t @ residual[..., None])[..., 0]
+    right -= np.einsum('kli,kl->ki', solved, pull / scale)
+    size = np.einsum('kii->ki', matrix)
+    known = size > 1e-12 * max(float(size.max()), 1e-300)
+    root = np.sqrt(np.where(known, size, 1.0))
+    even = matrix / root[:, :, None] / root[:, None, :] + 1e-6 * np.eye(3)
+    inverse = np.linalg.inv(np.where(known.all(1)[:, None, None], even, np.eye(3)))
+    offsets = np.einsum('kij,kj->ki', inverse, right / root) / root
+    errors = np.sqrt(np.einsum('kii->ki', inverse)) / root
+    bad = ~known.all(1)
+    offsets[bad], errors[bad] = 0.0, np.inf
+    return offsets, errors
