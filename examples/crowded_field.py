@@ -94,7 +94,8 @@ def main():
         exposure = exposure[y0:y1, x0:x1]
     catalog, _ = catalog_crowded(exposure, encoder=options.encoder)
     full = sum('full_tile' in names for names in catalog.decode_flags())
-    count, error = catalog.posterior.expected_counts(return_error=True)
+    posterior = catalog.posterior
+    count, error = posterior.expected_counts(), posterior.expected_counts_error()
     print(
         f'{len(catalog)} rows, {full} of them in full tiles; {count:.0f} +- '
         f'{error:.0f} stars above the floor are expected'

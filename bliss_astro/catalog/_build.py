@@ -1,8 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From plain arrays to the columns of a catalogue.
-
-Everything that comes from outside is checked here.
+Columns from plain arrays: the checks, units and order of ``from_columns``.
 """
 
 from collections.abc import Mapping
@@ -14,62 +12,62 @@ from astropy.table import Column
 
 from ._columns import (
     COLUMNS,
-    ERROR_COLUMNS,
+    SHAPE_NAMES,
     ab_magnitude,
     ab_magnitude_error,
     describe_column,
     has_magnitude,
     make_column,
 )
-from ._shapes import SHAPE_NAMES, convert_shape, pixel_scale
+from ._shapes import convert_shape, pixel_scale
 
 __all__ = ['make_columns']
 
-# What from_columns computes and therefore does not accept.
-_COMPUTED = ('sky_centroid', 'mag', 'mag_err')
+# Columns in the unit of the image, and those that from_columns derives itself.
+_FLUXES = ('flux', 'flux_err', 'flux_samples')
+_DERIVED = ('sky_centroid', 'mag', 'mag_err')
+# By how much sums of float32 may exceed a probability of 1.
+_ROUNDING = 1e-6
 
 
 def make_columns(columns, *, wcs, unit):
     """
-    Check arrays and make the columns of a catalogue, brightest row first.
+    Make the columns of a catalogue, in the order of the table and brightest row first.
 
-    Parameters
-    ----------
-    columns : mapping of str to array_like or `~astropy.units.Quantity`
-        As for `ProbabilisticCatalog.from_columns`.
-
-    wcs : WCS object or `None`
-        WCS of the image.
-
-    unit : unit-like or `None`
-        Unit of the fluxes.
-
-    Returns
-    -------
-    made : dict of str to column
-        The columns in the order of the table.
+    The arguments and errors are those of `ProbabilisticCatalog.from_columns`.
     """
     _check_names(columns)
-    _check_wcs(wcs)
-    columns, shape_units = _convert_shapes(columns, wcs)
-    unit, columns = _take_units_off(columns, unit)
-    values = {name: _filled(name, column) for name, column in columns.items()}
-    n_rows = _check_lengths(values)
+    if wcs is not None and (
+        getattr(wcs, 'pixel_n_dim', None) != 2 or not getattr(wcs, 'has_celestial', 1)
+    ):
+        msg = f'wcs must be a celestial WCS of two pixel axes, got {wcs!r}'
+        raise ValueError(msg)
+    values, units = dict(columns), {}
+    shapes = [name for name in columns if name in SHAPE_NAMES]
+    scale = pixel_scale(wcs) if shapes and wcs is not None else None
+    for name in shapes:
+        values[name], units[name] = convert_shape(name, columns[name], scale=scale)
+    unit, values = _convert_fluxes(values, unit)
+    units |= {name: unit for name in values if name in _FLUXES}
+    values = {name: _filled(name, column) for name, column in values.items()}
+    lengths = {name: len(column) for name, column in values.items()}
+    if len(set(lengths.values())) > 1:
+        listing = ', '.join(f'{name}: {n}' for name, n in lengths.items())
+        msg = f'columns must all be of one length, got {listing}'
+        raise ValueError(msg)
     for name, definition in COLUMNS.items():
         if definition.default is not None and name not in values:
-            values[name] = np.full(n_rows, definition.default)
+            values[name] = np.full(lengths['flux'], definition.default)
     _check_values(values)
     # Stable, so that equal fluxes keep their order; NaN goes to the end.
     order = np.argsort(-np.asarray(values['flux'], dtype=float), kind='stable')
     values = {name: column[order] for name, column in values.items()}
-    values.setdefault('id', np.arange(1, n_rows + 1))
-    return _assemble(values, wcs=wcs, unit=unit, shape_units=shape_units)
+    values.setdefault('id', np.arange(1, len(order) + 1))
+    return _assemble(values, units, wcs=wcs, unit=unit)
 
 
 def _check_names(columns):
-    """
-    Check that the needed columns are there and the computed ones are not.
-    """
+    """Raise unless the needed columns are there and the derived ones are not."""
     if not isinstance(columns, Mapping):
         msg = f'columns must be a mapping of names to arrays, got {type(columns)!r}'
         raise TypeError(msg)
@@ -85,49 +83,19 @@ def _check_names(columns):
             f'{", ".join(needed)}, got {", ".join(columns) or "nothing"}'
         )
         raise ValueError(msg)
-    computed = [name for name in _COMPUTED if name in columns]
-    if computed:
+    derived = [name for name in _DERIVED if name in columns]
+    if derived:
         msg = (
-            f'columns must not hold {", ".join(computed)}: these are computed '
+            f'columns must not hold {", ".join(derived)}: these are computed '
             'from the fluxes and the wcs'
         )
         raise ValueError(msg)
 
 
-def _check_wcs(wcs):
-    """
-    Check that a WCS, if there is one, gives positions on the sky.
-    """
-    if wcs is None:
-        return
-    n_dim = getattr(wcs, 'pixel_n_dim', None)
-    if n_dim != 2 or not getattr(wcs, 'has_celestial', True):
-        msg = f'wcs must be a celestial WCS of two pixel axes, got {wcs!r}'
-        raise ValueError(msg)
-
-
-def _convert_shapes(columns, wcs):
-    """
-    Convert shapes to the units of the table; return columns and units.
-    """
-    columns, units = dict(columns), {}
-    names = [name for name in columns if name in SHAPE_NAMES]
-    scale = pixel_scale(wcs) if names and wcs is not None else None
-    for name in names:
-        converted = convert_shape(name, columns[name], scale=scale)
-        columns[name], units[name] = converted
-    return columns, units
-
-
-def _take_units_off(columns, unit):
-    """
-    Convert the fluxes to one unit and return that unit and plain columns.
-
-    Fluxes are either all quantities or all plain numbers; ``None`` stands
-    for no unit, also for dimensionless quantities.
-    """
+def _convert_fluxes(columns, unit):
+    """Convert fluxes to one unit; return it (`None` for none) and plain columns."""
     unit = None if unit is None else u.Unit(unit)
-    names = [name for name in columns if _is_flux(name)]
+    names = [name for name in columns if name in _FLUXES]
     with_unit = [name for name in names if isinstance(columns[name], u.Quantity)]
     if with_unit and len(with_unit) < len(names):
         plain = [name for name in names if name not in with_unit]
@@ -138,7 +106,6 @@ def _take_units_off(columns, unit):
         raise ValueError(msg)
     if with_unit and unit is None:
         unit = columns['flux'].unit
-    columns = dict(columns)
     for name in with_unit:
         try:
             columns[name] = columns[name].to_value(unit)
@@ -152,22 +119,12 @@ def _take_units_off(columns, unit):
     return (None if unit == u.dimensionless_unscaled else unit), columns
 
 
-def _is_flux(name):
-    """
-    Say whether a column is in the unit of the image.
-    """
-    return name in ('flux', 'flux_err', 'flux_samples')
-
-
 def _filled(name, values):
-    """
-    Return a column as an array (or a `Quantity`), masked floats as NaN.
-    """
+    """Return a column as an array (or as it is), masked floats as NaN."""
     if isinstance(values, u.Quantity | SkyCoord):
         return values
     if np.ma.isMaskedArray(values):
-        fill = np.nan if values.dtype.kind == 'f' else None
-        values = values.filled(fill)
+        values = values.filled(np.nan if values.dtype.kind == 'f' else None)
     array = np.asarray(values)
     if name not in COLUMNS and array.ndim:
         return array
@@ -180,108 +137,55 @@ def _filled(name, values):
     return array
 
 
-def _check_lengths(values):
-    """
-    Check that all columns are of one length, and return it.
-    """
-    lengths = {name: len(column) for name, column in values.items()}
-    if len(set(lengths.values())) > 1:
-        listing = ', '.join(f'{name}: {n}' for name, n in lengths.items())
-        msg = f'columns must all be of one length, got {listing}'
-        raise ValueError(msg)
-    return lengths['flux']
-
-
 def _check_values(values):
-    """
-    Check the ranges of the columns that have one.
-    """
-    probability = np.asarray(values['probability'], dtype=float)
-    # Written so that NaN fails too. Sums of float32 may pass 1 by rounding.
-    bad = ~((probability >= 0) & (probability <= 1 + 1e-6))
-    if bad.any():
-        msg = f"columns['probability'] must be within [0, 1], got {probability[bad][0]}"
-        raise ValueError(msg)
-    values['probability'] = np.minimum(probability, 1)
-    if 'galaxy_probability' in values:
-        share = np.asarray(values['galaxy_probability'], dtype=float)
-        bad = ~((share >= 0) & (share <= 1))
+    """Raise unless all values lie within the limits of their columns."""
+    share = np.asarray(values['probability'], dtype=float)
+    values['probability'] = np.where((share > 1) & (share <= 1 + _ROUNDING), 1.0, share)
+    for name in COLUMNS.keys() & values.keys():
+        limits = COLUMNS[name].limits
+        if limits is None:
+            continue
+        own = np.asarray(values[name], dtype=float)
+        bad = (own < limits.low) | (own > limits.high)
+        if not limits.nan:
+            bad |= np.isnan(own)
         if bad.any():
-            msg = (
-                "columns['galaxy_probability'] must be within [0, 1], got "
-                f'{share[bad][0]}'
-            )
+            msg = f'columns[{name!r}] must be {limits.text}, got {own[bad][0]}'
             raise ValueError(msg)
-    for name in ('x_centroid', 'y_centroid'):
-        bad = ~np.isfinite(np.asarray(values[name], dtype=float))
-        if bad.any():
-            msg = f'columns[{name!r}] must be finite, got {values[name][bad][0]}'
-            raise ValueError(msg)
-    for name in ERROR_COLUMNS:
-        bad = np.asarray(values[name], dtype=float) < 0
-        if bad.any():
-            msg = f'columns[{name!r}] must not be negative, got {values[name][bad][0]}'
-            raise ValueError(msg)
-    for name in SHAPE_NAMES & set(values):
-        _check_shape(name, np.asarray(values[name], dtype=float))
 
 
-def _check_shape(name, values):
-    """
-    Check the range of a column of shapes, which may hold NaN.
-    """
-    low, high = COLUMNS[name].limits
-    unit = COLUMNS[name].unit
-    bad, allowed = (values < low) | (values > high), f'within [{low:g}, {high:g}]'
-    if name.endswith('_err'):
-        allowed = 'not negative'
-    elif unit == 'length':
-        bad, allowed = ~(values > 0) | np.isinf(values), 'positive and finite'
-        bad &= ~np.isnan(values)
-    elif unit == 'deg':
-        bad, allowed = bad | (values == high), 'in [0, 180) degrees'
-    if bad.any():
-        msg = f'columns[{name!r}] must be {allowed} (or NaN), got {values[bad][0]}'
-        raise ValueError(msg)
-
-
-def _assemble(values, *, wcs, unit, shape_units):
-    """
-    Make the columns of checked and sorted values.
-    """
-    units = {name: unit for name in values if _is_flux(name)} | shape_units
+def _assemble(values, units, *, wcs, unit):
+    """Make the columns of checked and sorted values, derived ones among them."""
     made = {
-        name: make_column(name, values[name], unit=units.get(name))
-        for name in COLUMNS
-        if name in values
+        name: make_column(name, column, unit=units.get(name))
+        for name, column in values.items()
+        if name in COLUMNS
     }
     if wcs is not None:
-        made['sky_centroid'] = _sky_positions(
-            wcs, made['x_centroid'].data, made['y_centroid'].data
-        )
+        place = made['x_centroid'].data, made['y_centroid'].data
+        made['sky_centroid'] = _sky_positions(wcs, *place)
     if has_magnitude(unit):
-        mag = ab_magnitude(made['flux'])
-        mag_err = ab_magnitude_error(made['flux'], made['flux_err'])
-        made['mag'] = make_column('mag', mag.value, unit=u.mag)
-        made['mag_err'] = make_column('mag_err', mag_err.value, unit=u.mag)
+        fluxes = made['flux'], made['flux_err']
+        for name, column in (
+            ('mag', ab_magnitude(fluxes[0])),
+            ('mag_err', ab_magnitude_error(*fluxes)),
+        ):
+            made[name] = make_column(name, column.value, unit=u.mag)
     made = {name: made[name] for name in COLUMNS if name in made}
     for name in [name for name in values if name not in COLUMNS]:
         extra = values[name]
-        if unit is not None and _is_flux(name):
-            extra = u.Quantity(extra, unit)
+        if units.get(name) is not None:
+            extra = u.Quantity(extra, units[name])
         # A bare array would be a Column too, but one that shares its memory.
         made[name] = Column(extra) if type(extra) is np.ndarray else extra
     return made
 
 
 def _sky_positions(wcs, x, y):
-    """
-    Turn pixel positions into a described ICRS column.
-    """
+    """Convert pixel positions to a described ICRS column."""
     # Nothing to transform, and not every WCS takes empty arrays.
     sky = wcs.pixel_to_world(x, y) if len(x) else SkyCoord([], [], unit='deg')
-    sky = sky.icrs
-    sky = SkyCoord(sky.ra, sky.dec)
+    sky = SkyCoord(sky.icrs.ra, sky.icrs.dec)
     sky.info.name = 'sky_centroid'
     describe_column(sky, 'sky_centroid')
     return sky

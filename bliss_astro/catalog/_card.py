@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The card of a file: what its format cannot hold by itself, as JSON text.
+Card of a file: metadata that its format cannot hold by itself, as JSON text.
 """
 
 import json
@@ -9,7 +9,8 @@ import astropy.units as u
 from astropy.table import Column, QTable
 from astropy.time import TimeBase
 
-from ..units import is_text_exact, unit_text
+from bliss_astro.units import is_text_exact, unit_text
+
 from ._meta import plain_value
 
 __all__ = [
@@ -29,19 +30,11 @@ _CARD_VERSION = 1
 
 def plain_table(catalog):
     """
-    Make a plain table that astropy's writers store without loss.
+    Plain table of a catalogue, which astropy's writers store without loss.
 
-    Parameters
-    ----------
-    catalog : `ProbabilisticCatalog`
-        A catalogue.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        Its rows, without the posterior; the columns share their memory. Formats of
-        display are left out, as they round the numbers of text files, and the
-        meta are plain values.
+    The columns share the catalogue's memory. Formats of display are left out, as they
+    round the numbers of text files; the meta are plain values, the posterior is not
+    among them.
     """
     # Of views, so that the catalogue's own columns keep their formats.
     table = QTable(catalog[:], copy=False)
@@ -56,9 +49,7 @@ def plain_table(catalog):
 
 
 def _relabel(table, name, unit):
-    """
-    Give a column another name of its unit; the numbers stay.
-    """
+    """Give a column another name of its unit; the numbers stay."""
     column = table[name]
     if isinstance(column, u.Quantity):
         info = column.info
@@ -71,18 +62,9 @@ def _relabel(table, name, unit):
 
 def describe_columns(catalog):
     """
-    Collect what formats lose of columns: display, exact units, kinds of time.
+    Attributes of columns that formats lose, each a dict by the name of the column.
 
-    Parameters
-    ----------
-    catalog : `ProbabilisticCatalog`
-        A catalogue.
-
-    Returns
-    -------
-    attributes : dict
-        ``'formats'``, ``'units'`` and ``'times'``, each a dict by the name of the
-        column; without those that hold nothing.
+    They are ``'formats'`` of display, exact ``'units'`` and kinds of ``'times'``.
     """
     formats, units, times = {}, {}, {}
     for name, column in catalog.items():
@@ -99,9 +81,7 @@ def describe_columns(catalog):
 
 
 def _is_readable(unit):
-    """
-    Say whether all formats, FITS among them, give a unit back by themselves.
-    """
+    """Whether all formats, FITS among them, give a unit back by themselves."""
     if not is_text_exact(unit):
         return False
     try:
@@ -115,22 +95,7 @@ def _is_readable(unit):
 
 
 def restore_columns(table, attributes):
-    """
-    Give columns back what `describe_columns` found.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        What was read.
-
-    attributes : dict
-        What `describe_columns` returned.
-
-    Returns
-    -------
-    table : `~astropy.table.Table`
-        The same table.
-    """
+    """Give columns back the attributes of `describe_columns`; return the table."""
     for name, text in attributes.get('units', {}).items():
         if name in table.colnames:
             column = table[name]
@@ -149,22 +114,7 @@ def restore_columns(table, attributes):
 
 
 def make_card(catalog, **more):
-    """
-    Write what a format cannot hold by itself as JSON text, in ASCII.
-
-    Parameters
-    ----------
-    catalog : `ProbabilisticCatalog`
-        A catalogue.
-
-    **more : object
-        Further plain values.
-
-    Returns
-    -------
-    text : str
-        The card.
-    """
+    """Card of a catalogue with further plain values, JSON text in ASCII."""
     return json.dumps(
         {
             'card_version': _CARD_VERSION,
@@ -176,24 +126,7 @@ def make_card(catalog, **more):
 
 
 def read_card(text):
-    """
-    Read a card and check its version.
-
-    Parameters
-    ----------
-    text : str
-        What `make_card` returned.
-
-    Returns
-    -------
-    card : dict
-        Its values.
-
-    Raises
-    ------
-    ValueError
-        If a newer version of the package wrote it.
-    """
+    """Values of a card; raise if a newer version of the package wrote it."""
     card = json.loads(text)
     if card['card_version'] > _CARD_VERSION:
         msg = (

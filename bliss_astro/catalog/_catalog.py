@@ -1,21 +1,29 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The table of detected sources.
+Catalogue of sources: a table with probabilities, errors, flags and a posterior.
 """
 
 import numpy as np
 from astropy.table import QTable
 
-from ..flags import decode_flags
+from bliss_astro.flags import decode_flags
+
 from ._build import make_columns
-from ._checks import own_exposure
-from ._columns import REQUIRED_COLUMNS
+from ._columns import REQUIRED_COLUMNS, SHAPE_NAMES
 from ._display import CatalogColumns, CatalogFormatter, headline
-from ._intervals import draws, interval
-from ._io import read_catalog, write_catalog
-from ._meta import default_meta, header_to_wcs, make_record, plain_value
-from ._record import FACT_KEYS, FactRecord, ImageRecord
-from ._shapes import SHAPE_NAMES, explain_no_shapes, pixel_scale
+from ._intervals import credible_interval, samples
+from ._io import read, write
+from ._meta import (
+    ImageRecord,
+    default_meta,
+    header_to_wcs,
+    make_record,
+    plain_value,
+    restore_meta,
+)
+from ._methods import check, plot, reconstruct, to_regions
+from ._rendering import render, segmentation
+from ._shapes import explain_no_shapes, pixel_scale
 
 __all__ = ['ProbabilisticCatalog']
 
@@ -59,7 +67,10 @@ class ProbabilisticCatalog(QTable):
     ``disk_fraction``, ...           shapes of galaxies, each with its error
                                      (``disk_fraction_err``, ...), where the
                                      encoder infers them, see :ref:`shapes`
-    ``flags``                        sum of `CatalogFlag` bits
+    ``flags``                        sum of `~bliss_astro.flags.CatalogFlag`
+                                     bits
+    ``source_index``                 index of the source in the posterior, which
+                                     links rows to it; not displayed
     ================================ ==========================================
 
     and each has a description (``cat['flux'].info.description``) and a UCD
@@ -100,7 +111,7 @@ class ProbabilisticCatalog(QTable):
         expected_count=None,
     ):
         """
-        Make a catalogue of arrays, one element per source, in any order.
+        Make a catalogue from arrays, one element per source, in any order.
 
         Parameters
         ----------
@@ -164,10 +175,7 @@ class ProbabilisticCatalog(QTable):
             image = {'pixel_scale': pixel_scale(wcs), **image}
         catalog = cls(made, copy=False)
         catalog.meta.update(default_meta())
-        catalog.meta.update(plain_value(meta))
-        for name in FACT_KEYS:
-            if name in meta:
-                catalog.meta[name] = FactRecord(catalog.meta[name])
+        catalog.meta.update(restore_meta(plain_value(meta)))
         catalog.meta['image'] = make_record(
             len(catalog),
             posterior=posterior,
@@ -182,7 +190,7 @@ class ProbabilisticCatalog(QTable):
     @property
     def image(self):
         """
-        What is known of the image: a read-only mapping.
+        Facts about the image: a read-only mapping.
 
         Its keys may be ``'uid'``, ``'n_sources'``, ``'unit'``, ``'shape'``
         (ny, nx), ``'expected_count'``, ``'wcs'`` (a header string) and, with
@@ -229,376 +237,30 @@ class ProbabilisticCatalog(QTable):
             return None
         return header_to_wcs(text, shape=self.image.get('shape'))
 
-    def credible_interval(self, column, level=0.68, *, gaussian=False):
+    def drop_posterior(self):
         """
-        Give the central credible interval of a column, row by row.
+        Free the posterior and the exposure of this table, in place.
 
-        Between its limits the posterior holds ``level`` of the probability,
-        with equal shares left out below and above, given that the source
-        exists.
-
-        Parameters
-        ----------
-        column : str
-            ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or ``'mag'``, a
-            shape (``'disk_radius'``, say), given that the source is a galaxy,
-            or another column that the posterior knows or that has samples.
-
-        level : float, optional
-            Probability within the interval, between 0 and 1.
-
-        gaussian : bool, optional
-            `True` takes the normal distribution with the row's value as its
-            mean and the row's error as its standard deviation, whether
-            there is a posterior or not. That is the way out for rows whose
-            posterior is gone; it is poor for faint sources, whose fluxes
-            have skewed posteriors. It is never taken unasked.
-
-        Returns
-        -------
-        lower, upper : `~numpy.ndarray` or `~astropy.units.Quantity`
-            Limits, in the unit of the column. Without ``gaussian`` they come
-            from `posterior`, or where that is gone from the samples that the
-            table holds in a column ``<column>_samples``. Limits of the angle
-            lie around it and may be below 0 or above 180 degrees.
-
-        Raises
-        ------
-        ValueError
-            If there is no such column, if ``level`` is not between 0 and 1,
-            or if there is nothing to take the interval from.
+        The table then costs its columns only. Copies and slices that were made before
+        keep theirs.
         """
-        return interval(self, column, level, gaussian=gaussian)
-
-    def samples(self, column, *, n_samples=None, rng=None):
-        """
-        Give posterior draws of a column as an astropy distribution.
-
-        Parameters
-        ----------
-        column : str
-            Name of the column.
-
-        n_samples : int or `None`, optional
-            How many draws to ask of the posterior. `None` takes the draws
-            that the table holds in ``<column>_samples``, or else 1000.
-
-        rng : `None`, int or `~numpy.random.Generator`, optional
-            Source of randomness (SPEC 7).
-
-        Returns
-        -------
-        distribution : `~astropy.uncertainty.Distribution`
-            Draws of each row given that its source exists, of shape
-            (n_rows,), in the unit of the column.
-
-        Raises
-        ------
-        ValueError
-            If there is no such column, or if neither the table holds draws
-            nor its posterior gives them.
-        """
-        return draws(self, column, n_samples=n_samples, rng=rng)
-
-    def check(self, exposure=None, *, n_draws=3, rng=None, regions=None):
-        """
-        Compare the catalogue with the image that it was made of.
-
-        The posterior predictive test: whole catalogues are drawn from the
-        posterior, their images are rendered with the PSF of the exposure and
-        taken off the data. What is left over must be noise as the exposure
-        states it; where it is not, the finding says in plain words what is
-        probably wrong: the PSF, the background, the noise, the gain, or the catalogue.
-
-        Parameters
-        ----------
-        exposure : `~bliss_astro.exposures.Exposure`, optional
-            The image that the catalogue was made of, with its PSF; by default
-            `exposure`, which files do not keep.
-
-        n_draws : int, optional
-            Number of catalogues to draw. Tests use the first one, maps
-            the median of all. 0 takes the rows of the table instead, which needs
-            no posterior; p-values are then only about right.
-
-        rng : int, `~numpy.random.Generator` or None, optional
-            For the draws.
-
-        regions : int, pair of int or 2D int array, optional
-            Where chi-squares are given: the side of square cells in pixels, a
-            pair (rows, columns) of numbers of cells, or the label of
-            each pixel (negative for none). By default cells of 24 to 64 pixels.
-
-        Returns
-        -------
-        check : `~bliss_astro.checks.CatalogCheck`
-            Residual map, chi-squares and findings.
-
-        Raises
-        ------
-        TypeError
-            If ``exposure`` is none, or if ``regions`` cannot be understood.
-
-        ValueError
-            If the exposure has another shape or unit than the catalogue, or
-            no PSF, if there is no posterior to draw from, or if there is
-            neither ``exposure`` nor one that the catalogue remembers.
-
-        Notes
-        -----
-        A chi-square of the residuals of one draw from the exact posterior has
-        the distribution of the noise's own, although the posterior was made of
-        the same data (V. E. Johnson 2007, Bayesian Analysis 2, 719): p-values
-        are uniform where model and posterior are right. The distribution is
-        thus known without replicated images; correlations of the noise enter
-        by their pairs of pixels.
-
-        A network's draws of bright stars with neighbours may be wider than the
-        data allow by many sigma. Fluxes and positions of drawn sources with a
-        signal-to-noise ratio above 8 are therefore drawn again from the
-        likelihood, all together; how far that moves them is a test of its own.
-
-        Shapes of galaxies are nuisances here, whether the posterior knows them or
-        not: disk or de Vaucouleurs bulge, radius, axis ratio and angle are fitted by
-        weighted least squares, beginning at the position and flux of the draw.
-
-        A fault must be more than noise makes (an image without any gets a
-        finding in 1 % of the cases, all tests taken together) and more than
-        matters: 2 % of the noise, 8 % of the sources' variance, 0.05 sigma of
-        the sky, 1.5 % of the PSF's width. Pixels within 1.5 FWHM of the border
-        are not tested, as light of sources beyond it is in no catalogue.
-
-        Examples
-        --------
-        >>> from bliss_astro import CoaddSimulator, detect_sources
-        >>> exposure, truth = CoaddSimulator().simulate(rng=3)
-        >>> catalog = detect_sources(exposure)
-        >>> catalog.check(rng=1).passed
-        True
-        """
-        from bliss_astro.checks._check import check_catalog
-
-        exposure = own_exposure(self, exposure)
-        return check_catalog(self, exposure, n_draws=n_draws, rng=rng, regions=regions)
-
-    def reconstruct(self, exposure=None, *, n_draws=0, rng=None):
-        """
-        Take the image apart into the rows and what is left over.
-
-        Parameters
-        ----------
-        exposure : `~bliss_astro.exposures.Exposure`, optional
-            The image; by default `exposure`, which files do not keep.
-
-        n_draws, rng
-            As for `~bliss_astro.checks.reconstruct`.
-
-        Returns
-        -------
-        reconstruction : `~bliss_astro.checks.Reconstruction`
-            Model, residual and each source's share of the data.
-
-        Raises
-        ------
-        ValueError
-            As for `~bliss_astro.checks.reconstruct`, or if there is neither
-            ``exposure`` nor one that the catalogue remembers.
-
-        See Also
-        --------
-        bliss_astro.checks.reconstruct : The same, with all about it.
-
-        Examples
-        --------
-        >>> from bliss_astro import CoaddSimulator, detect_sources
-        >>> exposure, truth = CoaddSimulator().simulate(rng=3)
-        >>> catalog = detect_sources(exposure, encoder='stars')
-        >>> catalog.reconstruct().residual.shape == exposure.shape
-        True
-        """
-        from bliss_astro.checks import reconstruct
-
-        exposure = own_exposure(self, exposure)
-        return reconstruct(exposure, self, n_draws=n_draws, rng=rng)
-
-    def render(self, *, shape=None, cutout=None, psf=None):
-        """
-        Draw the rows: the image that the catalogue stands for, without noise.
-
-        Stars have the shape of the PSF where they lie, galaxies are a
-        disk and a bulge seen through it. A row is a galaxy if its
-        ``galaxy_probability`` exceeds 0.5; its shape is in the columns
-        ``disk_fraction``, ``angle``, ``disk_axis_ratio``, ``bulge_axis_ratio``,
-        ``disk_radius`` and ``bulge_radius``. A galaxy whose shape is not known is
-        drawn as a star.
-
-        Parameters
-        ----------
-        shape : tuple of int, optional
-            ``(ny, nx)`` of the image; by default that of the image that the
-            catalogue was made of. Pixels are the same.
-
-        cutout : pair of slice, optional
-            Rows and columns to draw of the image, by default all; pixels
-            have the same values as in the whole image.
-
-        psf : object, optional
-            The PSF, of any kind that `~bliss_astro.exposures.Exposure` takes. By
-            default that which the encoder was told, which `posterior` holds.
-
-        Returns
-        -------
-        image : float32 `~numpy.ndarray` or `~astropy.units.Quantity`, shape (ny, nx)
-            The light of the rows without the sky, in the unit of ``flux``.
-
-        Raises
-        ------
-        TypeError
-            If ``psf`` is none, or if ``cutout`` is not made of slices.
-
-        ValueError
-            If there is neither a posterior nor ``psf``, if the shape of the image is
-            not known, if ``cutout`` holds no pixels, or if radii are
-            angles and there is no WCS.
-
-        Warns
-        -----
-        AstropyUserWarning
-            If there are galaxies, but no columns with their shapes.
-
-        See Also
-        --------
-        bliss_astro.checks.reconstruct : The same, compared with the image.
-
-        Notes
-        -----
-        The PSF is that in the middle of a cell of 128 pixels (256 pixels where it
-        is the same everywhere). A source is drawn on its cell and around
-        it out to 24, 72 or 216 pixels, the first at which it is fainter than 0.5 % of
-        the noise of the sky, or else to the ends of the image. The wings of
-        galaxies end earlier, at a square of 64 to 1024 pixels whose half side is
-        at least 5 half-light radii of the disk, 8 of the bulge and 12 ``sigma1`` of the
-        PSF (`~bliss_astro.rendering.RenderingAccuracy`).
-
-        Examples
-        --------
-        >>> from bliss_astro import CoaddSimulator, detect_sources
-        >>> exposure, truth = CoaddSimulator().simulate(rng=3)
-        >>> catalog = detect_sources(exposure, encoder='stars')
-        >>> image = catalog.render()
-        >>> image.shape == exposure.shape
-        True
-        """
-        from ._rendering import render_catalog
-
-        return render_catalog(self, shape=shape, cutout=cutout, psf=psf)
-
-    def plot(self, image=None, *, ax=None, **kwargs):
-        """
-        Draw the rows over the image, coloured by their probability.
-
-        Parameters
-        ----------
-        image : `~bliss_astro.exposures.Exposure` or 2D array_like, optional
-            The image; by default `exposure`, which files do not keep.
-
-        ax : `~matplotlib.axes.Axes`, optional
-            Where to; by default the axes of a new figure, on the sky where there
-            is a WCS.
-
-        **kwargs
-            For `~bliss_astro.plotting.plot_catalog`: ``truth``, ``stretch``,
-            ``radius`` and others.
-
-        Returns
-        -------
-        ax : `~matplotlib.axes.Axes`
-            The axes.
-
-        Raises
-        ------
-        ValueError
-            If there is neither ``image`` nor one that the catalogue remembers.
-        """
-        from ._export import plot
-
-        return plot(self, image, ax=ax, **kwargs)
-
-    def to_regions(self, path=None, *, sky=None, radius=None, overwrite=False):
-        """
-        Make a circle of each row, for DS9 and other viewers.
-
-        Parameters
-        ----------
-        path : path_like, optional
-            File in the format of DS9 to write, ``.reg`` as a rule.
-
-        sky : bool, optional
-            Whether circles lie on the sky or in pixels; by default on the sky where
-            there are positions on the sky.
-
-        radius : float or `~astropy.units.Quantity`, optional
-            Radius in pixels or as an angle; by default the PSF's full width at half
-            maximum, or 5 pixels where it is not known.
-
-        overwrite : bool, optional
-            Whether an existing file may be replaced.
-
-        Returns
-        -------
-        regions : ``regions.Regions``
-            The circles, with the row's ``id`` as text and its probability as a tag;
-            stars are cyan, galaxies orange.
-
-        Raises
-        ------
-        ImportError
-            If the package ``regions`` is not installed.
-
-        ValueError
-            If ``sky`` is `True` and there is no WCS, or ``radius`` not positive or
-            in a unit that needs a WCS.
-        """
-        from ._export import make_regions
-
-        return make_regions(self, path, sky=sky, radius=radius, overwrite=overwrite)
-
-    def segmentation(self, shape=None, *, psf=None, n_sigma=1.0):
-        """
-        Label the pixels that the light of each row fills.
-
-        Parameters
-        ----------
-        shape : tuple of int, optional
-            ``(ny, nx)`` of the image; by default that of the catalogue's.
-
-        psf : object, optional
-            As for `render`.
-
-        n_sigma : float, optional
-            A footprint ends where the row's light falls below that many sigma of
-            the sky's noise in a pixel.
-
-        Returns
-        -------
-        segmentation : `~photutils.segmentation.SegmentationImage`
-            The labels are the numbers of the column ``id``, 0 is sky. A pixel of
-            several footprints belongs to the row that is brightest there; the pixel
-            that a row lies on is in its footprint, however faint it is.
-
-        Raises
-        ------
-        ValueError
-            As for `render`, if numbers in ``id`` repeat, or if ``n_sigma`` is not
-            positive.
-        """
-        from ._export import segment
-
-        return segment(self, shape, psf=psf, n_sigma=n_sigma)
+        self.posterior = None
+
+    # Methods of the rows, of the rows against their image, and of files.
+    credible_interval = credible_interval
+    samples = samples
+    check = check
+    reconstruct = reconstruct
+    render = render
+    segmentation = segmentation
+    plot = plot
+    to_regions = to_regions
+    write = write
+    read = classmethod(read)
 
     def decode_flags(self):
         """
-        Spell out the flags of all rows.
+        Name the flags of all rows.
 
         Returns
         -------
@@ -617,113 +279,16 @@ class ProbabilisticCatalog(QTable):
         """
         return np.array(['|'.join(names) for names in self.decode_flags()], dtype=str)
 
-    def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs):  # noqa: A002
-        """
-        Write the catalogue to a file, as a whole or not at all.
-
-        Parameters
-        ----------
-        path : str, `~os.PathLike` or file-like
-            Where to write. A file-like object gets what
-            `~astropy.table.QTable` would write, rows only.
-
-        format : str or `None`, optional
-            ``'fits'``, ``'ecsv'``, ``'parquet'`` (needs pyarrow) or
-            ``'votable'``. `None` goes by the ending: ``.fits``,
-            ``.fits.gz``, ``.ecsv``, ``.parquet``, ``.vot`` or ``.xml``. Any
-            other format and ending of `~astropy.table.QTable` (``.csv``,
-            ``.hdf5``) writes the rows as far as that format goes; `read` does
-            not read it, `~astropy.table.QTable` does.
-
-        overwrite : bool, optional
-            Whether an existing file may be replaced. It stays as it is until
-            the new one is complete.
-
-        posterior : bool, optional
-            Whether to write the posterior too. Only FITS can; the other
-            formats warn when there is one. `False` leaves it out.
-
-        **kwargs
-            Passed on for formats that are not listed here.
-
-        Raises
-        ------
-        OSError
-            If the file exists and ``overwrite`` is `False`, or if it cannot
-            be written.
-
-        ValueError
-            If the format is not known.
-
-        TypeError
-            If a column (a time, a position, text) or a value of ``meta`` would not
-            come back from the file as it is. Nothing is written.
-
-        Warns
-        -----
-        PosteriorDroppedWarning
-            If the format cannot keep the posterior.
-        """
-        write_catalog(
-            self,
-            path,
-            file_format=format,
-            overwrite=overwrite,
-            posterior=posterior,
-            **kwargs,
-        )
-
-    @classmethod
-    def read(cls, path, *, format=None, posterior=True, posterior_class=None):  # noqa: A002
-        """
-        Read a catalogue that `write` wrote.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file.
-
-        format : str or `None`, optional
-            As for `write`.
-
-        posterior : bool, optional
-            Whether to read the posterior, if the file has one.
-
-        posterior_class : type or `None`, optional
-            Class whose ``from_arrays(arrays, meta)`` makes the posterior.
-            `None` is the package's own.
-
-        Returns
-        -------
-        catalog : `ProbabilisticCatalog`
-            The catalogue, with its units, descriptions, sky positions and
-            meta.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be read, holds no catalogue, or was damaged after it
-            was written (FITS files have checksums).
-
-        ValueError
-            If the format is not known.
-        """
-        return read_catalog(
-            cls,
-            path,
-            file_format=format,
-            posterior=posterior,
-            posterior_class=posterior_class,
-        )
-
     def __getitem__(self, item):
         try:
             return self._get_item(item)
         except KeyError:
-            asked = item if isinstance(item, list | tuple) else [item]
-            for name in asked:
-                if isinstance(name, str) and name in SHAPE_NAMES:
-                    self._explain_shape(name)
+            for name in item if isinstance(item, list | tuple) else [item]:
+                if name in SHAPE_NAMES - set(self.colnames):
+                    others = not SHAPE_NAMES.isdisjoint(self.colnames)
+                    encoder = self.meta.get('encoder')
+                    text = explain_no_shapes(name, encoder, others=others)
+                    raise KeyError(text) from None
             raise
 
     def _get_item(self, item):
@@ -736,13 +301,6 @@ class ProbabilisticCatalog(QTable):
                 table.meta['image'] = dict(self.image)
             return table
         return super().__getitem__(item)
-
-    def _explain_shape(self, name):
-        if name not in self.colnames:
-            others = not SHAPE_NAMES.isdisjoint(self.colnames)
-            encoder = self.meta.get('encoder')
-            text = explain_no_shapes(name, encoder, others=others)
-            raise KeyError(text) from None
 
     def __str__(self):
         return f'{headline(self)}\n{super().__str__()}'

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How a catalogue looks in a terminal and in a notebook.
+Display of a catalogue in a terminal and in a notebook.
 
 Formats are chosen when a table is shown and are not stored in its columns: they
 depend on the errors of the rows, so stored ones would differ between catalogues
@@ -14,10 +14,13 @@ import numpy as np
 from astropy.table import QTable
 from astropy.table.pprint import TableFormatter
 
-from ..flags import decode_flags
-from ._columns import COLUMNS, SHAPE_COLUMNS
+from bliss_astro.flags import decode_flags
+
+from ._columns import COLUMNS, REQUIRED_COLUMNS, SHAPE_COLUMNS
 
 _SHAPE_ERRORS = tuple(f'{name}_err' for name in SHAPE_COLUMNS)
+# Columns that are displayed only where columns are selected.
+_HIDDEN = ('source_index',)
 # Columns to leave out where there is no room for all, in this order.
 _EXPENDABLE = (
     *_SHAPE_ERRORS[::-1],
@@ -25,21 +28,20 @@ _EXPENDABLE = (
     *('bulge_radius', 'disk_radius', 'disk_fraction'),
     *('x_y_cov', 'y_err', 'x_err', 'mag_err', 'sky_centroid', 'e2', 'e1', 'flags'),
 )
-# Notes below a table are no narrower than that, in characters.
-_NARROW = 60
-# As many columns of shapes are named one by one where they are left out.
-_FEW = 3
+# Least width of notes below a table, in characters.
+_MIN_NOTE_WIDTH = 60
+# Number of columns of shapes up to which those left out are named one by one.
+_MAX_NAMED_SHAPES = 3
 
 __all__ = ['CatalogColumns', 'CatalogFormatter', 'flux_format', 'headline']
 
 
 class CatalogFormatter(TableFormatter):
     """
-    Show the columns of a catalogue with as many digits as mean something.
+    Formatter of the columns of a catalogue, with digits by the errors of the rows.
 
-    Columns to which a user gave a format of his own keep it. On a narrow
-    terminal the columns that are missed least are left out first, and named
-    below the table.
+    Columns to which a user gave a format keep it. On a narrow terminal columns are
+    left out, shapes first, and named below the table.
     """
 
     def _pformat_table(self, table, max_lines=-1, max_width=-1, **kwargs):
@@ -70,7 +72,7 @@ class CatalogFormatter(TableFormatter):
 
 class CatalogColumns(QTable):
     """
-    Some columns of a catalogue: a `~astropy.table.QTable` that prints like it.
+    Selected columns of a catalogue: a `~astropy.table.QTable` that prints like it.
 
     Made by ``catalog['x_centroid', 'flux']`` where a column is left out that a
     `ProbabilisticCatalog` needs.  Digits are chosen for display alone, and are
@@ -81,9 +83,7 @@ class CatalogColumns(QTable):
 
 
 def _explain_flags(table, width):
-    """
-    Spell out the bits that occur in a column of flags, as lines below a table.
-    """
+    """Names of the bits that occur in a column of flags, as lines below a table."""
     if 'flags' not in table.colnames or not len(table):
         return []
     flags = np.ma.filled(table['flags'], 0)
@@ -93,26 +93,24 @@ def _explain_flags(table, width):
     values = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
     names = [f'{value} {decode_flags(value)[0]}' for value in values]
     text = f'Flags: {", ".join(names)}'
-    return textwrap.wrap(text, max(width, _NARROW)) if names else []
+    return textwrap.wrap(text, max(width, _MIN_NOTE_WIDTH)) if names else []
 
 
 def _enumerate(names):
-    """
-    List columns in one line, many columns of shapes by their number.
-    """
+    """List columns in one line, many columns of shapes by their number."""
     known = {*SHAPE_COLUMNS, *_SHAPE_ERRORS}
     shapes = [name for name in names if name in known]
-    if len(shapes) > _FEW:
+    if len(shapes) > _MAX_NAMED_SHAPES:
         names = [name for name in names if name not in known]
         names.append(f'{len(shapes)} columns of shapes')
     return ', '.join(names)
 
 
 def _shown(table):
-    """
-    Make a view of a table whose columns have formats.
-    """
+    """View of a table whose columns have formats, without hidden ones."""
     view = QTable(table[:], copy=False)
+    if set(REQUIRED_COLUMNS) <= set(view.colnames):
+        view.remove_columns([name for name in _HIDDEN if name in view.colnames])
     flux = flux_format(view)
     for name, column in view.columns.items():
         definition = COLUMNS.get(name)
@@ -124,18 +122,9 @@ def _shown(table):
 
 def flux_format(table):
     """
-    Choose a format for fluxes from their errors.
+    Format of fluxes: two significant digits of the median error, if there is one.
 
-    Parameters
-    ----------
-    table : `~astropy.table.Table`
-        A table that may have columns ``flux_err`` and ``flux``.
-
-    Returns
-    -------
-    format : str
-        Two significant digits of the median error, or without errors four of the
-        median flux.
+    Without errors four of the median flux.
     """
     for name, digits in (('flux_err', 2), ('flux', 4)):
         if name not in table.colnames:
@@ -153,20 +142,7 @@ def flux_format(table):
 
 
 def headline(catalog):
-    """
-    Say in one line what a catalogue is.
-
-    Parameters
-    ----------
-    catalog : `ProbabilisticCatalog`
-        The catalogue.
-
-    Returns
-    -------
-    line : str
-        Number of sources, threshold, expected count, image and encoder, as
-        far as they are known.
-    """
+    """Line with number of sources, threshold, expected count, image and encoder."""
     meta, image = catalog.meta, catalog.image
     # Tables of one image at two thresholds, stacked, can exceed it.
     total = max(image.get('n_sources', 0), len(catalog))
@@ -175,7 +151,7 @@ def headline(catalog):
     if (threshold := meta.get('threshold')) is not None:
         parts[0] += f' above p = {threshold}'
     if expected := image.get('expected_count'):
-        parts.append(f'expected count {" ± ".join(_count_text(expected))}')
+        parts.append(f'expected count {" ± ".join(f"{n:.1f}" for n in expected)}')
     if shape := image.get('shape'):
         parts.append(f'image {shape[1]} x {shape[0]} px')
     if uids := image.get('uids'):
@@ -186,10 +162,3 @@ def headline(catalog):
     if encoder is not None:
         parts.append(f'encoder "{encoder}"')
     return f'{type(catalog).__name__}: {", ".join(parts)}'
-
-
-def _count_text(expected):
-    """
-    Format an expected count and, if known, its standard deviation.
-    """
-    return [f'{value:.1f}' for value in expected]

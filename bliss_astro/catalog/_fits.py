@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogues as FITS files: the table, the card, the arrays of the posterior.
+FITS files of catalogues: the table, the card, the arrays of the posterior.
 """
 
 import gzip
@@ -13,32 +13,29 @@ from astropy.table import Column, MaskedColumn, QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
-from .._checksums import CREATOR, verify_checksums
-from .._warnings import collect_warnings, warn
-from ._arrays import read_arrays, write_arrays
+from bliss_astro._checksums import CREATOR, verify_checksums
+from bliss_astro._warnings import collect_warnings, warn
+
 from ._card import make_card, plain_table, read_card, restore_columns
 from ._columns import COLUMNS
+from ._meta import plain_value
 
 __all__ = ['read_fits', 'write_fits']
 
 _CARD_EXTENSION = 'BLISS_META'
+# Types that a FITS image holds; others travel in one that has room for them.
+_CARRIERS = {
+    **dict.fromkeys(['u1', 'i2', 'i4', 'i8', 'f4', 'f8', 'u2', 'u4', 'u8']),
+    'b1': 'u1',
+    'i1': 'i2',
+    'f2': 'f4',
+    'c8': 'f4',
+    'c16': 'f8',
+}
 
 
 def write_fits(catalog, path, posterior):
-    """
-    Write FITS: the table, the card, the arrays of the posterior.
-
-    Parameters
-    ----------
-    catalog : `ProbabilisticCatalog`
-        What to write.
-
-    path : `~pathlib.Path`
-        Where to.
-
-    posterior : object or None
-        The posterior, if it is wanted.
-    """
+    """Write FITS: the table, the card, the arrays of the posterior (or `None`)."""
     table = plain_table(catalog)
     # The card has the meta; headers cannot hold what is nested.
     table.meta = {}
@@ -51,7 +48,7 @@ def write_fits(catalog, path, posterior):
     stream.seek(0)
     arrays, card = [], {}
     if posterior is not None:
-        arrays, card['posterior'] = write_arrays(*posterior.to_arrays())
+        arrays, card['posterior'] = _write_arrays(*posterior.to_arrays())
     text = np.array([make_card(catalog, **card).encode('ascii')])
     with fits.open(stream) as hdus:
         rows = hdus[1]
@@ -67,9 +64,7 @@ def write_fits(catalog, path, posterior):
 
 
 def _prepare_column(table, name):
-    """
-    Change a column so that FITS keeps its mask and its numbers.
-    """
+    """Change a column so that FITS keeps its mask and its numbers."""
     column = table[name]
     if isinstance(column, MaskedColumn | Masked):
         # The mask gets a column; a value that stands for "masked" might be real.
@@ -95,9 +90,7 @@ def _prepare_column(table, name):
 
 
 def _label_columns(rows, catalog):
-    """
-    Add UCDs and comments to the header, where TOPCAT and others read them.
-    """
+    """Add UCDs and comments to the header, where TOPCAT and others read them."""
     for i, name in enumerate(rows.columns.names, start=1):
         if name not in COLUMNS:
             continue
@@ -116,8 +109,8 @@ def _whole_file(path):
     """
     Read a file into memory and decompress it.
 
-    Decompressing all of it finds out whether it is whole and undamaged; the
-    FITS reader stops at the last extension that it can make out.
+    Decompressing all of it shows whether it is whole and undamaged; the FITS reader
+    stops at the last extension that it can make out.
     """
     content = path.read_bytes()
     if content[:2] != b'\x1f\x8b':
@@ -126,36 +119,7 @@ def _whole_file(path):
 
 
 def read_fits(path, posterior):
-    """
-    Read FITS: table, meta, and the arrays and meta of the posterior or `None`.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file.
-
-    posterior : bool
-        Whether the posterior is wanted.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        The rows.
-
-    meta : dict
-        The meta of the catalogue.
-
-    arrays : tuple or None
-        Arrays and meta of the posterior.
-
-    Raises
-    ------
-    ValueError
-        If a part is missing.
-
-    OSError
-        If a checksum differs.
-    """
+    """Read FITS: table, meta, and arrays and meta of the posterior (or `None`)."""
     with collect_warnings(AstropyUserWarning) as texts:
         content = _read_hdus(path, posterior)
     for text in texts:
@@ -167,9 +131,7 @@ def read_fits(path, posterior):
 
 
 def _read_hdus(path, posterior):
-    """
-    Read the extensions of a FITS file.
-    """
+    """Read the extensions of a FITS file."""
     with fits.open(_whole_file(path), memmap=False) as hdus:
         verify_checksums(hdus)
         named = 'CATALOG' in hdus
@@ -191,5 +153,73 @@ def _read_hdus(path, posterior):
         card = read_card(str(hdus[_CARD_EXTENSION].data['JSON'][0]))
         arrays = None
         if posterior and card.get('posterior'):
-            arrays = read_arrays(hdus, card['posterior'])
+            arrays = _read_arrays(hdus, card['posterior'])
         return restore_columns(table, card), card['meta'], arrays
+
+
+# -- arrays of the posterior ---------------------------------------------------------
+
+
+def _write_arrays(arrays, meta):
+    """
+    Image extensions of named arrays, and the description that `_read_arrays` needs.
+
+    Arrays are numeric or boolean, of any shape; there is one extension
+    ``BLISS_<NAME>`` for each that is not empty. Names differ by more than their case.
+    """
+    hdus, described = [], {}
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        extension = f'BLISS_{name}'.upper()
+        taken = {entry['extension'] for entry in described.values()}
+        if extension == _CARD_EXTENSION or extension in taken:
+            msg = f'array names must be unique and not "meta", got {name!r}'
+            raise ValueError(msg)
+        kind = array.dtype.str[1:]
+        if kind not in _CARRIERS:
+            msg = f'array {name!r} has dtype {array.dtype}, which FITS cannot hold'
+            raise TypeError(msg)
+        described[name] = {
+            'extension': extension,
+            'dtype': kind,
+            'shape': list(array.shape),
+        }
+        # FITS has no empty images and none without axes.
+        if array.size:
+            data = _carried(np.atleast_1d(array), kind)
+            hdus.append(fits.ImageHDU(data, name=extension))
+    return hdus, {'arrays': described, 'meta': plain_value(dict(meta))}
+
+
+def _carried(array, kind):
+    """Convert an array to a type that FITS has."""
+    carrier = _CARRIERS[kind] or kind
+    if array.dtype.kind == 'c':
+        # Real and imaginary part next to each other.
+        return np.ascontiguousarray(array).view(carrier)
+    return array.astype(carrier)
+
+
+def _read_arrays(hdus, description):
+    """
+    Arrays, in native byte order, and plain values of what `_write_arrays` made.
+
+    Raises ValueError if an extension is missing or has another shape than described.
+    """
+    arrays = {}
+    for name, entry in description['arrays'].items():
+        dtype, shape = np.dtype(entry['dtype']), tuple(entry['shape'])
+        if 0 in shape:
+            arrays[name] = np.empty(shape, dtype)
+            continue
+        if entry['extension'] not in hdus:
+            msg = f'extension {entry["extension"]} is missing'
+            raise ValueError(msg)
+        data = np.asarray(hdus[entry['extension']].data)
+        data = data.astype(data.dtype.newbyteorder('='))
+        data = data.view(dtype) if dtype.kind == 'c' else data.astype(dtype)
+        if data.size != np.prod(shape):
+            msg = f'{entry["extension"]} has shape {data.shape}, expected {shape}'
+            raise ValueError(msg)
+        arrays[name] = data.reshape(shape)
+    return arrays, description['meta']

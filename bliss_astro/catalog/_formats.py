@@ -1,17 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-One writer and one reader for each file format.
+File formats of catalogues: one writer and one reader for each.
 
-FITS and ECSV tables are written by astropy as they are, so that a plain
-``QTable.read`` gives the sky positions back too. VOTable and Parquet tables
-get the sky position as two columns ``ra`` and ``dec``. What a format cannot
-hold by itself goes in as one JSON text, the card: nested meta, and of columns
-the format of display, exact units, and which values are masked. FITS also
-keeps the posterior, one extension for each array.
+FITS and ECSV tables are written by astropy as they are, so that a plain ``QTable.read``
+gives the sky positions back too. VOTable and Parquet tables get the sky position as two
+columns ``ra`` and ``dec``. What a format cannot hold by itself goes in as JSON text,
+the card: nested meta, and of columns the format of display, exact units, and masks.
+FITS also keeps the posterior, one extension for each array.
 
-A writer takes the catalogue, the file and a posterior (or `None`); a reader
-takes the file and whether a posterior is wanted, and returns the table, its
-meta, and the arrays and meta of the posterior (or `None`).
+A writer takes the catalogue, the file and a posterior (or `None`); a reader takes the
+file and whether a posterior is wanted, and returns the table, its meta, and the arrays
+and meta of the posterior (or `None`).
 """
 
 import astropy.units as u
@@ -23,7 +22,8 @@ from astropy.table.serialize import (
 )
 from astropy.utils.data_info import serialize_context_as
 
-from .._warnings import collect_warnings
+from bliss_astro._warnings import collect_warnings
+
 from ._card import (
     CARD_KEY,
     describe_columns,
@@ -43,9 +43,7 @@ _COLUMNS_KEY = 'column_attributes'
 
 
 def _flat_table(catalog):
-    """
-    Make a plain table with ``ra`` and ``dec`` in place of sky_centroid.
-    """
+    """Plain table with ``ra`` and ``dec`` in place of sky_centroid."""
     table = plain_table(catalog)
     if 'sky_centroid' in table.colnames:
         sky = table['sky_centroid'].icrs
@@ -61,9 +59,7 @@ def _flat_table(catalog):
 
 
 def _write_ecsv(catalog, path, posterior):
-    """
-    Write ECSV, which holds everything but the posterior by itself.
-    """
+    """Write ECSV, which holds everything but the posterior by itself."""
     table = plain_table(catalog)
     # Text has no end mark: without this a file that was cut short would read
     # as a catalogue of fewer sources.
@@ -78,9 +74,7 @@ def _write_ecsv(catalog, path, posterior):
 
 
 def _read_ecsv(path, posterior):
-    """
-    Read ECSV.
-    """
+    """Read ECSV."""
     # The last number of a line without an end may lack its last digits.
     if not path.read_bytes().endswith(b'\n'):
         msg = 'its last line has no end, so that it may have been cut short'
@@ -103,9 +97,7 @@ def _read_ecsv(path, posterior):
 
 
 def _masked_places(table, kinds):
-    """
-    List which elements of the columns of some kinds of types are masked.
-    """
+    """Masked elements of the columns of some kinds of types, by column."""
     return {
         column.name: np.flatnonzero(column.mask).tolist()
         for column in table.itercols()
@@ -116,9 +108,7 @@ def _masked_places(table, kinds):
 
 
 def _restore_mask(table, name, places):
-    """
-    Mask what was masked, of all that a reader masks: NaN and empty text.
-    """
+    """Undo the masking of NaN and empty text by a reader, but for masked ones."""
     column = table[name]
     if not isinstance(column, MaskedColumn) or column.dtype.kind not in 'fcUO':
         return
@@ -131,9 +121,7 @@ def _restore_mask(table, name, places):
 
 
 def _write_votable(catalog, path, posterior):
-    """
-    Write VOTable, with UCDs, the coordinate system and the card as an INFO.
-    """
+    """Write VOTable, with UCDs, the coordinate system and the card as an INFO."""
     from astropy.io.votable import from_table
     from astropy.io.votable.tree import CooSys, Info
 
@@ -159,9 +147,7 @@ def _write_votable(catalog, path, posterior):
 
 
 def _read_votable(path, posterior):
-    """
-    Read VOTable.
-    """
+    """Read VOTable."""
     from astropy.io.votable import parse
 
     with collect_warnings():
@@ -183,9 +169,7 @@ def _read_votable(path, posterior):
 
 
 def _write_parquet(catalog, path, posterior):
-    """
-    Write Parquet, with astropy's own description of the columns in its schema.
-    """
+    """Write Parquet, with astropy's own description of the columns in its schema."""
     # Whatever is no plain column becomes several, as astropy would have it.
     with serialize_context_as('parquet'):
         table = represent_mixins_as_columns(_flat_table(catalog))
@@ -196,9 +180,7 @@ def _write_parquet(catalog, path, posterior):
 
 
 def _read_parquet(path, posterior):
-    """
-    Read Parquet with pyarrow alone (astropy's reader needs pandas too).
-    """
+    """Read Parquet with pyarrow alone (astropy's reader needs pandas too)."""
     from pyarrow import ArrowInvalid, parquet
 
     try:
@@ -226,9 +208,7 @@ def _read_parquet(path, posterior):
 
 
 def _parquet_column(chunks, shape):
-    """
-    Turn a column of pyarrow's into one of NumPy's.
-    """
+    """Convert a column of pyarrow's to one of NumPy's."""
     if shape:
         values = chunks.combine_chunks()
         values = values.flatten().to_numpy(zero_copy_only=False)
@@ -239,23 +219,7 @@ def _parquet_column(chunks, shape):
 
 
 def write_other(catalog, path, file_format, **kwargs):
-    """
-    Write the rows in a format of astropy's, as far as that format goes.
-
-    Parameters
-    ----------
-    catalog : `ProbabilisticCatalog`
-        What to write.
-
-    path : `~pathlib.Path` or file-like
-        Where to.
-
-    file_format : str or None
-        Name of the format; by default it goes by the ending.
-
-    **kwargs
-        For astropy's writer.
-    """
+    """Write the rows in a format of astropy's, as far as that format goes."""
     table = plain_table(catalog)
     if file_format == 'hdf5':
         kwargs = {'path': 'catalog', 'serialize_meta': True, **kwargs}

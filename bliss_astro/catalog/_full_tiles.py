@@ -1,11 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The light of tiles that hold more sources than they have room for.
+Light of full tiles: fluxes where a tile holds more sources than it has room for.
 
-Of three stars in a tile that has room for two, two become rows, and the
-encoder, which was never shown a third, may give its light to nobody.  What such a
-tile emits can be measured nevertheless, and the flux of its rows is made to add
-up to it.
+Of three stars in a tile that has room for two, two become rows, and the encoder, which
+was trained on two at most, may give the third one's light to nobody. The sum of the
+light of such a tile can be measured nevertheless, and the posterior of the fluxes of
+its sources, samples and intervals included, is shifted and widened to add up to it.
 """
 
 import numpy as np
@@ -14,176 +14,221 @@ from scipy.spatial import cKDTree
 
 from bliss_astro.psf._mixture import profile_of_shape
 
-__all__ = ['SharedLight', 'share_light']
+from ._shapes import SIGMA_QUANTILES
 
-# Half-size of the cut-outs in units of the PSF's full width.
-_REACH = 1.5
-# Departures of the light from that of the rows below this many sigma are noise.
-_LEAST_SIGMA = 3.0
-# Outliers of a distribution are widened like its values at that many sigma.
-_MOST_SIGMA = 4.0
-# Pixels of all rows of all tiles that are drawn at once.
-_MOST_PIXELS = 1_000_000
+__all__ = ['SharedLight', 'in_full_tile']
 
-
-def share_light(posterior, place, flux, full, *, fwhm, floor):
-    """
-    Factors by which rows of full tiles are too faint.
-
-    The rows of a tile, drawn as points, are scaled together to the sum of the pixels
-    around them, from which all other rows have been taken off.
-
-    Parameters
-    ----------
-    posterior : `~bliss_astro.posteriors.TilePosterior`
-        Of the image.
-
-    place : pair of array ``(N,)``
-        Positions of all rows in pixels.
-
-    flux : array ``(N,)``
-        Their fluxes.
-
-    full : array ``(N,)`` of bool
-        Which rows lie in full tiles.
-
-    fwhm : float
-        Of the PSF in pixels.
-
-    floor : array ``(N,)``
-        Flux floors, in the unit of ``flux``.
-
-    Returns
-    -------
-    factor : array ``(N,)``
-        At least 1; 1 where the rows have all the light.
-    """
-    factor = np.ones(len(flux))
-    if not full.any():
-        return factor
-    pixels, size = posterior.pixels, posterior.grid.size
-    place = np.column_stack(place)
-    # Of each row, in y and in x as tiles are counted.
-    tiles = ((place[:, ::-1] + 0.5) // size).astype(int)
-    tiles = np.clip(tiles, 0, np.array(posterior.grid.shape) - 1)
-    chosen, member = np.unique(tiles[full], axis=0, return_inverse=True)
-    own = _lists(np.flatnonzero(full), member.ravel(), len(chosen))
-    middle = np.array([place[rows].mean(0) for rows in own])
-    radius = int(min(np.ceil(_REACH * fwhm), pixels.pad - 2 * size))
-    near = cKDTree(place).query_ball_point(middle, 3 * radius)
-    others = [np.setdiff1d(a, b) for a, b in zip(near, own, strict=True)]
-    # Some tiles at once, as many as do not take much memory.
-    most = max(len(rows) for rows in others) + 1
-    step = max(1, _MOST_PIXELS // (most * (2 * radius + 1) ** 2))
-    for first in range(0, len(chosen), step):
-        some = slice(first, first + step)
-        found = _factors(
-            pixels,
-            chosen[some],
-            middle[some],
-            place,
-            flux / floor,
-            own[some],
-            others[some],
-            radius,
-        )
-        for rows, value in zip(own[some], found, strict=True):
-            factor[rows] = value
-    return factor
+# Sources of at least this probability share the light: those of a table by default.
+MIN_PROBABILITY = 0.5
+# Half-size of the cut-outs in units of the PSF's full width at half maximum.
+_CUTOUT_RADIUS = 1.5
+# Least excess of the measured light over that of the rows, in sigma.
+_MIN_EXCESS = 3.0
+# Values further from the median than so many sigma are widened like those there.
+_MAX_DEVIATION = 4.0
+# Pixels of all rows of all tiles that are rendered at once, which bounds the memory.
+_BATCH_PIXELS = 1_000_000
+# Distance in pixels that sets sources of different tiles apart in a search.
+_TILE_SEPARATION = 1e4
 
 
-def _lists(rows, member, n):
-    """The rows of each of n groups."""
-    order = np.argsort(member, kind='stable')
-    return np.split(rows[order], np.cumsum(np.bincount(member, minlength=n))[:-1])
+def in_full_tile(posterior, row, column):
+    """Whether tiles hold as many sources as they have room for, bool array ``(N,)``."""
+    room = posterior.head.n_most
+    if room == 1:
+        # Every tile with a source is full then, which says nothing.
+        return np.zeros(len(row), dtype=bool)
+    count = posterior.decided()[0].count[0]
+    return (count[row, column] >= room).cpu().numpy()
 
 
 class SharedLight:
     """
-    Distributions of fluxes, widened where a tile has more light than its rows.
+    Log-fluxes of sources, widened where a tile has more light than its rows.
 
-    Whose the light is, is not known.  The median is multiplied by the factor, and
-    the logarithm of the factor is added in quadrature to the width of the
-    log-flux, so that the flux of a row is the median of what its samples and
-    intervals describe.
+    The assignment of the excess is ambiguous. The median is multiplied by the ratio of
+    the light of the tile to that of its rows, and the logarithm of the ratio is added
+    in quadrature to the width of the log-flux.
 
     Parameters
     ----------
-    factor : array ``(N,)``
-        What `share_light` returns for all sources.
+    ratio : array ``(N,)``
+        Light of the tile over that of its rows, at least 1, of all sources.
 
     middle, width : array ``(N,)``
         Median and half the width between the 16 and 84 % quantiles of their
         log-fluxes.
+
+    x, y, tile : array ``(N,)``, optional
+        Positions in pixels and numbers of the tiles, for `of_drawn`.
     """
 
-    def __init__(self, factor, middle, width):
+    def __init__(self, ratio, middle, width, x=None, y=None, tile=None):
+        self.ratio = ratio
         # A width of 0 is that of a flux at the end of its range.
         width = np.maximum(width, np.finfo(np.float32).tiny)
-        more = np.log(factor)
+        more = np.log(ratio)
         self._parts = middle, width, more, np.hypot(width, more) - width
+        self._changed = np.flatnonzero(ratio > 1)
+        self._tree = None
+        if len(self._changed) and x is not None:
+            places = np.column_stack([x, y, _TILE_SEPARATION * tile])
+            self._tree = cKDTree(places[self._changed])
+
+    @classmethod
+    def of(cls, posterior, sources, *, fwhm):
+        """
+        Measure the light of the full tiles of an image.
+
+        Parameters
+        ----------
+        posterior : `~bliss_astro.posteriors.TilePosterior`
+            Posterior of one image.
+
+        sources : `~bliss_astro.posteriors.SourceMarginals`
+            All of its N sources.
+
+        fwhm : float
+            Full width at half maximum of the PSF in pixels.
+        """
+        ratio = np.ones(len(sources))
+        middle, width = np.zeros((2, len(sources)))
+        full = in_full_tile(posterior, sources.row, sources.column)
+        x, y = (v.double().cpu().numpy() for v in sources.place())
+        row, column = sources.row.cpu().numpy(), sources.column.cpu().numpy()
+        chosen = (sources.probability >= MIN_PROBABILITY).cpu().numpy()
+        if full[chosen].any():
+            level = sources.select(torch.as_tensor(chosen)).quantile_flux(0.5)
+            ratio[chosen] = _measure_ratios(
+                posterior,
+                np.column_stack([x[chosen], y[chosen]]),
+                np.exp(level.double().cpu().numpy()),
+                full[chosen],
+                fwhm=fwhm,
+            )
+        changed = np.flatnonzero(ratio > 1)
+        if len(changed):
+            some = sources.select(torch.as_tensor(changed, device=sources.x.device))
+            low, middle[changed], high = (
+                some.quantile_flux(q).double().cpu().numpy() for q in SIGMA_QUANTILES
+            )
+            width[changed] = 0.5 * (high - low)
+        tile = row * posterior.grid.shape[1] + column
+        return cls(ratio, middle, width, x, y, tile)
 
     def __call__(self, log_flux, index):
         """
-        Change log-fluxes.
+        Shift and widen quantiles or draws of log-fluxes over the flux floor.
 
         Parameters
         ----------
         log_flux : array ``(n,)`` or ``(n, n_samples)``
-            Quantiles or draws, over the flux floor.
+            Quantiles or draws.
 
-        index : int array or tensor ``(n,)``
-            Which sources they are of.
+        index : int array ``(n,)``
+            Their sources.
 
         Returns
         -------
         log_flux : array
             The same, bit by bit, where there is no light to share.
         """
-        index = np.asarray(index.cpu() if hasattr(index, 'cpu') else index)
         shape = (-1,) + (1,) * (log_flux.ndim - 1)
         middle, width, more, wider = (v[index].reshape(shape) for v in self._parts)
-        sigma = ((log_flux - middle) / width).clip(-_MOST_SIGMA, _MOST_SIGMA)
+        limit = _MAX_DEVIATION
+        sigma = ((log_flux - middle) / width).clip(-limit, limit)
         return np.where(more > 0, log_flux + more + sigma * wider, log_flux)
 
+    def of_drawn(self, log_flux, x, y, tile):
+        """The same for a drawn catalogue: by the nearest source of the same tile."""
+        if self._tree is None:
+            return log_flux
+        places = np.column_stack([x, y, _TILE_SEPARATION * tile])
+        distance, nearest = self._tree.query(
+            places, distance_upper_bound=0.5 * _TILE_SEPARATION
+        )
+        found = np.isfinite(distance)
+        log_flux = log_flux.copy()
+        log_flux[found] = self(log_flux[found], self._changed[nearest[found]])
+        return log_flux
 
-def _factors(pixels, tiles, middle, place, ratio, own, others, radius):
-    """Light of N tiles over that of their own rows, array ``(N,)``."""
-    device = pixels.image.device
 
-    def tensor(value, dtype=torch.float32):
-        return torch.as_tensor(value, dtype=dtype, device=device)
+def _measure_ratios(posterior, place, flux, full, *, fwhm):
+    """
+    Light of full tiles over that of their rows, ``(N,)``, 1 for other rows.
 
-    rows, columns = tensor(tiles, torch.long).unbind(1)
-    where = (torch.zeros_like(rows), rows, columns)
-    x, y = tensor(middle).unbind(1)
-    patches = pixels.patches(where, x, y, radius)
-    inputs = pixels.inputs
-    unit = inputs.at_tiles(inputs.log_flux_floor, *where)[:, 0].exp()
-    # As many rows of each tile, the missing ones without light.
-    dx, dy = (v[:, None] for v in patches.offsets(x, y))
-    shape = patches.shape[:, None]
+    Rows are points at ``place`` ``(N, 2)``; fluxes are over the flux floor. Those of a
+    tile are scaled together to the sum of the pixels around them, from which all other
+    rows have been subtracted.
+    """
+    ratio = np.ones(len(flux))
+    pixels, size = posterior._pixels, posterior.grid.size
+    # Tiles of the rows, in y and in x.
+    tiles = ((place[:, ::-1] + 0.5) // size).astype(int)
+    tiles = np.clip(tiles, 0, np.array(posterior.grid.shape) - 1)
+    chosen, member = np.unique(tiles[full], axis=0, return_inverse=True)
+    rows = np.flatnonzero(full)
+    own = [rows[member.ravel() == k] for k in range(len(chosen))]
+    middle = np.array([place[rows].mean(0) for rows in own])
+    radius = int(min(np.ceil(_CUTOUT_RADIUS * fwhm), pixels.pad - 2 * size))
+    near = cKDTree(place).query_ball_point(middle, 3 * radius)
+    others = [np.setdiff1d(a, b) for a, b in zip(near, own, strict=True)]
+    most = max(len(rows) for rows in others) + 1
+    step = max(1, _BATCH_PIXELS // (most * (2 * radius + 1) ** 2))
+    for first in range(0, len(chosen), step):
+        some = slice(first, first + step)
+        batch = _TileBatch(pixels, chosen[some], middle[some], radius)
+        found = batch.ratios(place, flux, own[some], others[some])
+        for rows, value in zip(own[some], found, strict=True):
+            ratio[rows] = value
+    return ratio
 
-    def drawn(lists):
+
+class _TileBatch:
+    """Cut-outs around the middles of N tiles."""
+
+    def __init__(self, pixels, tiles, middle, radius):
+        self.device, self.middle = pixels.image.device, middle
+        rows, columns = self._tensor(tiles, torch.long).unbind(1)
+        where = (torch.zeros_like(rows), rows, columns)
+        x, y = self._tensor(middle).unbind(1)
+        self.patches = pixels.patches(where, x, y, radius)
+        inputs = pixels.inputs
+        self.unit = inputs.at_tiles(inputs.log_flux_floor, *where)[:, 0].exp()
+        self.dx, self.dy = (v[:, None] for v in self.patches.offsets(x, y))
+        # Plain sums over a circle: where the rows' light lies a little off, a
+        # weighting by their profile would miss some of it.
+        inside = (self.dx**2 + self.dy**2)[:, 0] < (radius + 0.5) ** 2
+        self.inside = self.patches.good * inside
+
+    def _tensor(self, value, dtype=torch.float32):
+        return torch.as_tensor(value, dtype=dtype, device=self.device)
+
+    def ratios(self, place, flux, own, others):
+        """Light of the tiles, without other rows, over that of their own rows."""
+        patches, inside = self.patches, self.inside
+        model = (inside * self._render(place, flux, own)).sum((1, 2))
+        rest = patches.data - self._render(place, flux, others)
+        light = (inside * rest).sum((1, 2))
+        variance = inside * patches.variance(patches.data)
+        error = patches.covariance(inside, inside, variance).clamp(min=1).sqrt()
+        more = (model > 0) & (light - model >= _MIN_EXCESS * error)
+        ones = torch.ones_like(model)
+        ratio = torch.where(more, light / torch.where(more, model, ones), ones)
+        return ratio.cpu().numpy()
+
+    def _render(self, place, flux, lists):
+        """Images of the rows of each tile, padded by rows without light."""
         index = np.zeros((len(lists), max(len(rows) for rows in lists)), int)
         light = np.zeros(index.shape)
         for k, rows in enumerate(lists):
-            index[k, : len(rows)], light[k, : len(rows)] = rows, ratio[rows]
-        off = tensor(place[index] - middle[:, None])[..., None, None]
-        p = profile_of_shape(
-            shape, dx - off[:, :, 0], dy - off[:, :, 1], radius=patches.radius
+            index[k, : len(rows)], light[k, : len(rows)] = rows, flux[rows]
+        off = self._tensor(place[index] - self.middle[:, None])[..., None, None]
+        profile = profile_of_shape(
+            self.patches.shape[:, None],
+            self.dx - off[:, :, 0],
+            self.dy - off[:, :, 1],
+            radius=self.patches.radius,
         )
-        flux = tensor(light) * unit[:, None]
-        return (flux[..., None, None] * p).sum(1)
-
-    # Plain sums over a circle: where the rows' light lies a little off, a
-    # weighting by their profile would miss some of it.
-    inside = (dx**2 + dy**2)[:, 0] < (radius + 0.5) ** 2
-    inside = patches.good * inside
-    model = (inside * drawn(own)).sum((1, 2))
-    light = (inside * (patches.data - drawn(others))).sum((1, 2))
-    variance = inside * patches.variance(patches.data)
-    error = patches.covariance(inside, inside, variance).clamp(min=1).sqrt()
-    more = (model > 0) & (light - model >= _LEAST_SIGMA * error)
-    ones = torch.ones_like(model)
-    return torch.where(more, light / torch.where(more, model, ones), ones).cpu().numpy()
+        light = self._tensor(light) * self.unit[:, None]
+        return (light[..., None, None] * profile).sum(1)

@@ -1,122 +1,144 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Intervals and draws of single columns, from whatever a catalogue has.
+Credible intervals and samples of the columns of a catalogue.
+
+The functions are methods of `~bliss_astro.catalog.ProbabilisticCatalog`.
 """
 
 import statistics
 
 import astropy.units as u
 import numpy as np
+from astropy.uncertainty import Distribution
 
 from bliss_astro._random import check_rng
 
-from ._columns import COLUMNS, SHAPE_COLUMNS, ab_magnitude, has_magnitude
-from ._shapes import SHAPE_NAMES, angle_quantiles, explain_no_shapes
+from ._columns import COLUMNS, SHAPE_NAMES, ab_magnitude, has_magnitude
+from ._shapes import angle_quantiles, explain_no_shapes
 
-__all__ = ['draws', 'interval']
+__all__ = ['credible_interval', 'samples']
 
-# Which column holds the standard error of which.
-_ERROR_OF = {
-    'x_centroid': 'x_err',
-    'y_centroid': 'y_err',
-    'flux': 'flux_err',
-    'mag': 'mag_err',
-    **{name: f'{name}_err' for name in SHAPE_COLUMNS},
-}
+_DEFAULT_SAMPLES = 1000
 
 
-def interval(catalog, column, level, *, gaussian=False):
+def credible_interval(self, column, level=0.68, *, gaussian=False):
     """
-    Do the work of `ProbabilisticCatalog.credible_interval`.
+    Central credible interval of a column, row by row.
+
+    The posterior holds ``level`` of the probability between the limits, and equal
+    shares below and above, given that the source exists.
 
     Parameters
     ----------
-    catalog : `ProbabilisticCatalog`
-        The rows.
+    column : str
+        ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or ``'mag'``, a
+        shape (``'disk_radius'``, say), given that the source is a galaxy,
+        or another column that has samples.
 
-    column, level, gaussian
-        As there.
+    level : float, optional
+        Probability within the interval, between 0 and 1.
+
+    gaussian : bool, optional
+        `True` takes the normal distribution with the row's value as its
+        mean and the row's error as its standard deviation, whether
+        there is a posterior or not. That is the way out for rows whose
+        posterior is gone; it is poor for faint sources, whose fluxes
+        have skewed posteriors.
 
     Returns
     -------
     lower, upper : `~numpy.ndarray` or `~astropy.units.Quantity`
-        The limits.
+        Limits, in the unit of the column. Without ``gaussian`` they come
+        from `posterior`, or where that is gone from the samples that the
+        table holds in a column ``<column>_samples``. Limits of the angle
+        lie around it and may be below 0 or above 180 degrees.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, if ``level`` is not between 0 and 1,
+        or if there is nothing to take the interval from.
     """
-    _check_column(catalog, column)
+    _check_column(self, column)
     if not 0 < level < 1:
         msg = f'level must be between 0 and 1 (exclusive), got {level!r}'
         raise ValueError(msg)
     if gaussian:
-        return _gaussian_interval(catalog, column, level)
+        return _gaussian_interval(self, column, level)
     if column == 'mag':
-        low, high = interval(catalog, 'flux', level)
+        low, high = self.credible_interval('flux', level)
         # A brighter limit has the smaller magnitude.
         return ab_magnitude(high), ab_magnitude(low)
-    if catalog.posterior is not None:
-        return _posterior_interval(catalog, column, level)
-    if f'{column}_samples' in catalog.colnames:
-        return _sample_interval(catalog, column, level)
-    msg = (
-        'this table has no posterior (it was read from a format that keeps '
-        'rows only, stacked from several images or made without one) and no '
-        f"column '{column}_samples'; gaussian=True gives the interval of a "
-        "normal distribution with the row's error"
-    )
-    raise ValueError(msg)
+    if self.posterior is not None:
+        limits = np.empty(0), np.empty(0)
+        if len(self):
+            limits = self.posterior.interval(self, column, level)
+    elif f'{column}_samples' in self.colnames:
+        limits = _sample_interval(column, self[f'{column}_samples'], level)
+    else:
+        msg = (
+            'this table has no posterior (it was read from a format that keeps '
+            'rows only, stacked from several images or made without one) and no '
+            f"column '{column}_samples'; gaussian=True gives the interval of a "
+            "normal distribution with the row's error"
+        )
+        raise ValueError(msg)
+    lower, upper = (_in_unit_of(self[column], limit) for limit in limits)
+    return lower, upper
 
 
-def draws(catalog, column, *, n_samples=None, rng=None):
+def samples(self, column, *, n_samples=None, rng=None):
     """
-    Do the work of `ProbabilisticCatalog.samples`.
+    Posterior samples of a column as an astropy distribution.
 
     Parameters
     ----------
-    catalog : `ProbabilisticCatalog`
-        The rows.
+    column : str
+        Name of the column.
 
-    column, n_samples, rng
-        As there.
+    n_samples : int or `None`, optional
+        Number of samples to draw from the posterior. `None` takes the samples
+        that the table holds in ``<column>_samples``, or else draws 1000.
+
+    rng : `None`, int or `~numpy.random.Generator`, optional
+        Source of randomness (SPEC 7).
 
     Returns
     -------
     distribution : `~astropy.uncertainty.Distribution`
-        The draws.
-    """
-    from astropy.uncertainty import Distribution
+        Samples of each row given that its source exists, of shape
+        (n_rows,), in the unit of the column.
 
-    _check_column(catalog, column)
+    Raises
+    ------
+    ValueError
+        If there is no such column, or if neither the table holds samples
+        nor its posterior gives them.
+    """
+    _check_column(self, column)
     if column == 'mag':
-        flux = draws(catalog, 'flux', n_samples=n_samples, rng=rng)
+        flux = self.samples('flux', n_samples=n_samples, rng=rng)
         return Distribution(ab_magnitude(flux.distribution))
     stored = f'{column}_samples'
-    if n_samples is None and stored in catalog.colnames:
-        values = catalog[stored]
+    if n_samples is None and stored in self.colnames:
         # Out of the Column class, which Distribution cannot extend.
-        return Distribution(
-            getattr(values, 'data', values)
-            if values.unit is None
-            else u.Quantity(values)
-        )
-    draw = getattr(catalog.posterior, 'sample_rows', None)
-    if draw is None:
+        return Distribution(_without_column(self[stored]))
+    if self.posterior is None:
         msg = (
             f'there are no draws of {column!r}: the table has no column '
             f'{stored!r}, and no posterior that gives draws row by row'
         )
         raise ValueError(msg)
-    n_samples = 1000 if n_samples is None else n_samples
-    values = draw(catalog, column, n_samples, rng=check_rng(rng))
-    _check_shape(values, (len(catalog), n_samples))
-    return Distribution(_with_unit(catalog, column, values))
+    n_samples = _DEFAULT_SAMPLES if n_samples is None else n_samples
+    drawn = self.posterior.sample_rows(self, column, n_samples, rng=check_rng(rng))
+    return Distribution(_in_unit_of(self[column], drawn))
 
 
 def _check_column(catalog, column):
-    """
-    Check that a column is there, and can have an interval.
-    """
-    if column not in catalog.colnames and column in SHAPE_NAMES:
-        raise ValueError(explain_no_shapes(column, catalog.meta.get('encoder')))
+    """Raise unless a column is there, and can have an interval."""
     if column not in catalog.colnames:
+        if column in SHAPE_NAMES:
+            raise ValueError(explain_no_shapes(column, catalog.meta.get('encoder')))
         msg = f'column must be one of {", ".join(catalog.colnames)}, got {column!r}'
         raise ValueError(msg)
     if column == 'mag' and not has_magnitude(catalog['flux'].unit):
@@ -126,82 +148,40 @@ def _check_column(catalog, column):
         raise ValueError(msg)
 
 
-def _check_shape(values, shape):
-    """
-    Check what the posterior returned.
-    """
-    if np.shape(values) != shape:
-        msg = f'the posterior gave an array of shape {np.shape(values)}, not {shape}'
-        raise ValueError(msg)
-
-
-def _with_unit(catalog, column, values):
-    """
-    Give plain numbers from the posterior the unit of a column.
-    """
-    unit = getattr(catalog[column], 'unit', None)
+def _in_unit_of(column, values):
+    """Convert values in the unit of the posterior's tables to that of a column."""
+    unit = getattr(column, 'unit', None)
     if unit is None:
         return np.asarray(values)
-    # The posterior speaks the unit of the image; the column may have been
-    # converted since.
-    own = catalog.image.get('unit', unit) if column == 'flux' else unit
-    if column in SHAPE_NAMES:
-        own = _shape_unit(column, unit)
+    own = getattr(values, 'unit', None) or unit
     return u.Quantity(values, own).to(unit)
 
 
-def _shape_unit(column, unit):
-    """
-    Find the unit in which a posterior gives a shape from that of its column.
-    """
-    if COLUMNS[column].unit == 'deg':
-        return u.deg
-    return u.arcsec if unit.is_equivalent(u.arcsec) else u.pix
+def _without_column(values):
+    if isinstance(values, u.Quantity):
+        return values
+    unit, values = getattr(values, 'unit', None), np.asarray(values)
+    return values if unit is None else u.Quantity(values, unit)
 
 
-def _posterior_interval(catalog, column, level):
-    """
-    Ask the posterior for an interval.
-    """
-    if len(catalog) == 0:
-        limits = np.empty(0), np.empty(0)
-    else:
-        limits = catalog.posterior.interval(catalog, column, level)
-    for limit in limits:
-        _check_shape(limit, (len(catalog),))
-    lower, upper = (_with_unit(catalog, column, limit) for limit in limits)
-    return lower, upper
-
-
-def _sample_interval(catalog, column, level):
-    """
-    Take the interval of the draws that a table holds.
-    """
-    tail = (1 - level) / 2
-    samples, tails = catalog[f'{column}_samples'], [tail, 1 - tail]
-    values = samples if isinstance(samples, u.Quantity) else np.asarray(samples)
+def _sample_interval(column, samples, level):
+    """Interval of the samples that a table holds."""
+    values, tails = _without_column(samples), [0.5 * (1 - level), 0.5 * (1 + level)]
     if column == 'angle':
         degrees = values.to_value(u.deg) if hasattr(values, 'unit') else values
-        lower, upper = _with_unit(catalog, column, angle_quantiles(degrees, tails))
-    else:
-        lower, upper = np.quantile(values, tails, axis=1)
-    return lower, upper
+        return angle_quantiles(degrees, tails) * u.deg
+    return np.quantile(values, tails, axis=1)
 
 
 def _gaussian_interval(catalog, column, level):
-    """
-    Take the interval of a normal distribution.
-    """
-    error = _ERROR_OF.get(column)
-    if error is None or error not in catalog.colnames:
+    """Interval of the normal distribution with the row's error."""
+    errors = {name: d.error for name, d in COLUMNS.items() if d.error is not None}
+    if errors.get(column) not in catalog.colnames:
         msg = (
             f'gaussian=True needs a column with the error of {column!r}; '
-            f'there is one for {", ".join(_ERROR_OF)}'
+            f'there is one for {", ".join(errors)}'
         )
         raise ValueError(msg)
-    centre, half = catalog[column], catalog[error]
-    # Out of the Column class, which would carry the name of another one.
-    if not isinstance(centre, u.Quantity):
-        centre, half = np.asarray(centre), np.asarray(half)
-    half = statistics.NormalDist().inv_cdf(0.5 + level / 2) * half
+    centre, error = (_without_column(catalog[n]) for n in (column, errors[column]))
+    half = statistics.NormalDist().inv_cdf(0.5 + level / 2) * error
     return centre - half, centre + half

@@ -1,11 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogues to files and back: formats, overwriting, damaged files.
+Files of catalogues: reading and writing, formats by name or ending, damaged files.
+
+`read` and `write` are methods of `~bliss_astro.catalog.ProbabilisticCatalog`.
 """
 
 import os
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import astropy.units as u
@@ -17,14 +18,16 @@ from astropy.time import TimeBase
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
-from .._atomic import atomic_write
-from .._warnings import PosteriorDroppedWarning, warn
+from bliss_astro._atomic import atomic_write
+from bliss_astro._warnings import PosteriorDroppedWarning, warn
+
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
 from ._formats import READERS, WRITERS, write_other
-from ._record import FACT_KEYS, DateText, FactRecord, ImageRecord
+from ._meta import ImageRecord, restore_meta
+from ._posterior import CatalogPosterior
 from ._trial import check_columns
 
-__all__ = ['FORMATS', 'find_format', 'read_catalog', 'write_catalog']
+__all__ = ['FORMATS', 'find_format', 'read', 'write']
 
 FORMATS = {
     'fits': ('.fits', '.fit', '.fits.gz', '.fit.gz'),
@@ -34,7 +37,7 @@ FORMATS = {
 }
 """File formats, and the endings by which they are known."""
 
-# How the parsers of four formats, and torch, fail on damaged files.
+# Errors of the parsers of four formats, and of torch, on damaged files.
 _DAMAGE = (
     ValueError,
     TypeError,
@@ -47,127 +50,138 @@ _DAMAGE = (
 _ALIASES = {'ascii.ecsv': 'ecsv', 'vot': 'votable', 'fits.gz': 'fits', 'xml': 'votable'}
 
 
-def write_catalog(catalog, path, *, file_format, overwrite, posterior=True, **kwargs):
+def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs):  # noqa: A002
     """
-    Write a catalogue; the work behind `ProbabilisticCatalog.write`.
+    Write the catalogue to a file, as a whole or not at all.
 
     Parameters
     ----------
-    catalog : `ProbabilisticCatalog`
-        What to write.
-
     path : str, `~os.PathLike` or file-like
-        Where to.
+        Where to write. A file-like object gets the rows only, as by
+        `~astropy.table.QTable`.
 
-    file_format : str or `None`
-        A key of `FORMATS` or a format of astropy's.
+    format : str or `None`, optional
+        ``'fits'``, ``'ecsv'``, ``'parquet'`` (needs pyarrow) or
+        ``'votable'``. `None` goes by the ending: ``.fits``,
+        ``.fits.gz``, ``.ecsv``, ``.parquet``, ``.vot`` or ``.xml``. Any
+        other format and ending of `~astropy.table.QTable` (``.csv``,
+        ``.hdf5``) writes the rows as far as that format goes; `read` does
+        not read it, `~astropy.table.QTable` does.
 
-    overwrite : bool
-        Whether an existing file may be replaced.
+    overwrite : bool, optional
+        Whether an existing file may be replaced. It stays as it is until
+        the new one is complete.
 
     posterior : bool, optional
-        Whether to write the posterior.
+        Whether to write the posterior too. Only FITS can; the other
+        formats warn when there is one. `False` leaves it out.
 
     **kwargs
-        Passed on to astropy's writer for its own formats.
+        Passed on for formats that are not listed here.
+
+    Raises
+    ------
+    OSError
+        If the file exists and ``overwrite`` is `False`, or if it cannot
+        be written.
+
+    ValueError
+        If the format is unknown.
+
+    TypeError
+        If a column (a time, a position, text) or a value of ``meta`` would not
+        come back from the file as it is. Nothing is written.
+
+    Warns
+    -----
+    PosteriorDroppedWarning
+        If the format cannot keep the posterior.
     """
     if not isinstance(path, str | os.PathLike):
-        write_other(catalog, path, file_format, **kwargs)
+        write_other(self, path, format, **kwargs)
         return
     path = Path(path).expanduser()
-    file_format = find_format(path, file_format, writing=True)
-    kept = catalog.posterior if posterior else None
-    if kept is not None and file_format != 'fits':
+    name = find_format(path, format, writing=True)
+    kept = self.posterior if posterior else None
+    if kept is not None and name != 'fits':
         warn(
-            f'The format {file_format!r} keeps the rows of the catalogue but not '
+            f'The format {name!r} keeps the rows of the catalogue but not '
             'its posterior; FITS keeps both, and posterior=False leaves it out '
             'without this warning.',
             PosteriorDroppedWarning,
         )
-    if file_format in FORMATS and kwargs:
-        msg = f'write got unknown keywords for {file_format!r}: {", ".join(kwargs)}'
-        raise TypeError(msg)
-    if file_format in FORMATS:
+    if name in FORMATS:
+        if kwargs:
+            msg = f'write got unknown keywords for {name!r}: {", ".join(kwargs)}'
+            raise TypeError(msg)
         check_columns(
-            catalog,
-            file_format,
-            write=lambda rows, to: WRITERS[file_format](rows, to, None),
-            read=lambda written: _restore(
-                type(catalog), *READERS[file_format](written, False)[:2]
-            ),
+            self,
+            name,
+            write=lambda rows, to: WRITERS[name](rows, to, None),
+            read=lambda file: _restore(type(self), *READERS[name](file, False)[:2]),
         )
     with atomic_write(path, overwrite=overwrite) as temporary:
-        if file_format in FORMATS:
-            WRITERS[file_format](catalog, temporary, kept)
+        if name in FORMATS:
+            WRITERS[name](self, temporary, kept)
         else:
-            write_other(catalog, temporary, file_format, overwrite=True, **kwargs)
+            write_other(self, temporary, name, overwrite=True, **kwargs)
 
 
-def read_catalog(cls, path, *, file_format, posterior=True, posterior_class=None):
+def read(cls, path, *, format=None, posterior=True):  # noqa: A002
     """
-    Read a catalogue; the work behind `ProbabilisticCatalog.read`.
+    Read a catalogue that `write` wrote.
 
     Parameters
     ----------
-    cls : type
-        `ProbabilisticCatalog` or a subclass.
-
     path : str or `~os.PathLike`
         The file.
 
-    file_format : str or `None`
-        A key of `FORMATS`.
+    format : str or `None`, optional
+        As for `write`.
 
     posterior : bool, optional
-        Whether to read the posterior.
-
-    posterior_class : type or `None`, optional
-        Class of the posterior.
+        Whether to read the posterior, if the file has one.
 
     Returns
     -------
     catalog : `ProbabilisticCatalog`
-        The catalogue.
+        The catalogue, with its units, descriptions, sky positions and
+        meta.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read, holds no catalogue, or was damaged after it
+        was written (FITS files have checksums).
+
+    ValueError
+        If the format is unknown.
     """
     path = Path(path).expanduser()
-    file_format = find_format(path, file_format)
-    if file_format not in FORMATS:
-        msg = f'format must be one of {", ".join(FORMATS)}, got {file_format!r}'
+    name = find_format(path, format)
+    if name not in FORMATS:
+        msg = f'format must be one of {", ".join(FORMATS)}, got {name!r}'
         raise ValueError(msg)
     if not path.is_file():
         msg = f'there is no file {path}'
         raise FileNotFoundError(msg)
     try:
-        table, meta, arrays = READERS[file_format](path, posterior)
+        table, meta, arrays = READERS[name](path, posterior)
         catalog = _restore(cls, table, meta)
         if arrays is not None:
-            catalog.posterior = _posterior_class(posterior_class).from_arrays(*arrays)
-    except OSError as error:
-        # Those of the system (no permission) speak for themselves.
-        if error.errno is not None:
+            catalog.posterior = CatalogPosterior.from_arrays(*arrays)
+    except (OSError, *_DAMAGE) as error:
+        # Errors of the system (no permission) name their cause.
+        if getattr(error, 'errno', None) is not None:
             raise
-        msg = f'{path} cannot be read as a catalogue in format {file_format}: {error}'
-        raise OSError(msg) from error
-    except _DAMAGE as error:
-        msg = f'{path} cannot be read as a catalogue in format {file_format}: {error}'
+        msg = f'{path} cannot be read as a catalogue in format {name}: {error}'
         raise OSError(msg) from error
     return catalog
 
 
-def _posterior_class(given):
-    """
-    Return the class that turns arrays into a posterior.
-    """
-    if given is not None:
-        return given
-    from ._posterior import CatalogPosterior
-
-    return CatalogPosterior
-
-
 def find_format(path, file_format=None, *, writing=False):
     """
-    Settle the format from its name or from the ending of the file.
+    Return a format, by its name or by the ending of the file.
 
     Parameters
     ----------
@@ -178,7 +192,7 @@ def find_format(path, file_format=None, *, writing=False):
         The name, if it is given.
 
     writing : bool, optional
-        Whether the file may have any ending that astropy's writers know.
+        Whether the file may have any ending that astropy's writers have.
 
     Returns
     -------
@@ -188,7 +202,7 @@ def find_format(path, file_format=None, *, writing=False):
     Raises
     ------
     ValueError
-        If the ending is not known.
+        If the ending is unknown.
     """
     if file_format is not None:
         return _ALIASES.get(file_format, file_format)
@@ -203,7 +217,7 @@ def find_format(path, file_format=None, *, writing=False):
     allowed = ', '.join(ending for endings in FORMATS.values() for ending in endings)
     hint = ''
     if writing:
-        allowed += ', .csv, .hdf5 (or another that astropy knows)'
+        allowed += ', .csv, .hdf5 (or another of astropy)'
         if name.endswith('.reg'):
             hint = ' (regions of DS9 are written by to_regions)'
     elif identify_format('read', QTable, str(path), None, (), {}):
@@ -216,9 +230,7 @@ def find_format(path, file_format=None, *, writing=False):
 
 
 def _restore(cls, table, meta):
-    """
-    Make a catalogue of what a reader returned.
-    """
+    """Make a catalogue of the table and meta of a reader."""
     if 'sky_centroid' not in table.colnames and set(SKY_PARTS) <= set(table.colnames):
         table = QTable(table, copy=False)
         sky = SkyCoord(*(u.Quantity(table[name], u.deg) for name in SKY_PARTS))
@@ -236,20 +248,13 @@ def _restore(cls, table, meta):
         if not isinstance(table[name], TimeBase):
             catalog[name].info.format = info.format
         catalog[name].info.meta = dict(info.meta or {})
-    catalog.meta.update(meta)
-    if 'date' in meta:
-        catalog.meta['date'] = DateText(meta['date'])
-    for name in FACT_KEYS:
-        if isinstance(meta.get(name), Mapping):
-            catalog.meta[name] = FactRecord(meta[name])
+    catalog.meta.update(restore_meta(meta))
     catalog.meta['image'] = ImageRecord(meta.get('image', {}))
     return catalog
 
 
 def _native(column, name):
-    """
-    Undo what a format does to a column: byte order, dtype, units on the side.
-    """
+    """Undo a format's changes to a column: byte order, dtype, units on the side."""
     if not isinstance(column, Column | u.Quantity):
         return column
     definition = COLUMNS.get(name)

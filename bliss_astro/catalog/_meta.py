@@ -1,6 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The meta of a catalogue: plain values that every file format can hold.
+Metadata of a catalogue: dates, versions, facts about the image, and their merging.
+
+Table operations copy, slice and merge ``meta`` without asking the table, so the
+posterior, the WCS and the like travel in ``meta['image']`` as one `ImageRecord`, for
+which astropy's merge strategies decide the result of stacking: parts of one image keep
+the record, different images lose it.
 """
 
 import datetime as dt
@@ -13,65 +18,231 @@ from pathlib import PurePath
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
+from astropy.io.misc.yaml import AstropyDumper
+from astropy.utils.metadata import MergeStrategy
 from astropy.wcs import WCS, FITSFixedWarning
 
-from .._warnings import collect_warnings
-from ..units import unit_text
-from ._record import DateText, ImageRecord
+from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
+from bliss_astro.units import unit_text
 
 __all__ = [
+    'DateText',
+    'FactRecord',
+    'ImageRecord',
     'default_meta',
     'header_to_wcs',
     'make_record',
     'plain_value',
+    'restore_meta',
     'wcs_to_header',
 ]
 
-# How far (in pixels) a WCS rebuilt from its header may be off to be kept.
+# Keys of a catalogue's meta that are held as a `FactRecord`.
+_FACT_KEYS = ('estimated', 'check')
+# Numbers of an entry that are printed first.
+_FIRST_PRINTED = ('value', 'fwhm')
+# Largest error in pixels of a WCS that is rebuilt from its header.
 _WCS_TOLERANCE = 1e-3
 
 
-def default_meta():
-    """
-    Date a catalogue and name the versions that made it.
+# -- records -------------------------------------------------------------------------
 
-    Returns
-    -------
-    meta : dict
-        ``'date'`` (UTC) and ``'version'``, a dict of package to version, as
-        photutils gives its tables.
+
+class _Record(Mapping):
+    """Read-only mapping of plain values, shared by all copies of a table."""
+
+    def __init__(self, values=()):
+        self._values = dict(values)
+
+    def __getitem__(self, key):
+        return self._values[key]
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class ImageRecord(_Record):
     """
+    Facts about the image that a catalogue was made from, and its posterior.
+
+    Parameters
+    ----------
+    values : mapping, optional
+        Plain values. The key ``'uid'`` names the image; two records with one
+        uid are taken to be the same image.
+
+    posterior : object, optional
+        The posterior of the image, or `None`.
+    """
+
+    def __init__(self, values=(), *, posterior=None):
+        super().__init__(values)
+        self.posterior = posterior
+
+    def __repr__(self):
+        posterior = type(self.posterior).__name__
+        return f'{type(self).__name__}({self._values!r}, posterior=<{posterior}>)'
+
+    def replaced(self, *, posterior):
+        """Copy of the record with another posterior."""
+        return type(self)(self._values, posterior=posterior)
+
+    @property
+    def uids(self):
+        """Names of the images that the rows come from, a set of str."""
+        return set(self.get('uids', ())) or {self.get('uid')}
+
+    def is_same_image(self, other):
+        """Whether two records are one, or have one posterior object or one uid."""
+        if self is other:
+            return True
+        if self.posterior is not None and self.posterior is other.posterior:
+            return True
+        return self.get('uid') is not None and self['uid'] == other.get('uid')
+
+
+class FactRecord(_Record):
+    """
+    Facts about the image of a catalogue as plain values, printed one a line.
+
+    An entry that is a mapping may hold ``'unit'`` (of its numbers, a str) and
+    ``'source'`` (their origin, a str).  When rows of several images are stacked,
+    entries that are equal for all are kept.
+    """
+
+    def __repr__(self):
+        if not self._values:
+            return '{}'
+        # YAML sorts, so any other order would not survive files.
+        return '\n'.join(
+            f'{name}: {_fact_text(self[name])}'.rstrip() for name in sorted(self)
+        )
+
+
+def _fact_text(entry):
+    """Numbers of an entry with their unit, and the source in brackets."""
+    if not isinstance(entry, Mapping):
+        return _number_text(entry)
+    parts, unit = [], entry.get('unit') or ''
+    for name in sorted(entry, key=lambda name: (name not in _FIRST_PRINTED, name)):
+        if name in ('unit', 'source'):
+            continue
+        text = _number_text(entry[name])
+        parts.append(text if name == 'value' else f'{name} {text}')
+        if unit and len(parts) == 1:
+            parts[0] += f' {unit}'
+    text = ', '.join(parts)
+    source = entry.get('source')
+    return f'{text} ({source})' if source else text
+
+
+def _number_text(value):
+    """Four digits of a number, or of each number of a list."""
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    if isinstance(value, list | tuple):
+        return ', '.join(_number_text(item) for item in value)
+    return str(value)
+
+
+class DateText(str):
+    """Date of a catalogue; the later one stays when catalogues are stacked."""
+
+    __slots__ = ()
+
+
+# -- stacking ------------------------------------------------------------------------
+
+
+class _MergeImageRecords(MergeStrategy):
+    types = (ImageRecord, ImageRecord)
+    enabled = True
+
+    # The base class turns every exception into a conflict that astropy resolves by
+    # keeping the right-hand posterior, which is wrong for half the rows; a warning
+    # that a filter made an error has to get through.
+    @classmethod
+    def _merge(cls, left, right):
+        if left.is_same_image(right):
+            return right if left.posterior is None else left
+        if left.posterior is not None or right.posterior is not None:
+            warn(
+                'The posterior belongs to one image; it is dropped from a table '
+                'of rows of several images. Their own catalogues still have it.',
+                PosteriorDroppedWarning,
+            )
+        return ImageRecord({'uids': sorted((left.uids | right.uids) - {None})})
+
+
+class _MergeFacts(MergeStrategy):
+    types = (FactRecord, FactRecord)
+    enabled = True
+
+    @classmethod
+    def merge(cls, left, right):
+        same = {k: left[k] for k in left if k in right and left[k] == right[k]}
+        return FactRecord(same)
+
+
+class _MergeDates(MergeStrategy):
+    types = (DateText, DateText)
+    enabled = True
+
+    @classmethod
+    def merge(cls, left, right):
+        return max(left, right)
+
+
+# A plain table made of a catalogue keeps these in its meta, and can be written.
+for _kind in (ImageRecord, FactRecord):
+    AstropyDumper.add_representer(
+        _kind, lambda dumper, record: dumper.represent_dict(dict(record))
+    )
+AstropyDumper.add_representer(
+    DateText, lambda dumper, text: dumper.represent_str(str(text))
+)
+
+
+# -- contents ------------------------------------------------------------------------
+
+
+def default_meta():
+    """Date (UTC) and versions of Python and packages, as photutils gives its tables."""
     from bliss_astro import __version__
 
     version = {'Python': platform.python_version(), 'bliss_astro': __version__}
     for package in ('astropy', 'numpy', 'torch'):
-        try:
-            version[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # pragma: no cover
-            continue
+        version[package] = importlib.metadata.version(package)
     now = dt.datetime.now(tz=dt.UTC)
     return {'date': DateText(now.strftime('%Y-%m-%d %H:%M:%S UTC')), 'version': version}
 
 
+def restore_meta(meta):
+    """Meta of a file, or of plain values, with its dates and records."""
+    meta = dict(meta)
+    if 'date' in meta:
+        meta['date'] = DateText(meta['date'])
+    for name in _FACT_KEYS:
+        if isinstance(meta.get(name), Mapping):
+            meta[name] = FactRecord(meta[name])
+    return meta
+
+
 def make_record(n_sources, *, posterior, wcs, unit, image_shape, expected_count, extra):
     """
-    Collect what belongs to the image.
+    Record of an image with a fresh uid, for a catalogue of ``n_sources`` rows.
 
-    Parameters
-    ----------
-    n_sources : int
-        Number of rows of the whole catalogue.
-
-    posterior, wcs, unit, image_shape, expected_count
-        As for `ProbabilisticCatalog.from_columns`.
-
-    extra : mapping
-        More facts about the image.
-
-    Returns
-    -------
-    record : `ImageRecord`
-        The record, with a fresh uid.
+    The arguments are those of `ProbabilisticCatalog.from_columns`; ``extra`` holds
+    further facts.
     """
     values = {'uid': uuid.uuid4().hex, 'n_sources': n_sources}
     if unit is not None:
@@ -96,21 +267,10 @@ def make_record(n_sources, *, posterior, wcs, unit, image_shape, expected_count,
 
 def wcs_to_header(wcs, *, shape=None):
     """
-    Turn a WCS into a header string, if a header can hold it.
+    Header string of a WCS, 80 characters a card, checked in an image of some shape.
 
-    Parameters
-    ----------
-    wcs : WCS object
-        The WCS.
-
-    shape : tuple of int or `None`, optional
-        Shape of the image, in which the result is checked.
-
-    Returns
-    -------
-    text : str or `None`
-        The header, 80 characters per card; `None` for a WCS that is not FITS
-        or that depends on lookup tables, which no header string can hold.
+    `None` for a WCS that is not FITS or that depends on lookup tables, which no header
+    string can hold.
     """
     if not isinstance(wcs, WCS):
         return None
@@ -126,22 +286,7 @@ def wcs_to_header(wcs, *, shape=None):
 
 
 def header_to_wcs(text, *, shape=None):
-    """
-    Rebuild a WCS from its header string.
-
-    Parameters
-    ----------
-    text : str
-        The header.
-
-    shape : tuple of int or `None`, optional
-        Shape of the image.
-
-    Returns
-    -------
-    wcs : `~astropy.wcs.WCS`
-        The WCS.
-    """
+    """WCS of a header string, for an image of some shape."""
     with collect_warnings(FITSFixedWarning):
         wcs = WCS(fits.Header.fromstring(text), relax=True)
     if shape is not None:
@@ -151,7 +296,7 @@ def header_to_wcs(text, *, shape=None):
 
 def plain_value(value, *, name='meta'):
     """
-    Reduce a value to what every file format can store.
+    Reduce a value to plain Python types, which every file format can store.
 
     Parameters
     ----------
@@ -160,15 +305,14 @@ def plain_value(value, *, name='meta'):
         or sequence of those.
 
     name : str, optional
-        What to call it in an error.
-
-    Returns
-    -------
-    plain : `None`, bool, int, float, str, list or dict
-        The same in plain Python types.
+        Name of the value in an error.
     """
-    if value is None or isinstance(value, bool | int | float):
-        return _plain_scalar(value)
+    if value is None:
+        return None
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            # Without subclasses: enumerations, NumPy's float64.
+            return kind(value)
     if isinstance(value, str | PurePath | u.UnitBase):
         return str(value)
     if isinstance(value, dt.date):
@@ -189,13 +333,3 @@ def plain_value(value, *, name='meta'):
         'numbers, strings, units, dates, arrays, and mappings or lists of these'
     )
     raise TypeError(msg)
-
-
-def _plain_scalar(value):
-    """
-    Strip subclasses of Python's scalars (enumerations, NumPy's float64).
-    """
-    for kind in (bool, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return value

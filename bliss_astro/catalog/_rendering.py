@@ -1,7 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogues drawn as images.
+Images of catalogues: the light of the rows, and the pixels that it fills.
+
+`render` and `segmentation` are methods of
+`~bliss_astro.catalog.ProbabilisticCatalog`.
 """
+
+import numbers
 
 import astropy.units as u
 import numpy as np
@@ -20,14 +25,20 @@ from bliss_astro.rendering._scene import (
     psf_grid,
 )
 
-__all__ = ['render_catalog', 'renderer_of', 'scale_of', 'sources_of']
+from ._columns import COLUMNS
+from ._shapes import pixel_scale
+
+__all__ = ['render', 'renderer_of', 'scale_of', 'segmentation', 'sources_of']
+
+# Quantile of the errors of the fluxes that is taken for that of faint sources.
+_FAINT_QUANTILE = 0.1
 
 # -- sources -----------------------------------------------------------------------
 
 
 def sources_of(table, *, scale=None, quiet=False):
     """
-    Take the sources, shapes of galaxies and all, out of a table.
+    Sources of a table, shapes of galaxies and all.
 
     Parameters
     ----------
@@ -38,23 +49,14 @@ def sources_of(table, *, scale=None, quiet=False):
         Arcsec per pixel, for radii that are angles.
 
     quiet : bool, optional
-        Whether not to say that galaxies without shapes are drawn as stars.
+        Whether to leave out the warning that galaxies without shapes are drawn as
+        stars.
 
     Returns
     -------
     sources : `~bliss_astro.rendering._scene.Sources`
         One for each row. Rows whose flux is not finite have none, and galaxies
-        whose shape is not known or impossible are stars.
-
-    Raises
-    ------
-    ValueError
-        If radii are angles and there is no celestial WCS.
-
-    Warns
-    -----
-    AstropyUserWarning
-        If there are galaxies, but no columns with their shapes.
+        whose shape is unknown or impossible are stars.
     """
     sources = Sources.of(table)
     sources.flux = np.where(np.isfinite(sources.flux), sources.flux, 0.0)
@@ -69,21 +71,22 @@ def sources_of(table, *, scale=None, quiet=False):
             warn(text)
         sources.is_galaxy = np.zeros(len(sources), dtype=bool)
         return sources
-    galaxy = np.stack([_plain(table, name, scale) for name in GALAXY_SHAPE_NAMES], 1)
-    with np.errstate(invalid='ignore'):
-        sound = np.isfinite(galaxy).all(1) & (galaxy[:, 2:] > 0).all(1)
-        sound &= (
-            (galaxy[:, 0] >= 0) & (galaxy[:, 0] <= 1) & (galaxy[:, 2:4] <= 1).all(1)
-        )
+    values = [_plain_shape(table, name, scale) for name in GALAXY_SHAPE_NAMES]
+    sound = np.ones(len(sources), dtype=bool)
+    for name, value in zip(GALAXY_SHAPE_NAMES, values, strict=True):
+        limits = COLUMNS[name].limits
+        # An angle outside of its range is the same as one inside.
+        low, high = (-np.inf, np.inf) if name == 'angle' else (limits.low, limits.high)
+        sound &= np.isfinite(value) & (value >= low) & (value <= high)
+        if name.endswith('ratio'):
+            sound &= value > 0
     sources.is_galaxy = sources.is_galaxy & sound
-    sources.galaxy = np.where(sound[:, None], galaxy, 0.5)
+    sources.galaxy = np.where(sound[:, None], np.stack(values, 1), 0.5)
     return sources
 
 
-def _plain(table, name, scale):
-    """
-    One number of the shapes in the units of rendering: radians and pixels.
-    """
+def _plain_shape(table, name, scale):
+    """One number of the shapes in the units of rendering: radians and pixels."""
     column = table[name]
     unit = getattr(column, 'unit', None)
     values = np.ma.filled(getattr(column, 'value', column), np.nan)
@@ -104,46 +107,25 @@ def _plain(table, name, scale):
 
 def scale_of(catalog, *, wcs=None):
     """
-    Arcsec per pixel of a catalogue's image, or `None` where that is not known.
+    Arcsec per pixel by which the radii of a catalogue were made; `None` if unknown.
 
-    Parameters
-    ----------
-    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
-        The catalogue.
-
-    wcs : WCS object or None, optional
-        For a catalogue that knows neither its scale nor a WCS.
-
-    Returns
-    -------
-    scale : float or None
-        That by which the radii of the table were made, if it is known.
+    A ``wcs`` is for catalogues that hold neither their scale nor a WCS.
     """
     known = catalog.image.get('pixel_scale')
     if known is not None:
         return float(known)
     for own in (getattr(catalog.posterior, 'wcs', None), catalog.wcs, wcs):
         if own is not None and getattr(own, 'has_celestial', True):
-            from ._shapes import pixel_scale
-
             return pixel_scale(own)
     return None
 
 
-# -- what draws them ---------------------------------------------------------------
-
-
-def image_shape(catalog):
-    """Shape ``(ny, nx)`` of the image of a catalogue, or `None`."""
-    shape = catalog.image.get('shape')
-    if shape is None:
-        shape = getattr(catalog.posterior, 'shape', None)
-    return None if shape is None else tuple(int(n) for n in shape)
+# -- renderers ---------------------------------------------------------------------
 
 
 def renderer_of(catalog, *, shape=None, psf=None):
     """
-    Make what draws the image of a catalogue.
+    Renderer of a catalogue's image.
 
     Parameters
     ----------
@@ -161,28 +143,29 @@ def renderer_of(catalog, *, shape=None, psf=None):
     renderer : `~bliss_astro.rendering._scene.ModelRenderer`
         On the whole grid.
     """
-    shape = _check_shape(image_shape(catalog) if shape is None else shape)
+    posterior = catalog.posterior
+    if shape is None:
+        shape = catalog.image.get('shape', getattr(posterior, 'shape', None))
+    shape = _check_shape(shape)
     if psf is not None:
         grid = psf_grid(shape, PSFAccess(check_psf(psf)))
         return ModelRenderer.of_parts(shape, grid, _noise_of_rows(catalog, grid))
-    tiles = getattr(catalog.posterior, 'tile_posterior', None)
+    tiles = getattr(posterior, 'tile_posterior', None)
     if tiles is None:
         msg = (
-            'the catalogue has no posterior that knows its PSF (it was stacked, or '
+            'the catalogue has no posterior with its PSF (it was stacked, or '
             'read from a format that keeps rows only); give one with psf=..., or '
             'use reconstruct(exposure, catalog)'
         )
         raise ValueError(msg)
-    floor = np.asarray(catalog.posterior.flux_floor, dtype=float)
+    floor = np.asarray(posterior.flux_floor, dtype=float)
     log_floor = tiles.inputs.log_flux_floor[0, 0].double().cpu().numpy()
     noise = float(np.median(floor / np.exp(log_floor)))
     return ModelRenderer.of_parts(shape, _posterior_grid(tiles, shape), noise)
 
 
 def _posterior_grid(tiles, shape):
-    """
-    The PSF in the middles of cells, as `psf_grid` has it, out of a map by tiles.
-    """
+    """The PSF in the middles of cells, as `psf_grid` has it, from a map by tiles."""
     maps = tiles.inputs.psf[0].movedim(0, -1).float().cpu()
     side = cell_side(varies=maps.shape[0] * maps.shape[1] > 1)
     rows, columns = (
@@ -196,9 +179,7 @@ def _posterior_grid(tiles, shape):
 
 
 def _noise_of_rows(catalog, grid):
-    """
-    About the noise of a pixel, by the errors of the fluxes of faint sources.
-    """
+    """Noise of a pixel, roughly, by the errors of the fluxes of faint sources."""
     error = catalog['flux_err']
     error = np.asarray(getattr(error, 'value', error), dtype=float)
     error = error[np.isfinite(error) & (error > 0)]
@@ -207,12 +188,12 @@ def _noise_of_rows(catalog, grid):
     _, shapes, radius = grid
     described = describe_shape(shapes.reshape(-1, shapes.shape[-1]), radius=radius)
     area = np.exp(float(described[:, 1].median()) + LOG_AREA)
-    return float(np.quantile(error, 0.1) / np.sqrt(area))
+    return float(np.quantile(error, _FAINT_QUANTILE) / np.sqrt(area))
 
 
 def _check_shape(shape):
     if shape is None:
-        msg = 'the catalogue does not know the shape of its image; give shape=(ny, nx)'
+        msg = 'the catalogue lacks the shape of its image; give shape=(ny, nx)'
         raise ValueError(msg)
     values = np.asarray(shape)
     if values.shape != (2,) or values.dtype.kind not in 'iu' or values.min() < 1:
@@ -221,33 +202,163 @@ def _check_shape(shape):
     return tuple(int(n) for n in values)
 
 
-# -- the image ---------------------------------------------------------------------
+# -- images ------------------------------------------------------------------------
 
 
-def render_catalog(catalog, *, shape=None, cutout=None, psf=None):
+def render(self, *, shape=None, cutout=None, psf=None):
     """
-    Draw a catalogue; the work behind `ProbabilisticCatalog.render`.
+    Render the rows: the image of the catalogue, without noise.
+
+    Stars have the shape of the PSF where they lie, galaxies are a
+    disk and a bulge seen through it. A row is a galaxy if its
+    ``galaxy_probability`` exceeds 0.5; its shape is in the columns
+    ``disk_fraction``, ``angle``, ``disk_axis_ratio``, ``bulge_axis_ratio``,
+    ``disk_radius`` and ``bulge_radius``. A galaxy whose shape is unknown is
+    drawn as a star.
 
     Parameters
     ----------
-    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
-        The rows.
+    shape : tuple of int, optional
+        ``(ny, nx)`` of the image; by default that of the image that the
+        catalogue was made of. Pixels are the same.
 
-    shape, cutout, psf
-        As there.
+    cutout : pair of slice, optional
+        Rows and columns to draw of the image, by default all; pixels
+        have the same values as in the whole image.
+
+    psf : object, optional
+        The PSF, of any kind that `~bliss_astro.exposures.Exposure` takes. By
+        default that of the encoder's inputs, which `posterior` holds.
 
     Returns
     -------
-    image : float32 `~numpy.ndarray` or `~astropy.units.Quantity`
-        The light of the rows.
+    image : float32 `~numpy.ndarray` or `~astropy.units.Quantity`, shape (ny, nx)
+        The light of the rows without the sky, in the unit of ``flux``.
+
+    Raises
+    ------
+    TypeError
+        If ``psf`` is none, or if ``cutout`` is not made of slices.
+
+    ValueError
+        If there is neither a posterior nor ``psf``, if the shape of the image is
+        unknown, if ``cutout`` holds no pixels, or if radii are
+        angles and there is no WCS.
+
+    Warns
+    -----
+    AstropyUserWarning
+        If there are galaxies, but no columns with their shapes.
+
+    See Also
+    --------
+    bliss_astro.checks.reconstruct : The same, compared with the image.
+
+    Notes
+    -----
+    The PSF is that in the middle of a cell of 128 pixels (256 pixels where it
+    is the same everywhere). A source is drawn on its cell and around
+    it out to 24, 72 or 216 pixels, the first at which it is fainter than 0.5 % of
+    the noise of the sky, or else to the ends of the image. The wings of
+    galaxies end earlier, at a square of 64 to 1024 pixels whose half side is
+    at least 5 half-light radii of the disk, 8 of the bulge and 12 ``sigma1`` of the
+    PSF (`~bliss_astro.rendering.RenderingAccuracy`).
+
+    Examples
+    --------
+    >>> from bliss_astro import CoaddSimulator, detect_sources
+    >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+    >>> catalog = detect_sources(exposure, encoder='stars')
+    >>> image = catalog.render()
+    >>> image.shape == exposure.shape
+    True
     """
-    renderer = renderer_of(catalog, shape=shape, psf=psf)
+    renderer = renderer_of(self, shape=shape, psf=psf)
     try:
         window = None if cutout is None else two_slices(cutout, renderer.shape)
     except (TypeError, ValueError) as error:
         msg = f'cutout: {error}'
         raise type(error)(msg) from None
-    sources = sources_of(catalog, scale=scale_of(catalog))
-    image = renderer(sources, window=window)
-    unit = getattr(catalog['flux'], 'unit', None)
+    image = renderer(sources_of(self, scale=scale_of(self)), window=window)
+    unit = getattr(self['flux'], 'unit', None)
     return image if unit is None else u.Quantity(image, unit, copy=False)
+
+
+def segmentation(self, shape=None, *, psf=None, n_sigma=1.0):
+    """
+    Label the pixels that the light of each row fills.
+
+    Parameters
+    ----------
+    shape : tuple of int, optional
+        ``(ny, nx)`` of the image; by default that of the catalogue's.
+
+    psf : object, optional
+        As for `render`.
+
+    n_sigma : float, optional
+        A footprint ends where the row's light falls below that many sigma of
+        the sky's noise in a pixel.
+
+    Returns
+    -------
+    segmentation : `~photutils.segmentation.SegmentationImage`
+        The labels are the numbers of the column ``id``, 0 is sky. A pixel of
+        several footprints belongs to the row that is brightest there; the pixel
+        that a row lies on is in its footprint, however faint it is.
+
+    Raises
+    ------
+    ValueError
+        As for `render`, if numbers in ``id`` repeat, or if ``n_sigma`` is not
+        positive.
+    """
+    from photutils.segmentation import SegmentationImage
+
+    if not isinstance(n_sigma, numbers.Real) or not 0 < n_sigma < np.inf:
+        msg = f'n_sigma must be a positive number, got {n_sigma!r:.60}'
+        raise ValueError(msg)
+    ids = np.asarray(self['id'])
+    if len(np.unique(ids)) < len(ids) or np.any(ids < 1):
+        msg = (
+            "column 'id' must hold different positive numbers, which become the "
+            'labels; number rows of several catalogues anew'
+        )
+        raise ValueError(msg)
+    renderer = renderer_of(self, shape=shape, psf=psf)
+    sources = sources_of(self, scale=scale_of(self))
+    limit = n_sigma * renderer.noise
+    labels = np.zeros(renderer.shape, dtype=int)
+    # A pixel belongs to the row that has most light there.
+    most = np.zeros(renderer.shape, dtype=np.float32)
+    halos = renderer.halo_of(sources)
+    for k, label in enumerate(ids):
+        one = sources.select(np.array([k]))
+        window = _window(one.x[0], one.y[0], halos[k], renderer.shape)
+        if window is None:
+            continue
+        light = renderer(one, window=window)
+        # However faint a row is, the pixel that it lies on is its own.
+        y, x = (
+            round(float(place)) - part.start
+            for place, part in zip((one.y[0], one.x[0]), window, strict=True)
+        )
+        footprint = light > limit
+        if 0 <= y < light.shape[0] and 0 <= x < light.shape[1]:
+            footprint[y, x] = True
+        wins = footprint & ((light > most[window]) | (labels[window] == 0))
+        labels[window][wins] = label
+        most[window][wins] = light[wins]
+    return SegmentationImage(labels)
+
+
+def _window(x, y, halo, shape):
+    """Part of an image around a place, or `None` if there is none."""
+    ends = []
+    for place, n in zip((y, x), shape, strict=True):
+        low = max(0, place - halo)
+        high = min(n, place + halo + 1)
+        if not low < high:
+            return None
+        ends.append(slice(int(low), int(np.ceil(high))))
+    return tuple(ends)

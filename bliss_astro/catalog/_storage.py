@@ -1,8 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-A posterior as named arrays and plain values, and back.
+Storage of a posterior: named arrays and plain values, other devices, memory.
 """
 
+import copy
 import dataclasses
 import json
 
@@ -10,52 +11,52 @@ import astropy.units as u
 import numpy as np
 import torch
 
-from bliss_astro.posteriors import TilePosterior
-from bliss_astro.posteriors._catalog_head import CatalogHead
-from bliss_astro.posteriors._head import StarHead
-from bliss_astro.posteriors._source_encoders import SourceEncoders
+from bliss_astro.encoders import EncoderInputs
+from bliss_astro.posteriors import (
+    CatalogHead,
+    SourceEncoders,
+    StarHead,
+    TilePosterior,
+)
+from bliss_astro.units import unit_text
 
-from ..units import unit_text
 from ._meta import header_to_wcs, wcs_to_header
 from ._shapes import latent_dim
 
-__all__ = ['posterior_from_arrays', 'posterior_to_arrays']
+__all__ = [
+    'move_posterior',
+    'posterior_from_arrays',
+    'posterior_nbytes',
+    'posterior_to_arrays',
+]
 
 
-def posterior_to_arrays(catalog_posterior):
+def posterior_to_arrays(self):
     """
-    Do the work of `CatalogPosterior.to_arrays`.
-
-    Parameters
-    ----------
-    catalog_posterior : `CatalogPosterior`
-        What to take apart.
+    Features, inputs and weights of the head as arrays, and plain values.
 
     Returns
     -------
     arrays : dict of str to `~numpy.ndarray`
-        Features, inputs and weights.
+        All that `from_arrays` needs.
 
     meta : dict
         Plain values for JSON.
     """
-    posterior = catalog_posterior.tile_posterior
+    posterior, head = self.tile_posterior, self.tile_posterior.head
     arrays = {'FEATURES': posterior.features.cpu().numpy()}
     scalars = {}
-    for field in dataclasses.fields(posterior.inputs):
-        value = getattr(posterior.inputs, field.name)
+    for name, value in vars(posterior.inputs).items():
         if isinstance(value, torch.Tensor):
             value = value.cpu().numpy()
             value = value.astype(np.uint8) if value.dtype == bool else value
-            arrays[f'IN_{field.name.upper()}'] = value
+            arrays[f'IN_{name.upper()}'] = value
         else:
-            scalars[field.name] = value
-    arrays['WEIGHTS'] = _take_weights(posterior.head)
-    arrays['FLOOR'] = np.ascontiguousarray(catalog_posterior.flux_floor)
-    if catalog_posterior.flags is not None:
-        arrays['FLAGS'] = catalog_posterior.flags.astype(np.int32)
-    unit, shape = catalog_posterior.unit, catalog_posterior.shape
-    head = posterior.head
+            scalars[name] = value
+    arrays['WEIGHTS'] = _take_weights(head)
+    arrays['FLOOR'] = np.ascontiguousarray(self.flux_floor)
+    if self.flags is not None:
+        arrays['FLAGS'] = self.flags.astype(np.int32)
     meta = {
         'scalars': scalars,
         'head': {
@@ -63,7 +64,7 @@ def posterior_to_arrays(catalog_posterior):
             'width': head.from_context.out_channels,
             'n_most': head.n_most,
             'n_components': head.n_components,
-            # Heads of stars do not know the words.
+            # Parameters of heads with shapes only.
             **({'shapes': True, 'latent_dim': latent_dim(head)} if head.shapes else {}),
         },
         'galaxies': head.galaxies,
@@ -73,15 +74,14 @@ def posterior_to_arrays(catalog_posterior):
         ),
         'tile_size': posterior.grid.size,
         'patch_radius': posterior.patch_radius,
-        'unit': unit_text(unit),
-        'wcs': wcs_to_header(catalog_posterior.wcs, shape=shape),
+        'unit': unit_text(self.unit),
+        'wcs': wcs_to_header(self.wcs, shape=self.shape),
         # Not every WCS can be kept, and radii are arcsec.
-        'pixel_scale': catalog_posterior.pixel_scale,
-        'meta': json.loads(json.dumps(catalog_posterior.meta)),
+        'pixel_scale': self.pixel_scale,
+        'meta': json.loads(json.dumps(self.meta)),
     }
-    if catalog_posterior.binning > 1:
-        meta['binning'] = catalog_posterior.binning
-        meta['image_shape'] = list(shape)
+    if self.binning > 1:
+        meta |= {'binning': self.binning, 'image_shape': list(self.shape)}
     if posterior.coarse:
         meta['coarse'] = True
     sequence = posterior.sequence
@@ -102,34 +102,31 @@ def posterior_to_arrays(catalog_posterior):
 
 def posterior_from_arrays(cls, arrays, meta):
     """
-    Do the work of `CatalogPosterior.from_arrays`.
+    Make a posterior of what `to_arrays` returned.
 
     Parameters
     ----------
-    cls : type
-        `CatalogPosterior` or a subclass.
+    arrays : dict of str to `~numpy.ndarray`
+        See `to_arrays`.
 
-    arrays, meta
-        What `posterior_to_arrays` returned.
+    meta : dict
+        See `to_arrays`.
 
     Returns
     -------
     posterior : `CatalogPosterior`
-        The same posterior.
+        Same tables and, for the same ``rng``, same draws.
     """
-    from bliss_astro.encoders import EncoderInputs
-
     # Layers draw first weights from torch's global generator: put it back.
     with torch.random.fork_rng(devices=[]):
         kind = CatalogHead if meta.get('galaxies', False) else StarHead
         head = kind(**meta['head'])
         encoders = SourceEncoders(**meta['sequence']) if 'sequence' in meta else None
     channels_last = meta.get('channels_last', True)
-    _put_weights(head, _tensor(arrays['WEIGHTS']), channels_last=channels_last)
+    _put_weights(head, arrays['WEIGHTS'], channels_last=channels_last)
     sources = None
     if encoders is not None:
-        weights = _tensor(arrays['SEQUENCE'])
-        _put_weights(encoders, weights, channels_last=channels_last)
+        _put_weights(encoders, arrays['SEQUENCE'], channels_last=channels_last)
         conditions = _tensor(arrays['CONDITIONS']).float()
         sources = encoders, conditions, meta['half']
     values = dict(meta['scalars'])
@@ -160,32 +157,91 @@ def posterior_from_arrays(cls, arrays, meta):
         binning=binning,
         image_shape=shape if binning > 1 else None,
     )
-    made._pixel_scale = meta.get('pixel_scale')
+    if meta.get('pixel_scale') is not None:
+        made.pixel_scale = meta['pixel_scale']
     return made
 
 
+def move_posterior(self, device):
+    """
+    Copy the posterior to another device, without what was computed of it.
+
+    Parameters
+    ----------
+    device : str or `torch.device`
+        The device.
+
+    Returns
+    -------
+    posterior : `CatalogPosterior`
+        The same posterior there.
+    """
+    old, sources = self.tile_posterior, None
+    if old.sequence is not None:
+        encoders = copy.deepcopy(old.sequence.encoders).to(device)
+        conditions = old.sequence.conditions.to(device)
+        sources = encoders, conditions, old.sequence.half
+    posterior = TilePosterior(
+        old.features.to(device),
+        old.inputs.to(device),
+        copy.deepcopy(old.head).to(device),
+        tile_size=old.grid.size,
+        patch_radius=old.patch_radius,
+        sources=sources,
+    )
+    posterior.coarse = old.coarse
+    return type(self)(
+        posterior,
+        self.flux_floor,
+        unit=self.unit,
+        wcs=self.wcs,
+        flags=self.flags,
+        meta=self.meta,
+        exposure=self.exposure,
+        binning=self.binning,
+        image_shape=self._image_shape,
+    )
+
+
+def posterior_nbytes(self):
+    """Memory of the tensors that the posterior keeps, in bytes."""
+    found, seen = {}, set()
+    _collect_tensors(self.tile_posterior, found, seen)
+    if self._found is not None:
+        _collect_tensors(self._found.sources, found, seen)
+    return sum(storage.nbytes() for storage in found.values())
+
+
+def _collect_tensors(value, found, seen):
+    """Collect the storages of all tensors of an object but its modules, by address."""
+    if isinstance(value, torch.Tensor):
+        storage = value.untyped_storage()
+        found[storage.data_ptr()] = storage
+    elif isinstance(value, tuple | list):
+        for part in value:
+            _collect_tensors(part, found, seen)
+    elif hasattr(value, '__dict__') and id(value) not in seen:
+        seen.add(id(value))
+        if not isinstance(value, torch.nn.Module):
+            _collect_tensors(tuple(vars(value).values()), found, seen)
+
+
 def _tensor(value):
-    """
-    Make a tensor of an array of any byte order.
-    """
+    """Make a tensor of an array of any byte order."""
     value = np.ascontiguousarray(value)
     native = value.astype(value.dtype.newbyteorder('='), copy=False)
     return torch.as_tensor(native.copy())
 
 
 def _take_weights(module):
-    """
-    Put all weights of a module into one array.
-    """
+    """Put all weights of a module into one array."""
     values = module.state_dict().values()
     return np.concatenate([value.cpu().numpy().ravel() for value in values])
 
 
 def _put_weights(module, weights, *, channels_last):
-    """
-    Give a module the weights of one array, and make it ready for use.
-    """
-    weights, start = weights.float(), 0
+    """Give a module the weights of one array, and make it ready for use."""
+    weights, start = _tensor(weights).float(), 0
     state = module.state_dict()
     for name, value in state.items():
         stop = start + value.numel()

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Trials of unusual columns: whether a file format gives them back.
+Unusual columns in files: trials whether a format gives them back as they are.
 """
 
 import tempfile
@@ -12,14 +12,15 @@ from astropy.coordinates import SkyCoord
 from astropy.table import Column
 from astropy.time import TimeBase
 
-from .._warnings import collect_warnings
+from bliss_astro._warnings import collect_warnings
+
 from ._columns import REQUIRED_COLUMNS
 
 __all__ = ['check_columns']
 
-# What every format keeps: booleans and numbers, which tests vouch for.
+# Types that every format keeps: booleans and numbers, which tests vouch for.
 _PLAIN = {'b1', 'u1', 'i2', 'i4', 'i8', 'f4', 'f8'}
-# How writers and parsers of four formats fail on what they do not know.
+# Errors of writers and parsers of four formats on unknown kinds of columns.
 _FAILURES = (
     AttributeError,
     ImportError,
@@ -36,13 +37,13 @@ def check_columns(catalog, file_format, *, write, read):
     """
     Refuse columns that would not come back from a file as they are.
 
-    Masked columns, text and mixins (times, positions, what a user invents) are
-    written and read one by one; plain numbers are not tried.
+    Masked columns, text and mixins (times, positions, a user's own) are written and
+    read one by one; plain numbers are not tried.
 
     Parameters
     ----------
     catalog : `ProbabilisticCatalog`
-        What is to be written.
+        The catalogue.
 
     file_format : str
         The format, for the message and the ending.
@@ -67,7 +68,7 @@ def check_columns(catalog, file_format, *, write, read):
                     write(rows, path)
                     same = _is_same(read(path)[name], rows[name])
             except _FAILURES as error:
-                # A full disk speaks for itself.
+                # Not of a full disk.
                 if getattr(error, 'errno', None) is not None:
                     raise
                 reason, cause = str(error) or type(error).__name__, error
@@ -84,18 +85,14 @@ def check_columns(catalog, file_format, *, write, read):
 
 
 def _is_plain(column):
-    """
-    Say whether a column is of numbers without a mask.
-    """
+    """Whether a column is of numbers without a mask."""
     if type(column) not in (Column, u.Quantity):
         return False
     return column.dtype.str[1:] in _PLAIN
 
 
 def _is_same(new, old):
-    """
-    Compare a column that was read with the one that was written.
-    """
+    """Whether a column that was read is equal to the one that was written."""
     if isinstance(old, TimeBase):
         if type(new) is not type(old):
             return False
@@ -112,9 +109,7 @@ def _is_same(new, old):
 
 
 def _is_same_sky(new, old):
-    """
-    Compare positions and, where there are any, distances and motions.
-    """
+    """Whether positions and, where there are any, distances and motions are equal."""
     motions = old.data.differentials
     if not new.is_equivalent_frame(old) or set(new.data.differentials) != set(motions):
         return False
@@ -129,9 +124,7 @@ def _is_same_sky(new, old):
 
 
 def _is_same_array(new, old, rtol=0.0):
-    """
-    Compare values, masks and kinds; NaN is equal to NaN.
-    """
+    """Whether values, masks and kinds are equal; NaN is equal to NaN."""
     new, old = (getattr(values, 'value', values) for values in (new, old))
     masks = [np.asarray(getattr(v, 'mask', False)) for v in (new, old)]
     if new.shape != old.shape or np.any(masks[0] != masks[1]):

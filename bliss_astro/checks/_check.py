@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._random import check_rng
-from bliss_astro.catalog._checks import check_count
+from bliss_astro.catalog._arguments import check_count
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 from ._findings import find_faults

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._random import check_rng
-from bliss_astro.catalog._checks import check_count, check_threshold
+from bliss_astro.catalog._arguments import check_count, check_threshold
 from bliss_astro.detection._detect import _as_encoder, detect_sources
 from bliss_astro.detection._inputs import as_exposure
 from bliss_astro.rendering._scene import Sources

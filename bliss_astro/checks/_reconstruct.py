@@ -5,7 +5,7 @@ From an image and its catalogue to model, residual and shares.
 
 import numpy as np
 
-from bliss_astro.catalog._checks import check_count
+from bliss_astro.catalog._arguments import check_count
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
 from bliss_astro.detection import detect_sources
 from bliss_astro.rendering._scene import ModelRenderer

@@ -298,7 +298,7 @@ def _without_most_shapes(catalog):
     """
     from astropy.table import MaskedColumn
 
-    from bliss_astro.catalog._shapes import SHAPE_NAMES
+    from bliss_astro.catalog._columns import SHAPE_NAMES
 
     shapes = [name for name in catalog.colnames if name in SHAPE_NAMES]
     shown = catalog.copy()

@@ -26,8 +26,8 @@ from bliss_astro._warnings import (
     warn,
 )
 from bliss_astro.catalog import CatalogPosterior
-from bliss_astro.catalog._checks import check_count, check_threshold
-from bliss_astro.catalog._record import FactRecord
+from bliss_astro.catalog._arguments import check_count, check_threshold
+from bliss_astro.catalog._meta import FactRecord
 from bliss_astro.encoders import Domain, Encoder, EncoderInputs
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import TileGrid

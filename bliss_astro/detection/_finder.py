@@ -9,7 +9,7 @@ import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._warnings import NoDetectionsWarning, mute_warnings, warn
-from bliss_astro.catalog._checks import check_threshold
+from bliss_astro.catalog._arguments import check_threshold
 
 from ._detect import detect_sources
 

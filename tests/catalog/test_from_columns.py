@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._columns import COLUMNS, SKY_PARTS
-from bliss_astro.catalog._shapes import SHAPE_NAMES
+from bliss_astro.catalog._columns import SHAPE_NAMES
 
 # Types and shapes are there only where an encoder tells them.
 ALL = [name for name in COLUMNS if name not in {'galaxy_probability', *SHAPE_NAMES}]

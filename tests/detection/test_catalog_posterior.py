@@ -58,7 +58,7 @@ def test_columns_are_sound(catalog):
 
 def test_expected_counts(posterior, field):
     ny, nx = field[0].shape
-    total, error = posterior.expected_counts(return_error=True)
+    total, error = posterior.expected_counts(), posterior.expected_counts_error()
     # Poisson at the most, as every tile holds two at the most.
     assert 0 < error < np.sqrt(total) + 1
     assert posterior.expected_counts() == total
@@ -181,7 +181,7 @@ def test_whole_catalogues(posterior, catalog, field):
     draws = posterior.sample(40, rng=3)
     assert len(draws) == 40
     numbers = np.array([len(draw) for draw in draws])
-    mean, error = posterior.expected_counts(return_error=True)
+    mean, error = posterior.expected_counts(), posterior.expected_counts_error()
     # The mean of 40, and what conditioning on the sweep leaves out.
     assert abs(numbers.mean() - mean) < 5 * error / np.sqrt(40) + 0.15 * mean
     for draw in draws[:3]:
