@@ -28,8 +28,6 @@ _MIN_EXCESS = 3.0
 _MAX_DEVIATION = 4.0
 # Pixels of all rows of all tiles that are rendered at once, which bounds the memory.
 _BATCH_PIXELS = 1_000_000
-# Distance in pixels that sets sources of different tiles apart in a search.
-_TILE_SEPARATION = 1e4
 
 
 def in_full_tile(posterior, row, column):
@@ -59,21 +57,17 @@ class SharedLight:
         Median and half the width between the 16 and 84 % quantiles of their
         log-fluxes.
 
-    x, y, tile : array ``(N,)``, optional
-        Positions in pixels and numbers of the tiles, for `of_drawn`.
+    tile : int array ``(N,)``, optional
+        Numbers of their tiles, for `of_drawn`.
     """
 
-    def __init__(self, ratio, middle, width, x=None, y=None, tile=None):
+    def __init__(self, ratio, middle, width, tile=None):
         self.ratio = ratio
         # A width of 0 is that of a flux at the end of its range.
         width = np.maximum(width, np.finfo(np.float32).tiny)
         more = np.log(ratio)
         self._parts = middle, width, more, np.hypot(width, more) - width
-        self._changed = np.flatnonzero(ratio > 1)
-        self._tree = None
-        if len(self._changed) and x is not None:
-            places = np.column_stack([x, y, _TILE_SEPARATION * tile])
-            self._tree = cKDTree(places[self._changed])
+        self._tiles = () if tile is None else np.unique(tile[ratio > 1])
 
     @classmethod
     def of(cls, posterior, sources, *, fwhm):
@@ -113,8 +107,7 @@ class SharedLight:
                 some.quantile_flux(q).double().cpu().numpy() for q in SIGMA_QUANTILES
             )
             width[changed] = 0.5 * (high - low)
-        tile = row * posterior.grid.shape[1] + column
-        return cls(ratio, middle, width, x, y, tile)
+        return cls(ratio, middle, width, row * posterior.grid.shape[1] + column)
 
     def __call__(self, log_flux, index):
         """
@@ -139,18 +132,27 @@ class SharedLight:
         sigma = ((log_flux - middle) / width).clip(-limit, limit)
         return np.where(more > 0, log_flux + more + sigma * wider, log_flux)
 
-    def of_drawn(self, log_flux, x, y, tile):
-        """The same for a drawn catalogue: by the nearest source of the same tile."""
-        if self._tree is None:
+    def of_drawn(self, posterior, place, log_flux, tile, *, fwhm):
+        """
+        Scale the log-fluxes of a drawn catalogue in those tiles to their light.
+
+        Parameters
+        ----------
+        posterior : `~bliss_astro.posteriors.TilePosterior`
+            Posterior of the image.
+
+        place, log_flux, tile : array ``(N, 2)``, ``(N,)``, ``(N,)``
+            Positions in pixels, log-fluxes over the flux floor and numbers of the
+            tiles of the drawn sources.
+
+        fwhm : float
+            Full width at half maximum of the PSF in pixels.
+        """
+        full = np.isin(tile, self._tiles)
+        if not full.any():
             return log_flux
-        places = np.column_stack([x, y, _TILE_SEPARATION * tile])
-        distance, nearest = self._tree.query(
-            places, distance_upper_bound=0.5 * _TILE_SEPARATION
-        )
-        found = np.isfinite(distance)
-        log_flux = log_flux.copy()
-        log_flux[found] = self(log_flux[found], self._changed[nearest[found]])
-        return log_flux
+        ratio = _measure_ratios(posterior, place, np.exp(log_flux), full, fwhm=fwhm)
+        return log_flux + np.log(ratio)
 
 
 def _measure_ratios(posterior, place, flux, full, *, fwhm):

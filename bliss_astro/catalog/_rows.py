@@ -343,8 +343,13 @@ def tabulate_draw(posterior, catalog):
     )
     tile = (row * grid.shape[1] + column).cpu().numpy()
     if np.any(in_full_tile(posterior.tile_posterior, row, column)):
-        light = posterior._candidates(MIN_PROBABILITY).light
-        log_flux = light.of_drawn(log_flux, x, y, tile)
+        log_flux = posterior._candidates(MIN_PROBABILITY).light.of_drawn(
+            posterior.tile_posterior,
+            np.column_stack([x, y]),
+            log_flux,
+            tile,
+            fwhm=posterior.fwhm / posterior.binning,
+        )
     flux = posterior.flux_floor.ravel()[tile] * np.exp(log_flux)
     order = np.argsort(-flux, kind='stable')
     flux = flux[order]

@@ -13,7 +13,7 @@ from bliss_astro.catalog import ProbabilisticCatalog
 
 class FakePosterior:
     """
-    All that a catalogue asks of a posterior, with uniform distributions.
+    The parts of a posterior that a catalogue uses, with uniform distributions.
     """
 
     def __init__(self, half_width=0.5):
@@ -23,13 +23,16 @@ class FakePosterior:
         if column not in ('x_centroid', 'y_centroid', 'flux'):
             msg = f'column must be a position or flux, got {column!r}'
             raise ValueError(msg)
-        centre = rows[column]
-        centre = np.asarray(getattr(centre, 'value', centre))
-        return centre - level * self.half_width, centre + level * self.half_width
+        unit = rows.image.get('unit') if column == 'flux' else None
+        centre = np.asarray(rows[column])
+        half = np.full(len(rows), level * self.half_width)
+        limits = centre - half, centre + half
+        return limits if unit is None else tuple(v * u.Unit(unit) for v in limits)
 
     def sample_rows(self, rows, column, n_samples, *, rng=None):
         low, high = self.interval(rows, column, 1.0)
-        return rng.uniform(low[:, None], high[:, None], (len(rows), n_samples))
+        share = rng.uniform(size=(len(rows), n_samples))
+        return low[:, None] + (high - low)[:, None] * share
 
     def to_arrays(self):
         arrays = {
@@ -52,11 +55,11 @@ class FakePosterior:
 
 
 @pytest.fixture
-def fake_posterior_class():
+def reads_fakes(monkeypatch):
     """
-    Give the class of the small posterior.
+    Make files give the small posterior.
     """
-    return FakePosterior
+    monkeypatch.setattr('bliss_astro.catalog._io.CatalogPosterior', FakePosterior)
 
 
 @pytest.fixture

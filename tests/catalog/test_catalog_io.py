@@ -83,10 +83,10 @@ def test_units(columns, tmp_path, ending, unit):
 
 
 @pytest.mark.parametrize('ending', ['fits', 'fits.gz'])
-def test_posterior_in_fits(catalog, tmp_path, ending, fake_posterior_class):
+def test_posterior_in_fits(catalog, tmp_path, ending, reads_fakes):
     path = tmp_path / f'cat.{ending}'
     catalog.write(path)
-    result = ProbabilisticCatalog.read(path, posterior_class=fake_posterior_class)
+    result = ProbabilisticCatalog.read(path)
     assert result.posterior.half_width == catalog.posterior.half_width
     arrays, meta = catalog.posterior.to_arrays()
     assert result.posterior.meta == meta
@@ -285,9 +285,7 @@ class TestDamagedFiles:
 
     @pytest.mark.parametrize('ending', ENDINGS)
     @pytest.mark.parametrize('part', [0.3, 0.6, 0.97])
-    def test_cut_short(
-        self, make_catalog, tmp_path, ending, part, fake_posterior_class
-    ):
+    def test_cut_short(self, make_catalog, tmp_path, ending, part, reads_fakes):
         _need_pyarrow(ending)
         path = tmp_path / f'cat.{ending}'
         cat = make_catalog('wcs')
@@ -295,7 +293,7 @@ class TestDamagedFiles:
         content = path.read_bytes()
         path.write_bytes(content[: int(part * len(content))])
         with pytest.raises(OSError, match=r'cat\.'):
-            ProbabilisticCatalog.read(path, posterior_class=fake_posterior_class)
+            ProbabilisticCatalog.read(path)
 
     @pytest.mark.parametrize('ending', ['fits', 'fits.gz', 'ecsv', 'vot'])
     def test_cut_anywhere(self, make_catalog, tmp_path, ending):

@@ -187,7 +187,7 @@ class TestSegmentation:
     def test_errors(self, three):
         with pytest.raises(ValueError, match='n_sigma must be a positive number'):
             three.segmentation(psf=PSFModel(), n_sigma=0)
-        with pytest.raises(ValueError, match='no posterior that knows its PSF'):
+        with pytest.raises(ValueError, match='no posterior with its PSF'):
             three.segmentation()
         with pytest.raises(ValueError, match="column 'id' must hold different"):
             vstack([three, three]).segmentation(psf=PSFModel())

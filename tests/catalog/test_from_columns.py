@@ -12,11 +12,11 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.catalog._columns import COLUMNS, SKY_PARTS
-from bliss_astro.catalog._columns import SHAPE_NAMES
+from bliss_astro.catalog._columns import COLUMNS, SHAPE_NAMES, SKY_PARTS
 
-# Types and shapes are there only where an encoder tells them.
-ALL = [name for name in COLUMNS if name not in {'galaxy_probability', *SHAPE_NAMES}]
+# Types and shapes are there only where an encoder infers them.
+OPTIONAL = {'galaxy_probability', 'source_index', *SHAPE_NAMES}
+ALL = [name for name in COLUMNS if name not in OPTIONAL]
 
 
 def test_every_column_is_typed_and_described(catalog):
@@ -208,7 +208,7 @@ class TestBadInput:
             ProbabilisticCatalog.from_columns(columns)
 
     def test_positions_and_errors(self, columns):
-        with pytest.raises(ValueError, match='must not be negative'):
+        with pytest.raises(ValueError, match='must be 0 or more'):
             ProbabilisticCatalog.from_columns({**columns, 'x_err': np.full(8, -1.0)})
         with pytest.raises(ValueError, match='must be finite'):
             ProbabilisticCatalog.from_columns(

@@ -3,8 +3,6 @@
 CatalogPosterior: tables, intervals, draws, counts and storage.
 """
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -146,7 +144,7 @@ def test_bad_questions(catalog, posterior):
         with pytest.raises(ValueError, match='n must be a whole number'):
             posterior.sample(n)
     strange = catalog.copy()
-    strange['x_centroid'] += 0.3
+    strange['source_index'][0] += 10**6
     with pytest.raises(ValueError, match='rows must come from this posterior; row 0'):
         posterior.interval(strange, 'flux', 0.9)
 
@@ -167,11 +165,32 @@ def test_draws_follow_the_interval(catalog):
     assert min(len(np.unique(row)) for row in np.asarray(x)) > 50
 
 
-def test_matching_rows_is_fast(catalog, posterior):
-    many = catalog[np.zeros(20000, int)]
-    start = time.perf_counter()
-    posterior._match_rows(many)
-    assert time.perf_counter() - start < 2
+def test_rows_are_linked_by_an_index(catalog, posterior):
+    """
+    Also where their positions were changed; without an index, by their positions.
+    """
+    expected = catalog.credible_interval('flux', 0.9)[0]
+    moved = catalog[::-1].copy()
+    moved['x_centroid'] += 0.3
+    assert np.all(moved.credible_interval('flux', 0.9)[0] == expected[::-1])
+    plain = catalog.copy()
+    del plain['source_index']
+    assert np.all(plain.credible_interval('flux', 0.9)[0] == expected)
+    del moved['source_index']
+    with pytest.raises(ValueError, match='row 0 has the position'):
+        moved.credible_interval('flux', 0.9)
+    for threshold in (0.05, 0.9):
+        other = posterior.at_threshold(threshold)
+        same = np.isin(other['source_index'], catalog['source_index'])
+        assert len(set(other['source_index'])) == len(other)
+        assert same.sum() == min(len(other), len(catalog))
+
+
+def test_moved_and_measured(posterior, catalog, same_rows):
+    assert posterior.nbytes > 20 * np.prod(posterior.shape)
+    moved = posterior.to('cpu')
+    same_rows(moved.at_threshold(0.5), catalog)
+    assert moved.tile_posterior is not posterior.tile_posterior
 
 
 # -- draws of whole catalogues -------------------------------------------------
