@@ -41,7 +41,7 @@ FLOW = (
 )
 # Imported late, inside of methods and options that lead further down.
 LATE = {
-    ('catalog/_catalog.py', 'checks'),
+    ('catalog/_methods.py', 'checks'),
     ('detection/_detect.py', 'checks'),
 }
 # What only some functions need, imported by those functions.
