@@ -164,7 +164,7 @@ def _measure_ratios(posterior, place, flux, full, *, fwhm):
     rows have been subtracted.
     """
     ratio = np.ones(len(flux))
-    pixels, size = posterior._pixels, posterior.grid.size
+    pixels, size = posterior.pixels, posterior.grid.size
     # Tiles of the rows, in y and in x.
     tiles = ((place[:, ::-1] + 0.5) // size).astype(int)
     tiles = np.clip(tiles, 0, np.array(posterior.grid.shape) - 1)

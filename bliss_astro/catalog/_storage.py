@@ -12,12 +12,10 @@ import numpy as np
 import torch
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.posteriors import (
-    CatalogHead,
-    SourceEncoders,
-    StarHead,
-    TilePosterior,
-)
+from bliss_astro.posteriors import TilePosterior
+from bliss_astro.posteriors._catalog_head import CatalogHead
+from bliss_astro.posteriors._head import StarHead
+from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.units import unit_text
 
 from ._meta import header_to_wcs, wcs_to_header
