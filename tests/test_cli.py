@@ -301,8 +301,8 @@ def test_existing_files_are_refused_before_the_work(
         pytest.fail('work was begun')
 
     monkeypatch.setattr('bliss_astro.cli._detect._measure', never)
-    monkeypatch.setattr('bliss_astro.cli._simulate.make_field', never)
-    monkeypatch.setattr('bliss_astro.cli._simulated.simulate_field', never)
+    monkeypatch.setattr('bliss_astro.cli._simulate._simulate', never)
+    monkeypatch.setattr('bliss_astro.cli._simulate.simulate_field', never)
     path = tmp_path / 'bliss-demo-catalog.fits'
     path.write_text('mine')
     for words in (

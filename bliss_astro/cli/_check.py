@@ -1,179 +1,125 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro check`` and ``bliss-astro completeness``: may a catalogue be trusted.
+``bliss-astro check``, ``completeness`` and ``reconstruct``: checks of a catalogue.
 """
-
-import argparse
-import sys
 
 import numpy as np
 
-from ._detect import _add_image_options
-from ._evaluate import _write
-from ._images import files_of
-from ._shared import (
-    UsageError,
-    add_device,
-    add_overwrite,
-    check_inputs,
-    check_outputs,
-    check_picture_path,
-    check_table_path,
-    choose_device,
-    density,
-    is_terminal,
+from ._images import detection_keywords, read_exposure
+from ._options import (
+    add_command,
+    add_image_options,
+    add_options,
+    bin_edges,
     positive_int,
+)
+from ._output import (
+    UsageError,
+    check_paths,
+    count,
     print_table,
-    probability,
-    save_picture,
-    seed,
+    shows_progress,
     status,
+    write_catalog,
+    write_picture,
+    write_table,
 )
 
-__all__ = ['add_parser', 'run_check', 'run_completeness']
+__all__ = ['add_parser']
 
 _CHECK = """\
-Detect the sources of an image, take them off it, and say in plain words what is left
-over that should not be: a wrong PSF, background, noise or gain, sources that are
-missing or of the wrong kind. IMAGE is any file that "bliss-astro detect" reads.
+Detect the sources of an image, take them off it, and report faults of the residual
+in plain words: a wrong PSF, background, noise or gain, sources that are missing or
+of the wrong kind. IMAGE is any file that "bliss-astro detect" reads.
 """
+
 _COMPLETENESS = """\
-Put sources into an image, look for them, and print which share is found and how well
+Inject sources into an image, detect them, and print which share is found and how well
 their fluxes are measured. IMAGE is any file that "bliss-astro detect" reads.
 """
 
+_RECONSTRUCT = """\
+Detect the sources of an image, render the catalogue, and write the model, the residual
+and the catalogue, all to one FITS file. IMAGE is any file that "bliss-astro detect"
+reads.
 
-def _edges(text):
-    """
-    Parse ``FIRST:LAST:STEP`` or edges separated by commas.
-    """
-    try:
-        if ':' in text:
-            first, last, step = (float(part) for part in text.split(':'))
-            edges = np.arange(first, last + 0.5 * step, step)
-        else:
-            edges = np.array([float(part) for part in text.split(',')])
-    except (ValueError, ZeroDivisionError):
-        edges = np.empty(0)
-    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        msg = (
-            f'{text!r} is neither FIRST:LAST:STEP nor increasing edges such as 18,20,22'
-        )
-        raise argparse.ArgumentTypeError(msg)
-    return edges
+OUT.fits has the extensions MODEL (light of all sources, without sky), RESIDUAL (data
+less sky and model), CHI (the same in units of the noise), DRAWS (with --draws), and
+CATALOG, which "bliss-astro evaluate" and others read.
+"""
 
 
 def add_parser(commands):
-    """
-    Add both commands to the parser.
-    """
-    check = _parser(commands, 'check', _CHECK, 'what a catalogue leaves of its image')
-    check.add_argument(
-        '--draws',
-        type=positive_int,
-        default=3,
-        metavar='N',
-        help='number of catalogues drawn from the posterior (default: %(default)s)',
+    """Add the three commands to the parser."""
+    table = {'metavar': 'TABLE', 'help': '.ecsv, .csv or .fits'}
+    names = 'output plot overwrite quiet'
+
+    summary = 'test the residual of a catalogue'
+    parser = _add_detection(commands, 'check', run_check, summary, _CHECK)
+    add_options(parser, 'draws', draws={'default': 3})
+    add_options(parser, names, title='output', output=table)
+
+    summary = 'completeness of the catalogue of an image, by injected sources'
+    parser = _add_detection(
+        commands, 'completeness', run_completeness, summary, _COMPLETENESS
     )
-    check.set_defaults(run=run_check)
-    parser = _parser(
-        commands, 'completeness', _COMPLETENESS, 'which sources are found in an image'
-    )
+    text = 'edges of bins; by default signal-to-noise ratios of 2 to 60'
     parser.add_argument(
-        '--magnitudes',
-        type=_edges,
-        metavar='FIRST:LAST:STEP',
-        help='edges of bins; by default signal-to-noise ratios of 2 to 60',
+        '--magnitudes', type=bin_edges, metavar='FIRST:LAST:STEP', help=text
     )
-    parser.add_argument(
-        '-n',
-        '--sources',
-        type=positive_int,
-        default=400,
-        metavar='N',
-        help='sources of each type (default: %(default)s)',
+    text = 'sources of each type (default: %(default)s)'
+    count_of = {'type': positive_int, 'default': 400, 'metavar': 'N', 'help': text}
+    parser.add_argument('-n', '--sources', **count_of)
+    types = {'nargs': '+', 'choices': ('star', 'galaxy'), 'help': 'types to inject'}
+    parser.add_argument('--types', **types)
+    add_options(parser, names, title='output', output=table)
+
+    summary = 'model and residual of an image'
+    parser = _add_detection(
+        commands, 'reconstruct', run_reconstruct, summary, _RECONSTRUCT
     )
-    parser.add_argument(
-        '--types', nargs='+', choices=('star', 'galaxy'), help='what to put in'
-    )
-    parser.set_defaults(run=run_completeness)
+    text = 'write the images of N catalogues drawn from the posterior too'
+    add_options(parser, 'draws', draws={'default': 0, 'help': text})
+    output = {
+        'metavar': 'OUT.fits',
+        'required': True,
+        'help': 'model, residual and catalogue, .fits or .fits.gz',
+    }
+    out = add_options(parser, 'output posterior', title='output', output=output)
+    text = 'write the catalogue to .fits, .ecsv, .parquet or .vot as well'
+    out.add_argument('--catalog', dest='catalog_copy', metavar='CATALOG', help=text)
+    plot = {'help': 'draw image, model and residual'}
+    add_options(out, 'plot overwrite quiet', plot=plot)
 
 
-def _parser(commands, name, description, text):
-    """
-    Make the parser of one command with what both have.
-    """
-    parser = commands.add_parser(
-        name,
-        help=text,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('image', metavar='IMAGE', help='a FITS file')
-    parser.add_argument('--encoder', metavar='NAME', help='as for detect')
-    parser.add_argument(
-        '-t', '--threshold', type=probability, default=0.5, metavar='P', help='of rows'
-    )
-    parser.add_argument('--density', type=density, metavar='X', help='as for detect')
-    parser.add_argument('--seed', type=seed, metavar='N', help='of the random numbers')
-    add_device(parser)
-    _add_image_options(parser)
-    out = parser.add_argument_group('what comes out')
-    out.add_argument('-o', '--output', metavar='TABLE', help='.ecsv, .csv or .fits')
-    out.add_argument('--plot', metavar='PICTURE', help='draw it')
-    add_overwrite(out)
+def _add_detection(commands, name, run, summary, description):
+    """Add a command with the options of a detection."""
+    parser = add_command(commands, name, run, summary=summary, description=description)
+    add_options(parser, 'image encoder threshold density seed device')
+    add_image_options(parser)
     return parser
 
 
-def _prepare(options):
-    """
-    Check the arguments and read the image.
-    """
-    from bliss_astro.detection._inputs import as_exposure
-    from bliss_astro.encoders import load_encoder
-
-    from ._images import read_image_file
-
-    check_table_path(options.output)
-    check_picture_path(options.plot)
-    check_inputs(options.image, *files_of(options))
-    check_outputs(
-        options.output,
-        options.plot,
-        overwrite=options.overwrite,
-        inputs=(options.image, *files_of(options, maps=True)),
-    )
-    keywords = {'device': choose_device(options.device), 'density': options.density}
-    if options.encoder is not None:
-        keywords['encoder'] = load_encoder(options.encoder)
+def _prepare(options, kind):
+    """Check the arguments and read the image."""
+    check_paths(options, kind)
+    keywords = detection_keywords(options)
     status(options, f'reading {options.image}')
-    exposure, _ = as_exposure(read_image_file(options)[0])
-    return exposure, keywords
+    return read_exposure(options), keywords
 
 
 def _finish(options, table, plot):
-    """
-    Write the table and the picture.
-    """
-    if options.output is not None:
-        _write(table, options.output, overwrite=options.overwrite)
-        status(options, f'wrote {options.output}')
-    if options.plot is not None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11.5, 5.0), layout='constrained')
-        plot(ax=figure.subplots(1, 2))
-        save_picture(figure, options.plot, overwrite=options.overwrite)
-        status(options, f'wrote {options.plot}')
+    """Write the table and the picture."""
+    write_table(options, table, options.output)
+    size = {'figsize': (11.5, 5.0), 'n_panels': 2}
+    write_picture(options, lambda axes: plot(ax=axes), options.plot, **size)
 
 
 def run_check(options):
-    """
-    Detect, check, and tell.
-    """
+    """Detect, check, and print the report."""
     from bliss_astro.detection import detect_sources
 
-    exposure, keywords = _prepare(options)
+    exposure, keywords = _prepare(options, 'table')
     status(options, 'detecting')
     catalog = detect_sources(exposure, options.threshold, **keywords)
     status(options, f'checking {len(catalog)} sources')
@@ -183,15 +129,13 @@ def run_check(options):
 
 
 def run_completeness(options):
-    """
-    Put sources in, look for them, and print the table.
-    """
+    """Inject sources, detect them, and print the table."""
     from bliss_astro.checks import completeness
 
-    exposure, keywords = _prepare(options)
+    exposure, keywords = _prepare(options, 'table')
     if keywords['density'] is None:
         del keywords['density']
-    status(options, 'putting sources in')
+    status(options, 'injecting sources')
     try:
         result = completeness(
             exposure,
@@ -200,16 +144,49 @@ def run_completeness(options):
             n_sources=options.sources,
             threshold=options.threshold,
             rng=options.seed,
-            progress_bar=is_terminal(sys.stderr) and not options.quiet,
+            progress_bar=shows_progress(options),
             **keywords,
         )
     except ValueError as error:
         if 'zero_point' not in str(error):
             raise
-        msg = str(error).replace('zero_point', '--zero-point')
-        raise UsageError(msg) from error
+        raise UsageError(str(error).replace('zero_point', '--zero-point')) from error
     names = ('n', 'recall', 'n_masked', 'n_blended', 'bias', 'scatter', 'accuracy')
     bins = [name for name in ('mag_low', 'mag_high') if name in result.table.colnames]
     print_table(result.table['type', *(bins or ('flux_low', 'flux_high')), *names])
     print('\n'.join(repr(result).splitlines()[1:]))
     _finish(options, result.table, result.plot)
+
+
+def run_reconstruct(options):
+    """Detect, reconstruct, write and draw."""
+    from bliss_astro.checks import reconstruct
+    from bliss_astro.detection import detect_sources
+
+    exposure, keywords = _prepare(options, 'image')
+    status(options, 'detecting')
+    catalog = detect_sources(exposure, options.threshold, **keywords)
+    status(options, f'reconstructing {count(len(catalog))}')
+    result = reconstruct(exposure, catalog, n_draws=options.draws, rng=options.seed)
+    files = {'overwrite': options.overwrite, 'posterior': options.posterior}
+    result.write(options.output, **files)
+    status(options, f'wrote {options.output}')
+    write_catalog(options, catalog, options.catalog_copy)
+    ny, nx = result.shape
+    n = 3 + min(len(result.draws), 2)
+    figsize = (5.0 * n, float(np.clip(4.6 * ny / nx, 2.5, 9.0)) + 0.8)
+    write_picture(
+        options,
+        lambda axes: result.plot(ax=axes),
+        options.plot,
+        figsize=figsize,
+        n_panels=n,
+    )
+    print(f'{count(len(catalog))}, model flux {result.model.sum():.6g}')
+    chi = result.chi[np.isfinite(result.chi)].astype(float)
+    if chi.size:
+        low, middle, high = np.percentile(chi, (15.866, 50, 84.134))
+        print(
+            f'residual / noise: median {middle:.3f}, half 16-84 % width '
+            f'{0.5 * (high - low):.3f}, chi2 / n {np.mean(chi**2):.3f}'
+        )

@@ -1,38 +1,18 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From the options of a command to an image that can be measured, and back in messages.
+From the options of a command to an image, and back in messages.
 """
 
+import argparse
 import re
 
-from ._shared import UsageError
+from ._options import IMAGE_ARGUMENTS, IMAGE_FILES, IMAGE_MAPS
+from ._output import UsageError
 
-__all__ = ['files_of', 'name_options', 'read_image_file']
+__all__ = []
 
-# Options by the arguments of Exposure.read that they stand for.
-_OPTIONS = {
-    'bkg_error': ('noise', 'rms'),
-    'effective_gain': ('gain',),
-    'background': ('background',),
-    'weight': ('weight',),
-    'mask': ('mask',),
-    'saturation': ('saturation',),
-    'zero_point': ('zero_point',),
-    'psf': ('psf',),
-    'fwhm': ('fwhm',),
-    'extension': ('extension',),
-    'band': ('band',),
-    'fpm': ('fpm',),
-    'tsfield': ('tsfield',),
-    'photofield': ('photofield',),
-}
-# Others whose option has another name, and what stands for the image.
-_NAMED_OTHERWISE = {'n_threads': ('threads',)}
+# Arguments of functions that stand for the image.
 _IMAGE = ('data', 'path', 'image')
-_IN_A_SHELL = 'a file, FILE[EXT] or an extension of IMAGE'
-# Options that name files; those of the second kind may name an extension of IMAGE.
-_FILES = ('psf', 'fpm', 'tsfield', 'photofield')
-_MAPS = ('mask', 'rms', 'weight')
 _KINDS = {
     'sdss.frame': 'SDSS image',
     'bliss_astro.simulated': 'simulated image',
@@ -41,42 +21,18 @@ _KINDS = {
 
 
 def read_image_file(options):
-    """
-    Read the image that a command was given.
-
-    Parameters
-    ----------
-    options : `argparse.Namespace`
-        Parsed arguments of the command.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image, perhaps without a PSF.
-
-    kind : str
-        What the file is, for messages.
-
-    Raises
-    ------
-    UsageError
-        If options do not go with each other or with the image.
-    """
+    """Read the image of a command; return an exposure and the kind of its file."""
     from bliss_astro.exposures._validate import GivenTwiceError
     from bliss_astro.exposures._read import open_exposure
 
     given = {}
-    for argument, names in _OPTIONS.items():
+    for argument, names in IMAGE_ARGUMENTS.items():
         named = [name for name in names if getattr(options, name) is not None]
-        if len(named) > 1:
-            msg = f'--{named[0]} and --{named[1]} do not go together'
-            raise UsageError(msg)
         if named:
             given[argument] = getattr(options, named[0])
-    for one, other in (('psf', 'fwhm'), ('bkg_error', 'weight')):
-        if one in given and other in given:
-            msg = f'{_option(options, one)} and --{other} do not go together'
-            raise UsageError(msg)
+    if 'psf' in given and 'fwhm' in given:
+        msg = '--psf and --fwhm do not go together'
+        raise UsageError(msg)
     try:
         exposure, file_format = open_exposure(options.image, **given)
     except GivenTwiceError as error:
@@ -87,49 +43,46 @@ def read_image_file(options):
     return exposure, _KINDS.get(file_format, 'image')
 
 
-def files_of(options, *, maps=False):
-    """
-    Files beside IMAGE that a command was given.
+def read_image_of_many(options, k):
+    """Read the k-th image with its own files, or with one that serves for all."""
+    from bliss_astro.detection._measure import known_exposure
 
-    Parameters
-    ----------
-    options : `argparse.Namespace`
-        Parsed arguments of the command.
+    values = vars(options) | {'image': options.images[k]}
+    for name in IMAGE_FILES + IMAGE_MAPS:
+        if isinstance(values[name], list):
+            values[name] = values[name][k if len(values[name]) > 1 else 0]
+    one = argparse.Namespace(**values)
+    return known_exposure(read_image_file(one)[0], name=one.image)
 
-    maps : bool, optional
-        Whether to add what may as well be an extension of IMAGE.
 
-    Returns
-    -------
-    files : list of str or None
-        The files.
-    """
-    return [getattr(options, name) for name in _FILES + maps * _MAPS]
+def read_exposure(options):
+    """Read the image and complete it by estimates; return an exposure."""
+    from bliss_astro.detection._inputs import as_exposure
+
+    return as_exposure(read_image_file(options)[0])[0]
+
+
+def detection_keywords(options):
+    """Return the encoder, device and density of a command."""
+    from bliss_astro._devices import choose_device
+    from bliss_astro.encoders import load_encoder
+
+    # Wrong names are found before a large image is read.
+    return {
+        'device': choose_device(options.device),
+        'encoder': load_encoder(options.encoder),
+        'density': options.density,
+    }
 
 
 def name_options(text, options):
-    """
-    Name the options that a person typed in a message about arguments of functions.
-
-    Parameters
-    ----------
-    text : str
-        The message of an error or a warning.
-
-    options : `argparse.Namespace`
-        Parsed arguments of the command.
-
-    Returns
-    -------
-    text : str
-        With ``--rms`` in place of ``bkg_error`` and the like.
-    """
+    """Write the options that a person typed in place of arguments of functions."""
     known = {
         name: '--' + name.replace('_', '-')
         for name, value in vars(options).items()
         if not (callable(value) or name in ('command', 'image', 'images'))
     }
-    for argument, names in (_OPTIONS | _NAMED_OTHERWISE).items():
+    for argument, names in (IMAGE_ARGUMENTS | {'n_threads': ['threads']}).items():
         if any(hasattr(options, name) for name in names):
             known[argument] = _option(options, argument)
     if hasattr(options, 'image') or hasattr(options, 'images'):
@@ -139,7 +92,8 @@ def name_options(text, options):
     text = re.sub(
         rf"(?<![\w'])({any_name})='([^']*)'", lambda m: f'{known[m[1]]} {m[2]}', text
     )
-    text = re.sub(r'(?:a number, )?an array or a file(?=;)', _IN_A_SHELL, text)
+    in_a_shell = 'a file, FILE[EXT] or an extension of IMAGE'
+    text = re.sub(r'(?:a number, )?an array or a file(?=;)', in_a_shell, text)
     # As the subject, and after "give".
     text = re.sub(rf'^({any_name})(?=:| must)', lambda m: known[m[1]], text)
     text = re.sub(
@@ -156,9 +110,7 @@ def name_options(text, options):
 
 
 def _option(options, argument):
-    """
-    Return the option behind an argument.
-    """
-    names = (_OPTIONS | _NAMED_OTHERWISE).get(argument, (argument,))
+    """Return the option behind an argument."""
+    names = (IMAGE_ARGUMENTS | {'n_threads': ['threads']}).get(argument, (argument,))
     used = [name for name in names if getattr(options, name, None) is not None]
     return '--' + (used or names)[0].replace('_', '-')

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The door of the command line: parsing, warnings, errors and exit codes.
+Entry point of the command line: parsing, warnings, errors and exit codes.
 """
 
 import argparse
@@ -10,35 +10,13 @@ import warnings
 
 import bliss_astro
 
-from . import (
-    _check,
-    _coadd,
-    _demo,
-    _detect,
-    _encoders,
-    _evaluate,
-    _recipe,
-    _reconstruct,
-    _simulate,
-    _train,
-)
+from . import _check, _coadd, _detect, _evaluate, _recipe, _simulate, _train
 from ._images import name_options
-from ._shared import PROGRAM, UsageError, say
+from ._output import PROGRAM, UsageError, say
 
 __all__ = ['main']
 
-_COMMANDS = (
-    _demo,
-    _detect,
-    _check,
-    _reconstruct,
-    _coadd,
-    _simulate,
-    _evaluate,
-    _recipe,
-    _train,
-    _encoders,
-)
+_COMMANDS = (_simulate, _detect, _check, _coadd, _evaluate, _recipe, _train)
 
 _EPILOG = """\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
@@ -53,12 +31,12 @@ def main(args=None):
     Parameters
     ----------
     args : list of str, optional
-        The arguments; by default those of the process.
+        Arguments; by default those of the process.
 
     Returns
     -------
     code : int
-        The exit code: 0 success, 1 failure, 2 wrong usage, 130 interrupted
+        Exit code: 0 success, 1 failure, 2 wrong usage, 130 interrupted
         by Ctrl-C, 141 if the reader of the standard output went away.
 
     Raises
@@ -83,13 +61,13 @@ def main(args=None):
         except BrokenPipeError:
             return _close_stdout()
         except KeyboardInterrupt as stop:
-            say(str(stop) or 'interrupted', label='')
+            say(str(stop) or 'interrupted')
             return 130
         except UsageError as error:
             say(f'{error} (see {PROGRAM} {options.command} --help)', label='error')
             return 2
         except Exception as error:
-            # A shell user gets one line, whatever went wrong.
+            # A shell user gets one line, whatever the error.
             if options.traceback:
                 raise
             say(_one_line(error, options), label='error')
@@ -98,9 +76,7 @@ def main(args=None):
 
 
 def _parser():
-    """
-    Make the parser of all commands.
-    """
+    """Make the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description='Probabilistic catalogues of astronomical images.',
@@ -111,7 +87,7 @@ def _parser():
         '--version', action='version', version=f'{PROGRAM} {bliss_astro.__version__}'
     )
     parser.add_argument(
-        '--traceback', action='store_true', help='show where an error comes from'
+        '--traceback', action='store_true', help='show the traceback of an error'
     )
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for module in _COMMANDS:
@@ -120,9 +96,7 @@ def _parser():
 
 
 def _show_warnings_in_one_line(options):
-    """
-    Print the package's warnings as one line each, and none of them twice.
-    """
+    """Print the package's warnings as one line each, and none of them twice."""
     from astropy.utils.exceptions import AstropyUserWarning
 
     seen = set()
@@ -138,9 +112,7 @@ def _show_warnings_in_one_line(options):
 
 
 def _one_line(error, options):
-    """
-    Say an error in one line.
-    """
+    """Write an error in one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f'{error.filename}: {error.strerror}'
     text = name_options(' '.join(str(error).split()), options)
@@ -148,14 +120,12 @@ def _one_line(error, options):
         text = text.strip('\'"')
     if isinstance(error, OSError | ValueError) and text:
         return text
-    # Others were not written for a person at a shell: the kind helps.
+    # Others were not written for a person at a shell; their kind helps.
     return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 
 def _close_stdout():
-    """
-    Let go of a closed pipe without a word, as ``head`` and ``less`` expect.
-    """
+    """Let go of a closed pipe without a message, as ``head`` and ``less`` expect."""
     # Otherwise the interpreter flushes it once more at exit, and complains.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

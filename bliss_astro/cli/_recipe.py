@@ -1,105 +1,79 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro recipe``: is there an encoder for my images, and if not, how to train it.
+``bliss-astro recipe`` and ``encoders``: coverage of images by encoders.
 """
 
-import argparse
+import json
 
-from ._detect import _add_image_options
-from ._shared import (
-    PROGRAM,
-    UsageError,
-    add_device,
-    add_overwrite,
-    check_inputs,
-    check_outputs,
-    choose_device,
-    positive_int,
-    print_table,
-    status,
-)
+from ._images import read_image_of_many
+from ._options import add_command, add_image_options, add_options, positive_int
+from ._output import PROGRAM, UsageError, check_paths, print_table, status
 
-__all__ = ['add_parser', 'run']
+__all__ = ['add_parser', 'run', 'run_encoders']
 
-_DESCRIPTION = """\
-Look at images, say whether a bundled encoder covers them, and if none does, write
+_RECIPE = """\
+Measure images, report whether a bundled encoder covers them, and if none does, write
 the configuration with which "bliss-astro train" makes one that does.
 
 IMAGE is a FITS file as for "bliss-astro detect": an exposure, or a coadd. With
-several of them, ranges over all are taken; what is said of the images below holds for
-each.
+several of them, ranges over all are taken; properties of the image hold for each.
+"""
+
+_ENCODERS = """\
+List the bundled encoders with the images they cover, or print the whole card of one
+as JSON.
 """
 
 
 def add_parser(commands):
-    """
-    Add this command to the parser.
-    """
-    parser = commands.add_parser(
-        'recipe',
-        help='find out whether an encoder covers images, or how to train one',
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Add both commands to the parser."""
+    summary = 'coverage of images by encoders, and how to train one'
+    parser = add_command(commands, 'recipe', run, summary=summary, description=_RECIPE)
+    add_options(parser, 'images')
+    text = 'for the coadd that these exposures would make'
+    parser.add_argument('--stack', action='store_true', help=text)
+    text = 'exposures in each IMAGE, if it is a coadd without that number'
+    add_options(parser, 'n_exposures', n_exposures={'help': text})
+    add_image_options(parser)
+    text = 'where to write the recipe; without it, it is printed'
+    output = {'metavar': 'RECIPE.toml', 'help': text}
+    out = add_options(parser, 'output', title='output', output=output)
+    text = 'make a recipe even if a bundled encoder covers the images'
+    out.add_argument('--always', action='store_true', help=text)
+    text = (
+        'steps of the training; by default as many as the bundled encoder had, or '
+        'a quarter of them where it starts from that'
     )
-    parser.add_argument('images', metavar='IMAGE', nargs='+', help='a FITS file')
-    parser.add_argument(
-        '--stack',
-        action='store_true',
-        help='for the coadd that these exposures would make',
+    out.add_argument('--n-steps', type=positive_int, metavar='N', help=text)
+    text = 'do not measure how long the training will take'
+    out.add_argument('--no-timing', action='store_true', help=text)
+    add_options(out, 'device overwrite quiet')
+
+    summary = 'list the bundled encoders, or show the card of one'
+    parser = add_command(
+        commands, 'encoders', run_encoders, summary=summary, description=_ENCODERS
     )
-    parser.add_argument(
-        '-d',
-        '--n-exposures',
-        type=positive_int,
-        metavar='D',
-        help='exposures in each IMAGE, if it is a coadd that does not say it',
-    )
-    _add_image_options(parser)
-    out = parser.add_argument_group('what comes out')
-    out.add_argument(
-        '-o',
-        '--output',
-        metavar='RECIPE.toml',
-        help='where to write the recipe; without it, it is printed',
-    )
-    out.add_argument(
-        '--always',
-        action='store_true',
-        help='make a recipe even if a bundled encoder covers the images',
-    )
-    out.add_argument(
-        '--n-steps',
-        type=positive_int,
-        metavar='N',
-        help='steps of the training; by default as many as the bundled encoder had, or '
-        'a quarter of them where it starts from that',
-    )
-    add_device(out)
-    out.add_argument(
-        '--no-timing',
-        action='store_true',
-        help='do not measure how long the training will take',
-    )
-    add_overwrite(out)
-    parser.set_defaults(run=run)
+    text = 'a bundled encoder or a .safetensors file'
+    parser.add_argument('name', nargs='?', help=text)
+    parser.add_argument('--field', help='print one entry of the card only')
 
 
 def run(options):
-    """
-    Measure, judge, and write.
-    """
-    files = (options.psf, options.fpm, options.tsfield, options.photofield)
-    _check(options)
-    check_inputs(*options.images, *files)
-    check_outputs(
-        options.output, overwrite=options.overwrite, inputs=(*options.images, *files)
-    )
-    device = choose_device(options.device)
+    """Measure, report, and write."""
+    if options.stack and len(options.images) < 2:
+        msg = '--stack needs two images or more'
+        raise UsageError(msg)
+    if options.stack and options.n_exposures is not None:
+        msg = '--stack counts the images itself: leave out --n-exposures'
+        raise UsageError(msg)
+    check_paths(options, 'recipe')
 
+    from bliss_astro._devices import choose_device
     from bliss_astro.training import make_recipe
 
+    device = choose_device(options.device)
     recipe = make_recipe(
-        _read(options),
+        _exposures(options),
         names=options.images,
         n_exposures=options.n_exposures,
         stack=options.stack,
@@ -109,7 +83,12 @@ def run(options):
     print()
     print_table(recipe.table())
     print()
-    _print_verdict(recipe)
+    for found in recipe.coverage:
+        if found.covers:
+            print(f'The bundled encoder {found.encoder!r} covers this.')
+            continue
+        print(f'The bundled encoder {found.encoder!r} does not cover this:')
+        print('\n'.join(f'  {reason}' for reason in found.reasons))
     if recipe.covered_by and not options.always:
         if options.output is not None:
             status(options, f'{options.output} not written; --always writes it anyway')
@@ -117,42 +96,27 @@ def run(options):
     if not options.no_timing:
         status(options, 'timing a few steps of the training')
         recipe = recipe.timed(device=device)
-    _hand_over(options, recipe)
+    print()
+    if options.output is None:
+        print(recipe.toml, end='')
+        return
+    recipe.write(options.output, overwrite=options.overwrite)
+    print(f'{options.output} has the recipe of an encoder that does:')
+    print(f'  {PROGRAM} train {options.output}')
+    print(f'  training time: {recipe.time_text}')
+    for limit in recipe.settings.limits:
+        print(f'  note: {limit}')
 
 
-def _check(options):
-    """
-    Refuse what cannot be meant.
-    """
-    if options.stack and len(options.images) < 2:
-        msg = '--stack needs two images or more'
-        raise UsageError(msg)
-    if options.stack and options.n_exposures is not None:
-        msg = '--stack counts the images itself: leave out --n-exposures'
-        raise UsageError(msg)
-    if options.output is not None and not options.output.lower().endswith('.toml'):
-        msg = f'-o {options.output}: the ending must be .toml'
-        raise UsageError(msg)
-
-
-def _read(options):
-    """
-    Read one image after the other.
-    """
-    from bliss_astro.detection._measure import known_exposure
-
-    from ._images import read_image_file
-
-    for path in options.images:
+def _exposures(options):
+    """Read one image after the other."""
+    for k, path in enumerate(options.images):
         status(options, f'measuring {path}')
-        one = argparse.Namespace(**{**vars(options), 'image': path})
-        yield known_exposure(read_image_file(one)[0], name=path)
+        yield read_image_of_many(options, k)
 
 
 def _print_facts(recipe):
-    """
-    Print what each image is like, and where that is known from.
-    """
+    """Print the properties of each image with their sources."""
     for facts in recipe.facts:
         ny, nx = facts.shape
         print(f'{facts.name}: {nx} x {ny} px')
@@ -170,30 +134,48 @@ def _print_facts(recipe):
             print(f'  note: {remark}')
 
 
-def _print_verdict(recipe):
-    """
-    Say who covers the images, and why others do not.
-    """
-    for found in recipe.coverage:
-        if found.covers:
-            print(f'The bundled encoder {found.encoder!r} covers this.')
-            continue
-        print(f'The bundled encoder {found.encoder!r} does not cover this:')
-        for reason in found.reasons:
-            print(f'  {reason}')
+def run_encoders(options):
+    """List the encoders, or show the card of one."""
+    from bliss_astro.encoders import available_encoders, load_encoder
 
+    if options.name is None:
+        from astropy.table import Table
 
-def _hand_over(options, recipe):
-    """
-    Write or print the recipe, and say what to do with it.
-    """
-    print()
-    if options.output is None:
-        print(recipe.toml, end='')
+        table = Table(
+            [_facts(load_encoder(name).card) for name in available_encoders()]
+        )
+        table['name'].info.format = '<'
+        print_table(table)
         return
-    recipe.write(options.output, overwrite=options.overwrite)
-    print(f'{options.output} has the recipe of an encoder that does:')
-    print(f'  {PROGRAM} train {options.output}')
-    print(f'  training time: {recipe.time_text}')
-    for limit in recipe.settings.limits:
-        print(f'  note: {limit}')
+    card = load_encoder(options.name).card
+    if options.field is not None:
+        if options.field not in card:
+            known = ', '.join(card)
+            msg = f'the card has no entry {options.field!r}; it has {known}'
+            raise ValueError(msg)
+        card = card[options.field]
+    print(card if isinstance(card, str) else json.dumps(card, indent=2))
+
+
+def _facts(card):
+    """Return the properties of the images that an encoder covers, and its training."""
+    domain, training = card.get('domain', {}), card.get('training', {})
+
+    def limits(name):
+        ends = [f'{end:.3g}' for end in domain.get(name) or ()]
+        return '-'.join(dict.fromkeys(ends)) or '?'
+
+    def number(value, form):
+        return '?' if value is None else format(value, form)
+
+    return {
+        'name': card['name'],
+        'exposures': limits('n_exposures'),
+        'FWHM (px)': limits('fwhm'),
+        'noise (electrons)': limits('noise'),
+        'sources per pixel': limits('density'),
+        'images seen': number(training.get('images_seen'), ','),
+        'validation loss': number(card.get('validation_loss'), '.3f'),
+        'parameters': number(card.get('n_parameters', 0), ','),
+        'date': card.get('date', '?'),
+    }

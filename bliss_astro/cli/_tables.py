@@ -6,12 +6,13 @@ Tables of sources from files of many kinds.
 import numpy as np
 
 from bliss_astro.exposures._simulated import is_simulated
+from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
 from ._simulated import ELECTRONS_PER_NMGY, read_simulated
 
 __all__ = ['read_sources']
 
-# Names under which other programs know the columns.
+# Names of the columns in other programs.
 _ALIASES = {
     'x_centroid': ('xcentroid', 'x', 'x_fit', 'X_IMAGE'),
     'y_centroid': ('ycentroid', 'y', 'y_fit', 'Y_IMAGE'),
@@ -23,26 +24,11 @@ _FITS_ENDINGS = ('.fits', '.fit', '.fits.gz', '.fit.gz', '.fits.bz2', '.fit.bz2'
 
 def read_sources(path, *, sky=False, truth=False):
     """
-    Read a table of sources, with magnitudes where they can be had.
+    Read a table of sources: a catalogue, any table, or for the truth a simulated image.
 
-    Parameters
-    ----------
-    path : str
-        A catalogue of this package, a table that astropy knows, or for the
-        truth a simulated image.
-
-    sky : bool, optional
-        Whether sky positions are needed rather than pixels.
-
-    truth : bool, optional
-        Whether a simulated image will do.
-
-    Returns
-    -------
-    table : `~astropy.table.QTable`
-        ``x_centroid`` and ``y_centroid`` or ``sky_centroid``, and ``mag`` if
-        the file has magnitudes or fluxes: AB for calibrated fluxes and for
-        electrons (987.31 electrons per nanomaggy), else ``-2.5 log10(flux)``.
+    It has ``x_centroid`` and ``y_centroid`` or ``sky_centroid``, and ``mag`` if the
+    file has magnitudes or fluxes: AB for calibrated fluxes and for electrons
+    (987.31 electrons per nanomaggy), else ``-2.5 log10(flux)``.
     """
     table = _read(path, truth=truth)
     for name, others in _ALIASES.items():
@@ -56,9 +42,7 @@ def read_sources(path, *, sky=False, truth=False):
 
 
 def _read(path, *, truth):
-    """
-    Read a table of whatever kind.
-    """
+    """Read a table of any kind."""
     from astropy.table import QTable
 
     from bliss_astro.catalog import ProbabilisticCatalog
@@ -69,7 +53,7 @@ def _read(path, *, truth):
     try:
         return QTable(ProbabilisticCatalog.read(path, posterior=False), copy=False)
     except (OSError, ValueError):
-        # Not of this package; astropy knows many more.
+        # Not of this package; astropy reads many more.
         pass
     try:
         return _read_fits(path) if is_fits else QTable.read(path)
@@ -80,9 +64,7 @@ def _read(path, *, truth):
 
 
 def _read_truth(path, *, truth):
-    """
-    Read the stars of a simulated image; `None` of another file.
-    """
+    """Read the stars of a simulated image; `None` of another file."""
     from bliss_astro._fits import open_fits
 
     with open_fits(path, 'TRUTH' if truth else 'CATALOG') as hdus:
@@ -92,15 +74,13 @@ def _read_truth(path, *, truth):
             return read_simulated(hdus)[1]
         msg = (
             f'CATALOG {path} is a simulated image, which can only be the TRUTH: '
-            'first what was detected, then what is there'
+            'the detections come first'
         )
         raise ValueError(msg)
 
 
 def _read_fits(path):
-    """
-    Read the first table of a FITS file, whoever wrote it.
-    """
+    """Read the first table of a FITS file."""
     from astropy.io import fits
     from astropy.table import QTable
     from astropy.units import UnitsWarning
@@ -117,9 +97,7 @@ def _read_fits(path):
 
 
 def _check_positions(table, path, *, sky):
-    """
-    Make sure of the columns that are matched.
-    """
+    """Check the columns that are matched, or make the sky positions."""
     import astropy.units as u
     from astropy.coordinates import SkyCoord
 
@@ -149,9 +127,7 @@ def _check_positions(table, path, *, sky):
 
 
 def _magnitude(flux):
-    """
-    Turn fluxes into magnitudes.
-    """
+    """Convert fluxes to magnitudes; NaN where they are not positive."""
     import astropy.units as u
 
     unit = getattr(flux, 'unit', None)
@@ -162,9 +138,9 @@ def _magnitude(flux):
         unit = u.Unit(name, parse_strict='silent')
     zero_point = 0.0
     if unit == u.electron:
-        values, zero_point = values / ELECTRONS_PER_NMGY, 22.5
+        values, zero_point = values / ELECTRONS_PER_NMGY, NANOMAGGY_ZERO_POINT
     elif unit is not None and unit.is_equivalent(u.ABflux):
-        values, zero_point = (values * unit).to_value(u.nmgy), 22.5
+        values, zero_point = (values * unit).to_value(u.nmgy), NANOMAGGY_ZERO_POINT
     with np.errstate(invalid='ignore', divide='ignore'):
-        mag = zero_point - 2.5 * np.log10(values)
+        mag = flux_to_magnitude(values, zero_point)
     return np.where(np.isfinite(mag), mag, np.nan)

@@ -1,80 +1,58 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro train``: an encoder, or a galaxy model, of one's own.
+``bliss-astro train``: training of an encoder, or of the galaxy model.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from ._shared import (
-    PROGRAM,
-    UsageError,
-    add_device,
-    choose_device,
-    is_terminal,
-    positive_float,
-    status,
-)
+from ._options import add_command, add_options, positive_float
+from ._output import PROGRAM, UsageError, is_terminal, status
 
 __all__ = ['add_parser', 'bundled_configs', 'find_config', 'run']
 
+_DESCRIPTION = """\
+Train an encoder on an endless stream of simulated images, or, by a configuration with
+a section [galaxies], the learned galaxy model. Ctrl-C or a crash loses at most the
+last minutes: --resume continues.
+"""
+
 
 def add_parser(commands):
-    """
-    Add this command to the parser.
-    """
-    parser = commands.add_parser(
-        'train',
-        help='train an encoder, or the galaxy model, on simulations',
-        description='Train an encoder on an endless stream of simulated images, or, '
-        'by a configuration with a section [galaxies], the learned galaxy model. '
-        'Ctrl-C or a crash loses at most the last minutes: --resume continues.',
+    """Add this command to the parser."""
+    summary = 'train an encoder, or the galaxy model, on simulations'
+    parser = add_command(
+        commands, 'train', run, summary=summary, description=_DESCRIPTION
     )
-    parser.add_argument(
-        'config',
-        metavar='CONFIG.toml',
-        help='a configuration, or the name of a bundled one: '
-        + ', '.join(bundled_configs()),
+    known = ', '.join(bundled_configs())
+    text = f'a configuration, or the name of a bundled one: {known}'
+    parser.add_argument('config', metavar='CONFIG.toml', help=text)
+    text = (
+        'folder of checkpoint, log and weights; by default one with the name of the '
+        'configuration'
     )
-    parser.add_argument(
-        '-o',
-        '--output',
-        metavar='FOLDER',
-        help='where checkpoint, log and weights go; by default a folder with the '
-        'name of the configuration',
+    folder = {'metavar': 'FOLDER', 'help': text}
+    add_options(parser, 'output', output=folder)
+    text = 'name of the encoder; by default that of the CONFIG'
+    parser.add_argument('--name', help=text)
+    text = (
+        'begin with the weights of a bundled encoder or of a .safetensors file '
+        'of the same sizes; much shorter than from scratch'
     )
-    parser.add_argument('--name', help='of the encoder; by default of the CONFIG')
-    parser.add_argument(
-        '--start-from',
-        metavar='ENCODER',
-        help='begin with the weights of a bundled encoder or of a .safetensors file '
-        'of the same sizes; much shorter than from scratch',
-    )
+    parser.add_argument('--start-from', metavar='ENCODER', help=text)
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument(
-        '--resume', action='store_true', help='continue the run in FOLDER'
-    )
-    existing.add_argument(
-        '--overwrite', action='store_true', help='start anew over the run in FOLDER'
-    )
-    parser.add_argument(
-        '--max-minutes',
-        type=positive_float,
-        metavar='M',
-        help='stop after this time, to be resumed later',
-    )
-    add_device(parser)
-    parser.add_argument(
-        '-q', '--quiet', action='store_true', help='show no progress bar'
-    )
-    parser.set_defaults(run=run)
+    text = 'continue the run in FOLDER'
+    existing.add_argument('--resume', action='store_true', help=text)
+    text = 'start anew over the run in FOLDER'
+    add_options(existing, 'overwrite', overwrite={'help': text})
+    text = 'stop after this time, to be resumed later'
+    parser.add_argument('--max-minutes', type=positive_float, metavar='M', help=text)
+    add_options(parser, 'device quiet')
 
 
 def run(options):
-    """
-    Train, or continue to.
-    """
+    """Train, or continue to."""
     path = find_config(options.config)
     prepare = _prepare_galaxies if _is_of_galaxies(path) else _prepare_encoder
     # Configurations are read before anything is written.
@@ -106,29 +84,26 @@ def run(options):
         if checkpoint.exists():
             msg = f'interrupted; to continue: {_resume_command(options, output)}'
         raise KeyboardInterrupt(msg) from None
-    _tell(options, trained.card, weights, output)
+    _report(options, trained.card, weights, output)
 
 
 def _is_of_galaxies(path):
-    """
-    Whether a configuration is one of the galaxy model.
-    """
+    """Test whether a configuration is one of the galaxy model."""
     import tomllib
 
     try:
         return 'galaxies' in tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        # Whoever reads it in earnest explains what is wrong.
+        # The error is explained where the whole file is read.
         return False
 
 
 def _prepare_encoder(options, path):
-    """
-    Read the configurations of an encoder.
-    """
+    """Read the configurations of an encoder."""
     import dataclasses
     import functools
 
+    from bliss_astro._devices import choose_device
     from bliss_astro.training import load_config, train_encoder
 
     encoder, simulation, training = load_config(path)
@@ -148,9 +123,7 @@ def _prepare_encoder(options, path):
 
 
 def _prepare_galaxies(options, path):
-    """
-    Read the configurations of a galaxy model.
-    """
+    """Read the configurations of a galaxy model."""
     from bliss_astro.training import load_config, train_galaxies
 
     if options.start_from:
@@ -163,26 +136,12 @@ def _prepare_galaxies(options, path):
 
 
 def bundled_configs():
-    """
-    Name the configurations that come with the package.
-    """
+    """Return the names of the bundled configurations."""
     return sorted(path.stem for path in _folder().glob('*.toml'))
 
 
 def find_config(text):
-    """
-    Find a configuration by path, or by the name of a bundled one.
-
-    Parameters
-    ----------
-    text : str
-        What the user wrote. A file of that name comes first.
-
-    Returns
-    -------
-    path : `~pathlib.Path`
-        The file.
-    """
+    """Find a configuration by path, or else by the name of a bundled one."""
     path = Path(text)
     if path.is_file():
         return path
@@ -201,9 +160,7 @@ def _folder():
 
 
 def _check_existing(options, checkpoint, weights):
-    """
-    Refuse to touch a run that nobody asked to continue or replace.
-    """
+    """Refuse to touch a run unless it is to be continued or replaced."""
     if not checkpoint.exists() and options.resume:
         status(options, f'no checkpoint in {checkpoint.parent}: starting from scratch')
     if options.resume or options.overwrite:
@@ -215,25 +172,19 @@ def _check_existing(options, checkpoint, weights):
 
 
 def _resume_command(options, output):
-    """
-    Write the command that continues a run.
-    """
+    """Write the command that continues a run."""
     import shlex
 
     words = [PROGRAM, 'train', options.config, '-o', str(output)]
-    if options.name:
-        words += ['--name', options.name]
-    if options.start_from:
-        words += ['--start-from', options.start_from]
-    if options.device != 'auto':
-        words += ['--device', options.device]
+    for name, default in (('name', None), ('start_from', None), ('device', 'auto')):
+        value = getattr(options, name)
+        if value not in (None, default):
+            words += ['--' + name.replace('_', '-'), value]
     return shlex.join([*words, '--resume'])
 
 
-def _tell(options, card, weights, output):
-    """
-    Print what came of it.
-    """
+def _report(options, card, weights, output):
+    """Print the files and the numbers of the run."""
     training = card['training']
     done, total = training['steps_done'], training['n_steps']
     print(f'weights          {weights}')
