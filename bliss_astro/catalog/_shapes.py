@@ -7,8 +7,6 @@ a celestial WCS and else pixels, and angles degrees. Every number is given that 
 source is a galaxy.
 """
 
-import json
-
 import astropy.units as u
 import numpy as np
 from astropy.wcs import WCS
@@ -248,11 +246,7 @@ def explain_no_shapes(name, encoder, *, others=False):
 
 def _able_encoders():
     """Names of the bundled encoders that infer shapes, by their cards."""
-    from bliss_astro.encoders import available_encoders
-    from bliss_astro.encoders._pretrained import find_encoder
+    from bliss_astro.encoders._weights import ENCODERS
 
-    cards = {
-        name: json.loads(find_encoder(name).with_suffix('.json').read_text())
-        for name in available_encoders()
-    }
+    cards = {name: ENCODERS.read_card(name) for name in ENCODERS.available()}
     return [name for name, card in cards.items() if card['encoder'].get('shapes')]

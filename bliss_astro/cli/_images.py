@@ -65,12 +65,12 @@ def read_exposure(options):
 def detection_keywords(options):
     """Return the encoder, device and density of a command."""
     from bliss_astro._devices import choose_device
-    from bliss_astro.encoders import load_encoder
+    from bliss_astro.encoders import Encoder
 
     # Wrong names are found before a large image is read.
     return {
         'device': choose_device(options.device),
-        'encoder': load_encoder(options.encoder),
+        'encoder': Encoder.from_pretrained(options.encoder),
         'density': options.density,
     }
 

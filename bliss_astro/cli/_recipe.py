@@ -136,18 +136,19 @@ def _print_facts(recipe):
 
 def run_encoders(options):
     """List the encoders, or show the card of one."""
-    from bliss_astro.encoders import available_encoders, load_encoder
+    from bliss_astro.encoders import Encoder
+    from bliss_astro.encoders._weights import ENCODERS
 
     if options.name is None:
         from astropy.table import Table
 
         table = Table(
-            [_facts(load_encoder(name).card) for name in available_encoders()]
+            [_facts(ENCODERS.read_card(name)) for name in ENCODERS.available()]
         )
         table['name'].info.format = '<'
         print_table(table)
         return
-    card = load_encoder(options.name).card
+    card = Encoder.from_pretrained(options.name).card
     if options.field is not None:
         if options.field not in card:
             known = ', '.join(card)

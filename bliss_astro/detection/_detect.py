@@ -583,7 +583,7 @@ def _inputs(exposure, encoder, *, flux_min, population='sky'):
         population=torch.full((1, 1, 1, 1), float(population == 'npe'), device=device),
         **_uncertainties(exposure, encoder, grid, asymmetry),
     )
-    inputs = encoder.told(inputs)
+    inputs = encoder.mask_inputs(inputs)
     facts = {
         'psf_area': area,
         'psf_features': description[0].double().numpy(),

@@ -8,12 +8,7 @@ from bliss_astro._deprecated import deprecated_names
 from ._domain import Domain
 from ._inputs import EncoderInputs
 from ._network import Encoder, EncoderConfig
-from ._pretrained import (
-    DEFAULT_ENCODER,
-    available_encoders,
-    load_encoder,
-    save_encoder,
-)
+from ._weights import DEFAULT_ENCODER, available_encoders
 
 __all__ = [
     'DEFAULT_ENCODER',
@@ -22,8 +17,6 @@ __all__ = [
     'EncoderConfig',
     'EncoderInputs',
     'available_encoders',
-    'load_encoder',
-    'save_encoder',
 ]
 
 __getattr__ = deprecated_names(__name__)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What an encoder is told.
+Inputs of an encoder: the image and what describes it, as channels.
 """
 
 import dataclasses
@@ -16,15 +16,27 @@ from bliss_astro.psf._mixture import (
 )
 from bliss_astro.simulation._nuisances import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
+from ._normalization import (
+    EMPTY_LOG_DENSITY,
+    EXACT_PSF_ERROR,
+    FEATURES,
+    LEAST_NOISE_EXCESS,
+    REFERENCE_NOISE,
+    REFERENCE_PSF,
+    WING_FLOOR,
+)
+
 __all__ = ['EncoderInputs', 'training_pair']
 
-EMPTY_LOG_DENSITY = math.log(1e-7)
+# Number of conditions, and of uncertainties among the inputs.
+N_CONDITIONS, N_UNCERTAINTIES = 14, 6
+CONDITIONING = ('all', 'image+background', 'image')
 
 
 @dataclasses.dataclass
 class EncoderInputs:
     """
-    The one list of channels, whatever the survey.
+    Inputs of an encoder: one list of channels, whatever the survey.
 
     Everything is dimensionless: pixels and fluxes in units of the noise of
     empty sky, so only the product of noise and gain, the noise in electrons,
@@ -157,30 +169,17 @@ class EncoderInputs:
             values[field.name] = torch.cat(own)
         return cls(**values)
 
-    @property
-    def constants(self) -> tuple[torch.Tensor, ...]:
-        """The channels that describe the image rather than hold it."""
-        return (
-            self.log_noise,
-            self.correlation,
-            self.psf,
-            self.log_density,
-            self.log_flux_floor,
-        )
-
     def to(self, device) -> 'EncoderInputs':
-        """The same inputs on another device."""
+        """Return the same inputs on another device."""
         values = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
         }
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                values[name] = value.to(device)
         return EncoderInputs(**values)
 
     def conditions(self, *, psf_range=None) -> torch.Tensor:
         """
-        The constants, scaled to about unit size: tensor ``(B, 14, h, w)``.
+        Conditions, scaled to about unit size: tensor ``(B, 14, h, w)``.
 
         Among them is the signal-to-noise ratio at the flux floor, which
         sets how hard the faintest sources are.
@@ -197,108 +196,87 @@ class EncoderInputs:
             described = describe_shape(shape, radius=self.normalization_radius)
             described = described.movedim(-1, 1)
         log_area = described[:, 1:2] + LOG_AREA
-        described = clip_description(described, psf_range)
-        excess = self.noise_excess()
-        log_snr = self.log_flux_floor - 0.5 * (log_area + torch.log(excess))
-        parts = [
-            (self.log_noise - 4.2) / 1.2,
-            4 * self.correlation - 0.5,
-            described,
-            (self.log_density + 7.0) / 2.5,
-            self.log_flux_floor - 3.5,
-            log_snr - 1.8,
-        ]
-        h = max(part.shape[2] for part in parts)
-        w = max(part.shape[3] for part in parts)
-        return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
+        excess = torch.log(self.noise_excess())
+        log_snr = self.log_flux_floor - 0.5 * (log_area + excess)
+        return joined_channels(
+            FEATURES['log_noise'](self.log_noise),
+            FEATURES['correlation'](self.correlation),
+            _clipped(described, psf_range),
+            FEATURES['log_density'](self.log_density),
+            FEATURES['log_flux_floor'](self.log_flux_floor),
+            FEATURES['log_snr'](log_snr),
+        )
 
     def uncertainties(self) -> torch.Tensor:
         """
-        What is not exact, scaled to about unit size: tensor ``(B, 6, h, w)``.
+        Errors of PSF and background, 0 at their usual values, and the PSF's asymmetry.
 
-        Errors of PSF and background, 0 at their usual values, and the
-        asymmetries of the PSF.
+        Scaled to about unit size: tensor ``(B, 6, h, w)``.
         """
         empty = self.log_noise.new_zeros(len(self.image), 1, 1, 1)
-        psf_error = self.psf_error
-        if psf_error is None:
-            psf_error = empty + USUAL_PSF_ERROR
-        background_error = self.background_error
-        if background_error is None:
-            background_error = empty + USUAL_BACKGROUND_ERROR
-        asymmetry = self.asymmetry
-        if asymmetry is None:
-            asymmetry = empty.expand(-1, 4, -1, -1)
-        # Below the usual error, factors count: bright sources see the difference.
-        small = 0.4 * torch.log(psf_error.clamp(min=_EXACT) / USUAL_PSF_ERROR)
-        parts = [
+        psf_error, background_error, asymmetry = (
+            empty + usual if value is None else value
+            for value, usual in (
+                (self.psf_error, USUAL_PSF_ERROR),
+                (self.background_error, USUAL_BACKGROUND_ERROR),
+                (self.asymmetry, 0.0),
+            )
+        )
+        ratio = psf_error.clamp(min=EXACT_PSF_ERROR) / USUAL_PSF_ERROR
+        return joined_channels(
             torch.where(
-                psf_error < USUAL_PSF_ERROR, small, 15 * (psf_error - USUAL_PSF_ERROR)
+                psf_error < USUAL_PSF_ERROR,
+                FEATURES['log_psf_error'](torch.log(ratio)),
+                FEATURES['psf_error'](psf_error - USUAL_PSF_ERROR),
             ),
-            7 * (background_error - USUAL_BACKGROUND_ERROR),
-            30 * asymmetry,
-        ]
-        h = max(part.shape[2] for part in parts)
-        w = max(part.shape[3] for part in parts)
-        return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
+            FEATURES['background_error'](background_error - USUAL_BACKGROUND_ERROR),
+            FEATURES['asymmetry'](asymmetry.expand(-1, 4, -1, -1)),
+        )
 
-    def told(self, what, *, psf, noise) -> 'EncoderInputs':
+    def masked(self, conditioning) -> 'EncoderInputs':
         """
-        The same for an encoder that is told less.
+        Return the inputs with a reference PSF and noise in place of their own.
 
-        What it is not told is replaced by that of one field, and the
-        image is given in units of that field's noise.
+        The image is then in units of the reference noise.
 
         Parameters
         ----------
-        what : {'all', 'image+background', 'image'}
-            ``'image'`` hides noise and PSF, ``'image+background'`` the PSF.
-
-        psf : sequence of 8 floats
-            Shape of the PSF that is told instead.
-
-        noise : float
-            The noise in electrons that is told instead.
+        conditioning : {'all', 'image+background', 'image'}
+            Inputs that stay: all; all but the PSF; neither PSF nor noise.
         """
-        if what == 'all':
+        if conditioning == 'all':
             return self
-        changed = {
-            'psf': self.psf.new_tensor(psf)[None, :, None, None].expand(
-                len(self.image), 8, 1, 1
-            ),
-            'description': None,
-        }
-        if what == 'image':
-            log_ratio = self.log_noise.mean((2, 3), keepdim=True) - math.log(noise)
+        psf = self.psf.new_tensor(REFERENCE_PSF)[None, :, None, None]
+        changed = {'psf': psf.expand(len(self.image), 8, 1, 1), 'description': None}
+        if conditioning == 'image':
+            log_noise = math.log(REFERENCE_NOISE)
+            log_ratio = self.log_noise.mean((2, 3), keepdim=True) - log_noise
             changed['image'] = self.image * log_ratio.exp()[:, 0]
-            changed['log_noise'] = torch.full_like(log_ratio, math.log(noise))
+            changed['log_noise'] = torch.full_like(log_ratio, log_noise)
             changed['log_flux_floor'] = self.log_flux_floor + log_ratio
         return dataclasses.replace(self, **changed)
 
     def noise_excess(self) -> torch.Tensor:
-        """Sum of the noise's correlation over all lags, ``(B, 1, h, w)``."""
+        """Return the sum of the noise's correlation over all lags, ``(B, 1, h, w)``."""
         both = 1 + 2 * self.correlation
-        return both.prod(1, keepdim=True).clamp(min=0.2)
+        return both.prod(1, keepdim=True).clamp(min=LEAST_NOISE_EXCESS)
 
     def at_tiles(self, value, images, rows, columns):
-        """Values ``(N, channels)`` of a constant or map at given tiles."""
+        """Return values ``(N, channels)`` of a constant or map at given tiles."""
         rows = rows if value.shape[2] > 1 else torch.zeros_like(rows)
         columns = columns if value.shape[3] > 1 else torch.zeros_like(columns)
         return value[images, :, rows, columns]
 
 
-N_CONDITIONS = 14
-N_UNCERTAINTIES = 6
-# An error of the PSF below this is none.
-_EXACT = 0.001
-# Logarithm of the profile at 1, 2, 4 and 8 px over the centre, as `describe_shape`
-# scales it: where wings are fainter than those of nearly all SDSS PSFs (1st
-# percentile of `SeeingPrior`) nothing is seen of them, and nothing need be known.
-WING_FLOOR = (-1.5, -3.0, -3.0, -3.1)
+def joined_channels(*parts):
+    """Channels of constants and maps, on the largest of their grids."""
+    h = max(part.shape[2] for part in parts)
+    w = max(part.shape[3] for part in parts)
+    return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
 
 
-def clip_description(described, limits=None):
-    """Features of PSFs ``(B, 8, h, w)`` within the range that was trained on."""
+def _clipped(described, limits=None):
+    """Features of PSFs ``(B, 8, h, w)`` within the range of the training."""
     if limits is None:
         low = described.new_full((8,), -torch.inf)
         low[2:6] = described.new_tensor(WING_FLOOR)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The encoder: from an image of any size to a posterior over catalogues.
+Encoder: the network from an image of any size to a posterior over catalogues.
 """
 
 import dataclasses
@@ -13,24 +13,24 @@ from bliss_astro.posteriors import TilePosterior
 from bliss_astro.posteriors._catalog_head import CatalogHead
 from bliss_astro.posteriors._head import StarHead
 from bliss_astro.posteriors._source_encoders import SourceEncoders
-from bliss_astro.psf._mixture import DEFAULT_SHAPE, asinh
+from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
-from ._inputs import N_CONDITIONS, N_UNCERTAINTIES, EncoderInputs
-from ._matched_filter import (
-    FILTER_RADIUS,
-    WIDE_FILTERS,
-    WIDE_RADIUS,
-    matched_filter,
-    wide_filters,
+from ._inputs import (
+    CONDITIONING,
+    N_CONDITIONS,
+    N_UNCERTAINTIES,
+    EncoderInputs,
+    joined_channels,
 )
+from ._matched_filter import matched_filter, wide_filters
+from ._normalization import ASINH_KNEE, FILTER_RADIUS, WIDE_RADIUS, WIDE_SIGMAS
+from ._weights import DEFAULT_ENCODER, ENCODERS
 
-__all__ = ['Encoder', 'EncoderConfig']
+__all__ = ['OLD_SETTINGS', 'Encoder', 'EncoderConfig']
 
-TOLD = ('all', 'image+background', 'image')
-# Noise in electrons and PSF that encoders which are not told them take: those
-# of run 94, camcol 1, field 12.
-_REFERENCE = {'psf': DEFAULT_SHAPE, 'noise': 865.0**0.5}
+# Settings of cards and configuration files of earlier versions, by their new names.
+OLD_SETTINGS = {'told': 'conditioning'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,25 +71,29 @@ class EncoderConfig:
         Whether shapes of galaxies are inferred.
 
     sequence : bool
-        Whether detection is followed by encoders of their own for the type of each
-        source and for its flux and shape (Hansen et al. 2022), rather than one pass
-        telling all.
+        Whether detection is followed by encoders for the type of each source and
+        for its flux and shape (Hansen et al. 2022), rather than one pass for all.
 
     shapes_only : bool
-        Whether what follows detection tells shapes alone, and types and fluxes are
-        those of the one pass.
+        Whether the only encoder that follows detection is that of shapes, and types
+        and fluxes are those of the one pass.
 
     latent_dim : int
-        If not 0, shapes are points in the latent space of a learned galaxy model of
-        that dimension (`~bliss_astro.galaxies.GalaxyAutoencoder`) instead of bulges and
-        disks.
+        If not 0, dimension of the latent space of a learned galaxy model
+        (`~bliss_astro.galaxies.GalaxyAutoencoder`) in which shapes are points,
+        instead of bulges and disks.
 
     uncertainties : bool
         Whether errors of PSF and background, and the PSF's asymmetry, are inputs.
 
-    told : {'all', 'image+background', 'image'}
-        What the encoder is told; the lesser ones are for comparison (the
-        networks (ii) and (i) of Patel et al. 2025).
+    conditioning : {'all', 'image+background', 'image'}
+        Inputs of the encoder; the lesser ones are for comparison (the networks
+        (ii) and (i) of Patel et al. 2025).
+
+    Raises
+    ------
+    ValueError
+        If a value is of another type or out of its range.
     """
 
     tile_size: int = 4
@@ -107,41 +111,36 @@ class EncoderConfig:
     shapes_only: bool = False
     latent_dim: int = 0
     uncertainties: bool = False
-    told: str = 'all'
+    conditioning: str = 'all'
 
     def __post_init__(self):
-        if self.tile_size not in (2, 4):
-            msg = f'tile_size must be 2 or 4, got {self.tile_size}'
-            raise ValueError(msg)
-        if self.told not in TOLD:
-            msg = f'told must be one of {TOLD}, got {self.told!r}'
-            raise ValueError(msg)
-        if self.shapes and not self.galaxies:
-            msg = 'shapes needs galaxies = true: stars have no shapes to infer'
-            raise ValueError(msg)
-        if self.sequence and not self.shapes:
-            msg = 'sequence needs shapes = true: its last encoder infers them'
-            raise ValueError(msg)
-        if self.shapes_only and not self.sequence:
-            msg = 'shapes_only needs sequence = true'
-            raise ValueError(msg)
-        if self.latent_dim and not self.shapes:
-            msg = 'latent_dim needs shapes = true'
-            raise ValueError(msg)
-        for field in dataclasses.fields(self):
-            if field.name == 'told' or (field.name, self.latent_dim) == (
-                'latent_dim',
-                0,
-            ):
-                continue
-            value = getattr(self, field.name)
-            if isinstance(field.default, bool):
-                if value is not True and value is not False:
-                    msg = f'{field.name} must be true or false, got {value!r}'
-                    raise ValueError(msg)
-            elif not isinstance(value, int) or value < 1:
-                msg = f'{field.name} must be a positive integer, got {value!r}'
+        for name, choices in (('tile_size', (2, 4)), ('conditioning', CONDITIONING)):
+            if getattr(self, name) not in choices:
+                words = ' or '.join(map(repr, choices))
+                msg = f'{name} must be {words}, got {getattr(self, name)!r}'
                 raise ValueError(msg)
+        for name, needed in (
+            ('shapes', 'galaxies'),
+            ('sequence', 'shapes'),
+            ('shapes_only', 'sequence'),
+            ('latent_dim', 'shapes'),
+        ):
+            if getattr(self, name) and not getattr(self, needed):
+                msg = f'{name} needs {needed} = true'
+                raise ValueError(msg)
+        for field in dataclasses.fields(self):
+            value, default = getattr(self, field.name), field.default
+            if isinstance(default, bool):
+                if not isinstance(value, bool):
+                    msg = f'{field.name} must be true or false, got {value!r}'
+                    raise ValueError(msg)  # noqa: TRY004
+            elif isinstance(default, int):
+                least = 0 if field.name == 'latent_dim' else 1
+                kind = isinstance(value, int) and not isinstance(value, bool)
+                if not kind or value < least:
+                    words = 'a positive integer' if least else 'an integer from 0'
+                    msg = f'{field.name} must be {words}, got {value!r}'
+                    raise ValueError(msg)
 
 
 class _ResidualBlock(nn.Module):
@@ -188,7 +187,7 @@ class Encoder(nn.Module):
         n_channels = 5 if config.matched_filter else 3
         n_conditions = N_CONDITIONS
         if config.galaxies:
-            n_channels += 2 * WIDE_FILTERS
+            n_channels += 2 * len(WIDE_SIGMAS)
             n_conditions += 1
         if config.uncertainties:
             n_conditions += N_UNCERTAINTIES
@@ -228,27 +227,38 @@ class Encoder(nn.Module):
         self._moments = adaptive_moments
         self.card = {}
 
-    def save(self, path, *, overwrite=False, dtype='float32'):
+    def save(self, path, *, overwrite=False, dtype='float32', designs=()):
         """
         Write the weights (safetensors) and, beside them, the card (JSON).
 
         Parameters
         ----------
         path : path_like
-            Ends in ``.safetensors``.
+            Ends in ``.safetensors``; the card ``<path>.json`` holds the SHA-256 of
+            the weights, and stands in them too.
 
         overwrite : bool, optional
             Replace existing files.
 
         dtype : {'float32', 'float16'}, optional
-            How numbers are kept.
-        """
-        from ._pretrained import save_encoder
+            Number format on disk; half precision halves the file, at relative
+            errors of the weights of 5e-4.
 
-        save_encoder(self, path, overwrite=overwrite, dtype=dtype)
+        designs : list of `Encoder`, optional
+            Other designs of the same weights, which the file then holds too; their
+            cards are ``<name>.json`` in the same folder.
+
+        Raises
+        ------
+        ValueError
+            If the suffix or format is another, or a design has other weights.
+        FileExistsError
+            If a file exists and ``overwrite`` is `False`.
+        """
+        ENCODERS.save(path, [self, *designs], overwrite=overwrite, dtype=dtype)
 
     @classmethod
-    def from_pretrained(cls, name=None):
+    def from_pretrained(cls, name=DEFAULT_ENCODER):
         """
         Load a bundled encoder by its name, or any by its path.
 
@@ -256,31 +266,49 @@ class Encoder(nn.Module):
         ----------
         name : str or path_like, optional
             A name listed by `~bliss_astro.encoders.available_encoders`, or
-            the path of a ``.safetensors`` file with its card beside it; by
-            default the one that `~bliss_astro.detection.detect_sources` takes.
+            the path of a ``.safetensors`` file with its card beside it, or of a
+            card; by default the one that `~bliss_astro.detection.detect_sources`
+            takes.
 
         Returns
         -------
         encoder : `Encoder`
             Ready to use, on the CPU.
-        """
-        from ._pretrained import DEFAULT_ENCODER, load_encoder
 
-        return load_encoder(DEFAULT_ENCODER if name is None else name)
+        Raises
+        ------
+        ValueError
+            If the name is unknown, the card is missing or damaged, or the weights
+            are not those that it was written for.
+        FileNotFoundError
+            If there is no such file.
+        """
+
+        def make(values):
+            values = {OLD_SETTINGS.get(k, k): v for k, v in values.items()}
+            return cls(EncoderConfig(**values))
+
+        name = DEFAULT_ENCODER if name is None else name
+        return ENCODERS.load(name, make).to(memory_format=torch.channels_last)
 
     def with_design(self, *, sequence, shapes_only=False):
         """
-        The same weights in another design.
+        Return the same weights in another design.
 
         Parameters
         ----------
         sequence, shapes_only : bool
-            As in `EncoderConfig`; only what is there can be used.
+            As in `EncoderConfig`, for designs whose weights are there.
 
         Returns
         -------
         encoder : `Encoder`
-            That shares nothing with this one.
+            With weights of its own.
+
+        Raises
+        ------
+        ValueError
+            If weights for the design are missing.
         """
         config = dataclasses.replace(
             self.config, sequence=sequence, shapes_only=shapes_only
@@ -302,17 +330,17 @@ class Encoder(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained numbers."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """Device of the weights."""
         return self.to_tiles.weight.device
 
     @property
     def receptive_radius(self) -> int:
-        """Pixels beyond a tile's edge that can influence its features."""
+        """Distance in pixels beyond a tile's edge that its features depend on."""
         filtered = FILTER_RADIUS if self.config.matched_filter else 0
         if self.config.galaxies:
             filtered = WIDE_RADIUS
@@ -351,15 +379,15 @@ class Encoder(nn.Module):
         good = F.pad((~bad).to(image), border)
         image = F.pad(image, border)
         # Linear near the noise, logarithmic far above it.
-        pixels = [asinh(image), asinh(image / 30), 1 - good]
+        pixels = [asinh(image), asinh(image / ASINH_KNEE), 1 - good]
         if self.config.matched_filter:
             with torch.autocast(image.device.type, enabled=False):
                 filtered = matched_filter(image, inputs, size)
-            pixels += [asinh(filtered), asinh(filtered / 30)]
+            pixels += [asinh(filtered), asinh(filtered / ASINH_KNEE)]
         if self.config.galaxies:
             with torch.autocast(image.device.type, enabled=False):
                 for filtered in wide_filters(image, inputs, size):
-                    pixels += [asinh(filtered), asinh(filtered / 30)]
+                    pixels += [asinh(filtered), asinh(filtered / ASINH_KNEE)]
         pixels = torch.stack(pixels, 1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         hidden = F.silu(self.stem_first(F.pixel_unshuffle(pixels, 2)))
@@ -383,35 +411,33 @@ class Encoder(nn.Module):
             parts.append(population)
         if self.config.uncertainties:
             parts.append(inputs.uncertainties())
-        h = max(part.shape[2] for part in parts)
-        w = max(part.shape[3] for part in parts)
-        return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
+        return joined_channels(*parts)
 
-    def told(self, inputs: EncoderInputs) -> EncoderInputs:
-        """What of the inputs this encoder is told (``config.told``)."""
-        return inputs.told(self.config.told, **_REFERENCE)
+    def mask_inputs(self, inputs: EncoderInputs) -> EncoderInputs:
+        """Return the inputs that this encoder has (``config.conditioning``)."""
+        return inputs.masked(self.config.conditioning)
 
     def forward(self, inputs: EncoderInputs) -> TilePosterior:
         """
-        The posterior of the catalogues of B images.
+        Return the posterior of the catalogues of B images.
 
         Parameters
         ----------
         inputs : `EncoderInputs`
-            What is known of the images.
+            Inputs of B images.
 
         Returns
         -------
         posterior : `~bliss_astro.posteriors.TilePosterior`
-            To sample from, or to evaluate.
+            Distribution over the catalogues by tile.
         """
-        inputs = self.told(inputs)
+        inputs = self.mask_inputs(inputs)
         half = torch.is_autocast_enabled(inputs.image.device.type)
         return self.posterior(self.features(inputs), inputs, half=half)
 
     def posterior(self, features, inputs, *, half=False) -> TilePosterior:
         """
-        The posterior that belongs to context features.
+        Return the posterior that belongs to context features.
 
         Parameters
         ----------
@@ -419,7 +445,7 @@ class Encoder(nn.Module):
             From `features`.
 
         inputs : `EncoderInputs`
-            What this encoder was `told`.
+            Inputs from `mask_inputs`.
 
         half : bool, optional
             Whether encoders that follow detection convolve in bfloat16.
@@ -440,12 +466,12 @@ class Encoder(nn.Module):
 
     def use_galaxy_model(self, model):
         """
-        Tell what latents look like, which training needs and inference does not.
+        Set the galaxy model of the latents, for training; inference needs none.
 
         Parameters
         ----------
         model : `~bliss_astro.galaxies.GalaxyAutoencoder`
-            Of the encoder's latent dimension.
+            Model of the encoder's latent dimension.
         """
         if model.latent_dim != self.config.latent_dim:
             msg = (

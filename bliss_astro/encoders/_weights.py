@@ -1,113 +1,289 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Weights of networks on disk: safetensors and a card, replaced together.
+Weights of networks on disk: safetensors files and their cards (JSON).
+
+A card lies beside the file of weights and holds its SHA-256; the same card stands in
+the metadata of the file. Several cards, one for each design of a network, may name
+the same file by their key ``weights``: each design loads the tensors that it has.
 """
 
+import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
+
+import torch
 
 from bliss_astro._atomic import atomic_write
 
-__all__ = ['read_weights', 'write_weights']
+__all__ = [
+    'DEFAULT_ENCODER',
+    'ENCODERS',
+    'GALAXY_MODELS',
+    'NetworkKind',
+    'available_encoders',
+]
+
+DEFAULT_ENCODER = 'stars-galaxies'
+"""Encoder that `~bliss_astro.detection.detect_sources` takes by default."""
 
 # Keys of the metadata of a safetensors file.
 _CARD, _DIGEST = 'card', 'digest'
+_DTYPES = ('float32', 'float16')
 
 
-def write_weights(path, state, card, *, overwrite=False):
+@dataclasses.dataclass(frozen=True)
+class NetworkKind:
     """
-    Write weights with their card in them, and the card beside them to be read.
+    Kind of networks: how they are named, listed, found, loaded and saved.
 
-    The file of weights is whole by itself: a process that is killed between the
-    two files leaves either the old pair, or the new weights with the new card in
-    them.
-
-    Parameters
+    Attributes
     ----------
-    path : path_like
-        Ends in ``.safetensors``; the card goes beside it as ``.json``.
+    title : str
+        Name of the kind in messages.
 
-    state : dict of str to `torch.Tensor`
-        The weights, contiguous and on the CPU.
+    section : str
+        Key of the network's configuration on its card.
 
-    card : dict
-        Plain values.
+    folder : str
+        Folder of the bundled ones below ``data``.
+    """
 
-    overwrite : bool, optional
-        Replace existing files.
+    title: str
+    section: str
+    folder: str
+
+    def bundled(self) -> Path:
+        """Return the folder of the networks that come with the package."""
+        return Path(__file__).parent.parent / 'data' / self.folder
+
+    def available(self) -> list[str]:
+        """Return the names of the networks that come with the package."""
+        return sorted(path.stem for path in self.bundled().glob('*.json'))
+
+    def find(self, name) -> Path:
+        """
+        Return the card of a network.
+
+        Parameters
+        ----------
+        name : str or path_like
+            Name of a bundled network, or path of a file of weights or of a card.
+
+        Returns
+        -------
+        path : `~pathlib.Path`
+            The card; one beside a file of weights need not exist.
+
+        Raises
+        ------
+        ValueError
+            If there is no network of that name.
+        FileNotFoundError
+            If there is no such file.
+        """
+        text = os.fspath(name)
+        if text.endswith(('.safetensors', '.json')) or os.sep in text:
+            if not Path(text).is_file():
+                msg = f'no such file of weights: {text}'
+                raise FileNotFoundError(msg)
+            return Path(text).with_suffix('.json')
+        if text not in self.available():
+            msg = (
+                f'unknown {self.title} {text!r}: bundled are '
+                f'{", ".join(self.available())}; or give the path of a .safetensors '
+                'file'
+            )
+            raise ValueError(msg)
+        return self.bundled() / f'{text}.json'
+
+    def read_card(self, name) -> dict:
+        """Return the card of a bundled network, without its weights."""
+        return json.loads(self.find(name).read_text())
+
+    def load(self, name, make):
+        """
+        Load a network.
+
+        Parameters
+        ----------
+        name : str or path_like
+            As in `find`.
+
+        make : callable
+            Returns the network of the configuration on the card, a dict.
+
+        Returns
+        -------
+        network : `torch.nn.Module`
+            On the CPU, in evaluation mode, with its ``card``.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown, the card is missing or damaged, or the weights
+            are not those that it was written for.
+        """
+        beside = self.find(name)
+        state, card, path = _read(beside)
+        try:
+            # Layers draw first weights from torch's global generator: put it back.
+            with torch.random.fork_rng(devices=[]):
+                network = make(card[self.section])
+        except (ValueError, KeyError, TypeError) as error:
+            msg = f'the card {beside} is missing or damaged: {error}'
+            raise ValueError(msg) from error
+        try:
+            network.load_state_dict({k: state[k] for k in network.state_dict()})
+        except (KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            msg = f'the weights {path} do not fit their card {beside}: {reason}'
+            raise ValueError(msg) from error
+        network.card = card
+        return network.eval().requires_grad_(False)
+
+    def save(self, path, networks, *, overwrite=False, dtype='float32'):
+        """
+        Write the weights of a network, or of designs that share them, with cards.
+
+        Parameters
+        ----------
+        path : path_like
+            Ends in ``.safetensors``. The first card has its name, the others those
+            of their networks.
+
+        networks : list of `torch.nn.Module`
+            Networks with a ``card``, equal where they have the same tensors; their
+            cards are completed.
+
+        overwrite : bool, optional
+            Replace existing files.
+
+        dtype : {'float32', 'float16'}, optional
+            Number format on disk; half precision halves the file, at relative
+            errors of the weights of 5e-4.
+
+        Raises
+        ------
+        ValueError
+            If the suffix or the format is another, names are the same, or the
+            networks differ in a tensor.
+        FileExistsError
+            If a file exists and ``overwrite`` is `False`.
+        """
+        path = Path(path)
+        if path.suffix != '.safetensors':
+            msg = f'path must end in .safetensors, got {path.name!r}'
+            raise ValueError(msg)
+        if dtype not in _DTYPES:
+            msg = f"dtype must be 'float32' or 'float16', got {dtype!r}"
+            raise ValueError(msg)
+        cards = {}
+        for network in networks:
+            card = {'name': path.stem, **network.card}
+            card[self.section] = dataclasses.asdict(network.config)
+            card['n_parameters'] = network.n_parameters
+            for key in _FILE_KEYS:
+                card.pop(key, None)
+            beside = path.with_suffix('.json')
+            if cards:
+                beside = path.with_name(f'{card["name"]}.json')
+                card['weights'] = path.name
+            if beside in cards:
+                msg = f'designs that share weights need names of their own: {beside}'
+                raise ValueError(msg)
+            cards[beside] = card
+        state = _joined_state(networks, getattr(torch, dtype))
+        digest = _write(path, state, cards, overwrite=overwrite)
+        for network, card in zip(networks, cards.values(), strict=True):
+            network.card = {**card, 'sha256': digest}
+
+
+ENCODERS = NetworkKind('encoder', 'encoder', 'encoders')
+GALAXY_MODELS = NetworkKind('galaxy model', 'galaxies', 'galaxies')
+# Keys of a card that are those of its file.
+_FILE_KEYS = ('sha256', 'weights')
+
+
+def available_encoders() -> list[str]:
+    """
+    Names of the encoders that come with the package.
 
     Returns
     -------
-    card : dict
-        The card with ``'sha256'``, the hash of the file of weights.
+    names : list of str
+        In alphabetical order.
 
-    Raises
-    ------
-    ValueError
-        If the suffix is another.
-    FileExistsError
-        If one of both files exists and ``overwrite`` is `False`.
+    Examples
+    --------
+    >>> from bliss_astro.encoders import available_encoders
+    >>> 'stars' in available_encoders()
+    True
+    """
+    return ENCODERS.available()
+
+
+def _joined_state(networks, dtype):
+    """Tensors of all networks, which agree where they have the same."""
+    state = {}
+    for network in networks:
+        for key, value in network.state_dict().items():
+            if key in state and not torch.equal(state[key], value):
+                msg = f'designs that share weights must not differ in {key}'
+                raise ValueError(msg)
+            state[key] = value
+    return {k: v.detach().cpu().to(dtype).contiguous() for k, v in state.items()}
+
+
+def _write(path, state, cards, *, overwrite):
+    """
+    Write weights with their cards in them, then the cards; return the SHA-256.
+
+    The file of weights is whole by itself: a process that is killed between the
+    files leaves either the old ones, or the new weights with the new cards in them.
     """
     from safetensors.torch import save
 
-    path = Path(path)
-    if path.suffix != '.safetensors':
-        msg = f'path must end in .safetensors, got {path.name!r}'
-        raise ValueError(msg)
-    beside = path.with_suffix('.json')
-    if beside.exists() and not overwrite:
-        msg = f'File {beside} already exists; pass overwrite=True to replace it.'
-        raise FileExistsError(msg)
-    # That of a file that the weights were read from.
-    card = {key: value for key, value in card.items() if key != 'sha256'}
-    text = json.dumps(card)
+    for beside in cards:
+        if beside.exists() and not overwrite:
+            msg = f'File {beside} already exists; pass overwrite=True to replace it.'
+            raise FileExistsError(msg)
+    values = list(cards.values())
+    text = json.dumps(values if len(values) > 1 else values[0])
     content = _split(save(state))[1:]
     weights = _join({_CARD: text, _DIGEST: _digest(text, *content)}, *content)
-    card = {**card, 'sha256': hashlib.sha256(weights).hexdigest()}
+    digest = hashlib.sha256(weights).hexdigest()
     with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(weights)
-    with atomic_write(beside, overwrite=overwrite) as temporary:
-        temporary.write_text(json.dumps(card, indent=2) + '\n')
-    return card
+    for beside, card in cards.items():
+        with atomic_write(beside, overwrite=overwrite) as temporary:
+            text = json.dumps({**card, 'sha256': digest}, indent=2)
+            temporary.write_text(text + '\n')
+    return digest
 
 
-def read_weights(path):
+def _read(beside):
     """
-    Read weights and the card that belongs to them.
+    Return the weights of a card, the card and the path of the weights.
 
-    Parameters
-    ----------
-    path : path_like
-        The file of weights.
-
-    Returns
-    -------
-    state : dict of str to `torch.Tensor`
-        The weights.
-
-    card : dict
-        The card beside them if its hash is theirs, or else the one in them.
-
-    Raises
-    ------
-    ValueError
-        If there is no card that belongs to the weights: they were altered, or the
-        card is missing or damaged.
+    The card is the one beside the weights if it holds their hash, or else the one
+    in them.
     """
     from safetensors.torch import load
 
-    path = Path(path)
-    weights = path.read_bytes()
-    found = hashlib.sha256(weights).hexdigest()
-    beside = path.with_suffix('.json')
+    path = beside.with_suffix('.safetensors')
     try:
         card = json.loads(beside.read_text())
         expected = card['sha256']
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        # A file of the same folder, whatever a card says.
+        path = beside.with_name(Path(card.get('weights', path.name)).name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         expected, problem = None, error
+    weights = path.read_bytes()
+    found = hashlib.sha256(weights).hexdigest()
     if expected != found:
-        card = _own_card(weights)
+        card = _own_card(weights, None if beside.stem == path.stem else beside.stem)
         if card is None and expected is None:
             msg = f'the card {beside} is missing or damaged: {problem}'
             raise ValueError(msg)
@@ -119,7 +295,7 @@ def read_weights(path):
             )
             raise ValueError(msg)
         card = {**card, 'sha256': found}
-    return load(weights), card
+    return load(weights), card, path
 
 
 def _split(weights):
@@ -143,13 +319,16 @@ def _digest(text, tensors, data):
     return hashlib.sha256(b'\0'.join(parts)).hexdigest()
 
 
-def _own_card(weights):
-    """Card in a file of weights, or `None` if there is none or it was altered."""
+def _own_card(weights, name):
+    """First card in a file of weights, or one of a name; `None` if it was altered."""
     try:
         metadata, *content = _split(weights)
         text = metadata[_CARD]
-        if _digest(text, *content) == metadata[_DIGEST]:
-            return json.loads(text)
+        if _digest(text, *content) != metadata[_DIGEST]:
+            return None
+        cards = json.loads(text)
+        cards = cards if isinstance(cards, list) else [cards]
+        own = [card for card in cards if name in (None, card['name'])]
+        return own[0]
     except (ValueError, LookupError, AttributeError, TypeError):
-        pass
-    return None
+        return None

@@ -1,28 +1,45 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The galaxy model as its users hold it.
+Galaxy model: a variational autoencoder of galaxy profiles.
 """
 
 import numpy as np
 import torch
 from torch import nn
 
+from bliss_astro.encoders._weights import GALAXY_MODELS
 from bliss_astro.priors._stars import torch_generator
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
-from ._bound import refine
-from ._config import GalaxyModelConfig
-from ._decoder import GalaxyDecoder
-from ._encoder import GalaxyEncoder
-from ._posterior import GalaxyLatentPosterior
+from ._networks import GalaxyDecoder, GalaxyEncoder, GalaxyModelConfig
+from ._posterior import GalaxyLatentPosterior, refine
 
-__all__ = ['GalaxyAutoencoder']
+__all__ = ['GalaxyAutoencoder', 'available_galaxy_models']
 
-# Gaussians times pixels that are worked on at once: some megabytes.
+# Gaussians times pixels that are rendered at once: some megabytes.
 _PIECE = 1_000_000
-
 # Stamps that are encoded at once.
 _STAMPS = 64
+# Gaussians of a PSF.
+_N_PSF_GAUSSIANS = 19
+
+
+def available_galaxy_models() -> list[str]:
+    """
+    Names of the galaxy models that come with the package.
+
+    Returns
+    -------
+    names : list of str
+        In alphabetical order.
+
+    Examples
+    --------
+    >>> from bliss_astro.galaxies import available_galaxy_models
+    >>> available_galaxy_models()
+    ['galaxies']
+    """
+    return GALAXY_MODELS.available()
 
 
 class GalaxyAutoencoder(nn.Module):
@@ -77,7 +94,7 @@ class GalaxyAutoencoder(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained numbers."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
     @property
@@ -97,9 +114,7 @@ class GalaxyAutoencoder(nn.Module):
         overwrite : bool, optional
             Replace existing files.
         """
-        from ._pretrained import save_galaxies
-
-        save_galaxies(self, path, overwrite=overwrite)
+        GALAXY_MODELS.save(path, [self], overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, name='galaxies', *, latent_dim=None):
@@ -113,7 +128,7 @@ class GalaxyAutoencoder(nn.Module):
             card beside it.
 
         latent_dim : int, optional
-            The dimension that the caller relies on.
+            Required dimension of the latent.
 
         Returns
         -------
@@ -127,18 +142,26 @@ class GalaxyAutoencoder(nn.Module):
             are not those that the card was written for, or their latent
             dimension is not ``latent_dim``.
         """
-        from ._pretrained import load_galaxies
-
-        return load_galaxies(name, latent_dim=latent_dim)
+        model = GALAXY_MODELS.load(
+            name, lambda values: cls(GalaxyModelConfig(**values))
+        )
+        if latent_dim not in (None, model.latent_dim):
+            msg = (
+                f'latent_dim of the weights {str(name)!r} is {model.latent_dim}, got '
+                f'latent_dim={latent_dim}; train a model with latent_dim = '
+                f'{latent_dim} in [galaxies] of its configuration'
+            )
+            raise ValueError(msg)
+        return model
 
     def sample(self, n, *, rng=None):
         """
-        Draw latents from their prior, for a person.
+        Draw latents from their prior.
 
         Parameters
         ----------
         n : int
-            How many.
+            Number of latents.
 
         rng : int, `numpy.random.Generator` or None, optional
             Source of randomness.
@@ -165,7 +188,7 @@ class GalaxyAutoencoder(nn.Module):
 
     def decode(self, latent):
         """
-        Make galaxies of latents.
+        Return galaxies of latents.
 
         Parameters
         ----------
@@ -229,7 +252,7 @@ class GalaxyAutoencoder(nn.Module):
         latent = self._check_latent(latent, 3)
         images = x.new_zeros((len(x), *size))
         image, place = torch.nonzero(flux, as_tuple=True)
-        n_gaussians = 19 * self.config.n_components
+        n_gaussians = _N_PSF_GAUSSIANS * self.config.n_components
         piece = max(1, _PIECE // (n_gaussians * size[0] * size[1]))
         parts = (image, *(v[image, place] for v in (x, y, flux, latent)))
         if len(image) == 0:
@@ -271,8 +294,7 @@ class GalaxyAutoencoder(nn.Module):
             Centres of the galaxies in pixels of the stamp; its middle by default.
 
         n_refine : int, optional
-            Gauss-Newton steps that sharpen what the network says; with 0 its own
-            distribution is returned.
+            Number of Gauss-Newton steps that refine the network's distribution.
 
         flux_slope : float, optional
             The steps take the logarithm of a flux f to have a prior that is
@@ -313,17 +335,17 @@ class GalaxyAutoencoder(nn.Module):
         x = _row('x', (nx - 1) / 2 if x is None else x, n)
         y = _row('y', (ny - 1) / 2 if y is None else y, n)
         stamps = image - background[:, None, None]
-        told = [part.split(_STAMPS) for part in (stamps, psf, variance, x, y)]
+        inputs = [part.split(_STAMPS) for part in (stamps, psf, variance, x, y)]
         steps = {'n_steps': n_refine, 'flux_slope': flux_slope}
-        found = [self._infer(part, steps) for part in zip(*told, strict=True)]
+        found = [self._infer(part, steps) for part in zip(*inputs, strict=True)]
         mean = torch.cat([posterior.mean for posterior in found])
         factor = torch.cat([posterior.factor for posterior in found])
         return GalaxyLatentPosterior(mean, factor)
 
-    def _infer(self, told, steps):
-        posterior = self.encoder(*told)
+    def _infer(self, inputs, steps):
+        posterior = self.encoder(*inputs)
         if steps['n_steps'] > 0:
-            posterior = refine(self.decoder, posterior, *told, **steps)
+            posterior = refine(self.decoder, posterior, *inputs, **steps)
         return posterior
 
 

@@ -11,13 +11,20 @@ import typing
 from pathlib import Path
 
 from bliss_astro.encoders import EncoderConfig
-from bliss_astro.encoders._pretrained import find_encoder
-from bliss_astro.galaxies import GalaxyModelConfig, GalaxySimulationConfig
+from bliss_astro.encoders._network import OLD_SETTINGS
+from bliss_astro.encoders._weights import ENCODERS
+from bliss_astro.galaxies import GalaxyModelConfig
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig
 from bliss_astro.simulation._simulator import NOISE_ORDERS
 
-__all__ = ['GalaxyTrainingConfig', 'TrainingConfig', 'check_configs', 'load_config']
+__all__ = [
+    'GalaxySimulationConfig',
+    'GalaxyTrainingConfig',
+    'TrainingConfig',
+    'check_configs',
+    'load_config',
+]
 
 PRECISIONS = ('float32', 'bfloat16')
 STAGES = ('all', 'detection', 'sources', 'new')
@@ -58,6 +65,8 @@ RULES = (
         lambda x: 0 < x[0] <= x[1],
         'two increasing positive numbers',
     )
+    | _rules('size n_copies', lambda x: x > 0, 'a positive integer')
+    | _rules('snr', lambda x: 0 < x[0] < x[1], 'two increasing positive numbers')
     | _one_of('noise_order', NOISE_ORDERS)
     | _one_of('precision', PRECISIONS)
     | _one_of('stage', STAGES)
@@ -159,6 +168,52 @@ class TrainingConfig(_LoopConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class GalaxySimulationConfig:
+    """
+    Settings of the simulated galaxies that a galaxy model is trained on.
+
+    Parameters
+    ----------
+    population : {'npe', 'sky', 'both'}
+        Prior of the shapes: that of the NPE paper (``GalaxyPrior()``), that of the
+        real sky (``CatalogPrior.sky().galaxies``), or half of each.
+
+    size : int
+        Side of the stamps in pixels, odd: the galaxy is on the central pixel.
+
+    snr : tuple of float
+        Range of the signal-to-noise ratio, which has a uniform logarithm and sets
+        the flux.
+
+    n_copies : int
+        Number of fluxes and noises with which each galaxy is drawn, which saves
+        rendering time.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+    """
+
+    population: str = 'both'
+    size: int = 53
+    snr: tuple[float, float] = (4.0, 300.0)
+    n_copies: int = 2
+
+    def __post_init__(self):
+        check_settings(type(self), vars(self))
+        if self.population not in ('npe', 'sky', 'both'):
+            msg = (
+                "population must be one of 'npe', 'sky', 'both', got "
+                f'{self.population!r}'
+            )
+            raise ValueError(msg)
+        if self.size % 2 == 0 or self.size < 15:
+            msg = f'size must be odd and at least 15, got {self.size}'
+            raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
 class GalaxyTrainingConfig(_LoopConfig):
     """
     Settings of the training of a galaxy model.
@@ -234,7 +289,7 @@ def load_config(path):
         `~bliss_astro.simulation.SimulationConfig` and `TrainingConfig`; or, for a
         galaxy model, with ``[galaxies]``, ``[simulation]`` and ``[training]`` and the
         fields of `~bliss_astro.galaxies.GalaxyModelConfig`,
-        `~bliss_astro.simulation.GalaxySimulationConfig` and `GalaxyTrainingConfig`.
+        `GalaxySimulationConfig` and `GalaxyTrainingConfig`.
 
     Returns
     -------
@@ -267,6 +322,7 @@ def _section(kind, table, name, path):
     if not isinstance(table, dict):
         msg = f'{path}: {name} must be a section [{name}], got {table!r}'
         raise ValueError(msg)  # noqa: TRY004
+    table = {OLD_SETTINGS.get(key, key): value for key, value in table.items()}
     try:
         check_settings(kind, table)
         _check_files(table)
@@ -300,7 +356,7 @@ def _check_files(values):
     readers = {
         'catalog_prior': CatalogPrior.load,
         'field_prior': FieldPrior.load,
-        'start_from': find_encoder,
+        'start_from': ENCODERS.find,
     }
     for name, read in readers.items():
         if isinstance(values.get(name), str):

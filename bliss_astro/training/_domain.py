@@ -9,7 +9,7 @@ import torch
 
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
-from bliss_astro.encoders._inputs import WING_FLOOR
+from bliss_astro.encoders._normalization import WING_FLOOR
 from bliss_astro.psf._mixture import (
     LOG_AREA,
     broaden_shape,

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bliss_astro.galaxies import GalaxyAutoencoder
-from bliss_astro.galaxies._bound import expected_stamps, log_likelihood
+from bliss_astro.galaxies._posterior import expected_stamps, log_likelihood
 from bliss_astro.psf._mixture import describe_shape, mixture_of_shape
 from bliss_astro.rendering._profiles import (
     BULGE_RANGE,

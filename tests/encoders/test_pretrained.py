@@ -11,10 +11,10 @@ import pytest
 import safetensors.torch
 import torch
 
-import bliss_astro
-from bliss_astro.encoders import Encoder, available_encoders, load_encoder
+from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
+from bliss_astro.encoders._weights import ENCODERS
 
-FOLDER = Path(bliss_astro.__file__).parent / 'data' / 'encoders'
+FOLDER = ENCODERS.bundled()
 
 
 @pytest.fixture
@@ -68,13 +68,13 @@ def test_an_altered_byte(saved, where):
     content[where] ^= 1
     saved.write_bytes(bytes(content))
     with pytest.raises(ValueError, match='corrupted or altered'):
-        load_encoder(saved)
+        Encoder.from_pretrained(saved)
 
 
 def test_truncated(saved):
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(ValueError, match='corrupted or altered'):
-        load_encoder(saved)
+        Encoder.from_pretrained(saved)
 
 
 @pytest.fixture
@@ -92,25 +92,25 @@ def bare(saved):
 
 
 def test_without_the_card_in_the_weights(bare):
-    assert load_encoder(bare).card['description'] == 'a toy'
+    assert Encoder.from_pretrained(bare).card['description'] == 'a toy'
 
 
 def test_missing_card(bare):
     bare.with_suffix('.json').unlink()
     with pytest.raises(ValueError, match=r'card .* is missing or damaged'):
-        load_encoder(bare)
+        Encoder.from_pretrained(bare)
 
 
 def test_card_in_the_weights(saved):
     """
     One file is enough, and it comes first.
     """
-    whole = load_encoder(saved).card
+    whole = Encoder.from_pretrained(saved).card
     for content in ('', '{"sha256": "0"}'):
         saved.with_suffix('.json').write_text(content)
-        assert load_encoder(saved).card == whole
+        assert Encoder.from_pretrained(saved).card == whole
     saved.with_suffix('.json').unlink()
-    assert load_encoder(saved).card == whole
+    assert Encoder.from_pretrained(saved).card == whole
 
 
 @pytest.mark.parametrize('step', range(4))
@@ -122,7 +122,7 @@ def test_killed_between_the_files(saved, tiny_encoder, monkeypatch, step):
     class Killed(BaseException):
         pass
 
-    old = load_encoder(saved)
+    old = Encoder.from_pretrained(saved)
     with torch.no_grad():
         tiny_encoder.to_tiles.bias.add_(1)
     tiny_encoder.card = {'description': 'another toy'}
@@ -140,7 +140,7 @@ def test_killed_between_the_files(saved, tiny_encoder, monkeypatch, step):
         patch.setattr(Path, 'replace', deadly)
         with pytest.raises(Killed):
             tiny_encoder.save(saved, overwrite=True)
-    found = load_encoder(saved)
+    found = Encoder.from_pretrained(saved)
     expected, description = (
         (old, 'a toy') if step == 0 else (tiny_encoder, 'another toy')
     )
@@ -156,7 +156,7 @@ def test_card_in_the_weights_is_checked(saved):
     content = saved.read_bytes()
     saved.write_bytes(content.replace(b'a toy', b'A toy'))
     with pytest.raises(ValueError, match=r'card .* is missing or damaged'):
-        load_encoder(saved)
+        Encoder.from_pretrained(saved)
 
 
 def test_weights_of_another_size(saved, tmp_path):
@@ -164,7 +164,7 @@ def test_weights_of_another_size(saved, tmp_path):
     card['encoder']['width'] = 16
     saved.with_suffix('.json').write_text(json.dumps(card))
     with pytest.raises(ValueError, match=r'toy\.safetensors do not fit their card'):
-        load_encoder(saved)
+        Encoder.from_pretrained(saved)
 
 
 @pytest.mark.parametrize(
@@ -174,17 +174,17 @@ def test_weights_of_another_size(saved, tmp_path):
 def test_damaged_card(bare, content):
     bare.with_suffix('.json').write_text(content)
     with pytest.raises(ValueError, match=r'toy.*(missing or damaged|altered)'):
-        load_encoder(bare)
+        Encoder.from_pretrained(bare)
 
 
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"unknown encoder 'galaxy'.*stars"):
-        load_encoder('galaxy')
+        Encoder.from_pretrained('galaxy')
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such file'):
-        load_encoder(tmp_path / 'none.safetensors')
+        Encoder.from_pretrained(tmp_path / 'none.safetensors')
 
 
 def test_wrong_suffix(tiny_encoder, tmp_path):
@@ -202,7 +202,7 @@ def test_does_not_overwrite(saved, tiny_encoder):
     assert saved.read_bytes() == before
     tiny_encoder.save(saved, overwrite=True)
     assert saved.read_bytes() != before
-    load_encoder(saved)
+    Encoder.from_pretrained(saved)
     # Either file is reason enough.
     before = saved.read_bytes()
     saved.unlink()
@@ -226,16 +226,94 @@ def test_half_precision_on_disk(tmp_path, tiny_encoder):
         tiny_encoder.save(tmp_path / 'x.safetensors', dtype='int8')
 
 
+SIZES = {'width': 8, 'n_blocks': 1, 'stem_width': 8, 'head_width': 8}
+
+
+class TestSharedWeights:
+    """
+    One file of weights with a card for each design.
+    """
+
+    @pytest.fixture
+    def designs(self, tmp_path):
+        torch.manual_seed(3)
+        names = dict.fromkeys(('galaxies', 'shapes', 'sequence'), True)
+        sequence = Encoder(EncoderConfig(**SIZES, **names))
+        plain = sequence.with_design(sequence=False)
+        plain.card, sequence.card = {'name': 'plain'}, {'name': 'sequence'}
+        plain.save(tmp_path / 'plain.safetensors', designs=[sequence])
+        return plain, sequence
+
+    def test_each_card_loads_its_tensors(self, designs, tmp_path):
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ['plain.json', 'plain.safetensors', 'sequence.json']
+        for encoder, file in zip(
+            designs, ('plain.safetensors', 'sequence.json'), strict=True
+        ):
+            loaded = Encoder.from_pretrained(tmp_path / file)
+            assert (loaded.name, loaded.config) == (encoder.name, encoder.config)
+            assert loaded.state_dict().keys() == encoder.state_dict().keys()
+            for key, value in loaded.state_dict().items():
+                assert torch.equal(value, encoder.state_dict()[key])
+        cards = [json.loads((tmp_path / f'{e.name}.json').read_text()) for e in designs]
+        assert cards[0]['sha256'] == cards[1]['sha256'] == designs[1].card['sha256']
+        assert cards[1]['weights'] == 'plain.safetensors'
+        assert 'weights' not in cards[0]
+
+    def test_cards_in_the_weights(self, designs, tmp_path):
+        for name in ('plain', 'sequence'):
+            path = tmp_path / f'{name}.json'
+            card = json.loads(path.read_text())
+            path.write_text(json.dumps({**card, 'sha256': '0' * 64, 'note': 'other'}))
+            loaded = Encoder.from_pretrained(path)
+            assert loaded.name == name
+            assert loaded.card['sha256'] == card['sha256']
+            assert 'note' not in loaded.card
+
+    def test_listed_by_cards(self, designs, tmp_path, monkeypatch):
+        monkeypatch.setattr(type(ENCODERS), 'bundled', lambda self: tmp_path)
+        assert available_encoders() == ['plain', 'sequence']
+        assert Encoder.from_pretrained('sequence').config.sequence
+        assert ENCODERS.read_card('sequence')['name'] == 'sequence'
+
+    def test_other_weights(self, designs, tmp_path):
+        plain, sequence = designs
+        with torch.no_grad():
+            plain.to_tiles.bias.add_(1)
+        with pytest.raises(ValueError, match=r'must not differ in to_tiles\.bias'):
+            plain.save(tmp_path / 'x.safetensors', designs=[sequence])
+        plain.card['name'] = 'x'
+        with pytest.raises(ValueError, match='names of their own'):
+            plain.save(tmp_path / 'x.safetensors', designs=[plain])
+        assert not (tmp_path / 'x.safetensors').exists()
+
+    def test_altered_weights(self, designs, tmp_path):
+        path = tmp_path / 'plain.safetensors'
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(bytes(content))
+        for name in ('plain', 'sequence'):
+            with pytest.raises(ValueError, match='corrupted or altered'):
+                Encoder.from_pretrained(tmp_path / f'{name}.json')
+
+
+def test_cards_of_earlier_versions(saved):
+    card = json.loads(saved.with_suffix('.json').read_text())
+    card['encoder']['told'] = card['encoder'].pop('conditioning')
+    saved.with_suffix('.json').write_text(json.dumps(card))
+    assert Encoder.from_pretrained(saved).config.conditioning == 'all'
+
+
 class TestBundled:
     def test_list(self):
         assert 'stars' in available_encoders()
 
     @pytest.mark.parametrize('name', available_encoders())
     def test_each(self, name):
-        encoder = load_encoder(name)
+        encoder = Encoder.from_pretrained(name)
         assert encoder.name == name
         assert encoder.config.tile_size in (2, 4)
-        path = FOLDER / f'{name}.safetensors'
+        path = FOLDER / encoder.card.get('weights', f'{name}.safetensors')
         assert path.stat().st_size <= 5e6
         for key in ('sha256', 'simulation', 'training', 'versions', 'validation_loss'):
             assert key in encoder.card

@@ -9,10 +9,10 @@ import torch
 from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyModelConfig,
-    GalaxySimulationConfig,
 )
 from bliss_astro.priors import FieldPrior
 from bliss_astro.simulation import GalaxyStream
+from bliss_astro.training import GalaxySimulationConfig
 
 
 @pytest.fixture(scope='session')

@@ -10,25 +10,27 @@ import numpy as np
 import pytest
 import torch
 
+from bliss_astro.encoders._weights import GALAXY_MODELS
 from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyLatentPosterior,
     GalaxyModelConfig,
     available_galaxy_models,
 )
-from bliss_astro.galaxies._bound import (
+from bliss_astro.galaxies._posterior import (
     expected_stamps,
     log_likelihood,
     refine,
     stamps_with_slopes,
 )
-from bliss_astro.galaxies._pretrained import _folder
 from bliss_astro.rendering import adaptive_moments, render_galaxies
 
+FOLDER = GALAXY_MODELS.bundled()
 
-def told(stamps):
+
+def inputs_of(stamps):
     """
-    What the encoder is told of stamps.
+    Inputs of the encoder for stamps.
     """
     middle = torch.full((len(stamps),), (stamps.data.shape[-1] - 1) / 2)
     signal = stamps.data - stamps.background[:, None, None]
@@ -130,7 +132,7 @@ class TestEncode:
     def test_turned_stamps(self, bundled, stamps):
         few = stamps.select(slice(0, 16))
         psf = few.psf * torch.tensor([1, 1, 1, 1, 1, 1, -1, -1])
-        signal, _, variance, x, y = told(few)
+        signal, _, variance, x, y = inputs_of(few)
         before = bundled.encoder(signal, few.psf, variance, x, y)
         turned = torch.rot90(signal, 1, (1, 2))
         after = bundled.encoder(turned, psf, variance, x, y)
@@ -192,16 +194,16 @@ class TestEncode:
         assert bool(torch.isfinite(posterior.factor).all())
 
     def test_refining(self, bundled, stamps):
-        start = bundled.encoder(*told(stamps))
+        start = bundled.encoder(*inputs_of(stamps))
         size = tuple(stamps.data.shape[1:])
 
         def log_posterior(value):
-            signal, psf, variance, x, y = told(stamps)
+            signal, psf, variance, x, y = inputs_of(stamps)
             expected = expected_stamps(bundled.decoder, value, psf, x, y, size)
             prior = -0.5 * (value[:, :-1] ** 2).sum(1)
             return prior + log_likelihood(signal, expected, variance)
 
-        done = refine(bundled.decoder, start, *told(stamps), n_steps=3)
+        done = refine(bundled.decoder, start, *inputs_of(stamps), n_steps=3)
         gain = log_posterior(done.mean) - log_posterior(start.mean)
         assert float(gain.min()) > -1e-2
         assert float(gain.mean()) > 0.1
@@ -246,7 +248,7 @@ class TestFiles:
         assert available_galaxy_models() == ['galaxies']
         assert bundled.latent_dim == 8
         assert bundled.card['training']['steps_done'] > 0
-        assert (_folder() / 'galaxies.safetensors').stat().st_size <= 1_000_000
+        assert (FOLDER / 'galaxies.safetensors').stat().st_size <= 1_000_000
         assert repr(bundled).startswith("<GalaxyAutoencoder 'galaxies': latent_dim=8")
 
     def test_round_trip(self, tiny, tmp_path, generator):
@@ -273,15 +275,15 @@ class TestFiles:
         card = json.loads(path.with_suffix('.json').read_text())
         card['galaxies']['latent_dim'] = 6
         path.with_suffix('.json').write_text(json.dumps(card))
-        with pytest.raises(ValueError, match='latent_dim=6'):
+        with pytest.raises(ValueError, match='do not fit their card'):
             GalaxyAutoencoder.from_pretrained(path)
 
     def test_damaged(self, tmp_path):
         path = tmp_path / 'galaxies.safetensors'
-        shutil.copy(_folder() / path.name, path)
+        shutil.copy(FOLDER / path.name, path)
         with pytest.raises(ValueError, match='missing or damaged'):
             GalaxyAutoencoder.from_pretrained(path)
-        shutil.copy(_folder() / 'galaxies.json', tmp_path)
+        shutil.copy(FOLDER / 'galaxies.json', tmp_path)
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)

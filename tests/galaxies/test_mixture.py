@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bliss_astro.galaxies import GalaxyMixture
-from bliss_astro.galaxies._drawing import draw_stamps
+from bliss_astro.galaxies._mixture import draw_stamps
 from bliss_astro.psf import PSFModel
 from bliss_astro.psf._mixture import profile_of_shape
 from bliss_astro.rendering import adaptive_moments

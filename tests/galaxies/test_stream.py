@@ -5,9 +5,9 @@ Tests of the stream of single galaxies.
 
 import torch
 
-from bliss_astro.galaxies import GalaxySimulationConfig
 from bliss_astro.simulation import GalaxyStream
 from bliss_astro.simulation._stamps import snr_of
+from bliss_astro.training import GalaxySimulationConfig
 
 
 class TestStream:

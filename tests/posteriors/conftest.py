@@ -93,9 +93,12 @@ def one_tile(tiny):
         def expand(value):
             return value.expand(n, *value.shape[1:])
 
-        many = EncoderInputs(
-            expand(inputs.image), expand(inputs.mask), *map(expand, inputs.constants)
-        )
+        tensors = {
+            name: expand(value)
+            for name, value in vars(inputs).items()
+            if isinstance(value, torch.Tensor)
+        }
+        many = EncoderInputs(**tensors)
         return TilePosterior(
             expand(features), many, tiny.encoder.head, tile_size=4, patch_radius=3
         )

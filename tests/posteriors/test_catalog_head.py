@@ -175,7 +175,7 @@ def test_an_encoder_of_stars_starts_one_of_both():
 def test_an_encoder_that_is_told_less_does_not_know(what, batch):
     inputs, _ = batch
     torch.manual_seed(1)
-    made = Encoder(EncoderConfig(galaxies=True, told=what, **SMALL)).eval()
+    made = Encoder(EncoderConfig(galaxies=True, conditioning=what, **SMALL)).eval()
     wider = dataclasses.replace(inputs, psf=inputs.psf * 1.3)
     other = encoder_output(made, wider)
     torch.testing.assert_close(encoder_output(made, inputs), other)
@@ -197,6 +197,6 @@ def encoder_output(encoder, inputs):
         return encoder(inputs).features
 
 
-def test_unknown_told_is_refused():
-    with pytest.raises(ValueError, match='told must be one of'):
-        EncoderConfig(told='nothing')
+def test_unknown_conditioning_is_refused():
+    with pytest.raises(ValueError, match='conditioning must be'):
+        EncoderConfig(conditioning='nothing')

@@ -15,12 +15,12 @@ from bliss_astro.cli import main
 from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyModelConfig,
-    GalaxySimulationConfig,
 )
 from bliss_astro.priors import FieldPrior
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.simulation import GalaxyStream
 from bliss_astro.training import (
+    GalaxySimulationConfig,
     GalaxyTrainingConfig,
     load_config,
     train_encoder,

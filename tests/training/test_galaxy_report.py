@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from astropy.table import QTable
 
-from bliss_astro.galaxies import reconstruction_report
+from bliss_astro.galaxies import GalaxyAutoencoder
+from bliss_astro.training import reconstruction_report
+
+
+@pytest.fixture(scope='module')
+def bundled():
+    return GalaxyAutoencoder.from_pretrained()
 
 
 @pytest.fixture(scope='module')

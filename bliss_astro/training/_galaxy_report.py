@@ -15,7 +15,7 @@ from bliss_astro.priors._stars import torch_generator
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
 from bliss_astro.simulation._stamps import GalaxyBatch, GalaxyStream, snr_of
 
-from ._config import GalaxySimulationConfig
+from ._configuration import GalaxySimulationConfig
 
 __all__ = ['ReconstructionReport', 'reconstruction_report']
 
@@ -96,7 +96,7 @@ class ReconstructionReport:
             Data, model and residual of a few galaxies; chi-square, flux and
             ellipticity against signal-to-noise ratio.
         """
-        from ._figure import draw_report
+        from bliss_astro.plotting._galaxy_model import draw_report
 
         return draw_report(self)
 
