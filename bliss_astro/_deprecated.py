@@ -11,6 +11,7 @@ __all__ = ['MOVED', 'deprecated_names']
 # Old path of a name -> new path; both below `bliss_astro`. Names stay importable by
 # their old path for one release.
 MOVED = {
+    'priors.torch_generator': '_random.torch_generator',
     'catalog.CatalogCheck': 'checks.CatalogCheck',
     'catalog.CatalogFlag': 'flags.CatalogFlag',
     'catalog.CheckFinding': 'checks.CheckFinding',
@@ -149,7 +150,7 @@ def deprecated_names(package):
         from astropy.utils.exceptions import AstropyDeprecationWarning
 
         advice = f'use bliss_astro.{new}'
-        if '._' in new:
+        if '._' in f'.{new}':
             advice = 'it is not part of the public interface'
         warnings.warn(
             f'{package}.{name} is deprecated and will be removed in the next release; '

@@ -5,7 +5,7 @@ Random number generators: the one that an argument stands for.
 
 import numpy as np
 
-__all__ = ['check_rng']
+__all__ = ['check_rng', 'torch_generator']
 
 
 def check_rng(rng):
@@ -36,3 +36,17 @@ def check_rng(rng):
             f'numpy.random.Generator or None, got {rng!r:.60}'
         )
         raise type(error)(msg) from None
+
+
+def torch_generator(rng=None, *, device='cpu'):
+    """
+    Make one seeded `torch.Generator` from anything that SPEC 7 accepts as ``rng``.
+
+    A `torch.Generator` is passed through.
+    """
+    import torch
+
+    if isinstance(rng, torch.Generator):
+        return rng
+    seed = int(check_rng(rng).integers(2**63 - 1))
+    return torch.Generator(device=device).manual_seed(seed)

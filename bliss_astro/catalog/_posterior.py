@@ -8,9 +8,8 @@ import functools
 import numpy as np
 import torch
 
-from bliss_astro._random import check_rng
+from bliss_astro._random import check_rng, torch_generator
 from bliss_astro._threads import use_threads
-from bliss_astro.priors import torch_generator
 from bliss_astro.psf import PSFModel
 
 from ._arguments import check_count, check_threshold

@@ -11,10 +11,9 @@ import torch
 from astropy.table import QTable
 from scipy.spatial import cKDTree
 
-from bliss_astro._random import check_rng
+from bliss_astro._random import check_rng, torch_generator
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import find_sources
-from bliss_astro.priors import torch_generator
 
 from ._columns import SHAPE_COLUMNS
 from ._full_tiles import MIN_PROBABILITY, SharedLight, in_full_tile

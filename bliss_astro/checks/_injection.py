@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bliss_astro._random import torch_generator
 from bliss_astro._warnings import (
     NoDetectionsWarning,
     OutOfDomainWarning,
@@ -15,7 +16,6 @@ from bliss_astro._warnings import (
 )
 from bliss_astro.coadds._noise_kernel import correlated_noise, input_kernel
 from bliss_astro.detection._detect import detect_sources
-from bliss_astro.priors import torch_generator
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 __all__ = ['Injector', 'draw_positions', 'galaxy_shapes']

@@ -22,8 +22,8 @@ _KINDS = {
 
 def read_image_file(options):
     """Read the image of a command; return an exposure and the kind of its file."""
-    from bliss_astro.exposures._validate import GivenTwiceError
     from bliss_astro.exposures._read import open_exposure
+    from bliss_astro.exposures._validate import GivenTwiceError
 
     given = {}
     for argument, names in IMAGE_ARGUMENTS.items():

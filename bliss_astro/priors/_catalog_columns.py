@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Photometric catalogues as the columns that a prior is fitted to.
+Columns of photometric catalogues that a prior is fitted to.
 """
 
 import dataclasses
@@ -10,8 +10,7 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from bliss_astro._plugins import load_surveys
-
-from ._populations import ZERO_POINT
+from bliss_astro.units import flux_to_magnitude
 
 __all__ = []
 
@@ -24,10 +23,10 @@ MAGNITUDE_RANGE = (5.0, 35.0)
 
 
 def need_columns(table, names):
-    """Complain of something that is no table or lacks columns."""
+    """Raise an error for something that is no table or lacks columns."""
     if not isinstance(table, Table):
         msg = (
-            f'table must be an astropy Table or a list of them, got '
+            f'table must be an astropy Table (or a list of them), got '
             f'{type(table).__name__}'
         )
         raise TypeError(msg)
@@ -41,9 +40,7 @@ def need_columns(table, names):
 
 
 def float_column(table, name, unit=None):
-    """
-    Column as float array in a unit, masked values as NaN.
-    """
+    """Column as float array in a unit, masked values as NaN."""
     column = table[name]
     given = getattr(column, 'unit', None)
     if given is not None and unit is not None:
@@ -111,7 +108,7 @@ class CatalogColumns:
         Returns
         -------
         columns : `CatalogColumns`
-            What the fit needs.
+            Columns for the fit.
         """
         first = table[0] if isinstance(table, (list, tuple)) and table else table
         need_columns(first, ())
@@ -166,7 +163,7 @@ def _magnitude(table):
         if (flux <= 0).any():
             msg = f"table['flux'] must be positive, got {np.nanmin(flux)}"
             raise ValueError(msg)
-        return ZERO_POINT - 2.5 * np.log10(flux)
+        return flux_to_magnitude(flux)
     unit = getattr(table['magnitude'], 'unit', None)
     if unit not in (None, u.mag, u.ABmag):
         msg = (

@@ -1,11 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Fitting the distribution of stars and galaxies to a catalogue.
+Fit of a catalogue prior: counts and shapes of a photometric catalogue.
 """
 
 import math
 
 import numpy as np
+
+from bliss_astro.units import MAD_TO_SIGMA
 
 from ._catalog_columns import CatalogColumns
 from ._galaxies import GalaxyPrior, MagnitudeShapes
@@ -14,22 +16,18 @@ from ._populations import MagnitudeCounts
 __all__ = ['fit_catalog_prior']
 
 # Width of the bins of the counts in magnitudes; narrow beside the nodes'.
-_BIN = 0.25
+_BIN_WIDTH = 0.25
 
-# How much the slope of ln(counts) may change from node to node, a priori.
-_ROUGHNESS = 0.3
-
-# How much that of log10(radius) may.
-_RADIUS_ROUGHNESS = 0.05
+# Prior standard deviation of the change of slope from node to node, of ln(counts)
+# and of log10(radius).
+_COUNTS_ROUGHNESS, _RADIUS_ROUGHNESS = 0.3, 0.05
 
 # Beyond the magnitudes where sizes are measured their slope goes on, but not
 # steeper than constant surface brightness nor upwards.
 _RADIUS_SLOPES = (-0.2, 0.0)
 
 # Fewest galaxies with shapes, and sources of a class, for a fit.
-_FEWEST = 20
-
-_MAD_TO_SIGMA = 1.4826
+_N_MIN = 20
 
 
 def fit_catalog_prior(
@@ -132,7 +130,7 @@ def fit_catalog_prior(
 
 
 def _check_range(ends, star_from, galaxy_from, complete_to, shapes_to):
-    """Complain of magnitudes in a wrong order."""
+    """Raise a ValueError for magnitudes in a wrong order."""
     for name, start in (('star_from', star_from), ('galaxy_from', galaxy_from)):
         if not ends[0] <= start <= complete_to - 1 <= ends[1] - 1:
             msg = (
@@ -162,18 +160,18 @@ def _roughness(n):
 
 def _fit_counts(mag, area, *, name, limits, ends, slopes):
     """Fit the counts of one class, and extrapolate them."""
-    edges = np.arange(limits[0], limits[1] + 1e-9, _BIN)
+    edges = np.arange(limits[0], limits[1] + 1e-9, _BIN_WIDTH)
     number, _ = np.histogram(mag, edges)
-    if number.sum() < _FEWEST:
+    if number.sum() < _N_MIN:
         msg = (
-            f'table must hold at least {_FEWEST} {name} of magnitude {limits[0]} to '
+            f'table must hold at least {_N_MIN} {name} of magnitude {limits[0]} to '
             f'{limits[1]}, got {number.sum()}'
         )
         raise ValueError(msg)
     n_nodes = max(2, round(edges[-1] - edges[0]) + 1)
     nodes = np.linspace(edges[0], edges[-1], n_nodes)
     basis = _hats(0.5 * (edges[1:] + edges[:-1]), nodes)
-    penalty = _roughness(n_nodes) / _ROUGHNESS**2
+    penalty = _roughness(n_nodes) / _COUNTS_ROUGHNESS**2
     # Newton's method from a flat start; the problem is convex.
     value = np.full(n_nodes, math.log(number.sum() / len(number)))
     for _ in range(50):
@@ -181,7 +179,7 @@ def _fit_counts(mag, area, *, name, limits, ends, slopes):
         slope = basis.T @ (number - mean) - penalty @ value
         step = np.linalg.solve((basis.T * mean) @ basis + penalty, slope)
         value = value + np.clip(step, -1, 1)
-    log_density = (value - math.log(area * _BIN)) / math.log(10)
+    log_density = (value - math.log(area * _BIN_WIDTH)) / math.log(10)
     magnitude, log_density = list(nodes), list(log_density)
     if ends[0] < nodes[0]:
         magnitude.insert(0, ends[0])
@@ -204,9 +202,9 @@ def _fit_shapes(columns, complete_to, shapes_to, ends, radius_range):
             columns.radius <= radius_range[1]
         )
     measured = whole & (columns.magnitude <= shapes_to)
-    if measured.sum() < _FEWEST:
+    if measured.sum() < _N_MIN:
         msg = (
-            f'table must hold at least {_FEWEST} galaxies to magnitude {shapes_to} '
+            f'table must hold at least {_N_MIN} galaxies to magnitude {shapes_to} '
             f'with radii of {radius_range[0]} to {radius_range[1]} arcsec, '
             f'got {measured.sum()}'
         )
@@ -227,9 +225,7 @@ def _fit_shapes(columns, complete_to, shapes_to, ends, radius_range):
 
 
 def _fit_radii(mag, radius, whole, complete_to, shapes_to, ends):
-    """
-    Mean and scatter of log10 of the radius, at nodes, extrapolated.
-    """
+    """Mean and scatter of log10 of the radius, at nodes, extrapolated."""
     use = whole & (mag <= complete_to)
     x, y = mag[use], np.log10(radius[use])
     start = max(np.percentile(x, 1), ends[0])
@@ -245,11 +241,11 @@ def _fit_radii(mag, radius, whole, complete_to, shapes_to, ends):
         matrix += 1e-9 * np.eye(len(nodes))
         value = np.linalg.solve(matrix, basis[keep].T @ y[keep] / variance)
         residual = y - basis @ value
-        sigma = _MAD_TO_SIGMA * np.median(np.abs(residual[keep]))
+        sigma = MAD_TO_SIGMA * np.median(np.abs(residual[keep]))
         # Failed fits are far in the wings.
         keep = np.abs(residual) < 3 * max(sigma, 1e-3)
     wings = np.abs(residual[x <= shapes_to])
-    scatter = max(_MAD_TO_SIGMA * np.median(wings), 0.02)
+    scatter = max(MAD_TO_SIGMA * np.median(wings), 0.02)
     slopes = np.clip(np.diff(value) / np.diff(nodes), *_RADIUS_SLOPES)
     magnitude, log_radius = list(nodes), list(value)
     if ends[0] < nodes[0]:
@@ -288,9 +284,9 @@ def _fit_ratios(columns, measured):
 
     disk, bulge = columns.disk_axis_ratio, columns.bulge_axis_ratio
     use = measured & np.isfinite(disk) & np.isfinite(bulge)
-    if use.sum() < _FEWEST:
+    if use.sum() < _N_MIN:
         msg = (
-            f'table must hold at least {_FEWEST} galaxies with axis ratios, '
+            f'table must hold at least {_N_MIN} galaxies with axis ratios, '
             f'got {use.sum()}'
         )
         raise ValueError(msg)
@@ -303,7 +299,7 @@ def _fit_ratios(columns, measured):
     fraction, ratio = columns.disk_fraction, columns.bulge_to_disk
     with np.errstate(invalid='ignore'):
         both = measured & (fraction > 0.1) & (fraction < 0.9) & (ratio > 0)
-    if both.sum() < _FEWEST:
+    if both.sum() < _N_MIN:
         # The catalogue gives one radius: that of the survey's own fits then.
         found['bulge_to_disk'] = (0.11, 0.11)
         return found

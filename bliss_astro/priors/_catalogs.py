@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What may be on the sky: stars and galaxies.
+Catalogue prior: stars and galaxies of an image.
 """
 
 import dataclasses
@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from ._catalog_numbers import SKY
-from ._files import from_numbers, read_numbers, write_numbers
+from bliss_astro._random import torch_generator
+from bliss_astro.units import SDSS_PIXEL_SCALE
+
+from ._files import SavedPrior, from_numbers, load_bundled
 from ._galaxies import (
     GalaxyPrior,
     GammaShapes,
@@ -20,12 +22,8 @@ from ._galaxies import (
     add_shape_columns,
 )
 from ._populations import MagnitudeCounts, ParetoCounts, check_positive
-from ._stars import torch_generator
 
 __all__ = ['CatalogBatch', 'CatalogPrior']
-
-# Of the pixels that densities are per, in arcsec.
-_PIXEL_SCALE = 0.396
 
 _KINDS = {
     kind.__name__: kind
@@ -66,7 +64,7 @@ class CatalogBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class CatalogPrior:
+class CatalogPrior(SavedPrior):
     """
     A Poisson number of stars and one of galaxies, uniform in position.
 
@@ -131,7 +129,7 @@ class CatalogPrior:
         hundred times. Multiply it with ``star_scale``, or fit a prior to
         the fields at hand.
         """
-        return cls.from_dict(SKY)
+        return load_bundled(cls, 'sky')
 
     @classmethod
     def fit(cls, table, *, area=None, **options):
@@ -198,7 +196,7 @@ class CatalogPrior:
 
     def sample(self, shape, *, flux_min=None, rng=None) -> QTable:
         """
-        Draw one catalogue for a person.
+        Draw one catalogue.
 
         Parameters
         ----------
@@ -232,7 +230,7 @@ class CatalogPrior:
             }
         )
         galaxy = batch.galaxy[0, order].double()
-        galaxy[:, 4:] *= _PIXEL_SCALE
+        galaxy[:, 4:] *= SDSS_PIXEL_SCALE
         galaxy[~batch.is_galaxy[0, order]] = np.nan
         add_shape_columns(table, galaxy)
         return table
@@ -245,7 +243,7 @@ class CatalogPrior:
         flux_min: float | torch.Tensor | None = None,
         star_scale: float | torch.Tensor | None = None,
         galaxy_scale: float | torch.Tensor | None = None,
-        pixel_scale: float = _PIXEL_SCALE,
+        pixel_scale: float = SDSS_PIXEL_SCALE,
         generator: torch.Generator | None = None,
         device='cpu',
     ) -> CatalogBatch:
@@ -284,7 +282,7 @@ class CatalogPrior:
         ny, nx = shape
         check_positive(pixel_scale=pixel_scale)
         ones = torch.ones(n_images, device=device)
-        pixels = ny * nx * (pixel_scale / _PIXEL_SCALE) ** 2 * ones
+        pixels = ny * nx * (pixel_scale / SDSS_PIXEL_SCALE) ** 2 * ones
         cut = None if flux_min is None else flux_min * ones
         floor = None if cut is None else cut[:, None]
         counts = [
@@ -370,34 +368,3 @@ class CatalogPrior:
             parts[name] = from_numbers(_KINDS[kind], part, f'numbers[{name!r}]')
         galaxies = GalaxyPrior(parts['galaxy_counts'], parts['galaxy_shapes'])
         return cls(parts['stars'], galaxies)
-
-    def save(self, path, *, overwrite=False):
-        """
-        Write the numbers of the prior to a JSON file.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file.
-
-        overwrite : bool, optional
-            Whether an existing file may be replaced.
-        """
-        write_numbers(self.to_dict(), path, overwrite=overwrite)
-
-    @classmethod
-    def load(cls, path):
-        """
-        Read a prior that `save` wrote.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file.
-
-        Returns
-        -------
-        prior : `CatalogPrior`
-            The same prior.
-        """
-        return cls.from_dict(read_numbers(path))

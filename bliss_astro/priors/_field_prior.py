@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How the sky is seen: PSF, sky, gain and calibration together.
+Field prior: joint distribution of PSF, sky, gain and calibration.
 """
 
 import dataclasses
@@ -10,13 +10,12 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro._plugins import survey
+from bliss_astro._random import torch_generator
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape
 
 from ._field_gaussian import ELLIPTICITY_MAX, GaussianFields, draw_ellipticity
-from ._field_numbers import SDSS_R
 from ._field_tables import FieldTable
-from ._files import from_numbers, read_numbers, write_numbers
-from ._stars import torch_generator
+from ._files import SavedPrior, from_numbers, load_bundled
 
 __all__ = ['FieldBatch', 'FieldPrior']
 
@@ -24,7 +23,7 @@ __all__ = ['FieldBatch', 'FieldPrior']
 @dataclasses.dataclass(frozen=True, eq=False)
 class FieldBatch:
     """
-    How n fields were seen.
+    Observing conditions of n fields.
 
     Attributes
     ----------
@@ -48,7 +47,7 @@ class FieldBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class FieldPrior:
+class FieldPrior(SavedPrior):
     """
     Joint distribution of PSF, sky background, calibration and read noise.
 
@@ -85,7 +84,9 @@ class FieldPrior:
 
     def __post_init__(self):
         if self.fields is None:
-            object.__setattr__(self, 'fields', GaussianFields(**SDSS_R))
+            object.__setattr__(
+                self, 'fields', load_bundled(FieldPrior, 'sdss-r').fields
+            )
         if not isinstance(self.fields, (GaussianFields, FieldTable)):
             msg = (
                 'fields must be GaussianFields, a FieldTable or None, got '
@@ -143,7 +144,7 @@ class FieldPrior:
         Returns
         -------
         prior : `FieldPrior`
-            Of the fields whose PSF was measured (the pipeline's placeholders
+            Prior of the fields whose PSF was measured (the pipeline's placeholders
             are dropped), and whose sky and calibration are positive.
 
         Raises
@@ -172,7 +173,7 @@ class FieldPrior:
         Returns
         -------
         prior : `FieldPrior`
-            Of these fields.
+            Prior of these fields.
         """
         return cls(FieldTable.from_table(table), ellipticity)
 
@@ -233,7 +234,7 @@ class FieldPrior:
 
     def sample(self, n: int, *, rng=None) -> QTable:
         """
-        Draw fields for a person.
+        Draw fields as a table.
 
         Parameters
         ----------
@@ -334,34 +335,3 @@ class FieldPrior:
         name = has[0]
         fields = from_numbers(kinds[name], numbers[name], f'numbers[{name!r}]')
         return cls(fields, numbers.get('ellipticity'))
-
-    def save(self, path, *, overwrite=False):
-        """
-        Write the numbers of the prior to a JSON file.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file.
-
-        overwrite : bool, optional
-            Whether an existing file may be replaced.
-        """
-        write_numbers(self.to_dict(), path, overwrite=overwrite)
-
-    @classmethod
-    def load(cls, path):
-        """
-        Read a prior that `save` wrote.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file.
-
-        Returns
-        -------
-        prior : `FieldPrior`
-            The same prior.
-        """
-        return cls.from_dict(read_numbers(path))

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Fields as tables: how each of them was seen.
+Field tables: PSF, background and calibration of each field.
 """
 
 import dataclasses
@@ -8,9 +8,11 @@ import dataclasses
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.table import QTable, Table
+from astropy.table import QTable
 
 from bliss_astro.psf._mixture import SHAPE_NAMES
+
+from ._catalog_columns import float_column, need_columns
 
 __all__ = ['FieldTable']
 
@@ -109,21 +111,14 @@ class FieldTable:
         fields : `FieldTable`
             The same.
         """
-        if not isinstance(table, Table):
-            msg = f'table must be an astropy Table, got {type(table).__name__}'
-            raise TypeError(msg)
-        missing = [
-            name
+        optional = {'e1', 'e2'}
+        need_columns(table, [name for name in _COLUMNS if name not in optional])
+        absent = {name: np.zeros(len(table)) for name in optional - {*table.colnames}}
+        value = absent | {
+            name: float_column(table, name, _UNITS.get(name))
             for name in _COLUMNS
-            if name not in table.colnames and name not in ('e1', 'e2')
-        ]
-        if missing:
-            msg = (
-                f'table lacks the column(s) {", ".join(missing)}; it has '
-                f'{", ".join(table.colnames)}'
-            )
-            raise ValueError(msg)
-        value = {name: _column(table, name) for name in _COLUMNS}
+            if name not in absent
+        }
         psf = np.stack([value[name] for name in SHAPE_NAMES], -1)
         return cls(psf, *(value[name] for name in _SCALARS))
 
@@ -172,22 +167,3 @@ class FieldTable:
             rows = np.concatenate([self.psf, *scalars], 1)
             cache[device] = torch.as_tensor(rows, dtype=torch.float32, device=device)
         return cache[device]
-
-
-def _column(table, name):
-    """One column in its unit as a float array; masked values become NaN."""
-    if name not in table.colnames:
-        return np.zeros(len(table))
-    column = table[name]
-    given = getattr(column, 'unit', None)
-    values = getattr(column, 'value', column)
-    if isinstance(values, np.ma.MaskedArray):
-        values = np.ma.filled(values.astype(float), np.nan)
-    values = np.array(values, dtype=float)
-    if given is None or name not in _UNITS or given == _UNITS[name]:
-        return values
-    try:
-        return u.Quantity(values, given).to_value(_UNITS[name])
-    except u.UnitConversionError:
-        msg = f'table[{name!r}] must be in {_UNITS[name]}, got {given}'
-        raise ValueError(msg) from None

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How the sky is seen: seeing and background.
+Priors of the PSF: the seeing of SDSS, and any telescope.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Numbers of a prior in a JSON file.
+Priors as JSON files: their numbers as dicts, written and read.
 """
 
 import dataclasses
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from bliss_astro._atomic import atomic_write
 
-__all__ = ['from_numbers', 'read_numbers', 'write_numbers']
+__all__ = ['SavedPrior', 'from_numbers', 'load_bundled']
+
+_BUNDLED = Path(__file__).parent.parent / 'data' / 'priors'
 
 
 def from_numbers(kind, numbers, name):
-    """
-    Make a dataclass of a dict of its fields, lists becoming tuples.
-    """
+    """Make a dataclass of a dict of its fields, lists becoming tuples."""
     if not isinstance(numbers, dict):
         msg = f'{name} must be a dict, got {numbers!r}'
         raise TypeError(msg)
@@ -37,22 +37,53 @@ def from_numbers(kind, numbers, name):
     )
 
 
-def write_numbers(numbers, path, *, overwrite=False):
-    """
-    Write a dict of numbers, lists and strings to a file.
-    """
-    text = json.dumps(numbers, indent=1, allow_nan=False)
-    with atomic_write(path, overwrite=overwrite) as temporary:
-        temporary.write_text(text + '\n', encoding='utf-8')
+class SavedPrior:
+    """Base class of priors whose numbers (`to_dict`, `from_dict`) a JSON file holds."""
+
+    def save(self, path, *, overwrite=False):
+        """
+        Write the numbers of the prior to a JSON file.
+
+        Parameters
+        ----------
+        path : str or `~os.PathLike`
+            The file.
+
+        overwrite : bool, optional
+            Whether an existing file may be replaced.
+        """
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        with atomic_write(path, overwrite=overwrite) as temporary:
+            temporary.write_text(text + '\n', encoding='utf-8')
+
+    @classmethod
+    def load(cls, path):
+        """
+        Read a prior that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or `~os.PathLike`
+            The file.
+
+        Returns
+        -------
+        prior : same class
+            The same prior.
+
+        Raises
+        ------
+        ValueError
+            If the file holds something else.
+        """
+        try:
+            numbers = json.loads(Path(path).read_text(encoding='utf-8'))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            msg = f'path={str(path)!r} is not a JSON file with the numbers of a prior'
+            raise ValueError(msg) from error
+        return cls.from_dict(numbers)
 
 
-def read_numbers(path):
-    """
-    Read the dict that `write_numbers` wrote.
-    """
-    try:
-        numbers = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        msg = f'path={str(path)!r} is not a JSON file with the numbers of a prior'
-        raise ValueError(msg) from error
-    return numbers
+def load_bundled(kind, name):
+    """Load a prior that comes with the package."""
+    return kind.load(_BUNDLED / f'{name}.json')

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What may be on the sky: galaxies.
+Galaxy prior: number, fluxes and shapes of galaxies.
 """
 
 import dataclasses
@@ -11,8 +11,10 @@ import astropy.units as u
 import torch
 from astropy.table import QTable
 
+from bliss_astro._random import torch_generator
+from bliss_astro.units import NANOMAGGY_ZERO_POINT
+
 from ._populations import (
-    ZERO_POINT,
     MagnitudeCounts,
     ParetoCounts,
     check_nodes,
@@ -20,7 +22,6 @@ from ._populations import (
     check_tuples,
     interpolate,
 )
-from ._stars import torch_generator
 
 __all__ = ['GALAXY_SHAPE_NAMES', 'GalaxyPrior', 'GammaShapes', 'MagnitudeShapes']
 
@@ -36,13 +37,13 @@ GALAXY_SHAPE_NAMES = (
 
 # Uniform numbers are kept off 0 and 1, where an axis ratio would vanish or a
 # normal quantile be infinite.
-_TINY = 1e-6
+_QUANTILE_MIN = 1e-6
 
 
 def _uniform(n, like, generator):
     """Uniform numbers ``(n, *like.shape)``."""
     unit = torch.rand(n, *like.shape, generator=generator, device=like.device)
-    return unit.clamp(_TINY, 1 - _TINY)
+    return unit.clamp(_QUANTILE_MIN, 1 - _QUANTILE_MIN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +206,7 @@ class MagnitudeShapes:
             torch.special.ndtr((math.log10(r) - mean) / scatter)
             for r in self.radius_range
         )
-        share = (low + (high - low) * unit[0]).clamp(_TINY, 1 - _TINY)
+        share = (low + (high - low) * unit[0]).clamp(_QUANTILE_MIN, 1 - _QUANTILE_MIN)
         log_r = mean + scatter * torch.special.ndtri(share)
         ratio_mean, ratio_scatter = self.bulge_to_disk
         log_ratio = ratio_mean + ratio_scatter * torch.special.ndtri(unit[1])
@@ -246,7 +247,7 @@ class MagnitudeShapes:
         galaxy : tensor ``(*flux.shape, 6)``
             In the order of ``GALAXY_SHAPE_NAMES``, radii in arcsec.
         """
-        mag = ZERO_POINT - 2.5 * torch.log10(flux)
+        mag = NANOMAGGY_ZERO_POINT - 2.5 * torch.log10(flux)
         unit = _uniform(7, flux, generator)
         disk_share = interpolate(mag, self.magnitude, self.disk_share)
         bulge_share = interpolate(mag, self.magnitude, self.bulge_share)
@@ -315,7 +316,7 @@ class GalaxyPrior:
 
     def sample(self, n: int, *, rng=None) -> QTable:
         """
-        Draw galaxies for a person.
+        Draw galaxies as a table.
 
         Parameters
         ----------
@@ -375,9 +376,7 @@ class GalaxyPrior:
 
 
 def add_shape_columns(table, galaxy):
-    """
-    Add the six columns of a tensor of shapes ``(n, 6)``, with their units.
-    """
+    """Add the six columns of a tensor of shapes ``(n, 6)``, with their units."""
     units = (1, u.rad, 1, 1, u.arcsec, u.arcsec)
     values = galaxy.double().cpu().numpy().T
     for name, value, unit in zip(GALAXY_SHAPE_NAMES, values, units, strict=True):

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How many sources there are of each flux: number counts.
+Number counts: density and fluxes of sources.
 """
 
 import dataclasses
@@ -10,16 +10,19 @@ import math
 import numpy as np
 import torch
 
+from bliss_astro.units import (
+    NANOMAGGY_ZERO_POINT,
+    SDSS_PIXEL_SCALE,
+    magnitude_to_flux,
+)
+
 __all__ = ['MagnitudeCounts', 'ParetoCounts']
 
-# Fluxes are in nmgy, of which 1 has the AB magnitude 22.5.
-ZERO_POINT = 22.5
+# Densities per pixel mean pixels of SDSS.
+_PIXELS_PER_DEG2 = (3600 / SDSS_PIXEL_SCALE) ** 2
 
-# Densities per pixel mean pixels of SDSS, 0.396 arcsec wide.
-PIXELS_PER_DEG2 = (3600 / 0.396) ** 2
-
-# Below this slope per magnitude an exponential is taken as exactly flat.
-_FLAT = 1e-6
+# Smallest slope per magnitude of the logarithm of the counts, whose inverse is finite.
+_SLOPE_MIN = 1e-6
 
 
 def as_tensor(value, like=None) -> torch.Tensor:
@@ -50,7 +53,7 @@ def interpolate(x: torch.Tensor, nodes, values) -> torch.Tensor:
 
 
 def check_positive(**values):
-    """Complain of numbers that are not positive and finite."""
+    """Raise a ValueError for numbers that are not positive and finite."""
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             msg = f'{name} must be positive and finite, got {value}'
@@ -146,7 +149,7 @@ class ParetoCounts:
 
     @property
     def _last(self):
-        """What is left of the Pareto distribution beyond the largest flux."""
+        """Share of the Pareto distribution beyond the largest flux."""
         return self.ratio**-self.slope
 
     def density_above(self, flux_min=None):
@@ -230,17 +233,17 @@ class MagnitudeCounts:
     @property
     def flux_min(self) -> float:
         """Smallest flux in nmgy."""
-        return 10 ** (0.4 * (ZERO_POINT - self.magnitude[-1]))
+        return magnitude_to_flux(self.magnitude[-1])
 
     @property
     def flux_max(self) -> float:
         """Largest flux in nmgy."""
-        return 10 ** (0.4 * (ZERO_POINT - self.magnitude[0]))
+        return magnitude_to_flux(self.magnitude[0])
 
     @property
     def density(self) -> float:
         """Expected number of sources per pixel of 0.396 arcsec."""
-        return float(self._segments()[3][-1] / PIXELS_PER_DEG2)
+        return float(self._segments()[3][-1] / _PIXELS_PER_DEG2)
 
     def _segments(self):
         """
@@ -249,7 +252,7 @@ class MagnitudeCounts:
         m = np.array(self.magnitude)
         log_n = np.array(self.log_density) * math.log(10)
         slope = np.diff(log_n) / np.diff(m)
-        slope = np.where(np.abs(slope) < _FLAT, _FLAT, slope)
+        slope = np.where(np.abs(slope) < _SLOPE_MIN, _SLOPE_MIN, slope)
         n = np.exp(log_n)
         parts = n[:-1] * np.expm1(slope * np.diff(m)) / slope
         return m, n, slope, np.concatenate([[0.0], np.cumsum(parts)])
@@ -264,7 +267,8 @@ class MagnitudeCounts:
         """Share of all sources that is brighter than a flux (tensor)."""
         m, n, slope, total = self._tensors(flux)
         # The floor itself must map to everything, whatever the rounding.
-        mag = (ZERO_POINT - 2.5 * torch.log10(flux.clamp(min=1e-30))).clamp(m[0], m[-1])
+        mag = NANOMAGGY_ZERO_POINT - 2.5 * torch.log10(flux.clamp(min=1e-30))
+        mag = mag.clamp(m[0], m[-1])
         k = (torch.searchsorted(m, mag.contiguous()) - 1).clamp(0, len(m) - 2)
         part = n[k] * torch.expm1(slope[k] * (mag - m[k])) / slope[k]
         return total[k] + part
@@ -312,4 +316,4 @@ class MagnitudeCounts:
         inside = slope[k] * (unit - total[k]) / n[k]
         # Rounding may take a number beyond the end of its segment.
         mag = m[k] + torch.log1p(inside.clamp(min=-0.999999)) / slope[k]
-        return 10 ** (0.4 * (ZERO_POINT - torch.minimum(mag, m[k + 1])))
+        return magnitude_to_flux(torch.minimum(mag, m[k + 1]))

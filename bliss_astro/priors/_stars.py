@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What may be on the sky: stars.
+Star prior: number, positions and fluxes of stars.
 """
 
 import dataclasses
@@ -11,21 +11,9 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._random import check_rng
+from bliss_astro._random import torch_generator
 
-__all__ = ['StarPrior', 'torch_generator']
-
-
-def torch_generator(rng=None, *, device='cpu') -> torch.Generator:
-    """
-    One seeded `torch.Generator` from anything that SPEC 7 accepts as ``rng``.
-
-    A `torch.Generator` is passed through.
-    """
-    if isinstance(rng, torch.Generator):
-        return rng
-    seed = int(check_rng(rng).integers(2**63 - 1))
-    return torch.Generator(device=device).manual_seed(seed)
+__all__ = ['StarPrior']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +101,7 @@ class StarPrior:
 
     def sample(self, shape, *, rng=None) -> QTable:
         """
-        Draw one catalogue for a person.
+        Draw one catalogue.
 
         Parameters
         ----------

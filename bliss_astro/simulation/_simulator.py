@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from bliss_astro._devices import choose_device
+from bliss_astro._random import torch_generator
 from bliss_astro.exposures._camera import add_noise
-from bliss_astro.priors import StarPrior, torch_generator
+from bliss_astro.priors import StarPrior
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     DEFAULT_SHAPE,

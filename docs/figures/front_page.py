@@ -18,7 +18,8 @@ FOLDER = Path(__file__).parent
 # A coadd of stars and galaxies, four times as dense as the sky at high latitude.
 numbers = CatalogPrior.sky().to_dict()
 for name in ('stars', 'galaxy_counts'):
-    numbers[name]['log_density'] = [value + 0.6 for value in numbers[name]['log_density']]
+    counts = numbers[name]
+    counts['log_density'] = [value + 0.6 for value in counts['log_density']]
 prior = CatalogPrior.from_dict(numbers)
 simulator = CoaddSimulator(25, prior, shape=(120, 160), margin=-8)
 exposure, truth = simulator.sample(rng=7)
@@ -36,13 +37,14 @@ def members(table, x, y, half=8):
     return table[inside & (table['flux'].value > 0.3 * bright)]
 
 
-spread = [
-    np.std([len(members(d, row['x_centroid'], row['y_centroid'], half=4)) for d in draws])
-    * (row['flux'].value > 2 * bright)
-    * (12 < row['x_centroid'] < 148 and 12 < row['y_centroid'] < 108)
-    for row in catalog
-]
-x, y = (catalog[int(np.argmax(spread))][name] for name in ('x_centroid', 'y_centroid'))
+def spread(row):
+    x, y = row['x_centroid'], row['y_centroid']
+    inside = 12 < x < 148 and 12 < y < 108 and row['flux'].value > 2 * bright
+    return inside * np.std([len(members(draw, x, y, half=4)) for draw in draws])
+
+
+centre = max(catalog, key=spread)
+x, y = centre['x_centroid'], centre['y_centroid']
 counts = [len(members(draw, x, y)) for draw in draws]
 typical = max(set(counts), key=counts.count)
 other = max(set(counts) - {typical}, key=counts.count)
@@ -67,12 +69,13 @@ axes[0].add_patch(frame)
 for ax, number in zip(axes[1:], (typical, other), strict=True):
     draw = members(draws[counts.index(number)], x, y)
     ax.scatter(
-        draw['x_centroid'], draw['y_centroid'], s=220 * (draw['flux'].value / bright) ** 0.4,
+        draw['x_centroid'], draw['y_centroid'],
+        s=220 * (draw['flux'].value / bright) ** 0.4,
         facecolors='none', edgecolors='tab:blue', linewidths=2,
     )  # fmt: skip
     ax.set(xlim=(x - 8, x + 8), ylim=(y - 8, y + 8))
     share = counts.count(number) / len(counts)
-    ax.set_ylabel(f"{number} source{'s' * (number > 1)}: {share:.0%} of draws")
+    ax.set_ylabel(f'{number} source{"s" * (number > 1)}: {share:.0%} of draws')
     ax.yaxis.set_label_position('right')
 axes[1].set_title('Two draws of one place')
 fig.savefig(FOLDER.parent / '_static' / 'front_page.png', dpi=110, bbox_inches='tight')

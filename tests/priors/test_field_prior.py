@@ -400,13 +400,15 @@ class TestBadTables:
         table.remove_columns(['beta', 'background'])
         with pytest.raises(ValueError, match=r'lacks the column\(s\) beta, background'):
             FieldPrior.fit(table)
-        with pytest.raises(TypeError, match='table must be an astropy Table, got dict'):
+        with pytest.raises(TypeError, match=r'table must be .* got dict'):
             FieldPrior.fit({})
 
     def test_units(self):
         table = survey()
         table['background'].unit = 'nmgy'
-        with pytest.raises(ValueError, match=r"background'\] must be in electron, got"):
+        with pytest.raises(
+            ValueError, match=r"background'\] must be in a unit like electron, got"
+        ):
             FieldPrior.fit(table)
 
     @pytest.mark.parametrize('widen', [0.0, -1.0, np.nan])
