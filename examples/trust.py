@@ -13,7 +13,13 @@ import argparse
 
 import numpy as np
 
-from bliss_astro import CoaddSimulator, PSFModel, completeness, detect_sources
+from bliss_astro import (
+    BlissFinder,
+    CoaddSimulator,
+    PSFModel,
+    completeness,
+    detect_sources,
+)
 from bliss_astro.priors import StarPrior
 
 
@@ -46,8 +52,9 @@ def main():
     catalog = detect_sources(exposure, encoder='stars')
     check = catalog.check(exposure, rng=arguments.seed)
     print(check, '\n')
+    finder = BlissFinder(encoder='stars')
     result = completeness(
-        exposure, 'stars', n_sources=120, spacing=48, rng=arguments.seed
+        exposure, finder, n_sources=120, spacing=48, rng=arguments.seed
     )
     print(result)
     result.table['flux_low', 'flux_high', 'n', 'recall', 'bias', 'scatter'].pprint_all()

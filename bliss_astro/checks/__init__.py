@@ -12,10 +12,11 @@ Catalogues against their images::
 """
 
 from ._check import CatalogCheck
-from ._completeness import Completeness, completeness
+from ._completeness import completeness
+from ._places import CheckFinding
+from ._recall import Completeness
 from ._reconstruct import reconstruct
 from ._reconstruction import Reconstruction, SourceImage
-from ._words import CheckFinding
 
 __all__ = [
     'CatalogCheck',

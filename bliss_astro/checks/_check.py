@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-A catalogue against its image: the posterior predictive check.
+Posterior predictive check: a catalogue against its image.
 """
 
 import dataclasses
@@ -11,14 +11,18 @@ from astropy.table import QTable
 
 from bliss_astro._random import check_rng
 from bliss_astro.catalog._arguments import check_count
+from bliss_astro.exposures import Exposure
+from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 from ._findings import find_faults
+from ._galaxies import first_shapes
+from ._places import CheckFinding
 from ._refine import refine
-from ._statistics import Residuals, cell_statistics, cells_of, whole_p_value
-from ._words import CheckFinding
+from ._regions import cell_statistics, cells_of
+from ._residuals import Residuals, noise_kernel, whole_p_value
 
-__all__ = ['CatalogCheck', 'check_catalog']
+__all__ = ['CatalogCheck', 'check_catalog', 'check_exposure']
 
 # Sources more probable than this are in every draw; one within so many
 # pixels is the same.
@@ -31,9 +35,7 @@ _BORDER = 1.5
 @dataclass(frozen=True, eq=False)
 class CatalogCheck:
     """
-    What an image says of a catalogue that was made of it.
-
-    Made by `ProbabilisticCatalog.check`, which says how it is meant to be read.
+    Posterior predictive check of a catalogue, made by `ProbabilisticCatalog.check`.
 
     Attributes
     ----------
@@ -58,10 +60,10 @@ class CatalogCheck:
         Rows and columns, if the regions are a grid of cells.
 
     p_value : float
-        Of the chi-square of the whole image.
+        P-value of the chi-square of the whole image.
 
     tests : tuple of `CheckFinding`
-        All that was tested, found or not.
+        All tests, faults or not.
 
     n_draws : int
         Number of catalogues that were drawn; 0 if the table's rows were taken.
@@ -142,7 +144,7 @@ class CatalogCheck:
         Parameters
         ----------
         ax : pair of `~matplotlib.axes.Axes` or None, optional
-            Where to.
+            Axes to draw on; by default a new figure.
 
         **kwargs
             For `~bliss_astro.plotting.plot_check`.
@@ -191,7 +193,7 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
         What was found.
     """
     n_draws = check_count('n_draws', n_draws)
-    _check_exposure(catalog, exposure)
+    check_exposure(catalog, exposure)
     if n_draws and getattr(catalog.posterior, 'sample', None) is None:
         msg = (
             'catalog has no posterior to draw from (it was stacked, or read from a '
@@ -199,16 +201,12 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
         )
         raise ValueError(msg)
     labels, grid = cells_of(regions, exposure.shape)
-    from bliss_astro.coadds._noise_kernel import input_kernel
-
     rng = check_rng(rng)
-    kernel = np.asarray(input_kernel(exposure), dtype=float)
+    kernel = noise_kernel(exposure)
     renderer = ModelRenderer(exposure)
-    fwhm = float(exposure.psf_at(exposure.shape[1] // 2, exposure.shape[0] // 2).fwhm)
+    fwhm = float(central_psf(exposure).fwhm)
     draws = _draw(catalog, n_draws, rng)
     if any(sources.is_galaxy.any() for sources in draws):
-        from ._galaxies import first_shapes
-
         first_shapes(exposure, renderer, draws, kernel, int(np.ceil(2.5 * fwhm)))
     refined = [
         refine(exposure, renderer, sources, kernel, fwhm=fwhm, rng=rng)
@@ -262,10 +260,8 @@ def _median(models):
     return out
 
 
-def _check_exposure(catalog, exposure, *, with_psf=True):
+def check_exposure(catalog, exposure, *, with_psf=True):
     """Refuse what is not the image of a catalogue."""
-    from bliss_astro.exposures import Exposure
-
     if not isinstance(exposure, Exposure):
         msg = (
             f'exposure must be an Exposure, got {type(exposure).__name__}; '
@@ -299,15 +295,13 @@ def _check_exposure(catalog, exposure, *, with_psf=True):
 def _cell_table(cells):
     """The regions that have pixels, as a table."""
     keep = cells['n_pixels'] > 0
-    table = QTable()
-    table['region'] = np.nonzero(keep)[0]
-    for name in ('x', 'y', 'n_pixels', 'chi2'):
-        table[name] = cells[name][keep]
-    table['chi2_expected'] = table['n_pixels'].astype(float)
-    for name in ('chi2_err', 'p_value', 'offset', 'offset_err'):
-        table[name] = cells[name][keep]
-    for name in ('x', 'y', 'chi2', 'chi2_err'):
-        table[name].info.format = '.1f'
-    for name in ('p_value', 'offset', 'offset_err'):
-        table[name].info.format = '.3g'
+    table = QTable({'region': np.nonzero(keep)[0]})
+    for name, values in cells.items():
+        table[name] = values[keep]
+        if name in ('x', 'y', 'chi2', 'chi2_err'):
+            table[name].info.format = '.1f'
+        elif name != 'n_pixels':
+            table[name].info.format = '.3g'
+    expected = table['n_pixels'].astype(float)
+    table.add_column(expected, table.index_column('chi2_err'), 'chi2_expected')
     return table

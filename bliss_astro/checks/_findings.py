@@ -1,28 +1,28 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From statistics of residuals to faults in plain words.
+Tests of a catalogue against its image, and their findings in plain words.
 """
 
 import dataclasses
-import itertools
 
 import numpy as np
 from scipy.ndimage import zoom
 from scipy.special import bdtrc
 
-from ._off import join_all, sources_off
-from ._places import find_peaks
-from ._stars import combine, source_statistics
-from ._statistics import (
+from bliss_astro.units import MAD_TO_SIGMA
+
+from ._causes import STRUCTURES, describe_cause, explain_residual
+from ._places import CheckFinding, describe_places, find_peaks, join_places
+from ._regions import block_slices, cell_statistics
+from ._residuals import (
     LIMIT,
     PSF_WIDTH,
-    cell_statistics,
     normal_p_value,
     offset,
     sigmas_of,
     variance_parts,
 )
-from ._words import CheckFinding, Notes
+from ._sources import combine, source_statistics, sources_off
 
 __all__ = ['find_faults']
 
@@ -30,17 +30,18 @@ __all__ = ['find_faults']
 # the sources' variance, of the sky in units of its noise, and of the PSF's
 # ellipticities.
 _NOISE, _GAIN, _SKY, _LEAN = 0.02, 0.08, 0.05, 0.03
-# Of residuals in shares of the light, and of the scatter of draws; and the fewest
-# sources that tell the latter.
-_SHAPE, _SPREAD, _FEW = 0.03, 0.5, 60
-# Regions with a smaller p-value than this are counted.
+# The same of residuals in shares of the light, and of the scatter of draws; and the
+# fewest sources by which the latter is tested.
+_SHAPE, _SPREAD, _DRAW_SOURCES = 0.03, 0.5, 60
+# P-value of the regions that are counted.
 _RARE = 1e-3
-# Stars that measure a PSF have at least this signal-to-noise ratio.
+# Smallest signal-to-noise ratio of the stars that measure a PSF.
 _STAR_SNR = 15.0
 # Sides in pixels from which on parts of an image are looked at apart.
-_LEAST_SECTOR = 64
-# Pixels in which the sky makes up this share of the variance are empty.
-_EMPTY = 0.98
+_SECTOR_MIN = 64
+# Pixels in which the sky makes up this share of the variance are empty, and their
+# smallest number that measures a noise.
+_EMPTY, _EMPTY_PIXELS = 0.98, 64
 # Radius in FWHM that places which are off spoil.
 _AROUND = 4.0
 _NAMES = (('lower', 'middle', 'upper'), ('left', 'centre', 'right'))
@@ -48,7 +49,7 @@ _NAMES = (('lower', 'middle', 'upper'), ('left', 'centre', 'right'))
 
 def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     """
-    Test everything.
+    Run all tests of a catalogue against its image.
 
     Parameters
     ----------
@@ -58,18 +59,18 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     first : `~bliss_astro.checks._refine.Refined`
         The first draw.
 
-    residuals, typical : `~bliss_astro.checks._statistics.Residuals`
-        Of the first draw, which has the noise's own distribution, and of the
-        median of the draws, which has less scatter.
+    residuals, typical : `~bliss_astro.checks._residuals.Residuals`
+        Residuals of the first draw, which have the noise's own distribution, and of
+        the median of the draws, which have less scatter.
 
     renderer : `~bliss_astro.rendering._scene.ModelRenderer`
-        Knows the PSF.
+        Renderer, with the PSF.
 
     labels : int `~numpy.ndarray`, shape (ny, nx)
         The region of each pixel.
 
     fwhm : float
-        Of the PSF in pixels.
+        Full width at half maximum of the PSF in pixels.
 
     Returns
     -------
@@ -79,39 +80,47 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     sources = first.sources
     scale = _noise_scale(residuals)
     sky, sectors = _sky_test(residuals, scale)
-    sound = dataclasses.replace(
-        residuals, ratio=residuals.ratio - _sky_map(sectors, residuals)
-    )
-    quiet = dataclasses.replace(
-        typical, ratio=typical.ratio - _sky_map(sectors, typical)
+    sound, quiet = (
+        dataclasses.replace(part, ratio=part.ratio - _sky_map(sectors, part))
+        for part in (residuals, typical)
     )
     stars = source_statistics(sound, sources, renderer, fwhm)
-    psf, shift = _psf_test(stars, sources, scale)
-    peaks = find_peaks(
-        quiet.ratio * quiet.error,
-        quiet.error,
-        quiet.good,
-        fwhm=fwhm,
-        kernel=quiet.kernel,
-        scale=scale,
-        limit=LIMIT,
-    )
     also = source_statistics(quiet, sources, renderer, fwhm, index=stars.index)
+    psf, shift = _psf_test(stars, sources, scale)
+    bright = sources.select(stars.index)
+    peaks = find_peaks(quiet, fwhm=fwhm, scale=scale)
     found = sources_off(stars, also, sources, scale, shift, psf.alarm)
-    places = join_all(peaks, found, stars, sources, psf.alarm, fwhm)
+    places = join_places(peaks, found, bright, psf.alarm, fwhm)
     # Again without them: one star that is missing outshines all photon noise.
-    found = [place.x for place in places], [place.y for place in places]
+    spoiled = [p.x for p in places], [p.y for p in places], _AROUND * fwhm
     noise = _noise_tests(
-        _without_galaxies(sound, sources, fwhm).without_discs(*found, _AROUND * fwhm),
+        _without_galaxies(sound, sources, fwhm).without_discs(*spoiled),
         first.model,
         psf_is_wrong=psf.alarm,
     )
-    sky, _ = _sky_test(residuals.without_discs(*found, _AROUND * fwhm), scale)
-    notes = Notes(exposure, sources, stars, fwhm)
+    sky, _ = _sky_test(residuals.without_discs(*spoiled), scale)
     regions = _cell_test(residuals, first.model, labels)
-    general = [*noise, sky, psf, regions, _draw_test(first)]
+    general = [
+        *_with_cause([*noise, sky], residuals),
+        psf,
+        regions,
+        _draw_test(first),
+    ]
     general.sort(key=lambda test: (not test.alarm, -abs(test.sigmas)))
-    return (*general, *(notes.tell(place) for place in places))
+    return (*general, *describe_places(places, exposure, bright, fwhm))
+
+
+def _with_cause(tests, residuals):
+    """Tests of noise and sky, the first fault with its cause where it is structure."""
+    faults = [k for k, test in enumerate(tests) if test.alarm]
+    if not faults:
+        return tests
+    cause = explain_residual(residuals.ratio, residuals.good, residuals.kernel)
+    if cause['kind'] in STRUCTURES:
+        test = tests[faults[0]]
+        text = f'{test.text}; {describe_cause(cause)}'
+        tests[faults[0]] = dataclasses.replace(test, text=text)
+    return tests
 
 
 def _without_galaxies(residuals, sources, fwhm):
@@ -130,18 +139,17 @@ def _without_galaxies(residuals, sources, fwhm):
     return residuals
 
 
-def _test(kind, text, value, error, p_value, tolerance, *, place=(np.nan, np.nan)):
-    alarm = p_value < LIMIT and abs(value) > tolerance
+def _test(kind, text, value, error, p_value, tolerance):
     return CheckFinding(
         kind,
         text,
-        bool(alarm),
-        float(place[0]),
-        float(place[1]),
-        float(value),
-        float(error),
-        sigmas_of(p_value),
-        float(p_value),
+        alarm=bool(p_value < LIMIT and abs(value) > tolerance),
+        x=np.nan,
+        y=np.nan,
+        value=float(value),
+        error=float(error),
+        sigmas=sigmas_of(p_value),
+        p_value=float(p_value),
     )
 
 
@@ -152,7 +160,7 @@ def _noise_scale(residuals):
     """Factor by which the noise of empty sky is larger than stated, if it is."""
     empty = residuals.of_sky(_EMPTY)
     n = np.count_nonzero(empty.good)
-    if n < _LEAST_SECTOR:
+    if n < _EMPTY_PIXELS:
         return 1.0
     square = float(np.sum(np.square(empty.ratio), dtype=float)) / n
     # Within its own error it is as stated.
@@ -185,7 +193,7 @@ def _noise_tests(residuals, model, *, psf_is_wrong=False):
             'pixel: the shape of the PSF is wrong'
         )
         tests.append(_test('psf shape', text, value, error, p_shape, _SHAPE))
-    # Where the model of the light is wrong, its photons' noise cannot be told.
+    # Where the model of the light is wrong, its photons' noise is not measurable.
     hidden = any(test.kind == 'psf shape' and test.alarm for test in tests)
     if np.isfinite(values[1]) and not hidden:
         value, error = values[1] - 1, errors[1]
@@ -206,10 +214,10 @@ def _noise_tests(residuals, model, *, psf_is_wrong=False):
 def _draw_test(first):
     """Test of the scatter of drawn fluxes and positions."""
     n = first.pulls.shape[1]
-    if n < _FEW:
+    if n < _DRAW_SOURCES:
         text = 'too few bright sources to judge the draws'
         return _test('draws', text, 0.0, np.nan, 1.0, 0.0)
-    spread = 1.4826 * np.median(np.abs(first.pulls), axis=1)
+    spread = MAD_TO_SIGMA * np.median(np.abs(first.pulls), axis=1)
     k = int(np.argmax(spread))
     # Standard error of a median absolute deviation; three of them.
     value, error = spread[k] - 1, 1.17 / np.sqrt(n)
@@ -225,19 +233,11 @@ def _draw_test(first):
 # -- sky -------------------------------------------------------------------------
 
 
-def _sector_slices(shape):
-    """Rows and columns of up to 3 x 3 parts of an image."""
-    parts = []
-    for n in shape:
-        number = 3 if n >= 3 * _LEAST_SECTOR else 1
-        edges = [n * k // number for k in range(number + 1)]
-        parts.append([slice(a, b) for a, b in itertools.pairwise(edges)])
-    return parts
-
-
 def _sky_test(residuals, scale):
     """Test of the sky's level, and the levels of the parts of the image."""
-    rows, columns = _sector_slices(residuals.ratio.shape)
+    shape = residuals.ratio.shape
+    n_sectors = [3 if n >= 3 * _SECTOR_MIN else 1 for n in shape]
+    rows, columns = block_slices(shape, n_sectors)
     found = np.array(
         [[offset(residuals, (row, column)) for column in columns] for row in rows]
     )

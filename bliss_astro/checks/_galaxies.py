@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Shapes of galaxies, which a posterior of position, flux and type leaves open.
+Galaxy shapes as nuisances of the check: first guess and refinement.
 
 A galaxy is an exponential disk or a de Vaucouleurs bulge, whichever fits better, of
 some half-light radius, axis ratio and angle.  A first guess is the best of
@@ -10,9 +10,13 @@ positions, see `bliss_astro.checks._refine`.
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
-from ._refine import LEAST_SNR, Group, stamp_pixels
-from ._statistics import Residuals
+from bliss_astro.rendering import RenderingAccuracy, render_galaxies
+
+from ._refine import SNR_MIN, Group
+from ._residuals import Residuals
+from ._sources import stamp_pixels
 
 __all__ = ['first_shapes', 'galaxy_groups']
 
@@ -22,20 +26,14 @@ _RADII = (0.8, 1.6, 3.2, 6.4, 12.8)
 _FAINT_RADIUS = 1.5
 # From the first of these radii on stamps have the second half-side.
 _LARGE, _LARGE_HALF = 4.0, 40
-# Steps of the derivatives by logarithm of radius and ellipticities, the slack
-# of both, and the limits of radius and ellipticity.
+# Steps of the derivatives by logarithm of radius and ellipticities, the standard
+# deviations of weak priors of both, and the limits of radius and ellipticity.
 _LOG_STEP, _LEAN_STEP = 0.1, 0.05
-_LOG_SLACK, _LEAN_SLACK = 0.7, 0.3
+_LOG_PRIOR, _LEAN_PRIOR = 0.7, 0.3
 _RADIUS_LIMITS, _LEAN_LIMIT = (0.2, 60.0), 0.8
 # Galaxies of different draws within so many pixels are the same.
 _SAME = 3.0
 _PIECE = 128
-
-
-def _accuracy():
-    from bliss_astro.rendering import RenderingAccuracy
-
-    return RenderingAccuracy.training()
 
 
 def _as_galaxy(is_disk, radius, lean1, lean2):
@@ -66,8 +64,6 @@ def _as_parameters(galaxy):
 
 def _stamps(renderer, x, y, galaxy, rows, columns):
     """Images of galaxies of unit flux, float32 ``(N, P, P)``."""
-    from bliss_astro.rendering import render_galaxies
-
     side = rows.shape[1]
     psf = renderer.shape_at(x, y)
     place = [x - columns[:, 0, 0], y - rows[:, 0, 0]]
@@ -80,33 +76,20 @@ def _stamps(renderer, x, y, galaxy, rows, columns):
         shape,
         size=(side, side),
         radius=renderer.radius,
-        accuracy=_accuracy(),
+        accuracy=RenderingAccuracy.training(),
     )
     return drawn.numpy()
 
 
 class Galaxies(Group):
-    """
-    Galaxies: flux, position, logarithm of radius, and two ellipticities.
-
-    Parameters
-    ----------
-    sources : `~bliss_astro.rendering._scene.Sources`
-        The draw.
-
-    index : int `~numpy.ndarray`, shape (N,)
-        Which of them.
-
-    half : int
-        Half the side of their stamps, pixels.
-    """
+    """Galaxies: flux, position, logarithm of radius, and two ellipticities."""
 
     def __init__(self, sources, index, half):
         some = sources.select(index)
         self.is_disk, radius, lean1, lean2 = _as_parameters(some.galaxy)
         values = np.stack([some.flux, some.x, some.y, np.log(radius), lean1, lean2])
         slack = np.ones_like(values)
-        slack[0], slack[3], slack[4:] = some.flux, _LOG_SLACK, _LEAN_SLACK
+        slack[0], slack[3], slack[4:] = some.flux, _LOG_PRIOR, _LEAN_PRIOR
         super().__init__(index, values, slack, half)
 
     def shapes(self, values=None):
@@ -139,14 +122,7 @@ class Galaxies(Group):
         return np.stack([image, shift_x, shift_y, *slopes])
 
     def move(self, step, errors):
-        """
-        Move the galaxies and change their shapes, not too much at once.
-
-        Parameters
-        ----------
-        step, errors : float `~numpy.ndarray`, shape (6, N)
-            From least squares.
-        """
+        """Move the galaxies and change their shapes, not too much at once."""
         step = step.copy()
         step[3] = np.clip(step[3], -0.5, 0.5)
         step[4:] = np.clip(step[4:], -0.3, 0.3)
@@ -156,26 +132,12 @@ class Galaxies(Group):
         self.values[4:] *= np.minimum(1, _LEAN_LIMIT / np.maximum(lean, 1e-6))
 
     def second_order(self):
-        """
-        What the last step left out, as it was linear.
-
-        Returns
-        -------
-        sigmas : float `~numpy.ndarray`, shape (N,)
-            About, in units of the noise.
-        """
+        """Sigma of each source beyond the linear order of the last step, roughly."""
         snr = np.abs(self.values[0]) / self.errors[0]
         return super().second_order() + snr * np.square(self.step[3:]).sum(0)
 
     def put(self, sources):
-        """
-        Write the parameters into the sources.
-
-        Parameters
-        ----------
-        sources : `~bliss_astro.rendering._scene.Sources`
-            Changed in place.
-        """
+        """Write the parameters into the sources."""
         super().put(sources)
         sources.galaxy[self.index] = self.shapes()
 
@@ -231,40 +193,29 @@ def first_shapes(exposure, renderer, draws, kernel, half):
     half : int
         Half the side of the stamp of a star, pixels.
     """
-    from scipy.spatial import cKDTree
-
-    known = None
+    places, shapes = np.empty((0, 2)), np.empty((0, 6))
     for sources in draws:
         n = len(sources)
         faint = _as_galaxy(np.ones(n), np.full(n, _FAINT_RADIUS), np.zeros(n), 0.0)
         sources.galaxy = faint
+        own = np.column_stack([sources.x, sources.y])
         index = np.nonzero(sources.is_galaxy)[0]
-        if known is not None and len(index) and len(known[0]):
-            places = np.column_stack([sources.x[index], sources.y[index]])
-            apart, nearest = cKDTree(known[0]).query(places)
+        if len(index) and len(places):
+            apart, nearest = cKDTree(places).query(own[index])
             same = apart < _SAME
-            sources.galaxy[index[same]] = known[1][nearest[same]]
+            sources.galaxy[index[same]] = shapes[nearest[same]]
             index = index[~same]
         if len(index):
-            _guess(exposure, renderer, sources, index, kernel, half)
-        every = sources.is_galaxy
-        places = np.column_stack([sources.x[every], sources.y[every]])
-        shapes = sources.galaxy[every]
-        if known is not None:
-            places = np.concatenate([known[0], places])
-            shapes = np.concatenate([known[1], shapes])
-        known = places, shapes
+            residuals = Residuals.of(exposure, renderer(sources), kernel)
+            for first in range(0, len(index), _PIECE):
+                part = index[first : first + _PIECE]
+                _guess(residuals, renderer, sources, part, half + 6)
+        places = np.concatenate([places, own[sources.is_galaxy]])
+        shapes = np.concatenate([shapes, sources.galaxy[sources.is_galaxy]])
 
 
-def _guess(exposure, renderer, sources, index, kernel, half):
-    """The best of round profiles, for galaxies bright enough to tell."""
-    residuals = Residuals.of(exposure, renderer(sources), kernel)
-    for first in range(0, len(index), _PIECE):
-        part = index[first : first + _PIECE]
-        _guess_piece(residuals, renderer, sources, part, half + 6)
-
-
-def _guess_piece(residuals, renderer, sources, index, half):
+def _guess(residuals, renderer, sources, index, half):
+    """The best of round profiles, for galaxies bright enough to distinguish them."""
     some = sources.select(index)
     rows, columns, at, use = stamp_pixels(residuals, some.x, some.y, half)
     n = len(index)
@@ -284,7 +235,7 @@ def _guess_piece(residuals, renderer, sources, index, half):
             scale = (data * image).sum((1, 2)) / (image**2).sum((1, 2)).clip(1e-20)
             scale = np.clip(scale, 0.5 * some.flux, 2 * some.flux)[:, None, None]
             chi2 = ((data - scale * image) ** 2).sum((1, 2))
-            better = (chi2 < best) & (snr > LEAST_SNR)
+            better = (chi2 < best) & (snr > SNR_MIN)
             best = np.where(better, chi2, best)
             chosen[better] = galaxy[better]
     sources.galaxy[index] = chosen

@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Sources put into an image, and found again or not.
+Injection of sources into an image, and their detection.
 """
 
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 import torch
@@ -15,10 +15,16 @@ from bliss_astro._warnings import (
     mute_warnings,
 )
 from bliss_astro.coadds._noise_kernel import correlated_noise, input_kernel
-from bliss_astro.detection._detect import detect_sources
+from bliss_astro.detection._detect import detect
+from bliss_astro.detection._options import IMAGE_OPTIONS
+from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
-__all__ = ['Injector', 'draw_positions', 'galaxy_shapes']
+__all__ = [
+    'Injector',
+    'draw_positions',
+    'galaxy_shapes',
+]
 
 # Sources of the image within this many FWHM, with this share of the flux, make
 # a place a blend.
@@ -62,10 +68,9 @@ def draw_positions(shape, spacing, n_most, rng):
     return x[chosen], y[chosen]
 
 
-@dataclass
 class Injector:
     """
-    Puts sources into one image and looks for them.
+    Injection of sources into one image, and their detection.
 
     Parameters
     ----------
@@ -73,45 +78,43 @@ class Injector:
         The image, with its PSF.
 
     encoder : `~bliss_astro.encoders.Encoder`
-        Finds the sources.
+        The encoder.
 
-    threshold : float
-        Smallest probability of a detection.
+    options : `~bliss_astro.detection._options.DetectionOptions`
+        Options of the detection; those that describe the image are not read.
 
-    reference : `~bliss_astro.catalog.ProbabilisticCatalog`
-        What the encoder finds in the image as it is.
-
-    radius : float
-        Distance in pixels within which a detection is the source.
-
-    fwhm : float
-        Of the PSF in pixels.
-
-    keywords : dict
-        For `detect_sources`.
+    radius : float or None
+        Distance in pixels within which a detection is the source; by default half
+        the FWHM of the PSF.
     """
 
-    exposure: object
-    encoder: object
-    threshold: float
-    reference: object
-    radius: float
-    fwhm: float
-    keywords: dict
-
-    def __post_init__(self):
-        self.renderer = ModelRenderer(self.exposure)
-        self.kernel = np.asarray(input_kernel(self.exposure), dtype=float)
-        self._known = Sources.of(self.reference)
+    def __init__(self, exposure, encoder, options, radius):
+        self.exposure = exposure
+        self.fwhm = float(central_psf(exposure).fwhm)
+        self.radius = 0.5 * self.fwhm if radius is None else radius
+        self.renderer = ModelRenderer(exposure)
+        self.kernel = np.asarray(input_kernel(exposure), dtype=float)
+        # The exposure holds all that describes it.
+        own = {'encoder': encoder, 'device': encoder.device}
+        options = dataclasses.replace(options, **dict.fromkeys(IMAGE_OPTIONS), **own)
+        reference = detect(exposure, options)
+        self.known = Sources.of(reference)
+        # All images have the prior of the first: what is injected is no part of it.
+        self.options = dataclasses.replace(
+            options,
+            density=_density_of(reference.posterior, exposure.shape),
+            check=False,
+            progress_bar=False,
+        )
 
     def run(self, sources, rng):
         """
-        Put sources in, detect, and match.
+        Inject sources, detect, and match.
 
         Parameters
         ----------
         sources : `~bliss_astro.rendering._scene.Sources`
-            What to put in.
+            Sources to inject.
 
         rng : `numpy.random.Generator`
             For the noise of their photons.
@@ -123,85 +126,78 @@ class Injector:
             and what was measured: ``estimate``, ``error``,
             ``galaxy_probability``, ``offset``; NaN where nothing was.
         """
-        catalog = self._detect(self._with(sources, rng))
+        signal = self.renderer(sources)
+        noise = correlated_noise(self.exposure.shape, self.kernel, rng)
+        noise *= np.sqrt(np.maximum(signal, 0) / self.exposure.effective_gain)
+        image = self.exposure.replace(data=self.exposure.data + signal + noise)
+        # The image as it is has warned of all that there is to warn of.
+        with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
+            catalog = detect(image, self.options)
         rows = self._match(sources, catalog)
         rows['masked'] = self.exposure.mask[
-            np.clip(np.rint(sources.y).astype(int), 0, self.exposure.shape[0] - 1),
-            np.clip(np.rint(sources.x).astype(int), 0, self.exposure.shape[1] - 1),
+            tuple(
+                np.clip(np.rint(place).astype(int), 0, n - 1)
+                for place, n in zip(
+                    (sources.y, sources.x), self.exposure.shape, strict=True
+                )
+            )
         ]
         return rows
 
-    def _with(self, sources, rng):
-        """The exposure with sources in it, and the noise of their photons."""
-        exposure = self.exposure
-        signal = self.renderer(sources)
-        noise = correlated_noise(exposure.shape, self.kernel, rng)
-        noise *= np.sqrt(np.maximum(signal, 0) / exposure.effective_gain)
-        return exposure.replace(data=exposure.data + signal + noise)
-
-    def _detect(self, exposure):
-        # The image as it is has told already what there is to tell.
-        with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
-            return detect_sources(
-                exposure,
-                self.threshold,
-                encoder=self.encoder,
-                check=False,
-                progress_bar=False,
-                **self.keywords,
-            )
-
     def _match(self, sources, catalog):
-        n = len(sources)
-        rows = {
+        n, new = len(sources), Sources.of(catalog)
+        matches = [
+            self._find(new, *source)
+            for source in zip(sources.x, sources.y, sources.flux, strict=True)
+        ]
+        row = np.array([match[0] for match in matches], dtype=int)
+        found = row >= 0
+
+        def measured(values):
+            out = np.full(n, np.nan)
+            out[found] = np.asarray(getattr(values, 'value', values), float)[row[found]]
+            return out
+
+        share = np.full(len(catalog), np.nan)
+        if 'galaxy_probability' in catalog.colnames:
+            share = catalog['galaxy_probability']
+        x, y = measured(new.x), measured(new.y)
+        return {
             'x': sources.x,
             'y': sources.y,
             'flux': sources.flux,
             'is_galaxy': sources.is_galaxy,
-            'found': np.zeros(n, dtype=bool),
-            'blended': np.zeros(n, dtype=bool),
+            'found': found,
+            'blended': np.array([match[1] for match in matches], dtype=bool),
+            'estimate': measured(new.flux),
+            'error': measured(catalog['flux_err']),
+            'galaxy_probability': measured(share),
+            'offset': np.hypot(x - sources.x, y - sources.y),
         }
-        for name in ('estimate', 'error', 'galaxy_probability', 'offset'):
-            rows[name] = np.full(n, np.nan)
-        new = Sources.of(catalog)
-        error = np.asarray(getattr(catalog['flux_err'], 'value', catalog['flux_err']))
-        share = None
-        if 'galaxy_probability' in catalog.colnames:
-            share = np.asarray(catalog['galaxy_probability'], dtype=float)
-        for k in range(n):
-            place = sources.x[k], sources.y[k], sources.flux[k]
-            found, rows['blended'][k] = self._find(new, *place)
-            if found is None:
-                continue
-            rows['found'][k] = True
-            rows['estimate'][k], rows['error'][k] = new.flux[found], error[found]
-            rows['offset'][k] = np.hypot(
-                new.x[found] - place[0], new.y[found] - place[1]
-            )
-            if share is not None:
-                rows['galaxy_probability'][k] = share[found]
-        return rows
 
     def _find(self, new, x, y, flux):
-        """Row of a source that was put in, or `None`; and whether it is a blend."""
-        known = self._known
+        """Row of an injected source, or -1; and whether it is a blend."""
+        known = self.known
         apart = np.hypot(known.x - x, known.y - y)
-        blended = bool(
-            np.any(
-                (apart < _BLEND_REACH * self.fwhm) & (known.flux > _BLEND_FLUX * flux)
-            )
-        )
+        bright = known.flux > _BLEND_FLUX * flux
+        blended = np.any((apart < _BLEND_REACH * self.fwhm) & bright)
         before = apart < self.radius
         distance = np.hypot(new.x - x, new.y - y)
-        near = np.nonzero(distance < self.radius)[0]
-        if len(near) == 0:
-            return None, blended
-        found = int(near[np.argmin(distance[near])])
+        n_near = np.count_nonzero(distance < self.radius)
         # A source that was there before is no detection of this one, unless
         # there is one more, or most of the light there is this one's.
-        if len(near) <= before.sum() and flux <= known.flux[before].sum():
-            return None, blended
-        return found, blended
+        old = n_near <= before.sum() and flux <= known.flux[before].sum()
+        return -1 if n_near == 0 or old else int(np.argmin(distance)), blended
+
+
+def _density_of(posterior, shape):
+    """Prior density of a posterior, a number or a map by pixel."""
+    tiles = posterior.tile_posterior
+    density = np.exp(tiles.inputs.log_density[0, 0].double().cpu().numpy())
+    if density.size == 1:
+        return float(density[0, 0])
+    size = tiles.grid.size
+    return density.repeat(size, 0).repeat(size, 1)[: shape[0], : shape[1]]
 
 
 def galaxy_shapes(prior, flux_nmgy, pixel_scale, rng):
@@ -211,7 +207,7 @@ def galaxy_shapes(prior, flux_nmgy, pixel_scale, rng):
     Parameters
     ----------
     prior : `~bliss_astro.priors.CatalogPrior` or `~bliss_astro.priors.GalaxyPrior`
-        How galaxies are.
+        Prior of galaxies.
 
     flux_nmgy : float `~numpy.ndarray`, shape (N,)
         Their fluxes.

@@ -10,7 +10,7 @@ from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
 from bliss_astro.detection import detect_sources
 from bliss_astro.rendering._scene import ModelRenderer
 
-from ._check import _check_exposure
+from ._check import check_exposure
 from ._reconstruction import Reconstruction
 
 __all__ = ['reconstruct']
@@ -130,7 +130,7 @@ def _check_pair(catalog, exposure):
     if catalog is not None and not isinstance(catalog, ProbabilisticCatalog):
         msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'
         raise TypeError(msg)
-    _check_exposure(catalog, exposure, with_psf=False)
+    check_exposure(catalog, exposure, with_psf=False)
     if exposure.psf is None and not hasattr(catalog.posterior, 'tile_posterior'):
         msg = 'exposure has no psf; give it one with exposure.replace(psf=...)'
         raise ValueError(msg)

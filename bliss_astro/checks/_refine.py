@@ -1,16 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Draws of bright sources, as sharp as the data allow.
+Refined draws: fluxes, positions and shapes of bright sources by least squares.
 
 A network's draws of a bright star, above all of one with neighbours, may be wider
-than the data demand: a thousandth of its light is many sigma.  What is asked
-here is whether *some* catalogue of the drawn sources explains the image, so
-fluxes and positions of the brighter ones are moved to where the data want them,
-all together, by least squares on data to which a second noise is added.  That is
-an exact draw of a linear model with a flat prior (Papandreou & Yuille 2010, NIPS
-23, 1858), so the residuals keep the distribution of the noise.
-
-Shapes of galaxies, of which the posterior knows nothing, are drawn with them.
+than the data demand: a thousandth of its light is many sigma.  The check is whether
+*some* catalogue of the drawn sources explains the image, so fluxes and positions of
+the brighter ones, and shapes of galaxies, are fitted all together by least squares on
+data to which a second noise is added.  That is an exact draw of a linear model with a
+flat prior (Papandreou & Yuille 2010, NIPS 23, 1858), so the residuals keep the
+distribution of the noise.
 """
 
 import copy
@@ -20,29 +18,34 @@ import numpy as np
 import torch
 from scipy import sparse
 from scipy.sparse import linalg
+from scipy.spatial import cKDTree
 
+from bliss_astro.coadds._noise_kernel import correlated_noise
 from bliss_astro.psf._mixture import profile_with_gradient
+from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._places import correlated_factor
-from ._statistics import Residuals
+from ._residuals import Residuals
+from ._sources import stamp_pixels
 
-__all__ = ['LEAST_SNR', 'Group', 'Refined', 'Stars', 'refine', 'stamp_pixels']
+__all__ = ['SNR_MIN', 'Group', 'Refined', 'refine']
 
-# Sources with less than this signal-to-noise ratio stay where they are drawn,
-# and so do those beyond so many brighter ones.
-LEAST_SNR = 8.0
-_N_MOST = 4000
+SNR_MIN = 8.0
+"""Signal-to-noise ratio of the sources that are fitted; others stay as drawn."""
+
+# Largest number of sources that are fitted, the brightest.
+_MAX_SOURCES = 4000
 # The most rounds of linearisation: the first for all sources, the others for those
 # of which the last one left so many sigma of second order, and those around.
 _N_ROUNDS, _SETTLED = 6, 0.5
-# Largest step in pixels, and how far in pixels (and by what share of its flux)
-# a source may well have to move.
-_LARGEST_STEP = 0.7
-_SLACK, _FLUX_SLACK = 1.0, 1.0
+# Largest step in pixels, and standard deviations of a weak prior about the draw: of
+# positions in pixels, and of fluxes as a share of them.
+_MAX_STEP = 0.7
+_PLACE_PRIOR, _FLUX_PRIOR = 1.0, 1.0
 # Standard deviation in pixels of a narrow PSF.
 _NARROW = 1.3
-# Of the conjugate gradients, preconditioned by sources without neighbours.
-_TOLERANCE, _MOST_STEPS = 1e-5, 300
+# Tolerance and largest number of steps of the conjugate gradients, preconditioned by
+# sources without neighbours.
+_TOLERANCE, _MAX_STEPS = 1e-5, 300
 
 
 @dataclass
@@ -59,48 +62,13 @@ class Refined:
         Their light.
 
     pulls : float `~numpy.ndarray`, shape (3, M)
-        How far flux, x and y of the stars that were refined moved, in units
-        of what two draws from the same posterior differ by.
+        Steps of flux, x and y of the stars that were refined, in units of the
+        difference of two draws from the same posterior.
     """
 
     sources: object
     model: np.ndarray
     pulls: np.ndarray
-
-
-def stamp_pixels(residuals, x, y, half):
-    """
-    Pixels of stamps around some places.
-
-    Parameters
-    ----------
-    residuals : `~bliss_astro.checks._statistics.Residuals`
-        The image.
-
-    x, y : float `~numpy.ndarray`, shape (N,)
-        The places.
-
-    half : int
-        Stamps have sides of ``2 half + 1`` pixels.
-
-    Returns
-    -------
-    rows, columns : int `~numpy.ndarray`, shape (N, P, 1) and (N, 1, P)
-        Where the pixels are, within the image or not.
-
-    at : tuple of int `~numpy.ndarray`
-        The nearest ones that are within.
-
-    use : bool `~numpy.ndarray`, shape (N, P, P)
-        Which are good.
-    """
-    ny, nx = residuals.ratio.shape
-    step = np.arange(-half, half + 1)
-    rows = (np.rint(y).astype(int)[:, None] + step)[:, :, None]
-    columns = (np.rint(x).astype(int)[:, None] + step)[:, None, :]
-    seen = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
-    at = np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)
-    return rows, columns, at, residuals.good[at] & seen
 
 
 class Group:
@@ -110,13 +78,13 @@ class Group:
     Parameters
     ----------
     index : int `~numpy.ndarray`, shape (N,)
-        Which sources of the draw.
+        Rows of the draw.
 
     values : float `~numpy.ndarray`, shape (K, N)
         Their parameters, flux and position first.
 
     slack : float `~numpy.ndarray`, shape (K, N)
-        How far each may well have to move.
+        Standard deviations of a weak prior about them.
 
     half : int
         Half the side of their stamps, pixels.
@@ -128,19 +96,7 @@ class Group:
         self.errors, self.step = np.ones_like(values), np.zeros_like(values)
 
     def part(self, keep):
-        """
-        Some of the sources.
-
-        Parameters
-        ----------
-        keep : bool `~numpy.ndarray`, shape (N,)
-            Which of them.
-
-        Returns
-        -------
-        group : `Group`
-            Of these.
-        """
+        """Some of the sources, by a mask of them."""
         group = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
@@ -148,40 +104,12 @@ class Group:
         return group
 
     def replace(self, keep, group):
-        """
-        Take over what became of a part.
-
-        Parameters
-        ----------
-        keep : bool `~numpy.ndarray`, shape (N,)
-            Which sources it holds.
-
-        group : `Group`
-            The part.
-        """
+        """Take over the fit of a part."""
         for name in ('values', 'errors', 'step'):
             getattr(self, name)[:, keep] = getattr(group, name)
 
     def columns(self, residuals, renderer):
-        """
-        Derivatives of the image by the parameters, in units of the noise.
-
-        Parameters
-        ----------
-        residuals : `~bliss_astro.checks._statistics.Residuals`
-            The image.
-
-        renderer : `~bliss_astro.rendering._scene.ModelRenderer`
-            Knows the PSF.
-
-        Returns
-        -------
-        values : float `~numpy.ndarray`, shape (K, N, P P)
-            The derivatives; 0 in bad pixels.
-
-        pixels : int `~numpy.ndarray`, shape (N, P P)
-            Flat index of each pixel; -1 for bad ones.
-        """
+        """Derivatives of the image ``(K, N, P P)`` over the noise, and flat pixels."""
         x, y = self.values[1:3]
         rows, columns, at, use = stamp_pixels(residuals, x, y, self.half)
         values = self._derivatives(renderer, rows, columns)
@@ -190,29 +118,15 @@ class Group:
         return values.reshape(*self.values.shape, -1), pixels.reshape(len(x), -1)
 
     def move(self, step, errors):
-        """
-        Move the sources, not too far at once.
-
-        Parameters
-        ----------
-        step, errors : float `~numpy.ndarray`, shape (K, N)
-            From least squares.
-        """
+        """Move the sources by a step ``(K, N)``, not too far at once."""
         step = step.copy()
-        step[1:3] = np.clip(step[1:3], -_LARGEST_STEP, _LARGEST_STEP)
+        step[1:3] = np.clip(step[1:3], -_MAX_STEP, _MAX_STEP)
         self.values = self.values + step
         self.values[0] = np.maximum(self.values[0], 0.02 * self.drawn[0])
         self.errors, self.step = errors, step
 
     def second_order(self):
-        """
-        What the last step left out, as it was linear.
-
-        Returns
-        -------
-        sigmas : float `~numpy.ndarray`, shape (N,)
-            About, in units of the noise.
-        """
+        """Sigma of each source beyond the linear order of the last step, roughly."""
         snr = np.abs(self.values[0]) / self.errors[0]
         # In widths of the narrowest PSF that there is.
         away = np.hypot(*self.step[1:3]) / _NARROW
@@ -220,38 +134,18 @@ class Group:
         return snr * away * (0.5 * away + brighter)
 
     def put(self, sources):
-        """
-        Write the parameters into the sources.
-
-        Parameters
-        ----------
-        sources : `~bliss_astro.rendering._scene.Sources`
-            Changed in place.
-        """
+        """Write the parameters into the sources."""
         sources.flux[self.index] = self.values[0]
         sources.x[self.index], sources.y[self.index] = self.values[1:3]
 
 
 class Stars(Group):
-    """
-    Stars: flux and position.
-
-    Parameters
-    ----------
-    sources : `~bliss_astro.rendering._scene.Sources`
-        The draw.
-
-    index : int `~numpy.ndarray`, shape (N,)
-        Which of them.
-
-    half : int
-        Half the side of their stamps, pixels.
-    """
+    """Stars: flux and position."""
 
     def __init__(self, sources, index, half):
         some = sources.select(index)
-        place = np.full(len(index), _SLACK)
-        slack = np.stack([_FLUX_SLACK * some.flux, place, place])
+        place = np.full(len(index), _PLACE_PRIOR)
+        slack = np.stack([_FLUX_PRIOR * some.flux, place, place])
         super().__init__(index, np.stack([some.flux, some.x, some.y]), slack, half)
 
     def _derivatives(self, renderer, rows, columns):
@@ -269,7 +163,7 @@ class Stars(Group):
 
 def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
     """
-    Move the brighter sources of a draw to where the data want them.
+    Fit the brighter sources of a draw to the image.
 
     Parameters
     ----------
@@ -277,7 +171,7 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
         The image.
 
     renderer : `~bliss_astro.rendering._scene.ModelRenderer`
-        Draws catalogues.
+        Renderer of catalogues.
 
     sources : `~bliss_astro.rendering._scene.Sources`
         The draw; its galaxies have shapes.
@@ -296,8 +190,6 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
     refined : `Refined`
         The draw, refined.
     """
-    from bliss_astro.coadds._noise_kernel import correlated_noise
-
     sources = sources.copied()
     model = renderer(sources)
     residuals = Residuals.of(exposure, model, kernel)
@@ -329,7 +221,7 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
             if keep.any():
                 group.replace(keep, next(left))
     # Both the network's draw and this one scatter about the truth.
-    factor = correlated_factor(kernel, fwhm / 2.355)
+    factor = residuals.gaussian_excess(fwhm / FWHM_PER_SIGMA)
     pulls = [
         ((g.drawn - g.values) / (np.sqrt(2 * factor) * g.errors))[:3]
         for g in groups
@@ -340,16 +232,12 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
 
 def _groups(residuals, sources, renderer, half):
     """The brighter sources, by kind."""
-    ny, nx = residuals.ratio.shape
-    inside = (sources.x > -0.5) & (sources.x < nx - 0.5) & (sources.flux > 0)
-    inside &= (sources.y > -0.5) & (sources.y < ny - 0.5)
-    index = np.nonzero(inside)[0]
-    index = index[np.argsort(-sources.flux[index], kind='stable')][:_N_MOST]
+    index = sources.brightest(residuals.ratio.shape, _MAX_SOURCES)
     if len(index) == 0:
         return []
     values, _ = Stars(sources, index, half).columns(residuals, renderer)
     snr = np.sqrt((values[0] ** 2).sum(1)) * sources.flux[index]
-    index = index[snr > LEAST_SNR * np.sqrt(residuals.excess)]
+    index = index[snr > SNR_MIN * np.sqrt(residuals.excess)]
     # Neighbours in the image are neighbours in memory.
     cells = sources.y[index] // (2 * half), sources.x[index] // (2 * half)
     index = index[np.lexsort(cells[::-1])]
@@ -366,8 +254,6 @@ def _groups(residuals, sources, renderer, half):
 
 def _active(groups, *, everything):
     """Which sources of each group move in this round."""
-    from scipy.spatial import cKDTree
-
     if everything:
         return [np.ones(len(group.index), dtype=bool) for group in groups]
     moving = [group.second_order() > _SETTLED for group in groups]
@@ -414,7 +300,7 @@ def _step(groups, target, residuals, renderer):
     matrix = jacobian.T @ jacobian + sparse.diags(np.concatenate(ridges))
     alone = linalg.LinearOperator((n, n), lambda v: _alone(blocks, v), dtype=float)
     step, _ = linalg.cg(
-        matrix.tocsr(), right, rtol=_TOLERANCE, maxiter=_MOST_STEPS, M=alone
+        matrix.tocsr(), right, rtol=_TOLERANCE, maxiter=_MAX_STEPS, M=alone
     )
     first = 0
     for group, norm, block in zip(groups, norms, blocks, strict=True):

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Residual check: the rows of a catalogue, rendered, against their image.
+Residual check of every detection: the rows of a catalogue, rendered, against the image.
 
 The quick sibling of `ProbabilisticCatalog.check`, which every detection can afford: one
 image of the rows' medians, one matched filter, one pass over blocks.
@@ -16,85 +16,90 @@ from scipy.ndimage import (
     find_objects,
     gaussian_filter,
     label,
-    maximum_filter,
 )
 from scipy.spatial import cKDTree
 
 from bliss_astro._messages import two_digits
 from bliss_astro.catalog._rendering import scale_of, sources_of
-from bliss_astro.checks._places import correlated_factor
+from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.rendering import RenderingAccuracy
 from bliss_astro.rendering._scene import ModelRenderer
+from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._residual_cause import describe_cause, explain_residual, sky_levels
+from ._causes import describe_cause, explain_residual, half_width, sky_levels
+from ._regions import block_slices
+from ._residuals import MatchedFilter, Residuals, local_peaks, noise_kernel
 
-__all__ = ['self_check']
+__all__ = ['around_saturated', 'self_check']
 
 # Peaks of the residual count from this significance on; rows above this probability
 # without this signal-to-noise ratio in the image have no light.
-_PEAK_SIGMAS, _SURE, _LIGHT_SIGMAS = 10.0, 0.9, 2.0
-# A peak belongs to a row within so many FWHM.
-_OWN_REACH = 1.0
+_PEAK_SIGMAS, _CERTAIN, _LIGHT_SIGMAS = 10.0, 0.9, 2.0
+# Reach of a row in FWHM (and in pixels at least), within which a peak is its own.
+_OWN_REACH, _OWN_PIXELS = 1.0, 1.5
 # What a model may leave of its own light before a peak counts: of the light at the
 # place; and of sources around (wings, spikes, arms), within distances in units of the
 # PSF's standard deviation.
 _MODEL_ERROR = 0.3
 _HALOS = ((3.0, 0.03), (10.0, 0.001))
-# Peaks within so many FWHM of the brightest belong together; more than this share do.
-_CLUSTER, _MOSTLY = 12.0, 0.6
+# Peaks within so many FWHM of the brightest belong together, and the share of them
+# from which on they are called one cluster.
+_CLUSTER, _CLUSTER_SHARE = 12.0, 0.6
 # Radii of a saturated core around it that are left out.
 _CORES = 4.0
-# Side in pixels of blocks, and the residual scatter over the noise that is ordinary.
-_BLOCK, _SCATTER = 64, (0.8, 1.25)
-# Pixels per block that tell a scatter.
-_FEWEST = 400
+# Side in pixels of blocks, their smallest number of good pixels, and the residual
+# scatter over the noise that is ordinary.
+_BLOCK, _BLOCK_PIXELS, _SCATTER = 64, 400, (0.8, 1.25)
 # Bright isolated rows whose fluxes are compared: signal-to-noise ratio, distance in
-# FWHM to others above so much of it, radius of the aperture in FWHM, the fewest of
-# them, the most.
-_BRIGHT_SNR, _ALONE, _RIVAL, _APERTURE, _FEW, _MANY = 30.0, 4.0, 0.1, 3.0, 3, 300
-# Radius of the ring around an aperture, over its own.
-_ANNULUS = 1.5
+# FWHM to others above so much of it, and their smallest and largest number.
+_BRIGHT_SNR, _ALONE, _RIVAL, _ROWS = 30.0, 4.0, 0.1, (3, 300)
+# Radius of an aperture in FWHM, and of the ring around it over its own.
+_APERTURE, _ANNULUS = 3.0, 1.5
 # Level of the residual in units of the noise that a background may leave, and the
 # scatter of such levels over it that is still everywhere alike.
-_LEVEL, _EVEN = 0.5, 0.5
-# What is said aloud: shares of peaks and of empty rows, relative flux, share of blocks.
+_LEVEL, _LEVEL_SPREAD = 0.5, 0.5
+# Thresholds of a warning: shares of peaks and of empty rows, relative flux and its
+# error by few rows, share of blocks.
 _PEAK_SHARE, _EMPTY_SHARE, _BLOCK_SHARE = 0.03, 0.03, 0.1
-_FLUX_OFF, _FLUX_SLACK = 0.05, 0.15
+_FLUX_OFF, _FLUX_ERROR = 0.05, 0.15
 # Fewer than these happen on any real frame.
-_FEW_PEAKS, _FEW_EMPTY, _RAY_SHARE = 4, 2, 0.1
+_PEAKS_MIN, _EMPTY_MIN, _RAY_SHARE = 4, 2, 0.1
 _SPOILED = CatalogFlag.NEAR_MASKED | CatalogFlag.SATURATED | CatalogFlag.BLENDED
 
 
 @dataclass
 class _Scene:
-    """Image, model and their filtered versions, plain arrays ``(ny, nx)``."""
+    """Model of the rows and residuals, in units of the sky's noise."""
 
-    signal: np.ndarray
     model: np.ndarray
-    error: np.ndarray
-    good: np.ndarray
+    residuals: Residuals
     fwhm: float
-    kernel_factor: float
-    scale: np.ndarray
+    places: np.ndarray
 
-    def filtered(self, image, *, sigma=None):
-        """Flux of a Gaussian as wide as the PSF, centred on each pixel."""
-        sigma = self.fwhm / 2.355 if sigma is None else sigma
-        total = gaussian_filter(image * self.inverse, sigma, mode='constant')
-        return total / self.weight
+    @classmethod
+    def of(cls, exposure, catalog):
+        fwhm = float(central_psf(exposure).fwhm)
+        sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
+        # In units of the noise any image fits into single precision.
+        unit = float(np.median(exposure.bkg_error))
+        sources = dataclasses.replace(sources, flux=sources.flux / unit)
+        # The far wings beyond a stamp's other side are 0.01 of the noise.
+        renderer = ModelRenderer(exposure, accuracy=RenderingAccuracy(period=1.0))
+        model = np.asarray(renderer(sources), dtype=np.float32)
+        # With the photons of sources that the catalogue lacks.
+        smoothing = {'unit': unit, 'smoothing': fwhm / FWHM_PER_SIGMA}
+        residuals = Residuals.of(exposure, model, noise_kernel(exposure), **smoothing)
+        residuals = residuals.keep(~around_saturated(exposure.saturated, fwhm))
+        places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
+        return cls(model, residuals, fwhm, places)
 
-    def prepare(self):
-        """Compute weights and the error of the filtered flux."""
-        sigma = self.fwhm / 2.355
-        self.inverse = np.where(self.good, self.error**-2.0, 0).astype(np.float32)
-        weight = gaussian_filter(self.inverse, sigma / math.sqrt(2), mode='constant')
-        floor = 1e-6 * max(float(weight.max()), 1e-30)
-        self.weight = np.maximum(weight, floor) / (4 * math.pi * sigma**2)
-        self.flux_error = np.sqrt(self.kernel_factor / self.weight) * self.scale
-        # Half of a filter's weight must be on good pixels.
-        seen = gaussian_filter(self.good.astype(np.float32), sigma, mode='constant')
-        self.seen = seen > 0.5
+    @property
+    def pixels(self):
+        """Row and column of the pixel that each place lies in."""
+        x, y = np.rint(self.places).astype(int).T
+        ny, nx = self.model.shape
+        return np.clip(y, 0, ny - 1), np.clip(x, 0, nx - 1)
 
 
 def self_check(exposure, catalog, *, cosmic_rays=None):
@@ -124,69 +129,35 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         bright rows, ``ratio`` of their light over that of the image in
         apertures, its ``error``), ``passed`` and ``text``.
     """
-    scene = _scene(exposure, catalog)
-    places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
-    ratio = (scene.signal - scene.model) / scene.error
-    blocks, bad = _blocks(scene, ratio)
+    scene = _Scene.of(exposure, catalog)
+    residuals = scene.residuals
+    ratio, good = residuals.ratio, residuals.good
+    blocks, bad, scale = _blocks(residuals)
     if _matter(blocks):
-        lit = scene.model > scene.error
+        lit = scene.model > residuals.error
         blocks['cause'] = explain_residual(
-            ratio, scene.good, _kernel(exposure), where=bad, lit=lit
+            ratio, good, residuals.kernel, where=bad, lit=lit
         )
-    scene.prepare()
-    residual = scene.filtered(scene.signal - scene.model)
-    own = scene.filtered(scene.model)
-    snr = (residual + own) / scene.flux_error
-    at = _pixels(places, snr.shape)
-    peaks = _peaks(scene, residual, own, places)
+    matched = MatchedFilter(residuals, scene.fwhm / FWHM_PER_SIGMA, scale)
+    left, own = matched(ratio * residuals.error), matched(scene.model)
+    at = scene.pixels
+    snr, seen = ((left + own) / matched.error)[at], matched.seen[at]
     n_rays = 0
     if cosmic_rays is not None and cosmic_rays.any():
         n_rays = int(label(cosmic_rays, structure=np.ones((3, 3)))[1])
     result = {
         'cosmic_rays': {'n': n_rays},
-        'peaks': peaks,
-        'empty_rows': _empty_rows(catalog, snr[at], scene.seen[at], places),
+        'peaks': _peaks(scene, matched, left, own),
+        'empty_rows': _empty_rows(catalog, snr, seen, scene.places),
         'blocks': blocks,
-        'sky': _sky(ratio, scene.good),
-        'flux': _flux_ratio(scene, catalog, snr[at], places),
+        'sky': _sky(ratio, good),
+        'flux': _flux_ratio(scene, catalog, snr),
     }
-    n_bright = int(np.count_nonzero(snr[at] > _PEAK_SIGMAS))
+    n_bright = int(np.count_nonzero(snr > _PEAK_SIGMAS))
     faults = _faults(result, n_bright, len(catalog))
     result['passed'] = not faults
     result['text'] = '; '.join(faults)
     return result
-
-
-def _scene(exposure, catalog):
-    ny, nx = exposure.shape
-    fwhm = float(exposure.psf_at(nx // 2, ny // 2).fwhm)
-    sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
-    # In units of the noise any image fits into single precision.
-    unit = float(np.median(exposure.bkg_error))
-    sources = dataclasses.replace(sources, flux=sources.flux / unit)
-    # What of far wings comes in from the other side of a stamp is 0.01 of the noise.
-    renderer = ModelRenderer(exposure, accuracy=RenderingAccuracy(period=1.0))
-    model = np.asarray(renderer(sources), dtype=np.float32)
-    signal = np.subtract(exposure.data, exposure.background, dtype=float) / unit
-    signal = signal.astype(np.float32)
-    good = ~exposure.mask
-    signal[exposure.mask] = 0
-    # Photons of what the catalogue has, and of what it may lack.
-    light = np.maximum(model, gaussian_filter(signal, fwhm / 2.355)).clip(0)
-    gain = np.asarray(exposure.effective_gain * unit, dtype=np.float32)
-    variance = np.asarray(exposure.bkg_error / unit, dtype=np.float32) ** 2
-    variance = variance + light / gain
-    good &= ~around_saturated(exposure.saturated, fwhm)
-    kernel = _kernel(exposure)
-    return _Scene(
-        signal,
-        model,
-        np.sqrt(variance).astype(np.float32),
-        good,
-        fwhm,
-        correlated_factor(kernel, fwhm / 2.355),
-        np.ones((1, 1), dtype=np.float32),
-    )
 
 
 def around_saturated(saturated, fwhm):
@@ -206,41 +177,25 @@ def around_saturated(saturated, fwhm):
     return spoiled
 
 
-def _kernel(exposure):
-    from bliss_astro.coadds._noise_kernel import input_kernel
-
-    return np.asarray(input_kernel(exposure), dtype=float)
-
-
-def _pixels(places, shape):
-    """Row and column of the pixel that each place lies in."""
-    x, y = np.rint(places).astype(int).T
-    return np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)
-
-
-def _blocks(scene, ratio):
-    """Scatter of residual over noise by block, bad pixels; sets the scene's scale."""
-    ny, nx = ratio.shape
-    n_rows, n_columns = max(1, round(ny / _BLOCK)), max(1, round(nx / _BLOCK))
-    rows = np.linspace(0, ny, n_rows + 1).astype(int)
-    columns = np.linspace(0, nx, n_columns + 1).astype(int)
-    scatter = np.full((n_rows, n_columns), np.nan)
-    for i in range(n_rows):
-        for j in range(n_columns):
-            cell = np.s_[rows[i] : rows[i + 1], columns[j] : columns[j + 1]]
-            values = ratio[cell][scene.good[cell]]
-            if len(values) >= _FEWEST:
-                low, high = np.percentile(values, (15.866, 84.134))
-                scatter[i, j] = 0.5 * (high - low)
+def _blocks(residuals):
+    """Scatter of residual over noise by block, bad pixels, and scale of the noise."""
+    shape = residuals.ratio.shape
+    rows, columns = block_slices(shape, [max(1, round(n / _BLOCK)) for n in shape])
+    scatter = np.full((len(rows), len(columns)), np.nan)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            values = residuals.ratio[row, column][residuals.good[row, column]]
+            if len(values) >= _BLOCK_PIXELS:
+                scatter[i, j] = half_width(values)
     known = np.isfinite(scatter)
     if not known.any():
-        return {'n': 0, 'n_bad': 0}, None
+        return {'n': 0, 'n_bad': 0}, None, 1.0
     middle = float(np.median(scatter[known]))
-    # Significances are in units of the noise that there is.
-    even = np.where(known, scatter, middle).clip(1, None)
-    index = [np.repeat(np.arange(len(e) - 1), np.diff(e)) for e in (rows, columns)]
+    lengths = ([part.stop - part.start for part in parts] for parts in (rows, columns))
+    index = [np.repeat(np.arange(len(n)), n) for n in lengths]
     pixels = index[0][:, None], index[1]
-    scene.scale = even.astype(np.float32)[pixels]
+    # Significances are in units of the noise that there is.
+    scale = np.where(known, scatter, middle).clip(1, None).astype(np.float32)
     bad = known & ((scatter < _SCATTER[0]) | (scatter > _SCATTER[1]))
     off = np.where(known, np.abs(np.log(np.maximum(scatter, 1e-3))), -1)
     i, j = np.unravel_index(np.argmax(off), off.shape)
@@ -249,10 +204,10 @@ def _blocks(scene, ratio):
         'n_bad': int(bad.sum()),
         'scatter': middle,
         'worst': float(scatter[i, j]),
-        'x': float(0.5 * (columns[j] + columns[j + 1])),
-        'y': float(0.5 * (rows[i] + rows[i + 1])),
+        'x': 0.5 * (columns[j].start + columns[j].stop),
+        'y': 0.5 * (rows[i].start + rows[i].stop),
     }
-    return result, bad[pixels]
+    return result, bad[pixels], scale[pixels]
 
 
 def _matter(blocks):
@@ -260,34 +215,30 @@ def _matter(blocks):
 
 
 def _sky(ratio, good):
-    """Level of the sky that is left, and how it varies from cell to cell."""
+    """Level of the sky that is left, and its variation from cell to cell."""
     levels = sky_levels(ratio, good)[0]
     levels = levels[np.isfinite(levels)]
     if len(levels) == 0:
         return {}
-    low, middle, high = np.percentile(levels, (15.866, 50, 84.134))
-    return {'level': float(middle), 'spread': float(0.5 * (high - low))}
+    return {'level': float(np.median(levels)), 'spread': half_width(levels)}
 
 
-def _peaks(scene, residual, own, places):
+def _peaks(scene, matched, left, own):
     """Peaks of the residual that no row is near to."""
-    allowed = _MODEL_ERROR * np.maximum(own, 0) + _halo(scene.model, scene.fwhm)
-    snr = np.where(scene.seen, (residual - allowed) / scene.flux_error, 0)
-    border = math.ceil(scene.fwhm)
+    fwhm, places = scene.fwhm, scene.places
+    allowed = _MODEL_ERROR * np.maximum(own, 0) + _halo(scene.model, fwhm)
+    snr = np.where(matched.seen, (left - allowed) / matched.error, 0)
+    border = math.ceil(fwhm)
     snr[:border] = snr[-border:] = snr[:, :border] = snr[:, -border:] = 0
-    reach = 2 * math.ceil(scene.fwhm) + 1
-    high = snr > _PEAK_SIGMAS
-    if not high.any():
-        return {'n': 0}
-    y, x = np.nonzero(high & (snr == maximum_filter(snr, reach)))
+    y, x = local_peaks(snr, _PEAK_SIGMAS, fwhm)
     if len(places) and len(x):
         apart = cKDTree(places).query(np.column_stack([x, y]))[0]
-        free = apart > max(_OWN_REACH * scene.fwhm, 1.5)
+        free = apart > max(_OWN_REACH * fwhm, _OWN_PIXELS)
         x, y = x[free], y[free]
     if len(x) == 0:
         return {'n': 0}
     k = int(np.argmax(snr[y, x]))
-    around = np.hypot(x - x[k], y - y[k]) < _CLUSTER * scene.fwhm
+    around = np.hypot(x - x[k], y - y[k]) < _CLUSTER * fwhm
     return {
         'n': len(x),
         'x': float(x[k]),
@@ -305,7 +256,7 @@ def _halo(model, fwhm):
     coarse = padded.reshape(len(padded) // step, step, -1, step).sum((1, 3))
     total = np.zeros_like(coarse)
     for reach, share in _HALOS:
-        sigma = reach * fwhm / 2.355 / step
+        sigma = reach * fwhm / FWHM_PER_SIGMA / step
         # Gaussians of unit height.
         total += share * 2 * math.pi * sigma**2 * gaussian_filter(coarse, sigma)
     return total.repeat(step, 0).repeat(step, 1)[:ny, :nx]
@@ -313,57 +264,55 @@ def _halo(model, fwhm):
 
 def _empty_rows(catalog, snr, seen, places):
     """Rows that are nearly certain although the image has no light there."""
-    sure = np.asarray(catalog['probability'], dtype=float) > _SURE
-    index = np.flatnonzero(sure & seen & (snr < _LIGHT_SIGMAS))
-    result = {'n': len(index), 'n_sure': int(np.count_nonzero(sure & seen))}
+    certain = (np.asarray(catalog['probability'], dtype=float) > _CERTAIN) & seen
+    index = np.flatnonzero(certain & (snr < _LIGHT_SIGMAS))
+    result = {'n': len(index), 'n_sure': int(np.count_nonzero(certain))}
     if len(index):
-        k = index[np.argmin(snr[index])]
-        result |= {'x': float(places[k, 0]), 'y': float(places[k, 1])}
+        x, y = places[index[np.argmin(snr[index])]]
+        result |= {'x': float(x), 'y': float(y)}
     return result
 
 
-def _flux_ratio(scene, catalog, snr, places):
+def _flux_ratio(scene, catalog, snr):
     """Light of the model over that of the image, in apertures on bright rows."""
-    ny, nx = scene.signal.shape
     radius = _APERTURE * scene.fwhm
-    flags = np.asarray(catalog['flags'])
-    use = (snr > _BRIGHT_SNR) & (flags & int(_SPOILED) == 0)
-    x, y = places.T
-    use &= (x > radius) & (x < nx - 1 - radius) & (y > radius) & (y < ny - 1 - radius)
-    use[use] = _alone(places, snr, np.flatnonzero(use), _ALONE * scene.fwhm)
-    half = math.ceil(_ANNULUS * radius)
-    yy, xx = np.ogrid[-half : half + 1, -half : half + 1]
-    apart = np.hypot(xx, yy)
-    inside, around = apart <= radius, (apart > radius) & (apart <= _ANNULUS * radius)
-    left = scene.signal - scene.model
-    ratios = []
-    for k in np.flatnonzero(use)[:_MANY]:
-        row, column = round(y[k]), round(x[k])
-        top, start = max(row - half, 0), max(column - half, 0)
-        box = np.s_[top : row + half + 1, start : column + half + 1]
-        ny, nx = scene.good[box].shape
-        own = np.s_[top - row + half :, start - column + half :]
-        aperture, ring = (part[own][:ny, :nx] for part in (inside, around))
-        if not scene.good[box][aperture].all():
-            continue
-        # What is left around belongs to no row.
-        ring = ring & scene.good[box]
-        level = np.median(left[box][ring]) if ring.any() else 0.0
-        values = scene.signal[box][aperture].astype(float)
-        total = float(values.sum() - level * len(values))
-        if total > 0:
-            ratios.append(float(scene.model[box][aperture].sum(dtype=float)) / total)
-    if len(ratios) < _FEW:
+    ends = np.array(scene.model.shape[::-1]) - 1 - radius
+    use = (snr > _BRIGHT_SNR) & (np.asarray(catalog['flags']) & int(_SPOILED) == 0)
+    use &= ((scene.places > radius) & (scene.places < ends)).all(1)
+    use[use] = _alone(scene.places, snr, np.flatnonzero(use), _ALONE * scene.fwhm)
+    ratios = [
+        _ratio(scene, *scene.places[k], radius) for k in np.flatnonzero(use)[: _ROWS[1]]
+    ]
+    ratios = [ratio for ratio in ratios if ratio is not None]
+    if len(ratios) < _ROWS[0]:
         return {'n': len(ratios)}
-    low, middle, high = np.percentile(ratios, (15.866, 50, 84.134))
-    error = 1.25 * 0.5 * (high - low) / math.sqrt(len(ratios))
-    return {'n': len(ratios), 'ratio': float(middle), 'error': float(error)}
+    error = 1.25 * half_width(ratios) / math.sqrt(len(ratios))
+    return {'n': len(ratios), 'ratio': float(np.median(ratios)), 'error': error}
+
+
+def _ratio(scene, x, y, radius):
+    """Light of the model over that of the image in one aperture, or None."""
+    residuals, half = scene.residuals, math.ceil(_ANNULUS * radius)
+    row, column = round(y), round(x)
+    top, start = max(row - half, 0), max(column - half, 0)
+    box = np.s_[top : row + half + 1, start : column + half + 1]
+    good, model = residuals.good[box], scene.model[box].astype(float)
+    dy, dx = (np.arange(n) for n in good.shape)
+    apart = np.hypot(dx + start - column, dy[:, None] + top - row)
+    inside, ring = apart <= radius, (apart > radius) & (apart <= _ANNULUS * radius)
+    if not good[inside].all():
+        return None
+    left = (residuals.ratio[box] * residuals.error[box]).astype(float)
+    # What is left around belongs to no row.
+    level = np.median(left[ring & good]) if (ring & good).any() else 0.0
+    light = model[inside].sum()
+    total = float(light + (left[inside] - level).sum())
+    return float(light) / total if total > 0 else None
 
 
 def _alone(places, snr, index, reach):
     """Which of the chosen rows have none of a tenth of their light around them."""
-    tree = cKDTree(places)
-    near = tree.query_ball_point(places[index], reach)
+    near = cKDTree(places).query_ball_point(places[index], reach)
     return np.array(
         [
             np.count_nonzero(snr[rows] > _RIVAL * snr[k]) == 1
@@ -377,18 +326,18 @@ def _alone(places, snr, index, reach):
 
 
 def _faults(result, n_bright, n_rows):
-    """What of the result matters, a clause each."""
+    """Clauses about what matters of a result."""
     faults = []
     peaks, empty = result['peaks'], result['empty_rows']
     n_rays = result['cosmic_rays']['n']
-    if n_rays > max(_FEW_PEAKS, _RAY_SHARE * n_rows):
+    if n_rays > max(_PEAKS_MIN, _RAY_SHARE * n_rows):
         faults.append(
             f'{n_rays} cosmic rays or hot pixels, sharper than the PSF, are masked'
         )
-    if peaks['n'] > max(_FEW_PEAKS, _PEAK_SHARE * n_bright):
+    if peaks['n'] > max(_PEAKS_MIN, _PEAK_SHARE * n_bright):
         where = f'({peaks["x"]:.0f}, {peaks["y"]:.0f})'
         text = f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, '
-        if peaks['n_around'] > _MOSTLY * peaks['n']:
+        if peaks['n_around'] > _CLUSTER_SHARE * peaks['n']:
             text += (
                 f'most of them around {where} (a saturated star or a large galaxy? '
                 'give saturation or mask)'
@@ -396,16 +345,16 @@ def _faults(result, n_bright, n_rows):
         else:
             text += f'the brightest at {where}'
         faults.append(text)
-    if empty['n'] > max(_FEW_EMPTY, _EMPTY_SHARE * empty['n_sure']):
+    if empty['n'] > max(_EMPTY_MIN, _EMPTY_SHARE * empty['n_sure']):
         faults.append(
-            f'{empty["n"]} of {empty["n_sure"]} rows of probability above {_SURE:g} '
+            f'{empty["n"]} of {empty["n_sure"]} rows of probability above {_CERTAIN:g} '
             f'have no light, one at ({empty["x"]:.0f}, {empty["y"]:.0f})'
         )
     flux = result['flux']
     if 'ratio' in flux:
         off = flux['ratio'] - 1
         # The scatter of few rows is not well known.
-        if abs(off) > _FLUX_OFF + 1.5 * flux['error'] + _FLUX_SLACK / flux['n']:
+        if abs(off) > _FLUX_OFF + 1.5 * flux['error'] + _FLUX_ERROR / flux['n']:
             more = 'above' if off > 0 else 'below'
             faults.append(
                 f'the light of {flux["n"]} isolated bright rows is '
@@ -420,9 +369,9 @@ def _faults(result, n_bright, n_rows):
             f'{two_digits(blocks["scatter"])} times in the median: '
             f'{describe_cause(blocks["cause"])}'
         )
-    # Where a level varies from place to place, it has been told as structure.
+    # A level that varies from place to place is structure, a cause of the blocks.
     level = sky.get('level', 0.0)
-    if abs(level) > max(_LEVEL, sky.get('spread', 0.0) / _EVEN):
+    if abs(level) > max(_LEVEL, sky.get('spread', 0.0) / _LEVEL_SPREAD):
         faults.append(
             f'the sky lies by {two_digits(abs(level))} times its noise '
             f'{"above" if level > 0 else "below"} the background everywhere (or faint '

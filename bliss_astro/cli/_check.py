@@ -131,21 +131,19 @@ def run_check(options):
 def run_completeness(options):
     """Inject sources, detect them, and print the table."""
     from bliss_astro.checks import completeness
+    from bliss_astro.detection import BlissFinder
 
     exposure, keywords = _prepare(options, 'table')
-    if keywords['density'] is None:
-        del keywords['density']
     status(options, 'injecting sources')
     try:
         result = completeness(
             exposure,
+            BlissFinder(options.threshold, **keywords),
             magnitudes=options.magnitudes,
             types=options.types,
             n_sources=options.sources,
-            threshold=options.threshold,
             rng=options.seed,
             progress_bar=shows_progress(options),
-            **keywords,
         )
     except ValueError as error:
         if 'zero_point' not in str(error):

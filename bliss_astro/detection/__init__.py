@@ -5,9 +5,8 @@ Detection of stars and galaxies: an image in, a probabilistic catalogue out.
 
 from bliss_astro._deprecated import deprecated_names
 
-from ._detect import detect_sources
+from ._detect import BlissFinder, detect_sources
 from ._facts import ImageFacts
-from ._finder import BlissFinder
 
 __all__ = ['BlissFinder', 'ImageFacts', 'detect_sources']
 

@@ -1,160 +1,334 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The record of what an image was taken to be: values, units and their sources.
+Estimates of what is not given: sky, noise, PSF and cosmic rays of an image.
 """
 
+import dataclasses
+import math
+
 import numpy as np
+from scipy.ndimage import binary_dilation
 
-from bliss_astro.exposures._describe import limiting_flux
+from bliss_astro._messages import counted
+from bliss_astro._warnings import OutOfDomainWarning, warn
+from bliss_astro.encoders import Domain
+from bliss_astro.exposures._input import exposure_of
+from bliss_astro.exposures._psf import central_psf
+from bliss_astro.exposures._read import open_exposure
+from bliss_astro.psf import PSFModel, compare_psf
+from bliss_astro.psf._estimate import estimate_from
+from bliss_astro.psf._star_image import image_of_exposure
 
-__all__ = ['estimate_record', 'image_line']
+__all__ = [
+    'PreparedImage',
+    'as_exposure',
+    'find_cosmic_rays',
+    'prepare_image',
+    'psf_findings',
+    'psf_of_stars',
+]
 
-# Words that a source begins with; any other was found in the image.
-_KINDS = ('given', 'header', 'estimated', 'assumed', 'none')
-_NAMES = ('background', 'bkg_error', 'effective_gain', 'noise_correlation', 'psf')
-# Signal-to-noise ratio of an isolated star at the stated depth.
-_DEPTH_SNR = 5.0
-# Numbers of a fitted PSF that the record takes over.
-_PSF_DETAILS = ('n_stars', 'fwhm_error', 'effective_area_error', 'width_scatter')
+# Light only adds, so no sky is that many sigma below the background; and
+# no star is that many above it.
+_FAR_BELOW, _FAR_ABOVE = -20.0, 1e7
+
+# Smallest relative error of a measured PSF: estimates are ellipses, without coma.
+_PSF_ERROR_MIN = 0.01
+# The PSF that is taken where nothing in the image shows one: usual seeing on
+# usual pixels, in pixels, with the largest error that a PSF may be stated with.
+_USUAL_FWHM, _USUAL_ERROR = 3.0, 0.15
+
+# Cosmic rays. Pixels above so many sigma are looked at; their neighbours must be this
+# many sigma too faint for half of what the PSF demands, those next to them so many.
+_PEAK, _LACK, _LACK_BESIDE = 8.0, 6.0, 2.5
+# Half of what the PSF demands; of narrow ones three quarters of what one a third
+# narrower does (a Gaussian's shares go with its width by powers).
+_MARGIN, _NARROW_MARGIN, _POWER = 0.5, 0.75, 1.7
+# Pairs of neighbours: rows and columns.
+_PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1))
+# A larger share of the image cannot be cosmic rays: then the PSF is wrong.
+_RAY_SHARE = 0.01
 
 
-def estimate_record(exposure, sources, *, density):
+@dataclasses.dataclass
+class PreparedImage:
     """
-    Record what an image was taken to be.
+    An exposure with all that a measurement needs, and where it comes from.
 
-    Values are those of the exposure that is measured, so that they hold whatever
-    estimated them; only their sources are told.
+    Attributes
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        With a PSF; cosmic rays are masked.
+
+    sources : dict of str to str
+        Sources of the numbers that were not given.
+
+    cosmic_rays : bool `~numpy.ndarray`, shape (ny, nx)
+        Pixels that are sharper than the PSF.
+
+    psf_messages : list of str
+        Texts of warnings about the PSF.
+
+    psf_comparison : dict
+        A stated PSF against the stars; empty where none could be compared.
+    """
+
+    exposure: object
+    sources: dict
+    cosmic_rays: np.ndarray
+    psf_messages: list
+    psf_comparison: dict
+
+
+def prepare_image(data, given, encoder):
+    """
+    Read an image, estimate what is not given, and mask cosmic rays.
+
+    Parameters
+    ----------
+    data : object
+        As for `detect_sources`.
+
+    given : dict
+        Options that describe the image, without those to be estimated.
+
+    encoder : `~bliss_astro.encoders.Encoder`
+        Encoder, whose card states the largest error of a PSF.
+
+    Returns
+    -------
+    image : `PreparedImage`
+        The image.
+    """
+    exposure, sources = as_exposure(data, **given)
+    domain = Domain.of(encoder)
+    exposure, messages, comparison = psf_findings(
+        exposure,
+        measured='psf' in sources,
+        most=math.inf if domain is None else domain.psf_error,
+    )
+    # Stars that are narrower than their stated PSF are none.
+    width = min(comparison['ratio'], 1.0) if messages and comparison else 1.0
+    rays = find_cosmic_rays(exposure, width=width)
+    n_rays = int(np.count_nonzero(rays))
+    if n_rays:
+        text = f'{n_rays} pixels of cosmic rays, sharper than the PSF'
+        sources['mask'] = '; '.join(filter(None, [sources.get('mask'), text]))
+        exposure = exposure.replace(mask=exposure.mask | rays)
+    return PreparedImage(exposure, sources, rays, messages, comparison)
+
+
+def as_exposure(data, **given):
+    """
+    Make an exposure of an image and what is known of it.
+
+    Parameters
+    ----------
+    data : object
+        A path, HDU, list of HDUs, Cutout2D, `~bliss_astro.exposures.Exposure`,
+        NDData, Quantity or array.
+
+    **given
+        Keywords of `detect_sources` about the image; those that are `None` are
+        estimated.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        With everything that a measurement needs.
+
+    estimated : dict of str to str
+        Sources of the numbers that were not given.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    error = given.get('psf_error')
+    estimated = {}
+    exposure = exposure_of(data, given, estimated)
+    exposure = _without_impossible(exposure, estimated)
+    if exposure.psf is None:
+        psf, found = psf_of_stars(exposure, estimated)
+        exposure = exposure.replace(
+            psf=psf, psf_error=found if error is None else error
+        )
+    return exposure, estimated
+
+
+def _without_impossible(exposure, estimated):
+    """Mask pixels that no sky and no star can explain, and say so."""
+    with np.errstate(over='ignore', invalid='ignore'):
+        pull = (exposure.data - exposure.background) / exposure.bkg_error
+        strange = ((pull < _FAR_BELOW) | (pull > _FAR_ABOVE)) & ~exposure.mask
+    n_strange = np.count_nonzero(strange)
+    if not n_strange:
+        return exposure
+    if n_strange > 0.5 * np.count_nonzero(~exposure.mask):
+        msg = (
+            f'background and bkg_error do not fit data: {n_strange} pixels are more '
+            f'than {-_FAR_BELOW:g} sigma below the background. The background is '
+            'what is still IN the data: 0 if the sky has been subtracted'
+        )
+        raise ValueError(msg)
+    pixels = counted(n_strange, 'pixel')
+    estimated['mask'] = f'{pixels} added that neither sky nor stars explain'
+    return exposure.replace(mask=exposure.mask | strange)
+
+
+# -- PSF -------------------------------------------------------------------------
+
+
+def psf_of_stars(exposure, estimated):
+    """
+    Measure the PSF of an exposure on its stars.
 
     Parameters
     ----------
     exposure : `~bliss_astro.exposures.Exposure`
-        With all that was estimated.
+        The image, without a PSF.
 
-    sources : dict of str to str
-        Where a number comes from: ``'header: GAIN'``, ``'assumed: ...'``, or how
-        it was estimated.  What is not named was given.
-
-    density : float or `~numpy.ndarray`
-        Sources per pixel above the flux floor.
+    estimated : dict
+        Gets an entry ``'psf'``: how it was measured.
 
     Returns
     -------
-    record : dict of str to dict
-        Entries ``background``, ``bkg_error``, ``effective_gain``,
-        ``noise_correlation``, ``psf``, ``mask``, ``density`` and ``depth``, and
-        ``saturation`` and ``saturated`` where there are such, each of plain values with
-        ``'unit'`` and ``'source'``.
+    psf : `~bliss_astro.psf.PSFModel` or `~bliss_astro.psf.PolynomialPSF`
+        The PSF, with the numbers of its fit in ``fit_info``.
+
+    psf_error : float
+        Relative error of its width.
+
+    Warns
+    -----
+    bliss_astro.OutOfDomainWarning
+        If the image shows no PSF, or only one or two sources do.
     """
-    stated = exposure.meta.get('estimated') if exposure.meta else None
-    sources = _of_coadd(stated) | sources
-    unit = '' if exposure.unit is None else str(exposure.unit)
-    good = ~exposure.mask
-    per_unit = f'electron / ({unit})' if ' ' in unit else f'electron / {unit}'
-    x, y = (float(r) for r in exposure.noise_correlation)
-    n_masked = int(np.count_nonzero(exposure.mask))
-    shape = _psf_numbers(exposure)
-    noise = float(np.median(exposure.bkg_error))
-    depth = limiting_flux(exposure, noise, shape['effective_area'], _DEPTH_SNR)
-    record = {
-        'background': _range(exposure.background, good) | {'unit': unit},
-        'bkg_error': _range(exposure.bkg_error, good) | {'unit': unit},
-        'effective_gain': _range(exposure.effective_gain, good)
-        | {'unit': per_unit if unit else 'electron'},
-        'noise_correlation': {'x': x, 'y': y},
-        'psf': shape | {'unit': 'pix'},
-        'mask': {'n_pixels': n_masked},
-        'density': _range(density, None) | {'unit': '1 / pix2'},
-    }
-    if exposure.saturation is not None:
-        record['saturation'] = _range(exposure.saturation, good) | {'unit': unit}
-    if exposure.saturated.any():
-        record['saturated'] = {'n_pixels': int(np.count_nonzero(exposure.saturated))}
-    for name, entry in record.items():
-        how = sources.get(name, 'given')
-        if name == 'mask' and name not in sources and not n_masked:
-            how = 'none'
-        entry['source'] = _source(how)
-    record['depth'] = {
-        'value': depth,
-        'unit': unit,
-        'source': f'computed: star of signal-to-noise ratio {_DEPTH_SNR:g}',
-    }
-    return record
+    try:
+        estimate = estimate_from(image_of_exposure(exposure))
+    except ValueError:
+        estimated['psf'] = (
+            f'assumed: a usual PSF of FWHM {_USUAL_FWHM:g} px, as the image has no '
+            'compact source to measure it'
+        )
+        warn(
+            'psf was not given and the image has no compact source to measure it; a '
+            f'usual PSF of FWHM {_USUAL_FWHM:g} px was taken: give psf or fwhm',
+            OutOfDomainWarning,
+        )
+        return PSFModel.from_fwhm(_USUAL_FWHM), _USUAL_ERROR
+    n = estimate.n_stars
+    varies = ' (it varies)' if estimate.psf is not estimate.central else ''
+    estimated['psf'] = f'fit to {n} star{"s"[: n != 1]} of the image{varies}'
+    return estimate.psf, max(estimate.psf_error, _PSF_ERROR_MIN)
 
 
-def _of_coadd(stated):
-    """Sources that a coadd brings along."""
-    stated = dict(stated or {})
-    if 'noise_kernel' in stated:
-        stated['noise_correlation'] = stated['noise_kernel']
-    return {name: str(stated[name]) for name in _NAMES if name in stated}
-
-
-def _source(how):
-    return how if how.startswith(_KINDS) else f'estimated: {how}'
-
-
-def _range(values, good):
-    """Median, and of a map the range without its outer hundredths."""
-    values = np.asarray(values, dtype=float)
-    if values.size == 1:
-        return {'value': float(values.ravel()[0])}
-    values = values[good] if good is not None else values.ravel()
-    # A hundred thousand pixels tell quantiles well enough.
-    values = values[:: max(1, values.size // 100_000)]
-    low, middle, high = np.quantile(values, [0.01, 0.5, 0.99])
-    if low == high:
-        return {'value': float(middle)}
-    return {'value': float(middle), 'low': float(low), 'high': float(high)}
-
-
-def _psf_numbers(exposure):
-    """FWHM and effective area in the middle of the image, and what its fit says."""
-    ny, nx = exposure.shape
-    psf = exposure.psf_at(nx // 2, ny // 2)
-    numbers = {'fwhm': float(psf.fwhm), 'effective_area': float(psf.n_eff)}
-    info = getattr(exposure.psf, 'fit_info', None) or {}
-    if 'n_stars' not in info and 'used' in info:
-        info = info | {'n_stars': int(np.sum(info['used']))}
-    return numbers | {
-        name: (int if name == 'n_stars' else float)(info[name])
-        for name in _PSF_DETAILS
-        if info.get(name) is not None
-    }
-
-
-def image_line(record, shape):
+def psf_findings(exposure, *, measured, most=math.inf):
     """
-    Put a record into one line.
+    Compare the PSF of an exposure with its stars.
 
     Parameters
     ----------
-    record : mapping
-        What `estimate_record` returns.
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image, with a PSF.
 
-    shape : tuple of int
-        ``(ny, nx)``.
+    measured : bool
+        Whether the PSF was measured on the image itself.
+
+    most : float, optional
+        Largest relative error of a PSF that can be made use of.
 
     Returns
     -------
-    line : str
-        Size, FWHM, sky, noise, gain and depth, each with its source.
+    exposure : `~bliss_astro.exposures.Exposure`
+        The same, or where its stars contradict its stated PSF one whose ``psf_error``
+        is as large as the difference, up to ``most``.
+
+    messages : list of str
+        Texts of warnings.
+
+    numbers : dict
+        Of a stated PSF: `~bliss_astro.psf.PSFComparison` as a dictionary with the
+        ``psf_error`` that was taken, empty where no star could be compared.
     """
-    ny, nx = shape
-    parts = [f'{nx} x {ny} px']
-    for name, key, words in (
-        ('psf', 'fwhm', 'FWHM {} px'),
-        ('background', 'value', 'sky {} {}'),
-        ('bkg_error', 'value', 'noise {} {}'),
-        ('effective_gain', 'value', 'gain {} {}'),
-        ('depth', 'value', 'depth {} {}'),
-    ):
-        entry = record[name]
-        text = words.format(f'{entry[key]:.4g}', entry['unit']).strip()
-        kind, _, how = entry['source'].partition(': ')
-        if kind == 'header':
-            kind = f'header {how}'
-        if name == 'depth':
-            kind = f'SNR {_DEPTH_SNR:g}'
-        parts.append(f'{text} ({kind})')
-    return ', '.join(parts)
+    if measured:
+        info = getattr(exposure.psf, 'fit_info', None) or {}
+        return exposure, list(info.get('findings', ())), {}
+    comparison = compare_psf(exposure)
+    if not math.isfinite(comparison.ratio):
+        return exposure, [], {}
+    numbers = dataclasses.asdict(comparison)
+    finding = numbers.pop('finding')
+    # Only significant differences, which allow for the comparison's own error.
+    error = min(abs(math.log(comparison.ratio)), most) if finding else 0.0
+    if error > exposure.psf_error:
+        exposure = exposure.replace(psf_error=error)
+    numbers['psf_error'] = float(exposure.psf_error)
+    return exposure, [finding] if finding else [], numbers
+
+
+# -- cosmic rays -----------------------------------------------------------------
+
+
+def find_cosmic_rays(exposure, *, width=1.0):
+    """
+    Find cosmic rays and hot pixels: light that is sharper than the PSF.
+
+    Whatever lies on the sky, a pixel's neighbours on either side have together at
+    least the share of its light that they have for a star in its middle.  Cosmic rays
+    do not pass the optics and need not keep to that (van Dokkum 2001, PASP 113, 1420,
+    uses the same contrast without a PSF).
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        With a PSF.
+
+    width : float, optional
+        Width of the image's stars over that of the PSF.
+
+    Returns
+    -------
+    rays : bool `~numpy.ndarray`, shape (ny, nx)
+        `True` in cosmic rays and hot pixels.
+    """
+    psf = central_psf(exposure)
+    signal = np.asarray(exposure.data - exposure.background, dtype=float)
+    sky = np.broadcast_to(np.asarray(exposure.bkg_error, dtype=float), exposure.shape)
+    gain = np.broadcast_to(np.asarray(exposure.effective_gain, float), exposure.shape)
+    bright = (signal > _PEAK * sky) & ~exposure.mask
+    lack = _lack(signal, sky, gain, exposure.mask, bright, psf, width)
+    rays = lack > _LACK
+    if not rays.any():
+        return rays
+    # The fainter pixels of a track.
+    beside = binary_dilation(rays, np.ones((3, 3))) & (signal > 3 * sky)
+    beside &= ~exposure.mask & ~rays
+    lack = _lack(signal, sky, gain, exposure.mask | rays, beside, psf, width)
+    rays |= lack > _LACK_BESIDE
+    if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(~exposure.mask):
+        return np.zeros_like(rays)
+    return rays
+
+
+def _lack(signal, sky, gain, mask, chosen, psf, width):
+    """By how many sigma neighbours are too faint, 2D; 0 where not chosen."""
+    result = np.zeros(signal.shape)
+    rows, columns = np.nonzero(chosen)
+    if len(rows) == 0:
+        return result
+    light = np.pad(np.where(mask, np.inf, signal), 1, constant_values=np.inf)
+    own, variance = signal[rows, columns], sky[rows, columns] ** 2
+    photons = own.clip(0) / gain[rows, columns]
+    x0, y0 = float(psf.x_0.value), float(psf.y_0.value)
+    middle = float(psf(x0, y0))
+    worst = np.zeros(len(rows))
+    for dy, dx in _PAIRS:
+        share = max(float(psf(x0 + dx / width, y0 + dy / width)) / middle, 0.0)
+        share = min(_MARGIN * share, _NARROW_MARGIN * share**_POWER)
+        pair = 0.5 * (
+            light[rows + 1 + dy, columns + 1 + dx]
+            + light[rows + 1 - dy, columns + 1 - dx]
+        )
+        # The neighbours' own photons, if they were as bright as demanded.
+        noise = share**2 * (variance + photons) + 0.5 * (variance + share * photons)
+        worst = np.maximum(worst, (share * own - pair) / np.sqrt(noise))
+    result[rows, columns] = worst
+    return result

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What an image is like, in the numbers that a simulation of it needs.
+Facts of an image, in the numbers that a simulation of such images needs.
 """
 
 import dataclasses
@@ -19,20 +19,21 @@ from bliss_astro.psf._mixture import (
 )
 from bliss_astro.simulation import SimulationConfig
 
-from ._detect import FLOOR_SNR
+from ._inputs import FLOOR_SNR
 
-__all__ = ['ImageFacts']
+__all__ = ['ImageFacts', 'dither_of', 'stack_facts', 'usual_widths']
 
-# Index of the Pareto distribution of fluxes that encoders are trained on.
-SLOPE = 0.47
-# Correlations up to this are none: an encoder for single exposures covers them.
-LEAST_CORRELATION = 0.02
+PARETO_INDEX = 0.47
+"""Index of the Pareto distribution of fluxes that encoders are trained on."""
+
+CORRELATION_MIN = 0.02
+"""Correlation up to which an encoder for single exposures covers an image."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFacts:
     """
-    An image, or one that could be made, in numbers.
+    Properties of an image, or of a coadd that could be made, in numbers.
 
     Pairs are the range over the image, the outermost hundredth of its tiles on
     either side left out.
@@ -40,7 +41,7 @@ class ImageFacts:
     Attributes
     ----------
     name : str
-        What to call it.
+        Name of the image.
 
     shape : tuple of int
         ``(ny, nx)`` in pixels.
@@ -63,7 +64,7 @@ class ImageFacts:
         Electrons per unit of the image (median).
 
     correlation : tuple of float
-        Of the noise of neighbouring pixels in x and in y.
+        Correlation of the noise of neighbouring pixels in x and in y.
 
     excess : float
         Sum of that correlation over all distances.
@@ -82,7 +83,7 @@ class ImageFacts:
         Where the numbers come from.
 
     remarks : tuple of str
-        What is strange.
+        Peculiarities.
     """
 
     name: str
@@ -109,7 +110,7 @@ class ImageFacts:
     @property
     def resampled(self):
         """Whether the noise is correlated as only resampling makes it."""
-        return max(self.correlation) > LEAST_CORRELATION
+        return max(self.correlation) > CORRELATION_MIN
 
     @property
     def usual_wings(self):
@@ -119,19 +120,18 @@ class ImageFacts:
         return all(least < math.sqrt(area) / fwhm < most for area, fwhm in pairs)
 
     def for_domain(self):
-        """What is compared with the domain of an encoder."""
+        """Facts for `domain_findings`, which compares them with a domain (dict)."""
         return {
             'psf_area': self.psf_area,
-            'psf_features': _features(self.psf_shapes),
+            'psf_features': describe_shape(torch.from_numpy(self.psf_shapes))
+            .T[:, None]
+            .double()
+            .numpy(),
             'noise': self.noise,
             'density': self.density,
             'correlation': self.correlation,
             'floor_snr': FLOOR_SNR,
         }
-
-
-def _features(shapes):
-    return describe_shape(torch.from_numpy(shapes)).T[:, None].double().numpy()
 
 
 def range_of(values):
@@ -167,13 +167,10 @@ def dither_of(correlation):
     return float(np.interp(correlation, kernel / kept, grid))
 
 
-# -- a coadd that could be made ------------------------------------------------
-
-
 @functools.lru_cache
 def usual_widths():
     """
-    Find how the effective area of SDSS's PSFs goes with their FWHM.
+    Compute how the effective area of SDSS's PSFs goes with their FWHM.
 
     Returns
     -------
@@ -190,7 +187,7 @@ def usual_widths():
 
 def stack_facts(parts):
     """
-    Predict what the coadd of some exposures will be like.
+    Predict the facts of the coadd of some exposures.
 
     Parameters
     ----------
@@ -200,7 +197,7 @@ def stack_facts(parts):
     Returns
     -------
     facts : `ImageFacts`
-        Of their coadd after bilinear alignment, at equal weights.
+        Facts of their coadd after bilinear alignment, at equal weights.
     """
     n = len(parts)
     kernel, kept = mean_interpolation(0.5)
@@ -210,7 +207,7 @@ def stack_facts(parts):
         math.sqrt(sum(part.noise[end] ** 2 for part in parts)) / kept for end in (0, 1)
     ]
     # The floor sinks with the noise, and fainter sources come in.
-    factor = math.sqrt(n) ** SLOPE
+    factor = math.sqrt(n) ** PARETO_INDEX
     return ImageFacts(
         name=f'coadd of {n} exposures',
         shape=parts[0].shape,

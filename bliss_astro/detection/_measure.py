@@ -1,11 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Measuring what an image is like.
+Measurement of an image's facts: PSF, noise, depth and density of sources.
 """
 
 import dataclasses
 import math
 
+import astropy.units as u
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, maximum_filter
@@ -13,40 +14,41 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
+from bliss_astro.exposures import measure_noise
+from bliss_astro.exposures._describe import limiting_flux
 from bliss_astro.psf._mixture import fwhm_of_shape
+from bliss_astro.units import FWHM_PER_SIGMA, flux_to_magnitude
 
-from ._detect import FLOOR_SNR, _estimate_density, _inputs, _tile_mean
 from ._domain import domain_findings
+from ._estimates import as_exposure
 from ._facts import (
-    LEAST_CORRELATION,
-    SLOPE,
+    CORRELATION_MIN,
+    PARETO_INDEX,
     ImageFacts,
     areas_of,
     dither_of,
     range_of,
     usual_widths,
 )
-from ._inputs import as_exposure
+from ._infer import estimate_density
+from ._inputs import FLOOR_SNR, encoder_inputs, tile_mean
 
 __all__ = ['known_exposure', 'measure_facts']
 
 # Signal-to-noise ratio above which peaks are counted, and that of the limit.
 _PEAK_SNR = 5.0
-# PSFs and tiles that are looked at, at most.
-_N_MOST = 400
-# Tiles with a smaller share of good pixels say nothing.
-_LEAST_GOOD = 0.5
-# The numbers whose origin is told.
+# Largest number of PSFs that are looked at, and share of good pixels of such tiles.
+_MAX_PLACES, _GOOD_SHARE = 400, 0.5
+# Numbers whose sources are recorded, and their source unless they were estimated.
 _SOURCED = ('psf', 'background', 'bkg_error', 'effective_gain', 'noise_correlation')
-# Their origin unless they were estimated.
 _STATED = 'stated with the image'
-# What the headers of the world call the number of exposures.
+# Header cards with the number of exposures.
 _DEPTH_KEYS = ('n_exposures', 'NCOMBINE', 'NEXPOSE', 'NEXP', 'NIMAGES', 'NCOADD')
 
 
 def measure_facts(image, encoder, *, name='image', n_exposures=None):
     """
-    Measure what an image is like.
+    Measure the facts of an image.
 
     Parameters
     ----------
@@ -54,13 +56,13 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
         The image.
 
     encoder : `~bliss_astro.encoders.Encoder`
-        For the first pass that tells the density of sources.
+        Encoder of the first pass, which estimates the density of sources.
 
     name : str, optional
-        What to call it.
+        Name of the image.
 
     n_exposures : int, optional
-        Depth of a coadd that does not say it itself.
+        Depth of a coadd, where the image does not state it.
 
     Returns
     -------
@@ -74,8 +76,8 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
     """
     exposure = known_exposure(image, name=name)
     sources = exposure.meta['estimated']
-    inputs, _, raw, grid = _inputs(exposure, encoder, flux_min=None)
-    good = _tile_mean(~exposure.mask, grid) >= _LEAST_GOOD
+    inputs, _, raw, grid = encoder_inputs(exposure, encoder)
+    good = tile_mean(~exposure.mask, grid) >= _GOOD_SHARE
     if not good.any():
         good |= True
     shapes = _psf_shapes(inputs, good)
@@ -83,8 +85,7 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
     counts, how = _depth(exposure, n_exposures)
     correlation = tuple(float(v) for v in exposure.noise_correlation)
     measured = _measured_noise(exposure)
-    # What needs no density comes first: a density cannot be had by a first
-    # pass of an encoder that knows no such images.
+    # The density comes last: a first pass needs an image within the domain.
     facts = ImageFacts(
         name=name,
         shape=exposure.shape,
@@ -100,7 +101,7 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
         excess=_excess(exposure, measured),
         n_exposures=None if counts is None else _counts_range(counts, exposure),
         density=(0.0, 0.0),
-        limit=_limit(exposure, shapes, correlation),
+        limit=_limit(exposure, shapes),
         sources=sources | {'n_exposures': how},
         remarks=_remarks(exposure, measured),
     )
@@ -115,7 +116,7 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
 
 def known_exposure(image, *, name='image', **known):
     """
-    Make an exposure that has a PSF and says where its numbers come from.
+    Make an exposure that has a PSF and the sources of its numbers.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def known_exposure(image, *, name='image', **known):
         The image.
 
     name : str, optional
-        What to call it.
+        Name of the image.
 
     **known
         Keywords of `~bliss_astro.detection.detect_sources`.
@@ -150,9 +151,6 @@ def known_exposure(image, *, name='image', **known):
     return exposure.replace(meta=exposure.meta | {'estimated': own | estimated})
 
 
-# -- the parts -----------------------------------------------------------------
-
-
 def _range(values, good):
     values = np.asarray(values, float)
     return range_of(values[good] if values.size > 1 else values)
@@ -163,7 +161,7 @@ def _psf_shapes(inputs, good):
     if psf.shape[:2] == (1, 1):
         return psf.reshape(1, 8)
     psf = psf[np.broadcast_to(good, psf.shape[:2])]
-    return psf[:: max(1, len(psf) // _N_MOST)]
+    return psf[:: max(1, len(psf) // _MAX_PLACES)]
 
 
 def _depth(exposure, given):
@@ -177,7 +175,7 @@ def _depth(exposure, given):
         value = exposure.meta.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value, f'{key} of the image'
-    return None, 'not said'
+    return None, 'not stated'
 
 
 def _counts_range(counts, exposure):
@@ -196,9 +194,9 @@ def _per_exposure(noise, counts, correlation, grid):
     in its electrons; one whose noise is not correlated is like a single
     exposure of all its light.
     """
-    if max(correlation) <= LEAST_CORRELATION:
+    if max(correlation) <= CORRELATION_MIN:
         return noise**2
-    depth = 1.0 if counts is None else np.maximum(_tile_mean(counts, grid), 1.0)
+    depth = 1.0 if counts is None else np.maximum(tile_mean(counts, grid), 1.0)
     if counts is not None and np.all(depth == 1):
         return noise**2
     _, kept = mean_interpolation(dither_of(np.mean(correlation)))
@@ -209,8 +207,6 @@ def _measured_noise(exposure):
     """
     The noise in blank sky over the stated one, or `None` with too little of that.
     """
-    from bliss_astro.exposures import measure_noise
-
     residual = (exposure.data - exposure.background) / exposure.bkg_error
     try:
         return measure_noise(residual, exposure.mask, background=0.0)
@@ -225,29 +221,26 @@ def _excess(exposure, measured):
     if kernel is not None:
         return float(np.sum(kernel))
     # Where the noise is white, what correlates is the light of faint sources.
-    if max(exposure.noise_correlation) <= LEAST_CORRELATION or measured is None:
+    if max(exposure.noise_correlation) <= CORRELATION_MIN or measured is None:
         return stated
     return float(measured.kernel.sum())
 
 
-def _limit(exposure, shapes, correlation):
-    """Flux, and magnitude where the unit tells it, of a star of SNR 5."""
-    import astropy.units as u
-
-    area = float(np.median(areas_of(shapes)))
-    excess = max(float(np.prod(1 + 2 * np.array(correlation))), 0.2)
-    flux = 5 * float(np.median(exposure.bkg_error)) * math.sqrt(area * excess)
+def _limit(exposure, shapes):
+    """Flux, and magnitude where the unit has a zero point, of a star of SNR 5."""
+    noise, area = float(np.median(exposure.bkg_error)), np.median(areas_of(shapes))
+    flux = limiting_flux(exposure, noise, float(area), _PEAK_SNR)
     if exposure.unit is None:
         return f'{flux:.3g} (the image has no unit)'
     text = f'{flux:.3g} {exposure.unit}'
     if exposure.unit.is_equivalent(u.nmgy):
-        magnitude = 22.5 - 2.5 * math.log10((flux * exposure.unit).to_value(u.nmgy))
+        magnitude = flux_to_magnitude((flux * exposure.unit).to_value(u.nmgy))
         text += f' = mag {magnitude:.2f}'
     return text
 
 
 def _remarks(exposure, measured):
-    """What of the noise is not as the image says."""
+    """Differences of the noise from the stated one."""
     if measured is None or exposure.meta['estimated']['bkg_error'] != _STATED:
         return ()
     remarks = []
@@ -289,11 +282,11 @@ def _density(exposure, encoder, inputs, grid, facts):
     raw = facts.for_domain() | {'density': 0.0, 'floor_snr': None}
     domain = Domain.of(encoder)
     if domain is not None and not domain_findings(domain, raw):
-        by_tile = _estimate_density(encoder, inputs, grid)
+        by_tile = estimate_density(encoder, inputs, grid)
         return range_of(by_tile), f'first pass of {encoder.name!r}'
     number = _count_peaks(exposure, facts)
     area = max(1, int(np.count_nonzero(~exposure.mask)))
-    factor = (_PEAK_SNR / FLOOR_SNR) ** SLOPE
+    factor = (_PEAK_SNR / FLOOR_SNR) ** PARETO_INDEX
     value = (number + 0.5) * factor / area
     return (value, value), (
         f'{number} peaks above {_PEAK_SNR:g} sigma, times {factor:.2f} for those down '
@@ -311,7 +304,7 @@ def _count_peaks(exposure, facts):
     signal = (exposure.data - exposure.background) / exposure.bkg_error
     signal = np.where(exposure.mask, 0.0, signal)
     fwhm = float(np.mean(facts.fwhm))
-    sigma = fwhm / 2.355
+    sigma = fwhm / FWHM_PER_SIGMA
     sharp = gaussian_filter(signal, sigma) - gaussian_filter(signal, 2 * sigma)
     flux = _PEAK_SNR * math.sqrt(4 * math.pi * sigma**2 * max(facts.excess, 0.2))
     # Height of a Gaussian star of unit flux after either filter.

@@ -17,7 +17,7 @@ from bliss_astro.psf._inputs import check_psf_pixels
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.psf._varying import varying_psf
 
-__all__ = ['PSFAccess', 'check_psf']
+__all__ = ['PSFAccess', 'central_psf', 'check_psf']
 
 # Side (pixels) of the image on which a foreign PSF is drawn before it is fitted, and
 # spacing of the places at which one that varies is.
@@ -209,3 +209,9 @@ class PSFAccess:
             msg = f'psf: {type(self.psf).__name__} is not positive and finite.'
             raise ValueError(msg)
         return image
+
+
+def central_psf(exposure):
+    """Return the PSF in the middle of an exposure, as a `PSFModel`."""
+    ny, nx = exposure.shape
+    return exposure.psf_at(nx // 2, ny // 2)

@@ -92,6 +92,14 @@ class Sources:
             galaxy,
         )
 
+    def brightest(self, shape, n_most):
+        """Rows of the brightest sources within an image, the brightest first."""
+        ny, nx = shape
+        inside = (self.x > -0.5) & (self.x < nx - 0.5) & (self.flux > 0)
+        inside &= (self.y > -0.5) & (self.y < ny - 0.5)
+        index = np.nonzero(inside)[0]
+        return index[np.argsort(-self.flux[index], kind='stable')][:n_most]
+
     def copied(self):
         """A copy whose arrays may be changed."""
         galaxy = None if self.galaxy is None else self.galaxy.copy()

@@ -21,7 +21,7 @@ from bliss_astro import (
     detect_sources,
 )
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.checks._statistics import cells_of
+from bliss_astro.checks._regions import cells_of
 from bliss_astro.coadds._noise_kernel import correlated_noise, kernel_of_pair
 from bliss_astro.priors import StarPrior
 from bliss_astro.rendering import render_stars

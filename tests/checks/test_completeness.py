@@ -8,11 +8,12 @@ import warnings
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.utils.exceptions import AstropyDeprecationWarning
 
-from bliss_astro import CoaddSimulator, PSFModel
+from bliss_astro import BlissFinder, CoaddSimulator, PSFModel
 from bliss_astro.checks import Completeness, completeness
 from bliss_astro.checks._injection import draw_positions
-from bliss_astro.checks._limits import binomial_interval, recall_limits
+from bliss_astro.checks._recall import binomial_interval, recall_limits
 from bliss_astro.priors import CatalogPrior, StarPrior
 
 # Of SDSS's r band in run 94, camcol 1, field 12: 987.31 electrons per nmgy.
@@ -29,11 +30,16 @@ def sparse():
 
 
 @pytest.fixture(scope='module')
-def result(sparse, encoder):
+def finder(encoder):
+    return BlissFinder(encoder=encoder)
+
+
+@pytest.fixture(scope='module')
+def result(sparse, finder):
     """
     160 stars of signal-to-noise ratios 2 to 60 put into it.
     """
-    return completeness(sparse, encoder, n_sources=160, spacing=48, rng=4)
+    return completeness(sparse, finder, n_sources=160, spacing=48, rng=4)
 
 
 # -- the answer ---------------------------------------------------------------------
@@ -52,7 +58,7 @@ def test_recall_rises_with_flux(result):
     assert np.all(np.isnan(table['accuracy']))
 
 
-def test_errors_of_bright_sources_are_honest(result):
+def test_errors_of_bright_sources_are_calibrated(result):
     bright = result.table[-4:]
     n = 4 * 20
     pooled = np.mean(bright['bias'])
@@ -84,14 +90,14 @@ def test_what_is_kept(result):
     total = sum(row['n_found'] for row in result.table)
     assert total == np.count_nonzero(found)
     assert isinstance(result, Completeness)
-    assert '160 sources put in' in repr(result)
+    assert '160 sources injected' in repr(result)
     assert '50 % of the stars at' in repr(result)
 
 
-def test_magnitudes_and_galaxies(sparse, encoder):
+def test_magnitudes_and_galaxies(sparse, finder):
     found = completeness(
         sparse,
-        encoder,
+        finder,
         magnitudes=[19.0, 20.5, 22.0],
         zero_point=ZERO_POINT,
         types=('star', 'galaxy'),
@@ -114,7 +120,7 @@ def test_magnitudes_and_galaxies(sparse, encoder):
     one = CatalogPrior.sky().galaxies
     again = completeness(
         sparse,
-        encoder,
+        finder,
         magnitudes=[19.0, 20.5],
         zero_point=ZERO_POINT,
         types='galaxy',
@@ -125,24 +131,24 @@ def test_magnitudes_and_galaxies(sparse, encoder):
     assert len(again.table) == 1
 
 
-def test_same_seed_same_answer(sparse, encoder):
+def test_same_seed_same_answer(sparse, finder):
     part = sparse[:100, :100]
     keywords = {'n_sources': 4, 'spacing': 48, 'fluxes': [2e3, 1e4] * u.electron}
     one, two, three = (
-        completeness(part, encoder, rng=seed, **keywords) for seed in (1, 1, 2)
+        completeness(part, finder, rng=seed, **keywords) for seed in (1, 1, 2)
     )
     assert np.all(one.sources['x_centroid'] == two.sources['x_centroid'])
     assert np.all(one.sources['found'] == two.sources['found'])
     assert np.all(one.sources['x_centroid'] != three.sources['x_centroid'])
 
 
-def test_masked_and_crowded_places_are_told(sparse, encoder):
+def test_masked_and_crowded_places_are_counted(sparse, finder):
     data = sparse.data.copy()
     mask = np.zeros(data.shape, dtype=bool)
     mask[:, :160] = True
     found = completeness(
         sparse.replace(mask=mask),
-        encoder,
+        finder,
         fluxes=[4e3, 8e3] * u.electron,
         n_sources=40,
         spacing=48,
@@ -163,6 +169,7 @@ def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
     # Faint ones on top of bright ones: the bright one is no detection of them.
     from bliss_astro.checks._injection import Injector
     from bliss_astro.detection import detect_sources
+    from bliss_astro.detection._options import DetectionOptions
     from bliss_astro.rendering._scene import Sources
 
     with warnings.catch_warnings():
@@ -176,7 +183,8 @@ def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
         np.full(n, 700.0),
         np.zeros(n, dtype=bool),
     )
-    injector = Injector(sparse, encoder, 0.5, before, 1.8, 3.6, {'density': 0.001})
+    options = DetectionOptions(density=0.001)
+    injector = Injector(sparse, encoder, options, 1.8)
     rows = injector.run(faint, np.random.default_rng(1))
     assert not rows['found'].any()
     assert rows['blended'].all()
@@ -221,7 +229,7 @@ def test_limits_of_a_known_curve():
     assert np.all(np.nanstd(pulls, 0) < 1 + 3 / np.sqrt(2 * n))
 
 
-def test_limits_that_the_data_do_not_tell():
+def test_limits_outside_of_the_data():
     rng = np.random.default_rng(8)
     flux = np.geomspace(1, 100, 50)
     for found in (np.ones(50, dtype=bool), np.zeros(50, dtype=bool)):
@@ -255,7 +263,6 @@ def test_binomial_interval():
         ({'n_per_image': 0}, 'n_per_image must be at least 1'),
         ({'spacing': -1}, 'spacing must be positive'),
         ({'radius': 0}, 'radius must be positive'),
-        ({'threshold': 1.5}, 'threshold must be a probability'),
         ({'fluxes': [-1.0, 5.0] * u.electron}, 'fluxes must be positive, got -1'),
         ({'fluxes': [5.0, 2.0] * u.electron}, 'fluxes must be finite and increasing'),
         ({'fluxes': [5.0] * u.electron}, 'fluxes must be at least two edges'),
@@ -273,21 +280,33 @@ def test_binomial_interval():
         ({'zero_point': np.nan}, 'zero_point must be finite'),
     ],
 )
-def test_bad_values(sparse, encoder, keywords, message):
+def test_bad_values(sparse, finder, keywords, message):
     with pytest.raises(ValueError, match=message):
-        completeness(sparse, encoder, **keywords)
+        completeness(sparse, finder, **keywords)
 
 
-def test_bad_kinds(sparse, encoder):
+def test_bad_kinds(sparse, finder):
     with pytest.raises(TypeError, match="completeness has no argument 'magnitude'"):
-        completeness(sparse, encoder, magnitude=[20, 21])
+        completeness(sparse, magnitude=[20, 21])
     with pytest.raises(TypeError, match='galaxies must be a CatalogPrior'):
-        completeness(sparse, encoder, types='galaxy', zero_point=30, galaxies='sky')
+        completeness(sparse, finder, types='galaxy', zero_point=30, galaxies='sky')
     with pytest.raises(TypeError, match='encoder must be an Encoder'):
         completeness(sparse, 3)
+    with pytest.raises(TypeError, match="'psf' is an option of finder"):
+        completeness(sparse, finder, psf=sparse.psf)
+
+
+def test_options_of_the_detection_are_deprecated(sparse, finder, encoder):
+    part = sparse[:100, :100]
+    keywords = {'n_sources': 4, 'spacing': 48, 'rng': 1}
+    new = completeness(part, BlissFinder(0.6, encoder=encoder), **keywords)
+    with pytest.warns(AstropyDeprecationWarning, match=r'finder=BlissFinder\(encoder'):
+        old = completeness(part, encoder, threshold=0.6, **keywords)
+    assert old.threshold == new.threshold == 0.6
+    assert np.all(old.sources['found'] == new.sources['found'])
 
 
 def test_galaxies_need_a_zero_point_and_are_left_out_without(sparse):
     small = sparse[:96, :96]
-    result = completeness(small, 'stars-galaxies', n_sources=8, rng=4)
+    result = completeness(small, n_sources=8, rng=4)
     assert set(result.table['type']) == {'star'}

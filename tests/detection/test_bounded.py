@@ -24,7 +24,7 @@ from bliss_astro import (
     PSFModel,
     detect_sources,
 )
-from bliss_astro.detection._crowding import check_fullness
+from bliss_astro.detection._domain import check_fullness
 from bliss_astro.encoders import Encoder
 from bliss_astro.posteriors import (
     TileGrid,
@@ -218,7 +218,7 @@ def test_number_of_threads(field, encoder):
 
 
 def test_bands_of_threads():
-    from bliss_astro.detection._detect import _blocks
+    from bliss_astro.detection._infer import _blocks
 
     assert _blocks((40, 40), 2) == [((0, 40), (0, 40))]
     assert _blocks((100, 128), 2) == [((0, 100), (0, 64)), ((0, 100), (64, 128))]

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from bliss_astro import CoaddSimulator, Exposure, PSFModel, detect_sources
-from bliss_astro.detection._cosmic_rays import find_cosmic_rays
-from bliss_astro.detection._psf import psf_findings
+from bliss_astro.detection._estimates import find_cosmic_rays, psf_findings
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import StarPrior
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bliss_astro import Exposure, detect_sources
-from bliss_astro.detection import _detect
+from bliss_astro.detection import _infer
 from bliss_astro.psf import PSFModel
 from bliss_astro.simulation import SceneStream, SimulationConfig
 
@@ -89,7 +89,7 @@ def test_bright_sources_are_what_they_are(found, sky):
 def test_blocks_give_the_same(design, sky, monkeypatch):
     exposure = exposure_of(sky)
     whole = detect_sources(exposure, encoder=design, density=0.002)
-    monkeypatch.setattr(_detect, '_BLOCK', 16)
+    monkeypatch.setattr(_infer, '_BLOCK', 16)
     blocks = detect_sources(exposure, encoder=design, density=0.002)
     assert abs(len(whole) - len(blocks)) <= 2
     rows = whole[whole['probability'] > 0.9]

@@ -20,9 +20,8 @@ from bliss_astro import (
     PSFModel,
     detect_sources,
 )
-from bliss_astro.detection._estimates import image_line
-from bliss_astro.detection._inputs import as_exposure
-from bliss_astro.detection._psf import psf_findings
+from bliss_astro.detection._estimates import as_exposure, psf_findings
+from bliss_astro.detection._record import image_line
 from bliss_astro.encoders import Domain
 from bliss_astro.priors import StarPrior
 from bliss_astro.psf._compare import _finding

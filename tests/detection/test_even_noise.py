@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from bliss_astro.detection._detect import _even_noise
+from bliss_astro.detection._inputs import even_noise
 from bliss_astro.exposures import Exposure
 
 NY, NX = 96, 128
@@ -30,7 +30,7 @@ def rippled(correlation=(0.2, 0.2), *, depth=1.0, mask=None):
 
 
 def test_ripples_are_averaged():
-    noise, _ = _even_noise(rippled())
+    noise, _ = even_noise(rippled())
     inner = (slice(20, -20), slice(20, -20))
     assert_allclose(noise[inner], 2.0, rtol=0.01)
 
@@ -38,14 +38,14 @@ def test_ripples_are_averaged():
 def test_sources_noise_follows():
     # Noise of the sky in electrons, the square root of bkg_error**2 * gain * gain.
     exposure = rippled()
-    noise, gain = _even_noise(exposure)
+    noise, gain = even_noise(exposure)
     stated = exposure.bkg_error**2 * exposure.effective_gain
     assert_allclose(noise**2 * gain, stated, rtol=1e-4)
 
 
 def test_depth_is_kept():
     depth = np.where(np.arange(NX) < 64, 1.0, 4.0)
-    noise, _ = _even_noise(rippled(depth=depth))
+    noise, _ = even_noise(rippled(depth=depth))
     assert_allclose(noise[20:-20, 16:44], 2.0, rtol=0.01)
     assert_allclose(noise[20:-20, 84:112], 1.0, rtol=0.01)
 
@@ -55,7 +55,7 @@ def test_bad_pixels_do_not_count():
     mask[40:50, 40:60] = True
     exposure = rippled(mask=mask)
     exposure.bkg_error[mask] = 1e6
-    noise, _ = _even_noise(exposure)
+    noise, _ = even_noise(exposure)
     assert_allclose(noise[20:-20, 20:-20][~mask[20:-20, 20:-20]], 2.0, rtol=0.05)
 
 
@@ -66,6 +66,6 @@ def test_left_as_it_is(kind):
         exposure = exposure.replace(
             bkg_error=2.0, effective_gain=3.0, noise_correlation=(0.2, 0.2)
         )
-    noise, gain = _even_noise(exposure)
+    noise, gain = even_noise(exposure)
     assert noise is exposure.bkg_error
     assert gain is exposure.effective_gain

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bliss_astro import CoaddSimulator, Exposure, detect_sources
-from bliss_astro.detection import _detect
+from bliss_astro.detection import _infer
 from bliss_astro.priors import StarPrior
 
 
@@ -50,7 +50,7 @@ def whole(large, encoder):
 
 
 def test_blocks(large, whole, encoder, monkeypatch):
-    monkeypatch.setattr(_detect, '_BLOCK', 16)
+    monkeypatch.setattr(_infer, '_BLOCK', 16)
     blocks = detect_sources(large, density=0.002, encoder=encoder)
     assert abs(len(blocks) - len(whole)) <= 2
     _assert_alike(whole, blocks, sigma=0.1)

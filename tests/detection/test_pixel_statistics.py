@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bliss_astro import CoaddSimulator, OutOfDomainWarning, detect_sources
-from bliss_astro.detection._pixel_statistics import PIXEL_LIMITS, pixel_statistics
+from bliss_astro.detection._domain import PIXEL_LIMITS, pixel_statistics
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
 

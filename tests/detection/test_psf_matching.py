@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy.signal import fftconvolve
 
 from bliss_astro import detect_sources
-from bliss_astro.detection._psf_matching import match_psf, matching_kernel
+from bliss_astro.detection._inputs import match_psf, matching_kernel
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
 

@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import Coadd, PSFModel
-from bliss_astro.detection._inputs import as_exposure
+from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._fits_image import Location, parse_location
 

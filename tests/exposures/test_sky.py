@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter
 
 from bliss_astro import PSFModel
-from bliss_astro.detection._inputs import as_exposure
+from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.exposures._estimate import estimate_missing
 
 NOISE, SIDE = 10.0, 256

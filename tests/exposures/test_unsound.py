@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 
-from bliss_astro.detection._inputs import as_exposure
+from bliss_astro.detection._estimates import as_exposure
 
 SKY, NOISE = 100.0, 5.0
 

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Why a residual is not noise: by its sign, its scale and where it is.
+Causes of residuals that are not noise, by sign, scale and place.
 
 Noise that is misstated is as strong between neighbours as over the image, and on no
 side of zero; a wrong background is on one side of it everywhere; the rest is structure,
@@ -14,26 +14,42 @@ from scipy.ndimage import gaussian_filter
 
 from bliss_astro._messages import two_digits
 
-__all__ = ['describe_cause', 'explain_residual', 'local_noise', 'sky_levels']
+__all__ = [
+    'STRUCTURES',
+    'describe_cause',
+    'explain_residual',
+    'half_width',
+    'local_noise',
+    'sky_levels',
+]
+
+STRUCTURES = ('rows', 'columns', 'slope', 'object', 'structure')
+"""Causes of which noise is none."""
 
 # Side in pixels of the cells whose levels are looked at; of small images half of it.
 _CELL = 16
-# Fewer cells tell no shape; cells with a smaller share of good pixels are left out.
-_FEWEST_CELLS, _LEAST_GOOD = 12, 0.3
-# Pixels without light of rows that tell the noise.
-_FEWEST_DARK = 400
-# Correlation of neighbours from which on pixels three apart tell the noise.
+# Smallest number of cells that show a shape, and smallest share of good pixels in one.
+_CELLS_MIN, _GOOD_SHARE = 12, 0.3
+# Smallest number of pixels without light of rows by which noise is measured.
+_DARK_MIN = 400
+# Correlation of neighbours from which on noise is measured by pixels three apart.
 _CORRELATED = 0.3
 # Share of the structure that a shape has to explain.
 _EXPLAINED = 0.6
 # Steps from row to row, over the error of a row's median, that no smooth sky has.
 _STEP = 3.0
-# Pixels of a row that tell its median.
-_MOST_OF_ROW = 512
+# Largest number of pixels of a row that are used for its median.
+_ROW_PIXELS = 512
 # Cells of the first ring about the middle of an object, and how rings grow.
 _RING, _GROWTH = 4, 1.5
 # Scatter over that between neighbours from which on there is structure.
 _STRUCTURE = 1.25
+
+
+def half_width(values):
+    """Half the 16-84 % width of values, the standard deviation of normal ones."""
+    low, high = np.percentile(values, (15.866, 84.134))
+    return 0.5 * float(high - low)
 
 
 def sky_levels(ratio, good):
@@ -61,7 +77,7 @@ def sky_levels(ratio, good):
     cells = np.where(good, ratio, np.nan)[:ny, :nx]
     cells = cells.reshape(ny // side, side, nx // side, side).swapaxes(1, 2)
     cells = cells.reshape(*cells.shape[:2], side**2)
-    return _medians(cells, least=_LEAST_GOOD), side
+    return _medians(cells, least=_GOOD_SHARE), side
 
 
 def _medians(values, *, least=0.0):
@@ -103,16 +119,15 @@ def local_noise(ratio, good, kernel):
         step = values[lag:-lag] - 0.5 * (values[: -2 * lag] + values[2 * lag :])
         step = step[use[lag:-lag] & use[: -2 * lag] & use[2 * lag :]]
         if len(step):
-            low, high = np.percentile(step, (15.866, 84.134))
             variance = max(1.5 - 2 * near + 0.5 * far, 0.05)
-            found.append(0.5 * (high - low) / math.sqrt(variance))
+            found.append(half_width(step) / math.sqrt(variance))
     # Stripes are steps in one direction only.
     return min(found, default=math.nan)
 
 
 def explain_residual(ratio, good, kernel, *, where=None, lit=None):
     """
-    Find out why a residual is not noise.
+    Find the cause of a residual that is not noise.
 
     Parameters
     ----------
@@ -126,7 +141,7 @@ def explain_residual(ratio, good, kernel, *, where=None, lit=None):
         Correlation of the noise by distance, 1 in the middle.
 
     where : 2D bool array, optional
-        The part of the image that is asked about.
+        The part of the image that is explained.
 
     lit : 2D bool array, optional
         Where the light of rows is above the noise.
@@ -140,12 +155,11 @@ def explain_residual(ratio, good, kernel, *, where=None, lit=None):
         the noise itself, a factor); and ``x``, ``y`` in pixels of its brightest part.
     """
     part = good if where is None else good & where
-    low, high = np.percentile(ratio[part], (15.866, 84.134))
-    scatter, near = 0.5 * (high - low), local_noise(ratio, part, kernel)
+    scatter, near = half_width(ratio[part]), local_noise(ratio, part, kernel)
     levels, side = sky_levels(ratio, good)
     known = np.isfinite(levels)
-    cause = {'kind': '', 'size': float(scatter), 'x': 0.0, 'y': 0.0}
-    if known.sum() < _FEWEST_CELLS or not near > 0:
+    cause = {'kind': '', 'size': scatter, 'x': 0.0, 'y': 0.0}
+    if known.sum() < _CELLS_MIN or not near > 0:
         return cause
     excess = math.sqrt(max(scatter**2 - near**2, 0.0))
     if scatter < _STRUCTURE * near:
@@ -153,7 +167,7 @@ def explain_residual(ratio, good, kernel, *, where=None, lit=None):
     smooth = gaussian_filter(np.where(known, levels, np.nanmedian(levels)), 1)
     i, j = np.unravel_index(np.argmax(np.where(known, smooth, -np.inf)), smooth.shape)
     place = {'x': float(j + 0.5) * side - 0.5, 'y': float(i + 0.5) * side - 0.5}
-    # Where most of the image is ordinary, its cells tell their own scatter.
+    # Where most of the image is ordinary, its cells show their own scatter.
     quiet = np.count_nonzero(part) < 0.5 * np.count_nonzero(good)
     cause |= {'size': excess, **place, 'kind': _shape(levels, known, quiet)}
     for axis, name in ((0, 'rows'), (1, 'columns')):
@@ -165,20 +179,19 @@ def explain_residual(ratio, good, kernel, *, where=None, lit=None):
 def _noise_or_sources(ratio, part, lit, scatter):
     """Noise is everywhere; what models leave is where they have light."""
     dark = None if lit is None else part & ~lit
-    if dark is None or np.count_nonzero(dark) < _FEWEST_DARK:
+    if dark is None or np.count_nonzero(dark) < _DARK_MIN:
         return 'noise'
-    low, high = np.percentile(ratio[dark], (15.866, 84.134))
-    return 'sources' if scatter > _STRUCTURE * 0.5 * (high - low) else 'noise'
+    return 'sources' if scatter > _STRUCTURE * half_width(ratio[dark]) else 'noise'
 
 
 def _striped(ratio, good, axis, excess, near):
     """Whether the lines of an image differ, and by steps."""
     lines = np.moveaxis(np.where(good, ratio, np.nan), axis, 0)
-    lines = lines[:, :: max(1, lines.shape[1] // _MOST_OF_ROW)]
-    middle = _medians(lines, least=_LEAST_GOOD)
+    lines = lines[:, :: max(1, lines.shape[1] // _ROW_PIXELS)]
+    middle = _medians(lines, least=_GOOD_SHARE)
     steps = np.diff(middle)
     steps = steps[np.isfinite(steps)]
-    if len(steps) < _FEWEST_CELLS:
+    if len(steps) < _CELLS_MIN:
         return False
     error = 1.25 * near / math.sqrt(lines.shape[1])
     if np.std(steps) / math.sqrt(2) < _STEP * error:
@@ -222,19 +235,7 @@ def _shape(levels, known, quiet):
 
 
 def describe_cause(cause):
-    """
-    Say what a residual is, and what to do.
-
-    Parameters
-    ----------
-    cause : dict
-        What `explain_residual` returns.
-
-    Returns
-    -------
-    text : str
-        A clause.
-    """
+    """Return a clause about a cause of `explain_residual` and what to do."""
     place = f'({cause["x"]:.0f}, {cause["y"]:.0f})'
     if cause['kind'] in ('rows', 'columns'):
         size = two_digits(cause['size'])
@@ -248,12 +249,12 @@ def describe_cause(cause):
             'effective_gain, by which sources are noisier than the sky'
         ),
         'object': (
-            f'one object around {place} is larger than what the encoder knows, and no '
+            f'one object around {place} is larger than those of the training, and no '
             'row has all of its light: mask it or take off a model of it'
         ),
         'sources': (
             'where the rows have light, by more than their noise: the PSF is not '
-            'exact, or sources are too crowded to be told apart; give psf'
+            'exact, or sources are too crowded to be separated; give psf'
         ),
         'slope': (
             f'the sky slopes towards {place}, by scattered light or the moon: give '

@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from bliss_astro import PSFModel, detect_sources
-from bliss_astro.checks._residual_cause import (
+from bliss_astro.checks._causes import (
     describe_cause,
     explain_residual,
     local_noise,
@@ -51,7 +51,7 @@ def _stripes(rng):
 
 # What is wrong, what is stated otherwise, and what is said of it.
 _SAID = {
-    'object': 'one object around .* larger than what the encoder knows',
+    'object': 'one object around .* larger than those of the training',
     'structure': 'structure that is neither sky nor sources',
     'slope': 'the sky slopes towards',
     'rows': 'its rows of pixels differ by .* stripes of the detector',

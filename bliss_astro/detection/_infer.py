@@ -1,0 +1,341 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Inference: from an exposure to the posterior of its catalogue, block by block.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_dilation, gaussian_filter
+
+from bliss_astro._threads import map_threads, n_workers
+from bliss_astro.catalog import CatalogPosterior
+from bliss_astro.encoders import Domain, EncoderInputs
+from bliss_astro.exposures._psf import central_psf
+from bliss_astro.flags import CatalogFlag
+
+from ._domain import check_domain, check_fullness
+from ._inputs import block_mean, encoder_inputs, tile_mean, tile_tensor
+from ._options import check_density, check_flux_min
+from ._record import estimate_record
+
+__all__ = ['autocast', 'estimate_density', 'image_posterior', 'infer']
+
+# Largest side in tiles of the blocks that a large image is worked through in, and
+# smallest one where a small image is cut for several threads: halos cost more.
+_BLOCK, _BAND_MIN = 160, 64
+# Side in tiles of the cells in which the density of sources is estimated.
+_DENSITY_CELL = 32
+# Large images are sampled for that by windows of half this side in tiles,
+# so many at a time.
+_SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
+# Largest density in sources per pixel for encoders whose card states no domain.
+_DENSITY_MAX = 0.02
+# Smallest side in joined pixels of an image that is binned.
+_BINNED_MIN = 16
+
+
+def autocast(device):
+    """Half precision where the processor computes with it, else none."""
+    if device.type == 'cpu' and not _has_fast_bfloat16():
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _has_fast_bfloat16():
+    names = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
+    probes = (getattr(torch.cpu, name, None) for name in names)
+    return any(probe is not None and probe() for probe in probes)
+
+
+# -- blocks ----------------------------------------------------------------------
+
+
+def infer(encoder, inputs, grid):
+    """
+    Compute the posterior of an image of any size, block by block with a halo.
+
+    Parameters
+    ----------
+    encoder : `~bliss_astro.encoders.Encoder`
+        The encoder.
+
+    inputs : `~bliss_astro.encoders.EncoderInputs`
+        Inputs of one image.
+
+    grid : `~bliss_astro.posteriors.TileGrid`
+        Its tiles.
+
+    Returns
+    -------
+    posterior : `~bliss_astro.posteriors.TilePosterior`
+        The posterior.
+    """
+    size, (n_rows, n_columns) = grid.size, grid.shape
+    halo = -(-encoder.receptive_radius // size)
+    out = torch.empty(1, encoder.config.width, n_rows, n_columns, device=encoder.device)
+
+    def fill(block):
+        (r, stop_r), (c, stop_c) = block
+        top, left = max(0, r - halo), max(0, c - halo)
+        bottom = min(n_rows, stop_r + halo)
+        right = min(n_columns, stop_c + halo)
+        part = _window(inputs, slice(top, bottom), slice(left, right), size)
+        with torch.no_grad(), autocast(encoder.device):
+            features = encoder.features(part)
+        out[..., r:stop_r, c:stop_c] = features[
+            ..., r - top : stop_r - top, c - left : stop_c - left
+        ]
+
+    map_threads(fill, _blocks(grid.shape, n_workers() or 1))
+    half = encoder.device.type != 'cpu' or _has_fast_bfloat16()
+    with torch.no_grad():
+        return encoder.posterior(out, inputs, half=half)
+
+
+def _window(inputs, rows, columns, size):
+    """Inputs of some rows and columns of tiles."""
+    pixels = (
+        slice(None),
+        slice(rows.start * size, rows.stop * size),
+        slice(columns.start * size, columns.stop * size),
+    )
+    maps = {}
+    for field in dataclasses.fields(inputs):
+        value = getattr(inputs, field.name)
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.dim() == 3:
+            value = value[pixels]
+        else:
+            value = value[:, :, rows] if value.shape[2] > 1 else value
+            value = value[..., columns] if value.shape[3] > 1 else value
+        maps[field.name] = value
+    return dataclasses.replace(inputs, **maps)
+
+
+def _blocks(shape, n_threads):
+    """Rows and columns of tiles of the blocks of an image, one a thread at least."""
+    n_spans = [-(-n // _BLOCK) for n in shape]
+    axis = int(shape[1] > shape[0])
+    if n_spans[0] * n_spans[1] < n_threads:
+        # Bands, but no narrower than what their halo costs.
+        n_spans[axis] = max(n_spans[axis], min(n_threads, shape[axis] // _BAND_MIN))
+    edges = [
+        np.linspace(0, n, k + 1).round().astype(int).tolist()
+        for n, k in zip(shape, n_spans, strict=True)
+    ]
+    return list(itertools.product(*map(itertools.pairwise, edges)))
+
+
+# -- density ---------------------------------------------------------------------
+
+
+def estimate_density(encoder, inputs, grid):
+    """
+    Estimate the density of sources by a first pass, smooth over cells.
+
+    Parameters
+    ----------
+    encoder, inputs, grid
+        As for `infer`.
+
+    Returns
+    -------
+    density : float `~numpy.ndarray`, shape (rows, columns) or (1, 1)
+        Sources per pixel above the flux floor, by tile.
+    """
+    if min(grid.shape) >= 2 * _SAMPLE_PERIOD:
+        expected, seen = _sample_counts(encoder, inputs, grid)
+    else:
+        counts = infer(encoder, inputs, grid).expected_counts()
+        expected, seen = counts[0].cpu().double().numpy(), np.ones(grid.shape)
+    good = (~inputs.mask[0]).cpu().numpy().astype(float)
+    area = seen * tile_mean(good, grid) * grid.size**2
+    overall = (expected.sum() + 0.5) / max(area.sum(), 1.0)
+    if min(grid.shape) < 2 * _DENSITY_CELL:
+        return np.full((1, 1), overall)
+    # The cells' own counts, drawn towards the mean by the weight of 3 sources.
+    smooth = {'sigma': _DENSITY_CELL / 2, 'mode': 'nearest'}
+    weight = 4 * math.pi * (_DENSITY_CELL / 2) ** 2
+    count = gaussian_filter(expected, **smooth) * weight
+    seen = gaussian_filter(area, **smooth) * weight
+    return (count + 3.0) / (seen + 3.0 / overall)
+
+
+def _sample_counts(encoder, inputs, grid):
+    """
+    Expected counts in windows spread over a large image.
+
+    A quarter of the image determines the density as well as it needs to be known.
+    Windows have no halo: stars just outside are what training images have too.
+    """
+    expected, seen = np.zeros(grid.shape), np.zeros(grid.shape)
+    length = _SAMPLE_PERIOD // 2
+    # Whole windows, evenly spread.
+    starts = [
+        np.rint(
+            (np.arange(n // _SAMPLE_PERIOD) + 0.5) * n / (n // _SAMPLE_PERIOD)
+            - length / 2
+        ).astype(int)
+        for n in grid.shape
+    ]
+    places = list(itertools.product(*(part.tolist() for part in starts)))
+    for first in range(0, len(places), _SAMPLE_BATCH):
+        windows = [
+            (slice(r, r + length), slice(c, c + length))
+            for r, c in places[first : first + _SAMPLE_BATCH]
+        ]
+        parts = [_window(inputs, *window, grid.size) for window in windows]
+        joined = EncoderInputs.concatenate(parts, tile_size=grid.size)
+        with torch.no_grad(), autocast(encoder.device):
+            counts = encoder(joined).expected_counts().cpu().double().numpy()
+        for window, own in zip(windows, counts, strict=True):
+            expected[window], seen[window] = own, 1
+    return expected, seen
+
+
+# -- images ----------------------------------------------------------------------
+
+
+def image_posterior(image, encoder, options):
+    """
+    Compute the posterior of an image's catalogue.
+
+    Parameters
+    ----------
+    image : `~bliss_astro.detection._estimates.PreparedImage`
+        The image.
+
+    encoder : `~bliss_astro.encoders.Encoder`
+        The encoder.
+
+    options : `~bliss_astro.detection._options.DetectionOptions`
+        Of them ``density``, ``flux_min``, ``population`` and ``bin``.
+
+    Returns
+    -------
+    posterior : `~bliss_astro.catalog.CatalogPosterior`
+        The posterior, with flags, warnings and the record of the image.
+    """
+    whole, cosmic_rays, sources = image.exposure, image.cosmic_rays, image.sources
+    flux_min = check_flux_min(options.flux_min, whole)
+    density = check_density(options.density, whole)
+    exposure, binning = whole, _choose_binning(options.bin, whole, encoder)
+    if binning > 1:
+        exposure = whole.binned(binning)
+        cosmic_rays = block_mean(cosmic_rays, binning) > 0
+    inputs, floor, facts, grid = encoder_inputs(
+        exposure, encoder, flux_min=flux_min, population=options.population
+    )
+    if density is None:
+        density = estimate_density(encoder, inputs, grid)
+        sources = sources | {'density': 'first pass'}
+    else:
+        density = tile_mean(block_mean(density, binning) * binning**2, grid)
+    flags, messages = check_domain(encoder, facts | {'density': density})
+    # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not mend.
+    if messages and not image.psf_messages:
+        messages[0] += _binning_advice(exposure, encoder, binning)
+    messages += image.psf_messages
+    domain = Domain.of(encoder)
+    most = _DENSITY_MAX if domain is None else domain.density[1]
+    log_density = np.log(density.clip(1e-7, most))
+    inputs.log_density = tile_tensor(log_density[None], encoder.device)
+    tiles = infer(encoder, inputs, grid)
+    full, message, mostly = check_fullness(encoder, tiles)
+    if message is not None and not np.any(flags & full):
+        messages.append(message)
+    if mostly:
+        # Nothing there is worth the time of all that is refined.
+        tiles.sequence, tiles.coarse = None, True
+    meta = {
+        'encoder': encoder.name,
+        'encoder_sha256': encoder.card.get('sha256', ''),
+        'estimated': estimate_record(whole, sources, density=density / binning**2),
+        'density': float(np.mean(density)) / binning**2,
+        'flux_min': float(np.median(floor)),
+        'warnings': messages,
+        'psf_comparison': image.psf_comparison,
+        'binning': binning if binning > 1 else None,
+    }
+    return CatalogPosterior(
+        tiles,
+        floor,
+        unit=whole.unit,
+        wcs=whole.wcs,
+        flags=_pixel_flags(exposure, grid, flags | full, cosmic_rays),
+        meta={k: v for k, v in meta.items() if v or k not in _OPTIONAL_META},
+        exposure=whole,
+        binning=binning,
+        image_shape=whole.shape,
+    )
+
+
+# Entries of the meta that are there only where they say something.
+_OPTIONAL_META = ('warnings', 'psf_comparison', 'binning')
+
+
+def _choose_binning(value, exposure, encoder):
+    """The number of pixels to join along each side that an argument stands for."""
+    if value is None:
+        return 1
+    if isinstance(value, str) and value == 'auto':
+        return _proposed_binning(exposure, encoder)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        msg = f"bin must be a positive integer or 'auto', got {value!r}"
+        raise TypeError(msg)
+    most = max(min(exposure.shape) // _BINNED_MIN, 1)
+    if not 1 <= value <= most:
+        msg = (
+            f'bin must be from 1 to {most} for an image of shape {exposure.shape}, '
+            f'got {value}'
+        )
+        raise ValueError(msg)
+    return int(value)
+
+
+def _proposed_binning(exposure, encoder):
+    """Pixels to join so that the PSF is within the domain; 1 if it is."""
+    domain = Domain.of(encoder)
+    if domain is None or domain.fwhm is None:
+        return 1
+    ny, nx = exposure.shape
+    number = math.ceil(central_psf(exposure).fwhm / domain.fwhm[1])
+    return max(1, min(number, min(ny, nx) // _BINNED_MIN))
+
+
+def _binning_advice(exposure, encoder, binning):
+    proposed = _proposed_binning(exposure, encoder)
+    if proposed == 1:
+        return ''
+    n = proposed * binning
+    return (
+        f". The PSF is broader than those of the training: bin='auto' joins {n} x {n} "
+        'pixels'
+    )
+
+
+def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
+    """Flags of a source at each pixel, int array ``(ny, nx)``."""
+    ny, nx = exposure.shape
+    size = grid.size
+    flags = np.broadcast_to(by_tile, grid.shape).repeat(size, 0).repeat(size, 1)
+    flags = flags[:ny, :nx].astype(np.int64)
+    for pixels, reach, flag in (
+        (exposure.mask, 2, CatalogFlag.NEAR_MASKED),
+        (exposure.saturated, 4, CatalogFlag.SATURATED),
+        (cosmic_rays, 2, CatalogFlag.COSMIC_RAY),
+    ):
+        if pixels.any():
+            flags[binary_dilation(pixels, iterations=reach)] |= int(flag)
+    edge = np.ones((ny, nx), dtype=bool)
+    edge[size : ny - size, size : nx - size] = False
+    flags[edge] |= int(CatalogFlag.NEAR_EDGE)
+    flags[ny - ny % size :] |= int(CatalogFlag.PADDED)
+    flags[:, nx - nx % size :] |= int(CatalogFlag.PADDED)
+    return flags
