@@ -4,7 +4,7 @@ Causes of residuals that are not noise, by sign, scale and place.
 
 Noise that is misstated is as strong between neighbours as over the image, and on no
 side of zero; a wrong background is on one side of it everywhere; the rest is structure,
-told apart by its shape.
+classified by its shape.
 """
 
 import math

@@ -190,7 +190,7 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     Returns
     -------
     check : `CatalogCheck`
-        What was found.
+        All tests, residual and model.
     """
     n_draws = check_count('n_draws', n_draws)
     check_exposure(catalog, exposure)
@@ -244,7 +244,7 @@ def _draw(catalog, n_draws, rng):
     if not hasattr(posterior, 'at_threshold'):
         return draws
     # A network is never quite sure: once in thousands of draws it leaves
-    # out a star of hundreds of sigma, which tells nothing of the image.
+    # out a star of hundreds of sigma, which is no fault of the image.
     certain = Sources.of(posterior.at_threshold(_CERTAIN))
     return [draw.joined_by(certain, distance=_SAME) for draw in draws]
 

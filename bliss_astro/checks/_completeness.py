@@ -154,26 +154,15 @@ def completeness(
     prior = _galaxy_prior(galaxies, types, zero_point)
     rng = check_rng(rng)
     injector = Injector(exposure, encoder, options, radius)
-    planned = [_plan(edges, n_sources, kind, rng) for kind in types]
-    planned = [np.concatenate(part) for part in zip(*planned, strict=True)]
-    order = rng.permutation(len(planned[0]))
-    flux, is_galaxy = (part[order] for part in planned)
+    sources = _plan(edges, n_sources, types, rng)
 
-    def shapes(bright):
-        bright = bright * 10 ** (0.4 * (NANOMAGGY_ZERO_POINT - zero_point))
+    def shapes(flux):
+        flux = flux * 10 ** (0.4 * (NANOMAGGY_ZERO_POINT - zero_point))
         scale = exposure.pixel_scale or SDSS_PIXEL_SCALE
-        return galaxy_shapes(prior, bright, scale, rng)
+        return galaxy_shapes(prior, flux, scale, rng)
 
-    found = _run(
-        injector,
-        flux,
-        is_galaxy,
-        shapes=shapes,
-        spacing=spacing,
-        n_most=n_per_image,
-        rng=rng,
-        progress_bar=progress_bar,
-    )
+    places = {'spacing': spacing, 'n_most': n_per_image}
+    found = _run(injector, *sources, shapes, rng, **places, progress_bar=progress_bar)
     unit = exposure.unit
     return Completeness(
         table=recall_table(
@@ -319,17 +308,18 @@ def _galaxy_prior(prior, types, zero_point):
 # -- running -------------------------------------------------------------------
 
 
-def _plan(edges, n_sources, kind, rng):
-    """Fluxes, and whether they are those of galaxies."""
-    n_bins = len(edges) - 1
-    low, high = np.log(edges[:-1]), np.log(edges[1:])
-    bins = np.arange(n_sources) % n_bins
-    flux = np.exp(rng.uniform(low[bins], high[bins]))
-    return flux, np.full(n_sources, kind == 'galaxy')
+def _plan(edges, n_sources, types, rng):
+    """Fluxes and whether they are those of galaxies, in random order."""
+    log_edges = np.log(edges)
+    bins = np.arange(n_sources) % (len(edges) - 1)
+    flux = [np.exp(rng.uniform(log_edges[bins], log_edges[bins + 1])) for _ in types]
+    order = rng.permutation(n_sources * len(types))
+    is_galaxy = np.repeat([kind == 'galaxy' for kind in types], n_sources)
+    return np.concatenate(flux)[order], is_galaxy[order]
 
 
 def _run(
-    injector, flux, is_galaxy, *, shapes, spacing, n_most, rng, progress_bar=False
+    injector, flux, is_galaxy, shapes, rng, *, spacing, n_most, progress_bar=False
 ):
     """Inject all sources, as many at a time as go apart."""
     from tqdm.auto import tqdm

@@ -21,7 +21,7 @@ from ._sources import stamp_pixels
 __all__ = ['first_shapes', 'galaxy_groups']
 
 # Semi-major half-light radii that are tried, in pixels; and that of galaxies too
-# faint to tell.
+# faint for a fit.
 _RADII = (0.8, 1.6, 3.2, 6.4, 12.8)
 _FAINT_RADIUS = 1.5
 # From the first of these radii on stamps have the second half-side.
@@ -41,7 +41,7 @@ def _as_galaxy(is_disk, radius, lean1, lean2):
     lean = np.minimum(np.hypot(lean1, lean2), _LEAN_LIMIT)
     ratio = (1 - lean) / (1 + lean)
     angle = np.mod(0.5 * np.arctan2(lean2, lean1), np.pi)
-    # The radius of a circle of the same area is what the data tell.
+    # The radius of a circle of the same area is what the data constrain.
     major = radius / np.sqrt(ratio)
     fraction = np.asarray(is_disk, dtype=float)
     return np.stack([fraction, angle, ratio, ratio, major, major], axis=-1)

@@ -86,7 +86,7 @@ class Place:
         Significance, positive.
 
     p_value : float
-        Of any place of an image without faults.
+        P-value of any place of an image without faults.
 
     value : float
         Flux, or relative width; see ``kind``.

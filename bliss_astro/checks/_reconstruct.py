@@ -1,24 +1,37 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-From an image and its catalogue to model, residual and shares.
+Reconstruction of an image from its catalogue, and FITS files of it.
 """
 
-import numpy as np
+import io
 
+import numpy as np
+from astropy.io import fits
+
+from bliss_astro._atomic import atomic_write
+from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._arguments import check_count
+from bliss_astro.catalog._formats import WRITERS
+from bliss_astro.catalog._io import FORMATS
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
+from bliss_astro.coadds._coadd_io import _wcs_header
 from bliss_astro.detection import detect_sources
+from bliss_astro.exposures import Exposure
 from bliss_astro.rendering._scene import ModelRenderer
+from bliss_astro.units import unit_text
 
 from ._check import check_exposure
 from ._reconstruction import Reconstruction
 
-__all__ = ['reconstruct']
+__all__ = ['reconstruct', 'write_reconstruction']
+
+# Images of a file, one extension each.
+_IMAGES = ('model', 'residual', 'chi', 'draws')
 
 
 def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
     """
-    Take an image apart into the sources of its catalogue and what is left over.
+    Reconstruct an image from its catalogue: model, residual, and light of each source.
 
     Parameters
     ----------
@@ -90,8 +103,6 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
     >>> abs(star.flux / result.source(0).flux - 1) < 0.1
     True
     """
-    from bliss_astro.exposures import Exposure
-
     n_draws = check_count('n_draws', n_draws)
     if catalog is None and isinstance(exposure, Exposure):
         catalog = detect_sources(exposure, **detection)
@@ -122,11 +133,7 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
 
 
 def _check_pair(catalog, exposure):
-    """
-    Refuse what is not a catalogue and its image.
-    """
-    from bliss_astro.catalog import ProbabilisticCatalog
-
+    """Refuse what is not a catalogue and its image."""
     if catalog is not None and not isinstance(catalog, ProbabilisticCatalog):
         msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'
         raise TypeError(msg)
@@ -134,3 +141,38 @@ def _check_pair(catalog, exposure):
     if exposure.psf is None and not hasattr(catalog.posterior, 'tile_posterior'):
         msg = 'exposure has no psf; give it one with exposure.replace(psf=...)'
         raise ValueError(msg)
+
+
+def write_reconstruction(reconstruction, path, *, overwrite, posterior):
+    """Write a FITS file; the work behind `Reconstruction.write`."""
+    if not str(path).lower().endswith(FORMATS['fits']):
+        msg = f'path must end in one of {", ".join(FORMATS["fits"])}, got {path!s:.200}'
+        raise ValueError(msg)
+    catalog = reconstruction.catalog
+    stream = io.BytesIO()
+    WRITERS['fits'](catalog, stream, catalog.posterior if posterior else None)
+    stream.seek(0)
+    with (
+        atomic_write(path, overwrite=overwrite) as temporary,
+        fits.open(stream) as hdus,
+    ):
+        primary, *tables = list(hdus)
+        whole = fits.HDUList([primary, *_image_hdus(reconstruction), *tables])
+        whole.writeto(temporary, overwrite=True, checksum=True)
+
+
+def _image_hdus(reconstruction):
+    """Make an extension of each image."""
+    images = {name: getattr(reconstruction, name) for name in _IMAGES}
+    header = _wcs_header(reconstruction.exposure.wcs) or fits.Header()
+    rows, columns = reconstruction.slices
+    # Where the first pixel lies in the image that the rows' pixels belong to.
+    header['LTV1'] = (-columns.start, 'pixel here less pixel of the catalogue')
+    header['LTV2'] = (-rows.start, 'pixel here less pixel of the catalogue')
+    for name, data in images.items():
+        if len(data) == 0:
+            continue
+        hdu = fits.ImageHDU(np.asarray(data, dtype=np.float32), header, name=name)
+        if reconstruction.unit is not None and name != 'chi':
+            hdu.header['BUNIT'] = unit_text(reconstruction.unit)
+        yield hdu

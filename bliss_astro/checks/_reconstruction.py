@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Images taken apart into the sources of a catalogue, and what is left over.
+Reconstruction: an image as the sources of its catalogue, and the residual.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ import numbers
 from dataclasses import dataclass
 
 import numpy as np
+
+from bliss_astro.exposures._validate import two_slices
 
 __all__ = ['Reconstruction', 'SourceImage']
 
@@ -50,7 +52,7 @@ class SourceImage:
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
     """
-    An image as its catalogue has it, source by source.
+    Model and residual of an image by its catalogue, source by source.
 
     Made by `~bliss_astro.checks.reconstruct`. A part of it is cut out by two slices,
     ``reconstruction[y0:y1, x0:x1]``, or with `cutout`.
@@ -77,7 +79,7 @@ class Reconstruction:
         ``(ny, nx)``.
 
     unit : `~astropy.units.Unit` or None
-        Of all images but ``chi``.
+        Unit of all images but ``chi``.
 
     residual : float32 `~numpy.ndarray`, shape (ny, nx)
         Data less background and model; NaN in bad pixels.
@@ -155,7 +157,7 @@ class Reconstruction:
         window = self._window(one, size)
         drawn = self._renderer(one, window=window)
         x, y = float(one.x[0]) - window[1].start, float(one.y[0]) - window[0].start
-        return SourceImage(drawn, self._relative(window), x, y)
+        return SourceImage(drawn, _shifted(window, self.slices, -1), x, y)
 
     def deblended(self, row, *, size=None, floor=1.0):
         """
@@ -192,7 +194,8 @@ class Reconstruction:
         model is above the floor, and to the model where it is not: flux is neither
         lost nor counted twice.
         """
-        if not _is_number(floor) or not 0 <= floor < np.inf:
+        number = isinstance(floor, numbers.Real) and not isinstance(floor, bool)
+        if not number or not 0 <= floor < np.inf:
             msg = f'floor must be a number, 0 or more, got {floor!r:.60}'
             raise ValueError(msg)
         source = self.source(row, size=size)
@@ -228,25 +231,19 @@ class Reconstruction:
             As for `source`.
         """
         one = self._sources.select(np.array([self._check_row(row)]))
-        return self[self._relative(self._window(one, size))]
+        return self[_shifted(self._window(one, size), self.slices, -1)]
 
     def __getitem__(self, item):
         """
         Return a part, in which everything follows.
         """
-        from bliss_astro.exposures._validate import two_slices
-
         cut = tuple(two_slices(item, self.shape))
-        slices = tuple(
-            slice(part.start + whole.start, part.stop + whole.start)
-            for part, whole in zip(cut, self.slices, strict=True)
-        )
         return dataclasses.replace(
             self,
             exposure=self.exposure[cut],
             model=self.model[cut],
             draws=self.draws[:, *cut],
-            slices=slices,
+            slices=_shifted(cut, self.slices, 1),
         )
 
     def _check_row(self, row):
@@ -284,13 +281,6 @@ class Reconstruction:
             out.append(slice(first, last))
         return tuple(out)
 
-    def _relative(self, window):
-        """Slices of the whole image as slices of this part."""
-        return tuple(
-            slice(part.start - whole.start, part.stop - whole.start)
-            for part, whole in zip(window, self.slices, strict=True)
-        )
-
     # -- out -------------------------------------------------------------------------
 
     def write(self, path, *, overwrite=False, posterior=False):
@@ -325,7 +315,7 @@ class Reconstruction:
         `ProbabilisticCatalog.read <bliss_astro.catalog.ProbabilisticCatalog.read>`
         reads it.
         """
-        from ._reconstruction_io import write_reconstruction
+        from ._reconstruct import write_reconstruction
 
         write_reconstruction(self, path, overwrite=overwrite, posterior=posterior)
 
@@ -336,7 +326,7 @@ class Reconstruction:
         Parameters
         ----------
         ax : sequence of `~matplotlib.axes.Axes` or None, optional
-            Where to.
+            Axes to draw on; by default a new figure.
 
         **kwargs
             For `~bliss_astro.plotting.plot_reconstruction`.
@@ -363,10 +353,16 @@ class Reconstruction:
         )
 
 
+def _shifted(slices, starts, sign):
+    """Slices moved by the starts of others, forward or back."""
+    return tuple(
+        slice(part.start + sign * whole.start, part.stop + sign * whole.start)
+        for part, whole in zip(slices, starts, strict=True)
+    )
+
+
 def _check_size(size):
-    """
-    Sides of a cut-out from one number or two.
-    """
+    """Sides of a cut-out from one number or two."""
     values = np.asarray(size)
     if values.dtype.kind not in 'iu' or values.shape not in ((), (2,)):
         msg = f'size must be a whole number or two (ny, nx), got {size!r:.60}'
@@ -375,7 +371,3 @@ def _check_size(size):
         msg = f'size must be positive, got {size!r:.60}'
         raise ValueError(msg)
     return tuple(int(n) for n in np.broadcast_to(values, 2))
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

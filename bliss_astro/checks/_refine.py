@@ -180,7 +180,7 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
         Correlation of the noise.
 
     fwhm : float
-        Of the PSF in pixels.
+        Full width at half maximum of the PSF in pixels.
 
     rng : `numpy.random.Generator`
         For the second noise.

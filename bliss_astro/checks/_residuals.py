@@ -268,8 +268,8 @@ def variance_parts(residuals, model):
         ``a``, ``b`` and ``c``; NaN where the data do not constrain it.
 
     p_value : float
-        Of the pixels that constrain ``c``. They may be few, and their squares are
-        not nearly normal.
+        P-value of the pixels that constrain ``c``. They may be few, and their squares
+        are not nearly normal.
     """
     # Pixels of empty sky, nearly all there are, are alike.
     empty = residuals.good & (residuals.sky_share > 1 - _NO_LIGHT)

@@ -189,7 +189,7 @@ def source_statistics(residuals, sources, renderer, fwhm, *, index=None):
     Returns
     -------
     statistics : `SourceStatistics`
-        Of these sources.
+        Statistics of these sources.
     """
     chosen = index is not None
     if not chosen:

@@ -57,7 +57,7 @@ def read_image_of_many(options, k):
 
 def read_exposure(options):
     """Read the image and complete it by estimates; return an exposure."""
-    from bliss_astro.detection._inputs import as_exposure
+    from bliss_astro.detection._estimates import as_exposure
 
     return as_exposure(read_image_file(options)[0])[0]
 

@@ -58,7 +58,7 @@ def detect_sources(
     check=True,
 ):
     """
-    Detect stars and galaxies in an image, with probabilities and honest errors.
+    Detect stars and galaxies in an image, with probabilities and calibrated errors.
 
     The encoder returns a posterior over whole catalogues of the image;
     the table holds the sources whose probability exceeds ``threshold``,
@@ -97,7 +97,7 @@ def detect_sources(
         ``psf``.
 
     background : float, 2D array_like, path or Quantity, optional
-        What of the sky is still in ``data``: 0 if it has been subtracted.
+        Sky that is still in ``data``: 0 if it has been subtracted.
         By default measured on a mesh.
 
     bkg_error : float, 2D array_like, path or Quantity, optional
@@ -151,7 +151,7 @@ def detect_sources(
         brightest source of the image is refused.
 
     population : {'sky', 'npe'}, optional
-        Which prior of stars and galaxies holds, for an encoder that knows both:
+        Prior of stars and galaxies, for an encoder that was trained on both:
         that of the sky, or that of Patel et al. (2025), Table 1.
 
     n_samples : int, optional
@@ -165,7 +165,7 @@ def detect_sources(
 
     bin : int or 'auto', optional
         Join so many pixels along each side into one before the image is looked at,
-        where the PSF is broader than the encoder knows; ``'auto'`` joins as
+        where the PSF is broader than in the training; ``'auto'`` joins as
         many as it takes. Rows are in the pixels of the image; tiles of
         ``catalog.posterior``, and ``flux_min`` where it is not given, are those of
         the larger ones.

@@ -152,22 +152,7 @@ _ERRORS = (
 
 
 def domain_findings(domain, facts):
-    """
-    Find the quantities of an image that lie outside an encoder's domain.
-
-    Parameters
-    ----------
-    domain : `~bliss_astro.encoders.Domain`
-        Ranges of the training.
-
-    facts : dict
-        As for `check_domain`.
-
-    Returns
-    -------
-    findings : list of `DomainFinding`
-        Empty if the encoder covers the image.
-    """
+    """List of `DomainFinding`, empty where all facts of `check_domain` are within."""
     findings = []
     for name, *what in _RANGES:
         pair = (0.0, domain.density[1]) if name == 'density' else getattr(domain, name)
@@ -305,11 +290,10 @@ def pixel_statistics(image, good, *, shape):
     Returns
     -------
     facts : dict of str to 2D array
-        ``pixel_scatter``, from the pixels darker than the median, over
-        the stated noise (where sources are too many for it to mean noise, at
-        most 1); ``pixel_level``, the median over the noise;
-        ``pixel_holes``, the share of pixels 7 sigma too dark.  NaN
-        where there are too few pixels.
+        ``pixel_scatter``, from the pixels darker than the median, over the stated
+        noise (at most 1 where there are too many sources for it to mean noise);
+        ``pixel_level``, the median over the noise; ``pixel_holes``, the share of
+        pixels 7 sigma too dark.  NaN where there are too few pixels.
     """
     ny, nx = image.shape
     n_rows, n_columns = -(-ny // _CELL), -(-nx // _CELL)
@@ -364,9 +348,8 @@ def check_fullness(encoder, posterior):
     """
     Find where most tiles have a source.
 
-    Stars of any density that an encoder was trained on leave tiles empty; galaxies
-    larger than those of the training, nebulae, and noise that is stronger than stated
-    do not.
+    Stars of any density of the training leave tiles empty; larger galaxies, nebulae,
+    and noise that is stronger than stated do not.
 
     Parameters
     ----------

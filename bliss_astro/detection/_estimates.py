@@ -154,7 +154,7 @@ def as_exposure(data, **given):
 
 
 def _without_impossible(exposure, estimated):
-    """Mask pixels that no sky and no star can explain, and say so."""
+    """Mask pixels that no sky and no star can explain, and record it."""
     with np.errstate(over='ignore', invalid='ignore'):
         pull = (exposure.data - exposure.background) / exposure.bkg_error
         strange = ((pull < _FAR_BELOW) | (pull > _FAR_ABOVE)) & ~exposure.mask
@@ -245,7 +245,7 @@ def psf_findings(exposure, *, measured, most=math.inf):
         Texts of warnings.
 
     numbers : dict
-        Of a stated PSF: `~bliss_astro.psf.PSFComparison` as a dictionary with the
+        `~bliss_astro.psf.PSFComparison` of a stated PSF as a dictionary with the
         ``psf_error`` that was taken, empty where no star could be compared.
     """
     if measured:

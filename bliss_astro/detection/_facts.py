@@ -70,7 +70,7 @@ class ImageFacts:
         Sum of that correlation over all distances.
 
     n_exposures : tuple of int or None
-        Number of exposures in the image; `None` if nothing says it.
+        Number of exposures in the image; `None` if it is not stated.
 
     density : tuple of float
         Sources per pixel above the flux floor: in the emptiest and the fullest

@@ -215,7 +215,8 @@ def image_posterior(image, encoder, options):
         The encoder.
 
     options : `~bliss_astro.detection._options.DetectionOptions`
-        Of them ``density``, ``flux_min``, ``population`` and ``bin``.
+        Options, of which ``density``, ``flux_min``, ``population`` and ``bin`` are
+        read.
 
     Returns
     -------
@@ -276,7 +277,7 @@ def image_posterior(image, encoder, options):
     )
 
 
-# Entries of the meta that are there only where they say something.
+# Entries of the meta that are left out where they are empty.
 _OPTIONAL_META = ('warnings', 'psf_comparison', 'binning')
 
 

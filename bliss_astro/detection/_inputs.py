@@ -300,7 +300,7 @@ def match_psf(image, exposure):
         The same array where nothing had to be done.
 
     asymmetry : array ``(rows, columns, 4)`` or None
-        Of the PSF that is left, by cell; `None` where no image of it is known.
+        Asymmetry of the PSF that is left, by cell; `None` without an image of it.
     """
     access = exposure._psf_access
     rows, columns = (_cells(n, access.varies) for n in image.shape)
