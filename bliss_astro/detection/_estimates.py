@@ -12,9 +12,8 @@ from scipy.ndimage import binary_dilation
 from bliss_astro._messages import counted
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.encoders import Domain
-from bliss_astro.exposures._input import exposure_of
 from bliss_astro.exposures._psf import central_psf
-from bliss_astro.exposures._read import open_exposure
+from bliss_astro.exposures._read import exposure_of
 from bliss_astro.psf import PSFModel, compare_psf
 from bliss_astro.psf._estimate import estimate_from
 from bliss_astro.psf._star_image import image_of_exposure

@@ -146,7 +146,7 @@ def test_p_values_are_uniform(correlation):
     # 3 standard errors of a standard deviation, and a little for the correlations
     # that cells' edges cut.
     assert np.std(pulls) == pytest.approx(1, abs=3 / np.sqrt(2 * len(pulls)) + 0.03)
-    # 1 % of images get a finding: 4 of 50 have a probability of 0.002, 3 of 20 of 0.001.
+    # 1 % of images get a finding: 4 of 50, or 3 of 20, have one of 0.002 or less.
     assert alarms <= (3 if N_IMAGES == 50 else 2)
 
 
