@@ -2,8 +2,8 @@
 """
 Domain checks: whether an image is like those that an encoder was trained on.
 
-Compared are PSF, noise, density and stated errors with the domain on the encoder's
-card, pixels with their stated distribution, and the share of tiles with a source.
+PSF, noise, density and stated errors are compared with the domain on the card, pixels
+with their stated distribution, and the share of tiles that have a source.
 """
 
 import dataclasses
@@ -66,8 +66,9 @@ _SEGMENT, _FAINT_SNR = 1.5, 10.0
 # Side in tiles of the area over which the share of tiles with a source is taken, and
 # the smallest number of tiles of an image whose share is judged.
 _AREA, _AREA_TILES = 16, 64
-# Share of tiles beyond which an area is full, for encoders trained on less than that.
-_FULL = 0.4
+# Share of tiles beyond which an area is full, for encoders trained on less than that,
+# and the margin above what those are expected to see that were trained on more.
+_FULL, _FULL_MARGIN = 0.4, 1.05
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -317,12 +318,7 @@ def pixel_statistics(image, good, *, shape):
 
 def brightest_flux(exposure):
     """
-    Estimate an upper limit of the fluxes of an image's sources.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image, with its PSF.
+    Estimate an upper limit of the fluxes of an exposure's sources.
 
     Returns
     -------
@@ -379,7 +375,7 @@ def check_fullness(encoder, posterior):
     limit = _FULL
     if domain is not None:
         expected = domain.density[1] * posterior.grid.size**2
-        limit = max(limit, _TOLERANCE * -math.expm1(-expected))
+        limit = max(limit, _FULL_MARGIN * -math.expm1(-expected))
     full = share > limit
     flags = np.where(full, int(CatalogFlag.DENSITY_OUT_OF_DOMAIN), 0)
     if not full.any():

@@ -161,13 +161,13 @@ def test_fullness(default):
 
 def test_full_image_is_not_refined(default, monkeypatch, tmp_path):
     from bliss_astro import ProbabilisticCatalog
-    from bliss_astro.detection import _crowding
+    from bliss_astro.detection import _domain
 
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.015), shape=(48, 48), margin=4
     ).simulate(rng=2)
-    monkeypatch.setattr(_crowding, '_FULL', 0.0)
-    monkeypatch.setattr(_crowding, '_SLACK', 0.0)
+    monkeypatch.setattr(_domain, '_FULL', 0.0)
+    monkeypatch.setattr(_domain, '_FULL_MARGIN', 0.0)
     with pytest.warns(OutOfDomainWarning, match='nearly everywhere') as record:
         catalog = detect_sources(exposure, density=0.015, encoder=default, check=False)
     assert len(record) == 1
