@@ -117,8 +117,11 @@ def test_ecsv_keeps_types(catalog, tmp_path):
 
 
 def test_the_population_matters(field):
-    exposure, _ = field
-    sky, npe = (detect_sources(exposure, population=name) for name in ('sky', 'npe'))
+    exposure = field[0][:100, :100]
+    sky, npe = (
+        detect_sources(exposure, population=name, check=False)
+        for name in ('sky', 'npe')
+    )
     # Small, faint galaxies are common on the sky and not in the paper's prior.
     mean = [np.mean(found['galaxy_probability']) for found in (sky, npe)]
     assert mean[0] != pytest.approx(mean[1], abs=1e-5)
@@ -127,6 +130,6 @@ def test_the_population_matters(field):
 
 
 def test_an_encoder_of_stars_has_no_types(field):
-    found = detect_sources(field[0], encoder='stars')
+    found = detect_sources(field[0][:100, :100], encoder='stars', check=False)
     assert 'galaxy_probability' not in found.colnames
     assert 'is_galaxy' not in found.posterior.sample(1, rng=1)[0].colnames
