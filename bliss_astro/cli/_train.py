@@ -111,14 +111,7 @@ def _prepare_encoder(options, path):
         training = dataclasses.replace(training, start_from=options.start_from)
     device = choose_device(options.device)
     configs = (encoder, simulation, training)
-    model = None
-    if simulation.galaxy_model is not None:
-        from bliss_astro.galaxies import GalaxyAutoencoder
-
-        model = GalaxyAutoencoder.from_pretrained(
-            simulation.galaxy_model, latent_dim=encoder.latent_dim
-        )
-    train = functools.partial(train_encoder, device=device, galaxy_model=model)
+    train = functools.partial(train_encoder, device=device)
     return configs, train, device
 
 

@@ -5,9 +5,10 @@ Encoders: networks from images to posteriors, and their pretrained weights.
 
 from bliss_astro._deprecated import deprecated_names
 
+from ._config import EncoderConfig
 from ._domain import Domain
 from ._inputs import EncoderInputs
-from ._network import Encoder, EncoderConfig
+from ._network import Encoder
 from ._weights import DEFAULT_ENCODER, available_encoders
 
 __all__ = [

@@ -67,24 +67,29 @@ class Domain:
     background_error: float = 3 * USUAL_BACKGROUND_ERROR
 
     @classmethod
-    def of(cls, encoder):
+    def from_card(cls, card):
         """
-        Return the domain of an encoder, from its card.
+        Return the domain that the card of an encoder states.
 
         Parameters
         ----------
-        encoder : `~bliss_astro.encoders.Encoder`
-            An encoder.
+        card : dict
+            The card, ``encoder.card``.
 
         Returns
         -------
         domain : `Domain` or None
             `None` if the card states none.
         """
-        stated = encoder.card.get('domain')
+        stated = card.get('domain')
         if stated is None:
             return None
         return cls(**{name: _tuples(value) for name, value in stated.items()})
+
+    @classmethod
+    def of(cls, encoder):
+        """Return the domain of an encoder, by `from_card`."""
+        return cls.from_card(encoder.card)
 
     def to_card(self):
         """Return the domain as plain values of five digits, for JSON."""

@@ -30,7 +30,6 @@ __all__ = ['EncoderInputs', 'training_pair']
 
 # Number of conditions, and of uncertainties among the inputs.
 N_CONDITIONS, N_UNCERTAINTIES = 14, 6
-CONDITIONING = ('all', 'image+background', 'image')
 
 
 @dataclasses.dataclass
@@ -67,7 +66,7 @@ class EncoderInputs:
         Logarithm of the prior's smallest flux in units of the noise.
 
     normalization_radius : float
-        Of the PSF, in pixels.
+        Normalisation radius of the PSF in pixels.
 
     population : tensor ``(B, 1, 1, 1)`` or None
         Which prior of stars and galaxies holds: 0 the sky's, 1 that of the
@@ -116,7 +115,7 @@ class EncoderInputs:
             Side of a tile in pixels.
 
         normalization_radius : float, optional
-            Of the PSF, in pixels.
+            Normalisation radius of the PSF in pixels.
 
         Returns
         -------

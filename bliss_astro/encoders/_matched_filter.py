@@ -73,7 +73,7 @@ def matched_filter(image, inputs, tile_size):
     Returns
     -------
     snr : tensor ``(B, ny, nx)``
-        Of unit variance in empty sky, in the limit of a wide filter if the
+        Ratio with unit variance in empty sky, in the limit of a wide filter if the
         noise is correlated.
     """
     shape = inputs.psf.movedim(1, -1)

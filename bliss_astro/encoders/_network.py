@@ -16,8 +16,8 @@ from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
+from ._config import OLD_SETTINGS, EncoderConfig
 from ._inputs import (
-    CONDITIONING,
     N_CONDITIONS,
     N_UNCERTAINTIES,
     EncoderInputs,
@@ -27,120 +27,7 @@ from ._matched_filter import matched_filter, wide_filters
 from ._normalization import ASINH_KNEE, FILTER_RADIUS, WIDE_RADIUS, WIDE_SIGMAS
 from ._weights import DEFAULT_ENCODER, ENCODERS
 
-__all__ = ['OLD_SETTINGS', 'Encoder', 'EncoderConfig']
-
-# Settings of cards and configuration files of earlier versions, by their new names.
-OLD_SETTINGS = {'told': 'conditioning'}
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """
-    Size of an encoder.
-
-    Parameters
-    ----------
-    tile_size : {2, 4}
-        Side of a tile in pixels.
-
-    n_most : int
-        Largest number K of sources in a tile.
-
-    width, n_blocks : int
-        Channels and number of the residual blocks.
-
-    stem_width : int
-        Channels at half resolution.
-
-    head_width : int
-        Channels of the head's hidden layer.
-
-    n_components : int
-        Components of the mixtures.
-
-    patch_radius : int
-        Half-size in pixels of the cut-outs that stars are measured on.
-
-    matched_filter : bool
-        Whether the network is given the matched-filtered image too.
-
-    galaxies : bool
-        Whether sources are stars or galaxies; else all are stars.
-
-    shapes : bool
-        Whether shapes of galaxies are inferred.
-
-    sequence : bool
-        Whether detection is followed by encoders for the type of each source and
-        for its flux and shape (Hansen et al. 2022), rather than one pass for all.
-
-    shapes_only : bool
-        Whether the only encoder that follows detection is that of shapes, and types
-        and fluxes are those of the one pass.
-
-    latent_dim : int
-        If not 0, dimension of the latent space of a learned galaxy model
-        (`~bliss_astro.galaxies.GalaxyAutoencoder`) in which shapes are points,
-        instead of bulges and disks.
-
-    uncertainties : bool
-        Whether errors of PSF and background, and the PSF's asymmetry, are inputs.
-
-    conditioning : {'all', 'image+background', 'image'}
-        Inputs of the encoder; the lesser ones are for comparison (the networks
-        (ii) and (i) of Patel et al. 2025).
-
-    Raises
-    ------
-    ValueError
-        If a value is of another type or out of its range.
-    """
-
-    tile_size: int = 4
-    n_most: int = 2
-    width: int = 96
-    n_blocks: int = 4
-    stem_width: int = 48
-    head_width: int = 128
-    n_components: int = 3
-    patch_radius: int = 6
-    matched_filter: bool = True
-    galaxies: bool = False
-    shapes: bool = False
-    sequence: bool = False
-    shapes_only: bool = False
-    latent_dim: int = 0
-    uncertainties: bool = False
-    conditioning: str = 'all'
-
-    def __post_init__(self):
-        for name, choices in (('tile_size', (2, 4)), ('conditioning', CONDITIONING)):
-            if getattr(self, name) not in choices:
-                words = ' or '.join(map(repr, choices))
-                msg = f'{name} must be {words}, got {getattr(self, name)!r}'
-                raise ValueError(msg)
-        for name, needed in (
-            ('shapes', 'galaxies'),
-            ('sequence', 'shapes'),
-            ('shapes_only', 'sequence'),
-            ('latent_dim', 'shapes'),
-        ):
-            if getattr(self, name) and not getattr(self, needed):
-                msg = f'{name} needs {needed} = true'
-                raise ValueError(msg)
-        for field in dataclasses.fields(self):
-            value, default = getattr(self, field.name), field.default
-            if isinstance(default, bool):
-                if not isinstance(value, bool):
-                    msg = f'{field.name} must be true or false, got {value!r}'
-                    raise ValueError(msg)  # noqa: TRY004
-            elif isinstance(default, int):
-                least = 0 if field.name == 'latent_dim' else 1
-                kind = isinstance(value, int) and not isinstance(value, bool)
-                if not kind or value < least:
-                    words = 'a positive integer' if least else 'an integer from 0'
-                    msg = f'{field.name} must be {words}, got {value!r}'
-                    raise ValueError(msg)
+__all__ = ['Encoder']
 
 
 class _ResidualBlock(nn.Module):

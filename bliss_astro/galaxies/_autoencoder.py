@@ -198,7 +198,7 @@ class GalaxyAutoencoder(nn.Module):
         Returns
         -------
         mixture : `GalaxyMixture`
-            Of unit flux; lengths in pixels of ``config.pixel_scale``.
+            Galaxies of unit flux; lengths in pixels of ``config.pixel_scale``.
 
         Raises
         ------
@@ -305,7 +305,7 @@ class GalaxyAutoencoder(nn.Module):
         Returns
         -------
         posterior : `GalaxyLatentPosterior`
-            Of latent and logarithm of the flux.
+            Posterior of latent and logarithm of the flux.
 
         Raises
         ------

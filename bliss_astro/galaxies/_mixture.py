@@ -63,7 +63,7 @@ class GalaxyMixture:
         Returns
         -------
         mixture : `GalaxyMixture`
-            Of K times 19 Gaussians, whose sum of weights is the PSF's flux: 1
+            Mixture of K times 19 Gaussians, whose sum of weights is the PSF's flux: 1
             within ``radius``, a little more in total.
         """
         height, variance = mixture_of_shape(psf, radius=radius)
@@ -88,7 +88,7 @@ class GalaxyMixture:
         Returns
         -------
         mixture : `GalaxyMixture`
-            Of the same weights.
+            Mixture of the same weights.
         """
         square = torch.as_tensor(factor).to(self.covariance) ** 2
         return GalaxyMixture(self.weight, self.covariance * square[..., None, None])

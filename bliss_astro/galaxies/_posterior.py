@@ -118,7 +118,7 @@ def log_likelihood(stamps, expected, variance, *, softening=0.0):
         Electrons without the background.
 
     variance : tensor ``(B,)``
-        Of a pixel without galaxy.
+        Variance of a pixel without galaxy, in square electrons.
 
     softening : float, optional
         Share of the model that is added to the noise, early in training.

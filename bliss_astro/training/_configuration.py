@@ -4,19 +4,17 @@ Training configurations, in code and as TOML files.
 """
 
 import dataclasses
-import math
 import tomllib
-import types
-import typing
 from pathlib import Path
 
 from bliss_astro.encoders import EncoderConfig
-from bliss_astro.encoders._network import OLD_SETTINGS
+from bliss_astro.encoders._config import OLD_SETTINGS
 from bliss_astro.encoders._weights import ENCODERS
 from bliss_astro.galaxies import GalaxyModelConfig
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig
-from bliss_astro.simulation._simulator import NOISE_ORDERS
+
+from ._settings import check_settings
 
 __all__ = [
     'GalaxySimulationConfig',
@@ -25,52 +23,6 @@ __all__ = [
     'check_configs',
     'load_config',
 ]
-
-PRECISIONS = ('float32', 'bfloat16')
-STAGES = ('all', 'detection', 'sources', 'new')
-
-
-def _rules(names, allowed, words):
-    return dict.fromkeys(names.split(), (allowed, words))
-
-
-def _one_of(name, choices):
-    return {name: (choices.__contains__, f'one of {", ".join(map(repr, choices))}')}
-
-
-# Ranges of settings, by name: the test and its description in messages.
-RULES = (
-    _rules(
-        'n_steps batch_size n_validation validate_every sources_every dataset_size',
-        lambda x: x > 0,
-        'a positive integer',
-    )
-    | _rules('learning_rate clip_norm slope flux_min', lambda x: x > 0, 'positive')
-    | _rules(
-        'checkpoint_minutes warmup_steps seed n_decoder_steps sky_error psf_error',
-        lambda x: x >= 0,
-        'not negative',
-    )
-    | _rules('average_decay softening', lambda x: 0 <= x < 1, 'at least 0 and below 1')
-    | _rules(
-        'single_fraction confined_fraction inclined_fraction',
-        lambda x: 0 <= x <= 1,
-        'between 0 and 1',
-    )
-    | _rules('dynamic_range', lambda x: x > 1, 'above 1')
-    | _rules('shape', lambda x: min(x) > 0, 'two positive integers')
-    | _rules('read_noise', lambda x: 0 <= x[0] <= x[1], 'two increasing numbers from 0')
-    | _rules(
-        'typical_floor_snr',
-        lambda x: 0 < x[0] <= x[1],
-        'two increasing positive numbers',
-    )
-    | _rules('size n_copies', lambda x: x > 0, 'a positive integer')
-    | _rules('snr', lambda x: 0 < x[0] < x[1], 'two increasing positive numbers')
-    | _one_of('noise_order', NOISE_ORDERS)
-    | _one_of('precision', PRECISIONS)
-    | _one_of('stage', STAGES)
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,62 +317,3 @@ def _check_files(values):
             except (OSError, TypeError, ValueError) as error:
                 msg = f'{name} must name a file that can be read: {error}'
                 raise ValueError(msg) from error
-
-
-def check_settings(kind, values):
-    """Check names, types (by the annotations of the dataclass) and ranges."""
-    hints = typing.get_type_hints(kind)
-    for name, value in values.items():
-        if name not in hints:
-            msg = f'unknown setting {name!r}; known are {", ".join(sorted(hints))}'
-            raise ValueError(msg)
-        if not _is_of(value, hints[name]):
-            msg = f'{name} must be {_describe(hints[name])}, got {value!r:.60}'
-            raise ValueError(msg)
-        allowed, words = RULES.get(name, (None, ''))
-        if allowed is not None and value is not None and not allowed(value):
-            msg = f'{name} must be {words}, got {value!r:.60}'
-            raise ValueError(msg)
-
-
-# Names of types in messages, as a TOML file has them.
-_NAMES = {
-    int: 'an integer',
-    float: 'a finite number',
-    bool: 'true or false',
-    str: 'a text in quotes',
-    dict: 'a table',
-}
-
-
-def _parts(hint):
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if union else (hint,)
-
-
-def _is_of(value, hint):
-    """Whether a value is of a type, where integers are numbers and lists tuples."""
-    if len(parts := _parts(hint)) > 1:
-        return any(_is_of(value, part) for part in parts)
-    if typing.get_origin(hint) is tuple:
-        kinds = typing.get_args(hint)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            return False
-        return all(map(_is_of, value, kinds))
-    if isinstance(value, bool) or hint is bool:
-        return hint is bool and isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, hint)
-
-
-def _describe(hint):
-    words = []
-    for part in _parts(hint):
-        if typing.get_origin(part) is tuple:
-            kinds = typing.get_args(part)
-            plural = 'integers' if kinds[0] is int else 'finite numbers'
-            words.append(f'a list of {len(kinds)} {plural}')
-        elif part is not types.NoneType:
-            words.append(_NAMES[part])
-    return ' or '.join(words)

@@ -9,6 +9,7 @@ import torch
 
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors import npe_loss, sequence_loss
 from bliss_astro.simulation import SceneStream, SimulationStream
 
@@ -44,22 +45,27 @@ class EncoderTrainer(Trainer):
 
     section = 'encoder'
 
-    def __init__(self, configs, *, device='auto', galaxy_model=None):
-        _check_galaxy_model(galaxy_model, *configs[:2])
+    def __init__(self, configs, *, device='auto'):
         self.origin = None
         super().__init__(configs, device=device)
         self.average.to(memory_format=torch.channels_last)
-        simulation = configs[1]
+        config, simulation, _ = configs
+        name, latent_dim = simulation.galaxy_model, config.latent_dim
+        if (name is None) != (latent_dim == 0):
+            msg = (
+                'latent_dim (of the encoder) and galaxy_model (of the simulation) go '
+                f'together, got {latent_dim} and {name!r}'
+            )
+            raise ValueError(msg)
         if simulation.population == 'stars':
             self.stream = SimulationStream(simulation, device=self.device)
             return
-        if galaxy_model is not None:
-            galaxy_model = galaxy_model.to(self.device)
+        galaxies = None
+        if name is not None:
+            galaxies = GalaxyAutoencoder.from_pretrained(name, latent_dim=latent_dim)
             for encoder in (self.model, self.average):
-                encoder.use_galaxy_model(galaxy_model)
-        self.stream = SceneStream(
-            simulation, galaxy_model=galaxy_model, device=self.device
-        )
+                encoder.use_galaxy_model(galaxies.to(self.device))
+        self.stream = SceneStream(simulation, galaxy_model=galaxies, device=self.device)
 
     def make_model(self):
         encoder, given = Encoder(self.configs[0]), set()
@@ -149,26 +155,6 @@ def _freeze(encoder, stage, given):
         raise ValueError(msg)
 
 
-def _check_galaxy_model(model, encoder_config, simulation):
-    """Refuse a galaxy model that the configurations do not name, and the reverse."""
-    name, latent_dim = simulation.galaxy_model, encoder_config.latent_dim
-    msg = None
-    if (name is None) != (latent_dim == 0):
-        msg = (
-            'latent_dim (of the encoder) and galaxy_model (of the simulation) go '
-            f'together, got {latent_dim} and {name!r}'
-        )
-    elif name is not None and model is None:
-        msg = (
-            f'the configuration draws galaxies of the learned model {name!r}: pass it, '
-            f'galaxy_model=GalaxyAutoencoder.from_pretrained({name!r})'
-        )
-    elif name is None and model is not None:
-        msg = 'galaxy_model is given, and the configuration names none'
-    if msg is not None:
-        raise ValueError(msg)
-
-
 def _new_inputs_at(key, n_inputs, config, *, new_types):
     """Place of a layer's new inputs among the others, or `None` if it has none."""
     if key.startswith('sources.') and key.endswith('.mix.0.weight'):
@@ -201,7 +187,7 @@ def start_from(encoder, name):
     """
     Give an encoder the weights of another.
 
-    What the other does not have keeps its first, random weights; new inputs of a
+    Layers that the other lacks keep their first, random weights; new inputs of a
     layer begin with no influence, so that both give the same posterior of what
     both describe.
 
@@ -266,7 +252,6 @@ def train_encoder(
     *,
     name=None,
     device='auto',
-    galaxy_model=None,
     resume=False,
     overwrite=False,
     max_minutes=None,
@@ -294,9 +279,6 @@ def train_encoder(
 
     device : str or `torch.device`, optional
         Device of the network and the simulations; by default a GPU if there is one.
-
-    galaxy_model : `~bliss_astro.galaxies.GalaxyAutoencoder`, optional
-        The learned model, if the configuration names one to draw galaxies with.
 
     resume : bool, optional
         Continue from the checkpoint in ``output`` if there is one.
@@ -341,5 +323,4 @@ def train_encoder(
         max_minutes=max_minutes,
         progress_bar=progress_bar,
         device=device,
-        galaxy_model=galaxy_model,
     )

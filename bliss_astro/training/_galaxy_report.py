@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How well a galaxy model reconstructs galaxies, by signal-to-noise ratio.
+Reconstruction report of a galaxy model, by signal-to-noise ratio.
 """
 
 import dataclasses
@@ -13,25 +13,35 @@ from astropy.table import QTable
 
 from bliss_astro._random import torch_generator
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
-from bliss_astro.simulation._stamps import GalaxyBatch, GalaxyStream, snr_of
+from bliss_astro.simulation._stamps import GalaxyStream, snr_of
 
 from ._configuration import GalaxySimulationConfig
 
 __all__ = ['ReconstructionReport', 'reconstruction_report']
 
-# Pixels count where the model exceeds this many standard deviations of the noise.
-_LEAST_MODEL = 0.5
-
-# Stamps at once, and how many of them a report keeps to be looked at.
-_PIECE, _EXAMPLES = 100, 6
-
+# Model over the noise of a pixel above which the pixel counts.
+_MIN_SIGNAL = 0.5
+# Stamps that are encoded at once, and number of examples of a report.
+_PIECE, _N_EXAMPLES = 100, 6
+# Bootstrap samples for the errors.
 _N_RESAMPLED = 200
+_SCORES = (
+    'chi2',
+    'chi2_expected',
+    'chi2_exact',
+    'correlation',
+    'correlation_exact',
+    'flux_bias',
+    'e_bias',
+    'e1_bias',
+    'e2_bias',
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReconstructionReport:
     """
-    Numbers that `reconstruction_report` found.
+    Result of `reconstruction_report`.
 
     Attributes
     ----------
@@ -56,7 +66,7 @@ class ReconstructionReport:
         galaxies, from bright to faint, each ``(n, ny, nx)``.
 
     name : str
-        What was reported on.
+        Name of the model, and of the galaxies.
     """
 
     table: QTable
@@ -65,26 +75,8 @@ class ReconstructionReport:
     name: str
 
     def __str__(self):
-        rows = [f'Reconstruction by {self.name}, {len(self.galaxies)} galaxies']
-        head = ('SNR', 'n', 'chi2/pixel', '(expected)', '(truth)', 'correlation')
-        head = (*head, 'flux bias', 'e along truth', 'e1', 'e2')
-        rows.append(''.join(f'{word:>16}' for word in head))
-        for row in self.table:
-            words = [f'{row["snr_min"]:.0f}-{row["snr_max"]:.0f}', f'{row["n"]}']
-            for key, digits in (
-                ('chi2', 3),
-                ('chi2_expected', 3),
-                ('chi2_exact', 3),
-                ('correlation', 4),
-                ('flux_bias', 4),
-                ('e_bias', 4),
-                ('e1_bias', 4),
-                ('e2_bias', 4),
-            ):
-                error = row[f'{key}_err']
-                words.append(f'{row[key]:.{digits}f}±{error:.{digits}f}')
-            rows.append(''.join(f'{word:>16}' for word in words))
-        return '\n'.join(rows)
+        head = f'Reconstruction by {self.name}, {len(self.galaxies)} galaxies'
+        return '\n'.join([head, *self.table.pformat(max_lines=-1, max_width=-1)])
 
     def plot(self):
         """
@@ -117,14 +109,14 @@ def reconstruction_report(
 
     Parameters
     ----------
-    model : `GalaxyAutoencoder`
-        To be judged.
+    model : `~bliss_astro.galaxies.GalaxyAutoencoder`
+        The galaxy model.
 
     n_galaxies : int, optional
-        How many, above the first of ``snr_edges``.
+        Number of galaxies above the first of ``snr_edges``.
 
     population : {'npe', 'sky', 'both'}, optional
-        Whose fluxes and shapes.
+        Prior of fluxes and shapes.
 
     snr_edges : sequence of float, optional
         Limits of the bins of signal-to-noise ratio; galaxies outside of them are
@@ -134,10 +126,11 @@ def reconstruction_report(
         Side of the stamps in pixels, odd.
 
     n_refine : int, optional
-        Gauss-Newton steps after the network, see `GalaxyAutoencoder.encode`.
+        Gauss-Newton steps after the network, see
+        `~bliss_astro.galaxies.GalaxyAutoencoder.encode`.
 
     renderer : {'torch', 'galsim'}, optional
-        What draws the truth.
+        Renderer of the truth.
 
     rng : int, `numpy.random.Generator` or None, optional
         Source of randomness.
@@ -153,10 +146,18 @@ def reconstruction_report(
         If the edges do not increase, ``n_galaxies`` is not a positive integer,
         or a name is unknown.
     """
-    edges = _checked(n_galaxies, snr_edges, renderer)
-    simulation = GalaxySimulationConfig(population=population, size=size)
+    edges = np.array(snr_edges, dtype=float)
+    if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
+        msg = f'snr_edges must be at least two increasing numbers, got {snr_edges!r}'
+        raise ValueError(msg)
+    if not isinstance(n_galaxies, int | np.integer) or n_galaxies < 1:
+        msg = f'n_galaxies must be a positive integer, got {n_galaxies!r}'
+        raise ValueError(msg)
+    if renderer not in ('torch', 'galsim'):
+        msg = f"renderer must be 'torch' or 'galsim', got {renderer!r}"
+        raise ValueError(msg)
     stream = GalaxyStream(
-        simulation,
+        GalaxySimulationConfig(population=population, size=size),
         pixel_scale=model.config.pixel_scale,
         accuracy=RenderingAccuracy(),
     )
@@ -166,44 +167,27 @@ def reconstruction_report(
     )
     if renderer == 'galsim':
         batch = _drawn_by_galsim(batch, generator)
-    order = torch.argsort(batch.snr, descending=True)
-    shown = order[torch.linspace(0.02, 0.9, _EXAMPLES).mul(len(order)).long()]
-    scores = [
-        _score(model, batch.select(part), n_refine)[0]
+    parts = [
+        _reconstruct(model, batch.select(part), n_refine)[0]
         for part in torch.arange(len(batch)).split(_PIECE)
     ]
-    _, examples = _score(model, batch.select(shown), n_refine)
-    galaxies = {k: np.concatenate([s[k] for s in scores]) for k in scores[0]}
-    table = _table(galaxies, edges, np.random.default_rng(0))
-    units = dict.fromkeys(('flux', 'flux_err', 'flux_true'), u.electron)
-    galaxies = QTable(
-        {k: v * units[k] if k in units else v for k, v in galaxies.items()}
-    )
+    galaxies = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    order = torch.argsort(batch.snr, descending=True)
+    shown = order[torch.linspace(0.02, 0.9, _N_EXAMPLES).mul(len(order)).long()]
+    _, examples = _reconstruct(model, batch.select(shown), n_refine)
+    rng = np.random.default_rng(0)
+    ranges = [*itertools.pairwise(edges), (edges[0], edges[-1])]
+    table = QTable([_row(galaxies, low, high, rng) for low, high in ranges])
+    for name in table.colnames[3:]:
+        table[name].info.format = '.4f'
+    for name in ('flux', 'flux_err', 'flux_true'):
+        galaxies[name] = galaxies[name] * u.electron
     name = f'{model.name!r} ({population} galaxies drawn by {renderer})'
-    return ReconstructionReport(table, galaxies, examples, name)
-
-
-def _checked(n_galaxies, snr_edges, renderer):
-    edges = np.array(snr_edges, dtype=float)
-    if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        msg = f'snr_edges must be at least two increasing numbers, got {snr_edges!r}'
-        raise ValueError(msg)
-    if isinstance(n_galaxies, bool) or not isinstance(n_galaxies, int | np.integer):
-        msg = f'n_galaxies must be an integer, got {n_galaxies!r}'
-        raise ValueError(msg)  # noqa: TRY004
-    if n_galaxies < 1:
-        msg = f'n_galaxies must be positive, got {n_galaxies}'
-        raise ValueError(msg)
-    if renderer not in ('torch', 'galsim'):
-        msg = f"renderer must be 'torch' or 'galsim', got {renderer!r}"
-        raise ValueError(msg)
-    return edges
+    return ReconstructionReport(table, QTable(galaxies), examples, name)
 
 
 def _drawn_by_galsim(batch, generator):
-    """
-    The same galaxies, noiseless images by GalSim and fresh noise.
-    """
+    """The same galaxies, with noiseless images by GalSim and fresh noise."""
     from bliss_astro.psf import PSFModel
     from bliss_astro.rendering import GalSimGalaxyRenderer
 
@@ -219,29 +203,24 @@ def _drawn_by_galsim(batch, generator):
     expected = noiseless + batch.variance[:, None, None]
     noise = torch.randn(expected.shape, generator=generator) * expected.sqrt()
     data = noiseless + batch.background[:, None, None] + noise
-    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
     snr = snr_of(noiseless, batch.variance)
-    return GalaxyBatch(**values | {'data': data, 'noiseless': noiseless, 'snr': snr})
+    return dataclasses.replace(batch, data=data, noiseless=noiseless, snr=snr)
 
 
-def _sums(stamps, model, variance):
-    """
-    What chi-square and correlation are made of, for each stamp.
-    """
+def _sums(stamps, model, variance, prefix):
+    """Sums over pixels for chi-square and correlation of each stamp, and residuals."""
     noise = (model.clamp(min=0) + variance[:, None, None]).sqrt()
     residual, signal = (stamps - model) / noise, model / noise
-    inside = (signal > _LEAST_MODEL).double()
-    residual, signal = residual.double(), signal.double()
-    parts = {'n': 1.0, 'r': residual, 's': signal}
-    parts |= {'rr': residual**2, 'ss': signal**2, 'rs': residual * signal}
-    return {k: (v * inside).sum((1, 2)).numpy() for k, v in parts.items()}, residual
+    inside = (signal > _MIN_SIGNAL).double()
+    r, s = residual.double(), signal.double()
+    parts = {'n': 1.0, 'r': r, 's': s, 'rr': r**2, 'ss': s**2, 'rs': r * s}
+    sums = {f'{prefix}_{k}': (v * inside).sum((1, 2)) for k, v in parts.items()}
+    return sums, residual
 
 
 @torch.no_grad()
-def _score(model, batch, n_refine):
-    """
-    Numbers of each galaxy, and the pictures.
-    """
+def _reconstruct(model, batch, n_refine):
+    """Truth, posterior and sums of each galaxy; data, models and residuals."""
     posterior = model.encode(
         batch.data,
         batch.psf,
@@ -251,17 +230,11 @@ def _score(model, batch, n_refine):
     )
     size = tuple(batch.data.shape[1:])
     centre = torch.full((len(batch), 1), float(size[0] // 2))
-    image = model.render(
-        batch.psf,
-        centre,
-        centre,
-        posterior.flux[:, None],
-        posterior.latent[:, None],
-        size=size,
-    )
+    light = (posterior.flux[:, None], posterior.latent[:, None])
+    image = model.render(batch.psf, centre, centre, *light, size=size)
     stamps = batch.data - batch.background[:, None, None]
-    fitted, residual = _sums(stamps, image, batch.variance)
-    exact, _ = _sums(stamps, batch.noiseless, batch.variance)
+    fitted, residual = _sums(stamps, image, batch.variance, 'fit')
+    exact, _ = _sums(stamps, batch.noiseless, batch.variance, 'exact')
     e1, e2, _ = model.decode(posterior.latent).convolved(batch.psf).adaptive_moments()
     true1, true2, _ = adaptive_moments(batch.psf, batch.galaxy)
     # Numbers that the data, and not the prior, decide: latents and the flux.
@@ -276,29 +249,27 @@ def _score(model, batch, n_refine):
         'e2_true': true2,
         'e1': e1,
         'e2': e2,
+        **fitted,
+        **exact,
     }
     values = {name: value.double().numpy() for name, value in values.items()}
-    values |= {f'fit_{k}': v for k, v in fitted.items()}
-    values |= {f'exact_{k}': v for k, v in exact.items()}
-    return values, (stamps, image, residual.float())
+    return values, (stamps, image, residual)
 
 
-def _numbers(galaxies):
-    """
-    The scores of a set of galaxies.
-    """
+def _chi2_and_correlation(galaxies, prefix):
+    n, r, s, rr, ss, rs = (
+        galaxies[f'{prefix}_{k}'].sum() for k in ('n', 'r', 's', 'rr', 'ss', 'rs')
+    )
+    if n == 0:
+        return np.nan, np.nan
+    spread = np.sqrt((rr - r * r / n) * (ss - s * s / n))
+    return rr / n, (rs - r * s / n) / spread
 
-    def chi2_and_correlation(prefix):
-        n, r, s, rr, ss, rs = (
-            galaxies[f'{prefix}_{k}'].sum() for k in ('n', 'r', 's', 'rr', 'ss', 'rs')
-        )
-        if n == 0:
-            return np.nan, np.nan
-        spread = np.sqrt((rr - r * r / n) * (ss - s * s / n))
-        return rr / n, (rs - r * s / n) / spread
 
-    chi2, correlation = chi2_and_correlation('fit')
-    chi2_exact, correlation_exact = chi2_and_correlation('exact')
+def _scores(galaxies):
+    """The scores of a set of galaxies."""
+    chi2, correlation = _chi2_and_correlation(galaxies, 'fit')
+    chi2_exact, correlation_exact = _chi2_and_correlation(galaxies, 'exact')
     n_pixels = max(1.0, galaxies['fit_n'].sum())
     e1, e2 = (galaxies[k] - galaxies[f'{k}_true'] for k in ('e1', 'e2'))
     length = np.hypot(galaxies['e1_true'], galaxies['e2_true'])
@@ -316,24 +287,19 @@ def _numbers(galaxies):
     }
 
 
-def _table(galaxies, edges, rng):
-    ranges = [*itertools.pairwise(edges), (edges[0], edges[-1])]
-    rows = []
-    for low, high in ranges:
-        chosen = np.flatnonzero((galaxies['snr'] >= low) & (galaxies['snr'] < high))
-        row = {'snr_min': low, 'snr_max': high, 'n': len(chosen)}
-        if len(chosen) == 0:
-            names = _numbers({k: v[:1] for k, v in galaxies.items()})
-            values = {k: np.nan for name in names for k in (name, f'{name}_err')}
-            rows.append(row | values)
-            continue
-        own = {k: v[chosen] for k, v in galaxies.items()}
-        again = []
+def _row(galaxies, low, high, rng):
+    """Row of the table: scores of a range of signal-to-noise ratios, with errors."""
+    inside = (galaxies['snr'] >= low) & (galaxies['snr'] < high)
+    own = {name: values[inside] for name, values in galaxies.items()}
+    n = int(inside.sum())
+    values, again = dict.fromkeys(_SCORES, np.nan), []
+    if n > 0:
+        values = _scores(own)
         for _ in range(_N_RESAMPLED):
-            pick = rng.integers(len(chosen), size=len(chosen))
-            again.append(_numbers({k: v[pick] for k, v in own.items()}))
-        for name, value in _numbers(own).items():
-            row[name] = value
-            row[f'{name}_err'] = np.std([a[name] for a in again])
-        rows.append(row)
-    return QTable(rows)
+            pick = rng.integers(n, size=n)
+            again.append(_scores({name: v[pick] for name, v in own.items()}))
+    row = {'snr_min': low, 'snr_max': high, 'n': n}
+    for name in _SCORES:
+        row[name] = values[name]
+        row[f'{name}_err'] = np.std([a[name] for a in again]) if n else np.nan
+    return row

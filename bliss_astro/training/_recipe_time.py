@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How long a training will take, measured by doing a little of it.
+Expected time of a training, measured on a few of its steps.
 """
 
 import dataclasses
@@ -10,32 +10,30 @@ import time
 import numpy as np
 import torch
 
-from bliss_astro._devices import choose_device
-
 from ._encoder import EncoderTrainer
 
-__all__ = ['TrainingTime']
+__all__ = ['TrainingTime', 'time_training']
 
-_LEAST_STEPS = 4
-# With a smaller share of the processors' time, a machine is called busy.
+_MIN_STEPS = 4
+# Share of the processors' time below which a machine is called busy.
 _BUSY = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingTime:
     """
-    The measured speed of a training.
+    Measured speed of a training.
 
     Attributes
     ----------
     device : str
-        Where it was measured.
+        Device on which it was measured.
 
     n_threads : int
-        Threads of the CPU that were used.
+        Number of threads of the CPU.
 
     n_timed : int
-        Steps that were timed.
+        Number of steps that were timed.
 
     step_seconds, step_error : float
         Mean time of a step, and the standard error of that mean.
@@ -44,11 +42,11 @@ class TrainingTime:
         Time of one validation, extrapolated from one batch of it.
 
     n_steps, n_validations : int
-        Of the whole training.
+        Numbers of the whole training.
 
     cpu_share : float or None
-        Share of the time that the CPU's threads were at work, which is less on
-        a machine that others use too.
+        Share of the time that the CPU's threads worked, which is less on a shared
+        machine.
     """
 
     device: str
@@ -63,11 +61,9 @@ class TrainingTime:
 
     @property
     def seconds(self):
-        """The whole training in seconds."""
-        return (
-            self.n_steps * self.step_seconds
-            + self.n_validations * self.validation_seconds
-        )
+        """Time of the whole training in seconds."""
+        steps = self.n_steps * self.step_seconds
+        return steps + self.n_validations * self.validation_seconds
 
     @property
     def error(self):
@@ -91,17 +87,17 @@ class TrainingTime:
         return text
 
 
-def time_training(encoder, simulation, training, *, device='cpu', seconds=6.0):
+def time_training(configs, *, device='auto', seconds=6.0):
     """
-    Time some steps of a training.
+    Time some steps of the training of an encoder.
 
     Parameters
     ----------
-    encoder, simulation, training : configurations
-        Of the training.
+    configs : tuple of three configurations
+        Encoder, simulation and training.
 
-    device : str, optional
-        Where to train.
+    device : str or `torch.device`, optional
+        Device of the training.
 
     seconds : float, optional
         Time after which no further step begins; four steps are always timed,
@@ -110,27 +106,25 @@ def time_training(encoder, simulation, training, *, device='cpu', seconds=6.0):
     Returns
     -------
     time : `TrainingTime`
-        What came of it.
+        The measurement.
     """
-    # Where the weights start is no matter of time, and one batch is enough
-    # to know what validation costs.
-    device = choose_device(device)
+    encoder, simulation, training = configs
+    # Initial weights do not change the time, and one batch gives that of validation.
     size = min(training.batch_size, training.n_validation)
-    changes = {'n_validation': size}
-    if hasattr(training, 'start_from'):
-        changes['start_from'] = None
+    changes = {'n_validation': size, 'start_from': None, 'stage': 'all'}
     trial = dataclasses.replace(training, **changes)
     trainer = EncoderTrainer((encoder, simulation, trial), device=device)
     begun = time.perf_counter()
     trainer.advance()
     took, cpu = [], time.process_time()
     started = time.perf_counter()
-    while len(took) < _LEAST_STEPS or time.perf_counter() - begun < seconds:
+    while len(took) < _MIN_STEPS or time.perf_counter() - begun < seconds:
         took.append(_timed(trainer.advance))
     share = (time.process_time() - cpu) / (time.perf_counter() - started)
     validation = _timed(trainer.validate) * training.n_validation / size
+    on_cpu = trainer.device.type == 'cpu'
     return TrainingTime(
-        device=str(device),
+        device=str(trainer.device),
         n_threads=torch.get_num_threads(),
         n_timed=len(took),
         step_seconds=float(np.mean(took)),
@@ -138,12 +132,12 @@ def time_training(encoder, simulation, training, *, device='cpu', seconds=6.0):
         validation_seconds=validation,
         n_steps=training.n_steps,
         n_validations=math.ceil(training.n_steps / training.validate_every),
-        cpu_share=share / torch.get_num_threads() if device.type == 'cpu' else None,
+        cpu_share=share / torch.get_num_threads() if on_cpu else None,
     )
 
 
 def _timed(function):
-    # Both return numbers, for which a GPU has to have finished.
+    # Steps and validations return numbers, for which a GPU has to have finished.
     begun = time.perf_counter()
     function()
     return time.perf_counter() - begun

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of what an encoder is told, and of the stream that it learns from.
+Tests of the inputs of an encoder, and of the stream of its training.
 """
 
 import dataclasses

@@ -173,7 +173,7 @@ def test_lobes_keep_the_light_and_are_known():
 
 def test_stated_errors_are_none_usual_even_and_small():
     error = draw_stated(4000, (0.001, 0.15), 0.01, generator=seeded())
-    # A quarter each: none to speak of, the usual one, uniform, and in the logarithm.
+    # A quarter each: hardly any, the usual one, uniform, and in the logarithm.
     for value in (0.001, 0.01):
         exactly = torch.isclose(error, torch.tensor(value)).float().mean()
         assert abs(exactly - 0.25) < 0.03

@@ -44,8 +44,8 @@ def test_numbers(report):
 
 def test_printed(report):
     lines = str(report).splitlines()
-    assert len(lines) == 2 + len(report.table)
-    assert 'chi2/pixel' in lines[1]
+    assert len(lines) == 3 + len(report.table)
+    assert 'chi2_expected' in lines[1]
 
 
 def test_figure(report, tmp_path):
@@ -67,8 +67,8 @@ def test_galsim(bundled):
 @pytest.mark.parametrize(
     ('options', 'reason'),
     [
-        ({'n_galaxies': 0}, 'n_galaxies must be positive'),
-        ({'n_galaxies': 2.5}, 'n_galaxies must be an integer'),
+        ({'n_galaxies': 0}, 'n_galaxies must be a positive'),
+        ({'n_galaxies': 2.5}, 'n_galaxies must be a positive'),
         ({'snr_edges': (7, 7)}, 'snr_edges must be'),
         ({'population': 'quasars'}, 'population must be one of'),
         ({'renderer': 'ds9'}, 'renderer must be'),
