@@ -15,8 +15,8 @@ import torch
 from bliss_astro._warnings import warn
 from bliss_astro.exposures._psf import PSFAccess, check_psf
 from bliss_astro.exposures._validate import two_slices
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
-from bliss_astro.rendering import GALAXY_SHAPE_NAMES
 from bliss_astro.rendering._scene import (
     ModelRenderer,
     Sources,

@@ -225,7 +225,8 @@ def scene_truth(scenes, *, index=None, accuracy=None):
     """
     import torch
 
-    from bliss_astro.rendering import GALAXY_SHAPE_NAMES, adaptive_moments
+    from bliss_astro.priors import GALAXY_SHAPE_NAMES
+    from bliss_astro.rendering import adaptive_moments
 
     n = len(scenes)
     index = np.arange(n) if index is None else np.asarray(index)

@@ -3,32 +3,15 @@
 Posteriors over catalogues: tiles, factors, chain, sampling and loss.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._factors import CountFactor, LogFluxFactor, PositionFactor, TypeFactor
-from ._find_sources import find_sources
-from ._grid import TileCatalog, TileGrid
-from ._loss import npe_loss, sequence_loss
-from ._marginals import PLACE_RADIUS, SourceMarginals
-from ._shape_layers import MixtureFactor, shape_to_vector, vector_to_shape
-from ._tile_posterior import TilePosterior
-
-__all__ = [
-    'PLACE_RADIUS',
-    'CountFactor',
-    'LogFluxFactor',
-    'MixtureFactor',
-    'PositionFactor',
-    'SourceMarginals',
-    'TileCatalog',
-    'TileGrid',
-    'TilePosterior',
-    'TypeFactor',
-    'find_sources',
-    'npe_loss',
-    'sequence_loss',
-    'shape_to_vector',
-    'vector_to_shape',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _factors='CountFactor LogFluxFactor PositionFactor TypeFactor',
+    _find_sources='find_sources',
+    _grid='TileCatalog TileGrid',
+    _loss='npe_loss sequence_loss',
+    _marginals='PLACE_RADIUS SourceMarginals',
+    _shape_layers='MixtureFactor shape_to_vector vector_to_shape',
+    _tile_posterior='TilePosterior',
+)

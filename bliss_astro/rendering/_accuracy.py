@@ -1,22 +1,35 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-How accurately galaxies are drawn, all of it in one place.
+Accuracy of rendered galaxies, and checks of what can be rendered.
 """
 
 import dataclasses
 import math
 import numbers
 
+import numpy as np
 import torch
+
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
-__all__ = ['RenderingAccuracy']
+__all__ = ['RenderingAccuracy', 'check_galaxies']
 
 # Periods of up to 2**8 times that of the finest level.
 _MAX_LEVELS = 8
 
 _MAX_FOLDS = 6
+
+# Ranges of the numbers of a galaxy, in words and as a test.
+_ALLOWED = {
+    'disk_fraction': ('in [0, 1]', lambda v: (v >= 0) & (v <= 1)),
+    'angle': ('finite', np.isfinite),
+    'disk_axis_ratio': ('in (0, 1]', lambda v: (v > 0) & (v <= 1)),
+    'bulge_axis_ratio': ('in (0, 1]', lambda v: (v > 0) & (v <= 1)),
+    'disk_radius': ('finite and > 0', lambda v: np.isfinite(v) & (v > 0)),
+    'bulge_radius': ('finite and > 0', lambda v: np.isfinite(v) & (v > 0)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +50,7 @@ class RenderingAccuracy:
         Half the side of a stamp in semi-major half-light radii.
 
     psf_extent : float
-        What the PSF adds to that, in units of its ``sigma1``.
+        Addition for the PSF, in units of its ``sigma1``.
 
     period : float
         Smallest period of the repeated picture that a Fourier sum draws, in
@@ -211,7 +224,7 @@ def plans_of(galaxy, psf, size, accuracy):
         ``(ny, nx)`` of the image.
 
     accuracy : `RenderingAccuracy`
-        What is wanted.
+        Accuracy that is wanted.
 
     Returns
     -------
@@ -238,3 +251,81 @@ def _first_at_least(values, steps):
     """
     steps = torch.as_tensor(steps, device=values.device, dtype=values.dtype)
     return torch.searchsorted(steps, values.contiguous()).clamp(max=len(steps) - 1)
+
+
+def check_galaxies(galaxy, *, psf=None, accuracy=None):
+    """
+    Check galaxies: numbers in their ranges, sizes within those of stamps.
+
+    Parameters
+    ----------
+    galaxy : array_like ``(..., 6)``
+        Shapes in the order of ``GALAXY_SHAPE_NAMES``; radii in pixels.
+
+    psf : array_like ``(8,)`` or ``(..., 8)``, optional
+        Shape parameters of the PSF, in the order of
+        `bliss_astro.psf.SHAPE_NAMES`; its width is checked too.
+
+    accuracy : `RenderingAccuracy`, optional
+        Sizes of stamps and grid; only used with ``psf``.
+
+    Returns
+    -------
+    galaxy : `~numpy.ndarray` ``(..., 6)``
+        In double precision.
+
+    Raises
+    ------
+    ValueError
+        If a number is missing or not in its range, if a galaxy is larger than
+        the largest stamp, or if the PSF is too narrow for the grid.
+
+    Examples
+    --------
+    >>> from bliss_astro.rendering import check_galaxies
+    >>> check_galaxies([0.5, 0.1, 0.7, 1.2, 3.0, 1.0])
+    Traceback (most recent call last):
+        ...
+    ValueError: bulge_axis_ratio must be in (0, 1], got 1.2
+    """
+    galaxy = np.asarray(galaxy, dtype=float)
+    if galaxy.ndim == 0 or galaxy.shape[-1] != len(GALAXY_SHAPE_NAMES):
+        msg = (
+            f'galaxy must have {len(GALAXY_SHAPE_NAMES)} numbers in its last axis '
+            f'({", ".join(GALAXY_SHAPE_NAMES)}), got shape {galaxy.shape}'
+        )
+        raise ValueError(msg)
+    for k, name in enumerate(GALAXY_SHAPE_NAMES):
+        allowed, test = _ALLOWED[name]
+        bad = ~test(galaxy[..., k])
+        if np.any(bad):
+            value = galaxy[..., k][bad].flat[0]
+            msg = f'{name} must be {allowed}, got {value:g}'
+            raise ValueError(msg)
+    if psf is not None:
+        _check_fits(galaxy, psf, RenderingAccuracy() if accuracy is None else accuracy)
+    return galaxy
+
+
+def _check_fits(galaxy, psf, accuracy):
+    """Compare the PSF with the grid and the galaxies with the largest stamp."""
+    psf = torch.as_tensor(np.asarray(psf, dtype=float))
+    narrow = narrowest_sigma(psf)
+    # Single precision may have rounded a width that is just allowed.
+    if bool((narrow < accuracy.min_sigma * (1 - 1e-4)).any()):
+        msg = (
+            f'psf must have a core of sigma >= {accuracy.min_sigma:.3g} pixels along '
+            f'its minor axis, got {float(narrow.min()):.3g}: a narrower one is not '
+            'resolved by the grid (see max_folds of RenderingAccuracy)'
+        )
+        raise ValueError(msg)
+    extent = extent_of(torch.as_tensor(galaxy), psf, accuracy).numpy()
+    largest = accuracy.sizes[-1]
+    if np.any(2 * extent > largest):
+        worst = galaxy[..., 4:].reshape(-1, 2)[np.argmax(extent)]
+        msg = (
+            'disk_radius and bulge_radius must fit into the largest stamp of '
+            f'{largest} pixels (sizes of RenderingAccuracy), got {worst[0]:g} and '
+            f'{worst[1]:g}, which need {2 * extent.max():.0f} pixels'
+        )
+        raise ValueError(msg)

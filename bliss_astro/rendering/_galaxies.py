@@ -11,18 +11,20 @@ import torch
 from bliss_astro._devices import choose_device
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
-from ._accuracy import RenderingAccuracy, plans_of
-from ._galaxy_checks import check_galaxies
+from ._accuracy import RenderingAccuracy, check_galaxies, plans_of
 from ._galsim import _check_shape, _check_stars
-from ._levels import axis_modes, bilinear_factor, level_window, synthesis_matrices
 from ._profiles import (
     BULGE_RANGE,
     DISK_RADIUS,
     PSF_RANGE,
+    axis_modes,
+    bilinear_factor,
     bulge_of_square,
     disk_of_square,
+    level_window,
     look_up,
     psf_segments,
+    synthesis_matrices,
 )
 
 __all__ = ['TorchGalaxyRenderer', 'render_galaxies']

@@ -16,12 +16,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bliss_astro import CoaddSimulator, PSFModel, detect_sources
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.exposures._psf import PSFAccess
-from bliss_astro.rendering import (
-    GALAXY_SHAPE_NAMES,
-    _scene,
-    render_galaxies,
-    render_stars,
-)
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
+from bliss_astro.rendering import _scene, render_galaxies, render_stars
 from bliss_astro.rendering._scene import ModelRenderer, Sources, psf_grid
 
 NOISE = 20.0

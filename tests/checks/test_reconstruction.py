@@ -18,7 +18,8 @@ from bliss_astro import CoaddSimulator, Exposure, PSFModel, reconstruct
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.checks import Reconstruction
 from bliss_astro.encoders import Encoder, EncoderConfig
-from bliss_astro.rendering import GALAXY_SHAPE_NAMES, TorchGalaxyRenderer
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
+from bliss_astro.rendering import TorchGalaxyRenderer
 
 SHAPE = (80, 90)
 SKY, GAIN = 400.0, 1.0

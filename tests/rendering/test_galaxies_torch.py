@@ -20,7 +20,6 @@ from bliss_astro.rendering import (
     render_galaxies,
 )
 from bliss_astro.rendering import _galaxies as module
-from bliss_astro.rendering import _levels as levels
 from bliss_astro.rendering import _profiles as profiles
 from bliss_astro.simulation._align import align_bilinear
 
@@ -87,7 +86,7 @@ def test_levels_add_up_to_one():
     n_levels, base, device = 4, 64, torch.device('cpu')
     total = torch.zeros(8)
     for level in range(n_levels):
-        window = levels.level_window(base, level, n_levels, 1, torch.float32, device)
+        window = profiles.level_window(base, level, n_levels, 1, torch.float32, device)
         # Wavenumbers of level 0 on the other grids, where they have them.
         index = [k * 2**level for k in range(8)]
         total += torch.tensor([float(window[0, k]) if k < 33 else 0.0 for k in index])
