@@ -145,31 +145,35 @@ def score_blends(
 
     groups = scenes[1], scenes[0][false]
     bands = bootstrap_bands(statistic, groups, n_resamples=n_resamples, rng=rng)
-    inside = bins >= 0
-    columns = {}
-    for name, edge, expand in (
-        ('snr', edges[0], lambda v: np.repeat(v, len(edges[1]) - 1)),
-        ('blendedness', edges[1], lambda v: np.tile(v, len(edges[0]) - 1)),
-    ):
-        columns |= {f'{name}_low': expand(edge[:-1]), f'{name}_high': expand(edge[1:])}
-    for name, flag in (
-        ('n_truth', inside),
-        ('n_matched', inside & (values['recall'] > 0)),
-        ('n_ellipticity', inside & np.isfinite(values['projected'])),
-    ):
-        columns[name] = np.bincount(bins[flag], minlength=n_bins)
+    columns = _columns(values, bins, n_bins, edges)
     names = list(_scores({name: v[:0] for name, v in values.items()}, bins[:0], n_bins))
     estimate, error = (v[:-2].reshape(-1, n_bins) for v in (bands.estimate, bands.std))
     for name, value, err in zip(names, estimate, error, strict=True):
         columns[name] = value
         columns[f'{name}_err'] = np.where(np.isfinite(value), err, np.nan)
-    meta = dict(
-        zip(('precision', 'recall'), map(float, bands.estimate[-2:]), strict=True)
-    )
-    meta |= {'precision_err': float(bands.std[-2]), 'recall_err': float(bands.std[-1])}
     n_found = int(columns['n_matched'].sum())
-    meta |= {'n_detections': n_found + len(false), 'n_false': len(false)}
+    meta = {'n_detections': n_found + len(false), 'n_false': len(false)}
+    for k, name in ((-2, 'precision'), (-1, 'recall')):
+        meta |= {name: float(bands.estimate[k]), f'{name}_err': float(bands.std[k])}
     return make_table('blend scores', columns, match_radius=match_radius, **meta)
+
+
+def _columns(values, bins, n_bins, edges):
+    """Return limits of the bins and numbers of sources in them."""
+    n_snr, n_blend = (len(edge) - 1 for edge in edges)
+    columns = {
+        'snr_low': np.repeat(edges[0][:-1], n_blend),
+        'snr_high': np.repeat(edges[0][1:], n_blend),
+        'blendedness_low': np.tile(edges[1][:-1], n_snr),
+        'blendedness_high': np.tile(edges[1][1:], n_snr),
+    }
+    for name, flag in (
+        ('n_truth', True),
+        ('n_matched', values['recall'] > 0),
+        ('n_ellipticity', np.isfinite(values['projected'])),
+    ):
+        columns[name] = np.bincount(bins[(bins >= 0) & flag], minlength=n_bins)
+    return columns
 
 
 def _column(table, name, what):

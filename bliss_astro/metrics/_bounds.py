@@ -139,17 +139,7 @@ def cramer_rao_bound(
     return make_table('bounds', columns, parameters=names)
 
 
-def optimal_snr(
-    psf,
-    flux,
-    *,
-    bkg_error,
-    effective_gain=None,
-    position=(0.0, 0.0),
-    shape=(51, 51),
-    noise_correlation=(0.0, 0.0),
-    mask=None,
-):
+def optimal_snr(psf, flux, *, bkg_error, effective_gain=None, **options):
     """
     Optimal signal-to-noise ratio of an isolated point source.
 
@@ -159,8 +149,11 @@ def optimal_snr(
 
     Parameters
     ----------
-    psf, flux, bkg_error, effective_gain, position, shape, noise_correlation, mask
+    psf, flux, bkg_error, effective_gain
         As in `cramer_rao_bound`.
+
+    **options
+        ``position``, ``shape``, ``noise_correlation`` and ``mask`` of the same.
 
     Returns
     -------
@@ -186,17 +179,8 @@ def optimal_snr(
     >>> print(f'{snr:.2f}')
     51.89
     """
-    bound = cramer_rao_bound(
-        psf,
-        flux,
-        bkg_error=bkg_error,
-        effective_gain=effective_gain,
-        position=position,
-        shape=shape,
-        free_position=False,
-        noise_correlation=noise_correlation,
-        mask=mask,
-    )
+    options |= {'bkg_error': bkg_error, 'effective_gain': effective_gain}
+    bound = cramer_rao_bound(psf, flux, free_position=False, **options)
     snr = u.Quantity(bound['flux'] / bound['flux_err'], u.one).value
     return snr.reshape(np.shape(flux))[()]
 

@@ -15,22 +15,17 @@ __all__ = ['ExactStarPosterior', 'exact_star_posterior']
 
 # Side in pixels of the first cells of position, and how often they are halved.
 _FIRST_CELL, _MAX_HALVINGS = 0.5, 8
-
 # Cells this far (in nats) below the highest one are left out.
 _MAX_LOG_RATIO = 16.0
-
 # Halving stops when the evidence (in nats) and the errors (relative) change by less;
 # the error left is a third of that, as it falls with the square of the side.
 _EVIDENCE_TOLERANCE, _ERROR_TOLERANCE = 0.01, 0.02
-
 # Nodes of the integral over flux, and its half width in standard deviations.
 _NODES, _WEIGHTS = legendre.leggauss(20)
 _FLUX_RANGE = 5.5
-
 # Fraction of the best position's probability below which positions are left out of
 # the marginal of the flux, and the number of fluxes at which that is tabulated.
 _MIN_POSITION, _N_FLUXES = 1e-6, 400
-
 # Numbers that are worked on at a time: half a megabyte, for the processor's cache.
 _CHUNK_SIZE = 60_000
 
@@ -74,19 +69,13 @@ class ExactStarPosterior:
     x_err = property(lambda self: self._moments(0)[1])
     y_err = property(lambda self: self._moments(1)[1])
     flux = property(lambda self: float(self.flux_quantile(0.5)))
-
-    @property
-    def flux_err(self):
-        """Half of the distance of the 16 and 84 % quantiles (float)."""
-        low, high = self.flux_quantile([0.15865525, 0.84134475])
-        return float(0.5 * (high - low))
+    flux_err = property(
+        lambda self: float(np.ptp(self.flux_quantile([0.15865525, 0.84134475])) / 2)
+    )
 
     def __repr__(self):
-        return (
-            f'<ExactStarPosterior: probability {self.probability:.4g}, flux '
-            f'{self.flux:.4g} +- {self.flux_err:.2g} at ({self.x_centroid:.2f}, '
-            f'{self.y_centroid:.2f})>'
-        )
+        text = f'flux {self.flux:.4g} +- {self.flux_err:.2g}'
+        return f'<ExactStarPosterior: probability {self.probability:.4g}, {text}>'
 
     def flux_quantile(self, q):
         """
@@ -124,9 +113,8 @@ class ExactStarPosterior:
             Cells of the integration count as far as they are inside.
         """
         x, y, weight, sides = self._cells
-        for value, side, low, high in (
-            (x, sides[0], x_low, x_high),
-            (y, sides[1], y_low, y_high),
+        for value, side, low, high in zip(
+            (x, y), sides, (x_low, y_low), (x_high, y_high), strict=True
         ):
             right = np.minimum(value + side / 2, high)
             inside = right - np.maximum(value - side / 2, low)
@@ -139,11 +127,8 @@ class ExactStarPosterior:
 
         Parameters
         ----------
-        x, y : float
-            Position in pixels.
-
-        radius : float
-            Largest distance from it, in pixels.
+        x, y, radius : float
+            Position and largest distance from it, in pixels.
 
         Returns
         -------
@@ -168,10 +153,10 @@ def exact_star_posterior(
     """
     Exact posterior of an image with at most one star.
 
-    The position of the star is uniform in a region and its flux follows the prior;
-    pixels are Gaussian and independent, with the variance ``bkg_error**2 +
-    signal / effective_gain`` (the model of a single exposure). The posterior is
-    integrated numerically, over position on cells that are halved until nothing
+    The position is uniform in a region and the flux follows the prior; pixels are
+    Gaussian and independent, with the variance ``bkg_error**2 + signal /
+    effective_gain`` (the model of a single exposure). The posterior is integrated
+    numerically, over position on cells that are halved until nothing
     changes, and over flux by Gauss-Legendre quadrature. It is the limit of any
     encoder trained under that prior.
 
@@ -186,13 +171,10 @@ def exact_star_posterior(
     prior : `~bliss_astro.priors.StarPrior`
         Or any object with ``density`` (per pixel), ``flux_min``, ``flux_max`` and
         ``log_prob_flux(flux)``. With the expected count m in the region, the
-        probability of a star is m / (1 + m): the Poisson distribution up to one star.
+        probability of a star is m / (1 + m).
 
-    background : float or 2D array_like
-        Background in the data.
-
-    bkg_error : float or 2D array_like
-        1 sigma noise of a pixel without the star.
+    background, bkg_error : float or 2D array_like
+        Background, and 1 sigma noise of a pixel without the star.
 
     effective_gain : float, optional
         Electrons per unit of data; infinite if the star has no noise of its own.
@@ -216,9 +198,8 @@ def exact_star_posterior(
 
     Notes
     -----
-    The integrand is as wide in position as the star's position is certain. Beyond
-    a signal-to-noise ratio of some hundreds the cells would have to be smaller
-    than the smallest allowed here, 0.002 pixels.
+    Beyond a signal-to-noise ratio of some hundreds the posterior of the position is
+    narrower than the smallest cells, 0.002 pixels.
 
     Examples
     --------
@@ -402,12 +383,8 @@ def _halve(cells, n):
 
 
 def _distribution_function(flux, weight):
-    """
-    Return the marginal distribution function of the flux, as two arrays.
-
-    The nodes and weights of each position make a polynomial, whose integral has a
-    closed form.
-    """
+    """Return the marginal distribution function of the flux, as two arrays."""
+    # The nodes and weights of each position make a polynomial with a known integral.
     place = weight.sum(1)
     keep = place > _MIN_POSITION * place.max()
     flux, weight = flux[keep], weight[keep] / place[keep].sum()

@@ -1,10 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Validation of the arguments of metrics: vectors, units, bins and groups.
+Validation of the arguments of metrics: vectors, units, positions, bins and groups.
 """
 
 import astropy.units as u
 import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
 
 from bliss_astro._messages import first_wrong
 
@@ -131,3 +133,42 @@ def as_groups(groups, n, name='groups'):
         msg = f'{name} must have the shape ({n},), got {groups.shape}'
         raise ValueError(msg)
     return np.unique(groups, return_inverse=True)
+
+
+def columns_of(catalog, names, name):
+    """Return columns of a table."""
+    missing = sorted(set(names) - set(catalog.colnames))
+    if missing:
+        msg = f'{name} lacks the columns {missing}; it has {catalog.colnames}'
+        raise ValueError(msg)
+    return tuple(catalog[column] for column in names)
+
+
+def as_positions(catalog, name):
+    """Return pixel positions of a catalogue as an (n, 2) array."""
+    if isinstance(catalog, SkyCoord):
+        msg = f'{name} is a SkyCoord: give radius as an angle to match on the sky'
+        raise TypeError(msg)
+    if isinstance(catalog, Table):
+        catalog = columns_of(catalog, ('x_centroid', 'y_centroid'), name)
+    if isinstance(catalog, tuple) and len(catalog) == 2:
+        x = as_vector(catalog[0], f'x of {name}')
+        y = as_vector(catalog[1], f'y of {name}', like=(f'x of {name}', x))
+        points = np.stack([x, y], axis=1)
+    else:
+        points, _ = strip_unit(catalog, name)
+        points = points if points.size else points.reshape(0, 2)
+    if points.ndim != 2 or points.shape[1] != 2:
+        msg = f'{name} must have the shape (n, 2), got {points.shape}'
+        raise ValueError(msg)
+    check_finite(points, f'the positions of {name}')
+    return points
+
+
+def column_of_both(catalogs, column, argument):
+    """Return a column of both tables."""
+    for name, catalog in catalogs.items():
+        if not isinstance(catalog, Table) or column not in catalog.colnames:
+            msg = f'{argument} needs the column {column!r} in {name}'
+            raise ValueError(msg)
+    return [catalog[column] for catalog in catalogs.values()]

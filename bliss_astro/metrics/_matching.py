@@ -10,7 +10,13 @@ import numpy as np
 from astropy.coordinates import SkyCoord, angular_separation
 from astropy.table import Table
 
-from ._inputs import as_vector, check_finite, strip_unit
+from ._inputs import (
+    as_positions,
+    as_vector,
+    check_finite,
+    column_of_both,
+    columns_of,
+)
 
 __all__ = ['CatalogMatch', 'match_catalogs']
 
@@ -54,10 +60,9 @@ class CatalogMatch:
         return len(self.estimated_index)
 
     def __repr__(self):
-        return (
-            f'<CatalogMatch: {len(self)} pairs, {len(self.unmatched_estimated)} '
-            f'estimated and {len(self.unmatched_truth)} true rows unmatched>'
-        )
+        n = len(self.unmatched_estimated), len(self.unmatched_truth)
+        text = f'{n[0]} estimated and {n[1]} true rows unmatched'
+        return f'<CatalogMatch: {len(self)} pairs, {text}>'
 
     @property
     def n_estimated(self):
@@ -85,18 +90,16 @@ class CatalogMatch:
 
         Parameters
         ----------
-        estimated, truth : array_like, `~astropy.units.Quantity` or table
-            One row for each row of the catalogues.
+        estimated, truth : `~numpy.ndarray`, `~astropy.units.Quantity` or table
+            Values with a row for each row of the catalogues.
 
         Returns
         -------
-        estimated, truth : array, `~astropy.units.Quantity` or table
-            One row for each pair.
+        pairs : tuple of two
+            The same with a row for each pair.
         """
-        for values, n, name in (
-            (estimated, self.n_estimated, 'estimated'),
-            (truth, self.n_truth, 'truth'),
-        ):
+        sides = {'estimated': self.n_estimated, 'truth': self.n_truth}
+        for values, (name, n) in zip((estimated, truth), sides.items(), strict=True):
             if len(values) != n:
                 msg = f'{name} has {len(values)} rows, but match has {n}'
                 raise ValueError(msg)
@@ -132,11 +135,10 @@ def match_catalogs(
     """
     Match two catalogues one to one, optimally.
 
-    Among all ways to pair rows that lie within ``radius`` of each other, each row at
-    most once, this finds those with the largest number of pairs, and among these the
-    one with the smallest sum of distances. A k-d tree finds the candidates, which fall
-    into connected groups; each group is solved exactly as an assignment problem. The
-    time grows about linearly with the number of rows.
+    Of all ways to pair rows within ``radius`` of each other, each row at most once,
+    this is the one with the largest number of pairs, and of these the smallest sum of
+    distances: an assignment problem, solved exactly for each connected group of
+    candidates from a k-d tree. The time grows about linearly with the number of rows.
 
     Parameters
     ----------
@@ -151,20 +153,17 @@ def match_catalogs(
         ``u.pix``) is in pixels, an angle matches on the sky.
 
     metric : {'euclidean', 'chebyshev'}, optional
-        The distance in pixels: straight-line, or the larger of the offsets in x and
-        y. On the sky it is the great-circle distance.
+        Distance in pixels, on the sky always the great-circle distance.
 
     magnitude_tolerance : float or `None`, optional
-        If given, a pair must also agree in magnitude within this (inclusive); rows
-        whose magnitude is NaN then never match.
+        Largest difference of magnitudes (inclusive), if given; NaN never match.
 
     magnitudes : tuple of two 1D array_like or `None`, optional
-        The magnitudes (estimated, true) for ``magnitude_tolerance``. By default the
-        column ``mag`` of the tables.
+        Magnitudes (estimated, true), by default the column ``mag`` of the tables.
 
     images : tuple of two 1D int array_like, str or `None`, optional
-        For catalogues of many images: the image of each (estimated, true) row, or
-        the name of a column of both tables. Only rows of the same image match.
+        Image of each (estimated, true) row, or the name of a column of both tables.
+        Only rows of the same image match.
 
     Returns
     -------
@@ -199,7 +198,7 @@ def match_catalogs(
     if on_sky:
         points, pair_distance, search = _sky_points(catalogs, radius)
     else:
-        points = [_positions(catalog, name) for name, catalog in catalogs.items()]
+        points = [as_positions(catalog, name) for name, catalog in catalogs.items()]
         search, order = radius, _METRICS[metric]
 
         def pair_distance(row, col):
@@ -241,44 +240,12 @@ def _parse_radius(radius):
     return float(value), on_sky
 
 
-def _columns(catalog, names, name, hint=''):
-    """Return columns of a table."""
-    missing = set(names) - set(catalog.colnames)
-    if missing:
-        msg = f'{name} lacks the columns {sorted(missing)}{hint}'
-        raise ValueError(f'{msg}; it has {catalog.colnames}')
-    return tuple(catalog[column] for column in names)
-
-
-def _positions(catalog, name):
-    """Return pixel positions of a catalogue as an (n, 2) array."""
-    if isinstance(catalog, SkyCoord):
-        msg = f'{name} is a SkyCoord: give radius as an angle to match on the sky'
-        raise TypeError(msg)
-    if isinstance(catalog, Table):
-        catalog = _columns(catalog, ('x_centroid', 'y_centroid'), name)
-    if isinstance(catalog, tuple) and len(catalog) == 2:
-        x = as_vector(catalog[0], f'x of {name}')
-        y = as_vector(catalog[1], f'y of {name}', like=(f'x of {name}', x))
-        points = np.stack([x, y], axis=1)
-    else:
-        points, _ = strip_unit(catalog, name)
-        points = points if points.size else points.reshape(0, 2)
-    if points.ndim != 2 or points.shape[1] != 2:
-        msg = f'{name} must have the shape (n, 2), got {points.shape}'
-        raise ValueError(msg)
-    check_finite(points, f'the positions of {name}')
-    return points
-
-
 def _sky_points(catalogs, radius):
     """Return unit vectors, whose chords order as angles do, and the longest chord."""
     coords = []
     for name, coord in catalogs.items():
         if isinstance(coord, Table):
-            (coord,) = _columns(
-                coord, ('sky_centroid',), name, ', which a radius on the sky needs'
-            )
+            (coord,) = columns_of(coord, ('sky_centroid',), name)
         if not isinstance(coord, SkyCoord):
             msg = (
                 f'radius is an angle, so {name} must be a SkyCoord or a table with '
@@ -310,11 +277,7 @@ def _add_images(points, images, catalogs, search):
     if images is None:
         return points
     if isinstance(images, str):
-        for name, catalog in catalogs.items():
-            if not isinstance(catalog, Table) or images not in catalog.colnames:
-                msg = f'images names the column {images!r}, which {name} does not have'
-                raise ValueError(msg)
-        images = [catalog[images] for catalog in catalogs.values()]
+        images = column_of_both(catalogs, images, 'images')
     if len(images) != 2:
         msg = f'images must be a pair (estimated, true), got {len(images)} items'
         raise ValueError(msg)
@@ -345,14 +308,7 @@ def _parse_magnitudes(tolerance, magnitudes, catalogs, points):
         msg = f'magnitude_tolerance must be a number >= 0, got {tolerance!r}'
         raise ValueError(msg)
     if magnitudes is None:
-        for name, catalog in catalogs.items():
-            if not isinstance(catalog, Table) or 'mag' not in catalog.colnames:
-                msg = (
-                    f'magnitude_tolerance needs the column "mag" in {name}, '
-                    'or the argument magnitudes'
-                )
-                raise ValueError(msg)
-        magnitudes = [catalog['mag'] for catalog in catalogs.values()]
+        magnitudes = column_of_both(catalogs, 'mag', 'magnitude_tolerance')
     return [
         as_vector(mag, f'magnitudes of {name}', like=(name, rows))
         for mag, name, rows in zip(magnitudes, catalogs, points, strict=True)

@@ -4,22 +4,23 @@ Calibration report: all tests of a posterior against the truth, and their verdic
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from astropy.table import Table
 
-from . import _findings as words
+from . import _findings as tests
 from ._coverage import LEVELS, rank_coverage, sharpness
 from ._inputs import check_fraction
 from ._ranks import rank_uniformity
 from ._reliability import count_calibration, reliability
-from ._statistics import ScoreTable, wilson_interval
+from ._statistics import ScoreTable
+from ._verdict import describe
 
 __all__ = ['CalibrationReport', 'calibration_report']
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CalibrationReport:
     """
     Calibration of a posterior, part by part.
@@ -62,7 +63,7 @@ class CalibrationReport:
         is certain, but smaller than ``tolerance``; ``'fails'`` for a larger one.
 
     verdict : list of str
-        Verdict on each part in words.
+        Verdict on each part in tests.
 
     false_alarm : float
         Probability that a calibrated posterior gets any alarm.
@@ -81,10 +82,10 @@ class CalibrationReport:
     reliability: ScoreTable | None
     sharpness: dict[str, ScoreTable]
     findings: ScoreTable
-    status: dict[str, str]
-    verdict: list[str]
     false_alarm: float
     tolerance: float
+    status: dict[str, str] = field(default_factory=dict)
+    verdict: list[str] = field(default_factory=list)
 
     @property
     def alarms(self):
@@ -265,29 +266,20 @@ def calibration_report(
             parts['count_ranks'] = rank_uniformity(count_ranks)
     if _given_together({'probability': probability, 'is_real': is_real}):
         parts['reliability'] = reliability(probability, is_real)
-    values = {
-        'log_prob': log_prob,
-        'width': width,
-        'bound': bound,
-        'residuals': residuals,
-    }
+    values = {'log_prob': log_prob, 'width': width}
+    values |= {'bound': bound, 'residuals': residuals}
     parts['sharpness'] = _sharpness_parts(values, groups, group_names)
-    findings = words.adjust(_all_findings(parts), false_alarm)
+    findings = tests.adjust(_all_findings(parts), false_alarm)
     if not findings and not parts['sharpness']:
         msg = (
             'calibration_report has nothing to judge: give ranks, intervals, counts, '
             'probabilities or log scores, with at least 10 rows'
         )
         raise ValueError(msg)
-    status, verdict = _describe(parts, findings, false_alarm, tolerance)
-    return CalibrationReport(
-        **parts,
-        findings=words.as_table(findings),
-        status=status,
-        verdict=verdict,
-        false_alarm=false_alarm,
-        tolerance=tolerance,
-    )
+    levels = {'false_alarm': false_alarm, 'tolerance': tolerance}
+    report = CalibrationReport(**parts, findings=tests.as_table(findings), **levels)
+    report.status, report.verdict = describe(report, findings)
+    return report
 
 
 # -- parts -----------------------------------------------------------------------
@@ -325,25 +317,25 @@ def _rename(result, names):
             msg = f'group_names must name {len(labels)} groups ({labels}), got {names}'
             raise ValueError(msg)
         names = dict(zip(labels, names, strict=True))
-    result['group'] = [
-        str(names.get(label, label)) for label in result['group'].tolist()
-    ]
+    result = result.copy()
+    labels = result['group'].tolist()
+    result['group'] = [str(names.get(label, label)) for label in labels]
     return result
 
 
 def _rank_parts(ranks, groups, group_names, images, levels):
     parts = {'ranks': {}, 'pooled': {}, 'coverage': {}, 'pooled_coverage': {}}
     for name, values in _by_quantity(ranks, 'ranks').items():
-        own, options = (
-            _of_quantity(groups, name),
-            {'images': _of_quantity(images, name)},
-        )
-        by_group = rank_uniformity(values, groups=own, **options)
-        parts['ranks'][name] = _rename(by_group, group_names)
-        by_group = rank_coverage(values, levels, groups=own)
-        parts['coverage'][name] = _rename(by_group, group_names)
-        parts['pooled'][name] = rank_uniformity(values, **options)
-        parts['pooled_coverage'][name] = rank_coverage(values, levels)
+        own, images_of = _of_quantity(groups, name), _of_quantity(images, name)
+        pooled = rank_uniformity(values, images=images_of)
+        parts['pooled'][name] = parts['ranks'][name] = pooled
+        coverage = rank_coverage(values, levels)
+        parts['pooled_coverage'][name] = parts['coverage'][name] = coverage
+        if own is not None:
+            by_group = rank_uniformity(values, groups=own, images=images_of)
+            parts['ranks'][name] = _rename(by_group, group_names)
+            by_group = rank_coverage(values, levels, groups=own)
+            parts['coverage'][name] = _rename(by_group, group_names)
     return parts
 
 
@@ -351,9 +343,7 @@ def _sharpness_parts(values, groups, group_names):
     given = {kind: _by_quantity(own, 'sharpness') for kind, own in values.items()}
     parts = {}
     for name in dict.fromkeys(name for own in given.values() for name in own):
-        own = {
-            kind: by_name[name] for kind, by_name in given.items() if name in by_name
-        }
+        own = {kind: v[name] for kind, v in given.items() if name in v}
         result = sharpness(**own, groups=_of_quantity(groups, name))
         parts[name] = _rename(result, group_names)
     return parts
@@ -363,184 +353,14 @@ def _all_findings(parts):
     findings = []
     for name, ranks in parts['ranks'].items():
         if len(ranks) > 1:
-            findings += words.rank_findings(name, parts['pooled'][name])
-        findings += words.rank_findings(name, ranks)
+            findings += tests.rank_findings(name, parts['pooled'][name])
+        findings += tests.rank_findings(name, ranks)
     for name, coverage in parts['intervals'].items():
-        findings += words.interval_findings(name, coverage)
+        findings += tests.interval_findings(name, coverage)
     if parts['counts'] is not None:
-        findings += words.count_findings(parts['counts'])
+        findings += tests.count_findings(parts['counts'])
     if parts['count_ranks'] is not None:
-        findings += words.rank_findings('counts', parts['count_ranks'])
+        findings += tests.rank_findings('counts', parts['count_ranks'])
     if parts['reliability'] is not None:
-        findings += words.probability_findings(parts['reliability'])
+        findings += tests.probability_findings(parts['reliability'])
     return findings
-
-
-# -- verdict ---------------------------------------------------------------------
-
-
-def _describe(parts, findings, false_alarm, tolerance):
-    """Return status and verdict of every part."""
-    status, verdict = {}, []
-
-    def add(name, describe, *results, key=None):
-        own = [finding for finding in findings if finding.part == name]
-        stated, size, limit = describe(own, *results)
-        if any(f.alarm for f in own):
-            verdict_of = 'fails' if size > tolerance else 'small'
-        else:
-            verdict_of = 'holds' if limit <= tolerance else 'undecided'
-        key = key or name
-        status[key] = verdict_of
-        verdict.append(f'{key}: {"; ".join(stated)}')
-
-    for name, ranks in parts['ranks'].items():
-        results = parts['pooled'][name], parts['coverage'][name]
-        limits = parts['pooled_coverage'][name], len(findings), false_alarm, tolerance
-        add(name, _describe_ranks, ranks, *results, *limits)
-    for name, coverage in parts['intervals'].items():
-        key = f'{name} intervals' if name in status else name
-        add(name, _describe_intervals, coverage, key=key)
-    if parts['counts'] is not None:
-        add('counts', _describe_counts, parts['counts'], tolerance)
-    if parts['reliability'] is not None:
-        add('detection', _describe_probabilities, parts['reliability'])
-    for name, result in parts['sharpness'].items():
-        verdict.append(f'{name}, sharpness: {"; ".join(_describe_sharpness(result))}')
-    return status, verdict
-
-
-def _worst_coverage(coverage, weight=1.0):
-    """Return the largest offset from nominal, and the 95 % limit of its size."""
-    n = np.rint(coverage['n'] * weight).astype(int)
-    filled = n > 0
-    if not filled.any():
-        return np.nan, np.nan
-    n, share = n[filled], np.asarray(coverage['coverage'])[filled]
-    level = np.asarray(coverage['level'])[filled]
-    ends = wilson_interval(np.rint(share * n), n, level=0.95)
-    offset = share - level
-    return float(offset[np.abs(offset).argmax()]), float(np.abs(ends - level).max())
-
-
-def _needed(n, limit, tolerance, write):
-    """State the sample that the tolerance takes: limits shrink with the square root."""
-    if not limit > tolerance:
-        return ''
-    needed = float(f'{n * (limit / tolerance) ** 2:.1g}')
-    return f'; to {write(tolerance)} it takes some {needed:,.0f}'
-
-
-def _describe_ranks(
-    findings, ranks, pooled, coverage, whole, n_tests, false_alarm, tolerance
-):
-    if not findings:
-        return ['too few sources to judge'], np.nan, np.inf
-    weight = np.asarray(ranks['n_effective'] / np.maximum(ranks['n'], 1))
-    weight = np.repeat(weight, len(coverage) // len(ranks))
-    offset, limit = _worst_coverage(coverage, weight)
-    stated = words.select(findings, 'bias') + words.select(findings, 'scale')
-    stated += words.shape_alarms(findings, stated)
-    if not stated:
-        n = int(pooled['n'][0])
-        n_effective = pooled['n_effective'][0]
-        whole = _worst_coverage(whole, n_effective / n)[1]
-        fault = words.detectable_scale(n_effective, n_tests, false_alarm)
-        text = f'holds within {words.points(words.round_up(whole))}'
-        if limit > whole:
-            text += f' ({words.points(words.round_up(limit))} in each group)'
-        text += (
-            f' with {n:,} sources (errors {words.percent(fault)} too wide would show)'
-        )
-        return [text + _needed(n, limit, tolerance, words.points)], 0.0, limit
-    # A bias moves truths to one side of the median before it changes the coverage.
-    biased = {f.group for f in findings if f.test == 'bias' and f.alarm}
-    rows = [row for table in (ranks, pooled) for row in table if row['group'] in biased]
-    middle = [np.interp(0.5, ranks.meta['points'], row['ecdf']) for row in rows]
-    size = max([abs(offset), *np.abs(np.array(middle) - 0.5)])
-    often = 'often' if offset > 0 else 'seldom'
-    text = f'intervals cover too {often}, by up to {words.points(offset)}'
-    if size <= tolerance:
-        text += f', which is less than the {words.points(tolerance)} that matter'
-    return [*(f.words for f in stated), text], size, limit
-
-
-def _describe_intervals(findings, coverage):
-    offset, limit = _worst_coverage(coverage)
-    stated = [f.words for f in findings if f.test == 'coverage' and f.alarm]
-    n, limit_text = coverage['n'].sum(), words.points(words.round_up(limit))
-    return (
-        stated or [f'holds within {limit_text} with {n:,} sources'],
-        abs(offset),
-        limit,
-    )
-
-
-def _describe_counts(findings, counts, tolerance):
-    alarms = [f for f in findings if f.alarm]
-    offsets = words.select(findings, 'offset')
-    stated = [f.words for f in offsets]
-    for test in ('spread', 'scale', 'bias', 'shape'):
-        own = [f.words for f in alarms if f.test == test]
-        repeated = {
-            'scale': any('posterior of the count' in text for text in stated),
-            'bias': bool(offsets),
-            'shape': bool(stated),
-        }
-        stated += [] if repeated.get(test) else own
-    meta = counts.meta
-    limit = abs(meta['total_relative']) + 1.96 * meta['total_relative_err']
-    if stated:
-        # A count that is off moves its ranks too; without an offset they fail alone.
-        is_spread = any(f.test in ('spread', 'scale') for f in alarms)
-        sizes = [abs(f.value) for f in offsets]
-        return stated, np.inf if is_spread or not sizes else max(sizes), limit
-    n = counts['n'].sum()
-    text = (
-        f'true and expected numbers agree within {words.percent(words.round_up(limit))}'
-    )
-    text += f' over {n:,} regions'
-    if np.isfinite(meta['ks_p_value']):
-        text += f' (ranks: KS p = {meta["ks_p_value"]:.2g})'
-    return [text + _needed(n, limit, tolerance, words.percent)], 0.0, limit
-
-
-def _describe_probabilities(findings, result):
-    meta, alarms = result.meta, {f.test: f.words for f in findings if f.alarm}
-    size = meta['error'] - meta['error_floor']
-    if not alarms:
-        names = ('error', 'error_floor', 'error_limit')
-        error, floor, limit = (words.points(meta[name]) for name in names)
-        text = (
-            f'probabilities hold with {result["n"].sum():,} candidates: their '
-            f'calibration error is {error}, and perfect ones have {floor} (below '
-            f'{limit} 95 times in 100)'
-        )
-        return [text], size, meta['error_limit']
-    stated = [alarms[test] for test in ('excess', 'sharpness') if test in alarms]
-    stated = stated or [alarms['error']]
-    worst = result[int(np.nanargmin(result['p_value']))]
-    stated[-1] += (
-        f'; of {worst["n"]:,} candidates with a probability of '
-        f'{worst["probability"]:.2f} a fraction of {worst["fraction"]:.2f} is real'
-    )
-    return stated, size, meta['error_limit']
-
-
-def _describe_sharpness(result):
-    """State numbers of sharpness, which have no verdict."""
-    stated = []
-    for name, text in (
-        ('width', 'errors are {} of the Cramer-Rao bound'),
-        ('scatter', 'residuals scatter by {} of the Cramer-Rao bound'),
-        ('log_score', 'mean log score {} nats'),
-    ):
-        numbers = []
-        for row in result[~np.isnan(result[name])]:
-            value, error = row[name], row[f'{name}_err']
-            # Stated errors that are all alike have no scatter worth printing.
-            number = f'{value:.3f} +- {error:.3f}' if error >= 5e-4 else f'{value:.3f}'
-            numbers.append(number + (f' ({row["group"]})' if len(result) > 1 else ''))
-        if numbers:
-            stated.append(text.format(', '.join(numbers)))
-    return stated

@@ -5,8 +5,7 @@ Residuals of matched sources: flux, position, pulls, and their summaries in bins
 
 import numpy as np
 
-from ._inputs import as_edges, as_vector, bin_index, strip_unit
-from ._matching import _positions
+from ._inputs import as_edges, as_positions, as_vector, bin_index, strip_unit
 from ._statistics import make_table, robust_sigma
 
 __all__ = ['flux_residuals', 'position_residuals', 'pulls', 'summarize_residuals']
@@ -82,7 +81,7 @@ def position_residuals(estimated, truth, *, match=None):
     residuals : (n, 2) `~numpy.ndarray`
         dx and dy of each pair.
     """
-    positions = _positions(estimated, 'estimated'), _positions(truth, 'truth')
+    positions = as_positions(estimated, 'estimated'), as_positions(truth, 'truth')
     estimated, truth = _pick(*positions, match, 'positions')
     return estimated - truth
 

@@ -152,20 +152,8 @@ def class_scores(
     quantity : str, optional
         Name of ``values``, for tables and plots.
 
-    errors : {'wilson', 'bootstrap'}, optional
-        Binomial intervals, or a bootstrap over ``images``.
-
-    level : float, optional
-        Confidence level of the bands.
-
-    images : 1D array_like or `None`, optional
-        For the bootstrap: the image of each source.
-
-    n_resamples : int, optional
-        Number of bootstrap resamples.
-
-    rng : int, `~numpy.random.Generator` or `None`, optional
-        Source of randomness of the bootstrap.
+    errors, level, images, n_resamples, rng : optional
+        As in `detection_scores`, with one image for each source.
 
     Returns
     -------
@@ -341,14 +329,8 @@ def roc_curve(
         Image of each source, over which the error of the area is bootstrapped;
         `None` leaves the error out.
 
-    n_resamples : int, optional
-        Number of resamples.
-
-    level : float, optional
-        Confidence level of the band.
-
-    rng : int, `~numpy.random.Generator` or `None`, optional
-        Source of randomness.
+    n_resamples, level, rng : optional
+        As in `bootstrap_bands`.
 
     Returns
     -------

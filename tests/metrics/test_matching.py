@@ -165,7 +165,7 @@ class TestMagnitudes:
         assert len(match) == 0
 
     def test_errors(self):
-        with pytest.raises(ValueError, match='needs the column "mag" in estimated'):
+        with pytest.raises(ValueError, match="needs the column 'mag' in estimated"):
             match_catalogs([(0, 0)], [(0, 0)], magnitude_tolerance=1)
         with pytest.raises(ValueError, match='magnitudes of truth has 2 values'):
             match_catalogs(

@@ -3,7 +3,6 @@
 Tests of the figure of a reconstruction.
 """
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,20 +14,6 @@ from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.plotting import plot_reconstruction
 
 NOISE = 20.0
-
-
-@pytest.fixture(autouse=True)
-def _no_traces():
-    """
-    Draw without a screen, and check that settings survive.
-    """
-    from matplotlib import pyplot as plt
-
-    plt.switch_backend('Agg')
-    before = dict(mpl.rcParams)
-    yield
-    assert dict(mpl.rcParams) == before
-    plt.close('all')
 
 
 class DrawsItself:

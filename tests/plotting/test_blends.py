@@ -3,33 +3,12 @@
 Tests of the figure of scores in blends.
 """
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from astropy.table import QTable
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
 from bliss_astro.plotting import plot_blend_scores
-
-
-@pytest.fixture(autouse=True)
-def _no_traces():
-    from matplotlib import pyplot as plt
-
-    plt.switch_backend('Agg')
-    before = dict(mpl.rcParams)
-    yield
-    assert dict(mpl.rcParams) == before
-    plt.close('all')
-
-
-@pytest.fixture
-def ax():
-    figure = Figure()
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
 
 
 def table(snr=(1.0, 10.0, 100.0)):

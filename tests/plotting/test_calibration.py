@@ -3,10 +3,8 @@
 Tests of the figures of calibration: what is drawn where, and what is left alone.
 """
 
-import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
@@ -24,30 +22,6 @@ from bliss_astro.plotting import (
     plot_ranks,
     plot_reliability,
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_traces():
-    """
-    Draw without a screen, and check that settings survive.
-    """
-    from matplotlib import pyplot as plt
-
-    plt.switch_backend('Agg')
-    before = dict(mpl.rcParams)
-    yield
-    assert dict(mpl.rcParams) == before
-    plt.close('all')
-
-
-@pytest.fixture
-def ax():
-    """
-    Axes that pyplot does not know.
-    """
-    figure = Figure()
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
 
 
 @pytest.fixture(scope='module')

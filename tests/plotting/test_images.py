@@ -4,15 +4,12 @@ Tests of the figures: what is drawn where, and what is left alone.
 """
 
 import astropy.units as u
-import matplotlib as mpl
 import numpy as np
 import pytest
 from astropy.nddata import CCDData
 from astropy.table import QTable
 from astropy.wcs import WCS
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
-from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
 from bliss_astro.metrics import (
@@ -29,30 +26,6 @@ from bliss_astro.plotting import (
     plot_probability_map,
     plot_residuals,
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_traces():
-    """
-    Draw without a screen, and check that settings survive.
-    """
-    from matplotlib import pyplot as plt
-
-    plt.switch_backend('Agg')
-    before = dict(mpl.rcParams)
-    yield
-    assert dict(mpl.rcParams) == before
-    plt.close('all')
-
-
-@pytest.fixture
-def ax():
-    """
-    Axes that pyplot does not know.
-    """
-    figure = Figure()
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
 
 
 @pytest.fixture
