@@ -5,7 +5,6 @@ Options of the commands: one table of their names, types and help texts.
 
 import argparse
 import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -93,178 +92,59 @@ def bin_edges(text):
 
 # -- the table -----------------------------------------------------------------------
 
-
-class Option(NamedTuple):
-    """An option, and the argument of a function that it stands for."""
-
-    flags: list
-    keywords: dict
-    argument: str | None
-
-
-def _option(flags, text, *, argument=None, **keywords):
-    return Option(flags.split(), {'help': text, **keywords}, argument)
-
-
-def _flag(flags, text):
-    return _option(flags, text, action='store_true')
-
-
+# Type, name of the value, and help of each option; its flag is its name.
 OPTIONS = {
     # Measurement.
-    'image': _option('image', 'a FITS file', metavar='IMAGE'),
-    'images': _option('images', 'FITS files', metavar='IMAGE', nargs='+'),
-    'threshold': _option(
-        '-t --threshold',
-        'smallest probability of a source (default: %(default)s)',
-        type=probability,
-        default=0.5,
-        metavar='P',
-    ),
-    'encoder': _option(
-        '--encoder',
-        'a bundled encoder or a .safetensors file (default: %(default)s)',
-        default='stars-galaxies',
-        metavar='NAME',
-    ),
-    'density': _option(
-        '--density',
-        'expected sources per pixel; by default estimated in a first pass',
-        type=density,
-        metavar='X',
-    ),
-    'device': _option(
-        '--device', 'cpu, cuda, ...; by default a GPU if there is one', default='auto'
-    ),
-    'threads': _option(
-        '--threads',
-        'threads on the CPU; by default as many as torch uses',
-        argument='n_threads',
-        type=positive_int,
-        metavar='N',
-    ),
-    'bin': _option(
-        '--bin',
-        'join N x N pixels where the PSF is too broad for the encoder',
-        type=binning,
-        metavar='N|auto',
-    ),
-    'draws': _option(
-        '--draws',
-        'number of catalogues drawn from the posterior (default: %(default)s)',
-        type=positive_int,
-        metavar='N',
-    ),
-    'seed': _option('--seed', 'seed of the random numbers', type=seed, metavar='N'),
+    'image': (str, 'IMAGE', 'a FITS file'),
+    'images': (str, 'IMAGE', 'FITS files'),
+    'threshold': (probability, 'P', 'smallest probability of a source (default: 0.5)'),
+    'encoder': (str, 'NAME', 'bundled encoder or .safetensors (default: %(default)s)'),
+    'density': (density, 'X', 'expected sources per pixel; by default estimated'),
+    'device': (str, 'NAME', 'cpu, cuda, ...; by default a GPU if there is one'),
+    'threads': (positive_int, 'N', 'threads on the CPU; by default those of torch'),
+    'bin': (binning, 'N|auto', 'join N x N pixels if the PSF is too broad otherwise'),
+    'draws': (positive_int, 'N', 'draws of the posterior (default: %(default)s)'),
+    'seed': (seed, 'N', 'seed of the random numbers'),
     # The image.
-    'psf': _option(
-        '--psf',
-        'psField of SDSS, or for other images a FITS image of the PSF; by default '
-        'fitted to bright stars',
-        argument='psf',
-        metavar='FILE',
-    ),
-    'fwhm': _option(
-        '--fwhm',
-        'full width at half maximum of the PSF in pixels, in place of --psf',
-        argument='fwhm',
-        type=positive_float,
-        metavar='PX',
-    ),
-    'background': _option(
-        '--background',
-        'sky that is still in the image, in its unit',
-        argument='background',
-        type=background,
-        metavar='header|measure|VALUE',
-    ),
-    'extension': _option(
-        '--extension',
-        'number or name of the image in the file',
-        argument='extension',
-        metavar='N',
-    ),
-    'mask': _option(
-        '--mask',
-        'bad pixels (not 0): FILE, FILE[EXT], or an extension of IMAGE',
-        argument='mask',
-        metavar='FILE',
-    ),
-    'noise': _option(
-        '--noise',
-        'standard deviation of the sky',
-        argument='bkg_error',
-        type=positive_float,
-        metavar='S',
-    ),
-    'rms': _option(
-        '--rms',
-        'map of the standard deviation of the sky, FILE[EXT]',
-        argument='bkg_error',
-        metavar='FILE',
-    ),
-    'weight': _option(
-        '--weight',
-        'map of the inverse variance of the sky up to a factor, FILE[EXT]',
-        argument='weight',
-        metavar='FILE',
-    ),
-    'gain': _option(
-        '--gain',
-        'electrons per data unit',
-        argument='effective_gain',
-        type=positive_float,
-        metavar='G',
-    ),
-    'saturation': _option(
-        '--saturation',
-        'level from which a pixel is saturated, in data units',
-        argument='saturation',
-        type=positive_float,
-        metavar='LEVEL',
-    ),
-    'zero_point': _option(
-        '--zero-point',
-        'AB magnitude of a flux of 1 data unit; fluxes are then in nmgy',
-        argument='zero_point',
-        type=magnitude,
-        metavar='MAG',
-    ),
-    'band': _option(
-        '--band', 'a check; needed for any psField', argument='band', choices='ugriz'
-    ),
-    'fpm': _option(
-        '--fpm', 'fpM: mask planes of the field', argument='fpm', metavar='FILE'
-    ),
-    'tsfield': _option(
-        '--tsfield', 'tsField: calibration of fpC', argument='tsfield', metavar='FILE'
-    ),
-    'photofield': _option(
-        '--photofield', 'photoField', argument='photofield', metavar='FILE'
-    ),
+    'psf': (str, 'FILE', 'psField, or image of the PSF; by default fitted to stars'),
+    'fwhm': (positive_float, 'PX', 'FWHM of the PSF in pixels, in place of --psf'),
+    'background': (background, 'header|measure|VALUE', 'sky still in the image'),
+    'extension': (str, 'N', 'number or name of the image in the file'),
+    'mask': (str, 'FILE', 'bad pixels (not 0): FILE, FILE[EXT], extension of IMAGE'),
+    'noise': (positive_float, 'S', 'standard deviation of the sky'),
+    'rms': (str, 'FILE', 'map of the standard deviation of the sky, FILE[EXT]'),
+    'weight': (str, 'FILE', 'map of the inverse variance up to a factor, FILE[EXT]'),
+    'gain': (positive_float, 'G', 'electrons per data unit'),
+    'saturation': (positive_float, 'LEVEL', 'saturation level, in data units'),
+    'zero_point': (magnitude, 'MAG', 'AB magnitude of 1 data unit; makes fluxes nmgy'),
+    'band': (str, 'BAND', 'u, g, r, i or z: a check; needed for any psField'),
+    'fpm': (str, 'FILE', 'fpM: mask planes of the field'),
+    'tsfield': (str, 'FILE', 'tsField: calibration of fpC'),
+    'photofield': (str, 'FILE', 'photoField'),
     # Simulated fields.
-    'n_exposures': _option(
-        '-d --n-exposures',
-        'exposures in the coadd (default: %(default)s)',
-        type=positive_int,
-        metavar='D',
-    ),
-    'shape': _option(
-        '--shape',
-        'size in pixels (default: 256x256)',
-        type=image_shape,
-        default=(256, 256),
-        metavar='NYxNX',
-    ),
+    'n_exposures': (positive_int, 'D', 'exposures in the coadd (default: %(default)s)'),
+    'shape': (image_shape, 'NYxNX', 'size in pixels (default: 256x256)'),
     # Output.
-    'output': _option('-o --output', 'file to write'),
-    'posterior': _flag(
-        '--posterior',
-        'keep the posterior in the FITS file, for intervals and samples later',
-    ),
-    'plot': _option('--plot', 'draw the result', metavar='PICTURE'),
-    'overwrite': _flag('--overwrite', 'replace files that exist'),
-    'quiet': _flag('-q --quiet', 'show no progress'),
+    'output': (str, 'FILE', 'file to write'),
+    'posterior': (bool, None, 'keep the posterior in the FITS file, for samples later'),
+    'plot': (str, 'PICTURE', 'draw the result'),
+    'overwrite': (bool, None, 'replace files that exist'),
+    'quiet': (bool, None, 'show no progress'),
+}
+_SHORT_FLAGS = {'threshold': '-t', 'n_exposures': '-d', 'output': '-o', 'quiet': '-q'}
+_DEFAULTS = {
+    'threshold': 0.5,
+    'encoder': 'stars-galaxies',
+    'device': 'auto',
+    'shape': (256, 256),
+}
+
+# Arguments of `detect_sources` and `Exposure.read` that have other names.
+_ARGUMENTS = {
+    'noise': 'bkg_error',
+    'rms': 'bkg_error',
+    'gain': 'effective_gain',
+    'threads': 'n_threads',
 }
 
 IMAGE_FILES = ('psf', 'fpm', 'tsfield', 'photofield')
@@ -284,9 +164,9 @@ IMAGE_GROUPS = {
 
 IMAGE_ARGUMENTS = {}
 """Options by the argument of `Exposure.read` that they stand for."""
-for _name, _entry in OPTIONS.items():
-    if _entry.argument is not None and _name != 'threads':
-        IMAGE_ARGUMENTS.setdefault(_entry.argument, []).append(_name)
+for _group in IMAGE_GROUPS.values():
+    for _name in np.hstack(_group).tolist():
+        IMAGE_ARGUMENTS.setdefault(_ARGUMENTS.get(_name, _name), []).append(_name)
 
 
 def add_command(commands, name, run, *, summary, description=None):
@@ -305,8 +185,19 @@ def add_options(parser, names, *, title=None, **changes):
     """Add options of the table by name, with changed keywords of some."""
     parser = parser.add_argument_group(title) if title else parser
     for name in names.split():
-        flags, keywords, _ = OPTIONS[name]
-        parser.add_argument(*flags, **(keywords | changes.get(name, {})))
+        kind, metavar, text = OPTIONS[name]
+        keywords = {'help': text, 'default': _DEFAULTS.get(name)}
+        if kind is bool:
+            keywords |= {'action': 'store_true', 'default': False}
+        else:
+            keywords |= {'type': kind, 'metavar': metavar}
+        flags = [_SHORT_FLAGS.get(name), '--' + name.replace('_', '-')]
+        if name in ('image', 'images'):
+            flags = [None, name]
+            keywords |= {'nargs': '+'} if name == 'images' else {}
+        if name == 'band':
+            keywords['choices'] = 'ugriz'
+        parser.add_argument(*filter(None, flags), **(keywords | changes.get(name, {})))
     return parser
 
 

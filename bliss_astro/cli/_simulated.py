@@ -1,14 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Simulated fields: making them, and their FITS files.
+Simulated star fields and their FITS files.
 
-A file holds the image in nanomaggies with what was known when it was made in
-its header, an extension MASK and a table TRUTH.
+A file holds the image in nanomaggies with its PSF, sky, noise and gain in the header,
+an extension MASK and a table TRUTH.
 """
 
 import math
 
 import numpy as np
+
+from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 __all__ = [
     'ELECTRONS_PER_NMGY',
@@ -17,11 +19,14 @@ __all__ = [
     'write_simulated',
 ]
 
-# That of the coadd paper's field, run 94, camcol 1, field 12, in r.
 ELECTRONS_PER_NMGY = 987.31
-# The faintest stars of a field, if nobody says otherwise, are those that a
-# detection looks for: this signal-to-noise ratio in the whole stack.
+"""Calibration of the coadd paper's field, run 94, camcol 1, field 12, in r."""
+
+# Signal-to-noise ratio in the coadd of the faintest stars by default: that of the
+# faintest detections.
 _FLOOR_SNR = 3.4
+
+# Version of the file format.
 _VERSION = 1
 
 
@@ -39,40 +44,10 @@ def simulate_field(
     """
     Simulate a star field in nanomaggies, like those of SDSS in r.
 
-    Parameters
-    ----------
-    n_exposures : int
-        Depth of the coadd.
-
-    shape : tuple of int
-        ``(ny, nx)`` in pixels.
-
-    density : float
-        Stars per pixel.
-
-    seed : int or None
-        Of everything.
-
-    psf : `~bliss_astro.psf.PSFModel`, optional
-        PSF of an exposure; by default that of run 94, camcol 1, field 12.
-
-    background : float, optional
-        Sky of one exposure, electrons per pixel.
-
-    faintest : float, optional
-        Magnitude of the faintest stars; by default they have a
-        signal-to-noise ratio of 3.4 in the coadd.
-
-    device : str, optional
-        Where to simulate.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image.
-
-    truth : `~astropy.table.QTable`
-        The stars.
+    ``density`` is in stars per pixel, ``background`` the sky of one exposure in
+    electrons per pixel, ``faintest`` the magnitude of the faintest stars, by default
+    that of a signal-to-noise ratio of 3.4 in the coadd; ``psf`` is by default that of
+    run 94, camcol 1, field 12. Returns an exposure and the table of its stars.
     """
     import astropy.units as u
 
@@ -85,18 +60,11 @@ def simulate_field(
         n_eff = (psf or PSFModel()).n_eff
         flux_min = _FLOOR_SNR * math.sqrt(n_eff * background / n_exposures)
     else:
-        flux_min = ELECTRONS_PER_NMGY * 10 ** (0.4 * (22.5 - faintest))
+        flux_min = ELECTRONS_PER_NMGY * magnitude_to_flux(faintest)
     whole = StarPrior()
     prior = StarPrior(density, flux_min, flux_min * whole.flux_max / whole.flux_min)
-    simulator = CoaddSimulator(
-        n_exposures,
-        prior,
-        psf=psf,
-        background=background,
-        shape=shape,
-        margin=0,
-        device=device,
-    )
+    options = {'psf': psf, 'background': background, 'shape': shape, 'device': device}
+    simulator = CoaddSimulator(n_exposures, prior, margin=0, **options)
     coadd, truth = simulator.simulate(rng=seed)
 
     def nmgy(value):
@@ -110,36 +78,16 @@ def simulate_field(
         mask=coadd.mask,
         psf=coadd.psf,
         noise_correlation=coadd.noise_correlation,
-        meta={
-            'n_exposures': n_exposures,
-            'seed': seed,
-            'density': density,
-            'flux_min': flux_min / ELECTRONS_PER_NMGY,
-        },
+        meta={'n_exposures': n_exposures, 'seed': seed, 'density': density},
     )
+    exposure.meta['flux_min'] = flux_min / ELECTRONS_PER_NMGY
     truth['flux'] = nmgy(truth['flux'].value)
-    truth['mag'] = (22.5 - 2.5 * np.log10(truth['flux'].value)) * u.mag
+    truth['mag'] = flux_to_magnitude(truth['flux'].value) * u.mag
     return exposure, truth
 
 
 def write_simulated(exposure, truth, path, *, overwrite):
-    """
-    Write a simulated field, whole or not at all.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        From `simulate_field`.
-
-    truth : `~astropy.table.QTable`
-        Its stars.
-
-    path : str or `~os.PathLike`
-        The FITS file.
-
-    overwrite : bool
-        Whether it may exist.
-    """
+    """Write a field of `simulate_field`, whole or not at all."""
     from astropy.io import fits
 
     import bliss_astro
@@ -154,27 +102,20 @@ def write_simulated(exposure, truth, path, *, overwrite):
         header[key] = (float(getattr(exposure, name)), comment)
     for key, name in ERRORS.items():
         header[key] = (float(getattr(exposure, name)), f'relative {name}')
-    for key, value in zip(
-        ('NOISECX', 'NOISECY'), exposure.noise_correlation, strict=True
-    ):
-        header[key] = (float(value), 'correlation of the noise of neighbours')
+    for axis, value in zip('XY', exposure.noise_correlation, strict=True):
+        header[f'NOISEC{axis}'] = (float(value), 'noise correlation of neighbours')
     for key, value in zip(PSF_KEYS, exposure.psf.shape_vector, strict=True):
         header[f'PSF{key}'] = float(value)
     header['PSFRAD'] = (exposure.psf.normalization_radius, 'flux is within, pixels')
-    for key, name in (
-        ('NEXPOSE', 'n_exposures'),
-        ('SEED', 'seed'),
-        ('DENSITY', 'density'),
-        ('FLUXMIN', 'flux_min'),
-    ):
+    for name in ('n_exposures', 'seed', 'density', 'flux_min'):
         if exposure.meta.get(name) is not None:
+            key = {'n_exposures': 'NEXPOSE', 'flux_min': 'FLUXMIN'}.get(name, name)
             header[key] = exposure.meta[name]
-    unit = exposure.unit.to_string()
+    units = {'x_centroid': 'pix', 'y_centroid': 'pix', 'mag': 'mag'}
+    units['flux'] = header['BUNIT']
     columns = [
-        fits.Column('x_centroid', 'D', unit='pix', array=truth['x_centroid']),
-        fits.Column('y_centroid', 'D', unit='pix', array=truth['y_centroid']),
-        fits.Column('flux', 'D', unit=unit, array=truth['flux'].value),
-        fits.Column('mag', 'D', unit='mag', array=truth['mag'].value),
+        fits.Column(name, 'D', unit=units[name], array=np.asarray(truth[name]))
+        for name in ('x_centroid', 'y_centroid', 'flux', 'mag')
     ]
     hdus = fits.HDUList(
         [
@@ -188,22 +129,7 @@ def write_simulated(exposure, truth, path, *, overwrite):
 
 
 def read_simulated(hdus):
-    """
-    Read a file of `write_simulated`.
-
-    Parameters
-    ----------
-    hdus : `~astropy.io.fits.HDUList`
-        The open file.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image with all that was known of it.
-
-    truth : `~astropy.table.QTable`
-        The stars.
-    """
+    """Read an open file of `write_simulated`: the exposure and its stars."""
     import astropy.units as u
     from astropy.table import QTable
 
