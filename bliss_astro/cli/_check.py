@@ -6,13 +6,7 @@
 import numpy as np
 
 from ._images import detection_keywords, read_exposure
-from ._options import (
-    add_command,
-    add_image_options,
-    add_options,
-    bin_edges,
-    positive_int,
-)
+from ._options import add_command, add_image_options, add_options
 from ._output import (
     UsageError,
     check_paths,
@@ -63,15 +57,7 @@ def add_parser(commands):
     parser = _add_detection(
         commands, 'completeness', run_completeness, summary, _COMPLETENESS
     )
-    text = 'edges of bins; by default signal-to-noise ratios of 2 to 60'
-    parser.add_argument(
-        '--magnitudes', type=bin_edges, metavar='FIRST:LAST:STEP', help=text
-    )
-    text = 'sources of each type (default: %(default)s)'
-    count_of = {'type': positive_int, 'default': 400, 'metavar': 'N', 'help': text}
-    parser.add_argument('-n', '--sources', **count_of)
-    types = {'nargs': '+', 'choices': ('star', 'galaxy'), 'help': 'types to inject'}
-    parser.add_argument('--types', **types)
+    add_options(parser, 'magnitudes sources types')
     add_options(parser, names, title='output', output=table)
 
     summary = 'model and residual of an image'

@@ -13,7 +13,6 @@ from ._options import (
     add_command,
     add_image_options,
     add_options,
-    positive_float,
 )
 from ._output import UsageError, check_paths, count, shows_progress, status
 
@@ -39,38 +38,8 @@ def add_parser(commands):
     )
     text = 'FITS files; the first sets the pixels'
     add_options(parser, 'images', images={'help': text})
-    how = parser.add_argument_group('method')
-    for flag, text, keywords in (
-        (
-            '--weights',
-            'weights of the exposures (default: %(default)s)',
-            {
-                'choices': ('inverse_variance', 'uniform'),
-                'default': 'inverse_variance',
-            },
-        ),
-        (
-            '--match-background',
-            'subtract the differences of the skies first',
-            {'choices': ('constant', 'plane')},
-        ),
-        (
-            '--sigma-clip',
-            'leave out pixels that differ from the other exposures by N sigma',
-            {'type': positive_float, 'metavar': 'N'},
-        ),
-        (
-            '--method',
-            'method of resampling (default: %(default)s)',
-            {'choices': ('bilinear', 'adaptive', 'exact'), 'default': 'bilinear'},
-        ),
-        (
-            '--zero-points',
-            'AB magnitude of one data unit, one for each IMAGE or one for all',
-            {'type': float, 'nargs': '+', 'metavar': 'MAG'},
-        ),
-    ):
-        how.add_argument(flag, help=text, **keywords)
+    names = 'weights match_background sigma_clip method zero_points'
+    add_options(parser, names, title='method')
     add_image_options(parser, many=True)
     output = {'metavar': 'COADD.fits', 'required': True}
     names = 'output overwrite quiet'

@@ -30,15 +30,6 @@ def add_parser(commands):
     )
     parser.add_argument('catalog', metavar='CATALOG', help='a table of detections')
     parser.add_argument('truth', metavar='TRUTH', help='a table of true sources')
-    text = (
-        'largest distance of a pair, in pixels, or in arcsec with --sky '
-        '(default: %(default)g)'
-    )
-    parser.add_argument(
-        '--radius', type=positive_float, default=1.0, metavar='R', help=text
-    )
-    text = 'match on the sky instead of in pixels'
-    parser.add_argument('--sky', action='store_true', help=text)
     width = {
         'type': positive_float,
         'default': 0.5,
@@ -47,7 +38,7 @@ def add_parser(commands):
     }
     output = {'metavar': 'TABLE', 'help': '.ecsv, .csv or .fits'}
     plot = {'help': 'draw the scores'}
-    names = 'bin output plot overwrite quiet'
+    names = 'radius sky bin output plot overwrite quiet'
     add_options(parser, names, bin=width, output=output, plot=plot)
 
 

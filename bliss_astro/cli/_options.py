@@ -117,11 +117,46 @@ OPTIONS = {
     'gain': (positive_float, 'G', 'electrons per data unit'),
     'saturation': (positive_float, 'LEVEL', 'saturation level, in data units'),
     'zero_point': (magnitude, 'MAG', 'AB magnitude of 1 data unit; makes fluxes nmgy'),
-    'band': (str, 'BAND', 'u, g, r, i or z: a check; needed for any psField'),
+    'band': (tuple('ugriz'), None, 'a check; needed for any psField'),
     'fpm': (str, 'FILE', 'fpM: mask planes of the field'),
     'tsfield': (str, 'FILE', 'tsField: calibration of fpC'),
     'photofield': (str, 'FILE', 'photoField'),
+    # Completeness and evaluation.
+    'magnitudes': (
+        bin_edges,
+        'FIRST:LAST:STEP',
+        'edges of bins; by default SNR 2 to 60',
+    ),
+    'sources': (positive_int, 'N', 'sources of each type (default: %(default)s)'),
+    'types': (('star', 'galaxy'), None, 'types to inject'),
+    'radius': (positive_float, 'R', 'largest distance of a pair (default: 1)'),
+    'sky': (bool, None, 'match on the sky, in arcsec, instead of in pixels'),
+    # Coadds.
+    'weights': (('inverse_variance', 'uniform'), None, 'weights of the exposures'),
+    'match_background': (('constant', 'plane'), None, 'subtract differences of skies'),
+    'sigma_clip': (positive_float, 'N', 'leave out pixels N sigma off the others'),
+    'method': (('bilinear', 'adaptive', 'exact'), None, 'method of resampling'),
+    'zero_points': (
+        float,
+        'MAG',
+        'AB magnitude of 1 data unit, of each IMAGE or of all',
+    ),
+    # Recipes and training.
+    'stack': (bool, None, 'for the coadd that these exposures would make'),
+    'always': (bool, None, 'make a recipe even if a bundled encoder covers the images'),
+    'n_steps': (
+        positive_int,
+        'N',
+        'training steps; by default as the nearest encoder',
+    ),
+    'no_timing': (bool, None, 'do not measure how long the training will take'),
+    'field': (str, 'FIELD', 'print one entry of the card only'),
+    'name': (str, 'NAME', 'name of the encoder; by default that of the CONFIG'),
+    'start_from': (str, 'ENCODER', 'encoder of the same sizes to begin with'),
+    'resume': (bool, None, 'continue the run in FOLDER'),
+    'max_minutes': (positive_float, 'M', 'stop after this time, to be resumed later'),
     # Simulated fields.
+    'faintest': (float, 'MAG', 'magnitude of the faintest stars; by default SNR 3.4'),
     'n_exposures': (positive_int, 'D', 'exposures in the coadd (default: %(default)s)'),
     'shape': (image_shape, 'NYxNX', 'size in pixels (default: 256x256)'),
     # Output.
@@ -131,13 +166,24 @@ OPTIONS = {
     'overwrite': (bool, None, 'replace files that exist'),
     'quiet': (bool, None, 'show no progress'),
 }
-_SHORT_FLAGS = {'threshold': '-t', 'n_exposures': '-d', 'output': '-o', 'quiet': '-q'}
+_SHORT_FLAGS = {
+    'threshold': '-t',
+    'n_exposures': '-d',
+    'sources': '-n',
+    'output': '-o',
+    'quiet': '-q',
+}
 _DEFAULTS = {
     'threshold': 0.5,
     'encoder': 'stars-galaxies',
     'device': 'auto',
+    'method': 'bilinear',
+    'radius': 1.0,
     'shape': (256, 256),
+    'sources': 400,
+    'weights': 'inverse_variance',
 }
+_LISTS = ('images', 'types', 'zero_points')
 
 # Arguments of `detect_sources` and `Exposure.read` that have other names.
 _ARGUMENTS = {
@@ -189,14 +235,15 @@ def add_options(parser, names, *, title=None, **changes):
         keywords = {'help': text, 'default': _DEFAULTS.get(name)}
         if kind is bool:
             keywords |= {'action': 'store_true', 'default': False}
+        elif isinstance(kind, tuple):
+            keywords['choices'] = kind
         else:
             keywords |= {'type': kind, 'metavar': metavar}
+        if name in _LISTS:
+            keywords['nargs'] = '+'
         flags = [_SHORT_FLAGS.get(name), '--' + name.replace('_', '-')]
         if name in ('image', 'images'):
-            flags = [None, name]
-            keywords |= {'nargs': '+'} if name == 'images' else {}
-        if name == 'band':
-            keywords['choices'] = 'ugriz'
+            flags = [name]
         parser.add_argument(*filter(None, flags), **(keywords | changes.get(name, {})))
     return parser
 

@@ -18,7 +18,7 @@ PROGRAM = 'bliss-astro'
 # Packages of formats of catalogues beside astropy.
 _PACKAGES = {'parquet': 'pyarrow', 'hdf5': 'h5py', 'reg': 'regions'}
 
-# Endings of outputs by kind; those of catalogues and pictures are asked of others.
+# Endings of outputs by kind, beside catalogues and pictures.
 _ENDINGS = {
     'table': ('.ecsv', '.csv', '.fits', '.txt', '.tex', '.html'),
     'image': ('.fits', '.fits.gz', '.fit', '.fit.gz'),

@@ -6,7 +6,7 @@
 import json
 
 from ._images import read_image_of_many
-from ._options import add_command, add_image_options, add_options, positive_int
+from ._options import add_command, add_image_options, add_options
 from ._output import PROGRAM, UsageError, check_paths, print_table, status
 
 __all__ = ['add_parser', 'run', 'run_encoders']
@@ -29,25 +29,14 @@ def add_parser(commands):
     """Add both commands to the parser."""
     summary = 'coverage of images by encoders, and how to train one'
     parser = add_command(commands, 'recipe', run, summary=summary, description=_RECIPE)
-    add_options(parser, 'images')
-    text = 'for the coadd that these exposures would make'
-    parser.add_argument('--stack', action='store_true', help=text)
     text = 'exposures in each IMAGE, if it is a coadd without that number'
-    add_options(parser, 'n_exposures', n_exposures={'help': text})
+    names = 'images stack n_exposures'
+    add_options(parser, names, n_exposures={'help': text})
     add_image_options(parser)
     text = 'where to write the recipe; without it, it is printed'
     output = {'metavar': 'RECIPE.toml', 'help': text}
-    out = add_options(parser, 'output', title='output', output=output)
-    text = 'make a recipe even if a bundled encoder covers the images'
-    out.add_argument('--always', action='store_true', help=text)
-    text = (
-        'steps of the training; by default as many as the bundled encoder had, or '
-        'a quarter of them where it starts from that'
-    )
-    out.add_argument('--n-steps', type=positive_int, metavar='N', help=text)
-    text = 'do not measure how long the training will take'
-    out.add_argument('--no-timing', action='store_true', help=text)
-    add_options(out, 'device overwrite quiet')
+    names = 'output always n_steps device no_timing overwrite quiet'
+    add_options(parser, names, title='output', output=output)
 
     summary = 'list the bundled encoders, or show the card of one'
     parser = add_command(
@@ -55,7 +44,7 @@ def add_parser(commands):
     )
     text = 'a bundled encoder or a .safetensors file'
     parser.add_argument('name', nargs='?', help=text)
-    parser.add_argument('--field', help='print one entry of the card only')
+    add_options(parser, 'field')
 
 
 def run(options):

@@ -69,10 +69,8 @@ def add_parser(commands):
     text = 'sky of an exposure, electrons per pixel (default: %(default)g)'
     sky = {'type': positive_float, 'default': 865.0, 'metavar': 'B', 'help': text}
     parser.add_argument('--background', **sky)
-    text = 'magnitude of the faintest stars; by default signal-to-noise 3.4'
-    parser.add_argument('--faintest', type=float, metavar='MAG', help=text)
     output = {'metavar': 'IMAGE.fits', 'required': True}
-    add_options(parser, 'output device overwrite quiet', output=output)
+    add_options(parser, 'faintest output device overwrite quiet', output=output)
 
 
 def run(options):

@@ -133,7 +133,7 @@ def _magnitude(flux):
     unit = getattr(flux, 'unit', None)
     values = np.asarray(getattr(flux, 'value', flux), dtype=float)
     if isinstance(unit, u.UnrecognizedUnit):
-        # FITS knows no nanomaggies; astropy does.
+        # Nanomaggies are no unit of FITS, but one of astropy.
         name = unit.to_string().replace('nanomaggy', 'nmgy')
         unit = u.Unit(name, parse_strict='silent')
     zero_point = 0.0

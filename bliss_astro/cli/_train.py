@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ._options import add_command, add_options, positive_float
+from ._options import add_command, add_options
 from ._output import PROGRAM, UsageError, is_terminal, status
 
 __all__ = ['add_parser', 'bundled_configs', 'find_config', 'run']
@@ -33,21 +33,10 @@ def add_parser(commands):
         'configuration'
     )
     folder = {'metavar': 'FOLDER', 'help': text}
-    add_options(parser, 'output', output=folder)
-    text = 'name of the encoder; by default that of the CONFIG'
-    parser.add_argument('--name', help=text)
-    text = (
-        'begin with the weights of a bundled encoder or of a .safetensors file '
-        'of the same sizes; much shorter than from scratch'
-    )
-    parser.add_argument('--start-from', metavar='ENCODER', help=text)
+    add_options(parser, 'output name start_from max_minutes', output=folder)
     existing = parser.add_mutually_exclusive_group()
-    text = 'continue the run in FOLDER'
-    existing.add_argument('--resume', action='store_true', help=text)
     text = 'start anew over the run in FOLDER'
-    add_options(existing, 'overwrite', overwrite={'help': text})
-    text = 'stop after this time, to be resumed later'
-    parser.add_argument('--max-minutes', type=positive_float, metavar='M', help=text)
+    add_options(existing, 'resume overwrite', overwrite={'help': text})
     add_options(parser, 'device quiet')
 
 

@@ -135,7 +135,7 @@ def match_catalogs(
     """
     Match two catalogues one to one, optimally.
 
-    Of all ways to pair rows within ``radius`` of each other, each row at most once,
+    Among all ways to pair rows within ``radius`` of each other, each row at most once,
     this is the one with the largest number of pairs, and of these the smallest sum of
     distances: an assignment problem, solved exactly for each connected group of
     candidates from a k-d tree. The time grows about linearly with the number of rows.
