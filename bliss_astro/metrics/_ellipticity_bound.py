@@ -32,13 +32,13 @@ _GALAXY = (
 
 def ellipticity_bound(
     psf,
+    source,
+    *,
     x,
     y,
     flux,
     is_galaxy,
     galaxy,
-    *,
-    source,
     bkg_error,
     size,
     effective_gain=1.0,
@@ -62,6 +62,9 @@ def ellipticity_bound(
     psf : (8,) array_like
         PSF, see `bliss_astro.psf.SHAPE_NAMES`.
 
+    source : int
+        Row of the galaxy among the sources.
+
     x, y, flux : (S,) array_like
         Centres in pixels and fluxes in the unit of ``bkg_error``.
 
@@ -71,9 +74,6 @@ def ellipticity_bound(
     galaxy : (S, 6) array_like
         Shapes in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels; those of
         stars play no part.
-
-    source : int
-        Row of the galaxy.
 
     bkg_error : float
         1 sigma noise of a pixel without sources.
@@ -119,13 +119,12 @@ def ellipticity_bound(
     >>> from bliss_astro.metrics import ellipticity_bound
     >>> from bliss_astro.psf import DEFAULT_SHAPE
     >>> galaxies = np.tile([0.5, 0.3, 0.5, 0.7, 3.0, 2.0], (2, 1))
-    >>> kwargs = {'source': 0, 'bkg_error': 30.0, 'size': (40, 40)}
-    >>> errors = []
-    >>> for n in (1, 2):
-    ...     scene = [20.0, 24.0][:n], [20.0, 20.0][:n], [1e4, 1e4][:n], [True] * n
-    ...     bound = ellipticity_bound(DEFAULT_SHAPE, *scene, galaxies[:n], **kwargs)
-    ...     errors.append(np.sqrt(bound[0, 0]))
-    >>> bool(errors[1] > 1.2 * errors[0])
+    >>> kwargs = {'y': [20.0, 20.0], 'flux': [1e4, 1e4], 'is_galaxy': [True, True],
+    ...           'galaxy': galaxies, 'bkg_error': 30.0, 'size': (40, 40)}
+    >>> near, far = (
+    ...     ellipticity_bound(DEFAULT_SHAPE, 0, x=[20.0, x], **kwargs)[0, 0]
+    ...     for x in (24.0, 35.0))
+    >>> bool(near > 1.4 * far)
     True
     """
     scene = _parse(psf, x, y, flux, is_galaxy, galaxy)

@@ -98,14 +98,14 @@ class ExactStarPosterior:
         flux, below = self._cdf
         return np.interp(q, below, flux)[()]
 
-    def probability_within(self, x_low, x_high, y_low, y_high):
+    def probability_within(self, region):
         """
         Probability of a star in a rectangle.
 
         Parameters
         ----------
-        x_low, x_high, y_low, y_high : float
-            Limits in pixels.
+        region : tuple of four floats
+            Limits ``(x_low, x_high, y_low, y_high)`` in pixels.
 
         Returns
         -------
@@ -113,15 +113,14 @@ class ExactStarPosterior:
             Cells of the integration count as far as they are inside.
         """
         x, y, weight, sides = self._cells
-        for value, side, low, high in zip(
-            (x, y), sides, (x_low, y_low), (x_high, y_high), strict=True
-        ):
+        limits = region[:2], region[2:]
+        for value, side, (low, high) in zip((x, y), sides, limits, strict=True):
             right = np.minimum(value + side / 2, high)
             inside = right - np.maximum(value - side / 2, low)
             weight = weight * np.clip(inside / side, 0, 1)
         return float(self.probability * weight.sum())
 
-    def probability_near(self, x, y, radius):
+    def probability_near(self, x, y, *, radius):
         """
         Probability of a star near a position.
 

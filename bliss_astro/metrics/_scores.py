@@ -116,8 +116,8 @@ def detection_scores(
 def class_scores(
     is_galaxy,
     galaxy_probability,
-    bins=None,
     *,
+    bins=None,
     values=None,
     threshold=0.5,
     quantity='magnitude',

@@ -24,7 +24,7 @@ def test_counts_of_a_small_table():
     galaxy = np.array([1, 1, 1, 0, 0, 1], dtype=bool)
     probability = [0.9, 0.4, 0.6, 0.7, 0.5, 0.99]
     mag = [18.0, 18.5, 20.5, 20.1, 20.2, 25.0]
-    scores = class_scores(galaxy, probability, [17, 20, 21], values=mag)
+    scores = class_scores(galaxy, probability, bins=[17, 20, 21], values=mag)
     assert_equal(scores['n_galaxies'], [2, 1])
     assert_equal(scores['n_stars'], [0, 2])
     assert_equal(scores['n_galaxies_right'], [1, 1])
@@ -127,7 +127,7 @@ def test_resamples_are_paired(rng):
 def test_nothing_and_one_kind_only():
     assert np.isnan(roc_curve([], []).meta['auc'])
     assert np.isnan(roc_curve([True, True], [0.1, 0.9]).meta['auc'])
-    scores = class_scores([], [], [18, 20], values=[])
+    scores = class_scores([], [], bins=[18, 20], values=[])
     assert np.isnan(scores['accuracy'][0])
 
 
@@ -138,7 +138,7 @@ def test_nothing_and_one_kind_only():
         (([True], [1.5]), {}, 'galaxy_probability must be between 0 and 1'),
         (([True], [np.nan]), {}, 'galaxy_probability must be between'),
         (([True], [0.5, 0.6]), {}, 'galaxy_probability has 2 values'),
-        (([True], [0.5], [1, 2]), {}, 'bins need values'),
+        (([True], [0.5]), {'bins': [1, 2]}, 'bins need values'),
         (([True], [0.5]), {'errors': 'jackknife'}, 'errors must be'),
         (([True], [0.5]), {'errors': 'bootstrap'}, 'needs images'),
         (

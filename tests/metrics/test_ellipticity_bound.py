@@ -18,9 +18,9 @@ SIZE = (32, 32)
 
 
 def bound_of_one(psf, flux, galaxy, **kwargs):
-    scene = [15.6], [15.2], [flux], [True], [galaxy]
+    scene = {'x': [15.6], 'y': [15.2], 'flux': [flux], 'is_galaxy': [True]}
     kwargs = {'source': 0, 'bkg_error': 30.0, 'size': SIZE} | kwargs
-    return ellipticity_bound(psf, *scene, **kwargs)
+    return ellipticity_bound(psf, **scene, galaxy=[galaxy], **kwargs)
 
 
 def draw(psf, x, y, flux, galaxy):
@@ -78,12 +78,13 @@ def test_scaling():
 
 def test_neighbours():
     galaxy = [0.6, 0.5, 0.5, 0.7, 3.0, 2.0]
-    rows = np.tile(galaxy, (2, 1))
-    options = {'source': 0, 'bkg_error': 30.0, 'size': SIZE, 'effective_gain': np.inf}
+    options = {'bkg_error': 30.0, 'size': SIZE, 'effective_gain': np.inf}
+    options |= {'y': [15.0, 15.0], 'galaxy': np.tile(galaxy, (2, 1))}
 
     def error(distance, kind, *, flux=5e3):
-        scene = [14.0, 14.0 + distance], [15.0, 15.0], [2e4, flux], [True, kind]
-        return np.trace(ellipticity_bound(DEFAULT_SHAPE, *scene, rows, **options))
+        scene = {'x': [14.0, 14.0 + distance], 'flux': [2e4, flux]}
+        scene |= {'is_galaxy': [True, kind]}
+        return np.trace(ellipticity_bound(DEFAULT_SHAPE, 0, **scene, **options))
 
     alone = error(3.0, False, flux=0.0)
     assert error(60.0, False) == pytest.approx(alone, rel=1e-3)
@@ -158,11 +159,14 @@ def test_scatter_of_fits(seed):
     psf = torch.tensor(DEFAULT_SHAPE, dtype=torch.float64)
     found = torch.stack(adaptive_moments(psf, torch.as_tensor(np.array(fits)))[:2], -1)
     true = torch.stack(adaptive_moments(psf, torch.as_tensor(truth[3:]))[:2])
-    scene = truth[:1], truth[1:2], truth[2:3], [True], [truth[3:]]
     cov = ellipticity_bound(
         DEFAULT_SHAPE,
-        *scene,
-        source=0,
+        0,
+        x=truth[:1],
+        y=truth[1:2],
+        flux=truth[2:3],
+        is_galaxy=[True],
+        galaxy=[truth[3:]],
         bkg_error=noise,
         size=SIZE,
         effective_gain=np.inf,

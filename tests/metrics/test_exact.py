@@ -144,7 +144,7 @@ class TestKnownLimits:
         assert_allclose(posterior.x_err, spread, rtol=0.02)
         left = weight[:12].sum() * odds / (1 + odds)
         assert_allclose(
-            posterior.probability_within(2.5, 4.0, 2.5, 5.5), left, atol=5e-3
+            posterior.probability_within((2.5, 4.0, 2.5, 5.5)), left, atol=5e-3
         )
 
 
@@ -197,13 +197,13 @@ class TestOptions:
         whole = self.make(prior)
         named = self.make(prior, region=(-0.5, 11.5, -0.5, 11.5))
         assert whole.probability == named.probability
-        total = whole.probability_within(-1, 12, -1, 12)
+        total = whole.probability_within((-1, 12, -1, 12))
         assert_allclose(total, whole.probability, rtol=1e-12)
         # A circle that is wide enough, and half of the star's own position.
-        assert_allclose(whole.probability_near(5, 6, 20), total, rtol=1e-12)
+        assert_allclose(whole.probability_near(5, 6, radius=20), total, rtol=1e-12)
         width = 0.5 * (whole.x_err + whole.y_err)
         place = whole.x_centroid, whole.y_centroid
-        half = whole.probability_near(*place, 1.177 * width)
+        half = whole.probability_near(*place, radius=1.177 * width)
         # A normal distribution holds half within that; cells are 0.4 widths.
         assert_allclose(half, 0.5 * total, atol=0.06)
 
