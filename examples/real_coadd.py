@@ -170,7 +170,7 @@ def main():
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         report = check(exposures, catalog, arguments.n, rng=rng)
-    print(report.summary())
+    print(report)
     if arguments.plot:
         import matplotlib as mpl
 
