@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Opening FITS files so that whatever is wrong with one is said plainly.
+FITS files: opening with checks of damage, cards, names, WCS.
 """
 
 import bz2
@@ -20,15 +20,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from bliss_astro._checksums import verify_checksums
 from bliss_astro._warnings import collect_warnings, warn
 
-__all__ = [
-    'card_number',
-    'check_file',
-    'file_name',
-    'header_wcs',
-    'list_hdus',
-    'open_fits',
-    'wrong_type',
-]
+__all__ = []
 
 # Whole files are decompressed, so that damage anywhere in one is found.
 _DECOMPRESS = {
@@ -36,32 +28,14 @@ _DECOMPRESS = {
     b'BZh': bz2.decompress,
     b'\xfd7zXZ': lzma.decompress,
 }
-_BLOCK, _CARD = 2880, 80
-_MOST_AXES = 999
-# The cards that say how large an HDU is.
+# Bytes of a block and of a card, and the largest number of axes, by the FITS standard.
+_BLOCK, _CARD, _MAX_AXES = 2880, 80, 999
+# Cards of the size of an HDU.
 _SIZES = ('BITPIX', 'NAXIS', 'PCOUNT', 'GCOUNT', 'ZBITPIX', 'ZNAXIS', 'ZTILE')
 
 
 def card_number(header, name, default=None):
-    """
-    Return the finite number of a header card.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header.
-
-    name : str
-        The card.
-
-    default : float, optional
-        What is returned if the card is absent or holds no number.
-
-    Returns
-    -------
-    number : float or None
-        The number.
-    """
+    """Return the finite number of a header card, or the default without one."""
     try:
         value = header.get(name)
         number = math.nan if isinstance(value, bool) else float(value)
@@ -71,44 +45,14 @@ def card_number(header, name, default=None):
 
 
 def file_name(source):
-    """
-    Return the name of a path or of an open HDU list, for messages.
-
-    Parameters
-    ----------
-    source : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file.
-
-    Returns
-    -------
-    name : str
-        Its name.
-    """
+    """Return the name of a path or of an open HDU list, for messages."""
     if isinstance(source, fits.HDUList):
         return source.filename() or '<HDUList in memory>'
     return str(source)
 
 
 def check_file(path, parameter, kinds):
-    """
-    Refuse text that is no file, by what an argument may be.
-
-    Parameters
-    ----------
-    path : str or `~os.PathLike`
-        The file.
-
-    parameter : str
-        The caller's argument.
-
-    kinds : str
-        What it may be.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError
-        If there is no such file.
-    """
+    """Raise `OSError` if the file of an argument, which may be ``kinds``, is absent."""
     path = Path(path)
     if path.is_dir():
         msg = f'{parameter} must be {kinds}; {str(path)!r} is a folder.'
@@ -119,19 +63,7 @@ def check_file(path, parameter, kinds):
 
 
 def list_hdus(hdus):
-    """
-    Name the HDUs of a file.
-
-    Parameters
-    ----------
-    hdus : `~astropy.io.fits.HDUList`
-        The open file.
-
-    Returns
-    -------
-    text : str
-        Number, name, kind and size of each.
-    """
+    """Return number, name, kind and size of each HDU of an open file, as text."""
     words = []
     for k, hdu in enumerate(hdus):
         shape = getattr(hdu.data, 'shape', None)
@@ -143,28 +75,7 @@ def list_hdus(hdus):
 
 
 def wrong_type(source, parameter, expected, found):
-    """
-    Make the error for a file that is sound but of another kind.
-
-    Parameters
-    ----------
-    source : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file.
-
-    parameter : str
-        The argument that it was given as.
-
-    expected : str
-        What the file should be.
-
-    found : str
-        What it lacks or has instead.
-
-    Returns
-    -------
-    error : `ValueError`
-        To be raised by the caller.
-    """
+    """Make the error for a sound file of another kind, given as ``parameter``."""
     return ValueError(f'{parameter}={file_name(source)!r} is not {expected}: {found}.')
 
 
@@ -235,9 +146,7 @@ class _Decompressed(io.BytesIO):
 
 
 def _checked(file):
-    """
-    Decompress a file, if need be, and check that its headers fit its size.
-    """
+    """Decompress a file, if need be, and check that its headers fit its size."""
     start = file.read(6)
     file.seek(0)
     for magic, decompress in _DECOMPRESS.items():
@@ -260,9 +169,7 @@ def _checked(file):
 
 
 def _read_sizes(file):
-    """
-    Read the numbers of a header that say how large its data are.
-    """
+    """Read the numbers of a header from which the size of its data follows."""
     sizes = {}
     while True:
         block = file.read(_BLOCK)
@@ -280,9 +187,7 @@ def _read_sizes(file):
 
 
 def _whole_number(name, text):
-    """
-    Read a number of a header.
-    """
+    """Read a number of a header."""
     try:
         return int(text)
     except ValueError:
@@ -291,9 +196,7 @@ def _whole_number(name, text):
 
 
 def _check_size(sizes, start, size):
-    """
-    Check that the data of an HDU lie within the file; return where they end.
-    """
+    """Check that the data of an HDU lie within the file; return where they end."""
     shape = _axes(sizes, 'NAXIS')
     n_bytes = abs(sizes.get('BITPIX', 8)) // 8 * sizes.get('GCOUNT', 1)
     n_bytes *= sizes.get('PCOUNT', 0) + (math.prod(shape) if shape else 0)
@@ -319,12 +222,10 @@ def _check_size(sizes, start, size):
 
 
 def _axes(sizes, name):
-    """
-    Return the lengths of the axes.
-    """
+    """Return the lengths of the axes."""
     n_axes = sizes.get(name, 0)
-    if not 0 <= n_axes <= _MOST_AXES:
-        msg = f'{name} is {n_axes}, beyond 0 to {_MOST_AXES}'
+    if not 0 <= n_axes <= _MAX_AXES:
+        msg = f'{name} is {n_axes}, beyond 0 to {_MAX_AXES}'
         raise ValueError(msg)
     lengths = [sizes.get(f'{name}{k + 1}', 0) for k in range(n_axes)]
     if min(lengths, default=0) < 0:
@@ -334,9 +235,7 @@ def _axes(sizes, name):
 
 
 def _load(file):
-    """
-    Open a FITS file and touch all its data, with truncation as an error.
-    """
+    """Open a FITS file and touch all its data, with truncation as an error."""
     # Astropy only warns of a file that ends too early. The warnings are
     # collected rather than raised, because raising would leave it half open.
     with collect_warnings() as texts:
@@ -356,9 +255,7 @@ def _load(file):
 
 
 def _drop_unreadable(hdus, path):
-    """
-    Leave out cards that cannot be parsed, with a warning.
-    """
+    """Leave out cards that cannot be parsed, with a warning."""
     dropped = []
     for hdu in hdus:
         for card in list(hdu.header.cards):

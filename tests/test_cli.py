@@ -542,7 +542,7 @@ def test_detect_in_an_sdss_frame(shared_data, tmp_path, capsys, section, n_pixel
     assert 'sky_centroid' in catalog.colnames
     words = ['detect', str(image), '--band', 'g']
     assert main(words) == 1
-    assert '--band g was asked for' in last_error(capsys)
+    assert '--band g was given' in last_error(capsys)
 
 
 # -- evaluate ----------------------------------------------------------------------

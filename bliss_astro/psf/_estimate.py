@@ -337,7 +337,6 @@ def _result(image, sources, locus, stars, vary):
         'used': used,
         'n_stars': n_stars,
     }
-    residual = stars.stamps - fit.model(stars.stamps.shape[1:])
     return PSFEstimate(
         psf=result,
         # Fluxes depend on the area, the network on the width: the larger of the two.
@@ -345,7 +344,7 @@ def _result(image, sources, locus, stars, vary):
         **numbers,
         stars=star_table(sources, locus, stars, offsets, errors, image),
         stamps=stars.stamps * image.noise,
-        residuals=np.where(stars.bad, np.nan, residual) * image.noise,
+        residuals=np.where(stars.bad, np.nan, stars.residuals) * image.noise,
         central=psf,
     )
 

@@ -13,14 +13,7 @@ from ._profile import integral, profile
 from ._robust_fit import fit_image, fit_stamps, start_fit
 from ._wing_prior import typical_shape
 
-__all__ = [
-    'PHASES',
-    'as_model',
-    'cut_stamps',
-    'fit_phases',
-    'fit_psf',
-    'fit_psf_to_stars',
-]
+__all__ = []
 
 # Relative error of the model by which the brightest star has not all the say.
 _MODEL_ERROR = 0.02

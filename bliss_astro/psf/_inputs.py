@@ -13,19 +13,7 @@ from astropy.nddata import Cutout2D, NDData, StdDevUncertainty
 
 from bliss_astro._messages import first_wrong
 
-__all__ = [
-    'check_beta',
-    'check_ellipticity',
-    'check_number',
-    'check_psf_pixels',
-    'check_radius',
-    'image_of_model',
-    'plain',
-    'positive_numbers',
-    'read_fwhm',
-    'star_positions',
-    'take_apart',
-]
+__all__ = []
 
 # Files and their parts, which `Exposure.read` opens.
 _FILES = (
@@ -145,14 +133,22 @@ def take_apart(data, error, mask, dimensions, *, name='data'):
     return data, bad, error, unit
 
 
+def without_unit(value, name, unit):
+    """Return a value in the unit of the data; a gain in whatever unit it has."""
+    own = getattr(value, 'unit', None)
+    if value is None or own is None:
+        return value
+    if name == 'effective_gain':
+        return value.value
+    if unit is None:
+        msg = f'{name} has the unit {own}, but the image has none'
+        raise ValueError(msg)
+    return value.to_value(unit)
+
+
 def positive_numbers(value, name, shape, unit):
     """Return a positive number or map without its unit, or raise."""
-    if isinstance(value, u.Quantity):
-        if unit is None and name == 'error':
-            msg = f'{name} has the unit {value.unit}, but the data have none'
-            raise ValueError(msg)
-        value = value.to_value(unit) if unit is not None else value.value
-    value = np.asarray(value, float)
+    value = np.asarray(without_unit(value, name, unit), float)
     if value.shape not in ((), shape):
         msg = f'{name} must be a number or have shape {shape}, got {value.shape}'
         raise ValueError(msg)
@@ -166,16 +162,12 @@ def star_positions(positions):
     """Read (x, y) from an array or from a table."""
     names = getattr(positions, 'colnames', None)
     if names is not None:
-        for x_name, y_name in (('x_centroid', 'y_centroid'), ('x', 'y')):
-            if x_name in names and y_name in names:
-                x, y = positions[x_name], positions[y_name]
-                break
-        else:
+        pairs = (('x_centroid', 'y_centroid'), ('x', 'y'))
+        pair = next((pair for pair in pairs if set(pair) <= set(names)), None)
+        if pair is None:
             msg = f'positions must have columns x_centroid and y_centroid, got {names}'
             raise ValueError(msg)
-        x = getattr(x, 'value', x)
-        y = getattr(y, 'value', y)
-        positions = np.column_stack([x, y])
+        positions = np.column_stack([plain(positions[name]) for name in pair])
     positions = np.asarray(positions, float)
     if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
         msg = f'positions must have shape (n, 2), n > 0, got {positions.shape}'

@@ -24,24 +24,7 @@ import math
 
 import torch
 
-__all__ = [
-    'DEFAULT_NORMALIZATION_RADIUS',
-    'DEFAULT_SHAPE',
-    'LOG_AREA',
-    'SHAPE_NAMES',
-    'asinh',
-    'broaden_shape',
-    'describe_shape',
-    'elliptical_radius_squared',
-    'fwhm_of_shape',
-    'mixture_of_shape',
-    'normalization_of_shape',
-    'profile_of_shape',
-    'profile_slope',
-    'profile_with_gradient',
-    'raw_profile',
-    'scale_to_fwhm',
-]
+__all__ = []
 
 SHAPE_NAMES = ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta', 'e1', 'e2')
 

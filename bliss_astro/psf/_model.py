@@ -96,8 +96,7 @@ class PSFModel(ProfileModel):
     and the model is :math:`F\,P(\rho)/I(R)`, where the integral :math:`I` of
     :math:`P` within :math:`\rho < R` is known in closed form.
 
-    The shape parameters are fixed by default, as in the PSF models of
-    photutils: a fit changes ``flux``, ``x_0`` and ``y_0`` alone.
+    The shape is fixed by default, as in photutils: fits change flux and position.
 
     References
     ----------
@@ -168,8 +167,7 @@ class PSFModel(ProfileModel):
         Raises
         ------
         ValueError
-            If ``fwhm`` is not a number of pixels from 1 to 1000: a PSF contains
-            the pixel.
+            If ``fwhm`` is not from 1 to 1000 pixels: a PSF contains the pixel.
 
         Examples
         --------
@@ -359,9 +357,8 @@ class PSFModel(ProfileModel):
 
         Notes
         -----
-        The power law is a Moffat profile of slope beta/2 and scale radius
-        sqrt(beta) sigmap. Where beta is 2.2 or less, GalSim needs it to end
-        somewhere, which is at ten normalisation radii, or 1000 pixels.
+        Where beta is 2.2 or less, GalSim needs the power law to end somewhere, which is
+        at ten normalisation radii, or 1000 pixels.
         """
         import galsim
 

@@ -10,16 +10,7 @@ a unit. `bliss_astro.psf.PSFModel` is the public face, and
 
 import numpy as np
 
-__all__ = [
-    'effective_pixels',
-    'half_maximum_radius',
-    'integral',
-    'profile',
-    'psf_derivatives',
-    'scaled',
-    'squared_radius',
-    'unit_profile',
-]
+__all__ = []
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step
 # too far gives a large residual and not a NaN.

@@ -34,6 +34,11 @@ class StarFit:
     residual: float
 
     @property
+    def residuals(self):
+        """What the fit leaves of the stamps."""
+        return self.stamps - self.fit.model(self.stamps.shape[1:])
+
+    @property
     def places(self):
         """Positions (x, y) on the image, (n, 2)."""
         return self.fit.local[:, 1:3] + self.corner

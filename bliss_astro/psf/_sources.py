@@ -15,14 +15,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 
 from bliss_astro.units import MAD_TO_SIGMA
 
-__all__ = [
-    'TO_FWHM',
-    'Sources',
-    'find_sources',
-    'half_of',
-    'level_of',
-    'measure_at',
-]
+__all__ = []
 
 # Standard deviation in binned pixels of the filter of a level, and the number of
 # levels, each of which halves the resolution.

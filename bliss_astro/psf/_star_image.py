@@ -11,7 +11,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from bliss_astro._warnings import collect_warnings
 from bliss_astro.units import MAD_TO_SIGMA
 
-from ._inputs import take_apart
+from ._inputs import take_apart, without_unit
 
 __all__ = ['StarImage', 'image_of_exposure', 'read_image']
 
@@ -85,8 +85,9 @@ def read_image(
             raise ValueError(msg)
         return image_of_exposure(image)
     data, bad, _, unit = take_apart(image, None, mask, (2,), name='image')
-    plain = {name: _plain(name, given[name], unit) for name in given if name != 'mask'}
-    background, bkg_error = plain['background'], plain['bkg_error']
+    background, bkg_error, gain, saturation = (
+        without_unit(given[name], name, unit) for name in given if name != 'mask'
+    )
     if background is None:
         background = _background(data, bad)
     if bkg_error is None:
@@ -101,7 +102,6 @@ def read_image(
     if not np.all(np.asarray(bkg_error)[... if np.ndim(bkg_error) == 0 else ~bad] > 0):
         msg = f'bkg_error must be > 0 in every good pixel, got {np.min(bkg_error)}'
         raise ValueError(msg)
-    gain = plain['effective_gain']
     return _star_image(
         data,
         bad,
@@ -109,7 +109,7 @@ def read_image(
         bkg_error,
         np.inf if gain is None else gain,
         saturated=None,
-        saturation=plain['saturation'],
+        saturation=saturation,
         unit=unit,
     )
 
@@ -184,16 +184,3 @@ def _noise(residual):
         msg = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
         raise ValueError(msg)
     return noise
-
-
-def _plain(name, value, unit):
-    """Take the unit of the image off."""
-    own = getattr(value, 'unit', None)
-    if value is None or own is None:
-        return value
-    if name == 'effective_gain':
-        return value.value
-    if unit is None:
-        msg = f'{name} has the unit {own}, but image has none'
-        raise ValueError(msg)
-    return value.to_value(unit)

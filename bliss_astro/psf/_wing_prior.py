@@ -15,16 +15,7 @@ from scipy.special import j1
 from ._mixture import DEFAULT_SHAPE
 from ._profile import half_maximum_radius, profile, scaled
 
-__all__ = [
-    'LOOSE_MEAN',
-    'LOOSE_WIDTH',
-    'to_shape',
-    'to_theta',
-    'typical_shape',
-    'wing_prior',
-    'wing_pull',
-    'wing_pull_slopes',
-]
+__all__ = []
 
 # Radii, in units of that of half maximum, at which the profile has a prior.
 _RADII = np.array([0.3, 0.6, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 9.0])

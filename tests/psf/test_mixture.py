@@ -17,10 +17,12 @@ from bliss_astro.psf._mixture import (
     broaden_shape,
     describe_shape,
     elliptical_radius_squared,
+    fwhm_of_shape,
     mixture_of_shape,
     normalization_of_shape,
     profile_of_shape,
     profile_with_gradient,
+    scale_to_fwhm,
 )
 from bliss_astro.simulation._align import align_bilinear
 
@@ -248,3 +250,24 @@ def test_asinh():
     expected = torch.asinh(value.double().clamp(-1e18, 1e18))
     assert_allclose(asinh(value), expected, rtol=2e-7, atol=3e-7)
     assert torch.isnan(asinh(torch.tensor(torch.nan)))
+
+
+def test_fwhm_agrees_with_the_model(generator):
+    shapes = SeeingPrior().sample_batch(20, generator=generator).double()
+    expected = [PSFModel.from_shape(shape.numpy()).fwhm for shape in shapes]
+    # Both are roots found to rounding.
+    assert_allclose(fwhm_of_shape(shapes).numpy(), expected, rtol=1e-6)
+
+
+def test_scaled_profiles_have_the_width_and_keep_their_form(generator):
+    shapes = SeeingPrior().sample_batch(50, generator=generator).double()
+    target = torch.linspace(1.2, 12, 50).double()
+    scaled = scale_to_fwhm(shapes, target)
+    assert_allclose(fwhm_of_shape(scaled).numpy(), target, rtol=1e-6)
+    # Heights, power and ellipticity have no dimension.
+    same = [2, 4, 5, 6, 7]
+    assert torch.equal(scaled[:, same], shapes[:, same])
+    # Without a truncation, areas grow with the square of the lengths.
+    area = [describe_shape(s, radius=float('inf'))[:, 1] for s in (shapes, scaled)]
+    factor = torch.log(target / fwhm_of_shape(shapes))
+    assert_allclose((area[1] - area[0]).numpy(), 2 * factor, atol=2e-3)

@@ -169,7 +169,7 @@ class TestCorrectedFrame:
 
 class TestMismatch:
     def test_band(self, sdss_field):
-        with pytest.raises(ValueError, match="band='g' was asked for"):
+        with pytest.raises(ValueError, match="band='g' was given"):
             Exposure.from_sdss(sdss_field.frame(), band='g')
         with pytest.raises(ValueError, match='band must be one of'):
             Exposure.from_sdss(sdss_field.frame(), band='V')

@@ -10,16 +10,7 @@ import numpy as np
 
 from bliss_astro._fits import card_number, file_name
 
-__all__ = [
-    'BANDS',
-    'FRAME_SHAPE',
-    'band_index',
-    'camera_dark_variance',
-    'camera_gain',
-    'default_psf_parameters',
-    'field_numbers',
-    'name_band',
-]
+__all__ = []
 
 BANDS = ('u', 'g', 'r', 'i', 'z')
 """The bands, in the order of every array of five in an SDSS file."""

@@ -30,6 +30,8 @@ __all__ = ['read_exposure']
 
 # The converter of the camera counts to 2**16 - 1, soft bias included.
 _ADC_LIMIT = 65535.0
+# Reference pixel (x, y) of a whole frame, counted from 1.
+_REFERENCE_PIXEL = (1024.75, 744.75)
 # What `Exposure.read` may state of an SDSS image: arguments of `read_exposure`, and
 # changes of its exposure.
 _OPTIONS = ('band', 'fpm', 'tsfield', 'photofield', 'background', 'noise', 'bad_planes')
@@ -121,9 +123,7 @@ def read_exposure(
     if noise not in ('model', 'measure'):
         msg = f"noise must be 'model' or 'measure'; got {noise!r}."
         raise ValueError(msg)
-    image = read_image(frame)
-    _check_band(image, band)
-    _check_whole(image)
+    image = _read_checked(frame, band)
     files = _Files(image, psfield, tsfield, photofield)
     scale, scale_source = files.calibration()
     gain, gain_source = files.ccd('gain', camera_gain)
@@ -134,21 +134,17 @@ def read_exposure(
     dead = ~(np.isfinite(scale) & (scale > 0))
     mask[:, dead] = True
     scale = np.where(dead, np.median(scale[~dead]), scale)
-
+    data, subtracted = image.data, np.float32(0)
     if isinstance(image, Frame):
-        data, subtracted = image.data, image.sky()
+        subtracted = image.sky()
     else:
-        data = image.data * scale.astype(np.float32)
-        subtracted = np.float32(0)
+        data = data * scale.astype(np.float32)
     left, background_source = _background(
         image, files, data, scale, mask | saturated, background
     )
     counts = np.maximum(subtracted + left / scale, 0)
     bkg_error = (scale * np.sqrt(counts / gain + dark_variance)).astype(np.float32)
-    meta = {
-        'survey': 'SDSS',
-        **{name: getattr(image, name) for name in ('run', 'camcol', 'field', 'band')},
-        'date_obs': str(image.header.get('DATE-OBS', '')),
+    meta = _field_meta(image) | {
         'gain': gain,
         'gain_source': gain_source,
         'dark_variance': dark_variance,
@@ -177,6 +173,32 @@ def read_exposure(
     if background_source != 'measured':
         return exposure
     return exposure.replace(background_error=estimate_background_error(exposure))
+
+
+def _read_checked(frame, band):
+    """Read an image that is in the band, if one is given; warn of odd cut-outs."""
+    image = read_image(frame)
+    if band is not None and band_index(band) != band_index(image.band):
+        msg = f'band={band!r} was given, but {image.file!r} is in band {image.band!r}.'
+        raise ValueError(msg)
+    if image.data.shape == FRAME_SHAPE or image.wcs is None:
+        return image
+    # The coordinates of a cut-out may have been left as those of the whole frame.
+    if np.abs(image.wcs.wcs.crpix - _REFERENCE_PIXEL).max() < 0.5:
+        msg = (
+            f'{image.file!r} has shape {image.data.shape} with the reference pixel of '
+            f'a whole frame of {FRAME_SHAPE}: unless it was cut from the corner, its '
+            'sky positions and its place in the field are wrong.'
+        )
+        warn(msg)
+    return image
+
+
+def _field_meta(image):
+    """Return the meta of an exposure that identify its image."""
+    names = ('run', 'camcol', 'field', 'band')
+    meta = {'survey': 'SDSS'} | {name: getattr(image, name) for name in names}
+    return meta | {'date_obs': str(image.header.get('DATE-OBS', ''))}
 
 
 class _Files:
@@ -332,16 +354,6 @@ def _read_mask(image, fpm, bad_planes):
     return planes.combine(bad_planes), planes.combine(saturated)
 
 
-def _check_band(image, band):
-    """Check the band that was asked for against the image's own."""
-    if band is not None and band_index(band) != band_index(image.band):
-        msg = (
-            f'band={band!r} was asked for, but frame={image.file!r} is in band '
-            f'{image.band!r}.'
-        )
-        raise ValueError(msg)
-
-
 def _check_field(image, name, record):
     """Check that a companion file is of the image's own field; -1 is unknown."""
     wanted, found = (
@@ -355,20 +367,6 @@ def _check_field(image, name, record):
             f'{"-".join(map(str, wanted))}.'
         )
         raise ValueError(msg)
-
-
-def _check_whole(image):
-    """Warn of a cut-out whose coordinates were left as those of the whole frame."""
-    if image.data.shape == FRAME_SHAPE or image.wcs is None:
-        return
-    x, y = image.wcs.wcs.crpix
-    if abs(x - 1024.75) < 0.5 and abs(y - 744.75) < 0.5:
-        msg = (
-            f'{image.file!r} has shape {image.data.shape} with the reference pixel of '
-            f'a whole frame of {FRAME_SHAPE}: unless it was cut from the corner, its '
-            'sky positions and its place in the field are wrong.'
-        )
-        warn(msg)
 
 
 def _read_open(hdus, given):

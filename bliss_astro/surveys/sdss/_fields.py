@@ -14,14 +14,7 @@ from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._camera import band_index, default_psf_parameters, field_numbers
 
-__all__ = [
-    'CCD_COLUMNS',
-    'PSF_COLUMNS',
-    'PhotoField',
-    'TsField',
-    'field_prior',
-    'read_table',
-]
+__all__ = []
 
 # Columns of the analytic PSF in the files, and those that every file has.
 PSF_COLUMNS = tuple(

@@ -14,13 +14,7 @@ from bliss_astro._warnings import warn
 
 from ._camera import BANDS, field_numbers, name_band
 
-__all__ = [
-    'CorrectedFrame',
-    'Frame',
-    'looks_like_fpc',
-    'looks_like_frame',
-    'read_image',
-]
+__all__ = []
 
 # Seconds for which the sky crosses a CCD.
 _EXPOSURE_TIME = 53.907456
