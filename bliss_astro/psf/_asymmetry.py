@@ -2,9 +2,9 @@
 """
 Asymmetry of PSFs: coma and trefoil, which no ellipse has.
 
-Where a camera's PSF has a lobe on one side, bright stars seem to have faint
-companions there.  The first and third harmonics of the light in a ring around the
-core say where, and how much of the flux it is.
+Where a camera's PSF has a lobe on one side, bright stars seem to have faint companions
+there.  The first and third harmonics of the light in a ring around the core give its
+direction and its share of the flux.
 """
 
 import math
@@ -12,15 +12,15 @@ import math
 import numpy as np
 import torch
 
-__all__ = ['asymmetry_of_image']
+__all__ = []
 
 # The ring in which the harmonics are measured, in FWHM.
-RING = (0.75, 2.5)
+_RING = (0.75, 2.5)
 
 
 def asymmetry_of_image(image, fwhm, x=None, y=None):
     """
-    First and third harmonics of the light in a ring around a PSF's core.
+    Compute the first and third harmonics of the light around a PSF's core.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def asymmetry_of_image(image, fwhm, x=None, y=None):
     r = torch.hypot(dx, dy) / fwhm[:, None, None]
     # Soft edges, a third of a pixel wide, so that no pixel jumps in or out.
     soft = 3 * fwhm[:, None, None]
-    ring = torch.sigmoid(soft * (r - RING[0])) * torch.sigmoid(soft * (RING[1] - r))
+    ring = torch.sigmoid(soft * (r - _RING[0])) * torch.sigmoid(soft * (_RING[1] - r))
     theta = torch.atan2(dy, dx)
     light = image * ring
     parts = [
@@ -61,13 +61,13 @@ def asymmetry_of_image(image, fwhm, x=None, y=None):
 
 def lobe_kernel(share, distance, angle, width, size):
     """
-    Kernel that moves some of the light into Gaussian lobes.
+    Compute a kernel that moves some of the light into Gaussian lobes.
 
     Parameters
     ----------
     share, distance, angle, width : tensor ``(B, L)``
-        Of each lobe: its share of the flux, place (pixels, radians) and standard
-        deviation in pixels.
+        Share of the flux, place (pixels, radians) and standard deviation in pixels of
+        each lobe.
 
     size : tuple of int
         ``(ny, nx)`` of the images that it will be applied to.
@@ -92,20 +92,9 @@ def lobe_kernel(share, distance, angle, width, size):
 
 def core_centre(image, fwhm):
     """
-    Centroid of a PSF's core under a window so narrow that lobes do not pull.
+    Centroid (x, y) of a PSF's core, in pixels.
 
-    Parameters
-    ----------
-    image : 2D array
-        Of any flux.
-
-    fwhm : float
-        Full width at half maximum in pixels.
-
-    Returns
-    -------
-    x, y : float
-        Pixels.
+    The window is so narrow that lobes do not pull; ``image`` is 2D of any flux.
     """
     y, x = (float(v) for v in np.unravel_index(np.argmax(image), image.shape))
     grid_y, grid_x = np.indices(image.shape)
@@ -114,36 +103,17 @@ def core_centre(image, fwhm):
         square = (grid_x - x) ** 2 + (grid_y - y) ** 2
         window = image * np.exp(-square / (2 * variance))
         total = window.sum()
-        # Of a core as wide as the window, the mean is half of the way there.
+        # For a core as wide as the window, the mean is half of the way there.
         x += 2 * ((grid_x - x) * window).sum() / total
         y += 2 * ((grid_y - y) * window).sum() / total
     return x, y
 
 
 def asymmetry_of_psf(image, fwhm):
-    """
-    Asymmetry of one image of a PSF, around the centroid of its core.
-
-    Parameters
-    ----------
-    image : 2D array
-        Of any flux.
-
-    fwhm : float
-        Full width at half maximum in pixels.
-
-    Returns
-    -------
-    asymmetry : array ``(4,)``
-        As of `asymmetry_of_image`.
-    """
+    """Asymmetry (4,) of an image of a PSF around its core; see `asymmetry_of_image`."""
     size = max(image.shape)
     square = np.zeros((size, size))
     square[: image.shape[0], : image.shape[1]] = image / image.sum()
     place = core_centre(square, fwhm)
-    value = asymmetry_of_image(
-        torch.from_numpy(square)[None],
-        torch.tensor([float(fwhm)], dtype=torch.float64),
-        *(torch.tensor([v], dtype=torch.float64) for v in place),
-    )
-    return value[0].numpy()
+    numbers = torch.tensor([float(fwhm), *place], dtype=torch.float64)[:, None]
+    return asymmetry_of_image(torch.from_numpy(square)[None], *numbers)[0].numpy()

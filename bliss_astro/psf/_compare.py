@@ -22,7 +22,7 @@ _THRESHOLD, _MIN_SNR = 15.0, 25.0
 # Differences of the widths, as logarithms, from which a PSF of 10 % too much or too
 # little is recognised with its error, and their significance.
 _MIN_DIFFERENCE, _SIGNIFICANT = 0.06, 3.0
-# Stars that make a difference believable: galaxies are broader than the PSF, and
+# Stars that make a difference credible: galaxies are broader than the PSF, and
 # nothing is narrower. Scatter of the widths of what may be stars.
 _MIN_STARS, _MIN_STARS_BROADER, _MAX_SCATTER = 3, 5, 0.06
 # Height of the drawn stars in units of the noise, far above it.
@@ -164,7 +164,7 @@ def _finding(log_ratio, log_error, scatter, n, fwhm):
     """Finding that the widths differ, or an empty string."""
     if abs(log_ratio) < max(_MIN_DIFFERENCE, _SIGNIFICANT * log_error):
         return ''
-    # A large difference is believed with more scatter: undersampled, ratios vary.
+    # A large difference is credible with more scatter: undersampled, ratios vary.
     scattered = scatter > max(_MAX_SCATTER, log_ratio / 2)
     if log_ratio > 0 and (scattered or n < _MIN_STARS_BROADER):
         return ''

@@ -15,7 +15,7 @@ from ._wing_prior import typical_shape
 
 __all__ = []
 
-# Relative error of the model by which the brightest star has not all the say.
+# Relative error of the model, so that the brightest star does not outvote the others.
 _MODEL_ERROR = 0.02
 # Side of the smallest image that can be fitted.
 _MIN_SIDE = 5

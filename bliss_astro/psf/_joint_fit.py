@@ -45,8 +45,8 @@ _DAMPING, _MAX_DAMPING, _MIN_DAMPING = 1e-3, 1e10, 1e-12
 _LARGEST_STEP, _CONVERGED_STEP = 1.0, 1e-5
 # Relative decrease of chi2 at which a long fit ends.
 _TOLERANCE = 1e-9
-# Entries of theta that a star may have for itself: log size and ellipticity.
-_OWN = [0, 6, 7]
+# Entries of theta that are estimated for each star: log size and ellipticity.
+_OWN_ENTRIES = [0, 6, 7]
 
 
 def _shape_jacobian(theta, shape):
@@ -271,10 +271,10 @@ def own_shapes(fit, stamps, weights):
     Returns
     -------
     offsets, errors : (n, 3) array
-        Of log size, e1 and e2; an error is infinite where nothing is known.
+        Log size, e1 and e2 of each star; an error is infinite where nothing is known.
     """
     residual, shared, local = _linearise(fit, stamps, weights, with_background=True)
-    own = shared[..., _OWN]
+    own = shared[..., _OWN_ENTRIES]
     own_t, local_t = own.transpose(0, 2, 1), local.transpose(0, 2, 1)
     cross, square = own_t @ local, local_t @ local
     width = np.square(np.broadcast_to(fit.background_width, len(stamps)))

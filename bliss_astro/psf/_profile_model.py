@@ -21,13 +21,14 @@ from ._profile import psf_derivatives, unit_profile
 
 __all__ = ['ProfileModel']
 
-_TINY = float(np.finfo(np.float32).tiny)
+# Lower bound of lengths for fitters, above zero.
+_MIN_LENGTH = float(np.finfo(np.float32).tiny)
 
 
 def _shape_parameter(name, description, *, closed=False, validator=None):
     """Parameter of the shape, above zero (or from zero on), fixed by default."""
     ellipticity = name in ('e1', 'e2')
-    bounds = (-0.7, 0.7) if ellipticity else (0.0 if closed else _TINY, None)
+    bounds = (-0.7, 0.7) if ellipticity else (0.0 if closed else _MIN_LENGTH, None)
     parameter = Parameter(
         default=DEFAULT_SHAPE[SHAPE_NAMES.index(name)],
         bounds=bounds,

@@ -81,7 +81,7 @@ def read_psf(
         If the file is absent, damaged or no FITS file.
 
     TypeError, ValueError
-        If it describes no PSF; the message says what can be given.
+        If it describes no PSF; the message lists what can be given.
 
     Examples
     --------

@@ -35,7 +35,7 @@ class StarFit:
 
     @property
     def residuals(self):
-        """What the fit leaves of the stamps."""
+        """Residuals of the stamps in units of the noise, (n, rows, columns)."""
         return self.stamps - self.fit.model(self.stamps.shape[1:])
 
     @property

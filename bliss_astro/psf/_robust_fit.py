@@ -106,8 +106,8 @@ def fit_stamps(
             pull = (stamps - model) * weights
             used, share = _belongs(fit, pull, weights > 0, begun, measurable)
             weights = weights * share
-        # Those left out keep a say in their own position and flux alone, so that
-        # they can come back when the shape is better known.
+        # Rejected stars determine their own position and flux alone, so that they can
+        # come back when the shape is better known.
         weights[~used] *= _REJECTED_WEIGHT
         weights[~measurable] = 0.0
         # Weights change from round to round: only the last is worth a long fit.

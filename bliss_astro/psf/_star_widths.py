@@ -20,8 +20,8 @@ __all__ = ['excess_scatter', 'fit_variation', 'shape_errors', 'smooth_trend']
 
 # Median of the square of a normal number.
 _MEDIAN_SQUARE = 0.455
-# Stars from which a variation is looked for, by itself and where it is asked for,
-# and stars per term of the polynomial.
+# Stars for a fit of the variation, by itself and where vary is True, and stars per
+# term of the polynomial.
 _MIN_STARS, _MIN_STARS_FORCED, _STARS_PER_TERM = 60, 10, 8
 # Chance of so large an improvement without variation.
 _MAX_CHANCE = 1e-4
@@ -195,7 +195,7 @@ def shape_errors(fit, stamps, weights, *, photon=0.0):
     Returns
     -------
     noise, misfit : (2,) array
-        Of the width and of the area.
+        Relative errors of the width and of the area.
     """
     radius = half_maximum_radius(fit.shape)
     noise = np.sqrt(_variances(fit, radius) * _core_scale(fit, stamps, weights, radius))

@@ -156,7 +156,7 @@ class ShapeSplines:
 
     def __call__(self, xs, ys):
         """Return the shapes on a grid of places, (len(ys), len(xs), 8)."""
-        # Splines want their arguments sorted.
+        # Splines need their arguments sorted.
         xs, order_x = np.unique(xs, return_inverse=True)
         ys, order_y = np.unique(ys, return_inverse=True)
         theta = np.stack([spline(ys, xs) for spline in self._splines], axis=-1)

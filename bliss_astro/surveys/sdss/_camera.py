@@ -127,7 +127,7 @@ def camera_dark_variance(camcol, band, *, run=None):
     Notes
     -----
     The ``psField`` files of some DR7 reductions keep the early values for
-    camera column 4 also in later runs. What a field's own file says comes
+    camera column 4 also in later runs. Numbers of a field's own file come
     first wherever this package has one.
 
     Examples

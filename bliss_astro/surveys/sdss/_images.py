@@ -107,7 +107,7 @@ class Frame(_Image):
         Returns
         -------
         counts : float32 `~numpy.ndarray`, shape (ny, nx)
-            What the camera counted in each pixel, bias taken off. Times the
+            Counts of the camera in each pixel, bias taken off. Times the
             gain, this is the mean and the variance of a pixel's electrons.
         """
         return self.data / self.calibration[np.newaxis, :] + self.sky()

@@ -20,7 +20,7 @@ The planes whose pixels do not hold what the sky sent.
 ``INTERP`` (dead columns, bleed trails and cosmic rays that the pipeline filled
 in from their neighbours), ``SATUR``, ``CR`` (cosmic rays) and ``GHOST``. Not
 among them are ``NOTCHECKED``, good pixels along the border and around the
-brightest stars in which the survey did not search, and the planes that say where
+brightest stars in which the survey did not search, and the planes that show where
 it found something (``OBJECT``, ``BRIGHTOBJECT``, ``BINOBJECT``, ``CATOBJECT``,
 ``SUBTRACTED``).
 """
@@ -43,7 +43,7 @@ class FieldMask:
         column (inclusive), in 0-based pixels of the frame.
 
     run, camcol, field : int
-        The field, -1 where the file does not say.
+        The field, -1 where the file does not state it.
 
     file : str
         The name of the file.
