@@ -237,13 +237,13 @@ def test_sky_left_in(sky, noise, rng):
 
 @pytest.mark.parametrize('beta', [1.2, 1.5, 2.0, 2.5, 4.765])
 @pytest.mark.parametrize('fwhm', [1.5, 3.0, 6.0, 10.0])
-@pytest.mark.parametrize('side', [11, 25, 51, 101])
-def test_wings_are_no_sky(beta, fwhm, side):
-    yy, xx = np.mgrid[:side, :side] - side // 2
+def test_wings_are_no_sky(beta, fwhm):
     core = fwhm / 2 / np.sqrt(2 ** (1 / beta) - 1)
-    image = (1 + (xx**2 + yy**2) / core**2) ** -beta
-    if side > 1.5 * fwhm:
-        np.testing.assert_array_equal(read_psf(image), image)
+    for side in (11, 25, 51, 101):
+        yy, xx = np.mgrid[:side, :side] - side // 2
+        image = (1 + (xx**2 + yy**2) / core**2) ** -beta
+        if side > 1.5 * fwhm:
+            np.testing.assert_array_equal(read_psf(image), image)
 
 
 def test_real_images_have_no_sky(shared_data):

@@ -25,8 +25,35 @@ CCD_COLUMNS = ('gain', 'dark_variance', 'psf_width')
 _CORE_RANGE = (0.5, 6.0)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class TsField:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class FieldRecord:
+    """Numbers of one field, or of one field a row, that all files have."""
+
+    run: int
+    camcol: int
+    field: int
+    sky: np.ndarray
+    gain: np.ndarray
+    dark_variance: np.ndarray
+    psf_width: np.ndarray
+    file: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PSFRecord(FieldRecord):
+    """Numbers of fields with the analytic PSF."""
+
+    psf_sigma1: np.ndarray
+    psf_sigma2: np.ndarray
+    psf_b: np.ndarray
+    psf_sigmap: np.ndarray
+    psf_p0: np.ndarray
+    psf_beta: np.ndarray
+    is_default: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TsField(FieldRecord):
     """
     Photometric calibration of one field of DR7 and before.
 
@@ -56,19 +83,11 @@ class TsField:
         The name of the file.
     """
 
-    run: int
-    camcol: int
-    field: int
     aa: np.ndarray
     kk: np.ndarray
     airmass: np.ndarray
-    gain: np.ndarray
-    dark_variance: np.ndarray
-    sky: np.ndarray
     saturation_level: np.ndarray
-    psf_width: np.ndarray
     exposure_time: float
-    file: str
 
     def __repr__(self):
         return f'<TsField {self.run}-{self.camcol}-{self.field}>'
@@ -133,8 +152,8 @@ class TsField:
         return dataclasses.replace(field, sky=sky)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class PhotoField:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PhotoField(PSFRecord):
     """
     Parameters of many fields, one row per field.
 
@@ -174,25 +193,10 @@ class PhotoField:
         The name of the file.
     """
 
-    run: np.ndarray
-    camcol: np.ndarray
-    field: np.ndarray
-    sky: np.ndarray
     sky_nmgy: np.ndarray
-    gain: np.ndarray
-    dark_variance: np.ndarray
     nmgy_per_count: np.ndarray
     saturation_level: np.ndarray
     airmass: np.ndarray
-    psf_width: np.ndarray
-    psf_sigma1: np.ndarray
-    psf_sigma2: np.ndarray
-    psf_b: np.ndarray
-    psf_p0: np.ndarray
-    psf_beta: np.ndarray
-    psf_sigmap: np.ndarray
-    is_default: np.ndarray
-    file: str
 
     def __len__(self):
         return len(self.field)

@@ -10,7 +10,7 @@ import numpy as np
 from bliss_astro._fits import file_name, open_fits, wrong_type
 
 from ._camera import BANDS, band_index, default_psf_parameters, field_numbers
-from ._fields import CCD_COLUMNS, PSF_COLUMNS, read_table
+from ._fields import CCD_COLUMNS, PSF_COLUMNS, PSFRecord, read_table
 
 __all__ = ['PsField']
 
@@ -33,8 +33,8 @@ class KLBasis:
         return f'<KLBasis {n} eigen-images of {ny} x {nx} px>'
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class PsField:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PsField(PSFRecord):
     """
     The PSF and the image parameters of one SDSS field in five bands.
 
@@ -71,24 +71,9 @@ class PsField:
         The name of the file.
     """
 
-    run: int
-    camcol: int
-    field: int
     kl: dict
-    sky: np.ndarray
-    gain: np.ndarray
-    dark_variance: np.ndarray
-    psf_width: np.ndarray
-    psf_sigma1: np.ndarray
-    psf_sigma2: np.ndarray
-    psf_b: np.ndarray
-    psf_p0: np.ndarray
-    psf_beta: np.ndarray
-    psf_sigmap: np.ndarray
     status: np.ndarray
     psp_status: int
-    is_default: np.ndarray
-    file: str
 
     def __repr__(self):
         widths = ' '.join(
