@@ -4,6 +4,7 @@ Images in units of their noise, for the search for stars.
 """
 
 import dataclasses
+import types
 
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
@@ -57,94 +58,55 @@ class StarImage:
         return apart < 1.5 * sources.width + 1.5
 
 
-def read_image(
-    image,
-    *,
-    background=None,
-    bkg_error=None,
-    effective_gain=None,
-    mask=None,
-    saturation=None,
-):
+def read_image(image, *, mask=None, **given):
     """Make a `StarImage` of an exposure, or of an image and its properties."""
-    given = {
-        'background': background,
-        'bkg_error': bkg_error,
-        'effective_gain': effective_gain,
-        'mask': mask,
-        'saturation': saturation,
-    }
     # Exposures are made below this folder, and so known by their properties alone.
     if hasattr(image, 'bkg_error') and hasattr(image, 'saturated'):
-        twice = [name for name, value in given.items() if value is not None]
-        if twice:
-            msg = (
-                f'{twice[0]} was given although image is an exposure, which carries '
-                'its own; change it there with replace()'
-            )
-            raise ValueError(msg)
+        for name, value in {**given, 'mask': mask}.items():
+            if value is not None:
+                msg = (
+                    f'{name} was given although image is an exposure, which carries '
+                    'its own; change it there with replace()'
+                )
+                raise ValueError(msg)
         return image_of_exposure(image)
     data, bad, _, unit = take_apart(image, None, mask, (2,), name='image')
-    background, bkg_error, gain, saturation = (
-        without_unit(given[name], name, unit) for name in given if name != 'mask'
-    )
-    if background is None:
-        background = _background(data, bad)
-    if bkg_error is None:
-        bkg_error = _noise((data - background)[~bad])
-    for name, value in (('background', background), ('bkg_error', bkg_error)):
-        if np.shape(value) not in ((), data.shape):
-            msg = (
-                f'{name} must be a number or have shape {data.shape}, got '
-                f'{np.shape(value)}'
-            )
+    values = {name: without_unit(value, name, unit) for name, value in given.items()}
+    if values['background'] is None:
+        values['background'] = _background(data, bad)
+    if values['bkg_error'] is None:
+        values['bkg_error'] = _noise((data - values['background'])[~bad])
+    for name in ('background', 'bkg_error'):
+        shape = np.shape(values[name])
+        if shape not in ((), data.shape):
+            msg = f'{name} must be a number or have shape {data.shape}, got {shape}'
             raise ValueError(msg)
-    if not np.all(np.asarray(bkg_error)[... if np.ndim(bkg_error) == 0 else ~bad] > 0):
-        msg = f'bkg_error must be > 0 in every good pixel, got {np.min(bkg_error)}'
+    error = np.broadcast_to(values['bkg_error'], data.shape)[~bad]
+    if not np.all(error > 0):
+        msg = f'bkg_error must be > 0 in every good pixel, got {np.min(error)}'
         raise ValueError(msg)
-    return _star_image(
-        data,
-        bad,
-        background,
-        bkg_error,
-        np.inf if gain is None else gain,
-        saturated=None,
-        saturation=saturation,
-        unit=unit,
-    )
+    values |= {'data': data, 'mask': bad, 'saturated': np.zeros(data.shape, bool)}
+    return image_of_exposure(types.SimpleNamespace(unit=unit, **values))
 
 
 def image_of_exposure(exposure):
-    """Return the `StarImage` of an exposure."""
-    return _star_image(
-        exposure.data,
-        exposure.mask,
-        exposure.background,
-        exposure.bkg_error,
-        exposure.effective_gain,
-        saturated=exposure.saturated,
-        saturation=exposure.saturation,
-        unit=exposure.unit,
-    )
-
-
-def _star_image(data, bad, background, bkg_error, gain, *, saturated, saturation, unit):
-    """Divide by the noise and find what is saturated."""
-    noise = float(np.median(np.asarray(bkg_error, float)))
+    """Return the `StarImage` of an exposure: its pixels over their noise."""
+    data, sky = exposure.data, exposure.background
+    noise = float(np.median(np.asarray(exposure.bkg_error, float)))
+    full = exposure.saturated.copy()
     with np.errstate(invalid='ignore', over='ignore', divide='ignore'):
-        pull = (np.asarray(data, float) - background) / bkg_error
-        full = np.zeros(data.shape, bool) if saturated is None else saturated.copy()
-        if saturation is not None:
-            full |= data >= saturation
-    bad = bad | ~np.isfinite(pull)
-    pull = np.where(bad, 0, pull).astype(np.float32)
-    level = _plateau(data, bad)
-    if level is not None:
-        with np.errstate(invalid='ignore'):
-            sky = np.asarray(background, float)
+        pull = (np.asarray(data, float) - sky) / exposure.bkg_error
+        if exposure.saturation is not None:
+            full |= data >= exposure.saturation
+        bad = exposure.mask | ~np.isfinite(pull)
+        level = _plateau(data, bad)
+        if level is not None:
+            sky = np.asarray(sky, float)
             full |= ~bad & (data - sky >= _LINEAR_SHARE * (level - sky))
-    photon = 1 / (float(np.median(np.asarray(gain, float))) * noise)
-    return StarImage(pull, bad, noise, photon, full, unit)
+    pull = np.where(bad, 0, pull).astype(np.float32)
+    gain = exposure.effective_gain
+    photon = 0.0 if gain is None else 1 / (float(np.median(gain)) * noise)
+    return StarImage(pull, bad, noise, photon, full, exposure.unit)
 
 
 def _plateau(data, bad):

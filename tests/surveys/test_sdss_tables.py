@@ -129,7 +129,7 @@ class TestPhotoObj:
         with pytest.raises(ValueError, match='HDU 1 is not a table'):
             sdss.read_photoobj(sdss_field.frame())
         path = sdss_field.write([fits.PrimaryHDU()], 'alone.fits')
-        with pytest.raises(ValueError, match='it has no table'):
+        with pytest.raises(ValueError, match='HDU 1 is not a table'):
             sdss.read_photoobj(path)
         table = fits.BinTableHDU(Table({'RA': [1.0]}))
         path = sdss_field.write([fits.PrimaryHDU(), table], 'other.fits')

@@ -19,25 +19,18 @@ from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 __all__ = ['read_photoobj', 'stripe82_columns']
 
-# Columns of the empty table of a field without objects: name, dtype, shape.
-_EMPTY = (
-    ('OBJID', 'U19', ()),
-    ('RUN', 'i2', ()),
-    ('CAMCOL', 'u1', ()),
-    ('FIELD', 'i2', ()),
-    ('ID', 'i2', ()),
-    ('OBJC_TYPE', 'i4', ()),
-    ('RA', 'f8', ()),
-    ('DEC', 'f8', ()),
-    ('ROWC', 'f4', (5,)),
-    ('COLC', 'f4', (5,)),
-    ('PSFFLUX', 'f4', (5,)),
-    ('PSFFLUX_IVAR', 'f4', (5,)),
-    ('MODELFLUX', 'f4', (5,)),
-    ('MODELFLUX_IVAR', 'f4', (5,)),
-    ('CMODELFLUX', 'f4', (5,)),
-    ('THING_ID', 'i4', ()),
-)
+# Columns of the empty table of a field without objects, by type.
+_EMPTY = {
+    'U19': ('OBJID',),
+    'i2': ('RUN', 'FIELD', 'ID'),
+    'u1': ('CAMCOL',),
+    'i4': ('OBJC_TYPE', 'THING_ID'),
+    'f8': ('RA', 'DEC'),
+    '5f4': (
+        *('ROWC', 'COLC', 'PSFFLUX', 'PSFFLUX_IVAR'),
+        *('MODELFLUX', 'MODELFLUX_IVAR', 'CMODELFLUX'),
+    ),
+}
 _NEEDED = {'OBJC_TYPE', 'RA', 'DEC', 'ROWC', 'COLC', 'PSFFLUX'}
 
 _STRIPE82 = (
@@ -103,31 +96,17 @@ def read_photoobj(photoobj):
     """
     with open_fits(photoobj, 'photoobj') as hdus:
         header = hdus[0].header
-        if len(hdus) < 2:
-            raise wrong_type(
-                photoobj, 'photoobj', 'an SDSS photoObj file', 'it has no table'
-            )
-        columns = getattr(hdus[1], 'columns', None)
-        if columns is None:
-            # The survey writes an empty image where a field has no objects.
-            if hdus[1].data is not None or 'POBJ_VER' not in header:
-                raise wrong_type(
-                    photoobj,
-                    'photoobj',
-                    'an SDSS photoObj file',
-                    'HDU 1 is not a table',
-                )
-            objects = _empty_table()
-        elif not set(columns.names) >= _NEEDED:
+        columns = getattr(hdus[1], 'columns', None) if len(hdus) > 1 else None
+        found = ''
+        if columns is not None:
             missing = ', '.join(sorted(_NEEDED - set(columns.names))[:3])
-            raise wrong_type(
-                photoobj,
-                'photoobj',
-                'an SDSS photoObj file',
-                f'its table lacks {missing}',
-            )
-        else:
-            objects = Table(hdus[1].data)
+            found = f'its table lacks {missing}' if missing else ''
+        elif len(hdus) < 2 or hdus[1].data is not None or 'POBJ_VER' not in header:
+            found = 'HDU 1 is not a table'
+        if found:
+            raise wrong_type(photoobj, 'photoobj', 'an SDSS photoObj file', found)
+        # The survey writes an empty image where a field has no objects.
+        objects = _empty_table() if columns is None else Table(hdus[1].data)
         objects['x'] = np.asarray(objects['COLC'], dtype=float) - 0.5
         objects['y'] = np.asarray(objects['ROWC'], dtype=float) - 0.5
         objects.meta = _meta(header)
@@ -143,7 +122,7 @@ def read_photoobj(photoobj):
 def _empty_table():
     """Make a typed table without rows."""
     return Table(
-        {name: np.empty((0, *shape), dtype=dtype) for name, dtype, shape in _EMPTY}
+        {name: np.empty(0, dtype) for dtype, names in _EMPTY.items() for name in names}
     )
 
 
