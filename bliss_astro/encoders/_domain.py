@@ -47,7 +47,7 @@ class Domain:
         trained for no other.
 
     psf_features : tuple of two tuples of 8 float, or None
-        Lowest and highest features of PSFs (`~bliss_astro.psf.describe_shape`), to
+        Lowest and highest features of PSFs (``describe_shape``), to
         which those of an image are clipped before the network sees them.
 
     psf_error, background_error : float

@@ -73,7 +73,7 @@ class EncoderInputs:
         NPE paper; `None` where there are only stars.
 
     description : tensor ``(B, 8, h, w)`` or None
-        `~bliss_astro.psf.describe_shape` of ``psf``, where it was computed
+        ``describe_shape`` of ``psf``, where it was computed
         before; a large map is described on a coarser grid.
 
     psf_error : tensor ``(B, 1, h, w)`` or None
@@ -83,7 +83,7 @@ class EncoderInputs:
         Stated error of the background in units of the noise; `None` for 0.05.
 
     asymmetry : tensor ``(B, 4, h, w)`` or None
-        Coma and trefoil of the PSF, `~bliss_astro.psf.asymmetry_of_image`; `None`
+        Coma and trefoil of the PSF, ``asymmetry_of_image``; `None`
         for a symmetric PSF.
     """
 

@@ -97,7 +97,7 @@ class PSFExPSF(VaryingPSF):
         image : (rows, columns) array
             In steps of ``sampling`` pixels.
         """
-        u, v = self._scaled(x + self.origin[0], y + self.origin[1])
+        u, v = self._scaled(x, y)
         terms = [u**i * v**j for i, j in _powers(self.degree)]
         return np.tensordot(terms, self.basis, 1)
 
@@ -150,16 +150,18 @@ class PSFExPSF(VaryingPSF):
         if 'splines' not in self._cache:
             nodes = np.linspace(-0.5, 0.5, _N_NODES)
             self._cache['splines'] = ShapeSplines(nodes, nodes, self._fit_nodes(nodes))
-        u, v = self._scaled(
-            np.atleast_1d(xs) + self.origin[0], np.atleast_1d(ys) + self.origin[1]
+        return self._cache['splines'](
+            *self._scaled(np.atleast_1d(xs), np.atleast_1d(ys))
         )
-        return self._cache['splines'](u, v)
 
     def _scaled(self, x, y):
-        """Map places to the argument of the polynomial, held to where it is known."""
-        u = (np.asarray(x, float) + _FIRST_PIXEL - self.zero[0]) / self.scale[0]
-        v = (np.asarray(y, float) + _FIRST_PIXEL - self.zero[1]) / self.scale[1]
-        return np.clip(u, -0.5, 0.5), np.clip(v, -0.5, 0.5)
+        """Map places of the image to the argument of the polynomial, within +-0.5."""
+        return [
+            np.clip((np.asarray(v, float) + o + _FIRST_PIXEL - zero) / scale, -0.5, 0.5)
+            for v, o, zero, scale in zip(
+                (x, y), self.origin, self.zero, self.scale, strict=True
+            )
+        ]
 
     def _fit_nodes(self, nodes):
         """Fit the model at nodes, each beginning with the middle's fit: thetas."""
@@ -172,12 +174,7 @@ class PSFExPSF(VaryingPSF):
 
     def _fit_at(self, u, v, start=None):
         """Fit the model at an argument of the polynomial; the fit and its residual."""
-        x, y = (
-            middle + offset * scale
-            for middle, offset, scale in zip(
-                self.middle, (u, v), self.scale, strict=True
-            )
-        )
+        x, y = np.array(self.middle) + np.array(self.scale) * (u, v)
         stamps = np.stack([self.image(x, y, offset=phase) for phase in PHASES])
         return fit_phases(stamps, radius=self.normalization_radius, start=start)
 
@@ -234,17 +231,15 @@ def read_psfex(hdu, name, *, normalization_radius=DEFAULT_NORMALIZATION_RADIUS):
     rows = int(card('PSFAXIS2', side))
     basis = basis.reshape(n_terms, rows, -1)
     degree = int(card('POLDEG1', 0)) if n_axes else 0
-    zero = [float(card(f'POLZERO{k}', 1.0 if not n_axes else None)) for k in (1, 2)]
-    scale = [float(card(f'POLSCAL{k}', 1.0 if not n_axes else None)) for k in (1, 2)]
+    unset = None if n_axes else 1.0
+    zero, scale = (
+        [float(card(f'{key}{k}', unset)) for k in (1, 2)]
+        for key in ('POLZERO', 'POLSCAL')
+    )
+    sampling = float(card('PSF_SAMP'))
+    options = {'normalization_radius': normalization_radius}
     try:
-        return PSFExPSF(
-            basis,
-            float(card('PSF_SAMP')),
-            zero,
-            scale,
-            degree,
-            normalization_radius=normalization_radius,
-        )
+        return PSFExPSF(basis, sampling, zero, scale, degree, **options)
     except ValueError as error:
         msg = f'{name}: {error}'
         raise ValueError(msg) from error

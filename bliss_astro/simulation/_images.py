@@ -70,7 +70,7 @@ class SimulatedImages:
         units of the noise.
 
     asymmetry : tensor ``(B, 4)`` or None
-        Stated asymmetry of the PSF, `~bliss_astro.psf.asymmetry_of_image`.
+        Stated asymmetry of the PSF, ``asymmetry_of_image``.
     """
 
     data: torch.Tensor

@@ -266,7 +266,7 @@ def stated_asymmetry(psf, fwhm, lobes, unknown=1.0, *, generator):
     Returns
     -------
     asymmetry : tensor ``(B, 4)``
-        `~bliss_astro.psf.asymmetry_of_image` of the PSF, in three of five images
+        ``asymmetry_of_image`` of the PSF, in three of five images
         with small errors, else a part of it.
     """
     n = 2 * 18 + 1
