@@ -10,7 +10,7 @@ import numpy as np
 from ._locus import find_locus
 from ._profile import profile, squared_radius
 from ._sources import find_sources, half_of, level_of, measure_at
-from ._star_image import image_of_exposure
+from ._star_image import StarImage, image_of_exposure
 from ._star_widths import excess_scatter
 
 __all__ = ['PSFComparison', 'compare_psf']
@@ -102,10 +102,8 @@ def compare_psf(exposure):
     nothing = PSFComparison(np.nan, np.nan, middle.fwhm, np.nan, 0, '')
     image = image_of_exposure(exposure)
     sources = find_sources(
-        image.pull,
-        image.bad,
+        image,
         threshold=_THRESHOLD,
-        photon=image.photon,
         max_pixels=_MAX_PIXELS,
         max_sources=3 * _MAX_STARS // 2,
     )
@@ -117,7 +115,7 @@ def compare_psf(exposure):
     stars = sources[np.flatnonzero(locus.reasons == '')[:_MAX_STARS]]
     level = level_of(max(locus.fwhm, middle.fwhm))
     places = np.c_[stars.x, stars.y]
-    found = measure_at(image.pull, image.bad, places, level, photon=image.photon)
+    found = measure_at(image, places, level)
     drawn = _drawn(exposure, places, level)
     good = (found.width > _MIN_WIDTH) & (found.snr > _MIN_SNR)
     if good.sum() < _MIN_STARS:
@@ -157,7 +155,8 @@ def _drawn(exposure, places, level):
     at = places - whole + half
     at[:, 0] += side * np.arange(len(places))
     canvas = np.concatenate(list(stamps), axis=1)
-    return measure_at(canvas, np.zeros(canvas.shape, bool), at, level, photon=0.0)
+    no_pixels = np.zeros(canvas.shape, bool)
+    return measure_at(StarImage(canvas, no_pixels, 1.0, 0.0, no_pixels), at, level)
 
 
 def _finding(log_ratio, log_error, scatter, n, fwhm):

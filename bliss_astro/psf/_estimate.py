@@ -176,9 +176,7 @@ def estimate_psf(
 @np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
 def estimate_from(image, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS):
     """Estimate the PSF of a `StarImage`, without warnings."""
-    sources = find_sources(
-        image.pull, image.bad, photon=image.photon, threshold=_NEIGHBOUR_SNR
-    )
+    sources = find_sources(image, threshold=_NEIGHBOUR_SNR)
     saturated = image.saturated_at(sources)
     for min_snr in _MIN_SNRS:
         locus = find_locus(sources, saturated, min_snr=min_snr)

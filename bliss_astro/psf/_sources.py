@@ -80,31 +80,17 @@ class Sources:
         return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
 
-def find_sources(
-    image,
-    bad,
-    *,
-    threshold=10.0,
-    photon=0.0,
-    max_pixels=_MAX_PIXELS,
-    max_sources=_MAX_SOURCES,
-):
+def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES):
     """
     Find and measure the compact sources of an image in units of its noise.
 
     Parameters
     ----------
-    image : 2D array
-        Signal over the noise of the sky.
+    image : `~bliss_astro.psf._star_image.StarImage`
+        The image.
 
-    bad : 2D bool array
-        Pixels not to be used.
-
-    threshold : float, optional
+    threshold : float
         Least signal-to-noise ratio of a peak.
-
-    photon : float, optional
-        Variance that a unit of signal adds, in units of the sky's.
 
     max_pixels : int, optional
         Larger images are sampled by windows.
@@ -118,27 +104,27 @@ def find_sources(
         Brightest first, none twice.
     """
     peaks = [
-        _peaks(image[rows, columns], bad[rows, columns], threshold)
+        _peaks(image.pull[rows, columns], image.bad[rows, columns], threshold)
         + np.array([columns.start, rows.start, 0, 0])
         for rows, columns in _windows(image.shape, max_pixels)
     ]
     peaks = _greedy(np.concatenate(peaks), max_sources)
-    padded = _padded(image, bad)
+    padded = _padded(image)
     found = []
     for level in range(_N_LEVELS):
         # Wide stamps are fewer, so that each level takes about the same time.
         most = int(max_sources * min(1, _STAMP_PIXELS / (2 * _HALF[level] + 1) ** 2))
         own = peaks[peaks[:, 2] == level][:most]
         if len(own):
-            found.append(_measure(*padded, own[:, :2], level, photon))
+            found.append(_measure(*padded, own[:, :2], level, image.photon))
     if not found:
         return Sources(*([np.empty(0)] * 9), np.empty(0, bool))
     return _once(Sources.joined(found))
 
 
-def measure_at(image, bad, places, level, *, photon):
+def measure_at(image, places, level):
     """Measure sources at given places, as `find_sources` does those of a level."""
-    return _measure(*_padded(image, bad), places, level, photon)
+    return _measure(*_padded(image), places, level, image.photon)
 
 
 def level_of(fwhm):
@@ -151,11 +137,11 @@ def half_of(level):
     return _HALF[level]
 
 
-def _padded(image, bad):
+def _padded(image):
     """Pad image and bad pixels by the widest stamp."""
     reach = max(_HALF)
-    plain = np.where(bad, 0, image).astype(np.float32)
-    return np.pad(plain, reach), np.pad(bad, reach, constant_values=True)
+    plain = np.where(image.bad, 0, image.pull).astype(np.float32)
+    return np.pad(plain, reach), np.pad(image.bad, reach, constant_values=True)
 
 
 def _windows(shape, max_pixels):
