@@ -138,7 +138,7 @@ class TestImage:
             (np.ones((9, 9)), {'mask': np.ones((2, 2), bool)}, 'mask must be a bool'),
             (np.ones((9, 9)), {'error': np.ones((2, 2))}, 'error must be a number'),
             (np.ones((9, 9)), {'error': 0}, 'error must be > 0'),
-            (np.ones((9, 9)), {'error': 1 * u.nmgy}, 'the data have none'),
+            (np.ones((9, 9)), {'error': 1 * u.nmgy}, 'the image has none'),
         ],
     )
     def test_bad_input(self, image, kwargs, match):
