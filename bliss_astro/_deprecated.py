@@ -11,6 +11,7 @@ __all__ = ['MOVED', 'deprecated_names']
 # Old path of a name -> new path; both below `bliss_astro`. Names stay importable by
 # their old path for one release.
 MOVED = {
+    'priors.fit_catalog_prior': 'priors.CatalogPrior.fit',
     'rendering.GALAXY_SHAPE_NAMES': 'priors.GALAXY_SHAPE_NAMES',
     'priors.torch_generator': '_random.torch_generator',
     'catalog.CatalogCheck': 'checks.CatalogCheck',

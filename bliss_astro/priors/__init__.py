@@ -7,7 +7,6 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _catalog_fit='fit_catalog_prior',
     _catalogs='CatalogBatch CatalogPrior',
     _field_gaussian='GaussianFields',
     _field_prior='FieldBatch FieldPrior',

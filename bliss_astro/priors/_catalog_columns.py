@@ -100,7 +100,7 @@ class CatalogColumns:
         Parameters
         ----------
         table : `~astropy.table.Table` or list of them
-            See `fit_catalog_prior`.
+            See `CatalogPrior.fit`.
 
         area : float, `~astropy.units.Quantity` or None, optional
             Square degrees.

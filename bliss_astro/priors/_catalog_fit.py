@@ -13,7 +13,7 @@ from ._catalog_columns import CatalogColumns
 from ._galaxies import GalaxyPrior, MagnitudeShapes
 from ._populations import MagnitudeCounts
 
-__all__ = ['fit_catalog_prior']
+__all__ = ['fit_populations']
 
 # Width of the bins of the counts in magnitudes; narrow beside the nodes'.
 _BIN_WIDTH = 0.25
@@ -30,7 +30,7 @@ _RADIUS_SLOPES = (-0.2, 0.0)
 _N_MIN = 20
 
 
-def fit_catalog_prior(
+def fit_populations(
     table,
     *,
     area=None,
@@ -43,73 +43,7 @@ def fit_catalog_prior(
     galaxy_slopes=(0.6, 0.36),
     radius_range=(0.1, 15.0),
 ):
-    """
-    Fit a `CatalogPrior` to a catalogue.
-
-    Counts of each class are fitted where they are complete, with a
-    logarithm that is smooth and piecewise linear in magnitude (penalised
-    likelihood of Poisson counts), and extrapolated with given slopes. Shapes
-    are fitted where they are measured well.
-
-    Parameters
-    ----------
-    table : `~astropy.table.Table` or list of them
-        One row per source, with the columns
-
-        - ``magnitude`` (AB), or ``flux`` (a unit of flux density or
-          ``nmgy``, which it is taken to be in if it has none), of any one
-          band;
-        - ``is_galaxy`` (bool), or ``probpsf`` (1 for stars, 0 for galaxies);
-        - ``disk_fraction`` (share of the flux, 0 to 1);
-        - ``radius`` (of half the light, along the major axis; arcsec), or
-          ``disk_radius`` and ``bulge_radius``;
-        - ``axis_ratio`` (0 to 1), or ``disk_axis_ratio`` and
-          ``bulge_axis_ratio``.
-
-        Shapes of stars are not looked at. Failed fits of galaxies are masked
-        or NaN; such galaxies count, but have no shape. A table with the
-        columns of the SDSS stripe 82 coadd catalogue (``psfmag_r``,
-        ``fracdev_r``, ``devrad_r``, ...) is recognised and converted by
-        `stripe82_columns`.
-
-    area : float, `~astropy.units.Quantity` or None, optional
-        Area in square degrees. `None` is for tables with ``area`` in their
-        ``meta``, and for those of stripe 82, whose own footprint it is.
-
-    complete_to : float, optional
-        Faintest magnitude at which the catalogue has everything.
-
-    shapes_to : float, optional
-        Faintest magnitude at which axis ratios, disk fractions and the
-        scatter of the sizes are more signal than noise; mean sizes are
-        followed to ``complete_to``.
-
-    magnitude_range : tuple of float, optional
-        Range of the prior.
-
-    star_from, galaxy_from : float, optional
-        Brightest magnitude at which the area holds enough of each class.
-
-    star_slopes, galaxy_slopes : tuple of float, optional
-        Slopes of log10 of the counts per magnitude with which they are
-        extrapolated, at the bright and at the faint end.
-
-    radius_range : tuple of float, optional
-        Truncation of the half-light radii in arcsec.
-
-    Returns
-    -------
-    prior : `CatalogPrior`
-        With `MagnitudeCounts` and `MagnitudeShapes`.
-
-    Raises
-    ------
-    ValueError
-        If columns are missing, values are outside of what is allowed, or too few
-        sources are left.
-    """
-    from ._catalogs import CatalogPrior
-
+    """Counts of stars and the prior of galaxies, see `CatalogPrior.fit`."""
     _check_range(magnitude_range, star_from, galaxy_from, complete_to, shapes_to)
     columns = CatalogColumns.from_table(table, area=area)
     counts = {}
@@ -126,7 +60,7 @@ def fit_catalog_prior(
             slopes=slopes,
         )
     shapes = _fit_shapes(columns, complete_to, shapes_to, magnitude_range, radius_range)
-    return CatalogPrior(counts['stars'], GalaxyPrior(counts['galaxies'], shapes))
+    return counts['stars'], GalaxyPrior(counts['galaxies'], shapes)
 
 
 def _check_range(ends, star_from, galaxy_from, complete_to, shapes_to):

@@ -14,6 +14,7 @@ from astropy.table import QTable
 from bliss_astro._random import torch_generator
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
+from ._catalog_fit import fit_populations
 from ._files import SavedPrior, from_numbers, load_bundled
 from ._galaxies import (
     GalaxyPrior,
@@ -136,26 +137,60 @@ class CatalogPrior(SavedPrior):
         """
         Fit the distribution to a catalogue.
 
+        Counts of each class are fitted where they are complete, with a
+        logarithm that is smooth and piecewise linear in magnitude (penalised
+        likelihood of Poisson counts), and extrapolated with given slopes. Shapes
+        are fitted where they are measured well.
+
         Parameters
         ----------
         table : `~astropy.table.Table` or list of them
-            The catalogue; the columns are described in
-            `fit_catalog_prior`.
+            One row per source, with the columns
+
+            - ``magnitude`` (AB), or ``flux`` (a unit of flux density or
+              ``nmgy``, which it is taken to be in if it has none), of any one
+              band;
+            - ``is_galaxy`` (bool), or ``probpsf`` (1 for stars, 0 for galaxies);
+            - ``disk_fraction`` (share of the flux, 0 to 1);
+            - ``radius`` (of half the light, along the major axis; arcsec), or
+              ``disk_radius`` and ``bulge_radius``;
+            - ``axis_ratio`` (0 to 1), or ``disk_axis_ratio`` and
+              ``bulge_axis_ratio``.
+
+            Shapes of stars are not looked at. Failed fits of galaxies are masked
+            or NaN; such galaxies count, but have no shape. A table with the
+            columns of the SDSS stripe 82 coadd catalogue (``psfmag_r``,
+            ``fracdev_r``, ``devrad_r``, ...) is recognised and converted by
+            `~bliss_astro.surveys.sdss.stripe82_columns`.
 
         area : float, `~astropy.units.Quantity` or None, optional
-            Area that the catalogue covers, in square degrees.
+            Area in square degrees. `None` is for tables with ``area`` in their
+            ``meta``, and for those of stripe 82, whose own footprint it is.
 
         **options
-            Those of `fit_catalog_prior`.
+            ``complete_to`` (22), the faintest magnitude at which the catalogue has
+            everything; ``shapes_to`` (21.5), the faintest at which axis ratios, disk
+            fractions and the scatter of the sizes are more signal than noise (mean
+            sizes are followed to ``complete_to``); ``magnitude_range`` (14, 25) of the
+            prior; ``star_from`` (15) and ``galaxy_from`` (17.5), the brightest
+            magnitudes at which the area holds enough of each class; ``star_slopes``
+            (0.2, 0.1) and ``galaxy_slopes`` (0.6, 0.36) of log10 of the counts per
+            magnitude, with which they are extrapolated at the bright and at the faint
+            end; ``radius_range`` (0.1, 15), truncation of the half-light radii in
+            arcsec.
 
         Returns
         -------
         prior : `CatalogPrior`
             With `MagnitudeCounts` and `MagnitudeShapes`.
-        """
-        from ._catalog_fit import fit_catalog_prior
 
-        return fit_catalog_prior(table, area=area, **options)
+        Raises
+        ------
+        ValueError
+            If columns are missing, values are outside of what is allowed, or too few
+            sources are left.
+        """
+        return cls(*fit_populations(table, area=area, **options))
 
     @property
     def flux_min(self) -> float:
@@ -180,17 +215,7 @@ class CatalogPrior(SavedPrior):
 
     def galaxy_density(self, flux_min=None):
         """
-        Expected number of galaxies per pixel brighter than a flux.
-
-        Parameters
-        ----------
-        flux_min : float, tensor or None, optional
-            In nmgy; `None` for all.
-
-        Returns
-        -------
-        density : float or tensor
-            Per pixel of 0.396 arcsec.
+        Expected number of galaxies per pixel brighter than a flux, see `star_density`.
         """
         return self.galaxies.counts.density_above(flux_min)
 

@@ -155,7 +155,7 @@ def stripe82_columns(table):
     Returns
     -------
     table : `~astropy.table.Table`
-        With the columns of `~bliss_astro.priors.fit_catalog_prior`, and ``area``
+        With the columns of `~bliss_astro.priors.CatalogPrior.fit`, and ``area``
         (square degrees, the sum of the tables' bounding boxes) in its ``meta``.
     """
     tables = table if isinstance(table, (list, tuple)) else [table]
