@@ -1,30 +1,30 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Probabilistic catalogues of stars and galaxies from astronomical images.
+Source catalogues with detection probabilities and calibrated uncertainties.
 
-An image goes in, with what is known of its point-spread function, background
-and noise; a posterior over catalogues comes out, as an astropy table in which
-every row carries a probability and every measurement an honest error.
+From an image, its point-spread function, background and noise, an encoder infers the
+posterior of the catalogue: an astropy table in which every row has a probability, every
+measurement an error, and from which whole catalogues can be drawn.
 
-Data enter at the top of this list and never turn back; a folder imports only
-the folders above it::
+A folder imports only the folders above it in this list::
 
-    surveys      what the files of a survey say
-    psf          the point-spread function
-    priors       what may be on the sky, and how it is seen
-    rendering    what a perfect camera sees
-    exposures    what a real camera records
-    coadds       align, weight, stack
-    simulation   simulated images with their truth
-    posteriors   tiles, factors, sampling, loss
-    encoders     from an image to a posterior
-    galaxies     the learned galaxy model (autoencoder)
-    catalog      what the user holds
-    detection    the door: detect_sources, BlissFinder
-    checks       posterior predictive check, completeness, reconstruction
-    training     training of encoders, recipes for a camera
-    -----------------------------------------------------
-    metrics, plotting, cli    around the flow
+    units, flags   magnitudes, units as text; bits of the flags column
+    psf            point-spread functions: model, variation, estimation from stars
+    priors         distributions of sources and of observing conditions
+    rendering      noiseless images of stars and galaxies: GalSim, torch
+    exposures      images with sky, noise, mask, PSF and WCS
+    coadds         aligned, weighted, stacked exposures
+    simulation     simulated images with their truth
+    posteriors     tiles, factors, chain of parameters, sampling, loss
+    encoders       networks from images to posteriors, pretrained weights
+    galaxies       learned galaxy model (autoencoder)
+    catalog        ProbabilisticCatalog, CatalogPosterior, files
+    detection      detect_sources, BlissFinder, estimates of what is not given
+    checks         posterior predictive check, completeness, reconstruction
+    training       training of encoders, recipes for a camera
+    surveys        plug-ins of surveys: SDSS
+    metrics        matching, scores, calibration, bounds
+    plotting, cli  figures, command line
 
 The names below are also found in the folder that defines them; they are
 imported when first used, so that ``import bliss_astro`` stays cheap.
@@ -32,42 +32,16 @@ imported when first used, so that ``import bliss_astro`` stays cheap.
 
 import importlib
 
-from ._deprecated import deprecated_names
+from ._lazy import lazy_exports
 
 try:
     from ._version import version as __version__
 except ImportError:  # a source tree that was never installed
     __version__ = '0.1.dev0'
 
-# Which folder defines each public name.
-_HOME_OF = {
-    'BlissFinder': 'detection',
-    'CatalogCheckWarning': '_warnings',
-    'CatalogFlag': 'flags',
-    'CatalogPosterior': 'catalog',
-    'Coadd': 'coadds',
-    'CoaddSimulator': 'simulation',
-    'Encoder': 'encoders',
-    'EncoderInputs': 'encoders',
-    'Exposure': 'exposures',
-    'NoDetectionsWarning': '_warnings',
-    'OutOfDomainWarning': '_warnings',
-    'PSFModel': 'psf',
-    'PosteriorDroppedWarning': '_warnings',
-    'ProbabilisticCatalog': 'catalog',
-    'StarPrior': 'priors',
-    'TileGrid': 'posteriors',
-    'TilePosterior': 'posteriors',
-    'align_exposures': 'coadds',
-    'coadd_exposures': 'coadds',
-    'completeness': 'checks',
-    'decode_flags': 'flags',
-    'detect_sources': 'detection',
-    'reconstruct': 'checks',
-}
-
 _FOLDERS = (
-    'surveys',
+    'units',
+    'flags',
     'psf',
     'priors',
     'rendering',
@@ -81,54 +55,37 @@ _FOLDERS = (
     'detection',
     'checks',
     'training',
+    'surveys',
     'metrics',
     'plotting',
 )
 
-__all__ = [
-    'BlissFinder',
-    'CatalogCheckWarning',
-    'CatalogFlag',
-    'CatalogPosterior',
-    'Coadd',
-    'CoaddSimulator',
-    'Encoder',
-    'EncoderInputs',
-    'Exposure',
-    'NoDetectionsWarning',
-    'OutOfDomainWarning',
-    'PSFModel',
+_export, _names, __all__ = lazy_exports(
+    __name__,
+    _warnings='CatalogCheckWarning NoDetectionsWarning OutOfDomainWarning '
     'PosteriorDroppedWarning',
-    'ProbabilisticCatalog',
-    'StarPrior',
-    'TileGrid',
-    'TilePosterior',
-    '__version__',
-    'align_exposures',
-    'coadd_exposures',
-    'completeness',
-    'decode_flags',
-    'detect_sources',
-    'reconstruct',
-]
+    catalog='CatalogPosterior ProbabilisticCatalog',
+    checks='completeness reconstruct',
+    coadds='Coadd align_exposures coadd_exposures',
+    detection='BlissFinder detect_sources',
+    encoders='Encoder EncoderInputs',
+    exposures='Exposure',
+    flags='CatalogFlag decode_flags',
+    posteriors='TileGrid TilePosterior',
+    priors='StarPrior',
+    psf='PSFModel',
+    simulation='CoaddSimulator',
+)
+__all__ += ['__version__']
 
 
 def __getattr__(name):
-    """
-    Import a public name or a folder when it is first asked for (PEP 562).
-    """
-    if name in _HOME_OF:
-        module = importlib.import_module(f'.{_HOME_OF[name]}', __name__)
-        value = getattr(module, name)
-        globals()[name] = value
-        return value
+    """Import a public name or a folder when it is first used (PEP 562)."""
     if name in _FOLDERS:
         return importlib.import_module(f'.{name}', __name__)
-    return deprecated_names(__name__)(name)
+    return _export(name)
 
 
 def __dir__():
-    """
-    List the public names and folders, imported yet or not.
-    """
-    return sorted({*globals(), *__all__, *_FOLDERS})
+    """List the public names and folders, imported yet or not."""
+    return sorted({*_names(), *__all__, *_FOLDERS})

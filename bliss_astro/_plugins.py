@@ -1,14 +1,15 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Plug-ins of surveys: modules above the core that register their readers with it.
+Plug-ins: modules that register their readers with folders above them.
 
 `bliss_astro.exposures`, `bliss_astro.psf` and `bliss_astro.priors` hold lists of
-readers, to which a plug-in adds those of its files when it is imported.
+readers, to which a plug-in (a survey, the files of coadds) adds those of its files when
+it is imported.
 """
 
 import importlib
 
-__all__ = ['load_surveys', 'survey']
+__all__ = ['load_coadds', 'load_surveys', 'survey']
 
 _SURVEYS = ('sdss',)
 
@@ -22,3 +23,8 @@ def load_surveys():
     """Import all plug-ins, so that their formats are known."""
     for name in _SURVEYS:
         survey(name)
+
+
+def load_coadds():
+    """Import coadds, so that their files are read as exposures."""
+    importlib.import_module('bliss_astro.coadds')

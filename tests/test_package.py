@@ -4,6 +4,7 @@ Tests of the package as a whole: names, imports and the direction of the flow.
 """
 
 import ast
+import graphlib
 import importlib
 import os
 import pkgutil
@@ -59,7 +60,6 @@ def _part(path):
 
 
 def test_public_names():
-    assert set(bliss_astro.__all__) == {*bliss_astro._HOME_OF, '__version__'}
     assert set(bliss_astro.__all__) <= set(dir(bliss_astro))
     for name in bliss_astro.__all__:
         assert getattr(bliss_astro, name) is not None
@@ -173,18 +173,59 @@ def test_flow_never_turns_back(path):
     allowed = FLOW[: FLOW.index(_part(path)) + 1]
     package = ('bliss_astro', *path.relative_to(ROOT).parts[:-1])
     name = path.relative_to(ROOT).as_posix()
-    for node, late in _imports(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node, late in _imports(tree):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) + 1 - node.level] if node.level else ()
             stem = (*base, *(node.module or '').split('.')) if node.module else base
             targets = [(*stem, alias.name) for alias in node.names]
-        elif isinstance(node, ast.Import):
-            targets = [tuple(alias.name.split('.')) for alias in node.names]
         else:
-            continue
+            targets = [tuple(alias.name.split('.')) for alias in node.names]
+        targets = [_with_folder(target) for target in targets]
         for target in targets:
             if target[0] == 'bliss_astro' and len(target) > 1 and target[1] in FLOW:
                 # Pictures are a leaf that any method `plot` may lead to.
                 leaf = target[1] == 'plotting' and late == 'plot'
                 known = leaf or (late and (name, target[1]) in LATE)
                 assert target[1] in allowed or known, '.'.join(target)
+    # Neither by an attribute of the package, nor by a name in a string.
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) <= ('bliss_astro', '__version__') or (
+                node.value.id != 'bliss_astro'
+            )
+        called = isinstance(node, ast.Call) and getattr(node.func, 'attr', '')
+        assert called not in ('import_module', 'resolve_name'), 'see _plugins.py'
+
+
+def _with_folder(target):
+    """Path of an imported name, whose folder stands second: `bliss_astro.Exposure`."""
+    if len(target) == 2 and target[0] == 'bliss_astro' and target[1] not in FLOW:
+        home = getattr(getattr(bliss_astro, target[1], None), '__module__', '')
+        return (*(home or '').split('.')[:2], target[1])
+    return target
+
+
+def test_no_import_circles():
+    """
+    No module imports, when it is loaded, one that imports it.
+    """
+    paths = {}
+    for path in ROOT.rglob('*.py'):
+        parts = ('bliss_astro', *path.relative_to(ROOT).with_suffix('').parts)
+        paths['.'.join(parts).removesuffix('.__init__')] = path, parts[:-1]
+    graph = {}
+    for name, (path, package) in paths.items():
+        graph[name] = set()
+        for node, late in _imports(ast.parse(path.read_text())):
+            if late or not isinstance(node, ast.ImportFrom):
+                continue
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            stem = '.'.join([*base, *filter(None, [node.module])])
+            for alias in node.names:
+                module = f'{stem}.{alias.name}'
+                graph[name].add(module if module in paths else stem)
+    order = graphlib.TopologicalSorter(
+        {name: (found & paths.keys()) - {name} for name, found in graph.items()}
+    )
+    order.prepare()  # raises CycleError, which names the circle

@@ -3,14 +3,13 @@
 Exposures of any image: files through astropy's unified input and output, and arrays.
 """
 
-import importlib
 import os
 
 from astropy.io import fits, registry
 from astropy.io.fits.connect import is_fits
 
 from bliss_astro._fits import check_file, file_name, open_fits
-from bliss_astro._plugins import load_surveys
+from bliss_astro._plugins import load_coadds, load_surveys
 
 from ._exposure import Exposure
 from ._fits_image import parse_location
@@ -21,7 +20,7 @@ from ._validate import refuse
 __all__ = ['ExposureRead', 'exposure_of', 'open_exposure', 'register_fits_format']
 
 # Format of coadds and the module that registers its reader.
-_COADD, _COADD_HOME = 'bliss_astro.coadd', 'bliss_astro.coadds'
+_COADD = 'bliss_astro.coadd'
 _HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 # Arguments that may be given for files of this package.
 _FOR_OWN_FILES = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background')
@@ -235,7 +234,7 @@ def _read_simulated(hdus, given):
 
 
 def _read_coadd(hdus, given):
-    importlib.import_module(_COADD_HOME)
+    load_coadds()
     coadd = registry.get_reader(_COADD, Exposure)(hdus)
     return _changed(coadd, hdus, given, 'a coadd')
 
