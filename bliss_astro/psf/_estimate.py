@@ -344,6 +344,7 @@ def _result(image, sources, locus, stars, vary):
         stamps=stars.stamps * image.noise,
         residuals=np.where(stars.bad, np.nan, stars.residuals) * image.noise,
         central=psf,
+        _fit=stars,
     )
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from ._joint_fit import StampFit
-from ._profile import profile, squared_radius
+from ._profile import profile, squared_radius, unit_profile
 from ._sources import TO_FWHM
 
 __all__ = ['PSFEstimate', 'StarFit', 'star_table']
@@ -99,6 +99,7 @@ class PSFEstimate:
     residuals: np.ndarray
     findings: tuple
     central: object
+    _fit: StarFit = dataclasses.field(repr=False)
 
     @property
     def n_stars(self):
@@ -155,7 +156,7 @@ class PSFEstimate:
             msg = f'axes must be three Axes, got {len(axes)}'
             raise ValueError(msg)
         _plot_locus(axes[0], self.stars)
-        _plot_profile(axes[1], self)
+        _plot_profile(axes[1], self.central, self._fit)
         _plot_residual(axes[2], self)
         return axes
 
@@ -211,27 +212,14 @@ def _plot_locus(ax, stars):
     ax.legend()
 
 
-def _plot_profile(ax, estimate):
+def _plot_profile(ax, psf, stars):
     """Draw the pixels of the stars over the model."""
-    psf, stamps = estimate.central, estimate.stamps
-    shape = psf.shape_vector
-    values, radii = [], []
-    yy, xx = np.mgrid[: stamps.shape[1], : stamps.shape[2]]
-    model = stamps - estimate.residuals
-    for stamp, own in zip(stamps, model, strict=True):
-        # The place and height of each star are those of its model.
-        row, column = np.unravel_index(np.nanargmax(own), own.shape)
-        light = np.nan_to_num(own[row - 2 : row + 3, column - 2 : column + 3])
-        y, x = np.mgrid[row - 2 : row + 3, column - 2 : column + 3]
-        total = light.sum()
-        x, y = (x * light).sum() / total, (y * light).sum() / total
-        radius = np.sqrt(squared_radius(xx - x, yy - y, *shape[6:]))
-        form = profile(np.square(radius), shape)
-        good = np.isfinite(own)
-        height = (own * form)[good].sum() / (form * form)[good].sum()
-        values.append((stamp / height / profile(0, shape))[good])
-        radii.append(radius[good])
-    radius, value = np.concatenate(radii), np.concatenate(values)
+    fit, shape, good = stars.fit, psf.shape_vector, ~stars.bad
+    flux, x, y, level = fit.local.T[..., None, None]
+    yy, xx = np.mgrid[: good.shape[1], : good.shape[2]]
+    radius = np.sqrt(squared_radius(xx - x, yy - y, *shape[6:]))[good]
+    peak = flux * unit_profile(0.0, 0.0, fit.shape, fit.radius)
+    value = ((stars.stamps - level) / peak)[good]
     some = slice(None, None, max(1, len(radius) // 4000))
     ax.plot(radius[some], value[some], ',', color='0.6')
     grid = np.linspace(0, radius.max(), 300)

@@ -125,10 +125,8 @@ def read_exposure(
         raise ValueError(msg)
     image = _read_checked(frame, band)
     files = _Files(image, psfield, tsfield, photofield)
-    scale, scale_source = files.calibration()
-    gain, gain_source = files.ccd('gain', camera_gain)
-    dark_variance, _ = files.ccd('dark_variance', camera_dark_variance)
-    saturation, saturation_source = files.saturation()
+    scale, meta = files.scale, files.meta
+    gain, dark_variance = meta['gain'], meta['dark_variance']
     mask, saturated = _read_mask(image, fpm, bad_planes)
     # A column without calibration holds nothing.
     dead = ~(np.isfinite(scale) & (scale > 0))
@@ -139,19 +137,11 @@ def read_exposure(
         subtracted = image.sky()
     else:
         data = data * scale.astype(np.float32)
-    left, background_source = _background(
+    left, meta['background_source'] = _background(
         image, files, data, scale, mask | saturated, background
     )
     counts = np.maximum(subtracted + left / scale, 0)
     bkg_error = (scale * np.sqrt(counts / gain + dark_variance)).astype(np.float32)
-    meta = _field_meta(image) | {
-        'gain': gain,
-        'gain_source': gain_source,
-        'dark_variance': dark_variance,
-        'calibration_source': scale_source,
-        'background_source': background_source,
-        'saturation_source': saturation_source,
-    }
     if noise == 'measure':
         meta['noise_ratio'] = _noise_ratio(data - left, bkg_error, mask | saturated)
         bkg_error *= np.float32(meta['noise_ratio'])
@@ -165,12 +155,12 @@ def read_exposure(
         psf=files.psf(),
         wcs=image.wcs,
         unit=u.nmgy,
-        saturation=np.broadcast_to((scale * saturation).astype(np.float32), data.shape)
-        - subtracted * scale.astype(np.float32),
+        saturation=(scale * files.saturation).astype(np.float32)
+        - np.broadcast_to(subtracted * scale.astype(np.float32), data.shape),
         saturated=saturated,
         meta=meta,
     )
-    if background_source != 'measured':
+    if meta['background_source'] != 'measured':
         return exposure
     return exposure.replace(background_error=estimate_background_error(exposure))
 
@@ -194,13 +184,6 @@ def _read_checked(frame, band):
     return image
 
 
-def _field_meta(image):
-    """Return the meta of an exposure that identify its image."""
-    names = ('run', 'camcol', 'field', 'band')
-    meta = {'survey': 'SDSS'} | {name: getattr(image, name) for name in names}
-    return meta | {'date_obs': str(image.header.get('DATE-OBS', ''))}
-
-
 class _Files:
     """Companions of an image, read and checked to be of its field."""
 
@@ -222,6 +205,22 @@ class _Files:
             self.records['photofield'] = dataclasses.replace(fields, **columns)
         for name, record in self.records.items():
             _check_field(image, name, record)
+        self.scale, scale_source = self._calibration()
+        gain, gain_source = self._ccd('gain', camera_gain)
+        dark_variance, _ = self._ccd('dark_variance', camera_dark_variance)
+        self.saturation, saturation_source = self._saturation()
+        names = ('run', 'camcol', 'field', 'band')
+        self.meta = {
+            'survey': 'SDSS',
+            **{name: getattr(image, name) for name in names},
+            'date_obs': str(image.header.get('DATE-OBS', '')),
+            'gain': gain,
+            'gain_source': gain_source,
+            'dark_variance': dark_variance,
+            'calibration_source': scale_source,
+            'background_source': None,
+            'saturation_source': saturation_source,
+        }
 
     def psf(self):
         """Return the PSF of the image, or `None`."""
@@ -232,7 +231,7 @@ class _Files:
         psfield.basis(self.image.band)
         return SDSSPSF(psfield, self.image.band)
 
-    def number(self, name, sources):
+    def _number(self, name, sources):
         """Return a number of the first file that has it, and the file; else `None`s."""
         for source in sources:
             values = getattr(self.records.get(source), name, None)
@@ -240,15 +239,15 @@ class _Files:
                 return float(values[self.index]), source
         return None, None
 
-    def ccd(self, name, look_up):
+    def _ccd(self, name, look_up):
         """Return gain or dark variance, and where it comes from."""
-        value, source = self.number(name, ('psfield', 'photofield', 'tsfield'))
+        value, source = self._number(name, ('psfield', 'photofield', 'tsfield'))
         if value is not None:
             return value, source
         image = self.image
         return look_up(image.camcol, image.band, run=image.run), 'camera table'
 
-    def calibration(self):
+    def _calibration(self):
         """Return nmgy per count of each column, and where it comes from."""
         image = self.image
         if isinstance(image, Frame):
@@ -270,16 +269,16 @@ class _Files:
             raise ValueError(msg)
         return np.full(image.data.shape[1], float(value)), source
 
-    def saturation(self):
+    def _saturation(self):
         """Return the counts of a saturated pixel, and where they come from."""
-        value, source = self.number('saturation_level', ('photofield', 'tsfield'))
+        value, source = self._number('saturation_level', ('photofield', 'tsfield'))
         if value is not None:
             return value, source
         return _ADC_LIMIT - getattr(self.image, 'soft_bias', 1000.0), 'converter limit'
 
     def sky_level(self):
         """Return the files' sky in counts, and where it comes from."""
-        value, source = self.number('sky', ('psfield', 'tsfield', 'photofield'))
+        value, source = self._number('sky', ('psfield', 'tsfield', 'photofield'))
         if value is not None:
             return value, source
         if self.image.sky_level is not None:
