@@ -307,10 +307,8 @@ def _result(image, sources, locus, stars, vary):
         findings = [_no_star(psf, n_stars)]
     elif not wrong:
         if vary is not False:
-            places = stars.places[used]
-            varying, left = fit_variation(
-                psf, places, offsets[used], errors[used], image.shape, vary
-            )
+            own = stars.places[used], offsets[used], errors[used]
+            varying, left = fit_variation(psf, *own, image.shape, vary)
             if varying is not None:
                 result = varying
                 scatter, significance = excess_scatter(left, errors[used, 0])

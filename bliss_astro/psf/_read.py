@@ -7,6 +7,7 @@ import os
 
 import astropy.units as u
 import numpy as np
+from astropy.io.fits import HDUList
 from astropy.modeling import Model
 
 from .._fits import file_name, list_hdus, open_fits
@@ -98,27 +99,28 @@ def read_psf(
             msg = 'oversampling belongs to an image of a PSF; a model has its own'
             raise ValueError(msg)
         return psf
-    from astropy.io import fits
-
-    options = {
-        'oversampling': oversampling,
-        'pixel_response': pixel_response,
-        'band': band,
-        'extension': extension,
-        'radius': normalization_radius,
-    }
-    if isinstance(psf, fits.HDUList):
-        return _of_hdus(psf, file_name(psf), **options)
-    if isinstance(psf, str | os.PathLike):
+    if isinstance(psf, str | os.PathLike | HDUList):
+        name = file_name(psf)
         try:
             with open_fits(psf, 'psf') as hdus:
-                return _of_hdus(hdus, os.fspath(psf), **options)
+                if extension is None:
+                    found = _of_table(hdus, name, band, normalization_radius)
+                    if found is not None:
+                        return found
+                hdu = _image_hdu(hdus, name, extension)
         except (TypeError, KeyError, IndexError) as error:
-            msg = f'psf: {psf} is no sound file of a PSF: {error}'
+            msg = f'psf: {name} is no sound file of a PSF: {error}'
             raise ValueError(msg) from error
+        stated = next((hdu.header[k] for k in _OVERSAMPLING if k in hdu.header), None)
+        if pixel_response is None:
+            pixel_response = oversampling is not None or stated is None
+        data = np.squeeze(np.array(hdu.data, float))
+        if oversampling is None:
+            oversampling = stated
+        return _of_image(data, oversampling, pixel_response, name)
     if isinstance(psf, (np.ndarray, list, tuple, u.Quantity)):
         response = True if pixel_response is None else pixel_response
-        return _of_image(psf, oversampling or 1, response, 'psf')
+        return _of_image(psf, oversampling, response, 'psf')
     msg = (
         'psf must be a FITS file (of PSFEx, a psField or an image), a FWHM in pixels, '
         f'an image, or a model of photutils or astropy; got {type(psf).__name__}'
@@ -126,23 +128,16 @@ def read_psf(
     raise TypeError(msg)
 
 
-def _of_hdus(hdus, name, *, oversampling, pixel_response, band, extension, radius):
-    """Make a PSF of a FITS file, by what it holds."""
+def _of_table(hdus, name, band, radius):
+    """Make a PSF of a file of PSFEx or of a survey, or return `None`."""
     table = psfex_table(hdus)
-    if extension is None and table is not None:
+    if table is not None:
         return read_psfex(table, name, normalization_radius=radius)
     load_surveys()
-    for accepts, read in SURVEY_READERS if extension is None else ():
+    for accepts, read in SURVEY_READERS:
         if accepts(hdus):
             return read(hdus, name, band=band, normalization_radius=radius)
-    hdu = _image_hdu(hdus, name, extension)
-    stated = next((hdu.header[k] for k in _OVERSAMPLING if k in hdu.header), None)
-    if pixel_response is None:
-        pixel_response = oversampling is not None or stated is None
-    if oversampling is None:
-        oversampling = 1 if stated is None else stated
-    data = np.squeeze(np.array(hdu.data, float))
-    return _of_image(data, oversampling, pixel_response, name)
+    return None
 
 
 def _image_hdu(hdus, name, extension):
@@ -175,6 +170,8 @@ def _image_hdu(hdus, name, extension):
 def _of_image(image, oversampling, pixel_response, name):
     """Check an image; one that is oversampled becomes a model of photutils."""
     image = np.asarray(getattr(image, 'value', image), float)
+    if oversampling is None:
+        oversampling = 1
     number = isinstance(oversampling, (int, float, np.number))
     in_range = number and 1 <= oversampling <= _MAX_OVERSAMPLING
     if not in_range or oversampling != int(oversampling):
