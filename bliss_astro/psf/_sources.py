@@ -8,7 +8,7 @@ moments (Bernstein & Jarvis 2002; Hirata & Seljak 2003): second moments under th
 elliptical Gaussian that they describe themselves.
 """
 
-import dataclasses
+import types
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
@@ -40,44 +40,29 @@ _MIN_WIDTH = 0.05
 TO_FWHM = 2 * np.sqrt(2 * np.log(2))
 
 
-@dataclasses.dataclass
-class Sources:
+class Sources(types.SimpleNamespace):
     """
-    Compact sources, each array of shape (n,).
+    Compact sources, each attribute an array of shape (n,).
 
-    ``width`` is the geometric mean of the two standard deviations in pixels,
-    ``e1, e2`` the distortion of the moments, ``snr`` the signal-to-noise ratio
-    within them, ``peak`` the brightest pixel of the core in units of the noise,
-    ``sharp`` its share in the light of the 3 x 3 pixels around it, ``clean`` whether
+    ``x, y`` and ``flux``; ``width``, the geometric mean of the two standard deviations
+    in pixels; ``e1, e2``, the distortion of the moments; ``snr``, the signal-to-noise
+    ratio within them; ``peak``, the brightest pixel of the core in units of the noise;
+    ``sharp``, its share in the light of the 3 x 3 pixels around it; ``clean``, whether
     no pixel of the core is bad and none beyond the edge.
     """
-
-    x: np.ndarray
-    y: np.ndarray
-    width: np.ndarray
-    e1: np.ndarray
-    e2: np.ndarray
-    flux: np.ndarray
-    snr: np.ndarray
-    peak: np.ndarray
-    sharp: np.ndarray
-    clean: np.ndarray
 
     def __len__(self):
         return len(self.x)
 
     def __getitem__(self, index):
-        return Sources(**{n: getattr(self, n)[index] for n in self._names()})
-
-    @classmethod
-    def _names(cls):
-        return [field.name for field in dataclasses.fields(cls)]
+        return Sources(**{name: value[index] for name, value in vars(self).items()})
 
     @classmethod
     def joined(cls, parts):
         """Join several sets."""
-        names = cls._names()
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+        columns = [vars(part).values() for part in parts]
+        joined = [np.concatenate(values) for values in zip(*columns, strict=True)]
+        return cls(**dict(zip(vars(parts[0]), joined, strict=True)))
 
 
 def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES):
@@ -118,7 +103,9 @@ def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_S
         if len(own):
             found.append(_measure(*padded, own[:, :2], level, image.photon))
     if not found:
-        return Sources(*([np.empty(0)] * 9), np.empty(0, bool))
+        names = ('x', 'y', 'width', 'e1', 'e2', 'flux', 'snr', 'peak', 'sharp')
+        nothing = {name: np.empty(0) for name in names}
+        return Sources(**nothing, clean=np.empty(0, bool))
     return _once(Sources.joined(found))
 
 
