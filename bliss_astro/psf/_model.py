@@ -9,12 +9,12 @@ from .._plugins import survey
 from ._inputs import plain, read_fwhm
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._profile import (
+    ProfileModel,
     effective_pixels,
     half_maximum_radius,
     integral,
     profile,
 )
-from ._profile_model import ProfileModel
 from ._wing_prior import typical_shape
 
 __all__ = ['PSFModel']
