@@ -72,7 +72,7 @@ class TestFrame:
         exposure = Exposure.from_sdss(
             sdss_field.frame(), fpm=fpm, bad_planes=['NOTCHECKED']
         )
-        # Saturated pixels are bad whatever was asked for.
+        # Saturated pixels are bad whatever the planes.
         assert exposure.mask.sum() == 83
 
     def test_dead_column(self, sdss_field):

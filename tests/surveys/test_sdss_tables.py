@@ -87,7 +87,7 @@ class TestFields:
             sdss.PhotoField.read(sdss_field.fpc())
 
     def test_the_files_agree_with_each_other(self, shared_data):
-        # One field's numbers, as told by two of the survey's files.
+        # One field's numbers, in two of the survey's files.
         folder = shared_data / 'sdss' / '2583' / '2'
         fields = sdss.PhotoField.read(folder / 'photoField-002583-2.fits')
         psfield = sdss.PsField.read(folder / '136' / 'psField-002583-2-0136.fits')
