@@ -3,11 +3,24 @@
 Tiny configurations for the tests of training.
 """
 
+import functools
+from unittest import mock
+
 import pytest
 
 from bliss_astro.encoders import EncoderConfig
 from bliss_astro.simulation import SimulationConfig
-from bliss_astro.training import TrainingConfig
+from bliss_astro.training import TrainingConfig, _encoder
+
+
+@pytest.fixture(scope='session', autouse=True)
+def domains():
+    """
+    Compute the domain of a simulation once: it takes longer than a tiny training.
+    """
+    cached = functools.lru_cache(_encoder.domain_of_simulation)
+    with mock.patch.object(_encoder, 'domain_of_simulation', cached):
+        yield
 
 
 @pytest.fixture(scope='session')
