@@ -94,16 +94,14 @@ def rank_findings(part, ranks):
         scale, bias = float(row['scale']), float(row['bias'])
         side = _side(scale, 1, 'wide', 'narrow')
         height = _side(bias, 0, 'high', 'low')
+        size = f'{abs(bias):.2g} of their error'
+        texts = {
+            'scale': f'errors{_of(group)} are {_amount(scale)} too {side}',
+            'bias': f'values{_of(group)} are too {height} by {size}',
+        }
         if part == 'counts':
-            texts = [
-                f'the posterior of the count is too {word}' for word in (side, height)
-            ]
-        else:
-            size = f'{abs(bias):.2g} of their error'
-            texts = [
-                f'errors{_of(group)} are {_amount(scale)} too {side}',
-                f'values{_of(group)} are too {height} by {size}',
-            ]
+            text = 'the posterior of the count is too '
+            texts = {'scale': text + side, 'bias': text + height}
         difference = row['ecdf'] - grid
         band = np.maximum((row['ecdf_high'] - row['ecdf_low']) / 2, 1e-12)
         worst = np.argmax(np.abs(difference) / band)
@@ -113,7 +111,7 @@ def rank_findings(part, ranks):
             f'{100 * grid[worst]:.0f} % point of their posterior, '
             f'{100 * row["ecdf"][worst]:.1f} %'
         )
-        for test, text in zip(('scale', 'bias'), texts, strict=True):
+        for test, text in texts.items():
             error, p_value = row[f'{test}_err'], row[f'{test}_p_value']
             findings.append((group, test, row['n'], row[test], error, p_value, text))
         distance, p_value = np.abs(difference).max(), row['ecdf_p_value']
@@ -178,13 +176,11 @@ def probability_findings(result):
         ('sharpness', np.nan, np.nan, f'probabilities are {manner}'),
         ('error', meta['error'], np.nan, 'probabilities are not calibrated'),
     ]
-    return _make(
-        'detection',
-        [
-            ('all', test, n, value, error, meta[f'{test}_p_value'], text)
-            for test, value, error, text in rows
-        ],
-    )
+    findings = [
+        ('all', test, n, value, error, meta[f'{test}_p_value'], text)
+        for test, value, error, text in rows
+    ]
+    return _make('detection', findings)
 
 
 def _make(part, rows):

@@ -97,9 +97,7 @@ def detection_scores(
     ):
         values = as_vector(values, name, like=('match', flag))
         # Without bins even a NaN magnitude counts.
-        index = (
-            bin_index(values, edges) if bins is not None else np.zeros(len(flag), int)
-        )
+        index = np.zeros(len(flag), int) if bins is None else bin_index(values, edges)
         flags = {f'n_{name}': np.ones_like(flag), f'n_{name}_matched': flag}
         tables.append((index, flags))
     fractions = {
@@ -161,9 +159,9 @@ def class_scores(
         A row per bin ``low`` to ``high``: the confusion matrix ``n_galaxies``,
         ``n_galaxies_right``, ``n_stars``, ``n_stars_right``; ``accuracy``,
         ``galaxy_accuracy`` and ``star_accuracy``, shares of all sources, of the
-        galaxies and of the stars that are called so, with their bands; and
-        ``galaxy_precision``, ``star_precision``, shares of the sources called a galaxy
-        (a star) that are one.
+        galaxies and of the stars that are called so; and ``galaxy_precision``,
+        ``star_precision``, shares of the sources called a galaxy (a star) that are one;
+        each with its band.
 
     Raises
     ------
@@ -187,10 +185,10 @@ def class_scores(
         if values is None:
             msg = 'bins need values, one for each source'
             raise ValueError(msg)
-        index = bin_index(
-            as_vector(values, 'values', like=('is_galaxy', galaxy)), edges
-        )
-    right = (probability > threshold) == galaxy
+        values = as_vector(values, 'values', like=('is_galaxy', galaxy))
+        index = bin_index(values, edges)
+    called = probability > threshold
+    right = called == galaxy
     flags = {
         'n': np.ones_like(galaxy),
         'n_right': right,
@@ -198,20 +196,18 @@ def class_scores(
         'n_galaxies_right': galaxy & right,
         'n_stars': ~galaxy,
         'n_stars_right': ~galaxy & right,
+        'n_called_galaxies': called,
+        'n_called_stars': ~called,
     }
     fractions = {
         'accuracy': ('n_right', 'n'),
         'galaxy_accuracy': ('n_galaxies_right', 'n_galaxies'),
         'star_accuracy': ('n_stars_right', 'n_stars'),
+        'galaxy_precision': ('n_galaxies_right', 'n_called_galaxies'),
+        'star_precision': ('n_stars_right', 'n_called_stars'),
     }
     options = {'images': images, 'n_resamples': n_resamples, 'rng': rng}
     columns = _score_bins([(index, flags)], edges, fractions, errors, level, **options)
-    for kind, other in (('galaxies', 'stars'), ('stars', 'galaxies')):
-        called = columns[f'n_{kind}_right'] + columns[f'n_{other}']
-        called = called - columns[f'n_{other}_right']
-        name = {'galaxies': 'galaxy', 'stars': 'star'}[kind]
-        with np.errstate(invalid='ignore'):
-            columns[f'{name}_precision'] = columns[f'n_{kind}_right'] / called
     meta = {'quantity': quantity, 'level': level, 'errors': errors}
     return make_table('class scores', columns, threshold=float(threshold), **meta)
 
@@ -226,13 +222,12 @@ def _score_bins(tables, edges, fractions, errors, level, extra=None, **options):
     """
     level = check_fraction(level, 'level')
     n_bins = len(edges) - 1
+    tables = [(index, flags, index >= 0) for index, flags in tables]
 
     def count(*chosen):
         return {
-            name: np.bincount(
-                index[rows][flag[rows] & (index[rows] >= 0)], None, n_bins
-            )
-            for (index, flags), rows in zip(tables, chosen, strict=True)
+            name: np.bincount(index[rows][flag[rows] & inside[rows]], None, n_bins)
+            for (index, flags, inside), rows in zip(tables, chosen, strict=True)
             for name, flag in flags.items()
         }
 
@@ -244,7 +239,7 @@ def _score_bins(tables, edges, fractions, errors, level, extra=None, **options):
             extra(values)
         return np.stack(list(values.values()))
 
-    counts = count(*(np.arange(len(index)) for index, _ in tables))
+    counts = count(*(np.arange(len(index)) for index, *_ in tables))
     columns = {'low': edges[:-1], 'high': edges[1:], **counts}
     if errors == 'wilson':
         for name, (k, n) in fractions.items():
@@ -255,7 +250,7 @@ def _score_bins(tables, edges, fractions, errors, level, extra=None, **options):
     if errors != 'bootstrap':
         msg = f'errors must be "wilson" or "bootstrap", got {errors!r}'
         raise ValueError(msg)
-    images = _parse_images(options.pop('images'), [index for index, _ in tables])
+    images = _parse_images(options.pop('images'), [index for index, *_ in tables])
     bands = bootstrap_bands(estimate, images, level=level, **options)
     names = [*fractions, 'f1'][: len(bands.estimate)]
     for name, *ends in zip(names, bands.estimate, bands.low, bands.high, strict=True):
