@@ -1,10 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Axes, colours, error bars and positions shared by the figures.
+Axes, colours and error bars shared by the figures.
 """
 
 import numpy as np
-from astropy.table import Table
 
 __all__ = []
 
@@ -117,23 +116,12 @@ def add_legend(ax, **options):
         ax.legend(**{'loc': 'best', 'framealpha': 0.9, **options})
 
 
-def as_positions(catalog, name):
-    """Return pixel positions of a table or an (n, 2) array."""
-    if isinstance(catalog, Table):
-        missing = {'x_centroid', 'y_centroid'} - set(catalog.colnames)
-        if missing:
-            msg = (
-                f'{name} lacks the columns {sorted(missing)}; it has {catalog.colnames}'
-            )
+def check_positive(**values):
+    """Raise a ValueError if a value is given that is not positive."""
+    for name, value in values.items():
+        if value is not None and not (np.isscalar(value) and value > 0):
+            msg = f'{name} must be positive, got {value!r}'
             raise ValueError(msg)
-        columns = [values_of(catalog, axis) for axis in ('x_centroid', 'y_centroid')]
-        return np.stack(columns, axis=1)
-    positions = np.asarray(catalog, dtype=float)
-    positions = positions if positions.size else positions.reshape(0, 2)
-    if positions.ndim != 2 or positions.shape[1] != 2:
-        msg = f'{name} must be a table or have the shape (n, 2), got {positions.shape}'
-        raise ValueError(msg)
-    return positions
 
 
 def label_pixels(ax, wcs=None):

@@ -5,14 +5,16 @@ Figures of checks: residuals of a catalogue, completeness, and reconstructions.
 
 import numpy as np
 
+from bliss_astro.metrics._inputs import as_positions
+
 from ._axes import (
     COLORS,
     ORANGE,
     add_colorbar,
     add_legend,
     add_reference,
-    as_positions,
     aspect_of,
+    check_positive,
     draw_points,
     get_panels,
     label_pixels,
@@ -68,7 +70,7 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorba
     ValueError
         If ``limit`` is not positive or ``ax`` is no pair of axes.
     """
-    _check_positive(limit=limit)
+    check_positive(limit=limit)
     left, right = get_panels(ax, 2, (11.5, 4.6 * aspect_of(check.shape) + 0.8))
     cells = check.cells
     pull = np.full(int(check.labels.max()) + 1, np.nan)
@@ -228,7 +230,7 @@ def plot_reconstruction(
         result = reconstruct(exposure, encoder='stars', n_draws=1, rng=1)
         plot_reconstruction(result)
     """
-    _check_positive(limit=limit, vmax=vmax)
+    check_positive(limit=limit, vmax=vmax)
     n_there = len(reconstruction.draws)
     n_draws = min(n_there, 2) if n_draws is None else n_draws
     if not 0 <= n_draws <= n_there:
@@ -258,14 +260,6 @@ def plot_reconstruction(
     if colorbar:
         add_colorbar(shown, axes[-1], 'sigma', extend='both')
     return tuple(axes)
-
-
-def _check_positive(**values):
-    """Raise a ValueError if a value is given that is not positive."""
-    for name, value in values.items():
-        if value is not None and not value > 0:
-            msg = f'{name} must be positive, got {value!r}'
-            raise ValueError(msg)
 
 
 def _stretch(image, vmax):

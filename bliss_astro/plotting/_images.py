@@ -7,13 +7,15 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.table import Table
 
+from bliss_astro.metrics._inputs import as_positions
+
 from ._axes import (
     BAD_PIXELS,
     BLUE,
     GREEN,
     SKY_BLUE,
     add_colorbar,
-    as_positions,
+    check_positive,
     image_axes,
     label_pixels,
     show_image,
@@ -176,10 +178,7 @@ def plot_catalog(
     positions = as_positions(catalog, 'catalog')
     true_positions = None if truth is None else as_positions(truth, 'truth')
     radius = max(2.5, max(image.shape) / 60) if radius is None else radius
-    for name, value in (('radius', radius), ('error_scale', error_scale)):
-        if value is not None and not (np.isscalar(value) and value > 0):
-            msg = f'{name} must be a positive number, got {value!r}'
-            raise ValueError(msg)
+    check_positive(radius=radius, error_scale=error_scale)
     norm = _stretch(image, stretch, percentile)
     ax = image_axes(image.shape, wcs, ax)
     show_image(ax, image, cmap, norm=norm)
@@ -335,9 +334,7 @@ def plot_probability_map(
     if np.nanmin(values, initial=0) < 0:
         msg = f'probability must not be negative, got {np.nanmin(values)}'
         raise ValueError(msg)
-    if not tile_size > 0:
-        msg = f'tile_size must be positive, got {tile_size!r}'
-        raise ValueError(msg)
+    check_positive(tile_size=tile_size)
     positions = None if catalog is None else as_positions(catalog, 'catalog')
     ny, nx = values.shape
     extent = (-0.5, nx * tile_size - 0.5, -0.5, ny * tile_size - 0.5)

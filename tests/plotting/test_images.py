@@ -143,13 +143,13 @@ class TestCatalog:
             plot_catalog(np.zeros(3), catalog)
         with pytest.raises(ValueError, match='catalog lacks the columns'):
             plot_catalog(image, QTable({'x': [1.0]}))
-        with pytest.raises(ValueError, match='truth must be a table or have the shape'):
+        with pytest.raises(ValueError, match='truth must have the shape'):
             plot_catalog(image, catalog, truth=[(1, 2, 3)])
         with pytest.raises(ValueError, match='stretch must be one of'):
             plot_catalog(image, catalog, stretch='cubic')
         with pytest.raises(ValueError, match='percentile must be'):
             plot_catalog(image, catalog, percentile=(99, 1))
-        with pytest.raises(ValueError, match='radius must be a positive number'):
+        with pytest.raises(ValueError, match='radius must be positive'):
             plot_catalog(image, catalog, radius=-1)
         with pytest.raises(ValueError, match='needs a catalog with the columns'):
             plot_catalog(image, [(1, 1)], error_scale=2)
