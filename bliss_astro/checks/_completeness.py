@@ -15,6 +15,7 @@ from bliss_astro.catalog._arguments import check_count
 from bliss_astro.detection import BlissFinder
 from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.detection._options import DetectionOptions, strip_flux_unit
+from bliss_astro.exposures._describe import limiting_flux
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
 from bliss_astro.rendering._scene import Sources
@@ -273,10 +274,9 @@ def _edges(exposure, magnitudes, fluxes, zero_point):
         mags = _increasing('magnitudes', getattr(magnitudes, 'value', magnitudes))
         return magnitude_to_flux(mags[::-1], zero_point)
     if fluxes is None:
-        area = central_psf(exposure).n_eff
-        excess = np.prod(1 + 2 * np.array(exposure.noise_correlation))
-        noise = float(np.median(exposure.bkg_error)) * np.sqrt(area * excess)
-        return np.geomspace(*(snr * noise for snr in _SNR_RANGE), _N_BINS + 1)
+        noise, area = np.median(exposure.bkg_error), central_psf(exposure).n_eff
+        ends = (limiting_flux(exposure, noise, area, snr) for snr in _SNR_RANGE)
+        return np.geomspace(*ends, _N_BINS + 1)
     fluxes = strip_flux_unit('fluxes', fluxes, exposure.unit)
     edges = _increasing('fluxes', fluxes)
     if not edges[0] > 0:

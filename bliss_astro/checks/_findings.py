@@ -44,7 +44,7 @@ _SECTOR_MIN = 64
 _EMPTY, _EMPTY_PIXELS = 0.98, 64
 # Radius in FWHM that places which are off spoil.
 _AROUND = 4.0
-_NAMES = (('lower', 'middle', 'upper'), ('left', 'centre', 'right'))
+_NAMES = (('lower', '', 'upper'), ('left', '', 'right'))
 
 
 def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
@@ -270,17 +270,12 @@ def _sky_test(residuals, scale):
 
 
 def _sector_name(index, shape):
-    words = []
-    for names, k, n in zip(_NAMES, index, shape, strict=True):
-        if n == 3:
-            words.append(names[k])
-    if not words:
+    if max(shape) == 1:
         return 'everywhere'
-    if words == ['middle', 'centre']:
-        words = ['centre']
-    if len(words) == 2 and 'middle' in words:
-        words.remove('middle')
-    return f'in the {" ".join(words)}'
+    words = [
+        names[k] for names, k, n in zip(_NAMES, index, shape, strict=True) if n == 3
+    ]
+    return f'in the {" ".join(filter(None, words)) or "centre"}'
 
 
 def _sky_map(sectors, residuals):
@@ -290,8 +285,6 @@ def _sky_map(sectors, residuals):
         return np.float32(sectors[0, 0]) * np.sqrt(residuals.sky_share)
     factors = ny / sectors.shape[0], nx / sectors.shape[1]
     level = zoom(sectors, factors, order=1, mode='nearest', grid_mode=True)
-    level = np.pad(level, ((0, max(0, ny - len(level))), (0, 0)), 'edge')[:ny]
-    level = np.pad(level, ((0, 0), (0, max(0, nx - level.shape[1]))), 'edge')[:, :nx]
     return level.astype(np.float32) * np.sqrt(residuals.sky_share)
 
 

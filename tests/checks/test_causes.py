@@ -82,7 +82,7 @@ def _noise(kind, light, rng):
 
 
 @pytest.mark.parametrize('kind', _SAID)
-def test_what_is_wrong_is_told(kind, encoder):
+def test_what_is_wrong_is_reported(kind, encoder):
     rng = np.random.default_rng(1)
     psf = PSFModel.from_fwhm(3.0)
     x, y = rng.uniform(8, _SIDE - 9, (2, 14))

@@ -277,7 +277,7 @@ def test_cutouts_follow(result, wcs):
     assert sky.separation(with_wcs.exposure.wcs.pixel_to_world(x, y)).arcsec < 1e-6
 
 
-def test_sources_beyond_a_part_are_told(result):
+def test_sources_beyond_a_part_are_reported(result):
     part = result[:20, 60:]
     with pytest.raises(ValueError, match='no pixels in this part'):
         part.source(3)
@@ -479,7 +479,7 @@ def test_bad_rows_sizes_and_floors_are_refused(result):
             result.deblended(0, floor=floor)
 
 
-def test_galaxies_without_shapes_are_told(result):
+def test_galaxies_without_shapes_are_reported(result):
     catalog = make_catalog()
     catalog.remove_column('angle')
     with pytest.warns(AstropyUserWarning, match="'angle'.* drawn as stars"):

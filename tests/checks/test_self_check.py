@@ -178,7 +178,7 @@ def test_structure_is_told_from_noise(sound, monkeypatch):
     assert result['blocks']['y'] < 60
 
 
-def test_many_cosmic_rays_are_told(sound):
+def test_many_cosmic_rays_are_reported(sound):
     exposure, catalog, _ = sound
     rays = np.zeros(exposure.shape, dtype=bool)
     rays[10:150:20, 10:150:20] = True
@@ -191,7 +191,7 @@ def test_many_cosmic_rays_are_told(sound):
     assert result['passed']
 
 
-def test_peaks_around_one_place_are_told(sound):
+def test_peaks_around_one_place_are_reported(sound):
     exposure, catalog, _ = sound
     clear = catalog[
         np.hypot(catalog['x_centroid'] - 80, catalog['y_centroid'] - 80) > 45

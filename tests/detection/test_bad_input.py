@@ -412,7 +412,7 @@ def test_masked_cosmic_ray_is_no_source(field, known):
     assert np.all(found['flags'][near] & 1)
 
 
-def test_impossible_pixels_are_masked_and_told(data, known):
+def test_impossible_pixels_are_masked_and_reported(data, known):
     spoilt = data.copy()
     spoilt[10, 10] = 1e25
     spoilt[60, 70] = -1e6

@@ -196,7 +196,7 @@ def test_shapes_of_less_probable_sources_on_demand(default):
     assert len(more) > len(rows)
     assert np.isfinite(more['e1']).all()
     assert posterior.sources.shapes.isfinite().all()
-    # The same as if they had been asked for at once.
+    # The same as if they had been computed at once.
     fresh = CatalogPosterior(posterior.tile_posterior, posterior.flux_floor)
     assert_allclose(fresh.at_threshold(0.1)['e1'], more['e1'], atol=1e-5)
     common = more[: len(more)][more['probability'] >= 0.5]

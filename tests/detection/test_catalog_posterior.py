@@ -36,7 +36,7 @@ def test_a_higher_threshold_gives_a_subset(posterior):
     assert set(tables[2]['x_centroid']) <= set(tables[0]['x_centroid'])
 
 
-def test_rows_do_not_depend_on_what_was_asked_before(field, encoder, same_rows):
+def test_rows_do_not_depend_on_what_was_computed_before(field, encoder, same_rows):
     first = detect_sources(field[0], encoder=encoder)
     posterior = first.posterior
     assert len(posterior.at_threshold(0.02)) > len(first)

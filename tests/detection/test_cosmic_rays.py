@@ -72,7 +72,7 @@ def test_a_psf_that_is_far_too_broad_makes_no_rays():
     assert not find_cosmic_rays(exposure.replace(psf=scaled(4.0))).any()
 
 
-def test_masked_neighbours_tell_nothing():
+def test_masked_neighbours_do_not_count():
     exposure, _ = field()
     y, x = np.unravel_index(np.argmax(exposure.data), exposure.shape)
     mask = np.zeros(exposure.shape, dtype=bool)

@@ -71,7 +71,7 @@ def _pulls(matches, name):
 
 
 @pytest.mark.parametrize('name', ['flux', 'x_centroid', 'y_centroid'])
-def test_errors_are_honest(matches, name):
+def test_errors_are_calibrated(matches, name):
     pull = _pulls(matches, name)
     n = len(pull)
     assert n > 300

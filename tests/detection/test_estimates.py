@@ -240,7 +240,7 @@ def test_no_star_for_a_psf(encoder, rng):
 
 
 @pytest.mark.parametrize(('factor', 'word'), [(1.1, 'narrower'), (1 / 1.3, 'broader')])
-def test_a_wrong_psf_is_told(scene, encoder, factor, word):
+def test_a_wrong_psf_is_reported(scene, encoder, factor, word):
     exposure = scene[0]
     shape = exposure.psf.shape_vector
     shape[[0, 1, 3]] *= factor

@@ -399,7 +399,7 @@ SLOW = (
     ],
     ids=lambda seeds: f'{seeds.start}-{seeds.stop - 1}',
 )
-def test_right_or_told(seeds, encoder, tmp_path):
+def test_right_or_reported(seeds, encoder, tmp_path):
     wrong = {}
     for seed in seeds:
         case = Case(seed, tmp_path)

@@ -43,7 +43,7 @@ def test_white_noise_is_ordinary():
         (lambda image: np.where(noise(seed=2) > 2.5, -20, image), 'pixel_holes'),
     ],
 )
-def test_what_is_not_as_stated_is_told(change, name):
+def test_what_is_not_as_stated_is_reported(change, name):
     image = change(noise())
     facts = pixel_statistics(image, np.ones(image.shape, bool), shape=(4, 4))
     assert name in outside(facts)
@@ -55,7 +55,7 @@ def test_crowding_is_not_taken_for_noise():
     assert 'pixel_scatter' not in outside(facts)
 
 
-def test_masked_images_say_nothing():
+def test_masked_images_have_no_statistics():
     image = 5 * noise((40, 40))
     facts = pixel_statistics(image, np.zeros(image.shape, bool), shape=(10, 10))
     assert np.isnan(facts['pixel_scatter']).all()

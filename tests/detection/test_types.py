@@ -49,7 +49,7 @@ def catalog(field):
     return detect_sources(field[0], n_samples=200, rng=1)
 
 
-def test_bright_sources_are_found_and_told_apart(field, catalog):
+def test_bright_sources_are_found_and_classified(field, catalog):
     _, truth = field
     inside = (truth['x'] > 3) & (truth['x'] < 196)
     inside &= (truth['y'] > 3) & (truth['y'] < 196) & (truth['mag'] < 21)
