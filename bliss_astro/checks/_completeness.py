@@ -4,25 +4,26 @@ Completeness by injection: recall, bias and limits of sources put into an image.
 """
 
 import dataclasses
-import warnings
 
 import astropy.units as u
 import numpy as np
 from astropy.utils.exceptions import AstropyDeprecationWarning
 
 from bliss_astro._random import check_rng
+from bliss_astro._warnings import warn
 from bliss_astro.catalog._arguments import check_count
+from bliss_astro.catalog._columns import ab_magnitude
 from bliss_astro.detection import BlissFinder
 from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.detection._options import DetectionOptions, strip_flux_unit
 from bliss_astro.exposures._describe import limiting_flux
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
+from bliss_astro.priors._populations import check_positive
 from bliss_astro.rendering._scene import Sources
 from bliss_astro.units import (
     NANOMAGGY_ZERO_POINT,
     SDSS_PIXEL_SCALE,
-    flux_to_magnitude,
     magnitude_to_flux,
 )
 
@@ -141,8 +142,7 @@ def completeness(
     n_sources = _at_least_one('n_sources', n_sources)
     if n_per_image is not None:
         n_per_image = _at_least_one('n_per_image', n_per_image)
-    spacing = _positive('spacing', spacing)
-    radius = None if radius is None else _positive('radius', radius)
+    check_positive(spacing=spacing, **({} if radius is None else {'radius': radius}))
     options = _options(finder, deprecated)
     exposure, _ = as_exposure(data, **options.image)
     encoder = options.load_encoder()
@@ -198,11 +198,10 @@ def _options(finder, old):
         raise TypeError(msg)
     options = DetectionOptions(**old)
     text = ', '.join(f'{name}=...' for name in old)
-    warnings.warn(
-        f'options of the detection are deprecated in completeness; use '
+    warn(
+        'options of the detection are deprecated in completeness; use '
         f'finder=BlissFinder({text})',
         AstropyDeprecationWarning,
-        stacklevel=3,
     )
     return options
 
@@ -211,14 +210,6 @@ def _at_least_one(name, value):
     value = check_count(name, value)
     if value < 1:
         msg = f'{name} must be at least 1, got {value}'
-        raise ValueError(msg)
-    return value
-
-
-def _positive(name, value):
-    value = float(value)
-    if not (np.isfinite(value) and value > 0):
-        msg = f'{name} must be positive and finite, got {value}'
         raise ValueError(msg)
     return value
 
@@ -240,11 +231,8 @@ def _zero_point(given, unit):
             msg = f'zero_point must be finite, got {given}'
             raise ValueError(msg)
         return float(given)
-    if unit is not None and unit.is_equivalent(u.nmgy):
-        return flux_to_magnitude((1 * unit).to_value(u.nmgy))
-    if unit is not None and unit.is_equivalent(u.Jy):
-        return float((1 * unit).to_value(u.ABmag))
-    return None
+    known = unit is not None and any(map(unit.is_equivalent, (u.nmgy, u.Jy)))
+    return float(ab_magnitude(1 * unit).value) if known else None
 
 
 def _increasing(name, values):
