@@ -4,7 +4,6 @@ Deprecated public names: one table of old and new homes.
 """
 
 import pkgutil
-import warnings
 
 __all__ = ['MOVED', 'deprecated_names']
 
@@ -151,14 +150,15 @@ def deprecated_names(package):
         # Imported here, as `import bliss_astro` alone does not import astropy.
         from astropy.utils.exceptions import AstropyDeprecationWarning
 
+        from ._warnings import warn
+
         advice = f'use bliss_astro.{new}'
         if '._' in f'.{new}':
             advice = 'it is not part of the public interface'
-        warnings.warn(
+        warn(
             f'{package}.{name} is deprecated and will be removed in the next release; '
             f'{advice}',
             AstropyDeprecationWarning,
-            stacklevel=2,
         )
         return pkgutil.resolve_name(f'bliss_astro.{new}')
 
