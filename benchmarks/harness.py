@@ -2,9 +2,9 @@
 """
 Harness of the benchmarks: command line, error bars, targets, one results table.
 
-A script makes a `Benchmark`, adds rows, and calls `~Benchmark.finish`, which writes them
-to ``results.ecsv``, the table that the documentation reads. A row is one measured
-number; ``benchmark | case | quantity | method`` is its key.
+A script makes a `Benchmark`, adds rows, and calls `~Benchmark.finish`, which writes
+them to ``results.ecsv``, the table that the documentation reads. A row is one
+measured number; ``benchmark | case | quantity | method`` is its key.
 """
 
 import argparse
@@ -246,7 +246,7 @@ def share(successes, total=None):
         successes, total = np.count_nonzero(successes), np.size(successes)
     if total == 0:
         return np.nan, np.nan
-    low, high = binom_conf_interval(successes, total)
+    low, high = binom_conf_interval(successes, total, interval='wilson')
     return successes / total, 0.5 * float(high - low)
 
 

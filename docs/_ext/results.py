@@ -12,9 +12,9 @@ directive is a table of some::
         :quantity: AUC => area under the ROC curve; MAPE, r < 22
         :method: Patel et al. (2025) => paper; bliss_astro
 
-Values of a key are separated by semicolons, ``=>`` gives a heading; a table has a row for
-each value of ``rows`` and a column for each of ``columns``. A value that misses its
-target is marked; the line below has date, machine, commit and weights.
+Values of a key are separated by semicolons, ``=>`` gives a heading; a table has a row
+for each value of ``rows`` and a column for each of ``columns``. A value that misses
+its target is marked; the line below has date, machine, commit and weights.
 """
 
 import sys

@@ -1,0 +1,74 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Weights compared by their loss on the same simulations, which no training saw.
+
+The mean of -log q per image is what training lowers; differences on the same images are
+far more certain than values. ``python benchmarks/weights.py CONFIG.toml FIRST SECOND``
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import Benchmark
+
+from bliss_astro.encoders import Encoder, EncoderInputs
+from bliss_astro.posteriors import TileCatalog
+from bliss_astro.simulation import SceneStream, SimulationStream
+from bliss_astro.training import load_config
+
+BATCH = 32
+EXACT = (0.001, 0.00101)
+# Changes of the training configuration.
+KINDS = {
+    'all': {},
+    'sky': {'npe_fraction': 0.0},
+    'npe': {'npe_fraction': 1.0},
+    'exact': {'psf_errors': EXACT, 'background_errors': EXACT},
+    'single': {'single_fraction': 1.0},
+}
+
+
+@torch.no_grad()
+def losses(encoders, simulation, n_images, seed):
+    """-log q per image, an array (encoders, images)."""
+    kind = SimulationStream if simulation.population == 'stars' else SceneStream
+    stream, generator = kind(simulation), torch.Generator().manual_seed(seed)
+    values = [[] for _ in encoders]
+    for first in range(0, n_images, BATCH):
+        images = stream.sample_batch(min(BATCH, n_images - first), generator=generator)
+        for own, encoder in zip(values, encoders, strict=True):
+            size, n_most = encoder.config.tile_size, encoder.config.n_most
+            inputs = EncoderInputs.from_batch(images, tile_size=size)
+            truth = TileCatalog.from_batch(images, tile_size=size, n_most=n_most)
+            own.append(-encoder(inputs).log_prob(truth).double().numpy())
+    return np.array([np.concatenate(own) for own in values])
+
+
+def main(arguments=None):
+    bench = Benchmark('weights', __doc__.strip().splitlines()[0], n_images=512)
+    bench.option('config', help='TOML file of a training')
+    bench.option('encoders', nargs='+', help='names or files; the first is subtracted')
+    bench.option('--kinds', nargs='+', choices=KINDS, default=['all'])
+    arguments = bench.start(arguments)
+    _, simulation, _ = load_config(arguments.config)
+    encoders = [Encoder.from_pretrained(name).eval() for name in arguments.encoders]
+    names = [Path(name).stem for name in arguments.encoders]
+    for kind in arguments.kinds:
+        own = dataclasses.replace(simulation, **KINDS[kind])
+        values = losses(encoders, own, arguments.n_images, arguments.seed + 776)
+        for name, loss in zip(names, values, strict=True):
+            for quantity, terms in (
+                ('-log q per image', loss),
+                (f'-log q per image, minus {names[0]}', loss - values[0]),
+            ):
+                error = terms.std(ddof=1) / len(terms) ** 0.5
+                bench.add(
+                    kind, quantity, terms.mean(), error, n=len(terms), method=name
+                )
+    bench.finish()
+
+
+if __name__ == '__main__':
+    main()
