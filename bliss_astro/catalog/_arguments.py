@@ -1,13 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Arguments of catalogues and posteriors: thresholds, counts, the exposure.
+Arguments of catalogues and posteriors: thresholds and counts.
 """
 
 import numbers
 
 import numpy as np
 
-__all__ = ['check_count', 'check_threshold', 'own_exposure']
+__all__ = ['check_count', 'check_threshold']
 
 
 def check_threshold(threshold):
@@ -36,15 +36,3 @@ def check_count(name, value):
         msg = f'{name} must be a whole number, 0 or more, got {value!r:.60}'
         raise ValueError(msg)
     return int(value)
-
-
-def own_exposure(catalog, exposure, *, name='exposure'):
-    """Return an exposure, by default that of the catalogue; raise if there is none."""
-    exposure = catalog.exposure if exposure is None else exposure
-    if exposure is None:
-        msg = (
-            f'{name} must be given: the catalogue does not hold the image that it was '
-            'made of (files do not keep it, nor do stacked tables)'
-        )
-        raise ValueError(msg)
-    return exposure

@@ -13,7 +13,6 @@ import numpy as np
 
 from bliss_astro._atomic import atomic_write
 
-from ._arguments import own_exposure
 from ._rendering import scale_of
 
 __all__ = ['check', 'plot', 'reconstruct', 'to_regions']
@@ -102,7 +101,7 @@ def check(self, exposure=None, *, n_draws=3, rng=None, regions=None):
     """
     from bliss_astro.checks._check import check_catalog
 
-    exposure = own_exposure(self, exposure)
+    exposure = _own_exposure(self, exposure)
     return check_catalog(self, exposure, n_draws=n_draws, rng=rng, regions=regions)
 
 
@@ -143,7 +142,7 @@ def reconstruct(self, exposure=None, *, n_draws=0, rng=None):
     """
     from bliss_astro.checks import reconstruct
 
-    exposure = own_exposure(self, exposure)
+    exposure = _own_exposure(self, exposure)
     return reconstruct(exposure, self, n_draws=n_draws, rng=rng)
 
 
@@ -177,7 +176,7 @@ def plot(self, image=None, *, ax=None, **kwargs):
     """
     from bliss_astro.plotting import plot_catalog
 
-    image = own_exposure(self, image, name='image')
+    image = _own_exposure(self, image, name='image')
     posterior = self.posterior
     shape = np.shape(getattr(image, 'data', image))
     if posterior is not None and len(shape) == 2 and shape != tuple(posterior.shape):
@@ -265,22 +264,34 @@ def _region_radius(catalog, radius, *, sky):
         if exposure is not None and exposure.psf is not None:
             ny, nx = exposure.shape
             radius = float(exposure.psf_at(nx // 2, ny // 2).fwhm)
-    if isinstance(radius, u.Quantity) and radius.unit.is_equivalent(u.pix):
-        radius = radius.to_value(u.pix)
-    is_angle = isinstance(radius, u.Quantity) and radius.unit.is_equivalent(u.arcsec)
-    if not is_angle and not isinstance(radius, numbers.Real):
+    unit = getattr(radius, 'unit', u.pix)
+    is_angle = unit.is_equivalent(u.arcsec)
+    number = isinstance(radius, numbers.Real | u.Quantity)
+    if not number or not (is_angle or unit.is_equivalent(u.pix)):
         msg = f'radius must be a number of pixels or an angle, got {radius!r:.60}'
         raise TypeError(msg)
-    if not (np.isfinite(radius) and radius > 0 * getattr(radius, 'unit', 1)):
+    radius = u.Quantity(radius, unit)
+    if not (np.isfinite(radius) and radius.value > 0):
         msg = f'radius must be positive, got {radius}'
         raise ValueError(msg)
-    if is_angle == sky:
-        return radius
     scale = scale_of(catalog)
-    if scale is None:
+    if is_angle != sky and scale is None:
         msg = (
             'the size of a pixel on the sky is not known; give radius as '
             f'{"an angle" if sky else "a number of pixels"}'
         )
         raise ValueError(msg)
-    return radius * scale * u.arcsec if sky else radius.to_value(u.arcsec) / scale
+    scales = u.pixel_scale((scale or 1) * u.arcsec / u.pix)
+    return radius.to(u.arcsec, scales) if sky else radius.to_value(u.pix, scales)
+
+
+def _own_exposure(catalog, exposure, *, name='exposure'):
+    """The exposure that was given, or that of the catalogue."""
+    exposure = catalog.exposure if exposure is None else exposure
+    if exposure is None:
+        msg = (
+            f'{name} must be given: the catalogue does not hold the image that it was '
+            'made of (files do not keep it, nor do stacked tables)'
+        )
+        raise ValueError(msg)
+    return exposure

@@ -31,8 +31,8 @@ class CatalogPosterior:
     """
     Posterior over whole catalogues of one image.
 
-    It belongs to the image, not to the rows of a table: `sample` draws catalogues,
-    `expected_counts` integrates over a region, `at_threshold` makes a table.
+    It belongs to the image, not to rows: `sample` draws catalogues, `expected_counts`
+    integrates over a region, `at_threshold` makes a table.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class CatalogPosterior:
         Unit of the fluxes.
 
     wcs : WCS object or None, optional
-        Celestial coordinates of the image.
+        Celestial WCS of the image.
 
     flags : 2D int array ``(ny, nx)`` or None, optional
         Sums of `~bliss_astro.flags.CatalogFlag` bits for a source at each pixel.
@@ -55,22 +55,20 @@ class CatalogPosterior:
         Metadata of the tables.
 
     exposure : `~bliss_astro.exposures.Exposure` or None, optional
-        The image with all that was given and estimated; the same object and no copy.
-        Files do not keep it.
+        The image as it was measured; no copy. Files do not keep it.
 
     binning : int, optional
-        Side in pixels of the squares that were joined to one pixel before detection.
-        Tables and ``wcs`` are in the pixels of the image, tiles and ``flags`` in the
-        larger ones.
+        Side in pixels of the squares that were joined to one before detection. Tables
+        and ``wcs`` are in pixels of the image, tiles and ``flags`` in the larger ones.
 
     image_shape : tuple of int, optional
         Shape of the image, where that is not the one of the joined pixels.
 
     Notes
     -----
-    A posterior keeps the encoder's features and its inputs, some 60 bytes a pixel
-    (`nbytes`), and what has been computed of them, besides ``exposure``. `to` makes one
-    on another device, `ProbabilisticCatalog.drop_posterior
+    A posterior keeps features and inputs of the encoder, some 60 bytes a pixel
+    (`nbytes`), and the exposure. `to` copies it to another device,
+    `ProbabilisticCatalog.drop_posterior
     <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>` frees it.
     """
 
@@ -93,15 +91,13 @@ class CatalogPosterior:
         self.tile_posterior = tile_posterior
         shape = tile_posterior.grid.shape
         self.flux_floor = np.broadcast_to(np.asarray(flux_floor, float), shape)
-        self.unit = unit
-        self.wcs = wcs
-        self.flags = flags
+        self.unit, self.wcs, self.flags = unit, wcs, flags
         self.meta = dict(meta or {})
         self._found = None
 
     def __repr__(self):
-        ny, nx = self.shape
-        return f'<CatalogPosterior of {ny} x {nx} px, {self.n_tiles} tiles>'
+        size = ' x '.join(map(str, self.shape))
+        return f'<CatalogPosterior of {size} px, {self.n_tiles} tiles>'
 
     @property
     def shape(self):
@@ -117,12 +113,10 @@ class CatalogPosterior:
     def fwhm(self):
         """Full width at half maximum of the PSF in the middle, in pixels."""
         inputs = self.tile_posterior.inputs
-        psf = inputs.psf[0]
-        vector = psf[:, psf.shape[1] // 2, psf.shape[2] // 2]
-        model = PSFModel.from_shape(
-            vector.double().cpu().numpy(),
-            normalization_radius=inputs.normalization_radius,
-        )
+        _, rows, columns = inputs.psf[0].shape
+        vector = inputs.psf[0, :, rows // 2, columns // 2].double().cpu().numpy()
+        radius = inputs.normalization_radius
+        model = PSFModel.from_shape(vector, normalization_radius=radius)
         return self.binning * model.fwhm
 
     @functools.cached_property
@@ -141,7 +135,7 @@ class CatalogPosterior:
 
     @property
     def sources(self):
-        """Marginals of all candidate sources (computed once)."""
+        """Marginals of all candidate sources."""
         return self._candidates(0.0).sources
 
     def _candidates(self, least):
@@ -157,20 +151,20 @@ class CatalogPosterior:
         return found
 
     def _rows_of(self, table):
-        # Probabilities of rows are rounded.
+        """The sources of the rows of a table."""
         least = 0.0
         if 'probability' in table.colnames:
+            # Rounded down, as probabilities of rows are rounded.
             least = float(np.min(table['probability'], initial=1.0)) * (1 - 1e-6)
-        candidates = self._candidates(least)
-        return SourceRows(self, candidates, candidates.index_of(table, self.to_image))
+        found = self._candidates(least)
+        return SourceRows(self, found, found.index_of(table, self.to_image))
 
     @functools.cached_property
     def _tile_moments(self):
         """Chance of a source, and mean and variance of the count, by tile."""
-        posterior = self.tile_posterior
         with torch.no_grad(), use_threads():
-            _, hidden = posterior.decided()
-            factor = posterior.head.count_factor(hidden)
+            _, hidden = self.tile_posterior.decided()
+            factor = self.tile_posterior.head.count_factor(hidden)
             number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
             mean = factor.mean
             variance = (factor.probs * number**2).sum(-1) - mean**2
@@ -194,20 +188,22 @@ class CatalogPosterior:
         Parameters
         ----------
         region : tuple of slice or 2D bool array ``(ny, nx)``, optional
-            Part of the image in pixels; by default all of it. Tiles
-            partly inside count by the share of their area. Masked
-            pixels count too: there the posterior equals the prior.
+            Part of the image in pixels; by default all of it. Tiles partly inside count
+            by the share of their area. Masked pixels count too: there the posterior
+            equals the prior.
 
         Returns
         -------
         count : float
-            The expected number.
+            Mean of the number.
         """
         return float((self._coverage(region) * self._tile_moments[1]).sum())
 
     def expected_counts_error(self, region=None):
         """
         Standard deviation of the number of sources above the flux floor.
+
+        Tiles are taken as independent given the sweep's decisions.
 
         Parameters
         ----------
@@ -217,7 +213,7 @@ class CatalogPosterior:
         Returns
         -------
         error : float
-            Tiles are taken as independent given the sweep's decisions.
+            One sigma.
         """
         return float(np.sqrt((self._coverage(region) * self._tile_moments[2]).sum()))
 
@@ -256,9 +252,8 @@ class CatalogPosterior:
             Probability between 0 and 1.
 
         n_samples : int, optional
-            Number of draws in columns of position and flux, and where
-            the encoder infers them of the type and of each number of the
-            shape, the latter as if every draw were a galaxy.
+            Number of draws in columns of position and flux, and where inferred of the
+            type and each number of the shape, the latter as if all were galaxies.
 
         rng : int, `numpy.random.Generator` or None, optional
             Source of randomness of the draws.
@@ -274,8 +269,8 @@ class CatalogPosterior:
         n_samples = check_count('n_samples', n_samples)
         rng = check_rng(rng)
         candidates = self._candidates(threshold)
-        index = (candidates.sources.probability >= threshold).nonzero()[:, 0]
-        rows = SourceRows(self, candidates, index.cpu().numpy())
+        chosen = (candidates.sources.probability >= threshold).cpu().numpy()
+        rows = SourceRows(self, candidates, np.flatnonzero(chosen))
         columns = {
             name: definition.compute(rows)
             for name, definition in COLUMNS.items()
@@ -313,11 +308,10 @@ class CatalogPosterior:
         Returns
         -------
         catalogs : list of `~astropy.table.QTable`
-            Each with ``x_centroid``, ``y_centroid`` (0-based pixels),
-            ``flux``, where the encoder tells them apart ``is_galaxy``, and
-            where it infers shapes the six numbers of a galaxy
-            (``disk_fraction``, ..., ``angle``; NaN for stars) or, of a
-            learned model, its ``latent`` numbers; brightest first.
+            Each with ``x_centroid``, ``y_centroid`` (0-based pixels), ``flux``, where
+            the encoder infers types ``is_galaxy``, and where it infers shapes the six
+            numbers of a galaxy (``disk_fraction``, ..., ``angle``; NaN for stars) or,
+            of a learned model, its ``latent`` numbers; brightest first.
 
         Examples
         --------
@@ -358,8 +352,8 @@ class CatalogPosterior:
         Returns
         -------
         lower, upper : 1D `~numpy.ndarray` or `~astropy.units.Quantity`
-            Limits in the unit of this posterior's tables. Those of ``'angle'`` may be
-            below 0 or above 180 degrees.
+            Limits in the unit of the tables; for ``'angle'`` perhaps below 0 or above
+            180 degrees.
 
         Raises
         ------
@@ -396,7 +390,7 @@ class CatalogPosterior:
         Returns
         -------
         draws : `~numpy.ndarray` or `~astropy.units.Quantity`
-            Shape ``(len(rows), n_samples)``, in the unit of this posterior's tables.
+            Shape ``(len(rows), n_samples)``, in the unit of the tables.
         """
         n_samples = check_count('n_samples', n_samples)
         return self._rows_of(rows).draw_column(column, n_samples, rng)

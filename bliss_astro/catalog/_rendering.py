@@ -11,6 +11,7 @@ import numbers
 import astropy.units as u
 import numpy as np
 import torch
+from astropy.nddata import NoOverlapError, overlap_slices
 
 from bliss_astro._warnings import warn
 from bliss_astro.exposures._psf import PSFAccess, check_psf
@@ -331,34 +332,22 @@ def segmentation(self, shape=None, *, psf=None, n_sigma=1.0):
     labels = np.zeros(renderer.shape, dtype=int)
     # A pixel belongs to the row that has most light there.
     most = np.zeros(renderer.shape, dtype=np.float32)
-    halos = renderer.halo_of(sources)
+    # Sources that fill the image have no end.
+    halos = np.minimum(renderer.halo_of(sources), 4 * max(renderer.shape))
     for k, label in enumerate(ids):
         one = sources.select(np.array([k]))
-        window = _window(one.x[0], one.y[0], halos[k], renderer.shape)
-        if window is None:
+        place, side = (one.y[0], one.x[0]), 2 * int(np.ceil(halos[k])) + 1
+        try:
+            window, _ = overlap_slices(renderer.shape, side, place, mode='trim')
+        except NoOverlapError:
             continue
         light = renderer(one, window=window)
-        # However faint a row is, the pixel that it lies on is its own.
-        y, x = (
-            round(float(place)) - part.start
-            for place, part in zip((one.y[0], one.x[0]), window, strict=True)
-        )
         footprint = light > limit
+        # However faint a row is, the pixel that it lies on is its own.
+        y, x = (round(float(v)) - w.start for v, w in zip(place, window, strict=True))
         if 0 <= y < light.shape[0] and 0 <= x < light.shape[1]:
             footprint[y, x] = True
         wins = footprint & ((light > most[window]) | (labels[window] == 0))
         labels[window][wins] = label
         most[window][wins] = light[wins]
     return SegmentationImage(labels)
-
-
-def _window(x, y, halo, shape):
-    """Part of an image around a place, or `None` if there is none."""
-    ends = []
-    for place, n in zip((y, x), shape, strict=True):
-        low = max(0, place - halo)
-        high = min(n, place + halo + 1)
-        if not low < high:
-            return None
-        ends.append(slice(int(low), int(np.ceil(high))))
-    return tuple(ends)

@@ -75,7 +75,7 @@ class Candidates:
 
     @functools.cached_property
     def light(self):
-        """Light of full tiles, `~bliss_astro.catalog._full_tiles.SharedLight`."""
+        """Light of full tiles."""
         return SharedLight.of(self._tile_posterior, self.sources, fwhm=self._fwhm)
 
     def index_of(self, table, to_image):
@@ -83,8 +83,7 @@ class Candidates:
         if 'source_index' not in table.colnames:
             # Files of version 0.1 lack that column.
             return self._index_by_place(table, to_image)
-        order = np.argsort(self.keys)
-        given = np.asarray(table['source_index'])
+        order, given = np.argsort(self.keys), np.asarray(table['source_index'])
         place = np.searchsorted(self.keys, given, sorter=order)
         index = order[place.clip(max=len(order) - 1)]
         _check_found(self.keys[index] == given, 'the source_index', given)
@@ -108,8 +107,8 @@ def _check_found(found, what, given):
     if not np.all(found):
         k = int(np.argmin(found))
         msg = (
-            f'rows must come from this posterior; row {k} has {what} {given[k]}, which '
-            'is that of none of its sources'
+            f'rows must come from this posterior; row {k} has {what} {given[k]}, '
+            'unlike all of its sources'
         )
         raise ValueError(msg)
 
@@ -133,8 +132,7 @@ class SourceRows:
     def __init__(self, posterior, candidates, index):
         self.posterior, self._candidates = posterior, candidates
         self.index, self.keys = index, candidates.keys[index]
-        device = candidates.sources.x.device
-        self.sources = candidates.sources.select(torch.as_tensor(index, device=device))
+        self.sources = candidates.sources.select(index)
 
     def __len__(self):
         return len(self.sources)
@@ -167,13 +165,10 @@ class SourceRows:
 
     def covariance(self, i, j):
         """Second moments of the positions about `place`, in square pixels."""
-        offset = [
-            draws - place[:, None]
-            for draws, place in zip(
-                self.draws_of_place, self._joined_place, strict=True
-            )
-        ]
-        return self.posterior.binning**2 * (offset[i] * offset[j]).mean(1)
+        first, second = (
+            self.draws_of_place[k] - self._joined_place[k][:, None] for k in (i, j)
+        )
+        return self.posterior.binning**2 * (first * second).mean(1)
 
     def flux_quantile(self, q):
         """Quantiles of the fluxes in the unit of the image, ``(N,)``."""
@@ -195,14 +190,13 @@ class SourceRows:
 
     @functools.cached_property
     def _shape_summaries(self):
-        scale, summaries = self.posterior.pixel_scale, {}
-        for name in self.shape_names:
-            middle, error = summarize_shape(name, self._shape_draws(name))
-            summaries[name] = (
-                shape_quantity(name, middle, scale=scale),
-                shape_quantity(f'{name}_err', error, scale=scale),
-            )
-        return summaries
+        return {
+            name: [
+                self._with_unit(name, values)
+                for values in summarize_shape(name, self._shape_draws(name))
+            ]
+            for name in self.shape_names
+        }
 
     def shape_summary(self, name):
         """Median and error of a shape parameter; `None` for both if not inferred."""
@@ -215,6 +209,9 @@ class SourceRows:
 
     def _shape_draws(self, name):
         return shape_values(self.sources, name, binning=self.posterior.binning)
+
+    def _with_unit(self, name, values):
+        return shape_quantity(name, values, scale=self.posterior.pixel_scale)
 
     @property
     def flags(self):
@@ -251,8 +248,7 @@ class SourceRows:
                 limits = angle_quantiles(draws, q)
             else:
                 limits = np.quantile(draws, q, axis=1)
-            scale = self.posterior.pixel_scale
-            return [shape_quantity(column, limit, scale=scale) for limit in limits]
+            return [self._with_unit(column, limit) for limit in limits]
         if column not in ('x_centroid', 'y_centroid'):
             msg = (
                 "column must be 'flux', 'x_centroid' or 'y_centroid', or one of the "
@@ -275,8 +271,8 @@ class SourceRows:
         """
         Draw positions, fluxes, types and shapes of the rows, each ``(N, n_samples)``.
 
-        Shapes are drawn as if every source were a galaxy. The numbers of one draw
-        belong together, but for the shapes, which do so among themselves.
+        The numbers of one draw belong together; shapes, as if all were galaxies, do so
+        among themselves.
         """
         rng, sources = check_rng(rng), self.sources
         x, y = self.draws_of_place
@@ -309,8 +305,7 @@ class SourceRows:
             pick = rng.integers(sources.shapes.shape[1], size=size)
             for name in names:
                 values = np.take_along_axis(self._shape_draws(name), pick, axis=1)
-                scale = self.posterior.pixel_scale
-                drawn[name] = shape_quantity(name, values, scale=scale)
+                drawn[name] = self._with_unit(name, values)
         return drawn
 
     def draw_column(self, column, n_samples, rng):

@@ -202,26 +202,12 @@ def move_posterior(self, device):
 
 
 def posterior_nbytes(self):
-    """Memory of the tensors that the posterior keeps, in bytes."""
-    found, seen = {}, set()
-    _collect_tensors(self.tile_posterior, found, seen)
-    if self._found is not None:
-        _collect_tensors(self._found.sources, found, seen)
-    return sum(storage.nbytes() for storage in found.values())
-
-
-def _collect_tensors(value, found, seen):
-    """Collect the storages of all tensors of an object but its modules, by address."""
-    if isinstance(value, torch.Tensor):
-        storage = value.untyped_storage()
-        found[storage.data_ptr()] = storage
-    elif isinstance(value, tuple | list):
-        for part in value:
-            _collect_tensors(part, found, seen)
-    elif hasattr(value, '__dict__') and id(value) not in seen:
-        seen.add(id(value))
-        if not isinstance(value, torch.nn.Module):
-            _collect_tensors(tuple(vars(value).values()), found, seen)
+    """Memory of features, context, inputs and padded image, in bytes."""
+    tiles = self.tile_posterior
+    held = [*vars(tiles).values(), *vars(tiles.inputs).values()]
+    held += vars(tiles.pixels).values()
+    tensors = {id(value): value for value in held if isinstance(value, torch.Tensor)}
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _tensor(value):

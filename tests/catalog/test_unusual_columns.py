@@ -17,7 +17,7 @@ from astropy.utils.masked import Masked
 from numpy.testing import assert_array_equal
 
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.catalog._trial import _is_same
+from bliss_astro.catalog._io import _is_same
 
 N = 8
 MASK = np.arange(N) % 3 == 0
