@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The catalogue that a user holds: a table with errors, flags and a posterior.
+Catalogues of sources: tables with probabilities, errors, flags and a posterior.
 """
 
 from bliss_astro._deprecated import deprecated_names

@@ -76,7 +76,7 @@ class ProbabilisticCatalog(QTable):
     and each has a description (``cat['flux'].info.description``) and a UCD
     (``cat['flux'].info.meta['ucd']``). ``meta`` holds ``date``, ``version``,
     whatever made the table wrote there (``threshold``, ``encoder``,
-    ``encoder_sha256``), and ``image``: what is known of the image.
+    ``encoder_sha256``), and ``image``: facts about the image.
 
     Examples
     --------
@@ -140,7 +140,7 @@ class ProbabilisticCatalog(QTable):
             The posterior of the image.
 
         meta : mapping or `None`, optional
-            What to store in ``meta``, next to ``date`` and ``version``: plain
+            Values to store in ``meta``, next to ``date`` and ``version``: plain
             values, which every file format can hold. ``meta['image']`` may
             be a mapping of further facts about the image. Prefer that for
             lists, which stacking would concatenate elsewhere.

@@ -42,7 +42,7 @@ def write_fits(catalog, path, posterior):
     for name in table.colnames:
         _prepare_column(table, name)
     stream = io.BytesIO()
-    # Astropy warns of units that FITS does not know, and keeps them all the same.
+    # Astropy warns of units that FITS lacks, and keeps them all the same.
     with collect_warnings():
         table.write(stream, format='fits')
     stream.seek(0)

@@ -157,8 +157,8 @@ def _read_votable(path, posterior):
     card = read_card(cards[0]) if cards else {'meta': {}}
     for column in table.itercols():
         if column.unit is not None:
-            # The VO parser makes up a unit of its own where it knows none
-            # (nmgy), which is equal to no other.
+            # For units that the VO lacks (nmgy) the parser makes one up, which is
+            # equal to no other.
             column.unit = u.Unit(str(column.unit), parse_strict='silent')
         # Long descriptions come back wrapped.
         column.description = ' '.join((column.description or '').split()) or None

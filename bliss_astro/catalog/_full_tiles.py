@@ -2,8 +2,8 @@
 """
 Light of full tiles: fluxes where a tile holds more sources than it has room for.
 
-Of three stars in a tile that has room for two, two become rows, and the encoder, which
-was trained on two at most, may give the third one's light to nobody. The sum of the
+Where a tile has room for two, three stars become two rows, and the encoder, which was
+trained on two at most, may assign the third one's light to neither. The sum of the
 light of such a tile can be measured nevertheless, and the posterior of the fluxes of
 its sources, samples and intervals included, is shifted and widened to add up to it.
 """

@@ -147,7 +147,7 @@ def inferred_shapes(sources, head):
     """
     Names of the columns of shapes that sources have.
 
-    Of a learned model only the ellipticity; its latent numbers mean nothing by
+    For a learned model only the ellipticity; its latent numbers mean nothing by
     themselves.
     """
     if sources.shapes is None:
@@ -178,7 +178,7 @@ def summarize_shape(name, draws):
     """
     Medians, for the angle mean directions, and half widths of the 68 % intervals.
 
-    A direction of which nothing is known has an error of 61.4 degrees.
+    A direction that the data leave open has an error of 61.4 degrees.
     """
     if name == 'angle':
         middle = mean_angle(draws)
