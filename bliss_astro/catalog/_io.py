@@ -327,26 +327,29 @@ def _check_columns(catalog, file_format):
 
 def _is_same(new, old):
     """Whether a column that was read is equal to the one that was written."""
+    if isinstance(old, Column | u.Quantity):
+        kind = u.Quantity if isinstance(old, u.Quantity) else Column
+        return isinstance(new, kind) and _is_same_array(new, old)
     new, old = (
         represent_mixins_as_columns(QTable({'c': column}, copy=False))
         for column in (new, old)
     )
     kinds = [table.meta.get('__serialized_columns__') for table in (new, old)]
     # Motions are computed anew from what is stored, which rounds.
-    rtol = 1e-14 if kinds[1] else 0.0
     return (
         kinds[0] == kinds[1]
         and new.colnames == old.colnames
-        and all(_is_same_array(new[name], old[name], rtol) for name in old.colnames)
+        and all(_is_same_array(new[name], old[name], 1e-14) for name in old.colnames)
     )
 
 
-def _is_same_array(new, old, rtol):
+def _is_same_array(new, old, rtol=0.0):
     """Whether values, masks, units and kinds are equal; NaN is equal to NaN."""
     masks = [np.asarray(getattr(v, 'mask', False)) for v in (new, old)]
     if new.unit != old.unit or new.shape != old.shape or np.any(masks[0] != masks[1]):
         return False
-    new, old = np.asarray(new), np.asarray(old)
+    new, old = (getattr(values, 'value', values) for values in (new, old))
+    new, old = (np.asarray(getattr(v, 'unmasked', v)) for v in (new, old))
     if old.dtype.kind == 'S':
         # Bytes come back as the text that they stand for.
         old = np.char.decode(old, 'utf-8')

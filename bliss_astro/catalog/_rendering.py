@@ -338,7 +338,7 @@ def segmentation(self, shape=None, *, psf=None, n_sigma=1.0):
         one = sources.select(np.array([k]))
         place, side = (one.y[0], one.x[0]), 2 * int(np.ceil(halos[k])) + 1
         try:
-            window, _ = overlap_slices(renderer.shape, side, place, mode='trim')
+            window, _ = overlap_slices(renderer.shape, (side, side), place, 'trim')
         except NoOverlapError:
             continue
         light = renderer(one, window=window)
