@@ -103,20 +103,20 @@ or `~astropy.modeling.Model`
             f'{stamps.shape[2]} x {stamps.shape[1]}'
         )
         raise ValueError(msg)
-    options = {'background': background, 'use_prior': use_prior}
+    radius = normalization_radius
     if single:
-        fit, _ = start_fit(stamps, bad, normalization_radius, background, stars=False)
+        fit, _ = start_fit(stamps, bad, radius, background, stars=False)
         if not use_prior:
             fit.prior_width = 1e3 * PRIOR_WIDTH
         used, residual = None, fit_image(fit, stamps, bad, error, background)
     else:
+        options = {
+            'radius': radius,
+            'model_error': _MODEL_ERROR,
+            'use_prior': use_prior,
+        }
         fit, used, residual, _ = fit_stamps(
-            stamps,
-            bad,
-            error,
-            radius=normalization_radius,
-            model_error=_MODEL_ERROR,
-            **options,
+            stamps, bad, error, background=background, **options
         )
     psf = as_model(fit, residual, model_class)
     if not psf.fwhm < max(stamps.shape[1:]):
@@ -172,15 +172,15 @@ def fit_psf_to_stars(
 
     gain = effective_gain
     if gain is not None:
-        gain = cut(positive_numbers(gain, 'effective_gain', data.shape, None), 1.0)
+        gain = positive_numbers(gain, 'effective_gain', data.shape, None)
     fit, used, residual, _ = fit_stamps(
         cut(data, 0.0),
         cut(bad, True),
-        None if error is None else cut(error, 1.0),
+        cut(error, 1.0),
         background=True,
         use_prior=use_prior,
         radius=normalization_radius,
-        gain=gain,
+        gain=cut(gain, 1.0),
         model_error=model_error,
     )
     psf = as_model(fit, residual, model_class)

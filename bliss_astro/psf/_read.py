@@ -142,29 +142,25 @@ def _of_table(hdus, name, band, radius):
 
 def _image_hdu(hdus, name, extension):
     """Choose the HDU of an image of a PSF."""
-    if extension is not None:
+
+    def is_image(hdu):
+        return hdu.is_image and hdu.data is not None
+
+    if extension is None:
+        planes = (h for h in hdus if is_image(h) and np.squeeze(h.data).ndim == 2)
+        found = next(planes, None)
+        problem = 'holds no image of a PSF, no psField and no PSFEx model'
+    else:
         try:
             found = hdus[extension]
         except (KeyError, IndexError):
-            msg = (
-                f'psf: {name!r} has no extension {extension}; it has {list_hdus(hdus)}'
-            )
-            raise ValueError(msg) from None
-        if not found.is_image or found.data is None:
-            msg = (
-                f'psf: extension {extension} of {name!r} is no image; the file has '
-                f'{list_hdus(hdus)}'
-            )
-            raise ValueError(msg)
-        return found
-    for hdu in hdus:
-        if hdu.is_image and hdu.data is not None and np.squeeze(hdu.data).ndim == 2:
-            return hdu
-    msg = (
-        f'psf: {name!r} holds no image of a PSF, no psField and no PSFEx model; it '
-        f'has {list_hdus(hdus)}'
-    )
-    raise ValueError(msg)
+            found, problem = None, f'has no extension {extension}'
+        else:
+            problem = f'has no image in extension {extension}'
+    if found is None or not is_image(found):
+        msg = f'psf: {name!r} {problem}; it has {list_hdus(hdus)}'
+        raise ValueError(msg)
+    return found
 
 
 def _of_image(image, oversampling, pixel_response, name):
