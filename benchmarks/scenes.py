@@ -17,7 +17,7 @@ from bliss_astro import CoaddSimulator, Exposure, PSFModel
 from bliss_astro.metrics import scene_truth
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.rendering import render_galaxies, render_stars
-from bliss_astro.simulation import SceneStream, SimulatedImages, SimulationConfig
+from bliss_astro.simulation import SimulatedImages, SimulationConfig, SimulationStream
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 # The coadd paper: electrons of one nanomaggy, faintest star, stars per pixel.
@@ -48,7 +48,7 @@ def draw_fields(n, generator, *, single=False):
         shape=(80, 80),
         bad_pixels=False,
     )
-    return SceneStream(config).sample_batch(n, generator=generator)
+    return SimulationStream(config).sample_batch(n, generator=generator)
 
 
 def draw_blends(n, generator, *, shape=(48, 48)):

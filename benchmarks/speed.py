@@ -235,7 +235,7 @@ def simulate(path, shape):
     from bliss_astro import CoaddSimulator, StarPrior
 
     simulator = CoaddSimulator(1, StarPrior(density=1e-3), shape=shape, margin=0)
-    exposure, _ = simulator.simulate(rng=3)
+    exposure, _ = simulator.sample(rng=3)
     fits.writeto(path, np.asarray(exposure.data, dtype=np.float32))
 
 

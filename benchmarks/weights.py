@@ -15,7 +15,7 @@ from harness import Benchmark
 
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.posteriors import TileCatalog
-from bliss_astro.simulation import SceneStream, SimulationStream
+from bliss_astro.simulation import SimulationStream
 from bliss_astro.training import load_config
 
 BATCH = 32
@@ -33,8 +33,8 @@ KINDS = {
 @torch.no_grad()
 def losses(encoders, simulation, n_images, seed):
     """-log q per image, an array (encoders, images)."""
-    kind = SimulationStream if simulation.population == 'stars' else SceneStream
-    stream, generator = kind(simulation), torch.Generator().manual_seed(seed)
+    stream = SimulationStream(simulation)
+    generator = torch.Generator().manual_seed(seed)
     values = [[] for _ in encoders]
     for first in range(0, n_images, BATCH):
         images = stream.sample_batch(min(BATCH, n_images - first), generator=generator)

@@ -81,7 +81,7 @@ def main():
 
     sky = StarPrior(density=0.003)
     simulator = CoaddSimulator(5, sky, shape=(160, 160), margin=4)
-    coadd, truth = simulator.simulate(rng=arguments.seed)
+    coadd, truth = simulator.sample(rng=arguments.seed)
     print(coadd, '\n')
     catalog = detect_sources(
         coadd,

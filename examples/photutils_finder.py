@@ -40,7 +40,7 @@ def score(name, result, truth):
 
 def main():
     simulator = CoaddSimulator(5, StarPrior(density=0.003), shape=(160, 160), margin=8)
-    coadd, truth = simulator.simulate(rng=2)
+    coadd, truth = simulator.sample(rng=2)
     image = coadd.data - coadd.background
     error = coadd.total_error()
     print(f'{len(truth)} stars, {coadd}\n')

@@ -90,7 +90,7 @@ def main(args=None):
     for depth in (1, options.depth):
         simulator = CoaddSimulator(depth, shape=(128, 128))
         # One seed: the stars are the same, as they are drawn first.
-        coadd, truth = simulator.simulate(rng=options.seed)
+        coadd, truth = simulator.sample(rng=options.seed)
         title = 'one exposure' if depth == 1 else f'coadd of {depth} exposures'
         report(title, coadd, truth)
         images.append((title, coadd, truth))

@@ -47,7 +47,7 @@ def main():
 
     sky = StarPrior(density=0.002)
     simulator = CoaddSimulator(1, sky, shape=(240, 300), margin=8)
-    exposure, _ = simulator.simulate(rng=arguments.seed)
+    exposure, _ = simulator.sample(rng=arguments.seed)
     exposure = misled(exposure, arguments)
     catalog = detect_sources(exposure, encoder='stars')
     check = catalog.check(exposure, rng=arguments.seed)

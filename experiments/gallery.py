@@ -20,7 +20,7 @@ from scenes import (
 from bliss_astro import CoaddSimulator, StarPrior, detect_sources
 from bliss_astro.encoders import Encoder
 from bliss_astro.plotting import plot_reconstruction
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 SHAPE, SEED, N_SAMPLES = (48, 48), 20260915, 2
 BLENDEDNESS = (0.02, 0.1, 0.2, 0.35, 0.5, 0.7)
@@ -33,7 +33,7 @@ def draw_galaxies(n):
     config = SimulationConfig(
         population='npe', shape=SHAPE, crowding=(3.0, 10.0), n_exposures=(1, 1)
     )
-    return SceneStream(config).sample_batch(n, generator=generator_of(SEED))
+    return SimulationStream(config).sample_batch(n, generator=generator_of(SEED))
 
 
 def draw_stars(n):

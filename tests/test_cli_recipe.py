@@ -34,7 +34,7 @@ def _bright_sky():
     # Bright stars, for a fit of the PSF, on a sky of an infrared camera.
     prior = StarPrior(density=0.0008, flux_min=3e5, flux_max=3e6)
     simulator = CoaddSimulator(1, prior, background=1e6, shape=(160, 160), margin=10)
-    return simulator.simulate(rng=3)[0].data.astype('f4')
+    return simulator.sample(rng=3)[0].data.astype('f4')
 
 
 def _run(capsys, *words):
@@ -123,7 +123,7 @@ class TestForeign:
 
 class TestCoaddFiles:
     def test_the_maps_are_read(self, folder, capsys):
-        exposure, _ = CoaddSimulator(4, StarPrior(0.002)).simulate(rng=2)
+        exposure, _ = CoaddSimulator(4, StarPrior(0.002)).sample(rng=2)
         counts = np.full(exposure.shape, 4)
         counts[:, :20] = 3
         along = np.array([0.25, 1, 0.25])

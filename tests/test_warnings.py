@@ -88,7 +88,7 @@ def test_inside_of_a_context_manager(path):
 
 
 def test_catalogues(tmp_path):
-    exposure, _ = CoaddSimulator(10, shape=(72, 72), margin=6).simulate(rng=3)
+    exposure, _ = CoaddSimulator(10, shape=(72, 72), margin=6).sample(rng=3)
     catalog = detect_sources(exposure, encoder='stars', check=False)
     found, here = _lines(lambda: catalog.write(tmp_path / 'catalog.ecsv'))
     assert found == here

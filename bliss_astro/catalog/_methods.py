@@ -94,7 +94,7 @@ def check(self, exposure=None, *, n_draws=3, rng=None, regions=None):
     Examples
     --------
     >>> from bliss_astro import CoaddSimulator, detect_sources
-    >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+    >>> exposure, truth = CoaddSimulator().sample(rng=3)
     >>> catalog = detect_sources(exposure)
     >>> catalog.check(rng=1).passed
     True
@@ -135,7 +135,7 @@ def reconstruct(self, exposure=None, *, n_draws=0, rng=None):
     Examples
     --------
     >>> from bliss_astro import CoaddSimulator, detect_sources
-    >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+    >>> exposure, truth = CoaddSimulator().sample(rng=3)
     >>> catalog = detect_sources(exposure, encoder='stars')
     >>> catalog.reconstruct().residual.shape == exposure.shape
     True

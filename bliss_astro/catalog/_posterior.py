@@ -316,7 +316,7 @@ class CatalogPosterior:
         Examples
         --------
         >>> from bliss_astro import CoaddSimulator, detect_sources
-        >>> coadd, truth = CoaddSimulator(10).simulate(rng=1)
+        >>> coadd, truth = CoaddSimulator(10).sample(rng=1)
         >>> posterior = detect_sources(coadd, encoder='stars').posterior
         >>> draws = posterior.sample(20, rng=1)
         >>> len(draws), draws[0].colnames

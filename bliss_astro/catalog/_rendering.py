@@ -268,7 +268,7 @@ def render(self, *, shape=None, cutout=None, psf=None):
     Examples
     --------
     >>> from bliss_astro import CoaddSimulator, detect_sources
-    >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+    >>> exposure, truth = CoaddSimulator().sample(rng=3)
     >>> catalog = detect_sources(exposure, encoder='stars')
     >>> image = catalog.render()
     >>> image.shape == exposure.shape

@@ -133,7 +133,7 @@ def completeness(
     Examples
     --------
     >>> from bliss_astro import BlissFinder, CoaddSimulator, completeness
-    >>> exposure, truth = CoaddSimulator(shape=(160, 160)).simulate(rng=3)
+    >>> exposure, truth = CoaddSimulator(shape=(160, 160)).sample(rng=3)
     >>> finder = BlissFinder(encoder='stars')
     >>> result = completeness(exposure, finder, n_sources=48, rng=1)
     >>> result.table.colnames[:5]

@@ -95,7 +95,7 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
     Examples
     --------
     >>> from bliss_astro import CoaddSimulator, reconstruct
-    >>> exposure, truth = CoaddSimulator().simulate(rng=3)
+    >>> exposure, truth = CoaddSimulator().sample(rng=3)
     >>> result = reconstruct(exposure, encoder='stars')
     >>> result.model.shape == exposure.shape
     True

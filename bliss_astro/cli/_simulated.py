@@ -65,7 +65,7 @@ def simulate_field(
     prior = StarPrior(density, flux_min, flux_min * whole.flux_max / whole.flux_min)
     options = {'psf': psf, 'background': background, 'shape': shape, 'device': device}
     simulator = CoaddSimulator(n_exposures, prior, margin=0, **options)
-    coadd, truth = simulator.simulate(rng=seed)
+    coadd, truth = simulator.sample(rng=seed)
 
     def nmgy(value):
         return value / ELECTRONS_PER_NMGY * u.nmgy

@@ -210,7 +210,7 @@ def detect_sources(
     Examples
     --------
     >>> from bliss_astro import CoaddSimulator, detect_sources
-    >>> coadd, truth = CoaddSimulator(10).simulate(rng=3)
+    >>> coadd, truth = CoaddSimulator(10).sample(rng=3)
     >>> catalog = detect_sources(coadd, encoder='stars')
     >>> len(catalog) == len(truth)
     True
@@ -295,7 +295,7 @@ class BlissFinder:
     Examples
     --------
     >>> from bliss_astro import BlissFinder, CoaddSimulator
-    >>> coadd, truth = CoaddSimulator(10).simulate(rng=3)
+    >>> coadd, truth = CoaddSimulator(10).sample(rng=3)
     >>> finder = BlissFinder(psf=coadd.psf, bkg_error=coadd.bkg_error,
     ...                      effective_gain=coadd.effective_gain,
     ...                      background=0.0)

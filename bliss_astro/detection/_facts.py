@@ -177,7 +177,7 @@ def usual_widths():
     least, usual, most : float
         Square root of the area over the FWHM: 1, 50 and 99 % quantiles.
     """
-    shape = SimulationConfig().draw_psf(
+    shape = SimulationConfig().sample_psf(
         4000, generator=torch.Generator().manual_seed(0)
     )
     area = torch.exp(describe_shape(shape)[:, 1] + LOG_AREA)

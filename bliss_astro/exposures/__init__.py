@@ -3,15 +3,16 @@
 Exposures: images with sky, noise, mask, PSF and WCS, and estimates of these.
 """
 
-from ._camera import BadPixelPrior, add_noise
+from bliss_astro._deprecated import deprecated_names
+
 from ._exposure import Exposure
 from ._noise import NoiseMeasurement, measure_noise
 from ._read import ExposureRead as ExposureRead
 
 __all__ = [
-    'BadPixelPrior',
     'Exposure',
     'NoiseMeasurement',
-    'add_noise',
     'measure_noise',
 ]
+
+__getattr__ = deprecated_names(__name__)

@@ -226,7 +226,7 @@ def plot_reconstruction(
         from bliss_astro import CoaddSimulator, reconstruct
         from bliss_astro.plotting import plot_reconstruction
 
-        exposure, truth = CoaddSimulator().simulate(rng=3)
+        exposure, truth = CoaddSimulator().sample(rng=3)
         result = reconstruct(exposure, encoder='stars', n_draws=1, rng=1)
         plot_reconstruction(result)
     """

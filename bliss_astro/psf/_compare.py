@@ -90,7 +90,7 @@ def compare_psf(exposure):
     --------
     >>> from bliss_astro import CoaddSimulator
     >>> from bliss_astro.psf import PSFModel, compare_psf
-    >>> exposure, truth = CoaddSimulator(1, shape=(200, 200)).simulate(rng=1)
+    >>> exposure, truth = CoaddSimulator(1, shape=(200, 200)).sample(rng=1)
     >>> compare_psf(exposure).finding
     ''
     >>> wrong = exposure.replace(psf=PSFModel.from_fwhm(1.3 * exposure.psf.fwhm))

@@ -150,7 +150,7 @@ def estimate_psf(
     --------
     >>> from bliss_astro import CoaddSimulator
     >>> from bliss_astro.psf import estimate_psf
-    >>> exposure, truth = CoaddSimulator(1, shape=(200, 200)).simulate(rng=1)
+    >>> exposure, truth = CoaddSimulator(1, shape=(200, 200)).sample(rng=1)
     >>> estimate = estimate_psf(exposure)
     >>> bool(abs(estimate.psf.fwhm / exposure.psf.fwhm - 1) < 0.03)
     True

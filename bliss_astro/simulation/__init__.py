@@ -1,20 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
 Simulated images with their truth, for a person and for training.
+
+A simulation draws the sources (`_sources`) and the observing conditions (`_fields`),
+exposes, aligns and stacks (`_camera`), adds artefacts (`_artifacts`) and errors of
+what is stated (`_calibration`).
 """
 
+from ._config import SimulationConfig
 from ._images import SimulatedImages
-from ._scene_stream import SceneStream
+from ._noise import BadPixelPrior, coadd_noise
 from ._simulator import CoaddSimulator
-from ._stamps import GalaxyBatch, GalaxyStream
-from ._stream import SimulationConfig, SimulationStream
+from ._stamps import GalaxyStream
+from ._stream import SimulationStream
 
 __all__ = [
+    'BadPixelPrior',
     'CoaddSimulator',
-    'GalaxyBatch',
     'GalaxyStream',
-    'SceneStream',
     'SimulatedImages',
     'SimulationConfig',
     'SimulationStream',
+    'coadd_noise',
 ]

@@ -35,12 +35,6 @@ class SimulatedImages:
     psf : tensor ``(B, 8)``
         Stated shape of the effective PSF.
 
-    density, flux_min : tensor ``(B,)``
-        Expected number of sources per pixel above the flux floor, and that floor.
-
-    region : tensor ``(B, 4)``
-        ``x_low, x_high, y_low, y_high`` of the rectangle that holds all sources.
-
     mask : tensor ``(B, ny, nx)`` of bool
         `True` for bad pixels.
 
@@ -53,13 +47,20 @@ class SimulatedImages:
 
     galaxy : tensor ``(B, S, 6)`` or None
         Shapes in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels, or latent
-        vectors of a learned galaxy model.
+        vectors of a learned galaxy model; without meaning for stars.
+
+    density, flux_min : tensor ``(B,)`` or None
+        Expected number of sources per pixel above the flux floor, and that floor;
+        `None` for stamps, as is the next.
+
+    region : tensor ``(B, 4)`` or None
+        ``x_low, x_high, y_low, y_high`` of the rectangle that holds all sources.
 
     population : tensor ``(B,)`` or None
         0 for the prior of the sky, 1 for that of the NPE paper.
 
-    electrons_per_nmgy : tensor ``(B,)`` or None
-        Calibration of one exposure.
+    electrons_per_nmgy, read_noise : tensor ``(B,)`` or None
+        Calibration and noise of the read-out of one exposure.
 
     cluster : tensor ``(B, 3)`` or None
         Centre in x and y and radius in pixels of the circle that holds all sources;
@@ -71,6 +72,9 @@ class SimulatedImages:
 
     asymmetry : tensor ``(B, 4)`` or None
         Stated asymmetry of the PSF, ``asymmetry_of_image``.
+
+    noiseless : tensor ``(B, ny, nx)`` or None
+        Light of the sources alone, of stamps of galaxies.
     """
 
     data: torch.Tensor
@@ -79,21 +83,23 @@ class SimulatedImages:
     effective_gain: torch.Tensor
     correlation: torch.Tensor
     psf: torch.Tensor
-    density: torch.Tensor
-    flux_min: torch.Tensor
-    region: torch.Tensor
     mask: torch.Tensor
     x: torch.Tensor
     y: torch.Tensor
     flux: torch.Tensor
     is_galaxy: torch.Tensor | None = None
     galaxy: torch.Tensor | None = None
+    density: torch.Tensor | None = None
+    flux_min: torch.Tensor | None = None
+    region: torch.Tensor | None = None
     population: torch.Tensor | None = None
     electrons_per_nmgy: torch.Tensor | None = None
+    read_noise: torch.Tensor | None = None
     cluster: torch.Tensor | None = None
     psf_error: torch.Tensor | None = None
     background_error: torch.Tensor | None = None
     asymmetry: torch.Tensor | None = None
+    noiseless: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.data)
@@ -102,6 +108,37 @@ class SimulatedImages:
     def count(self) -> torch.Tensor:
         """Number of sources of each image, ``(B,)``."""
         return (self.flux > 0).sum(1)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance of a pixel of empty sky, ``(B,)``."""
+        return self.bkg_error**2
+
+    @property
+    def snr(self) -> torch.Tensor:
+        """
+        Signal-to-noise ratios of the sources of stamps, ``(B,)``.
+
+        They are ``sqrt(sum(s**2 / (s + v)))`` with the noiseless light s of a pixel
+        and the variance v of the sky.
+        """
+        signal = self.noiseless.clamp(min=0)
+        ratio = signal**2 / (signal + self.variance[:, None, None])
+        return ratio.sum((1, 2)).sqrt()
+
+    def select(self, chosen) -> 'SimulatedImages':
+        """
+        Return some of the images.
+
+        Parameters
+        ----------
+        chosen : slice or tensor
+            Indices or a boolean mask.
+        """
+        values = vars(self).items()
+        return SimulatedImages(
+            **{name: v if v is None else v[chosen] for name, v in values}
+        )
 
     @classmethod
     def concatenate(cls, parts) -> 'SimulatedImages':

@@ -1,379 +1,44 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The endless stream of simulated pairs that an encoder learns from.
+Stream of simulated images for training, drawn from a configuration.
 """
 
 import dataclasses
-import math
 
 import torch
 
 from bliss_astro._devices import choose_device
-from bliss_astro.exposures._camera import BadPixelPrior
-from bliss_astro.priors import SeeingPrior, StarPrior, TelescopePrior
-from bliss_astro.psf._mixture import (
-    DEFAULT_SHAPE,
-    LOG_AREA,
-    describe_shape,
-    scale_to_fwhm,
-)
+from bliss_astro.priors import CatalogPrior, FieldPrior
+from bliss_astro.psf._mixture import fwhm_of_shape
+from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 
+from . import _artifacts, _calibration
+from ._camera import Camera, Fields, draw_dithers
+from ._draws import uniform, unit
+from ._fields import sample_conditions, sample_depth, sample_pixel_scale
 from ._images import SimulatedImages
-from ._nuisances import (
-    USUAL_BACKGROUND_ERROR,
-    USUAL_PSF_ERROR,
-    draw_stated,
-    misstated_psf,
-    sky_error,
-)
-from ._simulator import CoaddSimulator
+from ._sources import Sources, sample_catalog, sample_expected, sample_stars
 
-__all__ = ['SimulationConfig', 'SimulationStream']
+__all__ = ['SimulationStream']
 
-POPULATIONS = ('stars', 'npe', 'sky', 'both')
-FIELDS = ('sdss', 'single', 'wide', 'telescopes')
-# Distance in pixels that confined stars keep from the edges.
-_CONFINED_MARGIN = 12
+# Distance in pixels from the edges up to which sources lie outside: the light of some
+# comes in. The images of the NPE paper have none there.
+_MARGINS = {'sky': 14, 'npe': 0}
+# FWHM in pixels below which stars are as sharp as cosmic rays: no rays there.
+_SHARPEST = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class SimulationConfig:
-    """
-    What the simulated images look like.
+@dataclasses.dataclass
+class _Scene:
+    """A group of images before its pixels are drawn."""
 
-    Pairs are ranges of log-uniform distributions; equal ends fix a value.
+    population: str
+    fields: Fields
+    sources: Sources
 
-    Parameters
-    ----------
-    n_exposures : tuple of int
-        Range of the depth d.
 
-    single_fraction : float
-        Share of the images that are single exposures (if d may be 1).
-
-    background : tuple of float
-        Sky of one exposure in electrons.
-
-    read_noise : tuple of float
-        Uniform range in electrons.
-
-    density : tuple of float
-        Stars per pixel.
-
-    floor_snr : tuple of float
-        Signal-to-noise ratio in the coadd of a star at the flux floor, in
-        the limit of faint sources.
-
-    typical_floor_snr : tuple of float
-        A narrower range that half of the images are drawn from.
-
-    flux_min : float or None
-        A fixed flux floor in electrons of one exposure; if given,
-        ``floor_snr`` is not used.
-
-    slope : float
-        Index of the Pareto distribution of the fluxes.
-
-    slopes : tuple of float or None
-        Range of that index, uniform; if given, ``slope`` is not used. From 0.4 to 1
-        counts grow by 0.16 to 0.4 dex a magnitude, as in clusters and in the plane
-        of the Galaxy.
-
-    dynamic_range : float
-        Largest over smallest flux.
-
-    psf : {'sdss', 'paper', 'telescopes'}
-        The seeing of SDSS, the one PSF of the coadd paper, or PSFs of any telescope
-        (`~bliss_astro.priors.TelescopePrior`).
-
-    fwhm : tuple of float or None
-        Range of the full width at half maximum of one exposure's PSF in
-        pixels; if given, the PSFs are those above, wings and all, scaled to
-        widths in that range.
-
-    ellipticity : float
-        Standard deviation of e1 and of e2 (truncated at 0.12) of SDSS's PSFs.
-
-    shape : tuple of int
-        ``(ny, nx)`` of the images in pixels.
-
-    margin : int
-        Distance of stars from the edges; negative puts some outside.
-
-    confined_fraction : float
-        Share of the images whose stars keep 12 px from the edges, with a
-        map of the density that says so.
-
-    inclined_fraction : float
-        Share of the images whose PSF may have an e2.
-
-    bad_pixels : bool
-        Whether images have masked pixels.
-
-    noise_order : str
-        See `~bliss_astro.simulation.CoaddSimulator`.
-
-    dither : tuple of float
-        Uniform range of the largest dither in pixels, at most 1. It sets how far
-        the noise of neighbouring pixels correlates: 0.25 on average for 0.5,
-        at most 0.3 (for 0.75), none for 0.
-
-    saturation : tuple of float or None
-        Full well in electrons of one exposure, by default 3e4 to 3e5.
-
-    population : {'stars', 'npe', 'sky', 'both'}
-        What the sources are: stars alone; or stars and galaxies of the
-        prior of the NPE paper, of the prior of the sky (see
-        `~bliss_astro.priors.CatalogPrior`), or of one or the other, image by
-        image.  The settings below are for stars and galaxies.
-
-    npe_fraction : float
-        Share of the NPE paper's prior where there are both.
-
-    fields : {'sdss', 'single', 'wide', 'telescopes'}
-        Where PSF, background and calibration come from:
-        `~bliss_astro.priors.FieldPrior`, its single field, or for
-        half of the images ``background``, ``read_noise`` and ``psf`` above; or for
-        two thirds of those of the sky any telescope's: ``noise``, ``psf``,
-        ``pixel_scales`` and ``limits``.
-
-    noise : tuple of float
-        Noise of empty sky in electrons of one exposure.
-
-    pixel_scales : tuple of float
-        Sides of a pixel in arcsec.
-
-    limits : tuple of float
-        Uniform range of the magnitude at the flux floor.
-
-    crowding : tuple of float
-        Factor on the density of the NPE paper's prior.
-
-    star_scale, galaxy_scale : tuple of float
-        Factors on the densities of the prior of the sky.
-
-    sky_error : float
-        Typical error of the stated background, in units of its noise, in images
-        of stars alone and of the prior of the sky.
-
-    psf_error : float
-        Typical relative error of the stated PSF's width, in the same images;
-        errors of its shape go with it.
-
-    psf_errors : tuple of float or None
-        Range of the relative error of the PSF's width that is stated, and drawn with
-        that standard deviation; a quarter of the images have 1 %, one none. In place of
-        ``psf_error``.
-
-    background_errors : tuple of float or None
-        Likewise of the background's error in units of its noise; a quarter have 0.05.
-        In place of ``sky_error``.
-
-    asymmetry : float
-        Largest share of a PSF's light that is in lobes on one side or three, in half
-        of the images of the prior of the sky; stated in part.
-
-    ray_fraction, trail_fraction, large_fraction : float
-        Shares of the images of the prior of the sky that have cosmic rays (single
-        exposures), a satellite's trail, and a galaxy of 8 to 60 px.
-
-    saturated_fraction : float
-        Share of the images of the prior of the sky of which the brightest pixels,
-        30 times the noise and more, are a plateau or masked, with what bleeds.
-
-    unseen : float
-        Sources are drawn down to this share of the flux floor, of which those
-        below it are there but not asked for (stars alone).
-
-    npe_floor : tuple of float or None
-        Range in nmgy of a cut in flux of the NPE paper's prior; by default it is
-        whole.
-
-    cluster_fraction : float
-        Share of the images of the NPE paper's prior whose sources all lie within
-        a circle, of which the density says so: blends.
-
-    cluster_radius : tuple of float
-        Range of its radius in pixels.
-
-    cluster_crowding : tuple of float
-        Factor on the density there.
-
-    bright_fraction : float
-        Share of the images of the prior of the sky that have a very bright star
-        in them or near them, with spikes and a halo.
-
-    catalog_prior, field_prior : str, dict or None
-        Files that `~bliss_astro.priors.CatalogPrior.save` and
-        `~bliss_astro.priors.FieldPrior.save` wrote, in place of the bundled
-        prior of the sky and of ``fields``; or what their ``to_dict`` returns, as
-        cards have it.
-
-    galaxy_model : str or None
-        A learned galaxy model, by name or path, whose galaxies take the place of
-        bulges and disks; single exposures only.
-
-    pixel_scale : float
-        Side of a pixel in arcsec.
-    """
-
-    n_exposures: tuple[int, int] = (1, 25)
-    single_fraction: float = 0.35
-    background: tuple[float, float] = (80.0, 2200.0)
-    read_noise: tuple[float, float] = (0.0, 8.0)
-    density: tuple[float, float] = (3e-5, 0.013)
-    floor_snr: tuple[float, float] = (2.8, 22.0)
-    typical_floor_snr: tuple[float, float] | None = (3.1, 3.8)
-    flux_min: float | None = None
-    slope: float = 0.47
-    slopes: tuple[float, float] | None = None
-    dynamic_range: float = 1e6 / 622
-    psf: str = 'sdss'
-    fwhm: tuple[float, float] | None = None
-    ellipticity: float = 0.025
-    shape: tuple[int, int] = (64, 64)
-    margin: int = -8
-    confined_fraction: float = 0.25
-    inclined_fraction: float = 0.125
-    bad_pixels: bool = True
-    noise_order: str = 'before_alignment'
-    dither: tuple[float, float] = (0.5, 0.5)
-    saturation: tuple[float, float] | None = None
-    population: str = 'stars'
-    npe_fraction: float = 0.5
-    fields: str = 'sdss'
-    crowding: tuple[float, float] = (1.0, 1.0)
-    star_scale: tuple[float, float] = (1.0, 1.0)
-    galaxy_scale: tuple[float, float] = (1.0, 1.0)
-    noise: tuple[float, float] = (3.0, 3000.0)
-    pixel_scales: tuple[float, float] = (0.05, 1.2)
-    limits: tuple[float, float] = (18.0, 25.5)
-    sky_error: float = 0.0
-    psf_error: float = 0.0
-    psf_errors: tuple[float, float] | None = None
-    background_errors: tuple[float, float] | None = None
-    asymmetry: float = 0.0
-    ray_fraction: float = 0.0
-    trail_fraction: float = 0.0
-    large_fraction: float = 0.0
-    bright_fraction: float = 0.0
-    saturated_fraction: float = 0.0
-    unseen: float = 1.0
-    npe_floor: tuple[float, float] | None = None
-    cluster_fraction: float = 0.0
-    cluster_radius: tuple[float, float] = (6.0, 20.0)
-    cluster_crowding: tuple[float, float] = (2.0, 40.0)
-    catalog_prior: str | dict | None = None
-    field_prior: str | dict | None = None
-    galaxy_model: str | None = None
-    pixel_scale: float = 0.396
-
-    def __post_init__(self):
-        for name, known in (('population', POPULATIONS), ('fields', FIELDS)):
-            if getattr(self, name) not in known:
-                msg = f'{name} must be one of {known}, got {getattr(self, name)!r}'
-                raise ValueError(msg)
-        shares = ['npe_fraction', 'bright_fraction', 'cluster_fraction']
-        shares += ['ray_fraction', 'trail_fraction', 'large_fraction', 'asymmetry']
-        shares += ['saturated_fraction']
-        for name in shares:
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                msg = f'{name} must lie between 0 and 1, got {value}'
-                raise ValueError(msg)
-        if not (math.isfinite(self.pixel_scale) and self.pixel_scale > 0):
-            msg = f'pixel_scale must be positive, got {self.pixel_scale}'
-            raise ValueError(msg)
-        for name in ('sky_error', 'psf_error'):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                msg = f'{name} must not be negative, got {value}'
-                raise ValueError(msg)
-        if self.galaxy_model is not None and tuple(self.n_exposures) != (1, 1):
-            msg = (
-                'galaxy_model is for single exposures: n_exposures must be [1, 1], got '
-                f'{tuple(self.n_exposures)}'
-            )
-            raise ValueError(msg)
-        if not 0 < self.unseen <= 1:
-            msg = f'unseen must lie above 0 and be at most 1, got {self.unseen}'
-            raise ValueError(msg)
-        if self.psf not in ('sdss', 'paper', 'telescopes'):
-            msg = f"psf must be 'sdss', 'paper' or 'telescopes', got {self.psf!r}"
-            raise ValueError(msg)
-        pairs = ['n_exposures', 'background', 'density', 'floor_snr']
-        pairs += ['crowding', 'star_scale', 'galaxy_scale']
-        pairs += ['cluster_radius', 'cluster_crowding']
-        pairs += ['noise', 'pixel_scales', 'limits']
-        optional = ('fwhm', 'saturation', 'npe_floor', 'psf_errors')
-        optional += ('background_errors', 'slopes')
-        pairs += [n for n in optional if getattr(self, n) is not None]
-        for name in pairs:
-            pair = getattr(self, name)
-            if not 0 < pair[0] <= pair[1]:
-                msg = f'{name} must be an increasing positive pair, got {pair}'
-                raise ValueError(msg)
-        if not 0 <= self.dither[0] <= self.dither[1] <= 1:
-            msg = f'dither must be an increasing pair from 0 to 1, got {self.dither}'
-            raise ValueError(msg)
-        if not 0 <= self.ellipticity <= 0.12:
-            msg = f'ellipticity must lie between 0 and 0.12, got {self.ellipticity}'
-            raise ValueError(msg)
-        # Told now rather than by the first batch of confined stars.
-        margin = max(self.margin, _CONFINED_MARGIN * (self.confined_fraction > 0))
-        if 2 * margin >= min(self.shape):
-            msg = (
-                f'shape must be larger than {2 * margin} px, twice the distance that '
-                f'stars keep from the edges, got {tuple(self.shape)}'
-            )
-            raise ValueError(msg)
-
-    def bad_pixel_prior(self):
-        """The blemishes to draw, or None."""
-        if not self.bad_pixels:
-            return None
-        if self.saturation is None:
-            return BadPixelPrior()
-        return BadPixelPrior(saturation=tuple(self.saturation))
-
-    def draw_psf(self, n, *, inclined=True, generator=None, device='cpu'):
-        """
-        Draw PSFs of exposures.
-
-        Parameters
-        ----------
-        n : int
-            How many.
-
-        inclined : bool, optional
-            Whether they may have an e2.
-
-        generator : `torch.Generator`, optional
-            On ``device``.
-
-        device : str or `torch.device`, optional
-            Where to draw.
-
-        Returns
-        -------
-        shape : tensor ``(n, 8)``
-            Shape parameters in pixels.
-        """
-        if self.psf == 'telescopes':
-            return TelescopePrior(fwhm=self.fwhm or (1.2, 7.0)).sample_batch(
-                n, inclined=inclined, generator=generator, device=device
-            )
-        if self.psf == 'paper':
-            psf = torch.tensor([DEFAULT_SHAPE], device=device).expand(n, 8)
-        else:
-            psf = SeeingPrior(ellipticity=self.ellipticity).sample_batch(
-                n, inclined=inclined, generator=generator, device=device
-            )
-        if self.fwhm is None:
-            return psf
-        unit = torch.rand(n, generator=generator, device=device)
-        low, high = (math.log(v) for v in self.fwhm)
-        return scale_to_fwhm(psf, torch.exp(low + (high - low) * unit))
+def _read_prior(kind, source):
+    return kind.from_dict(source) if isinstance(source, dict) else kind.load(source)
 
 
 class SimulationStream:
@@ -383,135 +48,73 @@ class SimulationStream:
     Parameters
     ----------
     config : `SimulationConfig`
-        What to draw.
+        Distribution of the images.
 
     group_size : int, optional
-        Images that share depth and density; a batch holds several groups.
+        Number of images that share a depth and a population; a batch holds several
+        groups.
 
     device : str or `torch.device`, optional
-        Where to simulate.
+        Device of the generators to come.
+
+    priors : dict, optional
+        The `~bliss_astro.priors.CatalogPrior` of populations ``'npe'`` and ``'sky'``,
+        in place of the bundled ones.
+
+    field_prior : `~bliss_astro.priors.FieldPrior`, optional
+        Prior of fields, in place of that of the configuration.
+
+    galaxy_model : `~bliss_astro.galaxies.GalaxyAutoencoder`, optional
+        Learned model of the galaxies, in place of bulges and disks; ``galaxy`` of
+        the images are its latent vectors then.
+
+    margins : dict, optional
+        Distances in pixels from the edges up to which sources of populations lie
+        outside; by default 14 on the sky, and 0 in images of the NPE paper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bliss_astro.simulation import SimulationConfig, SimulationStream
+    >>> config = SimulationConfig(population='npe', n_exposures=(1, 1))
+    >>> stream = SimulationStream(config, device='cpu')
+    >>> images = stream.sample_batch(4, generator=torch.Generator().manual_seed(1))
+    >>> images.data.shape
+    torch.Size([4, 64, 64])
     """
 
-    def __init__(self, config, *, group_size=8, device='cpu'):
+    def __init__(
+        self,
+        config,
+        *,
+        group_size=8,
+        device='auto',
+        priors=None,
+        field_prior=None,
+        galaxy_model=None,
+        margins=None,
+    ):
         self.config = config
         self.group_size = group_size
         self.device = choose_device(device)
-
-    def _log_uniform(self, pair, n, generator):
-        unit = torch.rand(n, generator=generator, device=self.device)
-        low, high = (math.log(v) for v in pair)
-        return torch.exp(low + (high - low) * unit)
-
-    def _depth(self, generator) -> int:
-        low, high = self.config.n_exposures
-        unit = torch.rand(2, generator=generator, device=self.device).tolist()
-        if low == high:
-            return low
-        if low == 1 and unit[0] < self.config.single_fraction:
-            return 1
-        low = max(low, 2)
-        value = math.exp(
-            math.log(low - 0.5) + unit[1] * math.log((high + 0.5) / (low - 0.5))
-        )
-        return min(max(round(value), low), high)
-
-    def _dither(self, generator) -> float:
-        low, high = self.config.dither
-        if low == high:
-            return low
-        unit = torch.rand((), generator=generator, device=self.device)
-        return low + (high - low) * float(unit)
-
-    def _floor(self, psf, background, read_noise, depth, generator):
-        config, n = self.config, len(psf)
-        if config.flux_min is not None:
-            return torch.full((n,), float(config.flux_min), device=self.device)
-        snr = self._log_uniform(config.floor_snr, n, generator)
-        if config.typical_floor_snr is not None:
-            typical = self._log_uniform(config.typical_floor_snr, n, generator)
-            coin = torch.rand(n, generator=generator, device=self.device) < 0.5
-            snr = torch.where(coin, typical, snr)
-        area = torch.exp(describe_shape(psf)[:, 1] + LOG_AREA)
-        return snr * torch.sqrt((background + read_noise**2) * area / depth)
-
-    def _group(self, n, generator):
-        config = self.config
-        depth = self._depth(generator)
-        coins = torch.rand(2, generator=generator, device=self.device).tolist()
-        confined = coins[0] < config.confined_fraction
-        margin = _CONFINED_MARGIN if confined else config.margin
-        psf = config.draw_psf(
-            n,
-            # Inclined ellipses are slow to draw, the more so in deep coadds.
-            inclined=depth <= 8 and coins[1] < config.inclined_fraction,
-            generator=generator,
-            device=self.device,
-        )
-        background = self._log_uniform(config.background, n, generator)
-        low, high = config.read_noise
-        unit = torch.rand(n, generator=generator, device=self.device)
-        read_noise = low + (high - low) * unit
-        # One density a group: catalogues are padded to its fullest image.
-        density = self._log_uniform(config.density, 1, generator).expand(n)
-        floor = self._floor(psf, background, read_noise, depth, generator)
-        slope = config.slope
-        if config.slopes is not None:
-            low, high = config.slopes
-            unit = torch.rand(1, generator=generator, device=self.device)
-            slope = low + (high - low) * float(unit)
-        # A power law's number of stars down to a lower limit.
-        more = config.unseen**-slope
-        simulator = CoaddSimulator(
-            depth,
-            StarPrior(
-                flux_min=622.0,
-                flux_max=622.0 * config.dynamic_range,
-                slope=slope,
-            ),
-            shape=config.shape,
-            margin=margin,
+        self.priors = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
+        if config.catalog_prior is not None:
+            self.priors['sky'] = _read_prior(CatalogPrior, config.catalog_prior)
+        self.priors |= priors or {}
+        if field_prior is None and config.field_prior is not None:
+            field_prior = _read_prior(FieldPrior, config.field_prior)
+        if field_prior is None:
+            single = config.fields == 'single'
+            field_prior = FieldPrior.single() if single else FieldPrior()
+        self.field_prior = field_prior
+        self.galaxy_model = galaxy_model
+        self.margins = _MARGINS | (margins or {})
+        self.camera = Camera(
+            tuple(config.shape),
             noise_order=config.noise_order,
-            dither=self._dither(generator),
             bad_pixels=config.bad_pixel_prior(),
-            tolerance=1e-4,
-            device=self.device,
         )
-        batch = simulator.sample_batch(
-            n,
-            psf=psf,
-            background=background,
-            read_noise=read_noise,
-            density=more * density,
-            flux_min=config.unseen * floor,
-            generator=generator,
-        )
-        batch = dataclasses.replace(batch, density=density, flux_min=floor)
-        return self._misstated(batch, generator)
-
-    def _misstated(self, batch, generator):
-        config, n = self.config, len(batch)
-        drawn = {'generator': generator, 'device': self.device}
-        if config.psf_errors is not None:
-            batch.psf_error = draw_stated(
-                n, config.psf_errors, USUAL_PSF_ERROR, **drawn
-            )
-            batch.psf = misstated_psf(
-                batch.psf, batch.psf_error, spread=False, generator=generator
-            )
-        elif config.psf_error > 0:
-            batch.psf = misstated_psf(batch.psf, config.psf_error, generator=generator)
-        if config.background_errors is not None:
-            batch.background_error = draw_stated(
-                n, config.background_errors, USUAL_BACKGROUND_ERROR, **drawn
-            )
-            off = sky_error(n, config.shape, spread=False, **drawn)
-            size = (batch.background_error * batch.bkg_error)[:, None, None]
-            batch.data = batch.data + size * off
-        elif config.sky_error > 0:
-            off = sky_error(n, config.shape, generator=generator, device=self.device)
-            size = config.sky_error * batch.bkg_error[:, None, None]
-            batch.data = batch.data + size * off
-        return batch
+        self.accuracy = RenderingAccuracy.training()
 
     @torch.no_grad()
     def sample_batch(self, n_images, *, generator) -> SimulatedImages:
@@ -524,11 +127,233 @@ class SimulationStream:
             Number of images.
 
         generator : `torch.Generator`
-            Source of randomness on the stream's device.
+            Source of randomness; its device is that of the images.
+
+        Returns
+        -------
+        images : `SimulatedImages`
+            Images and truth.
         """
+        config, scenes = self.config, []
+        coadd_depth = sample_depth(config.n_exposures, generator=generator)
+        for start in range(0, n_images, self.group_size):
+            population = self._population(generator)
+            lowest = config.n_exposures[0]
+            coin = float(unit((), generator=generator))
+            # The paper's images are single exposures.
+            single = lowest == 1 and coin < config.single_fraction
+            depth = lowest if single or population == 'npe' else coadd_depth
+            n = min(self.group_size, n_images - start)
+            scenes.append(self._scene(n, population, depth, generator))
+            if population == 'stars':
+                # Stars are fast to render at any depth; see `_render_galaxies`.
+                coadd_depth = sample_depth(config.n_exposures, generator=generator)
+        extended = self._render_galaxies(scenes)
         return SimulatedImages.concatenate(
             [
-                self._group(min(self.group_size, n_images - start), generator)
-                for start in range(0, n_images, self.group_size)
+                self._observe(scene, light, generator)
+                for scene, light in zip(scenes, extended, strict=True)
             ]
         )
+
+    def sample_fields(self, n, *, population='sky', depth=1, generator) -> Fields:
+        """
+        Draw observing conditions.
+
+        Parameters
+        ----------
+        n : int
+            Number of images.
+
+        population : {'stars', 'sky', 'npe'}, optional
+            Population of the sources: other cameras than SDSS's see the sky only.
+
+        depth : int, optional
+            Number of exposures in a coadd.
+
+        generator : `torch.Generator`
+            Source of randomness.
+        """
+        config = self.config
+        conditions = sample_conditions(
+            config, self.field_prior, n, population, depth, generator=generator
+        )
+        pixel_scale = sample_pixel_scale(config, population, generator=generator)
+        largest = float(uniform(config.dither, 1, generator=generator))
+        dither = draw_dithers(
+            n, depth, largest, generator=generator, device=generator.device
+        )
+        return Fields(*conditions, dither, pixel_scale)
+
+    def sample_densities(self, n, *, generator):
+        """
+        Draw numbers of stars and galaxies per pixel above the flux floor.
+
+        Parameters
+        ----------
+        n : int
+            Number of images.
+
+        generator : `torch.Generator`
+            Source of randomness.
+
+        Returns
+        -------
+        density : tensor ``(n,)`` or ``(2 n,)``
+            Densities of each population of the stream.
+        """
+        name = self.config.population
+        parts = []
+        for population in ('npe', 'sky') if name == 'both' else (name,):
+            depth = 1 if population == 'npe' else self.config.n_exposures[1]
+            fields = self.sample_fields(
+                n, population=population, depth=depth, generator=generator
+            )
+            prior = self.priors[population]
+            expected = sample_expected(
+                self.config, prior, fields, population, generator=generator
+            )
+            parts.append(expected[-1])
+        return torch.cat(parts)
+
+    # -- what is on the sky ------------------------------------------------------
+
+    def _population(self, generator):
+        name = self.config.population
+        if name != 'both':
+            return name
+        coin = float(unit((), generator=generator))
+        return 'npe' if coin < self.config.npe_fraction else 'sky'
+
+    def _scene(self, n, population, depth, generator):
+        config, model = self.config, self.galaxy_model
+        fields = self.sample_fields(
+            n, population=population, depth=depth, generator=generator
+        )
+        if population == 'stars':
+            sources = sample_stars(config, fields, generator=generator)
+        else:
+            sources = sample_catalog(
+                config,
+                self.priors[population],
+                fields,
+                population,
+                -self.margins[population],
+                latent_dim=None if model is None else model.latent_dim,
+                generator=generator,
+            )
+        return _Scene(population, fields, sources)
+
+    # -- images ------------------------------------------------------------------
+
+    def _render_galaxies(self, scenes):
+        """
+        Light of the galaxies of groups; `None` for stars alone.
+
+        Galaxies of all groups of one depth are rendered together: many small batches
+        would cost several times as much.
+        """
+        light = [None] * len(scenes)
+        if scenes[0].population == 'stars':
+            return light
+        for depth in {scene.fields.depth for scene in scenes}:
+            index = [k for k, s in enumerate(scenes) if s.fields.depth == depth]
+            sources = Sources.galaxies([scenes[k].sources for k in index])
+            psf = torch.cat([scenes[k].fields.psf for k in index])
+            if self.galaxy_model is not None:
+                images = self.galaxy_model.render(psf, *sources, size=self.camera.shape)
+            else:
+                dither = torch.cat([scenes[k].fields.dither for k in index])
+                images = render_galaxies(
+                    psf,
+                    *sources,
+                    size=self.camera.shape,
+                    dither=dither if depth > 1 else None,
+                    accuracy=self.accuracy,
+                )
+            parts = images.split([len(scenes[k].fields) for k in index])
+            for k, part in zip(index, parts, strict=True):
+                light[k] = part
+        return light
+
+    def _observe(self, scene, extended, generator):
+        """Images of a group, with artefacts and with errors of what is stated."""
+        fields, sources, lobes = scene.fields, scene.sources, None
+        if scene.population == 'sky':
+            extended = self._add_artifacts(scene, extended, generator)
+            if self.config.asymmetry > 0:
+                lobes = _calibration.draw_lobes(
+                    len(fields),
+                    self.config.asymmetry,
+                    fwhm_of_shape(fields.psf),
+                    generator=generator,
+                )
+        x, y, flux = sources.stars
+        if lobes is not None:
+            # The stars join the extended light, so that one kernel moves all of it.
+            psf = self.camera.effective_psf(fields, elongated=True)
+            light = extended + self.camera.render(psf, x, y, flux)
+            extended = _calibration.add_lobes(light, lobes).clamp(min=0)
+            flux = torch.zeros_like(flux)
+        images = self.camera.observe(
+            fields,
+            sources,
+            stars=(x, y, flux),
+            extended=extended,
+            generator=generator,
+        )
+        _calibration.misstate(
+            images,
+            self.config,
+            lobes,
+            exact=scene.population == 'npe',
+            generator=generator,
+        )
+        if scene.population == 'sky':
+            self._add_to_pixels(images, fields, generator)
+        return images
+
+    def _add_artifacts(self, scene, extended, generator):
+        """Add the light of bright stars, large galaxies and trails."""
+        config, shape = self.config, self.camera.shape
+        fields, sources = scene.fields, scene.sources
+        n, fwhm = len(fields), fwhm_of_shape(fields.psf)
+        noise = (fields.variance / fields.depth).sqrt()
+        if config.bright_fraction > 0:
+            star = _artifacts.draw_bright_stars(
+                n, config.bright_fraction, shape, generator=generator
+            )
+            extended = extended + _artifacts.glare(*star, shape, generator=generator)
+            sources.append(*star)
+        if config.large_fraction > 0:
+            galaxy = _artifacts.draw_large_galaxies(
+                n, config.large_fraction, shape, noise, generator=generator
+            )
+            extended = extended + _artifacts.render_large_galaxies(*galaxy, shape, fwhm)
+            sources.append(*galaxy)
+        if config.trail_fraction > 0:
+            trail = _artifacts.trails(
+                n, config.trail_fraction, shape, fwhm, generator=generator
+            )
+            extended = extended + trail * noise[:, None, None]
+        return extended
+
+    def _add_to_pixels(self, images, fields, generator):
+        """Add cosmic rays to single exposures, and saturate the brightest pixels."""
+        config = self.config
+        if config.ray_fraction > 0 and fields.depth == 1:
+            rays = _artifacts.cosmic_rays(
+                len(fields), config.ray_fraction, self.camera.shape, generator=generator
+            )
+            some = fwhm_of_shape(fields.psf) > _SHARPEST
+            images.data = images.data + rays * (some * images.bkg_error)[:, None, None]
+        if config.saturated_fraction > 0:
+            sky = images.background[:, None, None]
+            data, images.mask = _artifacts.saturate(
+                images.data - sky,
+                images.mask,
+                images.bkg_error,
+                config.saturated_fraction,
+                generator=generator,
+            )
+            images.data = data + sky

@@ -16,7 +16,7 @@ from bliss_astro.psf._mixture import (
     describe_shape,
     fwhm_of_shape,
 )
-from bliss_astro.simulation import SceneStream
+from bliss_astro.simulation import SimulationStream
 
 __all__ = ['domain_of_simulation']
 
@@ -84,7 +84,7 @@ def domain_of_simulation(config):
 def _star_fields(config, generator):
     """PSFs, and ranges of noise variance, density and signal-to-noise at the floor."""
     n = 1 if config.psf == 'paper' and config.fwhm is None else _N_DRAWN
-    psf = config.draw_psf(n, generator=generator)
+    psf = config.sample_psf(n, generator=generator)
     low, high = config.background
     variance = (low, high + config.read_noise[1] ** 2)
     floor_snr = None if config.flux_min is not None else tuple(config.floor_snr)
@@ -93,17 +93,16 @@ def _star_fields(config, generator):
 
 def _scene_fields(config, generator):
     """The same of stars and galaxies, from draws of the stream."""
-    stream = SceneStream(config)
+    stream = SimulationStream(config)
     name = 'npe' if config.population == 'npe' else 'sky'
-    psf, background, read_noise, _ = stream.draw_fields(
-        _N_DRAWN, population=name, generator=generator
-    )
-    density = stream.draw_densities(5000, generator=generator)
+    fields = stream.sample_fields(_N_DRAWN, population=name, generator=generator)
+    density = stream.sample_densities(5000, generator=generator)
     variance, density = (
         tuple(float(value.quantile(q)) for q in (0.002, 0.998))
-        for value in (background + read_noise**2, density)
+        for value in (fields.variance, density)
     )
-    return psf, variance, density, None if name == 'npe' else tuple(config.floor_snr)
+    floor_snr = None if name == 'npe' else tuple(config.floor_snr)
+    return fields.psf, variance, density, floor_snr
 
 
 def _area(shape):

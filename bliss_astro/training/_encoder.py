@@ -11,7 +11,7 @@ from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors import npe_loss, sequence_loss
-from bliss_astro.simulation import SceneStream, SimulationStream
+from bliss_astro.simulation import SimulationStream
 
 from ._domain import domain_of_simulation
 from ._run import Trainer, train
@@ -57,15 +57,14 @@ class EncoderTrainer(Trainer):
                 f'together, got {latent_dim} and {name!r}'
             )
             raise ValueError(msg)
-        if simulation.population == 'stars':
-            self.stream = SimulationStream(simulation, device=self.device)
-            return
         galaxies = None
         if name is not None:
             galaxies = GalaxyAutoencoder.from_pretrained(name, latent_dim=latent_dim)
             for encoder in (self.model, self.average):
                 encoder.use_galaxy_model(galaxies.to(self.device))
-        self.stream = SceneStream(simulation, galaxy_model=galaxies, device=self.device)
+        self.stream = SimulationStream(
+            simulation, galaxy_model=galaxies, device=self.device
+        )
 
     def make_model(self):
         encoder, given = Encoder(self.configs[0]), set()

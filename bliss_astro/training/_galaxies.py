@@ -95,10 +95,10 @@ class GalaxyTrainer(Trainer):
         if n is None and not self.on_images:
             n = _PRETRAINING_FACTOR * size
             psf = stream.field_prior.sample_batch(n, generator=generator).psf
-            _, galaxy = stream.draw_galaxies(n, generator=generator)
-            snr = stream.draw_snr(n, generator=generator)
+            _, galaxy = stream.sample_galaxies(n, generator=generator)
+            snr = stream.sample_snr(n, generator=generator)
             return (psf, galaxy, snr), generator
-        return stream.draw(n or size, generator=generator), generator
+        return stream.sample_batch(n or size, generator=generator), generator
 
     def loss(self, model, batch):
         """Negative evidence lower bound, and its terms."""
@@ -132,7 +132,7 @@ def evidence_bound(encoder, decoder, batch, *, softening=0.0, generator=None):
     encoder, decoder : modules
         The two networks.
 
-    batch : `~bliss_astro.simulation.GalaxyBatch`
+    batch : `~bliss_astro.simulation.SimulatedImages`
         Stamps.
 
     softening : float, optional

@@ -13,7 +13,8 @@ from astropy.table import QTable
 
 from bliss_astro._random import torch_generator
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
-from bliss_astro.simulation._stamps import GalaxyStream, snr_of
+from bliss_astro.simulation import GalaxyStream
+from bliss_astro.simulation._noise import add_noise
 
 from ._configuration import GalaxySimulationConfig
 
@@ -162,7 +163,7 @@ def reconstruction_report(
         accuracy=RenderingAccuracy(),
     )
     generator = torch_generator(rng)
-    batch = stream.draw_prior(
+    batch = stream.sample_prior(
         n_galaxies, snr_range=(edges[0], edges[-1]), generator=generator
     )
     if renderer == 'galsim':
@@ -197,14 +198,16 @@ def _drawn_by_galsim(batch, generator):
     images = []
     for psf, flux, galaxy in zip(batch.psf, batch.flux, batch.galaxy, strict=True):
         model = PSFModel.from_shape(psf.double().numpy())
-        shape = galaxy.double().numpy()[None]
+        shape = galaxy.double().numpy()
         images.append(renderer.render(model, [x], [y], [float(flux)], shape, size))
     noiseless = torch.from_numpy(np.array(images)).float().clamp(min=0)
-    expected = noiseless + batch.variance[:, None, None]
-    noise = torch.randn(expected.shape, generator=generator) * expected.sqrt()
-    data = noiseless + batch.background[:, None, None] + noise
-    snr = snr_of(noiseless, batch.variance)
-    return dataclasses.replace(batch, data=data, noiseless=noiseless, snr=snr)
+    data = add_noise(
+        noiseless,
+        batch.background[:, None, None],
+        read_noise=batch.read_noise[:, None, None],
+        generator=generator,
+    )
+    return dataclasses.replace(batch, data=data, noiseless=noiseless)
 
 
 def _sums(stamps, model, variance, prefix):
@@ -236,13 +239,13 @@ def _reconstruct(model, batch, n_refine):
     fitted, residual = _sums(stamps, image, batch.variance, 'fit')
     exact, _ = _sums(stamps, batch.noiseless, batch.variance, 'exact')
     e1, e2, _ = model.decode(posterior.latent).convolved(batch.psf).adaptive_moments()
-    true1, true2, _ = adaptive_moments(batch.psf, batch.galaxy)
+    true1, true2, _ = adaptive_moments(batch.psf, batch.galaxy[:, 0])
     # Numbers that the data, and not the prior, decide: latents and the flux.
     left = posterior.covariance[:, :-1, :-1].diagonal(dim1=1, dim2=2)
     values = {
         'snr': batch.snr,
         'n_fitted': 1 + (1 - left).sum(1),
-        'flux_true': batch.flux,
+        'flux_true': batch.flux[:, 0],
         'flux': posterior.flux,
         'flux_err': posterior.flux_err,
         'e1_true': true1,

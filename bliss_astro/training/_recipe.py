@@ -328,7 +328,7 @@ def make_recipe(
     --------
     >>> from bliss_astro import CoaddSimulator
     >>> from bliss_astro.training import make_recipe
-    >>> coadd, truth = CoaddSimulator(5).simulate(rng=1)
+    >>> coadd, truth = CoaddSimulator(5).sample(rng=1)
     >>> recipe = make_recipe(coadd)
     >>> 'stars' in recipe.covered_by
     True

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 
-from bliss_astro.simulation._simulator import NOISE_ORDERS
+from bliss_astro.simulation._noise import NOISE_ORDERS
 
 __all__ = ['check_settings']
 

@@ -41,7 +41,7 @@ class TestPlot:
         plt.close('all')
 
     def test_of_the_own_image(self):
-        exposure, truth = CoaddSimulator().simulate(rng=3)
+        exposure, truth = CoaddSimulator().sample(rng=3)
         catalog = detect_sources(exposure, encoder='stars')
         ax = catalog.plot(truth=truth)
         ny, nx = exposure.shape
@@ -105,7 +105,7 @@ class TestRegions:
         assert [r.visual['color'] for r in cat.to_regions()] == ['orange', 'cyan']
 
     def test_radius_is_that_of_the_psf(self, regions):
-        exposure, _ = CoaddSimulator().simulate(rng=3)
+        exposure, _ = CoaddSimulator().sample(rng=3)
         cat = detect_sources(exposure, encoder='stars')
         assert_allclose(cat.to_regions()[0].radius, exposure.psf_at(44, 44).fwhm)
 
@@ -169,7 +169,7 @@ class TestSegmentation:
         assert np.all(low[high])
 
     def test_of_a_detection(self):
-        exposure, _ = CoaddSimulator().simulate(rng=3)
+        exposure, _ = CoaddSimulator().sample(rng=3)
         cat = detect_sources(exposure, encoder='stars')
         segmentation = cat.segmentation()
         assert segmentation.shape == exposure.shape

@@ -289,7 +289,7 @@ def test_the_psf_of_the_posterior(psf):
     What the encoder was told draws what the exposure's own PSF draws.
     """
     simulator = CoaddSimulator(shape=(64, 320))
-    exposure, _ = simulator.simulate(rng=3)
+    exposure, _ = simulator.sample(rng=3)
     exposure = exposure.replace(psf=psf)
     catalog = detect_sources(exposure, encoder='stars', density=1e-3)
     assert len(catalog) > 0

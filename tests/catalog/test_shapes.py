@@ -31,7 +31,7 @@ from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 from bliss_astro.psf import PSFModel
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 SCALE = 0.396  # arcsec, of the wcs in conftest.py
 RADII = ('disk_radius', 'bulge_radius')
@@ -299,7 +299,7 @@ def scene():
         bad_pixels=False,
         crowding=(4.0, 4.0),
     )
-    scenes = SceneStream(config).sample_batch(
+    scenes = SimulationStream(config).sample_batch(
         1, generator=torch.Generator().manual_seed(4)
     )
     return Exposure(

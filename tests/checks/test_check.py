@@ -153,7 +153,7 @@ def test_p_values_are_uniform(correlation):
 def test_encoder_and_its_own_images_agree():
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.002), shape=(200, 240), margin=8
-    ).simulate(rng=8)
+    ).sample(rng=8)
     check = detect_sources(exposure, encoder='stars').check(exposure, rng=2)
     assert check.p_value > 1e-3
     assert not kinds(check) & {'psf', 'noise', 'background', 'photon noise', 'cells'}

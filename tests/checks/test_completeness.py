@@ -26,7 +26,7 @@ def sparse():
     A single exposure in electrons, 208 x 240 pixels.
     """
     sky = StarPrior(density=0.001)
-    return CoaddSimulator(1, sky, shape=(208, 240), margin=6).simulate(rng=17)[0]
+    return CoaddSimulator(1, sky, shape=(208, 240), margin=6).sample(rng=17)[0]
 
 
 @pytest.fixture(scope='module')

@@ -300,7 +300,7 @@ def test_units_and_coordinates_make_no_difference(result, wcs):
 
 @pytest.fixture(scope='module')
 def simulated():
-    return CoaddSimulator().simulate(rng=3)
+    return CoaddSimulator().sample(rng=3)
 
 
 def test_detects_by_itself(simulated):

@@ -21,7 +21,7 @@ from bliss_astro.checks import _self_check
 from bliss_astro.checks._self_check import around_saturated, self_check
 from bliss_astro.exposures import Exposure
 from bliss_astro.priors import StarPrior
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 # Ten in the run that takes minutes.
 N_SEEDS = 10 if 'BLISS_ASTRO_RUN_SLOW' in os.environ else 3
@@ -29,7 +29,7 @@ N_SEEDS = 10 if 'BLISS_ASTRO_RUN_SLOW' in os.environ else 3
 
 def stars(seed, density=0.002, **more):
     simulator = CoaddSimulator(1, StarPrior(density=density), shape=(160, 160), **more)
-    return simulator.simulate(rng=seed)
+    return simulator.sample(rng=seed)
 
 
 def stars_and_galaxies(seed):
@@ -41,7 +41,7 @@ def stars_and_galaxies(seed):
         crowding=(2.0, 2.0),
     )
     generator = torch.Generator().manual_seed(seed)
-    scenes = SceneStream(config).sample_batch(1, generator=generator)
+    scenes = SimulationStream(config).sample_batch(1, generator=generator)
     return Exposure(
         scenes.data[0].double().numpy(),
         background=float(scenes.background[0]),

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bliss_astro.coadds import AlignedExposure, align_exposures, iter_aligned
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
-from bliss_astro.simulation._align import align_bilinear
+from bliss_astro.simulation._camera import align_bilinear
 
 reproject = pytest.importorskip('reproject')
 

@@ -28,7 +28,7 @@ def field():
     A single exposure of a sparse field: (exposure in electrons, truth).
     """
     sky = StarPrior(density=0.002)
-    return CoaddSimulator(1, sky, shape=(96, 104), margin=6).simulate(rng=7)
+    return CoaddSimulator(1, sky, shape=(96, 104), margin=6).sample(rng=7)
 
 
 @pytest.fixture(scope='session')

@@ -110,7 +110,7 @@ def test_work_is_bounded(kind, stated, work, default, monkeypatch):
 def test_bound_of_the_number_of_sources(work, default, monkeypatch):
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.01), shape=(48, 48), margin=4
-    ).simulate(rng=2)
+    ).sample(rng=2)
     monkeypatch.setattr(_tile_posterior, '_MAX_SOURCES', (1, 0.0))
     known = {'density': 0.01, 'encoder': default}
     few = detect_sources(exposure, check=False, **known)
@@ -165,7 +165,7 @@ def test_full_image_is_not_refined(default, monkeypatch, tmp_path):
 
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.015), shape=(48, 48), margin=4
-    ).simulate(rng=2)
+    ).sample(rng=2)
     monkeypatch.setattr(_domain, '_FULL', 0.0)
     monkeypatch.setattr(_domain, '_FULL_MARGIN', 0.0)
     with pytest.warns(OutOfDomainWarning, match='nearly everywhere') as record:
@@ -186,7 +186,7 @@ def test_full_image_is_not_refined(default, monkeypatch, tmp_path):
 def test_shapes_of_less_probable_sources_on_demand(default):
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.01), shape=(48, 48), margin=4
-    ).simulate(rng=3)
+    ).sample(rng=3)
     posterior = detect_sources(exposure, encoder=default).posterior
     rows = posterior.at_threshold(0.5)
     unlikely = posterior._found.sources.probability < 0.5

@@ -26,7 +26,7 @@ def field(factor=1.0, *, density=0.004, seed=1):
     """
     sky = StarPrior(density=density)
     simulator = CoaddSimulator(1, sky, psf=scaled(factor), shape=(160, 160))
-    return simulator.simulate(rng=seed)
+    return simulator.sample(rng=seed)
 
 
 # A single pixel, a pair, and a slanted track, in units of the noise.

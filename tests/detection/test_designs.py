@@ -11,7 +11,7 @@ import torch
 from bliss_astro import Exposure, detect_sources
 from bliss_astro.detection import _infer
 from bliss_astro.psf import PSFModel
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 DESIGNS = ('stars-galaxies', 'stars-galaxies-sequence')
 
@@ -42,7 +42,7 @@ def sky():
         galaxy_scale=(5.0, 5.0),
         bad_pixels=False,
     )
-    stream = SceneStream(config)
+    stream = SimulationStream(config)
     return stream.sample_batch(1, generator=torch.Generator().manual_seed(12))
 
 

@@ -26,7 +26,7 @@ def matches(encoder):
     simulator = CoaddSimulator(5, shape=(SIDE, SIDE), margin=8)
     out = []
     for seed in range(N_IMAGES):
-        coadd, truth = simulator.simulate(rng=1000 + seed)
+        coadd, truth = simulator.sample(rng=1000 + seed)
         found = detect_sources(
             coadd, density=0.001875, flux_min=622 * u.electron, encoder=encoder
         )

@@ -27,7 +27,7 @@ def _all_flagged(catalog, flag):
 def test_psf_broader_or_narrower(encoder, factor):
     psf = _scaled(factor)
     sky = StarPrior(density=0.002, flux_min=3000.0)
-    exposure, _ = CoaddSimulator(1, sky, psf=psf, margin=8).simulate(rng=2)
+    exposure, _ = CoaddSimulator(1, sky, psf=psf, margin=8).sample(rng=2)
     with pytest.warns(OutOfDomainWarning, match='the PSF .* is outside') as record:
         found = detect_sources(exposure, density=0.002, encoder=encoder)
     assert {entry.filename for entry in record} == {__file__}
@@ -37,7 +37,7 @@ def test_psf_broader_or_narrower(encoder, factor):
 @pytest.mark.parametrize('density', [None, 0.06])
 def test_denser_field(encoder, density):
     sky = StarPrior(density=0.06)
-    exposure, _ = CoaddSimulator(1, sky, shape=(64, 64), margin=2).simulate(rng=2)
+    exposure, _ = CoaddSimulator(1, sky, shape=(64, 64), margin=2).sample(rng=2)
     with pytest.warns(OutOfDomainWarning, match='density of sources') as record:
         found = detect_sources(exposure, density=density, encoder=encoder)
     assert {entry.filename for entry in record} == {__file__}
@@ -47,7 +47,7 @@ def test_denser_field(encoder, density):
 @pytest.mark.parametrize('background', [3.0, 3e5])
 def test_darker_and_brighter_sky(encoder, background):
     sky = StarPrior(density=0.002, flux_min=30 * background**0.5)
-    exposure, _ = CoaddSimulator(1, sky, background=background, margin=8).simulate(
+    exposure, _ = CoaddSimulator(1, sky, background=background, margin=8).sample(
         rng=2
     )
     with pytest.warns(OutOfDomainWarning, match='noise of the sky'):
@@ -70,7 +70,7 @@ def test_neighbours_that_anticorrelate_do_no_harm(encoder, recwarn):
     """
     exposure, truth = CoaddSimulator(
         1, StarPrior(density=0.003), shape=(160, 160)
-    ).simulate(rng=3)
+    ).sample(rng=3)
     rng = np.random.default_rng(3)
     white = 3 * rng.normal(size=exposure.shape) * np.asarray(exposure.bkg_error)
     # Neighbours correlate by 2 a / (1 + 4 a^2) = -0.15.
@@ -101,7 +101,7 @@ def test_neighbours_that_anticorrelate_do_no_harm(encoder, recwarn):
 def test_coadds_of_any_depth_are_inside(encoder, recwarn):
     # Two exposures half a pixel apart correlate by up to 0.5.
     for depth, seed in ((2, 1), (2, 2), (3, 3), (25, 4)):
-        coadd, _ = CoaddSimulator(depth, StarPrior(density=0.002)).simulate(rng=seed)
+        coadd, _ = CoaddSimulator(depth, StarPrior(density=0.002)).sample(rng=seed)
         detect_sources(coadd, density=0.002, encoder=encoder)
     assert not [w for w in recwarn if issubclass(w.category, OutOfDomainWarning)]
 
@@ -121,7 +121,7 @@ def test_only_the_tiles_concerned_are_flagged(encoder):
             return _scaled(2.2 if x > 64 else 1.0)
 
     sky = StarPrior(density=0.003, flux_min=3000.0)
-    exposure, _ = CoaddSimulator(1, sky, shape=(64, 128), margin=4).simulate(rng=5)
+    exposure, _ = CoaddSimulator(1, sky, shape=(64, 128), margin=4).sample(rng=5)
     with pytest.warns(OutOfDomainWarning, match='the PSF'):
         found = detect_sources(
             exposure.replace(psf=Varying()), density=0.003, encoder=encoder, check=False

@@ -51,7 +51,7 @@ def scene():
     A single exposure of 256 x 256 px with some 100 stars.
     """
     sky = StarPrior(density=0.0017)
-    return CoaddSimulator(1, sky, shape=(256, 256), margin=4).simulate(rng=11)
+    return CoaddSimulator(1, sky, shape=(256, 256), margin=4).sample(rng=11)
 
 
 @pytest.fixture(scope='module')
@@ -153,7 +153,7 @@ def test_image_line(blind):
 def test_estimates_are_close(n_exposures):
     sky = StarPrior(density=0.0017)
     simulator = CoaddSimulator(n_exposures, sky, shape=(256, 256), margin=4)
-    scene, _ = simulator.simulate(rng=12)
+    scene, _ = simulator.sample(rng=12)
     guess, _ = as_exposure(np.array(scene.data))
     # 16 cells of 64 px: the mean sky is good to a few hundredths of the noise,
     # plus what unseen stars add.
@@ -171,7 +171,7 @@ def test_estimates_are_close(n_exposures):
 
 def test_crowding_does_not_blow_up_the_noise():
     sky = StarPrior(density=0.008)
-    scene, _ = CoaddSimulator(25, sky, shape=(200, 200), margin=2).simulate(rng=1)
+    scene, _ = CoaddSimulator(25, sky, shape=(200, 200), margin=2).sample(rng=1)
     guess, _ = as_exposure(np.array(scene.data))
     assert guess.bkg_error == pytest.approx(scene.bkg_error, rel=0.15)
     np.testing.assert_allclose(

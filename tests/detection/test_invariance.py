@@ -40,7 +40,7 @@ def large():
     An exposure of 200 x 216 px, and its catalogue in one piece.
     """
     sky = StarPrior(density=0.002)
-    exposure, _ = CoaddSimulator(1, sky, shape=(200, 216), margin=4).simulate(rng=3)
+    exposure, _ = CoaddSimulator(1, sky, shape=(200, 216), margin=4).sample(rng=3)
     return exposure
 
 

@@ -63,7 +63,7 @@ def test_masked_images_have_no_statistics():
 
 
 def test_a_wrong_noise_warns_and_flags():
-    coadd, _ = CoaddSimulator(1).simulate(rng=3)
+    coadd, _ = CoaddSimulator(1).sample(rng=3)
     wrong = Exposure(
         coadd.data,
         background=coadd.background,

@@ -10,7 +10,7 @@ import torch
 
 from bliss_astro import ProbabilisticCatalog, PSFModel, detect_sources
 from bliss_astro.exposures import Exposure
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +25,7 @@ def field():
         bad_pixels=False,
         crowding=(3.0, 3.0),
     )
-    scenes = SceneStream(config).sample_batch(
+    scenes = SimulationStream(config).sample_batch(
         1, generator=torch.Generator().manual_seed(6)
     )
     exposure = Exposure(

@@ -140,19 +140,17 @@ class TestStream:
         assert catalog.count.sum() > 5
         assert (catalog.log_flux >= 0).all()
 
-    def test_one_depth(self, tiny_simulation):
-        config = SimulationConfig(**{**vars(tiny_simulation), 'n_exposures': (7, 7)})
-        stream = SimulationStream(config)
-        generator = torch.Generator().manual_seed(1)
-        assert {stream._depth(generator) for _ in range(20)} == {7}
-
-    def test_depths_stay_within_their_range(self):
-        stream = SimulationStream(SimulationConfig(n_exposures=(1, 25)))
-        generator = torch.Generator().manual_seed(1)
-        depths = [stream._depth(generator) for _ in range(1000)]
+    def test_depths(self):
+        config = SimulationConfig(
+            shape=(26, 26), noise_order='after_alignment', bad_pixels=False
+        )
+        stream = SimulationStream(config, group_size=1)
+        images = stream.sample_batch(500, generator=torch.Generator().manual_seed(1))
+        # The gain of a mean of images with independent noise is their number.
+        depths = images.effective_gain.round().long().tolist()
         assert set(depths) == set(range(1, 26))
         # 35 % single ones; four standard errors
-        assert abs(depths.count(1) / 1000 - 0.35) < 0.06
+        assert abs(depths.count(1) / 500 - 0.35) < 0.09
 
     def test_the_prior_of_the_paper(self, draw):
         inputs, _ = draw(2, psf='paper', flux_min=622.0, background=(865.0, 865.0),

@@ -18,19 +18,19 @@ from bliss_astro.psf._mixture import (
     fwhm_of_shape,
     normalization_of_shape,
 )
-from bliss_astro.simulation import SceneStream, SimulationConfig, SimulationStream
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.simulation._artifacts import (
     cosmic_rays,
     draw_large_galaxies,
-    large_galaxies,
+    render_large_galaxies,
     saturate,
     trails,
 )
-from bliss_astro.simulation._nuisances import (
+from bliss_astro.simulation._calibration import (
+    add_lobes,
     draw_lobes,
-    draw_stated,
-    in_lobes,
-    stated_asymmetry,
+    draw_stated_errors,
+    state_asymmetry,
 )
 
 SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 16}
@@ -55,7 +55,7 @@ def seeded(seed=1):
 
 @pytest.fixture(scope='module')
 def scenes():
-    stream = SceneStream(SimulationConfig(**TELESCOPES))
+    stream = SimulationStream(SimulationConfig(**TELESCOPES))
     return stream, stream.sample_batch(64, generator=seeded(5))
 
 
@@ -88,11 +88,12 @@ def test_stated_errors_are_those_that_are_made(scenes):
     config = dataclasses.replace(
         stream.config, asymmetry=0.0, large_fraction=0.0, n_exposures=(1, 1)
     )
-    drawn = SceneStream(config).sample_batch(64, generator=seeded(2))
+    drawn = SimulationStream(config).sample_batch(64, generator=seeded(2))
     errors = drawn.psf_error
     assert errors.min() > 0
     assert errors.max() < 0.15
-    assert 0.3 < (errors == 0.01).float().mean() < 0.7
+    # A quarter of the images, 16 +- 3.5 of 64.
+    assert 0.05 < (errors == 0.01).float().mean() < 0.45
     assert drawn.background_error.max() < 0.3
 
 
@@ -149,12 +150,12 @@ def test_lobes_keep_the_light_and_are_known():
     assert share.max() <= 0.16
     image = torch.zeros(400, 64, 64)
     image[:, 32, 32] = 100.0
-    moved = in_lobes(image, lobes)
+    moved = add_lobes(image, lobes)
     torch.testing.assert_close(
         moved.sum((1, 2)), torch.full((400,), 100.0), rtol=1e-3, atol=0
     )
     psf = torch.tensor([1.27, 3, 0.0, 1, 0.0, 4, 0, 0]).expand(400, 8)
-    stated = stated_asymmetry(psf, fwhm, lobes, generator=seeded(4))
+    stated = state_asymmetry(psf, fwhm, lobes, generator=seeded(4))
     assert stated[share == 0].abs().max() < 0.006
     # Along the lobe where there is one.
     coma = lobes[0][:, 0]
@@ -165,14 +166,14 @@ def test_lobes_keep_the_light_and_are_known():
     assert (along[strong] / coma[strong]).median() > 0.5
     # Nothing of them is unknown where the PSF is said to be exact.
     none, some = torch.zeros(400), torch.full((400,), 0.5)
-    exact = stated_asymmetry(psf, fwhm, lobes, none, generator=seeded(4))
+    exact = state_asymmetry(psf, fwhm, lobes, none, generator=seeded(4))
     assert exact[share == 0].abs().max() < 2e-4
-    half = stated_asymmetry(psf, fwhm, lobes, some, generator=seeded(4))
+    half = state_asymmetry(psf, fwhm, lobes, some, generator=seeded(4))
     torch.testing.assert_close(half, (exact + stated) / 2)
 
 
 def test_stated_errors_are_none_usual_even_and_small():
-    error = draw_stated(4000, (0.001, 0.15), 0.01, generator=seeded())
+    error = draw_stated_errors(4000, (0.001, 0.15), 0.01, generator=seeded())
     # A quarter each: hardly any, the usual one, uniform, and in the logarithm.
     for value in (0.001, 0.01):
         exactly = torch.isclose(error, torch.tensor(value)).float().mean()
@@ -191,7 +192,7 @@ def test_large_galaxies_have_their_flux():
     x, y = torch.full_like(x, 200.0), torch.full_like(y, 200.0)
     galaxy[..., 4:] = galaxy[..., 4:].clamp(max=20)
     galaxy[..., 0] = 1.0
-    image = large_galaxies(x, y, flux, galaxy, shape, torch.full((n,), 2.0))
+    image = render_large_galaxies(x, y, flux, galaxy, shape, torch.full((n,), 2.0))
     # The PSF's softening of the middle takes a little.
     torch.testing.assert_close(image.sum((1, 2)), flux[:, 0], rtol=0.03, atol=0)
 

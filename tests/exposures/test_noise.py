@@ -202,7 +202,7 @@ def test_crowds_are_no_noise(n_exposures, density):
         n_exposures, StarPrior(density=density), shape=(200, 200), margin=2
     )
     for seed in (1, 2):
-        scene, _ = simulator.simulate(rng=seed)
+        scene, _ = simulator.sample(rng=seed)
         sigma, pair = measured(np.array(scene.data))
         assert sigma == pytest.approx(scene.bkg_error, rel=0.06)
         np.testing.assert_allclose(pair, scene.noise_correlation, atol=0.09)

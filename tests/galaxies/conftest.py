@@ -50,4 +50,4 @@ def stamps():
     Give 48 stamps of galaxies of all signal-to-noise ratios.
     """
     stream = GalaxyStream(GalaxySimulationConfig(size=41))
-    return stream.draw(48, generator=torch.Generator().manual_seed(5))
+    return stream.sample_batch(48, generator=torch.Generator().manual_seed(5))

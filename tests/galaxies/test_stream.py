@@ -6,21 +6,23 @@ Tests of the stream of single galaxies.
 import torch
 
 from bliss_astro.simulation import GalaxyStream
-from bliss_astro.simulation._stamps import snr_of
 from bliss_astro.training import GalaxySimulationConfig
 
 
 class TestStream:
     def test_asked_signal_to_noise(self, generator):
         simulation = GalaxySimulationConfig(size=31, snr=(8.0, 9.0), n_copies=3)
-        batch = GalaxyStream(simulation).draw(20, generator=generator)
+        batch = GalaxyStream(simulation).sample_batch(20, generator=generator)
         assert batch.data.shape == (20, 31, 31)
         assert bool(((batch.snr > 7.99) & (batch.snr < 9.01)).all())
-        assert torch.allclose(batch.snr, snr_of(batch.noiseless, batch.variance))
+        variance = (batch.background + batch.read_noise**2)[:, None, None]
+        signal = batch.noiseless
+        expected = (signal**2 / (signal + variance)).sum((1, 2)).sqrt()
+        assert torch.allclose(batch.snr, expected)
 
     def test_noise(self, generator):
         stream = GalaxyStream(GalaxySimulationConfig(size=41))
-        batch = stream.draw(40, generator=generator)
+        batch = stream.sample_batch(40, generator=generator)
         expected = batch.noiseless + batch.background[:, None, None]
         variance = batch.noiseless + batch.variance[:, None, None]
         pull = (batch.data - expected) / variance.sqrt()
@@ -30,7 +32,7 @@ class TestStream:
 
     def test_copies_differ_in_flux_and_noise_only(self, generator):
         stream = GalaxyStream(GalaxySimulationConfig(size=31, n_copies=2))
-        batch = stream.draw(10, generator=generator)
+        batch = stream.sample_batch(10, generator=generator)
         assert torch.equal(batch.galaxy[:5], batch.galaxy[5:])
         assert torch.equal(batch.psf[:5], batch.psf[5:])
         assert not torch.equal(batch.flux[:5], batch.flux[5:])
@@ -38,13 +40,14 @@ class TestStream:
     def test_prior(self, generator):
         simulation = GalaxySimulationConfig(population='sky', size=41)
         stream = GalaxyStream(simulation)
-        batch = stream.draw_prior(30, snr_range=(7.0, 30.0), generator=generator)
+        batch = stream.sample_prior(30, snr_range=(7.0, 30.0), generator=generator)
         assert len(batch) == 30
         assert bool(((batch.snr >= 7) & (batch.snr < 30)).all())
 
     def test_same_seed_same_galaxies(self):
         stream = GalaxyStream(GalaxySimulationConfig(size=21))
         first, second = (
-            stream.draw(6, generator=torch.Generator().manual_seed(8)) for _ in range(2)
+            stream.sample_batch(6, generator=torch.Generator().manual_seed(8))
+            for _ in range(2)
         )
         assert torch.equal(first.data, second.data)

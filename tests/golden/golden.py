@@ -150,15 +150,16 @@ def real(shared_data):
 def simulations():
     """First batches of the training streams of the bundled configurations."""
     from bliss_astro.encoders._inputs import training_pair
-    from bliss_astro.simulation import SceneStream, SimulationStream
+    from bliss_astro.simulation import SimulationStream
     from bliss_astro.training import load_config
 
     out = {}
     folder = Path(detect_sources.__code__.co_filename).parent.parent / 'data/configs'
     for name in CONFIGS[:-1]:
         _, simulation, _ = load_config(folder / f'{name}.toml')
-        kind = SimulationStream if simulation.population == 'stars' else SceneStream
-        images = kind(simulation).sample_batch(2, generator=torch.manual_seed(7))
+        images = SimulationStream(simulation).sample_batch(
+            2, generator=torch.manual_seed(7)
+        )
         inputs, truth = training_pair(images)
         out[name] = {
             'image': inputs.image[:, ::16, ::16].double().numpy(),

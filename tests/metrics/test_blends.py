@@ -18,7 +18,7 @@ from bliss_astro.metrics import (
     source_snr,
 )
 from bliss_astro.rendering import render_galaxies, render_stars
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 
 def gaussian(x, *, sigma=2.0, flux=1.0, side=61):
@@ -86,7 +86,7 @@ class TestDefinitions:
 def scenes():
     config = SimulationConfig(population='npe', n_exposures=(1, 1), shape=(32, 32))
     generator = torch.Generator().manual_seed(4)
-    drawn = SceneStream(config).sample_batch(60, generator=generator)
+    drawn = SimulationStream(config).sample_batch(60, generator=generator)
     # A blend at least in each: a star and a galaxy in the middle.
     extra = torch.zeros(60, 2)
     places = {

@@ -18,7 +18,7 @@ from bliss_astro.posteriors._extended_fit import (
     model_of,
 )
 from bliss_astro.posteriors._scene_fit import cleaned
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 SMALL = EncoderConfig(
     width=16,
@@ -44,7 +44,7 @@ SCENES = SimulationConfig(
 def world():
     torch.manual_seed(3)
     encoder = Encoder(SMALL)
-    stream = SceneStream(SCENES)
+    stream = SimulationStream(SCENES)
     scenes = stream.sample_batch(24, generator=torch.Generator().manual_seed(2))
     return encoder, *training_pair(scenes), scenes
 

@@ -249,7 +249,7 @@ def test_array_alone_and_plot():
 
 
 def test_files_are_read_first(tmp_path):
-    exposure, _ = CoaddSimulator(1, shape=(200, 200)).simulate(rng=1)
+    exposure, _ = CoaddSimulator(1, shape=(200, 200)).sample(rng=1)
     path = tmp_path / 'image.fits'
     fits.writeto(path, np.asarray(exposure.data))
     for image in (path, str(path), fits.ImageHDU(exposure.data)):
@@ -321,7 +321,7 @@ def test_a_psf_that_is_wrong_in_places_is_not_called_narrow_everywhere():
             return PSFModel.from_shape(shape)
 
     sky = StarPrior(density=0.003, flux_min=3000.0)
-    exposure, _ = CoaddSimulator(1, sky, shape=(64, 128), margin=4).simulate(rng=5)
+    exposure, _ = CoaddSimulator(1, sky, shape=(64, 128), margin=4).sample(rng=5)
     assert 'narrower' not in compare_psf(exposure.replace(psf=Varying())).finding
 
 

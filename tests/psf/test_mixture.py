@@ -24,7 +24,7 @@ from bliss_astro.psf._mixture import (
     profile_with_gradient,
     scale_to_fwhm,
 )
-from bliss_astro.simulation._align import align_bilinear
+from bliss_astro.simulation._camera import align_bilinear
 
 SHAPES = {
     'default': DEFAULT_SHAPE,

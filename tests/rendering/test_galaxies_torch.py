@@ -21,7 +21,7 @@ from bliss_astro.rendering import (
 )
 from bliss_astro.rendering import _galaxies as module
 from bliss_astro.rendering import _profiles as profiles
-from bliss_astro.simulation._align import align_bilinear
+from bliss_astro.simulation._camera import align_bilinear
 
 
 def draw_shapes(n, generator):

@@ -12,7 +12,7 @@ import torch
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.encoders._normalization import EMPTY_LOG_DENSITY
 from bliss_astro.posteriors import TileCatalog
-from bliss_astro.simulation import SceneStream, SimulationConfig, SimulationStream
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 BLENDS = SimulationConfig(
     population='npe',
@@ -36,7 +36,7 @@ CROWDED = SimulationConfig(
 
 @pytest.fixture(scope='module')
 def blends():
-    stream = SceneStream(BLENDS)
+    stream = SimulationStream(BLENDS)
     return stream, stream.sample_batch(200, generator=torch.Generator().manual_seed(4))
 
 
@@ -84,7 +84,7 @@ class TestClusters:
 
     def test_without_clusters_nothing_is_left_out(self):
         config = dataclasses.replace(BLENDS, cluster_fraction=0.0)
-        stream = SceneStream(config)
+        stream = SimulationStream(config)
         scenes = stream.sample_batch(8, generator=torch.Generator().manual_seed(1))
         assert scenes.cluster[:, 2].isinf().all()
         assert EncoderInputs.from_batch(scenes).log_density.shape[2:] == (1, 1)
@@ -93,7 +93,7 @@ class TestClusters:
 class TestCrowded:
     def test_faint_stars_are_there_but_not_asked_for(self):
         stream = SimulationStream(CROWDED)
-        batch = stream._group(40, torch.Generator().manual_seed(2))
+        batch = stream.sample_batch(40, generator=torch.Generator().manual_seed(2))
         inside = (batch.flux > 0) & (batch.x > -0.5) & (batch.x < 47.5)
         inside &= (batch.y > -0.5) & (batch.y < 47.5)
         seen = inside & (batch.flux >= batch.flux_min[:, None])
@@ -109,7 +109,9 @@ class TestCrowded:
     def test_sky_and_psf_are_misstated(self):
         config = dataclasses.replace(CROWDED, sky_error=3.0, psf_error=0.02)
         plain, off = (
-            SimulationStream(c)._group(30, torch.Generator().manual_seed(2))
+            SimulationStream(c, group_size=30).sample_batch(
+                30, generator=torch.Generator().manual_seed(2)
+            )
             for c in (CROWDED, config)
         )
         sky = (off.data - plain.data) / plain.bkg_error[:, None, None]

@@ -14,8 +14,8 @@ from bliss_astro.encoders import (
 )
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import CatalogPrior, FieldPrior
-from bliss_astro.simulation import SceneStream, SimulatedImages, SimulationConfig
-from bliss_astro.simulation._nuisances import misstated_psf
+from bliss_astro.simulation import SimulatedImages, SimulationConfig, SimulationStream
+from bliss_astro.simulation._calibration import misstate_psf
 
 NPE = SimulationConfig(
     population='npe', n_exposures=(1, 1), shape=(80, 80), bad_pixels=False
@@ -31,7 +31,7 @@ SKY = SimulationConfig(
 
 
 def draw(config, n, *, seed=1, **kwargs):
-    stream = SceneStream(config, **kwargs)
+    stream = SimulationStream(config, **kwargs)
     generator = torch.Generator().manual_seed(seed)
     return stream, stream.sample_batch(n, generator=generator)
 
@@ -159,8 +159,8 @@ def test_priors_come_from_files(tmp_path):
     [
         ('population', 'quasars', 'population must be one of'),
         ('fields', 'none', 'fields must be one of'),
-        ('npe_fraction', 1.5, 'npe_fraction must lie'),
-        ('sky_error', -1.0, 'sky_error must not'),
+        ('npe_fraction', 1.5, 'npe_fraction must be a number from 0 to 1'),
+        ('sky_error', -1.0, 'sky_error must be finite, not negative'),
         ('pixel_scale', 0.0, 'pixel_scale must be positive'),
         ('star_scale', (2.0, 1.0), 'star_scale must be'),
     ],
@@ -202,7 +202,7 @@ def test_bright_stars_are_in_the_truth_and_glare():
 def test_a_misstated_psf_is_off_by_a_little():
     _, right = draw(SKY, 200)
     generator = torch.Generator().manual_seed(3)
-    stated = misstated_psf(right.psf, 0.02, generator=generator)
+    stated = misstate_psf(right.psf, 0.02, generator=generator)
     off = torch.log(stated[:, 0] / right.psf[:, 0])
     # Normal with a size of 2 u^2 of 0.02: its mean square is 0.02^2 4 / 5.
     assert 0.5 < float(off.square().mean()) / (0.02**2 * 0.8) < 2

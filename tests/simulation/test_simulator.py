@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.exposures import BadPixelPrior, Exposure
+from bliss_astro.exposures import Exposure
 from bliss_astro.priors import StarPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
-from bliss_astro.simulation import CoaddSimulator
+from bliss_astro.simulation import BadPixelPrior, CoaddSimulator
 
 ORDERS = ('before_alignment', 'after_alignment')
 
@@ -212,9 +212,9 @@ class TestReproducible:
 
     def test_rng(self):
         simulator = CoaddSimulator(3, shape=(30, 32), margin=4)
-        one, truth = simulator.simulate(rng=1)
-        same, _ = simulator.simulate(rng=1)
-        other, _ = simulator.simulate(rng=2)
+        one, truth = simulator.sample(rng=1)
+        same, _ = simulator.sample(rng=1)
+        other, _ = simulator.sample(rng=2)
         assert np.array_equal(one.data, same.data)
         assert not np.array_equal(one.data, other.data)
         assert truth.colnames == ['x_centroid', 'y_centroid', 'flux']
@@ -223,7 +223,7 @@ class TestReproducible:
 class TestExposure:
     def test_all_that_a_measurement_needs(self):
         simulator = CoaddSimulator(4, StarPrior(density=0.01), shape=(40, 44), margin=4)
-        coadd, truth = simulator.simulate(rng=np.random.default_rng(3))
+        coadd, truth = simulator.sample(rng=np.random.default_rng(3))
         assert isinstance(coadd, Exposure)
         assert coadd.data.shape == (40, 44)
         assert coadd.unit == u.electron
@@ -254,7 +254,7 @@ def test_psf_of_a_model():
     psf = PSFModel(sigma1=1.1, e1=0.05, normalization_radius=12.0)
     simulator = CoaddSimulator(1, psf=psf, shape=(20, 20), margin=2)
     assert_allclose(simulator.psf_shape, psf.shape_vector, rtol=1e-6)
-    coadd, _ = simulator.simulate(rng=1)
+    coadd, _ = simulator.sample(rng=1)
     assert coadd.psf_at(3, 3).normalization_radius == 12.0
 
 

@@ -15,7 +15,7 @@ from bliss_astro.encoders import (
     EncoderConfig,
 )
 from bliss_astro.priors import CatalogPrior, FieldPrior
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import TrainingConfig, train_encoder
 from bliss_astro.training._domain import domain_of_simulation
 
@@ -34,7 +34,7 @@ def test_domain_is_what_the_stream_draws():
     config = dataclasses.replace(SKY, population='both', crowding=(1.0, 2.0))
     domain = domain_of_simulation(config)
     generator = torch.Generator().manual_seed(1)
-    scenes = SceneStream(config).sample_batch(300, generator=generator)
+    scenes = SimulationStream(config).sample_batch(300, generator=generator)
     noise = scenes.bkg_error * scenes.effective_gain
     outside = (noise < domain.noise[0]) | (noise > domain.noise[1])
     assert float(outside.float().mean()) < 0.02

@@ -70,7 +70,7 @@ class TestTeaching:
         """
         psf = FieldPrior(ellipticity=0.05).sample_batch(8, generator=generator).psf
         stream = GalaxyStream(GalaxySimulationConfig(population='npe'))
-        _, galaxy = stream.draw_galaxies(8, generator=generator)
+        _, galaxy = stream.sample_galaxies(8, generator=generator)
         other = galaxy * torch.tensor([0.8, 1.1, 0.7, 1.0, 0.9, 1.1])
         x = torch.full((8, 1), 150.0)
         first, second = (

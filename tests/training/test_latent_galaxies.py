@@ -11,7 +11,7 @@ import torch
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.galaxies import GalaxyAutoencoder, GalaxyModelConfig
 from bliss_astro.posteriors import TileCatalog, find_sources
-from bliss_astro.simulation import SceneStream, SimulationConfig
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import TrainingConfig, train_encoder
 
 DIM = 3
@@ -55,7 +55,7 @@ def configs(model):
 
 def test_scenes_are_drawn_by_the_model(configs, model):
     loaded = GalaxyAutoencoder.from_pretrained(model, latent_dim=DIM)
-    stream = SceneStream(configs[1], galaxy_model=loaded)
+    stream = SimulationStream(configs[1], galaxy_model=loaded)
     scenes = stream.sample_batch(96, generator=torch.Generator().manual_seed(3))
     assert scenes.galaxy.shape[-1] == DIM
     # Signal less noise is the model's image of the galaxies: where there are no
@@ -77,7 +77,7 @@ def test_training_and_draws(configs, tmp_path):
     train_encoder(configs, tmp_path, name='latent')
     encoder = Encoder.from_pretrained(tmp_path / 'latent.safetensors')
     simulation = dataclasses.replace(configs[1], galaxy_model=None)
-    stream = SceneStream(simulation)
+    stream = SimulationStream(simulation)
     scenes = stream.sample_batch(4, generator=torch.Generator().manual_seed(3))
     posterior = encoder(EncoderInputs.from_batch(scenes))
     drawn = posterior.sample(generator=torch.Generator().manual_seed(1))

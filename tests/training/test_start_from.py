@@ -10,7 +10,7 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.simulation import SceneStream, SimulationConfig, SimulationStream
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import train_encoder
 from bliss_astro.training._encoder import start_from
 
@@ -95,7 +95,7 @@ def test_new_inputs_start_without_influence(tmp_path):
     )
     generator = torch.Generator().manual_seed(1)
     inputs = EncoderInputs.from_batch(
-        SceneStream(config).sample_batch(2, generator=generator)
+        SimulationStream(config).sample_batch(2, generator=generator)
     )
     sizes = {'width': 8, 'n_blocks': 1, 'stem_width': 8, 'head_width': 8}
     sizes |= dict.fromkeys(('galaxies', 'shapes', 'sequence', 'shapes_only'), True)
