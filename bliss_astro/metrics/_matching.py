@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord, angular_separation
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
 from ._inputs import (
@@ -254,20 +254,12 @@ def _sky_points(catalogs, radius):
             raise TypeError(msg)
         coord = coord.reshape(-1)
         coords.append(coord.transform_to(coords[0].frame) if coords else coord)
-    lonlat = [
-        [c.spherical.lon.to_value(u.rad), c.spherical.lat.to_value(u.rad)]
-        for c in coords
-    ]
-    for pair, name in zip(lonlat, catalogs, strict=True):
-        check_finite(np.transpose(pair), f'the sky positions of {name}')
-    points = [
-        c.cartesian.xyz.value.T / c.cartesian.norm().value[:, None] for c in coords
-    ]
+    points = [np.asarray(c.cartesian.xyz / c.cartesian.norm()).T for c in coords]
+    for directions, name in zip(points, catalogs, strict=True):
+        check_finite(directions, f'the sky positions of {name}')
 
     def pair_distance(row, col):
-        return angular_separation(
-            *(v[row] for v in lonlat[0]), *(v[col] for v in lonlat[1])
-        )
+        return coords[0][row].separation(coords[1][col]).rad
 
     return points, pair_distance, 2 * np.sin(min(radius, np.pi) / 2) + 1e-14
 
