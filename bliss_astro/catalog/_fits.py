@@ -23,15 +23,6 @@ from ._meta import plain_value
 __all__ = ['read_fits', 'write_fits']
 
 _CARD_EXTENSION = 'BLISS_META'
-# Types that a FITS image holds; others travel in one that has room for them.
-_CARRIERS = {
-    **dict.fromkeys(['u1', 'i2', 'i4', 'i8', 'f4', 'f8', 'u2', 'u4', 'u8']),
-    'b1': 'u1',
-    'i1': 'i2',
-    'f2': 'f4',
-    'c8': 'f4',
-    'c16': 'f8',
-}
 
 
 def write_fits(catalog, path, posterior):
@@ -164,40 +155,23 @@ def _write_arrays(arrays, meta):
     """
     Image extensions of named arrays, and the description that `_read_arrays` needs.
 
-    Arrays are numeric or boolean, of any shape; there is one extension
-    ``BLISS_<NAME>`` for each that is not empty. Names differ by more than their case.
+    There is one extension ``BLISS_<NAME>`` for each array that is not empty, as FITS
+    has no empty images.
     """
-    hdus, described = [], {}
-    for name, array in arrays.items():
-        array = np.asarray(array)
-        extension = f'BLISS_{name}'.upper()
-        taken = {entry['extension'] for entry in described.values()}
-        if extension == _CARD_EXTENSION or extension in taken:
-            msg = f'array names must be unique and not "meta", got {name!r}'
-            raise ValueError(msg)
-        kind = array.dtype.str[1:]
-        if kind not in _CARRIERS:
-            msg = f'array {name!r} has dtype {array.dtype}, which FITS cannot hold'
-            raise TypeError(msg)
-        described[name] = {
-            'extension': extension,
-            'dtype': kind,
+    described = {
+        name: {
+            'extension': f'BLISS_{name}'.upper(),
+            'dtype': array.dtype.str[1:],
             'shape': list(array.shape),
         }
-        # FITS has no empty images and none without axes.
-        if array.size:
-            data = _carried(np.atleast_1d(array), kind)
-            hdus.append(fits.ImageHDU(data, name=extension))
+        for name, array in arrays.items()
+    }
+    hdus = [
+        fits.ImageHDU(array, name=described[name]['extension'])
+        for name, array in arrays.items()
+        if array.size
+    ]
     return hdus, {'arrays': described, 'meta': plain_value(dict(meta))}
-
-
-def _carried(array, kind):
-    """Convert an array to a type that FITS has."""
-    carrier = _CARRIERS[kind] or kind
-    if array.dtype.kind == 'c':
-        # Real and imaginary part next to each other.
-        return np.ascontiguousarray(array).view(carrier)
-    return array.astype(carrier)
 
 
 def _read_arrays(hdus, description):
@@ -216,10 +190,8 @@ def _read_arrays(hdus, description):
             msg = f'extension {entry["extension"]} is missing'
             raise ValueError(msg)
         data = np.asarray(hdus[entry['extension']].data)
-        data = data.astype(data.dtype.newbyteorder('='))
-        data = data.view(dtype) if dtype.kind == 'c' else data.astype(dtype)
-        if data.size != np.prod(shape):
+        if data.shape != shape:
             msg = f'{entry["extension"]} has shape {data.shape}, expected {shape}'
             raise ValueError(msg)
-        arrays[name] = data.reshape(shape)
+        arrays[name] = data.astype(dtype)
     return arrays, description['meta']

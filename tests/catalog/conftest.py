@@ -36,20 +36,17 @@ class FakePosterior:
 
     def to_arrays(self):
         arrays = {
-            'half_width': np.array(self.half_width, dtype='f4'),
+            'half_width': np.array([self.half_width], dtype='f4'),
             'features': np.arange(24, dtype='f4').reshape(2, 3, 4),
             'empty': np.empty((0, 5)),
-            'mask': np.array([[True, False]]),
-            'half': np.array([0.5, -np.inf], dtype='f2'),
-            'small': np.array([-128, 127], dtype='i1'),
-            'unsigned': np.array([0, 2**32 - 1], dtype='u4'),
-            'wave': np.array([[1 + 2j, 3 - 4j]]),
+            'mask': np.array([[1, 0]], dtype='u1'),
+            'flags': np.array([-128, 127], dtype='i4'),
         }
         return arrays, {'grid': {'tile': 4, 'origin': [0, 0]}, 'name': 'fäke'}
 
     @classmethod
     def from_arrays(cls, arrays, meta):
-        made = cls(float(arrays['half_width']))
+        made = cls(float(arrays['half_width'][0]))
         made.arrays, made.meta = arrays, meta
         return made
 

@@ -5,8 +5,6 @@ Tests of files: round trips, and files that must not be damaged.
 
 import errno
 import io
-import subprocess
-import sys
 
 import astropy.units as u
 import numpy as np
@@ -102,24 +100,6 @@ def test_posterior_in_fits(catalog, tmp_path, ending, reads_fakes):
     with fits.open(path) as hdus:
         assert 'BLISS_FEATURES' in hdus
         assert hdus[1].name == 'CATALOG'
-
-
-@pytest.mark.parametrize(
-    ('arrays', 'error', 'match'),
-    [
-        ({'meta': np.zeros(2)}, ValueError, 'must be unique'),
-        ({'a': np.zeros(2), 'A': np.zeros(2)}, ValueError, 'must be unique'),
-        ({'text': np.array(['a'])}, TypeError, 'which FITS cannot hold'),
-    ],
-)
-def test_arrays_that_fits_cannot_hold(
-    make_catalog, tmp_path, monkeypatch, arrays, error, match
-):
-    cat = make_catalog()
-    monkeypatch.setattr(type(cat.posterior), 'to_arrays', lambda _: (arrays, {}))
-    with pytest.raises(error, match=match):
-        cat.write(tmp_path / 'cat.fits')
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('ending', ['ecsv', 'vot', 'parquet'])
@@ -236,28 +216,7 @@ def test_value_that_cannot_be_stored(make_catalog, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_killed_while_writing(tmp_path):
-    path = tmp_path / 'cat.fits'
-    path.write_text('precious')
-    code = f"""
-import os, signal
-from bliss_astro.catalog import ProbabilisticCatalog
-
-class Deadly:
-    def to_arrays(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-names = ('probability', 'x_centroid', 'y_centroid', 'x_err', 'y_err')
-columns = dict.fromkeys((*names, 'flux', 'flux_err'), [])
-cat = ProbabilisticCatalog.from_columns(columns, posterior=Deadly())
-cat.write({str(path)!r}, overwrite=True)
-"""
-    done = subprocess.run([sys.executable, '-c', code], check=False)
-    assert done.returncode != 0
-    assert path.read_text() == 'precious'
-
-
-def test_endings_of_other_doors(tmp_path):
+def test_endings_of_other_ways(tmp_path):
     names = ('probability', 'x_centroid', 'y_centroid', 'x_err', 'y_err')
     columns = {name: [] for name in (*names, 'flux', 'flux_err')}
     cat = ProbabilisticCatalog.from_columns(columns)

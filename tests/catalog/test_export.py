@@ -3,7 +3,7 @@
 Tests of catalogues as figures, regions and segmentation images.
 """
 
-import subprocess
+import runpy
 import sys
 
 import astropy.units as u
@@ -193,7 +193,9 @@ class TestSegmentation:
             vstack([three, three]).segmentation(psf=PSFModel())
 
 
-def test_the_package_as_a_program():
-    command = [sys.executable, '-m', 'bliss_astro', '--version']
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith('bliss-astro ')
+def test_the_package_as_a_program(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['bliss-astro', '--version'])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module('bliss_astro', run_name='__main__')
+    assert not left.value.code
+    assert capsys.readouterr().out.startswith('bliss-astro ')
