@@ -72,7 +72,7 @@ def credible_interval(self, column, level=0.68, *, gaussian=False):
     if self.posterior is not None:
         limits = np.empty(0), np.empty(0)
         if len(self):
-            limits = self.posterior.interval(self, column, level)
+            limits = self.posterior.interval(self, column, level=level)
     elif f'{column}_samples' in self.colnames:
         limits = _sample_interval(column, self[f'{column}_samples'], level)
     else:
@@ -130,7 +130,9 @@ def samples(self, column, *, n_samples=None, rng=None):
         )
         raise ValueError(msg)
     n_samples = _DEFAULT_SAMPLES if n_samples is None else n_samples
-    drawn = self.posterior.sample_rows(self, column, n_samples, rng=check_rng(rng))
+    drawn = self.posterior.sample_rows(
+        self, column, n_samples=n_samples, rng=check_rng(rng)
+    )
     return Distribution(_in_unit_of(self[column], drawn))
 
 

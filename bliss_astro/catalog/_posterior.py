@@ -332,7 +332,7 @@ class CatalogPosterior:
 
     # -- rows --------------------------------------------------------------------
 
-    def interval(self, rows, column, level):
+    def interval(self, rows, column, *, level):
         """
         Equal-tailed credible intervals of rows.
 
@@ -368,7 +368,7 @@ class CatalogPosterior:
         lower, upper = self._rows_of(rows).quantiles(column, tails)
         return lower, upper
 
-    def sample_rows(self, rows, column, n_samples, *, rng=None):
+    def sample_rows(self, rows, column, *, n_samples, rng=None):
         """
         Draw one column for given rows.
 

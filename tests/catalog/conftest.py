@@ -19,7 +19,7 @@ class FakePosterior:
     def __init__(self, half_width=0.5):
         self.half_width = half_width
 
-    def interval(self, rows, column, level):
+    def interval(self, rows, column, *, level):
         if column not in ('x_centroid', 'y_centroid', 'flux'):
             msg = f'column must be a position or flux, got {column!r}'
             raise ValueError(msg)
@@ -29,8 +29,8 @@ class FakePosterior:
         limits = centre - half, centre + half
         return limits if unit is None else tuple(v * u.Unit(unit) for v in limits)
 
-    def sample_rows(self, rows, column, n_samples, *, rng=None):
-        low, high = self.interval(rows, column, 1.0)
+    def sample_rows(self, rows, column, *, n_samples, rng=None):
+        low, high = self.interval(rows, column, level=1.0)
         share = rng.uniform(size=(len(rows), n_samples))
         return low[:, None] + (high - low)[:, None] * share
 

@@ -499,7 +499,7 @@ def test_an_untrained_encoder_of_shapes_from_image_to_file(
         with pytest.raises(KeyError, match='learned model, of which only e1 and e2'):
             found['disk_radius']
         with pytest.raises(ValueError, match='learned model, of which only e1'):
-            found.posterior.interval(found, 'angle', 0.9)
+            found.posterior.interval(found, 'angle', level=0.9)
     else:
         assert found['disk_radius'].unit == u.arcsec
         assert set(found.colnames) >= SHAPE_NAMES
@@ -558,8 +558,8 @@ def test_questions_about_shapes_that_are_not_there(scene):
     for ask in (
         lambda: found.credible_interval('e1', 0.9),
         lambda: found.samples('disk_radius'),
-        lambda: found.posterior.interval(found, 'angle', 0.9),
-        lambda: found.posterior.sample_rows(found, 'e2', 3),
+        lambda: found.posterior.interval(found, 'angle', level=0.9),
+        lambda: found.posterior.sample_rows(found, 'e2', n_samples=3),
     ):
         with pytest.raises(ValueError, match="encoder 'stars' infers no shapes"):
             ask()

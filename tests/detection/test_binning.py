@@ -66,11 +66,11 @@ def test_posterior_answers_in_the_pixels_of_the_image(broad, tmp_path):
     catalog = detect_sources(image, bin=2, **known)
     posterior = catalog.posterior
     assert posterior.shape == image.shape
-    low, high = posterior.interval(catalog, 'x_centroid', 0.99)
+    low, high = posterior.interval(catalog, 'x_centroid', level=0.99)
     index, _ = _nearest(catalog, place)
     assert np.all((low[index] < place[:, 0]) & (place[:, 0] < high[index]))
     assert_allclose(
-        posterior.sample_rows(catalog, 'y_centroid', 300, rng=1).mean(1),
+        posterior.sample_rows(catalog, 'y_centroid', n_samples=300, rng=1).mean(1),
         catalog['y_centroid'],
         atol=0.3,
     )

@@ -201,7 +201,7 @@ def test_shapes_of_less_probable_sources_on_demand(default):
     assert_allclose(fresh.at_threshold(0.1)['e1'], more['e1'], atol=1e-5)
     common = more[: len(more)][more['probability'] >= 0.5]
     assert_allclose(common['e1'], rows['e1'], atol=1e-5)
-    low, high = posterior.interval(more, 'e1', 0.68)
+    low, high = posterior.interval(more, 'e1', level=0.68)
     assert np.all(low < high)
 
 

@@ -134,19 +134,19 @@ def test_intervals_of_some_rows_in_any_order(catalog):
 
 def test_bad_questions(catalog, posterior):
     with pytest.raises(ValueError, match='column must be'):
-        posterior.interval(catalog, 'colour', 0.9)
+        posterior.interval(catalog, 'colour', level=0.9)
     with pytest.raises(ValueError, match='column must be one of'):
-        posterior.sample_rows(catalog, 'colour', 3)
+        posterior.sample_rows(catalog, 'colour', n_samples=3)
     for level in (0, 1, -1, 2):
         with pytest.raises(ValueError, match='level must be between 0 and 1'):
-            posterior.interval(catalog, 'flux', level)
+            posterior.interval(catalog, 'flux', level=level)
     for n in (-1, 1.5, True):
         with pytest.raises(ValueError, match='n must be a whole number'):
             posterior.sample(n)
     strange = catalog.copy()
     strange['source_index'][0] += 10**6
     with pytest.raises(ValueError, match='rows must come from this posterior; row 0'):
-        posterior.interval(strange, 'flux', 0.9)
+        posterior.interval(strange, 'flux', level=0.9)
 
 
 def test_draws_follow_the_interval(catalog):
