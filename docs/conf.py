@@ -25,7 +25,7 @@ release = installed_version(project)
 version = '.'.join(release.split('.')[:2])
 
 sys.path.insert(0, str(Path(__file__).with_name('_ext')))
-extensions += ['sphinx_design', 'results']
+extensions += ['sphinx_design', 'sphinx_gallery.gen_gallery', 'results']
 exclude_patterns += ['_build', '**.inc.rst']
 
 # Inventories of other projects are fetched only where someone says that there
@@ -52,6 +52,19 @@ nitpick_ignore_regex = [
     .splitlines()
     if (pattern := line.split('#')[0].strip())
 ]
+
+# Scripts of `examples`: those named `plot_*` are run.
+sphinx_gallery_conf = {
+    'examples_dirs': '../examples',
+    'gallery_dirs': 'gallery',
+    'filename_pattern': '/plot_',
+    'download_all_examples': False,
+    'show_memory': False,
+    'show_signature': False,
+    'min_reported_time': 1e9,
+    'plot_gallery': 'True',
+    'remove_config_comments': True,
+}
 
 automodapi_inheritance_diagram = False
 autodoc_typehints = 'none'

@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+Train an encoder for another survey
+===================================
+
 An encoder for a survey that the package was not written for: HSC.
 
 The images are cut-outs of Subaru's Hyper Suprime-Cam in i, with their variance

@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+Catalogue a crowded part of an SDSS frame
+=========================================
+
 A catalogue of a crowded part of an SDSS frame, its background measured on the way.
 
     python crowded_field.py FRAME PSFIELD --part 620 780 260 440

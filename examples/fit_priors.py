@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+Fit priors to catalogues and fields
+===================================
+
 Fit the prior of stars and galaxies to a catalogue, and look at it.
 
 Without a catalogue it makes one up. It runs in seconds:

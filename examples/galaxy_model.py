@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+Train and inspect the galaxy model
+==================================
+
 Galaxies from a latent space: draw some, infer them back from noisy stamps.
 
 It needs no input:

@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+From real exposures to a calibrated catalogue
+=============================================
+
 From two real exposures of SDSS to a catalogue, and a check that its errors hold.
 
 Needs the corrected frames of runs 4192 (field 300) and 6377 (field 399), camera column

@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+Read an SDSS exposure
+=====================
+
 Read an SDSS field and say what an exposure knows about it.
 
 Run it with the files of one field::

@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+Catalogue an SDSS frame
+=======================
+
 From the files of an SDSS field to a catalogue of stars and galaxies.
 
     python sdss_frame.py FRAME PSFIELD [--tsfield FILE] [--part y0 y1 x0 x1]

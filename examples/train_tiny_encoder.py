@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
+Train a tiny encoder
+====================
+
 Train a very small encoder for a minute, interrupt it, and let it go on.
 
 It shows the loop, not its result: a useful encoder takes half an hour. It needs no
