@@ -53,7 +53,7 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
         ellipticity is a function of the shape whose posterior is learnt for itself;
         it is added to the loss.
     """
-    parts = posterior.log_prob(catalog, parts=True, one_pass=True)
+    parts = posterior.log_prob_terms(catalog, one_pass=True)
     n_images = len(posterior)
     terms = {
         'count': -parts['count'].sum() / n_images,

@@ -200,9 +200,7 @@ class TilePosterior:
         context = self._context[images, :, rows, columns]
         return self.head.hidden_at(context, code, known)
 
-    def log_prob(
-        self, catalog: TileCatalog, *, parts: bool = False, one_pass: bool = False
-    ):
+    def log_prob(self, catalog: TileCatalog) -> torch.Tensor:
         """
         Log-density of whole catalogues.
 
@@ -213,23 +211,39 @@ class TilePosterior:
             the density is that of the unordered set: ordering by flux
             names each set once, so no factor ``K!`` appears.
 
-        parts : bool, optional
-            Return the terms by kind instead of the sum over tiles.
-
-        one_pass : bool, optional
-            The density of the detection encoder alone, whatever follows.
-
         Returns
         -------
         log_prob : tensor ``(B,)``
             Density with respect to the tile's area for positions and to the
             natural logarithm for fluxes, and to `shape_to_vector` for shapes.
-            With ``parts``, a dict of
-            ``count`` ``(B,)``, ``position``, ``type``, ``flux`` and ``shape``
-            (``(N,)`` tensors over sources; no types for a head that knows stars
-            only, no shapes for one that does not infer them),
-            ``ellipticity``, ``start`` and ``image``.  The ellipticity of a
-            galaxy follows from its shape, so its density is no part of the sum.
+        """
+        terms = self.log_prob_terms(catalog)
+        per_source = terms['position'] + terms['flux']
+        for name in ('type', 'shape'):
+            if len(terms[name]):
+                per_source = per_source + terms[name]
+        return terms['count'].index_add(0, terms['image'], per_source)
+
+    def log_prob_terms(self, catalog: TileCatalog, *, one_pass: bool = False) -> dict:
+        """
+        Terms of `log_prob` by parameter.
+
+        Parameters
+        ----------
+        catalog : `TileCatalog`
+            As for `log_prob`.
+
+        one_pass : bool, optional
+            Terms of the detection encoder alone, without those of a sequence.
+
+        Returns
+        -------
+        terms : dict of tensor
+            ``count`` ``(B,)``; over N sources ``position``, ``type``, ``flux``,
+            ``shape``, ``ellipticity``, ``start`` (distance of the first guess in
+            pixels) and ``image``, which are empty where the head lacks them. The
+            ellipticity of a galaxy follows from its shape, so its density is no part
+            of the sum.
         """
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
@@ -251,13 +265,7 @@ class TilePosterior:
         found['image'] = found['image'].long()
         if self.sequence is not None and not one_pass:
             found |= self.sequence.log_prob(catalog)
-        if parts:
-            return found
-        per_source = found['position'] + found['flux']
-        for name in ('type', 'shape'):
-            if len(found[name]):
-                per_source = per_source + found[name]
-        return found['count'].index_add(0, found['image'], per_source)
+        return found
 
     # -- draws and point estimates ---------------------------------------------
 

@@ -84,7 +84,7 @@ def test_tile_catalog_keeps_types():
 def test_log_prob_counts_types_and_their_fluxes(encoder, batch):
     inputs, catalog = batch
     posterior = encoder(inputs)
-    parts = posterior.log_prob(catalog, parts=True)
+    parts = posterior.log_prob_terms(catalog)
     assert len(parts['type']) == int(catalog.count.sum())
     total = posterior.log_prob(catalog)
     terms = parts['position'] + parts['type'] + parts['flux']
@@ -94,7 +94,7 @@ def test_log_prob_counts_types_and_their_fluxes(encoder, batch):
     torch.testing.assert_close(said['type'], -parts['type'].sum() / len(posterior))
     # Another type has another probability, and another flux.
     other = dataclasses.replace(catalog, galaxy=1 - catalog.galaxy)
-    changed = posterior.log_prob(other, parts=True)
+    changed = posterior.log_prob_terms(other)
     assert (changed['type'] != parts['type']).all()
     assert not torch.equal(changed['flux'], parts['flux'])
 
@@ -164,8 +164,8 @@ def test_an_encoder_of_stars_starts_one_of_both():
     made = Encoder(EncoderConfig(galaxies=True)).eval()
     start_from(made, 'stars')
     with torch.no_grad():
-        first = stars(inputs).log_prob(catalog, parts=True)
-        second = made(inputs).log_prob(catalog, parts=True)
+        first = stars(inputs).log_prob_terms(catalog)
+        second = made(inputs).log_prob_terms(catalog)
     # All sources are stars: what it says of them but for the type is the same.
     for name in ('count', 'position', 'flux'):
         torch.testing.assert_close(first[name], second[name], atol=2e-3, rtol=1e-4)

@@ -147,12 +147,12 @@ class TestDensity:
     def test_sum_of_its_parts(self, world):
         encoder, inputs, catalog, _ = world
         posterior = encoder(inputs)
-        parts = posterior.log_prob(catalog, parts=True)
+        parts = posterior.log_prob_terms(catalog)
         terms = sum(parts[n] for n in ('position', 'type', 'flux', 'shape'))
         expected = parts['count'].index_add(0, parts['image'], terms)
         torch.testing.assert_close(posterior.log_prob(catalog), expected)
         # Types and fluxes are those of the second stage, not of the first.
-        first = posterior.log_prob(catalog, parts=True, one_pass=True)
+        first = posterior.log_prob_terms(catalog, one_pass=True)
         assert torch.equal(first['position'], parts['position'])
         assert not torch.equal(first['flux'], parts['flux'])
 
@@ -251,9 +251,9 @@ class TestShapesOnly:
     @torch.no_grad()
     def test_types_and_fluxes_are_those_of_the_one_pass(self, both):
         encoder, design, inputs, catalog = both
-        whole = encoder(inputs).log_prob(catalog, parts=True)
-        first = encoder(inputs).log_prob(catalog, parts=True, one_pass=True)
-        parts = design(inputs).log_prob(catalog, parts=True)
+        whole = encoder(inputs).log_prob_terms(catalog)
+        first = encoder(inputs).log_prob_terms(catalog, one_pass=True)
+        parts = design(inputs).log_prob_terms(catalog)
         for name in ('count', 'position', 'type', 'flux'):
             torch.testing.assert_close(parts[name], first[name])
         for name in ('shape', 'ellipticity'):

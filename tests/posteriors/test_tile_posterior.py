@@ -72,7 +72,7 @@ class TestDensity:
 
     @torch.no_grad()
     def test_parts_add_up(self, tiny):
-        parts = tiny.posterior.log_prob(tiny.catalog, parts=True)
+        parts = tiny.posterior.log_prob_terms(tiny.catalog)
         n = int(tiny.catalog.count.sum())
         for name in ('position', 'flux', 'start', 'image'):
             assert parts[name].shape == (n,)
@@ -125,7 +125,7 @@ class TestDensity:
     def test_an_empty_sky(self, tiny):
         posterior = tiny.posterior
         empty = TileCatalog.empty(3, posterior.grid.shape, 2)
-        parts = posterior.log_prob(empty, parts=True)
+        parts = posterior.log_prob_terms(empty)
         assert len(parts['flux']) == 0
         assert torch.equal(posterior.log_prob(empty), parts['count'])
 
@@ -190,7 +190,7 @@ class TestNormalisation:
             for name, value in zip(('x', 'y', 'log_flux'), nodes.T, strict=True):
                 getattr(catalog, name)[:, 0, 0, 0] = value
             catalog.x[..., 1], catalog.y[..., 1] = 0.5, 0.5
-            parts = one_tile(len(nodes)).log_prob(catalog, parts=True)
+            parts = one_tile(len(nodes)).log_prob_terms(catalog)
             brighter = slice(0, len(nodes))
             density = parts['position'][brighter] + parts['flux'][brighter]
             assert_allclose((weight * density.exp()).sum(), 1, atol=0.01)
@@ -207,7 +207,7 @@ class TestNormalisation:
         for name, first, second in zip(names, brighter, nodes.T, strict=True):
             getattr(catalog, name)[:, 0, 0, 0] = first
             getattr(catalog, name)[:, 0, 0, 1] = second
-        parts = one_tile(len(nodes)).log_prob(catalog, parts=True)
+        parts = one_tile(len(nodes)).log_prob_terms(catalog)
         density = (parts['position'] + parts['flux'])[len(nodes) :]
         assert_allclose((weight * density.exp()).sum(), 1, atol=0.01)
 
