@@ -178,15 +178,7 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
     filled = valid & (sweep.catalog.count[images[:, None], r, c] > 0)
     valid_here = valid.clone()
     valid_here[:, 0] = filled[:, 1:].any(1)
-    slots = []
-    for slot in range(4):
-        use = valid_here[:, slot].nonzero()[:, 0]
-        hidden = _hidden_if(sweep, images[use], slot, r[use], c[use], valid[use])
-        presence = sweep.posterior.head.count_factor(hidden).presence
-        if slot:
-            likely = presence > faintest
-            use, hidden, presence = use[likely], hidden[likely], presence[likely]
-        slots.append((use, hidden, presence))
+    slots = _likely(sweep, images, r, c, valid, valid_here, faintest)
     for slot, (use, presence, own_tiles, described) in enumerate(
         _described(sweep, slots, images, r, c)
     ):
@@ -219,6 +211,20 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
         certain = total[None, :, None] > 1e-3
         part[:, index] = torch.where(certain, own.gather(0, slot)[0], part[:, index])
     return same
+
+
+def _likely(sweep, images, r, c, valid, valid_here, faintest):
+    """Candidates, hidden layer and presence of each slot that is likely enough."""
+    slots = []
+    for slot in range(4):
+        use = valid_here[:, slot].nonzero()[:, 0]
+        hidden = _hidden_if(sweep, images[use], slot, r[use], c[use], valid[use])
+        presence = sweep.posterior.head.count_factor(hidden).presence
+        if slot:
+            likely = presence > faintest
+            use, hidden, presence = use[likely], hidden[likely], presence[likely]
+        slots.append((use, hidden, presence))
+    return slots
 
 
 def _described(sweep, slots, images, r, c):

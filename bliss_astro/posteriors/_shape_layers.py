@@ -243,7 +243,7 @@ class ShapeLayers(nn.Module):
         Numbers that describe the galaxy.
 
     width : int, optional
-        Of the hidden layers.
+        Width of the hidden layers.
 
     latent_dim : int, optional
         If not 0, shapes are points in that many dimensions of a learned galaxy

@@ -151,7 +151,7 @@ def psf_grid(shape, access):
         ``(ny, nx)`` of the image.
 
     access : `~bliss_astro.exposures._psf.PSFAccess`
-        Of a PSF of any kind.
+        Shapes of a PSF of any kind.
 
     Returns
     -------
@@ -213,7 +213,7 @@ class ModelRenderer:
         With a PSF.
 
     accuracy : `~bliss_astro.rendering.RenderingAccuracy`, optional
-        Of galaxies; the defaults if `None`.
+        Accuracy of galaxies; the defaults if `None`.
     """
 
     accuracy = None
