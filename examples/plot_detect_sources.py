@@ -23,7 +23,7 @@ catalog['probability', 'x_centroid', 'y_centroid', 'flux', 'flux_err'].pprint()
 # %%
 # The picture has a circle for each row, coloured by its probability.
 
-plot_catalog(catalog, exposure)
+plot_catalog(exposure, catalog)
 plt.show()
 
 # %%
