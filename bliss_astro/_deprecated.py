@@ -20,6 +20,8 @@ MOVED = {
     'catalog.SourceImage': 'checks.SourceImage',
     'catalog.decode_flags': 'flags.decode_flags',
     'catalog.reconstruct': 'checks.reconstruct',
+    'coadds.NoiseMeasurement': 'exposures.NoiseMeasurement',
+    'coadds.measure_noise': 'exposures.measure_noise',
     'coadds.CoaddBatch': 'simulation.SimulatedImages',
     'coadds.CoaddSimulator': 'simulation.CoaddSimulator',
     'detection.Recipe': 'training.Recipe',

@@ -14,7 +14,7 @@ from bliss_astro._warnings import (
     OutOfDomainWarning,
     mute_warnings,
 )
-from bliss_astro.coadds._noise_kernel import correlated_noise, input_kernel
+from bliss_astro.coadds._noise import correlated_noise, input_kernel
 from bliss_astro.detection._detect import detect
 from bliss_astro.detection._options import IMAGE_OPTIONS
 from bliss_astro.exposures._psf import central_psf

@@ -14,7 +14,7 @@ from bliss_astro.catalog._arguments import check_count
 from bliss_astro.catalog._formats import WRITERS
 from bliss_astro.catalog._io import FORMATS
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
-from bliss_astro.coadds._coadd_io import _wcs_header
+from bliss_astro.coadds._io import _wcs_header
 from bliss_astro.detection import detect_sources
 from bliss_astro.exposures import Exposure
 from bliss_astro.rendering._scene import ModelRenderer

@@ -20,7 +20,7 @@ from scipy import sparse
 from scipy.sparse import linalg
 from scipy.spatial import cKDTree
 
-from bliss_astro.coadds._noise_kernel import correlated_noise
+from bliss_astro.coadds._noise import correlated_noise
 from bliss_astro.psf._mixture import profile_with_gradient
 from bliss_astro.units import FWHM_PER_SIGMA
 

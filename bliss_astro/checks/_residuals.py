@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.special import gammaincc, ndtr, ndtri
 
-from bliss_astro.coadds._noise_kernel import input_kernel
+from bliss_astro.coadds._noise import input_kernel
 
 __all__ = [
     'LIMIT',

@@ -1,18 +1,24 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Dither, align, weight, stack.
+Coadds of real exposures: align, weight, clip, stack, with the noise that results.
 """
 
-# Their first home, by which they may still be known.
 from bliss_astro._deprecated import deprecated_names
 
-from ..exposures import NoiseMeasurement as NoiseMeasurement
-from ..exposures import measure_noise as measure_noise
-from ._aligned import *
-from ._coadd import *
-from ._coadd_psf import *
-from ._combine import *
-from ._resample import *
-from ._resampled_psf import *
+from ._align import align_exposures, iter_aligned
+from ._aligned import AlignedExposure, AlignedPSF
+from ._coadd import Coadd
+from ._combine import coadd_exposures
+from ._psf import EffectivePSF
+
+__all__ = [
+    'AlignedExposure',
+    'AlignedPSF',
+    'Coadd',
+    'EffectivePSF',
+    'align_exposures',
+    'coadd_exposures',
+    'iter_aligned',
+]
 
 __getattr__ = deprecated_names(__name__)

@@ -1,22 +1,22 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-A mean of aligned exposures, with all that a measurement needs.
+Coadds: means of aligned exposures, with all that a measurement needs.
 """
 
 import numpy as np
 from astropy.io import registry
 
 from bliss_astro.exposures import Exposure
+from bliss_astro.psf._inputs import check_psf_pixels
 
-from ._coadd_checks import check_counts, check_psf_image
-from ._noise_kernel import check_kernel, kernel_of_pair
+from ._noise import check_kernel, kernel_of_pair
 
-__all__ = ['Coadd']
+__all__ = ['Coadd', 'check_counts', 'check_psf_image']
 
 
 class Coadd(Exposure):
     """
-    A mean of aligned exposures: an exposure that also knows how it was made.
+    A mean of aligned exposures, with a record of how it was made.
 
     Everything that reads an `~bliss_astro.exposures.Exposure` reads a coadd.
     `coadd_exposures` makes one from exposures, `read` from a file.
@@ -28,7 +28,7 @@ class Coadd(Exposure):
         added to ``mask``.
 
     background : float, 2D array_like or `~astropy.units.Quantity`, optional
-        What of the sky is still in ``data``; 0 for what `coadd_exposures` makes.
+        Sky that is still in ``data``; 0 for coadds of `coadd_exposures`.
 
     bkg_error : float, 2D array_like or `~astropy.units.Quantity`
         Noise map: the standard deviation of a pixel without sources.
@@ -83,17 +83,8 @@ class Coadd(Exposure):
 
     Attributes
     ----------
-    data, background, bkg_error, effective_gain, read_noise, mask, psf, wcs : object
-        As in an exposure.
-
-    noise_kernel : float `~numpy.ndarray`, shape (2 L + 1, 2 L + 1)
-        See the parameters.
-
     noise_correlation : tuple of float
         Correlation of pixels next to each other in x and in y, from the kernel.
-
-    n_exposures : int `~numpy.ndarray`, shape (ny, nx), or None
-        See the parameters; `None` if it is not known.
 
     Raises
     ------
@@ -202,7 +193,7 @@ class Coadd(Exposure):
         coadd : `Coadd`
             The coadd. For files of other makers, noise and correlation that
             are not among ``known`` are measured in the blank sky, the sky
-            that is left on a mesh, and ``meta['estimated']`` tells which and how.
+            that is left on a mesh, and ``meta['estimated']`` states which and how.
 
         Raises
         ------
@@ -225,7 +216,7 @@ class Coadd(Exposure):
         --------
         bliss_astro.exposures.measure_noise : How that is done.
         """
-        from ._coadd_io import read_coadd
+        from ._io import read_coadd
 
         return read_coadd(cls, path, hdu=hdu, known=known)
 
@@ -254,7 +245,7 @@ class Coadd(Exposure):
         ``MASK`` (1 bad, 2 saturated), ``NEXP``, ``NOISEKER``, ``PSFIMAGE``,
         ``PSF`` (shapes and images on a grid of places) and ``META``.
         """
-        from ._coadd_io import write_coadd
+        from ._io import write_coadd
 
         write_coadd(self, path, overwrite=overwrite)
 
@@ -283,7 +274,7 @@ class Coadd(Exposure):
         TypeError, ValueError
             See `bliss_astro.exposures.Exposure.from_nddata`.
         """
-        from ._coadd_nddata import read_coadd_nddata
+        from ._io import read_coadd_nddata
 
         data, arguments = read_coadd_nddata(nddata, kwargs)
         return cls(data, **arguments)
@@ -305,7 +296,7 @@ class Coadd(Exposure):
             where that number is the same in all pixels. A PSF that varies is
             reduced to its image at the centre.
         """
-        from ._coadd_nddata import write_coadd_ccddata
+        from ._io import write_coadd_ccddata
 
         return write_coadd_ccddata(self, super().to_ccddata())
 
@@ -316,7 +307,7 @@ class Coadd(Exposure):
             return self._psf_image
         if self.psf is None:
             return None
-        from ._coadd_psf import draw_psf
+        from ._psf import draw_psf
 
         ny, nx = self.shape
         return draw_psf(self, (nx - 1) / 2, (ny - 1) / 2)
@@ -337,10 +328,6 @@ class Coadd(Exposure):
         coadd : `Coadd`
             The changed copy.
 
-        Raises
-        ------
-        TypeError
-            If there is no such argument.
         """
         if 'psf' in changes:
             changes.setdefault('psf_image', None)
@@ -360,7 +347,7 @@ class Coadd(Exposure):
     def __getitem__(self, item):
         cut = super().__getitem__(item)
         if self._psf_access.varies:
-            # That of the cut-out's own centre is drawn when it is asked for.
+            # That of the cut-out's own centre is rendered when it is needed.
             cut._psf_image = None
         return cut
 
@@ -375,5 +362,40 @@ class Coadd(Exposure):
         return f'{text[:-1]}, {number} exposure{plural}>'
 
 
-# For Exposure.read, which knows the files by their content.
+# For Exposure.read, which identifies the files by their content.
 registry.register_reader('bliss_astro.coadd', Exposure, Coadd.read)
+
+
+def check_counts(counts, shape):
+    """Check the numbers of exposures, and spread one number out."""
+    if counts is None:
+        return None
+    array = np.asarray(counts)
+    if array.dtype.kind not in 'iu':
+        msg = f'n_exposures must be a whole number or a map of them; got {array.dtype}.'
+        raise TypeError(msg)
+    if array.ndim and array.shape != tuple(shape):
+        msg = (
+            f'n_exposures must be a number or have the shape of data, {tuple(shape)}; '
+            f'got {array.shape}.'
+        )
+        raise ValueError(msg)
+    if array.min() < 0 or array.max() < 1:
+        msg = (
+            'n_exposures must not be negative, and be positive somewhere; got '
+            f'{array.min()} to {array.max()}.'
+        )
+        raise ValueError(msg)
+    return np.broadcast_to(array.astype(np.int32), shape)
+
+
+def check_psf_image(image):
+    """Check an image of the PSF."""
+    if image is None:
+        return None
+    image = np.array(image, dtype=float)
+    if image.ndim != 2 or image.shape[0] % 2 == 0 or image.shape[1] % 2 == 0:
+        msg = f'psf_image must have two odd sides; got shape {image.shape}.'
+        raise ValueError(msg)
+    check_psf_pixels(image, 'psf_image')
+    return image

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The mean of many exposures, gathered one at a time.
+Coadds of many exposures: the weighted mean, gathered one exposure at a time.
 """
 
 import datetime as dt
@@ -9,12 +9,10 @@ import numpy as np
 
 from bliss_astro._warnings import warn
 
-from ._clip import Clipper, Extremes
+from ._align import check_method
 from ._coadd import Coadd
-from ._resample import check_method
-from ._scale import FluxScale, check_match, fit_sky, sky_surface
-from ._stream import Stream, check_weights
-from ._sums import CoaddSums
+from ._layers import CoaddSums, Stream, check_weights
+from ._matching import Clipper, Extremes, FluxScale, check_match, fit_sky, sky_surface
 
 __all__ = ['coadd_exposures']
 
@@ -48,7 +46,7 @@ def coadd_exposures(
         The exposures, in any pixels, each with a WCS; or what
         `align_exposures` returned, all on one grid. What is gone through
         more than once (without ``wcs_out``, or with ``sigma_clip``) may be a list
-        or a sequence that loads its items when asked, but not a generator.
+        or a sequence that loads its items one by one, but not a generator.
 
     weights : {'inverse_variance', 'uniform'} or 1D array_like, optional
         The weight of each pixel: one over the variance of the sky's noise over
@@ -93,8 +91,8 @@ def coadd_exposures(
     Returns
     -------
     coadd : `Coadd`
-        The coadd, without its sky, in the unit of the first exposure (if not told
-        otherwise by ``zero_point_out``). Its pixels hold the flux per pixel of
+        The coadd, without its sky, in the unit of the first exposure (unless
+        ``zero_point_out`` is given). Its pixels hold the flux per pixel of
         the coadd: a source has the flux that it has in the exposures. In units of
         surface brightness (MJy / sr) they hold that. ``meta``
         says for each exposure how many pixels were ``n_masked``,
@@ -183,9 +181,7 @@ def coadd_exposures(
 
 
 def _check_sigma_clip(sigma_clip):
-    """
-    Return the number of sigmas, or `None`.
-    """
+    """Return the number of sigmas, or `None`."""
     if sigma_clip is None or sigma_clip is False:
         return None
     value = getattr(sigma_clip, 'sigma', sigma_clip)
@@ -203,9 +199,7 @@ def _check_sigma_clip(sigma_clip):
 
 
 def _first_pass(stream, match, *, clip):
-    """
-    Sum all layers, with their skies matched, and note the extremes.
-    """
+    """Sum all layers, with their skies matched, and note the extremes."""
     sums = CoaddSums(stream.shape)
     extremes = Extremes(stream.shape) if clip else None
     offsets = {}
@@ -219,9 +213,7 @@ def _first_pass(stream, match, *, clip):
 
 
 def _second_pass(stream, clipper, offsets):
-    """
-    Sum all layers again, without their outliers.
-    """
+    """Sum all layers again, without their outliers."""
     sums = CoaddSums(stream.shape, clipper.sums.psf.shapes)
     n_clipped = {}
     for layer in stream.layers(first=False):
@@ -233,9 +225,7 @@ def _second_pass(stream, clipper, offsets):
 
 
 def _match_sky(layer, sums, kind):
-    """
-    Bring the sky of a layer to that of the mean so far.
-    """
+    """Bring the sky of a layer to that of the mean so far."""
     if not sums.count.any():
         return [0.0] * (1 if kind == 'constant' else 3)
     use = layer.good & ~sums.sources()
@@ -251,18 +241,14 @@ def _match_sky(layer, sums, kind):
 
 
 def _take_off(layer, offset):
-    """
-    Take a surface off the sky of a layer.
-    """
+    """Take a surface off the sky of a layer."""
     if offset is not None:
         surface = sky_surface(offset, layer.data.shape)
         layer.data = np.where(layer.good, layer.data - surface, 0.0)
 
 
 def _build(sums, stream, meta):
-    """
-    Turn the sums into a coadd.
-    """
+    """Turn the sums into a coadd."""
     good = sums.count > 0
     if not good.any():
         msg = 'exposures must have good pixels on the grid; no pixel of it has any.'
@@ -296,9 +282,7 @@ def _build(sums, stream, meta):
 
 
 def _meta(stream, offsets, n_clipped):
-    """
-    Say what was done, exposure by exposure.
-    """
+    """Say what was done, exposure by exposure."""
     indices = range(stream.count)
     reports = stream.reports
     scale = stream.scale

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Coadds in the files of other makers, which seldom state their noise.
+Coadds in FITS files of other makers, with measured noise.
 """
 
 import astropy.units as u
@@ -16,8 +16,8 @@ __all__ = ['read_foreign']
 
 # Names of units that astropy spells otherwise.
 _UNITS = {'nanomaggy': u.nmgy, 'nanomaggies': u.nmgy, 'counts': u.ct, 'dn': u.DN}
-# What is assumed where nothing tells the number of electrons: the noise of the
-# sky in one SDSS exposure in r, as `detect_sources` does.
+# Noise in electrons where the gain is unknown: that of the sky in one SDSS exposure
+# in r, as `detect_sources` assumes.
 _USUAL_NOISE = 29.0
 # A sky of so many sigma was not subtracted.
 _SKY_LEFT = 10.0
@@ -26,31 +26,7 @@ _IN_ITS_UNIT = ('background', 'bkg_error', 'saturation')
 
 
 def read_foreign(cls, hdus, hdu, known, name):
-    """
-    Read an image, and measure what its file does not say.
-
-    Parameters
-    ----------
-    cls : type
-        `~bliss_astro.coadds.Coadd` or a subclass.
-
-    hdus : `~astropy.io.fits.HDUList`
-        The open file.
-
-    hdu : int, str or None
-        The image; by default the first there is.
-
-    known : dict
-        Arguments that the file does not hold.
-
-    name : str
-        The name of the file, for messages.
-
-    Returns
-    -------
-    coadd : `~bliss_astro.coadds.Coadd`
-        The coadd.
-    """
+    """Read an image, and measure what its file does not say."""
     image = _find_image(hdus, hdu, name)
     header = image.header
     data = np.squeeze(image.data)
@@ -85,9 +61,7 @@ def read_foreign(cls, hdus, hdu, known, name):
 
 
 def _find_image(hdus, which, name):
-    """
-    Return the HDU with the image.
-    """
+    """Return the HDU with the image."""
     if which is not None:
         try:
             found = [hdus[which]]
@@ -107,9 +81,7 @@ def _find_image(hdus, which, name):
 
 
 def _unit(text):
-    """
-    Read the unit of an image; one that nobody knows counts for none.
-    """
+    """Return the unit of an image, or `None` if astropy has no such unit."""
     if text is None or not str(text).strip():
         return None
     text = str(text).strip()
@@ -122,9 +94,7 @@ def _unit(text):
 
 
 def _estimate(data, arguments, header, estimated):
-    """
-    Put what is lacking into the arguments, and say how it was found.
-    """
+    """Put what is lacking into the arguments, and say how it was found."""
     mask = np.ma.getmaskarray(data) | ~np.isfinite(data)
     if arguments.get('mask') is not None:
         mask |= np.asarray(arguments['mask'], dtype=bool)
@@ -147,9 +117,7 @@ def _estimate(data, arguments, header, estimated):
 
 
 def _gain(arguments, header, mask):
-    """
-    Find the effective gain, and say how.
-    """
+    """Find the effective gain, and say how."""
     if 'EFFGAIN' in header:
         return float(header['EFFGAIN']), None
     noise, level = (

@@ -24,7 +24,7 @@ from bliss_astro import (
 )
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.checks._regions import cells_of
-from bliss_astro.coadds._noise_kernel import correlated_noise, kernel_of_pair
+from bliss_astro.coadds._noise import correlated_noise, kernel_of_pair
 from bliss_astro.priors import StarPrior
 from bliss_astro.rendering import render_stars
 from bliss_astro.rendering._scene import ModelRenderer, Sources

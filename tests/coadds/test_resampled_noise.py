@@ -10,14 +10,14 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
 from bliss_astro.coadds import AlignedExposure, align_exposures
-from bliss_astro.coadds._align_one import _reproject
-from bliss_astro.coadds._noise_kernel import (
+from bliss_astro.coadds._noise import (
     correlated_noise,
     kernel_of_pair,
     kernel_of_sums,
     lagged_sums,
+    monte_carlo_noise,
 )
-from bliss_astro.coadds._sampled_noise import monte_carlo_noise
+from bliss_astro.coadds._resampling import _reproject
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
 from bliss_astro.simulation import coadd_noise

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter
 
 from bliss_astro import CoaddSimulator
-from bliss_astro.coadds._noise_kernel import correlated_noise, kernel_of_pair
+from bliss_astro.coadds._noise import correlated_noise, kernel_of_pair
 from bliss_astro.exposures import measure_noise
 from bliss_astro.priors import StarPrior
 from bliss_astro.psf import PSFModel

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Real exposures on a common grid, with the noise that this leaves.
+Alignment of exposures on a common grid, with their noise, masks and PSFs.
 """
 
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ import numpy as np
 from bliss_astro._random import check_rng
 
 from ..exposures import Exposure
-from ._align_one import align_one
-from ._resampled_grid import check_celestial, common_grid, parse_grid
+from ._grid import check_celestial, common_grid, parse_grid
+from ._resampling import align_one
 
 __all__ = ['align_exposures', 'iter_aligned']
 
@@ -165,7 +165,7 @@ def iter_aligned(
     Resample exposures to a common grid, one after the other.
 
     With ``wcs_out``, ``exposures`` may be a generator that reads them when they
-    are asked for, so that only one is in memory.
+    are needed, so that only one is in memory.
 
     Parameters
     ----------
@@ -225,9 +225,7 @@ def iter_aligned(
 
 
 def _generate(exposures, grid, options, progress_bar):
-    """
-    Align one exposure after the other.
-    """
+    """Align one exposure after the other."""
     if progress_bar:
         from tqdm.auto import tqdm
 
@@ -252,19 +250,7 @@ def _generate(exposures, grid, options, progress_bar):
 
 
 def check_method(method, n_noise):
-    """
-    Check the arguments that say how exposures are resampled.
-
-    Parameters
-    ----------
-    method, n_noise : object
-        See `align_exposures`.
-
-    Raises
-    ------
-    ValueError
-        If they are not possible.
-    """
+    """Check the arguments that say how exposures are resampled."""
     if method not in _METHODS:
         msg = f'method must be one of {", ".join(map(repr, _METHODS))}; got {method!r}.'
         raise ValueError(msg)
@@ -275,9 +261,7 @@ def check_method(method, n_noise):
 
 
 def _check_exposure(exposure, index, first):
-    """
-    Check that an exposure can be aligned with the first.
-    """
+    """Check that an exposure can be aligned with the first."""
     if not isinstance(exposure, Exposure):
         msg = f'exposures[{index}] must be an Exposure; got {type(exposure).__name__}.'
         raise TypeError(msg)

@@ -1,18 +1,15 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The resampling of one exposure, by the package ``reproject``.
+Resampling of one exposure by the package ``reproject``.
 """
 
 import numpy as np
 
 from bliss_astro._random import check_rng
 
-from ._aligned import AlignedExposure
-from ._pixel_mapping import PixelMapping
-from ._resampled_grid import OutputGrid, check_celestial
-from ._resampled_noise import bilinear_noise
-from ._resampled_psf import AlignedPSF
-from ._sampled_noise import sampled_noise
+from ._aligned import AlignedExposure, AlignedPSF
+from ._grid import OutputGrid, PixelMapping, check_celestial
+from ._noise import bilinear_noise, sampled_noise
 
 __all__ = ['align_one']
 
@@ -35,28 +32,7 @@ def align_one(
     rng=None,
     index=0,
 ):
-    """
-    Resample one exposure; see `align_exposures`.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The exposure.
-
-    wcs_out, shape_out : object
-        The grid, as `parse_grid` and `common_grid` return it.
-
-    method, parallel, block_size, n_noise, rng : object
-        See `align_exposures`.
-
-    index : int, optional
-        Which exposure it is, for messages.
-
-    Returns
-    -------
-    aligned : `AlignedExposure` or None
-        The exposure on the grid, `None` if it has no good pixel there.
-    """
+    """Resample one exposure; see `align_exposures`."""
     check_celestial(exposure.wcs, index)
     grid = OutputGrid(wcs_out, tuple(shape_out))
     box = grid.box(exposure.wcs, exposure.shape)
@@ -95,9 +71,7 @@ def align_one(
 
 
 def _reproject(stack, wcs_in, wcs_out, shape, method, parallel, block_size):
-    """
-    Resample the surface brightness of an image or of a stack of them.
-    """
+    """Resample the surface brightness of an image or of a stack of them."""
     import reproject
 
     function = {
@@ -123,9 +97,7 @@ def _reproject(stack, wcs_in, wcs_out, shape, method, parallel, block_size):
 
 
 def _planes(exposure, sky_free, resample):
-    """
-    Resample all maps of an exposure, in one go.
-    """
+    """Resample all maps of an exposure, in one go."""
     planes = {'image': sky_free, 'bad': exposure.mask}
     if exposure.saturated.any():
         planes['saturated'] = exposure.saturated
@@ -140,9 +112,7 @@ def _planes(exposure, sky_free, resample):
 
 
 def _check_scale(area, index):
-    """
-    Check that the pixels of both grids have about one size.
-    """
+    """Check that the pixels of both grids have about one size."""
     scale = float(np.sqrt(np.median(area)))
     if not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
         how = f'{scale:.3g} times as wide as'
@@ -155,9 +125,7 @@ def _check_scale(area, index):
 
 
 def _build(exposure, grid, box, image, noise, method):
-    """
-    Put all that was computed for a part of the grid into an exposure.
-    """
+    """Put all that was computed for a part of the grid into an exposure."""
     good = noise.coverage & ~noise.bad
     dtype = exposure.data.dtype
 
@@ -196,9 +164,7 @@ def _build(exposure, grid, box, image, noise, method):
 
 
 def _background_error(exposure, noise, good):
-    """
-    Error of the sky in units of the new noise, which resampling reduces.
-    """
+    """Error of the sky in units of the new noise, which resampling reduces."""
     level = exposure.background_error * float(np.median(exposure.bkg_error))
     scale = np.median(noise.scale[good] / np.sqrt(noise.variance[good]))
     return level * float(scale)

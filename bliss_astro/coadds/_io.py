@@ -1,24 +1,32 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Coadds to FITS files and back, and the files of other makers.
+Coadds in FITS files and as NDData and CCDData.
 """
 
 import json
+import re
 
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
+from astropy.nddata import NDData, StdDevUncertainty
 
 from bliss_astro._warnings import warn
+from bliss_astro.exposures._nddata import read_nddata
 
 from .._atomic import atomic_write
 from .._checksums import CREATOR
 from .._fits import file_name, header_wcs, open_fits
 from ..units import unit_text
-from ._coadd_psf import EffectivePSF, draw_psf
-from ._psf_mean import Cells
+from ._psf import Cells, EffectivePSF, draw_psf
 
-__all__ = ['plain_value', 'read_coadd', 'write_coadd']
+__all__ = [
+    'plain_value',
+    'read_coadd',
+    'read_coadd_nddata',
+    'write_coadd',
+    'write_coadd_ccddata',
+]
 
 # What marks a file as one of ours, and the version of its layout.
 _KIND_KEY, _KIND = 'BLISSTYP', 'COADD'
@@ -38,20 +46,7 @@ _BAD, _SATURATED = 1, 2
 
 
 def write_coadd(coadd, path, *, overwrite):
-    """
-    Write a coadd; the work behind `Coadd.write`.
-
-    Parameters
-    ----------
-    coadd : `~bliss_astro.coadds.Coadd`
-        The coadd.
-
-    path : str or `~os.PathLike`
-        The file.
-
-    overwrite : bool
-        Whether an existing file may be replaced.
-    """
+    """Write a coadd; the work behind `Coadd.write`."""
     primary = fits.PrimaryHDU(coadd.data, header=_wcs_header(coadd.wcs))
     header = primary.header
     header['CREATOR'] = CREATOR
@@ -82,9 +77,7 @@ def write_coadd(coadd, path, *, overwrite):
 
 
 def _wcs_header(wcs):
-    """
-    Turn coordinates into a header, if FITS has words for them.
-    """
+    """Turn coordinates into a header, if FITS has words for them."""
     if wcs is None:
         return None
     if not hasattr(wcs, 'to_header'):
@@ -98,9 +91,7 @@ def _wcs_header(wcs):
 
 
 def _psf_table(coadd):
-    """
-    Put the PSF into a table with a row for each place.
-    """
+    """Put the PSF into a table with a row for each place."""
     psf = coadd.psf
     if not coadd._psf_access.varies:
         model = coadd.psf_at(0, 0)
@@ -134,28 +125,14 @@ def _psf_table(coadd):
 
 
 def _meta_table(meta):
-    """
-    Put the meta, as JSON, into a table of one cell.
-    """
+    """Put the meta, as JSON, into a table of one cell."""
     text = json.dumps(meta, default=plain_value)
     column = fits.Column('json', f'{len(text)}A', array=[text])
     return fits.BinTableHDU.from_columns([column], name='META')
 
 
 def plain_value(value):
-    """
-    Turn what JSON does not know into what it knows.
-
-    Parameters
-    ----------
-    value : object
-        A value of a meta.
-
-    Returns
-    -------
-    value : object
-        Numbers, lists, or its text.
-    """
+    """Convert a value that JSON has no form for."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -164,28 +141,7 @@ def plain_value(value):
 
 
 def read_coadd(cls, path, *, hdu, known):
-    """
-    Read a coadd; the work behind `Coadd.read`.
-
-    Parameters
-    ----------
-    cls : type
-        `~bliss_astro.coadds.Coadd` or a subclass.
-
-    path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file.
-
-    hdu : int, str or None
-        The image, in files of other makers.
-
-    known : dict
-        Arguments that replace what the file says.
-
-    Returns
-    -------
-    coadd : `~bliss_astro.coadds.Coadd`
-        The coadd.
-    """
+    """Read a coadd; the work behind `Coadd.read`."""
     unknown = sorted(set(known) - set(cls._arguments))
     if unknown:
         msg = (
@@ -202,9 +158,7 @@ def read_coadd(cls, path, *, hdu, known):
 
 
 def _read_own(cls, hdus, known, name):
-    """
-    Read a file of `write_coadd`.
-    """
+    """Read a file of `write_coadd`."""
     header = hdus[0].header
     version = header.get(_VERSION_KEY)
     if version != _VERSION:
@@ -244,9 +198,7 @@ def _read_own(cls, hdus, known, name):
 
 
 def _part(hdus, key, name):
-    """
-    Return an extension that has to be there.
-    """
+    """Return an extension that has to be there."""
     if key not in hdus:
         msg = f'path={name!r} is not a whole coadd: it has no extension {key}.'
         raise ValueError(msg)
@@ -254,9 +206,7 @@ def _part(hdus, key, name):
 
 
 def _read_psf(hdu):
-    """
-    Make a PSF of its table.
-    """
+    """Make a PSF of its table."""
     from ..psf import PSFModel
 
     radius = float(hdu.header['NORMRAD'])
@@ -270,3 +220,110 @@ def _read_psf(hdu):
         ys=hdu.data['y'][::n_x],
         normalization_radius=radius,
     )
+
+
+# All meta that FITS has no cards for.
+_META_KEY, _LONGEST_KEY = 'BLISSMET', 8
+# The signal at which the sources' noise equals the sky's; entries of the kernel.
+_SKY_KEY = 'NOISESKY'
+_KERNEL_KEY = 'NK{}_{}'
+_KERNEL_PATTERN = re.compile(r'NK(\d+)_(\d+)')
+
+
+def write_coadd_ccddata(coadd, ccddata):
+    """Add what is a coadd's own to its CCDData."""
+    _make_writable(ccddata)
+    if np.ndim(coadd.effective_gain):
+        level = np.square(coadd.bkg_error, dtype=float) * coadd.effective_gain
+        ccddata.meta[_SKY_KEY] = float(np.median(level[~coadd.mask]))
+    for (row, column), value in np.ndenumerate(coadd.noise_kernel):
+        ccddata.meta[_KERNEL_KEY.format(row, column)] = float(value)
+    if coadd.n_exposures is not None:
+        ccddata.flags = np.array(coadd.n_exposures)
+    image = coadd.psf_image
+    ccddata.psf = None if image is None else image.copy()
+    return ccddata
+
+
+def read_coadd_nddata(nddata, keywords):
+    """Collect a coadd's arguments from an NDData and from keywords."""
+    if not isinstance(nddata, NDData):
+        msg = f'nddata must be an NDData or CCDData; got {type(nddata).__name__}.'
+        raise TypeError(msg)
+    own = dict(nddata.meta or {})
+    own |= json.loads(own.pop(_META_KEY, '{}'))
+    kernel = _take_kernel(own)
+    sky = own.pop(_SKY_KEY, None)
+    plain = NDData(
+        nddata.data,
+        uncertainty=nddata.uncertainty,
+        mask=nddata.mask,
+        wcs=nddata.wcs,
+        unit=nddata.unit,
+        meta=own,
+        psf=getattr(nddata, 'psf', None),
+    )
+    if sky is None or keywords.get('effective_gain') is not None:
+        data, arguments = read_nddata(plain, keywords)
+    else:
+        noise, gain = _split_error(plain, float(sky), keywords)
+        plain.uncertainty = None
+        keywords = keywords | {'bkg_error': noise, 'effective_gain': gain}
+        data, arguments = read_nddata(plain, keywords)
+    if kernel is not None:
+        arguments.setdefault('noise_kernel', kernel)
+    if plain.psf is not None and _is_odd(plain.psf):
+        arguments.setdefault('psf_image', plain.psf)
+    counts = getattr(nddata, 'flags', None)
+    if counts is not None and np.shape(counts) == np.shape(nddata.data):
+        arguments.setdefault('n_exposures', counts)
+    return data, arguments
+
+
+def _make_writable(ccddata):
+    """Gather the entries of the meta that are no header cards, as JSON in one."""
+    others = {
+        key: ccddata.meta.pop(key)
+        for key, value in list(ccddata.meta.items())
+        if len(key) > _LONGEST_KEY or not isinstance(value, str | int | float)
+    }
+    if others:
+        ccddata.meta[_META_KEY] = json.dumps(others, default=plain_value)
+
+
+def _take_kernel(meta):
+    """Take the entries of the kernel out of the meta."""
+    found = {}
+    for key in list(meta):
+        match = _KERNEL_PATTERN.fullmatch(str(key))
+        if match:
+            found[int(match[1]), int(match[2])] = float(meta.pop(key))
+    if not found:
+        return None
+    kernel = np.full(np.max(list(found), axis=0) + 1, np.nan)
+    for place, value in found.items():
+        kernel[place] = value
+    return kernel
+
+
+def _split_error(nddata, sky, keywords):
+    """Part a total error into the noise of the sky and the gain of the sources."""
+    if nddata.uncertainty is None:
+        msg = 'bkg_error must be given, as the NDData has no uncertainty.'
+        raise ValueError(msg)
+    error = nddata.uncertainty.represent_as(StdDevUncertainty).array
+    level = keywords.get('background', nddata.meta.get('BKGLEVEL', 0.0))
+    level = level.to_value(nddata.unit) if isinstance(level, u.Quantity) else level
+    with np.errstate(invalid='ignore'):
+        signal = np.maximum(nddata.data - level, 0)
+    signal = np.nan_to_num(signal, nan=0.0, posinf=0.0)
+    noise = error / np.sqrt(1 + signal / sky)
+    unit = nddata.unit
+    if unit is None or unit == u.dimensionless_unscaled:
+        return noise, sky / noise**2
+    return noise * unit, sky / noise**2 * (u.electron / unit)
+
+
+def _is_odd(image):
+    """Tell whether an image has a middle pixel."""
+    return np.ndim(image) == 2 and all(n % 2 for n in np.shape(image))

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The effective PSF of a coadd: a mean of PSFs, kept as images.
+Effective PSFs of coadds: weighted means of the PSFs of exposures.
 """
 
 import numpy as np
@@ -127,17 +127,13 @@ class EffectivePSF(VaryingPSF):
         return self._interpolate(self.images, [x], [y])[0, 0]
 
     def _interpolate(self, values, xs, ys):
-        """
-        Interpolate values (n_y, n_x, ...) linearly; constant beyond the grid.
-        """
+        """Interpolate values (n_y, n_x, ...) linearly; constant beyond the grid."""
         along_y = _hat_weights(self.ys, np.atleast_1d(ys) + self.origin[1])
         along_x = _hat_weights(self.xs, np.atleast_1d(xs) + self.origin[0])
         return np.einsum('ai,bj,ij...->ab...', along_y, along_x, values)
 
     def _thetas(self):
-        """
-        Fit all images, and remember the fits.
-        """
+        """Fit all images, and remember the fits."""
         if 'thetas' not in self._cache:
             n_y, n_x = self.images.shape[:2]
             middle = self.images.mean(axis=(0, 1))
@@ -150,9 +146,7 @@ class EffectivePSF(VaryingPSF):
         return self._cache['thetas']
 
     def _fit(self, image, start):
-        """
-        Fit one image, beginning with and staying near the shape of the middle.
-        """
+        """Fit one image, beginning with and staying near the shape of the middle."""
         middle = image.shape[0] // 2
         reach = min(middle, _FITTED_HALF)
         cut = slice(middle - reach, middle + reach + 1)
@@ -171,9 +165,7 @@ class EffectivePSF(VaryingPSF):
 
 
 def fit_middle(image, radius):
-    """
-    Fit the analytic model to an image, without the outermost of its wing.
-    """
+    """Fit the analytic model to an image, without the outermost of its wing."""
     middle = image.shape[0] // 2
     reach = min(middle, _MIDDLE_HALF)
     cut = slice(middle - reach, middle + reach + 1)
@@ -182,49 +174,143 @@ def fit_middle(image, radius):
 
 
 def _hat_weights(nodes, places):
-    """
-    Return the weights (len(places), len(nodes)) of linear interpolation.
-    """
+    """Return the weights (len(places), len(nodes)) of linear interpolation."""
     rows = np.eye(len(nodes))
     return np.stack([np.interp(places, nodes, row) for row in rows], axis=-1)
 
 
 def draw_shape(shape, radius, half):
-    """
-    Draw the PSF of a shape vector, of unit flux, in the middle of an image.
-    """
+    """Draw the PSF of a shape vector, of unit flux, in the middle of an image."""
     yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
     return unit_profile(xx, yy, shape, radius)
 
 
 def image_half(radius):
-    """
-    Return half the side of an image of a PSF of some normalisation radius.
-    """
+    """Return half the side of an image of a PSF of some normalisation radius."""
     if not np.isfinite(radius):
         return _LARGEST_HALF
     return int(min(np.ceil(radius) + 2, _LARGEST_HALF))
 
 
 def draw_psf(exposure, x, y):
-    """
-    Draw the PSF of an exposure at a place.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        An exposure with a PSF.
-
-    x, y : float
-        The place, pixels.
-
-    Returns
-    -------
-    image : float `~numpy.ndarray`
-        The PSF of a star of unit flux, centred on the middle pixel.
-    """
+    """Draw the PSF of an exposure at a place."""
     if isinstance(exposure.psf, EffectivePSF):
         return exposure.psf.image_at(x, y)
     model = exposure.psf_at(x, y)
     radius = model.normalization_radius
     return draw_shape(model.shape_vector, radius, image_half(radius))
+
+
+# Sides of the cells for which the PSF is averaged, pixels, and how many of them
+# an image has at most along each axis.
+_CELL, _MOST_CELLS = 64, 8
+# Places within a cell, along each axis.
+_PLACES = np.array([0.13, 0.52, 0.84])
+# Images that differ by less than this share of the peak are one PSF.
+_SAME_PSF = 1e-7
+
+
+class Cells:
+    """The cells of an image over which weights and PSFs are averaged."""
+
+    def __init__(self, shape):
+        counts = [min(max(1, round(n / _CELL)), _MOST_CELLS) for n in shape]
+        self.edges = [
+            np.linspace(0, n, k + 1).astype(int)
+            for n, k in zip(shape, counts, strict=True)
+        ]
+        self.ys, self.xs = ((e[:-1] + e[1:] - 1) / 2 for e in self.edges)
+        self.shape = (len(self.ys), len(self.xs))
+
+    def places(self, row, column):
+        """
+        Return columns and rows of places that stand for a cell.
+
+        The broadening by interpolation changes within a few pixels, if grids
+        are rotated against each other; the places have irregular distances.
+        """
+        return [
+            np.floor(edges[k] + _PLACES * (edges[k + 1] - edges[k]))
+            for edges, k in zip(self.edges[::-1], (column, row), strict=True)
+        ]
+
+    def sum(self, values):
+        """Sum a map over each cell, ``(n_y, n_x)``."""
+        rows = np.add.reduceat(values, self.edges[0][:-1], axis=0, dtype=float)
+        return np.add.reduceat(rows, self.edges[1][:-1], axis=1)
+
+
+class PSFMean:
+    """Weighted mean of PSFs by cells, gathered exposure by exposure."""
+
+    def __init__(self, cells, shapes=None):
+        self.cells = cells
+        self.lacking = []
+        self.central = []
+        self.half = None
+        # By exposure and cell: they cost more than all else that is done here.
+        self.shapes = {} if shapes is None else shapes
+        self._weights = np.zeros(cells.shape)
+
+    def add(self, exposure, weights, index):
+        """Add the PSF of one aligned exposure."""
+        if exposure.psf is None:
+            self.lacking.append(index)
+            return
+        # Its PSF where it matters most stands for it in comparisons.
+        row, column = np.unravel_index(np.argmax(weights), weights.shape)
+        model = exposure.psf_at(self.cells.xs[column], self.cells.ys[row])
+        radius = float(model.normalization_radius)
+        if self.half is None:
+            self.radius, self.half = radius, image_half(radius)
+            side = 2 * self.half + 1
+            self._images = np.zeros((*self.cells.shape, side, side))
+        image = draw_shape(model.shape_vector, radius, self.half)
+        self.central.append((index, image, float(weights.sum())))
+        varies = exposure._psf_access.varies
+        for cell in map(tuple, np.argwhere(weights > 0)):
+            if varies:
+                shape = self._mean_shape(exposure, index, cell)
+                image = draw_shape(shape, radius, self.half)
+            self._images[cell] += weights[cell] * image
+        self._weights += weights
+
+    def _mean_shape(self, exposure, index, cell):
+        """Average the shape of the PSF over a cell, once for all passes."""
+        key = (index, *cell)
+        if key not in self.shapes:
+            shapes = exposure.psf_shapes(*self.cells.places(*cell))
+            self.shapes[key] = shapes.mean(axis=(0, 1))
+        return self.shapes[key]
+
+    def finish(self):
+        """Return the mean."""
+        if self.lacking or self.half is None:
+            return None, None
+        images = (
+            self._images
+            / np.where(self._weights > 0, self._weights, 1)[..., None, None]
+        )
+        images = _fill_empty(images, self._weights > 0)
+        first = images[0, 0]
+        if np.abs(images - first).max() <= _SAME_PSF * first.max():
+            return fit_middle(first, self.radius), first
+        psf = EffectivePSF(
+            images,
+            xs=self.cells.xs,
+            ys=self.cells.ys,
+            normalization_radius=self.radius,
+        )
+        return psf, None
+
+
+def _fill_empty(images, filled):
+    """Give cells without exposures the PSF of the nearest one that has some."""
+    if filled.all():
+        return images
+    from scipy.ndimage import distance_transform_edt
+
+    nearest = distance_transform_edt(
+        ~filled, return_distances=False, return_indices=True
+    )
+    return images[tuple(nearest)]

@@ -1,58 +1,116 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The common grid of exposures.
+Grids of coadds: pixels of one image in another, and the grid that covers all.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from astropy.wcs import WCS, Sip
+from astropy.wcs.utils import pixel_to_pixel
+
+from bliss_astro._warnings import collect_warnings
 
 from ..exposures._wcs import check_wcs, cut_wcs
-from ._pixel_mapping import map_pixels
 
-__all__ = ['OutputGrid', 'check_celestial', 'common_grid', 'is_celestial', 'parse_grid']
+__all__ = [
+    'OutputGrid',
+    'PixelMapping',
+    'check_celestial',
+    'common_grid',
+    'is_celestial',
+    'map_pixels',
+    'parse_grid',
+    'pixel_area',
+]
+
+# The mapping is computed on nodes this far apart, in pixels, and interpolated
+# with cubic splines; more accurate than the inversion of a distortion, whose
+# tolerance is the largest error allowed.
+_SPACING = 16
+_TOLERANCE = 1e-4
+_N_CHECKS = 97
+
+
+def map_pixels(wcs_from, wcs_to, x, y):
+    """Map pixels of one image to those of another."""
+    with collect_warnings():
+        # Places far outside of a distorted image, whose inversion does not
+        # converge, become NaN; astropy says so in a warning of no class.
+        x, y = pixel_to_pixel(wcs_from, wcs_to, x, y)
+    return np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+
+
+class PixelMapping:
+    """Where the pixels of an output grid lie in an input image."""
+
+    def __init__(self, wcs_out, wcs_in, shape):
+        self.wcs_out, self.wcs_in, self.shape = wcs_out, wcs_in, tuple(shape)
+        self._splines = self._interpolated()
+
+    def _interpolated(self):
+        """Return splines of the mapping, or `None` if they are not good enough."""
+        from scipy.interpolate import RectBivariateSpline
+
+        # One pixel more on each side, for the derivatives at the edges.
+        ys, xs = (
+            np.linspace(-1, n, max(4, int(np.ceil((n + 1) / _SPACING)) + 1))
+            for n in self.shape
+        )
+        nodes = map_pixels(self.wcs_out, self.wcs_in, *np.meshgrid(xs, ys))
+        if not np.isfinite(nodes).all():
+            return None
+        splines = [RectBivariateSpline(ys, xs, values) for values in nodes]
+        rng = np.random.default_rng(0)
+        check_y, check_x = (rng.uniform(-1, n, _N_CHECKS) for n in self.shape)
+        exact = map_pixels(self.wcs_out, self.wcs_in, check_x, check_y)
+        error = [
+            np.abs(spline.ev(check_y, check_x) - value).max()
+            for spline, value in zip(splines, exact, strict=True)
+        ]
+        # NaN is not good enough either.
+        return splines if max(error) < _TOLERANCE else None
+
+    def rows(self, start, stop):
+        """Map some rows of the output grid."""
+        ys = np.arange(start - 1, stop + 1, dtype=float)
+        xs = np.arange(-1, self.shape[1] + 1, dtype=float)
+        if self._splines is not None:
+            places = [spline(ys, xs) for spline in self._splines]
+        else:
+            places = map_pixels(self.wcs_out, self.wcs_in, *np.meshgrid(xs, ys))
+        jacobian = [
+            [(v[1:-1, 2:] - v[1:-1, :-2]) / 2, (v[2:, 1:-1] - v[:-2, 1:-1]) / 2]
+            for v in places
+        ]
+        x, y = (v[1:-1, 1:-1] for v in places)
+        return x, y, np.array(jacobian)
+
+    def blocks(self, n_pixels=2**18):
+        """Go through the rows of the output grid, some at a time."""
+        step = max(1, n_pixels // self.shape[1])
+        for start in range(0, self.shape[0], step):
+            yield slice(start, min(start + step, self.shape[0]))
+
+
+def pixel_area(jacobian):
+    """Return the area of an output pixel in input pixels."""
+    return np.abs(jacobian[0, 0] * jacobian[1, 1] - jacobian[0, 1] * jacobian[1, 0])
+
 
 # Places on each side of an exposure by which its outline is followed.
 _N_OUTLINE = 33
 
 
 def is_celestial(wcs):
-    """
-    Tell whether both axes of a WCS are positions on the sky.
-
-    Parameters
-    ----------
-    wcs : object
-        An astropy WCS of two dimensions.
-
-    Returns
-    -------
-    celestial : bool
-        Whether they are.
-    """
+    """Tell whether both axes of a WCS are positions on the sky."""
     low_level = getattr(wcs, 'low_level_wcs', wcs)
     types = low_level.world_axis_physical_types
     return all(kind is not None and 'pos.' in kind for kind in types)
 
 
 def check_celestial(wcs, index):
-    """
-    Check that an exposure can be placed on the sky.
-
-    Parameters
-    ----------
-    wcs : object
-        Its WCS.
-
-    index : int
-        Which exposure it is, for messages.
-
-    Raises
-    ------
-    ValueError
-        If it has no WCS, or none of the sky.
-    """
+    """Check that an exposure can be placed on the sky."""
     if wcs is None:
         msg = f'exposures[{index}] has no wcs; give it one with replace(wcs=...).'
         raise ValueError(msg)
@@ -66,38 +124,13 @@ def check_celestial(wcs, index):
 
 
 class OutputGrid(NamedTuple):
-    """
-    A grid that exposures are put on.
-
-    Parameters
-    ----------
-    wcs : object
-        Its WCS.
-
-    shape : tuple of int
-        Its shape (ny, nx).
-    """
+    """A grid that exposures are put on."""
 
     wcs: object
     shape: tuple
 
     def box(self, wcs, shape):
-        """
-        Return the part of the grid that an image may cover.
-
-        Parameters
-        ----------
-        wcs : object
-            The WCS of the image.
-
-        shape : tuple of int
-            Its shape.
-
-        Returns
-        -------
-        box : tuple of slice or None
-            Rows and columns of the grid; `None` if it covers nothing.
-        """
+        """Return the part of the grid that an image may cover."""
         x, y = map_pixels(wcs, self.wcs, *_outline(shape))
         known = np.isfinite(x) & np.isfinite(y)
         if not known.any():
@@ -115,48 +148,13 @@ class OutputGrid(NamedTuple):
         return tuple(bounds)
 
     def cut(self, box):
-        """
-        Return the WCS of a part of the grid.
-
-        Parameters
-        ----------
-        box : tuple of slice
-            Rows and columns.
-
-        Returns
-        -------
-        wcs : object
-            The WCS.
-        """
+        """Return the WCS of a part of the grid."""
         whole = tuple(slice(0, n) for n in self.shape)
         return self.wcs if tuple(box) == whole else cut_wcs(self.wcs, *box)
 
 
 def parse_grid(wcs_out, shape_out):
-    """
-    Check the grid that somebody asked for.
-
-    Parameters
-    ----------
-    wcs_out : WCS or `~astropy.io.fits.Header`
-        Its coordinates.
-
-    shape_out : tuple of int or None
-        Its shape; `None` for what ``wcs_out`` says itself.
-
-    Returns
-    -------
-    grid : `OutputGrid`
-        The grid.
-
-    Raises
-    ------
-    TypeError
-        If ``wcs_out`` is something else.
-
-    ValueError
-        If it is not celestial, or the shape is unknown or impossible.
-    """
+    """Check a grid that was given."""
     if hasattr(wcs_out, 'cards'):
         wcs_out = WCS(wcs_out)
     try:
@@ -192,28 +190,7 @@ def parse_grid(wcs_out, shape_out):
 
 
 def common_grid(footprints, shape_out=None):
-    """
-    Extend the grid of the first exposure by whole pixels to cover all.
-
-    Parameters
-    ----------
-    footprints : list of tuple
-        The WCS and the shape of each exposure.
-
-    shape_out : None, optional
-        Must not be given: a shape alone is no grid.
-
-    Returns
-    -------
-    grid : `OutputGrid`
-        The grid.
-
-    Raises
-    ------
-    ValueError
-        If an exposure lies apart from the first and all that touch it, or the
-        first one's coordinates do not reach it.
-    """
+    """Extend the grid of the first exposure by whole pixels to cover all."""
     if shape_out is not None:
         msg = f'shape_out={shape_out} needs wcs_out, which says where the grid lies.'
         raise ValueError(msg)
@@ -249,9 +226,7 @@ def common_grid(footprints, shape_out=None):
 
 
 def _outline(shape):
-    """
-    Return places along the outermost pixel centres of an image.
-    """
+    """Return places along the outermost pixel centres of an image."""
     ny, nx = shape
     along = np.linspace(0, 1, _N_OUTLINE)
     low, high = np.zeros(_N_OUTLINE), np.ones(_N_OUTLINE)
@@ -261,9 +236,7 @@ def _outline(shape):
 
 
 def _check_connected(boxes):
-    """
-    Check that all boxes hang together with the first.
-    """
+    """Check that all boxes are connected with the first."""
     together = {0}
     waiting = [0]
     while waiting:
@@ -286,9 +259,7 @@ def _check_connected(boxes):
 
 
 def _extended(wcs, x0, y0, shape, old_shape):
-    """
-    Move the origin of a WCS to pixel (x0, y0), which may be negative.
-    """
+    """Move the origin of a WCS to pixel (x0, y0), which may be negative."""
     if not isinstance(wcs, WCS):
         if (x0, y0) == (0, 0) and shape == tuple(old_shape):
             return wcs
