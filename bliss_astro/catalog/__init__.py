@@ -3,16 +3,11 @@
 Catalogues of sources: tables with probabilities, errors, flags and a posterior.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._catalog import ProbabilisticCatalog
-from ._display import CatalogColumns
-from ._posterior import CatalogPosterior
-
-__all__ = [
-    'CatalogColumns',
-    'CatalogPosterior',
-    'ProbabilisticCatalog',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _catalog='ProbabilisticCatalog',
+    _display='CatalogColumns',
+    _posterior='CatalogPosterior',
+)

@@ -11,19 +11,14 @@ Catalogues against their images::
     _reconstruction      model, residual and the light of single sources
 """
 
-from ._check import CatalogCheck
-from ._completeness import completeness
-from ._places import CheckFinding
-from ._recall import Completeness
-from ._reconstruct import reconstruct
-from ._reconstruction import Reconstruction, SourceImage
+from bliss_astro._lazy import lazy_exports
 
-__all__ = [
-    'CatalogCheck',
-    'CheckFinding',
-    'Completeness',
-    'Reconstruction',
-    'SourceImage',
-    'completeness',
-    'reconstruct',
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _check='CatalogCheck',
+    _completeness='completeness',
+    _places='CheckFinding',
+    _recall='Completeness',
+    _reconstruct='reconstruct',
+    _reconstruction='Reconstruction SourceImage',
+)

@@ -6,6 +6,9 @@ Each command is a thin layer over public functions of the package. Only the
 results go to the standard output, everything else to the standard error.
 """
 
-from ._main import main
+from bliss_astro._lazy import lazy_exports
 
-__all__ = ['main']
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _main='main',
+)

@@ -3,11 +3,10 @@
 Detection of stars and galaxies: an image in, a probabilistic catalogue out.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._detect import BlissFinder, detect_sources
-from ._facts import ImageFacts
-
-__all__ = ['BlissFinder', 'ImageFacts', 'detect_sources']
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _detect='BlissFinder detect_sources',
+    _facts='ImageFacts',
+)

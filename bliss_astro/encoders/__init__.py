@@ -3,21 +3,13 @@
 Encoders: networks from images to posteriors, and their pretrained weights.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._config import EncoderConfig
-from ._domain import Domain
-from ._inputs import EncoderInputs
-from ._network import Encoder
-from ._weights import DEFAULT_ENCODER, available_encoders
-
-__all__ = [
-    'DEFAULT_ENCODER',
-    'Domain',
-    'Encoder',
-    'EncoderConfig',
-    'EncoderInputs',
-    'available_encoders',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _config='EncoderConfig',
+    _domain='Domain',
+    _inputs='EncoderInputs',
+    _network='Encoder',
+    _weights='DEFAULT_ENCODER available_encoders',
+)

@@ -3,16 +3,11 @@
 Exposures: images with sky, noise, mask, PSF and WCS, and estimates of these.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._exposure import Exposure
-from ._noise import NoiseMeasurement, measure_noise
-from ._read import ExposureRead as ExposureRead
-
-__all__ = [
-    'Exposure',
-    'NoiseMeasurement',
-    'measure_noise',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _exposure='Exposure',
+    _noise='NoiseMeasurement measure_noise',
+    _read='ExposureRead',
+)

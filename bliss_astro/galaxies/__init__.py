@@ -3,19 +3,12 @@
 Galaxy model: a variational autoencoder of galaxy profiles.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._autoencoder import GalaxyAutoencoder, available_galaxy_models
-from ._mixture import GalaxyMixture
-from ._networks import GalaxyModelConfig
-from ._posterior import GalaxyLatentPosterior
-
-__all__ = [
-    'GalaxyAutoencoder',
-    'GalaxyLatentPosterior',
-    'GalaxyMixture',
-    'GalaxyModelConfig',
-    'available_galaxy_models',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _autoencoder='GalaxyAutoencoder available_galaxy_models',
+    _mixture='GalaxyMixture',
+    _networks='GalaxyModelConfig',
+    _posterior='GalaxyLatentPosterior',
+)

@@ -17,53 +17,21 @@ catalogue; results are tables (`ScoreTable`) that draw themselves with ``.plot()
     any statistic + image of a row -> bootstrap_bands
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._blend_scores import score_blends
-from ._blends import blendedness, measure_ellipticity, scene_truth, source_snr
-from ._bounds import cramer_rao_bound, optimal_snr
-from ._coverage import interval_coverage, posterior_ranks, rank_coverage, sharpness
-from ._ellipticity_bound import ellipticity_bound
-from ._exact import ExactStarPosterior, exact_star_posterior
-from ._matching import CatalogMatch, match_catalogs
-from ._ranks import rank_uniformity
-from ._reliability import count_calibration, reliability
-from ._report import CalibrationReport, calibration_report
-from ._residuals import flux_residuals, position_residuals, pulls, summarize_residuals
-from ._scores import class_scores, detection_scores, roc_curve
-from ._statistics import ScoreTable, bootstrap_bands
-
-__all__ = [
-    'CalibrationReport',
-    'CatalogMatch',
-    'ExactStarPosterior',
-    'ScoreTable',
-    'blendedness',
-    'bootstrap_bands',
-    'calibration_report',
-    'class_scores',
-    'count_calibration',
-    'cramer_rao_bound',
-    'detection_scores',
-    'ellipticity_bound',
-    'exact_star_posterior',
-    'flux_residuals',
-    'interval_coverage',
-    'match_catalogs',
-    'measure_ellipticity',
-    'optimal_snr',
-    'position_residuals',
-    'posterior_ranks',
-    'pulls',
-    'rank_coverage',
-    'rank_uniformity',
-    'reliability',
-    'roc_curve',
-    'scene_truth',
-    'score_blends',
-    'sharpness',
-    'source_snr',
-    'summarize_residuals',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _blend_scores='score_blends',
+    _blends='blendedness measure_ellipticity scene_truth source_snr',
+    _bounds='cramer_rao_bound optimal_snr',
+    _coverage='interval_coverage posterior_ranks rank_coverage sharpness',
+    _ellipticity_bound='ellipticity_bound',
+    _exact='ExactStarPosterior exact_star_posterior',
+    _matching='CatalogMatch match_catalogs',
+    _ranks='rank_uniformity',
+    _reliability='count_calibration reliability',
+    _report='CalibrationReport calibration_report',
+    _residuals='flux_residuals position_residuals pulls summarize_residuals',
+    _scores='class_scores detection_scores roc_curve',
+    _statistics='ScoreTable bootstrap_bands',
+)

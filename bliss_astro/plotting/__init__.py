@@ -7,26 +7,12 @@ axes; none shows or saves anything or changes a setting of matplotlib. The colou
 those of Okabe and Ito, which people with colour-vision deficiencies can distinguish.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._calibration import plot_calibration, plot_coverage, plot_ranks, plot_reliability
-from ._checks import plot_check, plot_completeness, plot_reconstruction
-from ._images import plot_catalog, plot_probability_map
-from ._metrics import plot_blend_scores, plot_precision_recall, plot_residuals
-
-__all__ = [
-    'plot_blend_scores',
-    'plot_calibration',
-    'plot_catalog',
-    'plot_check',
-    'plot_completeness',
-    'plot_coverage',
-    'plot_precision_recall',
-    'plot_probability_map',
-    'plot_ranks',
-    'plot_reconstruction',
-    'plot_reliability',
-    'plot_residuals',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _calibration='plot_calibration plot_coverage plot_ranks plot_reliability',
+    _checks='plot_check plot_completeness plot_reconstruction',
+    _images='plot_catalog plot_probability_map',
+    _metrics='plot_blend_scores plot_precision_recall plot_residuals',
+)

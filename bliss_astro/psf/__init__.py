@@ -8,30 +8,17 @@ such as `PolynomialPSF` and `PSFExPSF`. `estimate_psf` measures the PSF of an im
 its stars, `compare_psf` compares a stated one with them, and `read_psf` reads any.
 """
 
-from .._deprecated import deprecated_names
-from ._compare import PSFComparison, compare_psf
-from ._estimate import estimate_psf
-from ._fit import fit_psf
-from ._mixture import DEFAULT_SHAPE, SHAPE_NAMES
-from ._model import PSFModel
-from ._psfex import PSFExPSF
-from ._read import read_psf
-from ._result import PSFEstimate
-from ._varying import PolynomialPSF, VaryingPSF
+from bliss_astro._lazy import lazy_exports
 
-__all__ = [
-    'DEFAULT_SHAPE',
-    'SHAPE_NAMES',
-    'PSFComparison',
-    'PSFEstimate',
-    'PSFExPSF',
-    'PSFModel',
-    'PolynomialPSF',
-    'VaryingPSF',
-    'compare_psf',
-    'estimate_psf',
-    'fit_psf',
-    'read_psf',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _compare='PSFComparison compare_psf',
+    _estimate='estimate_psf',
+    _fit='fit_psf',
+    _mixture='DEFAULT_SHAPE SHAPE_NAMES',
+    _model='PSFModel',
+    _psfex='PSFExPSF',
+    _read='read_psf',
+    _result='PSFEstimate',
+    _varying='PolynomialPSF VaryingPSF',
+)

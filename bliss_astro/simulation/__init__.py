@@ -7,19 +7,14 @@ exposes, aligns and stacks (`_camera`), adds artefacts (`_artifacts`) and errors
 what is stated (`_calibration`).
 """
 
-from ._config import SimulationConfig
-from ._images import SimulatedImages
-from ._noise import BadPixelPrior, coadd_noise
-from ._simulator import CoaddSimulator
-from ._stamps import GalaxyStream
-from ._stream import SimulationStream
+from bliss_astro._lazy import lazy_exports
 
-__all__ = [
-    'BadPixelPrior',
-    'CoaddSimulator',
-    'GalaxyStream',
-    'SimulatedImages',
-    'SimulationConfig',
-    'SimulationStream',
-    'coadd_noise',
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _config='SimulationConfig',
+    _images='SimulatedImages',
+    _noise='BadPixelPrior coadd_noise',
+    _simulator='CoaddSimulator',
+    _stamps='GalaxyStream',
+    _stream='SimulationStream',
+)

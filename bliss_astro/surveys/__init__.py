@@ -8,8 +8,9 @@ above the core and registers its formats with `Exposure.read
 `~bliss_astro.priors.CatalogPrior.fit` when it is imported.
 """
 
-from .._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-__all__ = []
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
 
-__getattr__ = deprecated_names(__name__)
+)

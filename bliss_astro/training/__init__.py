@@ -6,25 +6,13 @@ One loop with checkpoints and a log, configurations as TOML files, and recipes:
 the configuration of an encoder for the images of a camera.
 """
 
-from ._configuration import (
-    GalaxySimulationConfig,
-    GalaxyTrainingConfig,
-    TrainingConfig,
-    load_config,
-)
-from ._encoder import train_encoder
-from ._galaxies import train_galaxies
-from ._galaxy_report import reconstruction_report
-from ._recipe import Recipe, make_recipe
+from bliss_astro._lazy import lazy_exports
 
-__all__ = [
-    'GalaxySimulationConfig',
-    'GalaxyTrainingConfig',
-    'Recipe',
-    'TrainingConfig',
-    'load_config',
-    'make_recipe',
-    'reconstruction_report',
-    'train_encoder',
-    'train_galaxies',
-]
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _configuration='GalaxySimulationConfig GalaxyTrainingConfig TrainingConfig load_config',
+    _encoder='train_encoder',
+    _galaxies='train_galaxies',
+    _galaxy_report='reconstruction_report',
+    _recipe='Recipe make_recipe',
+)
