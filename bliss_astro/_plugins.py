@@ -27,4 +27,4 @@ def load_surveys():
 
 def load_coadds():
     """Import coadds, so that their files are read as exposures."""
-    importlib.import_module('bliss_astro.coadds')
+    importlib.import_module('bliss_astro.coadds._coadd')

@@ -3,22 +3,13 @@
 Coadds of real exposures: align, weight, clip, stack, with the noise that results.
 """
 
-from bliss_astro._deprecated import deprecated_names
+from bliss_astro._lazy import lazy_exports
 
-from ._align import align_exposures, iter_aligned
-from ._aligned import AlignedExposure, AlignedPSF
-from ._coadd import Coadd
-from ._combine import coadd_exposures
-from ._psf import EffectivePSF
-
-__all__ = [
-    'AlignedExposure',
-    'AlignedPSF',
-    'Coadd',
-    'EffectivePSF',
-    'align_exposures',
-    'coadd_exposures',
-    'iter_aligned',
-]
-
-__getattr__ = deprecated_names(__name__)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _align='align_exposures iter_aligned',
+    _aligned='AlignedExposure AlignedPSF',
+    _coadd='Coadd',
+    _combine='coadd_exposures',
+    _psf='EffectivePSF',
+)
