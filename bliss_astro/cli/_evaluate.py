@@ -10,7 +10,7 @@ from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
 from ._options import add_command, add_options, positive_float
 from ._output import UsageError, check_paths, print_table, write_picture, write_table
-from ._simulated import ELECTRONS_PER_NMGY, read_simulated
+from ._simulated import read_simulated
 
 __all__ = ['Evaluation', 'add_parser', 'run']
 
@@ -310,6 +310,8 @@ def _magnitude(flux):
         unit = u.Unit(name, parse_strict='silent')
     zero_point = 0.0
     if unit == u.electron:
+        from bliss_astro.simulation._simulator import ELECTRONS_PER_NMGY
+
         values, zero_point = values / ELECTRONS_PER_NMGY, NANOMAGGY_ZERO_POINT
     elif unit is not None and unit.is_equivalent(u.ABflux):
         values, zero_point = (values * unit).to_value(u.nmgy), NANOMAGGY_ZERO_POINT

@@ -13,14 +13,10 @@ import numpy as np
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 __all__ = [
-    'ELECTRONS_PER_NMGY',
     'read_simulated',
     'simulate_field',
     'write_simulated',
 ]
-
-ELECTRONS_PER_NMGY = 987.31
-"""Calibration of the coadd paper's field, run 94, camcol 1, field 12, in r."""
 
 # Signal-to-noise ratio in the coadd of the faintest stars by default: that of the
 # faintest detections.
@@ -51,10 +47,10 @@ def simulate_field(
     """
     import astropy.units as u
 
-    from bliss_astro.exposures import Exposure
     from bliss_astro.priors import StarPrior
     from bliss_astro.psf import PSFModel
     from bliss_astro.simulation import CoaddSimulator
+    from bliss_astro.simulation._simulator import ELECTRONS_PER_NMGY
 
     if faintest is None:
         n_eff = (psf or PSFModel()).n_eff
@@ -63,25 +59,22 @@ def simulate_field(
         flux_min = ELECTRONS_PER_NMGY * magnitude_to_flux(faintest)
     whole = StarPrior()
     prior = StarPrior(density, flux_min, flux_min * whole.flux_max / whole.flux_min)
-    options = {'psf': psf, 'background': background, 'shape': shape, 'device': device}
-    simulator = CoaddSimulator(n_exposures, prior, margin=0, **options)
-    coadd, truth = simulator.sample(rng=seed)
-
-    def nmgy(value):
-        return value / ELECTRONS_PER_NMGY * u.nmgy
-
-    exposure = Exposure(
-        nmgy(coadd.data),
-        background=nmgy(coadd.background),
-        bkg_error=nmgy(coadd.bkg_error),
-        effective_gain=coadd.effective_gain * ELECTRONS_PER_NMGY,
-        mask=coadd.mask,
-        psf=coadd.psf,
-        noise_correlation=coadd.noise_correlation,
-        meta={'n_exposures': n_exposures, 'seed': seed, 'density': density},
+    simulator = CoaddSimulator(
+        n_exposures,
+        prior,
+        psf=psf,
+        background=background,
+        shape=shape,
+        margin=0,
+        unit='nmgy',
+        device=device,
     )
-    exposure.meta['flux_min'] = flux_min / ELECTRONS_PER_NMGY
-    truth['flux'] = nmgy(truth['flux'].value)
+    exposure, truth = simulator.sample(rng=seed)
+    exposure.meta |= {
+        'seed': seed,
+        'density': density,
+        'flux_min': flux_min / ELECTRONS_PER_NMGY,
+    }
     truth['mag'] = flux_to_magnitude(truth['flux'].value) * u.mag
     return exposure, truth
 

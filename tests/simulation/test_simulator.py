@@ -7,10 +7,11 @@ import astropy.units as u
 import numpy as np
 import pytest
 import torch
+from astropy.utils.exceptions import AstropyDeprecationWarning
 from numpy.testing import assert_allclose
 
 from bliss_astro.exposures import Exposure
-from bliss_astro.priors import StarPrior
+from bliss_astro.priors import CatalogPrior, StarPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.simulation import BadPixelPrior, CoaddSimulator
 
@@ -250,6 +251,43 @@ class TestExposure:
         assert batch.mask.any()
 
 
+class TestStarsAndGalaxies:
+    @pytest.mark.parametrize('depth', [1, 6])
+    def test_the_light_is_that_of_the_truth(self, depth):
+        simulator = CoaddSimulator(
+            depth, CatalogPrior.sky(), shape=(200, 200), margin=20, background=100.0
+        )
+        coadd, truth = simulator.sample(rng=2)
+        assert coadd.unit == truth['flux'].unit == u.nmgy
+        assert truth.colnames[3] == 'is_galaxy'
+        galaxy = truth['is_galaxy']
+        assert galaxy.any()
+        assert not galaxy.all()
+        assert np.isfinite(truth['disk_radius'][galaxy].value).all()
+        assert np.isnan(truth['disk_radius'][~galaxy].value).all()
+        assert (np.diff(truth['flux'].value) <= 0).all()
+        light = (coadd.data - coadd.background).sum(dtype=float)
+        # Noise of 40,000 pixels, correlated in a coadd; the wings are cut off.
+        error = 200 * coadd.bkg_error * (1.5 if depth > 1 else 1)
+        total = truth['flux'].value.sum()
+        assert abs(light - total) < 5 * error + 0.1 * total
+
+    def test_units_and_overrides(self):
+        simulator = CoaddSimulator(1, CatalogPrior(), unit='electron')
+        exposure, truth = simulator.sample(rng=1)
+        assert exposure.unit == truth['flux'].unit == u.electron
+        with pytest.raises(ValueError, match='are for a StarPrior'):
+            simulator.sample_batch(2, density=torch.ones(2))
+        in_nmgy, _ = CoaddSimulator(1, unit='nmgy').sample(rng=1)
+        in_electrons, _ = CoaddSimulator(1).sample(rng=1)
+        ratio = in_electrons.bkg_error / in_nmgy.bkg_error
+        assert_allclose(ratio, simulator.electrons_per_nmgy)
+
+    def test_old_name(self):
+        with pytest.warns(AstropyDeprecationWarning, match='sample'):
+            CoaddSimulator(shape=(20, 20), margin=2).simulate(rng=1)
+
+
 def test_psf_of_a_model():
     psf = PSFModel(sigma1=1.1, e1=0.05, normalization_radius=12.0)
     simulator = CoaddSimulator(1, psf=psf, shape=(20, 20), margin=2)
@@ -289,6 +327,8 @@ def test_overrides_image_by_image():
         ({'shape': (5, 5, 5)}, 'shape must be'),
         ({'margin': 44}, 'margin 44 leaves no room'),
         ({'psf': [1.0, 2.0]}, 'psf must be'),
+        ({'unit': 'mJy'}, 'unit must be'),
+        ({'electrons_per_nmgy': 0.0}, 'electrons_per_nmgy must be'),
     ],
 )
 def test_errors(arguments, message):

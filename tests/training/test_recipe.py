@@ -334,7 +334,7 @@ class TestSettingsOfTheStream:
         [
             ({'fwhm': (3.0, 2.0)}, 'fwhm must be an increasing pair of'),
             ({'saturation': (0.0, 2.0)}, 'saturation must be an increasing pair'),
-            ({'dither': (0.5, 1.5)}, 'dither must be an increasing pair in .0, 1.'),
+            ({'dither': (0.5, 1.5)}, 'dither must be an increasing pair from 0 to 1'),
             ({'ellipticity': 0.3}, 'ellipticity must be from 0 to 0.12'),
         ],
     )
