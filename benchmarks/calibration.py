@@ -163,7 +163,7 @@ def add_exact(bench, encoder, n_images):
         if len(catalog):
             best = catalog[int(np.argmax(catalog['probability']))]
             near = exact.probability_near(
-                float(best['x_centroid']), float(best['y_centroid']), 1.25
+                float(best['x_centroid']), float(best['y_centroid']), radius=1.25
             )
             values = [best[c] for c in ('probability', 'flux_err', 'x_err')]
             rows.append([near, exact.flux_err, exact.x_err, *map(float, values)])

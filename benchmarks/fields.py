@@ -63,13 +63,14 @@ def add_scores(bench, sample, case, *, method=OURS, targets=True):
     add('recall, r < 21.2', sample.recall(true < 21.2))
     add('accuracy, r < 22', sample.accuracy(true < FAINTEST))
     rows, partners = sample.pairs(true < FAINTEST)
-    curve = roc_curve(
-        np.asarray(sample.truth['is_galaxy'])[partners],
-        np.asarray(sample.found['galaxy_probability'])[rows],
-        images=np.asarray(sample.truth['scene'])[partners],
-        rng=1,
-    )
-    add('AUC', (curve.meta['auc'], curve.meta['auc_err']))
+    if len(set(star[partners])) == 2:
+        curve = roc_curve(
+            ~star[partners],
+            np.asarray(sample.found['galaxy_probability'])[rows],
+            images=np.asarray(sample.truth['scene'])[partners],
+            rng=1,
+        )
+        add('AUC', (curve.meta['auc'], curve.meta['auc_err']))
     middle = (true > 21.2) & (true < 21.75)
     for quantity, use in (
         ('MAPE, brightest tenth', true < TENTHS[1]),

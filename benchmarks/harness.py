@@ -142,6 +142,9 @@ class Benchmark:
         """
         if isinstance(value, tuple):
             value, error = value
+        if not np.isfinite(value):
+            print(f'{case} | {quantity} | {method}: too few for a value', flush=True)
+            return
         encoder = columns.pop('weights', getattr(self.arguments, 'encoder', ''))
         row = {'benchmark': self.name, 'case': case, 'quantity': quantity}
         row |= {'method': method, 'value': value, 'error': error, 'n': 0}

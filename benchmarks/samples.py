@@ -6,6 +6,7 @@ Samples of detections with their truth, by bliss_astro, SEP and photutils, and s
 import itertools
 import warnings
 
+import astropy.units as u
 import numpy as np
 from astropy.table import Table, vstack
 from harness import median_with_error, share
@@ -138,16 +139,17 @@ def run_encoder(encoder, images, *, first=0, psf=None, intervals=True, **given):
         ``scene, x, y, flux, flux_err, probability`` and, where the encoder infers
         them, ``galaxy_probability, e1, e2``.
     """
-    given = {'psf_error': 0.001, 'background_error': 0.001} | given
-    tables = []
+    tables, calibrated = [], images.population is not None
     for k in range(len(images)):
-        exposure = exposure_of(images, k, psf=None if psf is None else psf[k])
-        prior = {'density': float(images.density[k])}
+        shape = None if psf is None else psf[k]
+        exposure = exposure_of(images, k, psf=shape, calibrated=calibrated)
+        prior, scale = {'density': float(images.density[k])}, 1.0
         prior['flux_min'] = float(images.flux_min[k])
-        if images.population is not None:
-            prior['population'] = 'npe' if images.population[k] else 'sky'
+        if calibrated:
+            # A prior of magnitudes needs calibrated fluxes; tables are in electrons.
             scale = float(images.electrons_per_nmgy[k])
-            prior['zero_point'] = 22.5 + 2.5 * np.log10(scale)
+            prior['flux_min'] = prior['flux_min'] / scale * u.nmgy
+            prior['population'] = 'npe' if images.population[k] else 'sky'
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             catalog = detect_sources(
@@ -157,7 +159,11 @@ def run_encoder(encoder, images, *, first=0, psf=None, intervals=True, **given):
                 check=False,
                 **(prior | given),
             )
-        tables.append(rows_of(catalog, first + k, intervals=intervals))
+        rows = rows_of(catalog, first + k, intervals=intervals)
+        for name in rows.colnames:
+            if name.startswith('flux'):
+                rows[name] *= scale
+        tables.append(rows)
     return vstack(tables, metadata_conflicts='silent')
 
 

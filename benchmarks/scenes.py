@@ -9,6 +9,7 @@ Each function returns `~bliss_astro.simulation.SimulatedImages`; `exposure_of` m
 import dataclasses
 import math
 
+import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import Table
@@ -142,9 +143,9 @@ def expose(
     )
 
 
-def exposure_of(images, k, *, psf=None):
+def exposure_of(images, k, *, psf=None, calibrated=False):
     """
-    Image number k as an exposure in electrons.
+    Image number k as an exposure in electrons, or in nanomaggies if calibrated.
 
     Parameters
     ----------
@@ -156,16 +157,25 @@ def exposure_of(images, k, *, psf=None):
 
     psf : tensor ``(8,)``, optional
         Shape of another PSF than the true one.
+
+    calibrated : bool
+        Whether fluxes are in nanomaggies.
     """
     shape = images.psf[k] if psf is None else psf
+    unit = 1 / float(images.electrons_per_nmgy[k]) * u.nmgy if calibrated else 1.0
     return Exposure(
-        images.data[k].numpy(),
-        background=float(images.background[k]),
-        bkg_error=float(images.bkg_error[k]),
-        effective_gain=float(images.effective_gain[k]),
+        images.data[k].numpy() * unit,
+        background=float(images.background[k]) * unit,
+        bkg_error=float(images.bkg_error[k]) * unit,
+        effective_gain=float(images.effective_gain[k])
+        * (u.electron if calibrated else 1.0)
+        / unit,
         mask=images.mask[k].numpy(),
         psf=PSFModel.from_shape(shape.double().numpy()),
         noise_correlation=tuple(images.correlation[k].tolist()),
+        # The simulation misstates neither.
+        psf_error=0.001,
+        background_error=0.001,
     )
 
 
