@@ -109,9 +109,12 @@ def add_counts(bench, encoder, depth, n_images):
                 progress_bar=False,
             )
             true.append(int(images.count[k]))
-            expected.append(float(np.sum(catalog.posterior.expected_counts())))
+            # The pixels that may hold stars.
+            left, right, bottom, top = (images.region[k] + 0.5).int().tolist()
+            region = slice(bottom, top), slice(left, right)
+            expected.append(float(catalog.posterior.expected_counts(region)))
             draws = catalog.posterior.sample(20, rng=rng)
-            samples.append([len(draw) for draw in draws])
+            samples.append([count_inside(draw, images.region[k]) for draw in draws])
     case, n = f'd = {depth}', len(true)
     true, expected, samples = map(np.asarray, (true, expected, samples))
     for quantity, mean in (
@@ -127,6 +130,13 @@ def add_counts(bench, encoder, depth, n_images):
     result = count_calibration(true, expected, ranks=ranks)
     quantity = 'number of stars: p-value of the ranks'
     bench.add(case, quantity, float(result.meta['ks_p_value']), n=n, target='> 0.01')
+
+
+def count_inside(rows, region):
+    """Number of rows in a rectangle ``x_low, x_high, y_low, y_high``."""
+    low_x, high_x, low_y, high_y = region.tolist()
+    x, y = np.asarray(rows['x_centroid']), np.asarray(rows['y_centroid'])
+    return int(((x > low_x) & (x < high_x) & (y > low_y) & (y < high_y)).sum())
 
 
 def add_exact(bench, encoder, n_images):
