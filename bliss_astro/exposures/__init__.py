@@ -5,6 +5,9 @@ Exposures: images with sky, noise, mask, PSF and WCS, and estimates of these.
 
 from bliss_astro._lazy import lazy_exports
 
+# Adds `Exposure.read`.
+from . import _read as _read
+
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _exposure='Exposure',

@@ -10,7 +10,8 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _configuration='GalaxySimulationConfig GalaxyTrainingConfig TrainingConfig load_config',
+    _configuration='GalaxySimulationConfig GalaxyTrainingConfig TrainingConfig '
+    'load_config',
     _encoder='train_encoder',
     _galaxies='train_galaxies',
     _galaxy_report='reconstruction_report',
