@@ -10,11 +10,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ['atomic_write', 'explain_full_disk']
+__all__ = []
 
 _FULL = {errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)}
-# Less than this left, in bytes, is a full disk for writers that do not say why.
-_NOTHING_LEFT = 2**16
+# Bytes left on a disk below which it is full, for writers that give no reason.
+_FULL_BYTES = 2**16
 
 
 @contextlib.contextmanager
@@ -102,12 +102,12 @@ def atomic_write(path, *, overwrite=False):
 @contextlib.contextmanager
 def explain_full_disk(path):
     """
-    Say that the disk is full where a writer fails for that reason.
+    Name the full disk where a writer fails for that reason.
 
     Parameters
     ----------
     path : `~pathlib.Path`
-        What is being written, for the message.
+        File that is written, for the message.
 
     Raises
     ------
@@ -126,9 +126,7 @@ def explain_full_disk(path):
 
 
 def _is_full(error, folder):
-    """
-    Tell whether a writer failed because there was no room in the folder.
-    """
+    """Tell whether a writer failed because there was no room in the folder."""
     chain = []
     while error is not None:
         chain.append(error)
@@ -138,13 +136,11 @@ def _is_full(error, folder):
         return not numbers.isdisjoint(_FULL)
     # Those of astropy and torch, which do not hand the number on.
     vague = any(type(error) in (OSError, RuntimeError) for error in chain)
-    return vague and shutil.disk_usage(folder).free < _NOTHING_LEFT
+    return vague and shutil.disk_usage(folder).free < _FULL_BYTES
 
 
 def _check_target(path, *, overwrite):
-    """
-    Refuse a ``path`` that may not or cannot be written.
-    """
+    """Refuse a ``path`` that may not or cannot be written."""
     if path.is_dir():
         msg = f'path is a folder, not a file: {path}'
         raise IsADirectoryError(msg)
@@ -157,9 +153,7 @@ def _check_target(path, *, overwrite):
 
 
 def _copy_permissions(path, temporary):
-    """
-    Give the temporary file the mode ``path`` has, or would get when new.
-    """
+    """Give the temporary file the mode ``path`` has, or would get when new."""
     if path.exists():
         mode = path.stat().st_mode & 0o777
     else:
@@ -172,17 +166,13 @@ def _copy_permissions(path, temporary):
 
 
 def _flush(path):
-    """
-    Force the content of a file to the disk.
-    """
+    """Force the content of a file to the disk."""
     with path.open('rb+') as file:
         os.fsync(file.fileno())
 
 
 def _flush_folder(folder):
-    """
-    Force a renaming to the disk, where the system lets folders be opened.
-    """
+    """Force a renaming to the disk, where the system lets folders be opened."""
     if os.name != 'posix':
         return
     handle = os.open(folder, os.O_RDONLY)

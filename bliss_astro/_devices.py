@@ -1,31 +1,19 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Devices of torch: the one that an argument stands for.
+Devices of torch from the argument ``device``.
 """
 
 import torch
 
-__all__ = ['choose_device']
+__all__ = []
 
 
 def choose_device(device):
     """
-    Return the device that an argument stands for, after trying it.
+    Return the `torch.device` of an argument ``device``, after trying it.
 
-    Parameters
-    ----------
-    device : str or `torch.device`
-        ``'auto'`` is a GPU of CUDA if there is one, else the CPU.
-
-    Returns
-    -------
-    device : `torch.device`
-        One that torch can use here.
-
-    Raises
-    ------
-    ValueError
-        If torch knows no such device or cannot use it here.
+    ``'auto'`` is a GPU of CUDA if there is one, else the CPU. A device that torch
+    cannot use here raises a `ValueError`.
     """
     if isinstance(device, str) and device == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')

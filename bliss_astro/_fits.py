@@ -17,10 +17,12 @@ from astropy.io.fits.verify import VerifyError
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
-from bliss_astro._checksums import verify_checksums
 from bliss_astro._warnings import collect_warnings, warn
 
 __all__ = []
+
+CREATOR = 'bliss_astro'
+"""Value of the card CREATOR of the files that the package writes."""
 
 # Whole files are decompressed, so that damage anywhere in one is found.
 _DECOMPRESS = {
@@ -267,6 +269,27 @@ def _drop_unreadable(hdus, path):
     if dropped:
         names = ', '.join(dropped)
         warn(f'header cards ignored: {names} of {str(path)!r} cannot be read')
+
+
+def verify_checksums(hdus):
+    """
+    Compare the parts of a file of this package with their CHECKSUM and DATASUM cards.
+
+    Files of other programs are let through, because their headers are often edited
+    without a new sum. The file has just been opened: sums are those of the bytes,
+    which astropy forgets when it has made arrays of them.
+    """
+    if hdus[0].header.get('CREATOR') != CREATOR:
+        return
+    for place, hdu in enumerate(hdus):
+        # 2 stands for no sum: files of earlier versions.
+        if hdu.verify_datasum() == 0 or hdu.verify_checksum() == 0:
+            msg = (
+                f'extension {place} ({hdu.name}) was damaged after it was written: '
+                'its checksum differs (if it was edited on purpose, write it with '
+                'checksum=True, or without the cards CHECKSUM and DATASUM)'
+            )
+            raise OSError(msg)
 
 
 def header_wcs(header, shape=None, hdus=None):

@@ -7,7 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ['lock_folder']
+__all__ = []
 
 _NAME = '.lock'
 
@@ -27,7 +27,7 @@ def lock_folder(folder, *, work='work'):
         An existing folder.
 
     work : str, optional
-        What is done there, for the message.
+        Name of the work there, for the message.
 
     Raises
     ------
@@ -50,9 +50,7 @@ def lock_folder(folder, *, work='work'):
 
 
 def _open_locked(path, work):
-    """
-    Open and lock the file; again where it was unlinked in between.
-    """
+    """Open and lock the file; again where it was unlinked in between."""
     while True:
         file = path.open('a+')
         try:
@@ -73,9 +71,7 @@ def _open_locked(path, work):
 
 
 def _lock(file):
-    """
-    Lock an open file without waiting.
-    """
+    """Lock an open file without waiting."""
     try:
         import fcntl
     except ImportError:  # pragma: no cover (Windows)

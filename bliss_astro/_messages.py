@@ -1,29 +1,19 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-What messages say of values.
+Words of messages about values.
 """
 
 import numpy as np
 
-__all__ = ['counted', 'first_wrong', 'two_digits']
+__all__ = []
 
 
 def first_wrong(values, sound):
     """
     Name the first value that is not sound.
 
-    Parameters
-    ----------
-    values : float or array_like
-        What was given.
-
-    sound : bool or bool array_like
-        Which of it is allowed.
-
-    Returns
-    -------
-    text : str
-        The value; of an array its place as well, and the number of such values.
+    The text has the value; of an array its place as well, and the number of such
+    values.
     """
     values, sound = np.broadcast_arrays(values, sound)
     wrong = np.argwhere(~sound)

@@ -1,32 +1,19 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Random number generators: the one that an argument stands for.
+Random number generators of NumPy from the argument ``rng``.
 """
 
 import numpy as np
 
-__all__ = ['check_rng', 'torch_generator']
+__all__ = []
 
 
 def check_rng(rng):
     """
-    Return the generator that an argument ``rng`` stands for.
+    Return the `numpy.random.Generator` of an argument ``rng``.
 
-    Parameters
-    ----------
-    rng : int, sequence of int, `numpy.random.Generator` or None
-        A seed, a generator, or a new one; see
-        `SPEC 7 <https://scientific-python.org/specs/spec-0007/>`__.
-
-    Returns
-    -------
-    rng : `numpy.random.Generator`
-        The generator.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is neither.
+    It is a seed, a generator, or None for a new one; see
+    `SPEC 7 <https://scientific-python.org/specs/spec-0007/>`__.
     """
     try:
         return np.random.default_rng(rng)

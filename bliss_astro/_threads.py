@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Threads of a detection.
+Threads and progress bars of work on pieces of an image.
 
 The many small operations on cut-outs lose time when each is split over torch's
 own threads, and on a busy machine those threads wait for each other, spinning.
@@ -19,20 +19,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-__all__ = ['check_n_threads', 'map_threads', 'n_workers', 'split_work', 'use_threads']
+__all__ = []
 
 # Fewer sources than this are not worth a thread of their own.
-_LEAST_PIECE = 256
+_MIN_PIECE = 256
 
 # Threads that the work in progress may use; None outside of `use_threads`.
 _N_WORKERS = contextvars.ContextVar('n_workers', default=None)
-# The bar that shows its progress, and the seconds before it appears.
+# Bar that shows its progress, and the seconds before it appears.
 _BAR = contextvars.ContextVar('bar', default=None)
-_PATIENCE = 2.0
+_BAR_DELAY = 2.0
 
 
 class _Outer:
-    """What torch's number of threads was before the first that set it to one."""
+    """Torch's number of threads, 1 inside, as it was before the outermost work."""
 
     def __init__(self):
         self.lock, self.depth, self.number = threading.Lock(), 0, 1
@@ -66,7 +66,7 @@ if hasattr(os, 'register_at_fork'):
 
 
 def check_n_threads(n_threads):
-    """The number of threads that an argument stands for; None for torch's."""
+    """Number of threads of an argument ``n_threads``; None for as many as torch has."""
     if n_threads is None:
         number = n_workers()
         if number is None:
@@ -93,29 +93,18 @@ def n_workers():
     return _N_WORKERS.get()
 
 
-class _Progress:
-    """A bar in the terminal that appears when work takes longer than two seconds."""
-
-    def __init__(self, title):
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=0, desc=title, unit='piece', delay=_PATIENCE, leave=False)
-
-    def expect(self, n):
-        self.bar.total += n
-
-    def done(self):
-        self.bar.update()
-
-
 def _progress(progress_bar, title):
-    """The bar that an argument stands for, or None."""
+    """Bar of an argument ``progress_bar``, which appears after a while, or None."""
     if progress_bar not in (True, False, None, 'auto'):
         msg = f"progress_bar must be True, False or 'auto', got {progress_bar!r}"
         raise ValueError(msg)
     if progress_bar in ('auto', None):
         progress_bar = bool(getattr(sys.stderr, 'isatty', bool)())
-    return _Progress(title) if progress_bar else None
+    if not progress_bar:
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=0, desc=title, unit='piece', delay=_BAR_DELAY, leave=False)
 
 
 @contextlib.contextmanager
@@ -136,7 +125,7 @@ def use_threads(n_threads=None, *, progress_bar=False, title=''):
         terminal.
 
     title : str, optional
-        What stands before the bar.
+        Title before the bar.
     """
     # Inside of another one, torch has one thread already.
     inside = n_workers() is not None
@@ -151,20 +140,14 @@ def use_threads(n_threads=None, *, progress_bar=False, title=''):
         _N_WORKERS.reset(token)
         _BAR.reset(shown)
         if bar is not None:
-            bar.bar.close()
+            bar.close()
 
 
 def split_work(n, most, device=None):
     """Indices of n things in pieces of at most ``most``, one a thread or more."""
     share = -(-n // (_N_WORKERS.get() or 1))
-    size = min(most, max(share, _LEAST_PIECE))
+    size = min(most, max(share, _MIN_PIECE))
     return torch.arange(n, device=device).split(size)
-
-
-def _counted(bar, result):
-    if bar is not None:
-        bar.done()
-    return result
 
 
 def map_threads(function, items):
@@ -174,10 +157,10 @@ def map_threads(function, items):
     Parameters
     ----------
     function : callable
-        Of one item. Gradients are off in the threads as they are outside.
+        Function of one item. Gradients are off in the threads as they are outside.
 
     items : iterable
-        What to work on.
+        Items of the work.
 
     Returns
     -------
@@ -188,19 +171,24 @@ def map_threads(function, items):
     number = min(_N_WORKERS.get() or 1, len(items))
     bar = _BAR.get()
     if bar is not None:
-        bar.expect(len(items))
-    if number < 2:
-        return [_counted(bar, function(item)) for item in items]
+        bar.total += len(items)
     grad = torch.is_grad_enabled()
 
     def run(item):
         with torch.set_grad_enabled(grad):
             return function(item)
 
+    def counted(result):
+        if bar is not None:
+            bar.update()
+        return result
+
+    if number < 2:
+        return [counted(run(item)) for item in items]
     pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
     try:
         futures = [pool.submit(run, item) for item in items]
-        return [_counted(bar, future.result()) for future in futures]
+        return [counted(future.result()) for future in futures]
     finally:
         # After an error, or Ctrl-C, what has not begun is dropped.
         pool.shutdown(cancel_futures=True)

@@ -240,7 +240,7 @@ def test_progress_appears_when_it_takes_long(capsys, monkeypatch):
     with use_threads(1, progress_bar=True, title='working'):
         map_threads(abs, range(5))
     assert capsys.readouterr().err == ''
-    monkeypatch.setattr(_threads, '_PATIENCE', 0.0)
+    monkeypatch.setattr(_threads, '_BAR_DELAY', 0.0)
     with use_threads(2, progress_bar=True, title='working'):
         map_threads(lambda _: time.sleep(0.15), range(4))
     assert 'working' in capsys.readouterr().err

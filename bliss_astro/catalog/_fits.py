@@ -13,7 +13,7 @@ from astropy.table import Column, MaskedColumn, QTable
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
-from bliss_astro._checksums import CREATOR, verify_checksums
+from bliss_astro._fits import CREATOR, verify_checksums
 from bliss_astro._warnings import collect_warnings, warn
 
 from ._card import make_card, plain_table, read_card, restore_columns

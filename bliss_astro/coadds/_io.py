@@ -15,8 +15,7 @@ from bliss_astro._warnings import warn
 from bliss_astro.exposures._nddata import read_nddata
 
 from .._atomic import atomic_write
-from .._checksums import CREATOR
-from .._fits import file_name, header_wcs, open_fits
+from .._fits import CREATOR, file_name, header_wcs, open_fits
 from ..units import unit_text
 from ._psf import Cells, EffectivePSF, draw_psf
 

@@ -3,13 +3,13 @@
 Binned exposures: n x n pixels joined into one.
 """
 
-from copy import copy
-
 import numpy as np
+
+from bliss_astro.psf import PSFModel, VaryingPSF
 
 from ._wcs import binned_wcs
 
-__all__ = ['binned']
+__all__ = []
 
 # Largest lag (pixels) at which the correlation of noise is counted.
 _MAX_LAG = 24
@@ -86,7 +86,7 @@ def binned(exposure, n):
         psf_error=part.psf_error,
         # The error of the sky is common to the pixels that are joined.
         background_error=part.background_error * float(level),
-        psf=None if part.psf is None else _binned_psf(part._psf_access, n),
+        psf=_binned_psf(part._psf_access, n),
         wcs=None if part.wcs is None else binned_wcs(part.wcs, part.shape, n),
         unit=part.unit,
         meta=part.meta | {'binned': n * part.meta.get('binned', 1)},
@@ -112,7 +112,14 @@ def _joined_noise(r, n):
     return covariance(0) / n, covariance(n) / covariance(0)
 
 
-class _BinnedPSF:
+def _binned_psf(access, n):
+    """PSF of joined pixels: none, one model, or one that varies."""
+    if access.psf is None:
+        return None
+    return _BinnedPSF(access, n) if access.varies else _binned_model(access.at(0, 0), n)
+
+
+class _BinnedPSF(VaryingPSF):
     """
     PSF of joined pixels that varies, fitted where it is needed.
 
@@ -123,14 +130,10 @@ class _BinnedPSF:
 
     n : int
         Pixels along each side of a binned one.
-
-    origin : tuple of float, optional
-        Place in binned pixels of the pixel (0, 0).
     """
 
-    def __init__(self, access, n, origin=(0.0, 0.0)):
-        self._access, self._n, self.origin = access, n, origin
-        self._fits = {}
+    def __init__(self, access, n):
+        self._access, self._n, self._fits = access, n, {}
 
     def at(self, x, y):
         """Return a fit to the sums of pixels at a place."""
@@ -141,24 +144,9 @@ class _BinnedPSF:
             self._fits[key] = _binned_model(self._access.at(*middle), self._n)
         return self._fits[key]
 
-    def shifted(self, dx, dy):
-        """Return the PSF in the pixels of a cut-out."""
-        moved = copy(self)
-        moved.origin = (self.origin[0] + dx, self.origin[1] + dy)
-        return moved
-
-
-def _binned_psf(access, n):
-    """PSF of joined pixels, one model or one that varies."""
-    if access.varies:
-        return _BinnedPSF(access, n)
-    return _binned_model(access.at(0, 0), n)
-
 
 def _binned_model(model, n):
     """Fit the PSF of joined pixels, in these."""
-    from ..psf import PSFModel
-
     model = model.copy()
     model.flux, model.x_0, model.y_0 = 1.0, 0.0, 0.0
     # Pixels whose sums have the star in the middle of a binned one.

@@ -7,21 +7,7 @@ import numpy as np
 
 from bliss_astro.units import MAD_TO_SIGMA
 
-__all__ = [
-    'CORRELATION_ERRORS',
-    'CORRELATION_RANGE',
-    'MIN_CORRELATION',
-    'NO_NOISE',
-    'TooFewPixelsError',
-    'check_enough',
-    'is_crowded',
-    'kernel_of_neighbours',
-    'kernel_of_sums',
-    'lagged_views',
-    'neighbours',
-    'noise_of_blank',
-    'noise_of_crowd',
-]
+__all__ = []
 
 NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
 # Correlations below this count for none, and differences from others below so many
@@ -145,7 +131,7 @@ def _robust(values):
     """Median and scaled median absolute deviation of a sample."""
     values = values[:: max(1, values.size // _N_MEDIAN)]
     middle = np.median(values)
-    return middle, 1.482602 * np.median(np.abs(values - middle))
+    return middle, MAD_TO_SIGMA * np.median(np.abs(values - middle))
 
 
 def _cells_alike(products, n, size):

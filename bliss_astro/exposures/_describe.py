@@ -8,7 +8,7 @@ import numpy as np
 
 from bliss_astro.units import flux_to_magnitude
 
-__all__ = ['describe', 'limiting_flux']
+__all__ = []
 
 # Signal-to-noise ratio of the star that is the depth.
 _DEPTH_SNR = 5

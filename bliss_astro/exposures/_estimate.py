@@ -25,10 +25,10 @@ from ._noise import measure_sky, noise_of_residual, step_of_values
 from ._sky import estimate_background_error
 from ._validate import check_map
 
-__all__ = ['estimate_missing']
+__all__ = []
 
-# Noise of the sky in electrons where nothing tells the gain: that of one SDSS r
-# exposure.
+# Noise of the sky in electrons where the gain is not known: that of one SDSS
+# r exposure.
 _ASSUMED_NOISE = 29.0
 # Level over noise from which on the sky was not subtracted.
 _SKY_LEFT_SIGMA = 10.0

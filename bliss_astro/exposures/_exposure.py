@@ -37,9 +37,9 @@ class Exposure:
     """
     An image, its background, noise, bad pixels, PSF, coordinates and unit.
 
-    Numbers are kept without units; ``unit`` is theirs. A number that applies to all
-    pixels is kept as one; `maps` spreads all out. An exposure is not meant to be
-    changed: use `replace` for a changed copy, and slicing for a cut-out.
+    Numbers are kept without units; ``unit`` is theirs. One number for all pixels is
+    kept as one; `maps` spreads all out. An exposure is not meant to be changed: use
+    `replace` for a changed copy, and slicing for a cut-out.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Exposure:
     effective_gain : float, 2D array_like or `~astropy.units.Quantity`
         Electrons per unit of ``data``. It sets the noise that sources add: a
         pixel with signal s above the sky has the variance
-        ``bkg_error**2 + max(s, 0) / effective_gain``. A large number neglects it.
+        ``bkg_error**2 + max(s, 0) / effective_gain``.
 
     read_noise : float, 2D array_like or `~astropy.units.Quantity`, optional
         Standard deviation of the camera's own noise in electrons: a part of
@@ -79,7 +79,7 @@ class Exposure:
         sky is left out, with a warning.
 
     unit : unit-like, optional
-        Unit of ``data``. A `~astropy.units.Quantity` is converted to it.
+        Unit of ``data``; a `~astropy.units.Quantity` is converted to it.
 
     saturation : float, 2D array_like or `~astropy.units.Quantity`, optional
         Level in the unit of ``data`` at and above which a pixel is saturated, and bad.
@@ -103,10 +103,10 @@ class Exposure:
     Attributes
     ----------
     data : float `~numpy.ndarray`, shape (ny, nx)
-        Image; bad pixels keep their values.
+        Image; bad pixels keep their values, those of the other maps are sound.
 
     background, bkg_error, effective_gain, read_noise : float or `~numpy.ndarray`
-        As the parameters; values in bad pixels are sound.
+        As the parameters.
 
     mask, saturated : bool `~numpy.ndarray`, shape (ny, nx)
         All bad pixels, and those that are bad because they are saturated.
@@ -116,14 +116,10 @@ class Exposure:
 
     Raises
     ------
-    TypeError
-        If ``data`` are complex, boolean, objects or an `~astropy.nddata.NDData`
-        (see `from_nddata`), or another argument has an impossible type.
-
-    ValueError
-        If ``data`` are not two-dimensional, empty, or without a good pixel; if
-        anything has another shape; if noise or gain is not positive and finite in
-        every good pixel; if only some arguments have units, or wrong ones.
+    TypeError, ValueError
+        If ``data`` are no image of real numbers (see `from_nddata` for an NDData) or
+        without a good pixel; if anything has another shape; if noise or gain is not
+        positive and finite in every good pixel; if only some arguments have units.
 
     Examples
     --------
@@ -162,7 +158,8 @@ class Exposure:
         meta=None,
     ):
         shape = np.shape(data)
-        data, *hidden = split_mask('data', data, shape)
+        data, hidden = split_mask('data', data, shape)
+        masks = [hidden]
         numbers = {
             'background': background,
             'bkg_error': bkg_error,
@@ -171,30 +168,18 @@ class Exposure:
             'read_noise': read_noise,
         }
         for name, value in numbers.items():
-            numbers[name], unknown = split_mask(name, value, shape)
-            hidden.append(unknown)
+            numbers[name], hidden = split_mask(name, value, shape)
+            masks.append(hidden)
         self.unit = image_unit(data, unit)
         with_units = getattr(data, 'unit', None) is not None
         if with_units:
             data = data.to_value(self.unit)
         numbers = strip_units(self.unit, with_units, numbers)
         self.data, bad = check_data(data)
-        shape = self.data.shape
-        self.saturation, self.saturated = self._find_saturated(
-            numbers.pop('saturation'), check_mask('saturated', saturated, shape)
-        )
-        given = check_mask('mask', mask, shape)
-        self.mask = join_masks(shape, bad, *hidden, given, self.saturated)
-        if self.mask.all():
-            msg = 'data must have good pixels; all are masked, saturated or not finite.'
-            if self.saturated.all() and self.saturation is not None:
-                msg = (
-                    'saturation must lie above some of the data; all pixels reach '
-                    f'{np.max(self.saturation):.6g}.'
-                )
-            raise ValueError(msg)
+        masks += [bad, check_mask('mask', mask, self.data.shape)]
+        self._set_masks(masks, numbers.pop('saturation'), saturated)
         self._set_noise(**numbers)
-        self.wcs = sky_wcs(wcs, shape)
+        self.wcs = sky_wcs(wcs, self.data.shape)
         self.noise_correlation = check_correlation(noise_correlation)
         self.psf_error = check_number('psf_error', psf_error, sign='not negative')
         self.background_error = check_number(
@@ -204,14 +189,23 @@ class Exposure:
         is_access = isinstance(psf, PSFAccess)
         self._psf_access = psf if is_access else PSFAccess(check_psf(psf))
 
-    def _find_saturated(self, level, marked):
-        """Saturation level or None, and the pixels that reach it or are marked."""
-        saturated = join_masks(self.data.shape, marked)
-        if level is not None:
-            level = check_map('saturation', level, self.data.shape)
+    def _set_masks(self, masks, saturation, saturated):
+        """Join all bad pixels, those that reach the saturation level among them."""
+        shape = self.data.shape
+        self.saturated = join_masks(shape, check_mask('saturated', saturated, shape))
+        self.saturation = None
+        if saturation is not None:
+            self.saturation = check_map('saturation', saturation, shape)
             with np.errstate(invalid='ignore'):
-                saturated |= self.data >= level
-        return level, saturated
+                self.saturated |= self.data >= self.saturation
+        self.mask = join_masks(shape, *masks, self.saturated)
+        if not self.mask.all():
+            return
+        msg = 'data must have good pixels; all are masked, saturated or not finite.'
+        if self.saturated.all() and self.saturation is not None:
+            level = np.max(self.saturation)
+            msg = f'saturation must lie above some of the data; all reach {level:.6g}.'
+        raise ValueError(msg)
 
     def _set_noise(self, background, bkg_error, effective_gain, read_noise):
         """Check the numbers that set the noise."""
@@ -245,16 +239,12 @@ class Exposure:
         """
         Read an image of the Sloan Digital Sky Survey.
 
-        The short form of `bliss_astro.surveys.sdss.read_exposure`, which describes
-        the keywords.
+        Short form of `bliss_astro.surveys.sdss.read_exposure`, with its arguments.
 
         Parameters
         ----------
-        frame : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-            Calibrated ``frame`` (DR8 on) or corrected frame ``fpC`` (to DR7).
-
-        psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
-            ``psField`` file of the field.
+        frame, psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            Frame or corrected frame, and the ``psField`` file of its field.
 
         **options
             Keywords ``band``, ``fpm``, ``tsfield``, ``photofield``, ``background``,
@@ -337,22 +327,9 @@ class Exposure:
 
     def psf_at(self, x, y):
         """
-        Return the PSF at a place.
+        Return the `~bliss_astro.psf.PSFModel` at a place (x, y) in pixels.
 
-        Parameters
-        ----------
-        x, y : float
-            Place in pixels of this image.
-
-        Returns
-        -------
-        psf : `~bliss_astro.psf.PSFModel`
-            PSF there; a fit, where the exposure's PSF is of another kind.
-
-        Raises
-        ------
-        ValueError
-            If the exposure has no PSF.
+        For an exposure with a PSF of another kind it is a fit.
         """
         return self._psf_access.at(x, y)
 
@@ -370,11 +347,6 @@ class Exposure:
         shapes : float `~numpy.ndarray`, shape (len(ys), len(xs), 8)
             ``sigma1, sigma2, b, sigmap, p0, beta, e1, e2`` of each, lengths in
             pixels.
-
-        Raises
-        ------
-        ValueError
-            If the exposure has no PSF.
         """
         return self._psf_access.shapes(xs, ys)
 
@@ -385,10 +357,9 @@ class Exposure:
         Parameters
         ----------
         **changes
-            ``data`` or any argument of the constructor, without units if
-            this exposure's numbers are kept. Bad pixels stay bad: a new
-            ``mask`` is joined with the pixels of ``data`` that are not finite
-            or saturated.
+            ``data`` or any argument of the constructor, without units if this
+            exposure's numbers are kept. A new ``mask`` is joined with the pixels of
+            ``data`` that are not finite or saturated.
 
         Returns
         -------

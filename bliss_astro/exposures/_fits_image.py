@@ -16,7 +16,7 @@ from bliss_astro._warnings import warn
 
 from ._header import parse_unit
 
-__all__ = ['FITSPlane', 'Location', 'find_plane', 'parse_location', 'read_map']
+__all__ = []
 
 # file.fits[EXT][x1:x2,y1:y2], the notation of CFITSIO.
 _BRACKETS = re.compile(r'\[([^\[\]]*)\]')
@@ -259,7 +259,7 @@ def find_plane(hdus, extension, *, parameter='path'):
     except ValueError:
         unit = None
         warn(
-            f'header cards ignored: BUNIT {text!r} is no unit that astropy knows; '
+            f'header cards ignored: BUNIT {text!r} is unknown to astropy; '
             f'fluxes of {name!r} have none'
         )
     return FITSPlane(data, hdu.header, unit, hdus, name)

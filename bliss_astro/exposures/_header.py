@@ -11,7 +11,7 @@ from astropy.io.fits.verify import VerifyError
 
 from bliss_astro._warnings import warn
 
-__all__ = ['HeaderCards', 'parse_unit', 'plain_number', 'trim_section', 'warn_ignored']
+__all__ = []
 
 # Cards by argument; the first that is there counts. Numbers are positive, or may be 0
 # or of any sign. Cards of the first group are those of `Exposure.to_ccddata`, as good
@@ -299,13 +299,13 @@ def parse_unit(text):
             except (ValueError, TypeError):
                 continue
             return _without_pixel(unit)
-    msg = f'{text!r} is no unit that astropy knows'
+    msg = f'{text!r} is no unit of astropy'
     raise ValueError(msg)
 
 
 def _spell(found):
     """Spell a word as astropy does."""
-    # Only the case tells mega from milli.
+    # Mega and milli differ by their case alone.
     return 'MJy' if found[0] == 'MJY' else _SPELLINGS.get(found[0].lower(), found[0])
 
 

@@ -25,7 +25,7 @@ from ._validate import (
     refuse_both,
 )
 
-__all__ = ['change_known', 'exposure_of_array', 'exposure_of_hdus']
+__all__ = []
 
 # Arguments by which an image that states everything may be changed.
 _CHANGES = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background', 'zero_point')
@@ -180,7 +180,7 @@ def _complete(data, given, estimated, *, error=None, cards=None):
 
 def change_known(exposure, given):
     """
-    Change an exposure by what the user knows better than a file that states all.
+    Change an exposure that states everything by arguments of the user.
 
     Parameters
     ----------

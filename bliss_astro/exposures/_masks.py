@@ -8,16 +8,7 @@ import numpy as np
 from bliss_astro._warnings import warn
 from bliss_astro.units import MAD_TO_SIGMA
 
-__all__ = [
-    'check_saturation',
-    'find_dark',
-    'find_exact_areas',
-    'has_steps',
-    'mask_exact_areas',
-    'warn_of_dark',
-    'warn_of_rounding',
-    'warn_of_steps',
-]
+__all__ = []
 
 # -- areas of one exact value --
 # Pixels whose eight neighbours have their value too that make an area; and where the
@@ -131,7 +122,7 @@ def _is_spotted(area):
 
 def mask_exact_areas(exposure, estimated):
     """
-    Mask areas of one exact value, with a warning; ``estimated`` says so.
+    Mask areas of one exact value, with a warning and an entry of ``estimated``.
     """
     areas = find_exact_areas(exposure.data, exposure.mask)
     n_left = np.count_nonzero(~exposure.mask)

@@ -11,13 +11,7 @@ from ._header import HeaderCards, warn_ignored
 from ._validate import GivenTwiceError
 from ._wcs import whole_wcs
 
-__all__ = [
-    'collect_nddata',
-    'from_nddata',
-    'read_nddata',
-    'sky_noise',
-    'to_ccddata',
-]
+__all__ = []
 
 # Cards under which single numbers travel in the meta.
 _KEYWORDS = {

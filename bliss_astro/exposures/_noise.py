@@ -27,13 +27,7 @@ from ._blank_noise import (
 from ._sky import measure_background
 from ._validate import check_data, check_map, check_mask
 
-__all__ = [
-    'NoiseMeasurement',
-    'measure_noise',
-    'measure_sky',
-    'noise_of_residual',
-    'step_of_values',
-]
+__all__ = ['NoiseMeasurement', 'measure_noise']
 
 # Pixels below which nothing is measured.
 _MIN_GOOD = 9

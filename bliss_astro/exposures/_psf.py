@@ -17,7 +17,7 @@ from bliss_astro.psf._inputs import check_psf_pixels
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.psf._varying import varying_psf
 
-__all__ = ['PSFAccess', 'central_psf', 'check_psf']
+__all__ = []
 
 # Side (pixels) of the image on which a foreign PSF is drawn before it is fitted, and
 # spacing of the places at which one that varies is.

@@ -17,7 +17,7 @@ from ._input import change_known, exposure_of_array, exposure_of_hdus
 from ._simulated import is_simulated, read_simulated
 from ._validate import refuse
 
-__all__ = ['ExposureRead', 'exposure_of', 'open_exposure', 'register_fits_format']
+__all__ = ['ExposureRead']
 
 # Format of coadds and the module that registers its reader.
 _COADD = 'bliss_astro.coadd'
@@ -244,7 +244,7 @@ def _is_coadd(hdus):
 
 
 def _changed(exposure, hdus, given, kind):
-    """Change what the user knows better than a file of this package."""
+    """Change the exposure of a file of this package by arguments of the user."""
     sky = given.get('background')
     if isinstance(sky, str) and sky == 'header':
         given = {name: value for name, value in given.items() if name != 'background'}

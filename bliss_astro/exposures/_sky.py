@@ -8,7 +8,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._warnings import collect_warnings
 
-__all__ = ['estimate_background_error', 'measure_background']
+__all__ = []
 
 # -- mesh --
 # Share of a cell covered by sources above which their mask is not used in it.

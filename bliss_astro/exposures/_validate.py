@@ -10,41 +10,14 @@ from astropy.utils.masked import Masked
 
 from bliss_astro.units import is_text_exact, unit_text
 
-__all__ = [
-    'GivenTwiceError',
-    'check_correlation',
-    'check_data',
-    'check_linear',
-    'check_map',
-    'check_mask',
-    'check_number',
-    'check_sound',
-    'image_unit',
-    'join_masks',
-    'portable_unit',
-    'refuse',
-    'refuse_both',
-    'split_mask',
-    'strip_units',
-    'two_slices',
-]
+__all__ = []
 
 # Signs of numbers, in the words of messages.
 _SIGNS = {None: None, 'positive': np.greater, 'not negative': np.greater_equal}
 
 
 class GivenTwiceError(ValueError):
-    """
-    An argument that the image states itself.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument.
-
-    kind : str
-        Kind of image.
-    """
+    """Argument ``name`` that an image of a kind states itself."""
 
     def __init__(self, name, kind):
         super().__init__(

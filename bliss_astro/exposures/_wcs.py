@@ -9,7 +9,7 @@ from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
 
 from bliss_astro._warnings import warn
 
-__all__ = ['binned_wcs', 'check_wcs', 'cut_wcs', 'sky_wcs', 'whole_wcs']
+__all__ = []
 
 # Places along each axis at which a WCS is tried.
 _N_PLACES = 5

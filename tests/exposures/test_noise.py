@@ -179,7 +179,7 @@ def test_smoothed_noise(sigma, rng):
     sigma, pair = measured(image)
     # The mesh takes off a little of what is as smooth as its cells.
     assert sigma == pytest.approx(1, rel=0.05)
-    np.testing.assert_allclose(pair, correlation, atol=0.03)
+    assert_allclose(pair, correlation, atol=0.03)
 
 
 @pytest.mark.parametrize('scale', [1e-30, 1e-12, 1e20])
@@ -188,7 +188,7 @@ def test_any_scale(scale, rng):
     sigma, pair = measured(noise)
     again, pair_again = measured(noise * scale)
     assert again / scale == pytest.approx(sigma, rel=1e-3)
-    np.testing.assert_allclose(pair_again, pair, atol=1e-3)
+    assert_allclose(pair_again, pair, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -201,11 +201,10 @@ def test_crowds_are_no_noise(n_exposures, density):
     simulator = CoaddSimulator(
         n_exposures, StarPrior(density=density), shape=(200, 200), margin=2
     )
-    for seed in (1, 2):
-        scene, _ = simulator.sample(rng=seed)
-        sigma, pair = measured(np.array(scene.data))
-        assert sigma == pytest.approx(scene.bkg_error, rel=0.06)
-        np.testing.assert_allclose(pair, scene.noise_correlation, atol=0.09)
+    scene, _ = simulator.sample(rng=1)
+    sigma, pair = measured(np.array(scene.data))
+    assert sigma == pytest.approx(scene.bkg_error, rel=0.06)
+    assert_allclose(pair, scene.noise_correlation, atol=0.09)
 
 
 def test_large_images_are_sampled(rng):
