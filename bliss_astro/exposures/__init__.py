@@ -10,7 +10,7 @@ from . import _read as _read
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _exposure='Exposure',
     _noise='NoiseMeasurement measure_noise',
-    _read='ExposureRead',
+    # The module that gives Exposure its method read.
+    _read='Exposure ExposureRead',
 )
