@@ -289,12 +289,11 @@ class Coadd(Exposure):
             Image, mask, WCS, unit, meta, image of the PSF, the total error as
             uncertainty, and the numbers of exposures as ``flags``. The kernel
             of the noise stands in its meta (``NKy_x``). A gain that is a
-            map is kept as one number, ``NOISESKY``: the signal at which the
-            sources' noise equals the sky's, ``bkg_error**2 *
-            effective_gain``, which is the brightness of the sky where
-            photons make all the noise. ``from_ccddata`` returns to the maps, exactly
-            where that number is the same in all pixels. A PSF that varies is
-            reduced to its image at the centre.
+            map is kept as one number, ``NOISESKY``: the signal at which the sources'
+            noise equals the sky's, ``bkg_error**2 * effective_gain``.
+            ``from_ccddata`` returns to the maps, exactly where that number is the
+            same in all pixels. A PSF that varies is reduced to its image at the
+            centre.
         """
         from ._io import write_coadd_ccddata
 

@@ -134,41 +134,17 @@ class CoaddSimulator:
         tolerance=1e-6,
         device='auto',
     ):
-        _require(
-            int(n_exposures) == n_exposures and n_exposures >= 1,
-            f'n_exposures must be a positive integer, got {n_exposures!r}',
-        )
-        _require(
-            noise_order in NOISE_ORDERS,
-            f'noise_order must be one of {NOISE_ORDERS}, got {noise_order!r}',
-        )
-        _require(
-            0 <= dither <= 1, f'dither must lie between 0 and 1 pixel, got {dither}'
-        )
-        _require(
-            np.isfinite(read_noise) and read_noise >= 0,
-            f'read_noise must be finite and not negative, got {read_noise}',
-        )
-        for name, value in (
-            ('background', background),
-            ('electrons_per_nmgy', electrons_per_nmgy),
-            ('pixel_scale', pixel_scale),
-        ):
-            _require(
-                np.isfinite(value) and value > 0,
-                f'{name} must be positive and finite, got {value}',
-            )
-        _require(
-            len(shape) == 2 and min(shape) >= 1,
-            f'shape must be two positive integers (ny, nx), got {shape!r}',
-        )
-        _require(
-            2 * margin < min(shape),
-            f'margin {margin} leaves no room for stars in shape {shape}',
-        )
-        _require(
-            unit in (None, 'electron', 'nmgy'),
-            f"unit must be 'electron' or 'nmgy', got {unit!r}",
+        _check_arguments(
+            n_exposures=n_exposures,
+            noise_order=noise_order,
+            dither=dither,
+            read_noise=read_noise,
+            shape=shape,
+            margin=margin,
+            unit=unit,
+            background=background,
+            electrons_per_nmgy=electrons_per_nmgy,
+            pixel_scale=pixel_scale,
         )
         self.n_exposures = int(n_exposures)
         self.prior = StarPrior() if prior is None else prior
@@ -314,29 +290,7 @@ class CoaddSimulator:
             dither=full.new_zeros(n_images, 1, 2),
             pixel_scale=self.pixel_scale,
         )
-        shape, margin = self.camera.shape, self.margin
-        if self._has_galaxies:
-            _require(
-                density is None and flux_min is None,
-                'density and flux_min are for a StarPrior, not for a CatalogPrior',
-            )
-            sources = draw_catalog(
-                self.prior,
-                fields,
-                shape,
-                margin,
-                flux_min=self.prior.flux_min * fields.electrons_per_nmgy,
-                generator=generator,
-            )
-        else:
-            sources = draw_stars(
-                self.prior,
-                shape,
-                margin,
-                density=full * self.prior.density if density is None else density,
-                flux_min=full * self.prior.flux_min if flux_min is None else flux_min,
-                generator=generator,
-            )
+        sources = self._sample_sources(fields, density, flux_min, generator)
         fields.dither = draw_dithers(
             n_images,
             self.n_exposures,
@@ -359,6 +313,75 @@ class CoaddSimulator:
             extended=extended,
             generator=generator,
         )
+
+    def _sample_sources(self, fields, density, flux_min, generator):
+        shape, margin = self.camera.shape, self.margin
+        if self._has_galaxies:
+            _require(
+                density is None and flux_min is None,
+                'density and flux_min are for a StarPrior, not for a CatalogPrior',
+            )
+            return draw_catalog(
+                self.prior,
+                fields,
+                shape,
+                margin,
+                flux_min=self.prior.flux_min * fields.electrons_per_nmgy,
+                generator=generator,
+            )
+        full = torch.ones_like(fields.background)
+        return draw_stars(
+            self.prior,
+            shape,
+            margin,
+            density=full * self.prior.density if density is None else density,
+            flux_min=full * self.prior.flux_min if flux_min is None else flux_min,
+            generator=generator,
+        )
+
+
+def _check_arguments(
+    *,
+    n_exposures,
+    noise_order,
+    dither,
+    read_noise,
+    shape,
+    margin,
+    unit,
+    **positive,
+):
+    """Raise a `ValueError` for an argument that is out of its range."""
+    _require(
+        int(n_exposures) == n_exposures and n_exposures >= 1,
+        f'n_exposures must be a positive integer, got {n_exposures!r}',
+    )
+    _require(
+        noise_order in NOISE_ORDERS,
+        f'noise_order must be one of {NOISE_ORDERS}, got {noise_order!r}',
+    )
+    _require(0 <= dither <= 1, f'dither must lie between 0 and 1 pixel, got {dither}')
+    _require(
+        np.isfinite(read_noise) and read_noise >= 0,
+        f'read_noise must be finite and not negative, got {read_noise}',
+    )
+    for name, value in positive.items():
+        _require(
+            np.isfinite(value) and value > 0,
+            f'{name} must be positive and finite, got {value}',
+        )
+    _require(
+        len(shape) == 2 and min(shape) >= 1,
+        f'shape must be two positive integers (ny, nx), got {shape!r}',
+    )
+    _require(
+        2 * margin < min(shape),
+        f'margin {margin} leaves no room for stars in shape {shape}',
+    )
+    _require(
+        unit in (None, 'electron', 'nmgy'),
+        f"unit must be 'electron' or 'nmgy', got {unit!r}",
+    )
 
 
 def _require(condition, message):
