@@ -5,11 +5,21 @@ Configuration of an encoder: sizes, design and inputs.
 
 import dataclasses
 
+from bliss_astro._settings import POSITIVE_INTEGER, check_settings, one_of, within
+
 __all__ = ['OLD_SETTINGS', 'EncoderConfig']
 
-CONDITIONING = ('all', 'image+background', 'image')
 # Settings of cards and configuration files of earlier versions, by their new names.
 OLD_SETTINGS = {'told': 'conditioning'}
+_RANGES = (
+    one_of('tile_size', 2, 4)
+    | within(
+        'n_most width n_blocks stem_width head_width n_components patch_radius',
+        *POSITIVE_INTEGER,
+    )
+    | within('latent_dim', 'not negative', lambda x: x >= 0)
+    | one_of('conditioning', 'all', 'image+background', 'image')
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +103,7 @@ class EncoderConfig:
     conditioning: str = 'all'
 
     def __post_init__(self):
-        for name, choices in (('tile_size', (2, 4)), ('conditioning', CONDITIONING)):
-            if getattr(self, name) not in choices:
-                words = ' or '.join(map(repr, choices))
-                msg = f'{name} must be {words}, got {getattr(self, name)!r}'
-                raise ValueError(msg)
+        check_settings(self, _RANGES)
         for name, needed in (
             ('shapes', 'galaxies'),
             ('sequence', 'shapes'),
@@ -107,16 +113,3 @@ class EncoderConfig:
             if getattr(self, name) and not getattr(self, needed):
                 msg = f'{name} needs {needed} = true'
                 raise ValueError(msg)
-        for field in dataclasses.fields(self):
-            value, default = getattr(self, field.name), field.default
-            if isinstance(default, bool):
-                if not isinstance(value, bool):
-                    msg = f'{field.name} must be true or false, got {value!r}'
-                    raise ValueError(msg)  # noqa: TRY004
-            elif isinstance(default, int):
-                least = 0 if field.name == 'latent_dim' else 1
-                kind = isinstance(value, int) and not isinstance(value, bool)
-                if not kind or value < least:
-                    words = 'a positive integer' if least else 'an integer from 0'
-                    msg = f'{field.name} must be {words}, got {value!r}'
-                    raise ValueError(msg)

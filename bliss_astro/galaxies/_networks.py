@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bliss_astro._settings import POSITIVE_INTEGER, check_settings, within
 from bliss_astro.psf._mixture import describe_shape
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
@@ -28,6 +29,11 @@ _LOG_SIZE, _MAX_LOG_RATIO = (-3.0, 6.0), 8.0
 _FILTER_WIDTHS = (1.0, 14.0)
 # Range of the logarithms of standard deviations of latents and log flux.
 _LOG_STD = (-7.0, 1.0)
+_RANGES = (
+    within('latent_dim', 'an integer of at least 2', lambda x: x >= 2)
+    | within('n_components decoder_width encoder_width n_filters', *POSITIVE_INTEGER)
+    | within('pixel_scale', 'positive', lambda x: x > 0)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +73,7 @@ class GalaxyModelConfig:
     pixel_scale: float = SDSS_PIXEL_SCALE
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == 'pixel_scale':
-                if not (math.isfinite(value) and value > 0):
-                    msg = f'pixel_scale must be positive and finite, got {value!r}'
-                    raise ValueError(msg)
-                continue
-            least = 2 if field.name == 'latent_dim' else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                msg = f'{field.name} must be an integer of at least {least}, got '
-                raise ValueError(msg + repr(value))
+        check_settings(self, _RANGES)
 
 
 class GalaxyDecoder(nn.Module):

@@ -7,14 +7,20 @@ import dataclasses
 import tomllib
 from pathlib import Path
 
+from bliss_astro._settings import (
+    POSITIVE_INTEGER,
+    check_settings,
+    check_types,
+    one_of,
+    within,
+)
 from bliss_astro.encoders import EncoderConfig
 from bliss_astro.encoders._config import OLD_SETTINGS
 from bliss_astro.encoders._weights import ENCODERS
 from bliss_astro.galaxies import GalaxyModelConfig
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig
-
-from ._settings import check_settings
+from bliss_astro.simulation._noise import NOISE_ORDERS
 
 __all__ = [
     'GalaxySimulationConfig',
@@ -23,6 +29,42 @@ __all__ = [
     'check_configs',
     'load_config',
 ]
+
+
+_LOOP_RANGES = (
+    within('n_steps batch_size n_validation validate_every', *POSITIVE_INTEGER)
+    | within('learning_rate clip_norm', 'positive', lambda x: x > 0)
+    | within('warmup_steps seed checkpoint_minutes', 'not negative', lambda x: x >= 0)
+    | within('average_decay', 'at least 0 and below 1', lambda x: 0 <= x < 1)
+)
+_ENCODER_RANGES = (
+    within('dataset_size sources_every', *POSITIVE_INTEGER)
+    | one_of('precision', 'float32', 'bfloat16')
+    | one_of('stage', 'all', 'detection', 'sources', 'new')
+)
+_GALAXY_RANGES = within('n_decoder_steps', 'not negative', lambda x: x >= 0) | within(
+    'softening', 'at least 0 and below 1', lambda x: 0 <= x < 1
+)
+# Ranges that the class of a configuration does not check itself.
+_FURTHER_RANGES = {
+    SimulationConfig: within(
+        'single_fraction confined_fraction inclined_fraction',
+        'between 0 and 1',
+        lambda x: 0 <= x <= 1,
+    )
+    | within('slope flux_min', 'positive', lambda x: x > 0)
+    | within('dynamic_range', 'above 1', lambda x: x > 1)
+    | within('shape', 'two positive integers', lambda x: min(x) > 0)
+    | within('read_noise', 'two increasing numbers from 0', lambda x: 0 <= x[0] <= x[1])
+    | within('typical_floor_snr', 'two positive numbers', lambda x: 0 < x[0] <= x[1])
+    | one_of('noise_order', *NOISE_ORDERS)
+}
+_STAMP_RANGES = (
+    one_of('population', 'npe', 'sky', 'both')
+    | within('size', 'odd and at least 15', lambda x: x % 2 == 1 and x >= 15)
+    | within('n_copies', *POSITIVE_INTEGER)
+    | within('snr', 'two increasing positive numbers', lambda x: 0 < x[0] < x[1])
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +83,7 @@ class _LoopConfig:
     seed: int = 1
 
     def __post_init__(self):
-        check_settings(type(self), vars(self))
+        check_settings(self, _LOOP_RANGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +149,7 @@ class TrainingConfig(_LoopConfig):
     sources_every: int = 1
 
     def __post_init__(self):
-        super().__post_init__()
+        check_settings(self, _LOOP_RANGES | _ENCODER_RANGES)
         if self.dataset_size is not None and self.dataset_size < self.batch_size:
             msg = (
                 f'dataset_size must be at least batch_size ({self.batch_size}), got '
@@ -153,16 +195,7 @@ class GalaxySimulationConfig:
     n_copies: int = 2
 
     def __post_init__(self):
-        check_settings(type(self), vars(self))
-        if self.population not in ('npe', 'sky', 'both'):
-            msg = (
-                "population must be one of 'npe', 'sky', 'both', got "
-                f'{self.population!r}'
-            )
-            raise ValueError(msg)
-        if self.size % 2 == 0 or self.size < 15:
-            msg = f'size must be odd and at least 15, got {self.size}'
-            raise ValueError(msg)
+        check_settings(self, _STAMP_RANGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +237,7 @@ class GalaxyTrainingConfig(_LoopConfig):
     softening: float = 0.3
 
     def __post_init__(self):
-        super().__post_init__()
+        check_settings(self, _LOOP_RANGES | _GALAXY_RANGES)
         if self.n_decoder_steps > self.n_steps:
             msg = (
                 f'n_decoder_steps must be at most n_steps ({self.n_steps}), got '
@@ -276,18 +309,20 @@ def _section(kind, table, name, path):
         raise ValueError(msg)  # noqa: TRY004
     table = {OLD_SETTINGS.get(key, key): value for key, value in table.items()}
     try:
-        check_settings(kind, table)
+        check_types(kind, table)
         _check_files(table)
-        return kind(
+        config = kind(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
         )
+        check_settings(config, _FURTHER_RANGES.get(kind, {}))
     except (OSError, TypeError, ValueError) as error:
         msg = f'{path}: in [{name}], {error}'
         raise ValueError(msg) from error
+    return config
 
 
 def check_configs(configs, kind):
-    """Return a tuple of configurations after checking kind, types and ranges."""
+    """Check the kinds of a tuple of configurations, their types and ranges."""
     kinds = tuple(SECTIONS[kind].values())
     if tuple(map(type, configs)) != kinds:
         names = ', '.join(k.__name__ for k in kinds)
@@ -296,11 +331,10 @@ def check_configs(configs, kind):
         raise ValueError(msg)
     for config in configs:
         try:
-            check_settings(type(config), vars(config))
+            check_settings(config, _FURTHER_RANGES.get(type(config), {}))
         except ValueError as error:
             msg = f'{type(config).__name__}: {error}'
             raise ValueError(msg) from error
-    return configs
 
 
 def _check_files(values):

@@ -169,10 +169,10 @@ class TestConfig:
     @pytest.mark.parametrize(
         ('settings', 'message'),
         [
-            ({'tile_size': 3}, 'tile_size must be 2 or 4'),
+            ({'tile_size': 3}, 'tile_size must be one of 2, 4'),
             ({'width': 0}, 'width must be a positive integer'),
-            ({'n_blocks': 1.5}, 'n_blocks must be a positive integer'),
-            ({'n_most': '2'}, 'n_most must be a positive integer'),
+            ({'n_blocks': 1.5}, 'n_blocks must be an integer'),
+            ({'n_most': '2'}, 'n_most must be an integer'),
         ],
     )
     def test_errors(self, settings, message):

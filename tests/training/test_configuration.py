@@ -55,7 +55,7 @@ class TestConfig:
             ('[encoder', 'not valid TOML'),
             ('[network]\nwidth = 3', "unknown section 'network'"),
             ('[encoder]\nwdith = 3', r"in \[encoder\], unknown setting 'wdith'"),
-            ('[encoder]\ntile_size = 5', 'tile_size must be 2 or 4'),
+            ('[encoder]\ntile_size = 5', 'tile_size must be one of 2, 4'),
             ('[training]\nn_steps = 0', 'n_steps must be a positive integer'),
             ('[training]\nn_steps = "many"', 'n_steps must be an integer'),
             ('[training]\nprecision = "half"', 'precision must be'),
