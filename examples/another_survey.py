@@ -8,7 +8,7 @@ An encoder for a survey that the package was not written for: HSC.
 The images are cut-outs of Subaru's Hyper Suprime-Cam in i, with their variance
 and PSF; galaxies and stars of simulated catalogues of LSST are the prior. Writes
 the configuration of the training, and trains with --train (half an hour on one
-core); with the weights of such a training, --encoder looks at one blend:
+core); with the weights of such a training, --encoder looks at one blend::
 
     python another_survey.py data/hsc_blends data/catalogs -o hsc.toml
     bliss-astro train hsc.toml -o hsc

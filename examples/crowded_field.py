@@ -3,7 +3,7 @@
 Catalogue a crowded part of an SDSS frame
 =========================================
 
-A catalogue of a crowded part of an SDSS frame, its background measured on the way.
+A catalogue of a crowded part of an SDSS frame, its background measured on the way::
 
     python crowded_field.py FRAME PSFIELD --part 620 780 260 440
 

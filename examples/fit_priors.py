@@ -5,7 +5,7 @@ Fit priors to catalogues and fields
 
 Fit the prior of stars and galaxies to a catalogue, and look at it.
 
-Without a catalogue it makes one up. It runs in seconds:
+Without a catalogue it makes one up. It runs in seconds::
 
     python fit_priors.py --plot prior.png
     python fit_priors.py coadd_for_*.fit --output mine.json

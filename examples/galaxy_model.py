@@ -5,7 +5,7 @@ Train and inspect the galaxy model
 
 Galaxies from a latent space: draw some, infer them back from noisy stamps.
 
-It needs no input:
+It needs no input::
 
     python galaxy_model.py --plot galaxies.png
 """

@@ -4,7 +4,7 @@ Detect stars and galaxies
 =========================
 
 A simulated coadd stands for the image: its truth is known. Hand your own to
-`~bliss_astro.detect_sources` in the same way, as a file, an array, an
+`~bliss_astro.detection.detect_sources` in the same way, as a file, an array, an
 `~astropy.nddata.NDData` or an `~bliss_astro.exposures.Exposure`.
 """
 

@@ -30,7 +30,7 @@ truth[:5].pprint()
 
 # %%
 # Neighbouring pixels of a coadd share noise. The coadd states its noise, the
-# correlation, and its PSF; `~bliss_astro.detect_sources` reads all of them.
+# correlation, and its PSF; `~bliss_astro.detection.detect_sources` reads all of them.
 
 print(coadd)
 print('correlation of neighbours in x and y:', coadd.noise_correlation)

@@ -6,7 +6,7 @@ From real exposures to a calibrated catalogue
 From two real exposures of SDSS to a catalogue, and a check that its errors hold.
 
 Needs the corrected frames of runs 4192 (field 300) and 6377 (field 399), camera column
-4, band r, with their psField, tsField and fpM files, anywhere below one folder:
+4, band r, with their psField, tsField and fpM files, anywhere below one folder::
 
     python real_coadd.py FOLDER
 """

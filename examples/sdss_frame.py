@@ -3,7 +3,7 @@
 Catalogue an SDSS frame
 =======================
 
-From the files of an SDSS field to a catalogue of stars and galaxies.
+From the files of an SDSS field to a catalogue of stars and galaxies::
 
     python sdss_frame.py FRAME PSFIELD [--tsfield FILE] [--part y0 y1 x0 x1]
 

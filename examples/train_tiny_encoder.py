@@ -6,7 +6,7 @@ Train a tiny encoder
 Train a very small encoder for a minute, interrupt it, and let it go on.
 
 It shows the loop, not its result: a useful encoder takes half an hour. It needs no
-input:
+input::
 
     python train_tiny_encoder.py --steps 60
 """

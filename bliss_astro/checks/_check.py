@@ -35,7 +35,7 @@ _BORDER = 1.5
 @dataclass(frozen=True, eq=False)
 class CatalogCheck:
     """
-    Posterior predictive check of a catalogue, made by `ProbabilisticCatalog.check`.
+    Posterior predictive check of a catalogue, made by `~bliss_astro.catalog.ProbabilisticCatalog.check`.
 
     Attributes
     ----------
@@ -174,7 +174,7 @@ class CatalogCheck:
 
 def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     """
-    Compare a catalogue with its image; see `ProbabilisticCatalog.check`.
+    Compare a catalogue with its image; see `~bliss_astro.catalog.ProbabilisticCatalog.check`.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
         Its image.
 
     n_draws, rng, regions
-        See `ProbabilisticCatalog.check`.
+        See `~bliss_astro.catalog.ProbabilisticCatalog.check`.
 
     Returns
     -------

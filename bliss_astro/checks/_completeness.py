@@ -66,7 +66,7 @@ def completeness(
 
     Parameters
     ----------
-    data : `~bliss_astro.exposures.Exposure` or whatever `detect_sources` takes
+    data : `~bliss_astro.exposures.Exposure` or whatever `~bliss_astro.detection.detect_sources` takes
         The image.
 
     finder : `~bliss_astro.detection.BlissFinder`, optional
@@ -115,7 +115,7 @@ def completeness(
         Show progress.
 
     **deprecated
-        Options of `detect_sources`; use ``finder``.
+        Options of `~bliss_astro.detection.detect_sources`; use ``finder``.
 
     Returns
     -------

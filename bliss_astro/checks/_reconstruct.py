@@ -82,15 +82,13 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
 
     Notes
     -----
-    The model is that of `ProbabilisticCatalog.render
-    <bliss_astro.catalog.ProbabilisticCatalog.render>` with the PSF of the
-    exposure. An exposure without a PSF gets that of the posterior. It is the
+    The model is that of `~bliss_astro.catalog.ProbabilisticCatalog.render` with the
+    PSF of the exposure. An exposure without a PSF gets that of the posterior. It is the
     image of one catalogue, of medians, and not the mean of the posterior's images:
     medians of near-by sources that the data hardly tell apart need not go
     together, those of one draw do. A network's errors of bright sources can be
     larger than those of the photons, which shows in the residual;
-    `ProbabilisticCatalog.check
-    <bliss_astro.catalog.ProbabilisticCatalog.check>` allows for that.
+    `~bliss_astro.catalog.ProbabilisticCatalog.check` allows for that.
 
     Examples
     --------

@@ -120,7 +120,7 @@ class ImageFacts:
         return all(least < math.sqrt(area) / fwhm < most for area, fwhm in pairs)
 
     def for_domain(self):
-        """Facts for `domain_findings`, which compares them with a domain (dict)."""
+        """Facts for ``domain_findings``, which compares them with a domain (dict)."""
         return {
             'psf_area': self.psf_area,
             'psf_features': describe_shape(torch.from_numpy(self.psf_shapes))

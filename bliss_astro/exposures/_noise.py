@@ -119,7 +119,7 @@ def measure_noise(data, mask=None, *, background=None, max_lag=2):
     Measure the noise of an image and the correlation between its pixels.
 
     Sources are found and left out, and so are outliers and regions whose noise
-    differs from that of most of the image. `~bliss_astro.detect_sources` estimates
+    differs from that of most of the image. ```detect_sources``` estimates
     the noise of an image that does not state it in the same way.
 
     Parameters

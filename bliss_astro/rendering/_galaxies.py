@@ -75,7 +75,7 @@ def render_galaxies(
 
     dither : tensor ``(B, d, 2)``, optional
         Dithers in x and y of d exposures, at most one pixel in size. The images
-        then are their mean after `bliss_astro.coadds.align_bilinear`.
+        then are their mean after ``align_bilinear``.
 
     accuracy : `RenderingAccuracy`, optional
         Where to stop; the defaults if `None`.

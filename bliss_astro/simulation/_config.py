@@ -223,8 +223,8 @@ class SimulationConfig:
         in them or near them, with spikes and a halo.
 
     catalog_prior, field_prior : str, dict or None
-        Files that `~bliss_astro.priors.CatalogPrior.save` and
-        `~bliss_astro.priors.FieldPrior.save` wrote, in place of the bundled
+        Files that ``CatalogPrior.save`` and
+        ``FieldPrior.save`` wrote, in place of the bundled
         prior of the sky and of ``fields``; or their ``to_dict``, as in cards.
 
     galaxy_model : str or None

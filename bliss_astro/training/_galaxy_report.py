@@ -138,7 +138,7 @@ def reconstruction_report(
 
     Returns
     -------
-    report : `ReconstructionReport`
+    report : ``ReconstructionReport``
         Printable, with a table and a figure.
 
     Raises

@@ -75,16 +75,16 @@ class Recipe:
 
     Attributes
     ----------
-    facts : list of `ImageFacts`
+    facts : list of `~bliss_astro.detection.ImageFacts`
         Properties of each image; of a stack, those expected.
 
-    coverage : list of `Coverage`
+    coverage : list of ``Coverage``
         One for each bundled encoder.
 
-    settings : `RecipeSettings`
+    settings : ``RecipeSettings``
         Configurations of the training, the origin of their numbers, and limits.
 
-    time : `TrainingTime` or None
+    time : ``TrainingTime`` or None
         Expected time, if it was measured.
     """
 

@@ -47,9 +47,7 @@ def test_denser_field(encoder, density):
 @pytest.mark.parametrize('background', [3.0, 3e5])
 def test_darker_and_brighter_sky(encoder, background):
     sky = StarPrior(density=0.002, flux_min=30 * background**0.5)
-    exposure, _ = CoaddSimulator(1, sky, background=background, margin=8).sample(
-        rng=2
-    )
+    exposure, _ = CoaddSimulator(1, sky, background=background, margin=8).sample(rng=2)
     with pytest.warns(OutOfDomainWarning, match='noise of the sky'):
         found = detect_sources(exposure, density=0.002, encoder=encoder)
     assert _all_flagged(found, CatalogFlag.NOISE_OUT_OF_DOMAIN)
