@@ -35,7 +35,7 @@ _BORDER = 1.5
 @dataclass(frozen=True, eq=False)
 class CatalogCheck:
     """
-    Posterior predictive check of a catalogue, made by `~bliss_astro.catalog.ProbabilisticCatalog.check`.
+    Posterior predictive check of a catalogue, made by its method ``check``.
 
     Attributes
     ----------
@@ -174,7 +174,7 @@ class CatalogCheck:
 
 def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     """
-    Compare a catalogue with its image; see `~bliss_astro.catalog.ProbabilisticCatalog.check`.
+    Compare a catalogue with its image; see its method ``check``.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ def completeness(
 
     Parameters
     ----------
-    data : `~bliss_astro.exposures.Exposure` or whatever `~bliss_astro.detection.detect_sources` takes
+    data : `~bliss_astro.exposures.Exposure` or anything ``detect_sources`` takes
         The image.
 
     finder : `~bliss_astro.detection.BlissFinder`, optional

@@ -2,7 +2,7 @@
 """
 Residual check of every detection: the rows of a catalogue, rendered, against the image.
 
-The quick sibling of ``ProbabilisticCatalog.check``, which every detection can afford: one
+The quick sibling of ``catalog.check``, which every detection can afford: one
 image of the rows' medians, one matched filter, one pass over blocks.
 """
 

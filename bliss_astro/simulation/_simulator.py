@@ -65,7 +65,8 @@ class CoaddSimulator:
         Calibration of one exposure; by default that of the same field.
 
     pixel_scale : float, optional
-        Side of a pixel in arcsec, for densities and sizes of a `~bliss_astro.priors.CatalogPrior`.
+        Side of a pixel in arcsec, for densities and sizes of
+        a `~bliss_astro.priors.CatalogPrior`.
 
     shape : tuple of int, optional
         ``(ny, nx)`` of the coadd; exposures have a pixel more on each side.

@@ -2,7 +2,7 @@
 """
 The point-spread function of a field of the Sloan Digital Sky Survey.
 
-A ``psField`` file describes it twice: as one circular `~bliss_astro.psf.PSFModel` for the
+A ``psField`` file describes it twice: as one circular ``PSFModel`` for the
 whole field, and as a sum of eigen-images (Karhunen-Loeve, KL) whose
 coefficients are polynomials of the position on the frame. The second has the
 shape of the core at each place, but ends 15 px from the centre and has lost its
@@ -142,7 +142,7 @@ class SDSSPSF(VaryingPSF):
         return (columns - 1) / 2 - self.origin[0], (rows - 1) / 2 - self.origin[1]
 
     def shape_grid(self, xs, ys):
-        """Return the shapes on a grid, from fits at nodes; see `~bliss_astro.psf.VaryingPSF`."""
+        """Return the shapes on a grid, from fits at nodes; see ``VaryingPSF``."""
         xs, ys = self._frame(np.atleast_1d(xs), np.atleast_1d(ys))
         if 'splines' not in self._cache:
             node_ys, node_xs = (
