@@ -8,6 +8,7 @@ import graphlib
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -229,3 +230,38 @@ def test_no_import_circles():
         {name: (found & paths.keys()) - {name} for name, found in graph.items()}
     )
     order.prepare()  # raises CycleError, which names the circle
+
+
+def test_words_of_the_field():
+    """
+    Code and documentation use the field's terms: networks have inputs, not knowledge.
+    """
+    phrases = re.compile(
+        r'\b(told|tells|asked|knows|speaks?|thinks?|thought|honest\w*|hang together|'
+        r'of one.s own)\b'
+    )
+    openers = re.compile(r'^\s*(?:r?""")?(What|Of) [a-z]')
+    allowed = "OLD_SETTINGS = {'told': 'conditioning'}"
+    root = ROOT.parent
+    paths = [*ROOT.rglob('*.py'), *root.glob('docs/**/*.rst'), root / 'README.rst']
+    found = [
+        f'{path.name}:{number}: {line.strip()}'
+        for path in paths
+        if path.is_file() and not {'api', 'gallery', '_build'} & {*path.parts}
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if allowed not in line
+        and (phrases.search(line) or (path.suffix == '.py' and openers.search(line)))
+    ]
+    assert found == []
+
+
+def test_detection_loads_what_it_needs():
+    code = (
+        'import sys\n'
+        'from bliss_astro import detect_sources\n'
+        "print(sum(name.startswith('bliss_astro') for name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) <= 105
