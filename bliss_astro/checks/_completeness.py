@@ -19,7 +19,7 @@ from bliss_astro.detection._options import DetectionOptions, strip_flux_unit
 from bliss_astro.exposures._describe import limiting_flux
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
-from bliss_astro.priors._populations import check_positive
+from bliss_astro.priors._counts import check_positive
 from bliss_astro.rendering._scene import Sources
 from bliss_astro.units import (
     NANOMAGGY_ZERO_POINT,

@@ -22,7 +22,7 @@ from ._residuals import (
     sigmas_of,
     variance_parts,
 )
-from ._sources import combine, source_statistics, sources_off
+from ._source_statistics import combine, source_statistics, sources_off
 
 __all__ = ['find_faults']
 

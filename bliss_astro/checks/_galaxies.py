@@ -16,7 +16,7 @@ from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 
 from ._refine import SNR_MIN, Group
 from ._residuals import Residuals
-from ._sources import stamp_pixels
+from ._source_statistics import stamp_pixels
 
 __all__ = ['first_shapes', 'galaxy_groups']
 

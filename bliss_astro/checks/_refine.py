@@ -25,7 +25,7 @@ from bliss_astro.psf._mixture import profile_with_gradient
 from bliss_astro.units import FWHM_PER_SIGMA
 
 from ._residuals import Residuals
-from ._sources import stamp_pixels
+from ._source_statistics import stamp_pixels
 
 __all__ = ['SNR_MIN', 'Group', 'Refined', 'refine']
 

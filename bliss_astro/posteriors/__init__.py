@@ -8,7 +8,7 @@ from bliss_astro._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _factors='CountFactor LogFluxFactor PositionFactor TypeFactor',
-    _find_sources='find_sources',
+    _candidates='find_sources',
     _grid='TileCatalog TileGrid',
     _loss='npe_loss sequence_loss',
     _marginals='PLACE_RADIUS SourceMarginals',

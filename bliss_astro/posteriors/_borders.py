@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 r"""
-Tile boundaries: sources near them counted once.
+Tile boundaries: probability of sources near them, each counted once.
 
 A source near the border of tiles may be found in any of them, so that each
 tile alone has part of its probability.  The probability of a source at this place

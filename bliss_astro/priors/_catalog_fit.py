@@ -10,8 +10,8 @@ import numpy as np
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._catalog_columns import CatalogColumns
+from ._counts import MagnitudeCounts
 from ._galaxies import GalaxyPrior, MagnitudeShapes
-from ._populations import MagnitudeCounts
 
 __all__ = ['fit_populations']
 

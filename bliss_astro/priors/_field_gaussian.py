@@ -11,7 +11,7 @@ import torch
 
 from bliss_astro.psf._mixture import fwhm_of_shape, raw_profile
 
-from ._populations import check_tuples
+from ._counts import check_tuples
 
 __all__ = ['GaussianFields']
 

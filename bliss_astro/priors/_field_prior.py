@@ -85,7 +85,7 @@ class FieldPrior(SavedPrior):
     def __post_init__(self):
         if self.fields is None:
             object.__setattr__(
-                self, 'fields', load_bundled(FieldPrior, 'sdss-r').fields
+                self, 'fields', load_bundled(FieldPrior, 'fields-sdss-r').fields
             )
         if not isinstance(self.fields, (GaussianFields, FieldTable)):
             msg = (

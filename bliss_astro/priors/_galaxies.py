@@ -14,7 +14,7 @@ from astropy.table import QTable
 from bliss_astro._random import torch_generator
 from bliss_astro.units import NANOMAGGY_ZERO_POINT
 
-from ._populations import (
+from ._counts import (
     MagnitudeCounts,
     ParetoCounts,
     check_nodes,

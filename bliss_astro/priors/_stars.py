@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Star prior: number, positions and fluxes of stars.
+Star prior: number, positions and fluxes of stars in electrons, a power law.
 """
 
 import dataclasses

@@ -7,9 +7,9 @@ import dataclasses
 
 import numpy as np
 
+from ._compact_sources import find_compact_sources, half_of, level_of, measure_at
 from ._locus import find_locus
 from ._profile import profile, squared_radius
-from ._sources import find_sources, half_of, level_of, measure_at
 from ._star_image import StarImage, image_of_exposure
 from ._star_widths import excess_scatter
 
@@ -101,7 +101,7 @@ def compare_psf(exposure):
     middle = exposure.psf_at(nx / 2, ny / 2)
     nothing = PSFComparison(np.nan, np.nan, middle.fwhm, np.nan, 0, '')
     image = image_of_exposure(exposure)
-    sources = find_sources(
+    sources = find_compact_sources(
         image,
         threshold=_THRESHOLD,
         max_pixels=_MAX_PIXELS,

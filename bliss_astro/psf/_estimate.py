@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from .._warnings import OutOfDomainWarning, warn
+from ._compact_sources import TO_FWHM, find_compact_sources
 from ._fit import as_model, cut_stamps
 from ._joint_fit import StampFit, own_shapes
 from ._locus import MIN_SNR, find_locus
@@ -16,7 +17,6 @@ from ._model import PSFModel
 from ._profile import half_maximum_radius
 from ._result import PSFEstimate, StarFit, star_table
 from ._robust_fit import fit_stamps
-from ._sources import TO_FWHM, find_sources
 from ._star_image import read_image
 from ._star_widths import excess_scatter, fit_variation, shape_errors, smooth_trend
 from ._wing_prior import typical_shape
@@ -176,7 +176,7 @@ def estimate_psf(
 @np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
 def estimate_from(image, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS):
     """Estimate the PSF of a `StarImage`, without warnings."""
-    sources = find_sources(image, threshold=_NEIGHBOUR_SNR)
+    sources = find_compact_sources(image, threshold=_NEIGHBOUR_SNR)
     saturated = image.saturated_at(sources)
     for min_snr in _MIN_SNRS:
         locus = find_locus(sources, saturated, min_snr=min_snr)

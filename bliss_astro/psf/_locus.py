@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from ._sources import TO_FWHM
+from ._compact_sources import TO_FWHM
 
 __all__ = ['MIN_SNR', 'Locus', 'find_locus']
 
@@ -73,7 +73,7 @@ def find_locus(sources, saturated, *, min_snr=MIN_SNR):
 
     Parameters
     ----------
-    sources : `~bliss_astro.psf._sources.Sources`
+    sources : `~bliss_astro.psf._compact_sources.Sources`
         Brightest first.
 
     saturated : (n,) bool array

@@ -25,9 +25,6 @@ __all__ = ['read_psf']
 _OVERSAMPLING = ('DET_SAMP', 'OVERSAMP', 'OVERSAMPLE', 'OSAMP')
 # More samples than that along a pixel are a mistake.
 _MAX_OVERSAMPLING = 100
-# Readers of open FITS files of surveys, which their plug-ins add: whether a file is
-# one of theirs, and the function that makes a PSF of it.
-SURVEY_READERS = []
 
 
 def read_psf(
@@ -128,13 +125,24 @@ def read_psf(
     raise TypeError(msg)
 
 
-def _of_table(hdus, name, band, radius):
-    """Make a PSF of a file of PSFEx or of a survey, or return `None`."""
+def _is_psfex(hdus):
+    return psfex_table(hdus) is not None
+
+
+def _read_psfex(hdus, name, *, band, normalization_radius):
     table = psfex_table(hdus)
-    if table is not None:
-        return read_psfex(table, name, normalization_radius=radius)
+    return read_psfex(table, name, normalization_radius=normalization_radius)
+
+
+# Formats of FITS files that are no image: whether an open file is one, and the function
+# that makes a PSF of it. Plug-ins of surveys add theirs.
+READERS = [(_is_psfex, _read_psfex)]
+
+
+def _of_table(hdus, name, band, radius):
+    """Make a PSF of a file of a known format, or return `None`."""
     load_surveys()
-    for accepts, read in SURVEY_READERS:
+    for accepts, read in READERS:
         if accepts(hdus):
             return read(hdus, name, band=band, normalization_radius=radius)
     return None

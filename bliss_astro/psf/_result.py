@@ -7,9 +7,9 @@ import dataclasses
 
 import numpy as np
 
+from ._compact_sources import TO_FWHM
 from ._joint_fit import StampFit
 from ._profile import profile, squared_radius, unit_profile
-from ._sources import TO_FWHM
 
 __all__ = ['PSFEstimate', 'StarFit', 'star_table']
 

@@ -11,9 +11,9 @@ import torch
 from bliss_astro.priors import StarPrior
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
+from ._conditions import npe_floor, sample_floor
 from ._config import CONFINED_MARGIN
 from ._draws import log_uniform, uniform, unit
-from ._fields import npe_floor, sample_floor
 from ._images import padded
 
 __all__ = [

@@ -14,8 +14,8 @@ from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 
 from . import _artifacts, _calibration
 from ._camera import Camera, Fields, draw_dithers
+from ._conditions import sample_conditions, sample_depth, sample_pixel_scale
 from ._draws import uniform, unit
-from ._fields import sample_conditions, sample_depth, sample_pixel_scale
 from ._images import SimulatedImages
 from ._sources import Sources, sample_catalog, sample_expected, sample_stars
 

@@ -28,7 +28,7 @@ from bliss_astro.detection._domain import check_fullness
 from bliss_astro.encoders import Encoder
 from bliss_astro.posteriors import (
     TileGrid,
-    _find_sources,
+    _candidates,
     _source_chain,
     _tile_posterior,
 )
@@ -54,7 +54,7 @@ def work(monkeypatch):
     """
     counts = types.SimpleNamespace(stars=0, scene=0)
     fit_star = _source_chain.fit_star
-    in_sequence = _find_sources._describe_in_sequence
+    in_sequence = _candidates._describe_in_sequence
 
     def count_stars(patches, x, *args, **kwargs):
         counts.stars += len(x)
@@ -65,7 +65,7 @@ def work(monkeypatch):
         return in_sequence(sequence, sources, chosen, most)
 
     monkeypatch.setattr(_source_chain, 'fit_star', count_stars)
-    monkeypatch.setattr(_find_sources, '_describe_in_sequence', count_scene)
+    monkeypatch.setattr(_candidates, '_describe_in_sequence', count_scene)
     return counts
 
 

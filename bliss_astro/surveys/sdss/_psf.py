@@ -20,7 +20,7 @@ from bliss_astro.psf._inputs import check_radius
 from bliss_astro.psf._joint_fit import PRIOR_MEAN, StampFit
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from bliss_astro.psf._profile import integral, unit_profile
-from bliss_astro.psf._read import SURVEY_READERS
+from bliss_astro.psf._read import READERS
 from bliss_astro.psf._robust_fit import fit_image, peaks
 from bliss_astro.psf._varying import ShapeSplines
 from bliss_astro.psf._wing_prior import to_theta
@@ -381,4 +381,4 @@ def _read_open(hdus, name, *, band, normalization_radius):
 
 
 # Five eigen-image tables and the table of parameters.
-SURVEY_READERS.append((lambda hdus: len(hdus) > 6 and not hdus[1].is_image, _read_open))
+READERS.append((lambda hdus: len(hdus) > 6 and not hdus[1].is_image, _read_open))

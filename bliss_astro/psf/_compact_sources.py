@@ -65,7 +65,9 @@ class Sources(types.SimpleNamespace):
         return cls(**dict(zip(vars(parts[0]), joined, strict=True)))
 
 
-def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES):
+def find_compact_sources(
+    image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES
+):
     """
     Find and measure the compact sources of an image in units of its noise.
 
@@ -110,7 +112,7 @@ def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_S
 
 
 def measure_at(image, places, level):
-    """Measure sources at given places, as `find_sources` does those of a level."""
+    """Measure sources at given places as those of a level."""
     return _measure(*_padded(image), places, level, image.photon)
 
 

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogue prior: stars and galaxies of an image.
+Catalogue prior: stars and galaxies of an image, with fluxes in nanomaggies.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from bliss_astro._random import torch_generator
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._catalog_fit import fit_populations
+from ._counts import MagnitudeCounts, ParetoCounts, check_positive
 from ._files import SavedPrior, from_numbers, load_bundled
 from ._galaxies import (
     GalaxyPrior,
@@ -22,7 +23,6 @@ from ._galaxies import (
     MagnitudeShapes,
     add_shape_columns,
 )
-from ._populations import MagnitudeCounts, ParetoCounts, check_positive
 
 __all__ = ['CatalogBatch', 'CatalogPrior']
 
@@ -130,7 +130,7 @@ class CatalogPrior(SavedPrior):
         hundred times. Multiply it with ``star_scale``, or fit a prior to
         the fields at hand.
         """
-        return load_bundled(cls, 'sky')
+        return load_bundled(cls, 'sources-sky')
 
     @classmethod
     def fit(cls, table, *, area=None, **options):

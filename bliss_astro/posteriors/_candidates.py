@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Candidate sources: from the posterior over tiles to the marginals of all sources.
+Candidate sources with the probability of each row, from the posterior over tiles.
 """
 
 import dataclasses
