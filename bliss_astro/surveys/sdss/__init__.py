@@ -20,16 +20,33 @@ are 0-based with centres on integers; SDSS's own row and column numbers are 0.5 
 Bands are always in the order of `BANDS`.
 """
 
-from bliss_astro._lazy import lazy_exports
+from ..._deprecated import deprecated_names
+from ._camera import BANDS, camera_dark_variance, camera_gain
+from ._catalogs import read_photoobj, stripe82_columns
+from ._exposure import read_exposure
+from ._fields import PhotoField, TsField
+from ._fields import field_prior as field_prior
+from ._images import CorrectedFrame, Frame
+from ._masks import BAD_PLANES, FieldMask
+from ._psf import SDSSPSF
+from ._psf import psf_model as psf_model
+from ._psfield import PsField
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    _camera='BANDS camera_dark_variance camera_gain',
-    _catalogs='read_photoobj stripe82_columns',
-    _exposure='read_exposure',
-    _fields='PhotoField TsField',
-    _images='CorrectedFrame Frame',
-    _masks='BAD_PLANES FieldMask',
-    _psf='SDSSPSF',
-    _psfield='PsField',
-)
+__all__ = [
+    'BAD_PLANES',
+    'BANDS',
+    'SDSSPSF',
+    'CorrectedFrame',
+    'FieldMask',
+    'Frame',
+    'PhotoField',
+    'PsField',
+    'TsField',
+    'camera_dark_variance',
+    'camera_gain',
+    'read_exposure',
+    'read_photoobj',
+    'stripe82_columns',
+]
+
+__getattr__ = deprecated_names(__name__)
