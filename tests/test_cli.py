@@ -673,7 +673,7 @@ def test_interrupted_training_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (('n_steps', 'steps'), "unknown setting 'steps'"),
         (('n_steps = 6', 'n_steps = "six"'), 'in [training]'),
         (('n_steps = 6', 'n_steps = six'), 'not valid TOML'),
-        (('[32, 32]', '[20, 20]'), 'shape must be larger'),
+        (('[32, 32]', '[20, 20]'), 'shape must be more than'),
     ],
 )
 def test_bad_configurations(tmp_path, capsys, change, reason):

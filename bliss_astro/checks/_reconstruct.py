@@ -77,8 +77,8 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
 
     See Also
     --------
-    ProbabilisticCatalog.render : The model alone, of rows without their image.
-    ProbabilisticCatalog.check : Whether what is left over is noise.
+    bliss_astro.catalog.ProbabilisticCatalog.render : The model alone, without an image.
+    bliss_astro.catalog.ProbabilisticCatalog.check : Whether what is left over is noise.
 
     Notes
     -----

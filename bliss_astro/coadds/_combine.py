@@ -118,7 +118,7 @@ def coadd_exposures(
     See Also
     --------
     align_exposures : Only align.
-    CoaddSimulator : Simulated coadds of the same make.
+    bliss_astro.simulation.CoaddSimulator : Simulated coadds of the same make.
 
     Notes
     -----

@@ -86,7 +86,7 @@ class SDSSPSF(VaryingPSF):
 
     See Also
     --------
-    PSFModel : The PSF of one place.
+    bliss_astro.psf.PSFModel : The PSF of one place.
 
     Notes
     -----
