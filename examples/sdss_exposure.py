@@ -3,7 +3,7 @@
 Read an SDSS exposure
 =====================
 
-Read an SDSS field and say what an exposure knows about it.
+Read an SDSS field and print the parts of its exposure.
 
 Run it with the files of one field::
 

@@ -68,7 +68,7 @@ def main():
     parser.add_argument('frame')
     parser.add_argument('psfield')
     for name in ('photofield', 'tsfield', 'fpm'):
-        parser.add_argument(f'--{name}', help='more of what the survey knows')
+        parser.add_argument(f'--{name}', help='further files of the survey')
     parser.add_argument('--part', type=int, nargs=4, metavar=('Y0', 'Y1', 'X0', 'X1'))
     parser.add_argument('--picture', default='sdss_frame.png')
     parser.add_argument('-o', '--output', default='sdss_frame.fits')
