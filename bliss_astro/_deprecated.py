@@ -24,6 +24,7 @@ MOVED = {
     'coadds.measure_noise': 'exposures.measure_noise',
     'coadds.CoaddBatch': 'simulation.SimulatedImages',
     'coadds.CoaddSimulator': 'simulation.CoaddSimulator',
+    'detection.ImageFacts': 'training.ImageFacts',
     'detection.Recipe': 'training.Recipe',
     'detection.make_recipe': 'training.make_recipe',
     'coadds.align_bilinear': 'simulation._camera.align_bilinear',

@@ -8,5 +8,4 @@ from bliss_astro._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _detect='BlissFinder detect_sources',
-    _facts='ImageFacts',
 )

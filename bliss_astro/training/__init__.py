@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     'load_config',
     _encoder='train_encoder',
     _galaxies='train_galaxies',
+    _image_facts='ImageFacts',
     _galaxy_report='reconstruction_report',
     _recipe='Recipe make_recipe',
 )

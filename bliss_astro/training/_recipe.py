@@ -15,13 +15,13 @@ from astropy.table import Table
 import bliss_astro
 from bliss_astro._atomic import atomic_write
 from bliss_astro.detection._domain import domain_findings
-from bliss_astro.detection._facts import ImageFacts, stack_facts
-from bliss_astro.detection._measure import measure_facts
 from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._weights import ENCODERS
 
 from ._configuration import SECTIONS
 from ._domain import domain_of_simulation
+from ._image_facts import ImageFacts, stack_facts
+from ._measure_facts import measure_facts
 from ._recipe_settings import RecipeSettings, choose_settings, show_range, span
 from ._recipe_time import TrainingTime, time_training
 
@@ -75,7 +75,7 @@ class Recipe:
 
     Attributes
     ----------
-    facts : list of `~bliss_astro.detection.ImageFacts`
+    facts : list of `ImageFacts`
         Properties of each image; of a stack, those expected.
 
     coverage : list of ``Coverage``

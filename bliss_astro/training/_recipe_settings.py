@@ -9,13 +9,13 @@ import math
 import numpy as np
 
 from bliss_astro.detection._domain import domain_findings
-from bliss_astro.detection._facts import dither_of, usual_widths
 from bliss_astro.encoders import EncoderConfig
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.simulation import SimulationConfig
 
 from ._configuration import TrainingConfig
 from ._domain import domain_of_simulation
+from ._image_facts import dither_of, usual_widths
 
 __all__ = ['RecipeSettings', 'choose_settings', 'show_range', 'span']
 
@@ -85,7 +85,7 @@ def choose_settings(parts, start, *, n_steps=None):
 
     Parameters
     ----------
-    parts : list of `~bliss_astro.detection.ImageFacts`
+    parts : list of `~bliss_astro.training.ImageFacts`
         Facts of the images.
 
     start : `~bliss_astro.encoders.Encoder`

@@ -11,16 +11,15 @@ import pytest
 import torch
 
 from bliss_astro import CoaddSimulator, EncoderInputs, Exposure, PSFModel
-from bliss_astro.detection import ImageFacts
 from bliss_astro.detection._domain import domain_findings
-from bliss_astro.detection._facts import dither_of, stack_facts
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.priors import SeeingPrior, StarPrior
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.training import load_config, make_recipe, train_encoder
+from bliss_astro.training import ImageFacts, load_config, make_recipe, train_encoder
 from bliss_astro.training._domain import domain_of_simulation
+from bliss_astro.training._image_facts import dither_of, stack_facts
 from bliss_astro.training._recipe_settings import choose_settings
 
 

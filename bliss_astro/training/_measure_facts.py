@@ -12,6 +12,10 @@ import torch
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
+from bliss_astro.detection._domain import domain_findings
+from bliss_astro.detection._estimates import as_exposure
+from bliss_astro.detection._infer import estimate_density
+from bliss_astro.detection._inputs import FLOOR_SNR, encoder_inputs, tile_mean
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.exposures import measure_noise
@@ -19,9 +23,7 @@ from bliss_astro.exposures._describe import limiting_flux
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.units import FWHM_PER_SIGMA, flux_to_magnitude
 
-from ._domain import domain_findings
-from ._estimates import as_exposure
-from ._facts import (
+from ._image_facts import (
     CORRELATION_MIN,
     PARETO_INDEX,
     ImageFacts,
@@ -30,8 +32,6 @@ from ._facts import (
     range_of,
     usual_widths,
 )
-from ._infer import estimate_density
-from ._inputs import FLOOR_SNR, encoder_inputs, tile_mean
 
 __all__ = ['known_exposure', 'measure_facts']
 

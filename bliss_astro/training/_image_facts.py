@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from bliss_astro.detection._inputs import FLOOR_SNR
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.psf._mixture import (
     LOG_AREA,
@@ -18,8 +19,6 @@ from bliss_astro.psf._mixture import (
     fwhm_of_shape,
 )
 from bliss_astro.simulation import SimulationConfig
-
-from ._inputs import FLOOR_SNR
 
 __all__ = ['ImageFacts', 'dither_of', 'stack_facts', 'usual_widths']
 
