@@ -119,9 +119,8 @@ for _name in list(MOVED):
 
 # Names that are no longer public, by the module that holds them.
 _INTERNAL = {
-    'posteriors._catalog_head': 'CatalogHead',
     'posteriors._grid': 'COLOURS',
-    'posteriors._head': 'StarHead',
+    'posteriors._head': 'CatalogHead StarHead',
     'posteriors._shape_layers': 'N_SHAPE ShapeLayers ellipticity_to_vector '
     'vector_to_ellipticity',
     'posteriors._source_encoders': 'SourceEncoders StampEncoder',

@@ -135,18 +135,18 @@ def test_every_folder_imports_first():
     assert (done.returncode, done.stdout) == (0, ''), done.stderr
 
 
-@pytest.mark.parametrize('name', _modules())
+def _is_private(name):
+    return any(part.startswith('_') for part in name.split('.'))
+
+
+@pytest.mark.parametrize('name', [n for n in _modules() if not _is_private(n)])
 def test_all_lists_what_exists(name):
-    if name.endswith(('__main__', '_version')):
-        pytest.skip('not written by hand')
     module = importlib.import_module(name)
-    if not hasattr(module, '__all__'):
-        assert Path(module.__file__).name == '__init__.py'
-        return
-    assert isinstance(module.__all__, list | tuple)
-    assert sorted(set(module.__all__)) == sorted(module.__all__)
-    for public in module.__all__:
-        assert hasattr(module, public)
+    public = getattr(module, '__all__', ())
+    assert isinstance(public, list | tuple)
+    assert sorted(set(public)) == sorted(public)
+    for each in public:
+        assert hasattr(module, each)
 
 
 def _imports(node, function=''):

@@ -13,8 +13,7 @@ import torch
 
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TilePosterior
-from bliss_astro.posteriors._catalog_head import CatalogHead
-from bliss_astro.posteriors._head import StarHead
+from bliss_astro.posteriors._head import CatalogHead, StarHead
 from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.units import unit_text
 

@@ -7,8 +7,6 @@ import dataclasses
 
 from bliss_astro._settings import POSITIVE_INTEGER, check_settings, one_of, within
 
-__all__ = ['OLD_SETTINGS', 'EncoderConfig']
-
 # Settings of cards and configuration files of earlier versions, by their new names.
 OLD_SETTINGS = {'told': 'conditioning'}
 _RANGES = (

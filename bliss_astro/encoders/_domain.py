@@ -11,8 +11,6 @@ import json
 
 from bliss_astro.simulation._calibration import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
-__all__ = ['Domain']
-
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
@@ -109,22 +107,6 @@ def _rounded(value):
 
 
 def mean_interpolation(dither):
-    """
-    Mean effect of bilinear alignment on the PSF and the noise of a deep coadd.
-
-    Parameters
-    ----------
-    dither : float
-        Largest dither in pixels.
-
-    Returns
-    -------
-    kernel_variance : float
-        Broadening of the PSF along an axis in square pixels.
-
-    kept : float
-        Share of the noise's standard deviation that is left in a pixel; the
-        noise of neighbours correlates by ``kernel_variance / kept``.
-    """
+    """Mean effect of bilinear alignment on the PSF and the noise of a deep coadd."""
     kernel = dither / 2 - dither**2 / 3
     return kernel, 1 - 2 * kernel

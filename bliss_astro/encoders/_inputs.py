@@ -26,8 +26,6 @@ from ._normalization import (
     WING_FLOOR,
 )
 
-__all__ = ['EncoderInputs', 'training_pair']
-
 # Number of conditions, and of uncertainties among the inputs.
 N_CONDITIONS, N_UNCERTAINTIES = 14, 6
 
@@ -285,28 +283,7 @@ def _clipped(described, limits=None):
 
 
 def training_pair(images, *, tile_size=4, n_most=2):
-    """
-    Return the inputs of simulated images and their truth by tile.
-
-    Parameters
-    ----------
-    images : `~bliss_astro.simulation.SimulatedImages`
-        Simulated images.
-
-    tile_size : int, optional
-        Side of a tile in pixels.
-
-    n_most : int, optional
-        Largest number of sources in a tile.
-
-    Returns
-    -------
-    inputs : `EncoderInputs`
-        Inputs of the encoder.
-
-    catalog : `~bliss_astro.posteriors.TileCatalog`
-        The sources above the flux floor.
-    """
+    """Return the inputs of simulated images and their truth by tile."""
     inputs = EncoderInputs.from_batch(images, tile_size=tile_size)
     return inputs, TileCatalog.from_batch(images, tile_size=tile_size, n_most=n_most)
 

@@ -19,31 +19,9 @@ from bliss_astro.psf._mixture import mixture_of_shape
 
 from ._normalization import FILTER_RADIUS, FILTER_SIGMAS, WIDE_RADIUS, WIDE_SIGMAS
 
-__all__ = ['filter_coefficients', 'matched_filter', 'wide_filters']
-
 
 def filter_coefficients(shape, *, radius):
-    r"""
-    Weights of the Gaussians that make a filter, over its noise.
-
-    The PSF p is replaced by :math:`\sum_s c_s g_s` with the least integral
-    of the squared difference, where :math:`g_s` has unit flux; ellipticity
-    is left out.
-
-    Parameters
-    ----------
-    shape : tensor ``(..., 8)``
-        Shape parameters of the PSF.
-
-    radius : float
-        Normalisation radius of the PSF in pixels.
-
-    Returns
-    -------
-    coefficients : tensor ``(..., S)``
-        The :math:`c_s` over the noise of the filtered image, if that of the
-        image is white and of unit variance.
-    """
+    """Weights of the Gaussians that make a filter, over its noise."""
     height, variance = mixture_of_shape(shape, radius=radius)
     sigma2 = shape.new_tensor(FILTER_SIGMAS) ** 2
     gram = 1 / (2 * math.pi * (sigma2[:, None] + sigma2))
@@ -56,26 +34,7 @@ def filter_coefficients(shape, *, radius):
 
 
 def matched_filter(image, inputs, tile_size):
-    """
-    Signal-to-noise ratio of a faint star at each pixel.
-
-    Parameters
-    ----------
-    image : tensor ``(B, ny, nx)``
-        Whole tiles in units of the noise; 0 at bad pixels.
-
-    inputs : `~bliss_astro.encoders.EncoderInputs`
-        Inputs with the PSF and the noise's correlation.
-
-    tile_size : int
-        Side of a tile in pixels.
-
-    Returns
-    -------
-    snr : tensor ``(B, ny, nx)``
-        Ratio with unit variance in empty sky, in the limit of a wide filter if the
-        noise is correlated.
-    """
+    """Signal-to-noise ratio of a faint star at each pixel, ``(B, ny, nx)``."""
     shape = inputs.psf.movedim(1, -1)
     weight = filter_coefficients(shape, radius=inputs.normalization_radius)
     weight = weight.movedim(-1, 1) * inputs.noise_excess().rsqrt()
@@ -91,22 +50,7 @@ def matched_filter(image, inputs, tile_size):
 
 
 def wide_filters(image, inputs, tile_size):
-    """
-    Signal-to-noise ratios of faint, large sources at each pixel.
-
-    Gaussians wider than any PSF: what galaxies of low surface brightness, and
-    errors of the background's level, look like.
-
-    Parameters
-    ----------
-    image, inputs, tile_size
-        As for `matched_filter`.
-
-    Returns
-    -------
-    snr : list of tensor ``(B, ny, nx)``
-        One for each width, in units of the noise as in `matched_filter`.
-    """
+    """Signal-to-noise ratios of faint, large sources at each pixel."""
     excess = inputs.noise_excess().rsqrt()
     if excess.shape[2] > 1 or excess.shape[3] > 1:
         excess = _at_pixels(excess, tile_size)

@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bliss_astro.posteriors import TilePosterior
-from bliss_astro.posteriors._catalog_head import CatalogHead
-from bliss_astro.posteriors._head import StarHead
+from bliss_astro.posteriors._head import CatalogHead, StarHead
 from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
@@ -26,8 +25,6 @@ from ._inputs import (
 from ._matched_filter import matched_filter, wide_filters
 from ._normalization import ASINH_KNEE, FILTER_RADIUS, WIDE_RADIUS, WIDE_SIGMAS
 from ._weights import DEFAULT_ENCODER, ENCODERS
-
-__all__ = ['Encoder']
 
 
 class _ResidualBlock(nn.Module):

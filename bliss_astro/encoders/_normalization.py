@@ -13,21 +13,6 @@ import math
 
 from bliss_astro.psf._mixture import DEFAULT_SHAPE
 
-__all__ = [
-    'ASINH_KNEE',
-    'EMPTY_LOG_DENSITY',
-    'EXACT_PSF_ERROR',
-    'FEATURES',
-    'FILTER_RADIUS',
-    'FILTER_SIGMAS',
-    'LEAST_NOISE_EXCESS',
-    'REFERENCE_NOISE',
-    'REFERENCE_PSF',
-    'WIDE_RADIUS',
-    'WIDE_SIGMAS',
-    'WING_FLOOR',
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:

@@ -17,14 +17,6 @@ import torch
 
 from bliss_astro._atomic import atomic_write
 
-__all__ = [
-    'DEFAULT_ENCODER',
-    'ENCODERS',
-    'GALAXY_MODELS',
-    'NetworkKind',
-    'available_encoders',
-]
-
 DEFAULT_ENCODER = 'stars-galaxies'
 """Encoder that `~bliss_astro.detection.detect_sources` takes by default."""
 

@@ -19,8 +19,6 @@ import torch
 
 from ._grid import TileCatalog
 
-__all__ = ['border_candidates', 'each_once', 'join_neighbours']
-
 # Half-width in pixels of the zone along a tile's edge in which the tile
 # beyond counts too, and the distance beyond which a neighbour's decided
 # source is taken as given rather than as another name of this one.
@@ -48,12 +46,7 @@ def border_candidates(sweep, tiles, mode):
 
 
 def _touched(sweep, tiles, mode):
-    """
-    The up to four tiles that each place touches.
-
-    Rows, columns and validity, each ``(N, 4)``; a neighbour to which the
-    sweep gave a source of its own is not among them.
-    """
+    """The up to four tiles that each place touches."""
     _, rows, columns = tiles
     side_x, side_y = _sides(sweep, tiles, mode)
     zero = torch.zeros_like(rows)
@@ -86,11 +79,7 @@ def _neighbourhood(array, images, rows, columns):
 
 
 def _presence_if(sweep, images, slot, r, c, valid, holder=None, code=None):
-    """
-    Presence in the tiles of one slot, all of their V being empty.
-
-    Or all but the slot ``holder``, which holds a source of that code.
-    """
+    """Presence in the tiles of one slot, all of their V being empty."""
     hidden = _hidden_if(sweep, images, slot, r, c, valid, holder, code)
     return sweep.posterior.head.count_factor(hidden).presence
 
@@ -132,14 +121,7 @@ def _code_of_source(sweep, mode, flux, rows, columns):
 
 
 def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
-    """
-    Share of a neighbour's source that is the candidate's own.
-
-    The share of the probability of the one that is drawn later that goes when
-    the earlier one is there: 1 if they are two names of one source, 0 if
-    they are independent.  ``own`` and ``other`` are the codes,
-    ``presence`` that of the neighbour with nothing in V.
-    """
+    """Share of a neighbour's source that is the candidate's own."""
     given = (sweep, images)
     # In single precision a presence may be nil, which nothing can share.
     later = _presence_if(*given, slot, r, c, valid, 0, own)
@@ -152,13 +134,7 @@ def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
 
 
 def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
-    """
-    Probability and draws of border candidates over all tiles they touch.
-
-    Puts them in place, and returns how much of what a neighbour has is the
-    candidate's own, by pair of tiles.  Tiles whose probability is below ``faintest``
-    add nothing.
-    """
+    """Probability and draws of border candidates over all tiles they touch."""
     same = {}
     tiles = tuple(part[index] for part in tiles)
     mode = tuple(part[index] for part in mode)
@@ -263,13 +239,7 @@ def _remember(same, tiles, use, others, share):
 
 
 def each_once(sources, accepted, same):
-    """
-    Probabilities such that each source counts once.
-
-    The weaker of two candidates in neighbouring tiles keeps the share that is not the
-    stronger one's.  Two sources that the sweep accepted side by side stay as
-    they are, because the second was drawn given the first.
-    """
+    """Probabilities such that each source counts once."""
     key = (sources.probability + accepted.to(sources.probability)).tolist()
     sure = accepted.tolist()
     left = sources.probability.tolist()

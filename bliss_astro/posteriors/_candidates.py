@@ -15,8 +15,6 @@ from ._scene_fit import SceneSources
 from ._shape_layers import draw_shapes
 from ._tile_posterior import TilePosterior, most_probable
 
-__all__ = ['find_sources']
-
 # Probabilities below this never make a source.
 _FAINTEST = 0.02
 # The same where nothing is refined.
@@ -177,12 +175,7 @@ def find_sources(
 
 
 def _describe_in_sequence(sequence, sources, chosen, most):
-    """
-    Fluxes, types and shapes from the encoders that follow detection.
-
-    At a few draws of the positions of all sources, of which those that are more
-    probable than not make up the scene.
-    """
+    """Fluxes, types and shapes from the encoders that follow detection."""
     if len(chosen) > most:
         # Those that weigh most in the scene.
         logits, mean, _ = sources.flux[chosen, 0, 1:].unflatten(-1, (3, -1)).unbind(-2)

@@ -9,6 +9,7 @@ stretched (`fit_ellipses`); real profiles are not quite that, and the network le
 what the difference means.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -22,19 +23,8 @@ from bliss_astro.psf._mixture import (
     raw_profile,
 )
 
+from ._grid import Rows
 from ._shape_layers import ellipticity_to_vector
-
-__all__ = [
-    'ELLIPSE_NAMES',
-    'N_SHIFTS',
-    'N_SIZES',
-    'N_SIZE_FEATURES',
-    'Ellipses',
-    'ellipse_features',
-    'fit_ellipses',
-    'measure_sizes',
-    'model_of',
-]
 
 # Names of what `ellipse_features` returns.
 ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
@@ -58,7 +48,8 @@ N_SHIFTS = 3 * (N_SIZES - _SHIFTS_FROM)
 _SHIFT_SIGMA = 2.0
 
 
-class Ellipses:
+@dataclasses.dataclass
+class Ellipses(Rows):
     """
     Blurred and stretched PSFs of N sources.
 
@@ -78,21 +69,17 @@ class Ellipses:
         fit.
     """
 
-    def __init__(self, flux, log_blur, e1, e2, information=None):
-        self.flux, self.log_blur, self.e1, self.e2 = flux, log_blur, e1, e2
-        self.information = information
+    flux: torch.Tensor
+    log_blur: torch.Tensor
+    e1: torch.Tensor
+    e2: torch.Tensor
+    information: torch.Tensor | None = None
 
     @classmethod
     def round(cls, flux):
         """Round and of typical size, from fluxes."""
         zero = torch.zeros_like(flux)
         return cls(flux, zero + _LOG_BLUR_START, zero, zero.clone())
-
-    def select(self, index):
-        """Subset of the sources."""
-        names = ('flux', 'log_blur', 'e1', 'e2', 'information')
-        values = [getattr(self, name) for name in names]
-        return Ellipses(*(None if v is None else v[index] for v in values))
 
 
 def _blurred(patches, ellipses, step=0.0):
@@ -112,23 +99,7 @@ def _profile(shape, r2, radius, *, slope=False):
 
 
 def model_of(patches, ellipses, x, y, *, point=None):
-    """
-    Images of the sources alone, of unit flux, ``(N, P, P)``.
-
-    Parameters
-    ----------
-    patches : `StarPatches`
-        Cut-outs, with the PSF at each.
-
-    ellipses : `Ellipses`
-        The sources.
-
-    x, y : tensor ``(N,)``
-        Positions in pixels.
-
-    point : tensor ``(N,)`` of bool, optional
-        `True` for sources that are the unblurred PSF.
-    """
+    """Images of the sources alone, of unit flux, ``(N, P, P)``."""
     shape = _blurred(patches, ellipses)
     if point is not None:
         shape = torch.where(point[:, None, None, None], patches.shape, shape)
@@ -154,34 +125,7 @@ def _slopes(patches, ellipses, x, y):
 
 @torch.no_grad()
 def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
-    """
-    Least-squares flux, blur and distortion at given positions.
-
-    Gauss-Newton steps with weak priors that keep noise from running away.
-
-    Parameters
-    ----------
-    patches : `StarPatches`
-        Cut-outs.
-
-    ellipses : `Ellipses`
-        The start.
-
-    x, y : tensor ``(N,)``
-        Positions in pixels.
-
-    floor : tensor ``(N,)``
-        Smallest flux that steps in the other parameters assume, in units of the
-        noise.
-
-    n_iterations : int, optional
-        Number of steps.
-
-    Returns
-    -------
-    ellipses : `Ellipses`
-        With their information matrix.
-    """
+    """Least-squares flux, blur and distortion at given positions."""
     fit = ellipses.select(slice(None))
     prior = x.new_tensor([0.0, _LOG_BLUR_SIGMA**-2, *2 * [_DISTORTION_SIGMA**-2]])
     for _ in range(n_iterations):
@@ -220,31 +164,7 @@ def _moved(fit, step):
 
 
 def ellipse_features(fit, floor):
-    """
-    Features of a fit for the network.
-
-    Parameters
-    ----------
-    fit : `Ellipses`
-        From `fit_ellipses`.
-
-    floor : tensor ``(N,)``
-        The flux floor in units of the noise.
-
-    Returns
-    -------
-    features : tensor ``(N, 9)``
-        Features of order one.
-
-    log_flux, error : tensor ``(N,)``
-        Logarithm of flux over the floor and its error.
-
-    vector : tensor ``(N, 2)``
-        Ellipticity as a vector of length ``-ln q``.
-
-    vector_error : tensor ``(N,)``
-        Its error.
-    """
+    """Features of a fit for the network."""
     covariance = torch.linalg.inv(_scaled(fit.information))
     sigma = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
     safe = torch.maximum(fit.flux, 0.2 * floor)
@@ -291,38 +211,7 @@ def _chi2(patches, weight, model):
 
 @torch.no_grad()
 def measure_sizes(near, far, x, y, star_flux, floor):
-    """
-    Fluxes and misfits of blurred stars at given positions.
-
-    Parameters
-    ----------
-    near, far : `StarPatches`
-        Cut-outs of small and of large size.
-
-    x, y : tensor ``(N,)``
-        Positions in pixels.
-
-    star_flux : tensor ``(N,)``
-        Flux of a star there, in units of the noise.
-
-    floor : tensor ``(N,)``
-        The flux floor in the same unit.
-
-    Returns
-    -------
-    features : tensor ``(N, N_SIZE_FEATURES)``
-        Features of order one.
-
-    log_flux : tensor ``(N, N_SIZES)``
-        Logarithm of each size's flux over the floor.
-
-    relative_error : tensor ``(N, N_SIZES)``
-        Its error.
-
-    shifts : tensor ``(N, N_SHIFTS)``
-        For the larger sizes, by how many pixels a better position differs in x
-        and in y, and the logarithm of its error.
-    """
+    """Fluxes and misfits of blurred stars at given positions."""
     features, log_flux, errors, shifts = [], [], [], []
     least = 0.2 * floor
     star = torch.maximum(star_flux, least)

@@ -10,14 +10,10 @@ import math
 
 import torch
 
-__all__ = [
-    'CountFactor',
-    'LogFluxFactor',
-    'PositionFactor',
-    'TypeFactor',
-    'of_type',
-]
-
+# Channels of a source's own layers.
+SOURCE_WIDTH = 96
+# Beyond any flux that a prior draws: 10 e-foldings above the floor.
+LOG_FLUX_CEILING = 12.0
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 

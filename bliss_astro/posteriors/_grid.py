@@ -7,11 +7,33 @@ import dataclasses
 
 import torch
 
-__all__ = ['COLOURS', 'TileCatalog', 'TileGrid']
-
 # Order of the sweep as offsets (row, column) in blocks of 2 x 2 tiles.
 # Tiles of the first two colours touch each other at corners only.
 COLOURS = ((0, 0), (1, 1), (0, 1), (1, 0))
+
+
+@dataclasses.dataclass
+class Rows:
+    """Base class of dataclasses whose tensors have one entry for each of N sources."""
+
+    def select(self, index):
+        """Subset of the sources."""
+        chosen = {
+            name: value[index]
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor) and name in self.__dataclass_fields__
+        }
+        return dataclasses.replace(self, **chosen)
+
+    @classmethod
+    def concatenate(cls, parts):
+        """Several lists of sources as one."""
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name, value in vars(parts[0]).items()
+            if isinstance(value, torch.Tensor) and name in cls.__dataclass_fields__
+        }
+        return dataclasses.replace(parts[0], **joined)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Head: from the features of a tile and its neighbours' sources to its factors.
+Heads: from the features of a tile and its neighbours' sources to its factors.
 """
 
 import math
@@ -9,15 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._factors import CountFactor, LogFluxFactor, PositionFactor
+from ._extended_fit import N_SHIFTS, N_SIZE_FEATURES, N_SIZES
+from ._factors import (
+    SOURCE_WIDTH,
+    CountFactor,
+    LogFluxFactor,
+    PositionFactor,
+    TypeFactor,
+)
 from ._grid import COLOURS, TileCatalog
-
-__all__ = ['LOG_FLUX_CEILING', 'SOURCE_WIDTH', 'StarHead', 'flux_mixture_of_raw']
-
-# Channels of a source's own layers.
-SOURCE_WIDTH = 96
-# Beyond any flux that a prior draws: 10 e-foldings above the floor.
-LOG_FLUX_CEILING = 12.0
+from ._shape_layers import N_ELLIPSE, N_SHAPE, ShapeLayers
 
 
 def _log_scale(value: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -100,9 +101,6 @@ class StarHead(nn.Module):
     def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
         """
         Sources of a tile as inputs of its neighbours, ``(B, C K, rows, columns)``.
-
-        Presence, position and flux of each of its sources, C numbers
-        (``codes_per_source``); zeros where there is none.
         """
         place = torch.arange(self.n_most, device=catalog.x.device)
         present = (place < catalog.count[..., None]).to(catalog.x)
@@ -123,28 +121,7 @@ class StarHead(nn.Module):
         return self.from_context(features)
 
     def hidden(self, context, code, known, colour: int) -> torch.Tensor:
-        """
-        Hidden layer of the tiles of one colour.
-
-        Parameters
-        ----------
-        context : tensor ``(B, width, rows, columns)``
-            From `context`.
-
-        code : tensor ``(B, C K, rows, columns)``
-            From `encode_sources`.
-
-        known : tensor ``(rows, columns)``
-            1 where a tile's sources have been drawn, else 0.
-
-        colour : int
-            Index into ``COLOURS``.
-
-        Returns
-        -------
-        hidden : tensor ``(B, width, rows', columns')``
-            Every second row and column.
-        """
+        """Hidden layer of the tiles of one colour, ``(B, width, rows', columns')``."""
         i, j = COLOURS[colour]
         own = context[..., i::2, j::2]
         if own.numel() == 0:  # a single row or column of tiles
@@ -157,42 +134,12 @@ class StarHead(nn.Module):
         return hidden + F.silu(self.mix(hidden))
 
     def hidden_alone(self, context):
-        """
-        Hidden layer of all tiles, each as if it were of the first colour.
-
-        Parameters
-        ----------
-        context : tensor ``(B, width, rows, columns)``
-            From `context`.
-
-        Returns
-        -------
-        hidden : tensor ``(B, width, rows, columns)``
-            That of tiles none of whose neighbours is known.
-        """
+        """Hidden layer of all tiles, each as if it were of the first colour."""
         hidden = F.silu(context)
         return hidden + F.silu(self.mix(hidden))
 
     def hidden_at(self, context, code, known):
-        """
-        Hidden layer of chosen tiles.
-
-        Parameters
-        ----------
-        context : tensor ``(N, width)``
-            Hidden layer of the tiles.
-
-        code : tensor ``(N, C K, 3, 3)``
-            Sources of each tile's neighbourhood.
-
-        known : tensor ``(N, 1, 3, 3)``
-            1 where the neighbours' sources are given.
-
-        Returns
-        -------
-        hidden : tensor ``(N, width)``
-            The same numbers as `hidden` gives.
-        """
+        """Hidden layer of chosen tiles, ``(N, width)``."""
         given = torch.cat([known, code * known], 1)
         near = F.conv2d(given, self.from_neighbours.weight)[..., 0, 0]
         hidden = F.silu(context + near)
@@ -208,23 +155,7 @@ class StarHead(nn.Module):
         return CountFactor(self.count(hidden).movedim(1, -1))
 
     def source_hidden(self, place: int, hidden, count, earlier) -> torch.Tensor:
-        """
-        Hidden layer of the ``place``-th source of N tiles.
-
-        Parameters
-        ----------
-        place : int
-            0 for the brightest.
-
-        hidden : tensor ``(N, width)``
-            Hidden layer of the tiles.
-
-        count : tensor ``(N,)``
-            Number of sources in each tile.
-
-        earlier : tensor ``(N, C K)``
-            Code of the brighter sources of the same tile.
-        """
+        """Hidden layer of the ``place``-th source of N tiles."""
         number = F.one_hot(count, self.n_most + 1).to(hidden)
         inputs = torch.cat([hidden, earlier, number], -1)
         return F.silu(self.source[place]['hidden'](inputs))
@@ -236,27 +167,7 @@ class StarHead(nn.Module):
     # -- factors -----------------------------------------------------------
 
     def position_factor(self, place, hidden, start, fit, tile_size) -> PositionFactor:
-        """
-        Distribution of a position within its tile.
-
-        Parameters
-        ----------
-        place : int
-            0 for the brightest.
-
-        hidden : tensor ``(N, narrow)``
-            From `source_hidden`.
-
-        start : tensor ``(N, 2)``
-            From `start`.
-
-        fit : dict of tensor ``(N,)``
-            ``x, y, error_x, error_y`` in units of the tile, ``correlation``,
-            ``log_flux``, ``log_snr``, ``chi2``.
-
-        tile_size : int
-            Pixels.
-        """
+        """Distribution of a position within its tile."""
         start = start.detach()
         inputs = torch.stack(
             [
@@ -305,30 +216,7 @@ class StarHead(nn.Module):
         return ()
 
     def flux_factor(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
-        """
-        Distribution of a log-flux given the position.
-
-        Parameters
-        ----------
-        place : int
-            0 for the brightest.
-
-        hidden : tensor ``(N, narrow)``
-            From `source_hidden`.
-
-        position : tensor ``(N, 2)``
-            In units of the tile.
-
-        fit : dict of tensor ``(N,)``
-            As for `position_factor`.
-
-        at : dict of tensor ``(N,)``
-            ``log_flux``, ``relative_error``, ``snr``, ``chi2`` of the
-            optimal photometry at the position, relative to the flux floor.
-
-        high : tensor ``(N,)``
-            Upper end of the range.
-        """
+        """Distribution of a log-flux given the position."""
         pull_x = (position[:, 0] - fit['x']) / fit['error_x']
         pull_y = (position[:, 1] - fit['y']) / fit['error_y']
         inputs = torch.stack(
@@ -372,3 +260,115 @@ def flux_mixture_of_raw(raw, centre, spreads, high):
         torch.zeros_like(high),
         high,
     )
+
+
+class CatalogHead(StarHead):
+    """
+    The conditional distributions of one tile, with the type of each source.
+
+    A source's type is drawn after its position, and its flux given both.
+    Stars have the factors of ``StarHead``; the flux of a galaxy is
+    a mixture around a mean, chosen by the network, of what blurred stars of several
+    sizes are measured to have.  Given all that, its shape is drawn last.
+
+    Parameters
+    ----------
+    n_features, width, n_most, n_components
+        As for ``StarHead``.
+
+    shapes : bool, optional
+        Whether shapes of galaxies are inferred.
+
+    latent_dim : int, optional
+        As for ``ShapeLayers``.
+    """
+
+    codes_per_source = 6
+    n_position_inputs = StarHead.n_position_inputs + N_SHIFTS
+    galaxies = True
+
+    def __init__(
+        self,
+        n_features,
+        *,
+        width=128,
+        n_most=2,
+        n_components=3,
+        shapes=False,
+        latent_dim=0,
+    ):
+        super().__init__(
+            n_features, width=width, n_most=n_most, n_components=n_components
+        )
+        self.shapes = shapes
+        self.n_shape = latent_dim or N_SHAPE
+        narrow, m = SOURCE_WIDTH, n_components
+        n_inputs = N_SIZE_FEATURES + 5 + (N_ELLIPSE if shapes else 0)
+        for block in self.source:
+            block['extended'] = nn.Sequential(
+                nn.Linear(narrow + n_inputs, narrow),
+                nn.SiLU(),
+                nn.Linear(narrow, narrow),
+                nn.SiLU(),
+            )
+            block['is_galaxy'] = nn.Linear(narrow, 1)
+            block['galaxy_flux'] = nn.Linear(narrow, 3 * m + N_SIZES)
+            for name in ('is_galaxy', 'galaxy_flux'):
+                nn.init.normal_(block[name].weight, std=0.02)
+                nn.init.zeros_(block[name].bias)
+            if shapes:
+                block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
+
+    def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
+        """
+        Sources of a tile as inputs of its neighbours, ``(B, 6 K, rows, columns)``.
+        """
+        code = super().encode_sources(catalog)
+        present = code[:, : self.n_most]
+        return torch.cat([code, present * catalog.galaxy.movedim(-1, 1)], 1)
+
+    def _further_position_inputs(self, fit):
+        # Where an extended source would lie, of each size.
+        return (fit['shifts'],)
+
+    def extended(self, place, hidden, fit) -> torch.Tensor:
+        """Hidden layer for what is extended, tensor ``(N, narrow)``."""
+        own = torch.stack(
+            [
+                fit['log_flux'] / 4,
+                fit['log_snr'] / 3,
+                torch.log1p(fit['chi2']),
+                torch.log(fit['error_x'] * fit['error_y']) / 4,
+                fit['correlation'],
+            ],
+            -1,
+        )
+        inputs = [hidden, fit['sizes'], own]
+        if self.shapes:
+            inputs.append(fit['ellipse'])
+        return self.source[place]['extended'](torch.cat(inputs, -1))
+
+    def type_factor(self, place, extended) -> TypeFactor:
+        """Distribution of the type from the layer `extended`."""
+        return TypeFactor(self.source[place]['is_galaxy'](extended)[:, 0])
+
+    def galaxy_flux_factor(self, place, extended, fit, high) -> LogFluxFactor:
+        """Distribution of a galaxy's log-flux."""
+        raw = self.source[place]['galaxy_flux'](extended)
+        raw, choice = raw[:, :-N_SIZES], torch.softmax(4 * raw[:, -N_SIZES:], -1)
+        centre = (choice * fit['size_log_flux']).sum(-1)
+        error = (choice * fit['size_error']).sum(-1)
+        spreads = [(error + 0.05) * 2**k for k in range(self.n_components)]
+        return flux_mixture_of_raw(raw, centre, spreads, high)
+
+    def shape_factors(self, place, extended, fit, log_flux):
+        """Distributions of a galaxy's shape and ellipticity given its flux."""
+        return self.source[place]['shape'](extended, fit, log_flux)
+
+    def flux_mixture(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
+        """Distribution of the log-flux over both types."""
+        star = self.flux_factor(place, hidden, position, fit, at, high)
+        extended = self.extended(place, hidden, fit)
+        galaxy = self.galaxy_flux_factor(place, extended, fit, high)
+        log_type = self.type_factor(place, extended).log_probs
+        return LogFluxFactor.of_types(star, galaxy, log_type)

@@ -3,8 +3,6 @@
 Loss functions of neural posterior estimation.
 """
 
-__all__ = ['npe_loss', 'sequence_loss']
-
 
 def npe_loss(posterior, catalog, *, guidance: float = 0.1):
     r"""

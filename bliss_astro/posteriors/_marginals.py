@@ -12,8 +12,7 @@ import dataclasses
 import torch
 
 from ._factors import LogFluxFactor, of_type
-
-__all__ = ['PLACE_RADIUS', 'SourceMarginals', 'quasi_random']
+from ._grid import Rows
 
 # Distance in pixels within which a source supports the place that is claimed.
 # A third of SDSS's FWHM: half a pixel more or less shifts single exposures'
@@ -25,7 +24,7 @@ _PLACE_SCALE, _PLACE_STEPS = 0.8, 10
 
 
 @dataclasses.dataclass
-class SourceMarginals:
+class SourceMarginals(Rows):
     """
     Marginals of N sources found in a batch of images.
 
@@ -152,31 +151,9 @@ class SourceMarginals:
         apart = torch.hypot(self.x - x[:, None], self.y - y[:, None])
         return (apart < PLACE_RADIUS).float().mean(1)
 
-    def select(self, index) -> 'SourceMarginals':
-        """Subset of the sources."""
-        values = {name: getattr(self, name) for name in _TENSORS}
-        chosen = {k: None if v is None else v[index] for k, v in values.items()}
-        return SourceMarginals(**chosen, typed=self.typed)
-
-    @classmethod
-    def concatenate(cls, parts) -> 'SourceMarginals':
-        """Several lists of sources as one."""
-        values = {}
-        for name in _TENSORS:
-            own = [getattr(part, name) for part in parts]
-            values[name] = None if own[0] is None else torch.cat(own)
-        return cls(**values, typed=parts[0].typed)
-
-
-_TENSORS = [f.name for f in dataclasses.fields(SourceMarginals) if f.name != 'typed']
-
 
 def quasi_random(n_draws: int, n_dimensions: int, device) -> torch.Tensor:
-    """
-    Points ``(n_draws, n_dimensions)`` within the unit cube, even in every projection.
-
-    The additive recurrence of the generalised golden ratio (Roberts 2018).
-    """
+    """Points ``(n_draws, n_dimensions)`` within the unit cube, evenly spread."""
     ratio = 2.0
     for _ in range(40):
         ratio = (1 + ratio) ** (1 / (n_dimensions + 1))

@@ -13,9 +13,8 @@ import dataclasses
 import torch
 
 from ._extended_fit import Ellipses, fit_ellipses, model_of
+from ._grid import Rows
 from ._star_fit import flux_at
-
-__all__ = ['STAMP_RADIUS', 'SceneFit', 'SceneSources', 'fit_scene']
 
 # Half-size in pixels of the stamps.
 STAMP_RADIUS = 12
@@ -27,7 +26,7 @@ _PIECE = 512
 
 
 @dataclasses.dataclass
-class SceneSources:
+class SceneSources(Rows):
     """
     N sources of B images at given positions.
 
@@ -63,12 +62,6 @@ class SceneSources:
         """Image, row and column of each source."""
         return self.images, self.rows, self.columns
 
-    def select(self, index):
-        """Subset of the sources."""
-        names = [field.name for field in dataclasses.fields(self)]
-        values = [getattr(self, name) for name in names]
-        return SceneSources(*(None if v is None else v[index] for v in values))
-
 
 @dataclasses.dataclass
 class SceneFit:
@@ -102,31 +95,7 @@ def _own_model(patches, ellipses, sources) -> torch.Tensor:
 
 
 def cleaned(pixels, fit, sources, index):
-    """
-    Stamps of sources without all others, and the light that was subtracted.
-
-    Parameters
-    ----------
-    pixels : `Pixels`
-        The images.
-
-    fit : `SceneFit`
-        The scene.
-
-    sources : `SceneSources`
-        All of its sources.
-
-    index : tensor of int
-        Indices of the sources.
-
-    Returns
-    -------
-    patches : `StarPatches`
-        Whose data are those pixels.
-
-    others, extended : tensor ``(N, P, P)``
-        The models that were taken off, and those of them not known as stars.
-    """
+    """Stamps of sources without all others, and the light that was subtracted."""
     some = sources.select(index)
     patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
     at = (some.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
@@ -157,32 +126,7 @@ def _flat_index(image, where):
 
 
 def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
-    """
-    Fit all sources of B images at given positions.
-
-    Parameters
-    ----------
-    pixels : `Pixels`
-        The images.
-
-    sources : `SceneSources`
-        Where they are, and which ones are stars if that is known.
-
-    floor : tensor ``(N,)``
-        Flux floor in units of the noise.
-
-    start : `Ellipses`, optional
-        From an earlier fit; by default round ones as bright as the
-        pixels around them are.
-
-    n_rounds : int, optional
-        How often each is fitted.
-
-    Returns
-    -------
-    fit : `SceneFit`
-        The scene.
-    """
+    """Fit all sources of B images at given positions."""
     stamps = []
     for index in _pieces(len(sources), pixels.image.device):
         some = sources.select(index)
@@ -190,7 +134,7 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
         stamps.append((index, some, patches))
     if start is None:
         guesses = [first_guess(p, some, floor[index]) for index, some, p in stamps]
-        start = _joined(guesses)
+        start = Ellipses.concatenate(guesses)
     own = _own_models(stamps, start)
     model = _summed(pixels, stamps, own)
     ellipses = start
@@ -202,7 +146,7 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
             alone = dataclasses.replace(patches, data=patches.data - others)
             old = ellipses.select(index)
             parts.append(_one_step(alone, old, some, floor[index]))
-        ellipses = _joined(parts)
+        ellipses = Ellipses.concatenate(parts)
         own = _own_models(stamps, ellipses)
         model = _summed(pixels, stamps, own)
     extended = model
@@ -235,17 +179,7 @@ def first_guess(patches, sources, floor):
     ellipses = Ellipses.round(torch.ones_like(sources.x))
     unit = model_of(patches, ellipses, sources.x, sources.y)
     weight = patches.good * unit
-    flux = (weight * patches.data).sum((1, 2)) / _norm(weight, unit)
+    flux = (weight * patches.data).sum((1, 2)) / (weight * unit).sum((1, 2)).clamp(
+        min=1e-9
+    )
     return Ellipses.round(torch.maximum(flux, floor))
-
-
-def _norm(weight, unit):
-    return (weight * unit).sum((1, 2)).clamp(min=1e-9)
-
-
-def _joined(parts):
-    names = ('flux', 'log_blur', 'e1', 'e2', 'information')
-    if len(parts) == 1:
-        return parts[0]
-    values = [[getattr(part, name) for part in parts] for name in names]
-    return Ellipses(*(None if v[0] is None else torch.cat(v) for v in values))

@@ -18,20 +18,7 @@ import math
 import torch
 from torch import nn
 
-from ._head import LOG_FLUX_CEILING, SOURCE_WIDTH
-
-__all__ = [
-    'N_ELLIPSE',
-    'N_SHAPE',
-    'MixtureFactor',
-    'ShapeLayers',
-    'draw_shapes',
-    'ellipticity_to_vector',
-    'shape_log_probs',
-    'shape_to_vector',
-    'vector_to_ellipticity',
-    'vector_to_shape',
-]
+from ._factors import LOG_FLUX_CEILING, SOURCE_WIDTH
 
 # Components of the distributions of shape and of ellipticity.
 _N_SHAPES, _N_ELLIPTICITIES = 4, 3
@@ -101,11 +88,7 @@ def vector_to_shape(vector: torch.Tensor) -> torch.Tensor:
 
 
 def ellipticity_to_vector(e1: torch.Tensor, e2: torch.Tensor) -> torch.Tensor:
-    """
-    Distortions ``(1 - q^2) / (1 + q^2)`` as vectors of length ``-ln q``.
-
-    Returns a tensor ``(..., 2)``.
-    """
+    """Distortions ``(1 - q^2) / (1 + q^2)`` as vectors of length ``-ln q``."""
     size = torch.hypot(e1, e2).clamp(1e-6, 0.999)
     ratio = torch.atanh(size) / size
     return torch.stack([e1 * ratio, e2 * ratio], -1)
@@ -275,26 +258,7 @@ class ShapeLayers(nn.Module):
         return vector if self.latent_dim else vector_to_shape(vector)
 
     def forward(self, features, fit, log_flux):
-        """
-        Distributions of the shape and of the ellipticity of N galaxies.
-
-        Parameters
-        ----------
-        features : tensor ``(..., n_features)``
-            Features of the galaxies.
-
-        fit : dict of tensor
-            With ``ellipse`` ``(..., 9)``, ``ellipse_flux``, ``ellipse_error``
-            ``(...,)`` and ``vector`` ``(..., 2)``, from the ellipse that fits best.
-
-        log_flux : tensor ``(...,)``
-            Logarithm of the galaxies' fluxes over the floor.
-
-        Returns
-        -------
-        shape, ellipticity : `MixtureFactor`
-            Over `to_vector` of shapes and over `ellipticity_to_vector`.
-        """
+        """Distributions of the shape and of the ellipticity of N galaxies."""
         excess = torch.asinh((log_flux - fit['ellipse_flux']) / 0.1) / 3
         own = torch.stack([log_flux / 4, excess], -1)
         hidden = self.hidden(torch.cat([features, fit['ellipse'], own], -1))
@@ -309,31 +273,7 @@ class ShapeLayers(nn.Module):
 
 
 def shape_log_probs(layers, factors, shape, is_galaxy, ellipticity):
-    """
-    Log-densities of shape and ellipticity of galaxies, zero for stars.
-
-    Parameters
-    ----------
-    layers : ``ShapeLayers``
-        The trained layers.
-
-    factors : tuple of `MixtureFactor`
-        Distributions of shape and ellipticity of N sources.
-
-    shape : tensor ``(N, n_shape)``
-        True shapes.
-
-    is_galaxy : tensor ``(N,)`` of bool
-        True types.
-
-    ellipticity : callable
-        Distortions ``(e1, e2)`` of shapes ``(N, n_shape)`` as they are seen.
-
-    Returns
-    -------
-    log_shape, log_ellipticity : tensor ``(N,)``
-        In nats.
-    """
+    """Log-densities of shape and ellipticity of galaxies, zero for stars."""
     # A star has no shape: any finite one will do.
     some = torch.where(is_galaxy[:, None], shape, 0.5)
     with torch.no_grad():
@@ -345,32 +285,7 @@ def shape_log_probs(layers, factors, shape, is_galaxy, ellipticity):
 
 
 def draw_shapes(layers, flux, features, seen, q):
-    """
-    Shapes of galaxies whose fluxes are drawn from a mixture.
-
-    Parameters
-    ----------
-    layers : ``ShapeLayers``
-        The trained layers.
-
-    flux : tensor ``(N, 1 + 6 M)``
-        Mixture of the log-flux over both types.
-
-    features : tensor ``(N, width)``
-        Features of the sources.
-
-    seen : dict of tensor
-        As ``ShapeLayers`` needs it.
-
-    q : tensor ``(P, 6 + n_shape)``
-        Uniform numbers: two for the flux, three for the ellipticity, the others for
-        the shape, each of the last two drawn given the flux.
-
-    Returns
-    -------
-    shapes, ellipticity : tensor ``(N, P, 6)``, ``(N, P, 2)``
-        Given that each source is a galaxy.
-    """
+    """Shapes of galaxies whose fluxes are drawn from a mixture, ``(N, P, 6)``."""
     n, n_draws = len(flux), len(q)
     _, logits, mean, scale = flux.split([1, *[(flux.shape[1] - 1) // 3] * 3], -1)
     # The second half of the components is the galaxy's.

@@ -19,11 +19,9 @@ from ._extended_fit import (
     fit_ellipses,
     measure_sizes,
 )
-from ._head import LOG_FLUX_CEILING
+from ._factors import LOG_FLUX_CEILING
 from ._shape_layers import shape_log_probs
 from ._star_fit import fit_star, flux_at, photometry
-
-__all__ = ['SourceChain', 'TileFits']
 
 # Half-size in pixels of the cut-outs for large galaxies, and sources in one batch.
 WIDE_RADIUS = 12
@@ -57,25 +55,7 @@ class TileFits:
 
     @torch.no_grad()
     def fit(self, tiles, start, brighter=()):
-        """
-        Fit one source in each of N tiles.
-
-        Parameters
-        ----------
-        tiles : tuple of tensor ``(N,)``
-            Image, row and column of each tile.
-
-        start : tensor ``(N, 2)``
-            First guess of the position in units of the tile.
-
-        brighter : iterable of tuple of tensor ``(N,)``, optional
-            Positions and log-fluxes of brighter sources, which are subtracted.
-
-        Returns
-        -------
-        fit : dict of tensor
-            Position, flux, their errors, and features of extended models.
-        """
+        """Fit one source in each of N tiles."""
         size = self.grid.size
         images, rows, columns = tiles
         x, y = self.grid.to_pixels(start[:, 0], start[:, 1], rows, columns)
@@ -242,24 +222,7 @@ class SourceChain:
     # -- the chain as a whole --------------------------------------------------
 
     def log_prob(self, catalog, moments):
-        """
-        Log-densities of the sources of a catalogue.
-
-        Parameters
-        ----------
-        catalog : `~bliss_astro.posteriors.TileCatalog`
-            The sources.
-
-        moments : callable
-            Adaptive moments ``(e1, e2, size)`` of PSFs and shapes.
-
-        Returns
-        -------
-        terms : dict of tensor ``(N,)``
-            ``position``, ``type``, ``flux``, ``shape``, ``ellipticity``, and the
-            distance in pixels of the first guess, ``start``; empty tensors for
-            parameters that the head lacks.
-        """
+        """Log-densities of the sources of a catalogue, ``(N,)``."""
         at = (*self.tiles, self.place)
         x, y, value = catalog.x[at], catalog.y[at], catalog.log_flux[at]
         position = torch.stack([x, y], -1)
@@ -293,20 +256,7 @@ class SourceChain:
         return terms
 
     def fill(self, catalog, *, generator=None, mode=False):
-        """
-        Draw the parameters, or take their modes, and put them into a catalogue.
-
-        Parameters
-        ----------
-        catalog : `~bliss_astro.posteriors.TileCatalog`
-            Changed in place.
-
-        generator : `torch.Generator`, optional
-            Source of randomness.
-
-        mode : bool, optional
-            Take the highest point of each factor; shapes stay zero.
-        """
+        """Draw the parameters, or take their modes, and put them into a catalogue."""
 
         def pick(factor):
             return factor.mode() if mode else factor.sample(generator=generator)

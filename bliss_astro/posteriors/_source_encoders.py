@@ -12,8 +12,6 @@ from ._head import flux_mixture_of_raw
 from ._scene_fit import STAMP_RADIUS
 from ._shape_layers import N_ELLIPSE, ShapeLayers
 
-__all__ = ['SourceEncoders', 'StampEncoder']
-
 # Channels of a stamp: the source without its neighbours, bright and faint; what
 # was taken off, and of that what is extended; bad pixels.
 N_CHANNELS = 5
@@ -56,20 +54,7 @@ class StampEncoder(nn.Module):
         )
 
     def forward(self, stamps, numbers, *, half=False):
-        """
-        Features ``(N, width)``.
-
-        Parameters
-        ----------
-        stamps : tensor ``(N, 5, P, P)``
-            Channels.
-
-        numbers : tensor ``(N, n_numbers)``
-            Measured features of the sources.
-
-        half : bool, optional
-            Convolve in bfloat16.
-        """
+        """Features ``(N, width)``."""
         stamps = stamps.contiguous(memory_format=torch.channels_last)
         with torch.autocast(stamps.device.type, torch.bfloat16, enabled=half):
             hidden = self.convolutions(stamps)
@@ -134,17 +119,7 @@ class SourceEncoders(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def type_factor(self, seen, *, half=False) -> TypeFactor:
-        """
-        Distribution of the type.
-
-        Parameters
-        ----------
-        seen : dict of tensor
-            Inputs of N sources, see ``SourceSequence``.
-
-        half : bool, optional
-            Convolve in bfloat16.
-        """
+        """Distribution of the type."""
         features = self.classification(seen['stamps'], seen['numbers'], half=half)
         return TypeFactor(self.is_galaxy(features)[:, 0])
 

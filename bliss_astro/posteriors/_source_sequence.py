@@ -30,14 +30,11 @@ from ._extended_fit import (
     fit_ellipses,
     measure_sizes,
 )
-from ._factors import LogFluxFactor
+from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import TileCatalog
-from ._head import LOG_FLUX_CEILING
 from ._scene_fit import SceneFit, SceneSources, cleaned, first_guess, fit_scene
 from ._shape_layers import shape_log_probs
 from ._star_fit import photometry
-
-__all__ = ['SourceSequence']
 
 # Rounds of the scene's fit before types are known, and after.
 _FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
@@ -93,18 +90,7 @@ class SourceSequence:
     # -- lists of sources ----------------------------------------------------
 
     def sources_of(self, catalog: TileCatalog):
-        """
-        The sources of catalogues as one list.
-
-        Returns
-        -------
-        sources : ``SceneSources``
-            Sources of unknown type.
-
-        where : tuple of tensor ``(N,)``
-            Their places in the catalogue's tensors, the brightest of all tiles
-            first, as `TilePosterior.log_prob` lists them.
-        """
+        """The sources of catalogues as one list."""
         place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
         where = (place < catalog.count[..., None]).nonzero(as_tuple=True)
         order = where[3].argsort(stable=True)
@@ -162,26 +148,7 @@ class SourceSequence:
 
     @torch.no_grad()
     def see(self, fit, sources, index):
-        """
-        Inputs of the encoders for some sources.
-
-        Parameters
-        ----------
-        fit : ``SceneFit``
-            The scene.
-
-        sources : ``SceneSources``
-            All of its sources.
-
-        index : tensor of int
-            Indices of the sources.
-
-        Returns
-        -------
-        seen : dict of tensor
-            ``stamps`` ``(N, 5, P, P)``, ``numbers``, and least-squares estimates of
-            flux and shape.
-        """
+        """Inputs of the encoders for some sources."""
         some = sources.select(index)
         log_floor = self.log_floor(some)
         floor = log_floor.exp()
@@ -245,20 +212,7 @@ class SourceSequence:
     # -- density ---------------------------------------------------------------
 
     def log_prob(self, catalog: TileCatalog):
-        """
-        Log-densities of types, fluxes and shapes given positions.
-
-        Parameters
-        ----------
-        catalog : `TileCatalog`
-            The sources.
-
-        Returns
-        -------
-        parts : dict of tensor ``(N,)``
-            ``type``, ``flux``, ``shape`` and ``ellipticity`` of each source, or the
-            last two where only shapes are inferred here.
-        """
+        """Log-densities of types, fluxes and shapes given positions, ``(N,)``."""
         sources, where = self.sources_of(catalog)
         shapes_only = self.encoders.shapes_only
         names = ('shape', 'ellipticity')
@@ -294,11 +248,7 @@ class SourceSequence:
 
     @torch.no_grad()
     def sample(self, catalog: TileCatalog, *, generator=None) -> TileCatalog:
-        """
-        Draw types, fluxes and shapes anew, given the positions of a catalogue.
-
-        Or shapes only, given all else. Within each tile the brightest comes first.
-        """
+        """Draw types, fluxes and shapes anew, given the positions of a catalogue."""
         sources, where = self.sources_of(catalog)
         if len(sources) == 0:
             return catalog
@@ -341,27 +291,7 @@ class SourceSequence:
 
     @torch.no_grad()
     def describe(self, sources, given=None, blind=None):
-        """
-        Mixtures of log-fluxes and what is needed to draw shapes.
-
-        Parameters
-        ----------
-        sources : ``SceneSources``
-            With ``active``: `True` for sources that are part of the scene.
-
-        given : tuple of tensor, optional
-            Where only shapes are inferred here: the sources that are most probably
-            stars, and their mixtures of fluxes.
-
-        blind : ``SceneFit``, optional
-            Fit of these sources before types are known, where it exists.
-
-        Returns
-        -------
-        parts : list of tuple
-            For some sources after others: their flux ``(N', 1 + 6 M)`` as in
-            `~bliss_astro.posteriors.SourceMarginals`, and what `draw_shapes` needs.
-        """
+        """Mixtures of log-fluxes and what is needed to draw shapes."""
         if blind is None:
             blind = self.fit(sources)
         log_types = None

@@ -21,11 +21,11 @@ from bliss_astro.psf._mixture import (
     profile_with_gradient,
 )
 
-__all__ = ['Pixels', 'StarPatches', 'fit_star', 'flux_at', 'photometry']
+from ._grid import Rows
 
 
 @dataclasses.dataclass
-class StarPatches:
+class StarPatches(Rows):
     """
     Square cut-outs around N places, in units of the noise of empty sky.
 
@@ -59,12 +59,6 @@ class StarPatches:
     y: torch.Tensor
     radius: float
 
-    def select(self, index):
-        """The chosen cut-outs."""
-        names = ('data', 'good', 'shape', 'gain', 'correlation', 'x', 'y')
-        chosen = {name: getattr(self, name)[index] for name in names}
-        return dataclasses.replace(self, **chosen)
-
     def offsets(self, x, y):
         """Offsets of the pixels from positions, ``(N, 1, P)`` and ``(N, P, 1)``."""
         half = self.data.shape[-1] // 2
@@ -94,39 +88,17 @@ class StarPatches:
         return model.clamp(min=0) / self.gain + 1
 
     def weight(self, model):
-        """
-        Inverse variance under a model of the signal.
-
-        The sum of the noise's correlation over all lags, by which it is
-        divided, is the variance that a very smooth weighting meets over that
-        of a pixel: it sets how much the pixels count beside a prior.
-        """
+        """Inverse variance under a model of the signal."""
         excess = (self.correlation * 2 + 1).prod(-1).clamp(min=0.2)
         return self.good / (excess[:, None, None] * self.variance(model))
 
     def covariance(self, first, second, variance):
-        r"""
-        Covariance of two weighted sums of the pixels.
+        """
+        Covariance ``(N,)`` of two weighted sums of the pixels.
 
-        .. math::
-
-            \sum_{ij} a_i \sqrt{v_i v_j}\, \rho_{i - j}\, b_j
-
-        with the correlation of an interpolated image, :math:`\rho` being
-        the product of ``(rho_x, 1, rho_x)`` and ``(rho_y, 1, rho_y)``.
-
-        Parameters
-        ----------
-        first, second : tensor ``(N, P, P)``
-            The weights a and b.
-
-        variance : tensor ``(N, P, P)``
-            Variance v of the pixels.
-
-        Returns
-        -------
-        covariance : tensor ``(N,)``
-            In squared units of the noise.
+        ``sum_ij a_i sqrt(v_i v_j) rho_(i - j) b_j`` with the correlation of an
+        interpolated image, rho being the product of ``(rho_x, 1, rho_x)`` and
+        ``(rho_y, 1, rho_y)``.
         """
         root = variance.sqrt()
         spread = second * root
@@ -144,29 +116,7 @@ def _sum(value):
 
 @torch.no_grad()
 def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
-    """
-    Optimal flux of a star at known positions.
-
-    Parameters
-    ----------
-    patches : `StarPatches`
-        Cut-outs.
-
-    x, y : tensor ``(N,)``
-        Positions in pixels.
-
-    n_iterations : int, optional
-        How often the weights follow the star's own photon noise.
-
-    Returns
-    -------
-    flux, error : tensor ``(N,)``
-        In units of the noise.  The error is that of the estimate that is
-        made, under the correlation of the noise.
-
-    chi2 : tensor ``(N,)``
-        Residual chi-square per good pixel.
-    """
+    """Optimal flux of a star at known positions."""
     p = patches.profile(x, y)
     weight = patches.weight(torch.zeros_like(p))
     for iteration in range(n_iterations + 1):
@@ -186,37 +136,14 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
 @torch.no_grad()
 def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
     """
-    Least-squares flux and position from a starting position.
+    Least-squares position from a starting one, its errors and their correlation.
 
-    Gauss-Newton steps on the weighted pixels, with a weak prior of half a
-    pixel around the start that keeps noise from running away.
-
-    Parameters
-    ----------
-    patches : `StarPatches`
-        Cut-outs.
-
-    x, y : tensor ``(N,)``
-        Starting positions in pixels.
-
-    flux_floor : tensor ``(N,)``
-        Smallest flux that the steps in position assume.
-
-    n_iterations : int, optional
-        Number of steps.
-
-    Returns
-    -------
-    x, y : tensor ``(N,)``
-        The fitted position in pixels.
-
-    error_x, error_y, correlation : tensor ``(N,)``
-        Errors of this estimate (with the weak prior) under the correlation of
-        the noise, and their correlation.  Noise that an interpolation made
-        smooth is weaker in the differences of pixels that tell a position
-        than in the sums that tell a flux.
+    The errors are those of this estimate under the correlation of the noise, which
+    is weaker in the differences of pixels that yield a position than in the sums
+    that yield a flux.
     """
     start_x, start_y = x, y
+    # A weak prior of half a pixel around the start keeps noise from running away.
     stiffness = 1 / 0.5**2
     flux, _, _ = flux_at(patches, x, y, n_iterations=1)
     for _ in range(n_iterations):
@@ -255,26 +182,7 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
 
 
 def photometry(patches, x, y, log_floor):
-    """
-    Features of the optimal flux of a star at known positions.
-
-    Parameters
-    ----------
-    patches : `StarPatches`
-        Cut-outs.
-
-    x, y : tensor ``(N,)``
-        Positions in pixels.
-
-    log_floor : tensor ``(N,)``
-        Logarithm of the flux floor in units of the noise.
-
-    Returns
-    -------
-    features : dict of tensor ``(N,)``
-        ``log_flux`` over the floor, ``relative_error``, ``snr``, ``chi2``, and
-        ``flux`` in units of the noise.
-    """
+    """Features of the optimal flux of a star at known positions, ``(N,)``."""
     flux, error, chi2 = flux_at(patches, x, y)
     safe = torch.maximum(flux, 0.2 * log_floor.exp())
     return {
@@ -321,37 +229,13 @@ class Pixels:
     def cut(self, image, images, cx, cy, radius):
         """
         Cut-outs ``(N, P, P)`` of anything on the padded grid around central pixels.
-
-        The same as ``image[index]``, in a fifth of the time: squares are copied as
-        squares.
         """
         side = 2 * radius + 1
         squares = image.unfold(1, side, 1).unfold(2, side, 1)
         return squares[images, cy + (self.pad - radius), cx + (self.pad - radius)]
 
     def index(self, images, x, y, radius):
-        """
-        Indices of cut-outs in the padded images.
-
-        Parameters
-        ----------
-        images : tensor ``(N,)``
-            Indices of the images.
-
-        x, y : tensor ``(N,)``
-            Pixel positions that they are centred on, to the nearest pixel.
-
-        radius : int
-            Half-size.
-
-        Returns
-        -------
-        index : tuple of tensor
-            For ``(N, P, P)`` pixels.
-
-        cx, cy : tensor ``(N,)``
-            The central pixels.
-        """
+        """Indices of cut-outs in the padded images."""
         cx, cy = self._centres(x, y, radius)
         step = torch.arange(-radius, radius + 1, device=x.device) + self.pad
         index = (
@@ -362,17 +246,7 @@ class Pixels:
         return index, cx, cy
 
     def patches(self, tiles, x, y, radius) -> StarPatches:
-        """
-        Cut-outs with their noise and PSF.
-
-        Parameters
-        ----------
-        tiles : tuple of tensor ``(N,)``
-            Image, row and column of the tile that each source belongs to.
-
-        x, y, radius
-            As for `index`.
-        """
+        """Cut-outs with their noise and PSF."""
         images, rows, columns = tiles
         cx, cy = self._centres(x, y, radius)
         inputs = self.inputs

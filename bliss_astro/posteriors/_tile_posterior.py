@@ -12,33 +12,13 @@ from ._source_chain import WIDE_RADIUS, SourceChain, TileFits
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
 
-__all__ = ['TilePosterior']
-
 # Largest number of sources that are measured: that many and as many a pixel, above
 # the largest density that encoders of stars and galaxies are trained on (0.03).
 _MAX_SOURCES = 500, 0.04
 
 
 def most_probable(candidate, probability, n_pixels):
-    """
-    Candidates, or where there are too many the more probable ones of them.
-
-    Parameters
-    ----------
-    candidate : tensor of bool
-        One a tile.
-
-    probability : tensor
-        Probability in each tile, of the same shape.
-
-    n_pixels : float
-        Number of pixels, which bounds how many there may be.
-
-    Returns
-    -------
-    candidate : tensor of bool
-        Those kept, of the same shape.
-    """
+    """Candidates, or where there are too many the more probable ones of them."""
     most = int(_MAX_SOURCES[0] + _MAX_SOURCES[1] * n_pixels)
     if int(candidate.sum()) <= most:
         return candidate

@@ -12,8 +12,6 @@ from astropy.table import Table, vstack
 from bliss_astro._plugins import load_surveys
 from bliss_astro.units import flux_to_magnitude
 
-__all__ = []
-
 # Converters of the tables of surveys, which their plug-ins add: the columns by which
 # a table is recognised, and the function that makes the columns of the fit of them.
 SURVEY_CONVERTERS = []
@@ -94,22 +92,7 @@ class CatalogColumns:
 
     @classmethod
     def from_table(cls, table, *, area=None):
-        """
-        Check a table and take its columns.
-
-        Parameters
-        ----------
-        table : `~astropy.table.Table` or list of them
-            See `CatalogPrior.fit`.
-
-        area : float, `~astropy.units.Quantity` or None, optional
-            Square degrees.
-
-        Returns
-        -------
-        columns : `CatalogColumns`
-            Columns for the fit.
-        """
+        """Check a table and take its columns."""
         first = table[0] if isinstance(table, (list, tuple)) and table else table
         need_columns(first, ())
         load_surveys()

@@ -13,8 +13,6 @@ from ._catalog_columns import CatalogColumns
 from ._counts import MagnitudeCounts
 from ._galaxies import GalaxyPrior, MagnitudeShapes
 
-__all__ = ['fit_populations']
-
 # Width of the bins of the counts in magnitudes; narrow beside the nodes'.
 _BIN_WIDTH = 0.25
 
@@ -114,14 +112,20 @@ def _fit_counts(mag, area, *, name, limits, ends, slopes):
         step = np.linalg.solve((basis.T * mean) @ basis + penalty, slope)
         value = value + np.clip(step, -1, 1)
     log_density = (value - math.log(area * _BIN_WIDTH)) / math.log(10)
-    magnitude, log_density = list(nodes), list(log_density)
-    if ends[0] < nodes[0]:
-        magnitude.insert(0, ends[0])
-        log_density.insert(0, log_density[0] - slopes[0] * (nodes[0] - ends[0]))
-    if ends[1] > nodes[-1]:
-        magnitude.append(ends[1])
-        log_density.append(log_density[-1] + slopes[1] * (ends[1] - nodes[-1]))
+    magnitude, log_density = _extrapolated(nodes, log_density, ends, slopes)
     return MagnitudeCounts(_rounded(magnitude), _rounded(log_density))
+
+
+def _extrapolated(nodes, values, ends, slopes):
+    """Nodes and values of a piecewise-linear function, continued to the ends."""
+    nodes, values = list(nodes), list(values)
+    if ends[0] < nodes[0]:
+        values.insert(0, values[0] - slopes[0] * (nodes[0] - ends[0]))
+        nodes.insert(0, ends[0])
+    if ends[1] > nodes[-1]:
+        values.append(values[-1] + slopes[-1] * (ends[1] - nodes[-1]))
+        nodes.append(ends[1])
+    return nodes, values
 
 
 def _rounded(values, digits=4):
@@ -181,13 +185,7 @@ def _fit_radii(mag, radius, whole, complete_to, shapes_to, ends):
     wings = np.abs(residual[x <= shapes_to])
     scatter = max(MAD_TO_SIGMA * np.median(wings), 0.02)
     slopes = np.clip(np.diff(value) / np.diff(nodes), *_RADIUS_SLOPES)
-    magnitude, log_radius = list(nodes), list(value)
-    if ends[0] < nodes[0]:
-        magnitude.insert(0, ends[0])
-        log_radius.insert(0, value[0] - slopes[0] * (nodes[0] - ends[0]))
-    if ends[1] > nodes[-1]:
-        magnitude.append(ends[1])
-        log_radius.append(value[-1] + slopes[-1] * (ends[1] - nodes[-1]))
+    magnitude, log_radius = _extrapolated(nodes, value, ends, slopes)
     return magnitude, log_radius, [scatter] * len(magnitude)
 
 

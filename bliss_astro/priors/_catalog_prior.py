@@ -16,15 +16,13 @@ from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._catalog_fit import fit_populations
 from ._counts import MagnitudeCounts, ParetoCounts, check_positive
-from ._files import SavedPrior, from_numbers, load_bundled
+from ._files import SavedPrior, from_numbers, load_bundled, to_numbers
 from ._galaxies import (
     GalaxyPrior,
     GammaShapes,
     MagnitudeShapes,
     add_shape_columns,
 )
-
-__all__ = ['CatalogBatch', 'CatalogPrior']
 
 _KINDS = {
     kind.__name__: kind
@@ -356,11 +354,7 @@ class CatalogPrior(SavedPrior):
             'galaxy_shapes': self.galaxies.shapes,
         }
         return {
-            name: {'kind': type(part).__name__}
-            | {
-                key: list(value) if isinstance(value, tuple) else value
-                for key, value in dataclasses.asdict(part).items()
-            }
+            name: {'kind': type(part).__name__} | to_numbers(part)
             for name, part in parts.items()
         }
 

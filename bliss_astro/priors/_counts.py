@@ -16,8 +16,6 @@ from bliss_astro.units import (
     magnitude_to_flux,
 )
 
-__all__ = ['MagnitudeCounts', 'ParetoCounts']
-
 # Densities per pixel mean pixels of SDSS.
 _PIXELS_PER_DEG2 = (3600 / SDSS_PIXEL_SCALE) ** 2
 
@@ -34,17 +32,7 @@ def as_tensor(value, like=None) -> torch.Tensor:
 
 
 def interpolate(x: torch.Tensor, nodes, values) -> torch.Tensor:
-    """
-    Piecewise-linear function, constant beyond its first and last node.
-
-    Parameters
-    ----------
-    x : tensor
-        Where.
-
-    nodes, values : tuple of float
-        The function at its nodes, which increase.
-    """
+    """Piecewise-linear function, constant beyond its first and last node."""
     xs, ys = as_tensor(nodes, x), as_tensor(values, x)
     right = torch.searchsorted(xs, x.contiguous()).clamp(1, len(xs) - 1)
     low, high = xs[right - 1], xs[right]
@@ -84,8 +72,57 @@ def check_nodes(name, nodes):
         raise ValueError(msg)
 
 
+class Counts:
+    """
+    Base class of number counts.
+
+    They have a ``density`` per pixel, and as tensors the share of the sources above a
+    flux and the flux that a share exceeds.
+    """
+
+    def density_above(self, flux_min=None):
+        """
+        Expected number of sources per pixel brighter than a flux.
+
+        Parameters
+        ----------
+        flux_min : float, tensor or None, optional
+            In nmgy; `None` for all.
+
+        Returns
+        -------
+        density : float or tensor
+            Per pixel of 0.396 arcsec, as ``flux_min``.
+        """
+        if flux_min is None:
+            return self.density
+        density = self.density * self._share_above(as_tensor(flux_min))
+        return density if isinstance(flux_min, torch.Tensor) else float(density)
+
+    def flux_quantile(self, unit: torch.Tensor, flux_min=None) -> torch.Tensor:
+        """
+        Flux that a share of the sources brighter than ``flux_min`` exceeds.
+
+        Parameters
+        ----------
+        unit : tensor
+            The share, 0 to 1.
+
+        flux_min : float, tensor or None, optional
+            In nmgy, broadcasts against ``unit``; `None` for all.
+
+        Returns
+        -------
+        flux : tensor
+            In nmgy.
+        """
+        if flux_min is not None:
+            unit = unit * self._share_above(as_tensor(flux_min, unit))
+        return self._flux_exceeded(unit)
+
+
 @dataclasses.dataclass(frozen=True)
-class ParetoCounts:
+class ParetoCounts(Counts):
     """
     Fluxes from a truncated Pareto distribution with a shift.
 
@@ -152,54 +189,21 @@ class ParetoCounts:
         """Share of the Pareto distribution beyond the largest flux."""
         return self.ratio**-self.slope
 
-    def density_above(self, flux_min=None):
-        """
-        Expected number of sources per pixel brighter than a flux.
-
-        Parameters
-        ----------
-        flux_min : float, tensor or None, optional
-            In nmgy; `None` for all.
-
-        Returns
-        -------
-        density : float or tensor
-            Per pixel of 0.396 arcsec, as ``flux_min``.
-        """
-        if flux_min is None:
-            return self.density
-        flux = as_tensor(flux_min).clamp(self.flux_min, self.flux_max)
+    def _share_above(self, flux):
+        """Share of all sources that is brighter than a flux (tensor)."""
+        flux = flux.clamp(self.flux_min, self.flux_max)
         share = ((flux - self.loc) / self.scale) ** -self.slope - self._last
         # Rounding may leave a little less than nothing above the largest flux.
-        density = self.density * share.clamp(min=0) / (1 - self._last)
-        return density if isinstance(flux_min, torch.Tensor) else float(density)
+        return share.clamp(min=0) / (1 - self._last)
 
-    def flux_quantile(self, unit: torch.Tensor, flux_min=None) -> torch.Tensor:
-        """
-        Flux that a share of the sources brighter than ``flux_min`` exceeds.
-
-        Parameters
-        ----------
-        unit : tensor
-            The share, 0 to 1.
-
-        flux_min : float, tensor or None, optional
-            In nmgy, broadcasts against ``unit``; `None` for all.
-
-        Returns
-        -------
-        flux : tensor
-            In nmgy.
-        """
-        most = 1.0
-        if flux_min is not None and self.density:
-            most = self.density_above(flux_min) / self.density
-        rest = unit * most * (1 - self._last) + self._last
+    def _flux_exceeded(self, share):
+        """Flux that a share of all sources exceeds (tensor)."""
+        rest = share * (1 - self._last) + self._last
         return self.loc + self.scale * rest ** (-1 / self.slope)
 
 
 @dataclasses.dataclass(frozen=True)
-class MagnitudeCounts:
+class MagnitudeCounts(Counts):
     """
     Number counts whose logarithm is piecewise linear in magnitude.
 
@@ -273,47 +277,11 @@ class MagnitudeCounts:
         part = n[k] * torch.expm1(slope[k] * (mag - m[k])) / slope[k]
         return total[k] + part
 
-    def density_above(self, flux_min=None):
-        """
-        Expected number of sources per pixel brighter than a flux.
-
-        Parameters
-        ----------
-        flux_min : float, tensor or None, optional
-            In nmgy; `None` for all.
-
-        Returns
-        -------
-        density : float or tensor
-            Per pixel of 0.396 arcsec, as ``flux_min``.
-        """
-        if flux_min is None:
-            return self.density
-        density = self.density * self._share_above(as_tensor(flux_min))
-        return density if isinstance(flux_min, torch.Tensor) else float(density)
-
-    def flux_quantile(self, unit: torch.Tensor, flux_min=None) -> torch.Tensor:
-        """
-        Flux that a share of the sources brighter than ``flux_min`` exceeds.
-
-        Parameters
-        ----------
-        unit : tensor
-            The share, 0 to 1.
-
-        flux_min : float, tensor or None, optional
-            In nmgy, broadcasts against ``unit``; `None` for all.
-
-        Returns
-        -------
-        flux : tensor
-            In nmgy.
-        """
-        if flux_min is not None:
-            unit = unit * self._share_above(as_tensor(flux_min, unit))
-        m, n, slope, total = self._tensors(unit)
-        k = (torch.searchsorted(total, unit.contiguous()) - 1).clamp(0, len(m) - 2)
-        inside = slope[k] * (unit - total[k]) / n[k]
+    def _flux_exceeded(self, share):
+        """Flux that a share of all sources exceeds (tensor)."""
+        m, n, slope, total = self._tensors(share)
+        k = (torch.searchsorted(total, share.contiguous()) - 1).clamp(0, len(m) - 2)
+        inside = slope[k] * (share - total[k]) / n[k]
         # Rounding may take a number beyond the end of its segment.
         mag = m[k] + torch.log1p(inside.clamp(min=-0.999999)) / slope[k]
         return magnitude_to_flux(torch.minimum(mag, m[k + 1]))

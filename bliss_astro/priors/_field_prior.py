@@ -13,11 +13,8 @@ from bliss_astro._plugins import survey
 from bliss_astro._random import torch_generator
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape
 
-from ._field_gaussian import ELLIPTICITY_MAX, GaussianFields, draw_ellipticity
-from ._field_tables import FieldTable
-from ._files import SavedPrior, from_numbers, load_bundled
-
-__all__ = ['FieldBatch', 'FieldPrior']
+from ._fields import ELLIPTICITY_MAX, FieldTable, GaussianFields, draw_ellipticity
+from ._files import SavedPrior, from_numbers, load_bundled, to_numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -300,11 +297,8 @@ class FieldPrior(SavedPrior):
             With either ``gaussian`` or ``table``, and perhaps
             ``ellipticity``.
         """
-        if isinstance(self.fields, GaussianFields):
-            numbers = {'gaussian': self.fields.to_dict()}
-        else:
-            arrays = dataclasses.asdict(self.fields)
-            numbers = {'table': {name: a.tolist() for name, a in arrays.items()}}
+        kind = 'gaussian' if isinstance(self.fields, GaussianFields) else 'table'
+        numbers = {kind: to_numbers(self.fields)}
         if self.ellipticity is not None:
             numbers['ellipticity'] = self.ellipticity
         return numbers

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from bliss_astro._atomic import atomic_write
 
-__all__ = ['SavedPrior', 'from_numbers', 'load_bundled']
-
 _BUNDLED = Path(__file__).parent.parent / 'data' / 'priors'
+
+
+def to_numbers(thing):
+    """Fields of a dataclass of numbers, as JSON or TOML have them."""
+    return json.loads(json.dumps(dataclasses.asdict(thing), default=list))
 
 
 def from_numbers(kind, numbers, name):
@@ -41,41 +44,14 @@ class SavedPrior:
     """Base class of priors whose numbers (`to_dict`, `from_dict`) a JSON file holds."""
 
     def save(self, path, *, overwrite=False):
-        """
-        Write the numbers of the prior to a JSON file.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file.
-
-        overwrite : bool, optional
-            Whether an existing file may be replaced.
-        """
+        """Write the numbers of the prior to a JSON file."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         with atomic_write(path, overwrite=overwrite) as temporary:
             temporary.write_text(text + '\n', encoding='utf-8')
 
     @classmethod
     def load(cls, path):
-        """
-        Read a prior that `save` wrote.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file.
-
-        Returns
-        -------
-        prior : same class
-            The same prior.
-
-        Raises
-        ------
-        ValueError
-            If the file holds something else.
-        """
+        """Read a prior that `save` wrote."""
         try:
             numbers = json.loads(Path(path).read_text(encoding='utf-8'))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:

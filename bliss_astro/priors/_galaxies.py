@@ -23,8 +23,6 @@ from ._counts import (
     interpolate,
 )
 
-__all__ = ['GALAXY_SHAPE_NAMES', 'GalaxyPrior', 'GammaShapes', 'MagnitudeShapes']
-
 GALAXY_SHAPE_NAMES = (
     'disk_fraction',
     'angle',

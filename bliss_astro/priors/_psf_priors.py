@@ -10,8 +10,6 @@ import torch
 
 from bliss_astro.psf._mixture import scale_to_fwhm
 
-__all__ = ['SeeingPrior', 'TelescopePrior']
-
 
 @dataclasses.dataclass(frozen=True)
 class SeeingPrior:

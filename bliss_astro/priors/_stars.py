@@ -13,8 +13,6 @@ from astropy.table import QTable
 
 from bliss_astro._random import torch_generator
 
-__all__ = ['StarPrior']
-
 
 @dataclasses.dataclass(frozen=True)
 class StarPrior:

@@ -9,7 +9,7 @@ import math
 import torch
 
 from bliss_astro.priors import SeeingPrior, TelescopePrior
-from bliss_astro.priors._field_gaussian import ELLIPTICITY_MAX
+from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm
 from bliss_astro.units import SDSS_PIXEL_SCALE
 

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.posteriors import TileCatalog, TilePosterior, npe_loss
-from bliss_astro.posteriors._head import LOG_FLUX_CEILING
+from bliss_astro.posteriors._factors import LOG_FLUX_CEILING
 
 
 def neighbourhood(posterior, catalog, image, row, column):

@@ -1,19 +1,20 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Fields as a distribution: a multivariate normal one of logarithms.
+Observing conditions of fields: a table, or a multivariate normal of logarithms.
 """
 
 import dataclasses
 import math
 
+import astropy.units as u
 import numpy as np
 import torch
+from astropy.table import QTable
 
-from bliss_astro.psf._mixture import fwhm_of_shape, raw_profile
+from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, raw_profile
 
+from ._catalog_columns import float_column, need_columns
 from ._counts import check_tuples
-
-__all__ = ['GaussianFields']
 
 VARIABLES = (
     'log(sigma1)',
@@ -42,6 +43,159 @@ _N_SIGMA = 3.5
 
 # log(sigma2 / sigma1) is kept above this, so that the second is the wider.
 _LEAST_RATIO = 0.05
+
+
+_UNITS = {
+    'sigma1': u.pix,
+    'sigma2': u.pix,
+    'sigmap': u.pix,
+    'background': u.electron,
+    'electrons_per_nmgy': u.electron / u.nmgy,
+    'read_noise': u.electron,
+}
+
+_SCALARS = ('background', 'electrons_per_nmgy', 'read_noise')
+_COLUMNS = SHAPE_NAMES + _SCALARS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FieldTable:
+    """
+    Checked PSFs, backgrounds and calibrations of n fields.
+
+    Attributes
+    ----------
+    psf : float array ``(n, 8)``
+        In the order of ``SHAPE_NAMES``, pixels.
+
+    background, electrons_per_nmgy, read_noise : float array ``(n,)``
+        Sky in electrons per pixel, electrons that one nmgy gives, and
+        Gaussian noise without light in electrons.
+    """
+
+    psf: np.ndarray
+    background: np.ndarray
+    electrons_per_nmgy: np.ndarray
+    read_noise: np.ndarray
+
+    def __post_init__(self):
+        self._arrays()
+        s1, s2, b, sp, p0, beta, e1, e2 = self.psf.T
+        self._check('sigma1', s1, s1 > 0, 'positive')
+        self._check('sigma2', s2, s2 > s1, 'larger than sigma1')
+        self._check('b', b, b >= 0, 'not negative')
+        self._check('sigmap', sp, sp > 0, 'positive')
+        self._check('p0', p0, p0 >= 0, 'not negative')
+        self._check('beta', beta, beta > 2, 'more than 2')
+        e = np.hypot(e1, e2)
+        self._check('e1 and e2', e, e < 1, 'an ellipse (e1**2 + e2**2 < 1)')
+        self._check(
+            'background', self.background, self.background > 0,
+            'positive (the sky, in electrons per pixel)',
+        )  # fmt: skip
+        epn = self.electrons_per_nmgy
+        self._check('electrons_per_nmgy', epn, epn > 0, 'positive')
+        noise = self.read_noise
+        self._check('read_noise', noise, noise >= 0, 'not negative')
+
+    def _arrays(self):
+        for name in ('psf', *_SCALARS):
+            value = np.array(getattr(self, name), dtype=float)
+            object.__setattr__(self, name, value)
+        if self.psf.ndim != 2 or self.psf.shape[1] != len(SHAPE_NAMES):
+            msg = f'psf must have the shape (n, 8), got {self.psf.shape}'
+            raise ValueError(msg)
+        if len(self.psf) == 0:
+            msg = 'table must hold at least one good field, got none'
+            raise ValueError(msg)
+
+    @staticmethod
+    def _check(name, value, good, allowed):
+        good = good & np.isfinite(value)
+        if not good.all():
+            msg = (
+                f'{name} must be {allowed} and finite, got {value[~good][0]} '
+                f'(in {np.count_nonzero(~good)} of {len(good)} fields)'
+            )
+            raise ValueError(msg)
+
+    def __len__(self):
+        return len(self.psf)
+
+    @classmethod
+    def from_table(cls, table):
+        """
+        Take the columns of a table of good fields.
+
+        Parameters
+        ----------
+        table : `~astropy.table.Table`
+            With the columns ``sigma1, sigma2, b, sigmap, p0, beta`` (the PSF,
+            lengths in pixels), ``background`` (electrons per pixel),
+            ``electrons_per_nmgy`` and ``read_noise`` (electrons); ``e1, e2``
+            are zero where absent. Units are converted where there are any.
+
+        Returns
+        -------
+        fields : `FieldTable`
+            The same.
+        """
+        optional = {'e1', 'e2'}
+        need_columns(table, [name for name in _COLUMNS if name not in optional])
+        absent = {name: np.zeros(len(table)) for name in optional - {*table.colnames}}
+        value = absent | {
+            name: float_column(table, name, _UNITS.get(name))
+            for name in _COLUMNS
+            if name not in absent
+        }
+        psf = np.stack([value[name] for name in SHAPE_NAMES], -1)
+        return cls(psf, *(value[name] for name in _SCALARS))
+
+    def to_table(self) -> QTable:
+        """Return the fields as a `~astropy.table.QTable` with units."""
+        columns = dict(zip(SHAPE_NAMES, self.psf.T, strict=True))
+        columns |= {name: getattr(self, name) for name in _SCALARS}
+        return QTable(
+            {
+                name: value * _UNITS[name] if name in _UNITS else value
+                for name, value in columns.items()
+            }
+        )
+
+    def sample_batch(self, n, *, generator=None, device='cpu'):
+        """
+        Draw fields, all with equal probability.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        rows : tensor ``(n, 11)``
+            PSF, background, electrons per nmgy, read noise.
+        """
+        rows = self._tensor(torch.device(device))
+        if len(self) == 1:
+            return rows.expand(n, -1)
+        which = torch.randint(len(self), (n,), generator=generator, device=rows.device)
+        return rows[which]
+
+    def _tensor(self, device):
+        """All rows on a device, moved there once."""
+        cache = self.__dict__.setdefault('_on', {})
+        if device not in cache:
+            scalars = [getattr(self, name)[:, None] for name in _SCALARS]
+            rows = np.concatenate([self.psf, *scalars], 1)
+            cache[device] = torch.as_tensor(rows, dtype=torch.float32, device=device)
+        return cache[device]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,26 +319,11 @@ class GaussianFields:
         first = valid.to(torch.uint8).argmax(0)
         logs = logs.gather(0, first[None, :, None].expand(1, n, logs.shape[-1]))[0]
         value = logs.exp()
-        e = self._ellipses(n, generator, device)
+        e = draw_ellipticity(self.ellipticity, n, generator=generator, device=device)
         s1 = value[:, 0]
         columns = [s1, s1 * value[:, 1], value[:, 2], s1 * value[:, 3], value[:, 4]]
         columns += [2 + value[:, 5], e[0], e[1], *value[:, 6:].unbind(-1)]
         return torch.stack(columns, -1)
-
-    def _ellipses(self, n, generator, device):
-        """Components e1 and e2 ``(2, n)``, truncated normal."""
-        return draw_ellipticity(self.ellipticity, n, generator=generator, device=device)
-
-    def to_dict(self) -> dict:
-        """Return the numbers as lists and floats."""
-        return {
-            'mean': list(self.mean),
-            'covariance': [list(row) for row in self.covariance],
-            'low': list(self.low),
-            'high': list(self.high),
-            'ellipticity': self.ellipticity,
-            'fwhm_range': list(self.fwhm_range),
-        }
 
     @classmethod
     def from_table(cls, fields, *, widen=1.0, ellipticity=0.025):
