@@ -4,6 +4,8 @@ Tests that the work is bounded by the number of pixels, and of threads.
 """
 
 import os
+import subprocess
+import sys
 import time
 import types
 import warnings
@@ -256,3 +258,27 @@ def test_detection_in_threads(encoder):
     assert warnings.filters == before
     assert warned() == once
     assert 'no source has a probability above 0.5' in once
+
+
+_PEAK = """
+import resource, sys
+import numpy as np
+from bliss_astro import PSFModel, detect_sources
+
+known = {'background': 0.0, 'bkg_error': 1.0, 'effective_gain': 10.0}
+data = np.random.default_rng(1).normal(size=(512, 512))
+peaks = []
+for image in (data[:64, :64], data):
+    detect_sources(image, psf=PSFModel(), check=False, n_threads=1, **known)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Kilobytes, but bytes on macOS.
+print((peaks[1] - peaks[0]) / (1024**2 if sys.platform == 'darwin' else 1024))
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='counts of POSIX')
+def test_memory_is_bounded():
+    # 140 MB for these pixels beyond what a small image takes.
+    command = [sys.executable, '-W', 'ignore', '-c', _PEAK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 220
