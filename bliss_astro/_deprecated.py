@@ -119,12 +119,16 @@ for _name in list(MOVED):
 
 # Names that are no longer public, by the module that holds them.
 _INTERNAL = {
+    'posteriors._factors': 'CountFactor PositionFactor TypeFactor',
     'posteriors._grid': 'COLOURS',
     'posteriors._head': 'CatalogHead StarHead',
-    'posteriors._shape_layers': 'N_SHAPE ShapeLayers ellipticity_to_vector '
+    'posteriors._loss': 'sequence_loss',
+    'posteriors._shape_layers': 'MixtureFactor N_SHAPE ShapeLayers ellipticity_to_vector '
     'vector_to_ellipticity',
     'posteriors._source_encoders': 'SourceEncoders StampEncoder',
     'posteriors._source_sequence': 'SourceSequence',
+    'priors._catalog_prior': 'CatalogBatch',
+    'priors._field_prior': 'FieldBatch',
 }
 for _home, _names in _INTERNAL.items():
     _folder = _home.partition('._')[0]

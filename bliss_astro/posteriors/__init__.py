@@ -1,17 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Posteriors over catalogues: tiles, factors, chain, sampling and loss.
+Posteriors over catalogues: tiles, chain, sampling and loss.
 """
 
 from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _factors='CountFactor LogFluxFactor PositionFactor TypeFactor',
+    _factors='LogFluxFactor',
     _candidates='find_sources',
     _grid='TileCatalog TileGrid',
-    _loss='npe_loss sequence_loss',
+    _loss='npe_loss',
     _marginals='PLACE_RADIUS SourceMarginals',
-    _shape_layers='MixtureFactor shape_to_vector vector_to_shape',
+    _shape_layers='shape_to_vector vector_to_shape',
     _tile_posterior='TilePosterior',
 )

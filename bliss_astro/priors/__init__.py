@@ -7,8 +7,8 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _catalog_prior='CatalogBatch CatalogPrior',
-    _field_prior='FieldBatch FieldPrior',
+    _catalog_prior='CatalogPrior',
+    _field_prior='FieldPrior',
     _fields='FieldTable GaussianFields',
     _psf_priors='SeeingPrior TelescopePrior',
     _galaxies='GALAXY_SHAPE_NAMES GalaxyPrior GammaShapes MagnitudeShapes',

@@ -299,8 +299,9 @@ class CatalogPrior(SavedPrior):
 
         Returns
         -------
-        batch : `CatalogBatch`
-            The sources.
+        batch : ``CatalogBatch``
+            Padded tensors ``x, y, flux, is_galaxy`` of shape ``(B, S)``, ``galaxy``
+            ``(B, S, 6)`` and ``count`` ``(B,)``.
         """
         ny, nx = shape
         check_positive(pixel_scale=pixel_scale)

@@ -272,8 +272,9 @@ class FieldPrior(SavedPrior):
 
         Returns
         -------
-        batch : `FieldBatch`
-            The fields.
+        batch : ``FieldBatch``
+            Tensors ``psf`` ``(n, 8)``, ``background``, ``electrons_per_nmgy`` and
+            ``read_noise`` ``(n,)``.
         """
         rows = self._rows(n, generator, device)
         return FieldBatch(rows[:, :8], rows[:, 8], rows[:, 9], rows[:, 10])

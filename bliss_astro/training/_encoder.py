@@ -10,7 +10,7 @@ import torch
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.galaxies import GalaxyAutoencoder
-from bliss_astro.posteriors import npe_loss, sequence_loss
+from bliss_astro.posteriors._loss import npe_loss, sequence_loss
 from bliss_astro.simulation import SimulationStream
 
 from ._domain import domain_of_simulation

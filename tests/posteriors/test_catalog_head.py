@@ -14,10 +14,10 @@ from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import (
     TileCatalog,
     TileGrid,
-    TypeFactor,
     find_sources,
     npe_loss,
 )
+from bliss_astro.posteriors._factors import TypeFactor
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training._encoder import start_from
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.posteriors import CountFactor, LogFluxFactor, PositionFactor
+from bliss_astro.posteriors._factors import CountFactor, LogFluxFactor, PositionFactor
 
 N_DRAWS = 4000
 

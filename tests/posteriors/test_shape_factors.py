@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy.stats import kstest, multivariate_normal
 
-from bliss_astro.posteriors import MixtureFactor, shape_to_vector, vector_to_shape
+from bliss_astro.posteriors import shape_to_vector, vector_to_shape
 from bliss_astro.posteriors._shape_layers import (
+    MixtureFactor,
     ellipticity_to_vector,
     vector_to_ellipticity,
 )

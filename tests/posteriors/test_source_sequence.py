@@ -10,13 +10,14 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.posteriors import find_sources, npe_loss, sequence_loss
+from bliss_astro.posteriors import find_sources
 from bliss_astro.posteriors._extended_fit import (
     Ellipses,
     ellipse_features,
     fit_ellipses,
     model_of,
 )
+from bliss_astro.posteriors._loss import npe_loss, sequence_loss
 from bliss_astro.posteriors._scene_fit import cleaned
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
