@@ -14,7 +14,7 @@ from bliss_astro.catalog._arguments import check_count
 from bliss_astro.catalog._formats import WRITERS
 from bliss_astro.catalog._io import FORMATS
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
-from bliss_astro.coadds._io import _wcs_header
+from bliss_astro.coadds._io import wcs_header
 from bliss_astro.detection import detect_sources
 from bliss_astro.exposures import Exposure
 from bliss_astro.rendering._scene import ModelRenderer
@@ -162,7 +162,7 @@ def write_reconstruction(reconstruction, path, *, overwrite, posterior):
 def _image_hdus(reconstruction):
     """Make an extension of each image."""
     images = {name: getattr(reconstruction, name) for name in _IMAGES}
-    header = _wcs_header(reconstruction.exposure.wcs) or fits.Header()
+    header = wcs_header(reconstruction.exposure.wcs) or fits.Header()
     rows, columns = reconstruction.slices
     # Where the first pixel lies in the image that the rows' pixels belong to.
     header['LTV1'] = (-columns.start, 'pixel here less pixel of the catalogue')

@@ -7,8 +7,7 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _align='align_exposures iter_aligned',
-    _aligned='AlignedExposure AlignedPSF',
+    _align='align_exposures',
     _coadd='Coadd',
     _combine='coadd_exposures',
     _psf='EffectivePSF',

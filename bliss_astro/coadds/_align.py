@@ -3,19 +3,23 @@
 Alignment of exposures on a common grid, with their noise, masks and PSFs.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from bliss_astro._random import check_rng
 
 from ..exposures import Exposure
-from ._grid import check_celestial, common_grid, parse_grid
-from ._resampling import align_one
-
-__all__ = ['align_exposures', 'iter_aligned']
+from ._aligned_psf import AlignedPSF
+from ._coadd import Coadd
+from ._grid import PixelMapping, check_any, output_grid
+from ._noise import bilinear_noise, sampled_noise, value_scale
 
 _METHODS = ('bilinear', 'adaptive', 'exact')
+# A pixel of the output may be so many times as wide as one of the input.
+_LARGEST_SCALE = 2.0
+# An output pixel has data if this share of its area has, where it counts.
+_COVERED = 0.999
+# Keys under which the meta of an exposure may name its band.
+_BAND_KEYS = ('band', 'BAND', 'filter', 'FILTER')
 
 
 def align_exposures(
@@ -73,10 +77,12 @@ def align_exposures(
 
     Returns
     -------
-    aligned : list of `AlignedExposure`
-        The exposures on the grid. A pixel is bad if it lies outside the exposure,
-        or if a bad pixel contributes to it with a weight of more than a
-        thousandth.
+    aligned : list of `Coadd`
+        The exposures on the grid, each a coadd of one, without its sky
+        (``background`` is 0). A pixel holds the flux per pixel of the new grid, so that
+        a source keeps its flux. It is bad if it lies outside the exposure, where
+        ``n_exposures`` is 0, or if a bad pixel contributes to it with a weight of more
+        than a thousandth.
 
     Raises
     ------
@@ -94,7 +100,6 @@ def align_exposures(
 
     See Also
     --------
-    iter_aligned : The same, one after the other.
     coadd_exposures : Also takes their mean.
 
     Notes
@@ -106,6 +111,12 @@ def align_exposures(
     variance is :math:`J^2 \\sum_a w_a^2 \\sigma_a^2` (for bilinear weights; the
     covariances of a correlated input are added), and the effective gain
     such that the noise of sources is reduced as that of the sky.
+
+    ``bkg_error`` is the noise of single pixels, which resampling reduces. The
+    noise of a sum over many pixels is ``bkg_error * sqrt(noise_kernel.sum())``
+    times the square root of their number, which it does not.
+
+    With ``wcs_out`` exposures can be aligned one by one, with only one in memory.
 
     For 'adaptive' and 'exact' the reduction of the variance is averaged over
     25 x 25 pixels, as few realisations say nothing about a single one.
@@ -135,148 +146,198 @@ def align_exposures(
     >>> [round(float(c), 3) + 0 for c in two.noise_correlation]
     [0.5, 0.0]
     """
-    aligned = iter_aligned(
-        exposures,
-        wcs_out,
-        shape_out,
-        method,
-        parallel=parallel,
-        block_size=block_size,
-        n_noise=n_noise,
-        rng=rng,
-        progress_bar=progress_bar,
-    )
-    return list(aligned)
-
-
-def iter_aligned(
-    exposures,
-    wcs_out=None,
-    shape_out=None,
-    method='bilinear',
-    *,
-    parallel=False,
-    block_size=None,
-    n_noise=8,
-    rng=None,
-    progress_bar=False,
-):
-    """
-    Resample exposures to a common grid, one after the other.
-
-    With ``wcs_out``, ``exposures`` may be a generator that reads them when they
-    are needed, so that only one is in memory.
-
-    Parameters
-    ----------
-    exposures, wcs_out, shape_out, method : object
-        See `align_exposures`.
-
-    parallel, block_size, n_noise, rng, progress_bar : object
-        See `align_exposures`.
-
-    Returns
-    -------
-    aligned : iterator of `AlignedExposure`
-        The exposures on the grid.
-
-    Raises
-    ------
-    TypeError
-        See `align_exposures`.
-
-    ValueError
-        See `align_exposures`. What is wrong with an exposure of a generator
-        is found when its turn comes.
-
-    See Also
-    --------
-    align_exposures : The same as a list.
-    """
-    check_method(method, n_noise)
     if isinstance(exposures, Exposure):
         exposures = [exposures]
-    try:
-        exposures = iter(exposures) if wcs_out is not None else list(exposures)
-    except TypeError:
-        msg = (
-            'exposures must be a list (or another iterable) of Exposure; got '
-            f'{type(exposures).__name__}.'
-        )
-        raise TypeError(msg) from None
-    if wcs_out is None:
-        if not exposures:
-            msg = 'exposures must not be empty.'
-            raise ValueError(msg)
-        for k, exposure in enumerate(exposures):
-            _check_exposure(exposure, k, exposures[0])
-        footprints = [(exposure.wcs, exposure.shape) for exposure in exposures]
-        grid = common_grid(footprints, shape_out)
-    else:
-        grid = parse_grid(wcs_out, shape_out)
-    options = {
-        'method': method,
-        'parallel': parallel,
-        'block_size': block_size,
-        'n_noise': n_noise,
-        'rng': check_rng(rng),
-    }
-    return _generate(exposures, grid, options, progress_bar)
-
-
-def _generate(exposures, grid, options, progress_bar):
-    """Align one exposure after the other."""
-    if progress_bar:
-        from tqdm.auto import tqdm
-
-        exposures = tqdm(exposures, desc='aligning', unit='exposure')
-    first = None
+    check_iterable(exposures)
+    resample = Resampler(method, parallel, block_size, n_noise)
+    exposures = list(exposures)
+    check_any(exposures)
+    band = None
     for k, exposure in enumerate(exposures):
-        _check_exposure(exposure, k, exposure if first is None else first)
-        if first is None:
-            # Without its pixels, as only one exposure shall be in memory.
-            first = SimpleNamespace(unit=exposure.unit, meta=exposure.meta)
-        aligned = align_one(exposure, *grid, index=k, **options)
+        band = check_exposure(exposure, k, band)
+        if exposure.unit != exposures[0].unit:
+            msg = (
+                f'exposures must have one unit; exposures[0] is in {exposures[0].unit} '
+                f'and exposures[{k}] in {exposure.unit}.'
+            )
+            raise ValueError(msg)
+    footprints = [(exposure.wcs, exposure.shape) for exposure in exposures]
+    grid = output_grid(footprints, wcs_out, shape_out)
+    rng = check_rng(rng)
+    results = []
+    for k, exposure in enumerate(show_progress(exposures, progress_bar, 'aligning')):
+        aligned = resample(exposure, grid, rng=rng, index=k)
         if aligned is None:
             msg = (
                 f'exposures[{k}] does not overlap with the grid of wcs_out and '
                 f'shape_out={grid.shape}, or has no good pixel there. Leave it out.'
             )
             raise ValueError(msg)
-        yield aligned
-    if first is None:
-        msg = 'exposures must not be empty.'
-        raise ValueError(msg)
+        results.append(aligned)
+    return results
 
 
-def check_method(method, n_noise):
-    """Check the arguments that say how exposures are resampled."""
-    if method not in _METHODS:
-        msg = f'method must be one of {", ".join(map(repr, _METHODS))}; got {method!r}.'
-        raise ValueError(msg)
-    whole = isinstance(n_noise, (int, np.integer)) and not isinstance(n_noise, bool)
-    if not (whole and n_noise >= 1):
-        msg = f'n_noise must be an integer of at least 1; got {n_noise!r}.'
-        raise ValueError(msg)
-
-
-def _check_exposure(exposure, index, first):
-    """Check that an exposure can be aligned with the first."""
-    if not isinstance(exposure, Exposure):
-        msg = f'exposures[{index}] must be an Exposure; got {type(exposure).__name__}.'
-        raise TypeError(msg)
-    check_celestial(exposure.wcs, index)
-    if exposure.unit != first.unit:
+def check_iterable(exposures):
+    """Check that exposures can be gone through."""
+    if not (hasattr(exposures, '__iter__') or hasattr(exposures, '__getitem__')):
         msg = (
-            f'exposures must have one unit; exposures[0] is in {first.unit} and '
-            f'exposures[{index}] in {exposure.unit}.'
+            'exposures must be a list (or another iterable) of Exposure; got '
+            f'{type(exposures).__name__}.'
+        )
+        raise TypeError(msg)
+
+
+def check_exposure(exposure, k, band=None):
+    """Check that an exposure can be aligned, and return the band of all so far."""
+    if not isinstance(exposure, Exposure):
+        msg = f'exposures[{k}] must be an Exposure; got {type(exposure).__name__}.'
+        raise TypeError(msg)
+    if exposure.wcs is None:
+        msg = f'exposures[{k}] has no wcs; give it one with replace(wcs=...).'
+        raise ValueError(msg)
+    named = (exposure.meta.get(key) for key in _BAND_KEYS)
+    own = next((str(name).strip() for name in named if name is not None), band)
+    if band not in (None, own):
+        msg = (
+            f'exposures differ in band: exposures[{k}] is in {own!r}, those before it '
+            f'in {band!r}.'
         )
         raise ValueError(msg)
-    for key in ('band', 'filter'):
-        one, two = first.meta.get(key), exposure.meta.get(key)
-        if one is not None and two is not None and one != two:
-            msg = (
-                f'exposures must be of one band; meta[{key!r}] is {one!r} in '
-                f'exposures[0] and {two!r} in exposures[{index}].'
-            )
+    return own
+
+
+def show_progress(exposures, progress_bar, title):
+    """Iterate over exposures, with a progress bar if wanted."""
+    if not progress_bar:
+        return exposures
+    from tqdm.auto import tqdm
+
+    return tqdm(exposures, desc=title, unit='exposure')
+
+
+class Resampler:
+    """Resampling of exposures by ``reproject``; see `align_exposures`."""
+
+    def __init__(self, method, parallel, block_size, n_noise):
+        if method not in _METHODS:
+            known = ', '.join(map(repr, _METHODS))
+            msg = f'method must be one of {known}; got {method!r}.'
             raise ValueError(msg)
+        whole = isinstance(n_noise, (int, np.integer)) and n_noise is not True
+        if not (whole and n_noise >= 1):
+            msg = f'n_noise must be an integer of at least 1; got {n_noise!r}.'
+            raise ValueError(msg)
+        self.method, self.n_noise = method, int(n_noise)
+        self._options = {'parallel': parallel, 'block_size': block_size}
+
+    def __call__(self, exposure, grid, *, rng, index=0):
+        """Return an exposure on a grid, or `None` if it has no good pixel there."""
+        box = grid.box(exposure.wcs, exposure.shape)
+        if box is None:
+            return None
+        wcs = grid.cut(box)
+        shape = tuple(part.stop - part.start for part in box)
+        mapping = PixelMapping(wcs, exposure.wcs, shape)
+
+        def resample(stack):
+            return self.reproject(stack, exposure.wcs, wcs, shape)
+
+        image = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
+        if self.method == 'bilinear':
+            image = resample(image)
+            noise = bilinear_noise(exposure, mapping)
+        else:
+            planes, covered = _resample_maps(exposure, image, resample)
+            image = planes.pop('image')
+            noise = sampled_noise(
+                *(exposure, mapping, planes, covered, resample),
+                n_noise=self.n_noise,
+                rng=rng,
+            )
+        good = noise.coverage & ~noise.bad
+        if not good.any():
+            return None
+        _check_scale(noise.area[good], index)
+        return _build(exposure, grid, box, image, noise, self.method)
+
+    def reproject(self, stack, wcs_in, wcs_out, shape):
+        """Resample the surface brightness of an image or of a stack of them."""
+        import reproject
+
+        images = np.ascontiguousarray(stack), wcs_in
+        options = self._options | {'shape_out': (*stack.shape[:-2], *shape)}
+        if self.method == 'exact':
+            image, footprint = reproject.reproject_exact(images, wcs_out, **options)
+            return np.where(footprint > _COVERED, image, np.nan)
+        name = 'interp' if self.method == 'bilinear' else 'adaptive'
+        # The grid was cut to where the exposure is: nothing comes back from
+        # the other side of the sky.
+        options |= {'return_footprint': False, 'roundtrip_coords': False}
+        return getattr(reproject, f'reproject_{name}')(images, wcs_out, **options)
+
+
+def _resample_maps(exposure, image, resample):
+    """Resample all maps of an exposure, in one go."""
+    planes = {'image': image, 'bad': exposure.mask}
+    if exposure.saturated.any():
+        planes['saturated'] = exposure.saturated
+    if np.ndim(exposure.bkg_error):
+        planes['variance'] = np.square(exposure.bkg_error, dtype=float)
+    if np.ndim(exposure.effective_gain):
+        planes['gain'] = exposure.effective_gain
+    stack = resample(np.stack([np.asarray(v, dtype=float) for v in planes.values()]))
+    covered = np.isfinite(stack[0])
+    stack[:, ~covered] = 0.0
+    return dict(zip(planes, stack, strict=True)), covered
+
+
+def _check_scale(area, index):
+    """Check that the pixels of both grids have about one size."""
+    scale = float(np.sqrt(np.median(area)))
+    if not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
+        msg = (
+            f'the pixels of the grid are {scale:.3g} times as wide as those of '
+            f'exposures[{index}]; allowed is {1 / _LARGEST_SCALE} to {_LARGEST_SCALE}. '
+            'Bin the finer image first, or give a wcs_out in between.'
+        )
+        raise ValueError(msg)
+
+
+def _build(exposure, grid, box, image, noise, method):
+    """Put all that was computed for a part of the grid into a coadd of one."""
+    covered, good = noise.coverage, noise.coverage & ~noise.bad
+    scale = value_scale(exposure.unit, noise.area)
+
+    def spread(values, rest, kind=exposure.data.dtype):
+        whole = np.full(grid.shape, rest, dtype=kind)
+        whole[box] = values
+        return whole
+
+    def sound(values):
+        # Bad pixels and those without data have a value that harms nobody.
+        usual = np.median(values[good])
+        return spread(np.where(good, values, usual), usual)
+
+    psf = None
+    if exposure.psf is not None:
+        access = exposure._psf_access
+        psf = AlignedPSF(access, grid.wcs, exposure.wcs, exposure.shape, method)
+    # Error of the sky in units of the new noise, which resampling reduces.
+    level = exposure.background_error * float(np.median(exposure.bkg_error))
+    level *= float(np.median(scale[good] / np.sqrt(noise.variance[good])))
+    return Coadd(
+        spread(np.where(covered, image * scale, np.nan), np.nan),
+        bkg_error=sound(np.sqrt(noise.variance)),
+        effective_gain=sound(noise.gain),
+        read_noise=float(np.median(exposure.read_noise)),
+        mask=spread(~good, True, bool),
+        saturated=spread(noise.saturated, False, bool),
+        psf=psf,
+        wcs=grid.wcs,
+        unit=exposure.unit,
+        noise_kernel=noise.kernel,
+        psf_error=exposure.psf_error,
+        background_error=level,
+        n_exposures=spread(covered, 0, np.int32),
+        meta=exposure.meta | {'align_method': method},
+    )

@@ -6,12 +6,12 @@ Coadds: means of aligned exposures, with all that a measurement needs.
 import numpy as np
 from astropy.io import registry
 
+from bliss_astro._messages import counted
 from bliss_astro.exposures import Exposure
+from bliss_astro.exposures._blank_noise import neighbours
 from bliss_astro.psf._inputs import check_psf_pixels
 
 from ._noise import check_kernel, kernel_of_pair
-
-__all__ = ['Coadd', 'check_counts', 'check_psf_image']
 
 
 class Coadd(Exposure):
@@ -27,47 +27,6 @@ class Coadd(Exposure):
         The image. Pixels that are not finite, and those of no exposure, are
         added to ``mask``.
 
-    background : float, 2D array_like or `~astropy.units.Quantity`, optional
-        Sky that is still in ``data``; 0 for coadds of `coadd_exposures`.
-
-    bkg_error : float, 2D array_like or `~astropy.units.Quantity`
-        Noise map: the standard deviation of a pixel without sources.
-
-    effective_gain : float, 2D array_like or `~astropy.units.Quantity`
-        The number of electrons for which a unit of ``data`` stands in the
-        sources' own noise: a pixel with signal s has the variance
-        ``bkg_error**2 + max(s, 0) / effective_gain``.
-
-    read_noise : float, 2D array_like or `~astropy.units.Quantity`, optional
-        Kept for information, as in an exposure.
-
-    mask : 2D bool array_like, optional
-        `True` in bad pixels.
-
-    psf : object, optional
-        The effective PSF: any kind that an exposure takes.
-
-    wcs : object, optional
-        The coordinates.
-
-    unit : unit-like, optional
-        The unit of ``data``, if that is a plain array.
-
-    saturation : float, 2D array_like or `~astropy.units.Quantity`, optional
-        The level at which a pixel of the coadd is saturated, if it has one.
-
-    saturated : 2D bool array_like, optional
-        Pixels in which no exposure could be used, some because of saturation.
-
-    psf_error : float, optional
-        Relative error of the width of the PSF (standard deviation).
-
-    background_error : float, optional
-        Error of ``background`` (standard deviation), in units of ``bkg_error``.
-
-    meta : dict, optional
-        Whatever else is known. `coadd_exposures` says what it did.
-
     noise_kernel : 2D array_like, optional
         Correlation of the noise of two pixels by their distance (dy, dx),
         shape (2 L + 1, 2 L + 1) with L at least 1, and 1 in the middle. By default the
@@ -80,6 +39,10 @@ class Coadd(Exposure):
         Image of the effective PSF at the centre, with odd sides, centred on
         its middle pixel. Its sum is the flux within it, of a star of unit flux.
         By default it is drawn from ``psf``.
+
+    **kwargs
+        Other arguments of `~bliss_astro.exposures.Exposure`; its
+        ``noise_correlation`` follows from the kernel.
 
     Attributes
     ----------
@@ -118,57 +81,20 @@ class Coadd(Exposure):
     )
 
     def __init__(
-        self,
-        data,
-        *,
-        background=0.0,
-        bkg_error,
-        effective_gain,
-        read_noise=0.0,
-        mask=None,
-        psf=None,
-        wcs=None,
-        unit=None,
-        saturation=None,
-        saturated=None,
-        psf_error=0.01,
-        background_error=0.05,
-        meta=None,
-        noise_kernel=None,
-        n_exposures=None,
-        psf_image=None,
+        self, data, *, noise_kernel=None, n_exposures=None, psf_image=None, **kwargs
     ):
         if noise_kernel is None:
             noise_kernel = kernel_of_pair(0.0, 0.0)
-        kernel = check_kernel('noise_kernel', noise_kernel)
-        half = len(kernel) // 2
-        if half == 0:
-            msg = 'noise_kernel must be at least 3 x 3 pixels; got shape (1, 1).'
-            raise ValueError(msg)
-        counts = check_counts(n_exposures, np.shape(data))
+        kernel = check_kernel(noise_kernel)
+        counts = _check_counts(n_exposures, np.shape(data))
         if counts is not None and not counts.all():
-            empty = counts == 0
+            mask, empty = kwargs.get('mask'), counts == 0
             mask = empty if mask is None else np.asarray(mask, dtype=bool) | empty
-        super().__init__(
-            data,
-            background=background,
-            bkg_error=bkg_error,
-            effective_gain=effective_gain,
-            read_noise=read_noise,
-            mask=mask,
-            psf=psf,
-            wcs=wcs,
-            unit=unit,
-            saturation=saturation,
-            saturated=saturated,
-            noise_correlation=(kernel[half, half + 1], kernel[half + 1, half]),
-            psf_error=psf_error,
-            background_error=background_error,
-            meta=meta,
-        )
+            kwargs['mask'] = mask
+        super().__init__(data, noise_correlation=neighbours(kernel), **kwargs)
         self.noise_kernel = kernel
         self.n_exposures = counts
-        self._psf_image = check_psf_image(psf_image)
+        self._psf_image = _check_psf_image(psf_image)
 
     @classmethod
     def read(cls, path, *, hdu=None, **known):
@@ -302,10 +228,8 @@ class Coadd(Exposure):
     @property
     def psf_image(self):
         """Image of the effective PSF at the centre, or `None` without a PSF."""
-        if self._psf_image is not None:
+        if self._psf_image is not None or self.psf is None:
             return self._psf_image
-        if self.psf is None:
-            return None
         from ._psf import draw_psf
 
         ny, nx = self.shape
@@ -337,11 +261,9 @@ class Coadd(Exposure):
         # are not taken for maps, even in a coadd of just their shape.
         names = [name for name in self._arguments if name != 'psf_image']
         state = {name: getattr(self, name) for name in names}
-        state |= {'psf': self._psf_access, 'psf_image': self._psf_image}
-        for name in ('noise_kernel', 'psf_image'):
-            if state[name] is not None:
-                state[name] = state[name].tolist()
-        return state
+        image = None if self._psf_image is None else self._psf_image.tolist()
+        parts = {'noise_kernel': self.noise_kernel.tolist(), 'psf_image': image}
+        return state | parts | {'psf': self._psf_access}
 
     def __getitem__(self, item):
         cut = super().__getitem__(item)
@@ -356,27 +278,26 @@ class Coadd(Exposure):
             return text
         counts = self.n_exposures[~self.mask]
         low, high = int(counts.min()), int(counts.max())
-        number = f'{high}' if low == high else f'{low} to {high}'
-        plural = '' if high == 1 else 's'
-        return f'{text[:-1]}, {number} exposure{plural}>'
+        least = '' if low == high else f'{low} to '
+        return f'{text[:-1]}, {least}{counted(high, "exposure")}>'
 
 
 # For Exposure.read, which identifies the files by their content.
 registry.register_reader('bliss_astro.coadd', Exposure, Coadd.read)
 
 
-def check_counts(counts, shape):
+def _check_counts(counts, shape):
     """Check the numbers of exposures, and spread one number out."""
     if counts is None:
         return None
-    array = np.asarray(counts)
+    array, shape = np.asarray(counts), tuple(shape)
     if array.dtype.kind not in 'iu':
         msg = f'n_exposures must be a whole number or a map of them; got {array.dtype}.'
         raise TypeError(msg)
-    if array.ndim and array.shape != tuple(shape):
+    if array.ndim and array.shape != shape:
         msg = (
-            f'n_exposures must be a number or have the shape of data, {tuple(shape)}; '
-            f'got {array.shape}.'
+            f'n_exposures must be a number or have the shape of data, {shape}; got '
+            f'{array.shape}.'
         )
         raise ValueError(msg)
     if array.min() < 0 or array.max() < 1:
@@ -388,12 +309,12 @@ def check_counts(counts, shape):
     return np.broadcast_to(array.astype(np.int32), shape)
 
 
-def check_psf_image(image):
+def _check_psf_image(image):
     """Check an image of the PSF."""
     if image is None:
         return None
     image = np.array(image, dtype=float)
-    if image.ndim != 2 or image.shape[0] % 2 == 0 or image.shape[1] % 2 == 0:
+    if image.ndim != 2 or not np.all(np.array(image.shape) % 2):
         msg = f'psf_image must have two odd sides; got shape {image.shape}.'
         raise ValueError(msg)
     check_psf_pixels(image, 'psf_image')

@@ -7,14 +7,23 @@ import datetime as dt
 
 import numpy as np
 
+from bliss_astro._random import check_rng
 from bliss_astro._warnings import warn
 
-from ._align import check_method
+from ..exposures import Exposure
+from ._align import Resampler, check_exposure, check_iterable, show_progress
 from ._coadd import Coadd
-from ._layers import CoaddSums, Stream, check_weights
-from ._matching import Clipper, Extremes, FluxScale, check_match, fit_sky, sky_surface
-
-__all__ = ['coadd_exposures']
+from ._grid import check_any, output_grid, same_grid
+from ._matching import (
+    Clipper,
+    Extremes,
+    FluxScale,
+    check_length,
+    check_match,
+    fit_sky,
+    sky_surface,
+)
+from ._sums import CoaddSums, Layer, Weights
 
 
 def coadd_exposures(
@@ -153,43 +162,52 @@ def coadd_exposures(
     >>> coadd
     <Coadd 32 x 32 px, bkg_error 1, 4 exposures>
     """
-    check_method(method, n_noise)
-    n_sigma = _check_sigma_clip(sigma_clip)
-    stream = Stream(
+    stream = _Stream(
         exposures,
-        weighting=check_weights(weights),
-        scale=FluxScale(zero_points, zero_point_out),
-        align={
-            'method': method,
-            'parallel': parallel,
-            'block_size': block_size,
-            'n_noise': n_noise,
-        },
-        rng=rng,
-        progress_bar=progress_bar,
+        Weights(weights),
+        FluxScale(zero_points, zero_point_out),
+        Resampler(method, parallel, block_size, n_noise),
+        check_rng(rng),
+        progress_bar,
     )
-    stream.set_grid(wcs_out, shape_out, n_passes=1 if n_sigma is None else 2)
-    sums, offsets, extremes = _first_pass(
-        stream, check_match(match_background), clip=n_sigma is not None
-    )
-    n_clipped = None
-    if n_sigma is not None:
+    n_sigma, n_match = _check_sigma_clip(sigma_clip), check_match(match_background)
+    grid = stream.set_grid(wcs_out, shape_out, n_passes=2 if n_sigma else 1)
+    sums, offsets = CoaddSums(grid.shape), {}
+    extremes = Extremes(grid.shape) if n_sigma else None
+    for layer in stream.layers('adding'):
+        if n_match:
+            offsets[layer.index] = _match_sky(layer, sums, n_match)
+        sums.add(layer)
+        if n_sigma:
+            extremes.add(layer)
+    n_clipped = {}
+    if n_sigma:
         clipper = Clipper(sums, extremes, n_sigma)
-        sums, n_clipped = _second_pass(stream, clipper, offsets)
-    meta = _meta(stream, offsets, n_clipped)
-    return _build(sums, stream, meta)
+        sums = CoaddSums(grid.shape, sums.psf.shapes)
+        for layer in stream.layers('clipping'):
+            _take_off(layer, offsets.get(layer.index))
+            outliers = clipper.outliers(layer)
+            n_clipped[layer.index] = int(np.count_nonzero(outliers))
+            sums.add(layer, np.where(outliers, 0.0, layer.weight))
+    meta = stream.meta()
+    indices = range(stream.count)
+    if n_sigma:
+        meta['n_clipped'] = [n_clipped.get(k, 0) for k in indices]
+    if n_match:
+        meta['background_offsets'] = [offsets.get(k) for k in indices]
+    arguments = sums.arguments(stream.dtype)
+    return Coadd(**arguments, wcs=grid.wcs, unit=stream.scale.unit, meta=meta)
 
 
 def _check_sigma_clip(sigma_clip):
     """Return the number of sigmas, or `None`."""
     if sigma_clip is None or sigma_clip is False:
         return None
-    value = getattr(sigma_clip, 'sigma', sigma_clip)
     try:
-        value = float(value)
+        value = float(getattr(sigma_clip, 'sigma', sigma_clip))
     except (TypeError, ValueError):
         value = np.nan
-    if not (np.isfinite(value) and value > 0) or sigma_clip is True:
+    if not 0 < value < np.inf or sigma_clip is True:
         msg = (
             'sigma_clip must be a positive number of sigmas or an astropy SigmaClip; '
             f'got {sigma_clip!r}.'
@@ -198,44 +216,17 @@ def _check_sigma_clip(sigma_clip):
     return value
 
 
-def _first_pass(stream, match, *, clip):
-    """Sum all layers, with their skies matched, and note the extremes."""
-    sums = CoaddSums(stream.shape)
-    extremes = Extremes(stream.shape) if clip else None
-    offsets = {}
-    for layer in stream.layers(first=True):
-        if match is not None:
-            offsets[layer.index] = _match_sky(layer, sums, match)
-        sums.add(layer)
-        if clip:
-            extremes.add(layer)
-    return sums, offsets, extremes
-
-
-def _second_pass(stream, clipper, offsets):
-    """Sum all layers again, without their outliers."""
-    sums = CoaddSums(stream.shape, clipper.sums.psf.shapes)
-    n_clipped = {}
-    for layer in stream.layers(first=False):
-        _take_off(layer, offsets.get(layer.index))
-        outliers = clipper.outliers(layer)
-        n_clipped[layer.index] = int(np.count_nonzero(outliers))
-        sums.add(layer, np.where(outliers, 0.0, layer.weight))
-    return sums, n_clipped
-
-
-def _match_sky(layer, sums, kind):
-    """Bring the sky of a layer to that of the mean so far."""
+def _match_sky(layer, sums, n):
+    """Bring the sky of a layer to that of the mean so far; return its coefficients."""
     if not sums.count.any():
-        return [0.0] * (1 if kind == 'constant' else 3)
+        return [0.0] * n
     use = layer.good & ~sums.sources()
-    offset = fit_sky(layer.data - sums.mean, use, kind)
+    offset = fit_sky(layer.data - sums.mean, use, n)
     if offset is None:
-        msg = (
+        warn(
             f'exposure {layer.index} has too few pixels in common with those before '
             'it to match its background.'
         )
-        warn(msg)
     _take_off(layer, offset)
     return offset
 
@@ -247,62 +238,78 @@ def _take_off(layer, offset):
         layer.data = np.where(layer.good, layer.data - surface, 0.0)
 
 
-def _build(sums, stream, meta):
-    """Turn the sums into a coadd."""
-    good = sums.count > 0
-    if not good.any():
-        msg = 'exposures must have good pixels on the grid; no pixel of it has any.'
-        raise ValueError(msg)
-    if sums.psf.lacking:
-        msg = (
-            f'exposures {sums.psf.lacking} have no psf, so that the coadd has none '
-            'either; give them one, or give the coadd one with replace(psf=...).'
-        )
-        warn(msg)
-    psf, psf_image = sums.psf.finish()
-    weight = np.where(good, sums.weight, 1.0)
-    noise = np.sqrt(np.where(good, sums.variance, 1.0)) / weight
-    gain = weight**2 / np.where(good, sums.inverse_gain, 1.0)
-    return Coadd(
-        np.where(good, sums.mean, np.nan).astype(stream.dtype),
-        bkg_error=np.where(good, noise, np.median(noise[good])).astype(stream.dtype),
-        effective_gain=np.where(good, gain, np.median(gain[good])).astype(stream.dtype),
-        mask=~good,
-        saturated=sums.saturated & ~good,
-        psf=psf,
-        psf_image=psf_image,
-        wcs=stream.wcs,
-        unit=stream.scale.unit,
-        noise_kernel=sums.kernel(),
-        psf_error=sums.psf_error,
-        background_error=sums.background_error,
-        n_exposures=sums.count,
-        meta=meta,
-    )
+class _Stream:
+    """The exposures as layers on the grid of the coadd, again for each pass."""
 
+    def __init__(self, exposures, weights, scale, resample, rng, progress_bar):
+        if isinstance(exposures, Exposure):
+            exposures = None
+        check_iterable(exposures)
+        self.exposures, self.weights, self.scale = exposures, weights, scale
+        self.resample, self.progress_bar = resample, progress_bar
+        # The simulations of both passes have to agree.
+        self.seed = int(rng.integers(2**31))
+        # Numbers of masked and saturated pixels by exposure, without those elsewhere.
+        self.reports = {}
+        self.count, self.band, self.dtype = 0, None, np.dtype(np.float32)
 
-def _meta(stream, offsets, n_clipped):
-    """Say what was done, exposure by exposure."""
-    indices = range(stream.count)
-    reports = stream.reports
-    scale = stream.scale
-    meta = {
-        'date': dt.datetime.now(dt.UTC).isoformat(timespec='seconds'),
-        'weights': stream.weighting.name,
-        'method': stream.align['method'],
-        'n_exposures': len(reports),
-        'outside': [k for k in indices if k not in reports],
-        'n_masked': [reports.get(k, (0, 0))[0] for k in indices],
-        'n_saturated': [reports.get(k, (0, 0))[1] for k in indices],
-    }
-    if n_clipped is not None:
-        meta['n_clipped'] = [n_clipped.get(k, 0) for k in indices]
-    if offsets:
-        meta['background_offsets'] = [offsets.get(k) for k in indices]
-    if scale.zero_points is not None:
-        points = np.broadcast_to(scale.zero_points, (stream.count,))
-        meta['zero_points'] = points.tolist()
-        meta['zero_point'] = scale.zero_point
-    if scale.band is not None:
-        meta['band'] = scale.band
-    return meta
+    def set_grid(self, wcs_out, shape_out, *, n_passes):
+        """Settle the grid of the coadd, if need be by looking at all exposures."""
+        once = iter(self.exposures) is self.exposures
+        if once and (n_passes > 1 or wcs_out is None):
+            why = 'with sigma_clip' if n_passes > 1 else 'without wcs_out'
+            msg = (
+                'exposures must be a list, or another iterable that can be gone '
+                f'through twice, {why}; got {type(self.exposures).__name__}.'
+            )
+            raise TypeError(msg)
+        footprints = ((one.wcs, one.shape) for _, one in self._checked(''))
+        self.grid = output_grid(footprints, wcs_out, shape_out)
+        return self.grid
+
+    def _checked(self, title):
+        """Go through the exposures, each with its number."""
+        shown = show_progress(self.exposures, self.progress_bar and title, title)
+        self.count = 0
+        for k, exposure in enumerate(shown):
+            self.band = check_exposure(exposure, k, self.band)
+            self.count = k + 1
+            yield k, exposure
+
+    def layers(self, title):
+        """Give the layers of all exposures that lie on the grid."""
+        for k, exposure in self._checked(title):
+            aligned = self.scale.apply(exposure, k)
+            at_home = exposure.shape == self.grid.shape
+            if not (at_home and same_grid(exposure.wcs, *self.grid)):
+                rng = np.random.default_rng([self.seed, k])
+                aligned = self.resample(aligned, self.grid, rng=rng, index=k)
+            if aligned is None:
+                if title == 'adding':
+                    warn(f'exposure {k} does not lie on the grid and is left out.')
+                continue
+            layer = Layer(aligned, k, self.weights)
+            self.reports[k] = layer.n_masked, layer.n_saturated
+            self.dtype = np.result_type(self.dtype, exposure.data.dtype)
+            yield layer
+        check_any(self.count)
+        check_length('weights', self.weights.numbers, self.count)
+        check_length('zero_points', self.scale.zero_points, self.count)
+
+    def meta(self):
+        """Return what was done, exposure by exposure."""
+        reports = [self.reports.get(k, (0, 0)) for k in range(self.count)]
+        meta = {
+            'date': dt.datetime.now(dt.UTC).isoformat(timespec='seconds'),
+            'weights': self.weights.name,
+            'method': self.resample.method,
+            'n_exposures': len(self.reports),
+            'outside': [k for k in range(self.count) if k not in self.reports],
+            'n_masked': [n for n, _ in reports],
+            'n_saturated': [n for _, n in reports],
+        }
+        if self.scale.zero_points is not None:
+            points = np.broadcast_to(self.scale.zero_points, (self.count,))
+            meta['zero_points'] = points.tolist()
+            meta['zero_point'] = self.scale.zero_point
+        return meta if self.band is None else meta | {'band': self.band}

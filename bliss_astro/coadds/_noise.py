@@ -15,7 +15,7 @@ area of an output one. With the covariance of the input
 For other methods it is measured on realisations of noise alone.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,23 +23,16 @@ from ..exposures._blank_noise import kernel_of_sums, lagged_views
 from ..units import is_surface_brightness
 from ._grid import pixel_area
 
-__all__ = [
-    'LEAST_WEIGHT',
-    'MAX_LAG',
-    'NoiseOnGrid',
-    'bilinear_noise',
-    'check_kernel',
-    'correlated_noise',
-    'input_kernel',
-    'kernel_of_pair',
-    'kernel_of_sums',
-    'lagged_sums',
-    'lagged_views',
-    'sampled_noise',
-]
-
 # Pixels farther apart than this, along an axis, are taken to be independent.
 MAX_LAG = 2
+# A pixel with a smaller weight than this does not contribute.
+LEAST_WEIGHT = 1e-3
+# So many pixels, at random, give the mean correlation.
+_N_SAMPLES = 60_000
+# Side of the box, in pixels, over which the variance of a few realisations is
+# averaged; how many values of the noise they hold at least, and how many numbers a
+# stack of them holds at most.
+_BOX, _N_VALUES, _STACK = 25, 200_000, 2**24
 
 
 def kernel_of_pair(along_x, along_y):
@@ -47,22 +40,23 @@ def kernel_of_pair(along_x, along_y):
     return np.outer([0, along_y, 1, along_y, 0], [0, along_x, 1, along_x, 0])
 
 
-def check_kernel(name, kernel):
-    """Check a correlation kernel."""
-    kernel = np.array(kernel, dtype=float)
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) % 2 == 0:
-        msg = f'{name} must be a square of odd side; got shape {kernel.shape}.'
-        raise ValueError(msg)
+def check_kernel(kernel):
+    """Check the argument ``noise_kernel``."""
+    kernel = np.array(kernel, dtype=float, ndmin=1)
     middle = len(kernel) // 2
-    sound = np.isfinite(kernel).all() and abs(kernel[middle, middle] - 1) < 1e-6
-    if not (sound and (np.abs(kernel) < 1 + 1e-6).all()):
+    if kernel.shape != (2 * middle + 1,) * 2 or middle == 0:
         msg = (
-            f'{name} must be 1 at its centre and between -1 and 1 elsewhere; got '
-            f'{kernel.tolist()}.'
+            'noise_kernel must be a square of odd side, at least 3 x 3; got shape '
+            f'{kernel.shape}.'
         )
         raise ValueError(msg)
-    if not np.allclose(kernel, kernel[::-1, ::-1], rtol=0, atol=1e-6):
-        msg = f'{name} must be the same at opposite lags; got {kernel.tolist()}.'
+    wrong = None
+    if not abs(kernel[middle, middle] - 1) < 1e-6 or not (abs(kernel) < 1 + 1e-6).all():
+        wrong = 'must be 1 at its centre and between -1 and 1 elsewhere'
+    elif not np.allclose(kernel, kernel[::-1, ::-1], rtol=0, atol=1e-6):
+        wrong = 'must be the same at opposite lags'
+    if wrong:
+        msg = f'noise_kernel {wrong}; got {kernel.tolist()}.'
         raise ValueError(msg)
     return kernel
 
@@ -89,111 +83,88 @@ def correlated_noise(shape, kernel, rng):
 
 
 def lagged_sums(values, use, max_lag):
-    """Sum the products of pixels at each lag."""
+    """Sum the products of pixels, and the pairs of them, at each lag."""
     sums = np.zeros((2, max_lag + 1, 2 * max_lag + 1))
-    for dy in range(max_lag + 1):
-        for dx in range(-max_lag, max_lag + 1):
-            one, two = lagged_views(values.shape, dy, dx)
-            sums[0, dy, dx + max_lag] = np.vdot(values[one], values[two])
-            sums[1, dy, dx + max_lag] = np.count_nonzero(use[one] & use[two])
+    for dy, dx in np.ndindex(sums.shape[1:]):
+        one, two = lagged_views(values.shape, dy, dx - max_lag)
+        sums[:, dy, dx] = (
+            np.vdot(values[one], values[two]),
+            np.count_nonzero(use[one] & use[two]),
+        )
     return sums
 
 
-# A pixel with a smaller weight than this does not contribute.
-LEAST_WEIGHT = 1e-3
-
-# So many pixels, at random, give the mean correlation.
-_N_SAMPLES = 60_000
-
-
-@dataclass
-class NoiseOnGrid:
+class NoiseOnGrid(NamedTuple):
     """
-    An exposure's noise and blemishes on the output grid.
+    Noise and blemishes of an exposure on the output grid.
 
-    Parameters
-    ----------
-    variance : float `~numpy.ndarray`, shape (ny, nx)
-        Variance of the sky.
-
-    gain : float `~numpy.ndarray`, shape (ny, nx)
-        Effective gain.
-
-    area : float `~numpy.ndarray`, shape (ny, nx)
-        Input pixels per output pixel.
-
-    scale : float `~numpy.ndarray`, shape (ny, nx)
-        Factor from means over input pixels to values of output pixels, see
-        `value_scale`.
-
-    coverage, bad, saturated : bool `~numpy.ndarray`, shape (ny, nx)
-        Where there are data, and where bad or saturated pixels contribute.
-
-    kernel : float `~numpy.ndarray`, shape (5, 5)
-        Mean correlation of the noise.
+    Variance of the sky, effective gain, and input pixels per output pixel; where there
+    are data, and where bad or saturated pixels contribute, all ``(ny, nx)``; and the
+    mean correlation of the noise, ``(5, 5)``.
     """
 
     variance: np.ndarray
     gain: np.ndarray
     area: np.ndarray
-    scale: np.ndarray
     coverage: np.ndarray
     bad: np.ndarray
     saturated: np.ndarray
     kernel: np.ndarray
 
 
+def value_scale(unit, area):
+    """Return what means over input pixels are multiplied by."""
+    return np.ones_like(area) if is_surface_brightness(unit) else area
+
+
+# -- bilinear interpolation --------------------------------------------------------
+
+
 class _Taps:
     """The four pixels that bilinear interpolation takes, and their weights."""
 
     def __init__(self, x, y, shape):
-        ny, nx = shape
         # The inversion of a distortion is exact to this only.
-        small = LEAST_WEIGHT
+        low, (high_y, high_x) = -LEAST_WEIGHT, np.array(shape) - 1 + LEAST_WEIGHT
         with np.errstate(invalid='ignore'):
-            self.covered = (x >= -small) & (x <= nx - 1 + small)
-            self.covered &= (y >= -small) & (y <= ny - 1 + small)
-        (self._x0, self._x1), self.x_weights = _pair(x, nx, self.covered)
-        (y0, y1), self.y_weights = _pair(y, ny, self.covered)
-        self._y0, self._y1 = y0 * nx, y1 * nx
-
-    def __iter__(self):
-        """Give the flat indices and the weights of one pixel after the other."""
-        for y, weight_y in zip((self._y0, self._y1), self.y_weights, strict=True):
-            for x, weight_x in zip((self._x0, self._x1), self.x_weights, strict=True):
-                yield y + x, weight_y * weight_x
+            self.covered = (x >= low) & (x <= high_x) & (y >= low) & (y <= high_y)
+        columns, self._along_x = _pair(x, shape[1], self.covered)
+        rows, self._along_y = _pair(y, shape[0], self.covered)
+        self._taps = [
+            (row * shape[1] + column, weight_y * weight_x)
+            for row, weight_y in zip(rows, self._along_y, strict=True)
+            for column, weight_x in zip(columns, self._along_x, strict=True)
+        ]
 
     def mean(self, values, power=1):
         """Sum weights, or powers of them, times a map or a number."""
-        if np.ndim(values) == 0:
-            return values * sum(weight**power for _, weight in self)
         flat = np.ravel(values)
-        return sum(weight**power * flat[index] for index, weight in self)
+        return sum(
+            weight**power * (flat[0] if flat.size == 1 else flat[index])
+            for index, weight in self._taps
+        )
 
     def any(self, flags):
-        """Tell where a flagged pixel contributes."""
-        if not flags.any():
-            return np.zeros(self.covered.shape, dtype=bool)
-        flat = np.ravel(flags)
+        """Where a flagged pixel contributes."""
         out = np.zeros(self.covered.shape, dtype=bool)
-        for index, weight in self:
-            out |= flat[index] & (weight > LEAST_WEIGHT)
+        if flags.any():
+            for index, weight in self._taps:
+                out |= np.ravel(flags)[index] & (weight > LEAST_WEIGHT)
         return out & self.covered
 
     def correlation_factor(self, kernel):
         """Return the variance under correlated noise over that under white noise."""
-        middle = len(kernel) // 2
-        # Interpolated pixels share themselves and their neighbours only.
-        inner = kernel[middle - 1 : middle + 2, middle - 1 : middle + 2]
-        if inner.shape != (3, 3) or np.count_nonzero(inner) == 1:
+        if np.count_nonzero(kernel) == 1:
             return 1.0
-        own = [a**2 + b**2 for a, b in (self.y_weights, self.x_weights)]
-        next_ = [a * b for a, b in (self.y_weights, self.x_weights)]
-        along_y, along_x = ((n, o, n) for o, n in zip(own, next_, strict=True))
-        total = sum(
-            inner[j, i] * along_y[j] * along_x[i] for j in range(3) for i in range(3)
+        # Interpolated pixels share themselves and their neighbours only.
+        n = len(kernel) // 2 - 1
+        along_y, along_x = (
+            (a * b, a**2 + b**2, a * b) for a, b in (self._along_y, self._along_x)
         )
-        return total / (own[0] * own[1])
+        total = sum(
+            kernel[n + j, n + i] * along_y[j] * along_x[i] for j, i in np.ndindex(3, 3)
+        )
+        return total / (along_y[1] * along_x[1])
 
 
 def _pair(x, n, covered):
@@ -204,36 +175,17 @@ def _pair(x, n, covered):
     return (low, np.minimum(low + 1, n - 1)), (1 - share, share)
 
 
-def overlap(x1, x2):
-    """Sum over pixels the product of the weights of two places along an axis."""
-    floor1, floor2 = np.floor(x1), np.floor(x2)
-    f1, f2 = x1 - floor1, x2 - floor2
-    step = floor2 - floor1
-    same = (1 - f1) * (1 - f2) + f1 * f2
-    return np.where(
-        step == 0,
-        same,
-        np.where(step == 1, f1 * (1 - f2), np.where(step == -1, (1 - f1) * f2, 0)),
-    )
-
-
-def value_scale(unit, area):
-    """Return what means over input pixels are multiplied by."""
-    return np.ones_like(area) if is_surface_brightness(unit) else area
-
-
 def bilinear_noise(exposure, mapping):
     """Compute the noise of a bilinearly resampled exposure, exactly."""
-    shape = mapping.shape
-    floats = [np.empty(shape, dtype=np.float32) for _ in range(4)]
-    flags = [np.empty(shape, dtype=bool) for _ in range(3)]
+    floats = np.empty((3, *mapping.shape), dtype=np.float32)
+    flags = np.empty((3, *mapping.shape), dtype=bool)
     variance_in = np.square(exposure.bkg_error)
     kernel = input_kernel(exposure)
     samples = []
-    wanted = _N_SAMPLES / np.prod(shape)
+    wanted = _N_SAMPLES / np.prod(mapping.shape)
     rng = np.random.default_rng(0)
     for rows in mapping.blocks():
-        x, y, jacobian = mapping.rows(rows.start, rows.stop)
+        x, y, jacobian = mapping.rows(rows)
         area = pixel_area(jacobian)
         scale = value_scale(exposure.unit, area)
         taps = _Taps(x, y, exposure.shape)
@@ -243,97 +195,86 @@ def bilinear_noise(exposure, mapping):
         gain = taps.mean(exposure.effective_gain) * scale
         gain *= taps.mean(variance_in) / np.where(taps.covered, variance, 1)
         bad = taps.any(exposure.mask)
-        parts = (
-            (variance, gain, area, scale),
-            (taps.covered, bad, taps.any(exposure.saturated)),
-        )
-        for targets, values in zip((floats, flags), parts, strict=True):
-            for target, value in zip(targets, values, strict=True):
-                target[rows] = value
+        floats[:, rows] = variance, gain, area
+        flags[:, rows] = taps.covered, bad, taps.any(exposure.saturated)
         chosen = taps.covered & ~bad
         if wanted < 1:
             chosen &= rng.random(chosen.shape) < wanted
-        samples.append([x[chosen], y[chosen], jacobian[:, :, chosen]])
-    x, y, jacobian = (
-        np.concatenate(part, axis=-1) for part in zip(*samples, strict=True)
-    )
-    return NoiseOnGrid(*floats, *flags, bilinear_kernel(x, y, jacobian, kernel))
+        samples.append([x[chosen], y[chosen], *jacobian[:, :, chosen].reshape(4, -1)])
+    return NoiseOnGrid(*floats, *flags, _bilinear_kernel(samples, kernel))
 
 
-def bilinear_kernel(x, y, jacobian, kernel):
+def _bilinear_kernel(samples, kernel):
     """Compute the mean correlation of bilinearly interpolated noise."""
-    size = 2 * MAX_LAG + 1
+    x, y, xx, xy, yx, yy = np.concatenate(samples, axis=-1)
     if len(x) == 0:
         return kernel_of_pair(0, 0)
     half = len(kernel) // 2
-    terms = [(j - half, i - half, kernel[j, i]) for j, i in np.argwhere(kernel != 0)]
-    covariance = np.zeros((size, size))
-    for dy in range(MAX_LAG + 1):
-        for dx in range(-MAX_LAG, MAX_LAG + 1):
-            if dy == 0 and dx < 0:
-                continue
-            x2 = x + jacobian[0, 0] * dx + jacobian[0, 1] * dy
-            y2 = y + jacobian[1, 0] * dx + jacobian[1, 1] * dy
-            value = sum(
-                (c * overlap(x, x2 - i) * overlap(y, y2 - j)).mean()
-                for j, i, c in terms
-            )
-            covariance[MAX_LAG + dy, MAX_LAG + dx] = value
-            covariance[MAX_LAG - dy, MAX_LAG - dx] = value
-    return covariance / covariance[MAX_LAG, MAX_LAG]
+    terms = np.argwhere(kernel != 0)
+    covariance = np.zeros((MAX_LAG + 1, 2 * MAX_LAG + 1))
+    for dy, k in np.ndindex(covariance.shape):
+        dx = k - MAX_LAG
+        x2, y2 = x + xx * dx + xy * dy, y + yx * dx + yy * dy
+        covariance[dy, k] = sum(
+            kernel[j, i]
+            * (_overlap(x, x2 - i + half) * _overlap(y, y2 - j + half)).mean()
+            for j, i in terms
+        )
+    covariance[0, :MAX_LAG] = covariance[0, :MAX_LAG:-1]
+    return kernel_of_sums(covariance, np.ones_like(covariance))
 
 
-# Side of the box, in pixels, over which the variance of a few realisations is
-# averaged, and how many values of the noise they hold at least.
-_BOX = 25
-_N_VALUES = 200_000
+def _overlap(x1, x2):
+    """Sum over pixels the product of the weights of two places along an axis."""
+    low = np.floor(x1)
+    return sum(
+        np.maximum(1 - np.abs(x1 - k), 0) * np.maximum(1 - np.abs(x2 - k), 0)
+        for k in (low, low + 1)
+    )
 
-# Numbers that a stack of realisations holds at most.
-_STACK = 2**24
+
+# -- other methods -----------------------------------------------------------------
 
 
 def sampled_noise(exposure, mapping, planes, covered, resample, *, n_noise, rng):
     """Measure the noise of a resampled exposure on realisations of noise alone."""
     area = np.empty(mapping.shape, dtype=np.float32)
     for rows in mapping.blocks():
-        area[rows] = pixel_area(mapping.rows(rows.start, rows.stop)[2])
-    none = np.zeros(mapping.shape)
-    bad = covered & (planes['bad'] > LEAST_WEIGHT)
-    saturated = covered & (planes.get('saturated', none) > LEAST_WEIGHT)
+        area[rows] = pixel_area(mapping.rows(rows)[2])
+    bad, saturated = (
+        covered & (planes.get(name, np.zeros(area.shape)) > LEAST_WEIGHT)
+        for name in ('bad', 'saturated')
+    )
     variance = planes.get('variance', np.square(np.asarray(exposure.bkg_error, float)))
-    gain = planes.get('gain', exposure.effective_gain)
     variance = np.where(covered, variance, 1.0)
+    gain = np.where(covered, planes.get('gain', exposure.effective_gain), 1.0)
     reduction, kernel = monte_carlo_noise(
         exposure, resample, np.sqrt(variance), covered & ~bad, n_noise=n_noise, rng=rng
     )
     scale = value_scale(exposure.unit, area)
-    gain = np.where(covered, gain, 1.0) / (reduction * scale)
     variance = variance * reduction * scale**2
-    return NoiseOnGrid(variance, gain, area, scale, covered, bad, saturated, kernel)
+    gain = gain / (reduction * scale)
+    return NoiseOnGrid(variance, gain, area, covered, bad, saturated, kernel)
 
 
 def monte_carlo_noise(exposure, resample, level, use, *, n_noise, rng):
     """Measure how resampling reduces and correlates an exposure's noise."""
     kernel = input_kernel(exposure)
-    n_good = max(int(use.sum()), 1)
-    n_noise = max(n_noise, int(np.ceil(_N_VALUES / n_good)))
+    n_noise = max(n_noise, int(np.ceil(_N_VALUES / max(int(use.sum()), 1))))
     # Few at a time, to bound the memory.
     n_at_once = max(1, _STACK // max(np.prod(exposure.shape), use.size))
-    total = 0
     squares = np.zeros(use.shape)
     sums = np.zeros((2, MAX_LAG + 1, 2 * MAX_LAG + 1))
-    while total < n_noise:
-        n = min(n_at_once, n_noise - total)
-        total += n
-        noise = np.stack(
-            [correlated_noise(exposure.shape, kernel, rng) for _ in range(n)]
-        )
-        for image in resample(noise * exposure.bkg_error):
+    for start in range(0, n_noise, n_at_once):
+        noise = [
+            correlated_noise(exposure.shape, kernel, rng)
+            for _ in range(min(n_at_once, n_noise - start))
+        ]
+        for image in resample(np.stack(noise) * exposure.bkg_error):
             scaled = np.where(use, image / level, 0.0)
             squares += scaled**2
             sums += lagged_sums(scaled, use, MAX_LAG)
-    reduction = _smooth(squares / total, use)
-    return reduction, kernel_of_sums(*sums)
+    return _smooth(squares / n_noise, use), kernel_of_sums(*sums)
 
 
 def _smooth(values, use):

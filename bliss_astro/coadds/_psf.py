@@ -10,8 +10,6 @@ from bliss_astro.psf._joint_fit import PRIOR_WIDTH, StampFit, minimise
 from bliss_astro.psf._profile import unit_profile
 from bliss_astro.psf._wing_prior import to_shape, to_theta
 
-__all__ = ['EffectivePSF']
-
 # Half the side of an image of the PSF: a little more than the normalisation
 # radius, and never more than this.
 _LARGEST_HALF = 40
@@ -67,8 +65,7 @@ class EffectivePSF(VaryingPSF):
         self, images, *, xs, ys, normalization_radius=18.76, origin=(0.0, 0.0)
     ):
         self.images = np.array(images, dtype=float)
-        self.xs = np.atleast_1d(np.array(xs, dtype=float))
-        self.ys = np.atleast_1d(np.array(ys, dtype=float))
+        self.xs, self.ys = (np.atleast_1d(np.array(v, dtype=float)) for v in (xs, ys))
         shape = self.images.shape
         if len(shape) != 4 or shape[2] != shape[3] or shape[2] % 2 == 0:
             msg = f'images must have the shape (n_y, n_x, s, s), s odd; got {shape}.'
@@ -85,7 +82,8 @@ class EffectivePSF(VaryingPSF):
                 raise ValueError(msg)
         self.normalization_radius = float(normalization_radius)
         self.origin = (float(origin[0]), float(origin[1]))
-        self._cache = {}
+        # Filled by the first use, and shared by cut-outs.
+        self._thetas = []
 
     def __repr__(self):
         n_y, n_x, side = self.images.shape[:3]
@@ -106,7 +104,13 @@ class EffectivePSF(VaryingPSF):
         shapes : float `~numpy.ndarray`, shape (len(ys), len(xs), 8)
             Shape vectors, interpolated linearly between fits to the images.
         """
-        return to_shape(self._interpolate(self._thetas(), xs, ys))
+        if not self._thetas:
+            middle = self.images.mean(axis=(0, 1))
+            central = fit_middle(middle, self.normalization_radius)
+            start = to_theta(central.shape_vector)
+            fits = [[self._fit(image, start) for image in row] for row in self.images]
+            self._thetas.append(np.array(fits))
+        return to_shape(self._interpolate(self._thetas[0], xs, ys))
 
     def image_at(self, x, y):
         """
@@ -128,33 +132,24 @@ class EffectivePSF(VaryingPSF):
 
     def _interpolate(self, values, xs, ys):
         """Interpolate values (n_y, n_x, ...) linearly; constant beyond the grid."""
-        along_y = _hat_weights(self.ys, np.atleast_1d(ys) + self.origin[1])
-        along_x = _hat_weights(self.xs, np.atleast_1d(xs) + self.origin[0])
+        along_y, along_x = (
+            # Weights of linear interpolation, (places, nodes).
+            np.stack([np.interp(at, nodes, row) for row in np.eye(len(nodes))], axis=-1)
+            for at, nodes in (
+                (np.atleast_1d(ys) + self.origin[1], self.ys),
+                (np.atleast_1d(xs) + self.origin[0], self.xs),
+            )
+        )
         return np.einsum('ai,bj,ij...->ab...', along_y, along_x, values)
-
-    def _thetas(self):
-        """Fit all images, and remember the fits."""
-        if 'thetas' not in self._cache:
-            n_y, n_x = self.images.shape[:2]
-            middle = self.images.mean(axis=(0, 1))
-            central = fit_middle(middle, self.normalization_radius)
-            start = to_theta(central.shape_vector)
-            thetas = np.empty((n_y, n_x, len(start)))
-            for j, i in np.ndindex(n_y, n_x):
-                thetas[j, i] = self._fit(self.images[j, i], start)
-            self._cache['thetas'] = thetas
-        return self._cache['thetas']
 
     def _fit(self, image, start):
         """Fit one image, beginning with and staying near the shape of the middle."""
-        middle = image.shape[0] // 2
-        reach = min(middle, _FITTED_HALF)
-        cut = slice(middle - reach, middle + reach + 1)
-        image, peak = image[cut, cut], image.max()
+        image = _core(image, _FITTED_HALF)
+        middle, peak = len(image) // 2, image.max()
         variance = _SHARE**2 * peak * np.maximum(image, 0) + (_FLOOR * peak) ** 2
         fit = StampFit(
             start.copy(),
-            np.array([[1.0, reach, reach, 0.0]]),
+            np.array([[1.0, middle, middle, 0.0]]),
             prior_mean=start,
             prior_width=_NODE_WIDTH,
             radius=self.normalization_radius,
@@ -164,32 +159,25 @@ class EffectivePSF(VaryingPSF):
         return fit.theta
 
 
+def _core(image, half):
+    """Cut out the middle of an image, at most ``2 half + 1`` wide."""
+    cut = max(image.shape[0] // 2 - half, 0)
+    return image[cut:-cut, cut:-cut] if cut else image
+
+
 def fit_middle(image, radius):
     """Fit the analytic model to an image, without the outermost of its wing."""
-    middle = image.shape[0] // 2
-    reach = min(middle, _MIDDLE_HALF)
-    cut = slice(middle - reach, middle + reach + 1)
-    psf = PSFModel.fit(image[cut, cut], normalization_radius=radius)
+    psf = PSFModel.fit(_core(image, _MIDDLE_HALF), normalization_radius=radius)
     return PSFModel.from_shape(psf.shape_vector, normalization_radius=radius)
 
 
-def _hat_weights(nodes, places):
-    """Return the weights (len(places), len(nodes)) of linear interpolation."""
-    rows = np.eye(len(nodes))
-    return np.stack([np.interp(places, nodes, row) for row in rows], axis=-1)
-
-
-def draw_shape(shape, radius, half):
+def _draw_shape(shape, radius):
     """Draw the PSF of a shape vector, of unit flux, in the middle of an image."""
+    half = _LARGEST_HALF
+    if np.isfinite(radius):
+        half = int(min(np.ceil(radius) + 2, half))
     yy, xx = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
     return unit_profile(xx, yy, shape, radius)
-
-
-def image_half(radius):
-    """Return half the side of an image of a PSF of some normalisation radius."""
-    if not np.isfinite(radius):
-        return _LARGEST_HALF
-    return int(min(np.ceil(radius) + 2, _LARGEST_HALF))
 
 
 def draw_psf(exposure, x, y):
@@ -197,8 +185,7 @@ def draw_psf(exposure, x, y):
     if isinstance(exposure.psf, EffectivePSF):
         return exposure.psf.image_at(x, y)
     model = exposure.psf_at(x, y)
-    radius = model.normalization_radius
-    return draw_shape(model.shape_vector, radius, image_half(radius))
+    return _draw_shape(model.shape_vector, model.normalization_radius)
 
 
 # Sides of the cells for which the PSF is averaged, pixels, and how many of them
@@ -245,12 +232,12 @@ class PSFMean:
 
     def __init__(self, cells, shapes=None):
         self.cells = cells
-        self.lacking = []
-        self.central = []
-        self.half = None
+        # Exposures without a PSF; index, image and weight of the others.
+        self.lacking, self.central = [], []
         # By exposure and cell: they cost more than all else that is done here.
         self.shapes = {} if shapes is None else shapes
-        self._weights = np.zeros(cells.shape)
+        self._weights = np.zeros((*cells.shape, 1, 1))
+        self._images = self._radius = None
 
     def add(self, exposure, weights, index):
         """Add the PSF of one aligned exposure."""
@@ -260,57 +247,38 @@ class PSFMean:
         # Its PSF where it matters most stands for it in comparisons.
         row, column = np.unravel_index(np.argmax(weights), weights.shape)
         model = exposure.psf_at(self.cells.xs[column], self.cells.ys[row])
-        radius = float(model.normalization_radius)
-        if self.half is None:
-            self.radius, self.half = radius, image_half(radius)
-            side = 2 * self.half + 1
-            self._images = np.zeros((*self.cells.shape, side, side))
-        image = draw_shape(model.shape_vector, radius, self.half)
+        if self._radius is None:
+            self._radius = float(model.normalization_radius)
+        image = _draw_shape(model.shape_vector, self._radius)
         self.central.append((index, image, float(weights.sum())))
+        if self._images is None:
+            self._images = np.zeros((*self.cells.shape, *image.shape))
         varies = exposure._psf_access.varies
         for cell in map(tuple, np.argwhere(weights > 0)):
             if varies:
-                shape = self._mean_shape(exposure, index, cell)
-                image = draw_shape(shape, radius, self.half)
+                key = (index, *cell)
+                if key not in self.shapes:
+                    shapes = exposure.psf_shapes(*self.cells.places(*cell))
+                    self.shapes[key] = shapes.mean(axis=(0, 1))
+                image = _draw_shape(self.shapes[key], self._radius)
             self._images[cell] += weights[cell] * image
-        self._weights += weights
-
-    def _mean_shape(self, exposure, index, cell):
-        """Average the shape of the PSF over a cell, once for all passes."""
-        key = (index, *cell)
-        if key not in self.shapes:
-            shapes = exposure.psf_shapes(*self.cells.places(*cell))
-            self.shapes[key] = shapes.mean(axis=(0, 1))
-        return self.shapes[key]
+        self._weights[..., 0, 0] += weights
 
     def finish(self):
-        """Return the mean."""
-        if self.lacking or self.half is None:
+        """Return the mean, and its image if that is one for all places."""
+        if self.lacking or self._images is None:
             return None, None
-        images = (
-            self._images
-            / np.where(self._weights > 0, self._weights, 1)[..., None, None]
+        from scipy.ndimage import distance_transform_edt
+
+        filled = self._weights > 0
+        images = self._images / np.where(filled, self._weights, 1)
+        # Cells without exposures have the PSF of the nearest one that has some.
+        nearest = distance_transform_edt(
+            ~filled[..., 0, 0], return_distances=False, return_indices=True
         )
-        images = _fill_empty(images, self._weights > 0)
+        images = images[tuple(nearest)]
         first = images[0, 0]
         if np.abs(images - first).max() <= _SAME_PSF * first.max():
-            return fit_middle(first, self.radius), first
-        psf = EffectivePSF(
-            images,
-            xs=self.cells.xs,
-            ys=self.cells.ys,
-            normalization_radius=self.radius,
-        )
-        return psf, None
-
-
-def _fill_empty(images, filled):
-    """Give cells without exposures the PSF of the nearest one that has some."""
-    if filled.all():
-        return images
-    from scipy.ndimage import distance_transform_edt
-
-    nearest = distance_transform_edt(
-        ~filled, return_distances=False, return_indices=True
-    )
-    return images[tuple(nearest)]
+            return fit_middle(first, self._radius), first
+        grid = {'xs': self.cells.xs, 'ys': self.cells.ys}
+        return EffectivePSF(images, **grid, normalization_radius=self._radius), None

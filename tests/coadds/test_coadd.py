@@ -111,6 +111,7 @@ def test_replace():
         ({'noise_kernel': np.ones((2, 3))}, 'noise_kernel must be a square of odd'),
         ({'noise_kernel': [[1.0]]}, 'at least 3 x 3'),
         ({'noise_kernel': 0.5 * KERNEL}, 'must be 1 at its centre'),
+        ({'noise_kernel': KERNEL + np.diag([0.1, 0, 0, 0, 0])}, 'the same at opposite'),
         ({'n_exposures': np.ones((3, 3), int)}, 'n_exposures must be a number or have'),
         ({'n_exposures': 0}, 'positive somewhere'),
         ({'n_exposures': -1}, 'must not be negative'),

@@ -304,9 +304,9 @@ def test_what_is_known_is_not_measured(foreign):
 
 
 def test_foreign_files_that_are_no_images(foreign):
-    with pytest.raises(ValueError, match="no HDU 'WHT'"):
+    with pytest.raises(ValueError, match='no extension WHT'):
         Coadd.read(foreign, hdu='WHT')
-    with pytest.raises(ValueError, match='HDU 0 is not a two-dimensional image'):
+    with pytest.raises(ValueError, match=r'extension 0 .* no two-dimensional image'):
         Coadd.read(foreign, hdu=0)
     with pytest.raises(TypeError, match="unknown keyword 'sigma'"):
         Coadd.read(foreign, sigma=3)

@@ -324,7 +324,7 @@ def test_weights_do_not_follow_the_interpolation():
         ([1, 2, 3], 'a number for each of 2 exposures; got 3'),
         ([1], 'a number for each of at least 2 exposures; got 1'),
         ([1, -1], 'negative'),
-        ([0, 0], 'all are 0'),
+        ([0, 0], 'not all 0'),
         (3.0, 'got 3.0'),
     ],
 )
@@ -426,7 +426,7 @@ def test_surface_brightness_and_zero_points(rng):
         ({'sigma_clip': -1}, 'sigma_clip must be a positive'),
         ({'sigma_clip': 'yes'}, 'sigma_clip must be a positive'),
         ({'method': 'nearest'}, 'method must be one of'),
-        ({'shape_out': (5, 5)}, 'shape_out needs wcs_out'),
+        ({'shape_out': (5, 5)}, r'shape_out=.* needs wcs_out'),
     ],
 )
 def test_impossible_arguments(arguments, message):
@@ -650,7 +650,7 @@ def test_exposures_without_a_psf():
         (
             [flat(1, meta={'band': 'r'}), flat(1, meta={'band': 'g'})],
             ValueError,
-            "differ in band: number 1 is in 'g'",
+            r"differ in band: exposures\[1\] is in 'g'",
         ),
     ],
 )
@@ -672,7 +672,7 @@ def test_generators():
 
 class Lazy(Sequence):
     """
-    Exposures that are made when they are asked for, as if read from files.
+    Exposures that are made when they are needed, as if read from files.
     """
 
     def __init__(self, n, dither):

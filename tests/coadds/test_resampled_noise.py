@@ -9,7 +9,8 @@ import torch
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
-from bliss_astro.coadds import AlignedExposure, align_exposures
+from bliss_astro.coadds import Coadd, align_exposures
+from bliss_astro.coadds._align import Resampler
 from bliss_astro.coadds._noise import (
     correlated_noise,
     kernel_of_pair,
@@ -17,7 +18,6 @@ from bliss_astro.coadds._noise import (
     lagged_sums,
     monte_carlo_noise,
 )
-from bliss_astro.coadds._resampling import _reproject
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
 from bliss_astro.simulation import coadd_noise
@@ -110,7 +110,7 @@ def test_kernel_by_brute_force(pair, rng):
         kernel[2, 4] = kernel[2, 0] = 0.05
     else:
         kernel = kernel_of_pair(*pair)
-    exposure = AlignedExposure(
+    exposure = Coadd(
         np.ones(shape), bkg_error=2.0, effective_gain=4.0, wcs=wcs, noise_kernel=kernel
     )
     (aligned,) = align_exposures([exposure], wcs_out, shape_out)
@@ -175,13 +175,11 @@ def test_monte_carlo_against_the_formula():
         np.zeros((84, 81)), wcs, bkg_error=1 + yy / 84, noise_correlation=(0.2, 0.1)
     )
     (aligned,) = align_exposures([exposure], wcs_out, shape_out)
+    resampler = Resampler('bilinear', parallel=False, block_size=None, n_noise=1)
 
     def resample(stack):
         return np.array(
-            [
-                _reproject(image, wcs, wcs_out, shape_out, 'bilinear', False, None)
-                for image in stack
-            ]
+            [resampler.reproject(image, wcs, wcs_out, shape_out) for image in stack]
         )
 
     use = ~aligned.mask
@@ -207,6 +205,7 @@ def test_stated_against_blank_images(method, rng):
     shape, shape_out = (60, 62), (54, 54)
     n_images = 30
     sums, squares, expected = 0.0, 0.0, None
+    resampler = Resampler(method, parallel=False, block_size=None, n_noise=1)
     for k in range(n_images):
         exposure = make_exposure(rng.normal(0, 2, shape), wcs)
         if k == 0:
@@ -215,9 +214,7 @@ def test_stated_against_blank_images(method, rng):
             expected = (aligned.bkg_error[use] ** 2).mean()
             data, area = aligned.data, 1.2**2
         else:
-            image = _reproject(
-                exposure.data, wcs, wcs_out, shape_out, method, False, None
-            )
+            image = resampler.reproject(exposure.data, wcs, wcs_out, shape_out)
             data = image * area
         values = np.where(use, data, 0)
         squares += (values[use] ** 2).mean() / n_images
@@ -241,7 +238,7 @@ def test_noise_of_sums_is_that_of_the_sky(rng):
     assert_allclose(variance * aligned.noise_kernel.sum(), 4, rtol=0.02)
 
 
-def test_correlated_noise_is_as_asked(rng):
+def test_correlated_noise_has_the_given_kernel(rng):
     kernel = kernel_of_pair(0.3, -0.2)
     noise = correlated_noise((400, 420), kernel, rng)
     use = np.ones(noise.shape, dtype=bool)
@@ -335,7 +332,7 @@ def test_psf_photometry(name, method, rng):
 
 def test_psf_follows_the_place(rng):
     """
-    A PSF that varies is asked for where the star was, cut-outs included.
+    A PSF that varies is evaluated where the star was, cut-outs included.
     """
 
     class Varying:

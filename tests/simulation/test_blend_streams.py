@@ -62,10 +62,10 @@ class TestClusters:
 
     def test_the_encoder_is_told_where(self, blends):
         _stream, scenes = blends
-        told = EncoderInputs.from_batch(scenes).log_density
-        assert told.shape == (200, 1, 16, 16)
+        density = EncoderInputs.from_batch(scenes).log_density
+        assert density.shape == (200, 1, 16, 16)
         catalog = TileCatalog.from_batch(scenes)
-        empty = told[:, 0] == EMPTY_LOG_DENSITY
+        empty = density[:, 0] == EMPTY_LOG_DENSITY
         # Tiles that a circle's edge cuts belong to where most of them lies.
         share = float(catalog.count[empty].sum()) / float(catalog.count.sum())
         assert empty.any()
