@@ -126,8 +126,8 @@ _INTERNAL = {
     'posteriors._grid': 'COLOURS',
     'posteriors._head': 'CatalogHead StarHead',
     'posteriors._loss': 'sequence_loss',
-    'posteriors._shape_layers': 'MixtureFactor N_SHAPE ShapeLayers ellipticity_to_vector '
-    'vector_to_ellipticity',
+    'posteriors._shape_layers': 'MixtureFactor N_SHAPE ShapeLayers '
+    'ellipticity_to_vector vector_to_ellipticity',
     'posteriors._source_encoders': 'SourceEncoders StampEncoder',
     'posteriors._source_sequence': 'SourceSequence',
     'priors._catalog_prior': 'CatalogBatch',
