@@ -73,7 +73,7 @@ def _global_state_unchanged():
     weights from it: it is seeded before each test and put back after it.
     """
     torch_before = torch.random.get_rng_state()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     before = _global_state()
     yield
     after = _global_state()

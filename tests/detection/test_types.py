@@ -117,7 +117,7 @@ def test_ecsv_keeps_types(catalog, tmp_path):
 
 
 def test_the_population_matters(field):
-    exposure = field[0][:100, :100]
+    exposure = field[0][:64, :64]
     sky, npe = (
         detect_sources(exposure, population=name, check=False)
         for name in ('sky', 'npe')
@@ -130,6 +130,6 @@ def test_the_population_matters(field):
 
 
 def test_an_encoder_of_stars_has_no_types(field):
-    found = detect_sources(field[0][:100, :100], encoder='stars', check=False)
+    found = detect_sources(field[0][:64, :64], encoder='stars', check=False)
     assert 'galaxy_probability' not in found.colnames
     assert 'is_galaxy' not in found.posterior.sample(1, rng=1)[0].colnames

@@ -193,29 +193,29 @@ class TestVerdict:
 
 class TestRates:
     def test_false_alarms(self):
-        # 100 exact posteriors of the nominal rate 5 %: 5 +- 2.2 reports with an alarm.
+        # 50 exact posteriors of the nominal rate 5 %: 2.5 +- 1.5 reports with an alarm.
         rng = np.random.default_rng(20)
         alarms = 0
-        for _ in range(100):
+        for _ in range(50):
             ranks, groups = posterior(400, rng)
             report = calibration_report(
                 ranks, groups=groups, **counts(150, rng), **detections(300, rng)
             )
             alarms += len(report.alarms) > 0
-        assert alarms <= 13
+        assert alarms <= 8
 
     @pytest.mark.parametrize('n', [300, 3000])
     def test_power(self, n):
         # A report on n ranks without groups has 3 tests; the fault that it says would
-        # show is found by 9 of 10: 90 +- 3 of 100.
+        # show is found by 9 of 10: 45 +- 2.1 of 50.
         fault = detectable_scale(n, 3, 0.05)
         rng = np.random.default_rng(n)
         found = 0
-        for _ in range(100):
+        for _ in range(50):
             truth = rng.normal(size=n)
             report = calibration_report(stats.norm.cdf(truth, scale=1 + fault))
             found += any(f['test'] == 'scale' and f['value'] > 1 for f in report.alarms)
-        assert 80 <= found <= 99
+        assert 38 <= found <= 49
 
     def test_images(self):
         # All sources of an image share an error of its sky: n_effective is what

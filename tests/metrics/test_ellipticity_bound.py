@@ -137,12 +137,11 @@ def test_scatter_of_fits(seed):
 
     start = coordinates(truth)
     clean = images_at([start])[0]
-    step = 0.02
+    step = 1e-4
 
     def jacobian(c, data, centre):
-        moved = c + step * np.concatenate([np.eye(9), -np.eye(9)])
-        drawn = images_at(moved)
-        slope = (drawn[:9] - drawn[9:]) / (2 * step * noise)
+        drawn = images_at(c + step * np.concatenate([np.eye(9), np.zeros((1, 9))]))
+        slope = (drawn[:9] - drawn[9]) / (step * noise)
         return np.concatenate([slope.T, np.diag(1 / width)])
 
     def residual(c, data, centre):
@@ -154,7 +153,7 @@ def test_scatter_of_fits(seed):
     for _ in range(20):
         data = clean + noise * rng.normal(size=clean.shape)
         centre = start + width * rng.normal(size=9)
-        fit = least_squares(residual, start, jacobian, args=(data, centre), xtol=1e-4)
+        fit = least_squares(residual, start, jacobian, args=(data, centre), xtol=1e-3)
         fits.append(numbers(fit.x)[3:])
     psf = torch.tensor(DEFAULT_SHAPE, dtype=torch.float64)
     found = torch.stack(adaptive_moments(psf, torch.as_tensor(np.array(fits)))[:2], -1)

@@ -154,7 +154,7 @@ class TestCalibration:
         # truth is any quantile of the flux with the same probability.
         prior = StarPrior(density=0.1, flux_min=120.0, flux_max=500.0)
         rng = np.random.default_rng(11)
-        shape, region, n = (8, 8), (1.5, 4.5, 2.5, 5.5), 60
+        shape, region, n = (8, 8), (1.5, 4.5, 2.5, 5.5), 40
         expected = 0.1 * 9
         there = rng.uniform(size=n) < expected / (1 + expected)
         probability, ranks = np.empty(n), []
@@ -175,7 +175,7 @@ class TestCalibration:
                 values = posterior.flux_quantile(levels)
                 ranks.append(np.interp(flux, values, levels))
         variance = (probability * (1 - probability)).sum()
-        assert variance > 2  # uncertain enough to tell
+        assert variance > 1.3  # uncertain enough to tell
         assert abs(there.sum() - probability.sum()) < 3 * np.sqrt(variance)
         # Those that are unsure are right about that: the Brier score is what it
         # should be. Its scatter is at most half a unit for each uncertain image.
