@@ -3,13 +3,13 @@
 Plug-ins: modules that register their readers with folders above them.
 
 `bliss_astro.exposures`, `bliss_astro.psf` and `bliss_astro.priors` hold lists of
-readers, to which a plug-in (a survey, the files of coadds) adds those of its files when
-it is imported.
+readers, to which a plug-in (a survey, the files of coadds and simulations) adds those
+of its files when it is imported.
 """
 
 import importlib
 
-__all__ = ['load_coadds', 'load_surveys', 'survey']
+__all__ = ['load_coadds', 'load_readers', 'load_surveys', 'survey']
 
 _SURVEYS = ('sdss',)
 
@@ -23,6 +23,12 @@ def load_surveys():
     """Import all plug-ins, so that their formats are known."""
     for name in _SURVEYS:
         survey(name)
+
+
+def load_readers():
+    """Import surveys and simulations, so that their files are read as exposures."""
+    load_surveys()
+    importlib.import_module('bliss_astro.simulation._files')
 
 
 def load_coadds():

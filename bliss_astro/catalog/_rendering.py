@@ -14,7 +14,7 @@ import torch
 from astropy.nddata import NoOverlapError, overlap_slices
 
 from bliss_astro._warnings import warn
-from bliss_astro.exposures._psf import PSFAccess, check_psf
+from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.exposures._validate import two_slices
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
@@ -149,7 +149,7 @@ def renderer_of(catalog, *, shape=None, psf=None):
         shape = catalog.image.get('shape', getattr(posterior, 'shape', None))
     shape = _check_shape(shape)
     if psf is not None:
-        grid = psf_grid(shape, PSFAccess(check_psf(psf)))
+        grid = psf_grid(shape, PSFAccess(psf))
         return ModelRenderer.of_parts(shape, grid, _noise_of_rows(catalog, grid))
     tiles = getattr(posterior, 'tile_posterior', None)
     if tiles is None:

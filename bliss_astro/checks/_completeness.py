@@ -14,10 +14,10 @@ from bliss_astro._warnings import warn
 from bliss_astro.catalog._arguments import check_count
 from bliss_astro.catalog._columns import ab_magnitude
 from bliss_astro.detection import BlissFinder
+from bliss_astro.detection._detect import DetectionOptions
 from bliss_astro.detection._estimates import as_exposure
-from bliss_astro.detection._options import DetectionOptions, strip_flux_unit
-from bliss_astro.exposures._describe import limiting_flux
-from bliss_astro.exposures._psf import central_psf
+from bliss_astro.exposures._psf import central_psf, limiting_flux
+from bliss_astro.exposures._validate import strip_unit
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
 from bliss_astro.priors._counts import check_positive
 from bliss_astro.rendering._scene import Sources
@@ -265,7 +265,8 @@ def _edges(exposure, magnitudes, fluxes, zero_point):
         noise, area = np.median(exposure.bkg_error), central_psf(exposure).n_eff
         ends = (limiting_flux(exposure, noise, area, snr) for snr in _SNR_RANGE)
         return np.geomspace(*ends, _N_BINS + 1)
-    fluxes = strip_flux_unit('fluxes', fluxes, exposure.unit)
+    unit = exposure.unit
+    fluxes = strip_unit('fluxes', fluxes, unit, unit is not None)
     edges = _increasing('fluxes', fluxes)
     if not edges[0] > 0:
         msg = f'fluxes must be positive, got {edges[0]}'

@@ -15,8 +15,7 @@ from bliss_astro._warnings import (
     mute_warnings,
 )
 from bliss_astro.coadds._noise import correlated_noise, input_kernel
-from bliss_astro.detection._detect import detect
-from bliss_astro.detection._options import IMAGE_OPTIONS
+from bliss_astro.detection._detect import IMAGE_OPTIONS, detect
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
@@ -80,7 +79,7 @@ class Injector:
     encoder : `~bliss_astro.encoders.Encoder`
         The encoder.
 
-    options : `~bliss_astro.detection._options.DetectionOptions`
+    options : `~bliss_astro.detection._detect.DetectionOptions`
         Options of the detection; those that describe the image are not read.
 
     radius : float or None

@@ -81,7 +81,7 @@ def run(options):
 def _measure(options):
     """Read the image and detect; return the catalogue and the seconds of detection."""
     from bliss_astro.detection import detect_sources
-    from bliss_astro.detection._record import image_line
+    from bliss_astro.detection._estimates import image_line
 
     keywords = detection_keywords(options)
     image, kind = read_image_file(options)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..exposures._blank_noise import kernel_of_sums, lagged_views
+from ..exposures._noise import kernel_of_sums, lagged_views
 from ..units import is_surface_brightness
 from ._grid import pixel_area
 

@@ -3,27 +3,29 @@
 Detection of sources: `detect_sources` and its configured form `BlissFinder`.
 """
 
+import copy
 import dataclasses
+import inspect
+import os
 
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._devices import choose_device
 from bliss_astro._random import check_rng
-from bliss_astro._threads import use_threads
+from bliss_astro._threads import check_n_threads, use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,
     NoDetectionsWarning,
     OutOfDomainWarning,
-    mute_warnings,
     warn,
 )
+from bliss_astro.catalog._arguments import check_count, check_threshold
 from bliss_astro.catalog._meta import FactRecord
+from bliss_astro.encoders import Encoder
 
 from ._estimates import prepare_image
 from ._infer import image_posterior
-from ._options import DetectionOptions
-
-__all__ = ['BlissFinder', 'detect', 'detect_sources']
 
 _COLUMNS_OF_FINDER = ('x_centroid', 'y_centroid', 'flux', 'probability')
 
@@ -222,22 +224,7 @@ def detect_sources(
 
 
 def detect(data, options):
-    """
-    Detect sources; the work behind `detect_sources`.
-
-    Parameters
-    ----------
-    data : object
-        As for `detect_sources`.
-
-    options : `~bliss_astro.detection._options.DetectionOptions`
-        Its keywords.
-
-    Returns
-    -------
-    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
-        The catalogue.
-    """
+    """Detect sources with the keywords of `detect_sources` in `DetectionOptions`."""
     rng = check_rng(options.rng)
     threads = {'progress_bar': options.progress_bar, 'title': 'detecting'}
     with use_threads(options.n_threads, **threads):
@@ -257,15 +244,62 @@ def detect(data, options):
     for message in catalog.meta.get('warnings', ()):
         warn(message, OutOfDomainWarning)
     if len(catalog) == 0:
-        _warn_of_none(options)
+        text_of_none = f'no source has a probability above {options.threshold}'
+        warn(text_of_none, NoDetectionsWarning)
     if text:
         text = f'the rows do not explain all of the image: {text}'
         warn(text, CatalogCheckWarning)
     return catalog
 
 
-def _warn_of_none(options):
-    warn(f'no source has a probability above {options.threshold}', NoDetectionsWarning)
+class _Options:
+    """Checks of the options, and what follows from them."""
+
+    def __post_init__(self):
+        self.threshold = check_threshold(self.threshold)
+        self.n_samples = check_count('n_samples', self.n_samples)
+        check_n_threads(self.n_threads)
+        if not isinstance(self.check, bool | np.bool_):
+            msg = f'check must be True or False, got {self.check!r:.60}'
+            raise TypeError(msg)
+        if self.population not in ('sky', 'npe'):
+            msg = f"population must be 'sky' or 'npe', got {self.population!r}"
+            raise ValueError(msg)
+        if not isinstance(self.encoder, Encoder | str | os.PathLike | None):
+            kind = type(self.encoder).__name__
+            msg = f'encoder must be an Encoder, the name of one or a path, got {kind}'
+            raise TypeError(msg)
+
+    @property
+    def image(self):
+        """Those that describe the image, without those to be estimated (dict)."""
+        values = {name: getattr(self, name) for name in IMAGE_OPTIONS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def load_encoder(self):
+        """The encoder, on the device."""
+        encoder = self.encoder
+        if not isinstance(encoder, Encoder):
+            encoder = Encoder.from_pretrained(encoder)
+        device = choose_device(self.device)
+        if encoder.device.type == device.type:
+            return encoder
+        # The caller's own encoder stays where it is.
+        return copy.deepcopy(encoder).to(device)
+
+
+# The keywords of `detect_sources`, with its defaults. Those from psf to
+# background_error describe the image, and are estimated where they are None.
+_KEYWORDS = list(inspect.signature(detect_sources).parameters.values())[1:]
+_NAMES = [keyword.name for keyword in _KEYWORDS]
+IMAGE_OPTIONS = tuple(_NAMES[_NAMES.index('psf') : _NAMES.index('density')])
+DetectionOptions = dataclasses.make_dataclass(
+    'DetectionOptions',
+    [(p.name, object, dataclasses.field(default=p.default)) for p in _KEYWORDS],
+    bases=(_Options,),
+    kw_only=True,
+    eq=False,
+)
 
 
 class BlissFinder:
@@ -305,17 +339,14 @@ class BlissFinder:
     """
 
     def __init__(self, threshold=0.5, **kwargs):
-        for name in ('data', 'mask'):
-            if name in kwargs:
-                msg = f'{name} is given when the finder is called'
-                raise TypeError(msg)
-        names = [field.name for field in dataclasses.fields(DetectionOptions)]
+        names = [keyword.name for keyword in _KEYWORDS if keyword.name != 'mask']
         unknown = sorted(set(kwargs) - set(names))
         if unknown:
             msg = (
-                f'BlissFinder has no argument {unknown[0]!r}; it has '
-                f'{", ".join(name for name in names if name != "mask")}'
+                f'BlissFinder has no argument {unknown[0]!r}; it has {", ".join(names)}'
             )
+            if unknown[0] in ('data', 'mask'):
+                msg = f'{unknown[0]} is given when the finder is called'
             raise TypeError(msg)
         self.options = DetectionOptions(threshold=threshold, **kwargs)
         self._given = tuple(kwargs)
@@ -347,10 +378,8 @@ class BlissFinder:
             ``id, x_centroid, y_centroid, flux, probability``; `None` if
             nothing was found, as photutils' finders return.
         """
-        with mute_warnings(NoDetectionsWarning):
-            catalog = detect(data, dataclasses.replace(self.options, mask=mask))
+        catalog = detect(data, dataclasses.replace(self.options, mask=mask))
         if len(catalog) == 0:
-            _warn_of_none(self.options)
             return None
         table = QTable({'id': np.arange(1, len(catalog) + 1)})
         for name in _COLUMNS_OF_FINDER:

@@ -14,19 +14,8 @@ from scipy.ndimage import uniform_filter
 
 from bliss_astro._messages import two_digits
 from bliss_astro.encoders import Domain
-from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.units import FWHM_PER_SIGMA
-
-__all__ = [
-    'PIXEL_LIMITS',
-    'DomainFinding',
-    'brightest_flux',
-    'check_domain',
-    'check_fullness',
-    'domain_findings',
-    'pixel_statistics',
-]
 
 # Factor beyond the stated ranges that is still near enough.
 _TOLERANCE = 1.05
@@ -45,11 +34,6 @@ PIXEL_LIMITS = {
     'pixel_level': (-0.5, np.inf),
     'pixel_holes': (0.0, 1e-3),
 }
-_PIXEL_TITLES = {
-    'pixel_scatter': 'scatter of the pixels over the stated noise',
-    'pixel_level': 'median of the pixels, in units of the noise',
-    'pixel_holes': 'share of pixels 7 sigma below the background',
-}
 # Side in pixels of the cells of those statistics, and the smallest number of good
 # pixels in one.
 _CELL, _CELL_PIXELS = 256, 500
@@ -59,10 +43,6 @@ _LOW, _LOW_SIGMA, _HOLE = 2.275, 2.0, -7.0
 # Median in units of the noise above which sources widen the distribution too.
 _EMPTY_LEVEL = 0.4
 
-# Pixels above so many sigma belong to a source, as in SExtractor by default,
-# and a flux of that signal-to-noise ratio may be there whatever the pixels look like.
-_SEGMENT, _FAINT_SNR = 1.5, 10.0
-
 # Side in tiles of the area over which the share of tiles with a source is taken, and
 # the smallest number of tiles of an image whose share is judged.
 _AREA, _AREA_TILES = 16, 64
@@ -71,35 +51,54 @@ _AREA, _AREA_TILES = 16, 64
 _FULL, _FULL_MARGIN = 0.4, 1.05
 
 
+def _width(area):
+    # FWHM of the Gaussian of that effective area, 4 pi sigma^2.
+    return f'FWHM about {FWHM_PER_SIGMA * math.sqrt(area / (4 * math.pi)):.2g} px'
+
+
+_TWO = '{:.2g}'.format
+_PSF, _NOISE = CatalogFlag.PSF_OUT_OF_DOMAIN, CatalogFlag.NOISE_OUT_OF_DOMAIN
+_DENSITY = CatalogFlag.DENSITY_OUT_OF_DOMAIN
+# Title, flag of the rows concerned and text of a value by the name of a quantity.
+_QUANTITIES = {
+    'psf_area': ('PSF', _PSF, _width),
+    'density': ('density of sources', _DENSITY, '{:.2g} per pixel'.format),
+    'noise': ('noise of the sky', _NOISE, '{:.3g} electrons'.format),
+    'floor_snr': ('flux_min stands for a signal-to-noise ratio', None, '{:.3g}'.format),
+    'psf_wings': ('wings of the PSF', _PSF, str),
+    'psf_ellipticity': ('ellipticity of the PSF', _PSF, '{:.2f}'.format),
+    'psf_error': ('relative error of the PSF', _PSF, _TWO),
+    'background_error': ('error of the background in units of the noise', _NOISE, _TWO),
+    'pixel_scatter': ('scatter of the pixels over the stated noise', _NOISE, _TWO),
+    'pixel_level': ('median of the pixels, in units of the noise', _NOISE, _TWO),
+    'pixel_holes': ('share of pixels 7 sigma below the background', _NOISE, _TWO),
+    'correlation': ('noise correlation', _NOISE, str),
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class DomainFinding:
     """
     One way in which an image is unlike those that an encoder was trained on.
 
-    Attributes
-    ----------
-    name : str
-        ``'psf_area'``, ``'psf_wings'``, ``'psf_ellipticity'``, ``'psf_error'``,
-        ``'background_error'``, ``'density'``, ``'noise'``, ``'correlation'``,
-        ``'floor_snr'``, ``'pixel_scatter'``, ``'pixel_level'`` or
-        ``'pixel_holes'``.
-
-    title, value, allowed : str
-        The quantity, its value in the image, and its range in training.
-
-    flag : `~bliss_astro.flags.CatalogFlag` or None
-        Flag of the rows concerned.
-
-    outside : bool array
-        Tiles concerned (or one for all).
+    The value in the image and its range in training are texts; ``outside`` are the
+    tiles concerned, or one for all.
     """
 
     name: str
-    title: str
     value: str
     allowed: str
-    flag: CatalogFlag | None
     outside: np.ndarray
+
+    @property
+    def title(self):
+        """The quantity in words."""
+        return _QUANTITIES[self.name][0]
+
+    @property
+    def flag(self):
+        """Flag of the rows concerned, or None."""
+        return _QUANTITIES[self.name][1]
 
     def message(self, encoder):
         """Return the finding as a sentence without its full stop."""
@@ -118,148 +117,75 @@ class DomainFinding:
         return f'{text}; rows concerned are flagged {self.flag.name.lower()}'
 
 
-def _width(area):
-    # FWHM of the Gaussian of that effective area, 4 pi sigma^2.
-    return f'FWHM about {FWHM_PER_SIGMA * math.sqrt(area / (4 * math.pi)):.2g} px'
-
-
-_PSF, _NOISE = CatalogFlag.PSF_OUT_OF_DOMAIN, CatalogFlag.NOISE_OUT_OF_DOMAIN
-# Name, title, flag and text of a value.
-_RANGES = (
-    ('psf_area', 'PSF', _PSF, _width),
-    (
-        'density',
-        'density of sources',
-        CatalogFlag.DENSITY_OUT_OF_DOMAIN,
-        '{:.2g} per pixel'.format,
-    ),
-    ('noise', 'noise of the sky', _NOISE, '{:.3g} electrons'.format),
-    (
-        'floor_snr',
-        'flux_min stands for a signal-to-noise ratio',
-        None,
-        '{:.3g}'.format,
-    ),
-)
-_ERRORS = (
-    ('psf_error', 'relative error of the PSF', _PSF, '{:.2g}'.format),
-    (
-        'background_error',
-        'error of the background in units of the noise',
-        _NOISE,
-        '{:.2g}'.format,
-    ),
-)
-
-
 def domain_findings(domain, facts):
     """List of `DomainFinding`, empty where all facts of `check_domain` are within."""
-    findings = []
-    for name, *what in _RANGES:
-        pair = (0.0, domain.density[1]) if name == 'density' else getattr(domain, name)
-        if pair is not None and facts.get(name) is not None:
-            findings += _beyond(name, *what, facts[name], *pair)
-    findings += _psf_findings(domain, facts, [f.name for f in findings])
-    for name, *what in _ERRORS:
-        if facts.get(name) is not None:
-            findings += _beyond(name, *what, facts[name], None, getattr(domain, name))
-    for name, (low, high) in PIXEL_LIMITS.items():
-        value, what = facts.get(name, np.nan), (_PIXEL_TITLES[name], _NOISE)
-        limits = {'allowed': f'{low:g} to {high:g}', 'tolerance': 1.0}
-        findings += _beyond(name, *what, '{:.2g}'.format, value, low, high, **limits)
+    ranges = {
+        name: getattr(domain, name) for name in ('psf_area', 'noise', 'floor_snr')
+    }
+    ranges |= {'density': (0.0, domain.density[1])}
+    ranges |= {
+        name: (-np.inf, getattr(domain, name))
+        for name in ('psf_error', 'background_error')
+    }
+    findings = {}
+    for name, limits in (ranges | PIXEL_LIMITS).items():
+        if limits is None or facts.get(name) is None:
+            continue
+        value, (low, high) = np.atleast_2d(facts[name]), limits
+        near = 1.0 if name in PIXEL_LIMITS else _TOLERANCE
+        outside = (value > high * near) | (value < low / near)
+        if outside.any():
+            show = _QUANTITIES[name][2]
+            allowed = f'{show(low)} to' if np.isfinite(low) else 'up to'
+            findings[name] = DomainFinding(
+                name, show(value[outside].flat[0]), f'{allowed} {show(high)}', outside
+            )
+    findings |= _psf_findings(domain, facts, broad='psf_area' in findings)
     correlation = facts['correlation']
     if max(correlation) > domain.correlation or min(correlation) < _CORRELATION_MIN:
-        finding = DomainFinding(
+        findings['correlation'] = DomainFinding(
             'correlation',
-            'noise correlation',
             ', '.join(map('{:.2f}'.format, correlation)),
             f'{_CORRELATION_MIN} to {domain.correlation}',
-            _NOISE,
             np.ones((1, 1), dtype=bool),
         )
-        findings.append(finding)
-    return findings
+    return [findings[name] for name in _QUANTITIES if name in findings]
 
 
-def _beyond(
-    name, title, flag, show, value, low, high, *, allowed=None, tolerance=_TOLERANCE
-):
-    """The finding of one quantity, if there is one (list)."""
-    value = np.atleast_2d(value)
-    outside = value > high * tolerance
-    if low is not None:
-        outside |= value < low / tolerance
-    if not outside.any():
-        return []
-    if allowed is None:
-        allowed = (
-            f'up to {show(high)}' if low is None else f'{show(low)} to {show(high)}'
-        )
-    worst = show(value[outside].flat[0])
-    return [DomainFinding(name, title, worst, allowed, flag, outside)]
-
-
-def _psf_findings(domain, facts, found):
-    """Where wings or ellipticity of the PSF are outside."""
-    features = facts.get('psf_features')
+def _psf_findings(domain, facts, *, broad):
+    """Where wings or ellipticity of the PSF are outside, by name."""
+    features, findings = facts.get('psf_features'), {}
     if features is None or domain.psf_features is None:
-        return []
-    findings = []
-    high = np.array(domain.psf_features[1])[:, None, None]
-    excess = (features - high)[2:6].max(0)
+        return findings
+    limits = np.array(domain.psf_features)
+    excess = (features - limits[1][:, None, None])[2:6].max(0)
     # A broad PSF is bright far out too.
-    if 'psf_area' not in found and (excess > _WING_TOLERANCE).any():
-        findings.append(
-            DomainFinding(
-                'psf_wings',
-                'wings of the PSF',
-                f'up to {two_digits(math.exp(excess.max()))} times too bright',
-                'no brighter than these',
-                _PSF,
-                excess > _WING_TOLERANCE,
-            )
+    if not broad and (excess > _WING_TOLERANCE).any():
+        findings['psf_wings'] = DomainFinding(
+            'psf_wings',
+            f'up to {two_digits(math.exp(excess.max()))} times too bright',
+            'no brighter than these',
+            excess > _WING_TOLERANCE,
         )
     # `describe_shape` gives ten times e1 and e2.
     size = np.hypot(*features[6:8]) / 10
-    most = max(np.abs(np.array(domain.psf_features)[:, 6:8]).max() / 10, 0.01)
+    most = max(np.abs(limits[:, 6:8]).max() / 10, 0.01)
     outside = size > most * 2**0.5 + _ELLIPTICITY_TOLERANCE
     if outside.any():
-        findings.append(
-            DomainFinding(
-                'psf_ellipticity',
-                'ellipticity of the PSF',
-                f'{size.max():.2f}',
-                f'up to {most:.2f}',
-                _PSF,
-                outside,
-            )
+        findings['psf_ellipticity'] = DomainFinding(
+            'psf_ellipticity', f'{size.max():.2f}', f'up to {most:.2f}', outside
         )
     return findings
 
 
 def check_domain(encoder, facts):
     """
-    Compare an image with the domain of an encoder.
+    Compare an image with the domain of an encoder: flags by tile (or one), and texts.
 
-    Parameters
-    ----------
-    encoder : `~bliss_astro.encoders.Encoder`
-        Encoder, whose card states the domain.
-
-    facts : dict
-        ``psf_area``, ``noise``, ``density`` (arrays by tile or scalars),
-        ``correlation`` (pair of float) and ``floor_snr`` (array, or `None`
-        for the usual one); those of `pixel_statistics` may be left out, and so may
-        ``psf_features`` ``(8, rows, columns)``, ``psf_error`` and
-        ``background_error``.
-
-    Returns
-    -------
-    flags : int array
-        Flags by tile (or one).
-
-    messages : list of str
-        Texts of warnings.
+    Facts are ``psf_area``, ``noise``, ``density`` (arrays by tile or scalars),
+    ``correlation`` (pair) and ``floor_snr`` (array, or `None` for the usual one); those
+    of `pixel_statistics`, ``psf_features`` ``(8, rows, columns)``, ``psf_error`` and
+    ``background_error`` may be left out.
     """
     flags, messages = np.zeros((1, 1), dtype=np.int64), []
     domain = Domain.of(encoder)
@@ -277,64 +203,32 @@ def pixel_statistics(image, good, *, shape):
     """
     Statistics of the pixels in units of the stated noise, by cells of 256 px.
 
-    Parameters
-    ----------
-    image : 2D array
-        Background-subtracted, in units of the noise.
-
-    good : 2D bool array
-        Pixels that count.
-
-    shape : tuple of int
-        Rows and columns of the maps to return (tiles).
-
-    Returns
-    -------
-    facts : dict of str to 2D array
-        ``pixel_scatter``, from the pixels darker than the median, over the stated
-        noise (at most 1 where there are too many sources for it to mean noise);
-        ``pixel_level``, the median over the noise; ``pixel_holes``, the share of
-        pixels 7 sigma too dark.  NaN where there are too few pixels.
+    Maps of some rows and columns of tiles (``shape``): ``pixel_scatter``, from the
+    pixels darker than the median, over the stated noise (at most 1 where there are too
+    many sources for it to mean noise); ``pixel_level``, the median over the noise;
+    ``pixel_holes``, the share of pixels 7 sigma too dark.  NaN where there are too few
+    pixels.
     """
     ny, nx = image.shape
     n_rows, n_columns = -(-ny // _CELL), -(-nx // _CELL)
     maps = np.full((3, n_rows, n_columns), np.nan)
     for i, rows in enumerate(np.array_split(np.arange(ny), n_rows)):
         for j, columns in enumerate(np.array_split(np.arange(nx), n_columns)):
-            cell = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             # Every fourth pixel of a large cell is enough.
-            step = 2 if image[cell].size > 20000 else 1
-            values = image[cell][::step, ::step][good[cell][::step, ::step]]
+            step = 2 if len(rows) * len(columns) > 20000 else 1
+            cell = np.ix_(rows[::step], columns[::step])
+            values = image[cell][good[cell]]
             if len(values) >= _CELL_PIXELS:
                 low, middle = np.percentile(values, (_LOW, 50))
                 scatter = (middle - low) / _LOW_SIGMA
                 if middle > _EMPTY_LEVEL:
                     scatter = min(scatter, 1.0)
                 maps[:, i, j] = scatter, middle, np.mean(values < _HOLE)
-    row = np.minimum(np.arange(shape[0]) * n_rows // shape[0], n_rows - 1)
-    column = np.minimum(np.arange(shape[1]) * n_columns // shape[1], n_columns - 1)
+    row, column = (
+        np.minimum(np.arange(n) * n_cells // n, n_cells - 1)
+        for n, n_cells in zip(shape, maps.shape[1:], strict=True)
+    )
     return dict(zip(PIXEL_LIMITS, maps[:, row[:, None], column], strict=True))
-
-
-def brightest_flux(exposure):
-    """
-    Estimate an upper limit of the fluxes of an exposure's sources.
-
-    Returns
-    -------
-    flux : float
-        The largest sum of connected pixels above the sky, at least the flux of a
-        faint star, in the unit of the image.
-    """
-    from scipy.ndimage import label, sum_labels
-
-    light = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
-    above = light > _SEGMENT * exposure.bkg_error
-    labels, n = label(above, structure=np.ones((3, 3)))
-    sums = sum_labels(light, labels, np.arange(1, n + 1))
-    area = central_psf(exposure).n_eff
-    faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
-    return float(np.max(sums, initial=faint))
 
 
 # -- tiles -----------------------------------------------------------------------
@@ -342,29 +236,11 @@ def brightest_flux(exposure):
 
 def check_fullness(encoder, posterior):
     """
-    Find where most tiles have a source.
+    Find where most tiles of an image have a source.
 
     Stars of any density of the training leave tiles empty; larger galaxies, nebulae,
-    and noise that is stronger than stated do not.
-
-    Parameters
-    ----------
-    encoder : `~bliss_astro.encoders.Encoder`
-        Encoder, whose card states the largest density.
-
-    posterior : `~bliss_astro.posteriors.TilePosterior`
-        Posterior of one image.
-
-    Returns
-    -------
-    flags : int array ``(rows, columns)``
-        ``DENSITY_OUT_OF_DOMAIN`` where it is full.
-
-    message : str or None
-        Text of a warning.
-
-    mostly : bool
-        Whether that is most of the image.
+    and noise that is stronger than stated do not. Returns flags by tile, the text of a
+    warning or None, and whether most of the image is full.
     """
     count = posterior.decided()[0].count[0].cpu().numpy()
     # One star fills all of an image of a few tiles.
@@ -377,7 +253,7 @@ def check_fullness(encoder, posterior):
         expected = domain.density[1] * posterior.grid.size**2
         limit = max(limit, _FULL_MARGIN * -math.expm1(-expected))
     full = share > limit
-    flags = np.where(full, int(CatalogFlag.DENSITY_OUT_OF_DOMAIN), 0)
+    flags = np.where(full, int(_DENSITY), 0)
     if not full.any():
         return flags, None, False
     part = full.mean()

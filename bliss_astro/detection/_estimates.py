@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Estimates of what is not given: sky, noise, PSF and cosmic rays of an image.
+Estimates of sky, noise, PSF and cosmic rays of an image, and the record of these.
 """
 
 import dataclasses
@@ -12,20 +12,11 @@ from scipy.ndimage import binary_dilation
 from bliss_astro._messages import counted
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.encoders import Domain
-from bliss_astro.exposures._psf import central_psf
+from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
 from bliss_astro.psf import PSFModel, compare_psf
 from bliss_astro.psf._estimate import estimate_from
 from bliss_astro.psf._star_image import image_of_exposure
-
-__all__ = [
-    'PreparedImage',
-    'as_exposure',
-    'find_cosmic_rays',
-    'prepare_image',
-    'psf_findings',
-    'psf_of_stars',
-]
 
 # Light only adds, so no sky is that many sigma below the background; and
 # no star is that many above it.
@@ -48,28 +39,23 @@ _PAIRS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # A larger share of the image cannot be cosmic rays: then the PSF is wrong.
 _RAY_SHARE = 0.01
 
+# Words that a source begins with; any other was found in the image.
+_KINDS = ('given', 'header', 'estimated', 'assumed', 'none')
+# Numbers of which a coadd states the source.
+_OF_COADD = ('background', 'bkg_error', 'effective_gain', 'noise_correlation', 'psf')
+# Signal-to-noise ratio of an isolated star at the stated depth.
+_DEPTH_SNR = 5.0
+# Numbers of a fitted PSF that the record takes over.
+_PSF_DETAILS = ('n_stars', 'fwhm_error', 'effective_area_error', 'width_scatter')
+
 
 @dataclasses.dataclass
 class PreparedImage:
     """
     An exposure with all that a measurement needs, and where it comes from.
 
-    Attributes
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With a PSF; cosmic rays are masked.
-
-    sources : dict of str to str
-        Sources of the numbers that were not given.
-
-    cosmic_rays : bool `~numpy.ndarray`, shape (ny, nx)
-        Pixels that are sharper than the PSF.
-
-    psf_messages : list of str
-        Texts of warnings about the PSF.
-
-    psf_comparison : dict
-        A stated PSF against the stars; empty where none could be compared.
+    Cosmic rays are pixels that are sharper than the PSF, ``(ny, nx)`` bool, and masked;
+    the comparison of a stated PSF with the stars is empty where there were none.
     """
 
     exposure: object
@@ -80,38 +66,18 @@ class PreparedImage:
 
 
 def prepare_image(data, given, encoder):
-    """
-    Read an image, estimate what is not given, and mask cosmic rays.
-
-    Parameters
-    ----------
-    data : object
-        As for `detect_sources`.
-
-    given : dict
-        Options that describe the image, without those to be estimated.
-
-    encoder : `~bliss_astro.encoders.Encoder`
-        Encoder, whose card states the largest error of a PSF.
-
-    Returns
-    -------
-    image : `PreparedImage`
-        The image.
-    """
+    """Read an image, estimate what is not given, and mask cosmic rays."""
     exposure, sources = as_exposure(data, **given)
     domain = Domain.of(encoder)
+    most = math.inf if domain is None else domain.psf_error
     exposure, messages, comparison = psf_findings(
-        exposure,
-        measured='psf' in sources,
-        most=math.inf if domain is None else domain.psf_error,
+        exposure, measured='psf' in sources, most=most
     )
     # Stars that are narrower than their stated PSF are none.
     width = min(comparison['ratio'], 1.0) if messages and comparison else 1.0
     rays = find_cosmic_rays(exposure, width=width)
-    n_rays = int(np.count_nonzero(rays))
-    if n_rays:
-        text = f'{n_rays} pixels of cosmic rays, sharper than the PSF'
+    if rays.any():
+        text = f'{np.count_nonzero(rays)} pixels of cosmic rays, sharper than the PSF'
         sources['mask'] = '; '.join(filter(None, [sources.get('mask'), text]))
         exposure = exposure.replace(mask=exposure.mask | rays)
     return PreparedImage(exposure, sources, rays, messages, comparison)
@@ -119,36 +85,19 @@ def prepare_image(data, given, encoder):
 
 def as_exposure(data, **given):
     """
-    Make an exposure of an image and what is known of it.
+    Make an exposure with a PSF of any image that `detect_sources` takes.
 
-    Parameters
-    ----------
-    data : object
-        A path, HDU, list of HDUs, Cutout2D, `~bliss_astro.exposures.Exposure`,
-        NDData, Quantity or array.
-
-    **given
-        Keywords of `detect_sources` about the image; those that are `None` are
-        estimated.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With everything that a measurement needs.
-
-    estimated : dict of str to str
-        Sources of the numbers that were not given.
+    Keywords of that about the image that are `None` are estimated; the sources of these
+    are returned too.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    error = given.get('psf_error')
     estimated = {}
     exposure = exposure_of(data, given, estimated)
     exposure = _without_impossible(exposure, estimated)
     if exposure.psf is None:
-        psf, found = psf_of_stars(exposure, estimated)
-        exposure = exposure.replace(
-            psf=psf, psf_error=found if error is None else error
-        )
+        psf, error = _psf_of_stars(exposure, estimated)
+        error = given.get('psf_error', error)
+        exposure = exposure.replace(psf=psf, psf_error=error)
     return exposure, estimated
 
 
@@ -175,31 +124,8 @@ def _without_impossible(exposure, estimated):
 # -- PSF -------------------------------------------------------------------------
 
 
-def psf_of_stars(exposure, estimated):
-    """
-    Measure the PSF of an exposure on its stars.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image, without a PSF.
-
-    estimated : dict
-        Gets an entry ``'psf'``: how it was measured.
-
-    Returns
-    -------
-    psf : `~bliss_astro.psf.PSFModel` or `~bliss_astro.psf.PolynomialPSF`
-        The PSF, with the numbers of its fit in ``fit_info``.
-
-    psf_error : float
-        Relative error of its width.
-
-    Warns
-    -----
-    bliss_astro.OutOfDomainWarning
-        If the image shows no PSF, or only one or two sources do.
-    """
+def _psf_of_stars(exposure, estimated):
+    """Measure the PSF on the stars: PSF and relative error of its width."""
     try:
         estimate = estimate_from(image_of_exposure(exposure))
     except ValueError:
@@ -213,39 +139,19 @@ def psf_of_stars(exposure, estimated):
             OutOfDomainWarning,
         )
         return PSFModel.from_fwhm(_USUAL_FWHM), _USUAL_ERROR
-    n = estimate.n_stars
+    stars = counted(estimate.n_stars, 'star')
     varies = ' (it varies)' if estimate.psf is not estimate.central else ''
-    estimated['psf'] = f'fit to {n} star{"s"[: n != 1]} of the image{varies}'
+    estimated['psf'] = f'fit to {stars} of the image{varies}'
     return estimate.psf, max(estimate.psf_error, _PSF_ERROR_MIN)
 
 
 def psf_findings(exposure, *, measured, most=math.inf):
     """
-    Compare the PSF of an exposure with its stars.
+    Compare the PSF of an exposure with its stars, unless it was measured on these.
 
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image, with a PSF.
-
-    measured : bool
-        Whether the PSF was measured on the image itself.
-
-    most : float, optional
-        Largest relative error of a PSF that can be made use of.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The same, or where its stars contradict its stated PSF one whose ``psf_error``
-        is as large as the difference, up to ``most``.
-
-    messages : list of str
-        Texts of warnings.
-
-    numbers : dict
-        `~bliss_astro.psf.PSFComparison` of a stated PSF as a dictionary with the
-        ``psf_error`` that was taken, empty where no star could be compared.
+    Returns the exposure, whose ``psf_error`` becomes the difference (up to ``most``)
+    where stars contradict a stated PSF; texts of warnings; and the `PSFComparison` with
+    that error as a dict, empty where no star could be compared.
     """
     if measured:
         info = getattr(exposure.psf, 'fit_info', None) or {}
@@ -268,66 +174,143 @@ def psf_findings(exposure, *, measured, most=math.inf):
 
 def find_cosmic_rays(exposure, *, width=1.0):
     """
-    Find cosmic rays and hot pixels: light that is sharper than the PSF.
+    Find cosmic rays and hot pixels, ``(ny, nx)`` bool: light sharper than the PSF.
 
     Whatever lies on the sky, a pixel's neighbours on either side have together at
     least the share of its light that they have for a star in its middle.  Cosmic rays
     do not pass the optics and need not keep to that (van Dokkum 2001, PASP 113, 1420,
-    uses the same contrast without a PSF).
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With a PSF.
-
-    width : float, optional
-        Width of the image's stars over that of the PSF.
-
-    Returns
-    -------
-    rays : bool `~numpy.ndarray`, shape (ny, nx)
-        `True` in cosmic rays and hot pixels.
+    uses the same contrast without a PSF).  Stars have ``width`` times that of the PSF.
     """
     psf = central_psf(exposure)
     signal = np.asarray(exposure.data - exposure.background, dtype=float)
-    sky = np.broadcast_to(np.asarray(exposure.bkg_error, dtype=float), exposure.shape)
-    gain = np.broadcast_to(np.asarray(exposure.effective_gain, float), exposure.shape)
-    bright = (signal > _PEAK * sky) & ~exposure.mask
-    lack = _lack(signal, sky, gain, exposure.mask, bright, psf, width)
-    rays = lack > _LACK
+    sky, gain = (
+        np.broadcast_to(np.asarray(value, dtype=float), exposure.shape)
+        for value in (exposure.bkg_error, exposure.effective_gain)
+    )
+    good = ~exposure.mask
+    bright = (signal > _PEAK * sky) & good
+    rays = _lack(signal, sky, gain, good, bright, psf, width) > _LACK
     if not rays.any():
         return rays
     # The fainter pixels of a track.
-    beside = binary_dilation(rays, np.ones((3, 3))) & (signal > 3 * sky)
-    beside &= ~exposure.mask & ~rays
-    lack = _lack(signal, sky, gain, exposure.mask | rays, beside, psf, width)
-    rays |= lack > _LACK_BESIDE
-    if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(~exposure.mask):
+    beside = binary_dilation(rays, np.ones((3, 3))) & (signal > 3 * sky) & good & ~rays
+    rays |= _lack(signal, sky, gain, good & ~rays, beside, psf, width) > _LACK_BESIDE
+    if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(good):
         return np.zeros_like(rays)
     return rays
 
 
-def _lack(signal, sky, gain, mask, chosen, psf, width):
+def _lack(signal, sky, gain, good, chosen, psf, width):
     """By how many sigma neighbours are too faint, 2D; 0 where not chosen."""
-    result = np.zeros(signal.shape)
     rows, columns = np.nonzero(chosen)
-    if len(rows) == 0:
-        return result
-    light = np.pad(np.where(mask, np.inf, signal), 1, constant_values=np.inf)
+    light = np.pad(np.where(good, signal, np.inf), 1, constant_values=np.inf)
     own, variance = signal[rows, columns], sky[rows, columns] ** 2
     photons = own.clip(0) / gain[rows, columns]
     x0, y0 = float(psf.x_0.value), float(psf.y_0.value)
-    middle = float(psf(x0, y0))
-    worst = np.zeros(len(rows))
+    result = np.zeros(signal.shape)
     for dy, dx in _PAIRS:
-        share = max(float(psf(x0 + dx / width, y0 + dy / width)) / middle, 0.0)
-        share = min(_MARGIN * share, _NARROW_MARGIN * share**_POWER)
-        pair = 0.5 * (
-            light[rows + 1 + dy, columns + 1 + dx]
-            + light[rows + 1 - dy, columns + 1 - dx]
+        share = float(psf(x0 + dx / width, y0 + dy / width)) / float(psf(x0, y0))
+        share = min(
+            _MARGIN * max(share, 0.0), _NARROW_MARGIN * max(share, 0.0) ** _POWER
         )
+        one = light[rows + 1 + dy, columns + 1 + dx]
+        two = light[rows + 1 - dy, columns + 1 - dx]
         # The neighbours' own photons, if they were as bright as demanded.
         noise = share**2 * (variance + photons) + 0.5 * (variance + share * photons)
-        worst = np.maximum(worst, (share * own - pair) / np.sqrt(noise))
-    result[rows, columns] = worst
+        lack = (share * own - 0.5 * (one + two)) / np.sqrt(noise)
+        result[rows, columns] = np.maximum(result[rows, columns], lack)
     return result
+
+
+# -- record ----------------------------------------------------------------------
+
+
+def estimate_record(exposure, sources, *, density):
+    """
+    Record values, units and sources of the numbers that describe an image.
+
+    Values are those of the exposure that is measured, so that they hold whatever
+    estimated them. Sources, such as ``'header: GAIN'``, are of what was not given. An
+    entry a quantity, of plain values with ``'unit'`` and ``'source'``.
+    """
+    stated = dict(exposure.meta.get('estimated') or {})
+    if 'noise_kernel' in stated:
+        stated['noise_correlation'] = stated['noise_kernel']
+    sources = {
+        name: str(stated[name]) for name in _OF_COADD if name in stated
+    } | sources
+    unit = '' if exposure.unit is None else str(exposure.unit)
+    per_unit = f' / ({unit})' if ' ' in unit else f' / {unit}' if unit else ''
+    good = ~exposure.mask
+    x, y = (float(r) for r in exposure.noise_correlation)
+    psf = central_psf(exposure)
+    shape = {'fwhm': float(psf.fwhm), 'effective_area': float(psf.n_eff)}
+    record = {
+        'background': _range(exposure.background, good, unit),
+        'bkg_error': _range(exposure.bkg_error, good, unit),
+        'effective_gain': _range(exposure.effective_gain, good, f'electron{per_unit}'),
+        'noise_correlation': {'x': x, 'y': y},
+        'psf': shape | _details_of_fit(exposure.psf) | {'unit': 'pix'},
+        'mask': {'n_pixels': int(np.count_nonzero(exposure.mask))},
+        'density': _range(density, ..., '1 / pix2'),
+    }
+    if exposure.saturation is not None:
+        record['saturation'] = _range(exposure.saturation, good, unit)
+    if exposure.saturated.any():
+        record['saturated'] = {'n_pixels': int(np.count_nonzero(exposure.saturated))}
+    for name, entry in record.items():
+        default = 'none' if name == 'mask' and good.all() else 'given'
+        how = sources.get(name, default)
+        entry['source'] = how if how.startswith(_KINDS) else f'estimated: {how}'
+    noise = float(np.median(exposure.bkg_error))
+    record['depth'] = {
+        'value': limiting_flux(exposure, noise, shape['effective_area'], _DEPTH_SNR),
+        'unit': unit,
+        'source': f'computed: star of signal-to-noise ratio {_DEPTH_SNR:g}',
+    }
+    return record
+
+
+def _range(values, good, unit):
+    """Median with its unit, and of a map the range without its outer hundredths."""
+    values = np.asarray(values, dtype=float)
+    values = values.ravel() if values.size == 1 else values[good].ravel()
+    # A hundred thousand pixels are enough for quantiles.
+    values = values[:: max(1, values.size // 100_000)]
+    low, middle, high = (float(v) for v in np.quantile(values, [0.01, 0.5, 0.99]))
+    limits = {} if low == high else {'low': low, 'high': high}
+    return {'value': middle} | limits | {'unit': unit}
+
+
+def _details_of_fit(psf):
+    """Numbers of the fit of a PSF."""
+    info = dict(getattr(psf, 'fit_info', None) or {})
+    if 'used' in info:
+        info.setdefault('n_stars', np.sum(info['used']))
+    return {
+        name: (int if name == 'n_stars' else float)(info[name])
+        for name in _PSF_DETAILS
+        if info.get(name) is not None
+    }
+
+
+def image_line(record, shape):
+    """Size, FWHM, sky, noise, gain and depth of a record, with sources, in one line."""
+    ny, nx = shape
+    parts = [f'{nx} x {ny} px']
+    for name, key, words in (
+        ('psf', 'fwhm', 'FWHM {} px'),
+        ('background', 'value', 'sky {} {}'),
+        ('bkg_error', 'value', 'noise {} {}'),
+        ('effective_gain', 'value', 'gain {} {}'),
+        ('depth', 'value', 'depth {} {}'),
+    ):
+        entry = record[name]
+        text = words.format(f'{entry[key]:.4g}', entry['unit']).strip()
+        kind, _, how = entry['source'].partition(': ')
+        if kind == 'header':
+            kind = f'header {how}'
+        if name == 'depth':
+            kind = f'SNR {_DEPTH_SNR:g}'
+        parts.append(f'{text} ({kind})')
+    return ', '.join(parts)

@@ -8,22 +8,21 @@ import dataclasses
 import itertools
 import math
 
+import astropy.units as u
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter, label, sum_labels
 
 from bliss_astro._threads import map_threads, n_workers
 from bliss_astro.catalog import CatalogPosterior
 from bliss_astro.encoders import Domain, EncoderInputs
 from bliss_astro.exposures._psf import central_psf
+from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
 from bliss_astro.flags import CatalogFlag
 
 from ._domain import check_domain, check_fullness
+from ._estimates import estimate_record
 from ._inputs import block_mean, encoder_inputs, tile_mean, tile_tensor
-from ._options import check_density, check_flux_min
-from ._record import estimate_record
-
-__all__ = ['autocast', 'estimate_density', 'image_posterior', 'infer']
 
 # Largest side in tiles of the blocks that a large image is worked through in, and
 # smallest one where a small image is cut for several threads: halos cost more.
@@ -37,19 +36,26 @@ _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 _DENSITY_MAX = 0.02
 # Smallest side in joined pixels of an image that is binned.
 _BINNED_MIN = 16
+# Pixels above so many sigma belong to a source, as in SExtractor by default,
+# and a flux of that signal-to-noise ratio may be there whatever the pixels look like.
+_SEGMENT, _FAINT_SNR = 1.5, 10.0
+# Entries of the meta that are left out where they are empty.
+_OPTIONAL_META = ('warnings', 'psf_comparison', 'binning')
 
 
-def autocast(device):
-    """Half precision where the processor computes with it, else none."""
-    if device.type == 'cpu' and not _has_fast_bfloat16():
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def _has_fast_bfloat16():
+def _has_half(device):
+    """Whether a processor computes with half precision."""
     names = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
     probes = (getattr(torch.cpu, name, None) for name in names)
-    return any(probe is not None and probe() for probe in probes)
+    return device.type != 'cpu' or any(probe and probe() for probe in probes)
+
+
+@contextlib.contextmanager
+def _fast(device):
+    """Without gradients, and in half precision where that is fast."""
+    half = {'dtype': torch.bfloat16, 'enabled': _has_half(device)}
+    with torch.no_grad(), torch.autocast(device.type, **half):
+        yield
 
 
 # -- blocks ----------------------------------------------------------------------
@@ -59,21 +65,7 @@ def infer(encoder, inputs, grid):
     """
     Compute the posterior of an image of any size, block by block with a halo.
 
-    Parameters
-    ----------
-    encoder : `~bliss_astro.encoders.Encoder`
-        The encoder.
-
-    inputs : `~bliss_astro.encoders.EncoderInputs`
-        Inputs of one image.
-
-    grid : `~bliss_astro.posteriors.TileGrid`
-        Its tiles.
-
-    Returns
-    -------
-    posterior : `~bliss_astro.posteriors.TilePosterior`
-        The posterior.
+    Inputs are those of one image, the grid its tiles.
     """
     size, (n_rows, n_columns) = grid.size, grid.shape
     halo = -(-encoder.receptive_radius // size)
@@ -82,38 +74,30 @@ def infer(encoder, inputs, grid):
     def fill(block):
         (r, stop_r), (c, stop_c) = block
         top, left = max(0, r - halo), max(0, c - halo)
-        bottom = min(n_rows, stop_r + halo)
-        right = min(n_columns, stop_c + halo)
-        part = _window(inputs, slice(top, bottom), slice(left, right), size)
-        with torch.no_grad(), autocast(encoder.device):
-            features = encoder.features(part)
-        out[..., r:stop_r, c:stop_c] = features[
-            ..., r - top : stop_r - top, c - left : stop_c - left
-        ]
+        rows = slice(top, min(n_rows, stop_r + halo))
+        columns = slice(left, min(n_columns, stop_c + halo))
+        with _fast(encoder.device):
+            features = encoder.features(_window(inputs, rows, columns, size))
+        own = features[..., r - top : stop_r - top, c - left : stop_c - left]
+        out[..., r:stop_r, c:stop_c] = own
 
     map_threads(fill, _blocks(grid.shape, n_workers() or 1))
-    half = encoder.device.type != 'cpu' or _has_fast_bfloat16()
     with torch.no_grad():
-        return encoder.posterior(out, inputs, half=half)
+        return encoder.posterior(out, inputs, half=_has_half(encoder.device))
 
 
 def _window(inputs, rows, columns, size):
     """Inputs of some rows and columns of tiles."""
-    pixels = (
-        slice(None),
-        slice(rows.start * size, rows.stop * size),
-        slice(columns.start * size, columns.stop * size),
-    )
+    pixels = [slice(part.start * size, part.stop * size) for part in (rows, columns)]
     maps = {}
     for field in dataclasses.fields(inputs):
         value = getattr(inputs, field.name)
         if not isinstance(value, torch.Tensor):
             continue
-        if value.dim() == 3:
-            value = value[pixels]
-        else:
-            value = value[:, :, rows] if value.shape[2] > 1 else value
-            value = value[..., columns] if value.shape[3] > 1 else value
+        by_row, by_column = pixels if value.dim() == 3 else (rows, columns)
+        # Constants are maps of one tile.
+        value = value[..., by_row, :] if value.shape[-2] > 1 else value
+        value = value[..., by_column] if value.shape[-1] > 1 else value
         maps[field.name] = value
     return dataclasses.replace(inputs, **maps)
 
@@ -136,19 +120,7 @@ def _blocks(shape, n_threads):
 
 
 def estimate_density(encoder, inputs, grid):
-    """
-    Estimate the density of sources by a first pass, smooth over cells.
-
-    Parameters
-    ----------
-    encoder, inputs, grid
-        As for `infer`.
-
-    Returns
-    -------
-    density : float `~numpy.ndarray`, shape (rows, columns) or (1, 1)
-        Sources per pixel above the flux floor, by tile.
-    """
+    """Sources per pixel above the flux floor by a first pass, by tile or 1 x 1."""
     if min(grid.shape) >= 2 * _SAMPLE_PERIOD:
         expected, seen = _sample_counts(encoder, inputs, grid)
     else:
@@ -177,14 +149,12 @@ def _sample_counts(encoder, inputs, grid):
     expected, seen = np.zeros(grid.shape), np.zeros(grid.shape)
     length = _SAMPLE_PERIOD // 2
     # Whole windows, evenly spread.
-    starts = [
-        np.rint(
-            (np.arange(n // _SAMPLE_PERIOD) + 0.5) * n / (n // _SAMPLE_PERIOD)
-            - length / 2
-        ).astype(int)
-        for n in grid.shape
-    ]
-    places = list(itertools.product(*(part.tolist() for part in starts)))
+    starts = []
+    for n in grid.shape:
+        n_windows = n // _SAMPLE_PERIOD
+        middles = (np.arange(n_windows) + 0.5) * n / n_windows
+        starts.append(np.rint(middles - length / 2).astype(int).tolist())
+    places = list(itertools.product(*starts))
     for first in range(0, len(places), _SAMPLE_BATCH):
         windows = [
             (slice(r, r + length), slice(c, c + length))
@@ -192,7 +162,7 @@ def _sample_counts(encoder, inputs, grid):
         ]
         parts = [_window(inputs, *window, grid.size) for window in windows]
         joined = EncoderInputs.concatenate(parts, tile_size=grid.size)
-        with torch.no_grad(), autocast(encoder.device):
+        with _fast(encoder.device):
             counts = encoder(joined).expected_counts().cpu().double().numpy()
         for window, own in zip(windows, counts, strict=True):
             expected[window], seen[window] = own, 1
@@ -204,28 +174,13 @@ def _sample_counts(encoder, inputs, grid):
 
 def image_posterior(image, encoder, options):
     """
-    Compute the posterior of an image's catalogue.
+    Compute the `CatalogPosterior` of a `PreparedImage`.
 
-    Parameters
-    ----------
-    image : `~bliss_astro.detection._estimates.PreparedImage`
-        The image.
-
-    encoder : `~bliss_astro.encoders.Encoder`
-        The encoder.
-
-    options : `~bliss_astro.detection._options.DetectionOptions`
-        Options, of which ``density``, ``flux_min``, ``population`` and ``bin`` are
-        read.
-
-    Returns
-    -------
-    posterior : `~bliss_astro.catalog.CatalogPosterior`
-        The posterior, with flags, warnings and the record of the image.
+    Of the options ``density``, ``flux_min``, ``population`` and ``bin`` are read.
     """
     whole, cosmic_rays, sources = image.exposure, image.cosmic_rays, image.sources
-    flux_min = check_flux_min(options.flux_min, whole)
-    density = check_density(options.density, whole)
+    flux_min = _check_flux_min(options.flux_min, whole)
+    density = _check_density(options.density, whole)
     exposure, binning = whole, _choose_binning(options.bin, whole, encoder)
     if binning > 1:
         exposure = whole.binned(binning)
@@ -246,7 +201,7 @@ def image_posterior(image, encoder, options):
     domain = Domain.of(encoder)
     most = _DENSITY_MAX if domain is None else domain.density[1]
     log_density = np.log(density.clip(1e-7, most))
-    inputs.log_density = tile_tensor(log_density[None], encoder.device)
+    inputs.log_density = tile_tensor(log_density, encoder.device)
     tiles = infer(encoder, inputs, grid)
     full, message, mostly = check_fullness(encoder, tiles)
     if message is not None and not np.any(flags & full):
@@ -277,10 +232,6 @@ def image_posterior(image, encoder, options):
     )
 
 
-# Entries of the meta that are left out where they are empty.
-_OPTIONAL_META = ('warnings', 'psf_comparison', 'binning')
-
-
 def _choose_binning(value, exposure, encoder):
     """The number of pixels to join along each side that an argument stands for."""
     if value is None:
@@ -288,15 +239,10 @@ def _choose_binning(value, exposure, encoder):
     if isinstance(value, str) and value == 'auto':
         return _proposed_binning(exposure, encoder)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        msg = f"bin must be a positive integer or 'auto', got {value!r}"
-        raise TypeError(msg)
+        raise TypeError(must('bin', "be a positive integer or 'auto'", f'{value!r}'))
     most = max(min(exposure.shape) // _BINNED_MIN, 1)
     if not 1 <= value <= most:
-        msg = (
-            f'bin must be from 1 to {most} for an image of shape {exposure.shape}, '
-            f'got {value}'
-        )
-        raise ValueError(msg)
+        raise ValueError(must('bin', f'be from 1 to {most} for this image', value))
     return int(value)
 
 
@@ -311,14 +257,11 @@ def _proposed_binning(exposure, encoder):
 
 
 def _binning_advice(exposure, encoder, binning):
-    proposed = _proposed_binning(exposure, encoder)
-    if proposed == 1:
+    n = _proposed_binning(exposure, encoder)
+    if n == 1:
         return ''
-    n = proposed * binning
-    return (
-        f". The PSF is broader than those of the training: bin='auto' joins {n} x {n} "
-        'pixels'
-    )
+    pixels = f'{n * binning} x {n * binning} pixels'
+    return f". The PSF is broader than those of the training: bin='auto' joins {pixels}"
 
 
 def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
@@ -340,3 +283,38 @@ def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
     flags[ny - ny % size :] |= int(CatalogFlag.PADDED)
     flags[:, nx - nx % size :] |= int(CatalogFlag.PADDED)
     return flags
+
+
+# -- arguments -------------------------------------------------------------------
+
+
+def _check_flux_min(flux_min, exposure):
+    """Flux floor in the unit of an exposure (float), or `None`."""
+    if flux_min is None:
+        return None
+    unit = exposure.unit
+    flux_min = strip_unit('flux_min', flux_min, unit, unit is not None)
+    flux_min = check_number('flux_min', flux_min, sign='positive')
+    light = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
+    labels, n = label(light > _SEGMENT * exposure.bkg_error, np.ones((3, 3)))
+    sums = sum_labels(light, labels, np.arange(1, n + 1))
+    area = central_psf(exposure).n_eff
+    faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
+    brightest = float(np.max(sums, initial=faint))
+    if flux_min > brightest:
+        allowed = f'be below the flux of the brightest source, about {brightest:.3g}'
+        raise ValueError(must('flux_min', allowed, f'{flux_min:g}'))
+    return flux_min
+
+
+def _check_density(density, exposure):
+    """Prior density per pixel as a float array, 0D or of the exposure's shape."""
+    if density is None:
+        return None
+    density = strip_unit('density', density, u.pix**-2)
+    density = check_map(
+        'density', density, exposure.shape, good=True, sign='not negative'
+    )
+    if not np.max(density) > 0:
+        raise ValueError(must('density', 'be positive somewhere', 'zeros'))
+    return np.asarray(density, dtype=float)

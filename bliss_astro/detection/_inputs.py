@@ -18,25 +18,16 @@ import math
 
 import numpy as np
 import torch
+from astropy.nddata import block_reduce
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.posteriors import TileGrid
+from bliss_astro.psf._asymmetry import asymmetry_of_psf
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 
 from ._domain import pixel_statistics
-
-__all__ = [
-    'FLOOR_SNR',
-    'block_mean',
-    'encoder_inputs',
-    'even_noise',
-    'match_psf',
-    'matching_kernel',
-    'tile_mean',
-    'tile_tensor',
-]
 
 FLOOR_SNR = 3.4
 """Signal-to-noise ratio of the faintest source by default, as in training."""
@@ -55,6 +46,8 @@ _PSF_RESIDUAL = 3e-3
 # Half the side of a kernel in pixels, and the regularisation of the division by the
 # PSF's transform, as a share of its power at zero wavenumber.
 _REACH, _REGULARISATION = 25, 1e-4
+# Share of a kernel's side along which its edges fade.
+_FADE = 0.25
 # Side in pixels of cells that share a kernel, and their largest number along an axis.
 _CELL, _MAX_CELLS = 400, 4
 # Signal over noise at which pixels begin to count, and from which on they do wholly.
@@ -63,63 +56,33 @@ _FAINT, _BRIGHT = 4.0, 10.0
 
 def tile_mean(value, grid):
     """Means over tiles of a map, or the scalar itself as 1 x 1."""
-    value = np.asarray(value, float)
-    if value.ndim == 0:
-        return value.reshape(1, 1)
-    size = grid.size
-    rows, columns = grid.shape
-    ny, nx = value.shape
-    padded = np.pad(value, ((0, rows * size - ny), (0, columns * size - nx)), 'edge')
-    return block_mean(padded, size)
+    value = np.atleast_2d(np.asarray(value, float))
+    if value.size == 1:
+        return value
+    sides = zip(grid.shape, value.shape, strict=True)
+    padded = np.pad(value, [(0, n * grid.size - side) for n, side in sides], 'edge')
+    return block_mean(padded, grid.size)
 
 
 def block_mean(value, n):
     """Means over n x n pixels of a map, or the scalar itself."""
     value = np.asarray(value, float)
-    if value.ndim == 0 or n == 1:
-        return value
-    ny, nx = (length // n for length in value.shape)
-    return value[: ny * n, : nx * n].reshape(ny, n, nx, n).mean((1, 3))
+    return value if value.ndim == 0 else block_reduce(value, n, np.mean)
 
 
 def tile_tensor(value, device):
-    """Map by tile ``(channels, rows, columns)`` as a batch of one, in float32."""
-    value = np.array(value, dtype=np.float32, order='C')
+    """Constant or map by tile, perhaps with channels, as a batch of one in float32."""
+    value = np.array(value, dtype=np.float32, order='C', ndmin=3)
     return torch.from_numpy(value)[None].to(device)
 
 
 def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     """
-    Compute the encoder inputs of an exposure.
+    Compute the encoder inputs of an exposure with a PSF.
 
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image, with its PSF.
-
-    encoder : `~bliss_astro.encoders.Encoder`
-        The encoder.
-
-    flux_min : float or None, optional
-        Flux floor in the unit of the image; by default `FLOOR_SNR` times the error
-        of the flux of a faint star.
-
-    population : {'sky', 'npe'}, optional
-        Prior of stars and galaxies.
-
-    Returns
-    -------
-    inputs : `~bliss_astro.encoders.EncoderInputs`
-        With the density of a first pass.
-
-    floor : float `~numpy.ndarray`, shape (rows, columns) or (1, 1)
-        Flux floor by tile in the unit of the image.
-
-    facts : dict
-        Facts to be compared with the domain of the encoder, but for the density.
-
-    grid : `~bliss_astro.posteriors.TileGrid`
-        The tiles.
+    Returns `EncoderInputs` with the density of a first pass; the flux floor by tile in
+    the unit of the image, by default `FLOOR_SNR` times the error of the flux of a faint
+    star; facts for `check_domain` but for the density; and the `TileGrid`.
     """
     grid = TileGrid(exposure.shape, encoder.config.tile_size)
     device = encoder.device
@@ -135,18 +98,27 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.
     unit_flux = noise * np.sqrt(area * np.prod(1 + 2 * correlation))
     floor = FLOOR_SNR * unit_flux if flux_min is None else np.full((1, 1), flux_min)
+    maps = {
+        'log_noise': np.log(noise * gain),
+        'correlation': correlation[:, None, None],
+        'log_density': math.log(_FIRST_DENSITY),
+        'log_flux_floor': np.log(floor / noise),
+        'population': population == 'npe',
+    }
+    if encoder.config.uncertainties:
+        maps['psf_error'] = exposure.psf_error
+        maps['background_error'] = exposure.background_error
+    maps = {name: tile_tensor(value, device) for name, value in maps.items()}
+    if encoder.config.uncertainties:
+        asymmetry = np.zeros((4, 1, 1)) if asymmetry is None else asymmetry
+        maps['asymmetry'] = _stretched(tile_tensor(asymmetry, device), grid.shape)
     inputs = EncoderInputs(
         image=torch.from_numpy(image)[None].to(device),
         mask=torch.from_numpy(np.array(exposure.mask))[None].to(device),
-        log_noise=tile_tensor(np.log(noise * gain)[None], device),
-        correlation=tile_tensor(correlation[:, None, None], device),
         psf=psf.to(device),
-        log_density=torch.full((1, 1, 1, 1), math.log(_FIRST_DENSITY), device=device),
-        log_flux_floor=tile_tensor(np.log(floor / noise)[None], device),
         normalization_radius=radius,
         description=description.to(device),
-        population=torch.full((1, 1, 1, 1), float(population == 'npe'), device=device),
-        **_uncertainties(exposure, encoder, grid, asymmetry),
+        **maps,
     )
     facts = {
         'psf_area': area,
@@ -169,39 +141,23 @@ def _psf_maps(exposure, grid, radius):
     """
     rows, columns = grid.shape
     n_rows, n_columns = (-(-n // _PSF_CELL) for n in (rows, columns))
-    varies = exposure._psf_access.varies
     xs = ys = [0]
-    if varies:
+    if exposure._psf_access.varies:
         side = _PSF_CELL * grid.size
         xs, ys = ((np.arange(n) + 0.5) * side - 0.5 for n in (n_columns, n_rows))
     shape = np.ascontiguousarray(exposure.psf_shapes(xs, ys), dtype=np.float32)
     shape = torch.from_numpy(shape)[None]
     maps = (shape, describe_shape(shape, radius=radius))
-    maps = [value.movedim(-1, 1) for value in maps]
-    if not varies:
-        return maps
     full = (n_rows * _PSF_CELL, n_columns * _PSF_CELL)
-    maps = [torch.nn.functional.interpolate(v, full, mode='bilinear') for v in maps]
+    maps = [_stretched(value.movedim(-1, 1), full) for value in maps]
     return [value[..., :rows, :columns].contiguous() for value in maps]
 
 
-def _uncertainties(exposure, encoder, grid, asymmetry):
-    """Errors of PSF and background and asymmetry of the PSF, as inputs."""
-    if not encoder.config.uncertainties:
-        return {}
-    device = encoder.device
-    if asymmetry is None:
-        asymmetry = np.zeros((1, 1, 4))
-    asymmetry = torch.from_numpy(asymmetry.astype(np.float32))[None].movedim(-1, 1)
-    if max(asymmetry.shape[2:]) > 1:
-        asymmetry = torch.nn.functional.interpolate(
-            asymmetry, grid.shape, mode='bilinear'
-        )
-    errors = {
-        name: torch.full((1, 1, 1, 1), getattr(exposure, name), device=device)
-        for name in ('psf_error', 'background_error')
-    }
-    return errors | {'asymmetry': asymmetry.to(device)}
+def _stretched(value, shape):
+    """Map by cell interpolated to a shape; a constant as it is."""
+    if max(value.shape[2:]) == 1:
+        return value
+    return torch.nn.functional.interpolate(value, shape, mode='bilinear')
 
 
 def even_noise(exposure):
@@ -251,76 +207,62 @@ def _pulls(exposure, bkg_error):
 
 def matching_kernel(image, model):
     """
-    Compute the kernel that takes from a PSF what its analytic form does not have.
+    Kernel K of ``image - K * image = model`` for a PSF and its analytic form.
 
-    Parameters
-    ----------
-    image, model : 2D array
-        The PSF and its analytic form on one grid of odd sides.
-
-    Returns
-    -------
-    kernel : 2D array
-        K of ``image - K * image = model``, of 51 px at most, to be centred.
+    Both are on one grid of odd sides; the kernel has at most 51 px, to be centred.
     """
+    from scipy.signal.windows import tukey
+
     shape = tuple(2 * n for n in image.shape)
-    ny, nx = image.shape
-    middle = np.array([ny // 2, nx // 2])
+    middle = [n // 2 for n in image.shape]
     # With its middle at the origin.
     psf = np.zeros(shape)
-    psf[:ny, :nx] = image
-    psf = np.fft.rfft2(np.roll(psf, -middle, (0, 1)))
-    rest = np.fft.rfft2(image - model, shape)
+    psf[: image.shape[0], : image.shape[1]] = image
+    psf = np.fft.rfft2(np.roll(psf, [-n for n in middle], (0, 1)))
     power = np.abs(psf) ** 2
-    ratio = rest * np.conj(psf) / (power + _REGULARISATION * power[0, 0])
-    kernel = np.fft.irfft2(ratio, shape)[:ny, :nx]
-    reach = min(_REACH, (min(ny, nx) - 1) // 2)
+    ratio = np.conj(psf) / (power + _REGULARISATION * power[0, 0])
+    kernel = np.fft.irfft2(np.fft.rfft2(image - model, shape) * ratio, shape)
+    reach = min(_REACH, (min(image.shape) - 1) // 2)
     rows, columns = (slice(n - reach, n + reach + 1) for n in middle)
     # The edge fades, so that no step is drawn around bright stars.
-    axis = np.abs(np.arange(-reach, reach + 1)) / (reach + 1)
-    window = np.cos(0.5 * np.pi * np.clip(4 * axis - 3, 0, 1)) ** 2
-    return kernel[rows, columns] * window[:, None] * window
+    window = tukey(2 * reach + 3, _FADE)[1:-1]
+    return kernel[rows, columns] * np.outer(window, window)
 
 
 def match_psf(image, exposure):
     """
     Take off an image what its PSF has beside the analytic form.
 
-    Parameters
-    ----------
-    image : 2D float array
-        Background-subtracted pixels over their noise, 0 where bad.
-
-    exposure : `~bliss_astro.exposures.Exposure`
-        Its exposure, with the PSF.
-
-    Returns
-    -------
-    image : 2D float array
-        The same array where nothing had to be done.
-
-    asymmetry : array ``(rows, columns, 4)`` or None
-        Asymmetry of the PSF that is left, by cell; `None` without an image of it.
+    Pixels are in units of their noise, 0 where bad. Returns the same array where
+    nothing had to be done; and the asymmetry of the PSF that is left, by cell ``(4,
+    rows, columns)``, or `None` without an image of the PSF.
     """
+    from scipy.signal import oaconvolve
+
     access = exposure._psf_access
-    rows, columns = (_cells(n, access.varies) for n in image.shape)
+    cells = [_cells(n, access.varies) for n in image.shape]
     # The mean of nine pixels has a third of the noise: wings of stars are in it.
     level = 3 * uniform_filter(image, 3)
     bright = image * np.clip((level - _FAINT) / (_BRIGHT - _FAINT), 0, 1)
-    out, left = image, np.zeros((len(rows), len(columns), 4))
-    for i, (bottom, top) in enumerate(rows):
-        for j, (low, high) in enumerate(columns):
-            pair = access.drawn_with_model((low + high) / 2, (bottom + top) / 2)
-            if pair is None:
-                return image, None
-            kernel, left[i, j] = _cell_kernel(*pair)
-            cell = bright[bottom:top, low:high]
-            if kernel is None or not cell.any():
-                continue
-            if out is image:
-                out = image.copy()
-            _subtract(out, cell, kernel, bottom, low)
-    return out, left
+    out, left = image, []
+    for (bottom, top), (low, high) in itertools.product(*cells):
+        pair = access.drawn_with_model((low + high) / 2, (bottom + top) / 2)
+        if pair is None:
+            return image, None
+        kernel, asymmetry = _cell_kernel(*pair)
+        left.append(asymmetry)
+        if kernel is None or not bright[bottom:top, low:high].any():
+            continue
+        out = image.copy() if out is image else out
+        # The light of a cell reaches beyond it.
+        reach = len(kernel) // 2
+        y0, x0 = max(bottom - reach, 0), max(low - reach, 0)
+        light = np.zeros_like(bright[y0 : top + reach, x0 : high + reach])
+        own = np.s_[bottom - y0 : top - y0, low - x0 : high - x0]
+        light[own] = bright[bottom:top, low:high]
+        light = oaconvolve(light, kernel.astype(light.dtype), mode='same')
+        out[y0 : top + reach, x0 : high + reach] -= light
+    return out, np.reshape(left, [len(ends) for ends in cells] + [4]).transpose(2, 0, 1)
 
 
 def _cells(n, varies):
@@ -334,26 +276,9 @@ def _cell_kernel(image, model):
     """The kernel of a PSF, or None, and the asymmetry that is left."""
     from scipy.signal import fftconvolve
 
-    from bliss_astro.psf._asymmetry import asymmetry_of_psf
-
     fwhm = 2 * np.sqrt((model > 0.5 * model.max()).sum() / np.pi)
     kernel, matched = None, image
     if np.abs(image - model).max() >= _PSF_RESIDUAL * image.max():
         kernel = matching_kernel(image, model)
         matched = image - fftconvolve(image, kernel, mode='same')
     return kernel, asymmetry_of_psf(matched, fwhm)
-
-
-def _subtract(out, cell, kernel, bottom, low):
-    """Subtract the convolved light of a cell, also where it reaches beyond."""
-    from scipy.signal import oaconvolve
-
-    light = oaconvolve(cell, kernel.astype(cell.dtype), mode='full')
-    reach = kernel.shape[0] // 2
-    first, start = bottom - reach, low - reach
-    rows, columns = (
-        slice(max(begin, 0), min(begin + n, most))
-        for begin, n, most in zip((first, start), light.shape, out.shape, strict=True)
-    )
-    part = light[rows.start - first : rows.stop - first]
-    out[rows, columns] -= part[:, columns.start - start : columns.stop - start]

@@ -10,7 +10,8 @@ from . import _read as _read
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _noise='NoiseMeasurement measure_noise',
+    _noise='NoiseMeasurement',
     # The module that gives Exposure its method read.
     _read='Exposure ExposureRead',
+    _sky='measure_noise',
 )

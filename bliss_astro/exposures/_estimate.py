@@ -9,7 +9,6 @@ import numpy as np
 from bliss_astro._messages import first_wrong
 from bliss_astro._warnings import warn
 
-from ._blank_noise import NO_NOISE
 from ._exposure import Exposure
 from ._masks import (
     check_saturation,
@@ -21,11 +20,9 @@ from ._masks import (
     warn_of_steps,
 )
 from ._nddata import sky_noise
-from ._noise import measure_sky, noise_of_residual, step_of_values
-from ._sky import estimate_background_error
-from ._validate import check_map
-
-__all__ = []
+from ._noise import NO_NOISE, noise_of_residual
+from ._sky import estimate_background_error, measure_sky, step_of_values
+from ._validate import check_map, must, strip_unit
 
 # Noise of the sky in electrons where the gain is not known: that of one SDSS
 # r exposure.
@@ -47,42 +44,19 @@ _WEIGHT_FACTOR = 1.25
 
 def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=None):
     """
-    Make an exposure of an image, and estimate what is not given.
+    Make an exposure of an image, without a PSF, and estimate what is not given.
 
-    Parameters
-    ----------
-    data : 2D array_like or `~astropy.units.Quantity`
-        The image.
-
-    given : dict
-        Arguments of `~bliss_astro.exposures.Exposure`; what is absent of
-        ``background``, ``bkg_error``, ``effective_gain`` and
-        ``noise_correlation`` is estimated.
-
-    estimated : dict
-        Source of each estimate; changed in place.
-
-    error : float `~numpy.ndarray`, shape (ny, nx), optional
-        Total error of each pixel in the unit of ``data``.
-
-    cards : `bliss_astro.exposures._header.HeaderCards`, optional
-        Numbers of the header, used where nothing else is given.
-
-    weight : 2D array_like, optional
-        Inverse variance of the sky up to a factor.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With everything but a PSF.
+    That are ``background``, ``bkg_error``, ``effective_gain`` and
+    ``noise_correlation``, of which the sources are added to ``estimated``. ``error`` is
+    the total error of each pixel, ``weight`` an inverse variance of the sky up to a
+    factor; `HeaderCards` are used where nothing else is given.
     """
     # The checks of Exposure come first, with stand-ins for what is missing.
     unit = getattr(data, 'unit', None)
     given = {name: value for name, value in given.items() if value is not None}
     if cards is not None:
         cards.complete(given, unit, estimated)
-    stand_ins = {'bkg_error': 1.0 if unit is None else 1.0 * unit}
-    stand_ins['effective_gain'] = 1.0
+    stand_ins = {'bkg_error': 1.0 * (unit or 1), 'effective_gain': 1.0}
     exposure = Exposure(data, **(stand_ins | given))
     if 'saturation' in given:
         check_saturation(exposure)
@@ -108,15 +82,15 @@ def _step(exposure):
     return step_of_values(exposure.data[~exposure.mask])
 
 
-class _Estimator:
-    """
-    Estimates for exposures of one image by what is given of it.
+def _noise(exposure, scale=1.0, mask=False):
+    """Noise of an exposure in units of a scale, without masked pixels."""
+    residual = (exposure.data - exposure.background) / scale
+    quantum = _step(exposure) / np.nanmedian(scale)
+    return noise_of_residual(residual, exposure.mask | mask, quantum=quantum)
 
-    Parameters
-    ----------
-    given, estimated, error, cards, weight : object
-        See `estimate_missing`.
-    """
+
+class _Estimator:
+    """Estimates for exposures of one image by what is given of it."""
 
     def __init__(self, given, estimated, error, cards, weight):
         self._given, self._estimated = given, estimated
@@ -125,7 +99,7 @@ class _Estimator:
     def sky_and_noise(self, exposure):
         """Set background and noise; return the noise too where it was measured."""
         # An exposure's own numbers have no units, and so have those put in here.
-        given, noise = self._given, None
+        given, estimated, noise = self._given, self._estimated, None
         if 'background' not in given:
             stated = 'noise_correlation' in given
             background, noise = measure_sky(
@@ -135,41 +109,33 @@ class _Estimator:
                 correlation=exposure.noise_correlation if stated else None,
             )
             exposure = exposure.replace(background=background)
-            self._estimated['background'] = 'photutils Background2D'
+            estimated['background'] = 'photutils Background2D'
         if self._error is not None:
             bkg_error = self._without_sources(exposure, self._error)
-            return exposure.replace(bkg_error=bkg_error), None
-        if self._weight is not None:
-            bkg_error, self._estimated['bkg_error'] = _weight_noise(
-                self._weight, exposure
-            )
+        elif self._weight is not None:
+            bkg_error, how = _weight_noise(self._weight, exposure)
+            estimated['bkg_error'] = how
             mask = exposure.mask | ~np.isfinite(bkg_error)
             return exposure.replace(bkg_error=bkg_error, mask=mask), None
-        if 'bkg_error' not in given:
-            if noise is None:
-                residual = exposure.data - exposure.background
-                noise = noise_of_residual(
-                    residual, exposure.mask, quantum=_step(exposure)
-                )
+        elif 'bkg_error' not in given:
+            noise = noise or _noise(exposure)
             # One absurd pixel says nothing about how precisely the others are stated.
             level = float(np.median(np.abs(exposure.data[~exposure.mask])))
             if noise.sigma <= _ROUNDING_ERRORS * np.spacing(level):
                 raise ValueError(NO_NOISE)
-            self._estimated['bkg_error'] = 'scatter of empty sky'
+            estimated['bkg_error'] = 'scatter of empty sky'
             return exposure.replace(bkg_error=noise.sigma), noise
-        stated = np.asarray(exposure.bkg_error)
-        if stated.ndim == 2 and _is_total(exposure, stated):
+        elif np.ndim(exposure.bkg_error) and _is_total(exposure):
             warn(
                 'bkg_error grows with the light of sources, as a total error does: the '
                 'noise of the sky in it is used; give that, or a total error as the '
                 'uncertainty of an NDData.'
             )
-            bkg_error = self._without_sources(exposure, stated)
-            self._estimated.setdefault(
-                'bkg_error', 'bkg_error less the photons of sources'
-            )
-            exposure = exposure.replace(bkg_error=bkg_error)
-        return exposure, None
+            bkg_error = self._without_sources(exposure, exposure.bkg_error)
+            estimated.setdefault('bkg_error', 'bkg_error less the photons of sources')
+        else:
+            return exposure, None
+        return exposure.replace(bkg_error=bkg_error), None
 
     def without_dark(self, exposure, noise):
         """Mask areas far below the sky, unless it has steps and they are sky."""
@@ -188,7 +154,7 @@ class _Estimator:
     def gain(self, exposure):
         """Check a header's gain by the noise of the sky; estimate one not known."""
         if 'effective_gain' in self._given:
-            why = self._is_from_header('effective_gain') and _gain_failure(exposure)
+            why = self._gain_is_of_header() and _gain_failure(exposure)
             if not why:
                 return exposure
             self._refuse_gain(why)
@@ -207,14 +173,13 @@ class _Estimator:
 
     def _without_sources(self, exposure, error):
         """Noise of the sky of a total error."""
-        data, background = exposure.data, exposure.background
-        good = ~exposure.mask
+        data, background, good = exposure.data, exposure.background, ~exposure.mask
         if 'effective_gain' in self._given:
             gain = exposure.effective_gain
             try:
                 return sky_noise(data, error, gain, background=background, good=good)
             except ValueError:
-                if not self._is_from_header('effective_gain'):
+                if not self._gain_is_of_header():
                     raise
                 self._refuse_gain('sources have more noise than uncertainty')
         # Without a gain the sources' share of a total error cannot be taken
@@ -223,10 +188,10 @@ class _Estimator:
         self._estimated['bkg_error'] = 'median of the uncertainty of the fainter half'
         return float(np.median(error[good & (signal <= np.median(signal[good]))]))
 
-    def _is_from_header(self, name):
-        """Whether a number was taken from a card of another maker."""
-        cards = self._cards
-        return cards is not None and name in cards.used and name in self._estimated
+    def _gain_is_of_header(self):
+        """Whether the gain was taken from a card of another maker."""
+        used = {} if self._cards is None else self._cards.used
+        return 'effective_gain' in used and 'effective_gain' in self._estimated
 
     def _refuse_gain(self, why):
         self._cards.ignore('effective_gain', why)
@@ -236,44 +201,39 @@ class _Estimator:
 def _gain_failure(exposure):
     """Contradiction of a gain and the noise of the sky in words, or None."""
     # A bias may still be in the sky, so only what is far off is refused.
-    level = np.median(np.broadcast_to(exposure.background, exposure.shape))
-    variance = np.median(np.square(np.asarray(exposure.bkg_error, dtype=float)))
-    gain = float(np.median(exposure.effective_gain))
-    noise = gain * np.sqrt(variance)
-    if level / gain > _MAX_PHOTON_RATIO * variance:
-        ratio = np.sqrt(level / gain / variance)
+    level, noise, gain = (
+        float(np.median(value))
+        for value in (exposure.background, exposure.bkg_error, exposure.effective_gain)
+    )
+    ratio = np.sqrt(max(level, 0.0) / gain) / noise
+    if ratio**2 > _MAX_PHOTON_RATIO:
         return f'its sky noise is {ratio:.0f} times what is seen'
-    if noise < _MIN_ELECTRONS and not _step(exposure):
+    if noise * gain < _MIN_ELECTRONS and not _step(exposure):
         # Of an image whose unit was changed; counted photons are whole numbers.
-        return f'with it the noise of the sky is {noise:.2g} electrons'
+        return f'with it the noise of the sky is {noise * gain:.2g} electrons'
     return None
 
 
 def _with_correlation(exposure, estimated, noise):
     """Set the correlation of neighbours, measured in empty sky."""
-    correlation = (0.0, 0.0)
-    if noise is None:
-        pull = (exposure.data - exposure.background) / exposure.bkg_error
-        quantum = _step(exposure) / np.median(exposure.bkg_error)
-        try:
-            noise = noise_of_residual(pull, exposure.mask, quantum=quantum)
-        except ValueError:
-            # An image without any noise, whose noise was stated.
-            noise = None
-    if noise is not None:
+    try:
+        noise = noise or _noise(exposure, exposure.bkg_error)
         correlation = noise.significant_correlation
+    except ValueError:
+        # An image without any noise, whose noise was stated.
+        correlation = (0.0, 0.0)
     x, y = correlation
     estimated['noise_correlation'] = f'of empty sky, {x:.2f} in x and {y:.2f} in y'
     return exposure.replace(noise_correlation=correlation)
 
 
-def _is_total(exposure, error):
+def _is_total(exposure):
     """Whether a map of the noise holds the photons of sources too."""
     from scipy.stats import spearmanr
 
     good = ~exposure.mask
     signal = (exposure.data - exposure.background)[good]
-    error = error[good]
+    error = exposure.bkg_error[good]
     noise = np.median(error)
     bright = signal > _BRIGHT_SIGMA * noise
     signal, error = signal[bright], error[bright]
@@ -285,31 +245,19 @@ def _is_total(exposure, error):
 
 def _weight_noise(weight, exposure):
     """Noise of the sky of a weight map (NaN where that is 0), and its source."""
-    if isinstance(weight, u.Quantity):
-        per = u.dimensionless_unscaled if exposure.unit is None else exposure.unit
-        if not weight.unit.is_equivalent(per**-2):
-            msg = f'weight must have units of {per**-2}; got {weight.unit}.'
-            raise ValueError(msg)
-        weight = weight.to_value(per**-2)
+    weight = strip_unit('weight', weight, (exposure.unit or u.one) ** -2)
     weight = np.asarray(check_map('weight', weight, exposure.shape), dtype=float)
     if weight.ndim == 0:
-        msg = (
-            f'weight must be a map of the shape of data; got {float(weight):g}. Give '
-            'bkg_error for a number.'
-        )
-        raise ValueError(msg)
+        allowed = 'be a map (bkg_error may be a number)'
+        raise ValueError(must('weight', allowed, float(weight)))
     sound = np.isfinite(weight) & (weight > 0)
     if np.any(weight < 0) or not np.any(sound & ~exposure.mask):
         got = first_wrong(weight, ~(weight < 0)) if np.any(weight < 0) else 'none'
-        msg = (
-            f'weight must not be negative, and positive in some good pixels; got {got}.'
-        )
-        raise ValueError(msg)
+        allowed = 'not be negative, and positive in some good pixels'
+        raise ValueError(must('weight', allowed, got))
     with np.errstate(divide='ignore', invalid='ignore'):
         noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
-    residual = np.where(sound, (exposure.data - exposure.background) / noise, 0.0)
-    quantum = _step(exposure) / np.median(noise[sound])
-    factor = noise_of_residual(residual, exposure.mask | ~sound, quantum=quantum).sigma
+    factor = _noise(exposure, noise, ~sound).sigma
     if 1 / _WEIGHT_FACTOR < factor < _WEIGHT_FACTOR:
         return noise, 'given: weight, an inverse variance'
     return noise * factor, f'weight, its scale {factor:.3g} from empty sky'
@@ -318,13 +266,7 @@ def _weight_noise(weight, exposure):
 def _mask_without_error(exposure, error):
     """Mask pixels without a finite error; refuse errors that are not positive."""
     bad = exposure.mask | ~np.isfinite(error)
-    unsound = ~bad & ~(error > 0)
-    if unsound.any():
-        y, x = np.argwhere(unsound)[0]
-        msg = (
-            'the uncertainty of data must be positive in every good pixel; it is not '
-            f'in {np.count_nonzero(unsound)} of them, the first at x={x}, y={y} with '
-            f'{error[y, x]}'
-        )
-        raise ValueError(msg)
+    if np.any(~bad & ~(error > 0)):
+        got = first_wrong(error, bad | (error > 0))
+        raise ValueError(must('the uncertainty of data', 'be positive', got))
     return exposure.replace(mask=bad)

@@ -11,26 +11,24 @@ from astropy.utils import classproperty
 
 from bliss_astro._plugins import survey
 
-from ._binned import binned
-from ._describe import describe
+from ._geometry import binned_arguments, cut_wcs, sky_wcs
 from ._nddata import from_nddata, to_ccddata
-from ._psf import PSFAccess, check_psf
+from ._psf import PSFAccess, describe
 from ._validate import (
     check_correlation,
     check_data,
     check_map,
     check_mask,
     check_number,
-    check_sound,
     image_unit,
     join_masks,
+    must,
     split_mask,
-    strip_units,
+    strip_unit,
     two_slices,
 )
-from ._wcs import cut_wcs, sky_wcs
 
-__all__ = ['Exposure']
+_MAPS = ('background', 'bkg_error', 'effective_gain', 'read_noise')
 
 
 class Exposure:
@@ -38,8 +36,7 @@ class Exposure:
     An image, its background, noise, bad pixels, PSF, coordinates and unit.
 
     Numbers are kept without units; ``unit`` is theirs. One number for all pixels is
-    kept as one; `maps` spreads all out. An exposure is not meant to be changed: use
-    `replace` for a changed copy, and slicing for a cut-out.
+    kept as one. `replace` returns a changed copy, slicing a cut-out.
 
     Parameters
     ----------
@@ -105,14 +102,11 @@ class Exposure:
     data : float `~numpy.ndarray`, shape (ny, nx)
         Image; bad pixels keep their values, those of the other maps are sound.
 
-    background, bkg_error, effective_gain, read_noise : float or `~numpy.ndarray`
-        As the parameters.
+    background, bkg_error, ... : object
+        As the parameters; without units.
 
     mask, saturated : bool `~numpy.ndarray`, shape (ny, nx)
         All bad pixels, and those that are bad because they are saturated.
-
-    wcs, unit, saturation, noise_correlation, psf_error, background_error, meta : object
-        As the parameters, or `None`.
 
     Raises
     ------
@@ -157,37 +151,30 @@ class Exposure:
         background_error=0.05,
         meta=None,
     ):
-        shape = np.shape(data)
-        data, hidden = split_mask('data', data, shape)
-        masks = [hidden]
-        numbers = {
-            'background': background,
-            'bkg_error': bkg_error,
-            'saturation': saturation,
-            'effective_gain': effective_gain,
-            'read_noise': read_noise,
-        }
-        for name, value in numbers.items():
-            numbers[name], hidden = split_mask(name, value, shape)
-            masks.append(hidden)
         self.unit = image_unit(data, unit)
         with_units = getattr(data, 'unit', None) is not None
-        if with_units:
-            data = data.to_value(self.unit)
-        numbers = strip_units(self.unit, with_units, numbers)
-        self.data, bad = check_data(data)
-        masks += [bad, check_mask('mask', mask, self.data.shape)]
+        self.data, bad = check_data(strip_unit('data', data, self.unit))
+        masks, numbers = [bad, check_mask('mask', mask, self.shape)], {}
+        own, electrons = (self.unit, with_units), (u.electron,)
+        for name, value, unit_of in (
+            ('background', background, own),
+            ('bkg_error', bkg_error, own),
+            ('saturation', saturation, own),
+            ('effective_gain', effective_gain, (u.electron / (self.unit or 1),)),
+            ('read_noise', read_noise, electrons),
+        ):
+            value = strip_unit(name, value, *unit_of)
+            numbers[name], hidden = split_mask(name, value, self.shape)
+            masks.append(hidden)
         self._set_masks(masks, numbers.pop('saturation'), saturated)
         self._set_noise(**numbers)
-        self.wcs = sky_wcs(wcs, self.data.shape)
+        self.wcs = sky_wcs(wcs, self.shape)
         self.noise_correlation = check_correlation(noise_correlation)
-        self.psf_error = check_number('psf_error', psf_error, sign='not negative')
-        self.background_error = check_number(
-            'background_error', background_error, sign='not negative'
-        )
+        errors = {'psf_error': psf_error, 'background_error': background_error}
+        for name, value in errors.items():
+            setattr(self, name, check_number(name, value, sign='not negative'))
         self.meta = dict(meta or {})
-        is_access = isinstance(psf, PSFAccess)
-        self._psf_access = psf if is_access else PSFAccess(check_psf(psf))
+        self._psf_access = psf if isinstance(psf, PSFAccess) else PSFAccess(psf)
 
     def _set_masks(self, masks, saturation, saturated):
         """Join all bad pixels, those that reach the saturation level among them."""
@@ -199,26 +186,21 @@ class Exposure:
             with np.errstate(invalid='ignore'):
                 self.saturated |= self.data >= self.saturation
         self.mask = join_masks(shape, *masks, self.saturated)
-        if not self.mask.all():
-            return
-        msg = 'data must have good pixels; all are masked, saturated or not finite.'
-        if self.saturated.all() and self.saturation is not None:
-            level = np.max(self.saturation)
-            msg = f'saturation must lie above some of the data; all reach {level:.6g}.'
-        raise ValueError(msg)
+        if self.mask.all():
+            msg = 'data must have good pixels; all are masked, saturated or not finite.'
+            if self.saturated.all() and self.saturation is not None:
+                level = np.max(self.saturation)
+                msg = f'saturation must lie above some of the data; all reach {level}.'
+            raise ValueError(msg)
 
     def _set_noise(self, background, bkg_error, effective_gain, read_noise):
         """Check the numbers that set the noise."""
 
         def checked(name, value, sign):
-            value = check_map(name, value, self.data.shape)
-            return check_sound(name, value, ~self.mask, sign=sign)
+            return check_map(name, value, self.shape, good=~self.mask, sign=sign)
 
         if effective_gain is None:
-            msg = (
-                'effective_gain must be given (electrons per data unit); a large '
-                "number neglects the sources' own noise."
-            )
+            msg = 'effective_gain must be given (electrons per data unit).'
             raise ValueError(msg)
         self.effective_gain = checked('effective_gain', effective_gain, 'positive')
         self.read_noise = checked('read_noise', read_noise, 'not negative')
@@ -227,10 +209,7 @@ class Exposure:
             electrons = np.maximum(self.background * self.effective_gain, 0)
             bkg_error = np.sqrt(electrons + self.read_noise**2) / self.effective_gain
             if not np.all(bkg_error > 0):
-                msg = (
-                    'bkg_error must be given, because the background left in data '
-                    'and read_noise do not account for any noise.'
-                )
+                msg = 'bkg_error must be given; background and read_noise have none.'
                 raise ValueError(msg)
         self.bkg_error = checked('bkg_error', bkg_error, 'positive')
 
@@ -257,13 +236,8 @@ class Exposure:
         """
         return survey('sdss').read_exposure(frame, psfield, cls=cls, **options)
 
-    from_nddata = classmethod(from_nddata)
+    from_nddata = from_ccddata = classmethod(from_nddata)
     to_ccddata = to_ccddata
-
-    @classmethod
-    def from_ccddata(cls, ccddata, **kwargs):
-        """Make an exposure of a CCDData; the same as `from_nddata`."""
-        return cls.from_nddata(ccddata, **kwargs)
 
     @property
     def shape(self):
@@ -278,7 +252,7 @@ class Exposure:
     @property
     def pixel_scale(self):
         """Side of a pixel in arcsec, or `None` without a celestial WCS."""
-        if self.wcs is None or not getattr(self.wcs, 'has_celestial', False):
+        if not getattr(self.wcs, 'has_celestial', False):
             return None
         from astropy.wcs.utils import proj_plane_pixel_area
 
@@ -294,10 +268,8 @@ class Exposure:
             ``background``, ``bkg_error``, ``effective_gain`` and ``read_noise``. A
             single number becomes a read-only view that takes no memory.
         """
-        names = ('background', 'bkg_error', 'effective_gain', 'read_noise')
         return {
-            name: np.broadcast_to(np.asarray(getattr(self, name)), self.shape)
-            for name in names
+            name: np.broadcast_to(getattr(self, name), self.shape) for name in _MAPS
         }
 
     def total_error(self, signal=None):
@@ -345,8 +317,7 @@ class Exposure:
         Returns
         -------
         shapes : float `~numpy.ndarray`, shape (len(ys), len(xs), 8)
-            ``sigma1, sigma2, b, sigmap, p0, beta, e1, e2`` of each, lengths in
-            pixels.
+            ``sigma1, sigma2, b, sigmap, p0, beta, e1, e2``; lengths in pixels.
         """
         return self._psf_access.shapes(xs, ys)
 
@@ -368,15 +339,45 @@ class Exposure:
         """
         unknown = set(changes) - {'data', *self._arguments}
         if unknown:
-            msg = (
-                f'{type(self).__name__} has no argument {sorted(unknown)[0]!r}; it '
-                f'has data, {", ".join(self._arguments)}.'
-            )
+            names = ', '.join(self._arguments)
+            msg = f'there is no argument {sorted(unknown)[0]!r}, only data, {names}.'
             raise TypeError(msg)
         arguments = {'data': self.data} | self._state() | changes
         return type(self)(arguments.pop('data'), **arguments)
 
-    binned = binned
+    def binned(self, n):
+        """
+        Join n x n pixels into one, as a camera with larger pixels had.
+
+        Rows and columns beyond a whole number of pixels are left out. Everything
+        follows: a pixel is the sum of n x n, bad if one of them is; its noise contains
+        their correlation, and with it that of neighbours that remains; the PSF is
+        fitted to sums of pixels, and the WCS has the larger pixels.
+
+        Parameters
+        ----------
+        n : int
+            Pixels along each side, from 1.
+
+        Returns
+        -------
+        exposure : `Exposure`
+            Binned image, with ``meta['binned']``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from bliss_astro.exposures import Exposure
+        >>> exposure = Exposure(np.ones((32, 48)), bkg_error=2.0, effective_gain=1.0)
+        >>> binned = exposure.binned(2)
+        >>> binned.shape, float(binned.data[0, 0]), binned.bkg_error
+        ((16, 24), 4.0, 4.0)
+        """
+        if isinstance(n, bool) or not isinstance(n, int | np.integer):
+            raise TypeError(must('n', 'be a whole number', f'{n!r}'))
+        if not 1 <= n <= min(self.shape):
+            raise ValueError(must('n', f'be from 1 to {min(self.shape)}', n))
+        return self if n == 1 else Exposure(**binned_arguments(self, int(n)))
 
     def _state(self):
         """Arguments of the constructor after data, as they are now."""

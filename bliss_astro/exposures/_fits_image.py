@@ -15,8 +15,7 @@ from bliss_astro._fits import check_file, file_name, header_wcs, list_hdus, open
 from bliss_astro._warnings import warn
 
 from ._header import parse_unit
-
-__all__ = []
+from ._validate import check_shape, must
 
 # file.fits[EXT][x1:x2,y1:y2], the notation of CFITSIO.
 _BRACKETS = re.compile(r'\[([^\[\]]*)\]')
@@ -36,17 +35,8 @@ class Location:
     """
     An image in a file: ``file.fits[EXT][x1:x2,y1:y2]``.
 
-    Parameters
-    ----------
-    path : str
-        The file.
-
-    extension : int, str, tuple or None
-        HDU by number, name, or name and version.
-
-    section : tuple of tuple or None
-        First and last pixel in x and in y, counted from 1 and inclusive, as
-        CFITSIO counts them; `None` for a whole axis.
+    The extension is number, name, or name and version; the section the first and last
+    pixel in x and in y, counted from 1 and inclusive, `None` for a whole axis.
     """
 
     path: str
@@ -55,43 +45,20 @@ class Location:
 
     def cut(self, shape):
         """Slices (rows, columns) of the section in an image of that shape."""
-        if self.section is None:
-            return slice(0, shape[0]), slice(0, shape[1])
         slices = []
-        for axis, bounds, length in zip('xy', self.section, shape[::-1], strict=True):
+        section = self.section or (None, None)
+        for axis, bounds, length in zip('xy', section, shape[::-1], strict=True):
             first, last = bounds or (1, length)
             if not 1 <= first <= last <= length:
-                msg = (
-                    f'section {first}:{last} in {axis} of {self.path!r} must lie '
-                    f'within 1:{length}, first to last.'
-                )
-                raise ValueError(msg)
+                section = f'section in {axis} of {self.path!r}'
+                got = f'{first}:{last}'
+                raise ValueError(must(section, f'lie within 1:{length}', got))
             slices.append(slice(first - 1, last))
         return slices[1], slices[0]
 
 
 def parse_location(source, extension=None):
-    """
-    Take a file name apart that may name an extension and a section.
-
-    Parameters
-    ----------
-    source : str or `~os.PathLike`
-        Path, perhaps followed by ``[EXT]`` and ``[x1:x2,y1:y2]``.
-
-    extension : int, str, tuple or None
-        Extension, if given apart.
-
-    Returns
-    -------
-    location : `Location`
-        Place of the image.
-
-    Raises
-    ------
-    ValueError
-        If the brackets make no sense, or the extension is given twice.
-    """
+    """Take a file name apart that may name an extension and a section."""
     text = os.fspath(source)
     if isinstance(extension, str):
         extension = _parse_extension(extension)
@@ -100,8 +67,7 @@ def parse_location(source, extension=None):
     path = text[: text.index('[')]
     parts = _BRACKETS.findall(text[len(path) :])
     if ''.join(f'[{part}]' for part in parts) != text[len(path) :] or len(parts) > 2:
-        msg = f'{text!r} must end in [EXT], [x1:x2,y1:y2] or both; got {text!r}.'
-        raise ValueError(msg)
+        raise ValueError(must(path, 'end in [EXT], [x1:x2,y1:y2] or both', text))
     section = None
     if ':' in parts[-1] or '*' in parts[-1]:
         section = _parse_section(parts.pop(), text)
@@ -125,35 +91,35 @@ def _parse_section(text, whole):
     """First and last pixel of both axes."""
     found = [_RANGE.fullmatch(part) for part in text.split(',')]
     if len(found) != 2 or None in found:
-        msg = (
-            f'the section [{text}] of {whole!r} must be [x1:x2,y1:y2] in pixels that '
-            'count from 1, or * for a whole axis.'
-        )
-        raise ValueError(msg)
+        allowed = 'be [x1:x2,y1:y2] from 1, or * for a whole axis'
+        raise ValueError(must(f'the section of {whole!r}', allowed, text))
     return tuple(None if one[1] else (int(one[2]), int(one[3])) for one in found)
+
+
+def trim_section(header, shape):
+    """
+    Part of an image of that shape that its header declares exposed to the sky.
+
+    Returns the card (``TRIMSEC`` or ``DATASEC``) and slices of rows and columns, or
+    `None` twice if there is no card, or it does not fit the image, or is all of it.
+    """
+    for card in ('TRIMSEC', 'DATASEC'):
+        try:
+            section = _parse_section(str(header[card]).strip(' []'), card)
+            cut = Location(card, None, section).cut(shape)
+        except (KeyError, ValueError):
+            continue
+        if cut != Location(card).cut(shape):
+            return card, cut
+    return None, None
 
 
 @dataclass
 class FITSPlane:
     """
-    A two-dimensional image of a FITS file and its header.
+    A two-dimensional image of a FITS file, with header, unit and file.
 
-    Parameters
-    ----------
-    data : `~numpy.ndarray`, shape (ny, nx)
-        Image, in the machine's byte order.
-
-    header : `~astropy.io.fits.Header`
-        Its header.
-
-    unit : `~astropy.units.Unit` or None
-        Unit of ``BUNIT``.
-
-    hdus : `~astropy.io.fits.HDUList`
-        Open file.
-
-    name : str
-        Name of the file.
+    Pixels are in the machine's byte order.
     """
 
     data: np.ndarray
@@ -162,12 +128,12 @@ class FITSPlane:
     hdus: fits.HDUList
     name: str
 
-    def extension(self, name):
-        """Return the HDU of an extension that has the shape of the image, or None."""
-        if name not in self.hdus:
+    def extension(self, name, dtype=None):
+        """Return header and pixels of an extension that has this shape, or None."""
+        data = _plane_of(self.hdus[name]) if name in self.hdus else None
+        if np.shape(data) != self.data.shape:
             return None
-        hdu = self.hdus[name]
-        return hdu if np.shape(_plane_of(hdu)) == self.data.shape else None
+        return self.hdus[name].header, np.asarray(data, dtype=dtype)
 
     def wcs(self):
         """Return the WCS or None; with a warning where the header's has errors."""
@@ -183,22 +149,18 @@ class FITSPlane:
 
     def mask(self):
         """Return the pixels marked in the extension MASK, or None."""
-        hdu = self.extension('MASK')
-        if hdu is None:
-            return None
-        return ~(np.asarray(hdu.data).reshape(self.data.shape) == 0)
+        found = self.extension('MASK')
+        return None if found is None else ~(found[1] == 0)
 
     def uncertainty(self):
         """Return the standard deviations of UNCERT, as CCDData writes it, or None."""
-        hdu = self.extension('UNCERT')
-        if hdu is None:
+        found = self.extension('UNCERT', float)
+        if found is None:
             return None
-        kind = str(hdu.header.get('UTYPE', 'StdDevUncertainty'))
-        values = np.asarray(hdu.data, dtype=float).reshape(self.data.shape)
+        header, values = found
+        powers = {'VarianceUncertainty': 0.5, 'InverseVariance': -0.5}
         with np.errstate(invalid='ignore', divide='ignore'):
-            if kind == 'VarianceUncertainty':
-                return np.sqrt(values)
-            return 1 / np.sqrt(values) if kind == 'InverseVariance' else values
+            return values ** powers.get(str(header.get('UTYPE')), 1)
 
 
 def _plane_of(hdu):
@@ -215,21 +177,7 @@ def find_plane(hdus, extension, *, parameter='path'):
     """
     Find an image: by number or name of its HDU, or the first there is.
 
-    Parameters
-    ----------
-    hdus : `~astropy.io.fits.HDUList`
-        Open file.
-
-    extension : int, str, tuple or None
-        HDU; `None` for the first with a two-dimensional image.
-
-    parameter : str, optional
-        The caller's argument, for messages.
-
-    Returns
-    -------
-    plane : `FITSPlane`
-        Image. A warning names other images that may be meant, and unknown units.
+    A warning names other images that may be meant, and unknown units.
     """
     name = file_name(hdus)
     if extension is None:
@@ -248,8 +196,8 @@ def find_plane(hdus, extension, *, parameter='path'):
     data = _plane_of(hdu)
     if data is None:
         msg = (
-            f'{parameter}: extension {extension} of {name!r} is no '
-            f'two-dimensional image; the file has {list_hdus(hdus)}'
+            f'{parameter}: extension {extension} of {name!r} is no two-dimensional '
+            f'image; the file has {list_hdus(hdus)}'
         )
         raise ValueError(msg)
     data = np.array(data, dtype=data.dtype.newbyteorder('='))
@@ -281,47 +229,22 @@ def _name_others(hdus, number, name):
         and sum(length > 1 for length in hdu.shape) == 2
         and not _AUXILIARY.match(hdu.name)
     ]
-    if not others:
-        return
-    more = f'{len(others)} more extensions hold one'
-    if len(others) == 1:
-        more = f'extension {others[0]} holds one too'
-    warn(
-        f'data: extension {number} of {name!r} was taken, the first image; {more}: '
-        'name it by extension, or as file.fits[EXT]'
-    )
+    if others:
+        more = f'{len(others)} more extensions hold one'
+        if len(others) == 1:
+            more = f'extension {others[0]} holds one too'
+        warn(
+            f'data: extension {number} of {name!r} was taken, the first image; {more}: '
+            'name it by extension, or as file.fits[EXT]'
+        )
 
 
 def read_map(source, parameter, *, shape, cut=None, hdus=None):
     """
-    Read a map that goes with an image.
+    Read a map that goes with an image of a shape, and its unit.
 
-    Parameters
-    ----------
-    source : str or `~os.PathLike`
-        ``file.fits[EXT][x1:x2,y1:y2]``; or number or name of an extension of the
-        image's own file.
-
-    parameter : str
-        The caller's argument, for messages.
-
-    shape : tuple of int
-        Shape (ny, nx) of the image.
-
-    cut : tuple of slice, optional
-        Part of its file that the image is; the same part of the map is used
-        unless that has the shape of the part.
-
-    hdus : `~astropy.io.fits.HDUList`, optional
-        File of the image.
-
-    Returns
-    -------
-    values : `~numpy.ndarray`, shape (ny, nx)
-        The map.
-
-    unit : `~astropy.units.Unit` or None
-        Its unit.
+    The source is ``file.fits[EXT][x1:x2,y1:y2]``, or number or name of an extension of
+    the image's own ``hdus``. Of a map of the whole file the ``cut`` is taken.
     """
     location = parse_location(source)
     own = hdus is not None and not Path(location.path).exists()
@@ -341,12 +264,7 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
     values = plane.data[location.cut(plane.data.shape)]
     if values.shape != shape and cut is not None:
         values = values[cut]
-    if values.shape != shape:
-        msg = (
-            f'{parameter} must have the shape of data, {shape}; {name} has '
-            f'{plane.data.shape}.'
-        )
-        raise ValueError(msg)
+    check_shape(f'{parameter} ({name})', values, shape)
     return values, plane.unit
 
 

@@ -11,8 +11,6 @@ from astropy.io.fits.verify import VerifyError
 
 from bliss_astro._warnings import warn
 
-__all__ = []
-
 # Cards by argument; the first that is there counts. Numbers are positive, or may be 0
 # or of any sign. Cards of the first group are those of `Exposure.to_ccddata`, as good
 # as given.
@@ -22,25 +20,17 @@ _OWN = {
     'background_error': ('BKGRELER', 'zero'),
     'effective_gain': ('EFFGAIN', 'positive'),
 }
+_SKIES = ('BKGLEVEL', 'SKYLEVEL', 'SKY')
 _GAINS = ('GAIN', 'EGAIN', 'CCDGAIN')
 _TIMES = ('EXPTIME', 'EXPOSURE', 'TEXPTIME', 'EXP_TIME', 'ITIME')
 _READ_NOISES = ('RDNOISE', 'READNOIS', 'RON', 'READNOISE')
 _SATURATIONS = ('SATURATE', 'SATLEVEL', 'SATURAT')
-_ZERO_POINTS = (
-    'MAGZERO',
-    'MAGZPT',
-    'MAGZP',
-    'ZEROPOINT',
-    'ZEROPNT',
-    'PHOTZP',
-    'PHOTZPT',
-)
+_ZEROS = ('MAGZERO', 'MAGZPT', 'MAGZP', 'ZEROPOINT', 'ZEROPNT', 'PHOTZP', 'PHOTZPT')
 _DEPTHS = ('NCOMBINE', 'NEXP', 'NIMAGES', 'NCOADD')
 _TEXTS = {'band': 'FILTER', 'date_obs': 'DATE-OBS'}
 _COUNTS = (u.adu, u.DN, u.ct)
 # Share of the pixels that a saturation level exceeds, at least.
 _BELOW_SATURATION = 0.95
-_SECTION = re.compile(r'\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]')
 
 # Spellings of units in headers, in lower case, by astropy's own.
 _SPELLINGS = {
@@ -74,33 +64,19 @@ _NOT_STATED = ('', 'none', 'unknown', 'n/a', 'na', 'uncalibrated', 'undefined')
 
 class HeaderCards:
     """
-    Numbers of a header about an image, checked card by card.
-
-    Parameters
-    ----------
-    header : mapping
-        FITS header, or meta of an NDData.
-
-    data : 2D array_like
-        Image, plain numbers in ``unit``.
-
-    unit : `~astropy.units.Unit` or None
-        Its unit.
+    Numbers of a header, or meta, about an image, checked card by card.
 
     Attributes
     ----------
     known : dict of str to float
-        Arguments of `~bliss_astro.exposures.Exposure`, in ``unit``.
+        Arguments of `~bliss_astro.exposures.Exposure`, in the unit of the image.
 
     meta : dict
         ``exposure_time`` (s), ``zero_point`` (mag), ``n_exposures``, ``band`` and
         ``date_obs``, as far as the header has them.
 
-    sources : dict of str to str
-        Source of each of ``known``, if it is not a card of our own.
-
-    used : dict of str to str
-        Card behind each of ``known``.
+    sources, used : dict of str to str
+        Source of each of ``known``, if it is not a card of our own, and its card.
 
     ignored : list of str
         Cards that are not sound, and why.
@@ -116,11 +92,11 @@ class HeaderCards:
             self._take_gain(unit)
         self._take('read_noise', _READ_NOISES, 'zero')
         self._take('saturation', _SATURATIONS, 'positive')
-        level = self.known.get('saturation')
-        if level is not None:
+        if 'saturation' in self.known:
             sample = np.asarray(data)[np.isfinite(data)]
             sample = sample[:: max(1, sample.size // 100_000)]
-            if sample.size and np.mean(sample < level) < _BELOW_SATURATION:
+            below = sample < self.known['saturation']
+            if sample.size and np.mean(below) < _BELOW_SATURATION:
                 self.ignore('saturation', 'below most of the image')
         self._take_meta()
 
@@ -132,9 +108,10 @@ class HeaderCards:
             except VerifyError:
                 self.ignored.append(f'{name} (unreadable)')
                 continue
-            blank = isinstance(value, str) and not value.strip()
             # FITS cards without a value are no NoneType.
-            if value is not None and not blank and type(value).__name__ != 'Undefined':
+            if value is None or type(value).__name__ == 'Undefined':
+                continue
+            if not isinstance(value, str) or value.strip():
                 return name, value
         return None, None
 
@@ -143,15 +120,16 @@ class HeaderCards:
         name, value = self._get(names)
         if name is None:
             return None, None
-        number = plain_number(value)
+        number = _plain_number(value)
         if number is None:
-            self.ignored.append(f'{name} = {value!r:.40} (no number)')
+            reason = f'{value!r:.40} (no number)'
         elif not np.isfinite(number):
-            self.ignored.append(f'{name} = {number} (not finite)')
+            reason = f'{number} (not finite)'
         elif sign == 'any' or number > 0 or (sign == 'zero' and number == 0):
             return name, number
         else:
-            self.ignored.append(f'{name} = {number:g} (not positive)')
+            reason = f'{number:g} (not positive)'
+        self.ignored.append(f'{name} = {reason}')
         return None, None
 
     def _take(self, argument, names, sign, *, own=False):
@@ -168,53 +146,46 @@ class HeaderCards:
             self.known['effective_gain'] = 1.0
             self.sources['effective_gain'] = 'header: data are in electrons'
             return
-        per_second = unit is not None and unit * u.s in (u.electron, *_COUNTS)
-        if not (per_second or unit is None or unit in _COUNTS):
+        counts = unit if unit is None or unit in _COUNTS else unit * u.s
+        if counts not in (None, u.electron, *_COUNTS):
             return
-        cards = [] if per_second and unit * u.s == u.electron else [_GAINS]
-        cards += [_TIMES] * per_second
-        found = [self._number(names) for names in cards]
-        names = [name for name, _ in found]
+        cards = [] if counts == u.electron else [_GAINS]
+        cards += [_TIMES] * (counts is not unit)
+        names, numbers = zip(*map(self._number, cards), strict=True)
         if None not in names:
-            self.known['effective_gain'] = float(np.prod([n for _, n in found]))
+            self.known['effective_gain'] = float(np.prod(numbers))
             self.used['effective_gain'] = ' and '.join(names)
-            self.sources['effective_gain'] = 'header: ' + ' times '.join(names)
+            self.sources['effective_gain'] = f'header: {" times ".join(names)}'
 
     def _take_meta(self):
-        before = list(self.ignored)
-        name, number = self._number(_TIMES)
-        if name is None:
-            # Named already where it is needed.
-            self.ignored = before
-        else:
-            self.meta['exposure_time'] = number
-        name, number = self._number(_ZERO_POINTS, 'any')
-        if name is not None:
-            self.meta['zero_point'] = number
-        for name in _DEPTHS:
-            value = self._get((name,))[1]
-            if type(value) is int and value > 0:
-                self.meta['n_exposures'] = value
-                break
+        n_before = len(self.ignored)
+        numbers = {'exposure_time': self._number(_TIMES)[1]}
+        # Named already where it is needed.
+        del self.ignored[n_before:]
+        numbers['zero_point'] = self._number(_ZEROS, 'any')[1]
+        depths = (self._get((name,))[1] for name in _DEPTHS)
+        is_depth = (n for n in depths if type(n) is int and n > 0)
+        numbers['n_exposures'] = next(is_depth, None)
+        self.meta = {key: n for key, n in numbers.items() if n is not None}
         for key, name in _TEXTS.items():
             value = self._get((name,))[1]
             if isinstance(value, str):
                 self.meta[key] = value.strip()
 
+    def sky(self):
+        """Sky that the header states."""
+        for card in _SKIES:
+            number = _plain_number(self._header.get(card))
+            if number is not None and np.isfinite(number):
+                return number
+        msg = f"background='header': the header has none of {', '.join(_SKIES)}"
+        raise ValueError(msg)
+
     def complete(self, given, unit, sources):
         """
-        Add the numbers of the header to those given, and the sources of these.
+        Add the numbers of the header to arguments given, and the sources of these.
 
-        Parameters
-        ----------
-        given : dict
-            Arguments of `~bliss_astro.exposures.Exposure`; changed in place.
-
-        unit : `~astropy.units.Unit` or None
-            Unit of the image, if its numbers have one.
-
-        sources : dict of str to str
-            Changed in place.
+        Both are changed in place; those in the unit of the image get ``unit``.
         """
         for name, value in self.known.items():
             if given.get(name) is None:
@@ -229,8 +200,13 @@ class HeaderCards:
         self.sources.pop(argument, None)
         self.ignored.append(f'{self.used.pop(argument)} = {value:g} ({reason})')
 
+    def warn_ignored(self):
+        """Warn, once, of all cards that are not sound."""
+        if self.ignored:
+            warn(f'header cards ignored: {"; ".join(dict.fromkeys(self.ignored))}')
 
-def plain_number(value):
+
+def _plain_number(value):
     """Read a number of a card, which may be text with a comment; None if it is none."""
     if isinstance(value, bool | np.bool_):
         return None
@@ -242,50 +218,12 @@ def plain_number(value):
         return None
 
 
-def warn_ignored(cards):
-    """Warn, once, of all header cards that are not sound."""
-    if cards.ignored:
-        warn(f'header cards ignored: {"; ".join(dict.fromkeys(cards.ignored))}')
-
-
-def trim_section(header, shape):
-    """
-    Part of an image of that shape that its header declares exposed to the sky.
-
-    Returns the card (``TRIMSEC`` or ``DATASEC``) and slices of rows and columns, or
-    `None` twice if there is no card, or it does not fit the image, or is all of it.
-    """
-    for name in ('TRIMSEC', 'DATASEC'):
-        found = _SECTION.search(str(header.get(name, '')))
-        if found is None:
-            continue
-        x1, x2, y1, y2 = (int(number) for number in found.groups())
-        inside = 1 <= x1 <= x2 <= shape[1] and 1 <= y1 <= y2 <= shape[0]
-        if inside and (y2 - y1 + 1, x2 - x1 + 1) != tuple(shape):
-            return name, (slice(y1 - 1, y2), slice(x1 - 1, x2))
-    return None, None
-
-
 def parse_unit(text):
     """
-    Read the unit of an image as FITS headers spell it.
+    Unit of the flux of a pixel as FITS headers spell it, or `None` if not stated.
 
-    Parameters
-    ----------
-    text : str
-        Value of ``BUNIT``, such as ``'ADU'``, ``'ELECTRONS/S'`` or ``'e-'``; a
-        comment after a slash is dropped.
-
-    Returns
-    -------
-    unit : `~astropy.units.Unit` or None
-        Unit of the flux that a pixel holds: "per pixel" is dropped. `None`
-        if the text states that there is none.
-
-    Raises
-    ------
-    ValueError
-        If the unit is unknown to astropy.
+    A value of ``BUNIT`` is such as ``'ADU'``, ``'ELECTRONS/S'`` or ``'e-'``; a comment
+    after a slash and "per pixel" are dropped. Unknown ones raise ValueError.
     """
     text = str(text).strip().strip('\'"[]').strip()
     for candidate in (text, _COMMENT.sub('', text)):
@@ -298,7 +236,11 @@ def parse_unit(text):
                 unit = u.Unit(f'{first}/({"*".join(others)})' if others else first)
             except (ValueError, TypeError):
                 continue
-            return _without_pixel(unit)
+            if not isinstance(unit, u.UnitBase):
+                return unit
+            powers = dict(zip(unit.bases, unit.powers, strict=True))
+            unit = unit * u.pix if powers.get(u.pix) == -1 else unit
+            return None if unit == u.dimensionless_unscaled else unit
     msg = f'{text!r} is no unit of astropy'
     raise ValueError(msg)
 
@@ -307,12 +249,3 @@ def _spell(found):
     """Spell a word as astropy does."""
     # Mega and milli differ by their case alone.
     return 'MJy' if found[0] == 'MJY' else _SPELLINGS.get(found[0].lower(), found[0])
-
-
-def _without_pixel(unit):
-    """Unit of the light of one pixel, None for a plain number."""
-    if not isinstance(unit, u.UnitBase):
-        return unit
-    if u.pix in unit.bases and unit.powers[unit.bases.index(u.pix)] == -1:
-        unit = unit * u.pix
-    return None if unit == u.dimensionless_unscaled else unit

@@ -7,11 +7,10 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
 
-from ._header import HeaderCards, warn_ignored
-from ._validate import GivenTwiceError
-from ._wcs import whole_wcs
-
-__all__ = []
+from ._geometry import whole_wcs
+from ._header import HeaderCards
+from ._psf import draw_psf
+from ._validate import GivenTwiceError, check_shape, must
 
 # Cards under which single numbers travel in the meta.
 _KEYWORDS = {
@@ -65,38 +64,18 @@ def from_nddata(cls, nddata, **kwargs):
 
 
 def read_nddata(nddata, given):
-    """
-    Collect the image of an NDData and the arguments of an exposure.
-
-    Parameters
-    ----------
-    nddata : `~astropy.nddata.NDData`
-        Image.
-
-    given : dict
-        Arguments of `~bliss_astro.exposures.Exposure` that it does not have.
-
-    Returns
-    -------
-    data : `~numpy.ndarray` or `~astropy.units.Quantity`
-        Image, with its unit.
-
-    arguments : dict
-        Arguments of `~bliss_astro.exposures.Exposure`.
-    """
+    """Image of an NDData, with its unit, and all arguments of its exposure."""
     data, arguments, cards, error = collect_nddata(nddata, given)
     unit = getattr(data, 'unit', None)
-    sources = {}
+    sources = dict(arguments['meta'].get('estimated') or {})
     cards.complete(arguments, unit, sources)
     if sources:
-        stated = dict(arguments['meta'].get('estimated') or {})
-        arguments['meta']['estimated'] = stated | sources
-    warn_ignored(cards)
+        arguments['meta']['estimated'] = sources
+    cards.warn_ignored()
     arguments.setdefault('bkg_error', None)
     if arguments.setdefault('effective_gain', None) is None and error is not None:
         msg = (
-            'effective_gain must be given (electrons per data unit), to take the '
-            "sources' share out of the uncertainty, which is the total error."
+            'effective_gain must be given, as the uncertainty has the noise of sources.'
         )
         raise ValueError(msg)
     if error is not None:
@@ -122,8 +101,9 @@ def collect_nddata(nddata, given):
     `HeaderCards` of its meta, and its total error in the unit of the data or None.
     """
     if not isinstance(nddata, NDData):
-        msg = f'nddata must be an NDData or CCDData; got {type(nddata).__name__}.'
-        raise TypeError(msg)
+        raise TypeError(
+            must('nddata', 'be an NDData or CCDData', type(nddata).__name__)
+        )
     arguments = {name: value for name, value in given.items() if value is not None}
     parts = {name: getattr(nddata, name, None) for name in ('data', 'mask', 'wcs')}
     if not np.any(parts['mask']):
@@ -164,20 +144,13 @@ def _total_error(uncertainty, unit, shape):
             with np.errstate(divide='ignore', invalid='ignore'):
                 error = uncertainty.represent_as(StdDevUncertainty)
     except (TypeError, AttributeError) as failure:
-        msg = (
-            'the uncertainty of data must be a standard deviation, variance or '
-            f'inverse variance, got {type(uncertainty).__name__}'
-        )
-        raise TypeError(msg) from failure
-    values = np.asarray(error.array, dtype=float)
-    if unit is not None and error.unit is not None:
-        values = error.quantity.to_value(unit)
-    if values.shape != shape:
-        msg = (
-            f'the uncertainty of data must have the shape of data, {shape}; got '
-            f'{values.shape}'
-        )
-        raise ValueError(msg)
+        allowed = 'be a standard deviation, variance or inverse variance'
+        got = type(uncertainty).__name__
+        raise TypeError(must('the uncertainty of data', allowed, got)) from failure
+    in_unit = unit is not None and error.unit is not None
+    values = error.quantity.to_value(unit) if in_unit else error.array
+    values = np.asarray(values, dtype=float)
+    check_shape('the uncertainty of data', values, shape)
     return values
 
 
@@ -188,30 +161,10 @@ def _plain(value, unit):
 
 def sky_noise(data, error, effective_gain, *, background=0.0, good):
     """
-    Take the sources' share out of a total error.
+    Take the sources' share out of a total error; bad pixels keep theirs.
 
-    Parameters
-    ----------
-    data, error : float `~numpy.ndarray`, shape (ny, nx)
-        Image and its total error, standard deviations.
-
-    effective_gain, background : float or `~numpy.ndarray`, shape (ny, nx)
-        Electrons per unit of data, and sky in the image.
-
-    good : bool `~numpy.ndarray`, shape (ny, nx)
-        Good pixels.
-
-    Returns
-    -------
-    bkg_error : float `~numpy.ndarray`, shape (ny, nx)
-        Noise of the sky. Where the sources leave nothing to measure it
-        by, the median of the other pixels; bad pixels keep their error.
-
-    Raises
-    ------
-    ValueError
-        If the error is smaller than the noise of the sources alone where
-        these dominate.
+    Where the sources leave nothing to measure the noise of the sky by, it is the median
+    of the other pixels; where they dominate, the error must not be below their noise.
     """
     total = np.square(np.asarray(error, dtype=float))
     with np.errstate(invalid='ignore'):
@@ -224,9 +177,8 @@ def sky_noise(data, error, effective_gain, *, background=0.0, good):
     bright = good & (share > 4 * level)
     if not level > 0 or (bright.any() and np.median(rest[bright]) < -0.25 * level):
         msg = (
-            'the uncertainty is smaller than the noise of the sources alone with this '
-            'effective_gain, so it is not the total error; leave it out and '
-            'give bkg_error instead.'
+            'the uncertainty is smaller than the noise of the photons of sources, '
+            'so it is not the total error; give bkg_error in its place.'
         )
         raise ValueError(msg)
     rest = np.where(good & ~(rest > 0.25 * level), level, rest)
@@ -249,6 +201,11 @@ def to_ccddata(exposure):
     """
     numbers = {key: getattr(exposure, name) for name, key in _KEYWORDS.items()}
     numbers = {key: value for key, value in numbers.items() if isinstance(value, float)}
+    psf = None
+    if exposure.psf is not None:
+        ny, nx = exposure.shape
+        offsets = np.arange(-_PSF_HALF_SIDE, _PSF_HALF_SIDE + 1, dtype=float)
+        psf = draw_psf(exposure.psf_at((nx - 1) / 2, (ny - 1) / 2), offsets)
     return CCDData(
         exposure.data.copy(),
         unit=exposure.unit or u.dimensionless_unscaled,
@@ -256,16 +213,5 @@ def to_ccddata(exposure):
         mask=exposure.mask.copy(),
         wcs=exposure.wcs,
         meta=exposure.meta | numbers,
-        psf=_psf_image(exposure),
+        psf=psf,
     )
-
-
-def _psf_image(exposure):
-    """Draw the PSF at the centre of an exposure, or return None."""
-    if exposure.psf is None:
-        return None
-    ny, nx = exposure.shape
-    model = exposure.psf_at((nx - 1) / 2, (ny - 1) / 2).copy()
-    model.flux, model.x_0, model.y_0 = 1.0, 0.0, 0.0
-    offsets = np.arange(-_PSF_HALF_SIDE, _PSF_HALF_SIDE + 1, dtype=float)
-    return np.asarray(model(*np.meshgrid(offsets, offsets)))

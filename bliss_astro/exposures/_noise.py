@@ -1,41 +1,47 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Noise of an image and its correlation between pixels, measured in blank sky.
+Noise of blank pixels and its correlation, where sources are sparse or crowd.
 """
 
 from dataclasses import dataclass, replace
 
-import astropy.units as u
 import numpy as np
 
 from bliss_astro._messages import counted
 from bliss_astro.units import MAD_TO_SIGMA
 
-from ._blank_noise import (
-    CORRELATION_ERRORS,
-    CORRELATION_RANGE,
-    MIN_CORRELATION,
-    NO_NOISE,
-    TooFewPixelsError,
-    check_enough,
-    is_crowded,
-    kernel_of_neighbours,
-    neighbours,
-    noise_of_blank,
-    noise_of_crowd,
-)
-from ._sky import measure_background
-from ._validate import check_data, check_map, check_mask
+from ._validate import must
 
-__all__ = ['NoiseMeasurement', 'measure_noise']
-
-# Pixels below which nothing is measured.
-_MIN_GOOD = 9
+NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
+# Correlations below this count for none, and differences from others below so many
+# standard errors.
+_MIN_CORRELATION, _CORRELATION_ERRORS = 0.07, 3.0
+# Range of correlations that rounding and differences of pixels can show.
+_CORRELATION_RANGE = -0.5, 0.99
+# Good pixels below which nothing is measured, and blank ones from which noise is.
+_MIN_GOOD, _MIN_BLANK = 9, 100
 # A large image is sampled: pixels (errors of 0.2 %), strips and their rows.
 _SAMPLE_SIZE, _MIN_STRIPS, _STRIP_ROWS = 250_000, 3, 128
 # Noise in steps of the numbers below which the steps are smoothed out, and variance
 # over that of a step below which there is none.
 _COARSE_NOISE, _MIN_STEP_VARIANCE = 2.0, 0.1
+
+# Smoothing (sigma, pixels) that shows sources; growth of their areas (pixels); rounds;
+# pixels of the sample from which medians for thresholds are taken.
+_SMOOTHING, _GROWTH, _N_ROUNDS, _N_MEDIAN = 1.5, 4, 3, 50_000
+# Thresholds of sources, in the smoothed image and of single pixels (sigma).
+_SOURCE_SIGMA, _PIXEL_SIGMA = 3.5, 5.0
+# The same in a crowd, and the blank pixels needed there.
+_CROWD_SOURCE_SIGMA, _CROWD_PIXEL_SIGMA, _CROWD_MIN_BLANK = 4.0, 6.0, 1000
+# Side (pixels) of the cells in each of which a plane of three parameters is taken off
+# the sky; blank share, and relative deviation of the variance, for a cell to count.
+_CELL_SIDE, _BLANK_SHARE, _VARIANCE_TOLERANCE = 64, 0.3, 0.3
+
+# Excess of the correlation at two pixels over that of smoothed noise, r^4, above which
+# faint sources make pixels alike: simulated fields with 0.008 sources per pixel have
+# 0.25, smoothed noise has 0.02 at most; of strongly correlated noise (above the last
+# number), photographic plates have 0.11.
+_CROWD_EXCESS, _CROWD_EXCESS_STRONG, _STRONG_CORRELATION = 0.05, 0.12, 0.5
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,6 @@ class NoiseMeasurement:
 
     background : float, `~numpy.ndarray` or `~astropy.units.Quantity`, optional
         Sky above which the noise was measured.
-
-    See Also
-    --------
-    measure_noise : Makes it.
     """
 
     sigma: float
@@ -82,16 +84,14 @@ class NoiseMeasurement:
     @property
     def noise_correlation(self):
         """Correlation of pixels next to each other, in x and in y."""
-        return neighbours(self.kernel)
+        return _neighbours(self.kernel)
 
     @property
     def significant_correlation(self):
-        """
-        Correlation of neighbours, 0 where it is below 0.07 or three standard errors.
-        """
-        errors = neighbours(self.kernel_error)
+        """Correlation of neighbours, 0 if below 0.07 or three standard errors."""
+        errors = _neighbours(self.kernel_error)
         return tuple(
-            r if abs(r) > max(MIN_CORRELATION, CORRELATION_ERRORS * error) else 0.0
+            r if abs(r) > max(_MIN_CORRELATION, _CORRELATION_ERRORS * error) else 0.0
             for r, error in zip(self.noise_correlation, errors, strict=True)
         )
 
@@ -100,8 +100,7 @@ class NoiseMeasurement:
         """
         Noise of a sum over many pixels, over the square root of their number.
 
-        It is ``sigma`` for independent pixels, and more for an image that was
-        resampled. Correlation beyond the largest lag is not counted.
+        It is ``sigma`` for independent pixels, and more after resampling.
         """
         return self.sigma * np.sqrt(max(float(self.kernel.sum()), 0.0))
 
@@ -110,230 +109,64 @@ class NoiseMeasurement:
         return (
             f'<NoiseMeasurement, sigma {self.sigma:.4g} +- {self.sigma_error:.2g}, '
             f'correlation ({along_x:.3f}, {along_y:.3f}) +- '
-            f'{max(neighbours(self.kernel_error)):.2g}, {self.n_pixels} pixels>'
+            f'{max(_neighbours(self.kernel_error)):.2g}, {self.n_pixels} pixels>'
         )
 
 
-def measure_noise(data, mask=None, *, background=None, max_lag=2):
-    """
-    Measure the noise of an image and the correlation between its pixels.
-
-    Sources are found and left out, and so are outliers and regions whose noise
-    differs from that of most of the image. ```detect_sources``` estimates
-    the noise of an image that does not state it in the same way.
-
-    Parameters
-    ----------
-    data : 2D array_like or `~astropy.units.Quantity`
-        The image.
-
-    mask : 2D bool array_like, optional
-        `True` in bad pixels. Those that are not finite are bad anyway.
-
-    background : float or 2D array_like, optional
-        Sky in the unit of ``data``, by default measured on a mesh of 64 pixels.
-        From the rest a plane is taken off in each cell of about 64 pixels.
-
-    max_lag : int, optional
-        Largest distance in pixels along each axis at which the correlation is
-        measured.
-
-    Returns
-    -------
-    noise : `NoiseMeasurement`
-        Noise, correlation and sky.
-
-    Raises
-    ------
-    TypeError
-        If an argument has an impossible type.
-
-    ValueError
-        If shapes do not fit, the image has no noise, or fewer than 100 pixels are
-        blank.
-
-    See Also
-    --------
-    bliss_astro.coadds.align_exposures : States the noise of what it resamples.
-
-    Notes
-    -----
-    Standard errors are those of stationary Gaussian noise with the
-    correlation :math:`\\rho` that is measured (Bartlett's formula [1]_), for
-    which N pixels have
-
-    .. math::
-
-        \\mathrm{var}(\\hat\\sigma^2) / \\sigma^4 = \\frac{2}{N} \\sum_l \\rho_l^2 .
-
-    The planes that were taken off the sky lower each covariance, in a cell of n
-    pixels by :math:`3 \\sigma^2 \\sum_l \\rho_l / n`, which is added again.
-
-    Where faint sources cover the sky, pixels are alike for another reason. Noise and
-    correlation then come from first and second differences of pixels, which hardly
-    see smooth light: with the correlation r of noise that a kernel smoothed,
-    :math:`r^4` at two pixels, these have the variances :math:`2 - 2 r` and
-    :math:`6 - 8 r + 2 r^4` in units of the variance of a pixel, and the ratio
-    :math:`3 - r - r^2 - r^3`.
-
-    References
-    ----------
-    .. [1] Bartlett, M. S. 1946, "On the Theoretical Specification and
-       Sampling Properties of Autocorrelated Time-Series", Supplement to the
-       Journal of the Royal Statistical Society 8, 27
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from bliss_astro.exposures import measure_noise
-    >>> rng = np.random.default_rng(1)
-    >>> white = rng.normal(0, 3, (201, 200))
-    >>> noise = measure_noise((white[1:] + white[:-1]) / 2)
-    >>> round(noise.sigma, 2), round(noise.sigma_error, 2)
-    (2.12, 0.01)
-    >>> [round(value, 1) + 0 for value in noise.noise_correlation]
-    [0.0, 0.5]
-    """
-    unit = data.unit if isinstance(data, u.Quantity) else None
-    if unit is not None:
-        data = data.value
-        if isinstance(background, u.Quantity):
-            background = background.to_value(unit)
-    data, bad = check_data(data)
-    given = check_mask('mask', mask, data.shape)
-    if given is not None:
-        bad |= given
-    if isinstance(max_lag, bool) or not isinstance(max_lag, (int, np.integer)):
-        msg = f'max_lag must be an integer; got {max_lag!r}.'
-        raise TypeError(msg)
-    if not 1 <= max_lag < min(data.shape) / 2:
-        msg = (
-            f'max_lag must be at least 1, and less than half the shorter side of data, '
-            f'{min(data.shape)}; got {max_lag}.'
-        )
-        raise ValueError(msg)
-    check_enough(~bad, 'good')
-    quantum = step_of_values(data[~bad])
-    if background is None:
-        background, _ = measure_sky(data, bad, quantum=quantum)
-    background = check_map('background', background, data.shape)
-    residual = np.asarray(data, dtype=float) - background
-    noise = noise_of_residual(
-        residual, bad, quantum=quantum, max_lag=int(max_lag), needs_blank=True
-    )
-    if unit is None:
-        return replace(noise, background=background)
-    return replace(
-        noise,
-        sigma=noise.sigma * unit,
-        sigma_error=noise.sigma_error * unit,
-        background=background * unit,
-    )
-
-
-def step_of_values(values):
-    """Step of whole numbers, 0.0 for others; most of these show in a few pixels."""
-    for some in (values[:1000], values):
-        if not np.all(some == np.rint(some)):
-            return 0.0
-    return 1.0
-
-
-def measure_sky(data, bad, *, quantum=0.0, correlation=None):
-    """
-    Sky on a mesh, and the noise above it or None where that is not known.
-
-    The noise's correlation, measured unless given, keeps its peaks from being
-    taken for sources.
-    """
-    box_size = 64 if min(data.shape) >= 128 else 128
-    sky = {'box_size': box_size, 'quantum': quantum}
-    background = measure_background(data, bad, **sky)
-    try:
-        noise = noise_of_residual(data - background, bad, quantum=quantum)
-    except ValueError:
-        noise = None
-    if correlation is None:
-        correlation = (0.0, 0.0) if noise is None else noise.significant_correlation
-    if max(correlation) > 0:
-        background = measure_background(data, bad, **sky, correlation=correlation)
-        noise = None
-    return background, noise
+def check_enough(use, kind):
+    """Refuse too few pixels."""
+    n = int(np.count_nonzero(use))
+    if n < _MIN_BLANK:
+        allowed = f'have at least {_MIN_BLANK} {kind} pixels'
+        raise ValueError(must('data', allowed, n))
 
 
 def noise_of_residual(residual, bad, *, quantum=0.0, max_lag=2, needs_blank=False):
     """
-    Noise of an image without its sky; the work behind `measure_noise`.
+    Noise of an image without its sky, rounded to steps of ``quantum``.
 
-    Parameters
-    ----------
-    residual : float `~numpy.ndarray`, shape (ny, nx)
-        Image without its sky.
-
-    bad : bool `~numpy.ndarray`, shape (ny, nx)
-        Bad pixels.
-
-    quantum : float, optional
-        Step of the data, if they were rounded. Where it is not small against the
-        noise, most pixels have one value: the steps are smoothed out by noise of
-        known variance, which is taken off again.
-
-    max_lag : int, optional
-        Largest lag of the correlation in pixels.
-
-    needs_blank : bool, optional
-        Whether to raise where too few pixels are blank, and not to return the
-        scatter of the pixels below the sky.
+    Where too few pixels are blank, it may be the scatter below the sky.
     """
-    good = ~bad
-    n_good = int(np.count_nonzero(good))
+    n_good = int(np.count_nonzero(~bad))
     if n_good < _MIN_GOOD:
-        pixels = counted(n_good, 'pixel')
-        msg = f'bkg_error cannot be estimated from {pixels}; give bkg_error'
-        raise ValueError(msg)
-    # In the precision of the image, as its numbers are.
-    scale = _scatter_below(residual[good])
+        text = f'bkg_error cannot be estimated from {counted(n_good, "pixel")}'
+        raise ValueError(f'{text}; give bkg_error')
+    # Sources only brighten pixels.
+    below = residual[~bad & (residual < 0)]
+    scale = MAD_TO_SIGMA * np.median(np.abs(below)) if len(below) else 0.0
     if not scale > 0:
         raise ValueError(NO_NOISE)
     if scale < _COARSE_NOISE * quantum:
         return _noise_of_rounded(residual, bad, quantum, max_lag, needs_blank)
     # In units of the noise no number of any image is too small or large.
-    rows = _strips(residual.shape)
-    scaled = np.where(good[rows], residual[rows] / scale, 0.0)
-    bad = bad[rows]
+    rows = _strips(*residual.shape)
+    scaled, bad_row = np.where(bad[rows], 0.0, residual[rows] / scale), bad[rows]
     if len(scaled) < len(residual):
         # Rows of two strips are not neighbours.
         for lag in range(max_lag):
-            bad[lag::_STRIP_ROWS] = True
+            bad_row[lag::_STRIP_ROWS] = True
     try:
-        sigma, kernel, errors, n_pixels, used = noise_of_blank(scaled, bad, max_lag)
-    except TooFewPixelsError:
+        sigma, kernel, errors, n, used = _noise_of_blank(scaled, bad_row, max_lag)
+    except ValueError:
         if needs_blank:
             raise
-        kernel = kernel_of_neighbours((0.0, 0.0), max_lag)
-        return NoiseMeasurement(
-            float(scale),
-            float(scale / np.sqrt(2 * n_good)),
-            kernel,
-            0 * kernel,
-            n_good,
-            good,
-        )
+        kernel = _kernel_of_neighbours((0.0, 0.0), max_lag)
+        error = float(scale / np.sqrt(2 * n_good))
+        return NoiseMeasurement(float(scale), error, kernel, 0 * kernel, n_good, ~bad)
     if not sigma > 0:
         raise ValueError(NO_NOISE)
-    sigma, error = float(sigma), sigma * np.sqrt(np.sum(kernel**2) / (2 * n_pixels))
-    if is_crowded(kernel, errors):
-        sigma, pair = noise_of_crowd(scaled, bad)
-        kernel = kernel_of_neighbours(pair, max_lag)
+    error = sigma * np.sqrt(np.sum(kernel**2) / (2 * n))
+    if _is_crowded(kernel, errors):
+        sigma, pair = _noise_of_crowd(scaled, bad_row)
+        kernel = _kernel_of_neighbours(pair, max_lag)
     blank = np.zeros(residual.shape, dtype=bool)
     blank[rows] = used
-    return NoiseMeasurement(
-        float(sigma * scale), float(error * scale), kernel, errors, n_pixels, blank
-    )
+    sigma, error = float(sigma * scale), float(error * scale)
+    return NoiseMeasurement(sigma, error, kernel, errors, n, blank)
 
 
 def _noise_of_rounded(residual, bad, quantum, max_lag, needs_blank):
-    """Noise of numbers with steps about as large as their noise."""
+    """Noise of numbers with steps about as large, which added noise smooths out."""
     # Any fixed seed serves, as in measure_background.
     steps = np.random.default_rng(1).uniform(-0.5, 0.5, residual.shape)
     noise = noise_of_residual(
@@ -344,29 +177,224 @@ def _noise_of_rounded(residual, bad, quantum, max_lag, needs_blank):
     if not variance > _MIN_STEP_VARIANCE * added:
         raise ValueError(NO_NOISE)
     share = noise.sigma**2 / variance
-    pair = [
-        float(np.clip(r * share, *CORRELATION_RANGE))
-        for r in noise.significant_correlation
-    ]
+    pair = np.clip(
+        np.multiply(noise.significant_correlation, share), *_CORRELATION_RANGE
+    )
     return replace(
         noise,
         sigma=float(np.sqrt(variance)),
         sigma_error=float(noise.sigma_error * np.sqrt(share)),
-        kernel=kernel_of_neighbours(pair, max_lag),
+        kernel=_kernel_of_neighbours(pair, max_lag),
     )
 
 
-def _scatter_below(residual):
-    """Scatter of the pixels below the sky: sources only brighten pixels."""
-    below = residual[residual < 0]
-    return MAD_TO_SIGMA * np.median(np.abs(below)) if len(below) else 0.0
-
-
-def _strips(shape):
+def _strips(ny, nx):
     """Rows of some strips of a large image, evenly spread; else all of them."""
-    ny, nx = shape
     n_strips = max(_MIN_STRIPS, round(_SAMPLE_SIZE / (nx * _STRIP_ROWS)))
     if n_strips * _STRIP_ROWS >= ny:
         return np.arange(ny)
     starts = np.linspace(0, ny - _STRIP_ROWS, n_strips).astype(int)
     return (starts[:, None] + np.arange(_STRIP_ROWS)).ravel()
+
+
+def _noise_of_blank(residual, bad, max_lag):
+    """Noise, kernel and its errors, number of the pixels without sources, and these."""
+    bad = bad | ~np.isfinite(residual)
+    check_enough(~bad, 'good')
+    cells = _cells(residual.shape)
+    residual, blank = _blank_sky(residual, bad, cells)
+    products, pairs = _lagged_sums(residual, blank, max_lag, cells[0])
+    keep = _usual_cells(products[0, max_lag], pairs[0, max_lag], blank.size)
+    products, pairs = (v[:, :, keep].sum(-1) for v in (products, pairs))
+    n = pairs[0, max_lag]
+    # What the planes took off each covariance, from a first estimate of them all.
+    lowered = max(kernel_of_sums(products, pairs).sum(), 0.0) * products[0, max_lag] / n
+    products = products + pairs * lowered * 3 * np.count_nonzero(keep) / n
+    kernel = kernel_of_sums(products, pairs)
+    sigma = float(np.sqrt(products[0, max_lag] / n))
+    return sigma, kernel, _bartlett(kernel, n), int(n), blank
+
+
+def _cells(shape):
+    """Number of the cell of each pixel, and its place in that from -1 to 1, y and x."""
+    parts = [np.array_split(np.arange(n), max(1, round(n / _CELL_SIDE))) for n in shape]
+    sides = [[len(part) for part in axis] for axis in parts]
+    row, column = (np.repeat(np.arange(len(side)), side) for side in sides)
+    y, x = (np.concatenate([np.linspace(-1, 1, n) for n in side]) for side in sides)
+    return row[:, None] * len(sides[1]) + column, y[:, None], x
+
+
+def _blank_sky(residual, bad, cells):
+    """Find blank sky, and take a plane off each of its cells."""
+    from scipy.ndimage import binary_dilation, gaussian_filter
+
+    share = gaussian_filter((~bad).astype(float), _SMOOTHING)
+    share = np.maximum(share, 0.2)  # not to magnify the noise between bad pixels
+    residual = np.where(bad, 0.0, residual - np.median(residual[~bad]))
+    for _ in range(_N_ROUNDS):
+        smooth = gaussian_filter(residual, _SMOOTHING) / share
+        # Correlated noise is smoothed less than white noise: measured, not known.
+        middle, sigma = _robust(smooth[~bad])
+        sources = (smooth - middle > _SOURCE_SIGMA * sigma) & ~bad
+        blank = ~(bad | binary_dilation(sources, iterations=_GROWTH))
+        check_enough(blank, 'blank')
+        middle, sigma = _robust(residual[blank])
+        blank &= np.abs(residual - middle) <= _PIXEL_SIGMA * sigma
+        residual = np.where(bad, 0.0, residual - _planes(residual, blank, *cells))
+    return np.where(blank, residual, 0.0), blank
+
+
+def _planes(values, use, cell, y, x):
+    """Fit a plane to those values of each cell that are used."""
+
+    def sums(weights):
+        return np.bincount(cell.ravel(), weights.ravel())
+
+    terms = np.ones(use.shape), x + 0 * y, y + 0 * x
+    matrix = np.array([[sums(use * a * b) for a in terms] for b in terms])
+    # Without pixels, or with too few, what they leave open is zero.
+    inverse = np.linalg.pinv(np.moveaxis(matrix, -1, 0), rcond=1e-6)
+    fit = np.einsum('kij,jk->ik', inverse, [sums(use * a * values) for a in terms])
+    return sum(number[cell] * term for number, term in zip(fit, terms, strict=True))
+
+
+def _robust(values):
+    """Median and scaled median absolute deviation of a sample."""
+    values = values[:: max(1, values.size // _N_MEDIAN)]
+    middle = np.median(values)
+    return middle, MAD_TO_SIGMA * np.median(np.abs(values - middle))
+
+
+def _usual_cells(products, n, size):
+    """Choose the cells whose variance is that of most."""
+    enough = n >= _BLANK_SHARE * size / len(n)
+    if not enough.any():
+        enough = n > 0
+    variance = np.where(enough, products / np.maximum(n, 1), np.nan)
+    tolerance = np.maximum(_VARIANCE_TOLERANCE, 10 / np.sqrt(np.maximum(n, 1)))
+    # Of halves of unlike noise the lower counts, not their mean.
+    for method in ('linear', 'lower'):
+        usual = np.nanpercentile(variance, 50, method=method)
+        keep = enough & ~(np.abs(variance - usual) > tolerance * usual)
+        if keep.any() and usual > 0:
+            return keep
+    return enough
+
+
+def _lagged_sums(residual, blank, max_lag, cell):
+    """Sum products and pairs by lag and by cell, (max_lag + 1, 2 max_lag + 1, n)."""
+    shape = (max_lag + 1, 2 * max_lag + 1, cell[-1, -1] + 1)
+    products, pairs = np.zeros(shape), np.zeros(shape)
+    for dy, dx in np.ndindex(shape[:2]):
+        one, two = lagged_views(residual.shape, dy, dx - max_lag)
+        # Filed under the cell of the first of both pixels.
+        for sums, values in (
+            (products, residual[one] * residual[two]),
+            (pairs, blank[one] & blank[two]),
+        ):
+            sums[dy, dx] = np.bincount(cell[one].ravel(), values.ravel(), shape[2])
+    return products, pairs
+
+
+def _bartlett(kernel, n):
+    """Standard errors of a measured correlation."""
+    max_lag = len(kernel) // 2
+    width = 4 * max_lag  # beyond which all products vanish
+    rho = np.pad(kernel, width - max_lag)
+    errors = np.zeros_like(kernel)
+    for j, i in np.ndindex(kernel.shape):
+        lag = np.array([j, i]) - max_lag
+        # Nothing is rolled across the edges: the padding is wide enough.
+        ahead, behind = (np.roll(rho, sign * lag, (0, 1)) for sign in (-1, 1))
+        own = kernel[j, i]
+        terms = rho**2 + ahead * behind - 4 * own * rho * behind
+        errors[j, i] = np.sum(terms + 2 * own**2 * rho**2)
+    return np.sqrt(np.maximum(errors, 0) / n)
+
+
+def _is_crowded(kernel, errors):
+    """Whether faint sources, and not noise, make pixels alike."""
+    n = len(kernel) // 2
+    strong = max(_neighbours(kernel)) >= _STRONG_CORRELATION
+    limit = _CROWD_EXCESS_STRONG if strong else _CROWD_EXCESS
+    # One and two pixels apart, in x and in y.
+    return n > 1 and any(
+        r[n + 1] > _MIN_CORRELATION
+        and r[n + 2] - r[n + 1] ** 4 > max(limit, _CORRELATION_ERRORS * error[n + 2])
+        for r, error in ((kernel[n], errors[n]), (kernel[:, n], errors[:, n]))
+    )
+
+
+def _noise_of_crowd(values, bad):
+    """Noise and correlation of neighbours where hardly a pixel is without sources."""
+    from scipy.ndimage import binary_dilation, gaussian_filter
+
+    sigma, correlation = 1.0, (0.0, 0.0)
+    smooth = gaussian_filter(values, _SMOOTHING)
+    seen = MAD_TO_SIGMA * np.median(np.abs(smooth[~bad]))
+    for _ in range(_N_ROUNDS):
+        # Stars make the scatter here; noise at most twice that of white noise.
+        scatter = min(seen, sigma / (np.sqrt(np.pi) * _SMOOTHING))
+        sources = smooth > _CROWD_SOURCE_SIGMA * scatter
+        sources |= np.abs(values) > _CROWD_PIXEL_SIGMA * sigma
+        empty = ~(binary_dilation(sources, iterations=_GROWTH) | bad)
+        if np.count_nonzero(empty) < _CROWD_MIN_BLANK:
+            break
+        sigma, correlation = _from_differences(values, empty)
+    return sigma, correlation
+
+
+def _from_differences(values, blank):
+    """Noise and correlation from first and second differences of blank pixels."""
+    variances, correlation = [], []
+    grid = np.linspace(*_CORRELATION_RANGE, 1000)
+    ratios = 3 - grid - grid**2 - grid**3
+    for image, good in ((values, blank), (values.T, blank.T)):
+        use = good[:, :-2] & good[:, 1:-1] & good[:, 2:]
+        left, middle, right = (image[:, k : k + use.shape[1]][use] for k in range(3))
+        first = np.mean((middle - left) ** 2)
+        second = np.mean((left - 2 * middle + right) ** 2)
+        if not first > 0:
+            raise ValueError(NO_NOISE)
+        r = float(np.interp(-second / first, -ratios, grid))
+        variances.append(first / (2 - 2 * r))
+        correlation.append(r)
+    return float(np.sqrt(np.mean(variances))), correlation
+
+
+def _neighbours(kernel):
+    """Values of a kernel one pixel off its centre, in x and in y."""
+    n = len(kernel) // 2
+    return float(kernel[n, n + 1]), float(kernel[n + 1, n])
+
+
+def _kernel_of_neighbours(pair, max_lag):
+    """Kernel of smoothed noise, r^(d^2) along each axis, of neighbours in x and y."""
+    lags = np.arange(-max_lag, max_lag + 1)
+    x, y = (correlation_at(lags, r) for r in pair)
+    return np.outer(y, x)
+
+
+def correlation_at(lags, r):
+    """Correlation of smoothed noise at some lags, r^(lag^2), of that of neighbours."""
+    lags = np.abs(lags)
+    return np.sign(r) ** lags * np.abs(r) ** (lags**2.0)
+
+
+def lagged_views(shape, dy, dx):
+    """Slices of all pixels p of an image, and of the pixels p + (dy, dx), dy >= 0."""
+    ny, nx = shape
+    one = slice(0, max(ny - dy, 0)), slice(max(-dx, 0), max(nx - max(dx, 0), 0))
+    two = slice(dy, ny), slice(max(dx, 0), max(nx + min(dx, 0), 0))
+    return one, two
+
+
+def kernel_of_sums(products, pairs):
+    """Correlation kernel of sums by lag in y from 0 and lag in x from -L."""
+    max_lag = len(products) - 1
+    with np.errstate(invalid='ignore'):
+        half = products / pairs
+        half = np.nan_to_num(half / half[0, max_lag])
+    kernel = np.concatenate([half[::-1, ::-1], half[1:]])
+    kernel[max_lag, max_lag] = 1.0
+    return kernel

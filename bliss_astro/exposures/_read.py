@@ -9,15 +9,12 @@ from astropy.io import fits, registry
 from astropy.io.fits.connect import is_fits
 
 from bliss_astro._fits import check_file, file_name, open_fits
-from bliss_astro._plugins import load_coadds, load_surveys
+from bliss_astro._plugins import load_coadds, load_readers
 
 from ._exposure import Exposure
 from ._fits_image import parse_location
 from ._input import change_known, exposure_of_array, exposure_of_hdus
-from ._simulated import is_simulated, read_simulated
-from ._validate import refuse
-
-__all__ = ['ExposureRead']
+from ._validate import must, refuse
 
 # Format of coadds and the module that registers its reader.
 _COADD = 'bliss_astro.coadd'
@@ -83,14 +80,10 @@ class ExposureRead(registry.UnifiedReadWrite):
     -----
     `~astropy.utils.exceptions.AstropyUserWarning`
         If header cards, the WCS or areas of the image are not sound and left out.
-
-    Notes
-    -----
-    Formats are known to astropy's unified input and output, which others may extend.
     """
 
     def __init__(self, instance, cls):
-        load_surveys()
+        load_readers()
         super().__init__(instance, cls, 'read', registry=None)
 
     def __call__(self, path, *, format=None, extension=None, **given):  # noqa: A002
@@ -107,22 +100,8 @@ def exposure_of(data, given, estimated):
     """
     Make an exposure of an image of whatever kind, and estimate what is missing.
 
-    Parameters
-    ----------
-    data : object
-        Path, HDU, list of HDUs, `~bliss_astro.exposures.Exposure`, NDData, Cutout2D,
-        Quantity or array.
-
-    given : dict
-        Arguments of `Exposure.read`, none of which is `None`.
-
-    estimated : dict
-        Source of each number that was not given; changed in place.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With everything but, perhaps, a PSF.
+    Arguments given are those of `Exposure.read`, none `None`; sources of the others are
+    added to ``estimated``.
     """
     if isinstance(data, _HDUS):
         data = fits.HDUList([data])
@@ -130,71 +109,29 @@ def exposure_of(data, given, estimated):
         data, _ = open_exposure(data, parameter='data', **given)
         given = {}
     if 'extension' in given:
-        msg = (
-            f'extension was given although data is of type {type(data).__name__} and '
-            'no file; leave it out'
-        )
+        kind = f'of type {type(data).__name__} and no file'
+        msg = f'extension was given although data is {kind}; leave it out'
         raise ValueError(msg)
     if not isinstance(data, Exposure):
         return exposure_of_array(data, given, estimated)
-    allowed = ('psf', 'fwhm') if data.psf is None else ()
-    refuse(given, 'an Exposure', allowed=allowed)
+    refuse(given, 'an Exposure', allowed=('psf', 'fwhm') if data.psf is None else ())
     stated = data.meta.get('estimated') or {}
     estimated |= {name: how for name, how in stated.items() if isinstance(how, str)}
     return change_known(data, given)
 
 
 def open_exposure(
-    path,
-    *,
-    cls=Exposure,
-    file_format=None,
-    extension=None,
-    parameter='path',
-    **given,
+    path, *, cls=Exposure, file_format=None, extension=None, parameter='path', **given
 ):
-    """
-    Read an exposure and its format; the work behind `Exposure.read`.
-
-    Parameters
-    ----------
-    path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        File.
-
-    cls : type, optional
-        `Exposure` or a subclass.
-
-    file_format : str, optional
-        Format; by default by the content.
-
-    extension : int, str or tuple, optional
-        HDU.
-
-    parameter : str, optional
-        The caller's argument, for messages.
-
-    **given
-        See `Exposure.read`.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure`
-        Image.
-
-    file_format : str
-        Its format.
-    """
-    load_surveys()
+    """Read the exposure of a file (the caller's ``parameter``), and its format."""
+    load_readers()
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(path, fits.HDUList):
         location = parse_location('', extension)
         return _read_hdus(path, location, file_format, given)
     if not isinstance(path, str | os.PathLike):
-        msg = (
-            f'{parameter} must be a path or an astropy HDUList; got '
-            f'{type(path).__name__}.'
-        )
-        raise TypeError(msg)
+        allowed = 'be a path or an astropy HDUList'
+        raise TypeError(must(parameter, allowed, type(path).__name__))
     location = parse_location(path, extension)
     kinds = 'a file' if parameter == 'path' else 'an image or a file'
     check_file(location.path, parameter, kinds)
@@ -205,8 +142,7 @@ def open_exposure(
     if file_format not in (None, *_FITS_FORMATS):
         if extension is not None:
             given['extension'] = extension
-        exposure = registry.read(cls, path, format=file_format, **given)
-        return exposure, file_format
+        return registry.read(cls, path, format=file_format, **given), file_format
     with open_fits(location.path, parameter) as hdus:
         return _read_hdus(hdus, location, file_format, given)
 
@@ -220,8 +156,7 @@ def _read_hdus(hdus, location, file_format, given):
         estimated = {}
         exposure = exposure_of_hdus(hdus, location, given, estimated)
         if estimated:
-            meta = exposure.meta | {'estimated': estimated}
-            exposure = exposure.replace(meta=meta)
+            exposure = exposure.replace(meta=exposure.meta | {'estimated': estimated})
         return exposure, 'fits'
     exposure = _FITS_FORMATS[file_format][0](hdus, given)
     if location.section is not None:
@@ -229,27 +164,23 @@ def _read_hdus(hdus, location, file_format, given):
     return exposure, file_format
 
 
-def _read_simulated(hdus, given):
-    return _changed(read_simulated(hdus), hdus, given, 'a simulated image')
+def change_own_file(exposure, hdus, given, kind):
+    """Change the exposure of a file of this package by arguments of the user."""
+    given = dict(given)
+    if isinstance(given.get('background'), str) and given['background'] == 'header':
+        del given['background']
+    refuse(given, f'{file_name(hdus)!r}, {kind}', allowed=_FOR_OWN_FILES)
+    return change_known(exposure, given)
 
 
 def _read_coadd(hdus, given):
     load_coadds()
     coadd = registry.get_reader(_COADD, Exposure)(hdus)
-    return _changed(coadd, hdus, given, 'a coadd')
+    return change_own_file(coadd, hdus, given, 'a coadd')
 
 
 def _is_coadd(hdus):
     return hdus[0].header.get('BLISSTYP') == 'COADD'
-
-
-def _changed(exposure, hdus, given, kind):
-    """Change the exposure of a file of this package by arguments of the user."""
-    sky = given.get('background')
-    if isinstance(sky, str) and sky == 'header':
-        given = {name: value for name, value in given.items() if name != 'background'}
-    refuse(given, f'{file_name(hdus)!r}, {kind}', allowed=_FOR_OWN_FILES)
-    return change_known(exposure, given)
 
 
 # Readers of open FITS files, and how these are recognised.
@@ -260,17 +191,8 @@ def register_fits_format(name, reader, identifier):
     """
     Add a format of FITS files, by which `Exposure.read` makes exposures.
 
-    Parameters
-    ----------
-    name : str
-        Name of the format in astropy's unified input and output.
-
-    reader : callable
-        Makes an exposure of an open `~astropy.io.fits.HDUList` and the dictionary of
-        what the user states of it.
-
-    identifier : callable
-        Whether an open HDU list is of the format.
+    The reader makes one of an open `~astropy.io.fits.HDUList` and the dictionary of
+    what the user states of it; the identifier recognises an open HDU list.
     """
     # Any FITS file is an image, so the general format stays the last.
     general = _FITS_FORMATS.pop('fits', None)
@@ -285,7 +207,6 @@ def register_fits_format(name, reader, identifier):
         )
 
 
-register_fits_format('bliss_astro.simulated', _read_simulated, is_simulated)
 register_fits_format(_COADD, _read_coadd, _is_coadd)
 register_fits_format('fits', None, lambda hdus: True)
 registry.register_identifier('fits', Exposure, is_fits)

@@ -1,16 +1,24 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Sky background on a mesh, and the error of its level.
+Sky background on a mesh, the error of its level, and `measure_noise` above it.
 """
 
+from dataclasses import replace
+from functools import partial
+
+import astropy.units as u
 import numpy as np
+from astropy.nddata import block_reduce
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._warnings import collect_warnings
 
-__all__ = []
+from ._noise import check_enough, noise_of_residual
+from ._validate import check_data, check_map, check_mask, join_masks, must, strip_unit
 
 # -- mesh --
+# Side (pixels) of the cells, of large images and of those smaller than two of them.
+_BOX_SIZE, _BOX_SIZE_SMALL = 64, 128
 # Share of a cell covered by sources above which their mask is not used in it.
 _CROWDED_SHARE = 0.7
 # Standard deviation (pixels) of the smoothing that shows sources, their threshold in
@@ -41,50 +49,160 @@ _CONFUSION, _MAX_DEPTH = 0.042, 3.0
 _ERROR_RANGE = 0.001, 0.3
 
 
-def measure_background(data, mask, *, box_size=64, quantum=0.0, correlation=(0.0, 0.0)):
+def measure_noise(data, mask=None, *, background=None, max_lag=2):
     """
-    Sky of an image on a mesh, in two passes.
+    Measure the noise of an image and the correlation between its pixels.
 
-    The first pass takes SExtractor's estimate of the mode of each cell. The
-    second takes the clipped mean of the pixels without sources above the
-    first, except in cells where so few are left that the mode says more.
+    Sources are found and left out, and so are outliers and regions whose noise
+    differs from that of most of the image. ```detect_sources``` estimates
+    the noise of an image that does not state it in the same way.
 
     Parameters
     ----------
-    data : float `~numpy.ndarray`, shape (ny, nx)
+    data : 2D array_like or `~astropy.units.Quantity`
         The image.
 
-    mask : bool `~numpy.ndarray`, shape (ny, nx)
-        `True` in bad pixels.
+    mask : 2D bool array_like, optional
+        `True` in bad pixels. Those that are not finite are bad anyway.
 
-    box_size : int, optional
-        Side of a cell of the mesh in pixels.
+    background : float or 2D array_like, optional
+        Sky in the unit of ``data``, by default measured on a mesh of 64 pixels.
+        From the rest a plane is taken off in each cell of about 64 pixels.
 
-    quantum : float, optional
-        Step of the data, if they were rounded to whole counts. Medians of
-        rounded numbers are rounded too, and their error would be several
-        times what the mean of a cell allows; the steps are smoothed out first.
-
-    correlation : tuple of float, optional
-        Correlation of the noise of neighbouring pixels in x and in y; peaks of
-        correlated noise are not to be taken for sources, which would make the
-        sky too low.
+    max_lag : int, optional
+        Largest distance in pixels along each axis at which the correlation is
+        measured.
 
     Returns
     -------
-    background : float `~numpy.ndarray`, shape (ny, nx)
-        The sky, smooth on the scale of the mesh; float32 where that is precise.
+    noise : `NoiseMeasurement`
+        Noise, correlation and sky.
 
     Raises
     ------
+    TypeError
+        If an argument has an impossible type.
+
     ValueError
-        If too few good pixels are left in every cell of the mesh.
+        If shapes do not fit, the image has no noise, or fewer than 100 pixels are
+        blank.
+
+    See Also
+    --------
+    bliss_astro.coadds.align_exposures : States the noise of what it resamples.
+
+    Notes
+    -----
+    Standard errors are those of stationary Gaussian noise with the
+    correlation :math:`\\rho` that is measured (Bartlett's formula [1]_), for
+    which N pixels have
+
+    .. math::
+
+        \\mathrm{var}(\\hat\\sigma^2) / \\sigma^4 = \\frac{2}{N} \\sum_l \\rho_l^2 .
+
+    The planes that were taken off the sky lower each covariance, in a cell of n
+    pixels by :math:`3 \\sigma^2 \\sum_l \\rho_l / n`, which is added again.
+
+    Where faint sources cover the sky, pixels are alike for another reason. Noise and
+    correlation then come from first and second differences of pixels, which hardly
+    see smooth light: with the correlation r of noise that a kernel smoothed,
+    :math:`r^4` at two pixels, these have the variances :math:`2 - 2 r` and
+    :math:`6 - 8 r + 2 r^4` in units of the variance of a pixel, and the ratio
+    :math:`3 - r - r^2 - r^3`.
+
+    References
+    ----------
+    .. [1] Bartlett, M. S. 1946, "On the Theoretical Specification and
+       Sampling Properties of Autocorrelated Time-Series", Supplement to the
+       Journal of the Royal Statistical Society 8, 27
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro.exposures import measure_noise
+    >>> rng = np.random.default_rng(1)
+    >>> white = rng.normal(0, 3, (201, 200))
+    >>> noise = measure_noise((white[1:] + white[:-1]) / 2)
+    >>> round(noise.sigma, 2), round(noise.sigma_error, 2)
+    (2.12, 0.01)
+    >>> [round(value, 1) + 0 for value in noise.noise_correlation]
+    [0.0, 0.5]
+    """
+    unit = data.unit if isinstance(data, u.Quantity) else None
+    if unit is not None:
+        data, background = data.value, strip_unit('background', background, unit)
+    data, bad = check_data(data)
+    bad = join_masks(data.shape, bad, check_mask('mask', mask, data.shape))
+    if isinstance(max_lag, bool) or not isinstance(max_lag, int | np.integer):
+        raise TypeError(must('max_lag', 'be an integer', f'{max_lag!r}'))
+    if not 1 <= max_lag < min(data.shape) / 2:
+        allowed = f'be at least 1, and less than half of {min(data.shape)}'
+        raise ValueError(must('max_lag', allowed, max_lag))
+    check_enough(~bad, 'good')
+    quantum = step_of_values(data[~bad])
+    if background is None:
+        background, _ = measure_sky(data, bad, quantum=quantum)
+    background = check_map('background', background, data.shape)
+    residual = np.asarray(data, dtype=float) - background
+    noise = noise_of_residual(
+        residual, bad, quantum=quantum, max_lag=int(max_lag), needs_blank=True
+    )
+    noise = replace(noise, background=background)
+    if unit is None:
+        return noise
+    names = ('sigma', 'sigma_error', 'background')
+    return replace(noise, **{name: getattr(noise, name) * unit for name in names})
+
+
+def step_of_values(values):
+    """Step of whole numbers, 0.0 for others; most of these show in a few pixels."""
+    whole = (np.all(some == np.rint(some)) for some in (values[:1000], values))
+    return float(all(whole))
+
+
+def measure_sky(data, bad, *, quantum=0.0, correlation=None):
+    """
+    Sky on a mesh, and the noise above it or None where that is not known.
+
+    The noise's correlation, measured unless given, keeps its peaks from being
+    taken for sources.
+    """
+    small = min(data.shape) < 2 * _BOX_SIZE
+    sky = {'box_size': _BOX_SIZE_SMALL if small else _BOX_SIZE, 'quantum': quantum}
+    background = measure_background(data, bad, **sky)
+    try:
+        noise = noise_of_residual(data - background, bad, quantum=quantum)
+    except ValueError:
+        noise = None
+    if correlation is None:
+        correlation = (0.0, 0.0) if noise is None else noise.significant_correlation
+    if max(correlation) > 0:
+        background = measure_background(data, bad, **sky, correlation=correlation)
+        noise = None
+    return background, noise
+
+
+def measure_background(
+    data, mask, *, box_size=_BOX_SIZE, quantum=0.0, correlation=(0.0, 0.0)
+):
+    """
+    Sky of an image on a mesh, in two passes.
+
+    The first takes SExtractor's estimate of the mode of each cell, the second the
+    clipped mean of the pixels without sources above the first, except in cells where
+    few are left. Steps of rounded data (``quantum``), of which medians would be rounded
+    too, are smoothed out. Peaks of noise of a ``correlation`` are no sources.
     """
     from photutils.background import MeanBackground, SExtractorBackground
 
     bad = mask | ~np.isfinite(data)
+    good = data[~bad]
+    good = good[:: max(1, good.size // _N_SCATTER)].astype(float)
+    middle = float(np.median(good)) if good.size else 0.0
+    off = np.abs(good - middle) if good.size else np.ones(1)
+    scale = float(np.median(off)) or float(off.mean()) or 1.0
     # Single precision from here on, in units in which any image fits into it.
-    middle, scale = _level_and_scatter(data[~bad])
     image = np.where(bad, 0, (np.asarray(data, dtype=float) - middle) / scale)
     image = np.clip(image, -_MAX_SCALE, _MAX_SCALE).astype(np.float32)
     if quantum > 0:
@@ -106,8 +224,8 @@ def measure_background(data, mask, *, box_size=64, quantum=0.0, correlation=(0.0
         first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
     level = _interpolate(first.background_mesh, image.shape, box)
     scatter = _interpolate(first.background_rms_mesh, image.shape, box)
-    sources = _find_covered(image - level, scatter, bad, correlation=correlation)
-    sources &= _cell_shares(sources, box) <= _CROWDED_SHARE
+    sources = _find_covered(image - level, scatter, bad, correlation)
+    sources &= ~_crowded(sources, box)
     second = _mesh(image, bad | sources, box, MeanBackground(sigma_clip=None))
     background = np.asarray(second.background, dtype=float) + slope
     background = background * scale + middle
@@ -116,16 +234,6 @@ def measure_background(data, mask, *, box_size=64, quantum=0.0, correlation=(0.0
     if _MIN_SCALE < scale < _MAX_SCALE and step < _ROUNDING_SHARE * scale:
         return background.astype(np.float32)
     return background
-
-
-def _level_and_scatter(values):
-    """Median and scatter of the good pixels; 0 and 1 where these have none."""
-    values = values[:: max(1, values.size // _N_SCATTER)].astype(float)
-    if values.size == 0:
-        return 0.0, 1.0
-    middle = float(np.median(values))
-    off = np.abs(values - middle)
-    return middle, float(np.median(off)) or float(off.mean()) or 1.0
 
 
 def _mesh(image, bad, box, estimator):
@@ -145,11 +253,9 @@ def _mesh(image, bad, box, estimator):
                 exclude_percentile=_MAX_BAD_PERCENT,
             )
         except ValueError as error:
-            n_good = np.count_nonzero(~bad)
             msg = (
-                f'background cannot be measured: {n_good} of {bad.size} pixels are '
-                f'good, fewer than {100 - _MAX_BAD_PERCENT:g} % in each cell of '
-                f'{box[1]} x {box[0]} px; give background (0 if it was subtracted)'
+                f'background cannot be measured with {np.count_nonzero(~bad)} good of '
+                f'{bad.size} pixels; give background (0 if it was subtracted)'
             )
             raise ValueError(msg) from error
 
@@ -167,11 +273,10 @@ def _slope(first, shape, box):
     for _ in range(5):
         root = np.sqrt(weights)
         solution = np.linalg.lstsq(design * root[:, None], values * root)[0]
-        off = np.abs(values - design @ solution)
         # Sources in cells are held back, as least absolute deviations do.
+        off = np.abs(values - design @ solution)
         weights = whole / np.maximum(off, 1e-3 * noise)
-    change = np.abs(solution[1:]) * box[0]
-    if change.max() < _LEVEL_CHANGE * noise:
+    if np.abs(solution[1:]).max() * box[0] < _LEVEL_CHANGE * noise:
         return None
     y, x = (np.arange(n, dtype=np.float32) for n in shape)
     plane = solution[1] * (x - x.mean()) + solution[2] * (y - y.mean())[:, None]
@@ -181,19 +286,17 @@ def _slope(first, shape, box):
 def _interpolate(mesh, shape, box):
     """Interpolate a mesh linearly: for a first pass photutils' splines are slow."""
     rows, columns = (
-        np.array(
-            [
-                np.interp(np.arange(n), (np.arange(cells) + 0.5) * side - 0.5, one)
-                for one in np.eye(cells)
-            ],
-            dtype=np.float32,
-        )
+        [
+            np.interp(np.arange(n), (np.arange(cells) + 0.5) * side - 0.5, one)
+            for one in np.eye(cells)
+        ]
         for n, cells, side in zip(shape, mesh.shape, box, strict=True)
     )
-    return rows.T @ mesh.astype(np.float32) @ columns
+    rows, columns, mesh = (np.asarray(v, np.float32) for v in (rows, columns, mesh))
+    return rows.T @ mesh @ columns
 
 
-def _find_covered(residual, noise, bad, *, correlation=(0.0, 0.0)):
+def _find_covered(residual, noise, bad, correlation):
     """Find pixels in or near sources, in a smoothed image."""
     from scipy.ndimage import binary_dilation, gaussian_filter
 
@@ -211,16 +314,15 @@ def _noise_of_smoothed(correlation):
     return float(np.sqrt(np.prod(left)))
 
 
-def _cell_shares(flags, box):
-    """Share of flagged pixels of each cell, spread over its pixels."""
-    starts = [np.arange(0, n, side) for n, side in zip(flags.shape, box, strict=True)]
-    sides = [
-        np.diff(np.append(first, n))
-        for first, n in zip(starts, flags.shape, strict=True)
-    ]
-    shares = np.add.reduceat(flags.astype(np.float32), starts[0], axis=0)
-    shares = np.add.reduceat(shares, starts[1], axis=1) / np.outer(*sides)
-    return np.repeat(np.repeat(shares, sides[0], axis=0), sides[1], axis=1)
+def _crowded(sources, box):
+    """Pixels of the cells of which sources cover most."""
+    rows, columns = (np.arange(n) // b for n, b in zip(sources.shape, box, strict=True))
+    cell = rows[:, None] * (columns[-1] + 1) + columns
+    covered = np.bincount(cell.ravel(), sources.ravel())
+    return (covered > _CROWDED_SHARE * np.bincount(cell.ravel()))[cell]
+
+
+# -- error of the level ------------------------------------------------------------
 
 
 def estimate_background_error(exposure):
@@ -230,28 +332,18 @@ def estimate_background_error(exposure):
     Three parts are added in quadrature: the noise of the cells of the mesh;
     structure that the mesh does not follow, from the means of smaller cells; and
     confusion, by the share of pixels that sources cover.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With background, noise and its correlation.
-
-    Returns
-    -------
-    error : float
-        Standard deviation of the background in units of ``bkg_error``, within
-        0.001 and 0.3.
     """
     good = ~exposure.mask
     pull = (exposure.data - exposure.background) / exposure.bkg_error
     # No number is too large for single precision.
     pull = np.clip(np.where(good, pull, 0), -1e30, 1e30).astype(np.float32)
     correlation = exposure.noise_correlation
-    blank = good & ~_find_covered(pull, 1.0, ~good, correlation=correlation)
+    blank = good & ~_find_covered(pull, 1.0, ~good, correlation)
     # Variance of a mean over that of as many independent pixels.
-    x, y = np.clip(correlation, 0, None)
-    wider = (1 + 2 * x) * (1 + 2 * y)
-    n_good, n_blank = (_sum_whole_cells(v, _STRUCTURE_SIDE) for v in (good, blank))
+    wider = float(np.prod(1 + 2 * np.clip(correlation, 0, None)))
+    n_good, n_blank, light = (
+        _cell_sums(values, _STRUCTURE_SIDE) for values in (good, blank, pull * blank)
+    )
     share = n_blank / np.maximum(n_good, 1)
     seen = n_good > 0.5 * n_good.max()
     depth = -np.log(np.maximum(share[seen], np.exp(-_MAX_DEPTH)))
@@ -261,19 +353,17 @@ def estimate_background_error(exposure):
     usable = seen & (share > _MIN_BLANK_SHARE)
     structure = 0.0
     if usable.any():
-        mean = _sum_whole_cells(pull * blank, _STRUCTURE_SIDE)[usable] / n_blank[usable]
+        mean = light[usable] / n_blank[usable]
         noise = np.mean(wider / n_blank[usable])
         noise *= 1 + np.sqrt(2 / np.count_nonzero(usable))
-        structure = np.sqrt(max(float(np.mean(np.square(mean))) - noise, 0.0))
-    in_mesh = float(np.median(_sum_whole_cells(blank, _MESH_SIDE)))
+        structure = np.sqrt(max(float(np.mean(mean**2)) - noise, 0.0))
+    in_mesh = float(np.median(_cell_sums(blank, _MESH_SIDE)))
     cells = _MESH_FACTOR * np.sqrt(wider / max(in_mesh, 1.0))
     total = float(np.sqrt(cells**2 + structure**2 + confusion**2))
     return float(np.clip(total, *_ERROR_RANGE))
 
 
-def _sum_whole_cells(values, side):
+def _cell_sums(values, side):
     """Sums over whole cells of an image; of the image where it is smaller."""
     box = [min(side, n) for n in values.shape]
-    ny, nx = (n // b * b for n, b in zip(values.shape, box, strict=True))
-    cells = values[:ny, :nx].reshape(ny // box[0], box[0], nx // box[1], box[1])
-    return cells.sum(axis=(1, 3), dtype=float)
+    return block_reduce(values, box, partial(np.sum, dtype=float))

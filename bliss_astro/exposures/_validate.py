@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Checks of the parts of an `Exposure`: numbers, maps, masks and their units.
+Validation of the parts of an `Exposure`: numbers, maps, masks and their units.
 """
 
 import astropy.units as u
@@ -10,20 +10,18 @@ from astropy.utils.masked import Masked
 
 from bliss_astro.units import is_text_exact, unit_text
 
-__all__ = []
 
-# Signs of numbers, in the words of messages.
-_SIGNS = {None: None, 'positive': np.greater, 'not negative': np.greater_equal}
+def must(name, allowed, got):
+    """Text of an error: what an argument must be or have, and what came."""
+    return f'{name} must {allowed}; got {got}.'
 
 
 class GivenTwiceError(ValueError):
     """Argument ``name`` that an image of a kind states itself."""
 
     def __init__(self, name, kind):
-        super().__init__(
-            f'{name} was given although data is {kind}, which carries its own; change '
-            'it there'
-        )
+        text = f'{name} was given although data is {kind}, which carries its own'
+        super().__init__(f'{text}; change it there')
         self.name, self.kind = name, kind
 
 
@@ -41,77 +39,68 @@ def refuse_both(given, first, second):
         raise ValueError(msg)
 
 
-def split_mask(name, value, shape):
-    """
-    Take the mask off a masked array of NumPy's or astropy's.
+# -- numbers, maps, masks --------------------------------------------------------
 
-    Returns the value without it, and the mask or `None` if nothing is hidden.
-    """
+
+def split_mask(name, value, shape):
+    """Value without the mask of a masked array, and that mask or `None`."""
     if hasattr(value, 'detach'):
         # A tensor of torch's that records gradients does not become an array.
         value = value.detach().cpu()
+    mask = None
     if isinstance(value, np.ma.MaskedArray):
         mask, value = np.ma.getmask(value), np.ma.getdata(value)
     elif isinstance(value, Masked):
         mask, value = value.mask, value.unmasked
-    else:
+    if mask is None or not np.any(mask):
         return value, None
-    if not np.any(mask):
-        return value, None
-    if np.shape(value) != shape:
-        msg = f'{name} has masked values and not the shape of data, {shape}.'
-        raise ValueError(msg)
+    check_shape(f'{name} with masked values', value, shape)
     return value, np.asarray(mask, dtype=bool)
+
+
+def check_shape(name, value, shape, have='have'):
+    """Refuse a map that is not of the shape of the image."""
+    if np.shape(value) != shape:
+        got = np.shape(value)
+        raise ValueError(must(name, f'{have} the shape of data, {shape}', got))
 
 
 def check_data(data):
     """
-    Turn image data into a 2-D float array, and find its bad pixels.
+    Image as a 2-D float array of native byte order, and its bad pixels.
 
-    Parameters
-    ----------
-    data : array_like
-        The image without its unit. Integers are cast to floating point.
-
-    Returns
-    -------
-    data : float `~numpy.ndarray`, shape (ny, nx)
-        The image in float32 or float64, in the machine's byte order. Floats
-        of these two types are not copied.
-
-    bad : bool `~numpy.ndarray`, shape (ny, nx)
-        `True` where the data are not finite, or masked in a masked array.
+    Bad are pixels that are not finite, or masked in a masked array.
     """
     data, hidden = split_mask('data', data, np.shape(data))
     array = np.asarray(data)
-    kind = array.dtype.kind
-    if kind not in 'fiu':
+    if array.dtype.kind not in 'fiu':
         kinds = {'c': 'complex', 'b': 'boolean'}
-        got = f'an array that is {kinds.get(kind, f"of type {array.dtype}")}'
-        if kind not in kinds and not isinstance(data, np.ndarray):
-            got = f'a {type(data).__name__}'
-        msg = f'data must be real numbers; got {got}.'
-        raise TypeError(msg)
+        kind = kinds.get(array.dtype.kind, f'of type {array.dtype}')
+        of_object = kind.startswith('of') and not isinstance(data, np.ndarray)
+        got = f'a {type(data).__name__}' if of_object else f'an array that is {kind}'
+        raise TypeError(must('data', 'be real numbers', got))
     if array.ndim != 2:
-        msg = f'data must be two-dimensional; got shape {array.shape}.'
+        text = must('data', 'be two-dimensional', f'shape {array.shape}')
         if array.ndim > 2:
             # The shortest axis counts planes or colours.
-            axes = [':'] * array.ndim
-            for axis in np.argsort(array.shape, kind='stable')[:-2]:
-                axes[axis] = '0'
-            msg += f' Choose one plane, such as data[{", ".join(axes)}].'
-        raise ValueError(msg)
+            axes = np.full(array.ndim, ':')
+            axes[np.argsort(array.shape, kind='stable')[:-2]] = '0'
+            text += f' Choose one plane, such as data[{", ".join(axes)}].'
+        raise ValueError(text)
     if array.size == 0:
-        msg = f'data must have pixels; got shape {array.shape}.'
-        raise ValueError(msg)
-    # float32 holds integers of up to 24 bits without loss.
-    wide = array.dtype.itemsize > (4 if kind == 'f' else 2)
-    array = np.asarray(array, dtype=np.float64 if wide else np.float32)
+        raise ValueError(must('data', 'have pixels', f'shape {array.shape}'))
+    array = _floats(array)
     bad = ~np.isfinite(array)
     if bad.all():
         msg = 'data must have finite pixels; all are NaN or infinite.'
         raise ValueError(msg)
-    return array, bad if hidden is None else bad | hidden
+    return array, join_masks(array.shape, bad, hidden)
+
+
+def _floats(array):
+    """Array in float32, which holds integers of 24 bits without loss, or float64."""
+    wide = array.dtype.itemsize > (4 if array.dtype.kind == 'f' else 2)
+    return np.asarray(array, dtype=np.float64 if wide else np.float32)
 
 
 def check_mask(name, mask, shape):
@@ -120,20 +109,14 @@ def check_mask(name, mask, shape):
         return None
     mask, hidden = split_mask(name, mask, shape)
     array = np.asarray(mask)
+    check_shape(name, array, shape)
     if hidden is not None:
-        # What a mask itself hides may be anything.
+        # Masked values of a mask may be anything.
         array = np.where(hidden, True, array)
-    if array.shape != shape:
-        msg = f'{name} must have the shape of data, {shape}; got {array.shape}.'
-        raise ValueError(msg)
     if array.dtype.kind == 'b':
         return array
     if array.dtype.kind not in 'iu' or not np.isin(array, (0, 1)).all():
-        msg = (
-            f'{name} must be boolean (True = bad); got {array.dtype}. Bit masks '
-            'have to be turned into booleans first.'
-        )
-        raise TypeError(msg)
+        raise TypeError(must(name, 'be boolean (True = bad), no bits', array.dtype))
     return array.astype(bool)
 
 
@@ -146,84 +129,55 @@ def join_masks(shape, *masks):
     return joined
 
 
-def check_map(name, value, shape):
-    """Turn a number or a map of the image's shape into a float or a float array."""
+def check_map(name, value, shape, *, good=None, sign=None):
+    """
+    Turn a number or a map of the image's shape into a float or a float array.
+
+    Where pixels are ``good`` it must be finite and of the sign 'positive' or
+    'not negative'; other values that are not become the median of the good ones.
+    """
     array = np.asarray(value)
     if array.dtype.kind not in 'fiu':
-        msg = f'{name} must be a real number or a map; got {value!r:.60}.'
-        raise TypeError(msg)
+        raise TypeError(must(name, 'be a real number or a map', f'{value!r:.60}'))
     if array.ndim == 0:
-        return float(array)
-    if array.shape != shape:
-        msg = (
-            f'{name} must be a number or have the shape of data, {shape}; got '
-            f'{array.shape}.'
-        )
-        raise ValueError(msg)
-    wide = array.dtype.kind != 'f' or array.dtype.itemsize > 4
-    return np.asarray(array, dtype=np.float64 if wide else np.float32)
-
-
-def check_sound(name, value, good, *, sign=None):
-    """
-    Check that a number or a map is finite and of a sign where pixels are good.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument, for messages.
-
-    value : float or float `~numpy.ndarray`, shape (ny, nx)
-        As `check_map` returns it.
-
-    good : bool `~numpy.ndarray`, shape (ny, nx)
-        Good pixels.
-
-    sign : {None, 'positive', 'not negative'}, optional
-        Sign that the values must have.
-
-    Returns
-    -------
-    value : float or float `~numpy.ndarray`, shape (ny, nx)
-        The same with the median of the good pixels in bad ones that would not
-        pass, so that nobody downstream meets a NaN.
-    """
-    sound = np.isfinite(value)
-    if sign is not None:
-        with np.errstate(invalid='ignore'):
-            sound &= _SIGNS[sign](value, 0)
-    allowed = 'finite' if sign is None else f'finite and {sign}'
-    if np.ndim(value) == 0:
-        if not sound:
-            msg = f'{name} must be {allowed}; got {value}.'
-            raise ValueError(msg)
-        return value
+        return float(array) if good is None else check_number(name, value, sign=sign)
+    check_shape(name, array, shape, 'be a number or have')
+    array = _floats(array)
+    if good is None:
+        return array
+    sound = _is_sound(array, sign)
     broken = good & ~sound
     if broken.any():
         y, x = np.argwhere(broken)[0]
-        msg = (
-            f'{name} must be {allowed} in every good pixel; it is not '
-            f'in {np.count_nonzero(broken)} of them, the first at x={x}, y={y} with '
-            f'{value[y, x]}. Mask these pixels if they are bad.'
-        )
-        raise ValueError(msg)
-    if not sound.all():
-        value = np.where(sound, value, np.median(value[good])).astype(value.dtype)
-    return value
+        got = f'{np.count_nonzero(broken)} others, first at x={x}, y={y}: {array[y, x]}'
+        raise ValueError(must(name, f'be {_allowed(sign)} in every good pixel', got))
+    if sound.all():
+        return array
+    return np.where(sound, array, np.median(array[good])).astype(array.dtype)
 
 
 def check_number(name, value, *, sign=None):
-    """Turn one real number without a unit into a float."""
+    """Turn one real, finite number without a unit into a float."""
     if isinstance(value, u.Quantity):
-        if not value.unit.is_equivalent(u.dimensionless_unscaled):
-            msg = f'{name} must be without a unit; got {value.unit}.'
-            raise ValueError(msg)
-        value = value.to_value(u.dimensionless_unscaled)
+        if not value.unit.is_equivalent(u.one):
+            raise ValueError(must(name, 'be without a unit', value.unit))
+        value = value.to_value(u.one)
     array = np.asarray(value)
     if array.ndim or array.dtype.kind not in 'fiu':
-        msg = f'{name} must be one real number; got {value!r:.60}.'
-        raise TypeError(msg)
-    return check_sound(name, float(array), True, sign=sign)
+        raise TypeError(must(name, 'be one real number', f'{value!r:.60}'))
+    if not _is_sound(array, sign):
+        raise ValueError(must(name, f'be {_allowed(sign)}', value))
+    return float(array)
+
+
+def _is_sound(values, sign):
+    with np.errstate(invalid='ignore'):
+        above = {'positive': values > 0, 'not negative': values >= 0}.get(sign, True)
+    return np.isfinite(values) & above
+
+
+def _allowed(sign):
+    return f'finite and {sign}' if sign else 'finite'
 
 
 def check_correlation(noise_correlation):
@@ -231,147 +185,83 @@ def check_correlation(noise_correlation):
     try:
         along_x, along_y = (float(value) for value in noise_correlation)
     except (TypeError, ValueError):
-        msg = (
-            'noise_correlation must be a pair (in x, in y) of numbers; got '
-            f'{noise_correlation!r}.'
-        )
-        raise ValueError(msg) from None
+        allowed = 'be a pair (in x, in y) of numbers'
+        text = must('noise_correlation', allowed, f'{noise_correlation!r}')
+        raise ValueError(text) from None
     if not (-1 < along_x < 1 and -1 < along_y < 1):
-        msg = (
-            f'noise_correlation must lie between -1 and 1; got ({along_x}, {along_y}).'
-        )
-        raise ValueError(msg)
+        got = f'({along_x}, {along_y})'
+        raise ValueError(must('noise_correlation', 'lie between -1 and 1', got))
     return along_x, along_y
 
 
 # -- units -----------------------------------------------------------------------
 
 
-def check_linear(name, unit):
-    """Refuse units in which light does not add up: magnitudes, other logarithms."""
-    if unit is None:
-        return
-    # Magnitudes per area are no fluxes either, nor is what is defined by magnitudes.
-    bases = unit.decompose().bases if isinstance(unit, u.UnitBase) else [u.mag]
-    if not {u.mag, u.dex, u.dB}.isdisjoint(bases):
-        msg = (
-            f'{name} must have a unit that is linear in flux; got {unit}. Convert '
-            'magnitudes to fluxes first.'
-        )
-        raise ValueError(msg)
-
-
-def portable_unit(unit):
-    """Replace units unknown to astropy by their definitions, where they have one."""
-    if is_text_exact(unit):
-        return unit
-    try:
-        return u.Unit(unit_text(unit))
-    except ValueError:
-        return unit
-
-
 def image_unit(data, unit):
     """Unit of the numbers of an image, its own or the one to which it is converted."""
     if isinstance(data, NDData):
         msg = (
-            'data is an NDData; use Exposure.from_nddata, which also takes its '
-            'mask, uncertainty, wcs and unit.'
+            'data is an NDData; use Exposure.from_nddata, which takes all parts of it.'
         )
         raise TypeError(msg)
     own = getattr(data, 'unit', None)
     unit = own if unit is None else u.Unit(unit)
     if unit is None:
         return None
-    check_linear('data', unit)
+    # Magnitudes per area are no fluxes either, nor is what is defined by magnitudes.
+    bases = unit.decompose().bases if isinstance(unit, u.UnitBase) else [u.mag]
+    if not {u.mag, u.dex, u.dB}.isdisjoint(bases):
+        text = must('data', 'have a unit that is linear in flux', unit)
+        raise ValueError(f'{text} Convert magnitudes to fluxes.')
     if own is not None and not own.is_equivalent(unit):
         msg = f'unit={unit} does not fit data, which is in {own}.'
         raise ValueError(msg)
     return portable_unit(unit)
 
 
-def strip_units(unit, with_units, arguments):
-    """
-    Take the units off all arguments, once, checking that they agree.
-
-    Parameters
-    ----------
-    unit : `~astropy.units.Unit` or None
-        Unit of the image.
-
-    with_units : bool
-        Whether the image itself came as a `~astropy.units.Quantity`.
-
-    arguments : dict
-        Numbers and maps by name; `None` and plain zeros have any unit.
-
-    Returns
-    -------
-    arguments : dict
-        The same without units: ``effective_gain`` in electrons per unit of the image,
-        ``read_noise`` in electrons, the others in the unit of the image.
-    """
-    own_units = {'effective_gain': u.electron / (unit or 1), 'read_noise': u.electron}
-    stripped = {}
-    for name, value in arguments.items():
-        own = getattr(value, 'unit', None)
-        in_unit = name not in own_units and not _has_any_unit(value)
-        if in_unit and (own is not None) != with_units:
-            having, lacking = ('data', name) if with_units else (name, 'data')
-            others = ', '.join(key for key in arguments if key not in own_units)
-            msg = (
-                f'{having} has a unit and {lacking} has none; give units to all of '
-                f'data, {others}, or to none of them.'
-            )
-            raise ValueError(msg)
-        if own is not None:
-            value = _convert(name, value, own_units.get(name, unit))
-        stripped[name] = value
-    return stripped
-
-
-def _has_any_unit(value):
-    """Whether a value is None or a plain zero, which is nothing in any unit."""
-    if value is None:
-        return True
-    if np.ndim(value) or getattr(value, 'unit', None) is not None:
-        return False
+def portable_unit(unit):
+    """Replace units unknown to astropy by their definitions, where they have one."""
     try:
-        return float(value) == 0
-    except (TypeError, ValueError):
-        return False
+        return unit if is_text_exact(unit) else u.Unit(unit_text(unit))
+    except ValueError:
+        return unit
 
 
-def _convert(name, value, unit):
-    """Take the unit off a Quantity after converting it."""
-    try:
-        return value.to_value(unit)
-    except u.UnitConversionError:
-        msg = f'{name} must have units of {unit}; got {value.unit}.'
-        raise ValueError(msg) from None
+def strip_unit(name, value, unit, with_units=None):
+    """
+    Value of an argument in a unit.
+
+    If the image is ``with_units``, or without, so must be the argument, unless it is
+    `None` or 0; by default it may have a unit.
+    """
+    own = getattr(value, 'unit', None)
+    if with_units is not None and (own is not None) != with_units:
+        if own is None and (value is None or np.array_equal(value, 0)):
+            return value
+        having, lacking = ('data', name) if with_units else (name, 'data')
+        msg = f'{having} has a unit and {lacking} has none; give all units or none.'
+        raise ValueError(msg)
+    if own is None:
+        return value
+    if not own.is_equivalent(unit):
+        raise ValueError(must(name, f'have units of {unit}', own))
+    return value.to_value(unit)
 
 
 def two_slices(item, shape):
     """Turn an index of a cut-out into two slices (rows, columns) with bounds."""
-    if not isinstance(item, tuple):
-        item = (item, slice(None))
+    item = item if isinstance(item, tuple) else (item, slice(None))
     if len(item) != 2 or not all(isinstance(part, slice) for part in item):
-        msg = (
-            'an exposure is cut by two slices, exposure[y0:y1, x0:x1]; got '
-            f'{item!r}. Index exposure.data for single pixels.'
-        )
-        raise TypeError(msg)
+        allowed = 'be cut by two slices, exposure[y0:y1, x0:x1]'
+        raise TypeError(must('exposure', allowed, f'{item!r}'))
     bounds = []
     for part, length, axis in zip(item, shape, 'yx', strict=True):
         start, stop, step = part.indices(length)
         if step != 1:
-            msg = f'a cut-out must take every pixel; got step {step} in {axis}.'
-            raise ValueError(msg)
+            raise ValueError(must('a cut-out', 'have step 1', f'step {step} in {axis}'))
         if stop <= start:
-            msg = (
-                f'a cut-out must have pixels; {part.start}:{part.stop} in {axis} has '
-                f'none within 0:{length}.'
-            )
+            got = f'{part.start}:{part.stop} in {axis} has none within 0:{length}'
+            msg = f'a cut-out must have pixels; {got}.'
             raise ValueError(msg)
         bounds.append(slice(start, stop))
     return bounds

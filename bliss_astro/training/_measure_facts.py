@@ -19,7 +19,7 @@ from bliss_astro.detection._inputs import FLOOR_SNR, encoder_inputs, tile_mean
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.exposures import measure_noise
-from bliss_astro.exposures._describe import limiting_flux
+from bliss_astro.exposures._psf import limiting_flux
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.units import FWHM_PER_SIGMA, flux_to_magnitude
 

@@ -169,7 +169,7 @@ def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
     # Faint ones on top of bright ones: the bright one is no detection of them.
     from bliss_astro.checks._injection import Injector
     from bliss_astro.detection import detect_sources
-    from bliss_astro.detection._options import DetectionOptions
+    from bliss_astro.detection._detect import DetectionOptions
     from bliss_astro.rendering._scene import Sources
 
     with warnings.catch_warnings():

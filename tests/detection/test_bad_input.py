@@ -57,12 +57,12 @@ def test_data_that_are_no_image(door, bad, error, words):
 @pytest.mark.parametrize(
     ('given', 'error', 'words'),
     [
-        ({'density': -1}, ValueError, r'density must be .*, got -1'),
-        ({'density': np.inf}, ValueError, r'density must be .*, got inf'),
+        ({'density': -1}, ValueError, 'density must be .* got -1'),
+        ({'density': np.inf}, ValueError, 'density must be .* got inf'),
         (
             {'density': [[1, np.nan]]},
             ValueError,
-            r'density must be .* got shape \(1, 2',
+            r'density must be .* got \(1, 2',
         ),
         ({'rng': 'dice'}, TypeError, "rng must be a seed .*, got 'dice'"),
         ({'rng': -1}, ValueError, 'rng must be a seed .*, got -1'),
@@ -178,7 +178,7 @@ def test_maps_of_another_shape(data, known, name):
 
 
 def test_density_of_another_shape(data, known):
-    with pytest.raises(ValueError, match='density must be a number or a map'):
+    with pytest.raises(ValueError, match='density must be a number or have the shape'):
         detect_sources(data, **(known | {'density': np.full((24, 26), 0.002)}))
 
 
@@ -212,7 +212,7 @@ def test_numbers_that_are_none(data, known, name, value):
     ],
 )
 def test_density_is_a_density(data, known, value, error):
-    with pytest.raises(error, match='density must be'):
+    with pytest.raises(error, match='density must'):
         detect_sources(data, **(known | {'density': value}))
 
 

@@ -20,8 +20,7 @@ from bliss_astro import (
     PSFModel,
     detect_sources,
 )
-from bliss_astro.detection._estimates import as_exposure, psf_findings
-from bliss_astro.detection._record import image_line
+from bliss_astro.detection._estimates import as_exposure, image_line, psf_findings
 from bliss_astro.encoders import Domain
 from bliss_astro.priors import StarPrior
 from bliss_astro.psf._compare import _finding

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bliss_astro import detect_sources
-from bliss_astro.detection._record import estimate_record
+from bliss_astro.detection._estimates import estimate_record
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
 

@@ -13,7 +13,8 @@ from astropy.nddata import CCDData, NDData
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro.exposures import Exposure
-from bliss_astro.exposures._header import HeaderCards, parse_unit, trim_section
+from bliss_astro.exposures._fits_image import trim_section
+from bliss_astro.exposures._header import HeaderCards, parse_unit
 from bliss_astro.exposures._validate import portable_unit
 
 

@@ -1,15 +1,21 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-WCS of images: checks, cut-outs and joined pixels.
+Pixel geometry of exposures: WCS, cut-outs, and binning with its noise and PSF.
 """
+
+from functools import partial
 
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.nddata import block_reduce
 from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
 
 from bliss_astro._warnings import warn
+from bliss_astro.psf import PSFModel
 
-__all__ = []
+from ._noise import correlation_at
+from ._psf import FittedPSF, draw_psf
+from ._validate import must
 
 # Places along each axis at which a WCS is tried.
 _N_PLACES = 5
@@ -17,38 +23,26 @@ _N_PLACES = 5
 _UNDEFINED = 1e100
 # Points along each axis, and degree of distortions, where a WCS is fitted anew.
 _N_FIT_POINTS, _SIP_DEGREE = 16, 3
+# Largest lag (pixels) at which the correlation of joined noise is counted.
+_MAX_LAG = 24
+# Side (binned pixels) of the image from which a PSF is fitted.
+_STAMP = 25
+
+
+# -- WCS -------------------------------------------------------------------------
 
 
 def check_wcs(wcs):
     """Check that coordinates are a two-dimensional astropy WCS, or None."""
-    if wcs is None:
-        return None
     n_dim = getattr(getattr(wcs, 'low_level_wcs', wcs), 'pixel_n_dim', None)
-    if n_dim != 2:
+    if wcs is not None and n_dim != 2:
         kind = type(wcs).__name__ if n_dim is None else f'one of {n_dim} dimensions'
-        msg = f'wcs must be a two-dimensional astropy WCS; got {kind}.'
-        raise TypeError(msg)
+        raise TypeError(must('wcs', 'be a two-dimensional astropy WCS', kind))
     return wcs
 
 
 def sky_wcs(wcs, shape):
-    """
-    Check that coordinates are a two-dimensional WCS, and leave out one without sky.
-
-    Parameters
-    ----------
-    wcs : object
-        WCS or None.
-
-    shape : tuple of int
-        Shape (ny, nx) of the image.
-
-    Returns
-    -------
-    wcs : object or None
-        The same; `None`, with a warning, if it gives no position on the sky. A
-        warning too if it gives none in a part of the image.
-    """
+    """Check coordinates of an image; `None`, with a warning, if they give no sky."""
     if check_wcs(wcs) is None:
         return None
     failure, share = _sky_failure(wcs, shape)
@@ -109,15 +103,66 @@ def whole_wcs(wcs):
     """Return a FITS WCS again, where astropy wrapped one up to cut it."""
     low_level = getattr(wcs, 'low_level_wcs', wcs)
     base = getattr(low_level, '_wcs', None)
-    slices = getattr(low_level, '_slices_array', None)
-    if slices is None or not hasattr(base, 'slice'):
-        return wcs
-    if any(not isinstance(part, slice) for part in slices):
-        return wcs
-    return base.slice(tuple(slices))
+    slices = getattr(low_level, '_slices_array', None) or [None]
+    is_cut = all(isinstance(part, slice) for part in slices)
+    return base.slice(tuple(slices)) if is_cut and hasattr(base, 'slice') else wcs
 
 
-def binned_wcs(wcs, shape, n):
+# -- binning ---------------------------------------------------------------------
+
+
+def binned_arguments(exposure, n):
+    """Arguments of the exposure whose pixels are sums of n x n."""
+    ny, nx = (length // n for length in exposure.shape)
+    part = exposure[: ny * n, : nx * n]
+
+    def sums(value):
+        # One number for all pixels remains one.
+        if np.ndim(value) == 0:
+            return float(n * n * value)
+        return block_reduce(np.asarray(value), n, partial(np.sum, dtype=float))
+
+    factors = [_joined_noise(r, n) for r in part.noise_correlation]
+    variance = np.square(part.bkg_error, dtype=float)
+    noise = np.sqrt(sums(variance) * factors[0][0] * factors[1][0])
+    level = n * n * np.median(part.bkg_error) / np.median(noise)
+    psf = None if part.psf is None else _BinnedPSF(part._psf_access, n)
+    if psf is not None and not part._psf_access.varies:
+        psf = psf.at(0, 0)
+    return {
+        'data': sums(np.where(part.mask, 0.0, part.data)),
+        'background': sums(part.background),
+        'bkg_error': noise,
+        'effective_gain': n * n / sums(1 / part.effective_gain),
+        'read_noise': np.sqrt(sums(np.square(part.read_noise, dtype=float))),
+        'mask': sums(part.mask) > 0,
+        'saturated': sums(part.saturated) > 0,
+        'noise_correlation': (factors[0][1], factors[1][1]),
+        'psf_error': part.psf_error,
+        # The error of the sky is common to the pixels that are joined.
+        'background_error': part.background_error * float(level),
+        'psf': psf,
+        'wcs': None if part.wcs is None else _binned_wcs(part.wcs, part.shape, n),
+        'unit': part.unit,
+        'meta': part.meta | {'binned': n * part.meta.get('binned', 1)},
+    }
+
+
+def _joined_noise(r, n):
+    """
+    Variance of a sum of n pixels over n, and correlation of neighbouring sums.
+
+    The correlation at k pixels is that of noise that a kernel smoothed, r^(k^2).
+    """
+    lags = np.arange(-n + 1, n)
+    pairs = n - np.abs(lags)
+    apart = lags + np.array([[0], [n]])
+    rho = np.where(np.abs(apart) > _MAX_LAG, 0.0, correlation_at(apart, r))
+    variance, covariance = (float(pairs @ row) for row in rho)
+    return variance / n, covariance / variance
+
+
+def _binned_wcs(wcs, shape, n):
     """WCS of an image of that shape of which n x n pixels are joined into one."""
     distortions = ('sip', 'cpdis1', 'cpdis2', 'det2im1', 'det2im2')
     is_fits = hasattr(wcs, 'sip')
@@ -125,10 +170,8 @@ def binned_wcs(wcs, shape, n):
         # Not by slices: of a WCS with a CD matrix astropy scales CDELT.
         joined = wcs.deepcopy()
         joined.wcs.crpix = (wcs.wcs.crpix - 0.5) / n + 0.5
-        if wcs.wcs.has_cd():
-            joined.wcs.cd = wcs.wcs.cd * n
-        else:
-            joined.wcs.cdelt = wcs.wcs.cdelt * n
+        name = 'cd' if wcs.wcs.has_cd() else 'cdelt'
+        setattr(joined.wcs, name, getattr(wcs.wcs, name) * n)
         joined.array_shape = tuple(length // n for length in shape)
         return joined
     # Distortions are polynomials in pixels, which are no longer the same.
@@ -139,3 +182,22 @@ def binned_wcs(wcs, shape, n):
     binned = ((x + 0.5) / n - 0.5, (y + 0.5) / n - 0.5)
     sky = _high_level(wcs).pixel_to_world(x, y)
     return fit_wcs_from_points(binned, sky, sip_degree=_SIP_DEGREE)
+
+
+class _BinnedPSF(FittedPSF):
+    """PSF of n x n joined pixels."""
+
+    spacing = 64
+
+    def __init__(self, access, n):
+        super().__init__()
+        self._access, self._n = access, n
+
+    def _fit(self, x, y):
+        n = self._n
+        model = self._access.at(*((place + 0.5) * n - 0.5 for place in (x, y)))
+        # Pixels whose sums have the star in the middle of a binned one.
+        offsets = np.arange(_STAMP * n) - (_STAMP * n - 1) / 2
+        image = block_reduce(draw_psf(model, offsets), n)
+        radius = max(float(model.normalization_radius) / n, _STAMP / 2)
+        return PSFModel.fit(image / image.sum(), normalization_radius=radius)
