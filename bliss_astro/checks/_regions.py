@@ -6,7 +6,7 @@ Regions of an image: labels of pixels, and chi-square and offset of each region.
 import numpy as np
 from scipy.special import gammaincc
 
-from bliss_astro.exposures._blank_noise import lagged_views
+from bliss_astro.exposures._noise import lagged_views
 
 __all__ = ['block_slices', 'cell_statistics', 'cells_of']
 

@@ -17,10 +17,10 @@ from bliss_astro._warnings import warn
 from .._atomic import atomic_write
 from .._fits import CREATOR, file_name, header_wcs, open_fits
 from ..exposures import measure_noise
-from ..exposures._blank_noise import neighbours
 from ..exposures._fits_image import Location
 from ..exposures._input import exposure_of_hdus
 from ..exposures._nddata import read_nddata
+from ..exposures._noise import neighbours
 from ..psf import PSFModel
 from ..units import unit_text
 from ._psf import Cells, EffectivePSF, draw_psf

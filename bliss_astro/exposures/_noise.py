@@ -84,12 +84,12 @@ class NoiseMeasurement:
     @property
     def noise_correlation(self):
         """Correlation of pixels next to each other, in x and in y."""
-        return _neighbours(self.kernel)
+        return neighbours(self.kernel)
 
     @property
     def significant_correlation(self):
         """Correlation of neighbours, 0 if below 0.07 or three standard errors."""
-        errors = _neighbours(self.kernel_error)
+        errors = neighbours(self.kernel_error)
         return tuple(
             r if abs(r) > max(_MIN_CORRELATION, _CORRELATION_ERRORS * error) else 0.0
             for r, error in zip(self.noise_correlation, errors, strict=True)
@@ -109,7 +109,7 @@ class NoiseMeasurement:
         return (
             f'<NoiseMeasurement, sigma {self.sigma:.4g} +- {self.sigma_error:.2g}, '
             f'correlation ({along_x:.3f}, {along_y:.3f}) +- '
-            f'{max(_neighbours(self.kernel_error)):.2g}, {self.n_pixels} pixels>'
+            f'{max(neighbours(self.kernel_error)):.2g}, {self.n_pixels} pixels>'
         )
 
 
@@ -315,7 +315,7 @@ def _bartlett(kernel, n):
 def _is_crowded(kernel, errors):
     """Whether faint sources, and not noise, make pixels alike."""
     n = len(kernel) // 2
-    strong = max(_neighbours(kernel)) >= _STRONG_CORRELATION
+    strong = max(neighbours(kernel)) >= _STRONG_CORRELATION
     limit = _CROWD_EXCESS_STRONG if strong else _CROWD_EXCESS
     # One and two pixels apart, in x and in y.
     return n > 1 and any(
@@ -362,7 +362,7 @@ def _from_differences(values, blank):
     return float(np.sqrt(np.mean(variances))), correlation
 
 
-def _neighbours(kernel):
+def neighbours(kernel):
     """Values of a kernel one pixel off its centre, in x and in y."""
     n = len(kernel) // 2
     return float(kernel[n, n + 1]), float(kernel[n + 1, n])
