@@ -176,7 +176,7 @@ def image_posterior(image, encoder, options):
     """
     Compute the `CatalogPosterior` of a `PreparedImage`.
 
-    Of the options ``density``, ``flux_min``, ``population`` and ``bin`` are read.
+    Options that are read are ``density``, ``flux_min``, ``population`` and ``bin``.
     """
     whole, cosmic_rays, sources = image.exposure, image.cosmic_rays, image.sources
     flux_min = _check_flux_min(options.flux_min, whole)

@@ -151,8 +151,8 @@ def _read_maps(given, *, shape, unit=None, cut=None, hdus=None):
     """
     Read the maps that were given as files, and leave out ``background='measure'``.
 
-    Of numbers that go with an image of a file (``hdus``) units are taken off; of maps
-    of the whole file the ``cut`` is taken.
+    Numbers that go with an image of a file (``hdus``) lose their unit; maps of the
+    whole file are ``cut``.
     """
     given = dict(given)
     sky = given.get('background')

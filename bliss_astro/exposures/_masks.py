@@ -124,8 +124,7 @@ def mask_exact_areas(exposure, estimated):
         more = f' and {len(empty) - 1} more' if len(empty) > 1 else ''
         warn(
             f'{n} pixels of data lie in areas of one exact value (the largest '
-            f'with {value:g} at x={x}, y={y}{more}): taken to hold no data and masked. '
-            'Give mask to say so yourself.'
+            f'with {value:g} at x={x}, y={y}{more}) and are masked, as without data.'
         )
     return exposure.replace(mask=mask, saturated=saturated)
 
@@ -152,9 +151,8 @@ def warn_of_dark(exposure, dark, estimated):
     n_dark = np.count_nonzero(dark & ~exposure.mask)
     y, x = np.argwhere(dark)[0]
     warn(
-        f'{n_dark} pixels of data lie in areas far below the sky (the first at x={x}, '
-        f'y={y}), as overscan, collateral columns and badly subtracted skies do; they '
-        'are masked. Trim the image, give mask, or give background if they are sound.'
+        f'{n_dark} pixels of data lie in areas far below the sky (at x={x}, y={y}) and '
+        'are masked. Trim the image, give mask, or background if they are sound.'
     )
     before = f'{estimated["mask"]}; ' if 'mask' in estimated else ''
     estimated['mask'] = f'{before}{n_dark} pixels added in areas far below the sky'
@@ -220,10 +218,8 @@ def _jump(residual):
 def warn_of_steps():
     """Warn of a sky that the background does not follow."""
     warn(
-        'the sky of data changes abruptly, between halves of a detector or at the edge '
-        'of a nebula, and the background that was measured on a mesh does not follow '
-        'it: fluxes and flags are off there. Give background as a map, or detect in '
-        'each half by itself.'
+        'the sky of data changes abruptly, and a background on a mesh does not follow '
+        'it: fluxes are off there. Give a map, or detect in each half by itself.'
     )
 
 
@@ -247,7 +243,6 @@ def warn_of_rounding(exposure):
     level, noise = np.median(exposure.background), np.median(exposure.bkg_error)
     if noise <= _COARSE_NOISE and level >= _PHOTON_RATIO * noise**2:
         warn(
-            f'data are whole numbers, in steps of {1 / noise:.2g} times the noise: the '
-            'sky and its noise are lost in the rounding, and with them faint sources. '
-            'Give the image before it was rounded.'
+            f'data are whole numbers, in steps of {1 / noise:.2g} times the noise; '
+            'faint sources are lost. Give the image before it was rounded.'
         )

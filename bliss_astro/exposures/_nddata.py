@@ -10,7 +10,7 @@ from astropy.nddata import CCDData, NDData, StdDevUncertainty
 from ._geometry import whole_wcs
 from ._header import HeaderCards
 from ._psf import draw_psf
-from ._validate import GivenTwiceError, check_shape, must
+from ._validate import GivenTwiceError, check_shape, must, strip_unit
 
 # Cards under which single numbers travel in the meta.
 _KEYWORDS = {
@@ -82,13 +82,10 @@ def read_nddata(nddata, given):
         good = np.isfinite(nddata.data) & np.isfinite(error)
         if arguments.get('mask') is not None:
             good &= ~np.asarray(arguments['mask'], dtype=bool)
-        noise = sky_noise(
-            nddata.data,
-            error,
-            _plain(arguments['effective_gain'], u.electron / (unit or 1)),
-            background=_plain(arguments.get('background', 0.0), unit),
-            good=good,
-        )
+        gain = arguments['effective_gain']
+        gain = strip_unit('effective_gain', gain, u.electron / (unit or 1))
+        sky = strip_unit('background', arguments.get('background', 0.0), unit)
+        noise = sky_noise(nddata.data, error, gain, background=sky, good=good)
         arguments['bkg_error'] = noise if unit is None else noise * unit
     return data, arguments
 
@@ -101,9 +98,8 @@ def collect_nddata(nddata, given):
     `HeaderCards` of its meta, and its total error in the unit of the data or None.
     """
     if not isinstance(nddata, NDData):
-        raise TypeError(
-            must('nddata', 'be an NDData or CCDData', type(nddata).__name__)
-        )
+        got = type(nddata).__name__
+        raise TypeError(must('nddata', 'be an NDData or CCDData', got))
     arguments = {name: value for name, value in given.items() if value is not None}
     parts = {name: getattr(nddata, name, None) for name in ('data', 'mask', 'wcs')}
     if not np.any(parts['mask']):
@@ -152,11 +148,6 @@ def _total_error(uncertainty, unit, shape):
     values = np.asarray(values, dtype=float)
     check_shape('the uncertainty of data', values, shape)
     return values
-
-
-def _plain(value, unit):
-    """Take the unit off a value, if it has one."""
-    return value.to_value(unit) if isinstance(value, u.Quantity) else value
 
 
 def sky_noise(data, error, effective_gain, *, background=0.0, good):

@@ -243,6 +243,7 @@ def strip_unit(name, value, unit, with_units=None):
         raise ValueError(msg)
     if own is None:
         return value
+    unit = u.one if unit is None else unit
     if not own.is_equivalent(unit):
         raise ValueError(must(name, f'have units of {unit}', own))
     return value.to_value(unit)
