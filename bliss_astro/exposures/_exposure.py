@@ -155,13 +155,12 @@ class Exposure:
         with_units = getattr(data, 'unit', None) is not None
         self.data, bad = check_data(strip_unit('data', data, self.unit))
         masks, numbers = [bad, check_mask('mask', mask, self.shape)], {}
-        own, electrons = (self.unit, with_units), (u.electron,)
-        for name, value, unit_of in (
-            ('background', background, own),
-            ('bkg_error', bkg_error, own),
-            ('saturation', saturation, own),
-            ('effective_gain', effective_gain, (u.electron / (self.unit or 1),)),
-            ('read_noise', read_noise, electrons),
+        for name, value, *unit_of in (
+            ('background', background, self.unit, with_units),
+            ('bkg_error', bkg_error, self.unit, with_units),
+            ('saturation', saturation, self.unit, with_units),
+            ('effective_gain', effective_gain, u.electron / (self.unit or 1)),
+            ('read_noise', read_noise, u.electron),
         ):
             value = strip_unit(name, value, *unit_of)
             numbers[name], hidden = split_mask(name, value, self.shape)
