@@ -20,8 +20,9 @@ from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.cli import main
 from bliss_astro.cli._images import name_options
 from bliss_astro.cli._main import _parser
-from bliss_astro.cli._simulated import read_simulated, simulate_field
+from bliss_astro.cli._simulated import simulate_field
 from bliss_astro.cli._train import bundled_configs, find_config
+from bliss_astro.simulation._files import read_simulated
 
 TINY = """\
 description = "Too small to be of use, quick to train"

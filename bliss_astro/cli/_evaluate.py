@@ -5,12 +5,10 @@
 
 import numpy as np
 
-from bliss_astro.exposures._simulated import is_simulated
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
 from ._options import add_command, add_options, positive_float
 from ._output import UsageError, check_paths, print_table, write_picture, write_table
-from ._simulated import read_simulated
 
 __all__ = ['Evaluation', 'add_parser', 'run']
 
@@ -238,6 +236,7 @@ def _read(path, *, truth):
 def _read_truth(path, *, truth):
     """Read the stars of a simulated image; `None` of another file."""
     from bliss_astro._fits import open_fits
+    from bliss_astro.simulation._files import is_simulated, read_simulated
 
     with open_fits(path, 'TRUTH' if truth else 'CATALOG') as hdus:
         if not is_simulated(hdus):

@@ -17,7 +17,7 @@ from ._output import (
     status,
     write_picture,
 )
-from ._simulated import simulate_field, write_simulated
+from ._simulated import simulate_field
 
 __all__ = ['add_parser', 'run', 'run_demo']
 
@@ -75,6 +75,8 @@ def add_parser(commands):
 
 def run(options):
     """Simulate a field and write it."""
+    from bliss_astro.simulation._files import write_simulated
+
     if options.band is not None and options.psf is None:
         msg = '--band is the band of the PSF and needs --psf'
         raise UsageError(msg)
@@ -112,6 +114,7 @@ def _simulate(options):
 def run_demo(options):
     """Simulate, detect, score, write."""
     from bliss_astro.detection import detect_sources
+    from bliss_astro.simulation._files import write_simulated
 
     begun = time.perf_counter()
     folder = Path(options.output)
