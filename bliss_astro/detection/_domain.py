@@ -261,10 +261,9 @@ def check_fullness(encoder, posterior):
     message = (
         f'sources were found nearly everywhere in {where} of the image (in '
         f'{100 * share.max():.0f} % of the tiles of {posterior.grid.size} px): stars '
-        f'too dense for the encoder {encoder.name!r}, a large galaxy or nebula, or '
-        'noise that is stronger than bkg_error; rows concerned are flagged '
-        'density_out_of_domain. Give background and bkg_error, or for a field of stars '
-        "encoder='stars-crowded'"
+        f'too dense for {encoder.name!r}, a large galaxy or nebula, or noise above '
+        'bkg_error; rows concerned are flagged density_out_of_domain. Give background '
+        "and bkg_error, or for a field of stars encoder='stars-crowded'"
     )
     # Nothing is refined from half of the image on.
     mostly = part > 0.5

@@ -18,7 +18,7 @@ from ._header import parse_unit
 from ._validate import check_shape, must
 
 # file.fits[EXT][x1:x2,y1:y2], the notation of CFITSIO.
-_BRACKETS = re.compile(r'\[([^\[\]]*)\]')
+_LOCATION = re.compile(r'([^\[]*)(?:\[([^\[\]:*]+)\])?(?:\[([^\[\]]*[:*][^\[\]]*)\])?')
 _RANGE = re.compile(r'\s*(?:(\*)|(\d+)\s*:\s*(\d+))\s*')
 # Arguments that are never numbers.
 _ALWAYS_MAPS = ('mask', 'weight')
@@ -64,19 +64,16 @@ def parse_location(source, extension=None):
         extension = _parse_extension(extension)
     if not text.endswith(']') or Path(text).is_file():
         return Location(text, extension)
-    path = text[: text.index('[')]
-    parts = _BRACKETS.findall(text[len(path) :])
-    if ''.join(f'[{part}]' for part in parts) != text[len(path) :] or len(parts) > 2:
-        raise ValueError(must(path, 'end in [EXT], [x1:x2,y1:y2] or both', text))
-    section = None
-    if ':' in parts[-1] or '*' in parts[-1]:
-        section = _parse_section(parts.pop(), text)
-    if parts:
-        if extension is not None:
-            msg = f'extension={extension!r} is given twice, by keyword and in {text!r}.'
-            raise ValueError(msg)
-        extension = _parse_extension(parts[0])
-    return Location(path, extension, section)
+    found = _LOCATION.fullmatch(text)
+    if found is None:
+        msg = f'{text!r} must end in [EXT], [x1:x2,y1:y2] or both.'
+        raise ValueError(msg)
+    path, own, section = found.groups()
+    if own is not None and extension is not None:
+        msg = f'extension={extension!r} is given twice, by keyword and in {text!r}.'
+        raise ValueError(msg)
+    extension = extension if own is None else _parse_extension(own)
+    return Location(path, extension, section and _parse_section(section, text))
 
 
 def _parse_extension(text):
