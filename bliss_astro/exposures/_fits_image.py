@@ -248,7 +248,6 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
     key = _parse_extension(location.path)
     if own and _has(hdus, key):
         plane = find_plane(hdus, key, parameter=parameter)
-        name = f'extension {location.path} of {plane.name!r}'
     elif own and '[' not in os.fspath(source) and not Path(location.path).suffix:
         raise ValueError(_absent(hdus, parameter, f'extension {source}'))
     else:
@@ -257,11 +256,10 @@ def read_map(source, parameter, *, shape, cut=None, hdus=None):
         check_file(location.path, parameter, kinds)
         with open_fits(location.path, parameter) as opened:
             plane = find_plane(opened, location.extension, parameter=parameter)
-        name = repr(os.fspath(source))
     values = plane.data[location.cut(plane.data.shape)]
     if values.shape != shape and cut is not None:
         values = values[cut]
-    check_shape(f'{parameter} ({name})', values, shape)
+    check_shape(parameter, values, shape)
     return values, plane.unit
 
 

@@ -228,7 +228,7 @@ def _psf_of_fwhm(fwhm, exposure):
     value = check_number('fwhm', fwhm, sign='positive')
     widest = 2 * DEFAULT_NORMALIZATION_RADIUS
     if value > widest:
-        raise ValueError(must('fwhm', f'be at most {widest:.1f} px (bin)', value))
+        raise ValueError(must('fwhm', f'be at most {widest:.1f} px', f'{value:g}'))
     return PSFModel.from_fwhm(value)
 
 
