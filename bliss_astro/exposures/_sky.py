@@ -253,10 +253,10 @@ def _mesh(image, bad, box, estimator):
                 exclude_percentile=_MAX_BAD_PERCENT,
             )
         except ValueError as error:
-            n_good = np.count_nonzero(~bad)
+            n_good = f'{np.count_nonzero(~bad)} of {bad.size} pixels are good'
             msg = (
-                f'background cannot be measured: {n_good} of {bad.size} pixels are good; '
-                'give background (0 if it was subtracted)'
+                f'background cannot be measured: {n_good}; give background (0 if it '
+                'was subtracted)'
             )
             raise ValueError(msg) from error
 
