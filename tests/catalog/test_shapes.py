@@ -482,7 +482,7 @@ def test_an_untrained_encoder_of_shapes_from_image_to_file(
     # Untrained, it thinks of most tiles as empty.
     torch.nn.init.zeros_(encoder.head.count.bias)
     found = detect_sources(
-        scene[:24, :32].replace(wcs=celestial_wcs),
+        scene[:16, :20].replace(wcs=celestial_wcs),
         0.05,
         encoder=encoder,
         density=0.01,

@@ -97,13 +97,23 @@ def test_variance_and_gain_by_brute_force(rng):
     )
 
 
-@pytest.mark.parametrize('pair', [(0.0, 0.0), 'kernel'])
-def test_kernel_by_brute_force(pair, rng):
+@pytest.fixture(scope='module')
+def turned():
     """
-    Noise that was correlated before: variances and mean covariances.
+    A resampling of 15 x 15 px: its coordinates, shapes and matrix.
     """
     shape, shape_out = (15, 15), (19, 19)
     wcs, wcs_out = make_wcs(7, 7), make_wcs(9.2, 8.9, angle=25, scale=0.44)
+    matrix = response(shape, wcs, wcs_out, shape_out)
+    return shape, shape_out, wcs, wcs_out, matrix
+
+
+@pytest.mark.parametrize('pair', [(0.0, 0.0), 'kernel'])
+def test_kernel_by_brute_force(pair, turned):
+    """
+    Noise that was correlated before: variances and mean covariances.
+    """
+    shape, shape_out, wcs, wcs_out, matrix = turned
     if pair == 'kernel':
         kernel = kernel_of_pair(0.2, 0.3)
         kernel[1, 1] = kernel[3, 3] = 0.15
@@ -114,7 +124,6 @@ def test_kernel_by_brute_force(pair, rng):
         np.ones(shape), bkg_error=2.0, effective_gain=4.0, wcs=wcs, noise_kernel=kernel
     )
     (aligned,) = align_exposures([exposure], wcs_out, shape_out)
-    matrix = response(shape, wcs, wcs_out, shape_out)
     covariance = matrix @ covariance_of(kernel, shape) @ matrix.T
     good = ~aligned.mask.ravel()
     assert_allclose(

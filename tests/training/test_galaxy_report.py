@@ -57,7 +57,7 @@ def test_figure(report, tmp_path):
 def test_galsim(bundled):
     pytest.importorskip('galsim')
     report = reconstruction_report(
-        bundled, 12, snr_edges=(20, 1000), size=41, renderer='galsim', rng=3
+        bundled, 6, snr_edges=(20, 1000), size=41, renderer='galsim', rng=3
     )
     pixels = report.galaxies['exact_n'].sum()
     assert abs(report.table[-1]['chi2_exact'] - 1) < 5 * (2 / pixels) ** 0.5

@@ -4,6 +4,7 @@ Recipes: what images are like, who covers them, and settings that do.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -29,6 +30,7 @@ def _scaled(factor):
     return PSFModel.from_shape(shape)
 
 
+@functools.cache
 def _field(n_exposures=1, *, factor=1.0, background=865.0, seed=1, density=0.002):
     floor = 4 * math.sqrt(background * PSFModel().n_eff / n_exposures) * factor
     prior = StarPrior(density, floor, 1000 * floor)

@@ -39,7 +39,7 @@ def sequence_configs():
             cluster_crowding=(10.0, 30.0),
         ),
         TrainingConfig(
-            n_steps=2, batch_size=8, n_validation=8, validate_every=2, warmup_steps=1
+            n_steps=2, batch_size=4, n_validation=8, validate_every=2, warmup_steps=1
         ),
     )
 
