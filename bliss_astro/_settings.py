@@ -31,10 +31,15 @@ def one_of(name, *choices):
 
 
 def check_settings(config, ranges):
-    """Check types and ranges of all settings of a configuration; `None` is in range."""
+    """Check types and ranges of all settings of a configuration."""
     check_types(type(config), vars(config))
+    check_ranges(vars(config), ranges)
+
+
+def check_ranges(values, ranges):
+    """Check ranges of the values of settings or arguments; `None` is in range."""
     for name, (words, is_allowed) in ranges.items():
-        value = getattr(config, name)
+        value = values[name]
         if value is not None and not is_allowed(value):
             msg = f'{name} must be {words}, got {value!r:.60}'
             raise ValueError(msg)

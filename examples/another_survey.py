@@ -29,6 +29,7 @@ from bliss_astro import PSFModel, detect_sources
 from bliss_astro.exposures import Exposure, measure_noise
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.training import make_recipe
+from bliss_astro.units import magnitude_to_flux
 
 # Of the survey: side of a pixel in arcsec, zero point, the place of the i band
 # in the files, and electrons per unit of flux. The last is the slope of variance
@@ -36,7 +37,7 @@ from bliss_astro.training import make_recipe
 PIXEL_SCALE, ZERO_POINT, BAND, GAIN = 0.168, 27.0, 2, 4e4
 # The unit of the images, and the number of exposures that a simulated coadd has:
 # little depends on it.
-UNIT = 10 ** (0.4 * (22.5 - ZERO_POINT)) * u.nmgy
+UNIT = magnitude_to_flux(ZERO_POINT) * u.nmgy
 DEPTH = 5
 # How much of its square degree the catalogue of galaxies holds: it is 10,000 rows
 # of 858,502.
@@ -145,13 +146,14 @@ def field_prior(recipe):
     )
 
 
-def complete(recipe, *, n_steps=3000):
+def complete(recipe, catalogs, *, n_steps=3000):
     """
-    Make of a recipe for stars one for stars and galaxies.
+    Make of a recipe for stars one for stars and galaxies, with their priors.
     """
-    settings = recipe.settings
+    encoder, simulation, training = recipe.configs
+    encoder = dataclasses.replace(encoder, galaxies=True)
     simulation = dataclasses.replace(
-        settings.simulation,
+        simulation,
         population='sky',
         pixel_scale=PIXEL_SCALE,
         single_fraction=0.0,
@@ -161,16 +163,18 @@ def complete(recipe, *, n_steps=3000):
         sky_error=0.15,
         psf_error=0.01,
         shape=(48, 48),
+        catalog_prior=sky_prior(catalogs).to_dict(),
+        field_prior=field_prior(recipe).to_dict(),
     )
     training = dataclasses.replace(
-        settings.training,
+        training,
         start_from='stars-galaxies',
         n_steps=n_steps,
         batch_size=32,
         learning_rate=5e-4,
         validate_every=500,
     )
-    reasons = settings.reasons | {
+    reasons = recipe.reasons | {
         'encoder': "sizes of 'stars-galaxies'",
         'density': 'not used: densities are those of the catalogue prior below',
         'background': 'not used: sky and PSF are those of the field prior below',
@@ -184,45 +188,11 @@ def complete(recipe, *, n_steps=3000):
     }
     return dataclasses.replace(
         recipe,
-        settings=dataclasses.replace(
-            settings,
-            encoder=dataclasses.replace(settings.encoder, galaxies=True),
-            simulation=simulation,
-            training=training,
-            reasons=reasons,
-            # The same of all of the images.
-            limits=tuple(sorted({t.partition(': ')[2] for t in settings.limits})),
-        ),
+        configs=(encoder, simulation, training),
+        reasons=reasons,
+        # The same of all of the images.
+        limits=tuple(sorted({text.partition(': ')[2] for text in recipe.limits})),
     )
-
-
-def tables(name, numbers):
-    """
-    Numbers of a prior as tables of TOML.
-    """
-    lines = [f'{k} = {toml(v)}' for k, v in numbers.items() if not isinstance(v, dict)]
-    lines = ['', f'[{name}]', *lines] if lines else []
-    for key, value in numbers.items():
-        if isinstance(value, dict):
-            lines += tables(f'{name}.{key}', value)
-    return lines
-
-
-def toml(value):
-    if isinstance(value, list | tuple):
-        return f'[{", ".join(toml(part) for part in value)}]'
-    return f'"{value}"' if isinstance(value, str) else f'{value:.5g}'
-
-
-def write_config(recipe, catalogs, path):
-    """
-    Write all of it into one file.
-    """
-    lines = tables('simulation.catalog_prior', sky_prior(catalogs).to_dict())
-    lines += tables('simulation.field_prior', field_prior(recipe).to_dict())
-    text = complete(recipe).toml.replace('"Stars;', '"Stars and galaxies of HSC;')
-    text = text.rstrip() + '\n' + '\n'.join(lines) + '\n'
-    Path(path).write_text(text, encoding='utf-8')
 
 
 def look(exposure, encoder, plot=None):
@@ -265,7 +235,8 @@ def main():
             exposures, names=[path.stem for path in paths], n_exposures=DEPTH
         )
     recipe.table()['fact', 'images', 'stars-galaxies'].pprint_all()
-    write_config(recipe, arguments.catalogs, arguments.output)
+    recipe = complete(recipe, arguments.catalogs)
+    recipe.write(arguments.output, overwrite=True)
     print(f'wrote {arguments.output}; next: bliss-astro train {arguments.output}')
 
 

@@ -103,7 +103,7 @@ class TestForeign:
         images = folder / 'bright.fits', folder / 'usual.fits'
         code, out, _ = _run(capsys, *images, '--no-timing', '--always', '-o', path)
         assert code == 0
-        assert out.count('star of 5 sigma') == 2
+        assert out.count('5 sigma at') == 2
         # Only one of them is the reason.
         assert f'{images[0]}: noise of the sky' in out
         about = out.partition("'stars' does")[2].partition('The bundled encoder')[0]
@@ -187,7 +187,7 @@ class TestRealImages:
         code, out, _ = _run(capsys, frame, '--psf', psf, '--no-timing', '--always')
         assert code == 0
         # Three arcseconds are beyond the seeing that the encoders know.
-        assert "'stars' does not cover this:\n  PSF effective area" in out
+        assert "'stars' does not cover this:\n  PSF FWHM about" in out
         assert 'fwhm = [5.4' in out
 
     def test_a_deep_field_of_galaxies(self, shared_data, capsys):

@@ -45,7 +45,7 @@ def read_image_file(options):
 
 def read_image_of_many(options, k):
     """Read the k-th image with its own files, or with one that serves for all."""
-    from bliss_astro.training._measure_facts import known_exposure
+    from bliss_astro.training._facts import known_exposure
 
     values = vars(options) | {'image': options.images[k]}
     for name in IMAGE_FILES + IMAGE_MAPS:

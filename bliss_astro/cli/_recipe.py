@@ -72,12 +72,12 @@ def run(options):
     print()
     print_table(recipe.table())
     print()
-    for found in recipe.coverage:
-        if found.covers:
-            print(f'The bundled encoder {found.encoder!r} covers this.')
-            continue
-        print(f'The bundled encoder {found.encoder!r} does not cover this:')
-        print('\n'.join(f'  {reason}' for reason in found.reasons))
+    for encoder, reasons in recipe.coverage.items():
+        if reasons:
+            print(f'The bundled encoder {encoder!r} does not cover this:')
+            print('\n'.join(f'  {reason}' for reason in reasons))
+        else:
+            print(f'The bundled encoder {encoder!r} covers this.')
     if recipe.covered_by and not options.always:
         if options.output is not None:
             status(options, f'{options.output} not written; --always writes it anyway')
@@ -93,7 +93,7 @@ def run(options):
     print(f'{options.output} has the recipe of an encoder that does:')
     print(f'  {PROGRAM} train {options.output}')
     print(f'  training time: {recipe.time_text}')
-    for limit in recipe.settings.limits:
+    for limit in recipe.limits:
         print(f'  note: {limit}')
 
 
@@ -107,9 +107,7 @@ def _exposures(options):
 def _print_facts(recipe):
     """Print the properties of each image with their sources."""
     for facts in recipe.facts:
-        ny, nx = facts.shape
-        print(f'{facts.name}: {nx} x {ny} px')
-        print(f'  star of 5 sigma    {facts.limit}')
+        print(f'{facts.name}: {facts.description}')
         for title, name in (
             ('PSF', 'psf'),
             ('noise', 'bkg_error'),

@@ -14,7 +14,7 @@ from bliss_astro.psf._mixture import (
     LOG_AREA,
     describe_shape,
 )
-from bliss_astro.simulation._calibration import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
+from bliss_astro.simulation._nuisances import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
 from ._normalization import (
     EMPTY_LOG_DENSITY,

@@ -7,8 +7,7 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _autoencoder='GalaxyAutoencoder available_galaxy_models',
+    _autoencoder='GalaxyAutoencoder',
     _mixture='GalaxyMixture',
-    _networks='GalaxyModelConfig',
-    _posterior='GalaxyLatentPosterior',
+    _networks='GalaxyLatentPosterior GalaxyModelConfig',
 )

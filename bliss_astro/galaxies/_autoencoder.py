@@ -11,10 +11,13 @@ from bliss_astro._random import torch_generator
 from bliss_astro.encoders._weights import GALAXY_MODELS
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
-from ._networks import GalaxyDecoder, GalaxyEncoder, GalaxyModelConfig
-from ._posterior import GalaxyLatentPosterior, refine
-
-__all__ = ['GalaxyAutoencoder', 'available_galaxy_models']
+from ._networks import (
+    GalaxyDecoder,
+    GalaxyEncoder,
+    GalaxyLatentPosterior,
+    GalaxyModelConfig,
+    refine,
+)
 
 # Gaussians times pixels that are rendered at once: some megabytes.
 _PIECE = 1_000_000
@@ -22,24 +25,6 @@ _PIECE = 1_000_000
 _STAMPS = 64
 # Gaussians of a PSF.
 _N_PSF_GAUSSIANS = 19
-
-
-def available_galaxy_models() -> list[str]:
-    """
-    Names of the galaxy models that come with the package.
-
-    Returns
-    -------
-    names : list of str
-        In alphabetical order.
-
-    Examples
-    --------
-    >>> from bliss_astro.galaxies import available_galaxy_models
-    >>> available_galaxy_models()
-    ['galaxies']
-    """
-    return GALAXY_MODELS.available()
 
 
 class GalaxyAutoencoder(nn.Module):
@@ -154,6 +139,19 @@ class GalaxyAutoencoder(nn.Module):
             raise ValueError(msg)
         return model
 
+    @staticmethod
+    def available() -> list[str]:
+        """
+        Return the names of the galaxy models that come with the package.
+
+        Examples
+        --------
+        >>> from bliss_astro.galaxies import GalaxyAutoencoder
+        >>> GalaxyAutoencoder.available()
+        ['galaxies']
+        """
+        return GALAXY_MODELS.available()
+
     def sample(self, n, *, rng=None):
         """
         Draw latents from their prior.
@@ -173,13 +171,12 @@ class GalaxyAutoencoder(nn.Module):
         """
         return torch.randn(n, self.latent_dim, generator=torch_generator(rng))
 
-    def _check_latent(self, latent, ndim=None):
+    def _check_latent(self, latent, *, n_axes=1):
         value = torch.as_tensor(latent, dtype=torch.float32)
-        good = value.dim() >= 1 and value.shape[-1] == self.latent_dim
-        if not good or (ndim is not None and value.dim() != ndim):
-            lead = '(B, S, ' if ndim == 3 else '(..., '
+        if value.dim() < n_axes or value.shape[-1] != self.latent_dim:
+            lead = '..., ' if n_axes == 1 else 'B, S, '
             msg = (
-                f'latent must have the shape {lead}{self.latent_dim}), because '
+                f'latent must have the shape ({lead}{self.latent_dim}), because '
                 f'latent_dim of these weights is {self.latent_dim}; got '
                 f'{tuple(value.shape)}'
             )
@@ -249,7 +246,7 @@ class GalaxyAutoencoder(nn.Module):
         ValueError
             If the last axis of ``latent`` has not ``latent_dim`` elements.
         """
-        latent = self._check_latent(latent, 3)
+        latent = self._check_latent(latent, n_axes=3)
         images = x.new_zeros((len(x), *size))
         image, place = torch.nonzero(flux, as_tuple=True)
         n_gaussians = _N_PSF_GAUSSIANS * self.config.n_components
@@ -318,50 +315,41 @@ class GalaxyAutoencoder(nn.Module):
         if image.dim() != 3:
             msg = f'image must be (B, ny, nx) or (ny, nx), got {tuple(image.shape)}'
             raise ValueError(msg)
-        n, (ny, nx) = len(image), image.shape[1:]
-        psf = _tensor('psf', psf)
-        if psf.shape not in ((8,), (n, 8)):
-            msg = f'psf must be (8,) or ({n}, 8), got {tuple(psf.shape)}'
-            raise ValueError(msg)
-        psf = psf.expand(n, 8)
-        background = _row('background', background, n)
-        variance = background + _row('read_noise', read_noise, n) ** 2
+        n, ny, nx = image.shape
+        psf = _tensor('psf', psf, n, 8)
+        background = _tensor('background', background, n)
+        variance = background + _tensor('read_noise', read_noise, n) ** 2
         if not bool((variance > 0).all()):
             msg = (
                 'background must be positive, or read_noise where it is zero, got a '
                 f'variance of {float(variance.min()):g}'
             )
             raise ValueError(msg)
-        x = _row('x', (nx - 1) / 2 if x is None else x, n)
-        y = _row('y', (ny - 1) / 2 if y is None else y, n)
+        x = _tensor('x', (nx - 1) / 2 if x is None else x, n)
+        y = _tensor('y', (ny - 1) / 2 if y is None else y, n)
         stamps = image - background[:, None, None]
         inputs = [part.split(_STAMPS) for part in (stamps, psf, variance, x, y)]
         steps = {'n_steps': n_refine, 'flux_slope': flux_slope}
-        found = [self._infer(part, steps) for part in zip(*inputs, strict=True)]
-        mean = torch.cat([posterior.mean for posterior in found])
-        factor = torch.cat([posterior.factor for posterior in found])
-        return GalaxyLatentPosterior(mean, factor)
-
-    def _infer(self, inputs, steps):
-        posterior = self.encoder(*inputs)
-        if steps['n_steps'] > 0:
-            posterior = refine(self.decoder, posterior, *inputs, **steps)
-        return posterior
+        means, factors = [], []
+        for part in zip(*inputs, strict=True):
+            posterior = self.encoder(*part)
+            if n_refine > 0:
+                posterior = refine(self.decoder, posterior, *part, **steps)
+            means.append(posterior.mean)
+            factors.append(posterior.factor)
+        return GalaxyLatentPosterior(torch.cat(means), torch.cat(factors))
 
 
-def _tensor(name, value):
+def _tensor(name, value, *shape):
+    """A finite tensor, of a shape where one is given."""
     if not isinstance(value, torch.Tensor):
         value = torch.from_numpy(np.array(value, dtype=np.float32))
     value = value.detach().float()
     if not bool(torch.isfinite(value).all()):
         msg = f'{name} must be finite, got nan or inf'
         raise ValueError(msg)
-    return value
-
-
-def _row(name, value, n):
-    value = _tensor(name, value)
-    if value.shape not in ((), (n,)):
-        msg = f'{name} must be a number or of shape ({n},), got {tuple(value.shape)}'
+    # The same for all stamps, or a row for each.
+    if shape and value.shape not in (shape, shape[1:]):
+        msg = f'{name} must be {shape[1:]} or {shape}, got {tuple(value.shape)}'
         raise ValueError(msg)
-    return value.expand(n)
+    return value.expand(shape) if shape else value

@@ -17,8 +17,6 @@ from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, mixture_of_sh
 from bliss_astro.rendering._accuracy import narrowest_sigma
 from bliss_astro.rendering._profiles import PSF_RANGE, look_up, psf_segments
 
-__all__ = ['GalaxyMixture', 'draw_slopes', 'draw_stamps']
-
 # Rounds after which adaptive moments no longer change by more than 1e-4.
 _ROUNDS = 40
 # Bits of the table of the PSF's transform: good to 1e-4.
@@ -28,6 +26,9 @@ _PSF_BITS = 5
 # so that galaxies are drawn in few groups.
 _CUTOFF = 3.3
 _LARGEST_WAVENUMBERS = (1.6, 2.1, 2.7, 3.5, 4.7, 6.3, 9.0, 13.0)
+
+# Half the distance of latents over which differences are taken.
+_HALF_DIFFERENCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -314,3 +315,28 @@ def _draw(psf, mixture, x, y, modes_of, *, size, period=None):
         stamps.append(sheet.pixels(modes, x[own, None], y[own, None]))
         order.append(own)
     return torch.cat(stamps)[torch.argsort(torch.cat(order))]
+
+
+def expected_stamps(decoder, value, psf, x, y, size):
+    """Noiseless stamps of latents and log fluxes ``(B, D + 1)``."""
+    unit = draw_stamps(psf, decoder(value[:, :-1]), x, y, size=size)
+    return torch.exp(value[:, -1])[:, None, None] * unit
+
+
+def stamps_with_slopes(decoder, value, psf, x, y, size):
+    """Noiseless stamps ``(B, ny, nx)`` and their derivatives ``(B, D + 1, ny, nx)``."""
+    latent = value[:, :-1]
+    # Differences of the smooth decoder, good to 1e-4, cost less than derivatives.
+    step = _HALF_DIFFERENCE * torch.eye(latent.shape[1]).to(latent)
+    near = decoder(latent[:, None] + torch.cat([step, -step]))
+    made = decoder(latent)
+    slopes = [
+        (ahead - behind) / (2 * _HALF_DIFFERENCE)
+        for ahead, behind in (
+            part.chunk(2, 1) for part in (near.weight, near.covariance)
+        )
+    ]
+    unit, change = draw_slopes(psf, made, slopes, x, y, size=size)
+    flux = torch.exp(value[:, -1])[:, None, None]
+    # The stamp is its own derivative by the logarithm of the flux.
+    return flux * unit, flux[:, None] * torch.cat([change, unit[:, None]], 1)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Networks of the galaxy model: decoder from latents, encoder from stamps.
+Networks of the galaxy model, decoder and encoder, and the posterior of a stamp.
 """
 
 import dataclasses
@@ -14,10 +14,7 @@ from bliss_astro._settings import POSITIVE_INTEGER, check_settings, within
 from bliss_astro.psf._mixture import describe_shape
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._mixture import GalaxyMixture
-from ._posterior import GalaxyLatentPosterior
-
-__all__ = ['GalaxyDecoder', 'GalaxyEncoder', 'GalaxyModelConfig']
+from ._mixture import GalaxyMixture, stamps_with_slopes
 
 # Sizes in pixels of the smallest and largest Gaussian of an untrained decoder, whose
 # light is spread around e^0.9 pixels with a scatter of a factor e^0.9.
@@ -29,6 +26,12 @@ _LOG_SIZE, _MAX_LOG_RATIO = (-3.0, 6.0), 8.0
 _FILTER_WIDTHS = (1.0, 14.0)
 # Range of the logarithms of standard deviations of latents and log flux.
 _LOG_STD = (-7.0, 1.0)
+# Least damping of the steps, and their largest size in units of the prior of the
+# latent.
+_DAMPING, _MAX_STEP = 1e-3, 1.5
+# Least curvature of the logarithm of a flux, of stamps of noise alone, and its largest
+# value: wild first guesses must not overflow.
+_FLUX_CURVATURE, _MAX_LOG_FLUX = 0.1, 20
 _RANGES = (
     within('latent_dim', 'an integer of at least 2', lambda x: x >= 2)
     | within('n_components decoder_width encoder_width n_filters', *POSITIVE_INTEGER)
@@ -80,15 +83,9 @@ class GalaxyDecoder(nn.Module):
     """
     Network from latents to mixtures of Gaussians.
 
-    The first two latents are a vector whose direction is twice the position
-    angle. All other numbers depend on its length only, so that turning this
-    vector by twice an angle turns the galaxy by that angle, exactly, and the
-    standard normal prior has no preferred direction.
-
-    Parameters
-    ----------
-    config : `GalaxyModelConfig`
-        Sizes.
+    The first two latents are a vector whose direction is twice the position angle. All
+    other numbers depend on its length only, so that turning this vector by twice an
+    angle turns the galaxy by that angle, and the prior has no preferred direction.
     """
 
     def __init__(self, config):
@@ -111,9 +108,7 @@ class GalaxyDecoder(nn.Module):
             self.last.bias[2 * k : 3 * k] = 0.7
 
     def forward(self, latent):
-        """
-        Make mixtures of latents ``(..., D)``.
-        """
+        """Make mixtures of latents ``(..., D)``."""
         vector, rest = latent[..., :2], latent[..., 2:]
         square = (vector**2).sum(-1, keepdim=True)
         length = torch.sqrt(square + 1e-4)
@@ -139,16 +134,10 @@ class GalaxyEncoder(nn.Module):
     """
     Network from stamps to posteriors, behind a bank of steerable filters.
 
-    The stamp, in units of its noise, is seen through Gaussians of several
-    widths (round) and their quadrupoles (two numbers that turn with the
-    image). All outputs depend on the lengths of the quadrupoles, and the
-    latent's own vector is a sum of quadrupoles with such numbers as
-    coefficients: a galaxy that is turned turns its latent.
-
-    Parameters
-    ----------
-    config : `GalaxyModelConfig`
-        Sizes.
+    The stamp, in units of its noise, is seen through Gaussians of several widths and
+    their quadrupoles. All outputs depend on the lengths of the quadrupoles, and the
+    latent's own vector is a sum of them with such numbers as coefficients: a galaxy
+    that is turned turns its latent.
     """
 
     def __init__(self, config):
@@ -170,9 +159,7 @@ class GalaxyEncoder(nn.Module):
         )
 
     def filters(self, x, y, size):
-        """
-        The filters ``(..., 3 n, ny nx)`` around centres ``(...)``.
-        """
+        """The filters ``(..., 3 n, ny nx)`` around centres ``(...)``."""
         dx = torch.arange(size[1]).to(x) - x[..., None]
         dy = torch.arange(size[0]).to(y) - y[..., None]
         dx, dy = dx[..., None, None, :], dy[..., None, :, None]
@@ -212,23 +199,10 @@ class GalaxyEncoder(nn.Module):
 
     def forward(self, stamps, psf, variance, x, y):
         """
-        Posterior of B stamps from which the background is subtracted.
+        Posterior of stamps ``(B, ny, nx)`` in electrons, without the background.
 
-        Parameters
-        ----------
-        stamps : tensor ``(B, ny, nx)``
-            Electrons.
-
-        psf, variance : tensor ``(B, 8)``, ``(B,)``
-            PSF and variance of a pixel without galaxy.
-
-        x, y : tensor ``()`` or ``(B,)``
-            Centres, in pixels of the stamp.
-
-        Returns
-        -------
-        posterior : `GalaxyLatentPosterior`
-            Normal in latent and logarithm of the flux.
+        PSFs ``(B, 8)``, variances ``(B,)`` of a pixel without galaxy, and centres
+        ``()`` or ``(B,)`` in pixels of the stamp.
         """
         inputs, vectors, log_scale = self._inputs(stamps, psf, variance, x, y)
         hidden = F.silu(self.first(inputs))
@@ -262,3 +236,159 @@ class GalaxyEncoder(nn.Module):
             1,
         )
         return torch.cat([top, lower[:, 2:]], 1)
+
+
+# -- posterior --------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GalaxyLatentPosterior:
+    """
+    Normal distributions of latents and logarithms of fluxes.
+
+    Attributes
+    ----------
+    mean : tensor ``(B, D + 1)``
+        The latent, then the natural logarithm of the flux in electrons.
+
+    factor : tensor ``(B, D + 1, D + 1)``
+        A square root of the covariance: ``covariance = factor @ factor.T``.
+    """
+
+    mean: torch.Tensor
+    factor: torch.Tensor
+
+    def __len__(self):
+        return len(self.mean)
+
+    @property
+    def latent(self):
+        """Mean ``(B, D)`` of the latent."""
+        return self.mean[:, :-1]
+
+    @property
+    def flux(self):
+        """Median ``(B,)`` of the flux in electrons."""
+        return torch.exp(self.mean[:, -1])
+
+    @property
+    def flux_err(self):
+        """Error ``(B,)`` of the flux in electrons, half a 68 % interval."""
+        return self.flux * torch.sinh(self.factor[:, -1].norm(dim=-1).clamp(max=20))
+
+    @property
+    def covariance(self):
+        """Covariance ``(B, D + 1, D + 1)``."""
+        return self.factor @ self.factor.mT
+
+    def sample(self, n=1, *, generator=None):
+        """
+        Draw latents and fluxes.
+
+        Parameters
+        ----------
+        n : int, optional
+            Draws of each galaxy.
+
+        generator : `torch.Generator`, optional
+            Source of randomness, on the CPU.
+
+        Returns
+        -------
+        latent : tensor ``(n, B, D)``
+            Latents.
+
+        flux : tensor ``(n, B)``
+            Fluxes in electrons.
+        """
+        unit = torch.randn((n, *self.mean.shape), generator=generator)
+        value = self.mean + (self.factor @ unit.to(self.mean)[..., None])[..., 0]
+        return value[..., :-1], torch.exp(value[..., -1])
+
+    def divergence(self):
+        """
+        Divergence ``(B,)`` in nats of the latent and flux from their prior.
+
+        That of the latent is standard normal; the logarithm of the flux is
+        uniform, without bounds and thus up to a constant.
+        """
+        latent = self.factor[:, :-1]
+        squares = (self.latent**2).sum(1) + (latent**2).sum((1, 2))
+        log_det = torch.linalg.slogdet(self.factor)[1]
+        constant = 0.5 * (math.log(2 * math.pi) + 1)
+        return 0.5 * (squares - latent.shape[1]) - log_det - constant
+
+
+def log_likelihood(stamps, expected, variance, *, softening=0.0):
+    """
+    Logarithm ``(B,)`` of N(stamp; expected, expected + variance), in nats.
+
+    A share of the model, the softening, is added to the noise early in training.
+    """
+    var = expected.clamp(min=0) + variance[:, None, None]
+    if softening:
+        var = var + (softening * expected) ** 2
+    terms = (stamps - expected) ** 2 / var + torch.log(var / variance[:, None, None])
+    return -0.5 * terms.sum((1, 2))
+
+
+@torch.no_grad()
+def refine(decoder, posterior, stamps, psf, variance, x, y, *, n_steps, flux_slope=0.0):
+    """
+    Refine posteriors: damped Gauss-Newton steps to the mode, and Laplace's normal.
+
+    The inputs are those of the encoder, whose posterior is the first guess. The prior
+    of the logarithm of the flux f is proportional to ``f**-flux_slope``.
+    """
+    value = posterior.mean.clone()
+    value[:, -1] = value[:, -1].clamp(max=_MAX_LOG_FLUX)
+    prior = torch.ones(value.shape[1], dtype=value.dtype)
+    prior[-1] = 0.0
+
+    def evaluate(at):
+        expected, slopes = stamps_with_slopes(decoder, at, psf, x, y, stamps.shape[1:])
+        loss = 0.5 * (prior * at**2).sum(1) + flux_slope * at[:, -1]
+        return at, loss - log_likelihood(stamps, expected, variance), expected, slopes
+
+    state, damping = evaluate(value), torch.full((len(value), 1, 1), _DAMPING)
+    for _ in range(n_steps):
+        value, loss, expected, slopes = state
+        gradient, curvature = _normal_equations(
+            value, expected, slopes, stamps, variance, prior
+        )
+        gradient[:, -1] -= flux_slope
+        scale = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2))
+        step = torch.linalg.solve(curvature + damping * scale, gradient)
+        longest = step.abs().amax(1, keepdim=True)
+        trial = evaluate(value + step * (_MAX_STEP / longest.clamp(min=_MAX_STEP)))
+        better = trial[1] < loss
+        state = [
+            torch.where(better.reshape(-1, *[1] * (new.dim() - 1)), new, old)
+            for new, old in zip(trial, state, strict=True)
+        ]
+        damping = torch.where(better[:, None, None], 0.2 * damping, 10 * damping)
+        damping = damping.clamp(min=_DAMPING)
+    value, _, expected, slopes = state
+    _, curvature = _normal_equations(value, expected, slopes, stamps, variance, prior)
+    lower = torch.linalg.cholesky(curvature.double())
+    # The inverse of the curvature is U^T U with U the inverse of its factor.
+    eye = torch.eye(value.shape[1], dtype=lower.dtype).expand_as(lower)
+    inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
+    return GalaxyLatentPosterior(value, inverse.mT.to(value))
+
+
+def _normal_equations(value, expected, slopes, stamps, variance, prior):
+    """
+    Gradient ``(B, P)`` and Gauss-Newton curvature ``(B, P, P)`` of the log posterior.
+    """
+    var = expected.clamp(min=0) + variance[:, None, None]
+    residual = stamps - expected
+    # The variance follows the model, which adds to slope and curvature.
+    pull = residual / var + 0.5 * (residual**2 / var - 1) / var
+    weight = 1 / var + 0.5 / var**2
+    flat = slopes.flatten(2)
+    gradient = (flat @ pull.flatten(1)[..., None])[..., 0] - prior * value
+    curvature = (flat * weight.flatten(1)[:, None]) @ flat.mT
+    curvature = curvature + torch.diag(prior)
+    curvature[:, -1, -1] += _FLUX_CURVATURE
+    return gradient, curvature

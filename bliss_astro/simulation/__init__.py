@@ -2,19 +2,18 @@
 """
 Simulated images with their truth, for a person and for training.
 
-A simulation draws the sources (`_sources`) and the observing conditions (`_fields`),
-exposes, aligns and stacks (`_camera`), adds artefacts (`_artifacts`) and errors of
-what is stated (`_calibration`).
+A simulation draws the sources and the observing conditions (`_sources`), exposes,
+aligns and stacks (`_camera`), and adds artefacts and errors of what is stated
+(`_nuisances`).
 """
 
 from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
+    _camera='SimulatedImages',
     _config='SimulationConfig',
-    _images='SimulatedImages',
-    _noise='BadPixelPrior coadd_noise',
+    _noise='BadPixelPrior',
     _simulator='CoaddSimulator',
-    _stamps='GalaxyStream',
     _stream='SimulationStream',
 )

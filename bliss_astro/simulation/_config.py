@@ -4,57 +4,49 @@ Configuration of simulations for training: ranges of sources, fields and artefac
 """
 
 import dataclasses
-import math
 
 import torch
 
+from bliss_astro._settings import check_settings, one_of, within
 from bliss_astro.priors import SeeingPrior, TelescopePrior
 from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._draws import log_uniform
-from ._noise import BadPixelPrior
+from ._noise import NOISE_ORDERS, log_uniform
 
-__all__ = ['CONFINED_MARGIN', 'SimulationConfig']
-
+# Distance in pixels that confined stars keep from the edges.
 CONFINED_MARGIN = 12
-"""Distance in pixels that confined stars keep from the edges."""
-
-
-def _rule(names, words, is_allowed):
-    return dict.fromkeys(names.split(), (words, is_allowed))
-
-
-def _one_of(name, *known):
-    return _rule(name, f'one of {known}', lambda x: x in known)
-
-
-# Range of each setting in words, and whether a value lies within; `None` does.
-_RULES = (
-    _one_of('population', 'stars', 'npe', 'sky', 'both')
-    | _one_of('fields', 'sdss', 'single', 'wide', 'telescopes')
-    | _one_of('psf', 'sdss', 'paper', 'telescopes')
-    | _rule(
-        'npe_fraction bright_fraction cluster_fraction ray_fraction trail_fraction '
+# Widths in pixels of the PSFs of any telescope.
+_TELESCOPE_FWHM = (1.2, 7.0)
+_RANGES = (
+    one_of('population', 'stars', 'npe', 'sky', 'both')
+    | one_of('fields', 'sdss', 'single', 'wide', 'telescopes')
+    | one_of('psf', 'sdss', 'paper', 'telescopes')
+    | one_of('noise_order', *NOISE_ORDERS)
+    | within(
+        'single_fraction confined_fraction inclined_fraction npe_fraction '
+        'bright_fraction cluster_fraction ray_fraction trail_fraction '
         'large_fraction saturated_fraction asymmetry',
         'a number from 0 to 1',
         lambda x: 0 <= x <= 1,
     )
-    | _rule(
-        'n_exposures background density floor_snr crowding star_scale galaxy_scale '
-        'cluster_radius cluster_crowding noise pixel_scales limits fwhm saturation '
-        'npe_floor psf_errors background_errors slopes',
+    | within(
+        'n_exposures background density floor_snr typical_floor_snr crowding '
+        'star_scale galaxy_scale cluster_radius cluster_crowding noise pixel_scales '
+        'limits fwhm saturation npe_floor psf_errors background_errors slopes',
         'an increasing pair of positive numbers',
         lambda x: 0 < x[0] <= x[1],
     )
-    | _rule(
+    | within(
         'dither', 'an increasing pair from 0 to 1', lambda x: 0 <= x[0] <= x[1] <= 1
     )
-    | _rule('sky_error psf_error', 'finite, not negative', lambda x: 0 <= x < math.inf)
-    | _rule('pixel_scale', 'positive and finite', lambda x: 0 < x < math.inf)
-    | _rule('unseen', 'above 0 and at most 1', lambda x: 0 < x <= 1)
-    | _rule('ellipticity', 'from 0 to 0.12', lambda x: 0 <= x <= ELLIPTICITY_MAX)
+    | within('read_noise', 'two increasing numbers from 0', lambda x: 0 <= x[0] <= x[1])
+    | within('sky_error psf_error', 'finite, not negative', lambda x: x >= 0)
+    | within('pixel_scale slope flux_min', 'positive', lambda x: x > 0)
+    | within('dynamic_range', 'above 1', lambda x: x > 1)
+    | within('unseen', 'above 0 and at most 1', lambda x: 0 < x <= 1)
+    | within('ellipticity', 'from 0 to 0.12', lambda x: 0 <= x <= ELLIPTICITY_MAX)
 )
 
 
@@ -237,7 +229,7 @@ class SimulationConfig:
     Raises
     ------
     ValueError
-        If a value is out of its range.
+        If a value is of another type or out of its range.
     """
 
     n_exposures: tuple[int, int] = (1, 25)
@@ -292,29 +284,15 @@ class SimulationConfig:
     pixel_scale: float = SDSS_PIXEL_SCALE
 
     def __post_init__(self):
-        for name, (words, is_allowed) in _RULES.items():
-            self._require(name, words, is_allowed)
-        if self.galaxy_model is not None:
-            rule = '[1, 1] with galaxy_model, which is for single exposures'
-            self._require('n_exposures', rule, lambda x: tuple(x) == (1, 1))
+        check_settings(self, _RANGES)
         # Raised now rather than by the first batch of confined stars.
-        margin = max(self.margin, CONFINED_MARGIN * (self.confined_fraction > 0))
-        rule = f'more than {2 * margin} px, twice the distance of stars from the edges'
-        self._require('shape', rule, lambda x: min(x) > 2 * margin)
-
-    def _require(self, name, words, is_allowed):
-        value = getattr(self, name)
-        if value is not None and not is_allowed(value):
-            msg = f'{name} must be {words}, got {value!r}'
-            raise ValueError(msg)
-
-    def bad_pixel_prior(self):
-        """Return the distribution of bad pixels, or `None`."""
-        if not self.bad_pixels:
-            return None
-        if self.saturation is None:
-            return BadPixelPrior()
-        return BadPixelPrior(saturation=tuple(self.saturation))
+        least = 2 * max(self.margin, CONFINED_MARGIN * (self.confined_fraction > 0), 0)
+        words = f'more than {least} px, twice the distance of stars from the edges'
+        rules = within('shape', words, lambda x: min(x) > least)
+        if self.galaxy_model is not None:
+            words = '[1, 1] with galaxy_model, which is for single exposures'
+            rules |= within('n_exposures', words, lambda x: tuple(x) == (1, 1))
+        check_settings(self, rules)
 
     def sample_psf(self, n, *, inclined=True, generator):
         """
@@ -338,7 +316,7 @@ class SimulationConfig:
         """
         drawn = {'generator': generator, 'device': generator.device}
         if self.psf == 'telescopes':
-            prior = TelescopePrior(fwhm=self.fwhm or (1.2, 7.0))
+            prior = TelescopePrior(fwhm=self.fwhm or _TELESCOPE_FWHM)
             return prior.sample_batch(n, inclined=inclined, **drawn)
         if self.psf == 'paper':
             psf = torch.tensor([DEFAULT_SHAPE], device=generator.device).expand(n, 8)

@@ -1,95 +1,74 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Noise and bad pixels of simulated images.
+Noise and bad pixels of simulated images, and random numbers of ranges.
 """
 
 import dataclasses
+import math
 
 import torch
-
-from ._draws import between, unit
-
-__all__ = ['NOISE_ORDERS', 'BadPixelPrior', 'add_noise', 'coadd_noise', 'correlate']
 
 NOISE_ORDERS = ('before_alignment', 'after_alignment')
 
 
+def unit(*shape, generator, device=None):
+    """Uniform numbers from 0 to 1, by default on the generator's device."""
+    device = generator.device if device is None else device
+    return torch.rand(*shape, generator=generator, device=device)
+
+
+def uniform(pair, *shape, generator):
+    """Uniform numbers of a range."""
+    low, high = pair
+    return low + (high - low) * unit(*shape, generator=generator)
+
+
+def between(pair, place):
+    """Value at a place from 0 to 1 of the logarithm of a range."""
+    low, high = (math.log(value) for value in pair)
+    return torch.exp(low + (high - low) * place)
+
+
+def log_uniform(pair, *shape, generator):
+    """Numbers of a range whose logarithm is uniform."""
+    return between(pair, unit(*shape, generator=generator))
+
+
 def add_noise(signal, background, *, read_noise=0.0, generator=None):
     """
-    Add photon noise in its Gaussian approximation, and read noise.
+    Add the sky, its photon noise in the Gaussian approximation, and read noise.
 
-    The likelihood of the coadd paper (Wang et al. 2022): the variance of a
-    pixel is its mean, background plus signal, in electrons.
-
-    Parameters
-    ----------
-    signal : tensor
-        Electrons of the sources.
-
-    background : float or tensor
-        Electrons of the sky; broadcasts against ``signal``.
-
-    read_noise : float or tensor, optional
-        Standard deviation of the read-out in electrons.
-
-    generator : `torch.Generator`, optional
-        Source of randomness on the device of ``signal``.
-
-    Returns
-    -------
-    data : tensor
-        Electrons with the background still in them.
+    The likelihood of the coadd paper (Wang et al. 2022): the variance of a pixel is
+    its mean, background plus signal, in electrons.
     """
     mean = signal + background
-    if isinstance(read_noise, float) and read_noise == 0:
-        error = mean.sqrt()
-    else:
-        error = (mean + read_noise**2).sqrt_()
     noise = torch.empty_like(mean).normal_(generator=generator)
-    return mean.addcmul_(noise, error)
+    return mean.addcmul_(noise, (mean + read_noise**2).sqrt_())
 
 
 def coadd_noise(dither, *, interpolated=True):
     """
-    Noise of an equal-weight mean of bilinearly aligned exposures.
+    Noise of equal-weight means of bilinearly aligned exposures.
 
-    An exposure at dither u keeps ``(1 - |u|)**2 + u**2`` of its variance
-    along each axis and acquires the covariance ``|u| (1 - |u|)`` with
-    the next pixel: the sum over all lags is conserved.
-
-    Parameters
-    ----------
-    dither : tensor ``(..., d, 2)``
-        Dithers of the d exposures in x and y.
-
-    interpolated : bool, optional
-        If `False`, noise is added after the alignment and is independent.
-
-    Returns
-    -------
-    variance : tensor ``(...,)``
-        Variance of a pixel over that of a pixel of one exposure.
-
-    correlation_x, correlation_y : tensor ``(...,)``
-        Correlation with the next pixel along the axis.
-
-    kernel_variance : tensor ``(...,)``
-        Mean variance (square pixels, mean of x and y) of the interpolation
-        kernels, by which the alignment broadens the PSF.
+    An exposure at dither u keeps ``(1 - |u|)**2 + u**2`` of its variance along each
+    axis and acquires the covariance ``|u| (1 - |u|)`` with the next pixel: the sum over
+    all lags is conserved. Of dithers ``(..., d, 2)``, returns the variance of a pixel
+    over that in one exposure, the correlations with the next pixel in x and y, and the
+    mean variance of the interpolation kernels in square pixels, by which the alignment
+    broadens the PSF. Noise that is added after the alignment (not ``interpolated``) is
+    independent.
     """
     size = dither.abs()
     n_exposures = dither.shape[-2]
     neighbour = size * (1 - size)  # lag-one covariance; also the kernel variance
     kernel_variance = neighbour.mean((-2, -1))
-    zero = torch.zeros_like(kernel_variance)
     if not interpolated:
+        zero = torch.zeros_like(kernel_variance)
         return zero + 1 / n_exposures, zero, zero, kernel_variance
     own = 1 - 2 * neighbour
-    both = own.prod(-1)
-    total = both.sum(-1)
-    correlation_x = (neighbour[..., 0] * own[..., 1]).sum(-1) / total
-    correlation_y = (neighbour[..., 1] * own[..., 0]).sum(-1) / total
-    return total / n_exposures**2, correlation_x, correlation_y, kernel_variance
+    total = own.prod(-1).sum(-1)
+    correlation = (neighbour * own.flip(-1)).sum(-2) / total[..., None]
+    return total / n_exposures**2, *correlation.unbind(-1), kernel_variance
 
 
 def correlate(noise, correlation_x, correlation_y):
@@ -97,8 +76,7 @@ def correlate(noise, correlation_x, correlation_y):
     for axis, rho in ((-1, correlation_x), (-2, correlation_y)):
         # Weights (a, b, a) with b^2 + 2 a^2 = 1 and 2 a b = rho.
         square = (1 - (1 - 2 * rho.clamp(max=0.7) ** 2).clamp(min=0).sqrt()) / 4
-        side = square.sqrt()[:, None, None]
-        middle = (1 - 2 * square).sqrt()[:, None, None]
+        side, middle = (v.sqrt()[:, None, None] for v in (square, 1 - 2 * square))
         around = torch.roll(noise, 1, axis) + torch.roll(noise, -1, axis)
         noise = middle * noise + side * around
     return noise
@@ -164,28 +142,26 @@ class BadPixelPrior:
     def _blemishes(self, shape, generator, device):
         n_images, ny, nx = shape
 
-        def uniform(*shape):
+        def draw(*shape):
             return unit(*shape, generator=generator, device=device)
 
-        has_any = uniform(n_images) < self.fraction_of_images
-        mask = (uniform(n_images, 1, nx) < self.n_columns / nx).expand(-1, ny, -1)
+        has_any = draw(n_images) < self.fraction_of_images
+        mask = (draw(n_images, 1, nx) < self.n_columns / nx).expand(-1, ny, -1)
         # Tracks start anywhere and run for a few pixels in one direction.
-        start = uniform(n_images, ny, nx) < self.n_cosmic_rays / (ny * nx)
-        step_x = (uniform(n_images, 1, 1) < 0.5).expand_as(start)
-        track = start.clone()
-        for length in range(1, 5):
+        start = draw(n_images, ny, nx) < self.n_cosmic_rays / (ny * nx)
+        step_x = draw(n_images, 1, 1) < 0.5
+        for length in range(5):
             moved_x = torch.roll(start, length, 2)
             moved_y = torch.roll(start, (length, length // 2), (1, 2))
-            track |= torch.where(step_x, moved_x, moved_y)
-        most = 2
-        present = uniform(n_images, most) < self.n_blocks / most
-        low, side = uniform(2, n_images, most), uniform(2, n_images, most)
+            mask = mask | torch.where(step_x, moved_x, moved_y)
+        # At most two rectangles.
+        present = draw(n_images, 2) < self.n_blocks / 2
+        low, side = draw(2, n_images, 2), draw(2, n_images, 2)
         inside = []
         for k, n in enumerate((nx, ny)):
             pixel = torch.arange(n, device=device)
             first = (low[k] * n)[..., None]
             last = first + (1 + side[k] * self.block_size)[..., None]
-            inside.append((pixel >= first) & (pixel < last))
-        block = inside[1][..., :, None] & inside[0][..., None, :]
-        block = (block & present[..., None, None]).any(1)
-        return (mask | track | block) & has_any[:, None, None]
+            inside.append((pixel >= first) & (pixel < last) & present[..., None])
+        block = (inside[1][..., :, None] & inside[0][..., None, :]).any(1)
+        return (mask | block) & has_any[:, None, None]

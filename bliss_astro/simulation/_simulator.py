@@ -3,6 +3,8 @@
 Simulator of coadds: dithered exposures of stars and galaxies, aligned and stacked.
 """
 
+import dataclasses
+
 import astropy.units as u
 import numpy as np
 import torch
@@ -11,27 +13,53 @@ from astropy.utils.decorators import deprecated
 
 from bliss_astro._devices import choose_device
 from bliss_astro._random import torch_generator
+from bliss_astro._settings import check_ranges, one_of, within
 from bliss_astro.exposures import Exposure
 from bliss_astro.priors import CatalogPrior, StarPrior
 from bliss_astro.priors._galaxies import add_shape_columns
 from bliss_astro.psf import PSFModel
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import Camera, Fields, draw_dithers
-from ._images import SimulatedImages
-from ._noise import NOISE_ORDERS
+from ._camera import Camera, Fields, SimulatedImages, draw_dithers
+from ._noise import NOISE_ORDERS, BadPixelPrior
 from ._sources import Sources, draw_catalog, draw_stars
 
-__all__ = ['ELECTRONS_PER_NMGY', 'CoaddSimulator']
-
-ELECTRONS_PER_NMGY = 987.31
-"""Calibration of the coadd paper's field: run 94, camcol 1, field 12 of SDSS in r."""
-# Mean sky of an exposure there, in electrons per pixel.
-_BACKGROUND = 865.0
+# Calibration of the coadd paper's field, run 94, camcol 1, field 12 of SDSS in r, and
+# the mean sky of an exposure there in electrons per pixel.
+ELECTRONS_PER_NMGY, BACKGROUND = 987.31, 865.0
 
 
+def _shape_of(psf):
+    return np.array(getattr(psf, 'shape_vector', psf), float)
+
+
+_RANGES = (
+    within('n_exposures', 'a positive integer', lambda x: x >= 1 and int(x) == x)
+    | within(
+        'psf',
+        'a PSFModel or 8 shape parameters',
+        lambda x: _shape_of(x).shape == (8,),
+    )
+    | within(
+        'background electrons_per_nmgy pixel_scale',
+        'positive and finite',
+        lambda x: 0 < x < np.inf,
+    )
+    | within('read_noise', 'finite and not negative', lambda x: 0 <= x < np.inf)
+    | within('dither', 'between 0 and 1 pixel', lambda x: 0 <= x <= 1)
+    | within(
+        'shape',
+        'two positive integers (ny, nx)',
+        lambda x: len(x) == 2 and min(x) >= 1,
+    )
+    | one_of('noise_order', *NOISE_ORDERS)
+    | one_of('unit', 'electron', 'nmgy')
+)
+
+
+@dataclasses.dataclass(eq=False, repr=False)
 class CoaddSimulator:
     """
     Simulate coadds of d dithered exposures of stars and galaxies.
@@ -116,69 +144,49 @@ class CoaddSimulator:
     (Unit("nmgy"), ['x_centroid', 'y_centroid', 'flux', 'is_galaxy'])
     """
 
-    def __init__(
-        self,
-        n_exposures=1,
-        prior=None,
-        *,
-        psf=None,
-        background=_BACKGROUND,
-        read_noise=0.0,
-        electrons_per_nmgy=ELECTRONS_PER_NMGY,
-        pixel_scale=SDSS_PIXEL_SCALE,
-        shape=(88, 88),
-        margin=24,
-        dither=0.5,
-        noise_order='before_alignment',
-        bad_pixels=None,
-        unit=None,
-        tolerance=1e-6,
-        device='auto',
-    ):
-        _check_arguments(
-            n_exposures=n_exposures,
-            noise_order=noise_order,
-            dither=dither,
-            read_noise=read_noise,
-            shape=shape,
-            margin=margin,
-            unit=unit,
-            background=background,
-            electrons_per_nmgy=electrons_per_nmgy,
-            pixel_scale=pixel_scale,
-        )
-        self.n_exposures = int(n_exposures)
-        self.prior = StarPrior() if prior is None else prior
-        self.background = float(background)
-        self.read_noise = float(read_noise)
-        self.electrons_per_nmgy = float(electrons_per_nmgy)
-        self.pixel_scale = float(pixel_scale)
-        self.margin = margin
-        self.dither = float(dither)
+    n_exposures: int = 1
+    prior: StarPrior | CatalogPrior | None = None
+    _: dataclasses.KW_ONLY
+    psf: 'PSFModel | tuple | None' = None
+    background: float = BACKGROUND
+    read_noise: float = 0.0
+    electrons_per_nmgy: float = ELECTRONS_PER_NMGY
+    pixel_scale: float = SDSS_PIXEL_SCALE
+    shape: tuple[int, int] = (88, 88)
+    margin: float = 24
+    dither: float = 0.5
+    noise_order: str = 'before_alignment'
+    bad_pixels: BadPixelPrior | None = None
+    unit: str | None = None
+    tolerance: float = 1e-6
+    device: str | torch.device = 'auto'
+
+    def __post_init__(self):
+        check_ranges(vars(self), _RANGES)
+        self.shape = (int(self.shape[0]), int(self.shape[1]))
+        if 2 * self.margin >= min(self.shape):
+            msg = f'margin must be less than half of {self.shape}, got {self.margin}'
+            raise ValueError(msg)
+        self.n_exposures = int(self.n_exposures)
+        self.prior = StarPrior() if self.prior is None else self.prior
         self._has_galaxies = isinstance(self.prior, CatalogPrior)
-        self.unit = unit or ('nmgy' if self._has_galaxies else 'electron')
-        self.device = choose_device(device)
-        radius = getattr(psf, 'normalization_radius', DEFAULT_NORMALIZATION_RADIUS)
+        self.unit = self.unit or ('nmgy' if self._has_galaxies else 'electron')
+        self.device = choose_device(self.device)
+        model = PSFModel() if self.psf is None else self.psf
+        self.psf_shape = torch.tensor(_shape_of(model), dtype=torch.float32)
+        radius = getattr(model, 'normalization_radius', DEFAULT_NORMALIZATION_RADIUS)
         self.camera = Camera(
-            (int(shape[0]), int(shape[1])),
-            noise_order=noise_order,
-            bad_pixels=bad_pixels,
+            self.shape,
+            noise_order=self.noise_order,
+            bad_pixels=self.bad_pixels,
             normalization_radius=float(radius),
-            tolerance=float(tolerance),
+            tolerance=self.tolerance,
         )
-        vector = DEFAULT_SHAPE if psf is None else getattr(psf, 'shape_vector', psf)
-        vector = np.asarray(vector, float)
-        _require(
-            vector.shape == (8,),
-            f'psf must be a PSFModel or 8 shape parameters, got {psf!r}',
-        )
-        self.psf_shape = torch.as_tensor(vector, dtype=torch.float32)
 
     def __repr__(self):
         return (
-            f'CoaddSimulator({self.n_exposures}, shape={self.camera.shape}, '
-            f'background={self.background:g}, '
-            f'noise_order={self.camera.noise_order!r})'
+            f'CoaddSimulator({self.n_exposures}, shape={self.shape}, '
+            f'background={self.background:g}, noise_order={self.noise_order!r})'
         )
 
     def sample(self, *, rng=None):
@@ -216,24 +224,22 @@ class CoaddSimulator:
                 normalization_radius=self.camera.normalization_radius,
             ),
             noise_correlation=tuple(images.correlation[0].tolist()),
-            meta={
-                'n_exposures': self.n_exposures,
-                'noise_order': self.camera.noise_order,
-            },
+            meta={'n_exposures': self.n_exposures, 'noise_order': self.noise_order},
         )
-        return exposure, self._table(images, scale, unit)
+        return exposure, self._truth(images, scale, unit)
 
     @deprecated('0.1', alternative='CoaddSimulator.sample')
     def simulate(self, *, rng=None):
         """Draw one coadd with its truth: `sample`."""
         return self.sample(rng=rng)
 
-    def _table(self, images, scale, unit):
+    def _truth(self, images, scale, unit):
+        """Table of the sources of one image, brightest first."""
         flux, order = torch.sort(images.flux[0].double(), descending=True)
-        order = order[flux > 0]
+        order, flux = order[flux > 0], flux[flux > 0]
         x, y = (v[0, order].double().cpu().numpy() for v in (images.x, images.y))
         truth = QTable({'x_centroid': x, 'y_centroid': y})
-        truth['flux'] = flux[flux > 0].cpu().numpy() / scale * unit
+        truth['flux'] = flux.cpu().numpy() / scale * unit
         if self._has_galaxies:
             is_galaxy = images.is_galaxy[0, order]
             galaxy = images.galaxy[0, order].double()
@@ -281,6 +287,9 @@ class CoaddSimulator:
         images : `SimulatedImages`
             Images and truth, in electrons of one exposure.
         """
+        if self._has_galaxies and (density is not None or flux_min is not None):
+            msg = 'density and flux_min are for a StarPrior, not for a CatalogPrior'
+            raise ValueError(msg)
         device = self.device if generator is None else generator.device
         full = torch.ones(n_images, device=device)
         fields = Fields(
@@ -291,100 +300,32 @@ class CoaddSimulator:
             dither=full.new_zeros(n_images, 1, 2),
             pixel_scale=self.pixel_scale,
         )
-        sources = self._sample_sources(fields, density, flux_min, generator)
+        shape, extended, drawn = self.shape, None, {'generator': generator}
+        if self._has_galaxies:
+            floor = self.prior.flux_min * fields.electrons_per_nmgy
+            sources = draw_catalog(
+                self.prior, fields, shape, self.margin, flux_min=floor, **drawn
+            )
+        else:
+            sources = draw_stars(
+                self.prior,
+                shape,
+                self.margin,
+                density=full * self.prior.density if density is None else density,
+                flux_min=full * self.prior.flux_min if flux_min is None else flux_min,
+                **drawn,
+            )
+        depth = self.n_exposures
         fields.dither = draw_dithers(
-            n_images,
-            self.n_exposures,
-            self.dither,
-            generator=generator,
-            device=device,
+            n_images, depth, self.dither, device=device, **drawn
         )
-        extended = None
         if self._has_galaxies:
             extended = render_galaxies(
                 fields.psf,
                 *Sources.galaxies([sources]),
-                size=self.camera.shape,
-                dither=fields.dither if self.n_exposures > 1 else None,
+                size=shape,
+                dither=fields.dither if depth > 1 else None,
             )
         return self.camera.observe(
-            fields,
-            sources,
-            stars=sources.stars,
-            extended=extended,
-            generator=generator,
+            fields, sources, stars=sources.stars, extended=extended, **drawn
         )
-
-    def _sample_sources(self, fields, density, flux_min, generator):
-        shape, margin = self.camera.shape, self.margin
-        if self._has_galaxies:
-            _require(
-                density is None and flux_min is None,
-                'density and flux_min are for a StarPrior, not for a CatalogPrior',
-            )
-            return draw_catalog(
-                self.prior,
-                fields,
-                shape,
-                margin,
-                flux_min=self.prior.flux_min * fields.electrons_per_nmgy,
-                generator=generator,
-            )
-        full = torch.ones_like(fields.background)
-        return draw_stars(
-            self.prior,
-            shape,
-            margin,
-            density=full * self.prior.density if density is None else density,
-            flux_min=full * self.prior.flux_min if flux_min is None else flux_min,
-            generator=generator,
-        )
-
-
-def _check_arguments(
-    *,
-    n_exposures,
-    noise_order,
-    dither,
-    read_noise,
-    shape,
-    margin,
-    unit,
-    **positive,
-):
-    """Raise a `ValueError` for an argument that is out of its range."""
-    _require(
-        int(n_exposures) == n_exposures and n_exposures >= 1,
-        f'n_exposures must be a positive integer, got {n_exposures!r}',
-    )
-    _require(
-        noise_order in NOISE_ORDERS,
-        f'noise_order must be one of {NOISE_ORDERS}, got {noise_order!r}',
-    )
-    _require(0 <= dither <= 1, f'dither must lie between 0 and 1 pixel, got {dither}')
-    _require(
-        np.isfinite(read_noise) and read_noise >= 0,
-        f'read_noise must be finite and not negative, got {read_noise}',
-    )
-    for name, value in positive.items():
-        _require(
-            np.isfinite(value) and value > 0,
-            f'{name} must be positive and finite, got {value}',
-        )
-    _require(
-        len(shape) == 2 and min(shape) >= 1,
-        f'shape must be two positive integers (ny, nx), got {shape!r}',
-    )
-    _require(
-        2 * margin < min(shape),
-        f'margin {margin} leaves no room for stars in shape {shape}',
-    )
-    _require(
-        unit in (None, 'electron', 'nmgy'),
-        f"unit must be 'electron' or 'nmgy', got {unit!r}",
-    )
-
-
-def _require(condition, message):
-    if not condition:
-        raise ValueError(message)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Sources of simulated images: draws from priors of stars and galaxies.
+Sources and observing conditions of simulated images, drawn from priors and ranges.
 """
 
 import dataclasses
@@ -9,27 +9,122 @@ import math
 import torch
 
 from bliss_astro.priors import StarPrior
-from bliss_astro.units import SDSS_PIXEL_SCALE
+from bliss_astro.psf._mixture import LOG_AREA, describe_shape
+from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE
 
-from ._conditions import npe_floor, sample_floor
+from ._camera import Fields, draw_dithers, padded
 from ._config import CONFINED_MARGIN
-from ._draws import log_uniform, uniform, unit
-from ._images import padded
+from ._noise import log_uniform, uniform, unit
 
-__all__ = [
-    'Sources',
-    'draw_catalog',
-    'draw_stars',
-    'sample_catalog',
-    'sample_expected',
-    'sample_stars',
-]
-
+# Share of the images of the sky that are not SDSS's, by the origin of the fields.
+_OTHER_FRACTION = {'wide': 0.5, 'telescopes': 0.65}
+# Signal-to-noise ratio at a typical flux floor, the middle of `typical_floor_snr`.
+_TYPICAL_FLOOR_SNR = 3.4
+# Electrons per nanomaggy of images that are not SDSS's, around its 943.
+_ELECTRONS_PER_NMGY = (400.0, 2000.0)
+# Largest read noise over the noise of the sky.
+_READ_FRACTION = 0.7
+# Depth up to which coadds may have inclined PSFs, which are slow to render.
+_INCLINED_DEPTH = 8
 # Flux floor and largest flux of a `StarPrior`, whose ratio alone counts here.
 _STAR_FLUX = 622.0
 # Smallest flux over the flux floor of sources of the sky: fainter ones than are in
 # the truth are in the images.
 _UNSEEN = 0.4
+
+
+# -- observing conditions --------------------------------------------------------
+
+
+def sample_depth(n_exposures, *, generator):
+    """Draw the number of exposures of coadds, log-uniform and at least 2 of a range."""
+    low, high = n_exposures
+    place = float(unit((), generator=generator))
+    if low == high:
+        return low
+    low = max(low, 2)
+    ratio = math.log((high + 0.5) / (low - 0.5))
+    return min(max(round((low - 0.5) * math.exp(place * ratio)), low), high)
+
+
+def sample_fields(config, prior, n, population, depth, *, generator):
+    """
+    Draw `Fields` of stars alone, the sky or the NPE paper, which SDSS alone sees.
+
+    Stars alone have no calibration, `None`.
+    """
+    inclined = bool(unit((), generator=generator) < config.inclined_fraction)
+    if population == 'stars':
+        psf = config.sample_psf(
+            n, inclined=inclined and depth <= _INCLINED_DEPTH, generator=generator
+        )
+        sky = log_uniform(config.background, n, generator=generator)
+        read_noise = uniform(config.read_noise, n, generator=generator)
+        conditions = psf, sky, read_noise, None
+    else:
+        conditions = _sample_conditions(
+            config, prior, n, population, depth, inclined, generator
+        )
+    pixel_scale = config.pixel_scale
+    if config.fields == 'telescopes' and population == 'sky':
+        coin = float(unit((), generator=generator))
+        drawn = float(log_uniform(config.pixel_scales, 1, generator=generator))
+        pixel_scale = drawn if coin < _OTHER_FRACTION['telescopes'] else pixel_scale
+    largest = float(uniform(config.dither, 1, generator=generator))
+    dither = draw_dithers(
+        n, depth, largest, generator=generator, device=generator.device
+    )
+    return Fields(*conditions, dither, pixel_scale)
+
+
+def _sample_conditions(config, prior, n, population, depth, inclined, generator):
+    """PSF, sky, read noise and calibration for stars and galaxies."""
+    drawn = prior.sample_batch(n, generator=generator, device=generator.device)
+    values = (drawn.psf, drawn.background, drawn.read_noise, drawn.electrons_per_nmgy)
+    if population == 'sky' and config.fields in _OTHER_FRACTION:
+        if config.fields == 'wide':
+            other = _other_sky(config, n, generator)
+        else:
+            other = _other_telescope(config, n, depth, inclined, generator)
+        is_other = unit(n, generator=generator) < _OTHER_FRACTION[config.fields]
+        values = tuple(
+            torch.where(is_other[:, None] if new.dim() > 1 else is_other, new, old)
+            for new, old in zip(other, values, strict=True)
+        )
+    if depth > _INCLINED_DEPTH:
+        values = (values[0].clone(), *values[1:])
+        values[0][:, 7] = 0.0
+    return values
+
+
+def _other_sky(config, n, generator):
+    """Conditions of other cameras and skies."""
+    return (
+        config.sample_psf(n, inclined=False, generator=generator),
+        log_uniform(config.background, n, generator=generator),
+        uniform(config.read_noise, n, generator=generator),
+        log_uniform(_ELECTRONS_PER_NMGY, n, generator=generator),
+    )
+
+
+def _other_telescope(config, n, depth, inclined, generator):
+    """Conditions of any telescope, by the noise and the magnitude at the floor."""
+    psf = config.sample_psf(n, inclined=inclined and depth == 1, generator=generator)
+    noise = log_uniform(config.noise, n, generator=generator)
+    read_noise = uniform(config.read_noise, n, generator=generator)
+    read_noise = read_noise.minimum(_READ_FRACTION * noise)
+    limit = uniform(config.limits, n, generator=generator)
+    floor = _TYPICAL_FLOOR_SNR * noise * torch.sqrt(_psf_area(psf) / depth)
+    scale = floor * 10 ** (0.4 * (limit - NANOMAGGY_ZERO_POINT))
+    return psf, noise**2 - read_noise**2, read_noise, scale
+
+
+def _psf_area(psf):
+    """Effective areas ``(n,)`` of PSFs in square pixels."""
+    return torch.exp(describe_shape(psf)[:, 1] + LOG_AREA)
+
+
+# -- sources ---------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -41,9 +136,9 @@ class Sources:
     x: torch.Tensor
     y: torch.Tensor
     flux: torch.Tensor
-    density: torch.Tensor
-    flux_min: torch.Tensor
-    region: torch.Tensor
+    density: torch.Tensor | None = None
+    flux_min: torch.Tensor | None = None
+    region: torch.Tensor | None = None
     is_galaxy: torch.Tensor | None = None
     galaxy: torch.Tensor | None = None
     population: torch.Tensor | None = None
@@ -69,9 +164,8 @@ class Sources:
     @staticmethod
     def galaxies(several):
         """Positions, fluxes and shapes of the galaxies of several groups, padded."""
-        most = max(sources.x.shape[1] for sources in several)
         x, y, flux, is_galaxy, galaxy = (
-            torch.cat([padded(getattr(sources, name), most) for sources in several])
+            padded([getattr(sources, name) for sources in several])
             for name in ('x', 'y', 'flux', 'is_galaxy', 'galaxy')
         )
         return x, y, flux * is_galaxy, galaxy
@@ -82,48 +176,6 @@ def _rectangle(shape, margin, like):
     ny, nx = shape
     edges = [margin - 0.5, nx - margin - 0.5, margin - 0.5, ny - margin - 0.5]
     return like.new_tensor(edges).expand(len(like), 4)
-
-
-def sample_stars(config, fields, *, generator):
-    """
-    Draw stars with fluxes of a power law, for images of a configuration.
-
-    Parameters
-    ----------
-    config : `SimulationConfig`
-        Density, flux floor, slopes, dynamic range, and margins.
-
-    fields : `~bliss_astro.simulation._camera.Fields`
-        Observing conditions.
-
-    generator : `torch.Generator`
-        Source of randomness.
-
-    Returns
-    -------
-    sources : `Sources`
-        The stars.
-    """
-    confined = float(unit((), generator=generator)) < config.confined_fraction
-    margin = CONFINED_MARGIN if confined else config.margin
-    floor = sample_floor(config, fields, generator=generator)
-    # One density a group: catalogues are padded to its fullest image.
-    density = log_uniform(config.density, 1, generator=generator).expand(len(floor))
-    slope = config.slope
-    if config.slopes is not None:
-        slope = float(uniform(config.slopes, 1, generator=generator))
-    largest = _STAR_FLUX * config.dynamic_range
-    prior = StarPrior(flux_min=_STAR_FLUX, flux_max=largest, slope=slope)
-    stars = draw_stars(
-        prior,
-        config.shape,
-        margin,
-        # The number of stars of a power law down to the lower limit.
-        density=config.unseen**-slope * density,
-        flux_min=config.unseen * floor,
-        generator=generator,
-    )
-    return dataclasses.replace(stars, density=density, flux_min=floor)
 
 
 def draw_stars(prior, shape, margin, *, density, flux_min, generator):
@@ -139,64 +191,6 @@ def draw_stars(prior, shape, margin, *, density, flux_min, generator):
     )
     region = _rectangle(shape, margin, density)
     return Sources(x + margin, y + margin, flux, density, flux_min, region)
-
-
-def sample_catalog(
-    config, prior, fields, population, margin, *, latent_dim=None, generator
-):
-    """
-    Draw stars and galaxies of a prior, for images of a configuration.
-
-    Parameters
-    ----------
-    config : `SimulationConfig`
-        Flux floors, clusters and factors on the densities.
-
-    prior : `~bliss_astro.priors.CatalogPrior`
-        Prior of the population.
-
-    fields : `~bliss_astro.simulation._camera.Fields`
-        Observing conditions.
-
-    population : {'npe', 'sky'}
-        Name of the population.
-
-    margin : int
-        Distance in pixels that sources keep from the edges.
-
-    latent_dim : int, optional
-        Number of latent variables of a learned galaxy model, drawn for the galaxies
-        in place of shapes.
-
-    generator : `torch.Generator`
-        Source of randomness.
-
-    Returns
-    -------
-    sources : `Sources`
-        Stars and galaxies.
-    """
-    floor, cluster, scales, density = sample_expected(
-        config, prior, fields, population, generator=generator
-    )
-    lowest = floor * (_UNSEEN if population == 'sky' else 1.0)
-    sources = draw_catalog(
-        prior,
-        fields,
-        config.shape,
-        margin,
-        flux_min=lowest,
-        scales=scales,
-        generator=generator,
-    )
-    if latent_dim is not None:
-        size = (*sources.x.shape, latent_dim)
-        sources.galaxy = torch.randn(size, generator=generator, device=floor.device)
-    sources.density, sources.flux_min, sources.cluster = density, floor, cluster
-    sources.population += population == 'npe'
-    apart = torch.hypot(sources.x - cluster[:, :1], sources.y - cluster[:, 1:2])
-    sources.flux = sources.flux * (apart < cluster[:, 2:])
-    return sources
 
 
 def draw_catalog(
@@ -238,86 +232,127 @@ def _density(prior, flux_min, scales, pixel_scale):
     return area * (stars + prior.galaxy_density(flux_min) * scales[1])
 
 
+def sample_stars(config, fields, *, generator):
+    """Stars with fluxes of a power law, for images of a configuration."""
+    confined = float(unit((), generator=generator)) < config.confined_fraction
+    margin = CONFINED_MARGIN if confined else config.margin
+    floor = _sample_floor(config, fields, generator=generator)
+    # One density a group: catalogues are padded to its fullest image.
+    density = log_uniform(config.density, 1, generator=generator).expand(len(floor))
+    slope = config.slope
+    if config.slopes is not None:
+        slope = float(uniform(config.slopes, 1, generator=generator))
+    largest = _STAR_FLUX * config.dynamic_range
+    stars = draw_stars(
+        StarPrior(flux_min=_STAR_FLUX, flux_max=largest, slope=slope),
+        config.shape,
+        margin,
+        # The number of stars of a power law down to the lower limit.
+        density=config.unseen**-slope * density,
+        flux_min=config.unseen * floor,
+        generator=generator,
+    )
+    return dataclasses.replace(stars, density=density, flux_min=floor)
+
+
+def sample_catalog(
+    config, prior, fields, population, margin, *, latent_dim=None, generator
+):
+    """
+    Stars and galaxies of a prior, for images of a configuration.
+
+    Galaxies have latent variables of a learned galaxy model in place of shapes where
+    their number is given.
+    """
+    floor, cluster, scales, density = sample_expected(
+        config, prior, fields, population, generator=generator
+    )
+    sources = draw_catalog(
+        prior,
+        fields,
+        config.shape,
+        margin,
+        flux_min=floor * (_UNSEEN if population == 'sky' else 1.0),
+        scales=scales,
+        generator=generator,
+    )
+    if latent_dim is not None:
+        size = (*sources.x.shape, latent_dim)
+        sources.galaxy = torch.randn(size, generator=generator, device=floor.device)
+    sources.density, sources.flux_min, sources.cluster = density, floor, cluster
+    sources.population += population == 'npe'
+    apart = torch.hypot(sources.x - cluster[:, :1], sources.y - cluster[:, 1:2])
+    sources.flux = sources.flux * (apart < cluster[:, 2:])
+    return sources
+
+
 def sample_expected(config, prior, fields, population, *, generator):
     """
-    Draw flux floors and expected numbers of sources.
+    Flux floors and expected numbers of sources of n images.
 
-    Parameters
-    ----------
-    config : `SimulationConfig`
-        Ranges.
-
-    prior : `~bliss_astro.priors.CatalogPrior`
-        Prior of the population.
-
-    fields : `~bliss_astro.simulation._camera.Fields`
-        Observing conditions of n images.
-
-    population : {'npe', 'sky'}
-        Name of the population.
-
-    generator : `torch.Generator`
-        Source of randomness.
-
-    Returns
-    -------
-    floor : tensor ``(n,)``
-        Flux floors in electrons.
-
-    cluster : tensor ``(n, 3)``
-        Centres and radii of the circles that hold all sources.
-
-    scales : tuple of tensor ``(n,)``
-        Factors on the prior's densities of stars and of galaxies.
-
-    density : tensor ``(n,)``
-        Sources per pixel above the floor.
+    Returns the floors in electrons ``(n,)``, centres and radii ``(n, 3)`` of the
+    circles that hold all sources, factors ``(n,)`` on the prior's densities of stars
+    and of galaxies, and the sources per pixel ``(n,)`` above the floor.
     """
-    scale = fields.electrons_per_nmgy
+    n, scale = len(fields), fields.electrons_per_nmgy
+    ny, nx = config.shape
+    middle = torch.tensor([nx / 2, ny / 2, math.inf], device=generator.device)
+    cluster = middle.expand(n, 3)
     if population == 'npe':
-        floor = npe_floor(config, prior.flux_min, scale, generator=generator)
+        floor = _npe_floor(config, prior.flux_min, scale, generator=generator)
+        if config.cluster_fraction > 0:
+            cluster = _sample_clusters(config, n, generator)
+        factor = log_uniform(config.crowding, n, generator=generator)
+        if config.cluster_fraction > 0:
+            inside = log_uniform(config.cluster_crowding, n, generator=generator)
+            factor = torch.where(cluster[:, 2].isinf(), factor, inside)
+        scales = factor, factor
     else:
-        floor = sample_floor(config, fields, generator=generator)
-    cluster = _sample_clusters(config, len(fields), population, generator)
-    scales = _sample_scales(config, population, cluster, generator)
+        floor = _sample_floor(config, fields, generator=generator)
+        ranges = config.star_scale, config.galaxy_scale
+        scales = [log_uniform(pair, n, generator=generator) for pair in ranges]
     density = _density(prior, floor / scale, scales, fields.pixel_scale)
     if config.fields == 'telescopes' and population == 'sky':
         # Half of the densities are log-uniform, the others those of the sky: neither
         # empty nor beyond what tiles can hold.
-        coin = unit(len(density), generator=generator) < 0.5
-        drawn = log_uniform(config.density, len(density), generator=generator)
+        coin = unit(n, generator=generator) < 0.5
+        drawn = log_uniform(config.density, n, generator=generator)
         wanted = torch.where(coin, drawn, density.clamp(*config.density))
         scales = [factor * wanted / density for factor in scales]
         density = wanted
     return floor, cluster, scales, density
 
 
-def _sample_clusters(config, n, population, generator):
-    """Centre and radius of the circles that hold all sources, ``(n, 3)``."""
+def _sample_floor(config, fields, *, generator):
+    """Flux floors ``(n,)`` in electrons, from signal-to-noise ratios of coadds."""
+    n = len(fields)
+    if config.flux_min is not None:
+        return torch.full_like(fields.background, float(config.flux_min))
+    snr = log_uniform(config.floor_snr, n, generator=generator)
+    if config.typical_floor_snr is not None:
+        typical = log_uniform(config.typical_floor_snr, n, generator=generator)
+        coin = unit(n, generator=generator) < 0.5
+        snr = torch.where(coin, typical, snr)
+    return snr * torch.sqrt(fields.variance * _psf_area(fields.psf) / fields.depth)
+
+
+def _npe_floor(config, flux_min, scale, *, generator):
+    """Flux floors ``(n,)`` in electrons of the NPE paper's prior, whole or cut."""
+    floor = torch.full_like(scale, flux_min)
+    if config.npe_floor is not None:
+        # Half of the images have the whole of the prior.
+        cut = log_uniform(config.npe_floor, len(scale), generator=generator)
+        coin = unit(len(scale), generator=generator) < 0.5
+        floor = torch.where(coin, torch.maximum(cut, floor), floor)
+    return floor * scale
+
+
+def _sample_clusters(config, n, generator):
+    """Centre and radius ``(n, 3)`` of circles, infinite for images without one."""
     ny, nx = config.shape
-    if population != 'npe' or config.cluster_fraction == 0:
-        middle = torch.tensor([nx / 2, ny / 2, math.inf], device=generator.device)
-        return middle.expand(n, 3)
     place = unit(n, 3, generator=generator)
     radius = log_uniform(config.cluster_radius, n, generator=generator)
     coin = place[:, 2] < config.cluster_fraction
     # Centres keep a fifth of the image from its edges.
-    centre = 0.2 + 0.6 * place[:, :2]
-    return torch.stack(
-        [nx * centre[:, 0], ny * centre[:, 1], torch.where(coin, radius, math.inf)], -1
-    )
-
-
-def _sample_scales(config, population, cluster, generator):
-    """Factors ``(n,)`` on the prior's densities of stars and of galaxies."""
-    n = len(cluster)
-    if population == 'npe':
-        factor = log_uniform(config.crowding, n, generator=generator)
-        if config.cluster_fraction > 0:
-            inside = log_uniform(config.cluster_crowding, n, generator=generator)
-            factor = torch.where(cluster[:, 2].isinf(), factor, inside)
-        return factor, factor
-    return (
-        log_uniform(config.star_scale, n, generator=generator),
-        log_uniform(config.galaxy_scale, n, generator=generator),
-    )
+    x, y = (0.2 + 0.6 * place[:, :2]).T
+    return torch.stack([nx * x, ny * y, torch.where(coin, radius, math.inf)], -1)

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Stream of simulated images for training, drawn from a configuration.
+Streams of simulated images for training, of fields and of single galaxies.
 """
 
 import dataclasses
@@ -8,33 +8,32 @@ import dataclasses
 import torch
 
 from bliss_astro._devices import choose_device
-from bliss_astro.priors import CatalogPrior, FieldPrior
+from bliss_astro._settings import POSITIVE_INTEGER, check_settings, one_of, within
+from bliss_astro.priors import CatalogPrior, FieldPrior, GalaxyPrior
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from . import _artifacts, _calibration
-from ._camera import Camera, Fields, draw_dithers
-from ._conditions import sample_conditions, sample_depth, sample_pixel_scale
-from ._draws import uniform, unit
-from ._images import SimulatedImages
-from ._sources import Sources, sample_catalog, sample_expected, sample_stars
-
-__all__ = ['SimulationStream']
+from ._camera import Camera, Fields, SimulatedImages, select, signal_to_noise
+from ._noise import BadPixelPrior, log_uniform, unit
+from ._nuisances import add_artifacts, add_lobes, draw_lobes, mark_pixels, misstate
+from ._sources import (
+    Sources,
+    sample_catalog,
+    sample_depth,
+    sample_fields,
+    sample_stars,
+)
 
 # Distance in pixels from the edges up to which sources lie outside: the light of some
 # comes in. The images of the NPE paper have none there.
 _MARGINS = {'sky': 14, 'npe': 0}
-# FWHM in pixels below which stars are as sharp as cosmic rays: no rays there.
-_SHARPEST = 2.0
-
-
-@dataclasses.dataclass
-class _Scene:
-    """A group of images before its pixels are drawn."""
-
-    population: str
-    fields: Fields
-    sources: Sources
+# Smallest flux in nmgy of galaxies on stamps: no fainter one is above the noise.
+_FLUX_MIN = 0.5
+# Galaxies of the prior that are drawn at once.
+_PIECE = 500
+# Rounds of the fixed point in `_flux_of_snr`; eight converge to float precision.
+_N_ROUNDS = 8
 
 
 def _read_prior(kind, source):
@@ -57,20 +56,9 @@ class SimulationStream:
     device : str or `torch.device`, optional
         Device of the generators to come.
 
-    priors : dict, optional
-        The `~bliss_astro.priors.CatalogPrior` of populations ``'npe'`` and ``'sky'``,
-        in place of the bundled ones.
-
-    field_prior : `~bliss_astro.priors.FieldPrior`, optional
-        Prior of fields, in place of that of the configuration.
-
     galaxy_model : `~bliss_astro.galaxies.GalaxyAutoencoder`, optional
         Learned model of the galaxies, in place of bulges and disks; ``galaxy`` of
         the images are its latent vectors then.
-
-    margins : dict, optional
-        Distances in pixels from the edges up to which sources of populations lie
-        outside; by default 14 on the sky, and 0 in images of the NPE paper.
 
     Examples
     --------
@@ -83,37 +71,25 @@ class SimulationStream:
     torch.Size([4, 64, 64])
     """
 
-    def __init__(
-        self,
-        config,
-        *,
-        group_size=8,
-        device='auto',
-        priors=None,
-        field_prior=None,
-        galaxy_model=None,
-        margins=None,
-    ):
+    def __init__(self, config, *, group_size=8, device='auto', galaxy_model=None):
         self.config = config
         self.group_size = group_size
         self.device = choose_device(device)
         self.priors = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
         if config.catalog_prior is not None:
             self.priors['sky'] = _read_prior(CatalogPrior, config.catalog_prior)
-        self.priors |= priors or {}
-        if field_prior is None and config.field_prior is not None:
-            field_prior = _read_prior(FieldPrior, config.field_prior)
-        if field_prior is None:
-            single = config.fields == 'single'
-            field_prior = FieldPrior.single() if single else FieldPrior()
-        self.field_prior = field_prior
+        self.field_prior = FieldPrior()
+        if config.field_prior is not None:
+            self.field_prior = _read_prior(FieldPrior, config.field_prior)
+        elif config.fields == 'single':
+            self.field_prior = FieldPrior.single()
         self.galaxy_model = galaxy_model
-        self.margins = _MARGINS | (margins or {})
-        self.camera = Camera(
-            tuple(config.shape),
-            noise_order=config.noise_order,
-            bad_pixels=config.bad_pixel_prior(),
-        )
+        bad = None
+        if config.bad_pixels:
+            saturation = config.saturation or BadPixelPrior.saturation
+            bad = BadPixelPrior(saturation=tuple(saturation))
+        shape, order = tuple(config.shape), config.noise_order
+        self.camera = Camera(shape, noise_order=order, bad_pixels=bad)
         self.accuracy = RenderingAccuracy.training()
 
     @torch.no_grad()
@@ -134,27 +110,33 @@ class SimulationStream:
         images : `SimulatedImages`
             Images and truth.
         """
-        config, scenes = self.config, []
+        config, groups = self.config, []
+        lowest = config.n_exposures[0]
         coadd_depth = sample_depth(config.n_exposures, generator=generator)
         for start in range(0, n_images, self.group_size):
-            population = self._population(generator)
-            lowest = config.n_exposures[0]
+            population = config.population
+            if population == 'both':
+                coin = float(unit((), generator=generator))
+                population = 'npe' if coin < config.npe_fraction else 'sky'
             coin = float(unit((), generator=generator))
             # The paper's images are single exposures.
             single = lowest == 1 and coin < config.single_fraction
             depth = lowest if single or population == 'npe' else coadd_depth
             n = min(self.group_size, n_images - start)
-            scenes.append(self._scene(n, population, depth, generator))
+            fields = self.sample_fields(
+                n, population=population, depth=depth, generator=generator
+            )
+            sources = self._sample_sources(population, fields, generator)
+            groups.append((population, fields, sources))
             if population == 'stars':
                 # Stars are fast to render at any depth; see `_render_galaxies`.
                 coadd_depth = sample_depth(config.n_exposures, generator=generator)
-        extended = self._render_galaxies(scenes)
-        return SimulatedImages.concatenate(
-            [
-                self._observe(scene, light, generator)
-                for scene, light in zip(scenes, extended, strict=True)
-            ]
-        )
+        extended = self._render_galaxies(groups)
+        images = [
+            self._observe(*group, light, generator)
+            for group, light in zip(groups, extended, strict=True)
+        ]
+        return SimulatedImages.concatenate(images)
 
     def sample_fields(self, n, *, population='sky', depth=1, generator) -> Fields:
         """
@@ -174,96 +156,42 @@ class SimulationStream:
         generator : `torch.Generator`
             Source of randomness.
         """
-        config = self.config
-        conditions = sample_conditions(
-            config, self.field_prior, n, population, depth, generator=generator
+        return sample_fields(
+            self.config, self.field_prior, n, population, depth, generator=generator
         )
-        pixel_scale = sample_pixel_scale(config, population, generator=generator)
-        largest = float(uniform(config.dither, 1, generator=generator))
-        dither = draw_dithers(
-            n, depth, largest, generator=generator, device=generator.device
-        )
-        return Fields(*conditions, dither, pixel_scale)
 
-    def sample_densities(self, n, *, generator):
-        """
-        Draw numbers of stars and galaxies per pixel above the flux floor.
-
-        Parameters
-        ----------
-        n : int
-            Number of images.
-
-        generator : `torch.Generator`
-            Source of randomness.
-
-        Returns
-        -------
-        density : tensor ``(n,)`` or ``(2 n,)``
-            Densities of each population of the stream.
-        """
-        name = self.config.population
-        parts = []
-        for population in ('npe', 'sky') if name == 'both' else (name,):
-            depth = 1 if population == 'npe' else self.config.n_exposures[1]
-            fields = self.sample_fields(
-                n, population=population, depth=depth, generator=generator
-            )
-            prior = self.priors[population]
-            expected = sample_expected(
-                self.config, prior, fields, population, generator=generator
-            )
-            parts.append(expected[-1])
-        return torch.cat(parts)
-
-    # -- what is on the sky ------------------------------------------------------
-
-    def _population(self, generator):
-        name = self.config.population
-        if name != 'both':
-            return name
-        coin = float(unit((), generator=generator))
-        return 'npe' if coin < self.config.npe_fraction else 'sky'
-
-    def _scene(self, n, population, depth, generator):
-        config, model = self.config, self.galaxy_model
-        fields = self.sample_fields(
-            n, population=population, depth=depth, generator=generator
-        )
+    def _sample_sources(self, population, fields, generator):
         if population == 'stars':
-            sources = sample_stars(config, fields, generator=generator)
-        else:
-            sources = sample_catalog(
-                config,
-                self.priors[population],
-                fields,
-                population,
-                -self.margins[population],
-                latent_dim=None if model is None else model.latent_dim,
-                generator=generator,
-            )
-        return _Scene(population, fields, sources)
+            return sample_stars(self.config, fields, generator=generator)
+        return sample_catalog(
+            self.config,
+            self.priors[population],
+            fields,
+            population,
+            -_MARGINS[population],
+            latent_dim=getattr(self.galaxy_model, 'latent_dim', None),
+            generator=generator,
+        )
 
-    # -- images ------------------------------------------------------------------
-
-    def _render_galaxies(self, scenes):
+    def _render_galaxies(self, groups):
         """
         Light of the galaxies of groups; `None` for stars alone.
 
         Galaxies of all groups of one depth are rendered together: many small batches
         would cost several times as much.
         """
-        light = [None] * len(scenes)
-        if scenes[0].population == 'stars':
+        light = [None] * len(groups)
+        if groups[0][0] == 'stars':
             return light
-        for depth in {scene.fields.depth for scene in scenes}:
-            index = [k for k, s in enumerate(scenes) if s.fields.depth == depth]
-            sources = Sources.galaxies([scenes[k].sources for k in index])
-            psf = torch.cat([scenes[k].fields.psf for k in index])
+        for depth in {fields.depth for _, fields, _ in groups}:
+            index = [k for k, (_, f, _) in enumerate(groups) if f.depth == depth]
+            fields = [groups[k][1] for k in index]
+            sources = Sources.galaxies([groups[k][2] for k in index])
+            psf = torch.cat([part.psf for part in fields])
             if self.galaxy_model is not None:
                 images = self.galaxy_model.render(psf, *sources, size=self.camera.shape)
             else:
-                dither = torch.cat([scenes[k].fields.dither for k in index])
+                dither = torch.cat([part.dither for part in fields])
                 images = render_galaxies(
                     psf,
                     *sources,
@@ -271,89 +199,180 @@ class SimulationStream:
                     dither=dither if depth > 1 else None,
                     accuracy=self.accuracy,
                 )
-            parts = images.split([len(scenes[k].fields) for k in index])
+            parts = images.split([len(part) for part in fields])
             for k, part in zip(index, parts, strict=True):
                 light[k] = part
         return light
 
-    def _observe(self, scene, extended, generator):
+    def _observe(self, population, fields, sources, extended, generator):
         """Images of a group, with artefacts and with errors of what is stated."""
-        fields, sources, lobes = scene.fields, scene.sources, None
-        if scene.population == 'sky':
-            extended = self._add_artifacts(scene, extended, generator)
-            if self.config.asymmetry > 0:
-                lobes = _calibration.draw_lobes(
-                    len(fields),
-                    self.config.asymmetry,
-                    fwhm_of_shape(fields.psf),
-                    generator=generator,
-                )
+        config, lobes, drawn = self.config, None, {'generator': generator}
+        if population == 'sky':
+            extended = add_artifacts(config, fields, sources, extended, **drawn)
+            if config.asymmetry > 0:
+                fwhm = fwhm_of_shape(fields.psf)
+                lobes = draw_lobes(len(fields), config.asymmetry, fwhm, **drawn)
         x, y, flux = sources.stars
         if lobes is not None:
             # The stars join the extended light, so that one kernel moves all of it.
             psf = self.camera.effective_psf(fields, elongated=True)
             light = extended + self.camera.render(psf, x, y, flux)
-            extended = _calibration.add_lobes(light, lobes).clamp(min=0)
+            extended = add_lobes(light, lobes).clamp(min=0)
             flux = torch.zeros_like(flux)
         images = self.camera.observe(
-            fields,
-            sources,
-            stars=(x, y, flux),
-            extended=extended,
-            generator=generator,
+            fields, sources, stars=(x, y, flux), extended=extended, **drawn
         )
-        _calibration.misstate(
-            images,
-            self.config,
-            lobes,
-            exact=scene.population == 'npe',
-            generator=generator,
-        )
-        if scene.population == 'sky':
-            self._add_to_pixels(images, fields, generator)
+        misstate(config, images, lobes, exact=population == 'npe', **drawn)
+        if population == 'sky':
+            mark_pixels(config, fields, images, **drawn)
         return images
 
-    def _add_artifacts(self, scene, extended, generator):
-        """Add the light of bright stars, large galaxies and trails."""
-        config, shape = self.config, self.camera.shape
-        fields, sources = scene.fields, scene.sources
-        n, fwhm = len(fields), fwhm_of_shape(fields.psf)
-        noise = (fields.variance / fields.depth).sqrt()
-        if config.bright_fraction > 0:
-            star = _artifacts.draw_bright_stars(
-                n, config.bright_fraction, shape, generator=generator
-            )
-            extended = extended + _artifacts.glare(*star, shape, generator=generator)
-            sources.append(*star)
-        if config.large_fraction > 0:
-            galaxy = _artifacts.draw_large_galaxies(
-                n, config.large_fraction, shape, noise, generator=generator
-            )
-            extended = extended + _artifacts.render_large_galaxies(*galaxy, shape, fwhm)
-            sources.append(*galaxy)
-        if config.trail_fraction > 0:
-            trail = _artifacts.trails(
-                n, config.trail_fraction, shape, fwhm, generator=generator
-            )
-            extended = extended + trail * noise[:, None, None]
-        return extended
 
-    def _add_to_pixels(self, images, fields, generator):
-        """Add cosmic rays to single exposures, and saturate the brightest pixels."""
-        config = self.config
-        if config.ray_fraction > 0 and fields.depth == 1:
-            rays = _artifacts.cosmic_rays(
-                len(fields), config.ray_fraction, self.camera.shape, generator=generator
+# -- stamps of galaxies ----------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class GalaxySimulationConfig:
+    """
+    Settings of the simulated galaxies that a galaxy model is trained on.
+
+    Parameters
+    ----------
+    population : {'npe', 'sky', 'both'}
+        Prior of the shapes: that of the NPE paper (``GalaxyPrior()``), that of the
+        real sky (``CatalogPrior.sky().galaxies``), or half of each.
+
+    size : int
+        Side of the stamps in pixels, odd: the galaxy is on the central pixel.
+
+    snr : tuple of float
+        Range of the signal-to-noise ratio, which has a uniform logarithm and sets
+        the flux.
+
+    n_copies : int
+        Number of fluxes and noises with which each galaxy is drawn, which saves
+        rendering time.
+    """
+
+    population: str = 'both'
+    size: int = 53
+    snr: tuple[float, float] = (4.0, 300.0)
+    n_copies: int = 2
+
+    def __post_init__(self):
+        ranges = (
+            one_of('population', 'npe', 'sky', 'both')
+            | within('size', 'odd and at least 15', lambda x: x % 2 == 1 and x >= 15)
+            | within('n_copies', *POSITIVE_INTEGER)
+            | within(
+                'snr', 'two increasing positive numbers', lambda x: 0 < x[0] < x[1]
             )
-            some = fwhm_of_shape(fields.psf) > _SHARPEST
-            images.data = images.data + rays * (some * images.bkg_error)[:, None, None]
-        if config.saturated_fraction > 0:
-            sky = images.background[:, None, None]
-            data, images.mask = _artifacts.saturate(
-                images.data - sky,
-                images.mask,
-                images.bkg_error,
-                config.saturated_fraction,
-                generator=generator,
+        )
+        check_settings(self, ranges)
+
+
+class GalaxyStream:
+    """
+    Stamps of single centred galaxies as seen with any PSF of SDSS.
+
+    Stamps are `SimulatedImages` with one galaxy each, in electrons, and with their
+    ``noiseless`` light. Generators are on the CPU.
+    """
+
+    def __init__(self, config, *, pixel_scale=SDSS_PIXEL_SCALE, accuracy=None):
+        self.config = config
+        self.pixel_scale = pixel_scale
+        self.accuracy = RenderingAccuracy.training() if accuracy is None else accuracy
+        self.camera = Camera((config.size, config.size))
+        self.field_prior = FieldPrior()
+        priors = {'npe': GalaxyPrior(), 'sky': CatalogPrior.sky().galaxies}
+        name = config.population
+        self.priors = list(priors.values()) if name == 'both' else [priors[name]]
+
+    def sample_galaxies(self, n, *, generator):
+        """Draw fluxes ``(n,)`` in nmgy and shapes ``(n, 6)``, radii in pixels."""
+        parts, left = [], n
+        for k, prior in enumerate(self.priors):
+            count = left // (len(self.priors) - k)
+            left -= count
+            parts.append(
+                prior.sample_batch((count,), flux_min=_FLUX_MIN, generator=generator)
             )
-            images.data = data + sky
+        flux, galaxy = (torch.cat(values) for values in zip(*parts, strict=True))
+        scale = torch.ones(6)
+        scale[4:] = 1 / self.pixel_scale
+        return flux, galaxy * scale
+
+    def sample_snr(self, n, *, generator):
+        """Draw signal-to-noise ratios ``(n,)``, uniform in the logarithm."""
+        return log_uniform(self.config.snr, n, generator=generator)
+
+    @torch.no_grad()
+    def sample_batch(self, n, *, generator) -> SimulatedImages:
+        """Draw stamps for training, evenly bright and faint."""
+        count = -(-n // self.config.n_copies)
+        fields = self.field_prior.sample_batch(count, generator=generator)
+        _, galaxy = self.sample_galaxies(count, generator=generator)
+        light = self._render(fields.psf, torch.ones(count), galaxy, self.accuracy)
+        again = torch.arange(count).repeat(self.config.n_copies)[:n]
+        fields, light = select(fields, again), light[again]
+        snr = self.sample_snr(n, generator=generator)
+        flux = _flux_of_snr(light, fields.background + fields.read_noise**2, snr)
+        noiseless = light * flux[:, None, None]
+        return self._expose(noiseless, fields, flux, galaxy[again], generator)
+
+    @torch.no_grad()
+    def sample_prior(self, n, *, snr_range, generator) -> SimulatedImages:
+        """Draw stamps with fluxes of the prior, within signal-to-noise ratios."""
+        low, high = snr_range
+        # A coarse selection first, which keeps a few too many.
+        rounds = [(0.9 * low, 1.1 * high, RenderingAccuracy.training())]
+        rounds.append((low, high, self.accuracy))
+        parts, count = [], 0
+        while count < n:
+            fields = self.field_prior.sample_batch(_PIECE, generator=generator)
+            flux, galaxy = self.sample_galaxies(_PIECE, generator=generator)
+            flux = flux * fields.electrons_per_nmgy
+            for least, most, accuracy in rounds:
+                light = self._render(fields.psf, flux, galaxy, accuracy)
+                snr = signal_to_noise(light, fields.background + fields.read_noise**2)
+                keep = (snr >= least) & (snr < most)
+                fields = select(fields, keep)
+                flux, galaxy, light = flux[keep], galaxy[keep], light[keep]
+            parts.append(self._expose(light, fields, flux, galaxy, generator))
+            count += len(light)
+        return SimulatedImages.concatenate(parts).select(slice(0, n))
+
+    def _render(self, psf, flux, galaxy, accuracy):
+        x = torch.full((len(psf), 1), float(self.config.size // 2))
+        return render_galaxies(
+            psf,
+            x,
+            x,
+            flux[:, None],
+            galaxy[:, None],
+            size=self.camera.shape,
+            accuracy=accuracy,
+        ).clamp_(min=0)
+
+    def _expose(self, light, fields, flux, galaxy, generator):
+        x = torch.full((len(light), 1), float(self.config.size // 2))
+        sources = Sources(x, x, flux[:, None])
+        sources.galaxy, sources.is_galaxy = galaxy[:, None], x > 0
+        dither = x.new_zeros(len(light), 1, 2)
+        fields = Fields(**vars(fields), dither=dither, pixel_scale=self.pixel_scale)
+        images = self.camera.observe(
+            fields, sources, extended=light, generator=generator
+        )
+        images.noiseless = light
+        return images
+
+
+def _flux_of_snr(light, variance, snr):
+    """Fluxes ``(B,)`` at which galaxies of unit flux have signal-to-noise ratios."""
+    # The fixed point of f = snr / sqrt(sum(u^2 / (f u + v))).
+    flux = snr / (light**2).sum((1, 2)).sqrt() * variance.sqrt()
+    for _ in range(_N_ROUNDS):
+        expected = flux[:, None, None] * light + variance[:, None, None]
+        flux = snr / (light**2 / expected).sum((1, 2)).sqrt()
+    return flux

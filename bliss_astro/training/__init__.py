@@ -10,11 +10,9 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _configuration='GalaxySimulationConfig GalaxyTrainingConfig TrainingConfig '
-    'load_config',
+    _configuration='TrainingConfig load_config',
     _encoder='train_encoder',
     _galaxies='train_galaxies',
-    _image_facts='ImageFacts',
     _galaxy_report='reconstruction_report',
     _recipe='Recipe make_recipe',
 )

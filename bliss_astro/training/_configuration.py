@@ -20,16 +20,7 @@ from bliss_astro.encoders._weights import ENCODERS
 from bliss_astro.galaxies import GalaxyModelConfig
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig
-from bliss_astro.simulation._noise import NOISE_ORDERS
-
-__all__ = [
-    'GalaxySimulationConfig',
-    'GalaxyTrainingConfig',
-    'TrainingConfig',
-    'check_configs',
-    'load_config',
-]
-
+from bliss_astro.simulation._stream import GalaxySimulationConfig
 
 _LOOP_RANGES = (
     within('n_steps batch_size n_validation validate_every', *POSITIVE_INTEGER)
@@ -44,26 +35,6 @@ _ENCODER_RANGES = (
 )
 _GALAXY_RANGES = within('n_decoder_steps', 'not negative', lambda x: x >= 0) | within(
     'softening', 'at least 0 and below 1', lambda x: 0 <= x < 1
-)
-# Ranges that the class of a configuration does not check itself.
-_FURTHER_RANGES = {
-    SimulationConfig: within(
-        'single_fraction confined_fraction inclined_fraction',
-        'between 0 and 1',
-        lambda x: 0 <= x <= 1,
-    )
-    | within('slope flux_min', 'positive', lambda x: x > 0)
-    | within('dynamic_range', 'above 1', lambda x: x > 1)
-    | within('shape', 'two positive integers', lambda x: min(x) > 0)
-    | within('read_noise', 'two increasing numbers from 0', lambda x: 0 <= x[0] <= x[1])
-    | within('typical_floor_snr', 'two positive numbers', lambda x: 0 < x[0] <= x[1])
-    | one_of('noise_order', *NOISE_ORDERS)
-}
-_STAMP_RANGES = (
-    one_of('population', 'npe', 'sky', 'both')
-    | within('size', 'odd and at least 15', lambda x: x % 2 == 1 and x >= 15)
-    | within('n_copies', *POSITIVE_INTEGER)
-    | within('snr', 'two increasing positive numbers', lambda x: 0 < x[0] < x[1])
 )
 
 
@@ -162,43 +133,6 @@ class TrainingConfig(_LoopConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class GalaxySimulationConfig:
-    """
-    Settings of the simulated galaxies that a galaxy model is trained on.
-
-    Parameters
-    ----------
-    population : {'npe', 'sky', 'both'}
-        Prior of the shapes: that of the NPE paper (``GalaxyPrior()``), that of the
-        real sky (``CatalogPrior.sky().galaxies``), or half of each.
-
-    size : int
-        Side of the stamps in pixels, odd: the galaxy is on the central pixel.
-
-    snr : tuple of float
-        Range of the signal-to-noise ratio, which has a uniform logarithm and sets
-        the flux.
-
-    n_copies : int
-        Number of fluxes and noises with which each galaxy is drawn, which saves
-        rendering time.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of its range.
-    """
-
-    population: str = 'both'
-    size: int = 53
-    snr: tuple[float, float] = (4.0, 300.0)
-    n_copies: int = 2
-
-    def __post_init__(self):
-        check_settings(self, _STAMP_RANGES)
-
-
-@dataclasses.dataclass(frozen=True)
 class GalaxyTrainingConfig(_LoopConfig):
     """
     Settings of the training of a galaxy model.
@@ -260,6 +194,12 @@ SECTIONS = {
     },
 }
 
+_READERS = {
+    'catalog_prior': CatalogPrior.load,
+    'field_prior': FieldPrior.load,
+    'start_from': ENCODERS.find,
+}
+
 
 def load_config(path):
     """
@@ -272,9 +212,8 @@ def load_config(path):
         ``[training]``, whose keys are the fields of
         `~bliss_astro.encoders.EncoderConfig`,
         `~bliss_astro.simulation.SimulationConfig` and `TrainingConfig`; or, for a
-        galaxy model, with ``[galaxies]``, ``[simulation]`` and ``[training]`` and the
-        fields of `~bliss_astro.galaxies.GalaxyModelConfig`,
-        `GalaxySimulationConfig` and `GalaxyTrainingConfig`.
+        galaxy model, with ``[galaxies]``, ``[simulation]`` and ``[training]``, see
+        :ref:`galaxy_model`.
 
     Returns
     -------
@@ -298,56 +237,30 @@ def load_config(path):
     if unknown:
         msg = f'{path}: unknown section {unknown[0]!r}; known are {", ".join(kinds)}'
         raise ValueError(msg)
-    return tuple(
-        _section(kind, table.get(name, {}), name, path) for name, kind in kinds.items()
-    )
-
-
-def _section(kind, table, name, path):
-    if not isinstance(table, dict):
-        msg = f'{path}: {name} must be a section [{name}], got {table!r}'
-        raise ValueError(msg)  # noqa: TRY004
-    table = {OLD_SETTINGS.get(key, key): value for key, value in table.items()}
-    try:
-        check_types(kind, table)
-        _check_files(table)
-        config = kind(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-        )
-        check_settings(config, _FURTHER_RANGES.get(kind, {}))
-    except (OSError, TypeError, ValueError) as error:
-        msg = f'{path}: in [{name}], {error}'
-        raise ValueError(msg) from error
-    return config
-
-
-def check_configs(configs, kind):
-    """Check the kinds of a tuple of configurations, their types and ranges."""
-    kinds = tuple(SECTIONS[kind].values())
-    if tuple(map(type, configs)) != kinds:
-        names = ', '.join(k.__name__ for k in kinds)
-        got = ', '.join(type(config).__name__ for config in configs)
-        msg = f'config must hold {names}, got {got}'
-        raise ValueError(msg)
-    for config in configs:
+    configs = []
+    for name, kind in kinds.items():
+        values = table.get(name, {})
+        if not isinstance(values, dict):
+            msg = f'{path}: {name} must be a section [{name}], got {values!r}'
+            raise ValueError(msg)  # noqa: TRY004
         try:
-            check_settings(config, _FURTHER_RANGES.get(type(config), {}))
-        except ValueError as error:
-            msg = f'{type(config).__name__}: {error}'
+            configs.append(_section(kind, values))
+        except (OSError, TypeError, ValueError) as error:
+            msg = f'{path}: in [{name}], {error}'
             raise ValueError(msg) from error
+    return tuple(configs)
 
 
-def _check_files(values):
-    """Read the files that settings name before hours of work begin."""
-    readers = {
-        'catalog_prior': CatalogPrior.load,
-        'field_prior': FieldPrior.load,
-        'start_from': ENCODERS.find,
-    }
-    for name, read in readers.items():
+def _section(kind, table):
+    values = {OLD_SETTINGS.get(key, key): value for key, value in table.items()}
+    check_types(kind, values)
+    # Files that settings name are read before hours of work begin.
+    for name, read in _READERS.items():
         if isinstance(values.get(name), str):
             try:
                 read(values[name])
             except (OSError, TypeError, ValueError) as error:
                 msg = f'{name} must name a file that can be read: {error}'
                 raise ValueError(msg) from error
+    lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+    return kind(**values | lists)

@@ -1,22 +1,29 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Training of encoders on simulated images.
+Training of encoders on simulated images, and the domain that their cards state.
 """
 
 import contextlib
+import math
 
 import torch
 
-from bliss_astro.encoders import Encoder
+from bliss_astro.encoders import Domain, Encoder
+from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.encoders._normalization import WING_FLOOR
 from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
+from bliss_astro.psf._mixture import (
+    LOG_AREA,
+    broaden_shape,
+    describe_shape,
+    fwhm_of_shape,
+)
 from bliss_astro.simulation import SimulationStream
+from bliss_astro.simulation._sources import sample_expected
 
-from ._domain import domain_of_simulation
 from ._run import Trainer, train
-
-__all__ = ['EncoderTrainer', 'start_from', 'train_encoder']
 
 # Distance of the seeds of fixed training sets of neighbouring seeds: a prime.
 _SEED_STRIDE = 1_000_003
@@ -38,6 +45,16 @@ _NEW_INPUTS_LAST = (
     'position.0.weight',
     'extended.0.weight',
 )
+
+# PSFs and densities that are drawn: extreme quantiles of PSFs scatter by about 1 %.
+_N_DRAWN, _N_DENSITIES = 20000, 5000
+# Depth in exposures from which the dithers' mean sets the noise of a coadd.
+_DEEP = 4
+# Correlation of the noise of two exposures half a pixel apart is 0.5; that of white
+# noise has an error of measurement.
+_LARGEST_CORRELATION, _WHITE = 0.51, 0.02
+# Features of PSFs that are those of wings, see `describe_shape`.
+_WINGS = slice(2, 6)
 
 
 class EncoderTrainer(Trainer):
@@ -78,12 +95,6 @@ class EncoderTrainer(Trainer):
         }
         self.trains_detection, self.trains_sources = False in trained, True in trained
         return encoder.to(memory_format=torch.channels_last)
-
-    def parameter_groups(self):
-        return [{'params': list(self.model.parameters())}]
-
-    def rates(self):
-        return [self.cosine_rate(self.step, self.training.n_steps)]
 
     def draw(self, n=None, *, generator=None):
         """Inputs and truth of a batch for training, or of n images."""
@@ -190,29 +201,11 @@ def start_from(encoder, name):
     layer begin with no influence, so that both give the same posterior of what
     both describe.
 
-    Parameters
-    ----------
-    encoder : `~bliss_astro.encoders.Encoder`
-        Encoder to be trained, changed in place.
-
-    name : str or path_like
-        A bundled encoder or a file of weights, of the same sizes. It may lack the
-        matched filter, uncertainties, galaxies, their shapes, or encoders that
-        follow detection, or have shapes or such encoders that this one lacks.
-
-    Returns
-    -------
-    origin : dict
-        Name and hash of the encoder, how many images it was trained on, and where
-        it had started from itself.
-
-    given : set of str
-        Names of the parameters that have its weights.
-
-    Raises
-    ------
-    ValueError
-        If the encoders' sizes differ.
+    The other has the same sizes. It may lack the matched filter, uncertainties,
+    galaxies, their shapes, or encoders that follow detection, or have shapes or such
+    encoders that this one lacks. Returns its origin (name, hash, how many images it was
+    trained on and where it had started from itself), and the names of the parameters
+    that have its weights.
     """
     other = Encoder.from_pretrained(name)
     own, config = encoder.state_dict(), encoder.config
@@ -245,17 +238,93 @@ def start_from(encoder, name):
     return origin, set(given)
 
 
-def train_encoder(
-    config,
-    output,
-    *,
-    name=None,
-    device='auto',
-    resume=False,
-    overwrite=False,
-    max_minutes=None,
-    progress_bar=False,
-):
+# -- domain ----------------------------------------------------------------------
+
+
+def domain_of_simulation(config):
+    """Ranges of a `SimulationConfig` for a `Domain`, of draws with a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    stars = config.population == 'stars'
+    least, most = config.n_exposures
+    correlated = most > 1 and config.noise_order != 'after_alignment'
+    # A coadd of d exposures has 1.5 sqrt(d) times the noise in electrons.
+    gain, floor_snr = 1.0, tuple(config.floor_snr)
+    if stars:
+        n = 1 if config.psf == 'paper' and config.fwhm is None else _N_DRAWN
+        psf = config.sample_psf(n, generator=generator)
+        low, high = config.background
+        variance, density = (low, high + config.read_noise[1] ** 2), config.density
+        floor_snr = None if config.flux_min is not None else floor_snr
+        if correlated and least >= _DEEP:
+            gain = max(1.0, 0.9 / mean_interpolation(config.dither[0])[1])
+    else:
+        psf, variance, density = _scene_fields(config, generator)
+        floor_snr = None if config.population == 'npe' else floor_snr
+    wide = psf
+    if most > 1:
+        wide = broaden_shape(psf, mean_interpolation(config.dither[1])[0])
+    described = [describe_shape(shape) for shape in (psf, wide)]
+    areas = [torch.exp(shape[:, 1] + LOG_AREA) for shape in described]
+    errors = {
+        'psf_error': config.psf_errors,
+        'background_error': config.background_errors,
+    }
+    return Domain(
+        psf_area=_ends(*areas),
+        density=tuple(density),
+        noise=(
+            0.95 * gain * math.sqrt(variance[0] * least),
+            1.6 * math.sqrt(variance[1] * most),
+        ),
+        correlation=_LARGEST_CORRELATION if correlated else _WHITE,
+        floor_snr=floor_snr,
+        fwhm=_ends(fwhm_of_shape(psf), fwhm_of_shape(wide)),
+        n_exposures=(least, most),
+        flux_min=config.flux_min if stars else None,
+        psf_features=_features(torch.cat(described)),
+        **{name: pair[1] for name, pair in errors.items() if pair is not None},
+    )
+
+
+def _scene_fields(config, generator):
+    """PSFs, and ranges of noise variance and density, of stars and galaxies."""
+    stream, name = SimulationStream(config), config.population
+    of_psf = 'npe' if name == 'npe' else 'sky'
+    fields = stream.sample_fields(_N_DRAWN, population=of_psf, generator=generator)
+    densities = []
+    for population in ('npe', 'sky') if name == 'both' else (name,):
+        some = stream.sample_fields(
+            _N_DENSITIES,
+            population=population,
+            depth=1 if population == 'npe' else config.n_exposures[1],
+            generator=generator,
+        )
+        expected = sample_expected(
+            config, stream.priors[population], some, population, generator=generator
+        )
+        densities.append(expected[-1])
+    variance, density = (
+        tuple(float(value.quantile(q)) for q in (0.002, 0.998))
+        for value in (fields.variance, torch.cat(densities))
+    )
+    return fields.psf, variance, density
+
+
+def _ends(narrow, broad):
+    """Range of nearly all that is drawn, widened by 3 %."""
+    return 0.97 * float(narrow.quantile(0.002)), 1.03 * float(broad.quantile(0.998))
+
+
+def _features(described):
+    """Range of the features of PSFs."""
+    low, high = described.quantile(0.001, 0), described.quantile(0.999, 0)
+    # Wings fainter than nearly all leave no light in the image, only numbers.
+    floor = torch.tensor(WING_FLOOR)
+    low[_WINGS] = described.quantile(0.01, 0)[_WINGS].maximum(floor)
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+def train_encoder(config, output, *, device='auto', **options):
     """
     Train an encoder on an endless stream of simulations.
 
@@ -273,23 +342,26 @@ def train_encoder(
         Folder for ``checkpoint.pt``, ``log.jsonl`` and, at the end,
         ``<name>.safetensors`` with its card ``<name>.json``.
 
-    name : str, optional
-        Name of the encoder; by default that of the configuration file.
-
     device : str or `torch.device`, optional
         Device of the network and the simulations; by default a GPU if there is one.
 
-    resume : bool, optional
-        Continue from the checkpoint in ``output`` if there is one.
+    **options
+        Further options:
 
-    overwrite : bool, optional
-        Start anew even if there is one.
+        name : str, optional
+            Name of the encoder; by default that of the configuration file.
 
-    max_minutes : float, optional
-        Time after which the run stops, to be resumed.
+        resume : bool, optional
+            Continue from the checkpoint in ``output`` if there is one.
 
-    progress_bar : bool, optional
-        Show progress.
+        overwrite : bool, optional
+            Start anew even if there is one.
+
+        max_minutes : float, optional
+            Time after which the run stops, to be resumed.
+
+        progress_bar : bool, optional
+            Show progress.
 
     Returns
     -------
@@ -312,14 +384,4 @@ def train_encoder(
     OSError
         If the disk is full; the last checkpoint is kept.
     """
-    return train(
-        EncoderTrainer,
-        config,
-        output,
-        name=name,
-        resume=resume,
-        overwrite=overwrite,
-        max_minutes=max_minutes,
-        progress_bar=progress_bar,
-        device=device,
-    )
+    return train(EncoderTrainer, config, output, device=device, **options)

@@ -10,26 +10,26 @@ encoder and decoder are trained on stamps. Both kinds of steps maximise an evide
 lower bound.
 """
 
+import itertools
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bliss_astro.galaxies import GalaxyAutoencoder
-from bliss_astro.galaxies._posterior import expected_stamps, log_likelihood
-from bliss_astro.psf._mixture import describe_shape, mixture_of_shape
+from bliss_astro.galaxies import GalaxyAutoencoder, GalaxyMixture
+from bliss_astro.galaxies._mixture import expected_stamps
+from bliss_astro.galaxies._networks import log_likelihood
+from bliss_astro.psf._mixture import describe_shape
 from bliss_astro.rendering._profiles import (
     BULGE_RANGE,
     DISK_RADIUS,
     bulge_of_square,
     disk_of_square,
 )
-from bliss_astro.simulation import GalaxyStream
+from bliss_astro.simulation._stream import GalaxyStream
 
 from ._run import Trainer, train
-
-__all__ = ['ShapeEncoder', 'evidence_bound', 'pretraining_loss', 'train_galaxies']
 
 # Galaxies in a step without images for each in one with images, which takes ten
 # times as long.
@@ -51,16 +51,15 @@ class GalaxyTrainer(Trainer):
     section = 'galaxies'
     validation_batch = 128
 
-    def __init__(self, configs):
+    def __init__(self, configs, *, device='cpu'):
         # Validation is on images, which come after the pretraining.
         self.first_validation = configs[2].n_decoder_steps
-        super().__init__(configs, device='cpu')
-        pixel_scale = configs[0].pixel_scale
-        self.stream = GalaxyStream(configs[1], pixel_scale=pixel_scale)
+        super().__init__(configs, device=device)
+        self.stream = GalaxyStream(configs[1], pixel_scale=configs[0].pixel_scale)
 
     def make_model(self):
         model = GalaxyAutoencoder(self.configs[0]).requires_grad_(True).train()
-        self.helpers = {'shape_encoder': ShapeEncoder(self.configs[0])}
+        self.helpers = {'shape_encoder': ShapeEncoder(self.configs[0].latent_dim)}
         return model
 
     def parameter_groups(self):
@@ -68,20 +67,15 @@ class GalaxyTrainer(Trainer):
         return [{'params': list(part.parameters())} for part in parts]
 
     @property
-    def on_images(self):
-        """Whether the next step is one with images."""
-        return self.step >= self.first_validation
-
-    @property
     def progress(self):
-        """Share done of the steps with images."""
+        """Share done of the steps with images; negative before them."""
         first = self.first_validation
         return (self.step - first) / max(1, self.training.n_steps - first)
 
     def rates(self):
         """Learning rates of decoder, encoder and shape encoder."""
         first = self.first_validation
-        if not self.on_images:
+        if self.progress < 0:
             rate = self.cosine_rate(self.step, first)
             return [rate, 0.0, rate]
         rate = self.cosine_rate(self.step - first, self.training.n_steps - first)
@@ -92,7 +86,7 @@ class GalaxyTrainer(Trainer):
         """A batch of stamps, or of shapes, and the generator that it came from."""
         size, stream = self.training.batch_size, self.stream
         generator = generator or self.generator
-        if n is None and not self.on_images:
+        if n is None and self.progress < 0:
             n = _PRETRAINING_FACTOR * size
             psf = stream.field_prior.sample_batch(n, generator=generator).psf
             _, galaxy = stream.sample_galaxies(n, generator=generator)
@@ -104,92 +98,63 @@ class GalaxyTrainer(Trainer):
         """Negative evidence lower bound, and its terms."""
         batch, generator = batch
         if isinstance(batch, tuple):
-            misfit, divergence = pretraining_loss(
-                model.decoder, *self.helpers.values(), *batch, generator=generator
-            )
+            misfit, divergence = self._loss_of_shapes(model.decoder, *batch, generator)
         else:
-            softening = 0.0
-            if torch.is_grad_enabled():
-                softening = self.training.softening * max(0.0, 1 - 2 * self.progress)
-            fit, divergence = evidence_bound(
-                model.encoder,
-                model.decoder,
-                batch,
-                softening=softening,
-                generator=generator,
-            )
-            misfit = -fit
+            misfit, divergence = self._loss_of_stamps(model, batch, generator)
         terms = {'misfit': misfit.mean(), 'divergence': divergence.mean()}
         return terms['misfit'] + terms['divergence'], terms
 
+    def _loss_of_stamps(self, model, batch, generator):
+        """Misfit relative to that of the truth, and divergence from the prior."""
+        size = batch.data.shape[1:]
+        stamps = batch.data - batch.background[:, None, None]
+        centre = [torch.full((), (n - 1) / 2).to(stamps) for n in size[::-1]]
+        posterior = model.encoder(stamps, batch.psf, batch.variance, *centre)
+        latent, flux = posterior.sample(generator=generator)
+        log_flux = torch.log(flux[0]).clamp(max=_MAX_LOG_FLUX)
+        value = torch.cat([latent[0], log_flux[:, None]], 1)
+        place = [c.expand(len(stamps)) for c in centre]
+        expected = expected_stamps(model.decoder, value, batch.psf, *place, size)
+        softening = 0.0
+        if torch.is_grad_enabled():
+            softening = self.training.softening * max(0.0, 1 - 2 * self.progress)
+        found, best = (
+            log_likelihood(stamps, light, batch.variance, softening=softening)
+            for light in (expected, batch.noiseless)
+        )
+        return best - found, posterior.divergence()
 
-def evidence_bound(encoder, decoder, batch, *, softening=0.0, generator=None):
-    """
-    Evidence lower bound of a batch with one draw of each posterior.
-
-    Parameters
-    ----------
-    encoder, decoder : modules
-        The two networks.
-
-    batch : `~bliss_astro.simulation.SimulatedImages`
-        Stamps.
-
-    softening : float, optional
-        See `log_likelihood`.
-
-    generator : `torch.Generator`, optional
-        On the CPU.
-
-    Returns
-    -------
-    fit, divergence : tensor ``(B,)``
-        Expected log-likelihood relative to that of the truth, and divergence
-        from the prior; the bound is their difference, up to a constant.
-    """
-    size = batch.data.shape[1:]
-    stamps = batch.data - batch.background[:, None, None]
-    variance = batch.variance
-    centre = [torch.full((), (n - 1) / 2).to(stamps) for n in size[::-1]]
-    posterior = encoder(stamps, batch.psf, variance, *centre)
-    latent, flux = posterior.sample(generator=generator)
-    log_flux = torch.log(flux[0]).clamp(max=_MAX_LOG_FLUX)
-    value = torch.cat([latent[0], log_flux[:, None]], 1)
-    x, y = (c.expand(len(stamps)) for c in centre)
-    expected = expected_stamps(decoder, value, batch.psf, x, y, size)
-    fit = log_likelihood(stamps, expected, variance, softening=softening)
-    with torch.no_grad():
-        best = log_likelihood(stamps, batch.noiseless, variance, softening=softening)
-    return fit - best, posterior.divergence()
+    def _loss_of_shapes(self, decoder, psf, galaxy, snr, generator):
+        """Half the chi-square that the model lacks, and the latent's divergence."""
+        mean, std = self.helpers['shape_encoder'](psf, galaxy, snr)
+        latent = mean + std * torch.randn(mean.shape, generator=generator)
+        divergence = 0.5 * (mean**2 + std**2 - 1).sum(1) - std.log().sum(1)
+        kx, ky, area = _polar(len(psf), generator)
+        with torch.no_grad():
+            truth = _true_modes(galaxy, kx, ky)
+            power = area * _psf_power(psf, kx, ky)
+            power = power / (power * truth**2).sum(1, keepdim=True)
+        modes = _modes(decoder(latent), kx, ky)
+        return 0.5 * snr**2 * (power * (modes - truth) ** 2).sum(1), divergence
 
 
 class ShapeEncoder(nn.Module):
     """
     Network from a galaxy's shape, PSF and signal-to-noise ratio to a latent.
-
-    Parameters
-    ----------
-    config : `GalaxyModelConfig`
-        Sizes.
     """
 
-    def __init__(self, config):
+    def __init__(self, latent_dim):
         super().__init__()
-        self.latent_dim = config.latent_dim
-        self.net = nn.Sequential(
-            nn.Linear(12, 128),
-            nn.SiLU(),
-            nn.Linear(128, 128),
-            nn.SiLU(),
-            nn.Linear(128, 128),
-            nn.SiLU(),
-            nn.Linear(128, 2 * (config.latent_dim - 1)),
-        )
+        sizes = [12, 128, 128, 128]
+        layers = [
+            layer
+            for pair in itertools.pairwise(sizes)
+            for layer in (nn.Linear(*pair), nn.SiLU())
+        ]
+        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], 2 * (latent_dim - 1)))
 
     def forward(self, psf, galaxy, snr):
-        """
-        Mean and standard deviation ``(B, D)`` of latents.
-        """
+        """Mean and standard deviation ``(B, D)`` of latents."""
         fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
         radii = torch.log(galaxy[:, 4:]) - 1
         inputs = [fraction, disk_ratio, bulge_ratio, *radii.unbind(1), snr.log() - 3]
@@ -204,28 +169,27 @@ class ShapeEncoder(nn.Module):
 
 
 def _polar(n, generator):
-    """
-    Wavenumbers ``(n, M)`` in x and y, and the area of the plane of each.
-    """
+    """Wavenumbers ``(n, M)`` in x and y, and the area of the plane of each."""
     low, high = (math.log(k) for k in _WAVENUMBERS)
     step, turn = (high - low) / _RINGS, math.pi / _SPOKES
     shift = torch.rand(2, n, 1, 1, generator=generator)
-    ring = low + step * (torch.arange(_RINGS)[:, None] + shift[0])
+    k = torch.exp(low + step * (torch.arange(_RINGS)[:, None] + shift[0]))
     spoke = turn * (torch.arange(_SPOKES) + shift[1])
-    k = torch.exp(ring)
     kx, ky = k * torch.cos(spoke), k * torch.sin(spoke)
     area = 2 * step * turn * k**2  # the other half of the plane is the same
     return kx.flatten(1), ky.flatten(1), area.expand_as(kx).flatten(1)
 
 
+def _modes(mixture, kx, ky):
+    """Transforms ``(B, M)`` of mixtures at wavenumbers."""
+    basis = -0.5 * torch.stack([kx**2, 2 * kx * ky, ky**2], 1)
+    exponent = (mixture.covariance @ basis).clamp(min=-40)
+    return (mixture.weight[:, None] @ torch.exp(exponent))[:, 0]
+
+
 def _psf_power(psf, kx, ky):
-    e1, e2 = (psf[:, k, None] for k in (6, 7))
-    norm = torch.rsqrt(1 - e1**2 - e2**2)
-    z = norm * ((1 + e1) * kx**2 + 2 * e2 * kx * ky + (1 - e1) * ky**2)
-    height, variance = mixture_of_shape(psf, step=1.4)
-    share = 2 * math.pi * height * variance
-    exponent = (-0.5 * variance[..., None] * z[:, None]).clamp(min=-40)
-    return (share[:, None] @ torch.exp(exponent))[:, 0] ** 2
+    point = GalaxyMixture(psf.new_ones(len(psf), 1), psf.new_zeros(len(psf), 1, 3))
+    return _modes(point.convolved(psf), kx, ky) ** 2
 
 
 def _true_modes(galaxy, kx, ky):
@@ -241,53 +205,7 @@ def _true_modes(galaxy, kx, ky):
     return part + (1 - fraction) * bulge_of_square(square)
 
 
-def pretraining_loss(decoder, shape_encoder, psf, galaxy, snr, *, generator):
-    """
-    Negative bound for galaxies of given shapes.
-
-    Parameters
-    ----------
-    decoder, shape_encoder : modules
-        The networks that are trained.
-
-    psf, galaxy, snr : tensor ``(B, 8)``, ``(B, 6)``, ``(B,)``
-        PSFs, parameters of galaxies, and signal-to-noise ratios.
-
-    generator : `torch.Generator`
-        On the CPU.
-
-    Returns
-    -------
-    misfit, divergence : tensor ``(B,)``
-        Half the chi-square that the model lacks, and the divergence of the
-        latent from the standard normal, in nats.
-    """
-    mean, std = shape_encoder(psf, galaxy, snr)
-    latent = mean + std * torch.randn(mean.shape, generator=generator)
-    divergence = 0.5 * (mean**2 + std**2 - 1).sum(1) - std.log().sum(1)
-    kx, ky, area = _polar(len(psf), generator)
-    with torch.no_grad():
-        truth = _true_modes(galaxy, kx, ky)
-        power = area * _psf_power(psf, kx, ky)
-        power = power / (power * truth**2).sum(1, keepdim=True)
-    mixture = decoder(latent)
-    basis = torch.stack([kx**2, 2 * kx * ky, ky**2], 1)
-    exponent = (-0.5 * mixture.covariance @ basis).clamp(min=-40)
-    modes = (mixture.weight[:, None] @ torch.exp(exponent))[:, 0]
-    misfit = 0.5 * snr**2 * (power * (modes - truth) ** 2).sum(1)
-    return misfit, divergence
-
-
-def train_galaxies(
-    config,
-    output,
-    *,
-    name=None,
-    resume=False,
-    overwrite=False,
-    max_minutes=None,
-    progress_bar=False,
-):
+def train_galaxies(config, output, **options):
     """
     Train a galaxy model on an endless stream of simulated galaxies.
 
@@ -305,49 +223,13 @@ def train_galaxies(
         Folder for ``checkpoint.pt``, ``log.jsonl`` and, at the end,
         ``<name>.safetensors`` with its card ``<name>.json``.
 
-    name : str, optional
-        Name of the model; by default that of the configuration file.
-
-    resume : bool, optional
-        Continue from the checkpoint in ``output`` if there is one.
-
-    overwrite : bool, optional
-        Start anew even if there is one.
-
-    max_minutes : float, optional
-        Time after which the run stops, to be resumed.
-
-    progress_bar : bool, optional
-        Show progress.
+    **options
+        ``name``, ``resume``, ``overwrite``, ``max_minutes`` and ``progress_bar``, as
+        in `train_encoder`, with its errors.
 
     Returns
     -------
     model : `~bliss_astro.galaxies.GalaxyAutoencoder`
         With the best weights so far.
-
-    Raises
-    ------
-    FileExistsError
-        If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is
-        set.
-
-    BlockingIOError
-        If another training is at work in ``output``.
-
-    ValueError
-        If a setting is of another type or out of its range, or if the checkpoint
-        is damaged or belongs to another configuration.
-
-    OSError
-        If the disk is full; the last checkpoint is kept.
     """
-    return train(
-        GalaxyTrainer,
-        config,
-        output,
-        name=name,
-        resume=resume,
-        overwrite=overwrite,
-        max_minutes=max_minutes,
-        progress_bar=progress_bar,
-    )
+    return train(GalaxyTrainer, config, output, device='cpu', **options)

@@ -12,13 +12,10 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro._random import torch_generator
+from bliss_astro._settings import check_ranges, one_of, within
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
-from bliss_astro.simulation import GalaxyStream
 from bliss_astro.simulation._noise import add_noise
-
-from ._configuration import GalaxySimulationConfig
-
-__all__ = ['ReconstructionReport', 'reconstruction_report']
+from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 
 # Model over the noise of a pixel above which the pixel counts.
 _MIN_SIGNAL = 0.5
@@ -26,16 +23,18 @@ _MIN_SIGNAL = 0.5
 _PIECE, _N_EXAMPLES = 100, 6
 # Bootstrap samples for the errors.
 _N_RESAMPLED = 200
-_SCORES = (
-    'chi2',
-    'chi2_expected',
-    'chi2_exact',
-    'correlation',
-    'correlation_exact',
-    'flux_bias',
-    'e_bias',
-    'e1_bias',
-    'e2_bias',
+_RANGES = (
+    within(
+        'snr_edges',
+        'at least two increasing numbers',
+        lambda x: np.ndim(x) == 1 and len(x) > 1 and np.all(np.diff(x) > 0),
+    )
+    | within(
+        'n_galaxies',
+        'a positive integer',
+        lambda x: isinstance(x, int | np.integer) and x > 0,
+    )
+    | one_of('renderer', 'torch', 'galsim')
 )
 
 
@@ -48,14 +47,14 @@ class ReconstructionReport:
     ----------
     table : `~astropy.table.QTable`
         A row for each range of signal-to-noise ratios (``snr_min``,
-        ``snr_max``), the last for all, with ``n`` galaxies; each other column
-        comes with a standard error ``..._err``. ``chi2`` per pixel in pixels
-        whose model exceeds half a standard deviation; ``correlation`` of
-        residual and model there, both in units of the noise; ``chi2_exact``
-        and ``correlation_exact`` with the truth as the model; ``chi2_expected``
-        of a fit by a model that is right, which is less than 1 by the effective
-        number of what was fitted over that of pixels; ``flux_bias``, the
-        median of flux over truth less one; ``e1_bias``, ``e2_bias``, mean errors
+        ``snr_max``) that has galaxies, the last for all, with their number ``n``;
+        each other column comes with a standard error ``..._err``. ``chi2`` per
+        pixel in pixels whose model exceeds half a standard deviation;
+        ``correlation`` of residual and model there, both in units of the noise;
+        ``chi2_exact`` and ``correlation_exact`` with the truth as the model;
+        ``chi2_expected`` of a fit by a model that is right, which is less than 1 by
+        the effective number of what was fitted over that of pixels; ``flux_bias``,
+        the median of flux over truth less one; ``e1_bias``, ``e2_bias``, mean errors
         of the ellipticity; ``e_bias``, the same along the true direction.
 
     galaxies : `~astropy.table.QTable`
@@ -147,42 +146,40 @@ def reconstruction_report(
         If the edges do not increase, ``n_galaxies`` is not a positive integer,
         or a name is unknown.
     """
-    edges = np.array(snr_edges, dtype=float)
-    if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        msg = f'snr_edges must be at least two increasing numbers, got {snr_edges!r}'
-        raise ValueError(msg)
-    if not isinstance(n_galaxies, int | np.integer) or n_galaxies < 1:
-        msg = f'n_galaxies must be a positive integer, got {n_galaxies!r}'
-        raise ValueError(msg)
-    if renderer not in ('torch', 'galsim'):
-        msg = f"renderer must be 'torch' or 'galsim', got {renderer!r}"
-        raise ValueError(msg)
-    stream = GalaxyStream(
-        GalaxySimulationConfig(population=population, size=size),
-        pixel_scale=model.config.pixel_scale,
-        accuracy=RenderingAccuracy(),
-    )
+    values = {'snr_edges': snr_edges, 'n_galaxies': n_galaxies, 'renderer': renderer}
+    check_ranges(values, _RANGES)
+    config = GalaxySimulationConfig(population=population, size=size)
+    scale, accuracy = model.config.pixel_scale, RenderingAccuracy()
+    stream = GalaxyStream(config, pixel_scale=scale, accuracy=accuracy)
     generator = torch_generator(rng)
-    batch = stream.sample_prior(
-        n_galaxies, snr_range=(edges[0], edges[-1]), generator=generator
-    )
+    ends = (snr_edges[0], snr_edges[-1])
+    batch = stream.sample_prior(n_galaxies, snr_range=ends, generator=generator)
     if renderer == 'galsim':
         batch = _drawn_by_galsim(batch, generator)
     parts = [
         _reconstruct(model, batch.select(part), n_refine)[0]
         for part in torch.arange(len(batch)).split(_PIECE)
     ]
-    galaxies = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    galaxies = QTable({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
     order = torch.argsort(batch.snr, descending=True)
     shown = order[torch.linspace(0.02, 0.9, _N_EXAMPLES).mul(len(order)).long()]
     _, examples = _reconstruct(model, batch.select(shown), n_refine)
-    rng = np.random.default_rng(0)
-    ranges = [*itertools.pairwise(edges), (edges[0], edges[-1])]
-    table = QTable([_row(galaxies, low, high, rng) for low, high in ranges])
+    rows, rng = [], np.random.default_rng(0)
+    values = galaxies.as_array()
+    for low, high in [*itertools.pairwise(snr_edges), ends]:
+        own = values[(values['snr'] >= low) & (values['snr'] < high)]
+        if (n := len(own)) > 0:
+            again = [_scores(own[rng.integers(n, size=n)]) for _ in range(_N_RESAMPLED)]
+            row = {'snr_min': float(low), 'snr_max': float(high), 'n': n}
+            for name, score in _scores(own).items():
+                row[name] = score
+                row[f'{name}_err'] = np.std([scores[name] for scores in again])
+            rows.append(row)
+    table = QTable(rows)
     for name in table.colnames[3:]:
         table[name].info.format = '.4f'
     for name in ('flux', 'flux_err', 'flux_true'):
-        galaxies[name] = galaxies[name] * u.electron
+        galaxies[name].unit = u.electron
     name = f'{model.name!r} ({population} galaxies drawn by {renderer})'
     return ReconstructionReport(table, QTable(galaxies), examples, name)
 
@@ -194,12 +191,11 @@ def _drawn_by_galsim(batch, generator):
 
     renderer = GalSimGalaxyRenderer(period=256)
     size = batch.data.shape[1:]
-    x, y = size[1] // 2, size[0] // 2
     images = []
     for psf, flux, galaxy in zip(batch.psf, batch.flux, batch.galaxy, strict=True):
-        model = PSFModel.from_shape(psf.double().numpy())
-        shape = galaxy.double().numpy()
-        images.append(renderer.render(model, [x], [y], [float(flux)], shape, size))
+        model, shape = PSFModel.from_shape(psf.double().numpy()), galaxy.double()
+        place = [size[1] // 2], [size[0] // 2], [float(flux)]
+        images.append(renderer.render(model, *place, shape.numpy(), size))
     noiseless = torch.from_numpy(np.array(images)).float().clamp(min=0)
     data = add_noise(
         noiseless,
@@ -224,17 +220,17 @@ def _sums(stamps, model, variance, prefix):
 @torch.no_grad()
 def _reconstruct(model, batch, n_refine):
     """Truth, posterior and sums of each galaxy; data, models and residuals."""
+    read_noise = batch.read_noise
     posterior = model.encode(
         batch.data,
         batch.psf,
         batch.background,
-        read_noise=batch.read_noise,
+        read_noise=read_noise,
         n_refine=n_refine,
     )
     size = tuple(batch.data.shape[1:])
-    centre = torch.full((len(batch), 1), float(size[0] // 2))
     light = (posterior.flux[:, None], posterior.latent[:, None])
-    image = model.render(batch.psf, centre, centre, *light, size=size)
+    image = model.render(batch.psf, batch.x, batch.y, *light, size=size)
     stamps = batch.data - batch.background[:, None, None]
     fitted, residual = _sums(stamps, image, batch.variance, 'fit')
     exact, _ = _sums(stamps, batch.noiseless, batch.variance, 'exact')
@@ -259,50 +255,25 @@ def _reconstruct(model, batch, n_refine):
     return values, (stamps, image, residual)
 
 
-def _chi2_and_correlation(galaxies, prefix):
-    n, r, s, rr, ss, rs = (
-        galaxies[f'{prefix}_{k}'].sum() for k in ('n', 'r', 's', 'rr', 'ss', 'rs')
-    )
-    if n == 0:
-        return np.nan, np.nan
-    spread = np.sqrt((rr - r * r / n) * (ss - s * s / n))
-    return rr / n, (rs - r * s / n) / spread
-
-
 def _scores(galaxies):
     """The scores of a set of galaxies."""
-    chi2, correlation = _chi2_and_correlation(galaxies, 'fit')
-    chi2_exact, correlation_exact = _chi2_and_correlation(galaxies, 'exact')
+    scores = {}
+    for prefix, end in (('fit', ''), ('exact', '_exact')):
+        n, r, s, rr, ss, rs = (
+            galaxies[f'{prefix}_{k}'].sum() for k in ('n', 'r', 's', 'rr', 'ss', 'rs')
+        )
+        n = n or np.nan
+        spread = np.sqrt((rr - r * r / n) * (ss - s * s / n))
+        scores[f'chi2{end}'] = rr / n
+        scores[f'correlation{end}'] = (rs - r * s / n) / spread
     n_pixels = max(1.0, galaxies['fit_n'].sum())
     e1, e2 = (galaxies[k] - galaxies[f'{k}_true'] for k in ('e1', 'e2'))
     length = np.hypot(galaxies['e1_true'], galaxies['e2_true'])
     along = e1 * galaxies['e1_true'] + e2 * galaxies['e2_true']
-    return {
-        'chi2': chi2,
-        'correlation': correlation,
-        'chi2_exact': chi2_exact,
-        'correlation_exact': correlation_exact,
+    return scores | {
         'chi2_expected': 1 - galaxies['n_fitted'].sum() / n_pixels,
         'flux_bias': np.median(galaxies['flux'] / galaxies['flux_true']) - 1,
         'e_bias': np.mean(along / np.maximum(length, 1e-9)),
         'e1_bias': np.mean(e1),
         'e2_bias': np.mean(e2),
     }
-
-
-def _row(galaxies, low, high, rng):
-    """Row of the table: scores of a range of signal-to-noise ratios, with errors."""
-    inside = (galaxies['snr'] >= low) & (galaxies['snr'] < high)
-    own = {name: values[inside] for name, values in galaxies.items()}
-    n = int(inside.sum())
-    values, again = dict.fromkeys(_SCORES, np.nan), []
-    if n > 0:
-        values = _scores(own)
-        for _ in range(_N_RESAMPLED):
-            pick = rng.integers(n, size=n)
-            again.append(_scores({name: v[pick] for name, v in own.items()}))
-    row = {'snr_min': low, 'snr_max': high, 'n': n}
-    for name in _SCORES:
-        row[name] = values[name]
-        row[f'{name}_err'] = np.std([a[name] for a in again]) if n else np.nan
-    return row

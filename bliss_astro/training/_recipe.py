@@ -7,9 +7,12 @@ import dataclasses
 import json
 import math
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
 from astropy.table import Table
 
 import bliss_astro
@@ -19,51 +22,18 @@ from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._weights import ENCODERS
 
 from ._configuration import SECTIONS
-from ._domain import domain_of_simulation
-from ._image_facts import ImageFacts, stack_facts
-from ._measure_facts import measure_facts
-from ._recipe_settings import RecipeSettings, choose_settings, show_range, span
-from ._recipe_time import TrainingTime, time_training
-
-__all__ = ['Coverage', 'Recipe', 'make_recipe']
+from ._encoder import EncoderTrainer, domain_of_simulation
+from ._facts import measure_facts, span, stack_facts
+from ._plan import choose_settings, show_range
 
 # Encoder that finds the sources for their density, and whose weights are the start.
 _START = 'stars'
 _COMMENT_WIDTH = 88
-# Settings that a file states even where they are the defaults.
-_ALWAYS_STATED = {
-    'simulation': {'n_exposures', 'background', 'read_noise', 'density', 'psf', 'fwhm'},
-    'training': {'n_steps', 'batch_size', 'learning_rate', 'seed'},
-}
 # Correlation of neighbouring pixels below which noise counts as white.
 _WHITE = 0.05
-
-
-@dataclasses.dataclass(frozen=True)
-class Coverage:
-    """
-    Whether an encoder was trained on images like given ones.
-
-    Attributes
-    ----------
-    encoder : str
-        Name of the encoder.
-
-    reasons : tuple of str
-        Properties of the images outside of its domain; empty if it covers them.
-
-    domain : `~bliss_astro.encoders.Domain`
-        Ranges that it was trained on.
-    """
-
-    encoder: str
-    reasons: tuple[str, ...]
-    domain: Domain
-
-    @property
-    def covers(self):
-        """Whether it covers all of the images."""
-        return not self.reasons
+# Least number of steps that are timed, and share of the processors' time below which a
+# machine is called busy.
+_MIN_STEPS, _BUSY = 4, 0.6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,65 +45,70 @@ class Recipe:
 
     Attributes
     ----------
-    facts : list of `ImageFacts`
+    facts : list of ``ImageFacts``
         Properties of each image; of a stack, those expected.
 
-    coverage : list of ``Coverage``
-        One for each bundled encoder.
+    coverage : dict of str to list of str
+        For each bundled encoder, the properties of the images outside of the domain
+        that it was trained on; none if it covers them.
 
-    settings : ``RecipeSettings``
-        Configurations of the training, the origin of their numbers, and limits.
+    configs : tuple of three configurations
+        For `~bliss_astro.training.train_encoder`.
 
-    time : ``TrainingTime`` or None
-        Expected time, if it was measured.
+    reasons : dict of str to str
+        Origin of the setting of that name.
+
+    limits : tuple of str
+        Properties of the images that the simulations lack.
+
+    time : dict or None
+        Expected time, if it was measured: ``seconds`` with their standard ``error``,
+        ``step_seconds``, ``n_timed`` steps, ``validation_seconds``, and ``text``.
     """
 
-    facts: list[ImageFacts]
-    coverage: list[Coverage]
-    settings: RecipeSettings
-    time: TrainingTime | None = None
+    facts: list
+    coverage: dict
+    configs: tuple
+    reasons: dict
+    limits: tuple[str, ...] = ()
+    time: dict | None = None
 
     @property
     def covered_by(self):
         """Names of the bundled encoders that cover the images."""
-        return [found.encoder for found in self.coverage if found.covers]
-
-    @property
-    def configs(self):
-        """The three configurations, for `~bliss_astro.training.train_encoder`."""
-        settings = self.settings
-        return settings.encoder, settings.simulation, settings.training
+        return [name for name, reasons in self.coverage.items() if not reasons]
 
     @property
     def time_text(self):
         """The expected time of training in a sentence, without its full stop."""
-        if self.time is None:
-            return 'not measured'
-        on_gpu = self.time.device.startswith('cuda')
-        return str(self.time) + ('' if on_gpu else '. On a GPU: not measured')
+        return 'not measured' if self.time is None else self.time['text']
 
     @property
     def toml(self):
         """The configuration with comments, as `write` writes it."""
-        files = [Path(part.name).name for part in self.facts]
-        description = f'Stars; made for {", ".join(files[:3])}'
-        description += ', ...' if len(files) > 3 else ''
         names = [part.name for part in self.facts]
-        if len(names) > 4:
-            names = [*names[:3], f'{len(names) - 3} more']
-        *others, last = names
-        names = f'{", ".join(others)} and {last}' if others else last
+        more = ', ...' if len(names) > 3 else ''
+        files = ', '.join(Path(name).name for name in names[:3]) + more
         program = f'bliss-astro recipe (version {bliss_astro.__version__})'
         comments = [
-            f'An encoder for {names}, written by {program}.',
+            f'An encoder for {", ".join(names[:3])}{more}, written by {program}.',
             'Every number below may be changed.',
             f'Training time: {self.time_text}.',
-            *(f'Note: {limit}.' for limit in self.settings.limits),
+            *(f'Note: {limit}.' for limit in self.limits),
         ]
         lines = [line for text in comments for line in _comment(text)]
-        lines.append(f'description = {_toml_value(description)}')
+        lines.append(f'description = {_toml_value(f"Stars; made for {files}")}')
         for section, config in zip(SECTIONS['encoder'], self.configs, strict=True):
-            lines += _toml_section(section, config, self.settings.reasons)
+            lines += ['', f'[{section}]', *_comment(self.reasons.get(section, ''))]
+            for field in dataclasses.fields(config):
+                value, reason = (
+                    getattr(config, field.name),
+                    self.reasons.get(field.name),
+                )
+                stated = reason or section == 'encoder' or value != field.default
+                if value is not None and stated:
+                    lines += _comment(reason or '')
+                    lines.append(f'{field.name} = {_toml_value(value)}')
         return '\n'.join(lines) + '\n'
 
     def write(self, path, *, overwrite=False):
@@ -174,8 +149,8 @@ class Recipe:
         recipe : `Recipe`
             The same with its ``time``.
         """
-        time = time_training(self.configs, device=device, seconds=seconds)
-        return dataclasses.replace(self, time=time)
+        measured = _time_training(self.configs, device, seconds)
+        return dataclasses.replace(self, time=measured)
 
     def table(self):
         """
@@ -187,80 +162,46 @@ class Recipe:
             A row a fact; the columns are ``fact``, ``images`` (their range), and one
             for each bundled encoder and for the ``recipe``.
         """
-        columns = {'fact': list(_ROWS), 'images': _column_of_images(self.facts)}
-        for found in self.coverage:
-            columns[found.encoder] = _column_of_domain(found.domain)
-        own = domain_of_simulation(self.settings.simulation)
-        columns['recipe'] = _column_of_domain(own)
+        facts, white = self.facts, []
+        depth = [part.n_exposures for part in facts if part.n_exposures is not None]
+        for values in zip(*(part.correlation for part in facts), strict=True):
+            ends = [f'{min(values):.2f}', f'{max(values):.2f}']
+            white.append(' to '.join(dict.fromkeys(ends)))
+        columns = {
+            'fact': [
+                'PSF FWHM (px)',
+                'PSF effective area (px2)',
+                'noise of the sky (electrons)',
+                'noise correlation, x and y',
+                'sources per pixel',
+                'exposures',
+            ],
+            'images': [
+                *(show_range(*span(facts, v)) for v in ('fwhm', 'psf_area', 'noise')),
+                ', '.join(white),
+                show_range(*span(facts, 'density'), digits=2),
+                show_range(np.min(depth), np.max(depth)) if depth else 'not said',
+            ],
+        }
+        domains = {n: Domain.from_card(ENCODERS.read_card(n)) for n in self.coverage}
+        domains['recipe'] = domain_of_simulation(self.configs[1])
+        for name, domain in domains.items():
+            columns[name] = [
+                *(show_range(*p) for p in (domain.fwhm, domain.psf_area, domain.noise)),
+                'none'
+                if domain.correlation < _WHITE
+                else f'up to {domain.correlation:g}',
+                f'up to {domain.density[1]:.2g}',
+                show_range(*domain.n_exposures),
+            ]
         return Table(columns)
-
-
-_ROWS = (
-    'PSF FWHM (px)',
-    'PSF effective area (px2)',
-    'noise of the sky (electrons)',
-    'noise correlation, x and y',
-    'sources per pixel',
-    'exposures',
-)
-
-
-def _column_of_images(facts):
-    depth = [part.n_exposures for part in facts if part.n_exposures is not None]
-    ends = [map('{:.2f}'.format, (min(v), max(v))) for v in _correlations(facts)]
-    both = [low if low == high else f'{low} to {high}' for low, high in ends]
-    return [
-        show_range(*span(facts, 'fwhm')),
-        show_range(*span(facts, 'psf_area')),
-        show_range(*span(facts, 'noise')),
-        ', '.join(both),
-        show_range(*span(facts, 'density'), digits=2),
-        show_range(min(d[0] for d in depth), max(d[1] for d in depth))
-        if depth
-        else 'not said',
-    ]
-
-
-def _correlations(facts):
-    return zip(*(part.correlation for part in facts), strict=True)
-
-
-def _column_of_domain(domain):
-    white = domain.correlation < _WHITE
-    return [
-        show_range(*domain.fwhm),
-        show_range(*domain.psf_area),
-        show_range(*domain.noise),
-        'none' if white else f'up to {domain.correlation:g}',
-        f'up to {domain.density[1]:.2g}',
-        show_range(*domain.n_exposures),
-    ]
-
-
-def _toml_section(section, config, reasons):
-    """Lines of a section: settings that are not the defaults, with their reasons."""
-    lines = ['', f'[{section}]', *_comment(reasons.get(section, ''))]
-    fields = dataclasses.fields(config)
-    always = _ALWAYS_STATED.get(section, {field.name for field in fields})
-    for field in fields:
-        value = getattr(config, field.name)
-        if value is None or (value == field.default and field.name not in always):
-            continue
-        lines += _comment(reasons.get(field.name, ''))
-        lines.append(f'{field.name} = {_toml_value(value)}')
-    return lines
 
 
 def _comment(text):
     # A line break in a name must not end the comment.
     text = ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())
-    return textwrap.wrap(
-        text,
-        _COMMENT_WIDTH,
-        initial_indent='# ',
-        subsequent_indent='# ',
-        break_long_words=False,
-    )
+    lines = textwrap.wrap(text, _COMMENT_WIDTH - 2, break_long_words=False)
+    return [f'# {line}' for line in lines]
 
 
 def _toml_value(value):
@@ -269,9 +210,8 @@ def _toml_value(value):
         return json.dumps(value, ensure_ascii=False).replace('\x7f', '\\u007f')
     if isinstance(value, tuple | list):
         return f'[{", ".join(map(_toml_value, value))}]'
-    if isinstance(value, float) and not math.isfinite(value):
-        msg = f'a setting must be finite, got {value}'
-        raise ValueError(msg)
+    if isinstance(value, dict):
+        return f'{{{", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items())}}}'
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
@@ -337,8 +277,7 @@ def make_recipe(
     """
     if not isinstance(images, list | tuple | Iterator):
         images = [images]
-    start = Encoder.from_pretrained(_START)
-    facts = []
+    start, facts = Encoder.from_pretrained(_START), []
     for k, image in enumerate(images):
         name = f'image {k + 1}' if names is None else names[k]
         facts.append(measure_facts(image, start, name=name, n_exposures=n_exposures))
@@ -350,33 +289,67 @@ def make_recipe(
             msg = f'stack needs two images or more, got {len(facts)}'
             raise ValueError(msg)
         facts = [stack_facts(facts)]
-    return Recipe(
-        facts=facts,
-        coverage=[_coverage(name, facts) for name in ENCODERS.available()],
-        settings=choose_settings(facts, start, n_steps=n_steps),
-    )
+    coverage = {name: _not_covered(name, facts) for name in ENCODERS.available()}
+    return Recipe(facts, coverage, *choose_settings(facts, start, n_steps=n_steps))
 
 
-def _coverage(name, facts):
-    domain = Domain.from_card(ENCODERS.read_card(name))
-    reasons = [
-        ('' if len(facts) == 1 else f'{part.name}: ') + _reason(finding, part, domain)
-        for part in facts
-        for finding in domain_findings(domain, part.for_domain())
-    ]
+def _not_covered(name, facts):
+    """Properties of images outside of the domain of an encoder."""
+    domain, reasons = Domain.from_card(ENCODERS.read_card(name)), []
+    for part in facts:
+        which = '' if len(facts) == 1 else f'{part.name}: '
+        for finding in domain_findings(domain, part.for_domain()):
+            text = f'{finding.title} {finding.value}, trained on {finding.allowed}'
+            reasons.append(which + text)
     if domain.flux_min is not None:
         reasons.append(
             f'trained for one flux floor, {domain.flux_min:g} electrons of an '
             'exposure, rather than for that at which detection looks'
         )
-    return Coverage(name, tuple(reasons), domain)
+    return reasons
 
 
-def _reason(finding, part, domain):
-    title, value, allowed = finding.title, finding.value, finding.allowed
-    if finding.name == 'psf_area':
-        # In the terms of the table.
-        title = 'PSF effective area'
-        value = f'{show_range(*part.psf_area)} px2'
-        allowed = show_range(*domain.psf_area)
-    return f'{title} {value}, trained on {allowed}'
+def _time_training(configs, device, seconds):
+    """Time some steps of a training: measured numbers, and the whole extrapolated."""
+    encoder, simulation, training = configs
+    # Initial weights do not change the time, and one batch gives that of validation.
+    size = min(training.batch_size, training.n_validation)
+    changes = {'n_validation': size, 'start_from': None, 'stage': 'all'}
+    trial = dataclasses.replace(training, **changes)
+    trainer = EncoderTrainer((encoder, simulation, trial), device=device)
+    # Steps and validations return numbers, for which a GPU has to have finished.
+    begun = time.perf_counter()
+    trainer.advance()
+    clock, cpu = [time.perf_counter()], time.process_time()
+    while len(clock) <= _MIN_STEPS or clock[-1] - begun < seconds:
+        trainer.advance()
+        clock.append(time.perf_counter())
+    share = (time.process_time() - cpu) / (clock[-1] - clock[0])
+    trainer.validate()
+    validation = (time.perf_counter() - clock[-1]) * training.n_validation / size
+    steps, n_steps = np.diff(clock), training.n_steps
+    step, error = np.mean(steps), np.std(steps, ddof=1) / math.sqrt(len(steps))
+    total = n_steps * step + math.ceil(n_steps / training.validate_every) * validation
+    where, n_threads, note = str(trainer.device), torch.get_num_threads(), ''
+    if trainer.device.type == 'cpu':
+        where += f', {n_threads} thread' + 's' * (n_threads > 1)
+        if share < _BUSY * n_threads:
+            busy = 100 * share / n_threads
+            note = f'; the machine is busy, and they had {busy:.0f} % of their time'
+        note += '. On a GPU: not measured'
+    return {
+        'seconds': total,
+        'error': n_steps * error,
+        'step_seconds': step,
+        'n_timed': len(steps),
+        'validation_seconds': validation,
+        'text': f'about {_duration(total)} (+- {_duration(n_steps * error)}) on this '
+        f'machine ({where}), from {len(steps)} steps of {step:.3g} s{note}',
+    }
+
+
+def _duration(seconds):
+    for unit, size in (('h', 3600), ('min', 60)):
+        if seconds >= 1.5 * size:
+            return f'{seconds / size:.{int(unit == "h")}f} {unit}'
+    return f'{seconds:.0f} s'

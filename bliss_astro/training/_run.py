@@ -20,9 +20,7 @@ from bliss_astro._atomic import atomic_write, explain_full_disk
 from bliss_astro._devices import choose_device
 from bliss_astro._lock import lock_folder
 
-from ._configuration import check_configs, load_config
-
-__all__ = ['Trainer', 'TrainingLog', 'train']
+from ._configuration import SECTIONS, load_config
 
 # Steps between lines of the log.
 _LOG_EVERY = 50
@@ -32,22 +30,19 @@ _VALIDATION_SEED = 12345
 _FINAL_RATE = 0.01
 _COUNTERS = ('step', 'n_skipped', 'seconds', 'best', 'best_weights', 'validated')
 
+# Errors of files that are no checkpoints: damaged, cut off, or of another kind.
+_DAMAGES = RuntimeError, EOFError, LookupError, TypeError, ValueError
+_DAMAGES += (pickle.UnpicklingError,)
+
 
 class Trainer:
     """
     State of a training run: networks, optimiser, generator and counters.
 
-    A subclass gives `make_model`, `parameter_groups`, `rates`, `draw`, `loss` and
-    `details`. It may have further networks in ``helpers``, which are not saved as
-    weights.
-
-    Parameters
-    ----------
-    configs : tuple of three configurations
-        Those of the network, the simulation and the training.
-
-    device : str or `torch.device`, optional
-        Device of the networks and simulations.
+    The configurations are those of the network, the simulation and the training. A
+    subclass gives `make_model`, `draw` and `loss`, and may have `parameter_groups`,
+    `rates` and `details` of its own, and further networks in ``helpers``, which are
+    not saved as weights.
     """
 
     # Key of the network's configuration in files and on cards.
@@ -88,6 +83,14 @@ class Trainer:
         progress = min(1.0, done / max(1, total))
         fall = 0.5 * (1 + math.cos(math.pi * progress))
         return t.learning_rate * warm * (_FINAL_RATE + (1 - _FINAL_RATE) * fall)
+
+    def parameter_groups(self):
+        """Parameters of the optimiser, in groups that have a rate of their own."""
+        return [{'params': list(self.model.parameters())}]
+
+    def rates(self):
+        """Learning rate of each group of parameters in the next step."""
+        return [self.cosine_rate(self.step, self.training.n_steps)]
 
     def advance(self):
         """Do one step of the optimiser; return the terms of the loss."""
@@ -174,8 +177,19 @@ class Trainer:
 
     def load(self, path):
         """Continue from a checkpoint."""
-        state = _load_checkpoint(path, self.device)
-        if json.loads(state['settings']) != self.settings():
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            settings = json.loads(state['settings'])
+        except _DAMAGES as error:
+            # Unpickling errors go on about flags of torch.load that nobody should set.
+            pickled = isinstance(error, pickle.UnpicklingError)
+            reason = '' if pickled else f': {str(error).partition(chr(10))[0]}'
+            msg = (
+                f'{path} is damaged or no checkpoint{reason}; pass overwrite=True to '
+                'start anew'
+            )
+            raise ValueError(msg) from error
+        if settings != self.settings():
             msg = (
                 f'{path} belongs to another configuration; use the one that it was '
                 'started with, or another output folder (start_from goes on from '
@@ -224,40 +238,9 @@ class Trainer:
         """Complete a card, in place."""
 
 
-def _load_checkpoint(path, device):
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        json.loads(state['settings'])
-    except (
-        RuntimeError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
-        # Unpickling errors go on about flags of torch.load that nobody should set.
-        pickled = isinstance(error, pickle.UnpicklingError)
-        reason = '' if pickled else f': {str(error).partition(chr(10))[0]}'
-        msg = (
-            f'{path} is damaged or no checkpoint{reason}; pass overwrite=True to start '
-            'anew'
-        )
-        raise ValueError(msg) from error
-    return state
-
-
 class TrainingLog:
     """
     JSON lines; those beyond the checkpoint of a resumed run are dropped.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        File of the log.
-
-    first_step : int
-        Step of the checkpoint, 0 for a new run.
     """
 
     def __init__(self, path, *, first_step):
@@ -272,24 +255,11 @@ class TrainingLog:
         self.path = path
 
     def write(self, **values):
-        """
-        Append a line.
-
-        Parameters
-        ----------
-        **values : object
-            Plain values; NaN and infinity become null.
-        """
-        line = json.dumps(_finite(values), allow_nan=False)
+        """Append a line of plain values."""
+        # JSON has neither NaN nor infinity: they become null.
+        values = json.loads(json.dumps(values), parse_constant=lambda _: None)
         with explain_full_disk(self.path), self.path.open('a') as file:
-            file.write(line + '\n')
-
-
-def _finite(value):
-    # JSON has neither NaN nor infinity.
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            file.write(json.dumps(values) + '\n')
 
 
 def train(
@@ -298,36 +268,23 @@ def train(
     output,
     *,
     name=None,
+    device='auto',
     resume=False,
     overwrite=False,
     max_minutes=None,
     progress_bar=False,
-    **options,
 ):
-    """
-    Train a network in a folder; `train_encoder` and `train_galaxies` call it.
-
-    Parameters
-    ----------
-    kind : type
-        Subclass of `Trainer`, made with the configurations and ``options``.
-
-    config, output, name, resume, overwrite, max_minutes, progress_bar
-        As in `train_encoder`.
-
-    **options : object
-        Further arguments of ``kind``.
-
-    Returns
-    -------
-    network : `torch.nn.Module`
-        With the best weights so far.
-    """
+    """Train a network in a folder by a `Trainer`; see `train_encoder`."""
     if isinstance(config, tuple):
         configs, name = config, name or 'untitled'
     else:
         configs, name = load_config(config), name or Path(config).stem
-    check_configs(configs, kind.section)
+    kinds = SECTIONS[kind.section].values()
+    if [type(part) for part in configs] != list(kinds):
+        names = ', '.join(k.__name__ for k in kinds)
+        got = ', '.join(type(part).__name__ for part in configs)
+        msg = f'config must hold {names}, got {got}'
+        raise ValueError(msg)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, work='training'):
@@ -335,7 +292,7 @@ def train(
         if checkpoint.exists() and not (resume or overwrite):
             msg = f'{output} holds a training run: pass resume=True or overwrite=True'
             raise FileExistsError(msg)
-        trainer = kind(configs, **options)
+        trainer = kind(configs, device=device)
         if resume and checkpoint.exists():
             trainer.load(checkpoint)
         _run(trainer, output, checkpoint, max_minutes, progress_bar)
@@ -345,15 +302,26 @@ def train(
 
 
 def _run(trainer, output, checkpoint, max_minutes, progress_bar):
+    from tqdm.auto import tqdm
+
     training = trainer.training
     log = TrainingLog(output / 'log.jsonl', first_step=trainer.step)
-    begun = saved = time.monotonic()
-    spent = trainer.seconds
-    with _step_bar(progress_bar, training.n_steps, trainer.step) as bar:
+    bar = tqdm(
+        total=training.n_steps,
+        initial=trainer.step,
+        unit='step',
+        dynamic_ncols=True,
+        disable=not progress_bar,
+    )
+    begun = saved = now = time.monotonic()
+    spent, limit = trainer.seconds, math.inf
+    if max_minutes is not None:
+        limit = 60 * max_minutes
+    with bar:
         try:
             # The run may have been interrupted while it validated.
             _validate_if_due(trainer, log, bar)
-            while trainer.step < training.n_steps:
+            while trainer.step < training.n_steps and now - begun <= limit:
                 terms = trainer.advance()
                 now = time.monotonic()
                 trainer.seconds = spent + now - begun
@@ -365,8 +333,6 @@ def _run(trainer, output, checkpoint, max_minutes, progress_bar):
                 if now - saved > 60 * training.checkpoint_minutes:
                     trainer.save(checkpoint)
                     saved = now
-                if max_minutes is not None and now - begun > 60 * max_minutes:
-                    break
         finally:
             # Ctrl-C included; a kill -9 leaves the previous checkpoint.
             if trainer.whole:
@@ -378,11 +344,3 @@ def _validate_if_due(trainer, log, bar):
         terms = trainer.validate()
         log.write(step=trainer.step, validation=terms)
         bar.set_postfix(validation=f'{terms["loss"]:.3f}')
-
-
-def _step_bar(shown, total, initial):
-    from tqdm.auto import tqdm
-
-    return tqdm(
-        total=total, initial=initial, unit='step', dynamic_ncols=True, disable=not shown
-    )

@@ -19,18 +19,16 @@ from bliss_astro.psf._mixture import (
     normalization_of_shape,
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.simulation._artifacts import (
+from bliss_astro.simulation._nuisances import (
+    add_lobes,
     cosmic_rays,
     draw_large_galaxies,
-    render_large_galaxies,
-    saturate,
-    trails,
-)
-from bliss_astro.simulation._calibration import (
-    add_lobes,
     draw_lobes,
     draw_stated_errors,
+    render_large_galaxies,
+    saturate,
     state_asymmetry,
+    trails,
 )
 
 SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 16}

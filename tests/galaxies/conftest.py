@@ -11,8 +11,7 @@ from bliss_astro.galaxies import (
     GalaxyModelConfig,
 )
 from bliss_astro.priors import FieldPrior
-from bliss_astro.simulation import GalaxyStream
-from bliss_astro.training import GalaxySimulationConfig
+from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 
 
 @pytest.fixture(scope='session')

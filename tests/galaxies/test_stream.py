@@ -5,8 +5,7 @@ Tests of the stream of single galaxies.
 
 import torch
 
-from bliss_astro.simulation import GalaxyStream
-from bliss_astro.training import GalaxySimulationConfig
+from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 
 
 class TestStream:

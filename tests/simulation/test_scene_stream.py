@@ -15,7 +15,7 @@ from bliss_astro.encoders import (
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulatedImages, SimulationConfig, SimulationStream
-from bliss_astro.simulation._calibration import misstate_psf
+from bliss_astro.simulation._nuisances import misstate_psf
 
 NPE = SimulationConfig(
     population='npe', n_exposures=(1, 1), shape=(80, 80), bad_pixels=False

@@ -131,14 +131,15 @@ class TestConfig:
 
     def test_made_in_python(self, tiny_configs, tmp_path):
         """
-        Classes check what they need; the rest is checked before training.
+        Classes check their settings; their kinds are checked before training.
         """
         encoder, simulation, training = tiny_configs
         with pytest.raises(ValueError, match='learning_rate must be'):
             dataclasses.replace(training, learning_rate='fast')
-        simulation = dataclasses.replace(simulation, single_fraction=2.0)
-        with pytest.raises(ValueError, match='SimulationConfig: single_fraction must'):
-            train_encoder((encoder, simulation, training), tmp_path / 'new')
+        with pytest.raises(ValueError, match='single_fraction must be'):
+            dataclasses.replace(simulation, single_fraction=2.0)
+        with pytest.raises(ValueError, match='config must hold EncoderConfig'):
+            train_encoder((encoder, training, simulation), tmp_path / 'new')
         assert not (tmp_path / 'new').exists()
 
     def test_missing(self, tmp_path):

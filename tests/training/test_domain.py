@@ -17,7 +17,7 @@ from bliss_astro.encoders import (
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import TrainingConfig, train_encoder
-from bliss_astro.training._domain import domain_of_simulation
+from bliss_astro.training._encoder import domain_of_simulation
 
 SMALL = EncoderConfig(galaxies=True, width=8, n_blocks=1, stem_width=8, head_width=16)
 SKY = SimulationConfig(

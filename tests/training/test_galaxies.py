@@ -18,14 +18,9 @@ from bliss_astro.galaxies import (
 )
 from bliss_astro.priors import FieldPrior
 from bliss_astro.rendering import render_galaxies
-from bliss_astro.simulation import GalaxyStream
-from bliss_astro.training import (
-    GalaxySimulationConfig,
-    GalaxyTrainingConfig,
-    load_config,
-    train_encoder,
-    train_galaxies,
-)
+from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
+from bliss_astro.training import load_config, train_encoder, train_galaxies
+from bliss_astro.training._configuration import GalaxyTrainingConfig
 from bliss_astro.training._galaxies import _polar, _psf_power, _true_modes
 
 BUNDLED = Path(bliss_astro.__file__).parent / 'data' / 'configs' / 'galaxies.toml'

@@ -13,15 +13,15 @@ import torch
 
 from bliss_astro import CoaddSimulator, EncoderInputs, Exposure, PSFModel
 from bliss_astro.detection._domain import domain_findings
-from bliss_astro.encoders import Domain
+from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._domain import mean_interpolation
-from bliss_astro.priors import SeeingPrior, StarPrior
+from bliss_astro.priors import CatalogPrior, FieldPrior, SeeingPrior, StarPrior
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.training import ImageFacts, load_config, make_recipe, train_encoder
-from bliss_astro.training._domain import domain_of_simulation
-from bliss_astro.training._image_facts import dither_of, stack_facts
-from bliss_astro.training._recipe_settings import choose_settings
+from bliss_astro.training import load_config, make_recipe, train_encoder
+from bliss_astro.training._encoder import domain_of_simulation
+from bliss_astro.training._facts import ImageFacts, dither_of, stack_facts
+from bliss_astro.training._plan import choose_settings
 
 
 def _scaled(factor):
@@ -49,7 +49,6 @@ def _facts(**changes):
     """Facts of an exposure like those that the bundled encoder is for."""
     known = {
         'name': 'made up',
-        'shape': (100, 100),
         'psf_shapes': PSFModel().shape_vector[None],
         'fwhm': (3.6, 3.6),
         'psf_area': (37.9, 37.9),
@@ -60,7 +59,7 @@ def _facts(**changes):
         'excess': 1.0,
         'n_exposures': None,
         'density': (0.001, 0.002),
-        'limit': '',
+        'description': '',
         'sources': {},
     }
     known |= changes
@@ -92,28 +91,24 @@ def foreign():
 
 
 def _is_covered(recipe):
-    domain = domain_of_simulation(recipe.settings.simulation)
+    domain = domain_of_simulation(recipe.configs[1])
     return not any(domain_findings(domain, f.for_domain()) for f in recipe.facts)
 
 
 def _tiny(recipe, **changes):
     """The same recipe for a training of two small batches."""
-    training = dataclasses.replace(
-        recipe.settings.training,
-        **{'n_steps': 2, 'batch_size': 4, 'n_validation': 4, 'validate_every': 2}
-        | changes,
-    )
-    settings = dataclasses.replace(recipe.settings, training=training)
-    return dataclasses.replace(recipe, settings=settings)
+    encoder, simulation, training = recipe.configs
+    few = {'n_steps': 2, 'batch_size': 4, 'n_validation': 4, 'validate_every': 2}
+    training = dataclasses.replace(training, **few | changes)
+    return dataclasses.replace(recipe, configs=(encoder, simulation, training))
 
 
 class TestForeignImages:
     def test_only_the_one_for_any_telescope_covers_them(self, foreign):
         assert foreign.covered_by == ['stars-galaxies']
-        stars = next(c for c in foreign.coverage if c.encoder == 'stars')
-        text = '; '.join(stars.reasons)
-        assert 'image 1: PSF effective area' in text
-        assert 'image 2: PSF effective area' in text
+        text = '; '.join(foreign.coverage['stars'])
+        assert 'image 1: PSF FWHM about' in text
+        assert 'image 2: PSF FWHM about' in text
         # Up to 381 electrons are none too many for it.
         assert text.count('noise of the sky') == 0
 
@@ -146,6 +141,16 @@ class TestForeignImages:
             foreign.write(path)
         foreign.write(path, overwrite=True)
 
+    def test_priors_stand_in_the_file(self, foreign, tmp_path):
+        encoder, simulation, training = foreign.configs
+        priors = {
+            'catalog_prior': CatalogPrior.sky().to_dict(),
+            'field_prior': FieldPrior().to_dict(),
+        }
+        configs = (encoder, dataclasses.replace(simulation, **priors), training)
+        dataclasses.replace(foreign, configs=configs).write(tmp_path / 'mine.toml')
+        assert load_config(tmp_path / 'mine.toml') == configs
+
     def test_it_trains(self, foreign, tmp_path):
         path = tmp_path / 'mine.toml'
         _tiny(foreign).write(path)
@@ -161,11 +166,10 @@ class TestForeignImages:
     def test_time_is_that_of_the_steps(self, foreign):
         small = _tiny(foreign, n_steps=1000, validate_every=100)
         time = small.timed(seconds=0.0).time
-        assert time.n_timed == 4
-        assert time.step_seconds > 0
-        assert time.n_validations == 10
-        expected = 1000 * time.step_seconds + 10 * time.validation_seconds
-        assert time.seconds == pytest.approx(expected)
+        assert time['n_timed'] == 4
+        assert time['step_seconds'] > 0
+        expected = 1000 * time['step_seconds'] + 10 * time['validation_seconds']
+        assert time['seconds'] == pytest.approx(expected)
         text = small.timed(seconds=0.0).toml
         assert 'from 4 steps of' in ' '.join(text.replace('#', '').split())
 
@@ -195,15 +199,15 @@ class TestCoadds:
         assert make_recipe(coadd, n_exposures=20).configs[1].n_exposures == (14, 28)
         assumed = make_recipe(coadd)
         assert assumed.configs[1].n_exposures == (5, 12)
-        assert '8 assumed' in assumed.settings.reasons['n_exposures']
+        assert '8 assumed' in assumed.reasons['n_exposures']
         assert _is_covered(assumed)
 
     def test_a_deep_coadd_without_correlation_is_one_exposure(self):
         facts = _facts(noise=(300.0, 300.0), one_exposure_variance=(9e4, 9e4))
         facts = dataclasses.replace(facts, n_exposures=(100, 100))
-        settings = choose_settings([facts], _stars())
-        assert settings.simulation.n_exposures == (1, 1)
-        assert settings.simulation.background == (45_000.0, 180_000.0)
+        simulation = _settings(facts)[0][1]
+        assert simulation.n_exposures == (1, 1)
+        assert simulation.background == (45_000.0, 180_000.0)
 
     def test_prediction_for_a_stack(self):
         exposures = [_field(seed=k) for k in range(1, 7)]
@@ -231,19 +235,18 @@ class TestCoadds:
         assert stacked.density[1] == pytest.approx(0.002 * 4**0.47)
 
 
-def _stars():
-    from bliss_astro.encoders import Encoder
-
-    return Encoder.from_pretrained('stars')
+def _settings(facts):
+    """Configurations, reasons and limits."""
+    return choose_settings([facts], Encoder.from_pretrained('stars'))
 
 
 class TestWhatIsNotSimulated:
     def test_correlation_sets_the_dithers(self):
-        settings = choose_settings([_coadd_facts(0.13, 30)], _stars())
-        low, high = settings.simulation.dither
+        configs, _, limits = _settings(_coadd_facts(0.13, 30))
+        low, high = configs[1].dither
         assert low < 0.25 < high
         assert dither_of(0.07) == pytest.approx(low, abs=0.011)
-        assert not settings.limits
+        assert not limits
 
     @pytest.mark.parametrize(
         ('correlation', 'depth', 'words'),
@@ -255,42 +258,41 @@ class TestWhatIsNotSimulated:
     )
     def test_correlation_that_dithers_cannot_give(self, correlation, depth, words):
         facts = _coadd_facts(correlation, depth)
-        limits = choose_settings([facts], _stars()).limits
+        *_, limits = _settings(facts)
         assert any(words in limit for limit in limits)
 
     def test_correlation_that_reaches_further(self):
         facts = _coadd_facts(0.25, 9, excess=4.0)
-        (limit,) = choose_settings([facts], _stars()).limits
+        *_, (limit,) = _settings(facts)
         assert 'further away than the next' in limit
 
     def test_wings(self):
-        settings = choose_settings([_facts(psf_area=(90.0, 90.0))], _stars())
-        assert any('wings' in limit for limit in settings.limits)
-        domain = domain_of_simulation(settings.simulation)
+        configs, _, limits = _settings(_facts(psf_area=(90.0, 90.0)))
+        assert any('wings' in limit for limit in limits)
+        domain = domain_of_simulation(configs[1])
         assert domain.psf_area[0] < 90 < domain.psf_area[1]
 
     def test_crowding_asks_for_more_sources_a_tile(self):
-        start = _stars()
-        usual = choose_settings([_facts()], start)
-        assert usual.encoder == start.config
-        assert usual.training.start_from == 'stars'
-        n_steps = usual.training.n_steps
-        crowded = choose_settings([_facts(density=(0.001, 0.02))], start)
+        (usual, _, training), *_ = _settings(_facts())
+        assert usual == Encoder.from_pretrained('stars').config
+        assert training.start_from == 'stars'
+        n_steps = training.n_steps
+        (crowded, _, training), _, limits = _settings(_facts(density=(0.001, 0.02)))
         # 0.06 x 16 = 0.96 a tile: 7 % of tiles hold more than 2, 1.7 % than 3.
-        assert crowded.encoder.n_most == 3
+        assert crowded.n_most == 3
         # From scratch takes four times the steps of fine-tuning.
-        assert crowded.training.start_from is None
-        assert crowded.training.n_steps == pytest.approx(4 * n_steps, abs=2)
-        assert not crowded.limits
-        packed = choose_settings([_facts(density=(0.001, 0.1))], start)
-        assert any('of the tiles hold more' in limit for limit in packed.limits)
+        assert training.start_from is None
+        assert training.n_steps == pytest.approx(4 * n_steps, abs=2)
+        assert not limits
+        *_, limits = _settings(_facts(density=(0.001, 0.1)))
+        assert any('of the tiles hold more' in limit for limit in limits)
 
     def test_a_very_broad_psf_should_be_binned(self):
         factor = 12 / 3.6
         facts = _facts(fwhm=(12.0, 12.0), psf_area=(37.9 * factor**2,) * 2)
-        settings = choose_settings([facts], _stars())
-        assert any('binning the images 3 x 3' in limit for limit in settings.limits)
-        assert settings.simulation.shape == (112, 112)
+        configs, _, limits = _settings(facts)
+        assert any('binning the images 3 x 3' in limit for limit in limits)
+        assert configs[1].shape == (112, 112)
 
 
 class TestSettingsOfTheStream:

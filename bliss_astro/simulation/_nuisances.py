@@ -1,0 +1,393 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Nuisances of simulated images: artefacts, and errors of the stated PSF and background.
+
+No artefact is a source of the prior, and an encoder that never saw one takes it for
+stars or for rows of galaxies. A survey's PSF is measured on stars that are not
+saturated, and ends where these fade; of stars thousands of times brighter one sees
+the diffraction spikes of the telescope's spider and the light scattered by mirrors
+and dust. A survey's background and PSF are measurements: an encoder that was trained
+with errors of their size marginalises over them, as over every other nuisance.
+"""
+
+import math
+
+import torch
+
+from bliss_astro.psf._asymmetry import asymmetry_of_image, lobe_kernel
+from bliss_astro.psf._mixture import fwhm_of_shape, profile_of_shape
+from bliss_astro.units import FWHM_PER_SIGMA
+
+from ._noise import between, unit
+
+# The ranges of artefacts were chosen to reach beyond what frames of SDSS and HST show.
+# Cosmic rays: peak over the noise, largest length and width in pixels, number, and
+# FWHM in pixels of PSFs that are as sharp.
+_RAY_PEAK, _RAY_LENGTH, _RAY_WIDTH, _N_RAYS = (5.0, 3e3), 7.0, 0.3, 4
+_SHARPEST = 2.0
+# Trails of satellites and aircraft: ridge over the noise.
+_TRAIL_PEAK = (0.3, 30.0)
+# Large galaxies: half-light radius in pixels, mean surface brightness within it in
+# units of the sky's noise, and largest distance from the image in pixels.
+_RADIUS, _BRIGHTNESS, _GALAXY_DISTANCE = (8.0, 60.0), (0.3, 30.0), 30.0
+# Scales of the exponential disk and of the de Vaucouleurs law: b_n of their Sersic
+# profiles exp(-b t^(1/n)) with the half-light radius at t = 1.
+_DISK, _BULGE = 1.678, 7.669
+# Bright stars: electrons, and largest distance from the image in pixels.
+_STAR_FLUX, _STAR_DISTANCE = (2e5, 3e7), 40.0
+# Light in a spike at a distance of 30 pixels, per pixel, and in a halo at its
+# centre, over that of the star: ranges around those of SDSS's r frames.
+_SPIKE, _HALO = (5e-6, 1e-4), (1e-6, 5e-5)
+# Saturated cores: brightest pixel over the level, exponent of the end of the
+# response, lengths in pixels of bleeding columns (each in a quarter of the images,
+# none in the others), and least level over the noise.
+_OVER, _SHARPNESS, _BLEEDING, _LEVEL = (1.5, 60.0), (4.0, 40.0), (4, 10), 30.0
+
+# Errors that surveys state, and that an exposure assumes where none is stated:
+# relative error of the PSF's width; error of the background in units of its noise.
+USUAL_PSF_ERROR, USUAL_BACKGROUND_ERROR = 0.01, 0.05
+# Errors of the logarithm of the weights of halo and wing over that of the width;
+# and their largest size where the width's is large: not all is unknown.
+_HALO_ERROR, _WING_ERROR, _MAX_WEIGHT_ERROR = 6, 12, 0.1
+# Half the side in pixels of the images on which asymmetries are measured.
+_HALF_SIZE = 18
+
+
+# -- artefacts -------------------------------------------------------------------
+
+
+def add_artifacts(config, fields, sources, extended, *, generator):
+    """Add bright stars, large galaxies and trails to extended light and sources."""
+    n, shape = len(fields), extended.shape[1:]
+    fwhm, noise = fwhm_of_shape(fields.psf), (fields.variance / fields.depth).sqrt()
+    if config.bright_fraction > 0:
+        star = draw_bright_stars(n, config.bright_fraction, shape, generator=generator)
+        extended = extended + glare(*star, shape, generator=generator)
+        sources.append(*star)
+    if config.large_fraction > 0:
+        galaxy = draw_large_galaxies(
+            n, config.large_fraction, shape, noise, generator=generator
+        )
+        extended = extended + render_large_galaxies(*galaxy, shape, fwhm)
+        sources.append(*galaxy)
+    if config.trail_fraction > 0:
+        trail = trails(n, config.trail_fraction, shape, fwhm, generator=generator)
+        extended = extended + trail * noise[:, None, None]
+    return extended
+
+
+def mark_pixels(config, fields, images, *, generator):
+    """Add cosmic rays to single exposures, and saturate the brightest pixels."""
+    if config.ray_fraction > 0 and fields.depth == 1:
+        rays = cosmic_rays(
+            len(fields), config.ray_fraction, images.data.shape[1:], generator=generator
+        )
+        some = fwhm_of_shape(fields.psf) > _SHARPEST
+        images.data = images.data + rays * (some * images.bkg_error)[:, None, None]
+    if config.saturated_fraction > 0:
+        sky = images.background[:, None, None]
+        data, images.mask = saturate(
+            images.data - sky,
+            images.mask,
+            images.bkg_error,
+            config.saturated_fraction,
+            generator=generator,
+        )
+        images.data = data + sky
+
+
+def _positions(shape, place, distance):
+    """Positions in and around images, up to a distance from them."""
+    ny, nx = shape
+    x = -distance + place[0] * (nx + 2 * distance)
+    return x, -distance + place[1] * (ny + 2 * distance)
+
+
+def _turned(shape, x, y, angle):
+    """Coordinates of pixels along and across a direction through positions."""
+    ny, nx = shape
+    dx = torch.arange(nx).to(angle) - x
+    dy = torch.arange(ny).to(angle)[:, None] - y
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    return cos * dx + sin * dy, cos * dy - sin * dx
+
+
+def cosmic_rays(n, fraction, shape, *, generator):
+    """Images ``(n, ny, nx)`` of short sharp tracks, in units of the noise."""
+    place = unit(6, n, _N_RAYS, 1, 1, generator=generator)
+    some = unit(n, 1, 1, 1, generator=generator) < fraction
+    x, y = shape[1] * place[0], shape[0] * place[1]
+    along, across = _turned(shape, x, y, 2 * math.pi * place[2])
+    # Most tracks are short.
+    length = _RAY_LENGTH * place[3] ** 2
+    beyond = along - along.clamp(min=0).minimum(length)
+    track = torch.exp(-0.5 * (across**2 + beyond**2) / _RAY_WIDTH**2)
+    # Each of the tracks is there or not with equal probability.
+    present = some & (place[5] < 0.5)
+    return (track * between(_RAY_PEAK, place[4]) * present).sum(1)
+
+
+def trails(n, fraction, shape, fwhm, *, generator):
+    """
+    Images ``(n, ny, nx)`` of straight trails, in units of the noise.
+
+    They are as wide as PSFs of a FWHM ``(n,)`` in pixels, up to twice as wide.
+    """
+    place = unit(6, n, 1, 1, generator=generator)
+    x, y = shape[1] * place[0], shape[0] * place[1]
+    _, across = _turned(shape, x, y, math.pi * place[2])
+    width = fwhm[:, None, None] / FWHM_PER_SIGMA * (1 + place[3])
+    peak = between(_TRAIL_PEAK, place[4]) * (place[5] < fraction)
+    return peak * torch.exp(-0.5 * (across / width) ** 2)
+
+
+def saturate(data, mask, noise, fraction, *, generator):
+    """
+    Saturate the brightest pixels of a share of images, without the mask of a survey.
+
+    Where the level is known, pixels above it are masked (`BadPixelPrior`). In other
+    images ``(B, ny, nx)`` they are a plateau, rounded where exposures were stacked,
+    with bleeding columns above and below, or a hole that is masked with its rim.
+    """
+    place = unit(6, len(data), 1, 1, generator=generator, device=data.device)
+    top = data.masked_fill(mask, 0.0).amax((1, 2), keepdim=True)
+    level = top / between(_OVER, place[0])
+    some = (level > _LEVEL * noise[:, None, None]) & (place[1] < fraction)
+    level = torch.where(some, level, torch.inf)
+    over = data.clamp(min=0) / level
+    power = between(_SHARPNESS, place[2])
+    # The same on both sides of the level, without powers of large numbers.
+    ratio = torch.minimum(over, 1 / over.clamp(min=1.0))
+    clipped = data / over.clamp(min=1.0) * (1 + ratio**power) ** (-1 / power)
+    full = over > 1
+    bled = full
+    for k, size in enumerate(_BLEEDING):
+        chosen = (4 * place[3]).long() == k
+        bled = bled | (chosen & _grown(full, (2 * size + 1, 1)))
+    clipped = torch.where(bled & ~full, level, clipped)
+    hidden = (place[4] < 1 / 3) & some
+    grown = torch.where(place[5] < 0.5, _grown(bled, (3, 3)), bled)
+    return clipped, mask | (hidden & grown)
+
+
+def _grown(pixels, size):
+    """Pixels within a box around those that are set."""
+    padding = tuple(n // 2 for n in size)
+    pool = torch.nn.functional.max_pool2d
+    return pool(pixels.float(), size, stride=1, padding=padding) > 0
+
+
+def draw_large_galaxies(n, fraction, shape, noise, *, generator):
+    """
+    Draw a galaxy much larger than the PSF for a fraction of the images.
+
+    Returns pixels and electrons ``(n, 1)``, 0 electrons in the other images, and shapes
+    ``(n, 1, 6)``, for the noise ``(n,)`` of empty sky in electrons.
+    """
+    place = unit(8, n, 1, generator=generator)
+    x, y = _positions(shape, place, _GALAXY_DISTANCE)
+    radius = between(_RADIUS, place[2])
+    ratio = 0.15 + 0.85 * place[3]
+    brightness = between(_BRIGHTNESS, place[4]) * noise[:, None]
+    flux = 2 * math.pi * radius**2 * ratio * brightness * (place[5] < fraction)
+    galaxy = [place[6], math.pi * place[7], ratio, ratio.sqrt(), radius, 0.6 * radius]
+    return x, y, flux, torch.stack(galaxy, -1)
+
+
+def render_large_galaxies(x, y, flux, galaxy, shape, fwhm):
+    """Images ``(B, ny, nx)`` of large galaxies, whose centres the PSF softens."""
+    fraction, angle, *ratios_and_radii = galaxy[:, 0, :, None, None].unbind(1)
+    along, across = _turned(shape, x[..., None], y[..., None], angle)
+    soft = (fwhm[:, None, None] / FWHM_PER_SIGMA) ** 2
+
+    def profile(scale, power, integral, ratio, radius):
+        t = torch.sqrt(along**2 + (across / ratio) ** 2 + soft) / radius
+        area = 2 * math.pi * ratio * radius**2
+        return torch.exp(-scale * t**power) / (integral * area)
+
+    # Integrals of t exp(-b t^(1/n)): 1 / b^2 for n = 1, 4 * 7! / b^8 for n = 4.
+    of_disk, of_bulge = _DISK**-2, 4 * math.factorial(7) / _BULGE**8
+    light = fraction * profile(_DISK, 1.0, of_disk, *ratios_and_radii[::2])
+    rest = 1 - fraction
+    light = light + rest * profile(_BULGE, 0.25, of_bulge, *ratios_and_radii[1::2])
+    return flux[..., None] * light
+
+
+def draw_bright_stars(n, fraction, shape, *, generator):
+    """Positions and electrons ``(n, 1)`` of a very bright star; 0 in other images."""
+    place = unit(4, n, 1, generator=generator)
+    x, y = _positions(shape, place, _STAR_DISTANCE)
+    flux = between(_STAR_FLUX, place[2])
+    return x, y, flux * (place[3] < fraction)
+
+
+def glare(x, y, flux, shape, *, generator):
+    """
+    Images ``(B, ny, nx)`` of the spikes and halos of bright stars ``(B, 1)``.
+
+    Four spikes at right angles, in any direction, whose light falls with a power of
+    the distance, and a round halo.
+    """
+    place = unit(7, len(x), 1, 1, generator=generator)
+    x, y = x[..., None], y[..., None]
+    along, across = _turned(shape, x, y, 0.5 * math.pi * place[0])
+    power = 0.8 + 1.4 * place[1]
+    width = 0.8 + 1.6 * place[2]
+    image = 0
+    for u, v in ((along, across), (across, along)):
+        fall = ((u.abs() + 5) / 35) ** -power
+        image = image + fall * torch.exp(-0.5 * (v / width) ** 2)
+    image = image * between(_SPIKE, place[3])
+    core = 10 + 20 * place[4]
+    halo = (1 + (along**2 + across**2) / core**2) ** -(1 + place[5])
+    return flux[..., None] * (image + between(_HALO, place[6]) * halo)
+
+
+# -- errors of what is stated ----------------------------------------------------
+
+
+def misstate(config, images, lobes, *, exact, generator):
+    """
+    Give simulated images the errors of the stated PSF and background.
+
+    The PSF may have lobes; ``exact`` images state errors of 0, and have none.
+    """
+    n, nothing = len(images), images.psf.new_zeros
+    of_psf, of_sky = config.psf_errors, config.background_errors
+    images.psf_error = None if of_psf is None else nothing(n)
+    images.background_error = None if of_sky is None else nothing(n)
+    images.asymmetry = nothing(n, 4) if config.asymmetry > 0 else None
+    if exact:
+        return
+    psf_size, sky_size, unknown = config.psf_error, config.sky_error, 1.0
+    if of_psf is not None:
+        psf_size = draw_stated_errors(n, of_psf, USUAL_PSF_ERROR, generator=generator)
+        images.psf_error = psf_size
+        # Where the PSF is stated to be exact, its lobes are known too.
+        unknown = (psf_size / USUAL_PSF_ERROR).clamp(max=1)
+    if lobes is not None:
+        fwhm = fwhm_of_shape(images.psf)
+        images.asymmetry = state_asymmetry(
+            images.psf, fwhm, lobes, unknown, generator=generator
+        )
+    if of_psf is not None or psf_size > 0:
+        images.psf = misstate_psf(
+            images.psf, psf_size, spread=of_psf is None, generator=generator
+        )
+    if of_sky is not None:
+        sky_size = draw_stated_errors(
+            n, of_sky, USUAL_BACKGROUND_ERROR, generator=generator
+        )
+        images.background_error = sky_size
+    if of_sky is not None or sky_size > 0:
+        off = _sky_errors(
+            n, images.data.shape[1:], spread=of_sky is None, generator=generator
+        )
+        images.data = images.data + off * (sky_size * images.bkg_error)[:, None, None]
+
+
+def _sizes(*shape, generator):
+    """Sizes of errors: most are small; the mean is 2 / 3."""
+    return 2 * unit(*shape, generator=generator) ** 2
+
+
+def draw_stated_errors(n, limits, usual, *, generator):
+    """
+    Errors ``(n,)`` to state: a quarter each the least, usual, uniform, log-uniform.
+    """
+    kind, place = unit(2, n, generator=generator)
+    low, high = limits
+    even, small = low + (high - low) * place, low * (high / low) ** place
+    kinds = [torch.full_like(place, low), torch.full_like(place, usual), even, small]
+    return torch.stack(kinds).gather(0, (4 * kind).long().clamp(max=3)[None])[0]
+
+
+def _sky_errors(n, shape, *, spread, generator):
+    """
+    Level, slope and curvature of errors of the sky ``(n, ny, nx)``, of unit level.
+
+    With ``spread`` the size itself varies, with a mean of 2 / 3.
+    """
+    device = generator.device
+    c = torch.randn(n, 6, 1, 1, generator=generator, device=device)
+    v, u = (torch.linspace(-1, 1, size, device=device) for size in shape)
+    v = v[:, None]
+    error = c[:, 0] + 0.5 * (c[:, 1] * u + c[:, 2] * v)
+    error = error + 0.4 * (
+        c[:, 3] * (u**2 - 1 / 3) + c[:, 4] * (v**2 - 1 / 3) + c[:, 5] * u * v
+    )
+    return error * _sizes(n, 1, 1, generator=generator) if spread else error
+
+
+def misstate_psf(psf, size, *, spread=True, generator):
+    """
+    PSFs ``(B, 8)`` with errors of a relative size of the width, float or ``(B,)``.
+
+    Core and wings are wider or narrower together; the weights of halo and wing are
+    the less certain the fainter they are. With ``spread`` the size itself varies.
+    """
+    n = len(psf)
+    noise = torch.randn(n, 5, generator=generator, device=psf.device)
+    size = torch.as_tensor(size, device=psf.device).reshape(-1, 1)
+    if spread:
+        size = size * _sizes(n, 1, generator=generator)
+    noise = noise * size
+    weights = noise[:, 1:3]
+    if not spread:
+        weights = weights.clamp(-_MAX_WEIGHT_ERROR, _MAX_WEIGHT_ERROR)
+    out = psf.clone()
+    out[:, [0, 1, 3]] *= torch.exp(noise[:, :1])
+    out[:, 2] *= torch.exp(_HALO_ERROR * weights[:, 0])
+    # Where the power law is the core itself, it is not what is in doubt.
+    out[:, 4] *= torch.where(out[:, 4] < 1, torch.exp(_WING_ERROR * weights[:, 1]), 1.0)
+    out[:, 6:] += 0.7 * noise[:, 3:] * (out[:, 6:] != 0)
+    return out
+
+
+def draw_lobes(n, largest, fwhm, *, generator):
+    """
+    Draw lobes of PSFs: one on one side (coma) and three at 120 degrees (trefoil).
+
+    Returns shares of the light (at most the largest in either), distances in pixels,
+    angles and widths in pixels, each ``(n, 4)``; one image in two has none.
+    """
+    place = unit(9, n, generator=generator)
+    # Faint lobes are the rule.
+    coma, trefoil = largest * place[0] ** 2, largest * place[1] ** 3
+    some = place[8] < 0.5
+    share = _one_and_three(coma, trefoil / 3) * some[:, None]
+    distance = _one_and_three(0.8 + 1.4 * place[2], 0.8 + 1.2 * place[3])
+    angle = _one_and_three(2 * math.pi * place[4], 2 * math.pi * place[5])
+    angle[:, 2:] += 2 * math.pi / 3 * torch.tensor([1.0, -1.0], device=angle.device)
+    width = _one_and_three(0.1 + 0.4 * place[6], 0.1 + 0.4 * place[7])
+    fwhm = fwhm[:, None]
+    return share, distance * fwhm, angle, width * fwhm
+
+
+def _one_and_three(one, three):
+    return torch.stack([one, three, three, three], -1)
+
+
+def add_lobes(image, lobes):
+    """Move light of noiseless images ``(B, ny, nx)`` into the lobes of their PSFs."""
+    ny, nx = image.shape[1:]
+    padded = torch.fft.rfft2(image, s=(2 * ny, 2 * nx))
+    moved = padded * lobe_kernel(*lobes, (ny, nx))
+    return torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
+
+
+def state_asymmetry(psf, fwhm, lobes, unknown=1.0, *, generator):
+    """
+    Asymmetries ``(B, 4)`` to state of PSFs with lobes, in part or with errors.
+
+    They are those of `asymmetry_of_image` in three of five images, with small errors,
+    else a part of them. A factor of at most 1 is on the rest and on the errors.
+    """
+    axis = torch.arange(-_HALF_SIZE, _HALF_SIZE + 1, device=psf.device, dtype=psf.dtype)
+    image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
+    true = asymmetry_of_image(add_lobes(image, lobes), fwhm)
+    place = unit(2, len(psf), 1, generator=generator)
+    lost = torch.where(place[0] < 0.6, 0.0, 1 - place[1]) * true
+    noise = torch.randn(len(psf), 4, generator=generator, device=psf.device)
+    unknown = torch.as_tensor(unknown, device=psf.device).reshape(-1, 1)
+    return true + unknown * (noise * (0.1 * true.abs() + 0.001) - lost)
