@@ -9,12 +9,11 @@ Each function returns `~bliss_astro.simulation.SimulatedImages`; `exposure_of` m
 import dataclasses
 import math
 
-import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import Table
 
-from bliss_astro import CoaddSimulator, Exposure, PSFModel
+from bliss_astro import CoaddSimulator, PSFModel
 from bliss_astro.metrics import scene_truth
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.rendering import render_galaxies, render_stars
@@ -162,17 +161,10 @@ def exposure_of(images, k, *, psf=None, calibrated=False):
         Whether fluxes are in nanomaggies.
     """
     shape = images.psf[k] if psf is None else psf
-    unit = 1 / float(images.electrons_per_nmgy[k]) * u.nmgy if calibrated else 1.0
-    return Exposure(
-        images.data[k].numpy() * unit,
-        background=float(images.background[k]) * unit,
-        bkg_error=float(images.bkg_error[k]) * unit,
-        effective_gain=float(images.effective_gain[k])
-        * (u.electron if calibrated else 1.0)
-        / unit,
-        mask=images.mask[k].numpy(),
+    return images.exposure(
+        k,
+        unit='nmgy' if calibrated else 'electron',
         psf=PSFModel.from_shape(shape.double().numpy()),
-        noise_correlation=tuple(images.correlation[k].tolist()),
         # The simulation misstates neither.
         psf_error=0.001,
         background_error=0.001,

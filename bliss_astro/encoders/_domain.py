@@ -9,7 +9,7 @@ warnings, recipes and documentation read it.
 import dataclasses
 import json
 
-from bliss_astro.simulation._nuisances import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
+from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,13 @@ import math
 
 import torch
 
+from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     LOG_AREA,
     describe_shape,
 )
-from bliss_astro.simulation._nuisances import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
 from ._normalization import (
     EMPTY_LOG_DENSITY,

@@ -30,6 +30,10 @@ from ._validate import (
 
 _MAPS = ('background', 'bkg_error', 'effective_gain', 'read_noise')
 
+# Errors that surveys state, and that an exposure assumes where none is stated:
+# relative error of the PSF's width; error of the background in units of its noise.
+USUAL_PSF_ERROR, USUAL_BACKGROUND_ERROR = 0.01, 0.05
+
 
 class Exposure:
     """
@@ -147,8 +151,8 @@ class Exposure:
         saturation=None,
         saturated=None,
         noise_correlation=(0.0, 0.0),
-        psf_error=0.01,
-        background_error=0.05,
+        psf_error=USUAL_PSF_ERROR,
+        background_error=USUAL_BACKGROUND_ERROR,
         meta=None,
     ):
         self.unit = image_unit(data, unit)

@@ -11,9 +11,9 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _camera='SimulatedImages',
+    _camera='BadPixelPrior',
     _config='SimulationConfig',
-    _noise='BadPixelPrior',
+    _images='SimulatedImages',
     _simulator='CoaddSimulator',
     _stream='SimulationStream',
 )

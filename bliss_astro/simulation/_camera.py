@@ -1,195 +1,179 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Simulated images with their truth as tensors, and exposures: render, add noise, stack.
+Exposures of simulated skies: render, add noise and bad pixels, align, stack.
 """
 
 import dataclasses
+import math
 
 import torch
 
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, broaden_shape
 from bliss_astro.rendering._torch import render_stars, star_factors
 
-from ._noise import BadPixelPrior, add_noise, coadd_noise, correlate, unit
+from ._images import SimulatedImages
 
-# Attributes with an axis of sources.
-_OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy')
+NOISE_ORDERS = ('before_alignment', 'after_alignment')
 # Pixels of exposures that are stacked at a time on a CPU: some megabytes, its cache.
 _CACHE_PIXELS = 300_000
 # Largest ellipticity that the PSF's formula allows.
 _MAX_ELLIPTICITY = 0.3
 
 
-@dataclasses.dataclass
-class SimulatedImages:
+def unit(*shape, generator, device=None):
+    """Uniform numbers from 0 to 1, by default on the generator's device."""
+    device = generator.device if device is None else device
+    return torch.rand(*shape, generator=generator, device=device)
+
+
+def uniform(pair, *shape, generator):
+    """Uniform numbers of a range."""
+    low, high = pair
+    return low + (high - low) * unit(*shape, generator=generator)
+
+
+def between(pair, place):
+    """Value at a place from 0 to 1 of the logarithm of a range."""
+    low, high = (math.log(value) for value in pair)
+    return torch.exp(low + (high - low) * place)
+
+
+def log_uniform(pair, *shape, generator):
+    """Numbers of a range whose logarithm is uniform."""
+    return between(pair, unit(*shape, generator=generator))
+
+
+def add_noise(signal, background, *, read_noise=0.0, generator=None):
     """
-    B simulated images of one size with their truth, as tensors on one device.
+    Add the sky, its photon noise in the Gaussian approximation, and read noise.
 
-    Pixels and fluxes are electrons of one exposure (coadds are means).
+    The likelihood of the coadd paper (Wang et al. 2022): the variance of a pixel is
+    its mean, background plus signal, in electrons.
+    """
+    mean = signal + background
+    noise = torch.empty_like(mean).normal_(generator=generator)
+    return mean.addcmul_(noise, (mean + read_noise**2).sqrt_())
 
-    Attributes
+
+def coadd_noise(dither, *, interpolated=True):
+    """
+    Noise of equal-weight means of bilinearly aligned exposures.
+
+    An exposure at dither u keeps ``(1 - |u|)**2 + u**2`` of its variance along each
+    axis and acquires the covariance ``|u| (1 - |u|)`` with the next pixel: the sum over
+    all lags is conserved. Of dithers ``(..., d, 2)``, returns the variance of a pixel
+    over that in one exposure, the correlations with the next pixel in x and y, and the
+    mean variance of the interpolation kernels in square pixels, by which the alignment
+    broadens the PSF. Noise that is added after the alignment (not ``interpolated``) is
+    independent.
+    """
+    size = dither.abs()
+    n_exposures = dither.shape[-2]
+    neighbour = size * (1 - size)  # lag-one covariance; also the kernel variance
+    kernel_variance = neighbour.mean((-2, -1))
+    if not interpolated:
+        zero = torch.zeros_like(kernel_variance)
+        return zero + 1 / n_exposures, zero, zero, kernel_variance
+    own = 1 - 2 * neighbour
+    total = own.prod(-1).sum(-1)
+    correlation = (neighbour * own.flip(-1)).sum(-2) / total[..., None]
+    return total / n_exposures**2, *correlation.unbind(-1), kernel_variance
+
+
+def correlate(noise, correlation_x, correlation_y):
+    """Give white noise a correlation of neighbours, at the same variance."""
+    for axis, rho in ((-1, correlation_x), (-2, correlation_y)):
+        # Weights (a, b, a) with b^2 + 2 a^2 = 1 and 2 a b = rho.
+        square = (1 - (1 - 2 * rho.clamp(max=0.7) ** 2).clamp(min=0).sqrt()) / 4
+        side, middle = (v.sqrt()[:, None, None] for v in (square, 1 - 2 * square))
+        around = torch.roll(noise, 1, axis) + torch.roll(noise, -1, axis)
+        noise = middle * noise + side * around
+    return noise
+
+
+@dataclasses.dataclass(frozen=True)
+class BadPixelPrior:
+    """
+    Distribution of the bad pixels of images.
+
+    Parameters
     ----------
-    data : tensor ``(B, ny, nx)``
-        Images, with the background in them.
+    fraction_of_images : float
+        Share of the images that have any of the blemishes below; the
+        others have saturated cores only.
 
-    background, bkg_error, effective_gain : tensor ``(B,)``
-        Stated level of the sky, noise of a pixel of empty sky, and electrons per
-        unit of data in the noise of a source.
+    n_columns, n_cosmic_rays, n_blocks : float
+        Mean numbers per image of bad columns, short cosmic-ray tracks and
+        masked rectangles.
 
-    correlation : tensor ``(B, 2)``
-        Correlation of the noise of neighbouring pixels in x and y.
+    block_size : int
+        Largest side of a masked rectangle in pixels.
 
-    psf : tensor ``(B, 8)``
-        Stated shape of the effective PSF.
-
-    mask : tensor ``(B, ny, nx)`` of bool
-        `True` for bad pixels.
-
-    x, y, flux : tensor ``(B, S)``
-        Positions in pixels and fluxes of the sources; flux 0 in unused places. Some
-        lie outside of the image or below the flux floor.
-
-    is_galaxy : tensor ``(B, S)`` of bool or None
-        Types; `None` for stars alone, as are the two next.
-
-    galaxy : tensor ``(B, S, 6)`` or None
-        Shapes in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels, or latent
-        vectors of a learned galaxy model; without meaning for stars.
-
-    density, flux_min : tensor ``(B,)`` or None
-        Expected number of sources per pixel above the flux floor, and that floor;
-        `None` for stamps, as is the next.
-
-    region : tensor ``(B, 4)`` or None
-        ``x_low, x_high, y_low, y_high`` of the rectangle that holds all sources.
-
-    population : tensor ``(B,)`` or None
-        0 for the prior of the sky, 1 for that of the NPE paper.
-
-    electrons_per_nmgy, read_noise : tensor ``(B,)`` or None
-        Calibration and noise of the read-out of one exposure.
-
-    cluster : tensor ``(B, 3)`` or None
-        Centre in x and y and radius in pixels of the circle that holds all sources;
-        an infinite radius where there is none.
-
-    psf_error, background_error : tensor ``(B,)`` or None
-        Stated relative error of the PSF's width, and error of the background in
-        units of the noise.
-
-    asymmetry : tensor ``(B, 4)`` or None
-        Stated asymmetry of the PSF, ``asymmetry_of_image``.
-
-    noiseless : tensor ``(B, ny, nx)`` or None
-        Light of the sources alone, of stamps of galaxies.
+    saturation : tuple of float
+        Range in electrons per exposure of the log-uniform full well;
+        pixels above it are masked.
     """
 
-    data: torch.Tensor
-    background: torch.Tensor
-    bkg_error: torch.Tensor
-    effective_gain: torch.Tensor
-    correlation: torch.Tensor
-    psf: torch.Tensor
-    mask: torch.Tensor
-    x: torch.Tensor
-    y: torch.Tensor
-    flux: torch.Tensor
-    is_galaxy: torch.Tensor | None = None
-    galaxy: torch.Tensor | None = None
-    density: torch.Tensor | None = None
-    flux_min: torch.Tensor | None = None
-    region: torch.Tensor | None = None
-    population: torch.Tensor | None = None
-    electrons_per_nmgy: torch.Tensor | None = None
-    read_noise: torch.Tensor | None = None
-    cluster: torch.Tensor | None = None
-    psf_error: torch.Tensor | None = None
-    background_error: torch.Tensor | None = None
-    asymmetry: torch.Tensor | None = None
-    noiseless: torch.Tensor | None = None
+    fraction_of_images: float = 0.3
+    n_columns: float = 0.5
+    n_cosmic_rays: float = 2.0
+    n_blocks: float = 0.5
+    block_size: int = 12
+    saturation: tuple[float, float] = (3e4, 3e5)
 
-    def __len__(self):
-        return len(self.data)
-
-    @property
-    def count(self) -> torch.Tensor:
-        """Number of sources of each image, ``(B,)``."""
-        return (self.flux > 0).sum(1)
-
-    @property
-    def variance(self) -> torch.Tensor:
-        """Variance of a pixel of empty sky, ``(B,)``."""
-        return self.bkg_error**2
-
-    @property
-    def snr(self) -> torch.Tensor:
+    def sample_batch(self, data, *, background=None, generator=None):
         """
-        Signal-to-noise ratios of the sources of stamps, ``(B,)``.
-
-        They are ``sqrt(sum(s**2 / (s + v)))`` with the noiseless light s of a pixel
-        and the variance v of the sky.
-        """
-        return signal_to_noise(self.noiseless, self.variance)
-
-    def select(self, chosen) -> 'SimulatedImages':
-        """
-        Return some of the images.
+        Draw the masks of images.
 
         Parameters
         ----------
-        chosen : slice or tensor
-            Indices or a boolean mask.
-        """
-        return select(self, chosen)
+        data : tensor ``(B, ny, nx)``
+            Images in electrons of one exposure.
 
-    @classmethod
-    def concatenate(cls, parts) -> 'SimulatedImages':
-        """
-        Join batches of images of one size.
+        background : tensor ``(B,)``, optional
+            Level of the sky in electrons; the full well is at least twice that.
 
-        Parameters
-        ----------
-        parts : list of `SimulatedImages`
-            Batches with the same attributes.
+        generator : `torch.Generator`, optional
+            Source of randomness on the device of ``data``.
 
         Returns
         -------
-        images : `SimulatedImages`
-            One batch, places for sources padded to the largest number.
+        mask : tensor ``(B, ny, nx)`` of bool
+            `True` for blemishes and for pixels above the full well.
         """
-        values = {
-            name: [getattr(part, name) for part in parts]
-            for name, value in vars(parts[0]).items()
-            if value is not None
-        }
-        joined = {
-            name: padded(tensors) if name in _OF_SOURCES else torch.cat(tensors)
-            for name, tensors in values.items()
-        }
-        return cls(**joined)
+        mask = self._blemishes(data.shape, generator, data.device)
+        draw = unit(len(data), 1, 1, generator=generator, device=data.device)
+        level = between(self.saturation, draw)
+        if background is not None:
+            level = level.maximum(2 * background[:, None, None])
+        return mask | (data > level)
 
+    def _blemishes(self, shape, generator, device):
+        n_images, ny, nx = shape
 
-def signal_to_noise(light, variance):
-    """Signal-to-noise ratios ``(B,)`` of all light of images; see `SimulatedImages`."""
-    signal = light.clamp(min=0)
-    return (signal**2 / (signal + variance[:, None, None])).sum((1, 2)).sqrt()
+        def draw(*shape):
+            return unit(*shape, generator=generator, device=device)
 
-
-def padded(tensors):
-    """Joined tensors ``(B, S, ...)`` with zeros up to the largest number of places."""
-    most = max(tensor.shape[1] for tensor in tensors)
-    sizes = [len(tensor) for tensor in tensors]
-    out = tensors[0].new_zeros(sum(sizes), most, *tensors[0].shape[2:])
-    for place, tensor in zip(out.split(sizes), tensors, strict=True):
-        place[:, : tensor.shape[1]] = tensor
-    return out
-
-
-def select(batch, chosen):
-    """Some of the images or fields of a dataclass of tensors."""
-    values = vars(batch).items()
-    changes = {name: v if v is None else v[chosen] for name, v in values}
-    return dataclasses.replace(batch, **changes)
+        has_any = draw(n_images) < self.fraction_of_images
+        mask = (draw(n_images, 1, nx) < self.n_columns / nx).expand(-1, ny, -1)
+        # Tracks start anywhere and run for a few pixels in one direction.
+        start = draw(n_images, ny, nx) < self.n_cosmic_rays / (ny * nx)
+        step_x = draw(n_images, 1, 1) < 0.5
+        for length in range(5):
+            moved_x = torch.roll(start, length, 2)
+            moved_y = torch.roll(start, (length, length // 2), (1, 2))
+            mask = mask | torch.where(step_x, moved_x, moved_y)
+        # At most two rectangles.
+        present = draw(n_images, 2) < self.n_blocks / 2
+        low, side = draw(2, n_images, 2), draw(2, n_images, 2)
+        inside = []
+        for k, n in enumerate((nx, ny)):
+            pixel = torch.arange(n, device=device)
+            first = (low[k] * n)[..., None]
+            last = first + (1 + side[k] * self.block_size)[..., None]
+            inside.append((pixel >= first) & (pixel < last) & present[..., None])
+        block = (inside[1][..., :, None] & inside[0][..., None, :]).any(1)
+        return (mask | block) & has_any[:, None, None]
 
 
 @dataclasses.dataclass

@@ -13,7 +13,7 @@ from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._noise import NOISE_ORDERS, log_uniform
+from ._camera import NOISE_ORDERS, log_uniform
 
 # Distance in pixels that confined stars keep from the edges.
 CONFINED_MARGIN = 12

@@ -14,11 +14,12 @@ import math
 
 import torch
 
+from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 from bliss_astro.psf._asymmetry import asymmetry_of_image, lobe_kernel
 from bliss_astro.psf._mixture import fwhm_of_shape, profile_of_shape
 from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._noise import between, unit
+from ._camera import between, unit
 
 # The ranges of artefacts were chosen to reach beyond what frames of SDSS and HST show.
 # Cosmic rays: peak over the noise, largest length and width in pixels, number, and
@@ -43,9 +44,6 @@ _SPIKE, _HALO = (5e-6, 1e-4), (1e-6, 5e-5)
 # none in the others), and least level over the noise.
 _OVER, _SHARPNESS, _BLEEDING, _LEVEL = (1.5, 60.0), (4.0, 40.0), (4, 10), 30.0
 
-# Errors that surveys state, and that an exposure assumes where none is stated:
-# relative error of the PSF's width; error of the background in units of its noise.
-USUAL_PSF_ERROR, USUAL_BACKGROUND_ERROR = 0.01, 0.05
 # Errors of the logarithm of the weights of halo and wing over that of the width;
 # and their largest size where the width's is large: not all is unknown.
 _HALO_ERROR, _WING_ERROR, _MAX_WEIGHT_ERROR = 6, 12, 0.1

@@ -14,7 +14,6 @@ from astropy.utils.decorators import deprecated
 from bliss_astro._devices import choose_device
 from bliss_astro._random import torch_generator
 from bliss_astro._settings import check_ranges, one_of, within
-from bliss_astro.exposures import Exposure
 from bliss_astro.priors import CatalogPrior, StarPrior
 from bliss_astro.priors._galaxies import add_shape_columns
 from bliss_astro.psf import PSFModel
@@ -22,8 +21,8 @@ from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import Camera, Fields, SimulatedImages, draw_dithers
-from ._noise import NOISE_ORDERS, BadPixelPrior
+from ._camera import NOISE_ORDERS, BadPixelPrior, Camera, Fields, draw_dithers
+from ._images import SimulatedImages
 from ._sources import Sources, draw_catalog, draw_stars
 
 # Calibration of the coadd paper's field, run 94, camcol 1, field 12 of SDSS in r, and
@@ -211,35 +210,27 @@ class CoaddSimulator:
         images = self.sample_batch(
             1, generator=torch_generator(rng, device=self.device)
         )
-        scale = 1.0 if self.unit == 'electron' else self.electrons_per_nmgy
-        unit = u.Unit(self.unit)
-        exposure = Exposure(
-            images.data[0].cpu().numpy() / scale * unit,
-            background=float(images.background[0]) / scale * unit,
-            bkg_error=float(images.bkg_error[0]) / scale * unit,
-            effective_gain=float(images.effective_gain[0]) * scale,
-            mask=images.mask[0].cpu().numpy(),
-            psf=PSFModel.from_shape(
-                images.psf[0].double().cpu().numpy(),
-                normalization_radius=self.camera.normalization_radius,
-            ),
-            noise_correlation=tuple(images.correlation[0].tolist()),
-            meta={'n_exposures': self.n_exposures, 'noise_order': self.noise_order},
+        psf = PSFModel.from_shape(
+            images.psf[0].double().cpu().numpy(),
+            normalization_radius=self.camera.normalization_radius,
         )
-        return exposure, self._truth(images, scale, unit)
+        meta = {'n_exposures': self.n_exposures, 'noise_order': self.noise_order}
+        exposure = images.exposure(unit=self.unit, psf=psf, meta=meta)
+        return exposure, self._truth(images)
 
     @deprecated('0.1', alternative='CoaddSimulator.sample')
     def simulate(self, *, rng=None):
         """Draw one coadd with its truth: `sample`."""
         return self.sample(rng=rng)
 
-    def _truth(self, images, scale, unit):
+    def _truth(self, images):
         """Table of the sources of one image, brightest first."""
+        scale = 1.0 if self.unit == 'electron' else self.electrons_per_nmgy
         flux, order = torch.sort(images.flux[0].double(), descending=True)
         order, flux = order[flux > 0], flux[flux > 0]
         x, y = (v[0, order].double().cpu().numpy() for v in (images.x, images.y))
         truth = QTable({'x_centroid': x, 'y_centroid': y})
-        truth['flux'] = flux.cpu().numpy() / scale * unit
+        truth['flux'] = flux.cpu().numpy() / scale * u.Unit(self.unit)
         if self._has_galaxies:
             is_galaxy = images.is_galaxy[0, order]
             galaxy = images.galaxy[0, order].double()

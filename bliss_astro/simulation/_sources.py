@@ -12,9 +12,9 @@ from bliss_astro.priors import StarPrior
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE
 
-from ._camera import Fields, draw_dithers, padded
+from ._camera import Fields, draw_dithers, log_uniform, uniform, unit
 from ._config import CONFINED_MARGIN
-from ._noise import log_uniform, uniform, unit
+from ._images import padded
 
 # Share of the images of the sky that are not SDSS's, by the origin of the fields.
 _OTHER_FRACTION = {'wide': 0.5, 'telescopes': 0.65}

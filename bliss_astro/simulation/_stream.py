@@ -14,8 +14,8 @@ from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import Camera, Fields, SimulatedImages, select, signal_to_noise
-from ._noise import BadPixelPrior, log_uniform, unit
+from ._camera import BadPixelPrior, Camera, Fields, log_uniform, unit
+from ._images import SimulatedImages, select, signal_to_noise
 from ._nuisances import add_artifacts, add_lobes, draw_lobes, mark_pixels, misstate
 from ._sources import (
     Sources,

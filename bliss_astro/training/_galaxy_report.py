@@ -14,7 +14,7 @@ from astropy.table import QTable
 from bliss_astro._random import torch_generator
 from bliss_astro._settings import check_ranges, one_of, within
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
-from bliss_astro.simulation._noise import add_noise
+from bliss_astro.simulation._camera import add_noise
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 
 # Model over the noise of a pixel above which the pixel counts.

@@ -17,8 +17,7 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import Exposure, PSFModel, align_exposures, coadd_exposures
-from bliss_astro.simulation._camera import align_bilinear
-from bliss_astro.simulation._noise import coadd_noise
+from bliss_astro.simulation._camera import align_bilinear, coadd_noise
 
 pytest.importorskip('reproject')
 

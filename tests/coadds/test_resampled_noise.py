@@ -20,7 +20,7 @@ from bliss_astro.coadds._noise import (
 )
 from bliss_astro.exposures import Exposure
 from bliss_astro.psf import PSFModel
-from bliss_astro.simulation._noise import coadd_noise
+from bliss_astro.simulation._camera import coadd_noise
 
 pytest.importorskip('reproject')
 

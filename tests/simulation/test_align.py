@@ -8,8 +8,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro.simulation._camera import align_bilinear
-from bliss_astro.simulation._noise import coadd_noise
+from bliss_astro.simulation._camera import align_bilinear, coadd_noise
 
 DITHERS = [(0.0, 0.0), (0.3, -0.4), (-0.5, 0.5), (0.5, 0.1), (-0.07, -0.5), (1.0, -1.0)]
 

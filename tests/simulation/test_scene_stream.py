@@ -6,6 +6,7 @@ Tests of the stream of simulated fields of stars and galaxies.
 import dataclasses
 import math
 
+import astropy.units as u
 import pytest
 import torch
 
@@ -152,6 +153,20 @@ def test_priors_come_from_files(tmp_path):
     stream, scenes = draw(config, 8)
     assert stream.priors['sky'] == CatalogPrior()
     torch.testing.assert_close(scenes.psf, scenes.psf[:1].expand_as(scenes.psf))
+
+
+def test_images_become_exposures():
+    _, scenes = draw(dataclasses.replace(SKY, psf_errors=(0.01, 0.02)), 2)
+    exposure = scenes.exposure(1, unit='nmgy')
+    scale = float(scenes.electrons_per_nmgy[1])
+    assert exposure.unit == u.nmgy
+    assert exposure.data[3, 5] == pytest.approx(float(scenes.data[1, 3, 5]) / scale)
+    assert exposure.bkg_error * scale == pytest.approx(float(scenes.bkg_error[1]))
+    assert exposure.effective_gain == pytest.approx(scale)
+    assert exposure.psf_error == pytest.approx(float(scenes.psf_error[1]))
+    assert scenes.exposure(psf_error=0.05).psf_error == 0.05
+    with pytest.raises(ValueError, match='unit must be'):
+        scenes.exposure(unit='mag')
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,233 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Simulated images with their truth, as tensors.
+"""
+
+import dataclasses
+
+import astropy.units as u
+import torch
+
+from bliss_astro.exposures import Exposure
+from bliss_astro.psf import PSFModel
+
+# Attributes with an axis of sources.
+_OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy')
+
+
+@dataclasses.dataclass
+class SimulatedImages:
+    """
+    B simulated images of one size with their truth, as tensors on one device.
+
+    Pixels and fluxes are electrons of one exposure (coadds are means).
+
+    Attributes
+    ----------
+    data : tensor ``(B, ny, nx)``
+        Images, with the background in them.
+
+    background, bkg_error, effective_gain : tensor ``(B,)``
+        Stated level of the sky, noise of a pixel of empty sky, and electrons per
+        unit of data in the noise of a source.
+
+    correlation : tensor ``(B, 2)``
+        Correlation of the noise of neighbouring pixels in x and y.
+
+    psf : tensor ``(B, 8)``
+        Stated shape of the effective PSF.
+
+    mask : tensor ``(B, ny, nx)`` of bool
+        `True` for bad pixels.
+
+    x, y, flux : tensor ``(B, S)``
+        Positions in pixels and fluxes of the sources; flux 0 in unused places. Some
+        lie outside of the image or below the flux floor.
+
+    is_galaxy : tensor ``(B, S)`` of bool or None
+        Types; `None` for stars alone, as are the two next.
+
+    galaxy : tensor ``(B, S, 6)`` or None
+        Shapes in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels, or latent
+        vectors of a learned galaxy model; without meaning for stars.
+
+    density, flux_min : tensor ``(B,)`` or None
+        Expected number of sources per pixel above the flux floor, and that floor;
+        `None` for stamps, as is the next.
+
+    region : tensor ``(B, 4)`` or None
+        ``x_low, x_high, y_low, y_high`` of the rectangle that holds all sources.
+
+    population : tensor ``(B,)`` or None
+        0 for the prior of the sky, 1 for that of the NPE paper.
+
+    electrons_per_nmgy, read_noise : tensor ``(B,)`` or None
+        Calibration and noise of the read-out of one exposure.
+
+    cluster : tensor ``(B, 3)`` or None
+        Centre in x and y and radius in pixels of the circle that holds all sources;
+        an infinite radius where there is none.
+
+    psf_error, background_error : tensor ``(B,)`` or None
+        Stated relative error of the PSF's width, and error of the background in
+        units of the noise.
+
+    asymmetry : tensor ``(B, 4)`` or None
+        Stated asymmetry of the PSF, ``asymmetry_of_image``.
+
+    noiseless : tensor ``(B, ny, nx)`` or None
+        Light of the sources alone, of stamps of galaxies.
+    """
+
+    data: torch.Tensor
+    background: torch.Tensor
+    bkg_error: torch.Tensor
+    effective_gain: torch.Tensor
+    correlation: torch.Tensor
+    psf: torch.Tensor
+    mask: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    flux: torch.Tensor
+    is_galaxy: torch.Tensor | None = None
+    galaxy: torch.Tensor | None = None
+    density: torch.Tensor | None = None
+    flux_min: torch.Tensor | None = None
+    region: torch.Tensor | None = None
+    population: torch.Tensor | None = None
+    electrons_per_nmgy: torch.Tensor | None = None
+    read_noise: torch.Tensor | None = None
+    cluster: torch.Tensor | None = None
+    psf_error: torch.Tensor | None = None
+    background_error: torch.Tensor | None = None
+    asymmetry: torch.Tensor | None = None
+    noiseless: torch.Tensor | None = None
+
+    def __len__(self):
+        return len(self.data)
+
+    @property
+    def count(self) -> torch.Tensor:
+        """Number of sources of each image, ``(B,)``."""
+        return (self.flux > 0).sum(1)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance of a pixel of empty sky, ``(B,)``."""
+        return self.bkg_error**2
+
+    @property
+    def snr(self) -> torch.Tensor:
+        """
+        Signal-to-noise ratios of the sources of stamps, ``(B,)``.
+
+        They are ``sqrt(sum(s**2 / (s + v)))`` with the noiseless light s of a pixel
+        and the variance v of the sky.
+        """
+        return signal_to_noise(self.noiseless, self.variance)
+
+    def exposure(self, k=0, *, unit='electron', **given):
+        """
+        Return an image as an exposure.
+
+        Parameters
+        ----------
+        k : int, optional
+            Number of the image.
+
+        unit : {'electron', 'nmgy'}, optional
+            Unit of the exposure; nanomaggies need a calibration.
+
+        **given
+            Arguments of `~bliss_astro.exposures.Exposure` in place of those stated.
+
+        Returns
+        -------
+        exposure : `~bliss_astro.exposures.Exposure`
+            Image with background, noise, noise correlation, effective PSF and mask.
+
+        Raises
+        ------
+        ValueError
+            If ``unit`` is another one, or nmgy for images without calibration.
+        """
+        calibrated = self.electrons_per_nmgy is not None
+        if unit not in ('electron', 'nmgy')[: 1 + calibrated]:
+            msg = (
+                f"unit must be 'electron', or 'nmgy' of calibrated images, got {unit!r}"
+            )
+            raise ValueError(msg)
+        scale = 1.0 if unit == 'electron' else float(self.electrons_per_nmgy[k])
+        unit = u.Unit(unit)
+        known = {
+            'background': float(self.background[k]) / scale * unit,
+            'bkg_error': float(self.bkg_error[k]) / scale * unit,
+            'effective_gain': float(self.effective_gain[k]) * scale,
+            'mask': self.mask[k].cpu().numpy(),
+            'psf': PSFModel.from_shape(self.psf[k].double().cpu().numpy()),
+            'noise_correlation': tuple(self.correlation[k].tolist()),
+        }
+        for name in ('psf_error', 'background_error'):
+            if getattr(self, name) is not None:
+                known[name] = float(getattr(self, name)[k])
+        return Exposure(self.data[k].cpu().numpy() / scale * unit, **known | given)
+
+    def select(self, chosen) -> 'SimulatedImages':
+        """
+        Return some of the images.
+
+        Parameters
+        ----------
+        chosen : slice or tensor
+            Indices or a boolean mask.
+        """
+        return select(self, chosen)
+
+    @classmethod
+    def concatenate(cls, parts) -> 'SimulatedImages':
+        """
+        Join batches of images of one size.
+
+        Parameters
+        ----------
+        parts : list of `SimulatedImages`
+            Batches with the same attributes.
+
+        Returns
+        -------
+        images : `SimulatedImages`
+            One batch, places for sources padded to the largest number.
+        """
+        values = {
+            name: [getattr(part, name) for part in parts]
+            for name, value in vars(parts[0]).items()
+            if value is not None
+        }
+        joined = {
+            name: padded(tensors) if name in _OF_SOURCES else torch.cat(tensors)
+            for name, tensors in values.items()
+        }
+        return cls(**joined)
+
+
+def signal_to_noise(light, variance):
+    """Signal-to-noise ratios ``(B,)`` of all light of images; see `SimulatedImages`."""
+    signal = light.clamp(min=0)
+    return (signal**2 / (signal + variance[:, None, None])).sum((1, 2)).sqrt()
+
+
+def padded(tensors):
+    """Joined tensors ``(B, S, ...)`` with zeros up to the largest number of places."""
+    most = max(tensor.shape[1] for tensor in tensors)
+    sizes = [len(tensor) for tensor in tensors]
+    out = tensors[0].new_zeros(sum(sizes), most, *tensors[0].shape[2:])
+    for place, tensor in zip(out.split(sizes), tensors, strict=True):
+        place[:, : tensor.shape[1]] = tensor
+    return out
+
+
+def select(batch, chosen):
+    """Some of the images or fields of a dataclass of tensors."""
+    values = vars(batch).items()
+    changes = {name: v if v is None else v[chosen] for name, v in values}
+    return dataclasses.replace(batch, **changes)
