@@ -22,6 +22,7 @@ from astropy.table import Table
 from bliss_astro.priors import CatalogPrior
 from bliss_astro.surveys.sdss import stripe82_columns
 from bliss_astro.units import SDSS_PIXEL_SCALE as PIXEL_SCALE
+from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 
 def made_up(side=5000):
@@ -52,7 +53,7 @@ def magnitudes(table):
     """
     if 'magnitude' in table.colnames:
         return np.array(table['magnitude'])
-    return 22.5 - 2.5 * np.log10(np.array(table['flux']))
+    return flux_to_magnitude(np.array(table['flux']))
 
 
 def sizes(table):
@@ -115,7 +116,7 @@ def main(args=None):
     prior = CatalogPrior.fit(table, complete_to=options.complete_to)
     print('   mag   stars galaxies   (brighter, per square degree)')
     for mag in range(16, 25):
-        flux = 10 ** (0.4 * (22.5 - mag))
+        flux = magnitude_to_flux(mag)
         density = (prior.star_density(flux), prior.galaxy_density(flux))
         stars, galaxies = (d * (3600 / PIXEL_SCALE) ** 2 for d in density)
         print(f'  {mag:4d} {stars:7.0f} {galaxies:8.0f}')

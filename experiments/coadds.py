@@ -19,6 +19,7 @@ from bliss_astro import CoaddSimulator, PSFModel
 from bliss_astro.encoders import EncoderConfig
 from bliss_astro.metrics import optimal_snr
 from bliss_astro.simulation import SimulationConfig
+from bliss_astro.units import magnitude_to_flux
 
 ORDERS = {'before_alignment': (1, 5, 10, 25, 50, 100), 'after_alignment': (5, 25)}
 TRAINED, BATCH = 'trained for this depth', 50
@@ -111,7 +112,7 @@ def add_optimal_snr(bench):
     """Optimal signal-to-noise ratios of ideal stacks."""
     for depth in ORDERS['before_alignment']:
         for mag in (20, 23):
-            flux = ELECTRONS_PER_NMGY * 10 ** (0.4 * (22.5 - mag))
+            flux = ELECTRONS_PER_NMGY * magnitude_to_flux(mag)
             snr = optimal_snr(PSFModel(), flux, bkg_error=SKY**0.5, effective_gain=1.0)
             value, quantity = snr * depth**0.5, f'optimal SNR, magnitude {mag}'
             bench.add(f'd = {depth}', quantity, value, method='ideal stack')

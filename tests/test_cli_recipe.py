@@ -146,7 +146,7 @@ class TestCoaddFiles:
             if line.strip().startswith('exposures') and 'map' not in line
         ]
         assert '3 to 4' in row
-        assert '0.25, 0.25' in out
+        assert 'up to 0.25' in out
 
 
 class TestBadInput:

@@ -3,7 +3,6 @@
 Training of encoders on simulated images, and the domain that their cards state.
 """
 
-import contextlib
 import math
 
 import torch
@@ -116,9 +115,8 @@ class EncoderTrainer(Trainer):
     def loss(self, encoder, batch):
         """Negative log-probability of the truth, and its terms."""
         inputs, catalog = batch
-        autocast = contextlib.nullcontext()
-        if self.training.precision != 'float32':
-            autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)
+        half = self.training.precision != 'float32'
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
         trains = torch.is_grad_enabled()
         with autocast, torch.set_grad_enabled(trains and self.trains_detection):
             posterior = encoder(inputs)

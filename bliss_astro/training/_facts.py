@@ -159,14 +159,9 @@ def stack_facts(parts):
         n_exposures=(n, n),
         density=tuple(factor * v for v in span(parts, 'density')),
         description='expected of bilinear alignment at equal weights',
-        sources={
-            'psf': 'of the exposures, broadened by bilinear interpolation',
-            'bkg_error': 'from the exposures, at equal weights',
-            'effective_gain': 'from the exposures',
-            'noise_correlation': 'that of bilinear alignment at any dither',
-            'n_exposures': 'number of the exposures',
-            'density': f'of the exposures times {factor:.2f} for the fainter sources',
-        },
+        sources=dict.fromkeys(
+            (*_SOURCED, 'n_exposures', 'density'), 'predicted from the exposures'
+        ),
     )
 
 

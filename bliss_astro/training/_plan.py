@@ -75,9 +75,9 @@ def choose_settings(parts, start, *, n_steps=None):
     return (sizes, simulation, training), reasons, tuple(limits)
 
 
-def show_range(low, high, *, digits=3):
-    """Return a range as text."""
-    low, high = f'{low:.{digits}g}', f'{high:.{digits}g}'
+def show_range(low, high):
+    """Return a range as text of three digits."""
+    low, high = f'{low:.3g}', f'{high:.3g}'
     return low if low == high else f'{low} to {high}'
 
 
@@ -106,8 +106,8 @@ def _depth(parts, values, limits):
     known = [part.n_exposures or (_USUAL_DEPTH, _USUAL_DEPTH) for part in coadds]
     low, high = min(pair[0] for pair in known), max(pair[1] for pair in known)
     n_single = len(parts) - len(coadds)
-    least = max(1 if low == 1 else 2, math.floor(low / _WIDER_DEPTH))
-    least = 1 if n_single else least
+    least = max(2, math.floor(low / _WIDER_DEPTH))
+    least = 1 if n_single or low == 1 else least
     reason = f'{show_range(low, high)} exposures'
     if any(part.n_exposures is None for part in coadds):
         reason += f' ({_USUAL_DEPTH} assumed where nothing states it)'

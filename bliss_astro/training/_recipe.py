@@ -31,6 +31,14 @@ _START = 'stars'
 _COMMENT_WIDTH = 88
 # Correlation of neighbouring pixels below which noise counts as white.
 _WHITE = 0.05
+_FACTS = [
+    'PSF FWHM (px)',
+    'PSF effective area (px2)',
+    'noise of the sky (electrons)',
+    'noise correlation, x and y',
+    'sources per pixel',
+    'exposures',
+]
 # Least number of steps that are timed, and share of the processors' time below which a
 # machine is called busy.
 _MIN_STEPS, _BUSY = 4, 0.6
@@ -162,37 +170,27 @@ class Recipe:
             A row a fact; the columns are ``fact``, ``images`` (their range), and one
             for each bundled encoder and for the ``recipe``.
         """
-        facts, white = self.facts, []
-        depth = [part.n_exposures for part in facts if part.n_exposures is not None]
-        for values in zip(*(part.correlation for part in facts), strict=True):
-            ends = [f'{min(values):.2f}', f'{max(values):.2f}']
-            white.append(' to '.join(dict.fromkeys(ends)))
-        columns = {
-            'fact': [
-                'PSF FWHM (px)',
-                'PSF effective area (px2)',
-                'noise of the sky (electrons)',
-                'noise correlation, x and y',
-                'sources per pixel',
-                'exposures',
-            ],
-            'images': [
-                *(show_range(*span(facts, v)) for v in ('fwhm', 'psf_area', 'noise')),
-                ', '.join(white),
-                show_range(*span(facts, 'density'), digits=2),
-                show_range(np.min(depth), np.max(depth)) if depth else 'not said',
-            ],
-        }
-        domains = {n: Domain.from_card(ENCODERS.read_card(n)) for n in self.coverage}
-        domains['recipe'] = domain_of_simulation(self.configs[1])
-        for name, domain in domains.items():
+        facts = self.facts
+        depths = [part.n_exposures for part in facts if part.n_exposures is not None]
+        own = {name: span(facts, name) for name in ('fwhm', 'psf_area', 'noise')}
+        images = Domain(
+            **own,
+            density=span(facts, 'density'),
+            correlation=max(max(part.correlation) for part in facts),
+            n_exposures=(np.min(depths), np.max(depths)) if depths else None,
+        )
+        encoders = {n: Domain.from_card(ENCODERS.read_card(n)) for n in self.coverage}
+        recipe = domain_of_simulation(self.configs[1])
+        columns = {'fact': _FACTS}
+        for name, domain in {'images': images, **encoders, 'recipe': recipe}.items():
+            white, depth = domain.correlation < _WHITE, domain.n_exposures
             columns[name] = [
-                *(show_range(*p) for p in (domain.fwhm, domain.psf_area, domain.noise)),
-                'none'
-                if domain.correlation < _WHITE
-                else f'up to {domain.correlation:g}',
+                show_range(*domain.fwhm),
+                show_range(*domain.psf_area),
+                show_range(*domain.noise),
+                'none' if white else f'up to {domain.correlation:.2g}',
                 f'up to {domain.density[1]:.2g}',
-                show_range(*domain.n_exposures),
+                'not said' if depth is None else show_range(*depth),
             ]
         return Table(columns)
 
@@ -215,14 +213,7 @@ def _toml_value(value):
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def make_recipe(
-    images,
-    *,
-    names=None,
-    n_exposures=None,
-    stack=False,
-    n_steps=None,
-):
+def make_recipe(images, *, names=None, n_exposures=None, stack=False, n_steps=None):
     """
     Compare images with the bundled encoders, and plan the training of another.
 
