@@ -29,9 +29,7 @@ from ._validate import (
 )
 
 _MAPS = ('background', 'bkg_error', 'effective_gain', 'read_noise')
-
-# Errors that surveys state, and that an exposure assumes where none is stated:
-# relative error of the PSF's width; error of the background in units of its noise.
+# Errors where none is stated: of the PSF's width (relative), of the background (sigma).
 USUAL_PSF_ERROR, USUAL_BACKGROUND_ERROR = 0.01, 0.05
 
 
