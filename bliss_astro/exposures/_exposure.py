@@ -47,8 +47,7 @@ class Exposure:
         masked in a masked array (as which any of the maps may come too), are bad.
 
     background : float, 2D array_like or `~astropy.units.Quantity`, optional
-        Sky that is still in ``data``, in its unit: 0 for an image whose sky has been
-        subtracted.
+        Sky that is still in ``data``, in its unit: 0 where it has been subtracted.
 
     bkg_error : float, 2D array_like or `~astropy.units.Quantity`
         Standard deviation of a pixel without sources in the unit of ``data``: noise
