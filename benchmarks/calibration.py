@@ -22,9 +22,9 @@ from scenes import (
 
 from bliss_astro import CoaddSimulator, PSFModel, StarPrior, detect_sources
 from bliss_astro.metrics import (
+    ExactStarPosterior,
     count_calibration,
     cramer_rao_bound,
-    exact_star_posterior,
 )
 
 BATCH = 50
@@ -153,7 +153,7 @@ def add_exact(bench, encoder, n_images):
     rows = []
     for k in (images.count == 1).nonzero()[:n_images, 0].tolist():
         exposure = exposure_of(images, k)
-        exact = exact_star_posterior(
+        exact = ExactStarPosterior(
             exposure.data,
             exposure.psf,
             prior=prior,

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
-from bliss_astro.metrics import calibration_report
+from bliss_astro.metrics import CalibrationReport
 
 rng = np.random.default_rng(1)
 n = 12_000
@@ -35,7 +35,7 @@ count = rng.poisson(rate)
 rank = rng.uniform(stats.poisson.cdf(count - 1, rate), stats.poisson.cdf(count, rate))
 probability = 1 / (1 + np.exp(-rng.normal(0, 2.5, n)))
 
-report = calibration_report(
+report = CalibrationReport(
     ranks={'flux': stats.norm.cdf(truth, median, stated)},
     groups={'flux': group},
     log_prob={'flux': stats.norm.logpdf(truth, median, stated)},

@@ -23,7 +23,7 @@ from astropy.table import QTable
 from bliss_astro import Exposure, StarPrior, detect_sources
 from bliss_astro.coadds import coadd_exposures
 from bliss_astro.exposures import measure_noise
-from bliss_astro.metrics import calibration_report, match_catalogs, posterior_ranks
+from bliss_astro.metrics import CalibrationReport, match_catalogs, posterior_ranks
 from bliss_astro.posteriors import PLACE_RADIUS
 from bliss_astro.rendering import render_stars
 
@@ -136,7 +136,7 @@ def check(exposures, catalog, n_images, *, rng):
         median.append(found['flux'].value[own])
     median = np.concatenate(median)
     thirds = np.digitize(median, np.quantile(median, (1 / 3, 2 / 3)))
-    return calibration_report(
+    return CalibrationReport(
         {'flux': np.concatenate(ranks)},
         groups={'flux': thirds},
         group_names=['faintest third', 'middle third', 'brightest third'],

@@ -4,7 +4,6 @@ Posterior predictive check, completeness by injection and reconstruction.
 
 Catalogues against their images::
 
-    _model, _rendering   the image that a catalogue stands for
     _check               posterior predictive check: what the user holds
     _self_check          residual check of every detection
     _completeness        recall, bias and limits by injected sources
@@ -17,7 +16,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _check='CatalogCheck',
     _completeness='completeness',
-    _places='CheckFinding',
     _recall='Completeness',
     _reconstruct='reconstruct',
     _reconstruction='Reconstruction SourceImage',

@@ -3,7 +3,6 @@
 Posterior predictive check: a catalogue against its image.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +15,8 @@ from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 from ._findings import find_faults
-from ._galaxies import first_shapes
-from ._places import CheckFinding
-from ._refine import refine
-from ._regions import cell_statistics, cells_of
-from ._residuals import Residuals, noise_kernel, whole_p_value
-
-__all__ = ['CatalogCheck', 'check_catalog', 'check_exposure']
+from ._refine import first_shapes, refine
+from ._residuals import Residuals, cell_statistics, cells_of, noise_kernel
 
 # Sources more probable than this are in every draw; one within so many
 # pixels is the same.
@@ -62,14 +56,23 @@ class CatalogCheck:
     p_value : float
         P-value of the chi-square of the whole image.
 
-    tests : tuple of `CheckFinding`
-        All tests, faults or not.
+    tests : `~astropy.table.QTable`
+        A row a test, faults or not:
+
+        * ``kind``, the quantity: ``'noise'``, ``'photon noise'``, ``'background'``,
+          ``'psf'``, ``'psf shape'``, ``'cells'``, ``'draws'``, or of a place
+          ``'missing source'``, ``'extended source'``, ``'surplus light'``, ``'source
+          shape'``; and ``text``, its meaning in plain words;
+        * ``alarm``: whether it is a fault, more than noise makes and more than matters;
+        * ``x``, ``y``: the place in pixels; NaN if it is not about one place;
+        * ``value``, ``error``: relative error of the noise or of the sources' variance,
+          offset of the sky in units of its noise, relative error of the PSF's width,
+          share of regions, flux of a place, relative excess of a source's width;
+        * ``sigmas``, ``p_value``: its significance; the p-value allows for the tests of
+          its kind, not for the other kinds.
 
     n_draws : int
         Number of catalogues that were drawn; 0 if the table's rows were taken.
-
-    shape : tuple of int
-        ``(ny, nx)`` of the image.
     """
 
     residual: np.ndarray
@@ -78,7 +81,7 @@ class CatalogCheck:
     labels: np.ndarray
     grid: tuple[int, int] | None
     p_value: float
-    tests: tuple[CheckFinding, ...]
+    tests: QTable
     n_draws: int
 
     @property
@@ -88,30 +91,13 @@ class CatalogCheck:
 
     @property
     def findings(self):
-        """The faults that were found (list of `CheckFinding`), gravest first."""
-        return [test for test in self.tests if test.alarm]
+        """Faults among ``tests``, gravest first (`~astropy.table.QTable`)."""
+        return self.tests[self.tests['alarm']]
 
     @property
     def passed(self):
         """Whether no fault was found (bool)."""
-        return not self.findings
-
-    def to_table(self):
-        """
-        Return all tests as a table with a row per test.
-
-        Returns
-        -------
-        table : `~astropy.table.QTable`
-            The attributes of `CheckFinding` as columns.
-        """
-        names = [field.name for field in dataclasses.fields(CheckFinding)]
-        rows = [[getattr(test, name) for name in names] for test in self.tests]
-        table = QTable(rows=rows, names=names)
-        for name in ('x', 'y', 'value', 'error', 'sigmas'):
-            table[name].info.format = '.4g'
-        table['p_value'].info.format = '.3g'
-        return table
+        return not self.tests['alarm'].any()
 
     def summary(self, *, n_most=8):
         """
@@ -128,14 +114,13 @@ class CatalogCheck:
             A line per finding.
         """
         found = self.findings
-        lines = [f'- {f.text}' for f in found if not np.isfinite(f.x)]
-        places = [f for f in found if np.isfinite(f.x)]
-        lines += [f'- {f.text}' for f in places[:n_most]]
-        if len(places) > n_most:
-            lines.append(f'- and {len(places) - n_most} more places, see findings')
+        is_place = np.isfinite(found['x'])
+        lines = [*found['text'][~is_place], *found['text'][is_place][:n_most]]
+        if is_place.sum() > n_most:
+            lines.append(f'and {is_place.sum() - n_most} more places, see findings')
         if not lines:
-            lines = ['- nothing found: what is left over looks like the stated noise']
-        return '\n'.join(lines)
+            lines = ['nothing found: what is left over looks like the stated noise']
+        return '\n'.join(f'- {line}' for line in lines)
 
     def plot(self, *, ax=None, **kwargs):
         """
@@ -162,44 +147,18 @@ class CatalogCheck:
         ny, nx = self.shape
         n = len(self.findings)
         what = 'nothing found' if n == 0 else f'{n} finding{"s" if n > 1 else ""}'
+        reduced = self.cells['chi2'].sum() / max(self.cells['n_pixels'].sum(), 1)
         return (
-            f'<CatalogCheck of {ny} x {nx} px: chi2 / n = {self._reduced:.3f}, '
+            f'<CatalogCheck of {ny} x {nx} px: chi2 / n = {reduced:.3f}, '
             f'{what}>\n{self.summary()}'
         )
 
-    @property
-    def _reduced(self):
-        return float(self.cells['chi2'].sum() / max(self.cells['n_pixels'].sum(), 1))
-
 
 def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
-    """
-    Compare a catalogue with its image; see its method ``check``.
-
-    Parameters
-    ----------
-    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
-        The catalogue.
-
-    exposure : `~bliss_astro.exposures.Exposure`
-        Its image.
-
-    n_draws, rng, regions
-        See `~bliss_astro.catalog.ProbabilisticCatalog.check`.
-
-    Returns
-    -------
-    check : `CatalogCheck`
-        All tests, residual and model.
-    """
+    """Compare a catalogue with its image: its method ``check`` (`CatalogCheck`)."""
     n_draws = check_count('n_draws', n_draws)
     check_exposure(catalog, exposure)
-    if n_draws and getattr(catalog.posterior, 'sample', None) is None:
-        msg = (
-            'catalog has no posterior to draw from (it was stacked, or read from a '
-            'format that keeps rows only); n_draws=0 checks its rows'
-        )
-        raise ValueError(msg)
+    check_draws(catalog, n_draws)
     labels, grid = cells_of(regions, exposure.shape)
     rng = check_rng(rng)
     kernel = noise_kernel(exposure)
@@ -207,30 +166,30 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     fwhm = float(central_psf(exposure).fwhm)
     draws = _draw(catalog, n_draws, rng)
     if any(sources.is_galaxy.any() for sources in draws):
-        first_shapes(exposure, renderer, draws, kernel, int(np.ceil(2.5 * fwhm)))
+        first_shapes(exposure, renderer, draws, kernel, fwhm)
     refined = [
         refine(exposure, renderer, sources, kernel, fwhm=fwhm, rng=rng)
         for sources in draws
     ]
     middle = _median([draw.model for draw in refined])
-    residuals = Residuals.of(exposure, refined[0].model, kernel)
-    typical = Residuals.of(exposure, middle, kernel)
+    residuals, typical = (
+        Residuals.of(exposure, model, kernel) for model in (refined[0].model, middle)
+    )
     residual = np.where(typical.good, typical.ratio, np.float32(np.nan))
     border = int(np.ceil(_BORDER * fwhm))
-    residuals = residuals.without_border(border)
-    typical = typical.without_border(border)
-    cells = cell_statistics(residuals, labels)
+    residuals, typical = (r.without_border(border) for r in (residuals, typical))
     tests = find_faults(
         exposure, refined[0], residuals, typical, renderer, labels, fwhm=fwhm
     )
+    chi2 = np.sum(np.square(residuals.ratio), dtype=float)
     return CatalogCheck(
         residual=residual,
         model=middle,
-        cells=_cell_table(cells),
+        cells=_cell_table(residuals, labels),
         labels=labels,
         grid=grid,
-        p_value=whole_p_value(residuals),
-        tests=tests,
+        p_value=float(residuals.chi2_p_value(chi2, np.count_nonzero(residuals.good))),
+        tests=_formatted(QTable(rows=tests), 'x y value error sigmas', '.4g'),
         n_draws=n_draws,
     )
 
@@ -251,13 +210,22 @@ def _draw(catalog, n_draws, rng):
 
 def _median(models):
     """Median of images, in place of a mean that one draw could spoil."""
-    if len(models) == 1:
-        return models[0]
     out = np.empty_like(models[0])
+    # In strips, to bound the memory.
     for first in range(0, len(out), 256):
         rows = slice(first, first + 256)
         out[rows] = np.median([model[rows] for model in models], axis=0)
     return out
+
+
+def check_draws(catalog, n_draws):
+    """Refuse draws from a catalogue without posterior."""
+    if n_draws and not hasattr(catalog.posterior, 'sample'):
+        msg = (
+            'n_draws: the catalogue has no posterior to draw from (it was stacked, or '
+            'read from a format that keeps rows only); give n_draws=0 for its rows'
+        )
+        raise ValueError(msg)
 
 
 def check_exposure(catalog, exposure, *, with_psf=True):
@@ -269,9 +237,7 @@ def check_exposure(catalog, exposure, *, with_psf=True):
             'psf=...) makes one, with what the catalogue was made with'
         )
         raise TypeError(msg)
-    shape = catalog.image.get('shape')
-    if shape is None and catalog.posterior is not None:
-        shape = getattr(catalog.posterior, 'shape', None)
+    shape = catalog.image.get('shape') or getattr(catalog.posterior, 'shape', None)
     if shape is not None and tuple(shape) != exposure.shape:
         msg = (
             f'exposure has shape {exposure.shape}, the image of the catalogue '
@@ -282,9 +248,7 @@ def check_exposure(catalog, exposure, *, with_psf=True):
         msg = 'exposure has no psf; give it one with exposure.replace(psf=...)'
         raise ValueError(msg)
     unit = getattr(catalog['flux'], 'unit', None)
-    if (unit is None) != (exposure.unit is None) or (
-        unit is not None and unit != exposure.unit
-    ):
+    if unit != exposure.unit:
         msg = (
             f'exposure has the unit {exposure.unit}, the fluxes of the catalogue '
             f'{unit}; they must have the same'
@@ -292,16 +256,18 @@ def check_exposure(catalog, exposure, *, with_psf=True):
         raise ValueError(msg)
 
 
-def _cell_table(cells):
+def _cell_table(residuals, labels):
     """The regions that have pixels, as a table."""
-    keep = cells['n_pixels'] > 0
-    table = QTable({'region': np.nonzero(keep)[0]})
-    for name, values in cells.items():
-        table[name] = values[keep]
-        if name in ('x', 'y', 'chi2', 'chi2_err'):
-            table[name].info.format = '.1f'
-        elif name != 'n_pixels':
-            table[name].info.format = '.3g'
+    cells = cell_statistics(residuals, labels)
+    keep = np.flatnonzero(cells['n_pixels'])
+    table = QTable({'region': keep, **{name: v[keep] for name, v in cells.items()}})
     expected = table['n_pixels'].astype(float)
     table.add_column(expected, table.index_column('chi2_err'), 'chi2_expected')
+    table = _formatted(table, 'x y chi2 chi2_err', '.1f')
+    return _formatted(table, 'p_value offset offset_err', '.3g')
+
+
+def _formatted(table, names, form):
+    for name in names.split():
+        table[name].info.format = form
     return table

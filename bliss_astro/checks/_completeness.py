@@ -1,23 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Completeness by injection: recall, bias and limits of sources put into an image.
+Completeness by injection: sources put into an image, detected and matched.
 """
-
-import dataclasses
 
 import astropy.units as u
 import numpy as np
-from astropy.utils.exceptions import AstropyDeprecationWarning
+import torch
+from astropy.table import QTable
 
-from bliss_astro._random import check_rng
-from bliss_astro._warnings import warn
+from bliss_astro._random import check_rng, torch_generator
 from bliss_astro.catalog._arguments import check_count
 from bliss_astro.catalog._columns import ab_magnitude
 from bliss_astro.detection import BlissFinder
 from bliss_astro.detection._detect import DetectionOptions
 from bliss_astro.detection._estimates import as_exposure
-from bliss_astro.exposures._psf import central_psf, limiting_flux
-from bliss_astro.exposures._validate import strip_unit
+from bliss_astro.detection._options import (
+    DetectionOptions,
+    strip_flux_unit,
+)
+from bliss_astro.exposures._describe import limiting_flux
+from bliss_astro.exposures._psf import central_psf
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
 from bliss_astro.priors._counts import check_positive
 from bliss_astro.rendering._scene import Sources
@@ -27,10 +29,7 @@ from bliss_astro.units import (
     magnitude_to_flux,
 )
 
-from ._injection import Injector, draw_positions, galaxy_shapes
-from ._recall import Completeness, limit_table, recall_table, source_table
-
-__all__ = ['completeness']
+from ._recall import Completeness, Injector, limit_table, recall_table, with_units
 
 _TYPES = ('star', 'galaxy')
 # Without edges: fluxes from one to the other of these signal-to-noise ratios of
@@ -53,7 +52,6 @@ def completeness(
     zero_point=None,
     rng=None,
     progress_bar=False,
-    **deprecated,
 ):
     """
     Measure the completeness of an image by injecting sources.
@@ -114,9 +112,6 @@ def completeness(
     progress_bar : bool, optional
         Show progress.
 
-    **deprecated
-        Options of `~bliss_astro.detection.detect_sources`; use ``finder``.
-
     Returns
     -------
     result : `Completeness`
@@ -143,7 +138,7 @@ def completeness(
     if n_per_image is not None:
         n_per_image = _at_least_one('n_per_image', n_per_image)
     check_positive(spacing=spacing, **({} if radius is None else {'radius': radius}))
-    options = _options(finder, deprecated)
+    options = finder_options(finder)
     exposure, _ = as_exposure(data, **options.image)
     encoder = options.load_encoder()
     zero_point = _zero_point(zero_point, exposure.unit)
@@ -160,50 +155,36 @@ def completeness(
     def shapes(flux):
         flux = flux * 10 ** (0.4 * (NANOMAGGY_ZERO_POINT - zero_point))
         scale = exposure.pixel_scale or SDSS_PIXEL_SCALE
-        return galaxy_shapes(prior, flux, scale, rng)
+        return _galaxy_shapes(prior, flux, scale, rng)
 
-    places = {'spacing': spacing, 'n_most': n_per_image}
-    found = _run(injector, *sources, shapes, rng, **places, progress_bar=progress_bar)
-    unit = exposure.unit
+    places = {'spacing': spacing, 'n_most': n_per_image or len(sources[0])}
+    found = _inject(injector, *sources, shapes, rng, **places, shown=progress_bar)
+    by_magnitude = magnitudes is not None
     return Completeness(
         table=recall_table(
-            found, edges, types, unit, zero_point, magnitudes is not None
+            found, edges, types, exposure.unit, zero_point, by_magnitude
         ),
-        limits=limit_table(found, types, unit, zero_point, rng),
-        sources=source_table(found, unit),
+        limits=limit_table(found, types, exposure.unit, zero_point, rng),
+        sources=with_units(QTable(found), exposure.unit, form=None),
         threshold=options.threshold,
         encoder=encoder.name,
     )
 
 
-# -- checks ------------------------------------------------------------------
+# -- arguments -------------------------------------------------------------------
 
 
-def _options(finder, old):
-    """Options of a finder, or of the keywords that stood in its place."""
-    if finder is not None and not isinstance(finder, BlissFinder):
-        old = {'encoder': finder} | old
-    elif finder is not None and old:
-        msg = f'{sorted(old)[0]!r} is an option of finder, which was given'
-        raise TypeError(msg)
-    if not old:
-        return DetectionOptions() if finder is None else finder.options
-    allowed = {field.name for field in dataclasses.fields(DetectionOptions)}
-    unknown = sorted(set(old) - allowed)
-    if unknown:
+def finder_options(finder):
+    """Options of a finder (`DetectionOptions`), by default those of a default one."""
+    if finder is None:
+        return DetectionOptions()
+    if not isinstance(finder, BlissFinder):
         msg = (
-            f'completeness has no argument {unknown[0]!r}; options of the detection '
-            'are those of finder=BlissFinder(...)'
+            'finder must be a BlissFinder, such as BlissFinder(encoder=...), got '
+            f'{type(finder).__name__}'
         )
         raise TypeError(msg)
-    options = DetectionOptions(**old)
-    text = ', '.join(f'{name}=...' for name in old)
-    warn(
-        'options of the detection are deprecated in completeness; use '
-        f'finder=BlissFinder({text})',
-        AstropyDeprecationWarning,
-    )
-    return options
+    return finder.options
 
 
 def _at_least_one(name, value):
@@ -294,7 +275,7 @@ def _galaxy_prior(prior, types, zero_point):
     return prior
 
 
-# -- running -------------------------------------------------------------------
+# -- injection -------------------------------------------------------------------
 
 
 def _plan(edges, n_sources, types, rng):
@@ -307,27 +288,53 @@ def _plan(edges, n_sources, types, rng):
     return np.concatenate(flux)[order], is_galaxy[order]
 
 
-def _run(
-    injector, flux, is_galaxy, shapes, rng, *, spacing, n_most, progress_bar=False
-):
+def _inject(injector, flux, is_galaxy, shapes, rng, *, spacing, n_most, shown):
     """Inject all sources, as many at a time as go apart."""
     from tqdm.auto import tqdm
 
     done, pieces = 0, []
-    with tqdm(total=len(flux), desc='injecting', disable=not progress_bar) as bar:
+    with tqdm(total=len(flux), desc='injecting', disable=not shown) as bar:
         while done < len(flux):
-            left = len(flux) - done
-            most = left if n_most is None else min(left, n_most)
+            most = min(len(flux) - done, n_most)
             x, y = draw_positions(injector.exposure.shape, spacing, most, rng)
             if len(x) == 0:  # in an image that is smaller than a cell
                 continue
             part = slice(done, done + len(x))
-            sources = Sources(x, y, flux[part], is_galaxy[part])
-            which = is_galaxy[part]
+            sources = Sources(x, y, flux[part], which := is_galaxy[part])
             if which.any():
                 sources.galaxy = np.zeros((len(x), 6))
-                sources.galaxy[which] = shapes(flux[part][which])
+                sources.galaxy[which] = shapes(sources.flux[which])
             pieces.append(injector.run(sources, rng))
             done += len(x)
             bar.update(len(x))
     return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+
+def draw_positions(shape, spacing, n_most, rng):
+    """
+    Draw places that are apart, all together uniform over an image.
+
+    Each lies in a cell of its own of a grid of side ``spacing``, half of that apart
+    from all others.
+    """
+    ny, nx = shape
+    # The grid lies anywhere, so that no pixel is preferred.
+    origin = rng.uniform(-spacing, 0, 2) - 0.5
+    n_columns, n_rows = (int(n // spacing) + 2 for n in (nx, ny))
+    column, row = (g.ravel() for g in np.meshgrid(range(n_columns), range(n_rows)))
+    inner = rng.uniform(0.25, 0.75, (2, len(row)))
+    x = origin[0] + (column + inner[0]) * spacing
+    y = origin[1] + (row + inner[1]) * spacing
+    inside = (x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5)
+    chosen = rng.permutation(np.nonzero(inside)[0])[:n_most]
+    return x[chosen], y[chosen]
+
+
+def _galaxy_shapes(prior, flux_nmgy, pixel_scale, rng):
+    """Shapes ``(N, 6)`` of galaxies of given fluxes, radii in pixels."""
+    galaxies = getattr(prior, 'galaxies', prior)
+    flux = torch.from_numpy(np.asarray(flux_nmgy, dtype=np.float32))
+    drawn = galaxies.shapes.sample_batch(flux, generator=torch_generator(rng))
+    galaxy = drawn.double().numpy()
+    galaxy[:, 4:] /= pixel_scale
+    return galaxy

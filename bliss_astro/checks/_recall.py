@@ -1,25 +1,31 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Recall, bias and limits of injected sources: the tables of a completeness.
+Injected sources: their detection and matching, and tables of recall, bias and limits.
 """
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
 import astropy.units as u
 import numpy as np
+from astropy.stats import binom_conf_interval
 from astropy.table import QTable
+from scipy.optimize import minimize
+from scipy.special import expit
 
+from bliss_astro._warnings import (
+    NoDetectionsWarning,
+    OutOfDomainWarning,
+    mute_warnings,
+)
+from bliss_astro.coadds._noise import correlated_noise
+from bliss_astro.detection._detect import IMAGE_OPTIONS, detect
+from bliss_astro.exposures._psf import central_psf
+from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.units import flux_to_magnitude
 
-__all__ = [
-    'Completeness',
-    'binomial_interval',
-    'limit_table',
-    'recall_limits',
-    'recall_table',
-    'source_table',
-]
+from ._residuals import half_width, noise_kernel
 
 _PLURALS = {'star': 'stars', 'galaxy': 'galaxies'}
 # Recalls whose fluxes are fitted.
@@ -28,6 +34,9 @@ _LEVELS = (0.5, 0.9)
 _MEDIAN_ERROR = 1.2533
 # Resamplings that make the errors of limits, and the fewest sources of a curve.
 _N_BOOTSTRAP, _CURVE_SOURCES = 100, 20
+# Sources of the image within this many FWHM, with this share of the flux, make
+# a place a blend.
+_BLEND_REACH, _BLEND_FLUX = 1.5, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,20 +80,18 @@ class Completeness:
     encoder: str
 
     def __repr__(self):
-        n = len(self.sources)
-        what = f'{n} sources injected, encoder {self.encoder!r}, p > {self.threshold:g}'
-        lines = [f'<Completeness: {what}>']
-        for row in self.limits:
-            name = 'mag_limit' if 'mag_limit' in self.limits.colnames else 'flux_limit'
-            value, error = row[name], row[f'{name}_err']
-            unit = getattr(value, 'unit', None)
-            value, error = (getattr(v, 'value', v) for v in (value, error))
-            what = f'{100 * row["recall"]:.0f} % of the {_PLURALS[row["type"]]}'
-            if not np.isfinite(value):
-                lines.append(f'- {what}: not within the injected range')
-                continue
-            text = f'{value:.4g} +- {error:.2g}'
-            lines.append(f'- {what} at {text}{f" {unit}" if unit else ""}')
+        what = f'{len(self.sources)} sources injected, encoder {self.encoder!r}'
+        lines = [f'<Completeness: {what}, p > {self.threshold:g}>']
+        name = 'mag_limit' if 'mag_limit' in self.limits.colnames else 'flux_limit'
+        limit = u.Quantity(self.limits[name])
+        error = u.Quantity(self.limits[f'{name}_err']).value
+        unit = f' {limit.unit}' if str(limit.unit) else ''
+        for row, value, err in zip(self.limits, limit.value, error, strict=True):
+            text = 'not within the injected range'
+            if np.isfinite(value):
+                text = f'at {value:.4g} +- {err:.2g}{unit}'
+            share = f'{100 * row["recall"]:.0f} % of the {_PLURALS[row["type"]]}'
+            lines.append(f'- {share}{" " if np.isfinite(value) else ": "}{text}')
         return '\n'.join(lines)
 
     def plot(self, *, ax=None, **kwargs):
@@ -112,41 +119,39 @@ class Completeness:
 # -- tables ----------------------------------------------------------------------
 
 
+def _fraction(name, k, n):
+    """A fraction with its interval of 68 %, NaN of nothing."""
+    ends = binom_conf_interval(k, n, interval='wilson') if n else (np.nan, np.nan)
+    low, high = map(float, ends)
+    return {name: k / n if n else np.nan, f'{name}_low': low, f'{name}_high': high}
+
+
 def _bin_row(found, use):
     """Numbers of one bin."""
     clear = use & ~found['masked'] & ~found['blended']
     seen, seen_clear = use & found['found'], clear & found['found']
-    n, n_found = int(use.sum()), int(seen.sum())
-    low, high = binomial_interval(n_found, n)
-    row = {
-        'n': n,
-        'n_found': n_found,
-        'recall': n_found / n if n else np.nan,
-        'recall_low': float(low),
-        'recall_high': float(high),
-        'n_masked': int((use & found['masked']).sum()),
-        'n_blended': int((use & found['blended']).sum()),
-        'recall_clear': seen_clear.sum() / clear.sum() if clear.any() else np.nan,
-    }
-    error = found['estimate'][seen_clear] - found['flux'][seen_clear]
-    pull = error / found['error'][seen_clear]
-    relative = error / found['flux'][seen_clear]
+    n, n_found, n_clear = (int(which.sum()) for which in (use, seen, clear))
+    row = {'n': n, 'n_found': n_found, **_fraction('recall', n_found, n)}
+    for name in ('masked', 'blended'):
+        row[f'n_{name}'] = int((use & found[name]).sum())
+    row['recall_clear'] = seen_clear.sum() / n_clear if n_clear else np.nan
+    flux, estimate, error = (
+        found[name][seen_clear] for name in ('flux', 'flux_estimate', 'flux_err')
+    )
+    pull, relative = (estimate - flux) / error, (estimate - flux) / flux
     row |= dict.fromkeys(('bias', 'bias_err', 'scatter', 'relative_bias'), np.nan)
     if len(pull):
         row['bias'], row['relative_bias'] = np.median(pull), np.median(relative)
-        low, high = np.percentile(pull, [15.87, 84.13])
-        row['scatter'] = 0.5 * (high - low) if len(pull) > 4 else np.nan
+        row['scatter'] = half_width(pull) if len(pull) > 4 else np.nan
         row['bias_err'] = _MEDIAN_ERROR * row['scatter'] / np.sqrt(len(pull))
     share = found['galaxy_probability'][seen]
     typed = np.isfinite(share)
-    right = (share > 0.5) == found['is_galaxy'][seen]
-    n_right, n_typed = int((right & typed).sum()), int(typed.sum())
-    row['accuracy'] = n_right / n_typed if n_typed else np.nan
-    low, high = binomial_interval(n_right, n_typed)
-    return row | {'accuracy_low': float(low), 'accuracy_high': float(high)}
+    right = ((share > 0.5) == found['is_galaxy'][seen]) & typed
+    return row | _fraction('accuracy', int(right.sum()), int(typed.sum()))
 
 
 def recall_table(found, edges, types, unit, zero_point, by_magnitude):
+    """Table of recall, bias and accuracy by type and bin."""
     rows = []
     bins = list(itertools.pairwise(edges))
     for kind in types:
@@ -158,162 +163,173 @@ def recall_table(found, edges, types, unit, zero_point, by_magnitude):
             if zero_point is not None:
                 row['mag_low'] = flux_to_magnitude(high, zero_point)
                 row['mag_high'] = flux_to_magnitude(low, zero_point)
-            rows.append(
-                row | {'flux_low': low, 'flux_high': high} | _bin_row(found, use)
-            )
-    table = _with_units(QTable(rows=rows), unit)
+            row |= {'flux_low': low, 'flux_high': high}
+            rows.append(row | _bin_row(found, use))
+    table = with_units(QTable(rows=rows), unit)
     for name in table.colnames[table.colnames.index('n') :]:
         if table[name].dtype.kind == 'f':
             table[name].info.format = '.3f'
     return table
 
 
-def _with_units(table, unit):
+def with_units(table, unit, *, form='.4g'):
     """Give columns of fluxes and magnitudes their units and formats."""
     for name in table.colnames:
-        if name.startswith('flux'):
-            own, table[name].info.format = unit, '.4g'
-        elif name.startswith('mag'):
-            own, table[name].info.format = u.mag, '.3f'
-        else:
-            continue
-        if own is not None:
-            table[name].unit = own
+        if name.startswith('mag'):
+            table[name].unit, table[name].info.format = u.mag, '.3f'
+        elif name.startswith('flux'):
+            table[name].unit, table[name].info.format = unit, form
     return QTable(table)
 
 
 def limit_table(found, types, unit, zero_point, rng):
+    """Table of the fluxes at which given shares are found, by type."""
     rows = []
     for kind in types:
         use = found['is_galaxy'] == (kind == 'galaxy')
-        limits, errors = recall_limits(
-            found['flux'][use], found['found'][use], _LEVELS, rng
-        )
-        for level, limit, error in zip(_LEVELS, limits, errors, strict=True):
+        limits = recall_limits(found['flux'][use], found['found'][use], _LEVELS, rng)
+        for level, limit, error in zip(_LEVELS, *limits, strict=True):
             row = {'type': kind, 'recall': level, 'flux_limit': np.exp(limit)}
             row['flux_limit_err'] = np.exp(limit) * error
             if zero_point is not None:
                 row['mag_limit'] = zero_point - 2.5 / np.log(10) * limit
                 row['mag_limit_err'] = 2.5 / np.log(10) * error
             rows.append(row)
-    return _with_units(QTable(rows=rows), unit)
-
-
-def source_table(found, unit):
-    table = QTable()
-    table['x_centroid'], table['y_centroid'] = found['x'], found['y']
-    for name in ('flux', 'is_galaxy', 'found', 'masked', 'blended'):
-        table[name] = found[name]
-    table['flux_estimate'], table['flux_err'] = found['estimate'], found['error']
-    for name in ('galaxy_probability', 'offset'):
-        table[name] = found[name]
-    for name in ('flux', 'flux_estimate', 'flux_err'):
-        table[name] = table[name] if unit is None else table[name] * unit
-    return table
+    return with_units(QTable(rows=rows), unit)
 
 
 # -- limits ----------------------------------------------------------------------
 
 
-def binomial_interval(n_success, n_total):
-    """
-    Confidence interval of 68.3 % of a binomial fraction (Wilson 1927).
-
-    Parameters
-    ----------
-    n_success, n_total : int array_like
-        Numbers.
-
-    Returns
-    -------
-    low, high : float `~numpy.ndarray`
-        Limits; NaN where there are none.
-    """
-    k, n = np.asarray(n_success, dtype=float), np.asarray(n_total, dtype=float)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        share = k / n
-        middle = (share + 0.5 / n) / (1 + 1 / n)
-        half = np.sqrt(share * (1 - share) / n + 0.25 / n**2) / (1 + 1 / n)
-    # At the ends they meet the share, but for rounding.
-    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)
-
-
 def _fit(z, found, start):
     """Middle, log width and logit of the plateau of a logistic curve of recall."""
-    from scipy.optimize import minimize
-    from scipy.special import expit
 
     def loss(parameters):
         middle, log_width, plateau = parameters
-        height = expit(plateau)
-        scaled = (z - middle) * np.exp(-log_width)
-        rise = expit(np.clip(scaled, -40, 40))
-        share = np.clip(height * rise, 1e-9, 1 - 1e-9)
-        value = -np.sum(np.where(found, np.log(share), np.log1p(-share)))
-        # Derivatives by the share, then by the parameters.
-        slope = np.where(found, -1 / share, 1 / (1 - share)) * height * rise
-        fall = slope * (1 - rise)
-        gradient = np.array(
-            [
-                -np.sum(fall) * np.exp(-log_width),
-                -np.sum(fall * scaled),
-                np.sum(slope) * (1 - height),
-            ]
-        )
+        share = expit(plateau) * expit((z - middle) * np.exp(-log_width))
+        share = np.clip(share, 1e-9, 1 - 1e-9)
         # A weak prior for widths and plateaus that the data do not constrain.
-        away = np.array([0.0, 0.1 * (log_width + 1.5), 0.04 * (plateau - 4)])
         ridge = 0.05 * (log_width + 1.5) ** 2 + 0.02 * (plateau - 4) ** 2
-        return value + ridge, gradient + away
+        return ridge - np.sum(np.log(np.where(found, share, 1 - share)))
 
     bounds = [(z.min() - 3, z.max() + 3), (-6.0, 3.0), (-4.0, 12.0)]
-    return minimize(loss, start, jac=True, method='L-BFGS-B', bounds=bounds).x
-
-
-def _crossing(parameters, level):
-    """Logarithm of the flux at which a share is found; NaN if it never is."""
-    middle, log_width, plateau = parameters
-    height = 1 / (1 + np.exp(-plateau))
-    if height <= level:
-        return np.nan
-    return middle - np.exp(log_width) * np.log(height / level - 1)
+    return minimize(loss, start, method='L-BFGS-B', bounds=bounds).x
 
 
 def recall_limits(flux, found, levels, rng):
     """
     Fit the fluxes at which given shares of the sources are found.
 
-    Parameters
-    ----------
-    flux : float `~numpy.ndarray`, shape (N,)
-        Fluxes of sources, positive.
-
-    found : bool `~numpy.ndarray`, shape (N,)
-        Which of them were found.
-
-    levels : sequence of float
-        Shares.
-
-    rng : `numpy.random.Generator`
-        For the errors, which are those of resampled sources.
-
     Returns
     -------
     limits, errors : float `~numpy.ndarray`, shape (len(levels),)
-        Natural logarithms of the fluxes, and their standard errors; NaN where the
-        share lies outside the injected range.
+        Natural logarithms of the fluxes, and their standard errors by resampled
+        sources; NaN where the share lies outside the injected range.
     """
-    limits, errors = np.full(len(levels), np.nan), np.full(len(levels), np.nan)
+    limits, errors = np.full((2, len(levels)), np.nan)
     if len(flux) < _CURVE_SOURCES or found.all() or not found.any():
         return limits, errors
     z = np.log(flux)
     best = _fit(z, found, (np.median(z), -1.5, 4.0))
-    picks = (rng.integers(len(z), size=len(z)) for _ in range(_N_BOOTSTRAP))
-    drawn = [_fit(z[pick], found[pick], best) for pick in picks]
+    picks = rng.integers(len(z), size=(_N_BOOTSTRAP, len(z)))
+    fits = np.array([best, *(_fit(z[pick], found[pick], best) for pick in picks)])
+    middle, log_width, plateau = fits.T
     for k, level in enumerate(levels):
-        value = _crossing(best, level)
-        if z.min() <= value <= z.max():
-            others = np.array([_crossing(parameters, level) for parameters in drawn])
-            limits[k] = value
-            low, high = np.nanpercentile(others, [15.87, 84.13])
-            errors[k] = 0.5 * (high - low)
+        with np.errstate(invalid='ignore', divide='ignore'):
+            # Where the curve crosses the level; NaN if it never does.
+            crossing = middle - np.exp(log_width) * np.log(expit(plateau) / level - 1)
+        if z.min() <= crossing[0] <= z.max():
+            limits[k] = crossing[0]
+            errors[k] = half_width(crossing[1:][np.isfinite(crossing[1:])])
     return limits, errors
+
+
+# -- injection -------------------------------------------------------------------
+
+
+class Injector:
+    """
+    Injection of sources into one image, and their detection.
+
+    A detection within ``radius`` pixels is the source, by default half the FWHM.
+    """
+
+    def __init__(self, exposure, encoder, options, radius):
+        self.exposure = exposure
+        self.fwhm = float(central_psf(exposure).fwhm)
+        self.radius = 0.5 * self.fwhm if radius is None else radius
+        self.renderer = ModelRenderer(exposure)
+        self.kernel = noise_kernel(exposure)
+        # The exposure holds all that describes it.
+        own = {'encoder': encoder, 'device': encoder.device}
+        options = dataclasses.replace(options, **dict.fromkeys(IMAGE_OPTIONS), **own)
+        reference = detect(exposure, options)
+        self.known = Sources.of(reference)
+        # All images have the prior of the first: what is injected is no part of it.
+        density = _density_of(reference.posterior, exposure.shape)
+        own = {'density': density, 'check': False, 'progress_bar': False}
+        self.options = dataclasses.replace(options, **own)
+
+    def run(self, sources, rng):
+        """Inject sources, detect and match: columns of `Completeness.sources`."""
+        signal = self.renderer(sources)
+        noise = correlated_noise(self.exposure.shape, self.kernel, rng)
+        noise *= np.sqrt(np.maximum(signal, 0) / self.exposure.effective_gain)
+        image = self.exposure.replace(data=self.exposure.data + signal + noise)
+        # The image as it is has warned of all that there is to warn of.
+        with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
+            catalog = detect(image, self.options)
+        new = Sources.of(catalog)
+        places = list(zip(sources.x, sources.y, sources.flux, strict=True))
+        row = np.array([self._find(new, *place) for place in places], dtype=int)
+        pixel = tuple(
+            np.clip(np.rint(place).astype(int), 0, n - 1)
+            for place, n in zip((sources.y, sources.x), image.shape, strict=True)
+        )
+        # The last row is that of sources that were not found.
+        measured = {'flux_estimate': new.flux, 'flux_err': catalog['flux_err']}
+        share = np.full(len(catalog), np.nan)
+        if 'galaxy_probability' in catalog.colnames:
+            share = catalog['galaxy_probability']
+        measured |= {'galaxy_probability': share, 'x': new.x, 'y': new.y}
+        measured = {
+            name: np.append(np.asarray(getattr(v, 'value', v), float), np.nan)[row]
+            for name, v in measured.items()
+        }
+        apart = measured.pop('x') - sources.x, measured.pop('y') - sources.y
+        return {
+            'x_centroid': sources.x,
+            'y_centroid': sources.y,
+            'flux': sources.flux,
+            'is_galaxy': sources.is_galaxy,
+            'found': row >= 0,
+            'masked': self.exposure.mask[pixel],
+            'blended': np.array([self._is_blend(*place) for place in places], bool),
+            **measured,
+            'offset': np.hypot(*apart),
+        }
+
+    def _is_blend(self, x, y, flux):
+        apart = np.hypot(self.known.x - x, self.known.y - y)
+        near = apart < _BLEND_REACH * self.fwhm
+        return (near & (self.known.flux > _BLEND_FLUX * flux)).any()
+
+    def _find(self, new, x, y, flux):
+        """Row of an injected source, or -1."""
+        before = np.hypot(self.known.x - x, self.known.y - y) < self.radius
+        distance = np.hypot(new.x - x, new.y - y)
+        n_near = np.count_nonzero(distance < self.radius)
+        # A source that was there before is no detection of this one, unless
+        # there is one more, or most of the light there is this one's.
+        old = n_near <= before.sum() and flux <= self.known.flux[before].sum()
+        return -1 if n_near == 0 or old else int(np.argmin(distance))
+
+
+def _density_of(posterior, shape):
+    """Prior density of a posterior, a number or a map by pixel."""
+    tiles = posterior.tile_posterior
+    density = np.exp(tiles.inputs.log_density[0, 0].double().cpu().numpy())
+    if density.size == 1:
+        return float(density[0, 0])
+    size = tiles.grid.size
+    return density.repeat(size, 0).repeat(size, 1)[: shape[0], : shape[1]]

@@ -1,35 +1,23 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Reconstruction of an image from its catalogue, and FITS files of it.
+Reconstruction of an image from its catalogue.
 """
 
-import io
-
 import numpy as np
-from astropy.io import fits
 
-from bliss_astro._atomic import atomic_write
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._arguments import check_count
-from bliss_astro.catalog._formats import WRITERS
-from bliss_astro.catalog._io import FORMATS
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
-from bliss_astro.coadds._io import wcs_header
-from bliss_astro.detection import detect_sources
+from bliss_astro.detection._detect import detect
 from bliss_astro.exposures import Exposure
 from bliss_astro.rendering._scene import ModelRenderer
-from bliss_astro.units import unit_text
 
-from ._check import check_exposure
+from ._check import check_draws, check_exposure
+from ._completeness import finder_options
 from ._reconstruction import Reconstruction
 
-__all__ = ['reconstruct', 'write_reconstruction']
 
-# Images of a file, one extension each.
-_IMAGES = ('model', 'residual', 'chi', 'draws')
-
-
-def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
+def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
     """
     Reconstruct an image from its catalogue: model, residual, and light of each source.
 
@@ -40,8 +28,11 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
 
     catalog : `~bliss_astro.catalog.ProbabilisticCatalog` or None, optional
         Its catalogue, some rows of it, or that of another measurement of the
-        image in the same pixels; by default
-        `~bliss_astro.detection.detect_sources` makes one.
+        image in the same pixels; by default ``finder`` makes one.
+
+    finder : `~bliss_astro.detection.BlissFinder` or None, optional
+        Configured detection for an image without ``catalog``; by default one with all
+        defaults.
 
     n_draws : int, optional
         Number of catalogues of the whole image to draw from the posterior and to
@@ -49,9 +40,6 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
 
     rng : int, `~numpy.random.Generator` or None, optional
         For those draws.
-
-    **detection
-        For `~bliss_astro.detection.detect_sources`, if there is no ``catalog``.
 
     Returns
     -------
@@ -61,8 +49,8 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
     Raises
     ------
     TypeError
-        If ``exposure`` is none, or if arguments for the detection are given together
-        with a catalogue.
+        If ``exposure``, ``catalog`` or ``finder`` is none, or if both of the latter
+        are given.
 
     ValueError
         If the exposure has another shape or unit than the catalogue, if there
@@ -92,9 +80,9 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
 
     Examples
     --------
-    >>> from bliss_astro import CoaddSimulator, reconstruct
+    >>> from bliss_astro import BlissFinder, CoaddSimulator, reconstruct
     >>> exposure, truth = CoaddSimulator().sample(rng=3)
-    >>> result = reconstruct(exposure, encoder='stars')
+    >>> result = reconstruct(exposure, finder=BlissFinder(encoder='stars'))
     >>> result.model.shape == exposure.shape
     True
     >>> star = result.deblended(0)
@@ -103,17 +91,16 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
     """
     n_draws = check_count('n_draws', n_draws)
     if catalog is None and isinstance(exposure, Exposure):
-        catalog = detect_sources(exposure, **detection)
-    elif detection:
-        msg = f'{sorted(detection)[0]!r} is for detecting, and there is a catalog'
+        catalog = detect(exposure, finder_options(finder))
+    elif finder is not None:
+        msg = 'finder is for detecting, and there is a catalog; give one of them'
         raise TypeError(msg)
-    _check_pair(catalog, exposure)
-    if n_draws and not hasattr(catalog.posterior, 'sample'):
-        msg = (
-            'n_draws: the catalogue has no posterior to draw from (it was stacked, or '
-            'read from a format that keeps rows only); give n_draws=0'
-        )
-        raise ValueError(msg)
+    if catalog is not None and not isinstance(catalog, ProbabilisticCatalog):
+        msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'
+        raise TypeError(msg)
+    blind = not hasattr(getattr(catalog, 'posterior', None), 'tile_posterior')
+    check_exposure(catalog, exposure, with_psf=blind)
+    check_draws(catalog, n_draws)
     if exposure.psf is None:
         renderer = renderer_of(catalog, shape=exposure.shape)
     else:
@@ -128,49 +115,3 @@ def reconstruct(exposure, catalog=None, *, n_draws=0, rng=None, **detection):
     return Reconstruction(
         exposure, catalog, renderer(sources), draws, whole, renderer, sources
     )
-
-
-def _check_pair(catalog, exposure):
-    """Refuse what is not a catalogue and its image."""
-    if catalog is not None and not isinstance(catalog, ProbabilisticCatalog):
-        msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'
-        raise TypeError(msg)
-    check_exposure(catalog, exposure, with_psf=False)
-    if exposure.psf is None and not hasattr(catalog.posterior, 'tile_posterior'):
-        msg = 'exposure has no psf; give it one with exposure.replace(psf=...)'
-        raise ValueError(msg)
-
-
-def write_reconstruction(reconstruction, path, *, overwrite, posterior):
-    """Write a FITS file; the work behind `Reconstruction.write`."""
-    if not str(path).lower().endswith(FORMATS['fits']):
-        msg = f'path must end in one of {", ".join(FORMATS["fits"])}, got {path!s:.200}'
-        raise ValueError(msg)
-    catalog = reconstruction.catalog
-    stream = io.BytesIO()
-    WRITERS['fits'](catalog, stream, catalog.posterior if posterior else None)
-    stream.seek(0)
-    with (
-        atomic_write(path, overwrite=overwrite) as temporary,
-        fits.open(stream) as hdus,
-    ):
-        primary, *tables = list(hdus)
-        whole = fits.HDUList([primary, *_image_hdus(reconstruction), *tables])
-        whole.writeto(temporary, overwrite=True, checksum=True)
-
-
-def _image_hdus(reconstruction):
-    """Make an extension of each image."""
-    images = {name: getattr(reconstruction, name) for name in _IMAGES}
-    header = wcs_header(reconstruction.exposure.wcs) or fits.Header()
-    rows, columns = reconstruction.slices
-    # Where the first pixel lies in the image that the rows' pixels belong to.
-    header['LTV1'] = (-columns.start, 'pixel here less pixel of the catalogue')
-    header['LTV2'] = (-rows.start, 'pixel here less pixel of the catalogue')
-    for name, data in images.items():
-        if len(data) == 0:
-            continue
-        hdu = fits.ImageHDU(np.asarray(data, dtype=np.float32), header, name=name)
-        if reconstruction.unit is not None and name != 'chi':
-            hdu.header['BUNIT'] = unit_text(reconstruction.unit)
-        yield hdu

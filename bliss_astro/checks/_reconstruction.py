@@ -1,18 +1,29 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Reconstruction: an image as the sources of its catalogue, and the residual.
+Reconstruction: an image as the sources of its catalogue, the residual, and files.
 """
 
 import dataclasses
 import functools
+import io
 import numbers
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.io import fits
+from astropy.nddata import NoOverlapError, overlap_slices
 
+from bliss_astro._atomic import atomic_write
+from bliss_astro.catalog._formats import WRITERS
+from bliss_astro.catalog._io import FORMATS
+from bliss_astro.coadds._io import wcs_header
 from bliss_astro.exposures._validate import two_slices
+from bliss_astro.units import unit_text
 
-__all__ = ['Reconstruction', 'SourceImage']
+# Pixels that reach over any image.
+_WHOLE = 1e7
+# Images of a file, one extension each.
+_IMAGES = ('model', 'residual', 'chi', 'draws')
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +163,12 @@ class Reconstruction:
             If ``row`` is not a row or ``size`` not a size, or if the cut-out has no
             pixels of the image.
         """
-        row = self._check_row(row)
-        one = self._sources.select(np.array([row]))
+        one = self._select(row)
         window = self._window(one, size)
-        drawn = self._renderer(one, window=window)
-        x, y = float(one.x[0]) - window[1].start, float(one.y[0]) - window[0].start
-        return SourceImage(drawn, _shifted(window, self.slices, -1), x, y)
+        rows, columns = whole = _shifted(window, self.slices)
+        drawn = self._renderer(one, window=whole)
+        x, y = float(one.x[0]) - columns.start, float(one.y[0]) - rows.start
+        return SourceImage(drawn, window, x, y)
 
     def deblended(self, row, *, size=None, floor=1.0):
         """
@@ -230,8 +241,7 @@ class Reconstruction:
         TypeError, ValueError, IndexError
             As for `source`.
         """
-        one = self._sources.select(np.array([self._check_row(row)]))
-        return self[_shifted(self._window(one, size), self.slices, -1)]
+        return self[self._window(self._select(row), size)]
 
     def __getitem__(self, item):
         """
@@ -243,11 +253,11 @@ class Reconstruction:
             exposure=self.exposure[cut],
             model=self.model[cut],
             draws=self.draws[:, *cut],
-            slices=_shifted(cut, self.slices, 1),
+            slices=_shifted(cut, self.slices),
         )
 
-    def _check_row(self, row):
-        """A row as a number from 0."""
+    def _select(self, row):
+        """One of the sources."""
         if not isinstance(row, numbers.Integral) or isinstance(row, bool):
             msg = f'row must be a whole number, got {row!r:.60}'
             raise TypeError(msg)
@@ -255,31 +265,33 @@ class Reconstruction:
         if not -n <= row < n:
             msg = f'row must be a row of the catalogue, which has {n}, got {row}'
             raise IndexError(msg)
-        return int(row) % n
+        return self._sources.select(np.array([int(row)]))
 
     def _window(self, source, size):
-        """Rows and columns of the whole image around a source."""
+        """Rows and columns of this part of the image around a source."""
         if size is None:
-            halo = float(self._renderer.halo_of(source)[0])
-            sides = (2 * halo + 1, 2 * halo + 1)
+            halo = min(float(self._renderer.halo_of(source)[0]), _WHOLE)
+            sides = (2 * int(halo) + 1,) * 2
         else:
-            sides = _check_size(size)
-        out = []
-        for place, side, whole in zip(
-            (source.y, source.x), sides, self.slices, strict=True
-        ):
-            first, last = whole.start, whole.stop
-            if np.isfinite(side):
-                begin = int(np.floor(float(place[0]) - 0.5 * side + 1))
-                first, last = max(first, begin), min(last, begin + int(side))
-            if last <= first:
-                msg = (
-                    f'the source at x={source.x[0]:.1f}, y={source.y[0]:.1f} has no '
-                    'pixels in this part of the image'
-                )
+            sides = np.asarray(size)
+            if sides.dtype.kind not in 'iu' or sides.shape not in ((), (2,)):
+                msg = f'size must be a whole number or two (ny, nx), got {size!r:.60}'
+                raise TypeError(msg)
+            if sides.min() < 1:
+                msg = f'size must be positive, got {size!r:.60}'
                 raise ValueError(msg)
-            out.append(slice(first, last))
-        return tuple(out)
+            sides = tuple(np.broadcast_to(sides, 2))
+        rows, columns = self.slices
+        x, y = float(source.x[0]), float(source.y[0])
+        place = y - rows.start, x - columns.start
+        try:
+            return overlap_slices(self.shape, sides, place, mode='trim')[0]
+        except NoOverlapError:
+            msg = (
+                f'the source at x={x:.1f}, y={y:.1f} has no pixels in this part of the '
+                'image'
+            )
+            raise ValueError(msg) from None
 
     # -- out -------------------------------------------------------------------------
 
@@ -315,9 +327,36 @@ class Reconstruction:
         `ProbabilisticCatalog.read <bliss_astro.catalog.ProbabilisticCatalog.read>`
         reads it.
         """
-        from ._reconstruct import write_reconstruction
+        if not str(path).lower().endswith(FORMATS['fits']):
+            endings = ', '.join(FORMATS['fits'])
+            msg = f'path must end in one of {endings}, got {path!s:.200}'
+            raise ValueError(msg)
+        stream = io.BytesIO()
+        kept = self.catalog.posterior if posterior else None
+        WRITERS['fits'](self.catalog, stream, kept)
+        stream.seek(0)
+        with (
+            atomic_write(path, overwrite=overwrite) as temporary,
+            fits.open(stream) as hdus,
+        ):
+            primary, *tables = list(hdus)
+            whole = fits.HDUList([primary, *self._image_hdus(), *tables])
+            whole.writeto(temporary, overwrite=True, checksum=True)
 
-        write_reconstruction(self, path, overwrite=overwrite, posterior=posterior)
+    def _image_hdus(self):
+        """Make an extension of each image."""
+        header = wcs_header(self.exposure.wcs) or fits.Header()
+        # Where the first pixel lies in the image that the rows' pixels belong to.
+        for k, part in enumerate(self.slices[::-1], start=1):
+            header[f'LTV{k}'] = (-part.start, 'pixel here less pixel of the catalogue')
+        for name in _IMAGES:
+            data = np.asarray(getattr(self, name), dtype=np.float32)
+            if len(data) == 0:
+                continue
+            hdu = fits.ImageHDU(data, header, name=name)
+            if self.unit is not None and name != 'chi':
+                hdu.header['BUNIT'] = unit_text(self.unit)
+            yield hdu
 
     def plot(self, *, ax=None, **kwargs):
         """
@@ -353,21 +392,9 @@ class Reconstruction:
         )
 
 
-def _shifted(slices, starts, sign):
-    """Slices moved by the starts of others, forward or back."""
+def _shifted(slices, starts):
+    """Slices moved by the starts of others."""
     return tuple(
-        slice(part.start + sign * whole.start, part.stop + sign * whole.start)
+        slice(part.start + whole.start, part.stop + whole.start)
         for part, whole in zip(slices, starts, strict=True)
     )
-
-
-def _check_size(size):
-    """Sides of a cut-out from one number or two."""
-    values = np.asarray(size)
-    if values.dtype.kind not in 'iu' or values.shape not in ((), (2,)):
-        msg = f'size must be a whole number or two (ny, nx), got {size!r:.60}'
-        raise TypeError(msg)
-    if values.min() < 1:
-        msg = f'size must be positive, got {size!r:.60}'
-        raise ValueError(msg)
-    return tuple(int(n) for n in np.broadcast_to(values, 2))

@@ -9,38 +9,50 @@ the brighter ones, and shapes of galaxies, are fitted all together by least squa
 data to which a second noise is added.  That is an exact draw of a linear model with a
 flat prior (Papandreou & Yuille 2010, NIPS 23, 1858), so the residuals keep the
 distribution of the noise.
+
+Shapes of galaxies are nuisances: an exponential disk or a de Vaucouleurs bulge,
+whichever fits better, of some radius, axis ratio and angle; the first guess is the best
+of round profiles of a few radii.
 """
 
-import copy
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse import linalg
+from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
 
 from bliss_astro.coadds._noise import correlated_noise
 from bliss_astro.psf._mixture import profile_with_gradient
+from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._residuals import Residuals
-from ._source_statistics import stamp_pixels
+from ._residuals import Residuals, Stamps, stamp_half
 
-__all__ = ['SNR_MIN', 'Group', 'Refined', 'refine']
-
-SNR_MIN = 8.0
-"""Signal-to-noise ratio of the sources that are fitted; others stay as drawn."""
-
-# Largest number of sources that are fitted, the brightest.
-_MAX_SOURCES = 4000
+# Signal-to-noise ratio of the sources that are fitted, others stay as drawn; and the
+# largest number of those, the brightest.
+_SNR_MIN, _MAX_SOURCES = 8.0, 4000
 # The most rounds of linearisation: the first for all sources, the others for those
 # of which the last one left so many sigma of second order, and those around.
 _N_ROUNDS, _SETTLED = 6, 0.5
-# Largest step in pixels, and standard deviations of a weak prior about the draw: of
-# positions in pixels, and of fluxes as a share of them.
-_MAX_STEP = 0.7
-_PLACE_PRIOR, _FLUX_PRIOR = 1.0, 1.0
+# Parameters: flux, x and y in pixels, and of galaxies the logarithm of the circular
+# half-light radius and two ellipticities. Largest steps, standard deviations of weak
+# priors about the draw (of the flux as a share), and steps of numerical derivatives.
+_MAX_STEP = np.array([np.inf, 0.7, 0.7, 0.5, 0.3, 0.3])
+_PRIOR = np.array([1.0, 1.0, 1.0, 0.7, 0.3, 0.3])
+_DERIVATIVE = (0.1, 0.05, 0.05)
+# Limits of radius in pixels and ellipticity.
+_RADIUS_LIMITS, _ELLIPTICITY_LIMIT = (0.2, 60.0), 0.8
+# From the first of these radii on stamps of galaxies have the second half-side; those
+# of smaller ones are so much wider than those of stars.
+_LARGE, _LARGE_HALF, _WIDER = 4.0, 40, 6
+# Radii that are tried, and that of galaxies too faint for a fit.
+_RADII, _FAINT_RADIUS = (0.8, 1.6, 3.2, 6.4, 12.8), 1.5
+# Galaxies of different draws within so many pixels are the same.
+_SAME = 3.0
+# Galaxies that are worked on at once.
+_PIECE = 128
 # Standard deviation in pixels of a narrow PSF.
 _NARROW = 1.3
 # Tolerance and largest number of steps of the conjugate gradients, preconditioned by
@@ -48,22 +60,12 @@ _NARROW = 1.3
 _TOLERANCE, _MAX_STEPS = 1e-5, 300
 
 
-@dataclass
-class Refined:
+class Refined(NamedTuple):
     """
-    A draw after it was refined.
+    Sources of a draw after it was refined, their light, and how far they moved.
 
-    Attributes
-    ----------
-    sources : `~bliss_astro.rendering._scene.Sources`
-        The sources.
-
-    model : float32 `~numpy.ndarray`, shape (ny, nx)
-        Their light.
-
-    pulls : float `~numpy.ndarray`, shape (3, M)
-        Steps of flux, x and y of the stars that were refined, in units of the
-        difference of two draws from the same posterior.
+    ``pulls`` ``(3, M)`` are the steps of flux, x and y of stars in units of the
+    difference of two draws from the same posterior.
     """
 
     sources: object
@@ -71,261 +73,261 @@ class Refined:
     pulls: np.ndarray
 
 
-class Group:
-    """
-    Sources of one kind that are refined together with all others.
-
-    Parameters
-    ----------
-    index : int `~numpy.ndarray`, shape (N,)
-        Rows of the draw.
-
-    values : float `~numpy.ndarray`, shape (K, N)
-        Their parameters, flux and position first.
-
-    slack : float `~numpy.ndarray`, shape (K, N)
-        Standard deviations of a weak prior about them.
-
-    half : int
-        Half the side of their stamps, pixels.
-    """
-
-    def __init__(self, index, values, slack, half):
-        self.index, self.values, self.slack, self.half = index, values, slack, half
-        self.drawn = values.copy()
-        self.errors, self.step = np.ones_like(values), np.zeros_like(values)
-
-    def part(self, keep):
-        """Some of the sources, by a mask of them."""
-        group = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                setattr(group, name, value[..., keep])
-        return group
-
-    def replace(self, keep, group):
-        """Take over the fit of a part."""
-        for name in ('values', 'errors', 'step'):
-            getattr(self, name)[:, keep] = getattr(group, name)
-
-    def columns(self, residuals, renderer):
-        """Derivatives of the image ``(K, N, P P)`` over the noise, and flat pixels."""
-        x, y = self.values[1:3]
-        rows, columns, at, use = stamp_pixels(residuals, x, y, self.half)
-        values = self._derivatives(renderer, rows, columns)
-        values = values * (use / residuals.error[at])
-        pixels = np.where(use, at[0] * residuals.ratio.shape[1] + at[1], -1)
-        return values.reshape(*self.values.shape, -1), pixels.reshape(len(x), -1)
-
-    def move(self, step, errors):
-        """Move the sources by a step ``(K, N)``, not too far at once."""
-        step = step.copy()
-        step[1:3] = np.clip(step[1:3], -_MAX_STEP, _MAX_STEP)
-        self.values = self.values + step
-        self.values[0] = np.maximum(self.values[0], 0.02 * self.drawn[0])
-        self.errors, self.step = errors, step
-
-    def second_order(self):
-        """Sigma of each source beyond the linear order of the last step, roughly."""
-        snr = np.abs(self.values[0]) / self.errors[0]
-        # In widths of the narrowest PSF that there is.
-        away = np.hypot(*self.step[1:3]) / _NARROW
-        brighter = np.abs(self.step[0] / self.values[0])
-        return snr * away * (0.5 * away + brighter)
-
-    def put(self, sources):
-        """Write the parameters into the sources."""
-        sources.flux[self.index] = self.values[0]
-        sources.x[self.index], sources.y[self.index] = self.values[1:3]
-
-
-class Stars(Group):
-    """Stars: flux and position."""
-
-    def __init__(self, sources, index, half):
-        some = sources.select(index)
-        place = np.full(len(index), _PLACE_PRIOR)
-        slack = np.stack([_FLUX_PRIOR * some.flux, place, place])
-        super().__init__(index, np.stack([some.flux, some.x, some.y]), slack, half)
-
-    def _derivatives(self, renderer, rows, columns):
-        flux, x, y = self.values
-        dx, dy = torch.broadcast_tensors(
-            torch.from_numpy((columns - x[:, None, None]).astype(np.float32)),
-            torch.from_numpy((rows - y[:, None, None]).astype(np.float32)),
-        )
-        shape = renderer.shape_at(x, y)[:, None, None]
-        parts = profile_with_gradient(shape, dx, dy, radius=renderer.radius)
-        values = torch.stack(parts).numpy()
-        values[1:] *= flux.astype(np.float32)[:, None, None]
-        return values
-
-
 def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
-    """
-    Fit the brighter sources of a draw to the image.
-
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image.
-
-    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
-        Renderer of catalogues.
-
-    sources : `~bliss_astro.rendering._scene.Sources`
-        The draw; its galaxies have shapes.
-
-    kernel : float `~numpy.ndarray`
-        Correlation of the noise.
-
-    fwhm : float
-        Full width at half maximum of the PSF in pixels.
-
-    rng : `numpy.random.Generator`
-        For the second noise.
-
-    Returns
-    -------
-    refined : `Refined`
-        The draw, refined.
-    """
+    """Fit the brighter sources of a draw, whose galaxies have shapes, to the image."""
     sources = sources.copied()
     model = renderer(sources)
     residuals = Residuals.of(exposure, model, kernel)
-    half = int(np.clip(np.ceil(2.5 * fwhm), 6, 20))
-    groups = _groups(residuals, sources, renderer, half)
-    if not groups:
+    half = stamp_half(fwhm)
+    halves = np.array([half, half + _WIDER, _LARGE_HALF])
+    index = _bright_sources(residuals, sources, renderer, half)
+    if len(index) == 0:
         return Refined(sources, model, np.empty((3, 0)))
+    some = sources.select(index)
+    kind, shapes, is_disk = some.is_galaxy.astype(int), np.zeros((3, len(some))), None
+    if kind.any():
+        kind += some.is_galaxy & (some.galaxy[:, 4:].max(1) > _LARGE)
+        is_disk, shapes = _from_galaxy(some.galaxy)
+    values = np.stack([some.flux, some.x, some.y, *shapes])
+    fit = _Fit(renderer, values, kind, is_disk, halves)
     noise = correlated_noise(exposure.shape, kernel, rng).astype(np.float32)
+    active = np.ones(len(index), dtype=bool)
     for k in range(_N_ROUNDS):
-        active = _active(groups, everything=k == 0)
-        parts = [group.part(keep) for group, keep in zip(groups, active, strict=True)]
-        parts = [part for part in parts if len(part.index)]
-        if not parts:
-            break
-        moved = np.concatenate([part.index for part in parts])
         if k:
-            model -= renderer(sources.select(moved))
-        target = (residuals.ratio + noise) * residuals.good
-        _step(parts, target, residuals, renderer)
-        for part in parts:
-            part.put(sources)
+            active = fit.unsettled()
+            if not active.any():
+                break
+            model -= renderer(sources.select(index[active]))
+        fit.step((residuals.ratio + noise) * residuals.good, residuals, active)
+        fit.write(sources, index)
+        # In the first round all sources change, also those whose flux is limited.
         if k:
-            model += renderer(sources.select(moved))
+            model += renderer(sources.select(index[active]))
         else:
             model = renderer(sources)
         residuals = Residuals.of(exposure, model, kernel)
-        left = iter(parts)
-        for group, keep in zip(groups, active, strict=True):
-            if keep.any():
-                group.replace(keep, next(left))
     # Both the network's draw and this one scatter about the truth.
-    factor = residuals.gaussian_excess(fwhm / FWHM_PER_SIGMA)
-    pulls = [
-        ((g.drawn - g.values) / (np.sqrt(2 * factor) * g.errors))[:3]
-        for g in groups
-        if isinstance(g, Stars)
-    ]
-    return Refined(sources, model, np.concatenate([np.empty((3, 0)), *pulls], axis=1))
+    factor = np.sqrt(2 * residuals.gaussian_excess(fwhm / FWHM_PER_SIGMA))
+    pulls = (fit.drawn - fit.values) / (factor * fit.errors)
+    return Refined(sources, model, pulls[:3, kind == 0])
 
 
-def _groups(residuals, sources, renderer, half):
-    """The brighter sources, by kind."""
-    index = sources.brightest(residuals.ratio.shape, _MAX_SOURCES)
-    if len(index) == 0:
-        return []
-    values, _ = Stars(sources, index, half).columns(residuals, renderer)
-    snr = np.sqrt((values[0] ** 2).sum(1)) * sources.flux[index]
-    index = index[snr > SNR_MIN * np.sqrt(residuals.excess)]
-    # Neighbours in the image are neighbours in memory.
-    cells = sources.y[index] // (2 * half), sources.x[index] // (2 * half)
-    index = index[np.lexsort(cells[::-1])]
-    stars, galaxies = (
-        index[sources.is_galaxy[index] == which] for which in (False, True)
-    )
-    groups = [Stars(sources, stars, half)] if len(stars) else []
-    if len(galaxies):
-        from ._galaxies import galaxy_groups
-
-        groups += galaxy_groups(sources, galaxies, half)
-    return groups
+def _bright_sources(residuals, sources, renderer, half):
+    """Rows of the sources that are fitted."""
+    index = sources.brightest(residuals.shape, _MAX_SOURCES)
+    some = sources.select(index)
+    stamps = Stamps(residuals, some.x, some.y, half)
+    profile = _star_profile(renderer, some.x, some.y, stamps)[0].numpy()
+    snr = np.sqrt(np.square(profile * stamps.weight).sum((1, 2))) * some.flux
+    return index[snr > _SNR_MIN * np.sqrt(residuals.excess)]
 
 
-def _active(groups, *, everything):
-    """Which sources of each group move in this round."""
-    if everything:
-        return [np.ones(len(group.index), dtype=bool) for group in groups]
-    moving = [group.second_order() > _SETTLED for group in groups]
-    places = [g.values[1:3, m].T for g, m in zip(groups, moving, strict=True)]
-    places = np.concatenate(places)
-    if len(places) == 0:
-        return moving
-    tree = cKDTree(places)
-    return [
-        tree.query(group.values[1:3].T, distance_upper_bound=group.half)[0] < np.inf
-        for group in groups
-    ]
+def _star_profile(renderer, x, y, stamps):
+    """Stars of unit flux and their derivatives by x and y, three ``(N, P, P)``."""
+    shape = renderer.shape_at(x, y)[:, None, None]
+    return profile_with_gradient(shape, stamps.dx, stamps.dy, radius=renderer.radius)
 
 
-def _step(groups, target, residuals, renderer):
-    """One step of least squares for all sources together."""
-    data, indices, lengths, right, blocks = [], [], [], [], []
-    norms, ridges = [], []
-    for group in groups:
-        values, pixels = group.columns(residuals, renderer)
-        norm = np.maximum(np.sqrt((values**2).sum(2, dtype=float)), 1e-20)
+class _Fit:
+    """
+    Parameters ``(6, N)`` of sources of three kinds: stars, small and large galaxies.
+
+    Stamps of each kind have their own half-side.
+    """
+
+    def __init__(self, renderer, values, kind, is_disk, halves):
+        self.renderer, self.kind, self.halves = renderer, kind, halves
+        self.is_disk = is_disk
+        self.drawn, self.values = values.copy(), values
+        self.prior = np.repeat(_PRIOR[:, None], values.shape[1], axis=1)
+        self.prior[0] *= values[0]
+        self.errors, self.change = np.ones_like(values), np.zeros_like(values)
+
+    def unsettled(self):
+        """Sources that are still moving, and those around."""
+        snr = np.abs(self.values[0]) / self.errors[0]
+        # In widths of the narrowest PSF that there is.
+        away = np.hypot(*self.change[1:3]) / _NARROW
+        brighter = np.abs(self.change[0] / self.values[0])
+        shape = np.square(self.change[3:]).sum(0)
+        # Sigma beyond the linear order of the last step, roughly.
+        moving = snr * (away * (0.5 * away + brighter) + shape) > _SETTLED
+        places = self.values[1:3].T
+        apart, _ = cKDTree(places[moving]).query(places)
+        return apart < self.halves[self.kind]
+
+    def step(self, target, residuals, active):
+        """Take one step of least squares for all active sources together."""
+        groups = [np.flatnonzero(active & (self.kind == k)) for k in range(3)]
+        groups = [group for group in groups if len(group)]
+        parts = [self._normal_parts(group, residuals) for group in groups]
+        data, indices, lengths, right, blocks, norms = zip(*parts, strict=True)
+        starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        jacobian = sparse.csc_array(
+            (np.concatenate(data), np.concatenate(indices), starts),
+            shape=(target.size, len(starts) - 1),
+        )
+        ridge, pull = np.concatenate(right, axis=1)
+        matrix = (jacobian.T @ jacobian + sparse.diags_array(ridge)).tocsr()
+        alone = sparse.block_diag(
+            [
+                sparse.bsr_array((block, np.arange(n), np.arange(n + 1)))
+                for block, n in ((block, len(block)) for block in blocks)
+            ],
+            format='csr',
+        )
+        pull = pull + jacobian.T @ target.ravel()
+        options = {'rtol': _TOLERANCE, 'maxiter': _MAX_STEPS, 'M': alone}
+        found, first = cg(matrix, pull, **options)[0], 0
+        self.change[:, active] = 0
+        for group, norm, block in zip(groups, norms, blocks, strict=True):
+            step = found[first : first + norm.size].reshape(norm.shape) / norm
+            errors = np.sqrt(np.diagonal(block, axis1=1, axis2=2)) / norm
+            own = np.s_[: norm.shape[1], group]
+            self.change[own], self.errors[own] = step.T, errors.T
+            first += norm.size
+        limits = _MAX_STEP[:, None]
+        self.change = np.clip(self.change, -limits, limits)
+        self.values[:, active] += self.change[:, active]
+        self.values[0] = np.maximum(self.values[0], 0.02 * self.drawn[0])
+        self.values[3] = np.clip(self.values[3], *np.log(_RADIUS_LIMITS))
+        ellipticity = np.hypot(*self.values[4:]).clip(_ELLIPTICITY_LIMIT)
+        self.values[4:] *= _ELLIPTICITY_LIMIT / ellipticity
+
+    def _normal_parts(self, group, residuals):
+        """Columns of the Jacobian of a group, of unit length, and its equations."""
+        kind = self.kind[group[0]]
+        x, y = self.values[1:3, group]
+        stamps = Stamps(residuals, x, y, self.halves[kind])
+        if kind:
+            pieces = np.array_split(np.arange(len(group)), -(-len(group) // _PIECE))
+            values = [self._galaxies(group[p], stamps, p) for p in pieces]
+            values = np.concatenate(values, axis=1)
+        else:
+            values = torch.stack(_star_profile(self.renderer, x, y, stamps)).numpy()
+        values[1:] *= self.values[0, group].astype(np.float32)[:, None, None]
+        n = len(values)
+        values = (values * stamps.weight).reshape(n, len(group), -1).swapaxes(0, 1)
+        norm = np.sqrt(np.square(values).sum(2, dtype=float)).clip(1e-20)
         values = (values / norm[..., None]).astype(np.float32)
         # Column by column, so that no sorting is needed.
-        use = np.broadcast_to(pixels >= 0, values.shape)
-        data.append(values[use])
-        indices.append(np.broadcast_to(pixels, values.shape)[use])
-        lengths.append(use.sum(2).ravel())
-        ridge = 1 / (norm * group.slack) ** 2
-        right.append((-ridge * norm * (group.values - group.drawn)).ravel())
-        blocks.append(_inverse_blocks(values, ridge))
-        norms.append(norm)
-        ridges.append(ridge.ravel())
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    n = len(starts) - 1
-    # Only the pixels that are seen count.
-    indices = np.concatenate(indices)
-    seen = np.zeros(target.size, dtype=bool)
-    seen[indices] = True
-    number = np.cumsum(seen, dtype=np.int32) - 1
-    jacobian = sparse.csc_matrix(
-        (np.concatenate(data), number[indices], starts), shape=(number[-1] + 1, n)
-    )
-    right = np.concatenate(right) + jacobian.T @ target.ravel()[seen]
-    matrix = jacobian.T @ jacobian + sparse.diags(np.concatenate(ridges))
-    alone = linalg.LinearOperator((n, n), lambda v: _alone(blocks, v), dtype=float)
-    step, _ = linalg.cg(
-        matrix.tocsr(), right, rtol=_TOLERANCE, maxiter=_MAX_STEPS, M=alone
-    )
-    first = 0
-    for group, norm, block in zip(groups, norms, blocks, strict=True):
-        part = step[first : first + norm.size].reshape(norm.shape)
-        errors = np.sqrt(np.diagonal(block, axis1=1, axis2=2)).T
-        group.move(part / norm, errors / norm)
-        first += norm.size
+        use = np.broadcast_to(stamps.use.reshape(len(group), 1, -1), values.shape)
+        pixels = stamps.at[0] * residuals.shape[1] + stamps.at[1]
+        pixels = np.broadcast_to(pixels.reshape(len(group), 1, -1), values.shape)
+        ridge = (norm * self.prior[:n, group].T) ** -2.0
+        away = norm * (self.values - self.drawn)[:n, group].T
+        gram = (values @ values.swapaxes(1, 2)).astype(float)
+        gram[:, np.arange(n), np.arange(n)] += ridge
+        right = np.stack([ridge.ravel(), (-ridge * away).ravel()])
+        lengths = use.sum(2).ravel()
+        return values[use], pixels[use], lengths, right, np.linalg.inv(gram), norm
+
+    def _galaxies(self, group, stamps, piece):
+        """Galaxies of unit flux and derivatives by parameters, ``(6, N, P, P)``."""
+        values, drawn = self.values[:, group], []
+        for which, step in ((3, 0.0), *enumerate(_DERIVATIVE, start=3)):
+            moved = values.copy()
+            moved[which] += step
+            galaxy = _as_galaxy(self.is_disk[group], moved[3:])
+            drawn.append(_draw(self.renderer, *values[1:3], galaxy, stamps, piece))
+        image = drawn[0]
+        # A shift of the galaxy is one of its pixels the other way.
+        shift_y, shift_x = (-np.gradient(image, axis=axis) for axis in (1, 2))
+        slopes = [(d - image) / s for d, s in zip(drawn[1:], _DERIVATIVE, strict=True)]
+        return np.stack([image, shift_x, shift_y, *slopes])
+
+    def write(self, sources, index):
+        """Write the parameters into the sources."""
+        sources.flux[index], sources.x[index], sources.y[index] = self.values[:3]
+        own = self.kind > 0
+        if own.any():
+            galaxy = _as_galaxy(self.is_disk[own], self.values[3:, own])
+            sources.galaxy[index[own]] = galaxy
 
 
-def _inverse_blocks(values, ridge):
-    """Covariance of the parameters of each source by itself, ``(N, K, K)``."""
-    values = values.transpose(1, 0, 2)
-    gram = (values @ values.transpose(0, 2, 1)).astype(float)
-    diagonal = np.arange(gram.shape[1])
-    gram[:, diagonal, diagonal] += ridge.T
-    return np.linalg.inv(gram)
+# -- galaxies ----------------------------------------------------------------------
 
 
-def _alone(blocks, vector):
-    """Solve for each source as if it had no neighbours."""
-    out, first = np.empty_like(vector), 0
-    for block in blocks:
-        n, k, _ = block.shape
-        part = vector[first : first + n * k].reshape(k, n)
-        solved = np.einsum('nij,jn->in', block, part)
-        out[first : first + n * k] = solved.ravel()
-        first += n * k
-    return out
+def _as_galaxy(is_disk, shapes):
+    """Six numbers of galaxies of one component, array ``(N, 6)``."""
+    log_radius, e1, e2 = shapes
+    e = np.minimum(np.hypot(e1, e2), _ELLIPTICITY_LIMIT)
+    ratio = (1 - e) / (1 + e)
+    angle = np.mod(0.5 * np.arctan2(e2, e1), np.pi)
+    # The radius of a circle of the same area is what the data constrain.
+    major = np.exp(log_radius) / np.sqrt(ratio)
+    columns = is_disk.astype(float), angle, ratio, ratio, major, major
+    return np.stack(columns, axis=-1)
+
+
+def _from_galaxy(galaxy):
+    """Which of ``(N, 6)`` are disks, and logarithms of radii and ellipticities."""
+    is_disk = galaxy[:, 0] > 0.5
+    ratio, major = (np.where(is_disk, *galaxy[:, k : k + 2].T) for k in (2, 4))
+    e = (1 - ratio) / (1 + ratio)
+    angle = 2 * galaxy[:, 1]
+    log_radius = np.log(major * np.sqrt(ratio))
+    return is_disk, np.stack([log_radius, e * np.cos(angle), e * np.sin(angle)])
+
+
+def _draw(renderer, x, y, galaxy, stamps, piece=...):
+    """Images of galaxies of unit flux, float32 ``(N, P, P)``."""
+    place = [-offset[piece][:, 0, 0][:, None] for offset in (stamps.dx, stamps.dy)]
+    return render_galaxies(
+        renderer.shape_at(x, y),
+        *place,
+        torch.ones_like(place[0]),
+        torch.from_numpy(galaxy.astype(np.float32))[:, None],
+        size=stamps.use.shape[1:],
+        radius=renderer.radius,
+        accuracy=RenderingAccuracy.training(),
+    ).numpy()
+
+
+def first_shapes(exposure, renderer, draws, kernel, fwhm):
+    """Give the galaxies of draws (`Sources`, in place) the best of round shapes."""
+    half = stamp_half(fwhm) + _WIDER
+    places, shapes = np.empty((0, 2)), np.empty((0, 6))
+    for sources in draws:
+        sources.galaxy = _round(np.full(len(sources), True), _FAINT_RADIUS)
+        own = np.column_stack([sources.x, sources.y])
+        apart, nearest = cKDTree(places).query(own, distance_upper_bound=_SAME)
+        same = sources.is_galaxy & np.isfinite(apart)
+        sources.galaxy[same] = shapes[nearest[same]]
+        index = np.flatnonzero(sources.is_galaxy & ~same)
+        if len(index):
+            residuals = Residuals.of(exposure, renderer(sources), kernel)
+            for part in np.array_split(index, -(-len(index) // _PIECE)):
+                sources.galaxy[part] = _best_round(
+                    residuals, renderer, sources.select(part), half
+                )
+        places = np.concatenate([places, own[sources.is_galaxy]])
+        shapes = np.concatenate([shapes, sources.galaxy[sources.is_galaxy]])
+
+
+def _round(is_disk, radius):
+    shapes = np.zeros((3, len(is_disk)))
+    shapes[0] = np.log(radius)
+    return _as_galaxy(is_disk, shapes)
+
+
+def _best_round(residuals, renderer, sources, half):
+    """The best of round profiles, for galaxies bright enough to distinguish them."""
+    n, (x, y), galaxy = len(sources), (sources.x, sources.y), sources.galaxy
+    stamps = Stamps(residuals, x, y, half)
+    flux = sources.flux[:, None, None]
+    own = _draw(renderer, x, y, galaxy, stamps) * stamps.weight
+    data = residuals.ratio[stamps.at] * stamps.use + flux * own
+    snr = sources.flux * np.sqrt((own**2).sum((1, 2)) / residuals.excess)
+    best = np.where(snr > _SNR_MIN, np.inf, -np.inf)
+    for is_disk in (True, False):
+        for radius in _RADII:
+            tried = _round(np.full(n, is_disk), radius)
+            image = _draw(renderer, x, y, tried, stamps) * stamps.weight
+            # The flux is free within a factor of two.
+            scale = (data * image).sum((1, 2)) / (image**2).sum((1, 2)).clip(1e-20)
+            scale = np.clip(scale, 0.5 * sources.flux, 2 * sources.flux)
+            chi2 = np.square(data - scale[:, None, None] * image).sum((1, 2))
+            better = chi2 < best
+            best[better], galaxy[better] = chi2[better], tried[better]
+    return galaxy

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Residuals of an image against a catalogue: pulls of pixels, matched filter, variance.
+Residuals of an image against a catalogue: pulls of pixels, matched filter, regions.
 
 Everything here looks at ``ratio``, the residual of a pixel in units of its own
 noise.  Given the catalogue that was taken off, these are normal numbers of
@@ -11,24 +11,11 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.special import gammaincc, ndtr, ndtri
 
 from bliss_astro.coadds._noise import input_kernel
-
-__all__ = [
-    'LIMIT',
-    'PSF_WIDTH',
-    'MatchedFilter',
-    'Residuals',
-    'local_peaks',
-    'noise_kernel',
-    'normal_p_value',
-    'offset',
-    'sigmas_of',
-    'variance_parts',
-    'whole_p_value',
-]
 
 LIMIT = 0.01 / 8
 """Largest p-value of a fault: an image without any gets a finding in 1 % of the cases,
@@ -44,15 +31,20 @@ _MODEL_ERROR, _BRIGHT_PIXELS = 0.03, 40
 _NO_LIGHT = 1e-3
 
 
-def normal_p_value(sigmas, *, two_sided=True):
-    """P-value of a number of standard deviations."""
-    sigmas = np.asarray(sigmas, dtype=float)
-    return 2 * ndtr(-np.abs(sigmas)) if two_sided else ndtr(-sigmas)
+def normal_p_value(sigmas):
+    """Two-sided p-value of a number of standard deviations."""
+    return 2 * ndtr(-np.abs(sigmas))
 
 
 def sigmas_of(p_value):
     """Standard deviations that a two-sided p-value stands for."""
     return float(min(-ndtri(max(float(p_value), 1e-300) / 2), 37.0))
+
+
+def half_width(values):
+    """Half the 16-84 % width of values, the standard deviation of normal ones."""
+    low, high = np.percentile(values, (15.866, 84.134))
+    return 0.5 * float(high - low)
 
 
 def noise_kernel(exposure):
@@ -92,25 +84,10 @@ class Residuals:
     @classmethod
     def of(cls, exposure, model, kernel, *, unit=1.0, smoothing=None):
         """
-        Subtract a model from an exposure.
+        Subtract a model, in ``unit`` of the data, from an exposure.
 
-        Parameters
-        ----------
-        exposure : `~bliss_astro.exposures.Exposure`
-            The image.
-
-        model : float `~numpy.ndarray`, shape (ny, nx)
-            The light of the sources, in ``unit``.
-
-        kernel : float `~numpy.ndarray`
-            Correlation of the noise.
-
-        unit : float, optional
-            Unit of model and error in data units.
-
-        smoothing : float, optional
-            Standard deviation in pixels of a Gaussian; the noise is then that of the
-            image smoothed by it where this is brighter than the model.
+        With ``smoothing``, a standard deviation in pixels, the noise is that of the
+        smoothed image where this is brighter than the model.
         """
         signal = np.subtract(exposure.data, exposure.background, dtype=float) / unit
         signal = signal.astype(np.float32)
@@ -125,6 +102,10 @@ class Residuals:
         ratio = np.where(good, (signal - model) / error, 0).astype(np.float32)
         return cls(ratio, error, sky / variance, good, kernel)
 
+    @property
+    def shape(self):
+        return self.ratio.shape
+
     def keep(self, pixels):
         """Leave out all but some pixels."""
         good = self.good & pixels
@@ -132,26 +113,23 @@ class Residuals:
 
     def without_border(self, width):
         """Leave out the pixels close to the border, but of small images."""
-        if min(self.ratio.shape) < 6 * width:
+        if min(self.shape) < 6 * width:
             return self
-        inner = np.zeros(self.good.shape, dtype=bool)
+        inner = np.zeros(self.shape, dtype=bool)
         inner[width:-width, width:-width] = True
         return self.keep(inner)
-
-    def of_sky(self, share):
-        """Leave out the pixels where the sky has a smaller share of the variance."""
-        return self.keep(self.sky_share > share)
 
     def without_discs(self, x, y, radius):
         """Leave out the pixels within a radius of some places."""
         good = self.good.copy()
-        ny, nx = good.shape
-        for place_x, place_y in zip(x, y, strict=True):
-            rows = slice(max(0, int(place_y - radius)), int(place_y + radius) + 2)
-            columns = slice(max(0, int(place_x - radius)), int(place_x + radius) + 2)
-            dy = np.arange(ny)[rows, None] - place_y
-            dx = np.arange(nx)[columns] - place_x
-            good[rows, columns] &= dx**2 + dy**2 > radius**2
+        row, column = (np.arange(n) for n in self.shape)
+        for centre_x, centre_y, reach in np.broadcast(x, y, radius):
+            box = tuple(
+                slice(max(0, int(place - reach)), int(place + reach) + 2)
+                for place in (centre_y, centre_x)
+            )
+            dy, dx = row[box[0], None] - centre_y, column[box[1]] - centre_x
+            good[box] &= dx**2 + dy**2 > reach**2
         return self.keep(good)
 
     @property
@@ -171,6 +149,39 @@ class Residuals:
         overlap = np.exp(-(step[:, None] ** 2 + step**2) / (4 * sigma**2))
         return max(float((self.kernel * overlap).sum()), 0.05)
 
+    def chi2_p_value(self, chi2, n):
+        """P-value of the sum of ``n`` squared residuals, nearly a scaled chi-square."""
+        factor = 2 * self.excess_of_squares
+        return gammaincc(n / factor, chi2 / factor)
+
+
+class Stamps:
+    """
+    Squares of pixels around N places: ``use`` where they are good pixels of the image.
+
+    ``at`` are the rows and columns of the nearest pixels within the image, ``dx`` and
+    ``dy`` offsets from the places, float32 tensors ``(N, P, P)``.
+    """
+
+    def __init__(self, residuals, x, y, half):
+        ny, nx = residuals.shape
+        step = np.arange(-half, half + 1)
+        rows = (np.rint(y).astype(int)[:, None] + step)[:, :, None]
+        columns = (np.rint(x).astype(int)[:, None] + step)[:, None, :]
+        inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+        self.at = np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)
+        self.use = residuals.good[self.at] & inside
+        self.weight = self.use / residuals.error[self.at]
+        self.dx, self.dy = torch.broadcast_tensors(
+            torch.from_numpy((columns - x[:, None, None]).astype(np.float32)),
+            torch.from_numpy((rows - y[:, None, None]).astype(np.float32)),
+        )
+
+
+def stamp_half(fwhm):
+    """Half the side in pixels of the stamp of a star."""
+    return int(np.clip(np.ceil(2.5 * fwhm), 6, 20))
+
 
 # -- peaks -----------------------------------------------------------------------
 
@@ -179,24 +190,9 @@ class MatchedFilter:
     """
     Flux of a Gaussian centred on each pixel, by weighted least squares.
 
-    Parameters
-    ----------
-    residuals : `Residuals`
-        Noise and good pixels.
-
-    sigma : float
-        Standard deviation of the Gaussian in pixels.
-
-    scale : float or float `~numpy.ndarray`, optional
-        Factor by which the noise is larger than stated.
-
-    Attributes
-    ----------
-    error : float `~numpy.ndarray`, shape (ny, nx)
-        Standard deviation of the flux.
-
-    seen : bool `~numpy.ndarray`, shape (ny, nx)
-        Whether half of the weight is on good pixels.
+    ``error`` is the standard deviation of the flux at each pixel, where the noise is
+    larger than stated by a factor ``scale``; ``seen`` where half of the weight is on
+    good pixels.
     """
 
     def __init__(self, residuals, sigma, scale=1.0):
@@ -219,20 +215,12 @@ class MatchedFilter:
 def local_peaks(snr, threshold, fwhm):
     """Rows and columns of the maxima within a FWHM that exceed a threshold."""
     high = snr > threshold
-    if not high.any():
-        return np.nonzero(high)
-    return np.nonzero(high & (snr == maximum_filter(snr, 2 * int(np.ceil(fwhm)) + 1)))
+    if high.any():
+        high &= snr == maximum_filter(snr, 2 * int(np.ceil(fwhm)) + 1)
+    return np.nonzero(high)
 
 
-# -- the whole image ---------------------------------------------------------------
-
-
-def whole_p_value(residuals):
-    """P-value of the chi-square of all pixels (float)."""
-    n = np.count_nonzero(residuals.good)
-    chi2 = float(np.sum(np.square(residuals.ratio), dtype=float))
-    factor = residuals.excess_of_squares
-    return float(gammaincc(n / factor / 2, chi2 / factor / 2))
+# -- variance and offset ---------------------------------------------------------
 
 
 def offset(residuals, where=...):
@@ -254,14 +242,6 @@ def variance_parts(residuals, model):
     sky's share k of the variance v and the signal s.  ``a`` and ``b`` are 1
     if the noise is as stated, and ``c`` is 0 if the model is right.
 
-    Parameters
-    ----------
-    residuals : `Residuals`
-        The residuals.
-
-    model : float `~numpy.ndarray`, shape (ny, nx)
-        The signal.
-
     Returns
     -------
     values, errors : float `~numpy.ndarray`, shape (3,)
@@ -271,31 +251,33 @@ def variance_parts(residuals, model):
         P-value of the pixels that constrain ``c``. They may be few, and their squares
         are not nearly normal.
     """
-    # Pixels of empty sky, nearly all there are, are alike.
+    excess = residuals.excess_of_squares
+    # Pixels of empty sky, nearly all there are, are alike: one row stands for them.
     empty = residuals.good & (residuals.sky_share > 1 - _NO_LIGHT)
     use = residuals.good & ~empty
-    share = residuals.sky_share[use].astype(float)
-    power = np.square(model[use].astype(float) / residuals.error[use])
-    square = np.square(residuals.ratio[use].astype(float))
-    number = np.ones(len(share) + 1)
-    number[-1] = np.count_nonzero(empty)
-    if number[-1]:
-        mean = np.sum(np.square(residuals.ratio[empty]), dtype=float) / number[-1]
-        share, power = np.append(share, 1.0), np.append(power, 0.0)
-        square = np.append(square, mean)
-    else:
-        number = number[:-1]
+    n_empty = np.count_nonzero(empty)
+    mean = np.sum(np.square(residuals.ratio[empty]), dtype=float) / max(n_empty, 1)
+    share = np.append(residuals.sky_share[use].astype(float), 1.0)
+    power = np.append(np.square(model[use].astype(float) / residuals.error[use]), 0.0)
+    square = np.append(np.square(residuals.ratio[use].astype(float)), mean)
+    number = np.append(np.ones(len(share) - 1), n_empty)
     weight = number * (1 + _MODEL_ERROR**2 * power) ** -2
     parts = np.stack([share, 1 - share, power])
-    known = np.array([True, True, True])
-    known &= (parts**2 * weight).sum(1) > np.array([1, 20, 20])
-    # A weighted sum of squares is nearly a scaled chi-square.
-    weighted = weight * parts[2]
-    freedom = weighted.sum() ** 2 / max(np.sum(weighted**2), 1e-30)
-    freedom /= residuals.excess_of_squares
+    weighted = weight * power
+    freedom = weighted.sum() ** 2 / max(np.sum(weighted**2), 1e-30) / excess
+    known = (parts**2 * weight).sum(1) > np.array([1, 20, 20])
     known[2] &= freedom > _BRIGHT_PIXELS
-    excess = residuals.excess_of_squares
-    values, errors = _regression(parts, weight, square, known, excess, number)
+
+    def regression(known):
+        values, errors = np.full((2, 3), np.nan)
+        own = parts[known]
+        inverse = np.linalg.pinv((own * weight) @ own.T)
+        values[known] = inverse @ ((own * weight) @ square)
+        spread = 2 * excess * ((own * (weight**2 / np.maximum(number, 1))) @ own.T)
+        errors[known] = np.sqrt(np.diag(inverse @ spread @ inverse))
+        return values, errors
+
+    values, errors = regression(known)
     p_value = 1.0
     if known[2]:
         # Of the noise only what is beyond doubt is allowed for.
@@ -304,19 +286,89 @@ def variance_parts(residuals, model):
         p_value = gammaincc(freedom / 2, freedom / 2 * (weighted @ square) / stated)
         if values[2] < 3 * errors[2]:
             # Photons are constrained far better by a model that is right.
-            both = known & [True, True, False]
-            found = _regression(parts, weight, square, both, excess, number)
-            values[:2], errors[:2] = found[0][:2], found[1][:2]
+            both = regression(known & [True, True, False])
+            values[:2], errors[:2] = both[0][:2], both[1][:2]
     return values, errors, float(p_value)
 
 
-def _regression(parts, weight, square, known, excess, number):
-    """Coefficients of the known parts and their errors, NaN for the others."""
-    values, errors = np.full(len(parts), np.nan), np.full(len(parts), np.nan)
-    if known.any():
-        parts = parts[known]
-        inverse = np.linalg.pinv((parts * weight) @ parts.T)
-        values[known] = inverse @ ((parts * weight) @ square)
-        spread = 2 * excess * ((parts * (weight**2 / number)) @ parts.T)
-        errors[known] = np.sqrt(np.diag(inverse @ spread @ inverse))
-    return values, errors
+# -- regions ---------------------------------------------------------------------
+
+
+def block_slices(shape, n_blocks):
+    """Slices of equal parts along each axis of an image."""
+    return [
+        [slice(n * k // number, n * (k + 1) // number) for k in range(number)]
+        for n, number in zip(shape, n_blocks, strict=True)
+    ]
+
+
+def cells_of(regions, shape):
+    """Label of each pixel's region (negative for none), and the grid of cells or None.
+
+    ``regions`` is as for `~bliss_astro.catalog.ProbabilisticCatalog.check`.
+    """
+    if isinstance(regions, np.ndarray) and regions.ndim == 2:
+        if regions.shape != shape or regions.dtype.kind not in 'iu':
+            msg = (
+                f'regions must be a map of whole numbers of shape {shape}, got '
+                f'{regions.dtype} of shape {regions.shape}'
+            )
+            raise ValueError(msg)
+        if regions.max() < 0:
+            msg = f'regions must hold a region from 0 on, got up to {regions.max()}'
+            raise ValueError(msg)
+        return regions.astype(np.int64), None
+    if regions is None:
+        regions = int(np.clip(min(shape) // 8, 24, 64))
+    numbers = np.asarray(regions)
+    if (
+        isinstance(regions, bool)
+        or numbers.dtype.kind not in 'iu'
+        or (numbers.shape not in ((), (2,)))
+    ):
+        msg = (
+            'regions must be the side of a cell in pixels, a pair (rows, columns) of '
+            f'whole numbers or a 2D array of labels, got {regions!r:.80}'
+        )
+        raise TypeError(msg)
+    grid = tuple(map(int, np.broadcast_to(numbers, 2)))
+    if numbers.ndim == 0 and regions > 0:
+        grid = tuple(max(1, round(n / regions)) for n in shape)
+    if not all(1 <= k <= n for k, n in zip(grid, shape, strict=True)):
+        msg = f'regions must have at least a pixel each, got {regions} for {shape}'
+        raise ValueError(msg)
+    row, column = (np.arange(n) * k // n for n, k in zip(shape, grid, strict=True))
+    return row[:, None] * grid[1] + column, grid
+
+
+def cell_statistics(residuals, labels):
+    """
+    Chi-square and offset of each region, with those of replicated noise.
+
+    Returns
+    -------
+    cells : dict of str to `~numpy.ndarray`
+        ``x``, ``y``, ``n_pixels``, ``chi2``, ``chi2_err``, ``p_value``, ``offset`` and
+        ``offset_err`` as in `~bliss_astro.checks.CatalogCheck`.
+    """
+    use = residuals.good & (labels >= 0)
+    label, n_labels = labels[use], int(labels.max()) + 1
+
+    def total(values):
+        return np.bincount(label, values, minlength=n_labels)
+
+    ratio = residuals.ratio[use].astype(float)
+    share = residuals.sky_share[use].astype(float)
+    n, chi2, weight = total(None).astype(float), total(ratio**2), total(share)
+    row, column = (v.astype(float) for v in np.nonzero(use))
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return {
+            'x': total(column) / n,
+            'y': total(row) / n,
+            'n_pixels': n.astype(int),
+            'chi2': chi2,
+            'chi2_err': np.sqrt(2 * n * residuals.excess_of_squares),
+            'p_value': residuals.chi2_p_value(chi2, n),
+            'offset': total(np.sqrt(share) * ratio) / weight,
+            'offset_err': np.sqrt(residuals.excess / weight),
+        }

@@ -27,11 +27,15 @@ from bliss_astro.rendering import RenderingAccuracy
 from bliss_astro.rendering._scene import ModelRenderer
 from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._causes import describe_cause, explain_residual, half_width, sky_levels
-from ._regions import block_slices
-from ._residuals import MatchedFilter, Residuals, local_peaks, noise_kernel
-
-__all__ = ['around_saturated', 'self_check']
+from ._causes import describe_cause, explain_residual, sky_levels
+from ._residuals import (
+    MatchedFilter,
+    Residuals,
+    block_slices,
+    half_width,
+    local_peaks,
+    noise_kernel,
+)
 
 # Peaks of the residual count from this significance on; rows above this probability
 # without this signal-to-noise ratio in the image have no light.
@@ -65,6 +69,8 @@ _PEAK_SHARE, _EMPTY_SHARE, _BLOCK_SHARE = 0.03, 0.03, 0.1
 _FLUX_OFF, _FLUX_ERROR = 0.05, 0.15
 # Fewer than these happen on any real frame.
 _PEAKS_MIN, _EMPTY_MIN, _RAY_SHARE = 4, 2, 0.1
+# Diagonal neighbours are one object.
+_TOUCHING = np.ones((3, 3))
 _SPOILED = CatalogFlag.NEAR_MASKED | CatalogFlag.SATURATED | CatalogFlag.BLENDED
 
 
@@ -93,13 +99,6 @@ class _Scene:
         residuals = residuals.keep(~around_saturated(exposure.saturated, fwhm))
         places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
         return cls(model, residuals, fwhm, places)
-
-    @property
-    def pixels(self):
-        """Row and column of the pixel that each place lies in."""
-        x, y = np.rint(self.places).astype(int).T
-        ny, nx = self.model.shape
-        return np.clip(y, 0, ny - 1), np.clip(x, 0, nx - 1)
 
 
 def self_check(exposure, catalog, *, cosmic_rays=None):
@@ -140,87 +139,82 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         )
     matched = MatchedFilter(residuals, scene.fwhm / FWHM_PER_SIGMA, scale)
     left, own = matched(ratio * residuals.error), matched(scene.model)
-    at = scene.pixels
+    column, row = np.rint(scene.places).astype(int).T
+    at = tuple(
+        np.clip(v, 0, n - 1) for v, n in zip((row, column), ratio.shape, strict=True)
+    )
     snr, seen = ((left + own) / matched.error)[at], matched.seen[at]
-    n_rays = 0
-    if cosmic_rays is not None and cosmic_rays.any():
-        n_rays = int(label(cosmic_rays, structure=np.ones((3, 3)))[1])
+    rays = np.zeros((1, 1)) if cosmic_rays is None else cosmic_rays
+    levels = sky_levels(ratio, good)[0]
+    levels, sky = levels[np.isfinite(levels)], {}
+    if len(levels):
+        sky = {'level': float(np.median(levels)), 'spread': half_width(levels)}
     result = {
-        'cosmic_rays': {'n': n_rays},
+        'cosmic_rays': {'n': int(label(rays, structure=_TOUCHING)[1])},
         'peaks': _peaks(scene, matched, left, own),
         'empty_rows': _empty_rows(catalog, snr, seen, scene.places),
         'blocks': blocks,
-        'sky': _sky(ratio, good),
+        'sky': sky,
         'flux': _flux_ratio(scene, catalog, snr),
     }
     n_bright = int(np.count_nonzero(snr > _PEAK_SIGMAS))
-    faults = _faults(result, n_bright, len(catalog))
-    result['passed'] = not faults
-    result['text'] = '; '.join(faults)
-    return result
+    faults = list(_faults(result, n_bright, len(catalog)))
+    return result | {'passed': not faults, 'text': '; '.join(faults)}
 
 
 def around_saturated(saturated, fwhm):
     """Pixels that the wings and spikes of saturated stars spoil, 2D bool array."""
     spoiled = np.zeros(saturated.shape, dtype=bool)
-    if not saturated.any():
-        return spoiled
-    labels, _ = label(saturated, structure=np.ones((3, 3)))
+    labels, _ = label(saturated, structure=_TOUCHING)
     for k, box in enumerate(find_objects(labels), start=1):
-        part = labels[box] == k
         # Light falls off from the edge of the core by its own radius.
-        radius = math.sqrt(np.count_nonzero(part) / math.pi)
+        radius = math.sqrt(np.count_nonzero(labels[box] == k) / math.pi)
         reach = math.ceil(2 * fwhm + _CORES * radius)
         wide = tuple(slice(max(b.start - reach, 0), b.stop + reach) for b in box)
-        apart = distance_transform_edt(labels[wide] != k)
-        spoiled[wide] |= apart <= reach
+        spoiled[wide] |= distance_transform_edt(labels[wide] != k) <= reach
     return spoiled
 
 
 def _blocks(residuals):
     """Scatter of residual over noise by block, bad pixels, and scale of the noise."""
-    shape = residuals.ratio.shape
-    rows, columns = block_slices(shape, [max(1, round(n / _BLOCK)) for n in shape])
-    scatter = np.full((len(rows), len(columns)), np.nan)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            values = residuals.ratio[row, column][residuals.good[row, column]]
-            if len(values) >= _BLOCK_PIXELS:
-                scatter[i, j] = half_width(values)
+    shape = residuals.shape
+    slices = block_slices(shape, [max(1, round(n / _BLOCK)) for n in shape])
+    scatter = np.full([len(parts) for parts in slices], np.nan)
+    for place in np.ndindex(scatter.shape):
+        box = tuple(parts[k] for parts, k in zip(slices, place, strict=True))
+        values = residuals.ratio[box][residuals.good[box]]
+        if len(values) >= _BLOCK_PIXELS:
+            scatter[place] = half_width(values)
     known = np.isfinite(scatter)
     if not known.any():
         return {'n': 0, 'n_bad': 0}, None, 1.0
     middle = float(np.median(scatter[known]))
-    lengths = ([part.stop - part.start for part in parts] for parts in (rows, columns))
-    index = [np.repeat(np.arange(len(n)), n) for n in lengths]
-    pixels = index[0][:, None], index[1]
-    # Significances are in units of the noise that there is.
-    scale = np.where(known, scatter, middle).clip(1, None).astype(np.float32)
     bad = known & ((scatter < _SCATTER[0]) | (scatter > _SCATTER[1]))
     off = np.where(known, np.abs(np.log(np.maximum(scatter, 1e-3))), -1)
-    i, j = np.unravel_index(np.argmax(off), off.shape)
+    worst = np.unravel_index(np.argmax(off), off.shape)
+    boxes = [parts[k] for parts, k in zip(slices, worst, strict=True)]
+    y, x = (0.5 * (part.start + part.stop) for part in boxes)
     result = {
         'n': int(known.sum()),
         'n_bad': int(bad.sum()),
         'scatter': middle,
-        'worst': float(scatter[i, j]),
-        'x': 0.5 * (columns[j].start + columns[j].stop),
-        'y': 0.5 * (rows[i].start + rows[i].stop),
+        'worst': float(scatter[worst]),
+        'x': x,
+        'y': y,
     }
+    pixels = np.ix_(
+        *(
+            np.repeat(np.arange(len(parts)), [part.stop - part.start for part in parts])
+            for parts in slices
+        )
+    )
+    # Significances are in units of the noise that there is.
+    scale = np.where(known, scatter, middle).clip(1, None).astype(np.float32)
     return result, bad[pixels], scale[pixels]
 
 
 def _matter(blocks):
     return blocks['n_bad'] > max(1, _BLOCK_SHARE * blocks['n'])
-
-
-def _sky(ratio, good):
-    """Level of the sky that is left, and its variation from cell to cell."""
-    levels = sky_levels(ratio, good)[0]
-    levels = levels[np.isfinite(levels)]
-    if len(levels) == 0:
-        return {}
-    return {'level': float(np.median(levels)), 'spread': half_width(levels)}
 
 
 def _peaks(scene, matched, left, own):
@@ -231,10 +225,9 @@ def _peaks(scene, matched, left, own):
     border = math.ceil(fwhm)
     snr[:border] = snr[-border:] = snr[:, :border] = snr[:, -border:] = 0
     y, x = local_peaks(snr, _PEAK_SIGMAS, fwhm)
-    if len(places) and len(x):
-        apart = cKDTree(places).query(np.column_stack([x, y]))[0]
-        free = apart > max(_OWN_REACH * fwhm, _OWN_PIXELS)
-        x, y = x[free], y[free]
+    apart = cKDTree(places).query(np.column_stack([x, y]))[0]
+    free = apart > max(_OWN_REACH * fwhm, _OWN_PIXELS)
+    x, y = x[free], y[free]
     if len(x) == 0:
         return {'n': 0}
     k = int(np.argmax(snr[y, x]))
@@ -275,14 +268,18 @@ def _empty_rows(catalog, snr, seen, places):
 
 def _flux_ratio(scene, catalog, snr):
     """Light of the model over that of the image, in apertures on bright rows."""
-    radius = _APERTURE * scene.fwhm
+    radius, places = _APERTURE * scene.fwhm, scene.places
     ends = np.array(scene.model.shape[::-1]) - 1 - radius
     use = (snr > _BRIGHT_SNR) & (np.asarray(catalog['flags']) & int(_SPOILED) == 0)
-    use &= ((scene.places > radius) & (scene.places < ends)).all(1)
-    use[use] = _alone(scene.places, snr, np.flatnonzero(use), _ALONE * scene.fwhm)
-    ratios = [
-        _ratio(scene, *scene.places[k], radius) for k in np.flatnonzero(use)[: _ROWS[1]]
+    index = np.flatnonzero(use & ((places > radius) & (places < ends)).all(1))
+    near = cKDTree(places).query_ball_point(places[index], _ALONE * scene.fwhm)
+    # Those with none of a tenth of their light around them.
+    index = [
+        k
+        for k, rows in zip(index, near, strict=True)
+        if np.count_nonzero(snr[rows] > _RIVAL * snr[k]) == 1
     ]
+    ratios = [_ratio(scene, *places[k], radius) for k in index[: _ROWS[1]]]
     ratios = [ratio for ratio in ratios if ratio is not None]
     if len(ratios) < _ROWS[0]:
         return {'n': len(ratios)}
@@ -310,30 +307,15 @@ def _ratio(scene, x, y, radius):
     return float(light) / total if total > 0 else None
 
 
-def _alone(places, snr, index, reach):
-    """Which of the chosen rows have none of a tenth of their light around them."""
-    near = cKDTree(places).query_ball_point(places[index], reach)
-    return np.array(
-        [
-            np.count_nonzero(snr[rows] > _RIVAL * snr[k]) == 1
-            for k, rows in zip(index, near, strict=True)
-        ],
-        dtype=bool,
-    )
-
-
 # -- words -------------------------------------------------------------------------
 
 
 def _faults(result, n_bright, n_rows):
     """Clauses about what matters of a result."""
-    faults = []
     peaks, empty = result['peaks'], result['empty_rows']
     n_rays = result['cosmic_rays']['n']
     if n_rays > max(_PEAKS_MIN, _RAY_SHARE * n_rows):
-        faults.append(
-            f'{n_rays} cosmic rays or hot pixels, sharper than the PSF, are masked'
-        )
+        yield (f'{n_rays} cosmic rays or hot pixels, sharper than the PSF, are masked')
     if peaks['n'] > max(_PEAKS_MIN, _PEAK_SHARE * n_bright):
         where = f'({peaks["x"]:.0f}, {peaks["y"]:.0f})'
         text = f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, '
@@ -344,9 +326,9 @@ def _faults(result, n_bright, n_rows):
             )
         else:
             text += f'the brightest at {where}'
-        faults.append(text)
+        yield text
     if empty['n'] > max(_EMPTY_MIN, _EMPTY_SHARE * empty['n_sure']):
-        faults.append(
+        yield (
             f'{empty["n"]} of {empty["n_sure"]} rows of probability above {_CERTAIN:g} '
             f'have no light, one at ({empty["x"]:.0f}, {empty["y"]:.0f})'
         )
@@ -356,14 +338,14 @@ def _faults(result, n_bright, n_rows):
         # The scatter of few rows is not well known.
         if abs(off) > _FLUX_OFF + 1.5 * flux['error'] + _FLUX_ERROR / flux['n']:
             more = 'above' if off > 0 else 'below'
-            faults.append(
+            yield (
                 f'the light of {flux["n"]} isolated bright rows is '
                 f'{100 * abs(off):.0f} % {more} that in apertures: the PSF is '
                 'wrong; give psf or fwhm'
             )
     blocks, sky = result['blocks'], result['sky']
     if _matter(blocks):
-        faults.append(
+        yield (
             f'the residual scatters by {two_digits(blocks["worst"])} times the noise '
             f'around ({blocks["x"]:.0f}, {blocks["y"]:.0f}), by '
             f'{two_digits(blocks["scatter"])} times in the median: '
@@ -372,9 +354,8 @@ def _faults(result, n_bright, n_rows):
     # A level that varies from place to place is structure, a cause of the blocks.
     level = sky.get('level', 0.0)
     if abs(level) > max(_LEVEL, sky.get('spread', 0.0) / _LEVEL_SPREAD):
-        faults.append(
+        yield (
             f'the sky lies by {two_digits(abs(level))} times its noise '
             f'{"above" if level > 0 else "below"} the background everywhere (or faint '
             'sources without rows do): give background'
         )
-    return faults

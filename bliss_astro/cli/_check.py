@@ -111,7 +111,7 @@ def run_check(options):
     status(options, f'checking {len(catalog)} sources')
     check = catalog.check(exposure, n_draws=options.draws, rng=options.seed)
     print(check.summary(n_most=20))
-    _finish(options, check.to_table(), check.plot)
+    _finish(options, check.tests, check.plot)
 
 
 def run_completeness(options):

@@ -10,9 +10,9 @@ catalogue; results are tables (`ScoreTable`) that draw themselves with ``.plot()
                                    -> class_scores, roc_curve  stars and galaxies
     truth + posterior              -> posterior_ranks -> rank_uniformity, rank_coverage
                                    -> interval_coverage, count_calibration,
-                                      reliability, sharpness -> calibration_report
+                                      reliability, sharpness -> CalibrationReport
     PSF + noise                    -> optimal_snr, cramer_rao_bound
-    image + PSF + prior            -> exact_star_posterior
+    image + PSF + prior            -> ExactStarPosterior
     simulated scenes               -> scene_truth -> score_blends, ellipticity_bound
     any statistic + image of a row -> bootstrap_bands
 """
@@ -22,16 +22,16 @@ from bliss_astro._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _blend_scores='score_blends',
-    _blends='blendedness measure_ellipticity scene_truth source_snr',
+    _blends='blendedness scene_truth',
     _bounds='cramer_rao_bound optimal_snr',
     _coverage='interval_coverage posterior_ranks rank_coverage sharpness',
     _ellipticity_bound='ellipticity_bound',
-    _exact='ExactStarPosterior exact_star_posterior',
+    _exact='ExactStarPosterior',
+    _inputs='ScoreTable bootstrap_bands',
     _matching='CatalogMatch match_catalogs',
     _ranks='rank_uniformity',
     _reliability='count_calibration reliability',
-    _report='CalibrationReport calibration_report',
-    _residuals='flux_residuals position_residuals pulls summarize_residuals',
+    _report='CalibrationReport',
+    _residuals='flux_residuals pulls summarize_residuals',
     _scores='class_scores detection_scores roc_curve',
-    _statistics='ScoreTable bootstrap_bands',
 )

@@ -4,14 +4,20 @@ Scores of detections in blends, by SNR and blendedness.
 """
 
 import numpy as np
+from scipy.ndimage import median
 
 from bliss_astro.units import MAD_TO_SIGMA
 
-from ._inputs import as_edges, as_vector, bin_index, check_fraction, strip_unit
+from ._inputs import (
+    as_edges,
+    as_vector,
+    bin_index,
+    bootstrap_bands,
+    check_fraction,
+    make_table,
+    strip_unit,
+)
 from ._matching import match_catalogs
-from ._statistics import bootstrap_bands, make_table
-
-__all__ = ['score_blends']
 
 
 def score_blends(
@@ -259,10 +265,10 @@ def _scores(values, bins, n_bins):
         return np.where(np.isfinite(value), value, np.nan)
 
     names = ('recall', 'class_accuracy', 'star_accuracy', 'galaxy_accuracy')
-    median = _median(values['flux'], bins, n_bins)
-    scatter = _median(np.abs(values['flux'] - median[bins]), bins, n_bins)
+    middle = _median(values['flux'], bins, n_bins)
+    scatter = _median(np.abs(values['flux'] - middle[bins]), bins, n_bins)
     return {name: mean(name) for name in names} | {
-        'flux_median': median,
+        'flux_median': middle,
         'flux_scatter': MAD_TO_SIGMA * scatter,
         'flux_coverage': mean('flux_coverage'),
         'ellipticity_slope': ratio('true_power'),
@@ -283,12 +289,7 @@ def _finite(value, bins):
 def _median(value, bins, n_bins):
     """Return the median of the finite values of each bin."""
     value, bins = _finite(value, bins)
-    ordered = value[np.lexsort((value, bins))]
     number = np.bincount(bins, minlength=n_bins)
-    start = np.cumsum(number) - number
-    result = np.full(n_bins, np.nan)
-    full = number > 0
-    low = start[full] + (number[full] - 1) // 2
-    high = start[full] + number[full] // 2
-    result[full] = 0.5 * (ordered[low] + ordered[high])
-    return result
+    if not len(value):
+        return np.full(n_bins, np.nan)
+    return np.where(number > 0, median(value, bins, np.arange(n_bins)), np.nan)

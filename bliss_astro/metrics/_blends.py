@@ -5,11 +5,12 @@ SNR, blendedness and ellipticity of the sources of a blend.
 
 import astropy.units as u
 import numpy as np
+import torch
 from astropy.table import QTable
 
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
+from bliss_astro.rendering import adaptive_moments, render_galaxies, render_stars
 from bliss_astro.units import flux_to_magnitude
-
-__all__ = ['blendedness', 'measure_ellipticity', 'scene_truth', 'source_snr']
 
 # Pixels of isolated images that are held at once: some 40 MB each.
 _MAX_PIXELS = 5_000_000
@@ -29,45 +30,13 @@ def source_snr(images, background):
     """
     Signal-to-noise ratio of sources from their noiseless isolated images.
 
-    It is ``sqrt(sum(s^2 / (s + b)))`` over the pixels, that of an optimal measurement
-    of the flux of a source of known position and shape without neighbours.
-
-    Parameters
-    ----------
-    images : (S, ny, nx) array_like or tensor
-        Images s in electrons, one for each source. Negative pixels (of
-        renderers) have no noise of their own.
-
-    background : float, array_like or tensor
-        Variance b of the background in electrons squared, positive; it broadcasts
-        against ``images``.
-
-    Returns
-    -------
-    snr : (S,) `~numpy.ndarray` or tensor
-        Signal-to-noise ratios.
-
-    Raises
-    ------
-    ValueError
-        If ``images`` is not three-dimensional or ``background`` is not positive.
-
-    Notes
-    -----
-    The definition is that of the BLISS slides (Mendoza). With all light in one
-    number it is C / sqrt(C + B), C counts of the source and B of the background.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from bliss_astro.metrics import source_snr
-    >>> source_snr(np.full((1, 2, 2), 60.0), 40.0)
-    array([12.])
+    It is ``sqrt(sum(s^2 / (s + b)))`` over the pixels, with images s ``(S, ny, nx)`` in
+    electrons and the variance b of the background: that of an optimal measurement of
+    the flux of a source of known position and shape (slides of Mendoza on BLISS).
+    Negative pixels (of renderers) have no noise of their own.
     """
     images = _as_images(images)
-    if not bool(
-        (background > 0) if np.isscalar(background) else (background > 0).all()
-    ):
+    if not (background > 0 if np.isscalar(background) else (background > 0).all()):
         msg = f'background must be positive, got {background!r}'
         raise ValueError(msg)
     terms = images**2 / (images.clip(0) + background)
@@ -124,40 +93,10 @@ def _blendedness(images, total):
 
 def measure_ellipticity(images):
     """
-    Ellipticities of images by GalSim's adaptive moments (HSM).
+    Ellipticities e1, e2 of images ``(S, ny, nx)`` by GalSim's adaptive moments (HSM).
 
-    Parameters
-    ----------
-    images : (S, ny, nx) array_like or tensor
-        Images of one source each; the search begins at the brightest pixel.
-
-    Returns
-    -------
-    e1, e2 : (S,) `~numpy.ndarray`
-        Distortion ``(1 - q^2) / (1 + q^2)`` times the cosine and sine of twice the
-        angle from +x towards +y; NaN where HSM fails.
-
-    Raises
-    ------
-    ValueError
-        If ``images`` is not three-dimensional.
-
-    See Also
-    --------
-    bliss_astro.rendering.adaptive_moments : The same from a galaxy's parameters.
-
-    References
-    ----------
-    Hirata & Seljak 2003, MNRAS 343, 459; Mandelbaum et al. 2005, MNRAS 361, 1287.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from bliss_astro.metrics import measure_ellipticity
-    >>> y, x = np.mgrid[-15.0:16, -15.0:16]
-    >>> e1, e2 = measure_ellipticity([np.exp(-(x**2) / 18 - y**2 / 8)])
-    >>> print(f'{e1[0]:.3f}')  # (9 - 4) / (9 + 4)
-    0.385
+    Distortion ``(1 - q^2) / (1 + q^2)`` times the cosine and sine of twice the angle
+    from +x towards +y; NaN where HSM fails (Hirata & Seljak 2003, MNRAS 343, 459).
     """
     import galsim
 
@@ -223,11 +162,6 @@ def scene_truth(scenes, *, index=None, accuracy=None):
     Each source is drawn alone. 10,000 scenes of 48 x 48 pixels with 4 sources take one
     to two minutes on a core.
     """
-    import torch
-
-    from bliss_astro.priors import GALAXY_SHAPE_NAMES
-    from bliss_astro.rendering import adaptive_moments
-
     n = len(scenes)
     index = np.arange(n) if index is None else np.asarray(index)
     if index.shape != (n,):
@@ -262,8 +196,6 @@ def scene_truth(scenes, *, index=None, accuracy=None):
 
 def _render_alone(scenes, scene, place, accuracy):
     """Return SNR and blendedness of sources, from images of each of them alone."""
-    import torch
-
     count = torch.bincount(scene, minlength=len(scenes))
     ny, nx = scenes.data.shape[1:]
     # Whole scenes, as many as fit.
@@ -284,8 +216,6 @@ def _render_alone(scenes, scene, place, accuracy):
 
 def _isolated(scenes, scene, place, accuracy):
     """Render images ``(n, ny, nx)`` of single sources in double precision."""
-    from bliss_astro.rendering import render_galaxies, render_stars
-
     size = tuple(scenes.data.shape[1:])
     sources = [
         getattr(scenes, name)[scene, place][:, None]

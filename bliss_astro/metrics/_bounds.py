@@ -8,10 +8,7 @@ import numpy as np
 
 from bliss_astro._messages import first_wrong
 
-from ._inputs import strip_unit
-from ._statistics import make_table
-
-__all__ = ['cramer_rao_bound', 'optimal_snr']
+from ._inputs import check_maps, make_table, strip_unit
 
 _STEP = 1e-3  # px, of the numerical derivatives; their error is of order step^4
 
@@ -209,33 +206,27 @@ def _parse_scene(psf, unit, bkg_error, gain, position, shape, correlation, mask)
         wrong = first_wrong(bkg_error, sound)
         msg = f'bkg_error must be positive and finite, got {wrong}'
         raise ValueError(msg)
-    maps = {
-        'bkg_error': bkg_error,
-        'effective_gain': _parse_gain(gain, unit),
-        'mask': np.asarray(False if mask is None else mask, dtype=bool),
-    }
-    for name, values in maps.items():
-        if values.shape not in ((), shape):
-            msg = f'{name} must be a number or of shape {shape}, got {values.shape}'
-            raise ValueError(msg)
-    correlation = (0.0, 0.0) if correlation is None else tuple(correlation)
+    gain = _parse_gain(gain, unit)
+    mask = np.asarray(False if mask is None else mask, dtype=bool)
+    check_maps(shape, bkg_error=bkg_error, effective_gain=gain, mask=mask)
+    correlation = tuple(correlation)
     if len(correlation) != 2 or not all(abs(c) < 0.5 for c in correlation):
         msg = (
             'noise_correlation must be two numbers between -0.5 and 0.5 (exclusive), '
             f'got {correlation}'
         )
         raise ValueError(msg)
-    if any(correlation) and maps['mask'].any():
+    if any(correlation) and mask.any():
         msg = 'mask cannot be combined with noise_correlation'
         raise ValueError(msg)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
     return {
         'psf': unit_psf(psf),
         'bkg_variance': np.broadcast_to(bkg_error**2, shape),
-        'inverse_gain': np.broadcast_to(1 / maps['effective_gain'], shape),
+        'inverse_gain': np.broadcast_to(1 / gain, shape),
         'offsets': (x - shape[1] // 2 - position[0], y - shape[0] // 2 - position[1]),
         'correlation': correlation,
-        'good': ~np.broadcast_to(maps['mask'], shape),
+        'good': ~np.broadcast_to(mask, shape),
     }
 
 

@@ -5,13 +5,18 @@ Coverage of intervals, ranks of the truth, and sharpness of posteriors.
 
 import numpy as np
 
-from bliss_astro._messages import first_wrong
 from bliss_astro._random import check_rng
 
-from ._inputs import as_groups, as_vector, check_fraction, strip_unit
-from ._statistics import fraction_columns, make_table, robust_sigma
-
-__all__ = ['interval_coverage', 'posterior_ranks', 'rank_coverage', 'sharpness']
+from ._inputs import (
+    as_groups,
+    as_vector,
+    check_fraction,
+    check_within,
+    fraction_columns,
+    make_table,
+    robust_sigma,
+    strip_unit,
+)
 
 LEVELS = (0.5, 0.68, 0.9, 0.95)
 """Nominal levels of intervals whose coverage is computed by default."""
@@ -53,27 +58,18 @@ def posterior_ranks(samples, truth, *, rng=None):
     Talts et al. 2018, arXiv:1804.06788.
     """
     samples, unit = strip_unit(samples, 'samples')
-    truth, _ = strip_unit(truth, 'truth', like=unit)
-    truth = as_vector(truth, 'truth', finite=True)
+    truth = as_vector(truth, 'truth', finite=True, unit=unit)
     if samples.ndim != 2 or len(samples) != len(truth) or not samples.shape[1]:
         msg = (
             f'samples must have the shape ({len(truth)}, n_samples), '
             f'got {samples.shape}'
         )
         raise ValueError(msg)
-    if np.isnan(samples).any():
-        msg = f'samples must not be NaN, got {first_wrong(samples, samples == samples)}'
-        raise ValueError(msg)
+    check_within(samples, 'samples')
     below = (samples < truth[:, np.newaxis]).sum(axis=1)
     ties = (samples == truth[:, np.newaxis]).sum(axis=1)
     share = check_rng(rng).uniform(size=len(truth)) * (ties + 1)
     return (below + share) / (samples.shape[1] + 1)
-
-
-def randomized_pit(cdf_below, cdf_at, *, rng=None):
-    """Draw between the probabilities of smaller and of no larger discrete values."""
-    share = check_rng(rng).uniform(size=len(cdf_at))
-    return np.minimum(cdf_below + share * (cdf_at - cdf_below), 1.0)
 
 
 def interval_coverage(
@@ -118,17 +114,12 @@ def interval_coverage(
     ----- ----- --- --------- -------- ------------ -------------
       all  0.68   4         3   0.7500       0.4998        0.9001
     """
-    values, unit = {}, None
-    for name, own in (('truth', truth), ('lower', lower), ('upper', upper)):
-        own, found = strip_unit(own, name, like=unit)
-        unit = found if name == 'truth' else unit
-        like = ('truth', values['truth']) if values else None
-        values[name] = as_vector(own, name, like=like)
-        if np.isnan(values[name]).any():
-            n = np.isnan(values[name]).sum()
-            msg = f'{name} must not be NaN, got {n} NaN values'
-            raise ValueError(msg)
-    truth, lower, upper = values.values()
+    truth, unit = strip_unit(truth, 'truth')
+    options = {'within': (-np.inf, np.inf)}
+    truth = as_vector(truth, 'truth', **options)
+    options |= {'like': ('truth', truth), 'unit': unit}
+    lower = as_vector(lower, 'lower', **options)
+    upper = as_vector(upper, 'upper', **options)
     if (lower > upper).any():
         msg = f'lower must not exceed upper, got {(lower > upper).sum()} such rows'
         raise ValueError(msg)
@@ -258,12 +249,9 @@ def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=N
         raise ValueError(msg)
     values, like = {}, None
     if log_prob is not None:
-        values['log_score'] = as_vector(log_prob, 'log_prob')
+        no_nan = (-np.inf, np.inf)
+        values['log_score'] = as_vector(log_prob, 'log_prob', within=no_nan)
         like = ('log_prob', values['log_score'])
-        if np.isnan(values['log_score']).any():
-            n_bad = np.isnan(values['log_score']).sum()
-            msg = f'log_prob must not be NaN, got {n_bad} NaN values'
-            raise ValueError(msg)
     if bound is not None:
         bound, unit = strip_unit(bound, 'bound')
         bound = as_vector(bound, 'bound', like=like, finite=True)
@@ -271,26 +259,21 @@ def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=N
         if not (bound > 0).all():
             msg = f'bound must be positive, got {bound.min()}'
             raise ValueError(msg)
-    for name, key, own in (
-        ('width', 'width', width),
-        ('residuals', 'scatter', residuals),
-    ):
+    given = {'width': ('width', width), 'scatter': ('residuals', residuals)}
+    for key, (name, own) in given.items():
         if own is None:
             continue
-        own, own_unit = strip_unit(own, name, like=unit)
-        if own_unit is not None and unit is None:
-            msg = f'{name} has the unit {own_unit}, but bound has none'
+        if unit is None and getattr(own, 'unit', None) is not None:
+            msg = f'{name} has the unit {own.unit}, but bound has none'
             raise ValueError(msg)
-        values[key] = as_vector(own, name, like=like, finite=True) / bound
+        values[key] = as_vector(own, name, like=like, finite=True, unit=unit) / bound
     labels, index = as_groups(groups, len(like[1]))
     columns = {'group': labels, 'n': np.bincount(index, minlength=len(labels))}
     for name in ('log_score', 'width', 'scatter'):
-        own = [
-            values[name][index == k] if name in values else []
-            for k in range(len(labels))
-        ]
-        summary = np.array([_summarize(v, robust=name == 'scatter') for v in own])
-        columns |= {name: summary[:, 0], f'{name}_err': summary[:, 1]}
+        own = values.get(name, np.empty(0))
+        of_group = [own[index == k] if len(own) else own for k in range(len(labels))]
+        summary = [_summarize(v, robust=name == 'scatter') for v in of_group]
+        columns[name], columns[f'{name}_err'] = np.reshape(summary, (-1, 2)).T
     return make_table('sharpness', columns)
 
 

@@ -4,8 +4,14 @@ Cramer-Rao bound of the ellipticity of a galaxy among other sources.
 """
 
 import numpy as np
+import torch
 
-__all__ = ['ellipticity_bound']
+from bliss_astro.rendering import (
+    RenderingAccuracy,
+    adaptive_moments,
+    render_galaxies,
+    render_stars,
+)
 
 # Steps of the numerical derivatives, in pixels, radians or the coordinates below.
 # The renderer's tables are linear between their nodes, 0.8 % apart: a step has to
@@ -19,15 +25,24 @@ _N_ITERATIONS = 40
 _MIN_FRACTION = 1e-4
 
 _STAR = ('x', 'y', 'log_flux')
-_GALAXY = (
-    *_STAR,
-    'logit_disk_fraction',
-    'angle',
-    'logit_disk_axis_ratio',
-    'logit_bulge_axis_ratio',
-    'log_disk_radius',
-    'log_bulge_radius',
-)
+# Widths of the priors of galaxies' coordinates in the order of their nine numbers,
+# those of x and y as shares of the side of the image. Patel et al. 2025: positions are
+# uniform on the image, angles on half a circle, fractions and axis ratios between 0 and
+# 1, where a logit has the width pi / sqrt(3); logarithms of fluxes and radii have about
+# these.
+_LOGIT = np.pi / np.sqrt(3)
+_WIDTHS = {
+    'x': 1 / np.sqrt(12),
+    'y': 1 / np.sqrt(12),
+    'log_flux': 1.0,
+    'logit_disk_fraction': _LOGIT,
+    'angle': np.pi / np.sqrt(12),
+    'logit_disk_axis_ratio': _LOGIT,
+    'logit_bulge_axis_ratio': _LOGIT,
+    'log_disk_radius': 0.75,
+    'log_bulge_radius': 0.75,
+}
+_GALAXY = tuple(_WIDTHS)
 
 
 def ellipticity_bound(
@@ -127,10 +142,14 @@ def ellipticity_bound(
     >>> bool(near > 1.4 * far)
     True
     """
-    scene = _parse(psf, x, y, flux, is_galaxy, galaxy)
-    psf, rows, is_galaxy = scene
+    psf, rows, is_galaxy = _parse(psf, x, y, flux, is_galaxy, galaxy)
     size = tuple(int(v) for v in size)
-    widths = _parse_widths(widths, size)
+    sides = dict(zip('yx', size, strict=True))
+    known = {name: width * sides.get(name, 1) for name, width in _WIDTHS.items()}
+    widths = known | (widths or {})
+    if len(widths) > len(known) or not min(widths.values()) > 0:
+        msg = f'widths must be positive numbers of {list(known)}, got {widths}'
+        raise ValueError(msg)
     if not (np.isfinite(bkg_error) and bkg_error > 0 and effective_gain > 0):
         msg = (
             'bkg_error and effective_gain must be positive, got '
@@ -156,11 +175,9 @@ def ellipticity_bound(
 
 def _parse(psf, x, y, flux, is_galaxy, galaxy):
     """Return the PSF, the nine numbers (x, y, flux, shape) of sources, and types."""
-    values = {
-        name: np.asarray(v, float) for name, v in (('psf', psf), ('galaxy', galaxy))
-    }
-    for name, value in (('x', x), ('y', y), ('flux', flux), ('is_galaxy', is_galaxy)):
-        values[name] = np.atleast_1d(np.asarray(value, float))
+    values = {'x': x, 'y': y, 'flux': flux, 'is_galaxy': is_galaxy}
+    values = {name: np.atleast_1d(np.asarray(v, float)) for name, v in values.items()}
+    values |= {'psf': np.asarray(psf, float), 'galaxy': np.asarray(galaxy, float)}
     n = len(values['x'])
     for name, value in values.items():
         shape = {'psf': (8,), 'galaxy': (n, 6)}.get(name, (n,))
@@ -169,34 +186,6 @@ def _parse(psf, x, y, flux, is_galaxy, galaxy):
             raise ValueError(msg)
     rows = np.column_stack([values[name] for name in ('x', 'y', 'flux', 'galaxy')])
     return values['psf'], rows, values['is_galaxy'] > 0
-
-
-def _parse_widths(widths, size):
-    """Return the widths of the priors of all coordinates."""
-    # Patel et al. 2025: positions are uniform on the image, angles on half a circle,
-    # fractions and axis ratios between 0 and 1, where a logit has the width
-    # pi / sqrt(3); logarithms of fluxes and radii have about these.
-    result = {
-        'x': size[1] / np.sqrt(12),
-        'y': size[0] / np.sqrt(12),
-        'log_flux': 1.0,
-        'logit_disk_fraction': np.pi / np.sqrt(3),
-        'angle': np.pi / np.sqrt(12),
-        'logit_disk_axis_ratio': np.pi / np.sqrt(3),
-        'logit_bulge_axis_ratio': np.pi / np.sqrt(3),
-        'log_disk_radius': 0.75,
-        'log_bulge_radius': 0.75,
-    }
-    unknown = set(widths or ()) - set(result)
-    if unknown:
-        msg = f'widths may hold {list(result)}, got {sorted(unknown)}'
-        raise ValueError(msg)
-    result |= widths or {}
-    bad = {name: value for name, value in result.items() if not value > 0}
-    if bad:
-        msg = f'widths must be positive, got {bad}'
-        raise ValueError(msg)
-    return result
 
 
 def _moved(values, name, step):
@@ -239,10 +228,6 @@ def _derivatives(psf, rows, is_galaxy, size):
 
 def _draw(psf, rows, is_galaxy, size):
     """Render images ``(n, ny, nx)`` of single sources in double precision."""
-    import torch
-
-    from bliss_astro.rendering import RenderingAccuracy, render_galaxies, render_stars
-
     rows = torch.as_tensor(rows)
     psf = torch.as_tensor(psf).expand(len(rows), 8)
     x, y, flux = rows[:, :3, None].unbind(1)
@@ -256,10 +241,6 @@ def _draw(psf, rows, is_galaxy, size):
 
 def _moment_slopes(psf, values):
     """Compute derivatives ``(2, 9)`` of (e1, e2) by the coordinates of a galaxy."""
-    import torch
-
-    from bliss_astro.rendering import adaptive_moments
-
     galaxy = torch.as_tensor(np.array(_both_ways(values, _GALAXY))[:, 3:])
     moments = adaptive_moments(torch.as_tensor(psf), galaxy, n_iterations=_N_ITERATIONS)
     e = torch.stack(moments[:2]).numpy()

@@ -3,15 +3,12 @@
 Exact posterior of an image with at most one star, by numerical integration.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.polynomial import legendre
 from scipy.special import logsumexp
 
 from ._bounds import unit_psf
-
-__all__ = ['ExactStarPosterior', 'exact_star_posterior']
+from ._inputs import check_maps
 
 # Side in pixels of the first cells of position, and how often they are halved.
 _FIRST_CELL, _MAX_HALVINGS = 0.5, 8
@@ -26,22 +23,54 @@ _FLUX_RANGE = 5.5
 # Fraction of the best position's probability below which positions are left out of
 # the marginal of the flux, and the number of fluxes at which that is tabulated.
 _MIN_POSITION, _N_FLUXES = 1e-6, 400
+# Probability below one standard deviation under the mean.
+_LOW = 0.15865525
 # Numbers that are worked on at a time: half a megabyte, for the processor's cache.
 _CHUNK_SIZE = 60_000
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class ExactStarPosterior:
     """
     Exact posterior of an image with at most one star.
 
-    Made by `exact_star_posterior`. All but ``probability`` and
-    ``log_evidence_ratio`` is conditioned on the presence of the star.
+    The position is uniform in a region and the flux follows the prior; pixels are
+    Gaussian and independent, with the variance ``bkg_error**2 + signal /
+    effective_gain`` (the model of a single exposure). The posterior is integrated
+    numerically, over position on cells that are halved until nothing
+    changes, and over flux by Gauss-Legendre quadrature. It is the limit of any
+    encoder trained under that prior.
+
+    Parameters
+    ----------
+    data : 2D array_like
+        Image.
+
+    psf : callable or `~astropy.modeling.Model`
+        As in `cramer_rao_bound`.
+
+    prior : `~bliss_astro.priors.StarPrior`
+        Or any object with ``density`` (per pixel), ``flux_min``, ``flux_max`` and
+        ``log_prob_flux(flux)``. With the expected count m in the region, the
+        probability of a star is m / (1 + m).
+
+    background, bkg_error : float or 2D array_like
+        Background, and 1 sigma noise of a pixel without the star.
+
+    effective_gain : float, optional
+        Electrons per unit of data; infinite if the star has no noise of its own.
+
+    region : tuple of four floats, optional
+        Limits ``(x_low, x_high, y_low, y_high)`` in pixels between which a star may be;
+        by default the edges of the image.
+
+    mask : 2D bool array_like or `None`, optional
+        `True` for pixels that are left out.
 
     Attributes
     ----------
     probability : float
-        Probability of a star.
+        Probability of a star; all others but ``log_evidence_ratio`` are conditioned on
+        its presence.
 
     log_evidence_ratio : float
         Natural logarithm of the probability of the image with one star, over that
@@ -52,26 +81,68 @@ class ExactStarPosterior:
 
     flux, flux_err : float
         Posterior median, and half of the distance of the 16 and 84 % quantiles.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a number is not allowed.
+
+    Notes
+    -----
+    Beyond a signal-to-noise ratio of some hundreds the posterior of the position is
+    narrower than the smallest cells, 0.002 pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro.metrics import ExactStarPosterior
+    >>> from bliss_astro.priors import StarPrior
+    >>> from bliss_astro.psf import PSFModel
+    >>> star = PSFModel(flux=2000.0, x_0=8.2, y_0=7.6)
+    >>> y, x = np.mgrid[:16, :16]
+    >>> mean = 865.0 + star(x, y)
+    >>> data = mean + np.sqrt(mean) * np.random.default_rng(1).normal(size=mean.shape)
+    >>> posterior = ExactStarPosterior(
+    ...     data, PSFModel(), prior=StarPrior(), background=865.0,
+    ...     bkg_error=np.sqrt(865.0),
+    ... )
+    >>> posterior.probability > 0.99
+    True
+    >>> abs(posterior.flux - 2000.0) < 3 * posterior.flux_err
+    True
     """
 
-    probability: float
-    log_evidence_ratio: float
-    _cells: tuple  # x, y and probability of the cells of position, and their sides
-    _cdf: tuple  # marginal distribution function of the flux
-
-    def _moments(self, axis):
-        value, weight = self._cells[axis], self._cells[2]
-        mean = weight @ value
-        return float(mean), float(np.sqrt(weight @ (value - mean) ** 2))
-
-    x_centroid = property(lambda self: self._moments(0)[0])
-    y_centroid = property(lambda self: self._moments(1)[0])
-    x_err = property(lambda self: self._moments(0)[1])
-    y_err = property(lambda self: self._moments(1)[1])
-    flux = property(lambda self: float(self.flux_quantile(0.5)))
-    flux_err = property(
-        lambda self: float(np.ptp(self.flux_quantile([0.15865525, 0.84134475])) / 2)
-    )
+    def __init__(
+        self,
+        data,
+        psf,
+        *,
+        prior,
+        background,
+        bkg_error,
+        effective_gain=1.0,
+        region=None,
+        mask=None,
+    ):
+        scene = _parse_scene(data, psf, background, bkg_error, effective_gain, mask)
+        if not prior.density > 0:
+            msg = f'prior must have a positive density, got {prior.density}'
+            raise ValueError(msg)
+        region = _parse_region(region, np.shape(data))
+        expected = prior.density * (region[1] - region[0]) * (region[3] - region[2])
+        x, y, sides, flux, log_weight = _integrate(scene, prior, region)
+        self.log_evidence_ratio = float(logsumexp(log_weight))
+        log_odds = np.log(expected) + self.log_evidence_ratio
+        self.probability = float(1 / (1 + np.exp(-log_odds)))
+        weight = np.exp(log_weight - self.log_evidence_ratio)
+        place = weight.sum(1)
+        # Positions of the cells, their probabilities and sides.
+        self._cells = x, y, place, sides
+        self._cdf = _distribution_function(flux, weight)
+        self.x_centroid, self.x_err = _mean_and_error(x, place)
+        self.y_centroid, self.y_err = _mean_and_error(y, place)
+        low, self.flux, high = map(float, self.flux_quantile([_LOW, 0.5, 1 - _LOW]))
+        self.flux_err = (high - low) / 2
 
     def __repr__(self):
         text = f'flux {self.flux:.4g} +- {self.flux_err:.2g}'
@@ -138,125 +209,21 @@ class ExactStarPosterior:
         return float(self.probability * self._cells[2][inside].sum())
 
 
-def exact_star_posterior(
-    data,
-    psf,
-    *,
-    prior,
-    background,
-    bkg_error,
-    effective_gain=1.0,
-    region=None,
-    mask=None,
-):
-    """
-    Exact posterior of an image with at most one star.
-
-    The position is uniform in a region and the flux follows the prior; pixels are
-    Gaussian and independent, with the variance ``bkg_error**2 + signal /
-    effective_gain`` (the model of a single exposure). The posterior is integrated
-    numerically, over position on cells that are halved until nothing
-    changes, and over flux by Gauss-Legendre quadrature. It is the limit of any
-    encoder trained under that prior.
-
-    Parameters
-    ----------
-    data : 2D array_like
-        Image.
-
-    psf : callable or `~astropy.modeling.Model`
-        As in `cramer_rao_bound`.
-
-    prior : `~bliss_astro.priors.StarPrior`
-        Or any object with ``density`` (per pixel), ``flux_min``, ``flux_max`` and
-        ``log_prob_flux(flux)``. With the expected count m in the region, the
-        probability of a star is m / (1 + m).
-
-    background, bkg_error : float or 2D array_like
-        Background, and 1 sigma noise of a pixel without the star.
-
-    effective_gain : float, optional
-        Electrons per unit of data; infinite if the star has no noise of its own.
-
-    region : tuple of four floats, optional
-        Limits ``(x_low, x_high, y_low, y_high)`` in pixels between which a star may be;
-        by default the edges of the image.
-
-    mask : 2D bool array_like or `None`, optional
-        `True` for pixels that are left out.
-
-    Returns
-    -------
-    posterior : `ExactStarPosterior`
-        Probability, position and flux with their errors.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or a number is not allowed.
-
-    Notes
-    -----
-    Beyond a signal-to-noise ratio of some hundreds the posterior of the position is
-    narrower than the smallest cells, 0.002 pixels.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from bliss_astro.metrics import exact_star_posterior
-    >>> from bliss_astro.priors import StarPrior
-    >>> from bliss_astro.psf import PSFModel
-    >>> star = PSFModel(flux=2000.0, x_0=8.2, y_0=7.6)
-    >>> y, x = np.mgrid[:16, :16]
-    >>> mean = 865.0 + star(x, y)
-    >>> data = mean + np.sqrt(mean) * np.random.default_rng(1).normal(size=mean.shape)
-    >>> posterior = exact_star_posterior(
-    ...     data, PSFModel(), prior=StarPrior(), background=865.0,
-    ...     bkg_error=np.sqrt(865.0),
-    ... )
-    >>> posterior.probability > 0.99
-    True
-    >>> abs(posterior.flux - 2000.0) < 3 * posterior.flux_err
-    True
-    """
-    scene = _parse_scene(data, psf, background, bkg_error, effective_gain, mask)
-    if not prior.density > 0:
-        msg = f'prior must have a positive density, got {prior.density}'
-        raise ValueError(msg)
-    region = _parse_region(region, np.shape(data))
-    expected = prior.density * (region[1] - region[0]) * (region[3] - region[2])
-    cells, flux, log_weight = _integrate(scene, prior, region)
-    log_evidence = float(logsumexp(log_weight))
-    weight = np.exp(log_weight - log_evidence)
-    return ExactStarPosterior(
-        probability=float(1 / (1 + np.exp(-np.log(expected) - log_evidence))),
-        log_evidence_ratio=log_evidence,
-        _cells=(*cells[:2], weight.sum(1), cells[2]),
-        _cdf=_distribution_function(flux, weight),
-    )
-
-
 def _parse_scene(data, psf, background, bkg_error, gain, mask):
     """Return the good pixels without background, and what makes a star on them."""
     data = np.asarray(data, dtype=float)
     if data.ndim != 2:
         msg = f'data must be two-dimensional, got shape {data.shape}'
         raise ValueError(msg)
-    maps = {
-        'background': np.asarray(background, dtype=float),
-        'bkg_error': np.asarray(bkg_error, dtype=float),
-        'mask': np.asarray(False if mask is None else mask, dtype=bool),
-    }
-    for name, values in maps.items():
-        if values.shape not in ((), data.shape):
-            msg = f'{name} must be a number or of shape {data.shape}, got {values}'
-            raise ValueError(msg)
-    good = ~np.broadcast_to(maps['mask'], data.shape)
+    background, bkg_error = (np.asarray(v, float) for v in (background, bkg_error))
+    mask = np.asarray(False if mask is None else mask, dtype=bool)
+    check_maps(data.shape, background=background, bkg_error=bkg_error, mask=mask)
+    good = ~np.broadcast_to(mask, data.shape)
     if not good.any():
         msg = 'mask must leave some pixels'
         raise ValueError(msg)
-    residual = (data - maps['background'])[good]
-    variance = np.broadcast_to(maps['bkg_error'] ** 2, data.shape)[good]
+    residual = (data - background)[good]
+    variance = np.broadcast_to(bkg_error**2, data.shape)[good]
     sound = np.isfinite(residual) & np.isfinite(variance) & (variance > 0)
     if not sound.all():
         msg = (
@@ -283,12 +250,8 @@ def _flux_integrals(scene, prior, x, y):
     signal = flux[:, :, None] * profile[:, None, :]
     # (r - s)^2 / (v + s / g) - r^2 / v = s (s - a) / (v + s / g) with this a.
     a = residual * (2 + residual * inverse_gain / bkg_variance)
-    chi2 = signal - a
-    chi2 *= signal
-    signal *= inverse_gain
-    signal += bkg_variance
-    chi2 /= signal
-    chi2 += np.log(signal, out=signal)
+    variance = bkg_variance + inverse_gain * signal
+    chi2 = signal * (signal - a) / variance + np.log(variance)
     log_ratio = -0.5 * (chi2.sum(-1) - np.log(bkg_variance).sum())
     step = 0.5 * (high - low)[:, None] * _WEIGHTS
     return flux, log_ratio + prior.log_prob_flux(flux) + np.log(step)
@@ -348,18 +311,20 @@ def _integrate(scene, prior, region):
         last = moments
         cells = _halve(cells[position > position.max() - _MAX_LOG_RATIO], n)
         n = [2 * v for v in n]
-    return (x, y, sides), flux, log_weight
+    return x, y, sides, flux, log_weight
 
 
 def _moments(x, y, flux, position, log_weight):
     """Return the evidence, and standard deviations of position and flux."""
     total = logsumexp(position)
     place, weight = np.exp(position - total), np.exp(log_weight - total)
-    out = [total]
-    for value, share in ((x, place), (y, place), (flux, weight)):
-        mean = (value * share).sum()
-        out.append(np.sqrt((share * (value - mean) ** 2).sum()))
-    return np.array(out)
+    parts = (x, place), (y, place), (flux, weight)
+    return np.array([total, *(_mean_and_error(*part)[1] for part in parts)])
+
+
+def _mean_and_error(value, weight):
+    mean = (weight * value).sum()
+    return float(mean), float(np.sqrt((weight * (value - mean) ** 2).sum()))
 
 
 def _is_settled(last, moments, sides):

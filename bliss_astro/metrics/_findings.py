@@ -1,23 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Findings of a calibration report: its tests in numbers and in words.
+Findings of a calibration report: tests in numbers, and the verdict in words.
 """
 
 import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import chdtrc, ndtri
+from scipy.stats import binomtest
 
+from ._inputs import make_table, wilson_interval
 from ._ranks import SCALE_ERROR
-from ._statistics import make_table
-
-__all__ = []
 
 # Power of the test that defines the smallest detectable fault.
 _POWER = 0.9
+# P-value below which measurements of groups contradict one another.
+_CONTRADICTION = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass
 class Finding:
     """One test of a calibration report; ``text`` states its value as a fault."""
 
@@ -35,8 +37,6 @@ class Finding:
     @property
     def words(self):
         """The text with the p-value in standard deviations of a Gaussian."""
-        from scipy.special import ndtri
-
         sigmas = float(-ndtri(max(self.p_value, 1e-300) / 2))
         sigmas = 'over 30 sigma' if sigmas > 30 else f'{sigmas:.2g} sigma'
         return f'{self.text} ({sigmas})'
@@ -45,17 +45,19 @@ class Finding:
 # -- numbers in words ------------------------------------------------------------
 
 
+def _number(value):
+    value = 100 * abs(value)
+    return f'{value:.0f}' if value >= 9.5 else f'{value:.2g}'
+
+
 def percent(value):
     """Write a fraction in percent."""
-    value = 100 * abs(value)
-    return f'{value:.0f} %' if value >= 9.5 else f'{value:.2g} %'
+    return f'{_number(value)} %'
 
 
 def points(value):
     """Write a difference of fractions in points."""
-    value = 100 * abs(value)
-    number = f'{value:.0f}' if value >= 9.5 else f'{value:.2g}'
-    return f'{number} point' if number == '1' else f'{number} points'
+    return f'{_number(value)} point{"" if _number(value) == "1" else "s"}'
 
 
 def round_up(value):
@@ -73,56 +75,42 @@ def _of(group):
     return f' of {"the " if group[:1].isalpha() else "group "}{group}'
 
 
-def _side(value, limit, above, below):
-    return above if value > limit else below
-
-
-def _amount(scale):
-    """Write by how much errors are too wide; half of the right ones are 50 %."""
-    return f'{scale:.1f} times' if scale > 2 else percent(scale - 1)
-
-
 # -- tests -----------------------------------------------------------------------
 
 
 def rank_findings(part, ranks):
     """Tests of the ranks of a quantity."""
-    findings = []
-    grid = ranks.meta['points']
+    findings, grid = [], ranks.meta['points']
     for row in ranks:
-        group = str(row['group'])
+        group, of = str(row['group']), _of(str(row['group']))
         scale, bias = float(row['scale']), float(row['bias'])
-        side = _side(scale, 1, 'wide', 'narrow')
-        height = _side(bias, 0, 'high', 'low')
-        size = f'{abs(bias):.2g} of their error'
+        side, height = ('narrow', 'wide')[scale > 1], ('low', 'high')[bias > 0]
+        amount = f'{scale:.1f} times' if scale > 2 else percent(scale - 1)
         texts = {
-            'scale': f'errors{_of(group)} are {_amount(scale)} too {side}',
-            'bias': f'values{_of(group)} are too {height} by {size}',
+            'scale': f'errors{of} are {amount} too {side}',
+            'bias': f'values{of} are too {height} by {abs(bias):.2g} of their error',
         }
         if part == 'counts':
             text = 'the posterior of the count is too '
             texts = {'scale': text + side, 'bias': text + height}
+        for test, text in texts.items():
+            numbers = row[test], row[f'{test}_err'], row[f'{test}_p_value']
+            findings.append((group, test, row['n'], *numbers, text))
         difference = row['ecdf'] - grid
         band = np.maximum((row['ecdf_high'] - row['ecdf_low']) / 2, 1e-12)
         worst = np.argmax(np.abs(difference) / band)
-        more = _side(difference[worst], 0, 'more', 'fewer')
-        shape = (
-            f'the shape{_of(group)} is wrong: {more} truths than stated lie below the '
-            f'{100 * grid[worst]:.0f} % point of their posterior, '
-            f'{100 * row["ecdf"][worst]:.1f} %'
+        text = (
+            f'the shape{of} is wrong: {("fewer", "more")[int(difference[worst] > 0)]} '
+            f'truths than stated lie below the {100 * grid[worst]:.0f} % point of '
+            f'their posterior, {100 * row["ecdf"][worst]:.1f} %'
         )
-        for test, text in texts.items():
-            error, p_value = row[f'{test}_err'], row[f'{test}_p_value']
-            findings.append((group, test, row['n'], row[test], error, p_value, text))
-        distance, p_value = np.abs(difference).max(), row['ecdf_p_value']
-        findings.append((group, 'shape', row['n'], distance, np.nan, p_value, shape))
+        numbers = np.abs(difference).max(), np.nan, row['ecdf_p_value']
+        findings.append((group, 'shape', row['n'], *numbers, text))
     return _make(part, findings)
 
 
 def interval_findings(part, coverage):
     """Binomial tests of the intervals of a quantity."""
-    from scipy.stats import binomtest
-
     findings = []
     for row in coverage:
         n, level = int(row['n']), row['level']
@@ -133,7 +121,7 @@ def interval_findings(part, coverage):
         offset = row['coverage'] - level
         text = (
             f'intervals{_of(str(row["group"]))} hold the truth too '
-            f'{_side(offset, 0, "often", "seldom")}, by {points(offset)}'
+            f'{"often" if offset > 0 else "seldom"}, by {points(offset)}'
         )
         findings.append((row['group'], 'coverage', n, offset, error, p_value, text))
     return _make(part, findings)
@@ -143,23 +131,20 @@ def count_findings(counts):
     """Tests of counts."""
     meta, n = counts.meta, counts['n'].sum()
     names = ('relative', 'relative_err', 'p_value')
-    rows = [('all', n, *(meta[f'total_{name}'] for name in names))]
-    rows += [
-        (f'{row["low"]:.3g} to {row["high"]:.3g}', row['n'], *row[names])
-        for row in counts
-        if len(counts) > 1
-    ]
+    rows = [('all', '', n, *(meta[f'total_{name}'] for name in names))]
+    for row in counts if len(counts) > 1 else ():
+        group = f'{row["low"]:.3g} to {row["high"]:.3g}'
+        rows.append((group, f' where {group} are expected', row['n'], *row[names]))
     findings = []
-    for group, number, value, error, p_value in rows:
-        more = _side(value, 0, 'more', 'fewer')
-        where = '' if group == 'all' else f' where {group} are expected'
+    for group, where, number, value, error, p_value in rows:
+        more = 'more' if value > 0 else 'fewer'
         text = f'{percent(value)} {more} sources than expected{where}'
         findings.append((group, 'offset', number, value, error, p_value, text))
     spread = meta['spread']
-    text = f'the posterior of the count is {percent(spread - 1)} too '
-    text += _side(spread, 1, 'wide', 'narrow')
-    spread = (spread, meta['spread_err'], meta['spread_p_value'], text)
-    return _make('counts', [*findings, ('all', 'spread', n, *spread)])
+    side = 'wide' if spread > 1 else 'narrow'
+    text = f'the posterior of the count is {percent(spread - 1)} too {side}'
+    numbers = spread, meta['spread_err'], meta['spread_p_value']
+    return _make('counts', [*findings, ('all', 'spread', n, *numbers, text)])
 
 
 def probability_findings(result):
@@ -167,7 +152,7 @@ def probability_findings(result):
     meta, n = result.meta, int(result['n'].sum())
     expected = np.nansum(result['n'] * result['probability'])
     excess = (
-        f'probabilities are too {_side(meta["excess"], 0, "low", "high")}: they sum to '
+        f'probabilities are too {"low" if meta["excess"] > 0 else "high"}: they sum to '
         f'{expected:,.0f}, and {result["n_real"].sum():,} candidates are real'
     )
     manner = 'overconfident' if meta['is_overconfident'] else 'underconfident'
@@ -201,35 +186,28 @@ def adjust(findings, false_alarm):
     With the method of Holm (1979), ``false_alarm`` is the probability of any alarm
     from a calibrated posterior.
     """
-    p_values = np.array([finding.p_value for finding in findings])
-    order = np.argsort(p_values)
-    adjusted = np.empty(len(p_values))
-    stepped = p_values[order] * (len(order) - np.arange(len(order)))
-    adjusted[order] = np.maximum.accumulate(np.minimum(stepped, 1.0))
-    return [
-        dataclasses.replace(f, adjusted=float(p), alarm=bool(p < false_alarm))
-        for f, p in zip(findings, adjusted, strict=True)
-    ]
+    adjusted = 0.0
+    ordered = sorted(findings, key=lambda finding: finding.p_value)
+    for k, finding in enumerate(ordered):
+        adjusted = max(adjusted, min(finding.p_value * (len(ordered) - k), 1.0))
+        finding.adjusted, finding.alarm = adjusted, adjusted < false_alarm
 
 
-def as_table(findings, **meta):
+def as_table(findings):
     """Return findings as a table of scores."""
     kinds = {'n': int, 'alarm': bool} | dict.fromkeys(
         ('part', 'group', 'test', 'text'), str
     )
+    names = [field.name for field in dataclasses.fields(Finding)]
     columns = {
-        field.name: np.array(
-            [getattr(f, field.name) for f in findings], kinds.get(field.name, float)
-        )
-        for field in dataclasses.fields(Finding)
+        name: np.array([getattr(f, name) for f in findings], kinds.get(name, float))
+        for name in names
     }
-    return make_table('findings', columns, **meta)
+    return make_table('findings', columns)
 
 
 def detectable_scale(n, n_tests, false_alarm):
     """Return the relative fault of the width of errors that is found 9 times in 10."""
-    from scipy.special import ndtri
-
     reach = ndtri(1 - false_alarm / (2 * n_tests)) + ndtri(_POWER)
     return float(np.expm1(reach * SCALE_ERROR / np.sqrt(n)))
 
@@ -237,31 +215,163 @@ def detectable_scale(n, n_tests, false_alarm):
 def select(findings, test):
     """Return the alarms to state: of all rows, or by group where groups differ."""
     own = [f for f in findings if f.test == test]
-    whole = [f for f in own if f.group == 'all']
     parts = [f for f in own if f.group != 'all']
     alarms = [f for f in parts if f.alarm]
-    if any(f.alarm for f in whole) and not (alarms and _differ(parts)):
-        return whole
-    return alarms
-
-
-def _differ(findings):
-    """Test whether measurements of groups contradict one another (chi squared, 1 %)."""
-    from scipy.special import chdtrc
-
-    if len(findings) < 2:
-        return False
-    values = np.array([f.value for f in findings])
-    weights = 1 / np.maximum([f.error for f in findings], 1e-12) ** 2
-    mean = (values * weights).sum() / weights.sum()
-    return chdtrc(len(values) - 1, ((values - mean) ** 2 * weights).sum()) < 0.01
+    whole = [f for f in own if f.group == 'all']
+    if not any(f.alarm for f in whole):
+        return alarms
+    if alarms and len(parts) > 1:
+        values, errors = np.array([(f.value, f.error) for f in parts]).T
+        weights = 1 / np.maximum(errors, 1e-12) ** 2
+        chi2 = ((values - np.average(values, weights=weights)) ** 2 * weights).sum()
+        if chdtrc(len(parts) - 1, chi2) < _CONTRADICTION:
+            return alarms
+    return whole
 
 
 def shape_alarms(findings, stated):
     """Return alarms of the shape in groups whose bias and scale do not explain it."""
     explained = {f.group for f in stated}
-    if 'all' in explained:
-        return []
     alarms = [f for f in findings if f.test == 'shape' and f.alarm]
     whole = [f for f in alarms if f.group == 'all' and not explained]
-    return whole or [f for f in alarms if f.group not in explained | {'all'}]
+    if whole or 'all' in explained:
+        return whole
+    return [f for f in alarms if f.group not in explained | {'all'}]
+
+
+# -- words -----------------------------------------------------------------------
+
+# Functions of findings, report and name of a part return its words, the size of its
+# fault, and the limit of the faults that the sample excludes.
+
+
+def _worst_coverage(coverage, weight=1.0):
+    """Return the largest offset from nominal, and the 95 % limit of its size."""
+    n = np.rint(coverage['n'] * weight).astype(int)
+    filled = n > 0
+    if not filled.any():
+        return np.nan, np.nan
+    n, share = n[filled], np.asarray(coverage['coverage'])[filled]
+    level = np.asarray(coverage['level'])[filled]
+    ends = wilson_interval(np.rint(share * n), n, level=0.95)
+    offset = share - level
+    return float(offset[np.abs(offset).argmax()]), float(np.abs(ends - level).max())
+
+
+def _needed(n, limit, tolerance, write):
+    """State the sample that the tolerance takes: limits shrink with the square root."""
+    if not limit > tolerance:
+        return ''
+    needed = float(f'{n * (limit / tolerance) ** 2:.1g}')
+    return f'; to {write(tolerance)} it takes some {needed:,.0f}'
+
+
+def ranks_words(findings, report, name):
+    if not findings:
+        return ['too few sources to judge'], np.nan, np.inf
+    ranks, pooled = report.ranks[name], report.pooled[name]
+    coverage, tolerance = report.coverage[name], report.tolerance
+    weight = np.asarray(ranks['n_effective'] / np.maximum(ranks['n'], 1))
+    weight = np.repeat(weight, len(coverage) // len(ranks))
+    offset, limit = _worst_coverage(coverage, weight)
+    stated = select(findings, 'bias') + select(findings, 'scale')
+    stated += shape_alarms(findings, stated)
+    if not stated:
+        n, n_effective = int(pooled['n'][0]), pooled['n_effective'][0]
+        whole = _worst_coverage(report.pooled_coverage[name], n_effective / n)[1]
+        n_tests = len(report.findings)
+        fault = percent(detectable_scale(n_effective, n_tests, report.false_alarm))
+        text = f'holds within {points(round_up(whole))}'
+        if limit > whole:
+            text += f' ({points(round_up(limit))} in each group)'
+        text += f' with {n:,} sources (errors {fault} too wide would show)'
+        return [text + _needed(n, limit, tolerance, points)], 0.0, limit
+    # A bias moves truths to one side of the median before it changes the coverage.
+    biased = {f.group for f in findings if f.test == 'bias' and f.alarm}
+    rows = [row for table in (ranks, pooled) for row in table]
+    middle = [
+        abs(np.interp(0.5, ranks.meta['points'], row['ecdf']) - 0.5)
+        for row in rows
+        if str(row['group']) in biased
+    ]
+    size = max([abs(offset), *middle])
+    often = 'often' if offset > 0 else 'seldom'
+    text = f'intervals cover too {often}, by up to {points(offset)}'
+    if size <= tolerance:
+        text += f', which is less than the {points(tolerance)} that matter'
+    return [*(f.words for f in stated), text], size, limit
+
+
+def intervals_words(findings, report, name):
+    coverage = report.intervals[name]
+    offset, limit = _worst_coverage(coverage)
+    stated = [f.words for f in findings if f.test == 'coverage' and f.alarm]
+    n = coverage['n'].sum()
+    text = f'holds within {points(round_up(limit))} with {n:,} sources'
+    return stated or [text], abs(offset), limit
+
+
+def counts_words(findings, report, _):
+    counts, alarms = report.counts, [f for f in findings if f.alarm]
+    offsets = select(findings, 'offset')
+    # A count that is off moves its ranks too; without an offset they fail alone.
+    stated = [*offsets, *(f for f in alarms if f.test == 'spread')]
+    if all(f.test == 'offset' for f in stated):
+        stated += [f for f in alarms if f.test == 'scale']
+    stated += [f for f in alarms if f.test == 'bias' and not offsets]
+    stated = stated or [f for f in alarms if f.test == 'shape']
+    meta = counts.meta
+    limit = abs(meta['total_relative']) + 1.96 * meta['total_relative_err']
+    if stated:
+        is_spread = any(f.test in ('spread', 'scale') for f in alarms)
+        sizes = [abs(f.value) for f in offsets]
+        size = np.inf if is_spread or not sizes else max(sizes)
+        return [f.words for f in stated], size, limit
+    n = counts['n'].sum()
+    text = f'true and expected numbers agree within {percent(round_up(limit))}'
+    text += f' over {n:,} regions'
+    if np.isfinite(meta['ks_p_value']):
+        text += f' (ranks: KS p = {meta["ks_p_value"]:.2g})'
+    return [text + _needed(n, limit, report.tolerance, percent)], 0.0, limit
+
+
+def probabilities_words(findings, report, _):
+    result = report.reliability
+    meta, alarms = result.meta, {f.test: f.words for f in findings if f.alarm}
+    size, largest = meta['error'] - meta['error_floor'], meta['error_limit']
+    if not alarms:
+        names = ('error', 'error_floor', 'error_limit')
+        error, floor, limit = (points(meta[name]) for name in names)
+        text = (
+            f'probabilities hold with {result["n"].sum():,} candidates: their '
+            f'calibration error is {error}, and perfect ones have {floor} (below '
+            f'{limit} 95 times in 100)'
+        )
+        return [text], size, largest
+    stated = [alarms[test] for test in ('excess', 'sharpness') if test in alarms]
+    stated = stated or [alarms['error']]
+    worst = result[int(np.nanargmin(result['p_value']))]
+    stated[-1] += (
+        f'; of {worst["n"]:,} candidates with a probability of '
+        f'{worst["probability"]:.2f} a fraction of {worst["fraction"]:.2f} is real'
+    )
+    return stated, size, largest
+
+
+def sharpness_words(result):
+    """State numbers of sharpness, which have no verdict."""
+    stated = []
+    for name, text in (
+        ('width', 'errors are {} of the Cramer-Rao bound'),
+        ('scatter', 'residuals scatter by {} of the Cramer-Rao bound'),
+        ('log_score', 'mean log score {} nats'),
+    ):
+        numbers = []
+        for row in result[~np.isnan(result[name])]:
+            value, error = row[name], row[f'{name}_err']
+            # Stated errors that are all alike have no scatter worth printing.
+            number = f'{value:.3f} +- {error:.3f}' if error >= 5e-4 else f'{value:.3f}'
+            numbers.append(number + (f' ({row["group"]})' if len(result) > 1 else ''))
+        if numbers:
+            stated.append(text.format(', '.join(numbers)))
+    return stated

@@ -9,6 +9,12 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
+from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse.csgraph import (
+    connected_components,
+    min_weight_full_bipartite_matching,
+)
+from scipy.spatial import KDTree
 
 from ._inputs import (
     as_positions,
@@ -17,8 +23,6 @@ from ._inputs import (
     column_of_both,
     columns_of,
 )
-
-__all__ = ['CatalogMatch', 'match_catalogs']
 
 # Order of the norm that each metric is.
 _METRICS = {'euclidean': 2.0, 'chebyshev': np.inf}
@@ -195,19 +199,19 @@ def match_catalogs(
         msg = f'metric must be "euclidean" for matching on the sky, got {metric!r}'
         raise ValueError(msg)
     catalogs = {'estimated': estimated, 'truth': truth}
+    search, order = radius, _METRICS[metric]
     if on_sky:
-        points, pair_distance, search = _sky_points(catalogs, radius)
+        points = _sky_points(catalogs)
+        # Chords order as angles do.
+        search = 2 * np.sin(min(radius, np.pi) / 2) + 1e-14
     else:
         points = [as_positions(catalog, name) for name, catalog in catalogs.items()]
-        search, order = radius, _METRICS[metric]
-
-        def pair_distance(row, col):
-            return np.linalg.norm(points[0][row] - points[1][col], order, axis=1)
-
     planes = _add_images(points, images, catalogs, search)
     mags = _parse_magnitudes(magnitude_tolerance, magnitudes, catalogs, points)
-    row, col = _candidates(*planes, search, _METRICS[metric])
-    distance = pair_distance(row, col)
+    row, col = _candidates(*planes, search, order)
+    distance = np.linalg.norm(points[0][row] - points[1][col], order, axis=1)
+    if on_sky:
+        distance = 2 * np.arcsin(np.minimum(distance / 2, 1))
     keep = distance <= radius
     if mags is not None:
         keep &= np.abs(mags[0][row] - mags[1][col]) <= magnitude_tolerance
@@ -240,8 +244,8 @@ def _parse_radius(radius):
     return float(value), on_sky
 
 
-def _sky_points(catalogs, radius):
-    """Return unit vectors, whose chords order as angles do, and the longest chord."""
+def _sky_points(catalogs):
+    """Return unit vectors."""
     coords = []
     for name, coord in catalogs.items():
         if isinstance(coord, Table):
@@ -257,11 +261,7 @@ def _sky_points(catalogs, radius):
     points = [np.asarray(c.cartesian.xyz / c.cartesian.norm()).T for c in coords]
     for directions, name in zip(points, catalogs, strict=True):
         check_finite(directions, f'the sky positions of {name}')
-
-    def pair_distance(row, col):
-        return coords[0][row].separation(coords[1][col]).rad
-
-    return points, pair_distance, 2 * np.sin(min(radius, np.pi) / 2) + 1e-14
+    return points
 
 
 def _add_images(points, images, catalogs, search):
@@ -309,8 +309,6 @@ def _parse_magnitudes(tolerance, magnitudes, catalogs, points):
 
 def _candidates(a, b, search, order):
     """Return all pairs of rows within the search radius, as two index arrays."""
-    from scipy.spatial import KDTree
-
     if not len(a) or not len(b):
         return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
     tree_a, tree_b = KDTree(a), KDTree(b)
@@ -331,9 +329,6 @@ def _candidates(a, b, search, order):
 
 def _assign(row, col, distance, radius):
     """Choose the most pairs, and of such choices the smallest summed distance."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     if not len(row):
         return np.zeros(0, dtype=np.intp)
     alone = (np.bincount(row)[row] == 1) & (np.bincount(col)[col] == 1)
@@ -356,9 +351,6 @@ def _assign(row, col, distance, radius):
 
 def _solve(row, col, distance, radius):
     """Return the pairs to keep of some candidates, as an assignment problem."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-
     i, j = (np.unique(index, return_inverse=True)[1] for index in (row, col))
     if not len(i):
         return i

@@ -6,11 +6,11 @@ Simulation-based calibration: uniformity of ranks, with bands of their distribut
 import functools
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import bdtr, bdtrc, ndtr, ndtri, owens_t
+from scipy.stats import binom, kstwo
 
-from ._inputs import as_groups, as_vector, check_count, check_fraction
-from ._statistics import make_table
-
-__all__ = ['rank_uniformity']
+from ._inputs import as_groups, as_vector, check_count, check_fraction, make_table
 
 # Points at which a distribution function is compared, and the fewest ranks for that.
 _N_POINTS, _MIN_RANKS = 100, 10
@@ -119,8 +119,6 @@ def _points(n_points=_N_POINTS):
 
 def _test_ranks(ranks, images, n_bins, level):
     """Return the columns of one group."""
-    from scipy.stats import binom, kstwo
-
     n = len(ranks)
     below = ecdf_counts(ranks)
     unknown = np.full(len(below), np.nan)
@@ -149,8 +147,6 @@ def _test_ranks(ranks, images, n_bins, level):
 
 def _bias_and_scale(ranks, images):
     """Return bias and scale of a Gaussian posterior of the same mean and variance."""
-    from scipy.special import ndtr
-
     n = len(ranks)
     moments = np.stack([ranks, ranks**2])
     mean = moments.mean(axis=1)
@@ -191,9 +187,6 @@ def _invert(first, second):
     Phi(h) and the mean square P(v1 < h, v2 < h) of two unit Gaussians with the
     correlation rho, where h = d / sqrt(1 + a^2) and rho = a^2 / (1 + a^2).
     """
-    from scipy.optimize import brentq
-    from scipy.special import ndtri, owens_t
-
     first = np.clip(first, 1e-9, 1 - 1e-9)
     h = ndtri(first)
 
@@ -220,10 +213,8 @@ def ecdf_counts(values, n_points=_N_POINTS):
     return np.searchsorted(np.sort(values), _points(n_points), side='right')
 
 
-def _tail_probability(counts, n, points):
-    """Return two-sided tail probabilities of binomial counts."""
-    from scipy.special import bdtr, bdtrc
-
+def binomial_p_value(counts, n, points):
+    """Return two-sided p-values of binomial counts."""
     counts = np.asarray(counts, dtype=float)
     below = bdtr(counts, n, points)
     above = np.where(counts > 0, bdtrc(np.maximum(counts - 1, 0), n, points), 1.0)
@@ -250,7 +241,7 @@ def _simulated_null(n):
     for point, column in zip(_points(), counts.T, strict=True):
         # Each count is looked up: there are far fewer counts than samples.
         first = column.min()
-        table = _tail_probability(np.arange(first, column.max() + 1), n, point)
+        table = binomial_p_value(np.arange(first, column.max() + 1), n, point)
         np.minimum(smallest, table[column - first], out=smallest)
     return np.sort(smallest)
 
@@ -264,8 +255,6 @@ def ecdf_band(n, level):
     that all points together lie inside with probability ``level`` (Saeilynoja et
     al. 2022).
     """
-    from scipy.stats import binom
-
     gamma = np.quantile(_null(n), 1 - level)
     low = binom.ppf(gamma / 2, n, _points())
     high = binom.isf(gamma / 2, n, _points())
@@ -274,7 +263,7 @@ def ecdf_band(n, level):
 
 def ecdf_pvalue(counts, n):
     """Return the p-value of `ecdf_counts`, by Bonferroni where simulations end."""
-    worst = _tail_probability(counts, n, _points()).min()
+    worst = binomial_p_value(counts, n, _points()).min()
     null = _null(n)
     simulated = (1 + np.searchsorted(null, worst, side='right')) / (1 + len(null))
     return float(min(simulated, len(counts) * worst))

@@ -4,11 +4,19 @@ Reliability diagram of detection probabilities, and calibration of counts.
 """
 
 import numpy as np
+from scipy.special import expit, logit, ndtr, stdtr
+from scipy.stats import kstest
 
-from ._inputs import as_booleans, as_edges, as_vector, bin_index, check_count
-from ._statistics import fraction_columns, make_table
-
-__all__ = ['count_calibration', 'reliability']
+from ._inputs import (
+    as_booleans,
+    as_edges,
+    as_vector,
+    bin_index,
+    check_count,
+    fraction_columns,
+    make_table,
+)
+from ._ranks import binomial_p_value
 
 # Simulated calibrated catalogues, and the distinct probabilities in each, about.
 _N_NULL, _N_LEVELS = 2000, 250
@@ -91,25 +99,14 @@ def reliability(probability, is_real, *, bins=None, confidence=0.683):
     columns = {'low': edges[:-1], 'high': edges[1:], 'n': n, 'n_real': n_real}
     columns['probability'] = mean
     columns |= fraction_columns('fraction', n_real, n, confidence)
-    columns['p_value'] = _binomial_p_values(n_real, n, mean)
+    p_values = binomial_p_value(n_real, n, np.clip(np.nan_to_num(mean), 0.0, 1.0))
+    columns['p_value'] = np.where(n > 0, p_values, np.nan)
     meta = _test_probabilities(probability, real.astype(float), index, n_bins)
     return make_table('reliability', columns, confidence=confidence, **meta)
 
 
-def _binomial_p_values(n_real, n, probability):
-    """Return the two-sided binomial test of each bin; NaN in empty ones."""
-    from scipy.special import bdtr, bdtrc
-
-    p = np.clip(np.nan_to_num(probability), 0.0, 1.0)
-    below = bdtr(n_real.astype(float), n, p)
-    above = np.where(n_real > 0, bdtrc(np.maximum(n_real - 1.0, 0.0), n, p), 1.0)
-    return np.where(n > 0, np.minimum(1.0, 2 * np.minimum(below, above)), np.nan)
-
-
 def _test_probabilities(probability, real, index, n_bins):
     """Test the whole sample against simulations of a calibrated one."""
-    from scipy.special import expit, logit
-
     n = len(probability)
     if not n:
         names = ('error', 'error_floor', 'error_limit', 'error_p_value', 'excess')
@@ -169,8 +166,6 @@ def _simulate(probability, index, n_bins, weights):
 
 def _score_p_value(value, error, null, total):
     """Return a two-sided p-value: simulated, Gaussian where simulations end."""
-    from scipy.special import ndtr
-
     if error == 0:
         return 1.0 if abs(value) < 1e-9 else 0.0
     beyond = (np.abs(null) >= abs(value) * (1 - 1e-12)).sum()
@@ -236,8 +231,6 @@ def count_calibration(
     >>> print(f'{counts["total_relative"]:.3f} +- {counts["total_relative_err"]:.3f}')
     0.055 +- 0.006
     """
-    from scipy.stats import kstest
-
     not_negative = {'finite': True, 'within': (0, np.inf)}
     true = as_vector(true, 'true', **not_negative)
     like = ('true', true)
@@ -270,8 +263,6 @@ def count_calibration(
 
 def _offset(true, expected):
     """Return the mean of true minus expected with its error and t test."""
-    from scipy.special import stdtr
-
     n = len(true)
     names = ('expected', 'true', 'offset', 'offset_err', 'relative', 'relative_err')
     row = {'n': n} | dict.fromkeys((*names, 'p_value'), np.nan)
@@ -295,8 +286,6 @@ def _offset(true, expected):
 
 def _spread(difference, variance):
     """Return the stated over the actual scatter, with its error and test."""
-    from scipy.special import ndtr
-
     names = ('spread', 'spread_err', 'spread_p_value')
     n, square = len(difference), difference**2
     if variance is None or n < 2 or not variance.sum() or not square.sum():

@@ -3,9 +3,6 @@
 Calibration report: all tests of a posterior against the truth, and their verdict.
 """
 
-import dataclasses
-from dataclasses import dataclass, field
-
 import numpy as np
 from astropy.table import Table
 
@@ -14,16 +11,53 @@ from ._coverage import LEVELS, rank_coverage, sharpness
 from ._inputs import check_fraction
 from ._ranks import rank_uniformity
 from ._reliability import count_calibration, reliability
-from ._statistics import ScoreTable
-from ._verdict import describe
-
-__all__ = ['CalibrationReport', 'calibration_report']
 
 
-@dataclass(eq=False)
 class CalibrationReport:
     """
-    Calibration of a posterior, part by part.
+    Calibration report of a posterior: ranks, counts, probabilities and sharpness.
+
+    Every part is optional. Where it says "by quantity", give a dict such as
+    ``{'flux': ..., 'x': ...}``, or one array for a single quantity.
+
+    Parameters
+    ----------
+    ranks : 1D array_like or dict, optional
+        By quantity, the posterior's distribution function at the truth
+        (`posterior_ranks`; for Gaussian errors that of the truth's pull).
+
+    groups : 1D array_like or dict, optional
+        By quantity or one for all, a label per row. Group by DATA: the posterior
+        median, the estimated magnitude.
+
+    group_names : sequence or dict, optional
+        Names of the groups for the words, in the order of the sorted labels, or by
+        label, such as ``['faintest third', 'middle third', 'brightest third']``.
+
+    images : 1D array_like or dict, optional
+        By quantity or one for all, the image of each row of ``ranks``; the tests then
+        allow for faults that the sources of an image share.
+
+    intervals : `ScoreTable` or dict, optional
+        By quantity, from `interval_coverage`, where ranks are not known.
+
+    true_counts, expected_counts, count_ranks, count_variance, count_bins : optional
+        See `count_calibration`.
+
+    probability, is_real : 1D array_like, optional
+        See `reliability`.
+
+    log_prob, width, bound, residuals : 1D array_like or dict, optional
+        By quantity, see `sharpness`. Their groups are those of the same quantity.
+
+    levels : array_like, optional
+        Nominal levels of the intervals.
+
+    false_alarm : float, optional
+        Probability that a posterior without fault gets any alarm in the whole report.
+
+    tolerance : float, optional
+        Offset that matters, e.g. 0.02 for two points of coverage.
 
     Attributes
     ----------
@@ -70,22 +104,134 @@ class CalibrationReport:
 
     tolerance : float
         Offset that matters: of a coverage or probability, or relative of a count.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to test, or an argument lacks its partner.
+
+    Examples
+    --------
+    Errors of bright sources that are stated 20 % too large:
+
+    >>> import numpy as np
+    >>> from scipy import stats
+    >>> from bliss_astro.metrics import CalibrationReport
+    >>> rng = np.random.default_rng(1)
+    >>> flux = rng.uniform(100, 1000, 6000)           # the posterior medians
+    >>> stated = np.where(flux > 700, 1.2, 1.0)       # the true errors are 1
+    >>> ranks = stats.norm.cdf(rng.normal(size=6000) / stated)
+    >>> thirds = np.digitize(flux, np.quantile(flux, [1 / 3, 2 / 3]))
+    >>> report = CalibrationReport(
+    ...     {'flux': ranks}, groups=thirds,
+    ...     group_names=['faintest third', 'middle third', 'brightest third'])
+    >>> print(report.verdict[0])
+    flux: errors of the brightest third are 23 % too wide (11 sigma); intervals cover
+    too often, by up to 10 points
+    >>> report.status
+    {'flux': 'fails'}
     """
 
-    ranks: dict[str, ScoreTable]
-    pooled: dict[str, ScoreTable]
-    coverage: dict[str, ScoreTable]
-    pooled_coverage: dict[str, ScoreTable]
-    intervals: dict[str, ScoreTable]
-    counts: ScoreTable | None
-    count_ranks: ScoreTable | None
-    reliability: ScoreTable | None
-    sharpness: dict[str, ScoreTable]
-    findings: ScoreTable
-    false_alarm: float
-    tolerance: float
-    status: dict[str, str] = field(default_factory=dict)
-    verdict: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        ranks=None,
+        *,
+        groups=None,
+        group_names=None,
+        images=None,
+        intervals=None,
+        true_counts=None,
+        expected_counts=None,
+        count_ranks=None,
+        count_variance=None,
+        count_bins=None,
+        probability=None,
+        is_real=None,
+        log_prob=None,
+        width=None,
+        bound=None,
+        residuals=None,
+        levels=LEVELS,
+        false_alarm=0.05,
+        tolerance=0.02,
+    ):
+        self.false_alarm = check_fraction(false_alarm, 'false_alarm')
+        self.tolerance = check_fraction(tolerance, 'tolerance')
+        self.ranks, self.pooled, self.coverage, self.pooled_coverage = {}, {}, {}, {}
+        for name, values in _by_quantity(ranks, 'ranks').items():
+            own, images_of = _of_quantity(groups, name), _of_quantity(images, name)
+            pooled = result = rank_uniformity(values, images=images_of)
+            whole = coverage = rank_coverage(values, levels)
+            if own is not None:
+                result = rank_uniformity(values, groups=own, images=images_of)
+                coverage = rank_coverage(values, levels, groups=own)
+            self.pooled[name], self.ranks[name] = pooled, _rename(result, group_names)
+            self.pooled_coverage[name] = whole
+            self.coverage[name] = _rename(coverage, group_names)
+        self.intervals = {
+            name: _rename(coverage, group_names)
+            for name, coverage in _by_quantity(intervals, 'intervals').items()
+        }
+        self.counts = self.count_ranks = self.reliability = None
+        options = {'ranks': count_ranks, 'variance': count_variance, 'bins': count_bins}
+        counts = {'true_counts': true_counts, 'expected_counts': expected_counts}
+        if _given_together(counts, options):
+            self.counts = count_calibration(true_counts, expected_counts, **options)
+            if count_ranks is not None:
+                self.count_ranks = rank_uniformity(count_ranks)
+        if _given_together({'probability': probability, 'is_real': is_real}):
+            self.reliability = reliability(probability, is_real)
+        values = {'log_prob': log_prob, 'width': width}
+        values |= {'bound': bound, 'residuals': residuals}
+        given = {kind: _by_quantity(own, 'sharpness') for kind, own in values.items()}
+        self.sharpness = {}
+        for name in dict.fromkeys(name for own in given.values() for name in own):
+            own = {kind: v[name] for kind, v in given.items() if name in v}
+            result = sharpness(**own, groups=_of_quantity(groups, name))
+            self.sharpness[name] = _rename(result, group_names)
+        self.status, self.verdict = {}, []
+        self._judge()
+
+    def _judge(self):
+        """Run all tests, and set findings, status and verdict."""
+        findings = []
+        for name, ranks in self.ranks.items():
+            if len(ranks) > 1:
+                findings += tests.rank_findings(name, self.pooled[name])
+            findings += tests.rank_findings(name, ranks)
+        for name, coverage in self.intervals.items():
+            findings += tests.interval_findings(name, coverage)
+        parts = [(name, tests.ranks_words, name) for name in self.ranks]
+        parts += [(name, tests.intervals_words, name) for name in self.intervals]
+        if self.counts is not None:
+            findings += tests.count_findings(self.counts)
+            parts.append(('counts', tests.counts_words, 'counts'))
+        if self.count_ranks is not None:
+            findings += tests.rank_findings('counts', self.count_ranks)
+        if self.reliability is not None:
+            findings += tests.probability_findings(self.reliability)
+            parts.append(('detection', tests.probabilities_words, 'detection'))
+        tests.adjust(findings, self.false_alarm)
+        if not findings and not self.sharpness:
+            msg = (
+                'there is nothing to judge: give ranks, intervals, counts, '
+                'probabilities or log scores, with at least 10 rows'
+            )
+            raise ValueError(msg)
+        self.findings = tests.as_table(findings)
+        for name, words_of, key in parts:
+            own = [finding for finding in findings if finding.part == name]
+            stated, size, limit = words_of(own, self, key)
+            key = f'{name} intervals' if name in self.status else name
+            if any(f.alarm for f in own):
+                self.status[key] = 'fails' if size > self.tolerance else 'small'
+            else:
+                self.status[key] = 'holds' if limit <= self.tolerance else 'undecided'
+            self.verdict.append(f'{key}: {"; ".join(stated)}')
+        for name, result in self.sharpness.items():
+            self.verdict.append(
+                f'{name}, sharpness: {"; ".join(tests.sharpness_words(result))}'
+            )
 
     @property
     def alarms(self):
@@ -101,8 +247,7 @@ class CalibrationReport:
         report : dict
             Ready for ``json.dumps``; NaN and infinity are `None`.
         """
-        names = [field.name for field in dataclasses.fields(self)]
-        return _plain({name: getattr(self, name) for name in names})
+        return _plain(vars(self))
 
     def plot(self, **options):
         """
@@ -151,137 +296,6 @@ def _plain(value):
     return value
 
 
-def calibration_report(
-    ranks=None,
-    *,
-    groups=None,
-    group_names=None,
-    images=None,
-    intervals=None,
-    true_counts=None,
-    expected_counts=None,
-    count_ranks=None,
-    count_variance=None,
-    count_bins=None,
-    probability=None,
-    is_real=None,
-    log_prob=None,
-    width=None,
-    bound=None,
-    residuals=None,
-    levels=LEVELS,
-    false_alarm=0.05,
-    tolerance=0.02,
-):
-    """
-    Calibration report of a posterior: ranks, counts, probabilities and sharpness.
-
-    Every part is optional. Where it says "by quantity", give a dict such as
-    ``{'flux': ..., 'x': ...}``, or one array for a single quantity.
-
-    Parameters
-    ----------
-    ranks : 1D array_like or dict, optional
-        By quantity, the posterior's distribution function at the truth
-        (`posterior_ranks`; for Gaussian errors that of the truth's pull).
-
-    groups : 1D array_like or dict, optional
-        By quantity or one for all, a label per row. Group by DATA: the posterior
-        median, the estimated magnitude.
-
-    group_names : sequence or dict, optional
-        Names of the groups for the words, in the order of the sorted labels, or by
-        label, such as ``['faintest third', 'middle third', 'brightest third']``.
-
-    images : 1D array_like or dict, optional
-        By quantity or one for all, the image of each row of ``ranks``; the tests then
-        allow for faults that the sources of an image share.
-
-    intervals : `ScoreTable` or dict, optional
-        By quantity, from `interval_coverage`, where ranks are not known.
-
-    true_counts, expected_counts, count_ranks, count_variance, count_bins : optional
-        See `count_calibration`.
-
-    probability, is_real : 1D array_like, optional
-        See `reliability`.
-
-    log_prob, width, bound, residuals : 1D array_like or dict, optional
-        By quantity, see `sharpness`. Their groups are those of the same quantity.
-
-    levels : array_like, optional
-        Nominal levels of the intervals.
-
-    false_alarm : float, optional
-        Probability that a posterior without fault gets any alarm in the whole report.
-
-    tolerance : float, optional
-        Offset that matters, e.g. 0.02 for two points of coverage.
-
-    Returns
-    -------
-    report : `CalibrationReport`
-        Print it to read the verdict.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to test, or an argument lacks its partner.
-
-    Examples
-    --------
-    Errors of bright sources that are stated 20 % too large:
-
-    >>> import numpy as np
-    >>> from scipy import stats
-    >>> from bliss_astro.metrics import calibration_report
-    >>> rng = np.random.default_rng(1)
-    >>> flux = rng.uniform(100, 1000, 6000)           # the posterior medians
-    >>> stated = np.where(flux > 700, 1.2, 1.0)       # the true errors are 1
-    >>> ranks = stats.norm.cdf(rng.normal(size=6000) / stated)
-    >>> thirds = np.digitize(flux, np.quantile(flux, [1 / 3, 2 / 3]))
-    >>> report = calibration_report(
-    ...     {'flux': ranks}, groups=thirds,
-    ...     group_names=['faintest third', 'middle third', 'brightest third'])
-    >>> print(report.verdict[0])
-    flux: errors of the brightest third are 23 % too wide (11 sigma); intervals cover
-    too often, by up to 10 points
-    >>> report.status
-    {'flux': 'fails'}
-    """
-    false_alarm = check_fraction(false_alarm, 'false_alarm')
-    tolerance = check_fraction(tolerance, 'tolerance')
-    parts = _rank_parts(ranks, groups, group_names, images, levels)
-    parts['intervals'] = {
-        name: _rename(coverage, group_names)
-        for name, coverage in _by_quantity(intervals, 'intervals').items()
-    }
-    options = {'ranks': count_ranks, 'variance': count_variance, 'bins': count_bins}
-    parts['counts'] = parts['count_ranks'] = parts['reliability'] = None
-    if _given_together(
-        {'true_counts': true_counts, 'expected_counts': expected_counts}, options
-    ):
-        parts['counts'] = count_calibration(true_counts, expected_counts, **options)
-        if count_ranks is not None:
-            parts['count_ranks'] = rank_uniformity(count_ranks)
-    if _given_together({'probability': probability, 'is_real': is_real}):
-        parts['reliability'] = reliability(probability, is_real)
-    values = {'log_prob': log_prob, 'width': width}
-    values |= {'bound': bound, 'residuals': residuals}
-    parts['sharpness'] = _sharpness_parts(values, groups, group_names)
-    findings = tests.adjust(_all_findings(parts), false_alarm)
-    if not findings and not parts['sharpness']:
-        msg = (
-            'calibration_report has nothing to judge: give ranks, intervals, counts, '
-            'probabilities or log scores, with at least 10 rows'
-        )
-        raise ValueError(msg)
-    levels = {'false_alarm': false_alarm, 'tolerance': tolerance}
-    report = CalibrationReport(**parts, findings=tests.as_table(findings), **levels)
-    report.status, report.verdict = describe(report, findings)
-    return report
-
-
 # -- parts -----------------------------------------------------------------------
 
 
@@ -321,46 +335,3 @@ def _rename(result, names):
     labels = result['group'].tolist()
     result['group'] = [str(names.get(label, label)) for label in labels]
     return result
-
-
-def _rank_parts(ranks, groups, group_names, images, levels):
-    parts = {'ranks': {}, 'pooled': {}, 'coverage': {}, 'pooled_coverage': {}}
-    for name, values in _by_quantity(ranks, 'ranks').items():
-        own, images_of = _of_quantity(groups, name), _of_quantity(images, name)
-        pooled = rank_uniformity(values, images=images_of)
-        parts['pooled'][name] = parts['ranks'][name] = pooled
-        coverage = rank_coverage(values, levels)
-        parts['pooled_coverage'][name] = parts['coverage'][name] = coverage
-        if own is not None:
-            by_group = rank_uniformity(values, groups=own, images=images_of)
-            parts['ranks'][name] = _rename(by_group, group_names)
-            by_group = rank_coverage(values, levels, groups=own)
-            parts['coverage'][name] = _rename(by_group, group_names)
-    return parts
-
-
-def _sharpness_parts(values, groups, group_names):
-    given = {kind: _by_quantity(own, 'sharpness') for kind, own in values.items()}
-    parts = {}
-    for name in dict.fromkeys(name for own in given.values() for name in own):
-        own = {kind: v[name] for kind, v in given.items() if name in v}
-        result = sharpness(**own, groups=_of_quantity(groups, name))
-        parts[name] = _rename(result, group_names)
-    return parts
-
-
-def _all_findings(parts):
-    findings = []
-    for name, ranks in parts['ranks'].items():
-        if len(ranks) > 1:
-            findings += tests.rank_findings(name, parts['pooled'][name])
-        findings += tests.rank_findings(name, ranks)
-    for name, coverage in parts['intervals'].items():
-        findings += tests.interval_findings(name, coverage)
-    if parts['counts'] is not None:
-        findings += tests.count_findings(parts['counts'])
-    if parts['count_ranks'] is not None:
-        findings += tests.rank_findings('counts', parts['count_ranks'])
-    if parts['reliability'] is not None:
-        findings += tests.probability_findings(parts['reliability'])
-    return findings

@@ -5,10 +5,15 @@ Residuals of matched sources: flux, position, pulls, and their summaries in bins
 
 import numpy as np
 
-from ._inputs import as_edges, as_positions, as_vector, bin_index, strip_unit
-from ._statistics import make_table, robust_sigma
-
-__all__ = ['flux_residuals', 'position_residuals', 'pulls', 'summarize_residuals']
+from ._inputs import (
+    as_edges,
+    as_positions,
+    as_vector,
+    bin_index,
+    make_table,
+    robust_sigma,
+    strip_unit,
+)
 
 
 def _pick(estimated, truth, match, name):
@@ -125,12 +130,6 @@ def pulls(estimated, reference, *, estimated_err, reference_err=0.0, match=None)
     width = np.hypot(*_pick(*errors, match, 'errors'))
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.where(width > 0, (a - b) / width, np.nan)
-
-
-def mean_absolute_percentage_error(estimated, truth, *, match=None):
-    """Mean of abs(estimated - true) / abs(true) in percent; NaN without pairs."""
-    residuals = np.abs(flux_residuals(estimated, truth, match=match))
-    return 100 * float(residuals.mean()) if len(residuals) else np.nan
 
 
 def summarize_residuals(residuals, bins=None, *, by=None, quantity='magnitude'):

@@ -4,11 +4,18 @@ Precision, recall and F1 of detections; accuracy and ROC curve of star/galaxy cl
 """
 
 import numpy as np
+from scipy.stats import rankdata
 
-from ._inputs import as_booleans, as_edges, as_vector, bin_index, check_fraction
-from ._statistics import bootstrap_bands, fraction_columns, make_table
-
-__all__ = ['class_scores', 'detection_scores', 'roc_curve']
+from ._inputs import (
+    as_booleans,
+    as_edges,
+    as_vector,
+    bin_index,
+    bootstrap_bands,
+    check_fraction,
+    fraction_columns,
+    make_table,
+)
 
 
 def detection_scores(
@@ -350,40 +357,27 @@ def roc_curve(
     0.875
     """
     galaxy, probability = _parse_classes(is_galaxy, galaxy_probability)
-    order = np.argsort(-probability, kind='stable')
-    sorted_galaxy, probability = galaxy[order], probability[order]
-    first = np.flatnonzero(np.diff(probability, prepend=np.inf))
 
     def area(rows):
-        """Area in which each source counts as often as it was drawn."""
-        weights = np.bincount(rows, minlength=len(order))[order]
-        return float(area_under_curve(weights, sorted_galaxy, first))
+        own = galaxy[rows]
+        n = own.sum()
+        above = rankdata(probability[rows])[own].sum() - n * (n + 1) / 2
+        with np.errstate(invalid='ignore', divide='ignore'):
+            return np.float64(above) / (n * (len(own) - n))
 
-    meta = {'auc': area(order), 'auc_samples': np.empty(0), 'level': level}
-    meta |= dict.fromkeys(('auc_low', 'auc_high', 'auc_err'), np.nan)
+    meta = {'auc': float(area(np.arange(len(galaxy)))), 'auc_samples': np.empty(0)}
+    meta |= {'level': level} | dict.fromkeys(('auc_low', 'auc_high', 'auc_err'), np.nan)
     if images is not None:
         (images,) = _parse_images(images, [galaxy])
         options = {'n_resamples': n_resamples, 'level': level, 'rng': rng}
         bands = bootstrap_bands(area, images, **options)
         meta |= {'auc_low': float(bands.low), 'auc_high': float(bands.high)}
         meta |= {'auc_err': float(bands.std), 'auc_samples': bands.samples}
-    last = np.append(first[1:], len(order))[: len(first)] - 1
-    columns = {'threshold': np.append(np.inf, probability[first])}
-    for name, kind in (('false', ~sorted_galaxy), ('true', sorted_galaxy)):
+    columns = {'threshold': np.append(np.inf, np.unique(probability)[::-1])}
+    for name, kind in (('false', ~galaxy), ('true', galaxy)):
+        own = np.sort(probability[kind])
+        called = len(own) - np.searchsorted(own, columns['threshold'])
         with np.errstate(invalid='ignore'):
-            rate = np.append(0.0, np.cumsum(kind)[last]) / kind.sum()
-        columns[f'{name}_positive_rate'] = rate
+            columns[f'{name}_positive_rate'] = called / np.float64(len(own))
     meta |= {'n_galaxies': int(galaxy.sum()), 'n_stars': int((~galaxy).sum())}
     return make_table('roc curve', columns, **meta)
-
-
-def area_under_curve(weights, galaxy, first):
-    """Compute the area of weighted rows; probabilities fall, ``first`` begins ties."""
-    if not len(first):
-        return np.nan
-    galaxies = np.add.reduceat(weights * galaxy, first)
-    stars = np.add.reduceat(weights * ~galaxy, first)
-    below = stars.sum() - np.cumsum(stars)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        pairs = np.float64(galaxies.sum() * stars.sum())
-        return (galaxies * (below + 0.5 * stars)).sum() / pairs

@@ -86,9 +86,9 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorba
         if colorbar:
             add_colorbar(shown, axes, title, extend='both')
         label_pixels(axes)
-    places = [(f.x, f.y) for f in check.findings if np.isfinite(f.x)][:n_marked]
-    if places:
-        left.plot(*np.transpose(places), 'o', ms=11, mfc='none', mec='black', mew=1.3)
+    places = check.findings[np.isfinite(check.findings['x'])][:n_marked]
+    style = {'ms': 11, 'mfc': 'none', 'mec': 'black', 'mew': 1.3}
+    left.plot(places['x'], places['y'], 'o', **style)
     return left, right
 
 
@@ -223,11 +223,13 @@ def plot_reconstruction(
     .. plot::
         :include-source:
 
-        from bliss_astro import CoaddSimulator, reconstruct
+        from bliss_astro import BlissFinder, CoaddSimulator, reconstruct
         from bliss_astro.plotting import plot_reconstruction
 
         exposure, truth = CoaddSimulator().sample(rng=3)
-        result = reconstruct(exposure, encoder='stars', n_draws=1, rng=1)
+        result = reconstruct(
+            exposure, finder=BlissFinder(encoder='stars'), n_draws=1, rng=1
+        )
         plot_reconstruction(result)
     """
     check_positive(limit=limit, vmax=vmax)

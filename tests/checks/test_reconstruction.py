@@ -14,7 +14,13 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 import bliss_astro
-from bliss_astro import CoaddSimulator, Exposure, PSFModel, reconstruct
+from bliss_astro import (
+    BlissFinder,
+    CoaddSimulator,
+    Exposure,
+    PSFModel,
+    reconstruct,
+)
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.checks import Reconstruction
 from bliss_astro.encoders import Encoder, EncoderConfig
@@ -305,7 +311,9 @@ def simulated():
 
 def test_detects_by_itself(simulated):
     exposure, _ = simulated
-    result = reconstruct(exposure, encoder='stars', threshold=0.6, n_draws=2, rng=5)
+    result = reconstruct(
+        exposure, finder=BlissFinder(0.6, encoder='stars'), n_draws=2, rng=5
+    )
     assert result.catalog.meta['threshold'] == 0.6
     assert len(result.catalog) > 0
     assert result.draws.shape == (2, *exposure.shape)
@@ -317,7 +325,7 @@ def test_detects_by_itself(simulated):
 
 def test_the_psf_of_the_posterior_steps_in(simulated):
     exposure, _ = simulated
-    full = reconstruct(exposure, encoder='stars')
+    full = reconstruct(exposure, finder=BlissFinder(encoder='stars'))
     blind = reconstruct(exposure.replace(psf=None), full.catalog)
     assert_allclose(blind.model, full.model, rtol=1e-3, atol=1e-3 * full.model.max())
 
@@ -388,7 +396,7 @@ def test_draws_and_parts_in_files(tmp_path, result):
 
 
 def test_the_posterior_is_kept_on_demand(tmp_path, simulated):
-    result = reconstruct(simulated[0], encoder='stars')
+    result = reconstruct(simulated[0], finder=BlissFinder(encoder='stars'))
     result.write(tmp_path / 'a.fits')
     result.write(tmp_path / 'b.fits', posterior=True)
     assert ProbabilisticCatalog.read(tmp_path / 'a.fits').posterior is None
@@ -448,8 +456,10 @@ def test_the_wrong_catalogue_is_refused(result):
         reconstruct(exposure.data)
     with pytest.raises(TypeError, match='catalog must be a ProbabilisticCatalog'):
         reconstruct(exposure, QTable(catalog))
-    with pytest.raises(TypeError, match="'threshold' is for detecting"):
-        reconstruct(exposure, catalog, threshold=0.5)
+    with pytest.raises(TypeError, match='finder is for detecting'):
+        reconstruct(exposure, catalog, finder=BlissFinder(0.5))
+    with pytest.raises(TypeError, match=r'finder must be a BlissFinder, .* got str'):
+        reconstruct(exposure, finder='stars')
     with pytest.raises(ValueError, match='exposure has no psf'):
         reconstruct(exposure.replace(psf=None), make_catalog())
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bliss_astro.metrics import calibration_report, interval_coverage
+from bliss_astro.metrics import CalibrationReport, interval_coverage
 from bliss_astro.metrics._findings import detectable_scale
 
 THIRDS = ['faintest third', 'middle third', 'brightest third']
@@ -54,7 +54,7 @@ class TestVerdict:
     def test_exact(self):
         rng = np.random.default_rng(2)
         ranks, groups = posterior(60_000, rng)
-        report = calibration_report(
+        report = CalibrationReport(
             {'flux': ranks},
             groups=groups,
             group_names=THIRDS,
@@ -80,7 +80,7 @@ class TestVerdict:
     )
     def test_says_which(self, spoilt, start, stop):
         ranks, groups = posterior(12_000, np.random.default_rng(3), **spoilt)
-        report = calibration_report({'flux': ranks}, groups=groups)
+        report = CalibrationReport({'flux': ranks}, groups=groups)
         assert report.status == {'flux': 'fails'}
         [line] = report.verdict
         assert line.startswith(start)
@@ -93,14 +93,14 @@ class TestVerdict:
 
     def test_both_faults(self):
         ranks, _ = posterior(12_000, np.random.default_rng(4), scale=0.7, bias=0.3)
-        [line] = calibration_report({'x': ranks}).verdict
+        [line] = CalibrationReport({'x': ranks}).verdict
         assert 'values are too high by 0.4' in line  # 0.3 / 0.7 of the stated error
         assert 'errors are 29 % too narrow' in line or 'errors are 30 %' in line
         assert 'that matter' not in line
 
     def test_one_group(self):
         ranks, groups = posterior(12_000, np.random.default_rng(5), scale=1.3, only=2)
-        report = calibration_report(
+        report = CalibrationReport(
             {'flux': ranks}, groups=groups, group_names=dict(enumerate(THIRDS))
         )
         [line] = report.verdict
@@ -108,13 +108,13 @@ class TestVerdict:
         assert 'too wide' in line
         assert 'faintest' not in line
         assert 'middle' not in line
-        groups = calibration_report(ranks, groups=groups)
+        groups = CalibrationReport(ranks, groups=groups)
         assert groups.verdict[0].startswith('ranks: errors of group 2 are ')
 
     def test_small_fault(self):
         # 2 % too wide is 1 point of the 68 % interval, and 11 sigma of 200,000 ranks.
         ranks, _ = posterior(200_000, np.random.default_rng(6), scale=1.02)
-        report = calibration_report({'flux': ranks})
+        report = CalibrationReport({'flux': ranks})
         assert report.status == {'flux': 'small'}
         assert (
             'errors are 2' in report.verdict[0] or 'errors are 1.' in report.verdict[0]
@@ -128,7 +128,7 @@ class TestVerdict:
         ranks = rng.uniform(size=80_000)
         density = 1 + 0.5 * special.eval_legendre(4, 2 * ranks - 1)
         ranks = ranks[rng.uniform(0, 1.5, len(ranks)) < density][:20_000]
-        report = calibration_report({'flux': ranks})
+        report = CalibrationReport({'flux': ranks})
         assert set(report.alarms['test']) == {'shape'}
         assert report.verdict[0].startswith(
             'flux: the shape is wrong: more truths than stated lie below the '
@@ -136,16 +136,16 @@ class TestVerdict:
 
     def test_small_sample_is_undecided(self):
         ranks, groups = posterior(300, np.random.default_rng(8))
-        report = calibration_report({'flux': ranks}, groups=groups)
+        report = CalibrationReport({'flux': ranks}, groups=groups)
         assert report.status == {'flux': 'undecided'}
         assert 'with 300 sources (errors' in report.verdict[0]
         assert 'to 2 points it takes some' in report.verdict[0]
-        few = calibration_report({'flux': ranks, 'x': ranks[:5]})
+        few = CalibrationReport({'flux': ranks, 'x': ranks[:5]})
         assert few.verdict[1] == 'x: too few sources to judge'
 
     def test_counts(self):
         rng = np.random.default_rng(9)
-        report = calibration_report(**counts(5000, rng, factor=0.9))
+        report = CalibrationReport(**counts(5000, rng, factor=0.9))
         assert report.status == {'counts': 'fails'}
         # 1 / 0.9 = 11 % more, known to 1 %.
         assert report.verdict[0].startswith('counts: 1')
@@ -156,7 +156,7 @@ class TestVerdict:
         given = counts(5000, rng)
         given['count_variance'] = 0.5 * given['count_variance']
         del given['count_ranks']
-        report = calibration_report(**given)
+        report = CalibrationReport(**given)
         assert '% too narrow' in report.verdict[0]
         [alarm] = report.alarms
         assert alarm['value'] == pytest.approx(np.sqrt(0.5), abs=4 * alarm['error'])
@@ -166,7 +166,7 @@ class TestVerdict:
     )
     def test_detection(self, sure, words):
         rng = np.random.default_rng(11)
-        report = calibration_report(**detections(10_000, rng, sure=sure))
+        report = CalibrationReport(**detections(10_000, rng, sure=sure))
         assert f'probabilities {words}' in report.verdict[0]
         assert report.status == {'detection': 'fails'}
 
@@ -174,7 +174,7 @@ class TestVerdict:
         rng = np.random.default_rng(12)
         given = detections(4000, rng)
         given['is_real'] &= rng.uniform(size=4000) < 0.9
-        assert 'probabilities are too high' in calibration_report(**given).verdict[0]
+        assert 'probabilities are too high' in CalibrationReport(**given).verdict[0]
 
     def test_intervals(self):
         rng = np.random.default_rng(13)
@@ -182,12 +182,12 @@ class TestVerdict:
         wide = interval_coverage(
             truth, np.full(5000, -1.3), np.full(5000, 1.3), level=0.68
         )
-        report = calibration_report(intervals={'flux': wide})
+        report = CalibrationReport(intervals={'flux': wide})
         assert report.verdict[0].startswith('flux: intervals hold the truth too often')
         right = interval_coverage(
             truth, *np.full((2, 5000), stats.norm.ppf([[0.16], [0.84]])), level=0.68
         )
-        report = calibration_report(intervals={'flux': right})
+        report = CalibrationReport(intervals={'flux': right})
         assert report.verdict[0].startswith('flux: holds within')
 
 
@@ -198,7 +198,7 @@ class TestRates:
         alarms = 0
         for _ in range(50):
             ranks, groups = posterior(400, rng)
-            report = calibration_report(
+            report = CalibrationReport(
                 ranks, groups=groups, **counts(150, rng), **detections(300, rng)
             )
             alarms += len(report.alarms) > 0
@@ -213,7 +213,7 @@ class TestRates:
         found = 0
         for _ in range(50):
             truth = rng.normal(size=n)
-            report = calibration_report(stats.norm.cdf(truth, scale=1 + fault))
+            report = CalibrationReport(stats.norm.cdf(truth, scale=1 + fault))
             found += any(f['test'] == 'scale' and f['value'] > 1 for f in report.alarms)
         assert 38 <= found <= 49
 
@@ -226,8 +226,8 @@ class TestRates:
         for _ in range(50):
             sky = rng.normal(0, np.sqrt(0.5), 300)[images]
             ranks = stats.norm.cdf(sky + rng.normal(0, np.sqrt(0.5), 3000))
-            naive += len(calibration_report(ranks).alarms) > 0
-            report = calibration_report(ranks, images=images)
+            naive += len(CalibrationReport(ranks).alarms) > 0
+            report = CalibrationReport(ranks, images=images)
             by_image += len(report.alarms) > 0
         assert naive > 25
         assert by_image <= 8  # 2.5 +- 1.5
@@ -243,7 +243,7 @@ class TestReport:
         rng = np.random.default_rng(30)
         ranks, groups = posterior(900, rng)
         n = len(ranks)
-        return calibration_report(
+        return CalibrationReport(
             {'flux': ranks, 'x': rng.uniform(size=n)},
             groups=groups,
             group_names=THIRDS,
@@ -279,7 +279,7 @@ class TestReport:
         assert 'errors are 1.100 (faintest third)' in line
 
     def test_parts_are_optional(self):
-        report = calibration_report(log_prob=[-1.0, -3.0])
+        report = CalibrationReport(log_prob=[-1.0, -3.0])
         assert report.verdict == [
             'sharpness, sharpness: mean log score -2.000 +- 1.000 nats'
         ]
@@ -287,18 +287,18 @@ class TestReport:
 
     def test_errors(self):
         with pytest.raises(ValueError, match='nothing to judge'):
-            calibration_report()
+            CalibrationReport()
         with pytest.raises(ValueError, match='true_counts and expected_counts'):
-            calibration_report(true_counts=[1])
+            CalibrationReport(true_counts=[1])
         with pytest.raises(ValueError, match='with the other counts'):
-            calibration_report(count_ranks=[0.5])
+            CalibrationReport(count_ranks=[0.5])
         with pytest.raises(ValueError, match='probability and is_real'):
-            calibration_report(probability=[0.5])
+            CalibrationReport(probability=[0.5])
         with pytest.raises(ValueError, match=r'group_names must name 2 groups'):
-            calibration_report([0.2, 0.3], groups=[1, 2], group_names=['a'])
+            CalibrationReport([0.2, 0.3], groups=[1, 2], group_names=['a'])
         with pytest.raises(ValueError, match='false_alarm must be between'):
-            calibration_report([0.5], false_alarm=5)
+            CalibrationReport([0.5], false_alarm=5)
         with pytest.raises(ValueError, match='ranks must be between 0 and 1'):
-            calibration_report([1.5])
+            CalibrationReport([1.5])
         with pytest.raises(ValueError, match=r'groups must have the shape \(2,\)'):
-            calibration_report([0.2, 0.3], groups=[1])
+            CalibrationReport([0.2, 0.3], groups=[1])

@@ -184,7 +184,7 @@ def test_bad_arguments():
         bound_of_one(DEFAULT_SHAPE, 1e4, galaxy, source=1)
     with pytest.raises(ValueError, match='source must'):
         bound_of_one(DEFAULT_SHAPE, 0.0, galaxy)
-    with pytest.raises(ValueError, match='widths may hold'):
+    with pytest.raises(ValueError, match='widths must be positive numbers of'):
         bound_of_one(DEFAULT_SHAPE, 1e4, galaxy, widths={'radius': 1.0})
     with pytest.raises(ValueError, match='widths must be positive'):
         bound_of_one(DEFAULT_SHAPE, 1e4, galaxy, widths={'x': 0.0})

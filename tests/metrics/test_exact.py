@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import integrate, stats
 
-from bliss_astro.metrics import cramer_rao_bound, exact_star_posterior
+from bliss_astro.metrics import ExactStarPosterior, cramer_rao_bound
 from bliss_astro.priors import StarPrior
 
 SKY = 100.0
@@ -43,7 +43,7 @@ class TestKnownLimits:
         data = SKY + star(150.0, *place, shape) + NOISE * rng.normal(size=shape)
         half = 1e-3
         region = (place[0] - half, place[0] + half, place[1] - half, place[1] + half)
-        posterior = exact_star_posterior(
+        posterior = ExactStarPosterior(
             data,
             gaussian,
             prior=prior,
@@ -73,7 +73,7 @@ class TestKnownLimits:
         shape, place, flux = (21, 21), (10.3, 9.8), 2000.0
         mean = star(flux, *place, shape)
         region = (8.5, 12.5, 7.5, 11.5)
-        posterior = exact_star_posterior(
+        posterior = ExactStarPosterior(
             SKY + mean,
             gaussian,
             prior=prior,
@@ -113,7 +113,7 @@ class TestKnownLimits:
         shape = (9, 9)
         data = noisy(SKY + star(flux, 4.4, 3.7, shape), rng)
         region = (2.5, 5.5, 2.5, 5.5)
-        posterior = exact_star_posterior(
+        posterior = ExactStarPosterior(
             data, gaussian, prior=prior, background=SKY, bkg_error=NOISE, region=region
         )
         x = y = 2.5 + 0.125 * (np.arange(24) + 0.5)
@@ -161,7 +161,7 @@ class TestCalibration:
         for k in range(n):
             x, y = rng.uniform(1.5, 4.5), rng.uniform(2.5, 5.5)
             flux = prior.flux_quantile(rng.uniform())
-            posterior = exact_star_posterior(
+            posterior = ExactStarPosterior(
                 noisy(SKY + there[k] * star(flux, x, y, shape), rng),
                 gaussian,
                 prior=prior,
@@ -189,7 +189,7 @@ class TestOptions:
         rng = np.random.default_rng(2)
         data = noisy(SKY + star(500.0, 5.1, 6.3, (12, 12)), rng)
         keywords = {'background': SKY, 'bkg_error': NOISE, **keywords}
-        return exact_star_posterior(
+        return ExactStarPosterior(
             keywords.pop('data', data), gaussian, prior=prior, **keywords
         )
 

@@ -12,10 +12,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bliss_astro.metrics import (
     flux_residuals,
     match_catalogs,
-    position_residuals,
     pulls,
     summarize_residuals,
 )
+from bliss_astro.metrics._residuals import position_residuals
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def draw_check(axes, rng):
     n = labels.max() + 1
     cells = {'region': np.arange(n), 'chi2': rng.normal(400, 60, n)}
     cells |= {'chi2_expected': np.full(n, 400.0), 'chi2_err': np.full(n, 28.0)}
-    findings = [SimpleNamespace(x=20.0, y=30.0), SimpleNamespace(x=np.nan, y=np.nan)]
+    findings = QTable({'x': [20.0, np.nan], 'y': [30.0, np.nan]})
     check = SimpleNamespace(
         shape=(60, 80),
         labels=labels,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
 from bliss_astro.metrics import (
-    calibration_report,
+    CalibrationReport,
     count_calibration,
     interval_coverage,
     rank_uniformity,
@@ -130,7 +130,7 @@ class TestReport:
         truth = rng.normal(size=n)
         rate = rng.gamma(3, 1, n)
         p = rng.uniform(size=n)
-        report = calibration_report(
+        report = CalibrationReport(
             {'flux': rng.uniform(size=n), 'x': rng.uniform(size=n)},
             intervals={
                 'size': interval_coverage(truth, truth - 1, truth + 1, level=0.9)
@@ -159,7 +159,7 @@ class TestReport:
         from matplotlib import pyplot as plt
 
         figure = Figure()
-        report = calibration_report(probability=[0.2, 0.8], is_real=[False, True])
+        report = CalibrationReport(probability=[0.2, 0.8], is_real=[False, True])
         axes = plot_calibration(report, figure=figure)
         assert figure.axes == axes
         assert plt.get_fignums() == []
