@@ -23,10 +23,9 @@ from ._places import (
 from ._residuals import (
     LIMIT,
     PSF_WIDTH,
-    block_slices,
     cell_statistics,
+    cells_of,
     normal_p_value,
-    offset,
     sigmas_of,
     variance_parts,
 )
@@ -49,6 +48,8 @@ _SECTOR_MIN = 64
 # Pixels in which the sky makes up this share of the variance are empty, and their
 # smallest number that measures a noise.
 _EMPTY, _EMPTY_PIXELS = 0.98, 64
+# The same share of pixels that measure the level of the sky.
+_SKY_PIXEL = 0.8
 # Radius in FWHM that places which are off spoil; that of galaxies, in FWHM and in
 # half-light radii.
 _AROUND, _GALAXY_REACH = 4.0, (6.0, 4.0)
@@ -238,16 +239,17 @@ def _cell_test(residuals, model, labels):
 
 def _sky_test(residuals, scale):
     """Test of the sky's level, and the levels of the parts of the image."""
-    n_sectors = [3 if n >= 3 * _SECTOR_MIN else 1 for n in residuals.shape]
-    rows, columns = block_slices(residuals.shape, n_sectors)
-    found = [[offset(residuals, (row, column)) for column in columns] for row in rows]
-    value, error = np.moveaxis(found, -1, 0)
-    error = error * scale
+    grid = tuple(3 if n >= 3 * _SECTOR_MIN else 1 for n in residuals.shape)
+    empty = residuals.keep(residuals.sky_share > _SKY_PIXEL)
+    labels, _ = cells_of(grid, residuals.shape)
+    parts, whole = (cell_statistics(empty, v) for v in (labels, np.zeros_like(labels)))
+    names = ('offset', 'offset_err')
+    value, error = (parts[name].reshape(grid) for name in names)
+    (worst,), (worst_error,) = (whole[name] for name in names)
+    error, worst_error = error * scale, worst_error * scale
     if not np.isfinite(value).any():
         text = 'too little empty sky to compare with the background'
         return _test('background', text), np.zeros((1, 1))
-    worst, worst_error = offset(residuals)
-    worst_error *= scale
     pulls = np.abs([*(value / error).ravel(), worst / worst_error])
     p_value = min(1.0, float(normal_p_value(np.nanmax(pulls))) * len(pulls))
     centred = np.abs(value - worst)
@@ -258,9 +260,7 @@ def _sky_test(residuals, scale):
         sectors = np.nan_to_num(value)
         k = np.unravel_index(np.nanargmax(np.abs(value)), value.shape)
         worst, worst_error = value[k], error[k]
-        words = [
-            names[i] for names, i, n in zip(_NAMES, k, n_sectors, strict=True) if n > 1
-        ]
+        words = [names[i] for names, i, n in zip(_NAMES, k, grid, strict=True) if n > 1]
         where = f'in the {" ".join(filter(None, words)) or "centre"}'
     text = (
         f'the background is off by {worst:+.2f} +- {worst_error:.2f} sigma of the sky '

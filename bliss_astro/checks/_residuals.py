@@ -220,18 +220,7 @@ def local_peaks(snr, threshold, fwhm):
     return np.nonzero(high)
 
 
-# -- variance and offset ---------------------------------------------------------
-
-
-def offset(residuals, where=...):
-    """Offset of the sky in units of its noise in a part of the image, and its error."""
-    share, good = residuals.sky_share[where], residuals.good[where]
-    use = good & (share > 0.8)
-    weight = float(share[use].sum(dtype=float))
-    if weight <= 0:
-        return np.nan, np.nan
-    total = np.sum(np.sqrt(share[use]) * residuals.ratio[where][use], dtype=float)
-    return total / weight, np.sqrt(residuals.excess / weight)
+# -- variance --------------------------------------------------------------------
 
 
 def variance_parts(residuals, model):
@@ -292,14 +281,6 @@ def variance_parts(residuals, model):
 
 
 # -- regions ---------------------------------------------------------------------
-
-
-def block_slices(shape, n_blocks):
-    """Slices of equal parts along each axis of an image."""
-    return [
-        [slice(n * k // number, n * (k + 1) // number) for k in range(number)]
-        for n, number in zip(shape, n_blocks, strict=True)
-    ]
 
 
 def cells_of(regions, shape):

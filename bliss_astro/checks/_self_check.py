@@ -31,7 +31,7 @@ from ._causes import describe_cause, explain_residual, sky_levels
 from ._residuals import (
     MatchedFilter,
     Residuals,
-    block_slices,
+    cells_of,
     half_width,
     local_peaks,
     noise_kernel,
@@ -177,40 +177,34 @@ def around_saturated(saturated, fwhm):
 
 def _blocks(residuals):
     """Scatter of residual over noise by block, bad pixels, and scale of the noise."""
-    shape = residuals.shape
-    slices = block_slices(shape, [max(1, round(n / _BLOCK)) for n in shape])
-    scatter = np.full([len(parts) for parts in slices], np.nan)
-    for place in np.ndindex(scatter.shape):
-        box = tuple(parts[k] for parts, k in zip(slices, place, strict=True))
-        values = residuals.ratio[box][residuals.good[box]]
-        if len(values) >= _BLOCK_PIXELS:
-            scatter[place] = half_width(values)
+    grid = tuple(max(1, round(n / _BLOCK)) for n in residuals.shape)
+    labels, _ = cells_of(grid, residuals.shape)
+    own = labels[residuals.good]
+    order = np.argsort(own, kind='stable')
+    counts = np.bincount(own, minlength=math.prod(grid))
+    parts = np.split(residuals.ratio[residuals.good][order], np.cumsum(counts)[:-1])
+    scatter = np.array(
+        [half_width(v) if len(v) >= _BLOCK_PIXELS else np.nan for v in parts]
+    )
     known = np.isfinite(scatter)
     if not known.any():
         return {'n': 0, 'n_bad': 0}, None, 1.0
     middle = float(np.median(scatter[known]))
     bad = known & ((scatter < _SCATTER[0]) | (scatter > _SCATTER[1]))
-    off = np.where(known, np.abs(np.log(np.maximum(scatter, 1e-3))), -1)
-    worst = np.unravel_index(np.argmax(off), off.shape)
-    boxes = [parts[k] for parts, k in zip(slices, worst, strict=True)]
-    y, x = (0.5 * (part.start + part.stop) for part in boxes)
+    worst = np.argmax(np.where(known, np.abs(np.log(np.maximum(scatter, 1e-3))), -1))
+    place = np.add(divmod(int(worst), grid[1]), 0.5)
+    y, x = place * residuals.shape / grid
     result = {
         'n': int(known.sum()),
         'n_bad': int(bad.sum()),
         'scatter': middle,
         'worst': float(scatter[worst]),
-        'x': x,
-        'y': y,
+        'x': float(x),
+        'y': float(y),
     }
-    pixels = np.ix_(
-        *(
-            np.repeat(np.arange(len(parts)), [part.stop - part.start for part in parts])
-            for parts in slices
-        )
-    )
     # Significances are in units of the noise that there is.
     scale = np.where(known, scatter, middle).clip(1, None).astype(np.float32)
-    return result, bad[pixels], scale[pixels]
+    return result, bad[labels], scale[labels]
 
 
 def _matter(blocks):

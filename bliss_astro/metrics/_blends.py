@@ -118,7 +118,7 @@ def measure_ellipticity(images):
     return result[0], result[1]
 
 
-def scene_truth(scenes, *, index=None, accuracy=None):
+def scene_truth(scenes, *, index=None):
     """
     Truth of simulated scenes, with SNR, blendedness and ellipticity of each source.
 
@@ -129,9 +129,6 @@ def scene_truth(scenes, *, index=None, accuracy=None):
 
     index : (B,) int array_like or `None`, optional
         Numbers of the scenes; 0 to B - 1 by default.
-
-    accuracy : `~bliss_astro.rendering.RenderingAccuracy` or `None`, optional
-        Accuracy of the galaxies' images; the defaults if `None`.
 
     Returns
     -------
@@ -168,7 +165,7 @@ def scene_truth(scenes, *, index=None, accuracy=None):
         msg = f'index must have the shape ({n},), got {index.shape}'
         raise ValueError(msg)
     scene, place = torch.nonzero(scenes.flux > 0, as_tuple=True)
-    snr, blended = _render_alone(scenes, scene, place, accuracy)
+    snr, blended = _render_alone(scenes, scene, place)
 
     def column(name):
         return getattr(scenes, name)[scene, place].double().numpy()
@@ -194,7 +191,7 @@ def scene_truth(scenes, *, index=None, accuracy=None):
     return truth
 
 
-def _render_alone(scenes, scene, place, accuracy):
+def _render_alone(scenes, scene, place):
     """Return SNR and blendedness of sources, from images of each of them alone."""
     count = torch.bincount(scene, minlength=len(scenes))
     ny, nx = scenes.data.shape[1:]
@@ -203,7 +200,9 @@ def _render_alone(scenes, scene, place, accuracy):
     sizes = torch.unique_consecutive(piece[scene], return_counts=True)[1].tolist()
     snr, blended = [np.zeros(0)], [np.zeros(0)]
     for rows in torch.arange(len(scene)).split(sizes):
-        own, images = scene[rows], _isolated(scenes, scene[rows], place[rows], accuracy)
+        own, names = scene[rows], ('x', 'y', 'flux', 'is_galaxy', 'galaxy')
+        sources = [getattr(scenes, name)[own, place[rows]] for name in names]
+        images = render_alone(scenes.psf[own], *sources, size=(ny, nx))
         gain = scenes.effective_gain[own].double().numpy()[:, None, None]
         noise = scenes.bkg_error[own].double().numpy()[:, None, None]
         snr.append(source_snr(images * gain, (noise * gain) ** 2))
@@ -214,22 +213,17 @@ def _render_alone(scenes, scene, place, accuracy):
     return np.concatenate(snr), np.concatenate(blended)
 
 
-def _isolated(scenes, scene, place, accuracy):
+def render_alone(psf, x, y, flux, is_galaxy, galaxy, *, size, accuracy=None):
     """Render images ``(n, ny, nx)`` of single sources in double precision."""
-    size = tuple(scenes.data.shape[1:])
-    sources = [
-        getattr(scenes, name)[scene, place][:, None]
-        for name in ('x', 'y', 'flux', 'galaxy')
-    ]
-    sources = [scenes.psf[scene], *sources]
-    star = ~scenes.is_galaxy[scene, place]
-    images = np.zeros((len(scene), *size))
+    images = np.zeros((len(x), *size))
+    parts = [psf, *(v[:, None] for v in (x, y, flux, galaxy))]
+    star = ~is_galaxy
     if star.any():
-        part = render_stars(*(v[star] for v in sources[:4]), size=size)
-        images[star.numpy()] = part.double().numpy()
-    if not star.all():
-        galaxies = [v[~star] for v in sources]
-        part = render_galaxies(*galaxies, size=size, accuracy=accuracy)
+        drawn = render_stars(*(v[star] for v in parts[:4]), size=size)
+        images[star.numpy()] = drawn.double().numpy()
+    if is_galaxy.any():
+        parts = [v[is_galaxy] for v in parts]
+        drawn = render_galaxies(*parts, size=size, accuracy=accuracy)
         # Fourier sums leave tiny negative values far out.
-        images[~star.numpy()] = part.clamp(min=0).double().numpy()
+        images[is_galaxy.numpy()] = drawn.clamp(min=0).double().numpy()
     return images

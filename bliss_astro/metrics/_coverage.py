@@ -72,9 +72,7 @@ def posterior_ranks(samples, truth, *, rng=None):
     return (below + share) / (samples.shape[1] + 1)
 
 
-def interval_coverage(
-    truth, lower, upper, *, level=None, groups=None, confidence=0.683
-):
+def interval_coverage(truth, lower, upper, *, level=None, groups=None):
     """
     Coverage: the fraction of intervals that hold the truth.
 
@@ -90,15 +88,12 @@ def interval_coverage(
         Label of each row. Group by DATA, such as the posterior median: in fine bins
         of the truth even the exact posterior is not calibrated.
 
-    confidence : float, optional
-        Confidence level of the binomial (Wilson) errors.
-
     Returns
     -------
     coverage : `ScoreTable`
         A row per group: ``group``, ``level`` (NaN if not given), the number of
         intervals ``n`` and of those that hold the truth ``n_covered``, and
-        ``coverage`` with its interval.
+        ``coverage`` with its 68.3 % interval (Wilson).
 
     Raises
     ------
@@ -125,10 +120,10 @@ def interval_coverage(
         raise ValueError(msg)
     level = np.nan if level is None else check_fraction(level, 'level')
     hits = ((lower <= truth) & (truth <= upper))[:, np.newaxis]
-    return _coverage(hits, np.array([level]), groups, confidence)
+    return _coverage(hits, np.array([level]), groups)
 
 
-def rank_coverage(ranks, levels=LEVELS, *, groups=None, confidence=0.683):
+def rank_coverage(ranks, levels=LEVELS, *, groups=None):
     """
     Coverage of equal-tailed intervals from the ranks of the truth.
 
@@ -144,9 +139,6 @@ def rank_coverage(ranks, levels=LEVELS, *, groups=None, confidence=0.683):
 
     groups : 1D array_like or `None`, optional
         Label of each row; group by data, never by truth.
-
-    confidence : float, optional
-        Confidence level of the binomial (Wilson) errors.
 
     Returns
     -------
@@ -174,10 +166,10 @@ def rank_coverage(ranks, levels=LEVELS, *, groups=None, confidence=0.683):
     levels = [check_fraction(level, 'levels') for level in np.atleast_1d(levels)]
     # Rounding must not exclude ranks that fall on an end, as 0.025 does for 95 %.
     hits = np.abs(ranks[:, np.newaxis] - 0.5) <= np.array(levels) / 2 + 1e-12
-    return _coverage(hits, levels, groups, confidence)
+    return _coverage(hits, levels, groups)
 
 
-def _coverage(hits, levels, groups, confidence):
+def _coverage(hits, levels, groups):
     """Return the table of intervals (rows of ``hits``) that hold the truth."""
     labels, index = as_groups(groups, len(hits))
     n = np.bincount(index, minlength=len(labels))
@@ -186,10 +178,8 @@ def _coverage(hits, levels, groups, confidence):
     columns['level'] = np.tile(levels, len(labels))
     columns['n'] = np.repeat(n, len(levels))
     columns['n_covered'] = np.stack(covered, axis=1).ravel()
-    columns |= fraction_columns(
-        'coverage', columns['n_covered'], columns['n'], confidence
-    )
-    return make_table('coverage', columns, confidence=confidence)
+    columns |= fraction_columns('coverage', columns['n_covered'], columns['n'])
+    return make_table('coverage', columns)
 
 
 def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=None):

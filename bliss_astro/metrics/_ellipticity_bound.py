@@ -6,12 +6,9 @@ Cramer-Rao bound of the ellipticity of a galaxy among other sources.
 import numpy as np
 import torch
 
-from bliss_astro.rendering import (
-    RenderingAccuracy,
-    adaptive_moments,
-    render_galaxies,
-    render_stars,
-)
+from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
+
+from ._blends import render_alone
 
 # Steps of the numerical derivatives, in pixels, radians or the coordinates below.
 # The renderer's tables are linear between their nodes, 0.8 % apart: a step has to
@@ -159,8 +156,8 @@ def ellipticity_bound(
     if not (0 <= source < len(rows) and is_galaxy[source] and rows[source, 2] > 0):
         msg = f'source must be the number of a galaxy of positive flux, got {source}'
         raise ValueError(msg)
-    images, slopes, names, owner = _derivatives(psf, rows, is_galaxy, size)
-    variance = bkg_error**2 + images.sum(0).clip(0) / effective_gain
+    light, slopes, names, owner = _derivatives(psf, rows, is_galaxy, size)
+    variance = bkg_error**2 + light.clip(0) / effective_gain
     scaled = (slopes / np.sqrt(variance)).reshape(len(slopes), -1)
     fisher = scaled @ scaled.T
     fisher[np.diag_indices(len(names))] += [widths[name] ** -2.0 for name in names]
@@ -203,45 +200,28 @@ def _moved(values, name, step):
     return values
 
 
-def _both_ways(values, names):
-    """Return the numbers of a source with each coordinate moved up and down."""
-    return [_moved(values, name, s) for name in names for s in (_STEP, -_STEP)]
-
-
 def _derivatives(psf, rows, is_galaxy, size):
-    """Return images of sources, derivatives, their coordinates and sources."""
-    images, slopes, names, owner = [], [], [], []
-    for kind, coordinates in ((False, _STAR), (True, _GALAXY)):
-        sources = np.flatnonzero((rows[:, 2] > 0) & (is_galaxy == kind))
-        if not len(sources):
-            continue
-        moved = [[rows[k], *_both_ways(rows[k], coordinates)] for k in sources]
-        drawn = _draw(psf, np.concatenate(moved), kind, size)
-        drawn = drawn.reshape(len(sources), -1, *size)
-        images.append(drawn[:, 0])
-        difference = (drawn[:, 1::2] - drawn[:, 2::2]) / (2 * _STEP)
-        slopes.append(difference.reshape(-1, *size))
-        names += list(coordinates) * len(sources)
-        owner += np.repeat(sources, len(coordinates)).tolist()
-    return np.concatenate(images), np.concatenate(slopes), names, np.array(owner)
-
-
-def _draw(psf, rows, is_galaxy, size):
-    """Render images ``(n, ny, nx)`` of single sources in double precision."""
-    rows = torch.as_tensor(rows)
-    psf = torch.as_tensor(psf).expand(len(rows), 8)
-    x, y, flux = rows[:, :3, None].unbind(1)
-    if not is_galaxy:
-        return render_stars(psf, x, y, flux, size=size).numpy()
+    """Return the light of all sources, derivatives, their coordinates and sources."""
+    there = np.flatnonzero(rows[:, 2] > 0)
+    names = [(k, name) for k in there for name in (_GALAXY if is_galaxy[k] else _STAR)]
+    moved = [_moved(rows[k], name, s) for k, name in names for s in (_STEP, -_STEP)]
+    owner = np.array([k for k, _ in names])
+    kinds = torch.as_tensor(is_galaxy[np.append(there, np.repeat(owner, 2))])
+    values = torch.as_tensor(np.array([*rows[there], *moved]))
+    psf = torch.as_tensor(psf).expand(len(values), 8)
     accuracy = RenderingAccuracy(psf_bits=7)
-    shapes = rows[:, None, 3:]
-    drawn = render_galaxies(psf, x, y, flux, shapes, size=size, accuracy=accuracy)
-    return drawn.numpy()
+    drawn = render_alone(
+        psf, *values[:, :3].T, kinds, values[:, 3:], size=size, accuracy=accuracy
+    )
+    light, drawn = drawn[: len(there)].sum(0), drawn[len(there) :]
+    slopes = (drawn[::2] - drawn[1::2]) / (2 * _STEP)
+    return light, slopes, [name for _, name in names], owner
 
 
 def _moment_slopes(psf, values):
     """Compute derivatives ``(2, 9)`` of (e1, e2) by the coordinates of a galaxy."""
-    galaxy = torch.as_tensor(np.array(_both_ways(values, _GALAXY))[:, 3:])
+    moved = [_moved(values, name, s) for name in _GALAXY for s in (_STEP, -_STEP)]
+    galaxy = torch.as_tensor(np.array(moved)[:, 3:])
     moments = adaptive_moments(torch.as_tensor(psf), galaxy, n_iterations=_N_ITERATIONS)
     e = torch.stack(moments[:2]).numpy()
     return (e[:, ::2] - e[:, 1::2]) / (2 * _STEP)

@@ -69,7 +69,7 @@ def wilson_interval(n_success, n_total, *, level=0.683):
     return np.where(n > 0, ends, np.nan)
 
 
-def fraction_columns(name, n_success, n_total, level):
+def fraction_columns(name, n_success, n_total, level=0.683):
     """Return the columns of a fraction and of its Wilson interval."""
     low, high = wilson_interval(n_success, n_total, level=level)
     with np.errstate(invalid='ignore'):
