@@ -98,7 +98,7 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     also = source_statistics(quiet, sources, renderer, fwhm, index=stars.index)
     psf, shift = _psf_test(stars, sources, scale)
     wrong, bright = {'psf_is_wrong': psf['alarm']}, sources.select(stars.index)
-    places = sources_off(sound, stars, also, sources, scale, shift, **wrong)
+    places = sources_off(quiet, also, sources, scale, shift, **wrong)
     places += find_peaks(quiet, fwhm=fwhm, scale=scale)
     places = join_places(places, bright, fwhm=fwhm, **wrong)
     # Again without them: one star that is missing outshines all photon noise.

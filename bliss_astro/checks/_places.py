@@ -212,29 +212,22 @@ def find_peaks(residuals, *, fwhm, scale):
     return [place for place in places if place.p_value <= LIMIT]
 
 
-def sources_off(residuals, first, median, sources, scale, shift, *, psf_is_wrong):
+def sources_off(residuals, stars, sources, scale, shift, *, psf_is_wrong):
     """
     Find sources that are broader or narrower than stars, or otherwise not as stated.
 
-    They must be so by the `SourceStatistics` of the first draw and of the median of
-    all, so that it is not one draw's misfortune.  Stars are broader than the PSF by
-    ``shift``.
+    Their `SourceStatistics` are those of the median of all draws, so that it is not one
+    draw's misfortune; p-values err on the safe side.  Stars are broader than the PSF
+    by ``shift``.
     """
-    x, y = sources.x[first.index], sources.y[first.index]
-    star = ~sources.is_galaxy[first.index]
+    x, y = sources.x[stars.index], sources.y[stars.index]
+    star = ~sources.is_galaxy[stars.index]
     n = max(len(x), 1)
-    pulls = np.array(
-        [
-            (part.distortion[0] - shift)
-            / np.hypot(scale * part.distortion_err[0], _SOURCE_WIDTH / 3)
-            for part in (first, median)
-        ]
-    )
-    pull = np.where(np.ptp(np.sign(pulls), axis=0) == 0, np.abs(pulls).min(0), 0)
+    excess = stars.distortion[0] - shift
+    pull = np.abs(excess) / np.hypot(scale * stars.distortion_err[0], _SOURCE_WIDTH / 3)
     p_values = np.minimum(1, n * normal_p_value(pull))
-    excess = first.distortion[0] - shift
     wrong = (p_values < LIMIT) & (np.abs(excess) > _SOURCE_WIDTH)
-    wrong &= (first.snr > _WIDTH_SNR) & star
+    wrong &= (stars.snr > _WIDTH_SNR) & star
     places = []
     for k in np.nonzero(wrong)[0]:
         kind = 'broad' if excess[k] > 0 else 'narrow'
@@ -242,18 +235,14 @@ def sources_off(residuals, first, median, sources, scale, shift, *, psf_is_wrong
         places.append(Place(kind, *numbers))
     if psf_is_wrong:
         return places
-    # A galaxy need not be a simple profile, so this is a test of stars only.
-    p_values = np.zeros(len(x))
-    for part in (first, median):
-        pixels = np.maximum(part.n_pixels, 1)
-        # What an error of the PSF that does not matter adds.
-        slack = scale**2 + (PSF_WIDTH * part.snr) ** 2 / pixels
-        own = residuals.chi2_p_value(part.chi2 / slack, pixels)
-        p_values = np.maximum(p_values, own)
-    p_values = np.where(star, np.minimum(1, n * p_values), 1.0)
+    # A galaxy need not be a simple profile, so this is a test of stars only. Some is
+    # allowed for an error of the PSF that does not matter.
+    pixels = np.maximum(stars.n_pixels, 1)
+    slack = scale**2 + (PSF_WIDTH * stars.snr) ** 2 / pixels
+    p_values = n * residuals.chi2_p_value(stars.chi2 / slack, pixels)
     return places + [
         Place('misfit', x[k], y[k], sigmas_of(p_values[k] / n), float(p_values[k]))
-        for k in np.nonzero(p_values < LIMIT)[0]
+        for k in np.nonzero(star & (p_values < LIMIT))[0]
     ]
 
 

@@ -100,7 +100,6 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
             model -= renderer(sources.select(index[active]))
         fit.step((residuals.ratio + noise) * residuals.good, residuals, active)
         fit.write(sources, index)
-        # In the first round all sources change, also those whose flux is limited.
         if k:
             model += renderer(sources.select(index[active]))
         else:
