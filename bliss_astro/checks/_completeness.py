@@ -12,14 +12,9 @@ from bliss_astro._random import check_rng, torch_generator
 from bliss_astro.catalog._arguments import check_count
 from bliss_astro.catalog._columns import ab_magnitude
 from bliss_astro.detection import BlissFinder
-from bliss_astro.detection._detect import DetectionOptions
 from bliss_astro.detection._estimates import as_exposure
-from bliss_astro.detection._options import (
-    DetectionOptions,
-    strip_flux_unit,
-)
-from bliss_astro.exposures._describe import limiting_flux
-from bliss_astro.exposures._psf import central_psf
+from bliss_astro.exposures._psf import central_psf, limiting_flux
+from bliss_astro.exposures._validate import strip_unit
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
 from bliss_astro.priors._counts import check_positive
 from bliss_astro.rendering._scene import Sources
@@ -175,9 +170,8 @@ def completeness(
 
 
 def finder_options(finder):
-    """Options of a finder (`DetectionOptions`), by default those of a default one."""
-    if finder is None:
-        return DetectionOptions()
+    """Options of a finder, by default one with all defaults."""
+    finder = BlissFinder() if finder is None else finder
     if not isinstance(finder, BlissFinder):
         msg = (
             'finder must be a BlissFinder, such as BlissFinder(encoder=...), got '
