@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 
 from bliss_astro import Exposure, detect_sources
 from bliss_astro.metrics import match_catalogs
-from bliss_astro.rendering import TorchStarRenderer
+from bliss_astro.rendering import TorchRenderer
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 FAINTEST, RADIUS, TOLERANCE = 21.0, 0.5, 0.5  # r, pixels, magnitudes
@@ -71,7 +71,7 @@ def align(cutout, rows, origin):
     data = np.asarray(cutout.data - cutout.background, float)
     x, y = rows['x'] - origin[0], rows['y'] - origin[1]
     flux = magnitude_to_flux(np.asarray(rows['mag']))
-    renderer, psf = TorchStarRenderer(), cutout.psf_at(np.median(x), np.median(y))
+    renderer, psf = TorchRenderer(), cutout.psf_at(np.median(x), np.median(y))
     yy, xx = np.mgrid[: data.shape[0], : data.shape[1]]
     use = np.zeros(data.shape, dtype=bool)
     for a, b in zip(x, y, strict=True):

@@ -16,7 +16,7 @@ from harness import Benchmark, ratio_with_error, share
 from bliss_astro import CoaddSimulator, PSFModel
 from bliss_astro.priors import CatalogPrior, SeeingPrior
 from bliss_astro.rendering import (
-    GalSimGalaxyRenderer,
+    GalSimRenderer,
     RenderingAccuracy,
     render_galaxies,
     render_stars,
@@ -94,10 +94,10 @@ def add_galaxies(bench, n, rng):
     place = torch.as_tensor(GALAXY_SIDE // 2 + rng.uniform(-0.5, 0.5, (2, n, 1)))
     place, size = place.float(), (GALAXY_SIDE, GALAXY_SIDE)
     models = [PSFModel.from_shape(s.double().numpy()) for s in psfs]
-    tight = GalSimGalaxyRenderer.reference().gsparams
+    tight = GalSimRenderer.reference().gsparams
     renderers = {
-        'reference': GalSimGalaxyRenderer(period=REFERENCE_PERIOD, gsparams=tight),
-        'GalSim': GalSimGalaxyRenderer(),
+        'reference': GalSimRenderer(period=REFERENCE_PERIOD, gsparams=tight),
+        'GalSim': GalSimRenderer(),
     }
     images, seconds = {}, {}
     for name, renderer in renderers.items():
@@ -107,8 +107,8 @@ def add_galaxies(bench, n, rng):
                 models[k],
                 *place[:, k].double().numpy(),
                 [1.0],
-                galaxy[k].double().numpy(),
                 size,
+                galaxy=galaxy[k].double().numpy(),
             )
             for k in range(n)
         ]

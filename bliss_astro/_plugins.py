@@ -9,7 +9,7 @@ of its files when it is imported.
 
 import importlib
 
-__all__ = ['load_coadds', 'load_readers', 'load_surveys', 'survey']
+__all__ = ['exposure_of', 'load_coadds', 'load_readers', 'load_surveys', 'survey']
 
 _SURVEYS = ('sdss',)
 
@@ -34,3 +34,10 @@ def load_readers():
 def load_coadds():
     """Import coadds, so that their files are read as exposures."""
     importlib.import_module('bliss_astro.coadds._coadd')
+
+
+def exposure_of(image, given):
+    """Make an exposure of an image of any kind; what is not given is estimated."""
+    return importlib.import_module('bliss_astro.exposures._read').exposure_of(
+        image, {name: value for name, value in given.items() if value is not None}, {}
+    )

@@ -10,21 +10,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from bliss_astro import Exposure, PSFModel, detect_sources
-from bliss_astro.rendering import TorchGalaxyRenderer, TorchStarRenderer
+from bliss_astro.rendering import TorchRenderer
 
 SHAPE, SKY = (64, 64), 865.0
 psf = PSFModel()
 # Positions and fluxes (electrons), and for galaxies disk fraction, angle, axis ratios
 # and half-light radii (pixels) of disk and bulge.
-galaxies = TorchGalaxyRenderer()
+renderer = TorchRenderer()
 alone = {
-    'galaxy 1': galaxies.render(
-        psf, [27.3], [33.8], [45e3], [(0.8, 0.5, 0.45, 0.8, 4.5, 2.0)], SHAPE
+    'galaxy 1': renderer.render(
+        psf, [27.3], [33.8], [45e3], SHAPE, galaxy=[(0.8, 0.5, 0.45, 0.8, 4.5, 2.0)]
     ),
-    'galaxy 2': galaxies.render(
-        psf, [37.9], [37.2], [22e3], [(0.3, 2.2, 0.6, 0.7, 3.0, 2.0)], SHAPE
+    'galaxy 2': renderer.render(
+        psf, [37.9], [37.2], [22e3], SHAPE, galaxy=[(0.3, 2.2, 0.6, 0.7, 3.0, 2.0)]
     ),
-    'star': TorchStarRenderer().render(psf, [33.6], [27.1], [9e3], SHAPE),
+    'star': renderer.render(psf, [33.6], [27.1], [9e3], SHAPE),
 }
 places = {'galaxy 1': (27.3, 33.8), 'galaxy 2': (37.9, 37.2), 'star': (33.6, 27.1)}
 expected = SKY + sum(alone.values())

@@ -9,7 +9,7 @@ from astropy.io import registry
 from bliss_astro._messages import counted
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._noise import neighbours
-from bliss_astro.psf._inputs import check_psf_pixels
+from bliss_astro.psf._fit import check_psf_pixels
 
 from ._noise import check_kernel, kernel_of_pair
 

@@ -6,9 +6,9 @@ Effective PSFs of coadds: weighted means of the PSFs of exposures.
 import numpy as np
 
 from bliss_astro.psf import PSFModel, VaryingPSF
-from bliss_astro.psf._joint_fit import PRIOR_WIDTH, StampFit, minimise
+from bliss_astro.psf._joint_fit import StampFit, minimise
 from bliss_astro.psf._profile import unit_profile
-from bliss_astro.psf._wing_prior import to_shape, to_theta
+from bliss_astro.psf._wing_prior import PRIOR_WIDTH, to_shape, to_theta
 
 # Half the side of an image of the PSF: a little more than the normalisation
 # radius, and never more than this.

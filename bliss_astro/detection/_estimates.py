@@ -16,7 +16,6 @@ from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
 from bliss_astro.psf import PSFModel, compare_psf
 from bliss_astro.psf._estimate import estimate_from
-from bliss_astro.psf._star_image import image_of_exposure
 
 # Light only adds, so no sky is that many sigma below the background; and
 # no star is that many above it.
@@ -127,7 +126,7 @@ def _without_impossible(exposure, estimated):
 def _psf_of_stars(exposure, estimated):
     """Measure the PSF on the stars: PSF and relative error of its width."""
     try:
-        estimate = estimate_from(image_of_exposure(exposure))
+        estimate = estimate_from(exposure)
     except ValueError:
         estimated['psf'] = (
             f'assumed: a usual PSF of FWHM {_USUAL_FWHM:g} px, as the image has no '
@@ -150,7 +149,7 @@ def psf_findings(exposure, *, measured, most=math.inf):
     Compare the PSF of an exposure with its stars, unless it was measured on these.
 
     Returns the exposure, whose ``psf_error`` becomes the difference (up to ``most``)
-    where stars contradict a stated PSF; texts of warnings; and the `PSFComparison` with
+    where stars contradict a stated PSF; texts of warnings; and the comparison with
     that error as a dict, empty where no star could be compared.
     """
     if measured:

@@ -11,10 +11,8 @@ import numpy as np
 from astropy.modeling import Model
 
 from bliss_astro.psf import PSFModel, VaryingPSF
-from bliss_astro.psf._asymmetry import core_centre
-from bliss_astro.psf._fit import PHASES, fit_phases
-from bliss_astro.psf._inputs import check_psf_pixels
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
+from bliss_astro.psf._fit import PHASES, check_psf_pixels, fit_phases
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
 from bliss_astro.psf._varying import varying_psf
 
 from ._validate import must

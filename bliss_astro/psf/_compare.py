@@ -7,13 +7,17 @@ import dataclasses
 
 import numpy as np
 
-from ._compact_sources import find_compact_sources, half_of, level_of, measure_at
-from ._locus import find_locus
 from ._profile import profile, squared_radius
-from ._star_image import StarImage, image_of_exposure
-from ._star_widths import excess_scatter
-
-__all__ = ['PSFComparison', 'compare_psf']
+from ._stars import (
+    StarImage,
+    find_locus,
+    find_sources,
+    level_of,
+    measure_at,
+    measure_stamps,
+    places_of,
+)
+from ._varying import excess_scatter
 
 # Pixels that are searched and stars that are compared at most, which bound the time.
 _MAX_PIXELS, _MAX_STARS = 250_000, 30
@@ -78,7 +82,7 @@ def compare_psf(exposure):
 
     Returns
     -------
-    comparison : `PSFComparison`
+    comparison : PSFComparison
         Both widths, and a sentence where they do not agree.
 
     Raises
@@ -100,63 +104,42 @@ def compare_psf(exposure):
     ny, nx = exposure.shape
     middle = exposure.psf_at(nx / 2, ny / 2)
     nothing = PSFComparison(np.nan, np.nan, middle.fwhm, np.nan, 0, '')
-    image = image_of_exposure(exposure)
-    sources = find_compact_sources(
+    image = StarImage.of(exposure)
+    sources = find_sources(
         image,
         threshold=_THRESHOLD,
         max_pixels=_MAX_PIXELS,
         max_sources=3 * _MAX_STARS // 2,
     )
-    if len(sources) < _MIN_STARS:
-        return nothing
     locus = find_locus(sources, image.saturated_at(sources), min_snr=_MIN_SNR)
     if locus is None or locus.n_stars < _MIN_STARS:
         return nothing
-    stars = sources[np.flatnonzero(locus.reasons == '')[:_MAX_STARS]]
-    level = level_of(max(locus.fwhm, middle.fwhm))
-    places = np.c_[stars.x, stars.y]
+    places = places_of(sources[np.flatnonzero(locus.reasons == '')[:_MAX_STARS]])
+    level, half = level_of(max(locus.fwhm, middle.fwhm))
     found = measure_at(image, places, level)
-    drawn = _drawn(exposure, places, level)
+    # The stated PSF, drawn and measured at the same places.
+    shapes = np.array(
+        [exposure.psf_at(*place).shape_vector for place in places.tolist()]
+    )
+    shapes, offsets = shapes.T[..., None, None], places - np.rint(places)
+    dx, dy = np.arange(-half, half + 1) - offsets.T[..., None]
+    radius = squared_radius(dx[:, None], dy[..., None], *shapes[6:])
+    stamps = (_HEIGHT * profile(radius, shapes)).astype(np.float32)
+    drawn = measure_stamps(stamps, np.zeros(stamps.shape, bool), offsets, level)
     good = (found.width > _MIN_WIDTH) & (found.snr > _MIN_SNR)
-    if good.sum() < _MIN_STARS:
+    n = int(good.sum())
+    if n < _MIN_STARS:
         return nothing
     # A PSF narrower than its pixel has hardly any width.
     off = np.log(found.width / np.maximum(drawn.width, _MIN_WIDTH))[good]
     error = np.hypot(1 / found.snr[good], _OWN_SCATTER)
     # Scatter of the ratios: variation that the stated PSF explains is none.
     scatter, _ = excess_scatter(off, error)
-    weight = 1 / (error**2 + scatter**2)
-    log_ratio = float(np.median(off))
-    log_error = float(1.25 / np.sqrt(weight.sum()))
-    n, ratio = int(good.sum()), float(np.exp(log_ratio))
-    return PSFComparison(
-        ratio,
-        ratio * log_error,
-        middle.fwhm,
-        middle.fwhm * ratio,
-        n,
-        _finding(log_ratio, log_error, scatter, n, middle.fwhm),
-    )
-
-
-def _drawn(exposure, places, level):
-    """Measure the stated PSF at the places of the stars."""
-    half = half_of(level)
-    side = 2 * half + 1
-    offsets = np.arange(-half, half + 1)
-    whole = np.rint(places)
-    shapes = np.array(
-        [exposure.psf_at(float(x), float(y)).shape_vector for x, y in places]
-    )
-    dx, dy = (places - whole).T[..., None, None]
-    shapes = shapes.T[..., None, None]
-    radius = squared_radius(offsets - dx, offsets[:, None] - dy, *shapes[6:])
-    stamps = _HEIGHT * profile(radius, shapes)
-    at = places - whole + half
-    at[:, 0] += side * np.arange(len(places))
-    canvas = np.concatenate(list(stamps), axis=1)
-    no_pixels = np.zeros(canvas.shape, bool)
-    return measure_at(StarImage(canvas, no_pixels, 1.0, 0.0, no_pixels), at, level)
+    log_ratio, fwhm = float(np.median(off)), middle.fwhm
+    log_error = float(1.25 / np.sqrt(np.sum(1 / (error**2 + scatter**2))))
+    ratio = float(np.exp(log_ratio))
+    finding = _finding(log_ratio, log_error, scatter, n, fwhm)
+    return PSFComparison(ratio, ratio * log_error, fwhm, fwhm * ratio, n, finding)
 
 
 def _finding(log_ratio, log_error, scatter, n, fwhm):

@@ -3,22 +3,31 @@
 Fits of the PSF model: to images of the PSF, and to the stars of a frame.
 """
 
+import astropy.units as u
 import numpy as np
 from astropy.modeling import Model
+from astropy.nddata import Cutout2D, NDData, StdDevUncertainty
 
-from ._inputs import image_of_model, positive_numbers, star_positions, take_apart
-from ._joint_fit import PRIOR_WIDTH, StampFit, minimise
-from ._mixture import DEFAULT_NORMALIZATION_RADIUS
-from ._profile import integral, profile
-from ._robust_fit import fit_image, fit_stamps, start_fit
-from ._wing_prior import typical_shape
+from bliss_astro._messages import first_wrong
+from bliss_astro.units import MAD_TO_SIGMA
 
-__all__ = []
+from ._joint_fit import StampFit, fit_image, fit_stars, minimise, rms
+from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE
+from ._profile import half_maximum_radius, integral, plain, profile, scaled
+from ._wing_prior import PRIOR_WIDTH, typical_shape
 
 # Relative error of the model, so that the brightest star does not outvote the others.
 _MODEL_ERROR = 0.02
+# Fewest pixels of a stamp, and largest distance in pixels of a star from its middle.
+_MIN_PIXELS, _MAX_OFFSET = 10, 3.5
 # Side of the smallest image that can be fitted.
 _MIN_SIDE = 5
+# An image of a PSF has its sky left in where pixels as bright as its outermost ones
+# would make more than this share of its sum, and these are more than this share of
+# those an eighth of the side further in.
+_MAX_SKY_SHARE, _MIN_EDGE_RATIO, _INNER_RING = 0.2, 0.8, 0.125
+# Side and middle of the drawing of a model in pixels.
+_DRAWING_SIDE, _DRAWING_MIDDLE = 51, 25.0
 
 PHASES = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5))
 """Places within a pixel at which a PSF is drawn: one leaves a narrow core open."""
@@ -38,99 +47,34 @@ def fit_psf(
     normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
     model_class=None,
 ):
-    """
-    Fit `PSFModel` to an image of the PSF, or to cut-outs of stars.
-
-    Parameters
-    ----------
-    image : 2D or 3D array, `~astropy.units.Quantity`, `~astropy.nddata.NDData` \
-or `~astropy.modeling.Model`
-        An image of the PSF (one star, any flux, anywhere on the image but
-        brightest); or n cut-outs (n, rows, columns), each with a star near
-        its centre; or another PSF model.
-
-    error : float or array, optional
-        Standard deviation of the pixels. By default it is taken from the
-        scatter of the residuals.
-
-    mask : bool array, optional
-        `True` where a pixel is not to be used, as are those not finite.
-
-    background : bool, optional
-        Whether to fit a constant background, one for each star. The default
-        is to do so for cut-outs, and not for an image of the PSF.
-
-    use_prior : bool, optional
-        Whether what the image leaves open (most often the wing) follows the
-        usual: for an image of the PSF SDSS's fits of its fields, for
-        stars the range of real telescopes, from Gaussian and Airy to Moffat
-        profiles of slope 2.
-
-    normalization_radius : float, optional
-        Radius in pixels within which the flux is counted.
-
-    model_class : type, optional
-        Subclass of `PSFModel` to return.
-
-    Returns
-    -------
-    psf : `PSFModel`
-        The fit. Its flux and position are those on the image; with cut-outs it
-        has unit flux and lies at the origin. ``fit_info`` holds ``residual``
-        (rms in units of the peak), ``converged``, and for cut-outs ``flux``,
-        ``x``, ``y``, ``background`` and ``used`` of each.
-
-    Raises
-    ------
-    ValueError
-        If the image has another dimension, is smaller than 5 pixels, has no
-        usable or no positive pixels, or its mask or error another shape; or if
-        the fit is wider than the image.
-    """
+    """Fit an image of the PSF, or cut-outs of stars; see `PSFModel.fit`."""
     if isinstance(image, Model):
-        image = image_of_model(image)
-    data, bad, error, unit = take_apart(image, error, mask, (2, 3))
-    single = data.ndim == 2
-    if background is None:
-        background = not single
-    stamps = data
-    if single:
-        stamps, bad = data[None], bad[None]
-        error = error if np.ndim(error) == 0 else error[None]
-    if min(stamps.shape[1:]) < _MIN_SIDE:
+        image = _image_of_model(image)
+    data, bad, error, unit = _take_apart(image, error, mask, (2, 3))
+    if min(data.shape[-2:]) < _MIN_SIDE:
         msg = (
             f'image must be at least {_MIN_SIDE} pixels wide and high, got '
-            f'{stamps.shape[2]} x {stamps.shape[1]}'
+            f'{data.shape[-1]} x {data.shape[-2]}'
         )
         raise ValueError(msg)
-    radius = normalization_radius
-    if single:
-        fit, _ = start_fit(stamps, bad, radius, background, stars=False)
-        if not use_prior:
-            fit.prior_width = 1e3 * PRIOR_WIDTH
-        used, residual = None, fit_image(fit, stamps, bad, error, background)
-    else:
-        options = {
-            'radius': radius,
-            'model_error': _MODEL_ERROR,
-            'use_prior': use_prior,
-        }
-        fit, used, residual, _ = fit_stamps(
-            stamps, bad, error, background=background, **options
+    single, radius = data.ndim == 2, normalization_radius
+    if background is None:
+        background = not single
+    if not single:
+        return _fit_stars(
+            *(data, bad, error, unit, (0.0, 0.0), radius),
+            background=background,
+            use_prior=use_prior,
+            model_class=model_class,
         )
-    psf = as_model(fit, residual, model_class)
-    if not psf.fwhm < max(stamps.shape[1:]):
-        msg = (
-            f'image shows no PSF: what fits it is {psf.fwhm:.3g} px wide, and it has '
-            f'{stamps.shape[2]} x {stamps.shape[1]} px; a PSF falls towards the edges, '
-            'with its background taken off'
-        )
-        raise ValueError(msg)
-    if single:
-        psf.flux = fit.local[0, 0] if unit is None else fit.local[0, 0] * unit
-        psf.x_0, psf.y_0 = fit.local[0, 1:3]
-    else:
-        psf.fit_info.update(_star_info(fit, used, unit, 0.0, 0.0))
+    stamps, bad = data[None], bad[None]
+    fit, _ = _start_fit(stamps, bad, radius, background=background, stars=False)
+    if not use_prior:
+        fit.prior_width = 1e3 * PRIOR_WIDTH
+    residual = fit_image(fit, stamps, bad, error, background)
+    psf = as_model(fit, residual, stamps.shape, model_class)
+    psf.flux = fit.local[0, 0] if unit is None else fit.local[0, 0] * unit
+    psf.x_0, psf.y_0 = fit.local[0, 1:3]
     return psf
 
 
@@ -142,94 +86,159 @@ def fit_psf_to_stars(
     mask=None,
     size=25,
     effective_gain=None,
-    model_error=_MODEL_ERROR,
-    use_prior=True,
     normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
-    model_class=None,
+    **options,
 ):
     """Fit one PSF shape to several stars of an image; see `PSFModel.fit_stars`."""
-    data, bad, error, unit = take_apart(data, error, mask, (2,))
+    data, bad, error, unit = _take_apart(data, error, mask, (2,))
     size = int(size)
     if size < _MIN_SIDE or size % 2 == 0:
         msg = f'size must be odd and at least {_MIN_SIDE}, got {size}'
         raise ValueError(msg)
-    if not model_error >= 0:
-        msg = f'model_error must be >= 0, got {model_error}'
-        raise ValueError(msg)
-    x, y = star_positions(positions)
-    column, row = np.rint(x).astype(int), np.rint(y).astype(int)
+    places = _star_positions(positions)
     height, width = data.shape
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    pixels = np.rint(places).astype(int)
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(1)
     if not inside.any():
         msg = f'positions must lie on the image of {width} x {height} pixels; none does'
         raise ValueError(msg)
-    corner_x, corner_y = column[inside] - size // 2, row[inside] - size // 2
-
-    def cut(values, fill):
-        if np.ndim(values) == 0:
-            return values
-        return cut_stamps(values, corner_x, corner_y, size, fill)
-
-    gain = effective_gain
-    if gain is not None:
-        gain = positive_numbers(gain, 'effective_gain', data.shape, None)
-    fit, used, residual, _ = fit_stamps(
-        cut(data, 0.0),
-        cut(bad, True),
-        cut(error, 1.0),
-        background=True,
-        use_prior=use_prior,
-        radius=normalization_radius,
-        gain=cut(gain, 1.0),
-        model_error=model_error,
+    corners = pixels[inside] - size // 2
+    if effective_gain is not None:
+        effective_gain = _positive(effective_gain, 'effective_gain', data.shape, None)
+    stamps, bad, error, gain = (
+        cut_stamps(values, corners, size, fill) if np.ndim(values) else values
+        for values, fill in (
+            (data, 0.0),
+            (bad, True),
+            (error, 1.0),
+            (effective_gain, 1.0),
+        )
     )
-    psf = as_model(fit, residual, model_class)
-    psf.fit_info.update(_star_info(fit, used, unit, corner_x, corner_y))
+    psf = _fit_stars(
+        *(stamps, bad, error, unit, corners.T, normalization_radius),
+        gain=gain,
+        **options,
+    )
     psf.fit_info['index'] = np.flatnonzero(inside)
     return psf
 
 
-def cut_stamps(array, corner_x, corner_y, size, fill):
-    """Cut stamps (n, size, size) that may reach beyond the image."""
+def _fit_stars(
+    stamps,
+    bad,
+    error,
+    unit,
+    corner,
+    radius,
+    *,
+    gain=None,
+    background=True,
+    model_error=_MODEL_ERROR,
+    use_prior=True,
+    model_class=None,
+):
+    """Fit stamps of stars whose first pixels lie at ``corner`` (x, y)."""
+    if not model_error >= 0:
+        msg = f'model_error must be >= 0, got {model_error}'
+        raise ValueError(msg)
+    fit, alive = _start_fit(stamps, bad, radius, background=background, stars=True)
+    if not use_prior:
+        # Kept, but so weak that it only stops what nothing else determines.
+        fit.wings, fit.prior_width = False, 1e3 * PRIOR_WIDTH
+    if error is None:
+        error = _border_noise(stamps, bad)
+    used, _ = fit_stars(
+        *(fit, stamps, bad, error, alive),
+        background=background,
+        model_error=model_error,
+        gain=gain,
+    )
+    residual = rms(fit, stamps, ~bad & used[:, None, None])
+    psf = as_model(fit, residual, stamps.shape, model_class)
+    flux, x, y, level = fit.local.T.copy()
+    if unit is not None:
+        flux, level = flux * unit, level * unit
+    psf.fit_info |= {'flux': flux, 'x': x + corner[0], 'y': y + corner[1]}
+    psf.fit_info |= {'background': level, 'used': used}
+    return psf
+
+
+def _start_fit(stamps, bad, radius, *, background, stars):
+    """
+    Guess flux, position and size of stars from their pixels above half maximum.
+
+    Stars are near the middle of their stamps, an image of a PSF is not. Returns the
+    `StampFit` and which stamps (n,) have a star.
+    """
+    rows, columns = stamps.shape[1:]
+    yy, xx = np.mgrid[:rows, :columns]
+    middle = np.hypot(yy - (rows - 1) / 2, xx - (columns - 1) / 2)
+    local, sizes = np.zeros((len(stamps), 4)), np.ones(len(stamps))
+    for k, (stamp, usable) in enumerate(zip(stamps, ~bad, strict=True)):
+        search = usable & ((middle <= _MAX_OFFSET) | (not stars))
+        if usable.sum() < _MIN_PIXELS or not search.any():
+            continue
+        level = np.median(stamp[usable]) if background else 0.0
+        light = np.where(usable, stamp - level, -np.inf)
+        row, column = divmod(np.where(search, light, -np.inf).argmax(), columns)
+        peak = light[row, column]
+        near = np.hypot(yy - row, xx - column) < max(rows, columns) / 2.5
+        core = near & (light > 0.5 * peak)
+        if peak > 0:
+            x, y = (np.average(v[core], weights=light[core]) for v in (xx, yy))
+            sizes[k] = max(2 * np.sqrt(core.sum() / np.pi), 1.2)
+            local[k] = peak, x, y, level
+    alive = local[:, 0] > 0
+    if not alive.any():
+        msg = 'no star to fit: no cut-out has usable, positive pixels at its centre'
+        raise ValueError(msg)
+    # Stars are the smallest sources; galaxies among them are larger.
+    size = np.percentile(sizes[alive], 25 if alive.sum() > 3 else 50)
+    shape = scaled(DEFAULT_SHAPE, size / (2 * half_maximum_radius(DEFAULT_SHAPE)))
+    local[:, 0] *= integral(shape, radius) / profile(0.0, shape)
+    begin = StampFit.of_star(shape, local, radius=radius)
+    return begin if stars else StampFit(begin.theta, local, radius=radius), alive
+
+
+def _border_noise(stamps, bad):
+    """Noise on the outermost two pixels of cut-outs."""
+    border = np.ones(stamps.shape[1:], bool)
+    border[2:-2, 2:-2] = False
+    values = np.where(bad, np.nan, stamps)[:, border]
+    values = values[np.isfinite(values).sum(1) > 3]
+    if len(values) == 0:
+        msg = 'error must be given: too few usable pixels to measure it'
+        raise ValueError(msg)
+    values = values - np.nanmedian(values, axis=1, keepdims=True)
+    noise = MAD_TO_SIGMA * np.nanmedian(np.abs(values))
+    # Noise-free simulations have no scatter, and still need a scale.
+    return max(noise, 1e-6 * np.nanmax(np.abs(stamps)))
+
+
+def cut_stamps(array, corners, size, fill):
+    """Cut stamps (n, size, size) from corners (x, y) that may lie beyond the image."""
     reach = size // 2
     padded = np.pad(array, reach, constant_values=fill)
-    corners = zip(corner_x, corner_y, strict=True)
-    return np.stack(
-        [padded[j + reach :, i + reach :][:size, :size] for i, j in corners]
-    )
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size))
+    columns, rows = (corners + reach).T
+    return windows[rows, columns]
 
 
 def fit_phases(stamps, *, radius, start=None):
     """
     Fit one shape to drawings of one PSF at the places of `PHASES`.
 
-    Parameters
-    ----------
-    stamps : (n, side, side) array
-        The drawings, of the same flux; their centre plus the phase is the place.
-
-    radius : float
-        Normalisation radius in pixels.
-
-    start : (8,) array, optional
-        Shape vector to begin with, such as that of a place nearby.
-
-    Returns
-    -------
-    fit : `StampFit`
-        The fit.
-
-    residual : float
-        Rms residual in units of the peak.
+    The drawings (n, side, side) are of the same flux, each at their centre plus the
+    phase; ``start`` is a shape vector to begin with, such as that of a place nearby.
+    Returns the `StampFit` and the rms residual in units of the peak.
     """
     stamps = np.asarray(stamps, float) / np.max(stamps)
     half = (stamps.shape[1] - 1) / 2
+    max_steps = _FIRST_STEPS if start is None else _NEXT_STEPS
     if start is None:
         # From the area above half of the maximum.
         fwhm = 2 * np.sqrt(np.mean((stamps > 0.5).sum((1, 2))) / np.pi)
-        start, max_steps = typical_shape(max(fwhm, 1.2)), _FIRST_STEPS
-    else:
-        max_steps = _NEXT_STEPS
+        start = typical_shape(max(fwhm, 1.2))
     fit = StampFit.of_star(start, np.zeros((len(stamps), 4)), radius=radius)
     fit.local[:, 0] = integral(start, radius) / profile(0.0, start)
     fit.local[:, 1:3] = half + np.array(PHASES[: len(stamps)])
@@ -245,24 +254,143 @@ def fit_phases(stamps, *, radius, start=None):
     return fit, float(np.sqrt(np.mean(np.square(off))))
 
 
-def as_model(fit, residual, model_class=None):
-    """Make the model of unit flux at the origin, with ``fit_info``."""
+def as_model(fit, residual, size=None, model_class=None):
+    """Model of unit flux at the origin, with ``fit_info``; narrower than its image."""
     if model_class is None:
         from ._model import PSFModel as model_class  # noqa: N813
     psf = model_class.from_shape(fit.shape, normalization_radius=fit.radius)
     psf.fit_info = {'residual': residual, 'converged': fit.converged}
+    if size is not None and not psf.fwhm < max(size[-2:]):
+        msg = (
+            f'image shows no PSF: the fit is {psf.fwhm:.3g} px wide, the image '
+            f'{size[-1]} x {size[-2]} px; a PSF falls towards the edges, with its '
+            'background taken off'
+        )
+        raise ValueError(msg)
     return psf
 
 
-def _star_info(fit, used, unit, corner_x, corner_y):
-    """Collect flux, position and background of each star."""
-    flux, x, y, background = fit.local.T.copy()
-    if unit is not None:
-        flux, background = flux * unit, background * unit
-    return {
-        'flux': flux,
-        'x': x + corner_x,
-        'y': y + corner_y,
-        'background': background,
-        'used': used,
-    }
+# -- arguments -------------------------------------------------------------------------
+
+
+def _image_of_model(model):
+    """Another PSF model on 51 pixels around its centre."""
+    model = model.copy()
+    for name in ('x_0', 'y_0', 'flux'):
+        if name not in model.param_names:
+            msg = f'image, as a model, must have a parameter {name}, got {model!r}'
+            raise ValueError(msg)
+        setattr(model, name, 1.0 if name == 'flux' else _DRAWING_MIDDLE)
+    yy, xx = np.mgrid[:_DRAWING_SIDE, :_DRAWING_SIDE].astype(float)
+    return np.asarray(model(xx, yy), float)
+
+
+def _take_apart(data, error, mask, dimensions):
+    """Split data of any kind into plain arrays: data, bad pixels, error, unit."""
+    unit = None
+    if isinstance(data, NDData):
+        unit = data.unit
+        if error is None and isinstance(data.uncertainty, StdDevUncertainty):
+            error = data.uncertainty.array
+        mask = data.mask if mask is None else mask
+    if isinstance(data, NDData | Cutout2D):
+        data = data.data
+    unit = getattr(data, 'unit', unit)
+    data = np.asarray(plain(data))
+    if data.dtype.kind not in 'iuf':
+        msg = f'data must be real numbers, got {data.dtype}'
+        raise ValueError(msg)
+    data = data.astype(float)
+    if data.ndim not in dimensions or data.size == 0:
+        allowed = ' or '.join(f'{n}D' for n in dimensions)
+        msg = f'data must be {allowed} and not empty, got shape {data.shape}'
+        raise ValueError(msg)
+    bad = ~np.isfinite(data)
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != data.shape:
+            msg = (
+                f'mask must be a bool array of shape {data.shape}, got '
+                f'{mask.dtype} of shape {mask.shape}'
+            )
+            raise ValueError(msg)
+        bad |= mask
+    if bad.all():
+        msg = 'data must have at least one pixel that is finite and not masked'
+        raise ValueError(msg)
+    data[bad] = 0.0
+    if error is not None:
+        error = _positive(error, 'error', data.shape, unit)
+    return data, bad, error, unit
+
+
+def _positive(value, name, shape, unit):
+    """Positive number or map in the unit of the data; a gain in whatever it has."""
+    if isinstance(value, u.Quantity) and unit is None and name == 'error':
+        msg = f'{name} has the unit {value.unit}, but the image has none'
+        raise ValueError(msg)
+    value = np.asarray(plain(value, unit), float)
+    if value.shape not in ((), shape):
+        msg = f'{name} must be a number or have shape {shape}, got {value.shape}'
+        raise ValueError(msg)
+    if not np.all(value > 0):
+        msg = f'{name} must be > 0 everywhere, got a minimum of {np.min(value)}'
+        raise ValueError(msg)
+    return value
+
+
+def _star_positions(positions):
+    """Positions (n, 2) in pixels from an array or a table."""
+    names = getattr(positions, 'colnames', None)
+    if names is not None:
+        pairs = (('x_centroid', 'y_centroid'), ('x', 'y'))
+        pair = next((pair for pair in pairs if set(pair) <= set(names)), None)
+        if pair is None:
+            msg = f'positions must have columns x_centroid and y_centroid, got {names}'
+            raise ValueError(msg)
+        positions = np.column_stack([plain(positions[name]) for name in pair])
+    positions = np.asarray(positions, float)
+    if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
+        msg = f'positions must have shape (n, 2), n > 0, got {positions.shape}'
+        raise ValueError(msg)
+    finite = np.isfinite(positions)
+    if not finite.all():
+        msg = f'positions must be finite, got {first_wrong(positions, finite)}'
+        raise ValueError(msg)
+    return positions
+
+
+def check_psf_pixels(image, name):
+    """Refuse an image that is no PSF: not 2D, not finite, or with its sky left in."""
+    finite, total = np.isfinite(image), np.sum(image)
+    problem = None
+    if image.ndim != 2:
+        problem = f'be two-dimensional; got shape {image.shape}.'
+    elif not finite.all():
+        problem = f'be finite; got {first_wrong(image, finite)}.'
+    elif not total > 0:
+        got = f'a sum of {total:.6g}' if image.any() else 'zeros only'
+        problem = f'have a positive sum; got {got}.'
+    elif min(image.shape) >= _MIN_SIDE:
+        # Wings fall outwards, a sky does not; a wholly flat image is no PSF at all.
+        outer, inner = (_median_of_ring(image, share) for share in (0, _INNER_RING))
+        share = outer * image.size / total
+        flat = np.isclose(share, 1.0, rtol=2e-4)
+        if share > _MAX_SKY_SHARE and not flat and outer > _MIN_EDGE_RATIO * inner:
+            problem = (
+                f'have its sky subtracted; got a level of {outer:.3g} at its edges '
+                f'that does not fall outwards, {100 * share:.0f} % of its sum. '
+                'Subtract the median of the edges.'
+            )
+    if problem:
+        msg = f'{name} must {problem}'
+        raise ValueError(msg)
+
+
+def _median_of_ring(image, share):
+    """Median of the pixels at one distance from the edge, a share of the side."""
+    depth = round(share * min(image.shape))
+    inside = image[depth : image.shape[0] - depth, depth : image.shape[1] - depth]
+    edge = np.ones(inside.shape, bool)
+    edge[1:-1, 1:-1] = False
+    return np.median(inside[edge])

@@ -1,17 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Levenberg-Marquardt fit of one PSF shape shared by many stars.
+Joint fit of one PSF shape to many stars, by Levenberg and Marquardt, and robust.
 
-Each star has its own flux, position and background, so the normal equations
-are an arrow: eight shape parameters that all stars share, and a block of three
-or four for each star. The blocks are eliminated first, which makes a hundred
-stars as cheap as a hundred fits of one.
-
-The shape is fitted as a vector ``theta`` without bounds: logarithms of the
-lengths' ratios and heights, and an ellipticity that cannot reach one. The
-prior of stars in any image is that of `_wing_prior`; that of SDSS's images is the
-distribution of theta in SDSS's own fits. A PSF that an image determines well
-depends on neither.
+Each star has its own flux, position and background, so the normal equations are an
+arrow: eight shape parameters that all stars share, and a block of three or four for
+each star. The blocks are eliminated first, which makes a hundred stars as cheap as a
+hundred fits of one. Pixels lose weight where the model does not hold, and stars that do
+not fit like the others are left out.
 """
 
 from dataclasses import dataclass, field
@@ -19,26 +14,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
-from ._profile import psf_derivatives, unit_profile
+from ._profile import (
+    half_maximum_radius,
+    integral,
+    profile,
+    psf_derivatives,
+    unit_profile,
+)
 from ._wing_prior import (
     LOOSE_MEAN,
     LOOSE_WIDTH,
+    PRIOR_MEAN,
+    PRIOR_WIDTH,
+    shape_jacobian,
     to_shape,
     to_theta,
     wing_pull,
-    wing_pull_slopes,
 )
 
-__all__ = ['PRIOR_MEAN', 'PRIOR_WIDTH', 'StampFit', 'minimise', 'own_shapes']
-
-# Mean and width of theta over the fields of three SDSS runs, bands g, r, i and
-# z, widened by about two; the size itself is left free. In words: sigma2/sigma1
-# = 2.25, b = 0.035, sigmap/sigma1 = 1.8, p0 = 0.0105, beta = 3.2, e = 0.
-PRIOR_MEAN = np.array(
-    [0.3, np.log(2.25), np.log(0.035), np.log(1.8), np.log(0.0105), np.log(1.2), 0, 0]
-)
-PRIOR_WIDTH = np.array([np.inf, 0.2, 1.0, 0.4, 0.3, 0.6, 0.15, 0.15])
-
+# Step in theta of numerical derivatives.
+_THETA_STEP = 1e-4
 # Levenberg-Marquardt damping of the first step, and the largest and smallest one.
 _DAMPING, _MAX_DAMPING, _MIN_DAMPING = 1e-3, 1e10, 1e-12
 # Largest step in an entry of theta, and the step at which a fit has converged.
@@ -48,16 +43,27 @@ _TOLERANCE = 1e-9
 # Entries of theta that are estimated for each star: log size and ellipticity.
 _OWN_ENTRIES = [0, 6, 7]
 
-
-def _shape_jacobian(theta, shape):
-    """Differentiate the shape vector with respect to theta, (8 shape, 8 theta)."""
-    jacobian = np.diag(np.append(shape[:6], [0.0, 0.0]))
-    jacobian[1, 0], jacobian[3, 0] = shape[1], shape[3]
-    jacobian[5, 5] = shape[5] - 2
-    eta = theta[6:]
-    size = 1 + eta @ eta
-    jacobian[6:, 6:] = np.eye(2) / np.sqrt(size) - np.outer(eta, eta) / size**1.5
-    return jacobian
+# Variance of a pixel of a PSF image of unknown noise, in units of that of its peak, the
+# photons' share being proportional to the image; the largest residual raises it.
+_PEAK_VARIANCE, _MISFIT_SHARE = 1e-3, 2.0
+# Residuals beyond this many sigma lose weight, as Cauchy's likelihood has it.
+_CAUCHY_SIGMA = 3.0
+# A star whose core has more than this times the usual squared residual is left out:
+# the factor on its weights.
+_MAX_SCORE, _REJECTED_WEIGHT = 6.0, 1e-3
+# Relative error of the model in the first rounds.
+_FIRST_MODEL_ERROR = 0.1
+# Rings, between these radii in FWHM, whose mean residuals show a misfit; where its
+# share begins; and the factor on its variance.
+_MISFIT_FROM, _MISFIT_TO, _N_RINGS, _MISFIT_INNER = 0.75, 2.5, 7, 0.45
+_MISFIT_VARIANCE = 4.0
+# Rounds of reweighting.
+_N_ROUNDS = 6
+# Steps of a round on stars before the last one, of the last one, and the relative
+# decrease of chi2 at which such a round ends.
+_ROUND_STEPS, _LAST_STEPS, _ROUND_TOLERANCE = 5, 40, 1e-5
+# Largest distance in pixels by which a fit may move a star.
+_MAX_MOVE = 3.0
 
 
 @dataclass
@@ -65,45 +71,22 @@ class StampFit:
     """
     State of a joint fit: the shared shape, and each of n stars' own parameters.
 
-    Attributes
-    ----------
-    theta : (8,) array
-        The shape, as `to_theta` gives it.
-
-    local : (n, 4) array
-        Flux, x, y (from the stamp's first pixel) and background of each star.
-
-    chi2 : float
-        Weighted sum of squared residuals, prior included.
-
-    converged : bool
-        Whether the last step was negligible.
-
-    prior_mean, prior_width : (8,) array
-        The Gaussian prior of theta; an infinite width is no prior.
-
-    radius : float
-        Normalisation radius of the fluxes in pixels.
-
-    wings : bool
-        Whether the profile has the prior `wing_prior` of wings too.
-
-    background_width : float or (n,) array
-        Width of the prior about zero of each star's background.
-
-    covariance : (8, 8) array or None
-        Covariance of theta, with all else marginalised, where the fit ended.
+    ``theta`` (8,) is the shape, ``local`` (n, 4) flux, x, y (from the stamp's first
+    pixel) and background. The prior of theta is Gaussian, an infinite width none; with
+    ``wings`` the profile has that of real telescopes too, and ``background_width`` is
+    the width of a prior about zero of the backgrounds. ``covariance`` is that of theta,
+    all else marginalised, where the fit ended.
     """
 
     theta: np.ndarray
     local: np.ndarray
-    chi2: float = np.inf
-    converged: bool = False
     prior_mean: np.ndarray = field(default_factory=PRIOR_MEAN.copy)
     prior_width: np.ndarray = field(default_factory=PRIOR_WIDTH.copy)
     radius: float = DEFAULT_NORMALIZATION_RADIUS
     wings: bool = False
-    background_width: np.ndarray | float = np.inf
+    background_width: float = np.inf
+    chi2: float = np.inf
+    converged: bool = False
     covariance: np.ndarray | None = None
 
     @classmethod
@@ -112,134 +95,95 @@ class StampFit:
         prior = {'prior_mean': LOOSE_MEAN, 'prior_width': LOOSE_WIDTH, 'wings': True}
         return cls(to_theta(shape), local, **(prior | options))
 
-    def penalty(self):
-        """Sum the squared distances from the priors."""
-        total = np.sum(((self.theta - self.prior_mean) / self.prior_width) ** 2)
-        total += np.sum((self.local[:, 3] / self.background_width) ** 2)
-        if self.wings:
-            total += np.sum(wing_pull(self.theta) ** 2)
-        return total
-
-    def add_priors(self, equations, *, with_background):
-        """Add the priors' share to the normal equations."""
-        A, g, B, C, h = equations
-        precision = 1 / np.square(self.prior_width)
-        A = A + np.diag(precision)
-        g = g - precision * (self.theta - self.prior_mean)
-        if self.wings:
-            pull, slopes = wing_pull_slopes(self.theta)
-            A, g = A + slopes.T @ slopes, g - slopes.T @ pull
-        if with_background:
-            precision = 1 / np.square(self.background_width)
-            C[:, 3, 3] += precision
-            h[:, 3] -= precision * self.local[:, 3]
-        return A, g, B, C, h
-
     @property
     def shape(self):
         """The shape vector, (8,)."""
         return to_shape(self.theta)
 
-    def model(self, size):
-        """Render all stars: (n, rows, columns), backgrounds included."""
-        flux, x, y, background = self.local.T[..., None, None]
+    def pull(self, theta):
+        """Distances of fitted vectors (..., 8) from the priors in sigma, (..., m)."""
+        pull = (theta - self.prior_mean) / self.prior_width
+        return np.concatenate([pull, wing_pull(theta)], -1) if self.wings else pull
+
+    def offsets(self, size):
+        """Distances of the pixels from each star, dx and dy (n, rows, columns)."""
         yy, xx = np.mgrid[: size[0], : size[1]]
-        return flux * unit_profile(xx - x, yy - y, self.shape, self.radius) + background
+        x, y = self.local[:, 1:3].T[..., None, None]
+        return xx - x, yy - y
+
+    def model(self, size):
+        """All stars with their backgrounds, (n, rows, columns)."""
+        unit = unit_profile(*self.offsets(size), self.shape, self.radius)
+        return self.local[:, :1, None] * unit + self.local[:, 3:, None]
 
     def chi2_of(self, stamps, weights):
-        """Sum the squared residuals and the prior's penalty."""
+        """Squared residuals and distances from the priors, summed."""
         residual = (stamps - self.model(stamps.shape[1:])) * weights
-        return float(np.sum(residual**2) + self.penalty())
+        background = self.local[:, 3] / self.background_width
+        parts = residual, self.pull(self.theta), background
+        return sum(float(np.sum(part**2)) for part in parts)
 
 
-def _linearise(fit, stamps, weights, with_background):
-    """Return residuals (n, P), shape (n, P, 8) and local (n, P, 3 or 4) slopes."""
-    n, rows, columns = stamps.shape
-    flux, x, y, background = fit.local.T[..., None, None]
-    yy, xx = np.mgrid[:rows, :columns]
-    shape = fit.shape
-    values, d_x, d_y, d_shape = psf_derivatives(xx - x, yy - y, shape, fit.radius)
-    residual = (stamps - flux * values - background) * weights
-    local = [values * weights, flux * d_x * weights, flux * d_y * weights]
-    if with_background:
-        local.append(np.broadcast_to(weights, values.shape))
-    shared = np.stack([(flux * weights * d).reshape(n, -1) for d in d_shape], axis=-1)
-    shared = shared @ _shape_jacobian(fit.theta, shape)
-    local = np.stack([each.reshape(n, -1) for each in local], axis=-1)
-    return residual.reshape(n, -1), shared, local
-
-
-def _equations(fit, stamps, weights, with_background):
-    """Build the normal equations of a joint fit, priors included."""
-    r, shared, local = _linearise(fit, stamps, weights, with_background)
-    local_t = local.transpose(0, 2, 1)
-    flat = shared.reshape(-1, 8)
-    equations = (
-        flat.T @ flat,
-        flat.T @ r.ravel(),
-        shared.transpose(0, 2, 1) @ local,
-        local_t @ local,
-        (local_t @ r[..., None])[..., 0],
+def _linearise(fit, stamps, weights, n_local):
+    """Residuals (n, P), shape (n, P, 8) and local (n, P, n_local) derivatives."""
+    n, flux, shape = len(stamps), fit.local[:, :1, None], fit.shape
+    offsets = fit.offsets(stamps.shape[1:])
+    values, d_x, d_y, d_shape = psf_derivatives(*offsets, shape, fit.radius)
+    residual = (stamps - flux * values - fit.local[:, 3:, None]) * weights
+    scale = flux * weights
+    local = [values * weights, scale * d_x, scale * d_y, weights][:n_local]
+    shared, local = (
+        np.stack([each.reshape(n, -1) for each in parts], axis=-1)
+        for parts in ([scale * d for d in d_shape], local)
     )
-    return fit.add_priors(equations, with_background=with_background)
+    return residual.reshape(n, -1), shared @ shape_jacobian(fit.theta, shape), local
 
 
-def _reduce(equations, damping):
-    """Eliminate the stars' own parameters: matrix, right side and what was solved."""
+def _equations(fit, stamps, weights, n_local):
+    """Normal equations of a joint fit, priors included."""
+    r, shared, local = _linearise(fit, stamps, weights, n_local)
+    flat, local_t = shared.reshape(-1, 8), local.transpose(0, 2, 1)
+    steps = np.vstack([np.zeros(8), _THETA_STEP * np.eye(8)])
+    pull = fit.pull(fit.theta + steps)
+    slopes = (pull[1:] - pull[0]).T / _THETA_STEP
+    C, h = local_t @ local, (local_t @ r[..., None])[..., 0]
+    if n_local > 3:
+        C[:, 3, 3] += fit.background_width**-2.0
+        h[:, 3] -= fit.background_width**-2.0 * fit.local[:, 3]
+    A = flat.T @ flat + slopes.T @ slopes
+    return A, flat.T @ r.ravel() - slopes.T @ pull[0], local_t @ shared, C, h
+
+
+def _solve(equations, damping):
+    """Steps of theta and of the stars' own parameters, and the reduced matrix."""
     A, g, B, C, h = equations
     A = A + damping * np.diag(np.diag(A) + 1e-12)
-    diagonal = np.einsum('kii->ki', C)
-    C = C + np.eye(C.shape[1]) * (damping * diagonal + 1e-300)[:, None, :]
-    solved = np.linalg.solve(
-        C, np.concatenate([B.transpose(0, 2, 1), h[..., None]], -1)
-    )
-    reduced = A - np.einsum('kil,klj->ij', B, solved[..., :-1])
-    rhs = g - np.einsum('kil,kl->i', B, solved[..., -1])
-    return reduced, rhs, solved
+    diagonal = damping * np.einsum('kii->ki', C) + 1e-300
+    C = C + np.eye(C.shape[1]) * diagonal[:, None, :]
+    solved = np.linalg.solve(C, np.concatenate([B, h[..., None]], -1))
+    reduced = A - np.einsum('kli,klj->ij', B, solved[..., :-1])
+    step = np.linalg.solve(reduced, g - np.einsum('kli,kl->i', B, solved[..., -1]))
+    return step, solved[..., -1] - solved[..., :-1] @ step, reduced
 
 
 def minimise(
     fit, stamps, weights, *, with_background, max_steps=40, tolerance=_TOLERANCE
 ):
     """
-    Run Levenberg-Marquardt on a joint fit.
+    Run Levenberg-Marquardt on a joint fit, which is changed in place.
 
-    Parameters
-    ----------
-    fit : `StampFit`
-        Where to start; changed in place.
-
-    stamps : (n, rows, columns) array
-        One star in each; finite everywhere.
-
-    weights : (n, rows, columns) array
-        Inverse standard deviations, zero where a pixel is not to count.
-
-    with_background : bool
-        Whether each star has a constant background.
-
-    max_steps : int, optional
-        Number of steps after which to give up.
-
-    tolerance : float, optional
-        Relative decrease of chi2 below which a step counts as negligible.
-
-    Returns
-    -------
-    fit : `StampFit`
-        The same object.
+    ``stamps`` (n, rows, columns) hold one star each and are finite, ``weights`` are
+    inverse standard deviations, zero where a pixel is not to count; ``tolerance`` is
+    the relative decrease of chi2 below which a step counts as negligible.
     """
     n_local = 4 if with_background else 3
-    damping, fit.converged = _DAMPING, False
+    damping, fit.converged, equations = _DAMPING, False, None
     fit.chi2 = fit.chi2_of(stamps, weights)
-    equations = None
     for _ in range(max_steps):
-        equations = _equations(fit, stamps, weights, with_background)
+        equations = _equations(fit, stamps, weights, n_local)
         before, theta, mine = fit.chi2, fit.theta, fit.local
         while damping < _MAX_DAMPING:
-            reduced, rhs, solved = _reduce(equations, damping)
-            d_theta = np.linalg.solve(reduced, rhs)
-            d_local = solved[..., -1] - solved[..., :-1] @ d_theta
+            d_theta, d_local, _ = _solve(equations, damping)
             fit.theta = theta + np.clip(d_theta, -_LARGEST_STEP, _LARGEST_STEP)
             fit.local = mine.copy()
             fit.local[:, :n_local] += d_local
@@ -257,45 +201,180 @@ def minimise(
             fit.converged = True
             break
     if equations is not None:
-        fit.covariance = np.linalg.pinv(_reduce(equations, 0.0)[0], hermitian=True)
-    return fit
+        fit.covariance = np.linalg.pinv(_solve(equations, 0.0)[2], hermitian=True)
 
 
 def own_shapes(fit, stamps, weights):
     """
-    Estimate log size and ellipticity of each star relative to the joint fit.
+    Log size, e1 and e2 of each star relative to the joint fit, and errors, (n, 3).
 
     One linear step from the joint fit, with flux, position and background of
-    the star free.
-
-    Returns
-    -------
-    offsets, errors : (n, 3) array
-        Log size, e1 and e2 of each star; an error is infinite where nothing is known.
+    the star free; an error is infinite where nothing is known.
     """
-    residual, shared, local = _linearise(fit, stamps, weights, with_background=True)
-    own = shared[..., _OWN_ENTRIES]
-    own_t, local_t = own.transpose(0, 2, 1), local.transpose(0, 2, 1)
-    cross, square = own_t @ local, local_t @ local
-    width = np.square(np.broadcast_to(fit.background_width, len(stamps)))
-    square[:, 3, 3] += 1 / width
-    scale = np.sqrt(np.einsum('kii->ki', square)) + 1e-300
-    square = square / scale[:, :, None] / scale[:, None, :]
-    square += 1e-9 * np.eye(4)
-    cross = cross / scale[:, None, :]
-    pull = (local_t @ residual[..., None])[..., 0]
-    pull[:, 3] -= fit.local[:, 3] / width
-    solved = np.linalg.solve(square, cross.transpose(0, 2, 1))
-    matrix = own_t @ own - cross @ solved
-    right = (own_t @ residual[..., None])[..., 0]
-    right -= np.einsum('kli,kl->ki', solved, pull / scale)
+    residual, shared, local = _linearise(fit, stamps, weights, 4)
+    slopes = np.concatenate([shared[..., _OWN_ENTRIES], local], -1)
+    matrix = slopes.transpose(0, 2, 1) @ slopes
+    right = (slopes.transpose(0, 2, 1) @ residual[..., None])[..., 0]
+    matrix[:, 6, 6] += fit.background_width**-2.0
+    right[:, 6] -= fit.background_width**-2.0 * fit.local[:, 3]
     size = np.einsum('kii->ki', matrix)
-    known = size > 1e-12 * max(float(size.max()), 1e-300)
-    root = np.sqrt(np.where(known, size, 1.0))
-    even = matrix / root[:, :, None] / root[:, None, :] + 1e-6 * np.eye(3)
-    inverse = np.linalg.inv(np.where(known.all(1)[:, None, None], even, np.eye(3)))
-    offsets = np.einsum('kij,kj->ki', inverse, right / root) / root
-    errors = np.sqrt(np.einsum('kii->ki', inverse)) / root
-    bad = ~known.all(1)
-    offsets[bad], errors[bad] = 0.0, np.inf
+    known = (size[:, :3] > 1e-12 * max(float(size[:, :3].max()), 1e-300)).all(1)
+    root = np.sqrt(np.where(known[:, None], size + 1e-300, 1.0))
+    even = matrix / root[:, :, None] / root[:, None, :] + 1e-6 * np.eye(7)
+    inverse = np.linalg.inv(np.where(known[:, None, None], even, np.eye(7)))
+    offsets = ((inverse @ (right / root)[..., None])[..., 0] / root)[:, :3]
+    errors = (np.sqrt(np.einsum('kii->ki', inverse)) / root)[:, :3]
+    offsets[~known], errors[~known] = 0.0, np.inf
     return offsets, errors
+
+
+# -- robust fit ------------------------------------------------------------------------
+
+
+def fit_image(fit, stamps, bad, error=None, background=False):
+    """Fit images of PSFs, reweighting their pixels; return the rms over the peak."""
+    for turn in range(_N_ROUNDS):
+        model = fit.model(stamps.shape[1:])
+        if error is None:
+            variance = _variance_from_scatter(stamps, model, bad, turn)
+        else:
+            variance = _variance(fit, stamps, model, error, None, 0.0, turn)
+        minimise(fit, stamps, _weights(variance, bad), with_background=background)
+    return rms(fit, stamps, ~bad)
+
+
+def fit_stars(
+    fit,
+    stamps,
+    bad,
+    error,
+    alive,
+    *,
+    background,
+    model_error,
+    gain=None,
+    accept=None,
+):
+    """
+    Fit stars robustly: fit, reweight, leave out those that do not fit, fit again.
+
+    ``accept`` chooses in the last two rounds among the stars that fit, given weights.
+    Returns which stars (n,) the fit rests on, and the weights of the last round.
+    """
+    begun, used = fit.local[:, 1:3].copy(), alive.copy()
+    for turn in range(_N_ROUNDS):
+        model = fit.model(stamps.shape[1:])
+        variance = _variance(fit, stamps, model, error, gain, model_error, turn)
+        if turn:
+            variance = variance + _misfit(fit, stamps - model, bad, used, variance)
+        weights = _weights(variance, bad)
+        if turn:
+            moved = np.hypot(*(fit.local[:, 1:3] - begun).T)
+            measurable = alive & (fit.local[:, 0] > 0) & (moved < _MAX_MOVE)
+            pull = (stamps - model) * weights
+            used, share = _belongs(fit, pull, weights > 0, alive, measurable)
+            weights = weights * share
+        if accept is not None and turn >= _N_ROUNDS - 2:
+            used = accept(weights, used)
+        # Rejected stars determine their own position and flux alone, so that they can
+        # come back when the shape is better known.
+        weights[~used] *= _REJECTED_WEIGHT
+        weights[~alive] = 0.0
+        # Weights change from round to round: only the last is worth a long fit.
+        minimise(
+            fit,
+            stamps,
+            weights,
+            with_background=background,
+            max_steps=_LAST_STEPS if turn == _N_ROUNDS - 1 else _ROUND_STEPS,
+            tolerance=_ROUND_TOLERANCE,
+        )
+    return used, weights
+
+
+def _weights(variance, bad):
+    return np.where(bad, 0.0, 1 / np.sqrt(np.broadcast_to(variance, bad.shape)))
+
+
+def rms(fit, stamps, use):
+    """Rms residual of stamps in units of the peak."""
+    off = (stamps - fit.model(stamps.shape[1:])) / peaks(stamps, ~use)[:, None, None]
+    return float(np.sqrt(np.mean(off[use] ** 2)))
+
+
+def peaks(stamps, bad):
+    """Brightest usable pixel of each cut-out, at least a tiny number."""
+    return np.maximum(np.max(np.where(bad, 0.0, stamps), axis=(1, 2)), 1e-300)
+
+
+def _variance_from_scatter(stamps, model, bad, turn):
+    """Photon-like noise scaled so that the residuals are what it predicts."""
+    height = peaks(stamps, bad)[:, None, None]
+    # What the model cannot follow, as diffraction rings, is no photon noise:
+    # from its size down all pixels count alike, so that the area comes out right.
+    off = np.where(bad, 0.0, np.abs(stamps - model)) / height
+    floor = max(_PEAK_VARIANCE, _MISFIT_SHARE * float(off.max()) if turn else 0.0)
+    form = (np.maximum(stamps, 0) / height + floor) * height**2
+    scale = np.mean((np.square(stamps - model) / form)[~bad]) if turn else 1e-4
+    return max(scale, 1e-20) * form
+
+
+def _variance(fit, stamps, model, error, gain, model_error, turn):
+    """Predicted variance of the pixels of cut-outs, (n, rows, columns)."""
+    level = fit.local[:, 3, None, None]
+    signal = np.maximum(model - level, 0)
+    if turn < _N_ROUNDS // 2:
+        # A poor first model must not call bright pixels precise, nor may the
+        # brightest source outvote all others.
+        signal = np.maximum(signal, stamps - level)
+        model_error = max(model_error, _FIRST_MODEL_ERROR)
+    variance = np.square(error) + (model_error * signal) ** 2
+    return variance if gain is None else variance + signal / gain
+
+
+def _misfit(fit, residual, bad, alive, variance):
+    """
+    Variance that the model's own misfit around the core adds, as a map.
+
+    Diffraction rings are beyond two Gaussians and a power law. Where the mean
+    residual around the stars has them, they must not spoil the core: the misfit
+    is an error that falls with the distance from the half-maximum radius.
+    """
+    fwhm = 2 * half_maximum_radius(fit.shape)
+    radius = np.hypot(*fit.offsets(residual.shape[1:])) / fwhm
+    peak = profile(0.0, fit.shape) / integral(fit.shape, fit.radius)
+    peak = peak * fit.local[:, :1, None]
+    use = ~bad & alive[:, None, None] & (peak > 0)
+    use &= (radius > _MISFIT_FROM) & (radius < _MISFIT_TO)
+    weight = np.where(use, peak / variance, 0.0)
+    step = (_MISFIT_TO - _MISFIT_FROM) / _N_RINGS
+    ring = ((radius - _MISFIT_FROM) / step).clip(0, _N_RINGS - 1).astype(int).ravel()
+    moment = np.bincount(ring, (weight * residual).ravel(), _N_RINGS)
+    power = np.bincount(ring, (weight * peak).ravel(), _N_RINGS)
+    known = power > 0
+    if not known.any():
+        return 0.0
+    mean = moment[known] / power[known]
+    size = np.mean(np.maximum(np.square(mean) - 1 / power[known], 0))
+    form = np.clip((radius - _MISFIT_INNER) / (_MISFIT_FROM - _MISFIT_INNER), 0, 1)
+    share = np.square(peak * form / np.maximum(radius, _MISFIT_FROM))
+    return _MISFIT_VARIANCE * size * share
+
+
+def _belongs(fit, pull, usable, alive, measurable):
+    """
+    Stars that fit like the others (n,), and factors on pixels' weights.
+
+    The core decides: a neighbour in the wing is dealt with pixel by pixel.
+    """
+    reach = 1.5 * half_maximum_radius(fit.shape)
+    core = (np.hypot(*fit.offsets(pull.shape[1:])) < reach) & usable
+    score = (pull**2 * core).sum((1, 2)) / np.maximum(core.sum((1, 2)), 1)
+    used = measurable & core.any((1, 2))
+    if not used.any():
+        used = alive.copy()
+    usual = max(np.median(score[used]), 1.0)
+    used &= score <= _MAX_SCORE * usual
+    score = np.minimum(score, _MAX_SCORE * usual)[:, None, None]
+    share = 1 / np.sqrt(1 + pull**2 / (_CAUCHY_SIGMA**2 * usual))
+    return used, share / np.sqrt(1 + score / (2 * usual))

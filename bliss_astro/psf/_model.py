@@ -3,26 +3,26 @@
 The point-spread function of one place as an astropy model.
 """
 
+import astropy.units as u
 import numpy as np
 
 from .._plugins import survey
-from ._inputs import plain, read_fwhm
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._profile import (
     ProfileModel,
     effective_pixels,
     half_maximum_radius,
     integral,
+    plain,
     profile,
 )
 from ._wing_prior import typical_shape
 
-__all__ = ['PSFModel']
-
-# At a beta of 2 exactly the flux of a truncated Moffat is 0/0 in GalSim.
-_GALSIM_BETA_STEP = 1e-6
-# GalSim refuses an untruncated Moffat below a beta of 1.1, which is half ours.
-_GALSIM_MIN_BETA = 2.2
+# Full widths at half maximum in px that a PSF may have: it contains the pixel.
+_FWHM_RANGE = (1, 1000)
+# GalSim refuses an untruncated Moffat below a beta of 1.1, which is half ours, and at
+# a beta of 2 exactly the flux of a truncated one is 0/0.
+_GALSIM_MIN_BETA, _GALSIM_BETA_STEP = 2.2, 1e-6
 
 
 class PSFModel(ProfileModel):
@@ -72,10 +72,6 @@ class PSFModel(ProfileModel):
         If a length is not positive, a height negative, the ellipticity 1 or
         more, the slope not positive, or the slope 2 or less with an infinite
         normalisation radius.
-
-    See Also
-    --------
-    bliss_astro.surveys.sdss.SDSSPSF : The PSF of a whole SDSS field.
 
     Notes
     -----
@@ -168,16 +164,17 @@ class PSFModel(ProfileModel):
         ------
         ValueError
             If ``fwhm`` is not from 1 to 1000 pixels: a PSF contains the pixel.
-
-        Examples
-        --------
-        >>> from bliss_astro.psf import PSFModel
-        >>> round(PSFModel.from_fwhm(2.5).fwhm, 3)
-        2.5
         """
-        return cls.from_shape(
-            typical_shape(read_fwhm(fwhm)), normalization_radius=normalization_radius
-        )
+        try:
+            value = float(plain(fwhm, u.pix))
+        except (TypeError, ValueError):
+            value = np.nan
+        low, high = _FWHM_RANGE
+        if not low <= value <= high:
+            msg = f'fwhm must be a number of pixels from {low} to {high}, got {fwhm!r}'
+            raise ValueError(msg)
+        shape = typical_shape(value)
+        return cls.from_shape(shape, normalization_radius=normalization_radius)
 
     @classmethod
     def from_sdss(cls, psfield, band, **options):
@@ -222,17 +219,36 @@ class PSFModel(ProfileModel):
 
         Parameters
         ----------
-        image : 2D or 3D array, or `~astropy.modeling.Model`
-            An image of the PSF, cut-outs of stars, or another PSF model of
-            photutils or astropy.
+        image : 2D or 3D array, `~astropy.units.Quantity`, `~astropy.nddata.NDData` \
+or `~astropy.modeling.Model`
+            An image of the PSF (one star, any flux, anywhere on the image but
+            brightest); or n cut-outs (n, rows, columns), each with a star near
+            its centre; or another PSF model of photutils or astropy.
 
         **kwargs
-            Keywords of `fit_psf`.
+            ``error``: standard deviation of the pixels, number or array; by default
+            from the scatter of the residuals. ``mask``: bool array, `True` where a
+            pixel is not to be used, as are those not finite. ``background``: whether
+            to fit a constant background to each star; by default to cut-outs only.
+            ``use_prior``: whether what the image leaves open (most often the wing)
+            follows the usual, `True` by default: for an image of the PSF SDSS's fits
+            of its fields, for stars the range of real telescopes.
+            ``normalization_radius``: radius in pixels within which the flux is counted.
 
         Returns
         -------
         psf : `PSFModel`
-            The fit, with its residual in ``fit_info``.
+            The fit. Its flux and position are those on the image; with cut-outs it
+            has unit flux and lies at the origin. ``fit_info`` holds ``residual``
+            (rms in units of the peak), ``converged``, and for cut-outs ``flux``,
+            ``x``, ``y``, ``background`` and ``used`` of each.
+
+        Raises
+        ------
+        ValueError
+            If the image has another dimension, is smaller than 5 pixels, has no
+            usable or no positive pixels, or its mask or error another shape; or if
+            the fit is wider than the image.
         """
         from ._fit import fit_psf
 
@@ -264,7 +280,7 @@ class PSFModel(ProfileModel):
             per unit of the data, for the stars' own photon noise. ``model_error``:
             relative error of the model, 0.02 by default, so that the brightest star
             does not outvote the others. ``use_prior`` and ``normalization_radius`` as
-            in `fit_psf`.
+            in `fit`.
 
         Returns
         -------
@@ -276,8 +292,7 @@ class PSFModel(ProfileModel):
         Raises
         ------
         ValueError
-            If the data are not 2D, no star lies on them, or an argument is
-            out of its range.
+            If the data are not 2D, no star lies on them, or an argument is not allowed.
         """
         from ._fit import fit_psf_to_stars
 
@@ -285,20 +300,12 @@ class PSFModel(ProfileModel):
 
     @property
     def fwhm(self):
-        """
-        Full width at half maximum in pixels.
-
-        That of an elliptical PSF is the geometric mean of its two axes.
-        """
+        """Full width at half maximum in pixels, geometric mean of the two axes."""
         return float(2 * half_maximum_radius(self.shape_vector))
 
     @property
     def n_eff(self):
-        """
-        Effective number of pixels, the inverse of the sum of the squared PSF.
-
-        The sum is the mean over sub-pixel positions, hence an integral.
-        """
+        """Effective area in square pixels, inverse integral of the squared PSF."""
         return effective_pixels(self.shape_vector, self._normalization_radius)
 
     def radial_profile(self, radius):
@@ -331,7 +338,7 @@ class PSFModel(ProfileModel):
         Returns
         -------
         flux : float, array or `~astropy.units.Quantity`
-            The flux within it; ``flux`` at the normalisation radius.
+            Flux within it.
         """
         shape = self.shape_vector
         total = integral(shape, self._normalization_radius)
@@ -353,43 +360,36 @@ class PSFModel(ProfileModel):
         profile : `galsim.GSObject`
             The profile. Its whole flux is more than ``flux``, as part of the
             wing lies beyond the normalisation radius. The pixel is part of it:
-            draw it with ``method='no_pixel'``.
-
-        Notes
-        -----
-        Where beta is 2.2 or less, GalSim needs the power law to end somewhere, which is
-        at ten normalisation radii, or 1000 pixels.
+            draw it with ``method='no_pixel'``. Where beta is 2.2 or less, the power law
+            ends at ten normalisation radii, or 1000 pixels.
         """
         import galsim
 
         s1, s2, b, sp, p0, beta, e1, e2 = self.shape_vector
-        total = integral(self.shape_vector, self._normalization_radius)
-        parts = [galsim.Gaussian(sigma=s1, flux=2 * np.pi * s1 * s1 / total)]
-        if b > 0:
-            parts.append(
-                galsim.Gaussian(sigma=s2, flux=2 * np.pi * b * s2 * s2 / total)
-            )
+        total, R = integral(self.shape_vector, self._normalization_radius), np.inf
+        parts = [
+            galsim.Gaussian(sigma=s, flux=2 * np.pi * height * s * s / total)
+            for s, height in ((s1, 1.0), (s2, b))
+            if height > 0
+        ]
         if p0 > 0:
-            end = np.inf
             if beta <= _GALSIM_MIN_BETA:
                 R = self._normalization_radius
-                end = 10 * R if np.isfinite(R) else 1000.0
+                R = 10 * R if np.isfinite(R) else 1000.0
                 if abs(beta - 2) < _GALSIM_BETA_STEP:
                     beta = 2 + _GALSIM_BETA_STEP
-            wing = integral((s1, s2, 0.0, sp, p0, beta), end)
-            wing -= integral((s1, s2, 0.0, sp, 0.0, beta), end)
+            wing = [integral((s1, s2, 0.0, sp, p, beta), R) for p in (0.0, p0)]
             moffat = galsim.Moffat(
                 beta=beta / 2,
                 scale_radius=np.sqrt(beta) * sp,
-                trunc=end if np.isfinite(end) else 0.0,
-                flux=wing / total,
+                trunc=R if np.isfinite(R) else 0.0,
+                flux=(wing[1] - wing[0]) / total,
             )
             parts.append(moffat)
         whole = galsim.Add(parts) * float(plain(self._flux()))
         return whole.shear(e1=e1, e2=e2).dilate(pixel_scale)
 
     def _flux(self):
-        """Return the flux, with its unit where it has one."""
         return self.flux.value if self.flux.unit is None else self.flux.quantity
 
     @property

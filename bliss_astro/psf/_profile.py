@@ -14,215 +14,179 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 
-from ._inputs import check_beta, check_ellipticity, check_number, check_radius, plain
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, SHAPE_NAMES
-
-__all__ = []
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step
 # too far gives a large residual and not a NaN.
 _MAX_E2 = 1 - 1e-9
 # Indices of the lengths in a shape vector.
 _LENGTHS = [0, 1, 3]
-# |beta / 2 - 1| below which the power law's integral is expanded about beta = 2.
-_NEAR_TWO = 1e-4
+# Least |beta / 2 - 1|: the integral of the power law is smooth there.
+_NEAR_TWO = 1e-9
+# Relative step of the derivatives of the integral.
+_STEP = 1e-5
+# Steps of Newton's method for the half-maximum radius.
+_N_STEPS = 25
 # Lower bound of lengths for fitters, above zero.
 _MIN_LENGTH = float(np.finfo(np.float32).tiny)
 
 
 def scaled(shape, factor):
-    """Return a shape vector with all lengths multiplied by a factor."""
+    """Shape vector with all lengths multiplied by a factor."""
     shape = np.array(shape, float)
     shape[_LENGTHS] *= factor
     return shape
 
 
 def squared_radius(dx, dy, e1, e2):
-    """Return the squared elliptical radius in px^2; the ellipse keeps its area."""
+    """Squared elliptical radius in px^2; the ellipse keeps its area."""
     D = np.sqrt(1 - np.minimum(e1 * e1 + e2 * e2, _MAX_E2))
     return ((1 - e1) * dx * dx - 2 * e2 * dx * dy + (1 + e1) * dy * dy) / D
 
 
-def profile(u, shape):
-    """Evaluate the unnormalised profile, 1 + b + p0 at ``u`` = 0, at squared radii."""
+def profile(r2, shape):
+    """Profile at squared radii whose Gaussian core has height one."""
     s1, s2, b, sp, p0, beta = shape[:6]
-    w = 1 + u / (beta * sp * sp)
-    return (
-        np.exp(-0.5 * u / (s1 * s1))
-        + b * np.exp(-0.5 * u / (s2 * s2))
-        + p0 * w ** (-0.5 * beta)
-    )
+    wing = (1 + r2 / (beta * sp * sp)) ** (-0.5 * beta)
+    return np.exp(-0.5 * r2 / (s1 * s1)) + b * np.exp(-0.5 * r2 / (s2 * s2)) + p0 * wing
+
+
+def _profile_slope(r2, shape):
+    """Derivative of `profile` by the squared radius."""
+    s1, s2, b, sp, p0, beta = shape[:6]
+    steep = p0 * (1 + r2 / (beta * sp * sp)) ** (-0.5 * beta - 1) / sp**2
+    first, second = (np.exp(-0.5 * r2 / (s * s)) / s**2 for s in (s1, s2))
+    return -0.5 * (first + b * second + steep)
 
 
 def unit_profile(dx, dy, shape, R):
-    """Evaluate the PSF, of unit flux within R, at offsets from its centre."""
+    """PSF of unit flux within R at offsets from its centre."""
     return profile(squared_radius(dx, dy, *shape[6:]), shape) / integral(shape, R)
 
 
-def _profile_derivatives(u, shape):
-    """Return the profile, its derivative by ``u``, and those by six parameters."""
-    s1, s2, b, sp, p0, beta = shape[:6]
-    w = 1 + u / (beta * sp * sp)
-    g1 = np.exp(-0.5 * u / (s1 * s1))
-    g2 = np.exp(-0.5 * u / (s2 * s2))
-    wing = w ** (-0.5 * beta)
-    steep = wing / w
-    values = g1 + b * g2 + p0 * wing
-    d_u = -0.5 * (g1 / s1**2 + b * g2 / s2**2 + p0 * steep / sp**2)
-    d_shape = [
-        g1 * u / s1**3,
-        b * g2 * u / s2**3,
-        g2,
-        p0 * steep * u / sp**3,
-        wing,
-        p0 * (0.5 * steep * u / (beta * sp * sp) - 0.5 * wing * np.log(w)),
-    ]
-    return values, d_u, d_shape
-
-
-def _wing_integral(beta, sp, R):
-    """
-    Integrate the power law alone within R, and differentiate by sp and beta.
-
-    With q = beta/2 - 1 and L = ln(1 + R^2/(beta sp^2)) it is
-    pi beta sp^2 (1 - exp(-q L))/q; beta = 2 is its smooth limit.
-    """
-    q = np.asarray(0.5 * beta - 1, float)
-    if np.isinf(R):
-        h, h_q, decay, L_sp, L_beta = 1 / q, -1 / q**2, 0.0, 0.0, 0.0
-    else:
-        x = R * R / (beta * sp * sp)
-        L = np.log1p(x)
-        decay = np.exp(-q * L)
-        small = np.abs(q) < _NEAR_TWO
-        safe = np.where(small, 1.0, q)
-        h = np.where(small, L * (1 - q * L / 2), -np.expm1(-safe * L) / safe)
-        h_q = np.where(
-            small,
-            -0.5 * L**2 + q * L**3 / 3,
-            (L * safe * decay + np.expm1(-safe * L)) / safe**2,
-        )
-        L_sp = -2 * x / ((1 + x) * sp)
-        L_beta = -x / ((1 + x) * beta)
-    area = np.pi * beta * sp * sp
-    d_sp = 2 * area * h / sp + area * decay * L_sp
-    d_beta = area * h / beta + area * (0.5 * h_q + decay * L_beta)
-    return area * h, d_sp, d_beta
-
-
 def integral(shape, R):
-    """Integrate the profile within the elliptical radius R in px (may be infinite)."""
+    """Integral of the profile within the elliptical radius R (px), maybe infinite."""
     s1, s2, b, sp, p0, beta = shape[:6]
-    gauss1 = -2 * np.pi * s1 * s1 * np.expm1(-0.5 * (R / s1) ** 2)
-    gauss2 = -2 * np.pi * s2 * s2 * np.expm1(-0.5 * (R / s2) ** 2)
-    return gauss1 + b * gauss2 + p0 * _wing_integral(beta, sp, R)[0]
-
-
-def _integral_derivatives(shape, R):
-    """
-    Return `integral` and its derivatives by the first six shape parameters.
-
-    Those by e1 and e2 vanish, as the ellipse keeps its area.
-    """
-    s1, s2, b, sp, p0, beta = shape[:6]
-    parts = []
-    for s in (s1, s2):
-        lost = np.exp(-0.5 * (R / s) ** 2)
-        edge = lost * R * (R / s) if np.isfinite(R) else 0.0
-        area = 2 * np.pi * s * s * (1 - lost)
-        parts += [area, 2 * area / s - 2 * np.pi * edge]
-    first, d_first, second, d_second = parts
-    wing, wing_sp, wing_beta = _wing_integral(beta, sp, R)
-    value = first + b * second + p0 * wing
-    return value, [d_first, b * d_second, second, p0 * wing_sp, wing, p0 * wing_beta]
+    core, wide = (-2 * s * s * np.expm1(-0.5 * (R / s) ** 2) for s in (s1, s2))
+    q = 0.5 * beta - 1
+    q = np.where(np.abs(q) < _NEAR_TWO, _NEAR_TWO, q)
+    scale = beta * sp * sp
+    wing = -scale * np.expm1(-q * np.log1p(R * R / scale)) / q
+    return np.pi * (core + b * wide + p0 * wing)
 
 
 def psf_derivatives(dx, dy, shape, R):
     """
-    Evaluate the normalised PSF and all its derivatives.
+    Normalised PSF at offsets from its centre, and all its derivatives.
 
-    Parameters
-    ----------
-    dx, dy : array
-        Offsets from the centre in pixels.
-
-    shape : sequence of 8 float
-        Shape vector.
-
-    R : float
-        Normalisation radius in pixels.
-
-    Returns
-    -------
-    values : array
-        The PSF, of unit flux within R.
-
-    d_x, d_y : array
-        Derivatives by the position of the *centre*.
-
-    d_shape : list of 8 arrays
-        Derivatives by the shape vector.
+    Returns the values, the derivatives by x and by y of the *centre*, and a list of
+    those by the eight entries of the shape vector.
     """
-    e1, e2 = shape[6], shape[7]
+    s1, s2, b, sp, p0, beta, e1, e2 = shape
     D = np.sqrt(1 - np.minimum(e1 * e1 + e2 * e2, _MAX_E2))
-    u = squared_radius(dx, dy, e1, e2)
-    P, P_u, P_shape = _profile_derivatives(u, shape)
-    total, total_shape = _integral_derivatives(shape, R)
-    values = P / total
-    slope = P_u / total
+    r2 = squared_radius(dx, dy, e1, e2)
+    w = 1 + r2 / (beta * sp * sp)
+    g1, g2 = (np.exp(-0.5 * r2 / (s * s)) for s in (s1, s2))
+    wing = w ** (-0.5 * beta)
+    steep = p0 * wing / w
+    d_shape = [
+        g1 * r2 / s1**3,
+        b * g2 * r2 / s2**3,
+        g2,
+        steep * r2 / sp**3,
+        wing,
+        0.5 * steep * r2 / (beta * sp * sp) - 0.5 * p0 * wing * np.log(w),
+    ]
+    total = integral(shape, R)
+    # The integral is linear in b and p0, and e1 and e2 keep the area.
+    step = _STEP * np.array([s1, s2, 1.0, sp, 1.0, beta])
+    varied = np.array(shape[:6], float)[:, None]
+    d_total = integral(varied + np.diag(step), R) - integral(varied - np.diag(step), R)
+    values = (g1 + b * g2 + p0 * wing) / total
+    slope = -0.5 * (g1 / s1**2 + b * g2 / s2**2 + steep / sp**2) / total
+    d_shape = [
+        (d - values * t) / total
+        for d, t in zip(d_shape, d_total / (2 * step), strict=True)
+    ]
+    d_shape.append(slope * ((dy * dy - dx * dx) / D + r2 * e1 / D**2))
+    d_shape.append(slope * (-2 * dx * dy / D + r2 * e2 / D**2))
     d_x = slope * (-2 / D) * ((1 - e1) * dx - e2 * dy)
     d_y = slope * (-2 / D) * ((1 + e1) * dy - e2 * dx)
-    d_shape = [
-        (p - values * t) / total for p, t in zip(P_shape, total_shape, strict=True)
-    ]
-    d_shape.append(slope * ((dy * dy - dx * dx) / D + u * e1 / D**2))
-    d_shape.append(slope * (-2 * dx * dy / D + u * e2 / D**2))
     return values, d_x, d_y, d_shape
 
 
-def half_maximum_radius(shape, *, n_halvings=60):
-    """
-    Find the elliptical radius at which the profile is half its maximum, in px.
-
-    The entries of ``shape`` may be arrays, for many profiles at once.
-    """
+def half_maximum_radius(shape):
+    """Elliptical radius in px of half the maximum; entries of shape may be arrays."""
     half = 0.5 * profile(0.0, shape)
-    low = np.zeros_like(half)
-    high = 3.0 * (shape[0] + shape[1] + shape[3])
-    while np.any(profile(np.square(high), shape) > half):
-        high = 2 * high
-    for _ in range(n_halvings):
-        middle = 0.5 * (low + high)
-        above = profile(np.square(middle), shape) > half
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return 0.5 * (low + high)
+    r2 = np.zeros_like(half)
+    # The profile is a convex function of r2, so that no step goes too far.
+    for _ in range(_N_STEPS):
+        r2 = r2 - (profile(r2, shape) - half) / _profile_slope(r2, shape)
+    return np.sqrt(r2)
 
 
 def effective_pixels(shape, R):
     """
-    Return 1 / (integral of the squared PSF), in px^2.
+    Inverse of the integral of the squared PSF, in px^2.
 
     The integral runs over ln(radius) with the trapezoidal rule, which
     converges exponentially for such a function.
     """
-    smallest, largest = min(shape[_LENGTHS]), max(shape[_LENGTHS])
-    t = np.linspace(np.log(1e-6 * smallest), np.log(1e4 * largest), 2001)
-    u = np.exp(2 * t)
-    squared = np.sum(profile(u, shape) ** 2 * u) * 2 * np.pi * (t[1] - t[0])
+    lengths = np.take(shape, _LENGTHS)
+    t = np.linspace(np.log(1e-6 * min(lengths)), np.log(1e4 * max(lengths)), 2001)
+    r2 = np.exp(2 * t)
+    squared = np.sum(profile(r2, shape) ** 2 * r2) * 2 * np.pi * (t[1] - t[0])
     return float(integral(shape, R) ** 2 / squared)
 
 
-def _shape_parameter(name, description, *, closed=False, validator=None):
-    """Parameter of the shape, above zero (or from zero on), fixed by default."""
-    ellipticity = name in ('e1', 'e2')
-    bounds = (-0.7, 0.7) if ellipticity else (0.0 if closed else _MIN_LENGTH, None)
+def plain(value, unit=None):
+    """Value without its unit."""
+    if isinstance(value, u.Quantity):
+        return value.to_value(unit) if unit is not None else value.value
+    return value
+
+
+def check_radius(radius):
+    """Normalisation radius as a float, or an error."""
+    try:
+        radius = float(plain(radius, u.pix))
+    except (TypeError, ValueError):
+        radius = np.nan
+    if not radius > 0:
+        msg = f'normalization_radius must be a number of pixels > 0, got {radius}'
+        raise ValueError(msg)
+    return radius
+
+
+# A module-level function: a model with other validators does not pickle.
+def _check_parameter(name, model, value):
+    """Raise unless a parameter of the shape is within its range."""
+    number = np.asarray(plain(value), float)
+    if name in ('e1', 'e2'):
+        other = plain(getattr(model, 'e2' if name == 'e1' else 'e1').value)
+        good, words = np.hypot(number, other) < 1, 'keep sqrt(e1**2 + e2**2) below 1'
+    elif name in ('b', 'p0'):
+        good, words = number >= 0, 'be finite and >= 0'
+    else:
+        good, words = number > 0, 'be finite and > 0'
+        infinite = np.isinf(getattr(model, '_normalization_radius', 0.0))
+        if name == 'beta' and infinite and np.all(good):
+            good, words = number > 2, 'be > 2 where normalization_radius is infinite'
+    if not np.all(good & np.isfinite(number)):
+        msg = f'{name} must {words}, got {value}'
+        raise InputParameterError(msg)
+
+
+def _shape_parameter(name, description):
+    """Parameter of the shape, fixed by default."""
+    low = -0.7 if name in ('e1', 'e2') else 0.0 if name in ('b', 'p0') else _MIN_LENGTH
     parameter = Parameter(
         default=DEFAULT_SHAPE[SHAPE_NAMES.index(name)],
-        bounds=bounds,
+        bounds=(low, 0.7 if low < 0 else None),
         fixed=True,
         description=description,
     )
-    parameter._validator = validator or partial(check_number, name, 0.0, closed)
+    parameter._validator = partial(_check_parameter, name)
     return parameter
 
 
@@ -233,25 +197,15 @@ class ProfileModel(Fittable2DModel):
     x_0 = Parameter(default=0.0, description='Position of the peak along the x axis')
     y_0 = Parameter(default=0.0, description='Position of the peak along the y axis')
     sigma1 = _shape_parameter('sigma1', 'Standard deviation of the first Gaussian (px)')
-    sigma2 = _shape_parameter(
-        'sigma2', 'Standard deviation of the second Gaussian (px)'
-    )
-    b = _shape_parameter(
-        'b', 'Height of the second Gaussian relative to the first', closed=True
-    )
+    sigma2 = _shape_parameter('sigma2', 'Standard deviation of the second one (px)')
+    b = _shape_parameter('b', 'Height of the second Gaussian relative to the first')
     sigmap = _shape_parameter('sigmap', 'Core radius of the power law (px)')
     p0 = _shape_parameter(
-        'p0', 'Height of the power law relative to the first Gaussian', closed=True
+        'p0', 'Height of the power law relative to the first Gaussian'
     )
-    beta = _shape_parameter('beta', 'Slope of the power law', validator=check_beta)
-    e1 = _shape_parameter(
-        'e1', 'Ellipticity along the x axis', validator=partial(check_ellipticity, 'e1')
-    )
-    e2 = _shape_parameter(
-        'e2',
-        'Ellipticity along the diagonal',
-        validator=partial(check_ellipticity, 'e2'),
-    )
+    beta = _shape_parameter('beta', 'Slope of the power law')
+    e1 = _shape_parameter('e1', 'Ellipticity along the x axis')
+    e2 = _shape_parameter('e2', 'Ellipticity along the diagonal')
 
     def __init__(
         self,
@@ -278,7 +232,7 @@ class ProfileModel(Fittable2DModel):
         radius = check_radius(radius)
         before, self._normalization_radius = self._normalization_radius, radius
         try:
-            check_beta(self, self.beta.value)
+            _check_parameter('beta', self, self.beta.value)
         except InputParameterError:
             self._normalization_radius = before
             raise

@@ -7,41 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from ._compact_sources import TO_FWHM
-from ._joint_fit import StampFit
 from ._profile import profile, squared_radius, unit_profile
-
-__all__ = ['PSFEstimate', 'StarFit', 'star_table']
-
-
-@dataclasses.dataclass
-class StarFit:
-    """
-    Joint fit of n stars with all that it rests on.
-
-    ``chosen`` are the indices of the stars among the sources (n,), ``used`` which of
-    them fit like the others (n,), ``corner`` the position (x, y) of the first pixel of
-    the stamps (n, 2), and ``residual`` the rms residual in units of the peak.
-    """
-
-    fit: StampFit
-    chosen: np.ndarray
-    used: np.ndarray
-    stamps: np.ndarray
-    bad: np.ndarray
-    weights: np.ndarray
-    corner: np.ndarray
-    residual: float
-
-    @property
-    def residuals(self):
-        """Residuals of the stamps in units of the noise, (n, rows, columns)."""
-        return self.stamps - self.fit.model(self.stamps.shape[1:])
-
-    @property
-    def places(self):
-        """Positions (x, y) on the image, (n, 2)."""
-        return self.fit.local[:, 1:3] + self.corner
+from ._stars import TO_FWHM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +66,7 @@ class PSFEstimate:
     residuals: np.ndarray
     findings: tuple
     central: object
-    _fit: StarFit = dataclasses.field(repr=False)
+    _fit: object = dataclasses.field(repr=False)
 
     @property
     def n_stars(self):
@@ -155,86 +122,75 @@ class PSFEstimate:
         if len(axes) != 3:
             msg = f'axes must be three Axes, got {len(axes)}'
             raise ValueError(msg)
-        _plot_locus(axes[0], self.stars)
-        _plot_profile(axes[1], self.central, self._fit)
-        _plot_residual(axes[2], self)
+        self._plot_locus(axes[0])
+        self._plot_profile(axes[1])
+        self._plot_residual(axes[2])
         return axes
 
+    def _plot_locus(self, ax):
+        for used, name, color in ((False, 'other', '0.7'), (True, 'used', 'C0')):
+            own = self.stars[self.stars['used'] == used]
+            ax.plot(own['snr'], own['fwhm'].value, '.', color=color, label=name)
+        ax.set(xscale='log', xlabel='signal-to-noise ratio', ylabel='FWHM / px')
+        ax.set_ylim(0, 3 * np.median(own['fwhm'].value))
+        ax.legend()
 
-def star_table(sources, locus, stars, offsets, errors, image):
-    """Make the table of all compact sources."""
+    def _plot_profile(self, ax):
+        psf, fit, good = self.central, self._fit, np.isfinite(self.residuals)
+        shape = psf.shape_vector
+        offsets = fit.offsets(good.shape[1:])
+        radius = np.sqrt(squared_radius(*offsets, *shape[6:]))[good]
+        flux, level = fit.local[:, :1, None], fit.local[:, 3:, None]
+        peak = flux * unit_profile(0.0, 0.0, fit.shape, fit.radius)
+        some = slice(None, None, max(1, len(radius) // 4000))
+        value = ((self.stamps - level) / peak)[good]
+        ax.plot(radius[some], value[some], ',', color='0.6')
+        grid = np.linspace(0, radius.max(), 300)
+        ax.plot(grid, profile(np.square(grid), shape) / profile(0, shape), color='C1')
+        ax.set(yscale='log', ylim=(1e-4, 2), xlabel='radius / px', ylabel='flux / peak')
+        ax.set_title(f'FWHM {psf.fwhm:.2f} px, area {psf.n_eff:.1f} px$^2$')
+
+    def _plot_residual(self, ax):
+        height = np.max(self.stamps, axis=(1, 2))[:, None, None]
+        mean = 100 * np.nanmedian(self.residuals / height, axis=0)
+        top = max(float(np.nanmax(np.abs(mean))), 1e-4)
+        image = ax.imshow(mean, origin='lower', cmap='RdBu_r', vmin=-top, vmax=top)
+        ax.figure.colorbar(image, ax=ax, label='median residual / % of peak')
+        ax.set(xlabel='x / px', ylabel='y / px')
+
+
+def star_table(stars, noise, unit):
+    """Make the table of all compact sources; fluxes are in units of the noise."""
     from astropy import units as u
     from astropy.table import QTable
 
-    n, chosen = len(sources), stars.chosen
-    flux, own, own_error = (np.full(n, np.nan) for _ in range(3))
-    x, y = sources.x.astype(float), sources.y.astype(float)
-    reasons = locus.reasons.copy()
-    reasons[reasons == ''] = 'not needed'
-    dropped = chosen[~stars.used]
-    reasons[dropped[reasons[dropped] == 'not needed']] = 'fits badly'
-    is_used = np.zeros(n, bool)
-    is_used[chosen[stars.used]] = True
-    reasons[is_used] = ''
-    flux[chosen] = stars.fit.local[:, 0] * image.noise
-    x[chosen], y[chosen] = stars.places.T
-    own[chosen], own_error[chosen] = offsets[:, 0], errors[:, 0]
-    unit = u.dimensionless_unscaled if image.unit is None else image.unit
+    sources, chosen = stars.sources, stars.chosen
+
+    def spread(values, others):
+        others = np.array(np.broadcast_to(others, len(sources)))
+        others[chosen] = values
+        return others
+
+    used = spread(stars.used, False)
+    reasons = np.where(stars.locus.reasons == '', 'not needed', stars.locus.reasons)
+    own = reasons[chosen]
+    reasons[chosen] = np.where(own == 'not needed', 'fits badly', own)
+    x, y = stars.places.T
+    flux = spread(stars.fit.local[:, 0] * noise, np.nan)
     table = QTable(
         {
-            'x_centroid': x * u.pix,
-            'y_centroid': y * u.pix,
-            'flux': flux * unit,
+            'x_centroid': spread(x, sources.x) * u.pix,
+            'y_centroid': spread(y, sources.y) * u.pix,
+            'flux': flux * (u.dimensionless_unscaled if unit is None else unit),
             'snr': sources.snr.astype(float),
             'fwhm': TO_FWHM * sources.width.astype(float) * u.pix,
             'ellipticity': np.hypot(sources.e1, sources.e2).astype(float),
-            'width_offset': own,
-            'width_offset_err': own_error,
-            'used': is_used,
-            'reason': reasons,
+            'width_offset': spread(stars.offsets[:, 0], np.nan),
+            'width_offset_err': spread(stars.errors[:, 0], np.nan),
+            'used': used,
+            'reason': np.where(used, '', reasons),
         }
     )
-    for name in ('x_centroid', 'y_centroid'):
-        table[name].info.format = '.2f'
-    for name in ('snr', 'fwhm', 'ellipticity', 'width_offset', 'width_offset_err'):
-        table[name].info.format = '.3g'
+    for name in table.colnames[:-2]:
+        table[name].info.format = '.2f' if name.endswith('centroid') else '.3g'
     return table
-
-
-def _plot_locus(ax, stars):
-    """Draw size against brightness."""
-    for used, name, color in ((False, 'other', '0.7'), (True, 'used', 'C0')):
-        own = stars[stars['used'] == used]
-        ax.plot(own['snr'], own['fwhm'].value, '.', color=color, label=name)
-    ax.set(xscale='log', xlabel='signal-to-noise ratio', ylabel='FWHM of moments / px')
-    top = np.median(stars['fwhm'][stars['used']].value)
-    ax.set_ylim(0, 3 * top)
-    ax.legend()
-
-
-def _plot_profile(ax, psf, stars):
-    """Draw the pixels of the stars over the model."""
-    fit, shape, good = stars.fit, psf.shape_vector, ~stars.bad
-    flux, x, y, level = fit.local.T[..., None, None]
-    yy, xx = np.mgrid[: good.shape[1], : good.shape[2]]
-    radius = np.sqrt(squared_radius(xx - x, yy - y, *shape[6:]))[good]
-    peak = flux * unit_profile(0.0, 0.0, fit.shape, fit.radius)
-    value = ((stars.stamps - level) / peak)[good]
-    some = slice(None, None, max(1, len(radius) // 4000))
-    ax.plot(radius[some], value[some], ',', color='0.6')
-    grid = np.linspace(0, radius.max(), 300)
-    ax.plot(grid, profile(np.square(grid), shape) / profile(0, shape), color='C1')
-    ax.set(yscale='log', ylim=(1e-4, 2), xlabel='radius / px', ylabel='flux / peak')
-    ax.set_title(f'FWHM {psf.fwhm:.2f} px, area {psf.n_eff:.1f} px$^2$')
-
-
-def _plot_residual(ax, estimate):
-    """Draw the mean of the residuals in units of the peak."""
-    height = np.max(estimate.stamps, axis=(1, 2))
-    mean = np.nanmedian(estimate.residuals / height[:, None, None], axis=0)
-    top = max(float(np.nanmax(np.abs(mean))), 1e-6)
-    image = ax.imshow(
-        100 * mean, origin='lower', cmap='RdBu_r', vmin=-100 * top, vmax=100 * top
-    )
-    ax.figure.colorbar(image, ax=ax, label='median residual / % of peak')
-    ax.set(xlabel='x / px', ylabel='y / px')

@@ -6,15 +6,27 @@ PSFs that vary over an image: base class, and polynomials of the position.
 from copy import copy
 
 import numpy as np
+from scipy.special import chdtrc
 
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._wing_prior import to_shape
 
-__all__ = ['PolynomialPSF', 'ShapeSplines', 'VaryingPSF', 'varying_psf']
-
 # Largest ellipticity of a polynomial PSF.
 _MAX_ELLIPTICITY = 0.9
+# Stars for a fit of the variation by itself, where vary is True, and per term.
+_MIN_VARYING, _MIN_VARYING_FORCED, _STARS_PER_TERM = 60, 10, 8
+# Chance of so large an improvement without variation.
+_MAX_CHANCE = 1e-4
+# A variation of the width by less is left out, whatever its significance.
+_MIN_VARIATION = 0.005
+# Median of the square of a normal number.
+_MEDIAN_SQUARE = 0.455
+# Errors of widths and ellipticities beside those of the noise.
+_POLYNOMIAL_ERROR = 0.01
+# Stars from which a trend over the image is a plane, and how far beyond them, in units
+# of half their range, it is followed.
+_MIN_TREND, _TREND_END = 20, 1.2
 
 
 class VaryingPSF:
@@ -224,3 +236,98 @@ class PolynomialPSF(VaryingPSF):
         size = np.maximum(np.hypot(shapes[..., 6], shapes[..., 7]), 1e-9)
         shapes[..., 6:] *= np.minimum(1, _MAX_ELLIPTICITY / size)[..., None]
         return shapes
+
+
+def robust_lstsq(design, values, sigma):
+    """
+    Least squares with outliers held back: coefficients (terms, k) and chi2.
+
+    ``values`` and ``sigma`` are (n, k); an infinite sigma leaves a value out.
+    """
+    pull = np.zeros_like(values)
+    for _ in range(4):
+        share = 1 / (sigma * np.sqrt(1 + (pull / 3) ** 2))
+        columns = zip(share.T, values.T, strict=True)
+        terms = [np.linalg.lstsq(design * s[:, None], v * s)[0] for s, v in columns]
+        terms = np.stack(terms, axis=1)
+        pull = (values - design @ terms) / sigma
+    return terms, float(np.sum(9 * np.log1p(pull**2 / 9)))
+
+
+def trend(places, values, sigma):
+    """Plane through values (n, k) of stars where they are many, else their median."""
+    good = np.isfinite(sigma[:, 0])
+    middle = np.median(values[good], axis=0)
+    if good.sum() < _MIN_TREND:
+        return np.broadcast_to(middle, values.shape)
+    low, high = places[good].min(0), places[good].max(0)
+    scaled = 2 * (places - low) / np.maximum(high - low, 1) - 1
+    design = np.c_[np.ones(len(values)), scaled.clip(-_TREND_END, _TREND_END)]
+    return middle + design @ robust_lstsq(design, values - middle, sigma)[0]
+
+
+def excess_scatter(values, errors):
+    """Return the robust scatter beyond the errors, and its significance in sigma."""
+    from scipy.optimize import brentq
+
+    values, errors = values[np.isfinite(errors)], errors[np.isfinite(errors)]
+    n = len(values)
+    if n < 3:
+        return 0.0, 0.0
+    off = np.square(values - np.median(values))
+
+    def excess(scatter):
+        square = np.median(off / (errors**2 + scatter**2))
+        return square / _MEDIAN_SQUARE * n / (n - 1) - 1
+
+    # The relative error of the median of squares is that of the sample's variance
+    # times 1.6.
+    significance = float(excess(0.0)) / (1.6 * np.sqrt(2 / n))
+    if significance <= 0:
+        return 0.0, significance
+    high = 10 * float(np.max(np.abs(values)) + np.max(errors))
+    return brentq(excess, 0.0, high), significance
+
+
+def fit_polynomial(psf, places, offsets, errors, shape, vary):
+    """
+    Fit polynomials to the stars' own shapes where these are significant.
+
+    ``offsets`` and ``errors`` (n, 3) are log size and ellipticity of the stars at
+    ``places`` (n, 2) relative to ``psf``. Returns the `PolynomialPSF`, or ``psf`` where
+    it is taken to be the same everywhere, and the log sizes (n,) relative to it.
+    """
+    n_good = int(np.isfinite(errors).all(1).sum())
+    if vary is True and n_good < _MIN_VARYING_FORCED:
+        msg = f'vary=True needs {_MIN_VARYING_FORCED} stars; the image has {n_good}'
+        raise ValueError(msg)
+    if vary == 'auto' and n_good < _MIN_VARYING:
+        return psf, offsets[:, 0]
+    x, y = (
+        PolynomialPSF.scaled(v, n) for v, n in zip(places.T, shape[::-1], strict=True)
+    )
+    best = None
+    for order in range(3):
+        powers = [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
+        forced = vary is True and order == 1
+        if n_good < _STARS_PER_TERM * len(powers) and order and not forced:
+            break
+        design = np.stack([x**i * y**j for i, j in powers], axis=1)
+        sigma = np.hypot(errors, _POLYNOMIAL_ERROR)
+        terms, chi2 = robust_lstsq(design, offsets, sigma)
+        if order:
+            # Scatter that no polynomial explains makes improvements by chance larger.
+            scale = max(1.0, chi2 / max(3 * n_good - terms.size, 1))
+            gain, more = (best[-1] - chi2) / scale, terms.size - best[1].size
+            if chdtrc(more, gain) > _MAX_CHANCE and not forced:
+                continue
+        best = powers, terms, design @ terms[:, 0], chi2
+    powers, terms, model, _ = best
+    grids = np.zeros((3, *(2 * (1 + max(map(max, powers)),))))
+    for power, values in zip(powers, terms, strict=True):
+        grids[:, *power] = values
+    largest = max(np.std(model), *np.abs(grids[1:]).max((1, 2)))
+    if len(powers) == 1 or (vary == 'auto' and largest < _MIN_VARIATION):
+        return psf, offsets[:, 0]
+    # Ellipticities were fitted as e / sqrt(1 - e^2), which is e where it is small.
+    return PolynomialPSF(psf, *grids, shape), offsets[:, 0] - model

@@ -14,12 +14,10 @@ from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
-__all__ = ['RenderingAccuracy', 'check_galaxies']
-
 # Periods of up to 2**8 times that of the finest level.
 _MAX_LEVELS = 8
-
-_MAX_FOLDS = 6
+# Largest values of parameters that are integers.
+_MAX_WHOLE = {'max_folds': 6, 'psf_bits': 10}
 
 # Ranges of the numbers of a galaxy, in words and as a test.
 _ALLOWED = {
@@ -107,19 +105,17 @@ class RenderingAccuracy:
             msg = f'sizes must be ascending powers of two from 16, got {self.sizes!r}'
             raise ValueError(msg)
         object.__setattr__(self, 'sizes', tuple(int(s) for s in sizes))
-        for name in ('disk_extent', 'bulge_extent', 'psf_extent', 'period'):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                msg = f'{name} must be finite and positive, got {value!r}'
-                raise ValueError(msg)
-        for name in ('sharpness', 'aliasing'):
-            if not 1e-12 <= getattr(self, name) < 1:
-                msg = f'{name} must be in [1e-12, 1), got {getattr(self, name)!r}'
-                raise ValueError(msg)
-        for name, high in (('max_folds', _MAX_FOLDS), ('psf_bits', 10)):
-            value = getattr(self, name)
-            if not (isinstance(value, numbers.Integral) and 1 <= value <= high):
-                msg = f'{name} must be an integer from 1 to {high}, got {value!r}'
+        for name, value in list(vars(self).items())[1:]:
+            if name in _MAX_WHOLE:
+                good = isinstance(value, numbers.Integral) and value >= 1
+                good, words = good and value <= _MAX_WHOLE[name], 'an integer from 1'
+                words = f'{words} to {_MAX_WHOLE[name]}'
+            elif name in ('sharpness', 'aliasing'):
+                good, words = 1e-12 <= value < 1, 'in [1e-12, 1)'
+            else:
+                good, words = 0 < value < math.inf, 'finite and positive'
+            if not good:
+                msg = f'{name} must be {words}, got {value!r}'
                 raise ValueError(msg)
 
     @classmethod
@@ -143,9 +139,7 @@ class RenderingAccuracy:
 
     @property
     def min_sigma(self):
-        """
-        Narrowest core of a PSF that ``max_folds`` allows, in pixels.
-        """
+        """Narrowest core of a PSF that ``max_folds`` allows, in pixels."""
         return _deviations(self.aliasing) / (math.pi * self.max_folds)
 
 
@@ -155,10 +149,8 @@ def _deviations(share):
     return -float(quantile)
 
 
-def narrowest_sigma(psf: torch.Tensor) -> torch.Tensor:
-    """
-    Standard deviation of the narrower Gaussian of PSFs along its minor axis.
-    """
+def narrowest_sigma(psf):
+    """Standard deviation of the narrower Gaussian of PSFs along its minor axis."""
     s1, s2, b = psf[..., 0], psf[..., 1], psf[..., 2]
     e = torch.hypot(psf[..., 6], psf[..., 7])
     core = torch.where(b > 0, torch.minimum(s1, s2), s1)
@@ -166,18 +158,14 @@ def narrowest_sigma(psf: torch.Tensor) -> torch.Tensor:
 
 
 def folds_of(psf, accuracy):
-    """
-    How many times the range of pixels' wavenumbers each PSF fills, per axis.
-    """
+    """How many times the range of pixels' wavenumbers each PSF fills, per axis."""
     reach = _deviations(accuracy.aliasing) / (math.pi * narrowest_sigma(psf))
     # A rounding error is no reason to fold once more.
     return torch.ceil(reach - 1e-4).clamp(1, accuracy.max_folds).long()
 
 
 def extent_of(galaxy, psf, accuracy):
-    """
-    Half the side of the square that a galaxy ``(..., 6)`` needs, in pixels.
-    """
+    """Half the side of the square that a galaxy ``(..., 6)`` needs, in pixels."""
     fraction, disk, bulge = galaxy[..., 0], galaxy[..., 4], galaxy[..., 5]
     disk = accuracy.disk_extent * disk * (fraction > 0)
     bulge = accuracy.bulge_extent * bulge * (fraction < 1)
@@ -185,9 +173,7 @@ def extent_of(galaxy, psf, accuracy):
 
 
 def sharp_extent_of(galaxy, psf, accuracy):
-    """
-    How far from its centre a galaxy has details that level 0 has to draw.
-    """
+    """How far from its centre a galaxy has details that level 0 has to draw."""
     sigma = psf[:, 0]
     disk_ratio, bulge_ratio, disk_radius, bulge_radius = galaxy[:, 2:].unbind(1)
     tip = accuracy.sizes[0] / 2
@@ -213,24 +199,10 @@ def sharp_extent_of(galaxy, psf, accuracy):
 
 def plans_of(galaxy, psf, size, accuracy):
     """
-    Choose stamps, periods and folds.
+    Choose stamps, periods and folds of galaxies ``(G, 6)``, each with its PSF.
 
-    Parameters
-    ----------
-    galaxy, psf : tensor ``(G, 6)``, ``(G, 8)``
-        Galaxies and the PSFs that see them.
-
-    size : tuple of int
-        ``(ny, nx)`` of the image.
-
-    accuracy : `RenderingAccuracy`
-        Accuracy that is wanted.
-
-    Returns
-    -------
-    plans : tensor of int ``(G, 4)``
-        Stamp and period of level 0 (indices into ``accuracy.sizes``), number of
-        levels, folds.
+    Returns int ``(G, 4)``: stamp and period of level 0 (indices into
+    ``accuracy.sizes``), number of levels, folds.
     """
     sizes = accuracy.sizes
     extent = extent_of(galaxy, psf, accuracy)
@@ -246,47 +218,17 @@ def plans_of(galaxy, psf, size, accuracy):
 
 
 def _first_at_least(values, steps):
-    """
-    Index of the first of the ascending ``steps`` that is no less.
-    """
+    """Index of the first of the ascending ``steps`` that is no less."""
     steps = torch.as_tensor(steps, device=values.device, dtype=values.dtype)
     return torch.searchsorted(steps, values.contiguous()).clamp(max=len(steps) - 1)
 
 
 def check_galaxies(galaxy, *, psf=None, accuracy=None):
     """
-    Check galaxies: numbers in their ranges, sizes within those of stamps.
+    Galaxies ``(..., 6)`` in double precision, or an error where one cannot be rendered.
 
-    Parameters
-    ----------
-    galaxy : array_like ``(..., 6)``
-        Shapes in the order of ``GALAXY_SHAPE_NAMES``; radii in pixels.
-
-    psf : array_like ``(8,)`` or ``(..., 8)``, optional
-        Shape parameters of the PSF, in the order of
-        `bliss_astro.psf.SHAPE_NAMES`; its width is checked too.
-
-    accuracy : `RenderingAccuracy`, optional
-        Sizes of stamps and grid; only used with ``psf``.
-
-    Returns
-    -------
-    galaxy : `~numpy.ndarray` ``(..., 6)``
-        In double precision.
-
-    Raises
-    ------
-    ValueError
-        If a number is missing or not in its range, if a galaxy is larger than
-        the largest stamp, or if the PSF is too narrow for the grid.
-
-    Examples
-    --------
-    >>> from bliss_astro.rendering import check_galaxies
-    >>> check_galaxies([0.5, 0.1, 0.7, 1.2, 3.0, 1.0])
-    Traceback (most recent call last):
-        ...
-    ValueError: bulge_axis_ratio must be in (0, 1], got 1.2
+    Numbers are in their ranges, and with PSFs ``(..., 8)`` sizes fit into the stamps of
+    the accuracy and cores into its grid.
     """
     galaxy = np.asarray(galaxy, dtype=float)
     if galaxy.ndim == 0 or galaxy.shape[-1] != len(GALAXY_SHAPE_NAMES):

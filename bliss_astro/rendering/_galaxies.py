@@ -5,14 +5,11 @@ Galaxies drawn in Fourier space, in batches.
 
 import dataclasses
 
-import numpy as np
 import torch
 
-from bliss_astro._devices import choose_device
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
-from ._accuracy import RenderingAccuracy, check_galaxies, plans_of
-from ._galsim import _check_shape, _check_stars
+from ._accuracy import RenderingAccuracy, plans_of
 from ._profiles import (
     BULGE_RANGE,
     DISK_RADIUS,
@@ -27,27 +24,23 @@ from ._profiles import (
     synthesis_matrices,
 )
 
-__all__ = ['TorchGalaxyRenderer', 'render_galaxies']
-
-# Modes that are worked on at once: some megabytes of single precision.
-_CACHE_MODES = 150_000
-
-# How many times more of them suit a graphics card.
-_CUDA_FACTOR = 64
+# Modes that are worked on at once, some megabytes of single precision, and how many
+# times more of them suit a graphics card.
+_CACHE_MODES, _CUDA_FACTOR = 150_000, 64
 
 
 def render_galaxies(
-    psf: torch.Tensor,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    flux: torch.Tensor,
-    galaxy: torch.Tensor,
+    psf,
+    x,
+    y,
+    flux,
+    galaxy,
     *,
-    size: tuple[int, int],
-    radius: float = DEFAULT_NORMALIZATION_RADIUS,
-    dither: torch.Tensor | None = None,
-    accuracy: RenderingAccuracy | None = None,
-) -> torch.Tensor:
+    size,
+    radius=DEFAULT_NORMALIZATION_RADIUS,
+    dither=None,
+    accuracy=None,
+):
     """
     Draw batches of bulge + disk galaxies seen through the PSF of each image.
 
@@ -65,7 +58,7 @@ def render_galaxies(
 
     galaxy : tensor ``(B, S, 6)``
         Shapes in the order of ``GALAXY_SHAPE_NAMES``; radii in pixels, semi-major
-        axes. They are not checked, see `check_galaxies`.
+        axes. They are not checked, as `TorchRenderer` does.
 
     size : tuple of int
         ``(ny, nx)`` of the images.
@@ -117,9 +110,7 @@ def render_galaxies(
 
 
 def _add_stamps(images, image, left, bottom, stamps):
-    """
-    Add each stamp to its image, in the order given.
-    """
+    """Add each stamp to its image, in the order given."""
     ny, nx = images.shape[1:]
     side = stamps.shape[-1]
     # A loop over galaxies suits processors, and images that hold many stamps.
@@ -159,9 +150,7 @@ def _gather_stamps(images, image, left, bottom, stamps):
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """
-    How galaxies of about one extent are drawn.
-    """
+    """How galaxies of about one extent are drawn."""
 
     stamp: int
     base: int
@@ -180,9 +169,7 @@ class _Plan:
         return max(1, (_CUDA_FACTOR if is_cuda else 1) * _CACHE_MODES // modes)
 
     def draw(self, psf, table, image, x, y, flux, galaxy, dither):
-        """
-        Stamps ``(G, stamp, stamp)`` centred on the galaxies' pixels.
-        """
+        """Stamps ``(G, stamp, stamp)`` centred on the galaxies' pixels."""
         rest_x, rest_y = (v - torch.floor(v + 0.5) for v in (x, y))
         own, row = torch.unique_consecutive(image, return_inverse=True)
         shared = psf[own], tuple(part[own] for part in table)
@@ -201,30 +188,25 @@ class _Plan:
             modes = modes * _galaxy_modes(galaxy, flux, kx, ky)
             centre = base // 2 if level == 0 else 0
             modes = _with_phases(modes, kx, ky, rest_x + centre, rest_y + centre)
+            # A level repeats itself beyond its period: it ends there.
+            width = min(stamp, base * 2**level)
             if level == 0:
-                fine = _fold(torch.complex(*modes), folds)
-                fine = torch.fft.irfft2(fine, s=(base, base))
-                if out is None and base == stamp:
-                    return fine
-                if out is None:
-                    out = fine.new_zeros(len(fine), stamp, stamp)
-                edge = (stamp - base) // 2
-                out[:, edge : edge + base, edge : edge + base] += fine
+                part = _fold(torch.complex(*modes), folds)
+                part = torch.fft.irfft2(part, s=(base, base))
             else:
-                # A level repeats itself beyond its period: it ends there.
-                width = min(stamp, base * 2**level)
                 part = _synthesize(modes, base, level, width)
-                if out is None:
-                    out = part.new_zeros(len(part), stamp, stamp)
-                edge = (stamp - width) // 2
-                out[:, edge : edge + width, edge : edge + width] += part
+            if out is None and width == stamp:
+                out = part
+                continue
+            if out is None:
+                out = part.new_zeros(len(part), stamp, stamp)
+            edge = (stamp - width) // 2
+            out[:, edge : edge + width, edge : edge + width] += part
         return out
 
 
 def _quadratic(xx, xy, yy, kx, ky, offset):
-    """
-    ``xx kx^2 + 2 xy kx ky + yy ky^2 + offset`` on a grid, for each row.
-    """
+    """``xx kx^2 + 2 xy kx ky + yy ky^2 + offset`` on a grid, for each row."""
     along_x = xx[:, None, None] * kx**2 + offset
     along_y = yy[:, None, None] * ky[:, None] ** 2
     square = along_x + along_y
@@ -244,9 +226,7 @@ def _psf_modes(psf, table, kx, ky, bits):
 
 
 def _galaxy_modes(galaxy, flux, kx, ky):
-    """
-    Transforms ``(G, ny, nx)`` of the galaxies before the PSF.
-    """
+    """Transforms ``(G, ny, nx)`` of the galaxies before the PSF."""
     fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
     disk_radius, bulge_radius = galaxy[:, 4:].unbind(1)
     cos2, sin2 = torch.cos(2 * angle), torch.sin(2 * angle)
@@ -266,9 +246,7 @@ def _galaxy_modes(galaxy, flux, kx, ky):
 
 
 def _with_phases(modes, kx, ky, x, y):
-    """
-    Real and imaginary part after a shift to ``(x, y)``.
-    """
+    """Real and imaginary part after a shift to ``(x, y)``."""
     angle_x, angle_y = x[:, None] * kx, y[:, None] * ky
     cx, sx = torch.cos(angle_x)[:, None], torch.sin(angle_x)[:, None]
     cy, sy = torch.cos(angle_y)[..., None], torch.sin(angle_y)[..., None]
@@ -287,9 +265,7 @@ def _fold(modes, folds):
 
 
 def _synthesize(modes, base, level, stamp):
-    """
-    Values at the pixels of a stamp of modes that no FFT of its size has.
-    """
+    """Values at the pixels of a stamp of modes that no FFT of its size has."""
     along_y, along_x = synthesis_matrices(
         base, level, stamp, modes[0].dtype, modes[0].device
     )
@@ -298,83 +274,3 @@ def _synthesize(modes, base, level, stamp):
     real = cos[..., :half] - sin[..., half:]
     imaginary = cos[..., half:] + sin[..., :half]
     return torch.cat([real, imaginary], -1) @ along_x
-
-
-class TorchGalaxyRenderer:
-    """
-    The fast twin of `GalSimGalaxyRenderer`, behind the same interface.
-
-    Parameters
-    ----------
-    device : str or `torch.device`, optional
-        Where to draw.
-
-    dtype : `torch.dtype`, optional
-        Single precision by default.
-
-    accuracy : `RenderingAccuracy`, optional
-        Where to stop.
-    """
-
-    def __init__(self, *, device='cpu', dtype=torch.float32, accuracy=None):
-        self.device = choose_device(device)
-        self.dtype = dtype
-        self.accuracy = RenderingAccuracy() if accuracy is None else accuracy
-
-    def __repr__(self):
-        return (
-            f'TorchGalaxyRenderer(device={str(self.device)!r}, dtype={self.dtype}, '
-            f'accuracy={self.accuracy!r})'
-        )
-
-    def render(self, psf, x, y, flux, galaxy, shape):
-        """
-        Draw one field of galaxies.
-
-        Parameters
-        ----------
-        psf : `~bliss_astro.psf.PSFModel`
-            The PSF, which already contains the pixel.
-
-        x, y : array_like ``(n,)``
-            Centres in 0-based pixels; galaxies may lie outside the image.
-
-        flux : array_like ``(n,)``
-            Total fluxes, for a PSF of unit flux within its normalisation
-            radius.
-
-        galaxy : array_like ``(n, 6)``
-            Shapes in the order of ``GALAXY_SHAPE_NAMES``; radii in pixels.
-
-        shape : tuple of int
-            ``(ny, nx)`` of the image.
-
-        Returns
-        -------
-        image : 2D `~numpy.ndarray`
-            The image in the unit of ``flux``.
-
-        Raises
-        ------
-        ValueError
-            If the lists do not have one length, hold something that is not
-            finite or out of its range, if ``shape`` is not two positive
-            integers, if a galaxy is larger than the largest stamp, or if the
-            PSF is too narrow for the grid.
-        """
-        x, y, flux = _check_stars(x, y, flux)
-        shape = _check_shape(shape)
-        vector = np.asarray(psf.shape_vector, dtype=float)
-        galaxy = np.reshape(galaxy, (len(x), -1)) if len(x) else np.empty((0, 6))
-        galaxy = check_galaxies(galaxy, psf=vector, accuracy=self.accuracy)
-
-        def tensor(values):
-            return torch.as_tensor(values).to(self.device, self.dtype)[None]
-
-        image = render_galaxies(
-            *(tensor(values) for values in (vector, x, y, flux, galaxy)),
-            size=shape,
-            radius=float(psf.normalization_radius),
-            accuracy=self.accuracy,
-        )
-        return image[0].cpu().numpy()

@@ -20,8 +20,6 @@ import torch
 
 from bliss_astro.psf._mixture import mixture_of_shape
 
-__all__ = ['adaptive_moments']
-
 # Share of the light and width of each Gaussian.
 _DISK = (
     (0.00025, 0.03532),
@@ -55,9 +53,7 @@ _MOST = 0.999
 _MOST_CORRELATION = 0.9995
 
 
-def adaptive_moments(
-    psf: torch.Tensor, galaxy: torch.Tensor, *, n_iterations: int = 10
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def adaptive_moments(psf, galaxy, *, n_iterations=10):
     """
     Ellipticity and size of galaxies seen through a PSF, by adaptive moments.
 
@@ -73,8 +69,7 @@ def adaptive_moments(
 
     galaxy : tensor ``(..., 6)``
         Shapes in the order of ``GALAXY_SHAPE_NAMES``; radii in pixels. The leading
-        axes broadcast against those of ``psf``. Values are not checked, see
-        `check_galaxies`.
+        axes broadcast against those of ``psf``. Values are not checked.
 
     n_iterations : int, optional
         Number of accelerated iterations.
@@ -138,9 +133,7 @@ def adaptive_moments(
 
 
 def _moments(psf, galaxy, n_iterations):
-    """
-    Moments of N galaxies, in a frame turned to their common angle and back.
-    """
+    """Moments of N galaxies, in a frame turned to their common angle and back."""
     angle = galaxy[:, 1]
     cos, sin = torch.cos(2 * angle), torch.sin(2 * angle)
     mixture = _Mixture(psf, galaxy, cos, sin)
@@ -156,9 +149,7 @@ def _moments(psf, galaxy, n_iterations):
 
 
 class _Mixture:
-    """
-    I galaxy components and J PSF components of N galaxies, as (I, J, N).
-    """
+    """I galaxy components and J PSF components of N galaxies, as (I, J, N)."""
 
     def __init__(self, psf, galaxy, cos, sin):
         height, variance = mixture_of_shape(psf, step=_PSF_STEP)
@@ -185,9 +176,7 @@ class _Mixture:
         self.weight = self.shares[:, None] * light / light.sum(0)
 
     def start(self):
-        """
-        A rough guess: the core of the PSF and an average galaxy.
-        """
+        """A rough guess: the core of the PSF and an average galaxy."""
         core = self.p[0] * 1.3
         # Harmonic, as the weight shrinks onto what is bright.
         mean = self.shares / self.shares.sum(0)
@@ -235,9 +224,7 @@ def _to_unknowns(xx, yy, xy):
 
 
 def _fixed_point(mixture, n_iterations):
-    """
-    Anderson's acceleration with two earlier steps, for each galaxy on its own.
-    """
+    """Anderson's acceleration with two earlier steps, for each galaxy on its own."""
     m = mixture.start()
     old, last = [], None
     for _ in range(n_iterations):
@@ -255,9 +242,7 @@ def _fixed_point(mixture, n_iterations):
 
 
 def _extrapolated(old):
-    """
-    The combination of earlier steps whose residuals are smallest.
-    """
+    """The combination of earlier steps whose residuals are smallest."""
     new, residual = old[-1]
     if len(old) == 1:
         return new

@@ -19,10 +19,9 @@ import math
 
 import numpy as np
 import torch
+from scipy.special import loggamma
 
 from bliss_astro.psf._mixture import mixture_of_shape
-
-__all__ = []
 
 # Window of level 1 in pixels: at half the pixels' wavenumber 2e-5 of it is
 # left, and its transform has died within five times this length.
@@ -44,7 +43,7 @@ BULGE_RANGE = (-12, 30)
 PSF_RANGE = (-10, 11)
 
 # Logarithm of what is taken as zero: denormal numbers are slow.
-_NEGLIGIBLE = -40.0
+NEGLIGIBLE = -40.0
 
 # The integer of the same size, bits of the mantissa, bias of the exponent.
 _LAYOUT = {
@@ -53,20 +52,16 @@ _LAYOUT = {
 }
 
 
-def table_nodes(bits: int, octaves: tuple[int, int]) -> np.ndarray:
-    """
-    Nodes of a table, ``2**bits`` of them for each factor of two.
-    """
+def table_nodes(bits, octaves):
+    """Nodes of a table, ``2**bits`` of them for each factor of two."""
     first, last = octaves
     steps = 1 + np.arange(2**bits) / 2**bits
     nodes = (2.0 ** np.arange(first, last)[:, None] * steps).ravel()
     return np.append(nodes, 2.0**last)
 
 
-def line_segments(nodes: torch.Tensor, values: torch.Tensor):
-    """
-    Intercept and slope of the line between neighbouring nodes.
-    """
+def line_segments(nodes, values):
+    """Intercept and slope of the line between neighbouring nodes."""
     slope = values.diff(dim=-1) / nodes.diff(dim=-1)
     return values[..., :-1] - slope * nodes[:-1], slope
 
@@ -75,24 +70,8 @@ def look_up(z, segments, bits, octaves, row=None):
     """
     Interpolate in a table, or in one row of it for each leading element.
 
-    Parameters
-    ----------
-    z : tensor
-        Arguments, at least the first node.
-
-    segments : tuple of tensor
-        From `line_segments`, ``(n,)`` or ``(rows, n)``.
-
-    bits, octaves
-        As in `table_nodes`.
-
-    row : tensor of int, optional
-        Row of the table for each element along the first axis of ``z``.
-
-    Returns
-    -------
-    values : tensor
-        Values, of the shape of ``z``.
+    ``z`` are arguments from the first node on, ``segments`` those of `line_segments`,
+    ``(n,)`` or ``(rows, n)``, and ``row`` that of each element along the first axis.
     """
     kind, mantissa, bias = _LAYOUT[z.dtype]
     place = z.detach().view(kind) >> (mantissa - bits)
@@ -106,19 +85,11 @@ def look_up(z, segments, bits, octaves, row=None):
     return torch.addcmul(intercept, slope, z.flatten()).view(z.shape)
 
 
-def bulge_transform(k) -> np.ndarray:
+def bulge_transform(k):
     """
     Transform of a de Vaucouleurs profile of unit flux and half-light radius.
 
-    Parameters
-    ----------
-    k : array_like
-        Wavenumbers times the half-light radius.
-
-    Returns
-    -------
-    transform : array
-        1 at ``k = 0``; good to 1e-7.
+    ``k`` are wavenumbers times the radius; 1 at ``k = 0``, good to 1e-7.
     """
     log_k, log_value = _bulge_grid()
     k = np.asarray(k, float)
@@ -138,7 +109,7 @@ def _bulge_grid():
     norm = 2 * math.pi * 4 * math.gamma(8) / BULGE_SLOPE**8
     # Twice the argument of Gamma((1 + i w) / 2) is the phase of each mode.
     w = 2 * math.pi * np.fft.rfftfreq(n, step)
-    phase = 2 * _log_gamma(0.5 + 0.5j * w).imag + w * math.log(2)
+    phase = 2 * loggamma(0.5 + 0.5j * w).imag + w * math.log(2)
     modes = np.fft.rfft(profile * r) * np.exp(1j * phase)
     # The transform comes in order of falling wavenumber.
     product = np.fft.irfft(modes.conj(), n)
@@ -150,66 +121,39 @@ def _bulge_grid():
     return np.append(low, log_k), np.append(0.0, np.log(value))
 
 
-def _log_gamma(z):
-    # Stirling's series, eight steps up.
-    shift = sum(np.log(z + k) for k in range(8))
-    z = z + 8
-    series = 1 / (12 * z) - 1 / (360 * z**3) + 1 / (1260 * z**5)
-    return (z - 0.5) * np.log(z) - z + 0.5 * math.log(2 * math.pi) + series - shift
-
-
 @functools.cache
 def bulge_segments(dtype, device):
-    """
-    Segments of the table of bulges, for the squared wavenumber.
-    """
+    """Segments of the table of bulges, for the squared wavenumber."""
     nodes = table_nodes(_BULGE_BITS, BULGE_RANGE)
     values = torch.from_numpy(bulge_transform(np.sqrt(nodes - nodes[0])))
     segments = line_segments(torch.from_numpy(nodes), values)
     return tuple(part.to(device, dtype) for part in segments)
 
 
-def bulge_of_square(z: torch.Tensor) -> torch.Tensor:
-    """
-    Transform of a bulge at ``z = k**2 + 2**BULGE_RANGE[0]``, by table.
-    """
+def bulge_of_square(z):
+    """Transform of a bulge at ``z = k**2 + 2**BULGE_RANGE[0]``, by table."""
     segments = bulge_segments(z.dtype, z.device)
     return look_up(z, segments, _BULGE_BITS, BULGE_RANGE)
 
 
-def disk_of_square(z: torch.Tensor) -> torch.Tensor:
-    """
-    Transform of an exponential disk at ``z = 1 + (k r_0)**2``.
-    """
+def disk_of_square(z):
+    """Transform of an exponential disk at ``z = 1 + (k r_0)**2``."""
     root = torch.rsqrt(z)
     return root * root * root
 
 
-def psf_segments(shape: torch.Tensor, *, radius: float, bits: int):
+def psf_segments(shape, *, radius, bits):
     """
     Segments of one table for each PSF, for the squared elliptical wavenumber.
 
-    Parameters
-    ----------
-    shape : tensor ``(B, 8)``
-        Shapes of the PSFs.
-
-    radius : float
-        Normalisation radius in pixels.
-
-    bits : int
-        Leading bits: ``2**bits`` nodes for each factor of two.
-
-    Returns
-    -------
-    intercept, slope : tensor ``(B, n)``
-        For `look_up`; the argument is the square plus ``2**PSF_RANGE[0]``.
+    For shapes ``(B, 8)`` intercept and slope ``(B, n)`` for `look_up`, with ``2**bits``
+    nodes for each factor of two; the argument is the square plus ``2**PSF_RANGE[0]``.
     """
     height, variance = mixture_of_shape(shape, radius=radius)
     nodes = torch.from_numpy(table_nodes(bits, PSF_RANGE)).to(shape)
     square = nodes - nodes[0]
     log_part = -0.5 * variance[..., None] * square
-    log_part = torch.nn.functional.threshold(log_part, _NEGLIGIBLE, -math.inf)
+    log_part = torch.nn.functional.threshold(log_part, NEGLIGIBLE, -math.inf)
     flux = 2 * math.pi * height * variance
     values = (flux[:, None] @ torch.exp(log_part))[:, 0]
     return line_segments(nodes, values)
@@ -217,9 +161,7 @@ def psf_segments(shape: torch.Tensor, *, radius: float, bits: int):
 
 @functools.cache
 def axis_modes(base, level, folds, dtype, device):
-    """
-    Wavenumbers along x (not negative, then aliases) and y of a level.
-    """
+    """Wavenumbers along x (not negative, then aliases) and y of a level."""
     step = 2 * math.pi / (base * 2**level)
     kx = step * torch.arange(base // 2 + 1, dtype=torch.float64)
     ky = step * base * torch.fft.fftfreq(base, dtype=torch.float64)
@@ -241,9 +183,7 @@ def _low_pass(square, level):
 
 @functools.cache
 def level_window(base, level, n_levels, folds, dtype, device):
-    """
-    Share ``(ny, nx)`` of a level in each of its modes, `None` for all.
-    """
+    """Share ``(ny, nx)`` of a level in each of its modes, `None` for all."""
     if n_levels == 1:
         return None
     kx, ky = axis_modes(base, level, folds, torch.float64, torch.device('cpu'))
@@ -259,14 +199,9 @@ def synthesis_matrices(base, level, stamp, dtype, device):
     """
     Matrices that sum up the modes of a level at the pixels of a stamp.
 
-    Returns
-    -------
-    along_y : tensor ``(2 * stamp, base)``
-        Cosines, then sines.
-
-    along_x : tensor ``(2 * (base // 2 + 1), stamp)``
-        From the real and imaginary parts of a sum along y, one after the other,
-        to the real part of the whole.
+    Along y, ``(2 * stamp, base)``, cosines, then sines; along x, ``(base + 2, stamp)``,
+    from the real and imaginary parts of a sum along y, one after the other, to the real
+    part of the whole.
     """
     kx, ky = axis_modes(base, level, 1, torch.float64, torch.device('cpu'))
     place = torch.arange(stamp, dtype=torch.float64) - stamp // 2
@@ -282,18 +217,7 @@ def bilinear_factor(dither, kx, ky):
     """
     Transform of a mean of dithered, bilinearly realigned exposures.
 
-    Parameters
-    ----------
-    dither : tensor ``(U, d, 2)``
-        Dithers in x and y in pixels.
-
-    kx, ky : tensor
-        Wavenumbers.
-
-    Returns
-    -------
-    factor : complex tensor ``(U, ny, nx)``
-        The mean over exposures of a factor along each axis.
+    For dithers ``(U, d, 2)`` in x and y in pixels ``(U, ny, nx)``, complex.
     """
 
     def along(shift, k):

@@ -11,9 +11,9 @@ import torch
 
 from bliss_astro.psf._mixture import profile_of_shape
 
+from ._galaxies import render_galaxies
+from ._profiles import BULGE_SLOPE, DISK_RADIUS
 from ._torch import render_stars
-
-__all__ = ['ModelRenderer', 'Sources', 'cell_middles', 'cell_side', 'psf_grid']
 
 # Side in pixels of the cells that share a PSF, of one that varies and of one
 # that does not; and the number of sources that are drawn at once.
@@ -81,16 +81,18 @@ class Sources:
     def __len__(self):
         return len(self.x)
 
+    def _each(self, change):
+        """Apply a function to all columns."""
+        parts = (self.x, self.y, self.flux, self.is_galaxy, self.galaxy)
+        return Sources(*(None if part is None else change(part) for part in parts))
+
     def select(self, index):
         """The chosen sources."""
-        galaxy = None if self.galaxy is None else self.galaxy[index]
-        return Sources(
-            self.x[index],
-            self.y[index],
-            self.flux[index],
-            self.is_galaxy[index],
-            galaxy,
-        )
+        return self._each(lambda part: part[index])
+
+    def copied(self):
+        """A copy whose arrays may be changed."""
+        return self._each(np.copy)
 
     def brightest(self, shape, n_most):
         """Rows of the brightest sources within an image, the brightest first."""
@@ -100,69 +102,27 @@ class Sources:
         index = np.nonzero(inside)[0]
         return index[np.argsort(-self.flux[index], kind='stable')][:n_most]
 
-    def copied(self):
-        """A copy whose arrays may be changed."""
-        galaxy = None if self.galaxy is None else self.galaxy.copy()
-        parts = (self.x, self.y, self.flux, self.is_galaxy)
-        return Sources(*(part.copy() for part in parts), galaxy)
-
     def joined_by(self, others, *, distance):
-        """
-        Add those of other sources that these do not have.
+        """These sources, and those of others that lie farther than ``distance`` px."""
+        from scipy.spatial import cKDTree
 
-        Parameters
-        ----------
-        others : `Sources`
-            The others.
-
-        distance : float
-            A source within so many pixels is the same.
-
-        Returns
-        -------
-        sources : `Sources`
-            These, and the others that are missing.
-        """
-        if len(others) == 0:
+        if not len(others):
             return self
         missing = np.ones(len(others), dtype=bool)
         if len(self):
-            from scipy.spatial import cKDTree
-
             tree = cKDTree(np.column_stack([self.x, self.y]))
-            apart, _ = tree.query(np.column_stack([others.x, others.y]))
-            missing = apart > distance
+            missing = tree.query(np.column_stack([others.x, others.y]))[0] > distance
         names = ('x', 'y', 'flux', 'is_galaxy')
-        return Sources(
-            *(
-                np.concatenate([getattr(self, name), getattr(others, name)[missing]])
-                for name in names
-            )
-        )
+        pairs = ((getattr(self, name), getattr(others, name)) for name in names)
+        return Sources(*(np.concatenate([own, other[missing]]) for own, other in pairs))
 
 
 def psf_grid(shape, access):
     """
     Look up the PSF of an image, cell by cell.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        ``(ny, nx)`` of the image.
-
-    access : `~bliss_astro.exposures._psf.PSFAccess`
-        Shapes of a PSF of any kind.
-
-    Returns
-    -------
-    side : int
-        Side of a cell in pixels.
-
-    shapes : tensor, shape (rows, columns, 8)
-        The PSF in the middle of each cell.
-
-    radius : float
-        Its normalisation radius.
+    Returns the side of a cell in pixels, the shapes ``(rows, columns, 8)`` in their
+    middles, and the normalisation radius.
     """
     ny, nx = shape
     side = cell_side(varies=access.varies)
@@ -188,8 +148,6 @@ def _brightness(galaxy, radius):
 
     That of disk and bulge, each without PSF; nothing on their axes is brighter.
     """
-    from ._profiles import BULGE_SLOPE, DISK_RADIUS
-
     fraction, _, disk_ratio, bulge_ratio, disk, bulge = galaxy.T
     length = disk / DISK_RADIUS
     in_disk = np.exp(-radius / length) / (2 * np.pi * disk_ratio * length**2)
@@ -216,53 +174,29 @@ class ModelRenderer:
         Accuracy of galaxies; the defaults if `None`.
     """
 
-    accuracy = None
-
     def __init__(self, exposure, *, accuracy=None):
-        self.accuracy = accuracy
+        grid = psf_grid(exposure.shape, exposure._psf_access)
         noise = float(np.median(exposure.bkg_error))
-        self._set_up(exposure.shape, psf_grid(exposure.shape, exposure._psf_access))
-        self._set_limits(noise)
+        self._set_up(exposure.shape, grid, noise, accuracy)
 
     @classmethod
     def of_parts(cls, shape, grid, noise):
         """
-        Make one without an exposure.
+        Make one without an exposure, of what `psf_grid` returns.
 
-        Parameters
-        ----------
-        shape : tuple of int
-            ``(ny, nx)`` of the image.
-
-        grid : tuple
-            What `psf_grid` returns.
-
-        noise : float
-            Standard deviation of a pixel of empty sky; with 0 all sources are
-            drawn to the ends of the image.
-
-        Returns
-        -------
-        renderer : `ModelRenderer`
-            The renderer.
+        With a ``noise`` of 0 all sources are drawn to the ends of the image.
         """
         renderer = cls.__new__(cls)
-        renderer._set_up(shape, grid)
-        renderer._set_limits(noise)
+        renderer._set_up(shape, grid, noise)
         return renderer
 
-    def _set_up(self, shape, grid):
-        self.shape = shape
+    def _set_up(self, shape, grid, noise, accuracy=None):
+        self.shape, self.noise, self.accuracy = shape, noise, accuracy
         self.side, self.shapes, self.radius = grid
-
-    def _set_limits(self, noise):
-        self.noise = noise
-        self._negligible = _NEGLIGIBLE * noise
         middle = self.shapes[self.shapes.shape[0] // 2, self.shapes.shape[1] // 2]
         distance = torch.tensor(_RADII, dtype=torch.float32)
-        height = profile_of_shape(
-            middle, distance, torch.zeros_like(distance), radius=self.radius
-        )
+        zero = torch.zeros_like(distance)
+        height = profile_of_shape(middle, distance, zero, radius=self.radius)
         self._heights = height.double().numpy()
 
     def cell_of(self, x, y):
@@ -297,7 +231,7 @@ class ModelRenderer:
             bright = flux * height
             if len(some):
                 bright[some] += flux[some] * _brightness(sources.galaxy[some], radius)
-            reach += bright > self._negligible
+            reach += bright > _NEGLIGIBLE * self.noise
         return reach
 
     def halo_of(self, sources):
@@ -358,22 +292,13 @@ class ModelRenderer:
             torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[None]
             for v in (sources.x - x0, sources.y - y0, sources.flux)
         )
-        psf, size = self.shapes[cell][None], (y1 - y0, x1 - x0)
+        psf = self.shapes[cell][None]
+        options = {'size': (y1 - y0, x1 - x0), 'radius': self.radius}
         if is_galaxy:
-            from ._galaxies import render_galaxies
-
             shape = torch.from_numpy(sources.galaxy.astype(np.float32))[None]
-            drawn = render_galaxies(
-                psf,
-                x,
-                y,
-                flux,
-                shape,
-                size=size,
-                radius=self.radius,
-                accuracy=self.accuracy,
-            )
+            options['accuracy'] = self.accuracy
+            drawn = render_galaxies(psf, x, y, flux, shape, **options)
         else:
-            drawn = render_stars(psf, x, y, flux, size=size, radius=self.radius)
+            drawn = render_stars(psf, x, y, flux, **options)
         y, x = (part.start for part in window)
         image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]

@@ -15,8 +15,12 @@ import math
 import torch
 
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
-from bliss_astro.psf._asymmetry import asymmetry_of_image, lobe_kernel
-from bliss_astro.psf._mixture import fwhm_of_shape, profile_of_shape
+from bliss_astro.psf._mixture import (
+    asymmetry_of_image,
+    fwhm_of_shape,
+    lobe_kernel,
+    profile_of_shape,
+)
 from bliss_astro.units import FWHM_PER_SIGMA
 
 from ._camera import between, unit

@@ -187,15 +187,15 @@ def reconstruction_report(
 def _drawn_by_galsim(batch, generator):
     """The same galaxies, with noiseless images by GalSim and fresh noise."""
     from bliss_astro.psf import PSFModel
-    from bliss_astro.rendering import GalSimGalaxyRenderer
+    from bliss_astro.rendering import GalSimRenderer
 
-    renderer = GalSimGalaxyRenderer(period=256)
+    renderer = GalSimRenderer(period=256)
     size = batch.data.shape[1:]
     images = []
     for psf, flux, galaxy in zip(batch.psf, batch.flux, batch.galaxy, strict=True):
         model, shape = PSFModel.from_shape(psf.double().numpy()), galaxy.double()
-        place = [size[1] // 2], [size[0] // 2], [float(flux)]
-        images.append(renderer.render(model, *place, shape.numpy(), size))
+        source = [size[1] // 2], [size[0] // 2], [float(flux)], size
+        images.append(renderer.render(model, *source, galaxy=shape.numpy()))
     noiseless = torch.from_numpy(np.array(images)).float().clamp(min=0)
     data = add_noise(
         noiseless,

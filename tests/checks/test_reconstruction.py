@@ -25,7 +25,7 @@ from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.checks import Reconstruction
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
-from bliss_astro.rendering import TorchGalaxyRenderer
+from bliss_astro.rendering import TorchRenderer
 
 SHAPE = (80, 90)
 SKY, GAIN = 400.0, 1.0
@@ -351,7 +351,7 @@ def test_shapes_of_an_encoder_are_drawn(simulated, wcs):
     galaxies[:, 1] = np.deg2rad(galaxies[:, 1])
     galaxies[:, 4:] /= SCALE
     parts = [np.asarray(catalog[n]) for n in ('x_centroid', 'y_centroid', 'flux')]
-    drawn = TorchGalaxyRenderer().render(exposure.psf, *parts, galaxies, (24, 32))
+    drawn = TorchRenderer().render(exposure.psf, *parts, (24, 32), galaxy=galaxies)
     assert_allclose(result.model, drawn, rtol=1e-3, atol=1e-3 * drawn.max())
     for draw, table in zip(
         result.draws, catalog.posterior.sample(2, rng=1), strict=True

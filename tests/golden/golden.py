@@ -182,11 +182,11 @@ def coadd():
 
 def psf():
     """A PSF fitted to an image of it, and one estimated on stars."""
-    from bliss_astro.psf import estimate_psf, fit_psf
+    from bliss_astro.psf import estimate_psf
 
     y, x = np.mgrid[-20:21, -20:21].astype(float)
     profile = (1 + (x**2 + 1.1 * y**2 + 0.1 * x * y) / 3.2**2) ** -2.4
-    fitted = fit_psf(profile / profile.sum())
+    fitted = PSFModel.fit(profile / profile.sum())
     rng = np.random.default_rng(8)
     y, x = np.mgrid[:160, :160].astype(float)
     image = np.full(x.shape, 100.0)

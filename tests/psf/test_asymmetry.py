@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro.psf import PSFModel
-from bliss_astro.psf._asymmetry import (
+from bliss_astro.psf._mixture import (
     asymmetry_of_image,
     asymmetry_of_psf,
     lobe_kernel,

@@ -10,7 +10,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.table import Table
 from numpy.testing import assert_allclose
 
-from bliss_astro.psf import PSFModel, fit_psf
+from bliss_astro.psf import PSFModel
 from bliss_astro.psf._wing_prior import to_shape, to_theta
 
 TRUTH = (1.1, 2.4, 0.06, 2.2, 0.011, 3.1, 0.06, -0.04)
@@ -213,9 +213,8 @@ class TestStars:
             PSFModel.fit_stars(frame[0], positions, **kwargs)
 
 
-def test_functions_return_the_class_asked_for():
+def test_fits_return_the_class():
     class Mine(PSFModel):
         pass
 
-    assert type(fit_psf(psf_image(), model_class=Mine)) is Mine
     assert type(Mine.fit(psf_image())) is Mine

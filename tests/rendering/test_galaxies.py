@@ -13,10 +13,9 @@ from scipy import special
 
 from bliss_astro.psf import PSFModel
 from bliss_astro.rendering import (
-    GalSimGalaxyRenderer,
+    GalSimRenderer,
     RenderingAccuracy,
-    TorchGalaxyRenderer,
-    TorchStarRenderer,
+    TorchRenderer,
 )
 from bliss_astro.rendering._profiles import BULGE_SLOPE, DISK_RADIUS
 
@@ -41,8 +40,8 @@ def renderer(request):
     if request.param == 'galsim':
         galsim = pytest.importorskip('galsim')
         gsparams = galsim.GSParams(maxk_threshold=1e-4, kvalue_accuracy=1e-6)
-        return GalSimGalaxyRenderer(period=512, gsparams=gsparams)
-    return TorchGalaxyRenderer(accuracy=RenderingAccuracy(period=8.0, psf_bits=7))
+        return GalSimRenderer(period=512, gsparams=gsparams)
+    return TorchRenderer(accuracy=RenderingAccuracy(period=8.0, psf_bits=7))
 
 
 @pytest.fixture(params=PROFILES.values(), ids=PROFILES.keys())
@@ -62,7 +61,7 @@ def gaussian_psf(sigma=SIGMA, **keywords):
 def draw(renderer, profile, psf=None, centre=CENTRE, flux=7.0, side=SIDE):
     psf = gaussian_psf() if psf is None else psf
     x, y = ([v] for v in centre)
-    return renderer.render(psf, x, y, [flux], [profile], (side, side))
+    return renderer.render(psf, x, y, [flux], (side, side), galaxy=[profile])
 
 
 def turned(profile):
@@ -184,7 +183,7 @@ def test_a_tiny_galaxy_is_a_star(renderer, fraction):
     psf = PSFModel(e1=0.06, e2=-0.04)
     point = (fraction, 0.3, 0.8, 0.7, 0.01, 0.003)
     image = draw(renderer, point, psf, flux=100.0, side=61, centre=(30.4, 29.7))
-    star = TorchStarRenderer().render(psf, [30.4], [29.7], [100.0], (61, 61))
+    star = TorchRenderer().render(psf, [30.4], [29.7], [100.0], (61, 61))
     assert_allclose(image, star, atol=3e-4 * star.max(), rtol=0)
     assert_allclose(image.sum(), star.sum(), rtol=1e-3)
 
@@ -193,19 +192,16 @@ def test_renderers_agree(profile):
     galsim = pytest.importorskip('galsim')
     gsparams = galsim.GSParams(maxk_threshold=1e-4, kvalue_accuracy=1e-6)
     psf = PSFModel(e1=-0.03, e2=0.05)
-    exact = draw(GalSimGalaxyRenderer(period=512, gsparams=gsparams), profile, psf)
+    exact = draw(GalSimRenderer(period=512, gsparams=gsparams), profile, psf)
     for accuracy, limit in ((None, 3e-4), (RenderingAccuracy.training(), 3e-3)):
-        image = draw(TorchGalaxyRenderer(accuracy=accuracy), profile, psf)
+        image = draw(TorchRenderer(accuracy=accuracy), profile, psf)
         assert_allclose(image, exact, atol=limit * exact.max(), rtol=0)
 
 
 def test_repr_round_trip(renderer):
     galsim = pytest.importorskip('galsim')
     names = {'torch': torch, 'galsim': galsim}
-    names |= {
-        c.__name__: c
-        for c in (GalSimGalaxyRenderer, TorchGalaxyRenderer, RenderingAccuracy)
-    }
+    names |= {c.__name__: c for c in (GalSimRenderer, TorchRenderer, RenderingAccuracy)}
     again = eval(repr(renderer), names)
     assert repr(again) == repr(renderer)
     assert vars(again) == vars(renderer)
@@ -236,17 +232,17 @@ def test_impossible_galaxies(renderer, k, value, message):
 def test_bad_lists(renderer):
     psf, good = gaussian_psf(), [PROFILES['disk']]
     with pytest.raises(ValueError, match='galaxy must have 6 numbers'):
-        renderer.render(psf, [1], [1], [1], [good[0][:5]], (9, 9))
+        renderer.render(psf, [1], [1], [1], (9, 9), galaxy=[good[0][:5]])
     with pytest.raises(ValueError, match='x, y and flux must have the same length'):
-        renderer.render(psf, [1, 2], [1], [1], good, (9, 9))
+        renderer.render(psf, [1, 2], [1], [1], (9, 9), galaxy=good)
     with pytest.raises(ValueError, match='shape must be'):
-        renderer.render(psf, [1], [1], [1], good, (9, 0))
-    assert renderer.render(psf, [], [], [], [], (4, 5)).shape == (4, 5)
-    assert not renderer.render(psf, [2], [2], [0], good, (4, 5)).any()
+        renderer.render(psf, [1], [1], [1], (9, 0), galaxy=good)
+    assert renderer.render(psf, [], [], [], (4, 5), galaxy=[]).shape == (4, 5)
+    assert not renderer.render(psf, [2], [2], [0], (4, 5), galaxy=good).any()
 
 
 def test_what_the_grid_does_not_hold():
-    renderer = TorchGalaxyRenderer()
+    renderer = TorchRenderer()
     with pytest.raises(ValueError, match='largest stamp of 1024 pixels'):
         draw(renderer, (1.0, 0.0, 0.5, 0.5, 150.0, 1.0))
     with pytest.raises(ValueError, match=r'sigma >= 0.31 pixels.*got 0.2'):

@@ -14,9 +14,9 @@ from scipy import integrate, special
 from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.rendering import (
-    GalSimGalaxyRenderer,
+    GalSimRenderer,
     RenderingAccuracy,
-    TorchGalaxyRenderer,
+    TorchRenderer,
     render_galaxies,
 )
 from bliss_astro.rendering import _galaxies as module
@@ -98,13 +98,13 @@ def test_against_galsim_over_the_prior(generator):
     The target: 1e-3 of the peak, 2e-3 in flux, for 99 % of draws; here for 3.
     """
     pytest.importorskip('galsim')
-    reference = GalSimGalaxyRenderer.reference()
+    reference = GalSimRenderer.reference()
     psf, _, _, _, galaxy = draw_fields(3, 1, 53, generator)
     for vector, shape in zip(psf, galaxy[:, 0], strict=True):
         model = PSFModel.from_shape(vector.double().numpy())
-        arguments = (model, [26.3], [25.6], [50.0], shape[None].numpy(), (53, 53))
-        exact = reference.render(*arguments)
-        image = TorchGalaxyRenderer().render(*arguments)
+        arguments = (model, [26.3], [25.6], [50.0], (53, 53))
+        exact = reference.render(*arguments, galaxy=shape[None].numpy())
+        image = TorchRenderer().render(*arguments, galaxy=shape[None].numpy())
         assert_allclose(image, exact, atol=1e-3 * exact.max(), rtol=0)
         assert_allclose(image.sum(), exact.sum(), rtol=2e-3)
 

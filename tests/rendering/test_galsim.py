@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro.psf import PSFModel
-from bliss_astro.rendering import GalSimStarRenderer, TorchStarRenderer
+from bliss_astro.rendering import GalSimRenderer, TorchRenderer
 
 galsim = pytest.importorskip('galsim')
 
@@ -47,7 +47,7 @@ def test_draws_the_formula(psf):
     """
     x, y, flux = [12.3, 0.0, -4.2, 44.5], [8.9, 0.0, 20.1, 29.5], [1e3, 5e2, 2e3, -70]
     shape = (31, 45)
-    image = GalSimStarRenderer().render(psf, x, y, flux, shape)
+    image = GalSimRenderer().render(psf, x, y, flux, shape)
     assert image.shape == shape
     assert image.dtype == float
     expected = _truth(psf, x, y, flux, shape)
@@ -65,8 +65,8 @@ def test_torch_agrees_with_galsim(psf):
     for _ in range(5):
         x, y = rng.uniform(26, 34, 2)
         one = ([x], [y], [1000.0], shape)
-        reference = GalSimStarRenderer().render(psf, *one)
-        image = TorchStarRenderer().render(psf, *one)
+        reference = GalSimRenderer().render(psf, *one)
+        image = TorchRenderer().render(psf, *one)
         assert_allclose(image, reference, atol=1e-4 * reference.max(), rtol=0)
         assert_allclose(image.sum(), reference.sum(), rtol=1e-4)
 
@@ -76,15 +76,15 @@ def test_crowd(psf):
     shape = (40, 50)
     x, y = rng.uniform(-5, 50, 30), rng.uniform(-5, 45, 30)
     flux = rng.lognormal(6, 1, 30)
-    reference = GalSimStarRenderer().render(psf, x, y, flux, shape)
-    image = TorchStarRenderer(dtype=torch.float64).render(psf, x, y, flux, shape)
+    reference = GalSimRenderer().render(psf, x, y, flux, shape)
+    image = TorchRenderer(dtype=torch.float64).render(psf, x, y, flux, shape)
     assert_allclose(image, reference, atol=1e-4 * reference.max(), rtol=0)
 
 
 def test_flux_is_that_within_the_normalisation_radius():
     psf = PSFModel()
     radius = psf.normalization_radius
-    image = GalSimStarRenderer().render(psf, [50], [50], [100], (101, 101))
+    image = GalSimRenderer().render(psf, [50], [50], [100], (101, 101))
     rows, columns = np.mgrid[:101, :101]
     inside = np.hypot(columns - 50, rows - 50) <= radius
     # The profile falls so slowly at the radius that the jagged edge of a
@@ -98,9 +98,9 @@ def test_psf_flux_and_position_play_no_part():
     other = PSFModel(flux=7, x_0=3, y_0=-2)
     star = ([10.2], [9.7], [50], (20, 20))
     for renderer in (
-        GalSimStarRenderer(),
-        GalSimStarRenderer(interpolated=True),
-        TorchStarRenderer(),
+        GalSimRenderer(),
+        GalSimRenderer(interpolated=True),
+        TorchRenderer(),
     ):
         assert_allclose(renderer.render(plain, *star), renderer.render(other, *star))
 
@@ -110,8 +110,8 @@ def test_interpolated():
     Interpolating a pixel image of the PSF is right at its pixels' centres.
     """
     psf = PSFModel()
-    renderer = GalSimStarRenderer(interpolated=True, psf_size=41)
-    exact = GalSimStarRenderer()
+    renderer = GalSimRenderer(interpolated=True, psf_size=41)
+    exact = GalSimRenderer()
     whole = ([30.0], [25.0], [100.0], (61, 61))
     image, reference = renderer.render(psf, *whole), exact.render(psf, *whole)
     stamp = (slice(25 - 20, 25 + 21), slice(30 - 20, 30 + 21))
@@ -132,15 +132,15 @@ def test_interpolated():
 def test_stamps(size, below, above):
     psf = PSFModel()
     star = ([10.4], [6.6], [1.0], (15, 20))
-    whole = GalSimStarRenderer().render(psf, *star)
-    image = GalSimStarRenderer().render(psf, *star, stamp_size=size)
+    whole = GalSimRenderer().render(psf, *star)
+    image = GalSimRenderer().render(psf, *star, stamp_size=size)
     stamp = (slice(7 - below, 7 + above + 1), slice(10 - below, 10 + above + 1))
     assert_allclose(image[stamp], whole[stamp])
     assert np.count_nonzero(image) == size**2
 
 
 def test_nothing_to_draw():
-    renderer = GalSimStarRenderer()
+    renderer = GalSimRenderer()
     assert not renderer.render(PSFModel(), [], [], [], (4, 5)).any()
     assert not renderer.render(PSFModel(), [2], [2], [0], (4, 5)).any()
     far = renderer.render(PSFModel(), [200], [2], [9], (4, 5), stamp_size=41)
@@ -158,23 +158,23 @@ def test_nothing_to_draw():
 )
 def test_bad_stars(stars, message):
     with pytest.raises(ValueError, match=message):
-        GalSimStarRenderer().render(PSFModel(), *stars, (5, 5))
+        GalSimRenderer().render(PSFModel(), *stars, (5, 5))
 
 
 @pytest.mark.parametrize('shape', [(5,), (5, 0), (5.0, 5), (5, 5, 5)])
 def test_bad_shape(shape):
     with pytest.raises(ValueError, match='shape must be'):
-        GalSimStarRenderer().render(PSFModel(), [1], [1], [1], shape)
+        GalSimRenderer().render(PSFModel(), [1], [1], [1], shape)
 
 
 def test_bad_settings():
     with pytest.raises(ValueError, match='psf_size'):
-        GalSimStarRenderer(psf_size=50)
+        GalSimRenderer(psf_size=50)
     with pytest.raises(ValueError, match='stamp_size'):
-        GalSimStarRenderer().render(PSFModel(), [1], [1], [1], (5, 5), stamp_size=0)
+        GalSimRenderer().render(PSFModel(), [1], [1], [1], (5, 5), stamp_size=0)
 
 
 def test_repr():
-    assert repr(GalSimStarRenderer(interpolated=True)) == (
-        'GalSimStarRenderer(interpolated=True, psf_size=51, gsparams=None)'
+    assert repr(GalSimRenderer(interpolated=True)) == (
+        'GalSimRenderer(interpolated=True, psf_size=51, period=None, gsparams=None)'
     )

@@ -12,7 +12,7 @@ from scipy import integrate, special
 
 from bliss_astro.priors import GammaShapes, SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
-from bliss_astro.rendering import GalSimGalaxyRenderer, adaptive_moments
+from bliss_astro.rendering import GalSimRenderer, adaptive_moments
 from bliss_astro.rendering import _moments as module
 
 ROUND = torch.tensor(DEFAULT_SHAPE)
@@ -50,7 +50,9 @@ def measure(psf, galaxy, *, side=121):
     """
     model = PSFModel.from_shape(psf.double().numpy())
     centre = [side // 2 + 0.3], [side // 2 - 0.2]
-    image = GalSimGalaxyRenderer().render(model, *centre, [1e4], [galaxy], (side, side))
+    image = GalSimRenderer().render(
+        model, *centre, [1e4], (side, side), galaxy=[galaxy]
+    )
     found = galsim.hsm.FindAdaptiveMom(galsim.Image(image))
     return found.observed_shape.e1, found.observed_shape.e2, found.moments_sigma
 

@@ -16,14 +16,12 @@ from astropy.io.fits import HDUList
 
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.psf import PSFModel, VaryingPSF
-from bliss_astro.psf._inputs import check_radius
-from bliss_astro.psf._joint_fit import PRIOR_MEAN, StampFit
+from bliss_astro.psf._joint_fit import StampFit, fit_image, peaks
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
-from bliss_astro.psf._profile import integral, unit_profile
+from bliss_astro.psf._profile import check_radius, integral, unit_profile
 from bliss_astro.psf._read import READERS
-from bliss_astro.psf._robust_fit import fit_image, peaks
 from bliss_astro.psf._varying import ShapeSplines
-from bliss_astro.psf._wing_prior import to_theta
+from bliss_astro.psf._wing_prior import PRIOR_MEAN, to_theta
 
 from ._camera import BANDS, FRAME_SHAPE
 from ._psfield import PsField
@@ -373,12 +371,14 @@ def psf_model(
 
 
 def _read_open(hdus, name, *, band, normalization_radius):
-    """Read the PSF of one band of an open ``psField`` file."""
+    """Read the PSF of one band of an open ``psField`` file; of another file `None`."""
+    # Five eigen-image tables and the table of parameters.
+    if len(hdus) <= 6 or hdus[1].is_image:
+        return None
     if band is None:
         msg = f'psf: {name} is a psField with five bands: give band'
         raise ValueError(msg)
     return SDSSPSF(hdus, band, normalization_radius=normalization_radius)
 
 
-# Five eigen-image tables and the table of parameters.
-READERS.append((lambda hdus: len(hdus) > 6 and not hdus[1].is_image, _read_open))
+READERS.append(_read_open)

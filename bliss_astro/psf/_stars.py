@@ -1,0 +1,400 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Stars of an image, before its PSF is known: compact sources of one size.
+
+Peaks are searched in a pyramid of binned images, so that stars of any width from
+a pixel to some ten are found by the scale that fits them. Sizes are adaptive
+moments (Bernstein & Jarvis 2002; Hirata & Seljak 2003): second moments under the
+elliptical Gaussian that they describe themselves.
+
+Stars have one size and one ellipticity whatever their brightness, and nothing
+that came through the telescope is smaller. So they are the densest place of the
+plane of size and ellipticity at the lower edge of the sizes, as in PSFEx (Bertin 2011)
+and Piff (Jarvis et al. 2021).
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, label, maximum_filter
+from scipy.spatial import cKDTree
+
+from bliss_astro.units import MAD_TO_SIGMA
+
+from ._varying import trend
+
+# Pixels that share the largest value where it is a plateau of saturation, and the share
+# of its level from which stars are no longer linear.
+_MIN_PLATEAU, _LINEAR_SHARE = 4, 0.9
+
+# Standard deviation in binned pixels of the filter of a level, and the number of
+# levels, each of which halves the resolution.
+_SIGMA, _N_LEVELS = 0.8, 4
+# Half sides in pixels of the stamps on which sources of a level are measured, and
+# standard deviations in pixels with which the moments begin.
+_HALF, _BEGIN = (8, 12, 21, 40), (1.0, 1.5, 2.7, 5.2)
+# Sources of a level that are measured at most, the brightest first, where the stamps
+# have no more than so many pixels; peaks that are looked at for each.
+_MAX_SOURCES, _STAMP_PIXELS, _PEAKS_PER_SOURCE = 300, 700, 16
+# Images larger than this are sampled by windows of this side, in pixels.
+_MAX_PIXELS, _WINDOW = 3_000_000, 320
+# Steps of the moments at most, and changes in pixels that end them.
+_N_STEPS, _CONVERGED = 20, 0.003
+# Standard deviation of the filter under which moments are taken, and whose variance
+# is taken off again: a weight narrower than a pixel would fall onto one.
+_SMOOTH = 0.7
+# Largest standard deviation that moments may take, in units of the half side, and the
+# least one in pixels.
+_MAX_WIDTH, _MIN_WIDTH = 0.4, 0.05
+# From a Gaussian's standard deviation to its full width at half maximum.
+TO_FWHM = 2 * np.sqrt(2 * np.log(2))
+
+# Signal-to-noise ratio from which a source may show the width of the PSF.
+MIN_SNR = 20.0
+# Range of full widths at half maximum of a PSF, pixel included, in pixels, and the
+# largest one that rests on one or two sources.
+_MIN_FWHM, _MAX_FWHM, _MAX_FWHM_ALONE = 1.2, 30.0, 12.0
+# Share of the brightest pixel in 3 x 3: 0.7 for a PSF of the least width that is
+# centred on a pixel.
+_MAX_SHARPNESS = 0.62
+_MAX_ELLIPTICITY = 0.6
+# Errors of logarithm of size and of ellipticities beside that of the noise: PSFs
+# vary over an image, and moments with the place within a pixel.
+_ERRORS, _NOISE_ERRORS = np.array([0.03, 0.06, 0.06]), np.array([1.0, 1.5, 1.5])
+# The lower edge: the smallest size at which the density of sources is at least so
+# many sources, and this share of the largest density.
+_MIN_DENSITY, _DENSITY_SHARE = 2.4, 0.3
+# Sizes beyond the lower edge, as a logarithm, within which the locus lies.
+_LOCUS_WIDTH = 0.15
+# Members differ from the locus by no more, beside so many times their own error.
+_SIZE_SPAN, _ELLIPTICITY_SPAN, _SPAN_ERRORS = 0.10, 0.12, (2.5, 3.5)
+# Turns in which the members are found.
+_N_TURNS = 5
+# Sources that the density is taken of at most.
+_MAX_DENSITY_SOURCES = 500
+# Neighbours within so many FWHM and above this share of a star's flux are blends.
+_BLEND_RADIUS, _BLEND_SHARE = 3.0, 0.08
+
+
+@dataclass
+class StarImage:
+    """An image over its noise: bad and (nearly) saturated pixels, noise, photons."""
+
+    pull: np.ndarray
+    bad: np.ndarray
+    full: np.ndarray
+    # Typical noise in the unit of the image, and variance that a unit of pull adds.
+    noise: float
+    photon: float
+
+    @classmethod
+    def of(cls, exposure):
+        """Take an exposure without its sky."""
+        data, sky = exposure.data, np.asarray(exposure.background, float)
+        noise = float(np.median(np.asarray(exposure.bkg_error, float)))
+        full = exposure.saturated.copy()
+        pull = (np.asarray(data, float) - sky) / exposure.bkg_error
+        if exposure.saturation is not None:
+            full |= data >= exposure.saturation
+        bad = exposure.mask | ~np.isfinite(pull)
+        top = np.max(data, where=~bad, initial=-np.inf)
+        flat = ~bad & (data >= top - 1e-6 * abs(top))
+        # Several neighbouring pixels that share the largest value are a plateau.
+        if max(_MIN_PLATEAU, 2 * label(flat)[1]) <= np.count_nonzero(flat):
+            full |= ~bad & (data - sky >= _LINEAR_SHARE * (top - sky))
+        gain = exposure.effective_gain
+        photon = 0.0 if gain is None else 1 / (float(np.median(gain)) * noise)
+        pull = np.where(bad, 0, pull).astype(np.float32)
+        return cls(pull, bad, full, noise, photon)
+
+    def saturated_at(self, sources):
+        """Whether a saturated pixel lies in the core of each source."""
+        if not self.full.any():
+            return np.zeros(len(sources), bool)
+        tree = cKDTree(np.argwhere(self.full)[:, ::-1])
+        return tree.query(places_of(sources))[0] < 1.5 * sources.width + 1.5
+
+
+def places_of(sources):
+    """Positions (n, 2) of sources."""
+    return np.c_[sources.x, sources.y]
+
+
+# -- compact sources -------------------------------------------------------------------
+
+
+def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES):
+    """
+    Find and measure the compact sources of a `StarImage`.
+
+    Those of peaks of at least a signal-to-noise ratio, brightest first and none twice,
+    as a record array: ``x, y`` and ``flux``; ``width``, the geometric mean of the two
+    standard deviations in pixels; ``e1, e2``, the distortion of the moments; ``snr``,
+    the signal-to-noise ratio within them; ``sharp``, the share of the brightest of the
+    3 x 3 pixels of the core; ``clean``, whether no pixel of the core is bad and none
+    beyond the edge.
+    """
+    peaks = np.concatenate(
+        [
+            _peaks(image.pull[window], image.bad[window], threshold)
+            + np.array([window[1].start, window[0].start, 0, 0])
+            for window in _windows(image.pull.shape, max_pixels)
+        ]
+    )
+    peaks = peaks[np.argsort(-peaks[:, 3])][: _PEAKS_PER_SOURCE * max_sources]
+    # Of peaks that lie within the filter of another one the highest stays.
+    reach = np.maximum(2.0, 1.8 * _SIGMA * 2.0 ** peaks[:, 2])
+    peaks = peaks[_first_within(peaks[:, :2], reach)]
+    found = []
+    for level, half in enumerate(_HALF):
+        # Wide stamps are fewer, so that each level takes about the same time.
+        most = int(max_sources * min(1, _STAMP_PIXELS / (2 * half + 1) ** 2))
+        found.append(measure_at(image, peaks[peaks[:, 2] == level][:most, :2], level))
+    sources = np.concatenate(found).view(np.recarray)
+    sources = sources[sources.snr > 0]
+    sources = sources[np.argsort(-sources.snr)]
+    return sources[_first_within(places_of(sources), np.maximum(1.0, sources.width))]
+
+
+def _windows(shape, max_pixels):
+    """Slices of the whole image, or of windows spread over a large one."""
+    share, spans = min(1.0, np.sqrt(max_pixels / np.prod(shape))), []
+    for length in shape:
+        n = max(1, int(length * share / _WINDOW)) if share < 1 else 1
+        side = int(length * share / n)
+        first = np.rint((np.arange(n) + 0.5) * length / n - side / 2).astype(int)
+        spans.append([slice(k, k + side) for k in first.clip(0, length - side)])
+    return itertools.product(*spans)
+
+
+def _peaks(image, bad, threshold):
+    """Columns x, y, level and signal-to-noise ratio of the maxima of each level."""
+    image, peaks = np.where(bad, 0, image).astype(np.float32), [np.empty((0, 4))]
+    for level in range(_N_LEVELS):
+        if min(image.shape) < 8:
+            break
+        fine, broad = (gaussian_filter(image, k * _SIGMA, truncate=3) for k in (1, 2))
+        band = fine - broad
+        some = band[::2, ::2]
+        scatter = MAD_TO_SIGMA * np.median(np.abs(some - np.median(some)))
+        band /= max(float(scatter), 1e-12)
+        rows, columns = np.nonzero(
+            (band > threshold) & (band == maximum_filter(band, 3))
+        )
+        x, y = (2**level * (k + 0.5) - 0.5 for k in (columns, rows))
+        peaks.append(np.c_[x, y, np.full(len(x), level), band[rows, columns]])
+        ny, nx = (n // 2 for n in image.shape)
+        image = image[: 2 * ny, : 2 * nx].reshape(ny, 2, nx, 2).sum((1, 3)) / 2
+    return np.concatenate(peaks)
+
+
+def _first_within(places, reach):
+    """Whether no earlier place that is kept itself has each within its reach."""
+    alive = np.ones(len(places), bool)
+    near = cKDTree(places).query_ball_point(places, reach) if len(places) else ()
+    for k, others in enumerate(near):
+        if alive[k]:
+            others = np.asarray(others)
+            alive[others[others > k]] = False
+    return alive
+
+
+def level_of(fwhm):
+    """Level whose stamps hold sources of a width, and half their side in pixels."""
+    level = int(np.searchsorted(_HALF[:-1], 3 * fwhm))
+    return level, _HALF[level]
+
+
+def measure_at(image, places, level):
+    """Measure sources at given places as those of a level."""
+    half = _HALF[level]
+    pixels = np.rint(places).astype(int)
+    around = np.arange(2 * half + 1)
+    rows = pixels[:, 1, None, None] + around[:, None]
+    columns = pixels[:, 0, None, None] + around
+    pull = np.pad(image.pull, half)[rows, columns]
+    bad = np.pad(image.bad, half, constant_values=True)[rows, columns]
+    ring = np.ones(bad.shape[1:], bool)
+    ring[1:-1, 1:-1] = False
+    edge = np.where(bad, np.nan, pull)[:, ring]
+    edge[np.isnan(edge).all(1)] = 0
+    level_of_sky = np.nanmedian(edge, axis=1)[:, None, None].astype(np.float32)
+    stamps = np.where(bad, 0, pull - level_of_sky)
+    sources = measure_stamps(stamps, bad, places - pixels, level, image.photon)
+    sources.x += pixels[:, 0]
+    sources.y += pixels[:, 1]
+    return sources
+
+
+def measure_stamps(stamps, bad, offsets, level, photon=0.0):
+    """Adaptive moments of the sources at offsets from the middles of stamps."""
+    half = _HALF[level]
+    smooth = gaussian_filter(stamps, (0, _SMOOTH, _SMOOTH), truncate=3.5)
+    x, y, m, weight = _adapt(smooth, half, offsets, _BEGIN[level])
+    mass = np.einsum('nij,nij->n', weight, smooth)
+    # The noise of a sum under the weight, itself under the filter.
+    area = np.sqrt(m[0] * m[1] - m[2] ** 2)
+    noise = np.sqrt(np.pi * area**2 / (area + _SMOOTH**2))
+    power = np.einsum('nij,nij->n', weight**2, np.maximum(smooth, 0))
+    noise *= np.sqrt(1 + photon * power / np.einsum('nij,nij->n', weight, weight))
+    m[:2] -= _SMOOTH**2
+    det = m[0].clip(0) * m[1].clip(0) - m[2] ** 2
+    total = np.maximum(m[0] + m[1], _MIN_WIDTH)
+    peak = np.where(weight > 0.5, stamps, -np.inf).max((1, 2))
+    middle = (half + np.rint([y, x])).astype(int).clip(1, 2 * half - 1)
+    rows, columns = middle[:, :, None, None] + np.mgrid[-1:2, -1:2][:, None]
+    core = stamps[np.arange(len(stamps))[:, None, None], rows, columns]
+    columns = {
+        'x': x.astype(float),
+        'y': y.astype(float),
+        'width': np.maximum(det, _MIN_WIDTH**4) ** 0.25,
+        'e1': (m[0] - m[1]) / total,
+        'e2': 2 * m[2] / total,
+        'flux': 2 * mass,
+        'snr': np.nan_to_num(mass / noise),
+        'sharp': core.max((1, 2)) / np.maximum(core.sum((1, 2)), 1e-12),
+        'clean': ~(bad & (weight > 0.02)).any((1, 2))
+        & (np.hypot(x, y) < half / 2)
+        & (peak > 0),
+    }
+    return np.rec.fromarrays(list(columns.values()), names=list(columns))
+
+
+def _adapt(stamps, half, offsets, sigma):
+    """Iterate centre and moments; returns x, y, (xx, yy, xy) and the weights."""
+    x, y = offsets.T.astype(np.float32)
+    m = np.zeros((3, len(x)), np.float32)
+    m[:2] = sigma**2
+    grid = np.arange(-half, half + 1, dtype=np.float32)
+    for _ in range(_N_STEPS):
+        det = np.maximum(m[0] * m[1] - m[2] ** 2, 1e-4)
+        dx, dy = grid - x[:, None], grid - y[:, None]
+        a, b, c = (v[:, None] for v in (m[1] / det, m[0] / det, -2 * m[2] / det))
+        quadratic = (a * dx**2)[:, None, :] + (b * dy**2)[:, :, None]
+        quadratic += (c * dy)[:, :, None] * dx[:, None, :]
+        weight = np.exp(-0.5 * quadratic)
+        light = weight * stamps
+        by_x, by_y = light.sum(1), light.sum(2)
+        total = np.maximum(by_x.sum(1), 1e-12)
+        moved = np.array([(by_x * dx).sum(1), (by_y * dy).sum(1)]) / total
+        xy = np.einsum('nij,ni,nj->n', light, dy, dx)
+        new = 2 * np.array([(by_x * dx**2).sum(1), (by_y * dy**2).sum(1), xy]) / total
+        x, y = (np.array([x, y]) + np.clip(1.5 * moved, -1, 1)).clip(-half, half)
+        new[:2] = new[:2].clip((0.7 * _SMOOTH) ** 2, (_MAX_WIDTH * half) ** 2)
+        most = 0.95 * np.sqrt(new[0] * new[1])
+        new[2] = new[2].clip(-most, most)
+        change = np.abs(np.sqrt(new[:2]) - np.sqrt(m[:2]))
+        m = new
+        if max(np.abs(moved).max(initial=0), change.max(initial=0)) < _CONVERGED:
+            break
+    return x, y, m, weight
+
+
+# -- locus of the stars ----------------------------------------------------------------
+
+
+@dataclass
+class Locus:
+    """
+    Log size and ellipticity of the stars, and reasons (n,) why a source is none.
+
+    ``n_stars`` is 0 where no locus was found and the size is that of the brightest.
+    """
+
+    log_size: float
+    e1: float
+    e2: float
+    reasons: np.ndarray
+    n_stars: int
+
+    @property
+    def fwhm(self):
+        """Full width at half maximum of a Gaussian of that size in pixels."""
+        return TO_FWHM * float(np.exp(self.log_size))
+
+
+def find_locus(sources, saturated, *, min_snr=MIN_SNR):
+    """Find the stars among sources; `None` where none can show the width of the PSF."""
+    reasons = _unfit(sources, saturated, min_snr)
+    usable = np.flatnonzero(reasons == '')[:_MAX_DENSITY_SOURCES]
+    own = np.stack([np.log(sources.width), sources.e1, sources.e2], axis=1)
+    errors = np.hypot(_NOISE_ERRORS / sources.snr[:, None], _ERRORS)
+    center = _lower_edge(sources.snr[usable], own[usable], errors[usable])
+    few = center is None
+    if few:
+        # A single broad source is a galaxy rather than a star.
+        usable = usable[TO_FWHM * sources.width[usable] < _MAX_FWHM_ALONE]
+        if len(usable) == 0:
+            return None
+        # The sharpest of the brightest sources: what a star would be.
+        snr = sources.snr[usable]
+        bright = snr >= 0.3 * snr.max()
+        center = np.argmin(np.where(bright, sources.width[usable], np.inf))
+    spans = np.array([_SIZE_SPAN, _ELLIPTICITY_SPAN])
+    spans = spans + _SPAN_ERRORS / sources.snr[:, None]
+    local = np.broadcast_to(own[usable[center]], own.shape)
+    places = places_of(sources)
+    for _ in range(_N_TURNS + 1):
+        off = own - local
+        near = np.zeros(len(own), bool)
+        near[usable] = True
+        near &= (np.abs(off[:, 0]) < spans[:, 0]) & (
+            np.hypot(*off[:, 1:].T) < spans[:, 1]
+        )
+        if not near.any():
+            near[usable[center]] = True
+            break
+        local = trend(places, own, np.where(near[:, None], errors, np.inf))
+    rest = (reasons == '') & ~near
+    reasons[rest & (off[:, 0] > 0)] = 'extended'
+    reasons[rest & (off[:, 0] <= 0)] = 'sharper than the stars'
+    reasons[rest & (np.abs(off[:, 0]) < spans[:, 0])] = 'ellipticity'
+    locus = Locus(*np.median(own[near], axis=0).tolist(), reasons, 0)
+    _mark_blends(sources, reasons, locus.fwhm)
+    locus.n_stars = 0 if few else int(np.count_nonzero(reasons == ''))
+    return locus
+
+
+def _unfit(sources, saturated, min_snr):
+    """Reasons why sources cannot show the width of the PSF; '' where there is none."""
+    fwhm = sources.width * TO_FWHM
+    reasons = np.full(len(sources), '', dtype='U24')
+    for bad, why in (
+        (sources.snr < min_snr, 'faint'),
+        (np.hypot(sources.e1, sources.e2) > _MAX_ELLIPTICITY, 'elongated'),
+        (fwhm > _MAX_FWHM, 'extended'),
+        ((fwhm < _MIN_FWHM) | (sources.sharp > _MAX_SHARPNESS), 'cosmic ray'),
+        (~sources.clean, 'bad pixels'),
+        (saturated, 'saturated'),
+    ):
+        reasons[bad] = why
+    return reasons
+
+
+def _lower_edge(snr, own, errors):
+    """Index of the middle of the locus, or `None` where there is none."""
+    off = np.square(own[:, None] - own) / (errors[:, None] ** 2 + errors**2)
+    density = np.exp(-0.5 * off.sum(-1)) @ np.minimum(1.0, snr / (2 * MIN_SNR))
+    most = density.max(initial=0)
+    if not most >= _MIN_DENSITY:
+        return None
+    dense = density >= max(_MIN_DENSITY, _DENSITY_SHARE * most)
+    within = dense & (own[:, 0] <= own[dense, 0].min() + _LOCUS_WIDTH)
+    return int(np.argmax(np.where(within, density, -1)))
+
+
+def _mark_blends(sources, reasons, fwhm):
+    """Mark stars with neighbours; the clearest stay where none would be left."""
+    stars = np.flatnonzero(reasons == '')
+    apart = np.hypot(*(v[stars, None] - v for v in (sources.x, sources.y)))
+    # What a neighbour leaves at the star falls steeply with the distance.
+    share = np.maximum(sources.flux, 0) / sources.flux[stars, None]
+    share = share * (fwhm / np.maximum(apart, fwhm)) ** 2
+    # Cosmic rays are dealt with pixel by pixel.
+    none = (apart > _BLEND_RADIUS * fwhm) | (apart == 0) | (reasons == 'cosmic ray')
+    worst = np.where(none, 0, share).max(1, initial=0)
+    limit = _BLEND_SHARE
+    while np.count_nonzero(worst <= limit) < min(5, len(stars)):
+        limit *= 2
+    reasons[stars[worst > limit]] = 'blended'
