@@ -275,7 +275,6 @@ def _judge(stars, shape, vary):
     """PSF, relative errors of width and area, scatter of the widths, and findings."""
     fit, used, n_stars = stars.fit, stars.used, int(stars.used.sum())
     psf, findings = as_model(fit, stars.residual), []
-    psf.fit_info['residual'] = stars.residual
     width_errors = stars.errors[used, 0]
     scatter, significance = excess_scatter(stars.offsets[used, 0], width_errors)
     fwhm, area = psf.fwhm, psf.n_eff / psf.fwhm**2

@@ -96,12 +96,13 @@ def render_galaxies(
     bottom = torch.floor(y + 0.5).long() - side // 2
     inside = (left < size[1]) & (left + side > 0)
     inside &= (bottom < size[0]) & (bottom + side > 0)
-    key = (plans * torch.tensor([4096, 256, 16, 1], device=x.device)).sum(1)
     table = psf_segments(psf, radius=radius, bits=accuracy.psf_bits)
     parts = (image, x, y, flux, galaxy, left, bottom)
-    for value in torch.unique(key[inside]).tolist():
-        plan = _Plan.from_key(value, accuracy)
-        chosen = torch.nonzero((key == value) & inside)[:, 0]
+    for row in torch.unique(plans[inside], dim=0):
+        stamp, base, n_levels, folds = row.tolist()
+        sides = accuracy.sizes[stamp], accuracy.sizes[base]
+        plan = _Plan(*sides, n_levels, folds, accuracy)
+        chosen = torch.nonzero((plans == row).all(1) & inside)[:, 0]
         for piece in chosen.split(plan.piece(x.is_cuda)):
             index, *some, low_x, low_y = (part[piece] for part in parts)
             drawn = plan.draw(psf, table, index, *some, dither)
@@ -157,12 +158,6 @@ class _Plan:
     n_levels: int
     folds: int
     accuracy: RenderingAccuracy
-
-    @classmethod
-    def from_key(cls, key, accuracy):
-        stamp, base, n_levels, folds = (key >> shift & 15 for shift in (12, 8, 4, 0))
-        sizes = accuracy.sizes
-        return cls(sizes[stamp], sizes[base], n_levels, folds, accuracy)
 
     def piece(self, is_cuda):
         modes = self.base**2 // 2 * self.folds**2 + self.stamp**2 // 4
