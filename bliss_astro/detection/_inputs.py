@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.posteriors import TileGrid
-from bliss_astro.psf._mixture import asymmetry_of_psf, LOG_AREA, describe_shape
+from bliss_astro.psf._mixture import LOG_AREA, asymmetry_of_psf, describe_shape
 
 from ._domain import pixel_statistics
 
