@@ -19,14 +19,7 @@ from ._profile import (
     squared_radius,
 )
 from ._result import PSFEstimate, star_table
-from ._stars import (
-    MIN_SNR,
-    TO_FWHM,
-    StarImage,
-    find_locus,
-    find_sources,
-    places_of,
-)
+from ._stars import MIN_SNR, TO_FWHM, StarImage, find_locus, find_sources, places_of
 from ._varying import excess_scatter, fit_polynomial, trend
 from ._wing_prior import to_shape, typical_shape
 

@@ -244,16 +244,7 @@ def fit_image(fit, stamps, bad, error=None, background=False):
 
 
 def fit_stars(
-    fit,
-    stamps,
-    bad,
-    error,
-    alive,
-    *,
-    background,
-    model_error,
-    gain=None,
-    accept=None,
+    fit, stamps, bad, error, alive, *, background, model_error, gain=None, accept=None
 ):
     """
     Fit stars robustly: fit, reweight, leave out those that do not fit, fit again.

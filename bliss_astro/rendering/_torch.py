@@ -17,14 +17,7 @@ _CACHE_ELEMENTS, _N_GAUSSIANS = 4_000_000, 19
 
 
 def render_stars(
-    shape,
-    x,
-    y,
-    flux,
-    *,
-    size,
-    radius=DEFAULT_NORMALIZATION_RADIUS,
-    tolerance=1e-6,
+    shape, x, y, flux, *, size, radius=DEFAULT_NORMALIZATION_RADIUS, tolerance=1e-6
 ):
     """
     Draw batches of star fields, without stamps and without truncation.
