@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Files that are either written whole or not touched at all.
+Files that are written whole or not at all, and folders locked for one process.
 """
 
 import contextlib
@@ -10,11 +10,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = []
-
 _FULL = {errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)}
 # Bytes left on a disk below which it is full, for writers that give no reason.
 _FULL_BYTES = 2**16
+# File of the lock of a folder.
+_LOCK = '.lock'
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def atomic_write(path, *, overwrite=False):
     """
     # A link keeps pointing where it did: its target is what gets replaced.
     path = Path(os.path.realpath(path))
-    _check_target(path, overwrite=overwrite)
+    check_target(path, overwrite=overwrite)
     with explain_full_disk(path):
         handle, name = tempfile.mkstemp(
             prefix='.tmp-', suffix=f'-{path.name}', dir=path.parent
@@ -89,7 +89,7 @@ def atomic_write(path, *, overwrite=False):
         with explain_full_disk(path):
             yield temporary
             _flush(temporary)
-        _check_target(path, overwrite=overwrite)
+        check_target(path, overwrite=overwrite)
         _copy_permissions(path, temporary)
         # Renaming within one folder is atomic, also over an existing file.
         temporary.replace(path)
@@ -139,7 +139,7 @@ def _is_full(error, folder):
     return vague and shutil.disk_usage(folder).free < _FULL_BYTES
 
 
-def _check_target(path, *, overwrite):
+def check_target(path, *, overwrite):
     """Refuse a ``path`` that may not or cannot be written."""
     if path.is_dir():
         msg = f'path is a folder, not a file: {path}'
@@ -180,3 +180,75 @@ def _flush_folder(folder):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def lock_folder(folder, *, work='work'):
+    """
+    Keep other processes from working in a folder.
+
+    The lock is the system's, on a file ``.lock`` that holds the number of the
+    process: it ends with the process, however that ends, so that a killed one
+    leaves nothing that would have to be cleared.
+
+    Parameters
+    ----------
+    folder : path_like
+        An existing folder.
+
+    work : str, optional
+        Name of the work there, for the message.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process, or another call in this one, has the lock.
+    """
+    path = Path(folder) / _LOCK
+    file = _open_locked(path, work)
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        # While it is still locked, so that nobody holds a file without a name.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _open_locked(path, work):
+    """Open and lock the file; again where it was unlinked in between."""
+    while True:
+        file = path.open('a+')
+        try:
+            _lock(file)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or 'unknown'
+            file.close()
+            msg = (
+                f'another {work} (process {owner}) is at work in {path.parent}; wait '
+                'for it, stop it, or take another folder'
+            )
+            raise BlockingIOError(msg) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def _lock(file):
+    """Lock an open file without waiting."""
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover (Windows)
+        import msvcrt
+
+        # Beyond the end, as a locked part cannot be read by others.
+        file.seek(2**20)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,8 +5,6 @@ Devices of torch from the argument ``device``.
 
 import torch
 
-__all__ = []
-
 
 def choose_device(device):
     """

@@ -19,8 +19,6 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from bliss_astro._warnings import collect_warnings, warn
 
-__all__ = []
-
 CREATOR = 'bliss_astro'
 """Value of the card CREATOR of the files that the package writes."""
 
@@ -30,10 +28,6 @@ _DECOMPRESS = {
     b'BZh': bz2.decompress,
     b'\xfd7zXZ': lzma.decompress,
 }
-# Bytes of a block and of a card, and the largest number of axes, by the FITS standard.
-_BLOCK, _CARD, _MAX_AXES = 2880, 80, 999
-# Cards of the size of an HDU.
-_SIZES = ('BITPIX', 'NAXIS', 'PCOUNT', 'GCOUNT', 'ZBITPIX', 'ZNAXIS', 'ZTILE')
 
 
 def card_number(header, name, default=None):
@@ -124,7 +118,7 @@ def open_fits(source, parameter):
     check_file(path, parameter, 'a file')
     with path.open('rb') as file:
         try:
-            hdus = _load(_checked(file))
+            hdus = _load(_decompressed(file))
         except Exception as error:
             # Parsers and decompressors fail in many ways on damaged files.
             msg = (
@@ -137,108 +131,21 @@ def open_fits(source, parameter):
             yield hdus
 
 
-class _Decompressed(io.BytesIO):
-    """
-    The content of a compressed file, under the name of that.
-    """
-
-    def __init__(self, content, name):
-        super().__init__(content)
-        self.name = str(name)
-
-
-def _checked(file):
-    """Decompress a file, if need be, and check that its headers fit its size."""
+def _decompressed(file):
+    """Return a file, or the content of a compressed one under the name of that."""
     start = file.read(6)
     file.seek(0)
     for magic, decompress in _DECOMPRESS.items():
         if start.startswith(magic):
-            file = _Decompressed(decompress(file.read()), file.name)
-    size = file.seek(0, os.SEEK_END)
-    place = 0
-    while place + _BLOCK <= size:
-        file.seek(place)
-        first = file.read(_CARD)
-        if place and not first.startswith(b'XTENSION'):
-            break  # records that are no HDU may follow the last
-        file.seek(place)
-        place = _check_size(_read_sizes(file), file.tell(), size)
-    if place == 0:
-        msg = 'it begins with no header' if size else 'it is empty'
-        raise ValueError(msg)
-    file.seek(0)
+            content = io.BytesIO(decompress(file.read()))
+            content.name = str(file.name)
+            return content
     return file
-
-
-def _read_sizes(file):
-    """Read the numbers of a header from which the size of its data follows."""
-    sizes = {}
-    while True:
-        block = file.read(_BLOCK)
-        if len(block) < _BLOCK:
-            msg = 'a header has no end'
-            raise EOFError(msg)
-        for k in range(0, _BLOCK, _CARD):
-            card = block[k : k + _CARD]
-            name = card[:8].decode('ascii', 'replace').strip()
-            if name == 'END':
-                return sizes
-            if name.rstrip('0123456789') in _SIZES and name not in sizes:
-                text = card[10:].decode('ascii', 'replace').partition('/')[0]
-                sizes[name] = _whole_number(name, text)
-
-
-def _whole_number(name, text):
-    """Read a number of a header."""
-    try:
-        return int(text)
-    except ValueError:
-        msg = f'{name} is no whole number: {text.strip()!r}'
-        raise ValueError(msg) from None
-
-
-def _check_size(sizes, start, size):
-    """Check that the data of an HDU lie within the file; return where they end."""
-    shape = _axes(sizes, 'NAXIS')
-    n_bytes = abs(sizes.get('BITPIX', 8)) // 8 * sizes.get('GCOUNT', 1)
-    n_bytes *= sizes.get('PCOUNT', 0) + (math.prod(shape) if shape else 0)
-    if not 0 <= n_bytes <= size - start:
-        msg = (
-            f'truncated: its header promises {n_bytes} bytes of data where '
-            f'{max(size - start, 0)} are left'
-        )
-        raise EOFError(msg)
-    packed = _axes(sizes, 'ZNAXIS')
-    if packed:
-        # A row of the table a tile; by default a tile is a row of the image.
-        tiles = [
-            sizes.get(f'ZTILE{k + 1}', n if k == 0 else 1) for k, n in enumerate(packed)
-        ]
-        n_tiles = math.prod(
-            -(-n // max(m, 1)) for n, m in zip(packed, tiles, strict=True)
-        )
-        if n_tiles != shape[1]:
-            msg = f'a compressed image of {n_tiles} tiles has {shape[1]}'
-            raise ValueError(msg)
-    return start + -(-n_bytes // _BLOCK) * _BLOCK
-
-
-def _axes(sizes, name):
-    """Return the lengths of the axes."""
-    n_axes = sizes.get(name, 0)
-    if not 0 <= n_axes <= _MAX_AXES:
-        msg = f'{name} is {n_axes}, beyond 0 to {_MAX_AXES}'
-        raise ValueError(msg)
-    lengths = [sizes.get(f'{name}{k + 1}', 0) for k in range(n_axes)]
-    if min(lengths, default=0) < 0:
-        msg = f'{name}{lengths.index(min(lengths)) + 1} is negative'
-        raise ValueError(msg)
-    return lengths
 
 
 def _load(file):
     """Open a FITS file and touch all its data, with truncation as an error."""
-    # Astropy only warns of a file that ends too early. The warnings are
+    # Astropy only warns of some files that end too early. The warnings are
     # collected rather than raised, because raising would leave it half open.
     with collect_warnings() as texts:
         hdus = fits.open(file, memmap=False)

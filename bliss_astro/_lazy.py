@@ -8,8 +8,6 @@ import sys
 
 from ._deprecated import deprecated_names
 
-__all__ = ['lazy_exports']
-
 
 def lazy_exports(package, **modules):
     """

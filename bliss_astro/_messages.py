@@ -5,8 +5,6 @@ Words of messages about values.
 
 import numpy as np
 
-__all__ = []
-
 
 def first_wrong(values, sound):
     """

@@ -9,8 +9,6 @@ of its files when it is imported.
 
 import importlib
 
-__all__ = ['exposure_of', 'load_coadds', 'load_readers', 'load_surveys', 'survey']
-
 _SURVEYS = ('sdss',)
 
 

@@ -5,8 +5,6 @@ Random number generators of NumPy from the argument ``rng``.
 
 import numpy as np
 
-__all__ = []
-
 
 def check_rng(rng):
     """

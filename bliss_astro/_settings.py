@@ -7,8 +7,6 @@ import math
 import types
 import typing
 
-__all__ = ['POSITIVE_INTEGER', 'check_settings', 'check_types', 'one_of', 'within']
-
 # Names of types in messages, as a TOML file has them.
 _NAMES = {
     int: 'an integer',

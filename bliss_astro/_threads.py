@@ -19,8 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-__all__ = []
-
 # Fewer sources than this are not worth a thread of their own.
 _MIN_PIECE = 256
 

@@ -16,13 +16,6 @@ from pathlib import Path
 
 from astropy.utils.exceptions import AstropyUserWarning
 
-__all__ = [
-    'CatalogCheckWarning',
-    'NoDetectionsWarning',
-    'OutOfDomainWarning',
-    'PosteriorDroppedWarning',
-]
-
 
 class OutOfDomainWarning(AstropyUserWarning):
     """

@@ -12,10 +12,7 @@ __all__ = [
     'NANOMAGGY_ZERO_POINT',
     'SDSS_PIXEL_SCALE',
     'flux_to_magnitude',
-    'is_surface_brightness',
-    'is_text_exact',
     'magnitude_to_flux',
-    'unit_text',
 ]
 
 NANOMAGGY_ZERO_POINT = 22.5
@@ -74,27 +71,11 @@ def magnitude_to_flux(magnitude, zero_point=NANOMAGGY_ZERO_POINT):
 
 def is_surface_brightness(unit):
     """
-    Test whether a unit is one of surface brightness, not of flux in a pixel.
+    Whether a unit, or None, is one of surface brightness, not of flux in a pixel.
 
-    Pixels of another size have other fluxes but the same surface brightness.
-
-    Parameters
-    ----------
-    unit : `~astropy.units.UnitBase` or None
-        Unit of an image.
-
-    Returns
-    -------
-    is_one : bool
-        `True` for units per solid angle or per beam (MJy / sr, nmgy / arcsec2,
-        Jy / beam) and for brightness temperatures (K).
-
-    Examples
-    --------
-    >>> import astropy.units as u
-    >>> from bliss_astro.units import is_surface_brightness
-    >>> is_surface_brightness(u.MJy / u.sr), is_surface_brightness(u.nJy)
-    (True, False)
+    Units per solid angle or per beam (MJy / sr, nmgy / arcsec2, Jy / beam) are, and
+    brightness temperatures (K). Pixels of another size have other fluxes but the same
+    surface brightness.
     """
     if unit is None:
         return False
@@ -106,48 +87,23 @@ def is_surface_brightness(unit):
 
 def is_text_exact(unit):
     """
-    Test whether astropy's own text of a unit reads back as that unit.
+    Whether astropy's own text of a unit, or None, reads back as that unit.
 
-    Parameters
-    ----------
-    unit : `~astropy.units.UnitBase` or None
-        A unit.
-
-    Returns
-    -------
-    exact : bool
-        `False` for names unknown to astropy, which the user defined, and
-        for scales of more digits than astropy writes.
+    It does not for names that the user defined, and for scales of more digits than
+    astropy writes.
     """
     return unit is None or u.Unit(unit.to_string(), parse_strict='silent') == unit
 
 
 def unit_text(unit):
     """
-    Write a unit so that `~astropy.units.Unit` makes the same unit of it.
+    Write a unit, or None, so that `~astropy.units.Unit` makes the same unit of it.
 
-    Parameters
-    ----------
-    unit : `~astropy.units.UnitBase` or None
-        A unit, perhaps one that the user defined.
-
-    Returns
-    -------
-    text : str or None
-        Names unknown to astropy are replaced by their definitions, and
-        a scale has all its digits.  A unit without a definition is its name.
-
-    Examples
-    --------
-    >>> import astropy.units as u
-    >>> from bliss_astro.units import unit_text
-    >>> unit_text(u.def_unit('hscflux', 57.54 * u.nJy) / u.s)
-    '57.54 nJy / s'
+    Names unknown to astropy are replaced by their definitions, and a scale has all its
+    digits: ``'57.54 nJy / s'``. A unit without a definition is its name.
     """
-    if unit is None:
-        return None
     if is_text_exact(unit):
-        return unit.to_string()
+        return None if unit is None else unit.to_string()
     unit = _expand(unit)
     if unit.scale == 1:
         return unit.to_string()

@@ -18,10 +18,10 @@ from astropy.table import QTable, Table
 import bliss_astro
 from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.cli import main
-from bliss_astro.cli._images import name_options
 from bliss_astro.cli._main import _parser
-from bliss_astro.cli._simulated import simulate_field
-from bliss_astro.cli._train import bundled_configs, find_config
+from bliss_astro.cli._options import bundled_configs, name_options
+from bliss_astro.cli._simulate import simulate_field
+from bliss_astro.cli._train import find_config
 from bliss_astro.simulation._files import read_simulated
 
 TINY = """\
@@ -199,7 +199,7 @@ def test_options_that_cannot_be_meant(
         (['absent.fits[1]'], 'there is no file absent.fits'),
         (['IMAGE', '--extension', 'TRUTH'], 'is no two-dimensional image'),
         (['text.fits'], 'error: IMAGE text.fits cannot be read as FITS'),
-        (['empty.fits'], 'it is empty'),
+        (['empty.fits'], 'Empty or corrupt'),
         (['short.fits', '-o', 'cat.fits'], 'cannot be read as FITS'),
         (['table.fits'], 'has no two-dimensional image'),
     ],
@@ -258,7 +258,7 @@ def test_errors_name_the_option(
 
 
 @pytest.mark.parametrize(
-    ('text', 'told'),
+    ('text', 'expected'),
     [
         (
             'stars are narrow: give psf or fwhm',
@@ -279,9 +279,9 @@ def test_errors_name_the_option(
         ('psf_error is set to it', 'psf_error is set to it'),
     ],
 )
-def test_messages_name_options(text, told):
+def test_messages_name_options(text, expected):
     options = _parser().parse_args(['detect', 'a.fits', '--rms', 'b.fits'])
-    assert name_options(text, options) == told
+    assert name_options(text, options) == expected
 
 
 def test_csv_and_regions(simulated, tmp_path, capsys):

@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from bliss_astro._lock import lock_folder
+from bliss_astro._atomic import lock_folder
 
 CODE = """
 import sys, time
-from bliss_astro._lock import lock_folder
+from bliss_astro._atomic import lock_folder
 
 with lock_folder(sys.argv[1]):
     print('locked', flush=True)

@@ -31,7 +31,7 @@ def _known():
 @pytest.fixture
 def path(tmp_path):
     """
-    An image with a unit that nobody knows and a card that cannot be read.
+    An image of an unknown unit with a card that cannot be read.
     """
     path = tmp_path / 'image.fits'
     hdu = fits.PrimaryHDU(_image())

@@ -1,77 +1,59 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro detect``: the catalogue of an image.
+``bliss-astro detect``, ``check``, ``completeness``, ``reconstruct``: catalogues.
 """
 
 import time
 
 import numpy as np
 
-from ._images import detection_keywords, read_image_file
-from ._options import ROWS_SHOWN, add_command, add_image_options, add_options
+from ._options import ROWS_SHOWN, detection_keywords, read_image_file
 from ._output import (
+    UsageError,
     check_paths,
-    count,
     print_table,
     shows_progress,
+    sources,
     status,
     write_catalog,
     write_picture,
+    write_results,
 )
 
-__all__ = ['add_parser', 'run']
-
-_DESCRIPTION = """\
-Detect the stars and galaxies of an image, with probabilities and errors.
-
-IMAGE is a FITS file, plain or compressed. Frames and corrected frames (fpC) of
-SDSS and the output of "bliss-astro simulate" are recognised by their content; of
-any other file the first two-dimensional image is taken, with its BUNIT, its WCS, an
-extension MASK, and the header cards of gain and saturation where they are sound. What
-is neither in the file nor given is estimated. An extension and a section may follow, as
-CFITSIO writes them: 'image.fits[SCI][101:400,201:500]' are columns 101 to 400 and
-rows 201 to 500, counted from 1.
-"""
+# -- detect --------------------------------------------------------------------------
 
 
-def add_parser(commands):
-    """Add this command to the parser."""
-    summary = 'detect the stars and galaxies of an image'
-    parser = add_command(
-        commands, 'detect', run, summary=summary, description=_DESCRIPTION
-    )
-    add_options(parser, 'image threshold encoder density device threads bin')
-    add_image_options(parser)
-    output = {
-        'metavar': 'CATALOG',
-        'help': '.fits, .ecsv, .parquet, .vot, .csv, .hdf5 or .reg (DS9); without it '
-        f'the {ROWS_SHOWN} brightest sources are printed',
-    }
-    plot = {'help': 'draw the catalogue over the image'}
-    names = 'output posterior plot overwrite quiet'
-    add_options(parser, names, title='output', output=output, plot=plot)
+def run_detect(options):
+    """
+    Detect the stars and galaxies of an image.
 
-
-def run(options):
-    """Detect, print or write, and draw."""
+    IMAGE is a FITS file, plain or compressed. Frames and corrected frames (fpC) of SDSS
+    and the output of "bliss-astro simulate" are recognised by their content; of any
+    other file the first two-dimensional image is taken, with its BUNIT, its WCS, an
+    extension MASK, and the header cards of gain and saturation where they are sound.
+    Numbers that are neither in the file nor given are estimated. An extension and a
+    section may follow, as CFITSIO writes them: 'image.fits[SCI][101:400,201:500]' are
+    columns 101 to 400 and rows 201 to 500, counted from 1.
+    """
     begun = time.perf_counter()
     check_paths(options, 'catalog')
     status(options, f'reading {options.image}')
     catalog, seconds = _measure(options)
-    posterior = options.posterior
-    write_catalog(options, catalog, options.output, posterior=posterior)
+    write_catalog(options, catalog, options.output, posterior=options.posterior)
     image = catalog.exposure
-    figsize, width = _overlay_size(image)
+    ny, nx = image.shape
+    # About two dots for each pixel of an image of a few thousand pixels.
+    width = float(np.clip(nx / 75, 7.0, 30.0))
     write_picture(
         options,
         lambda figure: _draw_overlay(figure, image, catalog, width),
         options.plot,
-        figsize=figsize,
+        figsize=(1.12 * width, float(np.clip(width * ny / nx, 3.0, 30.0)) + 0.5),
     )
     total = time.perf_counter() - begun
     status(
         options,
-        f'{count(len(catalog))} above p = {options.threshold:.10g} in {total:.1f} s '
+        f'{sources(catalog)} above p = {options.threshold:.10g} in {total:.1f} s '
         f'({seconds:.1f} s of them detecting)',
     )
     if options.output is None:
@@ -98,18 +80,29 @@ def _measure(options):
         **keywords,
     )
     seconds = time.perf_counter() - begun
-    status(options, image_line(catalog.meta['estimated'], image.data.shape))
+    status(options, image_line(catalog.meta['estimated'], image.shape))
     return catalog, seconds
 
 
 def _print_brightest(options, catalog):
-    """Print the first rows of a catalogue."""
-    shown, left_out = _without_most_shapes(catalog[:ROWS_SHOWN])
+    """Print the first rows of a catalogue, with the ellipticity of galaxies only."""
+    from astropy.table import MaskedColumn
+
+    from bliss_astro.catalog._columns import SHAPE_NAMES
+
+    shown = catalog[:ROWS_SHOWN].copy()
+    # It is the best measured number of a shape; sixteen columns more fit on no screen.
+    left_out = [n for n in shown.colnames if n in SHAPE_NAMES - {'e1', 'e2'}]
+    shown.remove_columns(left_out)
+    if 'galaxy_probability' in shown.colnames:
+        star = np.asarray(shown['galaxy_probability']) < 0.5
+        for name in {'e1', 'e2'} & set(shown.colnames):
+            shown[name] = MaskedColumn(np.asarray(shown[name]), mask=star)
     print_table(shown)
     if left_out and len(catalog):
         status(
             options,
-            f'e1, e2: of galaxies; -o catalog.fits writes {left_out} more columns '
+            f'e1, e2: of galaxies; -o catalog.fits writes {len(left_out)} more columns '
             'of shapes',
         )
     if len(catalog) > ROWS_SHOWN:
@@ -117,46 +110,18 @@ def _print_brightest(options, catalog):
         status(options, f'and {rest} more; -o catalog.fits writes all of them')
 
 
-def _without_most_shapes(catalog):
-    """Leave only the ellipticity of the shapes, and only that of galaxies."""
-    from astropy.table import MaskedColumn
-
-    from bliss_astro.catalog._columns import SHAPE_NAMES
-
-    # It is the best measured number of a shape; sixteen columns more fit on no screen.
-    left_out = [
-        n for n in catalog.colnames if n in SHAPE_NAMES and n not in ('e1', 'e2')
-    ]
-    shown = catalog.copy()
-    shown.remove_columns(left_out)
-    if 'galaxy_probability' in shown.colnames:
-        star = np.asarray(shown['galaxy_probability']) < 0.5
-        for name in {'e1', 'e2'} & set(shown.colnames):
-            shown[name] = MaskedColumn(np.asarray(shown[name]), mask=star)
-    return shown, len(left_out)
-
-
-def _overlay_size(image):
-    """Return the size of the figure and the width of its image, in inches."""
-    ny, nx = image.data.shape
-    # About two dots for each pixel of an image of a few thousand pixels.
-    width = float(np.clip(nx / 75, 7.0, 30.0))
-    return (1.12 * width, float(np.clip(width * ny / nx, 3.0, 30.0)) + 0.5), width
-
-
 def _draw_overlay(figure, image, catalog, width):
     """Draw a catalogue over its image."""
     from bliss_astro.plotting import plot_catalog
 
-    ny, nx = image.data.shape
+    ny, nx = image.shape
     axes = figure.add_subplot(projection=image.wcs)
     radius = _circle_radius(catalog, max(nx, ny))
     options = {'ax': axes, 'radius': radius, 'percentile': grey_percentiles(image)}
     plot_catalog(image, catalog, **options)
     line_width = float(np.clip(0.25 * radius * 72 * width / nx, 0.4, 1.4))
     axes.collections[-1].set_linewidth(line_width)
-    threshold = catalog.meta.get('threshold', 0.5)
-    title = f'{count(len(catalog))} above p = {threshold:.10g}'
+    title = f'{sources(catalog)} above p = {catalog.meta.get("threshold", 0.5):.10g}'
     axes.set_title(title, loc='right', fontsize='medium')
 
 
@@ -172,14 +137,143 @@ def _circle_radius(catalog, size):
     return float(np.clip(0.5 * np.median(spacing), 2.0, largest))
 
 
-def grey_percentiles(image):
+def grey_percentiles(exposure):
     """Return percentiles at which faint stars show and bright ones are black."""
-    data = np.asarray(image.data, dtype=float)
-    if image.mask is not None:
-        data = data[~np.broadcast_to(np.asarray(image.mask, bool), data.shape)]
-    data = data[np.isfinite(data)]
+    data = exposure.data[~exposure.mask].astype(float)
     # Stars only brighten pixels, so the faint ones hold the sky and its noise.
     low, sky = np.percentile(data, [5, 25])
     noise = (sky - low) / 0.97
     share = 100 * float(np.mean(data < sky + 40 * noise))
     return 20.0, float(np.clip(share, 80.0, 99.9))
+
+
+# -- checks --------------------------------------------------------------------------
+
+
+def _prepare(options, kind):
+    """Check the arguments, and read the image and complete it by estimates."""
+    from bliss_astro.detection._estimates import as_exposure
+
+    check_paths(options, kind)
+    keywords = detection_keywords(options)
+    status(options, f'reading {options.image}')
+    return as_exposure(read_image_file(options)[0])[0], keywords
+
+
+def _detect(options, kind):
+    """Read the image and detect; return the exposure and the catalogue."""
+    from bliss_astro.detection import detect_sources
+
+    exposure, keywords = _prepare(options, kind)
+    status(options, 'detecting')
+    return exposure, detect_sources(exposure, options.threshold, **keywords)
+
+
+def run_check(options):
+    """
+    Test the residual of a catalogue.
+
+    Detect the sources of an image, take them off it, and report faults of the residual
+    in plain words: a wrong PSF, background, noise or gain, sources that are missing or
+    of the wrong kind. IMAGE is any file that "bliss-astro detect" reads.
+    """
+    exposure, catalog = _detect(options, 'table')
+    status(options, f'checking {sources(catalog)}')
+    check = catalog.check(exposure, n_draws=options.draws, rng=options.seed)
+    print(check.summary(n_most=20))
+    write_results(options, check.tests, lambda a: check.plot(ax=a), n_panels=2)
+
+
+def run_completeness(options):
+    """
+    Completeness of the catalogue of an image, by injected sources.
+
+    Inject sources into an image, detect them, and print which share is found and how
+    well their fluxes are measured. IMAGE is any file that "bliss-astro detect" reads.
+    """
+    from bliss_astro.checks import completeness
+    from bliss_astro.detection import BlissFinder
+
+    exposure, keywords = _prepare(options, 'table')
+    status(options, 'injecting sources')
+    try:
+        result = completeness(
+            exposure,
+            BlissFinder(options.threshold, **keywords),
+            magnitudes=options.magnitudes,
+            types=options.types,
+            n_sources=options.sources,
+            rng=options.seed,
+            progress_bar=shows_progress(options),
+        )
+    except ValueError as error:
+        if 'zero_point' not in str(error):
+            raise
+        raise UsageError(str(error).replace('zero_point', '--zero-point')) from error
+    names = ('n', 'recall', 'n_masked', 'n_blended', 'bias', 'scatter', 'accuracy')
+    kind = 'mag' if 'mag_low' in result.table.colnames else 'flux'
+    print_table(result.table['type', f'{kind}_low', f'{kind}_high', *names])
+    print('\n'.join(repr(result).splitlines()[1:]))
+    write_results(options, result.table, lambda a: result.plot(ax=a), n_panels=2)
+
+
+def run_reconstruct(options):
+    """
+    Model and residual of an image.
+
+    Detect the sources of an image, render the catalogue, and write the model, the
+    residual and the catalogue, all to one FITS file. IMAGE is any file that
+    "bliss-astro detect" reads.
+
+    OUT.fits has the extensions MODEL (light of all sources, without sky), RESIDUAL
+    (data less sky and model), CHI (the same in units of the noise), DRAWS (with
+    --draws), and CATALOG, which "bliss-astro evaluate" and others read.
+    """
+    from bliss_astro.checks import reconstruct
+
+    exposure, catalog = _detect(options, 'image')
+    status(options, f'reconstructing {sources(catalog)}')
+    result = reconstruct(exposure, catalog, n_draws=options.draws, rng=options.seed)
+    files = {'overwrite': options.overwrite, 'posterior': options.posterior}
+    result.write(options.output, **files)
+    status(options, f'wrote {options.output}')
+    write_catalog(options, catalog, options.catalog_copy)
+    ny, nx = result.shape
+    n = 3 + min(len(result.draws), 2)
+    write_picture(
+        options,
+        lambda axes: result.plot(ax=axes),
+        options.plot,
+        figsize=(5.0 * n, float(np.clip(4.6 * ny / nx, 2.5, 9.0)) + 0.8),
+        n_panels=n,
+    )
+    print(f'{sources(catalog)}, model flux {result.model.sum():.6g}')
+    chi = result.chi[np.isfinite(result.chi)].astype(float)
+    if chi.size:
+        low, middle, high = np.percentile(chi, (15.866, 50, 84.134))
+        print(
+            f'residual / noise: median {middle:.3f}, half 16-84 % width '
+            f'{0.5 * (high - low):.3f}, chi2 / n {np.mean(chi**2):.3f}'
+        )
+
+
+_MEASUREMENT = 'image encoder threshold density seed device'
+_RESULTS = 'output:table plot overwrite quiet'
+COMMANDS = {
+    'detect': (
+        run_detect,
+        'image threshold encoder density device threads bin',
+        'output:catalog posterior plot overwrite quiet',
+    ),
+    'check': (run_check, f'{_MEASUREMENT} draws:check', _RESULTS),
+    'completeness': (
+        run_completeness,
+        f'{_MEASUREMENT} magnitudes sources types',
+        _RESULTS,
+    ),
+    'reconstruct': (
+        run_reconstruct,
+        f'{_MEASUREMENT} draws:model',
+        'output:model posterior catalog_copy plot overwrite quiet',
+    ),
+}

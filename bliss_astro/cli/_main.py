@@ -10,13 +10,11 @@ import warnings
 
 import bliss_astro
 
-from . import _check, _coadd, _detect, _evaluate, _recipe, _simulate, _train
-from ._images import name_options
+from . import _detect, _evaluate, _simulate, _train
+from ._options import add_command, name_options
 from ._output import PROGRAM, UsageError, say
 
-__all__ = ['main']
-
-_COMMANDS = (_simulate, _detect, _check, _coadd, _evaluate, _recipe, _train)
+_MODULES = (_simulate, _detect, _evaluate, _train)
 
 _EPILOG = """\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
@@ -90,8 +88,9 @@ def _parser():
         '--traceback', action='store_true', help='show the traceback of an error'
     )
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    for module in _COMMANDS:
-        module.add_parser(commands)
+    for module in _MODULES:
+        for name, entry in module.COMMANDS.items():
+            add_command(commands, name, *entry)
     return parser
 
 

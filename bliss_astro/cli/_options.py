@@ -1,31 +1,44 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Options of the commands: one table of their names, types and help texts.
+Options of the commands: one table of them, images that they describe, messages.
 """
 
 import argparse
+import inspect
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 
-__all__ = []
+from ._output import IMAGE_FILES, IMAGE_MAPS, UsageError
+
+CONFIGS = Path(__file__).parent.parent / 'data' / 'configs'
+"""Folder of the bundled configurations."""
 
 ROWS_SHOWN = 20
 """Rows that ``bliss-astro detect`` prints."""
 
 
+def bundled_configs():
+    """Return the names of the bundled configurations."""
+    return sorted(path.stem for path in CONFIGS.glob('*.toml'))
+
+
 # -- types ---------------------------------------------------------------------------
 
 
-def _number(kind, allowed, condition):
-    """Make the type of an argument: a number that meets a condition."""
+def _number(kind, allowed, condition, words=()):
+    """Make the type of an argument: a number that meets a condition, or a word."""
 
     def parse(text):
+        if text in words:
+            return text
         try:
             value = kind(text)
         except ValueError:
-            value = None
-        if value is None or not condition(value):
+            value = math.nan
+        if not condition(value):
             msg = f'{text!r} is not {allowed}'
             raise argparse.ArgumentTypeError(msg)
         return value
@@ -41,58 +54,42 @@ probability = _number(float, 'a probability between 0 and 1', lambda v: 0 < v < 
 density = _number(
     float, 'a number of sources per pixel between 0 and 1', lambda v: 0 < v < 1
 )
-
-
-def binning(text):
-    """Parse a number of pixels to join, or ``auto``."""
-    return text if text == 'auto' else positive_int(text)
-
-
-def background(text):
-    """Parse ``header``, ``measure`` or a level."""
-    if text in ('header', 'measure'):
-        return text
-    allowed = f"{text!r} is neither 'header' nor 'measure' nor a number"
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(allowed)
-    return value
+binning = _number(int, "a positive whole number or 'auto'", lambda v: v > 0, ['auto'])
+_SKIES = ('header', 'measure')
+background = _number(float, "'header', 'measure' or a number", math.isfinite, _SKIES)
 
 
 def image_shape(text):
     """Parse ``NYxNX`` or one number for a square."""
     parts = text.lower().replace(',', 'x').split('x')
-    parts = parts * 2 if len(parts) == 1 else parts
-    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+    sides = [int(part) if part.strip().isdigit() else 0 for part in parts]
+    if len(sides) > 2 or min(sides) < 1:
         msg = f'{text!r} is not a shape such as 300x400 (rows x columns) or 300'
         raise argparse.ArgumentTypeError(msg)
-    return int(parts[0]), int(parts[1])
+    return sides[0], sides[-1]
 
 
 def bin_edges(text):
-    """Parse ``FIRST:LAST:STEP`` or edges separated by commas."""
+    """Parse ``FROM:TO:STEP`` or edges separated by commas."""
     try:
         if ':' in text:
-            first, last, step = (float(part) for part in text.split(':'))
+            first, last, step = map(float, text.split(':'))
             edges = np.arange(first, last + 0.5 * step, step)
         else:
-            edges = np.array([float(part) for part in text.split(',')])
+            edges = np.array(list(map(float, text.split(','))))
     except (ValueError, ZeroDivisionError):
         edges = np.empty(0)
     if len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        msg = (
-            f'{text!r} is neither FIRST:LAST:STEP nor increasing edges such as 18,20,22'
-        )
+        msg = f'{text!r} is neither FROM:TO:STEP nor increasing edges such as 18,20,22'
         raise argparse.ArgumentTypeError(msg)
     return edges
 
 
 # -- the table -----------------------------------------------------------------------
 
-# Type, name of the value, and help of each option; its flag is its name.
+_CATALOGS = '.fits, .ecsv, .parquet, .vot, .csv, .hdf5 or .reg (DS9)'
+# Type, name of the value, and help of each option, which its flag names; after a colon
+# stands what it is in some command.
 OPTIONS = {
     # Measurement.
     'image': (str, 'IMAGE', 'a FITS file'),
@@ -103,8 +100,10 @@ OPTIONS = {
     'device': (str, 'NAME', 'cpu, cuda, ...; by default a GPU if there is one'),
     'threads': (positive_int, 'N', 'threads on the CPU; by default those of torch'),
     'bin': (binning, 'N|auto', 'join N x N pixels if the PSF is too broad otherwise'),
-    'draws': (positive_int, 'N', 'draws of the posterior (default: %(default)s)'),
+    'draws:check': (positive_int, 'N', 'draws of the posterior (default: %(default)s)'),
+    'draws:model': (positive_int, 'N', 'write images of N draws of the posterior too'),
     'seed': (seed, 'N', 'seed of the random numbers'),
+    'seed:field': (seed, 'N', 'same number, same field (default: %(default)s)'),
     # The image.
     'psf': (str, 'FILE', 'psField, or image of the PSF; by default fitted to stars'),
     'fwhm': (positive_float, 'PX', 'FWHM of the PSF in pixels, in place of --psf'),
@@ -122,33 +121,26 @@ OPTIONS = {
     'tsfield': (str, 'FILE', 'tsField: calibration of fpC'),
     'photofield': (str, 'FILE', 'photoField'),
     # Completeness and evaluation.
-    'magnitudes': (
-        bin_edges,
-        'FIRST:LAST:STEP',
-        'edges of bins; by default SNR 2 to 60',
-    ),
+    'catalog': (str, 'CATALOG', 'a table of detections'),
+    'truth': (str, 'TRUTH', 'a table of true sources'),
+    'magnitudes': (bin_edges, 'FROM:TO:STEP', 'edges of bins; by default SNR 2 to 60'),
     'sources': (positive_int, 'N', 'sources of each type (default: %(default)s)'),
     'types': (('star', 'galaxy'), None, 'types to inject'),
     'radius': (positive_float, 'R', 'largest distance of a pair (default: 1)'),
+    'bin:scores': (positive_float, 'MAG', 'width of a bin (default: %(default)s)'),
     'sky': (bool, None, 'match on the sky, in arcsec, instead of in pixels'),
     # Coadds.
     'weights': (('inverse_variance', 'uniform'), None, 'weights of the exposures'),
     'match_background': (('constant', 'plane'), None, 'subtract differences of skies'),
     'sigma_clip': (positive_float, 'N', 'leave out pixels N sigma off the others'),
     'method': (('bilinear', 'adaptive', 'exact'), None, 'method of resampling'),
-    'zero_points': (
-        float,
-        'MAG',
-        'AB magnitude of 1 data unit, of each IMAGE or of all',
-    ),
+    'zero_points': (float, 'MAG', 'AB magnitude of 1 data unit, of each IMAGE or all'),
     # Recipes and training.
+    'config': (str, 'CONFIG.toml', f'a file, or one of {", ".join(bundled_configs())}'),
+    'card': (str, 'NAME', 'a bundled encoder or a .safetensors file'),
     'stack': (bool, None, 'for the coadd that these exposures would make'),
     'always': (bool, None, 'make a recipe even if a bundled encoder covers the images'),
-    'n_steps': (
-        positive_int,
-        'N',
-        'training steps; by default as the nearest encoder',
-    ),
+    'n_steps': (positive_int, 'N', 'training steps; by default as nearest encoder'),
     'no_timing': (bool, None, 'do not measure how long the training will take'),
     'field': (str, 'FIELD', 'print one entry of the card only'),
     'name': (str, 'NAME', 'name of the encoder; by default that of the CONFIG'),
@@ -157,21 +149,34 @@ OPTIONS = {
     'max_minutes': (positive_float, 'M', 'stop after this time, to be resumed later'),
     # Simulated fields.
     'faintest': (float, 'MAG', 'magnitude of the faintest stars; by default SNR 3.4'),
-    'n_exposures': (positive_int, 'D', 'exposures in the coadd (default: %(default)s)'),
+    'n_exposures': (positive_int, 'D', 'exposures in each coadd without that number'),
+    'n_exposures:field': (positive_int, 'D', 'exposures in the coadd (default: 1)'),
+    'density:field': (density, 'X', 'stars per pixel (default: %(default)s)'),
+    'psf:field': (str, 'PSFIELD', 'PSF at the centre of an SDSS field'),
+    'background:field': (positive_float, 'B', 'sky, electrons (default: %(default)g)'),
     'shape': (image_shape, 'NYxNX', 'size in pixels (default: 256x256)'),
     # Output.
-    'output': (str, 'FILE', 'file to write'),
+    'output:catalog': (str, 'CATALOG', f'{_CATALOGS}; else rows are printed'),
+    'output:table': (str, 'TABLE', '.ecsv, .csv or .fits'),
+    'output:model': (str, 'OUT.fits', 'model, residual and catalogue, .fits(.gz)'),
+    'output:coadd': (str, 'COADD.fits', 'file to write'),
+    'output:image': (str, 'IMAGE.fits', 'file to write'),
+    'output:recipe': (str, 'RECIPE.toml', 'file to write; without it, it is printed'),
+    'output:run': (str, 'FOLDER', 'checkpoint, log and weights; by default as CONFIG'),
+    'output:demo': (str, 'FOLDER', 'where to write (default: the current folder)'),
+    'catalog_copy': (str, 'CATALOG', 'the catalogue in a file of its own as well'),
     'posterior': (bool, None, 'keep the posterior in the FITS file, for samples later'),
     'plot': (str, 'PICTURE', 'draw the result'),
     'overwrite': (bool, None, 'replace files that exist'),
     'quiet': (bool, None, 'show no progress'),
 }
-_SHORT_FLAGS = {
-    'threshold': '-t',
-    'n_exposures': '-d',
-    'sources': '-n',
-    'output': '-o',
-    'quiet': '-q',
+_FLAGS = {
+    'threshold': ('-t', '--threshold'),
+    'n_exposures': ('-d', '--n-exposures'),
+    'sources': ('-n', '--sources'),
+    'output': ('-o', '--output'),
+    'quiet': ('-q', '--quiet'),
+    'catalog_copy': ('--catalog',),
 }
 _DEFAULTS = {
     'threshold': 0.5,
@@ -182,82 +187,181 @@ _DEFAULTS = {
     'shape': (256, 256),
     'sources': 400,
     'weights': 'inverse_variance',
+    'draws:check': 3,
+    'draws:model': 0,
+    'bin:scores': 0.5,
+    'seed:field': 1,
+    'n_exposures:field': 1,
+    'density:field': 0.003,
+    'background:field': 865.0,
+    'output:demo': '.',
 }
 _LISTS = ('images', 'types', 'zero_points')
+_REQUIRED = ('output:model', 'output:coadd', 'output:image')
+# Options without a flag.
+_POSITIONS = ('image', 'images', 'catalog', 'truth', 'config', 'card')
 
-# Arguments of `detect_sources` and `Exposure.read` that have other names.
-_ARGUMENTS = {
-    'noise': 'bkg_error',
-    'rms': 'bkg_error',
-    'gain': 'effective_gain',
-    'threads': 'n_threads',
+# Options of an image by group; those with a slash exclude one another.
+_IMAGE_GROUPS = {
+    'properties of the image': 'psf fwhm background extension mask noise/rms/weight '
+    'gain saturation zero_point',
+    'files of SDSS': 'band fpm tsfield photofield',
 }
-
-IMAGE_FILES = ('psf', 'fpm', 'tsfield', 'photofield')
-"""Options that name files of an image."""
-
-IMAGE_MAPS = ('mask', 'rms', 'weight')
-"""Options that name files or extensions of the image."""
-
-IMAGE_GROUPS = {
-    'properties of the image': (
-        *('psf', 'fwhm', 'background', 'extension', 'mask', ('noise', 'rms', 'weight')),
-        *('gain', 'saturation', 'zero_point'),
-    ),
-    'files of SDSS': ('band', 'fpm', 'tsfield', 'photofield'),
-}
-"""Options of an image by group; those of an inner tuple exclude one another."""
-
-IMAGE_ARGUMENTS = {}
-"""Options by the argument of `Exposure.read` that they stand for."""
-for _group in IMAGE_GROUPS.values():
-    for _name in np.hstack(_group).tolist():
-        IMAGE_ARGUMENTS.setdefault(_ARGUMENTS.get(_name, _name), []).append(_name)
+# Arguments of functions that have other names than their options.
+_ARGUMENTS = {'noise': 'bkg_error', 'rms': 'bkg_error', 'gain': 'effective_gain'}
+# Options by the argument of `Exposure.read` that they stand for.
+_IMAGE_ARGUMENTS = {}
+for _name in re.split('[ /]', ' '.join(_IMAGE_GROUPS.values())):
+    _IMAGE_ARGUMENTS.setdefault(_ARGUMENTS.get(_name, _name), []).append(_name)
 
 
-def add_command(commands, name, run, *, summary, description=None):
-    """Add the parser of a command."""
+def add_command(commands, name, run, options, output=''):
+    """
+    Add a command with options of the table by name, some of them in a group "output".
+
+    Its help is the docstring of the function. A command of an image has all options
+    of images; for the coadd with a file for each.
+    """
+    text = inspect.getdoc(run) or name
     parser = commands.add_parser(
         name,
-        help=summary,
-        description=description,
+        help=text.partition('.\n')[0],
+        description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    return parser
-
-
-def add_options(parser, names, *, title=None, **changes):
-    """Add options of the table by name, with changed keywords of some."""
-    parser = parser.add_argument_group(title) if title else parser
-    for name in names.split():
-        kind, metavar, text = OPTIONS[name]
-        keywords = {'help': text, 'default': _DEFAULTS.get(name)}
-        if kind is bool:
-            keywords |= {'action': 'store_true', 'default': False}
-        elif isinstance(kind, tuple):
-            keywords['choices'] = kind
-        else:
-            keywords |= {'type': kind, 'metavar': metavar}
-        if name in _LISTS:
-            keywords['nargs'] = '+'
-        flags = [_SHORT_FLAGS.get(name), '--' + name.replace('_', '-')]
-        if name in ('image', 'images'):
-            flags = [name]
-        parser.add_argument(*filter(None, flags), **(keywords | changes.get(name, {})))
-    return parser
-
-
-def add_image_options(parser, *, many=False):
-    """Add the options of the image, or of ``many`` with a file for each."""
-    for title, entries in IMAGE_GROUPS.items():
-        group = parser.add_argument_group(title)
-        for entry in entries:
-            names = entry if isinstance(entry, tuple) else (entry,)
-            target = group
+    many = IMAGE_FILES + IMAGE_MAPS if name == 'coadd' else ()
+    groups = {'': options}
+    if options.startswith('image'):
+        groups |= _IMAGE_GROUPS
+    for title, words in (groups | {'output': output}).items():
+        group = parser.add_argument_group(title) if title else parser
+        for word in words.split():
+            names, target = word.split('/'), group
             if len(names) > 1:
                 target = group.add_mutually_exclusive_group()
-            for name in names:
-                is_list = many and name in IMAGE_FILES + IMAGE_MAPS
-                change = {name: {'nargs': '+'}} if is_list else {}
-                add_options(target, name, **change)
+            for option in names:
+                _add_option(target, option, is_list=option in (*_LISTS, *many))
+
+
+def _add_option(parser, option, *, is_list):
+    kind, metavar, text = OPTIONS[option]
+    name = option.partition(':')[0]
+    keywords = {'help': text, 'default': _DEFAULTS.get(option)}
+    if kind is bool:
+        keywords |= {'action': 'store_true', 'default': False}
+    elif isinstance(kind, tuple):
+        keywords['choices'] = kind
+    else:
+        keywords |= {'type': kind, 'metavar': metavar}
+    if is_list:
+        keywords['nargs'] = '+'
+    if name in _POSITIONS:
+        nargs = {'nargs': '?'} if name == 'card' else {}
+        parser.add_argument(name, **keywords | nargs)
+        return
+    flags = _FLAGS.get(name, (_flag(name),))
+    parser.add_argument(*flags, dest=name, required=option in _REQUIRED, **keywords)
+
+
+def _flag(name):
+    return '--' + name.replace('_', '-')
+
+
+# -- from options to images ----------------------------------------------------------
+
+_KINDS = {
+    'sdss.frame': 'SDSS image',
+    'bliss_astro.simulated': 'simulated image',
+    'bliss_astro.coadd': 'coadd',
+}
+
+
+def read_image_file(options):
+    """Read the image of a command; return an exposure and the kind of its file."""
+    from bliss_astro.exposures._read import open_exposure
+    from bliss_astro.exposures._validate import GivenTwiceError
+
+    given = {}
+    for argument, names in _IMAGE_ARGUMENTS.items():
+        values = [getattr(options, name) for name in names]
+        given[argument] = next((value for value in values if value is not None), None)
+    if given['psf'] is not None and given['fwhm'] is not None:
+        msg = '--psf and --fwhm do not go together'
+        raise UsageError(msg)
+    try:
+        exposure, file_format = open_exposure(options.image, **given)
+    except GivenTwiceError as error:
+        kind = error.kind.rpartition(', ')[2]
+        option = _option(options, error.name)
+        msg = f'{option} does not go with {options.image}, which is {kind}'
+        raise UsageError(msg) from error
+    return exposure, _KINDS.get(file_format, 'image')
+
+
+def read_image_of_many(options, k):
+    """Read the k-th image with its own files, or with one that serves for all."""
+    from bliss_astro.training._facts import known_exposure
+
+    values = vars(options) | {'image': options.images[k]}
+    for name in IMAGE_FILES + IMAGE_MAPS:
+        if isinstance(values[name], list):
+            values[name] = values[name][k if len(values[name]) > 1 else 0]
+    one = argparse.Namespace(**values)
+    return known_exposure(read_image_file(one)[0], name=one.image)
+
+
+def detection_keywords(options):
+    """Return encoder, device and density; wrong names fail before an image is read."""
+    from bliss_astro._devices import choose_device
+    from bliss_astro.encoders import Encoder
+
+    return {
+        'device': choose_device(options.device),
+        'encoder': Encoder.from_pretrained(options.encoder),
+        'density': options.density,
+    }
+
+
+# -- from arguments to options, in messages ------------------------------------------
+
+
+def name_options(text, options):
+    """Write the options that a person typed in place of arguments of functions."""
+    known = {
+        name: _flag(name)
+        for name, value in vars(options).items()
+        if not (callable(value) or name in ('command', *_POSITIONS))
+    }
+    for argument, names in (_IMAGE_ARGUMENTS | {'n_threads': ['threads']}).items():
+        if any(hasattr(options, name) for name in names):
+            known[argument] = _option(options, argument)
+    if hasattr(options, 'image') or hasattr(options, 'images'):
+        known |= dict.fromkeys(('data', 'path', 'image'), 'IMAGE')
+    any_name = '|'.join(sorted(known, key=len, reverse=True))
+    in_a_shell = 'a file, FILE[EXT] or an extension of IMAGE'
+    for pattern, new in (
+        # As a keyword: psf='file'.
+        (rf"(?<![\w'])({any_name})='([^']*)'", lambda m: f'{known[m[1]]} {m[2]}'),
+        (r'(?:a number, )?an array or a file(?=;)', in_a_shell),
+        # As the subject, and after "give".
+        (rf'^({any_name})(?=:| must)', lambda m: known[m[1]]),
+        (
+            rf'\b[Gg]ive (?:(?:{any_name})\b(?:, | or | and )?)+',
+            lambda m: re.sub(rf'\b({any_name})\b', lambda n: known[n[1]], m[0]),
+        ),
+        # Words with an underscore are no prose; in quotes they are a file's.
+        (
+            rf"'[^']*'|(?<![-\w])({any_name})(?![-\w.])",
+            lambda m: known[m[1]] if m[1] and '_' in m[1] else m[0],
+        ),
+    ):
+        text = re.sub(pattern, new, text)
+    return text
+
+
+def _option(options, argument):
+    """Return the option behind an argument."""
+    names = (_IMAGE_ARGUMENTS | {'n_threads': ['threads']}).get(argument, (argument,))
+    used = [name for name in names if getattr(options, name, None) is not None]
+    return _flag((used or names)[0])

@@ -5,25 +5,40 @@ Messages of the commands, and checks and writing of their files.
 
 import contextlib
 import importlib.util
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from ._options import IMAGE_FILES, IMAGE_MAPS
-
-__all__ = []
+from bliss_astro._atomic import atomic_write, check_target
+from bliss_astro._messages import counted
 
 PROGRAM = 'bliss-astro'
 
+IMAGE_FILES = ('psf', 'fpm', 'tsfield', 'photofield')
+"""Options that name files of an image."""
+
+IMAGE_MAPS = ('mask', 'rms', 'weight')
+"""Options that name files or extensions of the image."""
+
 # Packages of formats of catalogues beside astropy.
 _PACKAGES = {'parquet': 'pyarrow', 'hdf5': 'h5py', 'reg': 'regions'}
-
-# Endings of outputs by kind, beside catalogues and pictures.
+# Formats of tables by their endings, and endings of other outputs.
+_TABLES = {
+    '.ecsv': 'ascii.ecsv',
+    '.csv': 'ascii.csv',
+    '.fits': 'fits',
+    '.txt': 'ascii.fixed_width',
+    '.tex': 'ascii.latex',
+    '.html': 'ascii.html',
+}
 _ENDINGS = {
-    'table': ('.ecsv', '.csv', '.fits', '.txt', '.tex', '.html'),
+    'table': tuple(_TABLES),
     'image': ('.fits', '.fits.gz', '.fit', '.fit.gz'),
     'recipe': ('.toml',),
 }
+# Words of a function, and of the program.
+_OVERWRITE = 'pass overwrite=True to replace', '--overwrite replaces'
 
 
 class UsageError(Exception):
@@ -48,26 +63,24 @@ def status(options, text):
 
 
 def shows_progress(options):
-    """Return whether a person watches the progress."""
+    """Whether a person watches the progress."""
     return is_terminal(sys.stderr) and not options.quiet
 
 
 def is_terminal(stream):
-    """Return whether a person watches a stream."""
+    """Whether a person watches a stream."""
     return bool(getattr(stream, 'isatty', lambda: False)())
 
 
 def print_table(table):
     """Print a whole table; on a terminal as wide as that, elsewhere all columns."""
-    import shutil
-
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else -1
     print('\n'.join(table.pformat(max_lines=-1, max_width=width)))
 
 
-def count(n, noun='source'):
-    """Write a number of things."""
-    return f'{n} {noun}{"" if n == 1 else "s"}'
+def sources(catalog):
+    """Number of the sources of a catalogue, in words."""
+    return counted(len(catalog), 'source')
 
 
 # -- checks before the work ----------------------------------------------------------
@@ -83,37 +96,37 @@ def check_paths(options, kind, *inputs):
     values = vars(options)
     copy, picture = values.get('catalog_copy'), values.get('plot')
     outputs = {'-o': options.output, '--catalog': copy, '--plot': picture}
-    if kind == 'catalog':
-        _check_catalog(options.output, posterior=values.get('posterior', False))
+    if kind != 'catalog':
+        _check_ending('-o', options.output, _ENDINGS[kind])
     elif options.output is not None:
-        _check_ending(f'-o {options.output}', _ENDINGS[kind])
+        _check_catalog('-o', options.output, posterior=options.posterior)
+    elif options.posterior:
+        msg = '--posterior needs -o and a FITS file'
+        raise UsageError(msg)
     if copy is not None:
-        _check_catalog(copy, option='--catalog')
+        _check_catalog('--catalog', copy)
     if picture is not None:
         from matplotlib.backend_bases import FigureCanvasBase
 
         known = sorted(FigureCanvasBase.get_supported_filetypes())
-        _check_ending(f'--plot {picture}', [f'.{ending}' for ending in known])
+        _check_ending('--plot', picture, [f'.{ending}' for ending in known])
     files = [*inputs, values.get('image'), *(values.get('images') or ())]
     maps = []
     for name in IMAGE_FILES + IMAGE_MAPS:
-        own = values.get(name) or []
-        own = own if isinstance(own, list) else [own]
-        (maps if name in IMAGE_MAPS else files).extend(own)
-    files = [path for path in files if path is not None]
-    check_inputs(*files)
-    check_outputs(outputs, overwrite=options.overwrite, inputs=[*files, *maps])
-
-
-def check_inputs(*paths):
-    """Refuse files that are not there, before any of them is read."""
-    for path in map(_place, paths):
-        if path.is_dir():
-            msg = f'{path} is a folder, not a file'
-            raise IsADirectoryError(msg)
+        own = values.get(name)
+        target = maps if name in IMAGE_MAPS else files
+        target.extend(own if isinstance(own, list) else [own])
+    files, maps = (
+        [_place(path) for path in paths if path is not None] for paths in (files, maps)
+    )
+    for path in files:
         if not path.is_file():
-            msg = f'there is no file {path}'
-            raise FileNotFoundError(msg)
+            fault = (
+                f'{path} is a folder' if path.is_dir() else f'there is no file {path}'
+            )
+            raise FileNotFoundError(fault)
+    outputs = {f'{option} {path}': path for option, path in outputs.items() if path}
+    check_outputs(outputs, overwrite=options.overwrite, inputs=[*files, *maps])
 
 
 def _place(path):
@@ -124,63 +137,41 @@ def _place(path):
 
 
 def check_outputs(outputs, *, overwrite, inputs=()):
-    """Refuse outputs, by option, that could not be written after the work."""
-    read = {_place(path).resolve() for path in inputs}
-    seen = set()
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        path = Path(path)
-        place = path.resolve()
-        named = f'{option} {path}' if option.startswith('-') else str(path)
-        if place in read:
-            msg = f'{named} is read from and cannot be written to as well'
-            raise UsageError(msg)
-        if place in seen:
-            msg = f'{named} is named twice as an output'
+    """Refuse outputs, by their names, that could not be written after the work."""
+    read, seen = {path.resolve() for path in inputs}, set()
+    for named, path in outputs.items():
+        place = Path(path).resolve()
+        if place in read | seen:
+            fault = 'is named twice as an output'
+            if place in read:
+                fault = 'is read from and cannot be written to as well'
+            msg = f'{named} {fault}'
             raise UsageError(msg)
         seen.add(place)
-        if path.is_dir():
-            msg = f'{named} is a folder, not a file'
-            raise IsADirectoryError(msg)
-        if path.exists() and not overwrite:
-            msg = f'{named} exists; --overwrite replaces it'
-            raise FileExistsError(msg)
-        _check_folder(place.parent, f'{named} cannot be written')
+        try:
+            check_target(Path(path), overwrite=overwrite)
+            # os.access is wrong for some network folders, and for root.
+            with tempfile.NamedTemporaryFile(prefix='.tmp-', dir=place.parent):
+                pass
+        except OSError as error:
+            reason = (error.strerror or str(error)).replace(*_OVERWRITE)
+            msg = f'{named} cannot be written: {reason}'
+            raise type(error)(msg) from error
 
 
-def _check_folder(folder, reason):
-    """Refuse a folder in which no file can be made, by making one."""
-    if not folder.is_dir():
-        msg = f'{reason}: the folder {folder} does not exist'
-        raise FileNotFoundError(msg)
-    try:
-        # os.access is wrong for some network folders, and for root.
-        with tempfile.NamedTemporaryFile(prefix='.tmp-', dir=folder):
-            pass
-    except OSError as error:
-        msg = f'{reason}: {error.strerror or error}'
-        raise type(error)(msg) from error
-
-
-def _check_ending(named, endings):
-    if not named.lower().endswith(tuple(endings)):
+def _check_ending(option, path, endings):
+    if path is not None and not path.lower().endswith(tuple(endings)):
         known = ('one of ' if len(endings) > 1 else '') + ', '.join(endings)
-        msg = f'{named}: the ending must be {known}'
+        msg = f'{option} {path}: the ending must be {known}'
         raise UsageError(msg)
 
 
-def _check_catalog(path, *, posterior=False, option='-o'):
+def _check_catalog(option, path, *, posterior=False):
     """Refuse unknown formats of catalogues, and those that lose the posterior."""
     from bliss_astro.catalog._io import find_format
 
-    if path is None:
-        if posterior:
-            msg = '--posterior needs -o and a FITS file'
-            raise UsageError(msg)
-        return
     found = 'reg'
-    if not str(path).lower().endswith('.reg'):
+    if not path.lower().endswith('.reg'):
         try:
             found = find_format(path, writing=True)
         except ValueError as error:
@@ -195,9 +186,7 @@ def _check_catalog(path, *, posterior=False, option='-o'):
         raise UsageError(msg)
     package = _PACKAGES.get(found)
     if package is not None and importlib.util.find_spec(package) is None:
-        msg = (
-            f'{option} {path}: this format needs the package {package}, which is absent'
-        )
+        msg = f'{option} {path}: this format needs the package {package}, not installed'
         raise ValueError(msg)
 
 
@@ -208,34 +197,28 @@ def write_catalog(options, catalog, path, *, posterior=False):
     """Write a catalogue in the format of the ending; ``.reg`` are regions of DS9."""
     if path is None:
         return
-    if str(path).lower().endswith('.reg'):
+    if path.lower().endswith('.reg'):
         catalog.to_regions(path, overwrite=options.overwrite)
     else:
         catalog.write(path, overwrite=options.overwrite, posterior=posterior)
     status(options, f'wrote {path}')
 
 
-def write_table(options, table, path):
-    """Write a table of results."""
-    if path is None:
-        return
-    from bliss_astro._atomic import atomic_write
-
-    formats = {'txt': 'ascii.fixed_width', 'tex': 'ascii.latex', 'html': 'ascii.html'}
-    formats |= {'ecsv': 'ascii.ecsv', 'csv': 'ascii.csv', 'fits': 'fits'}
-    ending = str(path).lower().rpartition('.')[2]
-    with atomic_write(path, overwrite=options.overwrite) as temporary:
-        table.write(temporary, format=formats[ending], overwrite=True)
-    status(options, f'wrote {path}')
+def write_results(options, table, draw, **figure):
+    """Write the table and the picture of a command, where they are wanted."""
+    if options.output is not None:
+        file_format = _TABLES[Path(options.output).suffix.lower()]
+        with atomic_write(options.output, overwrite=options.overwrite) as temporary:
+            table.write(temporary, format=file_format, overwrite=True)
+        status(options, f'wrote {options.output}')
+    write_picture(options, draw, options.plot, **figure)
 
 
-def write_picture(options, draw, path, *, figsize, n_panels=0):
+def write_picture(options, draw, path, *, figsize=(11.5, 5.0), n_panels=0):
     """Make a figure, call ``draw`` with it or with its panels, and write it."""
     if path is None:
         return
     from matplotlib.figure import Figure
-
-    from bliss_astro._atomic import atomic_write
 
     figure = Figure(figsize=figsize, layout='constrained')
     draw(figure.subplots(1, n_panels) if n_panels else figure)

@@ -1,80 +1,53 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro simulate`` and ``demo``: star fields with their truth.
+``bliss-astro simulate``, ``demo`` and ``coadd``: star fields, coadds of exposures.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from ._detect import grey_percentiles
-from ._evaluate import Evaluation
-from ._options import add_command, add_options, positive_float
+from bliss_astro._messages import counted
+from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
+
+from ._options import read_image_of_many
 from ._output import (
+    IMAGE_FILES,
+    IMAGE_MAPS,
     UsageError,
     check_outputs,
     check_paths,
     print_table,
+    shows_progress,
     status,
     write_picture,
 )
-from ._simulated import simulate_field
-
-__all__ = ['add_parser', 'run', 'run_demo']
-
-_SIMULATE = """\
-Simulate a coadd (or one exposure) of a star field like those of SDSS in r, in
-nanomaggies. The FITS file holds the image, in its header the PSF, sky, noise and
-gain, and a table TRUTH.
-"""
-
-_DEMO = """\
-Simulate a deep star field like those of SDSS, detect its stars with the bundled
-encoder, score the result against the truth, and write catalogue, image and picture.
-Takes less than a minute.
-"""
 
 # The field of the demo, and its files.
 _N_EXPOSURES, _SHAPE, _DENSITY = 25, (256, 256), 0.003
-_FILES = ('bliss-demo-catalog.fits', 'bliss-demo-image.fits', 'bliss-demo.png')
+_FILES = {
+    'catalogue': 'bliss-demo-catalog.fits',
+    'image': 'bliss-demo-image.fits',
+    'picture': 'bliss-demo.png',
+}
+# Sky of one exposure of SDSS in r, electrons per pixel.
+_SKY = 865.0
+# Signal-to-noise ratio in the coadd of the faintest stars by default: that of the
+# faintest detections.
+_FLOOR_SNR = 3.4
+# Files of which one may serve for all images of a coadd.
+_FOR_ALL = ('psf', 'mask')
 
 
-def add_parser(commands):
-    """Add both commands to the parser."""
-    summary = 'simulate, detect and score a deep field; needs no data'
-    parser = add_command(commands, 'demo', run_demo, summary=summary, description=_DEMO)
-    text = 'another number, another field (default: %(default)s)'
-    folder = {
-        'default': '.',
-        'metavar': 'FOLDER',
-        'help': 'where to write; made if need be (default: the current folder)',
-    }
-    seed = {'default': 1, 'help': text}
-    add_options(parser, 'seed output overwrite quiet', seed=seed, output=folder)
+def run_simulate(options):
+    """
+    Simulate a star field, with its truth.
 
-    summary = 'simulate a star field, with its truth'
-    parser = add_command(
-        commands, 'simulate', run, summary=summary, description=_SIMULATE
-    )
-    psf = {'metavar': 'PSFIELD', 'help': 'PSF at the centre of an SDSS field'}
-    seed = {'default': 1, 'help': 'same number, same field (default: %(default)s)'}
-    add_options(
-        parser,
-        'n_exposures shape density seed psf band',
-        n_exposures={'default': 1},
-        density={'default': 0.003, 'help': 'stars per pixel (default: %(default)s)'},
-        seed=seed,
-        psf=psf,
-        band={'help': 'band of that PSF; by default r'},
-    )
-    text = 'sky of an exposure, electrons per pixel (default: %(default)g)'
-    sky = {'type': positive_float, 'default': 865.0, 'metavar': 'B', 'help': text}
-    parser.add_argument('--background', **sky)
-    output = {'metavar': 'IMAGE.fits', 'required': True}
-    add_options(parser, 'faintest output device overwrite quiet', output=output)
-
-
-def run(options):
-    """Simulate a field and write it."""
+    Simulate a coadd (or one exposure) of a star field like those of SDSS in r, in
+    nanomaggies. The FITS file holds the image, in its header the PSF, sky, noise and
+    gain, and a table TRUTH.
+    """
     from bliss_astro.simulation._files import write_simulated
 
     if options.band is not None and options.psf is None:
@@ -88,72 +61,71 @@ def run(options):
 
 def _simulate(options):
     """Simulate the field of the options."""
-    from bliss_astro._devices import choose_device
+    from bliss_astro.psf import PSFModel
 
     psf = None
     if options.psf is not None:
-        from bliss_astro.psf import PSFModel
-
         psf = PSFModel.from_sdss(options.psf, options.band or 'r')
     ny, nx = options.shape
     d = options.n_exposures
     field = 'one exposure' if d == 1 else f'a coadd of {d} exposures'
     status(options, f'simulating {field} of {nx} x {ny} px')
-    return simulate_field(
-        d,
-        shape=options.shape,
-        density=options.density,
-        seed=options.seed,
-        psf=psf,
-        background=options.background,
-        faintest=options.faintest,
-        device=choose_device(options.device),
-    )
+    names = ('shape', 'density', 'seed', 'background', 'faintest', 'device')
+    given = {name: getattr(options, name) for name in names}
+    return simulate_field(d, psf=psf, **given)
 
 
 def run_demo(options):
-    """Simulate, detect, score, write."""
+    """
+    Simulate, detect and score a deep field; needs no data.
+
+    Simulate a deep star field like those of SDSS, detect its stars with the bundled
+    encoder, score the result against the truth, and write catalogue, image and picture.
+    Takes less than a minute.
+    """
     from bliss_astro.detection import detect_sources
     from bliss_astro.simulation._files import write_simulated
 
+    from ._evaluate import Evaluation
+
     begun = time.perf_counter()
     folder = Path(options.output)
-    paths = [folder / name for name in _FILES]
+    paths = {kind: folder / name for kind, name in _FILES.items()}
     if folder.is_dir():
-        named = {str(path): path for path in paths}
+        named = {str(path): path for path in paths.values()}
         check_outputs(named, overwrite=options.overwrite)
     elif folder.exists():
         msg = f'{folder} is a file, not a folder'
         raise NotADirectoryError(msg)
     ny, nx = _SHAPE
-    status(
-        options,
-        f'simulating {_N_EXPOSURES} exposures of {nx} x {ny} px and their coadd',
-    )
+    text = f'simulating {_N_EXPOSURES} exposures of {nx} x {ny} px and their coadd'
+    status(options, text)
     field = {'shape': _SHAPE, 'density': _DENSITY, 'seed': options.seed}
     exposure, truth = simulate_field(_N_EXPOSURES, **field)
     status(options, 'detecting with the encoder "stars"')
     catalog = detect_sources(exposure, encoder='stars')
     evaluation = Evaluation(catalog, truth, radius=1.0)
     folder.mkdir(parents=True, exist_ok=True)
-    catalog.write(paths[0], overwrite=options.overwrite)
-    write_simulated(exposure, truth, paths[1], overwrite=options.overwrite)
+    catalog.write(paths['catalogue'], overwrite=options.overwrite)
+    write_simulated(exposure, truth, paths['image'], overwrite=options.overwrite)
     write_picture(
         options,
         lambda figure: _draw(figure, exposure, catalog, truth, evaluation),
-        paths[2],
+        paths['picture'],
         figsize=(13.6, 7.6),
     )
     print_table(evaluation.short_table())
     print()
-    for name, path in zip(('catalogue', 'image', 'picture'), paths, strict=True):
-        print(f'{name:<9}  {path}')
+    for kind, path in paths.items():
+        print(f'{kind:<9}  {path}')
     status(options, f'done in {time.perf_counter() - begun:.1f} s')
 
 
 def _draw(figure, exposure, catalog, truth, evaluation):
     """Draw the field with its catalogue, and beside it the scores."""
     from bliss_astro.plotting import plot_catalog
+
+    from ._detect import grey_percentiles
 
     grid = figure.add_gridspec(2, 2, width_ratios=(1.6, 1))
     field = figure.add_subplot(grid[:, 0])
@@ -163,3 +135,123 @@ def _draw(figure, exposure, catalog, truth, evaluation):
     title = f'Coadd of {_N_EXPOSURES} simulated exposures, {len(truth)} stars'
     field.set_title(title, loc='right', fontsize='medium')
     evaluation.draw(figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1]))
+
+
+def run_coadd(options):
+    """
+    Align exposures and take their mean.
+
+    Align exposures, whatever their pixels, and take their weighted mean. The result
+    states its noise, the correlation of that noise, its effective PSF and how many
+    exposures each pixel has, and "bliss-astro detect" reads it as it is.
+
+    IMAGE is a FITS file as for "bliss-astro detect", with celestial coordinates.
+    """
+    begun = time.perf_counter()
+    n = len(options.images)
+    for name in IMAGE_FILES + IMAGE_MAPS:
+        n_files = len(getattr(options, name) or [])
+        if n_files not in (0, n) and not (name in _FOR_ALL and n_files == 1):
+            msg = f'--{name} names {n_files} files for {n} images'
+            raise UsageError(msg)
+    points = options.zero_points
+    if points is not None and len(points) not in (1, n):
+        msg = f'--zero-points gives {len(points)} numbers for {n} images'
+        raise UsageError(msg)
+    check_paths(options, 'image')
+
+    from bliss_astro.coadds import coadd_exposures
+
+    status(options, f'adding {counted(n, "image")}')
+    coadd = coadd_exposures(
+        _Exposures(options),
+        options.weights,
+        match_background=options.match_background or False,
+        sigma_clip=options.sigma_clip,
+        zero_points=points[0] if points is not None and len(points) == 1 else points,
+        method=options.method,
+        progress_bar=shows_progress(options),
+    )
+    coadd.write(options.output, overwrite=options.overwrite)
+    print(coadd)
+    along_x, along_y = coadd.noise_correlation
+    print(f'correlation of the noise: {along_x:.3f} along x, {along_y:.3f} along y')
+    seconds = time.perf_counter() - begun
+    status(options, f'wrote {options.output} in {seconds:.1f} s')
+
+
+class _Exposures(Sequence):
+    """Exposures that are read when they are used: hundreds need no memory."""
+
+    def __init__(self, options):
+        self.options = options
+
+    def __len__(self):
+        return len(self.options.images)
+
+    def __getitem__(self, k):
+        image = read_image_of_many(self.options, k)
+        if image.wcs is None:
+            msg = f'{self.options.images[k]} has no celestial WCS, which aligning needs'
+            raise ValueError(msg)
+        return image
+
+
+_FIELD = (
+    'n_exposures:field shape density:field seed:field psf:field band background:field '
+    'faintest device'
+)
+COMMANDS = {
+    'demo': (run_demo, 'seed:field output:demo overwrite quiet'),
+    'simulate': (run_simulate, _FIELD, 'output:image overwrite quiet'),
+    'coadd': (
+        run_coadd,
+        'images weights match_background sigma_clip method zero_points',
+        'output:coadd overwrite quiet',
+    ),
+}
+
+
+# -- simulated fields ------------------------------------------------------------------
+
+
+def simulate_field(
+    n_exposures,
+    *,
+    shape,
+    density,
+    seed,
+    psf=None,
+    background=_SKY,
+    faintest=None,
+    device='cpu',
+):
+    """
+    Simulate a star field in nanomaggies, like those of SDSS in r.
+
+    ``density`` is in stars per pixel, ``background`` the sky of one exposure in
+    electrons per pixel, ``faintest`` the magnitude of the faintest stars, by default
+    that of a signal-to-noise ratio of 3.4 in the coadd; ``psf`` is by default that of
+    run 94, camcol 1, field 12. Returns an exposure and the table of its stars.
+    """
+    import astropy.units as u
+
+    from bliss_astro.priors import StarPrior
+    from bliss_astro.psf import PSFModel
+    from bliss_astro.simulation import CoaddSimulator
+    from bliss_astro.simulation._simulator import ELECTRONS_PER_NMGY
+
+    if faintest is None:
+        n_eff = (psf or PSFModel()).n_eff
+        flux_min = _FLOOR_SNR * math.sqrt(n_eff * background / n_exposures)
+    else:
+        flux_min = ELECTRONS_PER_NMGY * magnitude_to_flux(faintest)
+    whole = StarPrior()
+    prior = StarPrior(density, flux_min, flux_min * whole.flux_max / whole.flux_min)
+    options = {'background': background, 'shape': shape, 'device': device, 'psf': psf}
+    simulator = CoaddSimulator(n_exposures, prior, margin=0, unit='nmgy', **options)
+    exposure, truth = simulator.sample(rng=seed)
+    flux_min /= ELECTRONS_PER_NMGY
+    exposure.meta |= {'seed': seed, 'density': density, 'flux_min': flux_min}
+    truth['mag'] = flux_to_magnitude(truth['flux'].value) * u.mag
+    return exposure, truth

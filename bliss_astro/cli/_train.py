@@ -1,59 +1,192 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-``bliss-astro train``: training of an encoder, or of the galaxy model.
+``bliss-astro recipe``, ``train`` and ``encoders``: encoders for the images of a camera.
 """
 
+import json
 import os
+import shlex
 import sys
+import tomllib
 from pathlib import Path
 
-from ._options import add_command, add_options
-from ._output import PROGRAM, UsageError, is_terminal, status
+from ._options import CONFIGS, bundled_configs, read_image_of_many
+from ._output import (
+    PROGRAM,
+    UsageError,
+    check_paths,
+    is_terminal,
+    print_table,
+    status,
+)
 
-__all__ = ['add_parser', 'bundled_configs', 'find_config', 'run']
-
-_DESCRIPTION = """\
-Train an encoder on an endless stream of simulated images, or, by a configuration with
-a section [galaxies], the learned galaxy model. Ctrl-C or a crash loses at most the
-last minutes: --resume continues.
-"""
+# -- recipe --------------------------------------------------------------------------
 
 
-def add_parser(commands):
-    """Add this command to the parser."""
-    summary = 'train an encoder, or the galaxy model, on simulations'
-    parser = add_command(
-        commands, 'train', run, summary=summary, description=_DESCRIPTION
+def run_recipe(options):
+    """
+    Coverage of images by encoders, and how to train one.
+
+    Measure images, report whether a bundled encoder covers them, and if none does,
+    write the configuration with which "bliss-astro train" makes one that does.
+
+    IMAGE is a FITS file as for "bliss-astro detect": an exposure, or a coadd. With
+    several of them, ranges over all are taken; properties of the image hold for each.
+    """
+    if options.stack and len(options.images) < 2:
+        msg = '--stack needs two images or more'
+        raise UsageError(msg)
+    if options.stack and options.n_exposures is not None:
+        msg = '--stack counts the images itself: leave out --n-exposures'
+        raise UsageError(msg)
+    check_paths(options, 'recipe')
+
+    from bliss_astro._devices import choose_device
+    from bliss_astro.training import make_recipe
+
+    device = choose_device(options.device)
+    recipe = make_recipe(
+        _exposures(options),
+        names=options.images,
+        n_exposures=options.n_exposures,
+        stack=options.stack,
+        n_steps=options.n_steps,
     )
-    known = ', '.join(bundled_configs())
-    text = f'a configuration, or the name of a bundled one: {known}'
-    parser.add_argument('config', metavar='CONFIG.toml', help=text)
-    text = (
-        'folder of checkpoint, log and weights; by default one with the name of the '
-        'configuration'
-    )
-    folder = {'metavar': 'FOLDER', 'help': text}
-    add_options(parser, 'output name start_from max_minutes', output=folder)
-    existing = parser.add_mutually_exclusive_group()
-    text = 'start anew over the run in FOLDER'
-    add_options(existing, 'resume overwrite', overwrite={'help': text})
-    add_options(parser, 'device quiet')
+    for facts in recipe.facts:
+        _print_facts(facts)
+    print()
+    print_table(recipe.table())
+    print()
+    for encoder, reasons in recipe.coverage.items():
+        verdict = 'does not cover this:' if reasons else 'covers this.'
+        print(f'The bundled encoder {encoder!r} {verdict}')
+        for reason in reasons:
+            print(f'  {reason}')
+    if recipe.covered_by and not options.always:
+        if options.output is not None:
+            status(options, f'{options.output} not written; --always writes it anyway')
+        return
+    if not options.no_timing:
+        status(options, 'timing a few steps of the training')
+        recipe = recipe.timed(device=device)
+    print()
+    if options.output is None:
+        print(recipe.toml, end='')
+        return
+    recipe.write(options.output, overwrite=options.overwrite)
+    print(f'{options.output} has the recipe of an encoder that does:')
+    print(f'  {PROGRAM} train {options.output}')
+    print(f'  training time: {recipe.time_text}')
+    for limit in recipe.limits:
+        print(f'  note: {limit}')
 
 
-def run(options):
-    """Train, or continue to."""
+def _exposures(options):
+    """Read one image after the other."""
+    for k, path in enumerate(options.images):
+        status(options, f'measuring {path}')
+        yield read_image_of_many(options, k)
+
+
+def _print_facts(facts):
+    """Print the properties of an image with their sources."""
+    print(f'{facts.name}: {facts.description}')
+    for title, name in (
+        ('PSF', 'psf'),
+        ('noise', 'bkg_error'),
+        ('correlation', 'noise_correlation'),
+        ('gain', 'effective_gain'),
+        ('exposures', 'n_exposures'),
+        ('density', 'density'),
+    ):
+        print(f'  {title:<18} {facts.sources[name]}')
+    for remark in facts.remarks:
+        print(f'  note: {remark}')
+
+
+# -- encoders ------------------------------------------------------------------------
+
+
+def run_encoders(options):
+    """
+    List the bundled encoders, or show the card of one.
+
+    List the bundled encoders with the images they cover, or print the whole card of one
+    as JSON.
+    """
+    from bliss_astro.encoders import Encoder
+    from bliss_astro.encoders._weights import ENCODERS
+
+    if options.card is None:
+        from astropy.table import Table
+
+        names = ENCODERS.available()
+        table = Table([_facts(ENCODERS.read_card(name)) for name in names])
+        table['name'].info.format = '<'
+        print_table(table)
+        return
+    card = Encoder.from_pretrained(options.card).card
+    if options.field is not None:
+        if options.field not in card:
+            known = ', '.join(card)
+            msg = f'the card has no entry {options.field!r}; it has {known}'
+            raise ValueError(msg)
+        card = card[options.field]
+    print(card if isinstance(card, str) else json.dumps(card, indent=2))
+
+
+def _facts(card):
+    """Return the properties of the images that an encoder covers, and its training."""
+    domain, training = card.get('domain', {}), card.get('training', {})
+
+    def limits(name):
+        ends = [f'{end:.3g}' for end in domain.get(name) or ()]
+        return '-'.join(dict.fromkeys(ends)) or '?'
+
+    def number(value, form):
+        return '?' if value is None else format(value, form)
+
+    return {
+        'name': card['name'],
+        'exposures': limits('n_exposures'),
+        'FWHM (px)': limits('fwhm'),
+        'noise (electrons)': limits('noise'),
+        'sources per pixel': limits('density'),
+        'images seen': number(training.get('images_seen'), ','),
+        'validation loss': number(card.get('validation_loss'), '.3f'),
+        'parameters': number(card.get('n_parameters', 0), ','),
+        'date': card.get('date', '?'),
+    }
+
+
+# -- train ---------------------------------------------------------------------------
+
+
+def run_train(options):
+    """
+    Train an encoder, or the galaxy model, on simulations.
+
+    Train an encoder on an endless stream of simulated images, or, by a configuration
+    with a section [galaxies], the learned galaxy model. Ctrl-C or a crash loses at most
+    the last minutes: --resume continues.
+    """
     path = find_config(options.config)
-    prepare = _prepare_galaxies if _is_of_galaxies(path) else _prepare_encoder
     # Configurations are read before anything is written.
-    configs, train, device = prepare(options, path)
+    configs, train, device = _prepare(options, path)
     name = options.name or path.stem
     output = Path(options.output or path.stem)
-    checkpoint = output / 'checkpoint.pt'
-    weights = output / f'{name}.safetensors'
+    checkpoint, weights = output / 'checkpoint.pt', output / f'{name}.safetensors'
     if output.exists() and not output.is_dir():
         msg = f'{output} is a file, not a folder'
         raise NotADirectoryError(msg)
-    _check_existing(options, checkpoint, weights)
+    if not checkpoint.exists() and options.resume:
+        status(options, f'no checkpoint in {output}: starting from scratch')
+    for found in (checkpoint, weights):
+        if found.exists() and not (options.resume or options.overwrite):
+            msg = (
+                f'{found} exists; --resume continues that run, --overwrite replaces it'
+            )
+            raise FileExistsError(msg)
     status(options, f'training {name!r} on {device} for {configs[2].n_steps} steps')
     if not is_terminal(sys.stderr):
         # In a log file, a line now and then is enough.
@@ -73,53 +206,41 @@ def run(options):
         if checkpoint.exists():
             msg = f'interrupted; to continue: {_resume_command(options, output)}'
         raise KeyboardInterrupt(msg) from None
-    _report(options, trained.card, weights, output)
+    training, loss = trained.card['training'], trained.card['validation_loss']
+    done, total = training['steps_done'], training['n_steps']
+    print(f'weights          {weights}')
+    print(f'log              {output / "log.jsonl"}')
+    print(f'steps            {done} of {total}')
+    print(f'images seen      {training["images_seen"]:,}')
+    if loss is not None and loss < float('inf'):
+        print(f'validation loss  {loss:.4f}')
+    if done < total:
+        command = _resume_command(options, output)
+        status(options, f'stopped early; to continue: {command}')
 
 
-def _is_of_galaxies(path):
-    """Test whether a configuration is one of the galaxy model."""
-    import tomllib
-
-    try:
-        return 'galaxies' in tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        # The error is explained where the whole file is read.
-        return False
-
-
-def _prepare_encoder(options, path):
-    """Read the configurations of an encoder."""
+def _prepare(options, path):
+    """Read the configurations of an encoder or galaxy model, and choose its trainer."""
     import dataclasses
     import functools
 
+    from bliss_astro import training
     from bliss_astro._devices import choose_device
-    from bliss_astro.training import load_config, train_encoder
 
-    encoder, simulation, training = load_config(path)
-    if options.start_from:
-        training = dataclasses.replace(training, start_from=options.start_from)
-    device = choose_device(options.device)
-    configs = (encoder, simulation, training)
-    train = functools.partial(train_encoder, device=device)
-    return configs, train, device
-
-
-def _prepare_galaxies(options, path):
-    """Read the configurations of a galaxy model."""
-    from bliss_astro.training import load_config, train_galaxies
-
+    configs = training.load_config(path)
+    if 'galaxies' not in tomllib.loads(path.read_text()):
+        if options.start_from:
+            new = dataclasses.replace(configs[2], start_from=options.start_from)
+            configs = (*configs[:2], new)
+        device = choose_device(options.device)
+        return configs, functools.partial(training.train_encoder, device=device), device
     if options.start_from:
         msg = '--start-from is for encoders; a galaxy model begins from scratch'
         raise UsageError(msg)
     if options.device not in ('auto', 'cpu'):
         msg = f'--device must be cpu for a galaxy model, got {options.device}'
         raise UsageError(msg)
-    return load_config(path), train_galaxies, 'cpu'
-
-
-def bundled_configs():
-    """Return the names of the bundled configurations."""
-    return sorted(path.stem for path in _folder().glob('*.toml'))
+    return configs, training.train_galaxies, 'cpu'
 
 
 def find_config(text):
@@ -129,7 +250,7 @@ def find_config(text):
         return path
     stem = text.removesuffix('.toml')
     if stem in bundled_configs():
-        return _folder() / f'{stem}.toml'
+        return CONFIGS / f'{stem}.toml'
     msg = (
         f'there is no file {text}, and no bundled configuration of that name; '
         f'bundled are {", ".join(bundled_configs())}'
@@ -137,26 +258,8 @@ def find_config(text):
     raise FileNotFoundError(msg)
 
 
-def _folder():
-    return Path(__file__).parent.parent / 'data' / 'configs'
-
-
-def _check_existing(options, checkpoint, weights):
-    """Refuse to touch a run unless it is to be continued or replaced."""
-    if not checkpoint.exists() and options.resume:
-        status(options, f'no checkpoint in {checkpoint.parent}: starting from scratch')
-    if options.resume or options.overwrite:
-        return
-    for path in (checkpoint, weights):
-        if path.exists():
-            msg = f'{path} exists; --resume continues that run, --overwrite replaces it'
-            raise FileExistsError(msg)
-
-
 def _resume_command(options, output):
     """Write the command that continues a run."""
-    import shlex
-
     words = [PROGRAM, 'train', options.config, '-o', str(output)]
     for name, default in (('name', None), ('start_from', None), ('device', 'auto')):
         value = getattr(options, name)
@@ -165,18 +268,15 @@ def _resume_command(options, output):
     return shlex.join([*words, '--resume'])
 
 
-def _report(options, card, weights, output):
-    """Print the files and the numbers of the run."""
-    training = card['training']
-    done, total = training['steps_done'], training['n_steps']
-    print(f'weights          {weights}')
-    print(f'log              {output / "log.jsonl"}')
-    print(f'steps            {done} of {total}')
-    print(f'images seen      {training["images_seen"]:,}')
-    loss = card['validation_loss']
-    if loss is not None and loss < float('inf'):
-        print(f'validation loss  {loss:.4f}')
-    if done < total:
-        status(
-            options, f'stopped early; to continue: {_resume_command(options, output)}'
-        )
+COMMANDS = {
+    'recipe': (
+        run_recipe,
+        'images stack n_exposures',
+        'output:recipe always n_steps device no_timing overwrite quiet',
+    ),
+    'train': (
+        run_train,
+        'config output:run name start_from max_minutes resume/overwrite device quiet',
+    ),
+    'encoders': (run_encoders, 'card field'),
+}

@@ -8,10 +8,10 @@ import numpy as np
 from bliss_astro._random import check_rng
 
 from ..exposures import Exposure
-from ._aligned_psf import AlignedPSF
 from ._coadd import Coadd
 from ._grid import PixelMapping, check_any, output_grid
 from ._noise import bilinear_noise, sampled_noise, value_scale
+from ._psf import AlignedPSF
 
 _METHODS = ('bilinear', 'adaptive', 'exact')
 # A pixel of the output may be so many times as wide as one of the input.
@@ -179,7 +179,8 @@ def align_exposures(
 
 def check_iterable(exposures):
     """Check that exposures can be gone through."""
-    if not (hasattr(exposures, '__iter__') or hasattr(exposures, '__getitem__')):
+    iterable = hasattr(exposures, '__iter__') or hasattr(exposures, '__getitem__')
+    if isinstance(exposures, Exposure) or not iterable:
         msg = (
             'exposures must be a list (or another iterable) of Exposure; got '
             f'{type(exposures).__name__}.'

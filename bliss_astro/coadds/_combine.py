@@ -10,7 +10,6 @@ import numpy as np
 from bliss_astro._random import check_rng
 from bliss_astro._warnings import warn
 
-from ..exposures import Exposure
 from ._align import Resampler, check_exposure, check_iterable, show_progress
 from ._coadd import Coadd
 from ._grid import check_any, output_grid, same_grid
@@ -242,8 +241,6 @@ class _Stream:
     """The exposures as layers on the grid of the coadd, again for each pass."""
 
     def __init__(self, exposures, weights, scale, resample, rng, progress_bar):
-        if isinstance(exposures, Exposure):
-            exposures = None
         check_iterable(exposures)
         self.exposures, self.weights, self.scale = exposures, weights, scale
         self.resample, self.progress_bar = resample, progress_bar

@@ -10,7 +10,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+import scipy
 
 from bliss_astro._messages import two_digits
 from bliss_astro.encoders import Domain
@@ -246,7 +246,9 @@ def check_fullness(encoder, posterior):
     # One star fills all of an image of a few tiles.
     if count.size < _AREA_TILES:
         return np.zeros(count.shape, dtype=int), None, False
-    share = uniform_filter((count > 0).astype(float), _AREA, mode='nearest')
+    share = scipy.ndimage.uniform_filter(
+        (count > 0).astype(float), _AREA, mode='nearest'
+    )
     domain = Domain.of(encoder)
     limit = _FULL
     if domain is not None:

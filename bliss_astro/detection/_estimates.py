@@ -7,7 +7,7 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+import scipy
 
 from bliss_astro._messages import counted
 from bliss_astro._warnings import OutOfDomainWarning, warn
@@ -192,7 +192,12 @@ def find_cosmic_rays(exposure, *, width=1.0):
     if not rays.any():
         return rays
     # The fainter pixels of a track.
-    beside = binary_dilation(rays, np.ones((3, 3))) & (signal > 3 * sky) & good & ~rays
+    beside = (
+        scipy.ndimage.binary_dilation(rays, np.ones((3, 3)))
+        & (signal > 3 * sky)
+        & good
+        & ~rays
+    )
     rays |= _lack(signal, sky, gain, good & ~rays, beside, psf, width) > _LACK_BESIDE
     if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(good):
         return np.zeros_like(rays)

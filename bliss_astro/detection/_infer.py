@@ -10,8 +10,8 @@ import math
 
 import astropy.units as u
 import numpy as np
+import scipy
 import torch
-from scipy.ndimage import binary_dilation, gaussian_filter, label, sum_labels
 
 from bliss_astro._threads import map_threads, n_workers
 from bliss_astro.catalog import CatalogPosterior
@@ -134,8 +134,8 @@ def estimate_density(encoder, inputs, grid):
     # The cells' own counts, drawn towards the mean by the weight of 3 sources.
     smooth = {'sigma': _DENSITY_CELL / 2, 'mode': 'nearest'}
     weight = 4 * math.pi * (_DENSITY_CELL / 2) ** 2
-    count = gaussian_filter(expected, **smooth) * weight
-    seen = gaussian_filter(area, **smooth) * weight
+    count = scipy.ndimage.gaussian_filter(expected, **smooth) * weight
+    seen = scipy.ndimage.gaussian_filter(area, **smooth) * weight
     return (count + 3.0) / (seen + 3.0 / overall)
 
 
@@ -276,7 +276,7 @@ def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
         (cosmic_rays, 2, CatalogFlag.COSMIC_RAY),
     ):
         if pixels.any():
-            flags[binary_dilation(pixels, iterations=reach)] |= int(flag)
+            flags[scipy.ndimage.binary_dilation(pixels, iterations=reach)] |= int(flag)
     edge = np.ones((ny, nx), dtype=bool)
     edge[size : ny - size, size : nx - size] = False
     flags[edge] |= int(CatalogFlag.NEAR_EDGE)
@@ -296,8 +296,10 @@ def _check_flux_min(flux_min, exposure):
     flux_min = strip_unit('flux_min', flux_min, unit, unit is not None)
     flux_min = check_number('flux_min', flux_min, sign='positive')
     light = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
-    labels, n = label(light > _SEGMENT * exposure.bkg_error, np.ones((3, 3)))
-    sums = sum_labels(light, labels, np.arange(1, n + 1))
+    labels, n = scipy.ndimage.label(
+        light > _SEGMENT * exposure.bkg_error, np.ones((3, 3))
+    )
+    sums = scipy.ndimage.sum_labels(light, labels, np.arange(1, n + 1))
     area = central_psf(exposure).n_eff
     faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
     brightest = float(np.max(sums, initial=faint))

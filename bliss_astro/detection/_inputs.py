@@ -17,9 +17,9 @@ import itertools
 import math
 
 import numpy as np
+import scipy
 import torch
 from astropy.nddata import block_reduce
-from scipy.ndimage import gaussian_filter, uniform_filter
 
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
@@ -176,8 +176,10 @@ def even_noise(exposure):
     # In units of the noise its squares fit into single precision in any unit.
     scale = np.median(noise[~exposure.mask])
     variance = np.square((noise / scale).astype(np.float32))
-    share = gaussian_filter(good, _RIPPLE_SCALE, mode='nearest')
-    total = gaussian_filter(variance * good, _RIPPLE_SCALE, mode='nearest')
+    share = scipy.ndimage.gaussian_filter(good, _RIPPLE_SCALE, mode='nearest')
+    total = scipy.ndimage.gaussian_filter(
+        variance * good, _RIPPLE_SCALE, mode='nearest'
+    )
     some = share > 1e-3
     even = np.where(some, total / np.where(some, share, 1.0), variance)
     return np.sqrt(even) * scale, gain * variance / even
@@ -241,7 +243,7 @@ def match_psf(image, exposure):
     access = exposure._psf_access
     cells = [_cells(n, access.varies) for n in image.shape]
     # The mean of nine pixels has a third of the noise: wings of stars are in it.
-    level = 3 * uniform_filter(image, 3)
+    level = 3 * scipy.ndimage.uniform_filter(image, 3)
     bright = image * np.clip((level - _FAINT) / (_BRIGHT - _FAINT), 0, 1)
     out, left = image, []
     for (bottom, top), (low, high) in itertools.product(*cells):

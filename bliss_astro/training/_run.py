@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 
 import bliss_astro
-from bliss_astro._atomic import atomic_write, explain_full_disk
+from bliss_astro._atomic import atomic_write, explain_full_disk, lock_folder
 from bliss_astro._devices import choose_device
-from bliss_astro._lock import lock_folder
 
 from ._configuration import SECTIONS, load_config
 

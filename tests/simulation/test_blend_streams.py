@@ -60,7 +60,7 @@ class TestClusters:
         found = int((scenes.flux > 0).sum())
         assert abs(found - expected) < 4 * math.sqrt(expected)
 
-    def test_the_encoder_is_told_where(self, blends):
+    def test_the_density_is_an_input(self, blends):
         _stream, scenes = blends
         density = EncoderInputs.from_batch(scenes).log_density
         assert density.shape == (200, 1, 16, 16)

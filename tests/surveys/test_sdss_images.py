@@ -12,7 +12,11 @@ from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.surveys import sdss
-from bliss_astro.surveys.sdss._camera import band_index
+from bliss_astro.surveys.sdss._camera import (
+    band_index,
+    camera_dark_variance,
+    camera_gain,
+)
 from bliss_astro.surveys.sdss._images import read_image
 
 
@@ -216,14 +220,14 @@ def test_band_index_errors(band):
 
 
 def test_camera_table():
-    assert sdss.camera_gain(2, 'u', run=756) == 1.595
-    assert sdss.camera_gain(2, 'u') == 1.825
-    assert sdss.camera_gain(2, 'i', run=1458) == 6.565
-    assert sdss.camera_gain(2, 'i', run=2583) == 5.195
-    assert sdss.camera_dark_variance(4, 'z', run=125) == 9.61
-    assert sdss.camera_dark_variance(6, 4) == 1.21
+    assert camera_gain(2, 'u', run=756) == 1.595
+    assert camera_gain(2, 'u') == 1.825
+    assert camera_gain(2, 'i', run=1458) == 6.565
+    assert camera_gain(2, 'i', run=2583) == 5.195
+    assert camera_dark_variance(4, 'z', run=125) == 9.61
+    assert camera_dark_variance(6, 4) == 1.21
     with pytest.raises(ValueError, match='camcol must be an integer from 1 to 6'):
-        sdss.camera_gain(7, 'r')
+        camera_gain(7, 'r')
 
 
 class TestRealImages:

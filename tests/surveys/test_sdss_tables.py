@@ -11,13 +11,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import NoDetectionsWarning
 from bliss_astro.surveys import sdss
+from bliss_astro.surveys.sdss._camera import BANDS, camera_gain
 
 
 class TestPsField:
     def test_contents(self, sdss_field, sdss_files):
         psfield = sdss.PsField.read(sdss_field.psfield())
         assert (psfield.run, psfield.camcol, psfield.field) == (94, 1, 12)
-        assert tuple(psfield.kl) == sdss.BANDS
+        assert tuple(psfield.kl) == BANDS
         basis = psfield.basis('r')
         assert basis.rrows.shape == (2, 51, 51)
         assert_allclose(basis.rrows[0], sdss_files.gaussian(1.3), atol=1e-8)
@@ -96,8 +97,8 @@ class TestFields:
         assert_allclose(fields.gain[row], psfield.gain)
         assert_allclose(fields.psf_beta[row], psfield.psf_beta)
         assert_array_equal(psfield.is_default, [False, False, True, False, False])
-        for index, band in enumerate(sdss.BANDS):
-            gain = sdss.camera_gain(2, band, run=2583)
+        for index, band in enumerate(BANDS):
+            gain = camera_gain(2, band, run=2583)
             assert_allclose(gain, psfield.gain[index], rtol=1e-6)
 
     def test_tsfield_agrees_with_the_header(self, shared_data):

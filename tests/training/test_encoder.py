@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from bliss_astro._lock import lock_folder
+from bliss_astro._atomic import lock_folder
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.training import train_encoder
 from bliss_astro.training._encoder import EncoderTrainer

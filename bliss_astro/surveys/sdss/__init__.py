@@ -17,24 +17,20 @@ file                  content                                reader
 `read_exposure` makes an `~bliss_astro.exposures.Exposure` of them and `SDSSPSF` the PSF
 of a field. Every reader takes a path (plain, .gz or .bz2) or an open HDU list. Pixels
 are 0-based with centres on integers; SDSS's own row and column numbers are 0.5 larger.
-Bands are always in the order of `BANDS`.
+Bands are always in the order u, g, r, i, z.
 """
 
 from ..._deprecated import deprecated_names
-from ._camera import BANDS, camera_dark_variance, camera_gain
+from ._catalogs import field_prior as field_prior
 from ._catalogs import read_photoobj, stripe82_columns
 from ._exposure import read_exposure
-from ._fields import PhotoField, TsField
-from ._fields import field_prior as field_prior
+from ._fields import PhotoField, PsField, TsField
 from ._images import CorrectedFrame, Frame
-from ._masks import BAD_PLANES, FieldMask
+from ._masks import FieldMask
 from ._psf import SDSSPSF
 from ._psf import psf_model as psf_model
-from ._psfield import PsField
 
 __all__ = [
-    'BAD_PLANES',
-    'BANDS',
     'SDSSPSF',
     'CorrectedFrame',
     'FieldMask',
@@ -42,8 +38,6 @@ __all__ = [
     'PhotoField',
     'PsField',
     'TsField',
-    'camera_dark_variance',
-    'camera_gain',
     'read_exposure',
     'read_photoobj',
     'stripe82_columns',

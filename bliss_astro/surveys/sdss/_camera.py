@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The SDSS imaging camera: bands, gain and dark variance of its CCDs, field numbers.
+The SDSS imaging camera: bands, gain and dark variance of its CCDs; its files.
 """
 
 import re
@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bliss_astro._fits import card_number, file_name
-
-__all__ = []
+from bliss_astro._fits import card_number, file_name, wrong_type
 
 BANDS = ('u', 'g', 'r', 'i', 'z')
 """The bands, in the order of every array of five in an SDSS file."""
@@ -54,93 +52,45 @@ _OLD_DARK_VARIANCE = {
 }
 
 
+class Record:
+    """Immutable record of the contents of a file of one field."""
+
+    def __init__(self, **values):
+        vars(self).update(values)
+
+    def __setattr__(self, name, value):
+        msg = f'{type(self).__name__}.{name} cannot be set; use replace().'
+        raise AttributeError(msg)
+
+    def __repr__(self):
+        return f'<{self._title}>'
+
+    @property
+    def _title(self):
+        return f'{type(self).__name__} {self.run}-{self.camcol}-{self.field}'
+
+    def replace(self, **changes):
+        """Return a copy with some attributes changed."""
+        return type(self)(**(vars(self) | changes))
+
+
 def camera_gain(camcol, band, *, run=None):
-    """
-    Return the published gain of a CCD of the SDSS camera.
-
-    Parameters
-    ----------
-    camcol : int
-        Camera column, 1 to 6.
-
-    band : {'u', 'g', 'r', 'i', 'z'} or int
-        The band.
-
-    run : int, optional
-        The imaging run; two CCDs changed early in the survey. Without it the
-        later value is taken.
-
-    Returns
-    -------
-    gain : float
-        Electrons per count, the mean of the CCD's two amplifiers.
-
-    Raises
-    ------
-    ValueError
-        If there is no such CCD.
-
-    References
-    ----------
-    SDSS data model, page of the ``frame`` files, table of gains.
-
-    Examples
-    --------
-    >>> from bliss_astro.surveys.sdss import camera_gain
-    >>> camera_gain(1, 'r')
-    4.71
-    """
+    """Return the mean gain of a CCD, electrons per count (SDSS data model, frame)."""
     return _look_up(_GAIN, _OLD_GAIN, camcol, band, run)
 
 
 def camera_dark_variance(camcol, band, *, run=None):
     """
-    Return the published dark variance of a CCD of the SDSS camera.
+    Return the variance of a pixel without light, counts squared (frame, as above).
 
-    Parameters
-    ----------
-    camcol : int
-        Camera column, 1 to 6.
-
-    band : {'u', 'g', 'r', 'i', 'z'} or int
-        The band.
-
-    run : int, optional
-        The imaging run; four CCDs changed early in the survey. Without it
-        the later value is taken.
-
-    Returns
-    -------
-    dark_variance : float
-        Variance of a pixel without light (dark current and read noise), in
-        counts squared.
-
-    Raises
-    ------
-    ValueError
-        If there is no such CCD.
-
-    References
-    ----------
-    SDSS data model, page of the ``frame`` files, table of dark variances.
-
-    Notes
-    -----
-    The ``psField`` files of some DR7 reductions keep the early values for
-    camera column 4 also in later runs. Numbers of a field's own file come
-    first wherever this package has one.
-
-    Examples
-    --------
-    >>> from bliss_astro.surveys.sdss import camera_dark_variance
-    >>> camera_dark_variance(1, 'r')
-    1.8225
+    The ``psField`` files of some DR7 reductions keep the early values for camera column
+    4 also in later runs. Where there is a file of the field, its numbers come first.
     """
     return _look_up(_DARK_VARIANCE, _OLD_DARK_VARIANCE, camcol, band, run)
 
 
 def _look_up(table, old, camcol, band, run):
-    """Take one CCD's number from a table with early exceptions."""
+    """Take the number of a CCD from a table with exceptions of early runs."""
     if isinstance(camcol, bool) or camcol not in range(1, 7):
         msg = f'camcol must be an integer from 1 to 6; got {camcol!r}.'
         raise ValueError(msg)
@@ -164,34 +114,22 @@ def band_index(band):
 
 def default_psf_parameters(record):
     """
-    Tell the placeholders that SDSS writes from fitted PSF parameters.
+    Where PSF parameters of SDSS are placeholders instead of a fit.
 
     Where a field has too few stars for the wings of its PSF, the survey's files carry
     limits or starting values of the fit instead: an exponent of exactly 3 with a
     ``sigmap`` of exactly 5 pixels, an exponent at its limit of 10, or a second Gaussian
-    brighter than the first.
-
-    Parameters
-    ----------
-    record : dict of `~numpy.ndarray`
-        Columns ``psf_width``, ``psf_sigma1`` and so on, of one common shape.
-
-    Returns
-    -------
-    is_default : bool `~numpy.ndarray`
-        `True` where the parameters describe no PSF that was measured.
+    brighter than the first. ``record`` has the columns ``psf_width`` and so on.
     """
-    positive = [
-        record[f'psf_{n}'] for n in ('width', 'sigma1', 'sigma2', 'beta', 'sigmap')
-    ]
-    heights = [record['psf_b'], record['psf_p0']]
-    beta, b = record['psf_beta'], record['psf_b']
+    names = ('width', 'sigma1', 'sigma2', 'beta', 'sigmap')
+    positive = np.stack([record[f'psf_{name}'] for name in names])
+    heights = np.stack([record['psf_b'], record['psf_p0']])
+    beta = record['psf_beta']
     with np.errstate(invalid='ignore'):
-        unusable = ~np.isfinite(np.stack(positive + heights)).all(axis=0)
-        unusable |= (np.stack(positive) <= 0).any(axis=0)
-        unusable |= (np.stack(heights) < 0).any(axis=0)
+        sound = (positive > 0) & np.isfinite(positive)
+        sound = sound.all(axis=0) & ((heights >= 0) & np.isfinite(heights)).all(axis=0)
         placeholder = (beta == 3) & (record['psf_sigmap'] == 5)
-        return unusable | placeholder | (beta >= 10) | (b > 1)
+        return ~sound | placeholder | (beta >= 10) | (record['psf_b'] > 1)
 
 
 def field_numbers(header, source, *, field=None):
@@ -217,3 +155,19 @@ def name_band(source):
     """Return the band's letter in the name of a file, or an empty string."""
     named = _FILE_NAME.search(Path(file_name(source)).name)
     return '' if named is None else named['band'] or named['band_too'] or ''
+
+
+def read_table(hdus, number, needed, source, parameter, kind):
+    """Return the table of an HDU after checking its columns and rows."""
+    columns = getattr(hdus[number], 'columns', None) if len(hdus) > number else None
+    missing = sorted(set(needed) - set(columns.names)) if columns is not None else []
+    expected, found = f'an SDSS {kind} file', None
+    if columns is None:
+        found = f'HDU {number} is not a table'
+    elif missing:
+        found = f'its table lacks {", ".join(missing[:3])}'
+    elif len(hdus[number].data) == 0:
+        expected, found = f'{expected} with rows', 'it has none'
+    if found:
+        raise wrong_type(source, parameter, expected, found)
+    return hdus[number].data

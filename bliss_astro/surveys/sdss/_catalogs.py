@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogues of SDSS: ``photoObj`` files, and tables of the stripe 82 coadd.
+Catalogues and priors of SDSS: photoObj files, tables of stripe 82, good fields.
 """
+
+import os
 
 import astropy.units as u
 import numpy as np
@@ -9,6 +11,7 @@ from astropy.table import Table, vstack
 
 from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
 from bliss_astro._warnings import NoDetectionsWarning, warn
+from bliss_astro.priors import FieldPrior, FieldTable
 from bliss_astro.priors._catalog_columns import (
     MAGNITUDE_RANGE,
     SURVEY_CONVERTERS,
@@ -17,7 +20,8 @@ from bliss_astro.priors._catalog_columns import (
 )
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
-__all__ = ['read_photoobj', 'stripe82_columns']
+from ._camera import band_index
+from ._fields import PSF_COLUMNS, PhotoField
 
 # Columns of the empty table of a field without objects, by type.
 _EMPTY = {
@@ -34,25 +38,16 @@ _EMPTY = {
 _NEEDED = {'OBJC_TYPE', 'RA', 'DEC', 'ROWC', 'COLC', 'PSFFLUX'}
 
 _STRIPE82 = (
-    'ra',
-    'dec',
-    'probpsf',
-    'psfmag_r',
-    'devmag_r',
-    'expmag_r',
-    'fracdev_r',
-    'devrad_r',
-    'exprad_r',
-    'devab_r',
-    'expab_r',
-    'is_saturated',
+    *('ra', 'dec', 'probpsf', 'psfmag_r', 'devmag_r', 'expmag_r', 'fracdev_r'),
+    *('devrad_r', 'exprad_r', 'devab_r', 'expab_r', 'is_saturated'),
 )
-
 # What survives of the survey's fits: radii in arcsec, the limit of the axis
 # ratio, and how much brighter than the PSF magnitude a galaxy can be.
 _RADII = (0.1, 15.0)
 _LIMIT_OF_AXIS_RATIO = 0.0501
 _LARGEST_EXCESS = 2.5
+# sigma1 of a PSF in pixels; fits of narrower or wider ones failed.
+_CORE_RANGE = (0.5, 6.0)
 
 
 def read_photoobj(photoobj):
@@ -185,18 +180,16 @@ def stripe82_columns(table):
             failed |= bad & (share > 0)
             value[f'{kind}rad_r'] = np.where(bad, np.nan, radius)
             value[f'{kind}ab_r'] = np.where(bad, np.nan, ratio)
-    result = Table(
-        {
-            'magnitude': mag,
-            'is_galaxy': ~is_star,
-            'disk_fraction': np.where(failed, np.nan, 1 - bulge),
-            'disk_radius': np.where(failed, np.nan, value['exprad_r']) * u.arcsec,
-            'bulge_radius': np.where(failed, np.nan, value['devrad_r']) * u.arcsec,
-            'disk_axis_ratio': np.where(failed, np.nan, value['expab_r']),
-            'bulge_axis_ratio': np.where(failed, np.nan, value['devab_r']),
-        },
-        meta={'area': area},
-    )
+    shapes = {
+        'disk_fraction': 1 - bulge,
+        'disk_radius': value['exprad_r'] * u.arcsec,
+        'bulge_radius': value['devrad_r'] * u.arcsec,
+        'disk_axis_ratio': value['expab_r'],
+        'bulge_axis_ratio': value['devab_r'],
+    }
+    result = Table({'magnitude': mag, 'is_galaxy': ~is_star}, meta={'area': area})
+    for name, shape in shapes.items():
+        result[name] = np.where(failed, np.nan, shape)
     return result[keep]
 
 
@@ -211,3 +204,43 @@ def _footprint(table):
 
 
 SURVEY_CONVERTERS.append((_STRIPE82, stripe82_columns))
+
+
+def field_prior(paths, band, *, ellipticity=None):
+    """Make the prior of good fields; see `FieldPrior.from_photofield`."""
+    index = band_index(band)
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    parts = [_good_fields(PhotoField.read(path), index, band) for path in paths]
+    if sum(len(part) for part in parts) == 0:
+        names = ', '.join(str(path) for path in paths) or 'no file at all'
+        msg = (
+            f'paths must hold at least one good field in band {band!r} (a measured '
+            f'PSF, and positive sky and calibration); there is none in {names}'
+        )
+        raise ValueError(msg)
+    rows = np.concatenate(parts)
+    return FieldPrior(FieldTable(rows[:, :8], *rows[:, 8:].T), ellipticity)
+
+
+def _good_fields(fields, index, band):
+    """Rows (n, 11) of a `FieldTable` of the good fields of one file."""
+    if fields.gain.ndim != 2 or fields.gain.shape[1] <= index:
+        n = 1 if fields.gain.ndim == 1 else fields.gain.shape[1]
+        msg = f'band {band!r} is not in {fields.file!r}, which holds {n} band(s)'
+        raise ValueError(msg)
+    psf = [getattr(fields, name)[:, index] for name in PSF_COLUMNS]
+    sky, gain, scale, dark = (
+        getattr(fields, name)[:, index]
+        for name in ('sky', 'gain', 'nmgy_per_count', 'dark_variance')
+    )
+    with np.errstate(divide='ignore', invalid='ignore'):
+        good = ~fields.is_default[:, index]
+        good &= (sky > 0) & (gain > 0) & (scale > 0) & (dark >= 0)
+        good &= (psf[1] > psf[0]) & (psf[5] > 2)
+        good &= (psf[0] > _CORE_RANGE[0]) & (psf[0] < _CORE_RANGE[1])
+        rows = np.stack(
+            [*psf, 0 * sky, 0 * sky, sky * gain, gain / scale, np.sqrt(dark) * gain],
+            -1,
+        )
+    return rows[good & np.isfinite(rows).all(-1)]

@@ -3,7 +3,6 @@
 Exposures in nanomaggies of the files of an SDSS field.
 """
 
-import dataclasses
 import os
 
 import astropy.units as u
@@ -20,16 +19,15 @@ from bliss_astro.exposures._sky import estimate_background_error, measure_backgr
 from bliss_astro.exposures._validate import check_map, refuse
 
 from ._camera import FRAME_SHAPE, band_index, camera_dark_variance, camera_gain
-from ._fields import PhotoField, TsField
+from ._fields import PhotoField, PsField, TsField
 from ._images import Frame, looks_like_fpc, looks_like_frame, read_image
 from ._masks import BAD_PLANES, FieldMask
 from ._psf import SDSSPSF
-from ._psfield import PsField
-
-__all__ = ['read_exposure']
 
 # The converter of the camera counts to 2**16 - 1, soft bias included.
 _ADC_LIMIT = 65535.0
+# The soft bias of files that do not state it, counts.
+_SOFT_BIAS = 1000.0
 # Reference pixel (x, y) of a whole frame, counted from 1.
 _REFERENCE_PIXEL = (1024.75, 744.75)
 # What `Exposure.read` may state of an SDSS image: arguments of `read_exposure`, and
@@ -192,8 +190,6 @@ class _Files:
         self.records = {}
         if psfield is not None:
             self.records['psfield'] = PsField.read(psfield)
-        if tsfield is not None:
-            self.records['tsfield'] = TsField.read(tsfield)
         if photofield is not None:
             fields = PhotoField.read(photofield)
             row = fields.row(image.field)
@@ -202,21 +198,29 @@ class _Files:
                 for name, value in vars(fields).items()
                 if isinstance(value, np.ndarray)
             }
-            self.records['photofield'] = dataclasses.replace(fields, **columns)
+            self.records['photofield'] = fields.replace(**columns)
+        if tsfield is not None:
+            self.records['tsfield'] = TsField.read(tsfield)
         for name, record in self.records.items():
             _check_field(image, name, record)
         self.scale, scale_source = self._calibration()
-        gain, gain_source = self._ccd('gain', camera_gain)
-        dark_variance, _ = self._ccd('dark_variance', camera_dark_variance)
-        self.saturation, saturation_source = self._saturation()
-        names = ('run', 'camcol', 'field', 'band')
+        ccd = {'run': image.run, 'camcol': image.camcol, 'band': image.band}
+        gain, gain_source = self._number('gain') or (camera_gain(**ccd), 'camera table')
+        dark = self._number('dark_variance') or (camera_dark_variance(**ccd), '')
+        # Counts of the soft bias are taken off the image.
+        highest = _ADC_LIMIT - getattr(image, 'soft_bias', _SOFT_BIAS)
+        level = self._number('saturation_level') or (highest, 'converter limit')
+        self.saturation, saturation_source = level
         self.meta = {
             'survey': 'SDSS',
-            **{name: getattr(image, name) for name in names},
+            **{
+                name: getattr(image, name)
+                for name in ('run', 'camcol', 'field', 'band')
+            },
             'date_obs': str(image.header.get('DATE-OBS', '')),
             'gain': gain,
             'gain_source': gain_source,
-            'dark_variance': dark_variance,
+            'dark_variance': dark[0],
             'calibration_source': scale_source,
             'background_source': None,
             'saturation_source': saturation_source,
@@ -231,21 +235,13 @@ class _Files:
         psfield.basis(self.image.band)
         return SDSSPSF(psfield, self.image.band)
 
-    def _number(self, name, sources):
-        """Return a number of the first file that has it, and the file; else `None`s."""
-        for source in sources:
+    def _number(self, name, order=('psfield', 'photofield', 'tsfield')):
+        """Return a number of the first file that has it, and the file; or None."""
+        for source in order:
             values = getattr(self.records.get(source), name, None)
             if values is not None and 0 < values[self.index] < np.inf:
                 return float(values[self.index]), source
-        return None, None
-
-    def _ccd(self, name, look_up):
-        """Return gain or dark variance, and where it comes from."""
-        value, source = self._number(name, ('psfield', 'photofield', 'tsfield'))
-        if value is not None:
-            return value, source
-        image = self.image
-        return look_up(image.camcol, image.band, run=image.run), 'camera table'
+        return None
 
     def _calibration(self):
         """Return nmgy per count of each column, and where it comes from."""
@@ -269,25 +265,16 @@ class _Files:
             raise ValueError(msg)
         return np.full(image.data.shape[1], float(value)), source
 
-    def _saturation(self):
-        """Return the counts of a saturated pixel, and where they come from."""
-        value, source = self._number('saturation_level', ('photofield', 'tsfield'))
-        if value is not None:
-            return value, source
-        return _ADC_LIMIT - getattr(self.image, 'soft_bias', 1000.0), 'converter limit'
-
     def sky_level(self):
         """Return the files' sky in counts, and where it comes from."""
-        value, source = self._number('sky', ('psfield', 'tsfield', 'photofield'))
-        if value is not None:
-            return value, source
-        if self.image.sky_level is not None:
-            return self.image.sky_level, 'SKY'
-        msg = (
-            f"background='header': neither the header of {self.image.file!r} nor the "
-            'other files have a sky; measure it or give it.'
-        )
-        raise ValueError(msg)
+        found = self._number('sky', ('psfield', 'tsfield', 'photofield'))
+        if found is None and self.image.sky_level is None:
+            msg = (
+                f"background='header': neither the header of {self.image.file!r} nor "
+                'the other files have a sky; measure it or give it.'
+            )
+            raise ValueError(msg)
+        return found or (self.image.sky_level, 'SKY')
 
 
 def _background(image, files, data, scale, bad, background):
@@ -337,7 +324,7 @@ def _read_mask(image, fpm, bad_planes):
     """Return the bad and the saturated pixels of an image."""
     shape = image.data.shape
     if fpm is None:
-        return np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        return np.zeros((2, *shape), dtype=bool)
     planes = FieldMask.read(fpm)
     _check_field(image, 'fpm', planes)
     if planes.shape != shape:
@@ -346,24 +333,23 @@ def _read_mask(image, fpm, bad_planes):
             'must be of the same, whole field.'
         )
         raise ValueError(msg)
-    if bad_planes is None:
-        # Files of some reductions do not list every plane.
-        bad_planes = [name for name in BAD_PLANES if name in planes.names]
-    saturated = [name for name in ('SATUR',) if name in planes.names]
-    return planes.combine(bad_planes), planes.combine(saturated)
+    # Files of some reductions do not list every plane.
+    known = [name for name in BAD_PLANES if name in planes.names]
+    saturated = planes.combine([name for name in known if name == 'SATUR'])
+    return planes.combine(known if bad_planes is None else bad_planes), saturated
 
 
 def _check_field(image, name, record):
     """Check that a companion file is of the image's own field; -1 is unknown."""
     wanted, found = (
-        [int(getattr(each, key)) for key in ('run', 'camcol', 'field')]
+        np.array([int(getattr(each, key)) for key in ('run', 'camcol', 'field')])
         for each in (image, record)
     )
-    if any(a != b and a >= 0 and b >= 0 for a, b in zip(wanted, found, strict=True)):
+    if np.any((wanted != found) & (wanted >= 0) & (found >= 0)):
+        wanted, found = ('-'.join(map(str, numbers)) for numbers in (wanted, found))
         msg = (
-            f'{name}={record.file!r} is of run-camcol-field '
-            f'{"-".join(map(str, found))}, but the image is of '
-            f'{"-".join(map(str, wanted))}.'
+            f'{name}={record.file!r} is of run-camcol-field {found}, but the image is '
+            f'of {wanted}.'
         )
         raise ValueError(msg)
 

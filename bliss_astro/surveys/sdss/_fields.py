@@ -1,68 +1,41 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Calibration and image parameters of SDSS fields: tsField and photoField files.
+Parameters of SDSS fields: tsField (calibration), photoField and psField (PSF) files.
 """
 
-import dataclasses
-import os
+from typing import NamedTuple
 
 import numpy as np
 
 from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
-from bliss_astro.priors import FieldPrior, FieldTable
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import band_index, default_psf_parameters, field_numbers
-
-__all__ = []
+from ._camera import (
+    BANDS,
+    Record,
+    band_index,
+    default_psf_parameters,
+    field_numbers,
+    read_table,
+)
 
 # Columns of the analytic PSF in the files, and those that every file has.
 PSF_COLUMNS = tuple(
     f'psf_{name}' for name in ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta')
 )
-CCD_COLUMNS = ('gain', 'dark_variance', 'psf_width')
-# sigma1 of a PSF in pixels; fits of narrower or wider ones failed.
-_CORE_RANGE = (0.5, 6.0)
+_CCD_COLUMNS = ('gain', 'dark_variance', 'psf_width')
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class FieldRecord:
-    """Numbers of one field, or of one field a row, that all files have."""
-
-    run: int
-    camcol: int
-    field: int
-    sky: np.ndarray
-    gain: np.ndarray
-    dark_variance: np.ndarray
-    psf_width: np.ndarray
-    file: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class PSFRecord(FieldRecord):
-    """Numbers of fields with the analytic PSF."""
-
-    psf_sigma1: np.ndarray
-    psf_sigma2: np.ndarray
-    psf_b: np.ndarray
-    psf_sigmap: np.ndarray
-    psf_p0: np.ndarray
-    psf_beta: np.ndarray
-    is_default: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class TsField(FieldRecord):
+class TsField(Record):
     """
     Photometric calibration of one field of DR7 and before.
 
-    All arrays have shape (5,), in the order of `BANDS`.
+    All arrays have shape (5,), in the order u, g, r, i, z.
 
     Attributes
     ----------
-    run, camcol, field : int
-        The field.
+    run, camcol, field, file : int, int, int, str
+        The field, and the name of the file.
 
     aa, kk, airmass : float `~numpy.ndarray`
         Zero point (mag), extinction (mag per airmass) and airmass.
@@ -78,29 +51,13 @@ class TsField(FieldRecord):
 
     exposure_time : float
         Seconds.
-
-    file : str
-        The name of the file.
     """
-
-    aa: np.ndarray
-    kk: np.ndarray
-    airmass: np.ndarray
-    saturation_level: np.ndarray
-    exposure_time: float
-
-    def __repr__(self):
-        return f'<TsField {self.run}-{self.camcol}-{self.field}>'
 
     @property
     def nmgy_per_count(self):
-        """
-        Flux of one count in nmgy, shape (5,).
-
-        By the definition of the zero point, a source of c counts in t seconds has
-        ``c / t * 10**(0.4 * (aa + kk * airmass))`` times the flux of magnitude 0,
-        which is 1e9 nmgy.
-        """
+        """Flux of one count in nmgy, shape (5,)."""
+        # Magnitude 0, of which c counts in t seconds are the share c / t times
+        # 10**(0.4 (aa + kk airmass)), is 1e9 nmgy.
         zero_point = self.aa + self.kk * self.airmass
         return 1e9 * 10 ** (0.4 * zero_point) / self.exposure_time
 
@@ -121,21 +78,11 @@ class TsField(FieldRecord):
 
         Raises
         ------
-        OSError
-            If the file is absent, truncated, damaged, or not FITS.
-
-        ValueError
-            If it is FITS but not an SDSS ``tsField`` file.
+        OSError, ValueError
+            If the file is absent, damaged, or no SDSS ``tsField`` file.
         """
-        names = (
-            'aa',
-            'kk',
-            'airmass',
-            *CCD_COLUMNS,
-            'saturation_level',
-            'sky',
-            'field',
-        )
+        others = ('aa', 'kk', 'airmass', 'saturation_level', 'sky', 'field')
+        names = (*_CCD_COLUMNS, *others)
         with open_fits(tsfield, 'tsfield') as hdus:
             table = read_table(hdus, 1, names, tsfield, 'tsfield', 'tsField')
             header, record = hdus[0].header, table[0]
@@ -149,21 +96,20 @@ class TsField(FieldRecord):
             )
         # The file has the sky in maggies per square arcsec.
         sky = field.sky * 1e9 * SDSS_PIXEL_SCALE**2 / field.nmgy_per_count
-        return dataclasses.replace(field, sky=sky)
+        return field.replace(sky=sky)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class PhotoField(PSFRecord):
+class PhotoField(Record):
     """
     Parameters of many fields, one row per field.
 
-    The arrays of parameters have shape (n, 5), with the bands in the order of
-    `BANDS`; the others have shape (n,).
+    The arrays of parameters have shape (n, 5), with the bands in the order
+    u, g, r, i, z; the others have shape (n,).
 
     Attributes
     ----------
-    run, camcol, field : int `~numpy.ndarray`
-        The fields.
+    run, camcol, field, file : int `~numpy.ndarray`, and str
+        The fields, and the name of the file.
 
     sky, sky_nmgy : float `~numpy.ndarray`
         Sky per pixel in counts and in nmgy.
@@ -188,15 +134,7 @@ class PhotoField(PSFRecord):
 
     is_default : bool `~numpy.ndarray`
         Where the PSF's parameters are placeholders instead of a fit.
-
-    file : str
-        The name of the file.
     """
-
-    sky_nmgy: np.ndarray
-    nmgy_per_count: np.ndarray
-    saturation_level: np.ndarray
-    airmass: np.ndarray
 
     def __len__(self):
         return len(self.field)
@@ -206,22 +144,17 @@ class PhotoField(PSFRecord):
 
     def row(self, field):
         """
-        Find the row of a field.
+        Return the index in the arrays of the field of a number.
 
         Parameters
         ----------
         field : int
-            The number of the field.
+            Number of the field; an unknown one is a `ValueError`.
 
         Returns
         -------
         row : int
-            Its index in the arrays.
-
-        Raises
-        ------
-        ValueError
-            If there is no such field.
+            Index.
         """
         rows = np.flatnonzero(self.field == field)
         if len(rows) == 0:
@@ -249,13 +182,10 @@ class PhotoField(PSFRecord):
 
         Raises
         ------
-        OSError
-            If the file is absent, truncated, damaged, or not FITS.
-
-        ValueError
-            If it is FITS but not an SDSS ``photoField`` file, or has no rows.
+        OSError, ValueError
+            If the file is absent, damaged, or no SDSS ``photoField`` file.
         """
-        plain = (*CCD_COLUMNS, 'saturation_level', 'airmass', *PSF_COLUMNS)
+        plain = (*_CCD_COLUMNS, 'saturation_level', 'airmass', *PSF_COLUMNS)
         numbers = ('run', 'camcol', 'field')
         others = ('sky', 'pixscale', 'nmgypercount')
         needed = [name.upper() for name in (*plain, *numbers, *others)]
@@ -280,57 +210,138 @@ class PhotoField(PSFRecord):
             )
 
 
-def read_table(hdus, number, needed, source, parameter, kind):
-    """Return the table of an HDU after checking its columns and rows."""
-    expected = f'an SDSS {kind} file'
-    columns = getattr(hdus[number], 'columns', None) if len(hdus) > number else None
-    if columns is None:
-        found = f'HDU {number} is not a table'
-        raise wrong_type(source, parameter, expected, found)
-    missing = sorted(set(needed) - set(columns.names))
-    if missing:
-        found = f'its table lacks {", ".join(missing[:3])}'
-        raise wrong_type(source, parameter, expected, found)
-    if len(hdus[number].data) == 0:
-        raise wrong_type(source, parameter, f'{expected} with rows', 'it has none')
-    return hdus[number].data
+class _KLBasis(NamedTuple):
+    """Karhunen-Loeve decomposition of the PSF of one band, see ``SDSSPSF``."""
+
+    rrows: np.ndarray
+    coeff: list
 
 
-def field_prior(paths, band, *, ellipticity=None):
-    """Make the prior of good fields; see `FieldPrior.from_photofield`."""
-    index = band_index(band)
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    parts = [_good_fields(PhotoField.read(path), index, band) for path in paths]
-    if sum(len(part) for part in parts) == 0:
-        names = ', '.join(str(path) for path in paths) or 'no file at all'
-        msg = (
-            f'paths must hold at least one good field in band {band!r} (a measured '
-            f'PSF, and positive sky and calibration); there is none in {names}'
+class PsField(Record):
+    """
+    The PSF and the image parameters of one SDSS field in five bands.
+
+    All arrays have shape (5,), in the order u, g, r, i, z.
+
+    Attributes
+    ----------
+    run, camcol, field, file : int, int, int, str
+        The field, -1 where the file does not state it, and the name of the file.
+
+    kl : dict of str to tuple
+        Eigen-images ``rrows`` (n, 51, 51) of the PSF, and polynomials ``coeff`` of
+        their coefficients, by band. A band without eigen-images is not in it.
+
+    sky : float `~numpy.ndarray`
+        Sky, counts per pixel; not reliable in crowded fields.
+
+    gain, dark_variance : float `~numpy.ndarray`
+        Electrons per count, and variance of a pixel without light, counts squared.
+
+    psf_width : float `~numpy.ndarray`
+        Effective FWHM of the PSF at the field's centre, arcsec.
+
+    psf_sigma1, psf_sigma2, psf_b, psf_p0, psf_beta, psf_sigmap : `~numpy.ndarray`
+        The analytic PSF (two Gaussians and a power law), lengths in pixels.
+
+    status : int `~numpy.ndarray`
+        Status of the PSF by band, 0 = all right; ``psp_status`` is the worst of them.
+
+    is_default : bool `~numpy.ndarray`
+        Where the analytic parameters are placeholders instead of a fit.
+    """
+
+    def __repr__(self):
+        widths = ' '.join(
+            f'{band} {width:.2f}"'
+            for band, width in zip(BANDS, self.psf_width, strict=True)
         )
-        raise ValueError(msg)
-    rows = np.concatenate(parts)
-    return FieldPrior(FieldTable(rows[:, :8], *rows[:, 8:].T), ellipticity)
+        return f'<{self._title}, FWHM {widths}>'
+
+    def basis(self, band):
+        """
+        Return the decomposition of one band.
+
+        Parameters
+        ----------
+        band : {'u', 'g', 'r', 'i', 'z'} or int
+            Band; one without a PSF is a `ValueError`.
+
+        Returns
+        -------
+        basis : tuple
+            Eigen-images ``rrows`` and coefficients ``coeff``, as in ``kl``.
+        """
+        index = band_index(band)
+        if BANDS[index] not in self.kl:
+            msg = (
+                f'{self.file!r} has no PSF in band {BANDS[index]!r} (status '
+                f'{self.status[index]}); it has {", ".join(self.kl) or "none"}.'
+            )
+            raise ValueError(msg)
+        return self.kl[BANDS[index]]
+
+    @classmethod
+    def read(cls, psfield):
+        """
+        Read an SDSS ``psField`` file.
+
+        Parameters
+        ----------
+        psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+            The file, plain or compressed.
+
+        Returns
+        -------
+        psfield : `PsField`
+            The PSF and the image parameters of the field in five bands.
+
+        Raises
+        ------
+        OSError, ValueError
+            If the file is absent, damaged, or no SDSS ``psField`` file.
+        """
+        names = ('sky', *_CCD_COLUMNS, *PSF_COLUMNS)
+        needed = (*names, 'status', 'psp_status', 'field')
+        with open_fits(psfield, 'psfield') as hdus:
+            record = read_table(hdus, 6, needed, psfield, 'psfield', 'psField')[0]
+            values = {
+                name: np.array(record[name], dtype=float).reshape(5) for name in names
+            }
+            bases = {
+                band: _read_basis(hdu.data, psfield, band)
+                for band, hdu in zip(BANDS, hdus[1:6], strict=True)
+            }
+            return cls(
+                **field_numbers(hdus[0].header, psfield, field=int(record['field'])),
+                **values,
+                kl={band: basis for band, basis in bases.items() if basis is not None},
+                status=np.array(record['status'], dtype=int),
+                psp_status=int(record['psp_status']),
+                is_default=default_psf_parameters(values),
+                file=file_name(psfield),
+            )
 
 
-def _good_fields(fields, index, band):
-    """Rows (n, 11) of a `FieldTable` of the good fields of one file."""
-    if fields.gain.ndim != 2 or fields.gain.shape[1] <= index:
-        n = 1 if fields.gain.ndim == 1 else fields.gain.shape[1]
-        msg = f'band {band!r} is not in {fields.file!r}, which holds {n} band(s)'
-        raise ValueError(msg)
-    psf = [getattr(fields, name)[:, index] for name in PSF_COLUMNS]
-    sky, gain, scale, dark = (
-        getattr(fields, name)[:, index]
-        for name in ('sky', 'gain', 'nmgy_per_count', 'dark_variance')
-    )
-    with np.errstate(divide='ignore', invalid='ignore'):
-        good = ~fields.is_default[:, index]
-        good &= (sky > 0) & (gain > 0) & (scale > 0) & (dark >= 0)
-        good &= (psf[1] > psf[0]) & (psf[5] > 2)
-        good &= (psf[0] > _CORE_RANGE[0]) & (psf[0] < _CORE_RANGE[1])
-        rows = np.stack(
-            [*psf, 0 * sky, 0 * sky, sky * gain, gain / scale, np.sqrt(dark) * gain],
-            -1,
+def _read_basis(table, source, band):
+    """Read one band's eigen-images and coefficients, or return `None`."""
+    if table is None or len(table) == 0:
+        return None
+    try:
+        sizes = zip(table['RROWS'], table['RNROW'], table['RNCOL'], strict=True)
+        images = np.array(
+            [np.asarray(row, dtype=float).reshape(n, m) for row, n, m in sizes]
         )
-    return rows[good & np.isfinite(rows).all(-1)]
+        # The file stores a 5 x 5 block, of which the leading part is used.
+        blocks = zip(table['c'], table['nrow_b'], table['ncol_b'], strict=True)
+        coeff = [
+            np.array(block, dtype=float).reshape(5, 5)[: int(n), : int(m)].copy()
+            for block, n, m in blocks
+        ]
+    except (KeyError, ValueError) as error:
+        raise wrong_type(
+            source, 'psfield', 'a sound SDSS psField file', f'band {band}: {error}'
+        ) from error
+    if not images.any() or not np.isfinite(images).all():
+        return None
+    return _KLBasis(images, coeff)

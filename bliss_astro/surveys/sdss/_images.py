@@ -3,18 +3,12 @@
 Images of SDSS: calibrated frames (DR8 on) and corrected frames (to DR7).
 """
 
-import dataclasses
-
 import numpy as np
-from astropy.io import fits
-from astropy.wcs import WCS
 
 from bliss_astro._fits import card_number, file_name, header_wcs, open_fits, wrong_type
 from bliss_astro._warnings import warn
 
-from ._camera import BANDS, field_numbers, name_band
-
-__all__ = []
+from ._camera import BANDS, Record, field_numbers, name_band
 
 # Seconds for which the sky crosses a CCD.
 _EXPOSURE_TIME = 53.907456
@@ -23,28 +17,14 @@ _EXPOSURE_TIME = 53.907456
 _FRAME_LAG = {'r': 0, 'i': 2, 'u': 4, 'z': 6, 'g': 8}
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class _Image:
+class _Image(Record):
     """Image with its field, band, header and WCS."""
-
-    data: np.ndarray
-    run: int
-    camcol: int
-    field: int
-    band: str
-    header: fits.Header
-    wcs: WCS
-    file: str
 
     def __repr__(self):
         ny, nx = self.data.shape
-        return (
-            f'<{type(self).__name__} {self.run}-{self.camcol}-{self.field} '
-            f'{self.band}, {ny} x {nx} px>'
-        )
+        return f'<{self._title} {self.band}, {ny} x {nx} px>'
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Frame(_Image):
     """
     An SDSS ``frame``: calibrated, with its sky taken off.
@@ -81,11 +61,6 @@ class Frame(_Image):
     sky_y : float `~numpy.ndarray`, shape (ny,)
         Row of the grid at each row of the image.
     """
-
-    calibration: np.ndarray
-    sky_grid: np.ndarray
-    sky_x: np.ndarray
-    sky_y: np.ndarray
 
     def sky(self):
         """
@@ -137,32 +112,27 @@ class Frame(_Image):
         """
         with open_fits(frame, 'frame') as hdus:
             if not looks_like_frame(hdus):
-                raise wrong_type(
-                    frame,
-                    'frame',
-                    'an SDSS frame file',
-                    'it needs an image, a calibration vector and a table with ALLSKY',
-                )
-            data = _native(hdus[0].data)
+                found = 'it needs an image, a vector of calibration, a table of ALLSKY'
+                raise wrong_type(frame, 'frame', 'an SDSS frame file', found)
+            data = np.array(hdus[0].data, dtype=np.float32)
             ny, nx = data.shape
-            calibration = _native(hdus[1].data, dtype=np.float64)
+            calibration = np.array(hdus[1].data, dtype=np.float64)
             table = hdus[2].data
-            sky_grid = _native(table['ALLSKY'][0])
-            sky_x = _native(np.ravel(table['XINTERP'][0]), dtype=np.float64)
-            sky_y = _native(np.ravel(table['YINTERP'][0]), dtype=np.float64)
+            sky_grid = np.array(table['ALLSKY'][0], dtype=np.float32)
+            sky_x, sky_y = (
+                np.array(table[f'{axis}INTERP'][0], dtype=np.float64).ravel()
+                for axis in 'XY'
+            )
             if calibration.size < nx or sky_x.size < nx or sky_y.size < ny:
-                raise wrong_type(
-                    frame,
-                    'frame',
-                    'a whole SDSS frame file',
+                found = (
                     f'the image has shape {data.shape}, the calibration vector '
                     f'{calibration.shape}, the sky coordinates {sky_y.shape} and '
-                    f'{sky_x.shape}',
+                    f'{sky_x.shape}'
                 )
+                raise wrong_type(frame, 'frame', 'a whole SDSS frame file', found)
             if not (np.isfinite(calibration) & (calibration > 0)).any():
-                raise wrong_type(
-                    frame, 'frame', 'calibrated', 'no value of HDU 1 is positive'
-                )
+                found = 'no value of HDU 1 is positive'
+                raise wrong_type(frame, 'frame', 'calibrated', found)
             # A cut-out keeps the vectors of the whole frame, from its origin on.
             return cls(
                 **_common(hdus, data, frame, 'frame'),
@@ -173,7 +143,6 @@ class Frame(_Image):
             )
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CorrectedFrame(_Image):
     """
     An SDSS ``fpC`` file: flat-fielded counts, with the sky still in them.
@@ -211,11 +180,6 @@ class CorrectedFrame(_Image):
         Counts of a star of magnitude 20, by the header.
     """
 
-    exposure_time: float
-    soft_bias: float
-    sky_level: float | None
-    flux20: float | None
-
     @classmethod
     def read(cls, fpc):
         """
@@ -245,48 +209,37 @@ class CorrectedFrame(_Image):
         see `TsField.nmgy_per_count`; the header's ``FLUX20`` is a substitute.
         """
         with open_fits(fpc, 'fpc') as hdus:
-            if not looks_like_fpc(hdus):
-                raise wrong_type(
-                    fpc,
-                    'fpc',
-                    'an SDSS fpC file',
-                    'it needs an image in counts with SOFTBIAS in its header',
-                )
             header = hdus[0].header
             soft_bias = card_number(header, 'SOFTBIAS')
-            if soft_bias is None:
-                raise wrong_type(
-                    fpc, 'fpc', 'an SDSS fpC file', 'its SOFTBIAS is no number'
-                )
-            data = _native(hdus[0].data, dtype=np.float32) - np.float32(soft_bias)
+            if soft_bias is None or not looks_like_fpc(hdus):
+                found = 'it needs an image in counts with a SOFTBIAS in its header'
+                raise wrong_type(fpc, 'fpc', 'an SDSS fpC file', found)
+            data = np.array(hdus[0].data, dtype=np.float32) - np.float32(soft_bias)
+            # Placeholders are -9999.
+            numbers = (card_number(header, name, -1.0) for name in ('SKY', 'FLUX20'))
+            sky_level, flux20 = (n if n > 0 else None for n in numbers)
             return cls(
                 **_common(hdus, data, fpc, 'fpc'),
                 exposure_time=card_number(header, 'EXPTIME', _EXPOSURE_TIME),
                 soft_bias=soft_bias,
-                sky_level=_positive(header.get('SKY')),
-                flux20=_positive(header.get('FLUX20')),
+                sky_level=sky_level,
+                flux20=flux20,
             )
 
 
 def read_image(frame):
     """Read a `Frame` or a `CorrectedFrame`, recognised by its content."""
     with open_fits(frame, 'frame') as hdus:
-        for kind, is_it in (
-            (Frame, looks_like_frame),
-            (CorrectedFrame, looks_like_fpc),
-        ):
-            if is_it(hdus):
-                return dataclasses.replace(kind.read(hdus), file=file_name(frame))
-    raise wrong_type(
-        frame,
-        'frame',
-        'an SDSS frame or fpC file',
-        'it has neither the HDUs of the one nor the SOFTBIAS of the other',
-    )
+        kind = CorrectedFrame if looks_like_fpc(hdus) else None
+        kind = Frame if looks_like_frame(hdus) else kind
+        if kind is not None:
+            return kind.read(hdus).replace(file=file_name(frame))
+    found = 'it has neither the HDUs of the one nor the SOFTBIAS of the other'
+    raise wrong_type(frame, 'frame', 'an SDSS frame or fpC file', found)
 
 
 def looks_like_frame(hdus):
-    """Tell whether the HDUs are those of a ``frame``."""
+    """Whether HDUs are those of a ``frame``."""
     if len(hdus) < 3 or not _is_image(hdus[0]):
         return False
     vector = hdus[1].data
@@ -298,7 +251,7 @@ def looks_like_frame(hdus):
 
 
 def looks_like_fpc(hdus):
-    """Tell whether the HDUs are those of an ``fpC`` file."""
+    """Whether the HDUs are those of an ``fpC`` file."""
     if not _is_image(hdus[0]) or looks_like_frame(hdus):
         return False
     header = hdus[0].header
@@ -307,7 +260,7 @@ def looks_like_fpc(hdus):
 
 
 def _is_image(hdu):
-    """Tell whether an HDU holds a two-dimensional image."""
+    """Whether an HDU holds a two-dimensional image."""
     return hdu.is_image and hdu.data is not None and hdu.data.ndim == 2
 
 
@@ -349,15 +302,3 @@ def _interpolate_rows(grid, places):
     upper = np.minimum(lower + 1, grid.shape[0] - 1)
     weight = (places - lower).astype(grid.dtype)[:, np.newaxis]
     return grid[lower] * (1 - weight) + grid[upper] * weight
-
-
-def _native(array, *, dtype=np.float32):
-    """Copy an array of a FITS file to the machine's byte order."""
-    return np.array(array, dtype=dtype)
-
-
-def _positive(value):
-    """Return a header's value, or `None` for SDSS's placeholders (-9999)."""
-    if isinstance(value, (int, float)) and value > 0:
-        return float(value)
-    return None

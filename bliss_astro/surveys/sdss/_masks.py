@@ -3,15 +3,11 @@
 Mask planes of SDSS (``fpM`` files).
 """
 
-import dataclasses
-
 import numpy as np
 
 from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
 
-from ._camera import field_numbers
-
-__all__ = ['BAD_PLANES', 'FieldMask']
+from ._camera import Record, field_numbers
 
 BAD_PLANES = ('INTERP', 'SATUR', 'CR', 'GHOST')
 """
@@ -28,8 +24,7 @@ it found something (``OBJECT``, ``BRIGHTOBJECT``, ``BINOBJECT``, ``CATOBJECT``,
 _PREFIX = 'S_MASK_'
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class FieldMask:
+class FieldMask(Record):
     """
     The mask planes of one field and band.
 
@@ -49,20 +44,10 @@ class FieldMask:
         The name of the file.
     """
 
-    shape: tuple
-    spans: dict
-    run: int
-    camcol: int
-    field: int
-    file: str
-
     def __repr__(self):
         ny, nx = self.shape
         planes = ', '.join(name for name, spans in self.spans.items() if len(spans))
-        return (
-            f'<FieldMask {self.run}-{self.camcol}-{self.field}, {ny} x {nx} px: '
-            f'{planes or "empty"}>'
-        )
+        return f'<{self._title}, {ny} x {nx} px: {planes or "empty"}>'
 
     @property
     def names(self):
@@ -116,10 +101,9 @@ class FieldMask:
                 f'{", ".join(self.names)}.'
             )
             raise ValueError(msg)
-        spans = [self.spans[name] for name in names]
-        return _rasterise(
-            np.concatenate(spans) if spans else np.empty((0, 3), dtype=int), self.shape
-        )
+        none = np.empty((0, 3), dtype=int)
+        spans = np.concatenate([none, *(self.spans[name] for name in names)])
+        return _rasterise(spans, self.shape)
 
     @classmethod
     def read(cls, fpm):
@@ -149,20 +133,16 @@ class FieldMask:
             names = _plane_names(hdus)
             shape = [card_number(header, key) for key in ('MASKROWS', 'MASKCOLS')]
             if not names or None in shape:
-                raise wrong_type(
-                    fpm,
-                    'fpm',
-                    'an SDSS fpM file',
-                    'it needs MASKROWS, MASKCOLS and a last HDU that names the planes',
-                )
+                found = 'it needs MASKROWS, MASKCOLS and a last HDU that names planes'
+                raise wrong_type(fpm, 'fpm', 'an SDSS fpM file', found)
             spans = {}
             for name, number in names.items():
                 try:
                     spans[name] = _read_spans(hdus[number + 1].data)
                 except (IndexError, KeyError, ValueError) as error:
-                    raise wrong_type(
-                        fpm, 'fpm', 'a sound SDSS fpM file', f'plane {name}: {error}'
-                    ) from error
+                    found = f'plane {name}: {error}'
+                    sound = 'a sound SDSS fpM file'
+                    raise wrong_type(fpm, 'fpm', sound, found) from error
             return cls(
                 shape=tuple(int(length) for length in shape),
                 spans=spans,
@@ -177,10 +157,8 @@ def _plane_names(hdus):
     if columns is None or not {'attributeName', 'Value'} <= set(columns.names):
         return {}
     table = hdus[-1].data
-    names = {
-        str(name).strip(): int(value)
-        for name, value in zip(table['attributeName'], table['Value'], strict=True)
-    }
+    names = zip(table['attributeName'], table['Value'], strict=True)
+    names = {str(name).strip(): int(value) for name, value in names}
     return {
         name.removeprefix(_PREFIX): value
         for name, value in names.items()
@@ -213,15 +191,8 @@ def _read_spans(table):
 
 def _rasterise(spans, shape):
     """Paint spans on a boolean image; what lies outside it is left out."""
-    ny, nx = shape
-    row, first, last = spans.T
-    inside = (row >= 0) & (row < ny) & (last >= 0) & (first < nx) & (first <= last)
-    row = row[inside]
-    first = np.maximum(first[inside], 0)
-    last = np.minimum(last[inside], nx - 1)
-    # +1 where a span begins and -1 after its end; their running sum counts
-    # the spans that cover a pixel.
-    steps = np.zeros((ny, nx + 1), dtype=np.int32)
-    np.add.at(steps, (row, first), 1)
-    np.add.at(steps, (row, last + 1), -1)
-    return np.cumsum(steps, axis=1)[:, :nx] > 0
+    image = np.zeros(shape, dtype=bool)
+    inside = (spans[:, 0] >= 0) & (spans[:, 0] < shape[0])
+    for row, first, last in spans[inside].tolist():
+        image[row, max(first, 0) : max(last + 1, 0)] = True
+    return image

@@ -24,9 +24,7 @@ from bliss_astro.psf._varying import ShapeSplines
 from bliss_astro.psf._wing_prior import PRIOR_MEAN, to_theta
 
 from ._camera import BANDS, FRAME_SHAPE
-from ._psfield import PsField
-
-__all__ = ['SDSSPSF', 'psf_model']
+from ._fields import PsField
 
 # Unit of the polynomials' argument, and SDSS's pixels, whose edges are whole.
 _KL_SCALE = 1e-3
@@ -120,19 +118,6 @@ class SDSSPSF(VaryingPSF):
         """Name the band and the place on the frame."""
         return f'<SDSSPSF(band={self.band!r}, origin={self.origin})>'
 
-    def central(self):
-        """
-        Return SDSS's own circular fit for the whole field.
-
-        Returns
-        -------
-        psf : `~bliss_astro.psf.PSFModel`
-            The model, of unit flux, at the origin.
-        """
-        return PSFModel.from_shape(
-            self._analytic, normalization_radius=self.normalization_radius
-        )
-
     @property
     def middle(self):
         """Middle (x, y) of the frame in pixels of the image."""
@@ -198,18 +183,17 @@ class SDSSPSF(VaryingPSF):
         """
         return self._kl_frame(*self._frame(x, y))
 
-    def image(self, x, y, *, wing=True):
+    def image(self, x, y):
         """
         Reconstruct an image of the PSF at a place.
+
+        The sum of eigen-images is continued beyond 10 pixels with the wing of the
+        model fitted to it, which the sum lacks.
 
         Parameters
         ----------
         x, y : float
             Position in pixels of the image.
-
-        wing : bool, optional
-            Whether to continue the sum of eigen-images beyond 10 pixels with
-            the wing of the model fitted to it, which the sum lacks.
 
         Returns
         -------
@@ -221,9 +205,6 @@ class SDSSPSF(VaryingPSF):
         side = total.shape[0]
         yy, xx = np.mgrid[:side, :side] - (side - 1) / 2
         radius = np.hypot(xx, yy)
-        if not wing:
-            inside = np.clip(self.normalization_radius + 0.5 - radius, 0, 1)
-            return total / np.sum(total * inside)
         fit, _ = self._fit_node(*self._frame(x, y))
         flux = fit.local[0, 0]
         model = flux * unit_profile(xx, yy, fit.shape, self.normalization_radius)
@@ -245,8 +226,11 @@ class SDSSPSF(VaryingPSF):
 
     def _fit_frame(self, frame_x, frame_y, mean, width):
         """Fit the KL sum under a prior of theta: the fit and its residual."""
-        stamp, use = _core(self._kl_frame(frame_x, frame_y))
-        middle = (stamp.shape[2] - 1) / 2
+        image, reach = self._kl_frame(frame_x, frame_y), int(_KL_REACH)
+        cut = slice(len(image) // 2 - reach, len(image) // 2 + reach + 1)
+        stamp, middle = image[None, cut, cut], float(reach)
+        yy, xx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+        bad = (np.hypot(xx, yy) > _KL_REACH)[None]
         fit = StampFit(
             np.array(mean, float),
             np.array([[0.0, middle, middle, 0.0]]),
@@ -254,8 +238,8 @@ class SDSSPSF(VaryingPSF):
             prior_width=width,
             radius=self.normalization_radius,
         )
-        fit.local[0, 0] = peaks(stamp, ~use)[0] * integral(fit.shape, fit.radius)
-        return fit, fit_image(fit, stamp, ~use)
+        fit.local[0, 0] = peaks(stamp, bad)[0] * integral(fit.shape, fit.radius)
+        return fit, fit_image(fit, stamp, bad)
 
     def _kl_frame(self, frame_x, frame_y):
         """Sum the eigen-images at a place of the frame."""
@@ -275,14 +259,13 @@ class SDSSPSF(VaryingPSF):
     def _frame(self, x, y):
         """Map places on the image to the nearest ones on the frame."""
         mapped = []
-        for name, value, origin, size in zip(
-            'xy', (x, y), self.origin, FRAME_SHAPE[::-1], strict=True
-        ):
+        for name, value, k in (('x', x, 0), ('y', y, 1)):
             value = np.asarray(value, float)
             if not np.all(np.isfinite(value)):
                 msg = f'{name} must be finite, got {value}'
                 raise ValueError(msg)
-            mapped.append(np.clip(value + origin, 0, size - 1))
+            last = FRAME_SHAPE[1 - k] - 1
+            mapped.append(np.clip(value + self.origin[k], 0, last))
         return mapped
 
 
@@ -296,41 +279,28 @@ def _read(psfield, band):
     return psfield
 
 
-def _core(image):
-    """Cut out what of a KL sum is fitted: a stamp (1, n, n) and which pixels."""
-    middle, reach = image.shape[0] // 2, int(_KL_REACH)
-    cut = slice(middle - reach, middle + reach + 1)
-    stamp = image[cut, cut]
-    yy, xx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    return stamp[None], (np.hypot(xx, yy) <= _KL_REACH)[None]
-
-
 def analytic_shape(psfield, band):
     """Read psField's own fit; returns its shape and whether its wing is a real one."""
     psfield = _read(psfield, band)
-    k = BANDS.index(band)
-    shape = np.zeros(8)
-    for j, name in enumerate(SHAPE_NAMES[:6]):
-        shape[j] = np.asarray(getattr(psfield, f'psf_{name}'), float)[k]
-    s1, s2, b, sp, p0, beta = shape[:6]
-    values = ', '.join(
-        f'{name}={value:g}' for name, value in zip(SHAPE_NAMES, shape[:6], strict=False)
-    )
+    k, names = BANDS.index(band), SHAPE_NAMES[:6]
+    numbers = [np.asarray(getattr(psfield, f'psf_{name}'), float)[k] for name in names]
+    shape = np.array([*numbers, 0.0, 0.0])
+    s1, s2, b, sp, p0, beta = numbers
+    values = ', '.join(map('{}={:g}'.format, names, numbers))
     good = np.all(np.isfinite(shape)) and min(s1, s2, sp, beta) > 0 and min(b, p0) >= 0
     if not good:
         msg = f'psfield has no usable PSF in band {band}: {values}'
         raise ValueError(msg)
-    trouble = []
-    if beta == _DEFAULT_BETA or p0 <= _DEFAULT_P0:
-        trouble.append('its power-law wing was not fitted')
-    if beta >= _LARGEST_BETA:
-        trouble.append('the slope of its wing ran into its limit')
-    if b > 1:
-        trouble.append('its second Gaussian is higher than its first')
+    faults = {
+        'its power-law wing was not fitted': beta == _DEFAULT_BETA or p0 <= _DEFAULT_P0,
+        'the slope of its wing ran into its limit': beta >= _LARGEST_BETA,
+        'its second Gaussian is higher than its first': b > 1,
+    }
+    trouble = ' and '.join(fault for fault, found in faults.items() if found)
     if trouble:
         msg = (
             f'the PSF of band {band} in psfield holds default or runaway values, as '
-            f'{" and ".join(trouble)} ({values})'
+            f'{trouble} ({values})'
         )
         warn(msg, OutOfDomainWarning)
     return shape, not trouble
@@ -344,9 +314,7 @@ def _eigen_images(psfield, band):
         msg = f'psfield has no eigen-images in band {band}, got shape {images.shape}'
         raise ValueError(msg)
     if not all(np.isfinite(each).all() for each in (images, *record.coeff)):
-        msg = (
-            f'psfield has eigen-images or coefficients that are not finite, band {band}'
-        )
+        msg = f'psfield has eigen-images that are not finite in band {band}'
         raise ValueError(msg)
     return images, record.coeff
 
