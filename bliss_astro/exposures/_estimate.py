@@ -63,15 +63,16 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
     if error is not None:
         exposure = _mask_without_error(exposure, error)
     exposure = mask_exact_areas(exposure, estimated)
-    estimator = _Estimator(given, estimated, error, cards, weight)
-    exposure, noise = estimator.sky_and_noise(exposure)
+    image = _Image(exposure, given, estimated, error, cards, weight)
+    image.estimate_sky_and_noise()
     if 'background' not in given:
-        exposure, noise = estimator.without_dark(exposure, noise)
-    if 'bkg_error' not in given and _step(exposure):
-        warn_of_rounding(exposure)
-    exposure = estimator.gain(exposure)
+        image.mask_dark()
+    if 'bkg_error' not in given and _step(image.exposure):
+        warn_of_rounding(image.exposure)
+    image.estimate_gain()
     if 'noise_correlation' not in given:
-        exposure = _with_correlation(exposure, estimated, noise)
+        image.estimate_correlation()
+    exposure = image.exposure
     if 'background' in given or 'background_error' in given:
         return exposure
     return exposure.replace(background_error=estimate_background_error(exposure))
@@ -89,102 +90,117 @@ def _noise(exposure, scale=1.0, mask=False):
     return noise_of_residual(residual, exposure.mask | mask, quantum=quantum)
 
 
-class _Estimator:
-    """Estimates for exposures of one image by what is given of it."""
+class _Image:
+    """An image whose exposure is completed by what is given of it."""
 
-    def __init__(self, given, estimated, error, cards, weight):
+    def __init__(self, exposure, given, estimated, error, cards, weight):
+        self.exposure, self._noise = exposure, None
         self._given, self._estimated = given, estimated
         self._error, self._cards, self._weight = error, cards, weight
 
-    def sky_and_noise(self, exposure):
-        """Set background and noise; return the noise too where it was measured."""
+    def _set(self, how=None, **changes):
+        """Change the exposure, and note how a number was estimated."""
+        self.exposure = self.exposure.replace(**changes)
+        if how is not None:
+            self._estimated[next(iter(changes))] = how
+
+    def estimate_sky_and_noise(self):
+        """Set background and noise, and keep the noise where it was measured."""
         # An exposure's own numbers have no units, and so have those put in here.
-        given, estimated, noise = self._given, self._estimated, None
+        given, exposure, self._noise = self._given, self.exposure, None
         if 'background' not in given:
             stated = 'noise_correlation' in given
-            background, noise = measure_sky(
+            background, self._noise = measure_sky(
                 exposure.data,
                 exposure.mask,
                 quantum=_step(exposure),
                 correlation=exposure.noise_correlation if stated else None,
             )
-            exposure = exposure.replace(background=background)
-            estimated['background'] = 'photutils Background2D'
-        if self._error is not None:
-            bkg_error = self._without_sources(exposure, self._error)
-        elif self._weight is not None:
-            bkg_error, how = _weight_noise(self._weight, exposure)
-            estimated['bkg_error'] = how
-            mask = exposure.mask | ~np.isfinite(bkg_error)
-            return exposure.replace(bkg_error=bkg_error, mask=mask), None
-        elif 'bkg_error' not in given:
-            noise = noise or _noise(exposure)
+            self._set('photutils Background2D', background=background)
+        exposure, noise = self.exposure, self._noise
+        if self._error is None and self._weight is None and 'bkg_error' not in given:
+            noise = self._noise = noise or _noise(exposure)
             # One absurd pixel says nothing about how precisely the others are stated.
             level = float(np.median(np.abs(exposure.data[~exposure.mask])))
             if noise.sigma <= _ROUNDING_ERRORS * np.spacing(level):
                 raise ValueError(NO_NOISE)
-            estimated['bkg_error'] = 'scatter of empty sky'
-            return exposure.replace(bkg_error=noise.sigma), noise
+            self._set('scatter of empty sky', bkg_error=noise.sigma)
+            return
+        self._noise = None
+        if self._error is not None:
+            self._set(bkg_error=self._without_sources(self._error))
+        elif self._weight is not None:
+            bkg_error, how = _weight_noise(self._weight, exposure)
+            mask = exposure.mask | ~np.isfinite(bkg_error)
+            self._set(how, bkg_error=bkg_error, mask=mask)
         elif np.ndim(exposure.bkg_error) and _is_total(exposure):
             warn(
                 'bkg_error grows with the light of sources, as a total error does: the '
                 'noise of the sky in it is used; give that, or a total error as the '
                 'uncertainty of an NDData.'
             )
-            bkg_error = self._without_sources(exposure, exposure.bkg_error)
-            estimated.setdefault('bkg_error', 'bkg_error less the photons of sources')
-        else:
-            return exposure, None
-        return exposure.replace(bkg_error=bkg_error), None
+            self._set(bkg_error=self._without_sources(exposure.bkg_error))
+            how = 'bkg_error less the photons of sources'
+            self._estimated.setdefault('bkg_error', how)
 
-    def without_dark(self, exposure, noise):
+    def mask_dark(self):
         """Mask areas far below the sky, unless it has steps and they are sky."""
-        dark = find_dark(exposure)
+        dark, before, noise = find_dark(self.exposure), self.exposure, self._noise
         if dark is not None:
-            masked = exposure.replace(mask=exposure.mask | dark)
-            masked, masked_noise = self.sky_and_noise(masked)
+            self._set(mask=before.mask | dark)
+            self.estimate_sky_and_noise()
             # Without overscan the rest is even; of two halves of a detector it is not.
-            if not has_steps(masked, _step(masked)):
-                warn_of_dark(exposure, dark, self._estimated)
-                return masked, masked_noise
-        if has_steps(exposure, _step(exposure)):
+            if not has_steps(self.exposure, _step(self.exposure)):
+                warn_of_dark(before, dark, self._estimated)
+                return
+            self.exposure, self._noise = before, noise
+        if has_steps(before, _step(before)):
             warn_of_steps()
-        return exposure, noise
 
-    def gain(self, exposure):
+    def estimate_gain(self):
         """Check a header's gain by the noise of the sky; estimate one not known."""
+        exposure = self.exposure
         if 'effective_gain' in self._given:
             why = self._gain_is_of_header() and _gain_failure(exposure)
             if not why:
-                return exposure
+                return
             self._refuse_gain(why)
         noise = float(np.median(exposure.bkg_error))
         level = float(np.median(exposure.background))
-        if exposure.unit == u.electron:
-            gain, how = 1.0, 'data are in electrons'
-        elif level > _SKY_LEFT_SIGMA * noise:
+        gain, how = 1.0, 'data are in electrons'
+        if exposure.unit != u.electron:
             gain = level / noise**2
             how = 'background over its variance (photon noise)'
-        else:
-            gain = _ASSUMED_NOISE / noise
-            how = f'assumed: sky noise of {_ASSUMED_NOISE:g} electrons'
-        self._estimated['effective_gain'] = how
-        return exposure.replace(effective_gain=gain)
+            if level <= _SKY_LEFT_SIGMA * noise:
+                gain = _ASSUMED_NOISE / noise
+                how = f'assumed: sky noise of {_ASSUMED_NOISE:g} electrons'
+        self._set(how, effective_gain=gain)
 
-    def _without_sources(self, exposure, error):
+    def estimate_correlation(self):
+        """Set the correlation of neighbours, measured in empty sky."""
+        try:
+            noise = self._noise or _noise(self.exposure, self.exposure.bkg_error)
+            x, y = noise.significant_correlation
+        except ValueError:
+            # An image without any noise, whose noise was stated.
+            x, y = 0.0, 0.0
+        how = f'of empty sky, {x:.2f} in x and {y:.2f} in y'
+        self._set(how, noise_correlation=(x, y))
+
+    def _without_sources(self, error):
         """Noise of the sky of a total error."""
-        data, background, good = exposure.data, exposure.background, ~exposure.mask
+        exposure, good = self.exposure, ~self.exposure.mask
         if 'effective_gain' in self._given:
-            gain = exposure.effective_gain
+            sky, gain = exposure.background, exposure.effective_gain
             try:
-                return sky_noise(data, error, gain, background=background, good=good)
+                return sky_noise(exposure.data, error, gain, background=sky, good=good)
             except ValueError:
                 if not self._gain_is_of_header():
                     raise
                 self._refuse_gain('sources have more noise than uncertainty')
         # Without a gain the sources' share of a total error cannot be taken
         # out pixel by pixel; the fainter half of the pixels has next to none.
-        signal = data - background
+        signal = exposure.data - exposure.background
         self._estimated['bkg_error'] = 'median of the uncertainty of the fainter half'
         return float(np.median(error[good & (signal <= np.median(signal[good]))]))
 
@@ -212,19 +228,6 @@ def _gain_failure(exposure):
         # Of an image whose unit was changed; counted photons are whole numbers.
         return f'with it the noise of the sky is {noise * gain:.2g} electrons'
     return None
-
-
-def _with_correlation(exposure, estimated, noise):
-    """Set the correlation of neighbours, measured in empty sky."""
-    try:
-        noise = noise or _noise(exposure, exposure.bkg_error)
-        correlation = noise.significant_correlation
-    except ValueError:
-        # An image without any noise, whose noise was stated.
-        correlation = (0.0, 0.0)
-    x, y = correlation
-    estimated['noise_correlation'] = f'of empty sky, {x:.2f} in x and {y:.2f} in y'
-    return exposure.replace(noise_correlation=correlation)
 
 
 def _is_total(exposure):

@@ -186,10 +186,10 @@ def find_plane(hdus, extension, *, parameter='path'):
             raise ValueError(msg)
         if parameter == 'data':
             _name_others(hdus, hdus.index(hdu), name)
-    elif _has(hdus, extension):
-        hdu = hdus[extension]
-    else:
+    elif not _has(hdus, extension):
         raise ValueError(_absent(hdus, parameter, f'extension {extension}'))
+    else:
+        hdu = hdus[extension]
     data = _plane_of(hdu)
     if data is None:
         msg = (
@@ -218,21 +218,16 @@ def _absent(hdus, parameter, wanted):
 def _name_others(hdus, number, name):
     """Warn of images after the first that are not known to go with it."""
     # By their headers: the pixels of a whole camera need not be read for this.
-    others = [
-        k
-        for k, hdu in enumerate(hdus)
-        if k > number
-        and hdu.is_image
+    n_others = sum(
+        hdu.is_image
         and sum(length > 1 for length in hdu.shape) == 2
         and not _AUXILIARY.match(hdu.name)
-    ]
-    if others:
-        more = f'{len(others)} more extensions hold one'
-        if len(others) == 1:
-            more = f'extension {others[0]} holds one too'
+        for hdu in hdus[number + 1 :]
+    )
+    if n_others:
         warn(
-            f'data: extension {number} of {name!r} was taken, the first image; {more}: '
-            'name it by extension, or as file.fits[EXT]'
+            f'data: extension {number} of {name!r} was taken, the first of '
+            f'{n_others + 1} images: name one by extension, or as file.fits[EXT]'
         )
 
 

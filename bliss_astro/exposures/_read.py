@@ -139,7 +139,7 @@ def open_exposure(
         # Others first: what is left is FITS, or refused by its reader.
         names = registry.identify_format('read', cls, location.path, None, [path], {})
         file_format = next((name for name in names if name != 'fits'), None)
-    if file_format not in (None, *_FITS_FORMATS):
+    if file_format not in (None, 'fits', *_FITS_FORMATS):
         if extension is not None:
             given['extension'] = extension
         return registry.read(cls, path, format=file_format, **given), file_format
@@ -151,7 +151,7 @@ def _read_hdus(hdus, location, file_format, given):
     """Read a FITS file: one that states everything itself, or any image."""
     if file_format is None and location.extension is None:
         names = (name for name, (_, is_it) in _FITS_FORMATS.items() if is_it(hdus))
-        file_format = next(names)
+        file_format = next(names, 'fits')
     if file_format in (None, 'fits'):
         estimated = {}
         exposure = exposure_of_hdus(hdus, location, given, estimated)
@@ -194,20 +194,20 @@ def register_fits_format(name, reader, identifier):
     The reader makes one of an open `~astropy.io.fits.HDUList` and the dictionary of
     what the user states of it; the identifier recognises an open HDU list.
     """
-    # Any FITS file is an image, so the general format stays the last.
-    general = _FITS_FORMATS.pop('fits', None)
     _FITS_FORMATS[name] = (reader, identifier)
-    if general is not None:
-        _FITS_FORMATS['fits'] = general
     if name != _COADD:
-        registry.register_reader(
-            name,
-            Exposure,
-            lambda path, **given: open_exposure(path, file_format=name, **given)[0],
-        )
+        _register(name)
+
+
+def _register(name):
+    registry.register_reader(
+        name,
+        Exposure,
+        lambda path, **given: open_exposure(path, file_format=name, **given)[0],
+    )
 
 
 register_fits_format(_COADD, _read_coadd, _is_coadd)
-register_fits_format('fits', None, lambda hdus: True)
+_register('fits')
 registry.register_identifier('fits', Exposure, is_fits)
 Exposure.read = registry.UnifiedReadWriteMethod(ExposureRead)

@@ -437,7 +437,7 @@ def test_the_first_of_several_images_is_named(tmp_path):
     path = tmp_path / 'mosaic.fits'
     hdus = [fits.ImageHDU(data, name=name) for name in ('CCD1', 'ERR', 'CCD2')]
     fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path)
-    with pytest.warns(AstropyUserWarning, match='extension 1 of .* extension 3 holds'):
+    with pytest.warns(AstropyUserWarning, match='extension 1 of .* first of 2 images'):
         Exposure.read(path)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
