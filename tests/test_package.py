@@ -262,4 +262,4 @@ def test_detection_loads_what_it_needs():
     done = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) <= 105
+    assert int(done.stdout) <= 85
