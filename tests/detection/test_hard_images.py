@@ -190,13 +190,13 @@ def _crowd(n, side, rng):
 
 
 def test_crowd(rng, encoder):
-    side, n = 300, 2160
+    side, n = 160, 614
     x, y, flux = _crowd(n, side, rng)
     image = _stars(x, y, flux, (side, side), rng)
     start = time.process_time()
     with pytest.warns(OutOfDomainWarning, match='density of sources'):
         catalog = detect_sources(image, encoder=encoder, **_KNOWN)
-    assert time.process_time() - start < 22
+    assert time.process_time() - start < 8
     _is_sound(catalog, image.shape)
     assert n / 4 < len(catalog) < n
     flagged = catalog['flags'] & CatalogFlag.DENSITY_OUT_OF_DOMAIN
@@ -226,7 +226,7 @@ def test_hundred_thousand_stars(rng, encoder):
 _X, _Y = np.array([[24.3, 26.8, 25.0, 26.6], [24.2, 24.9, 26.9, 26.8]])
 
 
-def _blend(n, flux, encoder, rng, *, n_images=4):
+def _blend(n, flux, encoder, rng, *, n_images=2):
     """Rows' flags and total flux, and that of draws, over the true one."""
     rows, draws = [], []
     for _ in range(n_images):
@@ -256,13 +256,13 @@ def test_more_sources_than_a_tile_holds(rng, encoder, n):
     """
     assert encoder.config.n_most < n
     _, draws = _blend(n, 2e3, encoder, rng)
-    # Four images with 5 % of noise each, and the posterior's own width.
+    # Two images with 5 % of noise each, and the posterior's own width.
     assert abs(draws.mean() - 1) < 0.15
     assert abs(draws.mean() - 1) < 2 * draws.std()
 
 
 def test_bright_blend_keeps_its_light_in_rows(rng, encoder):
-    rows, _ = _blend(4, 2e4, encoder, rng, n_images=3)
+    rows, _ = _blend(4, 2e4, encoder, rng)
     assert abs(np.median(rows) - 1) < 0.1
 
 
