@@ -254,7 +254,9 @@ def test_images_of_every_kind(tmp_path):
     fits.writeto(path, np.asarray(exposure.data))
     whole = Cutout2D(exposure.data, (99.5, 99.5), 200)
     expected = estimate_psf(np.asarray(exposure.data)).psf.fwhm
-    for image in (path, str(path), fits.ImageHDU(exposure.data), whole):
+    # The sky and noise of an image alone are those of an exposure read from it.
+    read = Exposure.read(path)
+    for image in (path, str(path), read, fits.ImageHDU(exposure.data), whole):
         assert estimate_psf(image).psf.fwhm == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match=r'must .* 2D|two-dim'):
         estimate_psf([1.0, 2.0])

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from astropy.utils.exceptions import AstropyDeprecationWarning
 from numpy.testing import assert_allclose
 from scipy import special
 
@@ -265,3 +266,17 @@ def test_what_the_grid_does_not_hold():
 def test_bad_accuracy(name, value):
     with pytest.raises(ValueError, match=f'{name} must'):
         RenderingAccuracy(**{name: value})
+
+
+def test_order_of_arguments_of_old_names():
+    """
+    The renderers of galaxies alone took the galaxies before the shape.
+    """
+    from bliss_astro import rendering
+
+    with pytest.warns(AstropyDeprecationWarning, match='TorchGalaxyRenderer'):
+        old = rendering.TorchGalaxyRenderer()
+    source = gaussian_psf(), [4], [4], [1]
+    galaxy = [PROFILES['disk']]
+    image = TorchRenderer().render(*source, (9, 9), galaxy=galaxy)
+    assert_allclose(old.render(*source, galaxy, (9, 9)), image)
