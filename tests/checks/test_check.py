@@ -126,11 +126,11 @@ def kinds(check):
 # -- calibration ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('correlation', [(0.0, 0.0), (0.25, 0.25)])
+@pytest.mark.parametrize('correlation', [(0.0, 0.0), (0.4, 0.4)])
 def test_p_values_are_uniform(correlation):
     shape = (96, 96)
     rng = np.random.default_rng(11)
-    whole, cells, alarms, pulls = [], [], 0, []
+    whole, cells, alarms, pulls, scatter = [], [], 0, [], []
     for k in range(N_IMAGES):
         sources = draw_stars(rng, shape, 12)
         exposure = observe(rng, sources, shape, correlation=correlation)
@@ -138,6 +138,8 @@ def test_p_values_are_uniform(correlation):
         whole.append(check.p_value)
         cells.extend(check.cells['p_value'])
         pulls.extend(check.cells['offset'] / check.cells['offset_err'])
+        excess = check.cells['chi2'] - check.cells['chi2_expected']
+        scatter.extend(excess / check.cells['chi2_err'])
         alarms += not check.passed
     assert kstest(whole, 'uniform').pvalue > 0.01
     assert len(cells) == 16 * N_IMAGES
@@ -146,8 +148,26 @@ def test_p_values_are_uniform(correlation):
     # 3 standard errors of a standard deviation, and a little for the correlations
     # that cells' edges cut.
     assert np.std(pulls) == pytest.approx(1, abs=3 / np.sqrt(2 * len(pulls)) + 0.03)
+    # Without the correlations of squares it would be 1.32.
+    assert np.std(scatter) == pytest.approx(1, abs=3 / np.sqrt(2 * len(pulls)) + 0.03)
     # 1 % of images get a finding: 4 of 50, or 3 of 20, have one of 0.002 or less.
     assert alarms <= (3 if N_IMAGES == 50 else 2)
+
+
+def test_fits_take_nothing_off_the_noise():
+    """
+    3000 fitted numbers would lower the chi-square by that, without a second noise.
+    """
+    rng = np.random.default_rng(13)
+    excess = n_pixels = 0
+    for k in range(10):
+        sources = draw_stars(rng, (96, 96), 100, low=3e3)
+        exposure = observe(rng, sources, (96, 96))
+        check = make_catalog(sources, (96, 96)).check(exposure, n_draws=1, rng=k)
+        excess += (check.cells['chi2'] - check.cells['chi2_expected']).sum()
+        n_pixels += check.cells['n_pixels'].sum()
+    # The standard deviation is 370.
+    assert abs(excess) < 3.5 * np.sqrt(2 * n_pixels)
 
 
 def test_encoder_and_its_own_images_agree():
