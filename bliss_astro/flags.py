@@ -4,8 +4,7 @@ Flags: bits of the ``flags`` column of a catalogue and their decoder.
 """
 
 import enum
-
-import numpy as np
+import operator
 
 __all__ = ['CatalogFlag', 'decode_flags']
 
@@ -61,20 +60,21 @@ def decode_flags(value):
 
     Parameters
     ----------
-    value : int or array_like of int
-        One value of the ``flags`` column, or a whole column.
+    value : int
+        One value of the ``flags`` column. For all rows see
+        `ProbabilisticCatalog.decode_flags
+        <bliss_astro.catalog.ProbabilisticCatalog.decode_flags>`.
 
     Returns
     -------
-    names : list of str or list of list of str
+    names : list of str
         The names of the bits that are set, in lower case and from the lowest
-        bit up; for an array, one such list per element. An unknown
-        bit is called ``'bit_<value>'``.
+        bit up. An unknown bit is called ``'bit_<value>'``.
 
     Raises
     ------
     TypeError
-        If ``value`` is not an integer.
+        If ``value`` is not one integer.
 
     ValueError
         If ``value`` is negative.
@@ -84,27 +84,15 @@ def decode_flags(value):
     >>> from bliss_astro import decode_flags
     >>> decode_flags(130)
     ['near_edge', 'blended']
-    >>> decode_flags([0, 4])
-    [[], ['saturated']]
     """
-    array = np.asarray(value)
-    if array.size == 0:
-        return []
-    if array.dtype.kind not in 'iu':
-        msg = f'value must hold integers, got an array of dtype {array.dtype}'
-        raise TypeError(msg)
-    if np.any(array < 0):
-        msg = f'value must not be negative, got {array.min()}'
+    try:
+        value = operator.index(value)
+    except TypeError:
+        msg = f'value must be one integer, got {value!r:.60}'
+        raise TypeError(msg) from None
+    if value < 0:
+        msg = f'value must not be negative, got {value}'
         raise ValueError(msg)
-    if array.ndim == 0:
-        return _names(int(array))
-    return [_names(int(element)) for element in array.ravel()]
-
-
-def _names(value):
-    """
-    Name the bits of one non-negative integer.
-    """
     known = {flag.value: flag.name.lower() for flag in CatalogFlag}
     bits = (1 << place for place in range(value.bit_length()) if value >> place & 1)
     return [known.get(bit, f'bit_{bit}') for bit in bits]

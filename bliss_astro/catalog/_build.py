@@ -1,8 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Columns from plain arrays: the checks, units and order of ``from_columns``.
+Tables from plain arrays: checks, units and order of ``from_columns``.
 """
 
+import numbers
 from collections.abc import Mapping
 
 import astropy.units as u
@@ -12,22 +13,119 @@ from astropy.table import Column
 
 from ._columns import (
     COLUMNS,
+    REQUIRED_COLUMNS,
     SHAPE_NAMES,
     ab_magnitude,
-    ab_magnitude_error,
     describe_column,
+    filled,
     has_magnitude,
     make_column,
+    pixel_scale,
 )
-from ._shapes import convert_shape, pixel_scale
-
-__all__ = ['make_columns']
+from ._meta import default_meta, make_record, plain_value, restore_meta
 
 # Columns in the unit of the image, and those that from_columns derives itself.
 _FLUXES = ('flux', 'flux_err', 'flux_samples')
 _DERIVED = ('sky_centroid', 'mag', 'mag_err')
+# Columns that are 0 or numbered where they are not given.
+_OPTIONAL = ('id', 'x_y_cov', 'flags')
 # By how much sums of float32 may exceed a probability of 1.
 _ROUNDING = 1e-6
+# Units that columns may have, by the rule of their definition, and those of tables.
+_ALLOWED = {
+    None: 'plain numbers',
+    'deg': 'an angular unit',
+    'length': 'pixels or an angular unit',
+}
+
+
+def from_columns(
+    cls,
+    columns,
+    *,
+    wcs=None,
+    unit=None,
+    posterior=None,
+    meta=None,
+    image_shape=None,
+    expected_count=None,
+):
+    """
+    Make a catalogue from arrays, one element per source, in any order.
+
+    Parameters
+    ----------
+    columns : mapping of str to array_like or `~astropy.units.Quantity`
+        Must hold ``probability``, ``x_centroid``, ``y_centroid``,
+        ``x_err``, ``y_err``, ``flux`` and ``flux_err``, each 1-D of one
+        length (which may be 0). May hold ``x_y_cov`` (default 0),
+        ``flags`` (default 0) and ``id`` (default: numbered from 1,
+        brightest first), and the shapes of galaxies, see
+        :ref:`shapes`: radii as quantities in pixels or an angular unit
+        (plain numbers are pixels), which become arcsec with a ``wcs``,
+        and angles (plain numbers are degrees); NaN where unknown. Further
+        columns are appended as they are; one named ``<column>_samples`` of
+        shape (n_sources, n_samples) is taken for posterior draws of
+        that column. Fluxes are all quantities or all plain numbers,
+        the others plain numbers.
+
+    wcs : WCS object or `None`, optional
+        Celestial WCS of the image; adds ``sky_centroid``.
+
+    unit : unit-like or `None`, optional
+        Unit of the fluxes. Fluxes that are quantities are converted to
+        it. `None` takes the unit that ``columns['flux']`` has, if any.
+
+    posterior : object or `None`, optional
+        The posterior of the image.
+
+    meta : mapping or `None`, optional
+        Values to store in ``meta``, next to ``date`` and ``version``: plain
+        values, which every file format can hold. ``meta['image']`` may
+        be a mapping of further facts about the image. Prefer that for
+        lists, which stacking would concatenate elsewhere.
+
+    image_shape : tuple of int or `None`, optional
+        Shape (ny, nx) of the image.
+
+    expected_count : float or tuple of float, optional
+        Number of sources in the image that the posterior expects, or its
+        mean and standard deviation.
+
+    Returns
+    -------
+    catalog : `ProbabilisticCatalog`
+        The table, sorted by flux, brightest first.
+
+    Raises
+    ------
+    TypeError
+        If ``columns`` is no mapping, a column is not numeric or ``meta``
+        holds what no file can store.
+
+    ValueError
+        If columns are missing, are of different length or hold values
+        out of range, or if ``wcs`` is not celestial.
+    """
+    meta = dict(meta or {})
+    image = meta.pop('image', {})
+    made = make_columns(columns, wcs=wcs, unit=unit)
+    if wcs is not None and not SHAPE_NAMES.isdisjoint(made):
+        # Not every WCS can be kept, and without it arcsec are not pixels.
+        image = {'pixel_scale': pixel_scale(wcs), **image}
+    catalog = cls(made, copy=False)
+    catalog.meta.update(default_meta())
+    catalog.meta.update(restore_meta(plain_value(meta)))
+    catalog.meta['image'] = make_record(
+        len(catalog),
+        posterior=posterior,
+        wcs=wcs,
+        unit=getattr(catalog['flux'], 'unit', None),
+        image_shape=image_shape,
+        expected_count=expected_count,
+        extra=image,
+    )
+    return catalog
 
 
 def make_columns(columns, *, wcs, unit):
@@ -42,28 +140,38 @@ def make_columns(columns, *, wcs, unit):
     ):
         msg = f'wcs must be a celestial WCS of two pixel axes, got {wcs!r}'
         raise ValueError(msg)
-    values, units = dict(columns), {}
-    shapes = [name for name in columns if name in SHAPE_NAMES]
-    scale = pixel_scale(wcs) if shapes and wcs is not None else None
-    for name in shapes:
-        values[name], units[name] = convert_shape(name, columns[name], scale=scale)
-    unit, values = _convert_fluxes(values, unit)
-    units |= {name: unit for name in values if name in _FLUXES}
-    values = {name: _filled(name, column) for name, column in values.items()}
+    shaped = not SHAPE_NAMES.isdisjoint(columns)
+    scale = pixel_scale(wcs) if shaped and wcs is not None else None
+    unit = _flux_unit(columns, unit)
+    values, units = {}, {}
+    for name, column in columns.items():
+        values[name], units[name] = convert_column(name, column, unit=unit, scale=scale)
+        _check_array(name, values[name])
     lengths = {name: len(column) for name, column in values.items()}
     if len(set(lengths.values())) > 1:
         listing = ', '.join(f'{name}: {n}' for name, n in lengths.items())
         msg = f'columns must all be of one length, got {listing}'
         raise ValueError(msg)
-    for name, definition in COLUMNS.items():
-        if definition.default is not None and name not in values:
-            values[name] = np.full(lengths['flux'], definition.default)
-    _check_values(values)
+    values = {name: np.zeros(lengths['flux']) for name in _OPTIONAL[1:]} | values
+    _check_limits(values)
     # Stable, so that equal fluxes keep their order; NaN goes to the end.
     order = np.argsort(-np.asarray(values['flux'], dtype=float), kind='stable')
     values = {name: column[order] for name, column in values.items()}
     values.setdefault('id', np.arange(1, len(order) + 1))
-    return _assemble(values, units, wcs=wcs, unit=unit)
+    made = {
+        name: make_column(name, column, unit=units.get(name))
+        for name, column in values.items()
+        if name in COLUMNS
+    }
+    made |= _derive_columns(made, wcs=wcs, unit=unit)
+    made = {name: made[name] for name in COLUMNS if name in made}
+    for name in [name for name in values if name not in COLUMNS]:
+        extra = values[name]
+        if units[name] is not None:
+            extra = u.Quantity(extra, units[name])
+        # A bare array would be a Column too, but one that shares its memory.
+        made[name] = Column(extra) if type(extra) is np.ndarray else extra
+    return made
 
 
 def _check_names(columns):
@@ -71,11 +179,7 @@ def _check_names(columns):
     if not isinstance(columns, Mapping):
         msg = f'columns must be a mapping of names to arrays, got {type(columns)!r}'
         raise TypeError(msg)
-    needed = [
-        name
-        for name, definition in COLUMNS.items()
-        if definition.required and definition.default is None and name != 'id'
-    ]
+    needed = [name for name in REQUIRED_COLUMNS if name not in _OPTIONAL]
     missing = [name for name in needed if name not in columns]
     if missing:
         msg = (
@@ -92,52 +196,97 @@ def _check_names(columns):
         raise ValueError(msg)
 
 
-def _convert_fluxes(columns, unit):
-    """Convert fluxes to one unit; return it (`None` for none) and plain columns."""
-    unit = None if unit is None else u.Unit(unit)
-    names = [name for name in columns if name in _FLUXES]
-    with_unit = [name for name in names if isinstance(columns[name], u.Quantity)]
-    if with_unit and len(with_unit) < len(names):
-        plain = [name for name in names if name not in with_unit]
+def _flux_unit(columns, unit):
+    """Unit of the fluxes of a table, `None` for none."""
+    own = {name: _own_unit(columns[name]) for name in _FLUXES if name in columns}
+    plain = [name for name in own if own[name] is None]
+    if plain and len(plain) < len(own):
+        have = ', '.join(name for name in own if name not in plain)
         msg = (
-            f'columns: {", ".join(with_unit)} have units and '
-            f'{", ".join(plain)} have none; all of them or none must have one'
+            f'columns: {have} have units and {", ".join(plain)} have none; all of them '
+            'or none must have one'
         )
         raise ValueError(msg)
-    if with_unit and unit is None:
-        unit = columns['flux'].unit
-    for name in with_unit:
+    unit = own['flux'] if unit is None else u.Unit(unit)
+    return None if unit == u.dimensionless_unscaled else unit
+
+
+def _own_unit(values):
+    return values.unit if isinstance(values, Column | u.Quantity) else None
+
+
+def convert_column(name, values, *, unit=None, scale=None):
+    """
+    Convert a column to plain numbers in the unit that it has in a table.
+
+    Parameters
+    ----------
+    name : str
+        Name of the column; columns without a definition stay as they are.
+
+    values : array_like or `~astropy.units.Quantity`
+        Fluxes in ``unit`` (plain numbers too) or an equivalent one, radii in pixels
+        (plain numbers too) or in an angular unit, angles in an angular unit or in
+        degrees as plain numbers, others plain.
+
+    unit : `~astropy.units.Unit` or None, optional
+        Unit of the fluxes.
+
+    scale : float or None, optional
+        Arcsec per pixel; `None` without a WCS.
+
+    Returns
+    -------
+    values : `~numpy.ndarray`
+        Plain numbers, NaN where masked.
+
+    unit : `~astropy.units.Unit` or None
+        Their unit. Radii that came in an angular unit keep one, in arcsec.
+
+    Raises
+    ------
+    UnitsError
+        If the unit cannot be that of such a column.
+    """
+    if name not in COLUMNS and name not in _FLUXES:
+        return values if hasattr(values, 'shape') else np.asarray(values), None
+    rule = 'flux' if name in _FLUXES else COLUMNS[name].unit
+    own, values = _own_unit(values), filled(values)
+    plain = np.asarray(getattr(values, 'value', values))
+    if rule == 'flux':
+        if own is None:
+            return plain, unit
         try:
-            columns[name] = columns[name].to_value(unit)
+            return u.Quantity(values).to_value(unit or ''), unit
         except u.UnitConversionError as error:
-            msg = f'columns[{name!r}] is in {columns[name].unit}, not in {unit}'
+            msg = f'columns[{name!r}] is in {own}, not in {unit}'
             raise u.UnitConversionError(msg) from error
-    for name, column in columns.items():
-        if name in COLUMNS and isinstance(column, u.Quantity):
-            msg = f'columns[{name!r}] must hold plain numbers, got {column.unit}'
-            raise u.UnitsError(msg)
-    return (None if unit == u.dimensionless_unscaled else unit), columns
+    if rule is None and own in (None, u.dimensionless_unscaled):
+        return plain, None
+    if rule is not None:
+        own = own or {'length': u.pix, 'deg': u.deg}[rule]
+        if own.is_equivalent(u.deg):
+            target = u.deg if rule == 'deg' else u.arcsec
+            return plain * own.to(target), target
+        if rule == 'length' and own.is_equivalent(u.pix):
+            factor = own.to(u.pix) * (1.0 if scale is None else scale)
+            return plain * factor, u.pix if scale is None else u.arcsec
+    msg = f'columns[{name!r}] must be in {_ALLOWED[rule]}, got {own}'
+    raise u.UnitsError(msg)
 
 
-def _filled(name, values):
-    """Return a column as an array (or as it is), masked floats as NaN."""
-    if isinstance(values, u.Quantity | SkyCoord):
-        return values
-    if np.ma.isMaskedArray(values):
-        values = values.filled(np.nan if values.dtype.kind == 'f' else None)
-    array = np.asarray(values)
-    if name not in COLUMNS and array.ndim:
-        return array
-    if array.dtype.kind not in 'iuf' and array.size:
-        msg = f'columns[{name!r}] must hold real numbers, got dtype {array.dtype}'
+def _check_array(name, values):
+    """Raise unless a column is 1-D, and one of a catalogue's own real numbers."""
+    known = name in COLUMNS
+    if known and values.dtype.kind not in 'iuf' and values.size:
+        msg = f'columns[{name!r}] must hold real numbers, got dtype {values.dtype}'
         raise TypeError(msg)
-    if array.ndim != 1:
-        msg = f'columns[{name!r}] must be 1-D, got shape {array.shape}'
+    if len(values.shape) != 1 and (known or not values.shape):
+        msg = f'columns[{name!r}] must be 1-D, got shape {values.shape}'
         raise ValueError(msg)
-    return array
 
 
-def _check_values(values):
+def _check_limits(values):
     """Raise unless all values lie within the limits of their columns."""
     share = np.asarray(values['probability'], dtype=float)
     values['probability'] = np.where((share > 1) & (share <= 1 + _ROUNDING), 1.0, share)
@@ -154,38 +303,50 @@ def _check_values(values):
             raise ValueError(msg)
 
 
-def _assemble(values, units, *, wcs, unit):
-    """Make the columns of checked and sorted values, derived ones among them."""
-    made = {
-        name: make_column(name, column, unit=units.get(name))
-        for name, column in values.items()
-        if name in COLUMNS
-    }
+def _derive_columns(made, *, wcs, unit):
+    """Sky positions and magnitudes of the rows, where there are any."""
+    derived = {}
     if wcs is not None:
-        place = made['x_centroid'].data, made['y_centroid'].data
-        made['sky_centroid'] = _sky_positions(wcs, *place)
+        x, y = made['x_centroid'].data, made['y_centroid'].data
+        # Nothing to transform, and not every WCS takes empty arrays.
+        sky = wcs.pixel_to_world(x, y) if len(x) else SkyCoord([], [], unit='deg')
+        sky = SkyCoord(sky.icrs.ra, sky.icrs.dec)
+        sky.info.name = 'sky_centroid'
+        describe_column(sky, 'sky_centroid')
+        derived['sky_centroid'] = sky
     if has_magnitude(unit):
-        fluxes = made['flux'], made['flux_err']
-        for name, column in (
-            ('mag', ab_magnitude(fluxes[0])),
-            ('mag_err', ab_magnitude_error(*fluxes)),
-        ):
-            made[name] = make_column(name, column.value, unit=u.mag)
-    made = {name: made[name] for name in COLUMNS if name in made}
-    for name in [name for name in values if name not in COLUMNS]:
-        extra = values[name]
-        if units.get(name) is not None:
-            extra = u.Quantity(extra, units[name])
-        # A bare array would be a Column too, but one that shares its memory.
-        made[name] = Column(extra) if type(extra) is np.ndarray else extra
-    return made
+        flux, error = made['flux'], made['flux_err']
+        positive = np.where(flux.value > 0, flux.value, np.nan)
+        # To first order.
+        error = 2.5 / np.log(10.0) * error.value / positive
+        for name, value in (('mag', ab_magnitude(flux).value), ('mag_err', error)):
+            derived[name] = make_column(name, value, unit=u.mag)
+    return derived
 
 
-def _sky_positions(wcs, x, y):
-    """Convert pixel positions to a described ICRS column."""
-    # Nothing to transform, and not every WCS takes empty arrays.
-    sky = wcs.pixel_to_world(x, y) if len(x) else SkyCoord([], [], unit='deg')
-    sky = SkyCoord(sky.icrs.ra, sky.icrs.dec)
-    sky.info.name = 'sky_centroid'
-    describe_column(sky, 'sky_centroid')
-    return sky
+def check_threshold(threshold):
+    """Return a threshold as a plain number, if it is a probability between 0 and 1."""
+    hint = "photutils' detect_sources takes a brightness here, bliss_astro's does not"
+    if isinstance(threshold, np.ndarray) and threshold.ndim == 0:
+        threshold = threshold[()]
+    error = None
+    if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool):
+        error = TypeError
+    elif not 0 < threshold < 1:
+        error = ValueError
+    if error is not None:
+        msg = (
+            'threshold must be one number, a probability between 0 and 1, got '
+            f'{threshold!r:.60}; {hint}'
+        )
+        raise error(msg)
+    return float(threshold)
+
+
+def check_count(name, value):
+    """Return a value as a plain number, if it is whole and 0 or more."""
+    whole = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not whole or value < 0 or not float(value).is_integer():
+        msg = f'{name} must be a whole number, 0 or more, got {value!r:.60}'
+        raise ValueError(msg)
+    return int(value)

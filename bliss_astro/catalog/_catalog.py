@@ -1,31 +1,209 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogue of sources: a table with probabilities, errors, flags and a posterior.
+Catalogue of sources: the table with errors and flags, and the posterior of its image.
 """
+
+import functools
 
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._random import check_rng
 from bliss_astro.flags import decode_flags
+from bliss_astro.psf import PSFModel
 
-from ._build import make_columns
-from ._columns import REQUIRED_COLUMNS, SHAPE_NAMES
+from ._build import check_count, check_threshold, from_columns
+from ._columns import REQUIRED_COLUMNS, SHAPE_NAMES, explain_no_shapes, pixel_scale
 from ._display import CatalogColumns, CatalogFormatter, headline
 from ._intervals import credible_interval, samples
 from ._io import read, write
-from ._meta import (
-    ImageRecord,
-    default_meta,
-    header_to_wcs,
-    make_record,
-    plain_value,
-    restore_meta,
-)
+from ._meta import ImageRecord, header_to_wcs
 from ._methods import check, plot, reconstruct, to_regions
+from ._posterior import (
+    candidates_of,
+    expected_counts,
+    expected_counts_error,
+    interval,
+    sample,
+    sample_rows,
+    tile_moments,
+)
 from ._rendering import render, segmentation
-from ._shapes import explain_no_shapes, pixel_scale
+from ._rows import SourceRows
+from ._storage import from_arrays, move, nbytes, to_arrays
 
-__all__ = ['ProbabilisticCatalog']
+
+class CatalogPosterior:
+    """
+    Posterior over whole catalogues of one image.
+
+    It belongs to the image, not to rows: `sample` draws catalogues, `expected_counts`
+    integrates over a region, `at_threshold` makes a table.
+
+    Parameters
+    ----------
+    tile_posterior : `~bliss_astro.posteriors.TilePosterior`
+        Posterior over the tiles of the image.
+
+    flux_floor : float or 2D array_like ``(rows, columns)``
+        Smallest flux of the prior in data units, by tile.
+
+    unit : unit-like or None, optional
+        Unit of the fluxes.
+
+    wcs : WCS object or None, optional
+        Celestial WCS of the image.
+
+    flags : 2D int array ``(ny, nx)`` or None, optional
+        Sums of `~bliss_astro.flags.CatalogFlag` bits for a source at each pixel.
+
+    meta : dict, optional
+        Metadata of the tables.
+
+    exposure : `~bliss_astro.exposures.Exposure` or None, optional
+        The image as it was measured; no copy. Files do not keep it.
+
+    binning : int, optional
+        Side in pixels of the squares that were joined to one before detection. Tables
+        and ``wcs`` are in pixels of the image, tiles and ``flags`` in the larger ones.
+
+    image_shape : tuple of int, optional
+        Shape of the image, where that is not the one of the joined pixels.
+
+    Notes
+    -----
+    A posterior keeps features and inputs of the encoder, some 60 bytes a pixel
+    (`nbytes`), and the exposure. `to` copies it to another device,
+    `ProbabilisticCatalog.drop_posterior
+    <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>` frees it.
+    """
+
+    def __init__(
+        self,
+        tile_posterior,
+        flux_floor,
+        *,
+        unit=None,
+        wcs=None,
+        flags=None,
+        meta=None,
+        exposure=None,
+        binning=1,
+        image_shape=None,
+    ):
+        self.exposure = exposure
+        self.binning = int(binning)
+        self._image_shape = image_shape
+        self.tile_posterior = tile_posterior
+        shape = tile_posterior.grid.shape
+        self.flux_floor = np.broadcast_to(np.asarray(flux_floor, float), shape)
+        self.unit, self.wcs, self.flags = unit, wcs, flags
+        self.meta = dict(meta or {})
+        self._found = None
+
+    def __repr__(self):
+        size = ' x '.join(map(str, self.shape))
+        return f'<CatalogPosterior of {size} px, {self.n_tiles} tiles>'
+
+    @property
+    def shape(self):
+        """Shape ``(ny, nx)`` of the image."""
+        return self._image_shape or self.tile_posterior.grid.image_shape
+
+    @property
+    def n_tiles(self):
+        """Number of tiles."""
+        return int(np.prod(self.tile_posterior.grid.shape))
+
+    @functools.cached_property
+    def fwhm(self):
+        """Full width at half maximum of the PSF in the middle, in pixels."""
+        inputs = self.tile_posterior.inputs
+        _, rows, columns = inputs.psf[0].shape
+        vector = inputs.psf[0, :, rows // 2, columns // 2].double().cpu().numpy()
+        radius = inputs.normalization_radius
+        model = PSFModel.from_shape(vector, normalization_radius=radius)
+        return self.binning * model.fwhm
+
+    @functools.cached_property
+    def pixel_scale(self):
+        """Arcsec per pixel, the mean over both axes; `None` without a WCS."""
+        return None if self.wcs is None else pixel_scale(self.wcs)
+
+    def to_image(self, place):
+        """Pixel coordinates of the image from those of joined pixels."""
+        return (place + 0.5) * self.binning - 0.5 if self.binning > 1 else place
+
+    @property
+    def sources(self):
+        """Marginals of all candidate sources."""
+        return candidates_of(self, 0.0).sources
+
+    _tile_moments = functools.cached_property(tile_moments)
+
+    @property
+    def probability_map(self):
+        """
+        Probability that a tile holds a source, 2D array ``(rows, columns)``.
+
+        Given the decisions of the greedy sweep in earlier tiles, so
+        that a source on a border counts once.
+        """
+        return self._tile_moments[0]
+
+    def at_threshold(self, threshold=0.5, *, n_samples=0, rng=None):
+        """
+        Table of the sources whose probability exceeds a threshold.
+
+        Parameters
+        ----------
+        threshold : float, optional
+            Probability between 0 and 1.
+
+        n_samples : int, optional
+            Number of draws in columns of position and flux, and where inferred of the
+            type and each number of the shape, the latter as if all were galaxies.
+
+        rng : int, `numpy.random.Generator` or None, optional
+            Source of randomness of the draws.
+
+        Returns
+        -------
+        catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
+            A row a source, brightest first.
+        """
+        threshold = check_threshold(threshold)
+        n_samples = check_count('n_samples', n_samples)
+        rng = check_rng(rng)
+        candidates = candidates_of(self, threshold)
+        chosen = (candidates.sources.probability >= threshold).cpu().numpy()
+        rows = SourceRows(self, candidates, np.flatnonzero(chosen))
+        columns = rows.columns()
+        if n_samples:
+            drawn = rows.draw(n_samples, rng)
+            columns |= {f'{name}_samples': values for name, values in drawn.items()}
+        meta = {**self.meta, 'threshold': threshold}
+        if 'disk_radius' in columns and self.pixel_scale is not None:
+            meta['image'] = {'pixel_scale': self.pixel_scale}
+        return ProbabilisticCatalog.from_columns(
+            columns,
+            wcs=self.wcs,
+            unit=self.unit,
+            posterior=self,
+            meta=meta,
+            image_shape=self.shape,
+            expected_count=(self.expected_counts(), self.expected_counts_error()),
+        )
+
+    expected_counts = expected_counts
+    expected_counts_error = expected_counts_error
+    sample = sample
+    interval = interval
+    sample_rows = sample_rows
+    nbytes = property(nbytes)
+    to = move
+    to_arrays = to_arrays
+    from_arrays = classmethod(from_arrays)
 
 
 class ProbabilisticCatalog(QTable):
@@ -98,94 +276,7 @@ class ProbabilisticCatalog(QTable):
 
     TableFormatter = CatalogFormatter
 
-    @classmethod
-    def from_columns(
-        cls,
-        columns,
-        *,
-        wcs=None,
-        unit=None,
-        posterior=None,
-        meta=None,
-        image_shape=None,
-        expected_count=None,
-    ):
-        """
-        Make a catalogue from arrays, one element per source, in any order.
-
-        Parameters
-        ----------
-        columns : mapping of str to array_like or `~astropy.units.Quantity`
-            Must hold ``probability``, ``x_centroid``, ``y_centroid``,
-            ``x_err``, ``y_err``, ``flux`` and ``flux_err``, each 1-D of one
-            length (which may be 0). May hold ``x_y_cov`` (default 0),
-            ``flags`` (default 0) and ``id`` (default: numbered from 1,
-            brightest first), and the shapes of galaxies, see
-            :ref:`shapes`: radii as quantities in pixels or an angular unit
-            (plain numbers are pixels), which become arcsec with a ``wcs``,
-            and angles (plain numbers are degrees); NaN where unknown. Further
-            columns are appended as they are; one named ``<column>_samples`` of
-            shape (n_sources, n_samples) is taken for posterior draws of
-            that column. Fluxes are all quantities or all plain numbers,
-            the others plain numbers.
-
-        wcs : WCS object or `None`, optional
-            Celestial WCS of the image; adds ``sky_centroid``.
-
-        unit : unit-like or `None`, optional
-            Unit of the fluxes. Fluxes that are quantities are converted to
-            it. `None` takes the unit that ``columns['flux']`` has, if any.
-
-        posterior : object or `None`, optional
-            The posterior of the image.
-
-        meta : mapping or `None`, optional
-            Values to store in ``meta``, next to ``date`` and ``version``: plain
-            values, which every file format can hold. ``meta['image']`` may
-            be a mapping of further facts about the image. Prefer that for
-            lists, which stacking would concatenate elsewhere.
-
-        image_shape : tuple of int or `None`, optional
-            Shape (ny, nx) of the image.
-
-        expected_count : float or tuple of float, optional
-            Number of sources in the image that the posterior expects, or its
-            mean and standard deviation.
-
-        Returns
-        -------
-        catalog : `ProbabilisticCatalog`
-            The table, sorted by flux, brightest first.
-
-        Raises
-        ------
-        TypeError
-            If ``columns`` is no mapping, a column is not numeric or ``meta``
-            holds what no file can store.
-
-        ValueError
-            If columns are missing, are of different length or hold values
-            out of range, or if ``wcs`` is not celestial.
-        """
-        meta = dict(meta or {})
-        image = meta.pop('image', {})
-        made = make_columns(columns, wcs=wcs, unit=unit)
-        if wcs is not None and not SHAPE_NAMES.isdisjoint(made):
-            # Not every WCS can be kept, and without it arcsec are not pixels.
-            image = {'pixel_scale': pixel_scale(wcs), **image}
-        catalog = cls(made, copy=False)
-        catalog.meta.update(default_meta())
-        catalog.meta.update(restore_meta(plain_value(meta)))
-        catalog.meta['image'] = make_record(
-            len(catalog),
-            posterior=posterior,
-            wcs=wcs,
-            unit=getattr(catalog['flux'], 'unit', None),
-            image_shape=image_shape,
-            expected_count=expected_count,
-            extra=image,
-        )
-        return catalog
+    from_columns = classmethod(from_columns)
 
     @property
     def image(self):
@@ -213,7 +304,7 @@ class ProbabilisticCatalog(QTable):
 
     @posterior.setter
     def posterior(self, value):
-        self.meta['image'] = self.image.replaced(posterior=value)
+        self.meta['image'] = ImageRecord(self.image, posterior=value)
 
     @property
     def exposure(self):
@@ -232,10 +323,7 @@ class ProbabilisticCatalog(QTable):
         """
         The WCS of the image, rebuilt from its header string, or `None`.
         """
-        text = self.image.get('wcs')
-        if text is None:
-            return None
-        return header_to_wcs(text, shape=self.image.get('shape'))
+        return header_to_wcs(self.image.get('wcs'), shape=self.image.get('shape'))
 
     def drop_posterior(self):
         """
@@ -257,6 +345,7 @@ class ProbabilisticCatalog(QTable):
     to_regions = to_regions
     write = write
     read = classmethod(read)
+    _posterior_type = CatalogPosterior
 
     def decode_flags(self):
         """
@@ -267,7 +356,7 @@ class ProbabilisticCatalog(QTable):
         names : list of list of str
             For each row the names of the bits that are set.
         """
-        return decode_flags(self['flags'])
+        return [decode_flags(flags) for flags in np.ma.filled(self['flags'], 0)]
 
     @property
     def flag_names(self):

@@ -1,51 +1,23 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Columns of a catalogue: the one table of names, units, UCDs, descriptions and formulae.
+Columns of a catalogue: the one table of names, units, UCDs, descriptions and ranges.
 
-Whatever names, computes, checks, displays or stores a column reads it from `COLUMNS`;
-a new column is a new entry there.
+Whatever names, checks, displays or stores a column reads it from `COLUMNS`. A new
+column is a new entry there, and its values are one of ``SourceRows.columns``.
 """
 
-import dataclasses
-from collections.abc import Callable
+from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Column
+from astropy.wcs import WCS
 
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
-__all__ = [
-    'COLUMNS',
-    'REQUIRED_COLUMNS',
-    'SHAPE_COLUMNS',
-    'SHAPE_NAMES',
-    'SKY_PARTS',
-    'ColumnDefinition',
-    'ab_magnitude',
-    'ab_magnitude_error',
-    'describe_column',
-    'has_magnitude',
-    'make_column',
-]
 
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """
-    Range of the values of a column, both ends included.
-
-    Parameters
-    ----------
-    low, high : float
-        Ends of the range.
-
-    text : str
-        The range in words, for error messages.
-
-    nan : bool
-        Whether NaN (an unknown value) is allowed.
-    """
+class Limits(NamedTuple):
+    """Range of a column, both ends included, and whether NaN is allowed."""
 
     low: float
     high: float
@@ -63,22 +35,21 @@ _LENGTH = Limits(np.finfo(float).tiny, _LARGEST, 'positive and finite (or NaN)')
 _ANGLE = Limits(0.0, np.nextafter(180.0, 0.0), 'in [0, 180) degrees (or NaN)')
 
 
-@dataclasses.dataclass(frozen=True)
-class ColumnDefinition:
+class ColumnDefinition(NamedTuple):
     """
     Definition of one column of a catalogue.
 
     Parameters
     ----------
-    name : str
-        Name of the column.
-
     description : str
         One line of text.
 
     ucd : str
         Unified content descriptor (IVOA UCD1+), by which other programs recognise
         the quantity.
+
+    limits : `Limits` or `None`
+        Range of the values.
 
     unit : {None, 'flux', 'mag', 'deg', 'length'}
         Rule for the unit: none at all (positions in pixels are plain numbers, as in
@@ -88,236 +59,132 @@ class ColumnDefinition:
     display : str or `None`
         Format for showing values; `None` where it follows from the errors.
 
-    compute : callable or `None`
-        Function of the `~bliss_astro.catalog._rows.SourceRows` of a table that
-        returns the values, or `None` where the encoder does not infer them. Columns
-        without one are derived from the others by ``from_columns``.
-
-    limits : `Limits` or `None`
-        Range of the values.
-
-    error : str or `None`
-        Name of the column with the standard error.
-
-    required : bool
-        Whether a table without the column is not a catalogue.
-
-    default : float or `None`
-        Value where ``from_columns`` is given none.
-
     dtype : str
         NumPy type of the values.
     """
 
-    name: str
     description: str
     ucd: str
+    limits: Limits | None = None
     unit: str | None = None
     display: str | None = '.3f'
-    compute: Callable | None = None
-    limits: Limits | None = None
-    error: str | None = None
-    required: bool = False
-    default: float | None = None
     dtype: str = 'f8'
 
 
-# Name, unit, range, format, UCD and description of each number of a galaxy's shape.
-_SHAPES = (
-    (
-        *('disk_fraction', None, _FRACTION, '.3f', 'phot.flux;arith.ratio'),
-        'Share of the disk in the flux',
+# Shape parameters of galaxies, for encoders that infer them.
+_SHAPES = {
+    'disk_fraction': ColumnDefinition(
+        'Share of the disk in the flux', 'phot.flux;arith.ratio', _FRACTION
     ),
-    (
-        *('disk_axis_ratio', None, _FRACTION, '.3f', 'phys.size.axisRatio'),
-        'Minor over major axis of the disk',
+    'disk_axis_ratio': ColumnDefinition(
+        'Minor over major axis of the disk', 'phys.size.axisRatio', _FRACTION
     ),
-    (
-        *('bulge_axis_ratio', None, _FRACTION, '.3f', 'phys.size.axisRatio'),
-        'Minor over major axis of the bulge',
+    'bulge_axis_ratio': ColumnDefinition(
+        'Minor over major axis of the bulge', 'phys.size.axisRatio', _FRACTION
     ),
-    (
-        *('disk_radius', 'length', _LENGTH, '.3f', 'phys.angSize.smajAxis'),
+    'disk_radius': ColumnDefinition(
         'Half-light radius of the disk along its major axis',
+        *('phys.angSize.smajAxis', _LENGTH, 'length'),
     ),
-    (
-        *('bulge_radius', 'length', _LENGTH, '.3f', 'phys.angSize.smajAxis'),
+    'bulge_radius': ColumnDefinition(
         'Half-light radius of the bulge along its major axis',
+        *('phys.angSize.smajAxis', _LENGTH, 'length'),
     ),
-    (
-        *('angle', 'deg', _ANGLE, '.1f', 'pos.posAng;instr.det'),
+    'angle': ColumnDefinition(
         'Angle of the major axis from +x towards +y in pixels',
+        *('pos.posAng;instr.det', _ANGLE, 'deg', '.1f'),
     ),
-    (
-        *('e1', None, _ELLIPTICITY, '.3f', 'src.ellipticity'),
+    'e1': ColumnDefinition(
         'Ellipticity of the image along x (positive) or y (negative)',
+        *('src.ellipticity', _ELLIPTICITY),
     ),
-    (
-        *('e2', None, _ELLIPTICITY, '.3f', 'src.ellipticity'),
+    'e2': ColumnDefinition(
         'Ellipticity of the image along x = y or x = -y (negative)',
+        *('src.ellipticity', _ELLIPTICITY),
     ),
+}
+
+COLUMNS = {
+    'id': ColumnDefinition(
+        'Running number, from 1', 'meta.id;meta.main', display=None, dtype='i8'
+    ),
+    'probability': ColumnDefinition(
+        'Posterior probability that there is a source', 'stat.probability', _PROBABILITY
+    ),
+    'galaxy_probability': ColumnDefinition(
+        'Posterior probability that the source, if there, is a galaxy',
+        *('stat.probability;src.class.starGalaxy', _PROBABILITY),
+    ),
+    'x_centroid': ColumnDefinition(
+        'Column of the source in pixels, the first pixel centred on 0',
+        *('pos.cartesian.x;instr.det', _PLACE),
+    ),
+    'y_centroid': ColumnDefinition(
+        'Row of the source in pixels, the first pixel centred on 0',
+        *('pos.cartesian.y;instr.det', _PLACE),
+    ),
+    'x_err': ColumnDefinition(
+        'Standard error of x_centroid in pixels',
+        *('stat.error;pos.cartesian.x;instr.det', _ERROR),
+    ),
+    'y_err': ColumnDefinition(
+        'Standard error of y_centroid in pixels',
+        *('stat.error;pos.cartesian.y;instr.det', _ERROR),
+    ),
+    'x_y_cov': ColumnDefinition(
+        'Covariance of x_centroid and y_centroid in square pixels',
+        'stat.covariance;pos.cartesian;instr.det',
+        display='.1e',
+    ),
+    'sky_centroid': ColumnDefinition(
+        'Position on the sky (ICRS)',
+        *('pos.eq;meta.main', None, 'deg', '{0.ra.deg:.6f},{0.dec.deg:.6f}'),
+    ),
+    'flux': ColumnDefinition(
+        'Flux of the whole source, the median of its posterior',
+        *('phot.flux', None, 'flux', None),
+    ),
+    'flux_err': ColumnDefinition(
+        'Half the width between the 16 and 84 percent quantiles of the flux',
+        *('stat.error;phot.flux', _ERROR, 'flux', None),
+    ),
+    'mag': ColumnDefinition(
+        'AB magnitude that belongs to flux', 'phot.mag', unit='mag'
+    ),
+    'mag_err': ColumnDefinition(
+        'Standard error of mag, to first order in flux_err / flux',
+        'stat.error;phot.mag',
+        unit='mag',
+    ),
+}
+"""Definition of each column, by name and in the order of the table."""
+
+for _name, _own in _SHAPES.items():
+    COLUMNS[_name] = _own._replace(description=f'{_own.description}, given a galaxy')
+    COLUMNS[f'{_name}_err'] = _own._replace(
+        description=f'Half the width of the 68 percent interval of {_name}',
+        ucd=f'stat.error;{_own.ucd}',
+        limits=_ERROR,
+    )
+COLUMNS['flags'] = ColumnDefinition(
+    'Sum of warning bits, see decode_flags', 'meta.code.qual', display=None, dtype='i4'
+)
+COLUMNS['source_index'] = ColumnDefinition(
+    *('Index of the source in the posterior of its image', 'meta.id'),
+    display=None,
+    dtype='i8',
 )
 
-SHAPE_COLUMNS = tuple(name for name, *_ in _SHAPES)
-"""Shape parameters of galaxies, for encoders that infer them; each has an error."""
+SHAPE_COLUMNS = tuple(_SHAPES)
+"""Shape parameters of galaxies; each has an error."""
 
 SHAPE_NAMES = frozenset((*SHAPE_COLUMNS, *(f'{name}_err' for name in SHAPE_COLUMNS)))
 """All columns of shapes, errors included."""
 
-
-def _shape_definitions():
-    """Define the columns of shapes, each followed by its error."""
-    for name, unit, limits, display, ucd, description in _SHAPES:
-        error = f'{name}_err'
-        yield ColumnDefinition(
-            name,
-            f'{description}, given a galaxy',
-            ucd,
-            unit,
-            display,
-            lambda rows, name=name: rows.shape_summary(name)[0],
-            limits,
-            error,
-        )
-        yield ColumnDefinition(
-            error,
-            f'Half the width of the 68 percent interval of {name}',
-            f'stat.error;{ucd}',
-            unit,
-            display,
-            lambda rows, name=name: rows.shape_summary(name)[1],
-            _ERROR,
-        )
-
-
-_DEFINITIONS = (
-    ColumnDefinition(
-        'id',
-        'Running number, from 1',
-        'meta.id;meta.main',
-        display=None,
-        required=True,
-        dtype='i8',
-    ),
-    ColumnDefinition(
-        'probability',
-        'Posterior probability that there is a source',
-        'stat.probability',
-        compute=lambda rows: rows.probability,
-        limits=_PROBABILITY,
-        required=True,
-    ),
-    ColumnDefinition(
-        'galaxy_probability',
-        'Posterior probability that the source, if there, is a galaxy',
-        'stat.probability;src.class.starGalaxy',
-        compute=lambda rows: rows.galaxy_probability,
-        limits=_PROBABILITY,
-    ),
-    ColumnDefinition(
-        'x_centroid',
-        'Column of the source in pixels, the first pixel centred on 0',
-        'pos.cartesian.x;instr.det',
-        compute=lambda rows: rows.place[0],
-        limits=_PLACE,
-        error='x_err',
-        required=True,
-    ),
-    ColumnDefinition(
-        'y_centroid',
-        'Row of the source in pixels, the first pixel centred on 0',
-        'pos.cartesian.y;instr.det',
-        compute=lambda rows: rows.place[1],
-        limits=_PLACE,
-        error='y_err',
-        required=True,
-    ),
-    ColumnDefinition(
-        'x_err',
-        'Standard error of x_centroid in pixels',
-        'stat.error;pos.cartesian.x;instr.det',
-        compute=lambda rows: np.sqrt(rows.covariance(0, 0)),
-        limits=_ERROR,
-        required=True,
-    ),
-    ColumnDefinition(
-        'y_err',
-        'Standard error of y_centroid in pixels',
-        'stat.error;pos.cartesian.y;instr.det',
-        compute=lambda rows: np.sqrt(rows.covariance(1, 1)),
-        limits=_ERROR,
-        required=True,
-    ),
-    ColumnDefinition(
-        'x_y_cov',
-        'Covariance of x_centroid and y_centroid in square pixels',
-        'stat.covariance;pos.cartesian;instr.det',
-        display='.1e',
-        compute=lambda rows: rows.covariance(0, 1),
-        required=True,
-        default=0.0,
-    ),
-    ColumnDefinition(
-        'sky_centroid',
-        'Position on the sky (ICRS)',
-        'pos.eq;meta.main',
-        'deg',
-        '{0.ra.deg:.6f},{0.dec.deg:.6f}',
-    ),
-    ColumnDefinition(
-        'flux',
-        'Flux of the whole source, the median of its posterior',
-        'phot.flux',
-        'flux',
-        None,
-        lambda rows: rows.flux_levels[1],
-        error='flux_err',
-        required=True,
-    ),
-    ColumnDefinition(
-        'flux_err',
-        'Half the width between the 16 and 84 percent quantiles of the flux',
-        'stat.error;phot.flux',
-        'flux',
-        None,
-        lambda rows: 0.5 * (rows.flux_levels[2] - rows.flux_levels[0]),
-        _ERROR,
-        required=True,
-    ),
-    ColumnDefinition(
-        'mag', 'AB magnitude that belongs to flux', 'phot.mag', 'mag', error='mag_err'
-    ),
-    ColumnDefinition(
-        'mag_err',
-        'Standard error of mag, to first order in flux_err / flux',
-        'stat.error;phot.mag',
-        'mag',
-    ),
-    *_shape_definitions(),
-    ColumnDefinition(
-        'flags',
-        'Sum of warning bits, see decode_flags',
-        'meta.code.qual',
-        display=None,
-        compute=lambda rows: rows.flags,
-        required=True,
-        default=0,
-        dtype='i4',
-    ),
-    ColumnDefinition(
-        'source_index',
-        'Index of the source in the posterior of its image',
-        'meta.id',
-        display=None,
-        compute=lambda rows: rows.keys,
-        dtype='i8',
-    ),
+REQUIRED_COLUMNS = (
+    *('id', 'probability', 'x_centroid', 'y_centroid', 'x_err', 'y_err', 'x_y_cov'),
+    *('flux', 'flux_err', 'flags'),
 )
-
-COLUMNS = {definition.name: definition for definition in _DEFINITIONS}
-"""Definition of each column, by name and in the order of the table."""
-
-REQUIRED_COLUMNS = tuple(name for name, column in COLUMNS.items() if column.required)
 """Columns that every catalogue has."""
 
 SKY_PARTS = {
@@ -325,6 +192,23 @@ SKY_PARTS = {
     'dec': ('Declination (ICRS)', 'pos.eq.dec;meta.main'),
 }
 """Names, descriptions and UCDs of sky_centroid in formats without SkyCoord."""
+
+
+def error_name(name):
+    """Name of the column with the standard error of a column."""
+    return f'{name.removesuffix("_centroid")}_err'
+
+
+def filled(values):
+    """Replace masked elements: NaN for floats, otherwise 0 or empty text."""
+    if not hasattr(values, 'mask') or not hasattr(values, 'filled'):
+        return values
+    return values.filled(np.nan if values.dtype.kind == 'f' else values.dtype.type())
+
+
+def plain_numbers(values):
+    """Numbers of a column as floats without unit; masked ones are NaN."""
+    return np.asarray(filled(getattr(values, 'value', values)), dtype=float)
 
 
 def has_magnitude(unit):
@@ -354,13 +238,6 @@ def ab_magnitude(flux):
     return u.Quantity(flux_to_magnitude(positive, zero_point), u.mag)
 
 
-def ab_magnitude_error(flux, flux_err):
-    """Errors of AB magnitudes to first order; NaN where the flux is not positive."""
-    positive = np.where(flux.value > 0, flux.value, np.nan)
-    error = 2.5 / np.log(10.0) * flux_err.to_value(flux.unit) / positive
-    return u.Quantity(error, u.mag)
-
-
 def describe_column(column, name):
     """Attach the description and UCD of its definition, if any, to a column."""
     if (definition := COLUMNS.get(name)) is not None:
@@ -375,3 +252,64 @@ def make_column(name, values, *, unit=None):
     column.info.name = name
     describe_column(column, name)
     return column
+
+
+def pixel_scale(wcs):
+    """
+    Arcsec per pixel of a celestial WCS of two pixel axes, the mean over both.
+
+    For a FITS WCS at its reference pixel, for another kind at the middle of its array
+    (or at the first pixel where it has none).
+    """
+    if isinstance(wcs, WCS):
+        scales = u.Quantity(wcs.proj_plane_pixel_scales())
+        return float(scales.to_value(u.arcsec).mean())
+    ny, nx = getattr(wcs, 'array_shape', None) or (1, 1)
+    x, y = 0.5 * (nx - 1), 0.5 * (ny - 1)
+    places = wcs.pixel_to_world([x, x + 1, x], [y, y, y + 1])
+    return float(places[1:].separation(places[0]).to_value(u.arcsec).mean())
+
+
+def explain_no_shapes(name, encoder, *, others=False):
+    """
+    Reason why a table has no column of shapes, and the encoders that infer them.
+
+    Parameters
+    ----------
+    name : str
+        Name of the column.
+
+    encoder : str, dict or `None`
+        Encoder of the table as its meta names it.
+
+    others : bool, optional
+        Whether there are other columns of shapes.
+    """
+    encoder = encoder.get('name') if isinstance(encoder, dict) else encoder
+    text = f'there is no column {name!r} in this table'
+    if others:
+        return (
+            f'{text}: it was removed, or its encoder {encoder!r} describes galaxies '
+            'by a learned model, of which only e1 and e2 are columns'
+        )
+    able = _able_encoders()
+    if encoder in able:
+        return (
+            f'{text}, although its encoder {encoder!r} infers shapes of galaxies: it '
+            'was left out or removed'
+        )
+    reason = 'it comes from no encoder that infers shapes of galaxies'
+    if encoder is not None:
+        reason = f'its encoder {encoder!r} infers no shapes of galaxies'
+    return (
+        f'{text}: {reason}; of the bundled encoders these do: '
+        f'{" and ".join(map(repr, able)) or "none"} (see available_encoders)'
+    )
+
+
+def _able_encoders():
+    """Names of the bundled encoders that infer shapes, by their cards."""
+    from bliss_astro.encoders._weights import ENCODERS
+
+    cards = {name: ENCODERS.read_card(name) for name in ENCODERS.available()}
+    return [name for name, card in cards.items() if card['encoder'].get('shapes')]

@@ -16,7 +16,13 @@ from astropy.table.pprint import TableFormatter
 
 from bliss_astro.flags import decode_flags
 
-from ._columns import COLUMNS, REQUIRED_COLUMNS, SHAPE_COLUMNS
+from ._columns import (
+    COLUMNS,
+    REQUIRED_COLUMNS,
+    SHAPE_COLUMNS,
+    SHAPE_NAMES,
+    plain_numbers,
+)
 
 _SHAPE_ERRORS = tuple(f'{name}_err' for name in SHAPE_COLUMNS)
 # Columns that are displayed only where columns are selected.
@@ -33,8 +39,6 @@ _MIN_NOTE_WIDTH = 60
 # Number of columns of shapes up to which those left out are named one by one.
 _MAX_NAMED_SHAPES = 3
 
-__all__ = ['CatalogColumns', 'CatalogFormatter', 'flux_format', 'headline']
-
 
 class CatalogFormatter(TableFormatter):
     """
@@ -47,14 +51,10 @@ class CatalogFormatter(TableFormatter):
     def _pformat_table(self, table, max_lines=-1, max_width=-1, **kwargs):
         view = _shown(table)
         lines, outs = super()._pformat_table(view, max_lines, max_width, **kwargs)
-        if max_width == -1:
-            if not kwargs.get('html'):
-                lines.extend(_explain_flags(view, len(lines[0])))
-            return lines, outs
         left_out = []
-        for name in _EXPENDABLE:
+        # HTML has no width; on a terminal a table that is too wide is shortened.
+        for name in _EXPENDABLE if max_width != -1 else ():
             whole, _ = super()._pformat_table(view, max_lines, -1, **kwargs)
-            # A table that is too wide is shortened by astropy.
             if len(whole[0]) <= len(lines[0]):
                 break
             if name in view.colnames:
@@ -63,7 +63,8 @@ class CatalogFormatter(TableFormatter):
                 lines, outs = super()._pformat_table(
                     view, max_lines, max_width, **kwargs
                 )
-        lines.extend(_explain_flags(view, len(lines[0])))
+        if not kwargs.get('html'):
+            lines.extend(_explain_flags(view, len(lines[0])))
         if left_out:
             ordered = [name for name in table.colnames if name in left_out]
             lines.append(f'Not shown: {_enumerate(ordered)}')
@@ -91,18 +92,16 @@ def _explain_flags(table, width):
         return []
     bits = int(np.bitwise_or.reduce(flags, axis=None))
     values = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
-    names = [f'{value} {decode_flags(value)[0]}' for value in values]
+    names = map('{} {}'.format, values, decode_flags(bits))
     text = f'Flags: {", ".join(names)}'
-    return textwrap.wrap(text, max(width, _MIN_NOTE_WIDTH)) if names else []
+    return textwrap.wrap(text, max(width, _MIN_NOTE_WIDTH)) if bits else []
 
 
 def _enumerate(names):
     """List columns in one line, many columns of shapes by their number."""
-    known = {*SHAPE_COLUMNS, *_SHAPE_ERRORS}
-    shapes = [name for name in names if name in known]
-    if len(shapes) > _MAX_NAMED_SHAPES:
-        names = [name for name in names if name not in known]
-        names.append(f'{len(shapes)} columns of shapes')
+    others = [name for name in names if name not in SHAPE_NAMES]
+    if (n_shapes := len(names) - len(others)) > _MAX_NAMED_SHAPES:
+        names = [*others, f'{n_shapes} columns of shapes']
     return ', '.join(names)
 
 
@@ -129,9 +128,7 @@ def flux_format(table):
     for name, digits in (('flux_err', 2), ('flux', 4)):
         if name not in table.colnames:
             continue
-        column = table[name]
-        values = np.ma.filled(getattr(column, 'value', column), np.nan)
-        values = np.abs(np.asarray(getattr(values, 'unmasked', values), dtype=float))
+        values = np.abs(plain_numbers(table[name]))
         values = values[np.isfinite(values) & (values > 0)]
         if values.size == 0:
             return '.4g'

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-File formats of catalogues: one writer and one reader for each.
+File formats of catalogues: FITS, ECSV, Parquet and VOTable by astropy's own writers.
 
 FITS and ECSV tables are written by astropy as they are, so that a plain ``QTable.read``
 gives the sky positions back too. VOTable and Parquet tables get the sky position as two
@@ -13,6 +13,9 @@ file and whether a posterior is wanted, and returns the table, its meta, and the
 and meta of the posterior (or `None`).
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import astropy.units as u
 import numpy as np
 from astropy.table import Column, MaskedColumn, QTable, Table
@@ -24,38 +27,46 @@ from astropy.utils.data_info import serialize_context_as
 
 from bliss_astro._warnings import collect_warnings
 
-from ._card import (
-    CARD_KEY,
+from ._columns import SKY_PARTS
+from ._fits import (
     describe_columns,
     make_card,
     plain_table,
     read_card,
+    read_fits,
     restore_columns,
+    write_fits,
 )
-from ._columns import SKY_PARTS
-from ._fits import read_fits, write_fits
 
-__all__ = ['READERS', 'WRITERS', 'write_other']
+CARD_KEY = 'bliss_astro'
+"""Key of the card in VOTable and Parquet files."""
 
 # Keys of the meta of an ECSV table.
-_N_ROWS_KEY = 'n_rows'
-_COLUMNS_KEY = 'column_attributes'
+_N_ROWS_KEY, _COLUMNS_KEY = 'n_rows', 'column_attributes'
 
 
-def _flat_table(catalog):
-    """Plain table with ``ra`` and ``dec`` in place of sky_centroid."""
-    table = plain_table(catalog)
-    if 'sky_centroid' in table.colnames:
-        sky = table['sky_centroid'].icrs
-        place = table.index_column('sky_centroid')
-        for name, values in (('dec', sky.dec), ('ra', sky.ra)):
-            column = u.Quantity(values.to_value(u.deg), u.deg)
-            table.add_column(column, index=place, name=name)
-            description, ucd = SKY_PARTS[name]
-            table[name].info.description = description
-            table[name].info.meta = {'ucd': ucd}
-        table.remove_column('sky_centroid')
-    return table
+def _masked_places(table, kinds):
+    """Masked elements of the columns of some kinds of types, by column."""
+    return {
+        column.name: np.flatnonzero(column.mask).tolist()
+        for column in table.itercols()
+        if isinstance(column, MaskedColumn)
+        and column.dtype.kind in kinds
+        and np.any(column.mask)
+    }
+
+
+def _restore_masks(table, places, kinds):
+    """Undo the masking of NaN and empty text by a reader, but for masked places."""
+    for column in list(table.itercols()):
+        if not isinstance(column, MaskedColumn) or column.dtype.kind not in kinds:
+            continue
+        values = column.filled('' if column.dtype.kind in 'UO' else np.nan)
+        if column.name in places:
+            mask = np.zeros(values.shape, dtype=bool)
+            mask.flat[places[column.name]] = True
+            values = MaskedColumn(values, mask=mask)
+        table.replace_column(column.name, values)
 
 
 def _write_ecsv(catalog, path, posterior):
@@ -89,35 +100,9 @@ def _read_ecsv(path, posterior):
         )
         raise ValueError(msg)
     attributes = meta.pop(_COLUMNS_KEY, {})
-    if (masked := attributes.get('masked')) is not None:
-        for column in table.itercols():
-            if isinstance(column, MaskedColumn) and column.dtype.kind == 'U':
-                _restore_mask(table, column.name, masked.get(column.name, []))
+    if 'masked' in attributes:
+        _restore_masks(table, attributes['masked'], 'U')
     return restore_columns(table, attributes), meta, None
-
-
-def _masked_places(table, kinds):
-    """Masked elements of the columns of some kinds of types, by column."""
-    return {
-        column.name: np.flatnonzero(column.mask).tolist()
-        for column in table.itercols()
-        if isinstance(column, MaskedColumn)
-        and column.dtype.kind in kinds
-        and np.any(column.mask)
-    }
-
-
-def _restore_mask(table, name, places):
-    """Undo the masking of NaN and empty text by a reader, but for masked ones."""
-    column = table[name]
-    if not isinstance(column, MaskedColumn) or column.dtype.kind not in 'fcUO':
-        return
-    values = column.filled('' if column.dtype.kind in 'UO' else np.nan)
-    if places:
-        mask = np.zeros(values.shape, dtype=bool)
-        mask.flat[places] = True
-        values = MaskedColumn(values, mask=mask)
-    table.replace_column(name, values)
 
 
 def _write_votable(catalog, path, posterior):
@@ -129,7 +114,7 @@ def _write_votable(catalog, path, posterior):
     # search for similar ones meets deprecated ones; they are read back well.
     with collect_warnings():
         # Columns with units instead of quantities.
-        flat = Table(_flat_table(catalog), copy=False)
+        flat = Table(plain_table(catalog, flat=True), copy=False)
         votable = from_table(flat)
         table = votable.get_first_table()
         # NaN and masked are the same in this format.
@@ -163,8 +148,7 @@ def _read_votable(path, posterior):
         # Long descriptions come back wrapped.
         column.description = ' '.join((column.description or '').split()) or None
         column.meta = {key: column.meta[key] for key in ('ucd',) if key in column.meta}
-    for name in table.colnames:
-        _restore_mask(table, name, card.get('masked', {}).get(name, []))
+    _restore_masks(table, card.get('masked', {}), 'fcUO')
     return restore_columns(table, card), card['meta'], None
 
 
@@ -172,7 +156,7 @@ def _write_parquet(catalog, path, posterior):
     """Write Parquet, with astropy's own description of the columns in its schema."""
     # Whatever is no plain column becomes several, as astropy would have it.
     with serialize_context_as('parquet'):
-        table = represent_mixins_as_columns(_flat_table(catalog))
+        table = represent_mixins_as_columns(plain_table(catalog, flat=True))
     # Parquet keeps rows of arrays but flattens each of them.
     shapes = {name: table[name].shape[1:] for name in table.colnames}
     table.meta[CARD_KEY] = make_card(catalog, shapes=shapes)
@@ -181,25 +165,30 @@ def _write_parquet(catalog, path, posterior):
 
 def _read_parquet(path, posterior):
     """Read Parquet with pyarrow alone (astropy's reader needs pandas too)."""
+    from astropy.table.meta import get_header_from_yaml
     from pyarrow import ArrowInvalid, parquet
 
     try:
         content = parquet.read_table(path)
     except ArrowInvalid as error:
         raise ValueError(str(error)) from error
-    schema = content.schema.metadata or {}
-    described = schema.get(b'table_meta_yaml', b'').decode()
+    described = (content.schema.metadata or {}).get(b'table_meta_yaml', b'').decode()
     if CARD_KEY not in described:
         msg = 'it was not written by ProbabilisticCatalog.write'
         raise ValueError(msg)
-    from astropy.table.meta import get_header_from_yaml
-
     header = get_header_from_yaml(described.split('\n'))
     card = read_card(header['meta'].pop(CARD_KEY))
     table = Table(meta=header['meta'])
     for attributes in header['datatype']:
         name = attributes['name']
-        table[name] = _parquet_column(content[name], card['shapes'][name])
+        chunks, shape = content[name], card['shapes'][name]
+        if shape:
+            values = chunks.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            values = values.reshape(len(chunks), *shape)
+        else:
+            values = chunks.to_numpy()
+        # Strings come as objects.
+        table[name] = Column(values.astype(str) if values.dtype == object else values)
         for key in ('unit', 'description', 'meta'):
             if key in attributes:
                 setattr(table[name].info, key, attributes[key])
@@ -207,15 +196,19 @@ def _read_parquet(path, posterior):
     return restore_columns(table, card), card['meta'], None
 
 
-def _parquet_column(chunks, shape):
-    """Convert a column of pyarrow's to one of NumPy's."""
-    if shape:
-        values = chunks.combine_chunks()
-        values = values.flatten().to_numpy(zero_copy_only=False)
-        return Column(values.reshape(len(chunks), *shape))
-    values = chunks.to_numpy()
-    # Strings come as objects.
-    return Column(values.astype(str) if values.dtype.kind == 'O' else values)
+class _Format(NamedTuple):
+    endings: tuple
+    write: Callable
+    read: Callable
+
+
+FORMATS = {
+    'fits': _Format(('.fits', '.fit', '.fits.gz', '.fit.gz'), write_fits, read_fits),
+    'ecsv': _Format(('.ecsv',), _write_ecsv, _read_ecsv),
+    'parquet': _Format(('.parquet', '.pq'), _write_parquet, _read_parquet),
+    'votable': _Format(('.vot', '.votable', '.xml'), _write_votable, _read_votable),
+}
+"""File formats that keep catalogues: the endings of their names, writers, readers."""
 
 
 def write_other(catalog, path, file_format, **kwargs):
@@ -223,28 +216,10 @@ def write_other(catalog, path, file_format, **kwargs):
     table = plain_table(catalog)
     if file_format == 'hdf5':
         kwargs = {'path': 'catalog', 'serialize_meta': True, **kwargs}
-    elif file_format is not None and file_format != 'ascii.ecsv':
-        family = file_format.partition('.')[0]
-        if family in _TEXT:
-            # A position or a time of several numbers gets a column for each.
-            with serialize_context_as('ecsv'):
-                table = represent_mixins_as_columns(_flat_table(catalog))
-            table.meta.pop('__serialized_columns__', None)
+    family = (file_format or '').partition('.')[0]
+    if family in ('ascii', 'html') and file_format != 'ascii.ecsv':
+        # Text in columns: a position or a time of several numbers gets one for each.
+        with serialize_context_as('ecsv'):
+            table = represent_mixins_as_columns(plain_table(catalog, flat=True))
+        table.meta.pop('__serialized_columns__', None)
     table.write(path, format=file_format, **kwargs)
-
-
-# Formats that hold text in columns and nothing else.
-_TEXT = ('ascii', 'html')
-
-WRITERS = {
-    'fits': write_fits,
-    'ecsv': _write_ecsv,
-    'parquet': _write_parquet,
-    'votable': _write_votable,
-}
-READERS = {
-    'fits': read_fits,
-    'ecsv': _read_ecsv,
-    'parquet': _read_parquet,
-    'votable': _read_votable,
-}

@@ -14,10 +14,8 @@ from scipy.spatial import cKDTree
 
 from bliss_astro.psf._mixture import profile_of_shape
 
-from ._shapes import SIGMA_QUANTILES
-
-__all__ = ['SharedLight', 'in_full_tile']
-
+# Quantiles of a normal distribution at -1, 0 and 1 sigma.
+SIGMA_QUANTILES = (0.15865525, 0.5, 0.84134475)
 # Sources of at least this probability share the light: those of a table by default.
 MIN_PROBABILITY = 0.5
 # Half-size of the cut-outs in units of the PSF's full width at half maximum.
@@ -90,22 +88,17 @@ class SharedLight:
         full = in_full_tile(posterior, sources.row, sources.column)
         x, y = (v.double().cpu().numpy() for v in sources.place())
         row, column = sources.row.cpu().numpy(), sources.column.cpu().numpy()
-        chosen = (sources.probability >= MIN_PROBABILITY).cpu().numpy()
+        likely = sources.probability >= MIN_PROBABILITY
+        chosen = np.flatnonzero(likely.cpu().numpy())
         if full[chosen].any():
-            level = sources.select(torch.as_tensor(chosen)).quantile_flux(0.5)
-            ratio[chosen] = _measure_ratios(
-                posterior,
-                np.column_stack([x[chosen], y[chosen]]),
-                np.exp(level.double().cpu().numpy()),
-                full[chosen],
-                fwhm=fwhm,
-            )
+            flux = np.exp(_quantiles(sources, chosen, 0.5)[0])
+            place = np.column_stack([x, y])[chosen]
+            light = _measure_ratios(posterior, place, flux, full[chosen], fwhm=fwhm)
+            ratio[chosen] = light
         changed = np.flatnonzero(ratio > 1)
         if len(changed):
-            some = sources.select(torch.as_tensor(changed, device=sources.x.device))
-            low, middle[changed], high = (
-                some.quantile_flux(q).double().cpu().numpy() for q in SIGMA_QUANTILES
-            )
+            levels = _quantiles(sources, changed, *SIGMA_QUANTILES)
+            low, middle[changed], high = levels
             width[changed] = 0.5 * (high - low)
         return cls(ratio, middle, width, row * posterior.grid.shape[1] + column)
 
@@ -155,6 +148,12 @@ class SharedLight:
         return log_flux + np.log(ratio)
 
 
+def _quantiles(sources, index, *q):
+    """Quantiles of the log-fluxes of some sources, list of arrays."""
+    some = sources.select(torch.as_tensor(index, device=sources.x.device))
+    return [some.quantile_flux(level).double().cpu().numpy() for level in q]
+
+
 def _measure_ratios(posterior, place, flux, full, *, fwhm):
     """
     Light of full tiles over that of their rows, ``(N,)``, 1 for other rows.
@@ -179,58 +178,56 @@ def _measure_ratios(posterior, place, flux, full, *, fwhm):
     step = max(1, _BATCH_PIXELS // (most * (2 * radius + 1) ** 2))
     for first in range(0, len(chosen), step):
         some = slice(first, first + step)
-        batch = _TileBatch(pixels, chosen[some], middle[some], radius)
-        found = batch.ratios(place, flux, own[some], others[some])
+        found = _ratios(
+            pixels,
+            chosen[some],
+            middle[some],
+            radius,
+            (place, flux),
+            (own[some], others[some]),
+        )
         for rows, value in zip(own[some], found, strict=True):
             ratio[rows] = value
     return ratio
 
 
-class _TileBatch:
-    """Cut-outs around the middles of N tiles."""
+def _ratios(pixels, tiles, middle, radius, stars, lists):
+    """
+    Light of tiles in cut-outs around their middles over that of their own rows.
 
-    def __init__(self, pixels, tiles, middle, radius):
-        self.device, self.middle = pixels.image.device, middle
-        rows, columns = self._tensor(tiles, torch.long).unbind(1)
-        where = (torch.zeros_like(rows), rows, columns)
-        x, y = self._tensor(middle).unbind(1)
-        self.patches = pixels.patches(where, x, y, radius)
-        inputs = pixels.inputs
-        self.unit = inputs.at_tiles(inputs.log_flux_floor, *where)[:, 0].exp()
-        self.dx, self.dy = (v[:, None] for v in self.patches.offsets(x, y))
-        # Plain sums over a circle: where the rows' light lies a little off, a
-        # weighting by their profile would miss some of it.
-        inside = (self.dx**2 + self.dy**2)[:, 0] < (radius + 0.5) ** 2
-        self.inside = self.patches.good * inside
+    The two lists hold each tile's own rows and the others, of ``stars`` at places
+    ``(N, 2)`` with fluxes over the flux floor.
+    """
 
-    def _tensor(self, value, dtype=torch.float32):
-        return torch.as_tensor(value, dtype=dtype, device=self.device)
+    def tensor(value, dtype=torch.float32):
+        return torch.as_tensor(value, dtype=dtype, device=pixels.image.device)
 
-    def ratios(self, place, flux, own, others):
-        """Light of the tiles, without other rows, over that of their own rows."""
-        patches, inside = self.patches, self.inside
-        model = (inside * self._render(place, flux, own)).sum((1, 2))
-        rest = patches.data - self._render(place, flux, others)
-        light = (inside * rest).sum((1, 2))
-        variance = inside * patches.variance(patches.data)
-        error = patches.covariance(inside, inside, variance).clamp(min=1).sqrt()
-        more = (model > 0) & (light - model >= _MIN_EXCESS * error)
-        ones = torch.ones_like(model)
-        ratio = torch.where(more, light / torch.where(more, model, ones), ones)
-        return ratio.cpu().numpy()
-
-    def _render(self, place, flux, lists):
-        """Images of the rows of each tile, padded by rows without light."""
-        index = np.zeros((len(lists), max(len(rows) for rows in lists)), int)
+    rows, columns = tensor(tiles, torch.long).unbind(1)
+    where = (torch.zeros_like(rows), rows, columns)
+    x, y = tensor(middle).unbind(1)
+    patches = pixels.patches(where, x, y, radius)
+    floor = pixels.inputs.log_flux_floor
+    unit = pixels.inputs.at_tiles(floor, *where)[:, 0].exp()
+    dx, dy = (v[:, None] for v in patches.offsets(x, y))
+    # Plain sums over a circle: where the rows' light lies a little off, a
+    # weighting by their profile would miss some of it.
+    inside = patches.good * ((dx**2 + dy**2)[:, 0] < (radius + 0.5) ** 2)
+    images = []
+    for members in lists:
+        # Padded by rows without light.
+        index = np.zeros((len(members), max(len(rows) for rows in members)), int)
         light = np.zeros(index.shape)
-        for k, rows in enumerate(lists):
-            index[k, : len(rows)], light[k, : len(rows)] = rows, flux[rows]
-        off = self._tensor(place[index] - self.middle[:, None])[..., None, None]
-        profile = profile_of_shape(
-            self.patches.shape[:, None],
-            self.dx - off[:, :, 0],
-            self.dy - off[:, :, 1],
-            radius=self.patches.radius,
-        )
-        light = self._tensor(light) * self.unit[:, None]
-        return (light[..., None, None] * profile).sum(1)
+        for k, rows in enumerate(members):
+            index[k, : len(rows)], light[k, : len(rows)] = rows, stars[1][rows]
+        off = tensor(stars[0][index] - middle[:, None])[..., None, None]
+        shape, at = patches.shape[:, None], (dx - off[:, :, 0], dy - off[:, :, 1])
+        profile = profile_of_shape(shape, *at, radius=patches.radius)
+        light = tensor(light) * unit[:, None]
+        images.append((light[..., None, None] * profile).sum(1))
+    model = (inside * images[0]).sum((1, 2))
+    light = (inside * (patches.data - images[1])).sum((1, 2))
+    error = patches.covariance(inside, inside, inside * patches.variance(patches.data))
+    least = _MIN_EXCESS * error.clamp(min=1).sqrt()
+    more = (model > 0) & (light - model >= least)
+    ratio = torch.where(more, light / torch.where(more, model, 1.0), 1.0)
+    return ratio.cpu().numpy()

@@ -13,10 +13,15 @@ from astropy.uncertainty import Distribution
 
 from bliss_astro._random import check_rng
 
-from ._columns import COLUMNS, SHAPE_NAMES, ab_magnitude, has_magnitude
-from ._shapes import angle_quantiles, explain_no_shapes
-
-__all__ = ['credible_interval', 'samples']
+from ._columns import (
+    COLUMNS,
+    SHAPE_NAMES,
+    ab_magnitude,
+    error_name,
+    explain_no_shapes,
+    has_magnitude,
+)
+from ._rows import draw_quantiles
 
 _DEFAULT_SAMPLES = 1000
 
@@ -70,11 +75,16 @@ def credible_interval(self, column, level=0.68, *, gaussian=False):
         # A brighter limit has the smaller magnitude.
         return ab_magnitude(high), ab_magnitude(low)
     if self.posterior is not None:
-        limits = np.empty(0), np.empty(0)
+        limits = np.empty((2, 0))
         if len(self):
             limits = self.posterior.interval(self, column, level=level)
     elif f'{column}_samples' in self.colnames:
-        limits = _sample_interval(column, self[f'{column}_samples'], level)
+        draws = _without_column(self[f'{column}_samples'])
+        tails = [0.5 * (1 - level), 0.5 * (1 + level)]
+        if column == 'angle':
+            # Plain numbers are degrees.
+            draws = u.Quantity(draws, getattr(draws, 'unit', u.deg)).to_value(u.deg)
+        limits = draw_quantiles(column, draws, tails)
     else:
         msg = (
             'this table has no posterior (it was read from a format that keeps '
@@ -155,35 +165,25 @@ def _in_unit_of(column, values):
     unit = getattr(column, 'unit', None)
     if unit is None:
         return np.asarray(values)
-    own = getattr(values, 'unit', None) or unit
-    return u.Quantity(values, own).to(unit)
+    return u.Quantity(values, getattr(values, 'unit', unit)).to(unit)
 
 
 def _without_column(values):
-    if isinstance(values, u.Quantity):
-        return values
-    unit, values = getattr(values, 'unit', None), np.asarray(values)
-    return values if unit is None else u.Quantity(values, unit)
-
-
-def _sample_interval(column, samples, level):
-    """Interval of the samples that a table holds."""
-    values, tails = _without_column(samples), [0.5 * (1 - level), 0.5 * (1 + level)]
-    if column == 'angle':
-        degrees = values.to_value(u.deg) if hasattr(values, 'unit') else values
-        return angle_quantiles(degrees, tails) * u.deg
-    return np.quantile(values, tails, axis=1)
+    """Quantities for columns with a unit, arrays for others."""
+    unit = getattr(values, 'unit', None)
+    return np.asarray(values) if unit is None else u.Quantity(values, unit)
 
 
 def _gaussian_interval(catalog, column, level):
     """Interval of the normal distribution with the row's error."""
-    errors = {name: d.error for name, d in COLUMNS.items() if d.error is not None}
-    if errors.get(column) not in catalog.colnames:
+    error = error_name(column)
+    if error not in COLUMNS or error not in catalog.colnames:
+        known = ', '.join(name for name in COLUMNS if error_name(name) in COLUMNS)
         msg = (
             f'gaussian=True needs a column with the error of {column!r}; '
-            f'there is one for {", ".join(errors)}'
+            f'there is one for {known}'
         )
         raise ValueError(msg)
-    centre, error = (_without_column(catalog[n]) for n in (column, errors[column]))
+    centre, error = (_without_column(catalog[name]) for name in (column, error))
     half = statistics.NormalDist().inv_cdf(0.5 + level / 2) * error
     return centre - half, centre + half

@@ -14,7 +14,7 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io.registry import identify_format
-from astropy.table import Column, MaskedColumn, QTable
+from astropy.table import Column, QTable
 from astropy.table.serialize import represent_mixins_as_columns
 from astropy.time import TimeBase
 from astropy.utils.exceptions import AstropyUserWarning
@@ -24,43 +24,17 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
 
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
-from ._formats import READERS, WRITERS, write_other
-from ._meta import ImageRecord, restore_meta
-from ._posterior import CatalogPosterior
+from ._formats import FORMATS, write_other
+from ._meta import restore_meta
 
-__all__ = ['FORMATS', 'find_format', 'read', 'write']
-
-FORMATS = {
-    'fits': ('.fits', '.fit', '.fits.gz', '.fit.gz'),
-    'ecsv': ('.ecsv',),
-    'parquet': ('.parquet', '.pq'),
-    'votable': ('.vot', '.votable', '.xml'),
-}
-"""File formats, and the endings by which they are known."""
-
-# Errors of the parsers of four formats, and of torch, on damaged files.
-_DAMAGE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    RuntimeError,
-    zlib.error,
-    AstropyUserWarning,
+# Errors of the parsers and writers of four formats, and of torch, on damaged files and
+# on unknown kinds of columns.
+_FAILURES = (
+    *(ValueError, TypeError, LookupError, EOFError, RuntimeError, zlib.error),
+    *(AttributeError, OSError, AstropyUserWarning),
 )
 # Types that every format keeps: booleans and numbers, which tests vouch for.
 _PLAIN = {'b1', 'u1', 'i2', 'i4', 'i8', 'f4', 'f8'}
-# Errors of writers and parsers of four formats on unknown kinds of columns.
-_FAILURES = (
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 _ALIASES = {'ascii.ecsv': 'ecsv', 'vot': 'votable', 'fits.gz': 'fits', 'xml': 'votable'}
 
 
@@ -131,7 +105,7 @@ def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs)
         _check_columns(self, name)
     with atomic_write(path, overwrite=overwrite) as temporary:
         if name in FORMATS:
-            WRITERS[name](self, temporary, kept)
+            FORMATS[name].write(self, temporary, kept)
         else:
             write_other(self, temporary, name, overwrite=True, **kwargs)
 
@@ -175,11 +149,11 @@ def read(cls, path, *, format=None, posterior=True):  # noqa: A002
         msg = f'there is no file {path}'
         raise FileNotFoundError(msg)
     try:
-        table, meta, arrays = READERS[name](path, posterior)
+        table, meta, arrays = FORMATS[name].read(path, posterior)
         catalog = _restore(cls, table, meta)
         if arrays is not None:
-            catalog.posterior = CatalogPosterior.from_arrays(*arrays)
-    except (OSError, *_DAMAGE) as error:
+            catalog.posterior = cls._posterior_type.from_arrays(*arrays)
+    except _FAILURES as error:
         # Errors of the system (no permission) name their cause.
         if getattr(error, 'errno', None) is not None:
             raise
@@ -192,38 +166,19 @@ def find_format(path, file_format=None, *, writing=False):
     """
     Return a format, by its name or by the ending of the file.
 
-    Parameters
-    ----------
-    path : str or `~os.PathLike`
-        The file.
-
-    file_format : str or None, optional
-        The name, if it is given.
-
-    writing : bool, optional
-        Whether the file may have any ending that astropy's writers have.
-
-    Returns
-    -------
-    file_format : str
-        A key of `FORMATS`, or a format of astropy's.
-
-    Raises
-    ------
-    ValueError
-        If the ending is unknown.
+    It is a key of `FORMATS` or, for writing, any format of astropy's.
     """
     if file_format is not None:
         return _ALIASES.get(file_format, file_format)
     name = Path(path).name.lower()
-    for known, endings in FORMATS.items():
-        if name.endswith(endings):
+    for known, kind in FORMATS.items():
+        if name.endswith(kind.endings):
             return known
     if writing:
         found = identify_format('write', QTable, str(path), None, (QTable(),), {})
         if found:
             return found[0]
-    allowed = ', '.join(ending for endings in FORMATS.values() for ending in endings)
+    allowed = ', '.join(e for kind in FORMATS.values() for e in kind.endings)
     hint = ''
     if writing:
         allowed += ', .csv, .hdf5 (or another of astropy)'
@@ -258,30 +213,22 @@ def _restore(cls, table, meta):
             catalog[name].info.format = info.format
         catalog[name].info.meta = dict(info.meta or {})
     catalog.meta.update(restore_meta(meta))
-    catalog.meta['image'] = ImageRecord(meta.get('image', {}))
     return catalog
 
 
 def _native(column, name):
-    """Undo a format's changes to a column: byte order, dtype, units on the side."""
+    """Undo a format's changes to a column: byte order, type, masks without masked."""
     if not isinstance(column, Column | u.Quantity):
         return column
-    definition = COLUMNS.get(name)
-    dtype = column.dtype if definition is None else np.dtype(definition.dtype)
+    dtype = np.dtype(COLUMNS[name].dtype) if name in COLUMNS else column.dtype
     if dtype.hasobject or dtype.names:
         return column
-    values, mask = getattr(column, 'value', column), getattr(column, 'mask', None)
-    values = getattr(values, 'unmasked', values)
-    values = np.array(values, dtype=dtype.newbyteorder('='))
-    unit = getattr(column, 'unit', None)
-    masked = mask is not None and np.any(mask)
-    if unit is None:
-        return MaskedColumn(values, mask=mask) if masked else Column(values)
-    if isinstance(column, u.Quantity) and not isinstance(column, Masked):
-        # An angle stays an angle, a magnitude a magnitude.
-        return type(column)(values, unit)
-    values = values << unit
-    return Masked(values, mask=mask) if masked else values
+    column = column.astype(dtype.newbyteorder('='))
+    if not np.any(getattr(column, 'mask', False)):
+        if isinstance(column, Masked):
+            return column.unmasked
+        return column if isinstance(column, u.Quantity) else Column(column)
+    return column
 
 
 # -- trials --------------------------------------------------------------------------
@@ -294,29 +241,28 @@ def _check_columns(catalog, file_format):
     Masked columns, text and mixins (times, positions, a user's own) are written and
     read one by one; plain numbers are not tried.
     """
+    kind = FORMATS[file_format]
     for name in catalog.colnames:
         column = catalog[name]
         plain = type(column) in (Column, u.Quantity)
         if name == 'sky_centroid' or (plain and column.dtype.str[1:] in _PLAIN):
             continue
         rows = catalog[list(dict.fromkeys((*REQUIRED_COLUMNS, name)))]
+        reason, cause = 'it would come back changed', None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f'trial.{file_format}'
             try:
                 # Remarks of astropy's on what it writes come with the file itself.
                 with collect_warnings():
-                    WRITERS[file_format](rows, path, None)
-                    read = _restore(type(rows), *READERS[file_format](path, False)[:2])
-                    same = _is_same(read[name], column)
+                    kind.write(rows, path, None)
+                    read = _restore(type(rows), *kind.read(path, False)[:2])
+                    if _is_same(read[name], column):
+                        continue
             except _FAILURES as error:
                 # Not of a full disk.
                 if getattr(error, 'errno', None) is not None:
                     raise
                 reason, cause = str(error) or type(error).__name__, error
-            else:
-                if same:
-                    continue
-                reason, cause = 'it would come back changed', None
         msg = (
             f'column {name!r} ({type(column).__name__}) cannot be written in '
             f'format {file_format!r}: {reason}. Convert or remove it, or write '
@@ -355,8 +301,7 @@ def _is_same_array(new, old, rtol=0.0):
         old = np.char.decode(old, 'utf-8')
     if new.dtype.kind != old.dtype.kind:
         return False
+    equal = new == old
     if old.dtype.kind in 'fc':
         equal = np.isclose(new, old, rtol=rtol, atol=0, equal_nan=True)
-    else:
-        equal = new == old
     return bool(np.all(equal | masks[1]))

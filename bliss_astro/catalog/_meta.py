@@ -20,22 +20,11 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.misc.yaml import AstropyDumper
 from astropy.utils.metadata import MergeStrategy
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs import WCS
 
-from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
+from bliss_astro._fits import header_wcs
+from bliss_astro._warnings import PosteriorDroppedWarning, warn
 from bliss_astro.units import unit_text
-
-__all__ = [
-    'DateText',
-    'FactRecord',
-    'ImageRecord',
-    'default_meta',
-    'header_to_wcs',
-    'make_record',
-    'plain_value',
-    'restore_meta',
-    'wcs_to_header',
-]
 
 # Keys of a catalogue's meta that are held as a `FactRecord`.
 _FACT_KEYS = ('estimated', 'check')
@@ -92,23 +81,6 @@ class ImageRecord(_Record):
         posterior = type(self.posterior).__name__
         return f'{type(self).__name__}({self._values!r}, posterior=<{posterior}>)'
 
-    def replaced(self, *, posterior):
-        """Copy of the record with another posterior."""
-        return type(self)(self._values, posterior=posterior)
-
-    @property
-    def uids(self):
-        """Names of the images that the rows come from, a set of str."""
-        return set(self.get('uids', ())) or {self.get('uid')}
-
-    def is_same_image(self, other):
-        """Whether two records are one, or have one posterior object or one uid."""
-        if self is other:
-            return True
-        if self.posterior is not None and self.posterior is other.posterior:
-            return True
-        return self.get('uid') is not None and self['uid'] == other.get('uid')
-
 
 class FactRecord(_Record):
     """
@@ -120,38 +92,29 @@ class FactRecord(_Record):
     """
 
     def __repr__(self):
-        if not self._values:
-            return '{}'
         # YAML sorts, so any other order would not survive files.
-        return '\n'.join(
-            f'{name}: {_fact_text(self[name])}'.rstrip() for name in sorted(self)
-        )
+        lines = (f'{name}: {_fact_text(self[name])}'.rstrip() for name in sorted(self))
+        return '\n'.join(lines) or '{}'
 
 
 def _fact_text(entry):
-    """Numbers of an entry with their unit, and the source in brackets."""
+    """Numbers of an entry, four digits each, with their unit and source."""
+    if isinstance(entry, float):
+        return f'{entry:.4g}'
+    if isinstance(entry, list | tuple):
+        return ', '.join(_fact_text(item) for item in entry)
     if not isinstance(entry, Mapping):
-        return _number_text(entry)
-    parts, unit = [], entry.get('unit') or ''
-    for name in sorted(entry, key=lambda name: (name not in _FIRST_PRINTED, name)):
-        if name in ('unit', 'source'):
-            continue
-        text = _number_text(entry[name])
-        parts.append(text if name == 'value' else f'{name} {text}')
-        if unit and len(parts) == 1:
-            parts[0] += f' {unit}'
-    text = ', '.join(parts)
-    source = entry.get('source')
-    return f'{text} ({source})' if source else text
-
-
-def _number_text(value):
-    """Four digits of a number, or of each number of a list."""
-    if isinstance(value, float):
-        return f'{value:.4g}'
-    if isinstance(value, list | tuple):
-        return ', '.join(_number_text(item) for item in value)
-    return str(value)
+        return str(entry)
+    numbers = dict(entry)
+    unit, source = numbers.pop('unit', None), numbers.pop('source', None)
+    names = sorted(numbers, key=lambda name: (name not in _FIRST_PRINTED, name))
+    parts = [
+        f'{"" if name == "value" else f"{name} "}{_fact_text(numbers[name])}'
+        for name in names
+    ]
+    if unit and parts:
+        parts[0] += f' {unit}'
+    return ', '.join(parts) + (f' ({source})' if source else '')
 
 
 class DateText(str):
@@ -172,15 +135,19 @@ class _MergeImageRecords(MergeStrategy):
     # that a filter made an error has to get through.
     @classmethod
     def _merge(cls, left, right):
-        if left.is_same_image(right):
+        both = left.posterior, right.posterior
+        uid = left.get('uid')
+        same = both[0] is both[1] and both[0] is not None
+        if left is right or same or (uid is not None and uid == right.get('uid')):
             return right if left.posterior is None else left
-        if left.posterior is not None or right.posterior is not None:
+        if both != (None, None):
             warn(
                 'The posterior belongs to one image; it is dropped from a table '
                 'of rows of several images. Their own catalogues still have it.',
                 PosteriorDroppedWarning,
             )
-        return ImageRecord({'uids': sorted((left.uids | right.uids) - {None})})
+        uids = {i for own in (left, right) for i in own.get('uids', [own.get('uid')])}
+        return ImageRecord({'uids': sorted(uids - {None})})
 
 
 class _MergeFacts(MergeStrategy):
@@ -196,10 +163,7 @@ class _MergeFacts(MergeStrategy):
 class _MergeDates(MergeStrategy):
     types = (DateText, DateText)
     enabled = True
-
-    @classmethod
-    def merge(cls, left, right):
-        return max(left, right)
+    merge = staticmethod(max)
 
 
 # A plain table made of a catalogue keeps these in its meta, and can be written.
@@ -234,6 +198,7 @@ def restore_meta(meta):
     for name in _FACT_KEYS:
         if isinstance(meta.get(name), Mapping):
             meta[name] = FactRecord(meta[name])
+    meta['image'] = ImageRecord(meta.get('image', {}))
     return meta
 
 
@@ -248,11 +213,10 @@ def make_record(n_sources, *, posterior, wcs, unit, image_shape, expected_count,
     if unit is not None:
         values['unit'] = unit_text(unit)
     if image_shape is not None:
-        shape = [int(n) for n in image_shape]
-        if len(shape) != 2 or min(shape) < 1:
+        values['shape'] = [int(n) for n in image_shape]
+        if len(values['shape']) != 2 or min(values['shape']) < 1:
             msg = f'image_shape must be two positive integers, got {image_shape!r}'
             raise ValueError(msg)
-        values['shape'] = shape
     if expected_count is not None:
         count = np.atleast_1d(np.asarray(expected_count, dtype=float))
         if count.shape not in [(1,), (2,)]:
@@ -261,7 +225,7 @@ def make_record(n_sources, *, posterior, wcs, unit, image_shape, expected_count,
         values['expected_count'] = count.tolist()
     if wcs is not None:
         values['wcs'] = wcs_to_header(wcs, shape=image_shape)
-    values.update(plain_value(dict(extra), name="meta['image']"))
+    values |= plain_value(dict(extra), name="meta['image']")
     return ImageRecord(values, posterior=posterior)
 
 
@@ -277,21 +241,18 @@ def wcs_to_header(wcs, *, shape=None):
     text = wcs.to_header_string(relax=True).strip()
     ny, nx = (1000, 1000) if shape is None else shape
     x, y = (corner.ravel() for corner in np.meshgrid([0, nx / 3, nx], [0, ny / 2, ny]))
-    original = wcs.pixel_to_world(x, y)
     rebuilt = header_to_wcs(text).pixel_to_world(x, y)
+    off = wcs.pixel_to_world(x, y).separation(rebuilt)
     scale = np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * u.deg
-    off = original.separation(rebuilt)
     # Where both have no answer (NaN), they agree.
     return text if not np.any(off > _WCS_TOLERANCE * scale) else None
 
 
 def header_to_wcs(text, *, shape=None):
-    """WCS of a header string, for an image of some shape."""
-    with collect_warnings(FITSFixedWarning):
-        wcs = WCS(fits.Header.fromstring(text), relax=True)
-    if shape is not None:
-        wcs.array_shape = tuple(shape)
-    return wcs
+    """WCS of a header string (`None` for none), for an image of some shape."""
+    if text is None:
+        return None
+    return header_wcs(fits.Header.fromstring(text), shape and tuple(shape))
 
 
 def plain_value(value, *, name='meta'):

@@ -12,10 +12,9 @@ import astropy.units as u
 import numpy as np
 
 from bliss_astro._atomic import atomic_write
+from bliss_astro.rendering._scene import Sources
 
 from ._rendering import scale_of
-
-__all__ = ['check', 'plot', 'reconstruct', 'to_regions']
 
 # Radius of a region in pixels where the PSF is not known.
 _DEFAULT_RADIUS = 5.0
@@ -235,22 +234,15 @@ def to_regions(self, path=None, *, sky=None, radius=None, overwrite=False):
         msg = 'sky=True needs positions on the sky: the image had no WCS'
         raise ValueError(msg)
     radius = _region_radius(self, radius, sky=sky)
-    galaxies = np.zeros(len(self), dtype=bool)
-    if 'galaxy_probability' in self.colnames:
-        galaxies = np.ma.filled(self['galaxy_probability'], 0) > 0.5
-    circles = []
-    for row, galaxy in zip(self, galaxies, strict=True):
-        options = {
-            'meta': {'text': str(row['id']), 'tag': [f'p={row["probability"]:.3f}']},
-            'visual': {'color': _COLORS[int(galaxy)]},
-        }
-        if sky:
-            circle = CircleSkyRegion(row['sky_centroid'], radius, **options)
-        else:
+    regions = Regions([])
+    for row, galaxy in zip(self, Sources.of(self).is_galaxy, strict=True):
+        centre, circle = row['sky_centroid'] if sky else None, CircleSkyRegion
+        if not sky:
             centre = PixCoord(row['x_centroid'], row['y_centroid'])
-            circle = CirclePixelRegion(centre, radius, **options)
-        circles.append(circle)
-    regions = Regions(circles)
+            circle = CirclePixelRegion
+        meta = {'text': str(row['id']), 'tag': [f'p={row["probability"]:.3f}']}
+        visual = {'color': _COLORS[int(galaxy)]}
+        regions.append(circle(centre, radius, meta=meta, visual=visual))
     if path is not None:
         with atomic_write(path, overwrite=overwrite) as temporary:
             regions.write(temporary, format='ds9', overwrite=True)

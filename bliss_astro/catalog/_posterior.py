@@ -1,399 +1,276 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Posterior over the catalogues of one image: thresholds, samples, counts, intervals.
-"""
+Posterior of one image: counts, intervals and draws of rows, whole catalogues.
 
-import functools
+The functions are methods of `~bliss_astro.catalog.CatalogPosterior`.
+"""
 
 import numpy as np
 import torch
+from astropy.table import QTable
 
 from bliss_astro._random import check_rng, torch_generator
 from bliss_astro._threads import use_threads
-from bliss_astro.psf import PSFModel
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
-from ._arguments import check_count, check_threshold
-from ._columns import COLUMNS
-from ._full_tiles import MIN_PROBABILITY
-from ._rows import Candidates, SourceRows, tabulate_draw
-from ._shapes import pixel_scale
-from ._storage import (
-    move_posterior,
-    posterior_from_arrays,
-    posterior_nbytes,
-    posterior_to_arrays,
+from ._build import check_count
+from ._columns import SHAPE_COLUMNS
+from ._full_tiles import MIN_PROBABILITY, in_full_tile
+from ._rows import (
+    ELLIPTICITY,
+    Candidates,
+    SourceRows,
+    in_range,
+    latent_dim,
+    plain,
+    shape_quantity,
 )
 
-__all__ = ['CatalogPosterior']
+
+def candidates_of(posterior, least):
+    """Sources down to a probability, or to a lower one, with their links."""
+    # Those that share the light of full tiles are always described in full.
+    least = min(least, MIN_PROBABILITY)
+    found = posterior._found
+    if found is None or found.least > least:
+        with use_threads():
+            fwhm = posterior.fwhm / posterior.binning
+            found = Candidates(posterior.tile_posterior, fwhm, least)
+        posterior._found = found
+    return found
 
 
-class CatalogPosterior:
+def rows_of(posterior, table):
+    """Sources of the rows of a table."""
+    least = 0.0
+    if 'probability' in table.colnames:
+        # Rounded down, as probabilities of rows are rounded.
+        least = float(np.min(table['probability'], initial=1.0)) * (1 - 1e-6)
+    found = candidates_of(posterior, least)
+    return SourceRows(posterior, found, found.index_of(table, posterior.to_image))
+
+
+# -- counts ----------------------------------------------------------------------
+
+
+def tile_moments(self):
+    """Chance of a source, and mean and variance of the count, by tile."""
+    with torch.no_grad(), use_threads():
+        _, hidden = self.tile_posterior.decided()
+        factor = self.tile_posterior.head.count_factor(hidden)
+        number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
+        mean = factor.mean
+        variance = (factor.probs * number**2).sum(-1) - mean**2
+    return [plain(value[0]) for value in (factor.presence, mean, variance)]
+
+
+def expected_counts(self, region=None):
     """
-    Posterior over whole catalogues of one image.
-
-    It belongs to the image, not to rows: `sample` draws catalogues, `expected_counts`
-    integrates over a region, `at_threshold` makes a table.
+    Expected number of sources above the flux floor.
 
     Parameters
     ----------
-    tile_posterior : `~bliss_astro.posteriors.TilePosterior`
-        Posterior over the tiles of the image.
+    region : tuple of slice or 2D bool array ``(ny, nx)``, optional
+        Part of the image in pixels; by default all of it. Tiles partly inside count
+        by the share of their area. Masked pixels count too: there the posterior
+        equals the prior.
 
-    flux_floor : float or 2D array_like ``(rows, columns)``
-        Smallest flux of the prior in data units, by tile.
-
-    unit : unit-like or None, optional
-        Unit of the fluxes.
-
-    wcs : WCS object or None, optional
-        Celestial WCS of the image.
-
-    flags : 2D int array ``(ny, nx)`` or None, optional
-        Sums of `~bliss_astro.flags.CatalogFlag` bits for a source at each pixel.
-
-    meta : dict, optional
-        Metadata of the tables.
-
-    exposure : `~bliss_astro.exposures.Exposure` or None, optional
-        The image as it was measured; no copy. Files do not keep it.
-
-    binning : int, optional
-        Side in pixels of the squares that were joined to one before detection. Tables
-        and ``wcs`` are in pixels of the image, tiles and ``flags`` in the larger ones.
-
-    image_shape : tuple of int, optional
-        Shape of the image, where that is not the one of the joined pixels.
-
-    Notes
-    -----
-    A posterior keeps features and inputs of the encoder, some 60 bytes a pixel
-    (`nbytes`), and the exposure. `to` copies it to another device,
-    `ProbabilisticCatalog.drop_posterior
-    <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>` frees it.
+    Returns
+    -------
+    count : float
+        Mean of the number.
     """
+    return float((_coverage(self, region) * self._tile_moments[1]).sum())
 
-    def __init__(
-        self,
-        tile_posterior,
-        flux_floor,
-        *,
-        unit=None,
-        wcs=None,
-        flags=None,
-        meta=None,
-        exposure=None,
-        binning=1,
-        image_shape=None,
-    ):
-        self.exposure = exposure
-        self.binning = int(binning)
-        self._image_shape = image_shape
-        self.tile_posterior = tile_posterior
-        shape = tile_posterior.grid.shape
-        self.flux_floor = np.broadcast_to(np.asarray(flux_floor, float), shape)
-        self.unit, self.wcs, self.flags = unit, wcs, flags
-        self.meta = dict(meta or {})
-        self._found = None
 
-    def __repr__(self):
-        size = ' x '.join(map(str, self.shape))
-        return f'<CatalogPosterior of {size} px, {self.n_tiles} tiles>'
+def expected_counts_error(self, region=None):
+    """
+    Standard deviation of the number of sources above the flux floor.
 
-    @property
-    def shape(self):
-        """Shape ``(ny, nx)`` of the image."""
-        return self._image_shape or self.tile_posterior.grid.image_shape
+    Tiles are taken as independent given the sweep's decisions.
 
-    @property
-    def n_tiles(self):
-        """Number of tiles."""
-        return int(np.prod(self.tile_posterior.grid.shape))
+    Parameters
+    ----------
+    region : tuple of slice or 2D bool array ``(ny, nx)``, optional
+        As for `expected_counts`.
 
-    @functools.cached_property
-    def fwhm(self):
-        """Full width at half maximum of the PSF in the middle, in pixels."""
-        inputs = self.tile_posterior.inputs
-        _, rows, columns = inputs.psf[0].shape
-        vector = inputs.psf[0, :, rows // 2, columns // 2].double().cpu().numpy()
-        radius = inputs.normalization_radius
-        model = PSFModel.from_shape(vector, normalization_radius=radius)
-        return self.binning * model.fwhm
+    Returns
+    -------
+    error : float
+        One sigma.
+    """
+    return float(np.sqrt((_coverage(self, region) * self._tile_moments[2]).sum()))
 
-    @functools.cached_property
-    def pixel_scale(self):
-        """Arcsec per pixel, the mean over both axes; `None` without a WCS."""
-        return None if self.wcs is None else pixel_scale(self.wcs)
 
-    nbytes = property(posterior_nbytes)
-    to = move_posterior
-
-    def to_image(self, place):
-        """Pixel coordinates of the image from those of joined pixels."""
-        return (place + 0.5) * self.binning - 0.5 if self.binning > 1 else place
-
-    # -- marginals ---------------------------------------------------------------
-
-    @property
-    def sources(self):
-        """Marginals of all candidate sources."""
-        return self._candidates(0.0).sources
-
-    def _candidates(self, least):
-        """The sources down to a probability, or to a lower one, with their links."""
-        # Those that share the light of full tiles are always described in full.
-        least = min(least, MIN_PROBABILITY)
-        found = self._found
-        if found is None or found.least > least:
-            with use_threads():
-                fwhm = self.fwhm / self.binning
-                found = Candidates(self.tile_posterior, fwhm, least)
-            self._found = found
-        return found
-
-    def _rows_of(self, table):
-        """The sources of the rows of a table."""
-        least = 0.0
-        if 'probability' in table.colnames:
-            # Rounded down, as probabilities of rows are rounded.
-            least = float(np.min(table['probability'], initial=1.0)) * (1 - 1e-6)
-        found = self._candidates(least)
-        return SourceRows(self, found, found.index_of(table, self.to_image))
-
-    @functools.cached_property
-    def _tile_moments(self):
-        """Chance of a source, and mean and variance of the count, by tile."""
-        with torch.no_grad(), use_threads():
-            _, hidden = self.tile_posterior.decided()
-            factor = self.tile_posterior.head.count_factor(hidden)
-            number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
-            mean = factor.mean
-            variance = (factor.probs * number**2).sum(-1) - mean**2
-        moments = factor.presence, mean, variance
-        return [value[0].cpu().double().numpy() for value in moments]
-
-    @property
-    def probability_map(self):
-        """
-        Probability that a tile holds a source, 2D array ``(rows, columns)``.
-
-        Given the decisions of the greedy sweep in earlier tiles, so
-        that a source on a border counts once.
-        """
-        return self._tile_moments[0]
-
-    def expected_counts(self, region=None):
-        """
-        Expected number of sources above the flux floor.
-
-        Parameters
-        ----------
-        region : tuple of slice or 2D bool array ``(ny, nx)``, optional
-            Part of the image in pixels; by default all of it. Tiles partly inside count
-            by the share of their area. Masked pixels count too: there the posterior
-            equals the prior.
-
-        Returns
-        -------
-        count : float
-            Mean of the number.
-        """
-        return float((self._coverage(region) * self._tile_moments[1]).sum())
-
-    def expected_counts_error(self, region=None):
-        """
-        Standard deviation of the number of sources above the flux floor.
-
-        Tiles are taken as independent given the sweep's decisions.
-
-        Parameters
-        ----------
-        region : tuple of slice or 2D bool array ``(ny, nx)``, optional
-            As for `expected_counts`.
-
-        Returns
-        -------
-        error : float
-            One sigma.
-        """
-        return float(np.sqrt((self._coverage(region) * self._tile_moments[2]).sum()))
-
-    def _coverage(self, region):
-        """Share of each tile that lies in a region."""
-        ny, nx = self.shape
-        size = self.tile_posterior.grid.size * self.binning
-        rows, columns = self.tile_posterior.grid.shape
-        # Pixels that are too few to be joined at the far edges belong to no tile.
-        inside = np.zeros((max(rows * size, ny), max(columns * size, nx)))
-        part = inside[:ny, :nx]
-        if region is None:
-            part[:] = 1
-        elif isinstance(region, tuple) and [type(v) for v in region] == [slice] * 2:
-            part[region] = 1
-        elif np.shape(region) == (ny, nx) and np.asarray(region).dtype == bool:
-            part[:] = region
-        else:
-            msg = (
-                'region must be a pair of slices (rows, columns) or a boolean array of '
-                f'shape {(ny, nx)}, got {region!r:.80}'
-            )
-            raise ValueError(msg)
-        inside = inside[: rows * size, : columns * size]
-        return inside.reshape(rows, size, columns, size).mean((1, 3))
-
-    # -- tables ------------------------------------------------------------------
-
-    def at_threshold(self, threshold=0.5, *, n_samples=0, rng=None):
-        """
-        Table of the sources whose probability exceeds a threshold.
-
-        Parameters
-        ----------
-        threshold : float, optional
-            Probability between 0 and 1.
-
-        n_samples : int, optional
-            Number of draws in columns of position and flux, and where inferred of the
-            type and each number of the shape, the latter as if all were galaxies.
-
-        rng : int, `numpy.random.Generator` or None, optional
-            Source of randomness of the draws.
-
-        Returns
-        -------
-        catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
-            A row a source, brightest first.
-        """
-        from ._catalog import ProbabilisticCatalog
-
-        threshold = check_threshold(threshold)
-        n_samples = check_count('n_samples', n_samples)
-        rng = check_rng(rng)
-        candidates = self._candidates(threshold)
-        chosen = (candidates.sources.probability >= threshold).cpu().numpy()
-        rows = SourceRows(self, candidates, np.flatnonzero(chosen))
-        columns = {
-            name: definition.compute(rows)
-            for name, definition in COLUMNS.items()
-            if definition.compute is not None
-        }
-        columns = {name: v for name, v in columns.items() if v is not None}
-        if n_samples:
-            drawn = rows.draw(n_samples, rng)
-            columns |= {f'{name}_samples': values for name, values in drawn.items()}
-        meta = {**self.meta, 'threshold': threshold}
-        if 'disk_radius' in columns and self.pixel_scale is not None:
-            meta['image'] = {'pixel_scale': self.pixel_scale}
-        return ProbabilisticCatalog.from_columns(
-            columns,
-            wcs=self.wcs,
-            unit=self.unit,
-            posterior=self,
-            meta=meta,
-            image_shape=self.shape,
-            expected_count=(self.expected_counts(), self.expected_counts_error()),
+def _coverage(posterior, region):
+    """Share of each tile that lies in a region."""
+    ny, nx = posterior.shape
+    size = posterior.tile_posterior.grid.size * posterior.binning
+    rows, columns = posterior.tile_posterior.grid.shape
+    # Pixels that are too few to be joined at the far edges belong to no tile.
+    inside = np.zeros((max(rows * size, ny), max(columns * size, nx)))
+    part = inside[:ny, :nx]
+    if region is None:
+        part[:] = 1
+    elif isinstance(region, tuple) and [type(v) for v in region] == [slice] * 2:
+        part[region] = 1
+    elif np.shape(region) == (ny, nx) and np.asarray(region).dtype == bool:
+        part[:] = region
+    else:
+        msg = (
+            'region must be a pair of slices (rows, columns) or a boolean array of '
+            f'shape {(ny, nx)}, got {region!r:.80}'
         )
+        raise ValueError(msg)
+    inside = inside[: rows * size, : columns * size]
+    return inside.reshape(rows, size, columns, size).mean((1, 3))
 
-    def sample(self, n=1, *, rng=None):
-        """
-        Draw whole catalogues.
 
-        Parameters
-        ----------
-        n : int, optional
-            Number of catalogues.
+# -- rows and draws --------------------------------------------------------------
 
-        rng : int, `numpy.random.Generator` or None, optional
-            Source of randomness.
 
-        Returns
-        -------
-        catalogs : list of `~astropy.table.QTable`
-            Each with ``x_centroid``, ``y_centroid`` (0-based pixels), ``flux``, where
-            the encoder infers types ``is_galaxy``, and where it infers shapes the six
-            numbers of a galaxy (``disk_fraction``, ..., ``angle``; NaN for stars) or,
-            of a learned model, its ``latent`` numbers; brightest first.
+def sample(self, n=1, *, rng=None):
+    """
+    Draw whole catalogues.
 
-        Examples
-        --------
-        >>> from bliss_astro import CoaddSimulator, detect_sources
-        >>> coadd, truth = CoaddSimulator(10).sample(rng=1)
-        >>> posterior = detect_sources(coadd, encoder='stars').posterior
-        >>> draws = posterior.sample(20, rng=1)
-        >>> len(draws), draws[0].colnames
-        (20, ['x_centroid', 'y_centroid', 'flux'])
-        """
-        n = check_count('n', n)
-        generator = torch_generator(rng, device=self.tile_posterior.device)
-        with use_threads():
-            return [
-                tabulate_draw(self, self.tile_posterior.sample(generator=generator))
-                for _ in range(n)
-            ]
+    Parameters
+    ----------
+    n : int, optional
+        Number of catalogues.
 
-    # -- rows --------------------------------------------------------------------
+    rng : int, `numpy.random.Generator` or None, optional
+        Source of randomness.
 
-    def interval(self, rows, column, *, level):
-        """
-        Equal-tailed credible intervals of rows.
+    Returns
+    -------
+    catalogs : list of `~astropy.table.QTable`
+        Each with ``x_centroid``, ``y_centroid`` (0-based pixels), ``flux``, where
+        the encoder infers types ``is_galaxy``, and where it infers shapes the six
+        numbers of a galaxy (``disk_fraction``, ..., ``angle``; NaN for stars) or,
+        of a learned model, its ``latent`` numbers; brightest first.
 
-        Parameters
-        ----------
-        rows : `~bliss_astro.catalog.ProbabilisticCatalog`
-            Rows of a table that this posterior made.
+    Examples
+    --------
+    >>> from bliss_astro import CoaddSimulator, detect_sources
+    >>> coadd, truth = CoaddSimulator(10).sample(rng=1)
+    >>> posterior = detect_sources(coadd, encoder='stars').posterior
+    >>> draws = posterior.sample(20, rng=1)
+    >>> len(draws), draws[0].colnames
+    (20, ['x_centroid', 'y_centroid', 'flux'])
+    """
+    n = check_count('n', n)
+    generator = torch_generator(rng, device=self.tile_posterior.device)
+    with use_threads():
+        return [
+            _tabulate(self, self.tile_posterior.sample(generator=generator))
+            for _ in range(n)
+        ]
 
-        column : str
-            ``'flux'``, ``'x_centroid'`` or ``'y_centroid'``, or where the
-            encoder infers shapes one of theirs (``'disk_fraction'``, ...,
-            ``'e2'``), given that the source is a galaxy.
 
-        level : float
-            Probability between the limits.
+def _tabulate(posterior, catalog):
+    """Table of a drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
+    tiles = posterior.tile_posterior
+    grid, head = tiles.grid, tiles.head
+    place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
+    used = (place < catalog.count[0][..., None]).nonzero(as_tuple=True)
+    row, column, _ = used
+    x, y = grid.to_pixels(catalog.x[0][used], catalog.y[0][used], row, column)
+    x, y, log_flux = (plain(v) for v in (x, y, catalog.log_flux[0][used]))
+    tile = (row * grid.shape[1] + column).cpu().numpy()
+    if np.any(in_full_tile(tiles, row, column)):
+        light, fwhm = candidates_of(posterior, MIN_PROBABILITY).light, posterior.fwhm
+        log_flux = light.of_drawn(
+            tiles,
+            np.column_stack([x, y]),
+            log_flux,
+            tile,
+            fwhm=fwhm / posterior.binning,
+        )
+    flux = posterior.flux_floor.ravel()[tile] * np.exp(log_flux)
+    order = np.argsort(-flux, kind='stable')
+    flux = flux[order]
+    table = QTable(
+        {
+            'x_centroid': posterior.to_image(x[order]),
+            'y_centroid': posterior.to_image(y[order]),
+            'flux': flux if posterior.unit is None else flux * posterior.unit,
+        }
+    )
+    if head.galaxies:
+        galaxy = catalog.galaxy[0][used].cpu().numpy()[order] > 0
+        table['is_galaxy'] = galaxy
+    if head.shapes:
+        shapes = catalog.shape[0][used].cpu()[torch.as_tensor(order)]
+        if latent_dim(head):
+            table['latent'] = np.where(galaxy[:, None], shapes.numpy(), np.nan)
+            return table
+        for name in [name for name in SHAPE_COLUMNS if name not in ELLIPTICITY]:
+            own = shapes[:, GALAXY_SHAPE_NAMES.index(name)]
+            own = np.where(galaxy, in_range(name, own, posterior.binning), np.nan)
+            table[name] = shape_quantity(name, own, scale=posterior.pixel_scale)
+    return table
 
-        Returns
-        -------
-        lower, upper : 1D `~numpy.ndarray` or `~astropy.units.Quantity`
-            Limits in the unit of the tables; for ``'angle'`` perhaps below 0 or above
-            180 degrees.
 
-        Raises
-        ------
-        ValueError
-            If a row is none of this posterior's, or if ``column`` or
-            ``level`` is not allowed.
-        """
-        if not 0 < level < 1:
-            msg = f'level must be between 0 and 1 (exclusive), got {level!r}'
-            raise ValueError(msg)
-        tails = 0.5 * (1 - level), 0.5 * (1 + level)
-        lower, upper = self._rows_of(rows).quantiles(column, tails)
-        return lower, upper
+def interval(self, rows, column, *, level):
+    """
+    Equal-tailed credible intervals of rows.
 
-    def sample_rows(self, rows, column, *, n_samples, rng=None):
-        """
-        Draw one column for given rows.
+    Parameters
+    ----------
+    rows : `~bliss_astro.catalog.ProbabilisticCatalog`
+        Rows of a table that this posterior made.
 
-        Parameters
-        ----------
-        rows : `~bliss_astro.catalog.ProbabilisticCatalog`
-            Rows of a table that this posterior made.
+    column : str
+        ``'flux'``, ``'x_centroid'`` or ``'y_centroid'``, or where the
+        encoder infers shapes one of theirs (``'disk_fraction'``, ...,
+        ``'e2'``), given that the source is a galaxy.
 
-        column : str
-            ``'x_centroid'``, ``'y_centroid'``, ``'flux'``, ``'galaxy'`` (whether each
-            draw is one), or one of the shapes, as if every draw were a galaxy.
+    level : float
+        Probability between the limits.
 
-        n_samples : int
-            Number of draws.
+    Returns
+    -------
+    lower, upper : 1D `~numpy.ndarray` or `~astropy.units.Quantity`
+        Limits in the unit of the tables; for ``'angle'`` perhaps below 0 or above
+        180 degrees.
 
-        rng : int, `numpy.random.Generator` or None, optional
-            Source of randomness.
+    Raises
+    ------
+    ValueError
+        If a row is none of this posterior's, or if ``column`` or
+        ``level`` is not allowed.
+    """
+    if not 0 < level < 1:
+        msg = f'level must be between 0 and 1 (exclusive), got {level!r}'
+        raise ValueError(msg)
+    tails = 0.5 * (1 - level), 0.5 * (1 + level)
+    lower, upper = rows_of(self, rows).quantiles(column, tails)
+    return lower, upper
 
-        Returns
-        -------
-        draws : `~numpy.ndarray` or `~astropy.units.Quantity`
-            Shape ``(len(rows), n_samples)``, in the unit of the tables.
-        """
-        n_samples = check_count('n_samples', n_samples)
-        return self._rows_of(rows).draw_column(column, n_samples, rng)
 
-    to_arrays = posterior_to_arrays
-    from_arrays = classmethod(posterior_from_arrays)
+def sample_rows(self, rows, column, *, n_samples, rng=None):
+    """
+    Draw one column for given rows.
+
+    Parameters
+    ----------
+    rows : `~bliss_astro.catalog.ProbabilisticCatalog`
+        Rows of a table that this posterior made.
+
+    column : str
+        ``'x_centroid'``, ``'y_centroid'``, ``'flux'``, ``'galaxy'`` (whether each
+        draw is one), or one of the shapes, as if every draw were a galaxy.
+
+    n_samples : int
+        Number of draws.
+
+    rng : int, `numpy.random.Generator` or None, optional
+        Source of randomness.
+
+    Returns
+    -------
+    draws : `~numpy.ndarray` or `~astropy.units.Quantity`
+        Shape ``(len(rows), n_samples)``, in the unit of the tables.
+    """
+    n_samples = check_count('n_samples', n_samples)
+    return rows_of(self, rows).draw_column(column, n_samples, check_rng(rng))

@@ -26,10 +26,7 @@ from bliss_astro.rendering._scene import (
     psf_grid,
 )
 
-from ._columns import COLUMNS
-from ._shapes import pixel_scale
-
-__all__ = ['render', 'renderer_of', 'scale_of', 'segmentation', 'sources_of']
+from ._columns import COLUMNS, pixel_scale, plain_numbers
 
 # Quantile of the errors of the fluxes that is taken for that of faint sources.
 _FAINT_QUANTILE = 0.1
@@ -65,20 +62,19 @@ def sources_of(table, *, scale=None, quiet=False):
     if missing:
         n = int(sources.is_galaxy.sum())
         if n and not quiet:
-            text = (
+            warn(
                 f'the catalogue has no column {missing[0]!r}: without '
                 f'{", ".join(GALAXY_SHAPE_NAMES)} its {n} galaxies are drawn as stars'
             )
-            warn(text)
         sources.is_galaxy = np.zeros(len(sources), dtype=bool)
         return sources
     values = [_plain_shape(table, name, scale) for name in GALAXY_SHAPE_NAMES]
-    sound = np.ones(len(sources), dtype=bool)
+    sound = np.isfinite(values).all(0)
     for name, value in zip(GALAXY_SHAPE_NAMES, values, strict=True):
-        limits = COLUMNS[name].limits
         # An angle outside of its range is the same as one inside.
-        low, high = (-np.inf, np.inf) if name == 'angle' else (limits.low, limits.high)
-        sound &= np.isfinite(value) & (value >= low) & (value <= high)
+        if name != 'angle':
+            low, high, *_ = COLUMNS[name].limits
+            sound &= (value >= low) & (value <= high)
         if name.endswith('ratio'):
             sound &= value > 0
     sources.is_galaxy = sources.is_galaxy & sound
@@ -90,8 +86,7 @@ def _plain_shape(table, name, scale):
     """One number of the shapes in the units of rendering: radians and pixels."""
     column = table[name]
     unit = getattr(column, 'unit', None)
-    values = np.ma.filled(getattr(column, 'value', column), np.nan)
-    values = np.asarray(getattr(values, 'unmasked', values), dtype=float)
+    values = plain_numbers(column)
     if name == 'angle':
         # Without a unit it is in that of the tables.
         return values * (unit or u.deg).to(u.rad)
@@ -181,8 +176,7 @@ def _posterior_grid(tiles, shape):
 
 def _noise_of_rows(catalog, grid):
     """Noise of a pixel, roughly, by the errors of the fluxes of faint sources."""
-    error = catalog['flux_err']
-    error = np.asarray(getattr(error, 'value', error), dtype=float)
+    error = plain_numbers(catalog['flux_err'])
     error = error[np.isfinite(error) & (error > 0)]
     if len(error) == 0:
         return 0.0

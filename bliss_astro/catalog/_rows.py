@@ -1,40 +1,35 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
 Rows of a table as sources of a posterior: summaries, intervals and draws, row by row.
+
+Inside, radii are pixels and angles radians; in tables radii are arcsec where there is
+a celestial WCS and else pixels, and angles degrees. Every number of a shape is given
+that the source is a galaxy.
 """
 
 import dataclasses
 import functools
 
+import astropy.units as u
 import numpy as np
 import torch
-from astropy.table import QTable
 from scipy.spatial import cKDTree
 
-from bliss_astro._random import check_rng, torch_generator
+from bliss_astro._random import torch_generator
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import find_sources
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
-from ._columns import SHAPE_COLUMNS
-from ._full_tiles import MIN_PROBABILITY, SharedLight, in_full_tile
-from ._shapes import (
-    SIGMA_QUANTILES,
-    angle_quantiles,
-    explain_no_shapes,
-    inferred_shapes,
-    latent_dim,
-    shape_quantity,
-    shape_values,
-    summarize_shape,
-    tabulate_shapes,
-)
-
-__all__ = ['Candidates', 'SourceRows', 'tabulate_draw']
+from ._build import convert_column
+from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
+from ._full_tiles import SIGMA_QUANTILES, SharedLight, in_full_tile
 
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5
 # Distance in pixels within which rows without an index are at the place of a source.
 _SAME_POSITION = 0.01
+_POSITION = ('x_centroid', 'y_centroid')
+ELLIPTICITY = ('e1', 'e2')
 
 
 class Candidates:
@@ -80,37 +75,26 @@ class Candidates:
 
     def index_of(self, table, to_image):
         """Indices of the sources of the rows of a table, int array."""
-        if 'source_index' not in table.colnames:
-            # Files of version 0.1 lack that column.
-            return self._index_by_place(table, to_image)
-        order, given = np.argsort(self.keys), np.asarray(table['source_index'])
-        place = np.searchsorted(self.keys, given, sorter=order)
-        index = order[place.clip(max=len(order) - 1)]
-        _check_found(self.keys[index] == given, 'the source_index', given)
+        if 'source_index' in table.colnames:
+            order, given = np.argsort(self.keys), np.asarray(table['source_index'])
+            place = np.searchsorted(self.keys, given, sorter=order)
+            index = order[place.clip(max=len(order) - 1)]
+            found, name = self.keys[index] == given, 'the source_index'
+        else:
+            # Files of version 0.1 lack that column; positions recur exactly.
+            own = np.column_stack([to_image(plain(v)) for v in self.sources.place()])
+            given = np.column_stack([np.asarray(table[v], float) for v in _POSITION])
+            reach = {'distance_upper_bound': _SAME_POSITION}
+            distance, index = cKDTree(own).query(given, **reach)
+            found, name = np.isfinite(distance), 'the position'
+        if not np.all(found):
+            k = int(np.argmin(found))
+            msg = (
+                f'rows must come from this posterior; row {k} has {name} {given[k]}, '
+                'unlike all of its sources'
+            )
+            raise ValueError(msg)
         return index
-
-    def _index_by_place(self, table, to_image):
-        """The same by the positions of rows, which recur exactly."""
-        own = [to_image(_plain(v)) for v in self.sources.place()]
-        given = [
-            np.asarray(table[name], float) for name in ('x_centroid', 'y_centroid')
-        ]
-        given = np.column_stack(given)
-        distance, index = cKDTree(np.column_stack(own)).query(
-            given, distance_upper_bound=_SAME_POSITION
-        )
-        _check_found(np.isfinite(distance), 'the position', given)
-        return index
-
-
-def _check_found(found, what, given):
-    if not np.all(found):
-        k = int(np.argmin(found))
-        msg = (
-            f'rows must come from this posterior; row {k} has {what} {given[k]}, '
-            'unlike all of its sources'
-        )
-        raise ValueError(msg)
 
 
 class SourceRows:
@@ -130,54 +114,69 @@ class SourceRows:
     """
 
     def __init__(self, posterior, candidates, index):
-        self.posterior, self._candidates = posterior, candidates
-        self.index, self.keys = index, candidates.keys[index]
+        self.posterior, self._candidates, self.index = posterior, candidates, index
         self.sources = candidates.sources.select(index)
+        # Draws ``(N, P)`` of the positions, and the places, in tiles' pixels.
+        self._x, self._y = plain(self.sources.x), plain(self.sources.y)
+        self._place = [plain(v) for v in self.sources.place()]
 
     def __len__(self):
         return len(self.sources)
 
     # -- summaries ---------------------------------------------------------------
 
-    @property
-    def probability(self):
-        """Probability that there is a source."""
-        return _plain(self.sources.probability).clip(0, 1)
-
-    @property
-    def galaxy_probability(self):
-        """Probability of a galaxy given the source; `None` for encoders of stars."""
-        return _plain(self.sources.galaxy) if self.sources.typed else None
-
-    @functools.cached_property
-    def draws_of_place(self):
-        """Draws of the positions in tiles' pixels, two arrays ``(N, P)``."""
-        return _plain(self.sources.x), _plain(self.sources.y)
-
-    @functools.cached_property
-    def _joined_place(self):
-        return [_plain(v) for v in self.sources.place()]
-
-    @property
-    def place(self):
-        """Positions x and y in pixels of the image, two arrays ``(N,)``."""
-        return [self.posterior.to_image(v) for v in self._joined_place]
-
-    def covariance(self, i, j):
-        """Second moments of the positions about `place`, in square pixels."""
-        first, second = (
-            self.draws_of_place[k] - self._joined_place[k][:, None] for k in (i, j)
+    def columns(self):
+        """Values of the columns of a table, by name."""
+        to_image, sources = self.posterior.to_image, self.sources
+        x, y = self._x - self._place[0][:, None], self._y - self._place[1][:, None]
+        # Second moments about the place, in square pixels.
+        x_x, y_y, x_y = (
+            self.posterior.binning**2 * (first * second).mean(1)
+            for first, second in ((x, x), (y, y), (x, y))
         )
-        return self.posterior.binning**2 * (first * second).mean(1)
+        low, flux, high = self.flux_quantiles(SIGMA_QUANTILES)
+        columns = {
+            'probability': plain(sources.probability).clip(0, 1),
+            'x_centroid': to_image(self._place[0]),
+            'y_centroid': to_image(self._place[1]),
+            'x_err': np.sqrt(x_x),
+            'y_err': np.sqrt(y_y),
+            'x_y_cov': x_y,
+            'flux': flux,
+            'flux_err': 0.5 * (high - low),
+            'flags': self._flags(),
+            'source_index': self._candidates.keys[self.index],
+        }
+        if sources.typed:
+            columns['galaxy_probability'] = plain(sources.galaxy)
+        for name in self.shape_names:
+            summary = summarize_shape(name, self._shape_draws(name))
+            summary = (self._in_table(name, values) for values in summary)
+            columns[name], columns[f'{name}_err'] = summary
+        return columns
 
-    def flux_quantile(self, q):
-        """Quantiles of the fluxes in the unit of the image, ``(N,)``."""
-        return self._flux(_plain(self.sources.quantile_flux(q)))
+    def _flags(self):
+        """Sums of `~bliss_astro.flags.CatalogFlag` bits."""
+        posterior, (x, y) = self.posterior, self._place
+        flags = np.zeros(len(self), dtype=np.int64)
+        if posterior.flags is not None:
+            ny, nx = posterior.flags.shape
+            column = np.clip(np.rint(x).astype(int), 0, nx - 1)
+            row = np.clip(np.rint(y).astype(int), 0, ny - 1)
+            flags = posterior.flags[row, column].astype(np.int64)
+        if len(self) > 1:
+            reach = _BLEND_REACH * posterior.fwhm / posterior.binning
+            tree = cKDTree(np.column_stack([x, y]))
+            pairs = tree.query_pairs(reach, output_type='ndarray')
+            flags[np.unique(pairs)] |= int(CatalogFlag.BLENDED)
+        sources, tiles = self.sources, posterior.tile_posterior
+        full = in_full_tile(tiles, sources.row, sources.column)
+        flags[full] |= int(CatalogFlag.FULL_TILE)
+        return flags
 
-    @functools.cached_property
-    def flux_levels(self):
-        """Fluxes at -1, 0 and 1 sigma."""
-        return [self.flux_quantile(q) for q in SIGMA_QUANTILES]
+    def flux_quantiles(self, q):
+        """Quantiles of the fluxes in the unit of the image, list of ``(N,)``."""
+        return [self._flux(plain(self.sources.quantile_flux(level))) for level in q]
 
     def _flux(self, log_flux):
         """Fluxes of log-fluxes over the floor, ``(N, ...)``, with the light shared."""
@@ -188,84 +187,51 @@ class SourceRows:
         unit = self.posterior.unit
         return flux if unit is None else flux * unit
 
-    @functools.cached_property
-    def _shape_summaries(self):
-        return {
-            name: [
-                self._with_unit(name, values)
-                for values in summarize_shape(name, self._shape_draws(name))
-            ]
-            for name in self.shape_names
-        }
-
-    def shape_summary(self, name):
-        """Median and error of a shape parameter; `None` for both if not inferred."""
-        return self._shape_summaries.get(name, (None, None))
-
     @property
     def shape_names(self):
-        """Names of the inferred shape parameters."""
-        return inferred_shapes(self.sources, self.posterior.tile_posterior.head)
+        """
+        Names of the inferred shape parameters.
+
+        For a learned model only the ellipticity; its latent numbers mean nothing by
+        themselves.
+        """
+        if self.sources.shapes is None:
+            return ()
+        latent = latent_dim(self.posterior.tile_posterior.head)
+        return ELLIPTICITY if latent else SHAPE_COLUMNS
 
     def _shape_draws(self, name):
         return shape_values(self.sources, name, binning=self.posterior.binning)
 
-    def _with_unit(self, name, values):
+    def _in_table(self, name, values):
         return shape_quantity(name, values, scale=self.posterior.pixel_scale)
 
-    @property
-    def flags(self):
-        """Sums of `~bliss_astro.flags.CatalogFlag` bits."""
-        posterior, (x, y) = self.posterior, self._joined_place
-        flags = np.zeros(len(self), dtype=np.int64)
-        if posterior.flags is not None:
-            ny, nx = posterior.flags.shape
-            column = np.clip(np.rint(x).astype(int), 0, nx - 1)
-            row = np.clip(np.rint(y).astype(int), 0, ny - 1)
-            flags = posterior.flags[row, column].astype(np.int64)
-        reach = _BLEND_REACH * posterior.fwhm / posterior.binning
-        if len(self) > 1:
-            pairs = cKDTree(np.column_stack([x, y])).query_pairs(
-                reach, output_type='ndarray'
-            )
-            flags[np.unique(pairs)] |= int(CatalogFlag.BLENDED)
-        full = in_full_tile(
-            posterior.tile_posterior, self.sources.row, self.sources.column
+    def _check_column(self, column, others):
+        """Raise unless a column is one of ``others`` or an inferred shape."""
+        names = self.shape_names
+        if column in others or column in names:
+            return
+        if column in SHAPE_COLUMNS:
+            encoder = self.posterior.meta.get('encoder')
+            raise ValueError(explain_no_shapes(column, encoder, others=bool(names)))
+        msg = (
+            f'column must be one of {", ".join(others)} or of the shapes '
+            f'({", ".join(SHAPE_COLUMNS)}), got {column!r}'
         )
-        flags[full] |= int(CatalogFlag.FULL_TILE)
-        return flags
+        raise ValueError(msg)
 
-    # -- intervals ---------------------------------------------------------------
+    # -- intervals and draws -----------------------------------------------------
 
     def quantiles(self, column, q):
         """Quantiles of a column at each of some probabilities, list of ``(N,)``."""
+        self._check_column(column, ('flux', *_POSITION))
         if column == 'flux':
-            return [self.flux_quantile(level) for level in q]
-        if column in SHAPE_COLUMNS:
-            self._check_shape(column)
-            draws = self._shape_draws(column)
-            if column == 'angle':
-                limits = angle_quantiles(draws, q)
-            else:
-                limits = np.quantile(draws, q, axis=1)
-            return [self._with_unit(column, limit) for limit in limits]
-        if column not in ('x_centroid', 'y_centroid'):
-            msg = (
-                "column must be 'flux', 'x_centroid' or 'y_centroid', or one of the "
-                f'shapes ({", ".join(SHAPE_COLUMNS)}), got {column!r}'
-            )
-            raise ValueError(msg)
-        draws = self.draws_of_place[column == 'y_centroid']
-        return list(np.quantile(self.posterior.to_image(draws), q, axis=1))
-
-    def _check_shape(self, column):
-        names = self.shape_names
-        if column not in names:
-            encoder = self.posterior.meta.get('encoder')
-            text = explain_no_shapes(column, encoder, others=bool(names))
-            raise ValueError(text)
-
-    # -- draws -------------------------------------------------------------------
+            return self.flux_quantiles(q)
+        if column in _POSITION:
+            draws = self._y if column == 'y_centroid' else self._x
+            return list(np.quantile(self.posterior.to_image(draws), q, axis=1))
+        limits = draw_quantiles(column, self._shape_draws(column), q)
+        return [self._in_table(column, limit) for limit in limits]
 
     def draw(self, n_samples, rng):
         """
@@ -274,15 +240,12 @@ class SourceRows:
         The numbers of one draw belong together; shapes, as if all were galaxies, do so
         among themselves.
         """
-        rng, sources = check_rng(rng), self.sources
-        x, y = self.draws_of_place
+        sources, size = self.sources, (len(self), n_samples)
         # All positions at which the flux is described are alike, as in the quantiles;
         # each stands for those near it.
-        n_described = sources.flux.shape[1]
-        rows = np.arange(len(self))[:, None]
-        size = len(self), n_samples
-        at = rng.integers(min(n_described, x.shape[1]), size=size)
-        pick = _pick_near(_nearest_described(x, y, n_described), at, rng)
+        rows, n_described = np.arange(len(self))[:, None], sources.flux.shape[1]
+        at = rng.integers(min(n_described, self._x.shape[1]), size=size)
+        pick = _pick_near(_nearest_described(self._x, self._y, n_described), at, rng)
         flux = sources.flux.cpu()[torch.as_tensor(rows), torch.as_tensor(at)]
         chosen = dataclasses.replace(
             sources,
@@ -295,9 +258,9 @@ class SourceRows:
             galaxy = torch.rand(at.size, generator=generator) < chosen.galaxy
         log_flux = chosen.flux_given(galaxy).sample(generator=generator)
         drawn = {
-            'x_centroid': self.posterior.to_image(x[rows, pick]),
-            'y_centroid': self.posterior.to_image(y[rows, pick]),
-            'flux': self._flux(_plain(log_flux).reshape(size)),
+            'x_centroid': self.posterior.to_image(self._x[rows, pick]),
+            'y_centroid': self.posterior.to_image(self._y[rows, pick]),
+            'flux': self._flux(plain(log_flux).reshape(size)),
         }
         if sources.typed:
             drawn['galaxy'] = galaxy.reshape(size).numpy()
@@ -305,70 +268,15 @@ class SourceRows:
             pick = rng.integers(sources.shapes.shape[1], size=size)
             for name in names:
                 values = np.take_along_axis(self._shape_draws(name), pick, axis=1)
-                drawn[name] = self._with_unit(name, values)
+                drawn[name] = self._in_table(name, values)
         return drawn
 
     def draw_column(self, column, n_samples, rng):
         """Draws of one column, which need not be inferred by every encoder."""
-        names = ('x_centroid', 'y_centroid', 'flux', 'galaxy')
-        if column not in (*names, *SHAPE_COLUMNS):
-            msg = (
-                f'column must be one of {", ".join(names)} or of the shapes '
-                f'({", ".join(SHAPE_COLUMNS)}), got {column!r}'
-            )
-            raise ValueError(msg)
-        if column in SHAPE_COLUMNS:
-            self._check_shape(column)
+        self._check_column(column, (*_POSITION, 'flux', 'galaxy'))
         drawn = self.draw(n_samples, rng)
-        if column == 'galaxy' and column not in drawn:
-            return np.zeros((len(self), n_samples), dtype=bool)
-        return drawn[column]
-
-
-def tabulate_draw(posterior, catalog):
-    """Table of a drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
-    grid, head = posterior.tile_posterior.grid, posterior.tile_posterior.head
-    place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
-    used = (place < catalog.count[0][..., None]).nonzero(as_tuple=True)
-    row, column, _ = used
-    x, y = grid.to_pixels(catalog.x[0][used], catalog.y[0][used], row, column)
-    x, y, log_flux = (
-        v.double().cpu().numpy() for v in (x, y, catalog.log_flux[0][used])
-    )
-    tile = (row * grid.shape[1] + column).cpu().numpy()
-    if np.any(in_full_tile(posterior.tile_posterior, row, column)):
-        log_flux = posterior._candidates(MIN_PROBABILITY).light.of_drawn(
-            posterior.tile_posterior,
-            np.column_stack([x, y]),
-            log_flux,
-            tile,
-            fwhm=posterior.fwhm / posterior.binning,
-        )
-    flux = posterior.flux_floor.ravel()[tile] * np.exp(log_flux)
-    order = np.argsort(-flux, kind='stable')
-    flux = flux[order]
-    table = QTable(
-        {
-            'x_centroid': posterior.to_image(x[order]),
-            'y_centroid': posterior.to_image(y[order]),
-            'flux': flux if posterior.unit is None else flux * posterior.unit,
-        }
-    )
-    if head.galaxies:
-        galaxy = catalog.galaxy[0][used].cpu().numpy()[order] > 0
-        table['is_galaxy'] = galaxy
-    if head.shapes:
-        shapes = catalog.shape[0][used].cpu()[torch.as_tensor(order)]
-        if latent_dim(head):
-            table['latent'] = np.where(galaxy[:, None], shapes.numpy(), np.nan)
-        else:
-            options = {'scale': posterior.pixel_scale, 'binning': posterior.binning}
-            table.update(tabulate_shapes(shapes, galaxy, **options))
-    return table
-
-
-def _plain(tensor):
-    return tensor.double().cpu().numpy()
+        # Encoders of stars infer no types.
+        return drawn.get(column, np.zeros((len(self), n_samples), dtype=bool))
 
 
 def _pick_near(nearest, at, rng):
@@ -396,3 +304,83 @@ def _nearest_described(x, y, n_described):
         closer = distance < least
         nearest[closer], least[closer] = k, distance[closer]
     return nearest
+
+
+def plain(tensor):
+    return tensor.double().cpu().numpy()
+
+
+# -- shapes of galaxies ------------------------------------------------------------
+
+
+def latent_dim(head):
+    """Dimension of a learned model of galaxies; 0 for bulge and disk or no shapes."""
+    return head.source[0]['shape'].latent_dim if head.shapes else 0
+
+
+def shape_values(sources, name, *, binning=1):
+    """Draws ``(N, P)`` of one of ``SHAPE_COLUMNS``, radii in pixels of the image."""
+    if name in ELLIPTICITY:
+        part = sources.ellipticity[..., ELLIPTICITY.index(name)]
+    else:
+        part = sources.shapes[..., GALAXY_SHAPE_NAMES.index(name)]
+    return in_range(name, part, binning)
+
+
+def in_range(name, values, binning):
+    """Degrees for radians, pixels for joined ones, and no ratio above 1 by rounding."""
+    values = plain(values)
+    if name == 'angle':
+        return _half_turn(np.rad2deg(values))
+    limits = COLUMNS[name].limits
+    values = np.clip(values, limits.low, limits.high)
+    return values * binning if COLUMNS[name].unit == 'length' else values
+
+
+def shape_quantity(name, values, *, scale):
+    """Plain values, radii in pixels and angles in degrees, in the table's unit."""
+    values, unit = convert_column(name, values, scale=scale)
+    return values if unit is None else u.Quantity(values, unit)
+
+
+def summarize_shape(name, draws):
+    """
+    Medians, for the angle mean directions, and half widths of the 68 % intervals.
+
+    A direction that the data leave open has an error of 61.4 degrees.
+    """
+    low, middle, high = draw_quantiles(name, draws, SIGMA_QUANTILES)
+    if name == 'angle':
+        middle = mean_angle(draws)
+    return middle, 0.5 * (high - low)
+
+
+def mean_angle(angle):
+    """
+    Mean of directions without a sign over the last axis, in degrees in [0, 180).
+
+    Half the argument of the mean of ``exp(2 i angle)``; 0 and 180 are the same.
+    """
+    phase = np.exp(2j * np.deg2rad(np.asarray(angle, dtype=float))).mean(-1)
+    return _half_turn(0.5 * np.rad2deg(np.angle(phase)))
+
+
+def draw_quantiles(name, draws, q):
+    """
+    Quantiles ``(..., N)`` of draws ``(N, P)`` of a column.
+
+    Those of directions (``'angle'``, in degrees) are quantiles of the differences from
+    `mean_angle`, which lie within 90 degrees, added to it: they may be below 0 or above
+    180, so that the lower one of two is the smaller.
+    """
+    if name != 'angle':
+        return np.quantile(draws, q, axis=1)
+    mean = mean_angle(draws)
+    apart = (np.asarray(draws) - mean[:, None] + 90.0) % 180.0 - 90.0
+    return mean + np.quantile(apart, q, axis=1)
+
+
+def _half_turn(angle):
+    """Angles in [0, 180), whatever rounding does."""
+    angle = np.mod(angle, 180.0)
+    return np.where(angle >= 180.0, 0.0, angle)

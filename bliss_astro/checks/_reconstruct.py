@@ -6,7 +6,7 @@ Reconstruction of an image from its catalogue.
 import numpy as np
 
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.catalog._arguments import check_count
+from bliss_astro.catalog._build import check_count
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
 from bliss_astro.detection._detect import detect
 from bliss_astro.exposures import Exposure

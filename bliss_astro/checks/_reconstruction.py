@@ -14,7 +14,6 @@ from astropy.io import fits
 from astropy.nddata import NoOverlapError, overlap_slices
 
 from bliss_astro._atomic import atomic_write
-from bliss_astro.catalog._formats import WRITERS
 from bliss_astro.catalog._io import FORMATS
 from bliss_astro.coadds._io import wcs_header
 from bliss_astro.exposures._validate import two_slices
@@ -327,13 +326,13 @@ class Reconstruction:
         `ProbabilisticCatalog.read <bliss_astro.catalog.ProbabilisticCatalog.read>`
         reads it.
         """
-        if not str(path).lower().endswith(FORMATS['fits']):
-            endings = ', '.join(FORMATS['fits'])
+        if not str(path).lower().endswith(FORMATS['fits'].endings):
+            endings = ', '.join(FORMATS['fits'].endings)
             msg = f'path must end in one of {endings}, got {path!s:.200}'
             raise ValueError(msg)
         stream = io.BytesIO()
         kept = self.catalog.posterior if posterior else None
-        WRITERS['fits'](self.catalog, stream, kept)
+        FORMATS['fits'].write(self.catalog, stream, kept)
         stream.seek(0)
         with (
             atomic_write(path, overwrite=overwrite) as temporary,

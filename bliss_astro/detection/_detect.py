@@ -20,7 +20,7 @@ from bliss_astro._warnings import (
     OutOfDomainWarning,
     warn,
 )
-from bliss_astro.catalog._arguments import check_count, check_threshold
+from bliss_astro.catalog._build import check_count, check_threshold
 from bliss_astro.catalog._meta import FactRecord
 from bliss_astro.encoders import Encoder
 

@@ -56,7 +56,7 @@ def reads_fakes(monkeypatch):
     """
     Make files give the small posterior.
     """
-    monkeypatch.setattr('bliss_astro.catalog._io.CatalogPosterior', FakePosterior)
+    monkeypatch.setattr(ProbabilisticCatalog, '_posterior_type', FakePosterior)
 
 
 @pytest.fixture

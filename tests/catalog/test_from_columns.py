@@ -228,7 +228,7 @@ class TestBadInput:
         with pytest.raises(u.UnitConversionError, match='is in s, not in nmgy'):
             ProbabilisticCatalog.from_columns(wrong)
         pixels = {**columns, 'x_centroid': columns['x_centroid'] * u.pix}
-        with pytest.raises(u.UnitsError, match='must hold plain numbers, got pix'):
+        with pytest.raises(u.UnitsError, match='must be in plain numbers, got pix'):
             ProbabilisticCatalog.from_columns(pixels)
 
     @pytest.mark.parametrize('n', [0, 8])

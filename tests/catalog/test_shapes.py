@@ -21,11 +21,18 @@ from bliss_astro import detect_sources
 from bliss_astro.catalog import (
     CatalogPosterior,
     ProbabilisticCatalog,
+    _columns,
     _full_tiles,
 )
-from bliss_astro.catalog import _shapes as module
-from bliss_astro.catalog._columns import COLUMNS, SHAPE_COLUMNS, SHAPE_NAMES
+from bliss_astro.catalog import _rows as module
+from bliss_astro.catalog._columns import (
+    COLUMNS,
+    SHAPE_COLUMNS,
+    SHAPE_NAMES,
+    pixel_scale,
+)
 from bliss_astro.catalog._full_tiles import SharedLight
+from bliss_astro.catalog._posterior import candidates_of, rows_of
 from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
@@ -180,14 +187,14 @@ class _OtherWCS:
 
 
 def test_pixel_scale(celestial_wcs):
-    assert module.pixel_scale(celestial_wcs) == pytest.approx(SCALE, rel=1e-6)
+    assert pixel_scale(celestial_wcs) == pytest.approx(SCALE, rel=1e-6)
     # 40 px from the tangent point: the scale is the same to 1e-8.
-    other = module.pixel_scale(_OtherWCS(celestial_wcs))
+    other = pixel_scale(_OtherWCS(celestial_wcs))
     assert other == pytest.approx(SCALE, rel=1e-5)
     uneven = WCS(naxis=2)
     uneven.wcs.ctype = 'RA---TAN', 'DEC--TAN'
     uneven.wcs.cdelt = -1 / 3600, 2 / 3600
-    assert module.pixel_scale(uneven) == pytest.approx(1.5)
+    assert pixel_scale(uneven) == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize('ending', ['fits', 'ecsv', 'vot', 'parquet'])
@@ -224,7 +231,7 @@ def test_mean_angle_crosses_the_seam():
 def test_angle_quantiles_stay_in_order():
     rng = np.random.default_rng(5)
     draws = np.mod([[1.0], [90.0], [178.0]] + 8 * rng.normal(size=(3, 20000)), 180)
-    low, high = module.angle_quantiles(draws, [0.158655, 0.841345])
+    low, high = module.draw_quantiles('angle', draws, [0.158655, 0.841345])
     mean = module.mean_angle(draws)
     # A quantile at one sigma of n draws is uncertain by 1.5 sigma / sqrt(n).
     assert_allclose(mean - low, 8, atol=5 * 1.8 * 8 / np.sqrt(20000))
@@ -332,7 +339,7 @@ def give_shapes(posterior, wcs=None):
         wcs=wcs,
         meta={**posterior.meta, 'encoder': 'stars-galaxies'},
     )
-    made._found = copy.copy(posterior._candidates(0.0))
+    made._found = copy.copy(candidates_of(posterior, 0.0))
     shapes, ellipticity = draw_shapes(len(posterior.sources), 64)
     made._found.sources = dataclasses.replace(
         posterior.sources, shapes=shapes, ellipticity=ellipticity
@@ -353,7 +360,7 @@ def posterior(request, plain, celestial_wcs):
 
 def column_draws(posterior, catalog, name):
     """The draws behind the rows of a catalogue, in units of the table."""
-    values = module.shape_values(posterior._rows_of(catalog).sources, name)
+    values = module.shape_values(rows_of(posterior, catalog).sources, name)
     if name in RADII and posterior.wcs is not None:
         values = values * SCALE
     return values
@@ -444,7 +451,7 @@ def test_drawn_catalogues(posterior, monkeypatch):
     drawn.shape = shape * drawn.galaxy[..., None]
     monkeypatch.setattr(tile_posterior, 'sample', lambda **_: drawn)
     monkeypatch.setattr(tile_posterior.head, 'shapes', True)
-    where = 'bliss_astro.catalog._rows.latent_dim'
+    where = 'bliss_astro.catalog._posterior.latent_dim'
     monkeypatch.setattr(where, lambda head: 0)
     draw = posterior.sample(1, rng=3)[0]
     six = [name for name in SHAPE_COLUMNS if name not in ('e1', 'e2')]
@@ -534,7 +541,7 @@ def test_an_encoder_without_shapes_says_so(stars, item):
 
 
 def test_the_ones_that_do_are_named(stars, monkeypatch):
-    monkeypatch.setattr(module, '_able_encoders', lambda: ['this', 'that'])
+    monkeypatch.setattr(_columns, '_able_encoders', lambda: ['this', 'that'])
     with pytest.raises(KeyError, match="these do: 'this' and 'that'"):
         stars['e1']
     stars.meta['encoder'] = {'name': 'this'}
@@ -549,8 +556,8 @@ def test_the_ones_that_do_are_named(stars, monkeypatch):
 
 
 def test_able_encoders_are_bundled_ones():
-    assert set(module._able_encoders()) <= set(available_encoders())
-    assert 'stars' not in module._able_encoders()
+    assert set(_columns._able_encoders()) <= set(available_encoders())
+    assert 'stars' not in _columns._able_encoders()
 
 
 def test_questions_about_shapes_that_are_not_there(scene):
@@ -606,7 +613,7 @@ def test_flux_is_the_median_of_samples_and_intervals():
     found = detect_sources(
         exposure, encoder='stars', density=0.003, n_samples=1000, rng=1
     )
-    factor = found.posterior._candidates(0.5).light.ratio
+    factor = candidates_of(found.posterior, 0.5).light.ratio
     assert (factor > 1.05).any()
     flux, error = (np.asarray(found[name]) for name in ('flux', 'flux_err'))
     drawn = found.samples('flux', n_samples=4000, rng=2)
@@ -663,11 +670,11 @@ def test_light_of_full_tiles_together_or_one_by_one(monkeypatch):
     places = (one + np.array([[[0, 0]], [[8, 0]], [[0, 16]]])).reshape(-1, 2)
     exposure = stars_in_one_tile(places, 3e4)
     found = detect_sources(exposure, encoder='stars', density=0.003, check=False)
-    factor = found.posterior._candidates(0.5).light.ratio
+    factor = candidates_of(found.posterior, 0.5).light.ratio
     assert (factor > 1.05).sum() > 3
     monkeypatch.setattr(_full_tiles, '_BATCH_PIXELS', 1)
     again = CatalogPosterior(found.posterior.tile_posterior, found.posterior.flux_floor)
-    ratio = again._candidates(0.5).light.ratio
+    ratio = candidates_of(again, 0.5).light.ratio
     np.testing.assert_allclose(ratio, factor, rtol=1e-5)
 
 
