@@ -4,12 +4,15 @@ Tables from plain arrays: checks, units and order of ``from_columns``.
 """
 
 import numbers
+import uuid
 from collections.abc import Mapping
 
 import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import Column
+
+from bliss_astro.units import unit_text
 
 from ._columns import (
     COLUMNS,
@@ -22,7 +25,7 @@ from ._columns import (
     make_column,
     pixel_scale,
 )
-from ._meta import default_meta, make_record, plain_value, restore_meta
+from ._meta import ImageRecord, default_meta, plain_value, restore_meta, wcs_to_header
 
 # Columns in the unit of the image, and those that from_columns derives itself.
 _FLUXES = ('flux', 'flux_err', 'flux_samples')
@@ -33,7 +36,7 @@ _OPTIONAL = ('id', 'x_y_cov', 'flags')
 _ROUNDING = 1e-6
 # Units that columns may have, by the rule of their definition, and those of tables.
 _ALLOWED = {
-    None: 'plain numbers',
+    '': 'plain numbers',
     'deg': 'an angular unit',
     'length': 'pixels or an angular unit',
 }
@@ -110,21 +113,29 @@ def from_columns(
     meta = dict(meta or {})
     image = meta.pop('image', {})
     made = make_columns(columns, wcs=wcs, unit=unit)
-    if wcs is not None and not SHAPE_NAMES.isdisjoint(made):
-        # Not every WCS can be kept, and without it arcsec are not pixels.
-        image = {'pixel_scale': pixel_scale(wcs), **image}
+    values = {'uid': uuid.uuid4().hex, 'n_sources': len(made['flux'])}
+    if (unit := getattr(made['flux'], 'unit', None)) is not None:
+        values['unit'] = unit_text(unit)
+    if image_shape is not None:
+        values['shape'] = [int(n) for n in image_shape]
+        if len(values['shape']) != 2 or min(values['shape']) < 1:
+            msg = f'image_shape must be two positive integers, got {image_shape!r}'
+            raise ValueError(msg)
+    if expected_count is not None:
+        values['expected_count'] = np.ravel(np.asarray(expected_count, float)).tolist()
+        if len(values['expected_count']) not in (1, 2):
+            msg = f'expected_count must be mean or (mean, std), got {expected_count!r}'
+            raise ValueError(msg)
+    if wcs is not None:
+        values['wcs'] = wcs_to_header(wcs, shape=image_shape)
+        if not SHAPE_NAMES.isdisjoint(made):
+            # Not every WCS can be kept, and without it arcsec are not pixels.
+            values['pixel_scale'] = pixel_scale(wcs)
+    values |= plain_value(dict(image), name="meta['image']")
     catalog = cls(made, copy=False)
     catalog.meta.update(default_meta())
     catalog.meta.update(restore_meta(plain_value(meta)))
-    catalog.meta['image'] = make_record(
-        len(catalog),
-        posterior=posterior,
-        wcs=wcs,
-        unit=getattr(catalog['flux'], 'unit', None),
-        image_shape=image_shape,
-        expected_count=expected_count,
-        extra=image,
-    )
+    catalog.meta['image'] = ImageRecord(values, posterior=posterior)
     return catalog
 
 
@@ -261,9 +272,9 @@ def convert_column(name, values, *, unit=None, scale=None):
         except u.UnitConversionError as error:
             msg = f'columns[{name!r}] is in {own}, not in {unit}'
             raise u.UnitConversionError(msg) from error
-    if rule is None and own in (None, u.dimensionless_unscaled):
+    if not rule and own in (None, u.dimensionless_unscaled):
         return plain, None
-    if rule is not None:
+    if rule:
         own = own or {'length': u.pix, 'deg': u.deg}[rule]
         if own.is_equivalent(u.deg):
             target = u.deg if rule == 'deg' else u.arcsec
@@ -329,17 +340,13 @@ def check_threshold(threshold):
     hint = "photutils' detect_sources takes a brightness here, bliss_astro's does not"
     if isinstance(threshold, np.ndarray) and threshold.ndim == 0:
         threshold = threshold[()]
-    error = None
-    if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool):
-        error = TypeError
-    elif not 0 < threshold < 1:
-        error = ValueError
-    if error is not None:
+    real = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
+    if not real or not 0 < threshold < 1:
         msg = (
             'threshold must be one number, a probability between 0 and 1, got '
             f'{threshold!r:.60}; {hint}'
         )
-        raise error(msg)
+        raise (ValueError if real else TypeError)(msg)
     return float(threshold)
 
 

@@ -12,25 +12,12 @@ from bliss_astro._random import check_rng
 from bliss_astro.flags import decode_flags
 from bliss_astro.psf import PSFModel
 
+from . import _display, _io, _methods, _posterior, _rendering
 from ._build import check_count, check_threshold, from_columns
 from ._columns import REQUIRED_COLUMNS, SHAPE_NAMES, explain_no_shapes, pixel_scale
-from ._display import CatalogColumns, CatalogFormatter, headline
-from ._intervals import credible_interval, samples
-from ._io import read, write
 from ._meta import ImageRecord, header_to_wcs
-from ._methods import check, plot, reconstruct, to_regions
-from ._posterior import (
-    candidates_of,
-    expected_counts,
-    expected_counts_error,
-    interval,
-    sample,
-    sample_rows,
-    tile_moments,
-)
-from ._rendering import render, segmentation
 from ._rows import SourceRows
-from ._storage import from_arrays, move, nbytes, to_arrays
+from ._sources import candidates_of
 
 
 class CatalogPosterior:
@@ -139,7 +126,7 @@ class CatalogPosterior:
         """Marginals of all candidate sources."""
         return candidates_of(self, 0.0).sources
 
-    _tile_moments = functools.cached_property(tile_moments)
+    _tile_moments = functools.cached_property(_posterior.tile_moments)
 
     @property
     def probability_map(self):
@@ -195,15 +182,15 @@ class CatalogPosterior:
             expected_count=(self.expected_counts(), self.expected_counts_error()),
         )
 
-    expected_counts = expected_counts
-    expected_counts_error = expected_counts_error
-    sample = sample
-    interval = interval
-    sample_rows = sample_rows
-    nbytes = property(nbytes)
-    to = move
-    to_arrays = to_arrays
-    from_arrays = classmethod(from_arrays)
+    expected_counts = _posterior.expected_counts
+    expected_counts_error = _posterior.expected_counts_error
+    sample = _posterior.sample
+    interval = _posterior.interval
+    sample_rows = _posterior.sample_rows
+    nbytes = property(_posterior.nbytes)
+    to = _posterior.move
+    to_arrays = _posterior.to_arrays
+    from_arrays = classmethod(_posterior.from_arrays)
 
 
 class ProbabilisticCatalog(QTable):
@@ -274,7 +261,7 @@ class ProbabilisticCatalog(QTable):
     ...
     """
 
-    TableFormatter = CatalogFormatter
+    TableFormatter = _display.CatalogFormatter
 
     from_columns = classmethod(from_columns)
 
@@ -335,16 +322,16 @@ class ProbabilisticCatalog(QTable):
         self.posterior = None
 
     # Methods of the rows, of the rows against their image, and of files.
-    credible_interval = credible_interval
-    samples = samples
-    check = check
-    reconstruct = reconstruct
-    render = render
-    segmentation = segmentation
-    plot = plot
-    to_regions = to_regions
-    write = write
-    read = classmethod(read)
+    credible_interval = _methods.credible_interval
+    samples = _methods.samples
+    check = _methods.check
+    reconstruct = _methods.reconstruct
+    render = _rendering.render
+    segmentation = _rendering.segmentation
+    plot = _methods.plot
+    to_regions = _display.to_regions
+    write = _io.write
+    read = classmethod(_io.read)
     _posterior_type = CatalogPosterior
 
     def decode_flags(self):
@@ -385,18 +372,18 @@ class ProbabilisticCatalog(QTable):
             isinstance(name, str) for name in item
         )
         if names and len(item) and not set(REQUIRED_COLUMNS) <= set(item):
-            table = CatalogColumns(self, copy=False)[list(item)]
+            table = _display.CatalogColumns(self, copy=False)[list(item)]
             if 'image' in table.meta:
                 table.meta['image'] = dict(self.image)
             return table
         return super().__getitem__(item)
 
     def __str__(self):
-        return f'{headline(self)}\n{super().__str__()}'
+        return f'{_display.headline(self)}\n{super().__str__()}'
 
     def _base_repr_(self, html=False, descr_vals=None, show_dtype=True, **kwargs):
         if descr_vals is None:
-            descr_vals = [headline(self)]
+            descr_vals = [_display.headline(self)]
             show_dtype = False
         return super()._base_repr_(
             html=html, descr_vals=descr_vals, show_dtype=show_dtype, **kwargs

@@ -1,11 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Columns of a catalogue: the one table of names, units, UCDs, descriptions and ranges.
+Columns of a catalogue: names, units, UCDs, descriptions and ranges.
 
-Whatever names, checks, displays or stores a column reads it from `COLUMNS`. A new
-column is a new entry there, and its values are one of ``SourceRows.columns``.
+Whatever names, checks, displays or stores a column reads it from `COLUMNS`, the file
+``data/catalog/columns.csv``. A new column is a new line there, and its values are an
+entry of ``SourceRows.columns``.
 """
 
+import csv
+from pathlib import Path
 from typing import NamedTuple
 
 import astropy.units as u
@@ -26,13 +29,16 @@ class Limits(NamedTuple):
 
 
 _LARGEST = np.finfo(float).max
-_PROBABILITY = Limits(0.0, 1.0, 'within [0, 1]', nan=False)
-_PLACE = Limits(-_LARGEST, _LARGEST, 'finite', nan=False)
-_ERROR = Limits(0.0, np.inf, '0 or more (or NaN)')
-_FRACTION = Limits(0.0, 1.0, 'within [0, 1] (or NaN)')
-_ELLIPTICITY = Limits(-1.0, 1.0, 'within [-1, 1] (or NaN)')
-_LENGTH = Limits(np.finfo(float).tiny, _LARGEST, 'positive and finite (or NaN)')
-_ANGLE = Limits(0.0, np.nextafter(180.0, 0.0), 'in [0, 180) degrees (or NaN)')
+_LIMITS = {
+    '': None,
+    'probability': Limits(0.0, 1.0, 'within [0, 1]', nan=False),
+    'finite': Limits(-_LARGEST, _LARGEST, 'finite', nan=False),
+    'error': Limits(0.0, np.inf, '0 or more (or NaN)'),
+    'fraction': Limits(0.0, 1.0, 'within [0, 1] (or NaN)'),
+    'ellipticity': Limits(-1.0, 1.0, 'within [-1, 1] (or NaN)'),
+    'length': Limits(np.finfo(float).tiny, _LARGEST, 'positive and finite (or NaN)'),
+    'angle': Limits(0.0, np.nextafter(180.0, 0.0), 'in [0, 180) degrees (or NaN)'),
+}
 
 
 class ColumnDefinition(NamedTuple):
@@ -41,142 +47,52 @@ class ColumnDefinition(NamedTuple):
 
     Parameters
     ----------
-    description : str
-        One line of text.
+    dtype : str
+        NumPy type of the values.
+
+    unit : {'', 'flux', 'mag', 'deg', 'length'}
+        Rule for the unit: none at all (positions in pixels are plain numbers, as in
+        photutils), the unit of the image, a fixed one, or for a length arcsec where
+        there is a WCS and else pix.
+
+    display : str
+        Format for showing values; empty where it follows from the errors.
+
+    limits : `Limits` or `None`
+        Range of the values.
 
     ucd : str
         Unified content descriptor (IVOA UCD1+), by which other programs recognise
         the quantity.
 
-    limits : `Limits` or `None`
-        Range of the values.
-
-    unit : {None, 'flux', 'mag', 'deg', 'length'}
-        Rule for the unit: none at all (positions in pixels are plain numbers, as in
-        photutils), the unit of the image, a fixed one, or for a length arcsec where
-        there is a WCS and else pix.
-
-    display : str or `None`
-        Format for showing values; `None` where it follows from the errors.
-
-    dtype : str
-        NumPy type of the values.
+    description : str
+        One line of text.
     """
 
-    description: str
+    dtype: str
+    unit: str
+    display: str
+    limits: Limits | None
     ucd: str
-    limits: Limits | None = None
-    unit: str | None = None
-    display: str | None = '.3f'
-    dtype: str = 'f8'
+    description: str
 
 
-# Shape parameters of galaxies, for encoders that infer them.
-_SHAPES = {
-    'disk_fraction': ColumnDefinition(
-        'Share of the disk in the flux', 'phot.flux;arith.ratio', _FRACTION
-    ),
-    'disk_axis_ratio': ColumnDefinition(
-        'Minor over major axis of the disk', 'phys.size.axisRatio', _FRACTION
-    ),
-    'bulge_axis_ratio': ColumnDefinition(
-        'Minor over major axis of the bulge', 'phys.size.axisRatio', _FRACTION
-    ),
-    'disk_radius': ColumnDefinition(
-        'Half-light radius of the disk along its major axis',
-        *('phys.angSize.smajAxis', _LENGTH, 'length'),
-    ),
-    'bulge_radius': ColumnDefinition(
-        'Half-light radius of the bulge along its major axis',
-        *('phys.angSize.smajAxis', _LENGTH, 'length'),
-    ),
-    'angle': ColumnDefinition(
-        'Angle of the major axis from +x towards +y in pixels',
-        *('pos.posAng;instr.det', _ANGLE, 'deg', '.1f'),
-    ),
-    'e1': ColumnDefinition(
-        'Ellipticity of the image along x (positive) or y (negative)',
-        *('src.ellipticity', _ELLIPTICITY),
-    ),
-    'e2': ColumnDefinition(
-        'Ellipticity of the image along x = y or x = -y (negative)',
-        *('src.ellipticity', _ELLIPTICITY),
-    ),
-}
+def _read_definitions():
+    path = Path(__file__).parent.parent / 'data' / 'catalog' / 'columns.csv'
+    with path.open(encoding='utf-8', newline='') as file:
+        _, *rows = csv.reader(file)
+    for name, dtype, unit, display, limits, *texts in rows:
+        yield name, ColumnDefinition(dtype, unit, display, _LIMITS[limits], *texts)
 
-COLUMNS = {
-    'id': ColumnDefinition(
-        'Running number, from 1', 'meta.id;meta.main', display=None, dtype='i8'
-    ),
-    'probability': ColumnDefinition(
-        'Posterior probability that there is a source', 'stat.probability', _PROBABILITY
-    ),
-    'galaxy_probability': ColumnDefinition(
-        'Posterior probability that the source, if there, is a galaxy',
-        *('stat.probability;src.class.starGalaxy', _PROBABILITY),
-    ),
-    'x_centroid': ColumnDefinition(
-        'Column of the source in pixels, the first pixel centred on 0',
-        *('pos.cartesian.x;instr.det', _PLACE),
-    ),
-    'y_centroid': ColumnDefinition(
-        'Row of the source in pixels, the first pixel centred on 0',
-        *('pos.cartesian.y;instr.det', _PLACE),
-    ),
-    'x_err': ColumnDefinition(
-        'Standard error of x_centroid in pixels',
-        *('stat.error;pos.cartesian.x;instr.det', _ERROR),
-    ),
-    'y_err': ColumnDefinition(
-        'Standard error of y_centroid in pixels',
-        *('stat.error;pos.cartesian.y;instr.det', _ERROR),
-    ),
-    'x_y_cov': ColumnDefinition(
-        'Covariance of x_centroid and y_centroid in square pixels',
-        'stat.covariance;pos.cartesian;instr.det',
-        display='.1e',
-    ),
-    'sky_centroid': ColumnDefinition(
-        'Position on the sky (ICRS)',
-        *('pos.eq;meta.main', None, 'deg', '{0.ra.deg:.6f},{0.dec.deg:.6f}'),
-    ),
-    'flux': ColumnDefinition(
-        'Flux of the whole source, the median of its posterior',
-        *('phot.flux', None, 'flux', None),
-    ),
-    'flux_err': ColumnDefinition(
-        'Half the width between the 16 and 84 percent quantiles of the flux',
-        *('stat.error;phot.flux', _ERROR, 'flux', None),
-    ),
-    'mag': ColumnDefinition(
-        'AB magnitude that belongs to flux', 'phot.mag', unit='mag'
-    ),
-    'mag_err': ColumnDefinition(
-        'Standard error of mag, to first order in flux_err / flux',
-        'stat.error;phot.mag',
-        unit='mag',
-    ),
-}
+
+COLUMNS = dict(_read_definitions())
 """Definition of each column, by name and in the order of the table."""
 
-for _name, _own in _SHAPES.items():
-    COLUMNS[_name] = _own._replace(description=f'{_own.description}, given a galaxy')
-    COLUMNS[f'{_name}_err'] = _own._replace(
-        description=f'Half the width of the 68 percent interval of {_name}',
-        ucd=f'stat.error;{_own.ucd}',
-        limits=_ERROR,
-    )
-COLUMNS['flags'] = ColumnDefinition(
-    'Sum of warning bits, see decode_flags', 'meta.code.qual', display=None, dtype='i4'
+SHAPE_COLUMNS = (
+    *('disk_fraction', 'disk_axis_ratio', 'bulge_axis_ratio', 'disk_radius'),
+    *('bulge_radius', 'angle', 'e1', 'e2'),
 )
-COLUMNS['source_index'] = ColumnDefinition(
-    *('Index of the source in the posterior of its image', 'meta.id'),
-    display=None,
-    dtype='i8',
-)
-
-SHAPE_COLUMNS = tuple(_SHAPES)
-"""Shape parameters of galaxies; each has an error."""
+"""Shape parameters of galaxies, for encoders that infer them; each has an error."""
 
 SHAPE_NAMES = frozenset((*SHAPE_COLUMNS, *(f'{name}_err' for name in SHAPE_COLUMNS)))
 """All columns of shapes, errors included."""

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Display of a catalogue in a terminal and in a notebook.
+Display of a catalogue in a terminal, in a notebook, and as regions of DS9.
 
 Formats are chosen when a table is shown and are not stored in its columns: they
 depend on the errors of the rows, so stored ones would differ between catalogues
@@ -8,13 +8,17 @@ and make every `~astropy.table.vstack` warn, and writers of text files round to
 stored ones.
 """
 
+import numbers
 import textwrap
 
+import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 from astropy.table.pprint import TableFormatter
 
+from bliss_astro._atomic import atomic_write
 from bliss_astro.flags import decode_flags
+from bliss_astro.rendering._scene import Sources
 
 from ._columns import (
     COLUMNS,
@@ -23,6 +27,7 @@ from ._columns import (
     SHAPE_NAMES,
     plain_numbers,
 )
+from ._rendering import scale_of
 
 _SHAPE_ERRORS = tuple(f'{name}_err' for name in SHAPE_COLUMNS)
 # Columns that are displayed only where columns are selected.
@@ -38,6 +43,10 @@ _EXPENDABLE = (
 _MIN_NOTE_WIDTH = 60
 # Number of columns of shapes up to which those left out are named one by one.
 _MAX_NAMED_SHAPES = 3
+# Radius of a region in pixels where the PSF is not known.
+_DEFAULT_RADIUS = 5.0
+# Colours of regions in DS9: of stars, of galaxies.
+_COLORS = ('cyan', 'orange')
 
 
 class CatalogFormatter(TableFormatter):
@@ -115,7 +124,8 @@ def _shown(table):
         definition = COLUMNS.get(name)
         if definition is None or column.info.format is not None:
             continue
-        column.info.format = flux if definition.unit == 'flux' else definition.display
+        display = flux if definition.unit == 'flux' else definition.display
+        column.info.format = display or None
     return view
 
 
@@ -159,3 +169,95 @@ def headline(catalog):
     if encoder is not None:
         parts.append(f'encoder "{encoder}"')
     return f'{type(catalog).__name__}: {", ".join(parts)}'
+
+
+# -- regions of DS9 ----------------------------------------------------------------
+
+
+def to_regions(self, path=None, *, sky=None, radius=None, overwrite=False):
+    """
+    Make a circle of each row, for DS9 and other viewers.
+
+    Parameters
+    ----------
+    path : path_like, optional
+        File in the format of DS9 to write, ``.reg`` as a rule.
+
+    sky : bool, optional
+        Whether circles lie on the sky or in pixels; by default on the sky where
+        there are positions on the sky.
+
+    radius : float or `~astropy.units.Quantity`, optional
+        Radius in pixels or as an angle; by default the PSF's full width at half
+        maximum, or 5 pixels where it is not known.
+
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    regions : ``regions.Regions``
+        The circles, with the row's ``id`` as text and its probability as a tag;
+        stars are cyan, galaxies orange.
+
+    Raises
+    ------
+    ImportError
+        If the package ``regions`` is not installed.
+
+    ValueError
+        If ``sky`` is `True` and there is no WCS, or ``radius`` not positive or
+        in a unit that needs a WCS.
+    """
+    try:
+        from regions import CirclePixelRegion, CircleSkyRegion, PixCoord, Regions
+    except ImportError as error:
+        msg = 'to_regions needs the package regions: pip install regions'
+        raise ImportError(msg) from error
+    has_sky = 'sky_centroid' in self.colnames
+    sky = has_sky if sky is None else sky
+    if sky and not has_sky:
+        msg = 'sky=True needs positions on the sky: the image had no WCS'
+        raise ValueError(msg)
+    radius = _region_radius(self, radius, sky=sky)
+    regions = Regions([])
+    for row, galaxy in zip(self, Sources.of(self).is_galaxy, strict=True):
+        centre, circle = row['sky_centroid'] if sky else None, CircleSkyRegion
+        if not sky:
+            centre = PixCoord(row['x_centroid'], row['y_centroid'])
+            circle = CirclePixelRegion
+        meta = {'text': str(row['id']), 'tag': [f'p={row["probability"]:.3f}']}
+        visual = {'color': _COLORS[int(galaxy)]}
+        regions.append(circle(centre, radius, meta=meta, visual=visual))
+    if path is not None:
+        with atomic_write(path, overwrite=overwrite) as temporary:
+            regions.write(temporary, format='ds9', overwrite=True)
+    return regions
+
+
+def _region_radius(catalog, radius, *, sky):
+    """Radius of the circles: pixels, or an angle on the sky."""
+    if radius is None:
+        exposure, radius = catalog.exposure, _DEFAULT_RADIUS
+        if exposure is not None and exposure.psf is not None:
+            ny, nx = exposure.shape
+            radius = float(exposure.psf_at(nx // 2, ny // 2).fwhm)
+    unit = getattr(radius, 'unit', u.pix)
+    is_angle = unit.is_equivalent(u.arcsec)
+    number = isinstance(radius, numbers.Real | u.Quantity)
+    if not number or not (is_angle or unit.is_equivalent(u.pix)):
+        msg = f'radius must be a number of pixels or an angle, got {radius!r:.60}'
+        raise TypeError(msg)
+    radius = u.Quantity(radius, unit)
+    if not (np.isfinite(radius) and radius.value > 0):
+        msg = f'radius must be positive, got {radius}'
+        raise ValueError(msg)
+    scale = scale_of(catalog)
+    if is_angle != sky and scale is None:
+        msg = (
+            'the size of a pixel on the sky is not known; give radius as '
+            f'{"an angle" if sky else "a number of pixels"}'
+        )
+        raise ValueError(msg)
+    scales = u.pixel_scale((scale or 1) * u.arcsec / u.pix)
+    return radius.to(u.arcsec, scales) if sky else radius.to_value(u.pix, scales)

@@ -11,7 +11,6 @@ the record, different images lose it.
 import datetime as dt
 import importlib.metadata
 import platform
-import uuid
 from collections.abc import Mapping
 from pathlib import PurePath
 
@@ -202,33 +201,6 @@ def restore_meta(meta):
     return meta
 
 
-def make_record(n_sources, *, posterior, wcs, unit, image_shape, expected_count, extra):
-    """
-    Record of an image with a fresh uid, for a catalogue of ``n_sources`` rows.
-
-    The arguments are those of `ProbabilisticCatalog.from_columns`; ``extra`` holds
-    further facts.
-    """
-    values = {'uid': uuid.uuid4().hex, 'n_sources': n_sources}
-    if unit is not None:
-        values['unit'] = unit_text(unit)
-    if image_shape is not None:
-        values['shape'] = [int(n) for n in image_shape]
-        if len(values['shape']) != 2 or min(values['shape']) < 1:
-            msg = f'image_shape must be two positive integers, got {image_shape!r}'
-            raise ValueError(msg)
-    if expected_count is not None:
-        count = np.atleast_1d(np.asarray(expected_count, dtype=float))
-        if count.shape not in [(1,), (2,)]:
-            msg = f'expected_count must be mean or (mean, std), got {expected_count!r}'
-            raise ValueError(msg)
-        values['expected_count'] = count.tolist()
-    if wcs is not None:
-        values['wcs'] = wcs_to_header(wcs, shape=image_shape)
-    values |= plain_value(dict(extra), name="meta['image']")
-    return ImageRecord(values, posterior=posterior)
-
-
 def wcs_to_header(wcs, *, shape=None):
     """
     Header string of a WCS, 80 characters a card, checked in an image of some shape.
@@ -270,11 +242,11 @@ def plain_value(value, *, name='meta'):
     """
     if value is None:
         return None
-    for kind in (bool, int, float):
+    for kind in (bool, int, float, str):
         if isinstance(value, kind):
             # Without subclasses: enumerations, NumPy's float64.
             return kind(value)
-    if isinstance(value, str | PurePath | u.UnitBase):
+    if isinstance(value, PurePath | u.UnitBase):
         return str(value)
     if isinstance(value, dt.date):
         return value.isoformat()
@@ -283,10 +255,8 @@ def plain_value(value, *, name='meta'):
     if isinstance(value, np.generic | np.ndarray):
         return plain_value(value.tolist(), name=name)
     if isinstance(value, Mapping):
-        return {
-            str(key): plain_value(item, name=f'{name}[{key!r}]')
-            for key, item in value.items()
-        }
+        items = value.items()
+        return {str(k): plain_value(v, name=f'{name}[{k!r}]') for k, v in items}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain_value(item, name=f'{name}[{i}]') for i, item in enumerate(value)]
     msg = (

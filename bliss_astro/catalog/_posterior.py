@@ -1,43 +1,30 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Posterior of one image: counts, intervals and draws of rows, whole catalogues.
+Posterior of one image: counts, intervals and draws, whole catalogues, storage.
 
 The functions are methods of `~bliss_astro.catalog.CatalogPosterior`.
 """
 
+import dataclasses
+import json
+
+import astropy.units as u
 import numpy as np
 import torch
-from astropy.table import QTable
+from torch.nn.utils import vector_to_parameters
 
 from bliss_astro._random import check_rng, torch_generator
 from bliss_astro._threads import use_threads
-from bliss_astro.priors import GALAXY_SHAPE_NAMES
+from bliss_astro.encoders import EncoderInputs
+from bliss_astro.posteriors import TilePosterior
+from bliss_astro.posteriors._head import CatalogHead, StarHead
+from bliss_astro.posteriors._source_encoders import SourceEncoders
+from bliss_astro.units import unit_text
 
 from ._build import check_count
-from ._columns import SHAPE_COLUMNS
-from ._full_tiles import MIN_PROBABILITY, in_full_tile
-from ._rows import (
-    ELLIPTICITY,
-    Candidates,
-    SourceRows,
-    in_range,
-    latent_dim,
-    plain,
-    shape_quantity,
-)
-
-
-def candidates_of(posterior, least):
-    """Sources down to a probability, or to a lower one, with their links."""
-    # Those that share the light of full tiles are always described in full.
-    least = min(least, MIN_PROBABILITY)
-    found = posterior._found
-    if found is None or found.least > least:
-        with use_threads():
-            fwhm = posterior.fwhm / posterior.binning
-            found = Candidates(posterior.tile_posterior, fwhm, least)
-        posterior._found = found
-    return found
+from ._meta import header_to_wcs, wcs_to_header
+from ._rows import SourceRows, latent_dim, tabulate_draw
+from ._sources import candidates_of, plain
 
 
 def rows_of(posterior, table):
@@ -162,53 +149,9 @@ def sample(self, n=1, *, rng=None):
     generator = torch_generator(rng, device=self.tile_posterior.device)
     with use_threads():
         return [
-            _tabulate(self, self.tile_posterior.sample(generator=generator))
+            tabulate_draw(self, self.tile_posterior.sample(generator=generator))
             for _ in range(n)
         ]
-
-
-def _tabulate(posterior, catalog):
-    """Table of a drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
-    tiles = posterior.tile_posterior
-    grid, head = tiles.grid, tiles.head
-    place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
-    used = (place < catalog.count[0][..., None]).nonzero(as_tuple=True)
-    row, column, _ = used
-    x, y = grid.to_pixels(catalog.x[0][used], catalog.y[0][used], row, column)
-    x, y, log_flux = (plain(v) for v in (x, y, catalog.log_flux[0][used]))
-    tile = (row * grid.shape[1] + column).cpu().numpy()
-    if np.any(in_full_tile(tiles, row, column)):
-        light, fwhm = candidates_of(posterior, MIN_PROBABILITY).light, posterior.fwhm
-        log_flux = light.of_drawn(
-            tiles,
-            np.column_stack([x, y]),
-            log_flux,
-            tile,
-            fwhm=fwhm / posterior.binning,
-        )
-    flux = posterior.flux_floor.ravel()[tile] * np.exp(log_flux)
-    order = np.argsort(-flux, kind='stable')
-    flux = flux[order]
-    table = QTable(
-        {
-            'x_centroid': posterior.to_image(x[order]),
-            'y_centroid': posterior.to_image(y[order]),
-            'flux': flux if posterior.unit is None else flux * posterior.unit,
-        }
-    )
-    if head.galaxies:
-        galaxy = catalog.galaxy[0][used].cpu().numpy()[order] > 0
-        table['is_galaxy'] = galaxy
-    if head.shapes:
-        shapes = catalog.shape[0][used].cpu()[torch.as_tensor(order)]
-        if latent_dim(head):
-            table['latent'] = np.where(galaxy[:, None], shapes.numpy(), np.nan)
-            return table
-        for name in [name for name in SHAPE_COLUMNS if name not in ELLIPTICITY]:
-            own = shapes[:, GALAXY_SHAPE_NAMES.index(name)]
-            own = np.where(galaxy, in_range(name, own, posterior.binning), np.nan)
-            table[name] = shape_quantity(name, own, scale=posterior.pixel_scale)
-    return table
 
 
 def interval(self, rows, column, *, level):
@@ -274,3 +217,171 @@ def sample_rows(self, rows, column, *, n_samples, rng=None):
     """
     n_samples = check_count('n_samples', n_samples)
     return rows_of(self, rows).draw_column(column, n_samples, check_rng(rng))
+
+
+# -- storage ---------------------------------------------------------------------
+
+
+def to_arrays(self):
+    """
+    Features, inputs and weights of the head as arrays, and plain values.
+
+    Returns
+    -------
+    arrays : dict of str to `~numpy.ndarray`
+        All that `from_arrays` needs.
+
+    meta : dict
+        Plain values for JSON.
+    """
+    tiles, head = self.tile_posterior, self.tile_posterior.head
+    held = {f'IN_{name.upper()}': v for name, v in vars(tiles.inputs).items()}
+    held |= {'FEATURES': tiles.features, 'WEIGHTS': _weights(head)}
+    meta = {
+        'scalars': {'normalization_radius': tiles.inputs.normalization_radius},
+        'head': {
+            'n_features': head.from_context.in_channels,
+            'width': head.from_context.out_channels,
+            'n_most': head.n_most,
+            'n_components': head.n_components,
+        },
+        'galaxies': head.galaxies,
+        # Sums in another order would round differently.
+        'channels_last': head.from_neighbours.weight.is_contiguous(
+            memory_format=torch.channels_last
+        ),
+        'tile_size': tiles.grid.size,
+        'patch_radius': tiles.patch_radius,
+        'coarse': bool(tiles.coarse),
+        'unit': unit_text(self.unit),
+        'wcs': wcs_to_header(self.wcs, shape=self.shape),
+        # Not every WCS can be kept, and radii are arcsec.
+        'pixel_scale': self.pixel_scale,
+        'meta': json.loads(json.dumps(self.meta)),
+        'binning': self.binning,
+        'image_shape': list(self.shape),
+    }
+    if head.shapes:
+        meta['head'] |= {'shapes': True, 'latent_dim': latent_dim(head)}
+    if (sequence := tiles.sequence) is not None:
+        encoders = sequence.encoders
+        held |= {'SEQUENCE': _weights(encoders), 'CONDITIONS': sequence.conditions}
+        meta['half'] = bool(sequence.half)
+        meta['sequence'] = {
+            'n_conditions': sequence.conditions.shape[1],
+            'n_features': sequence.features.shape[1],
+            'width': encoders.width,
+            'shapes_only': encoders.shapes_only,
+            'n_components': encoders.n_components,
+            'latent_dim': encoders.shape.latent_dim,
+        }
+    arrays = {'FLOOR': np.ascontiguousarray(self.flux_floor)}
+    if self.flags is not None:
+        arrays['FLAGS'] = self.flags.astype(np.int32)
+    for name, value in held.items():
+        if isinstance(value, torch.Tensor):
+            value = value.to(torch.uint8) if value.dtype == torch.bool else value
+            arrays[name] = value.cpu().numpy()
+    return arrays, meta
+
+
+def from_arrays(cls, arrays, meta, *, device='cpu'):
+    """
+    Make a posterior of what `to_arrays` returned.
+
+    Parameters
+    ----------
+    arrays : dict of str to `~numpy.ndarray`
+        See `to_arrays`.
+
+    meta : dict
+        See `to_arrays`.
+
+    device : str or `torch.device`, optional
+        Device of the posterior.
+
+    Returns
+    -------
+    posterior : `CatalogPosterior`
+        Same tables and, for the same ``rng``, same draws.
+    """
+    # Of any byte order.
+    tensors = {
+        name: torch.tensor(value.astype(value.dtype.newbyteorder('='))).to(device)
+        for name, value in arrays.items()
+        if name not in ('FLOOR', 'FLAGS')
+    }
+    # Layers draw first weights from torch's global generator: put it back.
+    with torch.random.fork_rng(devices=[]):
+        kind = CatalogHead if meta.get('galaxies', False) else StarHead
+        head = kind(**meta['head'])
+        encoders = SourceEncoders(**meta['sequence']) if 'sequence' in meta else None
+    sources = None
+    for module, name in ((head, 'WEIGHTS'), (encoders, 'SEQUENCE')):
+        if module is not None:
+            module.to(device).eval().requires_grad_(False)
+            vector_to_parameters(tensors[name].float(), module.parameters())
+            if meta.get('channels_last', True):
+                module.to(memory_format=torch.channels_last)
+    if encoders is not None:
+        sources = encoders, tensors['CONDITIONS'].float(), meta['half']
+    inputs = dict(meta['scalars'])
+    for field in dataclasses.fields(EncoderInputs):
+        if (value := tensors.get(f'IN_{field.name.upper()}')) is not None:
+            inputs[field.name] = value.bool() if field.name == 'mask' else value
+    tiles = TilePosterior(
+        tensors['FEATURES'].float(),
+        EncoderInputs(**inputs),
+        head,
+        tile_size=meta['tile_size'],
+        patch_radius=meta['patch_radius'],
+        sources=sources,
+    )
+    tiles.coarse = bool(meta.get('coarse', False))
+    shape = tuple(meta.get('image_shape', tiles.grid.image_shape))
+    made = cls(
+        tiles,
+        np.asarray(arrays['FLOOR'], float),
+        unit=None if meta['unit'] is None else u.Unit(meta['unit']),
+        wcs=header_to_wcs(meta['wcs'], shape=shape),
+        flags=np.asarray(arrays['FLAGS']) if 'FLAGS' in arrays else None,
+        meta=meta['meta'],
+        binning=meta.get('binning', 1),
+        image_shape=shape,
+    )
+    if meta.get('pixel_scale') is not None:
+        made.pixel_scale = meta['pixel_scale']
+    return made
+
+
+def _weights(module):
+    return torch.cat([weight.detach().flatten() for weight in module.parameters()])
+
+
+def move(self, device):
+    """
+    Copy the posterior to another device, without what was computed of it.
+
+    Parameters
+    ----------
+    device : str or `torch.device`
+        The device.
+
+    Returns
+    -------
+    posterior : `CatalogPosterior`
+        The same posterior there.
+    """
+    made = type(self).from_arrays(*self.to_arrays(), device=device)
+    # Files keep no exposure, and not every WCS.
+    made.unit, made.wcs, made.exposure = self.unit, self.wcs, self.exposure
+    return made
+
+
+def nbytes(self):
+    """Memory of features, context, inputs and padded image, in bytes."""
+    tiles = self.tile_posterior
+    held = [*vars(tiles).values(), *vars(tiles.inputs).values()]
+    held += vars(tiles.pixels).values()
+    tensors = {id(value): value for value in held if isinstance(value, torch.Tensor)}
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -8,93 +8,31 @@ that the source is a galaxy.
 """
 
 import dataclasses
-import functools
 
 import astropy.units as u
 import numpy as np
 import torch
+from astropy.table import QTable
 from scipy.spatial import cKDTree
 
 from bliss_astro._random import torch_generator
 from bliss_astro.flags import CatalogFlag
-from bliss_astro.posteriors import find_sources
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._build import convert_column
 from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
-from ._full_tiles import SIGMA_QUANTILES, SharedLight, in_full_tile
+from ._sources import (
+    MIN_PROBABILITY,
+    SIGMA_QUANTILES,
+    candidates_of,
+    in_full_tile,
+    plain,
+)
 
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5
-# Distance in pixels within which rows without an index are at the place of a source.
-_SAME_POSITION = 0.01
 _POSITION = ('x_centroid', 'y_centroid')
-ELLIPTICITY = ('e1', 'e2')
-
-
-class Candidates:
-    """
-    All sources of a posterior down to a probability, with what links rows to them.
-
-    Parameters
-    ----------
-    tile_posterior : `~bliss_astro.posteriors.TilePosterior`
-        Posterior of one image.
-
-    fwhm : float
-        Full width at half maximum of the PSF in pixels.
-
-    least : float
-        Sources of lesser probability are left out or lack shapes.
-
-    Attributes
-    ----------
-    sources : `~bliss_astro.posteriors.SourceMarginals`
-        The N sources.
-
-    keys : int array ``(N,)``
-        The number of the tile times the number of sources that it may hold, plus the
-        place in the tile: the same whatever ``least`` is.
-    """
-
-    def __init__(self, tile_posterior, fwhm, least):
-        self.least = least
-        self._tile_posterior, self._fwhm = tile_posterior, fwhm
-        self.sources = find_sources(tile_posterior, least=least)
-        row, column = (v.cpu().numpy() for v in (self.sources.row, self.sources.column))
-        tile = row * tile_posterior.grid.shape[1] + column
-        order = np.argsort(tile, kind='stable')
-        place = np.empty(len(tile), dtype=np.int64)
-        place[order] = np.arange(len(tile)) - np.searchsorted(tile[order], tile[order])
-        self.keys = tile * tile_posterior.head.n_most + place
-
-    @functools.cached_property
-    def light(self):
-        """Light of full tiles."""
-        return SharedLight.of(self._tile_posterior, self.sources, fwhm=self._fwhm)
-
-    def index_of(self, table, to_image):
-        """Indices of the sources of the rows of a table, int array."""
-        if 'source_index' in table.colnames:
-            order, given = np.argsort(self.keys), np.asarray(table['source_index'])
-            place = np.searchsorted(self.keys, given, sorter=order)
-            index = order[place.clip(max=len(order) - 1)]
-            found, name = self.keys[index] == given, 'the source_index'
-        else:
-            # Files of version 0.1 lack that column; positions recur exactly.
-            own = np.column_stack([to_image(plain(v)) for v in self.sources.place()])
-            given = np.column_stack([np.asarray(table[v], float) for v in _POSITION])
-            reach = {'distance_upper_bound': _SAME_POSITION}
-            distance, index = cKDTree(own).query(given, **reach)
-            found, name = np.isfinite(distance), 'the position'
-        if not np.all(found):
-            k = int(np.argmin(found))
-            msg = (
-                f'rows must come from this posterior; row {k} has {name} {given[k]}, '
-                'unlike all of its sources'
-            )
-            raise ValueError(msg)
-        return index
+_ELLIPTICITY = ('e1', 'e2')
 
 
 class SourceRows:
@@ -198,7 +136,7 @@ class SourceRows:
         if self.sources.shapes is None:
             return ()
         latent = latent_dim(self.posterior.tile_posterior.head)
-        return ELLIPTICITY if latent else SHAPE_COLUMNS
+        return _ELLIPTICITY if latent else SHAPE_COLUMNS
 
     def _shape_draws(self, name):
         return shape_values(self.sources, name, binning=self.posterior.binning)
@@ -306,8 +244,48 @@ def _nearest_described(x, y, n_described):
     return nearest
 
 
-def plain(tensor):
-    return tensor.double().cpu().numpy()
+def tabulate_draw(posterior, catalog):
+    """Table of a drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
+    tiles = posterior.tile_posterior
+    grid, head = tiles.grid, tiles.head
+    place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
+    used = (place < catalog.count[0][..., None]).nonzero(as_tuple=True)
+    row, column, _ = used
+    x, y = grid.to_pixels(catalog.x[0][used], catalog.y[0][used], row, column)
+    x, y, log_flux = (plain(v) for v in (x, y, catalog.log_flux[0][used]))
+    tile = (row * grid.shape[1] + column).cpu().numpy()
+    if np.any(in_full_tile(tiles, row, column)):
+        light, fwhm = candidates_of(posterior, MIN_PROBABILITY).light, posterior.fwhm
+        log_flux = light.of_drawn(
+            tiles,
+            np.column_stack([x, y]),
+            log_flux,
+            tile,
+            fwhm=fwhm / posterior.binning,
+        )
+    flux = posterior.flux_floor.ravel()[tile] * np.exp(log_flux)
+    order = np.argsort(-flux, kind='stable')
+    flux = flux[order]
+    table = QTable(
+        {
+            'x_centroid': posterior.to_image(x[order]),
+            'y_centroid': posterior.to_image(y[order]),
+            'flux': flux if posterior.unit is None else flux * posterior.unit,
+        }
+    )
+    if head.galaxies:
+        galaxy = catalog.galaxy[0][used].cpu().numpy()[order] > 0
+        table['is_galaxy'] = galaxy
+    if head.shapes:
+        shapes = catalog.shape[0][used].cpu()[torch.as_tensor(order)]
+        if latent_dim(head):
+            table['latent'] = np.where(galaxy[:, None], shapes.numpy(), np.nan)
+            return table
+        for name in [name for name in SHAPE_COLUMNS if name not in _ELLIPTICITY]:
+            own = shapes[:, GALAXY_SHAPE_NAMES.index(name)]
+            own = np.where(galaxy, _in_range(name, own, posterior.binning), np.nan)
+            table[name] = shape_quantity(name, own, scale=posterior.pixel_scale)
+    return table
 
 
 # -- shapes of galaxies ------------------------------------------------------------
@@ -320,14 +298,14 @@ def latent_dim(head):
 
 def shape_values(sources, name, *, binning=1):
     """Draws ``(N, P)`` of one of ``SHAPE_COLUMNS``, radii in pixels of the image."""
-    if name in ELLIPTICITY:
-        part = sources.ellipticity[..., ELLIPTICITY.index(name)]
+    if name in _ELLIPTICITY:
+        part = sources.ellipticity[..., _ELLIPTICITY.index(name)]
     else:
         part = sources.shapes[..., GALAXY_SHAPE_NAMES.index(name)]
-    return in_range(name, part, binning)
+    return _in_range(name, part, binning)
 
 
-def in_range(name, values, binning):
+def _in_range(name, values, binning):
     """Degrees for radians, pixels for joined ones, and no ratio above 1 by rounding."""
     values = plain(values)
     if name == 'angle':

@@ -22,7 +22,7 @@ from bliss_astro.catalog import (
     CatalogPosterior,
     ProbabilisticCatalog,
     _columns,
-    _full_tiles,
+    _sources,
 )
 from bliss_astro.catalog import _rows as module
 from bliss_astro.catalog._columns import (
@@ -31,8 +31,8 @@ from bliss_astro.catalog._columns import (
     SHAPE_NAMES,
     pixel_scale,
 )
-from bliss_astro.catalog._full_tiles import SharedLight
-from bliss_astro.catalog._posterior import candidates_of, rows_of
+from bliss_astro.catalog._posterior import rows_of
+from bliss_astro.catalog._sources import SharedLight, candidates_of
 from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
@@ -451,7 +451,7 @@ def test_drawn_catalogues(posterior, monkeypatch):
     drawn.shape = shape * drawn.galaxy[..., None]
     monkeypatch.setattr(tile_posterior, 'sample', lambda **_: drawn)
     monkeypatch.setattr(tile_posterior.head, 'shapes', True)
-    where = 'bliss_astro.catalog._posterior.latent_dim'
+    where = 'bliss_astro.catalog._rows.latent_dim'
     monkeypatch.setattr(where, lambda head: 0)
     draw = posterior.sample(1, rng=3)[0]
     six = [name for name in SHAPE_COLUMNS if name not in ('e1', 'e2')]
@@ -672,7 +672,7 @@ def test_light_of_full_tiles_together_or_one_by_one(monkeypatch):
     found = detect_sources(exposure, encoder='stars', density=0.003, check=False)
     factor = candidates_of(found.posterior, 0.5).light.ratio
     assert (factor > 1.05).sum() > 3
-    monkeypatch.setattr(_full_tiles, '_BATCH_PIXELS', 1)
+    monkeypatch.setattr(_sources, '_BATCH_PIXELS', 1)
     again = CatalogPosterior(found.posterior.tile_posterior, found.posterior.flux_floor)
     ratio = candidates_of(again, 0.5).light.ratio
     np.testing.assert_allclose(ratio, factor, rtol=1e-5)
@@ -688,7 +688,7 @@ def test_one_star_fills_no_tile():
 def test_of_one_source_a_tile_nothing_is_said(plain, monkeypatch):
     sources, tiles = plain.sources, plain.tile_posterior
     monkeypatch.setattr(tiles.head, 'n_most', 1)
-    assert not _full_tiles.in_full_tile(tiles, sources.row, sources.column).any()
+    assert not _sources.in_full_tile(tiles, sources.row, sources.column).any()
 
 
 # -- display ------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Light of full tiles: fluxes where a tile holds more sources than it has room for.
+Candidate sources of a posterior: links of rows to them, and the light of full tiles.
 
 Where a tile has room for two, three stars become two rows, and the encoder, which was
 trained on two at most, may assign the third one's light to neither. The sum of the
@@ -8,11 +8,18 @@ light of such a tile can be measured nevertheless, and the posterior of the flux
 its sources, samples and intervals included, is shifted and widened to add up to it.
 """
 
+import functools
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from bliss_astro._threads import use_threads
+from bliss_astro.posteriors import find_sources
 from bliss_astro.psf._mixture import profile_of_shape
+
+# Distance in pixels within which rows without an index are at the place of a source.
+_SAME_POSITION = 0.01
 
 # Quantiles of a normal distribution at -1, 0 and 1 sigma.
 SIGMA_QUANTILES = (0.15865525, 0.5, 0.84134475)
@@ -28,6 +35,11 @@ _MAX_DEVIATION = 4.0
 _BATCH_PIXELS = 1_000_000
 
 
+def plain(tensor):
+    """Array of a tensor, in double precision."""
+    return tensor.double().cpu().numpy()
+
+
 def in_full_tile(posterior, row, column):
     """Whether tiles hold as many sources as they have room for, bool array ``(N,)``."""
     room = posterior.head.n_most
@@ -36,6 +48,90 @@ def in_full_tile(posterior, row, column):
         return np.zeros(len(row), dtype=bool)
     count = posterior.decided()[0].count[0]
     return (count[row, column] >= room).cpu().numpy()
+
+
+class Candidates:
+    """
+    All sources of a posterior down to a probability, with what links rows to them.
+
+    Parameters
+    ----------
+    tile_posterior : `~bliss_astro.posteriors.TilePosterior`
+        Posterior of one image.
+
+    fwhm : float
+        Full width at half maximum of the PSF in pixels.
+
+    least : float
+        Sources of lesser probability are left out or lack shapes.
+
+    Attributes
+    ----------
+    sources : `~bliss_astro.posteriors.SourceMarginals`
+        The N sources.
+
+    keys : int array ``(N,)``
+        The number of the tile times the number of sources that it may hold, plus the
+        place in the tile: the same whatever ``least`` is.
+    """
+
+    def __init__(self, tile_posterior, fwhm, least):
+        self.least = least
+        self._tile_posterior, self._fwhm = tile_posterior, fwhm
+        self.sources = find_sources(tile_posterior, least=least)
+        row, column = (v.cpu().numpy() for v in (self.sources.row, self.sources.column))
+        tile = row * tile_posterior.grid.shape[1] + column
+        order = np.argsort(tile, kind='stable')
+        place = np.empty(len(tile), dtype=np.int64)
+        place[order] = np.arange(len(tile)) - np.searchsorted(tile[order], tile[order])
+        self.keys = tile * tile_posterior.head.n_most + place
+
+    @functools.cached_property
+    def light(self):
+        """Light of full tiles."""
+        return SharedLight.of(self._tile_posterior, self.sources, fwhm=self._fwhm)
+
+    def index_of(self, table, to_image):
+        """Indices of the sources of the rows of a table, int array."""
+        if 'source_index' in table.colnames:
+            order, given = np.argsort(self.keys), np.asarray(table['source_index'])
+            place = np.searchsorted(self.keys, given, sorter=order)
+            index = order[place.clip(max=len(order) - 1)]
+            found, name = self.keys[index] == given, 'the source_index'
+        else:
+            # Files of version 0.1 lack that column; positions recur exactly.
+            own = np.column_stack([to_image(plain(v)) for v in self.sources.place()])
+            given = np.column_stack(
+                [np.asarray(table[v], float) for v in ('x_centroid', 'y_centroid')]
+            )
+            reach = {'distance_upper_bound': _SAME_POSITION}
+            distance, index = cKDTree(own).query(given, **reach)
+            found, name = np.isfinite(distance), 'the position'
+        if not np.all(found):
+            k = int(np.argmin(found))
+            msg = (
+                f'rows must come from this posterior; row {k} has {name} {given[k]}, '
+                'unlike all of its sources'
+            )
+            raise ValueError(msg)
+        return index
+
+
+def candidates_of(posterior, least):
+    """
+    Candidates of a `~bliss_astro.catalog.CatalogPosterior` down to a probability.
+
+    They are kept; perhaps there are some of lesser probability among them.
+    """
+    # Those that share the light of full tiles are always described in full.
+    least = min(least, MIN_PROBABILITY)
+    found = posterior._found
+    if found is None or found.least > least:
+        with use_threads():
+            fwhm = posterior.fwhm / posterior.binning
+            found = Candidates(posterior.tile_posterior, fwhm, least)
+        posterior._found = found
+    return found
 
 
 class SharedLight:
@@ -86,7 +182,7 @@ class SharedLight:
         ratio = np.ones(len(sources))
         middle, width = np.zeros((2, len(sources)))
         full = in_full_tile(posterior, sources.row, sources.column)
-        x, y = (v.double().cpu().numpy() for v in sources.place())
+        x, y = (plain(v) for v in sources.place())
         row, column = sources.row.cpu().numpy(), sources.column.cpu().numpy()
         likely = sources.probability >= MIN_PROBABILITY
         chosen = np.flatnonzero(likely.cpu().numpy())
@@ -151,7 +247,7 @@ class SharedLight:
 def _quantiles(sources, index, *q):
     """Quantiles of the log-fluxes of some sources, list of arrays."""
     some = sources.select(torch.as_tensor(index, device=sources.x.device))
-    return [some.quantile_flux(level).double().cpu().numpy() for level in q]
+    return [plain(some.quantile_flux(level)) for level in q]
 
 
 def _measure_ratios(posterior, place, flux, full, *, fwhm):
