@@ -37,7 +37,10 @@ _OLD_PATHS = {
     'metrics._residuals.*': 'metrics.position_residuals',
     'metrics.match_catalogs': 'metrics.match_blends',
     'metrics.sharpness': 'metrics.mean_log_score',
-    'plotting._calibration.*': 'plotting.plot_counts plotting.plot_sharpness',
+    'plotting._calibration.*': (
+        'plotting.plot_counts plotting.plot_ranks plotting.plot_reliability '
+        'plotting.plot_sharpness'
+    ),
     'posteriors._factors.*': (
         'posteriors.CountFactor posteriors.PositionFactor posteriors.TypeFactor'
     ),

@@ -172,17 +172,9 @@ def make_columns(columns, *, wcs, unit):
     made = {
         name: make_column(name, column, unit=units.get(name))
         for name, column in values.items()
-        if name in COLUMNS
     }
     made |= _derive_columns(made, wcs=wcs, unit=unit)
-    made = {name: made[name] for name in COLUMNS if name in made}
-    for name in [name for name in values if name not in COLUMNS]:
-        extra = values[name]
-        if units[name] is not None:
-            extra = u.Quantity(extra, units[name])
-        # A bare array would be a Column too, but one that shares its memory.
-        made[name] = Column(extra) if type(extra) is np.ndarray else extra
-    return made
+    return {name: made[name] for name in {**COLUMNS, **made} if name in made}
 
 
 def _check_names(columns):

@@ -162,9 +162,14 @@ def describe_column(column, name):
 
 
 def make_column(name, values, *, unit=None):
-    """Copy plain numbers to a column of the defined type and description."""
-    values = np.array(values, dtype=COLUMNS[name].dtype)
-    column = Column(values, name=name) if unit is None else u.Quantity(values, unit)
+    """Copy values to a column, of the defined type and description if there are any."""
+    if name in COLUMNS:
+        values = np.array(values, dtype=COLUMNS[name].dtype)
+    if unit is not None:
+        column = u.Quantity(values, unit)
+    else:
+        # Others (times, quantities) are columns by themselves.
+        column = Column(values, name=name) if type(values) is np.ndarray else values
     column.info.name = name
     describe_column(column, name)
     return column

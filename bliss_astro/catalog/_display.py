@@ -8,7 +8,6 @@ and make every `~astropy.table.vstack` warn, and writers of text files round to
 stored ones.
 """
 
-import numbers
 import textwrap
 
 import astropy.units as u
@@ -242,22 +241,21 @@ def _region_radius(catalog, radius, *, sky):
         if exposure is not None and exposure.psf is not None:
             ny, nx = exposure.shape
             radius = float(exposure.psf_at(nx // 2, ny // 2).fwhm)
-    unit = getattr(radius, 'unit', u.pix)
-    is_angle = unit.is_equivalent(u.arcsec)
-    number = isinstance(radius, numbers.Real | u.Quantity)
-    if not number or not (is_angle or unit.is_equivalent(u.pix)):
+    scale = scale_of(catalog)
+    scales = u.pixel_scale((scale or 1) * u.arcsec / u.pix)
+    try:
+        radius = u.Quantity(radius, getattr(radius, 'unit', u.pix))
+        size = radius.to(u.arcsec if sky else u.pix, scales)
+    except (TypeError, u.UnitsError):
         msg = f'radius must be a number of pixels or an angle, got {radius!r:.60}'
-        raise TypeError(msg)
-    radius = u.Quantity(radius, unit)
-    if not (np.isfinite(radius) and radius.value > 0):
+        raise TypeError(msg) from None
+    if not 0 < size.value < np.inf:
         msg = f'radius must be positive, got {radius}'
         raise ValueError(msg)
-    scale = scale_of(catalog)
-    if is_angle != sky and scale is None:
+    if scale is None and radius.unit.is_equivalent(u.arcsec) != sky:
         msg = (
             'the size of a pixel on the sky is not known; give radius as '
             f'{"an angle" if sky else "a number of pixels"}'
         )
         raise ValueError(msg)
-    scales = u.pixel_scale((scale or 1) * u.arcsec / u.pix)
-    return radius.to(u.arcsec, scales) if sky else radius.to_value(u.pix, scales)
+    return size if sky else size.value

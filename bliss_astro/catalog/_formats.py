@@ -27,16 +27,8 @@ from astropy.utils.data_info import serialize_context_as
 
 from bliss_astro._warnings import collect_warnings
 
+from . import _fits
 from ._columns import SKY_PARTS
-from ._fits import (
-    describe_columns,
-    make_card,
-    plain_table,
-    read_card,
-    read_fits,
-    restore_columns,
-    write_fits,
-)
 
 CARD_KEY = 'bliss_astro'
 """Key of the card in VOTable and Parquet files."""
@@ -71,12 +63,12 @@ def _restore_masks(table, places, kinds):
 
 def _write_ecsv(catalog, path, posterior):
     """Write ECSV, which holds everything but the posterior by itself."""
-    table = plain_table(catalog)
+    table = _fits.plain_table(catalog)
     # Text has no end mark: without this a file that was cut short would read
     # as a catalogue of fewer sources.
     table.meta[_N_ROWS_KEY] = len(table)
     # Text that is empty and text that is masked are the same in this format.
-    attributes = describe_columns(catalog)
+    attributes = _fits.describe_columns(catalog)
     if any(column.dtype.kind in 'SU' for column in table.columns.isinstance(Column)):
         attributes['masked'] = _masked_places(table, 'SU')
     if attributes:
@@ -102,7 +94,7 @@ def _read_ecsv(path, posterior):
     attributes = meta.pop(_COLUMNS_KEY, {})
     if 'masked' in attributes:
         _restore_masks(table, attributes['masked'], 'U')
-    return restore_columns(table, attributes), meta, None
+    return _fits.restore_columns(table, attributes), meta, None
 
 
 def _write_votable(catalog, path, posterior):
@@ -114,11 +106,11 @@ def _write_votable(catalog, path, posterior):
     # search for similar ones meets deprecated ones; they are read back well.
     with collect_warnings():
         # Columns with units instead of quantities.
-        flat = Table(plain_table(catalog, flat=True), copy=False)
+        flat = Table(_fits.plain_table(catalog, flat=True), copy=False)
         votable = from_table(flat)
         table = votable.get_first_table()
         # NaN and masked are the same in this format.
-        card = make_card(catalog, masked=_masked_places(flat, 'fcSUO'))
+        card = _fits.make_card(catalog, masked=_masked_places(flat, 'fcSUO'))
         table.infos.append(Info(name=CARD_KEY, value=card))
         fields = [f for f in table.fields if f.name in SKY_PARTS]
         if fields:
@@ -139,7 +131,7 @@ def _read_votable(path, posterior):
         votable = parse(str(path)).get_first_table()
         table = votable.to_table(use_names_over_ids=True)
     cards = [info.value for info in votable.infos if info.name == CARD_KEY]
-    card = read_card(cards[0]) if cards else {'meta': {}}
+    card = _fits.read_card(cards[0]) if cards else {'meta': {}}
     for column in table.itercols():
         if column.unit is not None:
             # For units that the VO lacks (nmgy) the parser makes one up, which is
@@ -149,17 +141,17 @@ def _read_votable(path, posterior):
         column.description = ' '.join((column.description or '').split()) or None
         column.meta = {key: column.meta[key] for key in ('ucd',) if key in column.meta}
     _restore_masks(table, card.get('masked', {}), 'fcUO')
-    return restore_columns(table, card), card['meta'], None
+    return _fits.restore_columns(table, card), card['meta'], None
 
 
 def _write_parquet(catalog, path, posterior):
     """Write Parquet, with astropy's own description of the columns in its schema."""
     # Whatever is no plain column becomes several, as astropy would have it.
     with serialize_context_as('parquet'):
-        table = represent_mixins_as_columns(plain_table(catalog, flat=True))
+        table = represent_mixins_as_columns(_fits.plain_table(catalog, flat=True))
     # Parquet keeps rows of arrays but flattens each of them.
     shapes = {name: table[name].shape[1:] for name in table.colnames}
-    table.meta[CARD_KEY] = make_card(catalog, shapes=shapes)
+    table.meta[CARD_KEY] = _fits.make_card(catalog, shapes=shapes)
     table.write(path, format='parquet', overwrite=True)
 
 
@@ -177,7 +169,7 @@ def _read_parquet(path, posterior):
         msg = 'it was not written by ProbabilisticCatalog.write'
         raise ValueError(msg)
     header = get_header_from_yaml(described.split('\n'))
-    card = read_card(header['meta'].pop(CARD_KEY))
+    card = _fits.read_card(header['meta'].pop(CARD_KEY))
     table = Table(meta=header['meta'])
     for attributes in header['datatype']:
         name = attributes['name']
@@ -193,7 +185,7 @@ def _read_parquet(path, posterior):
             if key in attributes:
                 setattr(table[name].info, key, attributes[key])
     table = _construct_mixins_from_columns(table)
-    return restore_columns(table, card), card['meta'], None
+    return _fits.restore_columns(table, card), card['meta'], None
 
 
 class _Format(NamedTuple):
@@ -203,7 +195,9 @@ class _Format(NamedTuple):
 
 
 FORMATS = {
-    'fits': _Format(('.fits', '.fit', '.fits.gz', '.fit.gz'), write_fits, read_fits),
+    'fits': _Format(
+        ('.fits', '.fit', '.fits.gz', '.fit.gz'), _fits.write_fits, _fits.read_fits
+    ),
     'ecsv': _Format(('.ecsv',), _write_ecsv, _read_ecsv),
     'parquet': _Format(('.parquet', '.pq'), _write_parquet, _read_parquet),
     'votable': _Format(('.vot', '.votable', '.xml'), _write_votable, _read_votable),
@@ -213,13 +207,13 @@ FORMATS = {
 
 def write_other(catalog, path, file_format, **kwargs):
     """Write the rows in a format of astropy's, as far as that format goes."""
-    table = plain_table(catalog)
+    table = _fits.plain_table(catalog)
     if file_format == 'hdf5':
         kwargs = {'path': 'catalog', 'serialize_meta': True, **kwargs}
     family = (file_format or '').partition('.')[0]
     if family in ('ascii', 'html') and file_format != 'ascii.ecsv':
         # Text in columns: a position or a time of several numbers gets one for each.
         with serialize_context_as('ecsv'):
-            table = represent_mixins_as_columns(plain_table(catalog, flat=True))
+            table = represent_mixins_as_columns(_fits.plain_table(catalog, flat=True))
         table.meta.pop('__serialized_columns__', None)
     table.write(path, format=file_format, **kwargs)

@@ -16,7 +16,6 @@ from astropy.coordinates import SkyCoord
 from astropy.io.registry import identify_format
 from astropy.table import Column, QTable
 from astropy.table.serialize import represent_mixins_as_columns
-from astropy.time import TimeBase
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
@@ -206,12 +205,6 @@ def _restore(cls, table, meta):
         msg = f'it has no columns {", ".join(missing)}'
         raise ValueError(msg)
     catalog = cls({name: _native(table[name], name) for name in table.colnames})
-    for name in catalog.colnames:
-        info = table[name].info
-        catalog[name].info.description = info.description
-        if not isinstance(table[name], TimeBase):
-            catalog[name].info.format = info.format
-        catalog[name].info.meta = dict(info.meta or {})
     catalog.meta.update(restore_meta(meta))
     return catalog
 

@@ -80,6 +80,22 @@ class ImageRecord(_Record):
         posterior = type(self.posterior).__name__
         return f'{type(self).__name__}({self._values!r}, posterior=<{posterior}>)'
 
+    def merged(self, other):
+        """Record of rows of two images, or of one if both are the same."""
+        own, uid = self.posterior, self.get('uid')
+        same = self is other or (own is not None and own is other.posterior)
+        if same or (uid is not None and uid == other.get('uid')):
+            return other if own is None else self
+        if own is not None or other.posterior is not None:
+            warn(
+                'The posterior belongs to one image; it is dropped from a table '
+                'of rows of several images. Their own catalogues still have it.',
+                PosteriorDroppedWarning,
+            )
+        both = self, other
+        uids = {i for record in both for i in record.get('uids', [record.get('uid')])}
+        return ImageRecord({'uids': sorted(uids - {None})})
+
 
 class FactRecord(_Record):
     """
@@ -94,6 +110,12 @@ class FactRecord(_Record):
         # YAML sorts, so any other order would not survive files.
         lines = (f'{name}: {_fact_text(self[name])}'.rstrip() for name in sorted(self))
         return '\n'.join(lines) or '{}'
+
+    def merged(self, other):
+        """Facts that are the same in both."""
+        return FactRecord(
+            {k: v for k, v in self.items() if k in other and other[k] == v}
+        )
 
 
 def _fact_text(entry):
@@ -121,12 +143,16 @@ class DateText(str):
 
     __slots__ = ()
 
+    def merged(self, other):
+        """The later date."""
+        return max(self, other)
+
 
 # -- stacking ------------------------------------------------------------------------
 
 
-class _MergeImageRecords(MergeStrategy):
-    types = (ImageRecord, ImageRecord)
+class _MergeRecords(MergeStrategy):
+    types = ((ImageRecord, FactRecord, DateText),) * 2
     enabled = True
 
     # The base class turns every exception into a conflict that astropy resolves by
@@ -134,35 +160,7 @@ class _MergeImageRecords(MergeStrategy):
     # that a filter made an error has to get through.
     @classmethod
     def _merge(cls, left, right):
-        both = left.posterior, right.posterior
-        uid = left.get('uid')
-        same = both[0] is both[1] and both[0] is not None
-        if left is right or same or (uid is not None and uid == right.get('uid')):
-            return right if left.posterior is None else left
-        if both != (None, None):
-            warn(
-                'The posterior belongs to one image; it is dropped from a table '
-                'of rows of several images. Their own catalogues still have it.',
-                PosteriorDroppedWarning,
-            )
-        uids = {i for own in (left, right) for i in own.get('uids', [own.get('uid')])}
-        return ImageRecord({'uids': sorted(uids - {None})})
-
-
-class _MergeFacts(MergeStrategy):
-    types = (FactRecord, FactRecord)
-    enabled = True
-
-    @classmethod
-    def merge(cls, left, right):
-        same = {k: left[k] for k in left if k in right and left[k] == right[k]}
-        return FactRecord(same)
-
-
-class _MergeDates(MergeStrategy):
-    types = (DateText, DateText)
-    enabled = True
-    merge = staticmethod(max)
+        return left.merged(right)
 
 
 # A plain table made of a catalogue keeps these in its meta, and can be written.

@@ -96,13 +96,11 @@ def _coverage(posterior, region):
     rows, columns = posterior.tile_posterior.grid.shape
     # Pixels that are too few to be joined at the far edges belong to no tile.
     inside = np.zeros((max(rows * size, ny), max(columns * size, nx)))
-    part = inside[:ny, :nx]
-    if region is None:
-        part[:] = 1
-    elif isinstance(region, tuple) and [type(v) for v in region] == [slice] * 2:
-        part[region] = 1
-    elif np.shape(region) == (ny, nx) and np.asarray(region).dtype == bool:
-        part[:] = region
+    part = (slice(None),) * 2 if region is None else region
+    if not isinstance(part, tuple) or [type(v) for v in part] != [slice] * 2:
+        part = np.asarray(part)
+    if isinstance(part, tuple) or (part.shape == (ny, nx) and part.dtype == bool):
+        inside[:ny, :nx][part] = 1
     else:
         msg = (
             'region must be a pair of slices (rows, columns) or a boolean array of '

@@ -143,15 +143,19 @@ def renderer_of(catalog, *, shape=None, psf=None):
     if shape is None:
         shape = catalog.image.get('shape', getattr(posterior, 'shape', None))
     shape = _check_shape(shape)
+    tiles = getattr(posterior, 'tile_posterior', None)
+    if getattr(posterior, 'binning', 1) > 1:
+        # The encoder has the PSF of joined pixels.
+        tiles = None
+        psf = getattr(catalog.exposure, 'psf', None) if psf is None else psf
     if psf is not None:
         grid = psf_grid(shape, PSFAccess(psf))
         return ModelRenderer.of_parts(shape, grid, _noise_of_rows(catalog, grid))
-    tiles = getattr(posterior, 'tile_posterior', None)
     if tiles is None:
         msg = (
-            'the catalogue has no posterior with its PSF (it was stacked, or '
-            'read from a format that keeps rows only); give one with psf=..., or '
-            'use reconstruct(exposure, catalog)'
+            'the catalogue has no posterior with its PSF (it was stacked, read from a '
+            'format that keeps rows only, or of joined pixels); give one with psf=..., '
+            'or use reconstruct(exposure, catalog)'
         )
         raise ValueError(msg)
     floor = np.asarray(posterior.flux_floor, dtype=float)

@@ -131,7 +131,7 @@ class Evaluation:
         reach = np.nanmax(np.abs(quartiles), initial=0.1)
         second.set_ylim(-2.5 * reach, 2.5 * reach)
         points = {'by': self._by, 'residuals': self._relative}
-        self.residuals.plot(ax=second, xlabel='Estimated magnitude', **points)
+        self.residuals.plot(ax=second, **points).set_xlabel('Estimated magnitude')
         # The first bin may be wide, and its scores are close to 1.
         low, high = self.scores['low'][0], self.scores['high']
         for axes in (first, second):

@@ -32,8 +32,8 @@ class ScoreTable(QTable):
         Parameters
         ----------
         **options
-            Those of the function of `bliss_astro.plotting` for this kind of scores,
-            such as ``ax``.
+            Those of the function of `bliss_astro.plotting` for this kind of scores:
+            ``ax``, ``label``, for ranks ``kind`` (``'histogram'`` or ``'ecdf'``).
 
         Returns
         -------

@@ -11,7 +11,7 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _calibration='plot_calibration plot_coverage plot_ranks plot_reliability',
+    _calibration='plot_calibration plot_coverage',
     _checks='plot_check plot_completeness plot_reconstruction',
     _images='plot_catalog plot_probability_map',
     _metrics='plot_blend_scores plot_precision_recall plot_residuals',

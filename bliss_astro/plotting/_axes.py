@@ -5,7 +5,7 @@ Axes, colours and error bars shared by the figures.
 
 import numpy as np
 
-__all__ = []
+from bliss_astro.catalog._columns import plain_numbers
 
 # The colours of Okabe and Ito.
 BLUE, ORANGE, GREEN, SKY_BLUE = '#0072B2', '#D55E00', '#009E73', '#56B4E9'
@@ -58,11 +58,9 @@ def aspect_of(shape):
 def show_image(ax, image, cmap, extent=None, **options):
     """Draw an image with one square a pixel; bad pixels have a colour of their own."""
     from matplotlib import colormaps
-    from matplotlib.colors import Colormap
 
-    cmap = cmap if isinstance(cmap, Colormap) else colormaps[cmap]
     options = {'origin': 'lower', 'interpolation': 'nearest', **options}
-    cmap = cmap.with_extremes(bad=BAD_PIXELS)
+    cmap = colormaps.get_cmap(cmap).with_extremes(bad=BAD_PIXELS)
     masked = np.ma.masked_invalid(image)
     shown = ax.imshow(masked, cmap=cmap, extent=extent, **options)
     left, right, low, high = shown.get_extent()
@@ -79,8 +77,7 @@ def add_colorbar(shown, ax, label, **options):
 
 def values_of(table, name):
     """Return a column without its unit."""
-    column = table[name]
-    return np.asarray(getattr(column, 'value', column), dtype=float)
+    return plain_numbers(table[name])
 
 
 def draw_points(ax, x, table, name, *, k=0, scale=1.0, zero=0.0, **style):
@@ -130,13 +127,13 @@ def label_pixels(ax, wcs=None):
         ax.set_xlabel('x (pixel)')
         ax.set_ylabel('y (pixel)')
         return
-    ctypes = [str(c)[:4] for c in getattr(getattr(wcs, 'wcs', None), 'ctype', ())]
     names = {
         'RA--': 'Right ascension',
         'DEC-': 'Declination',
         'GLON': 'Galactic longitude',
         'GLAT': 'Galactic latitude',
     }
-    for k, ctype in enumerate(ctypes[:2]):
-        if ctype in names:
-            ax.coords[k].set_axislabel(names[ctype])
+    ctypes = getattr(getattr(wcs, 'wcs', None), 'ctype', ())
+    for coordinate, ctype in zip(ax.coords, ctypes, strict=False):
+        if name := names.get(str(ctype)[:4]):
+            coordinate.set_axislabel(name)

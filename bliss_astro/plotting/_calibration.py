@@ -5,19 +5,7 @@ Figures of calibration: a report, and its panels one by one.
 
 import numpy as np
 
-from ._axes import (
-    BLUE,
-    COLORS,
-    ORANGE,
-    add_legend,
-    add_reference,
-    draw_points,
-    get_axes,
-    new_figure,
-    side_by_side,
-)
-
-__all__ = ['plot_calibration', 'plot_coverage', 'plot_ranks', 'plot_reliability']
+from . import _axes
 
 _PANEL = (4.3, 3.7)  # inches
 _N_COLUMNS = 3
@@ -60,10 +48,10 @@ def plot_coverage(coverage, *, ax=None, label=None, tolerance=0.03, difference=F
         raise ValueError(msg)
     groups = list(dict.fromkeys(coverage['group'].tolist()))
     labels = _group_labels(groups, label)
-    is_new, ax = ax is None, get_axes(ax, (5.2, 4.8))
+    is_new, ax = ax is None, _axes.get_axes(ax, (5.2, 4.8))
     width = 100 * (tolerance or 0)
     if difference:
-        add_reference(ax, 0.0, width, f'within {width:g} points')
+        _axes.add_reference(ax, 0.0, width, f'within {width:g} points')
     elif is_new:
         ax.plot([0, 100], [0, 100], color='0.3', lw=0.9, label='calibrated', zorder=1)
         ends, style = np.array([0, 100]), {'color': '0.5', 'alpha': 0.18, 'lw': 0}
@@ -73,20 +61,20 @@ def plot_coverage(coverage, *, ax=None, label=None, tolerance=0.03, difference=F
         lowest = np.nanmin([coverage['coverage_low'], coverage['level']], initial=1)
         limits = max(0.0, 100 * lowest - 10), 100
         ax.set(xlim=limits, ylim=limits)
-    shift = side_by_side(len(groups), 0.8 if difference else 0.5)
+    shift = _axes.side_by_side(len(groups), 0.8 if difference else 0.5)
     for k, group in enumerate(groups):
         own = coverage[coverage['group'] == group]
         level = np.asarray(own['level'])
         zero = level if difference else 0.0
         style = {'k': k, 'scale': 100, 'zero': zero, 'label': labels[k]}
-        draw_points(ax, 100 * level + shift[k], own, 'coverage', **style)
+        _axes.draw_points(ax, 100 * level + shift[k], own, 'coverage', **style)
     ax.set_xlabel('Nominal level of the interval (%)')
     ax.set_ylabel(
         'Coverage minus nominal (points)'
         if difference
         else 'Intervals that hold the truth (%)'
     )
-    add_legend(ax, fontsize='small' if difference else None)
+    _axes.add_legend(ax, fontsize='small' if difference else None)
     return ax
 
 
@@ -94,45 +82,24 @@ def plot_ranks(uniformity, *, ax=None, kind='histogram', label=None):
     """
     Draw ranks of the truth with the band of a calibrated posterior.
 
-    Parameters
-    ----------
-    uniformity : `~bliss_astro.metrics.ScoreTable`
-        Table of `~bliss_astro.metrics.rank_uniformity`.
-
-    ax : `~matplotlib.axes.Axes` or `None`, optional
-        Axes of the figure. By default those of a new one.
-
-    kind : {'histogram', 'ecdf'}, optional
-        The histogram, as a ratio to the expected number, or the empirical distribution
-        function minus the uniform one, which needs no bins. The bands hold all of a
-        curve with probability ``uniformity.meta['level']``.
-
-    label : str, sequence of str or `None`, optional
-        Names of the groups for the legend. By default their labels.
-
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        Axes of the figure.
-
-    Raises
-    ------
-    ValueError
-        If ``kind`` is neither, or ``label`` does not name all groups.
+    The histogram, as a ratio to the expected number, or with ``kind='ecdf'`` the
+    empirical distribution function minus the uniform one, which needs no bins. The
+    bands hold all of a curve with probability ``uniformity.meta['level']``; labels name
+    the groups.
     """
     if kind not in ('histogram', 'ecdf'):
         msg = f"kind must be 'histogram' or 'ecdf', got {kind!r}"
         raise ValueError(msg)
     labels = _group_labels(uniformity['group'], label)
-    ax = get_axes(ax, _PANEL)
-    add_reference(ax, 1.0 if kind == 'histogram' else 0.0)
+    ax = _axes.get_axes(ax, _PANEL)
+    _axes.add_reference(ax, 1.0 if kind == 'histogram' else 0.0)
     n = np.asarray(uniformity['n'])
     filled = np.flatnonzero(n)
     # One band serves groups of about one size.
     same = len(filled) and np.ptp(n[filled]) <= 0.1 * n.max()
     for k in filled:
         x, value, low, high = _rank_curves(uniformity, k, kind)
-        color = COLORS[k % len(COLORS)]
+        color = _axes.COLORS[k % len(_axes.COLORS)]
         if k == filled[0] or not same:
             style = {'color': color, 'alpha': 0.1}
             if same:
@@ -142,12 +109,9 @@ def plot_ranks(uniformity, *, ax=None, kind='histogram', label=None):
         ax.plot(x, value, color=color, lw=1.4, label=labels[k])
     ax.set_xlim(0, 1)
     ax.set_xlabel('Rank of the truth in its posterior')
-    ylabels = {
-        'histogram': 'Ranks per bin / expected',
-        'ecdf': 'Share below minus stated',
-    }
-    ax.set_ylabel(ylabels[kind])
-    add_legend(ax, fontsize='small')
+    title = 'Ranks per bin / expected'
+    ax.set_ylabel(title if kind == 'histogram' else 'Share below minus stated')
+    _axes.add_legend(ax, fontsize='small')
     return ax
 
 
@@ -168,77 +132,66 @@ def plot_reliability(result, *, ax=None, label=None, color=None):
     """
     Draw the reliability diagram of a probability.
 
-    Parameters
-    ----------
-    result : `~bliss_astro.metrics.ScoreTable`
-        Table of `~bliss_astro.metrics.reliability`. Bars at the bottom show the
-        distribution of the candidates.
-
-    ax : `~matplotlib.axes.Axes` or `None`, optional
-        Axes of the figure. By default those of a new one.
-
-    label : str or `None`, optional
-        Text for the legend.
-
-    color : str or `None`, optional
-        Colour.
-
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        Axes of the figure.
+    Bars at the bottom show the distribution of the candidates.
     """
-    ax = get_axes(ax, _PANEL)
+    ax = _axes.get_axes(ax, _PANEL)
     ax.plot([0, 1], [0, 1], color='0.3', lw=0.9, zorder=1)
     n, low, high = (np.asarray(result[name]) for name in ('n', 'low', 'high'))
-    style = {'color': color or BLUE, 'alpha': 0.18, 'lw': 0, 'zorder': 0}
+    style = {'color': color or _axes.BLUE, 'alpha': 0.18, 'lw': 0, 'zorder': 0}
     height = 0.2 * n / max(n.max(initial=1), 1)
     ax.bar(low, height, width=high - low, align='edge', **style)
     error, floor = result.meta['error'], result.meta['error_floor']
     text = f'calibration error {error:.3f}\n({floor:.3f} if perfect)'
     text = text if label is None else f'{label}: {text}'
-    draw_points(ax, result['probability'], result, 'fraction', color=color, label=text)
+    _axes.draw_points(
+        ax, result['probability'], result, 'fraction', color=color, label=text
+    )
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     ax.set_xlabel('Probability of detection')
     ax.set_ylabel('Fraction that is real')
-    add_legend(ax, loc='upper left', fontsize='small')
+    _axes.add_legend(ax, loc='upper left', fontsize='small')
     return ax
 
 
 def plot_counts(counts, *, ax=None, label=None, color=None, tolerance=0.02):
     """Draw true minus expected counts in bins of the expected one, in percent."""
-    ax = get_axes(ax, _PANEL)
+    ax = _axes.get_axes(ax, _PANEL)
     width = 100 * (tolerance or 0)
-    add_reference(ax, 0.0, width, f'within {width:g} %')
+    _axes.add_reference(ax, 0.0, width, f'within {width:g} %')
     style = {'scale': 100, 'color': color, 'label': label}
-    draw_points(ax, counts['expected'], counts, 'relative', **style)
+    _axes.draw_points(ax, counts['expected'], counts, 'relative', **style)
     ax.set_xlabel('Expected number of sources')
     ax.set_ylabel('(true - expected) / expected (%)')
     p_value = counts.meta['ks_p_value']
     if np.isfinite(p_value):
         ax.set_title(f'ranks: KS p = {p_value:.2g}', fontsize='small')
-    add_legend(ax, fontsize='small')
+    _axes.add_legend(ax, fontsize='small')
     return ax
 
 
 def plot_sharpness(result, *, ax=None):
     """Draw widths and residuals over the Cramer-Rao bound by group, or log scores."""
-    ax = get_axes(ax, _PANEL)
+    ax = _axes.get_axes(ax, _PANEL)
     place = np.arange(len(result))
-    curves = [('width', 'stated errors', BLUE), ('scatter', 'residuals', ORANGE)]
+    curves = [
+        ('width', 'stated errors', _axes.BLUE),
+        ('scatter', 'residuals', _axes.ORANGE),
+    ]
     curves = [curve for curve in curves if np.isfinite(result[curve[0]]).any()]
     title = 'In units of the Cramer-Rao bound'
     if curves:
-        add_reference(ax, 1.0)
+        _axes.add_reference(ax, 1.0)
     else:
-        curves, title = [('log_score', None, BLUE)], 'Mean log score (nats)'
-    shift = side_by_side(len(curves), 0.12)
+        curves, title = [('log_score', None, _axes.BLUE)], 'Mean log score (nats)'
+    shift = _axes.side_by_side(len(curves), 0.12)
     for k, (name, label, color) in enumerate(curves):
-        draw_points(ax, place + shift[k], result, name, k=k, color=color, label=label)
+        _axes.draw_points(
+            ax, place + shift[k], result, name, k=k, color=color, label=label
+        )
     ax.set_xticks(place, [str(group).replace(' ', '\n') for group in result['group']])
     ax.set_xlim(-0.5, len(place) - 0.5)
     ax.set_ylabel(title)
-    add_legend(ax, fontsize='small')
+    _axes.add_legend(ax, fontsize='small')
     return ax
 
 
@@ -281,7 +234,7 @@ def plot_calibration(report, *, figure=None, tolerance=None):
         rest.append((f'{name}: sharpness', plot_sharpness, result, {}))
     rows += [rest[k : k + _N_COLUMNS] for k in range(0, len(rest), _N_COLUMNS)]
     n_columns = max(len(row) for row in rows)
-    figure = figure or new_figure((_PANEL[0] * n_columns, _PANEL[1] * len(rows)))
+    figure = figure or _axes.new_figure((_PANEL[0] * n_columns, _PANEL[1] * len(rows)))
     grid = figure.add_gridspec(len(rows), n_columns)
     axes = []
     for i, row in enumerate(rows):

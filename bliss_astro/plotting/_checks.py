@@ -1,28 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Figures of checks: residuals of a catalogue, completeness, and reconstructions.
+Figures of checks: residuals, completeness, reconstructions, galaxy models.
 """
 
 import numpy as np
 
 from bliss_astro.metrics._inputs import as_positions
+from bliss_astro.rendering._scene import Sources
 
-from ._axes import (
-    COLORS,
-    ORANGE,
-    add_colorbar,
-    add_legend,
-    add_reference,
-    aspect_of,
-    check_positive,
-    draw_points,
-    get_panels,
-    label_pixels,
-    show_image,
-    values_of,
-)
-
-__all__ = ['plot_check', 'plot_completeness', 'plot_reconstruction']
+from . import _axes
 
 # Percentile of the light at which the scale of an image ends, and its lower end in
 # units of the noise of the sky.
@@ -30,9 +16,11 @@ _HIGH_PERCENTILE, _LOW_SIGMA = 99.9, -1.0
 
 # Side in pixels of the largest image whose sources are marked by default.
 _MAX_MARKED_SIZE = 200
+# Largest number of marked findings.
+_MAX_MARKED = 30
 
 
-def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorbar=True):
+def plot_check(check, *, ax=None, limit=5.0, colorbar=True):
     """
     Draw the residual of a catalogue, and the chi-square of its regions.
 
@@ -51,12 +39,6 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorba
     limit : float, optional
         Ends of both scales, in standard deviations.
 
-    cmap : str or `~matplotlib.colors.Colormap`, optional
-        Colours, with the middle for zero.
-
-    n_marked : int, optional
-        Largest number of marked positions.
-
     colorbar : bool, optional
         Whether to draw the scales.
 
@@ -70,8 +52,10 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorba
     ValueError
         If ``limit`` is not positive or ``ax`` is no pair of axes.
     """
-    check_positive(limit=limit)
-    left, right = get_panels(ax, 2, (11.5, 4.6 * aspect_of(check.shape) + 0.8))
+    _axes.check_positive(limit=limit)
+    left, right = _axes.get_panels(
+        ax, 2, (11.5, 4.6 * _axes.aspect_of(check.shape) + 0.8)
+    )
     cells = check.cells
     pull = np.full(int(check.labels.max()) + 1, np.nan)
     pull[np.asarray(cells['region'])] = (
@@ -82,11 +66,11 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', n_marked=30, colorba
         (left, check.residual, 'Image - catalogue (sigma)'),
         (right, regions, 'Chi-square of the region - expected (sigma)'),
     ):
-        shown = show_image(axes, values, cmap, vmin=-limit, vmax=limit)
+        shown = _axes.show_image(axes, values, 'RdBu_r', vmin=-limit, vmax=limit)
         if colorbar:
-            add_colorbar(shown, axes, title, extend='both')
-        label_pixels(axes)
-    places = check.findings[np.isfinite(check.findings['x'])][:n_marked]
+            _axes.add_colorbar(shown, axes, title, extend='both')
+        _axes.label_pixels(axes)
+    places = check.findings[np.isfinite(check.findings['x'])][:_MAX_MARKED]
     style = {'ms': 11, 'mfc': 'none', 'mec': 'black', 'mew': 1.3}
     left.plot(places['x'], places['y'], 'o', **style)
     return left, right
@@ -126,23 +110,24 @@ def plot_completeness(result, *, ax=None, types=None):
         msg = f'types must be among {known}, got {unknown[0]!r}'
         raise ValueError(msg)
     by_magnitude = 'mag_low' in table.colnames
-    left, right = get_panels(ax, 2, (11.0, 4.2))
-    add_reference(right)
+    left, right = _axes.get_panels(ax, 2, (11.0, 4.2))
+    _axes.add_reference(right)
     for k, name in enumerate(types):
         rows = table[table['type'] == name]
-        if by_magnitude:
-            x = 0.5 * (values_of(rows, 'mag_low') + values_of(rows, 'mag_high'))
-        else:
-            x = np.sqrt(values_of(rows, 'flux_low') * values_of(rows, 'flux_high'))
+        quantity = 'mag' if by_magnitude else 'flux'
+        ends = [_axes.values_of(rows, f'{quantity}_{end}') for end in ('low', 'high')]
+        x = np.mean(ends, axis=0) if by_magnitude else np.sqrt(np.prod(ends, axis=0))
         style = {'k': k, 'ls': '-', 'label': f'{name}: recall'}
-        draw_points(left, x, rows, 'recall', **style)
-        if np.isfinite(values_of(rows, 'accuracy')).any():
+        _axes.draw_points(left, x, rows, 'recall', **style)
+        if np.isfinite(_axes.values_of(rows, 'accuracy')).any():
             style = {'ls': ':', 'mfc': 'white', 'label': f'{name}: right type'}
-            draw_points(left, x, rows, 'accuracy', k=k, **style)
-        bias, scatter = values_of(rows, 'bias'), values_of(rows, 'scatter')
+            _axes.draw_points(left, x, rows, 'accuracy', k=k, **style)
+        bias, scatter = _axes.values_of(rows, 'bias'), _axes.values_of(rows, 'scatter')
         style = {'where': np.isfinite(bias), 'alpha': 0.15, 'lw': 0}
-        right.fill_between(x, bias - scatter, bias + scatter, color=COLORS[k], **style)
-        draw_points(right, x, rows, 'bias', k=k)
+        right.fill_between(
+            x, bias - scatter, bias + scatter, color=_axes.COLORS[k], **style
+        )
+        _axes.draw_points(right, x, rows, 'bias', k=k)
     unit = None if by_magnitude else getattr(table['flux_low'], 'unit', None)
     label = 'Magnitude (AB)' if by_magnitude else 'Flux'
     for axes in (left, right):
@@ -154,7 +139,7 @@ def plot_completeness(result, *, ax=None, types=None):
     right.set_ylabel('(estimated - true flux) / flux_err')
     reach = np.nanmax(np.abs([table['bias'], table['scatter']]), initial=1.0)
     right.set_ylim(-2 * reach, 2 * reach)
-    add_legend(left)
+    _axes.add_legend(left)
     return left, right
 
 
@@ -165,8 +150,6 @@ def plot_reconstruction(
     n_draws=None,
     limit=5.0,
     vmax=None,
-    cmap='gray_r',
-    residual_cmap='RdBu_r',
     mark=None,
     colorbar=True,
     titles=True,
@@ -193,9 +176,6 @@ def plot_reconstruction(
         Upper end of the scale of image and models above the sky, in units of
         the noise of the sky. By default the brightest 0.1 % of the pixels
         are black. The scale is linear near the sky and logarithmic far above it.
-
-    cmap, residual_cmap : str or `~matplotlib.colors.Colormap`, optional
-        Colours of images and of residuals.
 
     mark : bool or `None`, optional
         Whether to mark the sources in the model: dots for stars,
@@ -232,14 +212,14 @@ def plot_reconstruction(
         )
         plot_reconstruction(result)
     """
-    check_positive(limit=limit, vmax=vmax)
+    _axes.check_positive(limit=limit, vmax=vmax)
     n_there = len(reconstruction.draws)
     n_draws = min(n_there, 2) if n_draws is None else n_draws
     if not 0 <= n_draws <= n_there:
         msg = f'n_draws must be at most {n_there}, the number of draws, got {n_draws!r}'
         raise ValueError(msg)
-    size = 4.2 * (3 + n_draws), 3.9 * aspect_of(reconstruction.shape) + 0.6
-    axes = get_panels(ax, 3 + n_draws, size, ' (image, draws, model, residual)')
+    size = 4.2 * (3 + n_draws), 3.9 * _axes.aspect_of(reconstruction.shape) + 0.6
+    axes = _axes.get_panels(ax, 3 + n_draws, size, ' (image, draws, model, residual)')
     noise = float(np.median(reconstruction.exposure.bkg_error))
     data = reconstruction.model + reconstruction.residual
     norm = _stretch(data / noise, vmax)
@@ -247,20 +227,20 @@ def plot_reconstruction(
     images += [(f'Draw {k + 1}', reconstruction.draws[k]) for k in range(n_draws)]
     images.append(('Model', reconstruction.model))
     for axis, (_, image) in zip(axes, images, strict=False):
-        show_image(axis, image / noise, cmap, norm=norm)
+        _axes.show_image(axis, image / noise, 'gray_r', norm=norm)
     if mark or (mark is None and max(reconstruction.shape) <= _MAX_MARKED_SIZE):
         _mark_sources(axes[-2], reconstruction)
     limits = {'vmin': -limit, 'vmax': limit}
-    shown = show_image(axes[-1], reconstruction.chi, residual_cmap, **limits)
+    shown = _axes.show_image(axes[-1], reconstruction.chi, 'RdBu_r', **limits)
     names = [*(title for title, _ in images), '(Image - model) / noise']
     for axis, title in zip(axes, names, strict=True):
         if titles:
             axis.set_title(title, fontsize='medium')
-            label_pixels(axis)
+            _axes.label_pixels(axis)
         else:
             axis.set(xticks=[], yticks=[])
     if colorbar:
-        add_colorbar(shown, axes[-1], 'sigma', extend='both')
+        _axes.add_colorbar(shown, axes[-1], 'sigma', extend='both')
     return tuple(axes)
 
 
@@ -284,8 +264,65 @@ def _mark_sources(ax, reconstruction):
     x, y = x - columns.start, y - rows.start
     ny, nx = reconstruction.shape
     inside = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
-    galaxy = np.zeros(len(x), dtype=bool)
-    if 'galaxy_probability' in catalog.colnames:
-        galaxy = values_of(catalog, 'galaxy_probability') > 0.5
+    galaxy = Sources.of(catalog).is_galaxy
     for chosen, marker in ((inside & ~galaxy, '.'), (inside & galaxy, 'x')):
-        ax.plot(x[chosen], y[chosen], marker, ms=5, color=ORANGE, mew=1.0, ls='none')
+        ax.plot(
+            x[chosen], y[chosen], marker, ms=5, color=_axes.ORANGE, mew=1.0, ls='none'
+        )
+
+
+# -- galaxy models -------------------------------------------------------------------
+
+
+def draw_report(report):
+    """Draw a `ReconstructionReport` of a galaxy model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 7.8), layout='constrained')
+    above, below = figure.subfigures(2, 1, height_ratios=(1.45, 1))
+    _draw_examples(above, report)
+    _draw_scores(below, report.table[:-1])
+    return figure
+
+
+def _draw_examples(figure, report):
+    data, model, residual = (part.numpy() for part in report.examples)
+    axes = figure.subplots(3, len(data), sharex=True, sharey=True)
+    names = ('data', 'model', 'residual / noise')
+    for k in range(len(data)):
+        noise = np.std((data - model)[k])
+        top = max(5.0, float(np.arcsinh(model[k].max() / noise)))
+        for row, image in enumerate((data, model)):
+            shown = np.arcsinh(image[k] / noise)
+            axes[row, k].imshow(shown, cmap='gray', vmin=-1.5, vmax=top)
+        drawn = axes[2, k].imshow(residual[k], cmap='RdBu_r', vmin=-4, vmax=4)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.invert_yaxis()
+    for ax, name in zip(axes[:, 0], names, strict=True):
+        ax.set_ylabel(name)
+    figure.colorbar(drawn, ax=axes[2].tolist(), shrink=0.8)
+
+
+def _draw_scores(figure, table):
+    axes = figure.subplots(1, 3)
+    snr = np.sqrt(table['snr_min'] * table['snr_max'])
+    # The last bin has no meaningful middle.
+    snr[-1] = table['snr_min'][-1] * 1.5
+    quantities = (
+        ('chi2', 'chi-square per pixel', (0.97, 1.03)),
+        ('flux_bias', 'median flux bias', (-0.01, 0.01)),
+        ('e_bias', 'ellipticity bias along the true one', (-0.01, 0.01)),
+    )
+    style = {'fmt': 'o-', 'ms': 4}
+    for ax, (name, title, band) in zip(axes, quantities, strict=True):
+        ax.axhspan(*band, color='0.92')
+        label = 'model' if name == 'chi2' else None
+        _axes.draw_points(ax, snr, table, name, color='C0', label=label, **style)
+        ax.set(xscale='log', xlabel='signal-to-noise ratio')
+        ax.set_title(title, fontsize='medium')
+        ax.set_xticks([10, 20, 40, 80], labels=['10', '20', '40', '80'])
+        ax.minorticks_off()
+    style |= {'color': '0.5', 'label': 'expected'}
+    _axes.draw_points(axes[0], snr, table, 'chi2_expected', **style)
+    axes[0].legend(fontsize='small', loc='lower right')

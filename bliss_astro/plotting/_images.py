@@ -9,23 +9,11 @@ from astropy.table import Table
 
 from bliss_astro.metrics._inputs import as_positions
 
-from ._axes import (
-    BAD_PIXELS,
-    BLUE,
-    GREEN,
-    SKY_BLUE,
-    add_colorbar,
-    check_positive,
-    image_axes,
-    label_pixels,
-    show_image,
-    values_of,
-)
-
-__all__ = ['plot_catalog', 'plot_probability_map']
+from . import _axes
 
 # Percentile of the image at the white end of the grey scale.
 _LOW_PERCENTILE = 20
+_STRETCHES = ('asinh', 'sqrt', 'log', 'linear')
 
 
 def _as_image(data, wcs):
@@ -48,16 +36,10 @@ def _as_image(data, wcs):
 
 def _stretch(image, stretch, percentile):
     """Return the normalisation of an image: percentiles, then a stretch."""
-    from astropy import visualization as vis
+    from astropy.visualization import simple_norm
 
-    stretches = {
-        'asinh': vis.AsinhStretch(0.1),
-        'linear': vis.LinearStretch(),
-        'log': vis.LogStretch(),
-        'sqrt': vis.SqrtStretch(),
-    }
-    if stretch not in stretches:
-        msg = f'stretch must be one of {sorted(stretches)}, got {stretch!r}'
+    if stretch not in _STRETCHES:
+        msg = f'stretch must be one of {_STRETCHES}, got {stretch!r}'
         raise ValueError(msg)
     limits = percentile if np.ndim(percentile) else (_LOW_PERCENTILE, percentile)
     if not 0 <= limits[0] < limits[1] <= 100:
@@ -69,8 +51,7 @@ def _stretch(image, stretch, percentile):
     good = image[np.isfinite(image)]
     vmin, vmax = np.percentile(good, limits) if good.size else (0.0, 1.0)
     vmax = vmax if vmax > vmin else vmin + 1.0
-    stretch = stretches[stretch]
-    return vis.ImageNormalize(vmin=vmin, vmax=vmax, stretch=stretch, clip=False)
+    return simple_norm(image, stretch, vmin=vmin, vmax=vmax, clip=False)
 
 
 def plot_catalog(
@@ -83,11 +64,9 @@ def plot_catalog(
     stretch='asinh',
     percentile=99.5,
     cmap='gray_r',
-    probability_cmap=None,
     radius=None,
     error_scale=None,
     colorbar=True,
-    legend=True,
 ):
     """
     Draw a catalogue over its image.
@@ -126,10 +105,6 @@ def plot_catalog(
     cmap : str or `~matplotlib.colors.Colormap`, optional
         Colours of the image.
 
-    probability_cmap : str, `~matplotlib.colors.Colormap` or `None`, optional
-        Colours of probabilities from the threshold of the catalogue to 1. By
-        default from blue to orange, all of them readable on grey.
-
     radius : float or `None`, optional
         Radius of the circles in pixels. By default 1/60 of the image's longer
         side, but at least 2.5 pixels.
@@ -138,10 +113,8 @@ def plot_catalog(
         If given, draw the error ellipses magnified by this factor.
 
     colorbar : bool, optional
-        Whether to draw the scale of the probabilities.
-
-    legend : bool, optional
-        Whether to draw a legend.
+        Whether to draw the scale of the probabilities, from the threshold of the
+        catalogue to 1.
 
     Returns
     -------
@@ -178,36 +151,43 @@ def plot_catalog(
     positions = as_positions(catalog, 'catalog')
     true_positions = None if truth is None else as_positions(truth, 'truth')
     radius = max(2.5, max(image.shape) / 60) if radius is None else radius
-    check_positive(radius=radius, error_scale=error_scale)
+    _axes.check_positive(radius=radius, error_scale=error_scale)
     norm = _stretch(image, stretch, percentile)
-    ax = image_axes(image.shape, wcs, ax)
-    show_image(ax, image, cmap, norm=norm)
-    circles, color = _add_circles(ax, catalog, positions, radius, probability_cmap)
+    ax = _axes.image_axes(image.shape, wcs, ax)
+    _axes.show_image(ax, image, cmap, norm=norm)
+    circles, color = _add_circles(ax, catalog, positions, radius)
     handles = [_entry('detected', marker='o', mfc='none', mec=color, mew=1.4)]
     if error_scale is not None:
         _add_ellipses(ax, catalog, positions, error_scale)
         label = f'error ellipse x {error_scale:g}'
-        handles.append(_entry(label, marker='o', mfc='none', mec=SKY_BLUE, mew=1.0))
+        handles.append(
+            _entry(label, marker='o', mfc='none', mec=_axes.SKY_BLUE, mew=1.0)
+        )
     if true_positions is not None:
-        style = {'color': GREEN, 'ms': 6, 'mew': 1.3, 'ls': 'none', 'label': 'true'}
+        style = {
+            'color': _axes.GREEN,
+            'ms': 6,
+            'mew': 1.3,
+            'ls': 'none',
+            'label': 'true',
+        }
         handles += ax.plot(*true_positions.T, 'x', **style)
     if colorbar and circles is not None:
-        add_colorbar(circles, ax, 'Probability of the detection')
+        _axes.add_colorbar(circles, ax, 'Probability of the detection')
     if np.isnan(image).any():
-        handles.append(_entry('masked', marker='s', ms=9, mfc=BAD_PIXELS, mec='none'))
-    if legend and len(handles) > 1:
-        # Above the image, where it hides no source.
-        ax.legend(
-            handles=handles,
-            loc='lower left',
-            bbox_to_anchor=(0.0, 1.0),
-            ncols=len(handles),
-            frameon=False,
-            handletextpad=0.3,
-            columnspacing=1.5,
-            borderaxespad=0.2,
+        handles.append(
+            _entry('masked', marker='s', ms=9, mfc=_axes.BAD_PIXELS, mec='none')
         )
-    label_pixels(ax, wcs)
+    if len(handles) > 1:
+        # Above the image, where it hides no source.
+        place = {
+            'loc': 'lower left',
+            'bbox_to_anchor': (0.0, 1.0),
+            'borderaxespad': 0.2,
+        }
+        style = {'frameon': False, 'handletextpad': 0.3, 'columnspacing': 1.5}
+        ax.legend(handles=handles, ncols=len(handles), **place, **style)
+    _axes.label_pixels(ax, wcs)
     return ax
 
 
@@ -228,7 +208,7 @@ def _add_ellipse_collection(ax, positions, axes, angles, **style):
     return ellipses
 
 
-def _add_circles(ax, catalog, positions, radius, cmap):
+def _add_circles(ax, catalog, positions, radius):
     """Draw circles, coloured by probability where there is one, and their colour."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
@@ -236,13 +216,14 @@ def _add_circles(ax, catalog, positions, radius, cmap):
     size = np.full(len(positions), 2.0 * radius)
     shape = (size, size), np.zeros(len(positions))
     if not isinstance(catalog, Table) or 'probability' not in catalog.colnames:
-        _add_ellipse_collection(ax, positions, *shape, edgecolors=BLUE, linewidths=1.4)
-        return None, BLUE
-    if cmap is None:
-        # Without its yellow end, which is hard to see on a light sky.
-        cmap = ListedColormap(colormaps['plasma'](np.linspace(0, 0.8, 256)))
+        _add_ellipse_collection(
+            ax, positions, *shape, edgecolors=_axes.BLUE, linewidths=1.4
+        )
+        return None, _axes.BLUE
+    # Without its yellow end, which is hard to see on a light sky.
+    cmap = ListedColormap(colormaps['plasma'](np.linspace(0, 0.8, 256)))
     circles = _add_ellipse_collection(ax, positions, *shape, cmap=cmap, linewidths=1.4)
-    probability = values_of(catalog, 'probability')
+    probability = _axes.values_of(catalog, 'probability')
     circles.set_array(probability)
     # The scale begins at the threshold, unless rows lie below it, in tenths.
     threshold, lowest = catalog.meta.get('threshold'), 0.0
@@ -259,16 +240,14 @@ def _add_ellipses(ax, catalog, positions, scale):
     ):
         msg = 'error_scale needs a catalog with the columns x_err and y_err'
         raise ValueError(msg)
-    x_err, y_err = values_of(catalog, 'x_err'), values_of(catalog, 'y_err')
+    x_err, y_err = _axes.values_of(catalog, 'x_err'), _axes.values_of(catalog, 'y_err')
     has_cov = 'x_y_cov' in catalog.colnames
-    cov = values_of(catalog, 'x_y_cov') if has_cov else np.zeros(len(x_err))
+    cov = _axes.values_of(catalog, 'x_y_cov') if has_cov else np.zeros(len(x_err))
     half_sum, half_diff = (x_err**2 + y_err**2) / 2, (x_err**2 - y_err**2) / 2
-    root = np.hypot(half_diff, cov)
-    axes = [
-        2 * scale * np.sqrt(np.maximum(half_sum + sign * root, 0)) for sign in (1, -1)
-    ]
+    root = np.hypot(half_diff, cov) * np.array([[1], [-1]])
+    axes = 2 * scale * np.sqrt(np.maximum(half_sum + root, 0))
     angles = np.rad2deg(np.arctan2(cov, half_diff) / 2)
-    style = {'edgecolors': SKY_BLUE, 'linewidths': 1.1}
+    style = {'edgecolors': _axes.SKY_BLUE, 'linewidths': 1.1}
     _add_ellipse_collection(ax, positions, axes, angles, **style)
 
 
@@ -334,18 +313,18 @@ def plot_probability_map(
     if np.nanmin(values, initial=0) < 0:
         msg = f'probability must not be negative, got {np.nanmin(values)}'
         raise ValueError(msg)
-    check_positive(tile_size=tile_size)
+    _axes.check_positive(tile_size=tile_size)
     positions = None if catalog is None else as_positions(catalog, 'catalog')
     ny, nx = values.shape
     extent = (-0.5, nx * tile_size - 0.5, -0.5, ny * tile_size - 0.5)
     vmax = max(1.0, np.nanmax(values, initial=0)) if vmax is None else vmax
-    ax = image_axes(values.shape, wcs, ax)
-    shown = show_image(ax, values, cmap, extent, vmin=0, vmax=vmax)
+    ax = _axes.image_axes(values.shape, wcs, ax)
+    shown = _axes.show_image(ax, values, cmap, extent, vmin=0, vmax=vmax)
     if positions is not None:
         # White with a dark rim stays visible on both ends of the colour scale.
         for color, width in (('black', 2.6), ('white', 1.2)):
             ax.plot(*positions.T, 'o', ms=9, mfc='none', mec=color, mew=width)
     if colorbar:
-        add_colorbar(shown, ax, label)
-    label_pixels(ax, wcs)
+        _axes.add_colorbar(shown, ax, label)
+    _axes.label_pixels(ax, wcs)
     return ax

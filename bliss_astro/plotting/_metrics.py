@@ -5,26 +5,13 @@ Figures of scores by bin: precision and recall, residuals, scores of blends.
 
 import numpy as np
 
-from ._axes import (
-    BLUE,
-    COLORS,
-    GREEN,
-    MARKERS,
-    ORANGE,
-    add_legend,
-    add_reference,
-    draw_points,
-    get_axes,
-    side_by_side,
-)
-
-__all__ = ['plot_blend_scores', 'plot_precision_recall', 'plot_residuals']
+from . import _axes
 
 # Colour, marker, line and title of the scores of detections.
 _SCORES = {
-    'precision': (BLUE, 'o', '-', 'Precision (by estimated {})'),
-    'recall': (ORANGE, 's', '--', 'Recall (by true {})'),
-    'f1': (GREEN, '^', ':', 'F1'),
+    'precision': (_axes.BLUE, 'o', '-', 'Precision (by estimated {})'),
+    'recall': (_axes.ORANGE, 's', '--', 'Recall (by true {})'),
+    'f1': (_axes.GREEN, '^', ':', 'F1'),
 }
 
 # Label of each score of blends, and the value of a perfect one: for intervals of
@@ -73,20 +60,14 @@ def _bins(table, name):
     return (low + high) / 2, (high - low) / 2
 
 
-def _label_bins(ax, table, xlabel):
+def _label_bins(ax, table):
     quantity = table.meta['quantity']
     ax.set_xlim(table['low'][0], table['high'][-1])
-    ax.set_xlabel(quantity[:1].upper() + quantity[1:] if xlabel is None else xlabel)
+    ax.set_xlabel(quantity[:1].upper() + quantity[1:])
 
 
 def plot_precision_recall(
-    scores,
-    *,
-    ax=None,
-    which=('precision', 'recall'),
-    label=None,
-    color=None,
-    xlabel=None,
+    scores, *, ax=None, which=('precision', 'recall'), label=None, color=None
 ):
     """
     Draw precision, recall or F1 in bins with their error bands.
@@ -110,9 +91,6 @@ def plot_precision_recall(
     color : str or `None`, optional
         One colour for all scores. By default each has its own.
 
-    xlabel : str or `None`, optional
-        Label of the x axis.
-
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
@@ -128,34 +106,26 @@ def plot_precision_recall(
         msg = f'which must be among {list(_SCORES)}, got {which}'
         raise ValueError(msg)
     centre, _ = _bins(scores, 'scores')
-    ax = get_axes(ax)
+    ax = _axes.get_axes(ax)
     ax.set_ylim(0, 1.03)
+    prefix = '' if label is None else f'{label}: '
     for name in which:
         hue, marker, line, title = _SCORES[name]
         hue = color or hue
-        title = title.format(scores.meta['quantity'])
-        title = title if label is None else f'{label}: {title}'
+        title = prefix + title.format(scores.meta['quantity'])
         values = np.asarray(scores[name])
         good = np.isfinite(values)
         ends = scores[f'{name}_low'], scores[f'{name}_high']
         ax.fill_between(centre, *ends, where=good, color=hue, alpha=0.2, lw=0)
         ax.plot(centre[good], values[good], line, marker=marker, color=hue, label=title)
-    _label_bins(ax, scores, xlabel)
+    _label_bins(ax, scores)
     ax.set_ylabel('Fraction')
-    add_legend(ax, loc='lower left')
+    _axes.add_legend(ax, loc='lower left')
     return ax
 
 
 def plot_residuals(
-    summary,
-    *,
-    ax=None,
-    by=None,
-    residuals=None,
-    label=None,
-    color=None,
-    xlabel=None,
-    ylabel='(estimated - true) / true flux',
+    summary, *, ax=None, by=None, residuals=None, label=None, color=None
 ):
     """
     Draw the median of residuals in bins with the band of their quartiles.
@@ -178,9 +148,6 @@ def plot_residuals(
     color : str or `None`, optional
         Colour.
 
-    xlabel, ylabel : str or `None`, optional
-        Labels of the axes.
-
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
@@ -198,15 +165,15 @@ def plot_residuals(
             f'got the shapes {np.shape(by)} and {np.shape(residuals)}'
         )
         raise ValueError(msg)
-    is_new, ax = ax is None, get_axes(ax)
+    is_new, ax = ax is None, _axes.get_axes(ax)
     if is_new:
-        add_reference(ax)
+        _axes.add_reference(ax)
         reach = np.nanmax(np.abs([summary['q25'], summary['q75']]), initial=0)
         if reach > 0:
             ax.set_ylim(-2.5 * reach, 2.5 * reach)
     if residuals is not None:
         ax.plot(by, residuals, '.', color='0.78', ms=2, zorder=0, rasterized=True)
-    color = color or BLUE
+    color = color or _axes.BLUE
     prefix = '' if label is None else f'{label}: '
     edges = np.stack([summary['low'], summary['high']], axis=1).ravel()
     band = (np.repeat(summary[name], 2) for name in ('q25', 'q75'))
@@ -214,10 +181,10 @@ def plot_residuals(
     ax.fill_between(edges, *band, label=f'{prefix}25-75 %', **style)
     half = half[np.isfinite(summary['median'])]
     style = {'color': color, 'capsize': 0, 'label': f'{prefix}median'}
-    draw_points(ax, centre, summary, 'median', xerr=half, **style)
-    _label_bins(ax, summary, xlabel)
-    ax.set_ylabel(ylabel)
-    add_legend(ax)
+    _axes.draw_points(ax, centre, summary, 'median', xerr=half, **style)
+    _label_bins(ax, summary)
+    ax.set_ylabel('(estimated - true) / true flux')
+    _axes.add_legend(ax)
     return ax
 
 
@@ -265,13 +232,12 @@ def plot_blend_scores(scores, which='recall', *, ax=None, label=None, fmt='-'):
         msg = f'scores must have a finite bin of snr, got the edges {edges}'
         raise ValueError(msg)
     ylabel, ideal = _BLEND_SCORES[which]
-    is_new, ax = ax is None, get_axes(ax)
+    is_new, ax = ax is None, _axes.get_axes(ax)
     if is_new and ideal is not None:
-        add_reference(ax, ideal)
-    forward, back = np.array, np.array
-    if finite[0] > 0:
-        ax.set_xscale('log')
-        forward, back = np.log, np.exp
+        _axes.add_reference(ax, ideal)
+    log = finite[0] > 0
+    ax.set_xscale('log' if log else 'linear')
+    forward, back = (np.log, np.exp) if log else (np.array, np.array)
     # Open bins are as wide as their neighbours.
     closed = forward(finite)
     below = [2 * closed[0] - closed[1]] if np.isneginf(edges[0]) else []
@@ -279,17 +245,15 @@ def plot_blend_scores(scores, which='recall', *, ax=None, label=None, fmt='-'):
     closed = np.concatenate([below, closed, above])
     limits = zip(scores['blendedness_low'], scores['blendedness_high'], strict=True)
     limits = sorted(set(limits))
-    shift = side_by_side(len(limits), 0.05 * np.diff(closed).min())
+    shift = _axes.side_by_side(len(limits), 0.05 * np.diff(closed).min())
     for k, (low, high) in enumerate(limits):
         own = scores[scores['blendedness_low'] == low]
         place = np.searchsorted(edges, own['snr_low'])
         middle = back(0.5 * (closed[place] + closed[place + 1]) + shift[k])
-        name = f'blendedness {low:g} to {high:g}'
-        name = name if label is None else f'{label}: {name}'
-        marker = MARKERS[k % len(MARKERS)] + fmt
-        style = {'fmt': marker, 'color': COLORS[k % len(COLORS)], 'label': name}
-        draw_points(ax, middle, own, which, **style)
+        name = f'{f"{label}: " if label else ""}blendedness {low:g} to {high:g}'
+        marker = _axes.MARKERS[k % len(_axes.MARKERS)] + fmt
+        _axes.draw_points(ax, middle, own, which, k=k, fmt=marker, label=name)
     ax.set_xlabel('True signal-to-noise ratio')
     ax.set_ylabel(ylabel)
-    add_legend(ax)
+    _axes.add_legend(ax)
     return ax

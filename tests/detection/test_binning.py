@@ -83,7 +83,12 @@ def test_posterior_answers_in_the_pixels_of_the_image(broad, tmp_path):
     inside[65:] = True
     assert_allclose(below + posterior.expected_counts(inside), 4, atol=0.3)
     catalog.write(tmp_path / 'binned.fits')
-    again = ProbabilisticCatalog.read(tmp_path / 'binned.fits').posterior
+    again = ProbabilisticCatalog.read(tmp_path / 'binned.fits')
+    # Rows are drawn with the PSF of the image, not with that of joined pixels.
+    assert_allclose(catalog.render(), catalog.render(psf=known['psf']), atol=1e-3)
+    with pytest.raises(ValueError, match='of joined pixels'):
+        again.render()
+    again = again.posterior
     assert again.shape == image.shape
     assert_equal(
         np.asarray(again.at_threshold(0.5)['x_centroid']),

@@ -19,8 +19,6 @@ from bliss_astro.metrics import (
 )
 from bliss_astro.plotting import (
     plot_calibration,
-    plot_ranks,
-    plot_reliability,
 )
 
 
@@ -46,7 +44,7 @@ def legend(ax):
 
 class TestRanks:
     def test_histogram(self, ax, ranks):
-        assert plot_ranks(ranks, ax=ax) is ax
+        assert ranks.plot(ax=ax) is ax
         first, second = ax.lines[1:]
         assert_allclose(first.get_ydata()[::2], ranks['counts'][0] / 30)
         assert_allclose(second.get_ydata()[::2], ranks['counts'][1] / 30)
@@ -58,7 +56,7 @@ class TestRanks:
         ax.figure.canvas.draw()
 
     def test_ecdf(self, ax, ranks):
-        plot_ranks(ranks, ax=ax, kind='ecdf', label=['one', 'two'])
+        ranks.plot(ax=ax, kind='ecdf', label=['one', 'two'])
         x, y = ax.lines[1].get_data()
         assert_allclose(y[1:-1], ranks['ecdf'][0] - ranks.meta['points'])
         assert (x[0], x[-1], y[0], y[-1]) == (0, 1, 0, 0)
@@ -69,18 +67,18 @@ class TestRanks:
         result = rank_uniformity(
             np.random.default_rng(2).uniform(size=600), groups=groups
         )
-        plot_ranks(result, ax=ax)
+        result.plot(ax=ax)
         assert len(ax.collections) == 2
 
     def test_new_figure_and_errors(self, ranks):
-        assert plot_ranks(ranks).get_xlabel() == 'Rank of the truth in its posterior'
+        assert ranks.plot().get_xlabel() == 'Rank of the truth in its posterior'
         with pytest.raises(ValueError, match="kind must be 'histogram' or 'ecdf'"):
-            plot_ranks(ranks, kind='hist')
+            ranks.plot(kind='hist')
         with pytest.raises(ValueError, match='label must name 2 groups, got 1'):
-            plot_ranks(ranks, label='one')
+            ranks.plot(label='one')
 
     def test_few(self, ax):
-        plot_ranks(rank_uniformity([0.2, 0.4]), ax=ax, kind='ecdf')
+        rank_uniformity([0.2, 0.4]).plot(ax=ax, kind='ecdf')
         ax.figure.canvas.draw()
 
 
@@ -89,14 +87,14 @@ class TestOthers:
         rng = np.random.default_rng(3)
         p = rng.uniform(0, 0.5, 500)
         result = reliability(p, rng.uniform(size=500) < p)
-        plot_reliability(result, ax=ax)
+        result.plot(ax=ax)
         [drawn] = points(ax)
         assert_allclose(drawn, [result['probability'][:5], result['fraction'][:5]])
         heights = [bar.get_height() for bar in ax.patches]
         assert_allclose(heights, 0.2 * result['n'] / result['n'].max())
         assert f'{result.meta["error"]:.3f}' in legend(ax)[0]
         ax.figure.canvas.draw()
-        plot_reliability(reliability([], []))
+        reliability([], []).plot()
 
     def test_counts(self, ax):
         rng = np.random.default_rng(4)
