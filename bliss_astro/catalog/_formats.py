@@ -8,33 +8,142 @@ columns ``ra`` and ``dec``. What a format cannot hold by itself goes in as JSON 
 the card: nested meta, and of columns the format of display, exact units, and masks.
 FITS also keeps the posterior, one extension for each array.
 
-A writer takes the catalogue, the file and a posterior (or `None`); a reader takes the
-file and whether a posterior is wanted, and returns the table, its meta, and the arrays
-and meta of the posterior (or `None`).
+Writers take the catalogue, the file and a posterior (or `None`). Readers take the file
+and whether a posterior is wanted, and return the table, its meta, and the arrays and
+meta of the posterior (or `None`).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import io
+import json
 
 import astropy.units as u
 import numpy as np
+from astropy.io import fits
 from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.table.serialize import (
     _construct_mixins_from_columns,
     represent_mixins_as_columns,
 )
+from astropy.time import TimeBase
 from astropy.utils.data_info import serialize_context_as
+from astropy.utils.masked import Masked
 
+from bliss_astro._fits import CREATOR, open_fits
 from bliss_astro._warnings import collect_warnings
+from bliss_astro.units import is_text_exact, unit_text
 
-from . import _fits
-from ._columns import SKY_PARTS
+from ._columns import COLUMNS, SKY_PARTS
+from ._meta import plain_value
 
-CARD_KEY = 'bliss_astro'
-"""Key of the card in VOTable and Parquet files."""
-
+# Key of the card in VOTable and Parquet, its extension in FITS, and its version.
+_CARD_KEY, _CARD_EXTENSION, _CARD_VERSION = 'bliss_astro', 'BLISS_META', 1
 # Keys of the meta of an ECSV table.
 _N_ROWS_KEY, _COLUMNS_KEY = 'n_rows', 'column_attributes'
+
+
+def plain_table(catalog, *, flat=False):
+    """
+    Plain table of a catalogue, which astropy's writers store without loss.
+
+    The columns share the catalogue's memory. Formats of display are left out, as they
+    round the numbers of text files; the meta are plain values, the posterior is not
+    among them. A ``flat`` table has ``ra`` and ``dec`` in place of sky_centroid.
+    """
+    # Of views, so that the catalogue's own columns keep their formats.
+    table = QTable(catalog[:], copy=False)
+    table.meta = plain_value(dict(catalog.meta))
+    for name in table.colnames:
+        if isinstance(table[name], Column | u.Quantity):
+            table[name].info.format = None
+        unit = getattr(table[name], 'unit', None)
+        if isinstance(unit, u.UnitBase) and not is_text_exact(unit):
+            _relabel(table, name, u.Unit(unit_text(unit), parse_strict='silent'))
+    if flat and 'sky_centroid' in table.colnames:
+        sky = table['sky_centroid'].icrs
+        place = table.index_column('sky_centroid')
+        for name, values in (('dec', sky.dec), ('ra', sky.ra)):
+            column = u.Quantity(values.to_value(u.deg), u.deg)
+            table.add_column(column, index=place, name=name)
+            info, (description, ucd) = table[name].info, SKY_PARTS[name]
+            info.description, info.meta = description, {'ucd': ucd}
+        table.remove_column('sky_centroid')
+    return table
+
+
+def _relabel(table, name, unit):
+    """Give a column another name of its unit, or none; the numbers stay."""
+    column = table[name]
+    if not isinstance(column, u.Quantity):
+        column.unit = unit
+        return
+    info = column.info
+    if unit is None:
+        kind = MaskedColumn if isinstance(column, Masked) else Column
+        column = kind(column.value, description=info.description, meta=info.meta)
+    else:
+        column = type(column)(column.value, unit, copy=False)
+        column.info = info
+    table.replace_column(name, column)
+
+
+def _describe_columns(catalog):
+    """Formats of display, kinds of times, and units with a scale, by column."""
+    attributes = {'formats': {}, 'units': {}, 'times': {}}
+    for name, column in catalog.items():
+        if isinstance(column, TimeBase):
+            attributes['times'][name] = column.format
+            continue
+        if isinstance(column.info.format, str):
+            attributes['formats'][name] = column.info.format
+        unit = getattr(column, 'unit', None)
+        if isinstance(unit, u.UnitBase) and not _is_fits(unit):
+            attributes['units'][name] = unit_text(unit)
+    return {key: value for key, value in attributes.items() if value}
+
+
+def _is_fits(unit):
+    """Whether FITS, of all formats the one with the fewest units, gives a unit back."""
+    if not is_text_exact(unit):
+        return False
+    try:
+        unit.to_string('fits')
+    except u.UnitScaleError:
+        return False
+    except ValueError:
+        # A name that the standard lacks (nmgy), which astropy notes by itself.
+        return True
+    return True
+
+
+def _restore_columns(table, attributes):
+    """Give columns back the attributes of `_describe_columns`; return the table."""
+    for name in table.colnames:
+        if name in attributes.get('units', {}):
+            unit = u.Unit(attributes['units'][name], parse_strict='silent')
+            _relabel(table, name, unit)
+        if name in attributes.get('formats', {}):
+            table[name].info.format = attributes['formats'][name]
+        if name in attributes.get('times', {}):
+            table[name].format = attributes['times'][name]
+    return table
+
+
+def _make_card(catalog, **more):
+    """Card of a catalogue with further plain values, JSON text in ASCII."""
+    card = {'card_version': _CARD_VERSION, 'meta': plain_value(dict(catalog.meta))}
+    return json.dumps(card | _describe_columns(catalog) | more)
+
+
+def _read_card(text):
+    """Values of a card; raise if a newer version of the package wrote it."""
+    card = json.loads(text)
+    if card['card_version'] > _CARD_VERSION:
+        msg = (
+            f'it was written by a newer version (card {card["card_version"]}, this '
+            f'version reads up to {_CARD_VERSION})'
+        )
+        raise ValueError(msg)
+    return card
 
 
 def _masked_places(table, kinds):
@@ -61,14 +170,116 @@ def _restore_masks(table, places, kinds):
         table.replace_column(column.name, values)
 
 
-def _write_ecsv(catalog, path, posterior):
+def write_fits(catalog, path, posterior):
+    """Write FITS: the table, the card, the arrays of the posterior (or `None`)."""
+    table = plain_table(catalog)
+    # The card has the meta; headers cannot hold what is nested.
+    table.meta = {}
+    for name in table.colnames:
+        unit = getattr(table[name], 'unit', None)
+        if isinstance(unit, u.UnitBase) and not _is_fits(unit):
+            # Plain numbers; the card and the comment of the column have the unit.
+            _relabel(table, name, None)
+        if isinstance(table[name], MaskedColumn | Masked):
+            # The mask gets a column; a value that stands for "masked" might be real.
+            table[name].info.serialize_method['fits'] = 'data_mask'
+    stream = io.BytesIO()
+    # Astropy warns of units that FITS lacks, and keeps them all the same.
+    with collect_warnings():
+        table.write(stream, format='fits')
+    stream.seek(0)
+    arrays, card = [], {}
+    if posterior is not None:
+        arrays, card['posterior'] = _write_arrays(*posterior.to_arrays())
+    text = np.array([_make_card(catalog, **card).encode('ascii')])
+    # One row with one string: any FITS browser shows it.
+    column = fits.Column('JSON', format=f'{text.itemsize}A', array=text)
+    with fits.open(stream) as hdus:
+        rows = hdus[1]
+        rows.name = 'CATALOG'
+        for i, name in enumerate(rows.columns.names, start=1):
+            if name not in COLUMNS:
+                continue
+            # TOPCAT and others read UCDs and comments.
+            rows.header[f'TUCD{i}'] = COLUMNS[name].ucd
+            comment = COLUMNS[name].description
+            unit = getattr(catalog[name], 'unit', None)
+            # TUNIT would be refused by astropy's reader for units that are not in
+            # the standard (nmgy); without it, it finds them in its own notes.
+            if isinstance(unit, u.UnitBase) and f'TUNIT{i}' not in rows.header:
+                comment = f'{comment} [{unit}]'
+            rows.header[f'TCOMM{i}'] = comment
+        card_hdu = fits.BinTableHDU.from_columns([column], name=_CARD_EXTENSION)
+        primary = fits.PrimaryHDU()
+        primary.header['CREATOR'] = CREATOR
+        hdus = fits.HDUList([primary, rows, card_hdu, *arrays])
+        hdus.writeto(path, overwrite=True, checksum=True)
+
+
+def read_fits(path, posterior):
+    """Read FITS: table, meta, and arrays and meta of the posterior (or `None`)."""
+    with open_fits(path, 'path') as hdus:
+        # NaN is a value here, such as the magnitude of no flux.
+        table = QTable.read(
+            hdus,
+            format='fits',
+            hdu='CATALOG' if 'CATALOG' in hdus else 1,
+            mask_invalid=False,
+            character_as_bytes=False,
+            astropy_native=True,
+        )
+        if _CARD_EXTENSION not in hdus:
+            # Tables of other programs have none; one of ours lost it.
+            if hdus[0].header.get('CREATOR') == CREATOR:
+                msg = f'extension {_CARD_EXTENSION} is missing'
+                raise ValueError(msg)
+            return table, {}, None
+        card = _read_card(str(hdus[_CARD_EXTENSION].data['JSON'][0]))
+        arrays = None
+        if posterior and card.get('posterior'):
+            arrays = _read_arrays(hdus, card['posterior'])
+        return _restore_columns(table, card), card['meta'], arrays
+
+
+def _write_arrays(arrays, meta):
+    """Image extensions of arrays, and the description that `_read_arrays` needs."""
+    described, hdus = {}, []
+    for name, array in arrays.items():
+        extension = f'BLISS_{name}'.upper()
+        shape, dtype = list(array.shape), array.dtype.str[1:]
+        described[name] = {'extension': extension, 'dtype': dtype, 'shape': shape}
+        # FITS has no empty images.
+        if array.size:
+            hdus.append(fits.ImageHDU(array, name=extension))
+    return hdus, {'arrays': described, 'meta': plain_value(dict(meta))}
+
+
+def _read_arrays(hdus, description):
+    """Arrays, in native byte order, and plain values of what `_write_arrays` made."""
+    arrays = {}
+    for name, entry in description['arrays'].items():
+        extension, shape = entry['extension'], tuple(entry['shape'])
+        data = np.empty(shape) if 0 in shape else None
+        if data is None and extension in hdus:
+            data = np.asarray(hdus[extension].data)
+        if np.shape(data) != shape:
+            msg = f'extension {extension} of shape {shape} is missing'
+            raise ValueError(msg)
+        arrays[name] = data.astype(entry['dtype'])
+    return arrays, description['meta']
+
+
+# -- ECSV, VOTable, Parquet ------------------------------------------------------------
+
+
+def write_ecsv(catalog, path, posterior):
     """Write ECSV, which holds everything but the posterior by itself."""
-    table = _fits.plain_table(catalog)
+    table = plain_table(catalog)
     # Text has no end mark: without this a file that was cut short would read
     # as a catalogue of fewer sources.
     table.meta[_N_ROWS_KEY] = len(table)
     # Text that is empty and text that is masked are the same in this format.
-    attributes = _fits.describe_columns(catalog)
+    attributes = _describe_columns(catalog)
     if any(column.dtype.kind in 'SU' for column in table.columns.isinstance(Column)):
         attributes['masked'] = _masked_places(table, 'SU')
     if attributes:
@@ -76,7 +287,7 @@ def _write_ecsv(catalog, path, posterior):
     table.write(path, format='ascii.ecsv', overwrite=True)
 
 
-def _read_ecsv(path, posterior):
+def read_ecsv(path, posterior):
     """Read ECSV."""
     # The last number of a line without an end may lack its last digits.
     if not path.read_bytes().endswith(b'\n'):
@@ -94,10 +305,10 @@ def _read_ecsv(path, posterior):
     attributes = meta.pop(_COLUMNS_KEY, {})
     if 'masked' in attributes:
         _restore_masks(table, attributes['masked'], 'U')
-    return _fits.restore_columns(table, attributes), meta, None
+    return _restore_columns(table, attributes), meta, None
 
 
-def _write_votable(catalog, path, posterior):
+def write_votable(catalog, path, posterior):
     """Write VOTable, with UCDs, the coordinate system and the card as an INFO."""
     from astropy.io.votable import from_table
     from astropy.io.votable.tree import CooSys, Info
@@ -106,12 +317,12 @@ def _write_votable(catalog, path, posterior):
     # search for similar ones meets deprecated ones; they are read back well.
     with collect_warnings():
         # Columns with units instead of quantities.
-        flat = Table(_fits.plain_table(catalog, flat=True), copy=False)
+        flat = Table(plain_table(catalog, flat=True), copy=False)
         votable = from_table(flat)
         table = votable.get_first_table()
         # NaN and masked are the same in this format.
-        card = _fits.make_card(catalog, masked=_masked_places(flat, 'fcSUO'))
-        table.infos.append(Info(name=CARD_KEY, value=card))
+        card = _make_card(catalog, masked=_masked_places(flat, 'fcSUO'))
+        table.infos.append(Info(name=_CARD_KEY, value=card))
         fields = [f for f in table.fields if f.name in SKY_PARTS]
         if fields:
             system = CooSys(ID='sky', system='ICRS')
@@ -123,15 +334,15 @@ def _write_votable(catalog, path, posterior):
         votable.to_xml(str(path), _debug_python_based_parser=True)
 
 
-def _read_votable(path, posterior):
+def read_votable(path, posterior):
     """Read VOTable."""
     from astropy.io.votable import parse
 
     with collect_warnings():
         votable = parse(str(path)).get_first_table()
         table = votable.to_table(use_names_over_ids=True)
-    cards = [info.value for info in votable.infos if info.name == CARD_KEY]
-    card = _fits.read_card(cards[0]) if cards else {'meta': {}}
+    cards = [info.value for info in votable.infos if info.name == _CARD_KEY]
+    card = _read_card(cards[0]) if cards else {'meta': {}}
     for column in table.itercols():
         if column.unit is not None:
             # For units that the VO lacks (nmgy) the parser makes one up, which is
@@ -141,21 +352,21 @@ def _read_votable(path, posterior):
         column.description = ' '.join((column.description or '').split()) or None
         column.meta = {key: column.meta[key] for key in ('ucd',) if key in column.meta}
     _restore_masks(table, card.get('masked', {}), 'fcUO')
-    return _fits.restore_columns(table, card), card['meta'], None
+    return _restore_columns(table, card), card['meta'], None
 
 
-def _write_parquet(catalog, path, posterior):
+def write_parquet(catalog, path, posterior):
     """Write Parquet, with astropy's own description of the columns in its schema."""
     # Whatever is no plain column becomes several, as astropy would have it.
     with serialize_context_as('parquet'):
-        table = represent_mixins_as_columns(_fits.plain_table(catalog, flat=True))
+        table = represent_mixins_as_columns(plain_table(catalog, flat=True))
     # Parquet keeps rows of arrays but flattens each of them.
     shapes = {name: table[name].shape[1:] for name in table.colnames}
-    table.meta[CARD_KEY] = _fits.make_card(catalog, shapes=shapes)
+    table.meta[_CARD_KEY] = _make_card(catalog, shapes=shapes)
     table.write(path, format='parquet', overwrite=True)
 
 
-def _read_parquet(path, posterior):
+def read_parquet(path, posterior):
     """Read Parquet with pyarrow alone (astropy's reader needs pandas too)."""
     from astropy.table.meta import get_header_from_yaml
     from pyarrow import ArrowInvalid, parquet
@@ -165,11 +376,11 @@ def _read_parquet(path, posterior):
     except ArrowInvalid as error:
         raise ValueError(str(error)) from error
     described = (content.schema.metadata or {}).get(b'table_meta_yaml', b'').decode()
-    if CARD_KEY not in described:
+    if _CARD_KEY not in described:
         msg = 'it was not written by ProbabilisticCatalog.write'
         raise ValueError(msg)
     header = get_header_from_yaml(described.split('\n'))
-    card = _fits.read_card(header['meta'].pop(CARD_KEY))
+    card = _read_card(header['meta'].pop(_CARD_KEY))
     table = Table(meta=header['meta'])
     for attributes in header['datatype']:
         name = attributes['name']
@@ -185,35 +396,4 @@ def _read_parquet(path, posterior):
             if key in attributes:
                 setattr(table[name].info, key, attributes[key])
     table = _construct_mixins_from_columns(table)
-    return _fits.restore_columns(table, card), card['meta'], None
-
-
-class _Format(NamedTuple):
-    endings: tuple
-    write: Callable
-    read: Callable
-
-
-FORMATS = {
-    'fits': _Format(
-        ('.fits', '.fit', '.fits.gz', '.fit.gz'), _fits.write_fits, _fits.read_fits
-    ),
-    'ecsv': _Format(('.ecsv',), _write_ecsv, _read_ecsv),
-    'parquet': _Format(('.parquet', '.pq'), _write_parquet, _read_parquet),
-    'votable': _Format(('.vot', '.votable', '.xml'), _write_votable, _read_votable),
-}
-"""File formats that keep catalogues: the endings of their names, writers, readers."""
-
-
-def write_other(catalog, path, file_format, **kwargs):
-    """Write the rows in a format of astropy's, as far as that format goes."""
-    table = _fits.plain_table(catalog)
-    if file_format == 'hdf5':
-        kwargs = {'path': 'catalog', 'serialize_meta': True, **kwargs}
-    family = (file_format or '').partition('.')[0]
-    if family in ('ascii', 'html') and file_format != 'ascii.ecsv':
-        # Text in columns: a position or a time of several numbers gets one for each.
-        with serialize_context_as('ecsv'):
-            table = represent_mixins_as_columns(_fits.plain_table(catalog, flat=True))
-        table.meta.pop('__serialized_columns__', None)
-    table.write(path, format=file_format, **kwargs)
+    return _restore_columns(table, card), card['meta'], None

@@ -8,7 +8,9 @@ Files of catalogues: reading and writing, formats by name or ending, damaged fil
 import os
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
@@ -16,15 +18,39 @@ from astropy.coordinates import SkyCoord
 from astropy.io.registry import identify_format
 from astropy.table import Column, QTable
 from astropy.table.serialize import represent_mixins_as_columns
+from astropy.utils.data_info import serialize_context_as
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
 from bliss_astro._atomic import atomic_write
 from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
 
+from . import _formats
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
-from ._formats import FORMATS, write_other
 from ._meta import restore_meta
+
+
+class _Format(NamedTuple):
+    endings: tuple
+    write: Callable
+    read: Callable
+
+
+FORMATS = {
+    'fits': _Format(
+        ('.fits', '.fit', '.fits.gz', '.fit.gz'),
+        _formats.write_fits,
+        _formats.read_fits,
+    ),
+    'ecsv': _Format(('.ecsv',), _formats.write_ecsv, _formats.read_ecsv),
+    'parquet': _Format(
+        ('.parquet', '.pq'), _formats.write_parquet, _formats.read_parquet
+    ),
+    'votable': _Format(
+        ('.vot', '.votable', '.xml'), _formats.write_votable, _formats.read_votable
+    ),
+}
+"""File formats that keep catalogues: the endings of their names, writers, readers."""
 
 # Errors of the parsers and writers of four formats, and of torch, on damaged files and
 # on unknown kinds of columns.
@@ -85,7 +111,7 @@ def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs)
         If the format cannot keep the posterior.
     """
     if not isinstance(path, str | os.PathLike):
-        write_other(self, path, format, **kwargs)
+        _write_other(self, path, format, **kwargs)
         return
     path = Path(path).expanduser()
     name = find_format(path, format, writing=True)
@@ -106,7 +132,23 @@ def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs)
         if name in FORMATS:
             FORMATS[name].write(self, temporary, kept)
         else:
-            write_other(self, temporary, name, overwrite=True, **kwargs)
+            _write_other(self, temporary, name, overwrite=True, **kwargs)
+
+
+def _write_other(catalog, path, file_format, **kwargs):
+    """Write the rows in a format of astropy's, as far as that format goes."""
+    table = _formats.plain_table(catalog)
+    if file_format == 'hdf5':
+        kwargs = {'path': 'catalog', 'serialize_meta': True, **kwargs}
+    family = (file_format or '').partition('.')[0]
+    if family in ('ascii', 'html') and file_format != 'ascii.ecsv':
+        # Text in columns: a position or a time of several numbers gets one for each.
+        with serialize_context_as('ecsv'):
+            table = represent_mixins_as_columns(
+                _formats.plain_table(catalog, flat=True)
+            )
+        table.meta.pop('__serialized_columns__', None)
+    table.write(path, format=file_format, **kwargs)
 
 
 def read(cls, path, *, format=None, posterior=True):  # noqa: A002

@@ -302,11 +302,11 @@ class TestDamagedFiles:
             ProbabilisticCatalog.read(path)
 
     def test_newer_version(self, make_catalog, tmp_path, monkeypatch):
-        from bliss_astro.catalog import _fits
+        from bliss_astro.catalog import _formats
 
         path = tmp_path / 'cat.fits'
         with monkeypatch.context() as patch:
-            patch.setattr(_fits, '_CARD_VERSION', 99)
+            patch.setattr(_formats, '_CARD_VERSION', 99)
             make_catalog(posterior=None).write(path)
         with pytest.raises(OSError, match='written by a newer version'):
             ProbabilisticCatalog.read(path)
