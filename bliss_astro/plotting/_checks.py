@@ -6,7 +6,6 @@ Figures of checks: residuals, completeness, reconstructions, galaxy models.
 import numpy as np
 
 from bliss_astro.metrics._inputs import as_positions
-from bliss_astro.rendering._scene import Sources
 
 from . import _axes
 
@@ -264,7 +263,9 @@ def _mark_sources(ax, reconstruction):
     x, y = x - columns.start, y - rows.start
     ny, nx = reconstruction.shape
     inside = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
-    galaxy = Sources.of(catalog).is_galaxy
+    galaxy = np.zeros(len(x), dtype=bool)
+    if 'galaxy_probability' in catalog.colnames:
+        galaxy = _axes.values_of(catalog, 'galaxy_probability') > 0.5
     for chosen, marker in ((inside & ~galaxy, '.'), (inside & galaxy, 'x')):
         ax.plot(
             x[chosen], y[chosen], marker, ms=5, color=_axes.ORANGE, mew=1.0, ls='none'
