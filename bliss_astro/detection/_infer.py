@@ -13,8 +13,8 @@ import numpy as np
 import scipy
 import torch
 
+from bliss_astro import catalog
 from bliss_astro._threads import map_threads, n_workers
-from bliss_astro.catalog import CatalogPosterior
 from bliss_astro.encoders import Domain, EncoderInputs
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
@@ -219,7 +219,7 @@ def image_posterior(image, encoder, options):
         'psf_comparison': image.psf_comparison,
         'binning': binning if binning > 1 else None,
     }
-    return CatalogPosterior(
+    return catalog.CatalogPosterior(
         tiles,
         floor,
         unit=whole.unit,
