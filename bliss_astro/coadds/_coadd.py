@@ -205,6 +205,8 @@ class Coadd(Exposure):
         data, arguments = read_coadd_nddata(nddata, kwargs)
         return cls(data, **arguments)
 
+    from_ccddata = from_nddata
+
     def to_ccddata(self):
         """
         Turn the coadd into a CCDData.
