@@ -46,15 +46,14 @@ _OLD_PATHS = {
     ),
     'posteriors._grid.*': 'posteriors.COLOURS',
     'posteriors._head.*': 'posteriors.CatalogHead posteriors.StarHead',
-    'posteriors._loss.*': 'posteriors.sequence_loss',
     'posteriors._shape_layers.*': (
         'posteriors.MixtureFactor posteriors.N_SHAPE posteriors.ShapeLayers '
         'posteriors.ellipticity_to_vector posteriors.vector_to_ellipticity'
     ),
-    'posteriors._source_encoders.*': (
-        'posteriors.SourceEncoders posteriors.StampEncoder'
+    'posteriors._source_sequence.*': (
+        'posteriors.SourceEncoders posteriors.SourceSequence posteriors.StampEncoder'
     ),
-    'posteriors._source_sequence.*': 'posteriors.SourceSequence',
+    'posteriors._tile_posterior.*': 'posteriors.sequence_loss',
     'priors.*': 'rendering.GALAXY_SHAPE_NAMES',
     'priors.CatalogPrior.fit': 'priors.fit_catalog_prior',
     'priors._catalog_prior.*': 'priors.CatalogBatch',

@@ -18,7 +18,7 @@ from bliss_astro._threads import use_threads
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TilePosterior
 from bliss_astro.posteriors._head import CatalogHead, StarHead
-from bliss_astro.posteriors._source_encoders import SourceEncoders
+from bliss_astro.posteriors._source_sequence import SourceEncoders
 from bliss_astro.units import unit_text
 
 from ._build import check_count

@@ -16,7 +16,7 @@ from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._validate import strip_unit
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
-from bliss_astro.priors._counts import check_positive
+from bliss_astro.priors._numbers import check_positive
 from bliss_astro.rendering._scene import Sources
 from bliss_astro.units import (
     NANOMAGGY_ZERO_POINT,

@@ -1,6 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
 Inputs of an encoder: the image and what describes it, as channels.
+
+The matched filter is one of them. For white noise, the detection of a faint star
+depends on one number: the image weighted with the PSF. A network that has to form that
+sum for any PSF loses a little of it, which counts near the limit. Any round PSF is
+nearly a combination of a few Gaussians, and Gaussians are products of a function of x
+and one of y: the filter costs a few short convolutions, and follows a PSF that varies
+over the image.
 """
 
 import dataclasses
@@ -14,15 +21,20 @@ from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     LOG_AREA,
     describe_shape,
+    mixture_of_shape,
 )
 
 from ._normalization import (
     EMPTY_LOG_DENSITY,
     EXACT_PSF_ERROR,
     FEATURES,
+    FILTER_RADIUS,
+    FILTER_SIGMAS,
     LEAST_NOISE_EXCESS,
     REFERENCE_NOISE,
     REFERENCE_PSF,
+    WIDE_RADIUS,
+    WIDE_SIGMAS,
     WING_FLOOR,
 )
 
@@ -124,20 +136,21 @@ class EncoderInputs:
         image = (batch.data - batch.background[:, None, None]) / noise[:, None, None]
 
         def constant(value):
-            return value[:, None, None, None]
+            return None if value is None else value.reshape(len(value), -1, 1, 1)
 
-        population = batch.population
         return cls(
             image=image.masked_fill(batch.mask, 0.0),
             mask=batch.mask,
             log_noise=constant(torch.log(noise * batch.effective_gain)),
-            correlation=batch.correlation[:, :, None, None],
-            psf=batch.psf[:, :, None, None],
+            correlation=constant(batch.correlation),
+            psf=constant(batch.psf),
             log_density=_density_map(batch, tile_size),
             log_flux_floor=constant(torch.log(batch.flux_min / noise)),
             normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
-            population=None if population is None else constant(population),
-            **_stated_errors(batch),
+            population=constant(batch.population),
+            psf_error=constant(batch.psf_error),
+            background_error=constant(batch.background_error),
+            asymmetry=constant(batch.asymmetry),
         )
 
     @classmethod
@@ -153,26 +166,23 @@ class EncoderInputs:
         tile_size : int, optional
             Side of a tile in pixels.
         """
-        ny, nx = parts[0].image.shape[1:]
-        full = (-(-ny // tile_size), -(-nx // tile_size))
-        values = {}
-        for field in dataclasses.fields(cls):
-            own = [getattr(part, field.name) for part in parts]
-            if not isinstance(own[0], torch.Tensor):
-                values[field.name] = own[0]
-                continue
+        full = [-(-n // tile_size) for n in parts[0].image.shape[1:]]
+
+        def join(name, _):
+            own = [getattr(part, name) for part in parts]
             if own[0].dim() == 4 and len({v.shape[2:] for v in own}) > 1:
                 own = [v.expand(*v.shape[:2], *full) for v in own]
-            values[field.name] = torch.cat(own)
-        return cls(**values)
+            return torch.cat(own)
+
+        return parts[0]._with(join)
+
+    def _with(self, make):
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return dataclasses.replace(self, **{k: make(k, v) for k, v in tensors.items()})
 
     def to(self, device) -> 'EncoderInputs':
         """Return the same inputs on another device."""
-        values = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return EncoderInputs(**values)
+        return self._with(lambda _, value: value.to(device))
 
     def conditions(self, *, psf_range=None) -> torch.Tensor:
         """
@@ -187,9 +197,8 @@ class EncoderInputs:
             Lowest and highest values of the PSF's features, to which they are
             clipped; by default those of wings are kept above ``WING_FLOOR``.
         """
-        described = self.description
+        described, shape = self.description, self.psf.movedim(1, -1)
         if described is None:
-            shape = self.psf.movedim(1, -1)
             described = describe_shape(shape, radius=self.normalization_radius)
             described = described.movedim(-1, 1)
         log_area = described[:, 1:2] + LOG_AREA
@@ -210,15 +219,14 @@ class EncoderInputs:
 
         Scaled to about unit size: tensor ``(B, 6, h, w)``.
         """
-        empty = self.log_noise.new_zeros(len(self.image), 1, 1, 1)
-        psf_error, background_error, asymmetry = (
-            empty + usual if value is None else value
-            for value, usual in (
-                (self.psf_error, USUAL_PSF_ERROR),
-                (self.background_error, USUAL_BACKGROUND_ERROR),
-                (self.asymmetry, 0.0),
-            )
-        )
+
+        def stated(value, usual):
+            shape = (len(self.image), 1, 1, 1)
+            return self.log_noise.new_full(shape, usual) if value is None else value
+
+        psf_error = stated(self.psf_error, USUAL_PSF_ERROR)
+        background_error = stated(self.background_error, USUAL_BACKGROUND_ERROR)
+        asymmetry = stated(self.asymmetry, 0.0)
         ratio = psf_error.clamp(min=EXACT_PSF_ERROR) / USUAL_PSF_ERROR
         return joined_channels(
             torch.where(
@@ -310,11 +318,64 @@ def _density_map(batch, tile_size):
     return torch.where(inside[:, None], log_density, EMPTY_LOG_DENSITY)
 
 
-def _stated_errors(batch):
-    """Errors of PSF and background that a batch of simulations states."""
-    values = {}
-    for name in ('psf_error', 'background_error', 'asymmetry'):
-        value = getattr(batch, name, None)
-        if value is not None:
-            values[name] = value.reshape(len(value), -1)[:, :, None, None]
-    return values
+def filter_coefficients(shape, *, radius):
+    """Weights of the Gaussians that make a filter, over its noise."""
+    height, variance = mixture_of_shape(shape, radius=radius)
+    sigma2 = shape.new_tensor(FILTER_SIGMAS) ** 2
+    gram = 1 / (2 * math.pi * (sigma2[:, None] + sigma2))
+    product = variance[..., None] / (variance[..., None] + sigma2)
+    right = (height[..., None] * product).sum(-2)
+    inverse = torch.linalg.inv(gram.double()).to(gram)
+    coefficients = right @ inverse
+    power = (coefficients * right).sum(-1, keepdim=True)
+    return coefficients * power.clamp(min=1e-8).rsqrt()
+
+
+def matched_filter(image, inputs, tile_size):
+    """Signal-to-noise ratio of a faint star at each pixel, ``(B, ny, nx)``."""
+    shape = inputs.psf.movedim(1, -1)
+    weight = filter_coefficients(shape, radius=inputs.normalization_radius)
+    weight = weight.movedim(-1, 1) * inputs.noise_excess().rsqrt()
+    if weight[0, 0].numel() > 1:
+        rows, columns = (n // tile_size for n in image.shape[1:])
+        weight = _at_pixels(weight.expand(-1, -1, rows, columns), tile_size)
+    out = torch.zeros_like(image)
+    filters = _gaussian_filters(image, FILTER_SIGMAS, FILTER_RADIUS)
+    for own, filtered in zip(weight.unbind(1), filters, strict=True):
+        out += own * filtered
+    return out
+
+
+def wide_filters(image, inputs, tile_size):
+    """Signal-to-noise ratios of faint, large sources at each pixel."""
+    excess = inputs.noise_excess().rsqrt()
+    if excess[0, 0].numel() > 1:
+        excess = _at_pixels(excess, tile_size)
+    filters = _gaussian_filters(image, WIDE_SIGMAS, WIDE_RADIUS)
+    return [
+        2 * sigma * math.sqrt(math.pi) * excess[:, 0] * filtered
+        for sigma, filtered in zip(WIDE_SIGMAS, filters, strict=True)
+    ]
+
+
+def _at_pixels(value, tile_size):
+    return value.repeat_interleave(tile_size, 2).repeat_interleave(tile_size, 3)
+
+
+def _gaussian_filters(image, sigmas, radius):
+    """Yield the image convolved with Gaussians of unit flux, cut off at a radius."""
+    step = torch.arange(-radius, radius + 1, device=image.device)
+    sigma = image.new_tensor(sigmas)[:, None]
+    profiles = torch.exp(-0.5 * (step / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    # Products with banded matrices: a processor's fastest operation.
+    ny, nx = image.shape[1:]
+    along_x = _band(profiles, nx)
+    along_y = along_x if nx == ny else _band(profiles, ny)
+    for y, x in zip(along_y, along_x, strict=True):
+        yield y @ image @ x
+
+
+def _band(profiles, n):
+    radius, lag = profiles.shape[1] // 2, torch.arange(n, device=profiles.device)
+    lag = (lag[:, None] - lag).abs()
+    return profiles[:, radius + lag.clamp(max=radius)] * (lag <= radius)

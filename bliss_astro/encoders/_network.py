@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bliss_astro.posteriors import TilePosterior
 from bliss_astro.posteriors._head import CatalogHead, StarHead
-from bliss_astro.posteriors._source_encoders import SourceEncoders
+from bliss_astro.posteriors._source_sequence import SourceEncoders
 from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
@@ -21,8 +21,9 @@ from ._inputs import (
     N_UNCERTAINTIES,
     EncoderInputs,
     joined_channels,
+    matched_filter,
+    wide_filters,
 )
-from ._matched_filter import matched_filter, wide_filters
 from ._normalization import ASINH_KNEE, FILTER_RADIUS, WIDE_RADIUS, WIDE_SIGMAS
 from ._weights import DEFAULT_ENCODER, ENCODERS
 
@@ -68,14 +69,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config = EncoderConfig() if config is None else config
         stem, width = config.stem_width, config.width
-        n_channels = 5 if config.matched_filter else 3
-        n_conditions = N_CONDITIONS
-        if config.galaxies:
-            n_channels += 2 * len(WIDE_SIGMAS)
-            n_conditions += 1
-        if config.uncertainties:
-            n_conditions += N_UNCERTAINTIES
-        self.stem_first = nn.Conv2d(n_channels * 4, stem, 3, padding=1)
+        galaxies, uncertainties = config.galaxies, config.uncertainties
+        n_filters = config.matched_filter + galaxies * len(WIDE_SIGMAS)
+        n_conditions = N_CONDITIONS + galaxies + uncertainties * N_UNCERTAINTIES
+        self.stem_first = nn.Conv2d((3 + 2 * n_filters) * 4, stem, 3, padding=1)
         self.stem_second = nn.Conv2d(stem, stem, 3, padding=1)
         rest = config.tile_size // 2
         self.to_tiles = nn.Conv2d(stem * rest**2, width, 1)
@@ -89,25 +86,16 @@ class Encoder(nn.Module):
         )
         nn.init.normal_(self.modulation[-1].weight, std=0.02)
         nn.init.zeros_(self.modulation[-1].bias)
-        sizes = {
-            'width': config.head_width,
-            'n_most': config.n_most,
-            'n_components': config.n_components,
-        }
-        if config.galaxies:
-            self.head = CatalogHead(
-                width, shapes=config.shapes, latent_dim=config.latent_dim, **sizes
-            )
-        else:
-            self.head = StarHead(width, **sizes)
+        options = {'width': config.head_width, 'n_most': config.n_most}
+        options['n_components'] = config.n_components
+        if galaxies:
+            options |= {'shapes': config.shapes, 'latent_dim': config.latent_dim}
+        self.head = (CatalogHead if galaxies else StarHead)(width, **options)
         self.sources = None
         if config.sequence:
-            self.sources = SourceEncoders(
-                n_conditions,
-                width,
-                latent_dim=config.latent_dim,
-                shapes_only=config.shapes_only,
-            )
+            options = {'shapes_only': config.shapes_only}
+            options['latent_dim'] = config.latent_dim
+            self.sources = SourceEncoders(n_conditions, width, **options)
         self._moments = adaptive_moments
         self.card = {}
 
@@ -194,18 +182,15 @@ class Encoder(nn.Module):
         ValueError
             If weights for the design are missing.
         """
-        config = dataclasses.replace(
-            self.config, sequence=sequence, shapes_only=shapes_only
-        )
+        design = {'sequence': sequence, 'shapes_only': shapes_only}
+        config = dataclasses.replace(self.config, **design)
         with torch.random.fork_rng(devices=[]):
             other = Encoder(config)
         own, wanted = self.state_dict(), other.state_dict()
-        missing = sorted(set(wanted) - set(own))
+        missing = min(set(wanted) - set(own), default=None)
         if missing:
-            msg = (
-                f'the encoder {self.name!r} has no weights for sequence={sequence}, '
-                f'shapes_only={shapes_only}: {missing[0]} is missing'
-            )
+            design = f'sequence={sequence}, shapes_only={shapes_only}'
+            msg = f'{self.name!r} has no weights for {design}: {missing} is missing'
             raise ValueError(msg)
         other.load_state_dict({name: own[name].clone() for name in wanted})
         other.card = {**self.card, 'encoder': dataclasses.asdict(config)}
@@ -226,8 +211,7 @@ class Encoder(nn.Module):
     def receptive_radius(self) -> int:
         """Distance in pixels beyond a tile's edge that its features depend on."""
         filtered = FILTER_RADIUS if self.config.matched_filter else 0
-        if self.config.galaxies:
-            filtered = WIDE_RADIUS
+        filtered = WIDE_RADIUS if self.config.galaxies else filtered
         blocks = self.config.tile_size * 2 * self.config.n_blocks
         return 2 * 2 + blocks + 10 + filtered
 
@@ -262,16 +246,16 @@ class Encoder(nn.Module):
         border = (0, -nx % size, 0, -ny % size)
         good = F.pad((~bad).to(image), border)
         image = F.pad(image, border)
+        filters = []
+        with torch.autocast(image.device.type, enabled=False):
+            if self.config.matched_filter:
+                filters.append(matched_filter(image, inputs, size))
+            if self.config.galaxies:
+                filters += wide_filters(image, inputs, size)
         # Linear near the noise, logarithmic far above it.
         pixels = [asinh(image), asinh(image / ASINH_KNEE), 1 - good]
-        if self.config.matched_filter:
-            with torch.autocast(image.device.type, enabled=False):
-                filtered = matched_filter(image, inputs, size)
+        for filtered in filters:
             pixels += [asinh(filtered), asinh(filtered / ASINH_KNEE)]
-        if self.config.galaxies:
-            with torch.autocast(image.device.type, enabled=False):
-                for filtered in wide_filters(image, inputs, size):
-                    pixels += [asinh(filtered), asinh(filtered / ASINH_KNEE)]
         pixels = torch.stack(pixels, 1)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         hidden = F.silu(self.stem_first(F.pixel_unshuffle(pixels, 2)))
@@ -290,9 +274,8 @@ class Encoder(nn.Module):
         parts = [inputs.conditions(psf_range=self.psf_range)]
         if self.config.galaxies:
             population = inputs.population
-            if population is None:
-                population = torch.zeros_like(inputs.log_density[..., :1, :1])
-            parts.append(population)
+            empty = torch.zeros_like(inputs.log_density[..., :1, :1])
+            parts.append(empty if population is None else population)
         if self.config.uncertainties:
             parts.append(inputs.uncertainties())
         return joined_channels(*parts)
@@ -339,9 +322,7 @@ class Encoder(nn.Module):
             sources = self.sources, self._conditions(inputs), half
         with torch.autocast(features.device.type, enabled=False):
             return TilePosterior(
-                features,
-                inputs,
-                self.head,
+                *(features, inputs, self.head),
                 tile_size=self.config.tile_size,
                 patch_radius=self.config.patch_radius,
                 sources=sources,
@@ -357,11 +338,9 @@ class Encoder(nn.Module):
         model : `~bliss_astro.galaxies.GalaxyAutoencoder`
             Model of the encoder's latent dimension.
         """
-        if model.latent_dim != self.config.latent_dim:
-            msg = (
-                f"model has latent_dim {model.latent_dim}, the encoder's is "
-                f'{self.config.latent_dim}'
-            )
+        wanted, found = self.config.latent_dim, model.latent_dim
+        if wanted != found:
+            msg = f"model has latent_dim {found}, the encoder's is {wanted}"
             raise ValueError(msg)
         self._moments = lambda psf, latent: (
             model.decode(latent).convolved(psf).adaptive_moments()

@@ -22,7 +22,6 @@ DEFAULT_ENCODER = 'stars-galaxies'
 
 # Keys of the metadata of a safetensors file.
 _CARD, _DIGEST = 'card', 'digest'
-_DTYPES = ('float32', 'float16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +81,8 @@ class NetworkKind:
                 raise FileNotFoundError(msg)
             return Path(text).with_suffix('.json')
         if text not in self.available():
-            msg = (
-                f'unknown {self.title} {text!r}: bundled are '
-                f'{", ".join(self.available())}; or give the path of a .safetensors '
-                'file'
-            )
+            known = ', '.join(self.available())
+            msg = f'unknown {self.title} {text!r}: known are {known}, and .safetensors'
             raise ValueError(msg)
         return self.bundled() / f'{text}.json'
 
@@ -168,7 +164,7 @@ class NetworkKind:
         if path.suffix != '.safetensors':
             msg = f'path must end in .safetensors, got {path.name!r}'
             raise ValueError(msg)
-        if dtype not in _DTYPES:
+        if dtype not in ('float32', 'float16'):
             msg = f"dtype must be 'float32' or 'float16', got {dtype!r}"
             raise ValueError(msg)
         cards = {}
@@ -176,8 +172,7 @@ class NetworkKind:
             card = {'name': path.stem, **network.card}
             card[self.section] = dataclasses.asdict(network.config)
             card['n_parameters'] = network.n_parameters
-            for key in _FILE_KEYS:
-                card.pop(key, None)
+            card = {k: v for k, v in card.items() if k not in ('sha256', 'weights')}
             beside = path.with_suffix('.json')
             if cards:
                 beside = path.with_name(f'{card["name"]}.json')
@@ -194,8 +189,6 @@ class NetworkKind:
 
 ENCODERS = NetworkKind('encoder', 'encoder', 'encoders')
 GALAXY_MODELS = NetworkKind('galaxy model', 'galaxies', 'galaxies')
-# Keys of a card that are those of its file.
-_FILE_KEYS = ('sha256', 'weights')
 
 
 def available_encoders() -> list[str]:
@@ -243,15 +236,16 @@ def _write(path, state, cards, *, overwrite):
             raise FileExistsError(msg)
     values = list(cards.values())
     text = json.dumps(values if len(values) > 1 else values[0])
-    content = _split(save(state))[1:]
+    _, *content = _split(save(state))
     weights = _join({_CARD: text, _DIGEST: _digest(text, *content)}, *content)
     digest = hashlib.sha256(weights).hexdigest()
-    with atomic_write(path, overwrite=overwrite) as temporary:
-        temporary.write_bytes(weights)
+    contents = {path: weights}
     for beside, card in cards.items():
-        with atomic_write(beside, overwrite=overwrite) as temporary:
-            text = json.dumps({**card, 'sha256': digest}, indent=2)
-            temporary.write_text(text + '\n')
+        text = json.dumps({**card, 'sha256': digest}, indent=2)
+        contents[beside] = (text + '\n').encode()
+    for target, content in contents.items():
+        with atomic_write(target, overwrite=overwrite) as temporary:
+            temporary.write_bytes(content)
     return digest
 
 
@@ -280,10 +274,9 @@ def _read(beside):
             msg = f'the card {beside} is missing or damaged: {problem}'
             raise ValueError(msg)
         if card is None:
+            hashes = f'SHA-256 {found}, not {expected}'
             msg = (
-                f'the weights {path} are corrupted or altered: their SHA-256 is '
-                f'{found}, the card says {expected}; reinstall the package or restore '
-                'the file'
+                f'the weights {path} are corrupted or altered ({hashes}): restore it'
             )
             raise ValueError(msg)
         card = {**card, 'sha256': found}

@@ -30,43 +30,34 @@ _NIL = 1e-6
 
 def _sides(sweep, tiles, mode):
     # -1, 0 or 1: which edge of its tile a place is near, in x and in y.
-    size = sweep.posterior.grid.size
-    out = []
-    for value, number in zip(mode, (tiles[2], tiles[1]), strict=True):
-        inside = (value + 0.5) - number * size
-        beyond = (inside > size - _EDGE_ZONE).long()
-        out.append(torch.where(inside < _EDGE_ZONE, -1, beyond))
-    return out
+    size = sweep.grid.size
+    inside = mode + 0.5 - torch.stack([tiles[2], tiles[1]]) * size
+    return (inside > size - _EDGE_ZONE).long() - (inside < _EDGE_ZONE).long()
 
 
 def border_candidates(sweep, tiles, mode):
     """Test which sources lie so near an edge that the tile beyond counts too."""
-    side_x, side_y = _sides(sweep, tiles, mode)
-    return (side_x != 0) | (side_y != 0)
+    return _sides(sweep, tiles, mode).any(0)
 
 
 def _touched(sweep, tiles, mode):
-    """The up to four tiles that each place touches."""
-    _, rows, columns = tiles
+    """Image, row, column of the up to four tiles of each place; which are valid."""
+    images, rows, columns = tiles
     side_x, side_y = _sides(sweep, tiles, mode)
-    zero = torch.zeros_like(rows)
-    r = rows[:, None] + torch.stack([zero, zero, side_y, side_y], 1)
-    c = columns[:, None] + torch.stack([zero, side_x, zero, side_x], 1)
-    own = torch.ones_like(rows, dtype=torch.bool)
-    near_x, near_y = side_x != 0, side_y != 0
-    valid = torch.stack([own, near_x, near_y, near_x & near_y], 1)
-    n_rows, n_columns = sweep.posterior.grid.shape
-    valid &= (r >= 0) & (r < n_rows) & (c >= 0) & (c < n_columns)
+    none = torch.zeros_like(rows)
+    r = rows[:, None] + torch.stack([none, none, side_y, side_y], 1)
+    c = columns[:, None] + torch.stack([none, side_x, none, side_x], 1)
+    # Own tile, beyond in x, in y, and in both where a corner is near.
+    near = torch.stack([none == 0, side_x != 0, side_y != 0, side_x * side_y != 0], 1)
+    n_rows, n_columns = sweep.grid.shape
+    valid = near & (r >= 0) & (r < n_rows) & (c >= 0) & (c < n_columns)
     r, c = r.clamp(0, n_rows - 1), c.clamp(0, n_columns - 1)
-    images = tiles[0][:, None].expand_as(r)
-    catalog = sweep.catalog
-    other_x, other_y = sweep.posterior.grid.to_pixels(
-        catalog.x[images, r, c, 0], catalog.y[images, r, c, 0], r, c
-    )
-    apart = torch.hypot(other_x - mode[0][:, None], other_y - mode[1][:, None])
-    stays = (catalog.count[images, r, c] > 0) & (apart > _SAME_SOURCE)
+    catalog, at = sweep.catalog, (images[:, None], r, c)
+    x, y = sweep.grid.to_pixels(catalog.x[(*at, 0)], catalog.y[(*at, 0)], r, c)
+    apart = torch.hypot(x - mode[0][:, None], y - mode[1][:, None])
+    stays = (catalog.count[at] > 0) & (apart > _SAME_SOURCE)
     stays[:, 0] = False
-    return r, c, valid & ~stays
+    return images, r, c, valid & ~stays
 
 
 def _neighbourhood(array, images, rows, columns):
@@ -78,72 +69,82 @@ def _neighbourhood(array, images, rows, columns):
     return padded[images[:, None, None], :, r, c].movedim(-1, 1)
 
 
-def _presence_if(sweep, images, slot, r, c, valid, holder=None, code=None):
-    """Presence in the tiles of one slot, all of their V being empty."""
-    hidden = _hidden_if(sweep, images, slot, r, c, valid, holder, code)
-    return sweep.posterior.head.count_factor(hidden).presence
+def _hidden_if(sweep, touched, slot, holder=None, code=None):
+    """
+    Hidden layer of one tile of V each, ``slot`` ``(N,)``, all of V being empty.
 
-
-def _hidden_if(sweep, images, slot, r, c, valid, holder=None, code=None):
-    """Hidden layer of the same."""
-    rows, columns = r[:, slot], c[:, slot]
-    near = _neighbourhood(sweep.code, images, rows, columns)
-    colour = sweep.posterior.grid.colour(device=near.device)
-    around = _neighbourhood(
-        colour[None, None] + 1, torch.zeros_like(images), rows, columns
-    )
-    known = (around > 0) & (around - 1 < colour[rows, columns][:, None, None, None])
+    But for the tile ``holder``, which has the sources of ``code``.
+    """
+    _, r, c, valid = touched
+    tiles = _tile_of(touched, slot)
+    near = _neighbourhood(sweep.code, *tiles)
+    colour = sweep.grid.colour(device=near.device)[None, None] + 1
+    around = _neighbourhood(colour, torch.zeros_like(slot), *tiles[1:])
+    known = (around > 0) & (around < around[:, :, 1:2, 1:2])
     for s in range(4):
-        dr, dc = r[:, s] - rows + 1, c[:, s] - columns + 1
+        dr, dc = r[:, s] - tiles[1] + 1, c[:, s] - tiles[2] + 1
         inside = valid[:, s] & (dr >= 0) & (dr < 3) & (dc >= 0) & (dc < 3)
         at = inside.nonzero()[:, 0]
-        near[at, :, dr[at], dc[at]] = code[at] if s == holder else 0
-    return sweep.posterior.hidden_at((images, rows, columns), near, known.to(near))
+        value = 0.0
+        if holder is not None:
+            value = torch.where((holder == s)[:, None], code, 0.0)[at]
+        near[at, :, dr[at], dc[at]] = value
+    return sweep.posterior.hidden_at(tiles, near, known.to(near))
 
 
-def _code_of_source(sweep, mode, flux, rows, columns):
-    """Codes of tiles that hold one source of that place and flux, (N, C K)."""
-    posterior, head = sweep.posterior, sweep.posterior.head
+def _tile_of(touched, slot):
+    images, r, c, _ = touched
+    rows, columns = (v.gather(1, slot[:, None])[:, 0] for v in (r, c))
+    return images, rows, columns
+
+
+def _presence_if(*given):
+    return given[0].head.count_factor(_hidden_if(*given)).presence
+
+
+def _codes(sweep, tiles, mode, flux):
+    """Codes (N, C K) of tiles as decided or, where empty, with the source described."""
+    grid, head = sweep.grid, sweep.head
     # Pixels to units of the tile.
-    x = (mode[0] + 0.5) / posterior.grid.size - columns
-    y = (mode[1] + 0.5) / posterior.grid.size - rows
+    x, y = (mode + 0.5) / grid.size - torch.stack([tiles[2], tiles[1]])
     # The highest component of the first description.
     logits, mean, _ = flux[1:, :, 0].unflatten(0, (3, -1))
-    log_flux = mean.gather(0, logits.argmax(0)[None])[0].clamp(min=0)
+    best = logits.argmax(0)
     part = TileCatalog.empty(len(x), (1, 1), head.n_most, device=x.device)
     part.count += 1
-    values = {'x': x, 'y': y, 'log_flux': log_flux}
+    values = {'x': x, 'y': y, 'log_flux': mean.gather(0, best[None])[0].clamp(min=0)}
     if head.galaxies:
-        values['galaxy'] = (logits.argmax(0) >= len(logits) // 2).to(x)
+        values['galaxy'] = (best >= len(logits) // 2).to(x)
     for name, value in values.items():
         getattr(part, name)[:, 0, 0, 0] = value
-    return head.encode_sources(part)[:, :, 0, 0]
+    code = head.encode_sources(part)[:, :, 0, 0]
+    # What the sweep decided may be two sources.
+    decided = sweep.code[tiles[0], :, *tiles[1:]]
+    return torch.where(sweep.catalog.count[tiles][:, None] > 0, decided, code)
 
 
-def _share_same(sweep, images, slot, r, c, valid, own, other, presence):
+def _share_same(sweep, touched, slot, own, other, presence):
     """Share of a neighbour's source that is the candidate's own."""
-    given = (sweep, images)
+    first = torch.zeros_like(slot)
     # In single precision a presence may be nil, which nothing can share.
-    later = _presence_if(*given, slot, r, c, valid, 0, own)
+    later = _presence_if(sweep, touched, slot, first, own)
     later = (later + _NIL) / (presence + _NIL)
-    here = _presence_if(*given, 0, r, c, valid)
-    earlier = _presence_if(*given, 0, r, c, valid, slot, other)
+    here = _presence_if(sweep, touched, first)
+    earlier = _presence_if(sweep, touched, first, slot, other)
     earlier = (earlier + _NIL) / (here + _NIL)
     # The one that is drawn first does not depend on the other: its ratio is 1.
     return 1 - torch.minimum(later, earlier).clamp(max=1)
 
 
 def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
-    """Probability and draws of border candidates over all tiles they touch."""
-    same = {}
-    tiles = tuple(part[index] for part in tiles)
-    mode = tuple(part[index] for part in mode)
-    images = tiles[0]
-    r, c, valid = _touched(sweep, tiles, mode)
-    own_code = _code_of_source(sweep, mode, draws[1][:, index], *tiles[1:])
-    # What the sweep decided, which may be two sources.
-    decided = sweep.code[images, :, *tiles[1:]]
-    own_code = torch.where(sweep.catalog.count[tiles][:, None] > 0, decided, own_code)
+    """
+    Probability and draws of border candidates over all tiles they touch.
+
+    Returns pairs of tiles (their numbers, two tensors ``(K,)``) that may have found the
+    same source, and the share of the second one's that is.
+    """
+    tiles, mode = tuple(part[index] for part in tiles), mode[:, index]
+    touched = images, r, c, valid = _touched(sweep, tiles, mode)
     # In its own tile a candidate is described already, unless the sweep put a source
     # in another tile of V, which is empty here.
     chances = torch.zeros(len(index), 4, device=images.device)
@@ -152,72 +153,45 @@ def join_neighbours(sweep, index, tiles, mode, probability, draws, *, faintest):
     for part, own in zip(drawn, draws, strict=True):
         part[0] = own[:, index]
     filled = valid & (sweep.catalog.count[images[:, None], r, c] > 0)
-    valid_here = valid.clone()
-    valid_here[:, 0] = filled[:, 1:].any(1)
-    slots = _likely(sweep, images, r, c, valid, valid_here, faintest)
-    for slot, (use, presence, own_tiles, described) in enumerate(
-        _described(sweep, slots, images, r, c)
-    ):
-        if len(use) == 0:
-            continue
-        *own, own_mode = described
-        if slot:
-            place = (images[use], slot, r[use], c[use], valid[use])
-            code = _code_of_source(sweep, own_mode, own[1], *own_tiles[1:])
-            decided = sweep.code[own_tiles[0], :, *own_tiles[1:]]
-            there = sweep.catalog.count[own_tiles][:, None] > 0
-            code = torch.where(there, decided, code)
-            share = _share_same(sweep, *place, own_code[use], code, presence)
-            _remember(same, tiles, use, own_tiles, share)
-            presence = presence * share
-        chances[use, slot] = presence
-        for part, value in zip(drawn, own, strict=True):
-            part[slot][:, use] = value
-    weight = _chain(chances, sweep.posterior.grid.colour(device=images.device)[r, c])
+    here = torch.cat([filled[:, 1:].any(1, keepdim=True), valid[:, 1:]], 1)
+    use, slot = here.nonzero(as_tuple=True)
+    hidden = _hidden_if(sweep, [part[use] for part in touched], slot)
+    presence = sweep.head.count_factor(hidden).presence
+    likely = (slot == 0) | (presence > faintest)
+    use, slot, hidden, presence = (v[likely] for v in (use, slot, hidden, presence))
+    some = [part[use] for part in touched]
+    own = _tile_of(some, slot)
+    *described, places, _ = sweep.describe(0, hidden, torch.ones_like(use), own)
+    # Of tiles beyond only what is another source than that of the own tile.
+    k = slot.nonzero()[:, 0]
+    other = tuple(part[k] for part in own)
+    codes = (
+        _codes(sweep, tiles, mode, draws[1][:, index])[use[k]],
+        _codes(sweep, other, places[:, k], described[1][:, k]),
+    )
+    share = _share_same(sweep, [part[k] for part in some], slot[k], *codes, presence[k])
+    presence[k] *= share
+    chances[use, slot] = presence
+    for part, value in zip(drawn, described, strict=True):
+        part[slot, :, use] = value.movedim(1, 0)
+    weight = _chain(chances, sweep.grid.colour(device=images.device)[r, c])
     total = weight.sum(1)
     probability[index] = torch.maximum(total, probability[index])
+    _mix(draws, drawn, index, weight, total)
+    return sweep.number([part[use[k]] for part in tiles]), sweep.number(other), share
+
+
+def _mix(draws, drawn, index, weight, total):
     # The mixture: each draw belongs to a slot, in an order that is
     # unrelated to the draws themselves.
     cumulative = (weight / total.clamp(min=1e-6)[:, None]).cumsum(1)
+    certain = total[None, :, None] > 1e-3
     for part, own in zip(draws, drawn, strict=True):
         n_draws = part.shape[-1]
-        where = (torch.arange(n_draws, device=images.device) * 0.7548776662 + 0.5) % 1
+        where = (torch.arange(n_draws, device=index.device) * 0.7548776662 + 0.5) % 1
         slot = (where[None, :, None] > cumulative[:, None, :]).sum(-1).clamp(max=3)
         slot = slot[None, None].expand(1, len(part), -1, -1)
-        certain = total[None, :, None] > 1e-3
         part[:, index] = torch.where(certain, own.gather(0, slot)[0], part[:, index])
-    return same
-
-
-def _likely(sweep, images, r, c, valid, valid_here, faintest):
-    """Candidates, hidden layer and presence of each slot that is likely enough."""
-    slots = []
-    for slot in range(4):
-        use = valid_here[:, slot].nonzero()[:, 0]
-        hidden = _hidden_if(sweep, images[use], slot, r[use], c[use], valid[use])
-        presence = sweep.posterior.head.count_factor(hidden).presence
-        if slot:
-            likely = presence > faintest
-            use, hidden, presence = use[likely], hidden[likely], presence[likely]
-        slots.append((use, hidden, presence))
-    return slots
-
-
-def _described(sweep, slots, images, r, c):
-    """Descriptions of the sources of all slots, computed at once, slot by slot."""
-    tiles = [
-        (images[use], r[use, slot], c[use, slot])
-        for slot, (use, _, _) in enumerate(slots)
-    ]
-    joined = tuple(torch.cat(parts) for parts in zip(*tiles, strict=True))
-    hidden = torch.cat([hidden for _, hidden, _ in slots])
-    one = torch.ones_like(joined[0])
-    position, flux, mode, _ = sweep.describe(0, hidden, one, joined)
-    sizes = [len(use) for use, _, _ in slots]
-    mode = zip(*(part.split(sizes) for part in mode), strict=True)
-    described = zip(position.split(sizes, 1), flux.split(sizes, 1), mode, strict=True)
-    for (use, _, presence), own_tiles, own in zip(slots, tiles, described, strict=True):
-        yield use, presence, own_tiles, own
 
 
 def _chain(chances, colours):
@@ -229,30 +203,18 @@ def _chain(chances, colours):
     return torch.zeros_like(chances).scatter(1, rank, ordered * before)
 
 
-def _remember(same, tiles, use, others, share):
-    # By pair of tiles, in either order.
-    own = zip(*(part[use].tolist() for part in tiles), strict=True)
-    other = zip(*(part.tolist() for part in others), strict=True)
-    for a, b, value in zip(own, other, share.tolist(), strict=True):
-        key = (min(a, b), max(a, b))
-        same[key] = max(value, same.get(key, 0.0))
-
-
-def each_once(sources, accepted, same):
+def each_once(sweep, tiles, probability, accepted, pairs):
     """Probabilities such that each source counts once."""
-    key = (sources.probability + accepted.to(sources.probability)).tolist()
-    sure = accepted.tolist()
-    left = sources.probability.tolist()
-    places = zip(
-        sources.image.tolist(),
-        sources.row.tolist(),
-        sources.column.tolist(),
-        strict=True,
-    )
-    table = {place: k for k, place in enumerate(places)}
-    for (a, b), share in same.items():
-        k, other = table.get(a), table.get(b)
-        if k is None or other is None or (sure[k] and sure[other]):
-            continue
-        left[other if key[k] >= key[other] else k] *= 1 - share
-    return torch.tensor(left).to(sources.probability)
+    place = torch.full_like(sweep.catalog.count, -1)
+    place[tiles] = torch.arange(len(probability), device=place.device)
+    place, n = place.flatten(), place.numel()
+    one, two, share = (torch.cat(part) for part in zip(*pairs, strict=True))
+    # Each pair once, in either order, with its larger share.
+    pair = torch.minimum(one, two) * n + torch.maximum(one, two)
+    pair, where = torch.unique(pair, return_inverse=True)
+    share = share.new_zeros(len(pair)).scatter_reduce(0, where, share, 'amax')
+    k, other = place[pair // n], place[pair % n]
+    use = (k >= 0) & (other >= 0) & ~(accepted[k] & accepted[other])
+    key = probability + accepted.to(probability)
+    less = torch.where(key[k] >= key[other], other, k)[use]
+    return probability.scatter_reduce(0, less, (1 - share)[use], 'prod')

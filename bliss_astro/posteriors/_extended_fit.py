@@ -25,9 +25,8 @@ from bliss_astro.psf._mixture import (
 
 from ._grid import Rows
 from ._shape_layers import ellipticity_to_vector
+from ._star_fit import optimal_flux
 
-# Names of what `ellipse_features` returns.
-ELLIPSE_NAMES = ('ellipse', 'ellipse_flux', 'ellipse_error', 'vector', 'vector_error')
 # Logarithm of the blur's variance in square pixels: start, width of its prior, range.
 _LOG_BLUR_START, _LOG_BLUR_SIGMA, _LOG_BLUR_RANGE = 0.5, 1.5, (-4.0, 4.5)
 # Width of the prior of the distortion, and its largest length.
@@ -63,17 +62,12 @@ class Ellipses(Rows):
 
     e1, e2 : tensor ``(N,)``
         Distortion of the whole.
-
-    information : tensor ``(N, 4, 4)``
-        Fisher information of (flux, log_blur, e1, e2), priors included; None before a
-        fit.
     """
 
     flux: torch.Tensor
     log_blur: torch.Tensor
     e1: torch.Tensor
     e2: torch.Tensor
-    information: torch.Tensor | None = None
 
     @classmethod
     def round(cls, flux):
@@ -90,12 +84,9 @@ def _blurred(patches, ellipses, step=0.0):
     return torch.cat([shape[..., :6], torch.stack([e1, e2], -1)], -1)
 
 
-def _profile(shape, r2, radius, *, slope=False):
+def _profile(shape, r2, radius):
     norm = normalization_of_shape(shape, radius=radius).reciprocal()
-    if not slope:
-        return norm * raw_profile(shape, r2)
-    value, change = profile_slope(shape, r2)
-    return norm * value, -0.5 * norm * change
+    return norm * raw_profile(shape, r2)
 
 
 def model_of(patches, ellipses, x, y, *, point=None):
@@ -113,7 +104,9 @@ def _slopes(patches, ellipses, x, y):
     shape = _blurred(patches, ellipses)
     e1, e2 = shape[..., 6], shape[..., 7]
     r2 = elliptical_radius_squared(shape, dx, dy)
-    value, fall = _profile(shape, r2, patches.radius, slope=True)
+    value, fall = profile_slope(shape, r2)
+    norm = normalization_of_shape(shape, radius=patches.radius).reciprocal()
+    value, fall = norm * value, -0.5 * norm * fall
     wider = _blurred(patches, ellipses, _LOG_BLUR_STEP)
     by_blur = (_profile(wider, r2, patches.radius) - value) / _LOG_BLUR_STEP
     square = (-e1.square() - e2.square() + 1).reciprocal()
@@ -125,8 +118,13 @@ def _slopes(patches, ellipses, x, y):
 
 @torch.no_grad()
 def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
-    """Least-squares flux, blur and distortion at given positions."""
-    fit = ellipses.select(slice(None))
+    """
+    Least-squares flux, blur and distortion at given positions.
+
+    Returns the `Ellipses` and the Fisher information ``(N, 4, 4)`` of (flux, log_blur,
+    e1, e2), priors included.
+    """
+    fit = ellipses
     prior = x.new_tensor([0.0, _LOG_BLUR_SIGMA**-2, *2 * [_DISTORTION_SIGMA**-2]])
     for _ in range(n_iterations):
         value, *slopes = _slopes(patches, fit, x, y)
@@ -143,8 +141,7 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
         score = score - torch.nn.functional.pad(start, (1, 0)) * prior
         step = torch.linalg.solve(_scaled(information), score[..., None])[..., 0]
         fit = _moved(fit, step)
-        fit.information = information
-    return fit
+    return fit, information
 
 
 def _scaled(information):
@@ -164,8 +161,9 @@ def _moved(fit, step):
 
 
 def ellipse_features(fit, floor):
-    """Features of a fit for the network."""
-    covariance = torch.linalg.inv(_scaled(fit.information))
+    """Features for the network of what `fit_ellipses` returns."""
+    fit, information = fit
+    covariance = torch.linalg.inv(_scaled(information))
     sigma = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
     safe = torch.maximum(fit.flux, 0.2 * floor)
     vector = ellipticity_to_vector(fit.e1, fit.e2)
@@ -174,44 +172,32 @@ def ellipse_features(fit, floor):
     error = (0.5 * (sigma[:, 2] + sigma[:, 3]) * stretch).clamp(1e-3, 2)
     log_flux = torch.log(safe / floor)
     flux_error = (sigma[:, 0] / safe).clamp(1e-4, 5)
-    features = torch.stack(
-        [
-            log_flux / 4,
-            torch.log(flux_error),
-            fit.log_blur / 2,
-            torch.log(sigma[:, 1].clamp(1e-3, 3)),
-            vector[:, 0],
-            vector[:, 1],
-            torch.log(error),
-            vector.norm(dim=-1),
-            (fit.flux / sigma[:, 0]).clamp(-3, 30) / 10,
-        ],
-        -1,
-    )
-    return features, log_flux, flux_error, vector, error
+    features = [
+        log_flux / 4,
+        torch.log(flux_error),
+        fit.log_blur / 2,
+        torch.log(sigma[:, 1].clamp(1e-3, 3)),
+        *vector.unbind(-1),
+        torch.log(error),
+        vector.norm(dim=-1),
+        (fit.flux / sigma[:, 0]).clamp(-3, 30) / 10,
+    ]
+    return {
+        'ellipse': torch.stack(features, -1),
+        'ellipse_flux': log_flux,
+        'ellipse_error': flux_error,
+        'vector': vector,
+        'vector_error': error,
+    }
 
 
 def _sum(value):
     return value.sum((-2, -1))
 
 
-def _flux_and_misfit(patches, p, start):
-    # Two rounds: the weights follow the source's own photon noise.
-    flux = start
-    for _ in range(2):
-        weighted = patches.weight(flux[:, None, None] * p) * p
-        information = _sum(weighted * p).clamp(min=1e-9)
-        flux = _sum(weighted * patches.data) / information
-    return flux, information.rsqrt()
-
-
-def _chi2(patches, weight, model):
-    return _sum(weight * (patches.data - model).square())
-
-
 @torch.no_grad()
 def measure_sizes(near, far, x, y, star_flux, floor):
-    """Fluxes and misfits of blurred stars at given positions."""
+    """Fluxes and misfits of blurred stars at given positions, as features."""
     features, log_flux, errors, shifts = [], [], [], []
     least = 0.2 * floor
     star = torch.maximum(star_flux, least)
@@ -221,22 +207,32 @@ def measure_sizes(near, far, x, y, star_flux, floor):
         model = star_flux[:, None, None] * point
         # One set of weights for all sizes, so that misfits compare.
         weight = patches.weight(torch.maximum(model, patches.data))
-        reference = _chi2(patches, weight, model)
+        reference = _sum(weight * (patches.data - model).square())
         if patches is near:
             features += _elongation(patches, weight, dx, dy, model, point)
         for sigma in sigmas:
             shape = broaden_shape(patches.shape, sigma**2)
             p, *slopes = profile_with_gradient(shape, dx, dy, radius=patches.radius)
-            flux, error = _flux_and_misfit(patches, p, star)
-            gain = reference - _chi2(patches, weight, flux[:, None, None] * p)
+            # Two rounds: the weights follow the source's own photon noise.
+            flux, information, _ = optimal_flux(patches, p, star, 2)
+            model = flux[:, None, None] * p
+            gain = reference - _sum(weight * (patches.data - model).square())
             safe = torch.maximum(flux, least)
             features.append(torch.log(safe / star).clamp(-3, 6) / 2)
             features.append(torch.asinh(gain / 4) / 3)
             log_flux.append(torch.log(safe / floor))
-            errors.append((error / safe).clamp(1e-4, 5))
+            errors.append((information.rsqrt() / safe).clamp(1e-4, 5))
             if len(errors) > _SHIFTS_FROM:
                 shifts += _shift(patches, weight, p, slopes, safe)
-    return tuple(torch.stack(v, -1) for v in (features, log_flux, errors, shifts))
+    return {
+        name: torch.stack(values, -1)
+        for name, values in (
+            ('sizes', features),
+            ('size_log_flux', log_flux),
+            ('size_error', errors),
+            ('shifts', shifts),
+        )
+    }
 
 
 def _shift(patches, weight, p, slopes, flux):

@@ -48,28 +48,24 @@ def _truncated_log_prob(value, mean, scale, low, high):
     return -0.5 * z**2 - _HALF_LOG_2PI - torch.log(scale) - mass
 
 
-def _truncated_cdf(value, mean, scale, low, high):
-    value = torch.minimum(torch.maximum(value, low), high)
-    a, b, z = ((v - mean) / scale for v in (low, high, value))
-    sign = _tail_sign(a)
-    lower, upper, here = (_ndtr(sign * v) for v in (a, b, z))
-    return ((here - lower) / (upper - lower)).nan_to_num(0.5).clamp(0, 1)
+def _truncated_cdf(mean, scale, low, high):
+    """Distribution function of truncated normals, a function of the value."""
+    # A range in the upper tail is mirrored: that tail has the fewer digits.
+    scale = torch.where(low > mean, -scale, scale)
+    lower, upper = (_ndtr((end - mean) / scale) for end in (low, high))
 
+    def cdf(value):
+        here = _ndtr((value.clamp(low, high) - mean) / scale)
+        return ((here - lower) / (upper - lower)).nan_to_num(0.5).clamp(0, 1)
 
-def _tail_sign(z: torch.Tensor) -> torch.Tensor:
-    """-1 where a range above ``z`` is in the upper tail, which has the fewer digits."""
-    return torch.where(z > 0, -1.0, 1.0)
+    return cdf
 
 
 def _truncated_quantile(q, mean, scale, low, high):
-    a, b = (low - mean) / scale, (high - mean) / scale
-    flip = a > 0
-    lower = _ndtr(torch.where(flip, -b, a))
-    upper = _ndtr(torch.where(flip, -a, b))
-    q = torch.where(flip, 1 - q, q)
+    scale = torch.where(low > mean, -scale, scale)
+    lower, upper = (_ndtr((end - mean) / scale) for end in (low, high))
     z = torch.special.ndtri((lower + q * (upper - lower)).clamp(1e-30, 1 - 6e-8))
-    z = torch.where(flip, -z, z)
-    return torch.minimum(torch.maximum(mean + scale * z, low), high)
+    return (mean + scale * z).clamp(low, high)
 
 
 def _pick(values: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
@@ -77,8 +73,14 @@ def _pick(values: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
     return values.gather(-1, component[..., None])[..., 0]
 
 
-def _rand(like: torch.Tensor, generator) -> torch.Tensor:
-    return torch.rand(like.shape, generator=generator, device=like.device)
+def draw_component(weights, unit):
+    """Indices ``(...,)`` of components of given weights, from uniform numbers."""
+    return (unit > weights.cumsum(-1)[..., :-1]).sum(-1)
+
+
+def _rand(like: torch.Tensor, generator, *further) -> torch.Tensor:
+    shape = (*like.shape, *further)
+    return torch.rand(shape, generator=generator, device=like.device)
 
 
 class CountFactor:
@@ -100,6 +102,11 @@ class CountFactor:
         return self.log_probs.exp()
 
     @property
+    def at_least(self) -> torch.Tensor:
+        """Probabilities of at least 1 .. K sources, tensor ``(..., K)``."""
+        return self.probs.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+
+    @property
     def presence(self) -> torch.Tensor:
         """Probability of at least one source, tensor ``(...,)``."""
         return -torch.expm1(self.log_probs[..., 0])
@@ -116,9 +123,7 @@ class CountFactor:
 
     def sample(self, *, generator=None) -> torch.Tensor:
         """Draw counts, tensor ``(...,)``."""
-        cumulative = self.probs.cumsum(-1)[..., :-1]
-        unit = _rand(cumulative[..., 0], generator)
-        return (unit[..., None] > cumulative).sum(-1)
+        return draw_component(self.probs, _rand(self.log_probs[..., 0], generator, 1))
 
     def mode(self, threshold: float = 0.5) -> torch.Tensor:
         """
@@ -127,8 +132,7 @@ class CountFactor:
         The largest n such that at least n sources are there with a
         probability above ``threshold``.
         """
-        at_least = self.probs.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-        return (at_least > threshold).sum(-1)
+        return (self.at_least > threshold).sum(-1)
 
 
 class TypeFactor:
@@ -188,20 +192,15 @@ class PositionFactor:
         self.mean_x, self.mean_y = mean_x, mean_y
         self.scale_x, self.scale_y = scale_x, scale_y
         self.slope = slope
-        self.low = torch.zeros_like(mean_x)
-        self.high = torch.ones_like(mean_x)
 
     def _mean_y_at(self, x: torch.Tensor) -> torch.Tensor:
         return self.mean_y + self.slope * (x[..., None] - self.mean_x)
 
     def log_prob(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Log-density per tile area at ``(x, y)`` in [0, 1]."""
-        log_x = _truncated_log_prob(
-            x[..., None], self.mean_x, self.scale_x, self.low, self.high
-        )
-        log_y = _truncated_log_prob(
-            y[..., None], self._mean_y_at(x), self.scale_y, self.low, self.high
-        )
+        mean_y = self._mean_y_at(x)
+        log_x = _truncated_log_prob(x[..., None], self.mean_x, self.scale_x, 0.0, 1.0)
+        log_y = _truncated_log_prob(y[..., None], mean_y, self.scale_y, 0.0, 1.0)
         return torch.logsumexp(self.log_weights + log_x + log_y, -1)
 
     def quantile_draw(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -218,37 +217,16 @@ class PositionFactor:
         x, y : tensor ``(...,)``
             In units of the tile.
         """
-        cumulative = self.log_weights.exp().cumsum(-1)[..., :-1]
-        component = (q[..., :1] > cumulative).sum(-1)
-        low, high = self.low[..., 0], self.high[..., 0]
-        x = _truncated_quantile(
-            q[..., 1],
-            _pick(self.mean_x, component),
-            _pick(self.scale_x, component),
-            low,
-            high,
-        )
-        y = _truncated_quantile(
-            q[..., 2],
-            _pick(self._mean_y_at(x), component),
-            _pick(self.scale_y, component),
-            low,
-            high,
-        )
-        return x, y
-
-    def quantile_draws(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions ``(N, P)`` of N factors at each of P rows ``(P, 3)`` of numbers."""
-        names = ('mean_x', 'mean_y', 'scale_x', 'scale_y', 'slope', 'low', 'high')
-        each = object.__new__(PositionFactor)
-        for name in ('log_weights', *names):
-            setattr(each, name, getattr(self, name)[:, None])
-        return each.quantile_draw(q.expand(len(self.mean_x), *q.shape))
+        component = draw_component(self.log_weights.exp(), q[..., :1])
+        mean, scale = _pick(self.mean_x, component), _pick(self.scale_x, component)
+        x = _truncated_quantile(q[..., 1], mean, scale, 0.0, 1.0)
+        mean = _pick(self._mean_y_at(x), component)
+        scale = _pick(self.scale_y, component)
+        return x, _truncated_quantile(q[..., 2], mean, scale, 0.0, 1.0)
 
     def sample(self, *, generator=None) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw positions ``(x, y)``, each a tensor ``(...,)``."""
-        like = self.mean_x[..., :1].expand(*self.mean_x.shape[:-1], 3)
-        return self.quantile_draw(_rand(like, generator))
+        return self.quantile_draw(_rand(self.mean_x[..., 0], generator, 3))
 
     def mode(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Centre of the component that is highest there, clipped to the tile."""
@@ -260,9 +238,7 @@ class PositionFactor:
 
     def cdf_x(self, x: torch.Tensor) -> torch.Tensor:
         """Marginal distribution function of x."""
-        parts = _truncated_cdf(
-            x[..., None], self.mean_x, self.scale_x, self.low, self.high
-        )
+        parts = _truncated_cdf(self.mean_x, self.scale_x, 0.0, 1.0)(x[..., None])
         return (self.log_weights.exp() * parts).sum(-1)
 
     def cdf_y(self, y: torch.Tensor, *, n_nodes: int = 32) -> torch.Tensor:
@@ -275,11 +251,9 @@ class PositionFactor:
         total = torch.zeros_like(self.mean_y)
         for node in range(n_nodes):
             q = torch.full_like(self.mean_x, (node + 0.5) / n_nodes)
-            x = _truncated_quantile(q, self.mean_x, self.scale_x, self.low, self.high)
+            x = _truncated_quantile(q, self.mean_x, self.scale_x, 0.0, 1.0)
             mean = self.mean_y + self.slope * (x - self.mean_x)
-            total = total + _truncated_cdf(
-                y[..., None], mean, self.scale_y, self.low, self.high
-            )
+            total += _truncated_cdf(mean, self.scale_y, 0.0, 1.0)(y[..., None])
         return (self.log_weights.exp() * total).sum(-1) / n_nodes
 
 
@@ -302,9 +276,7 @@ class LogFluxFactor:
         self.low, self.high = low[..., None], high[..., None]
         self.scale = scale
         # A mean far outside the range only costs digits.
-        self.mean = torch.minimum(
-            torch.maximum(mean, self.low - 6 * scale), self.high + 6 * scale
-        )
+        self.mean = mean.clamp(self.low - 6 * scale, self.high + 6 * scale)
 
     @classmethod
     def of_types(cls, star, galaxy, log_types):
@@ -326,17 +298,18 @@ class LogFluxFactor:
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-density of log-fluxes, tensor ``(...,)``."""
-        parts = _truncated_log_prob(
-            value[..., None], self.mean, self.scale, self.low, self.high
-        )
+        ends = self.low, self.high
+        parts = _truncated_log_prob(value[..., None], self.mean, self.scale, *ends)
         return torch.logsumexp(self.log_weights + parts, -1)
 
     def cdf(self, value: torch.Tensor) -> torch.Tensor:
         """Distribution function at log-fluxes, tensor ``(...,)``."""
-        parts = _truncated_cdf(
-            value[..., None], self.mean, self.scale, self.low, self.high
-        )
-        return (self.log_weights.exp() * parts).sum(-1)
+        return self._cdf()(value)
+
+    def _cdf(self):
+        weight = self.log_weights.exp()
+        parts = _truncated_cdf(self.mean, self.scale, self.low, self.high)
+        return lambda value: (weight * parts(value[..., None])).sum(-1)
 
     def quantile(self, q) -> torch.Tensor:
         """
@@ -347,47 +320,26 @@ class LogFluxFactor:
         q : float or tensor ``(...,)``
             Probability.
         """
-        low, high = self.low[..., 0].clone(), self.high[..., 0].clone()
-        # The part of the distribution function that does not depend on the value.
-        scale = _tail_sign(self.low - self.mean) * self.scale
-        lower = _ndtr((self.low - self.mean) / scale)
-        upper = _ndtr((self.high - self.mean) / scale)
-        weight = self.log_weights.exp()
-        mass = upper - lower
+        low, high, cdf = self.low[..., 0], self.high[..., 0], self._cdf()
         for _ in range(26):  # to single precision
             middle = 0.5 * (low + high)
-            here = _ndtr((middle[..., None] - self.mean) / scale)
-            parts = ((here - lower) / mass).nan_to_num(0.5).clamp(0, 1)
-            above = (weight * parts).sum(-1) > q
+            above = cdf(middle) > q
             high = torch.where(above, middle, high)
             low = torch.where(above, low, middle)
         return 0.5 * (low + high)
 
     def quantile_draw(self, q: torch.Tensor) -> torch.Tensor:
         """Log-fluxes from uniform numbers ``(..., 2)`` (component, value)."""
-        cumulative = self.log_weights.exp().cumsum(-1)[..., :-1]
-        component = (q[..., :1] > cumulative).sum(-1)
-        return _truncated_quantile(
-            q[..., 1],
-            _pick(self.mean, component),
-            _pick(self.scale, component),
-            self.low[..., 0],
-            self.high[..., 0],
-        )
+        component = draw_component(self.log_weights.exp(), q[..., :1])
+        mean, scale = _pick(self.mean, component), _pick(self.scale, component)
+        ends = self.low[..., 0], self.high[..., 0]
+        return _truncated_quantile(q[..., 1], mean, scale, *ends)
 
     def sample(self, *, generator=None) -> torch.Tensor:
         """Draw log-fluxes, tensor ``(...,)``."""
-        like = self.mean[..., :1].expand(*self.mean.shape[:-1], 2)
-        return self.quantile_draw(_rand(like, generator))
+        return self.quantile_draw(_rand(self.mean[..., 0], generator, 2))
 
     def mode(self) -> torch.Tensor:
         """Centre of the highest component, clipped to the range."""
         best = (self.log_weights - torch.log(self.scale)).argmax(-1)
-        value = _pick(self.mean, best)
-        return torch.minimum(torch.maximum(value, self.low[..., 0]), self.high[..., 0])
-
-
-def of_type(parts, is_galaxy):
-    """Components ``(..., M)`` of one type of mixtures ``(..., 2 M)`` over both."""
-    halves = (part.chunk(2, -1) for part in parts)
-    return [torch.where(is_galaxy[..., None], other, star) for star, other in halves]
+        return _pick(self.mean, best).clamp(self.low[..., 0], self.high[..., 0])

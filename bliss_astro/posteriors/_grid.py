@@ -18,22 +18,28 @@ class Rows:
 
     def select(self, index):
         """Subset of the sources."""
-        chosen = {
-            name: value[index]
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor) and name in self.__dataclass_fields__
-        }
-        return dataclasses.replace(self, **chosen)
+        return self._with(lambda name: getattr(self, name)[index])
+
+    def _with(self, make):
+        # Cached values are no fields.
+        names = [
+            name
+            for name in self.__dataclass_fields__
+            if isinstance(getattr(self, name), torch.Tensor)
+        ]
+        return dataclasses.replace(self, **{name: make(name) for name in names})
 
     @classmethod
     def concatenate(cls, parts):
         """Several lists of sources as one."""
-        joined = {
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name, value in vars(parts[0]).items()
-            if isinstance(value, torch.Tensor) and name in cls.__dataclass_fields__
-        }
-        return dataclasses.replace(parts[0], **joined)
+        return parts[0]._with(
+            lambda name: torch.cat([getattr(part, name) for part in parts])
+        )
+
+
+def joined(parts):
+    """Dicts of tensors as one dict."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,32 +238,24 @@ class TileCatalog:
             The sources by tile.
         """
         rows, columns = grid.shape
-        n_images, n_places = x.shape
         u, v = (x + 0.5) / grid.size, (y + 0.5) / grid.size
         column, row = u.floor().long(), v.floor().long()
         inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
         used = used & inside
         tile = torch.where(used, row * columns + column, -1)
         same = (tile[:, :, None] == tile[:, None, :]) & used[:, None, :]
-        brighter = log_flux[:, None, :] > log_flux[:, :, None]
         # Equal fluxes: the one listed first counts as the brighter.
-        place = torch.arange(n_places, device=x.device)
-        tie = (log_flux[:, None, :] == log_flux[:, :, None]) & (
-            place[None, None, :] < place[None, :, None]
-        )
-        rank = (same & (brighter | tie)).sum(-1)
+        order = log_flux.argsort(-1, descending=True, stable=True).argsort(-1)
+        rank = (same & (order[:, None, :] < order[:, :, None])).sum(-1)
         keep = used & (rank < n_most)
         n_shape = 6 if shape is None else shape.shape[-1]
-        out = cls.empty(n_images, grid.shape, n_most, n_shape=n_shape, device=x.device)
-        image = torch.arange(n_images, device=x.device)[:, None].expand_as(tile)
+        out = cls.empty(len(x), grid.shape, n_most, n_shape=n_shape, device=x.device)
+        image = torch.arange(len(x), device=x.device)[:, None].expand_as(tile)
         index = (image[keep], row[keep], column[keep])
         out.count.index_put_(index, torch.ones_like(index[0]), accumulate=True)
         where = (*index, rank[keep])
-        out.x[where] = (u - column)[keep].to(out.x)
-        out.y[where] = (v - row)[keep].to(out.y)
-        out.log_flux[where] = log_flux[keep].to(out.x)
-        if galaxy is not None:
-            out.galaxy[where] = galaxy[keep].to(out.x)
-        if shape is not None:
-            out.shape[where] = shape[keep].to(out.x)
+        values = {'x': u - column, 'y': v - row, 'log_flux': log_flux}
+        for name, value in (values | {'galaxy': galaxy, 'shape': shape}).items():
+            if value is not None:
+                getattr(out, name)[where] = value[keep].to(out.x)
         return out

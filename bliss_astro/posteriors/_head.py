@@ -18,13 +18,57 @@ from ._factors import (
     TypeFactor,
 )
 from ._grid import COLOURS, TileCatalog
-from ._shape_layers import N_ELLIPSE, N_SHAPE, ShapeLayers
+from ._shape_layers import (
+    N_ELLIPSE,
+    N_SHAPE,
+    ShapeLayers,
+    hidden_layers,
+    last_layer,
+    output_layers,
+)
+
+# Range of the logarithm of a component's scale.
+_LOG_SCALES = math.log(1e-4), 1.0
 
 
-def _log_scale(value: torch.Tensor, low: float, high: float) -> torch.Tensor:
+def _log_scale(value: torch.Tensor) -> torch.Tensor:
     # The identity but near the ends, which are smooth so that gradients live.
+    low, high = _LOG_SCALES
     value = low + F.softplus(value - low, beta=3)
     return high - F.softplus(high - value, beta=3)
+
+
+def _pointwise(layer, value):
+    """A convolution of one pixel, of maps or of lists ``(N, channels)``."""
+    if value.dim() == 2:
+        return F.linear(value, layer.weight[..., 0, 0], layer.bias)
+    return layer(value)
+
+
+def star_flux_of_raw(raw, centre, error, high) -> LogFluxFactor:
+    """Mixture around the fit of a star, the first component as wide as its error."""
+    further = [(error + 0.1) * 2**k for k in range(1, raw.shape[-1] // 3)]
+    return _flux_mixture(raw, centre, [error, *further], high)
+
+
+def galaxy_flux_of_raw(raw, guesses, errors, high, *, least) -> LogFluxFactor:
+    """Mixture around a mean, chosen by the network, of several guesses ``(N, G)``."""
+    n = guesses.shape[-1]
+    raw, choice = raw[:, :-n], torch.softmax(4 * raw[:, -n:], -1)
+    centre, error = ((choice * value).sum(-1) for value in (guesses, errors))
+    spreads = [(error + least) * 2**k for k in range(raw.shape[-1] // 3)]
+    return _flux_mixture(raw, centre, spreads, high)
+
+
+def _flux_mixture(raw, centre, spreads, high):
+    # Components around one estimate, moved and widened in units of ``spreads``.
+    logit, shift, width = raw.unflatten(-1, (3, -1)).unbind(-2)
+    spread = torch.stack(spreads, -1)
+    scale = _log_scale(torch.log(spread) + width).exp()
+    offset = torch.zeros_like(logit[:1])
+    offset[:, 0] = 1.0
+    mean = centre[:, None] + spread * shift
+    return LogFluxFactor(logit + offset, mean, scale, torch.zeros_like(high), high)
 
 
 class StarHead(nn.Module):
@@ -67,34 +111,20 @@ class StarHead(nn.Module):
         self.mix = nn.Conv2d(width, width, 1)
         self.count = nn.Conv2d(width, n_most + 1, 1)
         m, narrow = n_components, SOURCE_WIDTH
-        self.source = nn.ModuleList()
-        for _ in range(n_most):
-            self.source.append(
-                nn.ModuleDict(
-                    {
-                        'hidden': nn.Linear(width + n_code + n_most + 1, narrow),
-                        'start': nn.Linear(narrow, 2),
-                        'position': nn.Sequential(
-                            nn.Linear(narrow + self.n_position_inputs, narrow),
-                            nn.SiLU(),
-                            nn.Linear(narrow, 6 * m),
-                        ),
-                        'flux': nn.Sequential(
-                            nn.Linear(narrow + 12, narrow),
-                            nn.SiLU(),
-                            nn.Linear(narrow, 3 * m),
-                        ),
-                    }
-                )
+        n_position = narrow + self.n_position_inputs
+        self.source = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    'hidden': nn.Linear(width + n_code + n_most + 1, narrow),
+                    'start': last_layer(narrow, 2),
+                    'position': output_layers(n_position, narrow, 6 * m),
+                    'flux': output_layers(narrow + 12, narrow, 3 * m),
+                }
             )
+            for _ in range(n_most)
+        )
         with torch.no_grad():  # most tiles are empty
             self.count.bias.copy_(4.0 - 3.0 * torch.arange(n_most + 1))
-        for block in self.source:
-            for name in ('position', 'flux'):
-                nn.init.zeros_(block[name][-1].bias)
-                nn.init.normal_(block[name][-1].weight, std=0.02)
-            nn.init.normal_(block['start'].weight, std=0.02)
-            nn.init.zeros_(block['start'].bias)
 
     # -- sources as numbers ------------------------------------------------
 
@@ -112,6 +142,8 @@ class StarHead(nn.Module):
             present * flux / 4,
             present * torch.exp(-flux),
         ]
+        if self.galaxies:
+            parts.append(present * catalog.galaxy)
         return torch.cat(parts, -1).movedim(-1, 1)
 
     # -- hidden layers -----------------------------------------------------
@@ -130,29 +162,22 @@ class StarHead(nn.Module):
         given = torch.cat([flag, code * known], 1)
         given = F.pad(given, (1, 1, 1, 1))[..., i:, j:]
         near = F.conv2d(given, self.from_neighbours.weight, stride=2)
-        hidden = F.silu(own + near)
-        return hidden + F.silu(self.mix(hidden))
+        return self.hidden_alone(own + near)
 
     def hidden_alone(self, context):
         """Hidden layer of all tiles, each as if it were of the first colour."""
         hidden = F.silu(context)
-        return hidden + F.silu(self.mix(hidden))
+        return hidden + F.silu(_pointwise(self.mix, hidden))
 
     def hidden_at(self, context, code, known):
         """Hidden layer of chosen tiles, ``(N, width)``."""
         given = torch.cat([known, code * known], 1)
         near = F.conv2d(given, self.from_neighbours.weight)[..., 0, 0]
-        hidden = F.silu(context + near)
-        return hidden + F.silu(
-            F.linear(hidden, self.mix.weight[..., 0, 0], self.mix.bias)
-        )
+        return self.hidden_alone(context + near)
 
     def count_factor(self, hidden: torch.Tensor) -> CountFactor:
         """Distribution of the count from ``(B, width, ...)`` or ``(N, width)``."""
-        if hidden.dim() == 2:
-            weight = self.count.weight[..., 0, 0]
-            return CountFactor(F.linear(hidden, weight, self.count.bias))
-        return CountFactor(self.count(hidden).movedim(1, -1))
+        return CountFactor(_pointwise(self.count, hidden).movedim(1, -1))
 
     def source_hidden(self, place: int, hidden, count, earlier) -> torch.Tensor:
         """Hidden layer of the ``place``-th source of N tiles."""
@@ -166,100 +191,60 @@ class StarHead(nn.Module):
 
     # -- factors -----------------------------------------------------------
 
-    def position_factor(self, place, hidden, start, fit, tile_size) -> PositionFactor:
+    def position_factor(self, place, hidden, start, fit) -> PositionFactor:
         """Distribution of a position within its tile."""
         start = start.detach()
-        inputs = torch.stack(
-            [
-                2 * start[:, 0] - 1,
-                2 * start[:, 1] - 1,
-                (fit['x'] - start[:, 0]).clamp(-2, 2),
-                (fit['y'] - start[:, 1]).clamp(-2, 2),
-                torch.log(fit['error_x']),
-                torch.log(fit['error_y']),
-                fit['correlation'],
-                fit['log_flux'] / 4,
-                fit['log_snr'] / 3,
-                torch.log1p(fit['chi2']),
-            ],
-            -1,
+        centre, error = _position_of(fit)
+        numbers = [fit['correlation'], fit['log_flux'] / 4, fit['log_snr'] / 3]
+        numbers.append(torch.log1p(fit['chi2']))
+        apart = (centre - start).clamp(-2, 2)
+        inputs = [hidden, 2 * start - 1, apart, error.log(), torch.stack(numbers, -1)]
+        if self.galaxies:
+            # Where an extended source would lie, of each size.
+            inputs.append(fit['shifts'])
+        raw = self.source[place]['position'](torch.cat(inputs, -1))
+        raw = raw.unflatten(-1, (6, -1))
+        logit, shift, width, slope = raw[:, 0], raw[:, 1:3], raw[:, 3:5], raw[:, 5]
+        k = torch.arange(self.n_components, device=raw.device)
+        # The fit's component, moved and widened in units of its error; free ones.
+        mean = torch.where(
+            k == 0,
+            centre[..., None] + error[..., None] * shift,
+            start[..., None] + 0.5 * shift,
         )
-        inputs = torch.cat([hidden, inputs, *self._further_position_inputs(fit)], -1)
-        raw = self.source[place]['position'](inputs)
-        logit, ax, ay, sx, sy, slope = raw.unflatten(-1, (6, -1)).unbind(-2)
-        floor = math.log(1e-4)
-        # The fit's component: moved and widened in units of its error.
-        mean_x = [fit['x'] + fit['error_x'] * ax[:, 0]]
-        mean_y = [fit['y'] + fit['error_y'] * ay[:, 0]]
-        base = torch.stack([fit['error_x'], fit['error_y']]).log()
-        log_x = [_log_scale(base[0] + sx[:, 0], floor, 1.0)]
-        log_y = [_log_scale(base[1] + sy[:, 0], floor, 1.0)]
-        slopes = [fit['correlation'] * torch.exp(base[1] - base[0]) + slope[:, 0]]
-        for k in range(1, self.n_components):
-            mean_x.append(start[:, 0] + 0.5 * ax[:, k])
-            mean_y.append(start[:, 1] + 0.5 * ay[:, k])
-            log_x.append(_log_scale(sx[:, k] - 2.0 + k, floor, 1.0))
-            log_y.append(_log_scale(sy[:, k] - 2.0 + k, floor, 1.0))
-            slopes.append(slope[:, k])
-        offset = logit.new_zeros(self.n_components)
-        offset[0] = 1.0
-        scale_x = torch.stack(log_x, -1).exp()
-        scale_y = torch.stack(log_y, -1).exp()
-        mean_x, mean_y = torch.stack(mean_x, -1), torch.stack(mean_y, -1)
-        mean_x = torch.minimum(torch.maximum(mean_x, -6 * scale_x), 1 + 6 * scale_x)
-        mean_y = torch.minimum(torch.maximum(mean_y, -6 * scale_y), 1 + 6 * scale_y)
-        slopes = torch.stack(slopes, -1).clamp(-3, 3)
-        return PositionFactor(logit + offset, mean_x, mean_y, scale_x, scale_y, slopes)
-
-    def _further_position_inputs(self, fit):
-        # Further inputs for other kinds of sources.
-        return ()
+        scale = torch.where(k == 0, error.log()[..., None] + width, width - 2.0 + k)
+        scale = _log_scale(scale).exp()
+        mean = mean.clamp(-6 * scale, 1 + 6 * scale)
+        ratio = torch.exp(error[:, 1].log() - error[:, 0].log())
+        tilt = (fit['correlation'] * ratio)[:, None]
+        slope = torch.where(k == 0, tilt + slope, slope).clamp(-3, 3)
+        logit = logit + (k == 0)
+        return PositionFactor(logit, *mean.unbind(1), *scale.unbind(1), slope)
 
     def flux_factor(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
-        """Distribution of a log-flux given the position."""
-        pull_x = (position[:, 0] - fit['x']) / fit['error_x']
-        pull_y = (position[:, 1] - fit['y']) / fit['error_y']
-        inputs = torch.stack(
-            [
-                2 * position[:, 0] - 1,
-                2 * position[:, 1] - 1,
-                torch.tanh(pull_x / 3),
-                torch.tanh(pull_y / 3),
-                torch.log1p(pull_x**2 + pull_y**2) / 2,
-                at['log_flux'] / 4,
-                torch.log(at['relative_error']),
-                at['snr'].clamp(-3, 12) / 6,
-                torch.log1p(at['chi2']),
-                fit['log_flux'] / 4,
-                fit['log_snr'] / 3,
-                high / 6 - 1,
-            ],
-            -1,
-        )
-        raw = self.source[place]['flux'](torch.cat([hidden, inputs], -1))
-        error = at['relative_error']
-        spreads = [error] + [(error + 0.1) * 2**k for k in range(1, self.n_components)]
-        return flux_mixture_of_raw(raw, at['log_flux'], spreads, high)
-
-    def flux_mixture(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
-        """The same, over all types of sources."""
-        return self.flux_factor(place, hidden, position, fit, at, high)
+        """Distribution of the log-flux of a star given the position."""
+        centre, error = _position_of(fit)
+        pull = (position - centre) / error
+        numbers = [
+            torch.log1p(pull.square().sum(-1)) / 2,
+            at['log_flux'] / 4,
+            torch.log(at['relative_error']),
+            at['snr'].clamp(-3, 12) / 6,
+            torch.log1p(at['chi2']),
+            fit['log_flux'] / 4,
+            fit['log_snr'] / 3,
+            high / 6 - 1,
+        ]
+        inputs = [hidden, 2 * position - 1, torch.tanh(pull / 3)]
+        inputs = torch.cat([*inputs, torch.stack(numbers, -1)], -1)
+        raw = self.source[place]['flux'](inputs)
+        return star_flux_of_raw(raw, at['log_flux'], at['relative_error'], high)
 
 
-def flux_mixture_of_raw(raw, centre, spreads, high):
-    # Components around one estimate, moved and widened in units of ``spreads``.
-    logit, shift, width = raw.unflatten(-1, (3, -1)).unbind(-2)
-    spread = torch.stack(spreads, -1)
-    log_scale = _log_scale(torch.log(spread) + width, math.log(1e-4), 1.0)
-    offset = torch.zeros_like(logit[:1])
-    offset[:, 0] = 1.0
-    return LogFluxFactor(
-        logit + offset,
-        centre[:, None] + spread * shift,
-        log_scale.exp(),
-        torch.zeros_like(high),
-        high,
-    )
+def _position_of(fit):
+    """Position and its errors ``(N, 2)`` in units of the tile."""
+    centre = torch.stack([fit['x'], fit['y']], -1)
+    return centre, torch.stack([fit['error_x'], fit['error_y']], -1)
 
 
 class CatalogHead(StarHead):
@@ -302,48 +287,25 @@ class CatalogHead(StarHead):
         )
         self.shapes = shapes
         self.n_shape = latent_dim or N_SHAPE
-        narrow, m = SOURCE_WIDTH, n_components
-        n_inputs = N_SIZE_FEATURES + 5 + (N_ELLIPSE if shapes else 0)
+        narrow = SOURCE_WIDTH
+        n_inputs = narrow + N_SIZE_FEATURES + 5 + (N_ELLIPSE if shapes else 0)
         for block in self.source:
-            block['extended'] = nn.Sequential(
-                nn.Linear(narrow + n_inputs, narrow),
-                nn.SiLU(),
-                nn.Linear(narrow, narrow),
-                nn.SiLU(),
-            )
-            block['is_galaxy'] = nn.Linear(narrow, 1)
-            block['galaxy_flux'] = nn.Linear(narrow, 3 * m + N_SIZES)
-            for name in ('is_galaxy', 'galaxy_flux'):
-                nn.init.normal_(block[name].weight, std=0.02)
-                nn.init.zeros_(block[name].bias)
+            block['extended'] = hidden_layers(n_inputs, narrow, narrow)
+            block['is_galaxy'] = last_layer(narrow, 1)
+            block['galaxy_flux'] = last_layer(narrow, 3 * n_components + N_SIZES)
             if shapes:
                 block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
 
-    def encode_sources(self, catalog: TileCatalog) -> torch.Tensor:
-        """
-        Sources of a tile as inputs of its neighbours, ``(B, 6 K, rows, columns)``.
-        """
-        code = super().encode_sources(catalog)
-        present = code[:, : self.n_most]
-        return torch.cat([code, present * catalog.galaxy.movedim(-1, 1)], 1)
-
-    def _further_position_inputs(self, fit):
-        # Where an extended source would lie, of each size.
-        return (fit['shifts'],)
-
     def extended(self, place, hidden, fit) -> torch.Tensor:
         """Hidden layer for what is extended, tensor ``(N, narrow)``."""
-        own = torch.stack(
-            [
-                fit['log_flux'] / 4,
-                fit['log_snr'] / 3,
-                torch.log1p(fit['chi2']),
-                torch.log(fit['error_x'] * fit['error_y']) / 4,
-                fit['correlation'],
-            ],
-            -1,
-        )
-        inputs = [hidden, fit['sizes'], own]
+        numbers = [
+            fit['log_flux'] / 4,
+            fit['log_snr'] / 3,
+            torch.log1p(fit['chi2']),
+            torch.log(fit['error_x'] * fit['error_y']) / 4,
+            fit['correlation'],
+        ]
+        inputs = [hidden, fit['sizes'], torch.stack(numbers, -1)]
         if self.shapes:
             inputs.append(fit['ellipse'])
         return self.source[place]['extended'](torch.cat(inputs, -1))
@@ -355,20 +317,5 @@ class CatalogHead(StarHead):
     def galaxy_flux_factor(self, place, extended, fit, high) -> LogFluxFactor:
         """Distribution of a galaxy's log-flux."""
         raw = self.source[place]['galaxy_flux'](extended)
-        raw, choice = raw[:, :-N_SIZES], torch.softmax(4 * raw[:, -N_SIZES:], -1)
-        centre = (choice * fit['size_log_flux']).sum(-1)
-        error = (choice * fit['size_error']).sum(-1)
-        spreads = [(error + 0.05) * 2**k for k in range(self.n_components)]
-        return flux_mixture_of_raw(raw, centre, spreads, high)
-
-    def shape_factors(self, place, extended, fit, log_flux):
-        """Distributions of a galaxy's shape and ellipticity given its flux."""
-        return self.source[place]['shape'](extended, fit, log_flux)
-
-    def flux_mixture(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
-        """Distribution of the log-flux over both types."""
-        star = self.flux_factor(place, hidden, position, fit, at, high)
-        extended = self.extended(place, hidden, fit)
-        galaxy = self.galaxy_flux_factor(place, extended, fit, high)
-        log_type = self.type_factor(place, extended).log_probs
-        return LogFluxFactor.of_types(star, galaxy, log_type)
+        guesses = fit['size_log_flux'], fit['size_error']
+        return galaxy_flux_of_raw(raw, *guesses, high, least=0.05)

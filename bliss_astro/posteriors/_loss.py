@@ -53,14 +53,9 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
     """
     parts = posterior.log_prob_terms(catalog, one_pass=True)
     n_images = len(posterior)
-    terms = {
-        'count': -parts['count'].sum() / n_images,
-        'position': -parts['position'].sum() / n_images,
-        'flux': -parts['flux'].sum() / n_images,
-    }
-    for name in ('type', 'shape', 'ellipticity'):
-        if len(parts[name]):
-            terms[name] = -parts[name].sum() / n_images
+    names = ['count', 'position', 'flux']
+    names += [name for name in ('type', 'shape', 'ellipticity') if len(parts[name])]
+    terms = {name: -parts[name].sum() / n_images for name in names}
     loss = sum(terms.values())
     n_sources = max(1, len(parts['start']))
     terms['start'] = parts['start'].sum() / n_sources

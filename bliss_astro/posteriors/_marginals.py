@@ -11,7 +11,7 @@ import dataclasses
 
 import torch
 
-from ._factors import LogFluxFactor, of_type
+from ._factors import LogFluxFactor
 from ._grid import Rows
 
 # Distance in pixels within which a source supports the place that is claimed.
@@ -81,20 +81,22 @@ class SourceMarginals(Rows):
         those that follow a brighter source of their tile is that at the
         mean of its flux.
         """
-        high, parts = self._mixture()
-        logits, mean, scale = (part.flatten(1) for part in parts)
-        return LogFluxFactor(logits, mean, scale, torch.zeros_like(high), high)
+        return self._factor(self._parts())
 
-    def _mixture(self):
-        high, parts = self.flux[..., 0], self.flux[..., 1:].unflatten(-1, (3, -1))
-        return high.mean(1), parts.unbind(-2)
+    def _parts(self):
+        """Log-weights, means and scales, each ``(N, S, M)``."""
+        return self.flux[..., 1:].unflatten(-1, (3, -1)).unbind(-2)
+
+    def _factor(self, parts):
+        high, low = self.flux[..., 0].mean(1), self.x.new_zeros(len(self))
+        return LogFluxFactor(*(part.flatten(1) for part in parts), low, high)
 
     @property
     def galaxy(self) -> torch.Tensor:
         """Probability of a galaxy, given the source, tensor ``(N,)``."""
         if not self.typed:
             return torch.zeros_like(self.probability)
-        _, share = self._mixture()[1][0].chunk(2, -1)
+        _, share = self._parts()[0].chunk(2, -1)
         return share.exp().sum(-1).mean(-1).clamp(0, 1)
 
     def flux_given(self, galaxy) -> LogFluxFactor:
@@ -108,10 +110,9 @@ class SourceMarginals(Rows):
         """
         if not self.typed:
             return self.flux_factor()
-        high, parts = self._mixture()
-        chosen = of_type(parts, galaxy[:, None])
-        logits, mean, scale = (part.flatten(1) for part in chosen)
-        return LogFluxFactor(logits, mean, scale, torch.zeros_like(high), high)
+        halves = (part.chunk(2, -1) for part in self._parts())
+        galaxy = galaxy[:, None, None]
+        return self._factor(torch.where(galaxy, *pair[::-1]) for pair in halves)
 
     def quantile_flux(self, q) -> torch.Tensor:
         """

@@ -83,10 +83,6 @@ class SceneFit:
     extended: torch.Tensor
 
 
-def _pieces(n, device):
-    return torch.arange(n, device=device).split(_PIECE)
-
-
 def _own_model(patches, ellipses, sources) -> torch.Tensor:
     """Images of the sources alone in units of the noise, ``(N, P, P)``."""
     unit = model_of(patches, ellipses, sources.x, sources.y, point=sources.point)
@@ -94,14 +90,18 @@ def _own_model(patches, ellipses, sources) -> torch.Tensor:
     return own if sources.active is None else own * sources.active[:, None, None]
 
 
+def _cut(pixels, image, patches, sources):
+    at = (sources.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
+    return pixels.cut(image, *at)
+
+
 def cleaned(pixels, fit, sources, index):
     """Stamps of sources without all others, and the light that was subtracted."""
     some = sources.select(index)
     patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
-    at = (some.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
     own = _own_model(patches, fit.ellipses.select(index), some)
-    others = pixels.cut(fit.model, *at) - own
-    extended = pixels.cut(fit.extended, *at)
+    others = _cut(pixels, fit.model, patches, some) - own
+    extended = _cut(pixels, fit.extended, patches, some)
     if some.point is not None:
         own = own * ~some.point[:, None, None]
     extended = extended - own
@@ -112,60 +112,47 @@ def cleaned(pixels, fit, sources, index):
 def _summed(pixels, stamps, images):
     """The scene on the padded grid, from images of its sources."""
     model = torch.zeros_like(pixels.image)
-    for (_, some, _), image in zip(stamps, images, strict=True):
-        where, _, _ = pixels.index(some.images, some.x, some.y, STAMP_RADIUS)
+    for (_, some, patches), image in zip(stamps, images, strict=True):
+        centre = patches.x.long(), patches.y.long()
+        index = pixels.index(some.images, *centre, STAMP_RADIUS)
         # One after the other: sums in an order that varies would round differently.
-        model.view(-1).index_add_(0, _flat_index(model, where), image.reshape(-1))
+        model.view(-1).index_add_(0, index.reshape(-1), image.reshape(-1))
     return model
-
-
-def _flat_index(image, where):
-    images, rows, columns = torch.broadcast_tensors(*where)
-    ny, nx = image.shape[1:]
-    return ((images * ny + rows) * nx + columns).reshape(-1)
 
 
 def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
     """Fit all sources of B images at given positions."""
     stamps = []
-    for index in _pieces(len(sources), pixels.image.device):
+    for index in torch.arange(len(sources), device=floor.device).split(_PIECE):
         some = sources.select(index)
         patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
         stamps.append((index, some, patches))
+    ellipses = start
     if start is None:
         guesses = [first_guess(p, some, floor[index]) for index, some, p in stamps]
-        start = Ellipses.concatenate(guesses)
-    own = _own_models(stamps, start)
-    model = _summed(pixels, stamps, own)
-    ellipses = start
-    for _ in range(n_rounds):
+        ellipses = Ellipses.concatenate(guesses)
+    for n_left in range(n_rounds, -1, -1):
+        own = [_own_model(p, ellipses.select(k), some) for k, some, p in stamps]
+        model = _summed(pixels, stamps, own)
+        if not n_left:
+            break
         parts = []
         for (index, some, patches), image in zip(stamps, own, strict=True):
-            at = (some.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
-            others = pixels.cut(model, *at) - image
+            others = _cut(pixels, model, patches, some) - image
             alone = dataclasses.replace(patches, data=patches.data - others)
-            old = ellipses.select(index)
-            parts.append(_one_step(alone, old, some, floor[index]))
+            parts.append(_one_step(alone, ellipses.select(index), some, floor[index]))
         ellipses = Ellipses.concatenate(parts)
-        own = _own_models(stamps, ellipses)
-        model = _summed(pixels, stamps, own)
     extended = model
     if sources.point is not None:
-        galaxies = [
-            image * ~some.point[:, None, None]
-            for (_, some, _), image in zip(stamps, own, strict=True)
-        ]
-        extended = _summed(pixels, stamps, galaxies)
+        pairs = zip(stamps, own, strict=True)
+        own = [image * ~some.point[:, None, None] for (_, some, _), image in pairs]
+        extended = _summed(pixels, stamps, own)
     return SceneFit(ellipses, model, extended)
-
-
-def _own_models(stamps, ellipses):
-    return [_own_model(p, ellipses.select(index), some) for index, some, p in stamps]
 
 
 def _one_step(patches, old, sources, floor):
     x, y = sources.x, sources.y
-    new = fit_ellipses(patches, old, x, y, floor, n_iterations=1)
+    new, _ = fit_ellipses(patches, old, x, y, floor, n_iterations=1)
     if sources.point is not None:
         flux, _, _ = flux_at(patches, x, y, n_iterations=1)
         new.flux = torch.where(sources.point, flux, new.flux)
@@ -179,7 +166,6 @@ def first_guess(patches, sources, floor):
     ellipses = Ellipses.round(torch.ones_like(sources.x))
     unit = model_of(patches, ellipses, sources.x, sources.y)
     weight = patches.good * unit
-    flux = (weight * patches.data).sum((1, 2)) / (weight * unit).sum((1, 2)).clamp(
-        min=1e-9
-    )
+    norm = (weight * unit).sum((1, 2)).clamp(min=1e-9)
+    flux = (weight * patches.data).sum((1, 2)) / norm
     return Ellipses.round(torch.maximum(flux, floor))

@@ -18,12 +18,14 @@ import math
 import torch
 from torch import nn
 
-from ._factors import LOG_FLUX_CEILING, SOURCE_WIDTH
+from ._factors import LOG_FLUX_CEILING, SOURCE_WIDTH, draw_component
 
 # Components of the distributions of shape and of ellipticity.
 _N_SHAPES, _N_ELLIPTICITIES = 4, 3
 # Number of features of an ellipse's fit (`ellipse_features`).
 N_ELLIPSE = 9
+# Inputs of the layers from a fit.
+SHAPE_INPUTS = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
 # Range of the logarithm of a component's inverse scale.
 _SHARPEST, _WIDEST = 6.0, -2.0
 N_SHAPE = 6
@@ -35,6 +37,26 @@ _CENTRE = (0.0, 0.0, 0.0, 0.0, 1.3, 0.7)
 _WIDTH = (1.8, 0.9, 0.9, 1.8, 0.8, 0.9)
 # Range of radii in pixels.
 _RADII = (0.02, 400.0)
+
+
+def last_layer(n_inputs, n_outputs):
+    """A linear layer whose outputs begin near zero."""
+    layer = nn.Linear(n_inputs, n_outputs)
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def hidden_layers(n_inputs, width, n_outputs):
+    """Two layers, each followed by a SiLU."""
+    first, second = nn.Linear(n_inputs, width), nn.Linear(width, n_outputs)
+    return nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
+
+
+def output_layers(n_inputs, width, n_outputs):
+    """A hidden layer and one whose outputs begin near zero."""
+    first, last = nn.Linear(n_inputs, width), last_layer(width, n_outputs)
+    return nn.Sequential(first, nn.SiLU(), last)
 
 
 def _constants(like):
@@ -157,23 +179,20 @@ class MixtureFactor:
         n = n_dimensions
         raw = raw.unflatten(-1, (-1, 1 + n + n * (n + 1) // 2))
         logits, shift, diagonal, rest = raw.split([1, n, n, n * (n - 1) // 2], -1)
-        scale = torch.as_tensor(log_scale).to(raw).exp()
-        # Broadcast over components.
-        scale = scale[..., None, :] if scale.dim() else scale
-        centre = torch.as_tensor(mean).to(raw)
-        centre = centre[..., None, :] if centre.dim() else centre
+        # Numbers of all components: with an axis for these.
+        centre, scale = (torch.as_tensor(v).to(raw) for v in (mean, log_scale))
+        centre, scale = (v[..., None, :] if v.dim() else v for v in (centre, scale))
+        scale = scale.exp()
         # The first is the narrowest, each further one wider by a factor of e.
         wider = torch.arange(raw.shape[-2], device=raw.device)[:, None]
         factor = torch.diag_embed(_bounded(diagonal - wider).exp())
         row, column = torch.tril_indices(n, n, -1, device=raw.device)
         factor[..., row, column] = rest
         spread = torch.linspace(-0.5, 0.5, raw.shape[-2], device=raw.device)
-        shift = shift + spread[:, None]
+        mean = centre + scale * (shift + spread[:, None])
         # In units of the scale the columns of the factor shrink.
         inverse = (1 / scale).expand(shift.shape)
-        return cls(
-            logits[..., 0], centre + scale * shift, factor * inverse[..., None, :]
-        )
+        return cls(logits[..., 0], mean, factor * inverse[..., None, :])
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-density at values ``(..., D)``."""
@@ -198,13 +217,10 @@ class MixtureFactor:
         value : tensor ``(..., D)``
             Draws.
         """
-        cumulative = self.log_weights.exp().cumsum(-1)[..., :-1]
-        component = (q[..., :1] > cumulative).sum(-1)
+        component = draw_component(self.log_weights.exp(), q[..., :1])
         index = component[..., None, None]
-        n = self.mean.shape[-1]
-        mean = self.mean.gather(-2, index.expand(*index.shape[:-1], n))[..., 0, :]
-        index = index[..., None].expand(*index.shape[:-2], 1, n, n)
-        factor = self.factor.gather(-3, index)[..., 0, :, :]
+        mean = torch.take_along_dim(self.mean, index, -2)[..., 0, :]
+        factor = torch.take_along_dim(self.factor, index[..., None], -3)[..., 0, :, :]
         unit = torch.special.ndtri(q[..., 1:].clamp(1e-6, 1 - 1e-6))
         step = torch.linalg.solve_triangular(factor, unit[..., None], upper=False)
         return mean + step[..., 0]
@@ -237,17 +253,9 @@ class ShapeLayers(nn.Module):
         super().__init__()
         self.latent_dim = latent_dim
         self.n_shape = latent_dim or N_SHAPE
-        self.hidden = nn.Sequential(
-            nn.Linear(n_features + N_ELLIPSE + 2, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-        )
-        self.shape = nn.Linear(width, MixtureFactor.n_raw(self.n_shape, _N_SHAPES))
-        self.ellipticity = nn.Linear(width, MixtureFactor.n_raw(2, _N_ELLIPTICITIES))
-        for layer in (self.shape, self.ellipticity):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        self.hidden = hidden_layers(n_features + N_ELLIPSE + 2, width, width)
+        self.shape = last_layer(width, MixtureFactor.n_raw(self.n_shape, _N_SHAPES))
+        self.ellipticity = last_layer(width, MixtureFactor.n_raw(2, _N_ELLIPTICITIES))
 
     def to_vector(self, shape):
         """Vectors of shapes, which their distribution is over."""
@@ -263,44 +271,37 @@ class ShapeLayers(nn.Module):
         own = torch.stack([log_flux / 4, excess], -1)
         hidden = self.hidden(torch.cat([features, fit['ellipse'], own], -1))
         shape = MixtureFactor.from_raw(self.shape(hidden), self.n_shape)
-        scale = torch.log(fit['vector_error'] + 0.05)[..., None].expand(
-            fit['vector'].shape
-        )
-        ellipticity = MixtureFactor.from_raw(
-            self.ellipticity(hidden), 2, mean=fit['vector'], log_scale=scale
-        )
-        return shape, ellipticity
+        scale = torch.log(fit['vector_error'] + 0.05)[..., None]
+        around = {'mean': fit['vector'], 'log_scale': scale.expand_as(fit['vector'])}
+        return shape, MixtureFactor.from_raw(self.ellipticity(hidden), 2, **around)
 
 
-def shape_log_probs(layers, factors, shape, is_galaxy, ellipticity):
+def shape_log_probs(layers, factors, shape, is_galaxy, moments):
     """Log-densities of shape and ellipticity of galaxies, zero for stars."""
     # A star has no shape: any finite one will do.
     some = torch.where(is_galaxy[:, None], shape, 0.5)
     with torch.no_grad():
-        vectors = layers.to_vector(some), ellipticity_to_vector(*ellipticity(some))
-    return [
-        torch.where(is_galaxy, factor.log_prob(vector), 0.0)
-        for factor, vector in zip(factors, vectors, strict=True)
-    ]
+        vectors = layers.to_vector(some), ellipticity_to_vector(*moments(some)[:2])
+    found = [factor.log_prob(v) for factor, v in zip(factors, vectors, strict=True)]
+    shape, ellipticity = (torch.where(is_galaxy, value, 0.0) for value in found)
+    return {'shape': shape, 'ellipticity': ellipticity}
 
 
 def draw_shapes(layers, flux, features, seen, q):
     """Shapes of galaxies whose fluxes are drawn from a mixture, ``(N, P, 6)``."""
     n, n_draws = len(flux), len(q)
-    _, logits, mean, scale = flux.split([1, *[(flux.shape[1] - 1) // 3] * 3], -1)
     # The second half of the components is the galaxy's.
-    galaxy = [part.chunk(2, -1)[1] for part in (logits, mean, scale)]
-    cumulative = torch.softmax(galaxy[0], -1).cumsum(-1)[:, None, :-1]
-    component = (q[None, :, :1] > cumulative).sum(-1)
+    parts = flux[:, 1:].unflatten(1, (3, -1)).chunk(2, -1)[1]
+    logits, mean, scale = parts.unbind(1)
+    component = draw_component(torch.softmax(logits, -1)[:, None], q[None, :, :1])
     unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
-    log_flux = galaxy[1].gather(1, component) + unit * galaxy[2].gather(1, component)
+    log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
     log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
 
     def repeated(value):
         return value[:, None].expand(n, n_draws, *value.shape[1:])
 
-    names = ('ellipse', 'ellipse_flux', 'vector', 'vector_error')
-    fit = {name: repeated(seen[name]) for name in names}
+    fit = {name: repeated(seen[name]) for name in SHAPE_INPUTS}
     shape, ellipticity = layers(repeated(features), fit, log_flux)
     some = q[:, 5 : 6 + layers.n_shape].expand(n, -1, -1)
     shapes = layers.from_vector(shape.quantile_draw(some))

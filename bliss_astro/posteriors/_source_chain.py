@@ -12,14 +12,9 @@ import torch
 
 from bliss_astro._threads import map_threads, split_work
 
-from ._extended_fit import (
-    ELLIPSE_NAMES,
-    Ellipses,
-    ellipse_features,
-    fit_ellipses,
-    measure_sizes,
-)
-from ._factors import LOG_FLUX_CEILING
+from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
+from ._factors import LOG_FLUX_CEILING, LogFluxFactor
+from ._grid import joined
 from ._shape_layers import shape_log_probs
 from ._star_fit import fit_star, flux_at, photometry
 
@@ -33,98 +28,14 @@ _ELLIPSE_RADIUS = 9
 _LEAST_RANGE = 1e-3
 
 
-class TileFits:
-    """
-    Least-squares fits of sources in tiles.
-
-    Parameters
-    ----------
-    pixels : `Pixels`
-        Images of B fields.
-
-    head : ``StarHead``
-        The conditional distributions, whose inputs fits are.
-
-    patch_radius : int
-        Half-size in pixels of the cut-outs that stars are fitted to.
-    """
-
-    def __init__(self, pixels, head, patch_radius):
-        self.pixels, self.grid, self.inputs = pixels, pixels.grid, pixels.inputs
-        self.head, self.patch_radius = head, patch_radius
-
-    @torch.no_grad()
-    def fit(self, tiles, start, brighter=()):
-        """Fit one source in each of N tiles."""
-        size = self.grid.size
-        images, rows, columns = tiles
-        x, y = self.grid.to_pixels(start[:, 0], start[:, 1], rows, columns)
-        patches = self.pixels.patches(tiles, x, y, self.patch_radius)
-        log_floor = self.inputs.at_tiles(
-            self.inputs.log_flux_floor, images, rows, columns
-        )[:, 0]
-        floor = log_floor.exp()
-        for other_x, other_y, log_flux in brighter:
-            # Galaxies are subtracted as points: the rest is learnt.
-            at = self.grid.to_pixels(other_x, other_y, rows, columns)
-            flux = torch.exp(log_flux + log_floor)
-            patches.data = patches.data - flux[:, None, None] * patches.profile(*at)
-        x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
-        flux, error, chi2 = flux_at(patches, x, y)
-        return self._extended(tiles, patches, (x, y, flux, floor)) | {
-            'x': ((x + 0.5) / size - columns).clamp(-1, 2),
-            'y': ((y + 0.5) / size - rows).clamp(-1, 2),
-            'error_x': error_x / size,
-            'error_y': error_y / size,
-            'correlation': correlation,
-            'log_flux': torch.log((flux / floor).clamp(min=0.2)),
-            'log_snr': torch.log((flux / error).clamp(min=0.5)),
-            'chi2': chi2,
-            'patches': patches,
-            'log_floor': log_floor,
-        }
-
-    def _extended(self, tiles, patches, at):
-        """Fits of blurred PSFs and ellipses, where the head has galaxies."""
-        if not self.head.galaxies:
-            return {}
-
-        # Piece by piece: large cut-outs of all candidates of a frame would take
-        # more memory than all else.
-        def measure(index):
-            x, y, flux, floor = (value[index] for value in at)
-            own = tuple(value[index] for value in tiles)
-            far = self.pixels.patches(own, x, y, WIDE_RADIUS)
-            part = measure_sizes(patches.select(index), far, x, y, flux, floor)
-            if self.head.shapes:
-                near = self.pixels.patches(own, x, y, _ELLIPSE_RADIUS)
-                start = Ellipses.round(torch.maximum(flux, floor))
-                fit = fit_ellipses(near, start, x, y, floor)
-                part = (*part, *ellipse_features(fit, floor))
-            return part
-
-        names = ('sizes', 'size_log_flux', 'size_error', 'shifts')
-        if self.head.shapes:
-            names = (*names, *ELLIPSE_NAMES)
-        pieces = split_work(len(at[0]), _PIECE, self.pixels.image.device)
-        parts = zip(*map_threads(measure, pieces), strict=True)
-        return dict(zip(names, map(torch.cat, parts), strict=True))
-
-    @torch.no_grad()
-    def photometry(self, tiles, position, fit):
-        """Features of the flux of a star at positions ``(N, 2)`` in units of tiles."""
-        at = self.grid.to_pixels(position[:, 0], position[:, 1], *tiles[1:])
-        return photometry(fit['patches'], *at, fit['log_floor'])
-
-
 class SourceChain:
     """
     Distributions of the parameters of one source in each of N tiles.
 
     Parameters
     ----------
-    fits : `TileFits`
-        Fits to the images.
+    posterior : `TilePosterior`
+        Posterior of B fields.
 
     place : int
         0 for the brightest source of a tile.
@@ -142,26 +53,83 @@ class SourceChain:
         Holds the brighter sources of the same tiles.
     """
 
-    def __init__(self, fits, place, tiles, hidden, count, catalog):
-        head = self.head = fits.head
-        self.fits, self.place, self.tiles = fits, place, tiles
-        earlier = head.encode_sources(catalog.at_tiles(tiles, place))[:, :, 0, 0]
-        self.hidden = head.source_hidden(place, hidden, count, earlier)
-        self.start = head.start(place, self.hidden)
+    def __init__(self, posterior, place, tiles, hidden, count, catalog):
+        self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
+        self.place, self.tiles = place, tiles
+        earlier = catalog.at_tiles(tiles, place)
+        earlier = self.head.encode_sources(earlier)[:, :, 0, 0]
+        self.hidden = self.head.source_hidden(place, hidden, count, earlier)
+        self.start = self.head.start(place, self.hidden)
         brighter = [
             tuple(v[(*tiles, k)] for v in (catalog.x, catalog.y, catalog.log_flux))
             for k in range(place)
         ]
-        self.fit = fits.fit(tiles, self.start.detach(), brighter)
+        self.fit = self._fit(brighter)
         if place:
             self.high = brighter[-1][2].clamp(min=_LEAST_RANGE)
         else:
             self.high = torch.full_like(self.hidden[:, 0], LOG_FLUX_CEILING)
 
+    @torch.no_grad()
+    def _fit(self, brighter):
+        """Least-squares fits, which are inputs of the factors."""
+        size, inputs, pixels = self.grid.size, self.posterior.inputs, self._pixels
+        rows, columns = self.tiles[1:]
+        x, y = self.grid.to_pixels(*self.start.detach().unbind(-1), rows, columns)
+        patches = pixels.patches(self.tiles, x, y, self.posterior.patch_radius)
+        log_floor = inputs.at_tiles(inputs.log_flux_floor, *self.tiles)[:, 0]
+        floor = log_floor.exp()
+        for other_x, other_y, log_flux in brighter:
+            # Galaxies are subtracted as points: the rest is learnt.
+            at = self.grid.to_pixels(other_x, other_y, rows, columns)
+            flux = torch.exp(log_flux + log_floor)
+            patches.data = patches.data - flux[:, None, None] * patches.profile(*at)
+        x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
+        flux, error, chi2 = flux_at(patches, x, y)
+        return self._extended_fit(patches, x, y, flux, floor) | {
+            'x': ((x + 0.5) / size - columns).clamp(-1, 2),
+            'y': ((y + 0.5) / size - rows).clamp(-1, 2),
+            'error_x': error_x / size,
+            'error_y': error_y / size,
+            'correlation': correlation,
+            'log_flux': torch.log((flux / floor).clamp(min=0.2)),
+            'log_snr': torch.log((flux / error).clamp(min=0.5)),
+            'chi2': chi2,
+            'patches': patches,
+            'log_floor': log_floor,
+        }
+
+    @property
+    def _pixels(self):
+        return self.posterior.pixels
+
+    def _extended_fit(self, patches, *at):
+        """Fits of blurred PSFs and ellipses, where the head has galaxies."""
+        if not self.head.galaxies:
+            return {}
+
+        # Piece by piece: large cut-outs of all candidates of a frame would take
+        # more memory than all else.
+        def measure(index):
+            x, y, flux, floor = (value[index] for value in at)
+            tiles = tuple(value[index] for value in self.tiles)
+            far = self._pixels.patches(tiles, x, y, WIDE_RADIUS)
+            part = measure_sizes(patches.select(index), far, x, y, flux, floor)
+            if self.head.shapes:
+                near = self._pixels.patches(tiles, x, y, _ELLIPSE_RADIUS)
+                start = Ellipses.round(torch.maximum(flux, floor))
+                fit = fit_ellipses(near, start, x, y, floor)
+                part |= ellipse_features(fit, floor)
+            return part
+
+        pieces = split_work(len(at[0]), _PIECE, at[0].device)
+        return joined(map_threads(measure, pieces))
+
     def take(self, index):
         """The chain of some of the tiles, repeated where an index is."""
         part = object.__new__(SourceChain)
-        vars(part).update(head=self.head, fits=self.fits, place=self.place)
+        for name in ('posterior', 'head', 'grid', 'place'):
+            setattr(part, name, getattr(self, name))
         part.tiles = tuple(value[index] for value in self.tiles)
         part.fit = {
             name: value.select(index) if name == 'patches' else value[index]
@@ -175,9 +143,7 @@ class SourceChain:
     @functools.cached_property
     def position(self):
         """Distribution of the position within its tile, a `PositionFactor`."""
-        return self.head.position_factor(
-            self.place, self.hidden, self.start, self.fit, self.fits.grid.size
-        )
+        return self.head.position_factor(self.place, self.hidden, self.start, self.fit)
 
     @functools.cached_property
     def extended(self):
@@ -191,24 +157,23 @@ class SourceChain:
 
     def star_flux(self, position):
         """Distribution of the log-flux of a star at positions ``(N, 2)``."""
-        at = self.fits.photometry(self.tiles, position, self.fit)
-        return self.head.flux_factor(
-            self.place, self.hidden, position, self.fit, at, self.high
-        )
+        x, y = self.grid.to_pixels(*position.unbind(-1), *self.tiles[1:])
+        at = photometry(self.fit['patches'], x, y, self.fit['log_floor'])
+        given = (self.hidden, position, self.fit, at, self.high)
+        return self.head.flux_factor(self.place, *given)
 
     @property
     def galaxy_flux(self):
         """Distribution of the log-flux of a galaxy."""
-        return self.head.galaxy_flux_factor(
-            self.place, self.extended, self.fit, self.high
-        )
+        given = (self.extended, self.fit, self.high)
+        return self.head.galaxy_flux_factor(self.place, *given)
 
     def flux(self, position):
-        """Distribution of the log-flux over both types, at positions ``(N, 2)``."""
-        at = self.fits.photometry(self.tiles, position, self.fit)
-        return self.head.flux_mixture(
-            self.place, self.hidden, position, self.fit, at, self.high
-        )
+        """Distribution of the log-flux over all types, at positions ``(N, 2)``."""
+        star = self.star_flux(position)
+        if not self.head.galaxies:
+            return star
+        return LogFluxFactor.of_types(star, self.galaxy_flux, self.type.log_probs)
 
     @property
     def shape_layers(self):
@@ -221,37 +186,38 @@ class SourceChain:
 
     # -- the chain as a whole --------------------------------------------------
 
-    def log_prob(self, catalog, moments):
+    def log_prob(self, catalog):
         """Log-densities of the sources of a catalogue, ``(N,)``."""
         at = (*self.tiles, self.place)
         x, y, value = catalog.x[at], catalog.y[at], catalog.log_flux[at]
         position = torch.stack([x, y], -1)
         # Trained beside the loss.
-        miss = (self.start - position).abs().sum(-1) * self.fits.grid.size
+        miss = (self.start - position).abs().sum(-1) * self.grid.size
         least = 1e-4 * self.high.clamp(min=_LEAST_RANGE)
         value = torch.minimum(value, self.high - least)
         none = value.new_zeros(0)
+        flux = self.star_flux(position).log_prob(value)
         terms = dict.fromkeys(('type', 'shape', 'ellipticity'), none) | {
+            'image': self.tiles[0],
             'position': self.position.log_prob(x, y),
-            'flux': self.star_flux(position).log_prob(value),
+            'flux': flux,
             'start': miss,
         }
         if not self.head.galaxies:
             return terms
         galaxy = catalog.galaxy[at]
         terms['type'] = self.type.log_prob(galaxy)
-        terms['flux'] = torch.where(
-            galaxy > 0, self.galaxy_flux.log_prob(value), terms['flux']
-        )
+        other = self.galaxy_flux.log_prob(value)
+        terms['flux'] = torch.where(galaxy > 0, other, flux)
         if self.head.shapes:
-            inputs = self.fits.inputs
+            inputs = self.posterior.inputs
             psf = inputs.at_tiles(inputs.psf, *self.tiles)
-            terms['shape'], terms['ellipticity'] = shape_log_probs(
+            terms |= shape_log_probs(
                 self.shape_layers,
                 self.shape(value),
                 catalog.shape[at],
                 galaxy > 0,
-                lambda shape: moments(psf, shape)[:2],
+                functools.partial(self.posterior.moments, psf),
             )
         return terms
 

@@ -16,32 +16,143 @@ Every factor is trained on the truth of those before it, by the forward divergen
 """
 
 import dataclasses
+import functools
 
 import torch
+from torch import nn
 
 from bliss_astro._threads import split_work
 from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
 from ._extended_fit import (
-    ELLIPSE_NAMES,
+    N_SIZE_FEATURES,
+    N_SIZES,
     Ellipses,
     ellipse_features,
     fit_ellipses,
     measure_sizes,
 )
-from ._factors import LOG_FLUX_CEILING, LogFluxFactor
+from ._factors import LOG_FLUX_CEILING, LogFluxFactor, TypeFactor
 from ._grid import TileCatalog
-from ._scene_fit import SceneFit, SceneSources, cleaned, first_guess, fit_scene
-from ._shape_layers import shape_log_probs
+from ._head import galaxy_flux_of_raw, star_flux_of_raw
+from ._scene_fit import STAMP_RADIUS, SceneSources, cleaned, first_guess, fit_scene
+from ._shape_layers import (
+    N_ELLIPSE,
+    ShapeLayers,
+    hidden_layers,
+    last_layer,
+    shape_log_probs,
+)
 from ._star_fit import photometry
 
+# Channels of a stamp: the source without its neighbours, bright and faint; what
+# was taken off, and of that what is extended; bad pixels.
+_N_CHANNELS = 5
+# Numbers beside it: place within the pixel, and the flux of a star.
+_N_OWN = 6
 # Rounds of the scene's fit before types are known, and after.
 _FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
 # Half-size of the stamps on which small sources are measured.
 _NEAR = 6
 # Sources in one batch.
 _PIECE = 512
+
+
+class StampEncoder(nn.Module):
+    """From the stamp of a source, and numbers beside it, to features."""
+
+    def __init__(self, n_numbers, *, width=96):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(_N_CHANNELS, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 48, 3, padding=1, stride=2),
+            nn.SiLU(),
+            nn.Conv2d(48, 32, 3, padding=1, stride=2),
+            nn.SiLU(),
+        )
+        side = STAMP_RADIUS // 2 + 1
+        self.flat = nn.Linear(32 * side**2, width)
+        self.mix = hidden_layers(width + n_numbers, 128, width)
+
+    def forward(self, stamps, numbers, *, half=False):
+        """Features ``(N, width)``."""
+        stamps = stamps.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(stamps.device.type, torch.bfloat16, enabled=half):
+            hidden = self.convolutions(stamps)
+        hidden = self.flat(hidden.flatten(1).float())
+        return self.mix(torch.cat([hidden, numbers], -1))
+
+
+class SourceEncoders(nn.Module):
+    """
+    Classification and galaxy encoders, which follow detection source by source.
+
+    Both encoders look at the stamp of a source, centred on the pixel of its
+    position, from which the light of the other sources has been taken off.
+    The first says whether it is a star or a galaxy; the second, given the types of all
+    sources, how bright it is and, of a galaxy, what shape it has.
+
+    Parameters
+    ----------
+    n_conditions, n_features : int
+        Numbers that describe the image, and features of the detection encoder.
+
+    width, n_components : int, optional
+        Width of the layers, and components M of the mixtures of fluxes.
+
+    latent_dim : int, optional
+        As for ``ShapeLayers``.
+
+    shapes_only : bool, optional
+        Leave types and fluxes to the detection encoder.
+    """
+
+    def __init__(
+        self,
+        n_conditions,
+        n_features,
+        *,
+        width=96,
+        n_components=3,
+        latent_dim=0,
+        shapes_only=False,
+    ):
+        super().__init__()
+        self.n_components, self.shapes_only = n_components, shapes_only
+        self.width = width
+        n_numbers = _N_OWN + N_SIZE_FEATURES + N_ELLIPSE + n_conditions + n_features
+        self.galaxy = StampEncoder(n_numbers, width=width)
+        self.shape = ShapeLayers(width, latent_dim=latent_dim)
+        if shapes_only:
+            return
+        self.classification = StampEncoder(n_numbers, width=width)
+        self.is_galaxy = last_layer(width, 1)
+        self.star_flux = last_layer(width, 3 * n_components)
+        self.galaxy_flux = last_layer(width, 3 * n_components + N_SIZES + 1)
+
+    def type_factor(self, seen, *, half=False) -> TypeFactor:
+        """Distribution of the type."""
+        features = self.classification(seen['stamps'], seen['numbers'], half=half)
+        return TypeFactor(self.is_galaxy(features)[:, 0])
+
+    def features(self, seen, *, half=False) -> torch.Tensor:
+        """Features of the galaxy encoder, tensor ``(N, width)``."""
+        return self.galaxy(seen['stamps'], seen['numbers'], half=half)
+
+    def flux_factors(self, features, seen) -> list[LogFluxFactor]:
+        """Distributions of the log-flux of stars and of galaxies."""
+        log_flux, error = seen['log_flux'], seen['relative_error']
+        high = torch.full_like(log_flux, LOG_FLUX_CEILING)
+        # The ellipse's flux is one more guess of a galaxy's.
+        guesses = torch.cat([seen['size_log_flux'], seen['ellipse_flux'][:, None]], -1)
+        errors = torch.cat([seen['size_error'], seen['ellipse_error'][:, None]], -1)
+        raw = self.galaxy_flux(features)
+        return [
+            star_flux_of_raw(self.star_flux(features), log_flux, error, high),
+            galaxy_flux_of_raw(raw, guesses, errors, high, least=0.03),
+        ]
 
 
 class SourceSequence:
@@ -110,70 +221,64 @@ class SourceSequence:
     def fit(self, sources, start=None):
         """The scene, before types are known or, with a start, after."""
         floor = self.log_floor(sources).exp()
-        rounds = _FIRST_ROUNDS if start is None else _FURTHER_ROUNDS
-        first = None if start is None else start.ellipses
+        options = {'start': None, 'n_rounds': _FIRST_ROUNDS}
+        if start is not None:
+            options = {'start': start.ellipses, 'n_rounds': _FURTHER_ROUNDS}
         if sources.active is None:
-            return fit_scene(self.pixels, sources, floor, start=first, n_rounds=rounds)
-        index = sources.active.nonzero()[:, 0]
-        first = None if first is None else first.select(index)
-        fit = fit_scene(
-            self.pixels,
-            sources.select(index),
-            floor[index],
-            start=first,
-            n_rounds=rounds,
-        )
-        return self._with_ghosts(fit, sources, floor, start)
+            return fit_scene(self.pixels, sources, floor, **options)
+        index, ghosts = (k.nonzero()[:, 0] for k in (sources.active, ~sources.active))
+        if start is not None:
+            options['start'] = start.ellipses.select(index)
+        fit = fit_scene(self.pixels, sources.select(index), floor[index], **options)
+        # Ghosts are no part of the scene, each fitted to what it leaves.
+        if start is not None:
+            parts = [start.ellipses.select(ghosts)]
+        else:
+            empty = Ellipses.round(torch.zeros_like(sources.x))
+            left = dataclasses.replace(fit, ellipses=empty)
+            pieces = ghosts.split(_PIECE) if len(ghosts) else ()
+            parts = [self._ghosts(left, sources, k, floor[k]) for k in pieces]
+        ellipses = Ellipses.concatenate([fit.ellipses, *parts])
+        ellipses = ellipses.select(torch.cat([index, ghosts]).argsort())
+        return dataclasses.replace(fit, ellipses=ellipses)
 
-    def _with_ghosts(self, fit, sources, floor, start):
-        # Those that are no part of the scene, each fitted to what it leaves.
-        ghost = ~sources.active
-        everyone = Ellipses.round(torch.zeros_like(sources.x))
-        for name in ('flux', 'log_blur', 'e1', 'e2'):
-            getattr(everyone, name)[sources.active] = getattr(fit.ellipses, name)
-        out = SceneFit(everyone, fit.model, fit.extended)
-        ghosts = ghost.nonzero()[:, 0]
-        for index in ghosts.split(_PIECE) if len(ghosts) else ():
-            if start is not None:
-                own = start.ellipses.select(index)
-            else:
-                some = sources.select(index)
-                patches, _, _ = cleaned(self.pixels, out, sources, index)
-                own = first_guess(patches, some, floor[index])
-                own = fit_ellipses(patches, own, some.x, some.y, floor[index])
-                own.flux = own.flux.clamp(min=0)
-            for name in ('flux', 'log_blur', 'e1', 'e2'):
-                getattr(everyone, name)[index] = getattr(own, name)
-        return out
+    def _ghosts(self, scene, sources, index, floor):
+        some = sources.select(index)
+        patches, _, _ = cleaned(self.pixels, scene, sources, index)
+        start = first_guess(patches, some, floor)
+        own, _ = fit_ellipses(patches, start, some.x, some.y, floor)
+        return dataclasses.replace(own, flux=own.flux.clamp(min=0))
 
     @torch.no_grad()
     def see(self, fit, sources, index):
         """Inputs of the encoders for some sources."""
         some = sources.select(index)
-        log_floor = self.log_floor(some)
+        x, y, log_floor = some.x, some.y, self.log_floor(some)
         floor = log_floor.exp()
         far, others, extended = cleaned(self.pixels, fit, sources, index)
-        near = _middle(far)
-        x, y = some.x, some.y
+        middle = far.data.shape[-1] // 2
+        cut = (..., *2 * [slice(middle - _NEAR, middle + _NEAR + 1)])
+        near = dataclasses.replace(far, data=far.data[cut], good=far.good[cut])
         star = photometry(near, x, y, log_floor)
         sizes = measure_sizes(near, far, x, y, star['flux'], floor)
-        size_features, size_log_flux, size_error, _ = sizes
         own = fit.ellipses.select(index)
         own = fit_ellipses(far, own, x, y, floor, n_iterations=3)
-        ellipse = ellipse_features(own, floor)
-        numbers = torch.stack(
-            [
-                x - far.x,
-                y - far.y,
-                star['log_flux'] / 4,
-                torch.log(star['relative_error']),
-                star['snr'].clamp(-3, 30) / 10,
-                torch.log1p(star['chi2']),
-            ],
-            -1,
-        )
-        conditions = self.inputs.at_tiles(self.conditions, *some.tiles)
-        context = self.features[some.images, :, some.rows, some.columns]
+        seen = star | sizes | ellipse_features(own, floor)
+        numbers = [
+            x - far.x,
+            y - far.y,
+            seen['log_flux'] / 4,
+            torch.log(seen['relative_error']),
+            seen['snr'].clamp(-3, 30) / 10,
+            torch.log1p(seen['chi2']),
+        ]
+        parts = [
+            torch.stack(numbers, -1),
+            seen['sizes'],
+            seen['ellipse'],
+            self.inputs.at_tiles(self.conditions, *some.tiles),
+            self.features[some.images, :, some.rows, some.columns],
+        ]
         stamps = [
             asinh(far.data * far.good),
             asinh(far.data * far.good / 30),
@@ -181,30 +286,23 @@ class SourceSequence:
             asinh(extended),
             1 - far.good,
         ]
-        return {
+        return seen | {
             'stamps': torch.stack(stamps, 1),
-            'numbers': torch.cat(
-                [numbers, size_features, ellipse[0], conditions, context], -1
-            ),
-            'size_log_flux': size_log_flux,
-            'size_error': size_error,
-            'log_flux': star['log_flux'],
-            'relative_error': star['relative_error'],
-            **dict(zip(ELLIPSE_NAMES, ellipse, strict=True)),
+            'numbers': torch.cat(parts, -1),
         }
-
-    def _flux_factors(self, features, seen, high):
-        """Distributions of the log-flux of a star and of a galaxy."""
-        star = self.encoders.star_flux_factor(features, seen, high)
-        return star, self.encoders.galaxy_flux_factor(features, seen, high)
 
     def _types(self, scene, sources, index):
         seen = self.see(scene, sources, index)
         return self.encoders.type_factor(seen, half=self.half)
 
-    def ceiling(self, sources):
-        """Upper end of the log-fluxes."""
-        return torch.full_like(sources.x, LOG_FLUX_CEILING)
+    def _measured(self, scene, sources, index):
+        # Inputs and features of the galaxy encoder, given all types.
+        seen = self.see(scene, sources, index)
+        return seen, self.encoders.features(seen, half=self.half)
+
+    def _given_types(self, sources, blind, point):
+        typed = dataclasses.replace(sources, point=point)
+        return self.fit(typed, blind), typed
 
     def _pieces(self, sources):
         return split_work(len(sources), _PIECE, sources.x.device)
@@ -215,34 +313,34 @@ class SourceSequence:
         """Log-densities of types, fluxes and shapes given positions, ``(N,)``."""
         sources, where = self.sources_of(catalog)
         shapes_only = self.encoders.shapes_only
-        names = ('shape', 'ellipticity')
-        if not shapes_only:
-            names = ('type', 'flux', *names)
         if len(sources) == 0:
+            names = ('shape', 'ellipticity')
+            names = names if shapes_only else ('type', 'flux', *names)
             return dict.fromkeys(names, catalog.x.new_zeros(0))
         galaxy, value = catalog.galaxy[where], catalog.log_flux[where]
+        value = value.clamp(max=LOG_FLUX_CEILING - 1e-3)
         index = torch.arange(len(sources), device=value.device)
         blind = self.fit(sources)
-        typed = dataclasses.replace(sources, point=galaxy == 0)
-        seen = self.see(self.fit(typed, blind), typed, index)
-        features = self.encoders.features(seen, half=self.half)
-        high = self.ceiling(sources)
-        value = torch.minimum(value, high - 1e-3)
-        is_galaxy = galaxy > 0
+        seen, features = self._measured(
+            *self._given_types(sources, blind, galaxy == 0), index
+        )
         psf = self.inputs.at_tiles(self.inputs.psf, *sources.tiles)
         values = shape_log_probs(
             self.encoders.shape,
-            self.encoders.shape_factors(features, seen, value),
+            self.encoders.shape(features, seen, value),
             catalog.shape[where],
-            is_galaxy,
-            lambda shape: self.moments(psf, shape)[:2],
+            galaxy > 0,
+            functools.partial(self.moments, psf),
         )
-        if not shapes_only:
-            kind = self._types(blind, sources, index)
-            star, other = self._flux_factors(features, seen, high)
-            flux = torch.where(is_galaxy, other.log_prob(value), star.log_prob(value))
-            values = (kind.log_prob(galaxy), flux, *values)
-        return dict(zip(names, values, strict=True))
+        if shapes_only:
+            return values
+        fluxes = self.encoders.flux_factors(features, seen)
+        star, other = (factor.log_prob(value) for factor in fluxes)
+        return {
+            'type': self._types(blind, sources, index).log_prob(galaxy),
+            'flux': torch.where(galaxy > 0, other, star),
+            **values,
+        }
 
     # -- draws -----------------------------------------------------------------
 
@@ -252,76 +350,51 @@ class SourceSequence:
         sources, where = self.sources_of(catalog)
         if len(sources) == 0:
             return catalog
-        blind = self.fit(sources)
-        galaxy, given = catalog.galaxy[where], catalog.log_flux[where]
+        blind, pieces = self.fit(sources), self._pieces(sources)
+        galaxy, flux = catalog.galaxy[where], catalog.log_flux[where]
         if not self.encoders.shapes_only:
-            given = None
-            galaxy = torch.cat(
-                [
-                    self._types(blind, sources, index).sample(generator=generator)
-                    for index in self._pieces(sources)
-                ]
-            )
-        typed = dataclasses.replace(sources, point=galaxy == 0)
-        scene = self.fit(typed, blind)
-        drawn = [
-            self._draw(scene, typed, index, galaxy[index] > 0, generator, given)
-            for index in self._pieces(sources)
-        ]
-        flux, shape = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+            kinds = (self._types(blind, sources, index) for index in pieces)
+            galaxy = torch.cat([kind.sample(generator=generator) for kind in kinds])
+        scene = self._given_types(sources, blind, galaxy == 0)
+        shapes = []
+        for index in pieces:
+            seen, features = self._measured(*scene, index)
+            if not self.encoders.shapes_only:
+                fluxes = self.encoders.flux_factors(features, seen)
+                drawn = [part.sample(generator=generator) for part in fluxes[::-1]]
+                flux[index] = torch.where(galaxy[index] > 0, *drawn)
+            factor, _ = self.encoders.shape(features, seen, flux[index])
+            shapes.append(factor.sample(generator=generator))
+        shape = self.encoders.shape.from_vector(torch.cat(shapes))
         catalog.log_flux[where], catalog.galaxy[where] = flux, galaxy
-        catalog.shape[where] = shape
+        catalog.shape[where] = shape * galaxy[:, None]
         return catalog.brightest_first()
-
-    def _draw(self, scene, sources, index, galaxy, generator, flux):
-        seen = self.see(scene, sources, index)
-        features = self.encoders.features(seen, half=self.half)
-        if flux is None:
-            high = self.ceiling(sources)[index]
-            star, other = self._flux_factors(features, seen, high)
-            drawn = [part.sample(generator=generator) for part in (other, star)]
-            flux = torch.where(galaxy, *drawn)
-        else:
-            flux = flux[index]
-        factor, _ = self.encoders.shape_factors(features, seen, flux)
-        shape = self.encoders.shape.from_vector(factor.sample(generator=generator))
-        return flux, shape * galaxy[:, None]
 
     # -- marginals -------------------------------------------------------------
 
     @torch.no_grad()
     def describe(self, sources, given=None, blind=None):
-        """Mixtures of log-fluxes and what is needed to draw shapes."""
-        if blind is None:
-            blind = self.fit(sources)
-        log_types = None
+        """
+        Mixtures of log-fluxes and what is needed to draw shapes.
+
+        Types and fluxes may be given, as may be the scene before types are known.
+        """
+        blind = self.fit(sources) if blind is None else blind
+        pieces = self._pieces(sources)
         if given is None:
-            kinds = [self._types(blind, sources, k) for k in self._pieces(sources)]
+            kinds = [self._types(blind, sources, index) for index in pieces]
             log_types = torch.cat([kind.log_probs for kind in kinds])
-            point = log_types[:, 0] > log_types[:, 1]
+            point, mixtures = log_types[:, 0] > log_types[:, 1], None
         else:
             point, mixtures = given
-        typed = dataclasses.replace(sources, point=point)
-        scene = self.fit(typed, blind)
+        scene = self._given_types(sources, blind, point)
         parts = []
-        for index in self._pieces(sources):
-            seen = self.see(scene, typed, index)
-            features = self.encoders.features(seen, half=self.half)
-            if log_types is None:
-                flux = mixtures[index]
-            else:
-                high = self.ceiling(sources)[index]
-                factors = self._flux_factors(features, seen, high)
+        for index in pieces:
+            seen, features = self._measured(*scene, index)
+            if mixtures is None:
+                factors = self.encoders.flux_factors(features, seen)
                 flux = LogFluxFactor.of_types(*factors, log_types[index]).packed()
+            else:
+                flux = mixtures[index]
             parts.append((flux, features, seen))
         return parts
-
-
-def _middle(patches):
-    # The near part of wide cut-outs.
-    cut = slice(
-        patches.data.shape[-1] // 2 - _NEAR, patches.data.shape[-1] // 2 + _NEAR + 1
-    )
-    return dataclasses.replace(
-        patches, data=patches.data[:, cut, cut], good=patches.good[:, cut, cut]
-    )

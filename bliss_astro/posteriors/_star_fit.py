@@ -73,15 +73,13 @@ class StarPatches(Rows):
 
     def profile(self, x, y):
         """The PSF at positions, of unit flux, ``(N, P, P)``."""
-        return profile_of_shape(
-            self.shape, *self.offsets(x, y), integral=self._integral
-        )
+        at = self.offsets(x, y)
+        return profile_of_shape(self.shape, *at, integral=self._integral)
 
     def profile_with_gradient(self, x, y):
         """The same, with its derivatives by the position in x and in y."""
-        return profile_with_gradient(
-            self.shape, *self.offsets(x, y), integral=self._integral
-        )
+        at = self.offsets(x, y)
+        return profile_with_gradient(self.shape, *at, integral=self._integral)
 
     def variance(self, model):
         """Variance of each pixel under a model of the signal."""
@@ -114,19 +112,28 @@ def _sum(value):
     return value.sum((-2, -1))
 
 
+def optimal_flux(patches, p, flux, n_rounds):
+    """
+    Optimal flux of a profile: weights of each round follow the flux of the last one.
+
+    Returns the flux, its Fisher information for white noise, and the last weights.
+    """
+    for _ in range(n_rounds):
+        weight = patches.weight(flux[:, None, None] * p)
+        weighted = weight * p
+        information = _sum(weighted * p).clamp(min=1e-9)
+        flux = _sum(weighted * patches.data) / information
+    return flux, information, weight
+
+
 @torch.no_grad()
 def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
     """Optimal flux of a star at known positions."""
     p = patches.profile(x, y)
-    weight = patches.weight(torch.zeros_like(p))
-    for iteration in range(n_iterations + 1):
-        if iteration:
-            weight = patches.weight(flux[:, None, None] * p)  # noqa: F821
-        weighted = weight * p
-        information = _sum(weighted * p).clamp(min=1e-9)
-        flux = _sum(weighted * patches.data) / information
+    start = torch.zeros_like(patches.x)
+    flux, information, weight = optimal_flux(patches, p, start, n_iterations + 1)
     model = flux[:, None, None] * p
-    noise = patches.covariance(weighted, weighted, patches.variance(model))
+    noise = patches.covariance(weight * p, weight * p, patches.variance(model))
     n_good = _sum(patches.good).clamp(min=1)
     chi2 = _sum(weight * (patches.data - model).square()) / n_good
     error = noise.clamp(min=1e-12).sqrt() / information
@@ -142,43 +149,45 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
     is weaker in the differences of pixels that yield a position than in the sums
     that yield a flux.
     """
-    start_x, start_y = x, y
+    start = place = torch.stack([x, y], -1)
     # A weak prior of half a pixel around the start keeps noise from running away.
     stiffness = 1 / 0.5**2
     flux, _, _ = flux_at(patches, x, y, n_iterations=1)
     for _ in range(n_iterations):
-        p, px, py = patches.profile_with_gradient(x, y)
+        p, *slopes = patches.profile_with_gradient(*place.unbind(-1))
         flux = torch.maximum(flux, 0.5 * flux_floor)
         f = flux[:, None, None]
         weight = patches.weight(f * p)
         residual = patches.data - f * p
-        px, py = f * px, f * py
-        a = _sum(weight * p * p).clamp(min=1e-9)
-        bx, by = _sum(weight * p * px), _sum(weight * p * py)
-        cxx = _sum(weight * px * px) + stiffness - bx * bx / a
-        cyy = _sum(weight * py * py) + stiffness - by * by / a
-        cxy = _sum(weight * px * py) - bx * by / a
-        ra = _sum(weight * p * residual)
-        rx = _sum(weight * px * residual) - stiffness * (x - start_x) - bx * ra / a
-        ry = _sum(weight * py * residual) - stiffness * (y - start_y) - by * ra / a
-        det = (cxx * cyy - cxy**2).clamp(min=1e-12)
-        step_x = ((cyy * rx - cxy * ry) / det).clamp(-0.6, 0.6)
-        step_y = ((cxx * ry - cxy * rx) / det).clamp(-0.6, 0.6)
-        x, y = x + step_x, y + step_y
-        flux = flux + (ra - bx * step_x - by * step_y) / a
-    # The estimate is H^-1 times the scores; M is the covariance of these.
+        slopes = f[:, None] * torch.stack(slopes, 1)
+        weighted = weight[:, None] * slopes
+        # Normal equations, from which the flux is eliminated.
+        a = _sum(weight * p * p).clamp(min=1e-9)[:, None]
+        b = _sum((weight * p)[:, None] * slopes)
+        score = _sum(weight * p * residual)[:, None]
+        pull = _sum(weighted * residual[:, None])
+        pull = pull - stiffness * (place - start) - b * score / a
+        xx, yy = (_sum(weighted * slopes) + stiffness - b * b / a).unbind(1)
+        xy = _sum(weighted[:, 0] * slopes[:, 1]) - b.prod(1) / a[:, 0]
+        det = (xx * yy - xy**2).clamp(min=1e-12)[:, None]
+        # The inverse but for its determinant.
+        adjugate = torch.stack([yy, -xy, -xy, xx], -1).unflatten(-1, (2, 2))
+        step = ((adjugate * pull[:, None]).sum(-1) / det).clamp(-0.6, 0.6)
+        place = place + step
+        flux = flux + ((score - (b * step).sum(1, keepdim=True)) / a)[:, 0]
+    # The estimate is the inverse times the scores, whose covariance is this.
+    gx, gy = (
+        weight[:, None] * (slopes - (b / a)[..., None, None] * p[:, None])
+    ).unbind(1)
     variance = patches.variance(f * p)
-    gx = weight * (px - (bx / a)[:, None, None] * p)
-    gy = weight * (py - (by / a)[:, None, None] * p)
-    mxx = patches.covariance(gx, gx, variance) + stiffness
-    myy = patches.covariance(gy, gy, variance) + stiffness
-    mxy = patches.covariance(gx, gy, variance)
-    vxx = cyy * (cyy * mxx - cxy * mxy) - cxy * (cyy * mxy - cxy * myy)
-    vyy = cxx * (cxx * myy - cxy * mxy) - cxy * (cxx * mxy - cxy * mxx)
-    vxy = cxx * (cyy * mxy - cxy * myy) - cxy * (cyy * mxx - cxy * mxy)
-    vxx, vyy = (v.clamp(min=1e-12 * det**2) for v in (vxx, vyy))
-    correlation = (vxy / (vxx * vyy).sqrt()).clamp(-0.99, 0.99)
-    return x, y, vxx.sqrt() / det, vyy.sqrt() / det, correlation
+    pairs = ((gx, gx), (gx, gy), (gx, gy), (gy, gy))
+    scores = [patches.covariance(*pair, variance) for pair in pairs]
+    scores = torch.stack(scores, -1).unflatten(-1, (2, 2))
+    scores = scores + stiffness * torch.eye(2, device=x.device)
+    covariance = adjugate @ scores @ adjugate
+    sigma = covariance.diagonal(dim1=1, dim2=2).clamp(min=1e-12 * det**2).sqrt()
+    correlation = (covariance[:, 0, 1] / sigma.prod(1)).clamp(-0.99, 0.99)
+    return *place.unbind(1), *(sigma / det).unbind(1), correlation
 
 
 def photometry(patches, x, y, log_floor):
@@ -219,13 +228,6 @@ class Pixels:
         self.image = F.pad(inputs.image, border)
         self.good = F.pad((~inputs.mask).to(inputs.image), border)
 
-    def _centres(self, x, y, radius):
-        ny, nx = self.image.shape[1:]
-        pad = self.pad
-        cx = x.round().long().clamp(-pad + radius, nx - pad - radius - 1)
-        cy = y.round().long().clamp(-pad + radius, ny - pad - radius - 1)
-        return cx, cy
-
     def cut(self, image, images, cx, cy, radius):
         """
         Cut-outs ``(N, P, P)`` of anything on the padded grid around central pixels.
@@ -234,32 +236,28 @@ class Pixels:
         squares = image.unfold(1, side, 1).unfold(2, side, 1)
         return squares[images, cy + (self.pad - radius), cx + (self.pad - radius)]
 
-    def index(self, images, x, y, radius):
-        """Indices of cut-outs in the padded images."""
-        cx, cy = self._centres(x, y, radius)
-        step = torch.arange(-radius, radius + 1, device=x.device) + self.pad
-        index = (
-            images[:, None, None],
-            (cy[:, None] + step)[:, :, None],
-            (cx[:, None] + step)[:, None, :],
-        )
-        return index, cx, cy
+    def index(self, images, cx, cy, radius):
+        """Indices ``(N, P, P)`` of cut-outs in flattened images on the padded grid."""
+        ny, nx = self.image.shape[1:]
+        step = torch.arange(-radius, radius + 1, device=cx.device) + self.pad
+        rows = (images * ny + cy)[:, None] + step
+        return rows[:, :, None] * nx + (cx[:, None] + step)[:, None]
+
+    def centres(self, x, y, radius):
+        """Central pixels of cut-outs around positions, within the padded images."""
+        least, (ny, nx) = radius - self.pad, self.image.shape[1:]
+        cx = x.round().long().clamp(least, nx - self.pad - radius - 1)
+        return cx, y.round().long().clamp(least, ny - self.pad - radius - 1)
 
     def patches(self, tiles, x, y, radius) -> StarPatches:
         """Cut-outs with their noise and PSF."""
-        images, rows, columns = tiles
-        cx, cy = self._centres(x, y, radius)
-        inputs = self.inputs
-
-        def at(value):
-            return inputs.at_tiles(value, images, rows, columns)
-
+        inputs, (cx, cy) = self.inputs, self.centres(x, y, radius)
         return StarPatches(
-            data=self.cut(self.image, images, cx, cy, radius),
-            good=self.cut(self.good, images, cx, cy, radius),
-            shape=at(inputs.psf)[:, None, None, :],
-            gain=at(inputs.log_noise).exp()[:, :, None],
-            correlation=at(inputs.correlation),
+            data=self.cut(self.image, tiles[0], cx, cy, radius),
+            good=self.cut(self.good, tiles[0], cx, cy, radius),
+            shape=inputs.at_tiles(inputs.psf, *tiles)[:, None, None, :],
+            gain=inputs.at_tiles(inputs.log_noise, *tiles).exp()[:, :, None],
+            correlation=inputs.at_tiles(inputs.correlation, *tiles),
             x=cx.to(x),
             y=cy.to(y),
             radius=inputs.normalization_radius,

@@ -7,8 +7,8 @@ import torch
 
 from bliss_astro.rendering import adaptive_moments
 
-from ._grid import COLOURS, TileCatalog, TileGrid
-from ._source_chain import WIDE_RADIUS, SourceChain, TileFits
+from ._grid import COLOURS, TileCatalog, TileGrid, joined
+from ._source_chain import WIDE_RADIUS, SourceChain
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
 
@@ -81,9 +81,7 @@ class TilePosterior:
         sources=None,
         moments=adaptive_moments,
     ):
-        self.features = features
-        self.inputs = inputs
-        self.head = head
+        self.features, self.inputs, self.head = features, inputs, head
         self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
         self._context = head.context(features)
         self._decided = None
@@ -92,19 +90,12 @@ class TilePosterior:
         widest = max(patch_radius, WIDE_RADIUS if head.galaxies else 0)
         self.patch_radius = patch_radius
         self.pixels = Pixels(inputs, self.grid, widest)
-        self._fits = TileFits(self.pixels, head, patch_radius)
+        self.moments = moments
         self.sequence = None
         if sources is not None:
             encoders, conditions, half = sources
-            self.sequence = SourceSequence(
-                encoders,
-                self.pixels,
-                conditions,
-                features,
-                half=half,
-                moments=moments,
-            )
-        self._moments = moments
+            given = (self.pixels, conditions, features)
+            self.sequence = SourceSequence(encoders, *given, half=half, moments=moments)
 
     def __len__(self):
         return len(self.features)
@@ -141,14 +132,14 @@ class TilePosterior:
         chain : ``SourceChain``
             Position, type, flux and shape, each given those before it.
         """
-        return SourceChain(self._fits, place, tiles, hidden, count, catalog)
+        return SourceChain(self, place, tiles, hidden, count, catalog)
 
     # -- density ---------------------------------------------------------------
 
-    def known_before(self, colour: int) -> torch.Tensor:
-        """1 at tiles of earlier colours, else 0; ``(rows, columns)``."""
-        colours = self.grid.colour(device=self.device)
-        return (colours < colour).to(self.features)
+    def _hidden_of(self, colour, code):
+        """Hidden layer of the tiles of a colour, given codes of the earlier ones."""
+        known = self.grid.colour(device=self.device) < colour
+        return self.head.hidden(self._context, code, known.to(self.features), colour)
 
     def hidden_given(self, catalog: TileCatalog) -> torch.Tensor:
         """
@@ -159,9 +150,7 @@ class TilePosterior:
         code = self.head.encode_sources(catalog)
         out = torch.empty_like(self._context)
         for colour, (i, j) in enumerate(COLOURS):
-            out[..., i::2, j::2] = self.head.hidden(
-                self._context, code, self.known_before(colour), colour
-            )
+            out[..., i::2, j::2] = self._hidden_of(colour, code)
         return out
 
     def hidden_at(self, tiles, code, known) -> torch.Tensor:
@@ -227,25 +216,23 @@ class TilePosterior:
         """
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
-        names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start', 'image')
-        found = {name: [] for name in names}
+        parts = []
         for place in range(self.head.n_most):
             tiles = (catalog.count > place).nonzero(as_tuple=True)
-            if len(tiles[0]) == 0:
-                continue
-            images, rows, columns = tiles
-            near = hidden[images, :, rows, columns]
-            chain = self.source_chain(place, tiles, near, catalog.count[tiles], catalog)
-            terms = chain.log_prob(catalog, self._moments) | {'image': images}
-            for name in names:
-                found[name].append(terms[name])
-        none = hidden.new_zeros(0)
-        found = {name: torch.cat(v) if v else none for name, v in found.items()}
-        found['count'] = count.sum((1, 2))
-        found['image'] = found['image'].long()
+            if len(tiles[0]):
+                near = hidden[tiles[0], :, tiles[1], tiles[2]]
+                given = (near, catalog.count[tiles], catalog)
+                parts.append(self.source_chain(place, tiles, *given).log_prob(catalog))
+        if parts:
+            terms = joined(parts)
+        else:
+            names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start')
+            terms = dict.fromkeys(names, hidden.new_zeros(0))
+            terms['image'] = catalog.count.new_zeros(0)
+        terms['count'] = count.sum((1, 2))
         if self.sequence is not None and not one_pass:
-            found |= self.sequence.log_prob(catalog)
-        return found
+            terms |= self.sequence.log_prob(catalog)
+        return terms
 
     # -- draws and point estimates ---------------------------------------------
 
@@ -305,10 +292,7 @@ class TilePosterior:
             device=self.device,
         )
         for colour, (i, j) in enumerate(COLOURS):
-            code = self.head.encode_sources(catalog)
-            hidden = self.head.hidden(
-                self._context, code, self.known_before(colour), colour
-            )
+            hidden = self._hidden_of(colour, self.head.encode_sources(catalog))
             if hidden.numel() == 0:
                 continue
             if keep is not None:
@@ -323,13 +307,11 @@ class TilePosterior:
                     count = count * most_probable(count > 0, factor.presence, n_pixels)
             catalog.count[:, i::2, j::2] = count
             for place in range(self.head.n_most):
-                local = (catalog.count[:, i::2, j::2] > place).nonzero(as_tuple=True)
-                if len(local[0]) == 0:
+                images, rows, columns = (count > place).nonzero(as_tuple=True)
+                if len(images) == 0:
                     continue
-                images, rows, columns = local
-                near = hidden[images, :, rows, columns]
                 tiles = (images, 2 * rows + i, 2 * columns + j)
-                number = catalog.count[tiles]
-                chain = self.source_chain(place, tiles, near, number, catalog)
+                given = (hidden[images, :, rows, columns], catalog.count[tiles])
+                chain = self.source_chain(place, tiles, *given, catalog)
                 chain.fill(catalog, generator=generator, mode=threshold is not None)
         return catalog

@@ -5,13 +5,23 @@ Fit of a catalogue prior: counts and shapes of a photometric catalogue.
 
 import math
 
+import astropy.units as u
 import numpy as np
+from astropy.table import vstack
 
-from bliss_astro.units import MAD_TO_SIGMA
+from bliss_astro._plugins import load_surveys
+from bliss_astro.units import MAD_TO_SIGMA, flux_to_magnitude
 
-from ._catalog_columns import CatalogColumns
 from ._counts import MagnitudeCounts
 from ._galaxies import GalaxyPrior, MagnitudeShapes
+from ._numbers import float_column, need_columns, require
+
+# Converters of the tables of surveys, which their plug-ins add: the columns by which
+# a table is recognised, and the function that makes the columns of the fit of them.
+SURVEY_CONVERTERS = []
+
+# Magnitudes outside of these are codes for missing ones.
+MAGNITUDE_RANGE = (5.0, 35.0)
 
 # Width of the bins of the counts in magnitudes; narrow beside the nodes'.
 _BIN_WIDTH = 0.25
@@ -28,6 +38,127 @@ _RADIUS_SLOPES = (-0.2, 0.0)
 _N_MIN = 20
 
 
+def read_columns(table, area):
+    """
+    Check the columns of a catalogue, one table or several, and its area.
+
+    Returns
+    -------
+    columns : dict of array
+        ``magnitude`` (AB), ``is_galaxy``, ``radius`` (of half the light of the whole
+        galaxy along its major axis, arcsec), ``bulge_to_disk`` (ratio of the radii),
+        ``disk_axis_ratio, bulge_axis_ratio, disk_fraction``; NaN where unknown.
+
+    area : float
+        Square degrees.
+    """
+    many = isinstance(table, (list, tuple)) and table
+    first = table[0] if many else table
+    need_columns(first, ())
+    load_surveys()
+    for names, convert in SURVEY_CONVERTERS:
+        if set(names) <= set(first.colnames):
+            table, many = convert(table), False
+    if many:
+        table = vstack(list(table), metadata_conflicts='silent')
+    columns = {'magnitude': _magnitude(table), 'is_galaxy': _class(table)}
+    columns |= _shapes(table, columns['is_galaxy'])
+    known = np.isfinite(columns['magnitude'])
+    columns = {name: value[known] for name, value in columns.items()}
+    return columns, _area(table.meta.get('area') if area is None else area)
+
+
+def _area(area):
+    """Area as square degrees."""
+    if area is None:
+        msg = 'area must be given, in square degrees (or as table.meta["area"])'
+        raise ValueError(msg)
+    try:
+        number = u.Quantity(area, u.deg**2).value
+    except u.UnitsError:
+        msg = f'area must be a solid angle, got {area}'
+        raise ValueError(msg) from None
+    good = np.ndim(number) == 0 and 0 < number < np.inf
+    require(good, 'area', 'positive, in square degrees', area)
+    return float(number)
+
+
+def _magnitude(table):
+    """AB magnitudes from ``magnitude`` or ``flux``."""
+    has = [name for name in ('magnitude', 'flux') if name in table.colnames]
+    allowed = "a table with either 'magnitude' or 'flux', one of the two"
+    require(len(has) == 1, 'table', allowed, ', '.join(table.colnames))
+    if has == ['flux']:
+        flux = float_column(table, 'flux', u.nmgy)
+        good = not (flux <= 0).any()
+        require(good, "table['flux']", 'positive', np.nanmin(flux, initial=np.inf))
+        return flux_to_magnitude(flux)
+    unit = getattr(table['magnitude'], 'unit', None)
+    allowed = "in mag (AB; fluxes belong in a column 'flux')"
+    good = unit in (None, u.mag, u.ABmag)
+    require(good, "table['magnitude']", allowed, unit)
+    magnitude = float_column(table, 'magnitude')
+    low, high = MAGNITUDE_RANGE
+    allowed = f'between {low} and {high} (mask or drop missing ones)'
+    return _within(magnitude, "table['magnitude']", (low, high), allowed)
+
+
+def _within(value, name, limits, allowed):
+    """Check the finite ones of values."""
+    with np.errstate(invalid='ignore'):
+        wrong = value[np.isfinite(value) & ((value < limits[0]) | (value > limits[1]))]
+    require(len(wrong) == 0, name, allowed, wrong[0] if len(wrong) else None)
+    return value
+
+
+def _class(table):
+    """Whether each row is a galaxy."""
+    if 'is_galaxy' in table.colnames or 'probpsf' not in table.colnames:
+        need_columns(table, ['is_galaxy'])
+        value = float_column(table, 'is_galaxy')
+    else:
+        value = 1 - float_column(table, 'probpsf')
+    wrong = value[~np.isin(value, (0, 1))]
+    name = "table['is_galaxy'] (or 'probpsf')"
+    require(len(wrong) == 0, name, '0 or 1', wrong[0] if len(wrong) else None)
+    return value == 1
+
+
+def _shapes(table, is_galaxy):
+    """Checked shape columns; those of stars are NaN."""
+
+    def read(name, limits, allowed, unit=None):
+        value = np.where(is_galaxy, float_column(table, name, unit), np.nan)
+        allowed = f'{allowed} (mask failed fits, or make them NaN)'
+        return _within(value, f'table[{name!r}] of galaxies', limits, allowed)
+
+    tiny = np.nextafter(0, 1)
+    names = {}
+    for quantity in ('radius', 'axis_ratio'):
+        pair = (f'disk_{quantity}', f'bulge_{quantity}')
+        both = set(pair) <= set(table.colnames)
+        names[quantity] = pair if both else (quantity, quantity)
+    needed = (*names['radius'], *names['axis_ratio'], 'disk_fraction')
+    need_columns(table, [*dict.fromkeys(needed)])
+    fraction = read('disk_fraction', (0, 1), 'in [0, 1]')
+    disk, bulge = (
+        read(name, (tiny, np.inf), 'positive', u.arcsec) for name in names['radius']
+    )
+    ratios = [read(name, (tiny, 1), 'in (0, 1]') for name in names['axis_ratio']]
+    with np.errstate(invalid='ignore', divide='ignore'):
+        # A component without light says nothing.
+        log_disk = np.where(fraction > 0, np.log(disk), 0.0)
+        log_bulge = np.where(fraction < 1, np.log(bulge), 0.0)
+        one = names['radius'][0] == 'radius'
+        return {
+            'radius': np.exp(fraction * log_disk + (1 - fraction) * log_bulge),
+            'bulge_to_disk': np.full(len(disk), np.nan) if one else bulge / disk,
+            'disk_axis_ratio': ratios[0],
+            'bulge_axis_ratio': ratios[1],
+            'disk_fraction': fraction,
+        }
+
+
 def fit_populations(
     table,
     *,
@@ -42,41 +173,24 @@ def fit_populations(
     radius_range=(0.1, 15.0),
 ):
     """Counts of stars and the prior of galaxies, see `CatalogPrior.fit`."""
-    _check_range(magnitude_range, star_from, galaxy_from, complete_to, shapes_to)
-    columns = CatalogColumns.from_table(table, area=area)
-    counts = {}
-    for name, which, start, slopes in (
-        ('stars', ~columns.is_galaxy, star_from, star_slopes),
-        ('galaxies', columns.is_galaxy, galaxy_from, galaxy_slopes),
-    ):
-        counts[name] = _fit_counts(
-            columns.magnitude[which],
-            columns.area,
-            name=name,
-            limits=(start, complete_to),
-            ends=magnitude_range,
-            slopes=slopes,
-        )
-    shapes = _fit_shapes(columns, complete_to, shapes_to, magnitude_range, radius_range)
-    return counts['stars'], GalaxyPrior(counts['galaxies'], shapes)
-
-
-def _check_range(ends, star_from, galaxy_from, complete_to, shapes_to):
-    """Raise a ValueError for magnitudes in a wrong order."""
+    first, last = magnitude_range
     for name, start in (('star_from', star_from), ('galaxy_from', galaxy_from)):
-        if not ends[0] <= start <= complete_to - 1 <= ends[1] - 1:
-            msg = (
-                f'magnitude_range[0] <= {name} <= complete_to - 1 and complete_to <= '
-                f'magnitude_range[1] must hold, got {name}={start}, '
-                f'complete_to={complete_to} and magnitude_range={tuple(ends)}'
-            )
-            raise ValueError(msg)
-    if not galaxy_from < shapes_to <= complete_to:
-        msg = (
-            'shapes_to must lie between galaxy_from and complete_to, '
-            f'got {shapes_to}, {galaxy_from} and {complete_to}'
-        )
-        raise ValueError(msg)
+        good = first <= start <= complete_to - 1 <= last - 1
+        allowed = f'in [{first}, complete_to - 1], and complete_to at most {last}'
+        require(good, name, allowed, f'{start} and complete_to={complete_to}')
+    good = galaxy_from < shapes_to <= complete_to
+    require(good, 'shapes_to', 'between galaxy_from and complete_to', shapes_to)
+    columns, area = read_columns(table, area)
+    mag, galaxy = columns['magnitude'], columns['is_galaxy']
+    fixed = complete_to, magnitude_range, area
+    stars = _fit_counts(mag[~galaxy], 'stars', star_from, star_slopes, fixed)
+    counts = _fit_counts(mag[galaxy], 'galaxies', galaxy_from, galaxy_slopes, fixed)
+    shapes = _fit_shapes(columns, complete_to, shapes_to, magnitude_range, radius_range)
+    return stars, GalaxyPrior(counts, shapes)
+
+
+def _need(number, kind):
+    require(number >= _N_MIN, 'table', f'of at least {_N_MIN} {kind}', number)
 
 
 def _hats(x, nodes):
@@ -90,16 +204,12 @@ def _roughness(n):
     return second.T @ second
 
 
-def _fit_counts(mag, area, *, name, limits, ends, slopes):
+def _fit_counts(mag, name, start, slopes, fixed):
     """Fit the counts of one class, and extrapolate them."""
-    edges = np.arange(limits[0], limits[1] + 1e-9, _BIN_WIDTH)
+    complete_to, ends, area = fixed
+    edges = np.arange(start, complete_to + 1e-9, _BIN_WIDTH)
     number, _ = np.histogram(mag, edges)
-    if number.sum() < _N_MIN:
-        msg = (
-            f'table must hold at least {_N_MIN} {name} of magnitude {limits[0]} to '
-            f'{limits[1]}, got {number.sum()}'
-        )
-        raise ValueError(msg)
+    _need(number.sum(), f'{name} of magnitude {start} to {complete_to}')
     n_nodes = max(2, round(edges[-1] - edges[0]) + 1)
     nodes = np.linspace(edges[0], edges[-1], n_nodes)
     basis = _hats(0.5 * (edges[1:] + edges[:-1]), nodes)
@@ -134,25 +244,18 @@ def _rounded(values, digits=4):
 
 def _fit_shapes(columns, complete_to, shapes_to, ends, radius_range):
     """Fit sizes, axis ratios and disk fractions."""
-    with np.errstate(invalid='ignore'):
-        whole = columns.is_galaxy & np.isfinite(columns.radius)
-        whole &= (columns.radius >= radius_range[0]) & (
-            columns.radius <= radius_range[1]
-        )
-    measured = whole & (columns.magnitude <= shapes_to)
-    if measured.sum() < _N_MIN:
-        msg = (
-            f'table must hold at least {_N_MIN} galaxies to magnitude {shapes_to} '
-            f'with radii of {radius_range[0]} to {radius_range[1]} arcsec, '
-            f'got {measured.sum()}'
-        )
-        raise ValueError(msg)
-    magnitude, log_radius, scatter = _fit_radii(
-        columns.magnitude, columns.radius, whole, complete_to, shapes_to, ends
+    radius, magnitude = columns['radius'], columns['magnitude']
+    # Not true for NaN.
+    whole = (radius >= radius_range[0]) & (radius <= radius_range[1])
+    measured = whole & (magnitude <= shapes_to)
+    limits = f'with radii of {radius_range[0]} to {radius_range[1]} arcsec'
+    _need(measured.sum(), f'galaxies to magnitude {shapes_to} {limits}')
+    nodes, log_radius, scatter = _fit_radii(
+        magnitude, radius, whole, complete_to, shapes_to, ends
     )
-    shares = _fit_shares(columns, measured, magnitude)
+    shares = _fit_shares(columns, measured, nodes)
     return MagnitudeShapes(
-        magnitude=_rounded(magnitude),
+        magnitude=_rounded(nodes),
         log_radius=_rounded(log_radius),
         radius_scatter=_rounded(scatter),
         disk_share=_rounded(shares[0]),
@@ -191,7 +294,7 @@ def _fit_radii(mag, radius, whole, complete_to, shapes_to, ends):
 
 def _fit_shares(columns, measured, magnitude):
     """Share of pure disks and of pure bulges at the nodes."""
-    mag, fraction = columns.magnitude, columns.disk_fraction
+    mag, fraction = columns['magnitude'], columns['disk_fraction']
     use = measured & np.isfinite(fraction)
     shares = []
     for pure in (fraction > 0.98, fraction < 0.02):
@@ -214,28 +317,22 @@ def _fit_ratios(columns, measured):
         ratio = np.clip(ratio, 0.06, 0.98)
         return np.log(ratio / (1 - ratio))
 
-    disk, bulge = columns.disk_axis_ratio, columns.bulge_axis_ratio
-    use = measured & np.isfinite(disk) & np.isfinite(bulge)
-    if use.sum() < _N_MIN:
-        msg = (
-            f'table must hold at least {_N_MIN} galaxies with axis ratios, '
-            f'got {use.sum()}'
-        )
-        raise ValueError(msg)
-    found = {}
-    for name, values in (('disk', logits(disk[use])), ('bulge', logits(bulge[use]))):
-        spread = max(values.std(), 0.05)
-        found[f'{name}_axis_ratio'] = _rounded((values.mean(), spread))
-    pair = np.corrcoef(logits(disk[use]), logits(bulge[use]))[0, 1]
+    ratios = columns['disk_axis_ratio'], columns['bulge_axis_ratio']
+    use = measured & np.isfinite(ratios[0]) & np.isfinite(ratios[1])
+    _need(use.sum(), 'galaxies with axis ratios')
+    disk, bulge = (logits(ratio[use]) for ratio in ratios)
+    found = {
+        f'{name}_axis_ratio': _rounded((values.mean(), max(values.std(), 0.05)))
+        for name, values in (('disk', disk), ('bulge', bulge))
+    }
+    pair = np.corrcoef(disk, bulge)[0, 1]
     found['axis_correlation'] = round(float(np.nan_to_num(pair)), 4)
-    fraction, ratio = columns.disk_fraction, columns.bulge_to_disk
+    fraction, ratio = columns['disk_fraction'], columns['bulge_to_disk']
     with np.errstate(invalid='ignore'):
         both = measured & (fraction > 0.1) & (fraction < 0.9) & (ratio > 0)
     if both.sum() < _N_MIN:
         # The catalogue gives one radius: that of the survey's own fits then.
-        found['bulge_to_disk'] = (0.11, 0.11)
-        return found
-    log_ratio = np.log10(ratio[both])
-    low, middle, high = np.percentile(log_ratio, [16, 50, 84])
-    found['bulge_to_disk'] = _rounded((middle, max(0.5 * (high - low), 0.02)))
-    return found
+        return found | {'bulge_to_disk': (0.11, 0.11)}
+    low, middle, high = np.percentile(np.log10(ratio[both]), [16, 50, 84])
+    spread = max(0.5 * (high - low), 0.02)
+    return found | {'bulge_to_disk': _rounded((middle, spread))}

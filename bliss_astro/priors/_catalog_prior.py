@@ -15,13 +15,19 @@ from bliss_astro._random import torch_generator
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._catalog_fit import fit_populations
-from ._counts import MagnitudeCounts, ParetoCounts, check_positive
-from ._files import SavedPrior, from_numbers, load_bundled, to_numbers
+from ._counts import MagnitudeCounts, ParetoCounts, draw_places
 from ._galaxies import (
     GalaxyPrior,
     GammaShapes,
     MagnitudeShapes,
     add_shape_columns,
+)
+from ._numbers import (
+    SavedPrior,
+    check_positive,
+    from_numbers,
+    require_type,
+    to_numbers,
 )
 
 _KINDS = {
@@ -95,15 +101,8 @@ class CatalogPrior(SavedPrior):
     galaxies: GalaxyPrior = field(default_factory=GalaxyPrior)
 
     def __post_init__(self):
-        if not isinstance(self.stars, (ParetoCounts, MagnitudeCounts)):
-            msg = (
-                'stars must be ParetoCounts or MagnitudeCounts, got '
-                f'{type(self.stars).__name__}'
-            )
-            raise TypeError(msg)
-        if not isinstance(self.galaxies, GalaxyPrior):
-            msg = f'galaxies must be a GalaxyPrior, got {type(self.galaxies).__name__}'
-            raise TypeError(msg)
+        require_type('stars', self.stars, ParetoCounts, MagnitudeCounts)
+        require_type('galaxies', self.galaxies, GalaxyPrior)
 
     @classmethod
     def sky(cls):
@@ -128,7 +127,7 @@ class CatalogPrior(SavedPrior):
         hundred times. Multiply it with ``star_scale``, or fit a prior to
         the fields at hand.
         """
-        return load_bundled(cls, 'sources-sky')
+        return cls.bundled('sources-sky')
 
     @classmethod
     def fit(cls, table, *, area=None, **options):
@@ -243,18 +242,19 @@ class CatalogPrior(SavedPrior):
             1, shape, flux_min=flux_min, generator=torch_generator(rng)
         )
         order = torch.argsort(batch.flux[0], descending=True)[: int(batch.count[0])]
+        columns = (batch.x, batch.y, batch.flux, batch.galaxy)
+        x, y, flux, galaxy = (v[0, order].double() for v in columns)
         is_galaxy = batch.is_galaxy[0, order].numpy()
         table = QTable(
             {
-                'x_centroid': batch.x[0, order].double().numpy(),
-                'y_centroid': batch.y[0, order].double().numpy(),
-                'flux': batch.flux[0, order].double().numpy() * u.nmgy,
+                'x_centroid': x.numpy(),
+                'y_centroid': y.numpy(),
+                'flux': flux.numpy() * u.nmgy,
                 'is_galaxy': is_galaxy,
             }
         )
-        galaxy = batch.galaxy[0, order].double()
         galaxy[:, 4:] *= SDSS_PIXEL_SCALE
-        galaxy[~batch.is_galaxy[0, order]] = np.nan
+        galaxy[~is_galaxy] = np.nan
         add_shape_columns(table, galaxy)
         return table
 
@@ -303,42 +303,29 @@ class CatalogPrior(SavedPrior):
             Padded tensors ``x, y, flux, is_galaxy`` of shape ``(B, S)``, ``galaxy``
             ``(B, S, 6)`` and ``count`` ``(B,)``.
         """
-        ny, nx = shape
         check_positive(pixel_scale=pixel_scale)
         ones = torch.ones(n_images, device=device)
-        pixels = ny * nx * (pixel_scale / SDSS_PIXEL_SCALE) ** 2 * ones
+        pixels = shape[0] * shape[1] * (pixel_scale / SDSS_PIXEL_SCALE) ** 2 * ones
         cut = None if flux_min is None else flux_min * ones
-        floor = None if cut is None else cut[:, None]
-        counts = [
-            torch.poisson(
-                pixels * density(cut) * (1.0 if scale is None else scale),
-                generator=generator,
-            ).long()
-            for density, scale in (
-                (self.star_density, star_scale),
-                (self.galaxy_density, galaxy_scale),
-            )
-        ]
-        count = counts[0] + counts[1]
-        n_most = max(1, int(count.max()))
-        unit = torch.rand(3, n_images, n_most, generator=generator, device=device)
+
+        def number(density, scale):
+            mean = pixels * density(cut) * (1.0 if scale is None else scale)
+            return torch.poisson(mean, generator=generator).long()
+
+        n_stars = number(self.star_density, star_scale)
+        count = n_stars + number(self.galaxy_density, galaxy_scale)
+        x, y, unit, used = draw_places(count, shape, generator)
         # Stars come first, then galaxies, then unused places.
-        place = torch.arange(n_most, device=device)
-        used = place < count[:, None]
-        is_galaxy = used & (place >= counts[0][:, None])
+        place = torch.arange(x.shape[1], device=device)
+        is_galaxy = used & (place >= n_stars[:, None])
+        floor = None if cut is None else cut[:, None]
         flux_galaxy, galaxy = self.galaxies.sample_batch(
-            (n_images, n_most), flux_min=floor, generator=generator, device=device
+            x.shape, flux_min=floor, generator=generator, device=device
         )
-        flux_star = self.stars.flux_quantile(unit[2], floor)
-        scale = torch.tensor([1, 1, 1, 1, 1 / pixel_scale, 1 / pixel_scale])
-        return CatalogBatch(
-            x=unit[0] * nx - 0.5,
-            y=unit[1] * ny - 0.5,
-            flux=torch.where(is_galaxy, flux_galaxy, flux_star) * used,
-            is_galaxy=is_galaxy,
-            galaxy=galaxy * scale.to(ones),
-            count=count,
-        )
+        flux_star = self.stars.flux_quantile(unit, floor)
+        flux = torch.where(is_galaxy, flux_galaxy, flux_star) * used
+        scale = torch.tensor([1, 1, 1, 1, 1 / pixel_scale, 1 / pixel_scale]).to(ones)
+        return CatalogBatch(x, y, flux, is_galaxy, galaxy * scale, count)
 
     def to_dict(self) -> dict:
         """

@@ -4,7 +4,6 @@ Number counts: density and fluxes of sources.
 """
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
@@ -15,6 +14,8 @@ from bliss_astro.units import (
     SDSS_PIXEL_SCALE,
     magnitude_to_flux,
 )
+
+from ._numbers import check_nodes, check_positive, require
 
 # Densities per pixel mean pixels of SDSS.
 _PIXELS_PER_DEG2 = (3600 / SDSS_PIXEL_SCALE) ** 2
@@ -40,36 +41,17 @@ def interpolate(x: torch.Tensor, nodes, values) -> torch.Tensor:
     return ys[right - 1] * (1 - share) + ys[right] * share
 
 
-def check_positive(**values):
-    """Raise a ValueError for numbers that are not positive and finite."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            msg = f'{name} must be positive and finite, got {value}'
-            raise ValueError(msg)
-
-
-def check_tuples(thing, names, *, length=None):
+def draw_places(count, shape, generator):
     """
-    Make tuples of floats of the fields of a frozen dataclass, all of one length.
+    Draw positions for padded catalogues ``(B, S)``, uniform over images.
+
+    Returns x, y, further uniform numbers, and which places the counts ``(B,)`` use.
     """
-    for name in names:
-        try:
-            value = tuple(float(v) for v in getattr(thing, name))
-        except TypeError:
-            msg = f'{name} must be a sequence of numbers, got {getattr(thing, name)!r}'
-            raise TypeError(msg) from None
-        wanted = len(value) if length is None else length
-        if len(value) != wanted or not all(map(math.isfinite, value)):
-            msg = f'{name} must be {wanted} finite numbers, got {value}'
-            raise ValueError(msg)
-        object.__setattr__(thing, name, value)
-
-
-def check_nodes(name, nodes):
-    """Complain of nodes of an interpolation that do not increase."""
-    if len(nodes) < 2 or any(b <= a for a, b in itertools.pairwise(nodes)):
-        msg = f'{name} must be at least two increasing numbers, got {nodes}'
-        raise ValueError(msg)
+    ny, nx = shape
+    n_most, device = max(1, int(count.max())), count.device
+    unit = torch.rand(3, len(count), n_most, generator=generator, device=device)
+    used = torch.arange(n_most, device=device) < count[:, None]
+    return unit[0] * nx - 0.5, unit[1] * ny - 0.5, unit[2], used
 
 
 class Counts:
@@ -160,19 +142,13 @@ class ParetoCounts(Counts):
     scale: float = 1.185
 
     def __post_init__(self):
-        if not (math.isfinite(self.density) and self.density >= 0):
-            msg = f'density must be finite and not negative, got {self.density}'
-            raise ValueError(msg)
+        good = 0 <= self.density < math.inf
+        require(good, 'density', 'finite and not negative', self.density)
         check_positive(slope=self.slope, scale=self.scale)
-        if not (math.isfinite(self.ratio) and self.ratio > 1):
-            msg = f'ratio must be finite and more than 1, got {self.ratio}'
-            raise ValueError(msg)
-        if not self.loc + self.scale > 0:
-            msg = (
-                'loc + scale, the smallest flux, must be positive, got '
-                f'loc={self.loc} and scale={self.scale}'
-            )
-            raise ValueError(msg)
+        require(1 < self.ratio < math.inf, 'ratio', 'finite, above 1', self.ratio)
+        ends = f'loc={self.loc} and scale={self.scale}'
+        good = self.loc + self.scale > 0
+        require(good, 'loc + scale, the smallest flux,', 'positive', ends)
 
     @property
     def flux_min(self) -> float:
@@ -230,9 +206,7 @@ class MagnitudeCounts(Counts):
     log_density: tuple[float, ...]
 
     def __post_init__(self):
-        check_tuples(self, ('magnitude',))
-        check_nodes('magnitude', self.magnitude)
-        check_tuples(self, ('log_density',), length=len(self.magnitude))
+        check_nodes(self, 'log_density')
 
     @property
     def flux_min(self) -> float:

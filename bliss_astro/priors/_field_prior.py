@@ -14,7 +14,7 @@ from bliss_astro._random import torch_generator
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape
 
 from ._fields import ELLIPTICITY_MAX, FieldTable, GaussianFields, draw_ellipticity
-from ._files import SavedPrior, from_numbers, load_bundled, to_numbers
+from ._numbers import SavedPrior, from_numbers, require, require_type, to_numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,22 +81,15 @@ class FieldPrior(SavedPrior):
 
     def __post_init__(self):
         if self.fields is None:
-            object.__setattr__(
-                self, 'fields', load_bundled(FieldPrior, 'fields-sdss-r').fields
-            )
-        if not isinstance(self.fields, (GaussianFields, FieldTable)):
-            msg = (
-                'fields must be GaussianFields, a FieldTable or None, got '
-                f'{type(self.fields).__name__}'
-            )
-            raise TypeError(msg)
+            fields = FieldPrior.bundled('fields-sdss-r').fields
+            object.__setattr__(self, 'fields', fields)
+        require_type('fields', self.fields, GaussianFields, FieldTable)
         e = self.ellipticity
-        if e is not None and not 0 <= e <= ELLIPTICITY_MAX:
-            msg = f'ellipticity must lie in [0, {ELLIPTICITY_MAX}] or be None, got {e}'
-            raise ValueError(msg)
+        good = e is None or 0 <= e <= ELLIPTICITY_MAX
+        require(good, 'ellipticity', f'in [0, {ELLIPTICITY_MAX}] or None', e)
 
     def __repr__(self):
-        psf, sky, scale = self._typical()
+        psf, sky, scale = self.fields._typical()
         fwhm = float(fwhm_of_shape(torch.tensor(psf, dtype=torch.float64)))
         many = isinstance(self.fields, FieldTable)
         kind = f'{len(self.fields)} field(s)' if many else 'Gaussian'
@@ -104,17 +97,6 @@ class FieldPrior(SavedPrior):
             f'<FieldPrior: {kind}, FWHM {fwhm:.1f} px, sky {sky:.0f} e-, '
             f'{scale:.0f} e-/nmgy>'
         )
-
-    def _typical(self):
-        """PSF, sky and calibration in the middle of the distribution."""
-        if isinstance(self.fields, FieldTable):
-            table = self.fields
-            parts = (table.psf, table.background, table.electrons_per_nmgy)
-            return [np.median(part, 0) for part in parts]
-        value = np.exp(self.fields.mean)
-        s1 = value[0]
-        psf = [s1, s1 * value[1], value[2], s1 * value[3], value[4], 2 + value[5], 0, 0]
-        return np.array(psf), value[6], value[7]
 
     @property
     def table(self):
@@ -282,9 +264,7 @@ class FieldPrior(SavedPrior):
     def _rows(self, n, generator, device):
         rows = self.fields.sample_batch(n, generator=generator, device=device)
         if self.ellipticity is not None:
-            e = draw_ellipticity(
-                self.ellipticity, n, generator=generator, device=device
-            )
+            e = draw_ellipticity(self.ellipticity, n, generator, device)
             rows = torch.cat([rows[:, :6], e.T, rows[:, 8:]], -1)
         return rows
 
@@ -321,12 +301,7 @@ class FieldPrior(SavedPrior):
         """
         kinds = {'gaussian': GaussianFields, 'table': FieldTable}
         has = [name for name in kinds if name in numbers]
-        if len(has) != 1:
-            msg = (
-                "numbers must have either 'gaussian' or 'table', one of the two; got "
-                f'{", ".join(numbers) or "none"}'
-            )
-            raise ValueError(msg)
-        name = has[0]
-        fields = from_numbers(kinds[name], numbers[name], f'numbers[{name!r}]')
+        allowed = "a dict with either 'gaussian' or 'table'"
+        require(len(has) == 1, 'numbers', allowed, ', '.join(numbers) or 'none')
+        fields = from_numbers(kinds[has[0]], numbers[has[0]], f'numbers[{has[0]!r}]')
         return cls(fields, numbers.get('ellipticity'))

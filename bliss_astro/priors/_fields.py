@@ -13,19 +13,21 @@ from astropy.table import QTable
 
 from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, raw_profile
 
-from ._catalog_columns import float_column, need_columns
-from ._counts import check_tuples
+from ._numbers import (
+    check_positive,
+    check_tuples,
+    float_column,
+    need_columns,
+    require,
+)
 
-VARIABLES = (
-    'log(sigma1)',
-    'log(sigma2/sigma1)',
-    'log(b)',
-    'log(sigmap/sigma1)',
-    'log(p0)',
-    'log(beta-2)',
-    'log(background)',
-    'log(electrons_per_nmgy)',
-    'log(read_noise)',
+# The logarithms of these.
+VARIABLES = tuple(
+    f'log({name})'
+    for name in (
+        *('sigma1', 'sigma2/sigma1', 'b', 'sigmap/sigma1', 'p0', 'beta-2'),
+        *('background', 'electrons_per_nmgy', 'read_noise'),
+    )
 )
 
 # The two-sided truncation of e1 and of e2.
@@ -55,7 +57,6 @@ _UNITS = {
 }
 
 _SCALARS = ('background', 'electrons_per_nmgy', 'read_noise')
-_COLUMNS = SHAPE_NAMES + _SCALARS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,45 +80,43 @@ class FieldTable:
     read_noise: np.ndarray
 
     def __post_init__(self):
-        self._arrays()
-        s1, s2, b, sp, p0, beta, e1, e2 = self.psf.T
-        self._check('sigma1', s1, s1 > 0, 'positive')
-        self._check('sigma2', s2, s2 > s1, 'larger than sigma1')
-        self._check('b', b, b >= 0, 'not negative')
-        self._check('sigmap', sp, sp > 0, 'positive')
-        self._check('p0', p0, p0 >= 0, 'not negative')
-        self._check('beta', beta, beta > 2, 'more than 2')
-        e = np.hypot(e1, e2)
-        self._check('e1 and e2', e, e < 1, 'an ellipse (e1**2 + e2**2 < 1)')
-        self._check(
-            'background', self.background, self.background > 0,
-            'positive (the sky, in electrons per pixel)',
-        )  # fmt: skip
-        epn = self.electrons_per_nmgy
-        self._check('electrons_per_nmgy', epn, epn > 0, 'positive')
-        noise = self.read_noise
-        self._check('read_noise', noise, noise >= 0, 'not negative')
-
-    def _arrays(self):
         for name in ('psf', *_SCALARS):
             value = np.array(getattr(self, name), dtype=float)
             object.__setattr__(self, name, value)
-        if self.psf.ndim != 2 or self.psf.shape[1] != len(SHAPE_NAMES):
-            msg = f'psf must have the shape (n, 8), got {self.psf.shape}'
-            raise ValueError(msg)
+        shape = self.psf.shape
+        good = len(shape) == 2 and shape[1] == len(SHAPE_NAMES)
+        require(good, 'psf', 'of the shape (n, 8)', shape)
         if len(self.psf) == 0:
             msg = 'table must hold at least one good field, got none'
             raise ValueError(msg)
+        s1, s2, b, sp, p0, beta, e1, e2 = self.psf.T
+        e, sky, noise = e1**2 + e2**2, self.background, self.read_noise
+        scale = self.electrons_per_nmgy
+        for name, value, good, allowed in (
+            ('sigma1', s1, s1 > 0, 'positive'),
+            ('sigma2', s2, s2 > s1, 'larger than sigma1'),
+            ('b', b, b >= 0, 'not negative'),
+            ('sigmap', sp, sp > 0, 'positive'),
+            ('p0', p0, p0 >= 0, 'not negative'),
+            ('beta', beta, beta > 2, 'more than 2'),
+            ('e1**2 + e2**2', e, e < 1, 'less than 1'),
+            ('background', sky, sky > 0, 'positive (the sky, in electrons per pixel)'),
+            ('electrons_per_nmgy', scale, scale > 0, 'positive'),
+            ('read_noise', noise, noise >= 0, 'not negative'),
+        ):
+            wrong = value[~(good & np.isfinite(value))]
+            if len(wrong):
+                found = f'{wrong[0]} (in {len(wrong)} of {len(self)} fields)'
+                require(False, name, f'{allowed} and finite', found)
 
-    @staticmethod
-    def _check(name, value, good, allowed):
-        good = good & np.isfinite(value)
-        if not good.all():
-            msg = (
-                f'{name} must be {allowed} and finite, got {value[~good][0]} '
-                f'(in {np.count_nonzero(~good)} of {len(good)} fields)'
-            )
-            raise ValueError(msg)
+    def _columns(self):
+        columns = dict(zip(SHAPE_NAMES, self.psf.T, strict=True))
+        return columns | {name: getattr(self, name) for name in _SCALARS}
+
+    def _typical(self):
+        """PSF, sky and calibration in the middle of the distribution."""
+        parts = (self.psf, self.background, self.electrons_per_nmgy)
+        return [np.median(part, 0) for part in parts]
 
     def __len__(self):
         return len(self.psf)
@@ -140,27 +139,21 @@ class FieldTable:
         fields : `FieldTable`
             The same.
         """
-        optional = {'e1', 'e2'}
-        need_columns(table, [name for name in _COLUMNS if name not in optional])
-        absent = {name: np.zeros(len(table)) for name in optional - {*table.colnames}}
-        value = absent | {
-            name: float_column(table, name, _UNITS.get(name))
-            for name in _COLUMNS
-            if name not in absent
-        }
-        psf = np.stack([value[name] for name in SHAPE_NAMES], -1)
-        return cls(psf, *(value[name] for name in _SCALARS))
+        need_columns(table, [*SHAPE_NAMES[:6], *_SCALARS])
+        psf, scalars = (
+            [
+                float_column(table, name, _UNITS.get(name))
+                if name in table.colnames
+                else np.zeros(len(table))
+                for name in names
+            ]
+            for names in (SHAPE_NAMES, _SCALARS)
+        )
+        return cls(np.stack(psf, -1), *scalars)
 
     def to_table(self) -> QTable:
         """Return the fields as a `~astropy.table.QTable` with units."""
-        columns = dict(zip(SHAPE_NAMES, self.psf.T, strict=True))
-        columns |= {name: getattr(self, name) for name in _SCALARS}
-        return QTable(
-            {
-                name: value * _UNITS[name] if name in _UNITS else value
-                for name, value in columns.items()
-            }
-        )
+        return QTable(self._columns(), units=_UNITS)
 
     def sample_batch(self, n, *, generator=None, device='cpu'):
         """
@@ -192,8 +185,7 @@ class FieldTable:
         """All rows on a device, moved there once."""
         cache = self.__dict__.setdefault('_on', {})
         if device not in cache:
-            scalars = [getattr(self, name)[:, None] for name in _SCALARS]
-            rows = np.concatenate([self.psf, *scalars], 1)
+            rows = np.stack([*self._columns().values()], 1)
             cache[device] = torch.as_tensor(rows, dtype=torch.float32, device=device)
         return cache[device]
 
@@ -234,36 +226,28 @@ class GaussianFields:
         check_tuples(self, ('mean', 'low', 'high'), length=n)
         check_tuples(self, ('fwhm_range',), length=2)
         cov = np.array(self.covariance, dtype=float)
-        if cov.shape != (n, n) or not np.allclose(cov, cov.T):
-            msg = f'covariance must be a symmetric {n} x {n} matrix, got {cov.shape}'
-            raise ValueError(msg)
-        if not np.linalg.eigvalsh(cov).min() > 0:
-            msg = 'covariance must be positive definite'
-            raise ValueError(msg)
+        good = cov.shape == (n, n) and np.allclose(cov, cov.T)
+        require(good, 'covariance', f'a symmetric {n} x {n} matrix', cov.shape)
+        least = np.linalg.eigvalsh(cov).min()
+        require(least > 0, 'covariance', 'positive definite', f'the eigenvalue {least}')
         object.__setattr__(self, 'covariance', tuple(map(tuple, cov.tolist())))
-        for name, low, mean, high in zip(
-            VARIABLES, self.low, self.mean, self.high, strict=True
-        ):
-            if not low < mean < high:
-                msg = f'low < mean < high must hold for {name}: {low}, {mean}, {high}'
-                raise ValueError(msg)
-        if not self.low[1] > 0:
-            msg = f'low of log(sigma2/sigma1) must be positive, got {self.low[1]}'
-            raise ValueError(msg)
-        if not 0 <= self.ellipticity <= ELLIPTICITY_MAX:
-            msg = (
-                f'ellipticity must lie in [0, {ELLIPTICITY_MAX}], got '
-                f'{self.ellipticity}'
-            )
-            raise ValueError(msg)
-        logs, *_, low, high = self._constants(torch.device('cpu'))
-        first, last = self.fwhm_range
-        if not (0 < first < last and self._valid(logs, low, high)):
-            msg = (
-                'fwhm_range must be positive, increase, and hold the PSF of the mean, '
-                f'got {self.fwhm_range}'
-            )
-            raise ValueError(msg)
+        ranges = zip(VARIABLES, self.low, self.mean, self.high, strict=True)
+        for name, low, mean, high in ranges:
+            ends = f'low={low} and high={high}'
+            require(low < mean < high, f'mean of {name}', 'between low and high', ends)
+        check_positive(**{'low of log(sigma2/sigma1)': self.low[1]})
+        e, most = self.ellipticity, ELLIPTICITY_MAX
+        require(0 <= e <= most, 'ellipticity', f'in [0, {most}]', e)
+        logs, _, low, high = self._constants(torch.device('cpu'))
+        ends = self.fwhm_range
+        good = 0 < ends[0] < ends[1] and self._valid(logs, low, high)
+        allowed = 'positive, increasing, and hold the PSF of the mean'
+        require(good, 'fwhm_range', allowed, ends)
+
+    def _typical(self):
+        """PSF, sky and calibration in the middle of the distribution."""
+        value = np.exp(self.mean)
+        return np.array([*_psf_of(value), 0, 0]), value[6], value[7]
 
     def _constants(self, device):
         """Mean, factor of the covariance and bounds on a device."""
@@ -279,12 +263,12 @@ class GaussianFields:
     def _valid(self, logs, low, high):
         """Whether candidates ``(..., 9)`` lie within the bounds."""
         inside = ((logs > low) & (logs < high)).all(-1)
-        s1, ratio, b, spr, p0, beta = logs[..., :6].exp().unbind(-1)
-        shape = torch.stack([s1, s1 * ratio, b, s1 * spr, p0, 2 + beta], -1)
+        shape = torch.stack(_psf_of(logs[..., :6].exp().unbind(-1)), -1)
+        height = 1 + shape[..., 2] + shape[..., 4]
         for k, fwhm in enumerate(self.fwhm_range):
             # The profile falls outwards: it is above half its peak at a
             # radius if and only if its FWHM is more than twice that.
-            wider = raw_profile(shape, (0.5 * fwhm) ** 2) > 0.5 * (1 + b + p0)
+            wider = raw_profile(shape, (0.5 * fwhm) ** 2) > 0.5 * height
             inside &= wider if k == 0 else ~wider
         return inside
 
@@ -309,21 +293,17 @@ class GaussianFields:
             PSF, background, electrons per nmgy, read noise.
         """
         mean, factor, low, high = self._constants(torch.device(device))
-        z = torch.randn(
-            _N_CANDIDATES, n, len(VARIABLES), generator=generator, device=device
-        )
+        shape = (_N_CANDIDATES, n, len(VARIABLES))
+        z = torch.randn(shape, generator=generator, device=device)
         # The last candidate is the mean, in case no other is valid.
         logs = torch.cat([mean + z @ factor.T, mean.expand(1, n, -1)])
         valid = self._valid(logs, low, high)
         valid[-1] = True
         first = valid.to(torch.uint8).argmax(0)
         logs = logs.gather(0, first[None, :, None].expand(1, n, logs.shape[-1]))[0]
-        value = logs.exp()
-        e = draw_ellipticity(self.ellipticity, n, generator=generator, device=device)
-        s1 = value[:, 0]
-        columns = [s1, s1 * value[:, 1], value[:, 2], s1 * value[:, 3], value[:, 4]]
-        columns += [2 + value[:, 5], e[0], e[1], *value[:, 6:].unbind(-1)]
-        return torch.stack(columns, -1)
+        value = logs.exp().unbind(-1)
+        e = draw_ellipticity(self.ellipticity, n, generator, device)
+        return torch.stack([*_psf_of(value), *e, *value[6:]], -1)
 
     @classmethod
     def from_table(cls, fields, *, widen=1.0, ellipticity=0.025):
@@ -349,20 +329,11 @@ class GaussianFields:
         if len(fields) < 20:
             msg = f'table must hold at least 20 fields for a fit, got {len(fields)}'
             raise ValueError(msg)
-        if not (math.isfinite(widen) and widen > 0):
-            msg = f'widen must be positive, got {widen}'
-            raise ValueError(msg)
+        check_positive(widen=widen)
         s1, s2, b, sp, p0, beta = fields.psf[:, :6].T
-        logs = np.log(
-            np.stack(
-                [
-                    s1, s2 / s1, np.maximum(b, 1e-5), sp / s1, np.maximum(p0, 1e-7),
-                    beta - 2, fields.background, fields.electrons_per_nmgy,
-                    np.maximum(fields.read_noise, 1e-3),
-                ],
-                -1,
-            )
-        )  # fmt: skip
+        values = [s1, s2 / s1, np.maximum(b, 1e-5), sp / s1, np.maximum(p0, 1e-7)]
+        values += [beta - 2, fields.background, fields.electrons_per_nmgy]
+        logs = np.log(np.stack([*values, np.maximum(fields.read_noise, 1e-3)], -1))
         mean = np.median(logs, 0)
         cov = widen**2 * np.cov(logs.T)
         # What does not vary in the table varies by half a percent.
@@ -373,17 +344,17 @@ class GaussianFields:
         mean[1] = max(mean[1], 2 * _LEAST_RATIO)
         width = fwhm_of_shape(torch.tensor(fields.psf)).log().numpy()
         reach = _N_SIGMA * max(widen * width.std(), 0.02)
-        return cls(
-            tuple(mean),
-            tuple(map(tuple, cov)),
-            tuple(low),
-            tuple(high),
-            ellipticity,
-            tuple(np.exp(np.median(width) + np.array([-reach, reach]))),
-        )
+        ends = np.exp(np.median(width) + np.array([-reach, reach]))
+        return cls(mean, cov, low, high, ellipticity, ends)
 
 
-def draw_ellipticity(scatter, n, *, generator=None, device='cpu'):
+def _psf_of(value):
+    """PSF but for its ellipticity, from exponentials of the variables."""
+    s1, ratio, b, ratio_p, p0, beta = value[:6]
+    return [s1, s1 * ratio, b, s1 * ratio_p, p0, 2 + beta]
+
+
+def draw_ellipticity(scatter, n, generator, device):
     """
     Components e1 and e2 ``(2, n)`` of PSFs, normal and truncated at 0.12.
     """

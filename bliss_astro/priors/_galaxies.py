@@ -14,14 +14,8 @@ from astropy.table import QTable
 from bliss_astro._random import torch_generator
 from bliss_astro.units import NANOMAGGY_ZERO_POINT
 
-from ._counts import (
-    MagnitudeCounts,
-    ParetoCounts,
-    check_nodes,
-    check_positive,
-    check_tuples,
-    interpolate,
-)
+from ._counts import MagnitudeCounts, ParetoCounts, interpolate
+from ._numbers import check_nodes, check_positive, check_tuples, require, require_type
 
 GALAXY_SHAPE_NAMES = (
     'disk_fraction',
@@ -99,17 +93,10 @@ class GammaShapes:
             torch.full((2, *flux.shape), self.concentration, device=flux.device),
             generator=generator,
         )
-        return torch.stack(
-            [
-                unit[0],
-                math.pi * unit[1],
-                unit[2],
-                unit[3],
-                self.disk_loc + self.disk_scale * gamma[0],
-                self.bulge_loc + self.bulge_scale * gamma[1],
-            ],
-            -1,
-        )
+        disk = self.disk_loc + self.disk_scale * gamma[0]
+        bulge = self.bulge_loc + self.bulge_scale * gamma[1]
+        parts = [unit[0], math.pi * unit[1], unit[2], unit[3], disk, bulge]
+        return torch.stack(parts, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,35 +153,21 @@ class MagnitudeShapes:
     axis_ratio_min: float = 0.05
 
     def __post_init__(self):
-        check_tuples(self, ('magnitude',))
-        check_nodes('magnitude', self.magnitude)
-        by_node = ('log_radius', 'radius_scatter', 'disk_share', 'bulge_share')
-        check_tuples(self, by_node, length=len(self.magnitude))
+        check_nodes(self, 'log_radius', 'radius_scatter', 'disk_share', 'bulge_share')
         pairs = ('bulge_to_disk', 'disk_axis_ratio', 'bulge_axis_ratio', 'radius_range')
         check_tuples(self, pairs, length=2)
-        for name in ('radius_scatter', *pairs[:3]):
-            scatter = getattr(self, name)
-            scatter = scatter if name == 'radius_scatter' else scatter[1:]
-            check_positive(**{f'the scatter in {name}': min(scatter)})
-        if not 0 < self.radius_range[0] < self.radius_range[1]:
-            msg = (
-                'radius_range must be two increasing positive numbers of arcsec, '
-                f'got {self.radius_range}'
-            )
-            raise ValueError(msg)
-        if not -1 <= self.axis_correlation <= 1:
-            msg = f'axis_correlation must lie in [-1, 1], got {self.axis_correlation}'
-            raise ValueError(msg)
-        if not 0 < self.axis_ratio_min < 1:
-            msg = f'axis_ratio_min must lie in (0, 1), got {self.axis_ratio_min}'
-            raise ValueError(msg)
-        for disk, bulge in zip(self.disk_share, self.bulge_share, strict=True):
-            if disk < 0 or bulge < 0 or disk + bulge > 1 + 1e-9:
-                msg = (
-                    'disk_share and bulge_share must be shares whose sum is at most '
-                    f'1, got {disk} and {bulge}'
-                )
-                raise ValueError(msg)
+        check_positive(radius_scatter=min(self.radius_scatter))
+        for name in pairs[:3]:
+            check_positive(**{f'the scatter in {name}': getattr(self, name)[1]})
+        low, high = ends = self.radius_range
+        require(0 < low < high, 'radius_range', 'two increasing positive numbers', ends)
+        rho, ratio = self.axis_correlation, self.axis_ratio_min
+        require(-1 <= rho <= 1, 'axis_correlation', 'in [-1, 1]', rho)
+        require(0 < ratio < 1, 'axis_ratio_min', 'in (0, 1)', ratio)
+        for pair in zip(self.disk_share, self.bulge_share, strict=True):
+            good = min(pair) >= 0 and sum(pair) <= 1 + 1e-9
+            allowed = 'shares whose sum is at most 1'
+            require(good, 'disk_share and bulge_share', allowed, pair)
 
     def _radii(self, mag, disk_fraction, unit):
         """Radii of disk and bulge in arcsec."""
@@ -214,17 +187,12 @@ class MagnitudeShapes:
 
     def _axis_ratios(self, unit):
         """Axis ratios of disk and bulge."""
-        z = torch.special.ndtri(unit)
+        first, second = torch.special.ndtri(unit)
         rho = self.axis_correlation
-        second = rho * z[0] + math.sqrt(1 - rho**2) * z[1]
-        logits = [
-            mean + sd * value
-            for (mean, sd), value in (
-                (self.disk_axis_ratio, z[0]),
-                (self.bulge_axis_ratio, second),
-            )
-        ]
-        return torch.sigmoid(torch.stack(logits, -1)).clamp(min=self.axis_ratio_min)
+        second = rho * first + math.sqrt(1 - rho**2) * second
+        (disk, disk_sd), (bulge, bulge_sd) = self.disk_axis_ratio, self.bulge_axis_ratio
+        logits = torch.stack([disk + disk_sd * first, bulge + bulge_sd * second], -1)
+        return torch.sigmoid(logits).clamp(min=self.axis_ratio_min)
 
     def sample_batch(
         self, flux: torch.Tensor, *, generator: torch.Generator | None = None
@@ -249,13 +217,11 @@ class MagnitudeShapes:
         unit = _uniform(7, flux, generator)
         disk_share = interpolate(mag, self.magnitude, self.disk_share)
         bulge_share = interpolate(mag, self.magnitude, self.bulge_share)
-        fraction = unit[1]
-        fraction = torch.where(unit[0] < disk_share, 1.0, fraction)
+        fraction = torch.where(unit[0] < disk_share, 1.0, unit[1])
         fraction = torch.where(unit[0] > 1 - bulge_share, 0.0, fraction)
-        angle = math.pi * unit[2]
+        first = torch.stack([fraction, math.pi * unit[2]], -1)
         radii = self._radii(mag, fraction, unit[3:5])
-        ratios = self._axis_ratios(unit[5:7])
-        return torch.cat([torch.stack([fraction, angle], -1), ratios, radii], -1)
+        return torch.cat([first, self._axis_ratios(unit[5:7]), radii], -1)
 
 
 def _npe_counts():
@@ -301,16 +267,8 @@ class GalaxyPrior:
     shapes: GammaShapes | MagnitudeShapes = field(default_factory=GammaShapes)
 
     def __post_init__(self):
-        for name, kinds in (
-            ('counts', (ParetoCounts, MagnitudeCounts)),
-            ('shapes', (GammaShapes, MagnitudeShapes)),
-        ):
-            if not isinstance(getattr(self, name), kinds):
-                msg = (
-                    f'{name} must be {" or ".join(k.__name__ for k in kinds)}, got '
-                    f'{type(getattr(self, name)).__name__}'
-                )
-                raise TypeError(msg)
+        require_type('counts', self.counts, ParetoCounts, MagnitudeCounts)
+        require_type('shapes', self.shapes, GammaShapes, MagnitudeShapes)
 
     def sample(self, n: int, *, rng=None) -> QTable:
         """

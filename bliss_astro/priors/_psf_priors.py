@@ -11,8 +11,44 @@ import torch
 from bliss_astro.psf._mixture import scale_to_fwhm
 
 
+class _PSFPrior:
+    """Base class of priors of PSFs, which draw tensors of shapes."""
+
+    def sample_batch(
+        self,
+        n: int,
+        *,
+        inclined: bool = True,
+        generator: torch.Generator | None = None,
+        device='cpu',
+    ) -> torch.Tensor:
+        """
+        Draw PSF shapes.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        inclined : bool, optional
+            If `False`, ``e2`` is zero, which renders several times faster.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        shape : tensor ``(n, 8)``
+            In the order of ``SHAPE_NAMES``.
+        """
+        return self._draw(n, inclined, generator=generator, device=device)
+
+
 @dataclasses.dataclass(frozen=True)
-class SeeingPrior:
+class SeeingPrior(_PSFPrior):
     """
     Distribution of the PSFs of SDSS in the r band.
 
@@ -43,43 +79,12 @@ class SeeingPrior:
     sigma_range: tuple[float, float] = (0.75, 2.6)
     ellipticity: float = 0.025
 
-    def sample_batch(
-        self,
-        n: int,
-        *,
-        inclined: bool = True,
-        generator: torch.Generator | None = None,
-        device='cpu',
-    ) -> torch.Tensor:
-        """
-        Draw PSF shapes.
-
-        Parameters
-        ----------
-        n : int
-            How many.
-
-        inclined : bool, optional
-            If `False`, ``e2`` is zero, which renders several times faster.
-
-        generator : `torch.Generator`, optional
-            On ``device``.
-
-        device : str or `torch.device`, optional
-            Where to draw.
-
-        Returns
-        -------
-        shape : tensor ``(n, 8)``
-            In the order of ``SHAPE_NAMES``.
-        """
-
+    def _draw(self, n, inclined, **on):
         def normal(*shape):
-            return torch.randn(*shape, generator=generator, device=device)
+            return torch.randn(*shape, **on)
 
         def uniform(low, high):
-            unit = torch.rand(n, generator=generator, device=device)
-            return low + (high - low) * unit
+            return low + (high - low) * torch.rand(n, **on)
 
         low, high = (
             (math.log(s) - math.log(self.median_sigma)) / self.scatter
@@ -99,23 +104,12 @@ class SeeingPrior:
         e = (self.ellipticity * normal(2, n)).clamp(-0.12, 0.12)
         e[1] *= inclined
         s1 = log_s1.exp()
-        return torch.stack(
-            [
-                s1,
-                s1 * log_ratio.exp(),
-                log_b.exp(),
-                s1 * log_ratio_p.exp(),
-                log_p0.exp(),
-                beta,
-                e[0],
-                e[1],
-            ],
-            -1,
-        )
+        parts = [s1, s1 * log_ratio.exp(), log_b.exp(), s1 * log_ratio_p.exp()]
+        return torch.stack([*parts, log_p0.exp(), beta, *e], -1)
 
 
 @dataclasses.dataclass(frozen=True)
-class TelescopePrior:
+class TelescopePrior(_PSFPrior):
     """
     Distribution of the PSFs of any telescope and camera.
 
@@ -135,40 +129,9 @@ class TelescopePrior:
     fwhm: tuple[float, float] = (1.2, 7.0)
     ellipticity: float = 0.25
 
-    def sample_batch(
-        self,
-        n: int,
-        *,
-        inclined: bool = True,
-        generator: torch.Generator | None = None,
-        device='cpu',
-    ) -> torch.Tensor:
-        """
-        Draw PSF shapes.
-
-        Parameters
-        ----------
-        n : int
-            How many.
-
-        inclined : bool, optional
-            If `False`, ``e2`` is zero, which renders several times faster.
-
-        generator : `torch.Generator`, optional
-            On ``device``.
-
-        device : str or `torch.device`, optional
-            Where to draw.
-
-        Returns
-        -------
-        shape : tensor ``(n, 8)``
-            In the order of ``SHAPE_NAMES``.
-        """
-        sdss = SeeingPrior().sample_batch(
-            n, inclined=inclined, generator=generator, device=device
-        )
-        unit = torch.rand(10, n, generator=generator, device=device)
+    def _draw(self, n, inclined, **on):
+        sdss = SeeingPrior().sample_batch(n, inclined=inclined, **on)
+        unit = torch.rand(10, n, **on)
 
         def between(low, high, u):
             return low * (high / low) ** u
@@ -178,23 +141,17 @@ class TelescopePrior:
         # A power law far above the core is a Moffat profile of half its index.
         index = between(1.9, 20.0, unit[1])
         moffat = [one, 2 * one, zero, one, 1e3 * one, 2 * index]
-        double = [
-            one,
-            between(1.5, 3.5, unit[2]),
-            between(0.01, 0.3, unit[3]),
-            between(1.0, 3.0, unit[4]),
-            0.03 * unit[5] ** 2,
-            2.9 + 1.3 * unit[6],
-        ]
+        wide = (between(1.5, 3.5, unit[2]), between(0.01, 0.3, unit[3]))
+        wings = (between(1.0, 3.0, unit[4]), 0.03 * unit[5] ** 2, 2.9 + 1.3 * unit[6])
+        double = [one, *wide, *wings]
         kinds = [sdss[:, :6]]
         kinds += [torch.stack(kind, -1) for kind in (gaussian, moffat, double)]
-        limits = torch.tensor([0.35, 0.50, 0.80], device=device)
-        choice = torch.bucketize(unit[0], limits)
-        profile = torch.stack(kinds, 1)[torch.arange(n, device=device), choice]
+        choice = torch.bucketize(unit[0], unit.new_tensor([0.35, 0.50, 0.80]))
+        profile = torch.stack(kinds, 1)[torch.arange(n, device=unit.device), choice]
         size = self.ellipticity * unit[7] ** 3
         angle = 2 * math.pi * unit[8]
-        e = torch.stack([size * torch.cos(angle), size * torch.sin(angle)], -1)
+        e = [size * torch.cos(angle), size * torch.sin(angle)]
         if not inclined:
-            e = torch.stack([size * torch.sign(torch.cos(angle)), zero], -1)
-        shape = torch.cat([profile, e], -1)
+            e = [size * torch.sign(e[0]), zero]
+        shape = torch.cat([profile, torch.stack(e, -1)], -1)
         return scale_to_fwhm(shape, between(*self.fwhm, unit[9]))

@@ -13,6 +13,9 @@ from astropy.table import QTable
 
 from bliss_astro._random import torch_generator
 
+from ._counts import draw_places
+from ._numbers import require
+
 
 @dataclasses.dataclass(frozen=True)
 class StarPrior:
@@ -57,18 +60,12 @@ class StarPrior:
     max_count: int | None = None
 
     def __post_init__(self):
-        if not (math.isfinite(self.density) and self.density >= 0):
-            msg = f'density must be finite and not negative, got {self.density}'
-            raise ValueError(msg)
-        if not 0 < self.flux_min < self.flux_max:
-            msg = (
-                'flux_min must be positive and less than flux_max, got '
-                f'flux_min={self.flux_min} and flux_max={self.flux_max}'
-            )
-            raise ValueError(msg)
-        if not self.slope > 0:
-            msg = f'slope must be positive, got {self.slope}'
-            raise ValueError(msg)
+        good = 0 <= self.density < math.inf
+        require(good, 'density', 'finite and not negative', self.density)
+        ends = self.flux_min, self.flux_max
+        good = 0 < ends[0] < ends[1]
+        require(good, 'flux_min', 'positive and less than flux_max', ends)
+        require(self.slope > 0, 'slope', 'positive', self.slope)
 
     def mean_count(self, shape) -> float:
         """Expected number of stars in ``shape = (ny, nx)`` pixels."""
@@ -116,14 +113,10 @@ class StarPrior:
             (electrons), brightest first.
         """
         generator = torch_generator(rng)
-        x, y, flux, _ = self.sample_batch(1, shape, generator=generator)
-        keep = flux[0] > 0
-        order = torch.argsort(flux[0][keep], descending=True)
-        columns = [v[0][keep][order].double().numpy() for v in (x, y, flux)]
-        return QTable(
-            [columns[0], columns[1], columns[2] * u.electron],
-            names=('x_centroid', 'y_centroid', 'flux'),
-        )
+        *columns, count = self.sample_batch(1, shape, generator=generator)
+        order = torch.argsort(columns[2][0], descending=True)[: int(count[0])]
+        x, y, flux = (v[0, order].double().numpy() for v in columns)
+        return QTable({'x_centroid': x, 'y_centroid': y, 'flux': flux * u.electron})
 
     def sample_batch(
         self,
@@ -166,18 +159,14 @@ class StarPrior:
         count : tensor ``(B,)``
             Number of stars of each image.
         """
-        ny, nx = shape
         if density is None:
             density = torch.full((n_images,), float(self.density), device=device)
-        count = torch.poisson(density * ny * nx, generator=generator).long()
+        mean = density * shape[0] * shape[1]
+        count = torch.poisson(mean, generator=generator).long()
         if self.max_count is not None:
             count = count.clamp(max=self.max_count)
-        n_most = max(1, int(count.max()))
-        unit = torch.rand(3, n_images, n_most, generator=generator, device=device)
-        x = unit[0] * nx - 0.5
-        y = unit[1] * ny - 0.5
-        flux = self.flux_quantile(unit[2])
+        x, y, unit, used = draw_places(count, shape, generator)
+        flux = self.flux_quantile(unit)
         if flux_min is not None:
             flux = flux * (flux_min / self.flux_min)[:, None]
-        used = torch.arange(n_most, device=device) < count[:, None]
         return x, y, flux * used, count

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.encoders._matched_filter import filter_coefficients, matched_filter
+from bliss_astro.encoders._inputs import filter_coefficients, matched_filter
 from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE
 from bliss_astro.psf._mixture import profile_of_shape

@@ -207,7 +207,7 @@ class TestNumbers:
     def test_wrong_parts(self):
         with pytest.raises(TypeError, match='stars must be ParetoCounts or'):
             CatalogPrior(stars=GalaxyPrior())
-        with pytest.raises(TypeError, match='galaxies must be a GalaxyPrior'):
+        with pytest.raises(TypeError, match='galaxies must be GalaxyPrior'):
             CatalogPrior(galaxies=ParetoCounts())
 
 
@@ -325,7 +325,7 @@ class TestBadTables:
             ('bulge_axis_ratio', 1.2, r'must be in \(0, 1\].*got 1.2'),
             ('disk_fraction', 1.5, r'disk_fraction.*must be in \[0, 1\].*got 1.5'),
             ('disk_fraction', -0.1, r'must be in \[0, 1\]'),
-            ('magnitude', -9999.0, 'magnitude.*must lie between 5.0 and 35.0'),
+            ('magnitude', -9999.0, 'magnitude.*must be between 5.0 and 35.0'),
         ],
     )
     def test_values(self, table, name, value, message):
@@ -405,7 +405,7 @@ class TestBadTables:
             ({'complete_to': 26}, 'complete_to'),
             ({'star_from': 13}, 'star_from'),
             ({'galaxy_from': 21.5}, 'galaxy_from'),
-            ({'shapes_to': 23}, 'shapes_to must lie between'),
+            ({'shapes_to': 23}, 'shapes_to must be between'),
         ],
     )
     def test_options(self, table, options, message):

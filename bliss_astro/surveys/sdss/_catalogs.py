@@ -12,12 +12,8 @@ from astropy.table import Table, vstack
 from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
 from bliss_astro._warnings import NoDetectionsWarning, warn
 from bliss_astro.priors import FieldPrior, FieldTable
-from bliss_astro.priors._catalog_columns import (
-    MAGNITUDE_RANGE,
-    SURVEY_CONVERTERS,
-    float_column,
-    need_columns,
-)
+from bliss_astro.priors._catalog_fit import MAGNITUDE_RANGE, SURVEY_CONVERTERS
+from bliss_astro.priors._numbers import float_column, need_columns
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 from ._camera import band_index

@@ -1,0 +1,143 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Numbers of priors: checks, columns of tables, and JSON files.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Table
+
+from bliss_astro._atomic import atomic_write
+
+_BUNDLED = Path(__file__).parent.parent / 'data' / 'priors'
+
+
+def require(good, name, allowed, value):
+    """Raise a ValueError for a value that is not what is allowed."""
+    if not good:
+        msg = f'{name} must be {allowed}, got {value}'
+        raise ValueError(msg)
+
+
+def require_type(name, value, *kinds):
+    """Raise a TypeError for a part of a prior that is of another class."""
+    if not isinstance(value, kinds):
+        allowed = ' or '.join(kind.__name__ for kind in kinds)
+        msg = f'{name} must be {allowed}, got {type(value).__name__}'
+        raise TypeError(msg)
+
+
+def check_positive(**values):
+    """Raise a ValueError for numbers that are not positive and finite."""
+    for name, value in values.items():
+        good = math.isfinite(value) and value > 0
+        require(good, name, 'positive and finite', value)
+
+
+def check_tuples(thing, names, *, length=None):
+    """
+    Make tuples of floats of the fields of a frozen dataclass, all of one length.
+    """
+    for name in names:
+        try:
+            value = tuple(float(v) for v in getattr(thing, name))
+        except TypeError:
+            msg = f'{name} must be a sequence of numbers, got {getattr(thing, name)!r}'
+            raise TypeError(msg) from None
+        wanted = len(value) if length is None else length
+        good = len(value) == wanted and all(map(math.isfinite, value))
+        require(good, name, f'{wanted} finite numbers', value)
+        object.__setattr__(thing, name, value)
+
+
+def check_nodes(thing, *names):
+    """Check the nodes ``magnitude`` of an interpolation, and values at all of them."""
+    check_tuples(thing, ('magnitude',))
+    nodes = thing.magnitude
+    good = len(nodes) > 1 and all(a < b for a, b in itertools.pairwise(nodes))
+    require(good, 'magnitude', 'at least two increasing numbers', nodes)
+    check_tuples(thing, names, length=len(nodes))
+
+
+def need_columns(table, names):
+    """Raise an error for something that is no table or lacks columns."""
+    if not isinstance(table, Table):
+        kind = type(table).__name__
+        msg = f'table must be an astropy Table (or a list of them), got {kind}'
+        raise TypeError(msg)
+    missing = ', '.join(name for name in names if name not in table.colnames)
+    if missing:
+        msg = f'table lacks the column(s) {missing}; it has {", ".join(table.colnames)}'
+        raise ValueError(msg)
+
+
+def float_column(table, name, unit=None):
+    """Column as float array in a unit, masked values as NaN."""
+    column = table[name]
+    given = getattr(column, 'unit', None)
+    if given is not None and unit is not None:
+        try:
+            column = u.Quantity(np.ma.filled(column, np.nan), given).to_value(
+                unit, u.zero_point_flux(1 * u.AB)
+            )
+        except u.UnitConversionError:
+            msg = f'table[{name!r}] must be in a unit like {unit}, got {given}'
+            raise ValueError(msg) from None
+    values = getattr(column, 'value', column)
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(float), np.nan)
+    return np.array(values, dtype=float)
+
+
+def to_numbers(thing):
+    """Fields of a dataclass of numbers, as JSON or TOML have them."""
+    return json.loads(json.dumps(dataclasses.asdict(thing), default=list))
+
+
+def from_numbers(kind, numbers, name):
+    """Make a dataclass of a dict of its fields, lists becoming tuples."""
+    if not isinstance(numbers, dict):
+        msg = f'{name} must be a dict, got {numbers!r}'
+        raise TypeError(msg)
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    for key in numbers:
+        if key not in fields:
+            msg = f'{name} must have no keys but {", ".join(fields)}; got {key!r}'
+            raise ValueError(msg)
+    lacks = {k for k, v in fields.items() if v is dataclasses.MISSING} - {*numbers}
+    if lacks:
+        msg = f'{name} lacks the key(s) {", ".join(k for k in fields if k in lacks)}'
+        raise ValueError(msg)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
+    return kind(**values)
+
+
+class SavedPrior:
+    """Base class of priors whose numbers (`to_dict`, `from_dict`) a JSON file holds."""
+
+    def save(self, path, *, overwrite=False):
+        """Write the numbers of the prior to a JSON file."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        with atomic_write(path, overwrite=overwrite) as temporary:
+            temporary.write_text(text + '\n', encoding='utf-8')
+
+    @classmethod
+    def load(cls, path):
+        """Read a prior that `save` wrote."""
+        try:
+            numbers = json.loads(Path(path).read_text(encoding='utf-8'))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            msg = f'path={str(path)!r} is not a JSON file with the numbers of a prior'
+            raise ValueError(msg) from error
+        return cls.from_dict(numbers)
+
+    @classmethod
+    def bundled(cls, name):
+        """Load a prior that comes with the package."""
+        return cls.load(_BUNDLED / f'{name}.json')
