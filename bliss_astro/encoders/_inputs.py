@@ -17,6 +17,7 @@ import torch
 
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 from bliss_astro.posteriors import TileCatalog
+from bliss_astro.posteriors._grid import Rows
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     LOG_AREA,
@@ -43,7 +44,7 @@ N_CONDITIONS, N_UNCERTAINTIES = 14, 6
 
 
 @dataclasses.dataclass
-class EncoderInputs:
+class EncoderInputs(Rows):
     """
     Inputs of an encoder: one list of channels, whatever the survey.
 
@@ -168,7 +169,7 @@ class EncoderInputs:
         """
         full = [-(-n // tile_size) for n in parts[0].image.shape[1:]]
 
-        def join(name, _):
+        def join(name):
             own = [getattr(part, name) for part in parts]
             if own[0].dim() == 4 and len({v.shape[2:] for v in own}) > 1:
                 own = [v.expand(*v.shape[:2], *full) for v in own]
@@ -176,13 +177,9 @@ class EncoderInputs:
 
         return parts[0]._with(join)
 
-    def _with(self, make):
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        return dataclasses.replace(self, **{k: make(k, v) for k, v in tensors.items()})
-
     def to(self, device) -> 'EncoderInputs':
         """Return the same inputs on another device."""
-        return self._with(lambda _, value: value.to(device))
+        return self._with(lambda name: getattr(self, name).to(device))
 
     def conditions(self, *, psf_range=None) -> torch.Tensor:
         """

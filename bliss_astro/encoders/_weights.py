@@ -275,9 +275,7 @@ def _read(beside):
             raise ValueError(msg)
         if card is None:
             hashes = f'SHA-256 {found}, not {expected}'
-            msg = (
-                f'the weights {path} are corrupted or altered ({hashes}): restore it'
-            )
+            msg = f'the weights {path} are corrupted or altered ({hashes}): restore it'
             raise ValueError(msg)
         card = {**card, 'sha256': found}
     return load(weights), card, path

@@ -8,9 +8,9 @@ import torch
 from bliss_astro._threads import map_threads, split_work
 
 from ._borders import border_candidates, each_once, join_neighbours
+from ._extended_fit import SceneSources
 from ._grid import joined
 from ._marginals import SourceMarginals, quasi_random
-from ._scene_fit import SceneSources
 from ._shape_layers import SHAPE_INPUTS, draw_shapes
 from ._tile_posterior import TilePosterior, most_probable
 

@@ -7,6 +7,10 @@ few weighted sums over pixels that depend on the PSF, found exactly by least
 squares.  The model is the PSF, blurred to a few sizes (`measure_sizes`) or blurred and
 stretched (`fit_ellipses`); real profiles are not quite that, and the network learns
 what the difference means.
+
+The light of the neighbours makes a blend hard.  With the positions given, such models
+are fitted to all sources of a scene in turn, each to the pixels less the models of all
+others, and a few rounds suffice (`fit_scene`).
 """
 
 import dataclasses
@@ -25,7 +29,7 @@ from bliss_astro.psf._mixture import (
 
 from ._grid import Rows
 from ._shape_layers import ellipticity_to_vector
-from ._star_fit import optimal_flux
+from ._star_fit import flux_at, optimal_flux
 
 # Logarithm of the blur's variance in square pixels: start, width of its prior, range.
 _LOG_BLUR_START, _LOG_BLUR_SIGMA, _LOG_BLUR_RANGE = 0.5, 1.5, (-4.0, 4.5)
@@ -45,6 +49,13 @@ _SHIFTS_FROM = 2
 N_SHIFTS = 3 * (N_SIZES - _SHIFTS_FROM)
 # Width in pixels of a weak prior that keeps noise from moving a source far.
 _SHIFT_SIGMA = 2.0
+# Half-size in pixels of the stamps.
+STAMP_RADIUS = 12
+# Share of each step that is taken: neighbours move at once, and whole steps of
+# two that overlap would overshoot.
+_DAMPING = 0.8
+# How many stamps are worked on at once.
+_PIECE = 512
 
 
 @dataclasses.dataclass
@@ -54,14 +65,9 @@ class Ellipses(Rows):
 
     Attributes
     ----------
-    flux : tensor ``(N,)``
-        In units of the noise.
-
-    log_blur : tensor ``(N,)``
-        Logarithm of the variance in square pixels of the kernel.
-
-    e1, e2 : tensor ``(N,)``
-        Distortion of the whole.
+    flux, log_blur, e1, e2 : tensor ``(N,)``
+        Flux in units of the noise, logarithm of the kernel's variance in square
+        pixels, and distortion of the whole.
     """
 
     flux: torch.Tensor
@@ -182,13 +188,9 @@ def ellipse_features(fit, floor):
         vector.norm(dim=-1),
         (fit.flux / sigma[:, 0]).clamp(-3, 30) / 10,
     ]
-    return {
-        'ellipse': torch.stack(features, -1),
-        'ellipse_flux': log_flux,
-        'ellipse_error': flux_error,
-        'vector': vector,
-        'vector_error': error,
-    }
+    seen = {'ellipse': torch.stack(features, -1), 'ellipse_flux': log_flux}
+    seen |= {'vector': vector, 'vector_error': error, 'ellipse_error': flux_error}
+    return seen
 
 
 def _sum(value):
@@ -224,15 +226,9 @@ def measure_sizes(near, far, x, y, star_flux, floor):
             errors.append((information.rsqrt() / safe).clamp(1e-4, 5))
             if len(errors) > _SHIFTS_FROM:
                 shifts += _shift(patches, weight, p, slopes, safe)
-    return {
-        name: torch.stack(values, -1)
-        for name, values in (
-            ('sizes', features),
-            ('size_log_flux', log_flux),
-            ('size_error', errors),
-            ('shifts', shifts),
-        )
-    }
+    names = ('sizes', 'size_log_flux', 'size_error', 'shifts')
+    values = (torch.stack(v, -1) for v in (features, log_flux, errors, shifts))
+    return dict(zip(names, values, strict=True))
 
 
 def _shift(patches, weight, p, slopes, flux):
@@ -262,3 +258,143 @@ def _elongation(patches, weight, dx, dy, model, point):
     residual = _sum(weight * (patches.data - model) * torch.sqrt(point))
     scale = _sum(weight * point).clamp(min=1e-9).sqrt()
     return [torch.log1p(total) / 3, torch.asinh(residual / scale / 2) / math.pi]
+
+
+@dataclasses.dataclass
+class SceneSources(Rows):
+    """
+    N sources of B images at given positions.
+
+    Attributes
+    ----------
+    images, rows, columns : tensor ``(N,)`` of int
+        The image, and the tile whose conditions hold.
+
+    x, y : tensor ``(N,)``
+        Positions in pixels.
+
+    point : tensor ``(N,)`` of bool or None
+        `True` for known stars.
+
+    active : tensor ``(N,)`` of bool or None
+        `True` for parts of the scene; the others are measured as if each
+        alone were added to it.
+    """
+
+    images: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    point: torch.Tensor | None = None
+    active: torch.Tensor | None = None
+
+    def __len__(self):
+        return len(self.x)
+
+    @property
+    def tiles(self):
+        """Image, row and column of each source."""
+        return self.images, self.rows, self.columns
+
+
+@dataclasses.dataclass
+class SceneFit:
+    """
+    Result of `fit_scene`: models of all sources, and images of them.
+
+    Those of the whole scene and of the part of it that is not known to be stars are on
+    the padded grid.
+    """
+
+    ellipses: Ellipses
+    model: torch.Tensor
+    extended: torch.Tensor
+
+
+def _own_model(patches, ellipses, sources) -> torch.Tensor:
+    """Images of the sources alone in units of the noise, ``(N, P, P)``."""
+    unit = model_of(patches, ellipses, sources.x, sources.y, point=sources.point)
+    own = ellipses.flux[:, None, None] * unit
+    return own if sources.active is None else own * sources.active[:, None, None]
+
+
+def _cut(pixels, image, patches, sources):
+    at = (sources.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
+    return pixels.cut(image, *at)
+
+
+def cleaned(pixels, fit, sources, index):
+    """Stamps of sources without all others, and the light that was subtracted."""
+    some = sources.select(index)
+    patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
+    own = _own_model(patches, fit.ellipses.select(index), some)
+    others = _cut(pixels, fit.model, patches, some) - own
+    extended = _cut(pixels, fit.extended, patches, some)
+    if some.point is not None:
+        own = own * ~some.point[:, None, None]
+    extended = extended - own
+    patches.data = patches.data - others
+    return patches, others * patches.good, extended * patches.good
+
+
+def _summed(pixels, stamps, images):
+    """The scene on the padded grid, from images of its sources."""
+    model = torch.zeros_like(pixels.image)
+    for (_, some, patches), image in zip(stamps, images, strict=True):
+        centre = patches.x.long(), patches.y.long()
+        index = pixels.index(some.images, *centre, STAMP_RADIUS)
+        # One after the other: sums in an order that varies would round differently.
+        model.view(-1).index_add_(0, index.reshape(-1), image.reshape(-1))
+    return model
+
+
+def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
+    """Fit all sources of B images at given positions."""
+    stamps = []
+    for index in torch.arange(len(sources), device=floor.device).split(_PIECE):
+        some = sources.select(index)
+        patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
+        stamps.append((index, some, patches))
+    ellipses = start
+    if start is None:
+        guesses = [first_guess(p, some, floor[index]) for index, some, p in stamps]
+        ellipses = Ellipses.concatenate(guesses)
+    for n_left in range(n_rounds, -1, -1):
+        own = [_own_model(p, ellipses.select(k), some) for k, some, p in stamps]
+        model = _summed(pixels, stamps, own)
+        if not n_left:
+            break
+        parts = []
+        for (index, some, patches), image in zip(stamps, own, strict=True):
+            others = _cut(pixels, model, patches, some) - image
+            alone = dataclasses.replace(patches, data=patches.data - others)
+            parts.append(_one_step(alone, ellipses.select(index), some, floor[index]))
+        ellipses = Ellipses.concatenate(parts)
+    extended = model
+    if sources.point is not None:
+        pairs = zip(stamps, own, strict=True)
+        own = [image * ~some.point[:, None, None] for (_, some, _), image in pairs]
+        extended = _summed(pixels, stamps, own)
+    return SceneFit(ellipses, model, extended)
+
+
+def _one_step(patches, old, sources, floor):
+    x, y = sources.x, sources.y
+    new, _ = fit_ellipses(patches, old, x, y, floor, n_iterations=1)
+    if sources.point is not None:
+        flux, _, _ = flux_at(patches, x, y, n_iterations=1)
+        new.flux = torch.where(sources.point, flux, new.flux)
+    # A scene has no light to give back.
+    new.flux = torch.lerp(old.flux, new.flux, _DAMPING).clamp(min=0)
+    return new
+
+
+def first_guess(patches, sources, floor):
+    """Round ellipses as bright as the pixels of stamps are."""
+    ellipses = Ellipses.round(torch.ones_like(sources.x))
+    unit = model_of(patches, ellipses, sources.x, sources.y)
+    weight = patches.good * unit
+    norm = (weight * unit).sum((1, 2)).clamp(min=1e-9)
+    flux = (weight * patches.data).sum((1, 2)) / norm
+    return Ellipses.round(torch.maximum(flux, floor))

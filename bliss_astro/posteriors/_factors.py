@@ -236,26 +236,6 @@ class PositionFactor:
         y = _pick(self._mean_y_at(x), best).clamp(0, 1)
         return x, y
 
-    def cdf_x(self, x: torch.Tensor) -> torch.Tensor:
-        """Marginal distribution function of x."""
-        parts = _truncated_cdf(self.mean_x, self.scale_x, 0.0, 1.0)(x[..., None])
-        return (self.log_weights.exp() * parts).sum(-1)
-
-    def cdf_y(self, y: torch.Tensor, *, n_nodes: int = 32) -> torch.Tensor:
-        """
-        Marginal distribution function of y.
-
-        The mean over x, component by component, is that over ``n_nodes``
-        points of equal probability.
-        """
-        total = torch.zeros_like(self.mean_y)
-        for node in range(n_nodes):
-            q = torch.full_like(self.mean_x, (node + 0.5) / n_nodes)
-            x = _truncated_quantile(q, self.mean_x, self.scale_x, 0.0, 1.0)
-            mean = self.mean_y + self.slope * (x - self.mean_x)
-            total += _truncated_cdf(mean, self.scale_y, 0.0, 1.0)(y[..., None])
-        return (self.log_weights.exp() * total).sum(-1) / n_nodes
-
 
 class LogFluxFactor:
     """

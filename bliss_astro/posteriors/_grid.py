@@ -14,10 +14,10 @@ COLOURS = ((0, 0), (1, 1), (0, 1), (1, 0))
 
 @dataclasses.dataclass
 class Rows:
-    """Base class of dataclasses whose tensors have one entry for each of N sources."""
+    """Base class of dataclasses whose tensors have N rows: sources, or images."""
 
     def select(self, index):
-        """Subset of the sources."""
+        """Subset of the rows."""
         return self._with(lambda name: getattr(self, name)[index])
 
     def _with(self, make):
@@ -31,7 +31,7 @@ class Rows:
 
     @classmethod
     def concatenate(cls, parts):
-        """Several lists of sources as one."""
+        """All rows of several parts."""
         return parts[0]._with(
             lambda name: torch.cat([getattr(part, name) for part in parts])
         )

@@ -73,10 +73,11 @@ class SourceChain:
     @torch.no_grad()
     def _fit(self, brighter):
         """Least-squares fits, which are inputs of the factors."""
-        size, inputs, pixels = self.grid.size, self.posterior.inputs, self._pixels
+        size, inputs = self.grid.size, self.posterior.inputs
         rows, columns = self.tiles[1:]
         x, y = self.grid.to_pixels(*self.start.detach().unbind(-1), rows, columns)
-        patches = pixels.patches(self.tiles, x, y, self.posterior.patch_radius)
+        radius = self.posterior.patch_radius
+        patches = self.posterior.pixels.patches(self.tiles, x, y, radius)
         log_floor = inputs.at_tiles(inputs.log_flux_floor, *self.tiles)[:, 0]
         floor = log_floor.exp()
         for other_x, other_y, log_flux in brighter:
@@ -99,10 +100,6 @@ class SourceChain:
             'log_floor': log_floor,
         }
 
-    @property
-    def _pixels(self):
-        return self.posterior.pixels
-
     def _extended_fit(self, patches, *at):
         """Fits of blurred PSFs and ellipses, where the head has galaxies."""
         if not self.head.galaxies:
@@ -113,10 +110,10 @@ class SourceChain:
         def measure(index):
             x, y, flux, floor = (value[index] for value in at)
             tiles = tuple(value[index] for value in self.tiles)
-            far = self._pixels.patches(tiles, x, y, WIDE_RADIUS)
+            far = self.posterior.pixels.patches(tiles, x, y, WIDE_RADIUS)
             part = measure_sizes(patches.select(index), far, x, y, flux, floor)
             if self.head.shapes:
-                near = self._pixels.patches(tiles, x, y, _ELLIPSE_RADIUS)
+                near = self.posterior.pixels.patches(tiles, x, y, _ELLIPSE_RADIUS)
                 start = Ellipses.round(torch.maximum(flux, floor))
                 fit = fit_ellipses(near, start, x, y, floor)
                 part |= ellipse_features(fit, floor)
@@ -128,8 +125,8 @@ class SourceChain:
     def take(self, index):
         """The chain of some of the tiles, repeated where an index is."""
         part = object.__new__(SourceChain)
-        for name in ('posterior', 'head', 'grid', 'place'):
-            setattr(part, name, getattr(self, name))
+        names = ('posterior', 'head', 'grid', 'place')
+        vars(part).update({name: getattr(self, name) for name in names})
         part.tiles = tuple(value[index] for value in self.tiles)
         part.fit = {
             name: value.select(index) if name == 'patches' else value[index]

@@ -23,20 +23,23 @@ from torch import nn
 
 from bliss_astro._threads import split_work
 from bliss_astro.psf._mixture import asinh
-from bliss_astro.rendering import adaptive_moments
 
 from ._extended_fit import (
     N_SIZE_FEATURES,
     N_SIZES,
+    STAMP_RADIUS,
     Ellipses,
+    SceneSources,
+    cleaned,
     ellipse_features,
+    first_guess,
     fit_ellipses,
+    fit_scene,
     measure_sizes,
 )
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor, TypeFactor
 from ._grid import TileCatalog
 from ._head import galaxy_flux_of_raw, star_flux_of_raw
-from ._scene_fit import STAMP_RADIUS, SceneSources, cleaned, first_guess, fit_scene
 from ._shape_layers import (
     N_ELLIPSE,
     ShapeLayers,
@@ -161,42 +164,25 @@ class SourceSequence:
 
     Parameters
     ----------
+    posterior : `TilePosterior`
+        Posterior of the images by tile.
+
     encoders : ``SourceEncoders``
         The trained layers.
 
-    pixels : ``Pixels``
-        The images.
-
     conditions : tensor ``(B, n_conditions, h, w)``
-        Numbers that describe them.
-
-    features : tensor ``(B, width, rows, columns)``
-        Features of the detection encoder, tile by tile.
+        Numbers that describe the images.
 
     half : bool, optional
         Convolve in bfloat16.
-
-    moments : callable, optional
-        Adaptive moments ``(e1, e2, size)`` of PSFs and shapes, by default those of
-        `~bliss_astro.rendering.adaptive_moments`.
     """
 
-    def __init__(
-        self,
-        encoders,
-        pixels,
-        conditions,
-        features,
-        *,
-        half=False,
-        moments=adaptive_moments,
-    ):
-        self.encoders, self.pixels, self.half = encoders, pixels, half
+    def __init__(self, posterior, encoders, conditions, half=False):
+        self.encoders, self.conditions, self.half = encoders, conditions, half
         # Detection is not trained by what follows it.
-        self.features = features.detach()
-        self.moments = moments
-        self.conditions = conditions
-        self.inputs, self.grid = pixels.inputs, pixels.grid
+        self.features, self.moments = posterior.features.detach(), posterior.moments
+        self.pixels, self.grid = posterior.pixels, posterior.grid
+        self.inputs = posterior.inputs
 
     # -- lists of sources ----------------------------------------------------
 

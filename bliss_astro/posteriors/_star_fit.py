@@ -180,10 +180,10 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
         weight[:, None] * (slopes - (b / a)[..., None, None] * p[:, None])
     ).unbind(1)
     variance = patches.variance(f * p)
-    pairs = ((gx, gx), (gx, gy), (gx, gy), (gy, gy))
-    scores = [patches.covariance(*pair, variance) for pair in pairs]
-    scores = torch.stack(scores, -1).unflatten(-1, (2, 2))
-    scores = scores + stiffness * torch.eye(2, device=x.device)
+    pairs = ((gx, gx), (gx, gy), (gy, gy))
+    xx, xy, yy = (patches.covariance(*pair, variance) for pair in pairs)
+    scores = torch.stack([xx + stiffness, xy, xy, yy + stiffness], -1)
+    scores = scores.unflatten(-1, (2, 2))
     covariance = adjugate @ scores @ adjugate
     sigma = covariance.diagonal(dim1=1, dim2=2).clamp(min=1e-12 * det**2).sqrt()
     correlation = (covariance[:, 0, 1] / sigma.prod(1)).clamp(-0.99, 0.99)

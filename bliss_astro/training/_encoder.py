@@ -12,7 +12,7 @@ from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.encoders._normalization import WING_FLOOR
 from bliss_astro.galaxies import GalaxyAutoencoder
-from bliss_astro.posteriors._loss import npe_loss, sequence_loss
+from bliss_astro.posteriors._tile_posterior import npe_loss, sequence_loss
 from bliss_astro.psf._mixture import (
     LOG_AREA,
     broaden_shape,

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.posteriors import TileCatalog, TilePosterior, npe_loss
-from bliss_astro.posteriors._factors import LOG_FLUX_CEILING
+from bliss_astro.posteriors._factors import LOG_FLUX_CEILING, _truncated_cdf
 
 
 def neighbourhood(posterior, catalog, image, row, column):
@@ -278,7 +278,10 @@ class TestDraws:
             x, y = draws.x[(*tiles, place)], draws.y[(*tiles, place)]
             flux = chain.star_flux(torch.stack([x, y], -1))
             value = draws.log_flux[(*tiles, place)]
-            for uniform in (chain.position.cdf_x(x), flux.cdf(value)):
+            place = chain.position
+            parts = _truncated_cdf(place.mean_x, place.scale_x, 0.0, 1.0)(x[..., None])
+            uniform_x = (place.log_weights.exp() * parts).sum(-1)
+            for uniform in (uniform_x, flux.cdf(value)):
                 assert len(uniform) > 300
                 assert stats.kstest(uniform.numpy(), 'uniform').pvalue > 0.01
 
