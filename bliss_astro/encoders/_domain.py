@@ -7,7 +7,6 @@ warnings, recipes and documentation read it.
 """
 
 import dataclasses
-import json
 
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
@@ -91,7 +90,7 @@ class Domain:
 
     def to_card(self):
         """Return the domain as plain values of five digits, for JSON."""
-        return json.loads(json.dumps(_rounded(dataclasses.asdict(self))))
+        return _rounded(dataclasses.asdict(self))
 
 
 def _tuples(value):

@@ -266,11 +266,11 @@ class LogFluxFactor:
         The mixture has 2 M components, the star's first, whose weights sum to the
         probability of a star, ``exp(log_types[..., 0])``.
         """
-        kinds = zip((star, galaxy), log_types.split(1, -1), strict=True)
-        logits = [factor.log_weights + log_type for factor, log_type in kinds]
-        mean, scale = (star.mean, galaxy.mean), (star.scale, galaxy.scale)
-        joined = (torch.cat(part, -1) for part in (logits, mean, scale))
-        return cls(*joined, star.low[..., 0], star.high[..., 0])
+        logits = torch.cat([star.log_weights, galaxy.log_weights], -1)
+        logits = logits + log_types.repeat_interleave(star.mean.shape[-1], -1)
+        mean = torch.cat([star.mean, galaxy.mean], -1)
+        scale = torch.cat([star.scale, galaxy.scale], -1)
+        return cls(logits, mean, scale, star.low[..., 0], star.high[..., 0])
 
     def packed(self) -> torch.Tensor:
         """Upper end, log-weights, means and scales, tensor ``(..., 1 + 3 M)``."""

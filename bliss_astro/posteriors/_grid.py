@@ -84,10 +84,7 @@ class TileGrid:
 
     def to_pixels(self, x, y, rows, columns):
         """Pixel coordinates of positions given in units of their tiles."""
-        return (
-            (columns + x) * self.size - 0.5,
-            (rows + y) * self.size - 0.5,
-        )
+        return (columns + x) * self.size - 0.5, (rows + y) * self.size - 0.5
 
 
 @dataclasses.dataclass

@@ -148,10 +148,6 @@ class StarHead(nn.Module):
 
     # -- hidden layers -----------------------------------------------------
 
-    def context(self, features: torch.Tensor) -> torch.Tensor:
-        """The part of the hidden layer that does not depend on sources."""
-        return self.from_context(features)
-
     def hidden(self, context, code, known, colour: int) -> torch.Tensor:
         """Hidden layer of the tiles of one colour, ``(B, width, rows', columns')``."""
         i, j = COLOURS[colour]
@@ -258,7 +254,7 @@ class CatalogHead(StarHead):
 
     Parameters
     ----------
-    n_features, width, n_most, n_components
+    n_features, **sizes
         As for ``StarHead``.
 
     shapes : bool, optional
@@ -272,19 +268,8 @@ class CatalogHead(StarHead):
     n_position_inputs = StarHead.n_position_inputs + N_SHIFTS
     galaxies = True
 
-    def __init__(
-        self,
-        n_features,
-        *,
-        width=128,
-        n_most=2,
-        n_components=3,
-        shapes=False,
-        latent_dim=0,
-    ):
-        super().__init__(
-            n_features, width=width, n_most=n_most, n_components=n_components
-        )
+    def __init__(self, n_features, *, shapes=False, latent_dim=0, **sizes):
+        super().__init__(n_features, **sizes)
         self.shapes = shapes
         self.n_shape = latent_dim or N_SHAPE
         narrow = SOURCE_WIDTH
@@ -292,7 +277,7 @@ class CatalogHead(StarHead):
         for block in self.source:
             block['extended'] = hidden_layers(n_inputs, narrow, narrow)
             block['is_galaxy'] = last_layer(narrow, 1)
-            block['galaxy_flux'] = last_layer(narrow, 3 * n_components + N_SIZES)
+            block['galaxy_flux'] = last_layer(narrow, 3 * self.n_components + N_SIZES)
             if shapes:
                 block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
 

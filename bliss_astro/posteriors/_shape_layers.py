@@ -59,10 +59,6 @@ def output_layers(n_inputs, width, n_outputs):
     return nn.Sequential(first, nn.SiLU(), last)
 
 
-def _constants(like):
-    return like.new_tensor(_CENTRE), like.new_tensor(_WIDTH)
-
-
 def shape_to_vector(galaxy: torch.Tensor) -> torch.Tensor:
     """
     Six physical numbers as six without bounds.
@@ -89,13 +85,13 @@ def shape_to_vector(galaxy: torch.Tensor) -> torch.Tensor:
         torch.log(disk.clamp(*_RADII)),
         torch.log(bulge.clamp(*_RADII)),
     ]
-    centre, width = _constants(galaxy)
+    centre, width = galaxy.new_tensor((_CENTRE, _WIDTH))
     return (torch.stack(parts, -1) - centre) / width
 
 
 def vector_to_shape(vector: torch.Tensor) -> torch.Tensor:
     """The inverse of `shape_to_vector`; angles in [0, pi)."""
-    centre, width = _constants(vector)
+    centre, width = vector.new_tensor((_CENTRE, _WIDTH))
     fraction, ex, ey, q_bulge, disk, bulge = (vector * width + centre).unbind(-1)
     low, high = (math.log(v) for v in _RADII)
     parts = [

@@ -83,7 +83,7 @@ class TilePosterior:
     ):
         self.features, self.inputs, self.head = features, inputs, head
         self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
-        self._context = head.context(features)
+        self._context = head.from_context(features)
         self._decided = None
         # Whether `find_sources` is to leave out what refines.
         self.coarse = False
