@@ -194,8 +194,9 @@ class EncoderInputs(Rows):
             Lowest and highest values of the PSF's features, to which they are
             clipped; by default those of wings are kept above ``WING_FLOOR``.
         """
-        described, shape = self.description, self.psf.movedim(1, -1)
+        described = self.description
         if described is None:
+            shape = self.psf.movedim(1, -1)
             described = describe_shape(shape, radius=self.normalization_radius)
             described = described.movedim(-1, 1)
         log_area = described[:, 1:2] + LOG_AREA
@@ -280,11 +281,10 @@ def joined_channels(*parts):
 def _clipped(described, limits=None):
     """Features of PSFs ``(B, 8, h, w)`` within the range of the training."""
     if limits is None:
-        low = described.new_full((8,), -torch.inf)
-        low[2:6] = described.new_tensor(WING_FLOOR)
-        return torch.maximum(described, low[:, None, None])
+        free = math.inf
+        limits = (-free, -free, *WING_FLOOR, -free, -free), (free,) * 8
     low, high = (described.new_tensor(side)[:, None, None] for side in limits)
-    return torch.minimum(torch.maximum(described, low), high)
+    return described.clamp(low, high)
 
 
 def training_pair(images, *, tile_size=4, n_most=2):

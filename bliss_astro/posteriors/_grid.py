@@ -242,7 +242,7 @@ class TileCatalog:
         tile = torch.where(used, row * columns + column, -1)
         same = (tile[:, :, None] == tile[:, None, :]) & used[:, None, :]
         # Equal fluxes: the one listed first counts as the brighter.
-        order = log_flux.argsort(-1, descending=True, stable=True).argsort(-1)
+        order = log_flux.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         rank = (same & (order[:, None, :] < order[:, :, None])).sum(-1)
         keep = used & (rank < n_most)
         n_shape = 6 if shape is None else shape.shape[-1]

@@ -203,11 +203,8 @@ class StarHead(nn.Module):
         logit, shift, width, slope = raw[:, 0], raw[:, 1:3], raw[:, 3:5], raw[:, 5]
         k = torch.arange(self.n_components, device=raw.device)
         # The fit's component, moved and widened in units of its error; free ones.
-        mean = torch.where(
-            k == 0,
-            centre[..., None] + error[..., None] * shift,
-            start[..., None] + 0.5 * shift,
-        )
+        origin = torch.where(k == 0, centre[..., None], start[..., None])
+        mean = origin + torch.where(k == 0, error[..., None], 0.5) * shift
         scale = torch.where(k == 0, error.log()[..., None] + width, width - 2.0 + k)
         scale = _log_scale(scale).exp()
         mean = mean.clamp(-6 * scale, 1 + 6 * scale)
