@@ -207,14 +207,14 @@ class SourceSequence:
     def fit(self, sources, start=None):
         """The scene, before types are known or, with a start, after."""
         floor = self.log_floor(sources).exp()
-        options = {'start': None, 'n_rounds': _FIRST_ROUNDS}
+        active = sources.active
+        if active is None:
+            active = torch.ones_like(sources.x, dtype=torch.bool)
+        index, ghosts = (which.nonzero()[:, 0] for which in (active, ~active))
+        options = {'n_rounds': _FIRST_ROUNDS}
         if start is not None:
-            options = {'start': start.ellipses, 'n_rounds': _FURTHER_ROUNDS}
-        if sources.active is None:
-            return fit_scene(self.pixels, sources, floor, **options)
-        index, ghosts = (k.nonzero()[:, 0] for k in (sources.active, ~sources.active))
-        if start is not None:
-            options['start'] = start.ellipses.select(index)
+            first = start.ellipses.select(index)
+            options = {'n_rounds': _FURTHER_ROUNDS, 'start': first}
         fit = fit_scene(self.pixels, sources.select(index), floor[index], **options)
         # Ghosts are no part of the scene, each fitted to what it leaves.
         if start is not None:
@@ -272,10 +272,8 @@ class SourceSequence:
             asinh(extended),
             1 - far.good,
         ]
-        return seen | {
-            'stamps': torch.stack(stamps, 1),
-            'numbers': torch.cat(parts, -1),
-        }
+        seen['stamps'], seen['numbers'] = torch.stack(stamps, 1), torch.cat(parts, -1)
+        return seen
 
     def _types(self, scene, sources, index):
         seen = self.see(scene, sources, index)

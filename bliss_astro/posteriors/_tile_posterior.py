@@ -280,13 +280,9 @@ class TilePosterior:
         return self._decided
 
     def _sweep(self, *, generator=None, threshold=None, keep=None) -> TileCatalog:
-        catalog = TileCatalog.empty(
-            len(self),
-            self.grid.shape,
-            self.head.n_most,
-            n_shape=self.head.n_shape,
-            device=self.device,
-        )
+        shape = len(self), self.grid.shape, self.head.n_most
+        options = {'n_shape': self.head.n_shape, 'device': self.device}
+        catalog = TileCatalog.empty(*shape, **options)
         for colour, (i, j) in enumerate(COLOURS):
             hidden = self._hidden_of(colour, self.head.encode_sources(catalog))
             if hidden.numel() == 0:
