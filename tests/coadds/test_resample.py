@@ -21,6 +21,14 @@ reproject = pytest.importorskip('reproject')
 METHODS = ('bilinear', 'adaptive', 'exact')
 
 
+@pytest.fixture(autouse=True)
+def _few_realisations(monkeypatch):
+    """
+    Noise by as few realisations as asked for: other tests are on how good it is.
+    """
+    monkeypatch.setattr('bliss_astro.coadds._noise._N_VALUES', 1)
+
+
 def make_wcs(x, y, *, angle=0.0, scale=0.4, flip=False, sip=0.0, ra=150.0):
     """
     A tangent plane whose pixel (x, y) lies at one place, turned by an angle.
