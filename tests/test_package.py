@@ -149,6 +149,12 @@ def test_all_lists_what_exists(name):
         assert hasattr(module, each)
 
 
+@pytest.mark.parametrize('name', [n for n in _modules() if _is_private(n)])
+def test_public_names_are_listed_by_folders_alone(name):
+    if not name.endswith('_version'):
+        assert not hasattr(importlib.import_module(name), '__all__')
+
+
 def _imports(node, function=''):
     """Imports with the name of the function that they are in."""
     for child in ast.iter_child_nodes(node):
