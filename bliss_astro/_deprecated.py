@@ -1,14 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Deprecated public names: one table of new and old homes.
+Exports of folders: public names, and deprecated ones with their new homes.
 """
 
+import importlib
 import pkgutil
+import sys
 
 # New path, or folder or module with ``*`` for the same name there: old paths, all below
 # `bliss_astro`. Names stay importable by their old path for one release.
 _OLD_PATHS = {
-    '_random.*': 'priors.torch_generator',
+    '_arguments.*': 'priors.torch_generator',
     'checks.*': (
         'catalog.CatalogCheck catalog.Reconstruction catalog.SourceImage '
         'catalog.reconstruct detection.Completeness detection.completeness'
@@ -171,3 +173,41 @@ def deprecated_names(package):
         return pkgutil.resolve_name(f'bliss_astro.{new}')
 
     return __getattr__
+
+
+def lazy_exports(package, **modules):
+    """
+    Make ``__getattr__``, ``__dir__`` and ``__all__`` of a folder.
+
+    Importing a folder then imports none of its modules, so that `detect_sources`
+    loads the modules that it needs and no others.
+
+    Parameters
+    ----------
+    package : str
+        The folder's ``__name__``.
+
+    **modules : str
+        Module of the folder = its public names, separated by spaces.
+
+    Returns
+    -------
+    getattr, dir, all : callable, callable, list of str
+        For the folder's ``__init__.py``. Names that have moved warn
+        (`~bliss_astro._deprecated.deprecated_names`).
+    """
+    homes = {name: home for home, names in modules.items() for name in names.split()}
+    moved = deprecated_names(package)
+
+    def __getattr__(name):  # noqa: N807
+        if name not in homes:
+            return moved(name)
+        module = importlib.import_module(f'{package}.{homes[name]}')
+        value = getattr(module, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def __dir__():  # noqa: N807
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return __getattr__, __dir__, sorted(homes)

@@ -16,8 +16,8 @@ from astropy.wcs import WCS
 
 import bliss_astro
 from bliss_astro import CoaddSimulator, Exposure, detect_sources
+from bliss_astro._arguments import two_digits
 from bliss_astro._fits import open_fits
-from bliss_astro._messages import two_digits
 
 
 def _image():

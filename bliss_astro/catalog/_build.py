@@ -28,7 +28,7 @@ from ._columns import (
 from ._meta import ImageRecord, default_meta, plain_value, restore_meta, wcs_to_header
 
 # Columns in the unit of the image, and those that from_columns derives itself.
-_FLUXES = ('flux', 'flux_err', 'flux_samples')
+_FLUXES = [*(c for c, d in COLUMNS.items() if d.unit == 'flux'), 'flux_samples']
 _DERIVED = ('sky_centroid', 'mag', 'mag_err')
 # Columns that are 0 or numbered where they are not given.
 _OPTIONAL = ('id', 'x_y_cov', 'flags')

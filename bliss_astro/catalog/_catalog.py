@@ -8,16 +8,16 @@ import functools
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng
 from bliss_astro.flags import decode_flags
 from bliss_astro.psf import PSFModel
 
 from . import _display, _io, _methods, _posterior, _rendering
 from ._build import check_count, check_threshold, from_columns
+from ._candidates import candidates_of
 from ._columns import REQUIRED_COLUMNS, SHAPE_NAMES, explain_no_shapes, pixel_scale
 from ._meta import ImageRecord, header_to_wcs
 from ._rows import SourceRows
-from ._sources import candidates_of
 
 
 class CatalogPosterior:

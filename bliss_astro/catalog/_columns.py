@@ -3,8 +3,9 @@
 Columns of a catalogue: names, units, UCDs, descriptions and ranges.
 
 Whatever names, checks, displays or stores a column reads it from `COLUMNS`, the file
-``data/catalog/columns.csv``. A new column is a new line there, and its values are an
-entry of ``SourceRows.columns``.
+``data/catalog/columns.csv``. A new column is a new line there. Its values are an entry
+of ``SourceRows.columns`` if they are inferred, or come from ``_derive_columns`` of
+``_build.py`` if they follow from other columns.
 """
 
 import csv

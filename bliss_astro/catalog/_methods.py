@@ -12,7 +12,7 @@ import astropy.units as u
 import numpy as np
 from astropy.uncertainty import Distribution
 
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng
 
 from ._columns import (
     COLUMNS,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils import vector_to_parameters
 
-from bliss_astro._random import check_rng, torch_generator
+from bliss_astro._arguments import check_rng, torch_generator
 from bliss_astro._threads import use_threads
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TilePosterior
@@ -22,9 +22,9 @@ from bliss_astro.posteriors._source_sequence import SourceEncoders
 from bliss_astro.units import unit_text
 
 from ._build import check_count
+from ._candidates import candidates_of, plain
 from ._meta import header_to_wcs, wcs_to_header
 from ._rows import SourceRows, latent_dim, tabulate_draw
-from ._sources import candidates_of, plain
 
 
 def rows_of(posterior, table):

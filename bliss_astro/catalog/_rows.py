@@ -15,19 +15,19 @@ import torch
 from astropy.table import QTable
 from scipy.spatial import cKDTree
 
-from bliss_astro._random import torch_generator
+from bliss_astro._arguments import torch_generator
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._build import convert_column
-from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
-from ._sources import (
+from ._candidates import (
     MIN_PROBABILITY,
     SIGMA_QUANTILES,
     candidates_of,
     in_full_tile,
     plain,
 )
+from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
 
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from bliss_astro._messages import two_digits
+from bliss_astro._arguments import two_digits
 
 from ._residuals import half_width
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng
 from bliss_astro.catalog._build import check_count
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._psf import central_psf

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._random import check_rng, torch_generator
+from bliss_astro._arguments import check_rng, torch_generator
 from bliss_astro.catalog._build import check_count
 from bliss_astro.catalog._columns import ab_magnitude
 from bliss_astro.detection import BlissFinder

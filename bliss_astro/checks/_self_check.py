@@ -19,7 +19,7 @@ from scipy.ndimage import (
 )
 from scipy.spatial import cKDTree
 
-from bliss_astro._messages import two_digits
+from bliss_astro._arguments import two_digits
 from bliss_astro.catalog._rendering import scale_of, sources_of
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag

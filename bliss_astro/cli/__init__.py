@@ -6,7 +6,7 @@ Each command is a thin layer over public functions of the package. Only the
 results go to the standard output, everything else to the standard error.
 """
 
-from bliss_astro._lazy import lazy_exports
+from bliss_astro._deprecated import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

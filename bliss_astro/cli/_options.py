@@ -313,7 +313,7 @@ def read_image_of_many(options, k):
 
 def detection_keywords(options):
     """Return encoder, device and density; wrong names fail before an image is read."""
-    from bliss_astro._devices import choose_device
+    from bliss_astro._arguments import choose_device
     from bliss_astro.encoders import Encoder
 
     return {

@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bliss_astro._arguments import counted
 from bliss_astro._atomic import atomic_write, check_target
-from bliss_astro._messages import counted
 
 PROGRAM = 'bliss-astro'
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bliss_astro._messages import counted
+from bliss_astro._arguments import counted
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 from ._options import read_image_of_many
@@ -33,9 +33,6 @@ _FILES = {
 }
 # Sky of one exposure of SDSS in r, electrons per pixel.
 _SKY = 865.0
-# Signal-to-noise ratio in the coadd of the faintest stars by default: that of the
-# faintest detections.
-_FLOOR_SNR = 3.4
 # Files of which one may serve for all images of a coadd.
 _FOR_ALL = ('psf', 'mask')
 
@@ -237,13 +234,14 @@ def simulate_field(
     import astropy.units as u
 
     from bliss_astro.priors import StarPrior
+    from bliss_astro.priors._counts import FLOOR_SNR
     from bliss_astro.psf import PSFModel
     from bliss_astro.simulation import CoaddSimulator
     from bliss_astro.simulation._simulator import ELECTRONS_PER_NMGY
 
     if faintest is None:
         n_eff = (psf or PSFModel()).n_eff
-        flux_min = _FLOOR_SNR * math.sqrt(n_eff * background / n_exposures)
+        flux_min = FLOOR_SNR * math.sqrt(n_eff * background / n_exposures)
     else:
         flux_min = ELECTRONS_PER_NMGY * magnitude_to_flux(faintest)
     whole = StarPrior()

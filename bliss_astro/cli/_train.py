@@ -41,7 +41,7 @@ def run_recipe(options):
         raise UsageError(msg)
     check_paths(options, 'recipe')
 
-    from bliss_astro._devices import choose_device
+    from bliss_astro._arguments import choose_device
     from bliss_astro.training import make_recipe
 
     device = choose_device(options.device)
@@ -225,7 +225,7 @@ def _prepare(options, path):
     import functools
 
     from bliss_astro import training
-    from bliss_astro._devices import choose_device
+    from bliss_astro._arguments import choose_device
 
     configs = training.load_config(path)
     if 'galaxies' not in tomllib.loads(path.read_text()):

@@ -5,7 +5,7 @@ Alignment of exposures on a common grid, with their noise, masks and PSFs.
 
 import numpy as np
 
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng
 
 from ..exposures import Exposure
 from ._coadd import Coadd

@@ -6,7 +6,7 @@ Coadds: means of aligned exposures, with all that a measurement needs.
 import numpy as np
 from astropy.io import registry
 
-from bliss_astro._messages import counted
+from bliss_astro._arguments import counted
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._noise import neighbours
 from bliss_astro.psf._fit import check_psf_pixels

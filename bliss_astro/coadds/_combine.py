@@ -7,7 +7,7 @@ import datetime as dt
 
 import numpy as np
 
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng
 from bliss_astro._warnings import warn
 
 from ._align import Resampler, check_exposure, check_iterable, show_progress

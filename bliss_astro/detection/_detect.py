@@ -11,8 +11,7 @@ import os
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._devices import choose_device
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng, choose_device
 from bliss_astro._threads import check_n_threads, use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import scipy
 
-from bliss_astro._messages import two_digits
+from bliss_astro._arguments import two_digits
 from bliss_astro.encoders import Domain
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.units import FWHM_PER_SIGMA

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import scipy
 
-from bliss_astro._messages import counted
+from bliss_astro._arguments import counted
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.encoders import Domain
 from bliss_astro.exposures._psf import central_psf, limiting_flux

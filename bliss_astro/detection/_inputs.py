@@ -24,12 +24,10 @@ from astropy.nddata import block_reduce
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.posteriors import TileGrid
+from bliss_astro.priors._counts import FLOOR_SNR
 from bliss_astro.psf._mixture import LOG_AREA, asymmetry_of_psf, describe_shape
 
 from ._domain import pixel_statistics
-
-FLOOR_SNR = 3.4
-"""Signal-to-noise ratio of the faintest source by default, as in training."""
 
 # Density in sources per pixel of the first pass, within that of all encoders.
 _FIRST_DENSITY = 1e-3

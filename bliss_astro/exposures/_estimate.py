@@ -6,7 +6,7 @@ Estimates of sky, noise and gain of an image that does not state them.
 import astropy.units as u
 import numpy as np
 
-from bliss_astro._messages import first_wrong
+from bliss_astro._arguments import first_wrong
 from bliss_astro._warnings import warn
 
 from ._exposure import Exposure

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bliss_astro._messages import counted
+from bliss_astro._arguments import counted
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._validate import must

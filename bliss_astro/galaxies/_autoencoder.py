@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bliss_astro._random import torch_generator
+from bliss_astro._arguments import torch_generator
 from bliss_astro.encoders._weights import GALAXY_MODELS
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 

@@ -6,7 +6,7 @@ Optimal signal-to-noise ratio and Cramer-Rao bounds of an isolated point source.
 import astropy.units as u
 import numpy as np
 
-from bliss_astro._messages import first_wrong
+from bliss_astro._arguments import first_wrong
 
 from ._inputs import check_maps, make_table, strip_unit
 

@@ -5,7 +5,7 @@ Coverage of intervals, ranks of the truth, and sharpness of posteriors.
 
 import numpy as np
 
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng
 
 from ._inputs import (
     as_groups,

@@ -11,8 +11,7 @@ from astropy.coordinates import SkyCoord
 from astropy.stats import binom_conf_interval, mad_std
 from astropy.table import QTable, Table
 
-from bliss_astro._messages import first_wrong
-from bliss_astro._random import check_rng
+from bliss_astro._arguments import check_rng, first_wrong
 
 
 class ScoreTable(QTable):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._random import torch_generator
+from bliss_astro._arguments import torch_generator
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._catalog_fit import fit_populations

@@ -17,6 +17,9 @@ from bliss_astro.units import (
 
 from ._numbers import check_nodes, check_positive, require
 
+FLOOR_SNR = 3.4
+"""Signal-to-noise ratio at a typical flux floor: of a catalogue's faintest sources."""
+
 # Densities per pixel mean pixels of SDSS.
 _PIXELS_PER_DEG2 = (3600 / SDSS_PIXEL_SCALE) ** 2
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
+from bliss_astro._arguments import torch_generator
 from bliss_astro._plugins import survey
-from bliss_astro._random import torch_generator
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape
 
 from ._fields import ELLIPTICITY_MAX, FieldTable, GaussianFields, draw_ellipticity

@@ -11,7 +11,7 @@ import astropy.units as u
 import torch
 from astropy.table import QTable
 
-from bliss_astro._random import torch_generator
+from bliss_astro._arguments import torch_generator
 from bliss_astro.units import NANOMAGGY_ZERO_POINT
 
 from ._counts import MagnitudeCounts, ParetoCounts, interpolate

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._random import torch_generator
+from bliss_astro._arguments import torch_generator
 
 from ._counts import draw_places
 from ._numbers import require

@@ -8,7 +8,7 @@ such as `PolynomialPSF` and `PSFExPSF`. `estimate_psf` measures the PSF of an im
 its stars, `compare_psf` compares a stated one with them, and `read_psf` reads any.
 """
 
-from bliss_astro._lazy import lazy_exports
+from bliss_astro._deprecated import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
@@ -16,7 +16,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     _estimate='estimate_psf',
     _mixture='DEFAULT_SHAPE SHAPE_NAMES',
     _model='PSFModel',
-    _read='PSFExPSF read_psf',
+    _psfex='PSFExPSF',
+    _read='read_psf',
     _result='PSFEstimate',
     _varying='PolynomialPSF VaryingPSF',
 )

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.modeling import Model
 from astropy.nddata import Cutout2D, NDData, StdDevUncertainty
 
-from bliss_astro._messages import first_wrong
+from bliss_astro._arguments import first_wrong
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._joint_fit import StampFit, fit_image, fit_stars, minimise, rms

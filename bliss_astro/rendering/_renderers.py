@@ -8,7 +8,7 @@ import numbers
 import numpy as np
 import torch
 
-from bliss_astro._devices import choose_device
+from bliss_astro._arguments import choose_device
 
 from ._accuracy import RenderingAccuracy, check_galaxies
 from ._galaxies import render_galaxies

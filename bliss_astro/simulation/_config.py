@@ -8,7 +8,7 @@ import dataclasses
 import torch
 
 from bliss_astro._settings import check_settings, one_of, within
-from bliss_astro.priors import SeeingPrior, TelescopePrior
+from bliss_astro.priors import SeeingPrior, StarPrior, TelescopePrior
 from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm
 from bliss_astro.units import SDSS_PIXEL_SCALE
@@ -240,9 +240,9 @@ class SimulationConfig:
     floor_snr: tuple[float, float] = (2.8, 22.0)
     typical_floor_snr: tuple[float, float] | None = (3.1, 3.8)
     flux_min: float | None = None
-    slope: float = 0.47
+    slope: float = StarPrior.slope
     slopes: tuple[float, float] | None = None
-    dynamic_range: float = 1e6 / 622
+    dynamic_range: float = StarPrior.flux_max / StarPrior.flux_min
     psf: str = 'sdss'
     fwhm: tuple[float, float] | None = None
     ellipticity: float = 0.025

@@ -11,8 +11,7 @@ import torch
 from astropy.table import QTable
 from astropy.utils.decorators import deprecated
 
-from bliss_astro._devices import choose_device
-from bliss_astro._random import torch_generator
+from bliss_astro._arguments import choose_device, torch_generator
 from bliss_astro._settings import check_ranges, one_of, within
 from bliss_astro.priors import CatalogPrior, StarPrior
 from bliss_astro.priors._galaxies import add_shape_columns

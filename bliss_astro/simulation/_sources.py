@@ -9,6 +9,7 @@ import math
 import torch
 
 from bliss_astro.priors import StarPrior
+from bliss_astro.priors._counts import FLOOR_SNR
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE
 
@@ -18,16 +19,12 @@ from ._images import padded
 
 # Share of the images of the sky that are not SDSS's, by the origin of the fields.
 _OTHER_FRACTION = {'wide': 0.5, 'telescopes': 0.65}
-# Signal-to-noise ratio at a typical flux floor, the middle of `typical_floor_snr`.
-_TYPICAL_FLOOR_SNR = 3.4
 # Electrons per nanomaggy of images that are not SDSS's, around its 943.
 _ELECTRONS_PER_NMGY = (400.0, 2000.0)
 # Largest read noise over the noise of the sky.
 _READ_FRACTION = 0.7
 # Depth up to which coadds may have inclined PSFs, which are slow to render.
 _INCLINED_DEPTH = 8
-# Flux floor and largest flux of a `StarPrior`, whose ratio alone counts here.
-_STAR_FLUX = 622.0
 # Smallest flux over the flux floor of sources of the sky: fainter ones than are in
 # the truth are in the images.
 _UNSEEN = 0.4
@@ -114,7 +111,7 @@ def _other_telescope(config, n, depth, inclined, generator):
     read_noise = uniform(config.read_noise, n, generator=generator)
     read_noise = read_noise.minimum(_READ_FRACTION * noise)
     limit = uniform(config.limits, n, generator=generator)
-    floor = _TYPICAL_FLOOR_SNR * noise * torch.sqrt(_psf_area(psf) / depth)
+    floor = FLOOR_SNR * noise * torch.sqrt(_psf_area(psf) / depth)
     scale = floor * 10 ** (0.4 * (limit - NANOMAGGY_ZERO_POINT))
     return psf, noise**2 - read_noise**2, read_noise, scale
 
@@ -242,9 +239,10 @@ def sample_stars(config, fields, *, generator):
     slope = config.slope
     if config.slopes is not None:
         slope = float(uniform(config.slopes, 1, generator=generator))
-    largest = _STAR_FLUX * config.dynamic_range
+    # Of the flux floor and the largest flux the ratio alone counts.
+    largest = StarPrior.flux_min * config.dynamic_range
     stars = draw_stars(
-        StarPrior(flux_min=_STAR_FLUX, flux_max=largest, slope=slope),
+        StarPrior(flux_max=largest, slope=slope),
         config.shape,
         margin,
         # The number of stars of a power law down to the lower limit.

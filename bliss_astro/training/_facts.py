@@ -15,10 +15,12 @@ from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.detection._infer import estimate_density
-from bliss_astro.detection._inputs import FLOOR_SNR, encoder_inputs, tile_mean
+from bliss_astro.detection._inputs import encoder_inputs, tile_mean
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._domain import mean_interpolation
 from bliss_astro.exposures import measure_noise
+from bliss_astro.priors import StarPrior
+from bliss_astro.priors._counts import FLOOR_SNR
 from bliss_astro.psf._mixture import (
     LOG_AREA,
     broaden_shape,
@@ -28,8 +30,6 @@ from bliss_astro.psf._mixture import (
 from bliss_astro.simulation import SimulationConfig
 from bliss_astro.units import FWHM_PER_SIGMA
 
-# Index of the Pareto distribution of fluxes that encoders are trained on.
-_PARETO_INDEX = 0.47
 # Correlation up to which an encoder for single exposures covers an image.
 _CORRELATION_MIN = 0.02
 # Signal-to-noise ratio above which peaks are counted.
@@ -144,7 +144,7 @@ def stack_facts(parts):
     kernel, kept = mean_interpolation(0.5)
     shapes = np.concatenate([part.psf_shapes for part in parts])
     # The floor sinks with the noise, and fainter sources come in.
-    factor = math.sqrt(n) ** _PARETO_INDEX
+    factor = math.sqrt(n) ** StarPrior.slope
     return ImageFacts(
         name=f'coadd of {n} exposures',
         **_of_psf(broaden_shape(torch.from_numpy(shapes), kernel)),
@@ -322,7 +322,7 @@ def _density(exposure, encoder, inputs, grid, facts):
         return _range(by_tile), f'first pass of {encoder.name!r}'
     number = _count_peaks(exposure, facts)
     area = max(1, int(np.count_nonzero(~exposure.mask)))
-    factor = (_PEAK_SNR / FLOOR_SNR) ** _PARETO_INDEX
+    factor = (_PEAK_SNR / FLOOR_SNR) ** StarPrior.slope
     value = (number + 0.5) * factor / area
     return (value, value), (
         f'{number} peaks above {_PEAK_SNR:g} sigma, times {factor:.2f} for those down '

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import bliss_astro
+from bliss_astro._arguments import choose_device
 from bliss_astro._atomic import atomic_write, explain_full_disk, lock_folder
-from bliss_astro._devices import choose_device
 
 from ._configuration import SECTIONS, load_config
 

@@ -25,6 +25,7 @@ from bliss_astro.catalog import (
     _sources,
 )
 from bliss_astro.catalog import _rows as module
+from bliss_astro.catalog._candidates import SharedLight, candidates_of
 from bliss_astro.catalog._columns import (
     COLUMNS,
     SHAPE_COLUMNS,
@@ -32,7 +33,6 @@ from bliss_astro.catalog._columns import (
     pixel_scale,
 )
 from bliss_astro.catalog._posterior import rows_of
-from bliss_astro.catalog._sources import SharedLight, candidates_of
 from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag

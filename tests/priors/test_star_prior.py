@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from bliss_astro._random import torch_generator
+from bliss_astro._arguments import torch_generator
 from bliss_astro.priors import StarPrior
 
 stats = pytest.importorskip('scipy.stats')
