@@ -82,7 +82,10 @@ class NetworkKind:
             return Path(text).with_suffix('.json')
         if text not in self.available():
             known = ', '.join(self.available())
-            msg = f'unknown {self.title} {text!r}: known are {known}, and .safetensors'
+            msg = (
+                f'unknown {self.title} {text!r}: bundled are {known}; or give the path '
+                'of a .safetensors file'
+            )
             raise ValueError(msg)
         return self.bundled() / f'{text}.json'
 

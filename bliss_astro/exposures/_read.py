@@ -80,6 +80,10 @@ class ExposureRead(registry.UnifiedReadWrite):
     -----
     `~astropy.utils.exceptions.AstropyUserWarning`
         If header cards, the WCS or areas of the image are not sound and left out.
+
+    Notes
+    -----
+    Formats are known to astropy's unified input and output, which others may extend.
     """
 
     def __init__(self, instance, cls):

@@ -141,7 +141,7 @@ def scene_truth(scenes, *, index=None):
           ``is_galaxy``;
         * the six of ``GALAXY_SHAPE_NAMES``: ``angle`` (rad), radii (pix), NaN for
           stars;
-        * ``snr``: `source_snr` of the pixels of the image, with
+        * ``snr``: ``source_snr`` of the pixels of the image, with
           ``bkg_error**2`` for the background's variance and the source's
           own variance divided by ``effective_gain``;
         * ``blendedness``: among all sources of the scene, on the image;

@@ -95,7 +95,8 @@ def read_exposure(
         ``bkg_error``, in u).
 
     bad_planes : sequence of str, optional
-        The mask planes whose pixels are bad, by default `BAD_PLANES`.
+        The mask planes whose pixels are bad, by default those of
+        `FieldMask.combine`.
 
     Returns
     -------

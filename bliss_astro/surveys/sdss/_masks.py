@@ -82,7 +82,7 @@ class FieldMask(Record):
         Parameters
         ----------
         names : sequence of str, optional
-            Planes, by default `BAD_PLANES`.
+            Planes, by default ``('INTERP', 'SATUR', 'CR', 'GHOST')``.
 
         Returns
         -------
