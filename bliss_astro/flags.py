@@ -88,7 +88,10 @@ def decode_flags(value):
     try:
         value = operator.index(value)
     except TypeError:
-        msg = f'value must be one integer, got {value!r:.60}'
+        msg = (
+            f'value must be one integer, got {value!r:.60}; catalog.decode_flags() '
+            'names the flags of all rows'
+        )
         raise TypeError(msg) from None
     if value < 0:
         msg = f'value must not be negative, got {value}'

@@ -229,7 +229,7 @@ def check_saturation(exposure):
     sky = np.median(known)
     noise = MAD_TO_SIGMA * np.median(np.abs(known - sky))
     level = np.median(exposure.saturation)
-    if level <= sky + _SATURATION_SIGMA * noise:
+    if not level > sky + _SATURATION_SIGMA * noise:
         n_full = np.count_nonzero(exposure.saturated)
         msg = (
             f'saturation must lie above the sky; {n_full} of {exposure.mask.size} '

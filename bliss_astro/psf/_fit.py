@@ -298,7 +298,7 @@ def _take_apart(data, error, mask, dimensions):
     unit = getattr(data, 'unit', unit)
     data = np.asarray(plain(data))
     if data.dtype.kind not in 'iuf':
-        msg = f'data must be real numbers, got {data.dtype}'
+        msg = f'data must be real numbers, got {data.dtype} (Exposure.read reads files)'
         raise ValueError(msg)
     data = data.astype(float)
     if data.ndim not in dimensions or data.size == 0:

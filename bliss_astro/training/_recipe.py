@@ -266,6 +266,9 @@ def make_recipe(images, *, names=None, n_exposures=None, stack=False, n_steps=No
     >>> recipe.configs[1].n_exposures
     (3, 7)
     """
+    if n_exposures is not None and not n_exposures >= 1:
+        msg = f'n_exposures must be at least 1, got {n_exposures}'
+        raise ValueError(msg)
     if not isinstance(images, list | tuple | Iterator):
         images = [images]
     start, facts = Encoder.from_pretrained(_START), []

@@ -50,6 +50,11 @@ def test_a_saturation_below_all_pixels(image):
         detect_sources(image, saturation=-1.0, fwhm=3.0, **GIVEN)
 
 
+def test_a_saturation_that_is_no_number(image):
+    with pytest.raises(ValueError, match='saturation must'):
+        detect_sources(image, saturation=np.nan, fwhm=3.0, **GIVEN)
+
+
 @pytest.mark.parametrize('shape', [(1, 1), (2, 2), (1, 8)])
 def test_too_few_pixels_for_their_noise(shape):
     with pytest.raises(ValueError, match='bkg_error cannot be estimated'):

@@ -372,6 +372,8 @@ class TestBadInput:
             make_recipe(image)
 
     def test_no_image(self):
+        with pytest.raises(ValueError, match='n_exposures must be at least 1'):
+            make_recipe([], n_exposures=0)
         with pytest.raises(ValueError, match='images must hold at least one image'):
             make_recipe([])
 
