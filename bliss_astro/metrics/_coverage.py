@@ -72,7 +72,9 @@ def posterior_ranks(samples, truth, *, rng=None):
     return (below + share) / (samples.shape[1] + 1)
 
 
-def interval_coverage(truth, lower, upper, *, level=None, groups=None):
+def interval_coverage(
+    truth, lower, upper, *, level=None, groups=None, confidence=0.683
+):
     """
     Coverage: the fraction of intervals that hold the truth.
 
@@ -88,12 +90,15 @@ def interval_coverage(truth, lower, upper, *, level=None, groups=None):
         Label of each row. Group by DATA, such as the posterior median: in fine bins
         of the truth even the exact posterior is not calibrated.
 
+    confidence : float, optional
+        Level of the interval of the coverage.
+
     Returns
     -------
     coverage : `ScoreTable`
         A row per group: ``group``, ``level`` (NaN if not given), the number of
         intervals ``n`` and of those that hold the truth ``n_covered``, and
-        ``coverage`` with its 68.3 % interval (Wilson).
+        ``coverage`` with its interval (Wilson).
 
     Raises
     ------
@@ -120,10 +125,10 @@ def interval_coverage(truth, lower, upper, *, level=None, groups=None):
         raise ValueError(msg)
     level = np.nan if level is None else check_fraction(level, 'level')
     hits = ((lower <= truth) & (truth <= upper))[:, np.newaxis]
-    return _coverage(hits, np.array([level]), groups)
+    return _coverage(hits, np.array([level]), groups, confidence)
 
 
-def rank_coverage(ranks, levels=LEVELS, *, groups=None):
+def rank_coverage(ranks, levels=LEVELS, *, groups=None, confidence=0.683):
     """
     Coverage of equal-tailed intervals from the ranks of the truth.
 
@@ -139,6 +144,9 @@ def rank_coverage(ranks, levels=LEVELS, *, groups=None):
 
     groups : 1D array_like or `None`, optional
         Label of each row; group by data, never by truth.
+
+    confidence : float, optional
+        Level of the interval of the coverage.
 
     Returns
     -------
@@ -166,10 +174,10 @@ def rank_coverage(ranks, levels=LEVELS, *, groups=None):
     levels = [check_fraction(level, 'levels') for level in np.atleast_1d(levels)]
     # Rounding must not exclude ranks that fall on an end, as 0.025 does for 95 %.
     hits = np.abs(ranks[:, np.newaxis] - 0.5) <= np.array(levels) / 2 + 1e-12
-    return _coverage(hits, levels, groups)
+    return _coverage(hits, levels, groups, confidence)
 
 
-def _coverage(hits, levels, groups):
+def _coverage(hits, levels, groups, confidence):
     """Return the table of intervals (rows of ``hits``) that hold the truth."""
     labels, index = as_groups(groups, len(hits))
     n = np.bincount(index, minlength=len(labels))
@@ -178,7 +186,8 @@ def _coverage(hits, levels, groups):
     columns['level'] = np.tile(levels, len(labels))
     columns['n'] = np.repeat(n, len(levels))
     columns['n_covered'] = np.stack(covered, axis=1).ravel()
-    columns |= fraction_columns('coverage', columns['n_covered'], columns['n'])
+    n_covered = columns['n_covered']
+    columns |= fraction_columns('coverage', n_covered, columns['n'], confidence)
     return make_table('coverage', columns)
 
 

@@ -25,7 +25,7 @@ _N_NULL, _N_LEVELS = 2000, 250
 _MAX_LOGIT = 9.0
 
 
-def reliability(probability, is_real, *, bins=None):
+def reliability(probability, is_real, *, bins=None, confidence=0.683):
     """
     Reliability diagram of detection probabilities, with tests.
 
@@ -42,6 +42,9 @@ def reliability(probability, is_real, *, bins=None):
 
     bins : 1D array_like or `None`, optional
         Edges of the bins of probability; by default ten of equal width.
+
+    confidence : float, optional
+        Level of the interval of the fraction.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def reliability(probability, is_real, *, bins=None):
         mean = np.bincount(index, probability, n_bins) / n
     columns = {'low': edges[:-1], 'high': edges[1:], 'n': n, 'n_real': n_real}
     columns['probability'] = mean
-    columns |= fraction_columns('fraction', n_real, n)
+    columns |= fraction_columns('fraction', n_real, n, confidence)
     p_values = binomial_p_value(n_real, n, np.clip(np.nan_to_num(mean), 0.0, 1.0))
     columns['p_value'] = np.where(n > 0, p_values, np.nan)
     meta = _test_probabilities(probability, real.astype(float), index, n_bins)

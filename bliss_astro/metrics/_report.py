@@ -7,7 +7,7 @@ import numpy as np
 from astropy.table import Table
 
 from . import _findings as tests
-from ._coverage import rank_coverage, sharpness
+from ._coverage import LEVELS, rank_coverage, sharpness
 from ._inputs import check_fraction
 from ._ranks import rank_uniformity
 from ._reliability import count_calibration, reliability
@@ -41,7 +41,7 @@ class CalibrationReport:
     intervals : `ScoreTable` or dict, optional
         By quantity, from `interval_coverage`, where ranks are not known.
 
-    true_counts, expected_counts, count_ranks, count_variance : optional
+    true_counts, expected_counts, count_ranks, count_variance, count_bins : optional
         See `count_calibration`.
 
     probability, is_real : 1D array_like, optional
@@ -49,6 +49,9 @@ class CalibrationReport:
 
     log_prob, width, bound, residuals : 1D array_like or dict, optional
         By quantity, see `sharpness`. Their groups are those of the same quantity.
+
+    levels : array_like, optional
+        Nominal levels of the intervals of ranks.
 
     false_alarm : float, optional
         Probability that a posterior without fault gets any alarm in the whole report.
@@ -141,12 +144,14 @@ class CalibrationReport:
         expected_counts=None,
         count_ranks=None,
         count_variance=None,
+        count_bins=None,
         probability=None,
         is_real=None,
         log_prob=None,
         width=None,
         bound=None,
         residuals=None,
+        levels=LEVELS,
         false_alarm=0.05,
         tolerance=0.02,
     ):
@@ -156,10 +161,10 @@ class CalibrationReport:
         for name, values in _by_quantity(ranks, 'ranks').items():
             own, images_of = _of_quantity(groups, name), _of_quantity(images, name)
             pooled = result = rank_uniformity(values, images=images_of)
-            whole = coverage = rank_coverage(values)
+            whole = coverage = rank_coverage(values, levels)
             if own is not None:
                 result = rank_uniformity(values, groups=own, images=images_of)
-                coverage = rank_coverage(values, groups=own)
+                coverage = rank_coverage(values, levels, groups=own)
             self.pooled[name], self.ranks[name] = pooled, _rename(result, group_names)
             self.pooled_coverage[name] = whole
             self.coverage[name] = _rename(coverage, group_names)
@@ -169,6 +174,7 @@ class CalibrationReport:
         }
         self.counts = self.count_ranks = self.reliability = None
         options = {'ranks': count_ranks, 'variance': count_variance}
+        options |= {'bins': count_bins}
         counts = {'true_counts': true_counts, 'expected_counts': expected_counts}
         if _given_together(counts, options):
             self.counts = count_calibration(true_counts, expected_counts, **options)

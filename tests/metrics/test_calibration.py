@@ -278,6 +278,18 @@ class TestReport:
         line = next(v for v in report.verdict if v.startswith('flux, sharpness: '))
         assert 'errors are 1.100 (faintest third)' in line
 
+    def test_levels_and_bins_may_be_given(self):
+        rng = np.random.default_rng(3)
+        report = CalibrationReport(
+            rng.uniform(size=200),
+            levels=(0.5, 0.8),
+            count_bins=[0, 5, 20],
+            **counts(50, rng),
+        )
+        (coverage,) = report.pooled_coverage.values()
+        assert list(coverage['level']) == [0.5, 0.8]
+        assert len(report.counts) <= 2
+
     def test_parts_are_optional(self):
         report = CalibrationReport(log_prob=[-1.0, -3.0])
         assert report.verdict == [

@@ -55,6 +55,13 @@ class TestCoverage:
         assert direct['level'][0] == 0.68
         assert direct['coverage_low'] < direct['coverage'] < direct['coverage_high']
 
+    def test_confidence_is_that_of_the_interval(self):
+        ranks = np.linspace(0.0005, 0.9995, 1000)
+        results = [rank_coverage(ranks, [0.5], confidence=q) for q in (0.683, 0.954)]
+        half = [(r['coverage_high'] - r['coverage_low'])[0] / 2 for r in results]
+        # One and two standard deviations of a binomial share.
+        assert_allclose(half, np.array([1, 2]) * 0.5 / np.sqrt(1000), rtol=0.01)
+
     def test_units_and_groups(self):
         result = interval_coverage(
             [1, 2] * u.Jy, [500, 0] * u.mJy, [1500, 1] * u.mJy, groups=['a', 'b']
