@@ -21,8 +21,8 @@ from bliss_astro import detect_sources
 from bliss_astro.catalog import (
     CatalogPosterior,
     ProbabilisticCatalog,
+    _candidates,
     _columns,
-    _sources,
 )
 from bliss_astro.catalog import _rows as module
 from bliss_astro.catalog._candidates import SharedLight, candidates_of
@@ -672,7 +672,7 @@ def test_light_of_full_tiles_together_or_one_by_one(monkeypatch):
     found = detect_sources(exposure, encoder='stars', density=0.003, check=False)
     factor = candidates_of(found.posterior, 0.5).light.ratio
     assert (factor > 1.05).sum() > 3
-    monkeypatch.setattr(_sources, '_BATCH_PIXELS', 1)
+    monkeypatch.setattr(_candidates, '_BATCH_PIXELS', 1)
     again = CatalogPosterior(found.posterior.tile_posterior, found.posterior.flux_floor)
     ratio = candidates_of(again, 0.5).light.ratio
     np.testing.assert_allclose(ratio, factor, rtol=1e-5)
@@ -688,7 +688,7 @@ def test_one_star_fills_no_tile():
 def test_of_one_source_a_tile_nothing_is_said(plain, monkeypatch):
     sources, tiles = plain.sources, plain.tile_posterior
     monkeypatch.setattr(tiles.head, 'n_most', 1)
-    assert not _sources.in_full_tile(tiles, sources.row, sources.column).any()
+    assert not _candidates.in_full_tile(tiles, sources.row, sources.column).any()
 
 
 # -- display ------------------------------------------------------------------------
