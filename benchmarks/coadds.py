@@ -23,10 +23,11 @@ from bliss_astro import (
     coadd_exposures,
     detect_sources,
 )
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 DEPTHS = (1, 2, 5, 10, 25)
 VARIANCE_TARGET, CORRELATION_TARGET = '0.95 to 1.05', '-0.03 to 0.03'
-RADIUS, BORDER = 1 / 0.396, 12  # pixels: an arcsec, and from the edges
+RADIUS, BORDER = 1 / SDSS_PIXEL_SCALE, 12  # pixels: an arcsec, and from the edges
 TURN = np.deg2rad(20)
 
 

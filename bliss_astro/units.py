@@ -19,7 +19,11 @@ NANOMAGGY_ZERO_POINT = 22.5
 """AB magnitude of a flux of one nanomaggy (3.631 uJy)."""
 
 SDSS_PIXEL_SCALE = 0.396
-"""Pixel scale of SDSS in arcsec, in whose pixels densities of priors are stated."""
+"""
+Pixel scale of SDSS in arcsec (Gunn et al. 1998, AJ 116, 3040).
+
+Densities of priors are stated in its pixels.
+"""
 
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""

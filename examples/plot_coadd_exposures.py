@@ -15,6 +15,7 @@ from astropy.wcs import WCS
 
 from bliss_astro import Exposure, PSFModel, coadd_exposures, detect_sources
 from bliss_astro.exposures import measure_noise
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 SHAPE = (240, 260)
 SKY, GAIN = 0.9, 980.0  # nmgy per pixel, electrons per nmgy
@@ -31,7 +32,7 @@ def make_wcs(dx, dy, angle):
     wcs.wcs.crval = 150.0, 2.0
     wcs.wcs.crpix = SHAPE[1] / 2 + dx, SHAPE[0] / 2 + dy
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    wcs.wcs.cd = 0.396 / 3600 * np.array([[-c, s], [s, c]])
+    wcs.wcs.cd = SDSS_PIXEL_SCALE / 3600 * np.array([[-c, s], [s, c]])
     wcs.array_shape = SHAPE
     return wcs
 

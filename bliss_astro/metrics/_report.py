@@ -159,15 +159,13 @@ class CalibrationReport:
         self.tolerance = check_fraction(tolerance, 'tolerance')
         self.ranks, self.pooled, self.coverage, self.pooled_coverage = {}, {}, {}, {}
         for name, values in _by_quantity(ranks, 'ranks').items():
-            own, images_of = _of_quantity(groups, name), _of_quantity(images, name)
-            pooled = result = rank_uniformity(values, images=images_of)
-            whole = coverage = rank_coverage(values, levels)
-            if own is not None:
-                result = rank_uniformity(values, groups=own, images=images_of)
-                coverage = rank_coverage(values, levels, groups=own)
-            self.pooled[name], self.ranks[name] = pooled, _rename(result, group_names)
-            self.pooled_coverage[name] = whole
-            self.coverage[name] = _rename(coverage, group_names)
+            own = {'groups': _of_quantity(groups, name), 'names': group_names}
+            self.pooled[name], self.ranks[name] = _of_all_and_groups(
+                rank_uniformity, values, images=_of_quantity(images, name), **own
+            )
+            self.pooled_coverage[name], self.coverage[name] = _of_all_and_groups(
+                rank_coverage, values, levels=levels, **own
+            )
         self.intervals = {
             name: _rename(coverage, group_names)
             for name, coverage in _by_quantity(intervals, 'intervals').items()
@@ -320,6 +318,14 @@ def _given_together(pair, others=None):
         msg = f'{" and ".join(pair)} must be given together'
         raise ValueError(msg + (' with the other counts' if alone else ''))
     return n_given == 2
+
+
+def _of_all_and_groups(test, values, *, groups, names, **options):
+    """Return a table of scores of all rows, and the one of their groups."""
+    whole = test(values, **options)
+    if groups is None:
+        return whole, whole
+    return whole, _rename(test(values, groups=groups, **options), names)
 
 
 def _rename(result, names):

@@ -12,6 +12,7 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, raw_profile
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._numbers import (
     check_positive,
@@ -33,8 +34,8 @@ VARIABLES = tuple(
 # The two-sided truncation of e1 and of e2.
 ELLIPTICITY_MAX = 0.12
 
-# Full widths at half maximum from 0.7 to 2.5 arcsec, in pixels of 0.396.
-_FWHM_RANGE = (0.7 / 0.396, 2.5 / 0.396)
+# Full widths at half maximum from 0.7 to 2.5 arcsec, in pixels.
+_FWHM_RANGE = (0.7 / SDSS_PIXEL_SCALE, 2.5 / SDSS_PIXEL_SCALE)
 
 # Of this many candidates the first valid one is taken: no draw has to wait
 # for a look at the others. With 9 in 10 valid, all fail once in 1e8.

@@ -23,10 +23,11 @@ from bliss_astro.priors import (
     ParetoCounts,
 )
 from bliss_astro.surveys.sdss import stripe82_columns
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 stats = pytest.importorskip('scipy.stats')
 
-PIXELS_PER_DEG2 = (3600 / 0.396) ** 2
+PIXELS_PER_DEG2 = (3600 / SDSS_PIXEL_SCALE) ** 2
 PRIORS = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
 
 
@@ -49,8 +50,8 @@ class TestPaperPrior:
         reference = stats.truncpareto(0.469, 1000, loc=-0.553, scale=1.185)
         stars = batch.flux[(batch.flux > 0) & ~batch.is_galaxy].double().numpy()
         assert stats.kstest(stars, reference.cdf).pvalue > 1e-3
-        # 80 pixels of 0.396 arcsec: radii are in pixels here.
-        radius = batch.galaxy[batch.is_galaxy][:, 4].double().numpy() * 0.396
+        # 80 pixels: radii are in pixels here.
+        radius = batch.galaxy[batch.is_galaxy][:, 4].double().numpy() * SDSS_PIXEL_SCALE
         reference = stats.gamma(0.393, loc=0.837, scale=4.432)
         assert stats.kstest(radius, reference.cdf).pvalue > 1e-3
 

@@ -17,10 +17,10 @@ from numpy.testing import assert_allclose
 from bliss_astro.priors import FieldPrior, GaussianFields
 from bliss_astro.psf import PSFModel
 from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, normalization_of_shape
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 stats = pytest.importorskip('scipy.stats')
 
-ARCSEC = 0.396
 SCALARS = ('background', 'electrons_per_nmgy', 'read_noise')
 
 
@@ -48,7 +48,7 @@ class TestShipped:
     def test_psfs(self, draws):
         assert draws.psf.shape == (20_000, 8)
         assert all_valid(draws.psf)
-        fwhm = fwhm_of_shape(draws.psf) * ARCSEC
+        fwhm = fwhm_of_shape(draws.psf) * SDSS_PIXEL_SCALE
         assert fwhm.min() >= 0.7 * 0.999
         assert fwhm.max() <= 2.5 * 1.001
         assert abs(fwhm.median() - 1.18) < 0.03
@@ -83,7 +83,7 @@ class TestShipped:
             'read_noise': np.sqrt(table['dark_var']) * gain,
         }
         drawn = {name: getattr(draws, name).numpy() for name in SCALARS}
-        drawn['fwhm'] = fwhm_of_shape(draws.psf).numpy() * ARCSEC
+        drawn['fwhm'] = fwhm_of_shape(draws.psf).numpy() * SDSS_PIXEL_SCALE
         for name, values in header.items():
             values = np.asarray(values, float)
             # All lie within its bounds, near its middle, and it is the wider.
@@ -278,7 +278,7 @@ class TestPhotoField:
         draws = prior.sample_batch(3000, generator=generator)
         assert all_valid(draws.psf + 1e-9)
         assert not draws.psf[:, 6:].any()
-        fwhm = fwhm_of_shape(draws.psf) * ARCSEC
+        fwhm = fwhm_of_shape(draws.psf) * SDSS_PIXEL_SCALE
         assert 0.7 < fwhm.min() < fwhm.max() < 2.5
         assert '1190 field(s)' in repr(prior)
         # The sky is brighter in i than in r.

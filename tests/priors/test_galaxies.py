@@ -18,6 +18,7 @@ from bliss_astro.priors import (
     MagnitudeShapes,
     ParetoCounts,
 )
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 stats = pytest.importorskip('scipy.stats')
 
@@ -134,7 +135,7 @@ class TestMagnitudeCounts:
         mag = np.linspace(14, 24, 200_001)
         log_n = np.interp(mag, counts.magnitude, counts.log_density)
         total = np.trapezoid(10**log_n, mag)
-        pixels = (3600 / 0.396) ** 2
+        pixels = (3600 / SDSS_PIXEL_SCALE) ** 2
         assert_allclose(counts.density * pixels, total, rtol=1e-6)
         bright = mag <= 19
         part = np.trapezoid(10 ** log_n[bright], mag[bright])

@@ -22,6 +22,7 @@ from bliss_astro.rendering import (
 from bliss_astro.rendering import _galaxies as module
 from bliss_astro.rendering import _profiles as profiles
 from bliss_astro.simulation._camera import align_bilinear
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 
 def draw_shapes(n, generator):
@@ -33,7 +34,7 @@ def draw_shapes(n, generator):
     fraction, q_disk, q_bulge = rng.uniform(size=(3, n))
     angle = rng.uniform(0, np.pi, n)
     radii = (
-        (loc + scale * rng.gamma(0.393, size=n)) / 0.396
+        (loc + scale * rng.gamma(0.393, size=n)) / SDSS_PIXEL_SCALE
         for loc, scale in ((0.837, 4.432), (0.419, 2.216))
     )
     columns = np.stack([fraction, angle, q_disk, q_bulge, *radii], -1)

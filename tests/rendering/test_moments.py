@@ -14,6 +14,7 @@ from bliss_astro.priors import GammaShapes, SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.rendering import GalSimRenderer, adaptive_moments
 from bliss_astro.rendering import _moments as module
+from bliss_astro.units import SDSS_PIXEL_SCALE
 
 ROUND = torch.tensor(DEFAULT_SHAPE)
 SHARP = ROUND * torch.tensor([0.7, 0.7, 1.0, 0.7, 1.0, 1.0, 1.0, 1.0])
@@ -70,7 +71,7 @@ def test_against_galsim(kind, name):
 def test_galaxies_of_the_prior(generator):
     psf = SeeingPrior().sample_batch(60, generator=generator)
     galaxy = GammaShapes().sample_batch(torch.zeros(60), generator=generator)
-    galaxy[:, 4:] /= 0.396
+    galaxy[:, 4:] /= SDSS_PIXEL_SCALE
     e1, e2, size = adaptive_moments(psf, galaxy)
     # Large galaxies do not fit on the image, and sums over pixels are no integrals
     # where a PSF is narrower than they.
@@ -133,7 +134,7 @@ def test_convergence_and_precision(generator):
     psf = SeeingPrior().sample_batch(1500, generator=generator)
     psf[:, 6:] = 0.4 * torch.rand(1500, 2, generator=generator) - 0.2
     galaxy = GammaShapes().sample_batch(torch.zeros(1500), generator=generator)
-    galaxy[:, 4:] /= 0.396
+    galaxy[:, 4:] /= SDSS_PIXEL_SCALE
     single = adaptive_moments(psf, galaxy)
     exact = adaptive_moments(psf.double(), galaxy.double(), n_iterations=60)
     for ours, expected in zip(single[:2], exact[:2], strict=True):

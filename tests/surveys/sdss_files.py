@@ -12,6 +12,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
+from bliss_astro.units import SDSS_PIXEL_SCALE
+
 NY, NX = 60, 80
 GAIN = np.array([1.62, 3.32, 4.71, 5.165, 4.745])
 DARK_VARIANCE = np.array([9.61, 15.6025, 1.8225, 7.84, 0.81])
@@ -180,7 +182,9 @@ class Field:
                 'airmass': airmass[None],
                 'gain': GAIN[None].astype('f4'),
                 'dark_variance': DARK_VARIANCE[None].astype('f4'),
-                'sky': np.full((1, 5), SKY * NMGY * 1e-9 / 0.396**2, dtype='f4'),
+                'sky': np.full(
+                    (1, 5), SKY * NMGY * 1e-9 / SDSS_PIXEL_SCALE**2, dtype='f4'
+                ),
                 'saturation_level': np.full((1, 5), 50000, dtype='i4'),
                 'psf_width': np.full((1, 5), 1.2, dtype='f4'),
             }
@@ -248,8 +252,8 @@ class Field:
                 'RUN': np.full(n, self.run, dtype='i4'),
                 'CAMCOL': np.full(n, self.camcol, dtype='i4'),
                 'FIELD': self.field + np.arange(n, dtype='i4'),
-                'SKY': five(SKY * NMGY / 0.396**2),
-                'PIXSCALE': five(0.396),
+                'SKY': five(SKY * NMGY / SDSS_PIXEL_SCALE**2),
+                'PIXSCALE': five(SDSS_PIXEL_SCALE),
                 'NMGYPERCOUNT': five(NMGY),
                 'GAIN': five(GAIN),
                 'DARK_VARIANCE': five(DARK_VARIANCE),
