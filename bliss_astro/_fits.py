@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError
+from astropy.io.fits.verify import VerifyError, VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
@@ -28,6 +28,8 @@ _DECOMPRESS = {
     b'BZh': bz2.decompress,
     b'\xfd7zXZ': lzma.decompress,
 }
+# Bytes of a block and the largest number of axes, by the FITS standard.
+_BLOCK, _MAX_AXES = 2880, 999
 
 
 def card_number(header, name, default=None):
@@ -118,7 +120,9 @@ def open_fits(source, parameter):
     check_file(path, parameter, 'a file')
     with path.open('rb') as file:
         try:
-            hdus = _load(_decompressed(file))
+            file = _decompressed(file)
+            _check_headers(file)
+            hdus = _load(file)
         except Exception as error:
             # Parsers and decompressors fail in many ways on damaged files.
             msg = (
@@ -141,6 +145,48 @@ def _decompressed(file):
             content.name = str(file.name)
             return content
     return file
+
+
+def _check_headers(file):
+    """Raise an error where a header promises other data than the file holds."""
+    # Astropy spends minutes on a number of axes that is damaged, and ends in its own
+    # errors where the tiles of a compressed image are not those of its size.
+    size, place = file.seek(0, os.SEEK_END), 0
+    while place + _BLOCK <= size:
+        file.seek(place)
+        if place and file.read(8) != b'XTENSION':
+            break  # records that are no HDU may follow the last
+        file.seek(place)
+        with collect_warnings(VerifyWarning):
+            header = fits.Header.fromfile(file)
+            shape, packed = _axes(header, 'NAXIS'), _axes(header, 'ZNAXIS')
+        n_bytes = abs(header.get('BITPIX', 8)) // 8 * header.get('GCOUNT', 1)
+        n_bytes *= header.get('PCOUNT', 0) + (math.prod(shape) if shape else 0)
+        left = size - file.tell()
+        if not 0 <= n_bytes <= left:
+            msg = f'truncated: a header promises {n_bytes} bytes, {left} are left'
+            raise EOFError(msg)
+        # By default a tile is a row of the image.
+        tiles = [
+            header.get(f'ZTILE{k + 1}', 1 if k else n) for k, n in enumerate(packed)
+        ]
+        n_tiles = math.prod(
+            -(-n // max(m, 1)) for n, m in zip(packed, tiles, strict=True)
+        )
+        if packed and n_tiles != shape[1]:
+            msg = f'a compressed image of {n_tiles} tiles has {shape[1]}'
+            raise ValueError(msg)
+        place = file.tell() + -(-n_bytes // _BLOCK) * _BLOCK
+    file.seek(0)
+
+
+def _axes(header, name):
+    """Return the lengths of the axes of a header."""
+    n_axes = header.get(name, 0)
+    if not 0 <= n_axes <= _MAX_AXES:
+        msg = f'{name} is {n_axes}, beyond 0 to {_MAX_AXES}'
+        raise ValueError(msg)
+    return [header.get(f'{name}{k + 1}', 0) for k in range(n_axes)]
 
 
 def _load(file):

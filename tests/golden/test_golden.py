@@ -18,9 +18,10 @@ _SPEC.loader.exec_module(golden)
 
 def _check(values, part):
     with np.load(golden.FOLDER / f'{part}.npz') as expected:
-        # Elsewhere networks round otherwise, and a draw may take another branch.
+        # Networks round otherwise on each processor (processor() names a family), and
+        # in another family a draw may take another branch.
         same = str(expected['processor']) == golden.processor()
-        rtol, atol = (1e-5, 1e-6) if same else (1e-2, 1e-3)
+        rtol, atol = (3e-5, 1e-5) if same else (1e-2, 1e-3)
         for name in set(expected) - {'processor'}:
             if 'drawn' in name and not same:
                 continue
