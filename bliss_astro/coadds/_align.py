@@ -8,6 +8,7 @@ import numpy as np
 from bliss_astro._arguments import check_rng
 
 from ..exposures import Exposure
+from ..exposures._validate import must
 from ._coadd import Coadd
 from ._grid import PixelMapping, check_any, output_grid
 from ._noise import bilinear_noise, sampled_noise, value_scale
@@ -156,16 +157,13 @@ def align_exposures(
     for k, exposure in enumerate(exposures):
         band = check_exposure(exposure, k, band)
         if exposure.unit != exposures[0].unit:
-            msg = (
-                f'exposures must have one unit; exposures[0] is in {exposures[0].unit} '
-                f'and exposures[{k}] in {exposure.unit}.'
-            )
+            units = f'exposures[0] is in {exposures[0].unit} and exposures[{k}] in'
+            msg = f'exposures must have one unit; {units} {exposure.unit}.'
             raise ValueError(msg)
     footprints = [(exposure.wcs, exposure.shape) for exposure in exposures]
     grid = output_grid(footprints, wcs_out, shape_out)
-    rng = check_rng(rng)
-    results = []
-    for k, exposure in enumerate(show_progress(exposures, progress_bar, 'aligning')):
+    rng, results = check_rng(rng), []
+    for k, exposure in enumerate(with_progress(exposures, 'aligning', progress_bar)):
         aligned = resample(exposure, grid, rng=rng, index=k)
         if aligned is None:
             msg = (
@@ -181,18 +179,15 @@ def check_iterable(exposures):
     """Check that exposures can be gone through."""
     iterable = hasattr(exposures, '__iter__') or hasattr(exposures, '__getitem__')
     if isinstance(exposures, Exposure) or not iterable:
-        msg = (
-            'exposures must be a list (or another iterable) of Exposure; got '
-            f'{type(exposures).__name__}.'
-        )
-        raise TypeError(msg)
+        allowed = 'be a list (or another iterable) of Exposure'
+        raise TypeError(must('exposures', allowed, type(exposures).__name__))
 
 
 def check_exposure(exposure, k, band=None):
     """Check that an exposure can be aligned, and return the band of all so far."""
     if not isinstance(exposure, Exposure):
-        msg = f'exposures[{k}] must be an Exposure; got {type(exposure).__name__}.'
-        raise TypeError(msg)
+        got = type(exposure).__name__
+        raise TypeError(must(f'exposures[{k}]', 'be an Exposure', got))
     if exposure.wcs is None:
         msg = f'exposures[{k}] has no wcs; give it one with replace(wcs=...).'
         raise ValueError(msg)
@@ -207,13 +202,11 @@ def check_exposure(exposure, k, band=None):
     return own
 
 
-def show_progress(exposures, progress_bar, title):
-    """Iterate over exposures, with a progress bar if wanted."""
-    if not progress_bar:
-        return exposures
+def with_progress(exposures, title, shown):
+    """Iterate over exposures, with a progress bar if it is shown."""
     from tqdm.auto import tqdm
 
-    return tqdm(exposures, desc=title, unit='exposure')
+    return tqdm(exposures, desc=title, unit='exposure', disable=not shown)
 
 
 class Resampler:
@@ -221,13 +214,12 @@ class Resampler:
 
     def __init__(self, method, parallel, block_size, n_noise):
         if method not in _METHODS:
-            known = ', '.join(map(repr, _METHODS))
-            msg = f'method must be one of {known}; got {method!r}.'
-            raise ValueError(msg)
+            known = f'be one of {", ".join(map(repr, _METHODS))}'
+            raise ValueError(must('method', known, f'{method!r}'))
         whole = isinstance(n_noise, (int, np.integer)) and n_noise is not True
         if not (whole and n_noise >= 1):
-            msg = f'n_noise must be an integer of at least 1; got {n_noise!r}.'
-            raise ValueError(msg)
+            allowed = 'be an integer of at least 1'
+            raise ValueError(must('n_noise', allowed, f'{n_noise!r}'))
         self.method, self.n_noise = method, int(n_noise)
         self._options = {'parallel': parallel, 'block_size': block_size}
 

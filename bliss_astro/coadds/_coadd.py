@@ -9,6 +9,7 @@ from astropy.io import registry
 from bliss_astro._arguments import counted
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._noise import neighbours
+from bliss_astro.exposures._validate import check_shape, must
 from bliss_astro.psf._fit import check_psf_pixels
 
 from ._noise import check_kernel, kernel_of_pair
@@ -294,20 +295,14 @@ def _check_counts(counts, shape):
         return None
     array, shape = np.asarray(counts), tuple(shape)
     if array.dtype.kind not in 'iu':
-        msg = f'n_exposures must be a whole number or a map of them; got {array.dtype}.'
-        raise TypeError(msg)
-    if array.ndim and array.shape != shape:
-        msg = (
-            f'n_exposures must be a number or have the shape of data, {shape}; got '
-            f'{array.shape}.'
-        )
-        raise ValueError(msg)
+        allowed = 'be a whole number or a map of them'
+        raise TypeError(must('n_exposures', allowed, array.dtype))
+    if array.ndim:
+        check_shape('n_exposures', array, shape, 'be a number or have')
     if array.min() < 0 or array.max() < 1:
-        msg = (
-            'n_exposures must not be negative, and be positive somewhere; got '
-            f'{array.min()} to {array.max()}.'
-        )
-        raise ValueError(msg)
+        allowed = 'not be negative, and be positive somewhere'
+        got = f'{array.min()} to {array.max()}'
+        raise ValueError(must('n_exposures', allowed, got))
     return np.broadcast_to(array.astype(np.int32), shape)
 
 
@@ -317,7 +312,8 @@ def _check_psf_image(image):
         return None
     image = np.array(image, dtype=float)
     if image.ndim != 2 or not np.all(np.array(image.shape) % 2):
-        msg = f'psf_image must have two odd sides; got shape {image.shape}.'
-        raise ValueError(msg)
+        raise ValueError(
+            must('psf_image', 'have two odd sides', f'shape {image.shape}')
+        )
     check_psf_pixels(image, 'psf_image')
     return image

@@ -4,25 +4,34 @@ Coadds of many exposures: the weighted mean, gathered one exposure at a time.
 """
 
 import datetime as dt
+from collections import defaultdict
 
 import numpy as np
 
 from bliss_astro._arguments import check_rng
 from bliss_astro._warnings import warn
 
-from ._align import Resampler, check_exposure, check_iterable, show_progress
+from ..exposures._validate import must
+from ..units import MAD_TO_SIGMA
+from ._align import Resampler, check_exposure, check_iterable, with_progress
 from ._coadd import Coadd
 from ._grid import check_any, output_grid, same_grid
-from ._matching import (
+from ._sums import (
     Clipper,
-    Extremes,
+    CoaddSums,
     FluxScale,
+    Layer,
+    Weights,
     check_length,
-    check_match,
-    fit_sky,
-    sky_surface,
+    psf_shares,
 )
-from ._sums import CoaddSums, Layer, Weights
+
+# Fits of the sky: the fewest common pixels, the most that are looked at, the most
+# rounds, and the limit of outliers in sigma.
+_MIN_PIXELS, _MAX_PIXELS = 200, 200_000
+_MAX_ROUNDS, _N_SIGMA = 10, 3.0
+# Coefficients by the argument ``match_background``.
+_N_COEFFICIENTS = {False: 0, True: 1, 'constant': 1, 'plane': 3}
 
 
 def coadd_exposures(
@@ -169,32 +178,27 @@ def coadd_exposures(
         check_rng(rng),
         progress_bar,
     )
-    n_sigma, n_match = _check_sigma_clip(sigma_clip), check_match(match_background)
+    n_sigma, n_match = _check_sigma_clip(sigma_clip), _check_match(match_background)
     grid = stream.set_grid(wcs_out, shape_out, n_passes=2 if n_sigma else 1)
-    sums, offsets = CoaddSums(grid.shape), {}
-    extremes = Extremes(grid.shape) if n_sigma else None
+    offsets, n_clipped = (stream.facts[k] for k in ('background_offsets', 'n_clipped'))
+    sums = CoaddSums(grid.shape)
+    clipper = Clipper(grid.shape, n_sigma) if n_sigma else None
     for layer in stream.layers('adding'):
         if n_match:
             offsets[layer.index] = _match_sky(layer, sums, n_match)
         sums.add(layer)
         if n_sigma:
-            extremes.add(layer)
-    n_clipped = {}
+            clipper.add(layer)
     if n_sigma:
-        clipper = Clipper(sums, extremes, n_sigma)
-        sums = CoaddSums(grid.shape, sums.psf.shapes)
+        first, shares = sums, psf_shares(sums.psf)
+        sums = CoaddSums(grid.shape, first.psf.shapes)
         for layer in stream.layers('clipping'):
             _take_off(layer, offsets.get(layer.index))
-            outliers = clipper.outliers(layer)
+            outliers = clipper.outliers(layer, first, shares[layer.index])
             n_clipped[layer.index] = int(np.count_nonzero(outliers))
             sums.add(layer, np.where(outliers, 0.0, layer.weight))
-    meta = stream.meta()
-    indices = range(stream.count)
-    if n_sigma:
-        meta['n_clipped'] = [n_clipped.get(k, 0) for k in indices]
-    if n_match:
-        meta['background_offsets'] = [offsets.get(k) for k in indices]
     arguments = sums.arguments(stream.dtype)
+    meta = stream.meta()
     return Coadd(**arguments, wcs=grid.wcs, unit=stream.scale.unit, meta=meta)
 
 
@@ -202,25 +206,31 @@ def _check_sigma_clip(sigma_clip):
     """Return the number of sigmas, or `None`."""
     if sigma_clip is None or sigma_clip is False:
         return None
-    try:
-        value = float(getattr(sigma_clip, 'sigma', sigma_clip))
-    except (TypeError, ValueError):
-        value = np.nan
-    if not 0 < value < np.inf or sigma_clip is True:
-        msg = (
-            'sigma_clip must be a positive number of sigmas or an astropy SigmaClip; '
-            f'got {sigma_clip!r}.'
-        )
-        raise ValueError(msg)
-    return value
+    value = np.asarray(getattr(sigma_clip, 'sigma', sigma_clip))
+    if value.ndim or value.dtype.kind not in 'fiu' or not 0 < value < np.inf:
+        allowed = 'be a positive number of sigmas or an astropy SigmaClip'
+        raise ValueError(must('sigma_clip', allowed, f'{sigma_clip!r}'))
+    return float(value)
+
+
+# -- levels of the sky -------------------------------------------------------------
+
+
+def _check_match(match_background):
+    """Return the number of coefficients of a match, 0 for none."""
+    if not isinstance(match_background, bool | str) or (
+        match_background not in _N_COEFFICIENTS
+    ):
+        allowed = "be False, True, 'constant' or 'plane'"
+        raise ValueError(must('match_background', allowed, f'{match_background!r}'))
+    return _N_COEFFICIENTS[match_background]
 
 
 def _match_sky(layer, sums, n):
     """Bring the sky of a layer to that of the mean so far; return its coefficients."""
     if not sums.count.any():
         return [0.0] * n
-    use = layer.good & ~sums.sources()
-    offset = fit_sky(layer.data - sums.mean, use, n)
+    offset = _fit_sky(layer.data - sums.mean, layer.good & ~sums.sources(), n)
     if offset is None:
         warn(
             f'exposure {layer.index} has too few pixels in common with those before '
@@ -231,10 +241,43 @@ def _match_sky(layer, sums, n):
 
 
 def _take_off(layer, offset):
-    """Take a surface off the sky of a layer."""
+    """Take a surface off the sky of a layer, of coefficients or of None."""
     if offset is not None:
-        surface = sky_surface(offset, layer.data.shape)
+        y, x = np.indices(layer.data.shape)
+        surface = _sky_terms(y, x, layer.data.shape, len(offset)) @ offset
         layer.data = np.where(layer.good, layer.data - surface, 0.0)
+
+
+def _fit_sky(difference, use, n):
+    """Fit n coefficients of one sky above another, robustly; None of few pixels."""
+    y, x = np.nonzero(use)
+    if len(y) < _MIN_PIXELS:
+        return None
+    step = -(-len(y) // _MAX_PIXELS)
+    y, x = y[::step], x[::step]
+    values = np.asarray(difference[y, x], dtype=float)
+    terms = _sky_terms(y, x, difference.shape, n)
+    keep = np.ones(len(values), dtype=bool)
+    for _ in range(_MAX_ROUNDS):
+        coefficients = np.linalg.lstsq(terms[keep], values[keep], rcond=None)[0]
+        residual = values - terms @ coefficients
+        # The median takes out what the stars leave in the first rounds.
+        middle = np.median(residual[keep])
+        scatter = MAD_TO_SIGMA * np.median(np.abs(residual[keep] - middle))
+        now = np.abs(residual - middle) <= _N_SIGMA * scatter
+        if (now == keep).all() or now.sum() < _MIN_PIXELS // 2:
+            break
+        keep = now
+    return coefficients.tolist()
+
+
+def _sky_terms(y, x, shape, n):
+    """Return the first n of 1, x and y, from the middle of the image."""
+    terms = [np.ones(np.shape(x)), x - (shape[1] - 1) / 2, y - (shape[0] - 1) / 2]
+    return np.stack(terms[:n], axis=-1)
+
+
+# -- exposures ---------------------------------------------------------------------
 
 
 class _Stream:
@@ -246,8 +289,8 @@ class _Stream:
         self.resample, self.progress_bar = resample, progress_bar
         # The simulations of both passes have to agree.
         self.seed = int(rng.integers(2**31))
-        # Numbers of masked and saturated pixels by exposure, without those elsewhere.
-        self.reports = {}
+        # Entries of the meta by name and exposure, without exposures elsewhere.
+        self.facts = defaultdict(dict)
         self.count, self.band, self.dtype = 0, None, np.dtype(np.float32)
 
     def set_grid(self, wcs_out, shape_out, *, n_passes):
@@ -266,9 +309,8 @@ class _Stream:
 
     def _checked(self, title):
         """Go through the exposures, each with its number."""
-        shown = show_progress(self.exposures, self.progress_bar and title, title)
-        self.count = 0
-        for k, exposure in enumerate(shown):
+        self.count, shown = 0, self.progress_bar and title
+        for k, exposure in enumerate(with_progress(self.exposures, title, shown)):
             self.band = check_exposure(exposure, k, self.band)
             self.count = k + 1
             yield k, exposure
@@ -286,7 +328,8 @@ class _Stream:
                     warn(f'exposure {k} does not lie on the grid and is left out.')
                 continue
             layer = Layer(aligned, k, self.weights)
-            self.reports[k] = layer.n_masked, layer.n_saturated
+            self.facts['n_masked'][k] = layer.n_masked
+            self.facts['n_saturated'][k] = layer.n_saturated
             self.dtype = np.result_type(self.dtype, exposure.data.dtype)
             yield layer
         check_any(self.count)
@@ -295,16 +338,18 @@ class _Stream:
 
     def meta(self):
         """Return what was done, exposure by exposure."""
-        reports = [self.reports.get(k, (0, 0)) for k in range(self.count)]
+        seen, numbers = self.facts['n_masked'], range(self.count)
         meta = {
             'date': dt.datetime.now(dt.UTC).isoformat(timespec='seconds'),
             'weights': self.weights.name,
             'method': self.resample.method,
-            'n_exposures': len(self.reports),
-            'outside': [k for k in range(self.count) if k not in self.reports],
-            'n_masked': [n for n, _ in reports],
-            'n_saturated': [n for _, n in reports],
+            'n_exposures': len(seen),
+            'outside': [k for k in numbers if k not in seen],
         }
+        for name, values in self.facts.items():
+            rest = None if name == 'background_offsets' else 0
+            if values:
+                meta[name] = [values.get(k, rest) for k in numbers]
         if self.scale.zero_points is not None:
             points = np.broadcast_to(self.scale.zero_points, (self.count,))
             meta['zero_points'] = points.tolist()

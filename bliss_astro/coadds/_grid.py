@@ -12,6 +12,7 @@ from astropy.wcs.utils import pixel_to_pixel
 from bliss_astro._warnings import collect_warnings
 
 from ..exposures._geometry import check_wcs, cut_wcs
+from ..exposures._validate import must
 
 # The mapping is computed on nodes this far apart, in pixels, and interpolated
 # with cubic splines; more accurate than the inversion of a distortion, whose
@@ -164,8 +165,8 @@ def _parse_grid(wcs_out, shape_out):
     sides = np.asarray(shape_out)
     whole = sides.shape == (2,) and sides.dtype.kind in 'fiu' and (sides % 1 == 0).all()
     if not (whole and (sides > 0).all()):
-        msg = f'shape_out must be two positive integers (ny, nx); got {shape_out!r}.'
-        raise ValueError(msg)
+        allowed = 'be two positive integers (ny, nx)'
+        raise ValueError(must('shape_out', allowed, f'{shape_out!r}'))
     shape = tuple(map(int, sides))
     if isinstance(wcs_out, WCS):
         wcs_out = wcs_out.deepcopy()

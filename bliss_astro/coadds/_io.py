@@ -21,6 +21,7 @@ from ..exposures._fits_image import Location
 from ..exposures._input import exposure_of_hdus
 from ..exposures._nddata import read_nddata
 from ..exposures._noise import neighbours
+from ..exposures._validate import must
 from ..psf import PSFModel
 from ..units import unit_text
 from ._psf import Cells, EffectivePSF, draw_psf
@@ -105,15 +106,12 @@ def _psf_table(coadd):
             )
         n_y, n_x, side = psf.images.shape[:3]
         x, y = np.meshgrid(psf.xs - psf.origin[0], psf.ys - psf.origin[1])
-        images = {
-            'format': f'{side * side}D',
-            'dim': f'({side},{side})',
-            'array': psf.images.reshape(-1, side, side),
-        }
+        images = psf.images.reshape(-1, side, side)
+        form = {'format': f'{side * side}D', 'dim': f'({side},{side})'}
         columns = [
             fits.Column('x', 'D', array=x.ravel()),
             fits.Column('y', 'D', array=y.ravel()),
-            fits.Column('image', **images),
+            fits.Column('image', array=images, **form),
         ]
         cards = {'N_X': n_x, 'N_Y': n_y}
     table = fits.BinTableHDU.from_columns(columns, name='PSF')
@@ -130,10 +128,8 @@ def read_coadd(cls, path, *, hdu, known):
     """Read a coadd; see `Coadd.read`."""
     unknown = sorted(set(known) - set(cls._arguments))
     if unknown:
-        msg = (
-            f'read got an unknown keyword {unknown[0]!r}; {cls.__name__} has '
-            f'{", ".join(cls._arguments)}.'
-        )
+        names = f'{cls.__name__} has {", ".join(cls._arguments)}'
+        msg = f'read got an unknown keyword {unknown[0]!r}; {names}.'
         raise TypeError(msg)
     with open_fits(path, 'path') as hdus:
         if hdu is None and hdus[0].header.get(_KIND_KEY) == _KIND:
@@ -144,10 +140,10 @@ def read_coadd(cls, path, *, hdu, known):
 def _read_own(cls, hdus, known, name):
     """Read a file of `write_coadd`."""
     header, data = hdus[0].header, hdus[0].data
-    if header.get(_VERSION_KEY) != _VERSION:
+    if (version := header.get(_VERSION_KEY)) != _VERSION:
         msg = (
-            f'path={name!r} has version {header.get(_VERSION_KEY)} of the layout of '
-            f'coadds; this version of bliss_astro reads version {_VERSION}.'
+            f'path={name!r} has version {version} of the layout of coadds; this '
+            f'version of bliss_astro reads version {_VERSION}.'
         )
         raise ValueError(msg)
     needed = {'MASK', 'NOISEKER', 'META'} | {'BKGERR', 'EFFGAIN'} - set(header)
@@ -200,18 +196,16 @@ def _read_psf(hdu):
 
 def _read_foreign(cls, hdus, hdu, known):
     """Read an image, and measure what its file does not state."""
-    own = {'noise_kernel', 'n_exposures', 'psf_image'}
-    parts = {key: known[key] for key in own & set(known) if known[key] is not None}
-    given = {key: value for key, value in known.items() if key not in own}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in known.items() if value is not None}
+    own = ('noise_kernel', 'n_exposures', 'psf_image')
+    parts = {key: given.pop(key) for key in own if key in given}
     if 'noise_kernel' in parts:
         given['noise_correlation'] = neighbours(np.array(parts['noise_kernel']))
     estimated = {}
     exposure = exposure_of_hdus(hdus, Location('', hdu), given, estimated)
     if 'noise_kernel' not in parts:
-        noise = measure_noise(
-            exposure.data, exposure.mask, background=exposure.background
-        )
+        sky = {'background': exposure.background}
+        noise = measure_noise(exposure.data, exposure.mask, **sky)
         parts['noise_kernel'] = noise.kernel
         estimated.pop('noise_correlation', None)
         estimated['noise_kernel'] = 'correlation of blank sky'
@@ -256,8 +250,8 @@ def write_coadd_ccddata(coadd, ccddata):
 def read_coadd_nddata(nddata, keywords):
     """Collect a coadd's arguments from an NDData and from keywords."""
     if not isinstance(nddata, NDData):
-        msg = f'nddata must be an NDData or CCDData; got {type(nddata).__name__}.'
-        raise TypeError(msg)
+        got = type(nddata).__name__
+        raise TypeError(must('nddata', 'be an NDData or CCDData', got))
     meta = dict(nddata.meta or {})
     meta |= json.loads(meta.pop(_META_KEY, '{}'))
     kernel = {

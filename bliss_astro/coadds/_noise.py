@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..exposures._noise import kernel_of_sums, lagged_views
+from ..exposures._validate import must
 from ..units import is_surface_brightness
 from ._grid import pixel_area
 
@@ -43,21 +44,18 @@ def kernel_of_pair(along_x, along_y):
 def check_kernel(kernel):
     """Check the argument ``noise_kernel``."""
     kernel = np.array(kernel, dtype=float, ndmin=1)
-    middle = len(kernel) // 2
+    middle, allowed = len(kernel) // 2, None
     if kernel.shape != (2 * middle + 1,) * 2 or middle == 0:
-        msg = (
-            'noise_kernel must be a square of odd side, at least 3 x 3; got shape '
-            f'{kernel.shape}.'
-        )
-        raise ValueError(msg)
-    wrong = None
-    if not abs(kernel[middle, middle] - 1) < 1e-6 or not (abs(kernel) < 1 + 1e-6).all():
-        wrong = 'must be 1 at its centre and between -1 and 1 elsewhere'
+        allowed = 'be a square of odd side, at least 3 x 3'
+    elif not (
+        abs(kernel[middle, middle] - 1) < 1e-6 and (abs(kernel) < 1 + 1e-6).all()
+    ):
+        allowed = 'be 1 at its centre and between -1 and 1 elsewhere'
     elif not np.allclose(kernel, kernel[::-1, ::-1], rtol=0, atol=1e-6):
-        wrong = 'must be the same at opposite lags'
-    if wrong:
-        msg = f'noise_kernel {wrong}; got {kernel.tolist()}.'
-        raise ValueError(msg)
+        allowed = 'be the same at opposite lags'
+    if allowed:
+        got = f'shape {kernel.shape}: {kernel.tolist()}'
+        raise ValueError(must('noise_kernel', allowed, got))
     return kernel
 
 

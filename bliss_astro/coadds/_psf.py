@@ -4,7 +4,9 @@ PSFs of aligned exposures and of coadds: mapped, broadened, averaged.
 """
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
+from bliss_astro.exposures._validate import must
 from bliss_astro.psf import PSFModel, VaryingPSF
 from bliss_astro.psf._joint_fit import StampFit, minimise
 from bliss_astro.psf._profile import unit_profile
@@ -65,18 +67,15 @@ class EffectivePSF(VaryingPSF):
         self.xs, self.ys = (np.atleast_1d(np.array(v, dtype=float)) for v in (xs, ys))
         shape = self.images.shape
         if len(shape) != 4 or shape[2] != shape[3] or shape[2] % 2 == 0:
-            msg = f'images must have the shape (n_y, n_x, s, s), s odd; got {shape}.'
-            raise ValueError(msg)
+            allowed = 'have the shape (n_y, n_x, s, s), s odd'
+            raise ValueError(must('images', allowed, shape))
         if shape[:2] != (len(self.ys), len(self.xs)):
-            msg = (
-                f'xs and ys must name the {shape[1]} columns and {shape[0]} rows of '
-                f'images; got {len(self.xs)} and {len(self.ys)}.'
-            )
-            raise ValueError(msg)
+            allowed = f'name the {shape[1]} columns and {shape[0]} rows of images'
+            got = f'{len(self.xs)} and {len(self.ys)}'
+            raise ValueError(must('xs and ys', allowed, got))
         for name, values in (('xs', self.xs), ('ys', self.ys)):
             if (np.diff(values) <= 0).any():
-                msg = f'{name} must ascend; got {values}.'
-                raise ValueError(msg)
+                raise ValueError(must(name, 'ascend', values))
         self.normalization_radius = float(normalization_radius)
         self.origin = (float(origin[0]), float(origin[1]))
         # Filled by the first use, and shared by cut-outs.
@@ -262,8 +261,6 @@ class PSFMean:
         """Return the mean, and its image if that is one for all places."""
         if self.lacking or self._images is None:
             return None, None
-        from scipy.ndimage import distance_transform_edt
-
         filled = self._weights > 0
         images = self._images / np.where(filled, self._weights, 1)
         # Cells without exposures have the PSF of the nearest one that has some.
@@ -340,11 +337,8 @@ class AlignedPSF(VaryingPSF):
         grid = places + np.array(self.origin)
         mapped = map_pixels(self._wcs_out, self._wcs_in, *(grid + _STEPS[:, None]).T)
         if not np.isfinite(mapped).all():
-            msg = (
-                'x and y must be finite and lie where the coordinates of the exposure '
-                f'reach; got {places}.'
-            )
-            raise ValueError(msg)
+            allowed = 'be finite and lie where the coordinates of the exposure reach'
+            raise ValueError(must('x and y', allowed, places))
         # (2, n, 5) became centres (n, 2) and derivatives (n, 2, 2).
         places = mapped[..., 0].T
         jacobians = np.moveaxis(mapped[..., 1::2] - mapped[..., 2::2], 0, 1)

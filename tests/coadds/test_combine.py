@@ -89,14 +89,15 @@ POINTINGS = [(0.3, -0.2, 0.0), (0.6, 0.4, 7.0), (-1.4, 2.3, -33.0), (0.1, 0.8, 9
 # -- what the coadd says of its noise and its PSF ------------------------------------
 
 
-@pytest.mark.parametrize(('method', 'side'), [('bilinear', 200), ('exact', 70)])
-def test_noise_is_what_is_stated(method, side, rng):
+@pytest.mark.parametrize(('method', 'side'), [('bilinear', 150), ('exact', 50)])
+def test_noise_is_what_is_stated(method, side, rng, few_realisations):
     """
     Blank sky: variance and correlation against the map and the kernel.
 
     The squares of n pixels are correlated as the squares of the kernel (sum 1.4):
     variances are known to sqrt(2.8 / n), and correlations to about
-    sqrt(1.4 / n). Allowed is four times that: 3.3 and 2.4 % for the larger image.
+    sqrt(1.4 / n). Allowed is four times that: 4.5 and 3.2 % for the larger image;
+    what 8 realisations of four exposures state is three times as certain.
     """
     shape, size = (side, side), (3 * side // 2, 3 * side // 2)
     exposures = [expose(tan(size, *pointing), size, rng) for pointing in POINTINGS]
@@ -149,10 +150,10 @@ def measure(coadd, x, y, half=9):
 
 def test_fluxes_and_their_errors(rng):
     """
-    PSF photometry of 128 faint and bright stars on a coadd of three seeings.
+    PSF photometry of 64 faint and bright stars on a coadd of four seeings.
 
-    The mean is known to its scatter over sqrt(128); the PSF model adds 0.2 %.
-    The scatter is known to 1 / sqrt(2 x 64) = 9 % for either half; allowed is three
+    The mean is known to its scatter over sqrt(64); the PSF model adds 0.2 %.
+    The scatter is known to 1 / sqrt(2 x 32) = 13 % for either half; allowed is three
     times that. Rotated pixels broaden a PSF differently from place to place, by
     0.4 % of the flux, which the PSF of the coadd averages over.
     """
@@ -162,24 +163,19 @@ def test_fluxes_and_their_errors(rng):
     x, y = (v.ravel() for v in np.meshgrid(places, places + 0.37))
     flux = np.where(np.arange(64) % 2, 400.0, 4000.0)
     seeing = (1.2, 1.5, 1.4, 1.8)
-    pulls, ratios, predicted = [], [], []
-    for _ in range(2):
-        exposures = [
-            expose(tan(size, *p), size, rng, stars=(x, y, flux), grid=grid, sigma=s)
-            for p, s in zip(POINTINGS, seeing, strict=True)
-        ]
-        coadd = coadd_exposures(exposures, wcs_out=grid, shape_out=shape)
-        measured, error = measure(coadd, x, y)
-        pulls.append((measured - flux) / np.hypot(error, 0.004 * flux))
-        ratios.append(measured / flux)
-        predicted.append(error / flux)
-    pulls, ratios, predicted = map(np.ravel, (pulls, ratios, predicted))
+    exposures = [
+        expose(tan(size, *p), size, rng, stars=(x, y, flux), grid=grid, sigma=s)
+        for p, s in zip(POINTINGS, seeing, strict=True)
+    ]
+    coadd = coadd_exposures(exposures, wcs_out=grid, shape_out=shape)
+    measured, error = measure(coadd, x, y)
+    pulls = (measured - flux) / np.hypot(error, 0.004 * flux)
     for bright in (False, True):
-        use = np.tile(flux > 1000, 2) == bright
-        weight = 1 / predicted[use] ** 2
-        mean = np.average(ratios[use], weights=weight)
+        use = (flux > 1000) == bright
+        weight = (flux[use] / error[use]) ** 2
+        mean = np.average(measured[use] / flux[use], weights=weight)
         assert_allclose(mean, 1, atol=3 / np.sqrt(weight.sum()) + 2e-3)
-        assert_allclose(pulls[use].std(), 1, atol=0.27)
+        assert_allclose(pulls[use].std(), 1, atol=0.38)
 
 
 def test_the_same_as_the_simulator(rng):
@@ -422,8 +418,10 @@ def test_surface_brightness_and_zero_points(rng):
         ({'zero_point_out': 25}, 'zero_point_out needs zero_points'),
         ({'zero_points': 25, 'zero_point_out': [1, 2]}, 'must be one AB magnitude'),
         ({'match_background': 'spline'}, "False, True, 'constant' or 'plane'"),
+        ({'match_background': 2}, "False, True, 'constant' or 'plane'"),
         ({'sigma_clip': -1}, 'sigma_clip must be a positive'),
         ({'sigma_clip': 'yes'}, 'sigma_clip must be a positive'),
+        ({'sigma_clip': True}, 'sigma_clip must be a positive'),
         ({'method': 'nearest'}, 'method must be one of'),
         ({'shape_out': (5, 5)}, r'shape_out=.* needs wcs_out'),
     ],
@@ -470,7 +468,7 @@ def test_saturated_in_all():
     assert coadd.saturated[9, 9]
 
 
-@pytest.mark.parametrize('kind', [True, 'constant', 'plane'])
+@pytest.mark.parametrize('kind', [True, 'plane'])
 def test_backgrounds_are_matched(kind, rng):
     """
     Skies that were left in are found to the noise of their mean.
@@ -503,7 +501,7 @@ def test_nothing_to_match():
     shape = (40, 50)
     exposures = [flat(1), flat(4, wcs=tan(shape, -48, 0))]
     with pytest.warns(AstropyUserWarning, match='exposure 1 has too few pixels'):
-        coadd = coadd_exposures(exposures, match_background=True)
+        coadd = coadd_exposures(exposures, match_background='constant')
     assert coadd.meta['background_offsets'] == [[0.0], None]
 
 
@@ -688,7 +686,7 @@ class Lazy(Sequence):
         return expose(tan((64, 64), *dithers), (64, 64), rng)
 
 
-@pytest.mark.parametrize(('dither', 'few', 'many'), [(0.0, 10, 60), (1.0, 5, 15)])
+@pytest.mark.parametrize(('dither', 'few', 'many'), [(0.0, 5, 25), (1.0, 3, 9)])
 def test_hundreds_take_the_memory_of_a_few(dither, few, many):
     """
     What grows is an image of the PSF for each, 15 kB, and a few numbers; the

@@ -44,14 +44,12 @@ def response(shape, wcs, wcs_out, shape_out):
     """
     The matrix of the resampling, (output pixels, input pixels), from impulses.
     """
-    columns = []
-    for k in range(shape[0] * shape[1]):
-        impulse = np.zeros(shape)
-        impulse.flat[k] = 1
-        exposure = Exposure(impulse, bkg_error=1.0, effective_gain=1.0, wcs=wcs)
-        (aligned,) = align_exposures([exposure], wcs_out, shape_out)
-        columns.append(np.nan_to_num(aligned.data).ravel())
-    return np.array(columns).T
+    flat = Exposure(np.ones(shape), bkg_error=1.0, effective_gain=1.0, wcs=wcs)
+    (area,) = align_exposures([flat], wcs_out, shape_out)
+    impulses = np.eye(shape[0] * shape[1]).reshape(-1, *shape)
+    resampler = Resampler('bilinear', parallel=False, block_size=None, n_noise=1)
+    images = resampler.reproject(impulses, wcs, wcs_out, shape_out) * area.data
+    return np.nan_to_num(images).reshape(len(impulses), -1).T
 
 
 def covariance_of(kernel, shape):
@@ -142,9 +140,15 @@ def test_kernel_by_brute_force(pair, turned):
         assert_allclose(aligned.noise_kernel[2 + dy, 2 + dx], expected, atol=0.025)
 
 
-@pytest.mark.parametrize('dither', [(0.3, -0.4), (0.5, 0.5), (0.0, 0.1), (0.0, 0.0)])
-@pytest.mark.parametrize('method', ['bilinear', 'exact'])
-def test_pure_shifts(dither, method, rng):
+@pytest.mark.parametrize(
+    ('method', 'dither'),
+    [
+        *(('bilinear', d) for d in ((0.3, -0.4), (0.5, 0.5), (0.0, 0.1), (0.0, 0.0))),
+        ('exact', (0.3, -0.4)),
+        ('exact', (0.0, 0.0)),
+    ],
+)
+def test_pure_shifts(dither, method, rng, few_realisations):
     """
     What the simulator states of one exposure; areas weigh as bilinear does.
     """
@@ -154,16 +158,16 @@ def test_pure_shifts(dither, method, rng):
         [exposure], make_wcs(20, 18), exposure.shape, method, rng=2, n_noise=40
     )
     variance, along_x, along_y, _ = coadd_noise(torch.tensor([dither]).double())
-    # By Monte Carlo over 25 x 25 pixels and 98 realisations, correlated with about
-    # two others: 0.9 %; the largest of 2,000 boxes, 3.5 times as far.
-    close = 1e-6 if method == 'bilinear' else 0.045
+    # By Monte Carlo over 25 x 25 pixels and 40 realisations, correlated with about
+    # two others: 1.4 %; the largest of 2,000 boxes, 3.5 times as far.
+    close = 1e-6 if method == 'bilinear' else 0.06
     inside = ~aligned.mask
     assert_allclose(aligned.bkg_error[inside] ** 2 / 4, variance, rtol=close)
     assert_allclose(aligned.noise_correlation, (along_x, along_y), atol=close)
     assert_allclose(aligned.effective_gain[inside], 5 / variance, rtol=close)
     # Nothing is gained: the sum of all covariances is what it was.
     total = aligned.noise_kernel.sum() * variance
-    assert_allclose(total, 1, atol=1e-6 if method == 'bilinear' else 0.05)
+    assert_allclose(total, 1, atol=1e-6 if method == 'bilinear' else 0.06)
 
 
 def make_exposure(data, wcs, **kwargs):
@@ -206,19 +210,21 @@ def test_monte_carlo_against_the_formula():
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_stated_against_blank_images(method, rng):
+def test_stated_against_blank_images(method, rng, few_realisations):
     """
     The noise of resampled blank images is the stated one.
     """
     wcs, wcs_out = make_wcs(30, 29), make_wcs(26, 27, angle=20, scale=0.48)
     shape, shape_out = (60, 62), (54, 54)
-    n_images = 30
+    n_images = 12
     sums, squares, expected = 0.0, 0.0, None
     resampler = Resampler(method, parallel=False, block_size=None, n_noise=1)
     for k in range(n_images):
         exposure = make_exposure(rng.normal(0, 2, shape), wcs)
         if k == 0:
-            (aligned,) = align_exposures([exposure], wcs_out, shape_out, method, rng=4)
+            (aligned,) = align_exposures(
+                [exposure], wcs_out, shape_out, method, rng=4, n_noise=20
+            )
             use = ~aligned.mask
             expected = (aligned.bkg_error[use] ** 2).mean()
             data, area = aligned.data, 1.2**2
@@ -228,10 +234,11 @@ def test_stated_against_blank_images(method, rng):
         values = np.where(use, data, 0)
         squares += (values[use] ** 2).mean() / n_images
         sums = sums + lagged_sums(values, use, 2)
-    # About 2,200 pixels x 30 images, correlated: 1 % in the variance, and
-    # 0.4 % in a correlation; what is stated by Monte Carlo is half as certain.
-    assert_allclose(squares, expected, rtol=0.035)
-    assert_allclose(kernel_of_sums(*sums), aligned.noise_kernel, atol=0.02)
+    # About 2,200 pixels x 12 images, of which the squares are correlated with up to
+    # four others: 1.7 % in the variance, and 0.9 % in a correlation; what 20
+    # realisations state is as certain.
+    assert_allclose(squares, expected, rtol=0.07)
+    assert_allclose(kernel_of_sums(*sums), aligned.noise_kernel, atol=0.035)
 
 
 def test_noise_of_sums_is_that_of_the_sky(rng):
@@ -255,7 +262,7 @@ def test_correlated_noise_has_the_given_kernel(rng):
     assert_allclose(kernel_of_sums(*lagged_sums(noise, use, 2)), kernel, atol=0.012)
 
 
-def test_the_same_seed_the_same_noise(rng):
+def test_the_same_seed_the_same_noise(rng, few_realisations):
     exposure = make_exposure(rng.normal(0, 1, (40, 40)), make_wcs(20, 20))
     grid = make_wcs(20, 20, angle=10)
     one, two, other = (
@@ -310,7 +317,7 @@ PLACES = {
 
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('name', PLACES)
-def test_psf_photometry(name, method, rng):
+def test_psf_photometry(name, method, rng, few_realisations):
     """
     Fluxes with the stated PSF, for an elliptical PSF of 3.1 pixels.
     """
