@@ -44,23 +44,32 @@ def inside(scenes):
     return seen & (scenes.flux >= scenes.flux_min[:, None] * (1 - 1e-5))
 
 
-@pytest.mark.parametrize('config', [NPE, SKY])
-def test_counts_are_those_of_the_stated_density(config):
-    _, scenes = draw(config, 300)
-    ny, nx = config.shape
+@pytest.fixture(scope='module')
+def npe():
+    return draw(NPE, 300)[1]
+
+
+@pytest.fixture(scope='module')
+def sky():
+    return draw(SKY, 150)[1]
+
+
+@pytest.mark.parametrize('name', ['npe', 'sky'])
+def test_counts_are_those_of_the_stated_density(name, request):
+    scenes = request.getfixturevalue(name)
+    ny, nx = scenes.data.shape[1:]
     expected = float(scenes.density.sum()) * ny * nx
     found = int(inside(scenes).sum())
     assert abs(found - expected) < 4 * math.sqrt(expected)
 
 
-def test_npe_scenes_follow_the_paper():
-    _, scenes = draw(NPE, 400)
-    used = inside(scenes)
+def test_npe_scenes_follow_the_paper(npe):
+    scenes, used = npe, inside(npe)
     n = int(used.sum())
     share = float(scenes.is_galaxy[used].float().mean())
     assert abs(share - 0.514) < 4 * math.sqrt(0.25 / n)
     torch.testing.assert_close(
-        scenes.density, torch.full((400,), 6.25e-4), rtol=1e-4, atol=0
+        scenes.density, torch.full((300,), 6.25e-4), rtol=1e-4, atol=0
     )
     flux = scenes.flux / scenes.electrons_per_nmgy[:, None]
     assert float(flux[used].min()) > 0.631
@@ -103,8 +112,8 @@ def test_coadds_state_their_noise():
         assert abs(float(near.mean()) - float(rho.mean())) < 0.02
 
 
-def test_faint_sources_are_there_but_not_asked_for():
-    _stream, scenes = draw(SKY, 100)
+def test_faint_sources_are_there_but_not_asked_for(sky):
+    scenes = sky
     catalog = TileCatalog.from_batch(scenes)
     assert int(catalog.count.sum()) <= int(inside(scenes).sum())
     below = (scenes.flux > 0) & (scenes.flux < 0.99 * scenes.flux_min[:, None])
@@ -112,8 +121,8 @@ def test_faint_sources_are_there_but_not_asked_for():
     assert bool((catalog.log_flux >= 0).all())
 
 
-def test_truth_by_tile_keeps_types():
-    _stream, scenes = draw(NPE, 50)
+def test_truth_by_tile_keeps_types(npe):
+    scenes = npe.select(slice(0, 50))
     catalog = TileCatalog.from_batch(scenes)
     galaxies = int((inside(scenes) & scenes.is_galaxy).sum())
     # A tile holds two; a third of one tile is rare at this density.
@@ -121,17 +130,22 @@ def test_truth_by_tile_keeps_types():
 
 
 def test_draws_repeat_and_join():
-    _, first = draw(SKY, 20, seed=4)
-    _, second = draw(SKY, 20, seed=4)
+    _, first = draw(SKY, 8, seed=4)
+    _, second = draw(SKY, 8, seed=4)
     assert torch.equal(first.data, second.data)
     both = SimulatedImages.concatenate([first, second])
-    assert len(both) == 40
+    assert len(both) == 16
     assert both.galaxy.shape[:2] == both.x.shape
 
 
 def test_populations_and_depths_mix():
     config = dataclasses.replace(
-        SKY, population='both', n_exposures=(1, 6), single_fraction=0.5, fields='wide'
+        SKY,
+        population='both',
+        n_exposures=(1, 6),
+        single_fraction=0.5,
+        fields='wide',
+        shape=(32, 32),
     )
     _, scenes = draw(config, 200, group_size=2)
     # A hundred groups, a half of the paper's; half of the others are coadds.
@@ -214,8 +228,8 @@ def test_bright_stars_are_in_the_truth_and_glare():
     assert level[0] > level[1] + 5
 
 
-def test_a_misstated_psf_is_off_by_a_little():
-    _, right = draw(SKY, 200)
+def test_a_misstated_psf_is_off_by_a_little(npe):
+    right = npe
     generator = torch.Generator().manual_seed(3)
     stated = misstate_psf(right.psf, 0.02, generator=generator)
     off = torch.log(stated[:, 0] / right.psf[:, 0])

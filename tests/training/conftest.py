@@ -3,6 +3,7 @@
 Tiny configurations for the tests of training.
 """
 
+import contextlib
 import functools
 from unittest import mock
 
@@ -10,16 +11,21 @@ import pytest
 
 from bliss_astro.encoders import EncoderConfig
 from bliss_astro.simulation import SimulationConfig
-from bliss_astro.training import TrainingConfig, _encoder
+from bliss_astro.training import TrainingConfig, _encoder, _plan, _recipe
 
 
 @pytest.fixture(scope='session', autouse=True)
 def domains():
     """
-    Compute the domain of a simulation once: it takes longer than a tiny training.
+    Compute domains once, of fewer PSFs: it takes longer than a tiny training.
     """
     cached = functools.lru_cache(_encoder.domain_of_simulation)
-    with mock.patch.object(_encoder, 'domain_of_simulation', cached):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(_encoder, '_N_DRAWN', 4000))
+        for module in (_encoder, _plan, _recipe):
+            stack.enter_context(
+                mock.patch.object(module, 'domain_of_simulation', cached)
+            )
         yield
 
 

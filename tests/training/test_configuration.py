@@ -159,6 +159,7 @@ class TestConfig:
             [simulation]
             n_exposures = [1, 1]
             shape = [12, 12]
+            psf = "paper"
             confined_fraction = 0.0
             margin = 0
             [training]

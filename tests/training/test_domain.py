@@ -16,7 +16,7 @@ from bliss_astro.encoders import (
 )
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.training import TrainingConfig, train_encoder
+from bliss_astro.training import TrainingConfig, _encoder, train_encoder
 from bliss_astro.training._encoder import domain_of_simulation
 
 SMALL = EncoderConfig(galaxies=True, width=8, n_blocks=1, stem_width=8, head_width=16)
@@ -31,7 +31,9 @@ SKY = SimulationConfig(
 
 
 def test_domain_is_what_the_stream_draws():
-    config = dataclasses.replace(SKY, population='both', crowding=(1.0, 2.0))
+    config = dataclasses.replace(
+        SKY, population='both', crowding=(1.0, 2.0), shape=(32, 32)
+    )
     domain = domain_of_simulation(config)
     generator = torch.Generator().manual_seed(1)
     scenes = SimulationStream(config).sample_batch(300, generator=generator)
@@ -46,13 +48,9 @@ def test_domain_is_what_the_stream_draws():
 
 
 def test_an_encoder_of_both_can_be_trained(tmp_path):
-    simulation = dataclasses.replace(SKY, population='both', shape=(48, 48))
+    simulation = dataclasses.replace(SKY, population='both', shape=(32, 32))
     training = TrainingConfig(
-        n_steps=3,
-        batch_size=8,
-        n_validation=8,
-        validate_every=3,
-        precision='float32',
+        n_steps=1, batch_size=4, n_validation=4, validate_every=1, precision='float32'
     )
     made = train_encoder((SMALL, simulation, training), tmp_path, name='both')
     assert made.config.galaxies
@@ -110,7 +108,8 @@ def test_domain_of_telescopes_goes_to_the_card_and_back():
     assert encoder.psf_range is not None
 
 
-def test_bundled_cards_state_their_domain():
+def test_bundled_cards_state_their_domain(monkeypatch):
+    monkeypatch.setattr(_encoder, '_N_DRAWN', 20000)
     for name in ('stars', 'stars-galaxies', 'stars-crowded'):
         encoder = Encoder.from_pretrained(name)
         stated = Domain.of(encoder)

@@ -106,10 +106,6 @@ class TestRun:
         for name, value in encoder.state_dict().items():
             assert torch.equal(value, state['best_weights'][name])
 
-    def test_reproducible(self, straight, tiny_configs, tmp_path):
-        train_encoder(tiny_configs, tmp_path / 'again', name='toy')
-        assert_same(checkpoint(tmp_path / 'again'), checkpoint(straight))
-
     def test_leaves_the_global_generator_alone(self, tiny_configs, tmp_path):
         before = torch.random.get_rng_state()
         trainer = EncoderTrainer(tiny_configs, device='cpu')
@@ -120,14 +116,14 @@ class TestRun:
         assert_same(first, second)
 
     def test_progress_bar(self, tiny_configs, tmp_path, capsys):
-        train_encoder(tiny_configs, tmp_path / 'run', progress_bar=True)
-        assert '6/6' in capsys.readouterr().err
+        train_encoder(tiny_configs, tmp_path, progress_bar=True, max_minutes=0)
+        assert '1/6' in capsys.readouterr().err
 
 
 class TestResume:
-    @pytest.mark.parametrize('settings', [{}, {'dataset_size': 8}])
-    def test_bitwise_after_a_pause(self, tiny_configs, tmp_path, settings):
-        configs = (*tiny_configs[:2], dataclasses.replace(tiny_configs[2], **settings))
+    def test_bitwise_after_a_pause(self, tiny_configs, tmp_path):
+        training = dataclasses.replace(tiny_configs[2], dataset_size=8, n_steps=3)
+        configs = (*tiny_configs[:2], training)
         straight, paused = tmp_path / 'straight', tmp_path / 'paused'
         train_encoder(configs, straight)
         train_encoder(configs, paused, max_minutes=0)
@@ -172,8 +168,6 @@ class TestResume:
             *tiny_configs[:2],
             dataclasses.replace(tiny_configs[2], checkpoint_minutes=0.0),
         )
-        expected = tmp_path / 'expected'
-        train_encoder(configs, expected, name='toy')
         with monkeypatch.context() as patch:
             interrupt(patch, name='advance', call=5)
             save = EncoderTrainer.save
@@ -190,9 +184,11 @@ class TestResume:
         with (folder / 'log.jsonl').open('a') as file:
             file.write('{"step": 5, "lo')
         train_encoder(configs, folder, name='toy', resume=True)
-        assert_same(checkpoint(folder), checkpoint(expected))
+        # How often it is saved is all that differs.
+        expected = checkpoint(straight) | {'settings': checkpoint(folder)['settings']}
+        assert_same(checkpoint(folder), expected)
         assert (folder / 'log.jsonl').read_text() == (
-            expected / 'log.jsonl'
+            straight / 'log.jsonl'
         ).read_text()
 
     def test_a_full_disk(self, tiny_configs, tmp_path, monkeypatch):
@@ -206,7 +202,7 @@ class TestResume:
         with monkeypatch.context() as patch:
             patch.setattr(torch, 'save', full)
             with pytest.raises(OSError, match=r'the disk is full.*checkpoint\.pt'):
-                train_encoder(tiny_configs, tmp_path, resume=True)
+                train_encoder(tiny_configs, tmp_path, resume=True, max_minutes=0)
         assert (tmp_path / 'checkpoint.pt').read_bytes() == before
         assert not list(tmp_path.glob('.tmp*'))
 

@@ -58,6 +58,20 @@ def config(tmp_path):
     return path
 
 
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """
+    Give a model of that configuration, and the folder of its training.
+    """
+    folder = tmp_path_factory.mktemp('finished')
+    path = folder / 'tiny.toml'
+    path.write_text(TINY)
+    state = torch.get_rng_state()
+    model = train_galaxies(path, folder / 'run')
+    assert torch.equal(torch.get_rng_state(), state)
+    return model, folder / 'run'
+
+
 class TestTeaching:
     def test_misfits_are_those_of_images(self, generator):
         """
@@ -82,34 +96,33 @@ class TestTeaching:
 
 
 class TestTraining:
-    def test_learns(self, config, tmp_path):
-        state = torch.get_rng_state()
-        model = train_galaxies(config, tmp_path / 'run')
-        assert torch.equal(torch.get_rng_state(), state)
+    def test_learns(self, finished):
+        model, folder = finished
         assert model.name == 'tiny'
         assert model.card['training']['steps_done'] == 30
-        lines = (tmp_path / 'run' / 'log.jsonl').read_text().splitlines()
+        lines = (folder / 'log.jsonl').read_text().splitlines()
         records = [json.loads(line) for line in lines]
         assert [r['step'] for r in records if 'validation' in r] == [25, 30]
-        again = GalaxyAutoencoder.from_pretrained(tmp_path / 'run/tiny.safetensors')
+        again = GalaxyAutoencoder.from_pretrained(folder / 'tiny.safetensors')
         assert again.latent_dim == 4
         for key, value in again.state_dict().items():
             assert torch.equal(value, model.state_dict()[key])
 
     def test_bound_grows(self, config, tmp_path):
         galaxies, simulation, training = load_config(config)
-        training = dataclasses.replace(training, n_decoder_steps=0, n_steps=80)
+        training = dataclasses.replace(
+            training, n_decoder_steps=0, n_steps=50, warmup_steps=5, validate_every=10
+        )
         train_galaxies((galaxies, simulation, training), tmp_path / 'run')
         lines = (tmp_path / 'run' / 'log.jsonl').read_text().splitlines()
-        losses = [
-            record['validation']['loss']
-            for record in map(json.loads, lines)
-            if 'validation' in record
-        ]
+        records = [json.loads(line) for line in lines]
+        losses = [r['validation']['loss'] for r in records if 'validation' in r]
         assert losses[-1] < 0.9 * losses[0]
+        # The terms of every fiftieth step.
+        assert {'step', 'seconds', 'misfit', 'norm'} <= set(records[-2])
 
-    def test_resumed_as_if_never_stopped(self, config, tmp_path):
-        straight = train_galaxies(config, tmp_path / 'straight')
+    def test_resumed_as_if_never_stopped(self, finished, config, tmp_path):
+        straight, _ = finished
         folder = tmp_path / 'broken'
         train_galaxies(config, folder, max_minutes=1e-6)
         model = train_galaxies(config, folder, resume=True)
@@ -133,7 +146,7 @@ class TestTraining:
         assert main([*words, '--max-minutes', '1e-6']) == 0
         assert main(words) == 1
         assert '--resume' in capsys.readouterr().err
-        assert main([*words, '--resume']) == 0
+        assert main([*words, '--resume', '--max-minutes', '1e-6']) == 0
         assert 'tiny.safetensors' in capsys.readouterr().out
         assert main([*words, '--resume', '--start-from', 'stars']) == 2
         assert 'from scratch' in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from astropy.table import QTable
 
 from bliss_astro.galaxies import GalaxyAutoencoder
+from bliss_astro.simulation import _stream
 from bliss_astro.training import reconstruction_report
 
 
@@ -19,9 +20,13 @@ def bundled():
 @pytest.fixture(scope='module')
 def report(bundled):
     """
-    Give the report of the bundled model on 120 galaxies.
+    Give the report of the bundled model on 60 galaxies.
     """
-    return reconstruction_report(bundled, 120, snr_edges=(7, 15, 1000), size=41, rng=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_stream, '_PIECE', 100)
+        return reconstruction_report(
+            bundled, 60, snr_edges=(7, 15, 1000), size=41, rng=2
+        )
 
 
 def test_numbers(report):
@@ -31,7 +36,7 @@ def test_numbers(report):
         np.sum(report.galaxies['snr'] >= 15),
     ]
     everything = report.table[-1]
-    assert everything['n'] == 120
+    assert everything['n'] == 60
     # The truth itself: mean square of one, within five standard errors.
     pixels = report.galaxies['exact_n'].sum()
     assert abs(everything['chi2_exact'] - 1) < 5 * (2 / pixels) ** 0.5
@@ -50,14 +55,15 @@ def test_printed(report):
 
 def test_figure(report, tmp_path):
     figure = report.plot()
-    figure.savefig(tmp_path / 'report.png')
+    figure.savefig(tmp_path / 'report.png', dpi=50)
     assert (tmp_path / 'report.png').stat().st_size > 10_000
 
 
-def test_galsim(bundled):
+def test_galsim(bundled, monkeypatch):
     pytest.importorskip('galsim')
+    monkeypatch.setattr(_stream, '_PIECE', 20)
     report = reconstruction_report(
-        bundled, 6, snr_edges=(20, 1000), size=41, renderer='galsim', rng=3
+        bundled, 4, snr_edges=(20, 1000), size=41, renderer='galsim', rng=3
     )
     pixels = report.galaxies['exact_n'].sum()
     assert abs(report.table[-1]['chi2_exact'] - 1) < 5 * (2 / pixels) ** 0.5

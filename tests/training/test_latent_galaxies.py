@@ -48,7 +48,7 @@ def configs(model):
         galaxy_model=str(model),
     )
     training = TrainingConfig(
-        n_steps=2, batch_size=8, n_validation=8, validate_every=2, warmup_steps=1
+        n_steps=1, batch_size=4, n_validation=4, validate_every=1, warmup_steps=1
     )
     return encoder, simulation, training
 

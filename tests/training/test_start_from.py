@@ -34,11 +34,18 @@ def started(configs, parent, **changes):
     return encoder, simulation, training
 
 
-def test_begins_where_the_other_ended(tiny_configs, parent, tmp_path):
-    # A learning rate of nothing: what comes out is what was put in.
-    configs = started(tiny_configs, parent, learning_rate=1e-12, n_steps=1)
-    child = train_encoder(configs, tmp_path / 'child', name='child')
-    other = Encoder.from_pretrained(parent)
+@pytest.fixture(scope='module')
+def child(tiny_configs, parent, tmp_path_factory):
+    """
+    One with the matched filter that started from it, and its folder.
+    """
+    folder = tmp_path_factory.mktemp('child')
+    return train_encoder(started(tiny_configs, parent), folder, name='child'), folder
+
+
+def test_begins_where_the_other_ended(tiny_configs, parent):
+    child, other = Encoder(tiny_configs[0]).eval(), Encoder.from_pretrained(parent)
+    start_from(child, parent)
     stream = SimulationStream(tiny_configs[1])
     generator = torch.Generator().manual_seed(3)
     inputs, catalog = training_pair(stream.sample_batch(4, generator=generator))
@@ -48,26 +55,24 @@ def test_begins_where_the_other_ended(tiny_configs, parent, tmp_path):
     torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_the_card_tells_the_origin(tiny_configs, parent, tmp_path):
-    child = train_encoder(started(tiny_configs, parent), tmp_path / 'c', name='c')
+def test_the_card_tells_the_origin(child, parent):
     other = Encoder.from_pretrained(parent)
-    origin = child.card['training']['started_from']
+    origin = child[0].card['training']['started_from']
     assert origin['name'] == 'parent'
     assert origin['sha256'] == other.card['sha256']
     assert origin['images_seen'] == other.card['training']['images_seen']
     assert origin['started_from'] is None
 
 
-def test_the_new_channels_are_trained(tiny_configs, parent, tmp_path):
-    child = train_encoder(started(tiny_configs, parent), tmp_path / 'c', name='c')
-    assert child.config.matched_filter
-    assert child.stem_first.weight[:, 12:].abs().max() > 0
+def test_the_new_channels_are_trained(child):
+    assert child[0].config.matched_filter
+    assert child[0].stem_first.weight[:, 12:].abs().max() > 0
 
 
-def test_resumes(tiny_configs, parent, tmp_path):
+def test_resumes(tiny_configs, parent, child):
+    straight, folder = child
     configs = started(tiny_configs, parent)
-    straight = train_encoder(configs, tmp_path / 'a', name='a')
-    again = train_encoder(configs, tmp_path / 'a', name='a', resume=True)
+    again = train_encoder(configs, folder, name='child', resume=True)
     for own, other in zip(straight.parameters(), again.parameters(), strict=True):
         assert torch.equal(own, other)
 
