@@ -97,7 +97,7 @@ class TestSNR:
         assert optimal_snr(gaussian, 0.0, bkg_error=1.0) == 0
 
 
-def simulate_fits(flux, bkg, gain, *, n, n_iter=12, include_variance):
+def simulate_fits(flux, bkg, gain, *, n, n_iter=6, include_variance):
     """
     Maximum-likelihood (flux, x, y) of n simulated stars, by Fisher scoring.
 
@@ -139,7 +139,7 @@ class TestBound:
         [(3000.0, 10.0, 1.0, False), (400.0, 1.0, 0.3, True)],
     )
     def test_against_maximum_likelihood(self, flux, bkg, gain, include):
-        n = 3000
+        n = 1500
         theta = simulate_fits(flux, bkg, gain, n=n, include_variance=include)
         bound = cramer_rao_bound(
             gaussian,

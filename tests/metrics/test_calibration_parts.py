@@ -56,23 +56,23 @@ class TestRanks:
 
     def test_errors_are_those_of_many_samples(self):
         rng = np.random.default_rng(3)
-        pull = rng.normal(0.1, 1.2, (300, 400))
+        pull = rng.normal(0.1, 1.2, (150, 400))
         result = rank_uniformity(
-            stats.norm.cdf(pull).ravel(), groups=np.repeat(np.arange(300), 400)
+            stats.norm.cdf(pull).ravel(), groups=np.repeat(np.arange(150), 400)
         )
-        # The scatter of 300 values is known to 4 %.
+        # The scatter of 150 values is known to 6 %.
         for name in ('scale', 'bias'):
             stated = np.median(result[f'{name}_err'])
-            assert_allclose(np.std(result[name]), stated, rtol=0.16)
+            assert_allclose(np.std(result[name]), stated, rtol=0.2)
 
     def test_exact_posterior(self):
         rng = np.random.default_rng(4)
         result = rank_uniformity(
-            rng.uniform(size=90_000), groups=np.repeat(np.arange(300), 300)
+            rng.uniform(size=36_000), groups=np.repeat(np.arange(180), 200)
         )
-        # 300 tests of 5 %: 15 +- 3.8.
+        # 180 tests of 5 %: 9 +- 2.9.
         for name in ('ks', 'ecdf', 'scale', 'bias'):
-            assert 3 < (result[f'{name}_p_value'] < 0.05).sum() < 28
+            assert 0 < (result[f'{name}_p_value'] < 0.05).sum() < 19
 
     def test_histogram(self):
         ranks = np.random.default_rng(5).uniform(size=4000) ** 2
@@ -183,14 +183,14 @@ class TestReliability:
         probability = rng.beta(0.4, 0.8, 3000)
         errors = [
             reliability(probability, rng.uniform(size=3000) < probability)
-            for _ in range(40)
+            for _ in range(16)
         ]
         own = np.array([r.meta['error'] for r in errors])
-        # 40 values: the mean is known to std / 6, and 2 +- 1.4 exceed the limit.
+        # 16 values: the mean is known to std / 4, and 0.8 +- 0.9 exceed the limit.
         assert abs(
             own.mean() - errors[0].meta['error_floor']
-        ) < 4 * own.std() / np.sqrt(40)
-        assert (own > errors[0].meta['error_limit']).sum() <= 7
+        ) < 4 * own.std() / np.sqrt(16)
+        assert (own > errors[0].meta['error_limit']).sum() <= 4
 
     def test_large_sample_is_simulated_in_blocks(self):
         rng = np.random.default_rng(10)

@@ -33,7 +33,7 @@ PROFILES = {
 }
 
 
-@pytest.fixture(params=['torch', 'galsim'])
+@pytest.fixture(scope='module', params=['torch', 'galsim'])
 def renderer(request):
     """
     Give each renderer in turn, at high accuracy.
@@ -45,7 +45,7 @@ def renderer(request):
     return TorchRenderer(accuracy=RenderingAccuracy(period=8.0, psf_bits=7))
 
 
-@pytest.fixture(params=PROFILES.values(), ids=PROFILES.keys())
+@pytest.fixture(scope='module', params=PROFILES.values(), ids=PROFILES.keys())
 def profile(request):
     """
     Give each profile of the list in turn.
@@ -57,6 +57,14 @@ def gaussian_psf(sigma=SIGMA, **keywords):
     return PSFModel(
         sigma1=sigma, b=0.0, p0=0.0, normalization_radius=np.inf, **keywords
     )
+
+
+@pytest.fixture(scope='module')
+def image(renderer, profile):
+    """
+    Give the image of each profile by each renderer, which several tests measure.
+    """
+    return draw(renderer, profile)
 
 
 def draw(renderer, profile, psf=None, centre=CENTRE, flux=7.0, side=SIDE):
@@ -109,25 +117,24 @@ def moments(image, profile, limit=55.0):
     ]
 
 
-def test_flux(renderer, profile):
+def test_flux(image, profile):
     """
     The sum over pixels is the integral; the PSF moves little over a far edge.
     """
-    image = draw(renderer, profile)
     expected, _ = enclosed(profile)
     assert_allclose(image[ellipse(profile)].sum(), 7 * expected, rtol=5e-4)
 
 
-def test_centroid(renderer, profile):
-    along, across, *_ = moments(draw(renderer, profile), profile)
+def test_centroid(image, profile):
+    along, across, *_ = moments(image, profile)
     assert_allclose((along, across), 0, atol=3e-3)
 
 
-def test_second_moments(renderer, profile):
+def test_second_moments(image, profile):
     """
     Those of the profile plus those of the PSF, which are 7 to 40 %.
     """
-    *_, along, across, both = moments(draw(renderer, profile), profile)
+    *_, along, across, both = moments(image, profile)
     _, square = enclosed(profile)
     q = ratio_of(profile)
     # Pixels on the edge of the ellipse, and the PSF across it.
@@ -136,11 +143,10 @@ def test_second_moments(renderer, profile):
     assert_allclose(both, 0, atol=5e-3 * square)
 
 
-def test_shear(renderer, profile):
+def test_shear(image, profile):
     """
     The axis ratio without the PSF's part, and the angle.
     """
-    image = draw(renderer, profile)
     *_, along, across, both = moments(image, profile)
     q = math.sqrt((across - SIGMA**2) / (along - SIGMA**2))
     assert_allclose(q, ratio_of(profile), rtol=0.02)
@@ -160,13 +166,12 @@ def test_psf_convolution_adds_moments_of_a_psf(renderer, profile):
     """
     A wider, elongated PSF: an exact Gaussian convolution of the narrower one.
     """
-    if profile[0] == 0:
-        # A bulge is as bright as its cusp is spread: compare the peak too.
-        narrow, wide = (draw(renderer, profile, gaussian_psf(s)) for s in (1.5, 2.5))
-        assert wide.max() < 0.7 * narrow.max()
     y, x = np.indices((SIDE, SIDE))
     kernel = np.exp(-0.5 * ((x - 64) ** 2 + (y - 64) ** 2) / 4.0) / (8 * math.pi)
     narrow, wide = (draw(renderer, profile, gaussian_psf(s)) for s in (1.5, 2.5))
+    if profile[0] == 0:
+        # A bulge is as bright as its cusp is spread: compare the peak too.
+        assert wide.max() < 0.7 * narrow.max()
     shape = (2 * SIDE, 2 * SIDE)
     both = np.fft.irfft2(
         np.fft.rfft2(narrow, shape) * np.fft.rfft2(kernel, shape), shape

@@ -46,12 +46,18 @@ def made_up(shape=DEFAULT_SHAPE, slope=0.2):
     return SimpleNamespace(kl={'r': basis}, **values)
 
 
+@pytest.fixture(scope='module')
+def psf():
+    """
+    The PSF of a made-up field, whose fits are made once.
+    """
+    return SDSSPSF(made_up(), 'r')
+
+
 class TestMadeUp:
-    def test_kl_sum(self):
-        record = made_up()
-        psf = SDSSPSF(record, 'r')
+    def test_kl_sum(self, psf):
         share = 0.2 * 0.001 * (700 + 0.5)
-        narrow, wide = record.kl['r'].rrows
+        narrow, wide = made_up().kl['r'].rrows
         expected = (1 - share) * narrow + share * wide
         assert_allclose(psf.kl_sum(123, 700), expected, rtol=1e-12)
         assert_allclose(psf.kl_sum(1900, 700), expected, rtol=1e-12)
@@ -63,8 +69,7 @@ class TestMadeUp:
         assert (model.x_0, model.y_0) == (500, 500)
         assert model.fit_info['residual'] < 1e-6
 
-    def test_grid_is_the_fits(self):
-        psf = SDSSPSF(made_up(), 'r')
+    def test_grid_is_the_fits(self, psf):
         xs, ys = np.array([1900, 3, 700]), np.array([1200, 40])
         shapes = psf.shape_grid(xs, ys)
         assert shapes.shape == (2, 3, 8)
@@ -75,8 +80,7 @@ class TestMadeUp:
                 assert_allclose(psf.at(x, y).fwhm, exact.fwhm, rtol=1e-3)
         assert shapes[0, 0, 6] > shapes[1, 0, 6]
 
-    def test_cut_out_follows(self):
-        psf = SDSSPSF(made_up(), 'r')
+    def test_cut_out_follows(self, psf):
         cut = psf.shifted(300, 900).shifted(10, 20)
         assert cut.origin == (310, 920)
         assert_allclose(cut.kl_sum(5, 6), psf.kl_sum(315, 926), rtol=1e-12)
@@ -85,14 +89,12 @@ class TestMadeUp:
         )
         assert cut._cache is psf._cache
 
-    def test_outside_the_frame(self):
-        psf = SDSSPSF(made_up(), 'r')
+    def test_outside_the_frame(self, psf):
         assert_allclose(psf.kl_sum(-500, 5000), psf.kl_sum(0, 1488), rtol=1e-12)
         with pytest.raises(ValueError, match='x must be finite'):
             psf.at(np.nan, 3)
 
-    def test_image_flux(self):
-        psf = SDSSPSF(made_up(), 'r')
+    def test_image_flux(self, psf):
         image = psf.image(700, 700)
         yy, xx = np.mgrid[-25:26, -25:26]
         inside = np.hypot(xx, yy) < 18.76
