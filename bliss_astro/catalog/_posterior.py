@@ -319,6 +319,9 @@ def from_arrays(cls, arrays, meta, *, device='cpu'):
         if module is not None:
             module.to(device).eval().requires_grad_(False)
             vector_to_parameters(tensors[name].float(), module.parameters())
+            for weight in module.parameters():
+                # Aligned in memory as new ones are: other sums round differently.
+                weight.data = weight.data.clone()
             if meta.get('channels_last', True):
                 module.to(memory_format=torch.channels_last)
     if encoders is not None:

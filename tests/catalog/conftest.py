@@ -127,7 +127,7 @@ def make_catalog(celestial_wcs):
     return make
 
 
-@pytest.fixture(params=['ordinary', 'wcs', 'unitless', 'empty', 'empty_wcs', 'samples'])
+@pytest.fixture(params=['wcs', 'unitless', 'empty_wcs', 'samples'])
 def catalog(request, make_catalog):
     """
     Give a catalogue of each kind.

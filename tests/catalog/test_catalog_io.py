@@ -49,7 +49,7 @@ def assert_same_rows(result, original):
             assert new.dtype.isnative
 
 
-@pytest.mark.parametrize('ending', ENDINGS)
+@pytest.mark.parametrize('ending', ['fits', 'ecsv', 'vot', 'parquet'])
 def test_round_trip(catalog, tmp_path, ending):
     _need_pyarrow(ending)
     path = tmp_path / f'cat.{ending}'
@@ -70,19 +70,23 @@ def test_round_trip(catalog, tmp_path, ending):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize('unit', [u.electron, u.nJy, u.adu / u.s, u.DN, u.Jy * u.s])
 @pytest.mark.parametrize('ending', ['fits', 'ecsv', 'vot', 'parquet'])
-def test_units(columns, tmp_path, ending, unit):
+def test_units(columns, tmp_path, ending):
     _need_pyarrow(ending)
     path = tmp_path / f'cat.{ending}'
-    cat = ProbabilisticCatalog.from_columns(columns, unit=unit)
+    cat = ProbabilisticCatalog.from_columns(columns, unit=u.adu / u.s)
+    for k, unit in enumerate((u.electron, u.nJy, u.DN, u.Jy * u.s)):
+        cat[f'own_{k}'] = np.arange(8.0) * unit
     cat.write(path)
     assert_same_rows(ProbabilisticCatalog.read(path), cat)
 
 
-@pytest.mark.parametrize('ending', ['fits', 'fits.gz'])
-def test_posterior_in_fits(catalog, tmp_path, ending, reads_fakes):
+@pytest.mark.parametrize(
+    ('kind', 'ending'), [('wcs', 'fits'), ('samples', 'fits.gz'), ('empty_wcs', 'fits')]
+)
+def test_posterior_in_fits(make_catalog, tmp_path, kind, ending, reads_fakes):
     path = tmp_path / f'cat.{ending}'
+    catalog = make_catalog(kind)
     catalog.write(path)
     result = ProbabilisticCatalog.read(path)
     assert result.posterior.half_width == catalog.posterior.half_width
@@ -242,17 +246,16 @@ class TestDamagedFiles:
         with pytest.raises(OSError, match=r'cat\.'):
             ProbabilisticCatalog.read(path)
 
-    @pytest.mark.parametrize('ending', ENDINGS)
-    @pytest.mark.parametrize('part', [0.3, 0.6, 0.97])
-    def test_cut_short(self, make_catalog, tmp_path, ending, part, reads_fakes):
+    @pytest.mark.parametrize('ending', ['fits', 'fits.gz', 'ecsv', 'vot', 'parquet'])
+    def test_cut_short(self, make_catalog, tmp_path, ending, reads_fakes):
         _need_pyarrow(ending)
         path = tmp_path / f'cat.{ending}'
-        cat = make_catalog('wcs')
-        cat.write(path, posterior=ending.startswith('fits'))
+        make_catalog('wcs').write(path, posterior=ending.startswith('fits'))
         content = path.read_bytes()
-        path.write_bytes(content[: int(part * len(content))])
-        with pytest.raises(OSError, match=r'cat\.'):
-            ProbabilisticCatalog.read(path)
+        for part in (0.3, 0.6, 0.97):
+            path.write_bytes(content[: int(part * len(content))])
+            with pytest.raises(OSError, match=r'cat\.'):
+                ProbabilisticCatalog.read(path)
 
     @pytest.mark.parametrize('ending', ['fits', 'fits.gz', 'ecsv', 'vot'])
     def test_cut_anywhere(self, make_catalog, tmp_path, ending):
@@ -264,8 +267,8 @@ class TestDamagedFiles:
         cat.write(path)
         content = path.read_bytes()
         size = len(content)
-        near_end = range(size - 30, size)
-        for cut in (*np.linspace(0, size - 31, 30).astype(int), *near_end):
+        near_end = range(size - 30, size, 3)
+        for cut in (*np.linspace(0, size - 31, 8).astype(int), *near_end):
             path.write_bytes(content[:cut])
             try:
                 result = ProbabilisticCatalog.read(path)

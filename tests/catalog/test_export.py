@@ -32,6 +32,15 @@ def three():
     return rows([5000.0, 900.0, 30.0], [20.0, 26.0, 45.0], [30.0, 30.0, 10.0])
 
 
+@pytest.fixture(scope='module')
+def detected():
+    """
+    A simulated field, its true stars and the catalogue of its own.
+    """
+    exposure, truth = CoaddSimulator().sample(rng=3)
+    return exposure, truth, detect_sources(exposure, encoder='stars', check=False)
+
+
 class TestPlot:
     @pytest.fixture(autouse=True)
     def _no_window(self):
@@ -40,9 +49,8 @@ class TestPlot:
         yield
         plt.close('all')
 
-    def test_of_the_own_image(self):
-        exposure, truth = CoaddSimulator().sample(rng=3)
-        catalog = detect_sources(exposure, encoder='stars')
+    def test_of_the_own_image(self, detected):
+        exposure, truth, catalog = detected
         ax = catalog.plot(truth=truth)
         ny, nx = exposure.shape
         assert ax.get_images()[0].get_array().shape == (ny, nx)
@@ -104,9 +112,8 @@ class TestRegions:
         cat = rows([3.0, 2.0], [1, 2], [1, 2], galaxy_probability=[0.9, 0.1])
         assert [r.visual['color'] for r in cat.to_regions()] == ['orange', 'cyan']
 
-    def test_radius_is_that_of_the_psf(self, regions):
-        exposure, _ = CoaddSimulator().sample(rng=3)
-        cat = detect_sources(exposure, encoder='stars')
+    def test_radius_is_that_of_the_psf(self, regions, detected):
+        exposure, _, cat = detected
         assert_allclose(cat.to_regions()[0].radius, exposure.psf_at(44, 44).fwhm)
 
     def test_none(self, regions, three, tmp_path):
@@ -168,9 +175,8 @@ class TestSegmentation:
         assert 3 <= high.sum() < low.sum()
         assert np.all(low[high])
 
-    def test_of_a_detection(self):
-        exposure, _ = CoaddSimulator().sample(rng=3)
-        cat = detect_sources(exposure, encoder='stars')
+    def test_of_a_detection(self, detected):
+        exposure, _, cat = detected
         segmentation = cat.segmentation()
         assert segmentation.shape == exposure.shape
         model = np.asarray(cat.render())

@@ -93,23 +93,26 @@ FORMAT_NAMES = {'vot': 'votable'}
 # Astropy's own remarks on what it writes or reads.
 @pytest.mark.filterwarnings('ignore:unexpected datatype')
 @pytest.mark.filterwarnings('ignore:The exception')
-@pytest.mark.parametrize('kind', COLUMNS)
 @pytest.mark.parametrize('ending', REFUSED)
-def test_comes_back_or_is_refused(make_catalog, tmp_path, ending, kind):
+def test_comes_back_or_is_refused(make_catalog, tmp_path, ending):
     if ending == 'parquet':
         pytest.importorskip('pyarrow')
     path = tmp_path / f'cat.{ending}'
     cat = make_catalog('wcs', posterior=None)
-    cat['own'] = COLUMNS[kind]()
-    if kind in REFUSED[ending]:
-        name = FORMAT_NAMES.get(ending, ending)
-        with pytest.raises(TypeError, match=rf"column 'own' \(.*in format '{name}'"):
+    format_name = FORMAT_NAMES.get(ending, ending)
+    for kind in REFUSED[ending]:
+        cat[kind] = COLUMNS[kind]()
+        match = rf"column '{kind}' \(.*in format '{format_name}'"
+        with pytest.raises(TypeError, match=match):
             cat.write(path)
         assert not list(tmp_path.iterdir())
-        return
+        cat.remove_column(kind)
+    for kind in COLUMNS.keys() - REFUSED[ending]:
+        cat[kind] = COLUMNS[kind]()
     cat.write(path)
     new = ProbabilisticCatalog.read(path)
-    assert _is_same(new['own'], cat['own'])
+    changed = [name for name in cat.colnames if not _is_same(new[name], cat[name])]
+    assert changed == []
     assert new.colnames == cat.colnames
     assert dict(new.meta) == dict(cat.meta)
 
@@ -194,19 +197,23 @@ UNITS = {
 }
 
 
-@pytest.mark.parametrize('kind', UNITS)
 @pytest.mark.parametrize('ending', ['fits', 'ecsv', 'vot', 'parquet'])
-def test_units_that_fits_has_no_words_for(columns, tmp_path, ending, kind):
+def test_units_that_fits_has_no_words_for(columns, tmp_path, ending):
     path = tmp_path / f'cat.{ending}'
-    cat = ProbabilisticCatalog.from_columns(columns, unit=UNITS[kind])
-    cat['own'] = Masked(NUMBERS * UNITS[kind], mask=MASK)
+    unit = UNITS['composed']
+    cat = ProbabilisticCatalog.from_columns(columns, unit=unit)
+    for kind, own in UNITS.items():
+        cat[kind] = Masked(NUMBERS * own, mask=MASK)
+        cat[f'plain {kind}'] = NUMBERS * own
     cat.write(path)
     new = ProbabilisticCatalog.read(path)
-    for name in ('flux', 'flux_err', 'own'):
-        assert new[name].unit == UNITS[kind]
+    expected = {'flux': unit, 'flux_err': unit, **UNITS}
+    expected |= {f'plain {kind}': own for kind, own in UNITS.items()}
+    for name, own in expected.items():
+        assert new[name].unit == own
         assert _is_same(new[name], cat[name])
-    assert u.Unit(new.image['unit']) == UNITS[kind]
-    assert cat['flux'].unit is UNITS[kind]
+    assert u.Unit(new.image['unit']) == unit
+    assert cat['flux'].unit is unit
 
 
 def test_fits_says_which_unit_the_numbers_have(columns, tmp_path):
@@ -269,21 +276,22 @@ class TestChecksums:
             for hdu in hdus:
                 assert {'CHECKSUM', 'DATASUM'} <= set(hdu.header)
 
-    @pytest.mark.parametrize('place', [0, 1, 2, 3, -1])
     @pytest.mark.parametrize('ending', ['fits', 'fits.gz'])
-    def test_changed_byte(self, make_catalog, tmp_path, place, ending, reads_fakes):
+    def test_changed_byte(self, make_catalog, tmp_path, ending, reads_fakes):
         path = tmp_path / f'cat.{ending}'
         make_catalog('wcs').write(path)
         content = path.read_bytes()
         content = bytearray(content if ending == 'fits' else gzip.decompress(content))
         with fits.open(io.BytesIO(content)) as hdus:
-            info = hdus[place].fileinfo()
-        # In the first byte of the data, or of the comment of a card.
-        start = info['datLoc'] if info['datSpan'] else content.index(b'/') + 2
-        content[start] ^= 1
-        path.write_bytes(content if ending == 'fits' else gzip.compress(content))
-        with pytest.raises(OSError, match=r'cat\.'):
-            ProbabilisticCatalog.read(path)
+            infos = [hdu.fileinfo() for hdu in hdus]
+        for info in infos:
+            # In the first byte of the data, or of the comment of a card.
+            start = info['datLoc'] if info['datSpan'] else content.index(b'/') + 2
+            content[start] ^= 1
+            path.write_bytes(content if ending == 'fits' else gzip.compress(content))
+            with pytest.raises(OSError, match=r'cat\.'):
+                ProbabilisticCatalog.read(path)
+            content[start] ^= 1
 
     def test_other_programs_may_edit_their_headers(self, make_catalog, tmp_path):
         path = tmp_path / 'cat.fits'
