@@ -17,7 +17,7 @@ def image(tmp_path_factory):
     A simulated field of stars on disk.
     """
     path = tmp_path_factory.mktemp('check') / 'field.fits'
-    arguments = ['simulate', '--shape', '140x160', '--density', '0.001', '--seed', '4']
+    arguments = ['simulate', '--shape', '96x112', '--density', '0.001', '--seed', '4']
     assert main([*arguments, '-o', str(path), '--quiet']) in (0, None)
     return str(path)
 

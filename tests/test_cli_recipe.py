@@ -56,30 +56,29 @@ class TestCovered:
 
     def test_unless_asked_to(self, folder, capsys):
         path = folder / 'wanted.toml'
+        path.write_text('mine')
         words = (folder / 'usual.fits', '--no-timing', '-q', '--always', '-o', path)
-        code, out, err = _run(capsys, *words)
-        assert code == 0
-        assert err == ''
-        assert f'bliss-astro train {path}' in out
-        _, simulation, _ = load_config(path)
-        # Five exposures, 3.6 to 7 with the margin.
-        assert simulation.n_exposures == (3, 7)
-        before = path.read_bytes()
         code, _, err = _run(capsys, *words)
         assert code == 1
         assert '--overwrite replaces it' in err
-        assert path.read_bytes() == before
-        assert _run(capsys, *words, '--overwrite', '--n-steps', '7')[0] == 0
-        assert load_config(path)[2].n_steps == 7
+        assert path.read_text() == 'mine'
+        code, out, err = _run(capsys, *words, '--overwrite', '--n-steps', '7')
+        assert code == 0
+        assert err == ''
+        assert f'bliss-astro train {path}' in out
+        _, simulation, training = load_config(path)
+        # Five exposures, 3.6 to 7 with the margin.
+        assert simulation.n_exposures == (3, 7)
+        assert training.n_steps == 7
 
     def test_a_stack_of_it(self, folder, capsys):
         image = folder / 'usual.fits'
         path = folder / 'stack.toml'
-        words = (image, image, image, '--stack', '--always', '--no-timing', '-o', path)
+        words = (image, image, '--stack', '--always', '--no-timing', '-o', path)
         code, out, _ = _run(capsys, *words)
         assert code == 0
-        assert 'coadd of 3 exposures' in out
-        assert load_config(path)[1].n_exposures == (2, 5)
+        assert 'coadd of 2 exposures' in out
+        assert load_config(path)[1].n_exposures == (2, 3)
 
 
 class TestForeign:

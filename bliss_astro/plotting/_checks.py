@@ -19,7 +19,7 @@ _MAX_MARKED_SIZE = 200
 _MAX_MARKED = 30
 
 
-def plot_check(check, *, ax=None, limit=5.0, colorbar=True):
+def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', colorbar=True):
     """
     Draw the residual of a catalogue, and the chi-square of its regions.
 
@@ -37,6 +37,9 @@ def plot_check(check, *, ax=None, limit=5.0, colorbar=True):
 
     limit : float, optional
         Ends of both scales, in standard deviations.
+
+    cmap : str or `~matplotlib.colors.Colormap`, optional
+        Colours, with the middle for zero.
 
     colorbar : bool, optional
         Whether to draw the scales.
@@ -65,7 +68,7 @@ def plot_check(check, *, ax=None, limit=5.0, colorbar=True):
         (left, check.residual, 'Image - catalogue (sigma)'),
         (right, regions, 'Chi-square of the region - expected (sigma)'),
     ):
-        shown = _axes.show_image(axes, values, 'RdBu_r', vmin=-limit, vmax=limit)
+        shown = _axes.show_image(axes, values, cmap, vmin=-limit, vmax=limit)
         if colorbar:
             _axes.add_colorbar(shown, axes, title, extend='both')
         _axes.label_pixels(axes)
@@ -149,6 +152,8 @@ def plot_reconstruction(
     n_draws=None,
     limit=5.0,
     vmax=None,
+    cmap='gray_r',
+    residual_cmap='RdBu_r',
     mark=None,
     colorbar=True,
     titles=True,
@@ -175,6 +180,9 @@ def plot_reconstruction(
         Upper end of the scale of image and models above the sky, in units of
         the noise of the sky. By default the brightest 0.1 % of the pixels
         are black. The scale is linear near the sky and logarithmic far above it.
+
+    cmap, residual_cmap : str or `~matplotlib.colors.Colormap`, optional
+        Colours of the images and of the residual.
 
     mark : bool or `None`, optional
         Whether to mark the sources in the model: dots for stars,
@@ -226,11 +234,11 @@ def plot_reconstruction(
     images += [(f'Draw {k + 1}', reconstruction.draws[k]) for k in range(n_draws)]
     images.append(('Model', reconstruction.model))
     for axis, (_, image) in zip(axes, images, strict=False):
-        _axes.show_image(axis, image / noise, 'gray_r', norm=norm)
+        _axes.show_image(axis, image / noise, cmap, norm=norm)
     if mark or (mark is None and max(reconstruction.shape) <= _MAX_MARKED_SIZE):
         _mark_sources(axes[-2], reconstruction)
     limits = {'vmin': -limit, 'vmax': limit}
-    shown = _axes.show_image(axes[-1], reconstruction.chi, 'RdBu_r', **limits)
+    shown = _axes.show_image(axes[-1], reconstruction.chi, residual_cmap, **limits)
     names = [*(title for title, _ in images), '(Image - model) / noise']
     for axis, title in zip(axes, names, strict=True):
         if titles:

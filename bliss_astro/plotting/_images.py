@@ -64,9 +64,11 @@ def plot_catalog(
     stretch='asinh',
     percentile=99.5,
     cmap='gray_r',
+    probability_cmap=None,
     radius=None,
     error_scale=None,
     colorbar=True,
+    legend=True,
 ):
     """
     Draw a catalogue over its image.
@@ -105,6 +107,10 @@ def plot_catalog(
     cmap : str or `~matplotlib.colors.Colormap`, optional
         Colours of the image.
 
+    probability_cmap : str, `~matplotlib.colors.Colormap` or `None`, optional
+        Colours of the probabilities. By default from blue to orange, all of them
+        readable on grey.
+
     radius : float or `None`, optional
         Radius of the circles in pixels. By default 1/60 of the image's longer
         side, but at least 2.5 pixels.
@@ -115,6 +121,10 @@ def plot_catalog(
     colorbar : bool, optional
         Whether to draw the scale of the probabilities, from the threshold of the
         catalogue to 1.
+
+    legend : bool, optional
+        Whether to draw a legend above the image, where there is more to explain than
+        detections.
 
     Returns
     -------
@@ -155,7 +165,7 @@ def plot_catalog(
     norm = _stretch(image, stretch, percentile)
     ax = _axes.image_axes(image.shape, wcs, ax)
     _axes.show_image(ax, image, cmap, norm=norm)
-    circles, color = _add_circles(ax, catalog, positions, radius)
+    circles, color = _add_circles(ax, catalog, positions, radius, probability_cmap)
     handles = [_entry('detected', marker='o', mfc='none', mec=color, mew=1.4)]
     if error_scale is not None:
         _add_ellipses(ax, catalog, positions, error_scale)
@@ -178,7 +188,7 @@ def plot_catalog(
         handles.append(
             _entry('masked', marker='s', ms=9, mfc=_axes.BAD_PIXELS, mec='none')
         )
-    if len(handles) > 1:
+    if legend and len(handles) > 1:
         # Above the image, where it hides no source.
         place = {
             'loc': 'lower left',
@@ -208,7 +218,7 @@ def _add_ellipse_collection(ax, positions, axes, angles, **style):
     return ellipses
 
 
-def _add_circles(ax, catalog, positions, radius):
+def _add_circles(ax, catalog, positions, radius, cmap):
     """Draw circles, coloured by probability where there is one, and their colour."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
@@ -220,8 +230,9 @@ def _add_circles(ax, catalog, positions, radius):
             ax, positions, *shape, edgecolors=_axes.BLUE, linewidths=1.4
         )
         return None, _axes.BLUE
-    # Without its yellow end, which is hard to see on a light sky.
-    cmap = ListedColormap(colormaps['plasma'](np.linspace(0, 0.8, 256)))
+    if cmap is None:
+        # Without its yellow end, which is hard to see on a light sky.
+        cmap = ListedColormap(colormaps['plasma'](np.linspace(0, 0.8, 256)))
     circles = _add_ellipse_collection(ax, positions, *shape, cmap=cmap, linewidths=1.4)
     probability = _axes.values_of(catalog, 'probability')
     circles.set_array(probability)

@@ -167,7 +167,7 @@ def draw_sharpness(ax, rng):
     metrics.sharpness(**values, groups=groups).plot(ax=ax)
 
 
-def draw_check(axes, rng):
+def draw_check(axes, rng, **options):
     labels = np.arange(60)[:, np.newaxis] // 20 * 4 + np.arange(80) // 20
     n = labels.max() + 1
     cells = {'region': np.arange(n), 'chi2': rng.normal(400, 60, n)}
@@ -180,7 +180,7 @@ def draw_check(axes, rng):
         residual=rng.normal(size=(60, 80)),
         findings=findings,
     )
-    plotting.plot_check(check, ax=axes, colorbar=False)
+    plotting.plot_check(check, ax=axes, colorbar=False, **options)
 
 
 def draw_completeness(axes, rng):
@@ -249,6 +249,12 @@ def test_appearance(name):
     difference = np.abs(found - expected)
     assert difference.mean() < _MEAN_TOLERANCE
     assert difference.max() < _BLOCK_TOLERANCE
+
+
+def test_colours_of_a_check():
+    axes = Figure().subplots(1, 2)
+    draw_check(axes, np.random.default_rng(1), cmap='PuOr')
+    assert [ax.images[0].get_cmap().name for ax in axes] == ['PuOr', 'PuOr']
 
 
 def test_hash_notices_what_is_absent():

@@ -95,6 +95,11 @@ class TestCatalog:
         labels = [text.get_text() for text in ax.get_legend().get_texts()]
         assert labels == ['detected', 'masked']
         assert plot_catalog(np.nan_to_num(image), catalog).get_legend() is None
+        options = {'legend': False, 'cmap': 'cividis', 'probability_cmap': 'viridis'}
+        ax = plot_catalog(image, catalog, **options)
+        assert ax.get_legend() is None
+        assert ax.images[0].get_cmap().name == 'cividis'
+        assert ellipses(ax)[0].get_cmap().name == 'viridis'
 
     def test_given_axes(self, ax, image, catalog):
         from matplotlib import pyplot as plt
@@ -120,7 +125,7 @@ class TestCatalog:
         norm = ax.images[0].norm
         good = image[np.isfinite(image)]
         assert_allclose([norm.vmin, norm.vmax], np.percentile(good, [5, 90]))
-        ax.figure.canvas.draw()
+        assert np.all(np.diff(norm(np.linspace(norm.vmin, norm.vmax, 9))) > 0)
 
     @pytest.mark.parametrize(
         'empty', [[], QTable({'x_centroid': [], 'y_centroid': []})]

@@ -3,6 +3,8 @@
 Tests of the figure of a reconstruction.
 """
 
+import functools
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,6 +46,7 @@ def make_catalog(n=3):
     )
 
 
+@functools.cache
 def make_result(n=3, **kwargs):
     rng = np.random.default_rng(1)
     light = make_catalog().render(psf=PSFModel())
@@ -99,8 +102,18 @@ def test_draws_on_given_axes_and_on_parts():
     result = make_result()[5:, 20:]
     axes = Figure().subplots(1, 3)
     drawn = plot_reconstruction(
-        result, ax=axes, mark=True, colorbar=False, titles=False, vmax=30, limit=3
+        result,
+        ax=axes,
+        mark=True,
+        colorbar=False,
+        titles=False,
+        vmax=30,
+        limit=3,
+        cmap='cividis',
+        residual_cmap='PuOr',
     )
+    names = [each.images[0].get_cmap().name for each in axes]
+    assert names == ['cividis', 'cividis', 'PuOr']
     assert all(a is b for a, b in zip(drawn, axes, strict=True))
     draw(axes[0])
     assert len(axes[0].figure.axes) == 3
@@ -112,7 +125,7 @@ def test_draws_on_given_axes_and_on_parts():
 
 
 def test_galaxies_have_other_marks():
-    result = make_result()
+    result = make_result.__wrapped__()
     result.catalog['galaxy_probability'] = [0.9, 0.2, 0.1]
     axes = plot_reconstruction(result)
     stars, galaxies = axes[1].lines
