@@ -28,7 +28,7 @@ _DECOMPRESS = {
     b'BZh': bz2.decompress,
     b'\xfd7zXZ': lzma.decompress,
 }
-# Bytes of a block and the largest number of axes, by the FITS standard.
+# Bytes of a block and the largest number of axes and columns, by the FITS standard.
 _BLOCK, _MAX_AXES = 2880, 999
 
 
@@ -149,7 +149,7 @@ def _decompressed(file):
 
 def _check_headers(file):
     """Raise an error where a header promises other data than the file holds."""
-    # Astropy spends minutes on a number of axes that is damaged, and ends in its own
+    # Astropy spends minutes on damaged numbers of axes or columns, and ends in its own
     # errors where the tiles of a compressed image are not those of its size.
     size, place = file.seek(0, os.SEEK_END), 0
     while place + _BLOCK <= size:
@@ -159,7 +159,9 @@ def _check_headers(file):
         file.seek(place)
         with collect_warnings(VerifyWarning):
             header = fits.Header.fromfile(file)
-            shape, packed = _axes(header, 'NAXIS'), _axes(header, 'ZNAXIS')
+            shape, packed, _ = (
+                _axes(header, name) for name in ('NAXIS', 'ZNAXIS', 'TFIELDS')
+            )
         n_bytes = abs(header.get('BITPIX', 8)) // 8 * header.get('GCOUNT', 1)
         n_bytes *= header.get('PCOUNT', 0) + (math.prod(shape) if shape else 0)
         left = size - file.tell()
