@@ -15,6 +15,7 @@ _OLD_PATHS = {
         'catalog.CatalogCheck catalog.Reconstruction catalog.SourceImage '
         'catalog.reconstruct detection.Completeness detection.completeness'
     ),
+    'checks.CatalogCheck': 'catalog.CheckFinding checks.CheckFinding',
     'coadds.Coadd': 'coadds.AlignedExposure',
     'coadds._psf.*': 'coadds.AlignedPSF',
     'coadds.align_exposures': 'coadds.iter_aligned',

@@ -1,20 +1,31 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Causes of residuals that are not noise, by sign, scale and place.
+Causes of residuals that are not noise: structure by its shape, and single places.
 
 Noise that is misstated is as strong between neighbours as over the image, and on no
 side of zero; a wrong background is on one side of it everywhere; the rest is structure,
-classified by its shape.
+classified by sign, scale and place, or the light of sources.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.special import ndtr
 
 from bliss_astro._arguments import two_digits
+from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._residuals import half_width
+from ._residuals import (
+    LIMIT,
+    PSF_WIDTH,
+    MatchedFilter,
+    half_width,
+    local_peaks,
+    normal_p_value,
+    sigmas_of,
+)
 
 STRUCTURES = ('rows', 'columns', 'slope', 'object', 'structure')
 """Causes of which noise is none."""
@@ -37,6 +48,19 @@ _ROW_PIXELS = 512
 _RING, _GROWTH = 4, 1.5
 # Scatter over that between neighbours from which on there is structure.
 _STRUCTURE = 1.25
+# Scales in pixels by which light that is no star may be broader, and how much more
+# significant a broad peak must be to be called one.
+_BROADER, _CLEARLY = (0.0, 2.0, 4.0), 0.7
+# Significance above which peaks are looked at, and the most of them of each sign.
+_PEAK_SIGMAS, _MAX_PEAKS = 4.0, 500
+# Share of the light of bright stars that their profiles may leave, where the PSF is
+# right and where it was found to be wrong, and of galaxies, which have arms.
+_RIGHT, _WRONG, _ARMS = 0.02, 0.3, 0.15
+# Excess of a source's width that matters, and the signal-to-noise ratio from
+# which on it is looked at.
+_SOURCE_WIDTH, _WIDTH_SNR = 0.03, 20.0
+
+# -- structure ---------------------------------------------------------------------
 
 
 def sky_levels(ratio, good):
@@ -85,17 +109,9 @@ def explain_residual(ratio, good, kernel, *, where=None, lit=None):
     """
     Find the cause of a residual that is not noise.
 
-    Parameters
-    ----------
-    ratio : 2D array
-        Residual in units of the noise.
-
-    good, where, lit : 2D bool array
-        Pixels that count, the part of the image that is explained, and where the
-        light of rows is above the noise.
-
-    kernel : 2D array
-        Correlation of the noise by lag, 1 in the middle.
+    The 2D arrays are the residual in units of the noise, the pixels that count
+    (bool), the correlation of the noise by lag, and bool the part of the image that is
+    explained and where the light of rows is above the noise.
 
     Returns
     -------
@@ -206,3 +222,166 @@ def describe_cause(cause):
         'there is structure that is neither sky nor sources (a nebula, cirrus, '
         'fringes): mask it or give background as a map',
     )
+
+
+# -- places ------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """
+    A place in pixels where an image and its catalogue differ.
+
+    ``kind`` is 'missing', 'extended', 'surplus' (``value`` is a flux), 'broad',
+    'narrow' (a relative width) or 'misfit'; the p-value is that of any place of an
+    image without faults.
+    """
+
+    kind: str
+    x: float
+    y: float
+    sigmas: float
+    p_value: float
+    value: float = 0.0
+
+
+def find_peaks(residuals, *, fwhm, scale):
+    """Find light that is left over, or that was taken off too much (list of `Place`).
+
+    The noise is larger than stated by a factor ``scale``.
+    """
+    left, narrow = residuals.ratio * residuals.error, fwhm / FWHM_PER_SIGMA
+    best = np.zeros(residuals.shape, dtype=np.float32)
+    flux, which = np.zeros_like(best), np.zeros(best.shape, np.int8)
+    for k, broader in enumerate(_BROADER):
+        matched = MatchedFilter(residuals, float(np.hypot(narrow, broader)), scale)
+        value = matched(left)
+        snr = np.where(matched.seen, value / matched.error, 0)
+        more = np.abs(snr) > np.abs(best) + _CLEARLY * (k > 0)
+        best, flux = np.where(more, snr, best), np.where(more, value, flux)
+        which[more] = k
+    n_places = 2 * len(_BROADER) * best.size / (4 * np.pi * narrow**2)
+    places = []
+    for sign in (1, -1):
+        snr = sign * best
+        rows, columns = local_peaks(snr, _PEAK_SIGMAS, fwhm)
+        order = np.argsort(-snr[rows, columns])[:_MAX_PEAKS]
+        for row, column in zip(rows[order], columns[order], strict=True):
+            sigmas = float(snr[row, column])
+            kind = 'missing' if which[row, column] == 0 else 'extended'
+            kind = kind if sign > 0 else 'surplus'
+            numbers = sigmas, float(ndtr(-sigmas)) * n_places, float(flux[row, column])
+            places.append(Place(kind, float(column), float(row), *numbers))
+    return [place for place in places if place.p_value <= LIMIT]
+
+
+def sources_off(residuals, stars, sources, scale, shift, *, psf_is_wrong):
+    """
+    Find sources that are broader or narrower than stars, or otherwise not as stated.
+
+    Their `SourceStatistics` are those of the median of all draws, so that it is not one
+    draw's misfortune; p-values err on the safe side.  Stars are broader than the PSF
+    by ``shift``.
+    """
+    x, y = sources.x[stars.index], sources.y[stars.index]
+    star = ~sources.is_galaxy[stars.index]
+    n = max(len(x), 1)
+    excess = stars.distortion[0] - shift
+    pull = np.abs(excess) / np.hypot(scale * stars.distortion_err[0], _SOURCE_WIDTH / 3)
+    p_values = np.minimum(1, n * normal_p_value(pull))
+    wrong = (p_values < LIMIT) & (np.abs(excess) > _SOURCE_WIDTH)
+    wrong &= (stars.snr > _WIDTH_SNR) & star
+    places = []
+    for k in np.nonzero(wrong)[0]:
+        kind = 'broad' if excess[k] > 0 else 'narrow'
+        numbers = x[k], y[k], pull[k], float(p_values[k]), float(excess[k])
+        places.append(Place(kind, *numbers))
+    if psf_is_wrong:
+        return places
+    # A galaxy need not be a simple profile, so this is a test of stars only. Some is
+    # allowed for an error of the PSF that does not matter.
+    pixels = np.maximum(stars.n_pixels, 1)
+    slack = scale**2 + (PSF_WIDTH * stars.snr) ** 2 / pixels
+    p_values = n * residuals.chi2_p_value(stars.chi2 / slack, pixels)
+    return places + [
+        Place('misfit', x[k], y[k], sigmas_of(p_values[k] / n), float(p_values[k]))
+        for k in np.nonzero(star & (p_values < LIMIT))[0]
+    ]
+
+
+def join_places(places, bright, *, psf_is_wrong, fwhm):
+    """Leave out what a wrong profile explains, and all but the gravest within 2 FWHM.
+
+    Parameters are a list of `Place` and the brighter `Sources`.
+    """
+    flux_off = ('missing', 'extended', 'surplus')
+    places = [
+        place
+        for place in places
+        if place.kind not in flux_off
+        or not _explained(place, bright, psf_is_wrong, fwhm)
+    ]
+    places.sort(key=lambda place: -place.sigmas)
+    kept = []
+    for place in places:
+        if all(math.dist(place[1:3], p[1:3]) > 2.0 * fwhm for p in kept):
+            kept.append(place)
+    return kept
+
+
+def _explained(peak, bright, psf_is_wrong, fwhm):
+    """Whether a peak is what a wrong profile leaves of a bright source nearby."""
+    apart = np.hypot(bright.x - peak.x, bright.y - peak.y)
+    share = np.full(len(bright), _WRONG if psf_is_wrong else _RIGHT)
+    reach = np.full(len(bright), 2.0 * fwhm)
+    if bright.galaxy is not None:
+        # Spiral arms, bars and rings.
+        share = np.where(bright.is_galaxy, np.maximum(share, _ARMS), share)
+        reach += bright.is_galaxy * bright.galaxy[:, 4:].max(1)
+    # Rings and wings are fainter the farther out they are.
+    share = np.maximum(share * np.exp(-apart / reach), 2e-3 * (apart < 4 * reach))
+    return bool(np.any(np.abs(peak.value) < share * bright.flux))
+
+
+def describe_places(places, exposure, bright, fwhm):
+    """Kind, text and `Place` of each finding, with what lies near it."""
+    masked = exposure.mask
+    if masked.any():
+        masked = binary_dilation(masked, iterations=int(2 * fwhm))
+    ny, nx = masked.shape
+    for place in places:
+        apart = np.hypot(bright.x - place.x, bright.y - place.y)
+        n_near = int(np.count_nonzero(apart < 2.0 * fwhm))
+        kind, text = _kind_and_text(place, n_near, exposure.unit)
+        row, column = (
+            int(np.clip(round(v), 0, n - 1)) for v, n in ((place.y, ny), (place.x, nx))
+        )
+        ends = place.x + 0.5, place.y + 0.5, nx - 0.5 - place.x, ny - 0.5 - place.y
+        if masked[row, column]:
+            text += ', next to masked pixels'
+        elif min(ends) < 2.5 * fwhm:
+            text += ', at the border: light of a source beyond it?'
+        yield kind, text, place
+
+
+def _kind_and_text(place, n_near, unit):
+    where = f'({place.x:.0f}, {place.y:.0f})'
+    words = f'{place.sigmas:.1f} sigma'
+    if place.kind in ('broad', 'narrow'):
+        cause = 'a galaxy or a blend' if place.kind == 'broad' else 'a blemish'
+        return 'source shape', (
+            f'the source at {where} is {100 * abs(place.value):.0f} % {place.kind}er '
+            f'than a star ({words}): {cause}?'
+        )
+    if place.kind == 'misfit' or (n_near and place.kind != 'surplus'):
+        which = f'the {n_near} sources' if n_near > 1 else 'the source'
+        return 'source shape', (
+            f'{which} at {where} of the catalogue {"are" if n_near > 1 else "is"} not '
+            f'what the image has there ({words}): a galaxy or a blend?'
+        )
+    if place.kind == 'surplus':
+        text = f'the catalogue has light at {where} that the image lacks ({words})'
+        return 'surplus light', text
+    flux = f'flux about {abs(place.value):.3g}{"" if unit is None else f" {unit}"}'
+    source = 'a point source' if place.kind == 'missing' else 'an extended source'
+    text = f'{source} at {where} that the catalogue lacks ({words}, {flux})'
+    return f'{place.kind} source', text

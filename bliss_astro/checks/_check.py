@@ -1,22 +1,29 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Posterior predictive check: a catalogue against its image.
+A catalogue against its image: posterior predictive check, and reconstruction.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import QTable
+from astropy.utils.decorators import deprecated
 
 from bliss_astro._arguments import check_rng
+from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._build import check_count
+from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
+from bliss_astro.coadds._noise import input_kernel
+from bliss_astro.detection import BlissFinder
+from bliss_astro.detection._detect import detect
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 from ._findings import find_faults
+from ._reconstruction import Reconstruction
 from ._refine import first_shapes, refine
-from ._residuals import Residuals, cell_statistics, cells_of, noise_kernel
+from ._residuals import Residuals, cell_statistics, cells_of
 
 # Sources more probable than this are in every draw; one within so many
 # pixels is the same.
@@ -99,6 +106,11 @@ class CatalogCheck:
         """Whether no fault was found (bool)."""
         return not self.tests['alarm'].any()
 
+    @deprecated('0.1', alternative='CatalogCheck.tests')
+    def to_table(self):
+        """Return ``tests`` (`~astropy.table.QTable`)."""
+        return self.tests
+
     def summary(self, *, n_most=8):
         """
         Return the findings as one text.
@@ -161,7 +173,7 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     check_draws(catalog, n_draws)
     labels, grid = cells_of(regions, exposure.shape)
     rng = check_rng(rng)
-    kernel = noise_kernel(exposure)
+    kernel = input_kernel(exposure)
     renderer = ModelRenderer(exposure)
     fwhm = float(central_psf(exposure).fwhm)
     draws = _draw(catalog, n_draws, rng)
@@ -171,7 +183,8 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
         refine(exposure, renderer, sources, kernel, fwhm=fwhm, rng=rng)
         for sources in draws
     ]
-    middle = _median([draw.model for draw in refined])
+    # In place of a mean that one draw could spoil.
+    middle = np.median([draw.model for draw in refined], axis=0, overwrite_input=True)
     residuals, typical = (
         Residuals.of(exposure, model, kernel) for model in (refined[0].model, middle)
     )
@@ -208,14 +221,127 @@ def _draw(catalog, n_draws, rng):
     return [draw.joined_by(certain, distance=_SAME) for draw in draws]
 
 
-def _median(models):
-    """Median of images, in place of a mean that one draw could spoil."""
-    out = np.empty_like(models[0])
-    # In strips, to bound the memory.
-    for first in range(0, len(out), 256):
-        rows = slice(first, first + 256)
-        out[rows] = np.median([model[rows] for model in models], axis=0)
-    return out
+def _cell_table(residuals, labels):
+    """The regions that have pixels, as a table."""
+    cells = cell_statistics(residuals, labels)
+    keep = np.flatnonzero(cells['n_pixels'])
+    table = QTable({'region': keep, **{name: v[keep] for name, v in cells.items()}})
+    expected = table['n_pixels'].astype(float)
+    table.add_column(expected, table.index_column('chi2_err'), 'chi2_expected')
+    table = _formatted(table, 'x y chi2 chi2_err', '.1f')
+    return _formatted(table, 'p_value offset offset_err', '.3g')
+
+
+def _formatted(table, names, form):
+    for name in names.split():
+        table[name].info.format = form
+    return table
+
+
+# -- reconstruction ----------------------------------------------------------------
+
+
+def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
+    """
+    Reconstruct an image from its catalogue: model, residual, and light of each source.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image.
+
+    catalog : `~bliss_astro.catalog.ProbabilisticCatalog` or None, optional
+        Its catalogue, some rows of it, or that of another measurement of the
+        image in the same pixels; by default ``finder`` makes one.
+
+    finder : `~bliss_astro.detection.BlissFinder` or None, optional
+        Configured detection for an image without ``catalog``; by default one with all
+        defaults.
+
+    n_draws : int, optional
+        Number of catalogues of the whole image to draw from the posterior and to
+        draw as images, which take 4 bytes a pixel each.
+
+    rng : int, `~numpy.random.Generator` or None, optional
+        For those draws.
+
+    Returns
+    -------
+    reconstruction : `Reconstruction`
+        Model, residual and each source's share of the data.
+
+    Raises
+    ------
+    TypeError
+        If ``exposure``, ``catalog`` or ``finder`` is none, or if both of the latter
+        are given.
+
+    ValueError
+        If the exposure has another shape or unit than the catalogue, if there
+        is no PSF, if ``n_draws`` is not a whole number of 0 or more, or
+        if there is no posterior to draw from.
+
+    Warns
+    -----
+    AstropyUserWarning
+        If there are galaxies, but no columns with their shapes: they
+        are drawn as stars.
+
+    See Also
+    --------
+    bliss_astro.catalog.ProbabilisticCatalog.render : The model alone, without an image.
+    bliss_astro.catalog.ProbabilisticCatalog.check : Whether what is left over is noise.
+
+    Notes
+    -----
+    The model is that of `~bliss_astro.catalog.ProbabilisticCatalog.render` with the
+    PSF of the exposure. An exposure without a PSF gets that of the posterior. It is the
+    image of one catalogue, of medians, and not the mean of the posterior's images:
+    medians of near-by sources that the data hardly tell apart need not go
+    together, those of one draw do. A network's errors of bright sources can be
+    larger than those of the photons, which shows in the residual;
+    `~bliss_astro.catalog.ProbabilisticCatalog.check` allows for that.
+
+    Examples
+    --------
+    >>> from bliss_astro import BlissFinder, CoaddSimulator, reconstruct
+    >>> exposure, truth = CoaddSimulator().sample(rng=3)
+    >>> result = reconstruct(exposure, finder=BlissFinder(encoder='stars'))
+    >>> result.model.shape == exposure.shape
+    True
+    >>> star = result.deblended(0)
+    >>> abs(star.flux / result.source(0).flux - 1) < 0.1
+    True
+    """
+    n_draws = check_count('n_draws', n_draws)
+    if catalog is None and isinstance(exposure, Exposure):
+        catalog = detect(exposure, finder_options(finder))
+    elif finder is not None:
+        msg = 'finder is for detecting, and there is a catalog; give one of them'
+        raise TypeError(msg)
+    if catalog is not None and not isinstance(catalog, ProbabilisticCatalog):
+        msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'
+        raise TypeError(msg)
+    blind = not hasattr(getattr(catalog, 'posterior', None), 'tile_posterior')
+    check_exposure(catalog, exposure, with_psf=blind)
+    check_draws(catalog, n_draws)
+    if exposure.psf is None:
+        renderer = renderer_of(catalog, shape=exposure.shape)
+    else:
+        renderer = ModelRenderer(exposure)
+    scale = scale_of(catalog, wcs=exposure.wcs)
+    sources = sources_of(catalog, scale=scale)
+    draws = np.zeros((n_draws, *exposure.shape), dtype=np.float32)
+    tables = catalog.posterior.sample(n_draws, rng=rng) if n_draws else ()
+    for image, table in zip(draws, tables, strict=True):
+        image[:] = renderer(sources_of(table, scale=scale, quiet=True))
+    whole = tuple(slice(0, n) for n in exposure.shape)
+    return Reconstruction(
+        exposure, catalog, renderer(sources), draws, whole, renderer, sources
+    )
+
+
+# -- arguments ---------------------------------------------------------------------
 
 
 def check_draws(catalog, n_draws):
@@ -256,18 +382,13 @@ def check_exposure(catalog, exposure, *, with_psf=True):
         raise ValueError(msg)
 
 
-def _cell_table(residuals, labels):
-    """The regions that have pixels, as a table."""
-    cells = cell_statistics(residuals, labels)
-    keep = np.flatnonzero(cells['n_pixels'])
-    table = QTable({'region': keep, **{name: v[keep] for name, v in cells.items()}})
-    expected = table['n_pixels'].astype(float)
-    table.add_column(expected, table.index_column('chi2_err'), 'chi2_expected')
-    table = _formatted(table, 'x y chi2 chi2_err', '.1f')
-    return _formatted(table, 'p_value offset offset_err', '.3g')
-
-
-def _formatted(table, names, form):
-    for name in names.split():
-        table[name].info.format = form
-    return table
+def finder_options(finder):
+    """Options of a finder, by default one with all defaults."""
+    finder = BlissFinder() if finder is None else finder
+    if not isinstance(finder, BlissFinder):
+        msg = (
+            'finder must be a BlissFinder, such as BlissFinder(encoder=...), got '
+            f'{type(finder).__name__}'
+        )
+        raise TypeError(msg)
+    return finder.options

@@ -3,20 +3,18 @@
 Completeness by injection: sources put into an image, detected and matched.
 """
 
-import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
 
 from bliss_astro._arguments import check_rng, torch_generator
 from bliss_astro.catalog._build import check_count
-from bliss_astro.catalog._columns import ab_magnitude
-from bliss_astro.detection import BlissFinder
+from bliss_astro.catalog._columns import ab_magnitude, has_magnitude
 from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._validate import strip_unit
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
-from bliss_astro.priors._numbers import check_positive
+from bliss_astro.priors._numbers import check_positive, require, require_type
 from bliss_astro.rendering._scene import Sources
 from bliss_astro.units import (
     NANOMAGGY_ZERO_POINT,
@@ -24,6 +22,7 @@ from bliss_astro.units import (
     magnitude_to_flux,
 )
 
+from ._check import finder_options
 from ._recall import Completeness, Injector, limit_table, recall_table, with_units
 
 _TYPES = ('star', 'galaxy')
@@ -129,9 +128,9 @@ def completeness(
     >>> result.table.colnames[:5]
     ['type', 'flux_low', 'flux_high', 'n', 'n_found']
     """
-    n_sources = _at_least_one('n_sources', n_sources)
+    n_sources = _positive_count('n_sources', n_sources)
     if n_per_image is not None:
-        n_per_image = _at_least_one('n_per_image', n_per_image)
+        n_per_image = _positive_count('n_per_image', n_per_image)
     check_positive(spacing=spacing, **({} if radius is None else {'radius': radius}))
     options = finder_options(finder)
     exposure, _ = as_exposure(data, **options.image)
@@ -148,9 +147,13 @@ def completeness(
     sources = _plan(edges, n_sources, types, rng)
 
     def shapes(flux):
+        """Shapes ``(N, 6)`` of galaxies of those fluxes, radii in pixels."""
         flux = flux * 10 ** (0.4 * (NANOMAGGY_ZERO_POINT - zero_point))
-        scale = exposure.pixel_scale or SDSS_PIXEL_SCALE
-        return _galaxy_shapes(prior, flux, scale, rng)
+        flux = torch.from_numpy(flux.astype(np.float32))
+        drawn = prior.shapes.sample_batch(flux, generator=torch_generator(rng))
+        galaxy = drawn.double().numpy()
+        galaxy[:, 4:] /= exposure.pixel_scale or SDSS_PIXEL_SCALE
+        return galaxy
 
     places = {'spacing': spacing, 'n_most': n_per_image or len(sources[0])}
     found = _inject(injector, *sources, shapes, rng, **places, shown=progress_bar)
@@ -169,23 +172,9 @@ def completeness(
 # -- arguments -------------------------------------------------------------------
 
 
-def finder_options(finder):
-    """Options of a finder, by default one with all defaults."""
-    finder = BlissFinder() if finder is None else finder
-    if not isinstance(finder, BlissFinder):
-        msg = (
-            'finder must be a BlissFinder, such as BlissFinder(encoder=...), got '
-            f'{type(finder).__name__}'
-        )
-        raise TypeError(msg)
-    return finder.options
-
-
-def _at_least_one(name, value):
+def _positive_count(name, value):
     value = check_count(name, value)
-    if value < 1:
-        msg = f'{name} must be at least 1, got {value}'
-        raise ValueError(msg)
+    require(value >= 1, name, 'at least 1', value)
     return value
 
 
@@ -193,33 +182,26 @@ def _check_types(types, galaxies):
     if types is None:
         return _TYPES if galaxies else _TYPES[:1]
     types = (types,) if isinstance(types, str) else tuple(types)
-    if not types or len(set(types)) < len(types) or not set(types) <= set(_TYPES):
-        msg = f"types must be 'star', 'galaxy' or both, got {types!r}"
-        raise ValueError(msg)
+    good = types and len(set(types)) == len(types) and set(types) <= set(_TYPES)
+    require(good, 'types', "'star', 'galaxy' or both", f'{types!r}')
     return types
 
 
 def _zero_point(given, unit):
     """AB magnitude of a flux of one data unit, or `None`."""
     if given is not None:
-        if not np.isfinite(float(given)):
-            msg = f'zero_point must be finite, got {given}'
-            raise ValueError(msg)
+        require(np.isfinite(float(given)), 'zero_point', 'finite', given)
         return float(given)
-    known = unit is not None and any(map(unit.is_equivalent, (u.nmgy, u.Jy)))
-    return float(ab_magnitude(1 * unit).value) if known else None
+    return float(ab_magnitude(1 * unit).value) if has_magnitude(unit) else None
 
 
 def _increasing(name, values):
-    edges = np.asarray(values)
-    if edges.ndim != 1 or len(edges) < 2 or edges.dtype.kind not in 'fiu':
-        msg = f'{name} must be at least two edges of bins, got {values!r:.80}'
-        raise ValueError(msg)
-    edges = edges.astype(float)
-    if not np.isfinite(edges).all() or not np.all(np.diff(edges) > 0):
-        msg = f'{name} must be finite and increasing, got {values!r:.80}'
-        raise ValueError(msg)
-    return edges
+    edges, text = np.asarray(values), f'{values!r:.80}'
+    good = edges.ndim == 1 and len(edges) > 1 and edges.dtype.kind in 'fiu'
+    require(good, name, 'at least two edges of bins', text)
+    good = np.isfinite(edges).all() and np.all(np.diff(edges) > 0)
+    require(good, name, 'finite and increasing', text)
+    return edges.astype(float)
 
 
 def _edges(exposure, magnitudes, fluxes, zero_point):
@@ -243,9 +225,7 @@ def _edges(exposure, magnitudes, fluxes, zero_point):
     unit = exposure.unit
     fluxes = strip_unit('fluxes', fluxes, unit, unit is not None)
     edges = _increasing('fluxes', fluxes)
-    if not edges[0] > 0:
-        msg = f'fluxes must be positive, got {edges[0]}'
-        raise ValueError(msg)
+    require(edges[0] > 0, 'fluxes', 'positive', edges[0])
     return edges
 
 
@@ -258,15 +238,9 @@ def _galaxy_prior(prior, types, zero_point):
             'the unit of the data has none; give zero_point, or stars alone as types'
         )
         raise ValueError(msg)
-    if prior is None:
-        return CatalogPrior.sky()
-    if not isinstance(prior, CatalogPrior | GalaxyPrior):
-        msg = (
-            'galaxies must be a CatalogPrior or a GalaxyPrior, got '
-            f'{type(prior).__name__}'
-        )
-        raise TypeError(msg)
-    return prior
+    prior = CatalogPrior.sky() if prior is None else prior
+    require_type('galaxies', prior, CatalogPrior, GalaxyPrior)
+    return getattr(prior, 'galaxies', prior)
 
 
 # -- injection -------------------------------------------------------------------
@@ -322,13 +296,3 @@ def draw_positions(shape, spacing, n_most, rng):
     inside = (x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5)
     chosen = rng.permutation(np.nonzero(inside)[0])[:n_most]
     return x[chosen], y[chosen]
-
-
-def _galaxy_shapes(prior, flux_nmgy, pixel_scale, rng):
-    """Shapes ``(N, 6)`` of galaxies of given fluxes, radii in pixels."""
-    galaxies = getattr(prior, 'galaxies', prior)
-    flux = torch.from_numpy(np.asarray(flux_nmgy, dtype=np.float32))
-    drawn = galaxies.shapes.sample_batch(flux, generator=torch_generator(rng))
-    galaxy = drawn.double().numpy()
-    galaxy[:, 4:] /= pixel_scale
-    return galaxy

@@ -4,29 +4,34 @@ Tests of a catalogue against its image, and their findings in plain words.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.ndimage import zoom
 from scipy.special import bdtrc
 
+from bliss_astro.psf._mixture import profile_of_shape, profile_with_gradient
 from bliss_astro.units import MAD_TO_SIGMA
 
-from ._causes import STRUCTURES, describe_cause, explain_residual
-from ._places import (
-    combine,
+from ._causes import (
+    STRUCTURES,
+    describe_cause,
     describe_places,
+    explain_residual,
     find_peaks,
     join_places,
-    source_statistics,
     sources_off,
 )
 from ._residuals import (
     LIMIT,
     PSF_WIDTH,
+    Stamps,
     cell_statistics,
     cells_of,
     normal_p_value,
     sigmas_of,
+    stamp_half,
     variance_parts,
 )
 
@@ -54,38 +59,23 @@ _SKY_PIXEL = 0.8
 # half-light radii.
 _AROUND, _GALAXY_REACH = 4.0, (6.0, 4.0)
 _NAMES = (('lower', '', 'upper'), ('left', '', 'right'))
+# Smallest signal-to-noise ratio of the sources that are looked at, and the most of
+# the brightest.
+_SNR_MIN, _MAX_SOURCES = 8.0, 3000
+# Relative step of the derivatives, and how many stars are worked on at once.
+_STEP, _PIECE = 0.02, 256
+# Error of a PSF's width that no survey avoids: no star counts for more.
+_FLOOR = 0.01
+# Lengths among the parameters of a PSF's shape.
+_LENGTHS = torch.tensor([True, True, False, True, False, False, False, False])
 
 
 def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     """
-    Run all tests of a catalogue against its image.
+    Run all tests of a catalogue: rows of `CatalogCheck.tests`, faults first.
 
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image.
-
-    first : `~bliss_astro.checks._refine.Refined`
-        The first draw.
-
-    residuals, typical : `~bliss_astro.checks._residuals.Residuals`
-        Residuals of the first draw, which have the noise's own distribution, and of
-        the median of the draws, which have less scatter.
-
-    renderer : `~bliss_astro.rendering._scene.ModelRenderer`
-        Renderer, with the PSF.
-
-    labels : int `~numpy.ndarray`, shape (ny, nx)
-        The region of each pixel.
-
-    fwhm : float
-        Full width at half maximum of the PSF in pixels.
-
-    Returns
-    -------
-    tests : list of dict
-        Rows of `CatalogCheck.tests`: faults of the image first, then places, the most
-        significant first.
+    The `Residuals` are those of the first draw (`Refined`), which have the noise's own
+    distribution, and of the median of the draws, which have less scatter.
     """
     sources = first.sources
     scale = _noise_scale(residuals)
@@ -94,8 +84,10 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
         dataclasses.replace(part, ratio=part.ratio - _sky_map(sectors, part))
         for part in (residuals, typical)
     )
-    stars = source_statistics(sound, sources, renderer, fwhm)
-    also = source_statistics(quiet, sources, renderer, fwhm, index=stars.index)
+    index = sources.brightest(residuals.shape, _MAX_SOURCES)
+    stars = _source_statistics(sound, sources, index, renderer, fwhm)
+    stars = SourceStatistics(*(v[..., stars.snr > _SNR_MIN] for v in stars))
+    also = _source_statistics(quiet, sources, stars.index, renderer, fwhm)
     psf, shift = _psf_test(stars, sources, scale)
     wrong, bright = {'psf_is_wrong': psf['alarm']}, sources.select(stars.index)
     places = sources_off(quiet, also, sources, scale, shift, **wrong)
@@ -159,8 +151,7 @@ def _without_galaxies(residuals, sources, fwhm):
 
 def _noise_tests(residuals, model, *, psf_is_wrong):
     """Tests of the stated noise."""
-    if psf_is_wrong:
-        # What it leaves of stars hides the noise of their photons.
+    if psf_is_wrong:  # What it leaves of stars hides the noise of their photons.
         residuals = residuals.keep(residuals.sky_share > _EMPTY)
     values, errors, p_shape = variance_parts(residuals, model)
     tests, known = [], np.isfinite(values)
@@ -243,10 +234,9 @@ def _sky_test(residuals, scale):
     empty = residuals.keep(residuals.sky_share > _SKY_PIXEL)
     labels, _ = cells_of(grid, residuals.shape)
     parts, whole = (cell_statistics(empty, v) for v in (labels, np.zeros_like(labels)))
-    names = ('offset', 'offset_err')
-    value, error = (parts[name].reshape(grid) for name in names)
-    (worst,), (worst_error,) = (whole[name] for name in names)
-    error, worst_error = error * scale, worst_error * scale
+    value, worst = parts['offset'].reshape(grid), whole['offset'][0]
+    error = scale * parts['offset_err'].reshape(grid)
+    worst_error = scale * whole['offset_err'][0]
     if not np.isfinite(value).any():
         text = 'too little empty sky to compare with the background'
         return _test('background', text), np.zeros((1, 1))
@@ -282,11 +272,108 @@ def _sky_map(sectors, residuals):
 # -- PSF -------------------------------------------------------------------------
 
 
+class SourceStatistics(NamedTuple):
+    """Signal, shape and chi-square of N sources (rows ``index``) by their pixels."""
+
+    index: np.ndarray
+    snr: np.ndarray
+    # (3, N), width over that of the PSF less 1, and e1, e2 less those of the PSF.
+    distortion: np.ndarray
+    distortion_err: np.ndarray
+    # Within a FWHM.
+    chi2: np.ndarray
+    n_pixels: np.ndarray
+
+
+def _source_statistics(residuals, sources, index, renderer, fwhm):
+    """Compare the sources of an index with PSF and noise."""
+    pieces = [
+        _one_piece(residuals, sources.select(part), renderer, fwhm)
+        for part in np.array_split(index, max(1, -(-len(index) // _PIECE)))
+    ]
+    columns = (np.concatenate(parts, axis=-1) for parts in zip(*pieces, strict=True))
+    return SourceStatistics(index, *columns)
+
+
+def _one_piece(residuals, sources, renderer, fwhm):
+    """Statistics of a few hundred sources, without their index."""
+    stamps = Stamps(residuals, sources.x, sources.y, stamp_half(fwhm))
+    good = torch.from_numpy(stamps.use.astype(np.float32))
+    ratio = torch.from_numpy(residuals.ratio[stamps.at]) * good
+    shape = renderer.shape_at(sources.x, sources.y)[:, None, None]
+    scale = sources.flux[:, None, None] * stamps.weight
+    templates = _templates(shape, stamps.dx, stamps.dy, renderer.radius)
+    templates = templates * torch.from_numpy(scale.astype(np.float32))
+    snr = templates[0].square().sum((1, 2)).sqrt() / np.sqrt(residuals.excess)
+    near = good * (stamps.dx**2 + stamps.dy**2 <= max(fwhm, 2.0) ** 2)
+    distortions = _distortions(templates, ratio, residuals.kernel)
+    columns = snr, *distortions, (ratio**2 * near).sum((1, 2)), near.sum((1, 2))
+    return [value.double().numpy() for value in columns]
+
+
+def _templates(shape, dx, dy, radius):
+    """Profile, its two shifts, and three distortions, ``(6, N, P, P)``."""
+
+    def slope(change):
+        low, high = (
+            profile_of_shape(change(step), dx, dy, radius=radius)
+            for step in (-_STEP, _STEP)
+        )
+        return (high - low) / (2 * _STEP)
+
+    width = slope(lambda step: shape * torch.where(_LENGTHS, 1 + step, 1.0))
+    axes = torch.eye(8)[6:]
+    elongation = [slope(lambda step, axis=axis: shape + step * axis) for axis in axes]
+    parts = profile_with_gradient(shape, dx, dy, radius=radius)
+    return torch.stack([*parts, width, *elongation])
+
+
+def _distortions(templates, ratio, kernel):
+    """Each distortion by itself and its error ``(3, N)``, beside flux and position."""
+    base = templates[:3].flatten(2).permute(1, 2, 0)  # (N, P P, 3)
+    # Columns of unit length, so that the solution is well conditioned.
+    base = base / base.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    gram = base.mT @ base + 1e-6 * torch.eye(3)
+    lags = torch.from_numpy(kernel.astype(np.float32))[None, None]
+    flat = templates[3:].flatten(2)[..., None]
+    known = torch.linalg.solve(gram, base.mT @ flat)
+    own = (flat - base @ known)[..., 0]
+    strength = (own * own).sum(-1).clamp(min=1e-12)
+    spread = torch.nn.functional.conv2d(
+        own.reshape(-1, 1, *templates.shape[2:]), lags, padding=len(kernel) // 2
+    )
+    variance = (own * spread.view_as(own)).sum(-1).clamp(min=0.05 * strength)
+    values = (own * ratio.flatten(1)).sum(-1) / strength
+    return values, variance.sqrt() / strength
+
+
+def _combine(values, errors):
+    """Mean of what most sources agree on, its error and pull, and the number used."""
+    spread = np.hypot(errors, _FLOOR)
+    weight = spread**-2
+    order = np.argsort(values)
+    share = np.cumsum(weight[order])
+    middle = values[order][np.searchsorted(share, 0.5 * share[-1])] if len(order) else 0
+    for _ in range(5):
+        keep = np.abs(values - middle) < 4 * spread
+        if not keep.any():
+            return np.nan, np.nan, 0.0, 0
+        total = weight[keep].sum()
+        middle = np.sum(weight[keep] * values[keep]) / total
+    value, weight, noise = values[keep], weight[keep], (weight * errors)[keep] ** 2
+    error = np.sqrt(noise.sum()) / total
+    others = np.sum(weight * value) - weight * value
+    left = np.sqrt(np.maximum(noise.sum() - noise, 1e-30))
+    # Without the source that matters most: a fault of the PSF is in more than one.
+    pull = np.abs(others / left).min() if len(value) > 1 else 0.0
+    return float(middle), float(error), float(pull), int(keep.sum())
+
+
 def _psf_test(stars, sources, scale):
     """Test of the PSF with the brighter stars, and by how much it is too narrow."""
     use = (stars.snr > _STAR_SNR) & ~sources.is_galaxy[stars.index]
     value, error = stars.distortion[:, use], scale * stars.distortion_err[:, use]
-    mean, err, pulls, n = zip(*map(combine, value, error), strict=True)
+    mean, err, pulls, n = zip(*map(_combine, value, error), strict=True)
     if n[0] == 0:
         return _test('psf', 'too few bright stars to compare with the PSF'), 0.0
     tolerance = np.array([PSF_WIDTH, _ELLIPTICITY, _ELLIPTICITY])
@@ -298,10 +385,9 @@ def _psf_test(stars, sources, scale):
     sigmas = np.abs(value[k] / error[k])
     worst = int(np.argmax(sigmas))
     x, y = (v[stars.index[use][worst]] for v in (sources.x, sources.y))
-    if k == 0:
-        more, shape = 'broader' if mean[k] > 0 else 'narrower', 'a ring'
-        fault = f'{100 * abs(mean[k]):.1f} +- {100 * err[k]:.1f} % {more} than'
-    else:
+    shape, fault = 'a ring', f'{100 * abs(mean[k]):.1f} +- {100 * err[k]:.1f} %'
+    fault += ' broader than' if mean[k] > 0 else ' narrower than'
+    if k:
         shape = 'a clover leaf'
         fault = f'more elongated (e{k} {mean[k]:+.3f} +- {err[k]:.3f}) than'
     text = (

@@ -19,13 +19,14 @@ from bliss_astro._warnings import (
     OutOfDomainWarning,
     mute_warnings,
 )
-from bliss_astro.coadds._noise import correlated_noise
+from bliss_astro.catalog._columns import plain_numbers
+from bliss_astro.coadds._noise import correlated_noise, input_kernel
 from bliss_astro.detection._detect import IMAGE_OPTIONS, detect
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.units import flux_to_magnitude
 
-from ._residuals import half_width, noise_kernel
+from ._residuals import half_width
 
 _PLURALS = {'star': 'stars', 'galaxy': 'galaxies'}
 # Recalls whose fluxes are fitted.
@@ -121,9 +122,10 @@ class Completeness:
 
 def _fraction(name, k, n):
     """A fraction with its interval of 68 %, NaN of nothing."""
-    ends = binom_conf_interval(k, n, interval='wilson') if n else (np.nan, np.nan)
-    low, high = map(float, ends)
-    return {name: k / n if n else np.nan, f'{name}_low': low, f'{name}_high': high}
+    values = (np.nan,) * 3
+    if n:
+        values = k / n, *map(float, binom_conf_interval(k, n, interval='wilson'))
+    return dict(zip((name, f'{name}_low', f'{name}_high'), values, strict=True))
 
 
 def _bin_row(found, use):
@@ -259,7 +261,7 @@ class Injector:
         self.fwhm = float(central_psf(exposure).fwhm)
         self.radius = 0.5 * self.fwhm if radius is None else radius
         self.renderer = ModelRenderer(exposure)
-        self.kernel = noise_kernel(exposure)
+        self.kernel = input_kernel(exposure)
         # The exposure holds all that describes it.
         own = {'encoder': encoder, 'device': encoder.device}
         options = dataclasses.replace(options, **dict.fromkeys(IMAGE_OPTIONS), **own)
@@ -279,50 +281,43 @@ class Injector:
         # The image as it is has warned of all that there is to warn of.
         with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
             catalog = detect(image, self.options)
-        new = Sources.of(catalog)
-        places = list(zip(sources.x, sources.y, sources.flux, strict=True))
-        row = np.array([self._find(new, *place) for place in places], dtype=int)
+        new, flux = Sources.of(catalog), sources.flux[:, None]
+        before, now = (
+            np.hypot(v.x - sources.x[:, None], v.y - sources.y[:, None])
+            for v in (self.known, new)
+        )
+        inside, n_near = before < self.radius, (now < self.radius).sum(1)
+        # A source that was there before is no detection of this one, unless
+        # there is one more, or most of the light there is this one's.
+        light = np.where(inside, self.known.flux, 0).sum(1)
+        old = (n_near <= inside.sum(1)) & (sources.flux <= light)
+        found = (n_near > 0) & ~old
+        nearest = np.pad(now, ((0, 0), (0, 1)), constant_values=np.inf).argmin(1)
+        near = before < _BLEND_REACH * self.fwhm
         pixel = tuple(
             np.clip(np.rint(place).astype(int), 0, n - 1)
             for place, n in zip((sources.y, sources.x), image.shape, strict=True)
         )
-        # The last row is that of sources that were not found.
-        measured = {'flux_estimate': new.flux, 'flux_err': catalog['flux_err']}
         share = np.full(len(catalog), np.nan)
         if 'galaxy_probability' in catalog.colnames:
             share = catalog['galaxy_probability']
-        measured |= {'galaxy_probability': share, 'x': new.x, 'y': new.y}
-        measured = {
-            name: np.append(np.asarray(getattr(v, 'value', v), float), np.nan)[row]
-            for name, v in measured.items()
-        }
-        apart = measured.pop('x') - sources.x, measured.pop('y') - sources.y
+        estimate, error, share, x, y = (
+            np.where(found, np.append(plain_numbers(v), np.nan)[nearest], np.nan)
+            for v in (new.flux, catalog['flux_err'], share, new.x, new.y)
+        )
         return {
             'x_centroid': sources.x,
             'y_centroid': sources.y,
             'flux': sources.flux,
             'is_galaxy': sources.is_galaxy,
-            'found': row >= 0,
+            'found': found,
             'masked': self.exposure.mask[pixel],
-            'blended': np.array([self._is_blend(*place) for place in places], bool),
-            **measured,
-            'offset': np.hypot(*apart),
+            'blended': (near & (self.known.flux > _BLEND_FLUX * flux)).any(1),
+            'flux_estimate': estimate,
+            'flux_err': error,
+            'galaxy_probability': share,
+            'offset': np.hypot(x - sources.x, y - sources.y),
         }
-
-    def _is_blend(self, x, y, flux):
-        apart = np.hypot(self.known.x - x, self.known.y - y)
-        near = apart < _BLEND_REACH * self.fwhm
-        return (near & (self.known.flux > _BLEND_FLUX * flux)).any()
-
-    def _find(self, new, x, y, flux):
-        """Row of an injected source, or -1."""
-        before = np.hypot(self.known.x - x, self.known.y - y) < self.radius
-        distance = np.hypot(new.x - x, new.y - y)
-        n_near = np.count_nonzero(distance < self.radius)
-        # A source that was there before is no detection of this one, unless
-        # there is one more, or most of the light there is this one's.
-        old = n_near <= before.sum() and flux <= self.known.flux[before].sum()
-        return -1 if n_near == 0 or old else int(np.argmin(distance))
 
 
 def _density_of(posterior, shape):

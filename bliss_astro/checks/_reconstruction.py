@@ -17,6 +17,7 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro.catalog._io import FORMATS
 from bliss_astro.coadds._io import wcs_header
 from bliss_astro.exposures._validate import two_slices
+from bliss_astro.priors._numbers import require
 from bliss_astro.units import unit_text
 
 # Pixels that reach over any image.
@@ -118,15 +119,11 @@ class Reconstruction:
         return self.exposure.unit
 
     @functools.cached_property
-    def _signal(self):
-        """Data above the background, NaN in bad pixels."""
-        signal = np.asarray(self.exposure.data - self.exposure.background)
-        return np.where(self.exposure.mask, np.nan, signal).astype(np.float32)
-
-    @functools.cached_property
     def residual(self):
         """Data less background and model, NaN in bad pixels."""
-        return self._signal - self.model
+        signal = self.exposure.data - self.exposure.background
+        signal = np.where(self.exposure.mask, np.nan, signal)
+        return signal.astype(np.float32) - self.model
 
     @functools.cached_property
     def chi(self):
@@ -205,9 +202,8 @@ class Reconstruction:
         lost nor counted twice.
         """
         number = isinstance(floor, numbers.Real) and not isinstance(floor, bool)
-        if not number or not 0 <= floor < np.inf:
-            msg = f'floor must be a number, 0 or more, got {floor!r:.60}'
-            raise ValueError(msg)
+        good = number and 0 <= floor < np.inf
+        require(good, 'floor', 'a number, 0 or more', f'{floor!r:.60}')
         source = self.source(row, size=size)
         total = self.model[source.slices]
         noise = np.broadcast_to(self.exposure.bkg_error, self.shape)[source.slices]
@@ -276,9 +272,7 @@ class Reconstruction:
             if sides.dtype.kind not in 'iu' or sides.shape not in ((), (2,)):
                 msg = f'size must be a whole number or two (ny, nx), got {size!r:.60}'
                 raise TypeError(msg)
-            if sides.min() < 1:
-                msg = f'size must be positive, got {size!r:.60}'
-                raise ValueError(msg)
+            require(sides.min() >= 1, 'size', 'positive', f'{size!r:.60}')
             sides = tuple(np.broadcast_to(sides, 2))
         rows, columns = self.slices
         x, y = float(source.x[0]), float(source.y[0])
@@ -326,9 +320,9 @@ class Reconstruction:
         `ProbabilisticCatalog.read <bliss_astro.catalog.ProbabilisticCatalog.read>`
         reads it.
         """
-        if not str(path).lower().endswith(FORMATS['fits'].endings):
-            endings = ', '.join(FORMATS['fits'].endings)
-            msg = f'path must end in one of {endings}, got {path!s:.200}'
+        endings = FORMATS['fits'].endings
+        if not str(path).lower().endswith(endings):
+            msg = f'path must end in one of {", ".join(endings)}, got {path!s:.200}'
             raise ValueError(msg)
         stream = io.BytesIO()
         kept = self.catalog.posterior if posterior else None

@@ -199,9 +199,7 @@ class _Fit:
         x, y = self.values[1:3, group]
         stamps = Stamps(residuals, x, y, self.halves[kind])
         if kind:
-            pieces = np.array_split(np.arange(len(group)), -(-len(group) // _PIECE))
-            values = [self._galaxies(group[p], stamps, p) for p in pieces]
-            values = np.concatenate(values, axis=1)
+            values = self._galaxies(group, stamps)
         else:
             values = torch.stack(_star_profile(self.renderer, x, y, stamps)).numpy()
         values[1:] *= self.values[0, group].astype(np.float32)[:, None, None]
@@ -221,14 +219,14 @@ class _Fit:
         lengths = use.sum(2).ravel()
         return values[use], pixels[use], lengths, right, np.linalg.inv(gram), norm
 
-    def _galaxies(self, group, stamps, piece):
+    def _galaxies(self, group, stamps):
         """Galaxies of unit flux and derivatives by parameters, ``(6, N, P, P)``."""
         values, drawn = self.values[:, group], []
         for which, step in ((3, 0.0), *enumerate(_DERIVATIVE, start=3)):
             moved = values.copy()
             moved[which] += step
             galaxy = _as_galaxy(self.is_disk[group], moved[3:])
-            drawn.append(_draw(self.renderer, *values[1:3], galaxy, stamps, piece))
+            drawn.append(_draw(self.renderer, *values[1:3], galaxy, stamps))
         image = drawn[0]
         # A shift of the galaxy is one of its pixels the other way.
         shift_y, shift_x = (-np.gradient(image, axis=axis) for axis in (1, 2))
@@ -255,8 +253,7 @@ def _as_galaxy(is_disk, shapes):
     angle = np.mod(0.5 * np.arctan2(e2, e1), np.pi)
     # The radius of a circle of the same area is what the data constrain.
     major = np.exp(log_radius) / np.sqrt(ratio)
-    columns = is_disk.astype(float), angle, ratio, ratio, major, major
-    return np.stack(columns, axis=-1)
+    return np.stack([is_disk * 1.0, angle, ratio, ratio, major, major], axis=-1)
 
 
 def _from_galaxy(galaxy):
@@ -269,18 +266,15 @@ def _from_galaxy(galaxy):
     return is_disk, np.stack([log_radius, e * np.cos(angle), e * np.sin(angle)])
 
 
-def _draw(renderer, x, y, galaxy, stamps, piece=...):
+def _draw(renderer, x, y, galaxy, stamps):
     """Images of galaxies of unit flux, float32 ``(N, P, P)``."""
-    place = [-offset[piece][:, 0, 0][:, None] for offset in (stamps.dx, stamps.dy)]
-    return render_galaxies(
-        renderer.shape_at(x, y),
-        *place,
-        torch.ones_like(place[0]),
-        torch.from_numpy(galaxy.astype(np.float32))[:, None],
-        size=stamps.use.shape[1:],
-        radius=renderer.radius,
-        accuracy=RenderingAccuracy.training(),
-    ).numpy()
+    place = [-offset[:, 0, :1] for offset in (stamps.dx, stamps.dy)]
+    parts = renderer.shape_at(x, y), *place, torch.ones_like(place[0])
+    parts = *parts, torch.from_numpy(galaxy.astype(np.float32))[:, None]
+    options = {'size': stamps.use.shape[1:], 'radius': renderer.radius}
+    options['accuracy'] = RenderingAccuracy.training()
+    pieces = zip(*(part.split(_PIECE) for part in parts), strict=True)
+    return torch.cat([render_galaxies(*piece, **options) for piece in pieces]).numpy()
 
 
 def first_shapes(exposure, renderer, draws, kernel, fwhm):

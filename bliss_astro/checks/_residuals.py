@@ -15,7 +15,7 @@ import torch
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.special import gammaincc, ndtr, ndtri
 
-from bliss_astro.coadds._noise import input_kernel
+from bliss_astro.exposures._validate import must
 
 LIMIT = 0.01 / 8
 """Largest p-value of a fault: an image without any gets a finding in 1 % of the cases,
@@ -45,11 +45,6 @@ def half_width(values):
     """Half the 16-84 % width of values, the standard deviation of normal ones."""
     low, high = np.percentile(values, (15.866, 84.134))
     return 0.5 * float(high - low)
-
-
-def noise_kernel(exposure):
-    """Correlation of an exposure's noise by lag, odd and square."""
-    return np.asarray(input_kernel(exposure), dtype=float)
 
 
 @dataclass
@@ -229,16 +224,10 @@ def variance_parts(residuals, model):
 
     A pixel's squared residual has the mean ``a k + b (1 - k) + c s^2 / v`` with the
     sky's share k of the variance v and the signal s.  ``a`` and ``b`` are 1
-    if the noise is as stated, and ``c`` is 0 if the model is right.
-
-    Returns
-    -------
-    values, errors : float `~numpy.ndarray`, shape (3,)
-        ``a``, ``b`` and ``c``; NaN where the data do not constrain it.
-
-    p_value : float
-        P-value of the pixels that constrain ``c``. They may be few, and their squares
-        are not nearly normal.
+    if the noise is as stated, and ``c`` is 0 if the model is right. Returned are the
+    three values and their errors (NaN where the data do not constrain one), and the
+    p-value of the pixels that constrain ``c``: they may be few, and their squares are
+    not nearly normal.
     """
     excess = residuals.excess_of_squares
     # Pixels of empty sky, nearly all there are, are alike: one row stands for them.
@@ -290,48 +279,35 @@ def cells_of(regions, shape):
     """
     if isinstance(regions, np.ndarray) and regions.ndim == 2:
         if regions.shape != shape or regions.dtype.kind not in 'iu':
-            msg = (
-                f'regions must be a map of whole numbers of shape {shape}, got '
-                f'{regions.dtype} of shape {regions.shape}'
+            allowed = f'be a map of whole numbers of shape {shape}'
+            got = f'{regions.dtype} of shape {regions.shape}'
+            raise ValueError(must('regions', allowed, got))
+        if (most := regions.max()) < 0:
+            raise ValueError(
+                must('regions', 'hold a region from 0 on', f'up to {most}')
             )
-            raise ValueError(msg)
-        if regions.max() < 0:
-            msg = f'regions must hold a region from 0 on, got up to {regions.max()}'
-            raise ValueError(msg)
         return regions.astype(np.int64), None
     if regions is None:
         regions = int(np.clip(min(shape) // 8, 24, 64))
     numbers = np.asarray(regions)
-    if (
-        isinstance(regions, bool)
-        or numbers.dtype.kind not in 'iu'
-        or (numbers.shape not in ((), (2,)))
-    ):
-        msg = (
-            'regions must be the side of a cell in pixels, a pair (rows, columns) of '
-            f'whole numbers or a 2D array of labels, got {regions!r:.80}'
+    if numbers.dtype.kind not in 'iu' or numbers.shape not in ((), (2,)):
+        allowed = (
+            'be the side of a cell in pixels, a pair (rows, columns) of whole numbers '
+            'or a 2D array of labels'
         )
-        raise TypeError(msg)
+        raise TypeError(must('regions', allowed, f'{regions!r:.80}'))
     grid = tuple(map(int, np.broadcast_to(numbers, 2)))
     if numbers.ndim == 0 and regions > 0:
         grid = tuple(max(1, round(n / regions)) for n in shape)
     if not all(1 <= k <= n for k, n in zip(grid, shape, strict=True)):
-        msg = f'regions must have at least a pixel each, got {regions} for {shape}'
-        raise ValueError(msg)
+        got = f'{regions} for {shape}'
+        raise ValueError(must('regions', 'have at least a pixel each', got))
     row, column = (np.arange(n) * k // n for n, k in zip(shape, grid, strict=True))
     return row[:, None] * grid[1] + column, grid
 
 
 def cell_statistics(residuals, labels):
-    """
-    Chi-square and offset of each region, with those of replicated noise.
-
-    Returns
-    -------
-    cells : dict of str to `~numpy.ndarray`
-        ``x``, ``y``, ``n_pixels``, ``chi2``, ``chi2_err``, ``p_value``, ``offset`` and
-        ``offset_err`` as in `~bliss_astro.checks.CatalogCheck`.
-    """
+    """Return columns of `CatalogCheck.cells` (dict), without what noise makes of it."""
     use = residuals.good & (labels >= 0)
     label, n_labels = labels[use], int(labels.max()) + 1
 

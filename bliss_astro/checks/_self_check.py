@@ -11,16 +11,19 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.ndimage import (
     distance_transform_edt,
     find_objects,
     gaussian_filter,
     label,
+    labeled_comprehension,
 )
 from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import two_digits
 from bliss_astro.catalog._rendering import scale_of, sources_of
+from bliss_astro.coadds._noise import input_kernel
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.rendering import RenderingAccuracy
@@ -31,10 +34,10 @@ from ._causes import describe_cause, explain_residual, sky_levels
 from ._residuals import (
     MatchedFilter,
     Residuals,
+    Stamps,
     cells_of,
     half_width,
     local_peaks,
-    noise_kernel,
 )
 
 # Peaks of the residual count from this significance on; rows above this probability
@@ -95,7 +98,7 @@ class _Scene:
         model = np.asarray(renderer(sources), dtype=np.float32)
         # With the photons of sources that the catalogue lacks.
         smoothing = {'unit': unit, 'smoothing': fwhm / FWHM_PER_SIGMA}
-        residuals = Residuals.of(exposure, model, noise_kernel(exposure), **smoothing)
+        residuals = Residuals.of(exposure, model, input_kernel(exposure), **smoothing)
         residuals = residuals.keep(~around_saturated(exposure.saturated, fwhm))
         places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
         return cls(model, residuals, fwhm, places)
@@ -105,16 +108,8 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
     """
     Search the residual of a catalogue for what its rows do not explain.
 
-    Parameters
-    ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image, with all that was estimated.
-
-    catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
-        Its rows.
-
-    cosmic_rays : bool `~numpy.ndarray`, shape (ny, nx), optional
-        Pixels that were masked because they are sharper than the PSF.
+    ``cosmic_rays`` are the pixels of the exposure that were masked because they are
+    sharper than the PSF (bool, or None).
 
     Returns
     -------
@@ -179,12 +174,12 @@ def _blocks(residuals):
     """Scatter of residual over noise by block, bad pixels, and scale of the noise."""
     grid = tuple(max(1, round(n / _BLOCK)) for n in residuals.shape)
     labels, _ = cells_of(grid, residuals.shape)
-    own = labels[residuals.good]
-    order = np.argsort(own, kind='stable')
-    counts = np.bincount(own, minlength=math.prod(grid))
-    parts = np.split(residuals.ratio[residuals.good][order], np.cumsum(counts)[:-1])
-    scatter = np.array(
-        [half_width(v) if len(v) >= _BLOCK_PIXELS else np.nan for v in parts]
+    scatter = labeled_comprehension(
+        residuals.ratio,
+        np.where(residuals.good, labels, -1),
+        np.arange(math.prod(grid)),
+        lambda v: half_width(v) if len(v) >= _BLOCK_PIXELS else np.nan,
+        *(float, np.nan),
     )
     known = np.isfinite(scatter)
     if not known.any():
@@ -273,32 +268,26 @@ def _flux_ratio(scene, catalog, snr):
         for k, rows in zip(index, near, strict=True)
         if np.count_nonzero(snr[rows] > _RIVAL * snr[k]) == 1
     ]
-    ratios = [_ratio(scene, *places[k], radius) for k in index[: _ROWS[1]]]
-    ratios = [ratio for ratio in ratios if ratio is not None]
+    if len(index) < _ROWS[0]:
+        return {'n': len(index)}
+    residuals = scene.residuals
+    x, y = places[index[: _ROWS[1]]].T
+    stamps = Stamps(residuals, x, y, math.ceil(_ANNULUS * radius))
+    apart, good = torch.hypot(stamps.dx, stamps.dy).numpy(), stamps.use
+    inside = apart <= radius
+    light = (scene.model[stamps.at] * inside).sum((1, 2), dtype=float)
+    left = (residuals.ratio * residuals.error)[stamps.at].astype(float)
+    # What is left around belongs to no row.
+    ring = good & ~inside & (apart <= _ANNULUS * radius)
+    level = [np.median(v[r]) if r.any() else 0 for v, r in zip(left, ring, strict=True)]
+    left -= np.reshape(level, (-1, 1, 1))
+    total = light + (left * inside).sum((1, 2))
+    keep = (good | ~inside).all((1, 2)) & (total > 0)
+    ratios = light[keep] / total[keep]
     if len(ratios) < _ROWS[0]:
         return {'n': len(ratios)}
     error = 1.25 * half_width(ratios) / math.sqrt(len(ratios))
     return {'n': len(ratios), 'ratio': float(np.median(ratios)), 'error': error}
-
-
-def _ratio(scene, x, y, radius):
-    """Light of the model over that of the image in one aperture, or None."""
-    residuals, half = scene.residuals, math.ceil(_ANNULUS * radius)
-    row, column = round(y), round(x)
-    top, start = max(row - half, 0), max(column - half, 0)
-    box = np.s_[top : row + half + 1, start : column + half + 1]
-    good, model = residuals.good[box], scene.model[box].astype(float)
-    dy, dx = (np.arange(n) for n in good.shape)
-    apart = np.hypot(dx + start - column, dy[:, None] + top - row)
-    inside, ring = apart <= radius, (apart > radius) & (apart <= _ANNULUS * radius)
-    if not good[inside].all():
-        return None
-    left = (residuals.ratio[box] * residuals.error[box]).astype(float)
-    # What is left around belongs to no row.
-    level = np.median(left[ring & good]) if (ring & good).any() else 0.0
-    light = model[inside].sum()
-    total = float(light + (left[inside] - level).sum())
-    return float(light) / total if total > 0 else None
 
 
 # -- words -------------------------------------------------------------------------

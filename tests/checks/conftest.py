@@ -14,3 +14,11 @@ def encoder():
     The bundled encoder of stars, loaded once.
     """
     return Encoder.from_pretrained('stars')
+
+
+@pytest.fixture(scope='session')
+def default_encoder():
+    """
+    The bundled encoder of stars and galaxies, loaded once.
+    """
+    return Encoder.from_pretrained()

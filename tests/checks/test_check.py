@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.table import QTable
+from astropy.utils.exceptions import AstropyDeprecationWarning
 from scipy.stats import kstest
 
 from bliss_astro import (
@@ -31,7 +32,7 @@ from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 SKY = 865.0
 # Images of a test of calibration: more in the run that takes minutes.
-N_IMAGES = 50 if 'BLISS_ASTRO_RUN_SLOW' in os.environ else 20
+N_IMAGES = 50 if 'BLISS_ASTRO_RUN_SLOW' in os.environ else 12
 
 
 class TruePosterior:
@@ -113,6 +114,19 @@ def scene():
     )
 
 
+@pytest.fixture(scope='module')
+def checked(scene):
+    """
+    The check of the scene, which changes neither image nor rows.
+    """
+    _, exposure, catalog = scene
+    data, rows = exposure.data.copy(), catalog.copy()
+    check = catalog.check(exposure, rng=1)
+    np.testing.assert_array_equal(exposure.data, data)
+    np.testing.assert_array_equal(catalog['flux'], rows['flux'])
+    return check
+
+
 def scaled_psf(factor):
     vector = np.array(PSFModel().shape_vector, dtype=float)
     vector[[0, 1, 3]] *= factor
@@ -150,36 +164,37 @@ def test_p_values_are_uniform(correlation):
     assert np.std(pulls) == pytest.approx(1, abs=3 / np.sqrt(2 * len(pulls)) + 0.03)
     # Without the correlations of squares it would be 1.32.
     assert np.std(scatter) == pytest.approx(1, abs=3 / np.sqrt(2 * len(pulls)) + 0.03)
-    # 1 % of images get a finding: 4 of 50, or 3 of 20, have one of 0.002 or less.
-    assert alarms <= (3 if N_IMAGES == 50 else 2)
+    # 1 % of images get a finding: 4 of 50 have one with a probability of 0.002, 2 of
+    # 12 with one of 0.006.
+    assert alarms <= (3 if N_IMAGES == 50 else 1)
 
 
 def test_fits_take_nothing_off_the_noise():
     """
-    3000 fitted numbers would lower the chi-square by that, without a second noise.
+    2700 fitted numbers would lower the chi-square by that, without a second noise.
     """
     rng = np.random.default_rng(13)
     excess = n_pixels = 0
-    for k in range(10):
-        sources = draw_stars(rng, (96, 96), 100, low=3e3)
+    for k in range(6):
+        sources = draw_stars(rng, (96, 96), 150, low=3e3)
         exposure = observe(rng, sources, (96, 96))
         check = make_catalog(sources, (96, 96)).check(exposure, n_draws=1, rng=k)
         excess += (check.cells['chi2'] - check.cells['chi2_expected']).sum()
         n_pixels += check.cells['n_pixels'].sum()
-    # The standard deviation is 370.
+    # The standard deviation is 300.
     assert abs(excess) < 3.5 * np.sqrt(2 * n_pixels)
 
 
-def test_encoder_and_its_own_images_agree():
+def test_encoder_and_its_own_images_agree(encoder):
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.002), shape=(200, 240), margin=8
     ).sample(rng=8)
-    check = detect_sources(exposure, encoder='stars').check(exposure, rng=2)
+    check = detect_sources(exposure, encoder=encoder).check(exposure, rng=2)
     assert check.p_value > 1e-3
     assert not kinds(check) & {'psf', 'noise', 'background', 'photon noise', 'cells'}
     wrong = exposure.replace(psf=scaled_psf(1.1))
     with pytest.warns(OutOfDomainWarning, match='narrower than the stated psf'):
-        check = detect_sources(wrong, encoder='stars').check(wrong, rng=2)
+        check = detect_sources(wrong, encoder=encoder).check(wrong, rng=2)
     (finding,) = [f for f in check.findings if f['kind'] == 'psf']
     assert finding['value'] == pytest.approx(-0.1, abs=0.02)
     assert 'narrower than the PSF' in finding['text']
@@ -189,12 +204,12 @@ def test_encoder_and_its_own_images_agree():
 # -- what must be found ------------------------------------------------------------
 
 
-def test_nothing_found_where_nothing_is_wrong(scene):
-    _, exposure, catalog = scene
-    check = catalog.check(exposure, rng=1)
-    assert check.passed
-    assert 'nothing found' in repr(check)
-    assert repr(check).startswith('<CatalogCheck of 200 x 240 px: chi2 / n = ')
+def test_nothing_found_where_nothing_is_wrong(checked):
+    assert checked.passed
+    assert 'nothing found' in repr(checked)
+    assert repr(checked).startswith('<CatalogCheck of 200 x 240 px: chi2 / n = ')
+    with pytest.warns(AstropyDeprecationWarning, match='Use CatalogCheck.tests'):
+        assert checked.to_table() is checked.tests
 
 
 def test_wrong_psf(scene):
@@ -259,19 +274,19 @@ def test_wrong_noise(scene, factor):
 
 
 def test_wrong_gain():
-    # 200 bright stars: photons of the sources are most of the noise somewhere.
+    # 120 bright stars: photons of the sources are most of the noise somewhere.
     rng = np.random.default_rng(6)
-    shape = (230, 230)
-    sources = draw_stars(rng, shape, 200, low=1e4, high=6e4)
+    shape = (180, 180)
+    sources = draw_stars(rng, shape, 120, low=1e4, high=6e4)
     exposure = observe(rng, sources, shape)
     catalog = make_catalog(sources, shape)
     assert 'photon noise' not in kinds(catalog.check(exposure, n_draws=1, rng=1))
-    for factor in (1.35, 0.65):
+    for factor in (1.6, 0.5):
         wrong = exposure.replace(effective_gain=factor)
         check = catalog.check(wrong, n_draws=1, rng=1)
         (finding,) = [f for f in check.findings if f['kind'] == 'photon noise']
         assert finding['value'] == pytest.approx(factor - 1, abs=4 * finding['error'])
-        assert finding['error'] < 0.09
+        assert finding['error'] < 0.12
 
 
 def test_missing_star(scene):
@@ -348,11 +363,11 @@ class TiltedPSF:
 
 def test_psf_that_varies():
     rng = np.random.default_rng(3)
-    sources = draw_stars(rng, (200, 400), 100)
-    exposure = observe(rng, sources, (200, 400), psf=TiltedPSF())
-    catalog = make_catalog(sources, (200, 400))
+    sources = draw_stars(rng, (140, 280), 60)
+    exposure = observe(rng, sources, (140, 280), psf=TiltedPSF())
+    catalog = make_catalog(sources, (140, 280))
     assert catalog.check(exposure, rng=1).passed
-    constant = exposure.replace(psf=TiltedPSF().at(200, 100))
+    constant = exposure.replace(psf=TiltedPSF().at(140, 70))
     assert not catalog.check(constant, rng=1).passed
 
 
@@ -371,8 +386,8 @@ def test_masked_pixels_do_not_count(scene):
     assert 0 < mask.size - two.cells['n_pixels'].sum() - mask.sum() < border
 
 
-def test_units_change_nothing(scene):
-    sources, exposure, catalog = scene
+def test_units_change_nothing(scene, checked):
+    sources, exposure, _ = scene
     maps = {
         'background': SKY * u.electron,
         'bkg_error': np.sqrt(SKY) * u.electron,
@@ -381,35 +396,26 @@ def test_units_change_nothing(scene):
         exposure.data * u.electron, effective_gain=1.0, psf=exposure.psf, **maps
     )
     with_unit = make_catalog(sources, exposure.shape, unit=u.electron)
-    one, two = catalog.check(exposure, rng=1), with_unit.check(same, rng=1)
-    np.testing.assert_array_equal(one.cells['chi2'], two.cells['chi2'])
+    two = with_unit.check(same, rng=1)
+    np.testing.assert_array_equal(checked.cells['chi2'], two.cells['chi2'])
 
 
-def test_maps_of_noise_and_gain(scene):
+def test_maps_of_noise_and_gain(scene, checked):
     _, exposure, catalog = scene
     maps = {name: np.array(value) for name, value in exposure.maps().items()}
-    one = catalog.check(exposure, rng=1)
     two = catalog.check(exposure.replace(**maps), rng=1)
-    np.testing.assert_allclose(one.cells['chi2'], two.cells['chi2'], rtol=1e-5)
+    np.testing.assert_allclose(checked.cells['chi2'], two.cells['chi2'], rtol=1e-5)
 
 
 # -- the object ------------------------------------------------------------------------
 
 
-def test_same_seed_same_check(scene):
+def test_same_seed_same_check(scene, checked):
     _, exposure, catalog = scene
-    one, two, three = (catalog.check(exposure, rng=seed) for seed in (4, 4, 5))
-    np.testing.assert_array_equal(one.residual, two.residual)
-    assert one.p_value == two.p_value
-    assert one.p_value != three.p_value
-
-
-def test_nothing_is_changed(scene):
-    _, exposure, catalog = scene
-    data, rows = exposure.data.copy(), catalog.copy()
-    catalog.check(exposure, rng=1)
-    np.testing.assert_array_equal(exposure.data, data)
-    np.testing.assert_array_equal(catalog['flux'], rows['flux'])
+    same, other = (catalog.check(exposure, rng=seed) for seed in (1, 5))
+    np.testing.assert_array_equal(checked.residual, same.residual)
+    assert checked.p_value == same.p_value
+    assert checked.p_value != other.p_value
 
 
 def test_rows_without_posterior(scene):

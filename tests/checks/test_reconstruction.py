@@ -339,22 +339,22 @@ def test_shapes_of_an_encoder_are_drawn(simulated, wcs):
     )
     encoder = Encoder(config).eval().requires_grad_(False)
     torch.nn.init.zeros_(encoder.head.count.bias)
-    exposure = simulated[0][:24, :32].replace(wcs=wcs)
+    exposure = simulated[0][:16, :24].replace(wcs=wcs)
     catalog = bliss_astro.detect_sources(
         exposure, 0.05, encoder=encoder, density=0.01, check=False
     )
     assert catalog['disk_radius'].unit == u.arcsec
     catalog['galaxy_probability'] = 1.0
-    result = reconstruct(exposure, catalog, n_draws=2, rng=1)
+    result = reconstruct(exposure, catalog, n_draws=1, rng=1)
     galaxies = [np.asarray(catalog[name]) for name in GALAXY_SHAPE_NAMES]
     galaxies = np.stack(galaxies, axis=1)
     galaxies[:, 1] = np.deg2rad(galaxies[:, 1])
     galaxies[:, 4:] /= SCALE
     parts = [np.asarray(catalog[n]) for n in ('x_centroid', 'y_centroid', 'flux')]
-    drawn = TorchRenderer().render(exposure.psf, *parts, (24, 32), galaxy=galaxies)
+    drawn = TorchRenderer().render(exposure.psf, *parts, (16, 24), galaxy=galaxies)
     assert_allclose(result.model, drawn, rtol=1e-3, atol=1e-3 * drawn.max())
     for draw, table in zip(
-        result.draws, catalog.posterior.sample(2, rng=1), strict=True
+        result.draws, catalog.posterior.sample(1, rng=1), strict=True
     ):
         assert table['is_galaxy'].any()
         light = np.nansum(table['flux'].value)
@@ -364,9 +364,8 @@ def test_shapes_of_an_encoder_are_drawn(simulated, wcs):
 # -- files ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('ending', ['.fits', '.fits.gz'])
-def test_files_hold_everything(tmp_path, wcs, ending):
-    path = tmp_path / f'r{ending}'
+def test_files_hold_everything(tmp_path, wcs):
+    path = tmp_path / 'r.fits.gz'
     catalog = make_catalog(unit=u.nmgy, wcs=wcs)
     result = reconstruct(make_exposure(unit=u.nmgy, wcs=wcs), catalog)
     result.write(path)
