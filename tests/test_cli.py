@@ -17,8 +17,7 @@ from astropy.table import QTable, Table
 
 import bliss_astro
 from bliss_astro import ProbabilisticCatalog, detect_sources
-from bliss_astro.cli import main
-from bliss_astro.cli._main import _parser
+from bliss_astro.cli import _parser, main
 from bliss_astro.cli._options import bundled_configs, name_options
 from bliss_astro.cli._output import write_catalog
 from bliss_astro.cli._simulate import simulate_field
@@ -136,6 +135,23 @@ def test_version_and_help(capsys):
     text = capsys.readouterr().out
     for command in ('demo', 'detect', 'simulate', 'evaluate', 'train', 'encoders'):
         assert command in text
+
+
+@pytest.mark.parametrize(
+    ('command', 'texts'),
+    [
+        ('detect', ['without it the 20 brightest sources are printed']),
+        ('coadd', ['the first sets the pixels']),
+        ('recipe', ['exposures in each IMAGE', 'a quarter of them where it starts']),
+        ('simulate', ['band of that PSF (default: r)', 'sky of an exposure']),
+    ],
+)
+def test_help_says_what_cannot_be_guessed(command, texts, capsys):
+    with pytest.raises(SystemExit):
+        main([command, '--help'])
+    text = ' '.join(capsys.readouterr().out.split())
+    for each in texts:
+        assert each in text
 
 
 @pytest.mark.parametrize(
@@ -321,8 +337,7 @@ def test_existing_files_are_refused_before_the_work(
     def never(*args, **kwargs):
         pytest.fail('work was begun')
 
-    monkeypatch.setattr('bliss_astro.cli._detect._measure', never)
-    monkeypatch.setattr('bliss_astro.cli._simulate._simulate', never)
+    monkeypatch.setattr('bliss_astro.detection.detect_sources', never)
     monkeypatch.setattr('bliss_astro.cli._simulate.simulate_field', never)
     path = tmp_path / 'bliss-demo-catalog.fits'
     path.write_text('mine')
@@ -341,7 +356,7 @@ def test_an_unexpected_error_is_one_line(simulated, capsys, monkeypatch):
         msg = 'cannot\nmultiply'
         raise ArithmeticError(msg)
 
-    monkeypatch.setattr('bliss_astro.cli._detect._measure', fail)
+    monkeypatch.setattr('bliss_astro.detection.detect_sources', fail)
     assert main(['detect', str(simulated)]) == 1
     assert last_error(capsys) == 'bliss-astro: error: ArithmeticError: cannot multiply'
     with pytest.raises(ArithmeticError):
@@ -352,7 +367,7 @@ def test_interrupt_is_130(simulated, tmp_path, capsys, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('bliss_astro.cli._detect._measure', stop)
+    monkeypatch.setattr('bliss_astro.detection.detect_sources', stop)
     output = tmp_path / 'cat.fits'
     assert main(['detect', str(simulated), '-o', str(output)]) == 130
     assert last_error(capsys) == 'bliss-astro: interrupted'

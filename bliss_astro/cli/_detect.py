@@ -36,9 +36,8 @@ def run_detect(options):
     columns 101 to 400 and rows 201 to 500, counted from 1.
     """
     begun = time.perf_counter()
-    check_paths(options, 'catalog')
-    status(options, f'reading {options.image}')
-    catalog, seconds = _measure(options)
+    arguments = {'bin': options.bin, 'n_threads': options.threads}
+    catalog = _detect(options, 'catalog', **arguments)
     write_catalog(options, catalog, options.output, posterior=options.posterior)
     image = catalog.exposure
     ny, nx = image.shape
@@ -50,38 +49,34 @@ def run_detect(options):
         options.plot,
         figsize=(1.12 * width, float(np.clip(width * ny / nx, 3.0, 30.0)) + 0.5),
     )
-    total = time.perf_counter() - begun
-    status(
-        options,
-        f'{sources(catalog)} above p = {options.threshold:.10g} in {total:.1f} s '
-        f'({seconds:.1f} s of them detecting)',
-    )
+    seconds = time.perf_counter() - begun
+    found = f'{sources(catalog)} above p = {options.threshold:.10g}'
+    status(options, f'{found} in {seconds:.1f} s')
     if options.output is None:
         _print_brightest(options, catalog)
 
 
-def _measure(options):
-    """Read the image and detect; return the catalogue and the seconds of detection."""
+def _read(options, kind):
+    """Check the arguments, and read the image; return the keywords of detection too."""
+    check_paths(options, kind)
+    status(options, f'reading {options.image}')
+    keywords = detection_keywords(options)
+    return *read_image_file(options), keywords
+
+
+def _detect(options, kind, **arguments):
+    """Read the image and detect; return the catalogue, which holds the exposure."""
     from bliss_astro.detection import detect_sources
     from bliss_astro.detection._estimates import image_line
 
-    keywords = detection_keywords(options)
-    image, kind = read_image_file(options)
+    image, file_kind, keywords = _read(options, kind)
     ny, nx = image.shape
-    article = 'an' if kind[0] in 'iS' else 'a'
-    status(options, f'detecting in {nx} x {ny} px of {article} {kind}')
-    begun = time.perf_counter()
-    catalog = detect_sources(
-        image,
-        options.threshold,
-        bin=options.bin,
-        n_threads=options.threads,
-        progress_bar=shows_progress(options),
-        **keywords,
-    )
-    seconds = time.perf_counter() - begun
+    article = 'an' if file_kind[0] in 'iS' else 'a'
+    status(options, f'detecting in {nx} x {ny} px of {article} {file_kind}')
+    arguments |= keywords | {'progress_bar': shows_progress(options)}
+    catalog = detect_sources(image, options.threshold, **arguments)
     status(options, image_line(catalog.meta['estimated'], image.shape))
-    return catalog, seconds
+    return catalog
 
 
 def _print_brightest(options, catalog):
@@ -150,25 +145,6 @@ def grey_percentiles(exposure):
 # -- checks --------------------------------------------------------------------------
 
 
-def _prepare(options, kind):
-    """Check the arguments, and read the image and complete it by estimates."""
-    from bliss_astro.detection._estimates import as_exposure
-
-    check_paths(options, kind)
-    keywords = detection_keywords(options)
-    status(options, f'reading {options.image}')
-    return as_exposure(read_image_file(options)[0])[0], keywords
-
-
-def _detect(options, kind):
-    """Read the image and detect; return the exposure and the catalogue."""
-    from bliss_astro.detection import detect_sources
-
-    exposure, keywords = _prepare(options, kind)
-    status(options, 'detecting')
-    return exposure, detect_sources(exposure, options.threshold, **keywords)
-
-
 def run_check(options):
     """
     Test the residual of a catalogue.
@@ -177,9 +153,9 @@ def run_check(options):
     in plain words: a wrong PSF, background, noise or gain, sources that are missing or
     of the wrong kind. IMAGE is any file that "bliss-astro detect" reads.
     """
-    exposure, catalog = _detect(options, 'table')
+    catalog = _detect(options, 'table')
     status(options, f'checking {sources(catalog)}')
-    check = catalog.check(exposure, n_draws=options.draws, rng=options.seed)
+    check = catalog.check(n_draws=options.draws, rng=options.seed)
     print(check.summary(n_most=20))
     write_results(options, check.tests, lambda a: check.plot(ax=a), n_panels=2)
 
@@ -194,11 +170,11 @@ def run_completeness(options):
     from bliss_astro.checks import completeness
     from bliss_astro.detection import BlissFinder
 
-    exposure, keywords = _prepare(options, 'table')
+    image, _, keywords = _read(options, 'table')
     status(options, 'injecting sources')
     try:
         result = completeness(
-            exposure,
+            image,
             BlissFinder(options.threshold, **keywords),
             magnitudes=options.magnitudes,
             types=options.types,
@@ -229,11 +205,9 @@ def run_reconstruct(options):
     (data less sky and model), CHI (the same in units of the noise), DRAWS (with
     --draws), and CATALOG, which "bliss-astro evaluate" and others read.
     """
-    from bliss_astro.checks import reconstruct
-
-    exposure, catalog = _detect(options, 'image')
+    catalog = _detect(options, 'image')
     status(options, f'reconstructing {sources(catalog)}')
-    result = reconstruct(exposure, catalog, n_draws=options.draws, rng=options.seed)
+    result = catalog.reconstruct(n_draws=options.draws, rng=options.seed)
     files = {'overwrite': options.overwrite, 'posterior': options.posterior}
     result.write(options.output, **files)
     status(options, f'wrote {options.output}')

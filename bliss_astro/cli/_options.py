@@ -87,16 +87,27 @@ def bin_edges(text):
 
 # -- the table -----------------------------------------------------------------------
 
-_CATALOGS = '.fits, .ecsv, .parquet, .vot, .csv, .hdf5 or .reg (DS9)'
+# Texts that fill more than a line.
+_CATALOGS = (
+    '.fits, .ecsv, .parquet, .vot, .csv, .hdf5 or .reg (DS9); without it the '
+    f'{ROWS_SHOWN} brightest sources are printed'
+)
+_DEPTH = 'exposures in each IMAGE, if it is a coadd whose header does not say'
+_SKY = 'sky of an exposure, electrons per pixel (default: %(default)g)'
+_STEPS = (
+    'training steps; by default as many as the bundled encoder had, or a quarter of '
+    'them where it starts from that'
+)
 # Type, name of the value, and help of each option, which its flag names; after a colon
 # stands what it is in some command.
 OPTIONS = {
     # Measurement.
     'image': (str, 'IMAGE', 'a FITS file'),
     'images': (str, 'IMAGE', 'FITS files'),
+    'images:coadd': (str, 'IMAGE', 'FITS files; the first sets the pixels'),
     'threshold': (probability, 'P', 'smallest probability of a source (default: 0.5)'),
     'encoder': (str, 'NAME', 'bundled encoder or .safetensors (default: %(default)s)'),
-    'density': (density, 'X', 'expected sources per pixel; by default estimated'),
+    'density': (density, 'X', 'sources per pixel; by default from a first pass'),
     'device': (str, 'NAME', 'cpu, cuda, ...; by default a GPU if there is one'),
     'threads': (positive_int, 'N', 'threads on the CPU; by default those of torch'),
     'bin': (binning, 'N|auto', 'join N x N pixels if the PSF is too broad otherwise'),
@@ -107,7 +118,11 @@ OPTIONS = {
     # The image.
     'psf': (str, 'FILE', 'psField, or image of the PSF; by default fitted to stars'),
     'fwhm': (positive_float, 'PX', 'FWHM of the PSF in pixels, in place of --psf'),
-    'background': (background, 'header|measure|VALUE', 'sky still in the image'),
+    'background': (
+        background,
+        'header|measure|VALUE',
+        'sky still in the image, in its unit',
+    ),
     'extension': (str, 'N', 'number or name of the image in the file'),
     'mask': (str, 'FILE', 'bad pixels (not 0): FILE, FILE[EXT], extension of IMAGE'),
     'noise': (positive_float, 'S', 'standard deviation of the sky'),
@@ -117,6 +132,7 @@ OPTIONS = {
     'saturation': (positive_float, 'LEVEL', 'saturation level, in data units'),
     'zero_point': (magnitude, 'MAG', 'AB magnitude of 1 data unit; makes fluxes nmgy'),
     'band': (tuple('ugriz'), None, 'a check; needed for any psField'),
+    'band:field': (tuple('ugriz'), None, 'band of that PSF (default: r)'),
     'fpm': (str, 'FILE', 'fpM: mask planes of the field'),
     'tsfield': (str, 'FILE', 'tsField: calibration of fpC'),
     'photofield': (str, 'FILE', 'photoField'),
@@ -126,7 +142,11 @@ OPTIONS = {
     'magnitudes': (bin_edges, 'FROM:TO:STEP', 'edges of bins; by default SNR 2 to 60'),
     'sources': (positive_int, 'N', 'sources of each type (default: %(default)s)'),
     'types': (('star', 'galaxy'), None, 'types to inject'),
-    'radius': (positive_float, 'R', 'largest distance of a pair (default: 1)'),
+    'radius': (
+        positive_float,
+        'R',
+        'largest distance of a pair, in pixels (default: 1)',
+    ),
     'bin:scores': (positive_float, 'MAG', 'width of a bin (default: %(default)s)'),
     'sky': (bool, None, 'match on the sky, in arcsec, instead of in pixels'),
     # Coadds.
@@ -140,7 +160,7 @@ OPTIONS = {
     'card': (str, 'NAME', 'a bundled encoder or a .safetensors file'),
     'stack': (bool, None, 'for the coadd that these exposures would make'),
     'always': (bool, None, 'make a recipe even if a bundled encoder covers the images'),
-    'n_steps': (positive_int, 'N', 'training steps; by default as nearest encoder'),
+    'n_steps': (positive_int, 'N', _STEPS),
     'no_timing': (bool, None, 'do not measure how long the training will take'),
     'field': (str, 'FIELD', 'print one entry of the card only'),
     'name': (str, 'NAME', 'name of the encoder; by default that of the CONFIG'),
@@ -149,21 +169,25 @@ OPTIONS = {
     'max_minutes': (positive_float, 'M', 'stop after this time, to be resumed later'),
     # Simulated fields.
     'faintest': (float, 'MAG', 'magnitude of the faintest stars; by default SNR 3.4'),
-    'n_exposures': (positive_int, 'D', 'exposures in each coadd without that number'),
+    'n_exposures': (positive_int, 'D', _DEPTH),
     'n_exposures:field': (positive_int, 'D', 'exposures in the coadd (default: 1)'),
     'density:field': (density, 'X', 'stars per pixel (default: %(default)s)'),
     'psf:field': (str, 'PSFIELD', 'PSF at the centre of an SDSS field'),
-    'background:field': (positive_float, 'B', 'sky, electrons (default: %(default)g)'),
+    'background:field': (positive_float, 'B', _SKY),
     'shape': (image_shape, 'NYxNX', 'size in pixels (default: 256x256)'),
     # Output.
-    'output:catalog': (str, 'CATALOG', f'{_CATALOGS}; else rows are printed'),
+    'output:catalog': (str, 'CATALOG', _CATALOGS),
     'output:table': (str, 'TABLE', '.ecsv, .csv or .fits'),
     'output:model': (str, 'OUT.fits', 'model, residual and catalogue, .fits(.gz)'),
     'output:coadd': (str, 'COADD.fits', 'file to write'),
     'output:image': (str, 'IMAGE.fits', 'file to write'),
     'output:recipe': (str, 'RECIPE.toml', 'file to write; without it, it is printed'),
     'output:run': (str, 'FOLDER', 'checkpoint, log and weights; by default as CONFIG'),
-    'output:demo': (str, 'FOLDER', 'where to write (default: the current folder)'),
+    'output:demo': (
+        str,
+        'FOLDER',
+        'made if it is not there (default: the current one)',
+    ),
     'catalog_copy': (str, 'CATALOG', 'the catalogue in a file of its own as well'),
     'posterior': (bool, None, 'keep the posterior in the FITS file, for samples later'),
     'plot': (str, 'PICTURE', 'draw the result'),
@@ -241,10 +265,10 @@ def add_command(commands, name, run, options, output=''):
             if len(names) > 1:
                 target = group.add_mutually_exclusive_group()
             for option in names:
-                _add_option(target, option, is_list=option in (*_LISTS, *many))
+                _add_option(target, option, (*_LISTS, *many))
 
 
-def _add_option(parser, option, *, is_list):
+def _add_option(parser, option, lists):
     kind, metavar, text = OPTIONS[option]
     name = option.partition(':')[0]
     keywords = {'help': text, 'default': _DEFAULTS.get(option)}
@@ -254,7 +278,7 @@ def _add_option(parser, option, *, is_list):
         keywords['choices'] = kind
     else:
         keywords |= {'type': kind, 'metavar': metavar}
-    if is_list:
+    if name in lists:
         keywords['nargs'] = '+'
     if name in _POSITIONS:
         nargs = {'nargs': '?'} if name == 'card' else {}

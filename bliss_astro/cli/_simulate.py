@@ -45,21 +45,13 @@ def run_simulate(options):
     nanomaggies. The FITS file holds the image, in its header the PSF, sky, noise and
     gain, and a table TRUTH.
     """
+    from bliss_astro.psf import PSFModel
     from bliss_astro.simulation._files import write_simulated
 
     if options.band is not None and options.psf is None:
         msg = '--band is the band of the PSF and needs --psf'
         raise UsageError(msg)
     check_paths(options, 'image')
-    exposure, truth = _simulate(options)
-    write_simulated(exposure, truth, options.output, overwrite=options.overwrite)
-    status(options, f'wrote {options.output} with {len(truth)} stars')
-
-
-def _simulate(options):
-    """Simulate the field of the options."""
-    from bliss_astro.psf import PSFModel
-
     psf = None
     if options.psf is not None:
         psf = PSFModel.from_sdss(options.psf, options.band or 'r')
@@ -69,7 +61,9 @@ def _simulate(options):
     status(options, f'simulating {field} of {nx} x {ny} px')
     names = ('shape', 'density', 'seed', 'background', 'faintest', 'device')
     given = {name: getattr(options, name) for name in names}
-    return simulate_field(d, psf=psf, **given)
+    exposure, truth = simulate_field(d, psf=psf, **given)
+    write_simulated(exposure, truth, options.output, overwrite=options.overwrite)
+    status(options, f'wrote {options.output} with {len(truth)} stars')
 
 
 def run_demo(options):
@@ -195,15 +189,15 @@ class _Exposures(Sequence):
 
 
 _FIELD = (
-    'n_exposures:field shape density:field seed:field psf:field band background:field '
-    'faintest device'
+    'n_exposures:field shape density:field seed:field psf:field band:field '
+    'background:field faintest device'
 )
 COMMANDS = {
     'demo': (run_demo, 'seed:field output:demo overwrite quiet'),
     'simulate': (run_simulate, _FIELD, 'output:image overwrite quiet'),
     'coadd': (
         run_coadd,
-        'images weights match_background sigma_clip method zero_points',
+        'images:coadd weights match_background sigma_clip method zero_points',
         'output:coadd overwrite quiet',
     ),
 }
