@@ -18,7 +18,7 @@ import pytest
 from astropy.utils.exceptions import AstropyDeprecationWarning
 
 import bliss_astro
-from bliss_astro._deprecated import MOVED
+from bliss_astro._deprecated import moved_names
 
 ROOT = Path(bliss_astro.__file__).parent
 
@@ -92,7 +92,7 @@ def test_moved_names_warn():
     """
     A name that moved is found in its old place, with a warning of its new one.
     """
-    for old, new in MOVED.items():
+    for old, new in moved_names().items():
         folder, _, name = f'bliss_astro.{old}'.rpartition('.')
         module = importlib.import_module(folder)
         assert name not in getattr(module, '__all__', ())

@@ -5,7 +5,7 @@ Configuration of an encoder: sizes, design and inputs.
 
 import dataclasses
 
-from bliss_astro._settings import POSITIVE_INTEGER, check_settings, one_of, within
+from bliss_astro._arguments import POSITIVE_INTEGER, check_settings, one_of, within
 
 # Settings of cards and configuration files of earlier versions, by their new names.
 OLD_SETTINGS = {'told': 'conditioning'}

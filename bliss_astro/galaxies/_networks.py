@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bliss_astro._settings import POSITIVE_INTEGER, check_settings, within
+from bliss_astro._arguments import POSITIVE_INTEGER, check_settings, within
 from bliss_astro.psf._mixture import describe_shape
 from bliss_astro.units import SDSS_PIXEL_SCALE
 

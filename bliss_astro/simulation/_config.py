@@ -7,7 +7,7 @@ import dataclasses
 
 import torch
 
-from bliss_astro._settings import check_settings, one_of, within
+from bliss_astro._arguments import check_settings, one_of, within
 from bliss_astro.priors import SeeingPrior, StarPrior, TelescopePrior
 from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm

@@ -11,8 +11,13 @@ import torch
 from astropy.table import QTable
 from astropy.utils.decorators import deprecated
 
-from bliss_astro._arguments import choose_device, torch_generator
-from bliss_astro._settings import check_ranges, one_of, within
+from bliss_astro._arguments import (
+    check_ranges,
+    choose_device,
+    one_of,
+    torch_generator,
+    within,
+)
 from bliss_astro.priors import CatalogPrior, StarPrior
 from bliss_astro.priors._galaxies import add_shape_columns
 from bliss_astro.psf import PSFModel

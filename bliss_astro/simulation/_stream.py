@@ -7,8 +7,13 @@ import dataclasses
 
 import torch
 
-from bliss_astro._arguments import choose_device
-from bliss_astro._settings import POSITIVE_INTEGER, check_settings, one_of, within
+from bliss_astro._arguments import (
+    POSITIVE_INTEGER,
+    check_settings,
+    choose_device,
+    one_of,
+    within,
+)
 from bliss_astro.priors import CatalogPrior, FieldPrior, GalaxyPrior
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies

@@ -7,7 +7,7 @@ import dataclasses
 import tomllib
 from pathlib import Path
 
-from bliss_astro._settings import (
+from bliss_astro._arguments import (
     POSITIVE_INTEGER,
     check_settings,
     check_types,

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import torch_generator
-from bliss_astro._settings import check_ranges, one_of, within
+from bliss_astro._arguments import check_ranges, one_of, torch_generator, within
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
 from bliss_astro.simulation._camera import add_noise
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
