@@ -5,8 +5,6 @@ Tests of threads, of warnings in threads, and of progress.
 
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -112,34 +110,6 @@ def test_split_work():
     assert len(torch.cat(list(split_work(0, 512)))) == 0
 
 
-_FORK = """
-import multiprocessing, torch, numpy as np
-torch.set_num_threads(2)
-from bliss_astro import PSFModel, detect_sources
-def count(seed):
-    image = np.random.default_rng(seed).normal(0, 5, (96, 96))
-    known = {'psf': PSFModel(), 'background': 0.0, 'bkg_error': 5.0}
-    n = len(detect_sources(image, effective_gain=1.0, encoder='stars', **known))
-    # Large enough for a parallel region, had torch more threads than one.
-    return n, float(torch.ones(400_000).exp().mean()) > 2, torch.get_num_threads()
-if __name__ == '__main__':
-    torch.ones(400_000).exp()
-    count(0)
-    with multiprocessing.get_context('fork').Pool(2) as pool:
-        print(pool.map_async(count, range(2)).get(timeout=60))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
-def test_fork_after_a_detection(tmp_path):
-    script = tmp_path / 'fork.py'
-    script.write_text(_FORK)
-    command = [sys.executable, '-W', 'ignore', str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.stdout.strip() == '[(0, True, 1), (0, True, 1)]', done.stderr
-
-
 # -- warnings ------------------------------------------------------------------------
 
 
@@ -226,7 +196,7 @@ def test_reading_in_threads_leaves_no_filter_behind(tmp_path):
     ProbabilisticCatalog.from_columns(columns).write(path)
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
-        lengths = pool.map(lambda _: len(ProbabilisticCatalog.read(path)), range(24))
+        lengths = pool.map(lambda _: len(ProbabilisticCatalog.read(path)), range(16))
         assert set(lengths) == {5}
     assert warnings.filters == before
     with pytest.warns(UserWarning, match='truncated'):

@@ -55,6 +55,15 @@ def catalog(field, encoder):
 
 
 @pytest.fixture(scope='session')
+def reference(field, known, encoder):
+    """
+    The catalogue of the pixels of the field alone, in single precision.
+    """
+    data = np.array(field[0].data, dtype=np.float32)
+    return detect_sources(data, encoder=encoder, **known)
+
+
+@pytest.fixture(scope='session')
 def wcs():
     """
     A tangential projection with SDSS's pixels.

@@ -122,7 +122,7 @@ def test_folder_and_absent_extension(data, tmp_path):
             detect_sources(path, **given)
 
 
-def test_flux_floor_above_everything(field, data, known):
+def test_flux_floor_above_everything(field, data, known, encoder):
     brightest = field[1]['flux'].max().value
     with pytest.raises(ValueError, match='flux_min must be below the flux of') as error:
         detect_sources(data, flux_min=1e9, **known)
@@ -132,7 +132,12 @@ def test_flux_floor_above_everything(field, data, known):
     noise = np.random.default_rng(1).normal(0, 1, (48, 48))
     with pytest.warns(NoDetectionsWarning):
         detect_sources(
-            noise, flux_min=25.0, background=0.0, bkg_error=1.0, fwhm=3.0, check=False
+            noise,
+            flux_min=25.0,
+            background=0.0,
+            bkg_error=1.0,
+            fwhm=3.0,
+            encoder=encoder,
         )
 
 
@@ -348,18 +353,22 @@ def test_subtracted_sky_that_is_said_to_be_there(data, known):
 # -- what must not abort anything, nor become a source -------------------------
 
 
-def _quiet(data, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        return detect_sources(data, **kwargs)
+@pytest.fixture
+def quiet(encoder):
+    def function(data, **kwargs):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            return detect_sources(data, encoder=encoder, **kwargs)
+
+    return function
 
 
-def test_nan_regions_and_dead_columns(data, known, catalog):
+def test_nan_regions_and_dead_columns(data, known, catalog, quiet):
     holes = data.copy()
     holes[20:44, 30:60] = np.nan
     holes[70, :] = np.inf
     holes[:, 90] = -np.inf
-    found = _quiet(holes, **known)
+    found = quiet(holes, **known)
     x, y = found['x_centroid'], found['y_centroid']
     assert not np.any((x > 31.5) & (x < 57.5) & (y > 21.5) & (y < 41.5))
     assert np.all(np.isfinite(found['flux']))
@@ -372,7 +381,7 @@ def test_nan_regions_and_dead_columns(data, known, catalog):
         assert apart.min() < row['x_err'] + row['y_err']
 
 
-def test_saturated_star(field, known, encoder):
+def test_saturated_star(field, known, quiet):
     psf = field[0].psf.copy()
     psf.flux, psf.x_0, psf.y_0 = 3e7, 50.0, 50.0
     yy, xx = np.mgrid[:96, :104]
@@ -384,21 +393,21 @@ def test_saturated_star(field, known, encoder):
         saturation=59000.0,
     )
     assert exposure.saturated.any()
-    found = _quiet(exposure, encoder=encoder, density=0.002)
+    found = quiet(exposure, density=0.002)
     core = np.hypot(found['x_centroid'] - 50, found['y_centroid'] - 50) < 2
     flagged = np.array(['saturated' in names for names in found.decode_flags()], bool)
     assert np.all(flagged[core])
     assert np.all(np.isfinite(found['flux']))
 
 
-def test_masked_cosmic_ray_is_no_source(field, known):
+def test_masked_cosmic_ray_is_no_source(field, known, quiet):
     data, mask = np.array(field[0].data), np.zeros(field[0].shape, bool)
     rows = np.arange(30, 48)
     columns = 2 * rows - 40
     data[rows, columns] += 2e4
     for step in (-1, 0, 1):
         mask[rows, columns + step] = True
-    found = _quiet(data, mask=mask, **known)
+    found = quiet(data, mask=mask, **known)
     along = np.min(
         np.hypot(
             found['x_centroid'][:, None] - columns, found['y_centroid'][:, None] - rows
@@ -412,11 +421,11 @@ def test_masked_cosmic_ray_is_no_source(field, known):
     assert np.all(found['flags'][near] & 1)
 
 
-def test_impossible_pixels_are_masked_and_reported(data, known):
+def test_impossible_pixels_are_masked_and_reported(data, known, quiet):
     spoilt = data.copy()
     spoilt[10, 10] = 1e25
     spoilt[60, 70] = -1e6
-    found = _quiet(spoilt, **known)
+    found = quiet(spoilt, **known)
     assert '2 pixels added' in found.meta['estimated']['mask']['source']
     for x, y in ((10, 10), (70, 60)):
         near = np.hypot(found['x_centroid'] - x, found['y_centroid'] - y) < 2
@@ -424,21 +433,19 @@ def test_impossible_pixels_are_masked_and_reported(data, known):
     assert np.all(np.isfinite(found['flux']))
 
 
-def test_psf_model_of_another_package(data, known):
+def test_psf_model_of_another_package(data, known, quiet):
     from photutils.psf import CircularGaussianPSF
 
     width = PSFModel().fwhm
-    found = detect_sources(
-        data, **(known | {'psf': CircularGaussianPSF(fwhm=width, flux=1)})
-    )
-    assert len(found) > 5
+    psf = CircularGaussianPSF(fwhm=width, flux=1)
+    assert len(quiet(data, **(known | {'psf': psf}))) > 5
 
 
 # -- masks, scales, areas, coordinates -------------------------------------------
 
 
 @pytest.mark.parametrize('kind', ['numpy', 'astropy', 'quantity'])
-def test_masks_of_masked_arrays_are_kept(data, known, kind):
+def test_masks_of_masked_arrays_are_kept(data, known, encoder, kind):
     hidden = np.zeros(data.shape, bool)
     hidden[30:34, 40:44] = True
     spoilt = np.where(hidden, 1e5, data)
@@ -450,36 +457,35 @@ def test_masks_of_masked_arrays_are_kept(data, known, kind):
         if kind == 'quantity':
             for name in ('background', 'bkg_error'):
                 known = known | {name: known[name] * u.adu}
-    found = detect_sources(spoilt, encoder='stars', **known)
+    found = detect_sources(spoilt, encoder=encoder, **known)
     assert found.exposure.mask.sum() == 16
     near = np.hypot(found['x_centroid'] - 41.5, found['y_centroid'] - 31.5) < 2
     assert not np.any(near & (np.asarray(found['probability']) > 0.9))
-    noise = np.ma.masked_array(np.full(data.shape, 30.0), mask=hidden)
-    found = detect_sources(data, encoder='stars', bkg_error=noise, psf=known['psf'])
-    assert found.exposure.mask.sum() == 16
+    if kind == 'numpy':
+        noise = np.ma.masked_array(np.full(data.shape, 30.0), mask=hidden)
+        found = detect_sources(data, encoder=encoder, **known | {'bkg_error': noise})
+        assert found.exposure.mask.sum() == 16
 
 
-@pytest.mark.parametrize('scale', [1e-46, 1e-38, 1e-12, 1e12, 1e37])
-def test_any_scale_gives_the_same_rows(data, known, encoder, same_rows, scale):
+@pytest.mark.parametrize('scale', [1e-46, 1e-12, 1e37])
+def test_any_scale_gives_the_same_rows(
+    data, known, encoder, reference, same_rows, scale
+):
     given = {name: known[name] * scale for name in ('background', 'bkg_error')}
     given |= {'effective_gain': known['effective_gain'] / scale, 'psf': known['psf']}
     # Single precision would round or lose such numbers before anybody sees them.
-    data = data.astype(float)
-    one = detect_sources(data, encoder=encoder, **known)
-    two = detect_sources(data * scale, encoder=encoder, density=0.002, **given)
+    scaled = data.astype(float) * scale
+    found = detect_sources(scaled, encoder=encoder, density=0.002, **given)
     names = ['x_centroid', 'y_centroid', 'probability']
-    same_rows(two, one, rtol=1e-4, columns=names)
-    np.testing.assert_allclose(two['flux'] / scale, one['flux'], rtol=1e-4)
+    same_rows(found, reference, rtol=1e-4, columns=names)
+    np.testing.assert_allclose(found['flux'] / scale, reference['flux'], rtol=1e-4)
 
 
-@pytest.mark.parametrize('pedestal', [1e6, 1e8])
-def test_any_pedestal_gives_the_same_rows(data, known, encoder, pedestal):
-    data = data.astype(float)
-    one = detect_sources(data, encoder=encoder, **known)
-    raised = known | {'background': known['background'] + pedestal}
-    two = detect_sources(data + pedestal, encoder=encoder, **raised)
-    assert len(one) == len(two)
-    np.testing.assert_allclose(two['flux'], one['flux'], rtol=1e-3)
+def test_a_pedestal_gives_the_same_rows(data, known, encoder, reference):
+    raised = known | {'background': known['background'] + 1e8}
+    found = detect_sources(data.astype(float) + 1e8, encoder=encoder, **raised)
+    assert len(found) == len(reference)
+    np.testing.assert_allclose(found['flux'], reference['flux'], rtol=1e-3)
 
 
 def test_too_few_pixels_for_a_sky(known, rng):
@@ -532,7 +538,7 @@ def test_hidden_pixels_of_a_mask_hide(field, encoder):
 
 
 @pytest.mark.parametrize('kind', ['plain', 'linear', 'solar', 'singular', 'nan', 'inf'])
-def test_wcs_without_a_sky(data, known, encoder, same_rows, kind):
+def test_wcs_without_a_sky(data, known, encoder, reference, same_rows, kind):
     wcs = WCS(naxis=2)
     ctype = {
         'plain': ('', ''),
@@ -545,9 +551,12 @@ def test_wcs_without_a_sky(data, known, encoder, same_rows, kind):
     elif kind in ('nan', 'inf'):
         wcs.wcs.crval = float(kind), 10.0
     with pytest.warns(AstropyUserWarning, match='wcs is left out'):
-        found = detect_sources(data, wcs=wcs, encoder=encoder, **known)
-    assert 'sky_centroid' not in found.colnames
-    same_rows(found, detect_sources(data, encoder=encoder, **known))
+        assert Exposure(data, wcs=wcs, bkg_error=1.0, effective_gain=1.0).wcs is None
+    if kind == 'plain':
+        with pytest.warns(AstropyUserWarning, match='wcs is left out'):
+            found = detect_sources(data, wcs=wcs, encoder=encoder, **known)
+        assert 'sky_centroid' not in found.colnames
+        same_rows(found, reference)
 
 
 def test_a_sky_in_part_of_the_image(known, rng):
@@ -598,12 +607,12 @@ def test_header_cards(encoder, card, value, ignored):
 @pytest.mark.parametrize(
     'unit', [u.Unit('3.631e-6 Jy'), u.def_unit('hsc', 57.54 * u.nJy)]
 )
-@pytest.mark.parametrize('ending', ['fits', 'ecsv', 'parquet', 'vot'])
-def test_units_with_a_scale_are_stored(tmp_path, encoder, rng, unit, ending):
+def test_units_with_a_scale_are_stored(tmp_path, encoder, rng, unit):
     yy, xx = np.mgrid[:64, :64]
     star = PSFModel(flux=3000, x_0=31, y_0=31)
     image = rng.normal(100, 5, (64, 64)) + star(xx, yy)
     catalog = detect_sources(image * unit, psf=PSFModel(), encoder=encoder)
-    catalog.write(tmp_path / f'cat.{ending}', posterior=ending == 'fits')
-    again = ProbabilisticCatalog.read(tmp_path / f'cat.{ending}')
-    assert again['flux'].unit == unit
+    for ending in ('fits', 'ecsv', 'parquet', 'vot'):
+        catalog.write(tmp_path / f'cat.{ending}', posterior=ending == 'fits')
+        again = ProbabilisticCatalog.read(tmp_path / f'cat.{ending}')
+        assert again['flux'].unit == unit

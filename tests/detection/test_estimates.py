@@ -122,7 +122,7 @@ def test_the_record_reads_as_lines(blind):
 
 
 def test_stacking_keeps_what_is_the_same(blind, scene, encoder):
-    other = detect_sources(scene[0].data[:200], density=0.002, encoder=encoder)
+    other = detect_sources(scene[0].data[:96], density=0.002, encoder=encoder)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', PosteriorDroppedWarning)
         warnings.simplefilter('ignore', MergeConflictWarning)
@@ -171,7 +171,7 @@ def test_estimates_are_close(n_exposures):
 
 def test_crowding_does_not_blow_up_the_noise():
     sky = StarPrior(density=0.008)
-    scene, _ = CoaddSimulator(25, sky, shape=(200, 200), margin=2).sample(rng=1)
+    scene, _ = CoaddSimulator(9, sky, shape=(160, 160), margin=2).sample(rng=1)
     guess, _ = as_exposure(np.array(scene.data))
     assert guess.bkg_error == pytest.approx(scene.bkg_error, rel=0.15)
     np.testing.assert_allclose(

@@ -74,24 +74,22 @@ def test_cut_out_agrees_inside(large, whole, encoder):
     _assert_alike(whole[near], cut, sigma=0.7)
 
 
-@pytest.mark.parametrize('shift', [8, 4, 1])
+@pytest.mark.parametrize('shift', [4, 1])
 def test_shift(large, whole, encoder, shift):
-    # By two tiles nothing changes, by one the order of the sweep does, by a
-    # pixel the tiles.
+    # By a tile the order of the sweep changes, by a pixel the tiles do.
     moved = detect_sources(large[shift:, shift:], density=0.002, encoder=encoder)
     moved['x_centroid'] += shift
     moved['y_centroid'] += shift
     x, y = whole['x_centroid'], whole['y_centroid']
     inside = (x > shift + 8) & (y > shift + 8)
-    _assert_alike(whole[inside], moved, sigma={8: 0.3, 4: 0.5, 1: 0.7}[shift])
+    _assert_alike(whole[inside], moved, sigma={4: 0.5, 1: 0.7}[shift])
 
 
-@pytest.mark.parametrize('axis', [0, 1])
-def test_flip(large, whole, encoder, axis):
-    data = np.flip(large.data, axis)
+def test_flip(large, whole, encoder):
+    data = np.flip(large.data)
     flipped = detect_sources(large.replace(data=data), density=0.002, encoder=encoder)
-    name, size = (('y_centroid', 200), ('x_centroid', 216))[axis]
-    flipped[name] = size - 1 - flipped[name]
+    for name, size in (('y_centroid', 200), ('x_centroid', 216)):
+        flipped[name] = size - 1 - flipped[name]
     _assert_alike(whole, flipped, sigma=0.7)
 
 

@@ -16,12 +16,12 @@ from bliss_astro.simulation import SimulationConfig, SimulationStream
 @pytest.fixture(scope='module')
 def field():
     """
-    An exposure of 200 x 200 px with its truth.
+    An exposure of 160 x 160 px with its truth.
     """
     config = SimulationConfig(
         population='npe',
         n_exposures=(1, 1),
-        shape=(200, 200),
+        shape=(160, 160),
         bad_pixels=False,
         crowding=(3.0, 3.0),
     )
@@ -51,8 +51,8 @@ def catalog(field):
 
 def test_bright_sources_are_found_and_classified(field, catalog):
     _, truth = field
-    inside = (truth['x'] > 3) & (truth['x'] < 196)
-    inside &= (truth['y'] > 3) & (truth['y'] < 196) & (truth['mag'] < 21)
+    inside = (truth['x'] > 3) & (truth['x'] < 156)
+    inside &= (truth['y'] > 3) & (truth['y'] < 156) & (truth['mag'] < 21)
     x, y = (np.asarray(catalog[name]) for name in ('x_centroid', 'y_centroid'))
     apart = np.hypot(truth['x'][inside, None] - x, truth['y'][inside, None] - y)
     nearest = apart.argmin(1)

@@ -54,7 +54,7 @@ def seeded(seed=1):
 @pytest.fixture(scope='module')
 def scenes():
     stream = SimulationStream(SimulationConfig(**TELESCOPES))
-    return stream, stream.sample_batch(64, generator=seeded(5))
+    return stream, stream.sample_batch(32, generator=seeded(5))
 
 
 def test_telescope_prior_covers_widths_and_wings():
@@ -86,12 +86,12 @@ def test_stated_errors_are_those_that_are_made(scenes):
     config = dataclasses.replace(
         stream.config, asymmetry=0.0, large_fraction=0.0, n_exposures=(1, 1)
     )
-    drawn = SimulationStream(config).sample_batch(64, generator=seeded(2))
+    drawn = SimulationStream(config).sample_batch(32, generator=seeded(2))
     errors = drawn.psf_error
     assert errors.min() > 0
     assert errors.max() < 0.15
-    # A quarter of the images, 16 +- 3.5 of 64.
-    assert 0.05 < (errors == 0.01).float().mean() < 0.45
+    # A quarter of the images, 8 +- 2.5 of 32.
+    assert 0.0 < (errors == 0.01).float().mean() < 0.5
     assert drawn.background_error.max() < 0.3
 
 
@@ -141,18 +141,20 @@ def test_asymmetry_is_stated_in_part(scenes):
 
 
 def test_lobes_keep_the_light_and_are_known():
-    fwhm = torch.full((400,), 3.0)
-    lobes = draw_lobes(400, 0.08, fwhm, generator=seeded(3))
+    n = 150
+    fwhm = torch.full((n,), 3.0)
+    lobes = draw_lobes(n, 0.08, fwhm, generator=seeded(3))
     share = lobes[0].sum(1)
-    assert 0.35 < (share == 0).float().mean() < 0.65
+    # A half: 75 +- 6.
+    assert 0.34 < (share == 0).float().mean() < 0.66
     assert share.max() <= 0.16
-    image = torch.zeros(400, 64, 64)
+    image = torch.zeros(n, 64, 64)
     image[:, 32, 32] = 100.0
     moved = add_lobes(image, lobes)
     torch.testing.assert_close(
-        moved.sum((1, 2)), torch.full((400,), 100.0), rtol=1e-3, atol=0
+        moved.sum((1, 2)), torch.full((n,), 100.0), rtol=1e-3, atol=0
     )
-    psf = torch.tensor([1.27, 3, 0.0, 1, 0.0, 4, 0, 0]).expand(400, 8)
+    psf = torch.tensor([1.27, 3, 0.0, 1, 0.0, 4, 0, 0]).expand(n, 8)
     stated = state_asymmetry(psf, fwhm, lobes, generator=seeded(4))
     assert stated[share == 0].abs().max() < 0.006
     # Along the lobe where there is one.
@@ -163,7 +165,7 @@ def test_lobes_keep_the_light_and_are_known():
     )
     assert (along[strong] / coma[strong]).median() > 0.5
     # Nothing of them is unknown where the PSF is said to be exact.
-    none, some = torch.zeros(400), torch.full((400,), 0.5)
+    none, some = torch.zeros(n), torch.full((n,), 0.5)
     exact = state_asymmetry(psf, fwhm, lobes, none, generator=seeded(4))
     assert exact[share == 0].abs().max() < 2e-4
     half = state_asymmetry(psf, fwhm, lobes, some, generator=seeded(4))
@@ -214,7 +216,7 @@ def test_trails_cross_the_image():
 def test_uncertainties_are_zero_at_their_usual_values(scenes):
     _stream, drawn = scenes
     inputs = EncoderInputs.from_batch(drawn)
-    assert inputs.uncertainties().shape == (64, 6, 1, 1)
+    assert inputs.uncertainties().shape == (32, 6, 1, 1)
     plain = dataclasses.replace(
         inputs, psf_error=None, background_error=None, asymmetry=None
     )

@@ -3,6 +3,7 @@
 Worlds for the tests of the posteriors: small encoders, small images.
 """
 
+import copy
 import types
 
 import pytest
@@ -25,13 +26,8 @@ def _shake(encoder, *, size, seed=4):
                 value.copy_(torch.tensor([1.0, 0.7, 0.4]))
 
 
-@pytest.fixture
-def tiny():
-    """
-    Give a crowded batch of three images of 16 pixels, and its posterior.
-
-    The head is random, so that nothing about it is simple.
-    """
+@pytest.fixture(scope='session')
+def _crowd():
     torch.manual_seed(1)
     encoder = Encoder(
         EncoderConfig(
@@ -56,6 +52,17 @@ def tiny():
     )
     generator = torch.Generator().manual_seed(7)
     inputs, catalog = training_pair(stream.sample_batch(3, generator=generator))
+    return encoder, inputs, catalog
+
+
+@pytest.fixture
+def tiny(_crowd):
+    """
+    Give a crowded batch of three images of 16 pixels, and its posterior.
+
+    The head is random, so that nothing about it is simple.
+    """
+    encoder, inputs, catalog = copy.deepcopy(_crowd)
     return types.SimpleNamespace(
         encoder=encoder, inputs=inputs, catalog=catalog, posterior=encoder(inputs)
     )

@@ -16,7 +16,7 @@ from bliss_astro.posteriors._factors import (
     _truncated_quantile,
 )
 
-N_DRAWS = 4000
+N_DRAWS = 2000
 
 
 def t(*values):
@@ -102,7 +102,7 @@ def cdf_y(factor, y, *, n_nodes=32):
     return (factor.log_weights.exp() * total).sum(-1) / n_nodes
 
 
-def knots(low, high, means, scales, n=400):
+def knots(low, high, means, scales, n=300):
     """
     A grid that is dense wherever a component is.
     """

@@ -58,6 +58,16 @@ def scene(world):
     return sequence, sources, where
 
 
+@pytest.fixture(scope='module')
+def few(world):
+    """
+    Give the first scenes and their truth: untrained, every tile is a candidate.
+    """
+    _, inputs, catalog, _ = world
+    first = {name: value[:2] for name, value in vars(catalog).items()}
+    return inputs.select(slice(0, 2)), dataclasses.replace(catalog, **first)
+
+
 class TestSceneFit:
     @torch.no_grad()
     def test_neighbours_are_taken_off(self, world, scene):
@@ -145,8 +155,8 @@ def test_ellipse_fit_finds_what_was_drawn(scene):
 
 
 class TestDensity:
-    def test_sum_of_its_parts(self, world):
-        encoder, inputs, catalog, _ = world
+    def test_sum_of_its_parts(self, world, few):
+        encoder, (inputs, catalog) = world[0], few
         posterior = encoder(inputs)
         parts = posterior.log_prob_terms(catalog)
         terms = sum(parts[n] for n in ('position', 'type', 'flux', 'shape'))
@@ -157,8 +167,8 @@ class TestDensity:
         assert torch.equal(first['position'], parts['position'])
         assert not torch.equal(first['flux'], parts['flux'])
 
-    def test_losses_train_their_own_layers(self, world):
-        encoder, inputs, catalog, _ = world
+    def test_losses_train_their_own_layers(self, world, few):
+        encoder, (inputs, catalog) = world[0], few
         encoder.zero_grad()
         sequence_loss(encoder(inputs).sequence, catalog)[0].backward()
         touched = {n for n, p in encoder.named_parameters() if p.grad is not None}
@@ -171,8 +181,8 @@ class TestDensity:
         assert not any(name.startswith('sources.') for name in touched)
         encoder.zero_grad()
 
-    def test_shapes_of_stars_do_not_count(self, world):
-        encoder, inputs, catalog, _ = world
+    def test_shapes_of_stars_do_not_count(self, world, few):
+        encoder, (inputs, catalog) = world[0], few
         posterior = encoder(inputs)
         shape = torch.where(catalog.galaxy[..., None] > 0, catalog.shape, 0.3)
         other = dataclasses.replace(catalog, shape=shape)
@@ -182,10 +192,14 @@ class TestDensity:
 
 
 class TestDraws:
-    def test_order_shapes_and_types(self, world):
-        encoder, inputs, _, _ = world
-        generator = torch.Generator().manual_seed(5)
-        drawn = encoder(inputs).sample(generator=generator)
+    def test_order_shapes_and_types(self, world, few):
+        encoder = world[0]
+        drawn, same = (
+            encoder(few[0]).sample(generator=torch.Generator().manual_seed(5))
+            for _ in range(2)
+        )
+        for field in dataclasses.fields(drawn):
+            assert torch.equal(getattr(drawn, field.name), getattr(same, field.name))
         place = torch.arange(drawn.x.shape[-1])
         used = place < drawn.count[..., None]
         assert int(used.sum()) > 0
@@ -196,58 +210,46 @@ class TestDraws:
         assert (drawn.shape[galaxy & used][:, 4:] > 0).all()
         assert (drawn.shape[~galaxy] == 0).all()
 
-    def test_same_numbers_same_draw(self, world):
-        encoder, inputs, _, _ = world
-        one, same = (
-            encoder(inputs).sample(generator=torch.Generator().manual_seed(5))
-            for _ in range(2)
-        )
-        for field in dataclasses.fields(one):
-            assert torch.equal(getattr(one, field.name), getattr(same, field.name))
-
 
 class TestMarginals:
-    def test_shapes_of_all_sources(self, world):
-        encoder, inputs, _, _ = world
+    def test_shapes_of_all_sources(self, world, few):
+        encoder = world[0]
         for sequence in (True, False):
             own = encoder
             if not sequence:
                 own = Encoder(dataclasses.replace(SMALL, sequence=False))
                 own.load_state_dict(encoder.state_dict(), strict=False)
-            sources = find_sources(own(inputs))
+            sources = find_sources(own(few[0]))
             n = len(sources)
             assert n > 0
             assert sources.shapes.shape == (n, 64, 6)
             assert sources.ellipticity.shape == (n, 64, 2)
             assert (sources.ellipticity.norm(dim=-1) < 1 + 1e-5).all()
             assert ((sources.galaxy >= 0) & (sources.galaxy <= 1)).all()
-            few = sources.select(torch.arange(2))
-            assert len(few.shapes) == 2
+            assert len(sources.select(torch.arange(2)).shapes) == 2
 
-    def test_nothing_there(self, world):
-        encoder, inputs, _, _ = world
+    def test_nothing_there(self, world, few):
+        encoder = world[0]
         with torch.no_grad():
             bias = encoder.head.count.bias.clone()
             encoder.head.count.bias.copy_(torch.tensor([40.0, 0.0, 0.0]))
-            sources = find_sources(encoder(inputs))
+            sources = find_sources(encoder(few[0]))
             encoder.head.count.bias.copy_(bias)
         assert len(sources) == 0
         assert sources.shapes.shape == (0, 64, 6)
 
-    def test_stars_only_have_no_shapes(self, world):
-        _, inputs, _, _ = world
+    def test_stars_only_have_no_shapes(self, few):
         encoder = Encoder(EncoderConfig(width=16, n_blocks=1, stem_width=8))
-        sources = find_sources(encoder(inputs))
+        sources = find_sources(encoder(few[0]))
         assert sources.shapes is None
         assert sources.ellipticity is None
 
 
 class TestShapesOnly:
     @pytest.fixture
-    def both(self, world):
-        encoder, inputs, catalog, _ = world
-        design = encoder.with_design(sequence=True, shapes_only=True)
-        return encoder, design, inputs, catalog
+    def both(self, world, few):
+        design = world[0].with_design(sequence=True, shapes_only=True)
+        return world[0], design, *few
 
     @torch.no_grad()
     def test_types_and_fluxes_are_those_of_the_one_pass(self, both):
