@@ -26,7 +26,7 @@ def load_surveys():
 def load_readers():
     """Import surveys and simulations, so that their files are read as exposures."""
     load_surveys()
-    importlib.import_module('bliss_astro.simulation._files')
+    importlib.import_module('bliss_astro.simulation._images')
 
 
 def load_coadds():

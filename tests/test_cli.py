@@ -22,7 +22,7 @@ from bliss_astro.cli._options import bundled_configs, name_options
 from bliss_astro.cli._output import write_catalog
 from bliss_astro.cli._simulate import simulate_field
 from bliss_astro.cli._train import find_config
-from bliss_astro.simulation._files import read_simulated
+from bliss_astro.simulation._images import read_simulated
 
 TINY = """\
 description = "Too small to be of use, quick to train"

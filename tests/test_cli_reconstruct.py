@@ -56,7 +56,7 @@ def test_writes_everything_in_one_command(image, tmp_path, capsys):
 
 def test_the_file_is_that_of_the_library(image, tmp_path):
     from bliss_astro import detect_sources, reconstruct
-    from bliss_astro.simulation._files import read_simulated
+    from bliss_astro.simulation._images import read_simulated
 
     out = tmp_path / 'r.fits.gz'
     arguments = ['reconstruct', image, '--encoder', 'stars', '-o', str(out), '-q']

@@ -199,7 +199,7 @@ def read_sources(path, *, sky=False, truth=False):
 
 def _read_truth(path, *, truth):
     """Read the stars of a simulated image; `None` of another file."""
-    from bliss_astro.simulation._files import is_simulated, read_simulated
+    from bliss_astro.simulation._images import is_simulated, read_simulated
 
     with open_fits(path, 'TRUTH' if truth else 'CATALOG') as hdus:
         if not is_simulated(hdus):

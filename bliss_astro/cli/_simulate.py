@@ -46,7 +46,7 @@ def run_simulate(options):
     gain, and a table TRUTH.
     """
     from bliss_astro.psf import PSFModel
-    from bliss_astro.simulation._files import write_simulated
+    from bliss_astro.simulation._images import write_simulated
 
     if options.band is not None and options.psf is None:
         msg = '--band is the band of the PSF and needs --psf'
@@ -75,7 +75,7 @@ def run_demo(options):
     Takes less than a minute.
     """
     from bliss_astro.detection import detect_sources
-    from bliss_astro.simulation._files import write_simulated
+    from bliss_astro.simulation._images import write_simulated
 
     from ._evaluate import Evaluation
 

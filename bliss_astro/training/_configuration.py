@@ -4,6 +4,8 @@ Training configurations, in code and as TOML files.
 """
 
 import dataclasses
+import json
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -22,19 +24,17 @@ from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig
 from bliss_astro.simulation._stream import GalaxySimulationConfig
 
+_SHARE = ('at least 0 and below 1', lambda x: 0 <= x < 1)
 _LOOP_RANGES = (
     within('n_steps batch_size n_validation validate_every', *POSITIVE_INTEGER)
     | within('learning_rate clip_norm', 'positive', lambda x: x > 0)
     | within('warmup_steps seed checkpoint_minutes', 'not negative', lambda x: x >= 0)
-    | within('average_decay', 'at least 0 and below 1', lambda x: 0 <= x < 1)
+    | within('average_decay', *_SHARE)
 )
 _ENCODER_RANGES = (
-    within('dataset_size sources_every', *POSITIVE_INTEGER)
+    within('sources_every', *POSITIVE_INTEGER)
     | one_of('precision', 'float32', 'bfloat16')
     | one_of('stage', 'all', 'detection', 'sources', 'new')
-)
-_GALAXY_RANGES = within('n_decoder_steps', 'not negative', lambda x: x >= 0) | within(
-    'softening', 'at least 0 and below 1', lambda x: 0 <= x < 1
 )
 
 
@@ -120,13 +120,10 @@ class TrainingConfig(_LoopConfig):
     sources_every: int = 1
 
     def __post_init__(self):
-        check_settings(self, _LOOP_RANGES | _ENCODER_RANGES)
-        if self.dataset_size is not None and self.dataset_size < self.batch_size:
-            msg = (
-                f'dataset_size must be at least batch_size ({self.batch_size}), got '
-                f'{self.dataset_size!r}'
-            )
-            raise ValueError(msg)
+        least = self.batch_size
+        words = f'at least batch_size ({least})'
+        own = within('dataset_size', words, lambda x: x >= least)
+        check_settings(self, _LOOP_RANGES | _ENCODER_RANGES | own)
         if self.stage == 'new' and self.start_from is None:
             msg = "stage = 'new' needs start_from: else all parameters are new"
             raise ValueError(msg)
@@ -171,14 +168,13 @@ class GalaxyTrainingConfig(_LoopConfig):
     softening: float = 0.3
 
     def __post_init__(self):
-        check_settings(self, _LOOP_RANGES | _GALAXY_RANGES)
-        if self.n_decoder_steps > self.n_steps:
-            msg = (
-                f'n_decoder_steps must be at most n_steps ({self.n_steps}), got '
-                f'{self.n_decoder_steps}'
-            )
-            raise ValueError(msg)
+        most = self.n_steps
+        words = f'at most n_steps ({most}) and not negative'
+        own = within('n_decoder_steps', words, lambda x: 0 <= x <= most)
+        check_settings(self, _LOOP_RANGES | own | within('softening', *_SHARE))
 
+
+_COMMENT_WIDTH = 88
 
 # Sections of the files, by the one that a file must have to be of that kind.
 SECTIONS = {
@@ -264,3 +260,38 @@ def _section(kind, table):
                 raise ValueError(msg) from error
     lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
     return kind(**values | lists)
+
+
+def toml_of(configs, *, reasons, description, comments):
+    """
+    Return the file of configurations of an encoder.
+
+    Settings other than the default are in it, those that have a reason with that, and
+    all of the encoder, whose defaults may change.
+    """
+    lines = [line for text in comments for line in _comment(text)]
+    lines.append(f'description = {_toml_value(description)}')
+    for section, config in zip(SECTIONS['encoder'], configs, strict=True):
+        lines += ['', f'[{section}]', *_comment(reasons.get(section, ''))]
+        for field in dataclasses.fields(config):
+            value, reason = getattr(config, field.name), reasons.get(field.name, '')
+            stated = reason or section == 'encoder' or value != field.default
+            if value is not None and stated:
+                lines += [*_comment(reason), f'{field.name} = {_toml_value(value)}']
+    return '\n'.join(lines) + '\n'
+
+
+def _comment(text):
+    # A line break in a name must not end the comment.
+    text = ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())
+    lines = textwrap.wrap(text, _COMMENT_WIDTH - 2, break_long_words=False)
+    return [f'# {line}' for line in lines]
+
+
+def _toml_value(value):
+    if isinstance(value, tuple | list):
+        return f'[{", ".join(map(_toml_value, value))}]'
+    if isinstance(value, dict):
+        return f'{{{", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items())}}}'
+    # Texts and booleans of TOML are those of JSON, whose pairs of surrogates it lacks.
+    return json.dumps(value, ensure_ascii=False).replace('\x7f', '\\u007f')

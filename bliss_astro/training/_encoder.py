@@ -27,15 +27,8 @@ from ._run import Trainer, train
 # Distance of the seeds of fixed training sets of neighbouring seeds: a prime.
 _SEED_STRIDE = 1_000_003
 # Settings that decide the shapes of weights; designs and inputs may differ.
-_SIZES = (
-    'tile_size',
-    'n_most',
-    'width',
-    'n_blocks',
-    'stem_width',
-    'head_width',
-    'n_components',
-)
+_SIZES = ('tile_size', 'n_most', 'width', 'n_blocks')
+_SIZES += ('stem_width', 'head_width', 'n_components')
 # Layers whose new inputs come after all others. What types add to the numbers of
 # the position, and shapes to those of the type, comes last.
 _NEW_INPUTS_LAST = (
@@ -44,6 +37,7 @@ _NEW_INPUTS_LAST = (
     'position.0.weight',
     'extended.0.weight',
 )
+_NEW_TYPES_LAST = ('head.from_neighbours.weight',)
 
 # PSFs and densities that are drawn: extreme quantiles of PSFs scatter by about 1 %.
 _N_DRAWN, _N_DENSITIES = 20000, 5000
@@ -151,42 +145,29 @@ def _freeze(encoder, stage, given):
         msg = f'stage = {stage!r} is for an encoder with sequence = true'
         raise ValueError(msg)
     for name, parameter in encoder.named_parameters():
-        follows = name.startswith('sources.')
-        trained = {
-            'detection': not follows,
-            'sources': follows,
-            'new': name not in given,
-        }[stage]
-        parameter.requires_grad_(trained)
+        own = name.startswith('sources.') == (stage == 'sources')
+        parameter.requires_grad_(name not in given if stage == 'new' else own)
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
         msg = "stage = 'new': the encoder of start_from has all parameters already"
         raise ValueError(msg)
-
-
-def _new_inputs_at(key, n_inputs, config, *, new_types):
-    """Place of a layer's new inputs among the others, or `None` if it has none."""
-    if key.startswith('sources.') and key.endswith('.mix.0.weight'):
-        # Conditions stand before the features of the tile.
-        return n_inputs - config.width
-    if new_types and key.startswith('head.source.') and 'hidden.weight' in key:
-        # The number of sources in the tile comes last.
-        return n_inputs - (config.n_most + 1)
-    last = key.endswith(_NEW_INPUTS_LAST)
-    last |= new_types and key == 'head.from_neighbours.weight'
-    return n_inputs if last else None
 
 
 def _fitted(key, value, like, config, *, new_types):
     """Weights with zeros for inputs that are new, without those that are gone."""
     if value.dim() < 2 or like[:, :1].shape != value[:, :1].shape:
         return value
-    more = like.shape[1] - value.shape[1]
+    more, place = like.shape[1] - value.shape[1], value.shape[1]
     if more < 0 and key.endswith('extended.0.weight'):
         return value[:, :more]
-    place = _new_inputs_at(key, value.shape[1], config, new_types=new_types)
-    if more <= 0 or place is None:
+    if key.startswith('sources.') and key.endswith('.mix.0.weight'):
+        # Conditions stand before the features of the tile.
+        place -= config.width
+    elif new_types and key.startswith('head.source.') and 'hidden.weight' in key:
+        # The number of sources in the tile comes last.
+        place -= config.n_most + 1
+    elif not key.endswith(_NEW_INPUTS_LAST + new_types * _NEW_TYPES_LAST):
         return value
-    empty = torch.zeros_like(like[:, :more])
+    empty = torch.zeros_like(like[:, : max(0, more)])
     return torch.cat([value[:, :place], empty, value[:, place:]], 1)
 
 
@@ -208,8 +189,10 @@ def start_from(encoder, name):
     other = Encoder.from_pretrained(name)
     own, config = encoder.state_dict(), encoder.config
     new_types = config.galaxies and not other.config.galaxies
-    fits = all(getattr(config, s) == getattr(other.config, s) for s in _SIZES)
-    given = {}
+    given, fits = (
+        {},
+        all(getattr(config, s) == getattr(other.config, s) for s in _SIZES),
+    )
     for key, value in other.state_dict().items():
         if key in own:
             value = _fitted(key, value, own[key], config, new_types=new_types)
@@ -258,15 +241,11 @@ def domain_of_simulation(config):
     else:
         psf, variance, density = _scene_fields(config, generator)
         floor_snr = None if config.population == 'npe' else floor_snr
-    wide = psf
+    wide, described = psf, [describe_shape(psf)] * 2
     if most > 1:
         wide = broaden_shape(psf, mean_interpolation(config.dither[1])[0])
-    described = [describe_shape(shape) for shape in (psf, wide)]
+        described[1] = describe_shape(wide)
     areas = [torch.exp(shape[:, 1] + LOG_AREA) for shape in described]
-    errors = {
-        'psf_error': config.psf_errors,
-        'background_error': config.background_errors,
-    }
     return Domain(
         psf_area=_ends(*areas),
         density=tuple(density),
@@ -280,7 +259,11 @@ def domain_of_simulation(config):
         n_exposures=(least, most),
         flux_min=config.flux_min if stars else None,
         psf_features=_features(torch.cat(described)),
-        **{name: pair[1] for name, pair in errors.items() if pair is not None},
+        **{
+            f'{name}_error': getattr(config, f'{name}_errors')[1]
+            for name in ('psf', 'background')
+            if getattr(config, f'{name}_errors') is not None
+        },
     )
 
 
@@ -315,10 +298,9 @@ def _ends(narrow, broad):
 
 def _features(described):
     """Range of the features of PSFs."""
-    low, high = described.quantile(0.001, 0), described.quantile(0.999, 0)
+    low, faint, high = described.quantile(torch.tensor([0.001, 0.01, 0.999]), 0)
     # Wings fainter than nearly all leave no light in the image, only numbers.
-    floor = torch.tensor(WING_FLOOR)
-    low[_WINGS] = described.quantile(0.01, 0)[_WINGS].maximum(floor)
+    low[_WINGS] = faint[_WINGS].maximum(torch.tensor(WING_FLOOR))
     return tuple(low.tolist()), tuple(high.tolist())
 
 

@@ -89,8 +89,8 @@ class ImageFacts:
     def usual_wings(self):
         """Whether the PSF's effective area is one that SDSS's have at its FWHM."""
         least, _, most = usual_widths()
-        pairs = zip(self.psf_area, self.fwhm, strict=True)
-        return all(least < math.sqrt(area) / fwhm < most for area, fwhm in pairs)
+        ratio = np.sqrt(self.psf_area) / self.fwhm
+        return bool(least < ratio.min() and ratio.max() < most)
 
     def for_domain(self):
         """Facts for ``domain_findings``, which compares them with a domain (dict)."""
@@ -113,10 +113,8 @@ def _areas_of(shapes):
     return torch.exp(describe_shape(shapes)[:, 1] + LOG_AREA)
 
 
-def _range(values, good=None):
-    """The range of values (of good tiles), without the outermost hundredths."""
-    if good is not None and np.size(values) > 1:
-        values = values[good]
+def _range(values):
+    """The range of values without the outermost hundredths."""
     low, high = np.quantile(values, [0.01, 0.99])
     return float(low), float(high)
 
@@ -135,23 +133,27 @@ def usual_widths():
     generator = torch.Generator().manual_seed(0)
     shape = SimulationConfig().sample_psf(4000, generator=generator)
     ratio = _areas_of(shape).sqrt() / fwhm_of_shape(shape)
-    return tuple(float(ratio.quantile(q)) for q in (0.01, 0.5, 0.99))
+    return tuple(ratio.quantile(torch.tensor([0.01, 0.5, 0.99])).tolist())
+
+
+def span(parts, name):
+    """Return the range of a pair over images."""
+    low, high = zip(*(getattr(part, name) for part in parts), strict=True)
+    return min(low), max(high)
 
 
 def stack_facts(parts):
     """Predict the facts of the coadd of some exposures, aligned at equal weights."""
     n = len(parts)
     kernel, kept = mean_interpolation(0.5)
-    shapes = np.concatenate([part.psf_shapes for part in parts])
+    shapes = torch.from_numpy(np.concatenate([part.psf_shapes for part in parts]))
+    noise = np.linalg.norm([part.noise for part in parts], axis=0) / kept
     # The floor sinks with the noise, and fainter sources come in.
     factor = math.sqrt(n) ** StarPrior.slope
     return ImageFacts(
         name=f'coadd of {n} exposures',
-        **_of_psf(broaden_shape(torch.from_numpy(shapes), kernel)),
-        noise=tuple(
-            math.sqrt(sum(part.noise[end] ** 2 for part in parts)) / kept
-            for end in (0, 1)
-        ),
+        **_of_psf(broaden_shape(shapes, kernel)),
+        noise=tuple(noise.tolist()),
         one_exposure_variance=span(parts, 'one_exposure_variance'),
         effective_gain=sum(part.effective_gain for part in parts) / kept**2,
         correlation=(kernel / kept, kernel / kept),
@@ -163,12 +165,6 @@ def stack_facts(parts):
             (*_SOURCED, 'n_exposures', 'density'), 'predicted from the exposures'
         ),
     )
-
-
-def span(parts, name):
-    """Return the range of a pair over images."""
-    low, high = zip(*(getattr(part, name) for part in parts), strict=True)
-    return min(low), max(high)
 
 
 # -- measurement -----------------------------------------------------------------
@@ -200,8 +196,12 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
     good = tile_mean(~exposure.mask, grid) >= _GOOD_SHARE
     if not good.any():
         good |= True
+
+    def range_of(values):
+        return _range(np.broadcast_to(values, good.shape)[good])
+
     shapes = inputs.psf[0].movedim(0, -1).double().cpu()
-    if shapes.shape[:2] != (1, 1):
+    if shapes.shape[:2] == good.shape:
         shapes = shapes[torch.from_numpy(good)]
     shapes = shapes.reshape(-1, 8)
     shapes = shapes[:: max(1, len(shapes) // _MAX_PLACES)].contiguous()
@@ -212,21 +212,21 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
     facts = ImageFacts(
         name=name,
         **_of_psf(shapes),
-        noise=_range(noise, good),
-        one_exposure_variance=_range(
-            noise**2 * _share_of_one(counts, correlation, grid), good
+        noise=range_of(noise),
+        one_exposure_variance=range_of(
+            noise**2 * _share_of_one(counts, correlation, grid)
         ),
         effective_gain=float(np.median(exposure.effective_gain)),
         correlation=correlation,
         excess=_excess(exposure, correlation, measured),
-        n_exposures=None if counts is None else _counts_range(counts),
+        n_exposures=None if counts is None else _range_of_counts(counts),
         density=(0.0, 0.0),
         description=repr(exposure),
         sources=sources,
     )
     # The density comes last: a first pass needs an image within the domain.
     density, sources['density'] = _density(exposure, encoder, inputs, grid, facts)
-    remarks = _remarks(exposure, measured, facts)
+    remarks = tuple(_remarks(exposure, measured, facts))
     return dataclasses.replace(facts, density=density, remarks=remarks)
 
 
@@ -234,8 +234,7 @@ def _depth(exposure, given):
     """Number of exposures, as a number or map, and where it comes from."""
     if given is not None:
         return given, 'given'
-    counts = getattr(exposure, 'n_exposures', None)
-    if counts is not None:
+    if (counts := getattr(exposure, 'n_exposures', None)) is not None:
         return np.asarray(counts), 'map of the coadd'
     for key in _DEPTH_KEYS:
         value = exposure.meta.get(key)
@@ -244,7 +243,7 @@ def _depth(exposure, given):
     return None, 'not stated'
 
 
-def _counts_range(counts):
+def _range_of_counts(counts):
     counts = np.asarray(counts)
     low, high = _range(counts[counts > 0])
     return max(1, math.floor(low)), math.ceil(high)
@@ -288,29 +287,27 @@ def _excess(exposure, correlation, measured):
 
 def _remarks(exposure, measured, facts):
     """Differences of the noise from the stated one, and of the PSF from SDSS's."""
-    remarks = []
     if measured is not None and facts.sources['bkg_error'] == _STATED:
         ratio, error = float(measured.sigma), float(measured.sigma_error)
         if abs(ratio - 1) > max(_NOISE_OFF, 3 * error):
-            remarks.append(
+            yield (
                 f'the noise in blank sky is {ratio:.2f} +- {error:.2f} times the one '
                 'stated'
             )
         stated, found = exposure.noise_correlation, measured.noise_correlation
         if np.max(np.abs(np.subtract(found, stated))) > _CORRELATION_OFF:
-            remarks.append(
+            yield (
                 'in blank sky, neighbouring pixels correlate by '
                 f'{found[0]:.2f} in x and {found[1]:.2f} in y; stated are '
                 f'{stated[0]:.2f} and {stated[1]:.2f}'
             )
     if not facts.usual_wings:
         least, _, most = (v * np.mean(facts.fwhm) for v in usual_widths())
-        remarks.append(
+        yield (
             'the PSF has wings unlike those of SDSS, on which all is trained: its '
             f'effective area is {np.mean(facts.psf_area):.3g} px2, theirs at this FWHM '
             f'{least**2:.3g} to {most**2:.3g}'
         )
-    return tuple(remarks)
 
 
 def _density(exposure, encoder, inputs, grid, facts):
@@ -321,9 +318,8 @@ def _density(exposure, encoder, inputs, grid, facts):
         by_tile = estimate_density(encoder, inputs, grid)
         return _range(by_tile), f'first pass of {encoder.name!r}'
     number = _count_peaks(exposure, facts)
-    area = max(1, int(np.count_nonzero(~exposure.mask)))
     factor = (_PEAK_SNR / FLOOR_SNR) ** StarPrior.slope
-    value = (number + 0.5) * factor / area
+    value = (number + 0.5) * factor / max(1, np.count_nonzero(~exposure.mask))
     return (value, value), (
         f'{number} peaks above {_PEAK_SNR:g} sigma, times {factor:.2f} for those down '
         f'to {FLOOR_SNR:g}'

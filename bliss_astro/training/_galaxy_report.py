@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_ranges, one_of, torch_generator, within
+from bliss_astro._arguments import check_ranges, one_of, torch_generator
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
 from bliss_astro.simulation._camera import add_noise
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
@@ -22,19 +22,16 @@ _MIN_SIGNAL = 0.5
 _PIECE, _N_EXAMPLES = 100, 6
 # Bootstrap samples for the errors.
 _N_RESAMPLED = 200
-_RANGES = (
-    within(
-        'snr_edges',
+_RANGES = one_of('renderer', 'torch', 'galsim') | {
+    'snr_edges': (
         'at least two increasing numbers',
         lambda x: np.ndim(x) == 1 and len(x) > 1 and np.all(np.diff(x) > 0),
-    )
-    | within(
-        'n_galaxies',
+    ),
+    'n_galaxies': (
         'a positive integer',
         lambda x: isinstance(x, int | np.integer) and x > 0,
-    )
-    | one_of('renderer', 'torch', 'galsim')
-)
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,10 +205,10 @@ def _drawn_by_galsim(batch, generator):
 def _sums(stamps, model, variance, prefix):
     """Sums over pixels for chi-square and correlation of each stamp, and residuals."""
     noise = (model.clamp(min=0) + variance[:, None, None]).sqrt()
-    residual, signal = (stamps - model) / noise, model / noise
-    inside = (signal > _MIN_SIGNAL).double()
-    r, s = residual.double(), signal.double()
-    parts = {'n': 1.0, 'r': r, 's': s, 'rr': r**2, 'ss': s**2, 'rs': r * s}
+    residual = (stamps - model) / noise
+    r, s = residual.double(), (model / noise).double()
+    inside = (s > _MIN_SIGNAL).double()
+    parts = {'n': inside, 'r': r, 's': s, 'rr': r**2, 'ss': s**2, 'rs': r * s}
     sums = {f'{prefix}_{k}': (v * inside).sum((1, 2)) for k, v in parts.items()}
     return sums, residual
 
@@ -219,14 +216,8 @@ def _sums(stamps, model, variance, prefix):
 @torch.no_grad()
 def _reconstruct(model, batch, n_refine):
     """Truth, posterior and sums of each galaxy; data, models and residuals."""
-    read_noise = batch.read_noise
-    posterior = model.encode(
-        batch.data,
-        batch.psf,
-        batch.background,
-        read_noise=read_noise,
-        n_refine=n_refine,
-    )
+    noise = {'read_noise': batch.read_noise, 'n_refine': n_refine}
+    posterior = model.encode(batch.data, batch.psf, batch.background, **noise)
     size = tuple(batch.data.shape[1:])
     light = (posterior.flux[:, None], posterior.latent[:, None])
     image = model.render(batch.psf, batch.x, batch.y, *light, size=size)
@@ -258,9 +249,8 @@ def _scores(galaxies):
     """The scores of a set of galaxies."""
     scores = {}
     for prefix, end in (('fit', ''), ('exact', '_exact')):
-        n, r, s, rr, ss, rs = (
-            galaxies[f'{prefix}_{k}'].sum() for k in ('n', 'r', 's', 'rr', 'ss', 'rs')
-        )
+        names = (f'{prefix}_{k}' for k in ('n', 'r', 's', 'rr', 'ss', 'rs'))
+        n, r, s, rr, ss, rs = (galaxies[name].sum() for name in names)
         n = n or np.nan
         spread = np.sqrt((rr - r * r / n) * (ss - s * s / n))
         scores[f'chi2{end}'] = rr / n

@@ -7,6 +7,7 @@ import dataclasses
 import math
 
 import numpy as np
+from scipy.special import pdtrc
 
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.encoders._domain import mean_interpolation
@@ -56,10 +57,11 @@ def choose_settings(parts, start, *, n_steps=None):
     the three configurations, the reasons of settings by their names, and limits:
     properties of the images that the simulations lack.
     """
-    values, reasons, limits = {}, {}, []
-    for choose in (_depth, _dither, _sky, _psf, _ellipticity, _density):
-        for name, (value, reason) in choose(parts, values, limits).items():
-            values[name], reasons[name] = value, reason
+    chosen, limits = {}, []
+    for choose in (_exposures, _sky, _psf, _ellipticity, _density):
+        chosen |= choose(parts, chosen, limits)
+    values = {name: value for name, (value, _) in chosen.items()}
+    reasons = {name: reason for name, (_, reason) in chosen.items()}
     limits += [text for part in parts for text in _noise_limits(part)]
     sizes, reasons['encoder'] = _sizes(start, values['density'][1], limits)
     training = _training(start, sizes, n_steps, reasons)
@@ -91,11 +93,12 @@ def _rounded(value, towards, digits):
     return float(f'{towards(value / unit) * unit:.{digits}g}')
 
 
-# -- depth, dithers and sky ------------------------------------------------------
+# -- simulation ------------------------------------------------------------------
 # Each function returns settings with their reasons, given those chosen before.
 
 
-def _depth(parts, values, limits):
+def _exposures(parts, chosen, limits):
+    """Depths and dithers."""
     coadds = [part for part in parts if part.resampled]
     if not coadds:
         reason = (
@@ -105,81 +108,70 @@ def _depth(parts, values, limits):
         return {'n_exposures': ((1, 1), reason)}
     known = [part.n_exposures or (_USUAL_DEPTH, _USUAL_DEPTH) for part in coadds]
     low, high = min(pair[0] for pair in known), max(pair[1] for pair in known)
-    n_single = len(parts) - len(coadds)
-    least = max(2, math.floor(low / _WIDER_DEPTH))
-    least = 1 if n_single or low == 1 else least
+    singles = 1 - len(coadds) / len(parts)
+    least = 1 if singles or low == 1 else max(2, math.floor(low / _WIDER_DEPTH))
     reason = f'{show_range(low, high)} exposures'
     if any(part.n_exposures is None for part in coadds):
         reason += f' ({_USUAL_DEPTH} assumed where nothing states it)'
     reason += f', widened by {_WIDER_DEPTH:g} both ways'
-    pair = least, max(math.ceil(high * _WIDER_DEPTH), 2)
-    chosen = {'n_exposures': (pair, reason)}
+    most = max(math.ceil(high * _WIDER_DEPTH), 2)
+    settings = {'n_exposures': ((least, most), reason)}
     if least == 1:
-        share = min(max(n_single / len(parts), 0.1), 0.9)
+        share = round(min(max(singles, 0.1), 0.9), 2)
         reason = 'share of the images that are single exposures'
-        chosen['single_fraction'] = round(share, 2), reason
-    return chosen
-
-
-def _dither(parts, values, limits):
-    coadds = [part for part in parts if part.resampled]
-    depths = [(part.n_exposures or (_USUAL_DEPTH,))[0] for part in coadds]
-    # Few exposures at random dithers have all correlations anyway.
-    if not coadds or min(depths) <= _RANDOM_DEPTH:
-        return {}
+        settings['single_fraction'] = share, reason
     means = [float(np.mean(part.correlation)) for part in coadds]
-    margin = _WIDER_CORRELATION
-    low, high = min(means), max(means)
-    if abs(low - _USUAL_CORRELATION) < margin > abs(high - _USUAL_CORRELATION):
-        return {}
-    reason = (
-        f'noise of neighbouring pixels correlates by {show_range(low, high)}, widened '
-        f'by {margin:g}'
-    )
-    low = dither_of(max(low - margin, 0.0))
-    high = dither_of(min(high + margin, _MAX_CORRELATION_DEEP))
-    pair = math.floor(100 * low) / 100, math.ceil(100 * high) / 100
-    return {'dither': (pair, reason)}
+    margin, ends = _WIDER_CORRELATION, (min(means), max(means))
+    usual = all(abs(value - _USUAL_CORRELATION) < margin for value in ends)
+    # Few exposures at random dithers have all correlations anyway.
+    if low > _RANDOM_DEPTH and not usual:
+        lowest = dither_of(max(ends[0] - margin, 0.0))
+        largest = dither_of(min(ends[1] + margin, _MAX_CORRELATION_DEEP))
+        pair = math.floor(100 * lowest) / 100, math.ceil(100 * largest) / 100
+        reason = f'noise of neighbouring pixels correlates by {show_range(*ends)}'
+        settings['dither'] = pair, f'{reason}, widened by {margin:g}'
+    return settings
 
 
-def _sky(parts, values, limits):
+def _sky(parts, chosen, limits):
     """Background of an exposure whose photons make the noise."""
-    pairs = [
-        np.divide(
-            part.one_exposure_variance,
-            _USUAL_DEPTH if part.resampled and part.n_exposures is None else 1,
-        )
-        for part in parts
-    ]
-    low, high = float(np.min(pairs)), float(np.max(pairs))
+    pairs = np.array([part.one_exposure_variance for part in parts])
+    pairs[[p.resampled and p.n_exposures is None for p in parts]] /= _USUAL_DEPTH
+    low, high = float(pairs.min()), float(pairs.max())
     pair = _outwards(low / _WIDER_BACKGROUND, high * _WIDER_BACKGROUND)
     reason = (
         f'noise of the sky squared, {show_range(low, high)} electrons2 an '
         f'exposure, widened by {_WIDER_BACKGROUND:g} both ways; read noise is in it'
     )
-    chosen = {'background': (pair, reason), 'read_noise': ((0.0, 0.0), '')}
+    settings = {'background': (pair, reason), 'read_noise': ((0.0, 0.0), '')}
     if pair[1] > _SDSS_BACKGROUND:
         wells = tuple(_rounded(k * pair[1], math.ceil, 2) for k in _SATURATION)
         reason = 'as far above the sky as for the bundled encoder'
-        chosen['saturation'] = wells, reason
-    return chosen
+        settings['saturation'] = wells, reason
+    return settings
 
 
-# -- PSF -------------------------------------------------------------------------
+def _psf(parts, chosen, limits):
+    """Widths of the PSFs of exposures, which no interpolation has broadened."""
+    dithers, _ = chosen.get('dither', (0.5, ''))
+    kernel, _ = mean_interpolation(np.mean(dithers))
+    resampled = np.array([[part.resampled] for part in parts])
 
+    def ends(widths):
+        # 8 ln 2 turns a variance into the square of a FWHM.
+        square = np.square(widths)
+        narrower = square - 8 * math.log(2) * kernel * resampled
+        narrower = np.sqrt(np.maximum(narrower, 0.25 * square))
+        return float(narrower.min()), float(narrower.max())
 
-def _psf(parts, values, limits):
-    """Widths of the PSFs of exposures."""
-    kernel = mean_interpolation(np.mean(values.get('dither', 0.5)))[0]
-    low, high = _one_exposure(parts, [part.fwhm for part in parts], kernel)
+    low, high = ends([part.fwhm for part in parts])
     reason = f'{show_range(low, high)} px, widened by {_WIDER_FWHM:g} both ways'
-    if any(part.resampled for part in parts):
+    if resampled.any():
         reason += '; of one exposure, before interpolation broadens it'
     if not all(part.usual_wings for part in parts):
         # The effective area sets the noise of a star's flux, and PSFs with wings
         # unlike SDSS's have another one at the same FWHM.
-        widths = [np.sqrt(part.psf_area) / usual_widths()[1] for part in parts]
-        own = _one_exposure(parts, widths, kernel)
+        own = ends([np.sqrt(part.psf_area) / usual_widths()[1] for part in parts])
         reason += (
             f'; and {show_range(*own)} px, the FWHM at which PSFs of SDSS have the '
             f'effective area of these ({show_range(*span(parts, "psf_area"))} px2)'
@@ -190,31 +182,21 @@ def _psf(parts, values, limits):
         )
         low, high = min(low, own[0]), max(high, own[1])
     pair = _outwards(low / _WIDER_FWHM, high * _WIDER_FWHM)
-    chosen = {'fwhm': (pair, reason)}
+    settings = {'fwhm': (pair, reason)}
     if pair[1] > _MAX_FWHM:
         side = 16 * math.ceil(8 * pair[1] / 16)
-        chosen['shape'] = (side, side), 'eight times the widest PSF'
-        chosen['margin'] = -math.ceil(1.1 * pair[1]), ''
+        settings['shape'] = (side, side), 'eight times the widest PSF'
+        settings['margin'] = -math.ceil(1.1 * pair[1]), ''
     if high > _MAX_FWHM:
         limits.append(
             f'a PSF of {high:.1f} px FWHM is far wider than the tiles of 4 px: '
             f'binning the images {round(high / 4)} x {round(high / 4)} loses next '
             'to nothing and serves the encoder better'
         )
-    return chosen
+    return settings
 
 
-def _one_exposure(parts, widths, kernel):
-    """Range of FWHM in the exposures, which no interpolation has broadened."""
-    resampled = np.array([[part.resampled] for part in parts])
-    square = np.square(widths)
-    # 8 ln 2 turns a variance into the square of a FWHM.
-    narrower = square - 8 * math.log(2) * kernel * resampled
-    ends = np.sqrt(np.maximum(narrower, 0.25 * square))
-    return float(ends.min()), float(ends.max())
-
-
-def _ellipticity(parts, values, limits):
+def _ellipticity(parts, chosen, limits):
     largest = max(part.ellipticity for part in parts)
     if largest <= _SDSS_ELLIPTICITY:
         return {}
@@ -224,18 +206,15 @@ def _ellipticity(parts, values, limits):
             f'{_MAX_ELLIPTICITY:g})'
         )
     value = round(min(largest, _MAX_ELLIPTICITY), 3)
-    chosen = {'ellipticity': (value, f'PSFs have up to e = {largest:.2f}')}
+    settings = {'ellipticity': (value, f'PSFs have up to e = {largest:.2f}')}
     tilt = max(float(np.abs(part.psf_shapes[:, 7]).max()) for part in parts)
     if tilt > 0.5 * _SDSS_ELLIPTICITY:
         reason = f'they lie oblique to the pixels (e2 {tilt:.2f})'
-        chosen['inclined_fraction'] = 0.5, reason
-    return chosen
+        settings['inclined_fraction'] = 0.5, reason
+    return settings
 
 
-# -- sources and sizes -----------------------------------------------------------
-
-
-def _density(parts, values, limits):
+def _density(parts, chosen, limits):
     low, high = span(parts, 'density')
     (least, most), (down, up) = _LEAST_DENSITIES, _WIDER_DENSITY
     reason = (
@@ -246,21 +225,41 @@ def _density(parts, values, limits):
     return {'density': (pair, reason)}
 
 
+def _noise_limits(part):
+    """Correlations of the noise of an image that are not simulated."""
+    noise = f'{part.name}: the noise of neighbouring pixels correlates by'
+    largest, least = max(part.correlation), min(part.correlation)
+    deep = part.n_exposures is not None and part.n_exposures[0] > _RANDOM_DEPTH
+    most = _MAX_CORRELATION_DEEP if deep else _MAX_CORRELATION
+    usual = float(np.prod(1 + 2 * np.array(part.correlation)))
+    low, high = _USUAL_EXCESS
+    if largest > most + _WIDER_CORRELATION:
+        yield (
+            f'{noise} {largest:.2f}; dithers and bilinear alignment give {most:g} at '
+            'most, and more is not simulated'
+        )
+    if least < _MIN_CORRELATION:
+        yield f'{noise} {least:.2f}; negative correlations are not simulated'
+    if not low < part.excess / usual < high:
+        yield (
+            f'{part.name}: the correlation beyond that of dithers (to pixels further '
+            'away than the next) is not simulated'
+        )
+
+
+# -- encoder and training --------------------------------------------------------
+
+
 def _sizes(start, density, limits):
     """Sizes of the encoder, with more places a tile where crowded, and the reason."""
     sizes, reason = start.config, f'sizes of {start.name!r}'
     mean, n_most = density * sizes.tile_size**2, sizes.n_most
-
-    def overfull():
-        """Share of tiles with more sources than places."""
-        terms = (mean**k / math.factorial(k) for k in range(n_most + 1))
-        return 1 - math.exp(-mean) * sum(terms)
-
-    while n_most < _MAX_PLACES and overfull() > _MAX_OVERFULL:
+    # Shares of tiles with more sources than places, by Poisson's law.
+    while n_most < _MAX_PLACES and pdtrc(n_most, mean) > _MAX_OVERFULL:
         n_most += 1
-    if overfull() > _MAX_OVERFULL:
+    if (overfull := pdtrc(n_most, mean)) > _MAX_OVERFULL:
         limits.append(
-            f'at {density:.2g} sources per pixel, {100 * overfull():.0f} % of the '
+            f'at {density:.2g} sources per pixel, {100 * overfull:.0f} % of the '
             f'tiles hold more than {n_most} sources, and the rest is not detected'
         )
     if n_most != sizes.n_most:
@@ -292,25 +291,3 @@ def _training(start, sizes, n_steps, reasons):
     reasons['n_steps'] = reason
     values['validate_every'] = max(1, min(default.validate_every, steps // 4))
     return TrainingConfig(**values, n_steps=steps)
-
-
-def _noise_limits(part):
-    """Correlations of the noise of an image that are not simulated."""
-    noise = f'{part.name}: the noise of neighbouring pixels correlates by'
-    largest, least = max(part.correlation), min(part.correlation)
-    deep = part.n_exposures is not None and part.n_exposures[0] > _RANDOM_DEPTH
-    most = _MAX_CORRELATION_DEEP if deep else _MAX_CORRELATION
-    usual = float(np.prod(1 + 2 * np.array(part.correlation)))
-    low, high = _USUAL_EXCESS
-    if largest > most + _WIDER_CORRELATION:
-        yield (
-            f'{noise} {largest:.2f}; dithers and bilinear alignment give {most:g} at '
-            'most, and more is not simulated'
-        )
-    if least < _MIN_CORRELATION:
-        yield f'{noise} {least:.2f}; negative correlations are not simulated'
-    if not low < part.excess / usual < high:
-        yield (
-            f'{part.name}: the correlation beyond that of dithers (to pixels further '
-            'away than the next) is not simulated'
-        )

@@ -4,15 +4,10 @@ Recipe of an encoder for a camera: does a bundled one fit, and how to train anot
 """
 
 import dataclasses
-import json
-import math
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from astropy.table import Table
 
 import bliss_astro
@@ -21,14 +16,14 @@ from bliss_astro.detection._domain import domain_findings
 from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._weights import ENCODERS
 
-from ._configuration import SECTIONS
+from ._configuration import toml_of
 from ._encoder import EncoderTrainer, domain_of_simulation
 from ._facts import measure_facts, span, stack_facts
 from ._plan import choose_settings, show_range
+from ._run import time_training
 
 # Encoder that finds the sources for their density, and whose weights are the start.
 _START = 'stars'
-_COMMENT_WIDTH = 88
 # Correlation of neighbouring pixels below which noise counts as white.
 _WHITE = 0.05
 _FACTS = [
@@ -39,9 +34,6 @@ _FACTS = [
     'sources per pixel',
     'exposures',
 ]
-# Least number of steps that are timed, and share of the processors' time below which a
-# machine is called busy.
-_MIN_STEPS, _BUSY = 4, 0.6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,20 +96,12 @@ class Recipe:
             f'Training time: {self.time_text}.',
             *(f'Note: {limit}.' for limit in self.limits),
         ]
-        lines = [line for text in comments for line in _comment(text)]
-        lines.append(f'description = {_toml_value(f"Stars; made for {files}")}')
-        for section, config in zip(SECTIONS['encoder'], self.configs, strict=True):
-            lines += ['', f'[{section}]', *_comment(self.reasons.get(section, ''))]
-            for field in dataclasses.fields(config):
-                value, reason = (
-                    getattr(config, field.name),
-                    self.reasons.get(field.name),
-                )
-                stated = reason or section == 'encoder' or value != field.default
-                if value is not None and stated:
-                    lines += _comment(reason or '')
-                    lines.append(f'{field.name} = {_toml_value(value)}')
-        return '\n'.join(lines) + '\n'
+        return toml_of(
+            self.configs,
+            reasons=self.reasons,
+            description=f'Stars; made for {files}',
+            comments=comments,
+        )
 
     def write(self, path, *, overwrite=False):
         """
@@ -157,8 +141,11 @@ class Recipe:
         recipe : `Recipe`
             The same with its ``time``.
         """
-        measured = _time_training(self.configs, device, seconds)
-        return dataclasses.replace(self, time=measured)
+        encoder, simulation, training = self.configs
+        # Initial weights do not change the time.
+        trial = dataclasses.replace(training, start_from=None, stage='all')
+        trainer = EncoderTrainer((encoder, simulation, trial), device=device)
+        return dataclasses.replace(self, time=time_training(trainer, seconds))
 
     def table(self):
         """
@@ -193,24 +180,6 @@ class Recipe:
                 'not said' if depth is None else show_range(*depth),
             ]
         return Table(columns)
-
-
-def _comment(text):
-    # A line break in a name must not end the comment.
-    text = ' '.join(''.join(c if c.isprintable() else ' ' for c in text).split())
-    lines = textwrap.wrap(text, _COMMENT_WIDTH - 2, break_long_words=False)
-    return [f'# {line}' for line in lines]
-
-
-def _toml_value(value):
-    if isinstance(value, str):
-        # TOML's basic strings are JSON's, whose pairs of surrogates it lacks.
-        return json.dumps(value, ensure_ascii=False).replace('\x7f', '\\u007f')
-    if isinstance(value, tuple | list):
-        return f'[{", ".join(map(_toml_value, value))}]'
-    if isinstance(value, dict):
-        return f'{{{", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items())}}}'
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def make_recipe(images, *, names=None, n_exposures=None, stack=False, n_steps=None):
@@ -301,49 +270,3 @@ def _not_covered(name, facts):
             'exposure, rather than for that at which detection looks'
         )
     return reasons
-
-
-def _time_training(configs, device, seconds):
-    """Time some steps of a training: measured numbers, and the whole extrapolated."""
-    encoder, simulation, training = configs
-    # Initial weights do not change the time, and one batch gives that of validation.
-    size = min(training.batch_size, training.n_validation)
-    changes = {'n_validation': size, 'start_from': None, 'stage': 'all'}
-    trial = dataclasses.replace(training, **changes)
-    trainer = EncoderTrainer((encoder, simulation, trial), device=device)
-    # Steps and validations return numbers, for which a GPU has to have finished.
-    begun = time.perf_counter()
-    trainer.advance()
-    clock, cpu = [time.perf_counter()], time.process_time()
-    while len(clock) <= _MIN_STEPS or clock[-1] - begun < seconds:
-        trainer.advance()
-        clock.append(time.perf_counter())
-    share = (time.process_time() - cpu) / (clock[-1] - clock[0])
-    trainer.validate()
-    validation = (time.perf_counter() - clock[-1]) * training.n_validation / size
-    steps, n_steps = np.diff(clock), training.n_steps
-    step, error = np.mean(steps), np.std(steps, ddof=1) / math.sqrt(len(steps))
-    total = n_steps * step + math.ceil(n_steps / training.validate_every) * validation
-    where, n_threads, note = str(trainer.device), torch.get_num_threads(), ''
-    if trainer.device.type == 'cpu':
-        where += f', {n_threads} thread' + 's' * (n_threads > 1)
-        if share < _BUSY * n_threads:
-            busy = 100 * share / n_threads
-            note = f'; the machine is busy, and they had {busy:.0f} % of their time'
-        note += '. On a GPU: not measured'
-    return {
-        'seconds': total,
-        'error': n_steps * error,
-        'step_seconds': step,
-        'n_timed': len(steps),
-        'validation_seconds': validation,
-        'text': f'about {_duration(total)} (+- {_duration(n_steps * error)}) on this '
-        f'machine ({where}), from {len(steps)} steps of {step:.3g} s{note}',
-    }
-
-
-def _duration(seconds):
-    for unit, size in (('h', 3600), ('min', 60)):
-        if seconds >= 1.5 * size:
-            return f'{seconds / size:.{int(unit == "h")}f} {unit}'
-    return f'{seconds:.0f} s'

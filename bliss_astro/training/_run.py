@@ -13,10 +13,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import bliss_astro
-from bliss_astro._arguments import choose_device
+from bliss_astro._arguments import choose_device, counted
 from bliss_astro._atomic import atomic_write, explain_full_disk, lock_folder
 
 from ._configuration import SECTIONS, load_config
@@ -27,6 +28,9 @@ _LOG_EVERY = 50
 _VALIDATION_SEED = 12345
 # Share of the learning rate that is left at the end of the cosine schedule.
 _FINAL_RATE = 0.01
+# Least number of steps that are timed, and share of the processors' time below which a
+# machine is called busy.
+_MIN_STEPS, _BUSY = 4, 0.6
 _COUNTERS = ('step', 'n_skipped', 'seconds', 'best', 'best_weights', 'validated')
 
 # Errors of files that are no checkpoints: damaged, cut off, or of another kind.
@@ -343,3 +347,50 @@ def _validate_if_due(trainer, log, bar):
         terms = trainer.validate()
         log.write(step=trainer.step, validation=terms)
         bar.set_postfix(validation=f'{terms["loss"]:.3f}')
+
+
+# -- expected time ---------------------------------------------------------------
+
+
+def time_training(trainer, seconds):
+    """Time some steps of a training: measured numbers, and the whole extrapolated."""
+    training = trainer.training
+    # Steps and validations return numbers, for which a GPU has to have finished.
+    begun = time.perf_counter()
+    trainer.advance()
+    clock, cpu = [time.perf_counter()], time.process_time()
+    while len(clock) <= _MIN_STEPS or clock[-1] - begun < seconds:
+        trainer.advance()
+        clock.append(time.perf_counter())
+    share = (time.process_time() - cpu) / (clock[-1] - clock[0])
+    # One batch gives the time of a validation.
+    size = min(training.batch_size, training.n_validation)
+    trainer.training = dataclasses.replace(training, n_validation=size)
+    trainer.validate()
+    validation = (time.perf_counter() - clock[-1]) * training.n_validation / size
+    steps, n_steps = np.diff(clock), training.n_steps
+    step, error = np.mean(steps), np.std(steps, ddof=1) / math.sqrt(len(steps))
+    total = n_steps * step + math.ceil(n_steps / training.validate_every) * validation
+    where, n_threads, note = str(trainer.device), torch.get_num_threads(), ''
+    if trainer.device.type == 'cpu':
+        where += f', {counted(n_threads, "thread")}'
+        if share < _BUSY * n_threads:
+            busy = 100 * share / n_threads
+            note = f'; the machine is busy, and they had {busy:.0f} % of their time'
+        note += '. On a GPU: not measured'
+    return {
+        'seconds': total,
+        'error': n_steps * error,
+        'step_seconds': step,
+        'n_timed': len(steps),
+        'validation_seconds': validation,
+        'text': f'about {_duration(total)} (+- {_duration(n_steps * error)}) on this '
+        f'machine ({where}), from {len(steps)} steps of {step:.3g} s{note}',
+    }
+
+
+def _duration(seconds):
+    for unit, size in (('h', 3600), ('min', 60)):
+        if seconds >= 1.5 * size:
+            return f'{seconds / size:.{int(unit == "h")}f} {unit}'
+    return f'{seconds:.0f} s'
