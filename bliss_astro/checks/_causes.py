@@ -23,6 +23,7 @@ from ._residuals import (
     MatchedFilter,
     half_width,
     local_peaks,
+    nearest_pixel,
     normal_p_value,
     sigmas_of,
 )
@@ -59,6 +60,33 @@ _RIGHT, _WRONG, _ARMS = 0.02, 0.3, 0.15
 # Excess of a source's width that matters, and the signal-to-noise ratio from
 # which on it is looked at.
 _SOURCE_WIDTH, _WIDTH_SNR = 0.03, 20.0
+
+_CLAUSES = {
+    'noise': (
+        'the noise is not as stated or estimated: give bkg_error, or effective_gain, '
+        'by which sources are noisier than the sky'
+    ),
+    'object': (
+        'one object around ({x:.0f}, {y:.0f}) is larger than those of the training, '
+        'and no row has all of its light: mask it or take off a model of it'
+    ),
+    'sources': (
+        'where the rows have light, by more than their noise: the PSF is not exact, or '
+        'sources are too crowded to be separated; give psf'
+    ),
+    'slope': (
+        'the sky slopes towards ({x:.0f}, {y:.0f}), by scattered light or the moon: '
+        'give background as a map'
+    ),
+    'structure': (
+        'there is structure that is neither sky nor sources (a nebula, cirrus, '
+        'fringes): mask it or give background as a map'
+    ),
+}
+_CLAUSES['rows'] = _CLAUSES['columns'] = (
+    'its {kind} of pixels differ by {times} times the noise: stripes of the detector; '
+    'take off the median of each'
+)
 
 # -- structure ---------------------------------------------------------------------
 
@@ -193,35 +221,8 @@ def _shape(levels, known, *, quiet):
 
 def describe_cause(cause):
     """Return a clause about a cause of `explain_residual` and what to do."""
-    place = f'({cause["x"]:.0f}, {cause["y"]:.0f})'
-    if cause['kind'] in ('rows', 'columns'):
-        size = two_digits(cause['size'])
-        return (
-            f'its {cause["kind"]} of pixels differ by {size} times the noise: '
-            'stripes of the detector; take off the median of each'
-        )
-    return {
-        'noise': (
-            'the noise is not as stated or estimated: give bkg_error, or '
-            'effective_gain, by which sources are noisier than the sky'
-        ),
-        'object': (
-            f'one object around {place} is larger than those of the training, and no '
-            'row has all of its light: mask it or take off a model of it'
-        ),
-        'sources': (
-            'where the rows have light, by more than their noise: the PSF is not '
-            'exact, or sources are too crowded to be separated; give psf'
-        ),
-        'slope': (
-            f'the sky slopes towards {place}, by scattered light or the moon: give '
-            'background as a map'
-        ),
-    }.get(
-        cause['kind'],
-        'there is structure that is neither sky nor sources (a nebula, cirrus, '
-        'fringes): mask it or give background as a map',
-    )
+    text = _CLAUSES.get(cause['kind'], _CLAUSES['structure'])
+    return text.format(**cause, times=two_digits(cause['size']))
 
 
 # -- places ------------------------------------------------------------------------
@@ -262,16 +263,17 @@ def find_peaks(residuals, *, fwhm, scale):
     n_places = 2 * len(_BROADER) * best.size / (4 * np.pi * narrow**2)
     places = []
     for sign in (1, -1):
-        snr = sign * best
-        rows, columns = local_peaks(snr, _PEAK_SIGMAS, fwhm)
-        order = np.argsort(-snr[rows, columns])[:_MAX_PEAKS]
+        rows, columns = local_peaks(sign * best, _PEAK_SIGMAS, fwhm)
+        order = np.argsort(-sign * best[rows, columns])[:_MAX_PEAKS]
         for row, column in zip(rows[order], columns[order], strict=True):
-            sigmas = float(snr[row, column])
-            kind = 'missing' if which[row, column] == 0 else 'extended'
+            sigmas = abs(float(best[row, column]))
+            p_value = float(ndtr(-sigmas)) * n_places
+            kind = 'extended' if which[row, column] else 'missing'
             kind = kind if sign > 0 else 'surplus'
-            numbers = sigmas, float(ndtr(-sigmas)) * n_places, float(flux[row, column])
-            places.append(Place(kind, float(column), float(row), *numbers))
-    return [place for place in places if place.p_value <= LIMIT]
+            if p_value <= LIMIT:
+                numbers = sigmas, p_value, float(flux[row, column])
+                places.append(Place(kind, column, row, *numbers))
+    return places
 
 
 def sources_off(residuals, stars, sources, scale, shift, *, psf_is_wrong):
@@ -352,11 +354,8 @@ def describe_places(places, exposure, bright, fwhm):
         apart = np.hypot(bright.x - place.x, bright.y - place.y)
         n_near = int(np.count_nonzero(apart < 2.0 * fwhm))
         kind, text = _kind_and_text(place, n_near, exposure.unit)
-        row, column = (
-            int(np.clip(round(v), 0, n - 1)) for v, n in ((place.y, ny), (place.x, nx))
-        )
         ends = place.x + 0.5, place.y + 0.5, nx - 0.5 - place.x, ny - 0.5 - place.y
-        if masked[row, column]:
+        if masked[nearest_pixel(place.x, place.y, masked.shape)]:
             text += ', next to masked pixels'
         elif min(ends) < 2.5 * fwhm:
             text += ', at the border: light of a source beyond it?'

@@ -26,7 +26,7 @@ from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.units import flux_to_magnitude
 
-from ._residuals import half_width
+from ._residuals import half_width, nearest_pixel
 
 _PLURALS = {'star': 'stars', 'galaxy': 'galaxies'}
 # Recalls whose fluxes are fitted.
@@ -294,10 +294,7 @@ class Injector:
         found = (n_near > 0) & ~old
         nearest = np.pad(now, ((0, 0), (0, 1)), constant_values=np.inf).argmin(1)
         near = before < _BLEND_REACH * self.fwhm
-        pixel = tuple(
-            np.clip(np.rint(place).astype(int), 0, n - 1)
-            for place, n in zip((sources.y, sources.x), image.shape, strict=True)
-        )
+        pixel = nearest_pixel(sources.x, sources.y, image.shape)
         share = np.full(len(catalog), np.nan)
         if 'galaxy_probability' in catalog.colnames:
             share = catalog['galaxy_probability']

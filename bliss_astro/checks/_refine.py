@@ -55,8 +55,7 @@ _SAME = 3.0
 _PIECE = 128
 # Standard deviation in pixels of a narrow PSF.
 _NARROW = 1.3
-# Tolerance and largest number of steps of the conjugate gradients, preconditioned by
-# sources without neighbours.
+# Tolerance and largest number of steps of the conjugate gradients.
 _TOLERANCE, _MAX_STEPS = 1e-5, 300
 
 
@@ -160,7 +159,7 @@ class _Fit:
         groups = [np.flatnonzero(active & (self.kind == k)) for k in range(3)]
         groups = [group for group in groups if len(group)]
         parts = [self._normal_parts(group, residuals) for group in groups]
-        data, indices, lengths, right, blocks, norms = zip(*parts, strict=True)
+        data, indices, lengths, right, errors, norms = zip(*parts, strict=True)
         starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
         jacobian = sparse.csc_array(
             (np.concatenate(data), np.concatenate(indices), starts),
@@ -168,22 +167,13 @@ class _Fit:
         )
         ridge, pull = np.concatenate(right, axis=1)
         matrix = (jacobian.T @ jacobian + sparse.diags_array(ridge)).tocsr()
-        alone = sparse.block_diag(
-            [
-                sparse.bsr_array((block, np.arange(n), np.arange(n + 1)))
-                for block, n in ((block, len(block)) for block in blocks)
-            ],
-            format='csr',
-        )
         pull = pull + jacobian.T @ target.ravel()
-        options = {'rtol': _TOLERANCE, 'maxiter': _MAX_STEPS, 'M': alone}
-        found, first = cg(matrix, pull, **options)[0], 0
+        found, first = cg(matrix, pull, rtol=_TOLERANCE, maxiter=_MAX_STEPS)[0], 0
         self.change[:, active] = 0
-        for group, norm, block in zip(groups, norms, blocks, strict=True):
+        for group, norm, error in zip(groups, norms, errors, strict=True):
             step = found[first : first + norm.size].reshape(norm.shape) / norm
-            errors = np.sqrt(np.diagonal(block, axis1=1, axis2=2)) / norm
             own = np.s_[: norm.shape[1], group]
-            self.change[own], self.errors[own] = step.T, errors.T
+            self.change[own], self.errors[own] = step.T, error.T
             first += norm.size
         limits = _MAX_STEP[:, None]
         self.change = np.clip(self.change, -limits, limits)
@@ -216,8 +206,9 @@ class _Fit:
         gram = (values @ values.swapaxes(1, 2)).astype(float)
         gram[:, np.arange(n), np.arange(n)] += ridge
         right = np.stack([ridge.ravel(), (-ridge * away).ravel()])
-        lengths = use.sum(2).ravel()
-        return values[use], pixels[use], lengths, right, np.linalg.inv(gram), norm
+        # Of sources without neighbours.
+        errors = np.sqrt(np.diagonal(np.linalg.inv(gram), axis1=1, axis2=2)) / norm
+        return values[use], pixels[use], use.sum(2).ravel(), right, errors, norm
 
     def _galaxies(self, group, stamps):
         """Galaxies of unit flux and derivatives by parameters, ``(6, N, P, P)``."""

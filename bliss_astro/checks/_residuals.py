@@ -173,6 +173,14 @@ class Stamps:
         )
 
 
+def nearest_pixel(x, y, shape):
+    """Rows and columns of the pixels of an image nearest to places."""
+    return tuple(
+        np.clip(np.rint(v).astype(int), 0, n - 1)
+        for v, n in zip((y, x), shape, strict=True)
+    )
+
+
 def stamp_half(fwhm):
     """Half the side in pixels of the stamp of a star."""
     return int(np.clip(np.ceil(2.5 * fwhm), 6, 20))

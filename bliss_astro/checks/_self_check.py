@@ -38,6 +38,7 @@ from ._residuals import (
     cells_of,
     half_width,
     local_peaks,
+    nearest_pixel,
 )
 
 # Peaks of the residual count from this significance on; rows above this probability
@@ -134,10 +135,7 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         )
     matched = MatchedFilter(residuals, scene.fwhm / FWHM_PER_SIGMA, scale)
     left, own = matched(ratio * residuals.error), matched(scene.model)
-    column, row = np.rint(scene.places).astype(int).T
-    at = tuple(
-        np.clip(v, 0, n - 1) for v, n in zip((row, column), ratio.shape, strict=True)
-    )
+    at = nearest_pixel(*scene.places.T, ratio.shape)
     snr, seen = ((left + own) / matched.error)[at], matched.seen[at]
     rays = np.zeros((1, 1)) if cosmic_rays is None else cosmic_rays
     levels = sky_levels(ratio, good)[0]

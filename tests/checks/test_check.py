@@ -32,7 +32,7 @@ from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 SKY = 865.0
 # Images of a test of calibration: more in the run that takes minutes.
-N_IMAGES = 50 if 'BLISS_ASTRO_RUN_SLOW' in os.environ else 12
+N_IMAGES = 50 if 'BLISS_ASTRO_RUN_SLOW' in os.environ else 20
 
 
 class TruePosterior:
@@ -164,9 +164,8 @@ def test_p_values_are_uniform(correlation):
     assert np.std(pulls) == pytest.approx(1, abs=3 / np.sqrt(2 * len(pulls)) + 0.03)
     # Without the correlations of squares it would be 1.32.
     assert np.std(scatter) == pytest.approx(1, abs=3 / np.sqrt(2 * len(pulls)) + 0.03)
-    # 1 % of images get a finding: 4 of 50 have one with a probability of 0.002, 2 of
-    # 12 with one of 0.006.
-    assert alarms <= (3 if N_IMAGES == 50 else 1)
+    # 1 % of images get a finding: 4 of 50, or 3 of 20, have one of 0.002 or less.
+    assert alarms <= (3 if N_IMAGES == 50 else 2)
 
 
 def test_fits_take_nothing_off_the_noise():
