@@ -22,10 +22,9 @@ from bliss_astro._deprecated import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _blend_scores='score_blends',
-    _blends='blendedness scene_truth',
+    _blends='blendedness ellipticity_bound scene_truth',
     _bounds='cramer_rao_bound optimal_snr',
     _coverage='interval_coverage posterior_ranks rank_coverage sharpness',
-    _ellipticity_bound='ellipticity_bound',
     _exact='ExactStarPosterior',
     _inputs='ScoreTable bootstrap_bands',
     _matching='CatalogMatch match_catalogs',

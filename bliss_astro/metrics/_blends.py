@@ -1,25 +1,54 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-SNR, blendedness and ellipticity of the sources of a blend.
+SNR, blendedness and ellipticity of the sources of a blend, and bounds of the latter.
 """
 
 import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
+from scipy.special import expit, logit
 
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
-from bliss_astro.rendering import adaptive_moments, render_galaxies, render_stars
+from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
+from bliss_astro.rendering._scene import render_alone
 from bliss_astro.units import flux_to_magnitude
 
 # Pixels of isolated images that are held at once: some 40 MB each.
 _MAX_PIXELS = 5_000_000
 
+# Steps of the numerical derivatives, in pixels, radians or the coordinates below.
+# The renderer's tables are linear between their nodes, 0.8 % apart: a step has to
+# reach over several of them.
+_STEP = 0.05
+# Iterations of the adaptive moments whose derivatives are taken.
+_N_ITERATIONS = 40
+# Distance of coordinates from the ends of their intervals, where logits are infinite.
+_MIN_FRACTION = 1e-4
+
+# Widths of the priors of galaxies' coordinates in the order of their nine numbers,
+# those of x and y as shares of the side of the image (Patel et al. 2025): positions are
+# uniform on the image, angles on half a circle, fractions and axis ratios between 0 and
+# 1; logarithms of fluxes and radii have about these.
+_LOGIT = np.pi / np.sqrt(3)  # of a number that is uniform between 0 and 1
+_WIDTHS = {
+    'x': 1 / np.sqrt(12),
+    'y': 1 / np.sqrt(12),
+    'log_flux': 1.0,
+    'logit_disk_fraction': _LOGIT,
+    'angle': np.pi / np.sqrt(12),
+    'logit_disk_axis_ratio': _LOGIT,
+    'logit_bulge_axis_ratio': _LOGIT,
+    'log_disk_radius': 0.75,
+    'log_bulge_radius': 0.75,
+}
+_GALAXY = tuple(_WIDTHS)
+_STAR = _GALAXY[:3]
+
 
 def _as_images(images):
     """Return images; tensors stay tensors, and anything else becomes an array."""
-    if not (hasattr(images, 'detach') and hasattr(images, 'shape')):
-        images = np.asarray(images, dtype=float)
+    images = images if torch.is_tensor(images) else np.asarray(images, dtype=float)
     if images.ndim != 3:
         msg = f'images must have the shape (S, ny, nx), got {tuple(images.shape)}'
         raise ValueError(msg)
@@ -28,15 +57,14 @@ def _as_images(images):
 
 def source_snr(images, background):
     """
-    Signal-to-noise ratio of sources from their noiseless isolated images.
+    Signal-to-noise ratio of sources from their noiseless isolated images (S, ny, nx).
 
-    It is ``sqrt(sum(s^2 / (s + b)))`` over the pixels, with images s ``(S, ny, nx)`` in
-    electrons and the variance b of the background: that of an optimal measurement of
-    the flux of a source of known position and shape (slides of Mendoza on BLISS).
-    Negative pixels (of renderers) have no noise of their own.
+    It is ``sqrt(sum(s^2 / (s + b)))`` over the pixels s in electrons, with the variance
+    b of the background: that of an optimal measurement of the flux of a source of known
+    position and shape. Negative pixels (of renderers) have no noise of their own.
     """
     images = _as_images(images)
-    if not (background > 0 if np.isscalar(background) else (background > 0).all()):
+    if not (np.asarray(background) > 0).all():
         msg = f'background must be positive, got {background!r}'
         raise ValueError(msg)
     terms = images**2 / (images.clip(0) + background)
@@ -72,8 +100,6 @@ def blendedness(images):
 
     Examples
     --------
-    Two equal sources in one place:
-
     >>> import numpy as np
     >>> from bliss_astro.metrics import blendedness
     >>> blendedness(np.ones((2, 3, 3)))
@@ -89,33 +115,6 @@ def _blendedness(images, total):
     with np.errstate(invalid='ignore', divide='ignore'):
         # Rounding may leave an isolated source below 0, outside of all bins.
         return (1 - power / shared).clip(0)
-
-
-def measure_ellipticity(images):
-    """
-    Ellipticities e1, e2 of images ``(S, ny, nx)`` by GalSim's adaptive moments (HSM).
-
-    Distortion ``(1 - q^2) / (1 + q^2)`` times the cosine and sine of twice the angle
-    from +x towards +y; NaN where HSM fails (Hirata & Seljak 2003, MNRAS 343, 459).
-    """
-    import galsim
-
-    images = _as_images(images)
-    images = images if isinstance(images, np.ndarray) else images.detach().cpu().numpy()
-    images = images.astype(float)
-    result = np.full((2, len(images)), np.nan)
-    for k, image in enumerate(images):
-        if not np.isfinite(image).all() or image.max() <= 0:
-            continue
-        row, column = np.unravel_index(image.argmax(), image.shape)
-        found = galsim.hsm.FindAdaptiveMom(
-            galsim.Image(image, xmin=0, ymin=0),
-            guess_centroid=galsim.PositionD(column, row),
-            strict=False,
-        )
-        if not found.error_message and found.moments_sigma > 0:
-            result[:, k] = found.observed_shape.e1, found.observed_shape.e2
-    return result[0], result[1]
 
 
 def scene_truth(scenes, *, index=None):
@@ -180,11 +179,10 @@ def scene_truth(scenes, *, index=None):
     units = {'angle': u.rad, 'disk_radius': u.pix, 'bulge_radius': u.pix}
     for name, values in zip(GALAXY_SHAPE_NAMES, column('galaxy').T, strict=True):
         truth[name] = np.where(star, np.nan, values) * units.get(name, 1)
+    galaxy = scenes.galaxy[scene, place][~star]
+    moments = adaptive_moments(scenes.psf[scene[~star]], galaxy)
     ellipticity = np.full((2, len(star)), np.nan)
-    if not star.all():
-        galaxy = scenes.galaxy[scene, place][~star]
-        moments = adaptive_moments(scenes.psf[scene[~star]], galaxy)
-        ellipticity[:, ~star] = [v.double().numpy() for v in moments[:2]]
+    ellipticity[:, ~star] = [v.double().numpy() for v in moments[:2]]
     truth['e1'], truth['e2'] = ellipticity
     truth['snr'], truth['blendedness'] = snr, blended
     truth.sort('scene')
@@ -199,31 +197,197 @@ def _render_alone(scenes, scene, place):
     piece = (count.cumsum(0) - count) // max(1, _MAX_PIXELS // (ny * nx))
     sizes = torch.unique_consecutive(piece[scene], return_counts=True)[1].tolist()
     snr, blended = [np.zeros(0)], [np.zeros(0)]
+    names = 'x', 'y', 'flux', 'is_galaxy', 'galaxy'
     for rows in torch.arange(len(scene)).split(sizes):
-        own, names = scene[rows], ('x', 'y', 'flux', 'is_galaxy', 'galaxy')
+        own = scene[rows]
         sources = [getattr(scenes, name)[own, place[rows]] for name in names]
         images = render_alone(scenes.psf[own], *sources, size=(ny, nx))
         gain = scenes.effective_gain[own].double().numpy()[:, None, None]
         noise = scenes.bkg_error[own].double().numpy()[:, None, None]
         snr.append(source_snr(images * gain, (noise * gain) ** 2))
-        starts = np.flatnonzero(np.diff(own.numpy(), prepend=-1))
+        _, starts, group = np.unique(own, return_index=True, return_inverse=True)
         total = np.add.reduceat(images, starts, axis=0)
-        group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(own)]))
         blended.append(_blendedness(images, total[group]))
     return np.concatenate(snr), np.concatenate(blended)
 
 
-def render_alone(psf, x, y, flux, is_galaxy, galaxy, *, size, accuracy=None):
-    """Render images ``(n, ny, nx)`` of single sources in double precision."""
-    images = np.zeros((len(x), *size))
-    parts = [psf, *(v[:, None] for v in (x, y, flux, galaxy))]
-    star = ~is_galaxy
-    if star.any():
-        drawn = render_stars(*(v[star] for v in parts[:4]), size=size)
-        images[star.numpy()] = drawn.double().numpy()
-    if is_galaxy.any():
-        parts = [v[is_galaxy] for v in parts]
-        drawn = render_galaxies(*parts, size=size, accuracy=accuracy)
-        # Fourier sums leave tiny negative values far out.
-        images[is_galaxy.numpy()] = drawn.clamp(min=0).double().numpy()
-    return images
+def ellipticity_bound(
+    psf,
+    source,
+    *,
+    x,
+    y,
+    flux,
+    is_galaxy,
+    galaxy,
+    bkg_error,
+    size,
+    effective_gain=1.0,
+    widths=None,
+):
+    """
+    Cramer-Rao bound of the ellipticity of a galaxy among other sources.
+
+    The pixels are independent and Gaussian with the variance ``bkg_error**2 + signal /
+    effective_gain``, and only their means inform, as in `cramer_rao_bound`. All
+    parameters of all sources are free: positions and logarithms of fluxes, and of
+    galaxies the logits of disk fraction and axis ratios, the angle, and the logarithms
+    of the radii. The Fisher matrix F of the image, from numerical derivatives of
+    renderings, is added to that of a Gaussian prior of the given width W of each
+    coordinate, and the covariance of (e1, e2) is ``J (F + diag(W^-2))^-1 J^T`` with the
+    derivatives J of `~bliss_astro.rendering.adaptive_moments`.
+
+    Parameters
+    ----------
+    psf : (8,) array_like
+        PSF, see `bliss_astro.psf.SHAPE_NAMES`.
+
+    source : int
+        Row of the galaxy among the sources.
+
+    x, y, flux : (S,) array_like
+        Centres in pixels and fluxes in the unit of ``bkg_error``.
+
+    is_galaxy : (S,) bool array_like
+        Types.
+
+    galaxy : (S, 6) array_like
+        Shapes in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels; those of
+        stars play no part.
+
+    bkg_error : float
+        1 sigma noise of a pixel without sources.
+
+    size : tuple of two ints
+        ``(ny, nx)`` of the image.
+
+    effective_gain : float, optional
+        Electrons per unit of flux; infinite for sources without noise of their own.
+
+    widths : dict or `None`, optional
+        Standard deviations of the prior of coordinates, in place of those of the
+        NPE paper (Patel et al. 2025): ``x``, ``y`` (pixels), ``log_flux``,
+        ``logit_disk_fraction``, ``angle`` (radians), ``logit_disk_axis_ratio``,
+        ``logit_bulge_axis_ratio``, ``log_disk_radius``, ``log_bulge_radius``. Small
+        ones hold a coordinate fixed, infinite ones leave it to the image alone.
+
+    Returns
+    -------
+    covariance : (2, 2) `~numpy.ndarray`
+        Covariance of (e1, e2).
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, ``source`` is not a galaxy of positive flux, an unknown
+        coordinate is in ``widths`` or a width, ``bkg_error`` or gain is not positive.
+
+    Notes
+    -----
+    At high SNR this is the covariance of the posterior. At low SNR it is a linear
+    approximation around the truth and no bound: an ellipticity is limited to 1 and
+    priors are not Gaussian. It is too small for single galaxies that are nearly round
+    for their SNR (below 2 / SNR) or whose axis ratios are close to 0 or 1, as there the
+    angle and the logits hardly move the image and their priors hold them; compare
+    medians over many galaxies.
+
+    Examples
+    --------
+    A neighbour costs precision:
+
+    >>> import numpy as np
+    >>> from bliss_astro.metrics import ellipticity_bound
+    >>> from bliss_astro.psf import DEFAULT_SHAPE
+    >>> galaxies = np.tile([0.5, 0.3, 0.5, 0.7, 3.0, 2.0], (2, 1))
+    >>> kwargs = {'y': [20.0, 20.0], 'flux': [1e4, 1e4], 'is_galaxy': [True, True],
+    ...           'galaxy': galaxies, 'bkg_error': 30.0, 'size': (40, 40)}
+    >>> near, far = (
+    ...     ellipticity_bound(DEFAULT_SHAPE, 0, x=[20.0, x], **kwargs)[0, 0]
+    ...     for x in (24.0, 35.0))
+    >>> bool(near > 1.4 * far)
+    True
+    """
+    psf, rows, is_galaxy = _parse(psf, x, y, flux, is_galaxy, galaxy)
+    size = tuple(int(v) for v in size)
+    sides = dict(zip('yx', size, strict=True))
+    known = {name: width * sides.get(name, 1) for name, width in _WIDTHS.items()}
+    widths = known | (widths or {})
+    if len(widths) > len(known) or not min(widths.values()) > 0:
+        msg = f'widths must be positive numbers of {list(known)}, got {widths}'
+        raise ValueError(msg)
+    if not (np.isfinite(bkg_error) and bkg_error > 0 and effective_gain > 0):
+        msg = (
+            'bkg_error and effective_gain must be positive, got '
+            f'{bkg_error} and {effective_gain}'
+        )
+        raise ValueError(msg)
+    if not (0 <= source < len(rows) and is_galaxy[source] and rows[source, 2] > 0):
+        msg = f'source must be the number of a galaxy of positive flux, got {source}'
+        raise ValueError(msg)
+    light, slopes, names, owner = _derivatives(psf, rows, is_galaxy, size)
+    variance = bkg_error**2 + light.clip(0) / effective_gain
+    scaled = (slopes / np.sqrt(variance)).reshape(len(slopes), -1)
+    fisher = scaled @ scaled.T
+    fisher[np.diag_indices(len(names))] += [widths[name] ** -2.0 for name in names]
+    jacobian = np.zeros((2, len(names)))
+    jacobian[:, owner == source] = _moment_slopes(psf, rows[source])
+    # Units of each coordinate's own error, against ill-conditioning.
+    unit = 1 / np.sqrt(np.maximum(np.diag(fisher), 1e-300))
+    scaled = jacobian * unit
+    inverse = np.linalg.pinv(fisher * np.outer(unit, unit), hermitian=True)
+    return scaled @ inverse @ scaled.T
+
+
+def _parse(psf, x, y, flux, is_galaxy, galaxy):
+    """Return the PSF, the nine numbers (x, y, flux, shape) of sources, and types."""
+    columns = {'x': x, 'y': y, 'flux': flux, 'is_galaxy': is_galaxy}
+    values = {'psf': psf, 'galaxy': galaxy} | columns
+    values = {name: np.atleast_1d(np.asarray(v, float)) for name, v in values.items()}
+    n = len(values['x'])
+    shapes = {'psf': (8,), 'galaxy': (n, 6)} | dict.fromkeys(columns, (n,))
+    for name, shape in shapes.items():
+        if values[name].shape != shape:
+            msg = f'{name} must have the shape {shape}, got {values[name].shape}'
+            raise ValueError(msg)
+    rows = np.column_stack([values[name] for name in ('x', 'y', 'flux', 'galaxy')])
+    return values['psf'], rows, values['is_galaxy'] > 0
+
+
+def _moved(values, name, step):
+    """Return the nine numbers of a source with one coordinate moved."""
+    values, k = values.copy(), _GALAXY.index(name)
+    if name.startswith('logit'):
+        share = np.clip(values[k], _MIN_FRACTION, 1 - _MIN_FRACTION)
+        values[k] = expit(logit(share) + step)
+    elif name.startswith('log'):
+        values[k] *= np.exp(step)
+    else:
+        values[k] += step
+    return values
+
+
+def _derivatives(psf, rows, is_galaxy, size):
+    """Return the light of all sources, derivatives, their coordinates and sources."""
+    there = np.flatnonzero(rows[:, 2] > 0)
+    names = [(k, name) for k in there for name in (_GALAXY if is_galaxy[k] else _STAR)]
+    moved = [_moved(rows[k], name, s) for k, name in names for s in (_STEP, -_STEP)]
+    owner = np.array([k for k, _ in names])
+    kinds = torch.as_tensor(is_galaxy[np.append(there, np.repeat(owner, 2))])
+    values = torch.as_tensor(np.array([*rows[there], *moved]))
+    psf = torch.as_tensor(psf).expand(len(values), 8)
+    accuracy = RenderingAccuracy(psf_bits=7)
+    drawn = render_alone(
+        psf, *values[:, :3].T, kinds, values[:, 3:], size=size, accuracy=accuracy
+    )
+    light, drawn = drawn[: len(there)].sum(0), drawn[len(there) :]
+    slopes = (drawn[::2] - drawn[1::2]) / (2 * _STEP)
+    return light, slopes, [name for _, name in names], owner
+
+
+def _moment_slopes(psf, values):
+    """Compute derivatives ``(2, 9)`` of (e1, e2) by the coordinates of a galaxy."""
+    moved = [_moved(values, name, s) for name in _GALAXY for s in (_STEP, -_STEP)]
+    galaxy = torch.as_tensor(np.array(moved)[:, 3:])
+    moments = adaptive_moments(torch.as_tensor(psf), galaxy, n_iterations=_N_ITERATIONS)
+    e = torch.stack(moments[:2]).numpy()
+    return (e[:, ::2] - e[:, 1::2]) / (2 * _STEP)

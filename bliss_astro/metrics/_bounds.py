@@ -8,7 +8,7 @@ import numpy as np
 
 from bliss_astro._arguments import first_wrong
 
-from ._inputs import check_maps, make_table, strip_unit
+from ._inputs import check_maps, make_table, strip_unit, unit_psf
 
 _STEP = 1e-3  # px, of the numerical derivatives; their error is of order step^4
 
@@ -248,21 +248,6 @@ def _parse_gain(gain, unit):
         msg = f'effective_gain must be positive, got {first_wrong(gain, gain > 0)}'
         raise ValueError(msg)
     return gain
-
-
-def unit_psf(psf):
-    """Return the PSF as a function of offsets for unit flux."""
-    names = getattr(psf, 'param_names', ())
-    if {'flux', 'x_0', 'y_0'} <= set(names):
-        psf = psf.copy()
-        psf.flux, psf.x_0, psf.y_0 = 1.0, 0.0, 0.0
-    elif names or not callable(psf):
-        msg = (
-            'psf must be a model with the parameters flux, x_0 and y_0, or a function '
-            f'of the offsets (dx, dy), got {type(psf).__name__}'
-        )
-        raise TypeError(msg)
-    return lambda dx, dy: np.asarray(psf(dx, dy), dtype=float)
 
 
 def _derivative(scene, axis):

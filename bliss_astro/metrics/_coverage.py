@@ -11,7 +11,7 @@ from ._inputs import (
     as_groups,
     as_vector,
     check_fraction,
-    check_within,
+    check_values,
     fraction_columns,
     make_table,
     robust_sigma,
@@ -65,7 +65,7 @@ def posterior_ranks(samples, truth, *, rng=None):
             f'got {samples.shape}'
         )
         raise ValueError(msg)
-    check_within(samples, 'samples')
+    check_values(samples, 'samples')
     below = (samples < truth[:, np.newaxis]).sum(axis=1)
     ties = (samples == truth[:, np.newaxis]).sum(axis=1)
     share = check_rng(rng).uniform(size=len(truth)) * (ties + 1)

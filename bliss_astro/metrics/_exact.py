@@ -7,8 +7,7 @@ import numpy as np
 from numpy.polynomial import legendre
 from scipy.special import logsumexp
 
-from ._bounds import unit_psf
-from ._inputs import check_maps
+from ._inputs import check_maps, unit_psf
 
 # Side in pixels of the first cells of position, and how often they are halved.
 _FIRST_CELL, _MAX_HALVINGS = 0.5, 8

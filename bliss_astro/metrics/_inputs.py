@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.stats import binom_conf_interval, mad_std
-from astropy.table import QTable, Table
+from astropy.table import QTable
 
 from bliss_astro._arguments import check_rng, first_wrong
+
+# Limits of a value that may be anything but NaN.
+EVERYTHING = (-np.inf, np.inf)
 
 
 class ScoreTable(QTable):
@@ -189,9 +191,9 @@ def _rows_of_images(index, n_images):
 
     def rows(drawn):
         repeats = counts[drawn]
-        before = np.cumsum(repeats) - repeats
-        offset = np.arange(repeats.sum()) - np.repeat(before, repeats)
-        return order[np.repeat(starts[drawn], repeats) + offset]
+        ends = np.cumsum(repeats)
+        first = starts[drawn] - ends + repeats
+        return order[np.arange(ends[-1]) + np.repeat(first, repeats)]
 
     return rows
 
@@ -228,7 +230,7 @@ def as_vector(values, name, *, like=None, finite=False, within=None, unit=None):
     Return a 1D float array, converted to ``unit``.
 
     ``like = (name, vector)`` fixes its length, ``within`` its limits (inclusive, and
-    no NaN).
+    no NaN); ``finite`` excludes infinities too.
     """
     values = np.atleast_1d(strip_unit(values, name, like=unit)[0])
     if values.ndim != 1:
@@ -238,20 +240,19 @@ def as_vector(values, name, *, like=None, finite=False, within=None, unit=None):
         n = len(like[1])
         msg = f'{name} has {len(values)} values, but {like[0]} has {n}'
         raise ValueError(msg)
-    if finite:
-        check_finite(values, name)
-    if within is not None:
-        check_within(values, name, within)
+    if finite or within is not None:
+        check_values(values, name, within or EVERYTHING, finite=finite)
     return values
 
 
-def check_within(values, name, limits=(-np.inf, np.inf)):
+def check_values(values, name, limits=EVERYTHING, *, finite=False):
     """Raise a ValueError that names the first value that is NaN or beyond limits."""
     sound = (values >= limits[0]) & (values <= limits[1])
+    sound &= np.isfinite(values) if finite else True
     if not sound.all():
-        must = 'not be NaN'
-        if limits != (-np.inf, np.inf):
-            must = f'be between {limits[0]:g} and {limits[1]:g}, and not NaN'
+        must = 'be finite' if finite else 'not be NaN'
+        if limits != EVERYTHING:
+            must = f'be between {limits[0]:g} and {limits[1]:g}, and {must}'
         msg = f'{name} must {must}, got {first_wrong(values, sound)}'
         raise ValueError(msg)
 
@@ -272,18 +273,6 @@ def as_booleans(values, name, *, like=None):
         msg = f'{name} must hold booleans, got {first_wrong(values, known)}'
         raise ValueError(msg)
     return values.astype(bool)
-
-
-def check_finite(values, name):
-    """Raise a ValueError that counts the rows that are not finite."""
-    bad = ~np.isfinite(values)
-    bad = bad.any(axis=1) if bad.ndim > 1 else bad
-    if bad.any():
-        msg = (
-            f'{name} must be finite, got {bad.sum()} of {len(bad)} rows with NaN, '
-            f'infinity or a masked value (the first is row {np.flatnonzero(bad)[0]})'
-        )
-        raise ValueError(msg)
 
 
 def check_fraction(value, name):
@@ -335,40 +324,25 @@ def as_groups(groups, n, name='groups'):
     return np.unique(groups, return_inverse=True)
 
 
-def columns_of(catalog, names, name):
-    """Return columns of a table."""
-    missing = sorted(set(names) - set(catalog.colnames))
-    if missing:
-        msg = f'{name} lacks the columns {missing}; it has {catalog.colnames}'
+def column_of(table, name, what):
+    """Return a column of a table or mapping, which messages call ``what``."""
+    names = list(table.keys()) if hasattr(table, 'keys') else []
+    if name not in names:
+        msg = f'{what} lacks the column {name!r}; it has {names or "none"}'
         raise ValueError(msg)
-    return tuple(catalog[column] for column in names)
+    return table[name]
 
 
-def as_positions(catalog, name):
-    """Return pixel positions of a catalogue as an (n, 2) array."""
-    if isinstance(catalog, SkyCoord):
-        msg = f'{name} is a SkyCoord: give radius as an angle to match on the sky'
+def unit_psf(psf):
+    """Return the PSF as a function of offsets for unit flux."""
+    names = getattr(psf, 'param_names', ())
+    if {'flux', 'x_0', 'y_0'} <= set(names):
+        psf = psf.copy()
+        psf.flux, psf.x_0, psf.y_0 = 1.0, 0.0, 0.0
+    elif names or not callable(psf):
+        msg = (
+            'psf must be a model with the parameters flux, x_0 and y_0, or a function '
+            f'of the offsets (dx, dy), got {type(psf).__name__}'
+        )
         raise TypeError(msg)
-    if isinstance(catalog, Table):
-        catalog = columns_of(catalog, ('x_centroid', 'y_centroid'), name)
-    if isinstance(catalog, tuple) and len(catalog) == 2:
-        x = as_vector(catalog[0], f'x of {name}')
-        y = as_vector(catalog[1], f'y of {name}', like=(f'x of {name}', x))
-        points = np.stack([x, y], axis=1)
-    else:
-        points, _ = strip_unit(catalog, name)
-        points = points if points.size else points.reshape(0, 2)
-    if points.ndim != 2 or points.shape[1] != 2:
-        msg = f'{name} must have the shape (n, 2), got {points.shape}'
-        raise ValueError(msg)
-    check_finite(points, f'the positions of {name}')
-    return points
-
-
-def column_of_both(catalogs, column, argument):
-    """Return a column of both tables."""
-    for name, catalog in catalogs.items():
-        if not isinstance(catalog, Table) or column not in catalog.colnames:
-            msg = f'{argument} needs the column {column!r} in {name}'
-            raise ValueError(msg)
-    return [catalog[column] for catalog in catalogs.values()]
+    return lambda dx, dy: np.asarray(psf(dx, dy), dtype=float)

@@ -16,13 +16,7 @@ from scipy.sparse.csgraph import (
 )
 from scipy.spatial import KDTree
 
-from ._inputs import (
-    as_positions,
-    as_vector,
-    check_finite,
-    column_of_both,
-    columns_of,
-)
+from ._inputs import as_vector, check_values, column_of, strip_unit
 
 # Order of the norm that each metric is.
 _METRICS = {'euclidean': 2.0, 'chebyshev': np.inf}
@@ -229,6 +223,28 @@ def match_catalogs(
     )
 
 
+def as_positions(catalog, name):
+    """Return pixel positions of a catalogue as an (n, 2) array."""
+    if isinstance(catalog, SkyCoord):
+        msg = f'{name} is a SkyCoord: give radius as an angle to match on the sky'
+        raise TypeError(msg)
+    if isinstance(catalog, Table):
+        axes = 'x_centroid', 'y_centroid'
+        catalog = tuple(column_of(catalog, axis, name) for axis in axes)
+    if isinstance(catalog, tuple) and len(catalog) == 2:
+        x = as_vector(catalog[0], f'x of {name}')
+        y = as_vector(catalog[1], f'y of {name}', like=(f'x of {name}', x))
+        points = np.stack([x, y], axis=1)
+    else:
+        points, _ = strip_unit(catalog, name)
+        points = points if points.size else points.reshape(0, 2)
+    if points.ndim != 2 or points.shape[1] != 2:
+        msg = f'{name} must have the shape (n, 2), got {points.shape}'
+        raise ValueError(msg)
+    check_values(points, f'the positions of {name}', finite=True)
+    return points
+
+
 def _parse_radius(radius):
     """Return the radius in pixels or radians, and whether it is an angle."""
     unit = getattr(radius, 'unit', u.pix)
@@ -249,7 +265,7 @@ def _sky_points(catalogs):
     coords = []
     for name, coord in catalogs.items():
         if isinstance(coord, Table):
-            (coord,) = columns_of(coord, ('sky_centroid',), name)
+            coord = column_of(coord, 'sky_centroid', name)
         if not isinstance(coord, SkyCoord):
             msg = (
                 f'radius is an angle, so {name} must be a SkyCoord or a table with '
@@ -260,7 +276,7 @@ def _sky_points(catalogs):
         coords.append(coord.transform_to(coords[0].frame) if coords else coord)
     points = [np.asarray(c.cartesian.xyz / c.cartesian.norm()).T for c in coords]
     for directions, name in zip(points, catalogs, strict=True):
-        check_finite(directions, f'the sky positions of {name}')
+        check_values(directions, f'the sky positions of {name}', finite=True)
     return points
 
 
@@ -269,7 +285,7 @@ def _add_images(points, images, catalogs, search):
     if images is None:
         return points
     if isinstance(images, str):
-        images = column_of_both(catalogs, images, 'images')
+        images = [column_of(table, images, name) for name, table in catalogs.items()]
     if len(images) != 2:
         msg = f'images must be a pair (estimated, true), got {len(images)} items'
         raise ValueError(msg)
@@ -300,7 +316,7 @@ def _parse_magnitudes(tolerance, magnitudes, catalogs, points):
         msg = f'magnitude_tolerance must be a number >= 0, got {tolerance!r}'
         raise ValueError(msg)
     if magnitudes is None:
-        magnitudes = column_of_both(catalogs, 'mag', 'magnitude_tolerance')
+        magnitudes = [column_of(table, 'mag', name) for name, table in catalogs.items()]
     return [
         as_vector(mag, f'magnitudes of {name}', like=(name, rows))
         for mag, name, rows in zip(magnitudes, catalogs, points, strict=True)

@@ -7,13 +7,13 @@ import numpy as np
 
 from ._inputs import (
     as_edges,
-    as_positions,
     as_vector,
     bin_index,
     make_table,
     robust_sigma,
     strip_unit,
 )
+from ._matching import as_positions
 
 
 def _pick(estimated, truth, match, name):
@@ -185,17 +185,15 @@ def summarize_residuals(residuals, bins=None, *, by=None, quantity='magnitude'):
         msg = 'bins needs by, the value of each residual that decides its bin'
         raise ValueError(msg)
     index = np.where(np.isnan(residuals), -1, index)
-    rows = []
-    for k in range(len(edges) - 1):
-        chosen = residuals[index == k]
-        q25, median, q75 = (
-            np.quantile(chosen, [0.25, 0.5, 0.75]) if len(chosen) else (np.nan,) * 3
-        )
-        sigma = float(robust_sigma(chosen))
-        error = sigma * np.sqrt(np.pi / 2 / max(len(chosen), 1))
-        rows.append(
-            (edges[k], edges[k + 1], len(chosen), median, error, q25, q75, sigma)
-        )
-    names = ('low', 'high', 'n', 'median', 'median_err', 'q25', 'q75', 'robust_sigma')
-    columns = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
+    parts = [residuals[index == k] for k in range(len(edges) - 1)]
+    n = np.array([len(part) for part in parts])
+    quartiles = [
+        np.quantile(part, [0.25, 0.5, 0.75]) if len(part) else np.full(3, np.nan)
+        for part in parts
+    ]
+    q25, median, q75 = np.transpose(quartiles)
+    sigma = np.array([robust_sigma(part) for part in parts])
+    error = sigma * np.sqrt(np.pi / 2 / np.maximum(n, 1))
+    columns = {'low': edges[:-1], 'high': edges[1:], 'n': n, 'median': median}
+    columns |= {'median_err': error, 'q25': q25, 'q75': q75, 'robust_sigma': sigma}
     return make_table('residuals', columns, quantity=quantity)

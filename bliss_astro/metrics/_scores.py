@@ -99,9 +99,8 @@ def detection_scores(
     edges = as_edges(bins)
     matched = match.is_matched_estimated, match.is_matched_truth
     tables = []
-    for values, name, flag in zip(
-        (estimated, truth), ('estimated', 'truth'), matched, strict=True
-    ):
+    named = {'estimated': estimated, 'truth': truth}
+    for (name, values), flag in zip(named.items(), matched, strict=True):
         values = as_vector(values, name, like=('match', flag))
         # Without bins even a NaN magnitude counts.
         index = np.zeros(len(flag), int) if bins is None else bin_index(values, edges)
@@ -111,10 +110,16 @@ def detection_scores(
         'precision': ('n_estimated_matched', 'n_estimated'),
         'recall': ('n_truth_matched', 'n_truth'),
     }
-    options = {'images': images, 'n_resamples': n_resamples, 'rng': rng}
-    columns = _score_bins(tables, edges, fractions, errors, level, _add_f1, **options)
-    return make_table(
-        'detection scores', columns, quantity=quantity, level=level, errors=errors
+    return _score_bins(
+        'detection scores',
+        tables,
+        edges,
+        fractions,
+        extra=_add_f1,
+        errors=errors,
+        level=level,
+        bootstrap={'images': images, 'n_resamples': n_resamples, 'rng': rng},
+        quantity=quantity,
     )
 
 
@@ -213,15 +218,24 @@ def class_scores(
         'galaxy_precision': ('n_galaxies_right', 'n_called_galaxies'),
         'star_precision': ('n_stars_right', 'n_called_stars'),
     }
-    options = {'images': images, 'n_resamples': n_resamples, 'rng': rng}
-    columns = _score_bins([(index, flags)], edges, fractions, errors, level, **options)
-    meta = {'quantity': quantity, 'level': level, 'errors': errors}
-    return make_table('class scores', columns, threshold=float(threshold), **meta)
+    return _score_bins(
+        'class scores',
+        [(index, flags)],
+        edges,
+        fractions,
+        errors=errors,
+        level=level,
+        bootstrap={'images': images, 'n_resamples': n_resamples, 'rng': rng},
+        quantity=quantity,
+        threshold=float(threshold),
+    )
 
 
-def _score_bins(tables, edges, fractions, errors, level, extra=None, **options):
+def _score_bins(
+    kind, tables, edges, fractions, *, extra=None, errors, level, bootstrap, **meta
+):
     """
-    Count rows in bins and compute fractions of the counts with their bands.
+    Count rows in bins, and make the table of fractions of the counts with their bands.
 
     ``tables`` holds the bin of each row and the flags to count, by name, of one or
     two tables; ``fractions`` the names of the successes and trials of each fraction;
@@ -229,12 +243,12 @@ def _score_bins(tables, edges, fractions, errors, level, extra=None, **options):
     """
     level = check_fraction(level, 'level')
     n_bins = len(edges) - 1
-    tables = [(index, flags, index >= 0) for index, flags in tables]
 
     def count(*chosen):
+        # Rows outside of all bins have the index -1.
         return {
-            name: np.bincount(index[rows][flag[rows] & inside[rows]], None, n_bins)
-            for (index, flags, inside), rows in zip(tables, chosen, strict=True)
+            name: np.bincount(index[rows] + 1, flag[rows], n_bins + 1)[1:].astype(int)
+            for (index, flags), rows in zip(tables, chosen, strict=True)
             for name, flag in flags.items()
         }
 
@@ -246,23 +260,23 @@ def _score_bins(tables, edges, fractions, errors, level, extra=None, **options):
             extra(values)
         return np.stack(list(values.values()))
 
-    counts = count(*(np.arange(len(index)) for index, *_ in tables))
+    counts = count(*(np.arange(len(index)) for index, _ in tables))
     columns = {'low': edges[:-1], 'high': edges[1:], **counts}
     if errors == 'wilson':
         for name, (k, n) in fractions.items():
             columns |= fraction_columns(name, counts[k], counts[n], level)
         if extra is not None:
             extra(columns)
-        return columns
-    if errors != 'bootstrap':
+    elif errors == 'bootstrap':
+        images = _parse_images(bootstrap.pop('images'), [index for index, _ in tables])
+        bands = bootstrap_bands(estimate, images, level=level, **bootstrap)
+        names = [*fractions, 'f1'][: len(bands.estimate)]
+        for name, *ends in zip(names, *bands[:3], strict=True):
+            columns |= zip((name, f'{name}_low', f'{name}_high'), ends, strict=True)
+    else:
         msg = f'errors must be "wilson" or "bootstrap", got {errors!r}'
         raise ValueError(msg)
-    images = _parse_images(options.pop('images'), [index for index, *_ in tables])
-    bands = bootstrap_bands(estimate, images, level=level, **options)
-    names = [*fractions, 'f1'][: len(bands.estimate)]
-    for name, *ends in zip(names, bands.estimate, bands.low, bands.high, strict=True):
-        columns |= zip((name, f'{name}_low', f'{name}_high'), ends, strict=True)
-    return columns
+    return make_table(kind, columns, level=level, errors=errors, **meta)
 
 
 def _add_f1(columns):
@@ -369,8 +383,9 @@ def roc_curve(
     meta |= {'level': level} | dict.fromkeys(('auc_low', 'auc_high', 'auc_err'), np.nan)
     if images is not None:
         (images,) = _parse_images(images, [galaxy])
-        options = {'n_resamples': n_resamples, 'level': level, 'rng': rng}
-        bands = bootstrap_bands(area, images, **options)
+        bands = bootstrap_bands(
+            area, images, n_resamples=n_resamples, level=level, rng=rng
+        )
         meta |= {'auc_low': float(bands.low), 'auc_high': float(bands.high)}
         meta |= {'auc_err': float(bands.std), 'auc_samples': bands.samples}
     columns = {'threshold': np.append(np.inf, np.unique(probability)[::-1])}

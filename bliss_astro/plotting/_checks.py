@@ -5,7 +5,7 @@ Figures of checks: residuals, completeness, reconstructions, galaxy models.
 
 import numpy as np
 
-from bliss_astro.metrics._inputs import as_positions
+from bliss_astro.metrics._matching import as_positions
 
 from . import _axes
 

@@ -7,7 +7,7 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.table import Table
 
-from bliss_astro.metrics._inputs import as_positions
+from bliss_astro.metrics._matching import as_positions
 
 from . import _axes
 

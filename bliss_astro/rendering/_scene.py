@@ -302,3 +302,18 @@ class ModelRenderer:
             drawn = render_stars(psf, x, y, flux, **options)
         y, x = (part.start for part in window)
         image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]
+
+
+def render_alone(psf, x, y, flux, is_galaxy, galaxy, *, size, accuracy=None):
+    """Render images ``(n, ny, nx)`` of single sources in double precision."""
+    images = np.zeros((len(x), *size))
+    parts = [psf, *(v[:, None] for v in (x, y, flux, galaxy))]
+    if not is_galaxy.all():
+        drawn = render_stars(*(v[~is_galaxy] for v in parts[:4]), size=size)
+        images[~is_galaxy.numpy()] = drawn.double().numpy()
+    if is_galaxy.any():
+        parts = (v[is_galaxy] for v in parts)
+        drawn = render_galaxies(*parts, size=size, accuracy=accuracy)
+        # Fourier sums leave tiny negative values far out.
+        images[is_galaxy.numpy()] = drawn.clamp(min=0).double().numpy()
+    return images

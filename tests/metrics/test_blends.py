@@ -11,7 +11,8 @@ from astropy.table import QTable
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.metrics import blendedness, scene_truth, score_blends
-from bliss_astro.metrics._blends import measure_ellipticity, source_snr
+from bliss_astro.metrics._blend_scores import measure_ellipticity
+from bliss_astro.metrics._blends import source_snr
 from bliss_astro.rendering import render_galaxies, render_stars
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 

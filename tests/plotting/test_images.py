@@ -146,7 +146,7 @@ class TestCatalog:
     def test_errors(self, image, catalog):
         with pytest.raises(ValueError, match='data must be a 2D image'):
             plot_catalog(np.zeros(3), catalog)
-        with pytest.raises(ValueError, match='catalog lacks the columns'):
+        with pytest.raises(ValueError, match='catalog lacks the column'):
             plot_catalog(image, QTable({'x': [1.0]}))
         with pytest.raises(ValueError, match='truth must have the shape'):
             plot_catalog(image, catalog, truth=[(1, 2, 3)])
