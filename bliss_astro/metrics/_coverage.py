@@ -1,22 +1,24 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Coverage of intervals, ranks of the truth, and sharpness of posteriors.
+Coverage of intervals, reliability of probabilities, and sharpness of posteriors.
 """
 
 import numpy as np
-
-from bliss_astro._arguments import check_rng
+from scipy.special import expit, logit, ndtr
 
 from ._inputs import (
+    EVERYTHING,
+    as_booleans,
+    as_edges,
     as_groups,
     as_vector,
+    bin_index,
     check_fraction,
-    check_values,
     fraction_columns,
     make_table,
     robust_sigma,
-    strip_unit,
 )
+from ._ranks import binomial_p_value
 
 LEVELS = (0.5, 0.68, 0.9, 0.95)
 """Nominal levels of intervals whose coverage is computed by default."""
@@ -24,52 +26,11 @@ LEVELS = (0.5, 0.68, 0.9, 0.95)
 # Standard error of the robust sigma of n Gaussian numbers, times sqrt(n) / sigma.
 _ROBUST_ERROR = 1.1664
 
+# Simulated calibrated catalogues, and the distinct probabilities in each, about.
+_N_NULL, _N_LEVELS = 2000, 250
 
-def posterior_ranks(samples, truth, *, rng=None):
-    """
-    Rank of the truth among posterior samples, as a number in (0, 1).
-
-    If truth and samples come from the same distribution, the ranks are uniform:
-    ``(number below + uniform share of ties and of one more) / (n_samples + 1)``.
-
-    Parameters
-    ----------
-    samples : (n, n_samples) array_like
-        Posterior samples, also of discrete quantities such as counts.
-
-    truth : (n,) array_like
-        True values.
-
-    rng : int, `~numpy.random.Generator` or `None`, optional
-        Source of randomness for ties and for the place between two samples.
-
-    Returns
-    -------
-    ranks : (n,) `~numpy.ndarray`
-        Randomised ranks.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit or a value is NaN.
-
-    References
-    ----------
-    Talts et al. 2018, arXiv:1804.06788.
-    """
-    samples, unit = strip_unit(samples, 'samples')
-    truth = as_vector(truth, 'truth', finite=True, unit=unit)
-    if samples.ndim != 2 or len(samples) != len(truth) or not samples.shape[1]:
-        msg = (
-            f'samples must have the shape ({len(truth)}, n_samples), '
-            f'got {samples.shape}'
-        )
-        raise ValueError(msg)
-    check_values(samples, 'samples')
-    below = (samples < truth[:, np.newaxis]).sum(axis=1)
-    ties = (samples == truth[:, np.newaxis]).sum(axis=1)
-    share = check_rng(rng).uniform(size=len(truth)) * (ties + 1)
-    return (below + share) / (samples.shape[1] + 1)
+# Largest logit of a probability, as otherwise a single row could decide a test.
+_MAX_LOGIT = 9.0
 
 
 def interval_coverage(
@@ -114,12 +75,10 @@ def interval_coverage(
     ----- ----- --- --------- -------- ------------ -------------
       all  0.68   4         3   0.7500       0.4998        0.9001
     """
-    truth, unit = strip_unit(truth, 'truth')
-    options = {'within': (-np.inf, np.inf)}
+    options = {'within': EVERYTHING, 'unit': getattr(truth, 'unit', None)}
     truth = as_vector(truth, 'truth', **options)
-    options |= {'like': ('truth', truth), 'unit': unit}
-    lower = as_vector(lower, 'lower', **options)
-    upper = as_vector(upper, 'upper', **options)
+    lower = as_vector(lower, 'lower', like=('truth', truth), **options)
+    upper = as_vector(upper, 'upper', like=('truth', truth), **options)
     if (lower > upper).any():
         msg = f'lower must not exceed upper, got {(lower > upper).sum()} such rows'
         raise ValueError(msg)
@@ -191,6 +150,156 @@ def _coverage(hits, levels, groups, confidence):
     return make_table('coverage', columns)
 
 
+def reliability(probability, is_real, *, bins=None, confidence=0.683):
+    """
+    Reliability diagram of detection probabilities, with tests.
+
+    Give all candidates, not only those above a threshold: the reliability of those
+    cut away cannot be tested.
+
+    Parameters
+    ----------
+    probability : 1D array_like
+        Probability of each candidate, in [0, 1].
+
+    is_real : 1D array_like of bool
+        Whether it is real.
+
+    bins : 1D array_like or `None`, optional
+        Edges of the bins of probability; by default ten of equal width.
+
+    confidence : float, optional
+        Level of the interval of the fraction.
+
+    Returns
+    -------
+    reliability : `ScoreTable`
+        A row per bin ``low`` to ``high``: the numbers of candidates ``n`` and of real
+        ones ``n_real``, their mean ``probability``, the ``fraction`` that is real with
+        its interval, and the ``p_value`` of the number of real ones. In ``meta``:
+
+        * ``error``: expected calibration error, the mean of abs(fraction -
+          probability) over the candidates; ``error_floor`` and ``error_limit``, its
+          mean and its 95th percentile for calibrated probabilities in a sample
+          like this, and ``error_p_value``;
+        * ``excess``: number of real candidates over the sum of probabilities, minus 1,
+          with ``excess_err`` and ``excess_p_value``;
+        * ``sharpness_p_value``: test whether probabilities are too far from the mean
+          (``is_overconfident``) or too near to it (score test of the slope of a
+          logistic regression).
+
+    Raises
+    ------
+    ValueError
+        If a probability is not in [0, 1], ``is_real`` is not boolean or lengths
+        differ.
+
+    Notes
+    -----
+    The expected calibration error of perfect probabilities is not 0 in a finite
+    sample. Its floor is simulated: the probabilities stay, and the real candidates are
+    drawn again from them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro.metrics import reliability
+    >>> rng = np.random.default_rng(1)
+    >>> probability = rng.beta(0.5, 0.5, 5000)
+    >>> result = reliability(probability, rng.uniform(size=5000) < probability)
+    >>> bool(result.meta['error'] < result.meta['error_limit'])
+    True
+    """
+    probability = as_vector(probability, 'probability', within=(0, 1))
+    real = as_booleans(is_real, 'is_real', like=('probability', probability))
+    edges = as_edges(np.linspace(0, 1, 11) if bins is None else bins)
+    index = bin_index(probability, edges)
+    inside = index >= 0
+    index, probability, real = index[inside], probability[inside], real[inside]
+    n_bins = len(edges) - 1
+    n = np.bincount(index, minlength=n_bins)
+    n_real = np.bincount(index[real], minlength=n_bins)
+    with np.errstate(invalid='ignore'):
+        mean = np.bincount(index, probability, n_bins) / n
+    columns = {'low': edges[:-1], 'high': edges[1:], 'n': n, 'n_real': n_real}
+    columns['probability'] = mean
+    columns |= fraction_columns('fraction', n_real, n, confidence)
+    p_values = binomial_p_value(n_real, n, np.clip(np.nan_to_num(mean), 0.0, 1.0))
+    columns['p_value'] = np.where(n > 0, p_values, np.nan)
+    meta = _test_probabilities(probability, real.astype(float), index, n_bins)
+    return make_table('reliability', columns, **meta)
+
+
+def _test_probabilities(probability, real, index, n_bins):
+    """Test the whole sample against simulations of a calibrated one."""
+    n = len(probability)
+    if not n:
+        names = ('error', 'error_floor', 'error_limit', 'error_p_value', 'excess')
+        names += ('excess_err', 'excess_p_value', 'sharpness_p_value')
+        return dict.fromkeys(names, np.nan) | {'is_overconfident': False}
+    variance = probability * (1 - probability)
+    total = variance.sum()
+    edge = expit(-_MAX_LOGIT)
+    slope = logit(np.clip(probability, edge, 1 - edge))
+    # The slope is that at the best intercept, to keep the two faults apart.
+    slope = slope - ((variance * slope).sum() / total if total > 0 else 0.0)
+    weights = np.stack([np.ones(n), slope])
+    score = weights @ (real - probability)
+    spread = np.sqrt((variance * weights**2).sum(axis=1))
+    error = np.abs(np.bincount(index, real - probability, n_bins)).sum() / n
+    null_errors, null_scores = _simulate(probability, index, n_bins, weights)
+    p_values = [
+        _score_p_value(value, sigma, null, total)
+        for value, sigma, null in zip(score, spread, null_scores.T, strict=True)
+    ]
+    expected = probability.sum() or np.nan
+    n_above = (null_errors >= error).sum()
+    return {
+        'error': float(error),
+        'error_floor': float(null_errors.mean()),
+        'error_limit': float(np.quantile(null_errors, 0.95)),
+        'error_p_value': float((1 + n_above) / (1 + len(null_errors))),
+        'excess': float(score[0] / expected),
+        'excess_err': float(spread[0] / expected),
+        'excess_p_value': p_values[0],
+        'sharpness_p_value': p_values[1],
+        'is_overconfident': bool(score[1] < 0),
+    }
+
+
+def _simulate(probability, index, n_bins, weights):
+    """Return errors and scores of catalogues drawn from their probabilities."""
+    rng = np.random.default_rng(len(probability))
+    order = np.lexsort([probability, index])
+    n = len(order)
+    # Neighbours in probability are drawn together, or large samples would take long.
+    size = -(-n // _N_LEVELS)
+    change = np.flatnonzero(np.diff(index[order])) + 1
+    starts = np.unique(np.concatenate([np.arange(0, n, size), change]))
+    counts = np.diff(np.append(starts, n))
+    mean = np.add.reduceat(probability[order], starts) / counts
+    weight = np.add.reduceat(weights[:, order], starts, axis=1) / counts
+    member = index[order][starts][:, np.newaxis] == np.arange(n_bins)
+    matrix = np.concatenate([member.astype(float), weight.T], axis=1)
+    mean = np.clip(mean, 0.0, 1.0)
+    sums = np.empty((_N_NULL, n_bins + len(weights)))
+    for block in np.array_split(np.arange(_N_NULL), 40):
+        drawn = rng.binomial(counts, mean, size=(len(block), len(counts)))
+        sums[block] = (drawn - counts * mean) @ matrix
+    return np.abs(sums[:, :n_bins]).sum(axis=1) / n, sums[:, n_bins:]
+
+
+def _score_p_value(value, error, null, total):
+    """Return a two-sided p-value: simulated, Gaussian where simulations end."""
+    if error == 0:
+        return 1.0 if abs(value) < 1e-9 else 0.0
+    beyond = (np.abs(null) >= abs(value) * (1 - 1e-12)).sum()
+    simulated = (1 + beyond) / (1 + len(null))
+    if beyond >= 10 or total < 25:
+        return float(simulated)
+    return float(min(simulated, 2 * ndtr(-abs(value) / error)))
+
+
 def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=None):
     """
     Sharpness of a posterior: mean log score, widths and residuals over the bound.
@@ -248,18 +357,17 @@ def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=N
         raise ValueError(msg)
     values, like = {}, None
     if log_prob is not None:
-        no_nan = (-np.inf, np.inf)
-        values['log_score'] = as_vector(log_prob, 'log_prob', within=no_nan)
+        values['log_score'] = as_vector(log_prob, 'log_prob', within=EVERYTHING)
         like = ('log_prob', values['log_score'])
     if bound is not None:
-        bound, unit = strip_unit(bound, 'bound')
+        unit = getattr(bound, 'unit', None)
         bound = as_vector(bound, 'bound', like=like, finite=True)
         like = ('bound', bound)
         if not (bound > 0).all():
             msg = f'bound must be positive, got {bound.min()}'
             raise ValueError(msg)
-    given = {'width': ('width', width), 'scatter': ('residuals', residuals)}
-    for key, (name, own) in given.items():
+    given = (('width', 'width', width), ('scatter', 'residuals', residuals))
+    for key, name, own in given:
         if own is None:
             continue
         if unit is None and getattr(own, 'unit', None) is not None:

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Simulation-based calibration: uniformity of ranks, with bands of their distribution.
+Simulation-based calibration: ranks of the truth, with bands of their distribution.
 """
 
 import functools
@@ -10,7 +10,17 @@ from scipy.optimize import brentq
 from scipy.special import bdtr, bdtrc, ndtr, ndtri, owens_t
 from scipy.stats import binom, kstwo
 
-from ._inputs import as_groups, as_vector, check_count, check_fraction, make_table
+from bliss_astro._arguments import check_rng
+
+from ._inputs import (
+    as_groups,
+    as_vector,
+    check_count,
+    check_fraction,
+    check_values,
+    make_table,
+    strip_unit,
+)
 
 # Points at which a distribution function is compared, and the fewest ranks for that.
 _N_POINTS, _MIN_RANKS = 100, 10
@@ -22,6 +32,53 @@ _N_NULL, _MAX_NULL_SIZE = 4000, 5000
 SCALE_ERROR = np.pi / np.sqrt(15)
 """Error of the log scale of a calibrated posterior from one rank: the standard
 deviation of the squared distance of ranks from 1/2 over its slope."""
+
+
+def posterior_ranks(samples, truth, *, rng=None):
+    """
+    Rank of the truth among posterior samples, as a number in (0, 1).
+
+    If truth and samples come from the same distribution, the ranks are uniform:
+    ``(number below + uniform share of ties and of one more) / (n_samples + 1)``.
+
+    Parameters
+    ----------
+    samples : (n, n_samples) array_like
+        Posterior samples, also of discrete quantities such as counts.
+
+    truth : (n,) array_like
+        True values.
+
+    rng : int, `~numpy.random.Generator` or `None`, optional
+        Source of randomness for ties and for the place between two samples.
+
+    Returns
+    -------
+    ranks : (n,) `~numpy.ndarray`
+        Randomised ranks.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or a value is NaN.
+
+    References
+    ----------
+    Talts et al. 2018, arXiv:1804.06788.
+    """
+    samples, unit = strip_unit(samples, 'samples')
+    truth = as_vector(truth, 'truth', finite=True, unit=unit)
+    if samples.ndim != 2 or len(samples) != len(truth) or not samples.shape[1]:
+        msg = (
+            f'samples must have the shape ({len(truth)}, n_samples), '
+            f'got {samples.shape}'
+        )
+        raise ValueError(msg)
+    check_values(samples, 'samples')
+    below = (samples < truth[:, np.newaxis]).sum(axis=1)
+    ties = (samples == truth[:, np.newaxis]).sum(axis=1)
+    share = check_rng(rng).uniform(size=len(truth)) * (ties + 1)
+    return (below + share) / (samples.shape[1] + 1)
 
 
 def rank_uniformity(ranks, *, groups=None, images=None, n_bins=None, level=0.95):

@@ -7,10 +7,10 @@ import numpy as np
 from astropy.table import Table
 
 from . import _findings as tests
-from ._coverage import LEVELS, rank_coverage, sharpness
+from ._coverage import LEVELS, rank_coverage, reliability, sharpness
 from ._inputs import check_fraction
 from ._ranks import rank_uniformity
-from ._reliability import count_calibration, reliability
+from ._residuals import count_calibration
 
 
 class CalibrationReport:

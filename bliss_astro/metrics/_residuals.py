@@ -1,14 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Residuals of matched sources: flux, position, pulls, and their summaries in bins.
+Residuals of fluxes and positions, pulls, summaries in bins, and calibration of counts.
 """
 
 import numpy as np
+from scipy.special import ndtr, stdtr
+from scipy.stats import kstest
 
 from ._inputs import (
     as_edges,
     as_vector,
     bin_index,
+    check_count,
     make_table,
     robust_sigma,
     strip_unit,
@@ -197,3 +200,128 @@ def summarize_residuals(residuals, bins=None, *, by=None, quantity='magnitude'):
     columns = {'low': edges[:-1], 'high': edges[1:], 'n': n, 'median': median}
     columns |= {'median_err': error, 'q25': q25, 'q75': q75, 'robust_sigma': sigma}
     return make_table('residuals', columns, quantity=quantity)
+
+
+def count_calibration(
+    true, expected, *, ranks=None, variance=None, bins=None, n_bins=5
+):
+    """
+    Calibration of counts: true minus expected, in bins of the expected count.
+
+    Parameters
+    ----------
+    true : 1D array_like
+        True number of sources in each region. Regions should be independent:
+        one per image.
+
+    expected : 1D array_like
+        Its posterior mean.
+
+    ranks : 1D array_like or `None`, optional
+        Ranks of the true numbers, such as `posterior_ranks` of drawn ones.
+
+    variance : 1D array_like or `None`, optional
+        Posterior variance of the number.
+
+    bins : 1D array_like or `None`, optional
+        Edges of bins of the EXPECTED count; regions outside all bins are left out of
+        them. By default ``n_bins`` of equal size.
+
+    n_bins : int, optional
+        Number of bins, if ``bins`` are not given.
+
+    Returns
+    -------
+    counts : `ScoreTable`
+        A row per bin ``low`` to ``high``: the number of regions ``n``, the mean counts
+        ``expected`` and ``true``, their ``offset`` with its error ``offset_err`` and
+        the ``p_value`` of its t test, and ``relative`` and ``relative_err``, the same
+        over the mean expected count. Errors are those of the actual scatter. In
+        ``meta``: ``total_relative``, ``total_relative_err`` and ``total_p_value`` of
+        all regions; ``spread``, ``spread_err`` and ``spread_p_value``, the
+        stated over the actual scatter of true minus expected, below 1 if
+        the posterior of the count is too narrow (NaN without ``variance``); and
+        ``ks_p_value`` of the ranks (NaN without them).
+
+    Raises
+    ------
+    ValueError
+        If a number is negative or not finite, or lengths differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bliss_astro.metrics import count_calibration
+    >>> rng = np.random.default_rng(1)
+    >>> rate = rng.gamma(3.0, 1.0, 10_000)
+    >>> counts = count_calibration(rng.poisson(rate), 0.95 * rate, variance=rate).meta
+    >>> print(f'{counts["total_relative"]:.3f} +- {counts["total_relative_err"]:.3f}')
+    0.055 +- 0.006
+    """
+    not_negative = {'finite': True, 'within': (0, np.inf)}
+    true = as_vector(true, 'true', **not_negative)
+    like = ('true', true)
+    expected = as_vector(expected, 'expected', like=like, **not_negative)
+    if bins is None and len(true):
+        levels = np.linspace(0, 1, check_count(n_bins, 'n_bins') + 1)
+        # Fewer bins where many values are the same.
+        bins = np.unique(np.quantile(expected, levels))
+        bins = bins if len(bins) > 1 else [bins[0], bins[0] + 1]
+    edges = as_edges([0, np.inf] if bins is None else bins)
+    index = bin_index(expected, edges)
+    rows = [
+        _offset(true[index == k], expected[index == k]) for k in range(len(edges) - 1)
+    ]
+    columns = {'low': edges[:-1], 'high': edges[1:]}
+    columns |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    total = _offset(true, expected)
+    meta = {
+        f'total_{k}': float(total[k]) for k in ('relative', 'relative_err', 'p_value')
+    }
+    if variance is not None:
+        variance = as_vector(variance, 'variance', like=like, **not_negative)
+    meta |= _spread(true - expected, variance)
+    meta['ks_p_value'] = np.nan
+    if ranks is not None:
+        ranks = as_vector(ranks, 'ranks', like=like, within=(0, 1))
+        meta['ks_p_value'] = float(kstest(ranks, 'uniform').pvalue)
+    return make_table('counts', columns, **meta)
+
+
+def _offset(true, expected):
+    """Return the mean of true minus expected with its error and t test."""
+    n = len(true)
+    names = ('expected', 'true', 'offset', 'offset_err', 'relative', 'relative_err')
+    row = {'n': n} | dict.fromkeys((*names, 'p_value'), np.nan)
+    if not n:
+        return row
+    difference = true - expected
+    mean = expected.mean()
+    # A few rare sources may all be missing; then the scatter is that of Poisson.
+    scatter = difference.std(ddof=1) if n > 1 else 0.0
+    if not true.any() or scatter == 0:
+        scatter = max(scatter, np.sqrt(mean))
+    offset, error = difference.mean(), scatter / np.sqrt(n)
+    row |= {'expected': mean, 'true': true.mean()}
+    row |= {'offset': offset, 'offset_err': error}
+    if error > 0:
+        row['p_value'] = 2 * stdtr(max(n - 1, 1), -abs(offset) / error)
+    if mean > 0:
+        row |= {'relative': offset / mean, 'relative_err': error / mean}
+    return row
+
+
+def _spread(difference, variance):
+    """Return the stated over the actual scatter, with its error and test."""
+    names = ('spread', 'spread_err', 'spread_p_value')
+    n, square = len(difference), difference**2
+    if variance is None or n < 2 or not variance.sum() or not square.sum():
+        return dict.fromkeys(names, np.nan)
+    ratio = variance.sum() / square.sum()
+    excess = (square - variance).std(ddof=1) / np.sqrt(n)
+    z = (square - variance).mean() / excess if excess > 0 else 0.0
+    # The error of log(ratio), halved by the square root.
+    error = 0.5 * (square - variance / ratio).std(ddof=1) / np.sqrt(n) / square.mean()
+    spread = np.sqrt(ratio)
+    values = spread, spread * error, 2 * ndtr(-abs(z))
+    return dict(zip(names, map(float, values), strict=True))
