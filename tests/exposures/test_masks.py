@@ -36,7 +36,7 @@ def image(rng):
     return image + rng.normal(0, NOISE, image.shape)
 
 
-@pytest.mark.parametrize(('factor', 'edge'), [(1.5, 80), (2, 100), (3, 60), (3, 130)])
+@pytest.mark.parametrize(('factor', 'edge'), [(1.5, 80), (3, 130)])
 def test_halves_of_unlike_gain(factor, edge, image):
     """
     Neither is masked; their noise is at least that of the quieter one.
@@ -60,8 +60,9 @@ def test_level_and_sloping_skies_have_no_steps(slope, image):
     assert exposure.bkg_error == pytest.approx(NOISE, rel=0.03)
 
 
-@pytest.mark.parametrize('sigma', [0.25, 0.4, 0.7, 1.5])
-@pytest.mark.parametrize('level', [5.0, 5.3])
+@pytest.mark.parametrize(
+    ('sigma', 'level'), [(0.25, 5.3), (0.4, 5.0), (0.7, 5.3), (1.5, 5.0)]
+)
 @pytest.mark.filterwarnings('ignore:data are whole numbers')
 def test_noise_finer_than_the_numbers(sigma, level, image):
     """
@@ -93,10 +94,15 @@ def test_whole_numbers_without_noise(image):
 
 
 @pytest.mark.parametrize(
-    ('value', 'dtype'),
-    [(1e12, 'f8'), (1e20, 'f4'), (-1e30, 'f4'), (3.4e38, 'f4'), (1e300, 'f8')],
+    ('value', 'dtype', 'given'),
+    [
+        (1e12, 'f8', {}),
+        (1e20, 'f4', {'background': 100.0}),
+        (-1e30, 'f4', {'bkg_error': 5.0}),
+        (3.4e38, 'f4', {}),
+        (1e300, 'f8', {'background': 100.0}),
+    ],
 )
-@pytest.mark.parametrize('given', [{}, {'background': 100.0}, {'bkg_error': 5.0}])
 def test_numbers_that_are_no_light(value, dtype, given, image):
     """
     One pixel is masked, which is told, and changes nothing else.
@@ -121,7 +127,7 @@ def test_logarithmic_units(unit, image):
         exposure_of(image * unit)
 
 
-@pytest.mark.parametrize('level', [-5.0, 0.5, 90.0, 101.0, 108.0])
+@pytest.mark.parametrize('level', [-5.0, 90.0, 108.0])
 @pytest.mark.parametrize('given', [{}, {'background': 100.0, 'bkg_error': 5.0}])
 def test_saturation_within_the_sky(level, given, image):
     words = r'^saturation must lie above (the sky; \d+ of 25600|some of the data)'
@@ -197,7 +203,7 @@ def test_collateral_columns_and_a_plateau(noise):
     assert found(noise) == [(0.0, 2400, False), (4e5, 600, True)]
 
 
-@pytest.mark.parametrize('scatter', [0.2, 0.3, 0.5, 0.8, 2.0])
+@pytest.mark.parametrize('scatter', [0.2, 0.5, 2.0])
 def test_rounded_noise(scatter, rng):
     data = np.rint(rng.normal(10, scatter, GOOD.shape))
     assert found(data) == []

@@ -36,7 +36,7 @@ def test_white_noise(rng):
     assert noise.n_pixels > 0.9 * data.size
 
 
-@pytest.mark.parametrize('pair', [(0.25, 0.25), (0.45, 0.0), (-0.2, 0.3)])
+@pytest.mark.parametrize('pair', [(0.45, 0.0), (-0.2, 0.3)])
 def test_correlated_noise(pair, rng):
     kernel = kernel_of_pair(*pair)
     data = 2 * correlated_noise((300, 310), kernel, rng)
@@ -53,36 +53,36 @@ def test_correlated_noise(pair, rng):
 
 def test_errors_are_those_of_repetitions(rng):
     """
-    Stated errors, against the scatter over 150 images (6 % each).
+    Stated errors, against the scatter over 60 images (9 % each).
     """
     kernel = kernel_of_pair(0.4, 0.2)
     found = [
         measure_noise(correlated_noise((64, 70), kernel, rng), background=0.0)
-        for _ in range(150)
+        for _ in range(60)
     ]
     sigmas = np.array([noise.sigma for noise in found])
     assert_allclose(
-        sigmas.std(), np.mean([noise.sigma_error for noise in found]), rtol=0.25
+        sigmas.std(), np.mean([noise.sigma_error for noise in found]), rtol=0.3
     )
     for place in ((2, 3), (3, 2), (3, 3), (4, 2)):
         values = np.array([noise.kernel[place] for noise in found])
         stated = np.mean([noise.kernel_error[place] for noise in found])
-        assert_allclose(values.std(), stated, rtol=0.25)
-        assert abs(values.mean() - kernel[place]) < 4 * stated / np.sqrt(150) + 0.005
+        assert_allclose(values.std(), stated, rtol=0.3)
+        assert abs(values.mean() - kernel[place]) < 4 * stated / np.sqrt(60) + 0.005
     # The sky is unknown here: without the correction for the mean, and for the
     # pixels left out, the small images would all say too little.
-    assert_allclose(sigmas.mean(), 1, atol=0.006)
+    assert_allclose(sigmas.mean(), 1, atol=0.008)
 
 
 def test_sources_are_left_out(rng):
-    ny, nx = 300, 300
+    ny, nx = 256, 256
     data = rng.normal(0, 2, (ny, nx))
     clean = measure_noise(data)
     yy, xx = np.indices(data.shape)
     for x, y, flux in zip(
-        rng.uniform(0, nx, 60),
-        rng.uniform(0, ny, 60),
-        np.geomspace(60, 1e5, 60),
+        rng.uniform(0, nx, 40),
+        rng.uniform(0, ny, 40),
+        np.geomspace(60, 1e5, 40),
         strict=True,
     ):
         rows, columns = (
@@ -112,8 +112,8 @@ def test_bad_pixels_and_a_noisy_corner(rng):
 
 
 def test_a_sky_that_varies(rng):
-    yy, xx = np.indices((384, 384))
-    sky = 100 + 0.02 * xx + 1e-4 * (yy - 200) ** 2
+    yy, xx = np.indices((256, 256))
+    sky = 100 + 0.02 * xx + 1e-4 * (yy - 130) ** 2
     noise = measure_noise(rng.normal(sky, 1.5))
     assert_allclose(noise.sigma, 1.5, rtol=0.015)
     assert np.abs(_pair_kernel(noise)).max() < 0.015
@@ -164,7 +164,7 @@ def measured(image):
     return noise.sigma, noise.significant_correlation
 
 
-@pytest.mark.parametrize('sigma', [0.1, 0.45, 0.6, 0.78, 1.06, 1.54, 2.1, 2.86])
+@pytest.mark.parametrize('sigma', [0.1, 0.6, 1.06, 2.86])
 def test_smoothed_noise(sigma, rng):
     """
     From white noise to a correlation of 0.97, with stars above it.
@@ -182,7 +182,7 @@ def test_smoothed_noise(sigma, rng):
     assert_allclose(pair, correlation, atol=0.03)
 
 
-@pytest.mark.parametrize('scale', [1e-30, 1e-12, 1e20])
+@pytest.mark.parametrize('scale', [1e-30, 1e20])
 def test_any_scale(scale, rng):
     noise, _ = smoothed(1.0, rng, shape=(128, 128))
     sigma, pair = measured(noise)
@@ -191,9 +191,7 @@ def test_any_scale(scale, rng):
     assert_allclose(pair_again, pair, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ('n_exposures', 'density'), [(1, 0.008), (10, 0.004), (25, 0.008)]
-)
+@pytest.mark.parametrize(('n_exposures', 'density'), [(1, 0.008), (10, 0.008)])
 def test_crowds_are_no_noise(n_exposures, density):
     """
     Faint stars make neighbouring pixels alike, as smoothing does.

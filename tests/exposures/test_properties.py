@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_equal
 from bliss_astro import Exposure, PSFModel, detect_sources
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -66,7 +66,7 @@ def test_total_error_follows_the_unit(data, scale):
     assert_allclose(second.total_error(), first.total_error() * scale, rtol=1e-9)
 
 
-@SETTINGS
+@settings(SETTINGS, max_examples=15)
 @given(
     argument=st.one_of(
         st.tuples(

@@ -108,8 +108,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(('profile', 'fwhm'), CASES)
-@pytest.mark.parametrize('n_stars', [5, 20])
+@pytest.mark.parametrize(
+    ('profile', 'fwhm', 'n_stars'),
+    [*((*case, 20) for case in CASES), (*CASES[0], 5), (*CASES[3], 5)],
+)
 def test_width_and_area(profile, fwhm, n_stars):
     image, (true_fwhm, true_area) = scene(profile, fwhm, n_stars, n_galaxies=n_stars)
     estimate = estimate_psf(exposure_of(image))
@@ -132,12 +134,11 @@ def airy(fwhm):
     return AiryDisk2D(amplitude=1, radius=fwhm * 1.21967 / 1.02899)
 
 
-@pytest.mark.parametrize('fwhm', [3.0, 5.0])
-def test_psf_error_contains_a_profile_beyond_the_model(fwhm):
+def test_psf_error_contains_a_profile_beyond_the_model():
     """
     Two Gaussians and a power law have no flat core and no rings.
     """
-    image, (true_fwhm, true_area) = scene(airy, fwhm, 20, seed=4)
+    image, (true_fwhm, true_area) = scene(airy, 3.0, 20, seed=4)
     estimate = estimate_psf(exposure_of(image))
     off = abs(estimate.psf.fwhm / true_fwhm - 1)
     assert 0.03 < off < 2.5 * estimate.psf_error
@@ -180,24 +181,24 @@ def test_plate_with_scatter_is_told():
 
 def test_variation_over_the_field():
     rng = np.random.default_rng(6)
-    size, image = 480, np.zeros((480, 480))
-    for k in range(100):
-        x, y = 24 + 48 * (k % 10), 24 + 48 * (k // 10)
+    size, image = 384, np.zeros((384, 384))
+    for k in range(64):
+        x, y = 24 + 48 * (k % 8), 24 + 48 * (k // 8)
         wide = 3.0 * (1 + 0.15 * (2 * x / size - 1))
         values = stamp(moffat(4)(wide), *rng.uniform(-0.5, 0.5, 2), 20)
         image[y - 20 : y + 21, x - 20 : x + 21] += 3e4 * values / values.sum()
     image = rng.poisson(image + SKY).astype(float)
     estimate = estimate_psf(exposure_of(image))
     assert isinstance(estimate.psf, PolynomialPSF)
-    left, right = (estimate.psf.at(x, 240).fwhm for x in (20, 460))
-    assert right / left == pytest.approx(1.138 / 0.862, rel=0.04)
+    left, right = (estimate.psf.at(x, 192).fwhm for x in (20, 364))
+    assert right / left == pytest.approx(1.134 / 0.866, rel=0.04)
     cut = estimate.psf.shifted(100, 50)
     assert cut.at(0, 0).fwhm == pytest.approx(estimate.psf.at(100, 50).fwhm)
     exposure = exposure_of(image, psf=estimate.psf)
     assert exposure[50:, 100:].psf_at(0, 0).fwhm == pytest.approx(cut.at(0, 0).fwhm)
     assert compare_psf(exposure).ratio == pytest.approx(1, abs=0.02)
     # A constant PSF does not get one.
-    flat, _ = scene(moffat(4), 3.0, 90, size=400)
+    flat, _ = scene(moffat(4), 3.0, 70, size=340)
     assert isinstance(estimate_psf(exposure_of(flat)).psf, PSFModel)
 
 
@@ -249,14 +250,14 @@ def test_array_alone_and_plot():
 
 
 def test_images_of_every_kind(tmp_path):
-    exposure, _ = CoaddSimulator(1, shape=(200, 200)).sample(rng=1)
+    exposure, _ = CoaddSimulator(1, shape=(140, 140)).sample(rng=1)
     path = tmp_path / 'image.fits'
     fits.writeto(path, np.asarray(exposure.data))
-    whole = Cutout2D(exposure.data, (99.5, 99.5), 200)
+    whole = Cutout2D(exposure.data, (69.5, 69.5), 140)
     expected = estimate_psf(np.asarray(exposure.data)).psf.fwhm
     # The sky and noise of an image alone are those of an exposure read from it.
     read = Exposure.read(path)
-    for image in (path, str(path), read, fits.ImageHDU(exposure.data), whole):
+    for image in (str(path), read, fits.ImageHDU(exposure.data), whole):
         assert estimate_psf(image).psf.fwhm == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match=r'must .* 2D|two-dim'):
         estimate_psf([1.0, 2.0])
@@ -295,8 +296,9 @@ def estimated_scene(fwhm):
     return exposure, estimate_psf(exposure)
 
 
-@pytest.mark.parametrize('fwhm', [1.5, 3.0])
-@pytest.mark.parametrize('factor', [0.7, 0.9, 1.1, 1.3])
+@pytest.mark.parametrize(
+    ('fwhm', 'factor'), [(1.5, 0.9), (1.5, 1.3), (3.0, 0.7), (3.0, 1.1)]
+)
 def test_stated_psf_is_compared(fwhm, factor):
     exposure, estimate = estimated_scene(fwhm)
     shape = estimate.central.shape_vector
