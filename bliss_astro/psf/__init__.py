@@ -12,12 +12,10 @@ from bliss_astro._deprecated import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _compare='compare_psf',
-    _estimate='estimate_psf',
+    _estimate='compare_psf estimate_psf',
     _mixture='DEFAULT_SHAPE SHAPE_NAMES',
     _model='PSFModel',
-    _psfex='PSFExPSF',
-    _read='read_psf',
+    _read='PSFExPSF read_psf',
     _result='PSFEstimate',
     _varying='PolynomialPSF VaryingPSF',
 )

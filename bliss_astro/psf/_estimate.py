@@ -1,45 +1,36 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Estimation of the PSF of an image from its own stars.
+Estimation of the PSF of an image from its stars, and comparison of a stated one.
 """
+
+import dataclasses
 
 import numpy as np
 
 from .._plugins import exposure_of
 from .._warnings import OutOfDomainWarning, warn
-from ._fit import as_model, cut_stamps
-from ._joint_fit import StampFit, fit_stars, own_shapes, rms
+from ._fit import as_model
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
-from ._profile import (
-    effective_pixels,
-    half_maximum_radius,
-    integral,
-    profile,
-    squared_radius,
+from ._profile import profile, squared_radius
+from ._result import MIN_REAL_STARS, PSFEstimate, PSFStars
+from ._stars import (
+    MIN_SNR,
+    TO_FWHM,
+    StarImage,
+    find_locus,
+    find_sources,
+    level_of,
+    measure_at,
+    measure_stamps,
+    places_of,
 )
-from ._result import PSFEstimate, star_table
-from ._stars import MIN_SNR, TO_FWHM, StarImage, find_locus, find_sources, places_of
-from ._varying import excess_scatter, fit_polynomial, trend
-from ._wing_prior import to_shape, typical_shape
+from ._varying import excess_scatter, fit_polynomial
 
-# Stars of the fit at most, and pixels of all stamps together, which bound the time; but
-# no fewer stars than that.
-_MAX_STARS, _MAX_PIXELS, _MIN_STARS = 100, 60_000, 5
-# Half sides of the stamps, in FWHM, and their limits in pixels.
-_HALF_SIDE, _HALF_SIDE_RANGE = 3.2, (7, 24)
+# -- estimate --
 # Lower limits of signal-to-noise ratio of stars, the second where stars are few, and of
-# peaks. Radius of what is masked around other sources, in FWHM.
-_MIN_SNRS, _NEIGHBOUR_SNR, _MASK_RADIUS = (MIN_SNR, 12.0), 6.0, 1.5
-# Prior width of the stars' own backgrounds in units of the noise of the sky.
-_BACKGROUND_WIDTH = 0.7
-# Relative error of the model, so that the brightest star does not outvote the others.
-_MODEL_ERROR = 0.01
-# Sigmas by which a left-out star is wider or narrower than the others; the sigma
-# contains a scatter of the widths within these limits.
-_MAX_WIDER, _MAX_NARROWER, _SCATTER_RANGE = 2.5, 3.5, (0.015, 0.1)
-# Fewer stars cannot check each other.
-_MIN_REAL_STARS = 3
+# peaks.
+_MIN_SNRS, _NEIGHBOUR_SNR = (MIN_SNR, 12.0), 6.0
 # Relative errors of the width beside what the stars show: of the model, of the
 # choice of the stars where few can check each other, and of a single source,
 # that may be no star; and the largest.
@@ -49,7 +40,7 @@ _FLOOR_ERROR, _CHOICE_ERROR, _SINGLE_ERROR, _MAX_ERROR = 0.002, 0.015, 0.1, 0.15
 _AREA_ERROR = 0.1
 # Relative errors of width and effective area per relative error of the width.
 _WIDTH_AND_AREA = np.array([1.0, 2.0])
-# Scatter of the widths that makes a finding, and its significance.
+# Scatter of the widths that makes a finding; significance of scatter and differences.
 _LARGE_SCATTER, _SIGNIFICANT = 0.04, 3.0
 # Effective area in units of the squared FWHM: 2.2 for a Gaussian and a pixel, 5.3
 # for a Moffat profile of slope 2; and FWHM in units of that of the locus.
@@ -58,15 +49,20 @@ _AREA_RANGE, _FWHM_RANGE = (1.9, 8.0), (0.6, 1.6)
 # beside the stars', and so many of them, wider by this factor.
 _BRIGHTER, _ROUND, _MIN_BRIGHT, _WIDER = 3.0, 0.15, 5, 1.12
 
-# Step in theta of numerical derivatives of the width and the area.
-_THETA_STEP = 1e-4
-# Radius of the polynomial of the core's mean residual in half-maximum radii.
-_CORE_RADIUS = 1.6
-# Width of the rings of mean residuals in half-maximum radii, and at least in pixels.
-_RING_WIDTH, _MIN_RING_WIDTH = 0.3, 0.4
-
-# Error of widths added in fits of planes.
-_PLANE_ERROR = 0.02
+# -- comparison --
+# Pixels that are searched and stars that are compared at most, which bound the time.
+_MAX_PIXELS, _MAX_STARS = 250_000, 30
+# Least signal-to-noise ratios of peaks and of stars.
+_THRESHOLD, _MIN_SNR = 15.0, 25.0
+# Difference of the widths, as logarithms, from which a PSF of 10 % too much or too
+# little is recognised with its error.
+_MIN_DIFFERENCE = 0.06
+# Stars that make a difference credible: galaxies are broader than the PSF, and
+# nothing is narrower. Scatter of the widths of what may be stars.
+_MIN_STARS, _MIN_STARS_BROADER, _MAX_SCATTER = 3, 5, 0.06
+# Height of the drawn stars in units of the noise, far above it; scatter of single
+# widths that is allowed for beside the measured one; least width of moments in pixels.
+_HEIGHT, _OWN_SCATTER, _MIN_WIDTH = 1e4, 0.01, 0.2
 
 
 def estimate_psf(
@@ -164,10 +160,7 @@ def estimate_from(exposure, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS)
             f'above a signal-to-noise ratio of {_MIN_SNRS[-1]:g}; give psf or fwhm'
         )
         raise ValueError(msg)
-    half = int(np.clip(np.ceil(_HALF_SIDE * locus.fwhm), *_HALF_SIDE_RANGE))
-    most = max(_MIN_STARS, _MAX_PIXELS // (2 * half + 1) ** 2)
-    chosen = np.flatnonzero(locus.reasons == '')[: min(_MAX_STARS, most)]
-    stars = _Stars(image, sources, locus, chosen if locus.n_stars else chosen[:2], half)
+    stars = PSFStars(image, sources, locus)
     stars.fit_shape(radius)
     result, errors, scatter, findings = _judge(stars, exposure.shape, vary)
     psf = getattr(result, 'psf', result)
@@ -177,9 +170,8 @@ def estimate_from(exposure, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS)
         'width_scatter': float(scatter),
         'findings': tuple(findings),
     }
-    used, n_stars = stars.used, int(stars.used.sum())
-    result.fit_info = psf.fit_info | numbers | {'used': used, 'n_stars': n_stars}
-    table = star_table(stars, image.noise, exposure.unit)
+    used = {'used': stars.used, 'n_stars': int(stars.used.sum())}
+    result.fit_info = psf.fit_info | numbers | used
     stars.fit.local[:, [0, 3]] *= image.noise
     stamps = stars.stamps * image.noise
     residuals = stamps - stars.fit.model(stamps.shape[1:])
@@ -188,80 +180,12 @@ def estimate_from(exposure, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS)
         # Fluxes depend on the area, the network on the width: the larger of the two.
         psf_error=float(np.max(errors / _WIDTH_AND_AREA)),
         **numbers,
-        stars=table,
+        stars=stars.table(exposure.unit),
         stamps=stamps,
         residuals=np.where(stars.bad, np.nan, residuals),
         central=psf,
         _fit=stars.fit,
     )
-
-
-class _Stars:
-    """
-    Stamps of the stars chosen among sources, their joint fit, and who agrees with it.
-    """
-
-    def __init__(self, image, sources, locus, chosen, half):
-        self.image, self.sources, self.locus = image, sources, locus
-        self.chosen, side = chosen, 2 * half + 1
-        self.corners = np.rint(places_of(sources[chosen])).astype(int) - half
-        bad = cut_stamps(image.bad, self.corners, side, True)
-        self.bad = bad | self._neighbours(half)
-        stamps = cut_stamps(image.pull, self.corners, side, 0.0).astype(float)
-        self.stamps = np.where(self.bad, 0.0, stamps)
-
-    @property
-    def places(self):
-        """Positions (x, y) on the image, (n, 2)."""
-        return self.fit.local[:, 1:3] + self.corners
-
-    def _neighbours(self, half):
-        """Pixels of stamps that belong to other sources rather than to the star."""
-        places, fwhm = places_of(self.sources), 0.95 * self.locus.fwhm
-        masks = np.zeros((len(self.chosen), *(2 * (2 * half + 1,))), bool)
-        grid = np.moveaxis(np.indices(masks.shape[1:])[::-1], 0, -1)
-        for mask, star, corner in zip(masks, self.chosen, self.corners, strict=True):
-            off = np.abs(places - places[star])
-            apart = np.hypot(*off.T)
-            for k in np.flatnonzero((apart > fwhm) & (off.max(1) < 1.5 * half)):
-                reach = _MASK_RADIUS * max(fwhm, TO_FWHM * self.sources.width[k])
-                distance = np.linalg.norm(grid - (places[k] - corner), axis=-1)
-                mask |= distance < min(reach, 0.6 * apart[k])
-        return masks
-
-    def fit_shape(self, radius):
-        """Fit one shape robustly to all stars."""
-        own, locus, photon = self.sources[self.chosen], self.locus, self.image.photon
-        shape = typical_shape(0.95 * locus.fwhm)
-        shape[6:] = locus.e1, locus.e2
-        local = np.c_[own.flux * 1.1, places_of(own) - self.corners, 0 * own.flux]
-        options = {'radius': radius, 'background_width': _BACKGROUND_WIDTH}
-        self.fit = StampFit.of_star(shape, local, **options)
-        self.used, self.weights = fit_stars(
-            *(self.fit, self.stamps, self.bad, 1.0, ~self.bad.all((1, 2))),
-            background=True,
-            model_error=_MODEL_ERROR,
-            gain=1 / photon if photon > 0 else None,
-            accept=self._accept if len(own) >= _MIN_REAL_STARS else None,
-        )
-        self.offsets, self.errors = own_shapes(self.fit, self.stamps, self.weights)
-        self.residual = rms(self.fit, self.stamps, ~self.bad & self.used[:, None, None])
-
-    def _accept(self, weights, used):
-        """Stars that are neither wider nor narrower than the others."""
-        offsets, errors = (v[:, 0] for v in own_shapes(self.fit, self.stamps, weights))
-        sigma = np.where(used, np.hypot(errors, _PLANE_ERROR), np.inf)[:, None]
-        off = offsets - trend(self.places, offsets[:, None], sigma)[:, 0]
-        scatter, _ = excess_scatter(off[used], errors[used])
-        sigma = np.hypot(errors, np.clip(scatter, *_SCATTER_RANGE))
-        wide, narrow = off > _MAX_WIDER * sigma, off < -_MAX_NARROWER * sigma
-        fine = used & ~wide & ~narrow
-        if fine.sum() < _MIN_REAL_STARS:
-            return used
-        reasons = np.where(wide, 'extended', 'fits badly')
-        reasons = np.where(narrow, 'sharper than the stars', reasons)
-        self.locus.reasons[self.chosen] = np.where(fine, '', reasons)
-        return fine
 
 
 def _judge(stars, shape, vary):
@@ -284,8 +208,8 @@ def _judge(stars, shape, vary):
         other.fit_info = psf.fit_info
         return other, _MAX_ERROR * _WIDTH_AND_AREA, scatter, findings
     result = psf
-    errors = np.hypot(_errors_of_stars(stars), _FLOOR_ERROR * _WIDTH_AND_AREA)
-    if not (stars.locus.n_stars and n_stars >= _MIN_REAL_STARS):
+    errors = np.hypot(stars.relative_errors(), _FLOOR_ERROR * _WIDTH_AND_AREA)
+    if not (stars.locus.n_stars and n_stars >= MIN_REAL_STARS):
         errors = np.hypot(errors, _SINGLE_ERROR * _WIDTH_AND_AREA)
         more = 's' if n_stars != 1 else ''
         text = (
@@ -315,51 +239,6 @@ def _judge(stars, shape, vary):
     return result, np.minimum(errors, _MAX_ERROR * _WIDTH_AND_AREA), scatter, findings
 
 
-def _errors_of_stars(stars):
-    """
-    Relative errors of the width and of the effective area of a joint fit.
-
-    The largest of the noise by the covariance of theta, what the mean residual of the
-    stars would add to the profile, and the scatter of the stars' shares in that, as
-    wings of neighbours make them.
-    """
-    fit, shape = stars.fit, stars.fit.shape
-    radius = half_maximum_radius(shape)
-    varied = to_shape(fit.theta + _THETA_STEP * np.eye(8))
-    total, pixels = integral(shape, fit.radius), effective_pixels(shape, fit.radius)
-    widths = half_maximum_radius(varied.T) / radius
-    areas = [effective_pixels(v, fit.radius) / pixels for v in varied]
-    slopes = np.log([widths, areas]) / _THETA_STEP
-    noise = np.einsum('ki,ij,kj->k', slopes, fit.covariance, slopes).clip(0)
-
-    size, flux = stars.stamps.shape[1:], fit.local[:, :1, None]
-    apart = np.sqrt(squared_radius(*fit.offsets(size), *shape[6:]))
-    weights = stars.weights * stars.used[:, None, None]
-    use = (weights > 0) & (apart < min(size) / 2)
-    off = ((stars.stamps - fit.model(size)) / flux)[use]
-    share, apart, star = np.square(weights * flux)[use], apart[use], np.nonzero(use)[0]
-    # At half maximum an even polynomial of the core, less half of what is at the
-    # centre, over the slope there.
-    design = np.square(apart / radius)[:, None] ** np.arange(3)
-    weighted = design * (share * (apart < _CORE_RADIUS * radius))[:, None]
-    inverse = np.linalg.pinv(design.T @ weighted, hermitian=True)
-    ahead, behind = (profile(np.square(radius * v), shape) for v in (1.01, 0.99))
-    in_width = weighted @ inverse @ [0.5, 1, 1] * 0.02 * total / (behind - ahead)
-    # Mean residuals in rings, times their share in ln(flux^2 / integral of the square).
-    step = max(_RING_WIDTH * radius, _MIN_RING_WIDTH)
-    ring = np.rint(apart / step).astype(int)
-    area = np.pi * np.diff(
-        np.square(step * np.append(0, np.arange(ring.max() + 1) + 0.5))
-    )
-    in_area = 2 * (area / np.bincount(ring, share))[ring] * share
-    in_area *= 1 - profile(np.square(apart), shape) / total * pixels
-    n, n_used = len(stars.used), int(stars.used.sum())
-    changes = [np.bincount(star, v * off, n) for v in (in_width, in_area)]
-    changes = np.array(changes)[:, stars.used]
-    scatter = changes.var(1) * n_used**2 / max(n_used - 1, 1)
-    return np.sqrt(np.max([noise, np.square(changes.sum(1)), scatter], axis=0))
-
-
 def _brightest_wider(sources, locus):
     """Finding that the brightest round sources are wider than the stars, or none."""
     level = _BRIGHTER * np.median(sources.snr[locus.reasons == ''])
@@ -375,3 +254,129 @@ def _brightest_wider(sources, locus):
         'saturated or not linear; the PSF is not that of the brightest'
     )
     return [text]
+
+
+# -- comparison ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PSFComparison:
+    """
+    Widths of the stars of an image over those of its stated PSF.
+
+    Attributes
+    ----------
+    ratio, ratio_error : float
+        Width of the stars over that of the stated PSF at the same places, and its
+        standard error; NaN where no star could be measured.
+
+    fwhm, stars_fwhm : float
+        Full widths at half maximum in pixels of the stated PSF and of the stars.
+
+    n_stars : int
+        Number of stars.
+
+    finding : str
+        A sentence where the two differ by some 10 % or more and significantly; else
+        empty.
+    """
+
+    ratio: float
+    ratio_error: float
+    fwhm: float
+    stars_fwhm: float
+    n_stars: int
+    finding: str
+
+
+@np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
+def compare_psf(exposure):
+    """
+    Compare the stated PSF of an image with the widths of its stars.
+
+    Stars are found as `estimate_psf` finds them. Their sizes, adaptive moments, are
+    compared with those of the stated PSF drawn at the same places.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image, with a PSF.
+
+    Returns
+    -------
+    comparison : PSFComparison
+        Both widths, and a sentence where they do not agree.
+
+    Raises
+    ------
+    ValueError
+        If the exposure has no PSF.
+
+    Examples
+    --------
+    >>> from bliss_astro import CoaddSimulator
+    >>> from bliss_astro.psf import PSFModel, compare_psf
+    >>> exposure, truth = CoaddSimulator(1, shape=(200, 200)).sample(rng=1)
+    >>> compare_psf(exposure).finding
+    ''
+    >>> wrong = exposure.replace(psf=PSFModel.from_fwhm(1.3 * exposure.psf.fwhm))
+    >>> 'narrower' in compare_psf(wrong).finding
+    True
+    """
+    ny, nx = exposure.shape
+    middle = exposure.psf_at(nx / 2, ny / 2)
+    nothing = PSFComparison(np.nan, np.nan, middle.fwhm, np.nan, 0, '')
+    image = StarImage.of(exposure)
+    sources = find_sources(
+        image,
+        threshold=_THRESHOLD,
+        max_pixels=_MAX_PIXELS,
+        max_sources=3 * _MAX_STARS // 2,
+    )
+    locus = find_locus(sources, image.saturated_at(sources), min_snr=_MIN_SNR)
+    if locus is None or locus.n_stars < _MIN_STARS:
+        return nothing
+    places = places_of(sources[np.flatnonzero(locus.reasons == '')[:_MAX_STARS]])
+    level, half = level_of(max(locus.fwhm, middle.fwhm))
+    found = measure_at(image, places, level)
+    # The stated PSF, drawn and measured at the same places.
+    shapes = np.array(
+        [exposure.psf_at(*place).shape_vector for place in places.tolist()]
+    )
+    shapes, offsets = shapes.T[..., None, None], places - np.rint(places)
+    dx, dy = np.arange(-half, half + 1) - offsets.T[..., None]
+    radius = squared_radius(dx[:, None], dy[..., None], *shapes[6:])
+    stamps = (_HEIGHT * profile(radius, shapes)).astype(np.float32)
+    drawn = measure_stamps(stamps, np.zeros(stamps.shape, bool), offsets, level)
+    good = (found.width > _MIN_WIDTH) & (found.snr > _MIN_SNR)
+    n = int(good.sum())
+    if n < _MIN_STARS:
+        return nothing
+    # A PSF narrower than its pixel has hardly any width.
+    off = np.log(found.width / np.maximum(drawn.width, _MIN_WIDTH))[good]
+    error = np.hypot(1 / found.snr[good], _OWN_SCATTER)
+    # Scatter of the ratios: variation that the stated PSF explains is none.
+    scatter, _ = excess_scatter(off, error)
+    log_ratio, fwhm = float(np.median(off)), middle.fwhm
+    log_error = float(1.25 / np.sqrt(np.sum(1 / (error**2 + scatter**2))))
+    ratio = float(np.exp(log_ratio))
+    finding = _finding(log_ratio, log_error, scatter, n, fwhm)
+    return PSFComparison(ratio, ratio * log_error, fwhm, fwhm * ratio, n, finding)
+
+
+def _finding(log_ratio, log_error, scatter, n, fwhm):
+    """Finding that the widths differ, or an empty string."""
+    if abs(log_ratio) < max(_MIN_DIFFERENCE, _SIGNIFICANT * log_error):
+        return ''
+    # A large difference is credible with more scatter: undersampled, ratios vary.
+    scattered = scatter > max(_MAX_SCATTER, log_ratio / 2)
+    if log_ratio > 0 and (scattered or n < _MIN_STARS_BROADER):
+        return ''
+    ratio = np.exp(log_ratio)
+    word = 'broader' if ratio > 1 else 'narrower'
+    return (
+        f'the stars of the image are {100 * abs(ratio - 1):.0f} % {word} than the '
+        f'stated psf (FWHM {ratio * fwhm:.3g} px of {n} stars, {fwhm:.3g} px stated): '
+        'fluxes and probabilities rest on the psf; give the right one, or none to have '
+        'it estimated'
+    )

@@ -1,14 +1,50 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Result of the estimation of a PSF: PSF, errors, stars, figure.
+Estimate of a PSF with errors and figure, and the stars that it rests on.
 """
 
 import dataclasses
 
+import astropy.units as u
 import numpy as np
 
-from ._profile import profile, squared_radius, unit_profile
-from ._stars import TO_FWHM
+from ._fit import cut_stamps
+from ._joint_fit import StampFit, fit_stars, own_shapes, rms
+from ._profile import (
+    effective_pixels,
+    half_maximum_radius,
+    integral,
+    profile,
+    squared_radius,
+    unit_profile,
+)
+from ._stars import TO_FWHM, places_of
+from ._varying import excess_scatter, trend
+from ._wing_prior import to_shape, typical_shape
+
+# Stars of the fit at most, and pixels of all stamps together, which bound the time; but
+# no fewer stars than that.
+_MAX_STARS, _MAX_PIXELS, _MIN_STARS = 100, 60_000, 5
+# Half sides of the stamps, in FWHM, and their limits in pixels. Radius of what is
+# masked around other sources, in FWHM.
+_HALF_SIDE, _HALF_SIDE_RANGE, _MASK_RADIUS = 3.2, (7, 24), 1.5
+# Prior width of the stars' own backgrounds in units of the noise of the sky.
+_BACKGROUND_WIDTH = 0.7
+# Relative error of the model, so that the brightest star does not outvote the others.
+_MODEL_ERROR = 0.01
+# Error of widths added in fits of planes.
+_PLANE_ERROR = 0.02
+# Sigmas by which a left-out star is wider or narrower than the others; the sigma
+# contains a scatter of the widths within these limits.
+_MAX_WIDER, _MAX_NARROWER, _SCATTER_RANGE = 2.5, 3.5, (0.015, 0.1)
+# Fewer stars cannot check each other.
+MIN_REAL_STARS = 3
+# Step in theta of numerical derivatives of the width and the area.
+_THETA_STEP = 1e-4
+# Radius of the polynomial of the core's mean residual in half-maximum radii.
+_CORE_RADIUS = 1.6
+# Width of the rings of mean residuals in half-maximum radii, and at least in pixels.
+_RING_WIDTH, _MIN_RING_WIDTH = 0.3, 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,38 +195,155 @@ class PSFEstimate:
         ax.set(xlabel='x / px', ylabel='y / px')
 
 
-def star_table(stars, noise, unit):
-    """Make the table of all compact sources; fluxes are in units of the noise."""
-    from astropy import units as u
-    from astropy.table import QTable
+class PSFStars:
+    """
+    Stamps of the stars among sources, their joint fit, and who agrees with it.
+    """
 
-    sources, chosen = stars.sources, stars.chosen
+    def __init__(self, image, sources, locus):
+        half = int(np.clip(np.ceil(_HALF_SIDE * locus.fwhm), *_HALF_SIDE_RANGE))
+        side = 2 * half + 1
+        most = min(_MAX_STARS, max(_MIN_STARS, _MAX_PIXELS // side**2))
+        self.image, self.sources, self.locus = image, sources, locus
+        self.chosen = np.flatnonzero(locus.reasons == '')[
+            : most if locus.n_stars else 2
+        ]
+        self.corners = np.rint(places_of(sources[self.chosen])).astype(int) - half
+        bad = cut_stamps(image.bad, self.corners, side, True)
+        self.bad = bad | self._neighbours(half)
+        stamps = cut_stamps(image.pull, self.corners, side, 0.0).astype(float)
+        self.stamps = np.where(self.bad, 0.0, stamps)
 
-    def spread(values, others):
-        others = np.array(np.broadcast_to(others, len(sources)))
-        others[chosen] = values
-        return others
+    @property
+    def places(self):
+        """Positions (x, y) on the image, (n, 2)."""
+        return self.fit.local[:, 1:3] + self.corners
 
-    used = spread(stars.used, False)
-    reasons = np.where(stars.locus.reasons == '', 'not needed', stars.locus.reasons)
-    own = reasons[chosen]
-    reasons[chosen] = np.where(own == 'not needed', 'fits badly', own)
-    x, y = stars.places.T
-    flux = spread(stars.fit.local[:, 0] * noise, np.nan)
-    table = QTable(
-        {
-            'x_centroid': spread(x, sources.x) * u.pix,
-            'y_centroid': spread(y, sources.y) * u.pix,
-            'flux': flux * (u.dimensionless_unscaled if unit is None else unit),
-            'snr': sources.snr.astype(float),
-            'fwhm': TO_FWHM * sources.width.astype(float) * u.pix,
-            'ellipticity': np.hypot(sources.e1, sources.e2).astype(float),
-            'width_offset': spread(stars.offsets[:, 0], np.nan),
-            'width_offset_err': spread(stars.errors[:, 0], np.nan),
-            'used': used,
-            'reason': np.where(used, '', reasons),
-        }
-    )
-    for name in table.colnames[:-2]:
-        table[name].info.format = '.2f' if name.endswith('centroid') else '.3g'
-    return table
+    def _neighbours(self, half):
+        """Pixels of stamps that belong to other sources rather than to the star."""
+        places, fwhm = places_of(self.sources), 0.95 * self.locus.fwhm
+        masks = np.zeros((len(self.chosen), *(2 * (2 * half + 1,))), bool)
+        grid = np.moveaxis(np.indices(masks.shape[1:])[::-1], 0, -1)
+        for mask, star, corner in zip(masks, self.chosen, self.corners, strict=True):
+            off = np.abs(places - places[star])
+            apart = np.hypot(*off.T)
+            for k in np.flatnonzero((apart > fwhm) & (off.max(1) < 1.5 * half)):
+                reach = _MASK_RADIUS * max(fwhm, TO_FWHM * self.sources.width[k])
+                distance = np.linalg.norm(grid - (places[k] - corner), axis=-1)
+                mask |= distance < min(reach, 0.6 * apart[k])
+        return masks
+
+    def fit_shape(self, radius):
+        """Fit one shape robustly to all stars."""
+        own, locus, photon = self.sources[self.chosen], self.locus, self.image.photon
+        shape = typical_shape(0.95 * locus.fwhm)
+        shape[6:] = locus.e1, locus.e2
+        local = np.c_[own.flux * 1.1, places_of(own) - self.corners, 0 * own.flux]
+        options = {'radius': radius, 'background_width': _BACKGROUND_WIDTH}
+        self.fit = StampFit.of_star(shape, local, **options)
+        self.used, self.weights = fit_stars(
+            *(self.fit, self.stamps, self.bad, 1.0, ~self.bad.all((1, 2))),
+            background=True,
+            model_error=_MODEL_ERROR,
+            gain=1 / photon if photon > 0 else None,
+            accept=self._accept if len(own) >= MIN_REAL_STARS else None,
+        )
+        self.offsets, self.errors = own_shapes(self.fit, self.stamps, self.weights)
+        self.residual = rms(self.fit, self.stamps, ~self.bad & self.used[:, None, None])
+
+    def _accept(self, weights, used):
+        """Stars that are neither wider nor narrower than the others."""
+        offsets, errors = (v[:, 0] for v in own_shapes(self.fit, self.stamps, weights))
+        sigma = np.where(used, np.hypot(errors, _PLANE_ERROR), np.inf)[:, None]
+        off = offsets - trend(self.places, offsets[:, None], sigma)[:, 0]
+        scatter, _ = excess_scatter(off[used], errors[used])
+        sigma = np.hypot(errors, np.clip(scatter, *_SCATTER_RANGE))
+        wide, narrow = off > _MAX_WIDER * sigma, off < -_MAX_NARROWER * sigma
+        fine = used & ~wide & ~narrow
+        if fine.sum() < MIN_REAL_STARS:
+            return used
+        reasons = np.where(wide, 'extended', 'fits badly')
+        reasons = np.where(narrow, 'sharper than the stars', reasons)
+        self.locus.reasons[self.chosen] = np.where(fine, '', reasons)
+        return fine
+
+    def relative_errors(self):
+        """
+        Relative errors of the width and of the effective area of the joint fit.
+
+        The largest of the noise by the covariance of theta, what the mean residual of
+        the stars would add to the profile, and the scatter of the stars' shares in
+        that, as wings of neighbours make them.
+        """
+        fit, shape = self.fit, self.fit.shape
+        radius = half_maximum_radius(shape)
+        varied = to_shape(fit.theta + _THETA_STEP * np.eye(8))
+        total, pixels = integral(shape, fit.radius), effective_pixels(shape, fit.radius)
+        widths = half_maximum_radius(varied.T) / radius
+        areas = [effective_pixels(v, fit.radius) / pixels for v in varied]
+        slopes = np.log([widths, areas]) / _THETA_STEP
+        noise = np.einsum('ki,ij,kj->k', slopes, fit.covariance, slopes).clip(0)
+
+        size, flux = self.stamps.shape[1:], fit.local[:, :1, None]
+        apart = np.sqrt(squared_radius(*fit.offsets(size), *shape[6:]))
+        weights = self.weights * self.used[:, None, None]
+        use = (weights > 0) & (apart < min(size) / 2)
+        off = ((self.stamps - fit.model(size)) / flux)[use]
+        share, apart, star = (
+            np.square(weights * flux)[use],
+            apart[use],
+            np.nonzero(use)[0],
+        )
+        # At half maximum an even polynomial of the core, less half of what is at the
+        # centre, over the slope there.
+        design = np.square(apart / radius)[:, None] ** np.arange(3)
+        weighted = design * (share * (apart < _CORE_RADIUS * radius))[:, None]
+        inverse = np.linalg.pinv(design.T @ weighted, hermitian=True)
+        ahead, behind = (profile(np.square(radius * v), shape) for v in (1.01, 0.99))
+        in_width = weighted @ inverse @ [0.5, 1, 1] * 0.02 * total / (behind - ahead)
+        # Mean residuals in rings, times their share in
+        # ln(flux^2 / integral of the square).
+        step = max(_RING_WIDTH * radius, _MIN_RING_WIDTH)
+        ring = np.rint(apart / step).astype(int)
+        area = np.pi * np.diff(
+            np.square(step * np.append(0, np.arange(ring.max() + 1) + 0.5))
+        )
+        in_area = 2 * (area / np.bincount(ring, share))[ring] * share
+        in_area *= 1 - profile(np.square(apart), shape) / total * pixels
+        n, n_used = len(self.used), int(self.used.sum())
+        changes = [np.bincount(star, v * off, n) for v in (in_width, in_area)]
+        changes = np.array(changes)[:, self.used]
+        scatter = changes.var(1) * n_used**2 / max(n_used - 1, 1)
+        return np.sqrt(np.max([noise, np.square(changes.sum(1)), scatter], axis=0))
+
+    def table(self, unit):
+        """Make the table of all compact sources."""
+        from astropy.table import QTable
+
+        sources, reasons = self.sources, self.locus.reasons
+
+        def spread(values, others):
+            others = np.array(np.broadcast_to(others, len(sources)))
+            others[self.chosen] = values
+            return others
+
+        used, x, y = spread(self.used, False), *self.places.T
+        reasons = np.where(reasons == '', spread('fits badly', 'not needed'), reasons)
+        flux = spread(self.fit.local[:, 0], np.nan)
+        table = QTable(
+            {
+                'x_centroid': spread(x, sources.x) * u.pix,
+                'y_centroid': spread(y, sources.y) * u.pix,
+                'flux': flux * (u.dimensionless_unscaled if unit is None else unit),
+                'snr': sources.snr.astype(float),
+                'fwhm': TO_FWHM * sources.width.astype(float) * u.pix,
+                'ellipticity': np.hypot(sources.e1, sources.e2).astype(float),
+                'width_offset': spread(self.offsets[:, 0], np.nan),
+                'width_offset_err': spread(self.errors[:, 0], np.nan),
+                'used': used,
+                'reason': np.where(used, '', reasons),
+            }
+        )
+        for name in table.colnames[:-2]:
+            table[name].info.format = '.2f' if name.endswith('centroid') else '.3g'
+        return table

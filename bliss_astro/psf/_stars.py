@@ -22,6 +22,7 @@ from scipy.spatial import cKDTree
 
 from bliss_astro.units import MAD_TO_SIGMA
 
+from ._fit import cut_stamps
 from ._varying import trend
 
 # Pixels that share the largest value where it is a plateau of saturation, and the share
@@ -210,11 +211,10 @@ def measure_at(image, places, level):
     """Measure sources at given places as those of a level."""
     half = _HALF[level]
     pixels = np.rint(places).astype(int)
-    around = np.arange(2 * half + 1)
-    rows = pixels[:, 1, None, None] + around[:, None]
-    columns = pixels[:, 0, None, None] + around
-    pull = np.pad(image.pull, half)[rows, columns]
-    bad = np.pad(image.bad, half, constant_values=True)[rows, columns]
+    pull, bad = (
+        cut_stamps(values, pixels - half, 2 * half + 1, fill)
+        for values, fill in ((image.pull, 0.0), (image.bad, True))
+    )
     ring = np.ones(bad.shape[1:], bool)
     ring[1:-1, 1:-1] = False
     edge = np.where(bad, np.nan, pull)[:, ring]

@@ -23,7 +23,7 @@ from bliss_astro import (
 from bliss_astro.detection._estimates import as_exposure, image_line, psf_findings
 from bliss_astro.encoders import Domain
 from bliss_astro.priors import StarPrior
-from bliss_astro.psf._compare import _finding
+from bliss_astro.psf._estimate import _finding
 
 EVERYTHING = {
     'background',
