@@ -185,8 +185,9 @@ def _groups_of(psf):
 class _Sheet:
     """Wavenumbers of stamps up to a largest one, and the way from modes to pixels."""
 
-    def __init__(self, end, size, *, period=None):
-        period = 2 * max(size) if period is None else period
+    def __init__(self, end, size):
+        # Light that leaves the stamp returns from the other side after this distance.
+        period = 2 * max(size)
         n = math.ceil(end * period / (2 * math.pi))
         self.size, step = size, 2 * math.pi / period
         self.kx = step * torch.arange(n + 1, dtype=torch.float32)
@@ -198,37 +199,36 @@ class _Sheet:
         basis = [kx**2 + 0 * ky, 2 * kx * ky, ky**2 + 0 * kx]
         self.basis = -0.5 * torch.stack(basis).flatten(1)
 
-    def psf_modes(self, psf, *, radius=DEFAULT_NORMALIZATION_RADIUS):
+    def psf_modes(self, psf):
         """Transforms ``(B, M)`` of PSFs, with the weights of the sum."""
         e1, e2 = psf[:, 6], psf[:, 7]
         norm = torch.rsqrt(1 - e1**2 - e2**2)
         form = torch.stack([norm * (1 + e1), norm * e2, norm * (1 - e1)], -1)
         square = (form @ (-2 * self.basis.to(psf))).clamp(min=0)
-        table = psf_segments(psf, radius=radius, bits=_PSF_BITS)
+        table = psf_segments(psf, radius=DEFAULT_NORMALIZATION_RADIUS, bits=_PSF_BITS)
         row = torch.arange(len(psf), device=psf.device)
         z = square + 2.0 ** PSF_RANGE[0]
         modes = look_up(z, table, _PSF_BITS, PSF_RANGE, row)
         return (modes.unflatten(-1, (len(self.ky), -1)) * self.count.to(psf)).flatten(1)
 
-    def galaxy_modes(self, mixture):
-        """Transforms ``(B, M)`` of mixtures of unit flux."""
-        exponent = mixture.covariance @ self.basis.to(mixture.weight)
-        return (mixture.weight[:, None] @ torch.exp(exponent))[:, 0]
-
-    def galaxy_slopes(self, mixture, d_weight, d_covariance):
+    def galaxy_modes(self, mixture, slopes=None):
         """
-        Transforms ``(B, M)`` and their derivatives ``(B, P, M)``.
+        Transforms ``(B, 1, M)`` of mixtures of unit flux, or ``(B, 1 + P, M)``.
 
-        Those of the mixture, ``(B, P, K)`` and ``(B, P, K, 3)``, are given.
+        The latter with derivatives, given those of the weights ``(B, P, K)`` and
+        covariances ``(B, P, K, 3)``.
         """
         basis = self.basis.to(mixture.weight)
         value = torch.exp(mixture.covariance @ basis)
-        modes = (mixture.weight[:, None] @ value)[:, 0]
-        slopes = d_weight @ value
+        modes = mixture.weight[:, None] @ value
+        if slopes is None:
+            return modes
+        d_weight, d_covariance = slopes
+        change = d_weight @ value
         for c in range(3):
             pull = mixture.weight[:, None] * d_covariance[..., c]
-            slopes.addcmul_(pull @ value, basis[c])
-        return modes, slopes
+            change.addcmul_(pull @ value, basis[c])
+        return torch.cat([modes, change], 1)
 
     def pixels(self, modes, x, y):
         """Stamps ``(..., ny, nx)`` of modes ``(..., M)``, centred at ``(x, y)``."""
@@ -242,76 +242,21 @@ class _Sheet:
         return even - odd
 
 
-def draw_stamps(psf, mixture, x, y, *, size, period=None):
+def draw_stamps(psf, mixture, x, y, size, slopes=None):
     """
-    Draw galaxies of unit flux, each on a stamp of its own.
+    Draw galaxies of unit flux, each on a stamp ``(1, ny, nx)`` of its own.
 
-    Parameters
-    ----------
-    psf : tensor ``(B, 8)``
-        PSF of each stamp.
-
-    mixture : `GalaxyMixture`
-        B galaxies.
-
-    x, y : tensor ``(B,)``
-        Their centres in pixels of the stamp.
-
-    size : tuple of int
-        ``(ny, nx)`` of the stamps.
-
-    period : int, optional
-        In pixels; light that leaves the stamp returns from the other side after
-        this distance.
-
-    Returns
-    -------
-    stamps : tensor ``(B, ny, nx)``
-        Differentiable in the mixture; good to some 1e-3 of the peak.
+    PSFs ``(B, 8)``, B galaxies, and their centres ``(B,)`` in pixels of the stamp.
+    With slopes, derivatives of the weights and covariances by P parameters, a stamp is
+    ``(1 + P, ny, nx)``, with its derivatives. Differentiable in the mixture; good to
+    some 1e-3 of the peak.
     """
-
-    def modes_of(sheet, part, own):
-        return sheet.galaxy_modes(part)[:, None]
-
-    return _draw(psf, mixture, x, y, modes_of, size=size, period=period)[:, 0]
-
-
-def draw_slopes(psf, mixture, slopes, x, y, *, size):
-    """
-    Draw galaxies, and the derivatives of their stamps by parameters.
-
-    Parameters
-    ----------
-    psf, mixture, x, y, size
-        As in `draw_stamps`.
-
-    slopes : tuple of tensor ``(B, P, K)``, ``(B, P, K, 3)``
-        Derivatives of the mixture's weights and covariances.
-
-    Returns
-    -------
-    stamps : tensor ``(B, ny, nx)``
-        As of `draw_stamps`.
-
-    slopes : tensor ``(B, P, ny, nx)``
-        Their derivatives.
-    """
-
-    def modes_of(sheet, part, own):
-        modes, change = sheet.galaxy_slopes(part, *(slope[own] for slope in slopes))
-        return torch.cat([modes[:, None], change], 1)
-
-    stamps = _draw(psf, mixture, x, y, modes_of, size=size)
-    return stamps[:, 0], stamps[:, 1:]
-
-
-def _draw(psf, mixture, x, y, modes_of, *, size, period=None):
-    """Stamps ``(B, C, ny, nx)`` of C sets of modes of each galaxy."""
     order, stamps = [], []
     for end, own in _groups_of(psf):
-        sheet = _Sheet(end, size, period=period)
+        sheet = _Sheet(end, size)
         part = GalaxyMixture(mixture.weight[own], mixture.covariance[own])
-        modes = modes_of(sheet, part, own) * sheet.psf_modes(psf[own])[:, None]
+        change = None if slopes is None else [slope[own] for slope in slopes]
+        modes = sheet.galaxy_modes(part, change) * sheet.psf_modes(psf[own])[:, None]
         stamps.append(sheet.pixels(modes, x[own, None], y[own, None]))
         order.append(own)
     return torch.cat(stamps)[torch.argsort(torch.cat(order))]
@@ -319,8 +264,8 @@ def _draw(psf, mixture, x, y, modes_of, *, size, period=None):
 
 def expected_stamps(decoder, value, psf, x, y, size):
     """Noiseless stamps of latents and log fluxes ``(B, D + 1)``."""
-    unit = draw_stamps(psf, decoder(value[:, :-1]), x, y, size=size)
-    return torch.exp(value[:, -1])[:, None, None] * unit
+    unit = draw_stamps(psf, decoder(value[:, :-1]), x, y, size)
+    return torch.exp(value[:, -1])[:, None, None] * unit[:, 0]
 
 
 def stamps_with_slopes(decoder, value, psf, x, y, size):
@@ -330,13 +275,10 @@ def stamps_with_slopes(decoder, value, psf, x, y, size):
     step = _HALF_DIFFERENCE * torch.eye(latent.shape[1]).to(latent)
     near = decoder(latent[:, None] + torch.cat([step, -step]))
     made = decoder(latent)
-    slopes = [
-        (ahead - behind) / (2 * _HALF_DIFFERENCE)
-        for ahead, behind in (
-            part.chunk(2, 1) for part in (near.weight, near.covariance)
-        )
-    ]
-    unit, change = draw_slopes(psf, made, slopes, x, y, size=size)
+    pairs = (part.chunk(2, 1) for part in (near.weight, near.covariance))
+    slopes = [(ahead - behind) / (2 * _HALF_DIFFERENCE) for ahead, behind in pairs]
+    unit = draw_stamps(psf, made, x, y, size, slopes)
     flux = torch.exp(value[:, -1])[:, None, None]
     # The stamp is its own derivative by the logarithm of the flux.
-    return flux * unit, flux[:, None] * torch.cat([change, unit[:, None]], 1)
+    changes = torch.cat([unit[:, 1:], unit[:, :1]], 1)
+    return flux * unit[:, 0], flux[:, None] * changes

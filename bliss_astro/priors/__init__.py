@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     _field_prior='FieldPrior',
     _fields='FieldTable GaussianFields',
     _psf_priors='SeeingPrior TelescopePrior',
-    _galaxies='GALAXY_SHAPE_NAMES GalaxyPrior GammaShapes MagnitudeShapes',
-    _counts='MagnitudeCounts ParetoCounts',
-    _stars='StarPrior',
+    _galaxies='GalaxyPrior GammaShapes MagnitudeShapes',
+    _counts='MagnitudeCounts ParetoCounts StarPrior',
+    _numbers='GALAXY_SHAPE_NAMES',
 )

@@ -7,7 +7,6 @@ import dataclasses
 from dataclasses import field
 
 import astropy.units as u
-import numpy as np
 import torch
 from astropy.table import QTable
 
@@ -20,13 +19,13 @@ from ._galaxies import (
     GalaxyPrior,
     GammaShapes,
     MagnitudeShapes,
-    add_shape_columns,
 )
 from ._numbers import (
     SavedPrior,
     check_positive,
     from_numbers,
     require_type,
+    source_table,
     to_numbers,
 )
 
@@ -241,22 +240,8 @@ class CatalogPrior(SavedPrior):
         batch = self.sample_batch(
             1, shape, flux_min=flux_min, generator=torch_generator(rng)
         )
-        order = torch.argsort(batch.flux[0], descending=True)[: int(batch.count[0])]
-        columns = (batch.x, batch.y, batch.flux, batch.galaxy)
-        x, y, flux, galaxy = (v[0, order].double() for v in columns)
-        is_galaxy = batch.is_galaxy[0, order].numpy()
-        table = QTable(
-            {
-                'x_centroid': x.numpy(),
-                'y_centroid': y.numpy(),
-                'flux': flux.numpy() * u.nmgy,
-                'is_galaxy': is_galaxy,
-            }
-        )
-        galaxy[:, 4:] *= SDSS_PIXEL_SCALE
-        galaxy[~is_galaxy] = np.nan
-        add_shape_columns(table, galaxy)
-        return table
+        columns = (batch.x, batch.y, batch.flux, batch.is_galaxy, batch.galaxy)
+        return source_table(u.nmgy, *columns, pixel_scale=SDSS_PIXEL_SCALE)
 
     def sample_batch(
         self,

@@ -1,21 +1,24 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Number counts: density and fluxes of sources.
+Number counts, density and fluxes of sources; and the prior of stars in electrons.
 """
 
 import dataclasses
 import math
 
+import astropy.units as u
 import numpy as np
 import torch
+from astropy.table import QTable
 
+from bliss_astro._arguments import torch_generator
 from bliss_astro.units import (
     NANOMAGGY_ZERO_POINT,
     SDSS_PIXEL_SCALE,
     magnitude_to_flux,
 )
 
-from ._numbers import check_nodes, check_positive, require
+from ._numbers import check_nodes, check_positive, require, source_table
 
 FLOOR_SNR = 3.4
 """Signal-to-noise ratio at a typical flux floor: of a catalogue's faintest sources."""
@@ -35,15 +38,6 @@ def as_tensor(value, like=None) -> torch.Tensor:
     return torch.as_tensor(value, dtype=torch.float32).to(**kind)
 
 
-def interpolate(x: torch.Tensor, nodes, values) -> torch.Tensor:
-    """Piecewise-linear function, constant beyond its first and last node."""
-    xs, ys = as_tensor(nodes, x), as_tensor(values, x)
-    right = torch.searchsorted(xs, x.contiguous()).clamp(1, len(xs) - 1)
-    low, high = xs[right - 1], xs[right]
-    share = ((x - low) / (high - low)).clamp(0, 1)
-    return ys[right - 1] * (1 - share) + ys[right] * share
-
-
 def draw_places(count, shape, generator):
     """
     Draw positions for padded catalogues ``(B, S)``, uniform over images.
@@ -58,12 +52,7 @@ def draw_places(count, shape, generator):
 
 
 class Counts:
-    """
-    Base class of number counts.
-
-    They have a ``density`` per pixel, and as tensors the share of the sources above a
-    flux and the flux that a share exceeds.
-    """
+    """Base class of number counts: densities and fluxes of all and of a share."""
 
     def density_above(self, flux_min=None):
         """
@@ -227,9 +216,7 @@ class MagnitudeCounts(Counts):
         return float(self._segments()[3][-1] / _PIXELS_PER_DEG2)
 
     def _segments(self):
-        """
-        Nodes, counts per magnitude, slopes, and numbers brighter than each node.
-        """
+        """Nodes, counts per magnitude, slopes, and numbers brighter than each node."""
         m = np.array(self.magnitude)
         log_n = np.array(self.log_density) * math.log(10)
         slope = np.diff(log_n) / np.diff(m)
@@ -262,3 +249,152 @@ class MagnitudeCounts(Counts):
         # Rounding may take a number beyond the end of its segment.
         mag = m[k] + torch.log1p(inside.clamp(min=-0.999999)) / slope[k]
         return magnitude_to_flux(torch.minimum(mag, m[k + 1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class StarPrior:
+    """
+    A Poisson number of stars, uniform in position, Pareto in flux.
+
+    The density of fluxes is proportional to ``f**-(slope + 1)`` between ``flux_min``
+    and ``flux_max``.  The defaults are the prior of the coadd paper (Wang et al. 2022,
+    section 4): on average 3 stars in 40 x 40 pixels, from 622 to 1e6 electrons.
+
+    Parameters
+    ----------
+    density : float
+        Expected number of stars per pixel.
+
+    flux_min, flux_max : float
+        Range of fluxes in electrons of one exposure.
+
+    slope : float
+        Index of the Pareto distribution (of the cumulative counts).
+
+    max_count : int or None
+        Largest number of stars in an image; the published code of the paper
+        stops at 8, the default does not.
+
+    Examples
+    --------
+    >>> from bliss_astro.priors import StarPrior
+    >>> prior = StarPrior()
+    >>> stars = prior.sample((40, 40), rng=1)
+    >>> stars.colnames
+    ['x_centroid', 'y_centroid', 'flux']
+    >>> prior.mean_count((40, 40))
+    3.0
+    """
+
+    density: float = 3 / 1600
+    flux_min: float = 622.0
+    flux_max: float = 1e6
+    slope: float = 0.47
+    max_count: int | None = None
+
+    def __post_init__(self):
+        good = 0 <= self.density < math.inf
+        require(good, 'density', 'finite and not negative', self.density)
+        ends = self.flux_min, self.flux_max
+        good = 0 < ends[0] < ends[1]
+        require(good, 'flux_min', 'positive and less than flux_max', ends)
+        require(self.slope > 0, 'slope', 'positive', self.slope)
+
+    def mean_count(self, shape) -> float:
+        """Expected number of stars in ``shape = (ny, nx)`` pixels."""
+        return float(self.density * shape[0] * shape[1])
+
+    def flux_quantile(self, q):
+        """Flux below which a share ``q`` of the stars lies (tensor or array)."""
+        ratio = (self.flux_min / self.flux_max) ** self.slope
+        return self.flux_min * (1 - q * (1 - ratio)) ** (-1 / self.slope)
+
+    def log_prob_flux(self, flux):
+        """
+        Logarithm of the density of a flux; ``-inf`` outside the range.
+
+        Parameters
+        ----------
+        flux : array_like
+            In electrons.
+        """
+        flux = np.asarray(flux, float)
+        ratio = (self.flux_min / self.flux_max) ** self.slope
+        norm = self.slope * self.flux_min**self.slope / (1 - ratio)
+        inside = (flux >= self.flux_min) & (flux <= self.flux_max)
+        safe = np.where(inside, flux, self.flux_min)
+        return np.where(inside, np.log(norm) - (self.slope + 1) * np.log(safe), -np.inf)
+
+    def sample(self, shape, *, rng=None) -> QTable:
+        """
+        Draw one catalogue.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            ``(ny, nx)`` of the field in pixels.
+
+        rng : int, `numpy.random.Generator` or None, optional
+            Source of randomness.
+
+        Returns
+        -------
+        stars : `~astropy.table.QTable`
+            ``x_centroid, y_centroid`` (0-based pixels) and ``flux``
+            (electrons), brightest first.
+        """
+        *columns, _ = self.sample_batch(1, shape, generator=torch_generator(rng))
+        return source_table(u.electron, *columns)
+
+    def sample_batch(
+        self,
+        n_images: int,
+        shape: tuple[int, int],
+        *,
+        density: torch.Tensor | None = None,
+        flux_min: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        device='cpu',
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Draw padded catalogues for training.
+
+        Parameters
+        ----------
+        n_images : int
+            Number of images B.
+
+        shape : tuple of int
+            ``(ny, nx)``; positions are uniform in
+            ``[-0.5, nx - 0.5) x [-0.5, ny - 0.5)``.
+
+        density, flux_min : tensor ``(B,)``, optional
+            Override the prior's own, image by image; the ratio of the
+            largest to the smallest flux stays.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        x, y, flux : tensor ``(B, S)``
+            S is the largest count of the batch (at least 1); unused places
+            have flux zero.
+
+        count : tensor ``(B,)``
+            Number of stars of each image.
+        """
+        if density is None:
+            density = torch.full((n_images,), float(self.density), device=device)
+        mean = density * shape[0] * shape[1]
+        count = torch.poisson(mean, generator=generator).long()
+        if self.max_count is not None:
+            count = count.clamp(max=self.max_count)
+        x, y, unit, used = draw_places(count, shape, generator)
+        flux = self.flux_quantile(unit)
+        if flux_min is not None:
+            flux = flux * (flux_min / self.flux_min)[:, None]
+        return x, y, flux * used, count

@@ -20,6 +20,7 @@ from ._numbers import (
     float_column,
     need_columns,
     require,
+    to_numbers,
 )
 
 # The logarithms of these.
@@ -60,8 +61,45 @@ _UNITS = {
 _SCALARS = ('background', 'electrons_per_nmgy', 'read_noise')
 
 
+class _Fields:
+    """Base class of distributions of fields, whose numbers are kept on devices."""
+
+    def sample_batch(self, n, *, generator=None, device='cpu'):
+        """
+        Draw fields; those of a table with equal probability.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        rows : tensor ``(n, 11)``
+            PSF, background, electrons per nmgy, read noise.
+        """
+        device = torch.device(device)
+        return self._draw(n, generator, device, *self._constants(device))
+
+    def _constants(self, device):
+        """Numbers of the distribution on a device, moved there once."""
+        cache = self.__dict__.setdefault('_on', {})
+        if device not in cache:
+            cache[device] = [
+                torch.as_tensor(np.array(v), dtype=torch.float32, device=device)
+                for v in self._numbers()
+            ]
+        return cache[device]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class FieldTable:
+class FieldTable(_Fields):
     """
     Checked PSFs, backgrounds and calibrations of n fields.
 
@@ -156,43 +194,18 @@ class FieldTable:
         """Return the fields as a `~astropy.table.QTable` with units."""
         return QTable(self._columns(), units=_UNITS)
 
-    def sample_batch(self, n, *, generator=None, device='cpu'):
-        """
-        Draw fields, all with equal probability.
+    def _numbers(self):
+        return (np.stack([*self._columns().values()], 1),)
 
-        Parameters
-        ----------
-        n : int
-            How many.
-
-        generator : `torch.Generator`, optional
-            On ``device``.
-
-        device : str or `torch.device`, optional
-            Where to draw.
-
-        Returns
-        -------
-        rows : tensor ``(n, 11)``
-            PSF, background, electrons per nmgy, read noise.
-        """
-        rows = self._tensor(torch.device(device))
+    def _draw(self, n, generator, device, rows):
         if len(self) == 1:
             return rows.expand(n, -1)
-        which = torch.randint(len(self), (n,), generator=generator, device=rows.device)
+        which = torch.randint(len(self), (n,), generator=generator, device=device)
         return rows[which]
-
-    def _tensor(self, device):
-        """All rows on a device, moved there once."""
-        cache = self.__dict__.setdefault('_on', {})
-        if device not in cache:
-            rows = np.stack([*self._columns().values()], 1)
-            cache[device] = torch.as_tensor(rows, dtype=torch.float32, device=device)
-        return cache[device]
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianFields:
+class GaussianFields(_Fields):
     """
     A truncated multivariate normal distribution of nine logarithms.
 
@@ -245,21 +258,18 @@ class GaussianFields:
         allowed = 'positive, increasing, and hold the PSF of the mean'
         require(good, 'fwhm_range', allowed, ends)
 
+    def to_dict(self) -> dict:
+        """Return the parameters as lists and floats, for JSON or TOML."""
+        return to_numbers(self)
+
     def _typical(self):
         """PSF, sky and calibration in the middle of the distribution."""
         value = np.exp(self.mean)
         return np.array([*_psf_of(value), 0, 0]), value[6], value[7]
 
-    def _constants(self, device):
-        """Mean, factor of the covariance and bounds on a device."""
-        cache = self.__dict__.setdefault('_on', {})
-        if device not in cache:
-            factor = np.linalg.cholesky(np.array(self.covariance))
-            cache[device] = [
-                torch.as_tensor(np.array(v), dtype=torch.float32, device=device)
-                for v in (self.mean, factor, self.low, self.high)
-            ]
-        return cache[device]
+    def _numbers(self):
+        """Mean, factor of the covariance and bounds."""
+        return self.mean, np.linalg.cholesky(self.covariance), self.low, self.high
 
     def _valid(self, logs, low, high):
         """Whether candidates ``(..., 9)`` lie within the bounds."""
@@ -273,27 +283,7 @@ class GaussianFields:
             inside &= wider if k == 0 else ~wider
         return inside
 
-    def sample_batch(self, n, *, generator=None, device='cpu'):
-        """
-        Draw fields.
-
-        Parameters
-        ----------
-        n : int
-            How many.
-
-        generator : `torch.Generator`, optional
-            On ``device``.
-
-        device : str or `torch.device`, optional
-            Where to draw.
-
-        Returns
-        -------
-        rows : tensor ``(n, 11)``
-            PSF, background, electrons per nmgy, read noise.
-        """
-        mean, factor, low, high = self._constants(torch.device(device))
+    def _draw(self, n, generator, device, mean, factor, low, high):
         shape = (_N_CANDIDATES, n, len(VARIABLES))
         z = torch.randn(shape, generator=generator, device=device)
         # The last candidate is the mean, in case no other is valid.

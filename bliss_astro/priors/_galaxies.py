@@ -14,22 +14,28 @@ from astropy.table import QTable
 from bliss_astro._arguments import torch_generator
 from bliss_astro.units import NANOMAGGY_ZERO_POINT
 
-from ._counts import MagnitudeCounts, ParetoCounts, interpolate
-from ._numbers import check_nodes, check_positive, check_tuples, require, require_type
-
-GALAXY_SHAPE_NAMES = (
-    'disk_fraction',
-    'angle',
-    'disk_axis_ratio',
-    'bulge_axis_ratio',
-    'disk_radius',
-    'bulge_radius',
+from ._counts import MagnitudeCounts, ParetoCounts, as_tensor
+from ._numbers import (
+    check_nodes,
+    check_positive,
+    check_tuples,
+    require,
+    require_type,
+    shape_columns,
 )
-"""The six numbers of a galaxy's shape, in the order of every tensor of them."""
 
 # Uniform numbers are kept off 0 and 1, where an axis ratio would vanish or a
 # normal quantile be infinite.
 _QUANTILE_MIN = 1e-6
+
+
+def interpolate(x: torch.Tensor, nodes, values) -> torch.Tensor:
+    """Piecewise-linear function, constant beyond its first and last node."""
+    xs, ys = as_tensor(nodes, x), as_tensor(values, x)
+    right = torch.searchsorted(xs, x.contiguous()).clamp(1, len(xs) - 1)
+    low, high = xs[right - 1], xs[right]
+    share = ((x - low) / (high - low)).clamp(0, 1)
+    return ys[right - 1] * (1 - share) + ys[right] * share
 
 
 def _uniform(n, like, generator):
@@ -288,9 +294,8 @@ class GalaxyPrior:
             ``flux`` (nmgy) and the columns of ``GALAXY_SHAPE_NAMES``.
         """
         flux, galaxy = self.sample_batch((n,), generator=torch_generator(rng))
-        table = QTable({'flux': flux.double().numpy() * u.nmgy})
-        add_shape_columns(table, galaxy)
-        return table
+        flux = flux.double().numpy() * u.nmgy
+        return QTable({'flux': flux, **shape_columns(galaxy)})
 
     def sample_batch(
         self,
@@ -329,11 +334,3 @@ class GalaxyPrior:
         unit = torch.rand(tuple(shape), generator=generator, device=device)
         flux = self.counts.flux_quantile(unit, flux_min)
         return flux, self.shapes.sample_batch(flux, generator=generator)
-
-
-def add_shape_columns(table, galaxy):
-    """Add the six columns of a tensor of shapes ``(n, 6)``, with their units."""
-    units = (1, u.rad, 1, 1, u.arcsec, u.arcsec)
-    values = galaxy.double().cpu().numpy().T
-    for name, value, unit in zip(GALAXY_SHAPE_NAMES, values, units, strict=True):
-        table[name] = value * unit if unit != 1 else value

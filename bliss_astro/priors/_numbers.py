@@ -11,10 +11,22 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
-from astropy.table import Table
+import torch
+from astropy.table import QTable, Table
 
 from bliss_astro._atomic import atomic_write
 
+GALAXY_SHAPE_NAMES = (
+    'disk_fraction',
+    'angle',
+    'disk_axis_ratio',
+    'bulge_axis_ratio',
+    'disk_radius',
+    'bulge_radius',
+)
+"""The six numbers of a galaxy's shape, in the order of every tensor of them."""
+
+_SHAPE_UNITS = (None, u.rad, None, None, u.arcsec, u.arcsec)
 _BUNDLED = Path(__file__).parent.parent / 'data' / 'priors'
 
 
@@ -93,6 +105,32 @@ def float_column(table, name, unit=None):
     if isinstance(values, np.ma.MaskedArray):
         values = np.ma.filled(values.astype(float), np.nan)
     return np.array(values, dtype=float)
+
+
+def shape_columns(galaxy):
+    """Columns of a tensor of shapes ``(n, 6)``, with their units."""
+    values = galaxy.double().cpu().numpy().T
+    columns = zip(GALAXY_SHAPE_NAMES, values, _SHAPE_UNITS, strict=True)
+    return {name: v if unit is None else v * unit for name, v, unit in columns}
+
+
+def source_table(unit, x, y, flux, is_galaxy=None, galaxy=None, *, pixel_scale=1.0):
+    """
+    Table of the sources of an image, brightest first.
+
+    The columns are tensors ``(1, S)``, shapes ``(1, S, 6)`` with radii in pixels. Those
+    of stars are NaN in the table, and places of flux 0 are left out.
+    """
+    order = torch.argsort(flux[0], descending=True)[: int((flux > 0).sum())]
+    x, y, flux = (v[0, order].double().cpu().numpy() for v in (x, y, flux))
+    table = QTable({'x_centroid': x, 'y_centroid': y, 'flux': flux * unit})
+    if is_galaxy is not None:
+        is_galaxy, galaxy = is_galaxy[0, order], galaxy[0, order].double()
+        galaxy[:, 4:] *= pixel_scale
+        galaxy[~is_galaxy] = torch.nan
+        table['is_galaxy'] = is_galaxy.cpu().numpy()
+        table.update(shape_columns(galaxy))
+    return table
 
 
 def to_numbers(thing):

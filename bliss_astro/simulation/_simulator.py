@@ -8,7 +8,6 @@ import dataclasses
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.table import QTable
 from astropy.utils.decorators import deprecated
 
 from bliss_astro._arguments import (
@@ -19,7 +18,7 @@ from bliss_astro._arguments import (
     within,
 )
 from bliss_astro.priors import CatalogPrior, StarPrior
-from bliss_astro.priors._galaxies import add_shape_columns
+from bliss_astro.priors._numbers import source_table
 from bliss_astro.psf import PSFModel
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering import render_galaxies
@@ -220,29 +219,16 @@ class CoaddSimulator:
         )
         meta = {'n_exposures': self.n_exposures, 'noise_order': self.noise_order}
         exposure = images.exposure(unit=self.unit, psf=psf, meta=meta)
-        return exposure, self._truth(images)
+        scale = 1.0 if self.unit == 'electron' else self.electrons_per_nmgy
+        columns = images.x, images.y, images.flux.double() / scale
+        columns += images.is_galaxy, images.galaxy
+        unit = u.Unit(self.unit)
+        return exposure, source_table(unit, *columns, pixel_scale=self.pixel_scale)
 
     @deprecated('0.1', alternative='CoaddSimulator.sample')
     def simulate(self, *, rng=None):
         """Draw one coadd with its truth: `sample`."""
         return self.sample(rng=rng)
-
-    def _truth(self, images):
-        """Table of the sources of one image, brightest first."""
-        scale = 1.0 if self.unit == 'electron' else self.electrons_per_nmgy
-        flux, order = torch.sort(images.flux[0].double(), descending=True)
-        order, flux = order[flux > 0], flux[flux > 0]
-        x, y = (v[0, order].double().cpu().numpy() for v in (images.x, images.y))
-        truth = QTable({'x_centroid': x, 'y_centroid': y})
-        truth['flux'] = flux.cpu().numpy() / scale * u.Unit(self.unit)
-        if self._has_galaxies:
-            is_galaxy = images.is_galaxy[0, order]
-            galaxy = images.galaxy[0, order].double()
-            galaxy[:, 4:] *= self.pixel_scale
-            galaxy[~is_galaxy] = np.nan
-            truth['is_galaxy'] = is_galaxy.cpu().numpy()
-            add_shape_columns(truth, galaxy.cpu())
-        return truth
 
     @torch.no_grad()
     def sample_batch(

@@ -365,6 +365,12 @@ class TestEvery:
             assert torch.equal(draws.psf, expected.psf)
             assert torch.equal(draws.background, expected.background)
 
+    def test_numbers_of_the_distribution(self, prior):
+        if prior.table is None:
+            numbers = json.loads(json.dumps(prior.fields.to_dict()))
+            assert prior.to_dict()['gaussian'] == numbers
+            assert GaussianFields(**numbers) == prior.fields
+
     def test_none(self, prior, generator):
         assert prior.sample_batch(0, generator=generator).psf.shape == (0, 8)
 
