@@ -96,7 +96,16 @@ def is_text_exact(unit):
     It does not for names that the user defined, and for scales of more digits than
     astropy writes.
     """
-    return unit is None or u.Unit(unit.to_string(), parse_strict='silent') == unit
+    if unit is None:
+        return True
+    # Looked up first, as astropy searches for similar names, which takes long.
+    names = u.get_current_unit_registry().registry
+    if any(
+        base.name not in names and not isinstance(base, u.UnrecognizedUnit)
+        for base in getattr(unit, 'bases', ())
+    ):
+        return False
+    return u.Unit(unit.to_string(), parse_strict='silent') == unit
 
 
 def unit_text(unit):
