@@ -7,6 +7,7 @@ from bliss_astro._deprecated import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _catalog='CatalogPosterior ProbabilisticCatalog',
-    _display='CatalogColumns',
+    _catalog='ProbabilisticCatalog',
+    _columns='CatalogColumns',
+    _posterior='CatalogPosterior',
 )

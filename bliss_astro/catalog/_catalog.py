@@ -1,196 +1,32 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Catalogue of sources: the table with errors and flags, and the posterior of its image.
+Catalogue of sources: the table with errors and flags, and regions of DS9.
 """
 
-import functools
-
+import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_rng
+from bliss_astro._atomic import atomic_write
 from bliss_astro.flags import decode_flags
-from bliss_astro.psf import PSFModel
+from bliss_astro.rendering._scene import Sources
 
-from . import _display, _io, _methods, _posterior, _rendering
-from ._build import check_count, check_threshold, from_columns
-from ._candidates import candidates_of
-from ._columns import REQUIRED_COLUMNS, SHAPE_NAMES, explain_no_shapes, pixel_scale
+from . import _io, _methods, _rendering
+from ._build import from_columns
+from ._columns import (
+    REQUIRED_COLUMNS,
+    SHAPE_NAMES,
+    CatalogColumns,
+    CatalogFormatter,
+    explain_no_shapes,
+    headline,
+)
 from ._meta import ImageRecord, header_to_wcs
-from ._rows import SourceRows
 
-
-class CatalogPosterior:
-    """
-    Posterior over whole catalogues of one image.
-
-    It belongs to the image, not to rows: `sample` draws catalogues, `expected_counts`
-    integrates over a region, `at_threshold` makes a table.
-
-    Parameters
-    ----------
-    tile_posterior : `~bliss_astro.posteriors.TilePosterior`
-        Posterior over the tiles of the image.
-
-    flux_floor : float or 2D array_like ``(rows, columns)``
-        Smallest flux of the prior in data units, by tile.
-
-    unit : unit-like or None, optional
-        Unit of the fluxes.
-
-    wcs : WCS object or None, optional
-        Celestial WCS of the image.
-
-    flags : 2D int array ``(ny, nx)`` or None, optional
-        Sums of `~bliss_astro.flags.CatalogFlag` bits for a source at each pixel.
-
-    meta : dict, optional
-        Metadata of the tables.
-
-    exposure : `~bliss_astro.exposures.Exposure` or None, optional
-        The image as it was measured; no copy. Files do not keep it.
-
-    binning : int, optional
-        Side in pixels of the squares that were joined to one before detection. Tables
-        and ``wcs`` are in pixels of the image, tiles and ``flags`` in the larger ones.
-
-    image_shape : tuple of int, optional
-        Shape of the image, where that is not the one of the joined pixels.
-
-    Notes
-    -----
-    A posterior keeps features and inputs of the encoder, some 60 bytes a pixel
-    (`nbytes`), and the exposure. `to` copies it to another device,
-    `ProbabilisticCatalog.drop_posterior
-    <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>` frees it.
-    """
-
-    def __init__(
-        self,
-        tile_posterior,
-        flux_floor,
-        *,
-        unit=None,
-        wcs=None,
-        flags=None,
-        meta=None,
-        exposure=None,
-        binning=1,
-        image_shape=None,
-    ):
-        self.exposure = exposure
-        self.binning = int(binning)
-        self._image_shape = image_shape
-        self.tile_posterior = tile_posterior
-        shape = tile_posterior.grid.shape
-        self.flux_floor = np.broadcast_to(np.asarray(flux_floor, float), shape)
-        self.unit, self.wcs, self.flags = unit, wcs, flags
-        self.meta = dict(meta or {})
-        self._found = None
-
-    def __repr__(self):
-        size = ' x '.join(map(str, self.shape))
-        return f'<CatalogPosterior of {size} px, {self.n_tiles} tiles>'
-
-    @property
-    def shape(self):
-        """Shape ``(ny, nx)`` of the image."""
-        return self._image_shape or self.tile_posterior.grid.image_shape
-
-    @property
-    def n_tiles(self):
-        """Number of tiles."""
-        return int(np.prod(self.tile_posterior.grid.shape))
-
-    @functools.cached_property
-    def fwhm(self):
-        """Full width at half maximum of the PSF in the middle, in pixels."""
-        inputs = self.tile_posterior.inputs
-        _, rows, columns = inputs.psf[0].shape
-        vector = inputs.psf[0, :, rows // 2, columns // 2].double().cpu().numpy()
-        radius = inputs.normalization_radius
-        model = PSFModel.from_shape(vector, normalization_radius=radius)
-        return self.binning * model.fwhm
-
-    @functools.cached_property
-    def pixel_scale(self):
-        """Arcsec per pixel, the mean over both axes; `None` without a WCS."""
-        return None if self.wcs is None else pixel_scale(self.wcs)
-
-    def to_image(self, place):
-        """Pixel coordinates of the image from those of joined pixels."""
-        return (place + 0.5) * self.binning - 0.5 if self.binning > 1 else place
-
-    @property
-    def sources(self):
-        """Marginals of all candidate sources."""
-        return candidates_of(self, 0.0).sources
-
-    _tile_moments = functools.cached_property(_posterior.tile_moments)
-
-    @property
-    def probability_map(self):
-        """
-        Probability that a tile holds a source, 2D array ``(rows, columns)``.
-
-        Given the decisions of the greedy sweep in earlier tiles, so
-        that a source on a border counts once.
-        """
-        return self._tile_moments[0]
-
-    def at_threshold(self, threshold=0.5, *, n_samples=0, rng=None):
-        """
-        Table of the sources whose probability exceeds a threshold.
-
-        Parameters
-        ----------
-        threshold : float, optional
-            Probability between 0 and 1.
-
-        n_samples : int, optional
-            Number of draws in columns of position and flux, and where inferred of the
-            type and each number of the shape, the latter as if all were galaxies.
-
-        rng : int, `numpy.random.Generator` or None, optional
-            Source of randomness of the draws.
-
-        Returns
-        -------
-        catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
-            A row a source, brightest first.
-        """
-        threshold = check_threshold(threshold)
-        n_samples = check_count('n_samples', n_samples)
-        rng = check_rng(rng)
-        candidates = candidates_of(self, threshold)
-        chosen = (candidates.sources.probability >= threshold).cpu().numpy()
-        rows = SourceRows(self, candidates, np.flatnonzero(chosen))
-        columns = rows.columns()
-        if n_samples:
-            drawn = rows.draw(n_samples, rng)
-            columns |= {f'{name}_samples': values for name, values in drawn.items()}
-        meta = {**self.meta, 'threshold': threshold}
-        if 'disk_radius' in columns and self.pixel_scale is not None:
-            meta['image'] = {'pixel_scale': self.pixel_scale}
-        return ProbabilisticCatalog.from_columns(
-            columns,
-            wcs=self.wcs,
-            unit=self.unit,
-            posterior=self,
-            meta=meta,
-            image_shape=self.shape,
-            expected_count=(self.expected_counts(), self.expected_counts_error()),
-        )
-
-    expected_counts = _posterior.expected_counts
-    expected_counts_error = _posterior.expected_counts_error
-    sample = _posterior.sample
-    interval = _posterior.interval
-    sample_rows = _posterior.sample_rows
-    nbytes = property(_posterior.nbytes)
-    to = _posterior.move
-    to_arrays = _posterior.to_arrays
-    from_arrays = classmethod(_posterior.from_arrays)
+# Radius of a region in pixels where the PSF is not known.
+_DEFAULT_RADIUS = 5.0
+# Colours of regions in DS9: of stars, of galaxies.
+_COLORS = ('cyan', 'orange')
 
 
 class ProbabilisticCatalog(QTable):
@@ -261,7 +97,7 @@ class ProbabilisticCatalog(QTable):
     ...
     """
 
-    TableFormatter = _display.CatalogFormatter
+    TableFormatter = CatalogFormatter
 
     from_columns = classmethod(from_columns)
 
@@ -329,10 +165,68 @@ class ProbabilisticCatalog(QTable):
     render = _rendering.render
     segmentation = _rendering.segmentation
     plot = _methods.plot
-    to_regions = _display.to_regions
     write = _io.write
     read = classmethod(_io.read)
-    _posterior_type = CatalogPosterior
+
+    def to_regions(self, path=None, *, sky=None, radius=None, overwrite=False):
+        """
+        Make a circle of each row, for DS9 and other viewers.
+
+        Parameters
+        ----------
+        path : path_like, optional
+            File in the format of DS9 to write, ``.reg`` as a rule.
+
+        sky : bool, optional
+            Whether circles lie on the sky or in pixels; by default on the sky where
+            there are positions on the sky.
+
+        radius : float or `~astropy.units.Quantity`, optional
+            Radius in pixels or as an angle; by default the PSF's full width at half
+            maximum, or 5 pixels where it is not known.
+
+        overwrite : bool, optional
+            Whether an existing file may be replaced.
+
+        Returns
+        -------
+        regions : ``regions.Regions``
+            The circles, with the row's ``id`` as text and its probability as a tag;
+            stars are cyan, galaxies orange.
+
+        Raises
+        ------
+        ImportError
+            If the package ``regions`` is not installed.
+
+        ValueError
+            If ``sky`` is `True` and there is no WCS, or ``radius`` not positive or
+            in a unit that needs a WCS.
+        """
+        try:
+            from regions import CirclePixelRegion, CircleSkyRegion, PixCoord, Regions
+        except ImportError as error:
+            msg = 'to_regions needs the package regions: pip install regions'
+            raise ImportError(msg) from error
+        has_sky = 'sky_centroid' in self.colnames
+        sky = has_sky if sky is None else sky
+        if sky and not has_sky:
+            msg = 'sky=True needs positions on the sky: the image had no WCS'
+            raise ValueError(msg)
+        radius = _region_radius(self, radius, sky=sky)
+        regions = Regions([])
+        for row, galaxy in zip(self, Sources.of(self).is_galaxy, strict=True):
+            centre, circle = row['sky_centroid'] if sky else None, CircleSkyRegion
+            if not sky:
+                centre = PixCoord(row['x_centroid'], row['y_centroid'])
+                circle = CirclePixelRegion
+            meta = {'text': str(row['id']), 'tag': [f'p={row["probability"]:.3f}']}
+            visual = {'color': _COLORS[int(galaxy)]}
+            regions.append(circle(centre, radius, meta=meta, visual=visual))
+        if path is not None:
+            with atomic_write(path, overwrite=overwrite) as temporary:
+                regions.write(temporary, format='ds9', overwrite=True)
+        return regions
 
     def decode_flags(self):
         """
@@ -372,19 +266,46 @@ class ProbabilisticCatalog(QTable):
             isinstance(name, str) for name in item
         )
         if names and len(item) and not set(REQUIRED_COLUMNS) <= set(item):
-            table = _display.CatalogColumns(self, copy=False)[list(item)]
+            table = CatalogColumns(self, copy=False)[list(item)]
             if 'image' in table.meta:
                 table.meta['image'] = dict(self.image)
             return table
         return super().__getitem__(item)
 
     def __str__(self):
-        return f'{_display.headline(self)}\n{super().__str__()}'
+        return f'{headline(self)}\n{super().__str__()}'
 
     def _base_repr_(self, html=False, descr_vals=None, show_dtype=True, **kwargs):
         if descr_vals is None:
-            descr_vals = [_display.headline(self)]
+            descr_vals = [headline(self)]
             show_dtype = False
         return super()._base_repr_(
             html=html, descr_vals=descr_vals, show_dtype=show_dtype, **kwargs
         )
+
+
+def _region_radius(catalog, radius, *, sky):
+    """Radius of the circles: pixels, or an angle on the sky."""
+    if radius is None:
+        exposure, radius = catalog.exposure, _DEFAULT_RADIUS
+        if exposure is not None and exposure.psf is not None:
+            ny, nx = exposure.shape
+            radius = float(exposure.psf_at(nx // 2, ny // 2).fwhm)
+    scale = _rendering.scale_of(catalog)
+    scales = u.pixel_scale((scale or 1) * u.arcsec / u.pix)
+    try:
+        radius = u.Quantity(radius, getattr(radius, 'unit', u.pix))
+        size = radius.to(u.arcsec if sky else u.pix, scales)
+    except (TypeError, u.UnitsError):
+        msg = f'radius must be a number of pixels or an angle, got {radius!r:.60}'
+        raise TypeError(msg) from None
+    if not 0 < size.value < np.inf:
+        msg = f'radius must be positive, got {radius}'
+        raise ValueError(msg)
+    if scale is None and radius.unit.is_equivalent(u.arcsec) != sky:
+        msg = (
+            'the size of a pixel on the sky is not known; give radius as '
+            f'{"an angle" if sky else "a number of pixels"}'
+        )
+        raise ValueError(msg)
+    return size if sky else size.value

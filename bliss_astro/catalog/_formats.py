@@ -1,24 +1,22 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-File formats of catalogues: FITS, ECSV, Parquet and VOTable by astropy's own writers.
+File formats of catalogues: ECSV, Parquet and VOTable, and what FITS shares with them.
 
-FITS and ECSV tables are written by astropy as they are, so that a plain ``QTable.read``
-gives the sky positions back too. VOTable and Parquet tables get the sky position as two
-columns ``ra`` and ``dec``. What a format cannot hold by itself goes in as JSON text,
-the card: nested meta, and of columns the format of display, exact units, and masks.
-FITS also keeps the posterior, one extension for each array.
+FITS (``_fits.py``) and ECSV tables are written by astropy as they are, so that a plain
+``QTable.read`` gives the sky positions back too. VOTable and Parquet tables get the sky
+position as two columns ``ra`` and ``dec``. What a format cannot hold by itself goes in
+as JSON text, the card: nested meta, and of columns the format of display, exact units,
+and masks. FITS also keeps the posterior, one extension for each array.
 
 Writers take the catalogue, the file and a posterior (or `None`). Readers take the file
 and whether a posterior is wanted, and return the table, its meta, and the arrays and
 meta of the posterior (or `None`).
 """
 
-import io
 import json
 
 import astropy.units as u
 import numpy as np
-from astropy.io import fits
 from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.table.serialize import (
     _construct_mixins_from_columns,
@@ -28,15 +26,14 @@ from astropy.time import TimeBase
 from astropy.utils.data_info import serialize_context_as
 from astropy.utils.masked import Masked
 
-from bliss_astro._fits import CREATOR, open_fits
 from bliss_astro._warnings import collect_warnings
 from bliss_astro.units import is_text_exact, unit_text
 
-from ._columns import COLUMNS, SKY_PARTS
+from ._columns import SKY_PARTS
 from ._meta import plain_value
 
-# Key of the card in VOTable and Parquet, its extension in FITS, and its version.
-_CARD_KEY, _CARD_EXTENSION, _CARD_VERSION = 'bliss_astro', 'BLISS_META', 1
+# Key of the card in VOTable and Parquet, and its version.
+_CARD_KEY, _CARD_VERSION = 'bliss_astro', 1
 # Keys of the meta of an ECSV table.
 _N_ROWS_KEY, _COLUMNS_KEY = 'n_rows', 'column_attributes'
 
@@ -57,7 +54,7 @@ def plain_table(catalog, *, flat=False):
             table[name].info.format = None
         unit = getattr(table[name], 'unit', None)
         if isinstance(unit, u.UnitBase) and not is_text_exact(unit):
-            _relabel(table, name, u.Unit(unit_text(unit), parse_strict='silent'))
+            relabel(table, name, u.Unit(unit_text(unit), parse_strict='silent'))
     if flat and 'sky_centroid' in table.colnames:
         sky = table['sky_centroid'].icrs
         place = table.index_column('sky_centroid')
@@ -70,7 +67,7 @@ def plain_table(catalog, *, flat=False):
     return table
 
 
-def _relabel(table, name, unit):
+def relabel(table, name, unit):
     """Give a column another name of its unit, or none; the numbers stay."""
     column = table[name]
     if not isinstance(column, u.Quantity):
@@ -96,12 +93,12 @@ def _describe_columns(catalog):
         if isinstance(column.info.format, str):
             attributes['formats'][name] = column.info.format
         unit = getattr(column, 'unit', None)
-        if isinstance(unit, u.UnitBase) and not _is_fits(unit):
+        if isinstance(unit, u.UnitBase) and not is_fits_unit(unit):
             attributes['units'][name] = unit_text(unit)
     return {key: value for key, value in attributes.items() if value}
 
 
-def _is_fits(unit):
+def is_fits_unit(unit):
     """Whether FITS, of all formats the one with the fewest units, gives a unit back."""
     if not is_text_exact(unit):
         return False
@@ -115,12 +112,12 @@ def _is_fits(unit):
     return True
 
 
-def _restore_columns(table, attributes):
+def restore_columns(table, attributes):
     """Give columns back the attributes of `_describe_columns`; return the table."""
     for name in table.colnames:
         if name in attributes.get('units', {}):
             unit = u.Unit(attributes['units'][name], parse_strict='silent')
-            _relabel(table, name, unit)
+            relabel(table, name, unit)
         if name in attributes.get('formats', {}):
             table[name].info.format = attributes['formats'][name]
         if name in attributes.get('times', {}):
@@ -128,13 +125,13 @@ def _restore_columns(table, attributes):
     return table
 
 
-def _make_card(catalog, **more):
+def make_card(catalog, **more):
     """Card of a catalogue with further plain values, JSON text in ASCII."""
     card = {'card_version': _CARD_VERSION, 'meta': plain_value(dict(catalog.meta))}
     return json.dumps(card | _describe_columns(catalog) | more)
 
 
-def _read_card(text):
+def read_card(text):
     """Values of a card; raise if a newer version of the package wrote it."""
     card = json.loads(text)
     if card['card_version'] > _CARD_VERSION:
@@ -170,108 +167,6 @@ def _restore_masks(table, places, kinds):
         table.replace_column(column.name, values)
 
 
-def write_fits(catalog, path, posterior):
-    """Write FITS: the table, the card, the arrays of the posterior (or `None`)."""
-    table = plain_table(catalog)
-    # The card has the meta; headers cannot hold what is nested.
-    table.meta = {}
-    for name in table.colnames:
-        unit = getattr(table[name], 'unit', None)
-        if isinstance(unit, u.UnitBase) and not _is_fits(unit):
-            # Plain numbers; the card and the comment of the column have the unit.
-            _relabel(table, name, None)
-        if isinstance(table[name], MaskedColumn | Masked):
-            # The mask gets a column; a value that stands for "masked" might be real.
-            table[name].info.serialize_method['fits'] = 'data_mask'
-    stream = io.BytesIO()
-    # Astropy warns of units that FITS lacks, and keeps them all the same.
-    with collect_warnings():
-        table.write(stream, format='fits')
-    stream.seek(0)
-    arrays, card = [], {}
-    if posterior is not None:
-        arrays, card['posterior'] = _write_arrays(*posterior.to_arrays())
-    text = np.array([_make_card(catalog, **card).encode('ascii')])
-    # One row with one string: any FITS browser shows it.
-    column = fits.Column('JSON', format=f'{text.itemsize}A', array=text)
-    with fits.open(stream) as hdus:
-        rows = hdus[1]
-        rows.name = 'CATALOG'
-        for i, name in enumerate(rows.columns.names, start=1):
-            if name not in COLUMNS:
-                continue
-            # TOPCAT and others read UCDs and comments.
-            rows.header[f'TUCD{i}'] = COLUMNS[name].ucd
-            comment = COLUMNS[name].description
-            unit = getattr(catalog[name], 'unit', None)
-            # TUNIT would be refused by astropy's reader for units that are not in
-            # the standard (nmgy); without it, it finds them in its own notes.
-            if isinstance(unit, u.UnitBase) and f'TUNIT{i}' not in rows.header:
-                comment = f'{comment} [{unit}]'
-            rows.header[f'TCOMM{i}'] = comment
-        card_hdu = fits.BinTableHDU.from_columns([column], name=_CARD_EXTENSION)
-        primary = fits.PrimaryHDU()
-        primary.header['CREATOR'] = CREATOR
-        hdus = fits.HDUList([primary, rows, card_hdu, *arrays])
-        hdus.writeto(path, overwrite=True, checksum=True)
-
-
-def read_fits(path, posterior):
-    """Read FITS: table, meta, and arrays and meta of the posterior (or `None`)."""
-    with open_fits(path, 'path') as hdus:
-        # NaN is a value here, such as the magnitude of no flux.
-        table = QTable.read(
-            hdus,
-            format='fits',
-            hdu='CATALOG' if 'CATALOG' in hdus else 1,
-            mask_invalid=False,
-            character_as_bytes=False,
-            astropy_native=True,
-        )
-        if _CARD_EXTENSION not in hdus:
-            # Tables of other programs have none; one of ours lost it.
-            if hdus[0].header.get('CREATOR') == CREATOR:
-                msg = f'extension {_CARD_EXTENSION} is missing'
-                raise ValueError(msg)
-            return table, {}, None
-        card = _read_card(str(hdus[_CARD_EXTENSION].data['JSON'][0]))
-        arrays = None
-        if posterior and card.get('posterior'):
-            arrays = _read_arrays(hdus, card['posterior'])
-        return _restore_columns(table, card), card['meta'], arrays
-
-
-def _write_arrays(arrays, meta):
-    """Image extensions of arrays, and the description that `_read_arrays` needs."""
-    described, hdus = {}, []
-    for name, array in arrays.items():
-        extension = f'BLISS_{name}'.upper()
-        shape, dtype = list(array.shape), array.dtype.str[1:]
-        described[name] = {'extension': extension, 'dtype': dtype, 'shape': shape}
-        # FITS has no empty images.
-        if array.size:
-            hdus.append(fits.ImageHDU(array, name=extension))
-    return hdus, {'arrays': described, 'meta': plain_value(dict(meta))}
-
-
-def _read_arrays(hdus, description):
-    """Arrays, in native byte order, and plain values of what `_write_arrays` made."""
-    arrays = {}
-    for name, entry in description['arrays'].items():
-        extension, shape = entry['extension'], tuple(entry['shape'])
-        data = np.empty(shape) if 0 in shape else None
-        if data is None and extension in hdus:
-            data = np.asarray(hdus[extension].data)
-        if np.shape(data) != shape:
-            msg = f'extension {extension} of shape {shape} is missing'
-            raise ValueError(msg)
-        arrays[name] = data.astype(entry['dtype'])
-    return arrays, description['meta']
-
-
-# -- ECSV, VOTable, Parquet ------------------------------------------------------------
-
-
 def write_ecsv(catalog, path, posterior):
     """Write ECSV, which holds everything but the posterior by itself."""
     table = plain_table(catalog)
@@ -305,7 +200,7 @@ def read_ecsv(path, posterior):
     attributes = meta.pop(_COLUMNS_KEY, {})
     if 'masked' in attributes:
         _restore_masks(table, attributes['masked'], 'U')
-    return _restore_columns(table, attributes), meta, None
+    return restore_columns(table, attributes), meta, None
 
 
 def write_votable(catalog, path, posterior):
@@ -321,7 +216,7 @@ def write_votable(catalog, path, posterior):
         votable = from_table(flat)
         table = votable.get_first_table()
         # NaN and masked are the same in this format.
-        card = _make_card(catalog, masked=_masked_places(flat, 'fcSUO'))
+        card = make_card(catalog, masked=_masked_places(flat, 'fcSUO'))
         table.infos.append(Info(name=_CARD_KEY, value=card))
         fields = [f for f in table.fields if f.name in SKY_PARTS]
         if fields:
@@ -342,7 +237,7 @@ def read_votable(path, posterior):
         votable = parse(str(path)).get_first_table()
         table = votable.to_table(use_names_over_ids=True)
     cards = [info.value for info in votable.infos if info.name == _CARD_KEY]
-    card = _read_card(cards[0]) if cards else {'meta': {}}
+    card = read_card(cards[0]) if cards else {'meta': {}}
     for column in table.itercols():
         if column.unit is not None:
             # For units that the VO lacks (nmgy) the parser makes one up, which is
@@ -352,7 +247,7 @@ def read_votable(path, posterior):
         column.description = ' '.join((column.description or '').split()) or None
         column.meta = {key: column.meta[key] for key in ('ucd',) if key in column.meta}
     _restore_masks(table, card.get('masked', {}), 'fcUO')
-    return _restore_columns(table, card), card['meta'], None
+    return restore_columns(table, card), card['meta'], None
 
 
 def write_parquet(catalog, path, posterior):
@@ -362,7 +257,7 @@ def write_parquet(catalog, path, posterior):
         table = represent_mixins_as_columns(plain_table(catalog, flat=True))
     # Parquet keeps rows of arrays but flattens each of them.
     shapes = {name: table[name].shape[1:] for name in table.colnames}
-    table.meta[_CARD_KEY] = _make_card(catalog, shapes=shapes)
+    table.meta[_CARD_KEY] = make_card(catalog, shapes=shapes)
     table.write(path, format='parquet', overwrite=True)
 
 
@@ -380,7 +275,7 @@ def read_parquet(path, posterior):
         msg = 'it was not written by ProbabilisticCatalog.write'
         raise ValueError(msg)
     header = get_header_from_yaml(described.split('\n'))
-    card = _read_card(header['meta'].pop(_CARD_KEY))
+    card = read_card(header['meta'].pop(_CARD_KEY))
     table = Table(meta=header['meta'])
     for attributes in header['datatype']:
         name = attributes['name']
@@ -396,4 +291,4 @@ def read_parquet(path, posterior):
             if key in attributes:
                 setattr(table[name].info, key, attributes[key])
     table = _construct_mixins_from_columns(table)
-    return _restore_columns(table, card), card['meta'], None
+    return restore_columns(table, card), card['meta'], None

@@ -25,7 +25,7 @@ from astropy.utils.masked import Masked
 from bliss_astro._atomic import atomic_write
 from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
 
-from . import _formats
+from . import _fits, _formats
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
 from ._meta import restore_meta
 
@@ -38,9 +38,7 @@ class _Format(NamedTuple):
 
 FORMATS = {
     'fits': _Format(
-        ('.fits', '.fit', '.fits.gz', '.fit.gz'),
-        _formats.write_fits,
-        _formats.read_fits,
+        ('.fits', '.fit', '.fits.gz', '.fit.gz'), _fits.write_fits, _fits.read_fits
     ),
     'ecsv': _Format(('.ecsv',), _formats.write_ecsv, _formats.read_ecsv),
     'parquet': _Format(
@@ -193,7 +191,9 @@ def read(cls, path, *, format=None, posterior=True):  # noqa: A002
         table, meta, arrays = FORMATS[name].read(path, posterior)
         catalog = _restore(cls, table, meta)
         if arrays is not None:
-            catalog.posterior = cls._posterior_type.from_arrays(*arrays)
+            from ._posterior import CatalogPosterior
+
+            catalog.posterior = CatalogPosterior.from_arrays(*arrays)
     except _FAILURES as error:
         # Errors of the system (no permission) name their cause.
         if getattr(error, 'errno', None) is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.wcs import WCS
 
-from bliss_astro.catalog import ProbabilisticCatalog
+from bliss_astro.catalog import ProbabilisticCatalog, _posterior
 
 
 class FakePosterior:
@@ -56,7 +56,7 @@ def reads_fakes(monkeypatch):
     """
     Make files give the small posterior.
     """
-    monkeypatch.setattr(ProbabilisticCatalog, '_posterior_type', FakePosterior)
+    monkeypatch.setattr(_posterior, 'CatalogPosterior', FakePosterior)
 
 
 @pytest.fixture
