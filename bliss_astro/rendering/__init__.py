@@ -12,8 +12,7 @@ from bliss_astro._deprecated import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _accuracy='RenderingAccuracy',
-    _galaxies='render_galaxies',
+    _batches='render_galaxies render_stars',
     _moments='adaptive_moments',
     _renderers='GalSimRenderer TorchRenderer',
-    _torch='render_stars',
 )

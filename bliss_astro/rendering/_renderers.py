@@ -11,8 +11,7 @@ import torch
 from bliss_astro._arguments import choose_device
 
 from ._accuracy import RenderingAccuracy, check_galaxies
-from ._galaxies import render_galaxies
-from ._torch import render_stars
+from ._batches import render_galaxies, render_stars
 
 # Settings of the reference: GalSim's own are right to about 1e-4 of the peak.
 _REFERENCE = {

@@ -11,9 +11,8 @@ import torch
 
 from bliss_astro.psf._mixture import profile_of_shape
 
-from ._galaxies import render_galaxies
+from ._batches import render_galaxies, render_stars
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
-from ._torch import render_stars
 
 # Side in pixels of the cells that share a PSF, of one that varies and of one
 # that does not; and the number of sources that are drawn at once.

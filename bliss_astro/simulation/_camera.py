@@ -9,7 +9,7 @@ import math
 import torch
 
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, broaden_shape
-from bliss_astro.rendering._torch import render_stars, star_factors
+from bliss_astro.rendering._batches import render_stars, star_factors
 
 from ._images import SimulatedImages
 

@@ -19,7 +19,7 @@ from bliss_astro.rendering import (
     TorchRenderer,
     render_galaxies,
 )
-from bliss_astro.rendering import _galaxies as module
+from bliss_astro.rendering import _batches as module
 from bliss_astro.rendering import _profiles as profiles
 from bliss_astro.simulation._camera import align_bilinear
 from bliss_astro.units import SDSS_PIXEL_SCALE

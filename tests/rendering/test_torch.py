@@ -14,7 +14,7 @@ from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.psf._mixture import profile_of_shape
 from bliss_astro.rendering import GalSimRenderer, TorchRenderer, render_stars
-from bliss_astro.rendering import _torch as module
+from bliss_astro.rendering import _batches as module
 
 
 def one_star(shape, x, y, flux=1.0, size=(61, 61), **keywords):
