@@ -21,12 +21,12 @@ Bands are always in the order u, g, r, i, z.
 """
 
 from ..._deprecated import deprecated_names
+from ._camera import FieldMask
 from ._catalogs import field_prior as field_prior
 from ._catalogs import read_photoobj, stripe82_columns
 from ._exposure import read_exposure
 from ._fields import PhotoField, PsField, TsField
 from ._images import CorrectedFrame, Frame
-from ._masks import FieldMask
 from ._psf import SDSSPSF
 from ._psf import psf_model as psf_model
 

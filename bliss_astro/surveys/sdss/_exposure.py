@@ -18,10 +18,16 @@ from bliss_astro.exposures._read import register_fits_format
 from bliss_astro.exposures._sky import estimate_background_error, measure_background
 from bliss_astro.exposures._validate import check_map, refuse
 
-from ._camera import FRAME_SHAPE, band_index, camera_dark_variance, camera_gain
+from ._camera import (
+    BAD_PLANES,
+    FRAME_SHAPE,
+    FieldMask,
+    band_index,
+    camera_dark_variance,
+    camera_gain,
+)
 from ._fields import PhotoField, PsField, TsField
 from ._images import Frame, looks_like_fpc, looks_like_frame, read_image
-from ._masks import BAD_PLANES, FieldMask
 from ._psf import SDSSPSF
 
 # The converter of the camera counts to 2**16 - 1, soft bias included.

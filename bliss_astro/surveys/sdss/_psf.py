@@ -259,13 +259,13 @@ class SDSSPSF(VaryingPSF):
     def _frame(self, x, y):
         """Map places on the image to the nearest ones on the frame."""
         mapped = []
-        for name, value, k in (('x', x, 0), ('y', y, 1)):
-            value = np.asarray(value, float)
+        for name, value, origin, n in zip(
+            'xy', (x, y), self.origin, FRAME_SHAPE[::-1], strict=True
+        ):
             if not np.all(np.isfinite(value)):
                 msg = f'{name} must be finite, got {value}'
                 raise ValueError(msg)
-            last = FRAME_SHAPE[1 - k] - 1
-            mapped.append(np.clip(value + self.origin[k], 0, last))
+            mapped.append(np.clip(np.add(value, origin), 0, n - 1))
         return mapped
 
 
