@@ -246,24 +246,12 @@ def _extrapolated(old):
     new, residual = old[-1]
     if len(old) == 1:
         return new
-    d_new = [new - other for other, _ in old[:-1]]
-    d_res = [residual - other for _, other in old[:-1]]
-    if len(old) == 2:
-        g = _ratio((d_res[0] * residual).sum(0), (d_res[0] ** 2).sum(0))
-        step = g * d_new[0]
-    else:
-        (u, v) = d_res
-        uu, vv, uv = (u * u).sum(0), (v * v).sum(0), (u * v).sum(0)
-        ur, vr = (u * residual).sum(0), (v * residual).sum(0)
-        # A ridge of one part in 1e3: earlier steps may be nearly parallel.
-        uu, vv = uu * 1.001, vv * 1.001
-        det = uu * vv - uv**2
-        step = _ratio(vv * ur - uv * vr, det) * d_new[0]
-        step = step + _ratio(uu * vr - uv * ur, det) * d_new[1]
-    m = new - step.clamp(-1.0, 1.0)
+    d_new = torch.stack([new - other for other, _ in old[:-1]])
+    d_res = torch.stack([residual - other for _, other in old[:-1]])
+    # A ridge of one part in 1e3: earlier steps may be nearly parallel, or zero.
+    eye = torch.eye(len(d_res)).to(new)[..., None]
+    gram = (d_res[:, None] * d_res).sum(2) * (1 + 1e-3 * eye) + 1e-30 * eye
+    weight = torch.linalg.solve(gram.permute(2, 0, 1), (d_res * residual).sum(1).T)
+    m = new - (weight.T[:, None] * d_new).sum(0).clamp(-1.0, 1.0)
     m[2].clamp_(-_MOST_CORRELATION, _MOST_CORRELATION)
     return m
-
-
-def _ratio(a, b):
-    return torch.where(b > 1e-30, a / b.clamp(min=1e-30), 0.0)
