@@ -686,7 +686,7 @@ class Lazy(Sequence):
         return expose(tan((64, 64), *dithers), (64, 64), rng)
 
 
-@pytest.mark.parametrize(('dither', 'few', 'many'), [(0.0, 5, 25), (1.0, 3, 9)])
+@pytest.mark.parametrize(('dither', 'few', 'many'), [(0.0, 4, 14), (1.0, 3, 7)])
 def test_hundreds_take_the_memory_of_a_few(dither, few, many):
     """
     What grows is an image of the PSF for each, 15 kB, and a few numbers; the
