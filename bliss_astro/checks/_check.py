@@ -226,8 +226,6 @@ def _cell_table(residuals, labels):
     cells = cell_statistics(residuals, labels)
     keep = np.flatnonzero(cells['n_pixels'])
     table = QTable({'region': keep, **{name: v[keep] for name, v in cells.items()}})
-    expected = table['n_pixels'].astype(float)
-    table.add_column(expected, table.index_column('chi2_err'), 'chi2_expected')
     table = _formatted(table, 'x y chi2 chi2_err', '.1f')
     return _formatted(table, 'p_value offset offset_err', '.3g')
 

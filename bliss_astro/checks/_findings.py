@@ -379,9 +379,8 @@ def _psf_test(stars, sources, scale):
     tolerance = np.array([PSF_WIDTH, _ELLIPTICITY, _ELLIPTICITY])
     p_values = np.minimum(1, 3 * normal_p_value(pulls))
     alarm = (np.abs(mean) > tolerance) & (p_values < LIMIT)
+    # The width where there is no alarm.
     k = int(np.argmax(np.where(alarm, np.abs(pulls), -1)))
-    if not alarm.any():
-        k = 0
     sigmas = np.abs(value[k] / error[k])
     worst = int(np.argmax(sigmas))
     x, y = (v[stars.index[use][worst]] for v in (sources.x, sources.y))

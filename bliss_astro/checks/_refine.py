@@ -15,6 +15,7 @@ whichever fits better, of some radius, axis ratio and angle; the first guess is 
 of round profiles of a few radii.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ class Refined(NamedTuple):
 
 
 def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
-    """Fit the brighter sources of a draw, whose galaxies have shapes, to the image."""
+    """Fit the brighter sources of a draw, whose galaxies are round, to the image."""
     sources = sources.copied()
     model = renderer(sources)
     residuals = Residuals.of(exposure, model, kernel)
@@ -85,8 +86,9 @@ def refine(exposure, renderer, sources, kernel, *, fwhm, rng):
     some = sources.select(index)
     kind, shapes, is_disk = some.is_galaxy.astype(int), np.zeros((3, len(some))), None
     if kind.any():
-        kind += some.is_galaxy & (some.galaxy[:, 4:].max(1) > _LARGE)
-        is_disk, shapes = _from_galaxy(some.galaxy)
+        is_disk, radius = some.galaxy[:, 0] > 0, some.galaxy[:, 4]
+        kind += some.is_galaxy & (radius > _LARGE)
+        shapes[0] = np.log(radius)
     values = np.stack([some.flux, some.x, some.y, *shapes])
     fit = _Fit(renderer, values, kind, is_disk, halves)
     noise = correlated_noise(exposure.shape, kernel, rng).astype(np.float32)
@@ -247,16 +249,6 @@ def _as_galaxy(is_disk, shapes):
     return np.stack([is_disk * 1.0, angle, ratio, ratio, major, major], axis=-1)
 
 
-def _from_galaxy(galaxy):
-    """Which of ``(N, 6)`` are disks, and logarithms of radii and ellipticities."""
-    is_disk = galaxy[:, 0] > 0.5
-    ratio, major = (np.where(is_disk, *galaxy[:, k : k + 2].T) for k in (2, 4))
-    e = (1 - ratio) / (1 + ratio)
-    angle = 2 * galaxy[:, 1]
-    log_radius = np.log(major * np.sqrt(ratio))
-    return is_disk, np.stack([log_radius, e * np.cos(angle), e * np.sin(angle)])
-
-
 def _draw(renderer, x, y, galaxy, stamps):
     """Images of galaxies of unit flux, float32 ``(N, P, P)``."""
     place = [-offset[:, 0, :1] for offset in (stamps.dx, stamps.dy)]
@@ -273,7 +265,7 @@ def first_shapes(exposure, renderer, draws, kernel, fwhm):
     half = stamp_half(fwhm) + _WIDER
     places, shapes = np.empty((0, 2)), np.empty((0, 6))
     for sources in draws:
-        sources.galaxy = _round(np.full(len(sources), True), _FAINT_RADIUS)
+        sources.galaxy = _round(len(sources), 1.0, _FAINT_RADIUS)
         own = np.column_stack([sources.x, sources.y])
         apart, nearest = cKDTree(places).query(own, distance_upper_bound=_SAME)
         same = sources.is_galaxy & np.isfinite(apart)
@@ -289,29 +281,27 @@ def first_shapes(exposure, renderer, draws, kernel, fwhm):
         shapes = np.concatenate([shapes, sources.galaxy[sources.is_galaxy]])
 
 
-def _round(is_disk, radius):
-    shapes = np.zeros((3, len(is_disk)))
-    shapes[0] = np.log(radius)
-    return _as_galaxy(is_disk, shapes)
+def _round(n, is_disk, radius):
+    """Round galaxies of one component, array ``(N, 6)``."""
+    return np.tile([is_disk, 0.0, 1.0, 1.0, radius, radius], (n, 1))
 
 
 def _best_round(residuals, renderer, sources, half):
     """The best of round profiles, for galaxies bright enough to distinguish them."""
-    n, (x, y), galaxy = len(sources), (sources.x, sources.y), sources.galaxy
+    x, y, galaxy = sources.x, sources.y, sources.galaxy
     stamps = Stamps(residuals, x, y, half)
     flux = sources.flux[:, None, None]
     own = _draw(renderer, x, y, galaxy, stamps) * stamps.weight
     data = residuals.ratio[stamps.at] * stamps.use + flux * own
     snr = sources.flux * np.sqrt((own**2).sum((1, 2)) / residuals.excess)
     best = np.where(snr > _SNR_MIN, np.inf, -np.inf)
-    for is_disk in (True, False):
-        for radius in _RADII:
-            tried = _round(np.full(n, is_disk), radius)
-            image = _draw(renderer, x, y, tried, stamps) * stamps.weight
-            # The flux is free within a factor of two.
-            scale = (data * image).sum((1, 2)) / (image**2).sum((1, 2)).clip(1e-20)
-            scale = np.clip(scale, 0.5 * sources.flux, 2 * sources.flux)
-            chi2 = np.square(data - scale[:, None, None] * image).sum((1, 2))
-            better = chi2 < best
-            best[better], galaxy[better] = chi2[better], tried[better]
+    for is_disk, radius in itertools.product((1.0, 0.0), _RADII):
+        tried = _round(len(sources), is_disk, radius)
+        image = _draw(renderer, x, y, tried, stamps) * stamps.weight
+        # The flux is free within a factor of two.
+        scale = (data * image).sum((1, 2)) / (image**2).sum((1, 2)).clip(1e-20)
+        scale = np.clip(scale, 0.5 * sources.flux, 2 * sources.flux)
+        chi2 = np.square(data - scale[:, None, None] * image).sum((1, 2))
+        better = chi2 < best
+        best[better], galaxy[better] = chi2[better], tried[better]
     return galaxy

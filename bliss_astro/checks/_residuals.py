@@ -315,7 +315,7 @@ def cells_of(regions, shape):
 
 
 def cell_statistics(residuals, labels):
-    """Return columns of `CatalogCheck.cells` (dict), without what noise makes of it."""
+    """Return the columns of `CatalogCheck.cells`, of all regions (dict)."""
     use = residuals.good & (labels >= 0)
     label, n_labels = labels[use], int(labels.max()) + 1
 
@@ -332,6 +332,7 @@ def cell_statistics(residuals, labels):
             'y': total(row) / n,
             'n_pixels': n.astype(int),
             'chi2': chi2,
+            'chi2_expected': n,
             'chi2_err': np.sqrt(2 * n * residuals.excess_of_squares),
             'p_value': residuals.chi2_p_value(chi2, n),
             'offset': total(np.sqrt(share) * ratio) / weight,

@@ -266,8 +266,6 @@ def _flux_ratio(scene, catalog, snr):
         for k, rows in zip(index, near, strict=True)
         if np.count_nonzero(snr[rows] > _RIVAL * snr[k]) == 1
     ]
-    if len(index) < _ROWS[0]:
-        return {'n': len(index)}
     residuals = scene.residuals
     x, y = places[index[: _ROWS[1]]].T
     stamps = Stamps(residuals, x, y, math.ceil(_ANNULUS * radius))
