@@ -7,8 +7,7 @@ from bliss_astro._deprecated import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _config='EncoderConfig',
-    _domain='Domain',
+    _config='Domain EncoderConfig',
     _inputs='EncoderInputs',
     _network='Encoder',
     _weights='DEFAULT_ENCODER available_encoders',

@@ -1,11 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Configuration of an encoder: sizes, design and inputs.
+Card of an encoder: its configuration (sizes, design, inputs) and its domain.
+
+The domain is the ranges of images that an encoder was trained on. A training computes
+it from its simulations, and warnings, recipes and documentation read it.
 """
 
 import dataclasses
+import json
 
 from bliss_astro._arguments import POSITIVE_INTEGER, check_settings, one_of, within
+from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 
 # Settings of cards and configuration files of earlier versions, by their new names.
 OLD_SETTINGS = {'told': 'conditioning'}
@@ -111,3 +116,96 @@ class EncoderConfig:
             if getattr(self, name) and not getattr(self, needed):
                 msg = f'{name} needs {needed} = true'
                 raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """
+    Ranges of images that an encoder was trained on.
+
+    Attributes
+    ----------
+    psf_area : tuple of float
+        Effective area ``1 / sum(p^2)`` of the PSF in square pixels.
+
+    density : tuple of float
+        Stars per pixel above the flux floor.
+
+    noise : tuple of float
+        Noise of empty sky in electrons.
+
+    correlation : float
+        Largest correlation of the noise of neighbouring pixels.
+
+    floor_snr : tuple of float or None
+        Signal-to-noise ratio of a source at the flux floor.
+
+    fwhm : tuple of float or None
+        Full width at half maximum of the PSF in pixels, for information.
+
+    n_exposures : tuple of int or None
+        Depth of the coadds, for information.
+
+    flux_min : float or None
+        The one flux floor, in electrons of an exposure, of an encoder that was
+        trained for no other.
+
+    psf_features : tuple of two tuples of 8 float, or None
+        Lowest and highest features of PSFs (``describe_shape``), to
+        which those of an image are clipped before the network sees them.
+
+    psf_error, background_error : float
+        Largest stated errors, see `~bliss_astro.exposures.Exposure`.
+    """
+
+    psf_area: tuple[float, float]
+    density: tuple[float, float]
+    noise: tuple[float, float]
+    correlation: float
+    floor_snr: tuple[float, float] | None = None
+    fwhm: tuple[float, float] | None = None
+    n_exposures: tuple[int, int] | None = None
+    flux_min: float | None = None
+    psf_features: tuple | None = None
+    psf_error: float = 3 * USUAL_PSF_ERROR
+    background_error: float = 3 * USUAL_BACKGROUND_ERROR
+
+    @classmethod
+    def from_card(cls, card):
+        """
+        Return the domain that the card of an encoder states.
+
+        Parameters
+        ----------
+        card : dict
+            The card, ``encoder.card``.
+
+        Returns
+        -------
+        domain : `Domain` or None
+            `None` if the card states none.
+        """
+
+        def as_tuple(value):
+            return tuple(map(as_tuple, value)) if isinstance(value, list) else value
+
+        stated = card.get('domain')
+        if stated is None:
+            return None
+        return cls(**{name: as_tuple(value) for name, value in stated.items()})
+
+    @classmethod
+    def of(cls, encoder):
+        """Return the domain of an encoder, by `from_card`."""
+        return cls.from_card(encoder.card)
+
+    def to_card(self):
+        """Return the domain as plain values of five digits, for JSON."""
+        text = json.dumps(dataclasses.asdict(self))
+        return json.loads(text, parse_float=lambda x: float(f'{float(x):.5g}'))
+
+
+def mean_interpolation(dither):
+    """Mean effect of bilinear alignment on the PSF and the noise of a deep coadd."""
+    kernel = dither / 2 - dither**2 / 3
+    return kernel, 1 - 2 * kernel

@@ -136,22 +136,21 @@ class EncoderInputs(Rows):
         noise = batch.bkg_error
         image = (batch.data - batch.background[:, None, None]) / noise[:, None, None]
 
-        def constant(value):
-            return None if value is None else value.reshape(len(value), -1, 1, 1)
-
+        names = ('correlation', 'psf', 'population')
+        names += ('psf_error', 'background_error', 'asymmetry')
+        constants = {name: getattr(batch, name) for name in names} | {
+            'log_noise': torch.log(noise * batch.effective_gain),
+            'log_flux_floor': torch.log(batch.flux_min / noise),
+        }
         return cls(
             image=image.masked_fill(batch.mask, 0.0),
             mask=batch.mask,
-            log_noise=constant(torch.log(noise * batch.effective_gain)),
-            correlation=constant(batch.correlation),
-            psf=constant(batch.psf),
             log_density=_density_map(batch, tile_size),
-            log_flux_floor=constant(torch.log(batch.flux_min / noise)),
             normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
-            population=constant(batch.population),
-            psf_error=constant(batch.psf_error),
-            background_error=constant(batch.background_error),
-            asymmetry=constant(batch.asymmetry),
+            **{
+                name: None if value is None else value.reshape(len(value), -1, 1, 1)
+                for name, value in constants.items()
+            },
         )
 
     @classmethod
@@ -299,13 +298,13 @@ def _density_map(batch, tile_size):
     ny, nx = batch.data.shape[1:]
     edges = batch.region.new_tensor([0, nx - 1, 0, ny - 1])
     beyond = (batch.region - edges) * edges.new_tensor([-1, 1, -1, 1])
-    confined = bool((beyond < 0).any())
     clustered = batch.cluster is not None and bool(batch.cluster[:, 2].isfinite().any())
-    if not confined and not clustered:
+    if not clustered and bool((beyond >= 0).all()):
         return log_density
-    like = {'device': log_density.device, 'dtype': log_density.dtype}
-    x = (torch.arange(-(-nx // tile_size), **like) + 0.5) * tile_size - 0.5
-    y = (torch.arange(-(-ny // tile_size), **like) + 0.5) * tile_size - 0.5
+    x, y = (
+        (torch.arange(-(-n // tile_size)).to(log_density) + 0.5) * tile_size - 0.5
+        for n in (nx, ny)
+    )
     x, y = x[None, None], y[None, :, None]
     x_low, x_high, y_low, y_high = batch.region[:, :, None, None].unbind(1)
     inside = (x > x_low) & (x < x_high) & (y > y_low) & (y < y_high)
@@ -333,9 +332,7 @@ def matched_filter(image, inputs, tile_size):
     shape = inputs.psf.movedim(1, -1)
     weight = filter_coefficients(shape, radius=inputs.normalization_radius)
     weight = weight.movedim(-1, 1) * inputs.noise_excess().rsqrt()
-    if weight[0, 0].numel() > 1:
-        rows, columns = (n // tile_size for n in image.shape[1:])
-        weight = _at_pixels(weight.expand(-1, -1, rows, columns), tile_size)
+    weight = _at_pixels(weight, image, tile_size)
     out = torch.zeros_like(image)
     filters = _gaussian_filters(image, FILTER_SIGMAS, FILTER_RADIUS)
     for own, filtered in zip(weight.unbind(1), filters, strict=True):
@@ -345,9 +342,7 @@ def matched_filter(image, inputs, tile_size):
 
 def wide_filters(image, inputs, tile_size):
     """Signal-to-noise ratios of faint, large sources at each pixel."""
-    excess = inputs.noise_excess().rsqrt()
-    if excess[0, 0].numel() > 1:
-        excess = _at_pixels(excess, tile_size)
+    excess = _at_pixels(inputs.noise_excess().rsqrt(), image, tile_size)
     filters = _gaussian_filters(image, WIDE_SIGMAS, WIDE_RADIUS)
     return [
         2 * sigma * math.sqrt(math.pi) * excess[:, 0] * filtered
@@ -355,7 +350,11 @@ def wide_filters(image, inputs, tile_size):
     ]
 
 
-def _at_pixels(value, tile_size):
+def _at_pixels(value, image, tile_size):
+    if value[0, 0].numel() == 1:
+        return value
+    rows, columns = (n // tile_size for n in image.shape[1:])
+    value = value.expand(-1, -1, rows, columns)
     return value.repeat_interleave(tile_size, 2).repeat_interleave(tile_size, 3)
 
 

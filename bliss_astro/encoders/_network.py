@@ -192,7 +192,7 @@ class Encoder(nn.Module):
             design = f'sequence={sequence}, shapes_only={shapes_only}'
             msg = f'{self.name!r} has no weights for {design}: {missing} is missing'
             raise ValueError(msg)
-        other.load_state_dict({name: own[name].clone() for name in wanted})
+        other.load_state_dict({name: own[name] for name in wanted})
         other.card = {**self.card, 'encoder': dataclasses.asdict(config)}
         other = other.to(self.device).to(memory_format=torch.channels_last)
         return other.eval().requires_grad_(False)

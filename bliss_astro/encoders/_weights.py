@@ -272,13 +272,12 @@ def _read(beside):
     weights = path.read_bytes()
     found = hashlib.sha256(weights).hexdigest()
     if expected != found:
-        card = _own_card(weights, None if beside.stem == path.stem else beside.stem)
-        if card is None and expected is None:
-            msg = f'the card {beside} is missing or damaged: {problem}'
-            raise ValueError(msg)
+        card = _own_card(weights, '' if beside.stem == path.stem else beside.stem)
         if card is None:
             hashes = f'SHA-256 {found}, not {expected}'
             msg = f'the weights {path} are corrupted or altered ({hashes}): restore it'
+            if expected is None:
+                msg = f'the card {beside} is missing or damaged: {problem}'
             raise ValueError(msg)
         card = {**card, 'sha256': found}
     return load(weights), card, path
@@ -306,7 +305,7 @@ def _digest(text, tensors, data):
 
 
 def _own_card(weights, name):
-    """First card in a file of weights, or one of a name; `None` if it was altered."""
+    """First card in a file of weights, or that of a name; `None` if it was altered."""
     try:
         metadata, *content = _split(weights)
         text = metadata[_CARD]
@@ -314,7 +313,6 @@ def _own_card(weights, name):
             return None
         cards = json.loads(text)
         cards = cards if isinstance(cards, list) else [cards]
-        own = [card for card in cards if name in (None, card['name'])]
-        return own[0]
-    except (ValueError, LookupError, AttributeError, TypeError):
+        return next(card for card in cards if name in ('', card['name']))
+    except (ValueError, LookupError, AttributeError, TypeError, StopIteration):
         return None

@@ -8,7 +8,7 @@ import math
 import torch
 
 from bliss_astro.encoders import Domain, Encoder
-from bliss_astro.encoders._domain import mean_interpolation
+from bliss_astro.encoders._config import mean_interpolation
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.encoders._normalization import WING_FLOOR
 from bliss_astro.galaxies import GalaxyAutoencoder

@@ -17,7 +17,7 @@ from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.detection._infer import estimate_density
 from bliss_astro.detection._inputs import encoder_inputs, tile_mean
 from bliss_astro.encoders import Domain
-from bliss_astro.encoders._domain import mean_interpolation
+from bliss_astro.encoders._config import mean_interpolation
 from bliss_astro.exposures import measure_noise
 from bliss_astro.priors import StarPrior
 from bliss_astro.priors._counts import FLOOR_SNR

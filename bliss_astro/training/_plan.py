@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import pdtrc
 
 from bliss_astro.detection._domain import domain_findings
-from bliss_astro.encoders._domain import mean_interpolation
+from bliss_astro.encoders._config import mean_interpolation
 from bliss_astro.simulation import SimulationConfig
 
 from ._configuration import TrainingConfig

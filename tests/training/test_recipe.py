@@ -14,7 +14,7 @@ import torch
 from bliss_astro import CoaddSimulator, EncoderInputs, PSFModel
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.encoders import Domain, Encoder
-from bliss_astro.encoders._domain import mean_interpolation
+from bliss_astro.encoders._config import mean_interpolation
 from bliss_astro.priors import CatalogPrior, FieldPrior, SeeingPrior, StarPrior
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.simulation import SimulationConfig, SimulationStream
