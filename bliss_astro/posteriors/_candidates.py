@@ -7,10 +7,15 @@ import torch
 
 from bliss_astro._threads import map_threads, split_work
 
-from ._borders import border_candidates, each_once, join_neighbours
 from ._extended_fit import SceneSources
 from ._grid import joined
-from ._marginals import SourceMarginals, quasi_random
+from ._marginals import (
+    SourceMarginals,
+    each_once,
+    join_neighbours,
+    near_edges,
+    quasi_random,
+)
 from ._shape_layers import SHAPE_INPUTS, draw_shapes
 from ._tile_posterior import TilePosterior, most_probable
 
@@ -63,8 +68,7 @@ class _Sweep:
         return *(torch.cat(part, 1) for part in parts), joined(seen)
 
     def _describe_piece(self, place, hidden, count, tiles):
-        given = (place, tiles, hidden, count, self.catalog)
-        chain = self.posterior.source_chain(*given)
+        chain = self.posterior.source_chain(place, tiles, hidden, count, self.catalog)
         q = self.quasi[:, None].expand(-1, len(count), -1)
         x, y = (value.T for value in chain.position.quantile_draw(q))
         # At fewer positions where nothing is refined.
@@ -79,6 +83,13 @@ class _Sweep:
             seen['features'] = chain.extended
         return position, flux, torch.stack(mode), seen
 
+    def _described(self, place, candidate):
+        """Tiles of candidates, and what `describe` returns for them."""
+        tiles = candidate.nonzero(as_tuple=True)
+        hidden = self.hidden[tiles[0], :, tiles[1], tiles[2]]
+        count = self.catalog.count[tiles].clamp(min=place + 1)
+        return tiles, *self.describe(place, hidden, count, tiles)
+
     def first_sources(self, least):
         """Brightest sources of tiles, with the inputs of their shapes."""
         # Fainter ones are not joined, so that none of them can reach what is of
@@ -90,12 +101,9 @@ class _Sweep:
         if self.head.galaxies:
             n_pixels = self.posterior.inputs.image.numel()
             candidate = most_probable(candidate, chance + accepted, n_pixels)
-        tiles = candidate.nonzero(as_tuple=True)
-        hidden = self.hidden[tiles[0], :, tiles[1], tiles[2]]
-        count = self.catalog.count[tiles].clamp(min=1)
-        position, flux, mode, seen = self.describe(0, hidden, count, tiles)
+        tiles, position, flux, mode, seen = self._described(0, candidate)
         probability = chance[tiles]
-        near = border_candidates(self, tiles, mode)
+        near = near_edges(self, tiles, mode).any(0)
         near &= (probability > _JOINED) & (probability < 0.9999) & (not coarse)
         near = near.nonzero()[:, 0]
 
@@ -105,8 +113,7 @@ class _Sweep:
 
         pairs = map_threads(join, split_work(len(near), _BATCH, near.device))
         probability = each_once(self, tiles, probability, accepted[tiles], pairs)
-        flux = flux.movedim(0, -1)
-        sources = SourceMarginals(probability, *position, flux, *tiles)
+        sources = SourceMarginals(probability, *position, flux.movedim(0, -1), *tiles)
         kept = probability > _FAINTEST
         return sources.select(kept), {name: value[kept] for name, value in seen.items()}
 
@@ -114,14 +121,9 @@ class _Sweep:
         """The second source of a tile and so on: not looked for across borders."""
         chance = self.at_least[..., place]
         candidate = (chance > max(0.1, least)) & (self.catalog.count >= place)
-        tiles = candidate.nonzero(as_tuple=True)
-        if len(tiles[0]) == 0:
-            return None
-        hidden = self.hidden[tiles[0], :, tiles[1], tiles[2]]
-        count = torch.full_like(tiles[0], place + 1)
-        position, flux, _, seen = self.describe(place, hidden, count, tiles)
-        flux = flux.movedim(0, -1)
-        return SourceMarginals(chance[tiles], *position, flux, *tiles), seen
+        tiles, position, flux, _, seen = self._described(place, candidate)
+        sources = SourceMarginals(chance[tiles], *position, flux.movedim(0, -1), *tiles)
+        return sources, seen
 
 
 def _fluxes(chain, at):
@@ -175,23 +177,21 @@ def find_sources(
     sweep = _Sweep(posterior, n_draws)
     found = [sweep.first_sources(least)]
     found += [sweep.further_sources(k, least) for k in range(1, sweep.head.n_most)]
-    found, seen = zip(*filter(None, found), strict=True)
-    for part in found:
+    for part, _ in found:
         part.typed = posterior.head.galaxies
         part.probability = part.probability * part.near_place()
-    probability = torch.cat([part.probability for part in found])
+    probability = torch.cat([part.probability for part, _ in found])
     chosen = (probability > _IN_SEQUENCE) & (probability >= least)
     n_pixels = posterior.inputs.image.numel()
     most = _MAX_IN_SEQUENCE[0] + int(_MAX_IN_SEQUENCE[1] * n_pixels)
     later = posterior.sequence is not None and int(chosen.sum()) <= most
-    for place, part in enumerate(found):
+    for place, (part, seen) in enumerate(found):
         described = part.probability >= least
         if later:
             described &= part.probability <= _IN_SEQUENCE
         if posterior.head.shapes:
-            rows = described.nonzero()[:, 0]
-            _infer_shapes(posterior, place, part, seen[place], rows)
-    sources = SourceMarginals.concatenate(found)
+            _infer_shapes(posterior, place, part, seen, described.nonzero()[:, 0])
+    sources = SourceMarginals.concatenate([part for part, _ in found])
     if posterior.sequence is not None:
         _describe_in_sequence(posterior.sequence, sources, chosen.nonzero()[:, 0], most)
     return sources

@@ -84,10 +84,10 @@ class Ellipses(Rows):
 
 def _blurred(patches, ellipses, step=0.0):
     # The stretched shape, (N, 1, 1, 8); the PSF's own elongation is replaced.
-    psf = patches.shape
-    shape = broaden_shape(psf, (ellipses.log_blur + step).exp()[:, None, None])
-    e1, e2 = ellipses.e1[:, None, None], ellipses.e2[:, None, None]
-    return torch.cat([shape[..., :6], torch.stack([e1, e2], -1)], -1)
+    variance = (ellipses.log_blur + step).exp()[:, None, None]
+    distortion = torch.stack([ellipses.e1, ellipses.e2], -1)[:, None, None]
+    shape = broaden_shape(patches.shape, variance)[..., :6]
+    return torch.cat([shape, distortion], -1)
 
 
 def _profile(shape, r2, radius):
@@ -110,9 +110,9 @@ def _slopes(patches, ellipses, x, y):
     shape = _blurred(patches, ellipses)
     e1, e2 = shape[..., 6], shape[..., 7]
     r2 = elliptical_radius_squared(shape, dx, dy)
-    value, fall = profile_slope(shape, r2)
     norm = normalization_of_shape(shape, radius=patches.radius).reciprocal()
-    value, fall = norm * value, -0.5 * norm * fall
+    value, fall = (norm * part for part in profile_slope(shape, r2))
+    fall = -0.5 * fall
     wider = _blurred(patches, ellipses, _LOG_BLUR_STEP)
     by_blur = (_profile(wider, r2, patches.radius) - value) / _LOG_BLUR_STEP
     square = (-e1.square() - e2.square() + 1).reciprocal()
@@ -188,9 +188,13 @@ def ellipse_features(fit, floor):
         vector.norm(dim=-1),
         (fit.flux / sigma[:, 0]).clamp(-3, 30) / 10,
     ]
-    seen = {'ellipse': torch.stack(features, -1), 'ellipse_flux': log_flux}
-    seen |= {'vector': vector, 'vector_error': error, 'ellipse_error': flux_error}
-    return seen
+    return {
+        'ellipse': torch.stack(features, -1),
+        'ellipse_flux': log_flux,
+        'ellipse_error': flux_error,
+        'vector': vector,
+        'vector_error': error,
+    }
 
 
 def _sum(value):

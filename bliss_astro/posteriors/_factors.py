@@ -48,11 +48,15 @@ def _truncated_log_prob(value, mean, scale, low, high):
     return -0.5 * z**2 - _HALF_LOG_2PI - torch.log(scale) - mass
 
 
-def _truncated_cdf(mean, scale, low, high):
-    """Distribution function of truncated normals, a function of the value."""
+def _ends(mean, scale, low, high):
     # A range in the upper tail is mirrored: that tail has the fewer digits.
     scale = torch.where(low > mean, -scale, scale)
-    lower, upper = (_ndtr((end - mean) / scale) for end in (low, high))
+    return scale, *(_ndtr((end - mean) / scale) for end in (low, high))
+
+
+def _truncated_cdf(mean, scale, low, high):
+    """Distribution function of truncated normals, a function of the value."""
+    scale, lower, upper = _ends(mean, scale, low, high)
 
     def cdf(value):
         here = _ndtr((value.clamp(low, high) - mean) / scale)
@@ -62,8 +66,7 @@ def _truncated_cdf(mean, scale, low, high):
 
 
 def _truncated_quantile(q, mean, scale, low, high):
-    scale = torch.where(low > mean, -scale, scale)
-    lower, upper = (_ndtr((end - mean) / scale) for end in (low, high))
+    scale, lower, upper = _ends(mean, scale, low, high)
     z = torch.special.ndtri((lower + q * (upper - lower)).clamp(1e-30, 1 - 6e-8))
     return (mean + scale * z).clamp(low, high)
 

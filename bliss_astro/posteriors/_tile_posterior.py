@@ -219,12 +219,10 @@ class TilePosterior:
                 near = hidden[tiles[0], :, tiles[1], tiles[2]]
                 given = (near, catalog.count[tiles], catalog)
                 parts.append(self.source_chain(place, tiles, *given).log_prob(catalog))
-        if parts:
-            terms = joined(parts)
-        else:
-            names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start')
-            terms = dict.fromkeys(names, hidden.new_zeros(0))
-            terms['image'] = catalog.count.new_zeros(0)
+        names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start')
+        none = dict.fromkeys(names, hidden.new_zeros(0))
+        none['image'] = catalog.count.new_zeros(0)
+        terms = joined(parts or [none])
         terms['count'] = count.sum((1, 2))
         if self.sequence is not None and not one_pass:
             terms |= self.sequence.log_prob(catalog)
@@ -280,25 +278,25 @@ class TilePosterior:
         return self._decided
 
     def _sweep(self, *, generator=None, threshold=None, keep=None) -> TileCatalog:
-        shape = len(self), self.grid.shape, self.head.n_most
-        options = {'n_shape': self.head.n_shape, 'device': self.device}
-        catalog = TileCatalog.empty(*shape, **options)
+        head = self.head
+        shape, n_shape = (len(self), self.grid.shape, head.n_most), head.n_shape
+        catalog = TileCatalog.empty(*shape, n_shape=n_shape, device=self.device)
         for colour, (i, j) in enumerate(COLOURS):
-            hidden = self._hidden_of(colour, self.head.encode_sources(catalog))
+            hidden = self._hidden_of(colour, head.encode_sources(catalog))
             if hidden.numel() == 0:
                 continue
             if keep is not None:
                 keep[..., i::2, j::2] = hidden
-            factor = self.head.count_factor(hidden)
+            factor = head.count_factor(hidden)
             if threshold is None:
                 count = factor.sample(generator=generator)
             else:
                 count = factor.mode(threshold)
-                if self.head.galaxies:
+                if head.galaxies:
                     n_pixels = self.inputs.image.numel() / len(COLOURS)
                     count = count * most_probable(count > 0, factor.presence, n_pixels)
             catalog.count[:, i::2, j::2] = count
-            for place in range(self.head.n_most):
+            for place in range(head.n_most):
                 images, rows, columns = (count > place).nonzero(as_tuple=True)
                 if len(images) == 0:
                     continue
