@@ -85,6 +85,11 @@ def _usable():
     return names
 
 
+def must(name, allowed, got):
+    """Text of an error: what an argument must be or have, and what came."""
+    return f'{name} must {allowed}; got {got}.'
+
+
 def first_wrong(values, sound):
     """
     Name the first value that is not sound.

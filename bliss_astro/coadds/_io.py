@@ -18,9 +18,9 @@ from .._atomic import atomic_write
 from .._fits import CREATOR, file_name, header_wcs, open_fits
 from ..exposures import measure_noise
 from ..exposures._fits_image import Location
-from ..exposures._input import exposure_of_hdus
 from ..exposures._nddata import read_nddata
 from ..exposures._noise import neighbours
+from ..exposures._read import exposure_of_hdus
 from ..exposures._validate import must
 from ..psf import PSFModel
 from ..units import unit_text

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 from astropy.io import fits
 
@@ -15,13 +16,15 @@ from bliss_astro._fits import check_file, file_name, header_wcs, list_hdus, open
 from bliss_astro._warnings import warn
 
 from ._header import parse_unit
-from ._validate import check_shape, must
+from ._validate import check_shape, is_word, must, strip_unit
 
 # file.fits[EXT][x1:x2,y1:y2], the notation of CFITSIO.
 _LOCATION = re.compile(r'([^\[]*)(?:\[([^\[\]:*]+)\])?(?:\[([^\[\]]*[:*][^\[\]]*)\])?')
 _RANGE = re.compile(r'\s*(?:(\*)|(\d+)\s*:\s*(\d+))\s*')
-# Arguments that are never numbers.
-_ALWAYS_MAPS = ('mask', 'weight')
+# Arguments in the unit of the image, those that are never numbers, and all that may be
+# maps in files.
+IN_UNIT, _ALWAYS_MAPS = ('background', 'bkg_error', 'saturation'), ('weight', 'mask')
+_MAPS = (*IN_UNIT, 'effective_gain', 'read_noise', *_ALWAYS_MAPS)
 # Names of extensions that go with an image, and are none of the sky.
 _AUXILIARY = re.compile(
     r'(ERR|UNC|RMS|SIG|STD|NOISE|VAR|WEIGHT|WHT|WT|IVAR|INV|EXP|TIME|DQ|MASK|FLAG|CTX|CON'
@@ -231,7 +234,38 @@ def _name_others(hdus, number, name):
         )
 
 
-def read_map(source, parameter, *, shape, cut=None, hdus=None):
+def read_maps(given, *, shape, unit=None, cut=None, hdus=None):
+    """
+    Read the maps that were given as files, and leave out ``background='measure'``.
+
+    Numbers that go with an image of a file (``hdus``) lose their unit; maps of the
+    whole file are ``cut``.
+    """
+    given = dict(given)
+    if is_word(given.get('background'), 'header'):
+        msg = "background='header' needs a FITS file with a card of the sky"
+        raise ValueError(msg)
+    if is_word(given.get('background'), 'measure'):
+        del given['background']
+    for name in (name for name in _MAPS if name in given):
+        value, file_unit = given[name], None
+        if isinstance(value, str | os.PathLike):
+            value, file_unit = _read_map(value, name, shape=shape, cut=cut, hdus=hdus)
+            if name == 'mask':
+                # Bit masks of files: whatever is marked is bad.
+                value = ~(np.asarray(value) == 0)
+            elif file_unit is not None:
+                value = value * file_unit
+        elif cut is not None and np.ndim(value) == 2 and np.shape(value) != shape:
+            value = np.asanyarray(value)[cut]
+        if hdus is not None and name in IN_UNIT:
+            # A file may have a unit that the image lacks.
+            value = strip_unit(name, value, unit or file_unit or u.one)
+        given[name] = value
+    return given
+
+
+def _read_map(source, parameter, *, shape, cut=None, hdus=None):
     """
     Read a map that goes with an image of a shape, and its unit.
 

@@ -28,7 +28,7 @@ _SATURATIONS = ('SATURATE', 'SATLEVEL', 'SATURAT')
 _ZEROS = ('MAGZERO', 'MAGZPT', 'MAGZP', 'ZEROPOINT', 'ZEROPNT', 'PHOTZP', 'PHOTZPT')
 _DEPTHS = ('NCOMBINE', 'NEXP', 'NIMAGES', 'NCOADD')
 _TEXTS = {'band': 'FILTER', 'date_obs': 'DATE-OBS'}
-_COUNTS = (u.adu, u.DN, u.ct)
+COUNTS = (u.adu, u.DN, u.ct)
 # Share of the pixels that a saturation level exceeds, at least.
 _BELOW_SATURATION = 0.95
 
@@ -146,8 +146,8 @@ class HeaderCards:
             self.known['effective_gain'] = 1.0
             self.sources['effective_gain'] = 'header: data are in electrons'
             return
-        counts = unit if unit is None or unit in _COUNTS else unit * u.s
-        if counts not in (None, u.electron, *_COUNTS):
+        counts = unit if unit is None or unit in COUNTS else unit * u.s
+        if counts not in (None, u.electron, *COUNTS):
             return
         cards = [] if counts == u.electron else [_GAINS]
         cards += [_TIMES] * (counts is not unit)

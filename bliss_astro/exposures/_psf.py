@@ -3,7 +3,6 @@
 PSFs of all kinds that an `Exposure` may hold, behind one interface; limiting flux.
 """
 
-import re
 from copy import copy
 
 import astropy.units as u
@@ -11,19 +10,21 @@ import numpy as np
 from astropy.modeling import Model
 
 from bliss_astro.psf import PSFModel, VaryingPSF
-from bliss_astro.psf._fit import PHASES, check_psf_pixels, fit_phases
+from bliss_astro.psf._fit import (
+    PHASES,
+    as_model,
+    check_psf_pixels,
+    draw_model,
+    fit_phases,
+    place_names,
+)
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
 from bliss_astro.psf._varying import varying_psf
 
 from ._validate import must
 
-# Side (pixels) of the image on which a foreign PSF is drawn before it is fitted.
-_STAMP = 51
 # Least side (pixels) of an image of a PSF that can be fitted.
 _MIN_SIDE = 5
-# Names that astropy's and photutils' models give to the position, in compound
-# models with a number behind.
-_PLACE = re.compile(r'([xy])_(?:0|mean)(?:_\d+)?')
 # Signal-to-noise ratio of the star that is the depth of an exposure.
 _DEPTH_SNR = 5
 # Least factor of the variance of sums by correlated noise.
@@ -116,10 +117,7 @@ class _DrawnPSF(FittedPSF):
         self.varies = False
         if isinstance(psf, Model):
             self._psf = psf
-            if not all(_place_names(psf)):
-                name = type(psf).__name__
-                msg = f'psf: {name} has no position parameters (x_0, y_0).'
-                raise TypeError(msg)
+            place_names(psf)
             from photutils.psf import GriddedPSFModel
 
             self.varies = isinstance(psf, GriddedPSFModel)
@@ -141,7 +139,7 @@ class _DrawnPSF(FittedPSF):
         """Image of the PSF, centred on the middle pixel."""
         if isinstance(self._psf, np.ndarray):
             return self._psf
-        return self._draw(x + self.origin[0], y + self.origin[1])
+        return draw_model(self._psf, x + self.origin[0], y + self.origin[1])
 
     def _fit(self, x, y):
         if isinstance(self._psf, np.ndarray):
@@ -150,39 +148,11 @@ class _DrawnPSF(FittedPSF):
             except ValueError as error:
                 msg = f'psf: {error}'
                 raise ValueError(msg) from error
-        stamps = np.stack([self._draw(x, y, *phase) for phase in PHASES])
+        stamps = np.stack([draw_model(self._psf, x, y, *phase) for phase in PHASES])
         near = next(reversed(self._fits.values()), None)
-        fit, residual = fit_phases(
-            stamps / stamps[0].sum(),
-            radius=DEFAULT_NORMALIZATION_RADIUS,
-            start=None if near is None else near.shape_vector,
-        )
-        psf = PSFModel.from_shape(fit.shape)
-        psf.fit_info = {'residual': residual, 'converged': fit.converged}
-        return psf
-
-    def _draw(self, x, y, dx=0.0, dy=0.0):
-        """Draw the model at (x, y), there in the middle of a pixel or off from it."""
-        model = self._psf.copy()
-        for names, to in zip(_place_names(model), (x + dx, y + dy), strict=True):
-            # Parts of a compound model keep their distances.
-            move = float(to - np.atleast_1d(getattr(model, names[0]).value)[0])
-            for name in names:
-                parameter = getattr(model, name)
-                parameter.value = parameter.value + move
-        offsets = np.arange(-(_STAMP // 2), _STAMP // 2 + 1, dtype=float)
-        image = model(*np.meshgrid(x + offsets, y + offsets))
-        image = np.asarray(getattr(image, 'value', image), dtype=float)
-        if not np.isfinite(image).all() or image.sum() <= 0:
-            msg = f'psf: {type(model).__name__} is not positive and finite.'
-            raise ValueError(msg)
-        return image
-
-
-def _place_names(model):
-    """Names of the parameters of a model that are its position: those of x, of y."""
-    found = [_PLACE.fullmatch(name) for name in model.param_names]
-    return tuple([m.string for m in found if m and m[1] == axis] for axis in 'xy')
+        start = None if near is None else near.shape_vector
+        radius = DEFAULT_NORMALIZATION_RADIUS
+        return as_model(*fit_phases(stamps, radius=radius, start=start))
 
 
 def central_psf(exposure):

@@ -5,22 +5,46 @@ Exposures of any image: files through astropy's unified input and output, and ar
 
 import os
 
+import astropy.units as u
+import numpy as np
 from astropy.io import fits, registry
 from astropy.io.fits.connect import is_fits
+from astropy.nddata import Cutout2D, NDData
 
 from bliss_astro._fits import check_file, file_name, open_fits
 from bliss_astro._plugins import load_coadds, load_readers
+from bliss_astro.psf import PSFModel
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
+from bliss_astro.units import magnitude_to_flux
 
+from ._estimate import estimate_missing
 from ._exposure import Exposure
-from ._fits_image import parse_location
-from ._input import change_known, exposure_of_array, exposure_of_hdus
-from ._validate import must, refuse
+from ._fits_image import IN_UNIT, find_plane, parse_location, read_maps, trim_section
+from ._header import COUNTS, HeaderCards
+from ._nddata import collect_nddata
+from ._sky import estimate_background_error, measure_background
+from ._validate import (
+    check_mask,
+    check_number,
+    is_word,
+    join_masks,
+    must,
+    refuse,
+    refuse_both,
+    strip_unit,
+)
 
-# Format of coadds and the module that registers its reader.
+# Format of coadds, whose module registers its reader.
 _COADD = 'bliss_astro.coadd'
 _HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
-# Arguments that may be given for files of this package.
+# Arguments that may be given for files of this package, and by which an image that
+# states everything may be changed.
 _FOR_OWN_FILES = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background')
+_CHANGES = (*_FOR_OWN_FILES, 'zero_point')
+# Arguments for images of SDSS alone.
+_OF_SDSS = {'fpm', 'tsfield', 'photofield', 'psfield', 'noise', 'bad_planes'}
+# Largest absolute AB magnitude of a zero point.
+_MAX_ZERO_POINT = 100
 
 
 class ExposureRead(registry.UnifiedReadWrite):
@@ -171,10 +195,171 @@ def _read_hdus(hdus, location, file_format, given):
 def change_own_file(exposure, hdus, given, kind):
     """Change the exposure of a file of this package by arguments of the user."""
     given = dict(given)
-    if isinstance(given.get('background'), str) and given['background'] == 'header':
+    if is_word(given.get('background'), 'header'):
         del given['background']
     refuse(given, f'{file_name(hdus)!r}, {kind}', allowed=_FOR_OWN_FILES)
     return change_known(exposure, given)
+
+
+def exposure_of_array(data, given, estimated):
+    """Make an exposure of an array, Quantity, Cutout2D or NDData."""
+    cards = error = None
+    if isinstance(data, NDData):
+        data, given, cards, error = collect_nddata(data, given)
+    elif isinstance(data, Cutout2D):
+        data, given = data.data, {'wcs': data.wcs} | given
+    shape = np.shape(data)
+    extra = tuple(k for k, n in enumerate(shape) if n == 1)
+    if len(shape) > 2 and len(shape) - len(extra) <= 2:
+        # Axes of one pixel of a cube, and of the maps that share its shape.
+        extra = extra[: len(shape) - 2]
+        given = {
+            name: np.squeeze(value, extra) if np.shape(value) == shape else value
+            for name, value in given.items()
+        }
+        data = np.squeeze(data, extra)
+        error = None if error is None else np.squeeze(error, extra)
+    given = read_maps(given, shape=np.shape(data))
+    return _complete(data, given, estimated, error=error, cards=cards)
+
+
+def exposure_of_hdus(hdus, location, given, estimated):
+    """Make an exposure of an image in a FITS file of any maker."""
+    given = dict(given)
+    refuse(_OF_SDSS & set(given), f'{file_name(hdus)!r}, not an SDSS image')
+    plane = find_plane(hdus, location.extension, parameter='data')
+    shape = plane.data.shape
+    cut = location.cut(shape)
+    data, unit = plane.data[cut], plane.unit
+    if 'unit' in given:
+        unit = u.Unit(given['unit'])
+        data = data if plane.unit is None else (data * plane.unit).to_value(unit)
+    given['unit'] = unit
+    if 'wcs' not in given:
+        wcs = plane.wcs()
+        is_cut = wcs is not None and location.section is not None
+        given['wcs'] = wcs.slice(cut) if is_cut else wcs
+    cards = HeaderCards(plane.header, data, unit)
+    if is_word(given.get('background'), 'header'):
+        given['background'] = cards.sky()
+    given = {name: value for name, value in given.items() if value is not None}
+    masks = [] if 'mask' in given else [plane.mask()]
+    error = plane.uncertainty() if not {'bkg_error', 'weight'} & set(given) else None
+    given = read_maps(given, shape=data.shape, unit=unit, cut=cut, hdus=hdus)
+    card, exposed = trim_section(plane.header, shape)
+    if exposed is not None:
+        masks.append(np.ones(shape, dtype=bool))
+        masks[-1][exposed] = False
+    stated = check_mask('mask', given.get('mask'), data.shape)
+    given['mask'] = join_masks(data.shape, join_masks(shape, *masks)[cut], stated)
+    if exposed is not None and given['mask'].any():
+        estimated['mask'] = f'header: {card}'
+    given['meta'] = {'file': plane.name} | cards.meta | dict(given.get('meta') or {})
+    error = None if error is None else error[cut]
+    return _complete(data, given, estimated, error=error, cards=cards)
+
+
+def _complete(data, given, estimated, *, error=None, cards=None):
+    """Estimate numbers neither given nor in the header, and apply the others."""
+    given = {name: value for name, value in given.items() if value is not None}
+    refuse_both(given, 'bkg_error', 'weight')
+    weight = given.pop('weight', None)
+    unit = getattr(data, 'unit', None) or given.get('unit')
+    fwhm, zero_point = _take_extras(given, None if unit is None else u.Unit(unit))
+    exposure = estimate_missing(
+        data, given, estimated, error=error, cards=cards, weight=weight
+    )
+    if cards is not None:
+        cards.warn_ignored()
+    return _apply_extras(exposure, fwhm, zero_point)
+
+
+def change_known(exposure, given):
+    """Change an exposure that states everything by arguments of the user."""
+    refuse(given, 'an image that states everything', allowed=_CHANGES)
+    measured = isinstance(given.get('background'), str)
+    given = read_maps(given, shape=exposure.shape)
+    fwhm, zero_point = _take_extras(given, exposure.unit)
+    measured &= 'background' not in given
+    if measured:
+        given['background'] = measure_background(exposure.data, exposure.mask)
+    if 'mask' in given:
+        own = check_mask('mask', given['mask'], exposure.shape)
+        given['mask'] = join_masks(exposure.shape, exposure.mask, own)
+    for name in {'background', 'saturation'} & set(given):
+        given[name] = strip_unit(name, given[name], exposure.unit or u.one)
+    if given:
+        exposure = exposure.replace(**given)
+    if measured:
+        error = estimate_background_error(exposure)
+        exposure = exposure.replace(background_error=error)
+    return _apply_extras(exposure, fwhm, zero_point)
+
+
+def _take_extras(given, unit):
+    """
+    Take out of the arguments those that `Exposure` does not have.
+
+    The PSF of a file is read; FWHM and zero point, which is checked, are returned.
+    """
+    refuse_both(given, 'psf', 'fwhm')
+    fwhm, zero_point, band = (
+        given.pop(name, None) for name in ('fwhm', 'zero_point', 'band')
+    )
+    if isinstance(given.get('psf'), str | os.PathLike):
+        from bliss_astro.psf import read_psf
+
+        location = parse_location(given['psf'])
+        check_file(location.path, 'psf', 'a PSF, an image of one, or a file')
+        with open_fits(location.path, 'psf') as hdus:
+            given['psf'] = read_psf(hdus, band=band, extension=location.extension)
+    if zero_point is not None:
+        value = getattr(zero_point, 'value', zero_point)
+        zero_point = check_number('zero_point', value)
+        if abs(zero_point) > _MAX_ZERO_POINT:
+            allowed = f'be finite and within +-{_MAX_ZERO_POINT}'
+            raise ValueError(must('zero_point', allowed, zero_point))
+        allowed = [n / time for n in (u.electron, *COUNTS) for time in (1, u.s)]
+        if unit is not None and not any(map(unit.is_equivalent, allowed)):
+            msg = f'zero_point was given although data is in {unit}, a flux'
+            raise ValueError(f'{msg}; leave it out')
+    return fwhm, zero_point
+
+
+def _apply_extras(exposure, fwhm, zero_point):
+    """Set the PSF by its width, and bring an exposure in counts to nanomaggies."""
+    if fwhm is not None:
+        exposure = exposure.replace(psf=_psf_of_fwhm(fwhm, exposure))
+    if zero_point is None:
+        return exposure
+    factor = magnitude_to_flux(zero_point)
+    changes = {'effective_gain': exposure.effective_gain / factor}
+    for name in ('data', *IN_UNIT):
+        value = getattr(exposure, name)
+        changes[name] = None if value is None else value * factor
+    meta = exposure.meta | {'zero_point': zero_point}
+    return exposure.replace(**changes, unit=u.nmgy, meta=meta)
+
+
+def _psf_of_fwhm(fwhm, exposure):
+    """Make a PSF of a FWHM in pixels, or an angle by the WCS of the exposure."""
+    if isinstance(fwhm, u.Quantity):
+        angle = fwhm.unit.is_equivalent(u.arcsec)
+        if not angle and not fwhm.unit.is_equivalent(u.pix):
+            raise ValueError(must('fwhm', 'be in pixels or an angle', fwhm.unit))
+        if angle and exposure.pixel_scale is None:
+            msg = 'fwhm is an angle and data has no celestial wcs; give it in pixels.'
+            raise ValueError(msg)
+        pixel = exposure.pixel_scale * u.arcsec if angle else u.pix
+        fwhm = (fwhm / pixel).to_value(u.one)
+    value = check_number('fwhm', fwhm, sign='positive')
+    widest = 2 * DEFAULT_NORMALIZATION_RADIUS
+    if value > widest:
+        raise ValueError(must('fwhm', f'be at most {widest:.1f} px', f'{value:g}'))
+    return PSFModel.from_fwhm(value)
+
+
+# -- formats -----------------------------------------------------------------------
 
 
 def _read_coadd(hdus, given):
@@ -188,7 +373,7 @@ def _is_coadd(hdus):
 
 
 # Readers of open FITS files, and how these are recognised.
-_FITS_FORMATS = {}
+_FITS_FORMATS = {_COADD: (_read_coadd, _is_coadd)}
 
 
 def register_fits_format(name, reader, identifier):
@@ -199,8 +384,7 @@ def register_fits_format(name, reader, identifier):
     what the user states of it; the identifier recognises an open HDU list.
     """
     _FITS_FORMATS[name] = (reader, identifier)
-    if name != _COADD:
-        _register(name)
+    _register(name)
 
 
 def _register(name):
@@ -211,7 +395,6 @@ def _register(name):
     )
 
 
-register_fits_format(_COADD, _read_coadd, _is_coadd)
 _register('fits')
 registry.register_identifier('fits', Exposure, is_fits)
 Exposure.read = registry.UnifiedReadWriteMethod(ExposureRead)

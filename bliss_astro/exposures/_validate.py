@@ -8,12 +8,8 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.utils.masked import Masked
 
+from bliss_astro._arguments import must
 from bliss_astro.units import is_text_exact, unit_text
-
-
-def must(name, allowed, got):
-    """Text of an error: what an argument must be or have, and what came."""
-    return f'{name} must {allowed}; got {got}.'
 
 
 class GivenTwiceError(ValueError):
@@ -37,6 +33,11 @@ def refuse_both(given, first, second):
     if first in given and second in given:
         msg = f'{first} and {second} were both given; give one of them'
         raise ValueError(msg)
+
+
+def is_word(value, word):
+    """Whether an argument that may be an array is a word."""
+    return isinstance(value, str) and value == word
 
 
 # -- numbers, maps, masks --------------------------------------------------------

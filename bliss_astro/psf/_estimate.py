@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from .._arguments import must
 from .._plugins import exposure_of
 from .._warnings import OutOfDomainWarning, warn
 from ._fit import as_model
@@ -134,8 +135,7 @@ def estimate_psf(
     True
     """
     if vary not in ('auto', True, False):
-        msg = f"vary must be 'auto', True or False, got {vary!r}"
-        raise ValueError(msg)
+        raise ValueError(must('vary', "be 'auto', True or False", f'{vary!r}'))
     exposure = exposure_of(image, given)
     estimate = estimate_from(exposure, vary=vary, radius=normalization_radius)
     for finding in estimate.findings:

@@ -3,12 +3,14 @@
 Fits of the PSF model: to images of the PSF, and to the stars of a frame.
 """
 
+import re
+
 import astropy.units as u
 import numpy as np
 from astropy.modeling import Model
 from astropy.nddata import Cutout2D, NDData, StdDevUncertainty
 
-from bliss_astro._arguments import first_wrong
+from bliss_astro._arguments import first_wrong, must
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._joint_fit import StampFit, fit_image, fit_stars, minimise, rms
@@ -26,8 +28,11 @@ _MIN_SIDE = 5
 # would make more than this share of its sum, and these are more than this share of
 # those an eighth of the side further in.
 _MAX_SKY_SHARE, _MIN_EDGE_RATIO, _INNER_RING = 0.2, 0.8, 0.125
-# Side and middle of the drawing of a model in pixels.
-_DRAWING_SIDE, _DRAWING_MIDDLE = 51, 25.0
+# Side of the drawing of a model in pixels.
+_DRAWING_SIDE = 51
+# Names that astropy's and photutils' models give to the position, in compound
+# models with a number behind.
+_PLACE = re.compile(r'([xy])_(?:0|mean)(?:_\d+)?')
 
 PHASES = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5))
 """Places within a pixel at which a PSF is drawn: one leaves a narrow core open."""
@@ -49,21 +54,16 @@ def fit_psf(
 ):
     """Fit an image of the PSF, or cut-outs of stars; see `PSFModel.fit`."""
     if isinstance(image, Model):
-        image = _image_of_model(image)
+        image = draw_model(image, _DRAWING_SIDE // 2, _DRAWING_SIDE // 2)
     data, bad, error, unit = _take_apart(image, error, mask, (2, 3))
     if min(data.shape[-2:]) < _MIN_SIDE:
-        msg = (
-            f'image must be at least {_MIN_SIDE} pixels wide and high, got '
-            f'{data.shape[-1]} x {data.shape[-2]}'
-        )
-        raise ValueError(msg)
-    single, radius = data.ndim == 2, normalization_radius
-    if background is None:
-        background = not single
-    if not single:
+        allowed = f'be at least {_MIN_SIDE} pixels wide and high'
+        raise ValueError(must('image', allowed, f'shape {data.shape}'))
+    radius = normalization_radius
+    if data.ndim == 3:
         return _fit_stars(
             *(data, bad, error, unit, (0.0, 0.0), radius),
-            background=background,
+            background=background is None or background,
             use_prior=use_prior,
             model_class=model_class,
         )
@@ -93,25 +93,21 @@ def fit_psf_to_stars(
     data, bad, error, unit = _take_apart(data, error, mask, (2,))
     size = int(size)
     if size < _MIN_SIDE or size % 2 == 0:
-        msg = f'size must be odd and at least {_MIN_SIDE}, got {size}'
-        raise ValueError(msg)
+        raise ValueError(must('size', f'be odd and at least {_MIN_SIDE}', size))
     places = _star_positions(positions)
     height, width = data.shape
     pixels = np.rint(places).astype(int)
     inside = ((pixels >= 0) & (pixels < (width, height))).all(1)
     if not inside.any():
-        msg = f'positions must lie on the image of {width} x {height} pixels; none does'
-        raise ValueError(msg)
+        allowed = f'lie on the image of {width} x {height} pixels'
+        raise ValueError(must('positions', allowed, 'none that does'))
     corners = pixels[inside] - size // 2
     if effective_gain is not None:
         effective_gain = _positive(effective_gain, 'effective_gain', data.shape, None)
     stamps, bad, error, gain = (
         cut_stamps(values, corners, size, fill) if np.ndim(values) else values
-        for values, fill in (
-            (data, 0.0),
-            (bad, True),
-            (error, 1.0),
-            (effective_gain, 1.0),
+        for values, fill in zip(
+            (data, bad, error, effective_gain), (0.0, True, 1.0, 1.0), strict=True
         )
     )
     psf = _fit_stars(
@@ -139,8 +135,7 @@ def _fit_stars(
 ):
     """Fit stamps of stars whose first pixels lie at ``corner`` (x, y)."""
     if not model_error >= 0:
-        msg = f'model_error must be >= 0, got {model_error}'
-        raise ValueError(msg)
+        raise ValueError(must('model_error', 'be >= 0', model_error))
     fit, alive = _start_fit(stamps, bad, radius, background=background, stars=True)
     if not use_prior:
         # Kept, but so weak that it only stops what nothing else determines.
@@ -242,14 +237,9 @@ def fit_phases(stamps, *, radius, start=None):
     fit = StampFit.of_star(start, np.zeros((len(stamps), 4)), radius=radius)
     fit.local[:, 0] = integral(start, radius) / profile(0.0, start)
     fit.local[:, 1:3] = half + np.array(PHASES[: len(stamps)])
-    minimise(
-        fit,
-        stamps,
-        np.full(stamps.shape, 1 / _DRAWING_ERROR),
-        with_background=False,
-        max_steps=max_steps,
-        tolerance=_TOLERANCE,
-    )
+    weights = np.full(stamps.shape, 1 / _DRAWING_ERROR)
+    options = {'max_steps': max_steps, 'tolerance': _TOLERANCE}
+    minimise(fit, stamps, weights, with_background=False, **options)
     off = stamps - fit.model(stamps.shape[1:])
     return fit, float(np.sqrt(np.mean(np.square(off))))
 
@@ -273,16 +263,31 @@ def as_model(fit, residual, size=None, model_class=None):
 # -- arguments -------------------------------------------------------------------------
 
 
-def _image_of_model(model):
-    """Another PSF model on 51 pixels around its centre."""
+def place_names(model):
+    """Names of the parameters that are the position of a model: those of x, of y."""
+    found = [_PLACE.fullmatch(name) for name in model.param_names]
+    names = [[m.string for m in found if m and m[1] == axis] for axis in 'xy']
+    if not all(names):
+        msg = f'psf: {type(model).__name__} has no position parameters (x_0, y_0).'
+        raise TypeError(msg)
+    return names
+
+
+def draw_model(model, x, y, dx=0.0, dy=0.0):
+    """Draw a model of any kind at (x, y), in the middle of a pixel there or off it."""
     model = model.copy()
-    for name in ('x_0', 'y_0', 'flux'):
-        if name not in model.param_names:
-            msg = f'image, as a model, must have a parameter {name}, got {model!r}'
-            raise ValueError(msg)
-        setattr(model, name, 1.0 if name == 'flux' else _DRAWING_MIDDLE)
-    yy, xx = np.mgrid[:_DRAWING_SIDE, :_DRAWING_SIDE].astype(float)
-    return np.asarray(model(xx, yy), float)
+    for names, to in zip(place_names(model), (x + dx, y + dy), strict=True):
+        # Parts of a compound model keep their distances.
+        move = float(to - np.atleast_1d(getattr(model, names[0]).value)[0])
+        for name in names:
+            parameter = getattr(model, name)
+            parameter.value = parameter.value + move
+    offsets = np.arange(-(_DRAWING_SIDE // 2), _DRAWING_SIDE // 2 + 1, dtype=float)
+    image = np.asarray(plain(model(*np.meshgrid(x + offsets, y + offsets))), float)
+    if not np.isfinite(image).all() or image.sum() <= 0:
+        msg = f'psf: {type(model).__name__} is not positive and finite.'
+        raise ValueError(msg)
+    return image
 
 
 def _take_apart(data, error, mask, dimensions):
@@ -298,22 +303,18 @@ def _take_apart(data, error, mask, dimensions):
     unit = getattr(data, 'unit', unit)
     data = np.asarray(plain(data))
     if data.dtype.kind not in 'iuf':
-        msg = f'data must be real numbers, got {data.dtype} (Exposure.read reads files)'
-        raise ValueError(msg)
+        got = f'{data.dtype} (Exposure.read reads files)'
+        raise ValueError(must('data', 'be real numbers', got))
     data = data.astype(float)
     if data.ndim not in dimensions or data.size == 0:
-        allowed = ' or '.join(f'{n}D' for n in dimensions)
-        msg = f'data must be {allowed} and not empty, got shape {data.shape}'
-        raise ValueError(msg)
+        allowed = f'be {" or ".join(f"{n}D" for n in dimensions)} and not empty'
+        raise ValueError(must('data', allowed, f'shape {data.shape}'))
     bad = ~np.isfinite(data)
     if mask is not None:
         mask = np.asarray(mask)
         if mask.dtype != bool or mask.shape != data.shape:
-            msg = (
-                f'mask must be a bool array of shape {data.shape}, got '
-                f'{mask.dtype} of shape {mask.shape}'
-            )
-            raise ValueError(msg)
+            allowed = f'be a bool array of shape {data.shape}'
+            raise ValueError(must('mask', allowed, f'{mask.dtype} of {mask.shape}'))
         bad |= mask
     if bad.all():
         msg = 'data must have at least one pixel that is finite and not masked'
@@ -331,11 +332,11 @@ def _positive(value, name, shape, unit):
         raise ValueError(msg)
     value = np.asarray(plain(value, unit), float)
     if value.shape not in ((), shape):
-        msg = f'{name} must be a number or have shape {shape}, got {value.shape}'
-        raise ValueError(msg)
+        allowed = f'be a number or have shape {shape}'
+        raise ValueError(must(name, allowed, value.shape))
     if not np.all(value > 0):
-        msg = f'{name} must be > 0 everywhere, got a minimum of {np.min(value)}'
-        raise ValueError(msg)
+        got = f'a minimum of {np.min(value)}'
+        raise ValueError(must(name, 'be > 0 everywhere', got))
     return value
 
 
@@ -346,17 +347,17 @@ def _star_positions(positions):
         pairs = (('x_centroid', 'y_centroid'), ('x', 'y'))
         pair = next((pair for pair in pairs if set(pair) <= set(names)), None)
         if pair is None:
-            msg = f'positions must have columns x_centroid and y_centroid, got {names}'
-            raise ValueError(msg)
+            allowed = 'have columns x_centroid and y_centroid'
+            raise ValueError(must('positions', allowed, names))
         positions = np.column_stack([plain(positions[name]) for name in pair])
     positions = np.asarray(positions, float)
     if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
-        msg = f'positions must have shape (n, 2), n > 0, got {positions.shape}'
-        raise ValueError(msg)
+        allowed = 'have shape (n, 2), n > 0'
+        raise ValueError(must('positions', allowed, positions.shape))
     finite = np.isfinite(positions)
     if not finite.all():
-        msg = f'positions must be finite, got {first_wrong(positions, finite)}'
-        raise ValueError(msg)
+        got = first_wrong(positions, finite)
+        raise ValueError(must('positions', 'be finite', got))
     return positions
 
 

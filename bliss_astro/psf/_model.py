@@ -6,6 +6,7 @@ The point-spread function of one place as an astropy model.
 import astropy.units as u
 import numpy as np
 
+from .._arguments import must
 from .._plugins import survey
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._profile import (
@@ -134,11 +135,8 @@ class PSFModel(ProfileModel):
         """
         shape = np.asarray(shape, float)
         if shape.shape != (len(SHAPE_NAMES),):
-            msg = (
-                f'shape must hold the {len(SHAPE_NAMES)} numbers '
-                f'{", ".join(SHAPE_NAMES)}, got an array of shape {shape.shape}'
-            )
-            raise ValueError(msg)
+            allowed = f'hold the {len(SHAPE_NAMES)} numbers {", ".join(SHAPE_NAMES)}'
+            raise ValueError(must('shape', allowed, f'an array of {shape.shape}'))
         return cls(**dict(zip(SHAPE_NAMES, shape.tolist(), strict=True)), **options)
 
     @classmethod
@@ -171,8 +169,8 @@ class PSFModel(ProfileModel):
             value = np.nan
         low, high = _FWHM_RANGE
         if not low <= value <= high:
-            msg = f'fwhm must be a number of pixels from {low} to {high}, got {fwhm!r}'
-            raise ValueError(msg)
+            allowed = f'be a number of pixels from {low} to {high}'
+            raise ValueError(must('fwhm', allowed, f'{fwhm!r}'))
         shape = typical_shape(value)
         return cls.from_shape(shape, normalization_radius=normalization_radius)
 

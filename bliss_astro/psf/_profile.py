@@ -14,6 +14,7 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 
+from .._arguments import must
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, SHAPE_NAMES
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step
@@ -153,8 +154,8 @@ def check_radius(radius):
     except (TypeError, ValueError):
         radius = np.nan
     if not radius > 0:
-        msg = f'normalization_radius must be a number of pixels > 0, got {radius}'
-        raise ValueError(msg)
+        allowed = 'be a number of pixels > 0'
+        raise ValueError(must('normalization_radius', allowed, radius))
     return radius
 
 
@@ -173,8 +174,7 @@ def _check_parameter(name, model, value):
         if name == 'beta' and infinite and np.all(good):
             good, words = number > 2, 'be > 2 where normalization_radius is infinite'
     if not np.all(good & np.isfinite(number)):
-        msg = f'{name} must {words}, got {value}'
-        raise InputParameterError(msg)
+        raise InputParameterError(must(name, words, value))
 
 
 def _shape_parameter(name, description):

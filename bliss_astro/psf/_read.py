@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io.fits import ColDefs, HDUList
 from astropy.modeling import Model
 
-from .._arguments import first_wrong
+from .._arguments import first_wrong, must
 from .._fits import file_name, list_hdus, open_fits
 from .._plugins import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases
@@ -95,12 +95,11 @@ def read_psf(
     if isinstance(psf, (np.ndarray, list, tuple)) and not isinstance(psf, HDUList):
         return _of_image(psf, oversampling, pixel_response is not False, 'psf')
     if not isinstance(psf, str | os.PathLike | HDUList):
-        msg = (
-            'psf must be a FITS file (of PSFEx, a psField or an image), a FWHM in '
-            'pixels, an image, or a model of photutils or astropy; got '
-            f'{type(psf).__name__}'
+        allowed = (
+            'be a FITS file (of PSFEx, a psField or an image), a FWHM in pixels, an '
+            'image, or a model of photutils or astropy'
         )
-        raise TypeError(msg)
+        raise TypeError(must('psf', allowed, type(psf).__name__))
     load_surveys()
     name = file_name(psf)
     try:
@@ -144,8 +143,7 @@ def _of_image(image, oversampling, pixel_response, name):
     n = 1 if oversampling is None else oversampling
     number = isinstance(n, (int, float, np.number))
     if not (number and 1 <= n <= _MAX_OVERSAMPLING and n == int(n)):
-        msg = f'oversampling must be a whole number from 1 on, got {n!r}'
-        raise ValueError(msg)
+        raise ValueError(must('oversampling', 'be a whole number from 1 on', repr(n)))
     check_psf_pixels(image, name)
     if n == 1:
         return image
@@ -220,24 +218,17 @@ class PSFExPSF(VaryingPSF):
         self._powers = [(i, j) for j in range(n) for i in range(n - j)]
         self._cache = {}
         if self.basis.ndim != 3 or len(self.basis) != len(self._powers):
-            msg = (
-                f'basis must hold {len(self._powers)} images for a polynomial of '
-                f'degree {self.degree}, got shape {self.basis.shape}'
-            )
-            raise ValueError(msg)
+            allowed = f'hold {len(self._powers)} images for degree {self.degree}'
+            raise ValueError(must('basis', allowed, f'shape {self.basis.shape}'))
         for name in ('basis', 'sampling', 'zero', 'scale'):
             finite = np.isfinite(getattr(self, name))
             if not np.all(finite):
-                wrong = first_wrong(getattr(self, name), finite)
-                msg = f'{name} must be finite, got {wrong}'
-                raise ValueError(msg)
+                got = first_wrong(getattr(self, name), finite)
+                raise ValueError(must(name, 'be finite', got))
         least = min(self.sampling, *self.scale, self.basis[0].sum())
         if not least > 0:
-            msg = (
-                'sampling, scale and the flux of the first image must be positive, '
-                f'got {least:g}'
-            )
-            raise ValueError(msg)
+            name = 'sampling, scale and the flux of the first image'
+            raise ValueError(must(name, 'be positive', f'{least:g}'))
 
     def __repr__(self):
         return f'<PSFExPSF(degree={self.degree}, sampling={self.sampling:g})>'

@@ -201,7 +201,7 @@ class TestStars:
             ([], {}, r'shape \(n, 2\)'),
             ([[1, 2, 3]], {}, r'shape \(n, 2\)'),
             ([[np.nan, 2]], {}, 'must be finite'),
-            ([[-99, 2]], {}, 'none does'),
+            ([[-99, 2]], {}, 'lie on the image'),
             (Table({'a': [1]}), {}, 'columns x_centroid'),
             ([[20, 20]], {'size': 24}, 'size must be odd'),
             ([[20, 20]], {'model_error': -1}, 'model_error must be'),

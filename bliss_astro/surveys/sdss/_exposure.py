@@ -12,9 +12,8 @@ from astropy.io.fits import HDUList
 from bliss_astro._fits import file_name
 from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure
-from bliss_astro.exposures._input import change_known
 from bliss_astro.exposures._noise import noise_of_residual
-from bliss_astro.exposures._read import register_fits_format
+from bliss_astro.exposures._read import change_known, register_fits_format
 from bliss_astro.exposures._sky import estimate_background_error, measure_background
 from bliss_astro.exposures._validate import check_map, refuse
 
