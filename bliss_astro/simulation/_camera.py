@@ -11,7 +11,7 @@ import torch
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, broaden_shape
 from bliss_astro.rendering._batches import render_stars, star_factors
 
-from ._images import SimulatedImages
+from ._images import SimulatedImages, select
 
 NOISE_ORDERS = ('before_alignment', 'after_alignment')
 # Pixels of exposures that are stacked at a time on a CPU: some megabytes, its cache.
@@ -20,16 +20,33 @@ _CACHE_PIXELS = 300_000
 _MAX_ELLIPTICITY = 0.3
 
 
-def unit(*shape, generator, device=None):
-    """Uniform numbers from 0 to 1, by default on the generator's device."""
-    device = generator.device if device is None else device
-    return torch.rand(*shape, generator=generator, device=device)
+class Draws:
+    """Random numbers of a generator, on its device or another one."""
 
+    def __init__(self, generator, device=None):
+        self.generator = generator
+        self.device = generator.device if device is None else device
 
-def uniform(pair, *shape, generator):
-    """Uniform numbers of a range."""
-    low, high = pair
-    return low + (high - low) * unit(*shape, generator=generator)
+    def unit(self, *shape):
+        """Uniform numbers from 0 to 1."""
+        return torch.rand(shape, generator=self.generator, device=self.device)
+
+    def normal(self, *shape):
+        """Standard normal numbers."""
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def uniform(self, pair, *shape):
+        """Uniform numbers of a range."""
+        low, high = pair
+        return low + (high - low) * self.unit(*shape)
+
+    def log_uniform(self, pair, *shape):
+        """Numbers of a range whose logarithm is uniform."""
+        return between(pair, self.unit(*shape))
+
+    def coin(self, probability):
+        """`True` with a probability."""
+        return self.unit().item() < probability
 
 
 def between(pair, place):
@@ -38,12 +55,7 @@ def between(pair, place):
     return torch.exp(low + (high - low) * place)
 
 
-def log_uniform(pair, *shape, generator):
-    """Numbers of a range whose logarithm is uniform."""
-    return between(pair, unit(*shape, generator=generator))
-
-
-def add_noise(signal, background, *, read_noise=0.0, generator=None):
+def add_noise(signal, background, read_noise=0.0, *, generator=None):
     """
     Add the sky, its photon noise in the Gaussian approximation, and read noise.
 
@@ -141,34 +153,30 @@ class BadPixelPrior:
         mask : tensor ``(B, ny, nx)`` of bool
             `True` for blemishes and for pixels above the full well.
         """
-        mask = self._blemishes(data.shape, generator, data.device)
-        draw = unit(len(data), 1, 1, generator=generator, device=data.device)
-        level = between(self.saturation, draw)
+        draw = Draws(generator, data.device)
+        mask = self._blemishes(draw, data.shape)
+        level = draw.log_uniform(self.saturation, len(data), 1, 1)
         if background is not None:
             level = level.maximum(2 * background[:, None, None])
         return mask | (data > level)
 
-    def _blemishes(self, shape, generator, device):
+    def _blemishes(self, draw, shape):
         n_images, ny, nx = shape
-
-        def draw(*shape):
-            return unit(*shape, generator=generator, device=device)
-
-        has_any = draw(n_images) < self.fraction_of_images
-        mask = (draw(n_images, 1, nx) < self.n_columns / nx).expand(-1, ny, -1)
+        has_any = draw.unit(n_images) < self.fraction_of_images
+        mask = (draw.unit(n_images, 1, nx) < self.n_columns / nx).expand(-1, ny, -1)
         # Tracks start anywhere and run for a few pixels in one direction.
-        start = draw(n_images, ny, nx) < self.n_cosmic_rays / (ny * nx)
-        step_x = draw(n_images, 1, 1) < 0.5
+        start = draw.unit(n_images, ny, nx) < self.n_cosmic_rays / (ny * nx)
+        step_x = draw.unit(n_images, 1, 1) < 0.5
         for length in range(5):
             moved_x = torch.roll(start, length, 2)
             moved_y = torch.roll(start, (length, length // 2), (1, 2))
             mask = mask | torch.where(step_x, moved_x, moved_y)
         # At most two rectangles.
-        present = draw(n_images, 2) < self.n_blocks / 2
-        low, side = draw(2, n_images, 2), draw(2, n_images, 2)
+        present = draw.unit(n_images, 2) < self.n_blocks / 2
+        low, side = draw.unit(2, n_images, 2), draw.unit(2, n_images, 2)
         inside = []
         for k, n in enumerate((nx, ny)):
-            pixel = torch.arange(n, device=device)
+            pixel = torch.arange(n, device=draw.device)
             first = (low[k] * n)[..., None]
             last = first + (1 + side[k] * self.block_size)[..., None]
             inside.append((pixel >= first) & (pixel < last) & present[..., None])
@@ -201,17 +209,21 @@ class Fields:
         return self.dither.shape[1]
 
     @property
+    def noise(self):
+        """Sky and read noise ``(B, 1, 1)`` of one exposure."""
+        return self.background[:, None, None], self.read_noise[:, None, None]
+
+    @property
     def variance(self):
         """Variance ``(B,)`` of a pixel of empty sky in one exposure."""
         return self.background + self.read_noise**2
 
 
-def draw_dithers(n_images, depth, largest, *, generator, device):
+def draw_dithers(draw, n_images, depth, largest):
     """Dithers ``(B, d, 2)``, uniform in a square; zeros for a single exposure."""
     if depth == 1:
-        return torch.zeros(n_images, 1, 2, device=device)
-    place = unit(n_images, depth, 2, generator=generator, device=device)
-    return (2 * place - 1) * largest
+        return torch.zeros(n_images, 1, 2, device=draw.device)
+    return (2 * draw.unit(n_images, depth, 2) - 1) * largest
 
 
 def _interpolate(values, dither, axis):
@@ -277,7 +289,7 @@ class Camera:
         """Noiseless images ``(B, ny, nx)`` of stars."""
         return render_stars(psf, x, y, flux, size=self.shape, **self._rendering)
 
-    def observe(self, fields, sources, *, stars=None, extended=None, generator=None):
+    def observe(self, draw, fields, sources, *, stars=None, extended=None):
         """
         Expose, align and stack `Sources`: `SimulatedImages` that state what is true.
 
@@ -287,26 +299,21 @@ class Camera:
         """
         ratio, *correlation, _ = self.noise(fields)
         if fields.depth == 1:
-            signal = 0 if extended is None else extended
+            data = 0 if extended is None else extended
             if stars is not None:
-                signal = signal + self.render(fields.psf, *stars)
-            data = add_noise(
-                signal,
-                fields.background[:, None, None],
-                read_noise=fields.read_noise[:, None, None],
-                generator=generator,
-            )
+                data = data + self.render(fields.psf, *stars)
+            data = add_noise(data, *fields.noise, generator=draw.generator)
         else:
-            data = self._stack(fields, stars, generator)
+            data = self._stack(draw, fields, stars)
             if extended is not None:
-                noise = torch.empty_like(data).normal_(generator=generator)
+                noise = draw.normal(*data.shape)
                 noise *= (extended.clamp(min=0) * ratio[:, None, None]).sqrt()
                 data = data + extended + correlate(noise, *correlation)
         if self.bad_pixels is None:
             mask = torch.zeros_like(data, dtype=torch.bool)
         else:
             mask = self.bad_pixels.sample_batch(
-                data, background=fields.background, generator=generator
+                data, background=fields.background, generator=draw.generator
             )
         return SimulatedImages(
             data=data,
@@ -321,54 +328,48 @@ class Camera:
             **vars(sources),
         )
 
-    def _stack(self, fields, stars, generator):
+    def _stack(self, draw, fields, stars):
         """Coadds of stars alone, in pieces that fit into a CPU's cache."""
         ny, nx = self.shape
-        out = torch.empty(len(fields), ny, nx, device=fields.psf.device)
+        out = torch.empty(len(fields), ny, nx, device=draw.device)
         # Number of the last place that holds a star: bright stars follow galaxies.
-        places = torch.arange(1, stars[2].shape[1] + 1, device=out.device)
+        places = torch.arange(1, stars[2].shape[1] + 1, device=draw.device)
         last = ((stars[2] > 0) * places).amax(1)
         piece = len(fields)
-        if out.device.type == 'cpu':
+        if draw.device.type == 'cpu':
             piece = max(1, _CACHE_PIXELS // (fields.depth * ny * nx))
         # Images of like numbers of stars together waste no places.
         for index in torch.argsort(last).split(piece):
             n_places = max(1, int(last[index].max()))
             parts = [value[index, :n_places] for value in stars]
-            conditions = [
-                getattr(fields, name)[index]
-                for name in ('psf', 'background', 'read_noise', 'dither')
-            ]
-            out[index] = self._stack_piece(*parts, *conditions, generator)
+            out[index] = self._stack_piece(draw, select(fields, index), *parts)
         return out
 
-    def _stack_piece(self, x, y, flux, psf, background, read_noise, dither, generator):
-        (ny, nx), depth = self.shape, dither.shape[1]
-        psf, flux, background, read_noise = (
-            value.repeat_interleave(depth, 0)
-            for value in (psf, flux, background, read_noise)
+    def _stack_piece(self, draw, fields, x, y, flux):
+        (ny, nx), depth, dither = self.shape, fields.depth, fields.dither
+        fields = select(
+            fields, torch.arange(len(x), device=draw.device).repeat_interleave(depth)
         )
-        background, read_noise = background[:, None, None], read_noise[:, None, None]
         # Exposures carry one more pixel on each side.
         along_y, along_x = star_factors(
-            psf,
+            fields.psf,
             (x[:, None] + dither[..., :1] + 1).flatten(0, 1),
             (y[:, None] + dither[..., 1:] + 1).flatten(0, 1),
-            flux,
+            flux.repeat_interleave(depth, 0),
             size=(ny + 2, nx + 2),
             **self._rendering,
         )
         shifts = dither.flatten(0, 1)
-        noise = {'read_noise': read_noise, 'generator': generator}
         # The signal is aligned by its factors, which are small.
         aligned = _interpolate(along_y, shifts[:, 1, None, None], -1).mT @ _interpolate(
             along_x, shifts[:, 0, None, None], -1
         )
         if self.noise_order == 'before_alignment':
-            exposed = add_noise(along_y.mT @ along_x, background, **noise)
-            data = align_bilinear(exposed, shifts)
+            data = along_y.mT @ along_x
+            data = add_noise(data, *fields.noise, generator=draw.generator)
+            data = align_bilinear(data, shifts)
         else:
-            data = add_noise(aligned, background, **noise)
-        weight = aligned.add_(background + read_noise**2).reciprocal_()
+            data = add_noise(aligned, *fields.noise, generator=draw.generator)
+        weight = aligned.add_(fields.variance[:, None, None]).reciprocal_()
         data = data.mul_(weight).unflatten(0, (-1, depth)).sum(1)
         return data / weight.unflatten(0, (-1, depth)).sum(1)

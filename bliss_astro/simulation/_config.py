@@ -13,7 +13,7 @@ from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import NOISE_ORDERS, log_uniform
+from ._camera import NOISE_ORDERS, Draws
 
 # Distance in pixels that confined stars keep from the edges.
 CONFINED_MARGIN = 12
@@ -325,4 +325,4 @@ class SimulationConfig:
             psf = prior.sample_batch(n, inclined=inclined, **drawn)
         if self.fwhm is None:
             return psf
-        return scale_to_fwhm(psf, log_uniform(self.fwhm, n, generator=generator))
+        return scale_to_fwhm(psf, Draws(generator).log_uniform(self.fwhm, n))

@@ -236,8 +236,8 @@ def padded(tensors):
 def select(batch, chosen):
     """Some of the images or fields of a dataclass of tensors."""
     values = vars(batch).items()
-    changes = {name: v if v is None else v[chosen] for name, v in values}
-    return dataclasses.replace(batch, **changes)
+    parts = {name: v[chosen] for name, v in values if isinstance(v, torch.Tensor)}
+    return dataclasses.replace(batch, **parts)
 
 
 # -- files -----------------------------------------------------------------------

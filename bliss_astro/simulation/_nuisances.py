@@ -23,7 +23,7 @@ from bliss_astro.psf._mixture import (
 )
 from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._camera import between, unit
+from ._camera import between
 
 # The ranges of artefacts were chosen to reach beyond what frames of SDSS and HST show.
 # Cosmic rays: peak over the noise, largest length and width in pixels, number, and
@@ -58,42 +58,40 @@ _HALF_SIZE = 18
 # -- artefacts -------------------------------------------------------------------
 
 
-def add_artifacts(config, fields, sources, extended, *, generator):
+def add_artifacts(draw, config, fields, sources, extended):
     """Add bright stars, large galaxies and trails to extended light and sources."""
     n, shape = len(fields), extended.shape[1:]
     fwhm, noise = fwhm_of_shape(fields.psf), (fields.variance / fields.depth).sqrt()
     if config.bright_fraction > 0:
-        star = draw_bright_stars(n, config.bright_fraction, shape, generator=generator)
-        extended = extended + glare(*star, shape, generator=generator)
+        star = draw_bright_stars(draw, n, config.bright_fraction, shape)
+        extended = extended + glare(draw, *star, shape)
         sources.append(*star)
     if config.large_fraction > 0:
-        galaxy = draw_large_galaxies(
-            n, config.large_fraction, shape, noise, generator=generator
-        )
+        galaxy = draw_large_galaxies(draw, n, config.large_fraction, shape, noise)
         extended = extended + render_large_galaxies(*galaxy, shape, fwhm)
         sources.append(*galaxy)
     if config.trail_fraction > 0:
-        trail = trails(n, config.trail_fraction, shape, fwhm, generator=generator)
+        trail = trails(draw, n, config.trail_fraction, shape, fwhm)
         extended = extended + trail * noise[:, None, None]
     return extended
 
 
-def mark_pixels(config, fields, images, *, generator):
+def mark_pixels(draw, config, fields, images):
     """Add cosmic rays to single exposures, and saturate the brightest pixels."""
     if config.ray_fraction > 0 and fields.depth == 1:
         rays = cosmic_rays(
-            len(fields), config.ray_fraction, images.data.shape[1:], generator=generator
+            draw, len(fields), config.ray_fraction, images.data.shape[1:]
         )
         some = fwhm_of_shape(fields.psf) > _SHARPEST
         images.data = images.data + rays * (some * images.bkg_error)[:, None, None]
     if config.saturated_fraction > 0:
         sky = images.background[:, None, None]
         data, images.mask = saturate(
+            draw,
             images.data - sky,
             images.mask,
             images.bkg_error,
             config.saturated_fraction,
-            generator=generator,
         )
         images.data = data + sky
 
@@ -114,10 +112,10 @@ def _turned(shape, x, y, angle):
     return cos * dx + sin * dy, cos * dy - sin * dx
 
 
-def cosmic_rays(n, fraction, shape, *, generator):
+def cosmic_rays(draw, n, fraction, shape):
     """Images ``(n, ny, nx)`` of short sharp tracks, in units of the noise."""
-    place = unit(6, n, _N_RAYS, 1, 1, generator=generator)
-    some = unit(n, 1, 1, 1, generator=generator) < fraction
+    place = draw.unit(6, n, _N_RAYS, 1, 1)
+    some = draw.unit(n, 1, 1, 1) < fraction
     x, y = shape[1] * place[0], shape[0] * place[1]
     along, across = _turned(shape, x, y, 2 * math.pi * place[2])
     # Most tracks are short.
@@ -129,13 +127,13 @@ def cosmic_rays(n, fraction, shape, *, generator):
     return (track * between(_RAY_PEAK, place[4]) * present).sum(1)
 
 
-def trails(n, fraction, shape, fwhm, *, generator):
+def trails(draw, n, fraction, shape, fwhm):
     """
     Images ``(n, ny, nx)`` of straight trails, in units of the noise.
 
     They are as wide as PSFs of a FWHM ``(n,)`` in pixels, up to twice as wide.
     """
-    place = unit(6, n, 1, 1, generator=generator)
+    place = draw.unit(6, n, 1, 1)
     x, y = shape[1] * place[0], shape[0] * place[1]
     _, across = _turned(shape, x, y, math.pi * place[2])
     width = fwhm[:, None, None] / FWHM_PER_SIGMA * (1 + place[3])
@@ -143,7 +141,7 @@ def trails(n, fraction, shape, fwhm, *, generator):
     return peak * torch.exp(-0.5 * (across / width) ** 2)
 
 
-def saturate(data, mask, noise, fraction, *, generator):
+def saturate(draw, data, mask, noise, fraction):
     """
     Saturate the brightest pixels of a share of images, without the mask of a survey.
 
@@ -151,7 +149,7 @@ def saturate(data, mask, noise, fraction, *, generator):
     images ``(B, ny, nx)`` they are a plateau, rounded where exposures were stacked,
     with bleeding columns above and below, or a hole that is masked with its rim.
     """
-    place = unit(6, len(data), 1, 1, generator=generator, device=data.device)
+    place = draw.unit(6, len(data), 1, 1)
     top = data.masked_fill(mask, 0.0).amax((1, 2), keepdim=True)
     level = top / between(_OVER, place[0])
     some = (level > _LEVEL * noise[:, None, None]) & (place[1] < fraction)
@@ -179,14 +177,14 @@ def _grown(pixels, size):
     return pool(pixels.float(), size, stride=1, padding=padding) > 0
 
 
-def draw_large_galaxies(n, fraction, shape, noise, *, generator):
+def draw_large_galaxies(draw, n, fraction, shape, noise):
     """
     Draw a galaxy much larger than the PSF for a fraction of the images.
 
     Returns pixels and electrons ``(n, 1)``, 0 electrons in the other images, and shapes
     ``(n, 1, 6)``, for the noise ``(n,)`` of empty sky in electrons.
     """
-    place = unit(8, n, 1, generator=generator)
+    place = draw.unit(8, n, 1)
     x, y = _positions(shape, place, _GALAXY_DISTANCE)
     radius = between(_RADIUS, place[2])
     ratio = 0.15 + 0.85 * place[3]
@@ -215,22 +213,22 @@ def render_large_galaxies(x, y, flux, galaxy, shape, fwhm):
     return flux[..., None] * light
 
 
-def draw_bright_stars(n, fraction, shape, *, generator):
+def draw_bright_stars(draw, n, fraction, shape):
     """Positions and electrons ``(n, 1)`` of a very bright star; 0 in other images."""
-    place = unit(4, n, 1, generator=generator)
+    place = draw.unit(4, n, 1)
     x, y = _positions(shape, place, _STAR_DISTANCE)
     flux = between(_STAR_FLUX, place[2])
     return x, y, flux * (place[3] < fraction)
 
 
-def glare(x, y, flux, shape, *, generator):
+def glare(draw, x, y, flux, shape):
     """
     Images ``(B, ny, nx)`` of the spikes and halos of bright stars ``(B, 1)``.
 
     Four spikes at right angles, in any direction, whose light falls with a power of
     the distance, and a round halo.
     """
-    place = unit(7, len(x), 1, 1, generator=generator)
+    place = draw.unit(7, len(x), 1, 1)
     x, y = x[..., None], y[..., None]
     along, across = _turned(shape, x, y, 0.5 * math.pi * place[0])
     power = 0.8 + 1.4 * place[1]
@@ -248,7 +246,7 @@ def glare(x, y, flux, shape, *, generator):
 # -- errors of what is stated ----------------------------------------------------
 
 
-def misstate(config, images, lobes, *, exact, generator):
+def misstate(draw, config, images, lobes, *, exact):
     """
     Give simulated images the errors of the stated PSF and background.
 
@@ -263,65 +261,56 @@ def misstate(config, images, lobes, *, exact, generator):
         return
     psf_size, sky_size, unknown = config.psf_error, config.sky_error, 1.0
     if of_psf is not None:
-        psf_size = draw_stated_errors(n, of_psf, USUAL_PSF_ERROR, generator=generator)
+        psf_size = draw_stated_errors(draw, n, of_psf, USUAL_PSF_ERROR)
         images.psf_error = psf_size
         # Where the PSF is stated to be exact, its lobes are known too.
         unknown = (psf_size / USUAL_PSF_ERROR).clamp(max=1)
     if lobes is not None:
         fwhm = fwhm_of_shape(images.psf)
-        images.asymmetry = state_asymmetry(
-            images.psf, fwhm, lobes, unknown, generator=generator
-        )
+        images.asymmetry = state_asymmetry(draw, images.psf, fwhm, lobes, unknown)
     if of_psf is not None or psf_size > 0:
-        images.psf = misstate_psf(
-            images.psf, psf_size, spread=of_psf is None, generator=generator
-        )
+        images.psf = misstate_psf(draw, images.psf, psf_size, spread=of_psf is None)
     if of_sky is not None:
-        sky_size = draw_stated_errors(
-            n, of_sky, USUAL_BACKGROUND_ERROR, generator=generator
-        )
+        sky_size = draw_stated_errors(draw, n, of_sky, USUAL_BACKGROUND_ERROR)
         images.background_error = sky_size
     if of_sky is not None or sky_size > 0:
-        off = _sky_errors(
-            n, images.data.shape[1:], spread=of_sky is None, generator=generator
-        )
+        off = _sky_errors(draw, n, images.data.shape[1:], spread=of_sky is None)
         images.data = images.data + off * (sky_size * images.bkg_error)[:, None, None]
 
 
-def _sizes(*shape, generator):
+def _sizes(draw, *shape):
     """Sizes of errors: most are small; the mean is 2 / 3."""
-    return 2 * unit(*shape, generator=generator) ** 2
+    return 2 * draw.unit(*shape) ** 2
 
 
-def draw_stated_errors(n, limits, usual, *, generator):
+def draw_stated_errors(draw, n, limits, usual):
     """
     Errors ``(n,)`` to state: a quarter each the least, usual, uniform, log-uniform.
     """
-    kind, place = unit(2, n, generator=generator)
+    kind, place = draw.unit(2, n)
     low, high = limits
     even, small = low + (high - low) * place, low * (high / low) ** place
     kinds = [torch.full_like(place, low), torch.full_like(place, usual), even, small]
     return torch.stack(kinds).gather(0, (4 * kind).long().clamp(max=3)[None])[0]
 
 
-def _sky_errors(n, shape, *, spread, generator):
+def _sky_errors(draw, n, shape, *, spread):
     """
     Level, slope and curvature of errors of the sky ``(n, ny, nx)``, of unit level.
 
     With ``spread`` the size itself varies, with a mean of 2 / 3.
     """
-    device = generator.device
-    c = torch.randn(n, 6, 1, 1, generator=generator, device=device)
-    v, u = (torch.linspace(-1, 1, size, device=device) for size in shape)
+    c = draw.normal(n, 6, 1, 1)
+    v, u = (torch.linspace(-1, 1, size, device=draw.device) for size in shape)
     v = v[:, None]
     error = c[:, 0] + 0.5 * (c[:, 1] * u + c[:, 2] * v)
     error = error + 0.4 * (
         c[:, 3] * (u**2 - 1 / 3) + c[:, 4] * (v**2 - 1 / 3) + c[:, 5] * u * v
     )
-    return error * _sizes(n, 1, 1, generator=generator) if spread else error
+    return error * _sizes(draw, n, 1, 1) if spread else error
 
 
-def misstate_psf(psf, size, *, spread=True, generator):
+def misstate_psf(draw, psf, size, *, spread=True):
     """
     PSFs ``(B, 8)`` with errors of a relative size of the width, float or ``(B,)``.
 
@@ -329,10 +318,10 @@ def misstate_psf(psf, size, *, spread=True, generator):
     the less certain the fainter they are. With ``spread`` the size itself varies.
     """
     n = len(psf)
-    noise = torch.randn(n, 5, generator=generator, device=psf.device)
+    noise = draw.normal(n, 5)
     size = torch.as_tensor(size, device=psf.device).reshape(-1, 1)
     if spread:
-        size = size * _sizes(n, 1, generator=generator)
+        size = size * _sizes(draw, n, 1)
     noise = noise * size
     weights = noise[:, 1:3]
     if not spread:
@@ -346,14 +335,14 @@ def misstate_psf(psf, size, *, spread=True, generator):
     return out
 
 
-def draw_lobes(n, largest, fwhm, *, generator):
+def draw_lobes(draw, n, largest, fwhm):
     """
     Draw lobes of PSFs: one on one side (coma) and three at 120 degrees (trefoil).
 
     Returns shares of the light (at most the largest in either), distances in pixels,
     angles and widths in pixels, each ``(n, 4)``; one image in two has none.
     """
-    place = unit(9, n, generator=generator)
+    place = draw.unit(9, n)
     # Faint lobes are the rule.
     coma, trefoil = largest * place[0] ** 2, largest * place[1] ** 3
     some = place[8] < 0.5
@@ -378,7 +367,7 @@ def add_lobes(image, lobes):
     return torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
 
 
-def state_asymmetry(psf, fwhm, lobes, unknown=1.0, *, generator):
+def state_asymmetry(draw, psf, fwhm, lobes, unknown=1.0):
     """
     Asymmetries ``(B, 4)`` to state of PSFs with lobes, in part or with errors.
 
@@ -388,8 +377,8 @@ def state_asymmetry(psf, fwhm, lobes, unknown=1.0, *, generator):
     axis = torch.arange(-_HALF_SIZE, _HALF_SIZE + 1, device=psf.device, dtype=psf.dtype)
     image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
     true = asymmetry_of_image(add_lobes(image, lobes), fwhm)
-    place = unit(2, len(psf), 1, generator=generator)
+    place = draw.unit(2, len(psf), 1)
     lost = torch.where(place[0] < 0.6, 0.0, 1 - place[1]) * true
-    noise = torch.randn(len(psf), 4, generator=generator, device=psf.device)
+    noise = draw.normal(len(psf), 4)
     unknown = torch.as_tensor(unknown, device=psf.device).reshape(-1, 1)
     return true + unknown * (noise * (0.1 * true.abs() + 0.001) - lost)

@@ -24,7 +24,7 @@ from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import NOISE_ORDERS, BadPixelPrior, Camera, Fields, draw_dithers
+from ._camera import NOISE_ORDERS, BadPixelPrior, Camera, Draws, Fields, draw_dithers
 from ._images import SimulatedImages
 from ._sources import Sources, draw_catalog, draw_stars
 
@@ -40,9 +40,7 @@ def _shape_of(psf):
 _RANGES = (
     within('n_exposures', 'a positive integer', lambda x: x >= 1 and int(x) == x)
     | within(
-        'psf',
-        'a PSFModel or 8 shape parameters',
-        lambda x: _shape_of(x).shape == (8,),
+        'psf', 'a PSFModel or 8 shape parameters', lambda x: _shape_of(x).shape == (8,)
     )
     | within(
         'background electrons_per_nmgy pixel_scale',
@@ -52,9 +50,7 @@ _RANGES = (
     | within('read_noise', 'finite and not negative', lambda x: 0 <= x < np.inf)
     | within('dither', 'between 0 and 1 pixel', lambda x: 0 <= x <= 1)
     | within(
-        'shape',
-        'two positive integers (ny, nx)',
-        lambda x: len(x) == 2 and min(x) >= 1,
+        'shape', 'two positive integers (ny, nx)', lambda x: len(x) == 2 and min(x) >= 1
     )
     | one_of('noise_order', *NOISE_ORDERS)
     | one_of('unit', 'electron', 'nmgy')
@@ -271,35 +267,32 @@ class CoaddSimulator:
         if self._has_galaxies and (density is not None or flux_min is not None):
             msg = 'density and flux_min are for a StarPrior, not for a CatalogPrior'
             raise ValueError(msg)
-        device = self.device if generator is None else generator.device
-        full = torch.ones(n_images, device=device)
+        draw = Draws(generator, self.device if generator is None else None)
+        full, depth = torch.ones(n_images, device=draw.device), self.n_exposures
         fields = Fields(
-            psf=self.psf_shape.to(device).expand(n_images, 8) if psf is None else psf,
+            psf=self.psf_shape.to(full).expand(n_images, 8) if psf is None else psf,
             background=full * self.background if background is None else background,
             read_noise=full * self.read_noise if read_noise is None else read_noise,
             electrons_per_nmgy=full * self.electrons_per_nmgy,
             dither=full.new_zeros(n_images, 1, 2),
             pixel_scale=self.pixel_scale,
         )
-        shape, extended, drawn = self.shape, None, {'generator': generator}
+        shape, extended = self.shape, None
         if self._has_galaxies:
             floor = self.prior.flux_min * fields.electrons_per_nmgy
             sources = draw_catalog(
-                self.prior, fields, shape, self.margin, flux_min=floor, **drawn
+                draw, self.prior, fields, shape, self.margin, flux_min=floor
             )
         else:
             sources = draw_stars(
+                draw,
                 self.prior,
                 shape,
                 self.margin,
                 density=full * self.prior.density if density is None else density,
                 flux_min=full * self.prior.flux_min if flux_min is None else flux_min,
-                **drawn,
             )
-        depth = self.n_exposures
-        fields.dither = draw_dithers(
-            n_images, depth, self.dither, device=device, **drawn
-        )
+        fields.dither = draw_dithers(draw, n_images, depth, self.dither)
         if self._has_galaxies:
             extended = render_galaxies(
                 fields.psf,
@@ -308,5 +301,5 @@ class CoaddSimulator:
                 dither=fields.dither if depth > 1 else None,
             )
         return self.camera.observe(
-            fields, sources, stars=sources.stars, extended=extended, **drawn
+            draw, fields, sources, stars=sources.stars, extended=extended
         )

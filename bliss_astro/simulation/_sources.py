@@ -13,7 +13,7 @@ from bliss_astro.priors._counts import FLOOR_SNR
 from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE
 
-from ._camera import Fields, draw_dithers, log_uniform, uniform, unit
+from ._camera import Fields, draw_dithers
 from ._config import CONFINED_MARGIN
 from ._images import padded
 
@@ -33,10 +33,10 @@ _UNSEEN = 0.4
 # -- observing conditions --------------------------------------------------------
 
 
-def sample_depth(n_exposures, *, generator):
+def sample_depth(draw, n_exposures):
     """Draw the number of exposures of coadds, log-uniform and at least 2 of a range."""
     low, high = n_exposures
-    place = float(unit((), generator=generator))
+    place = draw.unit().item()
     if low == high:
         return low
     low = max(low, 2)
@@ -44,46 +44,44 @@ def sample_depth(n_exposures, *, generator):
     return min(max(round((low - 0.5) * math.exp(place * ratio)), low), high)
 
 
-def sample_fields(config, prior, n, population, depth, *, generator):
+def sample_fields(draw, config, prior, n, population, depth):
     """
     Draw `Fields` of stars alone, the sky or the NPE paper, which SDSS alone sees.
 
     Stars alone have no calibration, `None`.
     """
-    inclined = bool(unit((), generator=generator) < config.inclined_fraction)
+    inclined = draw.coin(config.inclined_fraction)
     if population == 'stars':
         psf = config.sample_psf(
-            n, inclined=inclined and depth <= _INCLINED_DEPTH, generator=generator
+            n, inclined=inclined and depth <= _INCLINED_DEPTH, generator=draw.generator
         )
-        sky = log_uniform(config.background, n, generator=generator)
-        read_noise = uniform(config.read_noise, n, generator=generator)
+        sky = draw.log_uniform(config.background, n)
+        read_noise = draw.uniform(config.read_noise, n)
         conditions = psf, sky, read_noise, None
     else:
         conditions = _sample_conditions(
-            config, prior, n, population, depth, inclined, generator
+            draw, config, prior, n, population, depth, inclined
         )
     pixel_scale = config.pixel_scale
     if config.fields == 'telescopes' and population == 'sky':
-        coin = float(unit((), generator=generator))
-        drawn = float(log_uniform(config.pixel_scales, 1, generator=generator))
-        pixel_scale = drawn if coin < _OTHER_FRACTION['telescopes'] else pixel_scale
-    largest = float(uniform(config.dither, 1, generator=generator))
-    dither = draw_dithers(
-        n, depth, largest, generator=generator, device=generator.device
-    )
+        is_other = draw.coin(_OTHER_FRACTION['telescopes'])
+        drawn = float(draw.log_uniform(config.pixel_scales, 1))
+        pixel_scale = drawn if is_other else pixel_scale
+    largest = float(draw.uniform(config.dither, 1))
+    dither = draw_dithers(draw, n, depth, largest)
     return Fields(*conditions, dither, pixel_scale)
 
 
-def _sample_conditions(config, prior, n, population, depth, inclined, generator):
+def _sample_conditions(draw, config, prior, n, population, depth, inclined):
     """PSF, sky, read noise and calibration for stars and galaxies."""
-    drawn = prior.sample_batch(n, generator=generator, device=generator.device)
+    drawn = prior.sample_batch(n, generator=draw.generator, device=draw.device)
     values = (drawn.psf, drawn.background, drawn.read_noise, drawn.electrons_per_nmgy)
     if population == 'sky' and config.fields in _OTHER_FRACTION:
         if config.fields == 'wide':
-            other = _other_sky(config, n, generator)
+            other = _other_sky(draw, config, n)
         else:
-            other = _other_telescope(config, n, depth, inclined, generator)
-        is_other = unit(n, generator=generator) < _OTHER_FRACTION[config.fields]
+            other = _other_telescope(draw, config, n, depth, inclined)
+        is_other = draw.unit(n) < _OTHER_FRACTION[config.fields]
         values = tuple(
             torch.where(is_other[:, None] if new.dim() > 1 else is_other, new, old)
             for new, old in zip(other, values, strict=True)
@@ -94,23 +92,25 @@ def _sample_conditions(config, prior, n, population, depth, inclined, generator)
     return values
 
 
-def _other_sky(config, n, generator):
+def _other_sky(draw, config, n):
     """Conditions of other cameras and skies."""
     return (
-        config.sample_psf(n, inclined=False, generator=generator),
-        log_uniform(config.background, n, generator=generator),
-        uniform(config.read_noise, n, generator=generator),
-        log_uniform(_ELECTRONS_PER_NMGY, n, generator=generator),
+        config.sample_psf(n, inclined=False, generator=draw.generator),
+        draw.log_uniform(config.background, n),
+        draw.uniform(config.read_noise, n),
+        draw.log_uniform(_ELECTRONS_PER_NMGY, n),
     )
 
 
-def _other_telescope(config, n, depth, inclined, generator):
+def _other_telescope(draw, config, n, depth, inclined):
     """Conditions of any telescope, by the noise and the magnitude at the floor."""
-    psf = config.sample_psf(n, inclined=inclined and depth == 1, generator=generator)
-    noise = log_uniform(config.noise, n, generator=generator)
-    read_noise = uniform(config.read_noise, n, generator=generator)
+    psf = config.sample_psf(
+        n, inclined=inclined and depth == 1, generator=draw.generator
+    )
+    noise = draw.log_uniform(config.noise, n)
+    read_noise = draw.uniform(config.read_noise, n)
     read_noise = read_noise.minimum(_READ_FRACTION * noise)
-    limit = uniform(config.limits, n, generator=generator)
+    limit = draw.uniform(config.limits, n)
     floor = FLOOR_SNR * noise * torch.sqrt(_psf_area(psf) / depth)
     scale = floor * 10 ** (0.4 * (limit - NANOMAGGY_ZERO_POINT))
     return psf, noise**2 - read_noise**2, read_noise, scale
@@ -175,7 +175,7 @@ def _rectangle(shape, margin, like):
     return like.new_tensor(edges).expand(len(like), 4)
 
 
-def draw_stars(prior, shape, margin, *, density, flux_min, generator):
+def draw_stars(draw, prior, shape, margin, *, density, flux_min):
     """Stars of a `~bliss_astro.priors.StarPrior` that keep a margin, as `Sources`."""
     ny, nx = shape
     x, y, flux, _ = prior.sample_batch(
@@ -183,16 +183,14 @@ def draw_stars(prior, shape, margin, *, density, flux_min, generator):
         (ny - 2 * margin, nx - 2 * margin),
         density=density,
         flux_min=flux_min,
-        generator=generator,
+        generator=draw.generator,
         device=density.device,
     )
     region = _rectangle(shape, margin, density)
     return Sources(x + margin, y + margin, flux, density, flux_min, region)
 
 
-def draw_catalog(
-    prior, fields, shape, margin, *, flux_min, scales=(1.0, 1.0), generator
-):
+def draw_catalog(draw, prior, fields, shape, margin, *, flux_min, scales=(1.0, 1.0)):
     """
     Sources of a `~bliss_astro.priors.CatalogPrior` that keep a margin, as `Sources`.
     """
@@ -205,7 +203,7 @@ def draw_catalog(
         star_scale=scales[0],
         galaxy_scale=scales[1],
         pixel_scale=fields.pixel_scale,
-        generator=generator,
+        generator=draw.generator,
         device=scale.device,
     )
     return Sources(
@@ -229,54 +227,50 @@ def _density(prior, flux_min, scales, pixel_scale):
     return area * (stars + prior.galaxy_density(flux_min) * scales[1])
 
 
-def sample_stars(config, fields, *, generator):
+def sample_stars(draw, config, fields):
     """Stars with fluxes of a power law, for images of a configuration."""
-    confined = float(unit((), generator=generator)) < config.confined_fraction
+    confined = draw.coin(config.confined_fraction)
     margin = CONFINED_MARGIN if confined else config.margin
-    floor = _sample_floor(config, fields, generator=generator)
+    floor = _sample_floor(draw, config, fields)
     # One density a group: catalogues are padded to its fullest image.
-    density = log_uniform(config.density, 1, generator=generator).expand(len(floor))
+    density = draw.log_uniform(config.density, 1).expand(len(floor))
     slope = config.slope
     if config.slopes is not None:
-        slope = float(uniform(config.slopes, 1, generator=generator))
+        slope = float(draw.uniform(config.slopes, 1))
     # Of the flux floor and the largest flux the ratio alone counts.
     largest = StarPrior.flux_min * config.dynamic_range
     stars = draw_stars(
+        draw,
         StarPrior(flux_max=largest, slope=slope),
         config.shape,
         margin,
         # The number of stars of a power law down to the lower limit.
         density=config.unseen**-slope * density,
         flux_min=config.unseen * floor,
-        generator=generator,
     )
     return dataclasses.replace(stars, density=density, flux_min=floor)
 
 
-def sample_catalog(
-    config, prior, fields, population, margin, *, latent_dim=None, generator
-):
+def sample_catalog(draw, config, prior, fields, population, margin, *, latent_dim=None):
     """
     Stars and galaxies of a prior, for images of a configuration.
 
     Galaxies have latent variables of a learned galaxy model in place of shapes where
     their number is given.
     """
-    floor, cluster, scales, density = sample_expected(
-        config, prior, fields, population, generator=generator
-    )
+    expected = sample_expected(draw, config, prior, fields, population)
+    floor, cluster, scales, density = expected
     sources = draw_catalog(
+        draw,
         prior,
         fields,
         config.shape,
         margin,
         flux_min=floor * (_UNSEEN if population == 'sky' else 1.0),
         scales=scales,
-        generator=generator,
     )
     if latent_dim is not None:
-        size = (*sources.x.shape, latent_dim)
-        sources.galaxy = torch.randn(size, generator=generator, device=floor.device)
+        sources.galaxy = draw.normal(*sources.x.shape, latent_dim)
     sources.density, sources.flux_min, sources.cluster = density, floor, cluster
     sources.population += population == 'npe'
     apart = torch.hypot(sources.x - cluster[:, :1], sources.y - cluster[:, 1:2])
@@ -284,7 +278,7 @@ def sample_catalog(
     return sources
 
 
-def sample_expected(config, prior, fields, population, *, generator):
+def sample_expected(draw, config, prior, fields, population):
     """
     Flux floors and expected numbers of sources of n images.
 
@@ -294,62 +288,62 @@ def sample_expected(config, prior, fields, population, *, generator):
     """
     n, scale = len(fields), fields.electrons_per_nmgy
     ny, nx = config.shape
-    middle = torch.tensor([nx / 2, ny / 2, math.inf], device=generator.device)
+    middle = torch.tensor([nx / 2, ny / 2, math.inf], device=draw.device)
     cluster = middle.expand(n, 3)
     if population == 'npe':
-        floor = _npe_floor(config, prior.flux_min, scale, generator=generator)
+        floor = _npe_floor(draw, config, prior.flux_min, scale)
         if config.cluster_fraction > 0:
-            cluster = _sample_clusters(config, n, generator)
-        factor = log_uniform(config.crowding, n, generator=generator)
+            cluster = _sample_clusters(draw, config, n)
+        factor = draw.log_uniform(config.crowding, n)
         if config.cluster_fraction > 0:
-            inside = log_uniform(config.cluster_crowding, n, generator=generator)
+            inside = draw.log_uniform(config.cluster_crowding, n)
             factor = torch.where(cluster[:, 2].isinf(), factor, inside)
         scales = factor, factor
     else:
-        floor = _sample_floor(config, fields, generator=generator)
+        floor = _sample_floor(draw, config, fields)
         ranges = config.star_scale, config.galaxy_scale
-        scales = [log_uniform(pair, n, generator=generator) for pair in ranges]
+        scales = [draw.log_uniform(pair, n) for pair in ranges]
     density = _density(prior, floor / scale, scales, fields.pixel_scale)
     if config.fields == 'telescopes' and population == 'sky':
         # Half of the densities are log-uniform, the others those of the sky: neither
         # empty nor beyond what tiles can hold.
-        coin = unit(n, generator=generator) < 0.5
-        drawn = log_uniform(config.density, n, generator=generator)
+        coin = draw.unit(n) < 0.5
+        drawn = draw.log_uniform(config.density, n)
         wanted = torch.where(coin, drawn, density.clamp(*config.density))
         scales = [factor * wanted / density for factor in scales]
         density = wanted
     return floor, cluster, scales, density
 
 
-def _sample_floor(config, fields, *, generator):
+def _sample_floor(draw, config, fields):
     """Flux floors ``(n,)`` in electrons, from signal-to-noise ratios of coadds."""
     n = len(fields)
     if config.flux_min is not None:
         return torch.full_like(fields.background, float(config.flux_min))
-    snr = log_uniform(config.floor_snr, n, generator=generator)
+    snr = draw.log_uniform(config.floor_snr, n)
     if config.typical_floor_snr is not None:
-        typical = log_uniform(config.typical_floor_snr, n, generator=generator)
-        coin = unit(n, generator=generator) < 0.5
+        typical = draw.log_uniform(config.typical_floor_snr, n)
+        coin = draw.unit(n) < 0.5
         snr = torch.where(coin, typical, snr)
     return snr * torch.sqrt(fields.variance * _psf_area(fields.psf) / fields.depth)
 
 
-def _npe_floor(config, flux_min, scale, *, generator):
+def _npe_floor(draw, config, flux_min, scale):
     """Flux floors ``(n,)`` in electrons of the NPE paper's prior, whole or cut."""
     floor = torch.full_like(scale, flux_min)
     if config.npe_floor is not None:
         # Half of the images have the whole of the prior.
-        cut = log_uniform(config.npe_floor, len(scale), generator=generator)
-        coin = unit(len(scale), generator=generator) < 0.5
+        cut = draw.log_uniform(config.npe_floor, len(scale))
+        coin = draw.unit(len(scale)) < 0.5
         floor = torch.where(coin, torch.maximum(cut, floor), floor)
     return floor * scale
 
 
-def _sample_clusters(config, n, generator):
+def _sample_clusters(draw, config, n):
     """Centre and radius ``(n, 3)`` of circles, infinite for images without one."""
     ny, nx = config.shape
-    place = unit(n, 3, generator=generator)
-    radius = log_uniform(config.cluster_radius, n, generator=generator)
+    place = draw.unit(n, 3)
+    radius = draw.log_uniform(config.cluster_radius, n)
     coin = place[:, 2] < config.cluster_fraction
     # Centres keep a fifth of the image from its edges.
     x, y = (0.2 + 0.6 * place[:, :2]).T

@@ -19,16 +19,10 @@ from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import BadPixelPrior, Camera, Fields, log_uniform, unit
+from ._camera import BadPixelPrior, Camera, Draws, Fields
 from ._images import SimulatedImages, select, signal_to_noise
 from ._nuisances import add_artifacts, add_lobes, draw_lobes, mark_pixels, misstate
-from ._sources import (
-    Sources,
-    sample_catalog,
-    sample_depth,
-    sample_fields,
-    sample_stars,
-)
+from ._sources import Sources, sample_catalog, sample_depth, sample_fields, sample_stars
 
 # Distance in pixels from the edges up to which sources lie outside: the light of some
 # comes in. The images of the NPE paper have none there.
@@ -115,30 +109,26 @@ class SimulationStream:
         images : `SimulatedImages`
             Images and truth.
         """
-        config, groups = self.config, []
+        config, draw, groups = self.config, Draws(generator), []
         lowest = config.n_exposures[0]
-        coadd_depth = sample_depth(config.n_exposures, generator=generator)
+        coadd_depth = sample_depth(draw, config.n_exposures)
         for start in range(0, n_images, self.group_size):
             population = config.population
             if population == 'both':
-                coin = float(unit((), generator=generator))
-                population = 'npe' if coin < config.npe_fraction else 'sky'
-            coin = float(unit((), generator=generator))
+                population = 'npe' if draw.coin(config.npe_fraction) else 'sky'
             # The paper's images are single exposures.
-            single = lowest == 1 and coin < config.single_fraction
+            single = draw.coin(config.single_fraction) and lowest == 1
             depth = lowest if single or population == 'npe' else coadd_depth
             n = min(self.group_size, n_images - start)
-            fields = self.sample_fields(
-                n, population=population, depth=depth, generator=generator
-            )
-            sources = self._sample_sources(population, fields, generator)
+            fields = sample_fields(draw, config, self.field_prior, n, population, depth)
+            sources = self._sample_sources(draw, population, fields)
             groups.append((population, fields, sources))
             if population == 'stars':
                 # Stars are fast to render at any depth; see `_render_galaxies`.
-                coadd_depth = sample_depth(config.n_exposures, generator=generator)
+                coadd_depth = sample_depth(draw, config.n_exposures)
         extended = self._render_galaxies(groups)
         images = [
-            self._observe(*group, light, generator)
+            self._observe(draw, *group, light)
             for group, light in zip(groups, extended, strict=True)
         ]
         return SimulatedImages.concatenate(images)
@@ -161,21 +151,20 @@ class SimulationStream:
         generator : `torch.Generator`
             Source of randomness.
         """
-        return sample_fields(
-            self.config, self.field_prior, n, population, depth, generator=generator
-        )
+        draw = Draws(generator)
+        return sample_fields(draw, self.config, self.field_prior, n, population, depth)
 
-    def _sample_sources(self, population, fields, generator):
+    def _sample_sources(self, draw, population, fields):
         if population == 'stars':
-            return sample_stars(self.config, fields, generator=generator)
+            return sample_stars(draw, self.config, fields)
         return sample_catalog(
+            draw,
             self.config,
             self.priors[population],
             fields,
             population,
             -_MARGINS[population],
             latent_dim=getattr(self.galaxy_model, 'latent_dim', None),
-            generator=generator,
         )
 
     def _render_galaxies(self, groups):
@@ -209,14 +198,14 @@ class SimulationStream:
                 light[k] = part
         return light
 
-    def _observe(self, population, fields, sources, extended, generator):
+    def _observe(self, draw, population, fields, sources, extended):
         """Images of a group, with artefacts and with errors of what is stated."""
-        config, lobes, drawn = self.config, None, {'generator': generator}
+        config, lobes = self.config, None
         if population == 'sky':
-            extended = add_artifacts(config, fields, sources, extended, **drawn)
+            extended = add_artifacts(draw, config, fields, sources, extended)
             if config.asymmetry > 0:
                 fwhm = fwhm_of_shape(fields.psf)
-                lobes = draw_lobes(len(fields), config.asymmetry, fwhm, **drawn)
+                lobes = draw_lobes(draw, len(fields), config.asymmetry, fwhm)
         x, y, flux = sources.stars
         if lobes is not None:
             # The stars join the extended light, so that one kernel moves all of it.
@@ -225,11 +214,11 @@ class SimulationStream:
             extended = add_lobes(light, lobes).clamp(min=0)
             flux = torch.zeros_like(flux)
         images = self.camera.observe(
-            fields, sources, stars=(x, y, flux), extended=extended, **drawn
+            draw, fields, sources, stars=(x, y, flux), extended=extended
         )
-        misstate(config, images, lobes, exact=population == 'npe', **drawn)
+        misstate(draw, config, images, lobes, exact=population == 'npe')
         if population == 'sky':
-            mark_pixels(config, fields, images, **drawn)
+            mark_pixels(draw, config, fields, images)
         return images
 
 
@@ -310,7 +299,7 @@ class GalaxyStream:
 
     def sample_snr(self, n, *, generator):
         """Draw signal-to-noise ratios ``(n,)``, uniform in the logarithm."""
-        return log_uniform(self.config.snr, n, generator=generator)
+        return Draws(generator).log_uniform(self.config.snr, n)
 
     @torch.no_grad()
     def sample_batch(self, n, *, generator) -> SimulatedImages:
@@ -366,9 +355,7 @@ class GalaxyStream:
         sources.galaxy, sources.is_galaxy = galaxy[:, None], x > 0
         dither = x.new_zeros(len(light), 1, 2)
         fields = Fields(**vars(fields), dither=dither, pixel_scale=self.pixel_scale)
-        images = self.camera.observe(
-            fields, sources, extended=light, generator=generator
-        )
+        images = self.camera.observe(Draws(generator), fields, sources, extended=light)
         images.noiseless = light
         return images
 

@@ -20,7 +20,8 @@ from bliss_astro.psf._mixture import (
     fwhm_of_shape,
 )
 from bliss_astro.simulation import SimulationStream
-from bliss_astro.simulation._sources import sample_expected
+from bliss_astro.simulation._camera import Draws
+from bliss_astro.simulation._sources import sample_expected, sample_fields
 
 from ._run import Trainer, train
 
@@ -269,21 +270,18 @@ def domain_of_simulation(config):
 
 def _scene_fields(config, generator):
     """PSFs, and ranges of noise variance and density, of stars and galaxies."""
-    stream, name = SimulationStream(config), config.population
+    stream, name, draw = SimulationStream(config), config.population, Draws(generator)
     of_psf = 'npe' if name == 'npe' else 'sky'
     fields = stream.sample_fields(_N_DRAWN, population=of_psf, generator=generator)
     densities = []
     for population in ('npe', 'sky') if name == 'both' else (name,):
-        some = stream.sample_fields(
-            _N_DENSITIES,
-            population=population,
-            depth=1 if population == 'npe' else config.n_exposures[1],
-            generator=generator,
+        depth = 1 if population == 'npe' else config.n_exposures[1]
+        some = sample_fields(
+            draw, config, stream.field_prior, _N_DENSITIES, population, depth
         )
-        expected = sample_expected(
-            config, stream.priors[population], some, population, generator=generator
-        )
-        densities.append(expected[-1])
+        prior = stream.priors[population]
+        *_, expected = sample_expected(draw, config, prior, some, population)
+        densities.append(expected)
     variance, density = (
         tuple(float(value.quantile(q)) for q in (0.002, 0.998))
         for value in (fields.variance, torch.cat(densities))

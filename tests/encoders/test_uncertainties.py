@@ -19,6 +19,7 @@ from bliss_astro.psf._mixture import (
     normalization_of_shape,
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
+from bliss_astro.simulation._camera import Draws
 from bliss_astro.simulation._nuisances import (
     add_lobes,
     cosmic_rays,
@@ -111,7 +112,7 @@ def test_saturated_cores(fraction):
     peak[-8:] = 20.0
     image = peak[:, None, None] * profile
     nothing = torch.zeros_like(image, dtype=torch.bool)
-    data, mask = saturate(image, nothing, torch.ones(n), fraction, generator=seeded(3))
+    data, mask = saturate(Draws(seeded(3)), image, nothing, torch.ones(n), fraction)
     changed = (data - image).abs().amax((1, 2)) > 1e-3 * peak
     if fraction == 0:
         assert not changed.any()
@@ -143,7 +144,7 @@ def test_asymmetry_is_stated_in_part(scenes):
 def test_lobes_keep_the_light_and_are_known():
     n = 150
     fwhm = torch.full((n,), 3.0)
-    lobes = draw_lobes(n, 0.08, fwhm, generator=seeded(3))
+    lobes = draw_lobes(Draws(seeded(3)), n, 0.08, fwhm)
     share = lobes[0].sum(1)
     # A half: 75 +- 6.
     assert 0.34 < (share == 0).float().mean() < 0.66
@@ -155,7 +156,7 @@ def test_lobes_keep_the_light_and_are_known():
         moved.sum((1, 2)), torch.full((n,), 100.0), rtol=1e-3, atol=0
     )
     psf = torch.tensor([1.27, 3, 0.0, 1, 0.0, 4, 0, 0]).expand(n, 8)
-    stated = state_asymmetry(psf, fwhm, lobes, generator=seeded(4))
+    stated = state_asymmetry(Draws(seeded(4)), psf, fwhm, lobes)
     assert stated[share == 0].abs().max() < 0.006
     # Along the lobe where there is one.
     coma = lobes[0][:, 0]
@@ -166,14 +167,14 @@ def test_lobes_keep_the_light_and_are_known():
     assert (along[strong] / coma[strong]).median() > 0.5
     # Nothing of them is unknown where the PSF is said to be exact.
     none, some = torch.zeros(n), torch.full((n,), 0.5)
-    exact = state_asymmetry(psf, fwhm, lobes, none, generator=seeded(4))
+    exact = state_asymmetry(Draws(seeded(4)), psf, fwhm, lobes, none)
     assert exact[share == 0].abs().max() < 2e-4
-    half = state_asymmetry(psf, fwhm, lobes, some, generator=seeded(4))
+    half = state_asymmetry(Draws(seeded(4)), psf, fwhm, lobes, some)
     torch.testing.assert_close(half, (exact + stated) / 2)
 
 
 def test_stated_errors_are_none_usual_even_and_small():
-    error = draw_stated_errors(4000, (0.001, 0.15), 0.01, generator=seeded())
+    error = draw_stated_errors(Draws(seeded()), 4000, (0.001, 0.15), 0.01)
     # A quarter each: hardly any, the usual one, uniform, and in the logarithm.
     for value in (0.001, 0.01):
         exactly = torch.isclose(error, torch.tensor(value)).float().mean()
@@ -187,7 +188,7 @@ def test_stated_errors_are_none_usual_even_and_small():
 def test_large_galaxies_have_their_flux():
     shape, n = (400, 400), 8
     x, y, flux, galaxy = draw_large_galaxies(
-        n, 1.0, shape, torch.ones(n), generator=seeded()
+        Draws(seeded()), n, 1.0, shape, torch.ones(n)
     )
     x, y = torch.full_like(x, 200.0), torch.full_like(y, 200.0)
     galaxy[..., 4:] = galaxy[..., 4:].clamp(max=20)
@@ -198,17 +199,17 @@ def test_large_galaxies_have_their_flux():
 
 
 def test_cosmic_rays_are_sharper_than_any_psf():
-    image = cosmic_rays(200, 1.0, (64, 64), generator=seeded())
+    image = cosmic_rays(Draws(seeded()), 200, 1.0, (64, 64))
     assert 0.5 < (image.amax((1, 2)) > 3).float().mean() <= 1
     peak = image.amax((1, 2))
     # Nearly all of a ray's light lies within a pixel of its track.
     share = (image > 0.02 * peak[:, None, None]).float().sum((1, 2))
     assert share.median() < 60
-    assert not cosmic_rays(5, 0.0, (64, 64), generator=seeded()).any()
+    assert not cosmic_rays(Draws(seeded()), 5, 0.0, (64, 64)).any()
 
 
 def test_trails_cross_the_image():
-    image = trails(100, 0.5, (64, 64), torch.full((100,), 3.0), generator=seeded())
+    image = trails(Draws(seeded()), 100, 0.5, (64, 64), torch.full((100,), 3.0))
     some = image.amax((1, 2)) > 0.1
     assert 0.3 < some.float().mean() < 0.7
 

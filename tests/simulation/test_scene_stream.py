@@ -16,6 +16,7 @@ from bliss_astro.encoders import (
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulatedImages, SimulationConfig, SimulationStream
+from bliss_astro.simulation._camera import Draws
 from bliss_astro.simulation._nuisances import misstate_psf
 
 NPE = SimulationConfig(
@@ -231,7 +232,7 @@ def test_bright_stars_are_in_the_truth_and_glare():
 def test_a_misstated_psf_is_off_by_a_little(npe):
     right = npe
     generator = torch.Generator().manual_seed(3)
-    stated = misstate_psf(right.psf, 0.02, generator=generator)
+    stated = misstate_psf(Draws(generator), right.psf, 0.02)
     off = torch.log(stated[:, 0] / right.psf[:, 0])
     # Normal with a size of 2 u^2 of 0.02: its mean square is 0.02^2 4 / 5.
     assert 0.5 < float(off.square().mean()) / (0.02**2 * 0.8) < 2
