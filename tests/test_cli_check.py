@@ -46,7 +46,7 @@ def test_check_finds_a_wrong_background(image, tmp_path, capsys):
 
 def test_completeness_falls_with_magnitude(image, tmp_path):
     path = tmp_path / 'completeness.ecsv'
-    arguments = ['completeness', image, '--encoder', 'stars', '-n', '24']
+    arguments = ['completeness', image, '--encoder', 'stars', '-n', '16']
     done = main([*arguments, '--types', 'star', '--seed', '2', '-o', str(path)])
     assert done in (0, None)
     table = Table.read(path)

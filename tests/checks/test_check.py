@@ -215,7 +215,9 @@ def test_nothing_found_where_nothing_is_wrong(checked):
 def test_wrong_psf(scene):
     _, exposure, catalog = scene
     for factor, word in ((1.1, 'narrower'), (1 / 1.1, 'broader')):
-        check = catalog.check(exposure.replace(psf=scaled_psf(factor)), rng=1)
+        check = catalog.check(
+            exposure.replace(psf=scaled_psf(factor)), n_draws=1, rng=1
+        )
         (finding,) = [f for f in check.findings if f['kind'] == 'psf']
         # The derivative is taken at the wrong PSF: good to second order.
         assert finding['value'] == pytest.approx(1 / factor - 1, abs=0.02)
@@ -228,7 +230,9 @@ def test_elongated_psf(scene):
     _, exposure, catalog = scene
     vector = np.array(PSFModel().shape_vector, dtype=float)
     vector[6] = 0.08
-    check = catalog.check(exposure.replace(psf=PSFModel.from_shape(vector)), rng=1)
+    check = catalog.check(
+        exposure.replace(psf=PSFModel.from_shape(vector)), n_draws=1, rng=1
+    )
     (finding,) = [f for f in check.findings if f['kind'] == 'psf']
     assert finding['value'] == pytest.approx(-0.08, abs=0.02)
     assert 'elongated' in finding['text']
@@ -238,7 +242,7 @@ def test_elongated_psf(scene):
 def test_wrong_background(scene, offset):
     _, exposure, catalog = scene
     wrong = exposure.replace(background=SKY + offset * np.sqrt(SKY))
-    check = catalog.check(wrong, rng=1)
+    check = catalog.check(wrong, n_draws=1, rng=1)
     (finding,) = [f for f in check.findings if f['kind'] == 'background']
     assert finding['value'] == pytest.approx(-offset, abs=0.04)
     assert 'everywhere' in finding['text']
@@ -258,7 +262,7 @@ def test_background_in_a_corner(scene):
     _, exposure, catalog = scene
     level = np.full(exposure.shape, SKY)
     level[:66, :80] -= 0.3 * np.sqrt(SKY)
-    check = catalog.check(exposure.replace(background=level), rng=1)
+    check = catalog.check(exposure.replace(background=level), n_draws=1, rng=1)
     (finding,) = [f for f in check.findings if f['kind'] == 'background']
     assert 'in the lower left' in finding['text']
     assert finding['value'] == pytest.approx(0.3, abs=0.1)
@@ -268,7 +272,7 @@ def test_background_in_a_corner(scene):
 def test_wrong_noise(scene, factor):
     _, exposure, catalog = scene
     wrong = exposure.replace(bkg_error=exposure.bkg_error / factor)
-    check = catalog.check(wrong, rng=1)
+    check = catalog.check(wrong, n_draws=1, rng=1)
     (finding,) = [f for f in check.findings if f['kind'] == 'noise']
     assert finding['value'] == pytest.approx(factor - 1, abs=0.03)
 
@@ -366,9 +370,9 @@ def test_psf_that_varies():
     sources = draw_stars(rng, (140, 280), 60)
     exposure = observe(rng, sources, (140, 280), psf=TiltedPSF())
     catalog = make_catalog(sources, (140, 280))
-    assert catalog.check(exposure, rng=1).passed
+    assert catalog.check(exposure, n_draws=1, rng=1).passed
     constant = exposure.replace(psf=TiltedPSF().at(140, 70))
-    assert not catalog.check(constant, rng=1).passed
+    assert not catalog.check(constant, n_draws=1, rng=1).passed
 
 
 def test_masked_pixels_do_not_count(scene):
@@ -376,8 +380,8 @@ def test_masked_pixels_do_not_count(scene):
     mask = np.zeros(exposure.shape, dtype=bool)
     mask[50:60, 30:90] = mask[:, 100] = True
     data = np.where(mask, 1e6, exposure.data)
-    one = catalog.check(exposure.replace(mask=mask), rng=1)
-    two = catalog.check(exposure.replace(data=data, mask=mask), rng=1)
+    one = catalog.check(exposure.replace(mask=mask), n_draws=1, rng=1)
+    two = catalog.check(exposure.replace(data=data, mask=mask), n_draws=1, rng=1)
     assert two.passed
     assert np.isnan(two.residual[mask]).all()
     assert np.isfinite(two.residual[~mask]).all()
@@ -485,7 +489,7 @@ def test_image_without_sources():
     rng = np.random.default_rng(4)
     nothing = draw_stars(rng, (100, 100), 0)
     exposure = observe(rng, nothing, (100, 100))
-    check = make_catalog(nothing, (100, 100)).check(exposure, rng=1)
+    check = make_catalog(nothing, (100, 100)).check(exposure, n_draws=1, rng=1)
     assert check.passed
     assert not check.model.any()
 
@@ -503,7 +507,7 @@ def test_small_image():
     rng = np.random.default_rng(4)
     sources = draw_stars(rng, (20, 24), 2)
     exposure = observe(rng, sources, (20, 24))
-    check = make_catalog(sources, (20, 24)).check(exposure, rng=1)
+    check = make_catalog(sources, (20, 24)).check(exposure, n_draws=1, rng=1)
     assert len(check.cells) >= 1
     assert np.isfinite(check.p_value)
 

@@ -339,7 +339,7 @@ def test_shapes_of_an_encoder_are_drawn(simulated, wcs):
     )
     encoder = Encoder(config).eval().requires_grad_(False)
     torch.nn.init.zeros_(encoder.head.count.bias)
-    exposure = simulated[0][:16, :16].replace(wcs=wcs)
+    exposure = simulated[0][:12, :12].replace(wcs=wcs)
     catalog = bliss_astro.detect_sources(
         exposure, 0.05, encoder=encoder, density=0.01, check=False
     )
@@ -351,7 +351,7 @@ def test_shapes_of_an_encoder_are_drawn(simulated, wcs):
     galaxies[:, 1] = np.deg2rad(galaxies[:, 1])
     galaxies[:, 4:] /= SCALE
     parts = [np.asarray(catalog[n]) for n in ('x_centroid', 'y_centroid', 'flux')]
-    drawn = TorchRenderer().render(exposure.psf, *parts, (16, 16), galaxy=galaxies)
+    drawn = TorchRenderer().render(exposure.psf, *parts, (12, 12), galaxy=galaxies)
     assert_allclose(result.model, drawn, rtol=1e-3, atol=1e-3 * drawn.max())
     (draw,), (table,) = result.draws, catalog.posterior.sample(1, rng=1)
     assert table['is_galaxy'].any()
