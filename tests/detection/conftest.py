@@ -32,9 +32,9 @@ def field():
 
 
 @pytest.fixture(scope='session')
-def known(field):
+def known(field, encoder):
     """
-    What is known of the field, as plain keywords of detect_sources.
+    What is known of the field, as keywords of detect_sources, and the encoder.
     """
     exposure, _ = field
     return {
@@ -43,6 +43,7 @@ def known(field):
         'effective_gain': exposure.effective_gain,
         'psf': exposure.psf,
         'density': 0.002,
+        'encoder': encoder,
     }
 
 
@@ -55,12 +56,12 @@ def catalog(field, encoder):
 
 
 @pytest.fixture(scope='session')
-def reference(field, known, encoder):
+def reference(field, known):
     """
     The catalogue of the pixels of the field alone, in single precision.
     """
     data = np.array(field[0].data, dtype=np.float32)
-    return detect_sources(data, encoder=encoder, **known)
+    return detect_sources(data, **known)
 
 
 @pytest.fixture(scope='session')

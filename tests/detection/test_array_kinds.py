@@ -55,28 +55,29 @@ def _masked_array(data):
     'change',
     [_fortran, _big_endian, _strided, _reversed, _read_only, _double, _masked_array],
 )
-def test_same_numbers(data, known, encoder, reference, same_rows, change):
+def test_same_numbers(data, known, reference, same_rows, change):
     given = change(data)
     before = np.array(given)
-    stated = {name: known[name] for name in known if name != 'density'}
+    names = ('background', 'bkg_error', 'effective_gain', 'psf')
+    stated = {name: known[name] for name in names}
     exposure, _ = as_exposure(given, **stated)
     np.testing.assert_array_equal(exposure.data, data)
     np.testing.assert_array_equal(np.array(given), before)
     if change is _strided:
-        same_rows(detect_sources(given, encoder=encoder, **known), reference)
+        same_rows(detect_sources(given, **known), reference)
 
 
-def test_list_of_lists(data, known, encoder, reference, same_rows):
-    same_rows(detect_sources(data.tolist(), encoder=encoder, **known), reference)
+def test_list_of_lists(data, known, reference, same_rows):
+    same_rows(detect_sources(data.tolist(), **known), reference)
 
 
 @pytest.mark.parametrize('kind', ['u2', '>i2', 'f2'])
-def test_coarse_numbers(data, known, encoder, reference, kind):
+def test_coarse_numbers(data, known, reference, kind):
     # Rounding to 1 electron (to 1 or more in half precision) is far below
     # the noise of 29.
     with np.errstate(over='ignore'):
         coarse = np.minimum(np.rint(data), 32000).astype(kind)
-    found = detect_sources(coarse, encoder=encoder, **known)
+    found = detect_sources(coarse, **known)
     sure = reference[(reference['probability'] > 0.9) & (reference['flux'] < 1e5)]
     for row in sure:
         apart = np.hypot(
@@ -86,11 +87,11 @@ def test_coarse_numbers(data, known, encoder, reference, kind):
         assert apart.min() < row['x_err'] + row['y_err']
 
 
-def test_masked_array_is_a_mask(data, known, encoder, same_rows):
+def test_masked_array_is_a_mask(data, known, same_rows):
     bad = np.zeros(data.shape, bool)
     bad[40:43, 50:57] = True
-    hidden = detect_sources(np.ma.MaskedArray(data, bad), encoder=encoder, **known)
-    same_rows(detect_sources(data, mask=bad, encoder=encoder, **known), hidden)
+    hidden = detect_sources(np.ma.MaskedArray(data, bad), **known)
+    same_rows(detect_sources(data, mask=bad, **known), hidden)
 
 
 def test_nothing_is_modified(field, known, encoder):
@@ -111,25 +112,25 @@ def test_nothing_is_modified(field, known, encoder):
     np.testing.assert_array_equal(psf.parameters, known['psf'].parameters)
 
 
-def test_threads_and_generators_are_left_alone(data, known, encoder):
+def test_threads_and_generators_are_left_alone(data, known):
     state = torch.random.get_rng_state()
     n_threads = torch.get_num_threads()
     legacy = np.random.get_state()  # noqa: NPY002
-    detect_sources(data, n_samples=3, rng=1, encoder=encoder, **known)
+    detect_sources(data, n_samples=3, rng=1, **known)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == n_threads
     np.testing.assert_array_equal(np.random.get_state()[1], legacy[1])  # noqa: NPY002
 
 
-def test_same_input_same_table(data, known, encoder, reference, same_rows):
+def test_same_input_same_table(data, known, reference, same_rows):
     torch.manual_seed(99)
-    same_rows(detect_sources(data, encoder=encoder, **known), reference)
-    same_rows(detect_sources(data, encoder='stars', **known), reference)
+    same_rows(detect_sources(data, **known), reference)
+    same_rows(detect_sources(data, **known | {'encoder': 'stars'}), reference)
 
 
 def test_encoder_is_left_where_and_as_it_was(data, known, encoder):
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    detect_sources(data, encoder=encoder, **known)
+    detect_sources(data, **known)
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
     assert encoder.device.type == 'cpu'
 
@@ -137,9 +138,9 @@ def test_encoder_is_left_where_and_as_it_was(data, known, encoder):
 # -- units -------------------------------------------------------------------
 
 
-def test_quantity_in_quantity_out(data, known, encoder, reference, same_rows):
+def test_quantity_in_quantity_out(data, known, reference, same_rows):
     with_unit = {k: known[k] * u.electron for k in ('background', 'bkg_error')}
-    found = detect_sources(data * u.electron, encoder=encoder, **(known | with_unit))
+    found = detect_sources(data * u.electron, **(known | with_unit))
     assert found['flux'].unit == found['flux_err'].unit == u.electron
     same_rows(found, reference)
     assert getattr(reference['flux'], 'unit', None) is None
@@ -218,10 +219,10 @@ def test_ccddata_tells_all(field, known, wcs, encoder, reference):
     )
 
 
-def test_cut_ccddata_keeps_its_sky(field, known, wcs, encoder):
+def test_cut_ccddata_keeps_its_sky(field, known, wcs):
     ccd = CCDData(field[0].data, unit='electron', wcs=wcs)[12:92, 20:100]
     given = {k: known[k] * u.electron for k in ('background', 'bkg_error')}
-    found = detect_sources(ccd, encoder=encoder, **(known | given))
+    found = detect_sources(ccd, **(known | given))
     sky = wcs.pixel_to_world(found['x_centroid'] + 20, found['y_centroid'] + 12)
     assert np.all(found['sky_centroid'].separation(sky) < 1e-3 * u.arcsec)
     assert found.wcs is not None
@@ -277,9 +278,9 @@ def _one_star(shape, psf, background, rng):
 
 
 @pytest.mark.parametrize('shape', [(9, 8), (33, 31), (8, 60)])
-def test_sizes_that_are_no_multiple_of_a_tile(known, encoder, shape, rng):
+def test_sizes_that_are_no_multiple_of_a_tile(known, shape, rng):
     data = _one_star(shape, known['psf'], known['background'], rng)
-    found = detect_sources(data, encoder=encoder, **known)
+    found = detect_sources(data, **known)
     assert len(found) >= 1
     brightest = found[0]
     assert abs(brightest['x_centroid'] - (shape[1] - 1) / 2) < 0.5
@@ -287,12 +288,12 @@ def test_sizes_that_are_no_multiple_of_a_tile(known, encoder, shape, rng):
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 40), (4, 4)])
-def test_smaller_than_a_tile(known, encoder, shape, rng, catalog):
+def test_smaller_than_a_tile(known, shape, rng, catalog):
     # Too little to be sure of a star, but a table like any other.
     data = _one_star(shape, known['psf'], known['background'], rng)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', NoDetectionsWarning)
-        found = detect_sources(data, encoder=encoder, **known)
+        found = detect_sources(data, **known)
     assert set(found.colnames) == set(catalog.colnames)
     assert np.all(np.isfinite(found['flux']))
     assert found.posterior.probability_map.shape == (
@@ -310,7 +311,7 @@ def test_rows_in_overhanging_tiles_are_flagged(field, encoder):
     np.testing.assert_array_equal(padded, below | right)
 
 
-def test_sources_stay_on_the_image(field, known, encoder):
+def test_sources_stay_on_the_image(field, encoder):
     exposure = field[0][:93, :101]
     found = detect_sources(exposure, encoder=encoder)
     assert np.all(found['x_centroid'] < 101 + 2.5)

@@ -318,11 +318,11 @@ def test_unknown_encoder(data, known, tmp_path):
     with pytest.raises(
         ValueError, match=r"unknown encoder 'galaxies': bundled are .*st"
     ):
-        detect_sources(data, encoder='galaxies', **known)
+        detect_sources(data, **known | {'encoder': 'galaxies'})
     with pytest.raises(FileNotFoundError, match=r'no such file of weights: .*w\.safe'):
-        detect_sources(data, encoder=tmp_path / 'w.safetensors', **known)
+        detect_sources(data, **known | {'encoder': tmp_path / 'w.safetensors'})
     with pytest.raises(TypeError, match='encoder must be an Encoder, the name'):
-        detect_sources(data, encoder=3, **known)
+        detect_sources(data, **known | {'encoder': 3})
 
 
 @pytest.mark.parametrize('name', ['background', 'bkg_error', 'mask', 'psf'])
@@ -337,7 +337,7 @@ def test_psf_that_is_none(data, known, psf):
         detect_sources(data, **(known | {'psf': psf}))
 
 
-def test_finder_refuses_what_it_cannot_use(data):
+def test_finder_refuses_what_it_cannot_use():
     with pytest.raises(TypeError, match='mask is given when the finder is called'):
         BlissFinder(mask=np.zeros((3, 3), bool))
     with pytest.raises(TypeError, match="no argument 'limit'; it has threshold, enc"):
@@ -358,7 +358,7 @@ def quiet(encoder):
     def function(data, **kwargs):
         with warnings.catch_warnings():
             warnings.simplefilter('error')
-            return detect_sources(data, encoder=encoder, **kwargs)
+            return detect_sources(data, **{'encoder': encoder} | kwargs)
 
     return function
 
@@ -445,7 +445,7 @@ def test_psf_model_of_another_package(data, known, quiet):
 
 
 @pytest.mark.parametrize('kind', ['numpy', 'astropy', 'quantity'])
-def test_masks_of_masked_arrays_are_kept(data, known, encoder, kind):
+def test_masks_of_masked_arrays_are_kept(data, known, kind):
     hidden = np.zeros(data.shape, bool)
     hidden[30:34, 40:44] = True
     spoilt = np.where(hidden, 1e5, data)
@@ -457,13 +457,13 @@ def test_masks_of_masked_arrays_are_kept(data, known, encoder, kind):
         if kind == 'quantity':
             for name in ('background', 'bkg_error'):
                 known = known | {name: known[name] * u.adu}
-    found = detect_sources(spoilt, encoder=encoder, **known)
+    found = detect_sources(spoilt, **known)
     assert found.exposure.mask.sum() == 16
     near = np.hypot(found['x_centroid'] - 41.5, found['y_centroid'] - 31.5) < 2
     assert not np.any(near & (np.asarray(found['probability']) > 0.9))
     if kind == 'numpy':
         noise = np.ma.masked_array(np.full(data.shape, 30.0), mask=hidden)
-        found = detect_sources(data, encoder=encoder, **known | {'bkg_error': noise})
+        found = detect_sources(data, **known | {'bkg_error': noise})
         assert found.exposure.mask.sum() == 16
 
 
@@ -481,14 +481,14 @@ def test_any_scale_gives_the_same_rows(
     np.testing.assert_allclose(found['flux'] / scale, reference['flux'], rtol=1e-4)
 
 
-def test_a_pedestal_gives_the_same_rows(data, known, encoder, reference):
+def test_a_pedestal_gives_the_same_rows(data, known, reference):
     raised = known | {'background': known['background'] + 1e8}
-    found = detect_sources(data.astype(float) + 1e8, encoder=encoder, **raised)
+    found = detect_sources(data.astype(float) + 1e8, **raised)
     assert len(found) == len(reference)
     np.testing.assert_allclose(found['flux'], reference['flux'], rtol=1e-3)
 
 
-def test_too_few_pixels_for_a_sky(known, rng):
+def test_too_few_pixels_for_a_sky(rng):
     image = np.full((64, 64), np.nan)
     image[20:35, 20:35] = rng.normal(100, 5, (15, 15))
     words = 'background cannot be measured: 225 of 4096 pixels are good.* give back'
@@ -538,7 +538,7 @@ def test_hidden_pixels_of_a_mask_hide(field, encoder):
 
 
 @pytest.mark.parametrize('kind', ['plain', 'linear', 'solar', 'singular', 'nan', 'inf'])
-def test_wcs_without_a_sky(data, known, encoder, reference, same_rows, kind):
+def test_wcs_without_a_sky(data, known, reference, same_rows, kind):
     wcs = WCS(naxis=2)
     ctype = {
         'plain': ('', ''),
@@ -554,12 +554,12 @@ def test_wcs_without_a_sky(data, known, encoder, reference, same_rows, kind):
         assert Exposure(data, wcs=wcs, bkg_error=1.0, effective_gain=1.0).wcs is None
     if kind == 'plain':
         with pytest.warns(AstropyUserWarning, match='wcs is left out'):
-            found = detect_sources(data, wcs=wcs, encoder=encoder, **known)
+            found = detect_sources(data, wcs=wcs, **known)
         assert 'sky_centroid' not in found.colnames
         same_rows(found, reference)
 
 
-def test_a_sky_in_part_of_the_image(known, rng):
+def test_a_sky_in_part_of_the_image(rng):
     """
     Beyond the edge of the whole sky there is none.
     """

@@ -203,7 +203,7 @@ def test_blind_detection_finds_the_bright_stars(blind, scene):
 
 
 def test_integers(scene):
-    counts = np.rint(scene[0].data).astype(np.uint16)
+    counts = np.rint(scene[0].data[:144, :144]).astype(np.uint16)
     guess, _ = as_exposure(counts)
     assert guess.bkg_error == pytest.approx(scene[0].bkg_error, rel=0.03)
 

@@ -20,8 +20,8 @@ def image(field):
 
 
 @pytest.fixture(scope='module')
-def finder(known, encoder):
-    return BlissFinder(encoder=encoder, **(known | {'background': 0.0}))
+def finder(known):
+    return BlissFinder(**(known | {'background': 0.0}))
 
 
 def test_table_of_the_finder(finder, image, catalog):
@@ -38,8 +38,8 @@ def test_mask_is_passed_on(finder, image):
     assert np.sum(found['x_centroid'] < 57) == 0
 
 
-def test_nothing_found_is_none(known, encoder, rng):
-    finder = BlissFinder(0.99, encoder=encoder, **(known | {'background': 0.0}))
+def test_nothing_found_is_none(known, rng):
+    finder = BlissFinder(0.99, **(known | {'background': 0.0}))
     empty = rng.normal(size=(48, 48)) * known['bkg_error']
     with pytest.warns(NoDetectionsWarning, match='probability above 0.99') as record:
         assert finder(empty) is None
@@ -48,7 +48,8 @@ def test_nothing_found_is_none(known, encoder, rng):
 
 
 def test_repr(finder):
-    assert repr(finder).startswith('BlissFinder(threshold=0.5, encoder=...')
+    assert repr(finder).startswith('BlissFinder(threshold=0.5, background=...')
+    assert ', encoder=...' in repr(finder)
 
 
 def _check_fit(result, truth, known):

@@ -102,7 +102,7 @@ def test_maps_and_scalars(field, catalog, encoder):
     _assert_alike(catalog, found, sigma=0.1)
 
 
-def test_a_map_of_the_noise_matters(field, known, encoder):
+def test_a_map_of_the_noise_matters(field, encoder):
     # A region with three times the noise holds fewer of the same sources.
     exposure, _ = field
     rng = np.random.default_rng(1)

@@ -55,7 +55,7 @@ def seeded(seed=1):
 @pytest.fixture(scope='module')
 def scenes():
     stream = SimulationStream(SimulationConfig(**TELESCOPES))
-    return stream, stream.sample_batch(32, generator=seeded(5))
+    return stream, stream.sample_batch(24, generator=seeded(5))
 
 
 def test_telescope_prior_covers_widths_and_wings():
@@ -71,10 +71,10 @@ def test_telescope_prior_covers_widths_and_wings():
     inner = torch.stack(
         [
             normalization_of_shape(one, radius=2 * float(f))
-            for one, f in zip(psf[:500], fwhm[:500], strict=True)
+            for one, f in zip(psf[:200], fwhm[:200], strict=True)
         ]
     )
-    outside = 1 - inner / normalization_of_shape(psf[:500], radius=1e3)
+    outside = 1 - inner / normalization_of_shape(psf[:200], radius=1e3)
     assert (outside < 1e-4).float().mean() > 0.1
     assert (outside > 0.03).float().mean() > 0.2
     assert torch.hypot(psf[:, 6], psf[:, 7]).max() > 0.15
@@ -87,11 +87,11 @@ def test_stated_errors_are_those_that_are_made(scenes):
     config = dataclasses.replace(
         stream.config, asymmetry=0.0, large_fraction=0.0, n_exposures=(1, 1)
     )
-    drawn = SimulationStream(config).sample_batch(32, generator=seeded(2))
+    drawn = SimulationStream(config).sample_batch(24, generator=seeded(2))
     errors = drawn.psf_error
     assert errors.min() > 0
     assert errors.max() < 0.15
-    # A quarter of the images, 8 +- 2.5 of 32.
+    # A quarter of the images, 6 +- 2 of 24.
     assert 0.0 < (errors == 0.01).float().mean() < 0.5
     assert drawn.background_error.max() < 0.3
 
@@ -142,12 +142,12 @@ def test_asymmetry_is_stated_in_part(scenes):
 
 
 def test_lobes_keep_the_light_and_are_known():
-    n = 150
+    n = 100
     fwhm = torch.full((n,), 3.0)
     lobes = draw_lobes(Draws(seeded(3)), n, 0.08, fwhm)
     share = lobes[0].sum(1)
-    # A half: 75 +- 6.
-    assert 0.34 < (share == 0).float().mean() < 0.66
+    # A half: 50 +- 5.
+    assert 0.3 < (share == 0).float().mean() < 0.7
     assert share.max() <= 0.16
     image = torch.zeros(n, 64, 64)
     image[:, 32, 32] = 100.0
@@ -217,7 +217,7 @@ def test_trails_cross_the_image():
 def test_uncertainties_are_zero_at_their_usual_values(scenes):
     _stream, drawn = scenes
     inputs = EncoderInputs.from_batch(drawn)
-    assert inputs.uncertainties().shape == (32, 6, 1, 1)
+    assert inputs.uncertainties().shape == (24, 6, 1, 1)
     plain = dataclasses.replace(
         inputs, psf_error=None, background_error=None, asymmetry=None
     )

@@ -18,7 +18,7 @@ from bliss_astro.posteriors import find_sources
 
 SIZE = 4  # px, side of a tile
 SHAPE = (32, 32)
-N_IMAGES = 120
+N_IMAGES = 80
 # The same images through two grids: most stars at borders of one are far from
 # borders of the other, so that much of the noise drops out of the comparison.
 VIEWS = (0, 2)
@@ -134,8 +134,8 @@ def faint(encoder):
 
 def test_as_probable_at_borders_as_in_the_middle(faint):
     border, middle = faint.inside < 0.5, faint.inside > 1
-    assert border.sum() > 60
-    assert middle.sum() > 40
+    assert border.sum() > 40
+    assert middle.sum() > 30
     a, b = faint.probability[border].mean(), faint.probability[middle].mean()
     assert b > 0.8
     # Errors of the two means as if they were independent, which is too much.
@@ -144,8 +144,8 @@ def test_as_probable_at_borders_as_in_the_middle(faint):
 
 
 def test_found_once(faint):
-    # Less than 0.3 % of 240 views: more than 4 in one of 700 tries.
-    assert (faint.n_sure > 1).sum() <= 4
+    # Less than 0.3 % of 160 views: more than 3 in one of 600 tries.
+    assert (faint.n_sure > 1).sum() <= 3
 
 
 def test_drawn_once(faint):
@@ -157,7 +157,7 @@ def test_drawn_once(faint):
     # that do not know of each other would put two there in up to a quarter.
     assert (border > 1).float().mean() < 0.04
     # And none as often as the table says that there is none, which may be off
-    # by three binomial errors of 400 draws or so and what weights lack.
+    # by three binomial errors of 300 draws or so and what weights lack.
     chance = faint.probability[faint.inside < 0.5].mean()
     assert abs((border > 0).float().mean() - chance) < 0.06
 
@@ -189,7 +189,7 @@ def test_beside_tiles_that_cannot_hold_a_star(encoder):
     seen[sources.image[sources.probability > 0.5]] = True
     # What the sweep accepted has a row, but for two that lie anywhere.
     accepted = catalog.count.sum((1, 2)) > 0
-    assert accepted.sum() > 100
+    assert accepted.sum() > 66
     assert (accepted & ~seen).sum() <= 2
 
 

@@ -156,7 +156,7 @@ def legendre(n, low, high):
     )
 
 
-def source_grid(high, n_xy=20, n_flux=36):
+def source_grid(high, n_xy=18, n_flux=28):
     """
     Nodes (x, y, log flux) of a quadrature over one source, and weights.
     """
@@ -287,9 +287,7 @@ class TestDraws:
 
 
 class TestImagesOfAnySize:
-    @pytest.mark.parametrize(
-        'shape', [(1, 1), (3, 2), (4, 4), (3, 17), (18, 4), (9, 14)]
-    )
+    @pytest.mark.parametrize('shape', [(1, 1), (3, 17), (18, 4), (9, 14)])
     @pytest.mark.parametrize('tile_size', [2, 4])
     def test_all_of_it(self, shape, tile_size, generator):
         encoder = Encoder(
