@@ -12,6 +12,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError, VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
@@ -70,6 +71,51 @@ def list_hdus(hdus):
         size = f' {" x ".join(map(str, shape[::-1]))}' if hdu.is_image and shape else ''
         words.append(f'{k}{name}: {kind}{size}')
     return ', '.join(words)
+
+
+def image_plane(hdu):
+    """Two-dimensional image of an HDU, without axes of one pixel, or None."""
+    if not hdu.is_image or hdu.data is None:
+        return None
+    data = hdu.data
+    while data.ndim > 2 and 1 in data.shape:
+        data = np.squeeze(data, data.shape.index(1))
+    return data if data.ndim == 2 else None
+
+
+def find_image(hdus, extension, parameter, wanted='two-dimensional image'):
+    """Return the HDU of an image: by number or name, or the first there is."""
+    if extension is None:
+        hdu = next((one for one in hdus if image_plane(one) is not None), None)
+        if hdu is None:
+            text = absent(hdus, parameter, wanted)
+            if any(one.is_image and np.ndim(one.data) > 2 for one in hdus):
+                text += '; take one plane out of the cube first'
+            raise ValueError(text)
+        return hdu
+    if not has_hdu(hdus, extension):
+        raise ValueError(absent(hdus, parameter, f'extension {extension}'))
+    if image_plane(hdus[extension]) is None:
+        msg = (
+            f'{parameter}: extension {extension} of {file_name(hdus)!r} is no '
+            f'two-dimensional image; the file has {list_hdus(hdus)}'
+        )
+        raise ValueError(msg)
+    return hdus[extension]
+
+
+def has_hdu(hdus, key):
+    """Whether a file has an HDU of that number or name."""
+    try:
+        hdus[key]
+    except (KeyError, IndexError):
+        return False
+    return True
+
+
+def absent(hdus, parameter, wanted):
+    """Message of a file that does not have what is wanted."""
+    return f'{parameter}: {file_name(hdus)!r} has no {wanted}; it has {list_hdus(hdus)}'
 
 
 def wrong_type(source, parameter, expected, found):

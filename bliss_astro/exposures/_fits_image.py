@@ -12,7 +12,16 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 
-from bliss_astro._fits import check_file, file_name, header_wcs, list_hdus, open_fits
+from bliss_astro._fits import (
+    absent,
+    check_file,
+    file_name,
+    find_image,
+    has_hdu,
+    header_wcs,
+    image_plane,
+    open_fits,
+)
 from bliss_astro._warnings import warn
 
 from ._header import parse_unit
@@ -130,7 +139,7 @@ class FITSPlane:
 
     def extension(self, name, dtype=None):
         """Return header and pixels of an extension that has this shape, or None."""
-        data = _plane_of(self.hdus[name]) if name in self.hdus else None
+        data = image_plane(self.hdus[name]) if name in self.hdus else None
         if np.shape(data) != self.data.shape:
             return None
         return self.hdus[name].header, np.asarray(data, dtype=dtype)
@@ -163,43 +172,16 @@ class FITSPlane:
             return values ** powers.get(str(header.get('UTYPE')), 1)
 
 
-def _plane_of(hdu):
-    """Two-dimensional image of an HDU, without axes of one pixel, or None."""
-    if not hdu.is_image or hdu.data is None:
-        return None
-    data = hdu.data
-    while data.ndim > 2 and 1 in data.shape:
-        data = np.squeeze(data, data.shape.index(1))
-    return data if data.ndim == 2 else None
-
-
 def find_plane(hdus, extension, *, parameter='path'):
     """
     Find an image: by number or name of its HDU, or the first there is.
 
     A warning names other images that may be meant, and unknown units.
     """
-    name = file_name(hdus)
-    if extension is None:
-        hdu = next((one for one in hdus if _plane_of(one) is not None), None)
-        if hdu is None:
-            msg = _absent(hdus, parameter, 'two-dimensional image')
-            if any(one.is_image and np.ndim(one.data) > 2 for one in hdus):
-                msg += '; take one plane out of the cube first'
-            raise ValueError(msg)
-        if parameter == 'data':
-            _name_others(hdus, hdus.index(hdu), name)
-    elif not _has(hdus, extension):
-        raise ValueError(_absent(hdus, parameter, f'extension {extension}'))
-    else:
-        hdu = hdus[extension]
-    data = _plane_of(hdu)
-    if data is None:
-        msg = (
-            f'{parameter}: extension {extension} of {name!r} is no two-dimensional '
-            f'image; the file has {list_hdus(hdus)}'
-        )
-        raise ValueError(msg)
+    name, hdu = file_name(hdus), find_image(hdus, extension, parameter)
+    if extension is None and parameter == 'data':
+        _name_others(hdus, hdus.index(hdu), name)
+    data = image_plane(hdu)
     data = np.array(data, dtype=data.dtype.newbyteorder('='))
     text = hdu.header.get('BUNIT', '')
     try:
@@ -211,11 +193,6 @@ def find_plane(hdus, extension, *, parameter='path'):
             f'fluxes of {name!r} have none'
         )
     return FITSPlane(data, hdu.header, unit, hdus, name)
-
-
-def _absent(hdus, parameter, wanted):
-    """Message of a file that does not have what is wanted."""
-    return f'{parameter}: {file_name(hdus)!r} has no {wanted}; it has {list_hdus(hdus)}'
 
 
 def _name_others(hdus, number, name):
@@ -275,10 +252,10 @@ def _read_map(source, parameter, *, shape, cut=None, hdus=None):
     location = parse_location(source)
     own = hdus is not None and not Path(location.path).exists()
     key = _parse_extension(location.path)
-    if own and _has(hdus, key):
+    if own and has_hdu(hdus, key):
         plane = find_plane(hdus, key, parameter=parameter)
     elif own and '[' not in os.fspath(source) and not Path(location.path).suffix:
-        raise ValueError(_absent(hdus, parameter, f'extension {source}'))
+        raise ValueError(absent(hdus, parameter, f'extension {source}'))
     else:
         kinds = 'an array or a file'
         kinds = kinds if parameter in _ALWAYS_MAPS else f'a number, {kinds}'
@@ -290,12 +267,3 @@ def _read_map(source, parameter, *, shape, cut=None, hdus=None):
         values = values[cut]
     check_shape(parameter, values, shape)
     return values, plane.unit
-
-
-def _has(hdus, key):
-    """Whether a file has an HDU of that number or name."""
-    try:
-        hdus[key]
-    except (KeyError, IndexError):
-        return False
-    return True

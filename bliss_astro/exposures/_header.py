@@ -11,20 +11,23 @@ from astropy.io.fits.verify import VerifyError
 
 from bliss_astro._warnings import warn
 
-# Cards by argument; the first that is there counts. Numbers are positive, or may be 0
-# or of any sign. Cards of the first group are those of `Exposure.to_ccddata`, as good
-# as given.
-_OWN = {
-    'background': ('BKGLEVEL', 'any'),
-    'psf_error': ('PSFERR', 'zero'),
-    'background_error': ('BKGRELER', 'zero'),
-    'effective_gain': ('EFFGAIN', 'positive'),
+# Cards by argument, of which the first that is there counts. Numbers are positive, or
+# may be 0 or of any sign.
+_CARDS = {
+    'background': (('BKGLEVEL',), 'any'),
+    'psf_error': (('PSFERR',), 'zero'),
+    'background_error': (('BKGRELER',), 'zero'),
+    'effective_gain': (('EFFGAIN',), 'positive'),
+    'read_noise': (('RDNOISE', 'READNOIS', 'RON', 'READNOISE'), 'zero'),
+    'saturation': (('SATURATE', 'SATLEVEL', 'SATURAT'), 'positive'),
 }
+KEYWORDS = {argument: cards[0] for argument, (cards, _) in _CARDS.items()}
+"""Cards of `Exposure.to_ccddata`."""
+# Those that no other program writes, as good as given.
+_OWN = ('BKGLEVEL', 'PSFERR', 'BKGRELER', 'EFFGAIN')
 _SKIES = ('BKGLEVEL', 'SKYLEVEL', 'SKY')
 _GAINS = ('GAIN', 'EGAIN', 'CCDGAIN')
 _TIMES = ('EXPTIME', 'EXPOSURE', 'TEXPTIME', 'EXP_TIME', 'ITIME')
-_READ_NOISES = ('RDNOISE', 'READNOIS', 'RON', 'READNOISE')
-_SATURATIONS = ('SATURATE', 'SATLEVEL', 'SATURAT')
 _ZEROS = ('MAGZERO', 'MAGZPT', 'MAGZP', 'ZEROPOINT', 'ZEROPNT', 'PHOTZP', 'PHOTZPT')
 _DEPTHS = ('NCOMBINE', 'NEXP', 'NIMAGES', 'NCOADD')
 _TEXTS = {'band': 'FILTER', 'date_obs': 'DATE-OBS'}
@@ -86,12 +89,14 @@ class HeaderCards:
         self.known, self.meta, self.sources, self.used = {}, {}, {}, {}
         self.ignored = []
         self._header = {} if header is None else header
-        for argument, (card, sign) in _OWN.items():
-            self._take(argument, (card,), sign, own=True)
+        for argument, (cards, sign) in _CARDS.items():
+            name, number = self._number(cards, sign)
+            if name is not None:
+                self.known[argument], self.used[argument] = number, name
+                if name not in _OWN and number != 0:
+                    self.sources[argument] = f'header: {name}'
         if 'effective_gain' not in self.known:
             self._take_gain(unit)
-        self._take('read_noise', _READ_NOISES, 'zero')
-        self._take('saturation', _SATURATIONS, 'positive')
         if 'saturation' in self.known:
             sample = np.asarray(data)[np.isfinite(data)]
             sample = sample[:: max(1, sample.size // 100_000)]
@@ -132,13 +137,6 @@ class HeaderCards:
         self.ignored.append(f'{name} = {reason}')
         return None, None
 
-    def _take(self, argument, names, sign, *, own=False):
-        name, number = self._number(names, sign)
-        if name is not None:
-            self.known[argument], self.used[argument] = number, name
-            if not own and number != 0:
-                self.sources[argument] = f'header: {name}'
-
     def _take_gain(self, unit):
         """Work out electrons per unit of the data."""
         if unit == u.electron:
@@ -159,18 +157,17 @@ class HeaderCards:
 
     def _take_meta(self):
         n_before = len(self.ignored)
-        numbers = {'exposure_time': self._number(_TIMES)[1]}
+        self.meta['exposure_time'] = self._number(_TIMES)[1]
         # Named already where it is needed.
         del self.ignored[n_before:]
-        numbers['zero_point'] = self._number(_ZEROS, 'any')[1]
+        self.meta['zero_point'] = self._number(_ZEROS, 'any')[1]
         depths = (self._get((name,))[1] for name in _DEPTHS)
         is_depth = (n for n in depths if type(n) is int and n > 0)
-        numbers['n_exposures'] = next(is_depth, None)
-        self.meta = {key: n for key, n in numbers.items() if n is not None}
+        self.meta['n_exposures'] = next(is_depth, None)
         for key, name in _TEXTS.items():
             value = self._get((name,))[1]
-            if isinstance(value, str):
-                self.meta[key] = value.strip()
+            self.meta[key] = value.strip() if isinstance(value, str) else None
+        self.meta = {key: n for key, n in self.meta.items() if n is not None}
 
     def sky(self):
         """Sky that the header states."""

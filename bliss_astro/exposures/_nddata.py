@@ -8,19 +8,10 @@ import numpy as np
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
 
 from ._geometry import whole_wcs
-from ._header import HeaderCards
+from ._header import KEYWORDS, HeaderCards
 from ._psf import draw_psf
 from ._validate import GivenTwiceError, check_shape, must, strip_unit
 
-# Cards under which single numbers travel in the meta.
-_KEYWORDS = {
-    'effective_gain': 'EFFGAIN',
-    'background': 'BKGLEVEL',
-    'read_noise': 'RDNOISE',
-    'saturation': 'SATURATE',
-    'psf_error': 'PSFERR',
-    'background_error': 'BKGRELER',
-}
 # Half side of the image of the PSF in a CCDData, pixels.
 _PSF_HALF_SIDE = 20
 
@@ -73,16 +64,14 @@ def read_nddata(nddata, given):
         arguments['meta']['estimated'] = sources
     cards.warn_ignored()
     arguments.setdefault('bkg_error', None)
-    if arguments.setdefault('effective_gain', None) is None and error is not None:
-        msg = (
-            'effective_gain must be given, as the uncertainty has the noise of sources.'
-        )
-        raise ValueError(msg)
+    gain = arguments.setdefault('effective_gain', None)
     if error is not None:
+        if gain is None:
+            got = 'none, and the uncertainty has the noise of sources'
+            raise ValueError(must('effective_gain', 'be given', got))
         good = np.isfinite(nddata.data) & np.isfinite(error)
         if arguments.get('mask') is not None:
             good &= ~np.asarray(arguments['mask'], dtype=bool)
-        gain = arguments['effective_gain']
         gain = strip_unit('effective_gain', gain, u.electron / (unit or 1))
         sky = strip_unit('background', arguments.get('background', 0.0), unit)
         noise = sky_noise(nddata.data, error, gain, background=sky, good=good)
@@ -101,18 +90,18 @@ def collect_nddata(nddata, given):
         got = type(nddata).__name__
         raise TypeError(must('nddata', 'be an NDData or CCDData', got))
     arguments = {name: value for name, value in given.items() if value is not None}
-    parts = {name: getattr(nddata, name, None) for name in ('data', 'mask', 'wcs')}
+    names = ('data', 'mask', 'wcs', 'unit', 'psf', 'uncertainty')
+    parts = {name: getattr(nddata, name, None) for name in names}
     if not np.any(parts['mask']):
         parts['mask'] = None
-    parts['psf'] = getattr(nddata, 'psf', None)
-    dimensionless = nddata.unit == u.dimensionless_unscaled
-    parts['unit'] = None if dimensionless else nddata.unit
-    parts['bkg_error'] = parts['weight'] = nddata.uncertainty
+    if parts['unit'] == u.dimensionless_unscaled:
+        parts['unit'] = None
     article = 'an' if type(nddata) is NDData else 'a'
-    for name, own in parts.items():
-        if own is not None and name in arguments:
-            part = 'an uncertainty' if name in ('bkg_error', 'weight') else f'a {name}'
-            kind = f'{article} {type(nddata).__name__} with {part}'
+    for name in ('bkg_error', 'weight', *names):
+        part = 'uncertainty' if name in ('bkg_error', 'weight') else name
+        if parts[part] is not None and name in arguments:
+            with_part = f'with {"an" if part == "uncertainty" else "a"} {part}'
+            kind = f'{article} {type(nddata).__name__} {with_part}'
             raise GivenTwiceError(name, kind)
     for name in ('mask', 'wcs', 'psf', 'unit'):
         arguments.setdefault(name, parts[name])
@@ -121,7 +110,7 @@ def collect_nddata(nddata, given):
     unit = arguments.pop('unit', None)
     unit = None if unit is None else u.Unit(unit)
     cards = HeaderCards(arguments['meta'], nddata.data, unit)
-    for name, key in _KEYWORDS.items():
+    for name, key in KEYWORDS.items():
         if cards.used.get(name) == key:
             del arguments['meta'][key]
     data = nddata.data if unit is None else nddata.data * unit
@@ -190,7 +179,7 @@ def to_ccddata(exposure):
         ``BKGRELER``; maps of these are not kept, and `from_nddata` needs them
         again.
     """
-    numbers = {key: getattr(exposure, name) for name, key in _KEYWORDS.items()}
+    numbers = {key: getattr(exposure, name) for name, key in KEYWORDS.items()}
     numbers = {key: value for key, value in numbers.items() if isinstance(value, float)}
     psf = None
     if exposure.psf is not None:

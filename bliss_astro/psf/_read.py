@@ -11,7 +11,7 @@ from astropy.io.fits import ColDefs, HDUList
 from astropy.modeling import Model
 
 from .._arguments import first_wrong, must
-from .._fits import file_name, list_hdus, open_fits
+from .._fits import file_name, find_image, image_plane, open_fits
 from .._plugins import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
@@ -108,7 +108,8 @@ def read_psf(
                 found = read(hdus, name, band=band, **radius)
                 if found is not None:
                     return found
-            hdu = _image_hdu(hdus, name, extension)
+            wanted = 'image of a PSF, psField or PSFEx model'
+            hdu = find_image(hdus, extension, 'psf', wanted)
     except (TypeError, KeyError, IndexError) as error:
         msg = f'psf: {name} is no sound file of a PSF: {error}'
         raise ValueError(msg) from error
@@ -116,25 +117,8 @@ def read_psf(
     if pixel_response is None:
         pixel_response = oversampling is not None or stated is None
     oversampling = stated if oversampling is None else oversampling
-    data = np.squeeze(np.array(hdu.data, float))
+    data = image_plane(hdu)
     return _of_image(data, oversampling, pixel_response, f'psf: the image of {name}')
-
-
-def _image_hdu(hdus, name, extension):
-    """Choose the HDU of an image of a PSF."""
-    images = [hdu for hdu in hdus if hdu.is_image and hdu.data is not None]
-    if extension is None:
-        found = next((h for h in images if np.squeeze(h.data).ndim == 2), None)
-        problem = 'holds no image of a PSF, no psField and no PSFEx model'
-    else:
-        try:
-            found, problem = hdus[extension], f'has no image in extension {extension}'
-        except (KeyError, IndexError):
-            found, problem = None, f'has no extension {extension}'
-    if not any(found is hdu for hdu in images):
-        msg = f'psf: {name!r} {problem}; it has {list_hdus(hdus)}'
-        raise ValueError(msg)
-    return found
 
 
 def _of_image(image, oversampling, pixel_response, name):
