@@ -40,24 +40,9 @@ except ImportError:  # a source tree that was never installed
     __version__ = '0.1.dev0'
 
 _FOLDERS = (
-    'units',
-    'flags',
-    'psf',
-    'priors',
-    'rendering',
-    'exposures',
-    'coadds',
-    'simulation',
-    'posteriors',
-    'encoders',
-    'galaxies',
-    'catalog',
-    'detection',
-    'checks',
-    'training',
-    'surveys',
-    'metrics',
-    'plotting',
+    *('units', 'flags', 'psf', 'priors', 'rendering', 'exposures', 'coadds'),
+    *('simulation', 'posteriors', 'encoders', 'galaxies', 'catalog', 'detection'),
+    *('checks', 'training', 'surveys', 'metrics', 'plotting'),
 )
 
 _export, _names, __all__ = lazy_exports(

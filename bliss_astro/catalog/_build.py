@@ -256,26 +256,18 @@ def convert_column(name, values, *, unit=None, scale=None):
     rule = 'flux' if name in _FLUXES else COLUMNS[name].unit
     own, values = _own_unit(values), filled(values)
     plain = np.asarray(getattr(values, 'value', values))
-    if rule == 'flux':
-        if own is None:
-            return plain, unit
-        try:
-            return u.Quantity(values).to_value(unit or ''), unit
-        except u.UnitConversionError as error:
-            msg = f'columns[{name!r}] is in {own}, not in {unit}'
-            raise u.UnitConversionError(msg) from error
-    if not rule and own in (None, u.dimensionless_unscaled):
-        return plain, None
-    if rule:
-        own = own or {'length': u.pix, 'deg': u.deg}[rule]
-        if own.is_equivalent(u.deg):
-            target = u.deg if rule == 'deg' else u.arcsec
-            return plain * own.to(target), target
-        if rule == 'length' and own.is_equivalent(u.pix):
-            factor = own.to(u.pix) * (1.0 if scale is None else scale)
-            return plain * factor, u.pix if scale is None else u.arcsec
-    msg = f'columns[{name!r}] must be in {_ALLOWED[rule]}, got {own}'
-    raise u.UnitsError(msg)
+    target = {'flux': unit, 'deg': u.deg, 'length': u.pix}.get(rule)
+    own = own or target
+    scales = []
+    if rule == 'length' and (scale is not None or own.is_equivalent(u.deg)):
+        target, scales = u.arcsec, u.pixel_scale((scale or 1.0) * u.arcsec / u.pix)
+    if own is None or own == target:
+        return plain, target
+    try:
+        return u.Quantity(plain, own).to_value(target or '', scales), target
+    except u.UnitConversionError:
+        msg = f'columns[{name!r}] must be in {_ALLOWED.get(rule, unit)}, got {own}'
+        raise u.UnitConversionError(msg) from None
 
 
 def _check_array(name, values):

@@ -164,10 +164,9 @@ class _MergeRecords(MergeStrategy):
 
 
 # A plain table made of a catalogue keeps these in its meta, and can be written.
-for _kind in (ImageRecord, FactRecord):
-    AstropyDumper.add_representer(
-        _kind, lambda dumper, record: dumper.represent_dict(dict(record))
-    )
+AstropyDumper.add_multi_representer(
+    _Record, lambda dumper, record: dumper.represent_dict(dict(record))
+)
 AstropyDumper.add_representer(
     DateText, lambda dumper, text: dumper.represent_str(str(text))
 )

@@ -11,6 +11,7 @@ from astropy.utils.exceptions import AstropyWarning
 
 from bliss_astro._fits import open_fits
 from bliss_astro._warnings import collect_warnings
+from bliss_astro.catalog._columns import plain_numbers
 from bliss_astro.exposures._header import parse_unit
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
@@ -92,7 +93,8 @@ class Evaluation:
 
         match = match_catalogs(catalog, truth, radius=radius)
         self.scores = self.residuals = edges = None
-        mags = [_values(t['mag']) for t in (catalog, truth) if 'mag' in t.colnames]
+        tables = [t for t in (catalog, truth) if 'mag' in t.colnames]
+        mags = [plain_numbers(t['mag']) for t in tables]
         if len(mags) == 2:
             edges = _edges(np.concatenate(mags), width)
         nothing = {'estimated': np.full(match.n_estimated, np.nan)}
@@ -143,13 +145,8 @@ def _row(scores, residuals=None):
     table = QTable(scores, meta={})
     table.meta.clear()
     if residuals is not None:
-        names = {
-            'median': 'median',
-            'median_err': 'median_err',
-            'sigma': 'robust_sigma',
-        }
-        for name, column in names.items():
-            table[f'flux_{name}'] = residuals[column].data
+        for name in ('median', 'median_err', 'robust_sigma'):
+            table[f'flux_{name.removeprefix("robust_")}'] = residuals[name].data
     return table
 
 
@@ -248,20 +245,15 @@ def _check_positions(table, path, *, sky):
     if not {'ra', 'dec'} <= set(names):
         msg = f'{path} has neither sky_centroid nor ra and dec; {has}'
         raise ValueError(msg)
-    angles = (table[names[name]] for name in ('ra', 'dec'))
-    angles = (u.Quantity(_values(c), getattr(c, 'unit', None) or u.deg) for c in angles)
-    table['sky_centroid'] = SkyCoord(*angles)
-
-
-def _values(column):
-    """Return the numbers of a column without their unit."""
-    return np.asarray(getattr(column, 'value', column), dtype=float)
+    angles = [table[names[name]] for name in ('ra', 'dec')]
+    units = [getattr(angle, 'unit', None) or u.deg for angle in angles]
+    table['sky_centroid'] = SkyCoord(*map(plain_numbers, angles), unit=units)
 
 
 def _magnitude(flux):
     """Convert fluxes to magnitudes; NaN where they are not positive."""
     unit = getattr(flux, 'unit', None)
-    values, zero_point = _values(flux), 0.0
+    values, zero_point = plain_numbers(flux), 0.0
     if isinstance(unit, u.UnrecognizedUnit):
         try:
             unit = parse_unit(unit.to_string())

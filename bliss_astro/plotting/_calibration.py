@@ -143,9 +143,8 @@ def plot_reliability(result, *, ax=None, label=None, color=None):
     error, floor = result.meta['error'], result.meta['error_floor']
     text = f'calibration error {error:.3f}\n({floor:.3f} if perfect)'
     text = text if label is None else f'{label}: {text}'
-    _axes.draw_points(
-        ax, result['probability'], result, 'fraction', color=color, label=text
-    )
+    style = {'color': color, 'label': text}
+    _axes.draw_points(ax, result['probability'], result, 'fraction', **style)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     ax.set_xlabel('Probability of detection')
     ax.set_ylabel('Fraction that is real')
@@ -173,21 +172,16 @@ def plot_sharpness(result, *, ax=None):
     """Draw widths and residuals over the Cramer-Rao bound by group, or log scores."""
     ax = _axes.get_axes(ax, _PANEL)
     place = np.arange(len(result))
-    curves = [
-        ('width', 'stated errors', _axes.BLUE),
-        ('scatter', 'residuals', _axes.ORANGE),
-    ]
-    curves = [curve for curve in curves if np.isfinite(result[curve[0]]).any()]
+    curves = {'width': 'stated errors', 'scatter': 'residuals'}
+    curves = {k: v for k, v in curves.items() if np.isfinite(result[k]).any()}
     title = 'In units of the Cramer-Rao bound'
     if curves:
         _axes.add_reference(ax, 1.0)
     else:
-        curves, title = [('log_score', None, _axes.BLUE)], 'Mean log score (nats)'
+        curves, title = {'log_score': None}, 'Mean log score (nats)'
     shift = _axes.side_by_side(len(curves), 0.12)
-    for k, (name, label, color) in enumerate(curves):
-        _axes.draw_points(
-            ax, place + shift[k], result, name, k=k, color=color, label=label
-        )
+    for k, (name, label) in enumerate(curves.items()):
+        _axes.draw_points(ax, place + shift[k], result, name, k=k, label=label)
     ax.set_xticks(place, [str(group).replace(' ', '\n') for group in result['group']])
     ax.set_xlim(-0.5, len(place) - 0.5)
     ax.set_ylabel(title)

@@ -55,14 +55,12 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', colorbar=True):
         If ``limit`` is not positive or ``ax`` is no pair of axes.
     """
     _axes.check_positive(limit=limit)
-    left, right = _axes.get_panels(
-        ax, 2, (11.5, 4.6 * _axes.aspect_of(check.shape) + 0.8)
-    )
+    size = 11.5, 4.6 * _axes.aspect_of(check.shape) + 0.8
+    left, right = _axes.get_panels(ax, 2, size)
     cells = check.cells
+    excess = cells['chi2'] - cells['chi2_expected']
     pull = np.full(int(check.labels.max()) + 1, np.nan)
-    pull[np.asarray(cells['region'])] = (
-        cells['chi2'] - cells['chi2_expected']
-    ) / cells['chi2_err']
+    pull[np.asarray(cells['region'])] = excess / cells['chi2_err']
     regions = np.where(check.labels >= 0, pull[check.labels], np.nan)
     for axes, values, title in (
         (left, check.residual, 'Image - catalogue (sigma)'),
@@ -125,10 +123,9 @@ def plot_completeness(result, *, ax=None, types=None):
             style = {'ls': ':', 'mfc': 'white', 'label': f'{name}: right type'}
             _axes.draw_points(left, x, rows, 'accuracy', k=k, **style)
         bias, scatter = _axes.values_of(rows, 'bias'), _axes.values_of(rows, 'scatter')
-        style = {'where': np.isfinite(bias), 'alpha': 0.15, 'lw': 0}
-        right.fill_between(
-            x, bias - scatter, bias + scatter, color=_axes.COLORS[k], **style
-        )
+        style = {'color': _axes.COLORS[k], 'alpha': 0.15, 'lw': 0}
+        band = bias - scatter, bias + scatter
+        right.fill_between(x, *band, where=np.isfinite(bias), **style)
         _axes.draw_points(right, x, rows, 'bias', k=k)
     unit = None if by_magnitude else getattr(table['flux_low'], 'unit', None)
     label = 'Magnitude (AB)' if by_magnitude else 'Flux'
@@ -274,10 +271,9 @@ def _mark_sources(ax, reconstruction):
     galaxy = np.zeros(len(x), dtype=bool)
     if 'galaxy_probability' in catalog.colnames:
         galaxy = _axes.values_of(catalog, 'galaxy_probability') > 0.5
+    style = {'ms': 5, 'color': _axes.ORANGE, 'mew': 1.0}
     for chosen, marker in ((inside & ~galaxy, '.'), (inside & galaxy, 'x')):
-        ax.plot(
-            x[chosen], y[chosen], marker, ms=5, color=_axes.ORANGE, mew=1.0, ls='none'
-        )
+        ax.plot(x[chosen], y[chosen], marker, **style)
 
 
 # -- galaxy models -------------------------------------------------------------------

@@ -168,33 +168,21 @@ def plot_catalog(
     circles, color = _add_circles(ax, catalog, positions, radius, probability_cmap)
     handles = [_entry('detected', marker='o', mfc='none', mec=color, mew=1.4)]
     if error_scale is not None:
-        _add_ellipses(ax, catalog, positions, error_scale)
+        _add_errors(ax, catalog, positions, error_scale)
         label = f'error ellipse x {error_scale:g}'
-        handles.append(
-            _entry(label, marker='o', mfc='none', mec=_axes.SKY_BLUE, mew=1.0)
-        )
+        style = {'mfc': 'none', 'mec': _axes.SKY_BLUE, 'mew': 1.0}
+        handles.append(_entry(label, marker='o', **style))
     if true_positions is not None:
-        style = {
-            'color': _axes.GREEN,
-            'ms': 6,
-            'mew': 1.3,
-            'ls': 'none',
-            'label': 'true',
-        }
+        style = {'color': _axes.GREEN, 'ms': 6, 'mew': 1.3, 'label': 'true'}
         handles += ax.plot(*true_positions.T, 'x', **style)
     if colorbar and circles is not None:
         _axes.add_colorbar(circles, ax, 'Probability of the detection')
     if np.isnan(image).any():
-        handles.append(
-            _entry('masked', marker='s', ms=9, mfc=_axes.BAD_PIXELS, mec='none')
-        )
+        style = {'ms': 9, 'mfc': _axes.BAD_PIXELS, 'mec': 'none'}
+        handles.append(_entry('masked', marker='s', **style))
     if legend and len(handles) > 1:
         # Above the image, where it hides no source.
-        place = {
-            'loc': 'lower left',
-            'bbox_to_anchor': (0.0, 1.0),
-            'borderaxespad': 0.2,
-        }
+        place = {'loc': 'lower left', 'bbox_to_anchor': (0, 1), 'borderaxespad': 0.2}
         style = {'frameon': False, 'handletextpad': 0.3, 'columnspacing': 1.5}
         ax.legend(handles=handles, ncols=len(handles), **place, **style)
     _axes.label_pixels(ax, wcs)
@@ -208,7 +196,7 @@ def _entry(label, **style):
     return Line2D([], [], ls='none', label=label, **style)
 
 
-def _add_ellipse_collection(ax, positions, axes, angles, **style):
+def _add_ellipses(ax, positions, axes, angles, **style):
     """Draw ellipses in data units."""
     from matplotlib.collections import EllipseCollection
 
@@ -225,15 +213,14 @@ def _add_circles(ax, catalog, positions, radius, cmap):
 
     size = np.full(len(positions), 2.0 * radius)
     shape = (size, size), np.zeros(len(positions))
+    style = {'linewidths': 1.4}
     if not isinstance(catalog, Table) or 'probability' not in catalog.colnames:
-        _add_ellipse_collection(
-            ax, positions, *shape, edgecolors=_axes.BLUE, linewidths=1.4
-        )
+        _add_ellipses(ax, positions, *shape, edgecolors=_axes.BLUE, **style)
         return None, _axes.BLUE
     if cmap is None:
         # Without its yellow end, which is hard to see on a light sky.
         cmap = ListedColormap(colormaps['plasma'](np.linspace(0, 0.8, 256)))
-    circles = _add_ellipse_collection(ax, positions, *shape, cmap=cmap, linewidths=1.4)
+    circles = _add_ellipses(ax, positions, *shape, cmap=cmap, **style)
     probability = _axes.values_of(catalog, 'probability')
     circles.set_array(probability)
     # The scale begins at the threshold, unless rows lie below it, in tenths.
@@ -244,22 +231,20 @@ def _add_circles(ax, catalog, positions, radius, cmap):
     return circles, circles.cmap(1.0)
 
 
-def _add_ellipses(ax, catalog, positions, scale):
+def _add_errors(ax, catalog, positions, scale):
     """Draw magnified 1 sigma ellipses of the positions."""
-    if not isinstance(catalog, Table) or not {'x_err', 'y_err'} <= set(
-        catalog.colnames
-    ):
+    names = catalog.colnames if isinstance(catalog, Table) else ()
+    if not {'x_err', 'y_err'} <= set(names):
         msg = 'error_scale needs a catalog with the columns x_err and y_err'
         raise ValueError(msg)
     x_err, y_err = _axes.values_of(catalog, 'x_err'), _axes.values_of(catalog, 'y_err')
-    has_cov = 'x_y_cov' in catalog.colnames
-    cov = _axes.values_of(catalog, 'x_y_cov') if has_cov else np.zeros(len(x_err))
+    cov = _axes.values_of(catalog, 'x_y_cov') if 'x_y_cov' in names else 0 * x_err
     half_sum, half_diff = (x_err**2 + y_err**2) / 2, (x_err**2 - y_err**2) / 2
     root = np.hypot(half_diff, cov) * np.array([[1], [-1]])
     axes = 2 * scale * np.sqrt(np.maximum(half_sum + root, 0))
     angles = np.rad2deg(np.arctan2(cov, half_diff) / 2)
     style = {'edgecolors': _axes.SKY_BLUE, 'linewidths': 1.1}
-    _add_ellipse_collection(ax, positions, axes, angles, **style)
+    _add_ellipses(ax, positions, axes, angles, **style)
 
 
 def plot_probability_map(
