@@ -84,15 +84,12 @@ class Completeness:
         what = f'{len(self.sources)} sources injected, encoder {self.encoder!r}'
         lines = [f'<Completeness: {what}, p > {self.threshold:g}>']
         name = 'mag_limit' if 'mag_limit' in self.limits.colnames else 'flux_limit'
-        limit = u.Quantity(self.limits[name])
-        error = u.Quantity(self.limits[f'{name}_err']).value
-        unit = f' {limit.unit}' if str(limit.unit) else ''
-        for row, value, err in zip(self.limits, limit.value, error, strict=True):
-            text = 'not within the injected range'
-            if np.isfinite(value):
-                text = f'at {value:.4g} +- {err:.2g}{unit}'
+        for row in self.limits:
+            limit, error = (u.Quantity(row[key]) for key in (name, f'{name}_err'))
+            text = f' at {limit.value:.4g} +- {error.value:.2g} {limit.unit}'.rstrip()
+            text = text if np.isfinite(limit) else ': not within the injected range'
             share = f'{100 * row["recall"]:.0f} % of the {_PLURALS[row["type"]]}'
-            lines.append(f'- {share}{" " if np.isfinite(value) else ": "}{text}')
+            lines.append(f'- {share}{text}')
         return '\n'.join(lines)
 
     def plot(self, *, ax=None, **kwargs):

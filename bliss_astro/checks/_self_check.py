@@ -6,9 +6,7 @@ The quick sibling of ``catalog.check``, which every detection can afford: one
 image of the rows' medians, one matched filter, one pass over blocks.
 """
 
-import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -78,33 +76,6 @@ _TOUCHING = np.ones((3, 3))
 _SPOILED = CatalogFlag.NEAR_MASKED | CatalogFlag.SATURATED | CatalogFlag.BLENDED
 
 
-@dataclass
-class _Scene:
-    """Model of the rows and residuals, in units of the sky's noise."""
-
-    model: np.ndarray
-    residuals: Residuals
-    fwhm: float
-    places: np.ndarray
-
-    @classmethod
-    def of(cls, exposure, catalog):
-        fwhm = float(central_psf(exposure).fwhm)
-        sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
-        # In units of the noise any image fits into single precision.
-        unit = float(np.median(exposure.bkg_error))
-        sources = dataclasses.replace(sources, flux=sources.flux / unit)
-        # The far wings beyond a stamp's other side are 0.01 of the noise.
-        renderer = ModelRenderer(exposure, accuracy=RenderingAccuracy(period=1.0))
-        model = np.asarray(renderer(sources), dtype=np.float32)
-        # With the photons of sources that the catalogue lacks.
-        smoothing = {'unit': unit, 'smoothing': fwhm / FWHM_PER_SIGMA}
-        residuals = Residuals.of(exposure, model, input_kernel(exposure), **smoothing)
-        residuals = residuals.keep(~around_saturated(exposure.saturated, fwhm))
-        places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
-        return cls(model, residuals, fwhm, places)
-
-
 def self_check(exposure, catalog, *, cosmic_rays=None):
     """
     Search the residual of a catalogue for what its rows do not explain.
@@ -124,18 +95,17 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         bright rows, ``ratio`` of their light over that of the image in
         apertures, its ``error``), ``passed`` and ``text``.
     """
-    scene = _Scene.of(exposure, catalog)
-    residuals = scene.residuals
-    ratio, good = residuals.ratio, residuals.good
+    fwhm = float(central_psf(exposure).fwhm)
+    model, residuals = _subtract(exposure, catalog, fwhm)
+    ratio, good, kernel = residuals.ratio, residuals.good, residuals.kernel
     blocks, bad, scale = _blocks(residuals)
     if _matter(blocks):
-        lit = scene.model > residuals.error
-        blocks['cause'] = explain_residual(
-            ratio, good, residuals.kernel, where=bad, lit=lit
-        )
-    matched = MatchedFilter(residuals, scene.fwhm / FWHM_PER_SIGMA, scale)
-    left, own = matched(ratio * residuals.error), matched(scene.model)
-    at = nearest_pixel(*scene.places.T, ratio.shape)
+        lit = model > residuals.error
+        blocks['cause'] = explain_residual(ratio, good, kernel, where=bad, lit=lit)
+    matched = MatchedFilter(residuals, fwhm / FWHM_PER_SIGMA, scale)
+    left, own = matched(ratio * residuals.error), matched(model)
+    places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
+    at = nearest_pixel(*places.T, ratio.shape)
     snr, seen = ((left + own) / matched.error)[at], matched.seen[at]
     rays = np.zeros((1, 1)) if cosmic_rays is None else cosmic_rays
     levels = sky_levels(ratio, good)[0]
@@ -144,15 +114,30 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         sky = {'level': float(np.median(levels)), 'spread': half_width(levels)}
     result = {
         'cosmic_rays': {'n': int(label(rays, structure=_TOUCHING)[1])},
-        'peaks': _peaks(scene, matched, left, own),
-        'empty_rows': _empty_rows(catalog, snr, seen, scene.places),
+        'peaks': _peaks(model, matched, left, own, places, fwhm),
+        'empty_rows': _empty_rows(catalog, snr, seen, places),
         'blocks': blocks,
         'sky': sky,
-        'flux': _flux_ratio(scene, catalog, snr),
+        'flux': _flux_ratio(model, residuals, catalog, places, snr, fwhm),
     }
     n_bright = int(np.count_nonzero(snr > _PEAK_SIGMAS))
     faults = list(_faults(result, n_bright, len(catalog)))
     return result | {'passed': not faults, 'text': '; '.join(faults)}
+
+
+def _subtract(exposure, catalog, fwhm):
+    """Model of the rows and `Residuals`, in units of the sky's noise."""
+    sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
+    # In units of the noise any image fits into single precision.
+    unit = float(np.median(exposure.bkg_error))
+    sources.flux = sources.flux / unit
+    # The far wings beyond a stamp's other side are 0.01 of the noise.
+    renderer = ModelRenderer(exposure, accuracy=RenderingAccuracy(period=1.0))
+    model = np.asarray(renderer(sources), dtype=np.float32)
+    # With the photons of sources that the catalogue lacks.
+    smoothing = {'unit': unit, 'smoothing': fwhm / FWHM_PER_SIGMA}
+    residuals = Residuals.of(exposure, model, input_kernel(exposure), **smoothing)
+    return model, residuals.keep(~around_saturated(exposure.saturated, fwhm))
 
 
 def around_saturated(saturated, fwhm):
@@ -185,16 +170,9 @@ def _blocks(residuals):
     middle = float(np.median(scatter[known]))
     bad = known & ((scatter < _SCATTER[0]) | (scatter > _SCATTER[1]))
     worst = np.argmax(np.where(known, np.abs(np.log(np.maximum(scatter, 1e-3))), -1))
-    place = np.add(divmod(int(worst), grid[1]), 0.5)
-    y, x = place * residuals.shape / grid
-    result = {
-        'n': int(known.sum()),
-        'n_bad': int(bad.sum()),
-        'scatter': middle,
-        'worst': float(scatter[worst]),
-        'x': float(x),
-        'y': float(y),
-    }
+    y, x = np.add(divmod(int(worst), grid[1]), 0.5) * residuals.shape / grid
+    result = {'n': int(known.sum()), 'n_bad': int(bad.sum()), 'scatter': middle}
+    result |= {'worst': float(scatter[worst]), 'x': float(x), 'y': float(y)}
     # Significances are in units of the noise that there is.
     scale = np.where(known, scatter, middle).clip(1, None).astype(np.float32)
     return result, bad[labels], scale[labels]
@@ -204,10 +182,9 @@ def _matter(blocks):
     return blocks['n_bad'] > max(1, _BLOCK_SHARE * blocks['n'])
 
 
-def _peaks(scene, matched, left, own):
+def _peaks(model, matched, left, own, places, fwhm):
     """Peaks of the residual that no row is near to."""
-    fwhm, places = scene.fwhm, scene.places
-    allowed = _MODEL_ERROR * np.maximum(own, 0) + _halo(scene.model, fwhm)
+    allowed = _MODEL_ERROR * np.maximum(own, 0) + _halo(model, fwhm)
     snr = np.where(matched.seen, (left - allowed) / matched.error, 0)
     border = math.ceil(fwhm)
     snr[:border] = snr[-border:] = snr[:, :border] = snr[:, -border:] = 0
@@ -253,25 +230,24 @@ def _empty_rows(catalog, snr, seen, places):
     return result
 
 
-def _flux_ratio(scene, catalog, snr):
+def _flux_ratio(model, residuals, catalog, places, snr, fwhm):
     """Light of the model over that of the image, in apertures on bright rows."""
-    radius, places = _APERTURE * scene.fwhm, scene.places
-    ends = np.array(scene.model.shape[::-1]) - 1 - radius
+    radius = _APERTURE * fwhm
+    ends = np.array(model.shape[::-1]) - 1 - radius
     use = (snr > _BRIGHT_SNR) & (np.asarray(catalog['flags']) & int(_SPOILED) == 0)
     index = np.flatnonzero(use & ((places > radius) & (places < ends)).all(1))
-    near = cKDTree(places).query_ball_point(places[index], _ALONE * scene.fwhm)
+    near = cKDTree(places).query_ball_point(places[index], _ALONE * fwhm)
     # Those with none of a tenth of their light around them.
     index = [
         k
         for k, rows in zip(index, near, strict=True)
         if np.count_nonzero(snr[rows] > _RIVAL * snr[k]) == 1
     ]
-    residuals = scene.residuals
     x, y = places[index[: _ROWS[1]]].T
     stamps = Stamps(residuals, x, y, math.ceil(_ANNULUS * radius))
     apart, good = torch.hypot(stamps.dx, stamps.dy).numpy(), stamps.use
     inside = apart <= radius
-    light = (scene.model[stamps.at] * inside).sum((1, 2), dtype=float)
+    light = (model[stamps.at] * inside).sum((1, 2), dtype=float)
     left = (residuals.ratio * residuals.error)[stamps.at].astype(float)
     # What is left around belongs to no row.
     ring = good & ~inside & (apart <= _ANNULUS * radius)
@@ -297,15 +273,13 @@ def _faults(result, n_bright, n_rows):
         yield (f'{n_rays} cosmic rays or hot pixels, sharper than the PSF, are masked')
     if peaks['n'] > max(_PEAKS_MIN, _PEAK_SHARE * n_bright):
         where = f'({peaks["x"]:.0f}, {peaks["y"]:.0f})'
-        text = f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, '
+        which = f'the brightest at {where}'
         if peaks['n_around'] > _CLUSTER_SHARE * peaks['n']:
-            text += (
+            which = (
                 f'most of them around {where} (a saturated star or a large galaxy? '
                 'give saturation or mask)'
             )
-        else:
-            text += f'the brightest at {where}'
-        yield text
+        yield f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, {which}'
     if empty['n'] > max(_EMPTY_MIN, _EMPTY_SHARE * empty['n_sure']):
         yield (
             f'{empty["n"]} of {empty["n_sure"]} rows of probability above {_CERTAIN:g} '
