@@ -204,22 +204,18 @@ def _rows_of_images(index, n_images):
 def strip_unit(values, name, *, like=None):
     """Return floats (NaN where masked) and their unit; convert to the unit ``like``."""
     unit = getattr(values, 'unit', None)
-    if like is not None:
-        if unit is None:
-            msg = f'{name} has no unit, but it must be convertible to {like}'
-            raise u.UnitConversionError(msg)
-        try:
-            values, unit = u.Quantity(values).to(like), like
-        except u.UnitConversionError:
-            msg = f'{name} has the unit {unit}, which cannot be converted to {like}'
-            raise u.UnitConversionError(msg) from None
+    if like is not None and unit is None:
+        msg = f'{name} has no unit, but it must be convertible to {like}'
+        raise u.UnitConversionError(msg)
     values = getattr(values, 'value', values)
-    if hasattr(values, 'unmasked'):  # astropy.utils.masked
-        values = np.ma.array(values.unmasked, mask=values.mask)
-    if isinstance(values, np.ma.MaskedArray):
+    if hasattr(values, 'filled'):  # masked, by numpy or by astropy
         values = values.astype(float).filled(np.nan)
     try:
-        return np.asarray(values, dtype=float), unit
+        values = np.asarray(values, dtype=float)
+        return (values, unit) if like is None else (unit.to(like, values), like)
+    except u.UnitConversionError:
+        msg = f'{name} has the unit {unit}, which cannot be converted to {like}'
+        raise u.UnitConversionError(msg) from None
     except (TypeError, ValueError):
         msg = f'{name} must be numeric, got {values!r:.60}'
         raise TypeError(msg) from None

@@ -5,28 +5,43 @@ Accuracy of rendered galaxies, and checks of what can be rendered.
 
 import dataclasses
 import math
-import numbers
 
 import numpy as np
 import torch
 
+from bliss_astro._arguments import check_ranges
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
 # Periods of up to 2**8 times that of the finest level.
 _MAX_LEVELS = 8
-# Largest values of parameters that are integers.
-_MAX_WHOLE = {'max_folds': 6, 'psf_bits': 10}
 
-# Ranges of the numbers of a galaxy, in words and as a test.
-_ALLOWED = {
+# Ranges in words and as a test: of parameters, and of arrays of a galaxy's numbers.
+_POWERS = [2**k for k in range(4, 31)]
+_POSITIVE = ('finite and positive', lambda v: (v > 0) & (v < math.inf))
+_RATIO = ('in (0, 1]', lambda v: (v > 0) & (v <= 1))
+_RANGES = {
+    'sizes': (
+        'ascending powers of two from 16',
+        lambda v: len(v) > 0 and list(v) == [side for side in _POWERS if side in v],
+    ),
+    'disk_extent': _POSITIVE,
+    'bulge_extent': _POSITIVE,
+    'psf_extent': _POSITIVE,
+    'period': _POSITIVE,
+    'sharpness': ('in [1e-12, 1)', lambda v: 1e-12 <= v < 1),
+    'aliasing': ('in [1e-12, 1)', lambda v: 1e-12 <= v < 1),
+    'max_folds': ('an integer from 1 to 6', range(1, 7).__contains__),
+    'psf_bits': ('an integer from 1 to 10', range(1, 11).__contains__),
+}
+_GALAXY_RANGES = {
     'disk_fraction': ('in [0, 1]', lambda v: (v >= 0) & (v <= 1)),
     'angle': ('finite', np.isfinite),
-    'disk_axis_ratio': ('in (0, 1]', lambda v: (v > 0) & (v <= 1)),
-    'bulge_axis_ratio': ('in (0, 1]', lambda v: (v > 0) & (v <= 1)),
-    'disk_radius': ('finite and > 0', lambda v: np.isfinite(v) & (v > 0)),
-    'bulge_radius': ('finite and > 0', lambda v: np.isfinite(v) & (v > 0)),
+    'disk_axis_ratio': _RATIO,
+    'bulge_axis_ratio': _RATIO,
+    'disk_radius': _POSITIVE,
+    'bulge_radius': _POSITIVE,
 }
 
 
@@ -96,27 +111,10 @@ class RenderingAccuracy:
     psf_bits: int = 5
 
     def __post_init__(self):
-        sizes = tuple(self.sizes)
-        good = all(
-            isinstance(s, numbers.Integral) and s >= 16 and s & (s - 1) == 0
-            for s in sizes
-        )
-        if not (sizes and good and list(sizes) == sorted(set(sizes))):
-            msg = f'sizes must be ascending powers of two from 16, got {self.sizes!r}'
-            raise ValueError(msg)
-        object.__setattr__(self, 'sizes', tuple(int(s) for s in sizes))
-        for name, value in list(vars(self).items())[1:]:
-            if name in _MAX_WHOLE:
-                good = isinstance(value, numbers.Integral) and value >= 1
-                good, words = good and value <= _MAX_WHOLE[name], 'an integer from 1'
-                words = f'{words} to {_MAX_WHOLE[name]}'
-            elif name in ('sharpness', 'aliasing'):
-                good, words = 1e-12 <= value < 1, 'in [1e-12, 1)'
-            else:
-                good, words = 0 < value < math.inf, 'finite and positive'
-            if not good:
-                msg = f'{name} must be {words}, got {value!r}'
-                raise ValueError(msg)
+        check_ranges(vars(self), _RANGES)
+        object.__setattr__(self, 'sizes', tuple(map(int, self.sizes)))
+        for name in ('max_folds', 'psf_bits'):
+            object.__setattr__(self, name, int(getattr(self, name)))
 
     @classmethod
     def training(cls):
@@ -238,11 +236,10 @@ def check_galaxies(galaxy, *, psf=None, accuracy=None):
         )
         raise ValueError(msg)
     for k, name in enumerate(GALAXY_SHAPE_NAMES):
-        allowed, test = _ALLOWED[name]
-        bad = ~test(galaxy[..., k])
+        words, is_allowed = _GALAXY_RANGES[name]
+        bad = ~is_allowed(galaxy[..., k])
         if np.any(bad):
-            value = galaxy[..., k][bad].flat[0]
-            msg = f'{name} must be {allowed}, got {value:g}'
+            msg = f'{name} must be {words}, got {galaxy[..., k][bad].flat[0]:g}'
             raise ValueError(msg)
     if psf is not None:
         _check_fits(galaxy, psf, RenderingAccuracy() if accuracy is None else accuracy)

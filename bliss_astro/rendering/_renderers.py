@@ -304,13 +304,12 @@ def _square(x, y, size):
 
 def _check_sources(x, y, flux, shape, galaxy, **options):
     """Sources as float arrays of one length, and the shape of the image."""
-    columns = {}
-    for name, values in (('x', x), ('y', y), ('flux', flux)):
-        values = np.atleast_1d(np.asarray(values, dtype=float))
+    columns = {'x': x, 'y': y, 'flux': flux}
+    for name, values in columns.items():
+        columns[name] = values = np.atleast_1d(np.asarray(values, dtype=float))
         if values.ndim != 1 or not np.all(np.isfinite(values)):
             msg = f'{name} must be a list of finite numbers; got {values!r}'
             raise ValueError(msg)
-        columns[name] = values
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1:
         msg = f'x, y and flux must have the same length; got {lengths}'
@@ -319,13 +318,12 @@ def _check_sources(x, y, flux, shape, galaxy, **options):
     if galaxy is not None:
         galaxy = np.reshape(galaxy, (n, -1 if n else 6))
         columns.append(check_galaxies(galaxy, **options))
-    shape = tuple(shape)
     if len(shape) != 2:
         msg = f'shape must be (ny, nx); got {shape!r}'
         raise ValueError(msg)
     for size in shape:
         _check_positive_integer('shape', size)
-    return columns, tuple(int(size) for size in shape)
+    return columns, tuple(map(int, shape))
 
 
 def _check_positive_integer(name, value):

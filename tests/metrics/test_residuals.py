@@ -7,6 +7,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.stats import mad_std
+from astropy.table import MaskedColumn
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.metrics import (
@@ -66,6 +67,10 @@ class TestResiduals:
         with_unit = pulls([3] * u.Jy, [1] * u.Jy, estimated_err=[1000] * u.mJy)
         assert_allclose(with_unit, [2])
         assert np.isnan(pulls([1.0], [1.0], estimated_err=0.0)).all()
+        # A masked value has no pull, whatever the units.
+        masked = MaskedColumn([3, 3], mask=[False, True], unit='mJy')
+        result = pulls([3, 3] * u.Jy, [1, 1] * u.Jy, estimated_err=masked)
+        assert_allclose(result, [2000 / 3, np.nan])
         with pytest.raises(ValueError, match='estimated_err has the shape'):
             pulls([1.0, 2.0], [1.0, 2.0], estimated_err=[1.0])
 

@@ -223,7 +223,7 @@ def test_repr_round_trip(renderer):
         (1, np.nan, 'angle must be finite'),
         (2, 0.0, r'disk_axis_ratio must be in \(0, 1\], got 0'),
         (3, 1.5, 'bulge_axis_ratio'),
-        (4, 0.0, 'disk_radius must be finite and > 0, got 0'),
+        (4, 0.0, 'disk_radius must be finite and positive, got 0'),
         (5, -2.0, 'bulge_radius'),
         (5, np.inf, 'bulge_radius'),
     ],

@@ -171,10 +171,10 @@ def name_band(source):
     return '' if named is None else named['band'] or named['band_too'] or ''
 
 
-def read_table(hdus, number, needed, source, parameter, kind):
-    """Return the table of an HDU after checking its columns and rows."""
+def read_columns(hdus, number, names, source, kind):
+    """Return columns of the table of an HDU as floats, after checking them and rows."""
     columns = getattr(hdus[number], 'columns', None) if len(hdus) > number else None
-    missing = sorted(set(needed) - set(columns.names)) if columns is not None else []
+    missing = sorted({*names} - {*map(str.lower, columns.names)}) if columns else []
     expected, found = f'an SDSS {kind} file', None
     if columns is None:
         found = f'HDU {number} is not a table'
@@ -183,8 +183,9 @@ def read_table(hdus, number, needed, source, parameter, kind):
     elif len(hdus[number].data) == 0:
         expected, found = f'{expected} with rows', 'it has none'
     if found:
-        raise wrong_type(source, parameter, expected, found)
-    return hdus[number].data
+        raise wrong_type(source, kind.lower(), expected, found)
+    table = hdus[number].data
+    return {name: np.array(table[name], dtype=float) for name in names}
 
 
 class FieldMask(Record):

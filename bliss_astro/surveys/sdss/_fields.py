@@ -16,7 +16,7 @@ from ._camera import (
     band_index,
     default_psf_parameters,
     field_numbers,
-    read_table,
+    read_columns,
 )
 
 # Columns of the analytic PSF in the files, and those that every file has.
@@ -84,9 +84,9 @@ class TsField(Record):
         others = ('aa', 'kk', 'airmass', 'saturation_level', 'sky', 'field')
         names = (*_CCD_COLUMNS, *others)
         with open_fits(tsfield, 'tsfield') as hdus:
-            table = read_table(hdus, 1, names, tsfield, 'tsfield', 'tsField')
-            header, record = hdus[0].header, table[0]
-            values = {name: np.array(record[name], dtype=float) for name in names}
+            header = hdus[0].header
+            columns = read_columns(hdus, 1, names, tsfield, 'tsField')
+            values = {name: column[0] for name, column in columns.items()}
             field = cls(
                 **field_numbers(header, tsfield, field=int(values.pop('field'))),
                 **values,
@@ -188,19 +188,15 @@ class PhotoField(Record):
         plain = (*_CCD_COLUMNS, 'saturation_level', 'airmass', *PSF_COLUMNS)
         numbers = ('run', 'camcol', 'field')
         others = ('sky', 'pixscale', 'nmgypercount')
-        needed = [name.upper() for name in (*plain, *numbers, *others)]
+        names = (*plain, *numbers, *others)
         with open_fits(photofield, 'photofield') as hdus:
-            table = read_table(hdus, 1, needed, photofield, 'photofield', 'photoField')
-            values = {
-                name: np.array(table[name.upper()], dtype=float)
-                for name in (*plain, *others)
-            }
+            values = read_columns(hdus, 1, names, photofield, 'photoField')
             sky_nmgy = values.pop('sky') * values.pop('pixscale') ** 2
             scale = values.pop('nmgypercount')
             with np.errstate(divide='ignore', invalid='ignore'):
                 sky = np.where(scale > 0, sky_nmgy / scale, np.nan)
             return cls(
-                **{name: np.array(table[name.upper()], dtype=int) for name in numbers},
+                **{name: values.pop(name).astype(int) for name in numbers},
                 **values,
                 sky=sky,
                 sky_nmgy=sky_nmgy,
@@ -301,23 +297,22 @@ class PsField(Record):
         OSError, ValueError
             If the file is absent, damaged, or no SDSS ``psField`` file.
         """
-        names = ('sky', *_CCD_COLUMNS, *PSF_COLUMNS)
-        needed = (*names, 'status', 'psp_status', 'field')
+        whole = ('status', 'psp_status', 'field')
+        names = ('sky', *_CCD_COLUMNS, *PSF_COLUMNS, *whole)
         with open_fits(psfield, 'psfield') as hdus:
-            record = read_table(hdus, 6, needed, psfield, 'psfield', 'psField')[0]
-            values = {
-                name: np.array(record[name], dtype=float).reshape(5) for name in names
-            }
+            columns = read_columns(hdus, 6, names, psfield, 'psField')
+            values = {name: column[0] for name, column in columns.items()}
+            status, worst, field = (values.pop(name).astype(int) for name in whole)
             bases = {
                 band: _read_basis(hdu.data, psfield, band)
                 for band, hdu in zip(BANDS, hdus[1:6], strict=True)
             }
             return cls(
-                **field_numbers(hdus[0].header, psfield, field=int(record['field'])),
+                **field_numbers(hdus[0].header, psfield, field=field),
                 **values,
                 kl={band: basis for band, basis in bases.items() if basis is not None},
-                status=np.array(record['status'], dtype=int),
-                psp_status=int(record['psp_status']),
+                status=status,
+                psp_status=int(worst),
                 is_default=default_psf_parameters(values),
                 file=file_name(psfield),
             )
