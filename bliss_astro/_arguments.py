@@ -90,6 +90,12 @@ def must(name, allowed, got):
     return f'{name} must {allowed}; got {got}.'
 
 
+def require(sound, name, allowed, got):
+    """Raise a ValueError unless an argument is as it must be."""
+    if not sound:
+        raise ValueError(must(name, allowed, got))
+
+
 def first_wrong(values, sound):
     """
     Name the first value that is not sound.

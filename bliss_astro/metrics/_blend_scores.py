@@ -6,6 +6,7 @@ Scores of detections in blends, by SNR and blendedness.
 import numpy as np
 from scipy.ndimage import median
 
+from bliss_astro._arguments import require
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._inputs import (
@@ -293,9 +294,7 @@ def measure_ellipticity(images):
     import galsim
 
     images = np.array([np.asarray(image, dtype=float) for image in images])
-    if images.ndim != 3:
-        msg = f'images must have the shape (S, ny, nx), got {images.shape}'
-        raise ValueError(msg)
+    require(images.ndim == 3, 'images', 'have the shape (S, ny, nx)', images.shape)
     result = np.full((2, len(images)), np.nan)
     for k, image in enumerate(images):
         if not np.isfinite(image).all() or image.max() <= 0:

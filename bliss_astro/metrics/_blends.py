@@ -9,6 +9,7 @@ import torch
 from astropy.table import QTable
 from scipy.special import expit, logit
 
+from bliss_astro._arguments import require
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
 from bliss_astro.rendering._scene import render_alone
@@ -49,9 +50,8 @@ _STAR = _GALAXY[:3]
 def _as_images(images):
     """Return images; tensors stay tensors, and anything else becomes an array."""
     images = images if torch.is_tensor(images) else np.asarray(images, dtype=float)
-    if images.ndim != 3:
-        msg = f'images must have the shape (S, ny, nx), got {tuple(images.shape)}'
-        raise ValueError(msg)
+    shape = tuple(images.shape)
+    require(len(shape) == 3, 'images', 'have the shape (S, ny, nx)', shape)
     return images
 
 
@@ -64,9 +64,8 @@ def source_snr(images, background):
     position and shape. Negative pixels (of renderers) have no noise of their own.
     """
     images = _as_images(images)
-    if not (np.asarray(background) > 0).all():
-        msg = f'background must be positive, got {background!r}'
-        raise ValueError(msg)
+    positive = (np.asarray(background) > 0).all()
+    require(positive, 'background', 'be positive', background)
     terms = images**2 / (images.clip(0) + background)
     return terms.sum(axis=(1, 2)) ** 0.5
 
@@ -160,9 +159,7 @@ def scene_truth(scenes, *, index=None):
     """
     n = len(scenes)
     index = np.arange(n) if index is None else np.asarray(index)
-    if index.shape != (n,):
-        msg = f'index must have the shape ({n},), got {index.shape}'
-        raise ValueError(msg)
+    require(index.shape == (n,), 'index', f'have the shape ({n},)', index.shape)
     scene, place = torch.nonzero(scenes.flux > 0, as_tuple=True)
     snr, blended = _render_alone(scenes, scene, place)
 
@@ -312,18 +309,12 @@ def ellipticity_bound(
     sides = dict(zip('yx', size, strict=True))
     known = {name: width * sides.get(name, 1) for name, width in _WIDTHS.items()}
     widths = known | (widths or {})
-    if len(widths) > len(known) or not min(widths.values()) > 0:
-        msg = f'widths must be positive numbers of {list(known)}, got {widths}'
-        raise ValueError(msg)
-    if not (np.isfinite(bkg_error) and bkg_error > 0 and effective_gain > 0):
-        msg = (
-            'bkg_error and effective_gain must be positive, got '
-            f'{bkg_error} and {effective_gain}'
-        )
-        raise ValueError(msg)
-    if not (0 <= source < len(rows) and is_galaxy[source] and rows[source, 2] > 0):
-        msg = f'source must be the number of a galaxy of positive flux, got {source}'
-        raise ValueError(msg)
+    sound = len(widths) == len(known) and min(widths.values()) > 0
+    require(sound, 'widths', f'be positive numbers of {list(known)}', widths)
+    require(0 < bkg_error < np.inf, 'bkg_error', 'be positive', bkg_error)
+    require(effective_gain > 0, 'effective_gain', 'be positive', effective_gain)
+    sound = 0 <= source < len(rows) and is_galaxy[source] and rows[source, 2] > 0
+    require(sound, 'source', 'be the number of a galaxy of positive flux', source)
     light, slopes, names, owner = _derivatives(psf, rows, is_galaxy, size)
     variance = bkg_error**2 + light.clip(0) / effective_gain
     scaled = (slopes / np.sqrt(variance)).reshape(len(slopes), -1)
@@ -346,9 +337,8 @@ def _parse(psf, x, y, flux, is_galaxy, galaxy):
     n = len(values['x'])
     shapes = {'psf': (8,), 'galaxy': (n, 6)} | dict.fromkeys(columns, (n,))
     for name, shape in shapes.items():
-        if values[name].shape != shape:
-            msg = f'{name} must have the shape {shape}, got {values[name].shape}'
-            raise ValueError(msg)
+        own = values[name].shape
+        require(own == shape, name, f'have the shape {shape}', own)
     rows = np.column_stack([values[name] for name in ('x', 'y', 'flux', 'galaxy')])
     return values['psf'], rows, values['is_galaxy'] > 0
 

@@ -6,9 +6,9 @@ Optimal signal-to-noise ratio and Cramer-Rao bounds of an isolated point source.
 import astropy.units as u
 import numpy as np
 
-from bliss_astro._arguments import first_wrong
+from bliss_astro._arguments import first_wrong, require
 
-from ._inputs import check_maps, make_table, strip_unit, unit_psf
+from ._inputs import check_maps, check_values, make_table, strip_unit, unit_psf
 
 _STEP = 1e-3  # px, of the numerical derivatives; their error is of order step^4
 
@@ -188,34 +188,26 @@ def _parse_flux(flux, bkg_error):
     if unit is None and getattr(bkg_error, 'unit', None) is not None:
         msg = 'bkg_error has a unit, but flux has none'
         raise u.UnitConversionError(msg)
-    if not (np.isfinite(flux).all() and (flux >= 0).all()):
-        msg = f'flux must be finite and not negative, got {flux}'
-        raise ValueError(msg)
+    check_values(flux, 'flux', (0, np.inf), finite=True)
     return flux, unit
 
 
 def _parse_scene(psf, unit, bkg_error, gain, position, shape, correlation, mask):
     """Return the quantities of the pixels."""
     shape = tuple(int(n) for n in shape)
-    if len(shape) != 2 or min(shape) < 3:
-        msg = f'shape must be two integers of at least 3, got {shape}'
-        raise ValueError(msg)
+    sound = len(shape) == 2 and min(shape) >= 3
+    require(sound, 'shape', 'be two integers of at least 3', shape)
     bkg_error, _ = strip_unit(bkg_error, 'bkg_error', like=unit)
     sound = np.isfinite(bkg_error) & (bkg_error > 0)
-    if not sound.all():
-        wrong = first_wrong(bkg_error, sound)
-        msg = f'bkg_error must be positive and finite, got {wrong}'
-        raise ValueError(msg)
+    wrong = first_wrong(bkg_error, sound)
+    require(sound.all(), 'bkg_error', 'be positive and finite', wrong)
     gain = _parse_gain(gain, unit)
     mask = np.asarray(False if mask is None else mask, dtype=bool)
     check_maps(shape, bkg_error=bkg_error, effective_gain=gain, mask=mask)
     correlation = tuple(correlation)
-    if len(correlation) != 2 or not all(abs(c) < 0.5 for c in correlation):
-        msg = (
-            'noise_correlation must be two numbers between -0.5 and 0.5 (exclusive), '
-            f'got {correlation}'
-        )
-        raise ValueError(msg)
+    sound = len(correlation) == 2 and all(abs(c) < 0.5 for c in correlation)
+    allowed = 'be two numbers between -0.5 and 0.5 (exclusive)'
+    require(sound, 'noise_correlation', allowed, correlation)
     if any(correlation) and mask.any():
         msg = 'mask cannot be combined with noise_correlation'
         raise ValueError(msg)
@@ -244,9 +236,8 @@ def _parse_gain(gain, unit):
             raise u.UnitConversionError(msg)
         gain = gain.to_value(known[0] / flux_unit)
     gain = np.asarray(np.inf if gain is None else gain, dtype=float)
-    if not (gain > 0).all():
-        msg = f'effective_gain must be positive, got {first_wrong(gain, gain > 0)}'
-        raise ValueError(msg)
+    wrong = first_wrong(gain, gain > 0)
+    require((gain > 0).all(), 'effective_gain', 'be positive', wrong)
     return gain
 
 

@@ -6,6 +6,8 @@ Coverage of intervals, reliability of probabilities, and sharpness of posteriors
 import numpy as np
 from scipy.special import expit, logit, ndtr
 
+from bliss_astro._arguments import require
+
 from ._inputs import (
     EVERYTHING,
     as_booleans,
@@ -79,9 +81,8 @@ def interval_coverage(
     truth = as_vector(truth, 'truth', **options)
     lower = as_vector(lower, 'lower', like=('truth', truth), **options)
     upper = as_vector(upper, 'upper', like=('truth', truth), **options)
-    if (lower > upper).any():
-        msg = f'lower must not exceed upper, got {(lower > upper).sum()} such rows'
-        raise ValueError(msg)
+    n_wrong = (lower > upper).sum()
+    require(not n_wrong, 'lower', 'not exceed upper', f'{n_wrong} rows where it does')
     level = np.nan if level is None else check_fraction(level, 'level')
     hits = ((lower <= truth) & (truth <= upper))[:, np.newaxis]
     return _coverage(hits, np.array([level]), groups, confidence)
@@ -363,9 +364,7 @@ def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=N
         unit = getattr(bound, 'unit', None)
         bound = as_vector(bound, 'bound', like=like, finite=True)
         like = ('bound', bound)
-        if not (bound > 0).all():
-            msg = f'bound must be positive, got {bound.min()}'
-            raise ValueError(msg)
+        require((bound > 0).all(), 'bound', 'be positive', bound.min(initial=1))
     given = (('width', 'width', width), ('scatter', 'residuals', residuals))
     for key, name, own in given:
         if own is None:

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.polynomial import legendre
 from scipy.special import logsumexp
 
-from ._inputs import check_maps, unit_psf
+from bliss_astro._arguments import require
+
+from ._inputs import check_maps, check_values, unit_psf
 
 # Side in pixels of the first cells of position, and how often they are halved.
 _FIRST_CELL, _MAX_HALVINGS = 0.5, 8
@@ -124,9 +126,7 @@ class ExactStarPosterior:
         mask=None,
     ):
         scene = _parse_scene(data, psf, background, bkg_error, effective_gain, mask)
-        if not prior.density > 0:
-            msg = f'prior must have a positive density, got {prior.density}'
-            raise ValueError(msg)
+        require(prior.density > 0, 'prior', 'have a positive density', prior.density)
         region = _parse_region(region, np.shape(data))
         expected = prior.density * (region[1] - region[0]) * (region[3] - region[2])
         x, y, sides, flux, log_weight = _integrate(scene, prior, region)
@@ -162,9 +162,7 @@ class ExactStarPosterior:
             In the unit of the image.
         """
         q = np.asarray(q, dtype=float)
-        if not ((q >= 0) & (q <= 1)).all():
-            msg = f'q must be between 0 and 1, got {q}'
-            raise ValueError(msg)
+        check_values(q, 'q', (0, 1))
         flux, below = self._cdf
         return np.interp(q, below, flux)[()]
 
@@ -211,28 +209,19 @@ class ExactStarPosterior:
 def _parse_scene(data, psf, background, bkg_error, gain, mask):
     """Return the good pixels without background, and what makes a star on them."""
     data = np.asarray(data, dtype=float)
-    if data.ndim != 2:
-        msg = f'data must be two-dimensional, got shape {data.shape}'
-        raise ValueError(msg)
+    require(data.ndim == 2, 'data', 'be two-dimensional', f'shape {data.shape}')
     background, bkg_error = (np.asarray(v, float) for v in (background, bkg_error))
     mask = np.asarray(False if mask is None else mask, dtype=bool)
     check_maps(data.shape, background=background, bkg_error=bkg_error, mask=mask)
     good = ~np.broadcast_to(mask, data.shape)
-    if not good.any():
-        msg = 'mask must leave some pixels'
-        raise ValueError(msg)
+    require(good.any(), 'mask', 'leave some pixels', 'none that is good')
     residual = (data - background)[good]
     variance = np.broadcast_to(bkg_error**2, data.shape)[good]
     sound = np.isfinite(residual) & np.isfinite(variance) & (variance > 0)
-    if not sound.all():
-        msg = (
-            'data and background must be finite and bkg_error positive, or masked, '
-            f'got {(~sound).sum()} pixels where they are not'
-        )
-        raise ValueError(msg)
-    if not gain > 0:
-        msg = f'effective_gain must be positive, got {gain}'
-        raise ValueError(msg)
+    allowed = 'be finite and bkg_error positive, or masked'
+    wrong = f'{(~sound).sum()} pixels where they are not'
+    require(sound.all(), 'data and background', allowed, wrong)
+    require(gain > 0, 'effective_gain', 'be positive', gain)
     y, x = (v[good].astype(float) for v in np.indices(data.shape))
     return unit_psf(psf), x, y, residual, variance, 1 / float(gain)
 
@@ -241,9 +230,7 @@ def _flux_integrals(scene, prior, x, y):
     """Return nodes of flux ``(n, k)`` at positions and logarithms of their weights."""
     psf, pixel_x, pixel_y, residual, bkg_variance, inverse_gain = scene
     profile = psf(pixel_x - x[:, None], pixel_y - y[:, None])
-    if (profile < 0).any():
-        msg = f'psf must not be negative, got {profile.min():g}'
-        raise ValueError(msg)
+    require((profile >= 0).all(), 'psf', 'not be negative', profile.min())
     low, high = _flux_range(scene, prior, profile)
     flux = 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * _NODES
     signal = flux[:, :, None] * profile[:, None, :]
@@ -279,9 +266,8 @@ def _parse_region(region, shape):
     if region is None:
         return (-0.5, nx - 0.5, -0.5, ny - 0.5)
     region = tuple(float(v) for v in region)
-    if len(region) != 4 or not (region[0] < region[1] and region[2] < region[3]):
-        msg = f'region must be (x_low, x_high, y_low, y_high), increasing, got {region}'
-        raise ValueError(msg)
+    sound = len(region) == 4 and region[0] < region[1] and region[2] < region[3]
+    require(sound, 'region', 'be (x_low, x_high, y_low, y_high), increasing', region)
     return region
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.stats import binom_conf_interval, mad_std
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_rng, first_wrong
+from bliss_astro._arguments import check_rng, first_wrong, must, require
 
 # Limits of a value that may be anything but NaN.
 EVERYTHING = (-np.inf, np.inf)
@@ -160,9 +160,7 @@ def bootstrap_bands(statistic, images, *, n_resamples=1000, level=0.683, rng=Non
     tables = images if isinstance(images, tuple) else (images,)
     tables = list(map(np.asarray, tables))
     for table in tables:
-        if table.ndim != 1:
-            msg = f'images must be one-dimensional, got the shape {table.shape}'
-            raise ValueError(msg)
+        require(table.ndim == 1, 'images', 'be one-dimensional', table.shape)
     labels, index = np.unique(np.concatenate(tables), return_inverse=True)
     if not len(labels):
         msg = 'images is empty: there is nothing to resample'
@@ -229,9 +227,7 @@ def as_vector(values, name, *, like=None, finite=False, within=None, unit=None):
     no NaN); ``finite`` excludes infinities too.
     """
     values = np.atleast_1d(strip_unit(values, name, like=unit)[0])
-    if values.ndim != 1:
-        msg = f'{name} must be one-dimensional, got the shape {values.shape}'
-        raise ValueError(msg)
+    require(values.ndim == 1, name, 'be one-dimensional', f'shape {values.shape}')
     if like is not None and len(values) != len(like[1]):
         n = len(like[1])
         msg = f'{name} has {len(values)} values, but {like[0]} has {n}'
@@ -246,47 +242,38 @@ def check_values(values, name, limits=EVERYTHING, *, finite=False):
     sound = (values >= limits[0]) & (values <= limits[1])
     sound &= np.isfinite(values) if finite else True
     if not sound.all():
-        must = 'be finite' if finite else 'not be NaN'
+        allowed = 'be finite' if finite else 'not be NaN'
         if limits != EVERYTHING:
-            must = f'be between {limits[0]:g} and {limits[1]:g}, and {must}'
-        msg = f'{name} must {must}, got {first_wrong(values, sound)}'
-        raise ValueError(msg)
+            allowed = f'be between {limits[0]:g} and {limits[1]:g}, and {allowed}'
+        raise ValueError(must(name, allowed, first_wrong(values, sound)))
 
 
 def check_maps(shape, **maps):
     """Raise a ValueError if one of some arrays is neither a number nor of a shape."""
     for name, values in maps.items():
-        if np.shape(values) not in ((), shape):
-            msg = f'{name} must be a number or of shape {shape}, got {np.shape(values)}'
-            raise ValueError(msg)
+        sound = np.shape(values) in ((), shape)
+        require(sound, name, f'be a number or of shape {shape}', np.shape(values))
 
 
 def as_booleans(values, name, *, like=None):
     """Return a 1D array of booleans, which may be given as 0 and 1."""
     values = as_vector(values, name, like=like)
     known = np.isin(values, (0, 1))
-    if not known.all():
-        msg = f'{name} must hold booleans, got {first_wrong(values, known)}'
-        raise ValueError(msg)
+    require(known.all(), name, 'hold booleans', first_wrong(values, known))
     return values.astype(bool)
 
 
 def check_fraction(value, name):
     """Return a float in (0, 1)."""
-    if not 0 < float(value) < 1:
-        msg = f'{name} must be between 0 and 1 (exclusive), got {value}'
-        raise ValueError(msg)
+    require(0 < float(value) < 1, name, 'be between 0 and 1 (exclusive)', value)
     return float(value)
 
 
 def check_count(value, name, *, minimum=1):
     """Return a positive integer."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        msg = f'{name} must be an integer, got {value!r}'
-        raise TypeError(msg)
-    if value < minimum:
-        msg = f'{name} must be at least {minimum}, got {value}'
-        raise ValueError(msg)
+        raise TypeError(must(name, 'be an integer', repr(value)))
+    require(value >= minimum, name, f'be at least {minimum}', value)
     return int(value)
 
 
@@ -295,9 +282,8 @@ def as_edges(bins):
     if bins is None:
         return np.array([-np.inf, np.inf])
     edges = as_vector(bins, 'bins')
-    if len(edges) < 2 or not (np.diff(edges) > 0).all():
-        msg = f'bins must be two or more strictly increasing edges, got {bins!r}'
-        raise ValueError(msg)
+    sound = len(edges) > 1 and (np.diff(edges) > 0).all()
+    require(sound, 'bins', 'be two or more strictly increasing edges', bins)
     return edges
 
 
@@ -314,9 +300,7 @@ def as_groups(groups, n, name='groups'):
     if groups is None:
         return np.array(['all']), np.zeros(n, dtype=int)
     groups = np.asarray(groups)
-    if groups.shape != (n,):
-        msg = f'{name} must have the shape ({n},), got {groups.shape}'
-        raise ValueError(msg)
+    require(groups.shape == (n,), name, f'have the shape ({n},)', groups.shape)
     return np.unique(groups, return_inverse=True)
 
 

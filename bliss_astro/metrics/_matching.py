@@ -16,6 +16,8 @@ from scipy.sparse.csgraph import (
 )
 from scipy.spatial import KDTree
 
+from bliss_astro._arguments import must, require
+
 from ._inputs import as_vector, check_values, column_of, strip_unit
 
 # Order of the norm that each metric is.
@@ -98,9 +100,7 @@ class CatalogMatch:
         """
         sides = {'estimated': self.n_estimated, 'truth': self.n_truth}
         for values, (name, n) in zip((estimated, truth), sides.items(), strict=True):
-            if len(values) != n:
-                msg = f'{name} has {len(values)} rows, but match has {n}'
-                raise ValueError(msg)
+            require(len(values) == n, name, f'have {n} rows as match', len(values))
         return estimated[self.estimated_index], truth[self.truth_index]
 
     @property
@@ -185,13 +185,10 @@ def match_catalogs(
     >>> match.distance
     array([0.7, 0.7])
     """
-    if metric not in _METRICS:
-        msg = f'metric must be one of {sorted(_METRICS)}, got {metric!r}'
-        raise ValueError(msg)
+    require(metric in _METRICS, 'metric', f'be one of {sorted(_METRICS)}', metric)
     radius, on_sky = _parse_radius(radius)
-    if on_sky and metric != 'euclidean':
-        msg = f'metric must be "euclidean" for matching on the sky, got {metric!r}'
-        raise ValueError(msg)
+    allowed = 'be "euclidean" for matching on the sky'
+    require(not on_sky or metric == 'euclidean', 'metric', allowed, metric)
     catalogs = {'estimated': estimated, 'truth': truth}
     search, order = radius, _METRICS[metric]
     if on_sky:
@@ -238,9 +235,8 @@ def as_positions(catalog, name):
     else:
         points, _ = strip_unit(catalog, name)
         points = points if points.size else points.reshape(0, 2)
-    if points.ndim != 2 or points.shape[1] != 2:
-        msg = f'{name} must have the shape (n, 2), got {points.shape}'
-        raise ValueError(msg)
+    sound = points.ndim == 2 and points.shape[1] == 2
+    require(sound, name, 'have the shape (n, 2)', points.shape)
     check_values(points, f'the positions of {name}', finite=True)
     return points
 
@@ -254,9 +250,8 @@ def _parse_radius(radius):
         raise u.UnitTypeError(msg)
     value = radius.to_value(u.rad) if on_sky else getattr(radius, 'value', radius)
     value = np.asarray(value, dtype=float)
-    if value.ndim != 0 or not np.isfinite(value) or value <= 0:
-        msg = f'radius must be one positive finite number or angle, got {radius!r}'
-        raise ValueError(msg)
+    sound = value.ndim == 0 and 0 < value < np.inf
+    require(sound, 'radius', 'be one positive finite number or angle', radius)
     return float(value), on_sky
 
 
@@ -286,18 +281,14 @@ def _add_images(points, images, catalogs, search):
         return points
     if isinstance(images, str):
         images = [column_of(table, images, name) for name, table in catalogs.items()]
-    if len(images) != 2:
-        msg = f'images must be a pair (estimated, true), got {len(images)} items'
-        raise ValueError(msg)
+    require(len(images) == 2, 'images', 'be a pair (estimated, true)', len(images))
     images = [np.atleast_1d(np.asarray(image)) for image in images]
     for image, rows, name in zip(images, points, catalogs, strict=True):
         n = len(rows)
-        if image.shape != (n,):
-            msg = f'images of {name} must have the shape ({n},), got {image.shape}'
-            raise ValueError(msg)
+        own = f'images of {name}'
+        require(image.shape == (n,), own, f'have the shape ({n},)', image.shape)
         if n and image.dtype.kind not in 'iuSU':
-            msg = f'images of {name} must be integers or strings, got {image.dtype}'
-            raise TypeError(msg)
+            raise TypeError(must(own, 'be integers or strings', image.dtype))
     if not all(map(len, points)):
         return points
     _, plane = np.unique(np.concatenate(images), return_inverse=True)
@@ -312,9 +303,8 @@ def _parse_magnitudes(tolerance, magnitudes, catalogs, points):
             msg = 'magnitudes are only used together with magnitude_tolerance'
             raise ValueError(msg)
         return None
-    if not np.isscalar(tolerance) or not tolerance >= 0:
-        msg = f'magnitude_tolerance must be a number >= 0, got {tolerance!r}'
-        raise ValueError(msg)
+    sound = np.isscalar(tolerance) and tolerance >= 0
+    require(sound, 'magnitude_tolerance', 'be a number >= 0', tolerance)
     if magnitudes is None:
         magnitudes = [column_of(table, 'mag', name) for name, table in catalogs.items()]
     return [

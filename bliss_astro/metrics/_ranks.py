@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import bdtr, bdtrc, ndtr, ndtri, owens_t
 from scipy.stats import binom, kstwo
 
-from bliss_astro._arguments import check_rng
+from bliss_astro._arguments import check_rng, require
 
 from ._inputs import (
     as_groups,
@@ -68,12 +68,8 @@ def posterior_ranks(samples, truth, *, rng=None):
     """
     samples, unit = strip_unit(samples, 'samples')
     truth = as_vector(truth, 'truth', finite=True, unit=unit)
-    if samples.ndim != 2 or len(samples) != len(truth) or not samples.shape[1]:
-        msg = (
-            f'samples must have the shape ({len(truth)}, n_samples), '
-            f'got {samples.shape}'
-        )
-        raise ValueError(msg)
+    sound = samples.ndim == 2 and len(samples) == len(truth) and samples.shape[1] > 0
+    require(sound, 'samples', f'have shape ({len(truth)}, n_samples)', samples.shape)
     check_values(samples, 'samples')
     below = (samples < truth[:, np.newaxis]).sum(axis=1)
     ties = (samples == truth[:, np.newaxis]).sum(axis=1)

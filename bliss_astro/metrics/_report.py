@@ -6,6 +6,8 @@ Calibration report: all tests of a posterior against the truth, and their verdic
 import numpy as np
 from astropy.table import Table
 
+from bliss_astro._arguments import require
+
 from . import _findings as tests
 from ._coverage import LEVELS, rank_coverage, reliability, sharpness
 from ._inputs import check_fraction
@@ -334,9 +336,8 @@ def _rename(result, names):
     if names is None or labels == ['all']:
         return result
     if not isinstance(names, dict):
-        if len(names) != len(labels):
-            msg = f'group_names must name {len(labels)} groups ({labels}), got {names}'
-            raise ValueError(msg)
+        allowed = f'name {len(labels)} groups ({labels})'
+        require(len(names) == len(labels), 'group_names', allowed, names)
         names = dict(zip(labels, names, strict=True))
     result = result.copy()
     labels = result['group'].tolist()

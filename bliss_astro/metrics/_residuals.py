@@ -7,11 +7,14 @@ import numpy as np
 from scipy.special import ndtr, stdtr
 from scipy.stats import kstest
 
+from bliss_astro._arguments import require
+
 from ._inputs import (
     as_edges,
     as_vector,
     bin_index,
     check_count,
+    check_maps,
     make_table,
     robust_sigma,
     strip_unit,
@@ -28,12 +31,9 @@ def _pick(estimated, truth, match, name):
     truth, _ = strip_unit(truth, f'true {name}', like=unit)
     if match is not None:
         return match.pairs(estimated, truth)
-    if estimated.shape != truth.shape:
-        msg = (
-            f'estimated and true {name} must have the same shape without match, '
-            f'got {estimated.shape} and {truth.shape}'
-        )
-        raise ValueError(msg)
+    allowed = f'have the shape of the true without match, {truth.shape}'
+    sound = estimated.shape == truth.shape
+    require(sound, f'estimated {name}', allowed, estimated.shape)
     return estimated, truth
 
 
@@ -125,9 +125,7 @@ def pulls(estimated, reference, *, estimated_err, reference_err=0.0, match=None)
     ):
         plain = np.isscalar(error) and error == 0
         error, _ = strip_unit(error, name, like=None if plain else unit)
-        if error.shape not in ((), np.shape(values)):
-            msg = f'{name} has the shape {error.shape}, the values {np.shape(values)}'
-            raise ValueError(msg)
+        check_maps(np.shape(values), **{name: error})
         errors.append(np.broadcast_to(error, np.shape(values)))
     a, b = _pick(estimated, reference, match, 'values')
     width = np.hypot(*_pick(*errors, match, 'errors'))

@@ -6,6 +6,8 @@ Precision, recall and F1 of detections; accuracy and ROC curve of star/galaxy cl
 import numpy as np
 from scipy.stats import rankdata
 
+from bliss_astro._arguments import require
+
 from ._inputs import (
     as_booleans,
     as_edges,
@@ -304,9 +306,8 @@ def _parse_images(images, tables):
         raise ValueError(msg)
     images = tuple(map(np.asarray, images if len(tables) > 1 else (images,)))
     for image, rows in zip(images, tables, strict=True):
-        if image.shape != rows.shape:
-            msg = f'images must have the shape {rows.shape}, got {image.shape}'
-            raise ValueError(msg)
+        allowed = f'have the shape {rows.shape}'
+        require(image.shape == rows.shape, 'images', allowed, image.shape)
     return images
 
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from bliss_astro._arguments import check_ranges
+from bliss_astro._arguments import check_ranges, first_wrong, require
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
@@ -229,18 +229,13 @@ def check_galaxies(galaxy, *, psf=None, accuracy=None):
     the accuracy and cores into its grid.
     """
     galaxy = np.asarray(galaxy, dtype=float)
-    if galaxy.ndim == 0 or galaxy.shape[-1] != len(GALAXY_SHAPE_NAMES):
-        msg = (
-            f'galaxy must have {len(GALAXY_SHAPE_NAMES)} numbers in its last axis '
-            f'({", ".join(GALAXY_SHAPE_NAMES)}), got shape {galaxy.shape}'
-        )
-        raise ValueError(msg)
+    allowed = f'have 6 numbers in its last axis ({", ".join(GALAXY_SHAPE_NAMES)})'
+    require(galaxy.shape[-1:] == (6,), 'galaxy', allowed, f'shape {galaxy.shape}')
     for k, name in enumerate(GALAXY_SHAPE_NAMES):
         words, is_allowed = _GALAXY_RANGES[name]
-        bad = ~is_allowed(galaxy[..., k])
-        if np.any(bad):
-            msg = f'{name} must be {words}, got {galaxy[..., k][bad].flat[0]:g}'
-            raise ValueError(msg)
+        sound = is_allowed(galaxy[..., k])
+        wrong = first_wrong(galaxy[..., k], sound)
+        require(np.all(sound), name, f'be {words}', wrong)
     if psf is not None:
         _check_fits(galaxy, psf, RenderingAccuracy() if accuracy is None else accuracy)
     return galaxy
@@ -251,13 +246,12 @@ def _check_fits(galaxy, psf, accuracy):
     psf = torch.as_tensor(np.asarray(psf, dtype=float))
     narrow = narrowest_sigma(psf)
     # Single precision may have rounded a width that is just allowed.
-    if bool((narrow < accuracy.min_sigma * (1 - 1e-4)).any()):
-        msg = (
-            f'psf must have a core of sigma >= {accuracy.min_sigma:.3g} pixels along '
-            f'its minor axis, got {float(narrow.min()):.3g}: a narrower one is not '
-            'resolved by the grid (see max_folds of RenderingAccuracy)'
-        )
-        raise ValueError(msg)
+    sound = bool((narrow >= accuracy.min_sigma * (1 - 1e-4)).all())
+    allowed = (
+        f'have a core of sigma >= {accuracy.min_sigma:.3g} pixels along its minor '
+        'axis, to be resolved by the grid (see max_folds of RenderingAccuracy)'
+    )
+    require(sound, 'psf', allowed, f'{float(narrow.min()):.3g}')
     extent = extent_of(torch.as_tensor(galaxy), psf, accuracy).numpy()
     largest = accuracy.sizes[-1]
     if np.any(2 * extent > largest):

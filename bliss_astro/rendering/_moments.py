@@ -18,6 +18,7 @@ evenly in the logarithm. The largest of them is 0.0025 for the disk (0.0005 rms)
 
 import torch
 
+from bliss_astro._arguments import require
 from bliss_astro.psf._mixture import mixture_of_shape
 
 # Share of the light and width of each Gaussian.
@@ -110,15 +111,10 @@ def adaptive_moments(psf, galaxy, *, n_iterations=10):
     >>> print(f'{e1:.2f} {abs(e2):.2f} {size:.1f}')
     0.40 0.00 3.0
     """
-    if psf.shape[-1:] != (8,) or galaxy.shape[-1:] != (6,):
-        msg = (
-            'psf must have 8 and galaxy 6 numbers in the last axis, got the shapes '
-            f'{tuple(psf.shape)} and {tuple(galaxy.shape)}'
-        )
-        raise ValueError(msg)
-    if n_iterations < 1:
-        msg = f'n_iterations must be at least 1, got {n_iterations}'
-        raise ValueError(msg)
+    for name, values, n in (('psf', psf, 8), ('galaxy', galaxy, 6)):
+        own = tuple(values.shape)
+        require(own[-1:] == (n,), name, f'have {n} numbers in the last axis', own)
+    require(n_iterations >= 1, 'n_iterations', 'be at least 1', n_iterations)
     shape = torch.broadcast_shapes(psf.shape[:-1], galaxy.shape[:-1])
     if not shape.numel():
         return tuple(galaxy.new_zeros(shape) for _ in range(3))

@@ -8,7 +8,7 @@ import numbers
 import numpy as np
 import torch
 
-from bliss_astro._arguments import choose_device
+from bliss_astro._arguments import choose_device, require
 
 from ._accuracy import RenderingAccuracy, check_galaxies
 from ._batches import render_galaxies, render_stars
@@ -154,9 +154,8 @@ class GalSimRenderer:
     """
 
     def __init__(self, *, interpolated=False, psf_size=51, period=None, gsparams=None):
-        if psf_size != int(psf_size) or psf_size < 3 or psf_size % 2 == 0:
-            msg = f'psf_size must be an odd number of at least 3; got {psf_size!r}'
-            raise ValueError(msg)
+        sound = psf_size >= 3 and psf_size % 2 == 1
+        require(sound, 'psf_size', 'be an odd number of at least 3', psf_size)
         if period is not None:
             _check_positive_integer('period', period)
         self.interpolated = bool(interpolated)
@@ -307,29 +306,24 @@ def _check_sources(x, y, flux, shape, galaxy, **options):
     columns = {'x': x, 'y': y, 'flux': flux}
     for name, values in columns.items():
         columns[name] = values = np.atleast_1d(np.asarray(values, dtype=float))
-        if values.ndim != 1 or not np.all(np.isfinite(values)):
-            msg = f'{name} must be a list of finite numbers; got {values!r}'
-            raise ValueError(msg)
+        sound = values.ndim == 1 and np.isfinite(values).all()
+        require(sound, name, 'be a list of finite numbers', values)
     lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) != 1:
-        msg = f'x, y and flux must have the same length; got {lengths}'
-        raise ValueError(msg)
+    sound = len({*lengths.values()}) == 1
+    require(sound, 'x, y and flux', 'have the same length', lengths)
     columns, n = list(columns.values()), lengths['x']
     if galaxy is not None:
         galaxy = np.reshape(galaxy, (n, -1 if n else 6))
         columns.append(check_galaxies(galaxy, **options))
-    if len(shape) != 2:
-        msg = f'shape must be (ny, nx); got {shape!r}'
-        raise ValueError(msg)
+    require(len(shape) == 2, 'shape', 'be (ny, nx)', shape)
     for size in shape:
         _check_positive_integer('shape', size)
     return columns, tuple(map(int, shape))
 
 
 def _check_positive_integer(name, value):
-    if not isinstance(value, numbers.Integral) or value < 1:
-        msg = f'{name} must be made of positive integers; got {value!r}'
-        raise ValueError(msg)
+    sound = isinstance(value, numbers.Integral) and value >= 1
+    require(sound, name, 'be made of positive integers', value)
 
 
 # The order of arguments of the classes of galaxies alone, deprecated.

@@ -266,7 +266,7 @@ class TestBound:
             cramer_rao_bound(gaussian, 1.0, **{'bkg_error': 1.0, **kwargs})
 
     def test_other_errors(self):
-        with pytest.raises(ValueError, match='flux must be finite'):
+        with pytest.raises(ValueError, match='flux must be between 0 and inf'):
             cramer_rao_bound(gaussian, -1.0, bkg_error=1.0)
         with pytest.raises(TypeError, match='psf must be a model'):
             cramer_rao_bound(Gaussian2D(), 1.0, bkg_error=1.0)

@@ -77,7 +77,9 @@ class TestOptimal:
         assert f'{len(match)} pairs' in repr(match)
         pairs = match.pairs(a, b[:200])
         assert_array_equal(pairs[0] - pairs[1], delta)
-        with pytest.raises(ValueError, match='truth has 300 rows, but match has 200'):
+        with pytest.raises(
+            ValueError, match='truth must have 200 rows as match; got 300'
+        ):
             match.pairs(a, b)
 
     def test_radius_is_inclusive(self):
@@ -128,10 +130,10 @@ class TestInput:
 
     def test_bad_positions(self):
         with pytest.raises(
-            ValueError, match=r'positions of truth must be finite, got nan at .1, 0.'
+            ValueError, match=r'positions of truth must be finite; got nan at .1, 0.'
         ):
             match_catalogs([(0, 0)], [(0, 0), (np.nan, 1)])
-        with pytest.raises(ValueError, match=r'shape \(n, 2\), got \(1, 3\)'):
+        with pytest.raises(ValueError, match=r'shape \(n, 2\); got \(1, 3\)'):
             match_catalogs([(0, 0, 0)], [(0, 0)])
         with pytest.raises(ValueError, match='y of estimated has 1 values'):
             match_catalogs(([0, 1], [0]), [(0, 0)])

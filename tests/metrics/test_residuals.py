@@ -51,9 +51,13 @@ class TestResiduals:
         assert_allclose(residuals, [(0, -0.25), (0, 0.5)])
 
     def test_lengths(self, match):
-        with pytest.raises(ValueError, match='estimated has 2 rows, but match has 3'):
+        with pytest.raises(
+            ValueError, match='estimated must have 3 rows as match; got 2'
+        ):
             flux_residuals([1, 2], [1, 2], match=match)
-        with pytest.raises(ValueError, match='same shape without match'):
+        with pytest.raises(
+            ValueError, match='must have the shape of the true without match'
+        ):
             flux_residuals([1, 2], [1])
 
     def test_pulls(self):
@@ -71,7 +75,9 @@ class TestResiduals:
         masked = MaskedColumn([3, 3], mask=[False, True], unit='mJy')
         result = pulls([3, 3] * u.Jy, [1, 1] * u.Jy, estimated_err=masked)
         assert_allclose(result, [2000 / 3, np.nan])
-        with pytest.raises(ValueError, match='estimated_err has the shape'):
+        with pytest.raises(
+            ValueError, match='estimated_err must be a number or of shape'
+        ):
             pulls([1.0, 2.0], [1.0, 2.0], estimated_err=[1.0])
 
 

@@ -218,12 +218,12 @@ def test_repr_round_trip(renderer):
 @pytest.mark.parametrize(
     ('k', 'value', 'message'),
     [
-        (0, 1.01, r'disk_fraction must be in \[0, 1\], got 1.01'),
+        (0, 1.01, r'disk_fraction must be in \[0, 1\]; got 1.01'),
         (0, -0.1, 'disk_fraction'),
         (1, np.nan, 'angle must be finite'),
-        (2, 0.0, r'disk_axis_ratio must be in \(0, 1\], got 0'),
+        (2, 0.0, r'disk_axis_ratio must be in \(0, 1\]; got 0'),
         (3, 1.5, 'bulge_axis_ratio'),
-        (4, 0.0, 'disk_radius must be finite and positive, got 0'),
+        (4, 0.0, 'disk_radius must be finite and positive; got 0'),
         (5, -2.0, 'bulge_radius'),
         (5, np.inf, 'bulge_radius'),
     ],

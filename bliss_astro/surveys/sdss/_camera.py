@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bliss_astro._arguments import must, require
 from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
 
 BANDS = ('u', 'g', 'r', 'i', 'z')
@@ -105,9 +106,8 @@ def camera_dark_variance(camcol, band, *, run=None):
 
 def _look_up(table, old, camcol, band, run):
     """Take the number of a CCD from a table with exceptions of early runs."""
-    if isinstance(camcol, bool) or camcol not in range(1, 7):
-        msg = f'camcol must be an integer from 1 to 6; got {camcol!r}.'
-        raise ValueError(msg)
+    sound = not isinstance(camcol, bool) and camcol in range(1, 7)
+    require(sound, 'camcol', 'be an integer from 1 to 6', repr(camcol))
     index = band_index(band)
     last_run, value = old.get((int(camcol), BANDS[index]), (-1, None))
     if run is not None and run <= last_run:
@@ -122,8 +122,8 @@ def band_index(band):
     whole = isinstance(band, (int, np.integer)) and not isinstance(band, bool)
     if whole and 0 <= band < len(BANDS):
         return int(band)
-    msg = f'band must be one of {", ".join(BANDS)} (or 0 to 4); got {band!r}.'
-    raise ValueError(msg)
+    allowed = f'be one of {", ".join(BANDS)} (or 0 to 4)'
+    raise ValueError(must('band', allowed, repr(band)))
 
 
 def default_psf_parameters(record):

@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io.fits import HDUList
 
+from bliss_astro._arguments import require
 from bliss_astro._fits import file_name
 from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure
@@ -124,9 +125,8 @@ def read_exposure(
     With c nmgy per count, gain g electrons per count, sky s counts and dark variance v
     counts squared, ``effective_gain = g / c`` and ``bkg_error = c * sqrt(s / g + v)``.
     """
-    if noise not in ('model', 'measure'):
-        msg = f"noise must be 'model' or 'measure'; got {noise!r}."
-        raise ValueError(msg)
+    sound = noise in ('model', 'measure')
+    require(sound, 'noise', "be 'model' or 'measure'", repr(noise))
     image = _read_checked(frame, band)
     files = _Files(image, psfield, tsfield, photofield)
     scale, meta = files.scale, files.meta
@@ -294,20 +294,15 @@ def _background(image, files, data, scale, bad, background):
             quantum = 0.0 if is_frame else float(np.median(scale))
             sky = measure_background(data, bad, box_size=128, quantum=quantum)
             return sky, 'measured'
-        if background != 'header':
-            msg = (
-                "background must be 'header', 'measure', a number or a map in nmgy; "
-                f'got {background!r}.'
-            )
-            raise ValueError(msg)
+        allowed = "be 'header', 'measure', a number or a map in nmgy"
+        require(background == 'header', 'background', allowed, repr(background))
         if is_frame:
             return 0.0, 'subtracted by the survey'
         level, source = files.sky_level()
         return np.broadcast_to((level * scale).astype(np.float32), data.shape), source
     if isinstance(background, u.Quantity):
-        if not background.unit.is_equivalent(u.nmgy):
-            msg = f'background must be in nmgy; got {background.unit}.'
-            raise ValueError(msg)
+        sound = background.unit.is_equivalent(u.nmgy)
+        require(sound, 'background', 'be in nmgy', background.unit)
         background = background.to_value(u.nmgy)
     return check_map('background', background, data.shape), 'given'
 

@@ -14,6 +14,7 @@ import os
 import numpy as np
 from astropy.io.fits import HDUList
 
+from bliss_astro._arguments import require
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.psf import PSFModel, VaryingPSF
 from bliss_astro.psf._joint_fit import StampFit, fit_image, peaks
@@ -262,18 +263,15 @@ class SDSSPSF(VaryingPSF):
         for name, value, origin, n in zip(
             'xy', (x, y), self.origin, FRAME_SHAPE[::-1], strict=True
         ):
-            if not np.all(np.isfinite(value)):
-                msg = f'{name} must be finite, got {value}'
-                raise ValueError(msg)
+            require(np.all(np.isfinite(value)), name, 'be finite', value)
             mapped.append(np.clip(np.add(value, origin), 0, n - 1))
         return mapped
 
 
 def _read(psfield, band):
     """Read a ``psField`` file where it is not read yet, and check the band."""
-    if not isinstance(band, str) or band not in BANDS:
-        msg = f"band must be one of 'u', 'g', 'r', 'i', 'z', got {band!r}"
-        raise ValueError(msg)
+    sound = isinstance(band, str) and band in BANDS
+    require(sound, 'band', f'be one of {BANDS}', repr(band))
     if isinstance(psfield, str | os.PathLike | HDUList):
         return PsField.read(psfield)
     return psfield
@@ -328,9 +326,8 @@ def psf_model(
     normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
 ):
     """Return the PSF of a field or of a place; see `PSFModel.from_sdss`."""
-    if (x is None) != (y is None):
-        msg = f'x and y must be given together, got x={x}, y={y}'
-        raise ValueError(msg)
+    sound = (x is None) == (y is None)
+    require(sound, 'x and y', 'be given together', f'x={x}, y={y}')
     if x is None:
         shape, _ = analytic_shape(psfield, band)
         return PSFModel.from_shape(shape, normalization_radius=normalization_radius)
