@@ -11,6 +11,8 @@ from astropy.io.fits.verify import VerifyError
 
 from bliss_astro._warnings import warn
 
+from ._sky import step_of
+
 # Cards by argument, of which the first that is there counts. Numbers are positive, or
 # may be 0 or of any sign.
 _CARDS = {
@@ -34,6 +36,10 @@ _TEXTS = {'band': 'FILTER', 'date_obs': 'DATE-OBS'}
 COUNTS = (u.adu, u.DN, u.ct)
 # Share of the pixels that a saturation level exceeds, at least.
 _BELOW_SATURATION = 0.95
+# Ratio of the sky's photon noise by a header's gain to the variance that is seen, and
+# noise of the sky in electrons below that of detectors that do not count photons,
+# beyond which that gain is refused.
+_MAX_PHOTON_RATIO, _MIN_ELECTRONS = 50.0, 0.5
 
 # Spellings of units in headers, in lower case, by astropy's own.
 _SPELLINGS = {
@@ -201,6 +207,22 @@ class HeaderCards:
         """Warn, once, of all cards that are not sound."""
         if self.ignored:
             warn(f'header cards ignored: {"; ".join(dict.fromkeys(self.ignored))}')
+
+
+def gain_failure(exposure):
+    """Contradiction of a gain and the noise of the sky in words, or None."""
+    # A bias may still be in the sky, so only what is far off is refused.
+    level, noise, gain = (
+        float(np.median(value))
+        for value in (exposure.background, exposure.bkg_error, exposure.effective_gain)
+    )
+    ratio = np.sqrt(max(level, 0.0) / gain) / noise
+    if ratio**2 > _MAX_PHOTON_RATIO:
+        return f'its sky noise is {ratio:.0f} times what is seen'
+    if noise * gain < _MIN_ELECTRONS and not step_of(exposure):
+        # Of an image whose unit was changed; counted photons are whole numbers.
+        return f'with it the noise of the sky is {noise * gain:.2g} electrons'
+    return None
 
 
 def _plain_number(value):

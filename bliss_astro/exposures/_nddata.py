@@ -1,17 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-NDData and CCDData: exposures of them, and made of exposures.
+NDData, total errors and weights: exposures of them, and CCDData of exposures.
 """
 
 import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
 
+from bliss_astro._arguments import first_wrong
+
 from ._geometry import whole_wcs
 from ._header import KEYWORDS, HeaderCards
 from ._psf import draw_psf
-from ._validate import GivenTwiceError, check_shape, must, strip_unit
+from ._sky import noise_of
+from ._validate import GivenTwiceError, check_map, check_shape, must, strip_unit
 
+# Sigma of bright pixels, of which there must be some, and what makes a noise map a
+# total error there: its ratio to the usual noise, and rank correlation with the light.
+_BRIGHT_SIGMA, _MIN_BRIGHT, _RAISED_RATIO, _RANK_CORRELATION = 10.0, 30, 1.1, 0.8
+# A weight map is an inverse variance if the noise it states is right to this factor.
+_WEIGHT_FACTOR = 1.25
 # Half side of the image of the PSF in a CCDData, pixels.
 _PSF_HALF_SIDE = 20
 
@@ -163,6 +171,51 @@ def sky_noise(data, error, effective_gain, *, background=0.0, good):
         raise ValueError(msg)
     rest = np.where(good & ~(rest > 0.25 * level), level, rest)
     return np.sqrt(np.where(good, rest, total))
+
+
+def is_total(exposure):
+    """Whether a map of the noise holds the photons of sources too."""
+    from scipy.stats import spearmanr
+
+    good = ~exposure.mask
+    signal = (exposure.data - exposure.background)[good]
+    error = exposure.bkg_error[good]
+    noise = np.median(error)
+    bright = signal > _BRIGHT_SIGMA * noise
+    signal, error = signal[bright], error[bright]
+    if len(signal) < _MIN_BRIGHT or np.median(error) < _RAISED_RATIO * noise:
+        return False
+    # Noise of the sky does not follow the light of sources.
+    return spearmanr(signal, error).statistic > _RANK_CORRELATION
+
+
+def weight_noise(weight, exposure):
+    """Noise of the sky of a weight map (NaN where that is 0), and its source."""
+    weight = strip_unit('weight', weight, (exposure.unit or u.one) ** -2)
+    weight = np.asarray(check_map('weight', weight, exposure.shape), dtype=float)
+    if weight.ndim == 0:
+        allowed = 'be a map (bkg_error may be a number)'
+        raise ValueError(must('weight', allowed, float(weight)))
+    sound = np.isfinite(weight) & (weight > 0)
+    if np.any(weight < 0) or not np.any(sound & ~exposure.mask):
+        got = first_wrong(weight, ~(weight < 0)) if np.any(weight < 0) else 'none'
+        allowed = 'not be negative, and positive in some good pixels'
+        raise ValueError(must('weight', allowed, got))
+    with np.errstate(divide='ignore', invalid='ignore'):
+        noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
+    factor = noise_of(exposure, noise, ~sound).sigma
+    if 1 / _WEIGHT_FACTOR < factor < _WEIGHT_FACTOR:
+        return noise, 'given: weight, an inverse variance'
+    return noise * factor, f'weight, its scale {factor:.3g} from empty sky'
+
+
+def mask_without_error(exposure, error):
+    """Mask pixels without a finite error; refuse errors that are not positive."""
+    bad = exposure.mask | ~np.isfinite(error)
+    if np.any(~bad & ~(error > 0)):
+        got = first_wrong(error, bad | (error > 0))
+        raise ValueError(must('the uncertainty of data', 'be positive', got))
+    return exposure.replace(mask=bad)
 
 
 def to_ccddata(exposure):

@@ -323,6 +323,18 @@ def _crowded(sources, box):
     return (covered > _CROWDED_SHARE * np.bincount(cell.ravel()))[cell]
 
 
+def step_of(exposure):
+    """Step of an exposure's whole numbers, 0 for others."""
+    return step_of_values(exposure.data[~exposure.mask])
+
+
+def noise_of(exposure, scale=1.0, mask=False):
+    """Noise of an exposure in units of a scale, without masked pixels."""
+    residual = (exposure.data - exposure.background) / scale
+    quantum = step_of(exposure) / np.nanmedian(scale)
+    return noise_of_residual(residual, exposure.mask | mask, quantum=quantum)
+
+
 # -- error of the level ------------------------------------------------------------
 
 

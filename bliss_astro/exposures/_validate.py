@@ -9,7 +9,10 @@ from astropy.nddata import NDData
 from astropy.utils.masked import Masked
 
 from bliss_astro._arguments import must
-from bliss_astro.units import is_text_exact, unit_text
+from bliss_astro.units import MAD_TO_SIGMA, is_text_exact, unit_text
+
+# Sigma above the sky within which a saturation level is none.
+_SATURATION_SIGMA = 2.0
 
 
 class GivenTwiceError(ValueError):
@@ -193,6 +196,21 @@ def check_correlation(noise_correlation):
         got = f'({along_x}, {along_y})'
         raise ValueError(must('noise_correlation', 'lie between -1 and 1', got))
     return along_x, along_y
+
+
+def check_saturation(exposure):
+    """Refuse a saturation level that the sky reaches."""
+    known = exposure.data[exposure.saturated | ~exposure.mask]
+    sky = np.median(known)
+    noise = MAD_TO_SIGMA * np.median(np.abs(known - sky))
+    level = np.median(exposure.saturation)
+    if not level > sky + _SATURATION_SIGMA * noise:
+        n_full = np.count_nonzero(exposure.saturated)
+        msg = (
+            f'saturation must lie above the sky; {n_full} of {exposure.mask.size} '
+            f'pixels reach {level:.6g}, and the median is {sky:.6g}.'
+        )
+        raise ValueError(msg)
 
 
 # -- units -----------------------------------------------------------------------
