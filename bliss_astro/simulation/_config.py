@@ -14,9 +14,8 @@ from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._camera import NOISE_ORDERS, Draws
+from ._sources import CONFINED_MARGIN
 
-# Distance in pixels that confined stars keep from the edges.
-CONFINED_MARGIN = 12
 # Widths in pixels of the PSFs of any telescope.
 _TELESCOPE_FWHM = (1.2, 7.0)
 _RANGES = (

@@ -14,9 +14,10 @@ from bliss_astro.psf._mixture import LOG_AREA, describe_shape
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE
 
 from ._camera import Fields, draw_dithers
-from ._config import CONFINED_MARGIN
 from ._images import padded
 
+# Distance in pixels that confined stars keep from the edges.
+CONFINED_MARGIN = 12
 # Share of the images of the sky that are not SDSS's, by the origin of the fields.
 _OTHER_FRACTION = {'wide': 0.5, 'telescopes': 0.65}
 # Electrons per nanomaggy of images that are not SDSS's, around its 943.
