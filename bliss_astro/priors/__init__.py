@@ -8,9 +8,8 @@ from bliss_astro._deprecated import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _catalog_prior='CatalogPrior',
-    _field_prior='FieldPrior',
+    _field_prior='FieldPrior SeeingPrior TelescopePrior',
     _fields='FieldTable GaussianFields',
-    _psf_priors='SeeingPrior TelescopePrior',
     _galaxies='GalaxyPrior GammaShapes MagnitudeShapes',
     _counts='MagnitudeCounts ParetoCounts StarPrior',
     _numbers='GALAXY_SHAPE_NAMES',

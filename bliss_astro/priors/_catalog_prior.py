@@ -312,15 +312,7 @@ class CatalogPrior(SavedPrior):
         scale = torch.tensor([1, 1, 1, 1, 1 / pixel_scale, 1 / pixel_scale]).to(ones)
         return CatalogBatch(x, y, flux, is_galaxy, galaxy * scale, count)
 
-    def to_dict(self) -> dict:
-        """
-        Return the numbers of the prior, for JSON or TOML.
-
-        Returns
-        -------
-        numbers : dict
-            With the keys ``stars``, ``galaxy_counts`` and ``galaxy_shapes``.
-        """
+    def _to_numbers(self):
         parts = {
             'stars': self.stars,
             'galaxy_counts': self.galaxies.counts,
@@ -332,20 +324,7 @@ class CatalogPrior(SavedPrior):
         }
 
     @classmethod
-    def from_dict(cls, numbers: dict):
-        """
-        Make a prior of what `to_dict` returned.
-
-        Parameters
-        ----------
-        numbers : dict
-            With the keys ``stars``, ``galaxy_counts`` and ``galaxy_shapes``.
-
-        Returns
-        -------
-        prior : `CatalogPrior`
-            The same prior.
-        """
+    def _from_numbers(cls, numbers):
         parts = {}
         for name in ('stars', 'galaxy_counts', 'galaxy_shapes'):
             part = numbers.get(name) if isinstance(numbers, dict) else None

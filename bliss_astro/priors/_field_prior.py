@@ -1,9 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Field prior: joint distribution of PSF, sky, gain and calibration.
+Priors of observing conditions: fields (PSF, sky, gain, calibration), and PSFs alone.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
@@ -11,36 +12,16 @@ from astropy.table import QTable
 
 from bliss_astro._arguments import torch_generator
 from bliss_astro._plugins import survey
-from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape
+from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape, scale_to_fwhm
 
-from ._fields import ELLIPTICITY_MAX, FieldTable, GaussianFields, draw_ellipticity
+from ._fields import (
+    ELLIPTICITY_MAX,
+    FieldBatch,
+    FieldTable,
+    GaussianFields,
+    draw_ellipticity,
+)
 from ._numbers import SavedPrior, from_numbers, require, require_type, to_numbers
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FieldBatch:
-    """
-    Observing conditions of n fields.
-
-    Attributes
-    ----------
-    psf : tensor ``(n, 8)``
-        In the order of ``SHAPE_NAMES``, pixels.
-
-    background : tensor ``(n,)``
-        Sky in electrons per pixel.
-
-    electrons_per_nmgy : tensor ``(n,)``
-        Electrons that a source of 1 nmgy gives.
-
-    read_noise : tensor ``(n,)``
-        Gaussian noise without light in electrons.
-    """
-
-    psf: torch.Tensor
-    background: torch.Tensor
-    electrons_per_nmgy: torch.Tensor
-    read_noise: torch.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +41,11 @@ class FieldPrior(SavedPrior):
 
     Notes
     -----
-    The r band of SDSS: the shape of the PSF follows its width as in the 1,190
-    good fields of the photoField tables of runs 94, 2583 and 3900, with twice
-    their scatter about that relation. Two of these runs hold nearly all
-    of them, so the distributions of width, sky, calibration and read
-    noise are those of 157 fields of 102 runs (headers of public image
-    stamps) instead, with scatter widened: see :ref:`field_prior`.
+    The r band of SDSS: the shape of the PSF follows its width as in the 1,190 good
+    fields of the photoField tables of runs 94, 2583 and 3900, with twice their scatter
+    about that relation. Two of these runs hold nearly all of them, so the distributions
+    of width, sky, calibration and read noise are those of 157 fields of 102 runs
+    (headers of public image stamps) instead, widened: see :ref:`field_prior`.
 
     Examples
     --------
@@ -93,10 +73,8 @@ class FieldPrior(SavedPrior):
         fwhm = float(fwhm_of_shape(torch.tensor(psf, dtype=torch.float64)))
         many = isinstance(self.fields, FieldTable)
         kind = f'{len(self.fields)} field(s)' if many else 'Gaussian'
-        return (
-            f'<FieldPrior: {kind}, FWHM {fwhm:.1f} px, sky {sky:.0f} e-, '
-            f'{scale:.0f} e-/nmgy>'
-        )
+        light = f'sky {sky:.0f} e-, {scale:.0f} e-/nmgy'
+        return f'<FieldPrior: {kind}, FWHM {fwhm:.1f} px, {light}>'
 
     @property
     def table(self):
@@ -117,14 +95,12 @@ class FieldPrior(SavedPrior):
             The band.
 
         ellipticity : float or None, optional
-            The files describe round PSFs; a standard deviation of e1 and e2
-            makes them elliptical.
+            Standard deviation of e1 and e2; the files describe round PSFs.
 
         Returns
         -------
         prior : `FieldPrior`
-            Prior of the fields whose PSF was measured (the pipeline's placeholders
-            are dropped), and whose sky and calibration are positive.
+            Prior of the fields with a measured PSF and positive sky and calibration.
 
         Raises
         ------
@@ -170,8 +146,7 @@ class FieldPrior(SavedPrior):
             ``FieldPrior.from_photofield(...).table``.
 
         widen : float, optional
-            Factor of all standard deviations, for conditions that the table
-            does not hold.
+            Factor of all standard deviations, for conditions that the table lacks.
 
         ellipticity : float, optional
             Standard deviation of e1 and of e2.
@@ -184,23 +159,19 @@ class FieldPrior(SavedPrior):
         Raises
         ------
         ValueError
-            If columns are missing, there are fewer than 20 fields, or a value
-            is outside of what is allowed.
+            If columns are missing, fields are fewer than 20, or a value is not allowed.
         """
-        fields = FieldTable.from_table(table)
-        return cls(
-            GaussianFields.from_table(fields, widen=widen, ellipticity=ellipticity)
-        )
+        shape = {'widen': widen, 'ellipticity': ellipticity}
+        return cls(GaussianFields.from_table(FieldTable.from_table(table), **shape))
 
     @classmethod
     def single(cls):
         """
         One field: run 94, camcol 1, field 12, in the r band.
 
-        That of the coadd, BLISS and NPE papers. Sky (184.31 counts), gain
-        (4.71), calibration (0.0047604 nmgy per count) and dark variance
-        (1.8225 counts squared) are those of its photoField row. (The coadd
-        paper takes 865 electrons of sky, and 987.31 electrons per nmgy.)
+        That of the coadd, BLISS and NPE papers, with sky, gain, calibration and dark
+        variance of its photoField row. (The coadd paper takes 865 electrons of sky, and
+        987.31 electrons per nmgy.)
 
         Returns
         -------
@@ -208,6 +179,7 @@ class FieldPrior(SavedPrior):
             Which draws this field always.
         """
         psf = np.array([DEFAULT_SHAPE])
+        # Electrons a count, counts, nmgy a count, counts squared.
         gain, sky, scale, dark = 4.71, 184.3124892778592, 0.004760352894663811, 1.8225
         return cls(FieldTable(psf, [sky * gain], [gain / scale], [dark**0.5 * gain]))
 
@@ -232,11 +204,7 @@ class FieldPrior(SavedPrior):
         return FieldTable(rows[:, :8], *rows[:, 8:].T).to_table()
 
     def sample_batch(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        device='cpu',
+        self, n: int, *, generator: torch.Generator | None = None, device='cpu'
     ) -> FieldBatch:
         """
         Draw fields as tensors.
@@ -268,16 +236,7 @@ class FieldPrior(SavedPrior):
             rows = torch.cat([rows[:, :6], e.T, rows[:, 8:]], -1)
         return rows
 
-    def to_dict(self) -> dict:
-        """
-        Return the numbers of the prior, for JSON or TOML.
-
-        Returns
-        -------
-        numbers : dict
-            With either ``gaussian`` or ``table``, and perhaps
-            ``ellipticity``.
-        """
+    def _to_numbers(self):
         kind = 'gaussian' if isinstance(self.fields, GaussianFields) else 'table'
         numbers = {kind: to_numbers(self.fields)}
         if self.ellipticity is not None:
@@ -285,23 +244,154 @@ class FieldPrior(SavedPrior):
         return numbers
 
     @classmethod
-    def from_dict(cls, numbers: dict):
-        """
-        Make a prior of what `to_dict` returned.
-
-        Parameters
-        ----------
-        numbers : dict
-            With either ``gaussian`` or ``table``.
-
-        Returns
-        -------
-        prior : `FieldPrior`
-            The same prior.
-        """
+    def _from_numbers(cls, numbers):
         kinds = {'gaussian': GaussianFields, 'table': FieldTable}
         has = [name for name in kinds if name in numbers]
         allowed = "a dict with either 'gaussian' or 'table'"
         require(len(has) == 1, 'numbers', allowed, ', '.join(numbers) or 'none')
         fields = from_numbers(kinds[has[0]], numbers[has[0]], f'numbers[{has[0]!r}]')
         return cls(fields, numbers.get('ellipticity'))
+
+
+# -- PSFs alone ------------------------------------------------------------------
+
+
+class _PSFPrior:
+    """Base class of priors of PSFs, which draw tensors of shapes."""
+
+    def sample_batch(
+        self,
+        n: int,
+        *,
+        inclined: bool = True,
+        generator: torch.Generator | None = None,
+        device='cpu',
+    ) -> torch.Tensor:
+        """
+        Draw PSF shapes.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+
+        inclined : bool, optional
+            If `False`, ``e2`` is zero, which renders several times faster.
+
+        generator : `torch.Generator`, optional
+            On ``device``.
+
+        device : str or `torch.device`, optional
+            Where to draw.
+
+        Returns
+        -------
+        shape : tensor ``(n, 8)``
+            In the order of ``SHAPE_NAMES``.
+        """
+        return self._draw(n, inclined, generator=generator, device=device)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeeingPrior(_PSFPrior):
+    """
+    Distribution of the PSFs of SDSS in the r band.
+
+    The seeing is log-normal and truncated; the other parameters follow it as they do in
+    the good fields of SDSS (see `FieldPrior`), with their scatter widened to cover the
+    102 runs of other headers, whose seeing is 0.74 to 2.35 arcsec, the median 1.18.
+
+    Parameters
+    ----------
+    median_sigma : float
+        Median width ``sigma1`` of the core in pixels (1.24 px are a FWHM of 2.98 px).
+
+    scatter : float
+        Standard deviation of ``log(sigma1)``.
+
+    sigma_range : tuple of float
+        Truncation of ``sigma1`` in pixels.
+
+    ellipticity : float
+        Standard deviation of e1 and of e2 (truncated at 0.12).
+    """
+
+    median_sigma: float = 1.30
+    scatter: float = 0.25
+    sigma_range: tuple[float, float] = (0.75, 2.6)
+    ellipticity: float = 0.025
+
+    def _draw(self, n, inclined, **on):
+        def normal(*shape):
+            return torch.randn(*shape, **on)
+
+        def uniform(low, high):
+            return low + (high - low) * torch.rand(n, **on)
+
+        # Inverse of the truncated normal's distribution function.
+        middle = math.log(self.median_sigma)
+        ends = [(math.log(s) - middle) / self.scatter for s in self.sigma_range]
+        cdf = [0.5 * (1 + math.erf(v / math.sqrt(2))) for v in ends]
+        z = torch.special.ndtri(uniform(cdf[0], cdf[1]).clamp(1e-6, 1 - 1e-6))
+        log_s1 = middle + self.scatter * z
+        # Fits to the 1,190 good fields; scatter about twice theirs.
+        delta = log_s1 - 0.307
+        log_ratio = (0.824 - 0.5 * delta + 0.10 * normal(n)).clamp(0.45, 1.25)
+        log_b = (-3.2 + 1.0 * delta + 0.6 * normal(n)).clamp(-5.3, -1.2)
+        log_ratio_p = (0.578 + 0.15 * normal(n)).clamp(0.1, 1.1)
+        log_p0 = (-4.7 + 0.4 * normal(n)).clamp(-6.9, -3.2)
+        beta = uniform(2.85, 3.6)
+        e = (self.ellipticity * normal(2, n)).clamp(-0.12, 0.12)
+        e[1] *= inclined
+        s1 = log_s1.exp()
+        parts = [s1, s1 * log_ratio.exp(), log_b.exp(), s1 * log_ratio_p.exp()]
+        return torch.stack([*parts, log_p0.exp(), beta, *e], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TelescopePrior(_PSFPrior):
+    """
+    Distribution of the PSFs of any telescope and camera.
+
+    One in three has the wings of SDSS, of whatever width; the others are Gaussians,
+    Moffat profiles of index 1.9 to 20, and a core with a second Gaussian and faint
+    power-law wings, as diffraction and scattered light give.
+
+    Parameters
+    ----------
+    fwhm : tuple of float
+        Range of the full width at half maximum in pixels, log-uniform.
+
+    ellipticity : float
+        Largest ellipticity; most PSFs are rounder than a fifth of it.
+    """
+
+    fwhm: tuple[float, float] = (1.2, 7.0)
+    ellipticity: float = 0.25
+
+    def _draw(self, n, inclined, **on):
+        sdss = SeeingPrior().sample_batch(n, inclined=inclined, **on)
+        unit = torch.rand(10, n, **on)
+
+        def between(low, high, u):
+            return low * (high / low) ** u
+
+        one, zero = torch.ones_like(unit[0]), torch.zeros_like(unit[0])
+        gaussian = [one, 2 * one, zero, one, zero, 4 * one]
+        # A power law far above the core is a Moffat profile of half its index.
+        index = between(1.9, 20.0, unit[1])
+        moffat = [one, 2 * one, zero, one, 1e3 * one, 2 * index]
+        wide = (between(1.5, 3.5, unit[2]), between(0.01, 0.3, unit[3]))
+        wings = (between(1.0, 3.0, unit[4]), 0.03 * unit[5] ** 2, 2.9 + 1.3 * unit[6])
+        double = [one, *wide, *wings]
+        kinds = [sdss[:, :6]]
+        kinds += [torch.stack(kind, -1) for kind in (gaussian, moffat, double)]
+        choice = torch.bucketize(unit[0], unit.new_tensor([0.35, 0.50, 0.80]))
+        profile = torch.stack(kinds, 1)[torch.arange(n, device=unit.device), choice]
+        size = self.ellipticity * unit[7] ** 3
+        angle = 2 * math.pi * unit[8]
+        e = [size * torch.cos(angle), size * torch.sin(angle)]
+        if not inclined:
+            e = [size * torch.sign(e[0]), zero]
+        shape = torch.cat([profile, torch.stack(e, -1)], -1)
+        return scale_to_fwhm(shape, between(*self.fwhm, unit[9]))

@@ -61,6 +61,32 @@ _UNITS = {
 _SCALARS = ('background', 'electrons_per_nmgy', 'read_noise')
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FieldBatch:
+    """
+    Observing conditions of n fields.
+
+    Attributes
+    ----------
+    psf : tensor ``(n, 8)``
+        In the order of ``SHAPE_NAMES``, pixels.
+
+    background : tensor ``(n,)``
+        Sky in electrons per pixel.
+
+    electrons_per_nmgy : tensor ``(n,)``
+        Electrons that a source of 1 nmgy gives.
+
+    read_noise : tensor ``(n,)``
+        Gaussian noise without light in electrons.
+    """
+
+    psf: torch.Tensor
+    background: torch.Tensor
+    electrons_per_nmgy: torch.Tensor
+    read_noise: torch.Tensor
+
+
 class _Fields:
     """Base class of distributions of fields, whose numbers are kept on devices."""
 

@@ -157,7 +157,37 @@ def from_numbers(kind, numbers, name):
 
 
 class SavedPrior:
-    """Base class of priors whose numbers (`to_dict`, `from_dict`) a JSON file holds."""
+    """Base class of priors whose numbers a JSON file or a card holds."""
+
+    def to_dict(self) -> dict:
+        """
+        Return the numbers of the prior, for JSON or TOML.
+
+        Returns
+        -------
+        numbers : dict
+            With the keys ``stars``, ``galaxy_counts`` and ``galaxy_shapes`` of a
+            `CatalogPrior`; either ``gaussian`` or ``table``, and perhaps
+            ``ellipticity``, of a `FieldPrior`.
+        """
+        return self._to_numbers()
+
+    @classmethod
+    def from_dict(cls, numbers: dict):
+        """
+        Make a prior of what `to_dict` returned.
+
+        Parameters
+        ----------
+        numbers : dict
+            With the keys that `to_dict` states.
+
+        Returns
+        -------
+        prior : `CatalogPrior` or `FieldPrior`
+            The same prior.
+        """
+        return cls._from_numbers(numbers)
 
     def save(self, path, *, overwrite=False):
         """Write the numbers of the prior to a JSON file."""
