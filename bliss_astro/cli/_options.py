@@ -105,16 +105,16 @@ OPTIONS = {
     'image': (str, 'IMAGE', 'a FITS file'),
     'images': (str, 'IMAGE', 'FITS files'),
     'images:coadd': (str, 'IMAGE', 'FITS files; the first sets the pixels'),
-    'threshold': (probability, 'P', 'smallest probability of a source (default: 0.5)'),
-    'encoder': (str, 'NAME', 'bundled encoder or .safetensors (default: %(default)s)'),
+    'threshold': (probability, 'P', 'smallest probability of a source'),
+    'encoder': (str, 'NAME', 'bundled encoder or .safetensors'),
     'density': (density, 'X', 'sources per pixel; by default from a first pass'),
     'device': (str, 'NAME', 'cpu, cuda, ...; by default a GPU if there is one'),
     'threads': (positive_int, 'N', 'threads on the CPU; by default those of torch'),
     'bin': (binning, 'N|auto', 'join N x N pixels if the PSF is too broad otherwise'),
-    'draws:check': (positive_int, 'N', 'draws of the posterior (default: %(default)s)'),
+    'draws:check': (positive_int, 'N', 'draws of the posterior'),
     'draws:model': (positive_int, 'N', 'write images of N draws of the posterior too'),
     'seed': (seed, 'N', 'seed of the random numbers'),
-    'seed:field': (seed, 'N', 'same number, same field (default: %(default)s)'),
+    'seed:field': (seed, 'N', 'same number, same field'),
     # The image.
     'psf': (str, 'FILE', 'psField, or image of the PSF; by default fitted to stars'),
     'fwhm': (positive_float, 'PX', 'FWHM of the PSF in pixels, in place of --psf'),
@@ -140,14 +140,10 @@ OPTIONS = {
     'catalog': (str, 'CATALOG', 'a table of detections'),
     'truth': (str, 'TRUTH', 'a table of true sources'),
     'magnitudes': (bin_edges, 'FROM:TO:STEP', 'edges of bins; by default SNR 2 to 60'),
-    'sources': (positive_int, 'N', 'sources of each type (default: %(default)s)'),
+    'sources': (positive_int, 'N', 'sources of each type'),
     'types': (('star', 'galaxy'), None, 'types to inject'),
-    'radius': (
-        positive_float,
-        'R',
-        'largest distance of a pair, in pixels (default: 1)',
-    ),
-    'bin:scores': (positive_float, 'MAG', 'width of a bin (default: %(default)s)'),
+    'radius': (positive_float, 'R', 'largest distance of a pair (--sky: in arcsec)'),
+    'bin:scores': (positive_float, 'MAG', 'width of a bin'),
     'sky': (bool, None, 'match on the sky, in arcsec, instead of in pixels'),
     # Coadds.
     'weights': (('inverse_variance', 'uniform'), None, 'weights of the exposures'),
@@ -170,8 +166,8 @@ OPTIONS = {
     # Simulated fields.
     'faintest': (float, 'MAG', 'magnitude of the faintest stars; by default SNR 3.4'),
     'n_exposures': (positive_int, 'D', _DEPTH),
-    'n_exposures:field': (positive_int, 'D', 'exposures in the coadd (default: 1)'),
-    'density:field': (density, 'X', 'stars per pixel (default: %(default)s)'),
+    'n_exposures:field': (positive_int, 'D', 'exposures in the coadd'),
+    'density:field': (density, 'X', 'stars per pixel'),
     'psf:field': (str, 'PSFIELD', 'PSF at the centre of an SDSS field'),
     'background:field': (positive_float, 'B', _SKY),
     'shape': (image_shape, 'NYxNX', 'size in pixels (default: 256x256)'),
@@ -237,6 +233,7 @@ _ARGUMENTS = {'noise': 'bkg_error', 'rms': 'bkg_error', 'gain': 'effective_gain'
 _IMAGE_ARGUMENTS = {}
 for _name in re.split('[ /]', ' '.join(_IMAGE_GROUPS.values())):
     _IMAGE_ARGUMENTS.setdefault(_ARGUMENTS.get(_name, _name), []).append(_name)
+_ALL_ARGUMENTS = _IMAGE_ARGUMENTS | {'n_threads': ['threads']}
 
 
 def add_command(commands, name, run, options, output=''):
@@ -272,6 +269,8 @@ def _add_option(parser, option, lists):
     kind, metavar, text = OPTIONS[option]
     name = option.partition(':')[0]
     keywords = {'help': text, 'default': _DEFAULTS.get(option)}
+    if keywords['default'] is not None and 'default' not in text:
+        keywords['help'] += ' (default: %(default)s)'
     if kind is bool:
         keywords |= {'action': 'store_true', 'default': False}
     elif isinstance(kind, tuple):
@@ -357,7 +356,7 @@ def name_options(text, options):
         for name, value in vars(options).items()
         if not (callable(value) or name in ('command', *_POSITIONS))
     }
-    for argument, names in (_IMAGE_ARGUMENTS | {'n_threads': ['threads']}).items():
+    for argument, names in _ALL_ARGUMENTS.items():
         if any(hasattr(options, name) for name in names):
             known[argument] = _option(options, argument)
     if hasattr(options, 'image') or hasattr(options, 'images'):
@@ -386,6 +385,6 @@ def name_options(text, options):
 
 def _option(options, argument):
     """Return the option behind an argument."""
-    names = (_IMAGE_ARGUMENTS | {'n_threads': ['threads']}).get(argument, (argument,))
+    names = _ALL_ARGUMENTS.get(argument, (argument,))
     used = [name for name in names if getattr(options, name, None) is not None]
     return _flag((used or names)[0])

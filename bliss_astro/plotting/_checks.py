@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Figures of checks: residuals, completeness, reconstructions, galaxy models.
+Figures of checks: residuals, completeness, reconstructions.
 """
 
 import numpy as np
@@ -274,60 +274,3 @@ def _mark_sources(ax, reconstruction):
     style = {'ms': 5, 'color': _axes.ORANGE, 'mew': 1.0}
     for chosen, marker in ((inside & ~galaxy, '.'), (inside & galaxy, 'x')):
         ax.plot(x[chosen], y[chosen], marker, **style)
-
-
-# -- galaxy models -------------------------------------------------------------------
-
-
-def draw_report(report):
-    """Draw a `ReconstructionReport` of a galaxy model."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 7.8), layout='constrained')
-    above, below = figure.subfigures(2, 1, height_ratios=(1.45, 1))
-    _draw_examples(above, report)
-    _draw_scores(below, report.table[:-1])
-    return figure
-
-
-def _draw_examples(figure, report):
-    data, model, residual = (part.numpy() for part in report.examples)
-    axes = figure.subplots(3, len(data), sharex=True, sharey=True)
-    names = ('data', 'model', 'residual / noise')
-    for k in range(len(data)):
-        noise = np.std((data - model)[k])
-        top = max(5.0, float(np.arcsinh(model[k].max() / noise)))
-        for row, image in enumerate((data, model)):
-            shown = np.arcsinh(image[k] / noise)
-            axes[row, k].imshow(shown, cmap='gray', vmin=-1.5, vmax=top)
-        drawn = axes[2, k].imshow(residual[k], cmap='RdBu_r', vmin=-4, vmax=4)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.invert_yaxis()
-    for ax, name in zip(axes[:, 0], names, strict=True):
-        ax.set_ylabel(name)
-    figure.colorbar(drawn, ax=axes[2].tolist(), shrink=0.8)
-
-
-def _draw_scores(figure, table):
-    axes = figure.subplots(1, 3)
-    snr = np.sqrt(table['snr_min'] * table['snr_max'])
-    # The last bin has no meaningful middle.
-    snr[-1] = table['snr_min'][-1] * 1.5
-    quantities = (
-        ('chi2', 'chi-square per pixel', (0.97, 1.03)),
-        ('flux_bias', 'median flux bias', (-0.01, 0.01)),
-        ('e_bias', 'ellipticity bias along the true one', (-0.01, 0.01)),
-    )
-    style = {'fmt': 'o-', 'ms': 4}
-    for ax, (name, title, band) in zip(axes, quantities, strict=True):
-        ax.axhspan(*band, color='0.92')
-        label = 'model' if name == 'chi2' else None
-        _axes.draw_points(ax, snr, table, name, color='C0', label=label, **style)
-        ax.set(xscale='log', xlabel='signal-to-noise ratio')
-        ax.set_title(title, fontsize='medium')
-        ax.set_xticks([10, 20, 40, 80], labels=['10', '20', '40', '80'])
-        ax.minorticks_off()
-    style |= {'color': '0.5', 'label': 'expected'}
-    _axes.draw_points(axes[0], snr, table, 'chi2_expected', **style)
-    axes[0].legend(fontsize='small', loc='lower right')

@@ -84,7 +84,7 @@ class ReconstructionReport:
             Data, model and residual of a few galaxies; chi-square, flux and
             ellipticity against signal-to-noise ratio.
         """
-        from bliss_astro.plotting._checks import draw_report
+        from bliss_astro.plotting._metrics import draw_report
 
         return draw_report(self)
 
