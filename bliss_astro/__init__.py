@@ -32,7 +32,7 @@ imported when first used, so that ``import bliss_astro`` stays cheap.
 
 import importlib
 
-from ._deprecated import lazy_exports
+from ._lazy import lazy_exports
 
 try:
     from ._version import version as __version__

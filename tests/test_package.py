@@ -17,7 +17,7 @@ import pytest
 from astropy.utils.exceptions import AstropyDeprecationWarning
 
 import bliss_astro
-from bliss_astro._deprecated import moved_names
+from bliss_astro._lazy import moved_names
 
 ROOT = Path(bliss_astro.__file__).parent
 
@@ -194,7 +194,7 @@ def test_flow_never_turns_back(path):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert node.value.id != 'bliss_astro' or node.attr == '__version__'
         called = isinstance(node, ast.Call) and getattr(node.func, 'attr', '')
-        assert called not in ('import_module', 'resolve_name'), 'see _plugins.py'
+        assert called not in ('import_module', 'resolve_name'), 'see _lazy.py'
 
 
 def _with_folder(target):

@@ -11,7 +11,7 @@ Catalogues against their images::
     _reconstruction      model, residual and the light of single sources
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -3,7 +3,7 @@
 Exposures: images with sky, noise, mask, PSF and WCS, and estimates of these.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 # Adds `Exposure.read`.
 from . import _read as _read

@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.utils import classproperty
 
-from bliss_astro._plugins import survey
+from bliss_astro._lazy import survey
 
 from ._geometry import binned_arguments, cut_wcs, sky_wcs
 from ._nddata import from_nddata, to_ccddata

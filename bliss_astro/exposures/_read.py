@@ -12,7 +12,7 @@ from astropy.io.fits.connect import is_fits
 from astropy.nddata import Cutout2D, NDData
 
 from bliss_astro._fits import check_file, file_name, open_fits
-from bliss_astro._plugins import load_coadds, load_readers
+from bliss_astro._lazy import load_coadds, load_readers
 from bliss_astro.psf import PSFModel
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.units import magnitude_to_flux

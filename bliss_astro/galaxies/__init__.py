@@ -3,7 +3,7 @@
 Galaxy model: a variational autoencoder of galaxy profiles.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -17,7 +17,7 @@ catalogue; results are tables (`ScoreTable`) that draw themselves with ``.plot()
     any statistic + image of a row -> bootstrap_bands
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

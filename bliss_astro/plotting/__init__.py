@@ -7,7 +7,7 @@ axes; none shows or saves anything or changes a setting of matplotlib. The colou
 those of Okabe and Ito, which people with colour-vision deficiencies can distinguish.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

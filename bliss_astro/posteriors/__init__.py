@@ -3,7 +3,7 @@
 Posteriors over catalogues: tiles, chain, sampling and loss.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

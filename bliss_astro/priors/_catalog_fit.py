@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import vstack
 
-from bliss_astro._plugins import load_surveys
+from bliss_astro._lazy import load_surveys
 from bliss_astro.units import MAD_TO_SIGMA, flux_to_magnitude
 
 from ._counts import MagnitudeCounts

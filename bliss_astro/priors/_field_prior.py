@@ -11,7 +11,7 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro._arguments import torch_generator
-from bliss_astro._plugins import survey
+from bliss_astro._lazy import survey
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape, scale_to_fwhm
 
 from ._fields import (

@@ -8,7 +8,7 @@ such as `PolynomialPSF` and `PSFExPSF`. `estimate_psf` measures the PSF of an im
 its stars, `compare_psf` compares a stated one with them, and `read_psf` reads any.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from .._arguments import must
-from .._plugins import exposure_of
+from .._lazy import exposure_of
 from .._warnings import OutOfDomainWarning, warn
 from ._fit import as_model
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS

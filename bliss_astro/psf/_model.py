@@ -7,7 +7,7 @@ import astropy.units as u
 import numpy as np
 
 from .._arguments import must
-from .._plugins import survey
+from .._lazy import survey
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._profile import (
     ProfileModel,

@@ -12,7 +12,7 @@ from astropy.modeling import Model
 
 from .._arguments import first_wrong, must
 from .._fits import file_name, find_image, image_plane, open_fits
-from .._plugins import load_surveys
+from .._lazy import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel

@@ -7,7 +7,7 @@ same ``render`` method, and tests compare them. Training draws whole
 batches with `render_stars` and `render_galaxies`.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -7,7 +7,7 @@ aligns and stacks (`_camera`), and adds artefacts and errors of what is stated
 (`_nuisances`).
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -8,7 +8,7 @@ above the core and registers its formats with `Exposure.read
 `~bliss_astro.priors.CatalogPrior.fit` when it is imported.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

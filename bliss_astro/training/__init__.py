@@ -6,7 +6,7 @@ One loop with checkpoints and a log, configurations as TOML files, and recipes:
 the configuration of an encoder for the images of a camera.
 """
 
-from bliss_astro._deprecated import lazy_exports
+from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Exports of folders: public names, and deprecated ones with their new homes.
+Imports when they are needed: public names of folders, moved names, plug-ins.
 """
 
 import functools
@@ -89,7 +89,7 @@ def lazy_exports(package, **modules):
     -------
     getattr, dir, all : callable, callable, list of str
         For the folder's ``__init__.py``. Names that have moved warn
-        (`~bliss_astro._deprecated.deprecated_names`).
+        (`deprecated_names`).
     """
     homes = {name: home for home, names in modules.items() for name in names.split()}
     moved = deprecated_names(package)
@@ -106,3 +106,40 @@ def lazy_exports(package, **modules):
         return sorted({*vars(sys.modules[package]), *homes})
 
     return __getattr__, __dir__, sorted(homes)
+
+
+# -- plug-ins ------------------------------------------------------------------------
+
+# `bliss_astro.exposures`, `bliss_astro.psf` and `bliss_astro.priors` hold lists of
+# readers, to which a plug-in (a survey, the files of coadds and simulations) adds those
+# of its files when it is imported.
+_SURVEYS = ('sdss',)
+
+
+def survey(name):
+    """Import the plug-in of a survey."""
+    return importlib.import_module(f'bliss_astro.surveys.{name}')
+
+
+def load_surveys():
+    """Import all plug-ins, so that their formats are known."""
+    for name in _SURVEYS:
+        survey(name)
+
+
+def load_readers():
+    """Import surveys and simulations, so that their files are read as exposures."""
+    load_surveys()
+    importlib.import_module('bliss_astro.simulation._images')
+
+
+def load_coadds():
+    """Import coadds, so that their files are read as exposures."""
+    importlib.import_module('bliss_astro.coadds._coadd')
+
+
+def exposure_of(image, given):
+    """Make an exposure of an image of any kind; what is not given is estimated."""
+    return importlib.import_module('bliss_astro.exposures._read').exposure_of(
+        image, {name: value for name, value in given.items() if value is not None}, {}
+    )
