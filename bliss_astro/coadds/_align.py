@@ -194,10 +194,8 @@ def check_exposure(exposure, k, band=None):
     named = (exposure.meta.get(key) for key in _BAND_KEYS)
     own = next((str(name).strip() for name in named if name is not None), band)
     if band not in (None, own):
-        msg = (
-            f'exposures differ in band: exposures[{k}] is in {own!r}, those before it '
-            f'in {band!r}.'
-        )
+        bands = f'exposures[{k}] is in {own!r}, those before it in {band!r}'
+        msg = f'exposures differ in band: {bands}.'
         raise ValueError(msg)
     return own
 
@@ -242,11 +240,8 @@ class Resampler:
         else:
             planes, covered = _resample_maps(exposure, image, resample)
             image = planes.pop('image')
-            noise = sampled_noise(
-                *(exposure, mapping, planes, covered, resample),
-                n_noise=self.n_noise,
-                rng=rng,
-            )
+            how = {'n_noise': self.n_noise, 'rng': rng}
+            noise = sampled_noise(exposure, mapping, planes, covered, resample, **how)
         good = noise.coverage & ~noise.bad
         if not good.any():
             return None

@@ -39,7 +39,7 @@ def result(sparse, finder):
     """
     96 stars of signal-to-noise ratios 2 to 60 put into it.
     """
-    return completeness(sparse, finder, n_sources=96, spacing=40, rng=4)
+    return completeness(sparse, finder, n_sources=96, spacing=32, rng=4)
 
 
 # -- the answer ---------------------------------------------------------------------
