@@ -233,20 +233,19 @@ def detect(data, options):
         catalog = posterior.at_threshold(
             options.threshold, n_samples=options.n_samples, rng=rng
         )
-        text = ''
         if options.check:
             from bliss_astro.checks._self_check import self_check
 
             found = self_check(image.exposure, catalog, cosmic_rays=image.cosmic_rays)
-            catalog.meta['check'], text = FactRecord(found), found['text']
+            catalog.meta['check'] = FactRecord(found)
     # At the end, where nothing of ours stands between them and the user's filters.
     for message in catalog.meta.get('warnings', ()):
         warn(message, OutOfDomainWarning)
     if len(catalog) == 0:
-        text_of_none = f'no source has a probability above {options.threshold}'
-        warn(text_of_none, NoDetectionsWarning)
-    if text:
-        text = f'the rows do not explain all of the image: {text}'
+        text = f'no source has a probability above {options.threshold}'
+        warn(text, NoDetectionsWarning)
+    if options.check and found['text']:
+        text = f'the rows do not explain all of the image: {found["text"]}'
         warn(text, CatalogCheckWarning)
     return catalog
 

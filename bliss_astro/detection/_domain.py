@@ -51,6 +51,21 @@ _AREA, _AREA_TILES = 16, 64
 _FULL, _FULL_MARGIN = 0.4, 1.05
 
 
+# Limits where the card of an encoder states none.
+_UNSTATED = Domain(
+    psf_area=(0.0, math.inf),
+    density=(0.0, 0.02),
+    noise=(0.0, math.inf),
+    correlation=1.0,
+    psf_error=math.inf,
+)
+
+
+def domain_of(encoder):
+    """Domain on the card of an encoder, or the limits where it states none."""
+    return Domain.of(encoder) or _UNSTATED
+
+
 def _width(area):
     # FWHM of the Gaussian of that effective area, 4 pi sigma^2.
     return f'FWHM about {FWHM_PER_SIGMA * math.sqrt(area / (4 * math.pi)):.2g} px'
@@ -119,16 +134,16 @@ class DomainFinding:
 
 def domain_findings(domain, facts):
     """List of `DomainFinding`, empty where all facts of `check_domain` are within."""
-    ranges = {
-        name: getattr(domain, name) for name in ('psf_area', 'noise', 'floor_snr')
-    }
-    ranges |= {'density': (0.0, domain.density[1])}
-    ranges |= {
-        name: (-np.inf, getattr(domain, name))
-        for name in ('psf_error', 'background_error')
+    ranges = PIXEL_LIMITS | {
+        'psf_area': domain.psf_area,
+        'density': (0.0, domain.density[1]),
+        'noise': domain.noise,
+        'floor_snr': domain.floor_snr,
+        'psf_error': (-np.inf, domain.psf_error),
+        'background_error': (-np.inf, domain.background_error),
     }
     findings = {}
-    for name, limits in (ranges | PIXEL_LIMITS).items():
+    for name, limits in ranges.items():
         if limits is None or facts.get(name) is None:
             continue
         value, (low, high) = np.atleast_2d(facts[name]), limits
@@ -137,9 +152,8 @@ def domain_findings(domain, facts):
         if outside.any():
             show = _QUANTITIES[name][2]
             allowed = f'{show(low)} to' if np.isfinite(low) else 'up to'
-            findings[name] = DomainFinding(
-                name, show(value[outside].flat[0]), f'{allowed} {show(high)}', outside
-            )
+            texts = show(value[outside].flat[0]), f'{allowed} {show(high)}'
+            findings[name] = DomainFinding(name, *texts, outside)
     findings |= _psf_findings(domain, facts, broad='psf_area' in findings)
     correlation = facts['correlation']
     if max(correlation) > domain.correlation or min(correlation) < _CORRELATION_MIN:
@@ -249,12 +263,8 @@ def check_fullness(encoder, posterior):
     share = scipy.ndimage.uniform_filter(
         (count > 0).astype(float), _AREA, mode='nearest'
     )
-    domain = Domain.of(encoder)
-    limit = _FULL
-    if domain is not None:
-        expected = domain.density[1] * posterior.grid.size**2
-        limit = max(limit, _FULL_MARGIN * -math.expm1(-expected))
-    full = share > limit
+    expected = domain_of(encoder).density[1] * posterior.grid.size**2
+    full = share > max(_FULL, _FULL_MARGIN * -math.expm1(-expected))
     flags = np.where(full, int(_DENSITY), 0)
     if not full.any():
         return flags, None, False

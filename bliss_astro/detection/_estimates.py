@@ -11,11 +11,12 @@ import scipy
 
 from bliss_astro._arguments import counted
 from bliss_astro._warnings import OutOfDomainWarning, warn
-from bliss_astro.encoders import Domain
 from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
 from bliss_astro.psf import PSFModel, compare_psf
 from bliss_astro.psf._estimate import estimate_from
+
+from ._domain import domain_of
 
 # Light only adds, so no sky is that many sigma below the background; and
 # no star is that many above it.
@@ -67,10 +68,8 @@ class PreparedImage:
 def prepare_image(data, given, encoder):
     """Read an image, estimate what is not given, and mask cosmic rays."""
     exposure, sources = as_exposure(data, **given)
-    domain = Domain.of(encoder)
-    most = math.inf if domain is None else domain.psf_error
     exposure, messages, comparison = psf_findings(
-        exposure, measured='psf' in sources, most=most
+        exposure, measured='psf' in sources, most=domain_of(encoder).psf_error
     )
     # Stars that are narrower than their stated PSF are none.
     width = min(comparison['ratio'], 1.0) if messages and comparison else 1.0

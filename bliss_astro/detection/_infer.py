@@ -4,7 +4,6 @@ Inference: from an exposure to the posterior of its catalogue, block by block.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import math
 
@@ -15,12 +14,12 @@ import torch
 
 from bliss_astro import catalog
 from bliss_astro._threads import map_threads, n_workers
-from bliss_astro.encoders import Domain, EncoderInputs
+from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
 from bliss_astro.flags import CatalogFlag
 
-from ._domain import check_domain, check_fullness
+from ._domain import check_domain, check_fullness, domain_of
 from ._estimates import estimate_record
 from ._inputs import block_mean, encoder_inputs, tile_mean, tile_tensor
 
@@ -32,15 +31,11 @@ _DENSITY_CELL = 32
 # Large images are sampled for that by windows of half this side in tiles,
 # so many at a time.
 _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
-# Largest density in sources per pixel for encoders whose card states no domain.
-_DENSITY_MAX = 0.02
 # Smallest side in joined pixels of an image that is binned.
 _BINNED_MIN = 16
 # Pixels above so many sigma belong to a source, as in SExtractor by default,
 # and a flux of that signal-to-noise ratio may be there whatever the pixels look like.
 _SEGMENT, _FAINT_SNR = 1.5, 10.0
-# Entries of the meta that are left out where they are empty.
-_OPTIONAL_META = ('warnings', 'psf_comparison', 'binning')
 
 
 def _has_half(device):
@@ -89,17 +84,15 @@ def infer(encoder, inputs, grid):
 def _window(inputs, rows, columns, size):
     """Inputs of some rows and columns of tiles."""
     pixels = [slice(part.start * size, part.stop * size) for part in (rows, columns)]
-    maps = {}
-    for field in dataclasses.fields(inputs):
-        value = getattr(inputs, field.name)
-        if not isinstance(value, torch.Tensor):
-            continue
+
+    def cut(name):
+        value = getattr(inputs, name)
         by_row, by_column = pixels if value.dim() == 3 else (rows, columns)
         # Constants are maps of one tile.
         value = value[..., by_row, :] if value.shape[-2] > 1 else value
-        value = value[..., by_column] if value.shape[-1] > 1 else value
-        maps[field.name] = value
-    return dataclasses.replace(inputs, **maps)
+        return value[..., by_column] if value.shape[-1] > 1 else value
+
+    return inputs.with_tensors(cut)
 
 
 def _blocks(shape, n_threads):
@@ -149,17 +142,15 @@ def _sample_counts(encoder, inputs, grid):
     expected, seen = np.zeros(grid.shape), np.zeros(grid.shape)
     length = _SAMPLE_PERIOD // 2
     # Whole windows, evenly spread.
-    starts = []
+    sides = []
     for n in grid.shape:
         n_windows = n // _SAMPLE_PERIOD
         middles = (np.arange(n_windows) + 0.5) * n / n_windows
-        starts.append(np.rint(middles - length / 2).astype(int).tolist())
-    places = list(itertools.product(*starts))
+        starts = np.rint(middles - length / 2).astype(int).tolist()
+        sides.append([slice(start, start + length) for start in starts])
+    places = list(itertools.product(*sides))
     for first in range(0, len(places), _SAMPLE_BATCH):
-        windows = [
-            (slice(r, r + length), slice(c, c + length))
-            for r, c in places[first : first + _SAMPLE_BATCH]
-        ]
+        windows = places[first : first + _SAMPLE_BATCH]
         parts = [_window(inputs, *window, grid.size) for window in windows]
         joined = EncoderInputs.concatenate(parts, tile_size=grid.size)
         with _fast(encoder.device):
@@ -198,9 +189,7 @@ def image_posterior(image, encoder, options):
     if messages and not image.psf_messages:
         messages[0] += _binning_advice(exposure, encoder, binning)
     messages += image.psf_messages
-    domain = Domain.of(encoder)
-    most = _DENSITY_MAX if domain is None else domain.density[1]
-    log_density = np.log(density.clip(1e-7, most))
+    log_density = np.log(density.clip(1e-7, domain_of(encoder).density[1]))
     inputs.log_density = tile_tensor(log_density, encoder.device)
     tiles = infer(encoder, inputs, grid)
     full, message, mostly = check_fullness(encoder, tiles)
@@ -215,6 +204,8 @@ def image_posterior(image, encoder, options):
         'estimated': estimate_record(whole, sources, density=density / binning**2),
         'density': float(np.mean(density)) / binning**2,
         'flux_min': float(np.median(floor)),
+    }
+    optional = {
         'warnings': messages,
         'psf_comparison': image.psf_comparison,
         'binning': binning if binning > 1 else None,
@@ -225,7 +216,7 @@ def image_posterior(image, encoder, options):
         unit=whole.unit,
         wcs=whole.wcs,
         flags=_pixel_flags(exposure, grid, flags | full, cosmic_rays),
-        meta={k: v for k, v in meta.items() if v or k not in _OPTIONAL_META},
+        meta=meta | {name: value for name, value in optional.items() if value},
         exposure=whole,
         binning=binning,
         image_shape=whole.shape,
@@ -248,12 +239,11 @@ def _choose_binning(value, exposure, encoder):
 
 def _proposed_binning(exposure, encoder):
     """Pixels to join so that the PSF is within the domain; 1 if it is."""
-    domain = Domain.of(encoder)
-    if domain is None or domain.fwhm is None:
+    fwhm = domain_of(encoder).fwhm
+    if fwhm is None:
         return 1
-    ny, nx = exposure.shape
-    number = math.ceil(central_psf(exposure).fwhm / domain.fwhm[1])
-    return max(1, min(number, min(ny, nx) // _BINNED_MIN))
+    number = math.ceil(central_psf(exposure).fwhm / fwhm[1])
+    return max(1, min(number, min(exposure.shape) // _BINNED_MIN))
 
 
 def _binning_advice(exposure, encoder, binning):

@@ -174,11 +174,11 @@ class EncoderInputs(Rows):
                 own = [v.expand(*v.shape[:2], *full) for v in own]
             return torch.cat(own)
 
-        return parts[0]._with(join)
+        return parts[0].with_tensors(join)
 
     def to(self, device) -> 'EncoderInputs':
         """Return the same inputs on another device."""
-        return self._with(lambda name: getattr(self, name).to(device))
+        return self.with_tensors(lambda name: getattr(self, name).to(device))
 
     def conditions(self, *, psf_range=None) -> torch.Tensor:
         """

@@ -18,9 +18,10 @@ class Rows:
 
     def select(self, index):
         """Subset of the rows."""
-        return self._with(lambda name: getattr(self, name)[index])
+        return self.with_tensors(lambda name: getattr(self, name)[index])
 
-    def _with(self, make):
+    def with_tensors(self, make):
+        """A copy with a function of the name in place of each tensor."""
         # Cached values are no fields.
         names = [
             name
@@ -32,7 +33,7 @@ class Rows:
     @classmethod
     def concatenate(cls, parts):
         """All rows of several parts."""
-        return parts[0]._with(
+        return parts[0].with_tensors(
             lambda name: torch.cat([getattr(part, name) for part in parts])
         )
 

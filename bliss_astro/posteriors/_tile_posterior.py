@@ -243,7 +243,7 @@ class TilePosterior:
     @torch.no_grad()
     def sample(self, *, generator=None) -> TileCatalog:
         """Draw one catalogue per image by the four-colour sweep."""
-        catalog = self._sweep(generator=generator)
+        catalog, _ = self._sweep(generator=generator)
         if self.sequence is not None:
             catalog = self.sequence.sample(catalog, generator=generator)
         return catalog
@@ -257,7 +257,7 @@ class TilePosterior:
         probability above ``threshold``, and sources stand at the highest
         point of their factors, given what the earlier colours decided.
         """
-        return self._sweep(threshold=threshold)
+        return self._sweep(threshold=threshold)[0]
 
     @torch.no_grad()
     def decided(self) -> tuple[TileCatalog, torch.Tensor]:
@@ -273,20 +273,19 @@ class TilePosterior:
             As `hidden_given` returns for it.
         """
         if self._decided is None:
-            hidden = torch.empty_like(self._context)
-            self._decided = self._sweep(threshold=0.5, keep=hidden), hidden
+            self._decided = self._sweep(threshold=0.5)
         return self._decided
 
-    def _sweep(self, *, generator=None, threshold=None, keep=None) -> TileCatalog:
-        head = self.head
+    def _sweep(self, *, generator=None, threshold=None):
+        """Catalogue of draws or decisions, and the hidden layer given it."""
+        head, hidden_of_all = self.head, torch.empty_like(self._context)
         shape, n_shape = (len(self), self.grid.shape, head.n_most), head.n_shape
         catalog = TileCatalog.empty(*shape, n_shape=n_shape, device=self.device)
         for colour, (i, j) in enumerate(COLOURS):
             hidden = self._hidden_of(colour, head.encode_sources(catalog))
             if hidden.numel() == 0:
                 continue
-            if keep is not None:
-                keep[..., i::2, j::2] = hidden
+            hidden_of_all[..., i::2, j::2] = hidden
             factor = head.count_factor(hidden)
             if threshold is None:
                 count = factor.sample(generator=generator)
@@ -304,7 +303,7 @@ class TilePosterior:
                 given = (hidden[images, :, rows, columns], catalog.count[tiles])
                 chain = self.source_chain(place, tiles, *given, catalog)
                 chain.fill(catalog, generator=generator, mode=threshold is not None)
-        return catalog
+        return catalog, hidden_of_all
 
 
 def npe_loss(posterior, catalog, *, guidance: float = 0.1):
