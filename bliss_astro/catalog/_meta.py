@@ -9,6 +9,7 @@ the record, different images lose it.
 """
 
 import datetime as dt
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping
@@ -175,13 +176,17 @@ AstropyDumper.add_representer(
 # -- contents ------------------------------------------------------------------------
 
 
+# A file for each package is read for it.
+_version = functools.cache(importlib.metadata.version)
+
+
 def default_meta():
     """Date (UTC) and versions of Python and packages, as photutils gives its tables."""
     from bliss_astro import __version__
 
     version = {'Python': platform.python_version(), 'bliss_astro': __version__}
     for package in ('astropy', 'numpy', 'torch'):
-        version[package] = importlib.metadata.version(package)
+        version[package] = _version(package)
     now = dt.datetime.now(tz=dt.UTC)
     return {'date': DateText(now.strftime('%Y-%m-%d %H:%M:%S UTC')), 'version': version}
 

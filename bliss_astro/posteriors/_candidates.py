@@ -111,8 +111,9 @@ class _Sweep:
             given = (tiles, mode, probability, (position, flux))
             return join_neighbours(self, near[index], *given, faintest=_SHARE)
 
-        pairs = map_threads(join, split_work(len(near), _BATCH, near.device))
-        probability = each_once(self, tiles, probability, accepted[tiles], pairs)
+        if len(near):
+            pairs = map_threads(join, split_work(len(near), _BATCH, near.device))
+            probability = each_once(self, tiles, probability, accepted[tiles], pairs)
         sources = SourceMarginals(probability, *position, flux.movedim(0, -1), *tiles)
         kept = probability > _FAINTEST
         return sources.select(kept), {name: value[kept] for name, value in seen.items()}
@@ -121,6 +122,8 @@ class _Sweep:
         """The second source of a tile and so on: not looked for across borders."""
         chance = self.at_least[..., place]
         candidate = (chance > max(0.1, least)) & (self.catalog.count >= place)
+        if not candidate.any():
+            return None
         tiles, position, flux, _, seen = self._described(place, candidate)
         sources = SourceMarginals(chance[tiles], *position, flux.movedim(0, -1), *tiles)
         return sources, seen
@@ -177,6 +180,7 @@ def find_sources(
     sweep = _Sweep(posterior, n_draws)
     found = [sweep.first_sources(least)]
     found += [sweep.further_sources(k, least) for k in range(1, sweep.head.n_most)]
+    found = list(filter(None, found))
     for part, _ in found:
         part.typed = posterior.head.galaxies
         part.probability = part.probability * part.near_place()
