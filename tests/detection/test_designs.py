@@ -29,13 +29,13 @@ def exposure_of(scenes, k=0):
 @pytest.fixture(scope='module')
 def sky():
     """
-    A field of stars and galaxies of 176 x 160 px with its truth.
+    A field of stars and galaxies of 136 x 136 px with its truth.
     """
     config = SimulationConfig(
         population='sky',
         fields='single',
         n_exposures=(1, 1),
-        shape=(176, 160),
+        shape=(136, 136),
         floor_snr=(3.4, 3.4),
         typical_floor_snr=None,
         star_scale=(12.0, 12.0),
@@ -67,7 +67,7 @@ def test_bright_sources_are_what_they_are(found, sky):
     truth = sky.flux[0] > 5 * sky.flux_min[0]
     x, y, flux = (v[0][truth].numpy() for v in (sky.x, sky.y, sky.flux))
     galaxy = sky.is_galaxy[0][truth].numpy()
-    inside = (x > 4) & (x < 155) & (y > 4) & (y < 171)
+    inside = (x > 4) & (x < 131) & (y > 4) & (y < 131)
     assert inside.sum() >= 8
     right, pulls, matched = 0, [], 0
     for k in np.flatnonzero(inside):

@@ -14,8 +14,8 @@ import pytest
 from bliss_astro import CoaddSimulator, PSFModel, detect_sources
 from bliss_astro.metrics import match_catalogs
 
-# As many pixels as 26 of the papers' images, in a third of the time.
-N_IMAGES, SIDE = 4, 224
+# As many pixels as 20 of the papers' images, in a third of the time.
+N_IMAGES, SIDE = 3, 224
 
 
 @pytest.fixture(scope='module')
