@@ -96,6 +96,16 @@ def require(sound, name, allowed, got):
         raise ValueError(must(name, allowed, got))
 
 
+def check_image_shape(name, value):
+    """Return a shape ``(ny, nx)`` as plain numbers, if they are two, 1 or more."""
+    sides = np.asarray(value)
+    whole = sides.shape == (2,) and sides.dtype.kind in 'fiu' and (sides % 1 == 0).all()
+    if not (whole and (sides > 0).all()):
+        msg = f'{name} must be two positive integers (ny, nx), got {value!r:.60}'
+        raise ValueError(msg)
+    return tuple(map(int, sides))
+
+
 def first_wrong(values, sound):
     """
     Name the first value that is not sound.

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import Column
 
+from bliss_astro._arguments import check_image_shape
 from bliss_astro.units import unit_text
 
 from ._columns import (
@@ -117,10 +118,7 @@ def from_columns(
     if (unit := getattr(made['flux'], 'unit', None)) is not None:
         values['unit'] = unit_text(unit)
     if image_shape is not None:
-        values['shape'] = [int(n) for n in image_shape]
-        if len(values['shape']) != 2 or min(values['shape']) < 1:
-            msg = f'image_shape must be two positive integers, got {image_shape!r}'
-            raise ValueError(msg)
+        values['shape'] = list(check_image_shape('image_shape', image_shape))
     if expected_count is not None:
         values['expected_count'] = np.ravel(np.asarray(expected_count, float)).tolist()
         if len(values['expected_count']) not in (1, 2):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from astropy.nddata import NoOverlapError, overlap_slices
 
+from bliss_astro._arguments import check_image_shape
 from bliss_astro._warnings import warn
 from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.exposures._validate import two_slices
@@ -142,7 +143,10 @@ def renderer_of(catalog, *, shape=None, psf=None):
     posterior = catalog.posterior
     if shape is None:
         shape = catalog.image.get('shape', getattr(posterior, 'shape', None))
-    shape = _check_shape(shape)
+    if shape is None:
+        msg = 'the catalogue lacks the shape of its image; give shape=(ny, nx)'
+        raise ValueError(msg)
+    shape = check_image_shape('shape', shape)
     tiles = getattr(posterior, 'tile_posterior', None)
     if getattr(posterior, 'binning', 1) > 1:
         # The encoder has the PSF of joined pixels.
@@ -188,17 +192,6 @@ def _noise_of_rows(catalog, grid):
     described = describe_shape(shapes.reshape(-1, shapes.shape[-1]), radius=radius)
     area = np.exp(float(described[:, 1].median()) + LOG_AREA)
     return float(np.quantile(error, _FAINT_QUANTILE) / np.sqrt(area))
-
-
-def _check_shape(shape):
-    if shape is None:
-        msg = 'the catalogue lacks the shape of its image; give shape=(ny, nx)'
-        raise ValueError(msg)
-    values = np.asarray(shape)
-    if values.shape != (2,) or values.dtype.kind not in 'iu' or values.min() < 1:
-        msg = f'shape must be two positive whole numbers (ny, nx), got {shape!r:.60}'
-        raise ValueError(msg)
-    return tuple(int(n) for n in values)
 
 
 # -- images ------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import numpy as np
 from astropy.wcs import WCS, Sip
 from astropy.wcs.utils import pixel_to_pixel
 
+from bliss_astro._arguments import check_image_shape
 from bliss_astro._warnings import collect_warnings
 
 from ..exposures._geometry import check_wcs, cut_wcs
-from ..exposures._validate import must
 
 # The mapping is computed on nodes this far apart, in pixels, and interpolated
 # with cubic splines; more accurate than the inversion of a distortion, whose
@@ -162,12 +162,7 @@ def _parse_grid(wcs_out, shape_out):
     if shape_out is None:
         msg = 'shape_out must be given, as (ny, nx); wcs_out does not state a shape.'
         raise ValueError(msg)
-    sides = np.asarray(shape_out)
-    whole = sides.shape == (2,) and sides.dtype.kind in 'fiu' and (sides % 1 == 0).all()
-    if not (whole and (sides > 0).all()):
-        allowed = 'be two positive integers (ny, nx)'
-        raise ValueError(must('shape_out', allowed, f'{shape_out!r}'))
-    shape = tuple(map(int, sides))
+    shape = check_image_shape('shape_out', shape_out)
     if isinstance(wcs_out, WCS):
         wcs_out = wcs_out.deepcopy()
         wcs_out.array_shape = shape
