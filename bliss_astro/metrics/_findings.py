@@ -15,6 +15,7 @@ from ._ranks import SCALE_ERROR
 
 # Power of the test that defines the smallest detectable fault.
 _POWER = 0.9
+_COUNT_TESTS = ('spread', 'scale', 'bias', 'shape')
 # P-value below which measurements of groups contradict one another.
 _CONTRADICTION = 0.01
 
@@ -156,14 +157,15 @@ def probability_findings(result):
         f'{expected:,.0f}, and {result["n_real"].sum():,} candidates are real'
     )
     manner = 'overconfident' if meta['is_overconfident'] else 'underconfident'
-    rows = [
-        ('excess', meta['excess'], meta['excess_err'], excess),
-        ('sharpness', np.nan, np.nan, f'probabilities are {manner}'),
-        ('error', meta['error'], np.nan, 'probabilities are not calibrated'),
-    ]
+    texts = {
+        'excess': excess,
+        'sharpness': f'probabilities are {manner}',
+        'error': 'probabilities are not calibrated',
+    }
+    names = ('{}', '{}_err', '{}_p_value')
     findings = [
-        ('all', test, n, value, error, meta[f'{test}_p_value'], text)
-        for test, value, error, text in rows
+        ('all', test, n, *(meta.get(name.format(test), np.nan) for name in names), text)
+        for test, text in texts.items()
     ]
     return _make('detection', findings)
 
@@ -187,21 +189,16 @@ def adjust(findings, false_alarm):
     from a calibrated posterior.
     """
     adjusted = 0.0
-    ordered = sorted(findings, key=lambda finding: finding.p_value)
-    for k, finding in enumerate(ordered):
-        adjusted = max(adjusted, min(finding.p_value * (len(ordered) - k), 1.0))
+    for k, finding in enumerate(sorted(findings, key=lambda f: f.p_value)):
+        adjusted = max(adjusted, min(finding.p_value * (len(findings) - k), 1.0))
         finding.adjusted, finding.alarm = adjusted, adjusted < false_alarm
 
 
 def as_table(findings):
     """Return findings as a table of scores."""
-    kinds = {'n': int, 'alarm': bool} | dict.fromkeys(
-        ('part', 'group', 'test', 'text'), str
-    )
-    names = [field.name for field in dataclasses.fields(Finding)]
     columns = {
-        name: np.array([getattr(f, name) for f in findings], kinds.get(name, float))
-        for name in names
+        field.name: np.array([getattr(f, field.name) for f in findings], field.type)
+        for field in dataclasses.fields(Finding)
     }
     return make_table('findings', columns)
 
@@ -315,17 +312,15 @@ def counts_words(findings, report, _):
     counts, alarms = report.counts, [f for f in findings if f.alarm]
     offsets = select(findings, 'offset')
     # A count that is off moves its ranks too; without an offset they fail alone.
-    stated = [*offsets, *(f for f in alarms if f.test == 'spread')]
-    if all(f.test == 'offset' for f in stated):
-        stated += [f for f in alarms if f.test == 'scale']
-    stated += [f for f in alarms if f.test == 'bias' and not offsets]
-    stated = stated or [f for f in alarms if f.test == 'shape']
+    of = {test: [f for f in alarms if f.test == test] for test in _COUNT_TESTS}
+    stated = [*offsets, *(of['spread'] or of['scale'])]
+    stated += [] if offsets else of['bias']
+    stated = stated or of['shape']
     meta = counts.meta
     limit = abs(meta['total_relative']) + 1.96 * meta['total_relative_err']
     if stated:
-        is_spread = any(f.test in ('spread', 'scale') for f in alarms)
-        sizes = [abs(f.value) for f in offsets]
-        size = np.inf if is_spread or not sizes else max(sizes)
+        is_spread = of['spread'] or of['scale'] or not offsets
+        size = np.inf if is_spread else max(abs(f.value) for f in offsets)
         return [f.words for f in stated], size, limit
     n = counts['n'].sum()
     text = f'true and expected numbers agree within {percent(round_up(limit))}'

@@ -195,34 +195,33 @@ class CalibrationReport:
 
     def _judge(self):
         """Run all tests, and set findings, status and verdict."""
-        findings = []
+        parts = []
         for name, ranks in self.ranks.items():
-            if len(ranks) > 1:
-                findings += tests.rank_findings(name, self.pooled[name])
-            findings += tests.rank_findings(name, ranks)
+            own = tests.rank_findings(name, self.pooled[name]) if len(ranks) > 1 else []
+            own += tests.rank_findings(name, ranks)
+            parts.append((name, tests.ranks_words, own))
         for name, coverage in self.intervals.items():
-            findings += tests.interval_findings(name, coverage)
-        parts = [(name, tests.ranks_words, name) for name in self.ranks]
-        parts += [(name, tests.intervals_words, name) for name in self.intervals]
+            own = tests.interval_findings(name, coverage)
+            parts.append((name, tests.intervals_words, own))
         if self.counts is not None:
-            findings += tests.count_findings(self.counts)
-            parts.append(('counts', tests.counts_words, 'counts'))
-        if self.count_ranks is not None:
-            findings += tests.rank_findings('counts', self.count_ranks)
+            own = tests.count_findings(self.counts)
+            if self.count_ranks is not None:
+                own += tests.rank_findings('counts', self.count_ranks)
+            parts.append(('counts', tests.counts_words, own))
         if self.reliability is not None:
-            findings += tests.probability_findings(self.reliability)
-            parts.append(('detection', tests.probabilities_words, 'detection'))
-        tests.adjust(findings, self.false_alarm)
+            own = tests.probability_findings(self.reliability)
+            parts.append(('detection', tests.probabilities_words, own))
+        findings = [finding for *_, own in parts for finding in own]
         if not findings and not self.sharpness:
             msg = (
                 'there is nothing to judge: give ranks, intervals, counts, '
                 'probabilities or log scores, with at least 10 rows'
             )
             raise ValueError(msg)
+        tests.adjust(findings, self.false_alarm)
         self.findings = tests.as_table(findings)
-        for name, words_of, key in parts:
-            own = [finding for finding in findings if finding.part == name]
-            stated, size, limit = words_of(own, self, key)
+        for name, words_of, own in parts:
+            stated, size, limit = words_of(own, self, name)
             key = f'{name} intervals' if name in self.status else name
             if any(f.alarm for f in own):
                 self.status[key] = 'fails' if size > self.tolerance else 'small'
