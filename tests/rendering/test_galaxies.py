@@ -204,6 +204,15 @@ def test_renderers_agree(profile):
         assert_allclose(image, exact, atol=limit * exact.max(), rtol=0)
 
 
+def test_grid_of_galsim():
+    """
+    Without a period GalSim's transform is that of its own choice.
+    """
+    pytest.importorskip('galsim')
+    images = [draw(r, PROFILES['disk']) for r in (GalSimRenderer(), TorchRenderer())]
+    assert_allclose(*images, atol=1e-3 * images[0].max(), rtol=0)
+
+
 def test_repr_round_trip(renderer):
     galsim = pytest.importorskip('galsim')
     names = {'torch': torch, 'galsim': galsim}
