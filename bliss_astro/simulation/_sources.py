@@ -26,9 +26,10 @@ _ELECTRONS_PER_NMGY = (400.0, 2000.0)
 _READ_FRACTION = 0.7
 # Depth up to which coadds may have inclined PSFs, which are slow to render.
 _INCLINED_DEPTH = 8
-# Smallest flux over the flux floor of sources of the sky: fainter ones than are in
-# the truth are in the images.
-_UNSEEN = 0.4
+# Margin in pixels, negative as the light of sources outside comes in, and smallest
+# flux over the flux floor: fainter ones than are in the truth are in the images. Those
+# of the NPE paper have none of these.
+_OUTSIDE = {'sky': (-14, 0.4), 'npe': (0, 1.0)}
 
 
 # -- observing conditions --------------------------------------------------------
@@ -53,61 +54,53 @@ def sample_fields(draw, config, prior, n, population, depth):
     """
     inclined = draw.coin(config.inclined_fraction)
     if population == 'stars':
-        psf = config.sample_psf(
-            n, inclined=inclined and depth <= _INCLINED_DEPTH, generator=draw.generator
-        )
-        sky = draw.log_uniform(config.background, n)
-        read_noise = draw.uniform(config.read_noise, n)
-        conditions = psf, sky, read_noise, None
+        inclined &= depth <= _INCLINED_DEPTH
+        conditions = *_sample_ranges(draw, config, n, inclined), None
     else:
-        conditions = _sample_conditions(
-            draw, config, prior, n, population, depth, inclined
-        )
+        drawn = prior.sample_batch(n, generator=draw.generator, device=draw.device)
+        conditions = drawn.psf, drawn.background, drawn.read_noise
+        conditions += (drawn.electrons_per_nmgy,)
+        if population == 'sky' and config.fields in _OTHER_FRACTION:
+            inclined &= depth == 1
+            conditions = _mix_others(draw, config, conditions, depth, inclined)
+        if depth > _INCLINED_DEPTH:
+            upright = conditions[0].clone()
+            upright[:, 7] = 0.0
+            conditions = upright, *conditions[1:]
     pixel_scale = config.pixel_scale
     if config.fields == 'telescopes' and population == 'sky':
         is_other = draw.coin(_OTHER_FRACTION['telescopes'])
         drawn = float(draw.log_uniform(config.pixel_scales, 1))
         pixel_scale = drawn if is_other else pixel_scale
     largest = float(draw.uniform(config.dither, 1))
-    dither = draw_dithers(draw, n, depth, largest)
-    return Fields(*conditions, dither, pixel_scale)
+    return Fields(*conditions, draw_dithers(draw, n, depth, largest), pixel_scale)
 
 
-def _sample_conditions(draw, config, prior, n, population, depth, inclined):
-    """PSF, sky, read noise and calibration for stars and galaxies."""
-    drawn = prior.sample_batch(n, generator=draw.generator, device=draw.device)
-    values = (drawn.psf, drawn.background, drawn.read_noise, drawn.electrons_per_nmgy)
-    if population == 'sky' and config.fields in _OTHER_FRACTION:
-        if config.fields == 'wide':
-            other = _other_sky(draw, config, n)
-        else:
-            other = _other_telescope(draw, config, n, depth, inclined)
-        is_other = draw.unit(n) < _OTHER_FRACTION[config.fields]
-        values = tuple(
-            torch.where(is_other[:, None] if new.dim() > 1 else is_other, new, old)
-            for new, old in zip(other, values, strict=True)
-        )
-    if depth > _INCLINED_DEPTH:
-        values = (values[0].clone(), *values[1:])
-        values[0][:, 7] = 0.0
-    return values
+def _sample_ranges(draw, config, n, inclined):
+    """PSF, sky and read noise of the ranges of a configuration."""
+    psf = config.sample_psf(n, inclined=inclined, generator=draw.generator)
+    sky = draw.log_uniform(config.background, n)
+    return psf, sky, draw.uniform(config.read_noise, n)
 
 
-def _other_sky(draw, config, n):
-    """Conditions of other cameras and skies."""
-    return (
-        config.sample_psf(n, inclined=False, generator=draw.generator),
-        draw.log_uniform(config.background, n),
-        draw.uniform(config.read_noise, n),
-        draw.log_uniform(_ELECTRONS_PER_NMGY, n),
-    )
+def _mix_others(draw, config, conditions, depth, inclined):
+    """PSF, sky, read noise and calibration, in some images of another camera."""
+    n = len(conditions[0])
+    if config.fields == 'wide':
+        other = _sample_ranges(draw, config, n, inclined=False)
+        other += (draw.log_uniform(_ELECTRONS_PER_NMGY, n),)
+    else:
+        other = _other_telescope(draw, config, n, depth, inclined)
+    is_other = draw.unit(n) < _OTHER_FRACTION[config.fields]
+    return [
+        torch.where(is_other[:, None] if new.dim() > 1 else is_other, new, old)
+        for new, old in zip(other, conditions, strict=True)
+    ]
 
 
 def _other_telescope(draw, config, n, depth, inclined):
     """Conditions of any telescope, by the noise and the magnitude at the floor."""
-    psf = config.sample_psf(
-        n, inclined=inclined and depth == 1, generator=draw.generator
-    )
+    psf = config.sample_psf(n, inclined=inclined, generator=draw.generator)
     noise = draw.log_uniform(config.noise, n)
     read_noise = draw.uniform(config.read_noise, n)
     read_noise = read_noise.minimum(_READ_FRACTION * noise)
@@ -252,22 +245,23 @@ def sample_stars(draw, config, fields):
     return dataclasses.replace(stars, density=density, flux_min=floor)
 
 
-def sample_catalog(draw, config, prior, fields, population, margin, *, latent_dim=None):
+def sample_catalog(draw, config, prior, fields, population, latent_dim):
     """
     Stars and galaxies of a prior, for images of a configuration.
 
     Galaxies have latent variables of a learned galaxy model in place of shapes where
-    their number is given.
+    their number is not `None`.
     """
     expected = sample_expected(draw, config, prior, fields, population)
     floor, cluster, scales, density = expected
+    margin, unseen = _OUTSIDE[population]
     sources = draw_catalog(
         draw,
         prior,
         fields,
         config.shape,
         margin,
-        flux_min=floor * (_UNSEEN if population == 'sky' else 1.0),
+        flux_min=floor * unseen,
         scales=scales,
     )
     if latent_dim is not None:

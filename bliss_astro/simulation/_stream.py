@@ -24,9 +24,6 @@ from ._images import SimulatedImages, select, signal_to_noise
 from ._nuisances import add_artifacts, add_lobes, draw_lobes, mark_pixels, misstate
 from ._sources import Sources, sample_catalog, sample_depth, sample_fields, sample_stars
 
-# Distance in pixels from the edges up to which sources lie outside: the light of some
-# comes in. The images of the NPE paper have none there.
-_MARGINS = {'sky': 14, 'npe': 0}
 # Smallest flux in nmgy of galaxies on stamps: no fainter one is above the noise.
 _FLUX_MIN = 0.5
 # Galaxies of the prior that are drawn at once.
@@ -83,6 +80,7 @@ class SimulationStream:
         elif config.fields == 'single':
             self.field_prior = FieldPrior.single()
         self.galaxy_model = galaxy_model
+        self.latent_dim = getattr(galaxy_model, 'latent_dim', None)
         bad = None
         if config.bad_pixels:
             saturation = config.saturation or BadPixelPrior.saturation
@@ -157,15 +155,8 @@ class SimulationStream:
     def _sample_sources(self, draw, population, fields):
         if population == 'stars':
             return sample_stars(draw, self.config, fields)
-        return sample_catalog(
-            draw,
-            self.config,
-            self.priors[population],
-            fields,
-            population,
-            -_MARGINS[population],
-            latent_dim=getattr(self.galaxy_model, 'latent_dim', None),
-        )
+        latent_dim, prior = self.latent_dim, self.priors[population]
+        return sample_catalog(draw, self.config, prior, fields, population, latent_dim)
 
     def _render_galaxies(self, groups):
         """
