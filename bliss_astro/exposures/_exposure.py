@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.utils import classproperty
 
+from bliss_astro._arguments import must, require
 from bliss_astro._lazy import survey
 
 from ._geometry import binned_arguments, cut_wcs, sky_wcs
@@ -22,7 +23,6 @@ from ._validate import (
     check_number,
     image_unit,
     join_masks,
-    must,
     split_mask,
     strip_unit,
     two_slices,
@@ -199,18 +199,16 @@ class Exposure:
         def checked(name, value, sign):
             return check_map(name, value, self.shape, good=~self.mask, sign=sign)
 
-        if effective_gain is None:
-            msg = 'effective_gain must be given (electrons per data unit).'
-            raise ValueError(msg)
+        allowed = 'be given (electrons per data unit)'
+        require(effective_gain is not None, 'effective_gain', allowed, None)
         self.effective_gain = checked('effective_gain', effective_gain, 'positive')
         self.read_noise = checked('read_noise', read_noise, 'not negative')
         self.background = checked('background', background, None)
         if bkg_error is None:
             electrons = np.maximum(self.background * self.effective_gain, 0)
             bkg_error = np.sqrt(electrons + self.read_noise**2) / self.effective_gain
-            if not np.all(bkg_error > 0):
-                msg = 'bkg_error must be given; background and read_noise have none.'
-                raise ValueError(msg)
+            got = 'background and read_noise without any'
+            require(np.all(bkg_error > 0), 'bkg_error', 'be given', got)
         self.bkg_error = checked('bkg_error', bkg_error, 'positive')
 
     @classmethod
@@ -375,8 +373,8 @@ class Exposure:
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer):
             raise TypeError(must('n', 'be a whole number', f'{n!r}'))
-        if not 1 <= n <= min(self.shape):
-            raise ValueError(must('n', f'be from 1 to {min(self.shape)}', n))
+        most = min(self.shape)
+        require(1 <= n <= most, 'n', f'be from 1 to {most}', n)
         return self if n == 1 else Exposure(**binned_arguments(self, int(n)))
 
     def _state(self):

@@ -12,6 +12,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 
+from bliss_astro._arguments import require
 from bliss_astro._fits import (
     absent,
     check_file,
@@ -25,7 +26,7 @@ from bliss_astro._fits import (
 from bliss_astro._warnings import warn
 
 from ._header import parse_unit
-from ._validate import check_shape, is_word, must, strip_unit
+from ._validate import check_shape, is_word, strip_unit
 
 # file.fits[EXT][x1:x2,y1:y2], the notation of CFITSIO.
 _LOCATION = re.compile(r'([^\[]*)(?:\[([^\[\]:*]+)\])?(?:\[([^\[\]]*[:*][^\[\]]*)\])?')
@@ -61,10 +62,9 @@ class Location:
         section = self.section or (None, None)
         for axis, bounds, length in zip('xy', section, shape[::-1], strict=True):
             first, last = bounds or (1, length)
-            if not 1 <= first <= last <= length:
-                section = f'section in {axis} of {self.path!r}'
-                got = f'{first}:{last}'
-                raise ValueError(must(section, f'lie within 1:{length}', got))
+            good, name = 1 <= first <= last <= length, f'section in {axis}'
+            name = f'{name} of {self.path!r}'
+            require(good, name, f'lie within 1:{length}', f'{first}:{last}')
             slices.append(slice(first - 1, last))
         return slices[1], slices[0]
 
@@ -99,9 +99,8 @@ def _parse_extension(text):
 def _parse_section(text, whole):
     """First and last pixel of both axes."""
     found = [_RANGE.fullmatch(part) for part in text.split(',')]
-    if len(found) != 2 or None in found:
-        allowed = 'be [x1:x2,y1:y2] from 1, or * for a whole axis'
-        raise ValueError(must(f'the section of {whole!r}', allowed, text))
+    good, name = len(found) == 2 and None not in found, f'the section of {whole!r}'
+    require(good, name, 'be [x1:x2,y1:y2] from 1, or * for a whole axis', text)
     return tuple(None if one[1] else (int(one[2]), int(one[3])) for one in found)
 
 

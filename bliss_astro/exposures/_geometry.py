@@ -10,12 +10,12 @@ from astropy.coordinates import SkyCoord
 from astropy.nddata import block_reduce
 from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
 
+from bliss_astro._arguments import must
 from bliss_astro._warnings import warn
 from bliss_astro.psf import PSFModel
 
 from ._noise import correlation_at
 from ._psf import FittedPSF, draw_psf
-from ._validate import must
 
 # Places along each axis at which a WCS is tried.
 _N_PLACES = 5

@@ -7,13 +7,13 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
 
-from bliss_astro._arguments import first_wrong
+from bliss_astro._arguments import first_wrong, must, require
 
 from ._geometry import whole_wcs
 from ._header import KEYWORDS, HeaderCards
 from ._psf import draw_psf
 from ._sky import noise_of
-from ._validate import GivenTwiceError, check_map, check_shape, must, strip_unit
+from ._validate import GivenTwiceError, check_map, check_shape, strip_unit
 
 # Sigma of bright pixels, of which there must be some, and what makes a noise map a
 # total error there: its ratio to the usual noise, and rank correlation with the light.
@@ -74,9 +74,8 @@ def read_nddata(nddata, given):
     arguments.setdefault('bkg_error', None)
     gain = arguments.setdefault('effective_gain', None)
     if error is not None:
-        if gain is None:
-            got = 'none, and the uncertainty has the noise of sources'
-            raise ValueError(must('effective_gain', 'be given', got))
+        got = 'an uncertainty that has the noise of sources'
+        require(gain is not None, 'effective_gain', 'be given', got)
         good = np.isfinite(nddata.data) & np.isfinite(error)
         if arguments.get('mask') is not None:
             good &= ~np.asarray(arguments['mask'], dtype=bool)
@@ -193,14 +192,13 @@ def weight_noise(weight, exposure):
     """Noise of the sky of a weight map (NaN where that is 0), and its source."""
     weight = strip_unit('weight', weight, (exposure.unit or u.one) ** -2)
     weight = np.asarray(check_map('weight', weight, exposure.shape), dtype=float)
-    if weight.ndim == 0:
-        allowed = 'be a map (bkg_error may be a number)'
-        raise ValueError(must('weight', allowed, float(weight)))
+    allowed = 'be a map (bkg_error may be a number)'
+    require(weight.ndim > 0, 'weight', allowed, weight)
     sound = np.isfinite(weight) & (weight > 0)
-    if np.any(weight < 0) or not np.any(sound & ~exposure.mask):
-        got = first_wrong(weight, ~(weight < 0)) if np.any(weight < 0) else 'none'
-        allowed = 'not be negative, and positive in some good pixels'
-        raise ValueError(must('weight', allowed, got))
+    got = first_wrong(weight, ~(weight < 0)) if np.any(weight < 0) else 'none'
+    good = got == 'none' and np.any(sound & ~exposure.mask)
+    allowed = 'not be negative, and positive in some good pixels'
+    require(good, 'weight', allowed, got)
     with np.errstate(divide='ignore', invalid='ignore'):
         noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
     factor = noise_of(exposure, noise, ~sound).sigma
@@ -212,9 +210,9 @@ def weight_noise(weight, exposure):
 def mask_without_error(exposure, error):
     """Mask pixels without a finite error; refuse errors that are not positive."""
     bad = exposure.mask | ~np.isfinite(error)
-    if np.any(~bad & ~(error > 0)):
-        got = first_wrong(error, bad | (error > 0))
-        raise ValueError(must('the uncertainty of data', 'be positive', got))
+    good = bad | (error > 0)
+    got = first_wrong(error, good)
+    require(good.all(), 'the uncertainty of data', 'be positive', got)
     return exposure.replace(mask=bad)
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bliss_astro._arguments import counted
+from bliss_astro._arguments import counted, require
 from bliss_astro.units import MAD_TO_SIGMA
-
-from ._validate import must
 
 NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
 # Correlations below this count for none, and differences from others below so many
@@ -115,10 +113,8 @@ class NoiseMeasurement:
 
 def check_enough(use, kind):
     """Refuse too few pixels."""
-    n = int(np.count_nonzero(use))
-    if n < _MIN_BLANK:
-        allowed = f'have at least {_MIN_BLANK} {kind} pixels'
-        raise ValueError(must('data', allowed, n))
+    n, allowed = int(np.count_nonzero(use)), f'have at least {_MIN_BLANK} {kind} pixels'
+    require(n >= _MIN_BLANK, 'data', allowed, n)
 
 
 def noise_of_residual(residual, bad, *, quantum=0.0, max_lag=2, needs_blank=False):

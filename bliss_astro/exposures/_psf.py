@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Model
 
+from bliss_astro._arguments import must, require
 from bliss_astro.psf import PSFModel, VaryingPSF
 from bliss_astro.psf._fit import (
     PHASES,
@@ -20,8 +21,6 @@ from bliss_astro.psf._fit import (
 )
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
 from bliss_astro.psf._varying import varying_psf
-
-from ._validate import must
 
 # Least side (pixels) of an image of a PSF that can be fitted.
 _MIN_SIDE = 5
@@ -125,9 +124,9 @@ class _DrawnPSF(FittedPSF):
             image = getattr(psf, 'value', psf)
             self._psf = np.asarray(image, dtype=float)
             check_psf_pixels(self._psf, 'psf, as an image,')
-            if min(self._psf.shape) < _MIN_SIDE:
-                allowed = f'have at least {_MIN_SIDE} x {_MIN_SIDE} px'
-                raise ValueError(must('psf: an image', allowed, self._psf.shape))
+            shape = self._psf.shape
+            allowed = f'have at least {_MIN_SIDE} x {_MIN_SIDE} px'
+            require(min(shape) >= _MIN_SIDE, 'psf: an image', allowed, shape)
         else:
             is_number = isinstance(psf, int | float | np.number)
             got = f'{psf!r}; a width is given as fwhm={psf}'

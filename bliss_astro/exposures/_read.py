@@ -11,6 +11,7 @@ from astropy.io import fits, registry
 from astropy.io.fits.connect import is_fits
 from astropy.nddata import Cutout2D, NDData
 
+from bliss_astro._arguments import must, require
 from bliss_astro._fits import check_file, file_name, open_fits
 from bliss_astro._lazy import load_coadds, load_readers
 from bliss_astro.psf import PSFModel
@@ -28,7 +29,6 @@ from ._validate import (
     check_number,
     is_word,
     join_masks,
-    must,
     refuse,
     refuse_both,
     strip_unit,
@@ -316,9 +316,8 @@ def _take_extras(given, unit):
     if zero_point is not None:
         value = getattr(zero_point, 'value', zero_point)
         zero_point = check_number('zero_point', value)
-        if abs(zero_point) > _MAX_ZERO_POINT:
-            allowed = f'be finite and within +-{_MAX_ZERO_POINT}'
-            raise ValueError(must('zero_point', allowed, zero_point))
+        good, allowed = abs(zero_point) <= _MAX_ZERO_POINT, f'+-{_MAX_ZERO_POINT}'
+        require(good, 'zero_point', f'be finite and within {allowed}', zero_point)
         allowed = [n / time for n in (u.electron, *COUNTS) for time in (1, u.s)]
         if unit is not None and not any(map(unit.is_equivalent, allowed)):
             msg = f'zero_point was given although data is in {unit}, a flux'
@@ -345,8 +344,8 @@ def _psf_of_fwhm(fwhm, exposure):
     """Make a PSF of a FWHM in pixels, or an angle by the WCS of the exposure."""
     if isinstance(fwhm, u.Quantity):
         angle = fwhm.unit.is_equivalent(u.arcsec)
-        if not angle and not fwhm.unit.is_equivalent(u.pix):
-            raise ValueError(must('fwhm', 'be in pixels or an angle', fwhm.unit))
+        good = angle or fwhm.unit.is_equivalent(u.pix)
+        require(good, 'fwhm', 'be in pixels or an angle', fwhm.unit)
         if angle and exposure.pixel_scale is None:
             msg = 'fwhm is an angle and data has no celestial wcs; give it in pixels.'
             raise ValueError(msg)
@@ -354,8 +353,7 @@ def _psf_of_fwhm(fwhm, exposure):
         fwhm = (fwhm / pixel).to_value(u.one)
     value = check_number('fwhm', fwhm, sign='positive')
     widest = 2 * DEFAULT_NORMALIZATION_RADIUS
-    if value > widest:
-        raise ValueError(must('fwhm', f'be at most {widest:.1f} px', f'{value:g}'))
+    require(value <= widest, 'fwhm', f'be at most {widest:.1f} px', f'{value:g}')
     return PSFModel.from_fwhm(value)
 
 

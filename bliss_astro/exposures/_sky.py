@@ -11,10 +11,11 @@ import numpy as np
 from astropy.nddata import block_reduce
 from astropy.utils.exceptions import AstropyUserWarning
 
+from bliss_astro._arguments import must, require
 from bliss_astro._warnings import collect_warnings
 
 from ._noise import check_enough, noise_of_residual
-from ._validate import check_data, check_map, check_mask, join_masks, must, strip_unit
+from ._validate import check_data, check_map, check_mask, join_masks, strip_unit
 
 # -- mesh --
 # Side (pixels) of the cells, of large images and of those smaller than two of them.
@@ -136,9 +137,8 @@ def measure_noise(data, mask=None, *, background=None, max_lag=2):
     bad = join_masks(data.shape, bad, check_mask('mask', mask, data.shape))
     if isinstance(max_lag, bool) or not isinstance(max_lag, int | np.integer):
         raise TypeError(must('max_lag', 'be an integer', f'{max_lag!r}'))
-    if not 1 <= max_lag < min(data.shape) / 2:
-        allowed = f'be at least 1, and less than half of {min(data.shape)}'
-        raise ValueError(must('max_lag', allowed, max_lag))
+    allowed = f'be at least 1, and less than half of {min(data.shape)}'
+    require(1 <= max_lag < min(data.shape) / 2, 'max_lag', allowed, max_lag)
     check_enough(~bad, 'good')
     quantum = step_of_values(data[~bad])
     if background is None:

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.utils.masked import Masked
 
-from bliss_astro._arguments import must
+from bliss_astro._arguments import must, require
 from bliss_astro.units import MAD_TO_SIGMA, is_text_exact, unit_text
 
 # Sigma above the sky within which a saturation level is none.
@@ -64,9 +64,8 @@ def split_mask(name, value, shape):
 
 def check_shape(name, value, shape, have='have'):
     """Refuse a map that is not of the shape of the image."""
-    if np.shape(value) != shape:
-        got = np.shape(value)
-        raise ValueError(must(name, f'{have} the shape of data, {shape}', got))
+    own = np.shape(value)
+    require(own == shape, name, f'{have} the shape of data, {shape}', own)
 
 
 def check_data(data):
@@ -78,10 +77,7 @@ def check_data(data):
     data, hidden = split_mask('data', data, np.shape(data))
     array = np.asarray(data)
     if array.dtype.kind not in 'fiu':
-        kinds = {'c': 'complex', 'b': 'boolean'}
-        kind = kinds.get(array.dtype.kind, f'of type {array.dtype}')
-        of_object = kind.startswith('of') and not isinstance(data, np.ndarray)
-        got = f'a {type(data).__name__}' if of_object else f'an array that is {kind}'
+        got = f'a {type(data).__name__} of type {array.dtype}'
         raise TypeError(must('data', 'be real numbers', got))
     if array.ndim != 2:
         text = must('data', 'be two-dimensional', f'shape {array.shape}')
@@ -91,13 +87,11 @@ def check_data(data):
             axes[np.argsort(array.shape, kind='stable')[:-2]] = '0'
             text += f' Choose one plane, such as data[{", ".join(axes)}].'
         raise ValueError(text)
-    if array.size == 0:
-        raise ValueError(must('data', 'have pixels', f'shape {array.shape}'))
+    require(array.size > 0, 'data', 'have pixels', f'shape {array.shape}')
     array = _floats(array)
     bad = ~np.isfinite(array)
-    if bad.all():
-        msg = 'data must have finite pixels; all are NaN or infinite.'
-        raise ValueError(msg)
+    got = 'an image where all are NaN or infinite'
+    require(not bad.all(), 'data', 'have finite pixels', got)
     return array, join_masks(array.shape, bad, hidden)
 
 
@@ -163,14 +157,13 @@ def check_map(name, value, shape, *, good=None, sign=None):
 def check_number(name, value, *, sign=None):
     """Turn one real, finite number without a unit into a float."""
     if isinstance(value, u.Quantity):
-        if not value.unit.is_equivalent(u.one):
-            raise ValueError(must(name, 'be without a unit', value.unit))
+        plain = value.unit.is_equivalent(u.one)
+        require(plain, name, 'be without a unit', value.unit)
         value = value.to_value(u.one)
     array = np.asarray(value)
     if array.ndim or array.dtype.kind not in 'fiu':
         raise TypeError(must(name, 'be one real number', f'{value!r:.60}'))
-    if not _is_sound(array, sign):
-        raise ValueError(must(name, f'be {_allowed(sign)}', value))
+    require(_is_sound(array, sign), name, f'be {_allowed(sign)}', value)
     return float(array)
 
 
@@ -192,9 +185,8 @@ def check_correlation(noise_correlation):
         allowed = 'be a pair (in x, in y) of numbers'
         text = must('noise_correlation', allowed, f'{noise_correlation!r}')
         raise ValueError(text) from None
-    if not (-1 < along_x < 1 and -1 < along_y < 1):
-        got = f'({along_x}, {along_y})'
-        raise ValueError(must('noise_correlation', 'lie between -1 and 1', got))
+    good, got = -1 < along_x < 1 and -1 < along_y < 1, (along_x, along_y)
+    require(good, 'noise_correlation', 'lie between -1 and 1', got)
     return along_x, along_y
 
 
@@ -204,13 +196,10 @@ def check_saturation(exposure):
     sky = np.median(known)
     noise = MAD_TO_SIGMA * np.median(np.abs(known - sky))
     level = np.median(exposure.saturation)
-    if not level > sky + _SATURATION_SIGMA * noise:
-        n_full = np.count_nonzero(exposure.saturated)
-        msg = (
-            f'saturation must lie above the sky; {n_full} of {exposure.mask.size} '
-            f'pixels reach {level:.6g}, and the median is {sky:.6g}.'
-        )
-        raise ValueError(msg)
+    n_full, n = np.count_nonzero(exposure.saturated), exposure.mask.size
+    got = f'{n_full} of {n} pixels that reach {level:.6g} with a median of {sky:.6g}'
+    above = level > sky + _SATURATION_SIGMA * noise
+    require(above, 'saturation', 'lie above the sky', got)
 
 
 # -- units -----------------------------------------------------------------------
@@ -263,8 +252,7 @@ def strip_unit(name, value, unit, with_units=None):
     if own is None:
         return value
     unit = u.one if unit is None else unit
-    if not own.is_equivalent(unit):
-        raise ValueError(must(name, f'have units of {unit}', own))
+    require(own.is_equivalent(unit), name, f'have units of {unit}', own)
     return value.to_value(unit)
 
 
@@ -277,11 +265,8 @@ def two_slices(item, shape):
     bounds = []
     for part, length, axis in zip(item, shape, 'yx', strict=True):
         start, stop, step = part.indices(length)
-        if step != 1:
-            raise ValueError(must('a cut-out', 'have step 1', f'step {step} in {axis}'))
-        if stop <= start:
-            got = f'{part.start}:{part.stop} in {axis} has none within 0:{length}'
-            msg = f'a cut-out must have pixels; {got}.'
-            raise ValueError(msg)
+        require(step == 1, 'a cut-out', 'have step 1', f'step {step} in {axis}')
+        got = f'{part.start}:{part.stop} in {axis} has none within 0:{length}'
+        require(stop > start, 'a cut-out', 'have pixels', got)
         bounds.append(slice(start, stop))
     return bounds

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from .._arguments import must
+from .._arguments import require
 from .._lazy import exposure_of
 from .._warnings import OutOfDomainWarning, warn
 from ._fit import as_model
@@ -134,8 +134,8 @@ def estimate_psf(
     >>> bool(abs(estimate.psf.fwhm / exposure.psf.fwhm - 1) < 0.03)
     True
     """
-    if vary not in ('auto', True, False):
-        raise ValueError(must('vary', "be 'auto', True or False", f'{vary!r}'))
+    good = vary in ('auto', True, False)
+    require(good, 'vary', "be 'auto', True or False", f'{vary!r}')
     exposure = exposure_of(image, given)
     estimate = estimate_from(exposure, vary=vary, radius=normalization_radius)
     for finding in estimate.findings:

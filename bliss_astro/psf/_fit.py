@@ -10,7 +10,7 @@ import numpy as np
 from astropy.modeling import Model
 from astropy.nddata import Cutout2D, NDData, StdDevUncertainty
 
-from bliss_astro._arguments import first_wrong, must
+from bliss_astro._arguments import first_wrong, require
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._joint_fit import StampFit, fit_image, fit_stars, minimise, rms
@@ -56,9 +56,8 @@ def fit_psf(
     if isinstance(image, Model):
         image = draw_model(image, _DRAWING_SIDE // 2, _DRAWING_SIDE // 2)
     data, bad, error, unit = _take_apart(image, error, mask, (2, 3))
-    if min(data.shape[-2:]) < _MIN_SIDE:
-        allowed = f'be at least {_MIN_SIDE} pixels wide and high'
-        raise ValueError(must('image', allowed, f'shape {data.shape}'))
+    allowed = f'be at least {_MIN_SIDE} pixels wide and high'
+    require(min(data.shape[-2:]) >= _MIN_SIDE, 'image', allowed, data.shape)
     radius = normalization_radius
     if data.ndim == 3:
         return _fit_stars(
@@ -92,15 +91,14 @@ def fit_psf_to_stars(
     """Fit one PSF shape to several stars of an image; see `PSFModel.fit_stars`."""
     data, bad, error, unit = _take_apart(data, error, mask, (2,))
     size = int(size)
-    if size < _MIN_SIDE or size % 2 == 0:
-        raise ValueError(must('size', f'be odd and at least {_MIN_SIDE}', size))
+    good = size >= _MIN_SIDE and size % 2 == 1
+    require(good, 'size', f'be odd and at least {_MIN_SIDE}', size)
     places = _star_positions(positions)
     height, width = data.shape
     pixels = np.rint(places).astype(int)
     inside = ((pixels >= 0) & (pixels < (width, height))).all(1)
-    if not inside.any():
-        allowed = f'lie on the image of {width} x {height} pixels'
-        raise ValueError(must('positions', allowed, 'none that does'))
+    allowed = f'lie on the image of {width} x {height} pixels'
+    require(inside.any(), 'positions', allowed, 'none that does')
     corners = pixels[inside] - size // 2
     if effective_gain is not None:
         effective_gain = _positive(effective_gain, 'effective_gain', data.shape, None)
@@ -134,8 +132,7 @@ def _fit_stars(
     model_class=None,
 ):
     """Fit stamps of stars whose first pixels lie at ``corner`` (x, y)."""
-    if not model_error >= 0:
-        raise ValueError(must('model_error', 'be >= 0', model_error))
+    require(model_error >= 0, 'model_error', 'be >= 0', model_error)
     fit, alive = _start_fit(stamps, bad, radius, background=background, stars=True)
     if not use_prior:
         # Kept, but so weak that it only stops what nothing else determines.
@@ -302,23 +299,20 @@ def _take_apart(data, error, mask, dimensions):
         data = data.data
     unit = getattr(data, 'unit', unit)
     data = np.asarray(plain(data))
-    if data.dtype.kind not in 'iuf':
-        got = f'{data.dtype} (Exposure.read reads files)'
-        raise ValueError(must('data', 'be real numbers', got))
-    data = data.astype(float)
-    if data.ndim not in dimensions or data.size == 0:
-        allowed = f'be {" or ".join(f"{n}D" for n in dimensions)} and not empty'
-        raise ValueError(must('data', allowed, f'shape {data.shape}'))
+    got = f'{data.dtype} (Exposure.read reads files)'
+    require(data.dtype.kind in 'iuf', 'data', 'be real numbers', got)
+    data, good = data.astype(float), data.ndim in dimensions and data.size > 0
+    allowed = f'be {" or ".join(f"{n}D" for n in dimensions)} and not empty'
+    require(good, 'data', allowed, f'shape {data.shape}')
     bad = ~np.isfinite(data)
     if mask is not None:
         mask = np.asarray(mask)
-        if mask.dtype != bool or mask.shape != data.shape:
-            allowed = f'be a bool array of shape {data.shape}'
-            raise ValueError(must('mask', allowed, f'{mask.dtype} of {mask.shape}'))
+        good, got = mask.dtype == bool, f'{mask.dtype} of {mask.shape}'
+        good &= mask.shape == data.shape
+        require(good, 'mask', f'be a bool array of shape {data.shape}', got)
         bad |= mask
-    if bad.all():
-        msg = 'data must have at least one pixel that is finite and not masked'
-        raise ValueError(msg)
+    allowed = 'have at least one pixel that is finite and not masked'
+    require(not bad.all(), 'data', allowed, 'none')
     data[bad] = 0.0
     if error is not None:
         error = _positive(error, 'error', data.shape, unit)
@@ -331,12 +325,10 @@ def _positive(value, name, shape, unit):
         msg = f'{name} has the unit {value.unit}, but the image has none'
         raise ValueError(msg)
     value = np.asarray(plain(value, unit), float)
-    if value.shape not in ((), shape):
-        allowed = f'be a number or have shape {shape}'
-        raise ValueError(must(name, allowed, value.shape))
-    if not np.all(value > 0):
-        got = f'a minimum of {np.min(value)}'
-        raise ValueError(must(name, 'be > 0 everywhere', got))
+    allowed = f'be a number or have shape {shape}'
+    require(value.shape in ((), shape), name, allowed, value.shape)
+    got = f'a minimum of {np.min(value)}'
+    require(np.all(value > 0), name, 'be > 0 everywhere', got)
     return value
 
 
@@ -346,18 +338,15 @@ def _star_positions(positions):
     if names is not None:
         pairs = (('x_centroid', 'y_centroid'), ('x', 'y'))
         pair = next((pair for pair in pairs if set(pair) <= set(names)), None)
-        if pair is None:
-            allowed = 'have columns x_centroid and y_centroid'
-            raise ValueError(must('positions', allowed, names))
+        allowed = 'have columns x_centroid and y_centroid'
+        require(pair is not None, 'positions', allowed, names)
         positions = np.column_stack([plain(positions[name]) for name in pair])
     positions = np.asarray(positions, float)
-    if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
-        allowed = 'have shape (n, 2), n > 0'
-        raise ValueError(must('positions', allowed, positions.shape))
+    good = positions.ndim == 2 and positions.shape[1] == 2 and len(positions) > 0
+    require(good, 'positions', 'have shape (n, 2), n > 0', positions.shape)
     finite = np.isfinite(positions)
-    if not finite.all():
-        got = first_wrong(positions, finite)
-        raise ValueError(must('positions', 'be finite', got))
+    got = first_wrong(positions, finite)
+    require(finite.all(), 'positions', 'be finite', got)
     return positions
 
 

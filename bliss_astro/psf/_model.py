@@ -3,10 +3,9 @@
 The point-spread function of one place as an astropy model.
 """
 
-import astropy.units as u
 import numpy as np
 
-from .._arguments import must
+from .._arguments import require
 from .._lazy import survey
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._profile import (
@@ -14,6 +13,7 @@ from ._profile import (
     effective_pixels,
     half_maximum_radius,
     integral,
+    pixels,
     plain,
     profile,
 )
@@ -134,9 +134,9 @@ class PSFModel(ProfileModel):
             If ``shape`` has not eight entries, or one is out of its range.
         """
         shape = np.asarray(shape, float)
-        if shape.shape != (len(SHAPE_NAMES),):
-            allowed = f'hold the {len(SHAPE_NAMES)} numbers {", ".join(SHAPE_NAMES)}'
-            raise ValueError(must('shape', allowed, f'an array of {shape.shape}'))
+        good = shape.shape == (len(SHAPE_NAMES),)
+        allowed = f'hold the {len(SHAPE_NAMES)} numbers {", ".join(SHAPE_NAMES)}'
+        require(good, 'shape', allowed, f'an array of {shape.shape}')
         return cls(**dict(zip(SHAPE_NAMES, shape.tolist(), strict=True)), **options)
 
     @classmethod
@@ -163,14 +163,9 @@ class PSFModel(ProfileModel):
         ValueError
             If ``fwhm`` is not from 1 to 1000 pixels: a PSF contains the pixel.
         """
-        try:
-            value = float(plain(fwhm, u.pix))
-        except (TypeError, ValueError):
-            value = np.nan
-        low, high = _FWHM_RANGE
-        if not low <= value <= high:
-            allowed = f'be a number of pixels from {low} to {high}'
-            raise ValueError(must('fwhm', allowed, f'{fwhm!r}'))
+        value, (low, high) = pixels(fwhm), _FWHM_RANGE
+        allowed = f'be a number of pixels from {low} to {high}'
+        require(low <= value <= high, 'fwhm', allowed, f'{fwhm!r}')
         shape = typical_shape(value)
         return cls.from_shape(shape, normalization_radius=normalization_radius)
 

@@ -14,7 +14,7 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 
-from .._arguments import must
+from .._arguments import must, require
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, SHAPE_NAMES
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step
@@ -147,16 +147,19 @@ def plain(value, unit=None):
     return value
 
 
+def pixels(length):
+    """Length in pixels as a float, NaN where it is none."""
+    try:
+        return float(plain(length, u.pix))
+    except (TypeError, ValueError):
+        return np.nan
+
+
 def check_radius(radius):
     """Normalisation radius as a float, or an error."""
-    try:
-        radius = float(plain(radius, u.pix))
-    except (TypeError, ValueError):
-        radius = np.nan
-    if not radius > 0:
-        allowed = 'be a number of pixels > 0'
-        raise ValueError(must('normalization_radius', allowed, radius))
-    return radius
+    value = pixels(radius)
+    require(value > 0, 'normalization_radius', 'be a number of pixels > 0', radius)
+    return value
 
 
 # A module-level function: a model with other validators does not pickle.

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io.fits import ColDefs, HDUList
 from astropy.modeling import Model
 
-from .._arguments import first_wrong, must
+from .._arguments import first_wrong, must, require
 from .._fits import file_name, find_image, image_plane, open_fits
 from .._lazy import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases
@@ -125,9 +125,9 @@ def _of_image(image, oversampling, pixel_response, name):
     """Check an image; one that is oversampled becomes a model of photutils."""
     image = np.asarray(plain(image), float)
     n = 1 if oversampling is None else oversampling
-    number = isinstance(n, (int, float, np.number))
-    if not (number and 1 <= n <= _MAX_OVERSAMPLING and n == int(n)):
-        raise ValueError(must('oversampling', 'be a whole number from 1 on', repr(n)))
+    good = isinstance(n, (int, float, np.number))
+    good = good and 1 <= n <= _MAX_OVERSAMPLING and n == int(n)
+    require(good, 'oversampling', 'be a whole number from 1 on', f'{n!r}')
     check_psf_pixels(image, name)
     if n == 1:
         return image
@@ -201,18 +201,15 @@ class PSFExPSF(VaryingPSF):
         # Powers (of x, of y) of the terms in PSFEx's order.
         self._powers = [(i, j) for j in range(n) for i in range(n - j)]
         self._cache = {}
-        if self.basis.ndim != 3 or len(self.basis) != len(self._powers):
-            allowed = f'hold {len(self._powers)} images for degree {self.degree}'
-            raise ValueError(must('basis', allowed, f'shape {self.basis.shape}'))
+        good = self.basis.ndim == 3 and len(self.basis) == len(self._powers)
+        allowed = f'hold {len(self._powers)} images for degree {self.degree}'
+        require(good, 'basis', allowed, f'shape {self.basis.shape}')
         for name in ('basis', 'sampling', 'zero', 'scale'):
-            finite = np.isfinite(getattr(self, name))
-            if not np.all(finite):
-                got = first_wrong(getattr(self, name), finite)
-                raise ValueError(must(name, 'be finite', got))
+            values, finite = getattr(self, name), np.isfinite(getattr(self, name))
+            require(np.all(finite), name, 'be finite', first_wrong(values, finite))
         least = min(self.sampling, *self.scale, self.basis[0].sum())
-        if not least > 0:
-            name = 'sampling, scale and the flux of the first image'
-            raise ValueError(must(name, 'be positive', f'{least:g}'))
+        name = 'sampling, scale and the flux of the first image'
+        require(least > 0, name, 'be positive', f'{least:g}')
 
     def __repr__(self):
         return f'<PSFExPSF(degree={self.degree}, sampling={self.sampling:g})>'

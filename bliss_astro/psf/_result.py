@@ -8,7 +8,7 @@ import dataclasses
 import astropy.units as u
 import numpy as np
 
-from .._arguments import must
+from .._arguments import require
 from ._fit import cut_stamps
 from ._joint_fit import StampFit, fit_stars, own_shapes, rms
 from ._profile import (
@@ -156,8 +156,7 @@ class PSFEstimate:
         if axes is None:
             _, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout='constrained')
         axes = np.asarray(axes, dtype=object).ravel()
-        if len(axes) != 3:
-            raise ValueError(must('axes', 'be three Axes', len(axes)))
+        require(len(axes) == 3, 'axes', 'be three Axes', len(axes))
         self._plot_locus(axes[0])
         self._plot_profile(axes[1])
         self._plot_residual(axes[2])

@@ -39,7 +39,7 @@ def data(field):
         (np.full((30, 30), np.nan), ValueError, 'all are NaN'),
         (np.full((30, 30), np.inf), ValueError, 'all are NaN or infinite'),
         (np.ones((30, 30), complex), TypeError, 'complex'),
-        (np.ones((30, 30), bool), TypeError, 'boolean'),
+        (np.ones((30, 30), bool), TypeError, 'bool'),
         (np.full((30, 30), None), TypeError, 'data must be real numbers'),
         (None, TypeError, 'data must be real numbers; got a NoneType'),
         ({'a': 1}, TypeError, 'data must be real numbers; got a dict'),

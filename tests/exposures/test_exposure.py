@@ -60,7 +60,7 @@ class TestData:
         ('data', 'error', 'match'),
         [
             (np.zeros((3, 4), complex), TypeError, 'complex'),
-            (np.zeros((3, 4), bool), TypeError, 'boolean'),
+            (np.zeros((3, 4), bool), TypeError, 'bool'),
             (np.full((3, 4), None), TypeError, 'of type object'),
             (np.full((3, 4), 'a'), TypeError, 'of type <U1'),
             (np.zeros(4), ValueError, r'two-dimensional; got shape \(4,\)'),

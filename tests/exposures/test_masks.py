@@ -130,7 +130,7 @@ def test_logarithmic_units(unit, image):
 @pytest.mark.parametrize('level', [-5.0, 90.0, 108.0])
 @pytest.mark.parametrize('given', [{}, {'background': 100.0, 'bkg_error': 5.0}])
 def test_saturation_within_the_sky(level, given, image):
-    words = r'^saturation must lie above (the sky; \d+ of 25600|some of the data)'
+    words = r'^saturation must lie above (the sky; got \d+ of 25600|some of the data)'
     with pytest.raises(ValueError, match=words):
         exposure_of(image, saturation=level, **given)
 
