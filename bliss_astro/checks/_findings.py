@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import zoom
 from scipy.special import bdtrc
 
-from bliss_astro.psf._mixture import profile_of_shape, profile_with_gradient
+from bliss_astro.psf._mixture import profile_with_gradient
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._causes import (
@@ -62,12 +62,10 @@ _NAMES = (('lower', '', 'upper'), ('left', '', 'right'))
 # Smallest signal-to-noise ratio of the sources that are looked at, and the most of
 # the brightest.
 _SNR_MIN, _MAX_SOURCES = 8.0, 3000
-# Relative step of the derivatives, and how many stars are worked on at once.
-_STEP, _PIECE = 0.02, 256
+# Number of stars that are worked on at once.
+_PIECE = 256
 # Error of a PSF's width that no survey avoids: no star counts for more.
 _FLOOR = 0.01
-# Lengths among the parameters of a PSF's shape.
-_LENGTHS = torch.tensor([True, True, False, True, False, False, False, False])
 
 
 def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
@@ -302,34 +300,26 @@ def _one_piece(residuals, sources, renderer, fwhm):
     ratio = torch.from_numpy(residuals.ratio[stamps.at]) * good
     shape = renderer.shape_at(sources.x, sources.y)[:, None, None]
     scale = sources.flux[:, None, None] * stamps.weight
-    templates = _templates(shape, stamps.dx, stamps.dy, renderer.radius)
+    dx, dy = stamps.dx, stamps.dy
+    star, by_x, by_y = profile_with_gradient(shape, dx, dy, radius=renderer.radius)
+    # Derivatives by a factor of all lengths, but for the flux, and by ellipticities.
+    width = dx * by_x + dy * by_y
+    e1, e2 = 0.5 * (dx * by_x - dy * by_y), 0.5 * (dy * by_x + dx * by_y)
+    templates = torch.stack([star, by_x, by_y, width, e1, e2])
     templates = templates * torch.from_numpy(scale.astype(np.float32))
     snr = templates[0].square().sum((1, 2)).sqrt() / np.sqrt(residuals.excess)
-    near = good * (stamps.dx**2 + stamps.dy**2 <= max(fwhm, 2.0) ** 2)
+    near = good * (dx**2 + dy**2 <= max(fwhm, 2.0) ** 2)
     distortions = _distortions(templates, ratio, residuals.kernel)
     columns = snr, *distortions, (ratio**2 * near).sum((1, 2)), near.sum((1, 2))
     return [value.double().numpy() for value in columns]
 
 
-def _templates(shape, dx, dy, radius):
-    """Profile, its two shifts, and three distortions, ``(6, N, P, P)``."""
-
-    def slope(change):
-        low, high = (
-            profile_of_shape(change(step), dx, dy, radius=radius)
-            for step in (-_STEP, _STEP)
-        )
-        return (high - low) / (2 * _STEP)
-
-    width = slope(lambda step: shape * torch.where(_LENGTHS, 1 + step, 1.0))
-    axes = torch.eye(8)[6:]
-    elongation = [slope(lambda step, axis=axis: shape + step * axis) for axis in axes]
-    parts = profile_with_gradient(shape, dx, dy, radius=radius)
-    return torch.stack([*parts, width, *elongation])
-
-
 def _distortions(templates, ratio, kernel):
-    """Each distortion by itself and its error ``(3, N)``, beside flux and position."""
+    """
+    Each distortion by itself and its error ``(3, N)``, beside flux and position.
+
+    Templates are the profile, its two shifts and three distortions, ``(6, N, P, P)``.
+    """
     base = templates[:3].flatten(2).permute(1, 2, 0)  # (N, P P, 3)
     # Columns of unit length, so that the solution is well conditioned.
     base = base / base.norm(dim=1, keepdim=True).clamp(min=1e-12)
