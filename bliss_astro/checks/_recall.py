@@ -315,10 +315,15 @@ class Injector:
 
 
 def _density_of(posterior, shape):
-    """Prior density of a posterior, a number or a map by pixel."""
-    tiles = posterior.tile_posterior
+    """Prior density of a posterior by pixel of the image, a number or a map."""
+    tiles, binning = posterior.tile_posterior, posterior.binning
     density = np.exp(tiles.inputs.log_density[0, 0].double().cpu().numpy())
+    density /= binning**2
     if density.size == 1:
         return float(density[0, 0])
-    size = tiles.grid.size
-    return density.repeat(size, 0).repeat(size, 1)[: shape[0], : shape[1]]
+    # Rows and columns beyond a whole number of joined pixels belong to no tile.
+    row, column = (
+        np.minimum(np.arange(n) // (tiles.grid.size * binning), most - 1)
+        for n, most in zip(shape, density.shape, strict=True)
+    )
+    return density[np.ix_(row, column)]

@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 from astropy.stats import binom_conf_interval
 
-from bliss_astro import BlissFinder, CoaddSimulator, PSFModel
+from bliss_astro import (
+    BlissFinder,
+    CoaddSimulator,
+    Exposure,
+    PSFModel,
+    detect_sources,
+)
 from bliss_astro.checks import Completeness, completeness
 from bliss_astro.checks._completeness import draw_positions
 from bliss_astro.checks._recall import Injector, recall_limits
+from bliss_astro.detection._detect import DetectionOptions
 from bliss_astro.priors import CatalogPrior, StarPrior
+from bliss_astro.rendering._scene import Sources
 
 # Of SDSS's r band in run 94, camcol 1, field 12: 987.31 electrons per nmgy.
 ZERO_POINT = 22.5 + 2.5 * np.log10(987.31)
@@ -167,10 +175,6 @@ def test_masked_and_crowded_places_are_counted(sparse, finder):
 
 def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
     # Faint ones on top of bright ones: the bright one is no detection of them.
-    from bliss_astro.detection import detect_sources
-    from bliss_astro.detection._detect import DetectionOptions
-    from bliss_astro.rendering._scene import Sources
-
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         before = detect_sources(sparse, encoder=encoder)
@@ -187,6 +191,24 @@ def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
     rows = injector.run(faint, np.random.default_rng(1))
     assert not rows['found'].any()
     assert rows['blended'].all()
+
+
+@pytest.mark.parametrize('is_map', [False, True])
+def test_prior_density_of_joined_pixels(encoder, is_map):
+    """
+    Injected images have the prior of the image, per pixel of the image.
+    """
+    noise = np.random.default_rng(2).normal(0, 10, (121, 130))
+    psf = PSFModel.from_fwhm(7.0)
+    exposure = Exposure(noise, bkg_error=10, effective_gain=1.0, psf=psf)
+    density = np.full(noise.shape, 0.0004) if is_map else 0.0004
+    if is_map:
+        density[:, 64:] = 0.001
+    options = DetectionOptions(encoder=encoder, density=density, bin=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        injector = Injector(exposure, encoder, options, None)
+    np.testing.assert_allclose(injector.options.density, density, rtol=1e-5)
 
 
 # -- parts ----------------------------------------------------------------------------
