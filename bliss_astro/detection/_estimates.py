@@ -181,24 +181,19 @@ def find_cosmic_rays(exposure, *, width=1.0):
     """
     psf = central_psf(exposure)
     signal = np.asarray(exposure.data - exposure.background, dtype=float)
-    sky, gain = (
-        np.broadcast_to(np.asarray(value, dtype=float), exposure.shape)
-        for value in (exposure.bkg_error, exposure.effective_gain)
-    )
+    maps = exposure.maps()
+    sky, gain = maps['bkg_error'], maps['effective_gain']
     good = ~exposure.mask
     bright = (signal > _PEAK * sky) & good
     rays = _lack(signal, sky, gain, good, bright, psf, width) > _LACK
     if not rays.any():
         return rays
     # The fainter pixels of a track.
-    beside = (
-        scipy.ndimage.binary_dilation(rays, np.ones((3, 3)))
-        & (signal > 3 * sky)
-        & good
-        & ~rays
-    )
-    rays |= _lack(signal, sky, gain, good & ~rays, beside, psf, width) > _LACK_BESIDE
-    if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(good):
+    good = good & ~rays
+    beside = scipy.ndimage.binary_dilation(rays, np.ones((3, 3)))
+    beside &= (signal > 3 * sky) & good
+    rays |= _lack(signal, sky, gain, good, beside, psf, width) > _LACK_BESIDE
+    if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(~exposure.mask):
         return np.zeros_like(rays)
     return rays
 
@@ -207,15 +202,14 @@ def _lack(signal, sky, gain, good, chosen, psf, width):
     """By how many sigma neighbours are too faint, 2D; 0 where not chosen."""
     rows, columns = np.nonzero(chosen)
     light = np.pad(np.where(good, signal, np.inf), 1, constant_values=np.inf)
-    own, variance = signal[rows, columns], sky[rows, columns] ** 2
+    own, variance = signal[rows, columns], sky[rows, columns].astype(float) ** 2
     photons = own.clip(0) / gain[rows, columns]
     x0, y0 = float(psf.x_0.value), float(psf.y_0.value)
     result = np.zeros(signal.shape)
     for dy, dx in _PAIRS:
         share = float(psf(x0 + dx / width, y0 + dy / width)) / float(psf(x0, y0))
-        share = min(
-            _MARGIN * max(share, 0.0), _NARROW_MARGIN * max(share, 0.0) ** _POWER
-        )
+        share = max(share, 0.0)
+        share = min(_MARGIN * share, _NARROW_MARGIN * share**_POWER)
         one = light[rows + 1 + dy, columns + 1 + dx]
         two = light[rows + 1 - dy, columns + 1 - dx]
         # The neighbours' own photons, if they were as bright as demanded.

@@ -174,12 +174,11 @@ def even_noise(exposure):
     # In units of the noise its squares fit into single precision in any unit.
     scale = np.median(noise[~exposure.mask])
     variance = np.square((noise / scale).astype(np.float32))
-    share = scipy.ndimage.gaussian_filter(good, _RIPPLE_SCALE, mode='nearest')
-    total = scipy.ndimage.gaussian_filter(
-        variance * good, _RIPPLE_SCALE, mode='nearest'
+    share, total = (
+        scipy.ndimage.gaussian_filter(part, _RIPPLE_SCALE, mode='nearest')
+        for part in (good, variance * good)
     )
-    some = share > 1e-3
-    even = np.where(some, total / np.where(some, share, 1.0), variance)
+    even = np.divide(total, share, out=variance.copy(), where=share > 1e-3)
     return np.sqrt(even) * scale, gain * variance / even
 
 
@@ -192,10 +191,10 @@ def _pulls(exposure, bkg_error):
     pulls = np.empty(exposure.shape, dtype=np.float32)
     parts = [exposure.data, exposure.background, bkg_error, exposure.mask]
     parts = [np.broadcast_to(part, exposure.shape) for part in parts]
-    for first in range(0, len(pulls), _ROWS):
-        rows = slice(first, first + _ROWS)
-        data, background, noise, mask = (part[rows] for part in parts)
-        with np.errstate(over='ignore', invalid='ignore'):
+    with np.errstate(over='ignore', invalid='ignore'):
+        for first in range(0, len(pulls), _ROWS):
+            rows = slice(first, first + _ROWS)
+            data, background, noise, mask = (part[rows] for part in parts)
             value = np.subtract(data, background, dtype=np.float64) / noise
             pulls[rows] = np.where(mask, 0.0, value)
     return pulls

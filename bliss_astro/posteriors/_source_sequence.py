@@ -221,8 +221,10 @@ class SourceSequence:
             parts = [start.ellipses.select(ghosts)]
         else:
             empty = Ellipses.round(torch.zeros_like(sources.x))
-            left = dataclasses.replace(fit, ellipses=empty)
-            pieces = ghosts.split(_PIECE) if len(ghosts) else ()
+            left, pieces = (
+                dataclasses.replace(fit, ellipses=empty),
+                ghosts.split(_PIECE),
+            )
             parts = [self._ghosts(left, sources, k, floor[k]) for k in pieces]
         ellipses = Ellipses.concatenate([fit.ellipses, *parts])
         ellipses = ellipses.select(torch.cat([index, ghosts]).argsort())
@@ -297,10 +299,6 @@ class SourceSequence:
         """Log-densities of types, fluxes and shapes given positions, ``(N,)``."""
         sources, where = self.sources_of(catalog)
         shapes_only = self.encoders.shapes_only
-        if len(sources) == 0:
-            names = ('shape', 'ellipticity')
-            names = names if shapes_only else ('type', 'flux', *names)
-            return dict.fromkeys(names, catalog.x.new_zeros(0))
         galaxy, value = catalog.galaxy[where], catalog.log_flux[where]
         value = value.clamp(max=LOG_FLUX_CEILING - 1e-3)
         index = torch.arange(len(sources), device=value.device)

@@ -3,6 +3,8 @@
 Tests of the factors: one checklist for all of them, extremes included.
 """
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -209,16 +211,23 @@ class TestCount:
         assert torch.isfinite(factor.log_prob(torch.tensor(2)))
 
 
+@functools.cache
+def density_on_grid(factor):
+    """
+    Density of a position on a grid that is dense where its components are.
+    """
+    x = knots(0, 1, factor.mean_x, factor.scale_x)
+    y = torch.stack([knots(0, 1, factor._mean_y_at(v), factor.scale_y, 200) for v in x])
+    many = expanded(factor, *y.shape)
+    density = many.log_prob(x[:, None].expand_as(y), y).exp()
+    return x.double(), y.double(), density.double()
+
+
 @positions
 class TestPosition:
     def test_normalised(self, factor):
-        x = knots(0, 1, factor.mean_x, factor.scale_x)
-        y = torch.stack(
-            [knots(0, 1, factor._mean_y_at(v), factor.scale_y, 200) for v in x]
-        )
-        many = expanded(factor, *y.shape)
-        density = many.log_prob(x[:, None].expand_as(y), y).exp().double()
-        total = torch.trapezoid(torch.trapezoid(density, y.double(), dim=1), x.double())
+        x, y, density = density_on_grid(factor)
+        total = torch.trapezoid(torch.trapezoid(density, y, dim=1), x)
         assert_allclose(total, 1, atol=0.01)
 
     def test_draws_follow_the_distribution_function(self, factor, generator):
@@ -242,13 +251,7 @@ class TestPosition:
     def test_moments_of_draws(self, factor, generator):
         many = expanded(factor, N_DRAWS)
         x, y = (v.double().numpy() for v in many.sample(generator=generator))
-        gx = knots(0, 1, factor.mean_x, factor.scale_x)
-        gy = torch.stack(
-            [knots(0, 1, factor._mean_y_at(v), factor.scale_y, 200) for v in gx]
-        )
-        grid = expanded(factor, *gy.shape)
-        density = grid.log_prob(gx[:, None].expand_as(gy), gy).exp().double()
-        gx, gy = gx.double(), gy.double()
+        gx, gy, density = density_on_grid(factor)
 
         def mean(value):
             inner = torch.trapezoid(density * value, gy, dim=1)

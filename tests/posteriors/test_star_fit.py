@@ -96,7 +96,7 @@ class TestFlux:
 
     @pytest.mark.parametrize('u', [(0.5, 0.5), (0.3, 0.1)])
     def test_scatter_under_interpolated_noise(self, u):
-        n = 6000
+        n = 3000
         torch.manual_seed(8)
         x, y = 19.5 + torch.rand(2, n) + torch.tensor([[0.0], [10.0]])
         flux = torch.full((n,), 300.0)
@@ -252,7 +252,7 @@ class TestMarginals:
 @pytest.mark.parametrize('u', [(0.0, 0.0), (0.5, 0.5), (0.4, 0.1)])
 def test_position_errors_under_interpolated_noise(u):
     # 100 sigma, so that the weak prior around the start does not matter.
-    n = 6000
+    n = 3000
     torch.manual_seed(9)
     x, y = 19.6 + 0.8 * torch.rand(2, n) + torch.tensor([[0.0], [10.0]])
     flux = torch.full((n,), 700.0)
