@@ -10,6 +10,7 @@ from bliss_astro._arguments import require
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._inputs import (
+    ANY_UNIT,
     as_edges,
     as_vector,
     bin_index,
@@ -183,7 +184,7 @@ def _columns(values, bins, n_bins, edges):
     return columns
 
 
-def _floats(table, name, what, unit=None):
+def _floats(table, name, what, unit=ANY_UNIT):
     """Return a column as floats."""
     return as_vector(column_of(table, name, what), f'{name} of {what}', unit=unit)
 
@@ -199,7 +200,7 @@ def _values(truth, detections, match, threshold):
         """Return a column of the partners."""
         result = np.full(match.n_truth, np.nan)
         if name in detections.keys():  # noqa: SIM118 (a table iterates its rows)
-            like = unit if name.startswith('flux') else None
+            like = unit if name.startswith('flux') else ANY_UNIT
             values = _floats(detections, name, 'detections', like)
             result[match.truth_index] = values[match.estimated_index]
         return result

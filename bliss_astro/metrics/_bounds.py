@@ -104,7 +104,8 @@ def cramer_rao_bound(
     >>> print(f'{bound["flux_err"][0]:.4f} {3.0 * np.sqrt(4 * np.pi * 4):.4f}')
     21.2694 21.2694
     """
-    flux, unit = _parse_flux(flux, bkg_error)
+    flux, unit = strip_unit(flux, 'flux')
+    check_values(flux, 'flux', (0, np.inf), finite=True)
     scene = _parse_scene(
         psf, unit, bkg_error, effective_gain, position, shape, noise_correlation, mask
     )
@@ -180,16 +181,6 @@ def optimal_snr(psf, flux, *, bkg_error, effective_gain=None, **options):
     bound = cramer_rao_bound(psf, flux, free_position=False, **options)
     snr = u.Quantity(bound['flux'] / bound['flux_err'], u.one).value
     return snr.reshape(np.shape(flux))[()]
-
-
-def _parse_flux(flux, bkg_error):
-    """Return fluxes and their unit, which must be there if the noise has one."""
-    flux, unit = strip_unit(flux, 'flux')
-    if unit is None and getattr(bkg_error, 'unit', None) is not None:
-        msg = 'bkg_error has a unit, but flux has none'
-        raise u.UnitConversionError(msg)
-    check_values(flux, 'flux', (0, np.inf), finite=True)
-    return flux, unit
 
 
 def _parse_scene(psf, unit, bkg_error, gain, position, shape, correlation, mask):

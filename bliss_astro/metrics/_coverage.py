@@ -369,9 +369,6 @@ def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=N
     for key, name, own in given:
         if own is None:
             continue
-        if unit is None and getattr(own, 'unit', None) is not None:
-            msg = f'{name} has the unit {own.unit}, but bound has none'
-            raise ValueError(msg)
         values[key] = as_vector(own, name, like=like, finite=True, unit=unit) / bound
     labels, index = as_groups(groups, len(like[1]))
     columns = {'group': labels, 'n': np.bincount(index, minlength=len(labels))}

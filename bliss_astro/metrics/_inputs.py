@@ -15,6 +15,9 @@ from bliss_astro._arguments import check_rng, first_wrong, must, require
 # Limits of a value that may be anything but NaN.
 EVERYTHING = (-np.inf, np.inf)
 
+# Unit of values that may have any or none.
+ANY_UNIT = 'any'
+
 
 class ScoreTable(QTable):
     """
@@ -199,27 +202,34 @@ def _rows_of_images(index, n_images):
 # -- arguments -------------------------------------------------------------------
 
 
-def strip_unit(values, name, *, like=None):
-    """Return floats (NaN where masked) and their unit; convert to the unit ``like``."""
+def strip_unit(values, name, *, like=ANY_UNIT):
+    """
+    Return floats (NaN where masked) and their unit, converted to the unit ``like``.
+
+    A unit of `None` is none: values must have no unit then.
+    """
     unit = getattr(values, 'unit', None)
-    if like is not None and unit is None:
-        msg = f'{name} has no unit, but it must be convertible to {like}'
+    unit = None if unit == u.one else unit
+    if like is not ANY_UNIT and (unit is None) != (like is None):
+        text = 'no unit' if unit is None else f'the unit {unit}'
+        msg = f'{name} has {text}, but what it is compared with has {like or "none"}'
         raise u.UnitConversionError(msg)
     values = getattr(values, 'value', values)
     if hasattr(values, 'filled'):  # masked, by numpy or by astropy
         values = values.astype(float).filled(np.nan)
     try:
         values = np.asarray(values, dtype=float)
-        return (values, unit) if like is None else (unit.to(like, values), like)
+        if unit is not None and like is not ANY_UNIT:
+            values, unit = unit.to(like, values), like
     except u.UnitConversionError:
         msg = f'{name} has the unit {unit}, which cannot be converted to {like}'
         raise u.UnitConversionError(msg) from None
     except (TypeError, ValueError):
-        msg = f'{name} must be numeric, got {values!r:.60}'
-        raise TypeError(msg) from None
+        raise TypeError(must(name, 'be numeric', f'{values!r:.60}')) from None
+    return values, unit
 
 
-def as_vector(values, name, *, like=None, finite=False, within=None, unit=None):
+def as_vector(values, name, *, like=None, finite=False, within=None, unit=ANY_UNIT):
     """
     Return a 1D float array, converted to ``unit``.
 

@@ -10,6 +10,7 @@ from scipy.stats import kstest
 from bliss_astro._arguments import require
 
 from ._inputs import (
+    ANY_UNIT,
     as_edges,
     as_vector,
     bin_index,
@@ -25,9 +26,6 @@ from ._matching import as_positions
 def _pick(estimated, truth, match, name):
     """Return rows that belong together, units reconciled and taken off."""
     estimated, unit = strip_unit(estimated, f'estimated {name}')
-    if unit is None and getattr(truth, 'unit', None) is not None:
-        msg = f'true {name} has a unit, but estimated {name} has none'
-        raise ValueError(msg)
     truth, _ = strip_unit(truth, f'true {name}', like=unit)
     if match is not None:
         return match.pairs(estimated, truth)
@@ -124,7 +122,7 @@ def pulls(estimated, reference, *, estimated_err, reference_err=0.0, match=None)
         (reference_err, reference, 'reference_err'),
     ):
         plain = np.isscalar(error) and error == 0
-        error, _ = strip_unit(error, name, like=None if plain else unit)
+        error, _ = strip_unit(error, name, like=ANY_UNIT if plain else unit)
         check_maps(np.shape(values), **{name: error})
         errors.append(np.broadcast_to(error, np.shape(values)))
     a, b = _pick(estimated, reference, match, 'values')

@@ -69,6 +69,13 @@ class TestCoverage:
         assert_array_equal(result['coverage'], [1, 0])
         assert_array_equal(result['group'], ['a', 'b'])
 
+        with pytest.raises(u.UnitConversionError, match='lower has no unit, but'):
+            interval_coverage([1] * u.Jy, [0], [2] * u.Jy)
+        with pytest.raises(u.UnitConversionError, match='lower has the unit Jy, but'):
+            interval_coverage([1], [0] * u.Jy, [2])
+        plain = interval_coverage([1], [0] * u.one, [2])
+        assert plain['n_covered'] == 1
+
     def test_empty(self):
         result = rank_coverage([])
         assert_array_equal(result['n'], 0)

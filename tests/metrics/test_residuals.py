@@ -38,7 +38,7 @@ class TestResiduals:
             flux_residuals(a, [1, 2] * u.m, match=match)
         with pytest.raises(u.UnitConversionError, match='has no unit'):
             flux_residuals(a, [1, 2], match=match)
-        with pytest.raises(ValueError, match='true flux has a unit'):
+        with pytest.raises(ValueError, match='true flux has the unit'):
             flux_residuals([1, 2, 3], b, match=match)
 
     def test_zero_truth(self):
