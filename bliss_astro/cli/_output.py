@@ -121,10 +121,8 @@ def check_paths(options, kind, *inputs):
     )
     for path in files:
         if not path.is_file():
-            fault = (
-                f'{path} is a folder' if path.is_dir() else f'there is no file {path}'
-            )
-            raise FileNotFoundError(fault)
+            msg = f'{path} is a folder' if path.is_dir() else f'there is no file {path}'
+            raise FileNotFoundError(msg)
     outputs = {f'{option} {path}': path for option, path in outputs.items() if path}
     check_outputs(outputs, overwrite=options.overwrite, inputs=[*files, *maps])
 
@@ -141,11 +139,11 @@ def check_outputs(outputs, *, overwrite, inputs=()):
     read, seen = {path.resolve() for path in inputs}, set()
     for named, path in outputs.items():
         place = Path(path).resolve()
-        if place in read | seen:
-            fault = 'is named twice as an output'
-            if place in read:
-                fault = 'is read from and cannot be written to as well'
-            msg = f'{named} {fault}'
+        if place in read:
+            msg = f'{named} is read from and cannot be written to as well'
+            raise UsageError(msg)
+        if place in seen:
+            msg = f'{named} is named twice as an output'
             raise UsageError(msg)
         seen.add(place)
         try:
@@ -168,19 +166,15 @@ def _check_ending(option, path, endings):
 
 def _check_catalog(option, path, *, posterior=False):
     """Refuse unknown formats of catalogues, and those that lose the posterior."""
-    from bliss_astro.catalog._io import find_format
+    from bliss_astro.catalog._io import FORMATS, find_format
 
     found = 'reg'
     if not path.lower().endswith('.reg'):
         try:
             found = find_format(path, writing=True)
-        except ValueError as error:
-            known = str(error).partition(' one of ')[2].partition(', or format')[0]
-            msg = (
-                f'{option} {path}: the ending must be one of {known}, or .reg for '
-                'regions of DS9'
-            )
-            raise UsageError(msg) from None
+        except ValueError:
+            known = [ending for kind in FORMATS.values() for ending in kind.endings]
+            _check_ending(option, path, [*known, '.csv', '.hdf5', '.reg'])
     if posterior and found != 'fits':
         msg = f'{option} {path}: only FITS can keep the posterior'
         raise UsageError(msg)
