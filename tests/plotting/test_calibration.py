@@ -129,7 +129,7 @@ class TestReport:
         rate = rng.gamma(3, 1, n)
         p = rng.uniform(size=n)
         report = CalibrationReport(
-            {'flux': rng.uniform(size=n), 'x': rng.uniform(size=n)},
+            {'flux': rng.uniform(size=n)},
             intervals={
                 'size': interval_coverage(truth, truth - 1, truth + 1, level=0.9)
             },
@@ -146,7 +146,7 @@ class TestReport:
             'flux: distribution of ranks',
             'flux: coverage',
         ]
-        assert titles[6:] == ['size', 'counts', 'detection', 'flux: sharpness']
+        assert titles[3:] == ['size', 'counts', 'detection', 'flux: sharpness']
         offset = 100 * (
             report.coverage['flux']['coverage'] - report.coverage['flux']['level']
         )
