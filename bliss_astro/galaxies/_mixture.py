@@ -15,7 +15,15 @@ import torch
 
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, mixture_of_shape
 from bliss_astro.rendering._accuracy import narrowest_sigma
-from bliss_astro.rendering._profiles import PSF_RANGE, look_up, psf_segments
+from bliss_astro.rendering._profiles import (
+    BULGE_RANGE,
+    DISK_RADIUS,
+    PSF_RANGE,
+    bulge_of_square,
+    disk_of_square,
+    look_up,
+    psf_segments,
+)
 
 # Rounds after which adaptive moments no longer change by more than 1e-4.
 _ROUNDS = 40
@@ -27,6 +35,9 @@ _PSF_BITS = 5
 _CUTOFF = 3.3
 _LARGEST_WAVENUMBERS = (1.6, 2.1, 2.7, 3.5, 4.7, 6.3, 9.0, 13.0)
 
+# Wavenumbers of the polar grid, per pixel, and its number of rings and spokes.
+_WAVENUMBERS = (0.006, 4.5)
+_RINGS, _SPOKES = 24, 10
 # Half the distance of latents over which differences are taken.
 _HALF_DIFFERENCE = 0.01
 
@@ -282,3 +293,45 @@ def stamps_with_slopes(decoder, value, psf, x, y, size):
     # The stamp is its own derivative by the logarithm of the flux.
     changes = torch.cat([unit[:, 1:], unit[:, :1]], 1)
     return flux * unit[:, 0], flux[:, None] * changes
+
+
+# -- misfits without images ------------------------------------------------------
+
+
+def polar_grid(n, generator):
+    """Wavenumbers ``(n, M)`` in x and y, and the area of the plane of each."""
+    low, high = (math.log(k) for k in _WAVENUMBERS)
+    step, turn = (high - low) / _RINGS, math.pi / _SPOKES
+    shift = torch.rand(2, n, 1, 1, generator=generator)
+    k = torch.exp(low + step * (torch.arange(_RINGS)[:, None] + shift[0]))
+    spoke = turn * (torch.arange(_SPOKES) + shift[1])
+    kx, ky = k * torch.cos(spoke), k * torch.sin(spoke)
+    area = 2 * step * turn * k**2  # the other half of the plane is the same
+    return kx.flatten(1), ky.flatten(1), area.expand_as(kx).flatten(1)
+
+
+def modes_of_mixture(mixture, kx, ky):
+    """Transforms ``(B, M)`` of mixtures at wavenumbers."""
+    basis = -0.5 * torch.stack([kx**2, 2 * kx * ky, ky**2], 1)
+    exponent = (mixture.covariance @ basis).clamp(min=-40)
+    return (mixture.weight[:, None] @ torch.exp(exponent))[:, 0]
+
+
+def psf_power(psf, kx, ky):
+    """Squares ``(B, M)`` of the transforms of PSFs at wavenumbers."""
+    point = GalaxyMixture(psf.new_ones(len(psf), 1), psf.new_zeros(len(psf), 1, 3))
+    return modes_of_mixture(point.convolved(psf), kx, ky) ** 2
+
+
+def modes_of_shape(galaxy, kx, ky):
+    """Transforms ``(B, M)`` of bulges and disks of shapes ``(B, 6)``."""
+    fraction, angle, disk_ratio, bulge_ratio, disk, bulge = (
+        part[:, None] for part in galaxy.unbind(1)
+    )
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    along, across = (kx * cos + ky * sin) ** 2, (ky * cos - kx * sin) ** 2
+    square = (disk / DISK_RADIUS) ** 2 * (along + disk_ratio**2 * across)
+    part = fraction * disk_of_square(1 + square)
+    square = bulge**2 * (along + bulge_ratio**2 * across)
+    square = (square + 2.0 ** BULGE_RANGE[0]).clamp(max=0.99 * 2.0 ** BULGE_RANGE[1])
+    return part + (1 - fraction) * bulge_of_square(square)

@@ -5,6 +5,7 @@ Streams of simulated images for training, of fields and of single galaxies.
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from bliss_astro._arguments import (
@@ -19,7 +20,7 @@ from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import BadPixelPrior, Camera, Draws, Fields
+from ._camera import BadPixelPrior, Camera, Draws, Fields, add_noise
 from ._images import SimulatedImages, select, signal_to_noise
 from ._nuisances import add_artifacts, add_lobes, draw_lobes, mark_pixels, misstate
 from ._sources import Sources, sample_catalog, sample_depth, sample_fields, sample_stars
@@ -327,6 +328,22 @@ class GalaxyStream:
             parts.append(self._expose(light, fields, flux, galaxy, generator))
             count += len(light)
         return SimulatedImages.concatenate(parts).select(slice(0, n))
+
+    def redraw(self, images, *, generator) -> SimulatedImages:
+        """Draw the same galaxies by GalSim, with fresh noise."""
+        from bliss_astro.psf import PSFModel
+        from bliss_astro.rendering import GalSimRenderer
+
+        renderer, size = GalSimRenderer(period=256), self.camera.shape
+        x, y, drawn = [size[1] // 2], [size[0] // 2], []
+        parts = (images.psf, images.flux, images.galaxy)
+        for psf, flux, galaxy in zip(*(v.double() for v in parts), strict=True):
+            source = PSFModel.from_shape(psf.numpy()), x, y, flux.tolist(), size
+            drawn.append(renderer.render(*source, galaxy=galaxy.numpy()))
+        light = torch.from_numpy(np.array(drawn)).float().clamp(min=0)
+        noise = images.background[:, None, None], images.read_noise[:, None, None]
+        data = add_noise(light, *noise, generator=generator)
+        return dataclasses.replace(images, data=data, noiseless=light)
 
     def _render(self, psf, flux, galaxy, accuracy):
         x = torch.full((len(psf), 1), float(self.config.size // 2))

@@ -12,7 +12,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _configuration='TrainingConfig load_config',
     _encoder='train_encoder',
-    _galaxies='train_galaxies',
-    _galaxy_report='reconstruction_report',
+    _galaxies='reconstruction_report train_galaxies',
     _recipe='Recipe make_recipe',
 )

@@ -16,12 +16,12 @@ from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyModelConfig,
 )
+from bliss_astro.galaxies._mixture import modes_of_shape, polar_grid, psf_power
 from bliss_astro.priors import FieldPrior
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 from bliss_astro.training import load_config, train_encoder, train_galaxies
 from bliss_astro.training._configuration import GalaxyTrainingConfig
-from bliss_astro.training._galaxies import _polar, _psf_power, _true_modes
 
 BUNDLED = Path(bliss_astro.__file__).parent / 'data' / 'configs' / 'galaxies.toml'
 
@@ -87,9 +87,9 @@ class TestTeaching:
             for g in (galaxy, other)
         )
         expected = ((first - second) ** 2).sum((1, 2)) / (first**2).sum((1, 2))
-        kx, ky, area = _polar(8, generator)
-        power = area * _psf_power(psf, kx, ky)
-        modes, others = (_true_modes(g, kx, ky) for g in (galaxy, other))
+        kx, ky, area = polar_grid(8, generator)
+        power = area * psf_power(psf, kx, ky)
+        modes, others = (modes_of_shape(g, kx, ky) for g in (galaxy, other))
         found = (power * (modes - others) ** 2).sum(1) / (power * modes**2).sum(1)
         # Of 240 wavenumbers, half of them where nothing is left.
         assert torch.allclose(found, expected, rtol=0.15)
