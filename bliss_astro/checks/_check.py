@@ -169,8 +169,8 @@ class CatalogCheck:
 def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     """Compare a catalogue with its image: its method ``check`` (`CatalogCheck`)."""
     n_draws = check_count('n_draws', n_draws)
-    check_exposure(catalog, exposure)
-    check_draws(catalog, n_draws)
+    _check_exposure(catalog, exposure)
+    _check_draws(catalog, n_draws)
     labels, grid = cells_of(regions, exposure.shape)
     rng = check_rng(rng)
     kernel = input_kernel(exposure)
@@ -321,8 +321,8 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
         msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'
         raise TypeError(msg)
     blind = not hasattr(getattr(catalog, 'posterior', None), 'tile_posterior')
-    check_exposure(catalog, exposure, with_psf=blind)
-    check_draws(catalog, n_draws)
+    _check_exposure(catalog, exposure, with_psf=blind)
+    _check_draws(catalog, n_draws)
     if exposure.psf is None:
         renderer = renderer_of(catalog, shape=exposure.shape)
     else:
@@ -342,7 +342,7 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
 # -- arguments ---------------------------------------------------------------------
 
 
-def check_draws(catalog, n_draws):
+def _check_draws(catalog, n_draws):
     """Refuse draws from a catalogue without posterior."""
     if n_draws and not hasattr(catalog.posterior, 'sample'):
         msg = (
@@ -352,7 +352,7 @@ def check_draws(catalog, n_draws):
         raise ValueError(msg)
 
 
-def check_exposure(catalog, exposure, *, with_psf=True):
+def _check_exposure(catalog, exposure, *, with_psf=True):
     """Refuse what is not the image of a catalogue."""
     if not isinstance(exposure, Exposure):
         msg = (

@@ -50,11 +50,9 @@ _RARE = 1e-3
 _STAR_SNR = 15.0
 # Sides in pixels from which on parts of an image are looked at apart.
 _SECTOR_MIN = 64
-# Pixels in which the sky makes up this share of the variance are empty, and their
-# smallest number that measures a noise.
-_EMPTY, _EMPTY_PIXELS = 0.98, 64
-# The same share of pixels that measure the level of the sky.
-_SKY_PIXEL = 0.8
+# Pixels in which the sky makes up this share of the variance are empty; the same of
+# pixels that measure the level of the sky.
+_EMPTY, _SKY_PIXEL = 0.98, 0.8
 # Radius in FWHM that places which are off spoil; that of galaxies, in FWHM and in
 # half-light radii.
 _AROUND, _GALAXY_REACH = 4.0, (6.0, 4.0)
@@ -76,7 +74,7 @@ def find_faults(exposure, first, residuals, typical, renderer, labels, *, fwhm):
     distribution, and of the median of the draws, which have less scatter.
     """
     sources = first.sources
-    scale = _noise_scale(residuals)
+    scale = _noise_scale(residuals, first.model)
     _, sectors = _sky_test(residuals, scale)
     sound, quiet = (
         dataclasses.replace(part, ratio=part.ratio - _sky_map(sectors, part))
@@ -125,16 +123,12 @@ def _test(kind, text, value=0.0, error=np.nan, p_value=1.0, tolerance=0.0):
 # -- noise -----------------------------------------------------------------------
 
 
-def _noise_scale(residuals):
+def _noise_scale(residuals, model):
     """Factor by which the noise of empty sky is larger than stated, if it is."""
     empty = residuals.keep(residuals.sky_share > _EMPTY)
-    n = np.count_nonzero(empty.good)
-    if n < _EMPTY_PIXELS:
-        return 1.0
-    square = float(np.sum(np.square(empty.ratio), dtype=float)) / n
-    # Within its own error it is as stated.
-    error = np.sqrt(2 * residuals.excess_of_squares / n)
-    return float(np.sqrt(square)) if square > 1 + 3 * error else 1.0
+    (value, *_), (error, *_), _ = variance_parts(empty, model)
+    # Within its own error it is as stated, and where it is not known (NaN).
+    return float(np.sqrt(value)) if value > 1 + 3 * error else 1.0
 
 
 def _without_galaxies(residuals, sources, fwhm):

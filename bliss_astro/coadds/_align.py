@@ -301,10 +301,8 @@ def _build(exposure, grid, box, image, noise, method):
         whole[box] = values
         return whole
 
-    def sound(values):
-        # Bad pixels and those without data have a value that harms nobody.
-        usual = np.median(values[good])
-        return spread(np.where(good, values, usual), usual)
+    def known(values, where):
+        return spread(np.where(where, values, np.nan), np.nan)
 
     psf = None
     if exposure.psf is not None:
@@ -314,9 +312,9 @@ def _build(exposure, grid, box, image, noise, method):
     level = exposure.background_error * float(np.median(exposure.bkg_error))
     level *= float(np.median(scale[good] / np.sqrt(noise.variance[good])))
     return Coadd(
-        spread(np.where(covered, image * scale, np.nan), np.nan),
-        bkg_error=sound(np.sqrt(noise.variance)),
-        effective_gain=sound(noise.gain),
+        known(image * scale, covered),
+        bkg_error=known(np.sqrt(noise.variance), good),
+        effective_gain=known(noise.gain, good),
         read_noise=float(np.median(exposure.read_noise)),
         mask=spread(~good, True, bool),
         saturated=spread(noise.saturated, False, bool),

@@ -271,17 +271,13 @@ class CoaddSums:
                 'either; give them one, or give the coadd one with replace(psf=...).'
             )
         psf, psf_image = self.psf.finish()
-        weight = np.where(good, self.weight, 1.0)
-        noise = np.sqrt(np.where(good, self.variance, 1.0)) / weight
+        # An exposure has the median where pixels are bad.
+        weight = np.where(good, self.weight, np.nan)
         gain = weight**2 / np.where(good, self.inverse_gain, 1.0)
-        noise, gain = (
-            np.where(good, v, np.median(v[good])).astype(dtype) for v in (noise, gain)
-        )
         return {
-            'data': np.where(good, self.mean, np.nan).astype(dtype),
-            'bkg_error': noise,
-            'effective_gain': gain,
-            'mask': ~good,
+            'data': (self.total / weight).astype(dtype),
+            'bkg_error': (np.sqrt(self.variance) / weight).astype(dtype),
+            'effective_gain': gain.astype(dtype),
             'saturated': self.saturated & ~good,
             'psf': psf,
             'psf_image': psf_image,
