@@ -305,6 +305,17 @@ def bin_index(values, edges):
     return index
 
 
+def bin_rows(values, name, bins, *, like):
+    """Return edges, and the bin of each row: all are in one without ``bins``."""
+    edges = as_edges(bins)
+    require(bins is None or values is not None, name, 'be given with bins', values)
+    if values is not None:
+        values = as_vector(values, name, like=like)
+    if bins is None:
+        return edges, np.zeros(len(like[1]), dtype=int)
+    return edges, bin_index(values, edges)
+
+
 def as_groups(groups, n, name='groups'):
     """Return the sorted labels (``'all'`` without any) and the label of each row."""
     if groups is None:

@@ -14,6 +14,7 @@ from ._inputs import (
     as_edges,
     as_vector,
     bin_index,
+    bin_rows,
     check_count,
     check_maps,
     make_table,
@@ -176,13 +177,7 @@ def summarize_residuals(residuals, bins=None, *, by=None, quantity='magnitude'):
     1.0  2.0   1 0.4000
     """
     residuals = as_vector(residuals, 'residuals')
-    edges = as_edges(bins)
-    index = np.zeros(len(residuals), dtype=int)
-    if by is not None:
-        index = bin_index(as_vector(by, 'by', like=('residuals', residuals)), edges)
-    elif bins is not None:
-        msg = 'bins needs by, the value of each residual that decides its bin'
-        raise ValueError(msg)
+    edges, index = bin_rows(by, 'by', bins, like=('residuals', residuals))
     index = np.where(np.isnan(residuals), -1, index)
     parts = [residuals[index == k] for k in range(len(edges) - 1)]
     n = np.array([len(part) for part in parts])

@@ -10,9 +10,8 @@ from bliss_astro._arguments import require
 
 from ._inputs import (
     as_booleans,
-    as_edges,
     as_vector,
-    bin_index,
+    bin_rows,
     bootstrap_bands,
     check_fraction,
     fraction_columns,
@@ -98,14 +97,11 @@ def detection_scores(
     18.0 20.0    1.0000 1.0000 1.0000
     20.0 22.0    0.0000 0.0000 0.0000
     """
-    edges = as_edges(bins)
     matched = match.is_matched_estimated, match.is_matched_truth
     tables = []
     named = {'estimated': estimated, 'truth': truth}
     for (name, values), flag in zip(named.items(), matched, strict=True):
-        values = as_vector(values, name, like=('match', flag))
-        # Without bins even a NaN magnitude counts.
-        index = np.zeros(len(flag), int) if bins is None else bin_index(values, edges)
+        edges, index = bin_rows(values, name, bins, like=('match', flag))
         flags = {f'n_{name}': np.ones_like(flag), f'n_{name}_matched': flag}
         tables.append((index, flags))
     fractions = {
@@ -193,14 +189,7 @@ def class_scores(
       0.7500          0.5000        1.0000
     """
     galaxy, probability = _parse_classes(is_galaxy, galaxy_probability)
-    edges = as_edges(bins)
-    index = np.zeros(len(galaxy), dtype=int)
-    if bins is not None:
-        if values is None:
-            msg = 'bins need values, one for each source'
-            raise ValueError(msg)
-        values = as_vector(values, 'values', like=('is_galaxy', galaxy))
-        index = bin_index(values, edges)
+    edges, index = bin_rows(values, 'values', bins, like=('is_galaxy', galaxy))
     called = probability > threshold
     right = called == galaxy
     flags = {

@@ -138,7 +138,7 @@ def test_nothing_and_one_kind_only():
         (([True], [1.5]), {}, 'galaxy_probability must be between 0 and 1'),
         (([True], [np.nan]), {}, 'galaxy_probability must be between'),
         (([True], [0.5, 0.6]), {}, 'galaxy_probability has 2 values'),
-        (([True], [0.5]), {'bins': [1, 2]}, 'bins need values'),
+        (([True], [0.5]), {'bins': [1, 2]}, 'values must be given with bins'),
         (([True], [0.5]), {'errors': 'jackknife'}, 'errors must be'),
         (([True], [0.5]), {'errors': 'bootstrap'}, 'needs images'),
         (

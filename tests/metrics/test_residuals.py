@@ -112,7 +112,7 @@ class TestSummary:
         summary = summarize_residuals([])
         assert_array_equal(summary['n'], [0])
         assert np.isnan(summary['robust_sigma']).all()
-        with pytest.raises(ValueError, match='bins needs by'):
+        with pytest.raises(ValueError, match='by must be given with bins'):
             summarize_residuals([1.0], [0, 1])
         with pytest.raises(ValueError, match='by has 2 values, but residuals has 1'):
             summarize_residuals([1.0], [0, 1], by=[0.5, 0.6])

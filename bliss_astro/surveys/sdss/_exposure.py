@@ -219,10 +219,8 @@ class _Files:
         self.saturation, saturation_source = level
         self.meta = {
             'survey': 'SDSS',
-            **{
-                name: getattr(image, name)
-                for name in ('run', 'camcol', 'field', 'band')
-            },
+            **ccd,
+            'field': image.field,
             'date_obs': str(image.header.get('DATE-OBS', '')),
             'gain': gain,
             'gain_source': gain_source,
