@@ -220,27 +220,22 @@ class GalSimRenderer:
         image = galsim.ImageD(galsim.BoundsI(0, nx - 1, 0, ny - 1), init_value=0)
         profile = self._psf(psf, interpolated=self.interpolated and galaxy is None)
         for k in np.flatnonzero(flux):
-            if galaxy is None:
-                own, part = profile.withFlux(profile.flux * flux[k]), image
-                if stamp_size is not None:
-                    bounds = _square(x[k], y[k], stamp_size) & image.bounds
-                    if not bounds.isDefined():
-                        continue
-                    part = image[bounds]
-            else:
+            bounds = image.bounds
+            if galaxy is not None:
                 pair = [flux[k] * galaxy_profile(shapes[0][k]), profile]
                 own = galsim.Convolve(pair, gsparams=self.gsparams)
-                bounds = self._grid(image.bounds, x[k], y[k])
-                part = galsim.ImageD(bounds, init_value=0.0)
-            own.drawImage(
-                image=part,
-                method='no_pixel',
-                center=galsim.PositionD(x[k], y[k]),
-                scale=1.0,
-                add_to_image=True,
-            )
-            if galaxy is not None:
-                image += part[image.bounds]
+                bounds = self._grid(bounds, x[k], y[k])
+            else:
+                own = profile.withFlux(profile.flux * flux[k])
+                if stamp_size is not None:
+                    bounds &= _square(x[k], y[k], stamp_size)
+                    if not bounds.isDefined():
+                        continue
+            center = galsim.PositionD(x[k], y[k])
+            part = galsim.ImageD(bounds, init_value=0)
+            own.drawImage(image=part, method='no_pixel', center=center, scale=1.0)
+            bounds &= image.bounds
+            image[bounds] += part[bounds]
         return image.array.copy()
 
     def _psf(self, psf, *, interpolated):

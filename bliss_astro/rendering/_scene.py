@@ -105,12 +105,8 @@ class Sources:
         """These sources, and those of others that lie farther than ``distance`` px."""
         from scipy.spatial import cKDTree
 
-        if not len(others):
-            return self
-        missing = np.ones(len(others), dtype=bool)
-        if len(self):
-            tree = cKDTree(np.column_stack([self.x, self.y]))
-            missing = tree.query(np.column_stack([others.x, others.y]))[0] > distance
+        points, others_points = (np.stack([v.x, v.y], 1) for v in (self, others))
+        missing = cKDTree(points).query(others_points)[0] > distance
         names = ('x', 'y', 'flux', 'is_galaxy')
         pairs = ((getattr(self, name), getattr(others, name)) for name in names)
         return Sources(*(np.concatenate([own, other[missing]]) for own, other in pairs))
