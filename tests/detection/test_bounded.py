@@ -89,7 +89,7 @@ def test_work_is_bounded(kind, stated, work, default, monkeypatch):
     monkeypatch.syspath_prepend(_BENCHMARKS)
     import speed
 
-    image = speed.make_image(kind, 96, np.random.default_rng(1))
+    image = speed.make_image(kind, 80, np.random.default_rng(1))
     known = _KNOWN | {'psf': PSFModel()} if stated else {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

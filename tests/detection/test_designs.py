@@ -88,7 +88,7 @@ def test_bright_sources_are_what_they_are(found, sky):
 def test_blocks_give_the_same(sky, monkeypatch):
     # The one-pass design is a part of this one, and so are its weights.
     design = 'stars-galaxies-sequence'
-    exposure = exposure_of(sky)[:112, :112]
+    exposure = exposure_of(sky)[:96, :96]
     whole = detect_sources(exposure, encoder=design, density=0.002)
     monkeypatch.setattr(_infer, '_BLOCK', 16)
     blocks = detect_sources(exposure, encoder=design, density=0.002)

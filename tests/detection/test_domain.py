@@ -3,6 +3,8 @@
 Images unlike those an encoder was trained on: a warning and a flag.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -32,6 +34,15 @@ def test_psf_broader_or_narrower(encoder, factor):
         found = detect_sources(exposure, density=0.002, encoder=encoder)
     assert {entry.filename for entry in record} == {__file__}
     assert _all_flagged(found, CatalogFlag.PSF_OUT_OF_DOMAIN)
+
+
+def test_an_elongated_psf(field, encoder):
+    exposure = field[0].replace(psf=PSFModel(e1=0.6))
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter('always')
+        detect_sources(exposure, density=0.002, encoder=encoder, check=False)
+    words = 'the ellipticity of the PSF (0.60)'
+    assert any(words in str(entry.message) for entry in record)
 
 
 @pytest.mark.parametrize('density', [None, 0.06])

@@ -22,7 +22,7 @@ from astropy.wcs import WCS
 
 from bliss_astro import Exposure, PSFModel, detect_sources
 
-N_CASES, N_DEFAULT, N_TOGETHER = 300, 25, 25
+N_CASES, N_DEFAULT, N_TOGETHER = 300, 20, 20
 SKY, NOISE, GAIN = 100.0, 5.0, 4.0
 # One of these stands in every message.
 PARAMETERS = (

@@ -10,7 +10,7 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.posteriors import find_sources
+from bliss_astro.posteriors import _candidates, find_sources
 from bliss_astro.posteriors._extended_fit import (
     Ellipses,
     cleaned,
@@ -61,11 +61,11 @@ def scene(world):
 @pytest.fixture(scope='module')
 def few(world):
     """
-    Give the first scenes and their truth: untrained, every tile is a candidate.
+    Give the first scene and its truth: untrained, every tile is a candidate.
     """
     _, inputs, catalog, _ = world
-    first = {name: value[:2] for name, value in vars(catalog).items()}
-    return inputs.select(slice(0, 2)), dataclasses.replace(catalog, **first)
+    first = {name: value[:1] for name, value in vars(catalog).items()}
+    return inputs.select(slice(0, 1)), dataclasses.replace(catalog, **first)
 
 
 class TestSceneFit:
@@ -227,6 +227,21 @@ class TestMarginals:
             assert (sources.ellipticity.norm(dim=-1) < 1 + 1e-5).all()
             assert ((sources.galaxy >= 0) & (sources.galaxy <= 1)).all()
             assert len(sources.select(torch.arange(2)).shapes) == 2
+
+    def test_most_sources_in_sequence(self, world, few, monkeypatch):
+        """
+        Beyond a number the fainter ones keep the description of the one pass.
+        """
+        monkeypatch.setattr(_candidates, '_MAX_IN_SEQUENCE', (3, 0.0))
+        designs = [world[0].with_design(sequence=k) for k in (True, False)]
+        with torch.no_grad():  # so that there are probable sources
+            for own in designs:
+                own.head.count.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
+        found, plain = (find_sources(own(few[0])) for own in designs)
+        assert len(found) == len(plain) > 10
+        changed = (found.flux != plain.flux).flatten(1).any(1)
+        assert int(changed.sum()) == 3
+        assert found.shapes.isfinite().all()
 
     def test_nothing_there(self, world, few):
         encoder = world[0]
