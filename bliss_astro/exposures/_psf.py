@@ -20,6 +20,7 @@ from bliss_astro.psf._fit import (
     place_names,
 )
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
+from bliss_astro.psf._profile import unit_profile
 from bliss_astro.psf._varying import varying_psf
 
 # Least side (pixels) of an image of a PSF that can be fitted.
@@ -162,9 +163,8 @@ def central_psf(exposure):
 
 def draw_psf(model, offsets):
     """Draw a PSF of unit flux on a square of pixels at those offsets from it."""
-    model = model.copy()
-    model.flux, model.x_0, model.y_0 = 1.0, 0.0, 0.0
-    return np.asarray(model(*np.meshgrid(offsets, offsets)), dtype=float)
+    grid, radius = np.meshgrid(offsets, offsets), model.normalization_radius
+    return unit_profile(*grid, model.shape_vector, radius)
 
 
 def limiting_flux(exposure, noise, area, snr):

@@ -285,11 +285,15 @@ class PSFExPSF(VaryingPSF):
     def shape_grid(self, xs, ys):
         """Return the shapes on a grid, from fits at nodes; see `VaryingPSF`."""
         if 'splines' not in self._cache:
+            # Each fit begins with that of the middle.
+            fit, self._cache['residual'] = self._fit_at(0.0, 0.0)
+            theta = np.broadcast_to(fit.theta, (_N_NODES, _N_NODES, 8)).copy()
             nodes = np.linspace(-0.5, 0.5, _N_NODES)
-            self._cache['splines'] = ShapeSplines(nodes, nodes, self._fit_nodes(nodes))
-        return self._cache['splines'](
-            *self._scaled(np.atleast_1d(xs), np.atleast_1d(ys))
-        )
+            for j, i in np.ndindex(theta.shape[:2] if self.degree else (0, 0)):
+                theta[j, i] = self._fit_at(nodes[i], nodes[j], fit.shape)[0].theta
+            self._cache['splines'] = ShapeSplines(nodes, nodes, theta)
+        places = self._scaled(np.atleast_1d(xs), np.atleast_1d(ys))
+        return self._cache['splines'](*places)
 
     def _scaled(self, x, y):
         """Map places of the image to the argument of the polynomial, within +-0.5."""
@@ -299,15 +303,6 @@ class PSFExPSF(VaryingPSF):
                 (x, y), self.origin, self.zero, self.scale, strict=True
             )
         ]
-
-    def _fit_nodes(self, nodes):
-        """Fit the model at nodes, each beginning with the middle's fit: thetas."""
-        fit, self._cache['residual'] = self._fit_at(0.0, 0.0)
-        theta = np.broadcast_to(fit.theta, (_N_NODES, _N_NODES, 8)).copy()
-        if self.degree:
-            for j, i in np.ndindex(theta.shape[:2]):
-                theta[j, i] = self._fit_at(nodes[i], nodes[j], start=fit.shape)[0].theta
-        return theta
 
     def _fit_at(self, u, v, start=None):
         """Fit the model at an argument of the polynomial; the fit and its residual."""
