@@ -87,7 +87,9 @@ def test_stated_error_is_the_true_one(name):
         true.append(float(np.mean(np.square(off))))
         stated.append(exposure.background_error**2)
     ratio = np.sqrt(np.mean(stated) / np.mean(true))
-    assert 1 / 1.7 < ratio < 1.7
+    # Confusion, without which the dense sky's would be 0.66, is known best.
+    limit = 1.3 if name == 'dense' else 1.7
+    assert 1 / limit < ratio < limit
 
 
 def test_correlated_noise_is_not_taken_for_sources():
