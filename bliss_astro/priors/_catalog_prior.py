@@ -15,11 +15,7 @@ from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._catalog_fit import fit_populations
 from ._counts import MagnitudeCounts, ParetoCounts, draw_places
-from ._galaxies import (
-    GalaxyPrior,
-    GammaShapes,
-    MagnitudeShapes,
-)
+from ._galaxies import GalaxyPrior, GammaShapes, MagnitudeShapes
 from ._numbers import (
     SavedPrior,
     check_positive,

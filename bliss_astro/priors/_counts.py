@@ -12,11 +12,7 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro._arguments import torch_generator
-from bliss_astro.units import (
-    NANOMAGGY_ZERO_POINT,
-    SDSS_PIXEL_SCALE,
-    magnitude_to_flux,
-)
+from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE, magnitude_to_flux
 
 from ._numbers import check_nodes, check_positive, require, source_table
 
