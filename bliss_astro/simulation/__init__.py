@@ -11,7 +11,7 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _camera='BadPixelPrior',
+    _nuisances='BadPixelPrior',
     _config='SimulationConfig',
     _images='SimulatedImages',
     _simulator='CoaddSimulator',

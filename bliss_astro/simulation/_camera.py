@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Exposures of simulated skies: render, add noise and bad pixels, align, stack.
+Exposures of simulated skies: render, add noise, align, stack; asymmetric PSFs.
 """
 
 import dataclasses
@@ -8,7 +8,14 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, broaden_shape
+from bliss_astro.psf._mixture import (
+    DEFAULT_NORMALIZATION_RADIUS,
+    asymmetry_of_image,
+    broaden_shape,
+    fwhm_of_shape,
+    lobe_kernel,
+    profile_of_shape,
+)
 from bliss_astro.rendering._batches import render_stars, star_factors
 
 from ._images import SimulatedImages, select
@@ -16,6 +23,8 @@ from ._images import SimulatedImages, select
 NOISE_ORDERS = ('before_alignment', 'after_alignment')
 # Pixels of exposures that are stacked at a time on a CPU: some megabytes, its cache.
 _CACHE_PIXELS = 300_000
+# Half the side in pixels of the images on which asymmetries are measured.
+_HALF_SIZE = 18
 # Largest ellipticity that the PSF's formula allows.
 _MAX_ELLIPTICITY = 0.3
 
@@ -103,87 +112,6 @@ def correlate(noise, correlation_x, correlation_y):
     return noise
 
 
-@dataclasses.dataclass(frozen=True)
-class BadPixelPrior:
-    """
-    Distribution of the bad pixels of images.
-
-    Parameters
-    ----------
-    fraction_of_images : float
-        Share of the images that have any of the blemishes below; the
-        others have saturated cores only.
-
-    n_columns, n_cosmic_rays, n_blocks : float
-        Mean numbers per image of bad columns, short cosmic-ray tracks and
-        masked rectangles.
-
-    block_size : int
-        Largest side of a masked rectangle in pixels.
-
-    saturation : tuple of float
-        Range in electrons per exposure of the log-uniform full well;
-        pixels above it are masked.
-    """
-
-    fraction_of_images: float = 0.3
-    n_columns: float = 0.5
-    n_cosmic_rays: float = 2.0
-    n_blocks: float = 0.5
-    block_size: int = 12
-    saturation: tuple[float, float] = (3e4, 3e5)
-
-    def sample_batch(self, data, *, background=None, generator=None):
-        """
-        Draw the masks of images.
-
-        Parameters
-        ----------
-        data : tensor ``(B, ny, nx)``
-            Images in electrons of one exposure.
-
-        background : tensor ``(B,)``, optional
-            Level of the sky in electrons; the full well is at least twice that.
-
-        generator : `torch.Generator`, optional
-            Source of randomness on the device of ``data``.
-
-        Returns
-        -------
-        mask : tensor ``(B, ny, nx)`` of bool
-            `True` for blemishes and for pixels above the full well.
-        """
-        draw = Draws(generator, data.device)
-        mask = self._blemishes(draw, data.shape)
-        level = draw.log_uniform(self.saturation, len(data), 1, 1)
-        if background is not None:
-            level = level.maximum(2 * background[:, None, None])
-        return mask | (data > level)
-
-    def _blemishes(self, draw, shape):
-        n_images, ny, nx = shape
-        has_any = draw.unit(n_images) < self.fraction_of_images
-        mask = (draw.unit(n_images, 1, nx) < self.n_columns / nx).expand(-1, ny, -1)
-        # Tracks start anywhere and run for a few pixels in one direction.
-        start = draw.unit(n_images, ny, nx) < self.n_cosmic_rays / (ny * nx)
-        step_x = draw.unit(n_images, 1, 1) < 0.5
-        for length in range(5):
-            moved_x = torch.roll(start, length, 2)
-            moved_y = torch.roll(start, (length, length // 2), (1, 2))
-            mask = mask | torch.where(step_x, moved_x, moved_y)
-        # At most two rectangles.
-        present = draw.unit(n_images, 2) < self.n_blocks / 2
-        low, side = draw.unit(2, n_images, 2), draw.unit(2, n_images, 2)
-        inside = []
-        for k, n in enumerate((nx, ny)):
-            pixel = torch.arange(n, device=draw.device)
-            first = (low[k] * n)[..., None]
-            last = first + (1 + side[k] * self.block_size)[..., None]
-            inside.append((pixel >= first) & (pixel < last) & present[..., None])
-        block = (inside[1][..., :, None] & inside[0][..., None, :]).any(1)
-        return (mask | block) & has_any[:, None, None]
-
-
 @dataclasses.dataclass
 class Fields:
     """
@@ -259,7 +187,8 @@ class Camera:
 
     shape: tuple[int, int]
     noise_order: str = 'before_alignment'
-    bad_pixels: BadPixelPrior | None = None
+    # A `BadPixelPrior`, or `None`.
+    bad_pixels: object = None
     normalization_radius: float = DEFAULT_NORMALIZATION_RADIUS
     tolerance: float = 1e-4
 
@@ -373,3 +302,55 @@ class Camera:
         weight = aligned.add_(fields.variance[:, None, None]).reciprocal_()
         data = data.mul_(weight).unflatten(0, (-1, depth)).sum(1)
         return data / weight.unflatten(0, (-1, depth)).sum(1)
+
+
+# -- asymmetric PSFs -------------------------------------------------------------
+
+
+def draw_lobes(draw, psf, largest):
+    """
+    Draw lobes of PSFs: one on one side (coma) and three at 120 degrees (trefoil).
+
+    Returns shares of the light (at most the largest in either), distances in pixels,
+    angles and widths in pixels, each ``(n, 4)``; one image in two has none.
+    """
+    place = draw.unit(9, len(psf))
+    # Faint lobes are the rule.
+    coma, trefoil = largest * place[0] ** 2, largest * place[1] ** 3
+    some = place[8] < 0.5
+    share = _one_and_three(coma, trefoil / 3) * some[:, None]
+    distance = _one_and_three(0.8 + 1.4 * place[2], 0.8 + 1.2 * place[3])
+    angle = _one_and_three(2 * math.pi * place[4], 2 * math.pi * place[5])
+    angle[:, 2:] += 2 * math.pi / 3 * torch.tensor([1.0, -1.0], device=angle.device)
+    width = _one_and_three(0.1 + 0.4 * place[6], 0.1 + 0.4 * place[7])
+    fwhm = fwhm_of_shape(psf)[:, None]
+    return share, distance * fwhm, angle, width * fwhm
+
+
+def _one_and_three(one, three):
+    return torch.stack([one, three, three, three], -1)
+
+
+def add_lobes(image, lobes):
+    """Move light of noiseless images ``(B, ny, nx)`` into the lobes of their PSFs."""
+    ny, nx = image.shape[1:]
+    padded = torch.fft.rfft2(image, s=(2 * ny, 2 * nx))
+    moved = padded * lobe_kernel(*lobes, (ny, nx))
+    return torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
+
+
+def state_asymmetry(draw, psf, lobes, unknown=1.0):
+    """
+    Asymmetries ``(B, 4)`` to state of PSFs with lobes, in part or with errors.
+
+    They are those of `asymmetry_of_image` in three of five images, with small errors,
+    else a part of them. A factor of at most 1 is on the rest and on the errors.
+    """
+    axis = torch.arange(-_HALF_SIZE, _HALF_SIZE + 1, device=psf.device, dtype=psf.dtype)
+    image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
+    true = asymmetry_of_image(add_lobes(image, lobes), fwhm_of_shape(psf))
+    place = draw.unit(2, len(psf), 1)
+    lost = torch.where(place[0] < 0.6, 0.0, 1 - place[1]) * true
+    noise = draw.normal(len(psf), 4)
+    unknown = torch.as_tensor(unknown, device=psf.device).reshape(-1, 1)
+    return true + unknown * (noise * (0.1 * true.abs() + 0.001) - lost)

@@ -3,27 +3,22 @@
 Nuisances of simulated images: artefacts, and errors of the stated PSF and background.
 
 No artefact is a source of the prior, and an encoder that never saw one takes it for
-stars or for rows of galaxies. A survey's PSF is measured on stars that are not
-saturated, and ends where these fade; of stars thousands of times brighter one sees
-the diffraction spikes of the telescope's spider and the light scattered by mirrors
-and dust. A survey's background and PSF are measurements: an encoder that was trained
-with errors of their size marginalises over them, as over every other nuisance.
+stars or galaxies. A survey's PSF ends where stars that are not saturated fade; of far
+brighter ones one sees the diffraction spikes of the telescope's spider and the light
+that mirrors and dust scatter. Background and PSF are measurements: an encoder that was
+trained with errors of their size marginalises over them, as over every other nuisance.
 """
 
+import dataclasses
 import math
 
 import torch
 
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
-from bliss_astro.psf._mixture import (
-    asymmetry_of_image,
-    fwhm_of_shape,
-    lobe_kernel,
-    profile_of_shape,
-)
+from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._camera import between
+from ._camera import Draws, between, state_asymmetry
 
 # The ranges of artefacts were chosen to reach beyond what frames of SDSS and HST show.
 # Cosmic rays: peak over the noise, largest length and width in pixels, number, and
@@ -51,11 +46,88 @@ _OVER, _SHARPNESS, _BLEEDING, _LEVEL = (1.5, 60.0), (4.0, 40.0), (4, 10), 30.0
 # Errors of the logarithm of the weights of halo and wing over that of the width;
 # and their largest size where the width's is large: not all is unknown.
 _HALO_ERROR, _WING_ERROR, _MAX_WEIGHT_ERROR = 6, 12, 0.1
-# Half the side in pixels of the images on which asymmetries are measured.
-_HALF_SIZE = 18
 
 
 # -- artefacts -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class BadPixelPrior:
+    """
+    Distribution of the bad pixels of images.
+
+    Parameters
+    ----------
+    fraction_of_images : float
+        Share of the images that have any of the blemishes below; the
+        others have saturated cores only.
+
+    n_columns, n_cosmic_rays, n_blocks : float
+        Mean numbers per image of bad columns, cosmic-ray tracks and masked rectangles.
+
+    block_size : int
+        Largest side of a masked rectangle in pixels.
+
+    saturation : tuple of float
+        Range of the log-uniform full well in electrons; pixels above it are masked.
+    """
+
+    fraction_of_images: float = 0.3
+    n_columns: float = 0.5
+    n_cosmic_rays: float = 2.0
+    n_blocks: float = 0.5
+    block_size: int = 12
+    saturation: tuple[float, float] = (3e4, 3e5)
+
+    def sample_batch(self, data, *, background=None, generator=None):
+        """
+        Draw the masks of images.
+
+        Parameters
+        ----------
+        data : tensor ``(B, ny, nx)``
+            Images in electrons of one exposure.
+
+        background : tensor ``(B,)``, optional
+            Level of the sky in electrons; the full well is at least twice that.
+
+        generator : `torch.Generator`, optional
+            Source of randomness on the device of ``data``.
+
+        Returns
+        -------
+        mask : tensor ``(B, ny, nx)`` of bool
+            `True` for blemishes and for pixels above the full well.
+        """
+        draw = Draws(generator, data.device)
+        mask = self._blemishes(draw, data.shape)
+        level = draw.log_uniform(self.saturation, len(data), 1, 1)
+        if background is not None:
+            level = level.maximum(2 * background[:, None, None])
+        return mask | (data > level)
+
+    def _blemishes(self, draw, shape):
+        n_images, ny, nx = shape
+        has_any = draw.unit(n_images) < self.fraction_of_images
+        mask = (draw.unit(n_images, 1, nx) < self.n_columns / nx).expand(-1, ny, -1)
+        # Tracks start anywhere and run for a few pixels in one direction.
+        start = draw.unit(n_images, ny, nx) < self.n_cosmic_rays / (ny * nx)
+        step_x = draw.unit(n_images, 1, 1) < 0.5
+        for length in range(5):
+            moved_x = torch.roll(start, length, 2)
+            moved_y = torch.roll(start, (length, length // 2), (1, 2))
+            mask = mask | torch.where(step_x, moved_x, moved_y)
+        # At most two rectangles.
+        present = draw.unit(n_images, 2) < self.n_blocks / 2
+        low, side = draw.unit(2, n_images, 2), draw.unit(2, n_images, 2)
+        inside = []
+        for k, n in enumerate((nx, ny)):
+            pixel = torch.arange(n, device=draw.device)
+            first = (low[k] * n)[..., None]
+            last = first + (1 + side[k] * self.block_size)[..., None]
+            inside.append((pixel >= first) & (pixel < last) & present[..., None])
+        block = (inside[1][..., :, None] & inside[0][..., None, :]).any(1)
+        return (mask | block) & has_any[:, None, None]
 
 
 def add_artifacts(draw, config, fields, sources, extended):
@@ -79,21 +151,15 @@ def add_artifacts(draw, config, fields, sources, extended):
 def mark_pixels(draw, config, fields, images):
     """Add cosmic rays to single exposures, and saturate the brightest pixels."""
     if config.ray_fraction > 0 and fields.depth == 1:
-        rays = cosmic_rays(
-            draw, len(fields), config.ray_fraction, images.data.shape[1:]
-        )
+        shape = images.data.shape[1:]
+        rays = cosmic_rays(draw, len(fields), config.ray_fraction, shape)
         some = fwhm_of_shape(fields.psf) > _SHARPEST
         images.data = images.data + rays * (some * images.bkg_error)[:, None, None]
     if config.saturated_fraction > 0:
-        sky = images.background[:, None, None]
-        data, images.mask = saturate(
-            draw,
-            images.data - sky,
-            images.mask,
-            images.bkg_error,
-            config.saturated_fraction,
-        )
-        images.data = data + sky
+        sky, share = images.background[:, None, None], config.saturated_fraction
+        light, mask, noise = images.data - sky, images.mask, images.bkg_error
+        light, images.mask = saturate(draw, light, mask, noise, share)
+        images.data = light + sky
 
 
 def _positions(shape, place, distance):
@@ -266,8 +332,7 @@ def misstate(draw, config, images, lobes, *, exact):
         # Where the PSF is stated to be exact, its lobes are known too.
         unknown = (psf_size / USUAL_PSF_ERROR).clamp(max=1)
     if lobes is not None:
-        fwhm = fwhm_of_shape(images.psf)
-        images.asymmetry = state_asymmetry(draw, images.psf, fwhm, lobes, unknown)
+        images.asymmetry = state_asymmetry(draw, images.psf, lobes, unknown)
     if of_psf is not None or psf_size > 0:
         images.psf = misstate_psf(draw, images.psf, psf_size, spread=of_psf is None)
     if of_sky is not None:
@@ -333,52 +398,3 @@ def misstate_psf(draw, psf, size, *, spread=True):
     out[:, 4] *= torch.where(out[:, 4] < 1, torch.exp(_WING_ERROR * weights[:, 1]), 1.0)
     out[:, 6:] += 0.7 * noise[:, 3:] * (out[:, 6:] != 0)
     return out
-
-
-def draw_lobes(draw, n, largest, fwhm):
-    """
-    Draw lobes of PSFs: one on one side (coma) and three at 120 degrees (trefoil).
-
-    Returns shares of the light (at most the largest in either), distances in pixels,
-    angles and widths in pixels, each ``(n, 4)``; one image in two has none.
-    """
-    place = draw.unit(9, n)
-    # Faint lobes are the rule.
-    coma, trefoil = largest * place[0] ** 2, largest * place[1] ** 3
-    some = place[8] < 0.5
-    share = _one_and_three(coma, trefoil / 3) * some[:, None]
-    distance = _one_and_three(0.8 + 1.4 * place[2], 0.8 + 1.2 * place[3])
-    angle = _one_and_three(2 * math.pi * place[4], 2 * math.pi * place[5])
-    angle[:, 2:] += 2 * math.pi / 3 * torch.tensor([1.0, -1.0], device=angle.device)
-    width = _one_and_three(0.1 + 0.4 * place[6], 0.1 + 0.4 * place[7])
-    fwhm = fwhm[:, None]
-    return share, distance * fwhm, angle, width * fwhm
-
-
-def _one_and_three(one, three):
-    return torch.stack([one, three, three, three], -1)
-
-
-def add_lobes(image, lobes):
-    """Move light of noiseless images ``(B, ny, nx)`` into the lobes of their PSFs."""
-    ny, nx = image.shape[1:]
-    padded = torch.fft.rfft2(image, s=(2 * ny, 2 * nx))
-    moved = padded * lobe_kernel(*lobes, (ny, nx))
-    return torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
-
-
-def state_asymmetry(draw, psf, fwhm, lobes, unknown=1.0):
-    """
-    Asymmetries ``(B, 4)`` to state of PSFs with lobes, in part or with errors.
-
-    They are those of `asymmetry_of_image` in three of five images, with small errors,
-    else a part of them. A factor of at most 1 is on the rest and on the errors.
-    """
-    axis = torch.arange(-_HALF_SIZE, _HALF_SIZE + 1, device=psf.device, dtype=psf.dtype)
-    image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
-    true = asymmetry_of_image(add_lobes(image, lobes), fwhm)
-    place = draw.unit(2, len(psf), 1)
-    lost = torch.where(place[0] < 0.6, 0.0, 1 - place[1]) * true
-    noise = draw.normal(len(psf), 4)
-    unknown = torch.as_tensor(unknown, device=psf.device).reshape(-1, 1)
-    return true + unknown * (noise * (0.1 * true.abs() + 0.001) - lost)

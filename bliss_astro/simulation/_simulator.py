@@ -24,8 +24,9 @@ from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import NOISE_ORDERS, BadPixelPrior, Camera, Draws, Fields, draw_dithers
+from ._camera import NOISE_ORDERS, Camera, Draws, Fields, draw_dithers
 from ._images import SimulatedImages
+from ._nuisances import BadPixelPrior
 from ._sources import Sources, draw_catalog, draw_stars
 
 # Calibration of the coadd paper's field, run 94, camcol 1, field 12 of SDSS in r, and

@@ -16,13 +16,12 @@ from bliss_astro._arguments import (
     within,
 )
 from bliss_astro.priors import CatalogPrior, FieldPrior, GalaxyPrior
-from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._camera import BadPixelPrior, Camera, Draws, Fields, add_noise
+from ._camera import Camera, Draws, Fields, add_lobes, add_noise, draw_lobes
 from ._images import SimulatedImages, select, signal_to_noise
-from ._nuisances import add_artifacts, add_lobes, draw_lobes, mark_pixels, misstate
+from ._nuisances import BadPixelPrior, add_artifacts, mark_pixels, misstate
 from ._sources import Sources, sample_catalog, sample_depth, sample_fields, sample_stars
 
 # Smallest flux in nmgy of galaxies on stamps: no fainter one is above the noise.
@@ -196,8 +195,7 @@ class SimulationStream:
         if population == 'sky':
             extended = add_artifacts(draw, config, fields, sources, extended)
             if config.asymmetry > 0:
-                fwhm = fwhm_of_shape(fields.psf)
-                lobes = draw_lobes(draw, len(fields), config.asymmetry, fwhm)
+                lobes = draw_lobes(draw, fields.psf, config.asymmetry)
         x, y, flux = sources.stars
         if lobes is not None:
             # The stars join the extended light, so that one kernel moves all of it.

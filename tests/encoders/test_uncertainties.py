@@ -19,16 +19,18 @@ from bliss_astro.psf._mixture import (
     normalization_of_shape,
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.simulation._camera import Draws
-from bliss_astro.simulation._nuisances import (
+from bliss_astro.simulation._camera import (
+    Draws,
     add_lobes,
+    draw_lobes,
+    state_asymmetry,
+)
+from bliss_astro.simulation._nuisances import (
     cosmic_rays,
     draw_large_galaxies,
-    draw_lobes,
     draw_stated_errors,
     render_large_galaxies,
     saturate,
-    state_asymmetry,
     trails,
 )
 
@@ -143,8 +145,8 @@ def test_asymmetry_is_stated_in_part(scenes):
 
 def test_lobes_keep_the_light_and_are_known():
     n = 100
-    fwhm = torch.full((n,), 3.0)
-    lobes = draw_lobes(Draws(seeded(3)), n, 0.08, fwhm)
+    psf = torch.tensor([1.27, 3, 0.0, 1, 0.0, 4, 0, 0]).expand(n, 8)
+    lobes = draw_lobes(Draws(seeded(3)), psf, 0.08)
     share = lobes[0].sum(1)
     # A half: 50 +- 5.
     assert 0.3 < (share == 0).float().mean() < 0.7
@@ -155,8 +157,7 @@ def test_lobes_keep_the_light_and_are_known():
     torch.testing.assert_close(
         moved.sum((1, 2)), torch.full((n,), 100.0), rtol=1e-3, atol=0
     )
-    psf = torch.tensor([1.27, 3, 0.0, 1, 0.0, 4, 0, 0]).expand(n, 8)
-    stated = state_asymmetry(Draws(seeded(4)), psf, fwhm, lobes)
+    stated = state_asymmetry(Draws(seeded(4)), psf, lobes)
     assert stated[share == 0].abs().max() < 0.006
     # Along the lobe where there is one.
     coma = lobes[0][:, 0]
@@ -167,9 +168,9 @@ def test_lobes_keep_the_light_and_are_known():
     assert (along[strong] / coma[strong]).median() > 0.5
     # Nothing of them is unknown where the PSF is said to be exact.
     none, some = torch.zeros(n), torch.full((n,), 0.5)
-    exact = state_asymmetry(Draws(seeded(4)), psf, fwhm, lobes, none)
+    exact = state_asymmetry(Draws(seeded(4)), psf, lobes, none)
     assert exact[share == 0].abs().max() < 2e-4
-    half = state_asymmetry(Draws(seeded(4)), psf, fwhm, lobes, some)
+    half = state_asymmetry(Draws(seeded(4)), psf, lobes, some)
     torch.testing.assert_close(half, (exact + stated) / 2)
 
 
