@@ -283,7 +283,7 @@ class TestRealFiles:
         assert good.sum() >= 20
         assert_allclose(np.median(ratio[good]), 1, atol=0.02)
 
-    def test_stars_have_their_catalogued_flux(self, shared_data):
+    def test_stars_have_their_catalogued_flux_and_place(self, shared_data):
         aperture = pytest.importorskip('photutils.aperture')
         folder = shared_data / 'sdss' / '3900' / '6' / '269'
         exposure = Exposure.from_sdss(
@@ -295,6 +295,8 @@ class TestRealFiles:
         flux = stars['PSFFLUX'][:, 0]
         stars = stars[(stars['OBJC_TYPE'] == 6) & (flux > 20) & (flux < 3000)]
         x, y = np.array(stars['x'][:, 0]), np.array(stars['y'][:, 0])
+        sky = exposure.wcs.all_world2pix(stars['RA'], stars['DEC'], 0)
+        assert np.abs(np.median(sky - np.stack([x, y]), axis=1)).max() < 0.1
         inside = (x > 30) & (x < 2017) & (y > 30) & (y < 1458)
         # The radius of SDSS's own normalisation, 7.43 arcsec.
         circles = aperture.CircularAperture(np.transpose([x, y])[inside], 18.76)

@@ -142,12 +142,3 @@ class TestPhotoObj:
         with pytest.warns(NoDetectionsWarning):
             objects = sdss.read_photoobj(folder / 'photoObj-002583-2-0136.fits')
         assert len(objects) == 0
-
-    def test_real_positions_fit_the_wcs(self, shared_data):
-        folder = shared_data / 'sdss' / '3900' / '6' / '269'
-        objects = sdss.read_photoobj(folder / 'photoObj-003900-6-0269.fits')
-        frame = sdss.Frame.read(folder / 'frame-u-003900-6-0269.fits.bz2')
-        objects = objects[objects['PSFFLUX'][:, 0] > 20]
-        x, y = frame.wcs.all_world2pix(objects['RA'], objects['DEC'], 0)
-        assert abs(np.median(x - objects['x'][:, 0])) < 0.1
-        assert abs(np.median(y - objects['y'][:, 0])) < 0.1
