@@ -23,7 +23,7 @@ from ._inputs import (
 )
 
 # Points at which a distribution function is compared, and the fewest ranks for that.
-_N_POINTS, _MIN_RANKS = 100, 10
+_POINTS, _MIN_RANKS = np.arange(1, 100) / 100, 10
 
 # Simulated samples of uniform numbers, which know 5 % to 0.35 %, and the size of the
 # largest one: beyond it the distribution of the statistic no longer depends on it.
@@ -162,12 +162,7 @@ def rank_uniformity(ranks, *, groups=None, images=None, n_bins=None, level=0.95)
     columns = {'group': labels, 'n': n}
     columns |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
     meta = {'bins': np.linspace(0, 1, n_bins + 1), 'level': level}
-    return make_table('ranks', columns, points=_points(), **meta)
-
-
-def _points(n_points=_N_POINTS):
-    """Return the points 1/K, 2/K, ..., (K - 1)/K."""
-    return np.arange(1, n_points) / n_points
+    return make_table('ranks', columns, points=_POINTS, **meta)
 
 
 def _test_ranks(ranks, images, n_bins, level):
@@ -261,9 +256,9 @@ def _invert(first, second):
 # -- bands of the distribution function of uniform numbers -----------------------
 
 
-def ecdf_counts(values, n_points=_N_POINTS):
-    """Count the values that are at most 1/K, 2/K, ..., (K - 1)/K."""
-    return np.searchsorted(np.sort(values), _points(n_points), side='right')
+def ecdf_counts(values):
+    """Count the values that are at most 0.01, 0.02, ..., 0.99."""
+    return np.searchsorted(np.sort(values), _POINTS, side='right')
 
 
 def binomial_p_value(counts, n, points):
@@ -287,11 +282,12 @@ def _null(n):
 def _simulated_null(n):
     """Simulate the samples of `_null`."""
     # Always the same draws: this is an integral, not an experiment.
-    rng = np.random.default_rng([n, _N_POINTS])
-    share = np.full(_N_POINTS, 1 / _N_POINTS)
+    n_bins = len(_POINTS) + 1
+    rng = np.random.default_rng([n, n_bins])
+    share = np.full(n_bins, 1 / n_bins)
     counts = rng.multinomial(n, share, size=_N_NULL)[:, :-1].cumsum(axis=1)
     smallest = np.ones(_N_NULL)
-    for point, column in zip(_points(), counts.T, strict=True):
+    for point, column in zip(_POINTS, counts.T, strict=True):
         # Each count is looked up: there are far fewer counts than samples.
         first = column.min()
         table = binomial_p_value(np.arange(first, column.max() + 1), n, point)
@@ -309,14 +305,14 @@ def ecdf_band(n, level):
     al. 2022).
     """
     gamma = np.quantile(_null(n), 1 - level)
-    low = binom.ppf(gamma / 2, n, _points())
-    high = binom.isf(gamma / 2, n, _points())
+    low = binom.ppf(gamma / 2, n, _POINTS)
+    high = binom.isf(gamma / 2, n, _POINTS)
     return low / n, high / n
 
 
 def ecdf_pvalue(counts, n):
     """Return the p-value of `ecdf_counts`, by Bonferroni where simulations end."""
-    worst = binomial_p_value(counts, n, _points()).min()
+    worst = binomial_p_value(counts, n, _POINTS).min()
     null = _null(n)
     simulated = (1 + np.searchsorted(null, worst, side='right')) / (1 + len(null))
     return float(min(simulated, len(counts) * worst))

@@ -230,20 +230,17 @@ class CorrectedFrame(_Image):
 def read_image(frame):
     """Read a `Frame` or a `CorrectedFrame`, recognised by its content."""
     with open_fits(frame, 'frame') as hdus:
-        kind = CorrectedFrame if looks_like_fpc(hdus) else None
-        kind = Frame if looks_like_frame(hdus) else kind
-        if kind is not None:
-            return kind.read(hdus).replace(file=file_name(frame))
+        kinds = {Frame: looks_like_frame, CorrectedFrame: looks_like_fpc}
+        for kind, looks_like in kinds.items():
+            if looks_like(hdus):
+                return kind.read(hdus).replace(file=file_name(frame))
     found = 'it has neither the HDUs of the one nor the SOFTBIAS of the other'
     raise wrong_type(frame, 'frame', 'an SDSS frame or fpC file', found)
 
 
 def looks_like_frame(hdus):
     """Whether HDUs are those of a ``frame``."""
-    if len(hdus) < 3 or not _is_image(hdus[0]):
-        return False
-    vector = hdus[1].data
-    if not hdus[1].is_image or vector is None or vector.ndim != 1:
+    if len(hdus) < 3 or not (_is_image(hdus[0]) and _is_image(hdus[1], n_axes=1)):
         return False
     columns = getattr(hdus[2], 'columns', None)
     names = {name.upper() for name in columns.names} if columns is not None else set()
@@ -259,9 +256,9 @@ def looks_like_fpc(hdus):
     return 'SOFTBIAS' in header and not calibrated and 'NMGY' not in header
 
 
-def _is_image(hdu):
-    """Whether an HDU holds a two-dimensional image."""
-    return hdu.is_image and hdu.data is not None and hdu.data.ndim == 2
+def _is_image(hdu, n_axes=2):
+    """Whether an HDU holds an image of some number of axes."""
+    return hdu.is_image and np.ndim(hdu.data) == n_axes
 
 
 def _common(hdus, data, source, parameter):
