@@ -323,18 +323,19 @@ def _own_model(patches, ellipses, sources) -> torch.Tensor:
     return own if sources.active is None else own * sources.active[:, None, None]
 
 
-def _cut(pixels, image, patches, sources):
-    at = (sources.images, patches.x.long(), patches.y.long(), STAMP_RADIUS)
-    return pixels.cut(image, *at)
+def _stamps(pixels, sources, index):
+    """Some of the sources, their stamps, and indices of these in flattened images."""
+    some = sources.select(index)
+    patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
+    centre = patches.x.long(), patches.y.long()
+    return some, patches, pixels.index(some.images, *centre, STAMP_RADIUS)
 
 
 def cleaned(pixels, fit, sources, index):
     """Stamps of sources without all others, and the light that was subtracted."""
-    some = sources.select(index)
-    patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
+    some, patches, at = _stamps(pixels, sources, index)
     own = _own_model(patches, fit.ellipses.select(index), some)
-    others = _cut(pixels, fit.model, patches, some) - own
-    extended = _cut(pixels, fit.extended, patches, some)
+    others, extended = fit.model.view(-1)[at] - own, fit.extended.view(-1)[at]
     if some.point is not None:
         own = own * ~some.point[:, None, None]
     extended = extended - own
@@ -345,40 +346,35 @@ def cleaned(pixels, fit, sources, index):
 def _summed(pixels, stamps, images):
     """The scene on the padded grid, from images of its sources."""
     model = torch.zeros_like(pixels.image)
-    for (_, some, patches), image in zip(stamps, images, strict=True):
-        centre = patches.x.long(), patches.y.long()
-        index = pixels.index(some.images, *centre, STAMP_RADIUS)
+    for (*_, at), image in zip(stamps, images, strict=True):
         # One after the other: sums in an order that varies would round differently.
-        model.view(-1).index_add_(0, index.reshape(-1), image.reshape(-1))
+        model.view(-1).index_add_(0, at.reshape(-1), image.reshape(-1))
     return model
 
 
 def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
     """Fit all sources of B images at given positions."""
-    stamps = []
-    for index in torch.arange(len(sources), device=floor.device).split(_PIECE):
-        some = sources.select(index)
-        patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
-        stamps.append((index, some, patches))
+    pieces = torch.arange(len(sources), device=floor.device).split(_PIECE)
+    stamps = [(index, *_stamps(pixels, sources, index)) for index in pieces]
     ellipses = start
     if start is None:
-        guesses = [first_guess(p, some, floor[index]) for index, some, p in stamps]
+        guesses = [first_guess(p, some, floor[k]) for k, some, p, _ in stamps]
         ellipses = Ellipses.concatenate(guesses)
     for n_left in range(n_rounds, -1, -1):
-        own = [_own_model(p, ellipses.select(k), some) for k, some, p in stamps]
+        own = [_own_model(p, ellipses.select(k), some) for k, some, p, _ in stamps]
         model = _summed(pixels, stamps, own)
         if not n_left:
             break
         parts = []
-        for (index, some, patches), image in zip(stamps, own, strict=True):
-            others = _cut(pixels, model, patches, some) - image
+        for (index, some, patches, at), image in zip(stamps, own, strict=True):
+            others = model.view(-1)[at] - image
             alone = dataclasses.replace(patches, data=patches.data - others)
             parts.append(_one_step(alone, ellipses.select(index), some, floor[index]))
         ellipses = Ellipses.concatenate(parts)
     extended = model
     if sources.point is not None:
         pairs = zip(stamps, own, strict=True)
-        own = [image * ~some.point[:, None, None] for (_, some, _), image in pairs]
+        own = [image * ~some.point[:, None, None] for (_, some, *_), image in pairs]
         extended = _summed(pixels, stamps, own)
     return SceneFit(ellipses, model, extended)
 

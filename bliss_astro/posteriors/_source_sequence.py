@@ -211,20 +211,18 @@ class SourceSequence:
         if active is None:
             active = torch.ones_like(sources.x, dtype=torch.bool)
         index, ghosts = (which.nonzero()[:, 0] for which in (active, ~active))
-        options = {'n_rounds': _FIRST_ROUNDS}
+        first, n_rounds = None, _FIRST_ROUNDS
         if start is not None:
-            first = start.ellipses.select(index)
-            options = {'n_rounds': _FURTHER_ROUNDS, 'start': first}
-        fit = fit_scene(self.pixels, sources.select(index), floor[index], **options)
+            first, n_rounds = start.ellipses.select(index), _FURTHER_ROUNDS
+        part = self.pixels, sources.select(index), floor[index]
+        fit = fit_scene(*part, start=first, n_rounds=n_rounds)
         # Ghosts are no part of the scene, each fitted to what it leaves.
         if start is not None:
             parts = [start.ellipses.select(ghosts)]
         else:
             empty = Ellipses.round(torch.zeros_like(sources.x))
-            left, pieces = (
-                dataclasses.replace(fit, ellipses=empty),
-                ghosts.split(_PIECE),
-            )
+            left = dataclasses.replace(fit, ellipses=empty)
+            pieces = ghosts.split(_PIECE)
             parts = [self._ghosts(left, sources, k, floor[k]) for k in pieces]
         ellipses = Ellipses.concatenate([fit.ellipses, *parts])
         ellipses = ellipses.select(torch.cat([index, ghosts]).argsort())
