@@ -238,6 +238,9 @@ or `~astropy.modeling.Model`
 
         Raises
         ------
+        TypeError
+            If another model has no parameters that are its position.
+
         ValueError
             If the image has another dimension, is smaller than 5 pixels, has no
             usable or no positive pixels, or its mask or error another shape; or if
