@@ -18,15 +18,13 @@ from ._inputs import (
     check_fraction,
     fraction_columns,
     make_table,
-    robust_sigma,
+    mean_and_error,
+    wilson_interval,
 )
 from ._ranks import binomial_p_value
 
 LEVELS = (0.5, 0.68, 0.9, 0.95)
 """Nominal levels of intervals whose coverage is computed by default."""
-
-# Standard error of the robust sigma of n Gaussian numbers, times sqrt(n) / sigma.
-_ROBUST_ERROR = 1.1664
 
 # Simulated calibrated catalogues, and the distinct probabilities in each, about.
 _N_NULL, _N_LEVELS = 2000, 250
@@ -149,6 +147,19 @@ def _coverage(hits, levels, groups, confidence):
     n_covered = columns['n_covered']
     columns |= fraction_columns('coverage', n_covered, columns['n'], confidence)
     return make_table('coverage', columns)
+
+
+def worst_coverage(coverage, weight=1.0):
+    """Return the largest offset from nominal, and the 95 % limit of its size."""
+    n = np.rint(coverage['n'] * weight).astype(int)
+    filled = n > 0
+    if not filled.any():
+        return np.nan, np.nan
+    n, share = n[filled], np.asarray(coverage['coverage'])[filled]
+    level = np.asarray(coverage['level'])[filled]
+    ends = wilson_interval(np.rint(share * n), n, level=0.95)
+    offset = share - level
+    return float(offset[np.abs(offset).argmax()]), float(np.abs(ends - level).max())
 
 
 def reliability(probability, is_real, *, bins=None, confidence=0.683):
@@ -375,18 +386,6 @@ def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=N
     for name in ('log_score', 'width', 'scatter'):
         own = values.get(name, np.empty(0))
         of_group = [own[index == k] if len(own) else own for k in range(len(labels))]
-        summary = [_summarize(v, robust=name == 'scatter') for v in of_group]
+        summary = [mean_and_error(v, robust=name == 'scatter') for v in of_group]
         columns[name], columns[f'{name}_err'] = np.reshape(summary, (-1, 2)).T
     return make_table('sharpness', columns)
-
-
-def _summarize(values, *, robust):
-    """Return mean or robust sigma with its standard error; NaN of too few values."""
-    n = len(values)
-    if not n:
-        return np.nan, np.nan
-    if robust:
-        sigma = robust_sigma(values)
-        return sigma, _ROBUST_ERROR * sigma / np.sqrt(n)
-    with np.errstate(invalid='ignore'):
-        return values.mean(), values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan

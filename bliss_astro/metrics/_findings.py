@@ -10,7 +10,8 @@ import numpy as np
 from scipy.special import chdtrc, ndtri
 from scipy.stats import binomtest
 
-from ._inputs import make_table, wilson_interval
+from ._coverage import worst_coverage
+from ._inputs import make_table
 from ._ranks import SCALE_ERROR
 
 # Power of the test that defines the smallest detectable fault.
@@ -242,19 +243,6 @@ def shape_alarms(findings, stated):
 # fault, and the limit of the faults that the sample excludes.
 
 
-def _worst_coverage(coverage, weight=1.0):
-    """Return the largest offset from nominal, and the 95 % limit of its size."""
-    n = np.rint(coverage['n'] * weight).astype(int)
-    filled = n > 0
-    if not filled.any():
-        return np.nan, np.nan
-    n, share = n[filled], np.asarray(coverage['coverage'])[filled]
-    level = np.asarray(coverage['level'])[filled]
-    ends = wilson_interval(np.rint(share * n), n, level=0.95)
-    offset = share - level
-    return float(offset[np.abs(offset).argmax()]), float(np.abs(ends - level).max())
-
-
 def _needed(n, limit, tolerance, write):
     """State the sample that the tolerance takes: limits shrink with the square root."""
     if not limit > tolerance:
@@ -270,12 +258,12 @@ def ranks_words(findings, report, name):
     coverage, tolerance = report.coverage[name], report.tolerance
     weight = np.asarray(ranks['n_effective'] / np.maximum(ranks['n'], 1))
     weight = np.repeat(weight, len(coverage) // len(ranks))
-    offset, limit = _worst_coverage(coverage, weight)
+    offset, limit = worst_coverage(coverage, weight)
     stated = select(findings, 'bias') + select(findings, 'scale')
     stated += shape_alarms(findings, stated)
     if not stated:
         n, n_effective = int(pooled['n'][0]), pooled['n_effective'][0]
-        whole = _worst_coverage(report.pooled_coverage[name], n_effective / n)[1]
+        whole = worst_coverage(report.pooled_coverage[name], n_effective / n)[1]
         n_tests = len(report.findings)
         fault = percent(detectable_scale(n_effective, n_tests, report.false_alarm))
         text = f'holds within {points(round_up(whole))}'
@@ -301,7 +289,7 @@ def ranks_words(findings, report, name):
 
 def intervals_words(findings, report, name):
     coverage = report.intervals[name]
-    offset, limit = _worst_coverage(coverage)
+    offset, limit = worst_coverage(coverage)
     stated = [f.words for f in findings if f.test == 'coverage' and f.alarm]
     n = coverage['n'].sum()
     text = f'holds within {points(round_up(limit))} with {n:,} sources'

@@ -18,6 +18,9 @@ EVERYTHING = (-np.inf, np.inf)
 # Unit of values that may have any or none.
 ANY_UNIT = 'any'
 
+# Standard error of the robust sigma of n Gaussian numbers, times sqrt(n) / sigma.
+_ROBUST_ERROR = 1.1664
+
 
 class ScoreTable(QTable):
     """
@@ -85,6 +88,18 @@ def robust_sigma(values, *, axis=None):
     """Return 1.4826 times the median absolute deviation, without NaN."""
     values, _ = strip_unit(values, 'values')
     return mad_std(values, axis=axis, ignore_nan=True) if values.size else np.nan
+
+
+def mean_and_error(values, *, robust):
+    """Return mean or robust sigma with its standard error; NaN of too few values."""
+    n = len(values)
+    if not n:
+        return np.nan, np.nan
+    if robust:
+        sigma = robust_sigma(values)
+        return sigma, _ROBUST_ERROR * sigma / np.sqrt(n)
+    with np.errstate(invalid='ignore'):
+        return values.mean(), values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
 
 
 class BootstrapBands(NamedTuple):
