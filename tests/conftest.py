@@ -3,6 +3,7 @@
 Fixtures and guards for all tests.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -99,3 +100,11 @@ def _global_state():
             torch.distributions.Distribution._validate_args
         ),
     }
+
+
+def pytest_collection_finish():
+    """
+    Leave what was imported out of garbage collection, which would look at it each time.
+    """
+    gc.collect()
+    gc.freeze()
