@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bliss_astro._arguments import torch_generator
+from bliss_astro._arguments import must, torch_generator
 from bliss_astro.encoders._weights import GALAXY_MODELS
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
@@ -313,8 +313,8 @@ class GalaxyAutoencoder(nn.Module):
         image = _tensor('image', image)
         image = image[None] if image.dim() == 2 else image
         if image.dim() != 3:
-            msg = f'image must be (B, ny, nx) or (ny, nx), got {tuple(image.shape)}'
-            raise ValueError(msg)
+            got = tuple(image.shape)
+            raise ValueError(must('image', 'be (B, ny, nx) or (ny, nx)', got))
         n, ny, nx = image.shape
         psf = _tensor('psf', psf, n, 8)
         background = _tensor('background', background, n)
@@ -346,10 +346,9 @@ def _tensor(name, value, *shape):
         value = torch.from_numpy(np.array(value, dtype=np.float32))
     value = value.detach().float()
     if not bool(torch.isfinite(value).all()):
-        msg = f'{name} must be finite, got nan or inf'
-        raise ValueError(msg)
+        raise ValueError(must(name, 'be finite', 'nan or inf'))
     # The same for all stamps, or a row for each.
     if shape and value.shape not in (shape, shape[1:]):
-        msg = f'{name} must be {shape[1:]} or {shape}, got {tuple(value.shape)}'
-        raise ValueError(msg)
+        allowed = f'be {shape[1:]} or {shape}'
+        raise ValueError(must(name, allowed, tuple(value.shape)))
     return value.expand(shape) if shape else value

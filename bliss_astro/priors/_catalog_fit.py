@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import vstack
 
+from bliss_astro._arguments import must
 from bliss_astro._lazy import load_surveys
 from bliss_astro.units import MAD_TO_SIGMA, flux_to_magnitude
 
@@ -76,8 +77,7 @@ def _area(area):
     try:
         number = u.Quantity(area, u.deg**2).value
     except u.UnitsError:
-        msg = f'area must be a solid angle, got {area}'
-        raise ValueError(msg) from None
+        raise ValueError(must('area', 'be a solid angle', area)) from None
     good = np.ndim(number) == 0 and 0 < number < np.inf
     require(good, 'area', 'positive, in square degrees', area)
     return float(number)

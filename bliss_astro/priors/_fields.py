@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
+from bliss_astro._arguments import must
 from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, raw_profile
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
@@ -152,8 +153,7 @@ class FieldTable(_Fields):
         good = len(shape) == 2 and shape[1] == len(SHAPE_NAMES)
         require(good, 'psf', 'of the shape (n, 8)', shape)
         if len(self.psf) == 0:
-            msg = 'table must hold at least one good field, got none'
-            raise ValueError(msg)
+            raise ValueError(must('table', 'hold at least one good field', 'none'))
         s1, s2, b, sp, p0, beta, e1, e2 = self.psf.T
         e, sky, noise = e1**2 + e2**2, self.background, self.read_noise
         scale = self.electrons_per_nmgy
@@ -343,9 +343,8 @@ class GaussianFields(_Fields):
         distribution : `GaussianFields`
             Truncated at 3.5 standard deviations, also in the full width.
         """
-        if len(fields) < 20:
-            msg = f'table must hold at least 20 fields for a fit, got {len(fields)}'
-            raise ValueError(msg)
+        if (n := len(fields)) < 20:
+            raise ValueError(must('table', 'hold at least 20 fields for a fit', n))
         check_positive(widen=widen)
         s1, s2, b, sp, p0, beta = fields.psf[:, :6].T
         values = [s1, s2 / s1, np.maximum(b, 1e-5), sp / s1, np.maximum(p0, 1e-7)]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from astropy.table import QTable, Table
 
+from bliss_astro._arguments import must
 from bliss_astro._atomic import atomic_write
 
 GALAXY_SHAPE_NAMES = (
@@ -33,16 +34,14 @@ _BUNDLED = Path(__file__).parent.parent / 'data' / 'priors'
 def require(good, name, allowed, value):
     """Raise a ValueError for a value that is not what is allowed."""
     if not good:
-        msg = f'{name} must be {allowed}, got {value}'
-        raise ValueError(msg)
+        raise ValueError(must(name, f'be {allowed}', value))
 
 
 def require_type(name, value, *kinds):
     """Raise a TypeError for a part of a prior that is of another class."""
     if not isinstance(value, kinds):
         allowed = ' or '.join(kind.__name__ for kind in kinds)
-        msg = f'{name} must be {allowed}, got {type(value).__name__}'
-        raise TypeError(msg)
+        raise TypeError(must(name, f'be {allowed}', type(value).__name__))
 
 
 def check_positive(**values):
@@ -60,8 +59,8 @@ def check_tuples(thing, names, *, length=None):
         try:
             value = tuple(float(v) for v in getattr(thing, name))
         except TypeError:
-            msg = f'{name} must be a sequence of numbers, got {getattr(thing, name)!r}'
-            raise TypeError(msg) from None
+            got = repr(getattr(thing, name))
+            raise TypeError(must(name, 'be a sequence of numbers', got)) from None
         wanted = len(value) if length is None else length
         good = len(value) == wanted and all(map(math.isfinite, value))
         require(good, name, f'{wanted} finite numbers', value)
@@ -80,9 +79,8 @@ def check_nodes(thing, *names):
 def need_columns(table, names):
     """Raise an error for something that is no table or lacks columns."""
     if not isinstance(table, Table):
-        kind = type(table).__name__
-        msg = f'table must be an astropy Table (or a list of them), got {kind}'
-        raise TypeError(msg)
+        allowed = 'be an astropy Table (or a list of them)'
+        raise TypeError(must('table', allowed, type(table).__name__))
     missing = ', '.join(name for name in names if name not in table.colnames)
     if missing:
         msg = f'table lacks the column(s) {missing}; it has {", ".join(table.colnames)}'
@@ -99,8 +97,8 @@ def float_column(table, name, unit=None):
                 unit, u.zero_point_flux(1 * u.AB)
             )
         except u.UnitConversionError:
-            msg = f'table[{name!r}] must be in a unit like {unit}, got {given}'
-            raise ValueError(msg) from None
+            allowed = f'be in a unit like {unit}'
+            raise ValueError(must(f'table[{name!r}]', allowed, given)) from None
     values = getattr(column, 'value', column)
     if isinstance(values, np.ma.MaskedArray):
         values = np.ma.filled(values.astype(float), np.nan)
@@ -141,13 +139,12 @@ def to_numbers(thing):
 def from_numbers(kind, numbers, name):
     """Make a dataclass of a dict of its fields, lists becoming tuples."""
     if not isinstance(numbers, dict):
-        msg = f'{name} must be a dict, got {numbers!r}'
-        raise TypeError(msg)
+        raise TypeError(must(name, 'be a dict', repr(numbers)))
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
     for key in numbers:
         if key not in fields:
-            msg = f'{name} must have no keys but {", ".join(fields)}; got {key!r}'
-            raise ValueError(msg)
+            allowed = f'have no keys but {", ".join(fields)}'
+            raise ValueError(must(name, allowed, repr(key)))
     lacks = {k for k, v in fields.items() if v is dataclasses.MISSING} - {*numbers}
     if lacks:
         msg = f'{name} lacks the key(s) {", ".join(k for k in fields if k in lacks)}'

@@ -13,6 +13,7 @@ from astropy.utils.decorators import deprecated
 from bliss_astro._arguments import (
     check_ranges,
     choose_device,
+    must,
     one_of,
     torch_generator,
     within,
@@ -164,8 +165,8 @@ class CoaddSimulator:
         check_ranges(vars(self), _RANGES)
         self.shape = (int(self.shape[0]), int(self.shape[1]))
         if 2 * self.margin >= min(self.shape):
-            msg = f'margin must be less than half of {self.shape}, got {self.margin}'
-            raise ValueError(msg)
+            allowed = f'be less than half of {self.shape}'
+            raise ValueError(must('margin', allowed, self.margin))
         self.n_exposures = int(self.n_exposures)
         self.prior = StarPrior() if self.prior is None else self.prior
         self._has_galaxies = isinstance(self.prior, CatalogPrior)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import bliss_astro
-from bliss_astro._arguments import choose_device, counted
+from bliss_astro._arguments import choose_device, counted, must
 from bliss_astro._atomic import atomic_write, explain_full_disk, lock_folder
 
 from ._configuration import SECTIONS, load_config
@@ -286,8 +286,7 @@ def train(
     if [type(part) for part in configs] != list(kinds):
         names = ', '.join(k.__name__ for k in kinds)
         got = ', '.join(type(part).__name__ for part in configs)
-        msg = f'config must hold {names}, got {got}'
-        raise ValueError(msg)
+        raise ValueError(must('config', f'hold {names}', got))
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, work='training'):

@@ -278,12 +278,12 @@ def test_limits_outside_of_the_data():
 @pytest.mark.parametrize(
     ('keywords', 'message'),
     [
-        ({'n_sources': 0}, 'n_sources must be at least 1, got 0'),
+        ({'n_sources': 0}, 'n_sources must be at least 1; got 0'),
         ({'n_sources': -3}, 'n_sources must be a whole number'),
         ({'n_per_image': 0}, 'n_per_image must be at least 1'),
         ({'spacing': -1}, 'spacing must be positive'),
         ({'radius': 0}, 'radius must be positive'),
-        ({'fluxes': [-1.0, 5.0] * u.electron}, 'fluxes must be positive, got -1'),
+        ({'fluxes': [-1.0, 5.0] * u.electron}, 'fluxes must be positive; got -1'),
         ({'fluxes': [5.0, 2.0] * u.electron}, 'fluxes must be finite and increasing'),
         ({'fluxes': [5.0] * u.electron}, 'fluxes must be at least two edges'),
         ({'fluxes': [1.0, 2.0]}, 'data has a unit and fluxes has none'),

@@ -352,7 +352,7 @@ class TestBadTables:
         electrons = both.copy()
         electrons.remove_column('magnitude')
         electrons['flux'].unit = 'electron'
-        with pytest.raises(ValueError, match=r'must be in a unit like nmgy, got elec'):
+        with pytest.raises(ValueError, match=r'must be in a unit like nmgy; got elec'):
             CatalogPrior.fit(electrons)
         wrong = table.copy()
         wrong['magnitude'].unit = 'nmgy'
@@ -361,7 +361,7 @@ class TestBadTables:
         negative = both.copy()
         negative.remove_column('magnitude')
         negative['flux'][3] = -2.0
-        with pytest.raises(ValueError, match=r"flux'\] must be positive, got -2.0"):
+        with pytest.raises(ValueError, match=r"flux'\] must be positive; got -2.0"):
             CatalogPrior.fit(negative)
 
     @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ class TestBadTables:
     def test_class(self, table):
         table = table.copy()
         table['is_galaxy'] = np.full(len(table), 0.4)
-        with pytest.raises(ValueError, match=r'must be 0 or 1, got 0.4'):
+        with pytest.raises(ValueError, match=r'must be 0 or 1; got 0.4'):
             CatalogPrior.fit(table)
 
     def test_too_few(self, table):

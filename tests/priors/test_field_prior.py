@@ -396,9 +396,9 @@ class TestBadTables:
             make(table)
 
     def test_no_fields(self):
-        with pytest.raises(ValueError, match='at least one good field, got none'):
+        with pytest.raises(ValueError, match='at least one good field; got none'):
             FieldPrior.fit(survey()[:0])
-        with pytest.raises(ValueError, match='at least 20 fields for a fit, got 19'):
+        with pytest.raises(ValueError, match='at least 20 fields for a fit; got 19'):
             FieldPrior.fit(survey(19))
 
     def test_columns(self):
@@ -406,14 +406,14 @@ class TestBadTables:
         table.remove_columns(['beta', 'background'])
         with pytest.raises(ValueError, match=r'lacks the column\(s\) beta, background'):
             FieldPrior.fit(table)
-        with pytest.raises(TypeError, match=r'table must be .* got dict'):
+        with pytest.raises(TypeError, match=r'table must be .*; got dict'):
             FieldPrior.fit({})
 
     def test_units(self):
         table = survey()
         table['background'].unit = 'nmgy'
         with pytest.raises(
-            ValueError, match=r"background'\] must be in a unit like electron, got"
+            ValueError, match=r"background'\] must be in a unit like electron; got"
         ):
             FieldPrior.fit(table)
 

@@ -268,7 +268,7 @@ def test_errors(make, arguments, message):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'counts': 3}, 'counts must be ParetoCounts or MagnitudeCounts, got int'),
+        ({'counts': 3}, 'counts must be ParetoCounts or MagnitudeCounts; got int'),
         ({'shapes': None}, 'shapes must be GammaShapes or MagnitudeShapes'),
     ],
 )
