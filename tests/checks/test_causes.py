@@ -81,7 +81,8 @@ def _noise(kind, light, rng):
     return noise
 
 
-@pytest.mark.parametrize('kind', _SAID)
+# Columns are found as rows are, see below.
+@pytest.mark.parametrize('kind', [kind for kind in _SAID if kind != 'columns'])
 def test_what_is_wrong_is_reported(kind, encoder):
     rng = np.random.default_rng(1)
     psf = PSFModel.from_fwhm(3.0)
