@@ -190,7 +190,7 @@ def _crowd(n, side, rng):
 
 
 def test_crowd(rng, encoder):
-    side, n = 160, 614
+    side, n = 128, 393
     x, y, flux = _crowd(n, side, rng)
     image = _stars(x, y, flux, (side, side), rng)
     start = time.process_time()

@@ -139,15 +139,16 @@ def test_a_density_map_matters(field, encoder):
 
 
 def test_draws_are_reproducible(field, encoder, same_rows):
+    part = field[0][:52, :64]
     first, second = (
-        detect_sources(field[0], n_samples=7, rng=5, encoder=encoder) for _ in range(2)
+        detect_sources(part, n_samples=7, rng=5, encoder=encoder) for _ in range(2)
     )
     same_rows(first, second)
     assert first['flux_samples'].shape == (len(first), 7)
-    third = detect_sources(field[0], n_samples=7, rng=6, encoder=encoder)
+    third = detect_sources(part, n_samples=7, rng=6, encoder=encoder)
     assert np.any(third['flux_samples'] != first['flux_samples'])
     generator = np.random.default_rng(5)
-    fourth = detect_sources(field[0], n_samples=7, rng=generator, encoder=encoder)
+    fourth = detect_sources(part, n_samples=7, rng=generator, encoder=encoder)
     same_rows(first, fourth)
 
 

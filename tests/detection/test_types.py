@@ -117,7 +117,7 @@ def test_ecsv_keeps_types(catalog, tmp_path):
 
 
 def test_the_population_matters(field):
-    exposure = field[0][:64, :64]
+    exposure = field[0][:48, :48]
     sky, npe = (
         detect_sources(exposure, population=name, check=False)
         for name in ('sky', 'npe')

@@ -145,13 +145,13 @@ class TestStream:
             shape=(26, 26), noise_order='after_alignment', bad_pixels=False
         )
         stream = SimulationStream(config, group_size=1)
-        images = stream.sample_batch(300, generator=torch.Generator().manual_seed(1))
+        images = stream.sample_batch(200, generator=torch.Generator().manual_seed(1))
         # The gain of a mean of images with independent noise is their number.
         depths = images.effective_gain.round().long().tolist()
         assert set(depths) <= set(range(1, 26))
-        assert len(set(depths)) > 20
+        assert len(set(depths)) > 16
         # 35 % single ones; four standard errors
-        assert abs(depths.count(1) / 300 - 0.35) < 0.11
+        assert abs(depths.count(1) / 200 - 0.35) < 0.14
 
     def test_the_prior_of_the_paper(self, draw):
         inputs, _ = draw(2, psf='paper', flux_min=622.0, background=(865.0, 865.0),

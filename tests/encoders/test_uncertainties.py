@@ -57,7 +57,7 @@ def seeded(seed=1):
 @pytest.fixture(scope='module')
 def scenes():
     stream = SimulationStream(SimulationConfig(**TELESCOPES))
-    return stream, stream.sample_batch(24, generator=seeded(5))
+    return stream, stream.sample_batch(16, generator=seeded(5))
 
 
 def test_telescope_prior_covers_widths_and_wings():
@@ -89,11 +89,11 @@ def test_stated_errors_are_those_that_are_made(scenes):
     config = dataclasses.replace(
         stream.config, asymmetry=0.0, large_fraction=0.0, n_exposures=(1, 1)
     )
-    drawn = SimulationStream(config).sample_batch(24, generator=seeded(2))
+    drawn = SimulationStream(config).sample_batch(16, generator=seeded(2))
     errors = drawn.psf_error
     assert errors.min() > 0
     assert errors.max() < 0.15
-    # A quarter of the images, 6 +- 2 of 24.
+    # A quarter of the images, 4 +- 1.7 of 16.
     assert 0.0 < (errors == 0.01).float().mean() < 0.5
     assert drawn.background_error.max() < 0.3
 
@@ -218,7 +218,7 @@ def test_trails_cross_the_image():
 def test_uncertainties_are_zero_at_their_usual_values(scenes):
     _stream, drawn = scenes
     inputs = EncoderInputs.from_batch(drawn)
-    assert inputs.uncertainties().shape == (24, 6, 1, 1)
+    assert inputs.uncertainties().shape == (16, 6, 1, 1)
     plain = dataclasses.replace(
         inputs, psf_error=None, background_error=None, asymmetry=None
     )
