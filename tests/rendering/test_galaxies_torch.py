@@ -96,11 +96,11 @@ def test_levels_add_up_to_one():
 
 def test_against_galsim_over_the_prior(generator):
     """
-    The target: 1e-3 of the peak, 2e-3 in flux, for 99 % of draws; here for 2.
+    The target: 1e-3 of the peak, 2e-3 in flux, for 99 % of draws; here for 3.
     """
     pytest.importorskip('galsim')
     reference = GalSimRenderer.reference()
-    psf, _, _, _, galaxy = draw_fields(2, 1, 53, generator)
+    psf, _, _, _, galaxy = draw_fields(3, 1, 53, generator)
     for vector, shape in zip(psf, galaxy[:, 0], strict=True):
         model = PSFModel.from_shape(vector.double().numpy())
         arguments = (model, [26.3], [25.6], [50.0], (53, 53))
