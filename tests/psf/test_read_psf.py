@@ -268,9 +268,9 @@ def test_absent_files_and_extensions(tmp_path):
     assert read_psf(path, extension='PSF').shape == (25, 25)
     with pytest.raises(ValueError, match=r'no extension BLA; it has .*1 PSF: image'):
         read_psf(path, extension='BLA')
-    with pytest.raises(ValueError, match='extension 2 of .* is no two-dim'):
+    with pytest.raises(ValueError, match=r'extension 2 of .* is no two-dim'):
         read_psf(path, extension=2)
-    with pytest.raises(FileNotFoundError, match='psf must be a file; there is no'):
+    with pytest.raises(FileNotFoundError, match=r'psf must be a file; there is no'):
         read_psf(tmp_path / 'absent.fits')
     with pytest.raises(IsADirectoryError, match='is a folder'):
         read_psf(tmp_path)
