@@ -309,8 +309,7 @@ def read_simulated(hdus):
     header = hdus[0].header
     try:
         known = {name: header[card] for name, (card, _) in _NUMBERS.items()}
-        errors = {name: header.get(card) for name, (card, _) in _ERRORS.items()}
-        known |= {name: value for name, value in errors.items() if value is not None}
+        known |= {n: header[card] for n, (card, _) in _ERRORS.items() if card in header}
         exposure = Exposure(
             np.asarray(hdus[0].data, dtype=float),
             **known,

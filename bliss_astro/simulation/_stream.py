@@ -345,15 +345,9 @@ class GalaxyStream:
 
     def _render(self, psf, flux, galaxy, accuracy):
         x = torch.full((len(psf), 1), float(self.config.size // 2))
-        return render_galaxies(
-            psf,
-            x,
-            x,
-            flux[:, None],
-            galaxy[:, None],
-            size=self.camera.shape,
-            accuracy=accuracy,
-        ).clamp_(min=0)
+        sources, size = (x, x, flux[:, None], galaxy[:, None]), self.camera.shape
+        light = render_galaxies(psf, *sources, size=size, accuracy=accuracy)
+        return light.clamp_(min=0)
 
     def _expose(self, light, fields, flux, galaxy, generator):
         x = torch.full((len(light), 1), float(self.config.size // 2))

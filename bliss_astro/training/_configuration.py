@@ -53,9 +53,6 @@ class _LoopConfig:
     checkpoint_minutes: float = 3.0
     seed: int = 1
 
-    def __post_init__(self):
-        check_settings(self, _LOOP_RANGES)
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(_LoopConfig):
