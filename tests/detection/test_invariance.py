@@ -57,6 +57,16 @@ def test_blocks(large, whole, encoder, monkeypatch):
     _assert_alike(blocks, whole, sigma=0.1)
 
 
+def test_density_of_windows(large, encoder, monkeypatch):
+    # Of 72 stars windows over a quarter of the image hold 18 +- 4.
+    whole = detect_sources(large, encoder=encoder, check=False).meta['density']
+    monkeypatch.setattr(_infer, '_SAMPLE_PERIOD', 12)
+    monkeypatch.setattr(_infer, '_SAMPLE_BATCH', 7)
+    windows = detect_sources(large, encoder=encoder, check=False).meta['density']
+    assert windows != whole
+    assert windows == pytest.approx(whole, rel=0.6)
+
+
 def test_cut_out_agrees_inside(large, whole, encoder):
     cut = detect_sources(large[48:176, 40:200], density=0.002, encoder=encoder)
     cut['x_centroid'] += 40
