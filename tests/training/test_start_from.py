@@ -120,3 +120,21 @@ def test_new_inputs_start_without_influence(tmp_path):
             (after.features(inputs) - before.features(inputs)).abs().amax((1, 2, 3))
         )
     assert (changed > 0).any()
+
+
+def test_new_conditions_stand_before_the_features_of_the_tile(tmp_path):
+    sizes = {'width': 8, 'n_blocks': 1, 'stem_width': 8, 'head_width': 8}
+    sizes |= dict.fromkeys(('galaxies', 'shapes', 'sequence'), True)
+    before = Encoder(EncoderConfig(**sizes))
+    before.save(tmp_path / 'before.safetensors')
+    after = Encoder(EncoderConfig(**sizes, uncertainties=True))
+    start_from(after, tmp_path / 'before.safetensors')
+    old, new = before.state_dict(), after.state_dict()
+    keys = [key for key in old if key.endswith('.mix.0.weight') and 'sources' in key]
+    assert keys
+    for key in keys:
+        n = old[key].shape[1] - sizes['width']
+        assert torch.equal(new[key][:, :n], old[key][:, :n])
+        assert torch.equal(new[key][:, -8:], old[key][:, -8:])
+        assert not new[key][:, n:-8].any()
+        assert new[key].shape[1] > old[key].shape[1]
