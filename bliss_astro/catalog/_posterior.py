@@ -14,10 +14,10 @@ from bliss_astro.psf import PSFModel
 
 from . import _fits
 from ._build import check_count, check_threshold
-from ._candidates import candidates_of, plain
 from ._catalog import ProbabilisticCatalog
 from ._columns import pixel_scale
 from ._rows import SourceRows, tabulate_draw
+from ._shared_light import candidates_of, plain
 
 
 class CatalogPosterior:

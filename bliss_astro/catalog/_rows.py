@@ -20,14 +20,14 @@ from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._build import convert_column
-from ._candidates import (
+from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
+from ._shared_light import (
     MIN_PROBABILITY,
     SIGMA_QUANTILES,
     candidates_of,
     in_full_tile,
     plain,
 )
-from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
 
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5

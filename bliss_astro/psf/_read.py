@@ -358,6 +358,7 @@ def read_psfex(hdus, name, *, band=None, normalization_radius):
 
 
 # Formats of FITS files that are no image: functions of the open file, its name, band
-# and normalization_radius that return a PSF, or `None` where the file is of another
-# format. Plug-ins of surveys add theirs.
+# and normalization_radius that return a `VaryingPSF`, a photutils `GriddedPSFModel`
+# (images at nodes) or an image, or `None` where the file is of another format. The
+# first that returns a PSF wins. Plug-ins of surveys add theirs.
 READERS = [read_psfex]

@@ -21,11 +21,10 @@ from bliss_astro import detect_sources
 from bliss_astro.catalog import (
     CatalogPosterior,
     ProbabilisticCatalog,
-    _candidates,
     _columns,
+    _shared_light,
 )
 from bliss_astro.catalog import _rows as module
-from bliss_astro.catalog._candidates import SharedLight, candidates_of
 from bliss_astro.catalog._columns import (
     COLUMNS,
     SHAPE_COLUMNS,
@@ -33,6 +32,7 @@ from bliss_astro.catalog._columns import (
     pixel_scale,
 )
 from bliss_astro.catalog._posterior import rows_of
+from bliss_astro.catalog._shared_light import SharedLight, candidates_of
 from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
@@ -689,7 +689,7 @@ def test_light_of_full_tiles_together_or_one_by_one(monkeypatch):
     found = detect_sources(exposure, encoder='stars', density=0.003, check=False)
     factor = candidates_of(found.posterior, 0.5).light.ratio
     assert (factor > 1.05).sum() > 3
-    monkeypatch.setattr(_candidates, '_BATCH_PIXELS', 1)
+    monkeypatch.setattr(_shared_light, '_BATCH_PIXELS', 1)
     again = CatalogPosterior(found.posterior.tile_posterior, found.posterior.flux_floor)
     ratio = candidates_of(again, 0.5).light.ratio
     np.testing.assert_allclose(ratio, factor, rtol=1e-5)
@@ -705,7 +705,7 @@ def test_one_star_fills_no_tile():
 def test_of_one_source_a_tile_nothing_is_said(plain, monkeypatch):
     sources, tiles = plain.sources, plain.tile_posterior
     monkeypatch.setattr(tiles.head, 'n_most', 1)
-    assert not _candidates.in_full_tile(tiles, sources.row, sources.column).any()
+    assert not _shared_light.in_full_tile(tiles, sources.row, sources.column).any()
 
 
 # -- display ------------------------------------------------------------------------

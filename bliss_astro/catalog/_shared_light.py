@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Candidate sources of a posterior: links of rows to them, and the light of full tiles.
+Shared light of full tiles, and the links of rows to candidate sources.
 
 Where a tile has room for two, three stars become two rows, and the encoder, which was
 trained on two at most, may assign the third one's light to neither. The sum of the
