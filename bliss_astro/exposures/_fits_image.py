@@ -115,7 +115,7 @@ def trim_section(header, shape):
         try:
             section = _parse_section(str(header[card]).strip(' []'), card)
             cut = Location(card, None, section).cut(shape)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, fits.VerifyError):
             continue
         if cut != Location(card).cut(shape):
             return card, cut
@@ -182,15 +182,12 @@ def find_plane(hdus, extension, *, parameter='path'):
         _name_others(hdus, hdus.index(hdu), name)
     data = image_plane(hdu)
     data = np.array(data, dtype=data.dtype.newbyteorder('='))
-    text = hdu.header.get('BUNIT', '')
     try:
-        unit = parse_unit(text)
-    except ValueError:
+        text = hdu.header.get('BUNIT')
+        unit = parse_unit('' if isinstance(text, fits.card.Undefined | None) else text)
+    except (ValueError, fits.VerifyError) as error:
         unit = None
-        warn(
-            f'header cards ignored: BUNIT {text!r} is unknown to astropy; '
-            f'fluxes of {name!r} have none'
-        )
+        warn(f'header cards ignored: BUNIT {error}; fluxes of {name!r} have none')
     return FITSPlane(data, hdu.header, unit, hdus, name)
 
 

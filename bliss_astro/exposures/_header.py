@@ -7,6 +7,7 @@ import re
 
 import astropy.units as u
 import numpy as np
+from astropy.io.fits.card import Undefined
 from astropy.io.fits.verify import VerifyError
 
 from bliss_astro._warnings import warn
@@ -119,8 +120,7 @@ class HeaderCards:
             except VerifyError:
                 self.ignored.append(f'{name} (unreadable)')
                 continue
-            # FITS cards without a value are no NoneType.
-            if value is None or type(value).__name__ == 'Undefined':
+            if isinstance(value, Undefined | None):
                 continue
             if not isinstance(value, str) or value.strip():
                 return name, value
@@ -136,6 +136,8 @@ class HeaderCards:
             reason = f'{value!r:.40} (no number)'
         elif not np.isfinite(number):
             reason = f'{number} (not finite)'
+        elif sign == 'whole' and number % 1:
+            reason = f'{number:g} (not a whole number)'
         elif sign == 'any' or number > 0 or (sign == 'zero' and number == 0):
             return name, number
         else:
@@ -167,9 +169,8 @@ class HeaderCards:
         # Named already where it is needed.
         del self.ignored[n_before:]
         self.meta['zero_point'] = self._number(_ZEROS, 'any')[1]
-        depths = (self._get((name,))[1] for name in _DEPTHS)
-        is_depth = (n for n in depths if type(n) is int and n > 0)
-        self.meta['n_exposures'] = next(is_depth, None)
+        depths = (self._number((name,), 'whole')[1] for name in _DEPTHS)
+        self.meta['n_exposures'] = next((int(n) for n in depths if n), None)
         for key, name in _TEXTS.items():
             value = self._get((name,))[1]
             self.meta[key] = value.strip() if isinstance(value, str) else None
@@ -178,7 +179,7 @@ class HeaderCards:
     def sky(self):
         """Sky that the header states."""
         for card in _SKIES:
-            number = _plain_number(self._header.get(card))
+            number = _plain_number(self._get((card,))[1])
             if number is not None and np.isfinite(number):
                 return number
         msg = f"background='header': the header has none of {', '.join(_SKIES)}"

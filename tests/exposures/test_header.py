@@ -89,6 +89,35 @@ def test_blank_cards_say_nothing():
 
 
 @pytest.mark.parametrize(
+    ('value', 'n_exposures', 'ignored'),
+    [
+        (5, 5, []),
+        (5.0, 5, []),
+        (4.5, None, ['NCOMBINE = 4.5 (not a whole number)']),
+        (0, None, ['NCOMBINE = 0 (not positive)']),
+    ],
+)
+def test_numbers_of_exposures(value, n_exposures, ignored):
+    found = cards({'NCOMBINE': value})
+    assert found.meta.get('n_exposures') == n_exposures
+    assert found.ignored == ignored
+
+
+@pytest.mark.parametrize('name', ['SKY', 'BUNIT', 'TRIMSEC', 'FILTER', 'GAIN'])
+def test_damaged_cards_are_left_out(name):
+    header = fits.Header({'BKGLEVEL': None, 'SKYLEVEL': None})
+    header.append(fits.Card.fromstring(f'{name:8}= 12.3.4 nonsense'))
+    image = np.random.default_rng(2).normal(50, 3, (64, 64))
+    hdus = fits.HDUList([fits.PrimaryHDU(image, header)])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', AstropyUserWarning)
+        exposure = Exposure.read(hdus)
+        assert exposure.unit is None
+        with pytest.raises(ValueError, match='the header has none of'):
+            Exposure.read(hdus, background='header')
+
+
+@pytest.mark.parametrize(
     ('text', 'section'),
     [
         ('[  17: 528,   1: 520]', (slice(0, 520), slice(16, 528))),

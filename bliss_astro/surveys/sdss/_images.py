@@ -252,8 +252,9 @@ def looks_like_fpc(hdus):
     if not _is_image(hdus[0]) or looks_like_frame(hdus):
         return False
     header = hdus[0].header
-    calibrated = str(header.get('BUNIT', '')).strip().lower() == 'nanomaggy'
-    return 'SOFTBIAS' in header and not calibrated and 'NMGY' not in header
+    if 'SOFTBIAS' not in header or 'NMGY' in header:
+        return False
+    return str(header.get('BUNIT', '')).strip().lower() != 'nanomaggy'
 
 
 def _is_image(hdu, n_axes=2):
