@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from ._factors import LogFluxFactor
 from ._grid import Rows, TileCatalog
 
-# Distance in pixels within which a source supports the place that is claimed.
+# Distance in pixels of the tiles (joined ones, where an image was binned) within which
+# a source supports the place that is claimed, as columns.csv says, too.
 # A third of SDSS's FWHM: half a pixel more or less shifts single exposures'
 # recall and precision at the limit by 0.03 against each other, and changes
 # nothing where positions are known better than to a pixel.

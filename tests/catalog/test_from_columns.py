@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._columns import COLUMNS, SHAPE_NAMES, SKY_PARTS
+from bliss_astro.posteriors import PLACE_RADIUS
 
 # Types and shapes are there only where an encoder infers them.
 OPTIONAL = {'galaxy_probability', 'source_index', *SHAPE_NAMES}
@@ -31,6 +32,11 @@ def test_every_column_is_typed_and_described(catalog):
             assert column.frame.name == 'icrs'
         else:
             assert column.dtype == np.dtype(definition.dtype)
+
+
+def test_radius_of_the_probability_is_the_one_that_is_used():
+    words = COLUMNS['probability'].description
+    assert f'within {PLACE_RADIUS:g} pixels (of the joined ones' in words
 
 
 @pytest.mark.parametrize(
