@@ -159,8 +159,8 @@ def match_catalogs(
     magnitudes : tuple of two 1D array_like or `None`, optional
         Magnitudes (estimated, true), by default the column ``mag`` of the tables.
 
-    images : tuple of two 1D int array_like, str or `None`, optional
-        Image of each (estimated, true) row, or the name of a column of both tables.
+    images : tuple of two 1D array_like of int or str, str or `None`, optional
+        Image of each (estimated, true) row, by number or name, or the name of a column of both tables.
         Only rows of the same image match.
 
     Returns
@@ -244,7 +244,7 @@ def as_positions(catalog, name):
 def _parse_radius(radius):
     """Return the radius in pixels or radians, and whether it is an angle."""
     unit = getattr(radius, 'unit', u.pix)
-    on_sky = unit is not u.pix
+    on_sky = unit != u.pix
     if on_sky and not unit.is_equivalent(u.rad):
         msg = f'radius must be a number of pixels or an angle, got {radius!r}'
         raise u.UnitTypeError(msg)

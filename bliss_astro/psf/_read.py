@@ -52,7 +52,7 @@ def read_psf(
         and the like) or astropy, or a PSF of this package, is returned as it is.
 
     oversampling : int, optional
-        Samples per pixel of an image; of a file, by default that of its cards
+        Samples per pixel of an image, at most 100; of a file, by default that of its cards
         ``DET_SAMP`` or ``OVERSAMP``, of an array 1.
 
     pixel_response : bool, optional
@@ -127,7 +127,8 @@ def _of_image(image, oversampling, pixel_response, name):
     n = 1 if oversampling is None else oversampling
     good = isinstance(n, (int, float, np.number))
     good = good and 1 <= n <= _MAX_OVERSAMPLING and n == int(n)
-    require(good, 'oversampling', 'be a whole number from 1 on', f'{n!r}')
+    allowed = f'be a whole number from 1 to {_MAX_OVERSAMPLING}'
+    require(good, 'oversampling', allowed, f'{n!r}')
     check_psf_pixels(image, name)
     if n == 1:
         return image

@@ -104,8 +104,10 @@ class TestInput:
     def test_kinds_of_positions(self):
         table = QTable({'x_centroid': [1.0, 5.0], 'y_centroid': [2.0, 6.0]})
         for catalog in (table, ([1.0, 5.0], [2.0, 6.0]), [[1, 2], [5, 6]]):
-            match = match_catalogs(catalog, table, radius=0.5 * u.pix)
-            assert_array_equal(match.truth_index, [0, 1])
+            # The last one is a unit that equals u.pix and is another object.
+            for radius in (0.5, 0.5 * u.pix, 0.5 * u.pix**2 / u.pix):
+                match = match_catalogs(catalog, table, radius=radius)
+                assert_array_equal(match.truth_index, [0, 1])
 
     @pytest.mark.parametrize('n', [(0, 3), (3, 0), (0, 0)])
     def test_empty(self, n):
