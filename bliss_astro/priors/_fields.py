@@ -33,7 +33,7 @@ VARIABLES = tuple(
     )
 )
 
-# The two-sided truncation of e1 and of e2.
+# Largest |e1| and |e2| of the PSF of a single exposure that is simulated.
 ELLIPTICITY_MAX = 0.12
 
 # Full widths at half maximum from 0.7 to 2.5 arcsec, in pixels.
@@ -372,7 +372,7 @@ def _psf_of(value):
 
 def draw_ellipticity(scatter, n, generator, device):
     """
-    Components e1 and e2 ``(2, n)`` of PSFs, normal and truncated at 0.12.
+    Components e1 and e2 ``(2, n)`` of PSFs, normal and truncated at ELLIPTICITY_MAX.
     """
     unit = torch.rand(2, n, generator=generator, device=device)
     if scatter == 0:

@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
 Exposures of simulated skies: render, add noise, align, stack; asymmetric PSFs.
+
+`Draws` are the random numbers of all modules of simulations.
 """
 
 import dataclasses
@@ -25,8 +27,20 @@ NOISE_ORDERS = ('before_alignment', 'after_alignment')
 _CACHE_PIXELS = 300_000
 # Half the side in pixels of the images on which asymmetries are measured.
 _HALF_SIZE = 18
-# Largest ellipticity that the PSF's formula allows.
-_MAX_ELLIPTICITY = 0.3
+# Largest correlation of neighbours that three weights give is the root of a half.
+_MAX_CORRELATION = 0.7
+
+# Prior of the lobes of asymmetric PSFs, chosen to be wide rather than measured: share
+# of PSFs that have any; distances of coma's lobe and of trefoil's from the core, and
+# widths of both, as ranges in FWHM.
+_LOBED_SHARE = 0.5
+_COMA_DISTANCE, _TREFOIL_DISTANCE, _LOBE_WIDTH = (0.8, 2.2), (0.8, 2.0), (0.1, 0.5)
+# Share of PSFs whose asymmetry is stated whole, and errors of what is stated: relative
+# to it, and at least.
+_STATED_SHARE, _STATED_ERROR, _MIN_STATED_ERROR = 0.6, 0.1, 0.001
+# Largest |e1| of a coadd's PSF, which its exposures and the dithers of a few add up to;
+# the formula would allow more.
+_MAX_COADD_ELLIPTICITY = 0.3
 
 
 class Draws:
@@ -46,8 +60,7 @@ class Draws:
 
     def uniform(self, pair, *shape):
         """Uniform numbers of a range."""
-        low, high = pair
-        return low + (high - low) * self.unit(*shape)
+        return along(pair, self.unit(*shape))
 
     def log_uniform(self, pair, *shape):
         """Numbers of a range whose logarithm is uniform."""
@@ -58,10 +71,15 @@ class Draws:
         return self.unit().item() < probability
 
 
+def along(pair, place):
+    """Value at a place from 0 to 1 of a range."""
+    low, high = pair
+    return low + (high - low) * place
+
+
 def between(pair, place):
     """Value at a place from 0 to 1 of the logarithm of a range."""
-    low, high = (math.log(value) for value in pair)
-    return torch.exp(low + (high - low) * place)
+    return torch.exp(along(map(math.log, pair), place))
 
 
 def add_noise(signal, background, read_noise=0.0, *, generator=None):
@@ -102,10 +120,16 @@ def coadd_noise(dither, *, interpolated=True):
 
 
 def correlate(noise, correlation_x, correlation_y):
-    """Give white noise a correlation of neighbours, at the same variance."""
+    """
+    Give white noise ``(B, ny, nx)`` correlations of neighbours, at the same variance.
+
+    The correlations ``(B,)`` in x and in y are from 0 to 0.7; larger ones count as
+    that. Opposite edges of an image are neighbours, too: the kernel wraps round.
+    """
     for axis, rho in ((-1, correlation_x), (-2, correlation_y)):
         # Weights (a, b, a) with b^2 + 2 a^2 = 1 and 2 a b = rho.
-        square = (1 - (1 - 2 * rho.clamp(max=0.7) ** 2).clamp(min=0).sqrt()) / 4
+        rho = rho.clamp(max=_MAX_CORRELATION)
+        square = (1 - (1 - 2 * rho**2).sqrt()) / 4
         side, middle = (v.sqrt()[:, None, None] for v in (square, 1 - 2 * square))
         around = torch.roll(noise, 1, axis) + torch.roll(noise, -1, axis)
         noise = middle * noise + side * around
@@ -181,13 +205,26 @@ class Camera:
     """
     Detector and reduction: how fields become images.
 
-    PSFs are normalised within a radius in pixels; the tolerance is the error of the
-    renderer relative to a star's peak.
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(ny, nx)`` of the images in pixels.
+
+    noise_order : {'before_alignment', 'after_alignment'}
+        Whether the noise of coadds is resampled with the exposures.
+
+    bad_pixels : BadPixelPrior or None
+        Prior of the masks.
+
+    normalization_radius : float
+        Radius in pixels within which PSFs have unit flux.
+
+    tolerance : float
+        Error of the renderer relative to a star's peak.
     """
 
     shape: tuple[int, int]
     noise_order: str = 'before_alignment'
-    # A `BadPixelPrior`, or `None`.
     bad_pixels: object = None
     normalization_radius: float = DEFAULT_NORMALIZATION_RADIUS
     tolerance: float = 1e-4
@@ -211,7 +248,7 @@ class Camera:
             along = (size * (1 - size)).mean(-2)
             total = 2 * fields.psf[:, 0] ** 2 + along.sum(-1)
             wide[:, 6] += (along[:, 0] - along[:, 1]) / total
-            wide[:, 6].clamp_(-_MAX_ELLIPTICITY, _MAX_ELLIPTICITY)
+            wide[:, 6].clamp_(-_MAX_COADD_ELLIPTICITY, _MAX_COADD_ELLIPTICITY)
         return wide
 
     def render(self, psf, x, y, flux):
@@ -267,7 +304,7 @@ class Camera:
         piece = len(fields)
         if draw.device.type == 'cpu':
             piece = max(1, _CACHE_PIXELS // (fields.depth * ny * nx))
-        # Images of like numbers of stars together waste no places.
+        # Images with about as many stars go together, to leave few places unused.
         for index in torch.argsort(last).split(piece):
             n_places = max(1, int(last[index].max()))
             parts = [value[index, :n_places] for value in stars]
@@ -315,14 +352,16 @@ def draw_lobes(draw, psf, largest):
     angles and widths in pixels, each ``(n, 4)``; one image in two has none.
     """
     place = draw.unit(9, len(psf))
-    # Faint lobes are the rule.
+    # Powers of uniform numbers: faint lobes are the rule.
     coma, trefoil = largest * place[0] ** 2, largest * place[1] ** 3
-    some = place[8] < 0.5
+    some = place[8] < _LOBED_SHARE
     share = _one_and_three(coma, trefoil / 3) * some[:, None]
-    distance = _one_and_three(0.8 + 1.4 * place[2], 0.8 + 1.2 * place[3])
+    distance = _one_and_three(
+        along(_COMA_DISTANCE, place[2]), along(_TREFOIL_DISTANCE, place[3])
+    )
     angle = _one_and_three(2 * math.pi * place[4], 2 * math.pi * place[5])
     angle[:, 2:] += 2 * math.pi / 3 * torch.tensor([1.0, -1.0], device=angle.device)
-    width = _one_and_three(0.1 + 0.4 * place[6], 0.1 + 0.4 * place[7])
+    width = _one_and_three(*along(_LOBE_WIDTH, place[6:8]))
     fwhm = fwhm_of_shape(psf)[:, None]
     return share, distance * fwhm, angle, width * fwhm
 
@@ -350,7 +389,8 @@ def state_asymmetry(draw, psf, lobes, unknown=1.0):
     image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
     true = asymmetry_of_image(add_lobes(image, lobes), fwhm_of_shape(psf))
     place = draw.unit(2, len(psf), 1)
-    lost = torch.where(place[0] < 0.6, 0.0, 1 - place[1]) * true
+    lost = torch.where(place[0] < _STATED_SHARE, 0.0, 1 - place[1]) * true
     noise = draw.normal(len(psf), 4)
     unknown = torch.as_tensor(unknown, device=psf.device).reshape(-1, 1)
-    return true + unknown * (noise * (0.1 * true.abs() + 0.001) - lost)
+    error = _STATED_ERROR * true.abs() + _MIN_STATED_ERROR
+    return true + unknown * (noise * error - lost)

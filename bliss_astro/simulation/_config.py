@@ -45,7 +45,11 @@ _RANGES = (
     | within('pixel_scale slope flux_min', 'positive', lambda x: x > 0)
     | within('dynamic_range', 'above 1', lambda x: x > 1)
     | within('unseen', 'above 0 and at most 1', lambda x: 0 < x <= 1)
-    | within('ellipticity', 'from 0 to 0.12', lambda x: 0 <= x <= ELLIPTICITY_MAX)
+    | within(
+        'ellipticity',
+        f'from 0 to {ELLIPTICITY_MAX}',
+        lambda x: 0 <= x <= ELLIPTICITY_MAX,
+    )
 )
 
 

@@ -11,6 +11,7 @@ from scipy.special import pdtrc
 
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.encoders._config import mean_interpolation
+from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.simulation import SimulationConfig
 
 from ._configuration import TrainingConfig
@@ -37,8 +38,8 @@ _USUAL_EXCESS = (0.85, 1.15)
 # Share of tiles with more sources than the encoder can describe above which it gets
 # more places, and the largest number of places.
 _MAX_OVERFULL, _MAX_PLACES = 0.02, 4
-# Largest ellipticity that is drawn, and the one that SDSS's scatter reaches.
-_MAX_ELLIPTICITY, _SDSS_ELLIPTICITY = 0.12, 0.06
+# Ellipticity that SDSS's scatter reaches.
+_SDSS_ELLIPTICITY = 0.06
 # Largest FWHM in pixels of PSFs that cut-outs of 13 px hold.
 _MAX_FWHM = 8.0
 # Largest background in electrons of the bundled encoders, and the range of saturation
@@ -200,12 +201,12 @@ def _ellipticity(parts, chosen, limits):
     largest = max(part.ellipticity for part in parts)
     if largest <= _SDSS_ELLIPTICITY:
         return {}
-    if largest > _MAX_ELLIPTICITY:
+    if largest > ELLIPTICITY_MAX:
         limits.append(
             f'PSFs as elliptical as e = {largest:.2f} are not simulated (up to '
-            f'{_MAX_ELLIPTICITY:g})'
+            f'{ELLIPTICITY_MAX:g})'
         )
-    value = round(min(largest, _MAX_ELLIPTICITY), 3)
+    value = round(min(largest, ELLIPTICITY_MAX), 3)
     settings = {'ellipticity': (value, f'PSFs have up to e = {largest:.2f}')}
     tilt = max(float(np.abs(part.psf_shapes[:, 7]).max()) for part in parts)
     if tilt > 0.5 * _SDSS_ELLIPTICITY:
