@@ -160,8 +160,8 @@ def match_catalogs(
         Magnitudes (estimated, true), by default the column ``mag`` of the tables.
 
     images : tuple of two 1D array_like of int or str, str or `None`, optional
-        Image of each (estimated, true) row, by number or name, or the name of a column of both tables.
-        Only rows of the same image match.
+        Image of each (estimated, true) row, by number or name, or the name of a column
+        of both tables. Only rows of the same image match.
 
     Returns
     -------

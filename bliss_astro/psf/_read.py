@@ -52,8 +52,8 @@ def read_psf(
         and the like) or astropy, or a PSF of this package, is returned as it is.
 
     oversampling : int, optional
-        Samples per pixel of an image, at most 100; of a file, by default that of its cards
-        ``DET_SAMP`` or ``OVERSAMP``, of an array 1.
+        Samples per pixel of an image, at most 100; of a file, by default that of its
+        cards ``DET_SAMP`` or ``OVERSAMP``, of an array 1.
 
     pixel_response : bool, optional
         Whether the samples of an oversampled image contain the integration over a
