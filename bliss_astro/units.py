@@ -28,9 +28,19 @@ Densities of priors are stated in its pixels.
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
+MEDIAN_ERROR = float(np.sqrt(np.pi / 2))
+"""Standard error of the median of Gaussian numbers over that of their mean."""
+
 # 2 sqrt(2 ln 2) = 2.35482, rounded as it was when the bundled encoders were trained.
 FWHM_PER_SIGMA = 2.355
 """Full width at half maximum of a Gaussian over its standard deviation."""
+
+
+def median_and_scatter(values):
+    """Return the median, and the standard deviation of a Gaussian with their MAD."""
+    # As astropy.stats.mad_std, which computes the median but does not return it.
+    middle = np.median(values)
+    return middle, MAD_TO_SIGMA * np.median(np.abs(values - middle))
 
 
 def flux_to_magnitude(flux, zero_point=NANOMAGGY_ZERO_POINT):

@@ -15,7 +15,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.special import ndtr
 
 from bliss_astro._arguments import two_digits
-from bliss_astro.units import FWHM_PER_SIGMA
+from bliss_astro.units import FWHM_PER_SIGMA, MEDIAN_ERROR
 
 from ._residuals import (
     LIMIT,
@@ -183,7 +183,7 @@ def _striped(ratio, axis, excess, near):
     middle = _medians(lines)
     steps = np.diff(middle)
     steps = steps[np.isfinite(steps)]
-    error = 1.25 * near / math.sqrt(lines.shape[1])
+    error = MEDIAN_ERROR * near / math.sqrt(lines.shape[1])
     if len(steps) < _CELLS_MIN or np.std(steps) / math.sqrt(2) < _STEP * error:
         return False
     left = lines - middle[:, None]

@@ -24,15 +24,13 @@ from bliss_astro.coadds._noise import correlated_noise, input_kernel
 from bliss_astro.detection._detect import IMAGE_OPTIONS, detect
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
-from bliss_astro.units import flux_to_magnitude
+from bliss_astro.units import MEDIAN_ERROR, flux_to_magnitude
 
 from ._residuals import half_width, nearest_pixel
 
 _PLURALS = {'star': 'stars', 'galaxy': 'galaxies'}
 # Recalls whose fluxes are fitted.
 _LEVELS = (0.5, 0.9)
-# Standard error of the median of normal numbers over that of their mean.
-_MEDIAN_ERROR = 1.2533
 # Resamplings that make the errors of limits, and the fewest sources of a curve.
 _N_BOOTSTRAP, _CURVE_SOURCES = 100, 20
 # Sources of the image within this many FWHM, with this share of the flux, make
@@ -48,13 +46,13 @@ class Completeness:
     Attributes
     ----------
     table : `~astropy.table.QTable`
-        A row for each type and bin of flux (or magnitude): ``n`` injected sources, of
-        which ``n_found`` were found; ``recall`` with its 68 % interval
-        (``recall_low``, ``recall_high``); ``recall_clear`` of those neither on
-        masked pixels (``n_masked``) nor beside a source of the image
-        (``n_blended``). Of the clear ones that were found: ``bias`` and
-        ``scatter``, median and robust standard deviation of (estimated - true
-        flux) / ``flux_err`` (0 and 1 if errors are calibrated), ``bias_err``,
+        A row for each type and bin of flux (or magnitude; bins are half-open, the
+        brightest one closed): ``n`` injected sources, of which ``n_found`` were found;
+        ``recall`` with its 68 % interval (``recall_low``, ``recall_high``);
+        ``recall_clear`` of those neither on masked pixels (``n_masked``) nor beside a
+        source of the image (``n_blended``). Of the clear ones that were found:
+        ``bias`` and ``scatter``, median and robust standard deviation of (estimated -
+        true flux) / ``flux_err`` (0 and 1 if errors are calibrated), ``bias_err``,
         ``relative_bias``, the median of (estimated - true) / true. Of all that were
         found: ``accuracy``, the share with the right type, with its interval; NaN for
         an encoder without types.
@@ -142,7 +140,7 @@ def _bin_row(found, use):
     if len(pull):
         row['bias'], row['relative_bias'] = np.median(pull), np.median(relative)
         row['scatter'] = half_width(pull) if len(pull) > 4 else np.nan
-        row['bias_err'] = _MEDIAN_ERROR * row['scatter'] / np.sqrt(len(pull))
+        row['bias_err'] = MEDIAN_ERROR * row['scatter'] / np.sqrt(len(pull))
     share = found['galaxy_probability'][seen]
     typed = np.isfinite(share)
     right = ((share > 0.5) == found['is_galaxy'][seen]) & typed
@@ -157,7 +155,8 @@ def recall_table(found, edges, types, unit, zero_point, by_magnitude):
         of_type = found['is_galaxy'] == (kind == 'galaxy')
         # From bright to faint, as magnitudes go.
         for low, high in bins[::-1] if by_magnitude else bins:
-            use = of_type & (found['flux'] >= low) & (found['flux'] <= high)
+            below = found['flux'] <= high if high == edges[-1] else found['flux'] < high
+            use = of_type & (found['flux'] >= low) & below
             row = {'type': kind}
             if zero_point is not None:
                 row['mag_low'] = flux_to_magnitude(high, zero_point)
@@ -250,7 +249,23 @@ class Injector:
     """
     Injection of sources into one image, and their detection.
 
-    A detection within ``radius`` pixels is the source, by default half the FWHM.
+    To make one detects the sources of the image itself, with which those injected are
+    compared.
+
+    Parameters
+    ----------
+    exposure : `~bliss_astro.exposures.Exposure`
+        The image, with its PSF.
+
+    encoder : `~bliss_astro.encoders.Encoder`
+        Encoder of all detections.
+
+    options : `~bliss_astro.detection._detect.DetectionOptions`
+        Other options of theirs; the exposure holds what describes the image.
+
+    radius : float or None
+        Largest distance in pixels of a detection from the source that it is; by
+        default half the FWHM of the PSF.
     """
 
     def __init__(self, exposure, encoder, options, radius):
@@ -270,7 +285,12 @@ class Injector:
         self.options = dataclasses.replace(options, **own)
 
     def run(self, sources, rng):
-        """Inject sources, detect and match: columns of `Completeness.sources`."""
+        """
+        Inject `Sources`, detect and match: columns of `Completeness.sources` (dict).
+
+        Positions and offsets are in pixels, fluxes in the unit of the image; what was
+        detected is NaN where nothing was found.
+        """
         signal = self.renderer(sources)
         noise = correlated_noise(self.exposure.shape, self.kernel, rng)
         noise *= np.sqrt(np.maximum(signal, 0) / self.exposure.effective_gain)

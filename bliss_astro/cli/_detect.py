@@ -205,6 +205,8 @@ def run_reconstruct(options):
     (data less sky and model), CHI (the same in units of the noise), DRAWS (with
     --draws), and CATALOG, which "bliss-astro evaluate" and others read.
     """
+    from bliss_astro.checks._residuals import half_width
+
     catalog = _detect(options, 'image')
     status(options, f'reconstructing {sources(catalog)}')
     result = catalog.reconstruct(n_draws=options.draws, rng=options.seed)
@@ -224,10 +226,9 @@ def run_reconstruct(options):
     print(f'{sources(catalog)}, model flux {result.model.sum():.6g}')
     chi = result.chi[np.isfinite(result.chi)].astype(float)
     if chi.size:
-        low, middle, high = np.percentile(chi, (15.866, 50, 84.134))
         print(
-            f'residual / noise: median {middle:.3f}, half 16-84 % width '
-            f'{0.5 * (high - low):.3f}, chi2 / n {np.mean(chi**2):.3f}'
+            f'residual / noise: median {np.median(chi):.3f}, half 16-84 % width '
+            f'{half_width(chi):.3f}, chi2 / n {np.mean(chi**2):.3f}'
         )
 
 

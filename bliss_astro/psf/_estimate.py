@@ -10,6 +10,7 @@ import numpy as np
 from .._arguments import require
 from .._lazy import exposure_of
 from .._warnings import OutOfDomainWarning, warn
+from ..units import MEDIAN_ERROR
 from ._fit import as_model
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
@@ -358,7 +359,7 @@ def compare_psf(exposure):
     # Scatter of the ratios: variation that the stated PSF explains is none.
     scatter, _ = excess_scatter(off, error)
     log_ratio, fwhm = float(np.median(off)), middle.fwhm
-    log_error = float(1.25 / np.sqrt(np.sum(1 / (error**2 + scatter**2))))
+    log_error = float(MEDIAN_ERROR / np.sqrt(np.sum(1 / (error**2 + scatter**2))))
     ratio = float(np.exp(log_ratio))
     finding = _finding(log_ratio, log_error, scatter, n, fwhm)
     return PSFComparison(ratio, ratio * log_error, fwhm, fwhm * ratio, n, finding)

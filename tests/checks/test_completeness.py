@@ -19,7 +19,7 @@ from bliss_astro import (
 )
 from bliss_astro.checks import Completeness, completeness
 from bliss_astro.checks._completeness import draw_positions
-from bliss_astro.checks._recall import Injector, recall_limits
+from bliss_astro.checks._recall import Injector, recall_limits, recall_table
 from bliss_astro.detection._detect import DetectionOptions
 from bliss_astro.priors import CatalogPrior, StarPrior
 from bliss_astro.rendering._scene import Sources
@@ -241,6 +241,18 @@ def test_positions_are_uniform_and_apart():
 
 
 @pytest.mark.usefixtures('_few_resamplings')
+def test_each_source_is_in_one_bin():
+    n, edges = 4, [1.0, 2.0, 4.0]
+    yes, no = np.ones(n, bool), np.zeros(n, bool)
+    found = dict.fromkeys(('is_galaxy', 'masked', 'blended'), no) | {'found': yes}
+    found['flux'] = found['flux_estimate'] = np.array([1.0, 2.0, 3.0, 4.0])
+    found |= dict.fromkeys(('flux_err', 'galaxy_probability'), np.ones(n))
+    for zero_point, numbers in ((None, [1, 3]), (22.5, [3, 1])):
+        by_magnitude = zero_point is not None
+        table = recall_table(found, edges, ['star'], None, zero_point, by_magnitude)
+        assert list(table['n']) == numbers
+
+
 def test_limits_of_a_known_curve():
     rng = np.random.default_rng(8)
     pulls, n = [], 3
