@@ -12,7 +12,7 @@ from bliss_astro._arguments import check_rng
 from bliss_astro._warnings import warn
 
 from ..exposures._validate import must
-from ..units import MAD_TO_SIGMA
+from ..units import median_and_scatter
 from ._align import Resampler, check_exposure, check_iterable, with_progress
 from ._coadd import Coadd
 from ._grid import check_any, output_grid, same_grid
@@ -262,8 +262,7 @@ def _fit_sky(difference, use, n):
         coefficients = np.linalg.lstsq(terms[keep], values[keep], rcond=None)[0]
         residual = values - terms @ coefficients
         # The median takes out what the stars leave in the first rounds.
-        middle = np.median(residual[keep])
-        scatter = MAD_TO_SIGMA * np.median(np.abs(residual[keep] - middle))
+        middle, scatter = median_and_scatter(residual[keep])
         now = np.abs(residual - middle) <= _N_SIGMA * scatter
         if (now == keep).all() or now.sum() < _MIN_PIXELS // 2:
             break

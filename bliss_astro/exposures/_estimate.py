@@ -8,7 +8,7 @@ import numpy as np
 from astropy.nddata import reshape_as_blocks
 
 from bliss_astro._warnings import warn
-from bliss_astro.units import MAD_TO_SIGMA
+from bliss_astro.units import MAD_TO_SIGMA, median_and_scatter
 
 from ._exposure import Exposure
 from ._header import gain_failure
@@ -271,8 +271,7 @@ def find_exact_areas(data, bad):
     n_small = np.count_nonzero(sizes < _AREA_PIXELS)
     rounded = n_small > _SMALL_AREAS_PER_PIXEL * data.size
     good = data[~bad]
-    middle = np.median(good)
-    scatter = MAD_TO_SIGMA * np.median(np.abs(good - middle))
+    middle, scatter = median_and_scatter(good)
     areas = []
     for k, box in enumerate(find_objects(labels), 1):
         if sizes[k - 1] < (_AREA_PIXELS_ROUNDED if rounded else _AREA_PIXELS):

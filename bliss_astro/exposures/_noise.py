@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bliss_astro._arguments import counted, require
-from bliss_astro.units import MAD_TO_SIGMA
+from bliss_astro.units import MAD_TO_SIGMA, median_and_scatter
 
 NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
 # Correlations below this count for none, and differences from others below so many
@@ -255,10 +255,8 @@ def _planes(values, use, cell, y, x):
 
 
 def _robust(values):
-    """Median and scaled median absolute deviation of a sample."""
-    values = values[:: max(1, values.size // _N_MEDIAN)]
-    middle = np.median(values)
-    return middle, MAD_TO_SIGMA * np.median(np.abs(values - middle))
+    """Median and scatter of a sample."""
+    return median_and_scatter(values[:: max(1, values.size // _N_MEDIAN)])
 
 
 def _usual_cells(products, n, size):

@@ -9,7 +9,7 @@ from astropy.nddata import NDData
 from astropy.utils.masked import Masked
 
 from bliss_astro._arguments import must, require
-from bliss_astro.units import MAD_TO_SIGMA, is_text_exact, unit_text
+from bliss_astro.units import is_text_exact, median_and_scatter, unit_text
 
 # Sigma above the sky within which a saturation level is none.
 _SATURATION_SIGMA = 2.0
@@ -193,8 +193,7 @@ def check_correlation(noise_correlation):
 def check_saturation(exposure):
     """Refuse a saturation level that the sky reaches."""
     known = exposure.data[exposure.saturated | ~exposure.mask]
-    sky = np.median(known)
-    noise = MAD_TO_SIGMA * np.median(np.abs(known - sky))
+    sky, noise = median_and_scatter(known)
     level = np.median(exposure.saturation)
     n_full, n = np.count_nonzero(exposure.saturated), exposure.mask.size
     got = f'{n_full} of {n} pixels that reach {level:.6g} with a median of {sky:.6g}'

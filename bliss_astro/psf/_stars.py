@@ -20,7 +20,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, label, maximum_filter
 from scipy.spatial import cKDTree
 
-from bliss_astro.units import MAD_TO_SIGMA
+from bliss_astro.units import median_and_scatter
 
 from ._fit import cut_stamps
 from ._varying import trend
@@ -177,8 +177,7 @@ def _peaks(image, bad, threshold):
             break
         fine, broad = (gaussian_filter(image, k * _SIGMA, truncate=3) for k in (1, 2))
         band = fine - broad
-        some = band[::2, ::2]
-        scatter = MAD_TO_SIGMA * np.median(np.abs(some - np.median(some)))
+        _, scatter = median_and_scatter(band[::2, ::2])
         band /= max(float(scatter), 1e-12)
         rows, columns = np.nonzero(
             (band > threshold) & (band == maximum_filter(band, 3))
