@@ -4,9 +4,11 @@ Arguments and settings: ``rng``, ``device``, types and ranges, words of messages
 """
 
 import math
+import numbers
 import types
 import typing
 
+import astropy.units as u
 import numpy as np
 
 
@@ -20,11 +22,8 @@ def check_rng(rng):
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
-        msg = (
-            'rng must be a seed (a whole number, 0 or more), a '
-            f'numpy.random.Generator or None, got {rng!r:.60}'
-        )
-        raise type(error)(msg) from None
+        allowed = 'be a seed (an integer of at least 0), a numpy Generator or None'
+        raise type(error)(must('rng', allowed, f'{rng!r:.60}')) from None
 
 
 def torch_generator(rng=None, *, device='cpu'):
@@ -66,11 +65,8 @@ def choose_device(device):
         else:
             return chosen
     given = str(device) if isinstance(device, torch.device) else device
-    msg = (
-        "device must be 'auto' or a device that torch can use here "
-        f'({", ".join(_usable())}), got {given!r}{reason}'
-    )
-    raise ValueError(msg)
+    allowed = f"be 'auto' or a device that torch can use here ({', '.join(_usable())})"
+    raise ValueError(must('device', allowed, f'{given!r}{reason}'))
 
 
 def _usable():
@@ -90,19 +86,91 @@ def must(name, allowed, got):
     return f'{name} must {allowed}; got {got}.'
 
 
-def require(sound, name, allowed, got):
-    """Raise a ValueError unless an argument is as it must be."""
+def require(sound, name, allowed, got, error=ValueError):
+    """Raise an error unless an argument is as it must be."""
     if not sound:
-        raise ValueError(must(name, allowed, got))
+        raise error(must(name, allowed, got))
+
+
+def require_type(name, value, *kinds):
+    """Raise a TypeError unless an argument is of one of some classes."""
+    allowed = f'be {" or ".join(kind.__name__ for kind in kinds)}'
+    require(isinstance(value, kinds), name, allowed, type(value).__name__, TypeError)
+
+
+def check_choice(name, value, choices):
+    """Raise a ValueError unless an argument is one of some words."""
+    allowed = f'be one of {", ".join(map(repr, choices))}'
+    require(value in choices, name, allowed, f'{value!r:.60}')
+
+
+def check_integer(name, value, low=0, high=math.inf, *, error=TypeError):
+    """
+    Return an integer within limits; 2.0 is one, True is none.
+
+    Anything that is no integer raises ``error``, one beyond the limits a ValueError.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    whole = number and float(value).is_integer()
+    limits = f'of at least {low}' if high == math.inf else f'from {low} to {high}'
+    kind = ValueError if whole else error
+    sound = whole and low <= value <= high
+    require(sound, name, f'be an integer {limits}', f'{value!r:.60}', kind)
+    return int(value)
+
+
+def check_number(name, value, sign=None, *, error=TypeError):
+    """
+    Return one real, finite number without a unit as a float.
+
+    ``sign`` is 'positive' or 'not negative'. Anything else raises ``error``.
+    """
+    if isinstance(value, u.Quantity):
+        plain = value.unit.is_equivalent(u.one)
+        require(plain, name, 'be without a unit', value.unit)
+        value = value.to_value(u.one)
+    array = np.asarray(value)
+    real = array.ndim == 0 and array.dtype.kind in 'fiu'
+    require(real, name, 'be one real number', f'{value!r:.60}', error)
+    require(has_sign(array, sign), name, f'be {sign_text(sign)}', value)
+    return float(array)
+
+
+def has_sign(values, sign=None):
+    """Which values are finite, and 'positive' or 'not negative' if so demanded."""
+    with np.errstate(invalid='ignore'):
+        above = {'positive': values > 0, 'not negative': values >= 0}.get(sign, True)
+    return np.isfinite(values) & above
+
+
+def sign_text(sign=None):
+    """Say what `has_sign` demands."""
+    words = {
+        'positive': 'positive and finite',
+        'not negative': 'finite and not negative',
+    }
+    return words.get(sign, 'finite')
+
+
+def check_positive(**values):
+    """Raise an error for a number that is given and not positive and finite."""
+    for name, value in values.items():
+        if value is not None:
+            check_number(name, value, 'positive')
+
+
+def check_fraction(name, value):
+    """Return a float between 0 and 1, exclusive."""
+    require(0 < float(value) < 1, name, 'be between 0 and 1 (exclusive)', value)
+    return float(value)
 
 
 def check_image_shape(name, value):
     """Return a shape ``(ny, nx)`` as plain numbers, if they are two, 1 or more."""
     sides = np.asarray(value)
     whole = sides.shape == (2,) and sides.dtype.kind in 'fiu' and (sides % 1 == 0).all()
-    if not (whole and (sides > 0).all()):
-        msg = f'{name} must be two positive integers (ny, nx), got {value!r:.60}'
-        raise ValueError(msg)
+    sound = whole and (sides > 0).all()
+    require(sound, name, 'be two positive integers (ny, nx)', f'{value!r:.60}')
     return tuple(map(int, sides))
 
 
@@ -168,9 +236,8 @@ def check_ranges(values, ranges):
     """Check ranges of the values of settings or arguments; `None` is in range."""
     for name, (words, is_allowed) in ranges.items():
         value = values[name]
-        if value is not None and not is_allowed(value):
-            msg = f'{name} must be {words}, got {value!r:.60}'
-            raise ValueError(msg)
+        sound = value is None or is_allowed(value)
+        require(sound, name, f'be {words}', f'{value!r:.60}')
 
 
 def check_types(kind, values):
@@ -180,9 +247,8 @@ def check_types(kind, values):
         if name not in hints:
             msg = f'unknown setting {name!r}; known are {", ".join(sorted(hints))}'
             raise ValueError(msg)
-        if not _is_of(value, hints[name]):
-            msg = f'{name} must be {_describe(hints[name])}, got {value!r:.60}'
-            raise ValueError(msg)
+        sound = _is_of(value, hints[name])
+        require(sound, name, f'be {_describe(hints[name])}', f'{value!r:.60}')
 
 
 def _parts(hint):

@@ -11,13 +11,14 @@ No parallel region of OpenMP is entered, so nothing is left that a fork breaks.
 
 import contextlib
 import contextvars
-import operator
 import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+
+from bliss_astro._arguments import check_choice, check_integer
 
 # Fewer sources than this are not worth a thread of their own.
 _MIN_PIECE = 256
@@ -72,18 +73,7 @@ def check_n_threads(n_threads):
             number = _OUTER.number if _OUTER.depth else torch.get_num_threads()
         available = getattr(os, 'sched_getaffinity', None)
         return min(number, len(available(0))) if available else number
-    try:
-        number = operator.index(n_threads)
-    except TypeError as error:
-        msg = (
-            'n_threads must be a positive integer or None, got '
-            f'{type(n_threads).__name__}'
-        )
-        raise TypeError(msg) from error
-    if isinstance(n_threads, bool) or number < 1:
-        msg = f'n_threads must be a positive integer or None, got {n_threads!r}'
-        raise ValueError(msg)
-    return number
+    return check_integer('n_threads', n_threads, 1)
 
 
 def n_workers():
@@ -93,9 +83,7 @@ def n_workers():
 
 def _progress(progress_bar, title):
     """Bar of an argument ``progress_bar``, which appears after a while, or None."""
-    if progress_bar not in (True, False, None, 'auto'):
-        msg = f"progress_bar must be True, False or 'auto', got {progress_bar!r}"
-        raise ValueError(msg)
+    check_choice('progress_bar', progress_bar, (True, False, None, 'auto'))
     if progress_bar in ('auto', None):
         progress_bar = bool(getattr(sys.stderr, 'isatty', bool)())
     if not progress_bar:

@@ -94,10 +94,10 @@ def test_an_error_ends_the_work(error):
 def test_check_n_threads():
     assert check_n_threads(np.int64(3)) == 3
     assert check_n_threads(None) == min(torch.get_num_threads(), os.cpu_count())
-    with pytest.raises(TypeError, match='n_threads must be a positive integer'):
+    with pytest.raises(TypeError, match='n_threads must be an integer of at least 1'):
         check_n_threads(1.5)
-    for bad in (0, -1, True):
-        with pytest.raises(ValueError, match='n_threads must be a positive integer'):
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match='n_threads must be an integer of at'):
             check_n_threads(bad)
 
 

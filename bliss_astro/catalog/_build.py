@@ -12,7 +12,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.table import Column
 
-from bliss_astro._arguments import check_image_shape
+from bliss_astro._arguments import check_image_shape, must, require, require_type
 from bliss_astro.units import unit_text
 
 from ._columns import (
@@ -121,9 +121,8 @@ def from_columns(
         values['shape'] = list(check_image_shape('image_shape', image_shape))
     if expected_count is not None:
         values['expected_count'] = np.ravel(np.asarray(expected_count, float)).tolist()
-        if len(values['expected_count']) not in (1, 2):
-            msg = f'expected_count must be mean or (mean, std), got {expected_count!r}'
-            raise ValueError(msg)
+        sound = len(values['expected_count']) in (1, 2)
+        require(sound, 'expected_count', 'be mean or (mean, std)', expected_count)
     if wcs is not None:
         values['wcs'] = wcs_to_header(wcs, shape=image_shape)
         if not SHAPE_NAMES.isdisjoint(made):
@@ -144,11 +143,10 @@ def make_columns(columns, *, wcs, unit):
     The arguments and errors are those of `ProbabilisticCatalog.from_columns`.
     """
     _check_names(columns)
-    if wcs is not None and (
-        getattr(wcs, 'pixel_n_dim', None) != 2 or not getattr(wcs, 'has_celestial', 1)
-    ):
-        msg = f'wcs must be a celestial WCS of two pixel axes, got {wcs!r}'
-        raise ValueError(msg)
+    sound = wcs is None or (
+        getattr(wcs, 'pixel_n_dim', None) == 2 and getattr(wcs, 'has_celestial', 1)
+    )
+    require(sound, 'wcs', 'be a celestial WCS of two pixel axes', f'{wcs!r}')
     shaped = not SHAPE_NAMES.isdisjoint(columns)
     scale = pixel_scale(wcs) if shaped and wcs is not None else None
     unit = _flux_unit(columns, unit)
@@ -157,10 +155,9 @@ def make_columns(columns, *, wcs, unit):
         values[name], units[name] = convert_column(name, column, unit=unit, scale=scale)
         _check_array(name, values[name])
     lengths = {name: len(column) for name, column in values.items()}
-    if len(set(lengths.values())) > 1:
-        listing = ', '.join(f'{name}: {n}' for name, n in lengths.items())
-        msg = f'columns must all be of one length, got {listing}'
-        raise ValueError(msg)
+    listing = ', '.join(f'{name}: {n}' for name, n in lengths.items())
+    one = len(set(lengths.values())) <= 1
+    require(one, 'columns', 'all be of one length', listing)
     values = {name: np.zeros(lengths['flux']) for name in _OPTIONAL[1:]} | values
     _check_limits(values)
     # Stable, so that equal fluxes keep their order; NaN goes to the end.
@@ -177,9 +174,7 @@ def make_columns(columns, *, wcs, unit):
 
 def _check_names(columns):
     """Raise unless the needed columns are there and the derived ones are not."""
-    if not isinstance(columns, Mapping):
-        msg = f'columns must be a mapping of names to arrays, got {type(columns)!r}'
-        raise TypeError(msg)
+    require_type('columns', columns, Mapping)
     needed = [name for name in REQUIRED_COLUMNS if name not in _OPTIONAL]
     missing = [name for name in needed if name not in columns]
     if missing:
@@ -264,19 +259,19 @@ def convert_column(name, values, *, unit=None, scale=None):
     try:
         return u.Quantity(plain, own).to_value(target or '', scales), target
     except u.UnitConversionError:
-        msg = f'columns[{name!r}] must be in {_ALLOWED.get(rule, unit)}, got {own}'
-        raise u.UnitConversionError(msg) from None
+        allowed = f'be in {_ALLOWED.get(rule, unit)}'
+        text = must(f'columns[{name!r}]', allowed, own)
+        raise u.UnitConversionError(text) from None
 
 
 def _check_array(name, values):
     """Raise unless a column is 1-D, and one of a catalogue's own real numbers."""
     known = name in COLUMNS
-    if known and values.dtype.kind not in 'iuf' and values.size:
-        msg = f'columns[{name!r}] must hold real numbers, got dtype {values.dtype}'
-        raise TypeError(msg)
-    if len(values.shape) != 1 and (known or not values.shape):
-        msg = f'columns[{name!r}] must be 1-D, got shape {values.shape}'
-        raise ValueError(msg)
+    real, name = values.dtype.kind in 'iuf' or not values.size, f'columns[{name!r}]'
+    got = f'dtype {values.dtype}'
+    require(real or not known, name, 'hold real numbers', got, TypeError)
+    flat = values.ndim == 1 or (values.ndim and not known)
+    require(flat, name, 'be 1-D', f'shape {values.shape}')
 
 
 def _check_limits(values):
@@ -292,8 +287,9 @@ def _check_limits(values):
         if not limits.nan:
             bad |= np.isnan(own)
         if bad.any():
-            msg = f'columns[{name!r}] must be {limits.text}, got {own[bad][0]}'
-            raise ValueError(msg)
+            raise ValueError(
+                must(f'columns[{name!r}]', f'be {limits.text}', own[bad][0])
+            )
 
 
 def _derive_columns(made, *, wcs, unit):
@@ -330,12 +326,3 @@ def check_threshold(threshold):
         )
         raise (ValueError if real else TypeError)(msg)
     return float(threshold)
-
-
-def check_count(name, value):
-    """Return a value as a plain number, if it is whole and 0 or more."""
-    whole = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not whole or value < 0 or not float(value).is_integer():
-        msg = f'{name} must be a whole number, 0 or more, got {value!r:.60}'
-        raise ValueError(msg)
-    return int(value)

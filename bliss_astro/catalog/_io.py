@@ -22,6 +22,7 @@ from astropy.utils.data_info import serialize_context_as
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
+from bliss_astro._arguments import check_choice
 from bliss_astro._atomic import atomic_write
 from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
 
@@ -181,9 +182,7 @@ def read(cls, path, *, format=None, posterior=True):  # noqa: A002
     """
     path = Path(path).expanduser()
     name = find_format(path, format)
-    if name not in FORMATS:
-        msg = f'format must be one of {", ".join(FORMATS)}, got {name!r}'
-        raise ValueError(msg)
+    check_choice('format', name, FORMATS)
     if not path.is_file():
         msg = f'there is no file {path}'
         raise FileNotFoundError(msg)

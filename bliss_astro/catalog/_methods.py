@@ -12,7 +12,7 @@ import astropy.units as u
 import numpy as np
 from astropy.uncertainty import Distribution
 
-from bliss_astro._arguments import check_rng
+from bliss_astro._arguments import check_choice, check_fraction, check_rng
 
 from ._columns import (
     COLUMNS,
@@ -232,9 +232,7 @@ def credible_interval(self, column, level=0.68, *, gaussian=False):
         or if there is nothing to take the interval from.
     """
     _check_column(self, column)
-    if not 0 < level < 1:
-        msg = f'level must be between 0 and 1 (exclusive), got {level!r}'
-        raise ValueError(msg)
+    check_fraction('level', level)
     if gaussian:
         return _gaussian_interval(self, column, level)
     if column == 'mag':
@@ -315,11 +313,9 @@ def samples(self, column, *, n_samples=None, rng=None):
 
 def _check_column(catalog, column):
     """Raise unless a column is there, and can have an interval."""
-    if column not in catalog.colnames:
-        if column in SHAPE_NAMES:
-            raise ValueError(explain_no_shapes(column, catalog.meta.get('encoder')))
-        msg = f'column must be one of {", ".join(catalog.colnames)}, got {column!r}'
-        raise ValueError(msg)
+    if column in SHAPE_NAMES and column not in catalog.colnames:
+        raise ValueError(explain_no_shapes(column, catalog.meta.get('encoder')))
+    check_choice('column', column, catalog.colnames)
     if column == 'mag' and not has_magnitude(catalog['flux'].unit):
         msg = (
             f"column 'mag' needs fluxes with a magnitude, not in {catalog['flux'].unit}"

@@ -8,12 +8,17 @@ import functools
 import numpy as np
 import torch
 
-from bliss_astro._arguments import check_rng, torch_generator
+from bliss_astro._arguments import (
+    check_fraction,
+    check_integer,
+    check_rng,
+    torch_generator,
+)
 from bliss_astro._threads import use_threads
 from bliss_astro.psf import PSFModel
 
 from . import _fits
-from ._build import check_count, check_threshold
+from ._build import check_threshold
 from ._catalog import ProbabilisticCatalog
 from ._columns import pixel_scale
 from ._rows import SourceRows, tabulate_draw
@@ -169,7 +174,7 @@ class CatalogPosterior:
             A row a source, brightest first.
         """
         threshold = check_threshold(threshold)
-        n_samples = check_count('n_samples', n_samples)
+        n_samples = check_integer('n_samples', n_samples, error=ValueError)
         rng = check_rng(rng)
         candidates = candidates_of(self, threshold)
         chosen = (candidates.sources.probability >= threshold).cpu().numpy()
@@ -256,7 +261,7 @@ class CatalogPosterior:
         >>> len(draws), draws[0].colnames
         (20, ['x_centroid', 'y_centroid', 'flux'])
         """
-        n = check_count('n', n)
+        n = check_integer('n', n, error=ValueError)
         generator = torch_generator(rng, device=self.tile_posterior.device)
         with use_threads():
             return [
@@ -293,9 +298,7 @@ class CatalogPosterior:
             If a row is none of this posterior's, or if ``column`` or
             ``level`` is not allowed.
         """
-        if not 0 < level < 1:
-            msg = f'level must be between 0 and 1 (exclusive), got {level!r}'
-            raise ValueError(msg)
+        check_fraction('level', level)
         tails = 0.5 * (1 - level), 0.5 * (1 + level)
         lower, upper = rows_of(self, rows).quantiles(column, tails)
         return lower, upper
@@ -324,7 +327,7 @@ class CatalogPosterior:
         draws : `~numpy.ndarray` or `~astropy.units.Quantity`
             Shape ``(len(rows), n_samples)``, in the unit of the tables.
         """
-        n_samples = check_count('n_samples', n_samples)
+        n_samples = check_integer('n_samples', n_samples, error=ValueError)
         return rows_of(self, rows).draw_column(column, n_samples, check_rng(rng))
 
     to_arrays = _fits.to_arrays

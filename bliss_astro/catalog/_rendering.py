@@ -6,14 +6,12 @@ Images of catalogues: the light of the rows, and the pixels that it fills.
 `~bliss_astro.catalog.ProbabilisticCatalog`.
 """
 
-import numbers
-
 import astropy.units as u
 import numpy as np
 import torch
 from astropy.nddata import NoOverlapError, overlap_slices
 
-from bliss_astro._arguments import check_image_shape
+from bliss_astro._arguments import check_image_shape, check_number
 from bliss_astro._warnings import warn
 from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.exposures._validate import two_slices
@@ -307,9 +305,7 @@ def segmentation(self, shape=None, *, psf=None, n_sigma=1.0):
     """
     from photutils.segmentation import SegmentationImage
 
-    if not isinstance(n_sigma, numbers.Real) or not 0 < n_sigma < np.inf:
-        msg = f'n_sigma must be a positive number, got {n_sigma!r:.60}'
-        raise ValueError(msg)
+    check_number('n_sigma', n_sigma, 'positive', error=ValueError)
     ids = np.asarray(self['id'])
     if len(np.unique(ids)) < len(ids) or np.any(ids < 1):
         msg = (

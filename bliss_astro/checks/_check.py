@@ -9,9 +9,8 @@ import numpy as np
 from astropy.table import QTable
 from astropy.utils.decorators import deprecated
 
-from bliss_astro._arguments import check_rng
+from bliss_astro._arguments import check_integer, check_rng, require_type
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.catalog._build import check_count
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
 from bliss_astro.coadds._noise import input_kernel
 from bliss_astro.detection import BlissFinder
@@ -168,7 +167,7 @@ class CatalogCheck:
 
 def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     """Compare a catalogue with its image: its method ``check`` (`CatalogCheck`)."""
-    n_draws = check_count('n_draws', n_draws)
+    n_draws = check_integer('n_draws', n_draws, error=ValueError)
     _check_exposure(catalog, exposure)
     _check_draws(catalog, n_draws)
     labels, grid = cells_of(regions, exposure.shape)
@@ -276,7 +275,7 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
 
     ValueError
         If the exposure has another shape or unit than the catalogue, if there
-        is no PSF, if ``n_draws`` is not a whole number of 0 or more, or
+        is no PSF, if ``n_draws`` is not an integer of 0 or more, or
         if there is no posterior to draw from.
 
     Warns
@@ -311,15 +310,14 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
     >>> abs(star.flux / result.source(0).flux - 1) < 0.1
     True
     """
-    n_draws = check_count('n_draws', n_draws)
+    n_draws = check_integer('n_draws', n_draws, error=ValueError)
     if catalog is None and isinstance(exposure, Exposure):
         catalog = detect(exposure, finder_options(finder))
     elif finder is not None:
         msg = 'finder is for detecting, and there is a catalog; give one of them'
         raise TypeError(msg)
-    if catalog is not None and not isinstance(catalog, ProbabilisticCatalog):
-        msg = f'catalog must be a ProbabilisticCatalog, got {type(catalog).__name__}'
-        raise TypeError(msg)
+    if catalog is not None:
+        require_type('catalog', catalog, ProbabilisticCatalog)
     blind = not hasattr(getattr(catalog, 'posterior', None), 'tile_posterior')
     _check_exposure(catalog, exposure, with_psf=blind)
     _check_draws(catalog, n_draws)
@@ -383,10 +381,5 @@ def _check_exposure(catalog, exposure, *, with_psf=True):
 def finder_options(finder):
     """Options of a finder, by default one with all defaults."""
     finder = BlissFinder() if finder is None else finder
-    if not isinstance(finder, BlissFinder):
-        msg = (
-            'finder must be a BlissFinder, such as BlissFinder(encoder=...), got '
-            f'{type(finder).__name__}'
-        )
-        raise TypeError(msg)
+    require_type('finder', finder, BlissFinder)
     return finder.options

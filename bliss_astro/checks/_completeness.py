@@ -7,14 +7,20 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_rng, torch_generator
-from bliss_astro.catalog._build import check_count
+from bliss_astro._arguments import (
+    check_integer,
+    check_number,
+    check_positive,
+    check_rng,
+    require,
+    require_type,
+    torch_generator,
+)
 from bliss_astro.catalog._columns import ab_magnitude, has_magnitude
 from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._validate import strip_unit
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
-from bliss_astro.priors._numbers import check_positive, require, require_type
 from bliss_astro.rendering._scene import Sources
 from bliss_astro.units import (
     NANOMAGGY_ZERO_POINT,
@@ -128,10 +134,10 @@ def completeness(
     >>> result.table.colnames[:5]
     ['type', 'flux_low', 'flux_high', 'n', 'n_found']
     """
-    n_sources = _positive_count('n_sources', n_sources)
+    n_sources = check_integer('n_sources', n_sources, 1, error=ValueError)
     if n_per_image is not None:
-        n_per_image = _positive_count('n_per_image', n_per_image)
-    check_positive(spacing=spacing, **({} if radius is None else {'radius': radius}))
+        n_per_image = check_integer('n_per_image', n_per_image, 1, error=ValueError)
+    check_positive(spacing=spacing, radius=radius)
     options = finder_options(finder)
     exposure, _ = as_exposure(data, **options.image)
     encoder = options.load_encoder()
@@ -172,35 +178,28 @@ def completeness(
 # -- arguments -------------------------------------------------------------------
 
 
-def _positive_count(name, value):
-    value = check_count(name, value)
-    require(value >= 1, name, 'at least 1', value)
-    return value
-
-
 def _check_types(types, galaxies):
     if types is None:
         return _TYPES if galaxies else _TYPES[:1]
     types = (types,) if isinstance(types, str) else tuple(types)
     good = types and len(set(types)) == len(types) and set(types) <= set(_TYPES)
-    require(good, 'types', "'star', 'galaxy' or both", f'{types!r}')
+    require(good, 'types', "be 'star', 'galaxy' or both", f'{types!r}')
     return types
 
 
 def _zero_point(given, unit):
     """AB magnitude of a flux of one data unit, or `None`."""
     if given is not None:
-        require(np.isfinite(float(given)), 'zero_point', 'finite', given)
-        return float(given)
+        return check_number('zero_point', getattr(given, 'value', given))
     return float(ab_magnitude(1 * unit).value) if has_magnitude(unit) else None
 
 
 def _increasing(name, values):
     edges, text = np.asarray(values), f'{values!r:.80}'
     good = edges.ndim == 1 and len(edges) > 1 and edges.dtype.kind in 'fiu'
-    require(good, name, 'at least two edges of bins', text)
+    require(good, name, 'be at least two edges of bins', text)
     good = np.isfinite(edges).all() and np.all(np.diff(edges) > 0)
-    require(good, name, 'finite and increasing', text)
+    require(good, name, 'be finite and increasing', text)
     return edges.astype(float)
 
 
@@ -225,7 +224,7 @@ def _edges(exposure, magnitudes, fluxes, zero_point):
     unit = exposure.unit
     fluxes = strip_unit('fluxes', fluxes, unit, unit is not None)
     edges = _increasing('fluxes', fluxes)
-    require(edges[0] > 0, 'fluxes', 'positive', edges[0])
+    require(edges[0] > 0, 'fluxes', 'be positive', edges[0])
     return edges
 
 

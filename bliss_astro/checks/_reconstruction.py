@@ -6,13 +6,14 @@ Reconstruction: an image as the sources of its catalogue, the residual, and file
 import dataclasses
 import functools
 import io
-import numbers
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.io import fits
 from astropy.nddata import NoOverlapError, overlap_slices
 
+from bliss_astro._arguments import check_integer, check_number, must
 from bliss_astro._atomic import atomic_write
 from bliss_astro.catalog._io import FORMATS
 from bliss_astro.coadds._io import wcs_header
@@ -201,9 +202,7 @@ class Reconstruction:
         model is above the floor, and to the model where it is not: flux is neither
         lost nor counted twice.
         """
-        number = isinstance(floor, numbers.Real) and not isinstance(floor, bool)
-        good = number and 0 <= floor < np.inf
-        require(good, 'floor', 'a number, 0 or more', f'{floor!r:.60}')
+        check_number('floor', floor, 'not negative', error=ValueError)
         source = self.source(row, size=size)
         total = self.model[source.slices]
         noise = np.broadcast_to(self.exposure.bkg_error, self.shape)[source.slices]
@@ -253,14 +252,10 @@ class Reconstruction:
 
     def _select(self, row):
         """One of the sources."""
-        if not isinstance(row, numbers.Integral) or isinstance(row, bool):
-            msg = f'row must be a whole number, got {row!r:.60}'
-            raise TypeError(msg)
-        n = len(self._sources)
-        if not -n <= row < n:
-            msg = f'row must be a row of the catalogue, which has {n}, got {row}'
-            raise IndexError(msg)
-        return self._sources.select(np.array([int(row)]))
+        row, n = check_integer('row', row, -math.inf), len(self._sources)
+        allowed = f'be a row of the catalogue, which has {n}'
+        require(-n <= row < n, 'row', allowed, row, IndexError)
+        return self._sources.select(np.array([row]))
 
     def _window(self, source, size):
         """Rows and columns of this part of the image around a source."""
@@ -269,10 +264,10 @@ class Reconstruction:
             sides = (2 * int(halo) + 1,) * 2
         else:
             sides = np.asarray(size)
-            if sides.dtype.kind not in 'iu' or sides.shape not in ((), (2,)):
-                msg = f'size must be a whole number or two (ny, nx), got {size!r:.60}'
-                raise TypeError(msg)
-            require(sides.min() >= 1, 'size', 'positive', f'{size!r:.60}')
+            sound = sides.dtype.kind in 'iu' and sides.shape in ((), (2,))
+            allowed, got = 'be an integer or two (ny, nx)', f'{size!r:.60}'
+            require(sound, 'size', allowed, got, TypeError)
+            require(sides.min() >= 1, 'size', 'be positive', got)
             sides = tuple(np.broadcast_to(sides, 2))
         rows, columns = self.slices
         x, y = float(source.x[0]), float(source.y[0])
@@ -322,8 +317,8 @@ class Reconstruction:
         """
         endings = FORMATS['fits'].endings
         if not str(path).lower().endswith(endings):
-            msg = f'path must end in one of {", ".join(endings)}, got {path!s:.200}'
-            raise ValueError(msg)
+            allowed = f'end in one of {", ".join(endings)}'
+            raise ValueError(must('path', allowed, f'{path!s:.200}'))
         stream = io.BytesIO()
         kept = self.catalog.posterior if posterior else None
         FORMATS['fits'].write(self.catalog, stream, kept)

@@ -5,10 +5,15 @@ Alignment of exposures on a common grid, with their noise, masks and PSFs.
 
 import numpy as np
 
-from bliss_astro._arguments import check_rng
+from bliss_astro._arguments import (
+    check_choice,
+    check_integer,
+    check_rng,
+    require,
+    require_type,
+)
 
 from ..exposures import Exposure
-from ..exposures._validate import must
 from ._coadd import Coadd
 from ._grid import PixelMapping, check_any, output_grid
 from ._noise import bilinear_noise, sampled_noise, value_scale
@@ -178,16 +183,14 @@ def align_exposures(
 def check_iterable(exposures):
     """Check that exposures can be gone through."""
     iterable = hasattr(exposures, '__iter__') or hasattr(exposures, '__getitem__')
-    if isinstance(exposures, Exposure) or not iterable:
-        allowed = 'be a list (or another iterable) of Exposure'
-        raise TypeError(must('exposures', allowed, type(exposures).__name__))
+    sound = iterable and not isinstance(exposures, Exposure)
+    allowed = 'be a list (or another iterable) of Exposure'
+    require(sound, 'exposures', allowed, type(exposures).__name__, TypeError)
 
 
 def check_exposure(exposure, k, band=None):
     """Check that an exposure can be aligned, and return the band of all so far."""
-    if not isinstance(exposure, Exposure):
-        got = type(exposure).__name__
-        raise TypeError(must(f'exposures[{k}]', 'be an Exposure', got))
+    require_type(f'exposures[{k}]', exposure, Exposure)
     if exposure.wcs is None:
         msg = f'exposures[{k}] has no wcs; give it one with replace(wcs=...).'
         raise ValueError(msg)
@@ -211,14 +214,9 @@ class Resampler:
     """Resampling of exposures by ``reproject``; see `align_exposures`."""
 
     def __init__(self, method, parallel, block_size, n_noise):
-        if method not in _METHODS:
-            known = f'be one of {", ".join(map(repr, _METHODS))}'
-            raise ValueError(must('method', known, f'{method!r}'))
-        whole = isinstance(n_noise, (int, np.integer)) and n_noise is not True
-        if not (whole and n_noise >= 1):
-            allowed = 'be an integer of at least 1'
-            raise ValueError(must('n_noise', allowed, f'{n_noise!r}'))
-        self.method, self.n_noise = method, int(n_noise)
+        check_choice('method', method, _METHODS)
+        self.method = method
+        self.n_noise = check_integer('n_noise', n_noise, 1, error=ValueError)
         self._options = {'parallel': parallel, 'block_size': block_size}
 
     def __call__(self, exposure, grid, *, rng, index=0):

@@ -6,10 +6,10 @@ Coadds: means of aligned exposures, with all that a measurement needs.
 import numpy as np
 from astropy.io import registry
 
-from bliss_astro._arguments import counted
+from bliss_astro._arguments import counted, require
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._noise import neighbours
-from bliss_astro.exposures._validate import check_shape, must
+from bliss_astro.exposures._validate import check_shape
 from bliss_astro.psf._fit import check_psf_pixels
 
 from ._noise import check_kernel, kernel_of_pair
@@ -294,15 +294,13 @@ def _check_counts(counts, shape):
     if counts is None:
         return None
     array, shape = np.asarray(counts), tuple(shape)
-    if array.dtype.kind not in 'iu':
-        allowed = 'be a whole number or a map of them'
-        raise TypeError(must('n_exposures', allowed, array.dtype))
+    sound, allowed = array.dtype.kind in 'iu', 'be an integer or a map of them'
+    require(sound, 'n_exposures', allowed, array.dtype, TypeError)
     if array.ndim:
         check_shape('n_exposures', array, shape, 'be a number or have')
-    if array.min() < 0 or array.max() < 1:
-        allowed = 'not be negative, and be positive somewhere'
-        got = f'{array.min()} to {array.max()}'
-        raise ValueError(must('n_exposures', allowed, got))
+    low, high = array.min(), array.max()
+    allowed = 'not be negative, and be positive somewhere'
+    require(low >= 0 and high >= 1, 'n_exposures', allowed, f'{low} to {high}')
     return np.broadcast_to(array.astype(np.int32), shape)
 
 
@@ -311,9 +309,7 @@ def _check_psf_image(image):
     if image is None:
         return None
     image = np.array(image, dtype=float)
-    if image.ndim != 2 or not np.all(np.array(image.shape) % 2):
-        raise ValueError(
-            must('psf_image', 'have two odd sides', f'shape {image.shape}')
-        )
+    sound = image.ndim == 2 and np.all(np.array(image.shape) % 2)
+    require(sound, 'psf_image', 'have two odd sides', f'shape {image.shape}')
     check_psf_pixels(image, 'psf_image')
     return image

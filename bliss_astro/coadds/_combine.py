@@ -8,10 +8,9 @@ from collections import defaultdict
 
 import numpy as np
 
-from bliss_astro._arguments import check_rng
+from bliss_astro._arguments import check_rng, require
 from bliss_astro._warnings import warn
 
-from ..exposures._validate import must
 from ..units import median_and_scatter
 from ._align import Resampler, check_exposure, check_iterable, with_progress
 from ._coadd import Coadd
@@ -207,9 +206,9 @@ def _check_sigma_clip(sigma_clip):
     if sigma_clip is None or sigma_clip is False:
         return None
     value = np.asarray(getattr(sigma_clip, 'sigma', sigma_clip))
-    if value.ndim or value.dtype.kind not in 'fiu' or not 0 < value < np.inf:
-        allowed = 'be a positive number of sigmas or an astropy SigmaClip'
-        raise ValueError(must('sigma_clip', allowed, f'{sigma_clip!r}'))
+    sound = value.ndim == 0 and value.dtype.kind in 'fiu' and 0 < value < np.inf
+    allowed = 'be a positive number of sigmas or an astropy SigmaClip'
+    require(sound, 'sigma_clip', allowed, f'{sigma_clip!r}')
     return float(value)
 
 
@@ -218,11 +217,10 @@ def _check_sigma_clip(sigma_clip):
 
 def _check_match(match_background):
     """Return the number of coefficients of a match, 0 for none."""
-    if not isinstance(match_background, bool | str) or (
-        match_background not in _N_COEFFICIENTS
-    ):
-        allowed = "be False, True, 'constant' or 'plane'"
-        raise ValueError(must('match_background', allowed, f'{match_background!r}'))
+    sound = isinstance(match_background, bool | str)
+    sound = sound and match_background in _N_COEFFICIENTS
+    allowed = "be False, True, 'constant' or 'plane'"
+    require(sound, 'match_background', allowed, f'{match_background!r}')
     return _N_COEFFICIENTS[match_background]
 
 

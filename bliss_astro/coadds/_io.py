@@ -12,6 +12,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 
+from bliss_astro._arguments import require_type
 from bliss_astro._warnings import warn
 
 from .._atomic import atomic_write
@@ -21,7 +22,6 @@ from ..exposures._fits_image import Location
 from ..exposures._nddata import read_nddata
 from ..exposures._noise import neighbours
 from ..exposures._read import exposure_of_hdus
-from ..exposures._validate import must
 from ..psf import PSFModel
 from ..units import unit_text
 from ._psf import Cells, EffectivePSF, draw_psf
@@ -249,9 +249,7 @@ def write_coadd_ccddata(coadd, ccddata):
 
 def read_coadd_nddata(nddata, keywords):
     """Collect a coadd's arguments from an NDData and from keywords."""
-    if not isinstance(nddata, NDData):
-        got = type(nddata).__name__
-        raise TypeError(must('nddata', 'be an NDData or CCDData', got))
+    require_type('nddata', nddata, NDData)
     meta = dict(nddata.meta or {})
     meta |= json.loads(meta.pop(_META_KEY, '{}'))
     kernel = {

@@ -6,7 +6,7 @@ PSFs of aligned exposures and of coadds: mapped, broadened, averaged.
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from bliss_astro.exposures._validate import must
+from bliss_astro._arguments import require
 from bliss_astro.psf import PSFModel, VaryingPSF
 from bliss_astro.psf._joint_fit import StampFit, minimise
 from bliss_astro.psf._profile import unit_profile
@@ -66,16 +66,13 @@ class EffectivePSF(VaryingPSF):
         self.images = np.array(images, dtype=float)
         self.xs, self.ys = (np.atleast_1d(np.array(v, dtype=float)) for v in (xs, ys))
         shape = self.images.shape
-        if len(shape) != 4 or shape[2] != shape[3] or shape[2] % 2 == 0:
-            allowed = 'have the shape (n_y, n_x, s, s), s odd'
-            raise ValueError(must('images', allowed, shape))
-        if shape[:2] != (len(self.ys), len(self.xs)):
-            allowed = f'name the {shape[1]} columns and {shape[0]} rows of images'
-            got = f'{len(self.xs)} and {len(self.ys)}'
-            raise ValueError(must('xs and ys', allowed, got))
+        sound = len(shape) == 4 and shape[2] == shape[3] and shape[2] % 2
+        require(sound, 'images', 'have the shape (n_y, n_x, s, s), s odd', shape)
+        n_x, n_y = len(self.xs), len(self.ys)
+        allowed = f'name the {shape[1]} columns and {shape[0]} rows of images'
+        require(shape[:2] == (n_y, n_x), 'xs and ys', allowed, f'{n_x} and {n_y}')
         for name, values in (('xs', self.xs), ('ys', self.ys)):
-            if (np.diff(values) <= 0).any():
-                raise ValueError(must(name, 'ascend', values))
+            require((np.diff(values) > 0).all(), name, 'ascend', values)
         self.normalization_radius = float(normalization_radius)
         self.origin = (float(origin[0]), float(origin[1]))
         # Filled by the first use, and shared by cut-outs.
@@ -336,9 +333,8 @@ class AlignedPSF(VaryingPSF):
         """Shape vectors (n, 8) and normalisation radii (n,) at places (n, 2)."""
         grid = places + np.array(self.origin)
         mapped = map_pixels(self._wcs_out, self._wcs_in, *(grid + _STEPS[:, None]).T)
-        if not np.isfinite(mapped).all():
-            allowed = 'be finite and lie where the coordinates of the exposure reach'
-            raise ValueError(must('x and y', allowed, places))
+        allowed = 'be finite and lie where the coordinates of the exposure reach'
+        require(np.isfinite(mapped).all(), 'x and y', allowed, places)
         # (2, n, 5) became centres (n, 2) and derivatives (n, 2, 2).
         places = mapped[..., 0].T
         jacobians = np.moveaxis(mapped[..., 1::2] - mapped[..., 2::2], 0, 1)

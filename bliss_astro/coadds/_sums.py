@@ -7,6 +7,7 @@ import astropy.units as u
 import numpy as np
 from scipy.ndimage import binary_dilation, maximum_filter
 
+from bliss_astro._arguments import require
 from bliss_astro._warnings import warn
 
 from ..exposures._validate import must
@@ -127,8 +128,8 @@ def _magnitudes(name, value, kinds, max_ndim):
         return None
     array = np.asarray(getattr(value, 'value', value))
     sound = array.dtype.kind in 'fiu' and array.ndim <= max_ndim
-    if not (sound and np.isfinite(array).all()):
-        raise ValueError(must(name, f'be {kinds}', f'{value!r:.60}'))
+    sound = sound and np.isfinite(array).all()
+    require(sound, name, f'be {kinds}', f'{value!r:.60}')
     return array.astype(float)
 
 
@@ -144,12 +145,12 @@ class Weights:
         except (TypeError, ValueError):
             numbers = np.array(np.nan)
         sound = np.isfinite(numbers).all() and (numbers >= 0).all() and numbers.any()
-        if numbers.ndim != 1 or not sound:
-            allowed = (
-                "be 'inverse_variance', 'uniform' or a number for each exposure, none "
-                'negative and not all 0'
-            )
-            raise ValueError(must('weights', allowed, f'{weights!r:.60}'))
+        allowed = (
+            "be 'inverse_variance', 'uniform' or a number for each exposure, none "
+            'negative and not all 0'
+        )
+        sound = sound and numbers.ndim == 1
+        require(sound, 'weights', allowed, f'{weights!r:.60}')
         self.name, self.numbers = numbers.tolist(), numbers
 
     def __call__(self, exposure, index):

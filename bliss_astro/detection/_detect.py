@@ -11,7 +11,7 @@ import os
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_rng, choose_device
+from bliss_astro._arguments import check_integer, check_rng, choose_device
 from bliss_astro._threads import check_n_threads, use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,
@@ -19,7 +19,7 @@ from bliss_astro._warnings import (
     OutOfDomainWarning,
     warn,
 )
-from bliss_astro.catalog._build import check_count, check_threshold
+from bliss_astro.catalog._build import check_threshold
 from bliss_astro.catalog._meta import FactRecord
 from bliss_astro.encoders import Encoder
 
@@ -255,7 +255,7 @@ class _Options:
 
     def __post_init__(self):
         self.threshold = check_threshold(self.threshold)
-        self.n_samples = check_count('n_samples', self.n_samples)
+        self.n_samples = check_integer('n_samples', self.n_samples, error=ValueError)
         check_n_threads(self.n_threads)
         if not isinstance(self.check, bool | np.bool_):
             msg = f'check must be True or False, got {self.check!r:.60}'

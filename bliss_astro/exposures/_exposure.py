@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.utils import classproperty
 
-from bliss_astro._arguments import must, require
+from bliss_astro._arguments import check_integer, require
 from bliss_astro._lazy import survey
 
 from ._geometry import binned_arguments, cut_wcs, sky_wcs
@@ -371,11 +371,8 @@ class Exposure:
         >>> binned.shape, float(binned.data[0, 0]), binned.bkg_error
         ((16, 24), 4.0, 4.0)
         """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer):
-            raise TypeError(must('n', 'be a whole number', f'{n!r}'))
-        most = min(self.shape)
-        require(1 <= n <= most, 'n', f'be from 1 to {most}', n)
-        return self if n == 1 else Exposure(**binned_arguments(self, int(n)))
+        n = check_integer('n', n, 1, min(self.shape))
+        return self if n == 1 else Exposure(**binned_arguments(self, n))
 
     def _state(self):
         """Arguments of the constructor after data, as they are now."""

@@ -7,7 +7,7 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
 
-from bliss_astro._arguments import first_wrong, must, require
+from bliss_astro._arguments import first_wrong, must, require, require_type
 
 from ._geometry import whole_wcs
 from ._header import KEYWORDS, HeaderCards
@@ -93,9 +93,7 @@ def collect_nddata(nddata, given):
     Returns its data (a Quantity if they have a unit), arguments of an exposure, the
     `HeaderCards` of its meta, and its total error in the unit of the data or None.
     """
-    if not isinstance(nddata, NDData):
-        got = type(nddata).__name__
-        raise TypeError(must('nddata', 'be an NDData or CCDData', got))
+    require_type('nddata', nddata, NDData)
     arguments = {name: value for name, value in given.items() if value is not None}
     names = ('data', 'mask', 'wcs', 'unit', 'psf', 'uncertainty')
     parts = {name: getattr(nddata, name, None) for name in names}

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.nddata import block_reduce
 from astropy.utils.exceptions import AstropyUserWarning
 
-from bliss_astro._arguments import must, require
+from bliss_astro._arguments import check_integer
 from bliss_astro._warnings import collect_warnings
 
 from ._noise import check_enough, noise_of_residual
@@ -135,10 +135,7 @@ def measure_noise(data, mask=None, *, background=None, max_lag=2):
         data, background = data.value, strip_unit('background', background, unit)
     data, bad = check_data(data)
     bad = join_masks(data.shape, bad, check_mask('mask', mask, data.shape))
-    if isinstance(max_lag, bool) or not isinstance(max_lag, int | np.integer):
-        raise TypeError(must('max_lag', 'be an integer', f'{max_lag!r}'))
-    allowed = f'be at least 1, and less than half of {min(data.shape)}'
-    require(1 <= max_lag < min(data.shape) / 2, 'max_lag', allowed, max_lag)
+    max_lag = check_integer('max_lag', max_lag, 1, (min(data.shape) - 1) // 2)
     check_enough(~bad, 'good')
     quantum = step_of_values(data[~bad])
     if background is None:

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.utils.masked import Masked
 
-from bliss_astro._arguments import must, require
+from bliss_astro._arguments import check_number, has_sign, must, require, sign_text
 from bliss_astro.units import is_text_exact, median_and_scatter, unit_text
 
 # Sigma above the sky within which a saturation level is none.
@@ -76,9 +76,8 @@ def check_data(data):
     """
     data, hidden = split_mask('data', data, np.shape(data))
     array = np.asarray(data)
-    if array.dtype.kind not in 'fiu':
-        got = f'a {type(data).__name__} of type {array.dtype}'
-        raise TypeError(must('data', 'be real numbers', got))
+    got = f'a {type(data).__name__} of type {array.dtype}'
+    require(array.dtype.kind in 'fiu', 'data', 'be real numbers', got, TypeError)
     if array.ndim != 2:
         text = must('data', 'be two-dimensional', f'shape {array.shape}')
         if array.ndim > 2:
@@ -113,8 +112,8 @@ def check_mask(name, mask, shape):
         array = np.where(hidden, True, array)
     if array.dtype.kind == 'b':
         return array
-    if array.dtype.kind not in 'iu' or not np.isin(array, (0, 1)).all():
-        raise TypeError(must(name, 'be boolean (True = bad), no bits', array.dtype))
+    sound = array.dtype.kind in 'iu' and np.isin(array, (0, 1)).all()
+    require(sound, name, 'be boolean (True = bad), no bits', array.dtype, TypeError)
     return array.astype(bool)
 
 
@@ -135,46 +134,23 @@ def check_map(name, value, shape, *, good=None, sign=None):
     'not negative'; other values that are not become the median of the good ones.
     """
     array = np.asarray(value)
-    if array.dtype.kind not in 'fiu':
-        raise TypeError(must(name, 'be a real number or a map', f'{value!r:.60}'))
+    sound, allowed = array.dtype.kind in 'fiu', 'be a real number or a map'
+    require(sound, name, allowed, f'{value!r:.60}', TypeError)
     if array.ndim == 0:
         return float(array) if good is None else check_number(name, value, sign=sign)
     check_shape(name, array, shape, 'be a number or have')
     array = _floats(array)
     if good is None:
         return array
-    sound = _is_sound(array, sign)
+    sound = has_sign(array, sign)
     broken = good & ~sound
     if broken.any():
         y, x = np.argwhere(broken)[0]
         got = f'{np.count_nonzero(broken)} others, first at x={x}, y={y}: {array[y, x]}'
-        raise ValueError(must(name, f'be {_allowed(sign)} in every good pixel', got))
+        raise ValueError(must(name, f'be {sign_text(sign)} in every good pixel', got))
     if sound.all():
         return array
     return np.where(sound, array, np.median(array[good])).astype(array.dtype)
-
-
-def check_number(name, value, *, sign=None):
-    """Turn one real, finite number without a unit into a float."""
-    if isinstance(value, u.Quantity):
-        plain = value.unit.is_equivalent(u.one)
-        require(plain, name, 'be without a unit', value.unit)
-        value = value.to_value(u.one)
-    array = np.asarray(value)
-    if array.ndim or array.dtype.kind not in 'fiu':
-        raise TypeError(must(name, 'be one real number', f'{value!r:.60}'))
-    require(_is_sound(array, sign), name, f'be {_allowed(sign)}', value)
-    return float(array)
-
-
-def _is_sound(values, sign):
-    with np.errstate(invalid='ignore'):
-        above = {'positive': values > 0, 'not negative': values >= 0}.get(sign, True)
-    return np.isfinite(values) & above
-
-
-def _allowed(sign):
-    return f'finite and {sign}' if sign else 'finite'
 
 
 def check_correlation(noise_correlation):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bliss_astro._arguments import must, torch_generator
+from bliss_astro._arguments import must, require, torch_generator
 from bliss_astro.encoders._weights import GALAXY_MODELS
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
@@ -312,9 +312,8 @@ class GalaxyAutoencoder(nn.Module):
         """
         image = _tensor('image', image)
         image = image[None] if image.dim() == 2 else image
-        if image.dim() != 3:
-            got = tuple(image.shape)
-            raise ValueError(must('image', 'be (B, ny, nx) or (ny, nx)', got))
+        sound, got = image.dim() == 3, tuple(image.shape)
+        require(sound, 'image', 'be (B, ny, nx) or (ny, nx)', got)
         n, ny, nx = image.shape
         psf = _tensor('psf', psf, n, 8)
         background = _tensor('background', background, n)
@@ -345,8 +344,7 @@ def _tensor(name, value, *shape):
     if not isinstance(value, torch.Tensor):
         value = torch.from_numpy(np.array(value, dtype=np.float32))
     value = value.detach().float()
-    if not bool(torch.isfinite(value).all()):
-        raise ValueError(must(name, 'be finite', 'nan or inf'))
+    require(torch.isfinite(value).all(), name, 'be finite', 'nan or inf')
     # The same for all stamps, or a row for each.
     if shape and value.shape not in (shape, shape[1:]):
         allowed = f'be {shape[1:]} or {shape}'

@@ -6,7 +6,7 @@ Scores of detections in blends, by SNR and blendedness.
 import numpy as np
 from scipy.ndimage import median
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_fraction, require
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._inputs import (
@@ -15,7 +15,6 @@ from ._inputs import (
     as_vector,
     bin_index,
     bootstrap_bands,
-    check_fraction,
     column_of,
     make_table,
 )
@@ -118,7 +117,7 @@ def score_blends(
     Grouping by truth suits a detector, but even the exact posterior covers less or
     more than 68 % in narrow bins of the truth.
     """
-    threshold = check_fraction(threshold, 'threshold')
+    threshold = check_fraction('threshold', threshold)
     edges = as_edges(snr_edges), as_edges(blendedness_edges)
     scenes = tuple(
         np.atleast_1d(np.asarray(column_of(table, 'scene', name)))

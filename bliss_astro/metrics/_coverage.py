@@ -6,7 +6,7 @@ Coverage of intervals, reliability of probabilities, and sharpness of posteriors
 import numpy as np
 from scipy.special import expit, logit, ndtr
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_fraction, require
 
 from ._inputs import (
     EVERYTHING,
@@ -15,7 +15,6 @@ from ._inputs import (
     as_groups,
     as_vector,
     bin_index,
-    check_fraction,
     fraction_columns,
     make_table,
     mean_and_error,
@@ -81,7 +80,7 @@ def interval_coverage(
     upper = as_vector(upper, 'upper', like=('truth', truth), **options)
     n_wrong = (lower > upper).sum()
     require(not n_wrong, 'lower', 'not exceed upper', f'{n_wrong} rows where it does')
-    level = np.nan if level is None else check_fraction(level, 'level')
+    level = np.nan if level is None else check_fraction('level', level)
     hits = ((lower <= truth) & (truth <= upper))[:, np.newaxis]
     return _coverage(hits, np.array([level]), groups, confidence)
 
@@ -129,7 +128,7 @@ def rank_coverage(ranks, levels=LEVELS, *, groups=None, confidence=0.683):
      0.95   0.9500
     """
     ranks = as_vector(ranks, 'ranks', within=(0, 1))
-    levels = [check_fraction(level, 'levels') for level in np.atleast_1d(levels)]
+    levels = [check_fraction('levels', level) for level in np.atleast_1d(levels)]
     # Rounding must not exclude ranks that fall on an end, as 0.025 does for 95 %.
     hits = np.abs(ranks[:, np.newaxis] - 0.5) <= np.array(levels) / 2 + 1e-12
     return _coverage(hits, levels, groups, confidence)

@@ -10,7 +10,14 @@ import numpy as np
 from astropy.stats import binom_conf_interval, mad_std
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_rng, first_wrong, must, require
+from bliss_astro._arguments import (
+    check_fraction,
+    check_integer,
+    check_rng,
+    first_wrong,
+    must,
+    require,
+)
 
 # Limits of a value that may be anything but NaN.
 EVERYTHING = (-np.inf, np.inf)
@@ -71,7 +78,7 @@ def wilson_interval(n_success, n_total, *, level=0.683):
     """Return the ends of Wilson's interval of a fraction; NaN where there is none."""
     n = np.asarray(n_total)
     ends = binom_conf_interval(
-        n_success, np.maximum(n, 1), check_fraction(level, 'level'), interval='wilson'
+        n_success, np.maximum(n, 1), check_fraction('level', level), interval='wilson'
     )
     return np.where(n > 0, ends, np.nan)
 
@@ -170,11 +177,10 @@ def bootstrap_bands(statistic, images, *, n_resamples=1000, level=0.683, rng=Non
     >>> bool(2.5 < bands.std < 3.3)  # 28.9 / sqrt(100), not / sqrt(300)
     True
     """
-    n_resamples = check_count(n_resamples, 'n_resamples', minimum=2)
-    level = check_fraction(level, 'level')
-    if not callable(statistic):
-        msg = f'statistic must be callable, got {type(statistic).__name__}'
-        raise TypeError(msg)
+    n_resamples = check_integer('n_resamples', n_resamples, 2)
+    level = check_fraction('level', level)
+    got = type(statistic).__name__
+    require(callable(statistic), 'statistic', 'be callable', got, TypeError)
     tables = images if isinstance(images, tuple) else (images,)
     tables = list(map(np.asarray, tables))
     for table in tables:
@@ -288,20 +294,6 @@ def as_booleans(values, name, *, like=None):
     return values.astype(bool)
 
 
-def check_fraction(value, name):
-    """Return a float in (0, 1)."""
-    require(0 < float(value) < 1, name, 'be between 0 and 1 (exclusive)', value)
-    return float(value)
-
-
-def check_count(value, name, *, minimum=1):
-    """Return a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(must(name, 'be an integer', repr(value)))
-    require(value >= minimum, name, f'be at least {minimum}', value)
-    return int(value)
-
-
 def as_edges(bins):
     """Return increasing bin edges; `None` is one bin over everything."""
     if bins is None:
@@ -356,9 +348,9 @@ def unit_psf(psf):
         psf = psf.copy()
         psf.flux, psf.x_0, psf.y_0 = 1.0, 0.0, 0.0
     elif names or not callable(psf):
-        msg = (
-            'psf must be a model with the parameters flux, x_0 and y_0, or a function '
-            f'of the offsets (dx, dy), got {type(psf).__name__}'
+        allowed = (
+            'be a model with the parameters flux, x_0 and y_0, or a function of the '
+            'offsets (dx, dy)'
         )
-        raise TypeError(msg)
+        raise TypeError(must('psf', allowed, type(psf).__name__))
     return lambda dx, dy: np.asarray(psf(dx, dy), dtype=float)

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import (
 )
 from scipy.spatial import KDTree
 
-from bliss_astro._arguments import must, require
+from bliss_astro._arguments import check_choice, require
 
 from ._inputs import as_vector, check_values, column_of, strip_unit
 
@@ -185,7 +185,7 @@ def match_catalogs(
     >>> match.distance
     array([0.7, 0.7])
     """
-    require(metric in _METRICS, 'metric', f'be one of {sorted(_METRICS)}', metric)
+    check_choice('metric', metric, _METRICS)
     radius, on_sky = _parse_radius(radius)
     allowed = 'be "euclidean" for matching on the sky'
     require(not on_sky or metric == 'euclidean', 'metric', allowed, metric)
@@ -245,9 +245,8 @@ def _parse_radius(radius):
     """Return the radius in pixels or radians, and whether it is an angle."""
     unit = getattr(radius, 'unit', u.pix)
     on_sky = unit != u.pix
-    if on_sky and not unit.is_equivalent(u.rad):
-        msg = f'radius must be a number of pixels or an angle, got {radius!r}'
-        raise u.UnitTypeError(msg)
+    sound, allowed = not on_sky or unit.is_equivalent(u.rad), 'be pixels or an angle'
+    require(sound, 'radius', allowed, radius, u.UnitTypeError)
     value = radius.to_value(u.rad) if on_sky else getattr(radius, 'value', radius)
     value = np.asarray(value, dtype=float)
     sound = value.ndim == 0 and 0 < value < np.inf
@@ -287,8 +286,8 @@ def _add_images(points, images, catalogs, search):
         n = len(rows)
         own = f'images of {name}'
         require(image.shape == (n,), own, f'have the shape ({n},)', image.shape)
-        if n and image.dtype.kind not in 'iuSU':
-            raise TypeError(must(own, 'be integers or strings', image.dtype))
+        sound = not n or image.dtype.kind in 'iuSU'
+        require(sound, own, 'be integers or strings', image.dtype, TypeError)
     if not all(map(len, points)):
         return points
     _, plane = np.unique(np.concatenate(images), return_inverse=True)

@@ -10,13 +10,11 @@ from scipy.optimize import brentq
 from scipy.special import bdtr, bdtrc, ndtr, ndtri, owens_t
 from scipy.stats import binom, kstwo
 
-from bliss_astro._arguments import check_rng, require
+from bliss_astro._arguments import check_fraction, check_integer, check_rng, require
 
 from ._inputs import (
     as_groups,
     as_vector,
-    check_count,
-    check_fraction,
     check_values,
     make_table,
     strip_unit,
@@ -146,7 +144,7 @@ def rank_uniformity(ranks, *, groups=None, images=None, n_bins=None, level=0.95)
     True
     """
     ranks = as_vector(ranks, 'ranks', within=(0, 1))
-    level = check_fraction(level, 'level')
+    level = check_fraction('level', level)
     labels, index = as_groups(groups, len(ranks))
     clusters = None
     if images is not None:
@@ -154,7 +152,7 @@ def rank_uniformity(ranks, *, groups=None, images=None, n_bins=None, level=0.95)
     n = np.bincount(index, minlength=len(labels))
     if n_bins is None:
         n_bins = int(np.clip(n.max(initial=0) // 10, 4, 20))
-    n_bins = check_count(n_bins, 'n_bins')
+    n_bins = check_integer('n_bins', n_bins, 1)
     rows = []
     for own in (index == k for k in range(len(labels))):
         images = None if clusters is None else clusters[own]

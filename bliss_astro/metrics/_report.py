@@ -6,11 +6,10 @@ Calibration report: all tests of a posterior against the truth, and their verdic
 import numpy as np
 from astropy.table import Table
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_fraction, require
 
 from . import _findings as tests
 from ._coverage import LEVELS, rank_coverage, reliability, sharpness
-from ._inputs import check_fraction
 from ._ranks import rank_uniformity
 from ._residuals import count_calibration
 
@@ -157,8 +156,8 @@ class CalibrationReport:
         false_alarm=0.05,
         tolerance=0.02,
     ):
-        self.false_alarm = check_fraction(false_alarm, 'false_alarm')
-        self.tolerance = check_fraction(tolerance, 'tolerance')
+        self.false_alarm = check_fraction('false_alarm', false_alarm)
+        self.tolerance = check_fraction('tolerance', tolerance)
         self.ranks, self.pooled, self.coverage, self.pooled_coverage = {}, {}, {}, {}
         for name, values in _by_quantity(ranks, 'ranks').items():
             own = {'groups': _of_quantity(groups, name), 'names': group_names}

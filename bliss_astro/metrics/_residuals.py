@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import ndtr, stdtr
 from scipy.stats import kstest
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_integer, require
 
 from ._inputs import (
     ANY_UNIT,
@@ -15,7 +15,6 @@ from ._inputs import (
     as_vector,
     bin_index,
     bin_rows,
-    check_count,
     check_maps,
     make_table,
     robust_sigma,
@@ -254,7 +253,7 @@ def count_calibration(
     like = ('true', true)
     expected = as_vector(expected, 'expected', like=like, **not_negative)
     if bins is None and len(true):
-        levels = np.linspace(0, 1, check_count(n_bins, 'n_bins') + 1)
+        levels = np.linspace(0, 1, check_integer('n_bins', n_bins, 1) + 1)
         # Fewer bins where many values are the same.
         bins = np.unique(np.quantile(expected, levels))
         bins = bins if len(bins) > 1 else [bins[0], bins[0] + 1]

@@ -6,14 +6,13 @@ Precision, recall and F1 of detections; accuracy and ROC curve of star/galaxy cl
 import numpy as np
 from scipy.stats import rankdata
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_fraction, require
 
 from ._inputs import (
     as_booleans,
     as_vector,
     bin_rows,
     bootstrap_bands,
-    check_fraction,
     fraction_columns,
     make_table,
 )
@@ -232,7 +231,7 @@ def _score_bins(
     two tables; ``fractions`` the names of the successes and trials of each fraction;
     ``extra`` adds columns that follow from the others.
     """
-    level = check_fraction(level, 'level')
+    level = check_fraction('level', level)
     n_bins = len(edges) - 1
 
     def count(*chosen):

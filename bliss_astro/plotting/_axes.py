@@ -5,6 +5,7 @@ Axes, colours and error bars shared by the figures.
 
 import numpy as np
 
+from bliss_astro._arguments import require
 from bliss_astro.catalog._columns import plain_numbers
 
 # The colours of Okabe and Ito.
@@ -36,9 +37,8 @@ def get_panels(ax, n, figsize, names=''):
     if ax is None:
         return list(np.atleast_1d(new_figure(figsize).subplots(1, n)))
     axes = list(np.ravel(ax))
-    if len(axes) != n or not all(hasattr(part, 'imshow') for part in axes):
-        msg = f'ax must be {n} axes{names}, got {ax!r:.80}'
-        raise ValueError(msg)
+    sound = len(axes) == n and all(hasattr(part, 'imshow') for part in axes)
+    require(sound, 'ax', f'be {n} axes{names}', f'{ax!r:.80}')
     return axes
 
 
@@ -111,14 +111,6 @@ def add_legend(ax, **options):
     """Draw a legend if anything has a label."""
     if ax.get_legend_handles_labels()[1]:
         ax.legend(**{'loc': 'best', 'framealpha': 0.9, **options})
-
-
-def check_positive(**values):
-    """Raise a ValueError if a value is given that is not positive."""
-    for name, value in values.items():
-        if value is not None and not (np.isscalar(value) and value > 0):
-            msg = f'{name} must be positive, got {value!r}'
-            raise ValueError(msg)
 
 
 def label_pixels(ax, wcs=None):

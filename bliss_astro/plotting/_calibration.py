@@ -5,6 +5,8 @@ Figures of calibration: a report, and its panels one by one.
 
 import numpy as np
 
+from bliss_astro._arguments import check_choice, require
+
 from . import _axes
 
 _PANEL = (4.3, 3.7)  # inches
@@ -87,9 +89,7 @@ def plot_ranks(uniformity, *, ax=None, kind='histogram', label=None):
     bands hold all of a curve with probability ``uniformity.meta['level']``; labels name
     the groups.
     """
-    if kind not in ('histogram', 'ecdf'):
-        msg = f"kind must be 'histogram' or 'ecdf', got {kind!r}"
-        raise ValueError(msg)
+    check_choice('kind', kind, ('histogram', 'ecdf'))
     labels = _group_labels(uniformity['group'], label)
     ax = _axes.get_axes(ax, _PANEL)
     _axes.add_reference(ax, 1.0 if kind == 'histogram' else 0.0)
@@ -243,7 +243,6 @@ def plot_calibration(report, *, figure=None, tolerance=None):
 def _group_labels(groups, given):
     """Return the names of the groups."""
     names = groups if given is None else np.atleast_1d(given)
-    if len(names) != len(groups):
-        msg = f'label must name {len(groups)} groups, got {len(names)} names'
-        raise ValueError(msg)
+    sound = len(names) == len(groups)
+    require(sound, 'label', f'name {len(groups)} groups', f'{len(names)} names')
     return [str(name) for name in names]

@@ -5,6 +5,7 @@ Figures of checks: residuals, completeness, reconstructions.
 
 import numpy as np
 
+from bliss_astro._arguments import check_positive, require
 from bliss_astro.metrics._matching import as_positions
 
 from . import _axes
@@ -54,7 +55,7 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', colorbar=True):
     ValueError
         If ``limit`` is not positive or ``ax`` is no pair of axes.
     """
-    _axes.check_positive(limit=limit)
+    check_positive(limit=limit)
     size = 11.5, 4.6 * _axes.aspect_of(check.shape) + 0.8
     left, right = _axes.get_panels(ax, 2, size)
     cells = check.cells
@@ -106,9 +107,7 @@ def plot_completeness(result, *, ax=None, types=None):
     known = list(dict.fromkeys(table['type']))
     types = known if types is None else [types] if isinstance(types, str) else types
     unknown = sorted(set(types) - set(known))
-    if unknown:
-        msg = f'types must be among {known}, got {unknown[0]!r}'
-        raise ValueError(msg)
+    require(not unknown, 'types', f'be among {known}', unknown)
     by_magnitude = 'mag_low' in table.colnames
     left, right = _axes.get_panels(ax, 2, (11.0, 4.2))
     _axes.add_reference(right)
@@ -216,12 +215,11 @@ def plot_reconstruction(
         )
         plot_reconstruction(result)
     """
-    _axes.check_positive(limit=limit, vmax=vmax)
+    check_positive(limit=limit, vmax=vmax)
     n_there = len(reconstruction.draws)
     n_draws = min(n_there, 2) if n_draws is None else n_draws
-    if not 0 <= n_draws <= n_there:
-        msg = f'n_draws must be at most {n_there}, the number of draws, got {n_draws!r}'
-        raise ValueError(msg)
+    allowed = f'be at most {n_there}, the number of draws'
+    require(0 <= n_draws <= n_there, 'n_draws', allowed, n_draws)
     size = 4.2 * (3 + n_draws), 3.9 * _axes.aspect_of(reconstruction.shape) + 0.6
     axes = _axes.get_panels(ax, 3 + n_draws, size, ' (image, draws, model, residual)')
     noise = float(np.median(reconstruction.exposure.bkg_error))

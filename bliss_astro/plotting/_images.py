@@ -7,6 +7,7 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.table import Table
 
+from bliss_astro._arguments import check_choice, check_positive, require
 from bliss_astro.metrics._matching import as_positions
 
 from . import _axes
@@ -25,9 +26,8 @@ def _as_image(data, wcs):
     if isinstance(data, np.ma.MaskedArray):
         mask = data.mask
     image = np.array(getattr(data, 'value', data), dtype=float)
-    if image.ndim != 2 or not image.size:
-        msg = f'data must be a 2D image that is not empty, got the shape {image.shape}'
-        raise ValueError(msg)
+    sound = image.ndim == 2 and image.size
+    require(sound, 'data', 'be a 2D image that is not empty', f'shape {image.shape}')
     if mask is not None and np.shape(mask) in ((), image.shape):
         image[np.broadcast_to(mask, image.shape)] = np.nan
     image[~np.isfinite(image)] = np.nan
@@ -38,16 +38,13 @@ def _stretch(image, stretch, percentile):
     """Return the normalisation of an image: percentiles, then a stretch."""
     from astropy.visualization import simple_norm
 
-    if stretch not in _STRETCHES:
-        msg = f'stretch must be one of {_STRETCHES}, got {stretch!r}'
-        raise ValueError(msg)
+    check_choice('stretch', stretch, _STRETCHES)
     limits = percentile if np.ndim(percentile) else (_LOW_PERCENTILE, percentile)
-    if not 0 <= limits[0] < limits[1] <= 100:
-        msg = (
-            f'percentile must be a number above {_LOW_PERCENTILE} or a pair of '
-            f'increasing numbers within 0 to 100, got {percentile!r}'
-        )
-        raise ValueError(msg)
+    allowed = (
+        f'be a number above {_LOW_PERCENTILE} or a pair of increasing numbers within '
+        '0 to 100'
+    )
+    require(0 <= limits[0] < limits[1] <= 100, 'percentile', allowed, percentile)
     good = image[np.isfinite(image)]
     vmin, vmax = np.percentile(good, limits) if good.size else (0.0, 1.0)
     vmax = vmax if vmax > vmin else vmin + 1.0
@@ -161,7 +158,7 @@ def plot_catalog(
     positions = as_positions(catalog, 'catalog')
     true_positions = None if truth is None else as_positions(truth, 'truth')
     radius = max(2.5, max(image.shape) / 60) if radius is None else radius
-    _axes.check_positive(radius=radius, error_scale=error_scale)
+    check_positive(radius=radius, error_scale=error_scale)
     norm = _stretch(image, stretch, percentile)
     ax = _axes.image_axes(image.shape, wcs, ax)
     _axes.show_image(ax, image, cmap, norm=norm)
@@ -303,13 +300,11 @@ def plot_probability_map(
         If ``probability`` is no map, or negative, or ``tile_size`` is not positive.
     """
     values = np.asarray(probability, dtype=float)
-    if values.ndim != 2 or not values.size:
-        msg = f'probability must be a 2D map that is not empty, got {values.shape}'
-        raise ValueError(msg)
-    if np.nanmin(values, initial=0) < 0:
-        msg = f'probability must not be negative, got {np.nanmin(values)}'
-        raise ValueError(msg)
-    _axes.check_positive(tile_size=tile_size)
+    sound, got = values.ndim == 2 and values.size, f'shape {values.shape}'
+    require(sound, 'probability', 'be a 2D map that is not empty', got)
+    least = np.nanmin(values, initial=0)
+    require(least >= 0, 'probability', 'not be negative', least)
+    check_positive(tile_size=tile_size)
     positions = None if catalog is None else as_positions(catalog, 'catalog')
     ny, nx = values.shape
     extent = (-0.5, nx * tile_size - 0.5, -0.5, ny * tile_size - 0.5)

@@ -5,6 +5,8 @@ Figures of scores by bin: detections, residuals, blends, galaxy models.
 
 import numpy as np
 
+from bliss_astro._arguments import check_choice, require
+
 from . import _axes
 
 # Colour, marker, line and title of the scores of detections.
@@ -54,9 +56,8 @@ def plot_table(table, **options):
 def _bins(table, name):
     """Return centres and half widths of finite bins."""
     low, high = np.asarray(table['low']), np.asarray(table['high'])
-    if not np.isfinite([low, high]).all():
-        msg = f'{name} must have finite bins to be drawn, got {low} to {high}'
-        raise ValueError(msg)
+    sound = np.isfinite([low, high]).all()
+    require(sound, name, 'have finite bins to be drawn', f'{low} to {high}')
     return (low + high) / 2, (high - low) / 2
 
 
@@ -102,9 +103,8 @@ def plot_precision_recall(
         If ``which`` is no score or the bins are not finite.
     """
     which = (which,) if isinstance(which, str) else tuple(which)
-    if not which or set(which) - set(_SCORES):
-        msg = f'which must be among {list(_SCORES)}, got {which}'
-        raise ValueError(msg)
+    sound = which and not set(which) - set(_SCORES)
+    require(sound, 'which', f'be among {list(_SCORES)}', which)
     centre, _ = _bins(scores, 'scores')
     ax = _axes.get_axes(ax)
     ax.set_ylim(0, 1.03)
@@ -159,12 +159,9 @@ def plot_residuals(
         If the bins are not finite, or ``by`` and ``residuals`` do not belong together.
     """
     centre, half = _bins(summary, 'summary')
-    if (by is None) != (residuals is None) or np.shape(by) != np.shape(residuals):
-        msg = (
-            'by and residuals must be given together with the same length, '
-            f'got the shapes {np.shape(by)} and {np.shape(residuals)}'
-        )
-        raise ValueError(msg)
+    sound = (by is None) == (residuals is None) and np.shape(by) == np.shape(residuals)
+    got = f'the shapes {np.shape(by)} and {np.shape(residuals)}'
+    require(sound, 'by and residuals', 'be given together with the same length', got)
     is_new, ax = ax is None, _axes.get_axes(ax)
     if is_new:
         _axes.add_reference(ax)
@@ -223,14 +220,12 @@ def plot_blend_scores(scores, which='recall', *, ax=None, label=None, fmt='-'):
     ValueError
         If ``which`` is no score, or the table has no bins or only open ones.
     """
-    if which not in _BLEND_SCORES or which not in scores.colnames:
-        msg = f'which must be one of {list(_BLEND_SCORES)}, got {which!r}'
-        raise ValueError(msg)
+    known = [name for name in _BLEND_SCORES if name in scores.colnames]
+    check_choice('which', which, known)
     edges = np.unique([*scores['snr_low'], *scores['snr_high']])
     finite = edges[np.isfinite(edges)]
-    if len(finite) < 2:
-        msg = f'scores must have a finite bin of snr, got the edges {edges}'
-        raise ValueError(msg)
+    sound = len(finite) >= 2
+    require(sound, 'scores', 'have a finite bin of snr', f'the edges {edges}')
     ylabel, ideal = _BLEND_SCORES[which]
     is_new, ax = ax is None, _axes.get_axes(ax)
     if is_new and ideal is not None:

@@ -9,13 +9,13 @@ import astropy.units as u
 import numpy as np
 from astropy.table import vstack
 
-from bliss_astro._arguments import must
+from bliss_astro._arguments import must, require
 from bliss_astro._lazy import load_surveys
 from bliss_astro.units import MAD_TO_SIGMA, flux_to_magnitude
 
 from ._counts import MagnitudeCounts
 from ._galaxies import GalaxyPrior, MagnitudeShapes
-from ._numbers import float_column, need_columns, require
+from ._numbers import float_column, need_columns
 
 # Converters of the tables of surveys, which their plug-ins add: the columns by which
 # a table is recognised, and the function that makes the columns of the fit of them.
@@ -79,27 +79,27 @@ def _area(area):
     except u.UnitsError:
         raise ValueError(must('area', 'be a solid angle', area)) from None
     good = np.ndim(number) == 0 and 0 < number < np.inf
-    require(good, 'area', 'positive, in square degrees', area)
+    require(good, 'area', 'be positive, in square degrees', area)
     return float(number)
 
 
 def _magnitude(table):
     """AB magnitudes from ``magnitude`` or ``flux``."""
     has = [name for name in ('magnitude', 'flux') if name in table.colnames]
-    allowed = "a table with either 'magnitude' or 'flux', one of the two"
+    allowed = "be a table with either 'magnitude' or 'flux', one of the two"
     require(len(has) == 1, 'table', allowed, ', '.join(table.colnames))
     if has == ['flux']:
         flux = float_column(table, 'flux', u.nmgy)
         good = not (flux <= 0).any()
-        require(good, "table['flux']", 'positive', np.nanmin(flux, initial=np.inf))
+        require(good, "table['flux']", 'be positive', np.nanmin(flux, initial=np.inf))
         return flux_to_magnitude(flux)
     unit = getattr(table['magnitude'], 'unit', None)
-    allowed = "in mag (AB; fluxes belong in a column 'flux')"
+    allowed = "be in mag (AB; fluxes belong in a column 'flux')"
     good = unit in (None, u.mag, u.ABmag)
     require(good, "table['magnitude']", allowed, unit)
     magnitude = float_column(table, 'magnitude')
     low, high = MAGNITUDE_RANGE
-    allowed = f'between {low} and {high} (mask or drop missing ones)'
+    allowed = f'be between {low} and {high} (mask or drop missing ones)'
     return _within(magnitude, "table['magnitude']", (low, high), allowed)
 
 
@@ -120,7 +120,7 @@ def _class(table):
         value = 1 - float_column(table, 'probpsf')
     wrong = value[~np.isin(value, (0, 1))]
     name = "table['is_galaxy'] (or 'probpsf')"
-    require(len(wrong) == 0, name, '0 or 1', wrong[0] if len(wrong) else None)
+    require(len(wrong) == 0, name, 'be 0 or 1', wrong[0] if len(wrong) else None)
     return value == 1
 
 
@@ -129,7 +129,7 @@ def _shapes(table, is_galaxy):
 
     def read(name, limits, allowed, unit=None):
         value = np.where(is_galaxy, float_column(table, name, unit), np.nan)
-        allowed = f'{allowed} (mask failed fits, or make them NaN)'
+        allowed = f'be {allowed} (mask failed fits, or make them NaN)'
         return _within(value, f'table[{name!r}] of galaxies', limits, allowed)
 
     tiny = np.nextafter(0, 1)
@@ -176,10 +176,10 @@ def fit_populations(
     first, last = magnitude_range
     for name, start in (('star_from', star_from), ('galaxy_from', galaxy_from)):
         good = first <= start <= complete_to - 1 <= last - 1
-        allowed = f'in [{first}, complete_to - 1], and complete_to at most {last}'
+        allowed = f'be in [{first}, complete_to - 1], and complete_to at most {last}'
         require(good, name, allowed, f'{start} and complete_to={complete_to}')
     good = galaxy_from < shapes_to <= complete_to
-    require(good, 'shapes_to', 'between galaxy_from and complete_to', shapes_to)
+    require(good, 'shapes_to', 'be between galaxy_from and complete_to', shapes_to)
     columns, area = read_columns(table, area)
     mag, galaxy = columns['magnitude'], columns['is_galaxy']
     fixed = complete_to, magnitude_range, area
@@ -190,7 +190,7 @@ def fit_populations(
 
 
 def _need(number, kind):
-    require(number >= _N_MIN, 'table', f'of at least {_N_MIN} {kind}', number)
+    require(number >= _N_MIN, 'table', f'be of at least {_N_MIN} {kind}', number)
 
 
 def _hats(x, nodes):

@@ -10,20 +10,13 @@ import astropy.units as u
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import torch_generator
+from bliss_astro._arguments import check_positive, require_type, torch_generator
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._catalog_fit import fit_populations
 from ._counts import MagnitudeCounts, ParetoCounts, draw_places
 from ._galaxies import GalaxyPrior, GammaShapes, MagnitudeShapes
-from ._numbers import (
-    SavedPrior,
-    check_positive,
-    from_numbers,
-    require_type,
-    source_table,
-    to_numbers,
-)
+from ._numbers import SavedPrior, from_numbers, source_table, to_numbers
 
 _KINDS = {
     kind.__name__: kind

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import torch_generator
+from bliss_astro._arguments import check_positive, require, torch_generator
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE, magnitude_to_flux
 
-from ._numbers import check_nodes, check_positive, require, source_table
+from ._numbers import check_nodes, source_table
 
 FLOOR_SNR = 3.4
 """Signal-to-noise ratio at a typical flux floor: of a catalogue's faintest sources."""
@@ -131,12 +131,12 @@ class ParetoCounts(Counts):
 
     def __post_init__(self):
         good = 0 <= self.density < math.inf
-        require(good, 'density', 'finite and not negative', self.density)
+        require(good, 'density', 'be finite and not negative', self.density)
         check_positive(slope=self.slope, scale=self.scale)
-        require(1 < self.ratio < math.inf, 'ratio', 'finite, above 1', self.ratio)
+        require(1 < self.ratio < math.inf, 'ratio', 'be finite, above 1', self.ratio)
         ends = f'loc={self.loc} and scale={self.scale}'
         good = self.loc + self.scale > 0
-        require(good, 'loc + scale, the smallest flux,', 'positive', ends)
+        require(good, 'loc + scale, the smallest flux,', 'be positive', ends)
 
     @property
     def flux_min(self) -> float:
@@ -290,11 +290,11 @@ class StarPrior:
 
     def __post_init__(self):
         good = 0 <= self.density < math.inf
-        require(good, 'density', 'finite and not negative', self.density)
+        require(good, 'density', 'be finite and not negative', self.density)
         ends = self.flux_min, self.flux_max
         good = 0 < ends[0] < ends[1]
-        require(good, 'flux_min', 'positive and less than flux_max', ends)
-        require(self.slope > 0, 'slope', 'positive', self.slope)
+        require(good, 'flux_min', 'be positive and less than flux_max', ends)
+        require(self.slope > 0, 'slope', 'be positive', self.slope)
 
     def mean_count(self, shape) -> float:
         """Expected number of stars in ``shape = (ny, nx)`` pixels."""

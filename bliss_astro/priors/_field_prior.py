@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import torch_generator
+from bliss_astro._arguments import require, require_type, torch_generator
 from bliss_astro._lazy import survey
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, fwhm_of_shape, scale_to_fwhm
 
@@ -21,7 +21,7 @@ from ._fields import (
     GaussianFields,
     draw_ellipticity,
 )
-from ._numbers import SavedPrior, from_numbers, require, require_type, to_numbers
+from ._numbers import SavedPrior, from_numbers, to_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FieldPrior(SavedPrior):
         require_type('fields', self.fields, GaussianFields, FieldTable)
         e = self.ellipticity
         good = e is None or 0 <= e <= ELLIPTICITY_MAX
-        require(good, 'ellipticity', f'in [0, {ELLIPTICITY_MAX}] or None', e)
+        require(good, 'ellipticity', f'be in [0, {ELLIPTICITY_MAX}] or None', e)
 
     def __repr__(self):
         psf, sky, scale = self.fields._typical()
@@ -247,7 +247,7 @@ class FieldPrior(SavedPrior):
     def _from_numbers(cls, numbers):
         kinds = {'gaussian': GaussianFields, 'table': FieldTable}
         has = [name for name in kinds if name in numbers]
-        allowed = "a dict with either 'gaussian' or 'table'"
+        allowed = "be a dict with either 'gaussian' or 'table'"
         require(len(has) == 1, 'numbers', allowed, ', '.join(numbers) or 'none')
         fields = from_numbers(kinds[has[0]], numbers[has[0]], f'numbers[{has[0]!r}]')
         return cls(fields, numbers.get('ellipticity'))

@@ -11,18 +11,11 @@ import numpy as np
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import must
+from bliss_astro._arguments import check_positive, must, require
 from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, raw_profile
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._numbers import (
-    check_positive,
-    check_tuples,
-    float_column,
-    need_columns,
-    require,
-    to_numbers,
-)
+from ._numbers import check_tuples, float_column, need_columns, to_numbers
 
 # The logarithms of these.
 VARIABLES = tuple(
@@ -151,7 +144,7 @@ class FieldTable(_Fields):
             object.__setattr__(self, name, value)
         shape = self.psf.shape
         good = len(shape) == 2 and shape[1] == len(SHAPE_NAMES)
-        require(good, 'psf', 'of the shape (n, 8)', shape)
+        require(good, 'psf', 'be of the shape (n, 8)', shape)
         if len(self.psf) == 0:
             raise ValueError(must('table', 'hold at least one good field', 'none'))
         s1, s2, b, sp, p0, beta, e1, e2 = self.psf.T
@@ -172,7 +165,7 @@ class FieldTable(_Fields):
             wrong = value[~(good & np.isfinite(value))]
             if len(wrong):
                 found = f'{wrong[0]} (in {len(wrong)} of {len(self)} fields)'
-                require(False, name, f'{allowed} and finite', found)
+                require(False, name, f'be {allowed} and finite', found)
 
     def _columns(self):
         columns = dict(zip(SHAPE_NAMES, self.psf.T, strict=True))
@@ -267,21 +260,25 @@ class GaussianFields(_Fields):
         check_tuples(self, ('fwhm_range',), length=2)
         cov = np.array(self.covariance, dtype=float)
         good = cov.shape == (n, n) and np.allclose(cov, cov.T)
-        require(good, 'covariance', f'a symmetric {n} x {n} matrix', cov.shape)
+        require(good, 'covariance', f'be a symmetric {n} x {n} matrix', cov.shape)
         least = np.linalg.eigvalsh(cov).min()
-        require(least > 0, 'covariance', 'positive definite', f'the eigenvalue {least}')
+        require(
+            least > 0, 'covariance', 'be positive definite', f'the eigenvalue {least}'
+        )
         object.__setattr__(self, 'covariance', tuple(map(tuple, cov.tolist())))
         ranges = zip(VARIABLES, self.low, self.mean, self.high, strict=True)
         for name, low, mean, high in ranges:
             ends = f'low={low} and high={high}'
-            require(low < mean < high, f'mean of {name}', 'between low and high', ends)
+            require(
+                low < mean < high, f'mean of {name}', 'be between low and high', ends
+            )
         check_positive(**{'low of log(sigma2/sigma1)': self.low[1]})
         e, most = self.ellipticity, ELLIPTICITY_MAX
-        require(0 <= e <= most, 'ellipticity', f'in [0, {most}]', e)
+        require(0 <= e <= most, 'ellipticity', f'be in [0, {most}]', e)
         logs, _, low, high = self._constants(torch.device('cpu'))
         ends = self.fwhm_range
         good = 0 < ends[0] < ends[1] and self._valid(logs, low, high)
-        allowed = 'positive, increasing, and hold the PSF of the mean'
+        allowed = 'be positive, increasing, and hold the PSF of the mean'
         require(good, 'fwhm_range', allowed, ends)
 
     def to_dict(self) -> dict:

@@ -11,18 +11,16 @@ import astropy.units as u
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import torch_generator
+from bliss_astro._arguments import (
+    check_positive,
+    require,
+    require_type,
+    torch_generator,
+)
 from bliss_astro.units import NANOMAGGY_ZERO_POINT
 
 from ._counts import MagnitudeCounts, ParetoCounts, as_tensor
-from ._numbers import (
-    check_nodes,
-    check_positive,
-    check_tuples,
-    require,
-    require_type,
-    shape_columns,
-)
+from ._numbers import check_nodes, check_tuples, shape_columns
 
 # Uniform numbers are kept off 0 and 1, where an axis ratio would vanish or a
 # normal quantile be infinite.
@@ -166,13 +164,15 @@ class MagnitudeShapes:
         for name in pairs[:3]:
             check_positive(**{f'the scatter in {name}': getattr(self, name)[1]})
         low, high = ends = self.radius_range
-        require(0 < low < high, 'radius_range', 'two increasing positive numbers', ends)
+        require(
+            0 < low < high, 'radius_range', 'be two increasing positive numbers', ends
+        )
         rho, ratio = self.axis_correlation, self.axis_ratio_min
-        require(-1 <= rho <= 1, 'axis_correlation', 'in [-1, 1]', rho)
-        require(0 < ratio < 1, 'axis_ratio_min', 'in (0, 1)', ratio)
+        require(-1 <= rho <= 1, 'axis_correlation', 'be in [-1, 1]', rho)
+        require(0 < ratio < 1, 'axis_ratio_min', 'be in (0, 1)', ratio)
         for pair in zip(self.disk_share, self.bulge_share, strict=True):
             good = min(pair) >= 0 and sum(pair) <= 1 + 1e-9
-            allowed = 'shares whose sum is at most 1'
+            allowed = 'be shares whose sum is at most 1'
             require(good, 'disk_share and bulge_share', allowed, pair)
 
     def _radii(self, mag, disk_fraction, unit):

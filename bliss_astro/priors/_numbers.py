@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from astropy.table import QTable, Table
 
-from bliss_astro._arguments import must
+from bliss_astro._arguments import must, require
 from bliss_astro._atomic import atomic_write
 
 GALAXY_SHAPE_NAMES = (
@@ -31,26 +31,6 @@ _SHAPE_UNITS = (None, u.rad, None, None, u.arcsec, u.arcsec)
 _BUNDLED = Path(__file__).parent.parent / 'data' / 'priors'
 
 
-def require(good, name, allowed, value):
-    """Raise a ValueError for a value that is not what is allowed."""
-    if not good:
-        raise ValueError(must(name, f'be {allowed}', value))
-
-
-def require_type(name, value, *kinds):
-    """Raise a TypeError for a part of a prior that is of another class."""
-    if not isinstance(value, kinds):
-        allowed = ' or '.join(kind.__name__ for kind in kinds)
-        raise TypeError(must(name, f'be {allowed}', type(value).__name__))
-
-
-def check_positive(**values):
-    """Raise a ValueError for numbers that are not positive and finite."""
-    for name, value in values.items():
-        good = math.isfinite(value) and value > 0
-        require(good, name, 'positive and finite', value)
-
-
 def check_tuples(thing, names, *, length=None):
     """
     Make tuples of floats of the fields of a frozen dataclass, all of one length.
@@ -63,7 +43,7 @@ def check_tuples(thing, names, *, length=None):
             raise TypeError(must(name, 'be a sequence of numbers', got)) from None
         wanted = len(value) if length is None else length
         good = len(value) == wanted and all(map(math.isfinite, value))
-        require(good, name, f'{wanted} finite numbers', value)
+        require(good, name, f'be {wanted} finite numbers', value)
         object.__setattr__(thing, name, value)
 
 
@@ -72,15 +52,14 @@ def check_nodes(thing, *names):
     check_tuples(thing, ('magnitude',))
     nodes = thing.magnitude
     good = len(nodes) > 1 and all(a < b for a, b in itertools.pairwise(nodes))
-    require(good, 'magnitude', 'at least two increasing numbers', nodes)
+    require(good, 'magnitude', 'be at least two increasing numbers', nodes)
     check_tuples(thing, names, length=len(nodes))
 
 
 def need_columns(table, names):
     """Raise an error for something that is no table or lacks columns."""
-    if not isinstance(table, Table):
-        allowed = 'be an astropy Table (or a list of them)'
-        raise TypeError(must('table', allowed, type(table).__name__))
+    allowed, got = 'be an astropy Table (or a list of them)', type(table).__name__
+    require(isinstance(table, Table), 'table', allowed, got, TypeError)
     missing = ', '.join(name for name in names if name not in table.colnames)
     if missing:
         msg = f'table lacks the column(s) {missing}; it has {", ".join(table.colnames)}'
@@ -138,8 +117,7 @@ def to_numbers(thing):
 
 def from_numbers(kind, numbers, name):
     """Make a dataclass of a dict of its fields, lists becoming tuples."""
-    if not isinstance(numbers, dict):
-        raise TypeError(must(name, 'be a dict', repr(numbers)))
+    require(isinstance(numbers, dict), name, 'be a dict', repr(numbers), TypeError)
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
     for key in numbers:
         if key not in fields:

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io.fits import ColDefs, HDUList
 from astropy.modeling import Model
 
-from .._arguments import first_wrong, must, require
+from .._arguments import check_integer, first_wrong, must, require
 from .._fits import file_name, find_image, image_plane, open_fits
 from .._lazy import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases
@@ -125,10 +125,7 @@ def _of_image(image, oversampling, pixel_response, name):
     """Check an image; one that is oversampled becomes a model of photutils."""
     image = np.asarray(plain(image), float)
     n = 1 if oversampling is None else oversampling
-    good = isinstance(n, (int, float, np.number))
-    good = good and 1 <= n <= _MAX_OVERSAMPLING and n == int(n)
-    allowed = f'be a whole number from 1 to {_MAX_OVERSAMPLING}'
-    require(good, 'oversampling', allowed, f'{n!r}')
+    n = check_integer('oversampling', n, 1, _MAX_OVERSAMPLING, error=ValueError)
     check_psf_pixels(image, name)
     if n == 1:
         return image

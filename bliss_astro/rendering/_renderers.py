@@ -3,12 +3,15 @@
 Renderers of one field of stars or galaxies: GalSim as the reference, torch for speed.
 """
 
-import numbers
-
 import numpy as np
 import torch
 
-from bliss_astro._arguments import choose_device, require
+from bliss_astro._arguments import (
+    check_image_shape,
+    check_integer,
+    choose_device,
+    require,
+)
 
 from ._accuracy import RenderingAccuracy, check_galaxies
 from ._batches import render_galaxies, render_stars
@@ -157,7 +160,7 @@ class GalSimRenderer:
         sound = psf_size >= 3 and psf_size % 2 == 1
         require(sound, 'psf_size', 'be an odd number of at least 3', psf_size)
         if period is not None:
-            _check_positive_integer('period', period)
+            check_integer('period', period, 1, error=ValueError)
         self.interpolated = bool(interpolated)
         self.psf_size, self.period = int(psf_size), period
         self.gsparams = gsparams
@@ -213,7 +216,7 @@ class GalSimRenderer:
 
         (x, y, flux, *shapes), (ny, nx) = _check_sources(x, y, flux, shape, galaxy)
         if stamp_size is not None:
-            _check_positive_integer('stamp_size', stamp_size)
+            check_integer('stamp_size', stamp_size, 1, error=ValueError)
         elif self.interpolated:
             stamp_size = self.psf_size
         # Pixels count from 0, as everywhere in this package.
@@ -310,15 +313,7 @@ def _check_sources(x, y, flux, shape, galaxy, **options):
     if galaxy is not None:
         galaxy = np.reshape(galaxy, (n, -1 if n else 6))
         columns.append(check_galaxies(galaxy, **options))
-    require(len(shape) == 2, 'shape', 'be (ny, nx)', shape)
-    for size in shape:
-        _check_positive_integer('shape', size)
-    return columns, tuple(map(int, shape))
-
-
-def _check_positive_integer(name, value):
-    sound = isinstance(value, numbers.Integral) and value >= 1
-    require(sound, name, 'be made of positive integers', value)
+    return columns, check_image_shape('shape', shape)
 
 
 # The order of arguments of the classes of galaxies alone, deprecated.

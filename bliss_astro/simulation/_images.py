@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.table import QTable
 
 from bliss_astro import __version__
+from bliss_astro._arguments import require
 from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR, file_name
 from bliss_astro.exposures import Exposure
@@ -159,11 +160,9 @@ class SimulatedImages:
             If ``unit`` is another one, or nmgy for images without calibration.
         """
         calibrated = self.electrons_per_nmgy is not None
-        if unit not in ('electron', 'nmgy')[: 1 + calibrated]:
-            msg = (
-                f"unit must be 'electron', or 'nmgy' of calibrated images, got {unit!r}"
-            )
-            raise ValueError(msg)
+        sound = unit in ('electron', 'nmgy')[: 1 + calibrated]
+        allowed = "be 'electron', or 'nmgy' of calibrated images"
+        require(sound, 'unit', allowed, f'{unit!r}')
         scale = 1.0 if unit == 'electron' else float(self.electrons_per_nmgy[k])
         unit = u.Unit(unit)
         known = {

@@ -19,7 +19,7 @@ from astropy.table import QTable
 from torch import nn
 from torch.nn import functional as F
 
-from bliss_astro._arguments import check_ranges, must, one_of, torch_generator
+from bliss_astro._arguments import check_choice, check_integer, require, torch_generator
 from bliss_astro.galaxies import GalaxyAutoencoder, _mixture
 from bliss_astro.galaxies._networks import log_likelihood
 from bliss_astro.psf._mixture import describe_shape
@@ -294,11 +294,10 @@ def reconstruction_report(
         If edges do not increase, ``n_galaxies`` is not positive, or a name is unknown.
     """
     steps = np.diff(snr_edges) if np.ndim(snr_edges) == 1 else np.zeros(1)
-    if steps.size == 0 or not (steps > 0).all():
-        raise ValueError(must('snr_edges', 'be increasing numbers', snr_edges))
-    if not (isinstance(n_galaxies, int | np.integer) and n_galaxies > 0):
-        raise ValueError(must('n_galaxies', 'be a positive integer', n_galaxies))
-    check_ranges({'renderer': renderer}, one_of('renderer', 'torch', 'galsim'))
+    sound = steps.size and (steps > 0).all()
+    require(sound, 'snr_edges', 'be increasing numbers', snr_edges)
+    check_integer('n_galaxies', n_galaxies, 1, error=ValueError)
+    check_choice('renderer', renderer, ('torch', 'galsim'))
     config = GalaxySimulationConfig(population=population, size=size)
     scale, accuracy = model.config.pixel_scale, RenderingAccuracy()
     stream = GalaxyStream(config, pixel_scale=scale, accuracy=accuracy)

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 import bliss_astro
-from bliss_astro._arguments import must
+from bliss_astro._arguments import require
 from bliss_astro._atomic import atomic_write
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.encoders import Domain, Encoder
@@ -236,16 +236,15 @@ def make_recipe(images, *, names=None, n_exposures=None, stack=False, n_steps=No
     >>> recipe.configs[1].n_exposures
     (3, 7)
     """
-    if n_exposures is not None and not n_exposures >= 1:
-        raise ValueError(must('n_exposures', 'be at least 1', n_exposures))
+    sound = n_exposures is None or n_exposures >= 1
+    require(sound, 'n_exposures', 'be at least 1', n_exposures)
     if not isinstance(images, list | tuple | Iterator):
         images = [images]
     start, facts = Encoder.from_pretrained(_START), []
     for k, image in enumerate(images):
         name = f'image {k + 1}' if names is None else names[k]
         facts.append(measure_facts(image, start, name=name, n_exposures=n_exposures))
-    if not facts:
-        raise ValueError(must('images', 'hold at least one image', 'none'))
+    require(facts, 'images', 'hold at least one image', 'none')
     if stack:
         if len(facts) < 2:
             msg = f'stack needs two images or more, got {len(facts)}'

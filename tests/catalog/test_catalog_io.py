@@ -160,7 +160,7 @@ def test_formats_by_name(make_catalog, tmp_path):
     assert len(Table.read(path, format='ascii.csv')) == 8
     with pytest.raises(ValueError, match=r'path must end in one of .fits'):
         cat.write(path)
-    with pytest.raises(ValueError, match='format must be one of fits'):
+    with pytest.raises(ValueError, match="format must be one of 'fits'"):
         ProbabilisticCatalog.read(path, format='ascii.csv')
     with pytest.raises(TypeError, match=r'unknown keywords for .fits.: colour'):
         cat.write(tmp_path / 'new.fits', colour='red')

@@ -191,7 +191,7 @@ class TestSegmentation:
         assert cat[:0].segmentation(psf=PSFModel()).n_labels == 0
 
     def test_errors(self, three):
-        with pytest.raises(ValueError, match='n_sigma must be a positive number'):
+        with pytest.raises(ValueError, match='n_sigma must be positive'):
             three.segmentation(psf=PSFModel(), n_sigma=0)
         with pytest.raises(ValueError, match='no posterior with its PSF'):
             three.segmentation()

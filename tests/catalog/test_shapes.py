@@ -165,7 +165,7 @@ def test_ranges(shaped, name, value, match):
 )
 def test_wrong_units(shaped, name, unit, allowed):
     shaped[name] = shaped[name] * unit
-    with pytest.raises(u.UnitsError, match=rf"'{name}'\] must be in {allowed}, got"):
+    with pytest.raises(u.UnitsError, match=rf"'{name}'\] must be in {allowed}; got"):
         ProbabilisticCatalog.from_columns(shaped)
 
 

@@ -278,7 +278,7 @@ class TestIntervals:
             make_catalog().credible_interval('flux', level)
 
     def test_column(self, make_catalog):
-        with pytest.raises(ValueError, match='column must be one of id, '):
+        with pytest.raises(ValueError, match="column must be one of 'id', "):
             make_catalog('unitless').credible_interval('mag')
 
 

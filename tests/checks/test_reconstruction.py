@@ -451,11 +451,11 @@ def test_the_wrong_catalogue_is_refused(result):
         reconstruct(exposure.data, catalog)
     with pytest.raises(TypeError, match='exposure must be an Exposure'):
         reconstruct(exposure.data)
-    with pytest.raises(TypeError, match='catalog must be a ProbabilisticCatalog'):
+    with pytest.raises(TypeError, match='catalog must be ProbabilisticCatalog'):
         reconstruct(exposure, QTable(catalog))
     with pytest.raises(TypeError, match='finder is for detecting'):
         reconstruct(exposure, catalog, finder=BlissFinder(0.5))
-    with pytest.raises(TypeError, match=r'finder must be a BlissFinder, .* got str'):
+    with pytest.raises(TypeError, match='finder must be BlissFinder; got str'):
         reconstruct(exposure, finder='stars')
     with pytest.raises(ValueError, match='exposure has no psf'):
         reconstruct(exposure.replace(psf=None), make_catalog())
@@ -463,7 +463,7 @@ def test_the_wrong_catalogue_is_refused(result):
 
 @pytest.mark.parametrize('n_draws', [-1, 1.5, True, 'two'])
 def test_impossible_numbers_of_draws_are_refused(result, n_draws):
-    with pytest.raises(ValueError, match='n_draws must be a whole number'):
+    with pytest.raises(ValueError, match='n_draws must be an integer'):
         reconstruct(result.exposure, result.catalog, n_draws=n_draws)
 
 
@@ -474,7 +474,7 @@ def test_draws_need_a_posterior(result):
 
 def test_bad_rows_sizes_and_floors_are_refused(result):
     assert_array_equal(result.source(-1).data, result.source(3).data)
-    for row, error in ((4, IndexError), (-5, IndexError), (1.0, TypeError)):
+    for row, error in ((4, IndexError), (-5, IndexError), (1.5, TypeError)):
         for method in (result.source, result.deblended, result.cutout):
             with pytest.raises(error, match='row must be'):
                 method(row)

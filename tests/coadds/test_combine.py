@@ -643,7 +643,7 @@ def test_exposures_without_a_psf():
         ([], ValueError, 'must not be empty'),
         (3, TypeError, 'must be a list'),
         (flat(1), TypeError, 'must be a list'),
-        ([flat(1), np.ones((3, 3))], TypeError, r'exposures\[1\] must be an Exposure'),
+        ([flat(1), np.ones((3, 3))], TypeError, r'exposures\[1\] must be Exposure'),
         ([flat(1), flat(1).replace(wcs=None)], ValueError, r'exposures\[1\].*wcs'),
         (
             [flat(1, meta={'band': 'r'}), flat(1, meta={'band': 'g'})],

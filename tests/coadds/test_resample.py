@@ -316,7 +316,7 @@ def test_bad_exposures(rng):
         align_exposures([])
     with pytest.raises(ValueError, match='exposures must not be empty'):
         align_exposures([], make_wcs(10, 10), (20, 20))
-    with pytest.raises(TypeError, match=r'exposures\[1\] must be an Exposure; got nda'):
+    with pytest.raises(TypeError, match=r'exposures\[1\] must be Exposure; got nda'):
         align_exposures([good, good.data])
     with pytest.raises(TypeError, match='exposures must be a list'):
         align_exposures(3)

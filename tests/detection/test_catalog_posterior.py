@@ -141,7 +141,7 @@ def test_bad_questions(catalog, posterior):
         with pytest.raises(ValueError, match='level must be between 0 and 1'):
             posterior.interval(catalog, 'flux', level=level)
     for n in (-1, 1.5, True):
-        with pytest.raises(ValueError, match='n must be a whole number'):
+        with pytest.raises(ValueError, match='n must be an integer'):
             posterior.sample(n)
     strange = catalog.copy()
     strange['source_index'][0] += 10**6

@@ -125,7 +125,7 @@ def test_distorted_coordinates():
 
 @pytest.mark.parametrize(
     ('n', 'error'),
-    [(0, ValueError), (99, ValueError), (2.0, TypeError), (True, TypeError)],
+    [(0, ValueError), (99, ValueError), (2.5, TypeError), (True, TypeError)],
 )
 def test_bad_numbers(n, error):
     exposure = Exposure(np.ones((40, 50)), bkg_error=1.0, effective_gain=1.0)

@@ -121,7 +121,7 @@ class TestNumbers:
     @pytest.mark.parametrize('name', ['bkg_error', 'effective_gain'])
     @pytest.mark.parametrize('value', [0.0, -1.0, np.nan, np.inf])
     def test_not_positive(self, name, value):
-        with pytest.raises(ValueError, match=f'{name} must be finite and positive'):
+        with pytest.raises(ValueError, match=f'{name} must be positive and finite'):
             make(**{name: value})
         values = np.ones(SHAPE)
         values[3, 2] = value
@@ -466,7 +466,7 @@ class TestNDData:
                 Exposure.from_nddata(ccd, effective_gain=3.0, **{name: value})
         with pytest.raises(ValueError, match='effective_gain must be given'):
             Exposure.from_nddata(ccd)
-        with pytest.raises(TypeError, match='nddata must be an NDData'):
+        with pytest.raises(TypeError, match='nddata must be NDData'):
             Exposure.from_nddata(data)
 
     def test_without_uncertainty(self):

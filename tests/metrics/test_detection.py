@@ -166,7 +166,7 @@ class TestBootstrapBands:
             bootstrap_bands(np.mean, [])
         with pytest.raises(TypeError, match='must be callable'):
             bootstrap_bands(1, [1])
-        with pytest.raises(ValueError, match='n_resamples must be at least 2'):
+        with pytest.raises(ValueError, match='must be an integer of at least 2'):
             bootstrap_bands(np.mean, [1], n_resamples=0)
         with pytest.raises(ValueError, match='one-dimensional'):
             bootstrap_bands(np.mean, [[1]])

@@ -72,9 +72,9 @@ class TestRanks:
 
     def test_new_figure_and_errors(self, ranks):
         assert ranks.plot().get_xlabel() == 'Rank of the truth in its posterior'
-        with pytest.raises(ValueError, match="kind must be 'histogram' or 'ecdf'"):
+        with pytest.raises(ValueError, match="kind must be one of 'histogram', 'ecdf'"):
             ranks.plot(kind='hist')
-        with pytest.raises(ValueError, match='label must name 2 groups, got 1'):
+        with pytest.raises(ValueError, match='label must name 2 groups; got 1'):
             ranks.plot(label='one')
 
     def test_few(self, ax):

@@ -220,7 +220,7 @@ def test_nothing_to_measure(rng):
         estimate_psf(image, vary='maybe')
     with pytest.raises(ValueError, match='background was given although'):
         estimate_psf(exposure_of(image), background=3.0)
-    with pytest.raises(ValueError, match='bkg_error must be finite and positive'):
+    with pytest.raises(ValueError, match='bkg_error must be positive and finite'):
         estimate_psf(image, bkg_error=-1.0)
     stars, _ = scene(moffat(4), 3.0, 5)
     with pytest.raises(ValueError, match='vary=True needs 10 stars'):

@@ -186,7 +186,7 @@ def test_psfield(shared_data):
         ({}, {}, TypeError, 'psf must be a FITS file'),
         (np.zeros((5, 5)), {}, ValueError, 'positive sum'),
         (np.ones(5), {}, ValueError, 'two-dimensional'),
-        (np.ones((5, 5)), {'oversampling': 1.5}, ValueError, 'whole number'),
+        (np.ones((5, 5)), {'oversampling': 1.5}, ValueError, 'be an integer from 1'),
         (np.ones((5, 5)), {'oversampling': 128}, ValueError, 'from 1 to 100; got 128'),
         (PSFModel(), {'oversampling': 2}, ValueError, 'belongs to an image'),
         (-2.0, {}, ValueError, 'fwhm must be'),

@@ -73,8 +73,8 @@ def test_galsim(bundled, monkeypatch):
 @pytest.mark.parametrize(
     ('options', 'reason'),
     [
-        ({'n_galaxies': 0}, 'n_galaxies must be a positive'),
-        ({'n_galaxies': 2.5}, 'n_galaxies must be a positive'),
+        ({'n_galaxies': 0}, 'n_galaxies must be an integer of at least 1'),
+        ({'n_galaxies': 2.5}, 'n_galaxies must be an integer of at least 1'),
         ({'snr_edges': (7, 7)}, 'snr_edges must be'),
         ({'population': 'quasars'}, 'population must be one of'),
         ({'renderer': 'ds9'}, 'renderer must be'),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bliss_astro._arguments import must, require
+from bliss_astro._arguments import check_integer, must
 from bliss_astro._fits import card_number, file_name, open_fits, wrong_type
 
 BANDS = ('u', 'g', 'r', 'i', 'z')
@@ -106,13 +106,12 @@ def camera_dark_variance(camcol, band, *, run=None):
 
 def _look_up(table, old, camcol, band, run):
     """Take the number of a CCD from a table with exceptions of early runs."""
-    sound = not isinstance(camcol, bool) and camcol in range(1, 7)
-    require(sound, 'camcol', 'be an integer from 1 to 6', repr(camcol))
+    camcol = check_integer('camcol', camcol, 1, 6, error=ValueError)
     index = band_index(band)
-    last_run, value = old.get((int(camcol), BANDS[index]), (-1, None))
+    last_run, value = old.get((camcol, BANDS[index]), (-1, None))
     if run is not None and run <= last_run:
         return value
-    return table[int(camcol) - 1][index]
+    return table[camcol - 1][index]
 
 
 def band_index(band):
