@@ -13,12 +13,11 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import NoOverlapError, overlap_slices
 
-from bliss_astro._arguments import check_integer, check_number, must
+from bliss_astro._arguments import check_integer, check_number, must, require
 from bliss_astro._atomic import atomic_write
 from bliss_astro.catalog._io import FORMATS
 from bliss_astro.coadds._io import wcs_header
 from bliss_astro.exposures._validate import two_slices
-from bliss_astro.priors._numbers import require
 from bliss_astro.units import unit_text
 
 # Pixels that reach over any image.
