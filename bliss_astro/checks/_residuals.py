@@ -15,7 +15,7 @@ import torch
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.special import gammaincc, ndtr, ndtri
 
-from bliss_astro.exposures._validate import must
+from bliss_astro._arguments import must
 
 LIMIT = 0.01 / 8
 """Largest p-value of a fault: an image without any gets a finding in 1 % of the cases,

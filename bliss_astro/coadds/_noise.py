@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bliss_astro._arguments import must
+
 from ..exposures._noise import kernel_of_sums, lagged_views
-from ..exposures._validate import must
 from ..units import is_surface_brightness
 from ._grid import pixel_area
 

@@ -7,10 +7,9 @@ import astropy.units as u
 import numpy as np
 from scipy.ndimage import binary_dilation, maximum_filter
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import must, require
 from bliss_astro._warnings import warn
 
-from ..exposures._validate import must
 from ..units import NANOMAGGY_ZERO_POINT, is_surface_brightness
 from ._noise import input_kernel
 from ._psf import Cells, PSFMean

@@ -13,10 +13,11 @@ import scipy
 import torch
 
 from bliss_astro import catalog
+from bliss_astro._arguments import check_number, must
 from bliss_astro._threads import map_threads, n_workers
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
-from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
+from bliss_astro.exposures._validate import check_map, strip_unit
 from bliss_astro.flags import CatalogFlag
 
 from ._domain import check_domain, check_fullness, domain_of

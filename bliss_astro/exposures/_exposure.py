@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.utils import classproperty
 
-from bliss_astro._arguments import check_integer, require
+from bliss_astro._arguments import check_integer, check_number, require
 from bliss_astro._lazy import survey
 
 from ._geometry import binned_arguments, cut_wcs, sky_wcs
@@ -20,7 +20,6 @@ from ._validate import (
     check_data,
     check_map,
     check_mask,
-    check_number,
     image_unit,
     join_masks,
     split_mask,

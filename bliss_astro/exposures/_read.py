@@ -11,7 +11,7 @@ from astropy.io import fits, registry
 from astropy.io.fits.connect import is_fits
 from astropy.nddata import Cutout2D, NDData
 
-from bliss_astro._arguments import must, require
+from bliss_astro._arguments import check_number, must, require
 from bliss_astro._fits import check_file, file_name, open_fits
 from bliss_astro._lazy import load_coadds, load_readers
 from bliss_astro.psf import PSFModel
@@ -26,7 +26,6 @@ from ._nddata import collect_nddata
 from ._sky import estimate_background_error, measure_background
 from ._validate import (
     check_mask,
-    check_number,
     is_word,
     join_masks,
     refuse,

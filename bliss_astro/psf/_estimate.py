@@ -7,7 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from .._arguments import require
+from bliss_astro._arguments import require
+
 from .._lazy import exposure_of
 from .._warnings import OutOfDomainWarning, warn
 from ..units import MEDIAN_ERROR

@@ -14,7 +14,8 @@ import astropy.units as u
 import numpy as np
 from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 
-from .._arguments import must, require
+from bliss_astro._arguments import must, require
+
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, SHAPE_NAMES
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step

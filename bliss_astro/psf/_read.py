@@ -10,7 +10,8 @@ import numpy as np
 from astropy.io.fits import ColDefs, HDUList
 from astropy.modeling import Model
 
-from .._arguments import check_integer, first_wrong, must, require
+from bliss_astro._arguments import check_integer, first_wrong, must, require
+
 from .._fits import file_name, find_image, image_plane, open_fits
 from .._lazy import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases

@@ -8,7 +8,8 @@ import dataclasses
 import astropy.units as u
 import numpy as np
 
-from .._arguments import require
+from bliss_astro._arguments import require
+
 from ._fit import cut_stamps
 from ._joint_fit import StampFit, fit_stars, own_shapes, rms
 from ._profile import (
