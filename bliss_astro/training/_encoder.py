@@ -127,15 +127,22 @@ class EncoderTrainer(Trainer):
             terms |= {f'source_{name}': value for name, value in own.items()}
         return loss, terms
 
-    def details(self, card):
-        """Add domain and origin; weights travel without the files of their priors."""
-        simulation = card['simulation']
+    def result(self, name):
+        """
+        Return the encoder with its best weights so far, on the CPU, and its card.
+
+        The card has domain, origin and priors: weights travel without the files of
+        these.
+        """
+        encoder = super().result(name)
+        card, simulation = encoder.card, encoder.card['simulation']
         if simulation['catalog_prior'] is not None:
             simulation['catalog_prior'] = self.stream.priors['sky'].to_dict()
         if simulation['field_prior'] is not None:
             simulation['field_prior'] = self.stream.field_prior.to_dict()
         card['domain'] = domain_of_simulation(self.configs[1]).to_card()
         card['training']['started_from'] = self.origin
+        return encoder
 
 
 def _freeze(encoder, stage, given):

@@ -4,14 +4,17 @@ Recipe of an encoder for a camera: does a bundled one fit, and how to train anot
 """
 
 import dataclasses
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from astropy.table import Table
 
 import bliss_astro
-from bliss_astro._arguments import require
+from bliss_astro._arguments import counted, require
 from bliss_astro._atomic import atomic_write
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.encoders import Domain, Encoder
@@ -21,12 +24,14 @@ from ._configuration import toml_of
 from ._encoder import EncoderTrainer, domain_of_simulation
 from ._facts import measure_facts, span, stack_facts
 from ._plan import choose_settings, show_range
-from ._run import time_training
 
 # Encoder that finds the sources for their density, and whose weights are the start.
 _START = 'stars'
 # Correlation of neighbouring pixels below which noise counts as white.
 _WHITE = 0.05
+# Least number of steps that are timed, and share of the processors' time below which a
+# machine is called busy.
+_MIN_STEPS, _BUSY = 4, 0.6
 _FACTS = [
     'PSF FWHM (px)',
     'PSF effective area (px2)',
@@ -145,8 +150,8 @@ class Recipe:
         encoder, simulation, training = self.configs
         # Initial weights do not change the time.
         trial = dataclasses.replace(training, start_from=None, stage='all')
-        trainer = EncoderTrainer((encoder, simulation, trial), device=device)
-        return dataclasses.replace(self, time=time_training(trainer, seconds))
+        configs = encoder, simulation, trial
+        return dataclasses.replace(self, time=_time_training(configs, device, seconds))
 
     def table(self):
         """
@@ -268,3 +273,58 @@ def _not_covered(name, facts):
             'exposure, rather than for that at which detection looks'
         )
     return reasons
+
+
+# -- expected time ---------------------------------------------------------------
+
+
+def _time_training(configs, device, seconds):
+    """
+    Time some steps of a training of an encoder, of which nothing is kept.
+
+    Steps go on for so many seconds; at least five are done, and a validation. Returned
+    are (dict) the ``seconds`` of a whole training with their standard ``error``,
+    ``step_seconds`` of a step and their number ``n_timed``, ``validation_seconds`` of a
+    validation, and all of it as ``text``.
+    """
+    trainer = EncoderTrainer(configs, device=device)
+    training = trainer.training
+    # Steps and validations return numbers, for which a GPU has to have finished.
+    begun = time.perf_counter()
+    trainer.advance()
+    clock, cpu = [time.perf_counter()], time.process_time()
+    while len(clock) <= _MIN_STEPS or clock[-1] - begun < seconds:
+        trainer.advance()
+        clock.append(time.perf_counter())
+    share = (time.process_time() - cpu) / (clock[-1] - clock[0])
+    # One batch gives the time of a validation.
+    size = min(training.batch_size, training.n_validation)
+    trainer.training = dataclasses.replace(training, n_validation=size)
+    trainer.validate()
+    validation = (time.perf_counter() - clock[-1]) * training.n_validation / size
+    steps, n_steps = np.diff(clock), training.n_steps
+    step, error = np.mean(steps), np.std(steps, ddof=1) / math.sqrt(len(steps))
+    total = n_steps * step + math.ceil(n_steps / training.validate_every) * validation
+    where, n_threads, note = str(trainer.device), torch.get_num_threads(), ''
+    if trainer.device.type == 'cpu':
+        where += f', {counted(n_threads, "thread")}'
+        if share < _BUSY * n_threads:
+            busy = 100 * share / n_threads
+            note = f'; the machine is busy, and they had {busy:.0f} % of their time'
+        note += '. On a GPU: not measured'
+    return {
+        'seconds': total,
+        'error': n_steps * error,
+        'step_seconds': step,
+        'n_timed': len(steps),
+        'validation_seconds': validation,
+        'text': f'about {_duration(total)} (+- {_duration(n_steps * error)}) on this '
+        f'machine ({where}), from {len(steps)} steps of {step:.3g} s{note}',
+    }
+
+
+def _duration(seconds):
+    for unit, size in (('h', 3600), ('min', 60)):
+        if seconds >= 1.5 * size:
+            return f'{seconds / size:.{int(unit == "h")}f} {unit}'
+    return f'{seconds:.0f} s'

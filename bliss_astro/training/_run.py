@@ -3,6 +3,7 @@
 Training loop: optimiser steps, averaged weights, validation, checkpoints, log.
 """
 
+import abc
 import contextlib
 import dataclasses
 import json
@@ -13,11 +14,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import bliss_astro
-from bliss_astro._arguments import choose_device, counted, must
+from bliss_astro._arguments import choose_device, must
 from bliss_astro._atomic import atomic_write, explain_full_disk, lock_folder
 
 from ._configuration import SECTIONS, load_config
@@ -28,9 +28,6 @@ _LOG_EVERY = 50
 _VALIDATION_SEED = 12345
 # Share of the learning rate that is left at the end of the cosine schedule.
 _FINAL_RATE = 0.01
-# Least number of steps that are timed, and share of the processors' time below which a
-# machine is called busy.
-_MIN_STEPS, _BUSY = 4, 0.6
 _COUNTERS = ('step', 'n_skipped', 'seconds', 'best', 'best_weights', 'validated')
 
 # Errors of files that are no checkpoints: damaged, cut off, or of another kind.
@@ -38,15 +35,27 @@ _DAMAGES = RuntimeError, EOFError, LookupError, TypeError, ValueError
 _DAMAGES += (pickle.UnpicklingError,)
 
 
-class Trainer:
+class Trainer(abc.ABC):
     """
     State of a training run: networks, optimiser, generator and counters.
 
     The configurations are those of the network, the simulation and the training. A
-    subclass gives `make_model`, `draw` and `loss`, and may have `parameter_groups`,
-    `rates` and `details` of its own, and further networks in ``helpers``, which are
-    not saved as weights.
+    subclass gives `make_model`, `draw` and `loss`, and may have `parameter_groups` and
+    `rates` of its own, and further networks in ``helpers``, which are not saved as
+    weights.
     """
+
+    @abc.abstractmethod
+    def make_model(self):
+        """Return the network with its initial weights."""
+
+    @abc.abstractmethod
+    def draw(self, n=None, *, generator=None):
+        """Return a batch for training, or one of n images by another generator."""
+
+    @abc.abstractmethod
+    def loss(self, model, batch):
+        """Return the loss of a batch, a tensor ``()``, and its terms (dict of such)."""
 
     # Key of the network's configuration in files and on cards.
     section = ''
@@ -135,7 +144,13 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self):
-        """Return the terms of the loss of the averaged weights on held-out images."""
+        """
+        Return the terms of the loss of the averaged weights on held-out images.
+
+        Their sum is the ``loss``, by which the best weights are chosen. The miss of
+        the first guess, ``start``, is no part of it: it is in pixels, the others are
+        log-probabilities.
+        """
         generator = self.seeded(_VALIDATION_SEED)
         total, n = {}, 0
         while n < self.training.n_validation:
@@ -233,12 +248,8 @@ class Trainer:
             },
             'validation_loss': self.best,
         }
-        self.details(card)
         model.card = card
         return model.eval().requires_grad_(False)
-
-    def details(self, card):
-        """Complete a card, in place."""
 
 
 class TrainingLog:
@@ -346,50 +357,3 @@ def _validate_if_due(trainer, log, bar):
         terms = trainer.validate()
         log.write(step=trainer.step, validation=terms)
         bar.set_postfix(validation=f'{terms["loss"]:.3f}')
-
-
-# -- expected time ---------------------------------------------------------------
-
-
-def time_training(trainer, seconds):
-    """Time some steps of a training: measured numbers, and the whole extrapolated."""
-    training = trainer.training
-    # Steps and validations return numbers, for which a GPU has to have finished.
-    begun = time.perf_counter()
-    trainer.advance()
-    clock, cpu = [time.perf_counter()], time.process_time()
-    while len(clock) <= _MIN_STEPS or clock[-1] - begun < seconds:
-        trainer.advance()
-        clock.append(time.perf_counter())
-    share = (time.process_time() - cpu) / (clock[-1] - clock[0])
-    # One batch gives the time of a validation.
-    size = min(training.batch_size, training.n_validation)
-    trainer.training = dataclasses.replace(training, n_validation=size)
-    trainer.validate()
-    validation = (time.perf_counter() - clock[-1]) * training.n_validation / size
-    steps, n_steps = np.diff(clock), training.n_steps
-    step, error = np.mean(steps), np.std(steps, ddof=1) / math.sqrt(len(steps))
-    total = n_steps * step + math.ceil(n_steps / training.validate_every) * validation
-    where, n_threads, note = str(trainer.device), torch.get_num_threads(), ''
-    if trainer.device.type == 'cpu':
-        where += f', {counted(n_threads, "thread")}'
-        if share < _BUSY * n_threads:
-            busy = 100 * share / n_threads
-            note = f'; the machine is busy, and they had {busy:.0f} % of their time'
-        note += '. On a GPU: not measured'
-    return {
-        'seconds': total,
-        'error': n_steps * error,
-        'step_seconds': step,
-        'n_timed': len(steps),
-        'validation_seconds': validation,
-        'text': f'about {_duration(total)} (+- {_duration(n_steps * error)}) on this '
-        f'machine ({where}), from {len(steps)} steps of {step:.3g} s{note}',
-    }
-
-
-def _duration(seconds):
-    for unit, size in (('h', 3600), ('min', 60)):
-        if seconds >= 1.5 * size:
-            return f'{seconds / size:.{int(unit == "h")}f} {unit}'
-    return f'{seconds:.0f} s'
