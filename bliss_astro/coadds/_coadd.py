@@ -233,10 +233,10 @@ class Coadd(Exposure):
         """Image of the effective PSF at the centre, or `None` without a PSF."""
         if self._psf_image is not None or self.psf is None:
             return self._psf_image
-        from ._psf import draw_psf
+        from ._psf import draw_psf_at
 
         ny, nx = self.shape
-        return draw_psf(self, (nx - 1) / 2, (ny - 1) / 2)
+        return draw_psf_at(self, (nx - 1) / 2, (ny - 1) / 2)
 
     def replace(self, **changes):
         """

@@ -24,7 +24,7 @@ from ..exposures._noise import neighbours
 from ..exposures._read import exposure_of_hdus
 from ..psf import PSFModel
 from ..units import unit_text
-from ._psf import Cells, EffectivePSF, draw_psf
+from ._psf import Cells, EffectivePSF, draw_psf_at
 
 # Cards that mark a file as one of ours, with the version of its layout.
 _KIND_KEY, _KIND = 'BLISSTYP', 'COADD'
@@ -99,7 +99,7 @@ def _psf_table(coadd):
         if not isinstance(psf, EffectivePSF):
             xs, ys = (cells := Cells(coadd.shape)).xs, cells.ys
             psf = EffectivePSF(
-                [[draw_psf(coadd, x, y) for x in xs] for y in ys],
+                [[draw_psf_at(coadd, x, y) for x in xs] for y in ys],
                 xs=xs,
                 ys=ys,
                 normalization_radius=coadd.psf_at(xs[0], ys[0]).normalization_radius,

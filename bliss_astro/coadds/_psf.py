@@ -173,7 +173,7 @@ def _draw_shape(shape, radius):
     return unit_profile(xx, yy, shape, radius)
 
 
-def draw_psf(exposure, x, y):
+def draw_psf_at(exposure, x, y):
     """Draw the PSF of an exposure at a place."""
     if isinstance(exposure.psf, EffectivePSF):
         return exposure.psf.image_at(x, y)

@@ -15,7 +15,7 @@ from bliss_astro._warnings import warn
 from bliss_astro.psf import PSFModel
 
 from ._noise import correlation_at
-from ._psf import FittedPSF, draw_psf
+from ._psf import FittedPSF, draw_psf_model
 
 # Places along each axis at which a WCS is tried.
 _N_PLACES = 5
@@ -198,6 +198,6 @@ class _BinnedPSF(FittedPSF):
         model = self._access.at(*((place + 0.5) * n - 0.5 for place in (x, y)))
         # Pixels whose sums have the star in the middle of a binned one.
         offsets = np.arange(_STAMP * n) - (_STAMP * n - 1) / 2
-        image = block_reduce(draw_psf(model, offsets), n)
+        image = block_reduce(draw_psf_model(model, offsets), n)
         radius = max(float(model.normalization_radius) / n, _STAMP / 2)
         return PSFModel.fit(image / image.sum(), normalization_radius=radius)

@@ -11,7 +11,7 @@ from bliss_astro._arguments import first_wrong, must, require, require_type
 
 from ._geometry import whole_wcs
 from ._header import KEYWORDS, HeaderCards
-from ._psf import draw_psf
+from ._psf import draw_psf_model
 from ._sky import noise_of
 from ._validate import GivenTwiceError, check_map, check_shape, strip_unit
 
@@ -234,7 +234,7 @@ def to_ccddata(exposure):
     if exposure.psf is not None:
         ny, nx = exposure.shape
         offsets = np.arange(-_PSF_HALF_SIDE, _PSF_HALF_SIDE + 1, dtype=float)
-        psf = draw_psf(exposure.psf_at((nx - 1) / 2, (ny - 1) / 2), offsets)
+        psf = draw_psf_model(exposure.psf_at((nx - 1) / 2, (ny - 1) / 2), offsets)
     return CCDData(
         exposure.data.copy(),
         unit=exposure.unit or u.dimensionless_unscaled,

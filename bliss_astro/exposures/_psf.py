@@ -161,7 +161,7 @@ def central_psf(exposure):
     return exposure.psf_at(nx // 2, ny // 2)
 
 
-def draw_psf(model, offsets):
+def draw_psf_model(model, offsets):
     """Draw a PSF of unit flux on a square of pixels at those offsets from it."""
     grid, radius = np.meshgrid(offsets, offsets), model.normalization_radius
     return unit_profile(*grid, model.shape_vector, radius)
