@@ -16,24 +16,27 @@ NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_erro
 _MIN_CORRELATION, _CORRELATION_ERRORS = 0.07, 3.0
 # Range of correlations that rounding and differences of pixels can show.
 _CORRELATION_RANGE = -0.5, 0.99
-# Good pixels below which nothing is measured, and blank ones from which noise is.
-_MIN_GOOD, _MIN_BLANK = 9, 100
+# Good pixels below which nothing is measured; blank ones from which noise is, in a
+# crowd by differences.
+_MIN_GOOD, _MIN_BLANK, _CROWD_MIN_BLANK = 9, 100, 1000
 # A large image is sampled: pixels (errors of 0.2 %), strips and their rows.
 _SAMPLE_SIZE, _MIN_STRIPS, _STRIP_ROWS = 250_000, 3, 128
 # Noise in steps of the numbers below which the steps are smoothed out, and variance
 # over that of a step below which there is none.
 _COARSE_NOISE, _MIN_STEP_VARIANCE = 2.0, 0.1
 
-# Smoothing (sigma, pixels) that shows sources; growth of their areas (pixels); rounds;
-# pixels of the sample from which medians for thresholds are taken.
-_SMOOTHING, _GROWTH, _N_ROUNDS, _N_MEDIAN = 1.5, 4, 3, 50_000
-# Thresholds of sources, in the smoothed image and of single pixels (sigma).
+# Standard deviation (pixels) of the smoothing that shows sources, and growth of their
+# areas (pixels), here and where the sky is measured.
+SMOOTHING, GROWTH = 1.5, 4
+# Thresholds of sources in the smoothed image and of single pixels (sigma); in crowds.
 _SOURCE_SIGMA, _PIXEL_SIGMA = 3.5, 5.0
-# The same in a crowd, and the blank pixels needed there.
-_CROWD_SOURCE_SIGMA, _CROWD_PIXEL_SIGMA, _CROWD_MIN_BLANK = 4.0, 6.0, 1000
-# Side (pixels) of the cells in each of which a plane of three parameters is taken off
-# the sky; blank share, and relative deviation of the variance, for a cell to count.
-_CELL_SIDE, _BLANK_SHARE, _VARIANCE_TOLERANCE = 64, 0.3, 0.3
+_CROWD_SOURCE_SIGMA, _CROWD_PIXEL_SIGMA = 4.0, 6.0
+# Rounds of finding sources, and pixels of the sample that thresholds are taken from.
+_N_ROUNDS, _N_MEDIAN = 3, 50_000
+# Side (pixels) of the cells in each of which a plane of three parameters is taken off.
+_CELL_SIDE = 64
+# Blank share, and relative deviation of the variance, for a cell to count.
+_BLANK_SHARE, _VARIANCE_TOLERANCE = 0.3, 0.3
 
 # Excess of the correlation at two pixels over that of smoothed noise, r^4, above which
 # faint sources make pixels alike: simulated fields with 0.008 sources per pixel have
@@ -119,9 +122,11 @@ def check_enough(use, kind):
 
 def noise_of_residual(residual, bad, *, quantum=0.0, max_lag=2, needs_blank=False):
     """
-    Noise of an image without its sky, rounded to steps of ``quantum``.
+    Noise of an image ``(ny, nx)`` in blank sky, a `NoiseMeasurement` in its unit.
 
-    Where too few pixels are blank, it may be the scatter below the sky.
+    ``residual`` is the image without its sky, in steps of ``quantum`` where its numbers
+    are rounded. Too few pixels that are blank raise an error if ``needs_blank``; else
+    the scatter of those below the sky, as sources are not, counts as white noise.
     """
     n_good = int(np.count_nonzero(~bad))
     if n_good < _MIN_GOOD:
@@ -151,10 +156,11 @@ def noise_of_residual(residual, bad, *, quantum=0.0, max_lag=2, needs_blank=Fals
         return NoiseMeasurement(float(scale), error, kernel, 0 * kernel, n_good, ~bad)
     if not sigma > 0:
         raise ValueError(NO_NOISE)
-    error = sigma * np.sqrt(np.sum(kernel**2) / (2 * n))
     if _is_crowded(kernel, errors):
         sigma, pair = _noise_of_crowd(scaled, bad_row)
         kernel = _kernel_of_neighbours(pair, max_lag)
+        errors = _bartlett(kernel, n)
+    error = sigma * np.sqrt(np.sum(kernel**2) / (2 * n))
     blank = np.zeros(residual.shape, dtype=bool)
     blank[rows] = used
     sigma, error = float(sigma * scale), float(error * scale)
@@ -199,7 +205,7 @@ def _noise_of_blank(residual, bad, max_lag):
     check_enough(~bad, 'good')
     cells = _cells(residual.shape)
     residual, blank = _blank_sky(residual, bad, cells)
-    products, pairs = _lagged_sums(residual, blank, max_lag, cells[0])
+    products, pairs = _lagged_sums_by_cell(residual, blank, max_lag, cells[0])
     keep = _usual_cells(products[0, max_lag], pairs[0, max_lag], blank.size)
     products, pairs = (v[:, :, keep].sum(-1) for v in (products, pairs))
     n = pairs[0, max_lag]
@@ -224,15 +230,15 @@ def _blank_sky(residual, bad, cells):
     """Find blank sky, and take a plane off each of its cells."""
     from scipy.ndimage import binary_dilation, gaussian_filter
 
-    share = gaussian_filter((~bad).astype(float), _SMOOTHING)
+    share = gaussian_filter((~bad).astype(float), SMOOTHING)
     share = np.maximum(share, 0.2)  # not to magnify the noise between bad pixels
     residual = np.where(bad, 0.0, residual - np.median(residual[~bad]))
     for _ in range(_N_ROUNDS):
-        smooth = gaussian_filter(residual, _SMOOTHING) / share
+        smooth = gaussian_filter(residual, SMOOTHING) / share
         # Correlated noise is smoothed less than white noise: measured, not known.
         middle, sigma = _robust(smooth[~bad])
         sources = (smooth - middle > _SOURCE_SIGMA * sigma) & ~bad
-        blank = ~(bad | binary_dilation(sources, iterations=_GROWTH))
+        blank = ~(bad | binary_dilation(sources, iterations=GROWTH))
         check_enough(blank, 'blank')
         middle, sigma = _robust(residual[blank])
         blank &= np.abs(residual - middle) <= _PIXEL_SIGMA * sigma
@@ -275,7 +281,7 @@ def _usual_cells(products, n, size):
     return enough
 
 
-def _lagged_sums(residual, blank, max_lag, cell):
+def _lagged_sums_by_cell(residual, blank, max_lag, cell):
     """Sum products and pairs by lag and by cell, (max_lag + 1, 2 max_lag + 1, n)."""
     shape = (max_lag + 1, 2 * max_lag + 1, cell[-1, -1] + 1)
     products, pairs = np.zeros(shape), np.zeros(shape)
@@ -324,14 +330,14 @@ def _noise_of_crowd(values, bad):
     from scipy.ndimage import binary_dilation, gaussian_filter
 
     sigma, correlation = 1.0, (0.0, 0.0)
-    smooth = gaussian_filter(values, _SMOOTHING)
+    smooth = gaussian_filter(values, SMOOTHING)
     seen = MAD_TO_SIGMA * np.median(np.abs(smooth[~bad]))
     for _ in range(_N_ROUNDS):
         # Stars make the scatter here; noise at most twice that of white noise.
-        scatter = min(seen, sigma / (np.sqrt(np.pi) * _SMOOTHING))
+        scatter = min(seen, sigma / (np.sqrt(np.pi) * SMOOTHING))
         sources = smooth > _CROWD_SOURCE_SIGMA * scatter
         sources |= np.abs(values) > _CROWD_PIXEL_SIGMA * sigma
-        empty = ~(binary_dilation(sources, iterations=_GROWTH) | bad)
+        empty = ~(binary_dilation(sources, iterations=GROWTH) | bad)
         if np.count_nonzero(empty) < _CROWD_MIN_BLANK:
             break
         sigma, correlation = _from_differences(values, empty)

@@ -14,7 +14,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from bliss_astro._arguments import check_integer
 from bliss_astro._warnings import collect_warnings
 
-from ._noise import check_enough, noise_of_residual
+from ._noise import GROWTH, SMOOTHING, check_enough, noise_of_residual
 from ._validate import check_data, check_map, check_mask, join_masks, strip_unit
 
 # -- mesh --
@@ -22,9 +22,9 @@ from ._validate import check_data, check_map, check_mask, join_masks, strip_unit
 _BOX_SIZE, _BOX_SIZE_SMALL = 64, 128
 # Share of a cell covered by sources above which their mask is not used in it.
 _CROWDED_SHARE = 0.7
-# Standard deviation (pixels) of the smoothing that shows sources, their threshold in
-# sigma of the smoothed image, and the growth of their areas (pixels).
-_SMOOTHING, _SOURCE_SIGMA, _GROWTH = 1.5, 3, 4
+# Threshold of sources in sigma of the smoothed image. It is lower than that for noise,
+# which would be too low without its highest peaks; here, light left in is the harm.
+_SOURCE_SIGMA = 3
 # Cells along an axis from which on a mesh shows a gradient; change of the sky from
 # cell to cell, over the noise, below which it is level; rounds of taking it off.
 _MIN_CELLS, _LEVEL_CHANGE, _MAX_SLOPE_ROUNDS = 3, 0.2, 4
@@ -298,17 +298,17 @@ def _find_covered(residual, noise, bad, correlation):
     """Find pixels in or near sources, in a smoothed image."""
     from scipy.ndimage import binary_dilation, gaussian_filter
 
-    smooth = gaussian_filter(np.where(bad, 0, residual), _SMOOTHING)
+    smooth = gaussian_filter(np.where(bad, 0, residual), SMOOTHING)
     bright = smooth > _SOURCE_SIGMA * _noise_of_smoothed(correlation) * noise
-    return binary_dilation(bright, iterations=_GROWTH)
+    return binary_dilation(bright, iterations=GROWTH)
 
 
 def _noise_of_smoothed(correlation):
     """Noise that the smoothing leaves of noise that a Gaussian kernel correlated."""
-    white = 1 / (2 * np.sqrt(np.pi) * _SMOOTHING)
+    white = 1 / (2 * np.sqrt(np.pi) * SMOOTHING)
     # The variance of the kernel in x and in y, of which the correlation is known.
     own = -0.25 / np.log(np.clip(correlation, 1e-6, 0.99))
-    left = np.maximum(white, np.sqrt(own / (own + _SMOOTHING**2)))
+    left = np.maximum(white, np.sqrt(own / (own + SMOOTHING**2)))
     return float(np.sqrt(np.prod(left)))
 
 

@@ -203,6 +203,10 @@ def test_crowds_are_no_noise(n_exposures, density):
     sigma, pair = measured(np.array(scene.data))
     assert sigma == pytest.approx(scene.bkg_error, rel=0.06)
     assert_allclose(pair, scene.noise_correlation, atol=0.09)
+    # Errors go with the noise and the correlation that are returned.
+    found = measure_noise(np.array(scene.data), max_lag=2)
+    error = found.sigma * np.sqrt(np.sum(found.kernel**2) / (2 * found.n_pixels))
+    assert found.sigma_error == pytest.approx(error)
 
 
 def test_large_images_are_sampled(rng):
