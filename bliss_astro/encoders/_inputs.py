@@ -25,7 +25,7 @@ from bliss_astro.psf._mixture import (
     mixture_of_shape,
 )
 
-from ._normalization import (
+from ._config import (
     EMPTY_LOG_DENSITY,
     EXACT_PSF_ERROR,
     FEATURES,

@@ -15,7 +15,14 @@ from bliss_astro.posteriors._source_sequence import SourceEncoders
 from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
-from ._config import OLD_SETTINGS, EncoderConfig
+from ._config import (
+    ASINH_KNEE,
+    FILTER_RADIUS,
+    OLD_SETTINGS,
+    WIDE_RADIUS,
+    WIDE_SIGMAS,
+    EncoderConfig,
+)
 from ._inputs import (
     N_CONDITIONS,
     N_UNCERTAINTIES,
@@ -24,7 +31,6 @@ from ._inputs import (
     matched_filter,
     wide_filters,
 )
-from ._normalization import ASINH_KNEE, FILTER_RADIUS, WIDE_RADIUS, WIDE_SIGMAS
 from ._weights import DEFAULT_ENCODER, ENCODERS
 
 

@@ -8,9 +8,8 @@ import math
 import torch
 
 from bliss_astro.encoders import Domain, Encoder
-from bliss_astro.encoders._config import mean_interpolation
+from bliss_astro.encoders._config import WING_FLOOR, mean_interpolation
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.encoders._normalization import WING_FLOOR
 from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors._tile_posterior import npe_loss, sequence_loss
 from bliss_astro.psf._mixture import (

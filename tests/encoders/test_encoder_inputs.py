@@ -11,8 +11,8 @@ import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import EncoderInputs
+from bliss_astro.encoders._config import EMPTY_LOG_DENSITY
 from bliss_astro.encoders._inputs import N_CONDITIONS
-from bliss_astro.encoders._normalization import EMPTY_LOG_DENSITY
 from bliss_astro.priors import StarPrior
 from bliss_astro.simulation import CoaddSimulator, SimulationConfig, SimulationStream
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.encoders._normalization import EMPTY_LOG_DENSITY
+from bliss_astro.encoders._config import EMPTY_LOG_DENSITY
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
