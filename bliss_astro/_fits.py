@@ -18,6 +18,7 @@ from astropy.io.fits.verify import VerifyError, VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
+from bliss_astro._arguments import must
 from bliss_astro._warnings import collect_warnings, warn
 
 CREATOR = 'bliss_astro'
@@ -157,11 +158,8 @@ def open_fits(source, parameter):
         yield source
         return
     if not isinstance(source, (str, os.PathLike)):
-        msg = (
-            f'{parameter} must be a path or an astropy HDUList; got '
-            f'{type(source).__name__}.'
-        )
-        raise TypeError(msg)
+        allowed = 'be a path or an astropy HDUList'
+        raise TypeError(must(parameter, allowed, type(source).__name__))
     path = Path(source)
     check_file(path, parameter, 'a file')
     with path.open('rb') as file:

@@ -6,6 +6,8 @@ Flags: bits of the ``flags`` column of a catalogue and their decoder.
 import enum
 import operator
 
+from bliss_astro._arguments import must, require
+
 __all__ = ['CatalogFlag', 'decode_flags']
 
 
@@ -88,14 +90,10 @@ def decode_flags(value):
     try:
         value = operator.index(value)
     except TypeError:
-        msg = (
-            f'value must be one integer, got {value!r:.60}; catalog.decode_flags() '
-            'names the flags of all rows'
-        )
-        raise TypeError(msg) from None
-    if value < 0:
-        msg = f'value must not be negative, got {value}'
-        raise ValueError(msg)
+        text = must('value', 'be one integer', f'{value!r:.60}')
+        hint = 'catalog.decode_flags() names the flags of all rows.'
+        raise TypeError(f'{text} {hint}') from None
+    require(value >= 0, 'value', 'not be negative', value)
     known = {flag.value: flag.name.lower() for flag in CatalogFlag}
     bits = (1 << place for place in range(value.bit_length()) if value >> place & 1)
     return [known.get(bit, f'bit_{bit}') for bit in bits]

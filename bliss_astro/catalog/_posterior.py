@@ -12,6 +12,7 @@ from bliss_astro._arguments import (
     check_fraction,
     check_integer,
     check_rng,
+    must,
     torch_generator,
 )
 from bliss_astro._threads import use_threads
@@ -385,10 +386,8 @@ def _coverage(posterior, region):
     if isinstance(part, tuple) or (part.shape == (ny, nx) and part.dtype == bool):
         inside[:ny, :nx][part] = 1
     else:
-        msg = (
-            'region must be a pair of slices (rows, columns) or a boolean array of '
-            f'shape {(ny, nx)}, got {region!r:.80}'
-        )
+        allowed = 'be a pair of slices (rows, columns) or a boolean array of shape'
+        msg = must('region', f'{allowed} {(ny, nx)}', f'{region!r:.80}')
         raise ValueError(msg)
     inside = inside[: rows * size, : columns * size]
     return inside.reshape(rows, size, columns, size).mean((1, 3))

@@ -15,7 +15,7 @@ import torch
 from astropy.table import QTable
 from scipy.spatial import cKDTree
 
-from bliss_astro._arguments import torch_generator
+from bliss_astro._arguments import check_choice, torch_generator
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
@@ -152,11 +152,7 @@ class SourceRows:
         if column in SHAPE_COLUMNS:
             encoder = self.posterior.meta.get('encoder')
             raise ValueError(explain_no_shapes(column, encoder, others=bool(names)))
-        msg = (
-            f'column must be one of {", ".join(others)} or of the shapes '
-            f'({", ".join(SHAPE_COLUMNS)}), got {column!r}'
-        )
-        raise ValueError(msg)
+        check_choice('column', column, (*others, *SHAPE_COLUMNS))
 
     # -- intervals and draws -----------------------------------------------------
 

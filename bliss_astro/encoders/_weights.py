@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from bliss_astro._arguments import check_choice, require
 from bliss_astro._atomic import atomic_write
 
 DEFAULT_ENCODER = 'stars-galaxies'
@@ -164,12 +165,9 @@ class NetworkKind:
             If a file exists and ``overwrite`` is `False`.
         """
         path = Path(path)
-        if path.suffix != '.safetensors':
-            msg = f'path must end in .safetensors, got {path.name!r}'
-            raise ValueError(msg)
-        if dtype not in ('float32', 'float16'):
-            msg = f"dtype must be 'float32' or 'float16', got {dtype!r}"
-            raise ValueError(msg)
+        sound = path.suffix == '.safetensors'
+        require(sound, 'path', 'end in .safetensors', f'{path.name!r}')
+        check_choice('dtype', dtype, ('float32', 'float16'))
         cards = {}
         for network in networks:
             card = {'name': path.stem, **network.card}

@@ -219,12 +219,8 @@ def _parse_gain(gain, unit):
         flux_unit = u.one if unit is None else unit
         counts = (u.electron, u.photon, u.adu, u.ct, u.one)
         known = [n for n in counts if gain.unit.is_equivalent(n / flux_unit)]
-        if not known:
-            msg = (
-                'effective_gain must be in electrons per unit of flux '
-                f'({u.electron / flux_unit}), got {gain.unit}'
-            )
-            raise u.UnitConversionError(msg)
+        allowed = f'be in electrons per unit of flux ({u.electron / flux_unit})'
+        require(known, 'effective_gain', allowed, gain.unit, u.UnitConversionError)
         gain = gain.to_value(known[0] / flux_unit)
     gain = np.asarray(np.inf if gain is None else gain, dtype=float)
     wrong = first_wrong(gain, gain > 0)

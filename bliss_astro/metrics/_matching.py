@@ -260,12 +260,9 @@ def _sky_points(catalogs):
     for name, coord in catalogs.items():
         if isinstance(coord, Table):
             coord = column_of(coord, 'sky_centroid', name)
-        if not isinstance(coord, SkyCoord):
-            msg = (
-                f'radius is an angle, so {name} must be a SkyCoord or a table with '
-                f'the column "sky_centroid", got {type(coord).__name__}'
-            )
-            raise TypeError(msg)
+        sound, got = isinstance(coord, SkyCoord), type(coord).__name__
+        allowed = "be a SkyCoord or a table with the column 'sky_centroid'"
+        require(sound, f'radius is an angle, so {name}', allowed, got, TypeError)
         coord = coord.reshape(-1)
         coords.append(coord.transform_to(coords[0].frame) if coords else coord)
     points = [np.asarray(c.cartesian.xyz / c.cartesian.norm()).T for c in coords]

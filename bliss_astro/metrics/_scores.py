@@ -6,7 +6,7 @@ Precision, recall and F1 of detections; accuracy and ROC curve of star/galaxy cl
 import numpy as np
 from scipy.stats import rankdata
 
-from bliss_astro._arguments import check_fraction, require
+from bliss_astro._arguments import check_choice, check_fraction, require
 
 from ._inputs import (
     as_booleans,
@@ -252,20 +252,18 @@ def _score_bins(
 
     counts = count(*(np.arange(len(index)) for index, _ in tables))
     columns = {'low': edges[:-1], 'high': edges[1:], **counts}
+    check_choice('errors', errors, ('wilson', 'bootstrap'))
     if errors == 'wilson':
         for name, (k, n) in fractions.items():
             columns |= fraction_columns(name, counts[k], counts[n], level)
         if extra is not None:
             extra(columns)
-    elif errors == 'bootstrap':
+    else:
         images = _parse_images(bootstrap.pop('images'), [index for index, _ in tables])
         bands = bootstrap_bands(estimate, images, level=level, **bootstrap)
         names = [*fractions, 'f1'][: len(bands.estimate)]
         for name, *ends in zip(names, *bands[:3], strict=True):
             columns |= zip((name, f'{name}_low', f'{name}_high'), ends, strict=True)
-    else:
-        msg = f'errors must be "wilson" or "bootstrap", got {errors!r}'
-        raise ValueError(msg)
     return make_table(kind, columns, level=level, errors=errors, **meta)
 
 

@@ -10,7 +10,12 @@ import astropy.units as u
 import torch
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_positive, require_type, torch_generator
+from bliss_astro._arguments import (
+    check_positive,
+    require,
+    require_type,
+    torch_generator,
+)
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._catalog_fit import fit_populations
@@ -318,12 +323,8 @@ class CatalogPrior(SavedPrior):
         for name in ('stars', 'galaxy_counts', 'galaxy_shapes'):
             part = numbers.get(name) if isinstance(numbers, dict) else None
             kind = part.get('kind') if isinstance(part, dict) else None
-            if kind not in _KINDS:
-                msg = (
-                    f'numbers[{name!r}] must be a dict whose kind is one of '
-                    f'{", ".join(_KINDS)}; got {part!r}'
-                )
-                raise ValueError(msg)
+            allowed = f'be a dict whose kind is one of {", ".join(_KINDS)}'
+            require(kind in _KINDS, f'numbers[{name!r}]', allowed, f'{part!r}')
             part = {key: value for key, value in part.items() if key != 'kind'}
             parts[name] = from_numbers(_KINDS[kind], part, f'numbers[{name!r}]')
         galaxies = GalaxyPrior(parts['galaxy_counts'], parts['galaxy_shapes'])

@@ -14,6 +14,7 @@ from bliss_astro._arguments import (
     check_settings,
     check_types,
     one_of,
+    require,
     within,
 )
 from bliss_astro.encoders import EncoderConfig
@@ -233,9 +234,8 @@ def load_config(path):
     configs = []
     for name, kind in kinds.items():
         values = table.get(name, {})
-        if not isinstance(values, dict):
-            msg = f'{path}: {name} must be a section [{name}], got {values!r}'
-            raise ValueError(msg)  # noqa: TRY004
+        sound = isinstance(values, dict)
+        require(sound, f'{path}: {name}', f'be a section [{name}]', f'{values!r}')
         try:
             configs.append(_section(kind, values))
         except (OSError, TypeError, ValueError) as error:

@@ -113,7 +113,7 @@ class TestFrame:
         assert_allclose(exposure.bkg_error, ratio * model.bkg_error, rtol=1e-6)
         # One cell of 60 x 60 pixels, sources left out: 1.2 %, three of these.
         assert_allclose(ratio, 1, atol=0.04)
-        with pytest.raises(ValueError, match="noise must be 'model' or 'measure'"):
+        with pytest.raises(ValueError, match="noise must be one of 'model'"):
             Exposure.from_sdss(sdss_field.frame(), noise='guess')
 
     def test_cutout_follows(self, sdss_field):

@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io.fits import HDUList
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_choice, require
 from bliss_astro._fits import file_name
 from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure
@@ -125,8 +125,7 @@ def read_exposure(
     With c nmgy per count, gain g electrons per count, sky s counts and dark variance v
     counts squared, ``effective_gain = g / c`` and ``bkg_error = c * sqrt(s / g + v)``.
     """
-    sound = noise in ('model', 'measure')
-    require(sound, 'noise', "be 'model' or 'measure'", repr(noise))
+    check_choice('noise', noise, ('model', 'measure'))
     image = _read_checked(frame, band)
     files = _Files(image, psfield, tsfield, photofield)
     scale, meta = files.scale, files.meta

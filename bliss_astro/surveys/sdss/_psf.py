@@ -14,7 +14,7 @@ import os
 import numpy as np
 from astropy.io.fits import HDUList
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_choice, require
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.psf import PSFModel, VaryingPSF
 from bliss_astro.psf._joint_fit import StampFit, fit_image, peaks
@@ -270,8 +270,7 @@ class SDSSPSF(VaryingPSF):
 
 def _read(psfield, band):
     """Read a ``psField`` file where it is not read yet, and check the band."""
-    sound = isinstance(band, str) and band in BANDS
-    require(sound, 'band', f'be one of {BANDS}', repr(band))
+    check_choice('band', band, tuple(BANDS))
     if isinstance(psfield, str | os.PathLike | HDUList):
         return PsField.read(psfield)
     return psfield
