@@ -18,8 +18,8 @@ from astropy.table import QTable, Table
 import bliss_astro
 from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.cli import _parser, main
+from bliss_astro.cli._files import write_catalog
 from bliss_astro.cli._options import bundled_configs, name_options
-from bliss_astro.cli._output import write_catalog
 from bliss_astro.cli._simulate import simulate_field
 from bliss_astro.cli._train import find_config
 from bliss_astro.simulation._images import read_simulated

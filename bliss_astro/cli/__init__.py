@@ -14,8 +14,8 @@ import warnings
 import bliss_astro
 
 from . import _detect, _evaluate, _simulate, _train
+from ._files import PROGRAM, UsageError, say
 from ._options import add_command, name_options
-from ._output import PROGRAM, UsageError, say
 
 __all__ = ['main']
 

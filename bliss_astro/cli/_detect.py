@@ -7,18 +7,18 @@ import time
 
 import numpy as np
 
-from ._options import ROWS_SHOWN, detection_keywords, read_image_file
-from ._output import (
+from ._files import (
     UsageError,
     check_paths,
+    count_text,
     print_table,
     shows_progress,
-    sources,
     status,
     write_catalog,
     write_picture,
     write_results,
 )
+from ._options import ROWS_SHOWN, detection_keywords, read_image_file
 
 # -- detect --------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ def run_detect(options):
         figsize=(1.12 * width, float(np.clip(width * ny / nx, 3.0, 30.0)) + 0.5),
     )
     seconds = time.perf_counter() - begun
-    found = f'{sources(catalog)} above p = {options.threshold:.10g}'
+    found = f'{count_text(catalog)} above p = {options.threshold:.10g}'
     status(options, f'{found} in {seconds:.1f} s')
     if options.output is None:
         _print_brightest(options, catalog)
@@ -116,7 +116,7 @@ def _draw_overlay(figure, image, catalog, width):
     plot_catalog(image, catalog, **options)
     line_width = float(np.clip(0.25 * radius * 72 * width / nx, 0.4, 1.4))
     axes.collections[-1].set_linewidth(line_width)
-    title = f'{sources(catalog)} above p = {catalog.meta.get("threshold", 0.5):.10g}'
+    title = f'{count_text(catalog)} above p = {catalog.meta.get("threshold", 0.5):.10g}'
     axes.set_title(title, loc='right', fontsize='medium')
 
 
@@ -154,7 +154,7 @@ def run_check(options):
     of the wrong kind. IMAGE is any file that "bliss-astro detect" reads.
     """
     catalog = _detect(options, 'table')
-    status(options, f'checking {sources(catalog)}')
+    status(options, f'checking {count_text(catalog)}')
     check = catalog.check(n_draws=options.draws, rng=options.seed)
     print(check.summary(n_most=20))
     write_results(options, check.tests, lambda a: check.plot(ax=a), n_panels=2)
@@ -208,7 +208,7 @@ def run_reconstruct(options):
     from bliss_astro.checks._residuals import half_width
 
     catalog = _detect(options, 'image')
-    status(options, f'reconstructing {sources(catalog)}')
+    status(options, f'reconstructing {count_text(catalog)}')
     result = catalog.reconstruct(n_draws=options.draws, rng=options.seed)
     files = {'overwrite': options.overwrite, 'posterior': options.posterior}
     result.write(options.output, **files)
@@ -223,7 +223,7 @@ def run_reconstruct(options):
         figsize=(5.0 * n, float(np.clip(4.6 * ny / nx, 2.5, 9.0)) + 0.8),
         n_panels=n,
     )
-    print(f'{sources(catalog)}, model flux {result.model.sum():.6g}')
+    print(f'{count_text(catalog)}, model flux {result.model.sum():.6g}')
     chi = result.chi[np.isfinite(result.chi)].astype(float)
     if chi.size:
         print(

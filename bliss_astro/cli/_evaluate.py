@@ -15,7 +15,7 @@ from bliss_astro.catalog._columns import plain_numbers
 from bliss_astro.exposures._header import parse_unit
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
-from ._output import UsageError, check_paths, print_table, write_results
+from ._files import UsageError, check_paths, print_table, write_results
 
 # Names of the columns in other programs.
 _ALIASES = {

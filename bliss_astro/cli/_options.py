@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._output import IMAGE_FILES, IMAGE_MAPS, UsageError
+from ._files import IMAGE_FILES, IMAGE_MAPS, UsageError
 
 CONFIGS = Path(__file__).parent.parent / 'data' / 'configs'
 """Folder of the bundled configurations."""

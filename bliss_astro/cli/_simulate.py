@@ -11,8 +11,7 @@ from pathlib import Path
 from bliss_astro._arguments import counted
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
-from ._options import read_image_of_many
-from ._output import (
+from ._files import (
     IMAGE_FILES,
     IMAGE_MAPS,
     UsageError,
@@ -23,6 +22,7 @@ from ._output import (
     status,
     write_picture,
 )
+from ._options import read_image_of_many
 
 # The field of the demo, and its files.
 _N_EXPOSURES, _SHAPE, _DENSITY = 25, (256, 256), 0.003

@@ -10,8 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from ._options import CONFIGS, bundled_configs, read_image_of_many
-from ._output import (
+from ._files import (
     PROGRAM,
     UsageError,
     check_paths,
@@ -19,6 +18,7 @@ from ._output import (
     print_table,
     status,
 )
+from ._options import CONFIGS, bundled_configs, read_image_of_many
 
 # -- recipe --------------------------------------------------------------------------
 

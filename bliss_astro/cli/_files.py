@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Messages of the commands, and checks and writing of their files.
+Files of the commands, checked and written, and messages to their user.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def print_table(table):
     print('\n'.join(table.pformat(max_lines=-1, max_width=width)))
 
 
-def sources(catalog):
+def count_text(catalog):
     """Number of the sources of a catalogue, in words."""
     return counted(len(catalog), 'source')
 
