@@ -23,7 +23,7 @@ from ._build import check_threshold
 from ._catalog import ProbabilisticCatalog
 from ._columns import pixel_scale
 from ._rows import SourceRows, tabulate_draw
-from ._shared_light import candidates_of, plain
+from ._shared_light import candidates_of, to_array
 
 
 class CatalogPosterior:
@@ -141,7 +141,7 @@ class CatalogPosterior:
             number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
             mean = factor.mean
             variance = (factor.probs * number**2).sum(-1) - mean**2
-        return [plain(value[0]) for value in (factor.presence, mean, variance)]
+        return [to_array(value[0]) for value in (factor.presence, mean, variance)]
 
     @property
     def probability_map(self):

@@ -26,7 +26,7 @@ from ._shared_light import (
     SIGMA_QUANTILES,
     candidates_of,
     in_full_tile,
-    plain,
+    to_array,
 )
 
 # Detections closer than this many FWHM are flagged as blended.
@@ -55,8 +55,8 @@ class SourceRows:
         self.posterior, self._candidates, self.index = posterior, candidates, index
         self.sources = candidates.sources.select(index)
         # Draws ``(N, P)`` of the positions, and the places, in tiles' pixels.
-        self._x, self._y = plain(self.sources.x), plain(self.sources.y)
-        self._place = [plain(v) for v in self.sources.place()]
+        self._x, self._y = to_array(self.sources.x), to_array(self.sources.y)
+        self._place = [to_array(v) for v in self.sources.place()]
 
     def __len__(self):
         return len(self.sources)
@@ -74,7 +74,7 @@ class SourceRows:
         )
         low, flux, high = self.flux_quantiles(SIGMA_QUANTILES)
         columns = {
-            'probability': plain(sources.probability).clip(0, 1),
+            'probability': to_array(sources.probability).clip(0, 1),
             'x_centroid': to_image(self._place[0]),
             'y_centroid': to_image(self._place[1]),
             'x_err': np.sqrt(x_x),
@@ -86,7 +86,7 @@ class SourceRows:
             'source_index': self._candidates.keys[self.index],
         }
         if sources.typed:
-            columns['galaxy_probability'] = plain(sources.galaxy)
+            columns['galaxy_probability'] = to_array(sources.galaxy)
         for name in self.shape_names:
             summary = summarize_shape(name, self._shape_draws(name))
             summary = (self._in_table(name, values) for values in summary)
@@ -114,7 +114,7 @@ class SourceRows:
 
     def flux_quantiles(self, q):
         """Quantiles of the fluxes in the unit of the image, list of ``(N,)``."""
-        return [self._flux(plain(self.sources.quantile_flux(level))) for level in q]
+        return [self._flux(to_array(self.sources.quantile_flux(level))) for level in q]
 
     def _flux(self, log_flux):
         """Fluxes of log-fluxes over the floor, ``(N, ...)``, with the light shared."""
@@ -194,7 +194,7 @@ class SourceRows:
         drawn = {
             'x_centroid': self.posterior.to_image(self._x[rows, pick]),
             'y_centroid': self.posterior.to_image(self._y[rows, pick]),
-            'flux': self._flux(plain(log_flux).reshape(size)),
+            'flux': self._flux(to_array(log_flux).reshape(size)),
         }
         if sources.typed:
             drawn['galaxy'] = galaxy.reshape(size).numpy()
@@ -248,7 +248,7 @@ def tabulate_draw(posterior, catalog):
     used = (place < catalog.count[0][..., None]).nonzero(as_tuple=True)
     row, column, _ = used
     x, y = grid.to_pixels(catalog.x[0][used], catalog.y[0][used], row, column)
-    x, y, log_flux = (plain(v) for v in (x, y, catalog.log_flux[0][used]))
+    x, y, log_flux = (to_array(v) for v in (x, y, catalog.log_flux[0][used]))
     tile = (row * grid.shape[1] + column).cpu().numpy()
     if np.any(in_full_tile(tiles, row, column)):
         light, fwhm = candidates_of(posterior, MIN_PROBABILITY).light, posterior.fwhm
@@ -303,7 +303,7 @@ def shape_values(sources, name, *, binning=1):
 
 def _in_range(name, values, binning):
     """Degrees for radians, pixels for joined ones, and no ratio above 1 by rounding."""
-    values = plain(values)
+    values = to_array(values)
     if name == 'angle':
         return _half_turn(np.rad2deg(values))
     limits = COLUMNS[name].limits

@@ -35,7 +35,7 @@ _MAX_DEVIATION = 4.0
 _BATCH_PIXELS = 1_000_000
 
 
-def plain(tensor):
+def to_array(tensor):
     """Array of a tensor, in double precision."""
     return tensor.double().cpu().numpy()
 
@@ -100,7 +100,7 @@ class Candidates:
             found, name = self.keys[index] == given, 'the source_index'
         else:
             # Files of version 0.1 lack that column; positions recur exactly.
-            own = np.column_stack([to_image(plain(v)) for v in self.sources.place()])
+            own = np.column_stack([to_image(to_array(v)) for v in self.sources.place()])
             given = np.column_stack(
                 [np.asarray(table[v], float) for v in ('x_centroid', 'y_centroid')]
             )
@@ -182,7 +182,7 @@ class SharedLight:
         ratio = np.ones(len(sources))
         middle, width = np.zeros((2, len(sources)))
         full = in_full_tile(posterior, sources.row, sources.column)
-        x, y = (plain(v) for v in sources.place())
+        x, y = (to_array(v) for v in sources.place())
         row, column = sources.row.cpu().numpy(), sources.column.cpu().numpy()
         likely = sources.probability >= MIN_PROBABILITY
         chosen = np.flatnonzero(likely.cpu().numpy())
@@ -247,7 +247,7 @@ class SharedLight:
 def _quantiles(sources, index, *q):
     """Quantiles of the log-fluxes of some sources, list of arrays."""
     some = sources.select(torch.as_tensor(index, device=sources.x.device))
-    return [plain(some.quantile_flux(level)) for level in q]
+    return [to_array(some.quantile_flux(level)) for level in q]
 
 
 def _measure_ratios(posterior, place, flux, full, *, fwhm):

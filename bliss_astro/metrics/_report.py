@@ -246,7 +246,7 @@ class CalibrationReport:
         report : dict
             Ready for ``json.dumps``; NaN and infinity are `None`.
         """
-        return _plain(vars(self))
+        return _as_json(vars(self))
 
     def plot(self, **options):
         """
@@ -280,16 +280,16 @@ class CalibrationReport:
         return f'<CalibrationReport>\n{self}'
 
 
-def _plain(value):
+def _as_json(value):
     """Convert anything of a report to what JSON holds."""
     if isinstance(value, Table):
-        return _plain({**value.meta, **{name: value[name] for name in value.colnames}})
+        return _as_json(value.meta | {name: value[name] for name in value.colnames})
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): _as_json(entry) for key, entry in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [_as_json(entry) for entry in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -15,7 +15,7 @@ from bliss_astro.units import MAD_TO_SIGMA
 
 from ._joint_fit import StampFit, fit_image, fit_stars, minimise, rms
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE
-from ._profile import half_maximum_radius, integral, plain, profile, scaled
+from ._profile import half_maximum_radius, integral, profile, scaled, value_of
 from ._wing_prior import PRIOR_WIDTH, typical_shape
 
 # Relative error of the model, so that the brightest star does not outvote the others.
@@ -280,7 +280,7 @@ def draw_model(model, x, y, dx=0.0, dy=0.0):
             parameter = getattr(model, name)
             parameter.value = parameter.value + move
     offsets = np.arange(-(_DRAWING_SIDE // 2), _DRAWING_SIDE // 2 + 1, dtype=float)
-    image = np.asarray(plain(model(*np.meshgrid(x + offsets, y + offsets))), float)
+    image = np.asarray(value_of(model(*np.meshgrid(x + offsets, y + offsets))), float)
     if not np.isfinite(image).all() or image.sum() <= 0:
         msg = f'psf: {type(model).__name__} is not positive and finite.'
         raise ValueError(msg)
@@ -298,7 +298,7 @@ def _take_apart(data, error, mask, dimensions):
     if isinstance(data, NDData | Cutout2D):
         data = data.data
     unit = getattr(data, 'unit', unit)
-    data = np.asarray(plain(data))
+    data = np.asarray(value_of(data))
     got = f'{data.dtype} (Exposure.read reads files)'
     require(data.dtype.kind in 'iuf', 'data', 'be real numbers', got)
     data, good = data.astype(float), data.ndim in dimensions and data.size > 0
@@ -324,7 +324,7 @@ def _positive(value, name, shape, unit):
     if isinstance(value, u.Quantity) and unit is None and name == 'error':
         msg = f'{name} has the unit {value.unit}, but the image has none'
         raise ValueError(msg)
-    value = np.asarray(plain(value, unit), float)
+    value = np.asarray(value_of(value, unit), float)
     allowed = f'be a number or have shape {shape}'
     require(value.shape in ((), shape), name, allowed, value.shape)
     got = f'a minimum of {np.min(value)}'
@@ -340,7 +340,7 @@ def _star_positions(positions):
         pair = next((pair for pair in pairs if set(pair) <= set(names)), None)
         allowed = 'have columns x_centroid and y_centroid'
         require(pair is not None, 'positions', allowed, names)
-        positions = np.column_stack([plain(positions[name]) for name in pair])
+        positions = np.column_stack([value_of(positions[name]) for name in pair])
     positions = np.asarray(positions, float)
     good = positions.ndim == 2 and positions.shape[1] == 2 and len(positions) > 0
     require(good, 'positions', 'have shape (n, 2), n > 0', positions.shape)

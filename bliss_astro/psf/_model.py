@@ -15,8 +15,8 @@ from ._profile import (
     half_maximum_radius,
     integral,
     pixels,
-    plain,
     profile,
+    value_of,
 )
 from ._wing_prior import typical_shape
 
@@ -383,7 +383,7 @@ or `~astropy.modeling.Model`
                 flux=(wing[1] - wing[0]) / total,
             )
             parts.append(moffat)
-        whole = galsim.Add(parts) * float(plain(self._flux()))
+        whole = galsim.Add(parts) * float(value_of(self._flux()))
         return whole.shear(e1=e1, e2=e2).dilate(pixel_scale)
 
     def _flux(self):
@@ -393,5 +393,5 @@ or `~astropy.modeling.Model`
     def bounding_box(self):
         """The box ((y_min, y_max), (x_min, x_max)) that holds all but a faint wing."""
         reach = self.bbox_factor * self.fwhm
-        x, y = float(plain(self.x_0.value)), float(plain(self.y_0.value))
+        x, y = float(value_of(self.x_0.value)), float(value_of(self.y_0.value))
         return ((y - reach, y + reach), (x - reach, x + reach))

@@ -141,7 +141,7 @@ def effective_pixels(shape, R):
     return float(integral(shape, R) ** 2 / squared)
 
 
-def plain(value, unit=None):
+def value_of(value, unit=None):
     """Value without its unit."""
     if isinstance(value, u.Quantity):
         return value.to_value(unit) if unit is not None else value.value
@@ -151,7 +151,7 @@ def plain(value, unit=None):
 def pixels(length):
     """Length in pixels as a float, NaN where it is none."""
     try:
-        return float(plain(length, u.pix))
+        return float(value_of(length, u.pix))
     except (TypeError, ValueError):
         return np.nan
 
@@ -166,9 +166,9 @@ def check_radius(radius):
 # A module-level function: a model with other validators does not pickle.
 def _check_parameter(name, model, value):
     """Raise unless a parameter of the shape is within its range."""
-    number = np.asarray(plain(value), float)
+    number = np.asarray(value_of(value), float)
     if name in ('e1', 'e2'):
-        other = plain(getattr(model, 'e2' if name == 'e1' else 'e1').value)
+        other = value_of(getattr(model, 'e2' if name == 'e1' else 'e1').value)
         good, words = np.hypot(number, other) < 1, 'keep sqrt(e1**2 + e2**2) below 1'
     elif name in ('b', 'p0'):
         good, words = number >= 0, 'be finite and >= 0'
@@ -266,7 +266,7 @@ class ProfileModel(Fittable2DModel):
         values : array
             Flux per pixel.
         """
-        shape = [plain(value) for value in shape]
+        shape = [value_of(value) for value in shape]
         dx, dy = _offset(x, x_0), _offset(y, y_0)
         return flux * unit_profile(dx, dy, shape, self._normalization_radius)
 
@@ -318,4 +318,4 @@ class ProfileModel(Fittable2DModel):
 def _offset(x, x_0):
     """Return x - x_0 as plain numbers of pixels."""
     unit = x_0.unit if isinstance(x_0, u.Quantity) else None
-    return plain(x, unit) - plain(x_0)
+    return value_of(x, unit) - value_of(x_0)

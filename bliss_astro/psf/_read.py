@@ -17,7 +17,7 @@ from .._lazy import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
-from ._profile import check_radius, plain
+from ._profile import check_radius, value_of
 from ._varying import ShapeSplines, VaryingPSF, varying_psf
 
 # Side of drawings of PSFEx's PSFs in pixels, and nodes along an axis of fits to them.
@@ -124,7 +124,7 @@ def read_psf(
 
 def _of_image(image, oversampling, pixel_response, name):
     """Check an image; one that is oversampled becomes a model of photutils."""
-    image = np.asarray(plain(image), float)
+    image = np.asarray(value_of(image), float)
     n = 1 if oversampling is None else oversampling
     n = check_integer('oversampling', n, 1, _MAX_OVERSAMPLING, error=ValueError)
     check_psf_pixels(image, name)
