@@ -12,8 +12,8 @@ from bliss_astro._arguments import (
     require,
     require_type,
 )
+from bliss_astro.exposures import Exposure
 
-from ..exposures import Exposure
 from ._coadd import Coadd
 from ._grid import PixelMapping, check_any, output_grid
 from ._noise import bilinear_noise, sampled_noise, value_scale
@@ -48,7 +48,7 @@ def align_exposures(
 
     Parameters
     ----------
-    exposures : iterable of `~bliss_astro.exposures.Exposure`
+    exposures : iterable of `~bliss_astro.exposures.Exposure`, or one
         The exposures, each with a celestial WCS, in one unit and one band. They
         may be rotated, flipped, distorted and of another pixel scale.
 
@@ -160,7 +160,8 @@ def align_exposures(
     check_any(exposures)
     band = None
     for k, exposure in enumerate(exposures):
-        band = check_exposure(exposure, k, band)
+        check_exposure(exposure, k)
+        band = common_band(exposure, k, band)
         if exposure.unit != exposures[0].unit:
             units = f'exposures[0] is in {exposures[0].unit} and exposures[{k}] in'
             msg = f'exposures must have one unit; {units} {exposure.unit}.'
@@ -188,12 +189,16 @@ def check_iterable(exposures):
     require(sound, 'exposures', allowed, type(exposures).__name__, TypeError)
 
 
-def check_exposure(exposure, k, band=None):
-    """Check that an exposure can be aligned, and return the band of all so far."""
+def check_exposure(exposure, k):
+    """Check that an exposure can be aligned."""
     require_type(f'exposures[{k}]', exposure, Exposure)
     if exposure.wcs is None:
         msg = f'exposures[{k}] has no wcs; give it one with replace(wcs=...).'
         raise ValueError(msg)
+
+
+def common_band(exposure, k, band):
+    """Return the band of an exposure and those before it; refuse different ones."""
     named = (exposure.meta.get(key) for key in _BAND_KEYS)
     own = next((str(name).strip() for name in named if name is not None), band)
     if band not in (None, own):

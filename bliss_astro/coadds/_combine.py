@@ -10,9 +10,15 @@ import numpy as np
 
 from bliss_astro._arguments import check_rng, require
 from bliss_astro._warnings import warn
+from bliss_astro.units import median_and_scatter
 
-from ..units import median_and_scatter
-from ._align import Resampler, check_exposure, check_iterable, with_progress
+from ._align import (
+    Resampler,
+    check_exposure,
+    check_iterable,
+    common_band,
+    with_progress,
+)
 from ._coadd import Coadd
 from ._grid import check_any, output_grid, same_grid
 from ._sums import (
@@ -308,7 +314,8 @@ class _Stream:
         """Go through the exposures, each with its number."""
         self.count, shown = 0, self.progress_bar and title
         for k, exposure in enumerate(with_progress(self.exposures, title, shown)):
-            self.band = check_exposure(exposure, k, self.band)
+            check_exposure(exposure, k)
+            self.band = common_band(exposure, k, self.band)
             self.count = k + 1
             yield k, exposure
 

@@ -11,8 +11,7 @@ from astropy.wcs.utils import pixel_to_pixel
 
 from bliss_astro._arguments import check_image_shape
 from bliss_astro._warnings import collect_warnings
-
-from ..exposures._geometry import check_wcs, cut_wcs
+from bliss_astro.exposures._geometry import check_wcs, cut_wcs
 
 # The mapping is computed on nodes this far apart, in pixels, and interpolated
 # with cubic splines; more accurate than the inversion of a distortion, whose

@@ -13,17 +13,17 @@ from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 
 from bliss_astro._arguments import require_type
+from bliss_astro._atomic import atomic_write
+from bliss_astro._fits import CREATOR, file_name, header_wcs, open_fits
 from bliss_astro._warnings import warn
+from bliss_astro.exposures import measure_noise
+from bliss_astro.exposures._fits_image import Location
+from bliss_astro.exposures._nddata import read_nddata
+from bliss_astro.exposures._noise import neighbours
+from bliss_astro.exposures._read import exposure_of_hdus
+from bliss_astro.psf import PSFModel
+from bliss_astro.units import unit_text
 
-from .._atomic import atomic_write
-from .._fits import CREATOR, file_name, header_wcs, open_fits
-from ..exposures import measure_noise
-from ..exposures._fits_image import Location
-from ..exposures._nddata import read_nddata
-from ..exposures._noise import neighbours
-from ..exposures._read import exposure_of_hdus
-from ..psf import PSFModel
-from ..units import unit_text
 from ._psf import Cells, EffectivePSF, draw_psf_at
 
 # Cards that mark a file as one of ours, with the version of its layout.

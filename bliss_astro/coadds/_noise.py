@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bliss_astro._arguments import must
+from bliss_astro.exposures._noise import kernel_of_sums, lagged_views
+from bliss_astro.units import is_surface_brightness
 
-from ..exposures._noise import kernel_of_sums, lagged_views
-from ..units import is_surface_brightness
 from ._grid import pixel_area
 
 # Pixels farther apart than this, along an axis, are taken to be independent.

@@ -9,8 +9,8 @@ from scipy.ndimage import binary_dilation, maximum_filter
 
 from bliss_astro._arguments import must, require
 from bliss_astro._warnings import warn
+from bliss_astro.units import NANOMAGGY_ZERO_POINT, is_surface_brightness
 
-from ..units import NANOMAGGY_ZERO_POINT, is_surface_brightness
 from ._noise import input_kernel
 from ._psf import Cells, PSFMean
 

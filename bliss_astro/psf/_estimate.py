@@ -8,10 +8,10 @@ import dataclasses
 import numpy as np
 
 from bliss_astro._arguments import require
+from bliss_astro._lazy import exposure_of
+from bliss_astro._warnings import OutOfDomainWarning, warn
+from bliss_astro.units import MEDIAN_ERROR
 
-from .._lazy import exposure_of
-from .._warnings import OutOfDomainWarning, warn
-from ..units import MEDIAN_ERROR
 from ._fit import as_model
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel

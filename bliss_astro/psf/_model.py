@@ -6,8 +6,8 @@ The point-spread function of one place as an astropy model.
 import numpy as np
 
 from bliss_astro._arguments import require
+from bliss_astro._lazy import survey
 
-from .._lazy import survey
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from ._profile import (
     ProfileModel,

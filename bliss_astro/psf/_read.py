@@ -11,9 +11,9 @@ from astropy.io.fits import ColDefs, HDUList
 from astropy.modeling import Model
 
 from bliss_astro._arguments import check_integer, first_wrong, must, require
+from bliss_astro._fits import file_name, find_image, image_plane, open_fits
+from bliss_astro._lazy import load_surveys
 
-from .._fits import file_name, find_image, image_plane, open_fits
-from .._lazy import load_surveys
 from ._fit import PHASES, check_psf_pixels, fit_phases
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel

@@ -20,7 +20,8 @@ are 0-based with centres on integers; SDSS's own row and column numbers are 0.5 
 Bands are always in the order u, g, r, i, z.
 """
 
-from ..._lazy import deprecated_names
+from bliss_astro._lazy import deprecated_names
+
 from ._camera import FieldMask
 from ._catalogs import field_prior as field_prior
 from ._catalogs import read_photoobj, stripe82_columns
