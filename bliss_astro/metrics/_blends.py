@@ -9,7 +9,7 @@ import torch
 from astropy.table import QTable
 from scipy.special import expit, logit
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import check_positive, require
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
 from bliss_astro.rendering._scene import render_alone
@@ -311,7 +311,7 @@ def ellipticity_bound(
     widths = known | (widths or {})
     sound = len(widths) == len(known) and min(widths.values()) > 0
     require(sound, 'widths', f'be positive numbers of {list(known)}', widths)
-    require(0 < bkg_error < np.inf, 'bkg_error', 'be positive', bkg_error)
+    check_positive(bkg_error=bkg_error)
     require(effective_gain > 0, 'effective_gain', 'be positive', effective_gain)
     sound = 0 <= source < len(rows) and is_galaxy[source] and rows[source, 2] > 0
     require(sound, 'source', 'be the number of a galaxy of positive flux', source)

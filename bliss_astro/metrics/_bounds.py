@@ -6,7 +6,7 @@ Optimal signal-to-noise ratio and Cramer-Rao bounds of an isolated point source.
 import astropy.units as u
 import numpy as np
 
-from bliss_astro._arguments import first_wrong, require
+from bliss_astro._arguments import first_wrong, has_sign, require
 
 from ._inputs import check_maps, check_values, make_table, strip_unit, unit_psf
 
@@ -189,7 +189,7 @@ def _parse_scene(psf, unit, bkg_error, gain, position, shape, correlation, mask)
     sound = len(shape) == 2 and min(shape) >= 3
     require(sound, 'shape', 'be two integers of at least 3', shape)
     bkg_error, _ = strip_unit(bkg_error, 'bkg_error', like=unit)
-    sound = np.isfinite(bkg_error) & (bkg_error > 0)
+    sound = has_sign(bkg_error, 'positive')
     wrong = first_wrong(bkg_error, sound)
     require(sound.all(), 'bkg_error', 'be positive and finite', wrong)
     gain = _parse_gain(gain, unit)

@@ -26,14 +26,13 @@ from ._wing_prior import (
     LOOSE_WIDTH,
     PRIOR_MEAN,
     PRIOR_WIDTH,
+    THETA_STEP,
     shape_jacobian,
     to_shape,
     to_theta,
     wing_pull,
 )
 
-# Step in theta of numerical derivatives.
-_THETA_STEP = 1e-4
 # Levenberg-Marquardt damping of the first step, and the largest and smallest one.
 _DAMPING, _MAX_DAMPING, _MIN_DAMPING = 1e-3, 1e10, 1e-12
 # Largest step in an entry of theta, and the step at which a fit has converged.
@@ -143,9 +142,9 @@ def _equations(fit, stamps, weights, n_local):
     """Normal equations of a joint fit, priors included."""
     r, shared, local = _linearise(fit, stamps, weights, n_local)
     flat, local_t = shared.reshape(-1, 8), local.transpose(0, 2, 1)
-    steps = np.vstack([np.zeros(8), _THETA_STEP * np.eye(8)])
+    steps = np.vstack([np.zeros(8), THETA_STEP * np.eye(8)])
     pull = fit.pull(fit.theta + steps)
-    slopes = (pull[1:] - pull[0]).T / _THETA_STEP
+    slopes = (pull[1:] - pull[0]).T / THETA_STEP
     C, h = local_t @ local, (local_t @ r[..., None])[..., 0]
     if n_local > 3:
         C[:, 3, 3] += fit.background_width**-2.0

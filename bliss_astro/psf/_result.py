@@ -22,7 +22,7 @@ from ._profile import (
 )
 from ._stars import TO_FWHM, places_of
 from ._varying import excess_scatter, trend
-from ._wing_prior import to_shape, typical_shape
+from ._wing_prior import THETA_STEP, to_shape, typical_shape
 
 # Stars of the fit at most, and pixels of all stamps together, which bound the time; but
 # no fewer stars than that.
@@ -41,8 +41,6 @@ _PLANE_ERROR = 0.02
 _MAX_WIDER, _MAX_NARROWER, _SCATTER_RANGE = 2.5, 3.5, (0.015, 0.1)
 # Fewer stars cannot check each other.
 MIN_REAL_STARS = 3
-# Step in theta of numerical derivatives of the width and the area.
-_THETA_STEP = 1e-4
 # Radius of the polynomial of the core's mean residual in half-maximum radii.
 _CORE_RADIUS = 1.6
 # Width of the rings of mean residuals in half-maximum radii, and at least in pixels.
@@ -277,11 +275,11 @@ class PSFStars:
         """
         fit, shape = self.fit, self.fit.shape
         radius = half_maximum_radius(shape)
-        varied = to_shape(fit.theta + _THETA_STEP * np.eye(8))
+        varied = to_shape(fit.theta + THETA_STEP * np.eye(8))
         total, pixels = integral(shape, fit.radius), effective_pixels(shape, fit.radius)
         widths = half_maximum_radius(varied.T) / radius
         areas = [effective_pixels(v, fit.radius) / pixels for v in varied]
-        slopes = np.log([widths, areas]) / _THETA_STEP
+        slopes = np.log([widths, areas]) / THETA_STEP
         noise = np.einsum('ki,ij,kj->k', slopes, fit.covariance, slopes).clip(0)
 
         size, flux = self.stamps.shape[1:], fit.local[:, :1, None]

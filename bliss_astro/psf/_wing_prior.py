@@ -27,6 +27,8 @@ PRIOR_WIDTH = np.array([np.inf, 0.2, 1.0, 0.4, 0.3, 0.6, 0.15, 0.15])
 # So weak a prior of theta that it stops only what no height depends on.
 LOOSE_WIDTH = np.array([np.inf, 1.5, 3.0, 1.5, 4.0, 2.0, 0.15, 0.15])
 LOOSE_MEAN = np.array([0.0, 0.6, -2.0, 0.4, -2.0, 1.0, 0.0, 0.0])
+# Step in theta of numerical derivatives.
+THETA_STEP = 1e-4
 # Heights and beta - 2 below this have no logarithm of use.
 _LEAST_LOG = 1e-7
 
