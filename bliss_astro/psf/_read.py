@@ -151,6 +151,9 @@ class PSFExPSF(VaryingPSF):
     """
     A PSF model of PSFEx: images whose weights are polynomials of the position.
 
+    Beyond half a ``scale`` from ``zero``, the field that PSFEx fitted, the PSF is that
+    of the nearest place within.
+
     Parameters
     ----------
     basis : (n, rows, columns) array
@@ -278,21 +281,27 @@ class PSFExPSF(VaryingPSF):
     def at(self, x, y):
         """Return the model at a place; see `VaryingPSF.at`."""
         psf = super().at(x, y)
-        psf.fit_info = {'residual': self._cache['residual']}
+        psf.fit_info = {'residual': self._fits()['residual']}
         return psf
 
     def shape_grid(self, xs, ys):
         """Return the shapes on a grid, from fits at nodes; see `VaryingPSF`."""
-        if 'splines' not in self._cache:
+        places = self._scaled(np.atleast_1d(xs), np.atleast_1d(ys))
+        return self._fits()['splines'](*places)
+
+    def _fits(self):
+        """``splines`` of fits at nodes, ``residual`` of that in the middle (dict)."""
+        # Parts of the image share the dict, and so the fits.
+        if not self._cache:
             # Each fit begins with that of the middle.
-            fit, self._cache['residual'] = self._fit_at(0.0, 0.0)
+            fit, residual = self._fit_at(0.0, 0.0)
             theta = np.broadcast_to(fit.theta, (_N_NODES, _N_NODES, 8)).copy()
             nodes = np.linspace(-0.5, 0.5, _N_NODES)
             for j, i in np.ndindex(theta.shape[:2] if self.degree else (0, 0)):
                 theta[j, i] = self._fit_at(nodes[i], nodes[j], fit.shape)[0].theta
-            self._cache['splines'] = ShapeSplines(nodes, nodes, theta)
-        places = self._scaled(np.atleast_1d(xs), np.atleast_1d(ys))
-        return self._cache['splines'](*places)
+            splines = ShapeSplines(nodes, nodes, theta)
+            self._cache.update(splines=splines, residual=residual)
+        return self._cache
 
     def _scaled(self, x, y):
         """Map places of the image to the argument of the polynomial, within +-0.5."""
