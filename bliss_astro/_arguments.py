@@ -165,6 +165,18 @@ def check_fraction(name, value):
     return float(value)
 
 
+def check_threshold(threshold):
+    """Return a threshold as a plain number, if it is a probability between 0 and 1."""
+    if isinstance(threshold, np.ndarray) and threshold.ndim == 0:
+        threshold = threshold[()]
+    real = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
+    allowed = 'be one number, a probability between 0 and 1'
+    hint = "photutils' detect_sources takes a brightness here, bliss_astro's does not"
+    got, error = f'{threshold!r:.60}; {hint}', ValueError if real else TypeError
+    require(real and 0 < threshold < 1, 'threshold', allowed, got, error)
+    return float(threshold)
+
+
 def check_image_shape(name, value):
     """Return a shape ``(ny, nx)`` as plain numbers, if they are two, 1 or more."""
     sides = np.asarray(value)

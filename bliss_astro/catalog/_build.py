@@ -3,7 +3,6 @@
 Tables from plain arrays: checks, units and order of ``from_columns``.
 """
 
-import numbers
 import uuid
 from collections.abc import Mapping
 
@@ -35,7 +34,7 @@ _DERIVED = ('sky_centroid', 'mag', 'mag_err')
 _OPTIONAL = ('id', 'x_y_cov', 'flags')
 # By how much sums of float32 may exceed a probability of 1.
 _ROUNDING = 1e-6
-# Units that columns may have, by the rule of their definition, and those of tables.
+# Units that columns may have, in words, by the rule of their definition.
 _ALLOWED = {
     '': 'plain numbers',
     'deg': 'an angular unit',
@@ -311,18 +310,3 @@ def _derive_columns(made, *, wcs, unit):
         for name, value in (('mag', ab_magnitude(flux).value), ('mag_err', error)):
             derived[name] = make_column(name, value, unit=u.mag)
     return derived
-
-
-def check_threshold(threshold):
-    """Return a threshold as a plain number, if it is a probability between 0 and 1."""
-    hint = "photutils' detect_sources takes a brightness here, bliss_astro's does not"
-    if isinstance(threshold, np.ndarray) and threshold.ndim == 0:
-        threshold = threshold[()]
-    real = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
-    if not real or not 0 < threshold < 1:
-        msg = (
-            'threshold must be one number, a probability between 0 and 1, got '
-            f'{threshold!r:.60}; {hint}'
-        )
-        raise (ValueError if real else TypeError)(msg)
-    return float(threshold)

@@ -12,6 +12,7 @@ from bliss_astro._arguments import (
     check_fraction,
     check_integer,
     check_rng,
+    check_threshold,
     must,
     torch_generator,
 )
@@ -19,7 +20,6 @@ from bliss_astro._threads import use_threads
 from bliss_astro.psf import PSFModel
 
 from . import _fits
-from ._build import check_threshold
 from ._catalog import ProbabilisticCatalog
 from ._columns import pixel_scale
 from ._rows import SourceRows, tabulate_draw
@@ -296,8 +296,8 @@ class CatalogPosterior:
         Raises
         ------
         ValueError
-            If a row is none of this posterior's, or if ``column`` or
-            ``level`` is not allowed.
+            If a row is of another posterior, or if ``column`` or ``level`` is not
+            allowed.
         """
         check_fraction('level', level)
         tails = 0.5 * (1 - level), 0.5 * (1 + level)

@@ -11,7 +11,12 @@ import os
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_integer, check_rng, choose_device
+from bliss_astro._arguments import (
+    check_integer,
+    check_rng,
+    check_threshold,
+    choose_device,
+)
 from bliss_astro._threads import check_n_threads, use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,
@@ -19,7 +24,6 @@ from bliss_astro._warnings import (
     OutOfDomainWarning,
     warn,
 )
-from bliss_astro.catalog._build import check_threshold
 from bliss_astro.catalog._meta import FactRecord
 from bliss_astro.encoders import Encoder
 
