@@ -102,7 +102,7 @@ def _plain_shape(table, name, scale):
 
 def scale_of(catalog, *, wcs=None):
     """
-    Arcsec per pixel by which the radii of a catalogue were made; `None` if unknown.
+    Pixel scale in arcsec by which radii were converted; `None` if it is unknown.
 
     A ``wcs`` is for catalogues that hold neither their scale nor a WCS.
     """

@@ -14,7 +14,7 @@ follows from the chain rule: if V is the set of tiles that the place touches,
 
     P(\text{no source in } V) = \prod_{s \in V}
         \left[1 - q(n_s > 0 \mid \text{earlier tiles of } V \text{ empty},
-        \text{earlier other tiles as decided})\right].
+        \text{earlier other tiles as in the greedy sweep})\right].
 
 Position and flux are then mixtures over the tiles of V.
 """
@@ -76,8 +76,8 @@ class SourceMarginals(Rows):
         a learned model; None where they are not inferred.
 
     ellipticity : tensor ``(N, P', 2)`` or None
-        Draws of the distortion ``(e1, e2)`` of what is seen of the galaxy: of the
-        adaptive moments of its image with the PSF.
+        Draws of the distortion ``(e1, e2)`` of the adaptive moments of the galaxy's
+        image, before the PSF is taken off.
     """
 
     probability: torch.Tensor
@@ -225,9 +225,9 @@ def _neighbourhood(array, images, rows, columns):
 
 def _hidden_if(sweep, touched, slot, holder=None, code=None):
     """
-    Hidden layer of one tile of V each, ``slot`` ``(N,)``, all of V being empty.
+    Hidden layer of one tile of each V, of index ``slot`` ``(N,)``, where V is empty.
 
-    But for the tile ``holder``, which has the sources of ``code``.
+    If given, the tile of V of index ``holder`` holds the sources of ``code`` instead.
     """
     _, r, c, valid = touched
     tiles = _tile_of(touched, slot)
@@ -257,7 +257,7 @@ def _presence_if(*given):
 
 
 def _codes(sweep, tiles, mode, flux):
-    """Codes (N, C K) of tiles as decided or, where empty, with the source described."""
+    """Codes (N, C K) of tiles in the greedy sweep; of empty ones, of the source."""
     grid, head = sweep.grid, sweep.head
     # Pixels to units of the tile.
     x, y = (mode + 0.5) / grid.size - torch.stack([tiles[2], tiles[1]])

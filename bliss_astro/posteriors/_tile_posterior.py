@@ -255,14 +255,16 @@ class TilePosterior:
 
         In each tile the count is the largest that is exceeded with a
         probability above ``threshold``, and sources stand at the highest
-        point of their factors, given what the earlier colours decided.
+        point of their factors, given those of the earlier colours.
         """
         return self._sweep(threshold=threshold)[0]
 
     @torch.no_grad()
     def decided(self) -> tuple[TileCatalog, torch.Tensor]:
         """
-        The greedy sweep and the hidden layer given its decisions (kept).
+        Most probable catalogue of the greedy sweep, and the hidden layer given it.
+
+        They are computed once and kept.
 
         Returns
         -------
