@@ -63,7 +63,11 @@ class Completeness:
         error. NaN where the share lies outside the injected range.
 
     sources : `~astropy.table.QTable`
-        A row for each injected source.
+        A row for each injected source: its position in pixels, ``flux`` (in the unit of
+        the image) and type; whether it was ``found``, lies on a ``masked`` pixel or
+        beside a source of the image (``blended``); and, NaN where it was not found,
+        ``flux_estimate``, ``flux_err``, ``galaxy_probability`` and the ``offset`` of
+        the detection in pixels.
 
     threshold : float
         Smallest probability of a detection.
