@@ -12,6 +12,7 @@ from astropy.modeling import Model
 from bliss_astro._arguments import must, require
 from bliss_astro.psf import PSFModel, VaryingPSF
 from bliss_astro.psf._fit import (
+    MIN_SIDE,
     PHASES,
     as_model,
     check_psf_pixels,
@@ -23,8 +24,6 @@ from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
 from bliss_astro.psf._profile import unit_profile
 from bliss_astro.psf._varying import varying_psf
 
-# Least side (pixels) of an image of a PSF that can be fitted.
-_MIN_SIDE = 5
 # Signal-to-noise ratio of the star that is the depth of an exposure.
 _DEPTH_SNR = 5
 # Least factor of the variance of sums by correlated noise.
@@ -126,8 +125,8 @@ class _DrawnPSF(FittedPSF):
             self._psf = np.asarray(image, dtype=float)
             check_psf_pixels(self._psf, 'psf, as an image,')
             shape = self._psf.shape
-            allowed = f'have at least {_MIN_SIDE} x {_MIN_SIDE} px'
-            require(min(shape) >= _MIN_SIDE, 'psf: an image', allowed, shape)
+            allowed = f'have at least {MIN_SIDE} x {MIN_SIDE} px'
+            require(min(shape) >= MIN_SIDE, 'psf: an image', allowed, shape)
         else:
             is_number = isinstance(psf, int | float | np.number)
             got = f'{psf!r}; a width is given as fwhm={psf}'

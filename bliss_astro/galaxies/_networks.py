@@ -31,7 +31,7 @@ _LOG_STD = (-7.0, 1.0)
 _DAMPING, _MAX_STEP = 1e-3, 1.5
 # Least curvature of the logarithm of a flux, of stamps of noise alone, and its largest
 # value: wild first guesses must not overflow.
-_FLUX_CURVATURE, _MAX_LOG_FLUX = 0.1, 20
+_FLUX_CURVATURE, MAX_LOG_FLUX = 0.1, 20
 _RANGES = (
     within('latent_dim', 'an integer of at least 2', lambda x: x >= 2)
     | within('n_components decoder_width encoder_width n_filters', *POSITIVE_INTEGER)
@@ -341,7 +341,7 @@ def refine(decoder, posterior, stamps, psf, variance, x, y, *, n_steps, flux_slo
     of the logarithm of the flux f is proportional to ``f**-flux_slope``.
     """
     value = posterior.mean.clone()
-    value[:, -1] = value[:, -1].clamp(max=_MAX_LOG_FLUX)
+    value[:, -1] = value[:, -1].clamp(max=MAX_LOG_FLUX)
     prior = torch.ones(value.shape[1], dtype=value.dtype)
     prior[-1] = 0.0
 

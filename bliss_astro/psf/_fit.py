@@ -23,7 +23,7 @@ _MODEL_ERROR = 0.02
 # Fewest pixels of a stamp, and largest distance in pixels of a star from its middle.
 _MIN_PIXELS, _MAX_OFFSET = 10, 3.5
 # Side of the smallest image that can be fitted.
-_MIN_SIDE = 5
+MIN_SIDE = 5
 # An image of a PSF has its sky left in where pixels as bright as its outermost ones
 # would make more than this share of its sum, and these are more than this share of
 # those an eighth of the side further in.
@@ -56,8 +56,8 @@ def fit_psf(
     if isinstance(image, Model):
         image = draw_model(image, _DRAWING_SIDE // 2, _DRAWING_SIDE // 2)
     data, bad, error, unit = _take_apart(image, error, mask, (2, 3))
-    allowed = f'be at least {_MIN_SIDE} pixels wide and high'
-    require(min(data.shape[-2:]) >= _MIN_SIDE, 'image', allowed, data.shape)
+    allowed = f'be at least {MIN_SIDE} pixels wide and high'
+    require(min(data.shape[-2:]) >= MIN_SIDE, 'image', allowed, data.shape)
     radius = normalization_radius
     if data.ndim == 3:
         return _fit_stars(
@@ -91,8 +91,8 @@ def fit_psf_to_stars(
     """Fit one PSF shape to several stars of an image; see `PSFModel.fit_stars`."""
     data, bad, error, unit = _take_apart(data, error, mask, (2,))
     size = int(size)
-    good = size >= _MIN_SIDE and size % 2 == 1
-    require(good, 'size', f'be odd and at least {_MIN_SIDE}', size)
+    good = size >= MIN_SIDE and size % 2 == 1
+    require(good, 'size', f'be odd and at least {MIN_SIDE}', size)
     places = _star_positions(positions)
     height, width = data.shape
     pixels = np.rint(places).astype(int)
@@ -361,7 +361,7 @@ def check_psf_pixels(image, name):
     elif not total > 0:
         got = f'a sum of {total:.6g}' if image.any() else 'zeros only'
         problem = f'have a positive sum; got {got}.'
-    elif min(image.shape) >= _MIN_SIDE:
+    elif min(image.shape) >= MIN_SIDE:
         # Wings fall outwards, a sky does not; a wholly flat image is no PSF at all.
         outer, inner = (_median_of_ring(image, share) for share in (0, _INNER_RING))
         share = outer * image.size / total

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bliss_astro._arguments import check_choice, check_integer, require, torch_generator
 from bliss_astro.galaxies import GalaxyAutoencoder, _mixture
-from bliss_astro.galaxies._networks import log_likelihood
+from bliss_astro.galaxies._networks import MAX_LOG_FLUX, log_likelihood
 from bliss_astro.psf._mixture import describe_shape
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
@@ -34,9 +34,6 @@ _PRETRAINING_FACTOR = 3
 # Progress of the steps with images from which the decoder is trained too, and its
 # learning rate relative to that of the encoder.
 _DECODER_FROM, _DECODER_RATE = 0.5, 0.2
-# Logarithm of the flux in electrons to which draws are clipped: a wild first guess
-# must not overflow.
-_MAX_LOG_FLUX = 20
 # Model over the noise of a pixel above which the pixel counts.
 _MIN_SIGNAL = 0.5
 # Stamps that are encoded at once, and number of examples of a report.
@@ -111,7 +108,7 @@ class GalaxyTrainer(Trainer):
         centre = [torch.full((), (n - 1) / 2).to(stamps) for n in size[::-1]]
         posterior = model.encoder(stamps, batch.psf, batch.variance, *centre)
         latent, flux = posterior.sample(generator=generator)
-        log_flux = torch.log(flux[0]).clamp(max=_MAX_LOG_FLUX)
+        log_flux = torch.log(flux[0]).clamp(max=MAX_LOG_FLUX)
         at = torch.cat([latent[0], log_flux[:, None]], 1)
         place = [c.expand(len(stamps)) for c in centre]
         expected = _mixture.expected_stamps(model.decoder, at, batch.psf, *place, size)
