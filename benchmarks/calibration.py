@@ -5,6 +5,7 @@ Calibration: flux errors against the Cramer-Rao bound, counts, the exact posteri
 
 import itertools
 
+import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import vstack
@@ -104,7 +105,7 @@ def add_counts(bench, encoder, depth, n_images):
                 exposure_of(images, k),
                 encoder=encoder,
                 density=STAR_DENSITY,
-                flux_min=FLUX_MIN,
+                flux_min=FLUX_MIN * u.electron,
                 check=False,
                 progress_bar=False,
             )
@@ -166,7 +167,7 @@ def add_exact(bench, encoder, n_images):
             0.05,
             encoder=encoder,
             density=SMALL_DENSITY,
-            flux_min=FLUX_MIN,
+            flux_min=FLUX_MIN * u.electron,
             check=False,
             progress_bar=False,
         )

@@ -143,12 +143,13 @@ def run_encoder(encoder, images, *, first=0, psf=None, intervals=True, **given):
     for k in range(len(images)):
         shape = None if psf is None else psf[k]
         exposure = exposure_of(images, k, psf=shape, calibrated=calibrated)
-        prior, scale = {'density': float(images.density[k])}, 1.0
-        prior['flux_min'] = float(images.flux_min[k])
+        # A prior of magnitudes needs calibrated fluxes; tables are in electrons.
+        scale = float(images.electrons_per_nmgy[k]) if calibrated else 1.0
+        prior = {
+            'density': float(images.density[k]),
+            'flux_min': float(images.flux_min[k]) / scale * exposure.unit,
+        }
         if calibrated:
-            # A prior of magnitudes needs calibrated fluxes; tables are in electrons.
-            scale = float(images.electrons_per_nmgy[k])
-            prior['flux_min'] = prior['flux_min'] / scale * u.nmgy
             prior['population'] = 'npe' if images.population[k] else 'sky'
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
