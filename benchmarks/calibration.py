@@ -176,8 +176,10 @@ def add_exact(bench, encoder, n_images):
             near = exact.probability_near(
                 float(best['x_centroid']), float(best['y_centroid']), radius=1.25
             )
-            values = [best[c] for c in ('probability', 'flux_err', 'x_err')]
-            rows.append([near, exact.flux_err, exact.x_err, *map(float, values)])
+            values = [
+                u.Quantity(best[c]).value for c in ('probability', 'flux_err', 'x_err')
+            ]
+            rows.append([near, exact.flux_err, exact.x_err, *values])
     near, flux, x, probability, own_flux, own_x = np.transpose(rows)
     case, sure = 'exact posterior of one star', near > 0.5
     off = np.abs(probability - near)
