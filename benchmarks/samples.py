@@ -6,7 +6,6 @@ Samples of detections with their truth, by bliss_astro, SEP and photutils, and s
 import itertools
 import warnings
 
-import astropy.units as u
 import numpy as np
 from astropy.table import Table, vstack
 from harness import median_with_error, share
