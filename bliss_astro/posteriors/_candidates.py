@@ -99,7 +99,7 @@ class _Sweep:
         coarse = self.posterior.coarse
         candidate = (chance > (_COARSE if coarse else faintest)) | accepted
         if self.head.galaxies:
-            n_pixels = self.posterior.inputs.image.numel()
+            n_pixels = self.posterior.inputs.image[0].numel()
             candidate = most_probable(candidate, chance + accepted, n_pixels)
         tiles, position, flux, mode, seen = self._described(0, candidate)
         probability = chance[tiles]
@@ -170,10 +170,10 @@ def find_sources(
 
     Notes
     -----
-    The work is bounded by the number of pixels. Of heads that know galaxies, the
-    greedy sweep takes sources in at most 2000 tiles and one more for each 25 pixels,
-    and at most 500 and one for each 25 pixels are described, the most probable; other
-    heads have at most ``n_most`` in each tile. The flux of each is computed at 16
+    The work for each image is bounded by the number of its pixels. Of heads that know
+    galaxies, the greedy sweep takes sources in at most 2000 tiles and one more for each
+    25 pixels, and at most 500 and one for each 25 pixels are described, the most
+    probable; other heads have at most ``n_most`` in each tile. The flux of each is computed at 16
     positions. Encoders in sequence see at most 500 sources and one more for each 100
     pixels, the brightest, in 2 scenes that are fitted in 10 rounds.
     """
@@ -186,13 +186,15 @@ def find_sources(
         part.probability = part.probability * part.near_place()
     probability = torch.cat([part.probability for part, _ in found])
     chosen = (probability > _IN_SEQUENCE) & (probability >= least)
-    n_pixels = posterior.inputs.image.numel()
+    n_pixels = posterior.inputs.image[0].numel()
     most = _MAX_IN_SEQUENCE[0] + int(_MAX_IN_SEQUENCE[1] * n_pixels)
-    later = posterior.sequence is not None and int(chosen.sum()) <= most
+    image = torch.cat([part.image for part, _ in found])
+    # Images that are not described in sequence as a whole.
+    later = image[chosen].bincount(minlength=len(posterior)) <= most
+    later &= posterior.sequence is not None
     for place, (part, seen) in enumerate(found):
         described = part.probability >= least
-        if later:
-            described &= part.probability <= _IN_SEQUENCE
+        described &= ~later[part.image] | (part.probability <= _IN_SEQUENCE)
         if posterior.head.shapes:
             _infer_shapes(posterior, place, part, seen, described.nonzero()[:, 0])
     sources = SourceMarginals.concatenate([part for part, _ in found])
@@ -203,12 +205,15 @@ def find_sources(
 
 def _describe_in_sequence(sequence, sources, chosen, most):
     """Fluxes, types and shapes from the encoders that follow detection."""
-    if len(chosen) > most:
+    images = sources.image[chosen]
+    for image in (images.bincount() > most).nonzero()[:, 0].tolist():
         # Those that weigh most in the scene.
-        logits, mean, _ = sources.flux[chosen, 0, 1:].unflatten(-1, (3, -1)).unbind(-2)
+        own, others = chosen[images == image], chosen[images != image]
+        logits, mean, _ = sources.flux[own, 0, 1:].unflatten(-1, (3, -1)).unbind(-2)
         flux = (torch.softmax(logits, -1) * mean).sum(-1)
-        rank = flux + 100 * (sources.probability[chosen] > 0.5)
-        chosen = chosen[rank.topk(most).indices.sort().values]
+        rank = flux + 100 * (sources.probability[own] > 0.5)
+        chosen = torch.cat([others, own[rank.topk(most).indices]]).sort().values
+        images = sources.image[chosen]
     if len(chosen) == 0:
         return
     some = sources.select(chosen)

@@ -93,6 +93,21 @@ class SourceMarginals(Rows):
     def __len__(self):
         return len(self.probability)
 
+    def by_image(self, n_images) -> list['SourceMarginals']:
+        """
+        Sources of each image, as those of a batch of one.
+
+        Parameters
+        ----------
+        n_images : int
+            Number of images.
+        """
+        parts = [
+            self.select((self.image == image).nonzero()[:, 0])
+            for image in range(n_images)
+        ]
+        return [dataclasses.replace(p, image=torch.zeros_like(p.image)) for p in parts]
+
     def flux_factor(self) -> LogFluxFactor:
         """
         Distribution of the log-flux, marginal over position.

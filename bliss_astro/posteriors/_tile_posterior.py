@@ -18,14 +18,15 @@ _MAX_SOURCES = 500, 0.04
 
 
 def most_probable(candidate, probability, n_pixels):
-    """Candidates, or where there are too many the more probable ones of them."""
+    """Candidates, or of images of so many pixels with too many the more probable."""
     most = int(_MAX_SOURCES[0] + _MAX_SOURCES[1] * n_pixels)
-    if int(candidate.sum()) <= most:
-        return candidate
-    rank = torch.where(candidate, probability, -1.0).flatten()
-    out = torch.zeros_like(candidate).flatten()
-    out[rank.topk(most).indices] = True
-    return out.view_as(candidate)
+    out = candidate
+    for image in (candidate.flatten(1).sum(1) > most).nonzero()[:, 0].tolist():
+        out = candidate.clone() if out is candidate else out
+        rank = torch.where(candidate[image], probability[image], -1.0).flatten()
+        out[image] = False
+        out[image].view(-1)[rank.topk(most).indices] = True
+    return out
 
 
 class TilePosterior:
@@ -92,6 +93,38 @@ class TilePosterior:
         self.pixels = Pixels(inputs, self.grid, widest)
         self.moments = moments
         self.sequence = None if sources is None else SourceSequence(self, *sources)
+
+    def select(self, images) -> 'TilePosterior':
+        """
+        Posterior of some of the images, with what was decided of them.
+
+        Parameters
+        ----------
+        images : list of int
+            Their indices.
+
+        Returns
+        -------
+        posterior : `TilePosterior`
+            With tensors of its own.
+        """
+        sequence = self.sequence
+        if sequence is not None:
+            conditions = sequence.conditions[images]
+            sequence = sequence.encoders, conditions, sequence.half
+        part = TilePosterior(
+            self.features[images],
+            self.inputs.select(images),
+            self.head,
+            tile_size=self.grid.size,
+            patch_radius=self.patch_radius,
+            sources=sequence,
+            moments=self.moments,
+        )
+        if self._decided is not None:
+            catalog, hidden = self._decided
+            part._decided = catalog.select(images), hidden[images]
+        return part
 
     def __len__(self):
         return len(self.features)
@@ -292,7 +325,7 @@ class TilePosterior:
             else:
                 count = factor.mode(threshold)
                 if head.galaxies:
-                    n_pixels = self.inputs.image.numel() / len(COLOURS)
+                    n_pixels = self.inputs.image[0].numel() / len(COLOURS)
                     count = count * most_probable(count > 0, factor.presence, n_pixels)
             catalog.count[:, i::2, j::2] = count
             for place in range(head.n_most):
