@@ -137,7 +137,13 @@ def find_candidates(posteriors, tile_posterior, least):
     """
     # Those that share the light of full tiles are always described in full.
     least = min(least, MIN_PROBABILITY)
-    parts = find_sources(tile_posterior, least=least).by_image(len(posteriors))
+    found = find_sources(tile_posterior, least=least)
+    # Of all images at once: many operations, each of which takes its time.
+    use = (found.probability >= least).nonzero()[:, 0]
+    found.sigma = found.x.new_full((len(found), len(SIGMA_QUANTILES)), torch.nan)
+    levels = found.x.new_tensor(SIGMA_QUANTILES)[:, None]
+    found.sigma[use] = found.select(use).quantile_flux(levels).T
+    parts = found.by_image(len(posteriors))
     for posterior, sources in zip(posteriors, parts, strict=True):
         fwhm = posterior.fwhm / posterior.binning
         tiles = posterior.tile_posterior
@@ -197,14 +203,13 @@ class SharedLight:
         likely = sources.probability >= MIN_PROBABILITY
         chosen = np.flatnonzero(likely.cpu().numpy())
         if full[chosen].any():
-            flux = np.exp(_quantiles(sources, chosen, 0.5)[0])
+            flux = np.exp(plain(sources.sigma[:, 1])[chosen])
             place = np.column_stack([x, y])[chosen]
             light = _measure_ratios(posterior, place, flux, full[chosen], fwhm=fwhm)
             ratio[chosen] = light
         changed = np.flatnonzero(ratio > 1)
         if len(changed):
-            levels = _quantiles(sources, changed, *SIGMA_QUANTILES)
-            low, middle[changed], high = levels
+            low, middle[changed], high = plain(sources.sigma)[changed].T
             width[changed] = 0.5 * (high - low)
         return cls(ratio, middle, width, row * posterior.grid.shape[1] + column)
 
@@ -252,12 +257,6 @@ class SharedLight:
             return log_flux
         ratio = _measure_ratios(posterior, place, np.exp(log_flux), full, fwhm=fwhm)
         return log_flux + np.log(ratio)
-
-
-def _quantiles(sources, index, *q):
-    """Quantiles of the log-fluxes of some sources, list of arrays."""
-    some = sources.select(torch.as_tensor(index, device=sources.x.device))
-    return [plain(some.quantile_flux(level)) for level in q]
 
 
 def _measure_ratios(posterior, place, flux, full, *, fwhm):

@@ -174,8 +174,8 @@ def find_sources(
     galaxies, the greedy sweep takes sources in at most 2000 tiles and one more for each
     25 pixels, and at most 500 and one for each 25 pixels are described, the most
     probable; other heads have at most ``n_most`` in each tile. The flux of each is
-    computed at 16 positions. Encoders in sequence see at most 500 sources and one more for each 100
-    pixels, the brightest, in 2 scenes that are fitted in 10 rounds.
+    computed at 16 positions. Encoders in sequence see at most 500 sources and one more
+    for each 100 pixels, the brightest, in 2 scenes that are fitted in 10 rounds.
     """
     sweep = _Sweep(posterior, n_draws)
     found = [sweep.first_sources(least)]

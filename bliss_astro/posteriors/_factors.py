@@ -301,7 +301,7 @@ class LogFluxFactor:
         Parameters
         ----------
         q : float or tensor ``(...,)``
-            Probability.
+            Probability; further dimensions come first.
         """
         low, high, cdf = self.low[..., 0], self.high[..., 0], self._cdf()
         for _ in range(26):  # to single precision

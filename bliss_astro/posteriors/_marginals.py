@@ -77,6 +77,9 @@ class SourceMarginals(Rows):
     ellipticity : tensor ``(N, P', 2)`` or None
         Draws of the distortion ``(e1, e2)`` of what is seen of the galaxy: of the
         adaptive moments of its image with the PSF.
+
+    sigma : tensor ``(N, 3)`` or None
+        Quantiles of the log-flux at -1, 0 and 1 sigma, where they were computed.
     """
 
     probability: torch.Tensor
@@ -89,6 +92,7 @@ class SourceMarginals(Rows):
     typed: bool = False
     shapes: torch.Tensor | None = None
     ellipticity: torch.Tensor | None = None
+    sigma: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.probability)
@@ -155,12 +159,12 @@ class SourceMarginals(Rows):
 
         Parameters
         ----------
-        q : float or tensor ``(N,)``
-            Probability.
+        q : float or tensor ``(N,)`` or ``(Q, 1)``
+            Probability, or Q of them.
 
         Returns
         -------
-        log_flux : tensor ``(N,)``
+        log_flux : tensor ``(N,)`` or ``(Q, N)``
             Logarithm of flux over the flux floor.
         """
         return self.flux_factor().quantile(q)
