@@ -231,6 +231,7 @@ def broaden_shape(shape, variance):
     b = b * (s2 / new2).square() / core
     p0 = p0 * (sp / newp).square() / core
     # A round kernel makes an ellipse rounder.
+    beta = beta.expand_as(core)
     return torch.stack([new1, new2, b, newp, p0, beta, e1 * core, e2 * core], -1)
 
 
