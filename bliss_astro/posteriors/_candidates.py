@@ -56,20 +56,25 @@ class _Sweep:
         rows, columns = self.grid.shape
         return (tiles[0] * rows + tiles[1]) * columns + tiles[2]
 
-    def describe(self, place, hidden, count, tiles):
-        """Positions (2, N, P), flux (1 + 3 M, N, S), mode (2, N), shapes' inputs."""
+    def describe(self, place, hidden, count, tiles, known=None):
+        """
+        Positions (2, N, P), flux (1 + 3 M, N, S), mode (2, N), shapes' inputs.
+
+        Fits of some tiles may be known, see ``SourceChain``.
+        """
 
         def describe(index):
             some = tuple(part[index] for part in tiles)
-            return self._describe_piece(place, hidden[index], count[index], some)
+            fits = None if known is None else (known[0], known[1][index])
+            given = place, some, hidden[index], count[index], self.catalog, fits
+            return self._describe_piece(self.posterior.source_chain(*given))
 
         pieces = split_work(len(count), _BATCH, count.device)
         *parts, seen = zip(*map_threads(describe, pieces), strict=True)
         return *(torch.cat(part, 1) for part in parts), joined(seen)
 
-    def _describe_piece(self, place, hidden, count, tiles):
-        chain = self.posterior.source_chain(place, tiles, hidden, count, self.catalog)
-        q = self.quasi[:, None].expand(-1, len(count), -1)
+    def _describe_piece(self, chain):
+        tiles, q = chain.tiles, self.quasi[:, None].expand(-1, len(chain.hidden), -1)
         x, y = (value.T for value in chain.position.quantile_draw(q))
         # At fewer positions where nothing is refined.
         n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
@@ -88,7 +93,8 @@ class _Sweep:
         tiles = candidate.nonzero(as_tuple=True)
         hidden = self.hidden[tiles[0], :, tiles[1], tiles[2]]
         count = self.catalog.count[tiles].clamp(min=place + 1)
-        return tiles, *self.describe(place, hidden, count, tiles)
+        known = self.posterior.known_fits(place, tiles)
+        return tiles, *self.describe(place, hidden, count, tiles, known)
 
     def first_sources(self, least):
         """Brightest sources of tiles, with the inputs of their shapes."""

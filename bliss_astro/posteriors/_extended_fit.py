@@ -228,7 +228,10 @@ def measure_sizes(near, far, x, y, star_flux, floor):
             features += _elongation(patches, weight, dx, dy, model, point)
         for sigma in sigmas:
             shape = broaden_shape(patches.shape, sigma**2)
-            p, *slopes = profile_with_gradient(shape, dx, dy, radius=patches.radius)
+            shifted = len(errors) >= _SHIFTS_FROM
+            profile = profile_with_gradient if shifted else profile_of_shape
+            p = profile(shape, dx, dy, radius=patches.radius)
+            p, *slopes = p if shifted else (p,)
             # Two rounds: the weights follow the source's own photon noise.
             flux, information, _ = optimal_flux(patches, p, star, 2)
             left = patches.data - flux[:, None, None] * p
@@ -239,7 +242,7 @@ def measure_sizes(near, far, x, y, star_flux, floor):
             features.append(torch.asinh(gain / 4) / 3)
             log_flux.append(torch.log(safe / floor))
             errors.append((information.rsqrt() / safe).clamp(1e-4, 5))
-            if len(errors) > _SHIFTS_FROM:
+            if shifted:
                 weighted += weight * (flux - safe)[:, None, None] * p
                 shifts += _shift(weight, weighted, slopes, safe)
     names = ('sizes', 'size_log_flux', 'size_error', 'shifts')
