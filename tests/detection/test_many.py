@@ -215,6 +215,16 @@ def test_errors_and_warnings_name_the_image(encoder):
         detect_sources(_cube()[0], 0.99, check=False, **known)
 
 
+def test_errors_of_several_parts_have_a_note(encoder, monkeypatch):
+    def refuse(*_):
+        raise OSError(5, 'no more files')
+
+    monkeypatch.setattr(_detect, 'prepare_image', refuse)
+    with pytest.raises(OSError, match='no more files') as caught:
+        list(detect_many(_cube(1), encoder=encoder))
+    assert caught.value.__notes__ == ['image 0']
+
+
 def test_finder_loads_its_encoder_once(monkeypatch):
     loaded, load = [], Encoder.from_pretrained
 
