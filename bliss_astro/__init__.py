@@ -19,7 +19,7 @@ A folder imports only the folders above it in this list::
     encoders       networks from images to posteriors, pretrained weights
     galaxies       learned galaxy model (autoencoder)
     catalog        ProbabilisticCatalog, CatalogPosterior, files
-    detection      detect_sources, BlissFinder, estimates of what is not given
+    detection      detect_sources, detect_many, BlissFinder, estimates
     checks         posterior predictive check, completeness, reconstruction
     training       training of encoders, recipes for a camera
     surveys        plug-ins of surveys: SDSS
@@ -52,7 +52,7 @@ _export, _names, __all__ = lazy_exports(
     catalog='CatalogPosterior ProbabilisticCatalog',
     checks='completeness reconstruct',
     coadds='Coadd align_exposures coadd_exposures',
-    detection='BlissFinder detect_sources',
+    detection='BlissFinder detect_many detect_sources',
     encoders='Encoder EncoderInputs',
     exposures='Exposure',
     flags='CatalogFlag decode_flags',

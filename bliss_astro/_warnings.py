@@ -58,6 +58,8 @@ _HOME = Path(__file__).parent
 _BETWEEN = {'astropy', 'contextlib', 'functools', 'numpy', 'torch'}
 # Kinds of warnings that the work in progress keeps to itself.
 _MUTED = contextvars.ContextVar('muted', default=())
+# What the work in progress is about, where one of several is.
+_SUBJECT = contextvars.ContextVar('subject', default=None)
 
 
 @contextlib.contextmanager
@@ -70,9 +72,27 @@ def mute_warnings(*categories):
         _MUTED.reset(token)
 
 
+@contextlib.contextmanager
+def speak_of(subject):
+    """Begin the messages of `warn`, and of errors, with a subject; None for none."""
+    token = _SUBJECT.set(subject)
+    try:
+        yield
+    except Exception as error:
+        if subject is not None and [*map(type, error.args)] == [str]:
+            error.args = (f'{subject}: {error.args[0]}',)
+        elif subject is not None:
+            error.add_note(subject)
+        raise
+    finally:
+        _SUBJECT.reset(token)
+
+
 def warn(message, category=AstropyUserWarning):
     """Warn in the name of the user's line, unless `mute_warnings` says otherwise."""
     if not issubclass(category, _MUTED.get()):
+        subject = _SUBJECT.get()
+        message = message if subject is None else f'{subject}: {message}'
         warnings.warn(message, category, stacklevel=_user_stacklevel())
 
 

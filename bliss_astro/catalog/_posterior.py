@@ -17,7 +17,7 @@ from bliss_astro._arguments import (
     torch_generator,
 )
 from bliss_astro._threads import use_threads
-from bliss_astro.psf import PSFModel
+from bliss_astro.psf._profile import half_maximum_radius
 
 from . import _fits
 from ._catalog import ProbabilisticCatalog
@@ -114,9 +114,7 @@ class CatalogPosterior:
         inputs = self.tile_posterior.inputs
         _, rows, columns = inputs.psf[0].shape
         vector = inputs.psf[0, :, rows // 2, columns // 2].double().cpu().numpy()
-        radius = inputs.normalization_radius
-        model = PSFModel.from_shape(vector, normalization_radius=radius)
-        return self.binning * model.fwhm
+        return self.binning * float(2 * half_maximum_radius(vector))
 
     @functools.cached_property
     def pixel_scale(self):

@@ -72,7 +72,7 @@ class SourceRows:
             self.posterior.binning**2 * (first * second).mean(1)
             for first, second in ((x, x), (y, y), (x, y))
         )
-        low, flux, high = self.flux_quantiles(SIGMA_QUANTILES)
+        low, flux, high = self._flux(to_array(sources.sigma)).T
         columns = {
             'probability': to_array(sources.probability).clip(0, 1),
             'x_centroid': to_image(self._place[0]),
@@ -114,7 +114,8 @@ class SourceRows:
 
     def flux_quantiles(self, q):
         """Quantiles of the fluxes in the unit of the image, list of ``(N,)``."""
-        return [self._flux(to_array(self.sources.quantile_flux(level))) for level in q]
+        levels = self.sources.x.new_tensor(q)[:, None]
+        return list(self._flux(to_array(self.sources.quantile_flux(levels)).T).T)
 
     def _flux(self, log_flux):
         """Fluxes of log-fluxes over the floor, ``(N, ...)``, with the light shared."""

@@ -62,24 +62,23 @@ class Candidates:
     fwhm : float
         Full width at half maximum of the PSF in pixels.
 
+    sources : `~bliss_astro.posteriors.SourceMarginals`
+        The N sources.
+
     least : float
         Sources of lesser probability are left out or lack shapes.
 
     Attributes
     ----------
-    sources : `~bliss_astro.posteriors.SourceMarginals`
-        The N sources.
-
     keys : int array ``(N,)``
         The number of the tile times the number of sources that it may hold, plus the
         place in the tile: the same whatever ``least`` is.
     """
 
-    def __init__(self, tile_posterior, fwhm, least):
-        self.least = least
+    def __init__(self, tile_posterior, fwhm, sources, least):
+        self.sources, self.least = sources, least
         self._tile_posterior, self._fwhm = tile_posterior, fwhm
-        self.sources = find_sources(tile_posterior, least=least)
-        row, column = (v.cpu().numpy() for v in (self.sources.row, self.sources.column))
+        row, column = (v.cpu().numpy() for v in (sources.row, sources.column))
         tile = row * tile_posterior.grid.shape[1] + column
         order = np.argsort(tile, kind='stable')
         place = np.empty(len(tile), dtype=np.int64)
@@ -123,15 +122,32 @@ def candidates_of(posterior, least):
 
     They are kept; perhaps there are some of lesser probability among them.
     """
+    found = posterior._found
+    if found is None or found.least > min(least, MIN_PROBABILITY):
+        with use_threads():
+            find_candidates([posterior], posterior.tile_posterior, least)
+    return posterior._found
+
+
+def find_candidates(posteriors, tile_posterior, least):
+    """
+    Find the candidates of one or more posteriors at once, and keep them there.
+
+    The posterior over tiles is that of all of their images together.
+    """
     # Those that share the light of full tiles are always described in full.
     least = min(least, MIN_PROBABILITY)
-    found = posterior._found
-    if found is None or found.least > least:
-        with use_threads():
-            fwhm = posterior.fwhm / posterior.binning
-            found = Candidates(posterior.tile_posterior, fwhm, least)
-        posterior._found = found
-    return found
+    found = find_sources(tile_posterior, least=least)
+    # Of all images at once: many operations, each of which takes its time.
+    use = (found.probability >= least).nonzero()[:, 0]
+    found.sigma = found.x.new_full((len(found), len(SIGMA_QUANTILES)), torch.nan)
+    levels = found.x.new_tensor(SIGMA_QUANTILES)[:, None]
+    found.sigma[use] = found.select(use).quantile_flux(levels).T
+    parts = found.by_image(len(posteriors))
+    for posterior, sources in zip(posteriors, parts, strict=True):
+        fwhm = posterior.fwhm / posterior.binning
+        tiles = posterior.tile_posterior
+        posterior._found = Candidates(tiles, fwhm, sources, least)
 
 
 class SharedLight:
@@ -187,14 +203,13 @@ class SharedLight:
         likely = sources.probability >= MIN_PROBABILITY
         chosen = np.flatnonzero(likely.cpu().numpy())
         if full[chosen].any():
-            flux = np.exp(_quantiles(sources, chosen, 0.5)[0])
+            flux = np.exp(to_array(sources.sigma[:, 1])[chosen])
             place = np.column_stack([x, y])[chosen]
             light = _measure_ratios(posterior, place, flux, full[chosen], fwhm=fwhm)
             ratio[chosen] = light
         changed = np.flatnonzero(ratio > 1)
         if len(changed):
-            levels = _quantiles(sources, changed, *SIGMA_QUANTILES)
-            low, middle[changed], high = levels
+            low, middle[changed], high = to_array(sources.sigma)[changed].T
             width[changed] = 0.5 * (high - low)
         return cls(ratio, middle, width, row * posterior.grid.shape[1] + column)
 
@@ -242,12 +257,6 @@ class SharedLight:
             return log_flux
         ratio = _measure_ratios(posterior, place, np.exp(log_flux), full, fwhm=fwhm)
         return log_flux + np.log(ratio)
-
-
-def _quantiles(sources, index, *q):
-    """Quantiles of the log-fluxes of some sources, list of arrays."""
-    some = sources.select(torch.as_tensor(index, device=sources.x.device))
-    return [to_array(some.quantile_flux(level)) for level in q]
 
 
 def _measure_ratios(posterior, place, flux, full, *, fwhm):

@@ -259,8 +259,8 @@ def _inject(injector, flux, is_galaxy, shapes, rng, *, spacing, n_most, shown):
     """Inject all sources, as many at a time as go apart."""
     from tqdm.auto import tqdm
 
-    done, pieces = 0, []
-    with tqdm(total=len(flux), desc='injecting', disable=not shown) as bar:
+    def batches():
+        done = 0
         while done < len(flux):
             most = min(len(flux) - done, n_most)
             x, y = draw_positions(injector.exposure.shape, spacing, most, rng)
@@ -271,9 +271,12 @@ def _inject(injector, flux, is_galaxy, shapes, rng, *, spacing, n_most, shown):
             if which.any():
                 sources.galaxy = np.zeros((len(x), 6))
                 sources.galaxy[which] = shapes(sources.flux[which])
-            pieces.append(injector.run(sources, rng))
+            yield sources
             done += len(x)
             bar.update(len(x))
+
+    with tqdm(total=len(flux), desc='injecting', disable=not shown) as bar:
+        pieces = injector.run(batches(), rng)
     return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
 
 

@@ -3,6 +3,7 @@
 Injected sources: their detection and matching, and tables of recall, bias and limits.
 """
 
+import collections
 import dataclasses
 import itertools
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from bliss_astro._warnings import (
 )
 from bliss_astro.catalog._columns import plain_numbers
 from bliss_astro.coadds._noise import correlated_noise, input_kernel
-from bliss_astro.detection._detect import IMAGE_OPTIONS, detect
+from bliss_astro.detection._detect import IMAGE_OPTIONS, detect, detect_each
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.units import MEDIAN_ERROR, flux_to_magnitude
@@ -288,20 +289,34 @@ class Injector:
         own = {'density': density, 'check': False, 'progress_bar': False}
         self.options = dataclasses.replace(options, **own)
 
-    def run(self, sources, rng):
+    def run(self, batches, rng):
         """
-        Inject `Sources`, detect and match: columns of `Completeness.sources` (dict).
+        Inject batches of `Sources`, an image each, detect and match them.
 
+        Returns a list of the columns of `Completeness.sources` (dict), by batch.
         Positions and offsets are in pixels, fluxes in the unit of the image; what was
         detected is NaN where nothing was found.
         """
+        waiting = collections.deque()
+
+        def pairs():
+            for sources in batches:
+                waiting.append(sources)
+                yield self._inject(sources, rng), self.options
+
+        # The image as it is has warned of all that there is to warn of.
+        with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
+            return [self._match(waiting.popleft(), c) for c in detect_each(pairs())]
+
+    def _inject(self, sources, rng):
+        """The image with sources and the noise of their photons."""
         signal = self.renderer(sources)
         noise = correlated_noise(self.exposure.shape, self.kernel, rng)
         noise *= np.sqrt(np.maximum(signal, 0) / self.exposure.effective_gain)
-        image = self.exposure.replace(data=self.exposure.data + signal + noise)
-        # The image as it is has warned of all that there is to warn of.
-        with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
-            catalog = detect(image, self.options)
+        return self.exposure.replace(data=self.exposure.data + signal + noise)
+
+    def _match(self, sources, catalog):
+        """Columns of `Completeness.sources` from what was found."""
         new, flux = Sources.of(catalog), sources.flux[:, None]
         before, now = (
             np.hypot(v.x - sources.x[:, None], v.y - sources.y[:, None])
@@ -315,7 +330,7 @@ class Injector:
         found = (n_near > 0) & ~old
         nearest = np.pad(now, ((0, 0), (0, 1)), constant_values=np.inf).argmin(1)
         near = before < _BLEND_REACH * self.fwhm
-        pixel = nearest_pixel(sources.x, sources.y, image.shape)
+        pixel = nearest_pixel(sources.x, sources.y, self.exposure.shape)
         share = np.full(len(catalog), np.nan)
         if 'galaxy_probability' in catalog.colnames:
             share = catalog['galaxy_probability']

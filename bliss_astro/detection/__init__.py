@@ -7,5 +7,6 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _detect='BlissFinder detect_sources',
+    _detect='detect_sources',
+    _finder='BlissFinder detect_many',
 )

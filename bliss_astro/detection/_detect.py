@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Detection of sources: `detect_sources` and its configured form `BlissFinder`.
+Detection of sources: `detect_sources`, and the same for images one after the other.
 """
 
 import copy
@@ -9,7 +9,6 @@ import inspect
 import os
 
 import numpy as np
-from astropy.table import QTable
 
 from bliss_astro._arguments import (
     check_integer,
@@ -22,15 +21,17 @@ from bliss_astro._warnings import (
     CatalogCheckWarning,
     NoDetectionsWarning,
     OutOfDomainWarning,
+    speak_of,
     warn,
 )
 from bliss_astro.catalog._meta import FactRecord
 from bliss_astro.encoders import Encoder
 
-from ._estimates import prepare_image
-from ._infer import image_posterior
+from ._estimates import PreparedImage, prepare_image
+from ._infer import ImageInputs, infer_posteriors
 
-_COLUMNS_OF_FINDER = ('x_centroid', 'y_centroid', 'flux', 'probability')
+# Pixels of the images that are worked on together: some 60 bytes each.
+_PIXELS = 500_000
 
 
 def detect_sources(
@@ -228,30 +229,101 @@ def detect_sources(
 
 def detect(data, options):
     """Detect sources with the keywords of `detect_sources` in `DetectionOptions`."""
-    rng = check_rng(options.rng)
-    threads = {'progress_bar': options.progress_bar, 'title': 'detecting'}
-    with use_threads(options.n_threads, **threads):
-        encoder = options.load_encoder()
-        image = prepare_image(data, options.image, encoder)
-        posterior = image_posterior(image, encoder, options)
-        catalog = posterior.at_threshold(
-            options.threshold, n_samples=options.n_samples, rng=rng
-        )
-        if options.check:
-            from bliss_astro.checks._self_check import self_check
-
-            found = self_check(image.exposure, catalog, cosmic_rays=image.cosmic_rays)
-            catalog.meta['check'] = FactRecord(found)
-    # At the end, where nothing of ours stands between them and the user's filters.
-    for message in catalog.meta.get('warnings', ()):
-        warn(message, OutOfDomainWarning)
-    if len(catalog) == 0:
-        text = f'no source has a probability above {options.threshold}'
-        warn(text, NoDetectionsWarning)
-    if options.check and found['text']:
-        text = f'the rows do not explain all of the image: {found["text"]}'
-        warn(text, CatalogCheckWarning)
+    (catalog,) = detect_each([(data, options)])
     return catalog
+
+
+def detect_each(pairs, *, named=False):
+    """
+    Yield the catalogues of pairs of images and `DetectionOptions`, in order.
+
+    Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
+    and go through the encoder together; it must be the same for all. What was found
+    before an error is yielded first. Messages name the index of their image if wanted.
+    """
+    numbered, error = enumerate(pairs), None
+    while error is None:
+        ready, n_pixels = [], 0
+        try:
+            while n_pixels < _PIXELS:
+                k, (data, options) = next(numbered)
+                with speak_of(f'image {k}' if named else None):
+                    ready.append(_Task.of(data, options, k))
+                n_pixels += ready[-1].image.exposure.data.size
+        except Exception as found:  # noqa: BLE001 (raised below)
+            error = found
+        if ready:
+            yield from _catalogs(ready, named=named)
+    if not isinstance(error, StopIteration):
+        raise error
+
+
+@dataclasses.dataclass
+class _Task:
+    """An image on its way through the encoder."""
+
+    index: int
+    options: object
+    rng: np.random.Generator
+    encoder: Encoder
+    image: PreparedImage
+    inputs: ImageInputs
+    posterior: object = None
+
+    @classmethod
+    def of(cls, data, options, index):
+        """All that is done before the encoder looks at an image."""
+        rng = check_rng(options.rng)
+        with use_threads(options.n_threads):
+            encoder = options.load_encoder()
+            image = prepare_image(data, options.image, encoder)
+            inputs = ImageInputs.of(image, encoder, options)
+        return cls(index, options, rng, encoder, image, inputs)
+
+    def catalog(self):
+        """The catalogue with its self-check, and warnings about it."""
+        options, found = self.options, None
+        with use_threads(options.n_threads):
+            catalog = self.posterior.at_threshold(
+                options.threshold, n_samples=options.n_samples, rng=self.rng
+            )
+            if options.check:
+                from bliss_astro.checks._self_check import self_check
+
+                rays = self.image.cosmic_rays
+                found = self_check(self.image.exposure, catalog, cosmic_rays=rays)
+                catalog.meta['check'] = FactRecord(found)
+        # At the end, where nothing of ours stands between them and the user's filters.
+        for message in catalog.meta.get('warnings', ()):
+            warn(message, OutOfDomainWarning)
+        if len(catalog) == 0:
+            text = f'no source has a probability above {options.threshold}'
+            warn(text, NoDetectionsWarning)
+        if found and found['text']:
+            text = f'the rows do not explain all of the image: {found["text"]}'
+            warn(text, CatalogCheckWarning)
+        return catalog
+
+
+def _catalogs(tasks, *, named):
+    """Yield the catalogues of some images, those of one kind computed together."""
+    options, kinds = tasks[0].options, {}
+    for task in tasks:
+        kinds.setdefault(task.inputs.kind, []).append(task)
+    bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
+    with use_threads(options.n_threads, **bar):
+        for some in kinds.values():
+            inputs, encoder = [task.inputs for task in some], some[0].encoder
+            found = infer_posteriors(inputs, encoder, least=options.threshold)
+            for task, posterior in zip(some, found, strict=True):
+                task.posterior = posterior
+    while tasks:
+        task = tasks.pop(0)
+        with speak_of(f'image {task.index}' if named else None):
+            catalog = task.catalog()
+        # No longer held here, so that the caller may free it.
+        del task
+        yield catalog
 
 
 class _Options:
@@ -292,98 +364,13 @@ class _Options:
 
 # The keywords of `detect_sources`, with its defaults. Those from psf to
 # background_error describe the image, and are estimated where they are None.
-_KEYWORDS = list(inspect.signature(detect_sources).parameters.values())[1:]
-_NAMES = [keyword.name for keyword in _KEYWORDS]
+KEYWORDS = list(inspect.signature(detect_sources).parameters.values())[1:]
+_NAMES = [keyword.name for keyword in KEYWORDS]
 IMAGE_OPTIONS = tuple(_NAMES[_NAMES.index('psf') : _NAMES.index('density')])
 DetectionOptions = dataclasses.make_dataclass(
     'DetectionOptions',
-    [(p.name, object, dataclasses.field(default=p.default)) for p in _KEYWORDS],
+    [(p.name, object, dataclasses.field(default=p.default)) for p in KEYWORDS],
     bases=(_Options,),
     kw_only=True,
     eq=False,
 )
-
-
-class BlissFinder:
-    """
-    A configured `detect_sources` for photutils' ``PSFPhotometry``.
-
-    photutils hands a finder nothing but the image and its mask, so what
-    else is known of the image is stored here once.
-
-    Parameters
-    ----------
-    threshold : float, optional
-        Smallest probability of a source.
-
-    **kwargs
-        Any keyword of `detect_sources` but ``mask``.  What is not given is
-        estimated anew from each image.
-
-    Raises
-    ------
-    TypeError
-        If there is no such keyword.
-
-    ValueError
-        If ``threshold`` is not between 0 and 1.
-
-    Examples
-    --------
-    >>> from bliss_astro import BlissFinder, CoaddSimulator
-    >>> coadd, truth = CoaddSimulator(10).sample(rng=3)
-    >>> finder = BlissFinder(psf=coadd.psf, bkg_error=coadd.bkg_error,
-    ...                      effective_gain=coadd.effective_gain,
-    ...                      background=0.0)
-    >>> sources = finder(coadd.data - coadd.background)
-    >>> sources.colnames
-    ['id', 'x_centroid', 'y_centroid', 'flux', 'probability']
-    """
-
-    def __init__(self, threshold=0.5, **kwargs):
-        names = [keyword.name for keyword in _KEYWORDS if keyword.name != 'mask']
-        unknown = sorted(set(kwargs) - set(names))
-        if unknown:
-            msg = (
-                f'BlissFinder has no argument {unknown[0]!r}; it has {", ".join(names)}'
-            )
-            if unknown[0] in ('data', 'mask'):
-                msg = f'{unknown[0]} is given when the finder is called'
-            raise TypeError(msg)
-        self.options = DetectionOptions(threshold=threshold, **kwargs)
-        self._given = tuple(kwargs)
-
-    @property
-    def threshold(self):
-        """Smallest probability of a source (float)."""
-        return self.options.threshold
-
-    def __repr__(self):
-        names = ''.join(f', {name}=...' for name in self._given)
-        return f'BlissFinder(threshold={self.threshold}{names})'
-
-    def __call__(self, data, mask=None):
-        """
-        Find sources.
-
-        Parameters
-        ----------
-        data : 2D array_like or `~astropy.units.Quantity`
-            The image.
-
-        mask : 2D bool array, optional
-            `True` for bad pixels.
-
-        Returns
-        -------
-        sources : `~astropy.table.QTable` or None
-            ``id, x_centroid, y_centroid, flux, probability``; `None` if
-            nothing was found, as photutils' finders return.
-        """
-        catalog = detect(data, dataclasses.replace(self.options, mask=mask))
-        if len(catalog) == 0:
-            return None
-        table = QTable({'id': np.arange(1, len(catalog) + 1)})
-        for name in _COLUMNS_OF_FINDER:
-            table[name] = catalog[name]
-        return table

@@ -248,15 +248,15 @@ def pixel_statistics(image, good, *, shape):
 # -- tiles -----------------------------------------------------------------------
 
 
-def check_fullness(encoder, posterior):
+def check_fullness(encoder, posterior, image=0):
     """
-    Find where most tiles of an image have a source.
+    Find where most tiles of an image of a batch have a source.
 
     Stars of any density of the training leave tiles empty; larger galaxies, nebulae,
     and noise that is stronger than stated do not. Returns flags by tile, the text of a
     warning or None, and whether most of the image is full.
     """
-    count = posterior.decided()[0].count[0].cpu().numpy()
+    count = posterior.decided()[0].count[image].cpu().numpy()
     # One star fills all of an image of a few tiles.
     if count.size < _AREA_TILES:
         return np.zeros(count.shape, dtype=int), None, False

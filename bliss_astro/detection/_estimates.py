@@ -204,11 +204,13 @@ def _lack(signal, sky, gain, good, chosen, psf, width):
     light = np.pad(np.where(good, signal, np.inf), 1, constant_values=np.inf)
     own, variance = signal[rows, columns], sky[rows, columns].astype(float) ** 2
     photons = own.clip(0) / gain[rows, columns]
-    x0, y0 = float(psf.x_0.value), float(psf.y_0.value)
+    # All at once: a model of astropy takes as long for one point.
+    places = np.array([(0, 0), *_PAIRS]) / width
+    heights = psf(psf.x_0.value + places[:, 1], psf.y_0.value + places[:, 0])
+    heights = np.asarray(getattr(heights, 'value', heights), float)
     result = np.zeros(signal.shape)
-    for dy, dx in _PAIRS:
-        share = float(psf(x0 + dx / width, y0 + dy / width)) / float(psf(x0, y0))
-        share = max(share, 0.0)
+    for (dy, dx), height in zip(_PAIRS, heights[1:].tolist(), strict=True):
+        share = max(height / heights[0], 0.0)
         share = min(_MARGIN * share, _NARROW_MARGIN * share**_POWER)
         one = light[rows + 1 + dy, columns + 1 + dx]
         two = light[rows + 1 - dy, columns + 1 - dx]

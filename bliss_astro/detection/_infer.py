@@ -1,32 +1,41 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Inference: from an exposure to the posterior of its catalogue, block by block.
+Inference: from exposures to the posteriors of their catalogues, block by block.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import math
 
-import astropy.units as u
 import numpy as np
 import scipy
 import torch
 
 from bliss_astro import catalog
-from bliss_astro._arguments import check_number, must
+from bliss_astro._arguments import must
 from bliss_astro._threads import map_threads, n_workers
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
-from bliss_astro.exposures._validate import check_map, strip_unit
 from bliss_astro.flags import CatalogFlag
+from bliss_astro.posteriors import TileGrid
 
 from ._domain import check_domain, check_fullness, domain_of
-from ._estimates import estimate_record
-from ._inputs import block_mean, encoder_inputs, tile_mean, tile_tensor
+from ._estimates import PreparedImage, estimate_record
+from ._inputs import (
+    block_mean,
+    check_density,
+    check_flux_min,
+    encoder_inputs,
+    tile_mean,
+    tile_tensor,
+)
 
 # Largest side in tiles of the blocks that a large image is worked through in, and
 # smallest one where a small image is cut for several threads: halos cost more.
 _BLOCK, _BAND_MIN = 160, 64
+# Images in one pass of the network: few enough for the caches of a processor.
+_IMAGES = 8
 # Side in tiles of the cells in which the density of sources is estimated.
 _DENSITY_CELL = 32
 # Large images are sampled for that by windows of half this side in tiles,
@@ -34,9 +43,6 @@ _DENSITY_CELL = 32
 _SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
 # Smallest side in joined pixels of an image that is binned.
 _BINNED_MIN = 16
-# Pixels above so many sigma belong to a source, as in SExtractor by default,
-# and a flux of that signal-to-noise ratio may be there whatever the pixels look like.
-_SEGMENT, _FAINT_SNR = 1.5, 10.0
 
 
 def _has_half(device):
@@ -59,25 +65,31 @@ def _fast(device):
 
 def infer(encoder, inputs, grid):
     """
-    Compute the posterior of an image of any size, block by block with a halo.
+    Compute the posterior of B images of any size, block by block with a halo.
 
-    Inputs are those of one image, the grid its tiles.
+    The grid is that of the tiles of each.
     """
     size, (n_rows, n_columns) = grid.size, grid.shape
-    halo = -(-encoder.receptive_radius // size)
-    out = torch.empty(1, encoder.config.width, n_rows, n_columns, device=encoder.device)
+    halo, n_images = -(-encoder.receptive_radius // size), len(inputs.image)
+    shape = (n_images, encoder.config.width, n_rows, n_columns)
+    out = torch.empty(shape, device=encoder.device)
 
-    def fill(block):
-        (r, stop_r), (c, stop_c) = block
+    def fill(part):
+        images, ((r, stop_r), (c, stop_c)) = part
         top, left = max(0, r - halo), max(0, c - halo)
         rows = slice(top, min(n_rows, stop_r + halo))
         columns = slice(left, min(n_columns, stop_c + halo))
         with _fast(encoder.device):
-            features = encoder.features(_window(inputs, rows, columns, size))
+            some = _window(inputs.select(images), rows, columns, size)
+            features = encoder.features(some)
         own = features[..., r - top : stop_r - top, c - left : stop_c - left]
-        out[..., r:stop_r, c:stop_c] = own
+        out[images, :, r:stop_r, c:stop_c] = own
 
-    map_threads(fill, _blocks(grid.shape, n_workers() or 1))
+    n_threads = n_workers() or 1
+    step = min(_IMAGES, -(-n_images // n_threads))
+    some = [slice(k, k + step) for k in range(0, n_images, step)]
+    blocks = _blocks(grid.shape, -(-n_threads // len(some)))
+    map_threads(fill, itertools.product(some, blocks))
     with torch.no_grad():
         return encoder.posterior(out, inputs, half=_has_half(encoder.device))
 
@@ -113,14 +125,28 @@ def _blocks(shape, n_threads):
 # -- density ---------------------------------------------------------------------
 
 
-def estimate_density(encoder, inputs, grid):
-    """Sources per pixel above the flux floor by a first pass, by tile or 1 x 1."""
+def estimate_densities(encoder, inputs, grid):
+    """
+    Sources per pixel above the flux floor by a first pass, list of B arrays.
+
+    Each is by tile or 1 x 1.
+    """
     if min(grid.shape) >= 2 * _SAMPLE_PERIOD:
-        expected, seen = _sample_counts(encoder, inputs, grid)
+        images = [inputs.select([k]) for k in range(len(inputs.image))]
+        counts = [_sample_counts(encoder, image, grid) for image in images]
     else:
-        counts = infer(encoder, inputs, grid).expected_counts()
-        expected, seen = counts[0].cpu().double().numpy(), np.ones(grid.shape)
-    good = (~inputs.mask[0]).cpu().numpy().astype(float)
+        every = infer(encoder, inputs, grid).expected_counts().cpu().double().numpy()
+        counts = [(expected, np.ones(grid.shape)) for expected in every]
+    masks = inputs.mask.cpu().numpy()
+    return [
+        _density_of_counts(*own, ~mask, grid)
+        for own, mask in zip(counts, masks, strict=True)
+    ]
+
+
+def _density_of_counts(expected, seen, good, grid):
+    """Density of an image from the counts of those tiles that were seen."""
+    good = good.astype(float)
     area = seen * tile_mean(good, grid) * grid.size**2
     overall = (expected.sum() + 0.5) / max(area.sum(), 1.0)
     if min(grid.shape) < 2 * _DENSITY_CELL:
@@ -164,64 +190,139 @@ def _sample_counts(encoder, inputs, grid):
 # -- images ----------------------------------------------------------------------
 
 
-def image_posterior(image, encoder, options):
+@dataclasses.dataclass
+class ImageInputs:
     """
-    Compute the `CatalogPosterior` of a `PreparedImage`.
+    A prepared image with the encoder's inputs for it.
 
-    Options that are read are ``density``, ``flux_min``, ``population`` and ``bin``.
+    The exposure is that of joined pixels, where there are such; the density that is
+    given, or `None`.
     """
-    whole, cosmic_rays, sources = image.exposure, image.cosmic_rays, image.sources
-    flux_min = _check_flux_min(options.flux_min, whole)
-    density = _check_density(options.density, whole)
-    exposure, binning = whole, _choose_binning(options.bin, whole, encoder)
-    if binning > 1:
-        exposure = whole.binned(binning)
-        cosmic_rays = block_mean(cosmic_rays, binning) > 0
-    inputs, floor, facts, grid = encoder_inputs(
-        exposure, encoder, flux_min=flux_min, population=options.population
-    )
-    if density is None:
-        density = estimate_density(encoder, inputs, grid)
-        sources = sources | {'density': 'first pass'}
-    else:
-        density = tile_mean(block_mean(density, binning) * binning**2, grid)
-    flags, messages = check_domain(encoder, facts | {'density': density})
-    # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not mend.
-    if messages and not image.psf_messages:
-        messages[0] += _binning_advice(exposure, encoder, binning)
-    messages += image.psf_messages
-    log_density = np.log(density.clip(1e-7, domain_of(encoder).density[1]))
-    inputs.log_density = tile_tensor(log_density, encoder.device)
-    tiles = infer(encoder, inputs, grid)
-    full, message, mostly = check_fullness(encoder, tiles)
-    if message is not None and not np.any(flags & full):
-        messages.append(message)
-    if mostly:
-        # Nothing there is worth the time of all that is refined.
-        tiles.sequence, tiles.coarse = None, True
-    meta = {
-        'encoder': encoder.name,
-        'encoder_sha256': encoder.card.get('sha256', ''),
-        'estimated': estimate_record(whole, sources, density=density / binning**2),
-        'density': float(np.mean(density)) / binning**2,
-        'flux_min': float(np.median(floor)),
-    }
-    optional = {
-        'warnings': messages,
-        'psf_comparison': image.psf_comparison,
-        'binning': binning if binning > 1 else None,
-    }
-    return catalog.CatalogPosterior(
-        tiles,
-        floor,
-        unit=whole.unit,
-        wcs=whole.wcs,
-        flags=_pixel_flags(exposure, grid, flags | full, cosmic_rays),
-        meta=meta | {name: value for name, value in optional.items() if value},
-        exposure=whole,
-        binning=binning,
-        image_shape=whole.shape,
-    )
+
+    image: PreparedImage
+    exposure: object
+    binning: int
+    inputs: EncoderInputs
+    floor: np.ndarray
+    facts: dict
+    grid: TileGrid
+    density: np.ndarray | None
+
+    @property
+    def kind(self):
+        """Images that are alike in this may be computed together."""
+        return self.grid, self.inputs.normalization_radius
+
+    @classmethod
+    def of(cls, image, encoder, options):
+        """
+        Compute the inputs of a `PreparedImage`.
+
+        Options that are read are ``density``, ``flux_min``, ``population`` and ``bin``.
+        """
+        whole = image.exposure
+        flux_min = check_flux_min(options.flux_min, whole)
+        density = check_density(options.density, whole)
+        exposure, binning = whole, _choose_binning(options.bin, whole, encoder)
+        if binning > 1:
+            exposure = whole.binned(binning)
+        inputs, floor, facts, grid = encoder_inputs(
+            exposure, encoder, flux_min=flux_min, population=options.population
+        )
+        if density is not None:
+            density = tile_mean(block_mean(density, binning) * binning**2, grid)
+        return cls(image, exposure, binning, inputs, floor, facts, grid, density)
+
+    def check(self, encoder, density):
+        """Set the density; flags by tile, and texts of what is unlike the training."""
+        flags, messages = check_domain(encoder, self.facts | {'density': density})
+        # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not
+        # mend.
+        if messages and not self.image.psf_messages:
+            messages[0] += _binning_advice(self.exposure, encoder, self.binning)
+        log_density = np.log(density.clip(1e-7, domain_of(encoder).density[1]))
+        self.inputs.log_density = tile_tensor(log_density, encoder.device)
+        return flags, messages + self.image.psf_messages
+
+    def posterior(self, tiles, encoder, density, flags, messages):
+        """`CatalogPosterior` of the image from that of its tiles."""
+        whole, binning = self.image.exposure, self.binning
+        sources, cosmic_rays = self.image.sources, self.image.cosmic_rays
+        if self.density is None:
+            sources = sources | {'density': 'first pass'}
+        if binning > 1:
+            cosmic_rays = block_mean(cosmic_rays, binning) > 0
+        meta = {
+            'encoder': encoder.name,
+            'encoder_sha256': encoder.card.get('sha256', ''),
+            'estimated': estimate_record(whole, sources, density=density / binning**2),
+            'density': float(np.mean(density)) / binning**2,
+            'flux_min': float(np.median(self.floor)),
+        }
+        optional = {
+            'warnings': messages,
+            'psf_comparison': self.image.psf_comparison,
+            'binning': binning if binning > 1 else None,
+        }
+        return catalog.CatalogPosterior(
+            tiles,
+            self.floor,
+            unit=whole.unit,
+            wcs=whole.wcs,
+            flags=_pixel_flags(self.exposure, self.grid, flags, cosmic_rays),
+            meta=meta | {name: value for name, value in optional.items() if value},
+            exposure=whole,
+            binning=binning,
+            image_shape=whole.shape,
+        )
+
+
+def infer_posteriors(images, encoder, *, least):
+    """
+    Compute the `CatalogPosterior` of each of a list of `ImageInputs` of one kind.
+
+    Candidates down to the probability ``least`` are found for all of them at once.
+    """
+    from bliss_astro.catalog._candidates import find_candidates
+
+    grid = images[0].grid
+    densities = _densities(images, encoder, grid)
+    checks = [
+        image.check(encoder, density)
+        for image, density in zip(images, densities, strict=True)
+    ]
+    together = infer(encoder, _joined(images), grid)
+    posteriors, likely = [], []
+    for k, image in enumerate(images):
+        flags, messages = checks[k]
+        full, message, mostly = check_fullness(encoder, together, k)
+        if message is not None and not np.any(flags & full):
+            messages.append(message)
+        tiles = together if len(images) == 1 else together.select([k])
+        if mostly:
+            # Nothing there is worth the time of all that is refined.
+            tiles.sequence, tiles.coarse = None, True
+        else:
+            likely.append(k)
+        own = densities[k], flags | full, messages
+        posteriors.append(image.posterior(tiles, encoder, *own))
+    if likely:
+        some = together if len(likely) == len(images) else together.select(likely)
+        find_candidates([posteriors[k] for k in likely], some, least)
+    return posteriors
+
+
+def _joined(images):
+    parts = [image.inputs for image in images]
+    size = images[0].grid.size
+    return EncoderInputs.concatenate(parts, tile_size=size) if parts[1:] else parts[0]
+
+
+def _densities(images, encoder, grid):
+    """Densities that are given, or else of a first pass."""
+    blind = [image for image in images if image.density is None]
+    found = iter(estimate_densities(encoder, _joined(blind), grid) if blind else ())
+    return [next(found) if own.density is None else own.density for own in images]
 
 
 def _choose_binning(value, exposure, encoder):
@@ -274,40 +375,3 @@ def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
     flags[ny - ny % size :] |= int(CatalogFlag.PADDED)
     flags[:, nx - nx % size :] |= int(CatalogFlag.PADDED)
     return flags
-
-
-# -- arguments -------------------------------------------------------------------
-
-
-def _check_flux_min(flux_min, exposure):
-    """Flux floor in the unit of an exposure (float), or `None`."""
-    if flux_min is None:
-        return None
-    unit = exposure.unit
-    flux_min = strip_unit('flux_min', flux_min, unit, unit is not None)
-    flux_min = check_number('flux_min', flux_min, sign='positive')
-    light = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
-    labels, n = scipy.ndimage.label(
-        light > _SEGMENT * exposure.bkg_error, np.ones((3, 3))
-    )
-    sums = scipy.ndimage.sum_labels(light, labels, np.arange(1, n + 1))
-    area = central_psf(exposure).n_eff
-    faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
-    brightest = float(np.max(sums, initial=faint))
-    if flux_min > brightest:
-        allowed = f'be below the flux of the brightest source, about {brightest:.3g}'
-        raise ValueError(must('flux_min', allowed, f'{flux_min:g}'))
-    return flux_min
-
-
-def _check_density(density, exposure):
-    """Prior density per pixel as a float array, 0D or of the exposure's shape."""
-    if density is None:
-        return None
-    density = strip_unit('density', density, u.pix**-2)
-    density = check_map(
-        'density', density, exposure.shape, good=True, sign='not negative'
-    )
-    if not np.max(density) > 0:
-        raise ValueError(must('density', 'be positive somewhere', 'zeros'))
-    return np.asarray(density, dtype=float)

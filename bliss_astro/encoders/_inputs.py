@@ -321,8 +321,9 @@ def filter_coefficients(shape, *, radius):
     gram = 1 / (2 * math.pi * (sigma2[:, None] + sigma2))
     product = variance[..., None] / (variance[..., None] + sigma2)
     right = (height[..., None] * product).sum(-2)
-    inverse = torch.linalg.inv(gram.double()).to(gram)
-    coefficients = right @ inverse
+    # In double precision, or the rounding would depend on the number of images.
+    inverse = torch.linalg.inv(gram.double())
+    coefficients = (right.double() @ inverse).to(right)
     power = (coefficients * right).sum(-1, keepdim=True)
     return coefficients * power.clamp(min=1e-8).rsqrt()
 

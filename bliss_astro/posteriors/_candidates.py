@@ -56,20 +56,25 @@ class _Sweep:
         rows, columns = self.grid.shape
         return (tiles[0] * rows + tiles[1]) * columns + tiles[2]
 
-    def describe(self, place, hidden, count, tiles):
-        """Positions (2, N, P), flux (1 + 3 M, N, S), mode (2, N), shapes' inputs."""
+    def describe(self, place, hidden, count, tiles, known=None):
+        """
+        Positions (2, N, P), flux (1 + 3 M, N, S), mode (2, N), shapes' inputs.
+
+        Fits of some tiles may be known, see ``SourceChain``.
+        """
 
         def describe(index):
             some = tuple(part[index] for part in tiles)
-            return self._describe_piece(place, hidden[index], count[index], some)
+            fits = None if known is None else (known[0], known[1][index])
+            given = place, some, hidden[index], count[index], self.catalog, fits
+            return self._describe_piece(self.posterior.source_chain(*given))
 
         pieces = split_work(len(count), _BATCH, count.device)
         *parts, seen = zip(*map_threads(describe, pieces), strict=True)
         return *(torch.cat(part, 1) for part in parts), joined(seen)
 
-    def _describe_piece(self, place, hidden, count, tiles):
-        chain = self.posterior.source_chain(place, tiles, hidden, count, self.catalog)
-        q = self.quasi[:, None].expand(-1, len(count), -1)
+    def _describe_piece(self, chain):
+        tiles, q = chain.tiles, self.quasi[:, None].expand(-1, len(chain.hidden), -1)
         x, y = (value.T for value in chain.position.quantile_draw(q))
         # At fewer positions where nothing is refined.
         n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
@@ -88,7 +93,8 @@ class _Sweep:
         tiles = candidate.nonzero(as_tuple=True)
         hidden = self.hidden[tiles[0], :, tiles[1], tiles[2]]
         count = self.catalog.count[tiles].clamp(min=place + 1)
-        return tiles, *self.describe(place, hidden, count, tiles)
+        known = self.posterior.known_fits(place, tiles)
+        return tiles, *self.describe(place, hidden, count, tiles, known)
 
     def first_sources(self, least):
         """Brightest sources of tiles, with the inputs of their shapes."""
@@ -99,7 +105,7 @@ class _Sweep:
         coarse = self.posterior.coarse
         candidate = (chance > (_COARSE if coarse else faintest)) | accepted
         if self.head.galaxies:
-            n_pixels = self.posterior.inputs.image.numel()
+            n_pixels = self.posterior.inputs.image[0].numel()
             candidate = most_probable(candidate, chance + accepted, n_pixels)
         tiles, position, flux, mode, seen = self._described(0, candidate)
         probability = chance[tiles]
@@ -170,12 +176,12 @@ def find_sources(
 
     Notes
     -----
-    The work is bounded by the number of pixels. Of heads that know galaxies, the
-    greedy sweep takes sources in at most 2000 tiles and one more for each 25 pixels,
-    and at most 500 and one for each 25 pixels are described, the most probable; other
-    heads have at most ``n_most`` in each tile. The flux of each is computed at 16
-    positions. Encoders in sequence see at most 500 sources and one more for each 100
-    pixels, the brightest, in 2 scenes that are fitted in 10 rounds.
+    The work for each image is bounded by the number of its pixels. Of heads that know
+    galaxies, the greedy sweep takes sources in at most 2000 tiles and one more for each
+    25 pixels, and at most 500 and one for each 25 pixels are described, the most
+    probable; other heads have at most ``n_most`` in each tile. The flux of each is
+    computed at 16 positions. Encoders in sequence see at most 500 sources and one more
+    for each 100 pixels, the brightest, in 2 scenes that are fitted in 10 rounds.
     """
     sweep = _Sweep(posterior, n_draws)
     found = [sweep.first_sources(least)]
@@ -186,13 +192,15 @@ def find_sources(
         part.probability = part.probability * part.near_place()
     probability = torch.cat([part.probability for part, _ in found])
     chosen = (probability > _IN_SEQUENCE) & (probability >= least)
-    n_pixels = posterior.inputs.image.numel()
+    n_pixels = posterior.inputs.image[0].numel()
     most = _MAX_IN_SEQUENCE[0] + int(_MAX_IN_SEQUENCE[1] * n_pixels)
-    later = posterior.sequence is not None and int(chosen.sum()) <= most
+    image = torch.cat([part.image for part, _ in found])
+    # Images that are not described in sequence as a whole.
+    later = image[chosen].bincount(minlength=len(posterior)) <= most
+    later &= posterior.sequence is not None
     for place, (part, seen) in enumerate(found):
         described = part.probability >= least
-        if later:
-            described &= part.probability <= _IN_SEQUENCE
+        described &= ~later[part.image] | (part.probability <= _IN_SEQUENCE)
         if posterior.head.shapes:
             _infer_shapes(posterior, place, part, seen, described.nonzero()[:, 0])
     sources = SourceMarginals.concatenate([part for part, _ in found])
@@ -203,12 +211,15 @@ def find_sources(
 
 def _describe_in_sequence(sequence, sources, chosen, most):
     """Fluxes, types and shapes from the encoders that follow detection."""
-    if len(chosen) > most:
+    images = sources.image[chosen]
+    for image in (images.bincount() > most).nonzero()[:, 0].tolist():
         # Those that weigh most in the scene.
-        logits, mean, _ = sources.flux[chosen, 0, 1:].unflatten(-1, (3, -1)).unbind(-2)
+        own, others = chosen[images == image], chosen[images != image]
+        logits, mean, _ = sources.flux[own, 0, 1:].unflatten(-1, (3, -1)).unbind(-2)
         flux = (torch.softmax(logits, -1) * mean).sum(-1)
-        rank = flux + 100 * (sources.probability[chosen] > 0.5)
-        chosen = chosen[rank.topk(most).indices.sort().values]
+        rank = flux + 100 * (sources.probability[own] > 0.5)
+        chosen = torch.cat([others, own[rank.topk(most).indices]]).sort().values
+        images = sources.image[chosen]
     if len(chosen) == 0:
         return
     some = sources.select(chosen)

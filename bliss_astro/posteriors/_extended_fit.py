@@ -22,14 +22,16 @@ from bliss_astro.psf._mixture import (
     broaden_shape,
     elliptical_radius_squared,
     normalization_of_shape,
+    profile_of_shape,
     profile_slope,
     profile_with_gradient,
+    quadratic_form,
     raw_profile,
 )
 
 from ._grid import Rows
 from ._shape_layers import ellipticity_to_vector
-from ._star_fit import flux_at, optimal_flux
+from ._star_fit import optimal_flux
 
 # Logarithm of the blur's variance in square pixels: start, width of its prior, range.
 _LOG_BLUR_START, _LOG_BLUR_SIGMA, _LOG_BLUR_RANGE = 0.5, 1.5, (-4.0, 4.5)
@@ -83,43 +85,47 @@ class Ellipses(Rows):
 
 
 def _blurred(patches, ellipses, step=0.0):
-    # The stretched shape, (N, 1, 1, 8); the PSF's own elongation is replaced.
-    variance = (ellipses.log_blur + step).exp()[:, None, None]
+    # The stretched shape, (..., N, 1, 1, 8); the PSF's own elongation is replaced.
+    variance = (ellipses.log_blur + step).exp()[..., None, None]
     distortion = torch.stack([ellipses.e1, ellipses.e2], -1)[:, None, None]
     shape = broaden_shape(patches.shape, variance)[..., :6]
-    return torch.cat([shape, distortion], -1)
+    return torch.cat([shape, distortion.expand(*shape.shape[:-1], 2)], -1)
 
 
-def _profile(shape, r2, radius):
-    norm = normalization_of_shape(shape, radius=radius).reciprocal()
-    return norm * raw_profile(shape, r2)
-
-
-def model_of(patches, ellipses, x, y, *, point=None):
+def model_of(patches, ellipses, x, y):
     """Images of the sources alone, of unit flux, ``(N, P, P)``."""
-    shape = _blurred(patches, ellipses)
-    if point is not None:
-        shape = torch.where(point[:, None, None, None], patches.shape, shape)
-    r2 = elliptical_radius_squared(shape, *patches.offsets(x, y))
-    return _profile(shape, r2, patches.radius)
+    at = patches.offsets(x, y)
+    return profile_of_shape(_blurred(patches, ellipses), *at, radius=patches.radius)
 
 
-def _slopes(patches, ellipses, x, y):
-    # The model of unit flux and its derivatives by log_blur, e1 and e2.
-    dx, dy = patches.offsets(x, y)
-    shape = _blurred(patches, ellipses)
-    e1, e2 = shape[..., 6], shape[..., 7]
+def _columns(patches, ellipses, dx, dy, out):
+    """
+    Put the model and its derivatives by log_blur, e1 and e2 into ``out``.
+
+    Returns what the four ``(N, P, P)`` are to be multiplied by, ``(N, 4)``.
+    """
+    steps = dx.new_tensor([[0.0], [_LOG_BLUR_STEP]])
+    shape, wider = shapes = _blurred(patches, ellipses, steps)
+    norm, wider_norm = normalization_of_shape(shapes, radius=patches.radius)
+    e1, e2 = ellipses.e1[:, None, None], ellipses.e2[:, None, None]
     r2 = elliptical_radius_squared(shape, dx, dy)
-    norm = normalization_of_shape(shape, radius=patches.radius).reciprocal()
-    value, fall = (norm * part for part in profile_slope(shape, r2))
-    fall = -0.5 * fall
-    wider = _blurred(patches, ellipses, _LOG_BLUR_STEP)
-    by_blur = (_profile(wider, r2, patches.radius) - value) / _LOG_BLUR_STEP
+    value, fall = profile_slope(shape, r2)
+    out[:, 0] = value
+    torch.sub(raw_profile(wider, r2) * (norm / wider_norm), value, out=out[:, 1])
+    # Derivatives of the squared radius, but for a factor.
     square = (-e1.square() - e2.square() + 1).reciprocal()
-    root = square.sqrt()
-    by_e1 = fall * (e1 * square * r2 + root * (dy.square() - dx.square()))
-    by_e2 = fall * (e2 * square * r2 - (root * 2 * dx) * dy)
-    return value, by_blur, by_e1, by_e2
+    along = e1 * square, e2 * square
+    minus, plus, across = 1 - e1, 1 + e1, -2 * e2
+    by_e1 = along[0] * minus - 1, along[0] * plus + 1, along[0] * across
+    by_e2 = along[1] * minus, along[1] * plus, along[1] * across - 2
+    for k, form in enumerate((by_e1, by_e2), start=2):
+        torch.mul(fall, quadratic_form(*form, dx, dy), out=out[:, k])
+    norm, stretch = norm.reciprocal()[..., 0], square.sqrt()[..., 0] * -0.5
+    return norm * torch.cat(
+        [torch.ones_like(norm), torch.full_like(norm, 1 / _LOG_BLUR_STEP)]
+        + 2 * [stretch],
+        -1,
+    )
 
 
 @torch.no_grad()
@@ -130,22 +136,26 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
     Returns the `Ellipses` and the Fisher information ``(N, 4, 4)`` of (flux, log_blur,
     e1, e2), priors included.
     """
-    fit = ellipses
+    fit, at = ellipses, patches.offsets(x, y)
     prior = x.new_tensor([0.0, _LOG_BLUR_SIGMA**-2, *2 * [_DISTORTION_SIGMA**-2]])
+    least = torch.diag(prior)
+    least[0, 0] = 1e-9
+    # Derivatives and, at last, the residual.
+    columns = x.new_empty(len(x), 5, *patches.data.shape[1:])
     for _ in range(n_iterations):
-        value, *slopes = _slopes(patches, fit, x, y)
-        model = fit.flux[:, None, None] * value
-        weight = patches.weight(model)
-        size = torch.maximum(fit.flux, floor)[:, None, None]
-        columns = torch.stack([value, *(size * s for s in slopes)], 1).flatten(2)
-        weighted = columns * weight.flatten(1)[:, None]
-        residual = (patches.data - model).flatten(1)
-        information = weighted @ columns.mT + torch.diag(prior)
-        information[:, 0, 0] += 1e-9
+        scale = _columns(patches, fit, *at, columns)
+        model = (fit.flux * scale[:, 0])[:, None, None] * columns[:, 0]
+        torch.sub(patches.data, model, out=columns[:, 4])
+        weighted = columns[:, :4] * patches.weight(model)[:, None]
+        # One product of matrices: those with vectors take three times as long.
+        gram = weighted.flatten(2) @ columns.flatten(2).mT
+        size = torch.maximum(fit.flux, floor)[:, None]
+        scale = torch.cat([scale[:, :1], size * scale[:, 1:]], -1)
+        gram, score = gram[..., :4] * scale[:, None], gram[..., 4] * scale
+        information = gram * scale[..., None] + least
         start = torch.stack([fit.log_blur - _LOG_BLUR_START, fit.e1, fit.e2], -1)
-        score = (weighted @ residual[..., None])[..., 0]
         score = score - torch.nn.functional.pad(start, (1, 0)) * prior
-        step = torch.linalg.solve(_scaled(information), score[..., None])[..., 0]
+        step = torch.linalg.solve(_scaled(information), score)
         fit = _moved(fit, step)
     return fit, information
 
@@ -218,32 +228,34 @@ def measure_sizes(near, far, x, y, star_flux, floor):
             features += _elongation(patches, weight, dx, dy, model, point)
         for sigma in sigmas:
             shape = broaden_shape(patches.shape, sigma**2)
-            p, *slopes = profile_with_gradient(shape, dx, dy, radius=patches.radius)
+            shifted = len(errors) >= _SHIFTS_FROM
+            profile = profile_with_gradient if shifted else profile_of_shape
+            p = profile(shape, dx, dy, radius=patches.radius)
+            p, *slopes = p if shifted else (p,)
             # Two rounds: the weights follow the source's own photon noise.
             flux, information, _ = optimal_flux(patches, p, star, 2)
-            model = flux[:, None, None] * p
-            gain = reference - _sum(weight * (patches.data - model).square())
+            left = patches.data - flux[:, None, None] * p
+            weighted = weight * left
+            gain = reference - _sum(weighted * left)
             safe = torch.maximum(flux, least)
             features.append(torch.log(safe / star).clamp(-3, 6) / 2)
             features.append(torch.asinh(gain / 4) / 3)
             log_flux.append(torch.log(safe / floor))
             errors.append((information.rsqrt() / safe).clamp(1e-4, 5))
-            if len(errors) > _SHIFTS_FROM:
-                shifts += _shift(patches, weight, p, slopes, safe)
+            if shifted:
+                weighted += weight * (flux - safe)[:, None, None] * p
+                shifts += _shift(weight, weighted, slopes, safe)
     names = ('sizes', 'size_log_flux', 'size_error', 'shifts')
     values = (torch.stack(v, -1) for v in (features, log_flux, errors, shifts))
     return dict(zip(names, values, strict=True))
 
 
-def _shift(patches, weight, p, slopes, flux):
+def _shift(weight, residual, slopes, flux):
     # One step of Gauss and Newton along each axis.
-    flux = flux[:, None, None]
-    residual = weight * (patches.data - flux * p)
     out, total = [], 0.0
     for slope in slopes:
-        slope = flux * slope
-        information = _sum(weight * slope.square()) + _SHIFT_SIGMA**-2
-        out.append((_sum(residual * slope) / information).clamp(-4, 4))
+        information = flux.square() * _sum(weight * slope.square()) + _SHIFT_SIGMA**-2
+        out.append((flux * _sum(residual * slope) / information).clamp(-4, 4))
         total = total + torch.log(information)
     return [*out, -0.25 * total]
 
@@ -316,9 +328,21 @@ class SceneFit:
     extended: torch.Tensor
 
 
-def _own_model(patches, ellipses, sources) -> torch.Tensor:
-    """Images of the sources alone in units of the noise, ``(N, P, P)``."""
-    unit = model_of(patches, ellipses, sources.x, sources.y, point=sources.point)
+def _own_model(patches, ellipses, sources, points=None) -> torch.Tensor:
+    """
+    Images of the sources alone in units of the noise, ``(N, P, P)``.
+
+    ``points`` are images of unit flux of the sources as stars, where these are known.
+    """
+    if sources.point is None:
+        unit = model_of(patches, ellipses, sources.x, sources.y)
+    else:
+        unit = patches.profile(sources.x, sources.y) if points is None else points
+        at = (~sources.point).nonzero()[:, 0]
+        if len(at):
+            others = (v.select(at) for v in (patches, ellipses))
+            galaxies = model_of(*others, sources.x[at], sources.y[at])
+            unit = unit.index_copy(0, at, galaxies)
     own = ellipses.flux[:, None, None] * unit
     return own if sources.active is None else own * sources.active[:, None, None]
 
@@ -360,16 +384,24 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
     if start is None:
         guesses = [first_guess(p, some, floor[k]) for k, some, p, _ in stamps]
         ellipses = Ellipses.concatenate(guesses)
+    points = [None] * len(stamps)
+    if sources.point is not None:
+        points = [p.profile(some.x, some.y) for _, some, p, _ in stamps]
     for n_left in range(n_rounds, -1, -1):
-        own = [_own_model(p, ellipses.select(k), some) for k, some, p, _ in stamps]
+        own = [
+            _own_model(p, ellipses.select(k), some, unit)
+            for (k, some, p, _), unit in zip(stamps, points, strict=True)
+        ]
         model = _summed(pixels, stamps, own)
         if not n_left:
             break
         parts = []
-        for (index, some, patches, at), image in zip(stamps, own, strict=True):
-            others = model.view(-1)[at] - image
-            alone = dataclasses.replace(patches, data=patches.data - others)
-            parts.append(_one_step(alone, ellipses.select(index), some, floor[index]))
+        for (index, some, patches, at), image, unit in zip(
+            stamps, own, points, strict=True
+        ):
+            alone = patches.with_data(patches.data - (model.view(-1)[at] - image))
+            given = ellipses.select(index), some, floor[index], unit
+            parts.append(_one_step(alone, *given))
         ellipses = Ellipses.concatenate(parts)
     extended = model
     if sources.point is not None:
@@ -379,12 +411,11 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
     return SceneFit(ellipses, model, extended)
 
 
-def _one_step(patches, old, sources, floor):
-    x, y = sources.x, sources.y
-    new, _ = fit_ellipses(patches, old, x, y, floor, n_iterations=1)
-    if sources.point is not None:
-        flux, _, _ = flux_at(patches, x, y, n_iterations=1)
-        new.flux = torch.where(sources.point, flux, new.flux)
+def _one_step(patches, old, sources, floor, points):
+    new, _ = fit_ellipses(patches, old, sources.x, sources.y, floor, n_iterations=1)
+    if sources.point is not None and len(at := sources.point.nonzero()[:, 0]):
+        flux, _, _ = optimal_flux(patches.select(at), points[at], None, 2)
+        new.flux[at] = flux
     # A scene has no light to give back.
     new.flux = torch.lerp(old.flux, new.flux, _DAMPING).clamp(min=0)
     return new

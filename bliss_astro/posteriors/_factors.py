@@ -151,6 +151,10 @@ class TypeFactor:
     def __init__(self, logit: torch.Tensor):
         self.logit = logit
 
+    def select(self, index):
+        """The factor of some sources."""
+        return TypeFactor(self.logit[index])
+
     @property
     def probability(self) -> torch.Tensor:
         """Probability of a galaxy, tensor ``(...,)``."""
@@ -261,6 +265,12 @@ class LogFluxFactor:
         # A mean far outside the range only costs digits.
         self.mean = mean.clamp(self.low - 6 * scale, self.high + 6 * scale)
 
+    def select(self, index):
+        """The factor of some sources."""
+        parts = self.log_weights, self.mean, self.scale
+        ends = self.low[..., 0], self.high[..., 0]
+        return LogFluxFactor(*(part[index] for part in (*parts, *ends)))
+
     @classmethod
     def of_types(cls, star, galaxy, log_types):
         """
@@ -301,7 +311,7 @@ class LogFluxFactor:
         Parameters
         ----------
         q : float or tensor ``(...,)``
-            Probability.
+            Probability; further dimensions come first.
         """
         low, high, cdf = self.low[..., 0], self.high[..., 0], self._cdf()
         for _ in range(26):  # to single precision

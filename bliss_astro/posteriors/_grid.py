@@ -89,7 +89,7 @@ class TileGrid:
 
 
 @dataclasses.dataclass
-class TileCatalog:
+class TileCatalog(Rows):
     """
     Sources of B images by tile, brightest first within a tile.
 

@@ -78,6 +78,9 @@ class SourceMarginals(Rows):
     ellipticity : tensor ``(N, P', 2)`` or None
         Draws of the distortion ``(e1, e2)`` of the adaptive moments of the galaxy's
         image, before the PSF is taken off.
+
+    sigma : tensor ``(N, 3)`` or None
+        Quantiles of the log-flux at -1, 0 and 1 sigma, where they were computed.
     """
 
     probability: torch.Tensor
@@ -90,9 +93,25 @@ class SourceMarginals(Rows):
     typed: bool = False
     shapes: torch.Tensor | None = None
     ellipticity: torch.Tensor | None = None
+    sigma: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.probability)
+
+    def by_image(self, n_images) -> list['SourceMarginals']:
+        """
+        Sources of each image, as those of a batch of one.
+
+        Parameters
+        ----------
+        n_images : int
+            Number of images.
+        """
+        parts = [
+            self.select((self.image == image).nonzero()[:, 0])
+            for image in range(n_images)
+        ]
+        return [dataclasses.replace(p, image=torch.zeros_like(p.image)) for p in parts]
 
     def flux_factor(self) -> LogFluxFactor:
         """
@@ -141,12 +160,12 @@ class SourceMarginals(Rows):
 
         Parameters
         ----------
-        q : float or tensor ``(N,)``
-            Probability.
+        q : float or tensor ``(N,)`` or ``(Q, 1)``
+            Probability, or Q of them.
 
         Returns
         -------
-        log_flux : tensor ``(N,)``
+        log_flux : tensor ``(N,)`` or ``(Q, N)``
             Logarithm of flux over the flux floor.
         """
         return self.flux_factor().quantile(q)

@@ -17,6 +17,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ._factors import LOG_FLUX_CEILING, SOURCE_WIDTH, draw_component
 
@@ -262,10 +263,20 @@ class ShapeLayers(nn.Module):
         return vector if self.latent_dim else vector_to_shape(vector)
 
     def forward(self, features, fit, log_flux):
-        """Distributions of the shape and of the ellipticity of N galaxies."""
+        """
+        Distributions of the shape and of the ellipticity of N galaxies.
+
+        Where there are several fluxes of each, ``(N, P)``, all else is ``(N, 1, ...)``.
+        """
         excess = torch.asinh((log_flux - fit['ellipse_flux']) / 0.1) / 3
         own = torch.stack([log_flux / 4, excess], -1)
-        hidden = self.hidden(torch.cat([features, fit['ellipse'], own], -1))
+        # The first layer in two parts: what all fluxes share is multiplied once.
+        first, *others = self.hidden
+        of_all, of_own = first.weight.tensor_split((-own.shape[-1],), 1)
+        hidden = torch.cat([features, fit['ellipse']], -1)
+        hidden = F.linear(hidden, of_all, first.bias) + F.linear(own, of_own)
+        for layer in others:
+            hidden = layer(hidden)
         shape = MixtureFactor.from_raw(self.shape(hidden), self.n_shape)
         scale = torch.log(fit['vector_error'] + 0.05)[..., None]
         around = {'mean': fit['vector'], 'log_scale': scale.expand_as(fit['vector'])}
@@ -285,7 +296,7 @@ def shape_log_probs(layers, factors, shape, is_galaxy, moments):
 
 def draw_shapes(layers, flux, features, seen, q):
     """Shapes of galaxies whose fluxes are drawn from a mixture, ``(N, P, 6)``."""
-    n, n_draws = len(flux), len(q)
+    n = len(flux)
     # The second half of the components is the galaxy's.
     parts = flux[:, 1:].unflatten(1, (3, -1)).chunk(2, -1)[1]
     logits, mean, scale = parts.unbind(1)
@@ -293,12 +304,8 @@ def draw_shapes(layers, flux, features, seen, q):
     unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
     log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
     log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
-
-    def repeated(value):
-        return value[:, None].expand(n, n_draws, *value.shape[1:])
-
-    fit = {name: repeated(seen[name]) for name in SHAPE_INPUTS}
-    shape, ellipticity = layers(repeated(features), fit, log_flux)
+    fit = {name: seen[name][:, None] for name in SHAPE_INPUTS}
+    shape, ellipticity = layers(features[:, None], fit, log_flux)
     some = q[:, 5 : 6 + layers.n_shape].expand(n, -1, -1)
     shapes = layers.from_vector(shape.quantile_draw(some))
     vectors = ellipticity.quantile_draw(q[:, 2:5].expand(n, -1, -1))

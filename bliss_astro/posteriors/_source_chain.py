@@ -51,9 +51,12 @@ class SourceChain:
 
     catalog : `~bliss_astro.posteriors.TileCatalog`
         Holds the brighter sources of the same tiles.
+
+    known : tuple, optional
+        What `fit` holds of some of the tiles, and for each tile where, or -1.
     """
 
-    def __init__(self, posterior, place, tiles, hidden, count, catalog):
+    def __init__(self, posterior, place, tiles, hidden, count, catalog, known=None):
         self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
         self.place, self.tiles = place, tiles
         earlier = catalog.at_tiles(tiles, place)
@@ -64,30 +67,45 @@ class SourceChain:
             tuple(v[(*tiles, k)] for v in (catalog.x, catalog.y, catalog.log_flux))
             for k in range(place)
         ]
-        self.fit = self._fit(brighter)
+        self.fit = self._fit(brighter, known)
         if place:
             self.high = brighter[-1][2].clamp(min=_LEAST_RANGE)
         else:
             self.high = torch.full_like(self.hidden[:, 0], LOG_FLUX_CEILING)
 
     @torch.no_grad()
-    def _fit(self, brighter):
+    def _fit(self, brighter, known):
         """Least-squares fits, which are inputs of the factors."""
-        size, inputs = self.grid.size, self.posterior.inputs
-        rows, columns = self.tiles[1:]
+        inputs, (rows, columns) = self.posterior.inputs, self.tiles[1:]
         x, y = self.grid.to_pixels(*self.start.detach().unbind(-1), rows, columns)
         radius = self.posterior.patch_radius
         patches = self.posterior.pixels.patches(self.tiles, x, y, radius)
         log_floor = inputs.at_tiles(inputs.log_flux_floor, *self.tiles)[:, 0]
-        floor = log_floor.exp()
         for other_x, other_y, log_flux in brighter:
             # Galaxies are subtracted as points: the rest is learnt.
             at = self.grid.to_pixels(other_x, other_y, rows, columns)
             flux = torch.exp(log_flux + log_floor)
             patches.data = patches.data - flux[:, None, None] * patches.profile(*at)
+        given = self.tiles, patches, x, y, log_floor.exp()
+        if known is None:
+            fit = self._fit_tiles(*given)
+        else:
+            old, where = known
+            new = (where < 0).nonzero()[:, 0]
+            fit = {name: value[where] for name, value in old.items()}
+            if len(new):
+                tiles, patches_of, *rest = given
+                some = tuple(v[new] for v in tiles), patches_of.select(new)
+                fresh = self._fit_tiles(*some, *(value[new] for value in rest))
+                for name, value in fresh.items():
+                    fit[name][new] = value
+        return fit | {'patches': patches, 'log_floor': log_floor}
+
+    def _fit_tiles(self, tiles, patches, x, y, floor):
+        size, (rows, columns) = self.grid.size, tiles[1:]
         x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
         flux, error, chi2 = flux_at(patches, x, y)
-        return self._extended_fit(patches, x, y, flux, floor) | {
+        return self._extended_fit(tiles, patches, x, y, flux, floor) | {
             'x': ((x + 0.5) / size - columns).clamp(-1, 2),
             'y': ((y + 0.5) / size - rows).clamp(-1, 2),
             'error_x': error_x / size,
@@ -96,11 +114,9 @@ class SourceChain:
             'log_flux': torch.log((flux / floor).clamp(min=0.2)),
             'log_snr': torch.log((flux / error).clamp(min=0.5)),
             'chi2': chi2,
-            'patches': patches,
-            'log_floor': log_floor,
         }
 
-    def _extended_fit(self, patches, *at):
+    def _extended_fit(self, tiles, patches, *at):
         """Fits of blurred PSFs and ellipses, where the head has galaxies."""
         if not self.head.galaxies:
             return {}
@@ -109,11 +125,11 @@ class SourceChain:
         # more memory than all else.
         def measure(index):
             x, y, flux, floor = (value[index] for value in at)
-            tiles = tuple(value[index] for value in self.tiles)
-            far = self.posterior.pixels.patches(tiles, x, y, WIDE_RADIUS)
+            own = tuple(value[index] for value in tiles)
+            far = self.posterior.pixels.patches(own, x, y, WIDE_RADIUS)
             part = measure_sizes(patches.select(index), far, x, y, flux, floor)
             if self.head.shapes:
-                near = self.posterior.pixels.patches(tiles, x, y, _ELLIPSE_RADIUS)
+                near = self.posterior.pixels.patches(own, x, y, _ELLIPSE_RADIUS)
                 start = Ellipses.round(torch.maximum(flux, floor))
                 fit = fit_ellipses(near, start, x, y, floor)
                 part |= ellipse_features(fit, floor)
@@ -133,6 +149,11 @@ class SourceChain:
             for name, value in self.fit.items()
         }
         part.hidden, part.high = self.hidden[index], self.high[index]
+        if self.head.galaxies:
+            # These do not depend on the position.
+            part.type, part.galaxy_flux = (
+                value.select(index) for value in (self.type, self.galaxy_flux)
+            )
         return part
 
     # -- factors in their order ----------------------------------------------
@@ -147,7 +168,7 @@ class SourceChain:
         """Hidden layer for types and galaxies, tensor ``(N, narrow)``."""
         return self.head.extended(self.place, self.hidden, self.fit)
 
-    @property
+    @functools.cached_property
     def type(self):
         """Distribution of the type, a `TypeFactor`."""
         return self.head.type_factor(self.place, self.extended)
@@ -159,7 +180,7 @@ class SourceChain:
         given = (self.hidden, position, self.fit, at, self.high)
         return self.head.flux_factor(self.place, *given)
 
-    @property
+    @functools.cached_property
     def galaxy_flux(self):
         """Distribution of the log-flux of a galaxy."""
         given = (self.extended, self.fit, self.high)

@@ -9,6 +9,7 @@ posterior's position and flux factors, which learn the rest: the prior, neighbou
 masks, correlated noise, and how reliable the fit is.
 """
 
+import copy
 import dataclasses
 import functools
 
@@ -48,6 +49,9 @@ class StarPatches(Rows):
 
     radius : float
         Normalisation radius of the PSF.
+
+    correlated : bool
+        Whether the noise of any pixels is correlated.
     """
 
     data: torch.Tensor
@@ -58,6 +62,7 @@ class StarPatches(Rows):
     x: torch.Tensor
     y: torch.Tensor
     radius: float
+    correlated: bool = True
 
     def offsets(self, x, y):
         """Offsets of the pixels from positions, ``(N, 1, P)`` and ``(N, P, 1)``."""
@@ -85,10 +90,21 @@ class StarPatches(Rows):
         """Variance of each pixel under a model of the signal."""
         return model.clamp(min=0) / self.gain + 1
 
+    @functools.cached_property
+    def quality(self):
+        """Inverse variance of the pixels of an empty sky, 0 where they are bad."""
+        excess = (self.correlation * 2 + 1).prod(-1).clamp(min=0.2)
+        return self.good / excess[:, None, None]
+
     def weight(self, model):
         """Inverse variance under a model of the signal."""
-        excess = (self.correlation * 2 + 1).prod(-1).clamp(min=0.2)
-        return self.good / (excess[:, None, None] * self.variance(model))
+        return self.quality / self.variance(model)
+
+    def with_data(self, data):
+        """The same cut-outs of another image."""
+        other = copy.copy(self)  # with what is cached
+        other.data = data
+        return other
 
     def covariance(self, first, second, variance):
         """
@@ -98,6 +114,8 @@ class StarPatches(Rows):
         interpolated image, rho being the product of ``(rho_x, 1, rho_x)`` and
         ``(rho_y, 1, rho_y)``.
         """
+        if not self.correlated:
+            return _sum(first * second * variance)
         root = variance.sqrt()
         spread = second * root
         for axis, rho in ((-1, self.correlation[:, 0]), (-2, self.correlation[:, 1])):
@@ -116,23 +134,25 @@ def optimal_flux(patches, p, flux, n_rounds):
     """
     Optimal flux of a profile: weights of each round follow the flux of the last one.
 
-    Returns the flux, its Fisher information for white noise, and the last weights.
+    The first ones follow a given flux; if None, they are those of an empty sky. Returns
+    the flux, its Fisher information for white noise, and the last variance.
     """
-    for _ in range(n_rounds):
-        weight = patches.weight(flux[:, None, None] * p)
-        weighted = weight * p
+    own, variance = patches.quality * p, 1.0
+    for k in range(n_rounds):
+        if k or flux is not None:
+            variance = patches.variance(flux[:, None, None] * p)
+        weighted = own / variance
         information = _sum(weighted * p).clamp(min=1e-9)
         flux = _sum(weighted * patches.data) / information
-    return flux, information, weight
+    return flux, information, variance
 
 
 @torch.no_grad()
 def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
-    """Optimal flux of a star at known positions."""
+    """Optimal flux of a star at known positions, its error and chi2 per pixel."""
     p = patches.profile(x, y)
-    start = torch.zeros_like(patches.x)
-    flux, information, weight = optimal_flux(patches, p, start, n_iterations + 1)
-    model = flux[:, None, None] * p
+    flux, information, variance = optimal_flux(patches, p, None, n_iterations + 1)
+    model, weight = flux[:, None, None] * p, patches.quality / variance
     noise = patches.covariance(weight * p, weight * p, patches.variance(model))
     n_good = _sum(patches.good).clamp(min=1)
     chi2 = _sum(weight * (patches.data - model).square()) / n_good
@@ -152,23 +172,25 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
     start = place = torch.stack([x, y], -1)
     # A weak prior of half a pixel around the start keeps noise from running away.
     stiffness = 1 / 0.5**2
-    flux, _, _ = flux_at(patches, x, y, n_iterations=1)
+    flux, columns = None, x.new_empty(len(x), 4, *patches.data.shape[1:])
     for _ in range(n_iterations):
         p, *slopes = patches.profile_with_gradient(*place.unbind(-1))
+        if flux is None:
+            flux, _, _ = optimal_flux(patches, p, None, 2)
         flux = torch.maximum(flux, 0.5 * flux_floor)
-        f = flux[:, None, None]
-        weight = patches.weight(f * p)
-        residual = patches.data - f * p
-        slopes = f[:, None] * torch.stack(slopes, 1)
-        weighted = weight[:, None] * slopes
+        f = flux[:, None]
+        model = f[..., None] * p
+        torch.stack([*slopes, p, patches.data - model], 1, out=columns)
+        variance = patches.variance(model)
+        weighted = columns[:, :3] * (patches.quality / variance)[:, None]
         # Normal equations, from which the flux is eliminated.
-        a = _sum(weight * p * p).clamp(min=1e-9)[:, None]
-        b = _sum((weight * p)[:, None] * slopes)
-        score = _sum(weight * p * residual)[:, None]
-        pull = _sum(weighted * residual[:, None])
-        pull = pull - stiffness * (place - start) - b * score / a
-        xx, yy = (_sum(weighted * slopes) + stiffness - b * b / a).unbind(1)
-        xy = _sum(weighted[:, 0] * slopes[:, 1]) - b.prod(1) / a[:, 0]
+        gram = weighted.flatten(2) @ columns.flatten(2).mT
+        a = gram[:, 2, 2, None].clamp(min=1e-9)
+        b, score = f * gram[:, :2, 2], gram[:, 2, 3, None]
+        pull = f * gram[:, :2, 3] - stiffness * (place - start) - b * score / a
+        square = f * f * gram.diagonal(dim1=1, dim2=2)[:, :2]
+        xx, yy = (square + stiffness - b * b / a).unbind(1)
+        xy = flux.square() * gram[:, 0, 1] - b.prod(1) / a[:, 0]
         det = (xx * yy - xy**2).clamp(min=1e-12)[:, None]
         # The inverse but for its determinant.
         adjugate = torch.stack([yy, -xy, -xy, xx], -1).unflatten(-1, (2, 2))
@@ -177,9 +199,9 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
         flux = flux + ((score - (b * step).sum(1, keepdim=True)) / a)[:, 0]
     # The estimate is the inverse times the scores, whose covariance is this.
     gx, gy = (
-        weight[:, None] * (slopes - (b / a)[..., None, None] * p[:, None])
+        f[..., None, None] * weighted[:, :2]
+        - (b / a)[..., None, None] * weighted[:, 2:]
     ).unbind(1)
-    variance = patches.variance(f * p)
     pairs = ((gx, gx), (gx, gy), (gy, gy))
     xx, xy, yy = (patches.covariance(*pair, variance) for pair in pairs)
     scores = torch.stack([xx + stiffness, xy, xy, yy + stiffness], -1)
@@ -228,6 +250,11 @@ class Pixels:
         self.image = F.pad(inputs.image, border)
         self.good = F.pad((~inputs.mask).to(inputs.image), border)
 
+    @functools.cached_property
+    def correlated(self):
+        """Whether the noise of any pixels is correlated."""
+        return bool(self.inputs.correlation.any())
+
     def cut(self, image, images, cx, cy, radius):
         """
         Cut-outs ``(N, P, P)`` of anything on the padded grid around central pixels.
@@ -261,4 +288,5 @@ class Pixels:
             x=cx.to(x),
             y=cy.to(y),
             radius=inputs.normalization_radius,
+            correlated=self.correlated,
         )

@@ -18,14 +18,15 @@ _MAX_SOURCES = 500, 0.04
 
 
 def most_probable(candidate, probability, n_pixels):
-    """Candidates, or where there are too many the more probable ones of them."""
+    """Candidates, or of images of so many pixels with too many the more probable."""
     most = int(_MAX_SOURCES[0] + _MAX_SOURCES[1] * n_pixels)
-    if int(candidate.sum()) <= most:
-        return candidate
-    rank = torch.where(candidate, probability, -1.0).flatten()
-    out = torch.zeros_like(candidate).flatten()
-    out[rank.topk(most).indices] = True
-    return out.view_as(candidate)
+    out = candidate
+    for image in (candidate.flatten(1).sum(1) > most).nonzero()[:, 0].tolist():
+        out = candidate.clone() if out is candidate else out
+        rank = torch.where(candidate[image], probability[image], -1.0).flatten()
+        out[image] = False
+        out[image].view(-1)[rank.topk(most).indices] = True
+    return out
 
 
 class TilePosterior:
@@ -85,6 +86,9 @@ class TilePosterior:
         self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
         self._context = head.from_context(features)
         self._decided = None
+        # Fits of the sources of the greedy sweep, by place, and where those of each
+        # tile are.
+        self._fits = {}
         # Whether `find_sources` is to leave out what refines.
         self.coarse = False
         widest = max(patch_radius, WIDE_RADIUS if head.galaxies else 0)
@@ -92,6 +96,39 @@ class TilePosterior:
         self.pixels = Pixels(inputs, self.grid, widest)
         self.moments = moments
         self.sequence = None if sources is None else SourceSequence(self, *sources)
+
+    def select(self, images) -> 'TilePosterior':
+        """
+        Posterior of some of the images, with what was decided of them.
+
+        Parameters
+        ----------
+        images : list of int
+            Their indices.
+
+        Returns
+        -------
+        posterior : `TilePosterior`
+            With tensors of its own.
+        """
+        sequence = self.sequence
+        if sequence is not None:
+            conditions = sequence.conditions[images]
+            sequence = sequence.encoders, conditions, sequence.half
+        part = TilePosterior(
+            self.features[images],
+            self.inputs.select(images),
+            self.head,
+            tile_size=self.grid.size,
+            patch_radius=self.patch_radius,
+            sources=sequence,
+            moments=self.moments,
+        )
+        if self._decided is not None:
+            catalog, hidden = self._decided
+            part._decided = catalog.select(images), hidden[images]
+            part._fits = {k: (f, where[images]) for k, (f, where) in self._fits.items()}
+        return part
 
     def __len__(self):
         return len(self.features)
@@ -101,7 +138,9 @@ class TilePosterior:
         """Device of the tensors."""
         return self.features.device
 
-    def source_chain(self, place, tiles, hidden, count, catalog) -> SourceChain:
+    def source_chain(
+        self, place, tiles, hidden, count, catalog, known=None
+    ) -> SourceChain:
         """
         Distributions of the ``place``-th source of N tiles.
 
@@ -123,12 +162,15 @@ class TilePosterior:
             Holds the brighter sources of the same tiles, which are subtracted
             before the next one is fitted.
 
+        known : tuple, optional
+            As for ``SourceChain``.
+
         Returns
         -------
         chain : ``SourceChain``
             Position, type, flux and shape, each given those before it.
         """
-        return SourceChain(self, place, tiles, hidden, count, catalog)
+        return SourceChain(self, place, tiles, hidden, count, catalog, known)
 
     # -- density ---------------------------------------------------------------
 
@@ -275,11 +317,31 @@ class TilePosterior:
             As `hidden_given` returns for it.
         """
         if self._decided is None:
-            self._decided = self._sweep(threshold=0.5)
+            found = {}
+            self._decided = self._sweep(threshold=0.5, fits=found)
+            for place, parts in found.items():
+                tiles, fits = zip(*parts, strict=True)
+                where = self._decided[0].count.new_full(
+                    (len(self), *self.grid.shape), -1
+                )
+                tiles = tuple(torch.cat(part) for part in zip(*tiles, strict=True))
+                where[tiles] = torch.arange(len(tiles[0]), device=self.device)
+                self._fits[place] = joined(fits), where
         return self._decided
 
-    def _sweep(self, *, generator=None, threshold=None):
-        """Catalogue of draws or decisions, and the hidden layer given it."""
+    def known_fits(self, place, tiles):
+        """Fits of tiles in the greedy sweep, as ``SourceChain`` takes them, or None."""
+        if place not in self._fits:
+            return None
+        fits, where = self._fits[place]
+        return fits, where[tiles]
+
+    def _sweep(self, *, generator=None, threshold=None, fits=None):
+        """
+        Catalogue of draws or decisions, and the hidden layer given it.
+
+        Fits are added to ``fits``, by place.
+        """
         head, hidden_of_all = self.head, torch.empty_like(self._context)
         shape, n_shape = (len(self), self.grid.shape, head.n_most), head.n_shape
         catalog = TileCatalog.empty(*shape, n_shape=n_shape, device=self.device)
@@ -294,7 +356,7 @@ class TilePosterior:
             else:
                 count = factor.mode(threshold)
                 if head.galaxies:
-                    n_pixels = self.inputs.image.numel() / len(COLOURS)
+                    n_pixels = self.inputs.image[0].numel() / len(COLOURS)
                     count = count * most_probable(count > 0, factor.presence, n_pixels)
             catalog.count[:, i::2, j::2] = count
             for place in range(head.n_most):
@@ -305,6 +367,11 @@ class TilePosterior:
                 given = (hidden[images, :, rows, columns], catalog.count[tiles])
                 chain = self.source_chain(place, tiles, *given, catalog)
                 chain.fill(catalog, generator=generator, mode=threshold is not None)
+                if fits is not None:
+                    names = chain.fit.keys() - {'patches', 'log_floor'}
+                    fits.setdefault(place, []).append(
+                        (tiles, {k: chain.fit[k] for k in names})
+                    )
         return catalog, hidden_of_all
 
 

@@ -47,9 +47,12 @@ _FIRST_NODE, _LAST_NODE = -8.4, 2.8
 # Steps of Newton's method for the half-maximum radius.
 _N_STEPS = 25
 
-# Exponent of Gaussians below which nothing is left beside the peak even in double
-# precision: exp(-35) = 6e-16.
-_LEAST_EXPONENT = -35.0
+# Exponent of two in Gaussians below which nothing is left beside the peak even in
+# double precision: 2^-50.5 = 6e-16.
+_LEAST_EXPONENT = -50.5
+# `torch.exp2` takes a fifth of the time of `torch.exp` on the processors that lack
+# a vendor's own exponential, and `torch.log1p` two thirds of that of `torch.log`.
+_LOG2_E = 1 / math.log(2)
 
 # Radii and offsets of the features that are the profile relative to its centre.
 _FEATURES = ((1.0, -0.25), (2.0, -0.9), (4.0, -2.9), (8.0, -5.5))
@@ -78,10 +81,14 @@ def elliptical_radius_squared(shape, dx, dy):
     """Squared elliptical radius (px^2), which preserves areas, at offsets."""
     e1, e2 = shape[..., 6], shape[..., 7]
     norm = _stretch(e1, e2)
-    # Rows and columns apart as long as they can be: few operations see all pixels.
     tilt = norm * e1
-    along_x, along_y = (norm - tilt) * dx.square(), (norm + tilt) * dy.square()
-    return along_x + along_y - (norm * e2 * 2 * dx) * dy
+    return quadratic_form(norm - tilt, norm + tilt, norm * e2 * -2, dx, dy)
+
+
+def quadratic_form(xx, yy, xy, dx, dy):
+    """``xx dx^2 + yy dy^2 + xy dx dy``."""
+    # Rows and columns apart as long as they can be: few operations see all pixels.
+    return (xx * dx.square() + yy * dy.square()).addcmul(xy * dx, dy)
 
 
 def _stretch(e1, e2):
@@ -89,37 +96,39 @@ def _stretch(e1, e2):
     return (-e1.square() - e2.square() + 1).rsqrt()
 
 
-def _gaussian(r2, sigma):
+def _gaussian(r2, variance):
     """
     Gaussian of height one at squared radii, nowhere below 6e-16.
 
     Values too small to be normal numbers, and squares of such, take processors 20 times
     as long, and the wings of narrow PSFs are full of them.
     """
-    return torch.exp((r2 / (sigma.square() * -2)).clamp(min=_LEAST_EXPONENT))
+    factor = variance.reciprocal() * (-0.5 * _LOG2_E)
+    return torch.exp2((r2 * factor).clamp(min=_LEAST_EXPONENT))
 
 
 def _components(shape, r2):
-    """Core, wide Gaussian and power law at squared radii, and the base of the last."""
-    s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
-    base = r2 / (beta * sp.square()) + 1
-    # The power through a logarithm takes half the time of ``**``.
-    tail = p0 * torch.exp(torch.log(base) * -(beta / 2))
-    return _gaussian(r2, s1), b * _gaussian(r2, s2), tail, base
+    """Core, wide Gaussian and power law of height one, and the base of the last."""
+    s1, s2, _, sp, _, beta = shape[..., :6].unbind(-1)
+    ratio = r2 * (beta * sp.square()).reciprocal()
+    # The power through a logarithm takes a third of the time of ``**``.
+    tail = torch.exp2(torch.log1p(ratio) * (beta * (-0.5 * _LOG2_E)))
+    return _gaussian(r2, s1.square()), _gaussian(r2, s2.square()), tail, ratio + 1
 
 
 def raw_profile(shape, r2):
     """Profile at squared elliptical radii whose Gaussian core has height one."""
     core, wide, tail, _ = _components(shape, r2)
-    return core + wide + tail
+    return core.addcmul(wide, shape[..., 2]).addcmul(tail, shape[..., 4])
 
 
 def profile_slope(shape, r2):
     """`raw_profile`, and -2 times its derivative by the squared radius."""
-    s1, s2, _, sp = shape[..., :4].unbind(-1)
+    s1, s2, b, sp, p0 = shape[..., :5].unbind(-1)
     core, wide, tail, base = _components(shape, r2)
-    slope = core / s1.square() + wide / s2.square() + tail / (base * sp.square())
-    return core + wide + tail, slope
+    slope = (core * s1.square().reciprocal()).addcmul(wide, b / s2.square())
+    slope = slope.addcmul(tail / base, p0 / sp.square())
+    return core.addcmul(wide, b).addcmul(tail, p0), slope
 
 
 def asinh(value):
@@ -222,6 +231,7 @@ def broaden_shape(shape, variance):
     b = b * (s2 / new2).square() / core
     p0 = p0 * (sp / newp).square() / core
     # A round kernel makes an ellipse rounder.
+    beta = beta.expand_as(core)
     return torch.stack([new1, new2, b, newp, p0, beta, e1 * core, e2 * core], -1)
 
 

@@ -151,7 +151,9 @@ def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_S
     for level, half in enumerate(_HALF):
         # Wide stamps are fewer, so that each level takes about the same time.
         most = int(max_sources * min(1, _STAMP_PIXELS / (2 * half + 1) ** 2))
-        found.append(measure_at(image, peaks[peaks[:, 2] == level][:most, :2], level))
+        places = peaks[peaks[:, 2] == level][:most, :2]
+        if len(places) or not level:
+            found.append(measure_at(image, places, level))
     sources = np.concatenate(found).view(np.recarray)
     sources = sources[sources.snr > 0]
     sources = sources[np.argsort(-sources.snr)]

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from bliss_astro._warnings import OutOfDomainWarning, collect_warnings
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.detection._estimates import as_exposure
-from bliss_astro.detection._infer import estimate_density
+from bliss_astro.detection._infer import estimate_densities
 from bliss_astro.detection._inputs import encoder_inputs, tile_mean
 from bliss_astro.encoders import Domain
 from bliss_astro.encoders._config import mean_interpolation
@@ -315,7 +315,7 @@ def _density(exposure, encoder, inputs, grid, facts):
     raw = facts.for_domain() | {'density': 0.0, 'floor_snr': None}
     domain = Domain.of(encoder)
     if domain is not None and not domain_findings(domain, raw):
-        by_tile = estimate_density(encoder, inputs, grid)
+        (by_tile,) = estimate_densities(encoder, inputs, grid)
         return _range(by_tile), f'first pass of {encoder.name!r}'
     number = _count_peaks(exposure, facts)
     factor = (_PEAK_SNR / FLOOR_SNR) ** StarPrior.slope

@@ -188,7 +188,7 @@ def test_a_source_that_was_there_is_not_found_again(sparse, encoder):
     )
     options = DetectionOptions(density=0.001)
     injector = Injector(sparse, encoder, options, 1.8)
-    rows = injector.run(faint, np.random.default_rng(1))
+    (rows,) = injector.run([faint], np.random.default_rng(1))
     assert not rows['found'].any()
     assert rows['blended'].all()
 

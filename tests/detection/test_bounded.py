@@ -118,11 +118,14 @@ def test_bound_of_the_number_of_sources(work, default, monkeypatch):
 
 
 def test_most_probable():
-    candidate = torch.tensor([[True, False], [True, True]])
-    chance = torch.tensor([[0.3, 0.9], [0.5, 0.4]])
+    # Of each image, the second of which has few.
+    candidate = torch.tensor([[[True, False], [True, True]], [[False, True]] * 2])
+    chance = torch.tensor([[[0.3, 0.9], [0.5, 0.4]], [[0.8, 0.2]] * 2])
     assert _tile_posterior.most_probable(candidate, chance, 1) is candidate
     few = _tile_posterior.most_probable(candidate, chance, -498 / 0.04)
-    assert few.tolist() == [[False, False], [True, True]]
+    assert few[0].tolist() == [[False, False], [True, True]]
+    assert few[1].tolist() == candidate[1].tolist() == [[False, True]] * 2
+    assert candidate[0, 0, 0]
 
 
 def _posterior_of(count, tile_size=4):

@@ -85,8 +85,7 @@ class TestSceneFit:
         assert int(bright.sum()) > 20
         off = (seen['log_flux'] - catalog.log_flux[where])[bright]
         raw = sequence.pixels.patches(sources.tiles, sources.x, sources.y, 6)
-        start = Ellipses.round(torch.ones_like(sources.x))
-        unit = model_of(raw, start, sources.x, sources.y, point=star)
+        unit = raw.profile(sources.x, sources.y)
         flux = (unit * raw.data).sum((1, 2)) / (unit**2).sum((1, 2))
         floor = sequence.log_floor(sources)
         naive = torch.log(flux.clamp(min=1e-3)) - floor - catalog.log_flux[where]

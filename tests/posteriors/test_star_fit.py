@@ -147,6 +147,22 @@ class TestFit:
         assert_allclose((float(error_x), float(error_y)), errors, rtol=0.02)
         assert abs(float(correlation)) < 0.05
 
+    def test_noise_without_correlation_is_not_correlated(self, stars):
+        """
+        The short way of white noise is the long one with correlations of nil.
+        """
+        x, y, flux = stars
+        white = patches_of(x, y, flux)
+        white.correlated = False
+        for fit, more in ((flux_at, ()), (fit_star, (0 * x + 20,))):
+            pairs = zip(
+                fit(white, x, y, *more),
+                fit(patches_of(x, y, flux), x, y, *more),
+                strict=True,
+            )
+            for short, long in pairs:
+                assert torch.allclose(short, long, rtol=1e-4, atol=1e-4)
+
     def test_inclined_stars_have_correlated_errors(self):
         x, y, flux = (torch.tensor([v]) for v in (20.0, 30.0, 1000.0))
         shape = (*DEFAULT_SHAPE[:6], 0.0, 0.2)
@@ -227,6 +243,20 @@ class TestMarginals:
         assert torch.equal(one.probability, same.probability)
         assert torch.equal(one.x, same.x)
         assert torch.equal(one.flux, same.flux)
+
+    def test_fits_of_the_sweep_are_kept(self, tiny):
+        """
+        Candidates that the sweep has fitted have the same fits anew.
+        """
+        kept = find_sources(tiny.posterior, n_draws=32)
+        tiles = tuple(getattr(kept, name) for name in ('image', 'row', 'column'))
+        _, where = tiny.posterior.known_fits(0, tiles)
+        assert (where >= 0).any()
+        part = tiny.posterior.select(list(range(len(tiny.posterior))))
+        part._fits = {}
+        anew = find_sources(part, n_draws=32)
+        assert torch.allclose(kept.x, anew.x, rtol=1e-5, atol=1e-4)
+        assert torch.allclose(kept.flux, anew.flux, rtol=1e-3, atol=1e-3)
 
     def test_one_by_one(self, tiny):
         """

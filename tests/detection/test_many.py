@@ -1,0 +1,244 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Many images at once: catalogues, order, arguments, errors and warnings by image.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from bliss_astro import (
+    BlissFinder,
+    CoaddSimulator,
+    NoDetectionsWarning,
+    PSFModel,
+    StarPrior,
+    detect_many,
+    detect_sources,
+)
+from bliss_astro.detection import _detect, _infer
+from bliss_astro.encoders import Encoder
+from bliss_astro.posteriors import _candidates
+
+_KNOWN = {'background': 0.0, 'effective_gain': 29.0, 'psf': PSFModel()}
+
+
+@pytest.fixture(scope='module')
+def default():
+    return Encoder.from_pretrained()
+
+
+@pytest.fixture(scope='module')
+def exposures():
+    """
+    Exposures of two sizes, sparse and dense.
+    """
+    kinds = [(0.001, (48, 60)), (0.01, (48, 60)), (0.004, (40, 44)), (0.02, (48, 60))]
+    simulators = [
+        CoaddSimulator(k + 1, StarPrior(density=density), shape=shape, margin=8)
+        for k, (density, shape) in enumerate(kinds)
+    ]
+    return [simulator.sample(rng=k)[0] for k, simulator in enumerate(simulators)]
+
+
+def _assert_same(one, other):
+    assert one.colnames == other.colnames
+    assert len(one) == len(other)
+    for name in one.colnames:
+        pair = (getattr(t[name], 'value', t[name]) for t in (one, other))
+        assert_allclose(*pair, rtol=1e-4, atol=1e-5, err_msg=name)
+    for name in ('probability', 'x_centroid', 'y_centroid'):
+        assert_allclose(one[name], other[name], rtol=2e-6)
+    fluxes = (getattr(t['flux'], 'value', t['flux']) for t in (one, other))
+    assert_allclose(*fluxes, rtol=5e-6)
+    counts = [t.meta['image']['expected_count'] for t in (one, other)]
+    assert_allclose(*counts, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', ['types', 'stars'])
+def test_as_alone(exposures, default, encoder, kind):
+    own = default if kind == 'types' else encoder
+    known = {'encoder': own, 'n_samples': 4}
+    densities = [None, 0.01, None, None]
+    many = detect_many(exposures, rng=[3, 4, 5, 6], density=densities, **known)
+    for k, (exposure, catalog) in enumerate(zip(exposures, many, strict=True)):
+        alone = detect_sources(exposure, rng=3 + k, density=densities[k], **known)
+        _assert_same(catalog, alone)
+        assert catalog.meta['estimated'] == alone.meta['estimated']
+        assert catalog.meta['check']['passed'] == alone.meta['check']['passed']
+        # The posterior is that of its image alone.
+        assert len(catalog.posterior.tile_posterior) == 1
+        assert catalog.posterior.nbytes == alone.posterior.nbytes
+        draws = (t.posterior.sample(1, rng=2)[0] for t in (catalog, alone))
+        assert abs(np.subtract(*map(len, draws))) <= 1
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_bounds_are_those_of_each_image(exposures, default, monkeypatch):
+    """
+    Work that is bounded for one image is no less for another beside it.
+    """
+    monkeypatch.setattr(_candidates, '_MAX_IN_SEQUENCE', (4, 0.0))
+    same = [exposures[k] for k in (0, 1, 3)]
+    options = {'encoder': default, 'check': False}
+    catalogs = list(detect_many(same, **options))
+    assert len(catalogs[0]) <= 4 < len(catalogs[2])
+    for exposure, catalog in zip(same, catalogs, strict=True):
+        _assert_same(catalog, detect_sources(exposure, **options))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_full_image_beside_others(default, monkeypatch):
+    rng = np.random.default_rng(1)
+    images = rng.normal(0, [[[1.0]], [[3.0]], [[1.0]]], (3, 48, 48))
+
+    def check_fullness(encoder, posterior, image=0):
+        """As if the noisy one were full of sources."""
+        flags = np.zeros(posterior.grid.shape, int)
+        return flags, None, bool(posterior.inputs.image[image].std() > 2)
+
+    monkeypatch.setattr(_infer, 'check_fullness', check_fullness)
+    options = _KNOWN | {'encoder': default, 'bkg_error': 1.0, 'check': False}
+    catalogs = list(detect_many(images, **options))
+    assert [bool(c.posterior.tile_posterior.coarse) for c in catalogs] == [0, 1, 0]
+    assert len(catalogs[1]) > 0
+    for image, catalog in zip(images, catalogs, strict=True):
+        _assert_same(catalog, detect_sources(image, **options))
+
+
+def test_images_are_taken_as_needed(exposures, encoder, monkeypatch):
+    monkeypatch.setattr(_detect, '_PIXELS', 2 * exposures[0].data.size)
+    taken = []
+
+    def images():
+        for k in range(5):
+            taken.append(k)
+            yield exposures[1]
+
+    many = detect_many(images(), encoder=encoder, check=False)
+    assert taken == []
+    first = next(many)
+    assert taken == [0, 1]
+    assert len(list(many)) == 4
+    again = list(detect_many((exposures[1],), encoder=encoder, check=False))
+    _assert_same(first, again[0])
+    assert list(detect_many([], encoder=encoder)) == []
+
+
+def test_one_rng_for_all(exposures, encoder):
+    known = {'encoder': encoder, 'n_samples': 3, 'check': False}
+    pair = exposures[1], exposures[1]
+    one, two = detect_many(pair, rng=7, **known)
+    assert np.any(one['flux_samples'] != two['flux_samples'])
+    rng = np.random.default_rng(7)
+    for catalog in (one, two):
+        alone = detect_sources(exposures[1], rng=rng, **known)
+        assert_allclose(catalog['flux_samples'], alone['flux_samples'], rtol=1e-5)
+
+
+def _cube(n=3):
+    return np.random.default_rng(2).normal(size=(n, 24, 32))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_values_of_each_image(encoder):
+    cube = _cube()
+    masks = np.zeros(cube.shape, bool)
+    masks[1, :, 16:] = True
+    known = _KNOWN | {'encoder': encoder, 'check': False}
+    noise = np.array([1.0, 1.1, 1.2])
+    catalogs = list(detect_many(cube, mask=masks, bkg_error=noise, **known))
+    for k, catalog in enumerate(catalogs):
+        exposure = catalog.posterior.exposure
+        assert exposure.bkg_error == noise[k]
+        assert exposure.mask[:, 16:].all() == (k == 1)
+    # One map for all.
+    catalogs = detect_many(cube, mask=masks[1], bkg_error=1.0, **known)
+    assert all(c.posterior.exposure.mask[:, 16:].all() for c in catalogs)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_lists_of_another_length(encoder):
+    known = _KNOWN | {'encoder': encoder, 'check': False}
+    with pytest.raises(ValueError, match='bkg_error has 2 values for 3 images'):
+        detect_many(_cube(), bkg_error=[1.0, 1.0], **known)
+    for n in (2, 4):
+        found = []
+        with pytest.raises(ValueError, match=f'bkg_error has {n} values for'):
+            for catalog in detect_many(iter(_cube()), bkg_error=[1.0] * n, **known):
+                found.append(catalog)  # noqa: PERF402 (what came before the error)
+        assert len(found) == min(n, 3)
+
+
+@pytest.mark.parametrize(
+    ('images', 'options', 'match'),
+    [
+        ('image.fits', {}, 'images must be a list of images'),
+        (np.zeros((4, 4)), {}, r'shape \(4, 4\); detect_sources takes one image'),
+        (3, {}, 'got int'),
+        ([], {'treshold': 1}, "detect_many has no argument 'treshold'"),
+        ([], {'rng': 'a'}, 'rng must be'),
+    ],
+)
+def test_wrong_arguments(images, options, match):
+    with pytest.raises(TypeError, match=match):
+        detect_many(images, **options)
+    with pytest.raises(ValueError, match='unknown encoder'):
+        detect_many([], encoder='none')
+
+
+def test_errors_and_warnings_name_the_image(encoder):
+    known = _KNOWN | {'encoder': encoder, 'bkg_error': 1.0, 'density': 1e-5}
+    images = [*_cube(2), 'nowhere.fits', _cube(1)[0]]
+    many, found = detect_many(images, check=False, **known), []
+    with pytest.raises(FileNotFoundError) as caught, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for catalog in many:
+            found.append(catalog)  # noqa: PERF402 (what came before the error)
+    assert len(found) == 2
+    assert str(caught.value).startswith('image 2: ')
+    match = r'^image 1: bkg_error must be'
+    own = {'bkg_error': [1.0, -1.0]}
+    with pytest.raises(ValueError, match=match), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        list(detect_many(_cube(2), check=False, **(known | own)))
+    with pytest.warns(NoDetectionsWarning) as record:
+        list(detect_many(_cube(2), 0.99, check=False, **known))
+    texts = [str(w.message) for w in record if w.category is NoDetectionsWarning]
+    assert [text[:8] for text in texts] == ['image 0:', 'image 1:']
+    assert record[0].filename == __file__
+    # One image has no name.
+    with pytest.warns(NoDetectionsWarning, match='^no source'):
+        detect_sources(_cube()[0], 0.99, check=False, **known)
+
+
+def test_errors_of_several_parts_have_a_note(encoder, monkeypatch):
+    def refuse(*_):
+        raise OSError(5, 'no more files')
+
+    monkeypatch.setattr(_detect, 'prepare_image', refuse)
+    with pytest.raises(OSError, match='no more files') as caught:
+        list(detect_many(_cube(1), encoder=encoder))
+    assert caught.value.__notes__ == ['image 0']
+
+
+def test_finder_loads_its_encoder_once(monkeypatch):
+    loaded, load = [], Encoder.from_pretrained
+
+    def count(name=None):
+        loaded.append(name)
+        return load(name)
+
+    monkeypatch.setattr(Encoder, 'from_pretrained', count)
+    finder = BlissFinder(
+        encoder='stars', bkg_error=1.0, density=1e-3, check=False, **_KNOWN
+    )
+    assert loaded == []
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for image in _cube():
+            finder(image)
+    assert loaded == ['stars']
