@@ -283,7 +283,7 @@ def infer_posteriors(images, encoder, *, least):
 
     Candidates down to the probability ``least`` are found for all of them at once.
     """
-    from bliss_astro.catalog._candidates import find_candidates
+    from bliss_astro.catalog._shared_light import find_candidates
 
     grid = images[0].grid
     densities = _densities(images, encoder, grid)
