@@ -132,7 +132,8 @@ def _subtract(exposure, catalog, fwhm):
     unit = float(np.median(exposure.bkg_error))
     sources.flux = sources.flux / unit
     # The far wings beyond a stamp's other side are 0.01 of the noise.
-    renderer = ModelRenderer(exposure, accuracy=RenderingAccuracy(period=1.0))
+    rough = {'accuracy': RenderingAccuracy(period=1.0), 'tolerance': 1e-5}
+    renderer = ModelRenderer(exposure, **rough)
     model = np.asarray(renderer(sources), dtype=np.float32)
     # With the photons of sources that the catalogue lacks.
     smoothing = {'unit': unit, 'smoothing': fwhm / FWHM_PER_SIGMA}

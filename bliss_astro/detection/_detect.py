@@ -5,6 +5,7 @@ Detection of sources: `detect_sources`, and the same for images one after the ot
 
 import copy
 import dataclasses
+import functools
 import inspect
 import os
 
@@ -25,7 +26,7 @@ from bliss_astro._warnings import (
     warn,
 )
 from bliss_astro.catalog._meta import FactRecord
-from bliss_astro.encoders import Encoder
+from bliss_astro.encoders import Encoder, available_encoders
 
 from ._estimates import PreparedImage, prepare_image
 from ._infer import ImageInputs, infer_posteriors
@@ -352,14 +353,21 @@ class _Options:
 
     def load_encoder(self):
         """The encoder, on the device."""
-        encoder = self.encoder
+        encoder, device = self.encoder, choose_device(self.device)
+        if encoder is None or encoder in available_encoders():
+            return _bundled_encoder(encoder, device)
         if not isinstance(encoder, Encoder):
             encoder = Encoder.from_pretrained(encoder)
-        device = choose_device(self.device)
         if encoder.device.type == device.type:
             return encoder
         # The caller's own encoder stays where it is.
         return copy.deepcopy(encoder).to(device)
+
+
+@functools.lru_cache(maxsize=2)
+def _bundled_encoder(name, device):
+    """A bundled encoder, which is kept: to load it takes as long as a small image."""
+    return Encoder.from_pretrained(name).to(device)
 
 
 # The keywords of `detect_sources`, with its defaults. Those from psf to

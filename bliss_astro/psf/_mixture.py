@@ -52,7 +52,7 @@ _N_STEPS = 25
 _LEAST_EXPONENT = -50.5
 # `torch.exp2` takes a fifth of the time of `torch.exp` on the processors that lack
 # a vendor's own exponential, and `torch.log1p` two thirds of that of `torch.log`.
-_LOG2_E = 1 / math.log(2)
+LOG2_E = 1 / math.log(2)
 
 # Radii and offsets of the features that are the profile relative to its centre.
 _FEATURES = ((1.0, -0.25), (2.0, -0.9), (4.0, -2.9), (8.0, -5.5))
@@ -103,7 +103,7 @@ def _gaussian(r2, variance):
     Values too small to be normal numbers, and squares of such, take processors 20 times
     as long, and the wings of narrow PSFs are full of them.
     """
-    factor = variance.reciprocal() * (-0.5 * _LOG2_E)
+    factor = variance.reciprocal() * (-0.5 * LOG2_E)
     return torch.exp2((r2 * factor).clamp(min=_LEAST_EXPONENT))
 
 
@@ -112,7 +112,7 @@ def _components(shape, r2):
     s1, s2, _, sp, _, beta = shape[..., :6].unbind(-1)
     ratio = r2 * (beta * sp.square()).reciprocal()
     # The power through a logarithm takes a third of the time of ``**``.
-    tail = torch.exp2(torch.log1p(ratio) * (beta * (-0.5 * _LOG2_E)))
+    tail = torch.exp2(torch.log1p(ratio) * (beta * (-0.5 * LOG2_E)))
     return _gaussian(r2, s1.square()), _gaussian(r2, s2.square()), tail, ratio + 1
 
 

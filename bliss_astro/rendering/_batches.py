@@ -8,7 +8,11 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, mixture_of_shape
+from bliss_astro.psf._mixture import (
+    DEFAULT_NORMALIZATION_RADIUS,
+    LOG2_E,
+    mixture_of_shape,
+)
 
 from ._accuracy import RenderingAccuracy, plans_of
 from ._profiles import (
@@ -123,12 +127,13 @@ def _series_order(inclination, tolerance):
 
 def _factors(offset, variance, order):
     # offset (B, S, N), variance (B, S, K) -> (B, S, K, order + 1, N)
-    log_gauss = (offset**2)[..., None, :] * (-0.5 / variance[..., None])
+    # To the base of two: `torch.exp2` takes a fifth of the time of `torch.exp`.
+    log_gauss = (offset**2)[..., None, :] * (-0.5 * LOG2_E / variance[..., None])
     # Denormal numbers, here or in products, are a hundred times slower.
     log_gauss = torch.nn.functional.threshold(
-        log_gauss, NEGLIGIBLE, -math.inf, inplace=True
+        log_gauss, NEGLIGIBLE * LOG2_E, -math.inf, inplace=True
     )
-    gauss = torch.exp(log_gauss)
+    gauss = torch.exp2(log_gauss)
     if order == 0:
         return gauss[..., None, :]
     scaled = offset[..., None, :] * torch.rsqrt(variance)[..., None]
@@ -366,7 +371,9 @@ def _fold(modes, folds):
     if folds == 1:
         return modes
     count, ny, nx = modes.shape
-    return modes.view(count, folds, ny // folds, folds, nx // folds).sum((1, 3))
+    parts = modes.view(count, folds, ny // folds, folds, nx // folds)
+    # Slice by slice: a sum over two axes at once takes ten times as long.
+    return sum(parts[:, i, :, j] for i in range(folds) for j in range(folds))
 
 
 def _synthesize(modes, base, level, stamp):

@@ -15,9 +15,9 @@ from ._batches import render_galaxies, render_stars
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
 # Side in pixels of the cells that share a PSF, of one that varies and of one
-# that does not; and the number of sources that are drawn at once.
+# that does not; and the number of sources that are drawn at once at most.
 _CELL_VARYING, _CELL = 128, 256
-_PIECE = 256
+_PIECE = 48
 # Sources are drawn at least out to the first of these radii at which they are
 # fainter than this share of the sky's noise; beyond the last one, to the image's
 # ends. Galaxies end where their stamps do, see `RenderingAccuracy`.
@@ -152,6 +152,19 @@ def _brightness(galaxy, radius):
     return fraction * in_disk + (1 - fraction) * in_bulge
 
 
+def _pieces(sources, group):
+    """Rows of a group of sources in pieces that lie close to each other."""
+    x, y = sources.x[group], sources.y[group]
+    if len(group) > _PIECE:
+        along = x if np.ptp(x) > np.ptp(y) else y
+        half = len(group) // 2
+        order = np.argpartition(along, half)
+        for part in (order[:half], order[half:]):
+            yield from _pieces(sources, group[np.sort(part)])
+    else:
+        yield group
+
+
 class ModelRenderer:
     """
     Draws whole catalogues on the grid of an exposure.
@@ -167,12 +180,15 @@ class ModelRenderer:
 
     accuracy : `~bliss_astro.rendering.RenderingAccuracy`, optional
         Accuracy of galaxies; the defaults if `None`.
+
+    tolerance : float, optional
+        Error allowed in stars relative to their peaks.
     """
 
-    def __init__(self, exposure, *, accuracy=None):
+    def __init__(self, exposure, *, accuracy=None, tolerance=1e-6):
         grid = psf_grid(exposure.shape, exposure._psf_access)
         noise = float(np.median(exposure.bkg_error))
-        self._set_up(exposure.shape, grid, noise, accuracy)
+        self._set_up(exposure.shape, grid, noise, accuracy, tolerance)
 
     @classmethod
     def of_parts(cls, shape, grid, noise):
@@ -185,8 +201,9 @@ class ModelRenderer:
         renderer._set_up(shape, grid, noise)
         return renderer
 
-    def _set_up(self, shape, grid, noise, accuracy=None):
-        self.shape, self.noise, self.accuracy = shape, noise, accuracy
+    def _set_up(self, shape, grid, noise, accuracy=None, tolerance=1e-6):
+        self.shape, self.noise = shape, noise
+        self.accuracy, self.tolerance = accuracy, tolerance
         self.side, self.shapes, self.radius = grid
         middle = self.shapes[self.shapes.shape[0] // 2, self.shapes.shape[1] // 2]
         distance = torch.tensor(_RADII, dtype=torch.float32)
@@ -263,23 +280,29 @@ class ModelRenderer:
         order = np.argsort(key, kind='stable')
         for group in np.split(order, np.nonzero(np.diff(key[order]))[0] + 1):
             cell, rest = divmod(int(key[group[0]]), 2 * n_reach)
-            for first in range(0, len(group), _PIECE):
-                part = sources.select(group[first : first + _PIECE])
+            for piece in _pieces(sources, group):
+                # A crowd is cut to pieces smaller than the cell.
                 place = divmod(cell, n_columns)
-                self._add(image, window, part, place, *divmod(rest, 2))
+                bounds = None if len(piece) < len(group) else place
+                part = sources.select(piece)
+                self._add(image, window, part, place, bounds, *divmod(rest, 2))
         return image.numpy()
 
-    def _add(self, image, window, sources, cell, reach, is_galaxy):
-        """Add sources of one kind, cell and reach to the image."""
+    def _add(self, image, window, sources, cell, bounds, reach, is_galaxy):
+        """Add sources of one kind, cell (also their bounds, or None) and reach."""
         halo = _RADII[reach] if reach < len(_RADII) else math.inf
-        # A source just outside of the image belongs to the cell at its edge.
         ends = []
-        for place, index, part in zip(
-            (sources.y, sources.x), cell, window, strict=True
+        for k, (place, part) in enumerate(
+            zip((sources.y, sources.x), window, strict=True)
         ):
-            low = min(index * self.side, place.min()) - halo
-            high = max((index + 1) * self.side, place.max() + 1) + halo
-            ends.append((int(max(part.start, low)), int(min(part.stop, high))))
+            low, high = place.min(), place.max() + 1
+            if bounds is not None:
+                # A source just outside of the image belongs to the cell at its edge.
+                low = min(bounds[k] * self.side, low)
+                high = max((bounds[k] + 1) * self.side, high)
+            ends.append(
+                (int(max(part.start, low - halo)), int(min(part.stop, high + halo)))
+            )
         (y0, y1), (x0, x1) = ends
         if y1 <= y0 or x1 <= x0:
             return
@@ -294,6 +317,7 @@ class ModelRenderer:
             options['accuracy'] = self.accuracy
             drawn = render_galaxies(psf, x, y, flux, shape, **options)
         else:
+            options['tolerance'] = self.tolerance
             drawn = render_stars(psf, x, y, flux, **options)
         y, x = (part.start for part in window)
         image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]

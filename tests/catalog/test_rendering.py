@@ -105,8 +105,10 @@ def renderer_for(shape, psf=None):
     return ModelRenderer.of_parts(shape, grid, NOISE)
 
 
-def test_stars_in_blocks_are_those_of_one_pass(monkeypatch, rng):
+@pytest.mark.parametrize('piece', [48, 3], ids=['few', 'crowd'])
+def test_stars_in_blocks_are_those_of_one_pass(piece, monkeypatch, rng):
     monkeypatch.setattr(_scene, '_CELL', 64)
+    monkeypatch.setattr(_scene, '_PIECE', piece)
     shape, n = (300, 400), 150
     x, y = rng.uniform(-3, 402, n), rng.uniform(-3, 302, n)
     flux = np.exp(rng.uniform(np.log(500), np.log(5e6), n))

@@ -225,7 +225,8 @@ def test_errors_of_several_parts_have_a_note(encoder, monkeypatch):
     assert caught.value.__notes__ == ['image 0']
 
 
-def test_finder_loads_its_encoder_once(monkeypatch):
+def test_bundled_encoder_is_loaded_once_a_process(monkeypatch):
+    _detect._bundled_encoder.cache_clear()
     loaded, load = [], Encoder.from_pretrained
 
     def count(name=None):
@@ -241,4 +242,6 @@ def test_finder_loads_its_encoder_once(monkeypatch):
         warnings.simplefilter('ignore')
         for image in _cube():
             finder(image)
+        assert loaded == ['stars']
+        detect_sources(image, encoder='stars', check=False)
     assert loaded == ['stars']
