@@ -10,7 +10,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     _factors='LogFluxFactor',
     _candidates='find_sources',
     _grid='TileCatalog TileGrid',
+    _loss='npe_loss',
     _marginals='PLACE_RADIUS SourceMarginals',
     _shape_layers='shape_to_vector vector_to_shape',
-    _tile_posterior='TilePosterior npe_loss',
+    _tile_posterior='TilePosterior',
 )

@@ -7,7 +7,6 @@ import torch
 
 from bliss_astro._threads import map_threads, split_work
 
-from ._extended_fit import SceneSources
 from ._grid import joined
 from ._marginals import (
     SourceMarginals,
@@ -16,6 +15,7 @@ from ._marginals import (
     near_edges,
     quasi_random,
 )
+from ._scene_fit import SceneSources
 from ._shape_layers import SHAPE_INPUTS, draw_shapes
 from ._tile_posterior import TilePosterior, most_probable
 

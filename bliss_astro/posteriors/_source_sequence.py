@@ -27,19 +27,15 @@ from bliss_astro.psf._mixture import asinh
 from ._extended_fit import (
     N_SIZE_FEATURES,
     N_SIZES,
-    STAMP_RADIUS,
     Ellipses,
-    SceneSources,
-    cleaned,
     ellipse_features,
-    first_guess,
     fit_ellipses,
-    fit_scene,
     measure_sizes,
 )
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor, TypeFactor
 from ._grid import TileCatalog
 from ._head import galaxy_flux_of_raw, star_flux_of_raw
+from ._scene_fit import STAMP_RADIUS, SceneSources, cleaned, first_guess, fit_scene
 from ._shape_layers import (
     N_ELLIPSE,
     ShapeLayers,

@@ -11,7 +11,7 @@ from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._config import WING_FLOOR, mean_interpolation
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.galaxies import GalaxyAutoencoder
-from bliss_astro.posteriors._tile_posterior import npe_loss, sequence_loss
+from bliss_astro.posteriors._loss import npe_loss, sequence_loss
 from bliss_astro.psf._mixture import (
     LOG_AREA,
     broaden_shape,

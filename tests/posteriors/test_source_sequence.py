@@ -13,12 +13,12 @@ from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import _candidates, find_sources
 from bliss_astro.posteriors._extended_fit import (
     Ellipses,
-    cleaned,
     ellipse_features,
     fit_ellipses,
     model_of,
 )
-from bliss_astro.posteriors._tile_posterior import npe_loss, sequence_loss
+from bliss_astro.posteriors._loss import npe_loss, sequence_loss
+from bliss_astro.posteriors._scene_fit import cleaned
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 SMALL = EncoderConfig(
