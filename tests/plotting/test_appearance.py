@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from astropy.table import QTable
+from astropy.utils import minversion
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -242,6 +244,9 @@ def make_figure(name):
     return figure
 
 
+@pytest.mark.skipif(
+    not minversion(mpl, '3.11'), reason='older versions lay out axes otherwise'
+)
 @pytest.mark.parametrize('name', FIGURES)
 def test_appearance(name):
     expected = from_hash(json.loads(_HASHES.read_text())[name])
