@@ -106,8 +106,7 @@ class StarImage:
             full |= ~bad & (data - sky >= _LINEAR_SHARE * (top - sky))
         gain = exposure.effective_gain
         photon = 0.0 if gain is None else 1 / (float(np.median(gain)) * noise)
-        pull = np.where(bad, 0, pull).astype(np.float32)
-        return cls(pull, bad, full, noise, photon)
+        return cls(np.where(bad, 0, pull).astype(np.float32), bad, full, noise, photon)
 
     def saturated_at(self, sources):
         """Whether a saturated pixel lies in the core of each source."""
