@@ -52,8 +52,8 @@ _CELL, _MAX_CELLS = 400, 4
 # Signal over noise at which pixels begin to count, and from which on they do wholly.
 _FAINT, _BRIGHT = 4.0, 10.0
 
-# Pixels above so many sigma belong to a source, as in SExtractor by default,
-# and a flux of that signal-to-noise ratio may be there whatever the pixels look like.
+# Pixels above so many sigma belong to a source, as in SExtractor by default, and what
+# has less than that signal-to-noise ratio may be noise.
 _SEGMENT, _FAINT_SNR = 1.5, 10.0
 
 
@@ -305,8 +305,10 @@ def check_flux_min(flux_min, exposure):
     sums = scipy.ndimage.sum_labels(light, labels, np.arange(1, n + 1))
     area = central_psf(exposure).n_eff
     faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
-    brightest = float(np.max(sums, initial=faint))
-    if flux_min > brightest:
+    brightest = float(np.max(sums, initial=0.0))
+    # Above what is there it makes of every source a brighter one; an image without
+    # sources may have any.
+    if flux_min > brightest > faint:
         allowed = f'be below the flux of the brightest source, about {brightest:.3g}'
         raise ValueError(must('flux_min', allowed, f'{flux_min:g}'))
     return flux_min
