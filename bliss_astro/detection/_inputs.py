@@ -55,6 +55,8 @@ _FAINT, _BRIGHT = 4.0, 10.0
 # Pixels above so many sigma belong to a source, as in SExtractor by default, and what
 # has less than that signal-to-noise ratio may be noise.
 _SEGMENT, _FAINT_SNR = 1.5, 10.0
+# Largest flux of a source over what these pixels hold of it.
+_MAX_LOSS = 2.0
 
 
 def tile_mean(value, grid):
@@ -307,8 +309,8 @@ def check_flux_min(flux_min, exposure):
     faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
     brightest = float(np.max(sums, initial=0.0))
     # Above what is there it makes of every source a brighter one; an image without
-    # sources may have any.
-    if flux_min > brightest > faint:
+    # sources may have any, and pixels above a threshold lack some of a source's light.
+    if brightest > faint and flux_min > _MAX_LOSS * brightest:
         allowed = f'be below the flux of the brightest source, about {brightest:.3g}'
         raise ValueError(must('flux_min', allowed, f'{flux_min:g}'))
     return flux_min
