@@ -67,7 +67,11 @@ def test_as_alone(exposures, default, encoder, kind):
     for k, (exposure, catalog) in enumerate(zip(exposures, many, strict=True)):
         alone = detect_sources(exposure, rng=3 + k, density=densities[k], **known)
         _assert_same(catalog, alone)
-        assert catalog.meta['estimated'] == alone.meta['estimated']
+        facts = [dict(t.meta['estimated']) for t in (catalog, alone)]
+        # Sums over several images round otherwise in some versions of torch.
+        found = [fact.pop('density')['value'] for fact in facts]
+        assert_allclose(*found, rtol=1e-5)
+        assert facts[0] == facts[1]
         assert catalog.meta['check']['passed'] == alone.meta['check']['passed']
         # The posterior is that of its image alone.
         assert len(catalog.posterior.tile_posterior) == 1
