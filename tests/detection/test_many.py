@@ -19,6 +19,7 @@ from bliss_astro import (
     detect_sources,
 )
 from bliss_astro.detection import _detect, _infer
+from bliss_astro.catalog._columns import SHAPE_NAMES
 from bliss_astro.encoders import Encoder
 from bliss_astro.posteriors import _candidates
 
@@ -48,7 +49,9 @@ def _assert_same(one, other):
     assert len(one) == len(other)
     for name in one.colnames:
         pair = (getattr(t[name], 'value', t[name]) for t in (one, other))
-        assert_allclose(*pair, rtol=1e-3, atol=1e-5, err_msg=name)
+        # Shapes of four draws scatter by what torch's products round in a batch.
+        atol = 5e-4 if name in SHAPE_NAMES else 1e-5
+        assert_allclose(*pair, rtol=1e-3, atol=atol, err_msg=name)
     for name in ('probability', 'x_centroid', 'y_centroid'):
         assert_allclose(one[name], other[name], rtol=2e-6)
     fluxes = (getattr(t['flux'], 'value', t['flux']) for t in (one, other))
