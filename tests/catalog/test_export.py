@@ -201,6 +201,8 @@ class TestSegmentation:
 
 def test_the_package_as_a_program(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['bliss-astro', '--version'])
+    # Another test may have imported it.
+    monkeypatch.delitem(sys.modules, 'bliss_astro.__main__', raising=False)
     with pytest.raises(SystemExit) as left:
         runpy.run_module('bliss_astro', run_name='__main__')
     assert not left.value.code
