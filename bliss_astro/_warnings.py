@@ -73,7 +73,7 @@ def mute_warnings(*categories):
 
 
 @contextlib.contextmanager
-def speak_of(subject):
+def messages_about(subject):
     """Begin the messages of `warn`, and of errors, with a subject; None for none."""
     token = _SUBJECT.set(subject)
     try:

@@ -12,17 +12,19 @@ import os
 import numpy as np
 
 from bliss_astro._arguments import (
+    check_choice,
     check_integer,
     check_rng,
     check_threshold,
     choose_device,
+    require,
 )
 from bliss_astro._threads import check_n_threads, use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,
     NoDetectionsWarning,
     OutOfDomainWarning,
-    speak_of,
+    messages_about,
     warn,
 )
 from bliss_astro.catalog._meta import FactRecord
@@ -248,7 +250,7 @@ def detect_each(pairs, *, named=False):
         try:
             while n_pixels < _PIXELS:
                 k, (data, options) = next(numbered)
-                with speak_of(f'image {k}' if named else None):
+                with messages_about(f'image {k}' if named else None):
                     ready.append(_Task.of(data, options, k))
                 n_pixels += ready[-1].image.exposure.data.size
         except Exception as found:  # noqa: BLE001 (raised below)
@@ -320,7 +322,7 @@ def _catalogs(tasks, *, named):
                 task.posterior = posterior
     while tasks:
         task = tasks.pop(0)
-        with speak_of(f'image {task.index}' if named else None):
+        with messages_about(f'image {task.index}' if named else None):
             catalog = task.catalog()
         # No longer held here, so that the caller may free it.
         del task
@@ -334,16 +336,12 @@ class _Options:
         self.threshold = check_threshold(self.threshold)
         self.n_samples = check_integer('n_samples', self.n_samples, error=ValueError)
         check_n_threads(self.n_threads)
-        if not isinstance(self.check, bool | np.bool_):
-            msg = f'check must be True or False, got {self.check!r:.60}'
-            raise TypeError(msg)
-        if self.population not in ('sky', 'npe'):
-            msg = f"population must be 'sky' or 'npe', got {self.population!r}"
-            raise ValueError(msg)
-        if not isinstance(self.encoder, Encoder | str | os.PathLike | None):
-            kind = type(self.encoder).__name__
-            msg = f'encoder must be an Encoder, the name of one or a path, got {kind}'
-            raise TypeError(msg)
+        sound = isinstance(self.check, bool | np.bool_)
+        require(sound, 'check', 'be True or False', f'{self.check!r:.60}', TypeError)
+        check_choice('population', self.population, ('sky', 'npe'))
+        sound = isinstance(self.encoder, Encoder | str | os.PathLike | None)
+        allowed, kind = 'be an Encoder, the name of one or a path', type(self.encoder)
+        require(sound, 'encoder', allowed, kind.__name__, TypeError)
 
     @property
     def image(self):

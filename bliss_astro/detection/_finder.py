@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import QTable
 
 from bliss_astro._arguments import check_rng
-from bliss_astro._warnings import speak_of
+from bliss_astro._warnings import messages_about
 
 from ._detect import IMAGE_OPTIONS, KEYWORDS, DetectionOptions, detect, detect_each
 
@@ -97,7 +97,7 @@ def _pairs(images, options, own):
     for number, data in enumerate(images):
         if any(len(values) <= number for values in own.values()):
             break
-        with speak_of(f'image {number}'):
+        with messages_about(f'image {number}'):
             values = {name: values[number] for name, values in own.items()}
             pair = data, dataclasses.replace(options, **values)
         yield pair

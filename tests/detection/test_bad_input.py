@@ -71,7 +71,7 @@ def test_data_of_the_finder_that_are_no_image():
         ),
         ({'rng': 'dice'}, TypeError, "rng must be a seed .*; got 'dice'"),
         ({'rng': -1}, ValueError, 'rng must be a seed .*; got -1'),
-        ({'check': 'yes'}, TypeError, "check must be True or False, got 'yes'"),
+        ({'check': 'yes'}, TypeError, "check must be True or False; got 'yes'"),
         ({'device': 'abacus'}, ValueError, r"device must be .*'cpu'.*; got 'abacus'"),
         ({'device': 'meta'}, ValueError, "device must be .*; got 'meta'"),
         ({'device': 3.5}, ValueError, 'device must be .*; got 3.5'),

@@ -125,7 +125,7 @@ def test_the_population_matters(field):
     # Small, faint galaxies are common on the sky and not in the paper's prior.
     mean = [np.mean(found['galaxy_probability']) for found in (sky, npe)]
     assert mean[0] != pytest.approx(mean[1], abs=1e-5)
-    with pytest.raises(ValueError, match="population must be 'sky' or 'npe'"):
+    with pytest.raises(ValueError, match="population must be one of 'sky', 'npe'"):
         detect_sources(exposure, population='stars')
 
 
