@@ -143,3 +143,9 @@ def exposure_of(image, given):
     return importlib.import_module('bliss_astro.exposures._read').exposure_of(
         image, {name: value for name, value in given.items() if value is not None}, {}
     )
+
+
+def infer(encoder, images, /, **options):
+    """Compute the posteriors of images by an encoder, which stands above detection."""
+    detection = importlib.import_module('bliss_astro.detection._many')
+    return detection.infer(encoder, images, **options)

@@ -44,7 +44,7 @@ FLOW = (
 # Imported late, inside of methods and options that lead further down.
 LATE = {
     ('catalog/_methods.py', 'checks'),
-    ('detection/_detect.py', 'checks'),
+    ('detection/_batches.py', 'checks'),
 }
 # What only some functions need, imported by those functions.
 HEAVY = ('dask', 'galsim', 'matplotlib', 'photutils', 'reproject', 'pyarrow')

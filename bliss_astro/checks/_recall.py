@@ -22,7 +22,8 @@ from bliss_astro._warnings import (
 )
 from bliss_astro.catalog._columns import plain_numbers
 from bliss_astro.coadds._noise import correlated_noise, input_kernel
-from bliss_astro.detection._detect import IMAGE_OPTIONS, detect, detect_each
+from bliss_astro.detection._batches import detect_each
+from bliss_astro.detection._detect import IMAGE_OPTIONS, detect
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.units import MEDIAN_ERROR, flux_to_magnitude

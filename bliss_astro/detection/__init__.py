@@ -8,5 +8,6 @@ from bliss_astro._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _detect='detect_sources',
-    _finder='BlissFinder detect_many',
+    _finder='BlissFinder',
+    _many='detect_many',
 )

@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Detection of sources: `detect_sources`, and the same for images one after the other.
+Detection of sources: `detect_sources` and its options.
 """
 
 import copy
@@ -14,27 +14,14 @@ import numpy as np
 from bliss_astro._arguments import (
     check_choice,
     check_integer,
-    check_rng,
     check_threshold,
     choose_device,
     require,
 )
-from bliss_astro._threads import check_n_threads, use_threads
-from bliss_astro._warnings import (
-    CatalogCheckWarning,
-    NoDetectionsWarning,
-    OutOfDomainWarning,
-    messages_about,
-    warn,
-)
-from bliss_astro.catalog._meta import FactRecord
+from bliss_astro._threads import check_n_threads
 from bliss_astro.encoders import Encoder, available_encoders
 
-from ._estimates import PreparedImage, prepare_image
-from ._infer import ImageInputs, infer_posteriors
-
-# Pixels of the images that are worked on together: some 60 bytes each.
-_PIXELS = 500_000
+from ._batches import detect_each
 
 
 def detect_sources(
@@ -234,99 +221,6 @@ def detect(data, options):
     """Detect sources with the keywords of `detect_sources` in `DetectionOptions`."""
     (catalog,) = detect_each([(data, options)])
     return catalog
-
-
-def detect_each(pairs, *, named=False):
-    """
-    Yield the catalogues of pairs of images and `DetectionOptions`, in order.
-
-    Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
-    and go through the encoder together; it must be the same for all. What was found
-    before an error is yielded first. Messages name the index of their image if wanted.
-    """
-    numbered, error = enumerate(pairs), None
-    while error is None:
-        ready, n_pixels = [], 0
-        try:
-            while n_pixels < _PIXELS:
-                k, (data, options) = next(numbered)
-                with messages_about(f'image {k}' if named else None):
-                    ready.append(_Task.of(data, options, k))
-                n_pixels += ready[-1].image.exposure.data.size
-        except Exception as found:  # noqa: BLE001 (raised below)
-            error = found
-        if ready:
-            yield from _catalogs(ready, named=named)
-    if not isinstance(error, StopIteration):
-        raise error
-
-
-@dataclasses.dataclass
-class _Task:
-    """An image on its way through the encoder."""
-
-    index: int
-    options: object
-    rng: np.random.Generator
-    encoder: Encoder
-    image: PreparedImage
-    inputs: ImageInputs
-    posterior: object = None
-
-    @classmethod
-    def of(cls, data, options, index):
-        """All that is done before the encoder looks at an image."""
-        rng = check_rng(options.rng)
-        with use_threads(options.n_threads):
-            encoder = options.load_encoder()
-            image = prepare_image(data, options.image, encoder)
-            inputs = ImageInputs.of(image, encoder, options)
-        return cls(index, options, rng, encoder, image, inputs)
-
-    def catalog(self):
-        """The catalogue with its self-check, and warnings about it."""
-        options, found = self.options, None
-        with use_threads(options.n_threads):
-            catalog = self.posterior.at_threshold(
-                options.threshold, n_samples=options.n_samples, rng=self.rng
-            )
-            if options.check:
-                from bliss_astro.checks._self_check import self_check
-
-                rays = self.image.cosmic_rays
-                found = self_check(self.image.exposure, catalog, cosmic_rays=rays)
-                catalog.meta['check'] = FactRecord(found)
-        # At the end, where nothing of ours stands between them and the user's filters.
-        for message in catalog.meta.get('warnings', ()):
-            warn(message, OutOfDomainWarning)
-        if len(catalog) == 0:
-            text = f'no source has a probability above {options.threshold}'
-            warn(text, NoDetectionsWarning)
-        if found and found['text']:
-            text = f'the rows do not explain all of the image: {found["text"]}'
-            warn(text, CatalogCheckWarning)
-        return catalog
-
-
-def _catalogs(tasks, *, named):
-    """Yield the catalogues of some images, those of one kind computed together."""
-    options, kinds = tasks[0].options, {}
-    for task in tasks:
-        kinds.setdefault(task.inputs.kind, []).append(task)
-    bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
-    with use_threads(options.n_threads, **bar):
-        for some in kinds.values():
-            inputs, encoder = [task.inputs for task in some], some[0].encoder
-            found = infer_posteriors(inputs, encoder, least=options.threshold)
-            for task, posterior in zip(some, found, strict=True):
-                task.posterior = posterior
-    while tasks:
-        task = tasks.pop(0)
-        with messages_about(f'image {task.index}' if named else None):
-            catalog = task.catalog()
-        # No longer held here, so that the caller may free it.
-        del task
-        yield catalog
 
 
 class _Options:

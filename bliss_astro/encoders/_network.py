@@ -23,6 +23,7 @@ from ._config import (
     WIDE_SIGMAS,
     EncoderConfig,
 )
+from ._infer import infer
 from ._inputs import (
     N_CONDITIONS,
     N_UNCERTAINTIES,
@@ -104,6 +105,8 @@ class Encoder(nn.Module):
             self.sources = SourceEncoders(n_conditions, width, **options)
         self._moments = adaptive_moments
         self.card = {}
+
+    infer = infer
 
     def save(self, path, *, overwrite=False, dtype='float32', designs=()):
         """

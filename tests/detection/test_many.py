@@ -19,7 +19,7 @@ from bliss_astro import (
     detect_sources,
 )
 from bliss_astro.catalog._columns import SHAPE_COLUMNS
-from bliss_astro.detection import _detect, _infer
+from bliss_astro.detection import _batches, _detect, _images
 from bliss_astro.encoders import Encoder
 from bliss_astro.posteriors import _candidates
 
@@ -107,7 +107,7 @@ def test_a_full_image_beside_others(default, monkeypatch):
         flags = np.zeros(posterior.grid.shape, int)
         return flags, None, bool(posterior.inputs.image[image].std() > 2)
 
-    monkeypatch.setattr(_infer, 'check_fullness', check_fullness)
+    monkeypatch.setattr(_images, 'check_fullness', check_fullness)
     options = _KNOWN | {'encoder': default, 'bkg_error': 1.0, 'check': False}
     catalogs = list(detect_many(images, **options))
     assert [bool(c.posterior.tile_posterior.coarse) for c in catalogs] == [0, 1, 0]
@@ -117,7 +117,7 @@ def test_a_full_image_beside_others(default, monkeypatch):
 
 
 def test_images_are_taken_as_needed(exposures, encoder, monkeypatch):
-    monkeypatch.setattr(_detect, '_PIXELS', 2 * exposures[0].data.size)
+    monkeypatch.setattr(_batches, '_PIXELS', 2 * exposures[0].data.size)
     taken = []
 
     def images():
@@ -226,7 +226,7 @@ def test_errors_of_several_parts_have_a_note(encoder, monkeypatch):
     def refuse(*_):
         raise OSError(5, 'no more files')
 
-    monkeypatch.setattr(_detect, 'prepare_image', refuse)
+    monkeypatch.setattr(_batches, 'prepare_image', refuse)
     with pytest.raises(OSError, match='no more files') as caught:
         list(detect_many(_cube(1), encoder=encoder))
     assert caught.value.__notes__ == ['image 0']

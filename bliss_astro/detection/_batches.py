@@ -1,0 +1,141 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Batches of images: prepared one by one, inferred together, yielded in order.
+
+All that turns images into posteriors goes through `infer_each`: `Encoder.infer
+<bliss_astro.encoders.Encoder.infer>`, `detect_sources`, `detect_many`, `BlissFinder`
+and the checks.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from bliss_astro._arguments import check_rng
+from bliss_astro._threads import use_threads
+from bliss_astro._warnings import (
+    CatalogCheckWarning,
+    NoDetectionsWarning,
+    OutOfDomainWarning,
+    messages_about,
+    warn,
+)
+from bliss_astro.catalog._meta import FactRecord
+from bliss_astro.encoders import Encoder
+
+from ._estimates import PreparedImage, prepare_image
+from ._images import ImageInputs, infer_posteriors
+
+# Pixels of the images that are worked on together: some 60 bytes each.
+_PIXELS = 500_000
+
+
+@dataclasses.dataclass
+class _Task:
+    """An image on its way through the encoder."""
+
+    index: int
+    options: object
+    rng: np.random.Generator
+    encoder: Encoder
+    image: PreparedImage
+    inputs: ImageInputs
+    posterior: object = None
+
+    @classmethod
+    def of(cls, data, options, index):
+        """All that is done before the encoder looks at an image."""
+        rng = check_rng(options.rng)
+        with use_threads(options.n_threads):
+            encoder = options.load_encoder()
+            image = prepare_image(data, options.image, encoder)
+            inputs = ImageInputs.of(image, encoder, options)
+        return cls(index, options, rng, encoder, image, inputs)
+
+    def warn(self):
+        """Warn of what is unlike the images of the training."""
+        for message in self.posterior.meta.get('warnings', ()):
+            warn(message, OutOfDomainWarning)
+
+    def catalog(self):
+        """The catalogue with its self-check, and warnings about it."""
+        options, found = self.options, None
+        with use_threads(options.n_threads):
+            catalog = self.posterior.at_threshold(
+                options.threshold, n_samples=options.n_samples, rng=self.rng
+            )
+            if options.check:
+                from bliss_astro.checks._self_check import self_check
+
+                rays = self.image.cosmic_rays
+                found = self_check(self.image.exposure, catalog, cosmic_rays=rays)
+                catalog.meta['check'] = FactRecord(found)
+        # At the end, where nothing of ours stands between them and the user's filters.
+        self.warn()
+        if len(catalog) == 0:
+            text = f'no source has a probability above {options.threshold}'
+            warn(text, NoDetectionsWarning)
+        if found and found['text']:
+            text = f'the rows do not explain all of the image: {found["text"]}'
+            warn(text, CatalogCheckWarning)
+        return catalog
+
+
+def infer_each(pairs, finish, *, named=False):
+    """
+    Yield what ``finish`` makes of each task of images and `DetectionOptions`, in order.
+
+    Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
+    and go through the encoder together; it must be the same for all. What was found
+    before an error is yielded first. Messages name the index of their image if wanted.
+    """
+    numbered, error = enumerate(pairs), None
+    while error is None:
+        ready, n_pixels = [], 0
+        try:
+            while n_pixels < _PIXELS:
+                k, (data, options) = next(numbered)
+                with messages_about(f'image {k}' if named else None):
+                    ready.append(_Task.of(data, options, k))
+                n_pixels += ready[-1].image.exposure.data.size
+        except Exception as found:  # noqa: BLE001 (raised below)
+            error = found
+        if ready:
+            _infer_together(ready)
+        while ready:
+            with messages_about(f'image {ready[0].index}' if named else None):
+                # No longer held here, so that the caller may free it.
+                done = finish(ready.pop(0))
+            yield done
+            del done
+    if not isinstance(error, StopIteration):
+        raise error
+
+
+def _infer_together(tasks):
+    """Set the posteriors of some images, those of one kind computed together."""
+    options, kinds = tasks[0].options, {}
+    for task in tasks:
+        kinds.setdefault(task.inputs.kind, []).append(task)
+    bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
+    with use_threads(options.n_threads, **bar):
+        for some in kinds.values():
+            inputs, encoder = [task.inputs for task in some], some[0].encoder
+            found = infer_posteriors(inputs, encoder, least=options.threshold)
+            for task, posterior in zip(some, found, strict=True):
+                task.posterior = posterior
+
+
+def detect_each(pairs, *, named=False):
+    """Yield the catalogues of pairs of images and `DetectionOptions`, in order."""
+    return infer_each(pairs, _Task.catalog, named=named)
+
+
+def posterior_each(pairs, *, named=False):
+    """Yield the posteriors of pairs of images and `DetectionOptions`, in order."""
+    return infer_each(pairs, _posterior, named=named)
+
+
+def _posterior(task):
+    task.warn()
+    return task.posterior

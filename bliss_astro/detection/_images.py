@@ -1,0 +1,219 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Inference: from prepared images of one size to the posteriors of their catalogues.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import scipy
+
+from bliss_astro import catalog
+from bliss_astro._arguments import must
+from bliss_astro.encoders import EncoderInputs
+from bliss_astro.exposures._psf import central_psf
+from bliss_astro.flags import CatalogFlag
+from bliss_astro.posteriors import TileGrid
+
+from ._domain import check_domain, check_fullness, domain_of
+from ._estimates import PreparedImage, estimate_record
+from ._infer import estimate_densities, infer
+from ._inputs import (
+    block_mean,
+    check_density,
+    check_flux_min,
+    encoder_inputs,
+    tile_mean,
+    tile_tensor,
+)
+
+# Smallest side in joined pixels of an image that is binned.
+_BINNED_MIN = 16
+
+
+@dataclasses.dataclass
+class ImageInputs:
+    """
+    A prepared image with the encoder's inputs for it.
+
+    The exposure is that of joined pixels, where there are such; the density that is
+    given, or `None`.
+    """
+
+    image: PreparedImage
+    exposure: object
+    binning: int
+    inputs: EncoderInputs
+    floor: np.ndarray
+    facts: dict
+    grid: TileGrid
+    density: np.ndarray | None
+
+    @property
+    def kind(self):
+        """Images that are alike in this may be computed together."""
+        return self.grid, self.inputs.normalization_radius
+
+    @classmethod
+    def of(cls, image, encoder, options):
+        """
+        Compute the inputs of a `PreparedImage`.
+
+        Options that are read are ``density``, ``flux_min``, ``population`` and ``bin``.
+        """
+        whole = image.exposure
+        flux_min = check_flux_min(options.flux_min, whole)
+        density = check_density(options.density, whole)
+        exposure, binning = whole, _choose_binning(options.bin, whole, encoder)
+        if binning > 1:
+            exposure = whole.binned(binning)
+        inputs, floor, facts, grid = encoder_inputs(
+            exposure, encoder, flux_min=flux_min, population=options.population
+        )
+        if density is not None:
+            density = tile_mean(block_mean(density, binning) * binning**2, grid)
+        return cls(image, exposure, binning, inputs, floor, facts, grid, density)
+
+    def check(self, encoder, density):
+        """Set the density; flags by tile, and texts of what is unlike the training."""
+        flags, messages = check_domain(encoder, self.facts | {'density': density})
+        # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not
+        # mend.
+        if messages and not self.image.psf_messages:
+            messages[0] += _binning_advice(self.exposure, encoder, self.binning)
+        log_density = np.log(density.clip(1e-7, domain_of(encoder).density[1]))
+        self.inputs.log_density = tile_tensor(log_density, encoder.device)
+        return flags, messages + self.image.psf_messages
+
+    def posterior(self, tiles, encoder, density, flags, messages):
+        """`CatalogPosterior` of the image from that of its tiles."""
+        whole, binning = self.image.exposure, self.binning
+        sources, cosmic_rays = self.image.sources, self.image.cosmic_rays
+        if self.density is None:
+            sources = sources | {'density': 'first pass'}
+        if binning > 1:
+            cosmic_rays = block_mean(cosmic_rays, binning) > 0
+        meta = {
+            'encoder': encoder.name,
+            'encoder_sha256': encoder.card.get('sha256', ''),
+            'estimated': estimate_record(whole, sources, density=density / binning**2),
+            'density': float(np.mean(density)) / binning**2,
+            'flux_min': float(np.median(self.floor)),
+        }
+        optional = {
+            'warnings': messages,
+            'psf_comparison': self.image.psf_comparison,
+            'binning': binning if binning > 1 else None,
+        }
+        return catalog.CatalogPosterior(
+            tiles,
+            self.floor,
+            unit=whole.unit,
+            wcs=whole.wcs,
+            flags=_pixel_flags(self.exposure, self.grid, flags, cosmic_rays),
+            meta=meta | {name: value for name, value in optional.items() if value},
+            exposure=whole,
+            binning=binning,
+            image_shape=whole.shape,
+        )
+
+
+def infer_posteriors(images, encoder, *, least):
+    """
+    Compute the `CatalogPosterior` of each of a list of `ImageInputs` of one kind.
+
+    Candidates down to the probability ``least`` are found for all of them at once.
+    """
+    from bliss_astro.catalog._shared_light import find_candidates
+
+    grid = images[0].grid
+    densities = _densities(images, encoder, grid)
+    checks = [
+        image.check(encoder, density)
+        for image, density in zip(images, densities, strict=True)
+    ]
+    together = infer(encoder, _joined(images), grid)
+    posteriors, likely = [], []
+    for k, image in enumerate(images):
+        flags, messages = checks[k]
+        full, message, mostly = check_fullness(encoder, together, k)
+        if message is not None and not np.any(flags & full):
+            messages.append(message)
+        tiles = together if len(images) == 1 else together.select([k])
+        if mostly:
+            # Nothing there is worth the time of all that is refined.
+            tiles.sequence, tiles.coarse = None, True
+        else:
+            likely.append(k)
+        own = densities[k], flags | full, messages
+        posteriors.append(image.posterior(tiles, encoder, *own))
+    if likely:
+        some = together if len(likely) == len(images) else together.select(likely)
+        find_candidates([posteriors[k] for k in likely], some, least)
+    return posteriors
+
+
+def _joined(images):
+    parts = [image.inputs for image in images]
+    size = images[0].grid.size
+    return EncoderInputs.concatenate(parts, tile_size=size) if parts[1:] else parts[0]
+
+
+def _densities(images, encoder, grid):
+    """Densities that are given, or else of a first pass."""
+    blind = [image for image in images if image.density is None]
+    found = iter(estimate_densities(encoder, _joined(blind), grid) if blind else ())
+    return [next(found) if own.density is None else own.density for own in images]
+
+
+def _choose_binning(value, exposure, encoder):
+    """The number of pixels to join along each side that an argument stands for."""
+    if value is None:
+        return 1
+    if isinstance(value, str) and value == 'auto':
+        return _proposed_binning(exposure, encoder)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(must('bin', "be a positive integer or 'auto'", f'{value!r}'))
+    most = max(min(exposure.shape) // _BINNED_MIN, 1)
+    if not 1 <= value <= most:
+        raise ValueError(must('bin', f'be from 1 to {most} for this image', value))
+    return int(value)
+
+
+def _proposed_binning(exposure, encoder):
+    """Pixels to join so that the PSF is within the domain; 1 if it is."""
+    fwhm = domain_of(encoder).fwhm
+    if fwhm is None:
+        return 1
+    number = math.ceil(central_psf(exposure).fwhm / fwhm[1])
+    return max(1, min(number, min(exposure.shape) // _BINNED_MIN))
+
+
+def _binning_advice(exposure, encoder, binning):
+    n = _proposed_binning(exposure, encoder)
+    if n == 1:
+        return ''
+    pixels = f'{n * binning} x {n * binning} pixels'
+    return f". The PSF is broader than those of the training: bin='auto' joins {pixels}"
+
+
+def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
+    """Flags of a source at each pixel, int array ``(ny, nx)``."""
+    ny, nx = exposure.shape
+    size = grid.size
+    flags = np.broadcast_to(by_tile, grid.shape).repeat(size, 0).repeat(size, 1)
+    flags = flags[:ny, :nx].astype(np.int64)
+    for pixels, reach, flag in (
+        (exposure.mask, 2, CatalogFlag.NEAR_MASKED),
+        (exposure.saturated, 4, CatalogFlag.SATURATED),
+        (cosmic_rays, 2, CatalogFlag.COSMIC_RAY),
+    ):
+        if pixels.any():
+            flags[scipy.ndimage.binary_dilation(pixels, iterations=reach)] |= int(flag)
+    edge = np.ones((ny, nx), dtype=bool)
+    edge[size : ny - size, size : nx - size] = False
+    flags[edge] |= int(CatalogFlag.NEAR_EDGE)
+    flags[ny - ny % size :] |= int(CatalogFlag.PADDED)
+    flags[:, nx - nx % size :] |= int(CatalogFlag.PADDED)
+    return flags
