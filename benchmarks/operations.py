@@ -46,7 +46,7 @@ STAGES = {
         'posteriors._candidates:find_sources',
     ),
     'fits': (
-        'posteriors._source_chain:SourceChain._fit',
+        'posteriors._tile_chain:TileChain._fit',
         'posteriors._source_sequence:SourceSequence.fit',
     ),
     'marginals': (

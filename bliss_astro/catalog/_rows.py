@@ -181,12 +181,8 @@ class SourceRows:
         rows, n_described = np.arange(len(self))[:, None], sources.flux.shape[1]
         at = rng.integers(min(n_described, self._x.shape[1]), size=size)
         pick = _pick_near(_nearest_described(self._x, self._y, n_described), at, rng)
-        flux = sources.flux.cpu()[torch.as_tensor(rows), torch.as_tensor(at)]
-        chosen = dataclasses.replace(
-            sources,
-            probability=flux[..., 0].flatten(),
-            flux=flux.flatten(0, 1)[:, None],
-        )
+        chosen = dataclasses.replace(sources, flux=sources.flux.cpu())
+        chosen = chosen.at_positions(torch.as_tensor(at))
         generator = torch_generator(rng)
         galaxy = torch.zeros(at.size, dtype=torch.bool)
         if sources.typed:

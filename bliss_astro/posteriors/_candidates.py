@@ -7,6 +7,7 @@ import torch
 
 from bliss_astro._threads import map_threads, split_work
 
+from ._factors import flux_parts
 from ._grid import joined
 from ._marginals import (
     SourceMarginals,
@@ -16,7 +17,7 @@ from ._marginals import (
     quasi_random,
 )
 from ._scene_fit import SceneSources
-from ._shape_layers import SHAPE_INPUTS, draw_shapes
+from ._source_chain import SourceChain, after_flux, n_uniform
 from ._tile_posterior import TilePosterior, most_probable
 
 # Probabilities below this never make a source.
@@ -75,17 +76,15 @@ class _Sweep:
 
     def _describe_piece(self, chain):
         tiles, q = chain.tiles, self.quasi[:, None].expand(-1, len(chain.hidden), -1)
-        x, y = (value.T for value in chain.position.quantile_draw(q))
+        x, y = chain.position.quantile_draw(q).unbind(-1)
+        x, y = x.T, y.T
         # At fewer positions where nothing is refined.
         n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
         flux = _fluxes(chain, torch.stack([x, y], -1)[:, :n_fluxes])
         rows, columns = (part[:, None] for part in tiles[1:])
         position = torch.stack(self.grid.to_pixels(x, y, rows, columns))
-        mode = self.grid.to_pixels(*chain.position.mode(), *tiles[1:])
-        seen = {}
-        if self.head.shapes:
-            seen = {name: chain.fit[name] for name in SHAPE_INPUTS}
-            seen['features'] = chain.extended
+        mode = self.grid.to_pixels(*chain.position.mode().unbind(-1), *tiles[1:])
+        seen = chain.inputs if after_flux(self.head.entries) else {}
         return position, flux, torch.stack(mode), seen
 
     def _described(self, place, candidate):
@@ -201,7 +200,7 @@ def find_sources(
     for place, (part, seen) in enumerate(found):
         described = part.probability >= least
         described &= ~later[part.image] | (part.probability <= _IN_SEQUENCE)
-        if posterior.head.shapes:
+        if after_flux(posterior.head.entries):
             _infer_shapes(posterior, place, part, seen, described.nonzero()[:, 0])
     sources = SourceMarginals.concatenate([part for part, _ in found])
     if posterior.sequence is not None:
@@ -215,7 +214,7 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     for image in (images.bincount() > most).nonzero()[:, 0].tolist():
         # Those that weigh most in the scene.
         own, others = chosen[images == image], chosen[images != image]
-        logits, mean, _ = sources.flux[own, 0, 1:].unflatten(-1, (3, -1)).unbind(-2)
+        logits, mean, _ = flux_parts(sources.flux[own, 0])
         flux = (torch.softmax(logits, -1) * mean).sum(-1)
         rank = flux + 100 * (sources.probability[own] > 0.5)
         chosen = torch.cat([others, own[rank.topk(most).indices]]).sort().values
@@ -223,8 +222,9 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     if len(chosen) == 0:
         return
     some = sources.select(chosen)
-    layers, shapes_only = sequence.encoders.shape, sequence.encoders.shapes_only
-    q = quasi_random(_N_SHAPES, 6 + layers.n_shape, sources.x.device)
+    shapes_only = sequence.encoders.shapes_only
+    n_numbers = n_uniform(sequence.encoders.entries)
+    q = quasi_random(_N_SHAPES, n_numbers, sources.x.device)
     tiles, active = (some.image, some.row, some.column), some.probability > 0.5
     scenes = [
         SceneSources(*tiles, some.x[:, k], some.y[:, k], active=active)
@@ -238,37 +238,38 @@ def _describe_in_sequence(sequence, sources, chosen, most):
         given = (some.galaxy < 0.5, some.flux[:, k]) if shapes_only else None
         parts = sequence.describe(scenes[k], given, blind)
         own = q[k::_N_SCENES]
-        drawn = [(part[0], *draw_shapes(layers, *part, own)) for part in parts]
-        return [torch.cat(values) for values in zip(*drawn, strict=True)]
+        draws = joined([chain.quantile_draw(flux, own) for flux, chain in parts])
+        return torch.cat([flux for flux, _ in parts]), draws
 
-    described = map_threads(describe, range(_N_SCENES))
-    fluxes, shapes, ellipticities = zip(*described, strict=True)
+    fluxes, draws = zip(*map_threads(describe, range(_N_SCENES)), strict=True)
     if not shapes_only:
         # As many positions as the one pass describes, in turn.
         turn = torch.arange(sources.flux.shape[1], device=sources.x.device)
         sources.flux[chosen] = torch.stack(fluxes, 1)[:, turn % _N_SCENES]
-    sources.shapes[chosen] = torch.cat(shapes, 1)
-    sources.ellipticity[chosen] = torch.cat(ellipticities, 1)
+    for name, value in sources.draws.items():
+        value[chosen] = torch.cat([part[name] for part in draws], 1)
 
 
 def _infer_shapes(posterior, place, sources, seen, chosen):
-    """Shapes from the one pass: of the tile that holds most of the probability."""
-    layers, shape = posterior.head.source[place]['shape'], (len(sources), _N_SHAPES)
-    sources.shapes = sources.x.new_full((*shape, layers.n_shape), torch.nan)
-    sources.ellipticity = sources.x.new_full((*shape, 2), torch.nan)
+    """Shapes and the like of the one pass, of the tile with most of the probability."""
+    parameters, layers = posterior.head.entries, posterior.head.source[place]
+    shape = len(sources), _N_SHAPES
+    sources.draws = {
+        entry.name: sources.x.new_full((*shape, entry.dim), torch.nan)
+        for entry in after_flux(parameters)
+    }
     # Where encoders follow, this is for what is hardly there, and where nothing is
     # refined, for what says little: some draws, repeated.
     few = posterior.coarse or posterior.sequence is not None
     n_same = 4 if few else 1
-    q = quasi_random(_N_SHAPES // n_same, 6 + layers.n_shape, posterior.device)
+    q = quasi_random(_N_SHAPES // n_same, n_uniform(parameters), posterior.device)
 
     def draw(index):
         own = chosen[index]
         some = {name: value[own] for name, value in seen.items()}
-        drawn = draw_shapes(layers, sources.flux[own, 0], some['features'], some, q)
-        sources.shapes[own], sources.ellipticity[own] = (
-            value.repeat(1, n_same, 1) for value in drawn
-        )
+        chain = SourceChain(parameters, layers, some)
+        for name, value in chain.quantile_draw(sources.flux[own, 0], q).items():
+            sources.draws[name][own] = value.repeat(1, n_same, 1)
 
     if len(chosen):
         map_threads(draw, split_work(len(chosen), _SHAPE_BATCH, posterior.device))

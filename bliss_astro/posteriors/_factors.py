@@ -203,14 +203,15 @@ class PositionFactor:
     def _mean_y_at(self, x: torch.Tensor) -> torch.Tensor:
         return self.mean_y + self.slope * (x[..., None] - self.mean_x)
 
-    def log_prob(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Log-density per tile area at ``(x, y)`` in [0, 1]."""
+    def log_prob(self, position: torch.Tensor) -> torch.Tensor:
+        """Log-density per tile area at positions ``(..., 2)`` in [0, 1]."""
+        x, y = position.unbind(-1)
         mean_y = self._mean_y_at(x)
         log_x = _truncated_log_prob(x[..., None], self.mean_x, self.scale_x, 0.0, 1.0)
         log_y = _truncated_log_prob(y[..., None], mean_y, self.scale_y, 0.0, 1.0)
         return torch.logsumexp(self.log_weights + log_x + log_y, -1)
 
-    def quantile_draw(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def quantile_draw(self, q: torch.Tensor) -> torch.Tensor:
         """
         Positions from uniform numbers.
 
@@ -221,27 +222,36 @@ class PositionFactor:
 
         Returns
         -------
-        x, y : tensor ``(...,)``
-            In units of the tile.
+        position : tensor ``(..., 2)``
+            x and y in units of the tile.
         """
         component = draw_component(self.log_weights.exp(), q[..., :1])
         mean, scale = _pick(self.mean_x, component), _pick(self.scale_x, component)
         x = _truncated_quantile(q[..., 1], mean, scale, 0.0, 1.0)
         mean = _pick(self._mean_y_at(x), component)
         scale = _pick(self.scale_y, component)
-        return x, _truncated_quantile(q[..., 2], mean, scale, 0.0, 1.0)
+        y = _truncated_quantile(q[..., 2], mean, scale, 0.0, 1.0)
+        return torch.stack([x, y], -1)
 
-    def sample(self, *, generator=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw positions ``(x, y)``, each a tensor ``(...,)``."""
+    def sample(self, *, generator=None) -> torch.Tensor:
+        """Draw positions, tensor ``(..., 2)``."""
         return self.quantile_draw(_rand(self.mean_x[..., 0], generator, 3))
 
-    def mode(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def mode(self) -> torch.Tensor:
         """Centre of the component that is highest there, clipped to the tile."""
         height = self.log_weights - torch.log(self.scale_x * self.scale_y)
         best = height.argmax(-1)
         x = _pick(self.mean_x, best).clamp(0, 1)
         y = _pick(self._mean_y_at(x), best).clamp(0, 1)
-        return x, y
+        return torch.stack([x, y], -1)
+
+
+def flux_parts(packed, *, of='all'):
+    """Log-weights, means, scales ``(..., M)`` of `LogFluxFactor.packed`, of a type."""
+    parts = packed[..., 1:].unflatten(-1, (3, -1))
+    if of != 'all':
+        parts = parts.chunk(2, -1)[of == 'galaxy']
+    return parts.unbind(-2)
 
 
 class LogFluxFactor:

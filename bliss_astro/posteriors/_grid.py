@@ -18,7 +18,22 @@ class Rows:
 
     def select(self, index):
         """Subset of the rows."""
-        return self.with_tensors(lambda name: getattr(self, name)[index])
+        return self._map(lambda value: value[index])
+
+    def _map(self, function, *others):
+        """A copy with functions of tensors, of those in dicts too, of it and others."""
+
+        def one(*values):
+            if isinstance(values[0], dict):
+                return {k: one(*(value[k] for value in values)) for k in values[0]}
+            return function(*values) if torch.is_tensor(values[0]) else values[0]
+
+        parts = self, *others
+        made = {
+            name: one(*(getattr(part, name) for part in parts))
+            for name in self.__dataclass_fields__
+        }
+        return dataclasses.replace(self, **made)
 
     def with_tensors(self, make):
         """A copy with a function of the name in place of each tensor."""
@@ -33,9 +48,7 @@ class Rows:
     @classmethod
     def concatenate(cls, parts):
         """All rows of several parts."""
-        return parts[0].with_tensors(
-            lambda name: torch.cat([getattr(part, name) for part in parts])
-        )
+        return parts[0]._map(lambda *values: torch.cat(values), *parts[1:])
 
 
 def joined(parts):
@@ -111,6 +124,9 @@ class TileCatalog(Rows):
         Shapes of galaxies in the order of ``GALAXY_SHAPE_NAMES``, radii in pixels,
         or points in the latent space of a learned model;
         zeros for stars, and where they are not needed (the default).
+
+    further : tensor ``(B, rows, columns, K, D)``
+        Values of further parameters, one beside the other; by default there are none.
     """
 
     count: torch.Tensor
@@ -119,20 +135,23 @@ class TileCatalog(Rows):
     log_flux: torch.Tensor
     galaxy: torch.Tensor | None = None
     shape: torch.Tensor | None = None
+    further: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.galaxy is None:
             self.galaxy = torch.zeros_like(self.x)
-        if self.shape is None:
-            self.shape = self.x.new_zeros(*self.x.shape, 6)
+        for name, dim in (('shape', 6), ('further', 0)):
+            if getattr(self, name) is None:
+                setattr(self, name, self.x.new_zeros(*self.x.shape, dim))
 
     @classmethod
-    def empty(cls, n_images, shape, n_most, *, n_shape=6, device='cpu'):
+    def empty(cls, n_images, shape, n_most, *, n_shape=6, n_further=0, device='cpu'):
         """No sources anywhere; unused places hold zeros."""
         full = (n_images, *shape, n_most)
         zeros = [torch.zeros(full, device=device) for _ in range(3)]
         count = torch.zeros(full[:-1], dtype=torch.long, device=device)
-        return cls(count, *zeros, shape=zeros[0].new_zeros(*full, n_shape))
+        more = [zeros[0].new_zeros(*full, n) for n in (n_shape, n_further)]
+        return cls(count, *zeros, None, *more)
 
     def at_tiles(self, tiles, n_most) -> 'TileCatalog':
         """
@@ -160,12 +179,15 @@ class TileCatalog(Rows):
         place = torch.arange(self.x.shape[-1], device=self.x.device)
         used = place < self.count[..., None]
         rank = torch.where(used, -self.log_flux, torch.inf).argsort(dim=-1, stable=True)
-        values = {
-            name: getattr(self, name).gather(-1, rank)
-            for name in ('x', 'y', 'log_flux', 'galaxy')
-        }
-        shape = self.shape.gather(-2, rank[..., None].expand(self.shape.shape))
-        return TileCatalog(self.count, **values, shape=shape)
+
+        def ranked(name):
+            value = getattr(self, name)
+            if name == 'count':
+                return value
+            index = rank if value.dim() == rank.dim() else rank[..., None]
+            return torch.take_along_dim(value, index, rank.dim() - 1)
+
+        return self.with_tensors(ranked)
 
     @classmethod
     def from_batch(cls, batch, *, tile_size=4, n_most=2):
@@ -201,12 +223,11 @@ class TileCatalog(Rows):
             n_most=n_most,
             galaxy=batch.is_galaxy,
             shape=batch.galaxy,
+            further=batch.further,
         )
 
     @classmethod
-    def from_sources(
-        cls, x, y, log_flux, used, *, grid, n_most=2, galaxy=None, shape=None
-    ):
+    def from_sources(cls, x, y, log_flux, used, *, grid, n_most=2, **more):
         """
         Sort sources into tiles.
 
@@ -227,8 +248,9 @@ class TileCatalog(Rows):
         galaxy : tensor ``(B, S)``, optional
             1 for galaxies; by default all are stars.
 
-        shape : tensor ``(B, S, 6)``, optional
-            Shapes of the galaxies, or as many numbers as a learned model has.
+        shape, further : tensor ``(B, S, D)``, optional
+            Shapes of the galaxies (six numbers, or as many as a learned model has),
+            and values of further parameters.
 
         Returns
         -------
@@ -246,14 +268,18 @@ class TileCatalog(Rows):
         order = log_flux.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         rank = (same & (order[:, None, :] < order[:, :, None])).sum(-1)
         keep = used & (rank < n_most)
-        n_shape = 6 if shape is None else shape.shape[-1]
-        out = cls.empty(len(x), grid.shape, n_most, n_shape=n_shape, device=x.device)
+        more = {name: value for name, value in more.items() if value is not None}
+        sizes = {
+            f'n_{name}': more[name].shape[-1]
+            for name in ('shape', 'further')
+            if name in more
+        }
+        out = cls.empty(len(x), grid.shape, n_most, **sizes, device=x.device)
         image = torch.arange(len(x), device=x.device)[:, None].expand_as(tile)
         index = (image[keep], row[keep], column[keep])
         out.count.index_put_(index, torch.ones_like(index[0]), accumulate=True)
         where = (*index, rank[keep])
-        values = {'x': u - column, 'y': v - row, 'log_flux': log_flux}
-        for name, value in (values | {'galaxy': galaxy, 'shape': shape}).items():
-            if value is not None:
-                getattr(out, name)[where] = value[keep].to(out.x)
+        values = {'x': u - column, 'y': v - row, 'log_flux': log_flux, **more}
+        for name, value in values.items():
+            getattr(out, name)[where] = value[keep].to(out.x)
         return out

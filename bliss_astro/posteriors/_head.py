@@ -26,6 +26,7 @@ from ._shape_layers import (
     last_layer,
     output_layers,
 )
+from ._source_chain import STARS, STARS_AND_GALAXIES, add_layers, parameters_of
 
 # Range of the logarithm of a component's scale.
 _LOG_SCALES = math.log(1e-4), 1.0
@@ -92,6 +93,9 @@ class StarHead(nn.Module):
     n_components : int, optional
         Components M of each mixture: the first is centred on the
         least-squares fit, the others are free.
+
+    parameters : tuple of str, optional
+        Further parameters, of `PARAMETERS`.
     """
 
     codes_per_source = 5
@@ -100,11 +104,14 @@ class StarHead(nn.Module):
     galaxies = False
     shapes = False
     # Numbers that a catalogue keeps of a shape.
-    n_shape = 6
+    n_shape = N_SHAPE
 
-    def __init__(self, n_features, *, width=128, n_most=2, n_components=3):
+    def __init__(
+        self, n_features, *, width=128, n_most=2, n_components=3, parameters=()
+    ):
         super().__init__()
         self.n_most, self.n_components = n_most, n_components
+        self.entries = parameters_of(STARS, further=parameters)
         n_code = self.codes_per_source * n_most
         self.from_context = nn.Conv2d(n_features, width, 1)
         self.from_neighbours = nn.Conv2d(1 + n_code, width, 3, bias=False)
@@ -123,6 +130,8 @@ class StarHead(nn.Module):
             )
             for _ in range(n_most)
         )
+        for block in self.source:
+            add_layers(block, self.entries, narrow)
         with torch.no_grad():  # most tiles are empty
             self.count.bias.copy_(4.0 - 3.0 * torch.arange(n_most + 1))
 
@@ -259,14 +268,25 @@ class CatalogHead(StarHead):
 
     latent_dim : int, optional
         As for ``ShapeLayers``.
+
+    parameters : tuple of str, optional
+        Further parameters, of `PARAMETERS`.
     """
 
     codes_per_source = 6
     n_position_inputs = StarHead.n_position_inputs + N_SHIFTS
     galaxies = True
 
-    def __init__(self, n_features, *, shapes=False, latent_dim=0, **sizes):
+    def __init__(
+        self, n_features, *, shapes=False, latent_dim=0, parameters=(), **sizes
+    ):
         super().__init__(n_features, **sizes)
+        self.entries = parameters_of(
+            STARS_AND_GALAXIES,
+            shapes=shapes,
+            latent_dim=latent_dim,
+            further=parameters,
+        )
         self.shapes = shapes
         self.n_shape = latent_dim or N_SHAPE
         narrow = SOURCE_WIDTH
@@ -277,6 +297,7 @@ class CatalogHead(StarHead):
             block['galaxy_flux'] = last_layer(narrow, 3 * self.n_components + N_SIZES)
             if shapes:
                 block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
+            add_layers(block, self.entries, narrow)
 
     def extended(self, place, hidden, fit) -> torch.Tensor:
         """Hidden layer for what is extended, tensor ``(N, narrow)``."""

@@ -45,17 +45,20 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
         Mean over images, in nats.
 
     terms : dict of tensor ``()``
-        Its ``count``, ``position``, ``flux`` and, where sources have types or
-        shapes, ``type``, ``shape`` and ``ellipticity`` parts (mean per image) and
-        the mean miss of the first guess (``start``, in pixels).  The
+        Its ``count``, ``position``, ``flux`` and, where sources have types, shapes or
+        further parameters, ``type``, ``shape``, ``ellipticity`` and their parts (mean
+        per image) and the mean miss of the first guess (``start``, in pixels).  The
         ellipticity is a function of the shape whose posterior is learnt for itself;
         it is added to the loss.
     """
     parts = posterior.log_prob_terms(catalog, one_pass=True)
     n_images = len(posterior)
-    names = ['count', 'position', 'flux']
-    names += [name for name in ('type', 'shape', 'ellipticity') if len(parts[name])]
-    terms = {name: -parts[name].sum() / n_images for name in names}
+    always, others = ('position', 'flux'), ('image', 'start')
+    terms = {
+        name: -value.sum() / n_images
+        for name, value in parts.items()
+        if name not in others and (len(value) or name in always)
+    }
     loss = sum(terms.values())
     n_sources = max(1, len(parts['start']))
     terms['start'] = parts['start'].sum() / n_sources

@@ -24,7 +24,7 @@ import dataclasses
 import torch
 from torch.nn import functional as F
 
-from ._factors import LogFluxFactor
+from ._factors import LogFluxFactor, flux_parts
 from ._grid import Rows, TileCatalog
 
 # Distance in pixels of the tiles (joined ones, where an image was binned) within which
@@ -70,14 +70,12 @@ class SourceMarginals(Rows):
     typed : bool
         Whether sources are stars or galaxies; else all are stars.
 
-    shapes : tensor ``(N, P', 6)`` or None
-        Draws of the shape given that the source is a galaxy, in the order of
-        ``GALAXY_SHAPE_NAMES`` with radii in pixels, or points in the latent space of
-        a learned model; None where they are not inferred.
-
-    ellipticity : tensor ``(N, P', 2)`` or None
-        Draws of the distortion ``(e1, e2)`` of the adaptive moments of the galaxy's
-        image, before the PSF is taken off.
+    draws : dict of tensor ``(N, P', D)``
+        Draws of what follows the flux, of the parameters that are inferred. Given that
+        the source is a galaxy: ``shape``, in the order of ``GALAXY_SHAPE_NAMES`` with
+        radii in pixels, or points in the latent space of a learned model;
+        ``ellipticity``, the distortion ``(e1, e2)`` of the adaptive moments of the
+        galaxy's image, before the PSF is taken off. And further parameters.
 
     sigma : tensor ``(N, 3)`` or None
         Quantiles of the log-flux at -1, 0 and 1 sigma, where they were computed.
@@ -91,12 +89,21 @@ class SourceMarginals(Rows):
     row: torch.Tensor
     column: torch.Tensor
     typed: bool = False
-    shapes: torch.Tensor | None = None
-    ellipticity: torch.Tensor | None = None
+    draws: dict = dataclasses.field(default_factory=dict)
     sigma: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.probability)
+
+    @property
+    def shapes(self) -> torch.Tensor | None:
+        """Draws of the shape, or None where it is not inferred."""
+        return self.draws.get('shape')
+
+    @property
+    def ellipticity(self) -> torch.Tensor | None:
+        """Draws of the ellipticity, or None where it is not inferred."""
+        return self.draws.get('ellipticity')
 
     def by_image(self, n_images) -> list['SourceMarginals']:
         """
@@ -121,11 +128,7 @@ class SourceMarginals(Rows):
         those that follow a brighter source of their tile is that at the
         mean of its flux.
         """
-        return self._factor(self._parts())
-
-    def _parts(self):
-        """Log-weights, means and scales, each ``(N, S, M)``."""
-        return self.flux[..., 1:].unflatten(-1, (3, -1)).unbind(-2)
+        return self._factor(flux_parts(self.flux))
 
     def _factor(self, parts):
         high, low = self.flux[..., 0].mean(1), self.x.new_zeros(len(self))
@@ -136,7 +139,7 @@ class SourceMarginals(Rows):
         """Probability of a galaxy, given the source, tensor ``(N,)``."""
         if not self.typed:
             return torch.zeros_like(self.probability)
-        _, share = self._parts()[0].chunk(2, -1)
+        share, _, _ = flux_parts(self.flux, of='galaxy')
         return share.exp().sum(-1).mean(-1).clamp(0, 1)
 
     def flux_given(self, galaxy) -> LogFluxFactor:
@@ -150,9 +153,27 @@ class SourceMarginals(Rows):
         """
         if not self.typed:
             return self.flux_factor()
-        halves = (part.chunk(2, -1) for part in self._parts())
-        galaxy = galaxy[:, None, None]
-        return self._factor(torch.where(galaxy, *pair[::-1]) for pair in halves)
+        star, other = (flux_parts(self.flux, of=of) for of in ('star', 'galaxy'))
+        pairs = zip(other, star, strict=True)
+        return self._factor(torch.where(galaxy[:, None, None], *p) for p in pairs)
+
+    def at_positions(self, which) -> 'SourceMarginals':
+        """
+        Fluxes and types given positions, of which there are no draws then.
+
+        Parameters
+        ----------
+        which : tensor ``(N, n)`` of int
+            Which of the S positions.
+
+        Returns
+        -------
+        sources : `SourceMarginals`
+            ``N n`` of them, n in turn for each source.
+        """
+        flux = self.flux.gather(1, which[..., None].expand(-1, -1, self.flux.shape[2]))
+        flux = flux.flatten(0, 1)[:, None]
+        return dataclasses.replace(self, probability=flux[:, 0, 0], flux=flux)
 
     def quantile_flux(self, q) -> torch.Tensor:
         """
@@ -281,13 +302,14 @@ def _codes(sweep, tiles, mode, flux):
     # Pixels to units of the tile.
     x, y = (mode + 0.5) / grid.size - torch.stack([tiles[2], tiles[1]])
     # The highest component of the first description.
-    logits, mean, _ = flux[1:, :, 0].unflatten(0, (3, -1))
-    best = logits.argmax(0)
+    logits, mean, _ = flux_parts(flux[..., 0].T)
+    best = logits.argmax(-1)
     part = TileCatalog.empty(len(x), (1, 1), head.n_most, device=x.device)
     part.count += 1
-    values = {'x': x, 'y': y, 'log_flux': mean.gather(0, best[None])[0].clamp(min=0)}
+    log_flux = mean.gather(-1, best[:, None])[:, 0].clamp(min=0)
+    values = {'x': x, 'y': y, 'log_flux': log_flux}
     if head.galaxies:
-        values['galaxy'] = (best >= len(logits) // 2).to(x)
+        values['galaxy'] = (best >= logits.shape[-1] // 2).to(x)
     for name, value in values.items():
         getattr(part, name)[:, 0, 0, 0] = value
     code = head.encode_sources(part)[:, :, 0, 0]

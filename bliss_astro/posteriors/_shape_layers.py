@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._factors import LOG_FLUX_CEILING, SOURCE_WIDTH, draw_component
+from ._factors import SOURCE_WIDTH, draw_component
 
-# Components of the distributions of shape and of ellipticity.
-_N_SHAPES, _N_ELLIPTICITIES = 4, 3
+# Components of the distributions of shape, ellipticity and further parameters.
+_N_SHAPES, _N_ELLIPTICITIES, _N_FURTHER = 4, 3, 3
 # Number of features of an ellipse's fit (`ellipse_features`).
 N_ELLIPSE = 9
 # Inputs of the layers from a fit.
@@ -222,6 +222,12 @@ class MixtureFactor:
         step = torch.linalg.solve_triangular(factor, unit[..., None], upper=False)
         return mean + step[..., 0]
 
+    def mode(self) -> torch.Tensor:
+        """Mean of the component that is highest there, tensor ``(..., D)``."""
+        log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        best = (self.log_weights + log_det).argmax(-1)
+        return torch.take_along_dim(self.mean, best[..., None, None], -2)[..., 0, :]
+
     def sample(self, *, generator=None) -> torch.Tensor:
         """Draw values, tensor ``(..., D)``."""
         shape = (*self.mean.shape[:-2], 1 + self.mean.shape[-1])
@@ -254,14 +260,6 @@ class ShapeLayers(nn.Module):
         self.shape = last_layer(width, MixtureFactor.n_raw(self.n_shape, _N_SHAPES))
         self.ellipticity = last_layer(width, MixtureFactor.n_raw(2, _N_ELLIPTICITIES))
 
-    def to_vector(self, shape):
-        """Vectors of shapes, which their distribution is over."""
-        return shape if self.latent_dim else shape_to_vector(shape)
-
-    def from_vector(self, vector):
-        """The inverse of `to_vector`."""
-        return vector if self.latent_dim else vector_to_shape(vector)
-
     def forward(self, features, fit, log_flux):
         """
         Distributions of the shape and of the ellipticity of N galaxies.
@@ -283,30 +281,25 @@ class ShapeLayers(nn.Module):
         return shape, MixtureFactor.from_raw(self.ellipticity(hidden), 2, **around)
 
 
-def shape_log_probs(layers, factors, shape, is_galaxy, moments):
-    """Log-densities of shape and ellipticity of galaxies, zero for stars."""
-    # A star has no shape: any finite one will do.
-    some = torch.where(is_galaxy[:, None], shape, 0.5)
-    with torch.no_grad():
-        vectors = layers.to_vector(some), ellipticity_to_vector(*moments(some)[:2])
-    found = [factor.log_prob(v) for factor, v in zip(factors, vectors, strict=True)]
-    shape, ellipticity = (torch.where(is_galaxy, value, 0.0) for value in found)
-    return {'shape': shape, 'ellipticity': ellipticity}
+class ParameterLayers(nn.Module):
+    """
+    From features of a source to the distribution of a further parameter.
 
+    Parameters
+    ----------
+    n_features, n_context, dim : int
+        Numbers that describe the source, numbers of the parameters on which this one
+        depends, and its own.
+    """
 
-def draw_shapes(layers, flux, features, seen, q):
-    """Shapes of galaxies whose fluxes are drawn from a mixture, ``(N, P, 6)``."""
-    n = len(flux)
-    # The second half of the components is the galaxy's.
-    parts = flux[:, 1:].unflatten(1, (3, -1)).chunk(2, -1)[1]
-    logits, mean, scale = parts.unbind(1)
-    component = draw_component(torch.softmax(logits, -1)[:, None], q[None, :, :1])
-    unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
-    log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
-    log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
-    fit = {name: seen[name][:, None] for name in SHAPE_INPUTS}
-    shape, ellipticity = layers(features[:, None], fit, log_flux)
-    some = q[:, 5 : 6 + layers.n_shape].expand(n, -1, -1)
-    shapes = layers.from_vector(shape.quantile_draw(some))
-    vectors = ellipticity.quantile_draw(q[:, 2:5].expand(n, -1, -1))
-    return shapes, vector_to_ellipticity(vectors)
+    def __init__(self, n_features, n_context, dim):
+        super().__init__()
+        self.dim = dim
+        n_raw = MixtureFactor.n_raw(dim, _N_FURTHER)
+        self.layers = output_layers(n_features + n_context, SOURCE_WIDTH, n_raw)
+
+    def forward(self, features, context):
+        """Mixtures for features ``(..., n_features)`` and a list of context."""
+        shape = torch.broadcast_shapes(*(v.shape[:-1] for v in (features, *context)))
+        parts = [v.expand(*shape, -1) for v in (features, *context)]
+        return MixtureFactor.from_raw(self.layers(torch.cat(parts, -1)), self.dim)

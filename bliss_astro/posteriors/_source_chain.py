@@ -1,258 +1,364 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The chain of a source's parameters: position, type, flux, shape.
+Parameters of a source and their chain: position, type, flux, shape and further ones.
 
-Each is distributed given those before it; density, draws, modes and marginals of a
-tile's sources all follow this one order.
+Each parameter is distributed given those before it. Its entry, a `SourceParameter`,
+says how it is named, transformed, conditioned, drawn in simulations and shown in
+tables; the order of the entries stands in `parameters_of` alone, and densities, draws,
+modes and marginals follow it. A further parameter is one more entry of `PARAMETERS`.
 """
 
-import functools
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-from bliss_astro._threads import map_threads, split_work
+from ._factors import LOG_FLUX_CEILING, draw_component, flux_parts
+from ._shape_layers import (
+    N_SHAPE,
+    SHAPE_INPUTS,
+    ParameterLayers,
+    ellipticity_to_vector,
+    shape_to_vector,
+    vector_to_ellipticity,
+    vector_to_shape,
+)
 
-from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
-from ._factors import LOG_FLUX_CEILING, LogFluxFactor
-from ._grid import joined
-from ._shape_layers import shape_log_probs
-from ._star_fit import fit_star, flux_at, photometry
 
-# Half-size in pixels of the cut-outs for large galaxies, and sources in one batch.
-WIDE_RADIUS = 12
-_PIECE = 1024
-# Half-size of the cut-outs that ellipses are fitted to.
-_ELLIPSE_RADIUS = 9
-# A source is fainter than a brighter one of its tile, by this in the logarithm of the
-# flux, so that the range of its flux is not empty.
-_LEAST_RANGE = 1e-3
+def _same(value):
+    return value
+
+
+class SourceColumn(NamedTuple):
+    """
+    Column of a table with one number of a parameter; another has its error.
+
+    Parameters
+    ----------
+    name, ucd, description : str
+        As in ``data/catalog/columns.csv``.
+
+    unit, display, limits : str, optional
+        As there: of the unit, '' or 'length' or the name of an astropy unit.
+
+    summary : {'median', 'direction'}, optional
+        Value of a row: the median of the draws, or of angles in degrees that are the
+        same after 180 the mean direction.
+    """
+
+    name: str
+    ucd: str
+    description: str
+    unit: str = ''
+    display: str = '.3f'
+    limits: str = ''
+    summary: str = 'median'
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceParameter:
+    """
+    One parameter of a source: its entry in the chain.
+
+    Two entries of one name are the distributions of stars and of galaxies.
+
+    Parameters
+    ----------
+    name : str
+        Name in the values of a chain, in losses and among the layers.
+
+    of : {'all', 'star', 'galaxy'}, optional
+        Sources that have the parameter.
+
+    dim : int, optional
+        Number D of its values; 0 for one number without an axis of its own.
+
+    context : tuple of str, optional
+        Parameters before it, but for the position, on which it depends.
+
+    to_vector, from_vector : callable, optional
+        From values ``(..., D)`` to D numbers without bounds, over which the
+        distribution is, and back.
+
+    layers : callable, optional
+        Makes the layers, from the numbers of features, of context and D: a module
+        whose output is a distribution, as ``ParameterLayers``.
+
+    columns : tuple of `SourceColumn`, optional
+        Columns of the D values in tables; without any they stand in draws alone.
+
+    prior : callable, optional
+        Draws the values ``(B, S, D)`` of simulated sources, of ``Sources`` (which it
+        may change: what it changes is rendered) and a `torch.Generator`.
+
+    auxiliary : bool, optional
+        Whether the parameter is a function of others, learnt for itself: no factor of
+        the density, and in no draws of catalogues.
+    """
+
+    name: str
+    of: str = 'all'
+    dim: int = 1
+    context: tuple[str, ...] = ()
+    to_vector: Callable = _same
+    from_vector: Callable = _same
+    layers: Callable = ParameterLayers
+    columns: tuple[SourceColumn, ...] = ()
+    prior: Callable | None = None
+    auxiliary: bool = False
+
+    def owners(self, values):
+        """Whether each source has the parameter, bool tensor; None where all have."""
+        if self.of == 'all' or 'type' not in values:
+            return None
+        return (values['type'] > 0) == (self.of == 'galaxy')
+
+
+PARAMETERS = {}
+"""Further parameters that an encoder may have (``EncoderConfig.parameters``)."""
+
+POSITION = SourceParameter('position', dim=2)
+STAR_FLUX = SourceParameter('flux', of='star', dim=0)
+TYPE = SourceParameter('type', dim=0)
+GALAXY_FLUX = SourceParameter('flux', of='galaxy', dim=0)
+ELLIPTICITY = SourceParameter(
+    'ellipticity',
+    of='galaxy',
+    dim=2,
+    context=('flux',),
+    to_vector=lambda value: ellipticity_to_vector(*value.unbind(-1)),
+    from_vector=vector_to_ellipticity,
+    auxiliary=True,
+)
+SHAPE = SourceParameter(
+    'shape',
+    of='galaxy',
+    dim=N_SHAPE,
+    context=('flux',),
+    to_vector=shape_to_vector,
+    from_vector=vector_to_shape,
+)
+
+
+STARS = (POSITION, STAR_FLUX)
+STARS_AND_GALAXIES = (*STARS, TYPE, GALAXY_FLUX)
+# Of encoders in sequence, given positions. Random numbers are drawn in this order.
+IN_SEQUENCE = (TYPE, GALAXY_FLUX, STAR_FLUX)
+
+
+def parameters_of(first, *, shapes=False, latent_dim=0, further=()):
+    """
+    Entries of a chain in their order.
+
+    Parameters
+    ----------
+    first : tuple of `SourceParameter`
+        Entries up to the flux: `STARS`, `STARS_AND_GALAXIES`, `IN_SEQUENCE` or none.
+
+    shapes, latent_dim
+        As in `~bliss_astro.encoders.EncoderConfig`.
+
+    further : tuple of str
+        Names of further parameters.
+
+    Raises
+    ------
+    ValueError
+        If there is no such parameter.
+    """
+    chain = [*first]
+    if shapes:
+        latent = SourceParameter('shape', of='galaxy', dim=latent_dim)
+        chain += [ELLIPTICITY, latent if latent_dim else SHAPE]
+    unknown = [name for name in further if name not in PARAMETERS]
+    if unknown:
+        known = ', '.join(PARAMETERS) or 'none'
+        msg = f'parameters must be known ones ({known}), got {unknown[0]!r}'
+        raise ValueError(msg)
+    return (*chain, *(PARAMETERS[name] for name in further))
+
+
+def after_flux(parameters):
+    """Entries after the flux, which are drawn given it."""
+    return tuple(p for p in parameters if p.name not in ('position', 'type', 'flux'))
+
+
+def further(parameters):
+    """Entries of further parameters, in the order of ``TileCatalog.further``."""
+    return [entry for entry in parameters if entry.name in PARAMETERS]
+
+
+def add_layers(blocks, parameters, n_features):
+    """Add the layers of further parameters to a dict of modules."""
+    dims = {entry.name: max(1, entry.dim) for entry in parameters}
+    for entry in further(parameters):
+        n_context = sum(dims.get(name, 1) for name in entry.context)
+        blocks[entry.name] = entry.layers(n_features, n_context, entry.dim)
+
+
+def true_values(parameters, catalog, at, *, high, moments):
+    """
+    Values of the sources of a catalogue at some places, by parameter.
+
+    Fluxes are below the upper ends ``high`` of their ranges; ``moments`` are adaptive
+    moments of shapes.
+    """
+    flux = torch.minimum(catalog.log_flux[at], high - 1e-4 * high)
+    values = {
+        'position': torch.stack([catalog.x[at], catalog.y[at]], -1),
+        'flux': flux,
+        'shape': catalog.shape[at],
+    }
+    names = {entry.name for entry in parameters}
+    if any(entry.of == 'galaxy' for entry in parameters):
+        values['type'] = catalog.galaxy[at]
+    if 'ellipticity' in names:
+        # A star has no shape: any finite one will do.
+        some = torch.where(values['type'][:, None] > 0, values['shape'], 0.5)
+        with torch.no_grad():
+            values['ellipticity'] = torch.stack(moments(some)[:2], -1)
+    entries = further(parameters)
+    parts = catalog.further[at].split([entry.dim for entry in entries], -1)
+    return values | {e.name: part for e, part in zip(entries, parts, strict=True)}
+
+
+def put_values(parameters, catalog, at, values):
+    """Put values of sources into a catalogue, those that there are."""
+    if 'position' in values:
+        catalog.x[at], catalog.y[at] = values['position'].unbind(-1)
+    for name, field in (('type', 'galaxy'), ('flux', 'log_flux'), ('shape', 'shape')):
+        if name in values:
+            getattr(catalog, field)[at] = values[name]
+    parts = [values[e.name] for e in further(parameters) if e.name in values]
+    if parts:
+        catalog.further[at] = torch.cat(parts, -1)
+
+
+def n_uniform(parameters):
+    """How many uniform numbers `SourceChain.quantile_draw` takes for each draw."""
+    return 2 + sum(1 + entry.dim for entry in after_flux(parameters))
 
 
 class SourceChain:
     """
-    Distributions of the parameters of one source in each of N tiles.
+    Distributions of the parameters of N sources, each given those before it.
+
+    Values of parameters are a dict of tensors by name: ``position`` ``(N, 2)``,
+    ``type`` ``(N,)`` (1 for galaxies), ``flux`` ``(N,)`` (the logarithm), others
+    ``(N, D)``.
 
     Parameters
     ----------
-    posterior : `TilePosterior`
-        Posterior of B fields.
+    parameters : tuple of `SourceParameter`
+        Entries in their order.
 
-    place : int
-        0 for the brightest source of a tile.
+    layers : mapping of str to `torch.nn.Module`
+        Layers of what is drawn given the flux.
 
-    tiles : tuple of tensor ``(N,)``
-        Image, row and column of each tile.
-
-    hidden : tensor ``(N, width)``
-        Hidden layer of the tiles.
-
-    count : tensor ``(N,)``
-        Number of sources in each tile.
-
-    catalog : `~bliss_astro.posteriors.TileCatalog`
-        Holds the brighter sources of the same tiles.
-
-    known : tuple, optional
-        What `fit` holds of some of the tiles, and for each tile where, or -1.
+    inputs : dict of tensor
+        Their inputs: ``features`` ``(N, width)``, and fits where there are shapes.
     """
 
-    def __init__(self, posterior, place, tiles, hidden, count, catalog, known=None):
-        self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
-        self.place, self.tiles = place, tiles
-        earlier = catalog.at_tiles(tiles, place)
-        earlier = self.head.encode_sources(earlier)[:, :, 0, 0]
-        self.hidden = self.head.source_hidden(place, hidden, count, earlier)
-        self.start = self.head.start(place, self.hidden)
-        brighter = [
-            tuple(v[(*tiles, k)] for v in (catalog.x, catalog.y, catalog.log_flux))
-            for k in range(place)
-        ]
-        self.fit = self._fit(brighter, known)
-        if place:
-            self.high = brighter[-1][2].clamp(min=_LEAST_RANGE)
-        else:
-            self.high = torch.full_like(self.hidden[:, 0], LOG_FLUX_CEILING)
+    def __init__(self, parameters, layers, inputs):
+        self.entries, self.layers, self.inputs = parameters, layers, inputs
 
-    @torch.no_grad()
-    def _fit(self, brighter, known):
-        """Least-squares fits, which are inputs of the factors."""
-        inputs, (rows, columns) = self.posterior.inputs, self.tiles[1:]
-        x, y = self.grid.to_pixels(*self.start.detach().unbind(-1), rows, columns)
-        radius = self.posterior.patch_radius
-        patches = self.posterior.pixels.patches(self.tiles, x, y, radius)
-        log_floor = inputs.at_tiles(inputs.log_flux_floor, *self.tiles)[:, 0]
-        for other_x, other_y, log_flux in brighter:
-            # Galaxies are subtracted as points: the rest is learnt.
-            at = self.grid.to_pixels(other_x, other_y, rows, columns)
-            flux = torch.exp(log_flux + log_floor)
-            patches.data = patches.data - flux[:, None, None] * patches.profile(*at)
-        given = self.tiles, patches, x, y, log_floor.exp()
-        if known is None:
-            fit = self._fit_tiles(*given)
-        else:
-            old, where = known
-            new = (where < 0).nonzero()[:, 0]
-            fit = {name: value[where] for name, value in old.items()}
-            if len(new):
-                tiles, patches_of, *rest = given
-                some = tuple(v[new] for v in tiles), patches_of.select(new)
-                fresh = self._fit_tiles(*some, *(value[new] for value in rest))
-                for name, value in fresh.items():
-                    fit[name][new] = value
-        return fit | {'patches': patches, 'log_floor': log_floor}
+    # The last flux, and distributions of shape and ellipticity given it.
+    _shapes = None, None
 
-    def _fit_tiles(self, tiles, patches, x, y, floor):
-        size, (rows, columns) = self.grid.size, tiles[1:]
-        x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
-        flux, error, chi2 = flux_at(patches, x, y)
-        return self._extended_fit(tiles, patches, x, y, flux, floor) | {
-            'x': ((x + 0.5) / size - columns).clamp(-1, 2),
-            'y': ((y + 0.5) / size - rows).clamp(-1, 2),
-            'error_x': error_x / size,
-            'error_y': error_y / size,
-            'correlation': correlation,
-            'log_flux': torch.log((flux / floor).clamp(min=0.2)),
-            'log_snr': torch.log((flux / error).clamp(min=0.5)),
-            'chi2': chi2,
-        }
+    def factor(self, entry, values):
+        """Distribution of a parameter, given values of those before it."""
+        if entry.name in ('shape', 'ellipticity'):
+            # Both have hidden layers in common.
+            flux, factors = self._shapes
+            if flux is not values['flux']:
+                flux, inputs = values['flux'], self.inputs
+                factors = self.layers['shape'](inputs['features'], inputs, flux)
+                self._shapes = flux, factors
+            return factors[entry.name == 'ellipticity']
+        forms = {p.name: p.to_vector for p in self.entries}
+        context = [forms.get(n, _same)(values[n]) for n in entry.context]
+        features = self.inputs['features']
+        context = [v if v.dim() == features.dim() else v[..., None] for v in context]
+        return self.layers[entry.name](features, context)
 
-    def _extended_fit(self, tiles, patches, *at):
-        """Fits of blurred PSFs and ellipses, where the head has galaxies."""
-        if not self.head.galaxies:
-            return {}
-
-        # Piece by piece: large cut-outs of all candidates of a frame would take
-        # more memory than all else.
-        def measure(index):
-            x, y, flux, floor = (value[index] for value in at)
-            own = tuple(value[index] for value in tiles)
-            far = self.posterior.pixels.patches(own, x, y, WIDE_RADIUS)
-            part = measure_sizes(patches.select(index), far, x, y, flux, floor)
-            if self.head.shapes:
-                near = self.posterior.pixels.patches(own, x, y, _ELLIPSE_RADIUS)
-                start = Ellipses.round(torch.maximum(flux, floor))
-                fit = fit_ellipses(near, start, x, y, floor)
-                part |= ellipse_features(fit, floor)
-            return part
-
-        pieces = split_work(len(at[0]), _PIECE, at[0].device)
-        return joined(map_threads(measure, pieces))
-
-    def take(self, index):
-        """The chain of some of the tiles, repeated where an index is."""
-        part = object.__new__(SourceChain)
-        names = ('posterior', 'head', 'grid', 'place')
-        vars(part).update({name: getattr(self, name) for name in names})
-        part.tiles = tuple(value[index] for value in self.tiles)
-        part.fit = {
-            name: value.select(index) if name == 'patches' else value[index]
-            for name, value in self.fit.items()
-        }
-        part.hidden, part.high = self.hidden[index], self.high[index]
-        if self.head.galaxies:
-            # These do not depend on the position.
-            part.type, part.galaxy_flux = (
-                value.select(index) for value in (self.type, self.galaxy_flux)
-            )
-        return part
-
-    # -- factors in their order ----------------------------------------------
-
-    @functools.cached_property
-    def position(self):
-        """Distribution of the position within its tile, a `PositionFactor`."""
-        return self.head.position_factor(self.place, self.hidden, self.start, self.fit)
-
-    @functools.cached_property
-    def extended(self):
-        """Hidden layer for types and galaxies, tensor ``(N, narrow)``."""
-        return self.head.extended(self.place, self.hidden, self.fit)
-
-    @functools.cached_property
-    def type(self):
-        """Distribution of the type, a `TypeFactor`."""
-        return self.head.type_factor(self.place, self.extended)
-
-    def star_flux(self, position):
-        """Distribution of the log-flux of a star at positions ``(N, 2)``."""
-        x, y = self.grid.to_pixels(*position.unbind(-1), *self.tiles[1:])
-        at = photometry(self.fit['patches'], x, y, self.fit['log_floor'])
-        given = (self.hidden, position, self.fit, at, self.high)
-        return self.head.flux_factor(self.place, *given)
-
-    @functools.cached_property
-    def galaxy_flux(self):
-        """Distribution of the log-flux of a galaxy."""
-        given = (self.extended, self.fit, self.high)
-        return self.head.galaxy_flux_factor(self.place, *given)
-
-    def flux(self, position):
-        """Distribution of the log-flux over all types, at positions ``(N, 2)``."""
-        star = self.star_flux(position)
-        if not self.head.galaxies:
-            return star
-        return LogFluxFactor.of_types(star, self.galaxy_flux, self.type.log_probs)
-
-    @property
-    def shape_layers(self):
-        """Layers of the shape's distribution."""
-        return self.head.source[self.place]['shape']
-
-    def shape(self, log_flux):
-        """Distributions of shape and ellipticity of a galaxy given its log-flux."""
-        return self.shape_layers(self.extended, self.fit, log_flux)
-
-    # -- the chain as a whole --------------------------------------------------
-
-    def log_prob(self, catalog):
-        """Log-densities of the sources of a catalogue, ``(N,)``."""
-        at = (*self.tiles, self.place)
-        x, y, value = catalog.x[at], catalog.y[at], catalog.log_flux[at]
-        position = torch.stack([x, y], -1)
-        # Trained beside the loss.
-        miss = (self.start - position).abs().sum(-1) * self.grid.size
-        least = 1e-4 * self.high.clamp(min=_LEAST_RANGE)
-        value = torch.minimum(value, self.high - least)
-        none = value.new_zeros(0)
-        flux = self.star_flux(position).log_prob(value)
-        terms = dict.fromkeys(('type', 'shape', 'ellipticity'), none) | {
-            'image': self.tiles[0],
-            'position': self.position.log_prob(x, y),
-            'flux': flux,
-            'start': miss,
-        }
-        if not self.head.galaxies:
-            return terms
-        galaxy = catalog.galaxy[at]
-        terms['type'] = self.type.log_prob(galaxy)
-        other = self.galaxy_flux.log_prob(value)
-        terms['flux'] = torch.where(galaxy > 0, other, flux)
-        if self.head.shapes:
-            inputs = self.posterior.inputs
-            psf = inputs.at_tiles(inputs.psf, *self.tiles)
-            terms |= shape_log_probs(
-                self.shape_layers,
-                self.shape(value),
-                catalog.shape[at],
-                galaxy > 0,
-                functools.partial(self.posterior.moments, psf),
-            )
+    def log_prob(self, values) -> dict:
+        """Log-densities ``(N,)`` by parameter, 0 for sources that lack it."""
+        terms = {}
+        for entry in self.entries:
+            name, own = entry.name, entry.owners(values)
+            with torch.no_grad():
+                vector = entry.to_vector(values[name])
+                if own is not None and entry.dim:
+                    vector = torch.where(own[:, None], vector, 0.0)
+            term = self.factor(entry, values).log_prob(vector)
+            term = term if own is None else torch.where(own, term, 0.0)
+            terms[name] = terms[name] + term if name in terms else term
         return terms
 
-    def fill(self, catalog, *, generator=None, mode=False):
-        """Draw the parameters, or take their modes, and put them into a catalogue."""
+    def sample(self, given=(), *, generator=None) -> dict:
+        """Draw the values that are not given."""
+        values = dict(given)
+        entries = [p for p in self.entries if p.name not in values]
+        entries = [p for p in entries if not p.auxiliary]
+        return self._draw(entries, values, lambda _, f: f.sample(generator=generator))
 
-        def pick(factor):
-            return factor.mode() if mode else factor.sample(generator=generator)
+    def mode(self) -> dict:
+        """Most probable position and type, and the flux at its highest point."""
+        rest = after_flux(self.entries)
+        entries = [p for p in self.entries if p not in rest]
+        return self._draw(entries, {}, lambda _, factor: factor.mode())
 
-        at = (*self.tiles, self.place)
-        x, y = pick(self.position)
-        value = pick(self.star_flux(torch.stack([x, y], -1)))
-        if self.head.galaxies:
-            galaxy = pick(self.type)
-            value = torch.where(galaxy > 0, pick(self.galaxy_flux), value)
-            catalog.galaxy[at] = galaxy
-            if self.head.shapes and not mode:
-                shape = self.shape_layers.from_vector(pick(self.shape(value)[0]))
-                catalog.shape[at] = shape * galaxy[:, None]
-        catalog.x[at], catalog.y[at], catalog.log_flux[at] = x, y, value
+    def quantile_draw(self, flux, q) -> dict:
+        """
+        Draws of what follows the flux, each as if sources were of the type that has it.
+
+        Parameters
+        ----------
+        flux : tensor ``(N, 1 + 3 M)``
+            Distribution of the log-flux, `LogFluxFactor.packed`.
+
+        q : tensor ``(P, n_uniform)``
+            Uniform numbers.
+
+        Returns
+        -------
+        values : dict of tensor ``(N, P, D)``
+            Draws by parameter.
+        """
+        names = 'features', *SHAPE_INPUTS
+        inputs = {k: v[:, None] for k, v in self.inputs.items() if k in names}
+        chain = SourceChain(self.entries, self.layers, inputs)
+        typed = any(entry.of == 'galaxy' for entry in self.entries)
+        entries = after_flux(self.entries)
+        of_flux, *parts = q.split([2, *(1 + entry.dim for entry in entries)], -1)
+        parts = {e.name: part for e, part in zip(entries, parts, strict=True)}
+
+        def draw(entry, factor):
+            return factor.quantile_draw(parts[entry.name].expand(len(flux), -1, -1))
+
+        values = {}
+        for of in ('galaxy', 'star', 'all'):
+            own = [entry for entry in entries if entry.of == of]
+            if own:
+                drawn = _draw_flux(flux_parts(flux, of=of if typed else 'all'), of_flux)
+                values |= chain._draw(own, {'flux': drawn}, draw)
+        return {entry.name: values[entry.name] for entry in entries}
+
+    def _draw(self, entries, values, pick):
+        for entry in entries:
+            drawn = entry.from_vector(pick(entry, self.factor(entry, values)))
+            if (own := entry.owners(values)) is not None:
+                own = own[:, None] if entry.dim else own
+                drawn = torch.where(own, drawn, values.get(entry.name, 0.0))
+            values[entry.name] = drawn
+        return values
+
+
+def _draw_flux(parts, q):
+    """Log-fluxes ``(N, P)`` of mixtures of normals, which may end at a range's ends."""
+    logits, mean, scale = parts
+    component = draw_component(torch.softmax(logits, -1)[:, None], q[None, :, :1])
+    unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
+    log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
+    return log_flux.clamp(0, LOG_FLUX_CEILING)

@@ -36,12 +36,14 @@ from ._factors import LOG_FLUX_CEILING, LogFluxFactor, TypeFactor
 from ._grid import TileCatalog
 from ._head import galaxy_flux_of_raw, star_flux_of_raw
 from ._scene_fit import STAMP_RADIUS, SceneSources, cleaned, first_guess, fit_scene
-from ._shape_layers import (
-    N_ELLIPSE,
-    ShapeLayers,
-    hidden_layers,
-    last_layer,
-    shape_log_probs,
+from ._shape_layers import N_ELLIPSE, ShapeLayers, hidden_layers, last_layer
+from ._source_chain import (
+    IN_SEQUENCE,
+    SourceChain,
+    add_layers,
+    parameters_of,
+    put_values,
+    true_values,
 )
 from ._star_fit import photometry
 
@@ -106,6 +108,9 @@ class SourceEncoders(nn.Module):
 
     shapes_only : bool, optional
         Leave types and fluxes to the detection encoder.
+
+    parameters : tuple of str, optional
+        Further parameters, of `PARAMETERS`.
     """
 
     def __init__(
@@ -117,13 +122,22 @@ class SourceEncoders(nn.Module):
         n_components=3,
         latent_dim=0,
         shapes_only=False,
+        parameters=(),
     ):
         super().__init__()
+        self.entries = parameters_of(
+            () if shapes_only else IN_SEQUENCE,
+            shapes=True,
+            latent_dim=latent_dim,
+            further=parameters,
+        )
         self.n_components, self.shapes_only = n_components, shapes_only
         self.width = width
         n_numbers = _N_OWN + N_SIZE_FEATURES + N_ELLIPSE + n_conditions + n_features
         self.galaxy = StampEncoder(n_numbers, width=width)
         self.shape = ShapeLayers(width, latent_dim=latent_dim)
+        self.further = nn.ModuleDict()
+        add_layers(self.further, self.entries, width)
         if shapes_only:
             return
         self.classification = StampEncoder(n_numbers, width=width)
@@ -135,10 +149,6 @@ class SourceEncoders(nn.Module):
         """Distribution of the type."""
         features = self.classification(seen['stamps'], seen['numbers'], half=half)
         return TypeFactor(self.is_galaxy(features)[:, 0])
-
-    def features(self, seen, *, half=False) -> torch.Tensor:
-        """Features of the galaxy encoder, tensor ``(N, width)``."""
-        return self.galaxy(seen['stamps'], seen['numbers'], half=half)
 
     def flux_factors(self, features, seen) -> list[LogFluxFactor]:
         """Distributions of the log-flux of stars and of galaxies."""
@@ -152,6 +162,41 @@ class SourceEncoders(nn.Module):
             star_flux_of_raw(self.star_flux(features), log_flux, error, high),
             galaxy_flux_of_raw(raw, guesses, errors, high, least=0.03),
         ]
+
+
+class StampChain(SourceChain):
+    """
+    Chain of sources whose positions are given.
+
+    Parameters
+    ----------
+    encoders : ``SourceEncoders``
+        The trained layers.
+
+    seen : dict of tensor
+        Inputs of the encoders, given the types of all sources.
+
+    kind : ``TypeFactor``, optional
+        Distribution of the type.
+
+    half : bool, optional
+        Convolve in bfloat16.
+    """
+
+    def __init__(self, encoders, seen, kind=None, *, half=False):
+        features = encoders.galaxy(seen['stamps'], seen['numbers'], half=half)
+        layers = {'shape': encoders.shape, **encoders.further}
+        super().__init__(encoders.entries, layers, seen | {'features': features})
+        self.type = kind
+        if not encoders.shapes_only:
+            self.star_flux, self.galaxy_flux = encoders.flux_factors(features, seen)
+
+    def factor(self, entry, values):
+        """Distribution of a parameter, given values of those before it."""
+        if entry.name in ('type', 'flux'):
+            own = 'type' if entry.name == 'type' else f'{entry.of}_flux'
+            return getattr(self, own)
+        return super().factor(entry, values)
 
 
 class SourceSequence:
@@ -275,10 +320,10 @@ class SourceSequence:
         seen = self.see(scene, sources, index)
         return self.encoders.type_factor(seen, half=self.half)
 
-    def _measured(self, scene, sources, index):
-        # Inputs and features of the galaxy encoder, given all types.
+    def _chain(self, scene, sources, index, kind=None):
+        # Of some sources, given all types.
         seen = self.see(scene, sources, index)
-        return seen, self.encoders.features(seen, half=self.half)
+        return StampChain(self.encoders, seen, kind, half=self.half)
 
     def _given_types(self, sources, blind, point):
         typed = dataclasses.replace(sources, point=point)
@@ -292,31 +337,21 @@ class SourceSequence:
     def log_prob(self, catalog: TileCatalog):
         """Log-densities of types, fluxes and shapes given positions, ``(N,)``."""
         sources, where = self.sources_of(catalog)
-        shapes_only = self.encoders.shapes_only
-        galaxy, value = catalog.galaxy[where], catalog.log_flux[where]
-        value = value.clamp(max=LOG_FLUX_CEILING - 1e-3)
-        index = torch.arange(len(sources), device=value.device)
-        blind = self.fit(sources)
-        seen, features = self._measured(
-            *self._given_types(sources, blind, galaxy == 0), index
+        inputs, blind = self.inputs, self.fit(sources)
+        psf = inputs.at_tiles(inputs.psf, *sources.tiles)
+        values = true_values(
+            self.encoders.entries,
+            catalog,
+            where,
+            high=torch.full_like(sources.x, LOG_FLUX_CEILING),
+            moments=functools.partial(self.moments, psf),
         )
-        psf = self.inputs.at_tiles(self.inputs.psf, *sources.tiles)
-        values = shape_log_probs(
-            self.encoders.shape,
-            self.encoders.shape(features, seen, value),
-            catalog.shape[where],
-            galaxy > 0,
-            functools.partial(self.moments, psf),
-        )
-        if shapes_only:
-            return values
-        fluxes = self.encoders.flux_factors(features, seen)
-        star, other = (factor.log_prob(value) for factor in fluxes)
-        return {
-            'type': self._types(blind, sources, index).log_prob(galaxy),
-            'flux': torch.where(galaxy > 0, other, star),
-            **values,
-        }
+        index = torch.arange(len(sources), device=sources.x.device)
+        scene = self._given_types(sources, blind, values['type'] == 0)
+        kind = None
+        if not self.encoders.shapes_only:
+            kind = self._types(blind, sources, index)
+        return self._chain(*scene, index, kind).log_prob(values)
 
     # -- draws -----------------------------------------------------------------
 
@@ -327,23 +362,17 @@ class SourceSequence:
         if len(sources) == 0:
             return catalog
         blind, pieces = self.fit(sources), self._pieces(sources)
-        galaxy, flux = catalog.galaxy[where], catalog.log_flux[where]
-        if not self.encoders.shapes_only:
+        galaxy, shapes_only = catalog.galaxy[where], self.encoders.shapes_only
+        if not shapes_only:
             kinds = (self._types(blind, sources, index) for index in pieces)
             galaxy = torch.cat([kind.sample(generator=generator) for kind in kinds])
         scene = self._given_types(sources, blind, galaxy == 0)
-        shapes = []
         for index in pieces:
-            seen, features = self._measured(*scene, index)
-            if not self.encoders.shapes_only:
-                fluxes = self.encoders.flux_factors(features, seen)
-                drawn = [part.sample(generator=generator) for part in fluxes[::-1]]
-                flux[index] = torch.where(galaxy[index] > 0, *drawn)
-            factor, _ = self.encoders.shape(features, seen, flux[index])
-            shapes.append(factor.sample(generator=generator))
-        shape = self.encoders.shape.from_vector(torch.cat(shapes))
-        catalog.log_flux[where], catalog.galaxy[where] = flux, galaxy
-        catalog.shape[where] = shape * galaxy[:, None]
+            at, given = tuple(part[index] for part in where), {'type': galaxy[index]}
+            if shapes_only:
+                given['flux'] = catalog.log_flux[at]
+            values = self._chain(*scene, index).sample(given, generator=generator)
+            put_values(self.encoders.entries, catalog, at, values)
         return catalog.brightest_first()
 
     # -- marginals -------------------------------------------------------------
@@ -351,7 +380,7 @@ class SourceSequence:
     @torch.no_grad()
     def describe(self, sources, given=None, blind=None):
         """
-        Mixtures of log-fluxes and what is needed to draw shapes.
+        Mixtures of log-fluxes, and chains to draw what follows them.
 
         Types and fluxes may be given, as may be the scene before types are known.
         """
@@ -366,11 +395,11 @@ class SourceSequence:
         scene = self._given_types(sources, blind, point)
         parts = []
         for index in pieces:
-            seen, features = self._measured(*scene, index)
+            chain = self._chain(*scene, index)
             if mixtures is None:
-                factors = self.encoders.flux_factors(features, seen)
+                factors = chain.star_flux, chain.galaxy_flux
                 flux = LogFluxFactor.of_types(*factors, log_types[index]).packed()
             else:
                 flux = mixtures[index]
-            parts.append((flux, features, seen))
+            parts.append((flux, chain))
         return parts

@@ -8,9 +8,10 @@ import torch
 from bliss_astro.rendering import adaptive_moments
 
 from ._grid import COLOURS, TileCatalog, TileGrid, joined
-from ._source_chain import WIDE_RADIUS, SourceChain
+from ._source_chain import further
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
+from ._tile_chain import WIDE_RADIUS, TileChain
 
 # Largest number of sources that are measured: that many and as many a pixel, above
 # the largest density that encoders of stars and galaxies are trained on (0.03).
@@ -140,7 +141,7 @@ class TilePosterior:
 
     def source_chain(
         self, place, tiles, hidden, count, catalog, known=None
-    ) -> SourceChain:
+    ) -> TileChain:
         """
         Distributions of the ``place``-th source of N tiles.
 
@@ -163,14 +164,14 @@ class TilePosterior:
             before the next one is fitted.
 
         known : tuple, optional
-            As for ``SourceChain``.
+            As for ``TileChain``.
 
         Returns
         -------
-        chain : ``SourceChain``
+        chain : ``TileChain``
             Position, type, flux and shape, each given those before it.
         """
-        return SourceChain(self, place, tiles, hidden, count, catalog, known)
+        return TileChain(self, place, tiles, hidden, count, catalog, known)
 
     # -- density ---------------------------------------------------------------
 
@@ -225,10 +226,8 @@ class TilePosterior:
             natural logarithm for fluxes, and to `shape_to_vector` for shapes.
         """
         terms = self.log_prob_terms(catalog)
-        per_source = terms['position'] + terms['flux']
-        for name in ('type', 'shape'):
-            if len(terms[name]):
-                per_source = per_source + terms[name]
+        names = {p.name: None for p in self.head.entries if not p.auxiliary}
+        per_source = sum(terms[name] for name in names)
         return terms['count'].index_add(0, terms['image'], per_source)
 
     def log_prob_terms(self, catalog: TileCatalog, *, one_pass: bool = False) -> dict:
@@ -247,10 +246,10 @@ class TilePosterior:
         -------
         terms : dict of tensor
             ``count`` ``(B,)``; over N sources ``position``, ``type``, ``flux``,
-            ``shape``, ``ellipticity``, ``start`` (distance of the first guess in
-            pixels) and ``image``, which are empty where the head lacks them. The
-            ellipticity of a galaxy follows from its shape, so its density is no part
-            of the sum.
+            ``shape``, ``ellipticity``, further parameters, ``start`` (distance of the
+            first guess in pixels) and ``image``, which are empty where the head lacks
+            them. The ellipticity of a galaxy follows from its shape, so its density is
+            no part of the sum.
         """
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
@@ -260,12 +259,13 @@ class TilePosterior:
             if len(tiles[0]):
                 near = hidden[tiles[0], :, tiles[1], tiles[2]]
                 given = (near, catalog.count[tiles], catalog)
-                parts.append(self.source_chain(place, tiles, *given).log_prob(catalog))
+                chain = self.source_chain(place, tiles, *given)
+                parts.append(chain.log_prob_terms(catalog))
         names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start')
+        names += tuple(entry.name for entry in self.head.entries)
         none = dict.fromkeys(names, hidden.new_zeros(0))
         none['image'] = catalog.count.new_zeros(0)
-        terms = joined(parts or [none])
-        terms['count'] = count.sum((1, 2))
+        terms = {'count': count.sum((1, 2))} | none | joined(parts or [{}])
         if self.sequence is not None and not one_pass:
             terms |= self.sequence.log_prob(catalog)
         return terms
@@ -330,7 +330,7 @@ class TilePosterior:
         return self._decided
 
     def known_fits(self, place, tiles):
-        """Fits of tiles in the greedy sweep, as ``SourceChain`` takes them, or None."""
+        """Fits of tiles in the greedy sweep, as ``TileChain`` takes them, or None."""
         if place not in self._fits:
             return None
         fits, where = self._fits[place]
@@ -343,8 +343,12 @@ class TilePosterior:
         Fits are added to ``fits``, by place.
         """
         head, hidden_of_all = self.head, torch.empty_like(self._context)
-        shape, n_shape = (len(self), self.grid.shape, head.n_most), head.n_shape
-        catalog = TileCatalog.empty(*shape, n_shape=n_shape, device=self.device)
+        catalog = TileCatalog.empty(
+            *(len(self), self.grid.shape, head.n_most),
+            n_shape=head.n_shape,
+            n_further=sum(entry.dim for entry in further(head.entries)),
+            device=self.device,
+        )
         for colour, (i, j) in enumerate(COLOURS):
             hidden = self._hidden_of(colour, head.encode_sources(catalog))
             if hidden.numel() == 0:

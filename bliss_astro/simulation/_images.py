@@ -20,7 +20,7 @@ from bliss_astro.exposures._read import change_own_file, register_fits_format
 from bliss_astro.psf import PSFModel
 
 # Attributes with an axis of sources.
-_OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy')
+_OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy', 'further')
 
 
 @dataclasses.dataclass
@@ -85,6 +85,9 @@ class SimulatedImages:
 
     noiseless : tensor ``(B, ny, nx)`` or None
         Light of the sources alone, of stamps of galaxies.
+
+    further : tensor ``(B, S, D)`` or None
+        Values of further parameters of the sources, one beside the other.
     """
 
     data: torch.Tensor
@@ -110,6 +113,7 @@ class SimulatedImages:
     background_error: torch.Tensor | None = None
     asymmetry: torch.Tensor | None = None
     noiseless: torch.Tensor | None = None
+    further: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.data)

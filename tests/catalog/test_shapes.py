@@ -350,7 +350,7 @@ def give_shapes(posterior, wcs=None):
     made._found = copy.copy(candidates_of(posterior, 0.0))
     shapes, ellipticity = draw_shapes(len(posterior.sources), 64)
     made._found.sources = dataclasses.replace(
-        posterior.sources, shapes=shapes, ellipticity=ellipticity
+        posterior.sources, draws={'shape': shapes, 'ellipticity': ellipticity}
     )
     return made
 

@@ -29,7 +29,7 @@ from bliss_astro.encoders import Encoder
 from bliss_astro.posteriors import (
     TileGrid,
     _candidates,
-    _source_chain,
+    _tile_chain,
     _tile_posterior,
 )
 from bliss_astro.priors import StarPrior
@@ -53,7 +53,7 @@ def work(monkeypatch):
     Counts of sources that stars, and in sequence, were fitted to.
     """
     counts = types.SimpleNamespace(stars=0, scene=0)
-    fit_star = _source_chain.fit_star
+    fit_star = _tile_chain.fit_star
     in_sequence = _candidates._describe_in_sequence
 
     def count_stars(patches, x, *args, **kwargs):
@@ -64,7 +64,7 @@ def work(monkeypatch):
         counts.scene += min(len(chosen), most)
         return in_sequence(sequence, sources, chosen, most)
 
-    monkeypatch.setattr(_source_chain, 'fit_star', count_stars)
+    monkeypatch.setattr(_tile_chain, 'fit_star', count_stars)
     monkeypatch.setattr(_candidates, '_describe_in_sequence', count_scene)
     return counts
 

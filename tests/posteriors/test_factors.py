@@ -132,40 +132,29 @@ class TestEveryFactor:
     def test_shapes(self, factor, generator):
         many = expanded(factor, 5, 3)
         draws = many.sample(generator=generator)
-        draws = draws if isinstance(draws, tuple) else (draws,)
-        for value in draws:
-            assert value.shape == (5, 3)
-        assert many.log_prob(*draws).shape == (5, 3)
-        mode = many.mode()
-        for value in mode if isinstance(mode, tuple) else (mode,):
-            assert value.shape == (5, 3)
+        axes = (2,) if isinstance(factor, PositionFactor) else ()
+        assert draws.shape == many.mode().shape == (5, 3, *axes)
+        assert many.log_prob(draws).shape == (5, 3)
 
     def test_density_of_draws_is_finite(self, factor, generator):
         many = expanded(factor, N_DRAWS)
         draws = many.sample(generator=generator)
-        draws = draws if isinstance(draws, tuple) else (draws,)
-        assert torch.isfinite(many.log_prob(*draws)).all()
+        assert torch.isfinite(many.log_prob(draws)).all()
 
     def test_reproducible(self, factor):
         many = expanded(factor, 50)
         first, second = (
             many.sample(generator=torch.Generator().manual_seed(2)) for _ in range(2)
         )
-        if not isinstance(first, tuple):
-            first, second = (first,), (second,)
-        for one, other in zip(first, second, strict=True):
-            assert torch.equal(one, other)
+        assert torch.equal(first, second)
 
     def test_likely_at_its_mode(self, factor, generator):
         many = expanded(factor, N_DRAWS)
         draws = many.sample(generator=generator)
-        draws = draws if isinstance(draws, tuple) else (draws,)
-        mode = many.mode()
-        mode = mode if isinstance(mode, tuple) else (mode,)
-        at_mode = many.log_prob(*mode)[0]
+        at_mode = many.log_prob(many.mode())[0]
         assert torch.isfinite(at_mode)
         if not isinstance(factor, CountFactor):
-            assert at_mode > many.log_prob(*draws).quantile(0.5)
+            assert at_mode > many.log_prob(draws).quantile(0.5)
 
 
 class TestCount:
@@ -219,7 +208,8 @@ def density_on_grid(factor):
     x = knots(0, 1, factor.mean_x, factor.scale_x)
     y = torch.stack([knots(0, 1, factor._mean_y_at(v), factor.scale_y, 200) for v in x])
     many = expanded(factor, *y.shape)
-    density = many.log_prob(x[:, None].expand_as(y), y).exp()
+    position = torch.stack([x[:, None].expand_as(y), y], -1)
+    density = many.log_prob(position).exp()
     return x.double(), y.double(), density.double()
 
 
@@ -233,7 +223,7 @@ class TestPosition:
     def test_draws_follow_the_distribution_function(self, factor, generator):
         stats = pytest.importorskip('scipy.stats')
         many = expanded(factor, N_DRAWS)
-        x, y = many.sample(generator=generator)
+        x, y = many.sample(generator=generator).T
         for value in (x, y):
             assert (value >= 0).all()
             assert (value <= 1).all()
@@ -241,7 +231,7 @@ class TestPosition:
 
     def test_distribution_function_of_y(self, factor, generator):
         many = expanded(factor, N_DRAWS)
-        _, y = many.sample(generator=generator)
+        _, y = many.sample(generator=generator).T
         value = cdf_y(many, y).sort()[0]
         expected = (torch.arange(N_DRAWS) + 0.5) / N_DRAWS
         # 1.9 / sqrt(N) is passed by one set of draws in a thousand; the 32
@@ -250,7 +240,7 @@ class TestPosition:
 
     def test_moments_of_draws(self, factor, generator):
         many = expanded(factor, N_DRAWS)
-        x, y = (v.double().numpy() for v in many.sample(generator=generator))
+        x, y = many.sample(generator=generator).double().numpy().T
         gx, gy, density = density_on_grid(factor)
 
         def mean(value):
@@ -315,7 +305,7 @@ def test_gradients_are_finite_in_the_extremes():
             names = ('mean_x', 'mean_y', 'scale_x', 'scale_y', 'slope')
             leaves = [getattr(factor, n).clone().requires_grad_() for n in names]
             new = kind(factor.log_weights, *leaves)
-            value = new.log_prob(t(0.9)[0], t(0.2)[0])
+            value = new.log_prob(torch.tensor([0.9, 0.2]))
         else:
             leaves = [factor.mean.clone().requires_grad_(), factor.scale.clone()]
             new = kind(factor.log_weights, *leaves, factor.low[0], factor.high[0])
@@ -370,7 +360,7 @@ def test_gradient_of_a_narrow_factor_far_away(scale, value):
 def test_gradient_where_the_mean_is_far_outside():
     mean = t(1.5).requires_grad_()
     factor = PositionFactor(t(0.0), t(0.5), mean, t(0.3), t(2e-4), t(0.0))
-    log_prob = factor.log_prob(torch.tensor(0.5), torch.tensor(0.9999))
+    log_prob = factor.log_prob(torch.tensor([0.5, 0.9999]))
     log_prob.backward()
     # An exponential: the derivative of -(1 - y) (mean - 1) / scale^2.
     assert_allclose(mean.grad.item(), -1e-4 / 2e-4**2, rtol=0.2)

@@ -50,8 +50,9 @@ def one_by_one(posterior, catalog, image, row, column):
         chain = posterior.source_chain(place, tiles, hidden, count, catalog)
         x, y = catalog.x[(*tiles, place)], catalog.y[(*tiles, place)]
         value = catalog.log_flux[(*tiles, place)]
-        flux = chain.star_flux(torch.stack([x, y], -1))
-        total = total + chain.position.log_prob(x, y)[0] + flux.log_prob(value)[0]
+        position = torch.stack([x, y], -1)
+        flux = chain.star_flux(position)
+        total += chain.position.log_prob(position)[0] + flux.log_prob(value)[0]
     return total
 
 

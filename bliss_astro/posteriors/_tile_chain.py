@@ -1,0 +1,231 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Chain of the parameters of a tile's sources, with least-squares fits as inputs.
+"""
+
+import functools
+
+import torch
+
+from bliss_astro._threads import map_threads, split_work
+
+from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
+from ._factors import LOG_FLUX_CEILING, LogFluxFactor
+from ._grid import joined
+from ._shape_layers import SHAPE_INPUTS
+from ._source_chain import SourceChain, put_values, true_values
+from ._star_fit import fit_star, flux_at, photometry
+
+# Half-size in pixels of the cut-outs for large galaxies, and sources in one batch.
+WIDE_RADIUS = 12
+_PIECE = 1024
+# Half-size of the cut-outs that ellipses are fitted to.
+_ELLIPSE_RADIUS = 9
+# A source is fainter than a brighter one of its tile, by this in the logarithm of the
+# flux, so that the range of its flux is not empty.
+_LEAST_RANGE = 1e-3
+
+
+class TileChain(SourceChain):
+    """
+    Distributions of the parameters of one source in each of N tiles.
+
+    Parameters
+    ----------
+    posterior : `TilePosterior`
+        Posterior of B fields.
+
+    place : int
+        0 for the brightest source of a tile.
+
+    tiles : tuple of tensor ``(N,)``
+        Image, row and column of each tile.
+
+    hidden : tensor ``(N, width)``
+        Hidden layer of the tiles.
+
+    count : tensor ``(N,)``
+        Number of sources in each tile.
+
+    catalog : `~bliss_astro.posteriors.TileCatalog`
+        Holds the brighter sources of the same tiles.
+
+    known : tuple, optional
+        What `fit` holds of some of the tiles, and for each tile where, or -1.
+    """
+
+    def __init__(self, posterior, place, tiles, hidden, count, catalog, known=None):
+        self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
+        self.entries, self.layers = self.head.entries, self.head.source[place]
+        self.place, self.tiles = place, tiles
+        earlier = catalog.at_tiles(tiles, place)
+        earlier = self.head.encode_sources(earlier)[:, :, 0, 0]
+        self.hidden = self.head.source_hidden(place, hidden, count, earlier)
+        self.start = self.head.start(place, self.hidden)
+        brighter = [
+            tuple(v[(*tiles, k)] for v in (catalog.x, catalog.y, catalog.log_flux))
+            for k in range(place)
+        ]
+        self.fit = self._fit(brighter, known)
+        if place:
+            self.high = brighter[-1][2].clamp(min=_LEAST_RANGE)
+        else:
+            self.high = torch.full_like(self.hidden[:, 0], LOG_FLUX_CEILING)
+
+    @torch.no_grad()
+    def _fit(self, brighter, known):
+        """Least-squares fits, which are inputs of the factors."""
+        inputs, (rows, columns) = self.posterior.inputs, self.tiles[1:]
+        x, y = self.grid.to_pixels(*self.start.detach().unbind(-1), rows, columns)
+        radius = self.posterior.patch_radius
+        patches = self.posterior.pixels.patches(self.tiles, x, y, radius)
+        log_floor = inputs.at_tiles(inputs.log_flux_floor, *self.tiles)[:, 0]
+        for other_x, other_y, log_flux in brighter:
+            # Galaxies are subtracted as points: the rest is learnt.
+            at = self.grid.to_pixels(other_x, other_y, rows, columns)
+            flux = torch.exp(log_flux + log_floor)
+            patches.data = patches.data - flux[:, None, None] * patches.profile(*at)
+        given = self.tiles, patches, x, y, log_floor.exp()
+        if known is None:
+            fit = self._fit_tiles(*given)
+        else:
+            old, where = known
+            new = (where < 0).nonzero()[:, 0]
+            fit = {name: value[where] for name, value in old.items()}
+            if len(new):
+                tiles, patches_of, *rest = given
+                some = tuple(v[new] for v in tiles), patches_of.select(new)
+                fresh = self._fit_tiles(*some, *(value[new] for value in rest))
+                for name, value in fresh.items():
+                    fit[name][new] = value
+        return fit | {'patches': patches, 'log_floor': log_floor}
+
+    def _fit_tiles(self, tiles, patches, x, y, floor):
+        size, (rows, columns) = self.grid.size, tiles[1:]
+        x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
+        flux, error, chi2 = flux_at(patches, x, y)
+        return self._extended_fit(tiles, patches, x, y, flux, floor) | {
+            'x': ((x + 0.5) / size - columns).clamp(-1, 2),
+            'y': ((y + 0.5) / size - rows).clamp(-1, 2),
+            'error_x': error_x / size,
+            'error_y': error_y / size,
+            'correlation': correlation,
+            'log_flux': torch.log((flux / floor).clamp(min=0.2)),
+            'log_snr': torch.log((flux / error).clamp(min=0.5)),
+            'chi2': chi2,
+        }
+
+    def _extended_fit(self, tiles, patches, *at):
+        """Fits of blurred PSFs and ellipses, where the head has galaxies."""
+        if not self.head.galaxies:
+            return {}
+
+        # Piece by piece: large cut-outs of all candidates of a frame would take
+        # more memory than all else.
+        def measure(index):
+            x, y, flux, floor = (value[index] for value in at)
+            own = tuple(value[index] for value in tiles)
+            far = self.posterior.pixels.patches(own, x, y, WIDE_RADIUS)
+            part = measure_sizes(patches.select(index), far, x, y, flux, floor)
+            if self.head.shapes:
+                near = self.posterior.pixels.patches(own, x, y, _ELLIPSE_RADIUS)
+                start = Ellipses.round(torch.maximum(flux, floor))
+                fit = fit_ellipses(near, start, x, y, floor)
+                part |= ellipse_features(fit, floor)
+            return part
+
+        pieces = split_work(len(at[0]), _PIECE, at[0].device)
+        return joined(map_threads(measure, pieces))
+
+    def take(self, index):
+        """The chain of some of the tiles, repeated where an index is."""
+        part = object.__new__(TileChain)
+        names = ('posterior', 'head', 'grid', 'place', 'entries', 'layers')
+        vars(part).update({name: getattr(self, name) for name in names})
+        part.tiles = tuple(value[index] for value in self.tiles)
+        part.fit = {
+            name: value.select(index) if name == 'patches' else value[index]
+            for name, value in self.fit.items()
+        }
+        part.hidden, part.high = self.hidden[index], self.high[index]
+        if self.head.galaxies:
+            # These do not depend on the position.
+            part.type, part.galaxy_flux = (
+                value.select(index) for value in (self.type, self.galaxy_flux)
+            )
+        return part
+
+    # -- factors in their order ----------------------------------------------
+
+    @functools.cached_property
+    def position(self):
+        """Distribution of the position within its tile, a `PositionFactor`."""
+        return self.head.position_factor(self.place, self.hidden, self.start, self.fit)
+
+    @functools.cached_property
+    def extended(self):
+        """Hidden layer for types and galaxies, tensor ``(N, narrow)``."""
+        return self.head.extended(self.place, self.hidden, self.fit)
+
+    @functools.cached_property
+    def type(self):
+        """Distribution of the type, a `TypeFactor`."""
+        return self.head.type_factor(self.place, self.extended)
+
+    def star_flux(self, position):
+        """Distribution of the log-flux of a star at positions ``(N, 2)``."""
+        x, y = self.grid.to_pixels(*position.unbind(-1), *self.tiles[1:])
+        at = photometry(self.fit['patches'], x, y, self.fit['log_floor'])
+        given = (self.hidden, position, self.fit, at, self.high)
+        return self.head.flux_factor(self.place, *given)
+
+    @functools.cached_property
+    def galaxy_flux(self):
+        """Distribution of the log-flux of a galaxy."""
+        given = (self.extended, self.fit, self.high)
+        return self.head.galaxy_flux_factor(self.place, *given)
+
+    def flux(self, position):
+        """Distribution of the log-flux over all types, at positions ``(N, 2)``."""
+        star = self.star_flux(position)
+        if not self.head.galaxies:
+            return star
+        return LogFluxFactor.of_types(star, self.galaxy_flux, self.type.log_probs)
+
+    # -- the chain as a whole --------------------------------------------------
+
+    @property
+    def inputs(self):
+        """Inputs of what is drawn given the flux, as `SourceChain` takes them."""
+        features = self.extended if self.head.galaxies else self.hidden
+        fits = {name: self.fit[name] for name in SHAPE_INPUTS if name in self.fit}
+        return {'features': features} | fits
+
+    def factor(self, entry, values):
+        """Distribution of a parameter, given values of those before it."""
+        if entry.name == 'flux':
+            star = entry.of == 'star'
+            return self.star_flux(values['position']) if star else self.galaxy_flux
+        if entry.name in ('position', 'type'):
+            return getattr(self, entry.name)
+        return super().factor(entry, values)
+
+    def log_prob_terms(self, catalog):
+        """Terms of `TilePosterior.log_prob_terms` of the sources of a catalogue."""
+        inputs = self.posterior.inputs
+        psf = inputs.at_tiles(inputs.psf, *self.tiles)
+        values = true_values(
+            self.entries,
+            catalog,
+            (*self.tiles, self.place),
+            high=self.high,
+            moments=functools.partial(self.posterior.moments, psf),
+        )
+        # Trained beside the loss.
+        miss = (self.start - values['position']).abs().sum(-1) * self.grid.size
+        return self.log_prob(values) | {'image': self.tiles[0], 'start': miss}
+
+    def fill(self, catalog, *, generator=None, mode=False):
+        """Draw the parameters, or take their modes, and put them into a catalogue."""
+        values = self.mode() if mode else self.sample(generator=generator)
+        put_values(self.entries, catalog, (*self.tiles, self.place), values)
