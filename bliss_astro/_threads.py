@@ -23,6 +23,10 @@ from bliss_astro._arguments import check_choice, check_integer
 # Fewer sources than this are not worth a thread of their own.
 _MIN_PIECE = 256
 
+# Pixels of cut-outs that a processor's cache holds: half a megabyte in single
+# precision, as several such lists are in use.
+_CACHED_PIXELS = 2**17
+
 # Threads that the work in progress may use; None outside of `use_threads`.
 _N_WORKERS = contextvars.ContextVar('n_workers', default=None)
 # Bar that shows its progress, and the seconds before it appears.
@@ -134,6 +138,13 @@ def split_work(n, most, device=None):
     share = -(-n // (_N_WORKERS.get() or 1))
     size = min(most, max(share, _MIN_PIECE))
     return torch.arange(n, device=device).split(size)
+
+
+def split_pixels(n, n_pixels, device):
+    """Indices of n cut-outs of so many pixels in pieces that fit into a cache."""
+    # Others are written to the memory and read again in each of many operations.
+    most = _CACHED_PIXELS // n_pixels if device.type == 'cpu' else n
+    return torch.arange(n, device=device).split(max(1, most))
 
 
 def map_threads(function, items):

@@ -5,7 +5,7 @@ Candidate sources with the probability of each row, from the posterior over tile
 
 import torch
 
-from bliss_astro._threads import map_threads, split_work
+from bliss_astro._threads import map_threads, split_pixels, split_work
 
 from ._factors import flux_parts
 from ._grid import joined
@@ -37,8 +37,8 @@ _IN_SEQUENCE = 0.1
 _MAX_IN_SEQUENCE = 500, 0.01
 # Draws of a shape.
 _N_SHAPES = 64
-# Fluxes, sources with shapes, and candidates in one batch.
-_FLUX_BATCH, _SHAPE_BATCH, _BATCH = 512, 512, 4096
+# Sources with shapes, and candidates in one batch.
+_SHAPE_BATCH, _BATCH = 512, 4096
 
 
 class _Sweep:
@@ -136,16 +136,13 @@ class _Sweep:
 
 def _fluxes(chain, at):
     """Flux (1 + 3 M, N, S) at positions (N, S, 2), in batches."""
-    n = len(at)
-    step = max(1, _FLUX_BATCH // max(1, n))
+    n_pixels = at.shape[1] * chain.fit['patches'].data.shape[1:].numel()
     out = []
-    for some in at.split(step, 1):
-        # Small tensors cost as much time each as large ones.
-        index = torch.arange(n, device=at.device).repeat_interleave(some.shape[1])
-        part = chain if step == 1 else chain.take(index)
-        flux = part.flux(some.flatten(0, 1)).packed()
-        out.append(flux.unflatten(0, (n, some.shape[1])).movedim(-1, 0))
-    return torch.cat(out, -1)
+    for index in split_pixels(len(at), n_pixels, at.device):
+        # With an axis for the positions.
+        part = chain.take(index).take((slice(None), None))
+        out.append(part.flux(at[index]).packed())
+    return torch.cat(out).movedim(-1, 0)
 
 
 @torch.no_grad()

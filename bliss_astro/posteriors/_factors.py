@@ -289,15 +289,21 @@ class LogFluxFactor:
         The mixture has 2 M components, the star's first, whose weights sum to the
         probability of a star, ``exp(log_types[..., 0])``.
         """
-        logits = torch.cat([star.log_weights, galaxy.log_weights], -1)
+
+        def both(name):
+            # Stars' depend on the position, of which there may be several.
+            own, other = getattr(star, name), getattr(galaxy, name)
+            return torch.cat([own, other.expand_as(own)], -1)
+
+        logits = both('log_weights')
         logits = logits + log_types.repeat_interleave(star.mean.shape[-1], -1)
-        mean = torch.cat([star.mean, galaxy.mean], -1)
-        scale = torch.cat([star.scale, galaxy.scale], -1)
-        return cls(logits, mean, scale, star.low[..., 0], star.high[..., 0])
+        ends = star.low[..., 0], star.high[..., 0]
+        return cls(logits, both('mean'), both('scale'), *ends)
 
     def packed(self) -> torch.Tensor:
         """Upper end, log-weights, means and scales, tensor ``(..., 1 + 3 M)``."""
-        return torch.cat([self.high, self.log_weights, self.mean, self.scale], -1)
+        high = self.high.expand_as(self.mean[..., :1])
+        return torch.cat([high, self.log_weights, self.mean, self.scale], -1)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-density of log-fluxes, tensor ``(...,)``."""

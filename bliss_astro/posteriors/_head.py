@@ -22,6 +22,7 @@ from ._shape_layers import (
     N_ELLIPSE,
     N_SHAPE,
     ShapeLayers,
+    apply_layers,
     hidden_layers,
     last_layer,
     output_layers,
@@ -67,8 +68,8 @@ def _flux_mixture(raw, centre, spreads, high):
     spread = torch.stack(spreads, -1)
     scale = _log_scale(torch.log(spread) + width).exp()
     offset = torch.zeros_like(logit[:1])
-    offset[:, 0] = 1.0
-    mean = centre[:, None] + spread * shift
+    offset[..., 0] = 1.0
+    mean = centre[..., None] + spread * shift
     return LogFluxFactor(logit + offset, mean, scale, torch.zeros_like(high), high)
 
 
@@ -224,7 +225,12 @@ class StarHead(nn.Module):
         return PositionFactor(logit, *mean.unbind(1), *scale.unbind(1), slope)
 
     def flux_factor(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
-        """Distribution of the log-flux of a star given the position."""
+        """
+        Distribution of the log-flux of a star given the position.
+
+        Where there are several positions of each, ``(N, S, 2)``, all else but ``at`` is
+        ``(N, 1, ...)``.
+        """
         centre, error = _position_of(fit)
         pull = (position - centre) / error
         numbers = [
@@ -237,9 +243,9 @@ class StarHead(nn.Module):
             fit['log_snr'] / 3,
             high / 6 - 1,
         ]
-        inputs = [hidden, 2 * position - 1, torch.tanh(pull / 3)]
-        inputs = torch.cat([*inputs, torch.stack(numbers, -1)], -1)
-        raw = self.source[place]['flux'](inputs)
+        numbers = torch.broadcast_tensors(*numbers)
+        own = [2 * position - 1, torch.tanh(pull / 3), torch.stack(numbers, -1)]
+        raw = apply_layers(self.source[place]['flux'], hidden, torch.cat(own, -1))
         return star_flux_of_raw(raw, at['log_flux'], at['relative_error'], high)
 
 

@@ -60,6 +60,17 @@ def output_layers(n_inputs, width, n_outputs):
     return nn.Sequential(first, nn.SiLU(), last)
 
 
+def apply_layers(layers, shared, own):
+    """Layers of inputs ``(N, 1, ...)`` that P have in common and ``(N, P, ...)``."""
+    # The first layer in two parts: what is shared is multiplied once.
+    first, *others = layers
+    of_all, of_own = first.weight.tensor_split((-own.shape[-1],), 1)
+    hidden = F.linear(shared, of_all, first.bias) + F.linear(own, of_own)
+    for layer in others:
+        hidden = layer(hidden)
+    return hidden
+
+
 def shape_to_vector(galaxy: torch.Tensor) -> torch.Tensor:
     """
     Six physical numbers as six without bounds.
@@ -268,13 +279,8 @@ class ShapeLayers(nn.Module):
         """
         excess = torch.asinh((log_flux - fit['ellipse_flux']) / 0.1) / 3
         own = torch.stack([log_flux / 4, excess], -1)
-        # The first layer in two parts: what all fluxes share is multiplied once.
-        first, *others = self.hidden
-        of_all, of_own = first.weight.tensor_split((-own.shape[-1],), 1)
         hidden = torch.cat([features, fit['ellipse']], -1)
-        hidden = F.linear(hidden, of_all, first.bias) + F.linear(own, of_own)
-        for layer in others:
-            hidden = layer(hidden)
+        hidden = apply_layers(self.hidden, hidden, own)
         shape = MixtureFactor.from_raw(self.shape(hidden), self.n_shape)
         scale = torch.log(fit['vector_error'] + 0.05)[..., None]
         around = {'mean': fit['vector'], 'log_scale': scale.expand_as(fit['vector'])}

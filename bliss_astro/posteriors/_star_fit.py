@@ -68,8 +68,8 @@ class StarPatches(Rows):
         """Offsets of the pixels from positions, ``(N, 1, P)`` and ``(N, P, 1)``."""
         half = self.data.shape[-1] // 2
         step = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
-        dx = step[None, None, :] - (x - self.x)[:, None, None]
-        dy = step[None, :, None] - (y - self.y)[:, None, None]
+        dx = step - (x - self.x)[..., None, None]
+        dy = step[:, None] - (y - self.y)[..., None, None]
         return dx, dy
 
     @functools.cached_property
@@ -94,7 +94,7 @@ class StarPatches(Rows):
     def quality(self):
         """Inverse variance of the pixels of an empty sky, 0 where they are bad."""
         excess = (self.correlation * 2 + 1).prod(-1).clamp(min=0.2)
-        return self.good / excess[:, None, None]
+        return self.good / excess[..., None, None]
 
     def weight(self, model):
         """Inverse variance under a model of the signal."""
@@ -118,11 +118,11 @@ class StarPatches(Rows):
             return _sum(first * second * variance)
         root = variance.sqrt()
         spread = second * root
-        for axis, rho in ((-1, self.correlation[:, 0]), (-2, self.correlation[:, 1])):
+        for axis, rho in zip((-1, -2), self.correlation.unbind(-1), strict=True):
             n = spread.shape[axis]
             beside = F.pad(spread, (1, 1) if axis == -1 else (0, 0, 1, 1))
             beside = beside.narrow(axis, 0, n) + beside.narrow(axis, 2, n)
-            spread = spread + rho[:, None, None] * beside
+            spread = spread + rho[..., None, None] * beside
         return _sum(first * root * spread)
 
 
@@ -137,11 +137,12 @@ def optimal_flux(patches, p, flux, n_rounds):
     The first ones follow a given flux; if None, they are those of an empty sky. Returns
     the flux, its Fisher information for white noise, and the last variance.
     """
-    own, variance = patches.quality * p, 1.0
+    weighted = own = patches.quality * p
+    variance = 1.0
     for k in range(n_rounds):
         if k or flux is not None:
-            variance = patches.variance(flux[:, None, None] * p)
-        weighted = own / variance
+            variance = patches.variance(flux[..., None, None] * p)
+            weighted = own / variance
         information = _sum(weighted * p).clamp(min=1e-9)
         flux = _sum(weighted * patches.data) / information
     return flux, information, variance
@@ -149,10 +150,14 @@ def optimal_flux(patches, p, flux, n_rounds):
 
 @torch.no_grad()
 def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
-    """Optimal flux of a star at known positions, its error and chi2 per pixel."""
+    """
+    Optimal flux of a star at known positions, its error and chi2 per pixel.
+
+    Patches with a second axis of length 1 take several positions ``(N, S)`` of each.
+    """
     p = patches.profile(x, y)
     flux, information, variance = optimal_flux(patches, p, None, n_iterations + 1)
-    model, weight = flux[:, None, None] * p, patches.quality / variance
+    model, weight = flux[..., None, None] * p, patches.quality / variance
     noise = patches.covariance(weight * p, weight * p, patches.variance(model))
     n_good = _sum(patches.good).clamp(min=1)
     chi2 = _sum(weight * (patches.data - model).square()) / n_good
@@ -213,7 +218,7 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
 
 
 def photometry(patches, x, y, log_floor):
-    """Features of the optimal flux of a star at known positions, ``(N,)``."""
+    """Features of the optimal flux of a star at known positions, as `flux_at`."""
     flux, error, chi2 = flux_at(patches, x, y)
     safe = torch.maximum(flux, 0.2 * log_floor.exp())
     return {
