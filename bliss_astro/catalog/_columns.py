@@ -2,14 +2,16 @@
 """
 Columns of a catalogue: names, units, UCDs, descriptions, ranges, display.
 
-Whatever names, checks, displays or stores a column reads it from `COLUMNS`, the file
-``data/catalog/columns.csv``. A new column is a new line there. Its values are an entry
-of ``SourceRows.columns`` if they are inferred, or come from ``_derive_columns`` of
-``_build.py`` if they follow from other columns.
+Whatever names, checks, displays or stores a column reads it from `COLUMNS`: the file
+``data/catalog/columns.csv``, and the columns of further parameters of a source. A new
+column is a new line there, or part of the entry of its parameter. Its values are draws
+of that parameter, an entry of ``SourceRows.columns``, or come from ``_derive_columns``
+of ``_build.py`` if they follow from other columns.
 """
 
 import csv
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from astropy.table.pprint import TableFormatter
 from astropy.wcs import WCS
 
 from bliss_astro.flags import decode_flags
+from bliss_astro.posteriors._source_chain import PARAMETERS
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
 
@@ -89,7 +92,39 @@ def _read_definitions():
         yield name, ColumnDefinition(dtype, unit, display, _LIMITS[limits], *texts)
 
 
-COLUMNS = dict(_read_definitions())
+def _define(column):
+    """Definitions of a `SourceColumn` and of its error."""
+    name, ucd, text, unit, display, limits = column
+    values = 'f8', unit, display, _LIMITS[limits], ucd, text
+    yield name, ColumnDefinition(*values)
+    text = f'Half the width of the 68 percent interval of {name}'
+    values = 'f8', unit, display, _LIMITS['error'], f'stat.error;{ucd}', text
+    yield error_name(name), ColumnDefinition(*values)
+
+
+class _Columns(Mapping):
+    """Columns of the file; those of further parameters stand before the last two."""
+
+    def __init__(self):
+        self._own = dict(_read_definitions())
+
+    def _all(self):
+        columns = (c for entry in PARAMETERS.values() for c in entry.columns)
+        more = [pair for c in columns if not isinstance(c, str) for pair in _define(c)]
+        own = list(self._own.items())
+        return dict([*own[:-2], *more, *own[-2:]])
+
+    def __getitem__(self, name):
+        return self._own.get(name) or self._all()[name]
+
+    def __iter__(self):
+        return iter(self._all())
+
+    def __len__(self):
+        return len(self._all())
+
+
+COLUMNS = _Columns()
 """Definition of each column, by name and in the order of the table."""
 
 SHAPE_COLUMNS = (
@@ -112,6 +147,11 @@ SKY_PARTS = {
     'dec': ('Declination (ICRS)', 'pos.eq.dec;meta.main'),
 }
 """Names, descriptions and UCDs of sky_centroid in formats without SkyCoord."""
+
+
+def is_direction(name):
+    """Whether values of a column are angles that are the same after 180 degrees."""
+    return name in COLUMNS and COLUMNS[name].limits is _LIMITS['angle']
 
 
 def error_name(name):

@@ -33,7 +33,6 @@ from ._formats import (
     restore_columns,
 )
 from ._meta import header_to_wcs, plain_value, wcs_to_header
-from ._rows import latent_dim
 
 _CARD_EXTENSION = 'BLISS_META'
 
@@ -180,7 +179,8 @@ def to_arrays(self):
         'image_shape': list(self.shape),
     }
     if head.shapes:
-        meta['head'] |= {'shapes': True, 'latent_dim': latent_dim(head)}
+        latent_dim = head.source[0]['shape'].latent_dim
+        meta['head'] |= {'shapes': True, 'latent_dim': latent_dim}
     if (sequence := tiles.sequence) is not None:
         encoders = sequence.encoders
         held |= {'SEQUENCE': _weights(encoders), 'CONDITIONS': sequence.conditions}

@@ -21,6 +21,7 @@ from ._columns import (
     error_name,
     explain_no_shapes,
     has_magnitude,
+    is_direction,
 )
 from ._rows import draw_quantiles
 
@@ -246,7 +247,7 @@ def credible_interval(self, column, level=0.68, *, gaussian=False):
     elif f'{column}_samples' in self.colnames:
         draws = _without_column(self[f'{column}_samples'])
         tails = [0.5 * (1 - level), 0.5 * (1 + level)]
-        if column == 'angle':
+        if is_direction(column):
             # Plain numbers are degrees.
             draws = u.Quantity(draws, getattr(draws, 'unit', u.deg)).to_value(u.deg)
         limits = draw_quantiles(column, draws, tails)

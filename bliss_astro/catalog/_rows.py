@@ -17,10 +17,10 @@ from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import check_choice, torch_generator
 from bliss_astro.flags import CatalogFlag
-from bliss_astro.priors import GALAXY_SHAPE_NAMES
+from bliss_astro.posteriors._source_chain import after_flux, true_values
 
 from ._build import convert_column
-from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
+from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes, is_direction
 from ._shared_light import (
     MIN_PROBABILITY,
     SIGMA_QUANTILES,
@@ -32,7 +32,6 @@ from ._shared_light import (
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5
 _POSITION = ('x_centroid', 'y_centroid')
-_ELLIPTICITY = ('e1', 'e2')
 
 
 class SourceRows:
@@ -87,8 +86,8 @@ class SourceRows:
         }
         if sources.typed:
             columns['galaxy_probability'] = to_array(sources.galaxy)
-        for name in self.shape_names:
-            summary = summarize_shape(name, self._shape_draws(name))
+        for name in self.described:
+            summary = summarize_draws(name, self._draws(name))
             summary = (self._in_table(name, values) for values in summary)
             columns[name], columns[f'{name}_err'] = summary
         return columns
@@ -127,27 +126,22 @@ class SourceRows:
         return flux if unit is None else flux * unit
 
     @property
-    def shape_names(self):
-        """
-        Names of the inferred shape parameters.
+    def described(self):
+        """Columns of what follows the flux, as of `columns_after_flux`."""
+        return columns_after_flux(self.posterior.tile_posterior.head.entries)
 
-        For a learned model only the ellipticity; its latent numbers mean nothing by
-        themselves.
-        """
-        if self.sources.shapes is None:
-            return ()
-        latent = latent_dim(self.posterior.tile_posterior.head)
-        return _ELLIPTICITY if latent else SHAPE_COLUMNS
-
-    def _shape_draws(self, name):
-        return shape_values(self.sources, name, binning=self.posterior.binning)
+    def _draws(self, name):
+        """Draws ``(N, P)`` of such a column, lengths in pixels of the image."""
+        parameter, k = self.described[name]
+        values = self.sources.draws[parameter][..., k]
+        return in_range(name, to_array(values), self.posterior.binning)
 
     def _in_table(self, name, values):
-        return shape_quantity(name, values, scale=self.posterior.pixel_scale)
+        return quantity_of(name, values, scale=self.posterior.pixel_scale)
 
     def _check_column(self, column, others):
-        """Raise unless a column is one of ``others`` or an inferred shape."""
-        names = self.shape_names
+        """Raise unless a column is one of ``others`` or follows the flux."""
+        names = self.described
         if column in others or column in names:
             return
         if column in SHAPE_COLUMNS:
@@ -165,7 +159,7 @@ class SourceRows:
         if column in _POSITION:
             draws = self._y if column == 'y_centroid' else self._x
             return list(np.quantile(self.posterior.to_image(draws), q, axis=1))
-        limits = draw_quantiles(column, self._shape_draws(column), q)
+        limits = draw_quantiles(column, self._draws(column), q)
         return [self._in_table(column, limit) for limit in limits]
 
     def draw(self, n_samples, rng):
@@ -195,10 +189,11 @@ class SourceRows:
         }
         if sources.typed:
             drawn['galaxy'] = galaxy.reshape(size).numpy()
-        if names := self.shape_names:
-            pick = rng.integers(sources.shapes.shape[1], size=size)
+        if names := self.described:
+            n_draws = next(iter(sources.draws.values())).shape[1]
+            pick = rng.integers(n_draws, size=size)
             for name in names:
-                values = np.take_along_axis(self._shape_draws(name), pick, axis=1)
+                values = np.take_along_axis(self._draws(name), pick, axis=1)
                 drawn[name] = self._in_table(name, values)
         return drawn
 
@@ -237,15 +232,32 @@ def _nearest_described(x, y, n_described):
     return nearest
 
 
+def columns_after_flux(entries):
+    """
+    Columns of what follows the flux, in the order of tables.
+
+    Each has the name of its parameter and the index of its number there. The latent
+    numbers of a learned model mean nothing by themselves, and have none.
+    """
+    places = {
+        name: (entry.name, k)
+        for entry in after_flux(entries)
+        for k, name in enumerate(entry.column_names)
+    }
+    return {name: places[name] for name in COLUMNS if name in places}
+
+
 def tabulate_draw(posterior, catalog):
     """Table of a drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
     tiles = posterior.tile_posterior
-    grid, head = tiles.grid, tiles.head
+    grid = tiles.grid
+    entries = [entry for entry in tiles.head.entries if not entry.auxiliary]
     place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
     used = (place < catalog.count[0][..., None]).nonzero(as_tuple=True)
     row, column, _ = used
-    x, y = grid.to_pixels(catalog.x[0][used], catalog.y[0][used], row, column)
-    x, y, log_flux = (to_array(v) for v in (x, y, catalog.log_flux[0][used]))
+    values = true_values(entries, catalog, (0, *used))
+    x, y = grid.to_pixels(*values['position'].unbind(-1), row, column)
+    x, y, log_flux = (to_array(v) for v in (x, y, values['flux']))
     tile = (row * grid.shape[1] + column).cpu().numpy()
     if np.any(in_full_tile(tiles, row, column)):
         light, fwhm = candidates_of(posterior, MIN_PROBABILITY).light, posterior.fwhm
@@ -266,62 +278,47 @@ def tabulate_draw(posterior, catalog):
             'flux': flux if posterior.unit is None else flux * posterior.unit,
         }
     )
-    if head.galaxies:
-        galaxy = catalog.galaxy[0][used].cpu().numpy()[order] > 0
-        table['is_galaxy'] = galaxy
-    if head.shapes:
-        shapes = catalog.shape[0][used].cpu()[torch.as_tensor(order)]
-        if latent_dim(head):
-            table['latent'] = np.where(galaxy[:, None], shapes.numpy(), np.nan)
-            return table
-        for name in [name for name in SHAPE_COLUMNS if name not in _ELLIPTICITY]:
-            own = shapes[:, GALAXY_SHAPE_NAMES.index(name)]
-            own = np.where(galaxy, _in_range(name, own, posterior.binning), np.nan)
-            table[name] = shape_quantity(name, own, scale=posterior.pixel_scale)
+    if 'type' in values:
+        table['is_galaxy'] = to_array(values['type'])[order] > 0
+    drawn = {}
+    for entry in after_flux(entries):
+        own, value = entry.owners(values), values[entry.name]
+        value = value if own is None else torch.where(own[:, None], value, torch.nan)
+        drawn[entry.name] = to_array(value)[order]
+        if not entry.columns:
+            table['latent' if entry.name == 'shape' else entry.name] = drawn[entry.name]
+    for name, (parameter, k) in columns_after_flux(entries).items():
+        own = in_range(name, drawn[parameter][:, k], posterior.binning)
+        table[name] = quantity_of(name, own, scale=posterior.pixel_scale)
     return table
 
 
-# -- shapes of galaxies ------------------------------------------------------------
+# -- columns of draws --------------------------------------------------------------
 
 
-def latent_dim(head):
-    """Dimension of a learned model of galaxies; 0 for bulge and disk or no shapes."""
-    return head.source[0]['shape'].latent_dim if head.shapes else 0
-
-
-def shape_values(sources, name, *, binning=1):
-    """Draws ``(N, P)`` of one of ``SHAPE_COLUMNS``, radii in pixels of the image."""
-    if name in _ELLIPTICITY:
-        part = sources.ellipticity[..., _ELLIPTICITY.index(name)]
-    else:
-        part = sources.shapes[..., GALAXY_SHAPE_NAMES.index(name)]
-    return _in_range(name, part, binning)
-
-
-def _in_range(name, values, binning):
+def in_range(name, values, binning=1):
     """Degrees for radians, pixels for joined ones, and no ratio above 1 by rounding."""
-    values = to_array(values)
-    if name == 'angle':
+    if is_direction(name):
         return _half_turn(np.rad2deg(values))
-    limits = COLUMNS[name].limits
-    values = np.clip(values, limits.low, limits.high)
+    if (limits := COLUMNS[name].limits) is not None:
+        values = np.clip(values, limits.low, limits.high)
     return values * binning if COLUMNS[name].unit == 'length' else values
 
 
-def shape_quantity(name, values, *, scale):
-    """Plain values, radii in pixels and angles in degrees, in the table's unit."""
+def quantity_of(name, values, *, scale):
+    """Plain values, lengths in pixels and angles in degrees, in the table's unit."""
     values, unit = convert_column(name, values, scale=scale)
     return values if unit is None else u.Quantity(values, unit)
 
 
-def summarize_shape(name, draws):
+def summarize_draws(name, draws):
     """
-    Medians, for the angle mean directions, and half widths of the 68 % intervals.
+    Medians, for directions the mean ones, and half widths of the 68 % intervals.
 
     A direction that the data leave open has an error of 61.4 degrees.
     """
     low, middle, high = draw_quantiles(name, draws, SIGMA_QUANTILES)
-    if name == 'angle':
+    if is_direction(name):
         middle = mean_angle(draws)
     return middle, 0.5 * (high - low)
 
@@ -344,7 +341,7 @@ def draw_quantiles(name, draws, q):
     `mean_angle`, which lie within 90 degrees, added to it: they may be below 0 or above
     180, so that the lower one of two is the smaller.
     """
-    if name != 'angle':
+    if not is_direction(name):
         return np.quantile(draws, q, axis=1)
     mean = mean_angle(draws)
     apart = (np.asarray(draws) - mean[:, None] + 90.0) % 180.0 - 90.0

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from bliss_astro.priors import GALAXY_SHAPE_NAMES
+
 from ._factors import LOG_FLUX_CEILING, draw_component, flux_parts
 from ._shape_layers import (
     N_SHAPE,
@@ -40,11 +42,8 @@ class SourceColumn(NamedTuple):
         As in ``data/catalog/columns.csv``.
 
     unit, display, limits : str, optional
-        As there: of the unit, '' or 'length' or the name of an astropy unit.
-
-    summary : {'median', 'direction'}, optional
-        Value of a row: the median of the draws, or of angles in degrees that are the
-        same after 180 the mean direction.
+        As there. The summary of a row is the median of the draws, or, of an ``angle``,
+        which is in radians here, the mean direction.
     """
 
     name: str
@@ -53,7 +52,6 @@ class SourceColumn(NamedTuple):
     unit: str = ''
     display: str = '.3f'
     limits: str = ''
-    summary: str = 'median'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +83,9 @@ class SourceParameter:
         Makes the layers, from the numbers of features, of context and D: a module
         whose output is a distribution, as ``ParameterLayers``.
 
-    columns : tuple of `SourceColumn`, optional
-        Columns of the D values in tables; without any they stand in draws alone.
+    columns : tuple of `SourceColumn` or str, optional
+        Columns of the D values in tables, or their names in
+        ``data/catalog/columns.csv``; without any, the values are in draws alone.
 
     prior : callable, optional
         Draws the values ``(B, S, D)`` of simulated sources, of ``Sources`` (which it
@@ -104,7 +103,7 @@ class SourceParameter:
     to_vector: Callable = _same
     from_vector: Callable = _same
     layers: Callable = ParameterLayers
-    columns: tuple[SourceColumn, ...] = ()
+    columns: tuple[SourceColumn | str, ...] = ()
     prior: Callable | None = None
     auxiliary: bool = False
 
@@ -113,6 +112,11 @@ class SourceParameter:
         if self.of == 'all' or 'type' not in values:
             return None
         return (values['type'] > 0) == (self.of == 'galaxy')
+
+    @property
+    def column_names(self):
+        """Names of the columns of the D values."""
+        return [getattr(column, 'name', column) for column in self.columns]
 
 
 PARAMETERS = {}
@@ -129,6 +133,7 @@ ELLIPTICITY = SourceParameter(
     context=('flux',),
     to_vector=lambda value: ellipticity_to_vector(*value.unbind(-1)),
     from_vector=vector_to_ellipticity,
+    columns=('e1', 'e2'),
     auxiliary=True,
 )
 SHAPE = SourceParameter(
@@ -138,6 +143,7 @@ SHAPE = SourceParameter(
     context=('flux',),
     to_vector=shape_to_vector,
     from_vector=vector_to_shape,
+    columns=GALAXY_SHAPE_NAMES,
 )
 
 
@@ -197,19 +203,20 @@ def add_layers(blocks, parameters, n_features):
         blocks[entry.name] = entry.layers(n_features, n_context, entry.dim)
 
 
-def true_values(parameters, catalog, at, *, high, moments):
+def true_values(parameters, catalog, at, *, high=None, moments=None):
     """
     Values of the sources of a catalogue at some places, by parameter.
 
-    Fluxes are below the upper ends ``high`` of their ranges; ``moments`` are adaptive
-    moments of shapes.
+    Fluxes are kept below the upper ends ``high`` of their ranges; the ellipticity is
+    that of the adaptive moments of shapes.
     """
-    flux = torch.minimum(catalog.log_flux[at], high - 1e-4 * high)
     values = {
         'position': torch.stack([catalog.x[at], catalog.y[at]], -1),
-        'flux': flux,
+        'flux': catalog.log_flux[at],
         'shape': catalog.shape[at],
     }
+    if high is not None:
+        values['flux'] = torch.minimum(values['flux'], high - 1e-4 * high)
     names = {entry.name for entry in parameters}
     if any(entry.of == 'galaxy' for entry in parameters):
         values['type'] = catalog.galaxy[at]

@@ -36,6 +36,7 @@ from bliss_astro.catalog._shared_light import SharedLight, candidates_of
 from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
+from bliss_astro.posteriors._source_chain import ELLIPTICITY, SHAPE
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 from bliss_astro.psf import PSFModel
 from bliss_astro.simulation import SimulationConfig, SimulationStream
@@ -248,17 +249,16 @@ def test_angle_quantiles_stay_in_order():
     assert high[2] > 180
 
 
-def marginals(shapes, ellipticity):
-    """What summaries look at of the marginals."""
-    return SimpleNamespace(
-        shapes=torch.as_tensor(shapes), ellipticity=torch.as_tensor(ellipticity)
-    )
+def draws_of(shapes, ellipticity, name):
+    """Draws of one column."""
+    parameter, k = module.columns_after_flux((ELLIPTICITY, SHAPE))[name]
+    draws = {'shape': shapes, 'ellipticity': ellipticity}[parameter]
+    return module.in_range(name, np.asarray(draws, float)[..., k])
 
 
 def summary(shapes, ellipticity, name):
     """Middle and error of one column."""
-    draws = module.shape_values(marginals(shapes, ellipticity), name)
-    return module.summarize_shape(name, draws)
+    return module.summarize_draws(name, draws_of(shapes, ellipticity, name))
 
 
 def test_medians_and_errors():
@@ -368,7 +368,8 @@ def posterior(request, plain, celestial_wcs):
 
 def column_draws(posterior, catalog, name):
     """The draws behind the rows of a catalogue, in units of the table."""
-    values = module.shape_values(rows_of(posterior, catalog).sources, name)
+    sources = rows_of(posterior, catalog).sources
+    values = draws_of(sources.shapes, sources.ellipticity, name)
     if name in RADII and posterior.wcs is not None:
         values = values * SCALE
     return values
@@ -458,9 +459,6 @@ def test_drawn_catalogues(posterior, monkeypatch):
     shape = torch.arange(1.0, 7.0) * torch.tensor([0.1, 1.0, 0.1, 0.1, 1.0, 1.0])
     drawn.shape = shape * drawn.galaxy[..., None]
     monkeypatch.setattr(tile_posterior, 'sample', lambda **_: drawn)
-    monkeypatch.setattr(tile_posterior.head, 'shapes', True)
-    where = 'bliss_astro.catalog._rows.latent_dim'
-    monkeypatch.setattr(where, lambda head: 0)
     draw = posterior.sample(1, rng=3)[0]
     six = [name for name in SHAPE_COLUMNS if name not in ('e1', 'e2')]
     assert draw.colnames[3:] == ['is_galaxy', *six]
