@@ -263,10 +263,15 @@ class TileCatalog(Rows):
         inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
         used = used & inside
         tile = torch.where(used, row * columns + column, -1)
-        same = (tile[:, :, None] == tile[:, None, :]) & used[:, None, :]
         # Equal fluxes: the one listed first counts as the brighter.
-        order = log_flux.argsort(dim=-1, descending=True, stable=True).argsort(-1)
-        rank = (same & (order[:, None, :] < order[:, :, None])).sum(-1)
+        by_flux = log_flux.argsort(dim=-1, descending=True, stable=True)
+        by_tile = tile.gather(-1, by_flux).argsort(dim=-1, stable=True)
+        order = by_flux.gather(-1, by_tile)
+        ordered = tile.gather(-1, order)
+        # Places behind the first one of the same tile.
+        place = torch.arange(x.shape[-1], device=x.device)
+        behind = place - torch.searchsorted(ordered, ordered)
+        rank = torch.empty_like(tile).scatter_(-1, order, behind)
         keep = used & (rank < n_most)
         more = {name: value for name, value in more.items() if value is not None}
         sizes = {

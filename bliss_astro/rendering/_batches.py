@@ -75,13 +75,22 @@ def render_stars(
         In the unit of ``flux``.  No star is cut off at any radius; the error
         against the exact profile is below 1e-5 of the peak.
     """
-    # Pieces whose factors fit into the processor's cache.
-    per_image = x.shape[1] * _N_GAUSSIANS * sum(size)
-    piece = len(x) if x.is_cuda else max(1, _CACHE_ELEMENTS // max(1, per_image))
+    # Pieces of images, and of crowded images pieces of their stars, whose factors fit
+    # into the processor's cache.
+    most = _CACHE_ELEMENTS * (_CUDA_FACTOR if x.is_cuda else 1)
+    per_star = _N_GAUSSIANS * sum(size)
+    piece = max(1, most // max(1, x.shape[1] * per_star))
     images = []
-    for parts in zip(*(v.split(piece) for v in (shape, x, y, flux)), strict=True):
-        fy, fx = star_factors(*parts, size=size, radius=radius, tolerance=tolerance)
-        images.append(fy.transpose(1, 2) @ fx)
+    for one, *stars in zip(*(v.split(piece) for v in (shape, x, y, flux)), strict=True):
+        image = 0.0
+        for parts in zip(
+            *(v.split(most // per_star + 1, 1) for v in stars), strict=True
+        ):
+            fy, fx = star_factors(
+                one, *parts, size=size, radius=radius, tolerance=tolerance
+            )
+            image = image + fy.transpose(1, 2) @ fx
+        images.append(image)
     return torch.cat(images)
 
 

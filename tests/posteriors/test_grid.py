@@ -137,6 +137,18 @@ class TestFromSources:
         )
         assert catalog.count.sum() == 1
 
+    def test_brightest_of_many(self, generator):
+        """
+        The number of sources is not bounded: a cluster has 10,000 in few tiles.
+        """
+        x, y, flux = 16 * torch.rand(3, 1, 10_000, generator=generator)
+        used = torch.rand(1, 10_000, generator=generator) < 0.9
+        grid = TileGrid((16, 16))
+        catalog = TileCatalog.from_sources(x, y, flux, used, grid=grid, n_most=3)
+        in_tile = used & (x >= 3.5) & (x < 7.5) & (y >= 7.5) & (y < 11.5)
+        brightest = flux[in_tile].sort(descending=True).values[:3]
+        assert torch.equal(catalog.log_flux[0, 2, 1], brightest)
+
     def test_empty(self):
         catalog = TileCatalog.empty(2, (3, 4), 2)
         assert catalog.count.shape == (2, 3, 4)
