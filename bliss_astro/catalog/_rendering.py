@@ -16,7 +16,7 @@ from bliss_astro._warnings import warn
 from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.exposures._validate import two_slices
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
-from bliss_astro.psf._mixture import LOG_AREA, describe_shape
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.rendering._scene import (
     ModelRenderer,
     Sources,
@@ -187,8 +187,8 @@ def _noise_of_rows(catalog, grid):
     if len(error) == 0:
         return 0.0
     _, shapes, radius = grid
-    described = describe_shape(shapes.reshape(-1, shapes.shape[-1]), radius=radius)
-    area = np.exp(float(described[:, 1].median()) + LOG_AREA)
+    psf = GaussianPSF.from_shape(shapes.flatten(0, -2), normalization_radius=radius)
+    area = float(psf.effective_area.median())
     return float(np.quantile(error, _FAINT_QUANTILE) / np.sqrt(area))
 
 

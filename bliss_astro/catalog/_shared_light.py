@@ -16,7 +16,6 @@ from scipy.spatial import cKDTree
 
 from bliss_astro._threads import use_threads
 from bliss_astro.posteriors import find_sources
-from bliss_astro.psf._mixture import profile_of_shape
 
 # Distance in pixels within which rows without an index are at the place of a source.
 _SAME_POSITION = 0.01
@@ -325,8 +324,7 @@ def _ratios(pixels, tiles, middle, radius, stars, lists):
         for k, rows in enumerate(members):
             index[k, : len(rows)], light[k, : len(rows)] = rows, stars[1][rows]
         off = tensor(stars[0][index] - middle[:, None])[..., None, None]
-        shape, at = patches.shape[:, None], (dx - off[:, :, 0], dy - off[:, :, 1])
-        profile = profile_of_shape(shape, *at, radius=patches.radius)
+        profile = patches.psf[:, None](dx - off[:, :, 0], dy - off[:, :, 1])
         light = tensor(light) * unit[:, None]
         images.append((light[..., None, None] * profile).sum(1))
     model = (inside * images[0]).sum((1, 2))

@@ -181,7 +181,7 @@ def _psf_findings(domain, facts, *, broad):
             'no brighter than these',
             excess > _WING_TOLERANCE,
         )
-    # `describe_shape` gives ten times e1 and e2.
+    # `GaussianPSF.describe` gives ten times e1 and e2.
     size = np.hypot(*features[6:8]) / 10
     most = max(np.abs(limits[:, 6:8]).max() / 10, 0.01)
     outside = size > most * 2**0.5 + _ELLIPTICITY_TOLERANCE

@@ -27,7 +27,8 @@ from bliss_astro.exposures._psf import central_psf
 from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
 from bliss_astro.posteriors import TileGrid
 from bliss_astro.priors._counts import FLOOR_SNR
-from bliss_astro.psf._mixture import LOG_AREA, asymmetry_of_psf, describe_shape
+from bliss_astro.psf import GaussianPSF
+from bliss_astro.psf._mixture import LOG_AREA, asymmetry_of_psf
 
 from ._domain import pixel_statistics
 
@@ -152,7 +153,8 @@ def _psf_maps(exposure, grid, radius):
         xs, ys = ((np.arange(n) + 0.5) * side - 0.5 for n in (n_columns, n_rows))
     shape = np.ascontiguousarray(exposure.psf_shapes(xs, ys), dtype=np.float32)
     shape = torch.from_numpy(shape)[None]
-    maps = (shape, describe_shape(shape, radius=radius))
+    psf = GaussianPSF.from_shape(shape, normalization_radius=radius)
+    maps = (shape, psf.describe())
     full = (n_rows * _PSF_CELL, n_columns * _PSF_CELL)
     maps = [_stretched(value.movedim(-1, 1), full) for value in maps]
     return [value[..., :rows, :columns].contiguous() for value in maps]

@@ -153,7 +153,7 @@ class Domain:
         trained for no other.
 
     psf_features : tuple of two tuples of 8 float, or None
-        Lowest and highest features of PSFs (``describe_shape``), to
+        Lowest and highest features of PSFs (``GaussianPSF.describe``), to
         which those of an image are clipped before the network sees them.
 
     psf_error, background_error : float
@@ -218,7 +218,7 @@ def mean_interpolation(dither):
 # Every number from here on is part of the bundled weights: a change of one needs new
 # weights. Unless stated otherwise, offsets and widths are rounded means and standard
 # deviations over the training simulations of the encoder 'stars'. (The features of PSFs
-# are scaled by `bliss_astro.psf.describe_shape`.)
+# are scaled by `GaussianPSF.describe`.)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,8 +264,9 @@ EXACT_PSF_ERROR = 0.001
 # Least sum of the noise's correlations over all lags, of anticorrelated noise.
 LEAST_NOISE_EXCESS = 0.2
 
-# Logarithm of the profile at 1, 2, 4 and 8 px over the centre, as `describe_shape`
-# scales it: the 1st percentile of `SeeingPrior`. Fainter wings leave no light.
+# Logarithm of the profile at 1, 2, 4 and 8 px over the centre, as
+# `GaussianPSF.describe` scales it: the 1st percentile of `SeeingPrior`. Fainter wings
+# leave no light.
 WING_FLOOR = (-1.5, -3.0, -3.0, -3.1)
 
 # Noise in electrons and PSF in place of masked inputs: those of SDSS run 94, camcol

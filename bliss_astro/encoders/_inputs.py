@@ -18,12 +18,8 @@ import torch
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.posteriors._grid import Rows
-from bliss_astro.psf._mixture import (
-    DEFAULT_NORMALIZATION_RADIUS,
-    LOG_AREA,
-    describe_shape,
-    mixture_of_shape,
-)
+from bliss_astro.psf import GaussianPSF
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, LOG_AREA
 
 from ._config import (
     EMPTY_LOG_DENSITY,
@@ -84,7 +80,7 @@ class EncoderInputs(Rows):
         NPE paper; `None` where there are only stars.
 
     description : tensor ``(B, 8, h, w)`` or None
-        ``describe_shape`` of ``psf``, where it was computed
+        ``GaussianPSF.describe`` of ``psf``, where it was computed
         before; a large map is described on a coarser grid.
 
     psf_error : tensor ``(B, 1, h, w)`` or None
@@ -111,6 +107,12 @@ class EncoderInputs(Rows):
     psf_error: torch.Tensor | None = None
     background_error: torch.Tensor | None = None
     asymmetry: torch.Tensor | None = None
+
+    @property
+    def gaussians(self) -> GaussianPSF:
+        """The PSF, `~bliss_astro.psf.GaussianPSF` of the batch ``(B, h, w)``."""
+        shape, radius = self.psf.movedim(1, -1), self.normalization_radius
+        return GaussianPSF.from_shape(shape, normalization_radius=radius)
 
     @classmethod
     def from_batch(cls, batch, *, tile_size=4, normalization_radius=None):
@@ -195,9 +197,7 @@ class EncoderInputs(Rows):
         """
         described = self.description
         if described is None:
-            shape = self.psf.movedim(1, -1)
-            described = describe_shape(shape, radius=self.normalization_radius)
-            described = described.movedim(-1, 1)
+            described = self.gaussians.describe().movedim(-1, 1)
         log_area = described[:, 1:2] + LOG_AREA
         excess = torch.log(self.noise_excess())
         log_snr = self.log_flux_floor - 0.5 * (log_area + excess)
@@ -314,10 +314,10 @@ def _density_map(batch, tile_size):
     return torch.where(inside[:, None], log_density, EMPTY_LOG_DENSITY)
 
 
-def filter_coefficients(shape, *, radius):
+def filter_coefficients(psf):
     """Weights of the Gaussians that make a filter, over its noise."""
-    height, variance = mixture_of_shape(shape, radius=radius)
-    sigma2 = shape.new_tensor(FILTER_SIGMAS) ** 2
+    height, variance, *_ = psf.components
+    sigma2 = height.new_tensor(FILTER_SIGMAS) ** 2
     gram = 1 / (2 * math.pi * (sigma2[:, None] + sigma2))
     product = variance[..., None] / (variance[..., None] + sigma2)
     right = (height[..., None] * product).sum(-2)
@@ -330,8 +330,7 @@ def filter_coefficients(shape, *, radius):
 
 def matched_filter(image, inputs, tile_size):
     """Signal-to-noise ratio of a faint star at each pixel, ``(B, ny, nx)``."""
-    shape = inputs.psf.movedim(1, -1)
-    weight = filter_coefficients(shape, radius=inputs.normalization_radius)
+    weight = filter_coefficients(inputs.gaussians)
     weight = weight.movedim(-1, 1) * inputs.noise_excess().rsqrt()
     weight = _at_pixels(weight, image, tile_size)
     out = torch.zeros_like(image)

@@ -13,7 +13,9 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, mixture_of_shape
+from bliss_astro.psf import GaussianPSF
+from bliss_astro.psf._gaussian_fit import adaptive_moments
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering._accuracy import narrowest_sigma
 from bliss_astro.rendering._profiles import (
     BULGE_RANGE,
@@ -25,8 +27,6 @@ from bliss_astro.rendering._profiles import (
     psf_segments,
 )
 
-# Rounds after which adaptive moments no longer change by more than 1e-4.
-_ROUNDS = 40
 # Bits of the table of the PSF's transform: good to 1e-4.
 _PSF_BITS = 5
 # Wavenumbers, in units of the inverse width of the PSF's core, at which its transform
@@ -78,14 +78,9 @@ class GalaxyMixture:
             Mixture of K times 19 Gaussians, whose sum of weights is the PSF's flux: 1
             within ``radius``, a little more in total.
         """
-        height, variance = mixture_of_shape(psf, radius=radius)
-        share = 2 * math.pi * height * variance
-        e1, e2 = psf[..., 6], psf[..., 7]
-        norm = torch.rsqrt(1 - e1**2 - e2**2)
-        ellipse = torch.stack([norm * (1 + e1), norm * e2, norm * (1 - e1)], -1)
-        blur = variance[..., None] * ellipse[..., None, :]
-        weight = self.weight[..., :, None] * share[..., None, :]
-        covariance = self.covariance[..., :, None, :] + blur[..., None, :, :]
+        psf = GaussianPSF.from_shape(psf, normalization_radius=radius)
+        weight = self.weight[..., :, None] * psf.fluxes[..., None, :]
+        covariance = self.covariance[..., :, None, :] + psf.covariance[..., None, :, :]
         return GalaxyMixture(weight.flatten(-2), covariance.flatten(-3, -2))
 
     def scaled(self, factor):
@@ -121,22 +116,8 @@ class GalaxyMixture:
         size : tensor ``(...)``
             Fourth root of the determinant, in pixels.
         """
-        total = self.weight.sum(-1, keepdim=True)[..., None]
-        moments = (self.weight[..., None] * self.covariance).sum(-2, keepdim=True)
-        # Wings outweigh the rest in plain moments: begin well inside of them.
-        window = moments / total * 0.3
-        for _ in range(_ROUNDS):
-            xx, xy, yy = (self.covariance + window).unbind(-1)
-            det = xx * yy - xy**2
-            height = (self.weight * torch.rsqrt(det))[..., None]
-            # C (C + W)^-1 W, the covariance of the product.
-            product = _product(self.covariance, window, det)
-            window = 2 * (height * product).sum(-2, keepdim=True)
-            window = window / height.sum(-2, keepdim=True)
-        xx, xy, yy = window[..., 0, :].unbind(-1)
-        trace = xx + yy
-        size = (xx * yy - xy**2).clamp(min=0) ** 0.25
-        return (xx - yy) / trace, 2 * xy / trace, size
+        centre = torch.zeros_like(self.weight)
+        return adaptive_moments(self.weight, self.covariance, centre, centre)[2:]
 
     def image(self, x, y, *, size):
         """
@@ -170,16 +151,6 @@ class GalaxyMixture:
         ).flatten(-2)
         value = torch.exp((form @ basis).clamp(min=-80))
         return (height[..., None, :] @ value).unflatten(-1, size)[..., 0, :, :]
-
-
-def _product(c, w, det):
-    """
-    ``C (C + W)^-1 W`` of symmetric 2 x 2 matrices, given ``det(C + W)``.
-    """
-    # By Cayley and Hamilton, (C det(W) + W det(C)) / det(C + W).
-    det_c = c[..., 0] * c[..., 2] - c[..., 1] ** 2
-    det_w = w[..., 0] * w[..., 2] - w[..., 1] ** 2
-    return (c * det_w[..., None] + w * det_c[..., None]) / det[..., None]
 
 
 def _groups_of(psf):
@@ -319,8 +290,7 @@ def modes_of_mixture(mixture, kx, ky):
 
 def psf_power(psf, kx, ky):
     """Squares ``(B, M)`` of the transforms of PSFs at wavenumbers."""
-    point = GalaxyMixture(psf.new_ones(len(psf), 1), psf.new_zeros(len(psf), 1, 3))
-    return modes_of_mixture(point.convolved(psf), kx, ky) ** 2
+    return GaussianPSF.from_shape(psf)[:, None].transform(kx, ky) ** 2
 
 
 def modes_of_shape(galaxy, kx, ky):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bliss_astro._arguments import POSITIVE_INTEGER, check_settings, within
-from bliss_astro.psf._mixture import describe_shape
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._mixture import GalaxyMixture, stamps_with_slopes
@@ -181,7 +181,7 @@ class GalaxyEncoder(nn.Module):
         round_, vector = out[:, :n], out[:, n:].unflatten(1, (2, n)).mT
         total = torch.sqrt((round_**2).mean(1, keepdim=True) + 4.0)
         vector = vector / total[..., None]
-        shape = describe_shape(psf)
+        shape = GaussianPSF.from_shape(psf).describe()
         ellipse = 0.5 * shape[:, None, 6:]
         vectors = torch.cat([vector, ellipse], 1)
         lengths = torch.sqrt((vectors**2).sum(-1) + 1e-4)

@@ -15,12 +15,9 @@ import math
 import torch
 
 from bliss_astro.psf._mixture import (
-    broaden_shape,
     elliptical_radius_squared,
     normalization_of_shape,
-    profile_of_shape,
     profile_slope,
-    profile_with_gradient,
     quadratic_form,
     raw_profile,
 )
@@ -74,17 +71,16 @@ class Ellipses(Rows):
 
 
 def _blurred(patches, ellipses, step=0.0):
-    # The stretched shape, (..., N, 1, 1, 8); the PSF's own elongation is replaced.
+    # The stretched PSF (..., N, 1, 1), whose own elongation is replaced.
     variance = (ellipses.log_blur + step).exp()[..., None, None]
-    distortion = torch.stack([ellipses.e1, ellipses.e2], -1)[:, None, None]
-    shape = broaden_shape(patches.shape, variance)[..., :6]
-    return torch.cat([shape, distortion.expand(*shape.shape[:-1], 2)], -1)
+    wide = patches.psf.broadened(variance, approximate=True)
+    e1, e2 = (e[:, None, None] for e in (ellipses.e1, ellipses.e2))
+    return wide.with_ellipticity(e1, e2)
 
 
 def model_of(patches, ellipses, x, y):
     """Images of the sources alone, of unit flux, ``(N, P, P)``."""
-    at = patches.offsets(x, y)
-    return profile_of_shape(_blurred(patches, ellipses), *at, radius=patches.radius)
+    return _blurred(patches, ellipses)(*patches.offsets(x, y))
 
 
 def _columns(patches, ellipses, dx, dy, out):
@@ -94,8 +90,9 @@ def _columns(patches, ellipses, dx, dy, out):
     Returns what the four ``(N, P, P)`` are to be multiplied by, ``(N, 4)``.
     """
     steps = dx.new_tensor([[0.0], [_LOG_BLUR_STEP]])
-    shape, wider = shapes = _blurred(patches, ellipses, steps)
-    norm, wider_norm = normalization_of_shape(shapes, radius=patches.radius)
+    psf = _blurred(patches, ellipses, steps)
+    shape, wider = psf.shape
+    norm, wider_norm = normalization_of_shape(psf.shape, psf.normalization_radius)
     e1, e2 = ellipses.e1[:, None, None], ellipses.e2[:, None, None]
     r2 = elliptical_radius_squared(shape, dx, dy)
     value, fall = profile_slope(shape, r2)
@@ -216,10 +213,9 @@ def measure_sizes(near, far, x, y, star_flux, floor):
         if patches is near:
             features += _elongation(patches, weight, dx, dy, model, point)
         for sigma in sigmas:
-            shape = broaden_shape(patches.shape, sigma**2)
+            psf = patches.psf.broadened(sigma**2, approximate=True)
             shifted = len(errors) >= _SHIFTS_FROM
-            profile = profile_with_gradient if shifted else profile_of_shape
-            p = profile(shape, dx, dy, radius=patches.radius)
+            p = psf(dx, dy, gradient=shifted)
             p, *slopes = p if shifted else (p,)
             # Two rounds: the weights follow the source's own photon noise.
             flux, information, _ = optimal_flux(patches, p, star, 2)

@@ -7,6 +7,8 @@ import dataclasses
 
 import torch
 
+from bliss_astro.psf import GaussianPSF
+
 # Order of the sweep as offsets (row, column) in blocks of 2 x 2 tiles.
 # Tiles of the first two colours touch each other at corners only.
 COLOURS = ((0, 0), (1, 1), (0, 1), (1, 0))
@@ -26,7 +28,8 @@ class Rows:
         def one(*values):
             if isinstance(values[0], dict):
                 return {k: one(*(value[k] for value in values)) for k in values[0]}
-            return function(*values) if torch.is_tensor(values[0]) else values[0]
+            is_rows = isinstance(values[0], torch.Tensor | GaussianPSF)
+            return function(*values) if is_rows else values[0]
 
         parts = self, *others
         made = {

@@ -16,11 +16,7 @@ import functools
 import torch
 from torch.nn import functional as F
 
-from bliss_astro.psf._mixture import (
-    normalization_of_shape,
-    profile_of_shape,
-    profile_with_gradient,
-)
+from bliss_astro.psf import GaussianPSF
 
 from ._grid import Rows
 
@@ -35,8 +31,8 @@ class StarPatches(Rows):
     data, good : tensor ``(N, P, P)``
         Background-subtracted pixels, and 1 or 0 for good or bad ones.
 
-    shape : tensor ``(N, 1, 1, 8)``
-        PSF at each place.
+    psf : `~bliss_astro.psf.GaussianPSF`
+        PSF at each place, of the batch ``(N, 1, 1)``.
 
     gain : tensor ``(N, 1, 1)``
         Electrons per unit of data.
@@ -47,21 +43,17 @@ class StarPatches(Rows):
     x, y : tensor ``(N,)``
         Pixel coordinates of the central pixel.
 
-    radius : float
-        Normalisation radius of the PSF.
-
     correlated : bool
         Whether the noise of any pixels is correlated.
     """
 
     data: torch.Tensor
     good: torch.Tensor
-    shape: torch.Tensor
+    psf: GaussianPSF
     gain: torch.Tensor
     correlation: torch.Tensor
     x: torch.Tensor
     y: torch.Tensor
-    radius: float
     correlated: bool = True
 
     def offsets(self, x, y):
@@ -72,19 +64,13 @@ class StarPatches(Rows):
         dy = step[:, None] - (y - self.y)[..., None, None]
         return dx, dy
 
-    @functools.cached_property
-    def _integral(self):
-        return normalization_of_shape(self.shape, radius=self.radius)
-
     def profile(self, x, y):
         """The PSF at positions, of unit flux, ``(N, P, P)``."""
-        at = self.offsets(x, y)
-        return profile_of_shape(self.shape, *at, integral=self._integral)
+        return self.psf(*self.offsets(x, y))
 
     def profile_with_gradient(self, x, y):
         """The same, with its derivatives by the position in x and in y."""
-        at = self.offsets(x, y)
-        return profile_with_gradient(self.shape, *at, integral=self._integral)
+        return self.psf(*self.offsets(x, y), gradient=True)
 
     def variance(self, model):
         """Variance of each pixel under a model of the signal."""
@@ -284,14 +270,15 @@ class Pixels:
     def patches(self, tiles, x, y, radius) -> StarPatches:
         """Cut-outs with their noise and PSF."""
         inputs, (cx, cy) = self.inputs, self.centres(x, y, radius)
+        psf = inputs.at_tiles(inputs.psf, *tiles)[:, None, None]
+        normalization = inputs.normalization_radius
         return StarPatches(
             data=self.cut(self.image, tiles[0], cx, cy, radius),
             good=self.cut(self.good, tiles[0], cx, cy, radius),
-            shape=inputs.at_tiles(inputs.psf, *tiles)[:, None, None, :],
+            psf=GaussianPSF.from_shape(psf, normalization_radius=normalization),
             gain=inputs.at_tiles(inputs.log_noise, *tiles).exp()[:, :, None],
             correlation=inputs.at_tiles(inputs.correlation, *tiles),
             x=cx.to(x),
             y=cy.to(y),
-            radius=inputs.normalization_radius,
             correlated=self.correlated,
         )

@@ -13,6 +13,7 @@ from bliss_astro._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _estimate='compare_psf estimate_psf',
+    _gaussians='GaussianPSF',
     _mixture='DEFAULT_SHAPE SHAPE_NAMES',
     _model='PSFModel',
     _read='PSFExPSF read_psf',

@@ -33,7 +33,7 @@ SHAPE_NAMES = ('sigma1', 'sigma2', 'b', 'sigmap', 'p0', 'beta', 'e1', 'e2')
 # The 7.43 arcsec aperture to which SDSS ties its PSF magnitudes, in its pixels.
 DEFAULT_NORMALIZATION_RADIUS = 18.76
 
-# Typical logarithm of the effective area (px^2), subtracted in `describe_shape`.
+# Typical logarithm of the effective area (px^2), subtracted in `GaussianPSF.describe`.
 LOG_AREA = 3.3
 
 # r band of run 94, camcol 1, field 12: the field of the coadd and BLISS papers.
@@ -54,14 +54,11 @@ _LEAST_EXPONENT = -50.5
 # a vendor's own exponential, and `torch.log1p` two thirds of that of `torch.log`.
 LOG2_E = 1 / math.log(2)
 
-# Radii and offsets of the features that are the profile relative to its centre.
-_FEATURES = ((1.0, -0.25), (2.0, -0.9), (4.0, -2.9), (8.0, -5.5))
-
 # The ring in which the harmonics of an asymmetry are measured, in FWHM.
 _RING = (0.75, 2.5)
 
 
-def normalization_of_shape(shape, *, radius=DEFAULT_NORMALIZATION_RADIUS):
+def normalization_of_shape(shape, radius=DEFAULT_NORMALIZATION_RADIUS):
     """Integrate the profile whose core has height one within a radius (px), in px^2."""
     # Each operation on a few numbers costs the same, and operators with a number on
     # the left, or ``**``, twice as much: shapes are normalised thousands of times.
@@ -80,7 +77,7 @@ def normalization_of_shape(shape, *, radius=DEFAULT_NORMALIZATION_RADIUS):
 def elliptical_radius_squared(shape, dx, dy):
     """Squared elliptical radius (px^2), which preserves areas, at offsets."""
     e1, e2 = shape[..., 6], shape[..., 7]
-    norm = _stretch(e1, e2)
+    norm = stretch_of(e1, e2)
     tilt = norm * e1
     return quadratic_form(norm - tilt, norm + tilt, norm * e2 * -2, dx, dy)
 
@@ -91,12 +88,12 @@ def quadratic_form(xx, yy, xy, dx, dy):
     return (xx * dx.square() + yy * dy.square()).addcmul(xy * dx, dy)
 
 
-def _stretch(e1, e2):
+def stretch_of(e1, e2):
     """Factor of an elliptical radius by which areas are preserved."""
     return (-e1.square() - e2.square() + 1).rsqrt()
 
 
-def _gaussian(r2, variance):
+def gaussian(r2, variance):
     """
     Gaussian of height one at squared radii, nowhere below 6e-16.
 
@@ -113,7 +110,7 @@ def _components(shape, r2):
     ratio = r2 * (beta * sp.square()).reciprocal()
     # The power through a logarithm takes a third of the time of ``**``.
     tail = torch.exp2(torch.log1p(ratio) * (beta * (-0.5 * LOG2_E)))
-    return _gaussian(r2, s1.square()), _gaussian(r2, s2.square()), tail, ratio + 1
+    return gaussian(r2, s1.square()), gaussian(r2, s2.square()), tail, ratio + 1
 
 
 def raw_profile(shape, r2):
@@ -160,7 +157,7 @@ def profile_with_gradient(
     value, slope = profile_slope(shape, elliptical_radius_squared(shape, dx, dy))
     if integral is None:
         integral = normalization_of_shape(shape, radius=radius)
-    slope = slope * (_stretch(e1, e2) / integral)
+    slope = slope * (stretch_of(e1, e2) / integral)
     d_x0 = slope * ((-e1 + 1) * dx - e2 * dy)
     d_y0 = slope * ((e1 + 1) * dy - e2 * dx)
     return value / integral, d_x0, d_y0
@@ -233,29 +230,6 @@ def broaden_shape(shape, variance):
     # A round kernel makes an ellipse rounder.
     beta = beta.expand_as(core)
     return torch.stack([new1, new2, b, newp, p0, beta, e1 * core, e2 * core], -1)
-
-
-def describe_shape(shape, *, radius=DEFAULT_NORMALIZATION_RADIUS):
-    """
-    Compute the features ``(..., 8)`` of a PSF for a network.
-
-    Quite different parameters give nearly the same PSF; the features are functionals on
-    which any two descriptions of one PSF agree: logarithm of the central height, of the
-    effective area ``1 / integral(p^2)``, of the profile at 1, 2, 4 and 8 pixels
-    relative to the centre (scaled), and the two ellipticities.
-    """
-    height, variance = mixture_of_shape(shape, radius=radius)
-    peak = height.sum(-1)
-    pair = variance[..., :, None] * variance[..., None, :]
-    pair = pair / (variance[..., :, None] + variance[..., None, :])
-    power = (height[..., :, None] * height[..., None, :] * pair).sum((-2, -1))
-    n_eff = 1 / (2 * math.pi * power)
-    features = [torch.log(peak) + 2.7, torch.log(n_eff) - LOG_AREA]
-    for r, offset in _FEATURES:
-        value = (height * torch.exp(-(r**2) / (2 * variance))).sum(-1) / peak
-        features.append(torch.log(value) - offset)
-    features += [10 * shape[..., 6], 10 * shape[..., 7]]
-    return torch.stack(features, -1)
 
 
 def fwhm_of_shape(shape):

@@ -12,10 +12,12 @@ from functools import partial
 
 import astropy.units as u
 import numpy as np
+import torch
 from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 
 from bliss_astro._arguments import must, require
 
+from ._gaussians import GaussianPSF
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, SHAPE_NAMES
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step
@@ -141,6 +143,11 @@ def effective_pixels(shape, R):
     return float(integral(shape, R) ** 2 / squared)
 
 
+def describe_shape(shape, *, radius=DEFAULT_NORMALIZATION_RADIUS):
+    """`GaussianPSF.describe` of shapes ``(..., 8)``, under its old name."""
+    return GaussianPSF.from_shape(shape, normalization_radius=radius).describe()
+
+
 def value_of(value, unit=None):
     """Value without its unit."""
     if isinstance(value, u.Quantity):
@@ -245,6 +252,24 @@ class ProfileModel(Fittable2DModel):
     def shape_vector(self):
         """The eight shape parameters in the order of ``SHAPE_NAMES``, (8,) float."""
         return np.array([float(getattr(self, name).value) for name in SHAPE_NAMES])
+
+    def gaussians(self, xs, ys):
+        """
+        Return the PSF as sums of Gaussians on a grid of places.
+
+        Parameters
+        ----------
+        xs, ys : 1D array
+            Columns and rows in pixels; the PSF is the same everywhere.
+
+        Returns
+        -------
+        psf : `GaussianPSF`
+            The batch ``(len(ys), len(xs))``, in double precision, with its closed form.
+        """
+        shape = torch.from_numpy(self.shape_vector).expand(len(ys), len(xs), 8)
+        radius = self._normalization_radius
+        return GaussianPSF.from_shape(shape, normalization_radius=radius)
 
     def evaluate(self, x, y, flux, x_0, y_0, *shape):
         """

@@ -10,7 +10,7 @@ import torch
 
 from bliss_astro.priors import StarPrior
 from bliss_astro.priors._counts import FLOOR_SNR
-from bliss_astro.psf._mixture import LOG_AREA, describe_shape
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE
 
 from ._camera import Fields, draw_dithers
@@ -105,14 +105,10 @@ def _other_telescope(draw, config, n, depth, inclined):
     read_noise = draw.uniform(config.read_noise, n)
     read_noise = read_noise.minimum(_READ_FRACTION * noise)
     limit = draw.uniform(config.limits, n)
-    floor = FLOOR_SNR * noise * torch.sqrt(_psf_area(psf) / depth)
+    area = GaussianPSF.from_shape(psf).effective_area
+    floor = FLOOR_SNR * noise * torch.sqrt(area / depth)
     scale = floor * 10 ** (0.4 * (limit - NANOMAGGY_ZERO_POINT))
     return psf, noise**2 - read_noise**2, read_noise, scale
-
-
-def _psf_area(psf):
-    """Effective areas ``(n,)`` of PSFs in square pixels."""
-    return torch.exp(describe_shape(psf)[:, 1] + LOG_AREA)
 
 
 # -- sources ---------------------------------------------------------------------
@@ -320,7 +316,8 @@ def _sample_floor(draw, config, fields):
         typical = draw.log_uniform(config.typical_floor_snr, n)
         coin = draw.unit(n) < 0.5
         snr = torch.where(coin, typical, snr)
-    return snr * torch.sqrt(fields.variance * _psf_area(fields.psf) / fields.depth)
+    area = GaussianPSF.from_shape(fields.psf).effective_area
+    return snr * torch.sqrt(fields.variance * area / fields.depth)
 
 
 def _npe_floor(draw, config, flux_min, scale):

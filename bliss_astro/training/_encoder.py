@@ -12,12 +12,8 @@ from bliss_astro.encoders._config import WING_FLOOR, mean_interpolation
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
-from bliss_astro.psf._mixture import (
-    LOG_AREA,
-    broaden_shape,
-    describe_shape,
-    fwhm_of_shape,
-)
+from bliss_astro.psf import GaussianPSF
+from bliss_astro.psf._mixture import broaden_shape, fwhm_of_shape
 from bliss_astro.simulation import SimulationStream
 from bliss_astro.simulation._camera import Draws
 from bliss_astro.simulation._sources import sample_expected, sample_fields
@@ -46,7 +42,7 @@ _DEEP = 4
 # Correlation of the noise of two exposures half a pixel apart is 0.5; that of white
 # noise has an error of measurement.
 _LARGEST_CORRELATION, _WHITE = 0.51, 0.02
-# Features of PSFs that are those of wings, see `describe_shape`.
+# Features of PSFs that are those of wings, see `GaussianPSF.describe`.
 _WINGS = slice(2, 6)
 
 
@@ -248,13 +244,12 @@ def domain_of_simulation(config):
     else:
         psf, variance, density = _scene_fields(config, generator)
         floor_snr = None if config.population == 'npe' else floor_snr
-    wide, described = psf, [describe_shape(psf)] * 2
+    wide = psf
     if most > 1:
         wide = broaden_shape(psf, mean_interpolation(config.dither[1])[0])
-        described[1] = describe_shape(wide)
-    areas = [torch.exp(shape[:, 1] + LOG_AREA) for shape in described]
+    seen = [GaussianPSF.from_shape(shape) for shape in (psf, wide)]
     return Domain(
-        psf_area=_ends(*areas),
+        psf_area=_ends(*(one.effective_area for one in seen)),
         density=tuple(density),
         noise=(
             0.95 * gain * math.sqrt(variance[0] * least),
@@ -265,7 +260,7 @@ def domain_of_simulation(config):
         fwhm=_ends(fwhm_of_shape(psf), fwhm_of_shape(wide)),
         n_exposures=(least, most),
         flux_min=config.flux_min if stars else None,
-        psf_features=_features(torch.cat(described)),
+        psf_features=_features(torch.cat([one.describe() for one in seen])),
         **{
             f'{name}_error': getattr(config, f'{name}_errors')[1]
             for name in ('psf', 'background')

@@ -21,12 +21,8 @@ from bliss_astro.encoders._config import mean_interpolation
 from bliss_astro.exposures import measure_noise
 from bliss_astro.priors import StarPrior
 from bliss_astro.priors._counts import FLOOR_SNR
-from bliss_astro.psf._mixture import (
-    LOG_AREA,
-    broaden_shape,
-    describe_shape,
-    fwhm_of_shape,
-)
+from bliss_astro.psf import GaussianPSF
+from bliss_astro.psf._mixture import broaden_shape, fwhm_of_shape
 from bliss_astro.simulation import SimulationConfig
 from bliss_astro.units import FWHM_PER_SIGMA
 
@@ -94,7 +90,8 @@ class ImageFacts:
 
     def for_domain(self):
         """Facts for ``domain_findings``, which compares them with a domain (dict)."""
-        described = describe_shape(torch.from_numpy(self.psf_shapes)).double().numpy()
+        psf = GaussianPSF.from_shape(torch.from_numpy(self.psf_shapes))
+        described = psf.describe().double().numpy()
         names = ('psf_area', 'noise', 'density', 'correlation')
         facts = {name: getattr(self, name) for name in names}
         return facts | {'psf_features': described.T[:, None], 'floor_snr': FLOOR_SNR}
@@ -105,12 +102,8 @@ def _of_psf(shapes):
     return {
         'psf_shapes': shapes.numpy(),
         'fwhm': _range(fwhm_of_shape(shapes).numpy()),
-        'psf_area': _range(_areas_of(shapes).numpy()),
+        'psf_area': _range(GaussianPSF.from_shape(shapes).effective_area.numpy()),
     }
-
-
-def _areas_of(shapes):
-    return torch.exp(describe_shape(shapes)[:, 1] + LOG_AREA)
 
 
 def _range(values):
@@ -132,7 +125,7 @@ def usual_widths():
     """Root of the area over the FWHM of SDSS's PSFs: 1, 50 and 99 % quantiles."""
     generator = torch.Generator().manual_seed(0)
     shape = SimulationConfig().sample_psf(4000, generator=generator)
-    ratio = _areas_of(shape).sqrt() / fwhm_of_shape(shape)
+    ratio = GaussianPSF.from_shape(shape).effective_area.sqrt() / fwhm_of_shape(shape)
     return tuple(ratio.quantile(torch.tensor([0.01, 0.5, 0.99])).tolist())
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from bliss_astro._arguments import check_choice, check_integer, require, torch_generator
 from bliss_astro.galaxies import GalaxyAutoencoder, _mixture
 from bliss_astro.galaxies._networks import MAX_LOG_FLUX, log_likelihood
-from bliss_astro.psf._mixture import describe_shape
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 
@@ -150,9 +150,8 @@ class ShapeEncoder(nn.Module):
         fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
         radii = torch.log(galaxy[:, 4:]) - 1
         inputs = [fraction, disk_ratio, bulge_ratio, *radii.unbind(1), snr.log() - 3]
-        inputs = torch.cat(
-            [torch.stack(inputs, 1), describe_shape(psf)[:, :6].nan_to_num()], 1
-        )
+        described = GaussianPSF.from_shape(psf).describe()[:, :6].nan_to_num()
+        inputs = torch.cat([torch.stack(inputs, 1), described], 1)
         mean, log_std = self.net(inputs).chunk(2, 1)
         turn = torch.stack([torch.cos(2 * angle), torch.sin(2 * angle)], 1)
         mean = torch.cat([F.softplus(mean[:, :1]) * turn, mean[:, 1:]], 1)

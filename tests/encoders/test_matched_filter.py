@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.encoders._inputs import filter_coefficients, matched_filter
 from bliss_astro.priors import SeeingPrior
-from bliss_astro.psf import DEFAULT_SHAPE
+from bliss_astro.psf import DEFAULT_SHAPE, GaussianPSF
 from bliss_astro.psf._mixture import profile_of_shape
 
 RADIUS = 18.76
@@ -85,4 +85,4 @@ def test_coefficients_scale_with_the_noise_alone():
     white = matched_filter(image, inputs_of(image, psf), 4)
     smooth = matched_filter(image, inputs_of(image, psf, rho=0.25), 4)
     assert_allclose(smooth, white / 1.5, rtol=1e-4, atol=1e-5)
-    assert filter_coefficients(psf[..., 0, 0], radius=RADIUS).shape == (1, 4)
+    assert filter_coefficients(GaussianPSF.from_shape(psf[..., 0, 0])).shape == (1, 4)

@@ -13,8 +13,8 @@ import torch
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import TelescopePrior
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.psf._mixture import (
-    describe_shape,
     fwhm_of_shape,
     normalization_of_shape,
 )
@@ -230,7 +230,7 @@ def test_uncertainties_are_zero_at_their_usual_values(scenes):
 def test_wings_are_clipped():
     # A Gaussian of 2 px has next to nothing at 8 px, and the network need not know.
     psf = torch.tensor([[0.85, 2.0, 0.0, 1.0, 0.0, 4.0, 0.0, 0.0]])
-    assert describe_shape(psf)[0, 5] < -30
+    assert GaussianPSF.from_shape(psf).describe()[0, 5] < -30
 
     def conditions(limits):
         inputs = EncoderInputs(
@@ -248,7 +248,7 @@ def test_wings_are_clipped():
     low, high = [-0.5] * 8, [0.5] * 8
     assert conditions((low, high)).min() == -0.5
     # What is within the range stays as it is.
-    described = describe_shape(psf)[0]
+    described = GaussianPSF.from_shape(psf).describe()[0]
     np.testing.assert_allclose(conditions(None)[:2], described[:2])
 
 

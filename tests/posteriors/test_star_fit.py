@@ -14,8 +14,7 @@ from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.metrics import cramer_rao_bound
 from bliss_astro.posteriors import TileGrid, find_sources
 from bliss_astro.posteriors._star_fit import Pixels, StarPatches, fit_star, flux_at
-from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
-from bliss_astro.psf._mixture import profile_of_shape
+from bliss_astro.psf import DEFAULT_SHAPE, GaussianPSF, PSFModel
 
 NOISE = 30.0  # electrons
 HALF = 6
@@ -26,18 +25,17 @@ def patches_of(x, y, flux, *, noise=None, shape=DEFAULT_SHAPE, rho=(0.0, 0.0)):
     Cut-outs centred on pixel (20, 30), in units of the noise.
     """
     n = len(x)
-    vector = torch.tensor(shape).expand(n, 8)[:, None, None, :]
+    vector = torch.tensor(shape).expand(n, 8)[:, None, None]
     out = StarPatches(
         data=torch.zeros(n, 2 * HALF + 1, 2 * HALF + 1),
         good=torch.ones(n, 2 * HALF + 1, 2 * HALF + 1),
-        shape=vector,
+        psf=GaussianPSF.from_shape(vector),
         gain=torch.full((n, 1, 1), NOISE),
         correlation=torch.tensor(rho).expand(n, 2),
         x=torch.full((n,), 20.0),
         y=torch.full((n,), 30.0),
-        radius=18.76,
     )
-    model = flux[:, None, None] * profile_of_shape(vector, *out.offsets(x, y))
+    model = flux[:, None, None] * out.psf(*out.offsets(x, y))
     out.data = model
     if noise is not None:
         out.data = model + noise * torch.sqrt(1 + model / NOISE)

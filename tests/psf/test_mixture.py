@@ -15,7 +15,6 @@ from bliss_astro.psf import DEFAULT_SHAPE, PSFModel
 from bliss_astro.psf._mixture import (
     asinh,
     broaden_shape,
-    describe_shape,
     elliptical_radius_squared,
     fwhm_of_shape,
     mixture_of_shape,
@@ -24,6 +23,7 @@ from bliss_astro.psf._mixture import (
     profile_with_gradient,
     scale_to_fwhm,
 )
+from bliss_astro.psf._profile import describe_shape
 from bliss_astro.simulation._camera import align_bilinear
 
 SHAPES = {

@@ -1,0 +1,183 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Sums of Gaussians: fits to images by non-negative least squares, moments, integrals.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from bliss_astro._arguments import require
+
+from ._mixture import quadratic_form, stretch_of
+
+# Standard deviations of the Gaussians: the narrowest in FWHM (narrower ones fit the
+# pixels and are lumpy between them) and in pixels (a PSF contains the pixel), and the
+# ratio of neighbours. They lie on grids whose step is their width, within so many
+# widths of the centre or so many FWHM.
+_NARROWEST, _NARROWEST_PIXELS, _RATIO = 0.3, 0.5, 2**0.5
+_REACH, _REACH_FWHM, _MIN_FWHM = 2.1, 1.2, 1.2
+# Width in FWHM of the window in which the ellipticity is measured, its largest value,
+# and a variance in square pixels against light that is all in one of them.
+_WINDOW, _MOST, _TINY = 0.6, 0.6, 1e-3
+# Ridge, relative; Gaussians lower than this share of the peak are left out.
+_RIDGE, _LEAST_HEIGHT = 1e-6, 1e-7
+# Rounds after which adaptive moments no longer change by more than 1e-4, and the window
+# at first, relative to the second moments: wings outweigh the rest in these.
+_ROUNDS, _FIRST_WINDOW = 40, 0.3
+
+# Directions in which profiles are averaged, radii of their integral, and steps of a
+# bisection.
+_N_DIRECTIONS, _N_RADII, _N_STEPS = 48, 64, 50
+
+
+def fit_images(gaussians, images, phases):
+    """
+    Components of images, see `GaussianPSF.fit`, and the residuals as an array.
+
+    ``gaussians`` is the class whose formula is fitted.
+    """
+    images, n = np.asarray(images, float), len(phases)
+    if n == 1 and images.ndim > 1:
+        images = images[..., None, :, :]
+    *batch, own, side, width = (0, 0, *images.shape)[-max(images.ndim, 3) :]
+    sound = own == n and side == width and side % 2
+    require(sound, 'images', 'have the shape (..., s, s), s odd', images.shape)
+    pixels = images.reshape(-1, n * side**2)
+    peaks = pixels.max(1, keepdims=True)
+    sound = np.isfinite(pixels).all() and peaks.min() > 0
+    require(sound, 'images', 'be finite with positive flux', 'some that are not')
+    pixels = pixels / peaks
+    mean = pixels.mean(0).reshape(n, side, side)
+    sigma, x, y, tilt = _dictionary(mean, phases)
+    axis = torch.arange(side).double() - side // 2
+    shifts = torch.tensor(phases).double()[..., None]
+    dx, dy = (axis - shifts[:, k : k + 1] for k in (0, 1))  # (n, 1, s)
+    each = (torch.ones_like(sigma), sigma**2, x, y)
+    basis = gaussians(*(part[:, None] for part in each), *tilt)[:, None, None, None]
+    columns = basis(dx, dy.mT).flatten(1).numpy()
+    heights = _non_negative(columns, pixels)
+    residual = np.abs(heights @ columns - pixels).max(1)
+    # As many as the one with most needs, the others of height zero.
+    order = np.argsort(-heights, axis=1, kind='stable')
+    order = order[:, : int((heights > _LEAST_HEIGHT).sum(1).max())]
+    heights = torch.from_numpy(np.take_along_axis(heights, order, 1))
+    parts = [heights, *(part[order] for part in each[1:])]
+    parts = [part.reshape(*batch, order.shape[1]) for part in parts]
+    return (*parts, *tilt), residual.reshape(batch)
+
+
+def _dictionary(images, phases):
+    """Sigma, x and y ``(n,)`` and the ellipticity of the Gaussians of a fit."""
+    half = images.shape[-1] // 2
+    area = (images > 0.5 * images.max()).sum() / len(images)
+    fwhm = max(2 * math.sqrt(area / math.pi), _MIN_FWHM)
+    places, sigma = [], max(_NARROWEST * fwhm, _NARROWEST_PIXELS)
+    while sigma < half or not places:
+        reach = max(_REACH, _REACH_FWHM * fwhm / sigma)
+        step = np.arange(-int(reach), int(reach) + 1)
+        x, y = np.meshgrid(step, step)
+        inside = np.hypot(x, y) <= reach
+        places.append(sigma * np.stack([np.ones(inside.sum()), x[inside], y[inside]]))
+        sigma *= _RATIO
+    # The light under a round window; the inverse covariances of Gaussians add up.
+    x, y = np.arange(-half, half + 1) - np.array(phases, float).T[..., None]
+    dx, dy, variance = x[:, None, :], y[:, :, None], (_WINDOW * fwhm) ** 2
+    light = images * np.exp(-0.5 * (dx**2 + dy**2) / variance)
+    xx, xy, yy = ((light * v).sum() / light.sum() for v in (dx**2, dx * dy, dy**2))
+    inverse = np.linalg.inv([[xx + _TINY, xy], [xy, yy + _TINY]]) - np.eye(2) / variance
+    (xx, xy), (_, yy) = inverse
+    tilt = np.array([yy - xx, -2 * xy]) / abs(xx + yy)
+    tilt *= min(1.0, _MOST / max(np.hypot(*tilt), 1e-9))
+    parts = torch.from_numpy(np.concatenate(places, axis=1))
+    return *parts, tuple(tilt)
+
+
+def _non_negative(columns, images):
+    """Heights ``(B, n)`` >= 0 of rows ``(n, P)`` whose sums are nearest to images."""
+    from scipy.optimize import nnls
+
+    q, r = np.linalg.qr(columns.T)
+    n = len(columns)
+    matrix = np.vstack([r, _RIDGE * np.abs(r).max() * np.eye(n)])
+    right = np.pad(images @ q, ((0, 0), (0, n)))
+    return np.array([nnls(matrix, value, maxiter=30 * n)[0] for value in right])
+
+
+def adaptive_moments(weight, covariance, x, y):
+    """
+    Adaptive moments of mixtures of Gaussians (Bernstein & Jarvis 2002, AJ 123, 583).
+
+    Moments weighted by an elliptical Gaussian that matches them, found by iteration;
+    between Gaussians all is known in closed form. Of weights ``(..., K)``, covariances
+    ``(..., K, 3)`` and centres returns x, y, e1, e2 and the size: the fourth root of
+    the determinant.
+    """
+    place = torch.stack(torch.broadcast_tensors(x, y), -1)
+    centre, window = (_mean(value, weight) for value in (place, covariance))
+    window = _FIRST_WINDOW * window
+    for _ in range(_ROUNDS):
+        xx, xy, yy = (covariance + window).unbind(-1)
+        det = xx * yy - xy.square()
+        # (C + W)^-1 d, and W times that: how far the product is from the window.
+        dx, dy = (place - centre).unbind(-1)
+        px, py = (yy * dx - xy * dy) / det, (xx * dy - xy * dx) / det
+        light = weight * torch.rsqrt(det) * torch.exp(-0.5 * (px * dx + py * dy))
+        wxx, wxy, wyy = window.unbind(-1)
+        dx, dy = wxx * px + wxy * py, wxy * px + wyy * py
+        # C (C + W)^-1 W, the covariance of the product, by Cayley and Hamilton.
+        det_c, det_w = (
+            c[..., :1] * c[..., 2:] - c[..., 1:2] ** 2 for c in (covariance, window)
+        )
+        square = (covariance * det_w + window * det_c) / det[..., None]
+        square = square + torch.stack([dx * dx, dx * dy, dy * dy], -1)
+        centre = centre + 2 * _mean(torch.stack([dx, dy], -1), light)
+        window = 2 * _mean(square, light)
+    xx, xy, yy = window[..., 0, :].unbind(-1)
+    size, trace = (xx * yy - xy**2).clamp(min=0) ** 0.25, xx + yy
+    return *centre[..., 0, :].unbind(-1), (xx - yy) / trace, 2 * xy / trace, size
+
+
+def ellipse_points(radius, x, y, e1, e2):
+    """Points on ellipses of a radius around places, in the last axis."""
+    angle = torch.arange(_N_DIRECTIONS).to(x) * (2 * math.pi / _N_DIRECTIONS)
+    # The root of the ellipse's matrix makes it of a circle.
+    stretch = stretch_of(e1, e2)
+    radius = radius / (2 * (stretch + 1)).sqrt()
+    cos, sin, across = radius * angle.cos(), radius * angle.sin(), stretch * e2
+    along_x, along_y = stretch * (1 + e1) + 1, stretch * (1 - e1) + 1
+    return x + along_x * cos + across * sin, y + across * cos + along_y * sin
+
+
+def integral_within(profile, radius):
+    """Integral over a circle of a function of the radius, dense in the core."""
+    nodes, weights = np.polynomial.legendre.leggauss(_N_RADII)
+    nodes, weights = (nodes + 1) / 2, 2 * math.pi * radius**2 * weights
+    rings = zip(weights * nodes**3, radius * nodes**2, strict=True)
+    return sum(float(weight) * profile(float(r)) for weight, r in rings)
+
+
+def half_radius(profile, low, high):
+    """Radii where a falling function has half of its maximum, by bisection."""
+    half, low, high = 0.5 * profile(0.0), 0.01 * low, 10 * high
+    for _ in range(_N_STEPS):
+        middle = (low * high).sqrt()
+        above = profile(middle) > half
+        low = torch.where(above, middle, low)
+        high = torch.where(above, high, middle)
+    return low
+
+
+def overlaps(covariance, place):
+    """Integrals ``(..., K, K)`` of products of Gaussians, but for a factor."""
+    xx, xy, yy = (covariance[..., None, :] + covariance[..., None, :, :]).unbind(-1)
+    dx, dy = (place[..., None, :] - place[..., None, :, :]).unbind(-1)
+    det = xx * yy - xy.square()
+    form = quadratic_form(yy, xx, -2 * xy, dx, dy) / det
+    return det.rsqrt() * torch.exp(-0.5 * form)
+
+
+def _mean(value, weight):
+    weight = weight[..., None]
+    return (weight * value).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)
