@@ -70,7 +70,7 @@ def fit_psf(
     fit, _ = _start_fit(stamps, bad, radius, background=background, stars=False)
     if not use_prior:
         fit.prior_width = 1e3 * PRIOR_WIDTH
-    residual = fit_image(fit, stamps, bad, error, background)
+    residual = fit_image(fit, stamps, bad, error, background=background)
     psf = as_model(fit, residual, stamps.shape, model_class)
     psf.flux = fit.local[0, 0] if unit is None else fit.local[0, 0] * unit
     psf.x_0, psf.y_0 = fit.local[0, 1:3]
@@ -246,7 +246,7 @@ def as_model(fit, residual, size=None, model_class=None):
     if model_class is None:
         from ._model import PSFModel as model_class  # noqa: N813
     psf = model_class.from_shape(fit.shape, normalization_radius=fit.radius)
-    psf.fit_info = {'residual': residual, 'converged': fit.converged}
+    psf.fit_info = {'residual': float(residual), 'converged': bool(fit.converged)}
     if size is not None and not psf.fwhm < max(size[-2:]):
         msg = (
             f'image shows no PSF: the fit is {psf.fwhm:.3g} px wide, the image '

@@ -6,10 +6,10 @@ Each star has its own flux, position and background, so the normal equations are
 arrow: eight shape parameters that all stars share, and a block of three or four for
 each star. The blocks are eliminated first, which makes a hundred stars as cheap as a
 hundred fits of one. Pixels lose weight where the model does not hold, and stars that do
-not fit like the others are left out.
+not fit like the others are left out. Leading axes ``...`` are those of several fits.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from ._wing_prior import (
 
 # Levenberg-Marquardt damping of the first step, and the largest and smallest one.
 _DAMPING, _MAX_DAMPING, _MIN_DAMPING = 1e-3, 1e10, 1e-12
+# Last axes of stamps: stars, rows, columns.
+_STAMPS = (-3, -2, -1)
 # Largest step in an entry of theta, and the step at which a fit has converged.
 _LARGEST_STEP, _CONVERGED_STEP = 1.0, 1e-5
 # Relative decrease of chi2 at which a long fit ends.
@@ -70,11 +72,11 @@ class StampFit:
     """
     State of a joint fit: the shared shape, and each of n stars' own parameters.
 
-    ``theta`` (8,) is the shape, ``local`` (n, 4) flux, x, y (from the stamp's first
-    pixel) and background. The prior of theta is Gaussian, an infinite width none; with
-    ``wings`` the profile has that of real telescopes too, and ``background_width`` is
-    the width of a prior about zero of the backgrounds. ``covariance`` is that of theta,
-    all else marginalised, where the fit ended.
+    ``theta`` (..., 8) is the shape, ``local`` (..., n, 4) flux, x, y (from the stamp's
+    first pixel) and background. The prior of theta is Gaussian, an infinite width none;
+    with ``wings`` the profile has that of real telescopes too, and ``background_width``
+    is the width of a prior about zero of the backgrounds. ``covariance`` is that of
+    theta, all else marginalised, where the fit ended.
     """
 
     theta: np.ndarray
@@ -96,8 +98,13 @@ class StampFit:
 
     @property
     def shape(self):
-        """The shape vector, (8,)."""
+        """The shape vector, (..., 8)."""
         return to_shape(self.theta)
+
+    @property
+    def entries(self):
+        """Entries of the shape vector that broadcast against stamps, (8, ...)."""
+        return np.moveaxis(self.shape, -1, 0)[..., None, None, None]
 
     def pull(self, theta):
         """Distances of fitted vectors (..., 8) from the priors in sigma, (..., m)."""
@@ -105,100 +112,112 @@ class StampFit:
         return np.concatenate([pull, wing_pull(theta)], -1) if self.wings else pull
 
     def offsets(self, size):
-        """Distances of the pixels from each star, dx and dy (n, rows, columns)."""
+        """Distances of the pixels from each star, dx and dy (..., n, rows, columns)."""
         yy, xx = np.mgrid[: size[0], : size[1]]
-        x, y = self.local[:, 1:3].T[..., None, None]
+        x, y = np.moveaxis(self.local[..., 1:3], -1, 0)[..., None, None]
         return xx - x, yy - y
 
     def model(self, size):
-        """All stars with their backgrounds, (n, rows, columns)."""
-        unit = unit_profile(*self.offsets(size), self.shape, self.radius)
-        return self.local[:, :1, None] * unit + self.local[:, 3:, None]
+        """All stars with their backgrounds, (..., n, rows, columns)."""
+        unit = unit_profile(*self.offsets(size), self.entries, self.radius)
+        return self.local[..., :1, None] * unit + self.local[..., 3:, None]
 
     def chi2_of(self, stamps, weights):
-        """Squared residuals and distances from the priors, summed."""
-        residual = (stamps - self.model(stamps.shape[1:])) * weights
-        background = self.local[:, 3] / self.background_width
-        parts = residual, self.pull(self.theta), background
-        return sum(float(np.sum(part**2)) for part in parts)
+        """Squared residuals and distances from the priors, summed, (...)."""
+        residual = (stamps - self.model(stamps.shape[-2:])) * weights
+        priors = self.pull(self.theta), self.local[..., 3] / self.background_width
+        distance = sum(np.square(pull).sum(-1) for pull in priors)
+        return np.square(residual).sum(_STAMPS) + distance
 
 
 def _linearise(fit, stamps, weights, n_local):
-    """Residuals (n, P), shape (n, P, 8) and local (n, P, n_local) derivatives."""
-    n, flux, shape = len(stamps), fit.local[:, :1, None], fit.shape
-    offsets = fit.offsets(stamps.shape[1:])
-    values, d_x, d_y, d_shape = psf_derivatives(*offsets, shape, fit.radius)
-    residual = (stamps - flux * values - fit.local[:, 3:, None]) * weights
+    """Residuals (..., n, P), derivatives by theta (..., n, P, 8) and the local ones."""
+    flux, level = fit.local[..., :1, None], fit.local[..., 3:, None]
+    offsets = fit.offsets(stamps.shape[-2:])
+    values, d_x, d_y, d_shape = psf_derivatives(*offsets, fit.entries, fit.radius)
+    residual = (stamps - flux * values - level) * weights
     scale = flux * weights
     local = [values * weights, scale * d_x, scale * d_y, weights][:n_local]
     shared, local = (
-        np.stack([each.reshape(n, -1) for each in parts], axis=-1)
+        np.stack([each.reshape(*each.shape[:-2], -1) for each in parts], axis=-1)
         for parts in ([scale * d for d in d_shape], local)
     )
-    return residual.reshape(n, -1), shared @ shape_jacobian(fit.theta, shape), local
+    jacobian = shape_jacobian(fit.theta, fit.shape)[..., None, :, :]
+    return residual.reshape(*residual.shape[:-2], -1), shared @ jacobian, local
 
 
 def _equations(fit, stamps, weights, n_local):
     """Normal equations of a joint fit, priors included."""
     r, shared, local = _linearise(fit, stamps, weights, n_local)
-    flat, local_t = shared.reshape(-1, 8), local.transpose(0, 2, 1)
+    flat = shared.reshape(*fit.theta.shape[:-1], -1, 8)
     steps = np.vstack([np.zeros(8), THETA_STEP * np.eye(8)])
-    pull = fit.pull(fit.theta + steps)
-    slopes = (pull[1:] - pull[0]).T / THETA_STEP
-    C, h = local_t @ local, (local_t @ r[..., None])[..., 0]
+    pull = fit.pull(fit.theta[..., None, :] + steps)
+    slopes = (pull[..., 1:, :] - pull[..., :1, :]) / THETA_STEP
+    flat_t, local_t = flat.swapaxes(-1, -2), local.swapaxes(-1, -2)
+    C, h = local_t @ local, _times(local_t, r)
     if n_local > 3:
-        C[:, 3, 3] += fit.background_width**-2.0
-        h[:, 3] -= fit.background_width**-2.0 * fit.local[:, 3]
-    A = flat.T @ flat + slopes.T @ slopes
-    return A, flat.T @ r.ravel() - slopes.T @ pull[0], local_t @ shared, C, h
+        C[..., 3, 3] += fit.background_width**-2.0
+        h[..., 3] -= fit.background_width**-2.0 * fit.local[..., 3]
+    A = flat_t @ flat + slopes @ slopes.swapaxes(-1, -2)
+    g = _times(flat_t, r.reshape(flat.shape[:-1])) - _times(slopes, pull[..., 0, :])
+    return A, g, local_t @ shared, C, h
+
+
+def _times(matrix, vector):
+    """Products of matrices and vectors along leading axes."""
+    return (matrix @ vector[..., None])[..., 0]
 
 
 def _solve(equations, damping):
     """Steps of theta and of the stars' own parameters, and the reduced matrix."""
     A, g, B, C, h = equations
-    A = A + damping * np.diag(np.diag(A) + 1e-12)
-    diagonal = damping * np.einsum('kii->ki', C) + 1e-300
-    C = C + np.eye(C.shape[1]) * diagonal[:, None, :]
+    damping = np.asarray(damping)[..., None, None]
+    A = A + damping * np.eye(8) * (A + 1e-12)
+    C = C + np.eye(C.shape[-1]) * (damping[..., None] * C + 1e-300)
     solved = np.linalg.solve(C, np.concatenate([B, h[..., None]], -1))
-    reduced = A - np.einsum('kli,klj->ij', B, solved[..., :-1])
-    step = np.linalg.solve(reduced, g - np.einsum('kli,kl->i', B, solved[..., -1]))
-    return step, solved[..., -1] - solved[..., :-1] @ step, reduced
+    reduced = A - np.einsum('...kli,...klj->...ij', B, solved[..., :-1])
+    right = g - np.einsum('...kli,...kl->...i', B, solved[..., -1])
+    step = np.linalg.solve(reduced, right[..., None])[..., 0]
+    return step, solved[..., -1] - _times(solved[..., :-1], step[..., None, :]), reduced
 
 
 def minimise(
     fit, stamps, weights, *, with_background, max_steps=40, tolerance=_TOLERANCE
 ):
     """
-    Run Levenberg-Marquardt on a joint fit, which is changed in place.
+    Run Levenberg-Marquardt on joint fits, which are changed in place.
 
-    ``stamps`` (n, rows, columns) hold one star each and are finite, ``weights`` are
-    inverse standard deviations, zero where a pixel is not to count; ``tolerance`` is
-    the relative decrease of chi2 below which a step counts as negligible.
+    ``stamps`` (..., n, rows, columns) hold one star each and are finite, ``weights``
+    are inverse standard deviations, zero where a pixel is not to count; ``tolerance``
+    is the relative decrease of chi2 below which a step counts as negligible.
     """
-    n_local = 4 if with_background else 3
-    damping, fit.converged, equations = _DAMPING, False, None
+    n_local, equations = 4 if with_background else 3, None
     fit.chi2 = fit.chi2_of(stamps, weights)
+    damping = np.full(fit.chi2.shape, _DAMPING)
+    done, long = np.zeros(fit.chi2.shape, dtype=bool), tolerance <= _TOLERANCE
     for _ in range(max_steps):
         equations = _equations(fit, stamps, weights, n_local)
-        before, theta, mine = fit.chi2, fit.theta, fit.local
-        while damping < _MAX_DAMPING:
+        left = ~done
+        while left.any():
             d_theta, d_local, _ = _solve(equations, damping)
-            fit.theta = theta + np.clip(d_theta, -_LARGEST_STEP, _LARGEST_STEP)
-            fit.local = mine.copy()
-            fit.local[:, :n_local] += d_local
-            fit.chi2 = fit.chi2_of(stamps, weights)
-            if fit.chi2 <= before:
-                damping = max(damping / 10, _MIN_DAMPING)
-                break
-            damping *= 10
-        else:
-            fit.theta, fit.local, fit.chi2 = theta, mine, before
-            fit.converged = True
+            d_theta = d_theta.clip(-_LARGEST_STEP, _LARGEST_STEP)
+            d_local = np.concatenate([d_local, 0 * fit.local[..., n_local:]], -1)
+            trial = replace(fit, theta=fit.theta + d_theta, local=fit.local + d_local)
+            chi2 = trial.chi2_of(stamps, weights)
+            better = left & (chi2 <= fit.chi2)
+            ended = better & (fit.chi2 - chi2 <= tolerance * fit.chi2)
+            if long:
+                ended &= np.abs(d_theta).max(-1) < _CONVERGED_STEP
+            factor = np.where(better, 0.1, 10.0) ** left
+            damping = np.maximum(damping * factor, _MIN_DAMPING)
+            done |= ended | (left & (damping >= _MAX_DAMPING))
+            left &= ~better & ~done
+            fit.theta = np.where(better[..., None], trial.theta, fit.theta)
+            fit.local = np.where(better[..., None, None], trial.local, fit.local)
+            fit.chi2 = np.where(better, chi2, fit.chi2)
+        if done.all():
             break
-        small = np.abs(d_theta).max() < _CONVERGED_STEP or tolerance > _TOLERANCE
-        if before - fit.chi2 <= tolerance * before and small:
-            fit.converged = True
-            break
+    fit.converged = done[()]
     if equations is not None:
         fit.covariance = np.linalg.pinv(_solve(equations, 0.0)[2], hermitian=True)
 
@@ -230,16 +249,30 @@ def own_shapes(fit, stamps, weights):
 # -- robust fit ------------------------------------------------------------------------
 
 
-def fit_image(fit, stamps, bad, error=None, background=False):
-    """Fit images of PSFs, reweighting their pixels; return the rms over the peak."""
+def fit_image(fit, stamps, bad, error=None, *, background=False, near=False):
+    """
+    Fit images of PSFs, reweighting their pixels; return the rms over the peak.
+
+    Fits that begin ``near`` their end take few steps in all rounds but the last.
+    """
     for turn in range(_N_ROUNDS):
-        model = fit.model(stamps.shape[1:])
+        model = fit.model(stamps.shape[-2:])
         if error is None:
             variance = _variance_from_scatter(stamps, model, bad, turn)
         else:
             variance = _variance(fit, stamps, model, error, None, 0.0, turn)
-        minimise(fit, stamps, _weights(variance, bad), with_background=background)
+        options = _steps_of(turn if near else _N_ROUNDS - 1, _TOLERANCE)
+        weights = _weights(variance, bad)
+        minimise(fit, stamps, weights, with_background=background, **options)
     return rms(fit, stamps, ~bad)
+
+
+def _steps_of(turn, tolerance):
+    """Options of `minimise` in a round; the tolerance of the last."""
+    # Weights change from round to round: only the last is worth a long fit.
+    if turn < _N_ROUNDS - 1:
+        return {'max_steps': _ROUND_STEPS, 'tolerance': _ROUND_TOLERANCE}
+    return {'max_steps': _LAST_STEPS, 'tolerance': tolerance}
 
 
 def fit_stars(
@@ -270,15 +303,8 @@ def fit_stars(
         # come back when the shape is better known.
         weights[~used] *= _REJECTED_WEIGHT
         weights[~alive] = 0.0
-        # Weights change from round to round: only the last is worth a long fit.
-        minimise(
-            fit,
-            stamps,
-            weights,
-            with_background=background,
-            max_steps=_LAST_STEPS if turn == _N_ROUNDS - 1 else _ROUND_STEPS,
-            tolerance=_ROUND_TOLERANCE,
-        )
+        options = _steps_of(turn, _ROUND_TOLERANCE) | {'with_background': background}
+        minimise(fit, stamps, weights, **options)
     return used, weights
 
 
@@ -287,31 +313,35 @@ def _weights(variance, bad):
 
 
 def rms(fit, stamps, use):
-    """Rms residual of stamps in units of the peak."""
-    off = (stamps - fit.model(stamps.shape[1:])) / peaks(stamps, ~use)[:, None, None]
-    return float(np.sqrt(np.mean(off[use] ** 2)))
+    """Rms residuals of stamps in units of the peaks, (...)."""
+    peak = peaks(stamps, ~use)[..., None, None]
+    off = np.where(use, stamps - fit.model(stamps.shape[-2:]), 0) / peak
+    return np.sqrt(np.mean(np.square(off), _STAMPS, where=use))
 
 
 def peaks(stamps, bad):
     """Brightest usable pixel of each cut-out, at least a tiny number."""
-    return np.maximum(np.max(np.where(bad, 0.0, stamps), axis=(1, 2)), 1e-300)
+    return np.maximum(np.max(np.where(bad, 0.0, stamps), axis=(-2, -1)), 1e-300)
 
 
 def _variance_from_scatter(stamps, model, bad, turn):
     """Photon-like noise scaled so that the residuals are what it predicts."""
-    height = peaks(stamps, bad)[:, None, None]
+    height = peaks(stamps, bad)[..., None, None]
     # What the model cannot follow, as diffraction rings, is no photon noise:
     # from its size down all pixels count alike, so that the area comes out right.
-    off = np.where(bad, 0.0, np.abs(stamps - model)) / height
-    floor = max(_PEAK_VARIANCE, _MISFIT_SHARE * float(off.max()) if turn else 0.0)
+    whole, floor, scale = {'axis': _STAMPS, 'keepdims': True}, _PEAK_VARIANCE, 1e-4
+    if turn:
+        off = np.where(bad, 0.0, np.abs(stamps - model)) / height
+        floor = np.maximum(floor, _MISFIT_SHARE * off.max(**whole))
     form = (np.maximum(stamps, 0) / height + floor) * height**2
-    scale = np.mean((np.square(stamps - model) / form)[~bad]) if turn else 1e-4
-    return max(scale, 1e-20) * form
+    if turn:
+        scale = np.mean(np.square(stamps - model) / form, where=~bad, **whole)
+    return np.maximum(scale, 1e-20) * form
 
 
 def _variance(fit, stamps, model, error, gain, model_error, turn):
     """Predicted variance of the pixels of cut-outs, (n, rows, columns)."""
-    level = fit.local[:, 3, None, None]
+    level = fit.local[..., 3, None, None]
     signal = np.maximum(model - level, 0)
     if turn < _N_ROUNDS // 2:
         # A poor first model must not call bright pixels precise, nor may the

@@ -103,9 +103,10 @@ def psf_derivatives(dx, dy, shape, R):
     ]
     total = integral(shape, R)
     # The integral is linear in b and p0, and e1 and e2 keep the area.
-    step = _STEP * np.array([s1, s2, 1.0, sp, 1.0, beta])
-    varied = np.array(shape[:6], float)[:, None]
-    d_total = integral(varied + np.diag(step), R) - integral(varied - np.diag(step), R)
+    step = _STEP * np.stack(np.broadcast_arrays(s1, s2, 1.0, sp, 1.0, beta))
+    varied, each = np.array(shape[:6], float)[:, None], np.eye(6)
+    each = each.reshape(*each.shape, *(1,) * (step.ndim - 1)) * step
+    d_total = integral(varied + each, R) - integral(varied - each, R)
     values = (g1 + b * g2 + p0 * wing) / total
     slope = -0.5 * (g1 / s1**2 + b * g2 / s2**2 + steep / sp**2) / total
     d_shape = [

@@ -18,7 +18,8 @@ from ._fit import PHASES, check_psf_pixels, fit_phases
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._profile import check_radius, value_of
-from ._varying import ShapeSplines, VaryingPSF, varying_psf
+from ._varying import NodeSplines, VaryingPSF, varying_psf
+from ._wing_prior import to_shape
 
 # Side of drawings of PSFEx's PSFs in pixels, and nodes along an axis of fits to them.
 _DRAWING_SIDE, _N_NODES = 31, 3
@@ -287,7 +288,7 @@ class PSFExPSF(VaryingPSF):
     def shape_grid(self, xs, ys):
         """Return the shapes on a grid, from fits at nodes; see `VaryingPSF`."""
         places = self._scaled(np.atleast_1d(xs), np.atleast_1d(ys))
-        return self._fits()['splines'](*places)
+        return to_shape(self._fits()['splines'](*places))
 
     def _fits(self):
         """``splines`` of fits at nodes, ``residual`` of that in the middle (dict)."""
@@ -299,7 +300,7 @@ class PSFExPSF(VaryingPSF):
             nodes = np.linspace(-0.5, 0.5, _N_NODES)
             for j, i in np.ndindex(theta.shape[:2] if self.degree else (0, 0)):
                 theta[j, i] = self._fit_at(nodes[i], nodes[j], fit.shape)[0].theta
-            splines = ShapeSplines(nodes, nodes, theta)
+            splines = NodeSplines(nodes, nodes, theta)
             self._cache.update(splines=splines, residual=residual)
         return self._cache
 

@@ -10,7 +10,6 @@ from scipy.special import chdtrc
 
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
-from ._wing_prior import to_shape
 
 # Largest ellipticity of a polynomial PSF.
 _MAX_ELLIPTICITY = 0.9
@@ -145,34 +144,35 @@ def varying_psf(psf):
     return _UserPSF(psf) if callable(getattr(psf, 'at', None)) else None
 
 
-class ShapeSplines:
+class NodeSplines:
     """
-    Shapes between the nodes of a grid, by splines through fitted vectors theta.
+    Values between the nodes of a grid, such as fitted vectors theta, by splines.
 
     Parameters
     ----------
     xs, ys : 1D array
         Nodes, ascending.
 
-    theta : (len(ys), len(xs), 8) array
-        Fitted vectors at the nodes.
+    values : (len(ys), len(xs), n) array
+        Values at the nodes.
     """
 
-    def __init__(self, xs, ys, theta):
+    def __init__(self, xs, ys, values):
         from scipy.interpolate import RectBivariateSpline
 
         orders = {'kx': min(3, len(ys) - 1), 'ky': min(3, len(xs) - 1)}
         self._splines = [
-            RectBivariateSpline(ys, xs, theta[..., k], **orders) for k in range(8)
+            RectBivariateSpline(ys, xs, value, **orders)
+            for value in np.moveaxis(values, -1, 0)
         ]
 
     def __call__(self, xs, ys):
-        """Return the shapes on a grid of places, (len(ys), len(xs), 8)."""
+        """Return the values on a grid of places, (len(ys), len(xs), n)."""
         # Splines need their arguments sorted.
         xs, order_x = np.unique(xs, return_inverse=True)
         ys, order_y = np.unique(ys, return_inverse=True)
-        theta = np.stack([spline(ys, xs) for spline in self._splines], axis=-1)
-        return to_shape(theta)[order_y][:, order_x]
+        values = np.stack([spline(ys, xs) for spline in self._splines], axis=-1)
+        return values[order_y][:, order_x]
 
 
 class PolynomialPSF(VaryingPSF):

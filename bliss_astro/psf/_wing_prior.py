@@ -76,13 +76,14 @@ def to_shape(theta):
 
 
 def shape_jacobian(theta, shape):
-    """Derivatives of the shape vector by theta, (8 shape, 8 theta)."""
-    jacobian = np.diag(np.append(shape[:6], [0.0, 0.0]))
-    jacobian[[1, 3], 0] = shape[[1, 3]]
-    jacobian[5, 5] = shape[5] - 2
-    eta = theta[6:]
-    size = 1 + eta @ eta
-    jacobian[6:, 6:] = np.eye(2) / np.sqrt(size) - np.outer(eta, eta) / size**1.5
+    """Derivatives of shape vectors by theta, (..., 8 shape, 8 theta)."""
+    jacobian = np.eye(8) * shape[..., None]
+    jacobian[..., [1, 3], 0] = shape[..., [1, 3]]
+    jacobian[..., 5, 5] -= 2
+    eta = theta[..., 6:, None]
+    pair = eta * eta.swapaxes(-1, -2)
+    size = 1 + np.square(eta).sum((-2, -1), keepdims=True)
+    jacobian[..., 6:, 6:] = (np.eye(2) - pair / size) / np.sqrt(size)
     return jacobian
 
 

@@ -80,6 +80,10 @@ class TestMadeUp:
                 assert_allclose(psf.at(x, y).fwhm, exact.fwhm, rtol=1e-3)
         assert shapes[0, 0, 6] > shapes[1, 0, 6]
 
+    def test_nodes_are_fitted_as_single_places(self, psf):
+        shape, exact = psf.at(0, 1488).shape_vector, psf.fit_at(0, 1488)
+        assert_allclose(shape, exact.shape_vector, rtol=1e-5, atol=1e-7)
+
     def test_cut_out_follows(self, psf):
         cut = psf.shifted(300, 900).shifted(10, 20)
         assert cut.origin == (310, 920)

@@ -21,8 +21,8 @@ from bliss_astro.psf._joint_fit import StampFit, fit_image, peaks
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, SHAPE_NAMES
 from bliss_astro.psf._profile import check_radius, integral, unit_profile
 from bliss_astro.psf._read import READERS
-from bliss_astro.psf._varying import ShapeSplines
-from bliss_astro.psf._wing_prior import PRIOR_MEAN, to_theta
+from bliss_astro.psf._varying import NodeSplines
+from bliss_astro.psf._wing_prior import PRIOR_MEAN, to_shape, to_theta
 
 from ._camera import BANDS, FRAME_SHAPE
 from ._fields import PsField
@@ -128,14 +128,20 @@ class SDSSPSF(VaryingPSF):
     def shape_grid(self, xs, ys):
         """Return the shapes on a grid, from fits at nodes; see ``VaryingPSF``."""
         xs, ys = self._frame(np.atleast_1d(xs), np.atleast_1d(ys))
+        return to_shape(self._splines(xs, ys)[..., :8])
+
+    @property
+    def _splines(self):
+        """Fitted vectors and fluxes between the nodes."""
         if 'splines' not in self._cache:
-            node_ys, node_xs = (
+            ys, xs = (
                 np.linspace(0, size - 1, n)
                 for size, n in zip(FRAME_SHAPE, _NODES, strict=True)
             )
-            theta = [[self._fit_node(x, y)[0].theta for x in node_xs] for y in node_ys]
-            self._cache['splines'] = ShapeSplines(node_xs, node_ys, np.array(theta))
-        return self._cache['splines'](xs, ys)
+            fit, _ = self._fit_nodes(*np.meshgrid(xs, ys))
+            values = np.concatenate([fit.theta, fit.local[..., 0, :1]], axis=-1)
+            self._cache['splines'] = NodeSplines(xs, ys, values)
+        return self._cache['splines']
 
     def fit_at(self, x, y):
         """
@@ -154,7 +160,7 @@ class SDSSPSF(VaryingPSF):
             eigen-images' sum within 10 pixels, in units of the peak, and
             ``offset`` the sum's own centroid.
         """
-        fit, residual = self._fit_node(*self._frame(x, y))
+        fit, residual = self._fit_nodes(*self._frame(x, y))
         psf = PSFModel.from_shape(
             fit.shape,
             x_0=float(x),
@@ -162,8 +168,8 @@ class SDSSPSF(VaryingPSF):
             normalization_radius=self.normalization_radius,
         )
         psf.fit_info = {
-            'residual': residual,
-            'converged': fit.converged,
+            'residual': float(residual),
+            'converged': bool(fit.converged),
             'offset': tuple(fit.local[0, 1:3] - int(_KL_REACH)),
         }
         return psf
@@ -206,16 +212,15 @@ class SDSSPSF(VaryingPSF):
         side = total.shape[0]
         yy, xx = np.mgrid[:side, :side] - (side - 1) / 2
         radius = np.hypot(xx, yy)
-        fit, _ = self._fit_node(*self._frame(x, y))
-        flux = fit.local[0, 0]
-        model = flux * unit_profile(xx, yy, fit.shape, self.normalization_radius)
+        *theta, flux = self._splines(*self._frame([x], [y]))[0, 0]
+        model = flux * unit_profile(xx, yy, to_shape(theta), self.normalization_radius)
         share = np.clip((_KL_END - radius) / (_KL_END - _KL_REACH), 0, 1)
         image = share * total + (1 - share) * model
         # What the sum has more or less than the model is part of its flux.
         return image / (flux + np.sum(share * (total - model)))
 
-    def _fit_node(self, frame_x, frame_y):
-        """Fit the KL sum at a place of the frame, near the fit of the middle."""
+    def _fit_nodes(self, frame_x, frame_y):
+        """Fit the KL sum at places of the frame, near the fit of the middle."""
         if 'theta' not in self._cache:
             # The middle has psField's own wing, where that was fitted.
             mean = to_theta(self._analytic) if self._wing_is_known else PRIOR_MEAN
@@ -226,33 +231,38 @@ class SDSSPSF(VaryingPSF):
         return self._fit_frame(frame_x, frame_y, self._cache['theta'], _NODE_WIDTH)
 
     def _fit_frame(self, frame_x, frame_y, mean, width):
-        """Fit the KL sum under a prior of theta: the fit and its residual."""
-        image, reach = self._kl_frame(frame_x, frame_y), int(_KL_REACH)
-        cut = slice(len(image) // 2 - reach, len(image) // 2 + reach + 1)
-        stamp, middle = image[None, cut, cut], float(reach)
+        """Fit the KL sums of places (...) under a prior of theta; also residuals."""
+        images, reach = self._kl_frame(frame_x, frame_y), int(_KL_REACH)
+        cut = slice(images.shape[-1] // 2 - reach, images.shape[-1] // 2 + reach + 1)
+        stamps, middle = images[..., None, cut, cut], float(reach)
         yy, xx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-        bad = (np.hypot(xx, yy) > _KL_REACH)[None]
+        bad = np.broadcast_to(np.hypot(xx, yy) > _KL_REACH, stamps.shape)
         fit = StampFit(
-            np.array(mean, float),
-            np.array([[0.0, middle, middle, 0.0]]),
+            np.tile(mean, (*stamps.shape[:-3], 1)),
+            np.tile([0.0, middle, middle, 0.0], (*stamps.shape[:-2], 1)),
             prior_mean=mean,
             prior_width=width,
             radius=self.normalization_radius,
         )
-        fit.local[0, 0] = peaks(stamp, bad)[0] * integral(fit.shape, fit.radius)
-        return fit, fit_image(fit, stamp, bad)
+        flux = integral(to_shape(mean), fit.radius) * peaks(stamps, bad)
+        fit.local[..., 0] = flux
+        return fit, fit_image(fit, stamps, bad, near=True)
 
     def _kl_frame(self, frame_x, frame_y):
-        """Sum the eigen-images at a place of the frame."""
+        """Sum the eigen-images at places (...) of the frame."""
         column = (frame_x + _KL_ORIGIN) * _KL_SCALE
         row = (frame_y + _KL_ORIGIN) * _KL_SCALE
-        total = np.zeros(self._images.shape[1:])
-        for image, c in zip(self._images, self._coefficients, strict=True):
-            total += np.polynomial.polynomial.polyval2d(row, column, c) * image
-        if not total.max() > 0:
+        terms = [
+            np.polynomial.polynomial.polyval2d(row, column, c)
+            for c in self._coefficients
+        ]
+        total = np.tensordot(terms, self._images, (0, 0))
+        dark = ~(total.max((-2, -1)) > 0)
+        if dark.any():
+            x, y = (np.asarray(v)[dark] for v in (frame_x, frame_y))
             msg = (
                 f'psfield has no PSF in band {self.band}: its eigen-images sum to '
-                f'nothing positive at x={frame_x:.0f}, y={frame_y:.0f} of the frame'
+                f'nothing positive at x={x[0]:.0f}, y={y[0]:.0f} of the frame'
             )
             raise ValueError(msg)
         return total
