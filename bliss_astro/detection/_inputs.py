@@ -50,6 +50,9 @@ _REACH, _REGULARISATION = 25, 1e-4
 _FADE = 0.25
 # Side in pixels of cells that share a kernel, and their largest number along an axis.
 _CELL, _MAX_CELLS = 400, 4
+# Sides in pixels of the tiles with bright pixels that are convolved, the one that takes
+# less work, and their number at once.
+_TILES, _BATCH = (16, 64), 64
 # Signal over noise at which pixels begin to count, and from which on they do wholly.
 _FAINT, _BRIGHT = 4.0, 10.0
 
@@ -245,14 +248,9 @@ def match_psf(image, exposure):
     nothing had to be done; and the asymmetry of the PSF that is left, by cell ``(4,
     rows, columns)``, or `None` without an image of the PSF.
     """
-    from scipy.signal import oaconvolve
-
     access = exposure._psf_access
     cells = [_cells(n, access.varies) for n in image.shape]
-    # The mean of nine pixels has a third of the noise: wings of stars are in it.
-    level = 3 * scipy.ndimage.uniform_filter(image, 3)
-    bright = image * np.clip((level - _FAINT) / (_BRIGHT - _FAINT), 0, 1)
-    out, left = image, []
+    bright, out, left = _bright_part(image), image, []
     for (bottom, top), (low, high) in itertools.product(*cells):
         pair = access.drawn_with_model((low + high) / 2, (bottom + top) / 2)
         if pair is None:
@@ -262,15 +260,51 @@ def match_psf(image, exposure):
         if kernel is None or not bright[bottom:top, low:high].any():
             continue
         out = image.copy() if out is image else out
-        # The light of a cell reaches beyond it.
-        reach = len(kernel) // 2
-        y0, x0 = max(bottom - reach, 0), max(low - reach, 0)
-        light = np.zeros_like(bright[y0 : top + reach, x0 : high + reach])
-        own = np.s_[bottom - y0 : top - y0, low - x0 : high - x0]
-        light[own] = bright[bottom:top, low:high]
-        light = oaconvolve(light, kernel.astype(light.dtype), mode='same')
-        out[y0 : top + reach, x0 : high + reach] -= light
+        for y, x, light in _convolved(bright[bottom:top, low:high], kernel):
+            # The light of a cell reaches beyond it.
+            first = bottom + y, low + x
+            y0, x0 = (max(place, 0) for place in first)
+            part = out[y0 : first[0] + len(light), x0 : first[1] + len(light)]
+            y, x = y0 - first[0], x0 - first[1]
+            part -= light[y : y + part.shape[0], x : x + part.shape[1]]
     return out, np.reshape(left, [len(ends) for ends in cells] + [4]).transpose(2, 0, 1)
+
+
+def _bright_part(image):
+    """The image where it is bright, by the mean of nine pixels; 0 elsewhere."""
+    # That has a third of the noise: wings of stars are in it.
+    padded = np.pad(image, 1, 'edge')
+    rows = padded[:-2] + padded[1:-1]
+    rows += padded[2:]
+    level = rows[:, :-2] + rows[:, 1:-1]
+    level += rows[:, 2:]
+    level /= 3
+    bright = np.zeros_like(image)
+    where = level > _FAINT
+    share = np.minimum((level[where] - _FAINT) / (_BRIGHT - _FAINT), 1)
+    bright[where] = image[where] * share
+    return bright
+
+
+def _convolved(bright, kernel):
+    """Light of the bright pixels of a cell under a kernel: row, column, square."""
+    reach, choices = len(kernel) // 2, []
+    for side in _TILES:
+        ny, nx = bright.shape
+        padded = np.pad(bright, ((0, -ny % side), (0, -nx % side)))
+        tiles = padded.reshape(-(-ny // side), side, -1, side).swapaxes(1, 2)
+        places = np.argwhere(tiles.any((2, 3)))
+        choices.append((len(places) * (side + 2 * reach) ** 2, side, tiles, places))
+    _, side, tiles, places = min(choices, key=lambda choice: choice[0])
+    length = scipy.fft.next_fast_len(side + 2 * reach, real=True)
+    shape = (length, length)
+    power = torch.fft.rfft2(torch.from_numpy(kernel.astype(bright.dtype)), shape)
+    for first in range(0, len(places), _BATCH):
+        some = places[first : first + _BATCH]
+        light = torch.fft.rfft2(torch.from_numpy(tiles[*some.T]), shape)
+        light = torch.fft.irfft2(light * power, shape).numpy()
+        light = light[:, : side + 2 * reach, : side + 2 * reach]
+        yield from zip(*(side * some.T - reach), light, strict=True)
 
 
 def _cells(n, varies):

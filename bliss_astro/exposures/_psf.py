@@ -21,7 +21,12 @@ from bliss_astro.psf._fit import (
     place_names,
 )
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
-from bliss_astro.psf._profile import unit_profile
+from bliss_astro.psf._profile import (
+    half_maximum_radius,
+    profile,
+    squared_radius,
+    unit_profile,
+)
 from bliss_astro.psf._varying import varying_psf
 
 # Signal-to-noise ratio of the star that is the depth of an exposure.
@@ -83,10 +88,10 @@ class PSFAccess:
         image = None if is_model else self._source.image(x, y)
         if image is None:
             return None
-        shape, image = self.at(x, y), image / image.sum()
-        x_0, y_0 = core_centre(image, shape.fwhm)
+        shape, image = self.shapes(x, y)[0, 0], image / image.sum()
+        x_0, y_0 = core_centre(image, 2 * float(half_maximum_radius(shape)))
         grid_y, grid_x = np.indices(image.shape)
-        model = type(shape).from_shape(shape.shape_vector)(grid_x - x_0, grid_y - y_0)
+        model = profile(squared_radius(grid_x - x_0, grid_y - y_0, *shape[6:]), shape)
         return image, model / model.sum()
 
 

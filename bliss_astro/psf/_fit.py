@@ -209,11 +209,12 @@ def _border_noise(stamps, bad):
 
 def cut_stamps(array, corners, size, fill):
     """Cut stamps (n, size, size) from corners (x, y) that may lie beyond the image."""
-    reach = size // 2
-    padded = np.pad(array, reach, constant_values=fill)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size))
-    columns, rows = (corners + reach).T
-    return windows[rows, columns]
+    ny, nx = array.shape
+    columns, rows = np.asarray(corners).T[..., None] + np.arange(size)
+    rows, columns = rows[:, :, None], columns[:, None, :]
+    stamps = array[rows.clip(0, ny - 1), columns.clip(0, nx - 1)]
+    stamps[(rows < 0) | (rows >= ny) | (columns < 0) | (columns >= nx)] = fill
+    return stamps
 
 
 def fit_phases(stamps, *, radius, start=None):

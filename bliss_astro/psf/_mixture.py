@@ -310,15 +310,15 @@ def lobe_kernel(share, distance, angle, width, size):
 def core_centre(image, fwhm):
     """Centroid (x, y) of the core of an array, by a window that no lobe pulls."""
     y, x = (float(v) for v in np.unravel_index(np.argmax(image), image.shape))
-    grid_y, grid_x = np.indices(image.shape)
+    rows, columns = (np.arange(n, dtype=float) for n in image.shape)
     variance = (0.3 * fwhm) ** 2 + 0.1
     for _ in range(10):
-        square = (grid_x - x) ** 2 + (grid_y - y) ** 2
-        window = image * np.exp(-square / (2 * variance))
-        total = window.sum()
+        dx, dy = columns - x, rows - y
+        in_x, in_y = (np.exp(-np.square(d) / (2 * variance)) for d in (dx, dy))
+        by_x, by_y = in_y @ image * in_x, image @ in_x * in_y
         # For a core as wide as the window, the mean is half of the way there.
-        x += 2 * ((grid_x - x) * window).sum() / total
-        y += 2 * ((grid_y - y) * window).sum() / total
+        x += 2 * float(by_x @ dx / by_x.sum())
+        y += 2 * float(by_y @ dy / by_y.sum())
     return x, y
 
 

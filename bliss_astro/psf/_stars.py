@@ -101,8 +101,9 @@ class StarImage:
         bad = exposure.mask | ~np.isfinite(pull)
         top = np.max(data, where=~bad, initial=-np.inf)
         flat = ~bad & (data >= top - 1e-6 * abs(top))
+        n_flat = np.count_nonzero(flat)
         # Several neighbouring pixels that share the largest value are a plateau.
-        if max(_MIN_PLATEAU, 2 * label(flat)[1]) <= np.count_nonzero(flat):
+        if n_flat >= _MIN_PLATEAU and n_flat >= 2 * label(flat)[1]:
             full |= ~bad & (data - sky >= _LINEAR_SHARE * (top - sky))
         gain = exposure.effective_gain
         photon = 0.0 if gain is None else 1 / (float(np.median(gain)) * noise)
