@@ -26,7 +26,7 @@ from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.rendering import RenderingAccuracy
 from bliss_astro.rendering._scene import ModelRenderer
-from bliss_astro.units import FWHM_PER_SIGMA
+from bliss_astro.units import FWHM_PER_SIGMA, typical
 
 from ._causes import describe_cause, explain_residual, sky_levels
 from ._residuals import (
@@ -129,7 +129,7 @@ def _subtract(exposure, catalog, fwhm):
     """Model of the rows and `Residuals`, in units of the sky's noise."""
     sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
     # In units of the noise any image fits into single precision.
-    unit = float(np.median(exposure.bkg_error))
+    unit = typical(exposure.bkg_error)
     sources.flux = sources.flux / unit
     # The far wings beyond a stamp's other side are 0.01 of the noise.
     rough = {'accuracy': RenderingAccuracy(period=1.0), 'tolerance': 1e-5}

@@ -226,12 +226,12 @@ def pixel_statistics(image, good, *, shape):
     ny, nx = image.shape
     n_rows, n_columns = -(-ny // _CELL), -(-nx // _CELL)
     maps = np.full((3, n_rows, n_columns), np.nan)
-    for i, rows in enumerate(np.array_split(np.arange(ny), n_rows)):
-        for j, columns in enumerate(np.array_split(np.arange(nx), n_columns)):
+    for i, rows in enumerate(_spans(ny, n_rows)):
+        for j, columns in enumerate(_spans(nx, n_columns)):
+            cell = image[rows, columns]
             # Every fourth pixel of a large cell is enough.
-            step = 2 if len(rows) * len(columns) > 20000 else 1
-            cell = np.ix_(rows[::step], columns[::step])
-            values = image[cell][good[cell]]
+            step = 2 if cell.size > 20000 else 1
+            values = cell[::step, ::step][good[rows, columns][::step, ::step]]
             if len(values) >= _CELL_PIXELS:
                 low, middle = np.percentile(values, (_LOW, 50))
                 scatter = (middle - low) / _LOW_SIGMA
@@ -243,6 +243,12 @@ def pixel_statistics(image, good, *, shape):
         for n, n_cells in zip(shape, maps.shape[1:], strict=True)
     )
     return dict(zip(PIXEL_LIMITS, maps[:, row[:, None], column], strict=True))
+
+
+def _spans(length, n):
+    """Slices of n nearly equal parts."""
+    parts = np.array_split(np.arange(length), n)
+    return [slice(part[0], part[-1] + 1) for part in parts]
 
 
 # -- tiles -----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
 from bliss_astro.psf import PSFModel, compare_psf
 from bliss_astro.psf._estimate import estimate_from
+from bliss_astro.units import sparse, typical
 
 from ._domain import domain_of
 
@@ -180,44 +181,52 @@ def find_cosmic_rays(exposure, *, width=1.0):
     uses the same contrast without a PSF).  Stars have ``width`` times that of the PSF.
     """
     psf = central_psf(exposure)
-    signal = np.asarray(exposure.data - exposure.background, dtype=float)
+    signal = exposure.data - exposure.background
     maps = exposure.maps()
     sky, gain = maps['bkg_error'], maps['effective_gain']
-    good = ~exposure.mask
-    bright = (signal > _PEAK * sky) & good
-    rays = _lack(signal, sky, gain, good, bright, psf, width) > _LACK
+    good, rays = ~exposure.mask, np.zeros(exposure.shape, dtype=bool)
+    bright = np.nonzero((signal > _PEAK * sky) & good)
+    rays[bright] = _lack(signal, sky, gain, good, bright, psf, width) > _LACK
     if not rays.any():
         return rays
     # The fainter pixels of a track.
-    good = good & ~rays
+    good &= ~rays
     beside = scipy.ndimage.binary_dilation(rays, np.ones((3, 3)))
-    beside &= (signal > 3 * sky) & good
-    rays |= _lack(signal, sky, gain, good, beside, psf, width) > _LACK_BESIDE
+    beside = np.nonzero(beside & (signal > 3 * sky) & good)
+    rays[beside] = _lack(signal, sky, gain, good, beside, psf, width) > _LACK_BESIDE
     if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(~exposure.mask):
         return np.zeros_like(rays)
     return rays
 
 
-def _lack(signal, sky, gain, good, chosen, psf, width):
-    """By how many sigma neighbours are too faint, 2D; 0 where not chosen."""
-    rows, columns = np.nonzero(chosen)
-    light = np.pad(np.where(good, signal, np.inf), 1, constant_values=np.inf)
-    own, variance = signal[rows, columns], sky[rows, columns].astype(float) ** 2
+def _lack(signal, sky, gain, good, places, psf, width):
+    """By how many sigma the neighbours of pixels (rows, columns) are too faint."""
+    rows, columns = places
+
+    def light(dy, dx):
+        y, x = rows + dy, columns + dx
+        known = (y >= 0) & (y < signal.shape[0]) & (x >= 0) & (x < signal.shape[1])
+        y, x = y * known, x * known
+        # There may be anything in bad pixels and beyond the edge.
+        return np.where(known & good[y, x], signal[y, x], np.inf).astype(float)
+
+    own, variance = (
+        signal[rows, columns].astype(float),
+        sky[rows, columns].astype(float) ** 2,
+    )
     photons = own.clip(0) / gain[rows, columns]
     # All at once: a model of astropy takes as long for one point.
-    places = np.array([(0, 0), *_PAIRS]) / width
-    heights = psf(psf.x_0.value + places[:, 1], psf.y_0.value + places[:, 0])
+    y, x = np.array([(0, 0), *_PAIRS]).T / width
+    heights = psf(psf.x_0.value + x, psf.y_0.value + y)
     heights = np.asarray(getattr(heights, 'value', heights), float)
-    result = np.zeros(signal.shape)
+    result = np.zeros(len(rows))
     for (dy, dx), height in zip(_PAIRS, heights[1:].tolist(), strict=True):
         share = max(height / heights[0], 0.0)
         share = min(_MARGIN * share, _NARROW_MARGIN * share**_POWER)
-        one = light[rows + 1 + dy, columns + 1 + dx]
-        two = light[rows + 1 - dy, columns + 1 - dx]
         # The neighbours' own photons, if they were as bright as demanded.
         noise = share**2 * (variance + photons) + 0.5 * (variance + share * photons)
-        lack = (share * own - 0.5 * (one + two)) / np.sqrt(noise)
-        result[rows, columns] = np.maximum(result[rows, columns], lack)
+        both = light(dy, dx) + light(-dy, -dx)
+        result = np.maximum(result, (share * own - 0.5 * both) / np.sqrt(noise))
     return result
 
 
@@ -251,7 +260,7 @@ def estimate_record(exposure, sources, *, density):
         'noise_correlation': {'x': x, 'y': y},
         'psf': shape | _details_of_fit(exposure.psf) | {'unit': 'pix'},
         'mask': {'n_pixels': int(np.count_nonzero(exposure.mask))},
-        'density': _range(density, ..., '1 / pix2'),
+        'density': _range(density, np.ones(np.shape(density), bool), '1 / pix2'),
     }
     if exposure.saturation is not None:
         record['saturation'] = _range(exposure.saturation, good, unit)
@@ -261,7 +270,7 @@ def estimate_record(exposure, sources, *, density):
         default = 'none' if name == 'mask' and good.all() else 'given'
         how = sources.get(name, default)
         entry['source'] = how if how.startswith(_KINDS) else f'estimated: {how}'
-    noise = float(np.median(exposure.bkg_error))
+    noise = typical(exposure.bkg_error)
     record['depth'] = {
         'value': limiting_flux(exposure, noise, shape['effective_area'], _DEPTH_SNR),
         'unit': unit,
@@ -272,10 +281,11 @@ def estimate_record(exposure, sources, *, density):
 
 def _range(values, good, unit):
     """Median with its unit, and of a map the range without its outer hundredths."""
-    values = np.asarray(values, dtype=float)
-    values = values.ravel() if values.size == 1 else values[good].ravel()
-    # A hundred thousand pixels are enough for quantiles.
-    values = values[:: max(1, values.size // 100_000)]
+    values = np.asarray(values)
+    if values.size > 1:
+        some = sparse(good)
+        values = sparse(values)[some] if some.any() else values[good]
+    values = values.astype(float)
     low, middle, high = (float(v) for v in np.quantile(values, [0.01, 0.5, 0.99]))
     limits = {} if low == high else {'low': low, 'high': high}
     return {'value': middle} | limits | {'unit': unit}

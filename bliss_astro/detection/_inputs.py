@@ -20,7 +20,6 @@ import astropy.units as u
 import numpy as np
 import scipy
 import torch
-from astropy.nddata import block_reduce
 
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
@@ -69,14 +68,18 @@ def tile_mean(value, grid):
     if value.size == 1:
         return value
     sides = zip(grid.shape, value.shape, strict=True)
-    padded = np.pad(value, [(0, n * grid.size - side) for n, side in sides], 'edge')
-    return block_mean(padded, grid.size)
+    beyond = [(0, n * grid.size - side) for n, side in sides]
+    if np.any(beyond):
+        value = np.pad(value, beyond, 'edge')
+    return block_mean(value, grid.size)
 
 
 def block_mean(value, n):
     """Means over n x n pixels of a map, or the scalar itself."""
-    value = np.asarray(value, float)
-    return value if value.ndim == 0 else block_reduce(value, n, np.mean)
+    value = np.array(value, float, order='C')
+    if value.ndim == 0:
+        return value
+    return torch.nn.functional.avg_pool2d(torch.from_numpy(value)[None], n)[0].numpy()
 
 
 def tile_tensor(value, device):

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, label, maximum_filter
 from scipy.spatial import cKDTree
 
-from bliss_astro.units import median_and_scatter
+from bliss_astro.units import median_and_scatter, typical
 
 from ._fit import cut_stamps
 from ._varying import trend
@@ -93,21 +93,24 @@ class StarImage:
     def of(cls, exposure):
         """Take an exposure without its sky."""
         data, sky = exposure.data, np.asarray(exposure.background, float)
-        noise = float(np.median(np.asarray(exposure.bkg_error, float)))
+        noise = typical(exposure.bkg_error)
         full = exposure.saturated.copy()
-        pull = (np.asarray(data, float) - sky) / exposure.bkg_error
+        pull = np.subtract(data, sky, dtype=float)
+        pull /= exposure.bkg_error
         if exposure.saturation is not None:
             full |= data >= exposure.saturation
         bad = exposure.mask | ~np.isfinite(pull)
-        top = np.max(data, where=~bad, initial=-np.inf)
+        top = np.where(bad, -np.inf, data).max()
         flat = ~bad & (data >= top - 1e-6 * abs(top))
         n_flat = np.count_nonzero(flat)
         # Several neighbouring pixels that share the largest value are a plateau.
         if n_flat >= _MIN_PLATEAU and n_flat >= 2 * label(flat)[1]:
             full |= ~bad & (data - sky >= _LINEAR_SHARE * (top - sky))
         gain = exposure.effective_gain
-        photon = 0.0 if gain is None else 1 / (float(np.median(gain)) * noise)
-        return cls(np.where(bad, 0, pull).astype(np.float32), bad, full, noise, photon)
+        photon = 0.0 if gain is None else 1 / (typical(gain) * noise)
+        pull = pull.astype(np.float32)
+        pull[bad] = 0
+        return cls(pull, bad, full, noise, photon)
 
     def saturated_at(self, sources):
         """Whether a saturated pixel lies in the core of each source."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from bliss_astro.psf._mixture import profile_of_shape
+from bliss_astro.units import typical
 
 from ._batches import render_galaxies, render_stars
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
@@ -187,7 +188,7 @@ class ModelRenderer:
 
     def __init__(self, exposure, *, accuracy=None, tolerance=1e-6):
         grid = psf_grid(exposure.shape, exposure._psf_access)
-        noise = float(np.median(exposure.bkg_error))
+        noise = typical(exposure.bkg_error)
         self._set_up(exposure.shape, grid, noise, accuracy, tolerance)
 
     @classmethod
