@@ -8,14 +8,15 @@ unit variance with the noise's correlation, whatever the catalogue is.
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.special import gammaincc, ndtr, ndtri
 
 from bliss_astro._arguments import must
+from bliss_astro._threads import map_threads
 
 LIMIT = 0.01 / 8
 """Largest p-value of a fault: an image without any gets a finding in 1 % of the cases,
@@ -29,6 +30,8 @@ PSF_WIDTH = 0.015
 _MODEL_ERROR, _BRIGHT_PIXELS = 0.03, 40
 # Pixels with a smaller share of sources in their variance are empty.
 _NO_LIGHT = 1e-3
+# Rows that are worked on at once in double precision, and by bands of a filter.
+_ROWS, _BAND = 256, 64
 
 
 def normal_p_value(sigmas):
@@ -43,7 +46,10 @@ def sigmas_of(p_value):
 
 def half_width(values):
     """Half the 16-84 % width of values, the standard deviation of normal ones."""
-    low, high = np.percentile(values, (15.866, 84.134))
+    # Sorting takes a fifth of the time of `numpy.percentile`.
+    values = np.sort(values, axis=None)
+    places = np.array([0.15866, 0.84134]) * (len(values) - 1)
+    low, high = np.interp(places, np.arange(len(values)), values)
     return 0.5 * float(high - low)
 
 
@@ -84,18 +90,27 @@ class Residuals:
         With ``smoothing``, a standard deviation in pixels, the noise is that of the
         smoothed image where this is brighter than the model.
         """
-        signal = np.subtract(exposure.data, exposure.background, dtype=float) / unit
-        signal = signal.astype(np.float32)
-        good = ~exposure.mask
-        signal[~good] = 0
+        signal, error, share = np.empty((3, *exposure.shape), dtype=np.float32)
+        good, maps = ~exposure.mask, exposure.maps()
+        pieces = [slice(k, k + _ROWS) for k in range(0, len(signal), _ROWS)]
+        for rows in pieces:
+            sky = maps['background'][rows]
+            signal[rows] = np.subtract(exposure.data[rows], sky, dtype=float) / unit
+        signal[exposure.mask] = 0
         light = np.maximum(model, 0)
         if smoothing is not None:
-            light = np.maximum(light, gaussian_filter(signal, smoothing))
-        sky = np.square(np.asarray(exposure.bkg_error / unit, dtype=np.float32))
-        variance = sky + light / np.asarray(exposure.effective_gain * unit, np.float32)
-        error = np.sqrt(variance).astype(np.float32)
-        ratio = np.where(good, (signal - model) / error, 0).astype(np.float32)
-        return cls(ratio, error, sky / variance, good, kernel)
+            light = np.maximum(light, smooth(signal, smoothing))
+        for rows in pieces:
+            sky = np.square((maps['bkg_error'][rows] / unit).astype(np.float32))
+            gain = (maps['effective_gain'][rows] * unit).astype(np.float32)
+            variance = sky + light[rows] / gain
+            share[rows] = sky / variance
+            error[rows] = np.sqrt(variance)
+        ratio = signal
+        ratio -= model
+        ratio /= error
+        ratio[exposure.mask] = 0
+        return cls(ratio, error, share, good, kernel)
 
     @property
     def shape(self):
@@ -103,6 +118,8 @@ class Residuals:
 
     def keep(self, pixels):
         """Leave out all but some pixels."""
+        if pixels.all():
+            return self
         good = self.good & pixels
         return dataclasses.replace(self, ratio=self.ratio * good, good=good)
 
@@ -188,6 +205,46 @@ def stamp_half(fwhm):
 # -- peaks -----------------------------------------------------------------------
 
 
+def smooth(image, sigma, *, reflect=True):
+    """Float32 image under a Gaussian filter as scipy's; 0 beyond edges, or mirrored."""
+    reach = int(4 * sigma + 0.5)
+    taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma))
+    taps /= taps.sum()
+    image = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    rows, columns = (_bands(n, taps, reflect) for n in image.shape)
+    half, whole = torch.empty_like(image), torch.empty_like(image)
+
+    def along_y(own, near, weights):
+        torch.mm(weights, image[near], out=half[own])
+
+    def along_x(own, near, weights):
+        whole[:, own] = half[:, near] @ weights.T
+
+    # Products with the bands of a matrix: a third of the time of scipy's filter.
+    map_threads(lambda band: along_y(*band), rows)
+    map_threads(lambda band: along_x(*band), columns)
+    return whole.numpy()
+
+
+def _bands(n, taps, reflect):
+    """Pieces of a line of n pixels, the pixels around, and the weights of these."""
+    reach, bands = len(taps) // 2, []
+    for first in range(0, n, _BAND):
+        own = np.arange(first, min(first + _BAND, n))
+        near = slice(max(first - reach, 0), min(own[-1] + reach + 1, n))
+        weights = np.zeros((len(own), near.stop - near.start))
+        for step, weight in enumerate(taps, start=-reach):
+            to = own + step
+            if reflect:
+                # A line is mirrored as often as the filter reaches beyond it.
+                to = np.abs((to + 0.5 + n) % (2 * n) - n).astype(int)
+            inside = (to >= 0) & (to < n)
+            weights[own[inside] - first, to[inside] - near.start] += weight
+        weights = torch.from_numpy(weights.astype(np.float32))
+        bands.append((slice(first, first + _BAND), near, weights))
+    return bands
+
+
 class MatchedFilter:
     """
     Flux of a Gaussian centred on each pixel, by weighted least squares.
@@ -199,27 +256,30 @@ class MatchedFilter:
 
     def __init__(self, residuals, sigma, scale=1.0):
         self.sigma, good = sigma, residuals.good
-        self.inverse = np.where(good, residuals.error**-2.0, 0).astype(np.float32)
+        self.inverse = good / np.square(residuals.error)
         # The square of a Gaussian is a narrower one of height 1 / (4 pi sigma^2).
-        weight = gaussian_filter(self.inverse, sigma / np.sqrt(2), mode='constant')
+        weight = smooth(self.inverse, sigma / np.sqrt(2), reflect=False)
         least = 1e-6 * max(float(weight.max()), 1e-30)
         self.weight = np.maximum(weight, least) / (4 * np.pi * sigma**2)
         self.error = scale * np.sqrt(residuals.gaussian_excess(sigma) / self.weight)
-        share = gaussian_filter(good.astype(np.float32), sigma, mode='constant')
-        self.seen = share > 0.5
+        self.seen = smooth(good, sigma, reflect=False) > 0.5
 
     def __call__(self, image):
         """Flux at each pixel of an image, in its unit."""
-        total = gaussian_filter(image * self.inverse, self.sigma, mode='constant')
-        return total / self.weight
+        return smooth(image * self.inverse, self.sigma, reflect=False) / self.weight
 
 
 def local_peaks(snr, threshold, fwhm):
     """Rows and columns of the maxima within a FWHM that exceed a threshold."""
-    high = snr > threshold
-    if high.any():
-        high &= snr == maximum_filter(snr, 2 * int(np.ceil(fwhm)) + 1)
-    return np.nonzero(high)
+    rows, columns = np.nonzero(snr > threshold)
+    reach, peak = int(np.ceil(fwhm)), np.ones(len(rows), dtype=bool)
+    own = snr[rows, columns]
+    for dy, dx in itertools.product(range(-reach, reach + 1), repeat=2):
+        # A pixel beyond an edge is replaced by one between.
+        y = (rows[peak] + dy).clip(0, snr.shape[0] - 1)
+        x = (columns[peak] + dx).clip(0, snr.shape[1] - 1)
+        peak[peak] = own[peak] >= snr[y, x]
+    return rows[peak], columns[peak]
 
 
 # -- variance --------------------------------------------------------------------

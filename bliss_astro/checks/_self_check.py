@@ -6,6 +6,7 @@ The quick sibling of ``catalog.check``, which every detection can afford: one
 image of the rows' medians, one matched filter, one pass over blocks.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -13,9 +14,7 @@ import torch
 from scipy.ndimage import (
     distance_transform_edt,
     find_objects,
-    gaussian_filter,
     label,
-    labeled_comprehension,
 )
 from scipy.spatial import cKDTree
 
@@ -33,10 +32,10 @@ from ._residuals import (
     MatchedFilter,
     Residuals,
     Stamps,
-    cells_of,
     half_width,
     local_peaks,
     nearest_pixel,
+    smooth,
 )
 
 # Peaks of the residual count from this significance on; rows above this probability
@@ -100,20 +99,20 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
     ratio, good, kernel = residuals.ratio, residuals.good, residuals.kernel
     blocks, bad, scale = _blocks(residuals)
     if _matter(blocks):
-        lit = model > residuals.error
-        blocks['cause'] = explain_residual(ratio, good, kernel, where=bad, lit=lit)
-    matched = MatchedFilter(residuals, fwhm / FWHM_PER_SIGMA, scale)
+        where, lit = _spread(bad, ratio.shape), model > residuals.error
+        blocks['cause'] = explain_residual(ratio, good, kernel, where=where, lit=lit)
+    sigma = fwhm / FWHM_PER_SIGMA
+    matched = MatchedFilter(residuals, sigma, _spread(scale, ratio.shape))
     left, own = matched(ratio * residuals.error), matched(model)
     places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
     at = nearest_pixel(*places.T, ratio.shape)
-    snr, seen = ((left + own) / matched.error)[at], matched.seen[at]
-    rays = np.zeros((1, 1)) if cosmic_rays is None else cosmic_rays
+    snr, seen = (left[at] + own[at]) / matched.error[at], matched.seen[at]
     levels = sky_levels(ratio, good)[0]
     levels, sky = levels[np.isfinite(levels)], {}
     if len(levels):
         sky = {'level': float(np.median(levels)), 'spread': half_width(levels)}
     result = {
-        'cosmic_rays': {'n': int(label(rays, structure=_TOUCHING)[1])},
+        'cosmic_rays': {'n': _count(cosmic_rays)},
         'peaks': _peaks(model, matched, left, own, places, fwhm),
         'empty_rows': _empty_rows(catalog, snr, seen, places),
         'blocks': blocks,
@@ -141,9 +140,18 @@ def _subtract(exposure, catalog, fwhm):
     return model, residuals.keep(~around_saturated(exposure.saturated, fwhm))
 
 
+def _count(pixels):
+    """Number of groups of pixels that touch each other, 0 for None."""
+    if pixels is None or not pixels.any():
+        return 0
+    return int(label(pixels, structure=_TOUCHING)[1])
+
+
 def around_saturated(saturated, fwhm):
     """Pixels that the wings and spikes of saturated stars spoil, 2D bool array."""
     spoiled = np.zeros(saturated.shape, dtype=bool)
+    if not saturated.any():
+        return spoiled
     labels, _ = label(saturated, structure=_TOUCHING)
     for k, box in enumerate(find_objects(labels), start=1):
         # Light falls off from the edge of the core by its own radius.
@@ -155,28 +163,42 @@ def around_saturated(saturated, fwhm):
 
 
 def _blocks(residuals):
-    """Scatter of residual over noise by block, bad pixels, and scale of the noise."""
+    """Scatter of residual over noise by block, bad blocks, and scale of the noise."""
     grid = tuple(max(1, round(n / _BLOCK)) for n in residuals.shape)
-    labels, _ = cells_of(grid, residuals.shape)
-    scatter = labeled_comprehension(
-        residuals.ratio,
-        np.where(residuals.good, labels, -1),
-        np.arange(math.prod(grid)),
-        lambda v: half_width(v) if len(v) >= _BLOCK_PIXELS else np.nan,
-        *(float, np.nan),
+    scatter = np.full(grid, np.nan)
+    spans = (
+        itertools.pairwise(_edges(*ends))
+        for ends in zip(residuals.shape, grid, strict=True)
     )
+    for k, ends in enumerate(itertools.product(*spans)):
+        block = tuple(slice(*pair) for pair in ends)
+        values = residuals.ratio[block][residuals.good[block]]
+        if len(values) >= _BLOCK_PIXELS:
+            scatter.flat[k] = half_width(values)
     known = np.isfinite(scatter)
     if not known.any():
-        return {'n': 0, 'n_bad': 0}, None, 1.0
+        return {'n': 0, 'n_bad': 0}, known, np.ones(grid, np.float32)
     middle = float(np.median(scatter[known]))
     bad = known & ((scatter < _SCATTER[0]) | (scatter > _SCATTER[1]))
     worst = np.argmax(np.where(known, np.abs(np.log(np.maximum(scatter, 1e-3))), -1))
     y, x = np.add(divmod(int(worst), grid[1]), 0.5) * residuals.shape / grid
     result = {'n': int(known.sum()), 'n_bad': int(bad.sum()), 'scatter': middle}
-    result |= {'worst': float(scatter[worst]), 'x': float(x), 'y': float(y)}
+    result |= {'worst': float(scatter.flat[worst]), 'x': float(x), 'y': float(y)}
     # Significances are in units of the noise that there is.
     scale = np.where(known, scatter, middle).clip(1, None).astype(np.float32)
-    return result, bad[labels], scale[labels]
+    return result, bad, scale
+
+
+def _edges(length, n):
+    """First pixels of n nearly equal blocks of a line, and its end."""
+    return -(-np.arange(n + 1) * length // n)
+
+
+def _spread(values, shape):
+    """Values of blocks at each pixel."""
+    for axis, (length, n) in enumerate(zip(shape, values.shape, strict=True)):
+        values = values.repeat(np.diff(_edges(length, n)), axis)
+    return values
 
 
 def _matter(blocks):
@@ -185,10 +207,13 @@ def _matter(blocks):
 
 def _peaks(model, matched, left, own, places, fwhm):
     """Peaks of the residual that no row is near to."""
-    allowed = _MODEL_ERROR * np.maximum(own, 0) + _halo(model, fwhm)
-    snr = np.where(matched.seen, (left - allowed) / matched.error, 0)
+    inner = np.zeros(left.shape, dtype=bool)
     border = math.ceil(fwhm)
-    snr[:border] = snr[-border:] = snr[:, :border] = snr[:, -border:] = 0
+    inner[border:-border, border:-border] = True
+    at = np.nonzero((left > _PEAK_SIGMAS * matched.error) & matched.seen & inner)
+    allowed = _MODEL_ERROR * own[at].clip(0) + _halo(model, fwhm, at)
+    snr = np.zeros_like(left)
+    snr[at] = (left[at] - allowed) / matched.error[at]
     y, x = local_peaks(snr, _PEAK_SIGMAS, fwhm)
     apart = cKDTree(places).query(np.column_stack([x, y]))[0]
     free = apart > max(_OWN_REACH * fwhm, _OWN_PIXELS)
@@ -206,18 +231,20 @@ def _peaks(model, matched, left, own, places, fwhm):
     }
 
 
-def _halo(model, fwhm):
-    """Flux that may be left over around the sources of a model."""
+def _halo(model, fwhm, at):
+    """Flux that may be left over around the sources of a model, at some pixels."""
     step = max(1, int(0.8 * fwhm))
-    ny, nx = model.shape
-    padded = np.pad(model.clip(0), ((0, -ny % step), (0, -nx % step)))
-    coarse = padded.reshape(len(padded) // step, step, -1, step).sum((1, 3))
-    total = np.zeros_like(coarse)
+    light = torch.from_numpy(model.clip(0))[None]
+    # Sums over cells, those at the edges with nothing beyond.
+    cells = torch.nn.functional.avg_pool2d(
+        light, step, ceil_mode=True, divisor_override=1
+    )
+    coarse, total = cells[0].numpy(), 0.0
     for reach, share in _HALOS:
         sigma = reach * fwhm / FWHM_PER_SIGMA / step
         # Gaussians of unit height.
-        total += share * 2 * math.pi * sigma**2 * gaussian_filter(coarse, sigma)
-    return total.repeat(step, 0).repeat(step, 1)[:ny, :nx]
+        total += share * 2 * math.pi * sigma**2 * smooth(coarse, sigma)
+    return total[at[0] // step, at[1] // step]
 
 
 def _empty_rows(catalog, snr, seen, places):
@@ -249,7 +276,7 @@ def _flux_ratio(model, residuals, catalog, places, snr, fwhm):
     apart, good = torch.hypot(stamps.dx, stamps.dy).numpy(), stamps.use
     inside = apart <= radius
     light = (model[stamps.at] * inside).sum((1, 2), dtype=float)
-    left = (residuals.ratio * residuals.error)[stamps.at].astype(float)
+    left = (residuals.ratio[stamps.at] * residuals.error[stamps.at]).astype(float)
     # What is left around belongs to no row.
     ring = good & ~inside & (apart <= _ANNULUS * radius)
     level = [np.median(v[r]) if r.any() else 0 for v, r in zip(left, ring, strict=True)]
