@@ -228,20 +228,22 @@ def smooth(image, sigma, *, reflect=True):
 
 def _bands(n, taps, reflect):
     """Pieces of a line of n pixels, the pixels around, and the weights of these."""
-    reach, bands = len(taps) // 2, []
+    reach, known, bands = len(taps) // 2, {}, []
     for first in range(0, n, _BAND):
         own = np.arange(first, min(first + _BAND, n))
         near = slice(max(first - reach, 0), min(own[-1] + reach + 1, n))
-        weights = np.zeros((len(own), near.stop - near.start))
-        for step, weight in enumerate(taps, start=-reach):
-            to = own + step
-            if reflect:
-                # A line is mirrored as often as the filter reaches beyond it.
-                to = np.abs((to + 0.5 + n) % (2 * n) - n).astype(int)
-            inside = (to >= 0) & (to < n)
-            weights[own[inside] - first, to[inside] - near.start] += weight
-        weights = torch.from_numpy(weights.astype(np.float32))
-        bands.append((slice(first, first + _BAND), near, weights))
+        kind = (len(own), min(first, reach), min(n - own[-1] - 1, reach))
+        if kind not in known:
+            weights = np.zeros((len(own), near.stop - near.start), np.float32)
+            for step, weight in enumerate(taps, start=-reach):
+                to = own + step
+                if reflect:
+                    # A line is mirrored as often as the filter reaches beyond it.
+                    to = np.abs((to + 0.5 + n) % (2 * n) - n).astype(int)
+                inside = (to >= 0) & (to < n)
+                weights[own[inside] - first, to[inside] - near.start] += weight
+            known[kind] = torch.from_numpy(weights)
+        bands.append((slice(first, first + _BAND), near, known[kind]))
     return bands
 
 
@@ -256,8 +258,8 @@ class MatchedFilter:
 
     def __init__(self, residuals, sigma, scale=1.0):
         self.sigma, good = sigma, residuals.good
-        self.inverse = good / np.square(residuals.error)
         # The square of a Gaussian is a narrower one of height 1 / (4 pi sigma^2).
+        self.inverse = good / np.square(residuals.error)
         weight = smooth(self.inverse, sigma / np.sqrt(2), reflect=False)
         least = 1e-6 * max(float(weight.max()), 1e-30)
         self.weight = np.maximum(weight, least) / (4 * np.pi * sigma**2)
@@ -275,7 +277,6 @@ def local_peaks(snr, threshold, fwhm):
     reach, peak = int(np.ceil(fwhm)), np.ones(len(rows), dtype=bool)
     own = snr[rows, columns]
     for dy, dx in itertools.product(range(-reach, reach + 1), repeat=2):
-        # A pixel beyond an edge is replaced by one between.
         y = (rows[peak] + dy).clip(0, snr.shape[0] - 1)
         x = (columns[peak] + dx).clip(0, snr.shape[1] - 1)
         peak[peak] = own[peak] >= snr[y, x]

@@ -208,20 +208,32 @@ def render_galaxies(
     The same arguments give the same numbers, bit by bit, on one machine and
     number of threads.
     """
-    accuracy = RenderingAccuracy() if accuracy is None else accuracy
     images = x.new_zeros((len(x), *size))
     image, place = torch.nonzero(flux, as_tuple=True)
+    own = (v[image, place] for v in (x, y, flux, galaxy))
+    options = {'radius': radius, 'dither': dither, 'accuracy': accuracy}
+    return add_galaxies(images, image, psf, image, *own, **options)
+
+
+def add_galaxies(
+    images, image, psf, cell, x, y, flux, galaxy, *, radius, dither=None, accuracy=None
+):
+    """
+    Add G galaxies to the images they are on, each with the PSF of its cell.
+
+    The tensors ``(G,)`` ascend by ``cell``, the row of ``psf`` (and ``dither``).
+    """
+    accuracy = RenderingAccuracy() if accuracy is None else accuracy
     if len(image) == 0:
         return images
-    x, y, flux, galaxy = (v[image, place] for v in (x, y, flux, galaxy))
-    plans = plans_of(galaxy, psf[image], size, accuracy)
+    plans = plans_of(galaxy, psf[cell], size := images.shape[1:], accuracy)
     side = torch.tensor(accuracy.sizes, device=x.device)[plans[:, 0]]
     left = torch.floor(x + 0.5).long() - side // 2
     bottom = torch.floor(y + 0.5).long() - side // 2
     inside = (left < size[1]) & (left + side > 0)
     inside &= (bottom < size[0]) & (bottom + side > 0)
     table = psf_segments(psf, radius=radius, bits=accuracy.psf_bits)
-    parts = (image, x, y, flux, galaxy, left, bottom)
+    parts = (image, cell, x, y, flux, galaxy, left, bottom)
     for row in torch.unique(plans[inside], dim=0):
         stamp, base, n_levels, folds = row.tolist()
         sides = accuracy.sizes[stamp], accuracy.sizes[base]
@@ -229,7 +241,7 @@ def render_galaxies(
         chosen = torch.nonzero((plans == row).all(1) & inside)[:, 0]
         for piece in chosen.split(plan.piece(x.is_cuda)):
             index, *some, low_x, low_y = (part[piece] for part in parts)
-            drawn = plan.draw(psf, table, index, *some, dither)
+            drawn = plan.draw(psf, table, *some, dither)
             _add_stamps(images, index, low_x, low_y, drawn)
     return images
 
@@ -287,10 +299,10 @@ class _Plan:
         modes = self.base**2 // 2 * self.folds**2 + self.stamp**2 // 4
         return max(1, (_CUDA_FACTOR if is_cuda else 1) * _CACHE_MODES // modes)
 
-    def draw(self, psf, table, image, x, y, flux, galaxy, dither):
+    def draw(self, psf, table, cell, x, y, flux, galaxy, dither):
         """Stamps ``(G, stamp, stamp)`` centred on the galaxies' pixels."""
         rest_x, rest_y = (v - torch.floor(v + 0.5) for v in (x, y))
-        own, row = torch.unique_consecutive(image, return_inverse=True)
+        own, row = torch.unique_consecutive(cell, return_inverse=True)
         shared = psf[own], tuple(part[own] for part in table)
         shift = None if dither is None else dither[own]
         base, stamp = self.base, self.stamp
@@ -303,7 +315,7 @@ class _Plan:
             modes = modes if window is None else modes * window
             if shift is not None:
                 modes = modes * bilinear_factor(shift, kx, ky)
-            modes = modes if len(own) == len(image) else modes[row]
+            modes = modes if len(own) == len(cell) else modes[row]
             modes = modes * _galaxy_modes(galaxy, flux, kx, ky)
             centre = base // 2 if level == 0 else 0
             modes = _with_phases(modes, kx, ky, rest_x + centre, rest_y + centre)

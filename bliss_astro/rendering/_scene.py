@@ -12,7 +12,7 @@ import torch
 from bliss_astro.psf._mixture import profile_of_shape
 from bliss_astro.units import typical
 
-from ._batches import render_galaxies, render_stars
+from ._batches import add_galaxies, render_galaxies, render_stars
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
 # Side in pixels of the cells that share a PSF, of one that varies and of one
@@ -276,21 +276,42 @@ class ModelRenderer:
         row, column = self.cell_of(sources.x, sources.y)
         reach = self.reach_of(sources)
         n_columns, n_reach = self.shapes.shape[1], len(_RADII) + 1
-        key = (row * n_columns + column) * n_reach + reach
-        key = 2 * key + sources.is_galaxy
+        cell = row * n_columns + column
+        if sources.is_galaxy.any():
+            self._add_galaxies(image, window, sources, cell, reach)
+        key = cell * n_reach + reach
         order = np.argsort(key, kind='stable')
+        order = order[~sources.is_galaxy[order]]
         for group in np.split(order, np.nonzero(np.diff(key[order]))[0] + 1):
-            cell, rest = divmod(int(key[group[0]]), 2 * n_reach)
-            for piece in _pieces(sources, group):
+            for piece in _pieces(sources, group) if len(group) else ():
                 # A crowd is cut to pieces smaller than the cell.
-                place = divmod(cell, n_columns)
+                place = row[group[0]], column[group[0]]
                 bounds = None if len(piece) < len(group) else place
                 part = sources.select(piece)
-                self._add(image, window, part, place, bounds, *divmod(rest, 2))
+                self._add_stars(image, window, part, place, bounds, reach[group[0]])
         return image.numpy()
 
-    def _add(self, image, window, sources, cell, bounds, reach, is_galaxy):
-        """Add sources of one kind, cell (also their bounds, or None) and reach."""
+    def _add_galaxies(self, image, window, sources, cell, reach):
+        """Add the galaxies that can be seen in a window."""
+        halo = np.append(_RADII, math.inf)[reach]
+        near = sources.is_galaxy.copy()
+        for place, part in zip((sources.y, sources.x), window, strict=True):
+            near &= (place > part.start - halo - 1) & (place < part.stop + halo)
+        chosen = np.flatnonzero(near)
+        chosen = chosen[np.argsort(cell[chosen], kind='stable')]
+        own = sources.select(chosen)
+        numbers = [own.x - window[1].start, own.y - window[0].start, own.flux]
+        parts = [
+            torch.from_numpy(np.asarray(v, dtype=np.float32))
+            for v in (*numbers, own.galaxy)
+        ]
+        cells, cell = np.unique(cell[chosen], return_inverse=True)
+        psf, cell = self.shapes.flatten(0, 1)[cells], torch.from_numpy(cell)
+        options = {'radius': self.radius, 'accuracy': self.accuracy}
+        add_galaxies(image[None], 0 * cell, psf, cell, *parts, **options)
+
+    def _add_stars(self, image, window, sources, cell, bounds, reach):
+        """Add stars of one cell (also their bounds, or None) and reach."""
         halo = _RADII[reach] if reach < len(_RADII) else math.inf
         ends = []
         for k, (place, part) in enumerate(
@@ -313,13 +334,7 @@ class ModelRenderer:
         )
         psf = self.shapes[cell][None]
         options = {'size': (y1 - y0, x1 - x0), 'radius': self.radius}
-        if is_galaxy:
-            shape = torch.from_numpy(sources.galaxy.astype(np.float32))[None]
-            options['accuracy'] = self.accuracy
-            drawn = render_galaxies(psf, x, y, flux, shape, **options)
-        else:
-            options['tolerance'] = self.tolerance
-            drawn = render_stars(psf, x, y, flux, **options)
+        drawn = render_stars(psf, x, y, flux, tolerance=self.tolerance, **options)
         y, x = (part.start for part in window)
         image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]
 
