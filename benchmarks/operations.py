@@ -44,6 +44,7 @@ STAGES = {
     'candidates': (
         'posteriors._tile_posterior:TilePosterior.decided',
         'posteriors._candidates:find_sources',
+        'posteriors._candidates:join_neighbours',
     ),
     'fits': (
         'posteriors._tile_chain:TileChain._fit',

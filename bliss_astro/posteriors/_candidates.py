@@ -5,17 +5,12 @@ Candidate sources with the probability of each row, from the posterior over tile
 
 import torch
 
-from bliss_astro._threads import map_threads, split_pixels, split_work
+from bliss_astro._threads import map_threads, split_work
 
+from ._borders import each_once, join_neighbours, near_edges
 from ._factors import flux_parts
 from ._grid import joined
-from ._marginals import (
-    SourceMarginals,
-    each_once,
-    join_neighbours,
-    near_edges,
-    quasi_random,
-)
+from ._marginals import SourceMarginals, quasi_random
 from ._scene_fit import SceneSources
 from ._source_chain import SourceChain, after_flux, n_uniform
 from ._tile_posterior import TilePosterior, most_probable
@@ -38,7 +33,7 @@ _MAX_IN_SEQUENCE = 500, 0.01
 # Draws of a shape.
 _N_SHAPES = 64
 # Sources with shapes, and candidates in one batch.
-_SHAPE_BATCH, _BATCH = 512, 4096
+_SHAPE_BATCH, _BATCH = 512, 1024
 
 
 class _Sweep:
@@ -57,43 +52,60 @@ class _Sweep:
         rows, columns = self.grid.shape
         return (tiles[0] * rows + tiles[1]) * columns + tiles[2]
 
-    def describe(self, place, hidden, count, tiles, known=None):
+    def sources(self, place, candidate, least, *, beyond=False):
         """
-        Positions (2, N, P), flux (1 + 3 M, N, S), mode (2, N), shapes' inputs.
+        Candidates of some tiles with their marginals, and inputs of what follows.
 
-        Fits of some tiles may be known, see ``SourceChain``.
+        With those beyond borders, each counts once.
         """
+        tiles = candidate.nonzero(as_tuple=True)
+        known = self.posterior.known_fits(place, tiles)
 
         def describe(index):
-            some = tuple(part[index] for part in tiles)
+            own = tuple(part[index] for part in tiles)
             fits = None if known is None else (known[0], known[1][index])
-            given = place, some, hidden[index], count[index], self.catalog, fits
-            return self._describe_piece(self.posterior.source_chain(*given))
+            return self.describe(place, own, fits, least, beyond=beyond)
 
-        pieces = split_work(len(count), _BATCH, count.device)
-        *parts, seen = zip(*map_threads(describe, pieces), strict=True)
-        return *(torch.cat(part, 1) for part in parts), joined(seen)
+        pieces = split_work(len(tiles[0]), _BATCH, self.posterior.device)
+        found, seen, pairs = zip(*map_threads(describe, pieces), strict=True)
+        found, seen = SourceMarginals.concatenate(found), joined(seen)
+        if any(pairs):
+            given = tiles, found.probability, self.catalog.count[tiles] > 0
+            found.probability = each_once(self, *given, [*filter(None, pairs)])
+        return found, seen
 
-    def _describe_piece(self, chain):
-        tiles, q = chain.tiles, self.quasi[:, None].expand(-1, len(chain.hidden), -1)
-        x, y = chain.position.quantile_draw(q).unbind(-1)
-        x, y = x.T, y.T
-        # At fewer positions where nothing is refined.
-        n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
-        flux = _fluxes(chain, torch.stack([x, y], -1)[:, :n_fluxes])
-        rows, columns = (part[:, None] for part in tiles[1:])
-        position = torch.stack(self.grid.to_pixels(x, y, rows, columns))
-        mode = self.grid.to_pixels(*chain.position.mode().unbind(-1), *tiles[1:])
-        seen = chain.inputs if after_flux(self.head.entries) else {}
-        return position, flux, torch.stack(mode), seen
-
-    def _described(self, place, candidate):
-        """Tiles of candidates, and what `describe` returns for them."""
-        tiles = candidate.nonzero(as_tuple=True)
+    def describe(self, place, tiles, known, least, *, beyond):
+        """Marginals of sources of some tiles, `join_neighbours`' pairs, and inputs."""
         hidden = self.hidden[tiles[0], :, tiles[1], tiles[2]]
         count = self.catalog.count[tiles].clamp(min=place + 1)
-        known = self.posterior.known_fits(place, tiles)
-        return tiles, *self.describe(place, hidden, count, tiles, known)
+        chain = self.posterior.source_chain(
+            place, tiles, hidden, count, self.catalog, known
+        )
+        seen = chain.inputs if after_flux(self.head.entries) else {}
+        probability, pairs = self.at_least[..., place][tiles], None
+        row = torch.arange(len(count), device=count.device)[:, None]
+        row = row.expand(-1, len(self.quasi))
+        if beyond:
+            near = near_edges(self.grid.size, tiles, chain.mode_in_pixels()).any(0)
+            near &= (probability > _JOINED) & (probability < 0.9999)
+            if len(near := near.nonzero()[:, 0]):
+                given = chain, near, probability
+                chain, row, pairs = join_neighbours(self, *given, faintest=_SHARE)
+        position = chain.position.quantile_draw(self.quasi.expand(*row.shape, -1), row)
+        x, y = self.grid.to_pixels(
+            *position.unbind(-1), *(part[row] for part in chain.tiles[1:])
+        )
+        # At fewer positions where nothing is refined, at none where sources are of no
+        # interest.
+        n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
+        found = SourceMarginals(probability, x, y, x[:, :0], *tiles)
+        found.centre = torch.stack(found.place(), 1)
+        needed = (probability * found.near_place() >= least).nonzero()[:, 0]
+        row, position = row[needed, :n_fluxes], position[needed, :n_fluxes]
+        flux = chain.packed_flux(row.flatten(), position.flatten(0, 1))
+        found.flux = x.new_full((len(x), n_fluxes, flux.shape[-1]), torch.nan)
+        found.flux[needed] = flux.unflatten(0, row.shape)
+        return found, seen, pairs
 
     def first_sources(self, least):
         """Brightest sources of tiles, with the inputs of their shapes."""
@@ -106,43 +118,15 @@ class _Sweep:
         if self.head.galaxies:
             n_pixels = self.posterior.inputs.image[0].numel()
             candidate = most_probable(candidate, chance + accepted, n_pixels)
-        tiles, position, flux, mode, seen = self._described(0, candidate)
-        probability = chance[tiles]
-        near = near_edges(self, tiles, mode).any(0)
-        near &= (probability > _JOINED) & (probability < 0.9999) & (not coarse)
-        near = near.nonzero()[:, 0]
-
-        def join(index):
-            given = (tiles, mode, probability, (position, flux))
-            return join_neighbours(self, near[index], *given, faintest=_SHARE)
-
-        if len(near):
-            pairs = map_threads(join, split_work(len(near), _BATCH, near.device))
-            probability = each_once(self, tiles, probability, accepted[tiles], pairs)
-        sources = SourceMarginals(probability, *position, flux.movedim(0, -1), *tiles)
-        kept = probability > _FAINTEST
+        sources, seen = self.sources(0, candidate, least, beyond=not coarse)
+        kept = sources.probability > _FAINTEST
         return sources.select(kept), {name: value[kept] for name, value in seen.items()}
 
     def further_sources(self, place, least):
         """The second source of a tile and so on: not looked for across borders."""
         chance = self.at_least[..., place]
         candidate = (chance > max(0.1, least)) & (self.catalog.count >= place)
-        if not candidate.any():
-            return None
-        tiles, position, flux, _, seen = self._described(place, candidate)
-        sources = SourceMarginals(chance[tiles], *position, flux.movedim(0, -1), *tiles)
-        return sources, seen
-
-
-def _fluxes(chain, at):
-    """Flux (1 + 3 M, N, S) at positions (N, S, 2), in batches."""
-    n_pixels = at.shape[1] * chain.fit['patches'].data.shape[1:].numel()
-    out = []
-    for index in split_pixels(len(at), n_pixels, at.device):
-        # With an axis for the positions.
-        part = chain.take(index).take((slice(None), None))
-        out.append(part.flux(at[index]).packed())
-    return torch.cat(out).movedim(-1, 0)
+        return self.sources(place, candidate, least) if candidate.any() else None
 
 
 @torch.no_grad()
@@ -162,8 +146,8 @@ def find_sources(
 
     least : float, optional
         Sources of lesser probability are of no interest: those that cannot reach it
-        are left out, the others have no shapes (NaN), and no sequence of encoders
-        looks at them.
+        are left out, the others have no fluxes and shapes (NaN), and no sequence of
+        encoders looks at them.
 
     Returns
     -------

@@ -71,7 +71,9 @@ def _truncated_quantile(q, mean, scale, low, high):
     return (mean + scale * z).clamp(low, high)
 
 
-def _pick(values: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
+def _pick(values: torch.Tensor, component: torch.Tensor, row=None) -> torch.Tensor:
+    if row is not None:
+        return values.flatten()[row * values.shape[-1] + component]
     values = values.expand(*component.shape, values.shape[-1])
     return values.gather(-1, component[..., None])[..., 0]
 
@@ -211,7 +213,7 @@ class PositionFactor:
         log_y = _truncated_log_prob(y[..., None], mean_y, self.scale_y, 0.0, 1.0)
         return torch.logsumexp(self.log_weights + log_x + log_y, -1)
 
-    def quantile_draw(self, q: torch.Tensor) -> torch.Tensor:
+    def quantile_draw(self, q: torch.Tensor, row=None) -> torch.Tensor:
         """
         Positions from uniform numbers.
 
@@ -220,17 +222,24 @@ class PositionFactor:
         q : tensor ``(..., 3)``
             Uniform numbers for the component, x and y.
 
+        row : tensor ``(...,)`` of int, optional
+            Source of each position, of the N of the factor.
+
         Returns
         -------
         position : tensor ``(..., 2)``
             x and y in units of the tile.
         """
-        component = draw_component(self.log_weights.exp(), q[..., :1])
-        mean, scale = _pick(self.mean_x, component), _pick(self.scale_x, component)
-        x = _truncated_quantile(q[..., 1], mean, scale, 0.0, 1.0)
-        mean = _pick(self._mean_y_at(x), component)
-        scale = _pick(self.scale_y, component)
-        y = _truncated_quantile(q[..., 2], mean, scale, 0.0, 1.0)
+        weights = self.log_weights.exp()
+        weights = weights if row is None else weights[row]
+        component = draw_component(weights, q[..., :1])
+        names = 'mean_x', 'mean_y', 'scale_x', 'scale_y', 'slope'
+        mean_x, mean_y, scale_x, scale_y, slope = (
+            _pick(getattr(self, name), component, row) for name in names
+        )
+        x = _truncated_quantile(q[..., 1], mean_x, scale_x, 0.0, 1.0)
+        mean_y = mean_y + slope * (x - mean_x)
+        y = _truncated_quantile(q[..., 2], mean_y, scale_y, 0.0, 1.0)
         return torch.stack([x, y], -1)
 
     def sample(self, *, generator=None) -> torch.Tensor:
@@ -289,21 +298,15 @@ class LogFluxFactor:
         The mixture has 2 M components, the star's first, whose weights sum to the
         probability of a star, ``exp(log_types[..., 0])``.
         """
-
-        def both(name):
-            # Stars' depend on the position, of which there may be several.
-            own, other = getattr(star, name), getattr(galaxy, name)
-            return torch.cat([own, other.expand_as(own)], -1)
-
-        logits = both('log_weights')
+        logits = torch.cat([star.log_weights, galaxy.log_weights], -1)
         logits = logits + log_types.repeat_interleave(star.mean.shape[-1], -1)
-        ends = star.low[..., 0], star.high[..., 0]
-        return cls(logits, both('mean'), both('scale'), *ends)
+        mean = torch.cat([star.mean, galaxy.mean], -1)
+        scale = torch.cat([star.scale, galaxy.scale], -1)
+        return cls(logits, mean, scale, star.low[..., 0], star.high[..., 0])
 
     def packed(self) -> torch.Tensor:
         """Upper end, log-weights, means and scales, tensor ``(..., 1 + 3 M)``."""
-        high = self.high.expand_as(self.mean[..., :1])
-        return torch.cat([high, self.log_weights, self.mean, self.scale], -1)
+        return torch.cat([self.high, self.log_weights, self.mean, self.scale], -1)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-density of log-fluxes, tensor ``(...,)``."""

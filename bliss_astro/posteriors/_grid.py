@@ -51,7 +51,13 @@ class Rows:
     @classmethod
     def concatenate(cls, parts):
         """All rows of several parts."""
-        return parts[0]._map(lambda *values: torch.cat(values), *parts[1:])
+        return parts[0]._map(_concatenated, *parts[1:])
+
+
+def _concatenated(first, *others):
+    if isinstance(first, GaussianPSF):
+        return first.followed_by(*others)
+    return torch.cat([first, *others])
 
 
 def joined(parts):

@@ -26,6 +26,7 @@ from ._shape_layers import (
     hidden_layers,
     last_layer,
     output_layers,
+    shared_part,
 )
 from ._source_chain import STARS, STARS_AND_GALAXIES, add_layers, parameters_of
 
@@ -224,12 +225,15 @@ class StarHead(nn.Module):
         logit = logit + (k == 0)
         return PositionFactor(logit, *mean.unbind(1), *scale.unbind(1), slope)
 
+    def flux_hidden(self, place, hidden):
+        """First layer of a star's flux but for its position and photometry."""
+        return shared_part(self.source[place]['flux'], hidden)
+
     def flux_factor(self, place, hidden, position, fit, at, high) -> LogFluxFactor:
         """
         Distribution of the log-flux of a star given the position.
 
-        Where there are several positions of each, ``(N, S, 2)``, all else but ``at`` is
-        ``(N, 1, ...)``.
+        The first layer's part of the hidden layer, `flux_hidden`, is given.
         """
         centre, error = _position_of(fit)
         pull = (position - centre) / error
@@ -243,7 +247,6 @@ class StarHead(nn.Module):
             fit['log_snr'] / 3,
             high / 6 - 1,
         ]
-        numbers = torch.broadcast_tensors(*numbers)
         own = [2 * position - 1, torch.tanh(pull / 3), torch.stack(numbers, -1)]
         raw = apply_layers(self.source[place]['flux'], hidden, torch.cat(own, -1))
         return star_flux_of_raw(raw, at['log_flux'], at['relative_error'], high)

@@ -60,12 +60,16 @@ def output_layers(n_inputs, width, n_outputs):
     return nn.Sequential(first, nn.SiLU(), last)
 
 
-def apply_layers(layers, shared, own):
-    """Layers of inputs ``(N, 1, ...)`` that P have in common and ``(N, P, ...)``."""
-    # The first layer in two parts: what is shared is multiplied once.
+def shared_part(layers, shared):
+    """First layer of those inputs that many have in common."""
+    weight = layers[0].weight[:, : shared.shape[-1]]
+    return F.linear(shared, weight, layers[0].bias)
+
+
+def apply_layers(layers, hidden, own):
+    """Layers of inputs in two parts, of which one is that of `shared_part`."""
     first, *others = layers
-    of_all, of_own = first.weight.tensor_split((-own.shape[-1],), 1)
-    hidden = F.linear(shared, of_all, first.bias) + F.linear(own, of_own)
+    hidden = hidden + F.linear(own, first.weight[:, -own.shape[-1] :])
     for layer in others:
         hidden = layer(hidden)
     return hidden
@@ -279,7 +283,7 @@ class ShapeLayers(nn.Module):
         """
         excess = torch.asinh((log_flux - fit['ellipse_flux']) / 0.1) / 3
         own = torch.stack([log_flux / 4, excess], -1)
-        hidden = torch.cat([features, fit['ellipse']], -1)
+        hidden = shared_part(self.hidden, torch.cat([features, fit['ellipse']], -1))
         hidden = apply_layers(self.hidden, hidden, own)
         shape = MixtureFactor.from_raw(self.shape(hidden), self.n_shape)
         scale = torch.log(fit['vector_error'] + 0.05)[..., None]

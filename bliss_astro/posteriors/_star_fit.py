@@ -136,11 +136,7 @@ def optimal_flux(patches, p, flux, n_rounds):
 
 @torch.no_grad()
 def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
-    """
-    Optimal flux of a star at known positions, its error and chi2 per pixel.
-
-    Patches with a second axis of length 1 take several positions ``(N, S)`` of each.
-    """
+    """Optimal flux of a star at known positions, its error and chi2 per pixel."""
     p = patches.profile(x, y)
     flux, information, variance = optimal_flux(patches, p, None, n_iterations + 1)
     model, weight = flux[..., None, None] * p, patches.quality / variance
@@ -204,7 +200,7 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
 
 
 def photometry(patches, x, y, log_floor):
-    """Features of the optimal flux of a star at known positions, as `flux_at`."""
+    """Features of the optimal flux of a star at known positions, ``(N,)``."""
     flux, error, chi2 = flux_at(patches, x, y)
     safe = torch.maximum(flux, 0.2 * log_floor.exp())
     return {

@@ -3,18 +3,19 @@
 Chain of the parameters of a tile's sources, with least-squares fits as inputs.
 """
 
+import copy
 import functools
 
 import torch
 
-from bliss_astro._threads import map_threads, split_work
+from bliss_astro._threads import map_threads, split_pixels, split_work
 
 from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import joined
 from ._shape_layers import SHAPE_INPUTS
 from ._source_chain import SourceChain, put_values, true_values
-from ._star_fit import fit_star, flux_at, photometry
+from ._star_fit import StarPatches, fit_star, flux_at, photometry
 
 # Half-size in pixels of the cut-outs for large galaxies, and sources in one batch.
 WIDE_RADIUS = 12
@@ -24,6 +25,8 @@ _ELLIPSE_RADIUS = 9
 # A source is fainter than a brighter one of its tile, by this in the logarithm of the
 # flux, so that the range of its flux is not empty.
 _LEAST_RANGE = 1e-3
+# Fits that the flux of a star at any position depends on.
+_FLUX_INPUTS = ('x', 'y', 'error_x', 'error_y', 'log_flux', 'log_snr', 'log_floor')
 
 
 class TileChain(SourceChain):
@@ -102,8 +105,15 @@ class TileChain(SourceChain):
 
     def _fit_tiles(self, tiles, patches, x, y, floor):
         size, (rows, columns) = self.grid.size, tiles[1:]
-        x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
-        flux, error, chi2 = flux_at(patches, x, y)
+
+        def measure(index):
+            some = patches.select(index)
+            fit = fit_star(some, x[index], y[index], floor[index])
+            return *fit, *flux_at(some, *fit[:2])
+
+        pieces = split_pixels(len(x), patches.data.shape[1:].numel(), x.device)
+        fits = (torch.cat(part) for part in zip(*map(measure, pieces), strict=True))
+        x, y, error_x, error_y, correlation, flux, error, chi2 = fits
         return self._extended_fit(tiles, patches, x, y, flux, floor) | {
             'x': ((x + 0.5) / size - columns).clamp(-1, 2),
             'y': ((y + 0.5) / size - rows).clamp(-1, 2),
@@ -137,17 +147,35 @@ class TileChain(SourceChain):
         pieces = split_work(len(at[0]), _PIECE, at[0].device)
         return joined(map_threads(measure, pieces))
 
-    def take(self, index):
-        """The chain of some of the tiles, repeated where an index is."""
-        part = object.__new__(TileChain)
-        names = ('posterior', 'head', 'grid', 'place', 'entries', 'layers')
-        vars(part).update({name: getattr(self, name) for name in names})
+    def followed_by(self, other):
+        """The chain with that of other tiles in further rows."""
+        part = copy.copy(self)
+        for name in ('position', 'extended', 'type', 'galaxy_flux', 'flux_hidden'):
+            vars(part).pop(name, None)
+        pairs = zip(self.tiles, other.tiles, strict=True)
+        part.tiles = tuple(torch.cat(pair) for pair in pairs)
+        for name in ('hidden', 'start', 'high'):
+            own = getattr(self, name), getattr(other, name)
+            setattr(part, name, torch.cat(own))
+        fits = dict(self.fit), dict(other.fit)
+        patches = [fit.pop('patches') for fit in fits]
+        part.fit = joined(fits) | {'patches': StarPatches.concatenate(patches)}
+        return part
+
+    def packed_flux(self, row, position):
+        """Mixtures ``(K, 1 + 3 M)`` of log-fluxes of rows at positions ``(K, 2)``."""
+        n_pixels = self.fit['patches'].data.shape[1:].numel()
+        pieces = split_pixels(len(row), n_pixels, row.device)
+        parts = [self._repeated(row[k]).flux(position[k]).packed() for k in pieces]
+        return torch.cat(parts)
+
+    def _repeated(self, index):
+        """The chain of some of the tiles, repeated where an index is, for fluxes."""
+        part = copy.copy(self)
         part.tiles = tuple(value[index] for value in self.tiles)
-        part.fit = {
-            name: value.select(index) if name == 'patches' else value[index]
-            for name, value in self.fit.items()
-        }
-        part.hidden, part.high = self.hidden[index], self.high[index]
+        part.fit = {name: self.fit[name][index] for name in _FLUX_INPUTS}
+        part.fit['patches'] = self.fit['patches'].select(index)
+        part.flux_hidden, part.high = self.flux_hidden[index], self.high[index]
         if self.head.galaxies:
             # These do not depend on the position.
             part.type, part.galaxy_flux = (
@@ -161,6 +189,16 @@ class TileChain(SourceChain):
     def position(self):
         """Distribution of the position within its tile, a `PositionFactor`."""
         return self.head.position_factor(self.place, self.hidden, self.start, self.fit)
+
+    def mode_in_pixels(self):
+        """Most probable positions, tensor ``(2, N)``."""
+        x, y = self.position.mode().unbind(-1)
+        return torch.stack(self.grid.to_pixels(x, y, *self.tiles[1:]))
+
+    @functools.cached_property
+    def flux_hidden(self):
+        """Hidden layer that fluxes at all positions share, tensor ``(N, narrow)``."""
+        return self.head.flux_hidden(self.place, self.hidden)
 
     @functools.cached_property
     def extended(self):
@@ -176,7 +214,7 @@ class TileChain(SourceChain):
         """Distribution of the log-flux of a star at positions ``(N, 2)``."""
         x, y = self.grid.to_pixels(*position.unbind(-1), *self.tiles[1:])
         at = photometry(self.fit['patches'], x, y, self.fit['log_floor'])
-        given = (self.hidden, position, self.fit, at, self.high)
+        given = (self.flux_hidden, position, self.fit, at, self.high)
         return self.head.flux_factor(self.place, *given)
 
     @functools.cached_property

@@ -143,11 +143,15 @@ class GaussianPSF:
         psf.normalization_radius = self.normalization_radius * scale
         return psf
 
-    def _each(self, change):
-        """Apply a function of the leading axes to all tensors."""
+    def _each(self, change, *others):
+        """Apply a function of the leading axes to all tensors, those of others too."""
         if self.shape is not None:
-            return self.with_shape(change(self.shape))
-        return self._with(map(change, self.components))
+            return self.with_shape(change(self.shape, *(psf.shape for psf in others)))
+        return self._with(map(change, self.components, *(p.components for p in others)))
+
+    def followed_by(self, *others):
+        """Return the batch and those of other PSFs of its kind along the first axis."""
+        return self._each(lambda *parts: torch.cat(parts), *others)
 
     def __getitem__(self, index):
         """Return PSFs of the batch: an index of its axes, `None` for new ones."""

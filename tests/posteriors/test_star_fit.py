@@ -270,6 +270,33 @@ class TestMarginals:
         assert len(same) == len(alone)
         assert_allclose(same.probability, alone.probability, atol=1e-4)
 
+    def test_fluxes_of_what_is_of_interest_alone(self, tiny):
+        all_of_them = find_sources(tiny.posterior, n_draws=32)
+        some = find_sources(tiny.posterior, n_draws=32, least=0.5)
+        likely = all_of_them.probability >= 0.5
+        assert 0 < likely.sum() < len(likely)
+        use = some.probability >= 0.5
+        assert torch.equal(some.flux[use], all_of_them.flux[likely])
+        assert torch.equal(torch.stack(some.place(), 1), some.centre)
+        assert some.flux[~use].isnan().all()
+        assert not some.flux[use].isnan().any()
+
+    def test_chains_one_behind_the_other(self, tiny):
+        """
+        The rows of a chain that follows another are those of each alone.
+        """
+        tiles = tuple(torch.tensor([[0, 1, 1], [2, 3, 1], [1, 0, 2]]))
+        posterior, one = tiny.posterior, torch.ones(3, dtype=torch.long)
+        catalog, hidden = posterior.decided()
+        hidden = hidden[tiles[0], :, tiles[1], tiles[2]]
+        chain = posterior.source_chain(0, tiles, hidden, one, catalog)
+        both = chain.followed_by(chain)
+        q, row = torch.rand(3, 3), torch.tensor([3, 1, 5])
+        position = both.position.quantile_draw(q, row)
+        assert torch.allclose(position, chain.position.quantile_draw(q), atol=1e-6)
+        flux = both.packed_flux(row, position)
+        assert torch.allclose(flux, chain.flux(position).packed(), atol=1e-4)
+
     def test_an_empty_image(self, bundled):
         inputs = exposure_of(20, 20, 0.0)
         sources = find_sources(bundled(inputs))

@@ -92,6 +92,11 @@ class TestFormula:
         )
         assert two.to(torch.float32).height.dtype == torch.float32
 
+    def test_batches_one_behind_the_other(self, psf):
+        both = psf[None].followed_by(psf[None], psf[None])
+        assert both.height.shape[0] == 3
+        assert torch.equal(both[2](*grid(3)), psf(*grid(3)))
+
     def test_transform_of_a_drawing(self):
         psf = comatic()
         dx, dy = (v.numpy() for v in grid(60))

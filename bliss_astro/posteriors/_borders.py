@@ -1,0 +1,237 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+r"""
+Tile boundaries: each source counted once.
+
+A source near the border of tiles may be found in any of them, so that each
+tile alone has part of its probability.  The probability of a source at this place
+follows from the chain rule: if V is the set of tiles that the place touches,
+
+.. math::
+
+    P(\text{no source in } V) = \prod_{s \in V}
+        \left[1 - q(n_s > 0 \mid \text{earlier tiles of } V \text{ empty},
+        \text{earlier other tiles as in the greedy sweep})\right].
+
+Position and flux are then mixtures over the tiles of V.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from ._factors import flux_parts
+from ._grid import TileCatalog
+
+# Half-width in pixels of the zone along a tile's edge in which the tile
+# beyond counts too, and the distance beyond which a neighbour's decided
+# source is taken as given rather than as another name of this one.
+_EDGE_ZONE = 1.0
+_SAME_SOURCE = 1.5
+# Added to ratios of probabilities, so that nil over nil is one.
+_NIL = 1e-6
+
+
+def near_edges(size, tiles, mode):
+    """Which edge of its tile a place is near, in x and in y: -1, 0 or 1, (2, N)."""
+    inside = mode + 0.5 - torch.stack([tiles[2], tiles[1]]) * size
+    return (inside > size - _EDGE_ZONE).long() - (inside < _EDGE_ZONE).long()
+
+
+def _touched(sweep, tiles, mode):
+    """Image, row, column of the up to four tiles of each place; which are valid."""
+    images, rows, columns = tiles
+    side_x, side_y = near_edges(sweep.grid.size, tiles, mode)
+    none = torch.zeros_like(rows)
+    r = rows[:, None] + torch.stack([none, none, side_y, side_y], 1)
+    c = columns[:, None] + torch.stack([none, side_x, none, side_x], 1)
+    # Own tile, beyond in x, in y, and in both where a corner is near.
+    near = torch.stack([none == 0, side_x != 0, side_y != 0, side_x * side_y != 0], 1)
+    n_rows, n_columns = sweep.grid.shape
+    valid = near & (r >= 0) & (r < n_rows) & (c >= 0) & (c < n_columns)
+    r, c = r.clamp(0, n_rows - 1), c.clamp(0, n_columns - 1)
+    catalog, at = sweep.catalog, (images[:, None], r, c)
+    x, y = sweep.grid.to_pixels(catalog.x[(*at, 0)], catalog.y[(*at, 0)], r, c)
+    apart = torch.hypot(x - mode[0][:, None], y - mode[1][:, None])
+    stays = (catalog.count[at] > 0) & (apart > _SAME_SOURCE)
+    stays[:, 0] = False
+    return images, r, c, valid & ~stays
+
+
+def _neighbourhood(array, images, rows, columns):
+    # array (B, channels, rows, columns) -> (N, channels, 3, 3), zeros outside.
+    padded = F.pad(array, (1, 1, 1, 1))
+    step = torch.arange(3, device=array.device)
+    r = (rows[:, None] + step)[:, :, None]
+    c = (columns[:, None] + step)[:, None, :]
+    return padded[images[:, None, None], :, r, c].movedim(-1, 1)
+
+
+def _hidden_if(sweep, touched, slot, holder=None, code=None):
+    """
+    Hidden layer of one tile of each V, of index ``slot`` ``(N,)``, where V is empty.
+
+    If given, the tile of V of index ``holder`` holds the sources of ``code`` instead.
+    """
+    _, r, c, valid = touched
+    tiles = _tile_of(touched, slot)
+    near = _neighbourhood(sweep.code, *tiles)
+    colour = sweep.grid.colour(device=near.device)[None, None] + 1
+    around = _neighbourhood(colour, torch.zeros_like(slot), *tiles[1:])
+    known = (around > 0) & (around < around[:, :, 1:2, 1:2])
+    for s in range(4):
+        dr, dc = r[:, s] - tiles[1] + 1, c[:, s] - tiles[2] + 1
+        inside = valid[:, s] & (dr >= 0) & (dr < 3) & (dc >= 0) & (dc < 3)
+        at = inside.nonzero()[:, 0]
+        value = 0.0
+        if holder is not None:
+            value = torch.where((holder == s)[:, None], code, 0.0)[at]
+        near[at, :, dr[at], dc[at]] = value
+    return sweep.posterior.hidden_at(tiles, near, known.to(near))
+
+
+def _tile_of(touched, slot):
+    images, r, c, _ = touched
+    rows, columns = (v.gather(1, slot[:, None])[:, 0] for v in (r, c))
+    return images, rows, columns
+
+
+def _presence_if(*given):
+    return given[0].head.count_factor(_hidden_if(*given)).presence
+
+
+def _codes(sweep, chain, index):
+    """Codes (N, C K) of tiles in the greedy sweep; of empty ones, of the source."""
+    head, tiles = sweep.head, tuple(part[index] for part in chain.tiles)
+    # The highest component of the flux at the first draw of the position.
+    first = chain.position.quantile_draw(sweep.quasi[:1], index[:, None])
+    logits, mean, _ = flux_parts(chain.packed_flux(index, first[:, 0]))
+    best = logits.argmax(-1)
+    part = TileCatalog.empty(len(index), (1, 1), head.n_most, device=index.device)
+    part.count += 1
+    x, y = chain.position.mode()[index].unbind(-1)
+    log_flux = mean.gather(-1, best[:, None])[:, 0].clamp(min=0)
+    values = {'x': x, 'y': y, 'log_flux': log_flux}
+    if head.galaxies:
+        values['galaxy'] = (best >= logits.shape[-1] // 2).to(x)
+    for name, value in values.items():
+        getattr(part, name)[:, 0, 0, 0] = value
+    code = head.encode_sources(part)[:, :, 0, 0]
+    # What the sweep decided may be two sources.
+    decided = sweep.code[tiles[0], :, *tiles[1:]]
+    return torch.where(sweep.catalog.count[tiles][:, None] > 0, decided, code)
+
+
+def _share_same(sweep, touched, slot, own, other, presence):
+    """Share of a neighbour's source that is the candidate's own."""
+    first = torch.zeros_like(slot)
+    # In single precision a presence may be nil, which nothing can share.
+    later = _presence_if(sweep, touched, slot, first, own)
+    later = (later + _NIL) / (presence + _NIL)
+    here = _presence_if(sweep, touched, first)
+    earlier = _presence_if(sweep, touched, first, slot, other)
+    earlier = (earlier + _NIL) / (here + _NIL)
+    # The one that is drawn first does not depend on the other: its ratio is 1.
+    return 1 - torch.minimum(later, earlier).clamp(max=1)
+
+
+def join_neighbours(sweep, chain, near, probability, *, faintest):
+    """
+    Join candidates near borders with what all tiles that they touch say of them.
+
+    Parameters
+    ----------
+    sweep : object
+        The greedy sweep.
+
+    chain : ``TileChain``
+        Chain of the N candidates.
+
+    near : tensor of int
+        Those near borders.
+
+    probability : tensor ``(N,)``
+        Their probabilities, which are changed.
+
+    faintest : float
+        Probability of a tile beyond below which it adds nothing.
+
+    Returns
+    -------
+    chain : ``TileChain``
+        The chain, and in further rows that of the tiles beyond.
+
+    which : tensor ``(N, P)``
+        Row of the chain that each draw of a candidate is from.
+
+    pairs : tuple of tensor ``(K,)``
+        Numbers of pairs of tiles that may have found the same source, and the share of
+        the second one's that is.
+    """
+    n, tiles = len(probability), tuple(part[near] for part in chain.tiles)
+    touched = images, r, c, valid = _touched(
+        sweep, tiles, chain.mode_in_pixels()[:, near]
+    )
+    # In its own tile a candidate is described already, unless the sweep put a source
+    # in another tile of V, which is empty here.
+    chances = torch.zeros(len(near), 4, device=images.device)
+    chances[:, 0] = probability[near]
+    filled = valid & (sweep.catalog.count[images[:, None], r, c] > 0)
+    here = torch.cat([filled[:, 1:].any(1, keepdim=True), valid[:, 1:]], 1)
+    use, slot = here.nonzero(as_tuple=True)
+    hidden = _hidden_if(sweep, [part[use] for part in touched], slot)
+    presence = sweep.head.count_factor(hidden).presence
+    likely = (slot == 0) | (presence > faintest)
+    use, slot, hidden, presence = (v[likely] for v in (use, slot, hidden, presence))
+    some = [part[use] for part in touched]
+    own = _tile_of(some, slot)
+    given = own, hidden, torch.ones_like(use), sweep.catalog
+    chain = chain.followed_by(sweep.posterior.source_chain(0, *given))
+    # Of tiles beyond only what is another source than that of the own tile.
+    k = slot.nonzero()[:, 0]
+    codes = _codes(sweep, chain, torch.cat([near, n + k])).split([len(near), len(k)])
+    codes = codes[0][use[k]], codes[1]
+    share = _share_same(sweep, [part[k] for part in some], slot[k], *codes, presence[k])
+    presence[k] *= share
+    chances[use, slot] = presence
+    weight = _chain(chances, sweep.grid.colour(device=images.device)[r, c])
+    probability[near] = torch.maximum(weight.sum(1), probability[near])
+    rows = near[:, None].repeat(1, 4)
+    rows[use, slot] = n + torch.arange(len(use), device=use.device)
+    which = torch.arange(n, device=use.device)[:, None].repeat(1, len(sweep.quasi))
+    which[near] = _mixed(weight, rows, near, len(sweep.quasi))
+    one, other = (part[use[k]] for part in tiles), (part[k] for part in own)
+    return chain, which, (sweep.number([*one]), sweep.number([*other]), share)
+
+
+def _mixed(weight, rows, near, n_draws):
+    """Rows of the draws: of one of four tiles, in an order unrelated to the draws."""
+    total = weight.sum(1, keepdim=True)
+    cumulative = (weight / total.clamp(min=1e-6)).cumsum(1)
+    where = (torch.arange(n_draws, device=near.device) * 0.7548776662 + 0.5) % 1
+    slot = (where[None, :, None] > cumulative[:, None, :]).sum(-1).clamp(max=3)
+    return torch.where(total > 1e-3, rows.gather(1, slot), near[:, None])
+
+
+def _chain(chances, colours):
+    """Probability that the source is found in each slot, in the sweep's order."""
+    rank = colours.argsort(1)
+    ordered = chances.gather(1, rank)
+    left = torch.cumprod(1 - ordered, 1)
+    before = torch.cat([torch.ones_like(left[:, :1]), left[:, :-1]], 1)
+    return torch.zeros_like(chances).scatter(1, rank, ordered * before)
+
+
+def each_once(sweep, tiles, probability, accepted, pairs):
+    """Probabilities such that each source counts once."""
+    place = torch.full_like(sweep.catalog.count, -1)
+    place[tiles] = torch.arange(len(probability), device=place.device)
+    place, n = place.flatten(), place.numel()
+    one, two, share = (torch.cat(part) for part in zip(*pairs, strict=True))
+    # Each pair once, in either order, with its larger share.
+    pair = torch.minimum(one, two) * n + torch.maximum(one, two)
+    pair, where = torch.unique(pair, return_inverse=True)
+    share = share.new_zeros(len(pair)).scatter_reduce(0, where, share, 'amax')
+    k, other = place[pair // n], place[pair % n]
+    use = (k >= 0) & (other >= 0) & ~(accepted[k] & accepted[other])
+    key = probability + accepted.to(probability)
+    less = torch.where(key[k] >= key[other], other, k)[use]
+    return probability.scatter_reduce(0, less, (1 - share)[use], 'prod')
