@@ -36,9 +36,9 @@ STAGES = {
         'detection._estimates:prepare_image',
         'detection._inputs:encoder_inputs',
     ),
-    'filters': ('encoders._inputs:matched_filter', 'encoders._inputs:wide_filters'),
+    'filters': ('encoders._filters:image_planes',),
     'network': (
-        'encoders._network:Encoder.features',
+        'encoders._network:Encoder.inner_features',
         'encoders._network:Encoder.posterior',
     ),
     'candidates': (

@@ -153,7 +153,7 @@ def to_arrays(self):
     """
     tiles, head = self.tile_posterior, self.tile_posterior.head
     held = {f'IN_{name.upper()}': v for name, v in vars(tiles.inputs).items()}
-    held |= {'FEATURES': tiles.features, 'WEIGHTS': _weights(head)}
+    held |= {'FEATURES': tiles.features.float(), 'WEIGHTS': _weights(head)}
     meta = {
         'scalars': {'normalization_radius': tiles.inputs.normalization_radius},
         'head': {

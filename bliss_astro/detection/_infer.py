@@ -16,9 +16,9 @@ from bliss_astro.encoders import EncoderInputs
 
 from ._inputs import tile_mean
 
-# Largest side in tiles of the blocks that a large image is worked through in, and
-# smallest one where a small image is cut for several threads: halos cost more.
-_BLOCK, _BAND_MIN = 160, 64
+# Largest number of tiles of the blocks that a large image is worked through in, for
+# the memory, and smallest side where an image is cut for several threads: halos cost.
+_BLOCK, _BAND_MIN = 36_000, 64
 # Images in one pass of the network: few enough for the caches of a processor.
 _IMAGES = 8
 # Side in tiles of the cells in which the density of sources is estimated.
@@ -55,7 +55,10 @@ def infer(encoder, inputs, grid):
     size, (n_rows, n_columns) = grid.size, grid.shape
     halo, n_images = -(-encoder.receptive_radius // size), len(inputs.image)
     shape = (n_images, encoder.config.width, n_rows, n_columns)
-    out = torch.empty(shape, device=encoder.device)
+    # Channels last, in the precision of the convolutions.
+    kind = {'dtype': torch.bfloat16 if _has_half(encoder.device) else torch.float32}
+    kind |= {'device': encoder.device, 'memory_format': torch.channels_last}
+    out = torch.empty(shape, **kind)
 
     def fill(part):
         images, ((r, stop_r), (c, stop_c)) = part
@@ -64,8 +67,8 @@ def infer(encoder, inputs, grid):
         columns = slice(left, min(n_columns, stop_c + halo))
         with _fast(encoder.device):
             some = _window(inputs.select(images), rows, columns, size)
-            features = encoder.features(some)
-        own = features[..., r - top : stop_r - top, c - left : stop_c - left]
+            margins = r - top, rows.stop - stop_r, c - left, columns.stop - stop_c
+            own = encoder.inner_features(some, margins)
         out[images, :, r:stop_r, c:stop_c] = own
 
     n_threads = n_workers() or 1
@@ -92,12 +95,14 @@ def _window(inputs, rows, columns, size):
 
 
 def _blocks(shape, n_threads):
-    """Rows and columns of tiles of the blocks of an image, one a thread at least."""
-    n_spans = [-(-n // _BLOCK) for n in shape]
-    axis = int(shape[1] > shape[0])
-    if n_spans[0] * n_spans[1] < n_threads:
-        # Bands, but no narrower than what their halo costs.
-        n_spans[axis] = max(n_spans[axis], min(n_threads, shape[axis] // _BAND_MIN))
+    """Rows and columns of tiles of the blocks of an image, as many for each thread."""
+    n_blocks = -(-shape[0] * shape[1] // _BLOCK)
+    # Not narrower than what their halos cost.
+    n_threads = max(1, min(n_threads, max(shape) // _BAND_MIN))
+    n_blocks = -(-n_blocks // n_threads) * n_threads
+    # Cut along the fewest tiles.
+    spans = ((n, -(-n_blocks // n)) for n in range(1, n_blocks + 1))
+    n_spans = min(spans, key=lambda n: n[0] * shape[1] + n[1] * shape[0])
     edges = [
         np.linspace(0, n, k + 1).round().astype(int).tolist()
         for n, k in zip(shape, n_spans, strict=True)

@@ -1,13 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
 Inputs of an encoder: the image and what describes it, as channels.
-
-The matched filter is one of them. For white noise, the detection of a faint star
-depends on one number: the image weighted with the PSF. A network that has to form that
-sum for any PSF loses a little of it, which counts near the limit. Any round PSF is
-nearly a combination of a few Gaussians, and Gaussians are products of a function of x
-and one of y: the filter costs a few short convolutions, and follows a PSF that varies
-over the image.
 """
 
 import dataclasses
@@ -25,13 +18,9 @@ from ._config import (
     EMPTY_LOG_DENSITY,
     EXACT_PSF_ERROR,
     FEATURES,
-    FILTER_RADIUS,
-    FILTER_SIGMAS,
     LEAST_NOISE_EXCESS,
     REFERENCE_NOISE,
     REFERENCE_PSF,
-    WIDE_RADIUS,
-    WIDE_SIGMAS,
     WING_FLOOR,
 )
 
@@ -312,66 +301,3 @@ def _density_map(batch, tile_size):
         x_0, y_0, radius = batch.cluster[:, :, None, None].unbind(1)
         inside = inside & (torch.hypot(x - x_0, y - y_0) < radius)
     return torch.where(inside[:, None], log_density, EMPTY_LOG_DENSITY)
-
-
-def filter_coefficients(psf):
-    """Weights of the Gaussians that make a filter, over its noise."""
-    height, variance, *_ = psf.components
-    sigma2 = height.new_tensor(FILTER_SIGMAS) ** 2
-    gram = 1 / (2 * math.pi * (sigma2[:, None] + sigma2))
-    product = variance[..., None] / (variance[..., None] + sigma2)
-    right = (height[..., None] * product).sum(-2)
-    # In double precision, or the rounding would depend on the number of images.
-    inverse = torch.linalg.inv(gram.double())
-    coefficients = (right.double() @ inverse).to(right)
-    power = (coefficients * right).sum(-1, keepdim=True)
-    return coefficients * power.clamp(min=1e-8).rsqrt()
-
-
-def matched_filter(image, inputs, tile_size):
-    """Signal-to-noise ratio of a faint star at each pixel, ``(B, ny, nx)``."""
-    weight = filter_coefficients(inputs.gaussians)
-    weight = weight.movedim(-1, 1) * inputs.noise_excess().rsqrt()
-    weight = _at_pixels(weight, image, tile_size)
-    out = torch.zeros_like(image)
-    filters = _gaussian_filters(image, FILTER_SIGMAS, FILTER_RADIUS)
-    for own, filtered in zip(weight.unbind(1), filters, strict=True):
-        out += own * filtered
-    return out
-
-
-def wide_filters(image, inputs, tile_size):
-    """Signal-to-noise ratios of faint, large sources at each pixel."""
-    excess = _at_pixels(inputs.noise_excess().rsqrt(), image, tile_size)
-    filters = _gaussian_filters(image, WIDE_SIGMAS, WIDE_RADIUS)
-    return [
-        2 * sigma * math.sqrt(math.pi) * excess[:, 0] * filtered
-        for sigma, filtered in zip(WIDE_SIGMAS, filters, strict=True)
-    ]
-
-
-def _at_pixels(value, image, tile_size):
-    if value[0, 0].numel() == 1:
-        return value
-    rows, columns = (n // tile_size for n in image.shape[1:])
-    value = value.expand(-1, -1, rows, columns)
-    return value.repeat_interleave(tile_size, 2).repeat_interleave(tile_size, 3)
-
-
-def _gaussian_filters(image, sigmas, radius):
-    """Yield the image convolved with Gaussians of unit flux, cut off at a radius."""
-    step = torch.arange(-radius, radius + 1, device=image.device)
-    sigma = image.new_tensor(sigmas)[:, None]
-    profiles = torch.exp(-0.5 * (step / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
-    # Products with banded matrices: a processor's fastest operation.
-    ny, nx = image.shape[1:]
-    along_x = _band(profiles, nx)
-    along_y = along_x if nx == ny else _band(profiles, ny)
-    for y, x in zip(along_y, along_x, strict=True):
-        yield y @ image @ x
-
-
-def _band(profiles, n):
-    radius, lag = profiles.shape[1] // 2, torch.arange(n, device=profiles.device)
-    lag = (lag[:, None] - lag).abs()
-    return profiles[:, radius + lag.clamp(max=radius)] * (lag <= radius)

@@ -12,25 +12,22 @@ from torch.nn import functional as F
 from bliss_astro.posteriors import TilePosterior
 from bliss_astro.posteriors._head import CatalogHead, StarHead
 from bliss_astro.posteriors._source_sequence import SourceEncoders
-from bliss_astro.psf._mixture import asinh
 from bliss_astro.rendering import adaptive_moments
 
 from ._config import (
-    ASINH_KNEE,
     FILTER_RADIUS,
     OLD_SETTINGS,
     WIDE_RADIUS,
     WIDE_SIGMAS,
     EncoderConfig,
 )
+from ._filters import image_planes, trim
 from ._infer import infer
 from ._inputs import (
     N_CONDITIONS,
     N_UNCERTAINTIES,
     EncoderInputs,
     joined_channels,
-    matched_filter,
-    wide_filters,
 )
 from ._weights import DEFAULT_ENCODER, ENCODERS
 
@@ -45,7 +42,7 @@ class _ResidualBlock(nn.Module):
             self.second.weight.mul_(0.3)
 
     def forward(self, value, scale, shift):
-        hidden = self.first(F.silu(value)) * (1 + scale) + shift
+        hidden = torch.addcmul(shift, self.first(F.silu(value)), scale)
         return value + self.second(F.silu(hidden))
 
 
@@ -249,35 +246,65 @@ class Encoder(nn.Module):
             In single precision; the convolutions run in bfloat16 inside
             of an autocast region.
         """
-        size = self.config.tile_size
-        image, bad = inputs.image, inputs.mask
-        ny, nx = image.shape[1:]
-        border = (0, -nx % size, 0, -ny % size)
-        good = F.pad((~bad).to(image), border)
-        image = F.pad(image, border)
-        filters = []
-        with torch.autocast(image.device.type, enabled=False):
-            if self.config.matched_filter:
-                filters.append(matched_filter(image, inputs, size))
-            if self.config.galaxies:
-                filters += wide_filters(image, inputs, size)
-        # Linear near the noise, logarithmic far above it.
-        pixels = [asinh(image), asinh(image / ASINH_KNEE), 1 - good]
-        for filtered in filters:
-            pixels += [asinh(filtered), asinh(filtered / ASINH_KNEE)]
-        pixels = torch.stack(pixels, 1)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        hidden = F.silu(self.stem_first(F.pixel_unshuffle(pixels, 2)))
-        hidden = F.silu(self.stem_second(hidden))
-        if size == 4:
-            hidden = F.pixel_unshuffle(hidden, 2)
-        hidden = self.to_tiles(hidden)
-        change = self.modulation(self._conditions(inputs))
-        first, *changes = change.chunk(1 + 2 * len(self.blocks), 1)
-        hidden = hidden + first
-        for index, block in enumerate(self.blocks):
-            hidden = block(hidden, changes[2 * index], changes[2 * index + 1])
-        return F.silu(hidden).float()
+        return self.inner_features(inputs).float()
+
+    def inner_features(self, inputs, margins=(0, 0, 0, 0)) -> torch.Tensor:
+        """
+        Context features of the tiles within margins.
+
+        Parameters
+        ----------
+        inputs : `EncoderInputs`
+            For B windows of images.
+
+        margins : tuple of int
+            Tiles above, below, on the left and on the right that are only context.
+
+        Returns
+        -------
+        features : tensor ``(B, width, rows, columns)``
+            In the precision of the convolutions, with channels last in memory.
+        """
+        # Each convolution of a block reaches a tile further, and those of the stem half
+        # a pixel of two: margins shrink from layer to layer.
+        size, reach = self.config.tile_size, 2 * self.config.n_blocks
+        given = self.modulation[:-1](self._conditions(inputs))
+        given = trim(given, margins, reach)
+        stem_reach = reach + 4 // size
+        device = inputs.image.device.type
+        half = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if half else inputs.image.dtype
+        own = {'dtype': dtype, 'margins': margins, 'reach': stem_reach}
+        planes = image_planes(inputs, self.config, **own)
+        margins = [min(margin, stem_reach) for margin in margins]
+        hidden = F.silu(self.stem_second(F.silu(self._first_layer(planes))))
+        # The pixels of a tile become channels by a step as long as it.
+        rest = size // 2
+        weight = self.to_tiles.weight[..., 0, 0].unflatten(1, (-1, rest, rest))
+        hidden = F.conv2d(hidden, weight, self.to_tiles.bias, stride=rest)
+        hidden = trim(hidden, margins, reach) + self._modulation(given, 0)
+        for index, block in enumerate(self.blocks, 1):
+            margins = [min(margin, reach) for margin in margins]
+            scale = self._modulation(given, 2 * index - 1, 1.0)
+            hidden = block(hidden, scale, self._modulation(given, 2 * index))
+            reach -= 2
+            hidden, given = (trim(value, margins, reach) for value in (hidden, given))
+            given = given.contiguous(memory_format=torch.channels_last)
+        return F.silu(hidden)
+
+    def _modulation(self, given, index, offset=0.0):
+        """A part of the last layer of the modulation and an offset, channels last."""
+        layer = self.modulation[-1]
+        part = slice(index * self.config.width, (index + 1) * self.config.width)
+        weight, bias = layer.weight[part, :, 0, 0], layer.bias[part] + offset
+        return F.linear(given.movedim(1, -1), weight, bias).movedim(-1, 1)
+
+    def _first_layer(self, planes):
+        # Its channels are the pixels of 2 x 2: the same as a step of two pixels.
+        weight = self.stem_first.weight.unflatten(1, (-1, 2, 2))
+        weight = weight.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(planes, weight, self.stem_first.bias, stride=2, padding=2)
 
     def _conditions(self, inputs):
         parts = [inputs.conditions(psf_range=self.psf_range)]

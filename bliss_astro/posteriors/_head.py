@@ -42,10 +42,13 @@ def _log_scale(value: torch.Tensor) -> torch.Tensor:
 
 
 def _pointwise(layer, value):
-    """A convolution of one pixel, of maps or of lists ``(N, channels)``."""
-    if value.dim() == 2:
-        return F.linear(value, layer.weight[..., 0, 0], layer.bias)
-    return layer(value)
+    """
+    A convolution of one pixel, of maps or of lists ``(N, channels)``.
+
+    As a product, with channels last in memory: a processor's convolution would copy.
+    """
+    weight = layer.weight[..., 0, 0]
+    return F.linear(value.movedim(1, -1), weight, layer.bias).movedim(-1, 1)
 
 
 def star_flux_of_raw(raw, centre, error, high) -> LogFluxFactor:
@@ -158,6 +161,10 @@ class StarHead(nn.Module):
         return torch.cat(parts, -1).movedim(-1, 1)
 
     # -- hidden layers -----------------------------------------------------
+
+    def context(self, features) -> torch.Tensor:
+        """Share of the features in the hidden layer, ``(B, width, rows, columns)``."""
+        return _pointwise(self.from_context, features.float())
 
     def hidden(self, context, code, known, colour: int) -> torch.Tensor:
         """Hidden layer of the tiles of one colour, ``(B, width, rows', columns')``."""

@@ -85,7 +85,7 @@ class TilePosterior:
     ):
         self.features, self.inputs, self.head = features, inputs, head
         self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
-        self._context = head.from_context(features)
+        self._context = head.context(features)
         self._decided = None
         # Fits of the sources of the greedy sweep, by place, and where those of each
         # tile are.
@@ -178,7 +178,7 @@ class TilePosterior:
     def _hidden_of(self, colour, code):
         """Hidden layer of the tiles of a colour, given codes of the earlier ones."""
         known = self.grid.colour(device=self.device) < colour
-        return self.head.hidden(self._context, code, known.to(self.features), colour)
+        return self.head.hidden(self._context, code, known.to(self._context), colour)
 
     def hidden_given(self, catalog: TileCatalog) -> torch.Tensor:
         """

@@ -50,7 +50,7 @@ def whole(large, encoder):
 
 
 def test_blocks(large, whole, encoder, monkeypatch):
-    monkeypatch.setattr(_infer, '_BLOCK', 16)
+    monkeypatch.setattr(_infer, '_BLOCK', 256)
     blocks = detect_sources(large, density=0.002, encoder=encoder)
     assert abs(len(blocks) - len(whole)) <= 2
     _assert_alike(whole, blocks, sigma=0.1)

@@ -4,16 +4,36 @@ Tests of the matched filter that the network is given.
 """
 
 import numpy as np
+import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.ndimage import correlate1d
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.encoders._inputs import filter_coefficients, matched_filter
+from bliss_astro.encoders._filters import (
+    _gaussian_filters,
+    filter_coefficients,
+    matched_filter,
+)
 from bliss_astro.priors import SeeingPrior
 from bliss_astro.psf import DEFAULT_SHAPE, GaussianPSF
 from bliss_astro.psf._mixture import profile_of_shape
 
 RADIUS = 18.76
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 40), (1, 100, 33), (3, 64, 96)])
+def test_gaussian_filters(shape):
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    for sigma, filtered in zip(
+        (0.9, 3.0), _gaussian_filters(image, (0.9, 3.0), 8), strict=True
+    ):
+        kernel = np.exp(-0.5 * (np.arange(-8, 9) / sigma) ** 2)
+        kernel /= sigma * np.sqrt(2 * np.pi)
+        expected = image.double().numpy()
+        for axis in (1, 2):
+            expected = correlate1d(expected, kernel, axis, mode='constant')
+        assert_allclose(filtered, expected, atol=2e-6)
 
 
 def inputs_of(image, psf, *, rho=0.0):

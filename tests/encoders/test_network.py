@@ -118,6 +118,28 @@ class TestLocality:
             assert_allclose(block, expected, atol=1e-5)
 
     @torch.no_grad()
+    def test_margins_are_context(self, encoder, scene):
+        size = encoder.config.tile_size
+        inputs = scene((100, 120))
+        density = torch.arange(100 // size * (120 // size)) / 300.0 - 7
+        density = density.reshape(1, 1, 100 // size, 120 // size)
+        inputs = dataclasses.replace(inputs, log_density=density)
+        whole = encoder.features(inputs)
+        halo = -(-encoder.receptive_radius // size)
+        n = 16 // size
+        rows, columns = slice(0, n + halo), slice(n, 3 * n + 2 * halo)
+        part = window(
+            inputs,
+            *(slice(size * s.start, size * s.stop) for s in (rows, columns)),
+        )
+        part.log_density = density[..., rows, columns]
+        margins = (0, halo, halo, columns.stop - 3 * n - halo)
+        inner = encoder.inner_features(part, margins)
+        expected = whole[..., :n, n + halo : 3 * n + halo]
+        assert inner.shape == expected.shape
+        assert_allclose(inner, expected, atol=1e-5)
+
+    @torch.no_grad()
     def test_images_of_a_batch_do_not_meet(self, encoder, scene):
         inputs = scene((16, 20), 3)
         together = encoder.features(inputs)

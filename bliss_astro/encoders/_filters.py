@@ -1,0 +1,161 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Planes of an image as the network sees them: pixels, filtered ones and bad ones.
+
+The matched filter is one of them. For white noise, the detection of a faint star
+depends on one number: the image weighted with the PSF. A network that has to form that
+sum for any PSF loses a little of it, which counts near the limit. Any round PSF is
+nearly a combination of a few Gaussians, and Gaussians are products of a function of x
+and one of y: the filter costs a few short convolutions, and follows a PSF that varies
+over the image.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch.nn import functional as F
+
+from ._config import (
+    ASINH_KNEE,
+    FILTER_RADIUS,
+    FILTER_SIGMAS,
+    WIDE_RADIUS,
+    WIDE_SIGMAS,
+)
+
+# Side in tiles of the cells that share a matched filter.
+_CELL = 4
+# Pixels that one product filters; more of them repeat less of their margins, but
+# multiply more zeros.
+_STRIP = 32
+
+
+@torch.no_grad()
+def image_planes(inputs, config, *, dtype, margins, reach):
+    """
+    Planes ``(B, n, ny, nx)`` of images, channels last in memory.
+
+    Margins in tiles (above, below, left, right) are cut to at most ``reach`` tiles.
+    """
+    size = config.tile_size
+    ny, nx = inputs.image.shape[1:]
+    border = (0, -nx % size, 0, -ny % size)
+    image, bad = F.pad(inputs.image, border), F.pad(inputs.mask, border, value=True)
+    images = [image]
+    with torch.autocast(image.device.type, enabled=False):
+        if config.matched_filter:
+            images.append(matched_filter(image, inputs, size))
+        if config.galaxies:
+            images += wide_filters(image, inputs, size)
+        *images, bad = (trim(part, margins, reach, size) for part in (*images, bad))
+        planes = _compressed(images, bad, dtype)
+    return planes.contiguous(memory_format=torch.channels_last)
+
+
+def trim(value, margins, reach, size=1):
+    """Cut maps to margins of at most ``reach`` tiles; constants have none."""
+    top, bottom, left, right = (size * max(m - reach, 0) for m in margins)
+    ny, nx = value.shape[-2:]
+    value = value[..., top : ny - bottom, :] if ny > 1 else value
+    return value[..., left : nx - right] if nx > 1 else value
+
+
+def filter_coefficients(psf):
+    """Weights of the Gaussians that make a filter, over its noise."""
+    height, variance, *_ = psf.components
+    sigma2 = height.new_tensor(FILTER_SIGMAS) ** 2
+    gram = 1 / (2 * math.pi * (sigma2[:, None] + sigma2))
+    product = variance[..., None] / (variance[..., None] + sigma2)
+    right = (height[..., None] * product).sum(-2)
+    # In double precision, or the rounding would depend on the number of images.
+    inverse = torch.linalg.inv(gram.double())
+    coefficients = (right.double() @ inverse).to(right)
+    power = (coefficients * right).sum(-1, keepdim=True)
+    return coefficients * power.clamp(min=1e-8).rsqrt()
+
+
+def matched_filter(image, inputs, tile_size):
+    """Signal-to-noise ratio of a faint star at each pixel, ``(B, ny, nx)``."""
+    n_rows, n_columns = inputs.psf.shape[2:]
+    varies = max(n_rows, n_columns) > 1
+    if varies:
+        psf = F.avg_pool2d(inputs.psf, _CELL, ceil_mode=True)
+        inputs = dataclasses.replace(inputs, psf=psf)
+    weight = filter_coefficients(inputs.gaussians).movedim(-1, 1)
+    if varies:
+        weight = weight.repeat_interleave(_CELL, 2).repeat_interleave(_CELL, 3)
+        weight = weight[..., :n_rows, :n_columns]
+    weight = weight * inputs.noise_excess().rsqrt()
+    out = torch.zeros_like(image)
+    filters = _gaussian_filters(image, FILTER_SIGMAS, FILTER_RADIUS)
+    for own, filtered in zip(weight.unbind(1), filters, strict=True):
+        out += _scale_by_tile(filtered, own, tile_size)
+    return out
+
+
+def wide_filters(image, inputs, tile_size):
+    """Signal-to-noise ratios of faint, large sources at each pixel."""
+    excess = inputs.noise_excess()[:, 0].rsqrt()
+    filters = _gaussian_filters(image, WIDE_SIGMAS, WIDE_RADIUS)
+    return [
+        _scale_by_tile(filtered, 2 * sigma * math.sqrt(math.pi) * excess, tile_size)
+        for sigma, filtered in zip(WIDE_SIGMAS, filters, strict=True)
+    ]
+
+
+def _gaussian_filters(image, sigmas, radius):
+    """Yield the image convolved with Gaussians of unit flux, cut off at a radius."""
+    step = torch.arange(-radius, radius + 1, device=image.device)
+    sigma = image.new_tensor(sigmas)[:, None]
+    profiles = torch.exp(-0.5 * (step / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    lag = torch.arange(_STRIP + 2 * radius, device=image.device)
+    lag = lag - torch.arange(_STRIP, device=image.device)[:, None]
+    bands = profiles[:, lag.clamp(0, 2 * radius)] * ((lag >= 0) & (lag <= 2 * radius))
+    for band in bands:
+        # (B, ny, nx) to (nx, B, ny) to (ny, nx, B).
+        filtered = _filter_last(_filter_last(image, band), band)
+        yield filtered.movedim(-1, 0).contiguous()
+
+
+def _filter_last(value, band):
+    """
+    Filter ``(..., n)`` along its last axis, which comes first in the result.
+
+    Strips are products with one banded matrix: a processor's fastest operation.
+    """
+    n, (n_out, n_in) = value.shape[-1], band.shape
+    n_strips, radius = -(-n // n_out), (n_in - n_out) // 2
+    padded = F.pad(value, (radius, radius + n_strips * n_out - n)).flatten(0, -2)
+    strips = padded.unfold(-1, n_in, n_out).permute(1, 2, 0)
+    filtered = torch.bmm(band.expand(n_strips, n_out, n_in), strips)
+    return filtered.flatten(0, 1)[:n].unflatten(1, value.shape[:-1])
+
+
+def _scale_by_tile(image, weight, tile_size):
+    """Multiply images ``(B, ny, nx)`` in place by constants or maps ``(B, h, w)``."""
+    if weight.shape[1:] == (1, 1):
+        return image.mul_(weight)
+    if weight.shape[-1] > 1:
+        weight = weight.repeat_interleave(tile_size, -1)
+    image.unflatten(1, (-1, tile_size)).mul_(weight[:, :, None])
+    return image
+
+
+def _compressed(images, bad, dtype):
+    """
+    Images at two scales each, bad pixels after the first: ``(B, 2 N + 1, ny, nx)``.
+
+    Linear near the noise, logarithmic far above it.
+    """
+    shape = (len(bad), 2 * len(images) + 1, *bad.shape[1:])
+    planes = images[0].new_empty(shape, dtype=dtype)
+    planes[:, 2] = bad
+    for index, image in enumerate(images):
+        own = planes[:, 2 * index + (index > 0) :]
+        size = image.abs().clamp_(max=1e18)  # whose square is still a number
+        for scale in range(2):
+            size = size / ASINH_KNEE if scale else size
+            value = size.square().add_(1).sqrt_().add_(size).log_()
+            own[:, scale] = value.copysign_(image)
+    return planes
