@@ -177,7 +177,8 @@ def _posterior_grid(tiles, shape):
         for n, most in zip(shape, maps.shape, strict=False)
     )
     shapes = maps[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)]
-    return side, shapes.contiguous(), float(tiles.inputs.normalization_radius)
+    radius = float(tiles.inputs.normalization_radius)
+    return side, GaussianPSF.from_shape(shapes, normalization_radius=radius)
 
 
 def _noise_of_rows(catalog, grid):
@@ -186,9 +187,7 @@ def _noise_of_rows(catalog, grid):
     error = error[np.isfinite(error) & (error > 0)]
     if len(error) == 0:
         return 0.0
-    _, shapes, radius = grid
-    psf = GaussianPSF.from_shape(shapes.flatten(0, -2), normalization_radius=radius)
-    area = float(psf.effective_area.median())
+    area = float(grid[1].effective_area.median())
     return float(np.quantile(error, _FAINT_QUANTILE) / np.sqrt(area))
 
 

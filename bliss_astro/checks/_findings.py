@@ -11,7 +11,6 @@ import torch
 from scipy.ndimage import zoom
 from scipy.special import bdtrc
 
-from bliss_astro.psf._mixture import profile_with_gradient
 from bliss_astro.units import MAD_TO_SIGMA
 
 from ._causes import (
@@ -292,10 +291,10 @@ def _one_piece(residuals, sources, renderer, fwhm):
     stamps = Stamps(residuals, sources.x, sources.y, stamp_half(fwhm))
     good = torch.from_numpy(stamps.use.astype(np.float32))
     ratio = torch.from_numpy(residuals.ratio[stamps.at]) * good
-    shape = renderer.shape_at(sources.x, sources.y)[:, None, None]
+    psf = renderer.psf_at(sources.x, sources.y)[:, None, None]
     scale = sources.flux[:, None, None] * stamps.weight
     dx, dy = stamps.dx, stamps.dy
-    star, by_x, by_y = profile_with_gradient(shape, dx, dy, radius=renderer.radius)
+    star, by_x, by_y = psf(dx, dy, gradient=True)
     # Derivatives by a factor of all lengths, but for the flux, and by ellipticities.
     width = dx * by_x + dy * by_y
     e1, e2 = 0.5 * (dx * by_x - dy * by_y), 0.5 * (dy * by_x + dx * by_y)

@@ -25,7 +25,6 @@ from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
 
 from bliss_astro.coadds._noise import correlated_noise
-from bliss_astro.psf._mixture import profile_with_gradient
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import FWHM_PER_SIGMA
 
@@ -124,8 +123,8 @@ def _bright_sources(residuals, sources, renderer, half):
 
 def _star_profile(renderer, x, y, stamps):
     """Stars of unit flux and their derivatives by x and y, three ``(N, P, P)``."""
-    shape = renderer.shape_at(x, y)[:, None, None]
-    return profile_with_gradient(shape, stamps.dx, stamps.dy, radius=renderer.radius)
+    psf = renderer.psf_at(x, y)[:, None, None]
+    return psf(stamps.dx, stamps.dy, gradient=True)
 
 
 class _Fit:
@@ -252,11 +251,12 @@ def _as_galaxy(is_disk, shapes):
 def _draw(renderer, x, y, galaxy, stamps):
     """Images of galaxies of unit flux, float32 ``(N, P, P)``."""
     place = [-offset[:, 0, :1] for offset in (stamps.dx, stamps.dy)]
-    parts = renderer.shape_at(x, y), *place, torch.ones_like(place[0])
+    parts = renderer.psf_at(x, y), *place, torch.ones_like(place[0])
     parts = *parts, torch.from_numpy(galaxy.astype(np.float32))[:, None]
-    options = {'size': stamps.use.shape[1:], 'radius': renderer.radius}
+    options = {'size': stamps.use.shape[1:]}
     options['accuracy'] = RenderingAccuracy.training()
-    pieces = zip(*(part.split(_PIECE) for part in parts), strict=True)
+    pieces = [slice(k, k + _PIECE) for k in range(0, len(galaxy), _PIECE)]
+    pieces = [[part[piece] for part in parts] for piece in pieces]
     return torch.cat([render_galaxies(*piece, **options) for piece in pieces]).numpy()
 
 

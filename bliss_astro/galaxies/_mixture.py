@@ -20,11 +20,9 @@ from bliss_astro.rendering._accuracy import narrowest_sigma
 from bliss_astro.rendering._profiles import (
     BULGE_RANGE,
     DISK_RADIUS,
-    PSF_RANGE,
     bulge_of_square,
     disk_of_square,
-    look_up,
-    psf_segments,
+    psf_transform,
 )
 
 # Bits of the table of the PSF's transform: good to 1e-4.
@@ -156,7 +154,7 @@ class GalaxyMixture:
 def _groups_of(psf):
     """Indices of galaxies by the largest wavenumber that their PSFs let through."""
     ends = torch.tensor(_LARGEST_WAVENUMBERS, dtype=psf.dtype, device=psf.device)
-    need = (_CUTOFF / narrowest_sigma(psf)).contiguous()
+    need = (_CUTOFF / narrowest_sigma(GaussianPSF.from_shape(psf))).contiguous()
     place = torch.searchsorted(ends, need).clamp(max=len(ends) - 1)
     return [
         (_LARGEST_WAVENUMBERS[value], torch.nonzero(place == value)[:, 0])
@@ -183,15 +181,10 @@ class _Sheet:
 
     def psf_modes(self, psf):
         """Transforms ``(B, M)`` of PSFs, with the weights of the sum."""
-        e1, e2 = psf[:, 6], psf[:, 7]
-        norm = torch.rsqrt(1 - e1**2 - e2**2)
-        form = torch.stack([norm * (1 + e1), norm * e2, norm * (1 - e1)], -1)
-        square = (form @ (-2 * self.basis.to(psf))).clamp(min=0)
-        table = psf_segments(psf, radius=DEFAULT_NORMALIZATION_RADIUS, bits=_PSF_BITS)
-        row = torch.arange(len(psf), device=psf.device)
-        z = square + 2.0 ** PSF_RANGE[0]
-        modes = look_up(z, table, _PSF_BITS, PSF_RANGE, row)
-        return (modes.unflatten(-1, (len(self.ky), -1)) * self.count.to(psf)).flatten(1)
+        transform = psf_transform(GaussianPSF.from_shape(psf), _PSF_BITS)
+        rows = torch.arange(len(psf), device=psf.device)
+        modes = transform(rows, self.kx.to(psf), self.ky.to(psf))
+        return (modes * self.count.to(psf)).flatten(1)
 
     def galaxy_modes(self, mixture, slopes=None):
         """

@@ -157,6 +157,10 @@ class GaussianPSF:
         """Return PSFs of the batch: an index of its axes, `None` for new ones."""
         return self._each(lambda part: part[index])
 
+    def gaussians(self, xs, ys):
+        """Return one PSF on a grid of places, ``(len(ys), len(xs))``."""
+        return self.expand(len(ys), len(xs))
+
     def expand(self, *batch):
         """Return the same PSFs for another batch, as `torch.Tensor.expand`."""
         return self._each(lambda part: part.expand(*batch, part.shape[-1]))
@@ -217,8 +221,7 @@ class GaussianPSF:
 
     def normalized(self):
         """Return the same PSFs with unit flux within the normalisation radius."""
-        height, *others = self.components
-        return self._with((height / self.flux[..., None], *others))
+        return self._with((self.height / self.flux[..., None], *self.components[1:]))
 
     def _mapped(self, xx, xy, yy, x, y, scale=1.0):
         """Return the same fluxes with other covariances and centres."""

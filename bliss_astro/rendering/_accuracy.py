@@ -11,6 +11,7 @@ import torch
 
 from bliss_astro._arguments import check_ranges, first_wrong, require
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
+from bliss_astro.units import FWHM_PER_SIGMA
 
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
@@ -147,12 +148,22 @@ def _deviations(share):
     return -float(quantile)
 
 
+def _core_sigma(psf):
+    """Standard deviation of the core of PSFs in pixels."""
+    closed = psf.shape is not None
+    return psf.shape[..., 0] if closed else psf.fwhm / FWHM_PER_SIGMA
+
+
 def narrowest_sigma(psf):
-    """Standard deviation of the narrower Gaussian of PSFs along its minor axis."""
-    s1, s2, b = psf[..., 0], psf[..., 1], psf[..., 2]
-    e = torch.hypot(psf[..., 6], psf[..., 7])
-    core = torch.where(b > 0, torch.minimum(s1, s2), s1)
-    return core * ((1 - e) / (1 + e)) ** 0.25
+    """Standard deviation of the narrowest Gaussian of PSFs along its minor axis."""
+    if psf.shape is not None:
+        # Not of the power law, whose narrow Gaussians are faint.
+        s1, s2, b = psf.shape[..., :3].unbind(-1)
+        core = torch.where(b > 0, torch.minimum(s1, s2), s1)[..., None]
+    else:
+        core = torch.where(psf.height > 0, psf.variance.sqrt(), math.inf)
+    e = torch.hypot(*psf.components[4:])
+    return (core * ((1 - e) / (1 + e)) ** 0.25).amin(-1)
 
 
 def folds_of(psf, accuracy):
@@ -167,12 +178,12 @@ def extent_of(galaxy, psf, accuracy):
     fraction, disk, bulge = galaxy[..., 0], galaxy[..., 4], galaxy[..., 5]
     disk = accuracy.disk_extent * disk * (fraction > 0)
     bulge = accuracy.bulge_extent * bulge * (fraction < 1)
-    return torch.maximum(disk, bulge) + accuracy.psf_extent * psf[..., 0]
+    return torch.maximum(disk, bulge) + accuracy.psf_extent * _core_sigma(psf)
 
 
 def sharp_extent_of(galaxy, psf, accuracy):
     """How far from its centre a galaxy has details that level 0 has to draw."""
-    sigma = psf[:, 0]
+    sigma = _core_sigma(psf)
     disk_ratio, bulge_ratio, disk_radius, bulge_radius = galaxy[:, 2:].unbind(1)
     tip = accuracy.sizes[0] / 2
 
@@ -225,7 +236,7 @@ def check_galaxies(galaxy, *, psf=None, accuracy=None):
     """
     Galaxies ``(..., 6)`` in double precision, or an error where one cannot be rendered.
 
-    Numbers are in their ranges, and with PSFs ``(..., 8)`` sizes fit into the stamps of
+    Numbers are in their ranges, and with a `GaussianPSF` sizes fit into the stamps of
     the accuracy and cores into its grid.
     """
     galaxy = np.asarray(galaxy, dtype=float)
@@ -243,7 +254,6 @@ def check_galaxies(galaxy, *, psf=None, accuracy=None):
 
 def _check_fits(galaxy, psf, accuracy):
     """Compare the PSF with the grid and the galaxies with the largest stamp."""
-    psf = torch.as_tensor(np.asarray(psf, dtype=float))
     narrow = narrowest_sigma(psf)
     # Single precision may have rounded a width that is just allowed.
     sound = bool((narrow >= accuracy.min_sigma * (1 - 1e-4)).all())

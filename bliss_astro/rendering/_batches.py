@@ -8,34 +8,36 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import (
-    DEFAULT_NORMALIZATION_RADIUS,
-    LOG2_E,
-    mixture_of_shape,
-)
+from bliss_astro.psf import GaussianPSF
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, LOG2_E
 
 from ._accuracy import RenderingAccuracy, plans_of
 from ._profiles import (
     BULGE_RANGE,
     DISK_RADIUS,
     NEGLIGIBLE,
-    PSF_RANGE,
     axis_modes,
     bilinear_factor,
     bulge_of_square,
     disk_of_square,
     level_window,
-    look_up,
-    psf_segments,
+    psf_transform,
+    quadratic_form,
     synthesis_matrices,
 )
 
-# Numbers of a processor's cache, some megabytes of single precision, and Gaussians of
-# a PSF.
-_CACHE_ELEMENTS, _N_GAUSSIANS = 4_000_000, 19
+# Numbers of a processor's cache, some megabytes of single precision.
+_CACHE_ELEMENTS = 4_000_000
 # Modes that are worked on at once, some megabytes of single precision, and how many
 # times more of them suit a graphics card.
 _CACHE_MODES, _CUDA_FACTOR = 150_000, 64
+
+
+def as_gaussians(psf, radius=DEFAULT_NORMALIZATION_RADIUS, step=0.7):
+    """A `GaussianPSF`, or tensor of shapes, as a `GaussianPSF` with a step."""
+    if not isinstance(psf, GaussianPSF):
+        return GaussianPSF.from_shape(psf, normalization_radius=radius, step=step)
+    return psf if psf.shape is None else psf.with_shape(psf.shape, step=step)
 
 
 def render_stars(
@@ -51,8 +53,8 @@ def render_stars(
 
     Parameters
     ----------
-    shape : tensor ``(B, 8)``
-        PSF of each image, see `bliss_astro.psf.SHAPE_NAMES`.
+    shape : tensor ``(B, 8)`` or `~bliss_astro.psf.GaussianPSF`
+        PSF of each image, see `bliss_astro.psf.SHAPE_NAMES` for tensors.
 
     x, y : tensor ``(B, S)``
         Centres of the stars in pixels; stars may lie outside the image.
@@ -64,7 +66,7 @@ def render_stars(
         ``(ny, nx)`` of the images.
 
     radius : float, optional
-        The normalisation radius in pixels.
+        The normalisation radius of shapes in pixels.
 
     tolerance : float, optional
         Error allowed relative to the peak; looser is faster.
@@ -77,24 +79,22 @@ def render_stars(
     """
     # Pieces of images, and of crowded images pieces of their stars, whose factors fit
     # into the processor's cache.
+    psf, options = as_gaussians(shape, radius), {'size': size, 'tolerance': tolerance}
     most = _CACHE_ELEMENTS * (_CUDA_FACTOR if x.is_cuda else 1)
-    per_star = _N_GAUSSIANS * sum(size)
+    per_star = psf.height.shape[-1] * sum(size)
     piece = max(1, most // max(1, x.shape[1] * per_star))
     images = []
-    for one, *stars in zip(*(v.split(piece) for v in (shape, x, y, flux)), strict=True):
-        image = 0.0
-        for parts in zip(
-            *(v.split(most // per_star + 1, 1) for v in stars), strict=True
-        ):
-            fy, fx = star_factors(
-                one, *parts, size=size, radius=radius, tolerance=tolerance
-            )
+    for first in range(0, max(1, len(x)), piece):
+        image, own = 0.0, slice(first, first + piece)
+        stars = (v[own].split(most // per_star + 1, 1) for v in (x, y, flux))
+        for parts in zip(*stars, strict=True):
+            fy, fx = star_factors(psf[own], *parts, **options)
             image = image + fy.transpose(1, 2) @ fx
         images.append(image)
     return torch.cat(images)
 
 
-def star_factors(shape, x, y, flux, *, size, radius, tolerance):
+def star_factors(psf, x, y, flux, *, size, tolerance):
     """
     Matrices along y ``(B, M, ny)`` and x ``(B, M, nx)`` of star fields.
 
@@ -102,9 +102,9 @@ def star_factors(shape, x, y, flux, *, size, radius, tolerance):
     linear and acts along one axis, such as an interpolation, may be applied to these.
     """
     step = 0.7 if tolerance < 1e-5 else 1.0
-    height, variance = mixture_of_shape(shape, radius=radius, step=step)  # (B, K)
-    e1, e2 = shape[:, 6:7], shape[:, 7:8]
-    inclination = e2 / torch.sqrt((1 - e1) * (1 + e1))  # (B, 1)
+    # All (B, K), or (B, 1) for what all Gaussians have in common.
+    height, variance, *centre, e1, e2 = as_gaussians(psf, step=step).components
+    inclination = e2 / torch.sqrt((1 - e1) * (1 + e1))
     order = _series_order(float(inclination.abs().max()), tolerance)
     norm = torch.rsqrt(1 - e1**2 - e2**2)
     full = (*x.shape, height.shape[-1])
@@ -117,10 +117,12 @@ def star_factors(shape, x, y, flux, *, size, radius, tolerance):
         terms = [term.to(weight.dtype) for term in terms]
         weight = weight * torch.stack(terms, -1)[:, None]
     factors = []
-    for n, place, stretch in zip(size, (y, x), (1 + e1, 1 - e1), strict=True):
+    axes = zip(size, (y, x), centre[::-1], (1 + e1, 1 - e1), strict=True)
+    for n, place, shift, stretch in axes:
         grid = torch.arange(n, device=x.device, dtype=x.dtype)
         own = (variance / (stretch * norm))[:, None].expand(full)
-        factors.append(_factors(grid - place[..., None], own, order))
+        place = (place[..., None] + shift[:, None])[..., None]
+        factors.append(_factors(grid - place, own, order))
     along_y, along_x = factors
     return (along_y * weight[..., None]).flatten(1, 3), along_x.flatten(1, 3)
 
@@ -135,9 +137,9 @@ def _series_order(inclination, tolerance):
 
 
 def _factors(offset, variance, order):
-    # offset (B, S, N), variance (B, S, K) -> (B, S, K, order + 1, N)
+    # offset (B, S, 1 or K, N), variance (B, S, K) -> (B, S, K, order + 1, N)
     # To the base of two: `torch.exp2` takes a fifth of the time of `torch.exp`.
-    log_gauss = (offset**2)[..., None, :] * (-0.5 * LOG2_E / variance[..., None])
+    log_gauss = offset**2 * (-0.5 * LOG2_E / variance[..., None])
     # Denormal numbers, here or in products, are a hundred times slower.
     log_gauss = torch.nn.functional.threshold(
         log_gauss, NEGLIGIBLE * LOG2_E, -math.inf, inplace=True
@@ -145,7 +147,7 @@ def _factors(offset, variance, order):
     gauss = torch.exp2(log_gauss)
     if order == 0:
         return gauss[..., None, :]
-    scaled = offset[..., None, :] * torch.rsqrt(variance)[..., None]
+    scaled = offset * torch.rsqrt(variance)[..., None]
     powers = gauss.new_empty((*gauss.shape[:-1], order + 1, gauss.shape[-1]))
     powers[..., 0, :] = gauss
     for n in range(order):
@@ -170,8 +172,8 @@ def render_galaxies(
 
     Parameters
     ----------
-    psf : tensor ``(B, 8)``
-        PSF of each image, see `bliss_astro.psf.SHAPE_NAMES`.
+    psf : tensor ``(B, 8)`` or `~bliss_astro.psf.GaussianPSF`
+        PSF of each image, see `bliss_astro.psf.SHAPE_NAMES` for tensors.
 
     x, y : tensor ``(B, S)``
         Centres in pixels; galaxies may lie outside the image.
@@ -188,7 +190,7 @@ def render_galaxies(
         ``(ny, nx)`` of the images.
 
     radius : float, optional
-        The normalisation radius in pixels.
+        The normalisation radius of shapes in pixels.
 
     dither : tensor ``(B, d, 2)``, optional
         Dithers in x and y of d exposures, at most one pixel in size. The images
@@ -211,12 +213,12 @@ def render_galaxies(
     images = x.new_zeros((len(x), *size))
     image, place = torch.nonzero(flux, as_tuple=True)
     own = (v[image, place] for v in (x, y, flux, galaxy))
-    options = {'radius': radius, 'dither': dither, 'accuracy': accuracy}
+    psf, options = as_gaussians(psf, radius), {'dither': dither, 'accuracy': accuracy}
     return add_galaxies(images, image, psf, image, *own, **options)
 
 
 def add_galaxies(
-    images, image, psf, cell, x, y, flux, galaxy, *, radius, dither=None, accuracy=None
+    images, image, psf, cell, x, y, flux, galaxy, *, dither=None, accuracy=None
 ):
     """
     Add G galaxies to the images they are on, each with the PSF of its cell.
@@ -226,13 +228,14 @@ def add_galaxies(
     accuracy = RenderingAccuracy() if accuracy is None else accuracy
     if len(image) == 0:
         return images
-    plans = plans_of(galaxy, psf[cell], size := images.shape[1:], accuracy)
+    size = images.shape[1:]
+    plans = plans_of(galaxy, psf[cell], size, accuracy)
     side = torch.tensor(accuracy.sizes, device=x.device)[plans[:, 0]]
     left = torch.floor(x + 0.5).long() - side // 2
     bottom = torch.floor(y + 0.5).long() - side // 2
     inside = (left < size[1]) & (left + side > 0)
     inside &= (bottom < size[0]) & (bottom + side > 0)
-    table = psf_segments(psf, radius=radius, bits=accuracy.psf_bits)
+    transform = psf_transform(psf, accuracy.psf_bits)
     parts = (image, cell, x, y, flux, galaxy, left, bottom)
     for row in torch.unique(plans[inside], dim=0):
         stamp, base, n_levels, folds = row.tolist()
@@ -241,7 +244,7 @@ def add_galaxies(
         chosen = torch.nonzero((plans == row).all(1) & inside)[:, 0]
         for piece in chosen.split(plan.piece(x.is_cuda)):
             index, *some, low_x, low_y = (part[piece] for part in parts)
-            drawn = plan.draw(psf, table, *some, dither)
+            drawn = plan.draw(transform, *some, dither)
             _add_stamps(images, index, low_x, low_y, drawn)
     return images
 
@@ -299,18 +302,17 @@ class _Plan:
         modes = self.base**2 // 2 * self.folds**2 + self.stamp**2 // 4
         return max(1, (_CUDA_FACTOR if is_cuda else 1) * _CACHE_MODES // modes)
 
-    def draw(self, psf, table, cell, x, y, flux, galaxy, dither):
+    def draw(self, transform, cell, x, y, flux, galaxy, dither):
         """Stamps ``(G, stamp, stamp)`` centred on the galaxies' pixels."""
         rest_x, rest_y = (v - torch.floor(v + 0.5) for v in (x, y))
         own, row = torch.unique_consecutive(cell, return_inverse=True)
-        shared = psf[own], tuple(part[own] for part in table)
         shift = None if dither is None else dither[own]
         base, stamp = self.base, self.stamp
         out = None
         for level in reversed(range(self.n_levels)):
             folds = self.folds if level == 0 else 1
             kx, ky = axis_modes(base, level, folds, x.dtype, x.device)
-            modes = _psf_modes(*shared, kx, ky, self.accuracy.psf_bits)
+            modes = transform(own, kx, ky)
             window = level_window(base, level, self.n_levels, folds, x.dtype, x.device)
             modes = modes if window is None else modes * window
             if shift is not None:
@@ -336,26 +338,6 @@ class _Plan:
         return out
 
 
-def _quadratic(xx, xy, yy, kx, ky, offset):
-    """``xx kx^2 + 2 xy kx ky + yy ky^2 + offset`` on a grid, for each row."""
-    along_x = xx[:, None, None] * kx**2 + offset
-    along_y = yy[:, None, None] * ky[:, None] ** 2
-    square = along_x + along_y
-    square.addcmul_((2 * xy)[:, None, None] * ky[:, None], kx)
-    # Cancellation in very thin ellipses.
-    return square.clamp_(min=offset)
-
-
-def _psf_modes(psf, table, kx, ky, bits):
-    e1, e2 = psf[:, 6], psf[:, 7]
-    norm = torch.rsqrt(1 - e1**2 - e2**2)
-    z = _quadratic(
-        norm * (1 + e1), norm * e2, norm * (1 - e1), kx, ky, 2.0 ** PSF_RANGE[0]
-    )
-    row = torch.arange(len(psf), device=psf.device)
-    return look_up(z, table, bits, PSF_RANGE, row)
-
-
 def _galaxy_modes(galaxy, flux, kx, ky):
     """Transforms ``(G, ny, nx)`` of the galaxies before the PSF."""
     fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
@@ -365,7 +347,7 @@ def _galaxy_modes(galaxy, flux, kx, ky):
     def square(radius, ratio, offset):
         # a^2 [(kx cos + ky sin)^2 + q^2 (ky cos - kx sin)^2]
         mean, half = (0.5 * radius**2 * (1 + s * ratio**2) for s in (1, -1))
-        return _quadratic(
+        return quadratic_form(
             mean + half * cos2, half * sin2, mean - half * cos2, kx, ky, offset
         )
 

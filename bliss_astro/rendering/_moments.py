@@ -19,7 +19,7 @@ evenly in the logarithm. The largest of them is 0.0025 for the disk (0.0005 rms)
 import torch
 
 from bliss_astro._arguments import require
-from bliss_astro.psf._mixture import mixture_of_shape
+from bliss_astro.psf import GaussianPSF
 
 # Share of the light and width of each Gaussian.
 _DISK = (
@@ -148,11 +148,10 @@ class _Mixture:
     """I galaxy components and J PSF components of N galaxies, as (I, J, N)."""
 
     def __init__(self, psf, galaxy, cos, sin):
-        height, variance = mixture_of_shape(psf, step=_PSF_STEP)
-        self.p = variance.T  # (J, N)
-        light = (height * variance).T
+        psf = GaussianPSF.from_shape(psf, step=_PSF_STEP)
+        self.p, light = psf.variance.T, psf.fluxes.T  # (J, N)
         # The PSF in the frame of the galaxy; the matrix has the determinant one.
-        e1, e2 = psf[:, 6], psf[:, 7]
+        e1, e2 = psf.shape[:, 6:].unbind(1)
         norm = torch.rsqrt(1 - e1**2 - e2**2)
         turned = e1 * cos + e2 * sin
         self.exx, self.eyy = norm * (1 + turned), norm * (1 - turned)

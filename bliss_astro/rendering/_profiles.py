@@ -21,8 +21,6 @@ import numpy as np
 import torch
 from scipy.special import loggamma
 
-from bliss_astro.psf._mixture import mixture_of_shape
-
 # Window of level 1 in pixels: at half the pixels' wavenumber 2e-5 of it is
 # left, and its transform has died within five times this length.
 _WINDOW = 3.3
@@ -142,21 +140,42 @@ def disk_of_square(z):
     return root * root * root
 
 
-def psf_segments(shape, *, radius, bits):
-    """
-    Segments of one table for each PSF, for the squared elliptical wavenumber.
+def quadratic_form(xx, xy, yy, kx, ky, offset):
+    """``xx kx^2 + 2 xy kx ky + yy ky^2 + offset`` on a grid, for each row."""
+    along_x = xx[:, None, None] * kx**2 + offset
+    along_y = yy[:, None, None] * ky[:, None] ** 2
+    square = along_x + along_y
+    square.addcmul_((2 * xy)[:, None, None] * ky[:, None], kx)
+    # Cancellation in very thin ellipses.
+    return square.clamp_(min=offset)
 
-    For shapes ``(B, 8)`` intercept and slope ``(B, n)`` for `look_up`, with ``2**bits``
-    nodes for each factor of two; the argument is the square plus ``2**PSF_RANGE[0]``.
+
+def psf_transform(psf, bits):
     """
-    height, variance = mixture_of_shape(shape, radius=radius)
-    nodes = torch.from_numpy(table_nodes(bits, PSF_RANGE)).to(shape)
+    Transforms of PSFs on grids of wavenumbers, as a function of rows, kx and ky.
+
+    Those of the closed form, whose Gaussians are similar, are functions of one squared
+    wavenumber: a table for each of them, with ``2**bits`` nodes for each factor of two.
+    """
+    if psf.shape is None:
+        return lambda rows, kx, ky: psf[rows][:, None, None].transform(kx, ky[:, None])
+    variance, flux = psf.components[1], psf.fluxes
+    nodes = torch.from_numpy(table_nodes(bits, PSF_RANGE)).to(flux)
     square = nodes - nodes[0]
     log_part = -0.5 * variance[..., None] * square
     log_part = torch.nn.functional.threshold(log_part, NEGLIGIBLE, -math.inf)
-    flux = 2 * math.pi * height * variance
     values = (flux[:, None] @ torch.exp(log_part))[:, 0]
-    return line_segments(nodes, values)
+    segments = line_segments(nodes, values)
+
+    def transform(rows, kx, ky):
+        e1, e2 = psf.shape[rows, 6:].unbind(1)
+        norm = torch.rsqrt(1 - e1**2 - e2**2)
+        form = norm * (1 + e1), norm * e2, norm * (1 - e1)
+        z = quadratic_form(*form, kx, ky, 2.0 ** PSF_RANGE[0])
+        own = torch.arange(len(rows), device=z.device)
+        return look_up(z, [part[rows] for part in segments], bits, PSF_RANGE, own)
+
+    return transform
 
 
 @functools.cache

@@ -63,9 +63,9 @@ class TorchRenderer:
 
         Parameters
         ----------
-        psf : `~bliss_astro.psf.PSFModel`
-            The PSF, which already contains the pixel. Its own flux and
-            position play no part.
+        psf : `~bliss_astro.psf.PSFModel` or PSF with a method ``gaussians(xs, ys)``
+            The PSF, which already contains the pixel; that of pixel (0, 0). Its own
+            flux and position play no part.
 
         x, y : array_like ``(n,)``
             Centres in 0-based pixels; sources may lie outside the image.
@@ -93,13 +93,13 @@ class TorchRenderer:
             integers, if a galaxy is larger than the largest stamp, or if the
             PSF is too narrow for the grid.
         """
-        vector = np.asarray(psf.shape_vector, dtype=float)
-        check = {'psf': vector, 'accuracy': self.accuracy}
+        psf = psf.gaussians([0], [0])[0]
+        check = {'psf': psf, 'accuracy': self.accuracy}
         parts, shape = _check_sources(x, y, flux, shape, galaxy, **check)
-        options = {'size': shape, 'radius': float(psf.normalization_radius)}
+        options = {'size': shape}
         psf, *parts = (
-            torch.as_tensor(v).to(self.device, self.dtype)[None]
-            for v in (vector, *parts)
+            v.to(self.device, self.dtype)
+            for v in (psf, *(torch.as_tensor(part)[None] for part in parts))
         )
         if galaxy is None:
             image = render_stars(psf, *parts, **options)

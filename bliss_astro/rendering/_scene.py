@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bliss_astro.psf._mixture import profile_of_shape
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.units import typical
 
 from ._batches import add_galaxies, render_galaxies, render_stars
@@ -117,15 +117,17 @@ def psf_grid(shape, access):
     """
     Look up the PSF of an image, cell by cell.
 
-    Returns the side of a cell in pixels, the shapes ``(rows, columns, 8)`` in their
-    middles, and the normalisation radius.
+    Returns the side of a cell in pixels, and the PSFs ``(rows, columns)`` in their
+    middles, in single precision.
     """
     ny, nx = shape
     side = cell_side(varies=access.varies)
     places = [cell_middles(side, n) for n in (nx, ny)]
     shapes = np.ascontiguousarray(access.shapes(*places), dtype=np.float32)
-    middle = access.at(nx // 2, ny // 2)
-    return side, torch.from_numpy(shapes), float(middle.normalization_radius)
+    radius = float(access.at(nx // 2, ny // 2).normalization_radius)
+    return side, GaussianPSF.from_shape(
+        torch.from_numpy(shapes), normalization_radius=radius
+    )
 
 
 def cell_side(*, varies):
@@ -205,24 +207,23 @@ class ModelRenderer:
     def _set_up(self, shape, grid, noise, accuracy=None, tolerance=1e-6):
         self.shape, self.noise = shape, noise
         self.accuracy, self.tolerance = accuracy, tolerance
-        self.side, self.shapes, self.radius = grid
-        middle = self.shapes[self.shapes.shape[0] // 2, self.shapes.shape[1] // 2]
+        self.side, self.psf = grid
+        rows, columns = self.psf.height.shape[:2]
         distance = torch.tensor(_RADII, dtype=torch.float32)
-        zero = torch.zeros_like(distance)
-        height = profile_of_shape(middle, distance, zero, radius=self.radius)
+        height = self.psf[rows // 2, columns // 2](distance, torch.zeros_like(distance))
         self._heights = height.double().numpy()
 
     def cell_of(self, x, y):
         """Row and column of the cell that each place lies in."""
-        rows, columns = self.shapes.shape[:2]
+        rows, columns = self.psf.height.shape[:2]
         row = np.clip((np.asarray(y) + 0.5) // self.side, 0, rows - 1).astype(int)
         column = np.clip((np.asarray(x) + 0.5) // self.side, 0, columns - 1).astype(int)
         return row, column
 
-    def shape_at(self, x, y):
-        """PSF of each place, tensor of shape (N, 8)."""
+    def psf_at(self, x, y):
+        """PSF of each place, `GaussianPSF` of the batch ``(N,)``."""
         row, column = self.cell_of(x, y)
-        return self.shapes[torch.from_numpy(row), torch.from_numpy(column)]
+        return self.psf[torch.from_numpy(row), torch.from_numpy(column)]
 
     def reach_of(self, sources):
         """
@@ -275,7 +276,7 @@ class ModelRenderer:
             return image.numpy()
         row, column = self.cell_of(sources.x, sources.y)
         reach = self.reach_of(sources)
-        n_columns, n_reach = self.shapes.shape[1], len(_RADII) + 1
+        n_columns, n_reach = self.psf.height.shape[1], len(_RADII) + 1
         cell = row * n_columns + column
         if sources.is_galaxy.any():
             self._add_galaxies(image, window, sources, cell, reach)
@@ -306,8 +307,9 @@ class ModelRenderer:
             for v in (*numbers, own.galaxy)
         ]
         cells, cell = np.unique(cell[chosen], return_inverse=True)
-        psf, cell = self.shapes.flatten(0, 1)[cells], torch.from_numpy(cell)
-        options = {'radius': self.radius, 'accuracy': self.accuracy}
+        places = map(torch.from_numpy, divmod(cells, self.psf.height.shape[1]))
+        psf, cell = self.psf[tuple(places)], torch.from_numpy(cell)
+        options = {'accuracy': self.accuracy}
         add_galaxies(image[None], 0 * cell, psf, cell, *parts, **options)
 
     def _add_stars(self, image, window, sources, cell, bounds, reach):
@@ -332,8 +334,7 @@ class ModelRenderer:
             torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[None]
             for v in (sources.x - x0, sources.y - y0, sources.flux)
         )
-        psf = self.shapes[cell][None]
-        options = {'size': (y1 - y0, x1 - x0), 'radius': self.radius}
+        psf, options = self.psf[cell][None], {'size': (y1 - y0, x1 - x0)}
         drawn = render_stars(psf, x, y, flux, tolerance=self.tolerance, **options)
         y, x = (part.start for part in window)
         image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     asymmetry_of_image,
@@ -229,10 +230,6 @@ class Camera:
     normalization_radius: float = DEFAULT_NORMALIZATION_RADIUS
     tolerance: float = 1e-4
 
-    @property
-    def _rendering(self):
-        return {'radius': self.normalization_radius, 'tolerance': self.tolerance}
-
     def noise(self, fields):
         """`coadd_noise` of coadds."""
         interpolated = fields.depth > 1 and self.noise_order == 'before_alignment'
@@ -253,7 +250,9 @@ class Camera:
 
     def render(self, psf, x, y, flux):
         """Noiseless images ``(B, ny, nx)`` of stars."""
-        return render_stars(psf, x, y, flux, size=self.shape, **self._rendering)
+        radius, tolerance = self.normalization_radius, self.tolerance
+        options = {'size': self.shape, 'radius': radius, 'tolerance': tolerance}
+        return render_stars(psf, x, y, flux, **options)
 
     def observe(self, draw, fields, sources, *, stars=None, extended=None):
         """
@@ -317,13 +316,14 @@ class Camera:
             fields, torch.arange(len(x), device=draw.device).repeat_interleave(depth)
         )
         # Exposures carry one more pixel on each side.
+        psf, radius = fields.psf, self.normalization_radius
         along_y, along_x = star_factors(
-            fields.psf,
+            GaussianPSF.from_shape(psf, normalization_radius=radius),
             (x[:, None] + dither[..., :1] + 1).flatten(0, 1),
             (y[:, None] + dither[..., 1:] + 1).flatten(0, 1),
             flux.repeat_interleave(depth, 0),
             size=(ny + 2, nx + 2),
-            **self._rendering,
+            tolerance=self.tolerance,
         )
         shifts = dither.flatten(0, 1)
         # The signal is aligned by its factors, which are small.
