@@ -76,25 +76,16 @@ def blends(table):
 
 
 def time(table):
-    """Time of a frame beside photutils, and of images that are hard to fit."""
+    """Time of a frame beside photutils and SEP, and of its stages."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-    frame = {}
-    for method in (OURS, 'photutils, unsmoothed', 'photutils, smoothed'):
-        rows = select(table, 'speed', 'time', method)
-        sources = select(table, 'speed', 'sources', method)
-        number = sources['SDSS frame, sparse']['value']
-        label = f'{method}\n{number:.0f} sources'
-        frame[label] = rows['SDSS frame, sparse, second call']['value']
-    axes[0].barh(list(frame), list(frame.values()), color='tab:blue')
+    for method in ('SEP', 'photutils', OURS):
+        row = select(table, 'speed', 'time', method)['SDSS frame, sparse']
+        axes[0].barh(method, row['value'], color=COLORS[method])
     axes[0].set(xlabel='time of an SDSS frame (s)')
-    hard = {
-        case.removeprefix('hard image, '): row['value']
-        for case, row in select(table, 'speed', 'time').items()
-        if case.startswith('hard image') and not case.endswith('inputs given')
-    }
-    axes[1].barh(list(hard), list(hard.values()), color='tab:blue')
-    axes[1].axvline(30, color='0.6', linestyle=':')
-    axes[1].set(xlabel='time of 512 x 512 px (s)')
+    for case, row in reversed(select(table, 'speed', 'CPU time').items()):
+        if case.startswith('frame, '):
+            axes[1].barh(case.removeprefix('frame, '), row['value'], color='tab:blue')
+    axes[1].set(xlabel='CPU time of its stages (s)')
     return figure
 
 

@@ -21,23 +21,6 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-__all__ = [
-    'COLUMNS',
-    'OURS',
-    'RESULTS',
-    'Benchmark',
-    'bootstrap',
-    'format_row',
-    'median_with_error',
-    'meets',
-    'peak_of_process',
-    'quantile_width',
-    'ratio_with_error',
-    'read_results',
-    'share',
-    'write_results',
-]
-
 RESULTS = Path(__file__).with_name('results.ecsv')
 OURS = 'bliss_astro'
 
@@ -316,9 +299,15 @@ def peak_of_process(script, task, *, threads=2):
 
     task : dict
         Argument of ``--task``.
+
+    threads : int or None, optional
+        Number of threads of torch and BLAS, or None for theirs.
     """
     command = [sys.executable, str(script), '--task', json.dumps(task)]
-    environment = os.environ | {'OMP_NUM_THREADS': str(threads)}
+    environment = dict(os.environ)
+    environment.pop('OMP_NUM_THREADS', None)
+    if threads is not None:
+        environment['OMP_NUM_THREADS'] = str(threads)
     with tempfile.TemporaryFile('w+') as output:
         process = subprocess.Popen(command, stdout=output, env=environment)
         # Unlike RUSAGE_CHILDREN this is the peak of this very process.

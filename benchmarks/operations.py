@@ -3,19 +3,16 @@
 Work of a detection by stage, counted: the same on any machine at any load.
 
 A stage is a list of functions of the package, which are wrapped from outside; what runs
-within two of them belongs to the inner one. ``python benchmarks/operations.py`` records
-the counts of a small image, which ``tests/test_operations.py`` compares with its own.
+within two of them belongs to the inner one. ``tests/test_operations.py`` compares the
+counts of a small image with recorded ones.
 """
 
 import contextlib
 import functools
 import importlib
-import json
 import sys
-import tempfile
 import time
 import warnings
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -24,45 +21,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-RECORD = Path(__file__).parents[1] / 'tests' / 'operations.json'
-# Modules and functions of each stage, within the package. Where one is renamed,
-# split or gone, its successor belongs here.
+# Modules and functions of each stage, within the package. Where one is renamed, split
+# or gone, its successor belongs here.
 STAGES = {
-    'read': (
-        'exposures._read:open_exposure',
-        'surveys.sdss._exposure:read_exposure',
-    ),
-    'estimate': (
-        'detection._estimates:prepare_image',
-        'detection._inputs:encoder_inputs',
-    ),
-    'filters': ('encoders._filters:image_planes',),
-    'network': (
-        'encoders._network:Encoder.inner_features',
-        'encoders._network:Encoder.posterior',
-    ),
-    'candidates': (
-        'posteriors._tile_posterior:TilePosterior.decided',
-        'posteriors._candidates:find_sources',
-        'posteriors._candidates:join_neighbours',
-    ),
-    'fits': (
-        'posteriors._tile_chain:TileChain._fit',
-        'posteriors._source_sequence:SourceSequence.fit',
-    ),
-    'marginals': (
-        'posteriors._candidates:_Sweep.describe',
-        'posteriors._marginals:SourceMarginals.quantile_flux',
-    ),
-    'shapes': (
-        'posteriors._candidates:_describe_in_sequence',
-        'posteriors._candidates:_infer_shapes',
-    ),
-    'check': ('checks._self_check:self_check',),
-    'table': ('catalog._posterior:CatalogPosterior.at_threshold',),
+    'read': 'exposures._read:open_exposure surveys.sdss._exposure:read_exposure',
+    'estimate': 'detection._estimates:prepare_image detection._inputs:encoder_inputs',
+    'filters': 'encoders._filters:image_planes',
+    'network': 'encoders._network:Encoder.inner_features '
+    'encoders._network:Encoder.posterior',
+    'candidates': 'posteriors._candidates:find_sources '
+    'posteriors._candidates:join_neighbours '
+    'posteriors._tile_posterior:TilePosterior.decided',
+    'fits': 'posteriors._tile_chain:TileChain._fit '
+    'posteriors._source_sequence:SourceSequence.fit',
+    'marginals': 'posteriors._candidates:_Sweep.describe '
+    'posteriors._marginals:SourceMarginals.quantile_flux',
+    'shapes': 'posteriors._candidates:_describe_in_sequence '
+    'posteriors._candidates:_infer_shapes',
+    'check': 'checks._self_check:self_check',
+    'table': 'catalog._posterior:CatalogPosterior.at_threshold',
 }
 OTHER = 'other'
-MEASURES = ('operations', 'synchronisations', 'MB', 'MFLOP')
+MEASURES = ('operations', 'synchronisations', 'MB touched', 'MFLOP of layers')
 
 # No kernels on a GPU, beside views.
 _FREE = {'empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided'}
@@ -95,23 +75,6 @@ class Operations(TorchDispatchMode):
         return out
 
 
-class Calls:
-    """Total of the calls of functions, those in C among them."""
-
-    def __init__(self):
-        self.totals = np.zeros(1)
-
-    def __enter__(self):
-        sys.setprofile(self._count)
-        return self
-
-    def __exit__(self, *_):
-        sys.setprofile(None)
-
-    def _count(self, _, event, __):
-        self.totals[0] += event in ('call', 'c_call')
-
-
 class Seconds(contextlib.nullcontext):
     """CPU time of the process."""
 
@@ -129,7 +92,7 @@ class _Profile:
 
     def __init__(self, counter):
         self._counter, self._inside = counter, [OTHER]
-        self.stages = dict.fromkeys([*STAGES, OTHER], 0.0)
+        self.stages = {k: np.zeros_like(counter.totals) for k in (*STAGES, OTHER)}
 
     def charge(self):
         """Add what was counted since the last time to the stage at work."""
@@ -142,7 +105,7 @@ class _Profile:
         """Wrap the functions of all stages."""
         with contextlib.ExitStack() as stack:
             for stage, names in STAGES.items():
-                for name in names:
+                for name in names.split():
                     stack.enter_context(self._wrapped(stage, name))
             self._last = self._counter.totals.copy()
             yield
@@ -192,7 +155,7 @@ def count(kind, function, *args, **kwargs):
     Parameters
     ----------
     kind : type
-        `Operations`, `Calls` or `Seconds`.
+        `Operations`, `Seconds` or another context with running ``totals``.
 
     function : callable
         Function to run, with its arguments. It must not start threads.
@@ -200,75 +163,15 @@ def count(kind, function, *args, **kwargs):
     Returns
     -------
     totals : dict of array
-        Totals of the kind by stage, and what the function returned as ``'result'``.
+        Totals of the kind by stage.
     """
-    # Half precision wherever it is, as on a GPU.
-    probe = mock.Mock(return_value=True)
-    half = mock.patch.object(torch.cpu, '_is_avx512_bf16_supported', probe, create=True)
+    # Counts are those of half precision on any machine.
+    name = '_is_avx512_bf16_supported'
+    probe = getattr(torch.cpu, name, None) if kind is Seconds else (lambda: True)
+    half = mock.patch.object(torch.cpu, name, probe, create=True)
     with half, warnings.catch_warnings(), kind() as counter:
         warnings.simplefilter('ignore')
         profile = _Profile(counter)
         with profile.wrapping():
-            result = function(*args, **kwargs)
-    return profile.stages | {'result': result}
-
-
-def write_image(path, side, n_sources, *, seed=1):
-    """Write an image of round stars and galaxies, the same on any machine."""
-    from astropy.io import fits
-
-    rng = np.random.default_rng(seed)
-    image = rng.normal(50.0, 1.0, (side, side))
-    places, fluxes = rng.uniform(0, side, (n_sources, 2)), rng.pareto(1.5, n_sources)
-    pixels = np.arange(side)
-    for k, (place, flux) in enumerate(zip(places, 90 * (1 + fluxes), strict=True)):
-        width = (1.27, 2.0)[k % 2]
-        y, x = np.exp(-0.5 * ((pixels - place[:, None]) / width) ** 2)
-        image += flux / (2 * np.pi * width**2) * y[:, None] * x
-    fits.writeto(path, image.astype(np.float32))
-
-
-def detect(path):
-    """Detection as it is counted: in one thread."""
-    from bliss_astro import detect_sources
-
-    gain = {'effective_gain': 10.0}
-    return detect_sources(path, n_threads=1, progress_bar=False, **gain)
-
-
-def launches(side, n_sources):
-    """Operations that a GPU would launch for an image, and synchronisations."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'image.fits'
-        write_image(path, side, n_sources)
-        totals = count(Operations, detect, path)
-    del totals['result']
-    return sum(totals.values())[:2]
-
-
-def work_of_small_image():
-    """Counts by stage and measure of an image of 128 x 128 pixels with 10 sources."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'image.fits'
-        write_image(path, 128, 10)
-        # The first run is for what is done once: imports, weights, caches.
-        kinds = Seconds, Operations, Calls
-        _, work, calls = (count(kind, detect, path) for kind in kinds)
-    work = {name: np.append(work[name], calls[name]) for name in [*STAGES, OTHER]}
-    names = *MEASURES, 'calls'
-    return {
-        stage: dict(zip(names, values.round(1).tolist(), strict=True))
-        for stage, values in work.items()
-    }
-
-
-def record():
-    """Record the counts, and the versions on which they depend."""
-    head = {'python': '{}.{}'.format(*sys.version_info), 'torch': torch.__version__}
-    values = head | work_of_small_image()
-    lines = [f'"{name}": {json.dumps(value)}' for name, value in values.items()]
-    RECORD.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
-
-
-if __name__ == '__main__':
-    record()
+            function(*args, **kwargs)
+    return profile.stages

@@ -1,265 +1,288 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Time and memory: a frame from file to table, images that are hard to fit, simulator.
+Time, memory and work of detection, draws and training, beside photutils and SEP.
 
-Every run is a process of its own, for first calls and peak memory. With ``--image`` and
-``--psf`` the frame is one of SDSS, else it is simulated.
+Every run is a process of its own, those of one comparison in turn. Frames are those of
+SDSS where ``--sparse`` and ``--crowded`` give them, and else simulated.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import tempfile
 import time
 import warnings
-from importlib.util import find_spec
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from harness import OURS, Benchmark, peak_of_process, ratio_with_error
-from scipy.ndimage import gaussian_filter
+import operations
+from astropy.io import fits
+from harness import OURS, Benchmark, median_with_error, peak_of_process
 
 FRAME_SHAPE = (1489, 2048)
-# Bounds for 512 x 512 pixels on two cores.
-LONGEST_S, LARGEST_GB = 30.0, 1.5
-KINDS = (
-    'noise',
-    'galaxy',
-    'nebula',
-    'stripes',
-    'crowd',
-    'undersampled crowd',
-    'checkerboard',
-    'rings',
-)
+UNITS = {'time': 's', 'CPU time': 's', 'peak memory': 'GB'}
+# Targets on two cores, by case and quantity.
+TARGETS = {
+    'SDSS frame, sparse | time': '< 1.5',
+    'SDSS frame, sparse | time over photutils': '<= 1',
+    'SDSS frame, sparse, one thread | time': '< 2.5',
+    'SDSS frame, sparse | peak memory': '< 0.8',
+    'SDSS frame, crowded | time': '< 8',
+    '88 x 88 px | time': '< 0.06',
+    '1000 images of 88 x 88 px | time': '< 10',
+    '1000 draws of 256 x 256 px with 150 stars | time': '< 5',
+    '6000 x 6000 px | peak memory': '< 2.5',
+    'three processes at once | time over that with one thread': '<= 1.1',
+    '512 x 512 px, 1000 sources | launches': '< 2000',
+}
 
 
-def make_image(kind, n, rng):
-    """
-    Image that is hard to fit, with noise of unit variance.
-
-    Parameters
-    ----------
-    kind : str
-        A name of `KINDS`.
-
-    n : int
-        Side in pixels.
-
-    rng : `numpy.random.Generator`
-        Source of randomness.
-    """
-    y, x = np.mgrid[:n, :n]
-    noise = rng.normal(size=(n, n))
-    radius = np.hypot(x - n / 2, 1.4 * (y - n / 2))
-    if kind == 'noise':
-        return noise
-    if kind == 'galaxy':
-        phase = 2 * np.arctan2(y - n / 2, x - n / 2) + 18 * radius / n
-        light = 200 * np.exp(-10 * radius / n) * (1 + 0.5 * np.cos(phase))
-        return light * np.exp(0.5 * _texture(rng, n, 2.0)) + noise
-    if kind == 'nebula':
-        return 30 * np.exp(_texture(rng, n, 1.3, 2, 4, 8, 16, 32)) + noise
-    if kind == 'stripes':
-        drift = np.cumsum(0.3 * rng.normal(size=n)) + 1.5 * rng.normal(size=n)
-        return noise + drift[:, None] + rng.normal(size=n)
-    if kind == 'crowd':
-        return _stars(rng, n, int(1e5 * (n / 512) ** 2), 1.5) + noise
-    if kind == 'undersampled crowd':
-        return _stars(rng, n, int(0.1 * n**2), 0.6) + noise
-    if kind == 'checkerboard':
-        return 20.0 * ((x // 3 + y // 3) % 2) + noise
-    return 10 * np.cos(radius / 3) + noise
+# -- tasks, each in a process of its own; what is cached is made at the first call -----
 
 
-def _texture(rng, n, *scales):
-    fields = [gaussian_filter(rng.normal(size=(n, n)), scale) for scale in scales]
-    return sum(field / field.std() for field in fields) / len(scales) ** 0.5
+@functools.cache
+def simulate(kind, side, *, n=1, seed=3):
+    """Exposures of the sky (sparse), of Patel et al. (galaxies), of stars alone."""
+    from bliss_astro import CoaddSimulator, StarPrior
+    from bliss_astro.priors import CatalogPrior
+
+    mixed = {'sparse': CatalogPrior.sky, 'galaxies': CatalogPrior}.get(kind)
+    prior = mixed() if mixed else StarPrior(density={'crowded': 0.024}.get(kind, kind))
+    shape = tuple(np.broadcast_to(side, 2).tolist())
+    simulator = CoaddSimulator(1, prior, shape=shape, margin=-5, unit='electron')
+    return [simulator.sample(rng=seed + k)[0] for k in range(n)]
 
 
-def _stars(rng, n, n_stars, sigma):
-    image = np.zeros((n, n))
-    np.add.at(
-        image, tuple(rng.integers(0, n, (2, n_stars))), 100 * rng.pareto(1.2, n_stars)
-    )
-    return gaussian_filter(image, sigma)
+def detect_frame(files, encoder=None):
+    """Detection in a file, or in a frame of SDSS with its PSF."""
+    from bliss_astro import Exposure, detect_sources
+
+    image = Exposure.from_sdss(*files) if files[1:] else files[0]
+    return detect_sources(image, encoder=encoder, progress_bar=False)
 
 
-# -- tasks, each in a process of its own ---------------------------------------------
+def detect_small(side, n):
+    """Detection in n images at once."""
+    from bliss_astro import detect_many
+
+    return list(detect_many(simulate('galaxies', side, n=n), progress_bar=False))
 
 
-def read_frame(task):
-    """Exposure of an SDSS frame, or the pixels of a simulated one."""
-    from astropy.io import fits
-
-    from bliss_astro import Exposure
-
-    if task['psf']:
-        return Exposure.from_sdss(task['image'], task['psf'])
-    return fits.getdata(task['image']).astype(float)
-
-
-def run_ours(task):
-    """Time of reading and detection, and of the reconstruction."""
+@functools.cache
+def posterior():
+    """Posterior of an image with some 150 stars."""
     from bliss_astro import detect_sources
 
-    start = time.perf_counter()
-    catalog = detect_sources(read_frame(task), progress_bar=False)
-    detected = time.perf_counter()
-    catalog.reconstruct()
-    end = time.perf_counter()
+    (image,) = simulate(150 / 256**2, 256)
+    return detect_sources(image, progress_bar=False).posterior
+
+
+def draw(n):
+    """Joint draws of the catalogue of that image."""
+    return posterior().sample(n, rng=1)
+
+
+def train(n):
+    """Images per second in n steps of the training of the default encoder."""
+    from bliss_astro import training
+
+    path = Path(training.__file__).parents[1] / 'data/configs/stars-galaxies.toml'
+    (*others, settings), seconds = training.load_config(path), []
+    # What one step takes beside itself is subtracted.
+    for steps in (1, 1, 1 + n):
+        own = {'n_steps': steps, 'batch_size': 32, 'n_validation': 1}
+        configs = (*others, dataclasses.replace(settings, **own))
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            training.train_encoder(configs, folder)
+        seconds.append(time.perf_counter() - start)
+    return {'rate': 32 * n / (seconds[2] - seconds[1])}
+
+
+def count_stages(files):
+    """CPU time, operations and bytes by stage."""
+    kinds = operations.Seconds, operations.Operations
+    parts = [operations.count(kind, detect_frame, files) for kind in kinds]
     return {
-        'time': detected - start,
-        'time of model and residuals': end - detected,
-        'sources': len(catalog),
+        stage: np.concatenate([part[stage] for part in parts]).tolist()
+        for stage in parts[0]
     }
 
 
-def run_photutils(task):
-    """Time of background, segmentation with deblending and measurement."""
+def run_photutils(files):
+    """Background, segmentation with deblending and table."""
     from astropy.convolution import convolve
-    from astropy.io import fits
+    from photutils import segmentation
     from photutils.background import Background2D
-    from photutils.segmentation import (
-        SourceCatalog,
-        SourceFinder,
-        make_2dgaussian_kernel,
-    )
 
-    start = time.perf_counter()
-    data = fits.getdata(task['image']).astype(float)
+    data = fits.getdata(files[0]).astype(float)
     background = Background2D(data, 64)
     data -= background.background
-    kernel = make_2dgaussian_kernel(3.0, size=5)
-    smooth = convolve(data, kernel)
-    sigma = background.background_rms
-    if task['smoothed']:
-        sigma = sigma * np.sqrt((kernel.array**2).sum())
-    segments = SourceFinder(5, progress_bar=False)(smooth, 1.5 * sigma)
-    table = SourceCatalog(data, segments, convolved_data=smooth).to_table()
-    return {'time': time.perf_counter() - start, 'sources': len(table)}
+    smooth = convolve(data, segmentation.make_2dgaussian_kernel(3.0, size=5))
+    finder = segmentation.SourceFinder(5, progress_bar=False)
+    segments = finder(smooth, 1.5 * background.background_rms)
+    found = segmentation.SourceCatalog(data, segments, convolved_data=smooth)
+    return found.to_table()
 
 
-def run_hard_image(task):
-    """Time of the detection on one hard image."""
-    from bliss_astro import PSFModel, detect_sources
+def run_sep(files):
+    """Background and extraction with deblending."""
+    import sep
 
-    image = make_image(task['kind'], task['side'], np.random.default_rng(1))
-    given = {}
-    if task['given']:
-        given = {'psf': PSFModel(), 'background': 0.0, 'bkg_error': 1.0}
-        given['effective_gain'] = 10.0
-    wall, cpu = time.perf_counter(), time.process_time()
-    catalog = detect_sources(image, progress_bar=False, **given)
-    return {
-        'time': time.perf_counter() - wall,
-        'CPU time': time.process_time() - cpu,
-        'rows': len(catalog),
-    }
+    data = fits.getdata(files[0]).astype(float)
+    background = sep.Background(data)
+    return sep.extract(data - background, 1.5, err=background.globalrms)
 
 
-TASKS = {'ours': run_ours, 'photutils': run_photutils, 'hard': run_hard_image}
-
-
-def run_task(task):
-    """Run one task as often as it says, and print the results of all calls."""
+def run_task(name, threads, calls, given):
+    """Print wall and CPU time and the number of results of each call of a task."""
     import torch
 
-    torch.set_num_threads(task['threads'])
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        calls = [TASKS[task['task']](task) for _ in range(task.get('calls', 1))]
-    print(json.dumps({'calls': calls}))
+    if threads:
+        torch.set_num_threads(threads)
+    results = []
+    for _ in range(calls):
+        wall, cpu = time.perf_counter(), time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            found = globals()[name](**given)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        found = found if isinstance(found, dict) else len(found)
+        results.append({'time': wall, 'CPU time': cpu, 'found': found})
+    print(json.dumps({'calls': results}))
 
 
 # -- rows ----------------------------------------------------------------------------
 
 
-def add_frame(bench, task, case, repeats):
-    """Rows of a frame beside photutils."""
-    methods = {
-        OURS: {'task': 'ours'},
-        'photutils, smoothed': {'task': 'photutils', 'smoothed': True},
-        'photutils, unsmoothed': {'task': 'photutils', 'smoothed': False},
-    }
-    if find_spec('skimage') is None:
-        print('without scikit-image photutils cannot deblend: left out')
-        methods = {OURS: methods[OURS]}
-    times = {}
-    for method, own in methods.items():
-        runs = [
-            peak_of_process(__file__, task | own | {'calls': 2}) for _ in range(repeats)
-        ]
-        for k, call in enumerate(('first call', 'second call')):
-            seconds = np.array([run['calls'][k]['time'] for run in runs])
-            times[method, call] = seconds
-            error = seconds.std(ddof=1) / repeats**0.5 if repeats > 1 else np.nan
-            bench.add(
-                f'{case}, {call}',
-                'time',
-                seconds.mean(),
-                error,
-                method=method,
-                unit='s',
-            )
+class Speed(Benchmark):
+    """Benchmark of tasks."""
+
+    # Numbers of threads, and what they add to the name of a case.
+    threads = ((2, ''), (1, ', one thread'))
+
+    def put(self, case, quantity, value, **columns):
+        """Add a value with its target."""
+        target = TARGETS.get(f'{case} | {quantity}', '')
+        self.add(case, quantity, value, target=target, **columns)
+
+    def run(self, name, threads=2, *, calls=2, **arguments):
+        """Result of a task in a process: of all calls, and of the last one."""
+        task = {'name': name, 'threads': threads, 'calls': calls, 'given': arguments}
+        run = peak_of_process(__file__, task, threads=threads)
+        return run['calls'][-1] | run | {'peak memory': run['peak_gb']}
+
+    def compare(self, case, task, *, calls=2, others=(), **arguments):
+        """Rows of a task in two threads and in one, and in turn of other programs."""
+        keys = [(OURS, task, threads, words) for threads, words in self.threads]
+        keys += [(name, f'run_{name.lower()}', 2, '') for name in others]
+        runs = {key: [] for key in keys}
+        for _ in range(self.arguments.repeats):
+            for key in keys:
+                own = arguments if key[0] == OURS else {'files': arguments['files']}
+                runs[key].append(self.run(*key[1:3], calls=calls, **own))
+        ours = np.array([run['time'] for run in runs[keys[0]]])
+        for (method, _, _, words), own in runs.items():
+            for name, unit in UNITS.items():
+                value = median_with_error([run[name] for run in own])
+                self.put(case + words, name, value, method=method, unit=unit)
             if method != OURS:
-                ratio = ratio_with_error(seconds, times[OURS, call])
-                bench.add(f'{case}, {call}', 'time over ours', ratio, method=method)
-        peak = max(run['peak_gb'] for run in runs)
-        bench.add(case, 'peak memory', peak, method=method, unit='GB')
-        bench.add(case, 'sources', runs[0]['calls'][1]['sources'], method=method)
-        model = runs[0]['calls'][1].get('time of model and residuals')
-        if model is not None:
-            bench.add(case, 'time of model and residuals', model, unit='s')
+                ratio = median_with_error(ours / [run['time'] for run in own])
+                self.put(case, f'time over {method}', ratio)
+            if others:
+                self.put(case + words, 'sources', own[0]['found'], method=method)
+
+    def stages(self, folder, files):
+        """Rows of the stages of a frame, and of the launches of a GPU."""
+        for stage, values in self.run('count_stages', 1, files=files)['found'].items():
+            names = 'CPU time', *operations.MEASURES
+            for name, value in zip(names, values, strict=True):
+                self.put(f'frame, {stage}', name, value)
+        side = 128 if self.arguments.quick else 512
+        for n in (10,) if self.arguments.quick else (10, 100, 1000):
+            path = write_image(folder / str(n), n / side**2, side)
+            found = self.run('count_stages', 1, files=[path])['found'].values()
+            numbers = np.sum(list(found), 0)[1:3]
+            for name, value in zip(('launches', 'waits'), numbers, strict=True):
+                self.put(f'{side} x {side} px, {n} sources', name, value)
+
+    def processes(self, side):
+        """Row of three processes at once with torch's own number of threads."""
+        seconds, task = {None: [], 1: []}, {'calls': 4, 'side': side, 'n': 1}
+        run = functools.partial(self.run, 'detect_small', **task)
+        for threads in [None, 1] * self.arguments.repeats:
+            with ThreadPoolExecutor(3) as pool:
+                runs = pool.map(run, [threads] * 3)
+            times = [call['time'] for own in runs for call in own['calls'][1:]]
+            seconds[threads].append(np.mean(times))
+        ratio = median_with_error(np.divide(seconds[None], seconds[1]))
+        self.put('three processes at once', 'time over that with one thread', ratio)
+
+    def training(self, n):
+        """Rows of training steps."""
+        for threads, words in self.threads:
+            rate = self.run('train', threads, calls=1, n=n)['found']['rate']
+            self.put(f'training of stars-galaxies{words}', 'images per second', rate)
 
 
-def add_hard_images(bench, arguments, side):
-    """Rows of images that are hard to fit."""
-    for given in (False, True):
-        for kind in KINDS[:2] if arguments.quick else KINDS:
-            task = {'task': 'hard', 'kind': kind, 'side': side, 'given': given}
-            run = peak_of_process(__file__, task | {'threads': arguments.threads})
-            found = run['calls'][0]
-            case = f'hard image, {kind}' + (', inputs given' if given else '')
-            limit = f'< {LONGEST_S:g}'
-            bench.add(case, 'time', found['time'], unit='s', target=limit)
-            bench.add(case, 'CPU time', found['CPU time'], unit='s')
-            limit = f'< {LARGEST_GB:g}'
-            bench.add(case, 'peak memory', run['peak_gb'], unit='GB', target=limit)
-            bench.add(case, 'rows', found['rows'])
+def write_image(path, kind, side, *, n_copies=1):
+    """Write a simulated image, copied some times along each side; return its name."""
+    path = path.with_suffix('.fits')
+    if not path.exists():
+        (exposure,) = simulate(kind, side)
+        fits.writeto(path, np.tile(np.float32(exposure.data), (n_copies, n_copies)))
+    return str(path)
 
 
-def simulate(path, shape):
-    """Write a simulated star field of the size of a frame."""
-    from astropy.io import fits
-
-    from bliss_astro import CoaddSimulator, StarPrior
-
-    simulator = CoaddSimulator(1, StarPrior(density=1e-3), shape=shape, margin=0)
-    exposure, _ = simulator.sample(rng=3)
-    fits.writeto(path, np.asarray(exposure.data, dtype=np.float32))
+def measure(bench, folder, parts, *, quick):
+    """Add the rows of the chosen parts."""
+    shape, n = ((192, 256), 10) if quick else (FRAME_SHAPE, 1000)
+    kinds = ('sparse', 'galaxies', 'crowded')[: 1 if quick else 3]
+    for name in kinds if 'frames' in parts else ():
+        given = getattr(bench.arguments, name, None)
+        task = {'others': ('photutils', 'SEP')}
+        if name == 'crowded':
+            task = {'encoder': 'stars-crowded'}
+        task['files'] = given or [write_image(folder / name, name, shape)]
+        case = f'{"SDSS" if given else "simulated"} frame, {name}'
+        bench.compare(case, 'detect_frame', **task)
+    if 'stages' in parts:
+        given = bench.arguments.sparse
+        bench.stages(folder, given or [write_image(folder / 'sparse', 'sparse', shape)])
+    if 'large' in parts:
+        side = 64 if quick else 1500
+        task = {'files': [write_image(folder / 'large', 'sparse', side, n_copies=4)]}
+        bench.compare(f'{4 * side} x {4 * side} px', 'detect_frame', calls=1, **task)
+    if 'small' in parts:
+        for k, side in ((1, 88), (n, 88), (1, 512))[: 2 if quick else 3]:
+            case = f'{k} images of ' * (k > 1) + f'{side} x {side} px'
+            bench.compare(case, 'detect_small', side=side, n=k)
+    if 'draws' in parts:
+        bench.compare(f'{n} draws of 256 x 256 px with 150 stars', 'draw', n=n)
+    if 'training' in parts:
+        bench.training(1 if quick else 20)
+    if 'processes' in parts:
+        bench.processes(88 if quick else 512)
 
 
 def main(arguments=None):
-    bench = Benchmark(
-        'speed', __doc__.strip().splitlines()[0], weights='stars-galaxies'
-    )
-    bench.option('--image', help='SDSS frame')
-    bench.option('--psf', help='psField file of the frame')
-    bench.option('--repeats', type=int, default=3, help='processes per method')
+    bench = Speed('speed', __doc__.strip().splitlines()[0], weights='stars-galaxies')
+    parts = 'frames', 'small', 'draws', 'processes', 'large', 'training', 'stages'
+    bench.option('--parts', nargs='+', choices=parts, default=parts)
+    for name in ('--sparse', '--crowded'):
+        bench.option(name, nargs=2, metavar=('FRAME', 'PSFIELD'), help='frame of SDSS')
+    bench.option('--repeats', type=int, default=3, help='processes of each kind')
     bench.option('--task', help=argparse.SUPPRESS)
     arguments = bench.start(arguments)
     if arguments.task:
-        run_task(json.loads(arguments.task))
+        run_task(**json.loads(arguments.task))
         return
-    shape = (192, 256) if arguments.quick else FRAME_SHAPE
+    if arguments.quick:
+        arguments.repeats, bench.threads = 1, bench.threads[:1]
     with tempfile.TemporaryDirectory() as folder:
-        image, case = arguments.image, 'SDSS frame'
-        if image is None:
-            image, case = str(Path(folder) / 'simulated.fits'), 'simulated frame'
-            simulate(image, shape)
-        task = {'image': image, 'psf': arguments.psf, 'threads': arguments.threads}
-        add_frame(bench, task, case, 1 if arguments.quick else arguments.repeats)
-    add_hard_images(bench, arguments, 128 if arguments.quick else 512)
+        measure(bench, Path(folder), arguments.parts, quick=arguments.quick)
     bench.finish()
 
 
