@@ -22,8 +22,8 @@ from ._columns import (
     describe_column,
     filled,
     has_magnitude,
-    make_column,
     pixel_scale,
+    typed_column,
 )
 from ._meta import ImageRecord, default_meta, plain_value, restore_meta, wcs_to_header
 
@@ -129,6 +129,8 @@ def from_columns(
             values['pixel_scale'] = pixel_scale(wcs)
     values |= plain_value(dict(image), name="meta['image']")
     catalog = cls(made, copy=False)
+    for name, column in catalog.columns.items():
+        describe_column(column, name)
     catalog.meta.update(default_meta())
     catalog.meta.update(restore_meta(plain_value(meta)))
     catalog.meta['image'] = ImageRecord(values, posterior=posterior)
@@ -164,7 +166,7 @@ def make_columns(columns, *, wcs, unit):
     values = {name: column[order] for name, column in values.items()}
     values.setdefault('id', np.arange(1, len(order) + 1))
     made = {
-        name: make_column(name, column, unit=units.get(name))
+        name: typed_column(name, column, unit=units.get(name))
         for name, column in values.items()
     }
     made |= _derive_columns(made, wcs=wcs, unit=unit)
@@ -266,10 +268,12 @@ def convert_column(name, values, *, unit=None, scale=None):
 def _check_array(name, values):
     """Raise unless a column is 1-D, and one of a catalogue's own real numbers."""
     known = name in COLUMNS
-    real, name = values.dtype.kind in 'iuf' or not values.size, f'columns[{name!r}]'
-    got = f'dtype {values.dtype}'
-    require(real or not known, name, 'hold real numbers', got, TypeError)
+    real = values.dtype.kind in 'iuf' or not values.size
     flat = values.ndim == 1 or (values.ndim and not known)
+    if flat and (real or not known):
+        return
+    name, got = f'columns[{name!r}]', f'dtype {values.dtype}'
+    require(real or not known, name, 'hold real numbers', got, TypeError)
     require(flat, name, 'be 1-D', f'shape {values.shape}')
 
 
@@ -295,18 +299,15 @@ def _derive_columns(made, *, wcs, unit):
     """Sky positions and magnitudes of the rows, where there are any."""
     derived = {}
     if wcs is not None:
-        x, y = made['x_centroid'].data, made['y_centroid'].data
+        x, y = made['x_centroid'], made['y_centroid']
         # Nothing to transform, and not every WCS takes empty arrays.
         sky = wcs.pixel_to_world(x, y) if len(x) else SkyCoord([], [], unit='deg')
-        sky = SkyCoord(sky.icrs.ra, sky.icrs.dec)
-        sky.info.name = 'sky_centroid'
-        describe_column(sky, 'sky_centroid')
-        derived['sky_centroid'] = sky
+        derived['sky_centroid'] = SkyCoord(sky.icrs.ra, sky.icrs.dec)
     if has_magnitude(unit):
         flux, error = made['flux'], made['flux_err']
         positive = np.where(flux.value > 0, flux.value, np.nan)
         # To first order.
         error = 2.5 / np.log(10.0) * error.value / positive
         for name, value in (('mag', ab_magnitude(flux).value), ('mag_err', error)):
-            derived[name] = make_column(name, value, unit=u.mag)
+            derived[name] = typed_column(name, value, unit=u.mag)
     return derived

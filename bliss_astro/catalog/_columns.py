@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
-from astropy.table import Column, QTable
+from astropy.table import QTable
 from astropy.table.pprint import TableFormatter
 from astropy.wcs import WCS
 
@@ -201,22 +201,17 @@ def ab_magnitude(flux):
 def describe_column(column, name):
     """Attach the description and UCD of its definition, if any, to a column."""
     if (definition := COLUMNS.get(name)) is not None:
-        column.info.description = definition.description
-        column.info.meta = {**(column.info.meta or {}), 'ucd': definition.ucd}
+        info = column.info
+        info.description = definition.description
+        info.meta = {**(info.meta or {}), 'ucd': definition.ucd}
 
 
-def make_column(name, values, *, unit=None):
-    """Copy values to a column, of the defined type and description if there are any."""
-    if name in COLUMNS:
-        values = np.array(values, dtype=COLUMNS[name].dtype)
-    if unit is not None:
-        column = u.Quantity(values, unit)
-    else:
-        # Others (times, quantities) are columns by themselves.
-        column = Column(values, name=name) if type(values) is np.ndarray else values
-    column.info.name = name
-    describe_column(column, name)
-    return column
+def typed_column(name, values, *, unit=None):
+    """Copy values of a column to the defined type, if there is one, and unit."""
+    if (definition := COLUMNS.get(name)) is not None:
+        values = np.array(values, dtype=definition.dtype)
+    # Others (times, quantities) are columns by themselves.
+    return values if unit is None else u.Quantity(values, unit, copy=False)
 
 
 def pixel_scale(wcs):

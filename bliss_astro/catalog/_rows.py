@@ -32,6 +32,8 @@ from ._shared_light import (
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5
 _POSITION = ('x_centroid', 'y_centroid')
+# Rows whose draws are sorted at once.
+_PIECE = 1024
 
 
 class SourceRows:
@@ -86,8 +88,9 @@ class SourceRows:
         }
         if sources.typed:
             columns['galaxy_probability'] = to_array(sources.galaxy)
-        for name in self.described:
-            summary = summarize_draws(name, self._draws(name))
+        described = self.described
+        draws = {name: self._draws(name, described) for name in described}
+        for name, summary in summarize_draws(draws).items():
             summary = (self._in_table(name, values) for values in summary)
             columns[name], columns[f'{name}_err'] = summary
         return columns
@@ -130,9 +133,9 @@ class SourceRows:
         """Columns of what follows the flux, as of `columns_after_flux`."""
         return columns_after_flux(self.posterior.tile_posterior.head.entries)
 
-    def _draws(self, name):
+    def _draws(self, name, described=None):
         """Draws ``(N, P)`` of such a column, lengths in pixels of the image."""
-        parameter, k = self.described[name]
+        parameter, k = (described or self.described)[name]
         values = self.sources.draws[parameter][..., k]
         return in_range(name, to_array(values), self.posterior.binning)
 
@@ -311,16 +314,37 @@ def quantity_of(name, values, *, scale):
     return values if unit is None else u.Quantity(values, unit)
 
 
-def summarize_draws(name, draws):
+def summarize_draws(draws):
     """
     Medians, for directions the mean ones, and half widths of the 68 % intervals.
 
-    A direction that the data leave open has an error of 61.4 degrees.
+    Draws ``(N, P)`` by column. A direction that the data leave open has an error of
+    61.4 degrees.
     """
-    low, middle, high = draw_quantiles(name, draws, SIGMA_QUANTILES)
-    if is_direction(name):
-        middle = mean_angle(draws)
-    return middle, 0.5 * (high - low)
+    if not draws:
+        return {}
+    # Those of directions are differences from the mean.
+    centred = [_centred(name, values) for name, values in draws.items()]
+    pieces = (
+        np.stack([values[first : first + _PIECE] for _, values in centred])
+        for first in range(0, max(len(centred[0][1]), 1), _PIECE)
+    )
+    limits = [np.quantile(piece, SIGMA_QUANTILES, axis=-1) for piece in pieces]
+    quantiles = np.concatenate(limits, axis=-1).swapaxes(0, 1)
+    return {
+        name: (mean if is_direction(name) else middle, 0.5 * (high - low))
+        for name, (mean, _), (low, middle, high) in zip(
+            draws, centred, quantiles, strict=True
+        )
+    }
+
+
+def _centred(name, draws):
+    """Mean and differences from it of draws of a direction; of others 0 and they."""
+    if not is_direction(name):
+        return 0.0, draws
+    mean = mean_angle(draws)
+    return mean, (np.asarray(draws) - mean[:, None] + 90.0) % 180.0 - 90.0
 
 
 def mean_angle(angle):
@@ -341,10 +365,7 @@ def draw_quantiles(name, draws, q):
     `mean_angle`, which lie within 90 degrees, added to it: they may be below 0 or above
     180, so that the lower one of two is the smaller.
     """
-    if not is_direction(name):
-        return np.quantile(draws, q, axis=1)
-    mean = mean_angle(draws)
-    apart = (np.asarray(draws) - mean[:, None] + 90.0) % 180.0 - 90.0
+    mean, apart = _centred(name, draws)
     return mean + np.quantile(apart, q, axis=1)
 
 

@@ -8,7 +8,6 @@ unit variance with the noise's correlation, whatever the catalogue is.
 """
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from scipy.special import gammaincc, ndtr, ndtri
 
 from bliss_astro._arguments import must
-from bliss_astro._threads import map_threads
+from bliss_astro._filters import local_maxima, smooth
 
 LIMIT = 0.01 / 8
 """Largest p-value of a fault: an image without any gets a finding in 1 % of the cases,
@@ -30,8 +29,8 @@ PSF_WIDTH = 0.015
 _MODEL_ERROR, _BRIGHT_PIXELS = 0.03, 40
 # Pixels with a smaller share of sources in their variance are empty.
 _NO_LIGHT = 1e-3
-# Rows that are worked on at once in double precision, and by bands of a filter.
-_ROWS, _BAND = 256, 64
+# Rows that are worked on in double precision at once.
+_ROWS = 256
 
 
 def normal_p_value(sigmas):
@@ -205,48 +204,6 @@ def stamp_half(fwhm):
 # -- peaks -----------------------------------------------------------------------
 
 
-def smooth(image, sigma, *, reflect=True):
-    """Float32 image under a Gaussian filter as scipy's; 0 beyond edges, or mirrored."""
-    reach = int(4 * sigma + 0.5)
-    taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma))
-    taps /= taps.sum()
-    image = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    rows, columns = (_bands(n, taps, reflect) for n in image.shape)
-    half, whole = torch.empty_like(image), torch.empty_like(image)
-
-    def along_y(own, near, weights):
-        torch.mm(weights, image[near], out=half[own])
-
-    def along_x(own, near, weights):
-        whole[:, own] = half[:, near] @ weights.T
-
-    # Products with the bands of a matrix: a third of the time of scipy's filter.
-    map_threads(lambda band: along_y(*band), rows)
-    map_threads(lambda band: along_x(*band), columns)
-    return whole.numpy()
-
-
-def _bands(n, taps, reflect):
-    """Pieces of a line of n pixels, the pixels around, and the weights of these."""
-    reach, known, bands = len(taps) // 2, {}, []
-    for first in range(0, n, _BAND):
-        own = np.arange(first, min(first + _BAND, n))
-        near = slice(max(first - reach, 0), min(own[-1] + reach + 1, n))
-        kind = (len(own), min(first, reach), min(n - own[-1] - 1, reach))
-        if kind not in known:
-            weights = np.zeros((len(own), near.stop - near.start), np.float32)
-            for step, weight in enumerate(taps, start=-reach):
-                to = own + step
-                if reflect:
-                    # A line is mirrored as often as the filter reaches beyond it.
-                    to = np.abs((to + 0.5 + n) % (2 * n) - n).astype(int)
-                inside = (to >= 0) & (to < n)
-                weights[own[inside] - first, to[inside] - near.start] += weight
-            known[kind] = torch.from_numpy(weights)
-        bands.append((slice(first, first + _BAND), near, known[kind]))
-    return bands
-
-
 class MatchedFilter:
     """
     Flux of a Gaussian centred on each pixel, by weighted least squares.
@@ -273,14 +230,7 @@ class MatchedFilter:
 
 def local_peaks(snr, threshold, fwhm):
     """Rows and columns of the maxima within a FWHM that exceed a threshold."""
-    rows, columns = np.nonzero(snr > threshold)
-    reach, peak = int(np.ceil(fwhm)), np.ones(len(rows), dtype=bool)
-    own = snr[rows, columns]
-    for dy, dx in itertools.product(range(-reach, reach + 1), repeat=2):
-        y = (rows[peak] + dy).clip(0, snr.shape[0] - 1)
-        x = (columns[peak] + dx).clip(0, snr.shape[1] - 1)
-        peak[peak] = own[peak] >= snr[y, x]
-    return rows[peak], columns[peak]
+    return local_maxima(snr, threshold, int(np.ceil(fwhm)))
 
 
 # -- variance --------------------------------------------------------------------

@@ -19,6 +19,7 @@ from scipy.ndimage import (
 from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import two_digits
+from bliss_astro._filters import smooth
 from bliss_astro.catalog._rendering import scale_of, sources_of
 from bliss_astro.coadds._noise import input_kernel
 from bliss_astro.exposures._psf import central_psf
@@ -35,7 +36,6 @@ from ._residuals import (
     half_width,
     local_peaks,
     nearest_pixel,
-    smooth,
 )
 
 # Peaks of the residual count from this significance on; rows above this probability
@@ -211,6 +211,8 @@ def _peaks(model, matched, left, own, places, fwhm):
     border = math.ceil(fwhm)
     inner[border:-border, border:-border] = True
     at = np.nonzero((left > _PEAK_SIGMAS * matched.error) & matched.seen & inner)
+    if len(at[0]) == 0:
+        return {'n': 0}
     allowed = _MODEL_ERROR * own[at].clip(0) + _halo(model, fwhm, at)
     snr = np.zeros_like(left)
     snr[at] = (left[at] - allowed) / matched.error[at]
@@ -264,6 +266,8 @@ def _flux_ratio(model, residuals, catalog, places, snr, fwhm):
     ends = np.array(model.shape[::-1]) - 1 - radius
     use = (snr > _BRIGHT_SNR) & (np.asarray(catalog['flags']) & int(_SPOILED) == 0)
     index = np.flatnonzero(use & ((places > radius) & (places < ends)).all(1))
+    if len(index) == 0:
+        return {'n': 0}
     near = cKDTree(places).query_ball_point(places[index], _ALONE * fwhm)
     # Those with none of a tenth of their light around them.
     index = [

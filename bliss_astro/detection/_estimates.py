@@ -286,9 +286,10 @@ def _range(values, good, unit):
         some = sparse(good)
         values = sparse(values)[some] if some.any() else values[good]
     values = values.astype(float)
+    if np.ptp(values) == 0:
+        return {'value': float(values.flat[0]), 'unit': unit}
     low, middle, high = (float(v) for v in np.quantile(values, [0.01, 0.5, 0.99]))
-    limits = {} if low == high else {'low': low, 'high': high}
-    return {'value': middle} | limits | {'unit': unit}
+    return {'value': middle, 'low': low, 'high': high, 'unit': unit}
 
 
 def _details_of_fit(psf):

@@ -13,15 +13,14 @@ from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.units import MEDIAN_ERROR
 
 from ._fit import as_model
+from ._locus import MIN_SNR, find_locus
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._profile import profile, squared_radius
 from ._result import MIN_REAL_STARS, PSFEstimate, PSFStars
 from ._stars import (
-    MIN_SNR,
     TO_FWHM,
     StarImage,
-    find_locus,
     find_sources,
     level_of,
     measure_at,
@@ -334,7 +333,10 @@ def compare_psf(exposure):
         threshold=_THRESHOLD,
         max_pixels=_MAX_PIXELS,
         max_sources=3 * _MAX_STARS // 2,
+        least=_MIN_STARS,
     )
+    if len(sources) < _MIN_STARS:
+        return nothing
     locus = find_locus(sources, image.saturated_at(sources), min_snr=_MIN_SNR)
     if locus is None or locus.n_stars < _MIN_STARS:
         return nothing

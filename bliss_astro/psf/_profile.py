@@ -29,8 +29,9 @@ _LENGTHS = [0, 1, 3]
 _NEAR_TWO = 1e-9
 # Relative step of the derivatives of the integral.
 _STEP = 1e-5
-# Steps of Newton's method for the half-maximum radius.
-_N_STEPS = 25
+# Steps of Newton's method for the half-maximum radius at most, and the relative step
+# that is rounding.
+_N_STEPS, _ROUNDING = 25, 1e-14
 # Lower bound of lengths for fitters, above zero.
 _MIN_LENGTH = float(np.finfo(np.float32).tiny)
 
@@ -126,7 +127,10 @@ def half_maximum_radius(shape):
     r2 = np.zeros_like(half)
     # The profile is a convex function of r2, so that no step goes too far.
     for _ in range(_N_STEPS):
-        r2 = r2 - (profile(r2, shape) - half) / _profile_slope(r2, shape)
+        step = (profile(r2, shape) - half) / _profile_slope(r2, shape)
+        r2 = r2 - step
+        if np.all(np.abs(step) <= _ROUNDING * r2):
+            break
     return np.sqrt(r2)
 
 

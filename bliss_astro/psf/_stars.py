@@ -1,29 +1,24 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Stars of an image, before its PSF is known: compact sources of one size.
+Compact sources of an image, before its PSF is known: peaks and adaptive moments.
 
 Peaks are searched in a pyramid of binned images, so that stars of any width from
 a pixel to some ten are found by the scale that fits them. Sizes are adaptive
 moments (Bernstein & Jarvis 2002; Hirata & Seljak 2003): second moments under the
 elliptical Gaussian that they describe themselves.
-
-Stars have one size and one ellipticity whatever their brightness, and nothing
-that came through the telescope is smaller. So they are the densest place of the
-plane of size and ellipticity at the lower edge of the sizes, as in PSFEx (Bertin 2011)
-and Piff (Jarvis et al. 2021).
 """
 
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, label, maximum_filter
+from scipy.ndimage import gaussian_filter, label
 from scipy.spatial import cKDTree
 
+from bliss_astro._filters import local_maxima
 from bliss_astro.units import median_and_scatter, typical
 
 from ._fit import cut_stamps
-from ._varying import trend
 
 # Pixels that share the largest value where it is a plateau of saturation, and the share
 # of its level from which stars are no longer linear.
@@ -51,41 +46,19 @@ _MAX_WIDTH, _MIN_WIDTH = 0.4, 0.05
 # From a Gaussian's standard deviation to its full width at half maximum.
 TO_FWHM = 2 * np.sqrt(2 * np.log(2))
 
-# Signal-to-noise ratio from which a source may show the width of the PSF.
-MIN_SNR = 20.0
-# Range of full widths at half maximum of a PSF, pixel included, in pixels, and the
-# largest one that rests on one or two sources.
-_MIN_FWHM, _MAX_FWHM, _MAX_FWHM_ALONE = 1.2, 30.0, 12.0
-# Share of the brightest pixel in 3 x 3: 0.7 for a PSF of the least width that is
-# centred on a pixel.
-_MAX_SHARPNESS = 0.62
-_MAX_ELLIPTICITY = 0.6
-# Errors of logarithm of size and of ellipticities beside that of the noise: PSFs
-# vary over an image, and moments with the place within a pixel.
-_ERRORS, _NOISE_ERRORS = np.array([0.03, 0.06, 0.06]), np.array([1.0, 1.5, 1.5])
-# The lower edge: the smallest size at which the density of sources is at least so
-# many sources, and this share of the largest density.
-_MIN_DENSITY, _DENSITY_SHARE = 2.4, 0.3
-# Sizes beyond the lower edge, as a logarithm, within which the locus lies.
-_LOCUS_WIDTH = 0.15
-# Members differ from the locus by no more, beside so many times their own error.
-_SIZE_SPAN, _ELLIPTICITY_SPAN, _SPAN_ERRORS = 0.10, 0.12, (2.5, 3.5)
-# Turns in which the members are found.
-_N_TURNS = 5
-# Sources that the density is taken of at most.
-_MAX_DENSITY_SOURCES = 500
-# Neighbours within so many FWHM and above this share of a star's flux are blends.
-_BLEND_RADIUS, _BLEND_SHARE = 3.0, 0.08
-
 
 @dataclass
 class StarImage:
-    """An image over its noise: bad and (nearly) saturated pixels, noise, photons."""
+    """
+    An image over its noise: bad and (nearly) saturated pixels, noise, photons.
+
+    ``noise`` is typical, in the unit of the image, ``photon`` the variance that a unit
+    of pull adds.
+    """
 
     pull: np.ndarray
     bad: np.ndarray
     full: np.ndarray
-    # Typical noise in the unit of the image, and variance that a unit of pull adds.
     noise: float
     photon: float
 
@@ -128,16 +101,18 @@ def places_of(sources):
 # -- compact sources -------------------------------------------------------------------
 
 
-def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES):
+def find_sources(
+    image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES, least=0
+):
     """
     Find and measure the compact sources of a `StarImage`.
 
-    Those of peaks of at least a signal-to-noise ratio, brightest first and none twice,
-    as a record array: ``x, y`` and ``flux``; ``width``, the geometric mean of the two
-    standard deviations in pixels; ``e1, e2``, the distortion of the moments; ``snr``,
-    the signal-to-noise ratio within them; ``sharp``, the share of the brightest of the
-    3 x 3 pixels of the core; ``clean``, whether no pixel of the core is bad and none
-    beyond the edge.
+    Those of peaks of at least a signal-to-noise ratio, brightest first and none twice
+    (and none at all of fewer than ``least`` peaks), as a record array: ``x, y`` and
+    ``flux``; ``width``, the geometric mean of the two standard deviations in pixels;
+    ``e1, e2``, the distortion of the moments; ``snr``, the signal-to-noise ratio within
+    them; ``sharp``, the share of the brightest of the 3 x 3 pixels of the core;
+    ``clean``, whether no pixel of the core is bad and none beyond the edge.
     """
     peaks = np.concatenate(
         [
@@ -150,7 +125,7 @@ def find_sources(image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_S
     # Of peaks that lie within the filter of another one the highest stays.
     reach = np.maximum(2.0, 1.8 * _SIGMA * 2.0 ** peaks[:, 2])
     peaks = peaks[_first_within(peaks[:, :2], reach)]
-    found = []
+    found, peaks = [], peaks if len(peaks) >= least else peaks[:0]
     for level, half in enumerate(_HALF):
         # Wide stamps are fewer, so that each level takes about the same time.
         most = int(max_sources * min(1, _STAMP_PIXELS / (2 * half + 1) ** 2))
@@ -184,9 +159,7 @@ def _peaks(image, bad, threshold):
         band = fine - broad
         _, scatter = median_and_scatter(band[::2, ::2])
         band /= max(float(scatter), 1e-12)
-        rows, columns = np.nonzero(
-            (band > threshold) & (band == maximum_filter(band, 3))
-        )
+        rows, columns = local_maxima(band, threshold, 1)
         x, y = (2**level * (k + 0.5) - 0.5 for k in (columns, rows))
         peaks.append(np.c_[x, y, np.full(len(x), level), band[rows, columns]])
         ny, nx = (n // 2 for n in image.shape)
@@ -219,16 +192,23 @@ def measure_at(image, places, level):
         cut_stamps(values, pixels - half, 2 * half + 1, fill)
         for values, fill in ((image.pull, 0.0), (image.bad, True))
     )
-    ring = np.ones(bad.shape[1:], bool)
-    ring[1:-1, 1:-1] = False
-    edge = np.where(bad, np.nan, pull)[:, ring]
-    edge[np.isnan(edge).all(1)] = 0
-    level_of_sky = np.nanmedian(edge, axis=1)[:, None, None].astype(np.float32)
-    stamps = np.where(bad, 0, pull - level_of_sky)
+    stamps = np.where(bad, 0, pull - _sky_of(pull, bad))
     sources = measure_stamps(stamps, bad, places - pixels, level, image.photon)
     sources.x += pixels[:, 0]
     sources.y += pixels[:, 1]
     return sources
+
+
+def _sky_of(stamps, bad):
+    """Medians of the good pixels on the edges of stamps, 0 without any, (n, 1, 1)."""
+    ring = np.ones(bad.shape[1:], bool)
+    ring[1:-1, 1:-1] = False
+    # Bad pixels are sorted to the end.
+    edge = np.sort(np.where(bad, np.inf, stamps)[:, ring], axis=1)
+    count = np.maximum(np.isfinite(edge).sum(1, keepdims=True), 1)
+    pair = [np.take_along_axis(edge, k, 1) for k in ((count - 1) // 2, count // 2)]
+    middle = 0.5 * (pair[0] + pair[1])[..., None]
+    return np.where(np.isfinite(middle), middle, 0).astype(np.float32)
 
 
 def measure_stamps(stamps, bad, offsets, level, photon=0.0):
@@ -293,112 +273,3 @@ def _adapt(stamps, half, offsets, sigma):
         if max(np.abs(moved).max(initial=0), change.max(initial=0)) < _CONVERGED:
             break
     return x, y, m, weight
-
-
-# -- locus of the stars ----------------------------------------------------------------
-
-
-@dataclass
-class Locus:
-    """
-    Log size and ellipticity of the stars, and reasons (n,) why a source is none.
-
-    ``n_stars`` is 0 where no locus was found and the size is that of the brightest.
-    """
-
-    log_size: float
-    e1: float
-    e2: float
-    reasons: np.ndarray
-    n_stars: int
-
-    @property
-    def fwhm(self):
-        """Full width at half maximum of a Gaussian of that size in pixels."""
-        return TO_FWHM * float(np.exp(self.log_size))
-
-
-def find_locus(sources, saturated, *, min_snr=MIN_SNR):
-    """Find the stars among sources; `None` where none can show the width of the PSF."""
-    reasons = _unfit(sources, saturated, min_snr)
-    usable = np.flatnonzero(reasons == '')[:_MAX_DENSITY_SOURCES]
-    own = np.stack([np.log(sources.width), sources.e1, sources.e2], axis=1)
-    errors = np.hypot(_NOISE_ERRORS / sources.snr[:, None], _ERRORS)
-    center = _lower_edge(sources.snr[usable], own[usable], errors[usable])
-    few = center is None
-    if few:
-        # A single broad source is a galaxy rather than a star.
-        usable = usable[TO_FWHM * sources.width[usable] < _MAX_FWHM_ALONE]
-        if len(usable) == 0:
-            return None
-        # The sharpest of the brightest sources: what a star would be.
-        snr = sources.snr[usable]
-        bright = snr >= 0.3 * snr.max()
-        center = np.argmin(np.where(bright, sources.width[usable], np.inf))
-    spans = np.array([_SIZE_SPAN, _ELLIPTICITY_SPAN])
-    spans = spans + _SPAN_ERRORS / sources.snr[:, None]
-    local = np.broadcast_to(own[usable[center]], own.shape)
-    places = places_of(sources)
-    for _ in range(_N_TURNS + 1):
-        off = own - local
-        near = np.zeros(len(own), bool)
-        near[usable] = True
-        near &= (np.abs(off[:, 0]) < spans[:, 0]) & (
-            np.hypot(*off[:, 1:].T) < spans[:, 1]
-        )
-        if not near.any():
-            near[usable[center]] = True
-            break
-        local = trend(places, own, np.where(near[:, None], errors, np.inf))
-    rest = (reasons == '') & ~near
-    reasons[rest & (off[:, 0] > 0)] = 'extended'
-    reasons[rest & (off[:, 0] <= 0)] = 'sharper than the stars'
-    reasons[rest & (np.abs(off[:, 0]) < spans[:, 0])] = 'ellipticity'
-    locus = Locus(*np.median(own[near], axis=0).tolist(), reasons, 0)
-    _mark_blends(sources, reasons, locus.fwhm)
-    locus.n_stars = 0 if few else int(np.count_nonzero(reasons == ''))
-    return locus
-
-
-def _unfit(sources, saturated, min_snr):
-    """Reasons why sources cannot show the width of the PSF; '' where there is none."""
-    fwhm = sources.width * TO_FWHM
-    reasons = np.full(len(sources), '', dtype='U24')
-    for bad, why in (
-        (sources.snr < min_snr, 'faint'),
-        (np.hypot(sources.e1, sources.e2) > _MAX_ELLIPTICITY, 'elongated'),
-        (fwhm > _MAX_FWHM, 'extended'),
-        ((fwhm < _MIN_FWHM) | (sources.sharp > _MAX_SHARPNESS), 'cosmic ray'),
-        (~sources.clean, 'bad pixels'),
-        (saturated, 'saturated'),
-    ):
-        reasons[bad] = why
-    return reasons
-
-
-def _lower_edge(snr, own, errors):
-    """Index of the middle of the locus, or `None` where there is none."""
-    off = np.square(own[:, None] - own) / (errors[:, None] ** 2 + errors**2)
-    density = np.exp(-0.5 * off.sum(-1)) @ np.minimum(1.0, snr / (2 * MIN_SNR))
-    most = density.max(initial=0)
-    if not most >= _MIN_DENSITY:
-        return None
-    dense = density >= max(_MIN_DENSITY, _DENSITY_SHARE * most)
-    within = dense & (own[:, 0] <= own[dense, 0].min() + _LOCUS_WIDTH)
-    return int(np.argmax(np.where(within, density, -1)))
-
-
-def _mark_blends(sources, reasons, fwhm):
-    """Mark stars with neighbours; the clearest stay where none would be left."""
-    stars = np.flatnonzero(reasons == '')
-    apart = np.hypot(*(v[stars, None] - v for v in (sources.x, sources.y)))
-    # What a neighbour leaves at the star falls steeply with the distance.
-    share = np.maximum(sources.flux, 0) / sources.flux[stars, None]
-    share = share * (fwhm / np.maximum(apart, fwhm)) ** 2
-    # Cosmic rays are dealt with pixel by pixel.
-    none = (apart > _BLEND_RADIUS * fwhm) | (apart == 0) | (reasons == 'cosmic ray')
-    worst = np.where(none, 0, share).max(1, initial=0)
-    limit = _BLEND_SHARE
-    while np.count_nonzero(worst <= limit) < min(5, len(stars)):
-        limit *= 2
-    reasons[stars[worst > limit]] = 'blended'

@@ -277,6 +277,9 @@ class ModelRenderer:
         row, column = self.cell_of(sources.x, sources.y)
         reach = self.reach_of(sources)
         n_columns, n_reach = self.psf.height.shape[1], len(_RADII) + 1
+        if self.psf.height[..., 0].numel() == 1 and len(sources) <= _PIECE:
+            # On the one cell all are drawn anyway.
+            reach = np.full_like(reach, len(_RADII))
         cell = row * n_columns + column
         if sources.is_galaxy.any():
             self._add_galaxies(image, window, sources, cell, reach)

@@ -258,7 +258,8 @@ def draws_of(shapes, ellipticity, name):
 
 def summary(shapes, ellipticity, name):
     """Middle and error of one column."""
-    return module.summarize_draws(name, draws_of(shapes, ellipticity, name))
+    draws = {name: draws_of(shapes, ellipticity, name)}
+    return module.summarize_draws(draws)[name]
 
 
 def test_medians_and_errors():

@@ -1,0 +1,87 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Filters of images: Gaussians, as products with the bands of a matrix, and maxima.
+"""
+
+import functools
+
+import numpy as np
+import torch
+
+from bliss_astro._threads import map_threads
+
+# Width of a band in pixels: smaller ones cost more calls, larger ones more products.
+_BAND = 64
+
+
+def smooth(image, sigma, *, reflect=True):
+    """
+    Filter an image with a Gaussian of a standard deviation in pixels.
+
+    As `scipy.ndimage.gaussian_filter`, in single precision and a third of its time on
+    large images. Beyond its edges the image is mirrored, or zero.
+    """
+    image = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    half, whole = torch.empty_like(image), torch.empty_like(image)
+    rows, columns = (_bands(n, float(sigma), reflect) for n in image.shape)
+
+    def along_y(own, near, weights):
+        torch.mm(weights, image[near], out=half[own])
+
+    def along_x(own, near, weights):
+        whole[:, own] = half[:, near] @ weights.T
+
+    map_threads(lambda band: along_y(*band), rows)
+    map_threads(lambda band: along_x(*band), columns)
+    return whole.numpy()
+
+
+def local_maxima(image, threshold, reach):
+    """Rows and columns of pixels above a threshold, and no lower than any in reach."""
+    rows, columns = np.nonzero(image > threshold)
+    # Next to them most that are no maxima have a higher one.
+    for near in sorted({1, reach}):
+        dy, dx = np.indices(2 * (2 * near + 1,)).reshape(2, -1) - near
+        # A pixel beyond an edge is replaced by one between.
+        y = (rows[:, None] + dy).clip(0, image.shape[0] - 1)
+        x = (columns[:, None] + dx).clip(0, image.shape[1] - 1)
+        highest = image[rows, columns] >= image[y, x].max(1, initial=-np.inf)
+        rows, columns = rows[highest], columns[highest]
+    return rows, columns
+
+
+# Images of one PSF share them: each takes some kilobytes.
+@functools.lru_cache(64)
+def _bands(n, sigma, reflect):
+    """Pieces of a line of n pixels, the pixels around each, and their weights."""
+    reach, known, bands = int(4 * sigma + 0.5), {}, []
+    taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma))
+    taps = (taps / taps.sum()).astype(np.float32)
+    size = n if n <= 2 * _BAND else _BAND
+    for first in range(0, n, size):
+        last = min(first + size, n)
+        low, high = max(first - reach, 0), min(last + reach, n)
+        is_inner = first >= reach and last + reach <= n
+        # Far from the edges all bands are alike.
+        key = last - first if is_inner else first
+        if (key, is_inner) not in known:
+            own, near = np.arange(first, last)[:, None], np.arange(low, high)
+            weights = _weights(own, near, n, taps, reflect and not is_inner)
+            known[key, is_inner] = torch.from_numpy(weights)
+        bands.append((slice(first, last), slice(low, high), known[key, is_inner]))
+    return bands
+
+
+def _weights(own, near, n, taps, reflect):
+    """Weights of pixels for others, with those of their mirror images on request."""
+    reach = len(taps) // 2
+    apart = [own - near]
+    if reflect:
+        # A line is mirrored as often as the filter reaches beyond it.
+        turns = [2 * n * k for k in range((reach + n - 1) // (2 * n) + 1)]
+        apart += [own - near + sign * turn for turn in turns[1:] for sign in (1, -1)]
+        apart += [own + near + 1 + turn for turn in turns]
+        apart += [own + near + 1 - 2 * n - turn for turn in turns]
+    # Beyond the taps there is nothing.
+    taps = np.concatenate([[0], taps, [0]], dtype=np.float32)
+    return sum(taps[(step + reach + 1).clip(0, 2 * reach + 2)] for step in apart)
