@@ -7,7 +7,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from bliss_astro._arguments import require
-from bliss_astro.psf import PSFModel, VaryingPSF
+from bliss_astro.psf import GaussianPSF, PSFModel, VaryingPSF
 from bliss_astro.psf._joint_fit import StampFit, minimise
 from bliss_astro.psf._profile import unit_profile
 from bliss_astro.psf._wing_prior import PRIOR_WIDTH, to_shape, to_theta
@@ -104,6 +104,12 @@ class EffectivePSF(VaryingPSF):
             fits = [[self._fit(image, start) for image in row] for row in self.images]
             self._thetas.append(np.array(fits))
         return to_shape(self._interpolate(self._thetas[0], xs, ys))
+
+    def gaussians(self, xs, ys):
+        """Return fits to the images on a grid of places; see `VaryingPSF`."""
+        images = self._interpolate(self.images, xs, ys)
+        radius = self.normalization_radius
+        return GaussianPSF.fit(images, normalization_radius=radius).centred()
 
     def image_at(self, x, y):
         """

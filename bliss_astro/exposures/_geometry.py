@@ -13,9 +13,10 @@ from astropy.wcs.wcsapi import HighLevelWCSWrapper, SlicedLowLevelWCS
 from bliss_astro._arguments import must
 from bliss_astro._warnings import warn
 from bliss_astro.psf import PSFModel
+from bliss_astro.psf._kinds import FittedPSF
 
 from ._noise import correlation_at
-from ._psf import FittedPSF, draw_psf_model
+from ._psf import draw_psf_model
 
 # Places along each axis at which a WCS is tried.
 _N_PLACES = 5

@@ -7,27 +7,16 @@ from copy import copy
 
 import astropy.units as u
 import numpy as np
-from astropy.modeling import Model
 
-from bliss_astro._arguments import must, require
 from bliss_astro.psf import PSFModel, VaryingPSF
-from bliss_astro.psf._fit import (
-    MIN_SIDE,
-    PHASES,
-    as_model,
-    check_psf_pixels,
-    draw_model,
-    fit_phases,
-    place_names,
-)
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
+from bliss_astro.psf._kinds import ImagePSF, ModelPSF, varying_psf
+from bliss_astro.psf._mixture import core_centre
 from bliss_astro.psf._profile import (
     half_maximum_radius,
     profile,
     squared_radius,
     unit_profile,
 )
-from bliss_astro.psf._varying import varying_psf
 
 # Signal-to-noise ratio of the star that is the depth of an exposure.
 _DEPTH_SNR = 5
@@ -40,16 +29,13 @@ class PSFAccess:
 
     def __init__(self, psf):
         self.psf = psf
-        if psf is None or isinstance(psf, PSFModel):
-            self._source = psf
-        else:
-            self._source = varying_psf(psf) or _DrawnPSF(psf)
+        plain = psf is None or isinstance(psf, PSFModel)
+        self._source = psf if plain else varying_psf(psf)
 
     @property
     def varies(self):
         """Whether the PSF depends on the place."""
-        is_one = isinstance(self._source, VaryingPSF)
-        return is_one and getattr(self._source, 'varies', True)
+        return isinstance(self._source, VaryingPSF) and self._source.varies
 
     def cutout(self, x0, y0):
         """Return the access of a cut-out that begins at pixel (x0, y0)."""
@@ -57,7 +43,7 @@ class PSFAccess:
             return self
         other = copy(self)
         other._source = self._source.shifted(x0, y0)
-        if not isinstance(self._source, _DrawnPSF):
+        if not isinstance(self._source, ModelPSF | ImagePSF):
             other.psf = other._source
         return other
 
@@ -77,6 +63,10 @@ class PSFAccess:
         one = np.asarray(self.at(0, 0).shape_vector, dtype=float)
         return np.tile(one, (len(ys), len(xs), 1))
 
+    def gaussians(self, xs, ys):
+        """The PSF as `GaussianPSF` on a grid of places, ``(len(ys), len(xs))``."""
+        return self._source.gaussians(xs, ys)
+
     def drawn_with_model(self, x, y):
         """
         Return the PSF's image at a place beside its analytic form there.
@@ -93,70 +83,6 @@ class PSFAccess:
         grid_y, grid_x = np.indices(image.shape)
         model = profile(squared_radius(grid_x - x_0, grid_y - y_0, *shape[6:]), shape)
         return image, model / model.sum()
-
-
-class FittedPSF(VaryingPSF):
-    """PSF that is fitted where it is needed, at the places of a grid."""
-
-    spacing, varies = 256, True
-
-    def __init__(self):
-        self._fits = {}
-
-    def at(self, x, y):
-        """Fit at the nearest of the places, ``_fit(x, y)``."""
-        places = x + self.origin[0], y + self.origin[1]
-        key = tuple(round(float(place) / self.spacing) for place in places)
-        key = key if self.varies else (0, 0)
-        if key not in self._fits:
-            self._fits[key] = self._fit(*(self.spacing * k for k in key))
-        return self._fits[key]
-
-
-class _DrawnPSF(FittedPSF):
-    """A PSF model of astropy or photutils, or an image of a PSF, and fits to it."""
-
-    def __init__(self, psf):
-        super().__init__()
-        self.varies = False
-        if isinstance(psf, Model):
-            self._psf = psf
-            place_names(psf)
-            from photutils.psf import GriddedPSFModel
-
-            self.varies = isinstance(psf, GriddedPSFModel)
-        elif isinstance(psf, np.ndarray | list):
-            image = getattr(psf, 'value', psf)
-            self._psf = np.asarray(image, dtype=float)
-            check_psf_pixels(self._psf, 'psf, as an image,')
-            shape = self._psf.shape
-            allowed = f'have at least {MIN_SIDE} x {MIN_SIDE} px'
-            require(min(shape) >= MIN_SIDE, 'psf: an image', allowed, shape)
-        else:
-            is_number = isinstance(psf, int | float | np.number)
-            got = f'{psf!r}; a width is given as fwhm={psf}'
-            got = got if is_number else type(psf).__name__
-            allowed = 'a PSF with a method at(x, y), a photutils or astropy model'
-            raise TypeError(must('psf', f'be a PSFModel, {allowed}, or an image', got))
-
-    def image(self, x, y):
-        """Image of the PSF, centred on the middle pixel."""
-        if isinstance(self._psf, np.ndarray):
-            return self._psf
-        return draw_model(self._psf, x + self.origin[0], y + self.origin[1])
-
-    def _fit(self, x, y):
-        if isinstance(self._psf, np.ndarray):
-            try:
-                return PSFModel.fit(self._psf / self._psf.sum())
-            except ValueError as error:
-                msg = f'psf: {error}'
-                raise ValueError(msg) from error
-        stamps = np.stack([draw_model(self._psf, x, y, *phase) for phase in PHASES])
-        near = next(reversed(self._fits.values()), None)
-        start = None if near is None else near.shape_vector
-        radius = DEFAULT_NORMALIZATION_RADIUS
-        return as_model(*fit_phases(stamps, radius=radius, start=start))
 
 
 def central_psf(exposure):

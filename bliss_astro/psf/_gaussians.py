@@ -223,6 +223,11 @@ class GaussianPSF:
         """Return the same PSFs with unit flux within the normalisation radius."""
         return self._with((self.height / self.flux[..., None], *self.components[1:]))
 
+    def centred(self):
+        """Return the same PSFs with their cores on the stars' positions."""
+        x, y = self.x - self._core[0][..., None], self.y - self._core[1][..., None]
+        return self._with((*self.components[:2], x, y, *self.components[4:]))
+
     def _mapped(self, xx, xy, yy, x, y, scale=1.0):
         """Return the same fluxes with other covariances and centres."""
         variance, total = (xx * yy - xy.square()).sqrt(), xx + yy
@@ -311,11 +316,7 @@ class GaussianPSF:
         return sums.adaptive_moments(*parts)[:4]
 
     def radial_profile(self, radius):
-        """
-        Average the profile over ellipses like the core around it, tensor ``(...)``.
-
-        The elliptical radius in pixels is a number or a tensor ``(...)``.
-        """
+        """Average the profile around the core at an elliptical radius in pixels."""
         radius = radius[..., None] if torch.is_tensor(radius) else radius
         if self.shape is not None:
             height, variance, *_ = self.components
@@ -325,11 +326,7 @@ class GaussianPSF:
 
     @property
     def fwhm(self):
-        """
-        Full width at half maximum in pixels, tensor ``(...)``.
-
-        For an ellipse that of the circle of the same area; else of `radial_profile`.
-        """
+        """Full width at half maximum of the radial profile in pixels, ``(...)``."""
         if self.shape is not None:
             return closed.fwhm_of_shape(self.shape)
         sigma = self.variance.sqrt()

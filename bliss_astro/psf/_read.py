@@ -8,17 +8,17 @@ import os
 import astropy.units as u
 import numpy as np
 from astropy.io.fits import ColDefs, HDUList
-from astropy.modeling import Model
 
 from bliss_astro._arguments import check_integer, first_wrong, must, require
 from bliss_astro._fits import file_name, find_image, image_plane, open_fits
 from bliss_astro._lazy import load_surveys
 
 from ._fit import PHASES, check_psf_pixels, fit_phases
+from ._kinds import kind_of
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._profile import check_radius, value_of
-from ._varying import NodeSplines, VaryingPSF, varying_psf
+from ._varying import NodeSplines, VaryingPSF
 from ._wing_prior import to_shape
 
 # Side of drawings of PSFEx's PSFs in pixels, and nodes along an axis of fits to them.
@@ -89,14 +89,14 @@ def read_psf(
     number = np.ndim(psf) == 0 and isinstance(psf, (int, float, np.number))
     if number or (isinstance(psf, u.Quantity) and not psf.ndim):
         return PSFModel.from_fwhm(psf, **radius)
-    if isinstance(psf, Model) or varying_psf(psf) is not None:
-        if oversampling is not None:
-            msg = 'oversampling belongs to an image of a PSF; a model has its own'
-            raise ValueError(msg)
-        return psf
-    if isinstance(psf, (np.ndarray, list, tuple)) and not isinstance(psf, HDUList):
-        return _of_image(psf, oversampling, pixel_response is not False, 'psf')
     if not isinstance(psf, str | os.PathLike | HDUList):
+        if isinstance(psf, np.ndarray | list | tuple):
+            return _of_image(psf, oversampling, pixel_response is not False, 'psf')
+        if kind_of(psf) is not None:
+            if oversampling is not None:
+                msg = 'oversampling belongs to an image of a PSF; a model has its own'
+                raise ValueError(msg)
+            return psf
         allowed = (
             'be a FITS file (of PSFEx, a psField or an image), a FWHM in pixels, an '
             'image, or a model of photutils or astropy'
@@ -278,6 +278,9 @@ class PSFExPSF(VaryingPSF):
             msg = f'psf: the PSFEx model has no positive flux at x={x:.0f}, y={y:.0f}'
             raise ValueError(msg)
         return image / image.sum()
+
+    def _stamps(self, x, y):
+        return [self.image(x, y, offset=phase) for phase in PHASES], PHASES
 
     def at(self, x, y):
         """Return the model at a place; see `VaryingPSF.at`."""

@@ -6,8 +6,10 @@ PSFs that vary over an image: base class, and polynomials of the position.
 from copy import copy
 
 import numpy as np
+import torch
 from scipy.special import chdtrc
 
+from ._gaussians import GaussianPSF
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 
@@ -44,11 +46,15 @@ class VaryingPSF:
 
     middle : tuple of float
         Position (x, y) in pixels of the image to which ``fwhm`` refers.
+
+    varies : bool
+        Whether it depends on the place.
     """
 
     normalization_radius = DEFAULT_NORMALIZATION_RADIUS
     origin = (0.0, 0.0)
     middle = (0.0, 0.0)
+    varies = True
 
     @property
     def fwhm(self):
@@ -110,6 +116,37 @@ class VaryingPSF:
         other.origin = (self.origin[0] + float(dx), self.origin[1] + float(dy))
         return other
 
+    def gaussians(self, xs, ys):
+        """
+        Return the PSF as sums of Gaussians on a grid of places.
+
+        Parameters
+        ----------
+        xs, ys : 1D array
+            Columns and rows in pixels of the image, from 0.
+
+        Returns
+        -------
+        psf : `GaussianPSF`
+            The batch ``(len(ys), len(xs))``. A PSF that has images is fitted to these,
+            relative to its core; ``fit_info['residual']`` is how well.
+        """
+        options = {'normalization_radius': self.normalization_radius}
+        if self.image(xs[0], ys[0]) is None:
+            shapes = torch.from_numpy(self.shape_grid(xs, ys))
+            return GaussianPSF.from_shape(shapes, **options)
+        places = (xs, ys) if self.varies else (xs[:1], ys[:1])
+        stamps = [[self._stamps(x, y) for x in places[0]] for y in places[1]]
+        phases = stamps[0][0][1]
+        images = np.array([[stamp for stamp, _ in row] for row in stamps])
+        images = images[:, :, 0] if len(phases) == 1 else images
+        psf = GaussianPSF.fit(images, phases=phases, **options)
+        return psf.centred().expand(len(ys), len(xs))
+
+    def _stamps(self, x, y):
+        """Images (n, s, s) of the PSF at places within a pixel, and these."""
+        return [self.image(x, y)], ((0.0, 0.0),)
+
     def image(self, x, y):
         """
         Return an image of the PSF at a place, where it has one beside the model.
@@ -125,23 +162,6 @@ class VaryingPSF:
             The PSF centred on the middle pixel.
         """
         return
-
-
-class _UserPSF(VaryingPSF):
-    """A user's object with a method ``at(x, y)`` that returns a `PSFModel`."""
-
-    def __init__(self, psf):
-        self._psf = psf
-
-    def at(self, x, y):
-        return self._psf.at(x + self.origin[0], y + self.origin[1])
-
-
-def varying_psf(psf):
-    """Return a PSF as `VaryingPSF`, or `None` where it is of another kind."""
-    if isinstance(psf, VaryingPSF):
-        return psf
-    return _UserPSF(psf) if callable(getattr(psf, 'at', None)) else None
 
 
 class NodeSplines:

@@ -19,7 +19,7 @@ from bliss_astro.psf._mixture import (
     lobe_kernel,
     profile_of_shape,
 )
-from bliss_astro.rendering._batches import render_stars, star_factors
+from bliss_astro.rendering._batches import as_gaussians, render_stars, star_factors
 
 from ._images import SimulatedImages, select
 
@@ -152,6 +152,8 @@ class Fields:
     electrons_per_nmgy: torch.Tensor
     dither: torch.Tensor
     pixel_scale: float
+    # PSFs that are drawn, where they are not of the eight parameters.
+    drawn: GaussianPSF | None = None
 
     def __len__(self):
         return len(self.psf)
@@ -266,7 +268,8 @@ class Camera:
         if fields.depth == 1:
             data = 0 if extended is None else extended
             if stars is not None:
-                data = data + self.render(fields.psf, *stars)
+                psf = fields.psf if fields.drawn is None else fields.drawn
+                data = data + self.render(psf, *stars)
             data = add_noise(data, *fields.noise, generator=draw.generator)
         else:
             data = self._stack(draw, fields, stars)
@@ -316,9 +319,9 @@ class Camera:
             fields, torch.arange(len(x), device=draw.device).repeat_interleave(depth)
         )
         # Exposures carry one more pixel on each side.
-        psf, radius = fields.psf, self.normalization_radius
+        psf = fields.psf if fields.drawn is None else fields.drawn
         along_y, along_x = star_factors(
-            GaussianPSF.from_shape(psf, normalization_radius=radius),
+            as_gaussians(psf, self.normalization_radius),
             (x[:, None] + dither[..., :1] + 1).flatten(0, 1),
             (y[:, None] + dither[..., 1:] + 1).flatten(0, 1),
             flux.repeat_interleave(depth, 0),

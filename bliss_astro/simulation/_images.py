@@ -17,7 +17,7 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR, file_name
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._read import change_own_file, register_fits_format
-from bliss_astro.psf import PSFModel
+from bliss_astro.psf import GaussianPSF, PSFModel
 
 # Attributes with an axis of sources.
 _OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy', 'further')
@@ -238,8 +238,8 @@ def padded(tensors):
 
 def select(batch, chosen):
     """Some of the images or fields of a dataclass of tensors."""
-    values = vars(batch).items()
-    parts = {name: v[chosen] for name, v in values if isinstance(v, torch.Tensor)}
+    values, kinds = vars(batch).items(), torch.Tensor | GaussianPSF
+    parts = {name: v[chosen] for name, v in values if isinstance(v, kinds)}
     return dataclasses.replace(batch, **parts)
 
 

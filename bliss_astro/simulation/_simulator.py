@@ -15,13 +15,14 @@ from bliss_astro._arguments import (
     choose_device,
     must,
     one_of,
+    require,
     torch_generator,
     within,
 )
+from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.priors import CatalogPrior, StarPrior
 from bliss_astro.priors._numbers import source_table
-from bliss_astro.psf import PSFModel
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
+from bliss_astro.psf import SHAPE_NAMES, PSFModel
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
@@ -35,15 +36,8 @@ from ._sources import Sources, draw_catalog, draw_stars
 ELECTRONS_PER_NMGY, BACKGROUND = 987.31, 865.0
 
 
-def _shape_of(psf):
-    return np.array(getattr(psf, 'shape_vector', psf), float)
-
-
 _RANGES = (
     within('n_exposures', 'a positive integer', lambda x: x >= 1 and int(x) == x)
-    | within(
-        'psf', 'a PSFModel or 8 shape parameters', lambda x: _shape_of(x).shape == (8,)
-    )
     | within(
         'background electrons_per_nmgy pixel_scale',
         'positive and finite',
@@ -57,6 +51,19 @@ _RANGES = (
     | one_of('noise_order', *NOISE_ORDERS)
     | one_of('unit', 'electron', 'nmgy')
 )
+
+
+def _model_and_drawn(psf, shape):
+    """`PSFModel` of a PSF of any kind, and the `GaussianPSF` if it is of another."""
+    if psf is None or isinstance(psf, PSFModel):
+        return psf or PSFModel(), None
+    if np.ndim(psf) == 1:
+        allowed = 'be a PSF, or its 8 shape parameters'
+        require(len(psf) == len(SHAPE_NAMES), 'psf', allowed, psf)
+        return PSFModel.from_shape(psf), None
+    access, (ny, nx) = PSFAccess(psf), shape
+    drawn = access.gaussians([nx // 2], [ny // 2])[0, 0]
+    return access.at(nx // 2, ny // 2), None if drawn.shape is not None else drawn
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -79,9 +86,11 @@ class CoaddSimulator:
         Distribution of the sources: stars with fluxes in electrons (the default), or
         stars and galaxies with fluxes in nanomaggies.
 
-    psf : `~bliss_astro.psf.PSFModel` or array_like ``(8,)``, optional
-        PSF of every exposure, pixel included; by default that of run 94,
-        camcol 1, field 12.
+    psf : `~bliss_astro.psf.PSFModel`, array_like ``(8,)`` or PSF, optional
+        PSF of every exposure, pixel included; by default that of run 94, camcol 1,
+        field 12. Eight numbers are shape parameters. Any other PSF that an exposure may
+        have is drawn as the `~bliss_astro.psf.GaussianPSF` in the middle of the coadd;
+        of several exposures the result states a fit of the model.
 
     background : float, optional
         Sky of one exposure in electrons per pixel.
@@ -137,7 +146,8 @@ class CoaddSimulator:
 
     Stars and galaxies of the sky down to r = 25, in nanomaggies:
 
-    >>> from bliss_astro.priors import CatalogPrior
+    >>> from bliss_astro.exposures._psf import PSFAccess
+    from bliss_astro.priors import CatalogPrior
     >>> simulator = CoaddSimulator(5, CatalogPrior.sky(), margin=-10)
     >>> coadd, truth = simulator.sample(rng=0)
     >>> coadd.unit, truth.colnames[:4]
@@ -172,14 +182,13 @@ class CoaddSimulator:
         self._has_galaxies = isinstance(self.prior, CatalogPrior)
         self.unit = self.unit or ('nmgy' if self._has_galaxies else 'electron')
         self.device = choose_device(self.device)
-        model = PSFModel() if self.psf is None else self.psf
-        self.psf_shape = torch.tensor(_shape_of(model), dtype=torch.float32)
-        radius = getattr(model, 'normalization_radius', DEFAULT_NORMALIZATION_RADIUS)
+        model, self._drawn = _model_and_drawn(self.psf, self.shape)
+        self.psf_shape = torch.tensor(model.shape_vector, dtype=torch.float32)
         self.camera = Camera(
             self.shape,
             noise_order=self.noise_order,
             bad_pixels=self.bad_pixels,
-            normalization_radius=float(radius),
+            normalization_radius=float(model.normalization_radius),
             tolerance=self.tolerance,
         )
 
@@ -211,10 +220,12 @@ class CoaddSimulator:
         images = self.sample_batch(
             1, generator=torch_generator(rng, device=self.device)
         )
-        psf = PSFModel.from_shape(
-            images.psf[0].double().cpu().numpy(),
-            normalization_radius=self.camera.normalization_radius,
-        )
+        psf = self._drawn
+        if psf is None or self.n_exposures > 1:
+            psf = PSFModel.from_shape(
+                images.psf[0].double().cpu().numpy(),
+                normalization_radius=self.camera.normalization_radius,
+            )
         meta = {'n_exposures': self.n_exposures, 'noise_order': self.noise_order}
         exposure = images.exposure(unit=self.unit, psf=psf, meta=meta)
         scale = 1.0 if self.unit == 'electron' else self.electrons_per_nmgy
@@ -279,6 +290,8 @@ class CoaddSimulator:
             dither=full.new_zeros(n_images, 1, 2),
             pixel_scale=self.pixel_scale,
         )
+        if psf is None and self._drawn is not None:
+            fields.drawn = self._drawn.to(full)[None].expand(n_images)
         shape, extended = self.shape, None
         if self._has_galaxies:
             floor = self.prior.flux_min * fields.electrons_per_nmgy
@@ -297,7 +310,7 @@ class CoaddSimulator:
         fields.dither = draw_dithers(draw, n_images, depth, self.dither)
         if self._has_galaxies:
             extended = render_galaxies(
-                fields.psf,
+                fields.psf if fields.drawn is None else fields.drawn,
                 *Sources.galaxies([sources]),
                 size=shape,
                 dither=fields.dither if depth > 1 else None,
