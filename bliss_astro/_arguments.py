@@ -274,9 +274,10 @@ def _is_of(value, hint):
         return any(_is_of(value, part) for part in parts)
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+        if not isinstance(value, list | tuple):
             return False
-        return all(map(_is_of, value, kinds))
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
     if isinstance(value, bool) or hint is bool:
         return hint is bool and isinstance(value, bool)
     if hint is float:
@@ -289,6 +290,9 @@ def _describe(hint):
     for part in _parts(hint):
         if typing.get_origin(part) is tuple:
             kinds = typing.get_args(part)
+            if kinds[-1] is Ellipsis:
+                words.append('a list of names')
+                continue
             plural = 'integers' if kinds[0] is int else 'finite numbers'
             words.append(f'a list of {len(kinds)} {plural}')
         elif part is not types.NoneType:

@@ -250,7 +250,8 @@ def convert_column(name, values, *, unit=None, scale=None):
     rule = 'flux' if name in _FLUXES else COLUMNS[name].unit
     own, values = _own_unit(values), filled(values)
     plain = np.asarray(getattr(values, 'value', values))
-    target = {'flux': unit, 'deg': u.deg, 'length': u.pix}.get(rule)
+    target = {'': None, 'flux': unit, 'length': u.pix}.get(rule, rule)
+    target = None if target is None else u.Unit(target)
     own = own or target
     scales = []
     if rule == 'length' and (scale is not None or own.is_equivalent(u.deg)):
@@ -260,7 +261,7 @@ def convert_column(name, values, *, unit=None, scale=None):
     try:
         return u.Quantity(plain, own).to_value(target or '', scales), target
     except u.UnitConversionError:
-        allowed = f'be in {_ALLOWED.get(rule, unit)}'
+        allowed = f'be in {(_ALLOWED | {"flux": unit}).get(rule, rule)}'
         text = must(f'columns[{name!r}]', allowed, own)
         raise u.UnitConversionError(text) from None
 

@@ -43,7 +43,7 @@ _LIMITS = {
     'error': Limits(0.0, np.inf, '0 or more (or NaN)'),
     'fraction': Limits(0.0, 1.0, 'within [0, 1] (or NaN)'),
     'ellipticity': Limits(-1.0, 1.0, 'within [-1, 1] (or NaN)'),
-    'length': Limits(np.finfo(float).tiny, _LARGEST, 'positive and finite (or NaN)'),
+    'positive': Limits(np.finfo(float).tiny, _LARGEST, 'positive and finite (or NaN)'),
     'angle': Limits(0.0, np.nextafter(180.0, 0.0), 'in [0, 180) degrees (or NaN)'),
 }
 

@@ -20,6 +20,7 @@ from bliss_astro._warnings import collect_warnings
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TilePosterior
 from bliss_astro.posteriors._head import CatalogHead, StarHead
+from bliss_astro.posteriors._source_chain import further
 from bliss_astro.posteriors._source_sequence import SourceEncoders
 from bliss_astro.units import unit_text
 
@@ -178,6 +179,8 @@ def to_arrays(self):
         'binning': self.binning,
         'image_shape': list(self.shape),
     }
+    if names := [entry.name for entry in further(head.entries)]:
+        meta['head']['parameters'] = names
     if head.shapes:
         latent_dim = head.source[0]['shape'].latent_dim
         meta['head'] |= {'shapes': True, 'latent_dim': latent_dim}
@@ -192,6 +195,7 @@ def to_arrays(self):
             'shapes_only': encoders.shapes_only,
             'n_components': encoders.n_components,
             'latent_dim': encoders.shape.latent_dim,
+            'parameters': names,
         }
     arrays = {'FLOOR': np.ascontiguousarray(self.flux_floor)}
     if self.flags is not None:

@@ -84,6 +84,10 @@ class EncoderConfig:
         Inputs of the encoder; the lesser ones are for comparison (the networks
         (ii) and (i) of Patel et al. 2025).
 
+    parameters : tuple of str
+        Names of further parameters of a source that are inferred, of those that were
+        added to ``bliss_astro.posteriors._source_chain.PARAMETERS``.
+
     Raises
     ------
     ValueError
@@ -106,6 +110,7 @@ class EncoderConfig:
     latent_dim: int = 0
     uncertainties: bool = False
     conditioning: str = 'all'
+    parameters: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_settings(self, _RANGES)

@@ -91,14 +91,17 @@ class Encoder(nn.Module):
         nn.init.normal_(self.modulation[-1].weight, std=0.02)
         nn.init.zeros_(self.modulation[-1].bias)
         options = {'width': config.head_width, 'n_most': config.n_most}
-        options['n_components'] = config.n_components
+        options |= {
+            'n_components': config.n_components,
+            'parameters': config.parameters,
+        }
         if galaxies:
             options |= {'shapes': config.shapes, 'latent_dim': config.latent_dim}
         self.head = (CatalogHead if galaxies else StarHead)(width, **options)
         self.sources = None
         if config.sequence:
-            options = {'shapes_only': config.shapes_only}
-            options['latent_dim'] = config.latent_dim
+            names = ('shapes_only', 'latent_dim', 'parameters')
+            options = {name: getattr(config, name) for name in names}
             self.sources = SourceEncoders(n_conditions, width, **options)
         self._moments = adaptive_moments
         self.card = {}
@@ -164,6 +167,7 @@ class Encoder(nn.Module):
 
         def make(values):
             values = {OLD_SETTINGS.get(k, k): v for k, v in values.items()}
+            values['parameters'] = tuple(values.get('parameters', ()))
             return cls(EncoderConfig(**values))
 
         name = DEFAULT_ENCODER if name is None else name

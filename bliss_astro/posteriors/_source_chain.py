@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from bliss_astro._arguments import require
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
 from ._factors import LOG_FLUX_CEILING, draw_component, flux_parts
@@ -88,8 +89,8 @@ class SourceParameter:
         ``data/catalog/columns.csv``; without any, the values are in draws alone.
 
     prior : callable, optional
-        Draws the values ``(B, S, D)`` of simulated sources, of ``Sources`` (which it
-        may change: what it changes is rendered) and a `torch.Generator`.
+        Draws values for simulations, as ``priors`` of
+        `~bliss_astro.simulation.SimulationStream`; NaN where they are unknown.
 
     auxiliary : bool, optional
         Whether the parameter is a function of others, learnt for itself: no factor of
@@ -171,18 +172,19 @@ def parameters_of(first, *, shapes=False, latent_dim=0, further=()):
     Raises
     ------
     ValueError
-        If there is no such parameter.
+        If there is no such parameter, or one of galaxies where there are none.
     """
     chain = [*first]
     if shapes:
         latent = SourceParameter('shape', of='galaxy', dim=latent_dim)
         chain += [ELLIPTICITY, latent if latent_dim else SHAPE]
-    unknown = [name for name in further if name not in PARAMETERS]
-    if unknown:
+    for name in further:
         known = ', '.join(PARAMETERS) or 'none'
-        msg = f'parameters must be known ones ({known}), got {unknown[0]!r}'
-        raise ValueError(msg)
-    return (*chain, *(PARAMETERS[name] for name in further))
+        require(name in PARAMETERS, 'parameters', f'be known ones ({known})', name)
+        chain.append(PARAMETERS[name])
+        typed = chain[-1].of != 'galaxy' or any(e.of == 'galaxy' for e in chain[:-1])
+        require(typed, 'parameters', 'be those of stars without galaxies', name)
+    return tuple(chain)
 
 
 def after_flux(parameters):
@@ -225,9 +227,10 @@ def true_values(parameters, catalog, at, *, high=None, moments=None):
         some = torch.where(values['type'][:, None] > 0, values['shape'], 0.5)
         with torch.no_grad():
             values['ellipticity'] = torch.stack(moments(some)[:2], -1)
-    entries = further(parameters)
-    parts = catalog.further[at].split([entry.dim for entry in entries], -1)
-    return values | {e.name: part for e, part in zip(entries, parts, strict=True)}
+    if entries := further(parameters):
+        parts = catalog.further[at].split([entry.dim for entry in entries], -1)
+        values |= {e.name: part for e, part in zip(entries, parts, strict=True)}
+    return values
 
 
 def put_values(parameters, catalog, at, values):
@@ -287,16 +290,19 @@ class SourceChain:
         context = [forms.get(n, _same)(values[n]) for n in entry.context]
         features = self.inputs['features']
         context = [v if v.dim() == features.dim() else v[..., None] for v in context]
+        context = [v.nan_to_num() for v in context]
         return self.layers[entry.name](features, context)
 
     def log_prob(self, values) -> dict:
-        """Log-densities ``(N,)`` by parameter, 0 for sources that lack it."""
+        """Log-densities ``(N,)`` by parameter, 0 where one is unknown."""
         terms = {}
         for entry in self.entries:
             name, own = entry.name, entry.owners(values)
             with torch.no_grad():
                 vector = entry.to_vector(values[name])
-                if own is not None and entry.dim:
+                if entry.dim:
+                    known = vector.isfinite().all(-1)
+                    own = known if own is None else own & known
                     vector = torch.where(own[:, None], vector, 0.0)
             term = self.factor(entry, values).log_prob(vector)
             term = term if own is None else torch.where(own, term, 0.0)

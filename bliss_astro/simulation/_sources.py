@@ -130,14 +130,21 @@ class Sources:
     galaxy: torch.Tensor | None = None
     population: torch.Tensor | None = None
     cluster: torch.Tensor | None = None
+    further: torch.Tensor | None = None
 
     def append(self, x, y, flux, galaxy=None):
-        """Add one source an image, tensors ``(B, 1)``; stars without a shape."""
+        """
+        Add one source an image, tensors ``(B, 1)``; stars without a shape.
+
+        Its further parameters are unknown (NaN).
+        """
         is_galaxy = (flux > 0) & (galaxy is not None)
         # Stars have shapes too, which mean nothing.
         galaxy = self.galaxy[:, :1] if galaxy is None else galaxy
         added = {'x': x, 'y': y, 'flux': flux}
         added |= {'is_galaxy': is_galaxy, 'galaxy': galaxy}
+        if self.further is not None:
+            added['further'] = torch.full_like(self.further[:, :1], torch.nan)
         for name, value in added.items():
             setattr(self, name, torch.cat([getattr(self, name), value], 1))
 

@@ -56,6 +56,11 @@ class SimulationStream:
         Learned model of the galaxies, in place of bulges and disks; ``galaxy`` of
         the images are its latent vectors then.
 
+    priors : list of callable, optional
+        Priors of further parameters: functions of the sources of a group, ``Sources``, and the
+        generator that return their values ``(B, S, D)``. They may change the sources,
+        which are rendered after that.
+
     Examples
     --------
     >>> import torch
@@ -67,8 +72,11 @@ class SimulationStream:
     torch.Size([4, 64, 64])
     """
 
-    def __init__(self, config, *, group_size=8, device='auto', galaxy_model=None):
+    def __init__(
+        self, config, *, group_size=8, device='auto', galaxy_model=None, priors=()
+    ):
         self.config = config
+        self.further_priors = priors
         self.group_size = group_size
         self.device = choose_device(device)
         self.priors = {'npe': CatalogPrior(), 'sky': CatalogPrior.sky()}
@@ -154,9 +162,14 @@ class SimulationStream:
 
     def _sample_sources(self, draw, population, fields):
         if population == 'stars':
-            return sample_stars(draw, self.config, fields)
-        latent_dim, prior = self.latent_dim, self.priors[population]
-        return sample_catalog(draw, self.config, prior, fields, population, latent_dim)
+            sources = sample_stars(draw, self.config, fields)
+        else:
+            given = self.priors[population], fields, population, self.latent_dim
+            sources = sample_catalog(draw, self.config, *given)
+        if self.further_priors:
+            values = [prior(sources, draw.generator) for prior in self.further_priors]
+            sources.further = torch.cat(values, -1)
+        return sources
 
     def _render_galaxies(self, groups):
         """

@@ -7,11 +7,13 @@ import math
 
 import torch
 
+from bliss_astro._arguments import require
 from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._config import WING_FLOOR, mean_interpolation
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
+from bliss_astro.posteriors._source_chain import further
 from bliss_astro.psf import GaussianPSF
 from bliss_astro.psf._mixture import broaden_shape, fwhm_of_shape
 from bliss_astro.simulation import SimulationStream
@@ -68,8 +70,10 @@ class EncoderTrainer(Trainer):
             galaxies = GalaxyAutoencoder.from_pretrained(name, latent_dim=latent_dim)
             for encoder in (self.model, self.average):
                 encoder.use_galaxy_model(galaxies.to(self.device))
+        priors = [entry.prior for entry in further(self.model.head.entries)]
+        require(None not in priors, 'parameters', 'have a prior each', priors)
         self.stream = SimulationStream(
-            simulation, galaxy_model=galaxies, device=self.device
+            simulation, galaxy_model=galaxies, device=self.device, priors=priors
         )
 
     def make_model(self):

@@ -1,0 +1,265 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of further parameters of a source: one entry, a training, columns of tables.
+"""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from bliss_astro import ProbabilisticCatalog, detect_sources
+from bliss_astro.catalog._columns import COLUMNS
+from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.posteriors import TileCatalog
+from bliss_astro.posteriors._source_chain import (
+    PARAMETERS,
+    SourceColumn,
+    SourceParameter,
+)
+from bliss_astro.simulation import SimulationConfig, SimulationStream
+from bliss_astro.training import TrainingConfig, train_encoder
+
+_ENTRY = Path(__file__).parent / 'sersic_index.py'
+# Natural logarithm of the range of the prior, in units of the vector.
+_RANGE = 3 * math.log(4)
+
+
+@pytest.fixture(scope='module')
+def sersic():
+    """The entry, known while the tests of this module run."""
+    spec = importlib.util.spec_from_file_location('sersic_index', _ENTRY)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    yield PARAMETERS['sersic_index']
+    del PARAMETERS['sersic_index']
+
+
+@pytest.fixture
+def colours():
+    """Two colours of all sources, with a unit."""
+    columns = [
+        SourceColumn(name, 'phot.color', f'Colour {name}', unit='mag')
+        for name in ('g_r', 'r_i')
+    ]
+    entry = SourceParameter('colours', dim=2, context=('flux',), columns=(*columns,))
+    PARAMETERS['colours'] = entry
+    yield entry
+    del PARAMETERS['colours']
+
+
+@pytest.fixture(scope='module')
+def simulation():
+    return SimulationConfig(
+        population='npe',
+        n_exposures=(1, 1),
+        shape=(32, 32),
+        crowding=(4.0, 4.0),
+        npe_floor=(20.0, 20.0),
+        bad_pixels=False,
+    )
+
+
+@pytest.fixture(scope='module')
+def images(sersic, simulation):
+    """Images with their truth that no training has seen."""
+    stream = SimulationStream(simulation, device='cpu', priors=[sersic.prior])
+    return stream.sample_batch(200, generator=torch.Generator().manual_seed(99))
+
+
+@pytest.fixture(scope='module')
+def path(sersic, simulation, tmp_path_factory):
+    """An encoder of the default weights whose new layers were trained shortly."""
+    plain = Encoder.from_pretrained('stars-galaxies').config
+    changed = {'sequence': False, 'shapes_only': False, 'parameters': (sersic.name,)}
+    training = TrainingConfig(
+        n_steps=120,
+        batch_size=16,
+        n_validation=32,
+        validate_every=120,
+        warmup_steps=20,
+        learning_rate=3e-3,
+        average_decay=0.9,
+        precision='float32',
+        start_from='stars-galaxies',
+        stage='new',
+        seed=3,
+    )
+    configs = dataclasses.replace(plain, **changed), simulation, training
+    folder = tmp_path_factory.mktemp('sersic')
+    train_encoder(configs, folder, name='sersic', device='cpu')
+    return folder / 'sersic.safetensors'
+
+
+@pytest.fixture(scope='module')
+def encoder(path):
+    return Encoder.from_pretrained(path)
+
+
+@pytest.fixture(scope='module')
+def found(encoder, images):
+    """A table with draws, of the image with the most galaxies."""
+    most = int((images.is_galaxy & (images.flux > 0)).sum(1).argmax())
+    exposure = images.exposure(most)
+    options = {'encoder': encoder, 'population': 'npe', 'check': False}
+    return detect_sources(exposure, 0.3, n_samples=40, rng=1, **options)
+
+
+def terms_of(encoder, images, *, one_pass=False, **changes):
+    inputs, truth = training_pair(images)
+    with torch.no_grad():
+        changed = dataclasses.replace(truth, **changes)
+        terms = encoder(inputs).log_prob_terms(changed, one_pass=one_pass)
+    return truth, terms
+
+
+def untrained(**options):
+    """A small encoder that finds sources."""
+    sizes = dict.fromkeys(('width', 'stem_width', 'head_width'), 16)
+    encoder = Encoder(EncoderConfig(**sizes, n_blocks=1, **options))
+    torch.nn.init.zeros_(encoder.head.count.bias)
+    return encoder.eval().requires_grad_(False)
+
+
+def detected(encoder, images):
+    options = {'encoder': encoder, 'density': 0.01, 'check': False}
+    return detect_sources(images.exposure(0)[:16, :20], 0.05, **options)
+
+
+def test_truth_by_tile(images):
+    truth = TileCatalog.from_batch(images)
+    galaxy = truth.galaxy > 0
+    assert galaxy.sum() > 50
+    index, disk = truth.further[..., 0][galaxy], truth.shape[..., 0][galaxy]
+    torch.testing.assert_close(index, 4 - 3 * disk)
+
+
+def test_better_than_the_prior(encoder, images):
+    _, terms = terms_of(encoder, images)
+    own = terms['sersic_index'] != 0
+    assert own.sum() > 80
+    # The prior is uniform in the vector.
+    assert terms['sersic_index'][own].mean() > 0.08 - math.log(_RANGE)
+
+
+def test_what_was_known_stays(encoder, images):
+    plain, own = Encoder.from_pretrained('stars-galaxies'), copy.copy(encoder)
+    # Features of PSFs are clipped to the range of the card.
+    own.card = plain.card
+    (_, first), (_, terms) = (terms_of(e, images, one_pass=True) for e in (plain, own))
+    for name in ('count', 'position', 'type', 'flux', 'shape'):
+        torch.testing.assert_close(terms[name], first[name], atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_values_count_for_nothing(encoder, images):
+    truth, terms = terms_of(encoder, images)
+    unknown = torch.full_like(truth.further, torch.nan)
+    _, without = terms_of(encoder, images, further=unknown)
+    assert (without['sersic_index'] == 0).all()
+    torch.testing.assert_close(without['shape'], terms['shape'])
+
+
+def test_columns(found):
+    names = found.colnames
+    assert names.index('e2_err') < names.index('sersic_index') < names.index('flags')
+    assert len(found) > 1
+    assert np.all((found['sersic_index'] > 0.5) & (found['sersic_index'] < 8))
+    assert np.all(found['sersic_index_err'] > 0)
+    info = found['sersic_index'].info
+    assert info.description == 'Index of the Sersic profile, given a galaxy'
+    assert info.meta['ucd'] == 'src.morph.param'
+    error = COLUMNS['sersic_index_err']
+    assert error.ucd == 'stat.error;src.morph.param'
+    assert 'sersic_index' in error.description
+
+
+def test_samples_and_intervals(found):
+    drawn = found['sersic_index_samples']
+    assert drawn.shape == (len(found), 40)
+    low, high = found.credible_interval('sersic_index', 0.6826894921)
+    assert_allclose(0.5 * (high - low), found['sersic_index_err'], rtol=1e-6)
+    more = found.samples('sersic_index', n_samples=2000, rng=3).distribution
+    assert_allclose(np.median(more, 1), found['sersic_index'], rtol=0.1)
+    wide = found.credible_interval('sersic_index', 0.95, gaussian=True)
+    assert np.all(wide[1] > high)
+
+
+def test_drawn_catalogues(found):
+    draws = found.posterior.sample(5, rng=2)
+    index = np.concatenate([table['sersic_index'] for table in draws])
+    galaxy = np.concatenate([table['is_galaxy'] for table in draws])
+    assert galaxy.any()
+    assert np.array_equal(np.isfinite(index), galaxy)
+
+
+@pytest.mark.parametrize('ending', ['fits', 'ecsv'])
+def test_files_of_tables(found, tmp_path, ending):
+    found.write(tmp_path / f'cat.{ending}', posterior=ending == 'fits')
+    again = ProbabilisticCatalog.read(tmp_path / f'cat.{ending}')
+    for name in ('sersic_index', 'sersic_index_err', 'sersic_index_samples'):
+        assert_allclose(again[name], found[name])
+        assert again[name].info.description == found[name].info.description
+    if ending == 'fits':
+        table = again.posterior.at_threshold(0.3)
+        assert_allclose(table['sersic_index'], found['sersic_index'], rtol=1e-5)
+
+
+def test_files_of_encoders(path, encoder, sersic, monkeypatch, images):
+    card = json.loads(path.with_suffix('.json').read_text())
+    assert card['encoder']['parameters'] == ['sersic_index']
+    # An encoder of a parameter that is not known cannot be read.
+    monkeypatch.delitem(PARAMETERS, 'sersic_index')
+    with pytest.raises(ValueError, match=r'parameters must be known ones \(none\)'):
+        Encoder.from_pretrained(path)
+
+
+@pytest.mark.parametrize('shapes_only', [True, False])
+def test_encoders_in_sequence(sersic, images, tmp_path, shapes_only):
+    options = dict.fromkeys(('galaxies', 'shapes', 'sequence'), True)
+    options |= {'shapes_only': shapes_only, 'parameters': (sersic.name,)}
+    encoder = untrained(**options)
+    truth, terms = terms_of(encoder, images.select(slice(0, 4)))
+    assert len(terms['sersic_index']) == truth.count.sum()
+    assert (terms['sersic_index'] != 0).sum() == truth.galaxy.sum()
+    found = detected(encoder, images)
+    assert np.isfinite(found['sersic_index']).all()
+    draws = found.posterior.sample(2, rng=1)
+    found.write(tmp_path / 'cat.fits')
+    again = ProbabilisticCatalog.read(tmp_path / 'cat.fits').posterior
+    for one, other in zip(draws, again.sample(2, rng=1), strict=True):
+        assert_allclose(one['sersic_index'], other['sersic_index'], rtol=1e-5)
+
+
+def test_all_sources_with_a_unit(colours, tiny, images):
+    encoder = untrained(parameters=('colours',))
+    drawn = encoder(tiny.inputs).sample(generator=torch.Generator().manual_seed(1))
+    used = torch.arange(2) < drawn.count[..., None]
+    assert (drawn.further[used] != 0).all()
+    assert (drawn.further[~used] == 0).all()
+    terms = encoder(tiny.inputs).log_prob_terms(drawn)
+    total = sum(terms[name] for name in ('position', 'flux', 'colours'))
+    expected = terms['count'].index_add(0, terms['image'], total)
+    torch.testing.assert_close(encoder(tiny.inputs).log_prob(drawn), expected)
+    found = detected(encoder, images)
+    assert len(found) > 0
+    assert found['g_r'].unit == found['r_i_err'].unit == u.mag
+    low, high = found.posterior.interval(found, 'r_i', level=0.6826894921)
+    assert_allclose(0.5 * (high - low), found['r_i_err'], rtol=1e-6)
+    assert found.posterior.sample(1, rng=1)[0]['g_r'].unit == u.mag
+
+
+def test_parameters_that_cannot_be(sersic):
+    with pytest.raises(ValueError, match='be known ones'):
+        Encoder(EncoderConfig(parameters=('redshift',)))
+    with pytest.raises(ValueError, match='stars without galaxies'):
+        Encoder(EncoderConfig(parameters=('sersic_index',)))
+    with pytest.raises(ValueError, match='parameters must be a list of names'):
+        EncoderConfig(parameters='sersic_index')
