@@ -57,9 +57,9 @@ class SimulationStream:
         the images are its latent vectors then.
 
     priors : list of callable, optional
-        Priors of further parameters: functions of the sources of a group, ``Sources``, and the
-        generator that return their values ``(B, S, D)``. They may change the sources,
-        which are rendered after that.
+        Priors of further parameters: functions of the sources of a group, ``Sources``,
+        and the generator that return their values ``(B, S, D)``. They may change the
+        sources, which are rendered after that.
 
     Examples
     --------
