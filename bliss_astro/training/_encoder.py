@@ -314,7 +314,7 @@ def train_encoder(config, output, *, device='auto', **options):
     The images are simulated as they are needed, so no data set is written;
     an interrupted run, whatever interrupted it, continues from its last
     checkpoint with ``resume=True`` (bitwise on a CPU with the same number
-    of threads).
+    of threads). Of several threads one simulates the next batch.
 
     Parameters
     ----------

@@ -46,6 +46,7 @@ class GalaxyTrainer(Trainer):
     """Training run of a galaxy model; `train_galaxies` is its public face."""
 
     section = 'galaxies'
+    draws_in_loss = True
     validation_batch = 128
 
     def __init__(self, configs, *, device='cpu'):

@@ -20,6 +20,7 @@ import bliss_astro
 from bliss_astro._arguments import choose_device, must
 from bliss_astro._atomic import atomic_write, explain_full_disk, lock_folder
 
+from ._batches import Batches
 from ._configuration import SECTIONS, load_config
 
 # Steps between lines of the log.
@@ -62,6 +63,8 @@ class Trainer(abc.ABC):
     validation_batch = 256
     # Step up to which there is no validation.
     first_validation = 0
+    # Whether losses draw random numbers: then no batch is drawn ahead of a step.
+    draws_in_loss = False
 
     def __init__(self, configs, *, device='auto'):
         self.configs = configs
@@ -78,6 +81,7 @@ class Trainer(abc.ABC):
             self.parameter_groups(), lr=self.training.learning_rate, betas=(0.9, 0.99)
         )
         self.generator = self.seeded(0)
+        self.batches = Batches(self.draw, self.generator)
         self.step, self.n_skipped, self.seconds = 0, 0, 0.0
         self.best, self.best_weights = math.inf, None
         # False within the short moment in which weights change.
@@ -110,14 +114,14 @@ class Trainer(abc.ABC):
         for group, rate in zip(groups, self.rates(), strict=True):
             group['lr'] = rate
         trained = [p for group in groups if group['lr'] > 0 for p in group['params']]
-        before = self.generator.get_state()
+        before, last = self.batches.state, self.step + 1 == self.training.n_steps
         try:
-            loss, terms = self.loss(self.model, self.draw())
+            loss, terms = self.loss(self.model, self.batches.take(last=last))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(trained, self.training.clip_norm)
         except BaseException:  # Ctrl-C above all: the step did not happen
-            self.generator.set_state(before)
+            self.batches.state = before
             raise
         self.whole = False
         if torch.isfinite(loss) and torch.isfinite(norm):
@@ -189,7 +193,7 @@ class Trainer(abc.ABC):
         state = {name: part.state_dict() for name, part in self._parts().items()}
         state |= {name: getattr(self, name) for name in _COUNTERS}
         state['settings'] = json.dumps(self.settings())
-        state['generator'] = self.generator.get_state()
+        state['generator'] = self.batches.state
         with atomic_write(path, overwrite=True) as temporary:
             torch.save(state, temporary)
 
@@ -216,7 +220,7 @@ class Trainer(abc.ABC):
             raise ValueError(msg)
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
-        self.generator.set_state(state['generator'].cpu())
+        self.batches.state = state['generator'].cpu()
         for name in _COUNTERS:
             setattr(self, name, state[name])
 
@@ -330,7 +334,8 @@ def _run(trainer, output, checkpoint, max_minutes, progress_bar):
     spent, limit = trainer.seconds, math.inf
     if max_minutes is not None:
         limit = 60 * max_minutes
-    with bar:
+    ahead = trainer.batches.ahead
+    with bar, contextlib.nullcontext() if trainer.draws_in_loss else ahead():
         try:
             # The run may have been interrupted while it validated.
             _validate_if_due(trainer, log, bar)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def straight(finished, tmp_path):
     Give a copy of that folder.
     """
     return Path(shutil.copytree(finished, tmp_path / 'straight'))
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """
+    Two threads of torch, and a patch for the test.
+    """
+    number = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield monkeypatch
+    torch.set_num_threads(number)
 
 
 class _Killed(BaseException):
@@ -136,6 +148,37 @@ class TestResume:
             for folder in (paused, straight)
         )
         assert_same(one, other)
+
+    def test_batches_drawn_ahead(self, straight, tiny_configs, tmp_path, two_threads):
+        """
+        Two threads, one of which draws, are as one for both.
+        """
+        drawn_by, names = EncoderTrainer.draw, set()
+
+        def draw(self, n=None, **keywords):
+            if n is None:
+                names.add(threading.current_thread().name)
+            return drawn_by(self, n, **keywords)
+
+        two_threads.setattr(EncoderTrainer, 'draw', draw)
+        train_encoder(tiny_configs, tmp_path, name='toy')
+        assert threading.current_thread().name not in names
+        assert torch.get_num_threads() == 2
+        assert_same(checkpoint(tmp_path), checkpoint(straight))
+
+    @pytest.mark.parametrize(
+        ('name', 'call'), [('loss', 6), ('draw', 4), ('draw', 7), ('validate', 2)]
+    )
+    def test_bitwise_after_ctrl_c_with_batches_drawn_ahead(
+        self, straight, tiny_configs, tmp_path, two_threads, name, call
+    ):
+        with two_threads.context() as patch:
+            interrupt(patch, name=name, call=call)
+            with pytest.raises(_Killed):
+                train_encoder(tiny_configs, tmp_path, name='toy')
+        assert checkpoint(tmp_path)['step'] < 6
+        train_encoder(tiny_configs, tmp_path, name='toy', resume=True)
+        assert_same(checkpoint(tmp_path), checkpoint(straight))
 
     @pytest.mark.parametrize(
         ('name', 'call'), [('loss', 6), ('draw', 4), ('validate', 2)]
