@@ -68,8 +68,8 @@ class Exposure:
 
     psf : object, optional
         A `~bliss_astro.psf.PSFModel`; a PSF that varies, with a method ``at(x, y)``
-        that returns one; a PSF model of photutils or astropy; or an image of the PSF.
-        The last two are described by a fit.
+        that returns one; a PSF with a method ``gaussians(xs, ys)``; a PSF model of
+        photutils or astropy; or an image. The last three are described by a fit.
 
     wcs : object, optional
         `~astropy.wcs.WCS` or another astropy WCS. One that gives no position on the
