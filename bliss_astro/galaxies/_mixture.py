@@ -114,8 +114,7 @@ class GalaxyMixture:
         size : tensor ``(...)``
             Fourth root of the determinant, in pixels.
         """
-        centre = torch.zeros_like(self.weight)
-        return adaptive_moments(self.weight, self.covariance, centre, centre)[2:]
+        return adaptive_moments(self.weight, self.covariance)[1:]
 
     def image(self, x, y, *, size):
         """

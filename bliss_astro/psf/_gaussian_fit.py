@@ -111,42 +111,46 @@ def _non_negative(columns, images):
     return np.array([nnls(matrix, value, maxiter=30 * n)[0] for value in right])
 
 
-def adaptive_moments(weight, covariance, x, y):
+def adaptive_moments(weight, covariance, place=None):
     """
     Adaptive moments of mixtures of Gaussians (Bernstein & Jarvis 2002, AJ 123, 583).
 
     Moments weighted by an elliptical Gaussian that matches them, found by iteration;
-    between Gaussians all is known in closed form. Of weights ``(..., K)``, covariances
-    ``(..., K, 3)`` and centres returns x, y, e1, e2 and the size: the fourth root of
-    the determinant.
+    between Gaussians all is known in closed form. Weights ``(..., K)``, covariances
+    ``(..., K, 3)`` and centres ``(..., K, 2)``, if these are not all zero, give the
+    centre ``(..., 2)``, e1, e2 and the size: the fourth root of the determinant.
     """
-    place = torch.stack(torch.broadcast_tensors(x, y), -1)
-    centre, window = (_mean(value, weight) for value in (place, covariance))
-    window = _FIRST_WINDOW * window
+    total = weight.sum(-1)[..., None]
+    centre = 0.0 if place is None else (weight[..., None] * place).sum(-2) / total
+    window = (weight[..., None] * covariance).sum(-2) / total
+    window = _FIRST_WINDOW * window[..., [0, 1, 1, 2]].unflatten(-1, (2, 2))
     for _ in range(_ROUNDS):
-        xx, xy, yy = (covariance + window).unbind(-1)
+        own = covariance + window.flatten(-2)[..., None, [0, 1, 3]]
+        xx, xy, yy = own.unbind(-1)
         det = xx * yy - xy.square()
-        # (C + W)^-1 d, and W times that: how far the product is from the window.
-        dx, dy = (place - centre).unbind(-1)
-        px, py = (yy * dx - xy * dy) / det, (xx * dy - xy * dx) / det
-        light = weight * torch.rsqrt(det) * torch.exp(-0.5 * (px * dx + py * dy))
-        wxx, wxy, wyy = window.unbind(-1)
-        dx, dy = wxx * px + wxy * py, wxy * px + wyy * py
-        # C (C + W)^-1 W, the covariance of the product, by Cayley and Hamilton.
-        det_c, det_w = (
-            c[..., :1] * c[..., 2:] - c[..., 1:2] ** 2 for c in (covariance, window)
-        )
-        square = (covariance * det_w + window * det_c) / det[..., None]
-        square = square + torch.stack([dx * dx, dx * dy, dy * dy], -1)
-        centre = centre + 2 * _mean(torch.stack([dx, dy], -1), light)
-        window = 2 * _mean(square, light)
-    xx, xy, yy = window[..., 0, :].unbind(-1)
+        light = weight * torch.rsqrt(det)
+        a, b, c = yy / det, -xy / det, xx / det
+        if place is not None:
+            dx, dy = (place - centre[..., None, :]).unbind(-1)
+            px, py = a * dx + b * dy, b * dx + c * dy
+            light = light * torch.exp(-0.5 * (px * dx + py * dy))
+            a, b, c = a - px * px, b - px * py, c - py * py
+        light = (light / light.sum(-1, keepdim=True))[..., None, :]
+        if place is not None:
+            pull = light @ torch.stack([px, py], -1)
+            centre = centre + 2 * (pull @ window)[..., 0, :]
+        # With S = C + W products have the covariance C S^-1 W = W - W S^-1 W, and lie
+        # W S^-1 d from the window.
+        mean = (light @ torch.stack([a, b, c], -1))[..., 0, [0, 1, 1, 2]]
+        window = 2 * (window - window @ mean.unflatten(-1, (2, 2)) @ window)
+    xx, xy, _, yy = window.flatten(-2).unbind(-1)
     size, trace = (xx * yy - xy**2).clamp(min=0) ** 0.25, xx + yy
-    return *centre[..., 0, :].unbind(-1), (xx - yy) / trace, 2 * xy / trace, size
+    return centre, (xx - yy) / trace, 2 * xy / trace, size
 
 
-def ellipse_points(radius, x, y, e1, e2):
+def ellipse_points(radius, centre, e1, e2):
     """Points on ellipses of a radius around places, in the last axis."""
+    x, y, e1, e2 = (part[..., None] for part in (*centre.unbind(-1), e1, e2))
     angle = torch.arange(_N_DIRECTIONS).to(x) * (2 * math.pi / _N_DIRECTIONS)
     # The root of the ellipse's matrix makes it of a circle.
     stretch = stretch_of(e1, e2)
@@ -182,8 +186,3 @@ def overlaps(covariance, place):
     det = xx * yy - xy.square()
     form = quadratic_form(yy, xx, -2 * xy, dx, dy) / det
     return det.rsqrt() * torch.exp(-0.5 * form)
-
-
-def _mean(value, weight):
-    weight = weight[..., None]
-    return (weight * value).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)

@@ -207,6 +207,11 @@ class GaussianPSF:
         return torch.stack([scale * (1 + e1), scale * e2, scale * (1 - e1)], -1)
 
     @property
+    def place(self):
+        """Centres of the Gaussians in pixels, tensor ``(..., K, 2)``."""
+        return torch.stack([self.x, self.y], -1)
+
+    @property
     def fluxes(self):
         """Whole flux of each Gaussian, tensor ``(..., K)``."""
         return 2 * math.pi * self.components[0] * self.components[1]
@@ -225,13 +230,13 @@ class GaussianPSF:
 
     def centred(self):
         """Return the same PSFs with their cores on the stars' positions."""
-        x, y = self.x - self._core[0][..., None], self.y - self._core[1][..., None]
-        return self._with((*self.components[:2], x, y, *self.components[4:]))
+        parts, place = self.components, self.place - self._core[0][..., None, :]
+        return self._with((*parts[:2], *place.unbind(-1), *parts[4:]))
 
-    def _mapped(self, xx, xy, yy, x, y, scale=1.0):
+    def _mapped(self, xx, xy, yy, place, scale=1.0):
         """Return the same fluxes with other covariances and centres."""
         variance, total = (xx * yy - xy.square()).sqrt(), xx + yy
-        parts = self.fluxes / (2 * math.pi * variance), variance, x, y
+        parts = self.fluxes / (2 * math.pi * variance), variance, *place.unbind(-1)
         return self._with((*parts, (xx - yy) / total, 2 * xy / total), scale)
 
     def broadened(self, variance, *, approximate=False):
@@ -244,21 +249,15 @@ class GaussianPSF:
             Variances of the kernels along an axis in square pixels.
 
         approximate : bool, optional
-            Whether a closed form is kept, whose three widths and heights change, as in
-            the training of the bundled encoders: off by 1.7e-4 of the peak for 1/6
-            square pixel, and by 2.9e-3 for 4.
-
-        Returns
-        -------
-        psf : `GaussianPSF`
-            The convolution, exactly: all of the light is kept, a little less of it is
-            within the normalisation radius. The approximation has unit flux there.
+            Whether a closed form is kept, as in the training of the bundled encoders,
+            with unit flux within the radius: off by 1.7e-4 of the peak for 1/6 square
+            pixel, by 2.9e-3 for 4. Else all of the light is kept, exactly.
         """
         if approximate and self.shape is not None:
             return self.with_shape(closed.broaden_shape(self.shape, variance))
         more = torch.as_tensor(variance).to(self.components[0])[..., None]
         xx, xy, yy = self.covariance.unbind(-1)
-        return self._mapped(xx + more, xy, yy + more, self.x, self.y)
+        return self._mapped(xx + more, xy, yy + more, self.place)
 
     def with_ellipticity(self, e1, e2):
         """Return the PSFs with other ellipticities ``(...)`` of all Gaussians."""
@@ -280,9 +279,8 @@ class GaussianPSF:
         require(sound, 'jacobian', 'be a regular 2 x 2 matrix', a.tolist())
         matrix = self.covariance[..., [0, 1, 1, 2]].unflatten(-1, (2, 2))
         xx, xy, _, yy = (a @ matrix @ a.mT).flatten(-2).unbind(-1)
-        x, y = (torch.stack([self.x, self.y], -1) @ a.mT).unbind(-1)
         scale = math.sqrt(abs(float(torch.linalg.det(a))))
-        return self._mapped(xx, xy, yy, x, y, scale)
+        return self._mapped(xx, xy, yy, self.place @ a.mT, scale)
 
     @property
     def flux(self):
@@ -302,18 +300,16 @@ class GaussianPSF:
             # Similar ellipses around one centre, which keep the area.
             overlap = overlap / (variance[..., :, None] + variance[..., None, :])
         else:
-            place = torch.stack([self.x, self.y], -1)
-            overlap = overlap * sums.overlaps(self.covariance, place)
+            overlap = overlap * sums.overlaps(self.covariance, self.place)
         power = height[..., :, None] * height[..., None, :] * overlap
         return 1 / (2 * math.pi * power.sum((-2, -1)))
 
     @functools.cached_property
     def _core(self):
-        """Centre x, y and ellipticity e1, e2 of the core, by adaptive moments."""
+        """Centre ``(..., 2)``, e1 and e2 of the core, by adaptive moments."""
         if self.shape is not None:
-            return [part[..., 0] for part in self.components[2:]]
-        parts = self.fluxes, self.covariance, self.x, self.y
-        return sums.adaptive_moments(*parts)[:4]
+            return self.place[..., 0, :], self.shape[..., 6], self.shape[..., 7]
+        return sums.adaptive_moments(self.fluxes, self.covariance, self.place)[:3]
 
     def radial_profile(self, radius):
         """Average the profile around the core at an elliptical radius in pixels."""
@@ -321,7 +317,7 @@ class GaussianPSF:
         if self.shape is not None:
             height, variance, *_ = self.components
             return (height * torch.exp(-(radius**2) / (2 * variance))).sum(-1)
-        points = sums.ellipse_points(radius, *(part[..., None] for part in self._core))
+        points = sums.ellipse_points(radius, *self._core)
         return self[..., None, :](*points).mean(-1)
 
     @property
@@ -355,7 +351,7 @@ class GaussianPSF:
         features = [peak.log() + 2.7, self.effective_area.log() - LOG_AREA]
         for radius, offset in _FEATURES:
             features.append(torch.log(self.radial_profile(radius) / peak) - offset)
-        features = torch.stack([*features, *(10 * e for e in self._core[2:])], -1)
+        features = torch.stack([*features, *(10 * e for e in self._core[1:])], -1)
         if limits is None:
             return features
         return features.clamp(*map(features.new_tensor, limits))
