@@ -3,26 +3,16 @@
 FITS files of catalogues: the table, the card, and the arrays of the posterior.
 """
 
-import dataclasses
 import io
-import json
 
 import astropy.units as u
 import numpy as np
-import torch
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable
 from astropy.utils.masked import Masked
-from torch.nn.utils import vector_to_parameters
 
 from bliss_astro._fits import CREATOR, open_fits
 from bliss_astro._warnings import collect_warnings
-from bliss_astro.encoders import EncoderInputs
-from bliss_astro.posteriors import TilePosterior
-from bliss_astro.posteriors._head import CatalogHead, StarHead
-from bliss_astro.posteriors._source_chain import further
-from bliss_astro.posteriors._source_sequence import SourceEncoders
-from bliss_astro.units import unit_text
 
 from ._columns import COLUMNS
 from ._formats import (
@@ -33,7 +23,7 @@ from ._formats import (
     relabel,
     restore_columns,
 )
-from ._meta import header_to_wcs, plain_value, wcs_to_header
+from ._meta import plain_value
 
 _CARD_EXTENSION = 'BLISS_META'
 
@@ -116,8 +106,13 @@ def _write_arrays(arrays, meta):
         extension = f'BLISS_{name}'.upper()
         shape, dtype = list(array.shape), array.dtype.str[1:]
         described[name] = {'extension': extension, 'dtype': dtype, 'shape': shape}
-        # FITS has no empty images.
-        if array.size:
+        # FITS has no numbers of half precision, and no empty images.
+        array = array.view('i2') if dtype == 'f2' else array
+        if name == 'FLAGS':
+            hdus.append(
+                fits.CompImageHDU(array, compression_type='GZIP_1', name=extension)
+            )
+        elif array.size:
             hdus.append(fits.ImageHDU(array, name=extension))
     return hdus, {'arrays': described, 'meta': plain_value(dict(meta))}
 
@@ -133,151 +128,7 @@ def _read_arrays(hdus, description):
         if np.shape(data) != shape:
             msg = f'extension {extension} of shape {shape} is missing'
             raise ValueError(msg)
-        arrays[name] = data.astype(entry['dtype'])
+        dtype = entry['dtype']
+        data = data.astype('i2' if dtype == 'f2' else dtype)
+        arrays[name] = data.view(dtype)
     return arrays, description['meta']
-
-
-# -- posteriors -------------------------------------------------------------------
-
-
-def to_arrays(self):
-    """
-    Features, inputs and weights of the head as arrays, and plain values.
-
-    Returns
-    -------
-    arrays : dict of str to `~numpy.ndarray`
-        All that `from_arrays` needs.
-
-    meta : dict
-        Plain values for JSON.
-    """
-    tiles, head = self.tile_posterior, self.tile_posterior.head
-    held = {f'IN_{name.upper()}': v for name, v in vars(tiles.inputs).items()}
-    held |= {'FEATURES': tiles.features.float(), 'WEIGHTS': _weights(head)}
-    meta = {
-        'scalars': {'normalization_radius': tiles.inputs.normalization_radius},
-        'head': {
-            'n_features': head.from_context.in_channels,
-            'width': head.from_context.out_channels,
-            'n_most': head.n_most,
-            'n_components': head.n_components,
-        },
-        'galaxies': head.galaxies,
-        # Sums in another order would round differently.
-        'channels_last': head.from_neighbours.weight.is_contiguous(
-            memory_format=torch.channels_last
-        ),
-        'tile_size': tiles.grid.size,
-        'patch_radius': tiles.patch_radius,
-        'coarse': bool(tiles.coarse),
-        'unit': unit_text(self.unit),
-        'wcs': wcs_to_header(self.wcs, shape=self.shape),
-        # Not every WCS can be kept, and radii are arcsec.
-        'pixel_scale': self.pixel_scale,
-        'meta': json.loads(json.dumps(self.meta)),
-        'binning': self.binning,
-        'image_shape': list(self.shape),
-    }
-    if names := [entry.name for entry in further(head.entries)]:
-        meta['head']['parameters'] = names
-    if head.shapes:
-        latent_dim = head.source[0]['shape'].latent_dim
-        meta['head'] |= {'shapes': True, 'latent_dim': latent_dim}
-    if (sequence := tiles.sequence) is not None:
-        encoders = sequence.encoders
-        held |= {'SEQUENCE': _weights(encoders), 'CONDITIONS': sequence.conditions}
-        meta['half'] = bool(sequence.half)
-        meta['sequence'] = {
-            'n_conditions': sequence.conditions.shape[1],
-            'n_features': sequence.features.shape[1],
-            'width': encoders.width,
-            'shapes_only': encoders.shapes_only,
-            'n_components': encoders.n_components,
-            'latent_dim': encoders.shape.latent_dim,
-            'parameters': names,
-        }
-    arrays = {'FLOOR': np.ascontiguousarray(self.flux_floor)}
-    if self.flags is not None:
-        arrays['FLAGS'] = self.flags.astype(np.int32)
-    for name, value in held.items():
-        if isinstance(value, torch.Tensor):
-            value = value.to(torch.uint8) if value.dtype == torch.bool else value
-            arrays[name] = value.cpu().numpy()
-    return arrays, meta
-
-
-def from_arrays(cls, arrays, meta, *, device='cpu'):
-    """
-    Make a posterior of what `to_arrays` returned.
-
-    Parameters
-    ----------
-    arrays : dict of str to `~numpy.ndarray`
-        See `to_arrays`.
-
-    meta : dict
-        See `to_arrays`.
-
-    device : str or `torch.device`, optional
-        Device of the posterior.
-
-    Returns
-    -------
-    posterior : `CatalogPosterior`
-        Same tables and, for the same ``rng``, same draws.
-    """
-    # Of any byte order.
-    tensors = {
-        name: torch.tensor(value.astype(value.dtype.newbyteorder('='))).to(device)
-        for name, value in arrays.items()
-        if name not in ('FLOOR', 'FLAGS')
-    }
-    # Layers draw first weights from torch's global generator: put it back.
-    with torch.random.fork_rng(devices=[]):
-        kind = CatalogHead if meta.get('galaxies', False) else StarHead
-        head = kind(**meta['head'])
-        encoders = SourceEncoders(**meta['sequence']) if 'sequence' in meta else None
-    sources = None
-    for module, name in ((head, 'WEIGHTS'), (encoders, 'SEQUENCE')):
-        if module is not None:
-            module.to(device).eval().requires_grad_(False)
-            vector_to_parameters(tensors[name].float(), module.parameters())
-            for weight in module.parameters():
-                # Aligned in memory as new ones are: other sums round differently.
-                weight.data = weight.data.clone()
-            if meta.get('channels_last', True):
-                module.to(memory_format=torch.channels_last)
-    if encoders is not None:
-        sources = encoders, tensors['CONDITIONS'].float(), meta['half']
-    inputs = dict(meta['scalars'])
-    for field in dataclasses.fields(EncoderInputs):
-        if (value := tensors.get(f'IN_{field.name.upper()}')) is not None:
-            inputs[field.name] = value.bool() if field.name == 'mask' else value
-    tiles = TilePosterior(
-        tensors['FEATURES'].float(),
-        EncoderInputs(**inputs),
-        head,
-        tile_size=meta['tile_size'],
-        patch_radius=meta['patch_radius'],
-        sources=sources,
-    )
-    tiles.coarse = bool(meta.get('coarse', False))
-    shape = tuple(meta.get('image_shape', tiles.grid.image_shape))
-    made = cls(
-        tiles,
-        np.asarray(arrays['FLOOR'], float),
-        unit=None if meta['unit'] is None else u.Unit(meta['unit']),
-        wcs=header_to_wcs(meta['wcs'], shape=shape),
-        flags=np.asarray(arrays['FLAGS']) if 'FLAGS' in arrays else None,
-        meta=meta['meta'],
-        binning=meta.get('binning', 1),
-        image_shape=shape,
-    )
-    if meta.get('pixel_scale') is not None:
-        made.pixel_scale = meta['pixel_scale']
-    return made
-
-
-def _weights(module):
-    return torch.cat([weight.detach().flatten() for weight in module.parameters()])

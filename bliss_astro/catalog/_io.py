@@ -85,8 +85,9 @@ def write(self, path, *, format=None, overwrite=False, posterior=True, **kwargs)
         the new one is complete.
 
     posterior : bool, optional
-        Whether to write the posterior too. Only FITS can; the other
-        formats warn when there is one. `False` leaves it out.
+        Whether to write the posterior too, as far as it is kept: draws of whole
+        catalogues need ``keep='posterior'`` in the detection. Only FITS can; the
+        other formats warn when there is one. `False` leaves it out.
 
     **kwargs
         Passed on for formats that are not listed here.

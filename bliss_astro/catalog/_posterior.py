@@ -3,27 +3,26 @@
 Posterior of one image: tables at a threshold, counts, intervals, whole catalogues.
 """
 
+import copy
 import functools
 
 import numpy as np
-import torch
 
 from bliss_astro._arguments import (
     check_fraction,
     check_integer,
     check_rng,
     check_threshold,
-    must,
     torch_generator,
 )
 from bliss_astro._threads import use_threads
-from bliss_astro.psf._profile import half_maximum_radius
 
-from . import _fits
+from . import _arrays
+from ._candidates import candidates_of
 from ._catalog import ProbabilisticCatalog
 from ._columns import pixel_scale
-from ._rows import SourceRows, tabulate_draw
-from ._shared_light import candidates_of, to_array
+from ._kept_tiles import KeptTiles, PackedMap
+from ._rows import SourceRows, rows_of, tabulate_draw
 
 
 class CatalogPosterior:
@@ -65,9 +64,13 @@ class CatalogPosterior:
 
     Notes
     -----
-    A posterior keeps features and inputs of the encoder, some 60 bytes a pixel
-    (`nbytes`), and the exposure. `to` copies it to another device,
-    `ProbabilisticCatalog.drop_posterior
+    By default a posterior of `~bliss_astro.detection.detect_sources` keeps the
+    marginals of sources, some 2 kB each, and a few numbers a tile (`nbytes`). Joint
+    draws and sources of lower probability need `tile_posterior`, which is computed
+    anew from the exposure then, once, in the time of a detection;
+    ``keep='posterior'`` keeps it, at some 30 bytes a pixel. The exposure must not have
+    been changed.
+    `to` copies it to another device, `ProbabilisticCatalog.drop_posterior
     <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>` frees it.
     """
 
@@ -87,34 +90,60 @@ class CatalogPosterior:
         self.exposure = exposure
         self.binning = int(binning)
         self._image_shape = image_shape
-        self.tile_posterior = tile_posterior
-        shape = tile_posterior.grid.shape
-        self.flux_floor = np.broadcast_to(np.asarray(flux_floor, float), shape)
+        self.grid = tile_posterior.grid
+        self._floor = np.asarray(flux_floor, float)
+        self.kept = KeptTiles(tile_posterior, self._floor)
         self.unit, self.wcs, self.flags = unit, wcs, flags
         self.meta = dict(meta or {})
-        self._found = None
+        # Candidates of sources, down to less and less probability.
+        self._found = []
 
     def __repr__(self):
         size = ' x '.join(map(str, self.shape))
         return f'<CatalogPosterior of {size} px, {self.n_tiles} tiles>'
 
     @property
+    def flux_floor(self):
+        """Smallest flux of the prior in data units, array ``(rows, columns)``."""
+        return np.broadcast_to(self._floor, self.grid.shape)
+
+    @property
     def shape(self):
         """Shape ``(ny, nx)`` of the image."""
-        return self._image_shape or self.tile_posterior.grid.image_shape
+        return self._image_shape or self.grid.image_shape
 
     @property
     def n_tiles(self):
         """Number of tiles."""
-        return int(np.prod(self.tile_posterior.grid.shape))
+        return int(np.prod(self.grid.shape))
 
-    @functools.cached_property
+    @property
+    def tile_posterior(self):
+        """
+        Posterior over the tiles, a `~bliss_astro.posteriors.TilePosterior`.
+
+        Computed anew where it is not kept; a `ValueError` where that is not possible.
+        """
+        return self.kept.tiles_of(self)
+
+    @property
+    def facts(self):
+        """Numbers by tile that are always kept, ``TileFacts``."""
+        return self.kept.facts
+
+    @property
+    def flags(self):
+        """Flags of a source at each pixel, 2D int array ``(ny, nx)`` or `None`."""
+        return None if self._flags is None else self._flags.array()
+
+    @flags.setter
+    def flags(self, value):
+        self._flags = None if value is None else PackedMap(value)
+
+    @property
     def fwhm(self):
         """Full width at half maximum of the PSF in the middle, in pixels."""
-        inputs = self.tile_posterior.inputs
-        _, rows, columns = inputs.psf[0].shape
-        vector = inputs.psf[0, :, rows // 2, columns // 2].double().cpu().numpy()
-        return self.binning * float(2 * half_maximum_radius(vector))
+        return self.binning * self.facts.fwhm
 
     @functools.cached_property
     def pixel_scale(self):
@@ -130,17 +159,6 @@ class CatalogPosterior:
         """Marginals of all candidate sources."""
         return candidates_of(self, 0.0).sources
 
-    @functools.cached_property
-    def _tile_moments(self):
-        """Chance of a source, and mean and variance of the count, by tile."""
-        with torch.no_grad(), use_threads():
-            _, hidden = self.tile_posterior.decided()
-            factor = self.tile_posterior.head.count_factor(hidden)
-            number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
-            mean = factor.mean
-            variance = (factor.probs * number**2).sum(-1) - mean**2
-        return [to_array(value[0]) for value in (factor.presence, mean, variance)]
-
     @property
     def probability_map(self):
         """
@@ -149,7 +167,7 @@ class CatalogPosterior:
         Given the decisions of the greedy sweep in earlier tiles, so
         that a source on a border counts once.
         """
-        return self._tile_moments[0]
+        return self.facts.moments[0]
 
     def at_threshold(self, threshold=0.5, *, n_samples=0, rng=None):
         """
@@ -176,7 +194,7 @@ class CatalogPosterior:
         n_samples = check_integer('n_samples', n_samples, error=ValueError)
         rng = check_rng(rng)
         candidates = candidates_of(self, threshold)
-        chosen = (candidates.sources.probability >= threshold).cpu().numpy()
+        chosen = candidates.probability >= np.float32(threshold)
         rows = SourceRows(self, candidates, np.flatnonzero(chosen))
         columns = rows.columns()
         if n_samples:
@@ -211,7 +229,7 @@ class CatalogPosterior:
         count : float
             Mean of the number.
         """
-        return float((_coverage(self, region) * self._tile_moments[1]).sum())
+        return float((self._coverage(region) * self.facts.moments[1]).sum())
 
     def expected_counts_error(self, region=None):
         """
@@ -229,7 +247,11 @@ class CatalogPosterior:
         error : float
             One sigma.
         """
-        return float(np.sqrt((_coverage(self, region) * self._tile_moments[2]).sum()))
+        variance = self._coverage(region) * self.facts.moments[2]
+        return float(np.sqrt(variance.sum()))
+
+    def _coverage(self, region):
+        return self.facts.grid_coverage(region, self.shape, self.binning)
 
     def sample(self, n=1, *, rng=None):
         """
@@ -329,8 +351,8 @@ class CatalogPosterior:
         n_samples = check_integer('n_samples', n_samples, error=ValueError)
         return rows_of(self, rows).draw_column(column, n_samples, check_rng(rng))
 
-    to_arrays = _fits.to_arrays
-    from_arrays = classmethod(_fits.from_arrays)
+    to_arrays = _arrays.to_arrays
+    from_arrays = classmethod(_arrays.from_arrays)
 
     def to(self, device):
         """
@@ -346,6 +368,11 @@ class CatalogPosterior:
         posterior : `CatalogPosterior`
             The same posterior there.
         """
+        if self.kept.can_remake:
+            made = copy.copy(self)
+            made.kept = self.kept.to(device)
+            made._found = [found.to(device) for found in self._found[:1]]
+            return made
         made = type(self).from_arrays(*self.to_arrays(), device=device)
         # Files keep no exposure, and not every WCS.
         made.unit, made.wcs, made.exposure = self.unit, self.wcs, self.exposure
@@ -353,39 +380,6 @@ class CatalogPosterior:
 
     @property
     def nbytes(self):
-        """Memory of features, context, inputs and padded image, in bytes."""
-        tiles = self.tile_posterior
-        held = [*vars(tiles).values(), *vars(tiles.inputs).values()]
-        held += vars(tiles.pixels).values()
-        tensors = {id(v): v.nbytes for v in held if isinstance(v, torch.Tensor)}
-        return sum(tensors.values())
-
-
-def rows_of(posterior, table):
-    """Sources of the rows of a table."""
-    least = 0.0
-    if 'probability' in table.colnames:
-        # Rounded down, as probabilities of rows are rounded.
-        least = float(np.min(table['probability'], initial=1.0)) * (1 - 1e-6)
-    found = candidates_of(posterior, least)
-    return SourceRows(posterior, found, found.index_of(table, posterior.to_image))
-
-
-def _coverage(posterior, region):
-    """Share of each tile that lies in a region."""
-    ny, nx = posterior.shape
-    size = posterior.tile_posterior.grid.size * posterior.binning
-    rows, columns = posterior.tile_posterior.grid.shape
-    # Pixels that are too few to be joined at the far edges belong to no tile.
-    inside = np.zeros((max(rows * size, ny), max(columns * size, nx)))
-    part = (slice(None),) * 2 if region is None else region
-    if not isinstance(part, tuple) or [type(v) for v in part] != [slice] * 2:
-        part = np.asarray(part)
-    if isinstance(part, tuple) or (part.shape == (ny, nx) and part.dtype == bool):
-        inside[:ny, :nx][part] = 1
-    else:
-        allowed = 'be a pair of slices (rows, columns) or a boolean array of shape'
-        msg = must('region', f'{allowed} {(ny, nx)}', f'{region!r:.80}')
-        raise ValueError(msg)
-    inside = inside[: rows * size, : columns * size]
-    return inside.reshape(rows, size, columns, size).mean((1, 3))
+        """Memory of all but the exposure, in bytes."""
+        flags = 0 if self._flags is None else self._flags.nbytes
+        return flags + self.kept.nbytes + sum(found.nbytes for found in self._found)

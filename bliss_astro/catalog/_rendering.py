@@ -8,7 +8,6 @@ Images of catalogues: the light of the rows, and the pixels that it fills.
 
 import astropy.units as u
 import numpy as np
-import torch
 from astropy.nddata import NoOverlapError, overlap_slices
 
 from bliss_astro._arguments import check_image_shape, check_number
@@ -16,12 +15,9 @@ from bliss_astro._warnings import warn
 from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.exposures._validate import two_slices
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
-from bliss_astro.psf import GaussianPSF
 from bliss_astro.rendering._scene import (
     ModelRenderer,
     Sources,
-    cell_middles,
-    cell_side,
     psf_grid,
 )
 
@@ -145,40 +141,22 @@ def renderer_of(catalog, *, shape=None, psf=None):
         msg = 'the catalogue lacks the shape of its image; give shape=(ny, nx)'
         raise ValueError(msg)
     shape = check_image_shape('shape', shape)
-    tiles = getattr(posterior, 'tile_posterior', None)
+    facts = getattr(posterior, 'facts', None)
     if getattr(posterior, 'binning', 1) > 1:
         # The encoder has the PSF of joined pixels.
-        tiles = None
+        facts = None
         psf = getattr(catalog.exposure, 'psf', None) if psf is None else psf
     if psf is not None:
         grid = psf_grid(shape, PSFAccess(psf))
         return ModelRenderer.of_parts(shape, grid, _noise_of_rows(catalog, grid))
-    if tiles is None:
+    if facts is None:
         msg = (
             'the catalogue has no posterior with its PSF (it was stacked, read from a '
             'format that keeps rows only, or of joined pixels); give one with psf=..., '
             'or use reconstruct(exposure, catalog)'
         )
         raise ValueError(msg)
-    floor = np.asarray(posterior.flux_floor, dtype=float)
-    log_floor = tiles.inputs.log_flux_floor[0, 0].double().cpu().numpy()
-    noise = float(np.median(floor / np.exp(log_floor)))
-    return ModelRenderer.of_parts(shape, _posterior_grid(tiles, shape), noise)
-
-
-def _posterior_grid(tiles, shape):
-    """The PSF in the middles of cells, as `psf_grid` has it, from a map by tiles."""
-    maps = tiles.inputs.psf[0].movedim(0, -1).float().cpu()
-    side = cell_side(varies=maps.shape[0] * maps.shape[1] > 1)
-    rows, columns = (
-        ((cell_middles(side, n) + 0.5) // tiles.grid.size)
-        .astype(int)
-        .clip(max=most - 1)
-        for n, most in zip(shape, maps.shape, strict=False)
-    )
-    shapes = maps[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)]
-    radius = float(tiles.inputs.normalization_radius)
-    return side, GaussianPSF.from_shape(shapes, normalization_radius=radius)
+    return ModelRenderer.of_parts(shape, facts.psf_grid, facts.noise)
 
 
 def _noise_of_rows(catalog, grid):

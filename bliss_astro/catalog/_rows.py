@@ -20,14 +20,9 @@ from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors._source_chain import after_flux, true_values
 
 from ._build import convert_column
+from ._candidates import candidates_of
 from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes, is_direction
-from ._shared_light import (
-    MIN_PROBABILITY,
-    SIGMA_QUANTILES,
-    candidates_of,
-    in_full_tile,
-    to_array,
-)
+from ._shared_light import MIN_PROBABILITY, SIGMA_QUANTILES, in_full_tile, to_array
 
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5
@@ -54,7 +49,7 @@ class SourceRows:
 
     def __init__(self, posterior, candidates, index):
         self.posterior, self._candidates, self.index = posterior, candidates, index
-        self.sources = candidates.sources.select(index)
+        self.sources = candidates.select(index)
         # Draws ``(N, P)`` of the positions, and the places, in tiles' pixels.
         self._x, self._y = to_array(self.sources.x), to_array(self.sources.y)
         self._place = [to_array(v) for v in self.sources.place()]
@@ -99,19 +94,18 @@ class SourceRows:
         """Sums of `~bliss_astro.flags.CatalogFlag` bits."""
         posterior, (x, y) = self.posterior, self._place
         flags = np.zeros(len(self), dtype=np.int64)
-        if posterior.flags is not None:
-            ny, nx = posterior.flags.shape
+        by_pixel = posterior.flags
+        if by_pixel is not None:
+            ny, nx = by_pixel.shape
             column = np.clip(np.rint(x).astype(int), 0, nx - 1)
             row = np.clip(np.rint(y).astype(int), 0, ny - 1)
-            flags = posterior.flags[row, column].astype(np.int64)
+            flags = by_pixel[row, column].astype(np.int64)
         if len(self) > 1:
             reach = _BLEND_REACH * posterior.fwhm / posterior.binning
             tree = cKDTree(np.column_stack([x, y]))
             pairs = tree.query_pairs(reach, output_type='ndarray')
             flags[np.unique(pairs)] |= int(CatalogFlag.BLENDED)
-        sources, tiles = self.sources, posterior.tile_posterior
-        full = in_full_tile(tiles, sources.row, sources.column)
-        flags[full] |= int(CatalogFlag.FULL_TILE)
+        flags[self._candidates.full[self.index]] |= int(CatalogFlag.FULL_TILE)
         return flags
 
     def flux_quantiles(self, q):
@@ -131,7 +125,7 @@ class SourceRows:
     @property
     def described(self):
         """Columns of what follows the flux, as of `columns_after_flux`."""
-        return columns_after_flux(self.posterior.tile_posterior.head.entries)
+        return self.posterior.facts.described
 
     def _draws(self, name, described=None):
         """Draws ``(N, P)`` of such a column, lengths in pixels of the image."""
@@ -250,6 +244,24 @@ def columns_after_flux(entries):
     return {name: places[name] for name in COLUMNS if name in places}
 
 
+def rows_of(posterior, table):
+    """Sources of the rows of a table."""
+    least = 0.0
+    if 'probability' in table.colnames:
+        # Rounded down, as probabilities of rows are rounded.
+        least = float(np.min(table['probability'], initial=1.0)) * (1 - 1e-6)
+    found, error = candidates_of(posterior, least), None
+    # By rounding, what was computed anew may have a source more than at first.
+    for some in [found, *(f for f in posterior._found if f.least < found.least)]:
+        try:
+            index = some.index_of(table, posterior.to_image)
+        except ValueError as failure:
+            error = error or failure
+        else:
+            return SourceRows(posterior, some, index)
+    raise error
+
+
 def tabulate_draw(posterior, catalog):
     """Table of a drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
     tiles = posterior.tile_posterior
@@ -262,7 +274,7 @@ def tabulate_draw(posterior, catalog):
     x, y = grid.to_pixels(*values['position'].unbind(-1), row, column)
     x, y, log_flux = (to_array(v) for v in (x, y, values['flux']))
     tile = (row * grid.shape[1] + column).cpu().numpy()
-    if np.any(in_full_tile(tiles, row, column)):
+    if in_full_tile(tiles, row, column).any():
         light, fwhm = candidates_of(posterior, MIN_PROBABILITY).light, posterior.fwhm
         log_flux = light.of_drawn(
             tiles,

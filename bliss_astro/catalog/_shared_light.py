@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Shared light of full tiles, and the links of rows to candidate sources.
+Shared light of full tiles.
 
 Where a tile has room for two, three stars become two rows, and the encoder, which was
 trained on two at most, may assign the third one's light to neither. The sum of the
@@ -8,17 +8,9 @@ light of such a tile can be measured nevertheless, and the posterior of the flux
 its sources, samples and intervals included, is shifted and widened to add up to it.
 """
 
-import functools
-
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
-
-from bliss_astro._threads import use_threads
-from bliss_astro.posteriors import find_sources
-
-# Distance in pixels within which rows without an index are at the place of a source.
-_SAME_POSITION = 0.01
 
 # Quantiles of a normal distribution at -1, 0 and 1 sigma.
 SIGMA_QUANTILES = (0.15865525, 0.5, 0.84134475)
@@ -40,113 +32,13 @@ def to_array(tensor):
 
 
 def in_full_tile(posterior, row, column):
-    """Whether tiles hold as many sources as they have room for, bool array ``(N,)``."""
+    """Whether tiles have no room for another source, bool tensor ``(N,)``."""
     room = posterior.head.n_most
     if room == 1:
         # Every tile with a source is full then, which says nothing.
-        return np.zeros(len(row), dtype=bool)
+        return torch.zeros_like(row, dtype=torch.bool)
     count = posterior.decided()[0].count[0]
-    return (count[row, column] >= room).cpu().numpy()
-
-
-class Candidates:
-    """
-    All sources of a posterior down to a probability, with what links rows to them.
-
-    Parameters
-    ----------
-    tile_posterior : `~bliss_astro.posteriors.TilePosterior`
-        Posterior of one image.
-
-    fwhm : float
-        Full width at half maximum of the PSF in pixels.
-
-    sources : `~bliss_astro.posteriors.SourceMarginals`
-        The N sources.
-
-    least : float
-        Sources of lesser probability are left out or lack shapes.
-
-    Attributes
-    ----------
-    keys : int array ``(N,)``
-        The number of the tile times the number of sources that it may hold, plus the
-        place in the tile: the same whatever ``least`` is.
-    """
-
-    def __init__(self, tile_posterior, fwhm, sources, least):
-        self.sources, self.least = sources, least
-        self._tile_posterior, self._fwhm = tile_posterior, fwhm
-        row, column = (v.cpu().numpy() for v in (sources.row, sources.column))
-        tile = row * tile_posterior.grid.shape[1] + column
-        order = np.argsort(tile, kind='stable')
-        place = np.empty(len(tile), dtype=np.int64)
-        place[order] = np.arange(len(tile)) - np.searchsorted(tile[order], tile[order])
-        self.keys = tile * tile_posterior.head.n_most + place
-
-    @functools.cached_property
-    def light(self):
-        """Light of full tiles."""
-        return SharedLight.of(self._tile_posterior, self.sources, fwhm=self._fwhm)
-
-    def index_of(self, table, to_image):
-        """Indices of the sources of the rows of a table, int array."""
-        if 'source_index' in table.colnames:
-            order, given = np.argsort(self.keys), np.asarray(table['source_index'])
-            place = np.searchsorted(self.keys, given, sorter=order)
-            index = order[place.clip(max=len(order) - 1)]
-            found, name = self.keys[index] == given, 'the source_index'
-        else:
-            # Files of version 0.1 lack that column; positions recur exactly.
-            own = np.column_stack([to_image(to_array(v)) for v in self.sources.place()])
-            given = np.column_stack(
-                [np.asarray(table[v], float) for v in ('x_centroid', 'y_centroid')]
-            )
-            reach = {'distance_upper_bound': _SAME_POSITION}
-            distance, index = cKDTree(own).query(given, **reach)
-            found, name = np.isfinite(distance), 'the position'
-        if not np.all(found):
-            k = int(np.argmin(found))
-            msg = (
-                f'rows must come from this posterior; row {k} has {name} {given[k]}, '
-                'unlike all of its sources'
-            )
-            raise ValueError(msg)
-        return index
-
-
-def candidates_of(posterior, least):
-    """
-    Candidates of a `~bliss_astro.catalog.CatalogPosterior` down to a probability.
-
-    They are kept; perhaps there are some of lesser probability among them.
-    """
-    found = posterior._found
-    if found is None or found.least > min(least, MIN_PROBABILITY):
-        with use_threads():
-            find_candidates([posterior], posterior.tile_posterior, least)
-    return posterior._found
-
-
-def find_candidates(posteriors, tile_posterior, least):
-    """
-    Find the candidates of one or more posteriors at once, and keep them there.
-
-    The posterior over tiles is that of all of their images together.
-    """
-    # Those that share the light of full tiles are always described in full.
-    least = min(least, MIN_PROBABILITY)
-    found = find_sources(tile_posterior, least=least)
-    # Of all images at once: many operations, each of which takes its time.
-    use = (found.probability >= least).nonzero()[:, 0]
-    found.sigma = found.x.new_full((len(found), len(SIGMA_QUANTILES)), torch.nan)
-    levels = found.x.new_tensor(SIGMA_QUANTILES)[:, None]
-    found.sigma[use] = found.select(use).quantile_flux(levels).T
-    parts = found.by_image(len(posteriors))
-    for posterior, sources in zip(posteriors, parts, strict=True):
-        fwhm = posterior.fwhm / posterior.binning
-        tiles = posterior.tile_posterior
-        posterior._found = Candidates(tiles, fwhm, sources, least)
+    return count[row, column] >= room
 
 
 class SharedLight:
@@ -171,7 +63,7 @@ class SharedLight:
     """
 
     def __init__(self, ratio, middle, width, tile=None):
-        self.ratio = ratio
+        self.ratio, self.middle, self.width = ratio, middle, width
         # A width of 0 is that of a flux at the end of its range.
         width = np.maximum(width, np.finfo(np.float32).tiny)
         more = np.log(ratio)
@@ -196,7 +88,7 @@ class SharedLight:
         """
         ratio = np.ones(len(sources))
         middle, width = np.zeros((2, len(sources)))
-        full = in_full_tile(posterior, sources.row, sources.column)
+        full = in_full_tile(posterior, sources.row, sources.column).cpu().numpy()
         x, y = (to_array(v) for v in sources.place())
         row, column = sources.row.cpu().numpy(), sources.column.cpu().numpy()
         likely = sources.probability >= MIN_PROBABILITY

@@ -318,7 +318,7 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
         raise TypeError(msg)
     if catalog is not None:
         require_type('catalog', catalog, ProbabilisticCatalog)
-    blind = not hasattr(getattr(catalog, 'posterior', None), 'tile_posterior')
+    blind = not hasattr(getattr(catalog, 'posterior', None), 'facts')
     _check_exposure(catalog, exposure, with_psf=blind)
     _check_draws(catalog, n_draws)
     if exposure.psf is None:

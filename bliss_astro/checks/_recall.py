@@ -356,14 +356,13 @@ class Injector:
 
 def _density_of(posterior, shape):
     """Prior density of a posterior by pixel of the image, a number or a map."""
-    tiles, binning = posterior.tile_posterior, posterior.binning
-    density = np.exp(tiles.inputs.log_density[0, 0].double().cpu().numpy())
-    density /= binning**2
+    grid, binning = posterior.grid, posterior.binning
+    density = np.exp(posterior.facts.log_density.astype(float)) / binning**2
     if density.size == 1:
         return float(density[0, 0])
     # Rows and columns beyond a whole number of joined pixels belong to no tile.
     row, column = (
-        np.minimum(np.arange(n) // (tiles.grid.size * binning), most - 1)
+        np.minimum(np.arange(n) // (grid.size * binning), most - 1)
         for n, most in zip(shape, density.shape, strict=True)
     )
     return density[np.ix_(row, column)]

@@ -37,7 +37,7 @@ def run_detect(options):
     """
     begun = time.perf_counter()
     arguments = {'bin': options.bin, 'n_threads': options.threads}
-    catalog = _detect(options, 'catalog', **arguments)
+    catalog = _detect(options, 'catalog', **arguments, **_kept(options))
     write_catalog(options, catalog, options.output, posterior=options.posterior)
     image = catalog.exposure
     ny, nx = image.shape
@@ -77,6 +77,11 @@ def _detect(options, kind, **arguments):
     catalog = detect_sources(image, options.threshold, **arguments)
     status(options, image_line(catalog.meta['estimated'], image.shape))
     return catalog
+
+
+def _kept(options):
+    """Keyword of detection where a file is to keep the posterior, for samples."""
+    return {'keep': 'posterior'} if options.posterior else {}
 
 
 def _print_brightest(options, catalog):
@@ -207,7 +212,7 @@ def run_reconstruct(options):
     """
     from bliss_astro.checks._residuals import half_width
 
-    catalog = _detect(options, 'image')
+    catalog = _detect(options, 'image', **_kept(options))
     status(options, f'reconstructing {count_text(catalog)}')
     result = catalog.reconstruct(n_draws=options.draws, rng=options.seed)
     files = {'overwrite': options.overwrite, 'posterior': options.posterior}

@@ -70,6 +70,8 @@ class _Task:
                 rays = self.image.cosmic_rays
                 found = self_check(self.image.exposure, catalog, cosmic_rays=rays)
                 catalog.meta['check'] = FactRecord(found)
+        if options.keep is None:
+            self.posterior._found.clear()
         # At the end, where nothing of ours stands between them and the user's filters.
         self.warn()
         if len(catalog) == 0:
@@ -101,7 +103,7 @@ def infer_each(pairs, finish, *, named=False):
         except Exception as found:  # noqa: BLE001 (raised below)
             error = found
         if ready:
-            _infer_together(ready)
+            _infer_together(ready, tables=finish == _Task.catalog)
         while ready:
             with messages_about(f'image {ready[0].index}' if named else None):
                 # No longer held here, so that the caller may free it.
@@ -112,16 +114,17 @@ def infer_each(pairs, finish, *, named=False):
         raise error
 
 
-def _infer_together(tasks):
+def _infer_together(tasks, *, tables):
     """Set the posteriors of some images, those of one kind computed together."""
     options, kinds = tasks[0].options, {}
+    least = options.threshold if tables or options.keep else None
     for task in tasks:
         kinds.setdefault(task.inputs.kind, []).append(task)
     bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
     with use_threads(options.n_threads, **bar):
         for some in kinds.values():
             inputs, encoder = [task.inputs for task in some], some[0].encoder
-            found = infer_posteriors(inputs, encoder, least=options.threshold)
+            found = infer_posteriors(inputs, encoder, least=least, keep=options.keep)
             for task, posterior in zip(some, found, strict=True):
                 task.posterior = posterior
 

@@ -52,6 +52,7 @@ def detect_sources(
     n_threads=None,
     progress_bar='auto',
     check=True,
+    keep='marginals',
 ):
     """
     Detect stars and galaxies in an image, with probabilities and calibrated errors.
@@ -177,6 +178,12 @@ def detect_sources(
         Render the rows and search the residual for what they do not explain, see
         :ref:`self-check`; ``catalog.meta['check']`` holds the result.
 
+    keep : {'marginals', 'posterior', None}, optional
+        Contents of ``catalog.posterior`` beside the exposure: marginals of the rows
+        (2 kB each) and numbers by tile; features and inputs of the encoder too (30
+        bytes a pixel), as joint draws need them; or numbers by tile alone. The rest is
+        computed anew from the exposure when it is needed; files lack that.
+
     Returns
     -------
     catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
@@ -233,6 +240,7 @@ class _Options:
         sound = isinstance(self.check, bool | np.bool_)
         require(sound, 'check', 'be True or False', f'{self.check!r:.60}', TypeError)
         check_choice('population', self.population, ('sky', 'npe'))
+        check_choice('keep', self.keep, ('marginals', 'posterior', None))
         sound = isinstance(self.encoder, Encoder | str | os.PathLike | None)
         allowed, kind = 'be an Encoder, the name of one or a path', type(self.encoder)
         require(sound, 'encoder', allowed, kind.__name__, TypeError)

@@ -8,9 +8,11 @@ import math
 
 import numpy as np
 import scipy
+import torch
 
 from bliss_astro import catalog
 from bliss_astro._arguments import must
+from bliss_astro.catalog._candidates import candidates_of, find_candidates
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
@@ -27,6 +29,7 @@ from ._inputs import (
     tile_mean,
     tile_tensor,
 )
+from ._tiles import TilesOfExposure, TilesOfFeatures, set_coarse
 
 # Smallest side in joined pixels of an image that is binned.
 _BINNED_MIN = 16
@@ -38,17 +41,22 @@ class ImageInputs:
     A prepared image with the encoder's inputs for it.
 
     The exposure is that of joined pixels, where there are such; the density that is
-    given, or `None`.
+    given, or `None`; the source is what computes the posterior over tiles anew.
     """
 
     image: PreparedImage
     exposure: object
-    binning: int
+    source: TilesOfExposure
     inputs: EncoderInputs
     floor: np.ndarray
     facts: dict
     grid: TileGrid
     density: np.ndarray | None
+
+    @property
+    def binning(self):
+        """Side in pixels of the squares that were joined."""
+        return self.source.binning
 
     @property
     def kind(self):
@@ -73,7 +81,8 @@ class ImageInputs:
         )
         if density is not None:
             density = tile_mean(block_mean(density, binning) * binning**2, grid)
-        return cls(image, exposure, binning, inputs, floor, facts, grid, density)
+        source = TilesOfExposure(encoder, binning, flux_min, options.population)
+        return cls(image, exposure, source, inputs, floor, facts, grid, density)
 
     def check(self, encoder, density):
         """Set the density; flags by tile, and texts of what is unlike the training."""
@@ -119,38 +128,46 @@ class ImageInputs:
         )
 
 
-def infer_posteriors(images, encoder, *, least):
+def infer_posteriors(images, encoder, *, least, keep):
     """
     Compute the `CatalogPosterior` of each of a list of `ImageInputs` of one kind.
 
-    Candidates down to the probability ``least`` are found for all of them at once.
+    Candidates down to the probability ``least``, if any, are found for all of them at
+    once; of the posterior over tiles is kept what the option ``keep`` says.
     """
-    from bliss_astro.catalog._shared_light import find_candidates
-
     grid = images[0].grid
     densities = _densities(images, encoder, grid)
     checks = [
         image.check(encoder, density)
         for image, density in zip(images, densities, strict=True)
     ]
-    together = infer(encoder, _joined(images), grid)
-    posteriors, likely = [], []
+    # Features that are kept are those that all is computed from.
+    dtype = torch.float16 if keep == 'posterior' else torch.float32
+    together = infer(encoder, _joined(images), grid, dtype=dtype)
+    posteriors, refined = [], []
     for k, image in enumerate(images):
         flags, messages = checks[k]
         full, message, mostly = check_fullness(encoder, together, k)
         if message is not None and not np.any(flags & full):
             messages.append(message)
         tiles = together if len(images) == 1 else together.select([k])
-        if mostly:
-            # Nothing there is worth the time of all that is refined.
-            tiles.sequence, tiles.coarse = None, True
-        else:
-            likely.append(k)
+        # Nothing that is mostly full is worth the time of all that is refined.
+        set_coarse(tiles, mostly)
         own = densities[k], flags | full, messages
         posteriors.append(image.posterior(tiles, encoder, *own))
-    if likely:
-        some = together if len(likely) == len(images) else together.select(likely)
-        find_candidates([posteriors[k] for k in likely], some, least)
+        if not mostly:
+            refined.append(k)
+    if refined and least is not None:
+        some = together if len(refined) == len(images) else together.select(refined)
+        find_candidates([posteriors[k] for k in refined], some, least)
+    for image, posterior in zip(images, posteriors, strict=True):
+        if least is not None:
+            candidates_of(posterior, least)
+        tiles = posterior.tile_posterior
+        source = dataclasses.replace(image.source, coarse=tiles.coarse)
+        if keep == 'posterior':
+            source = TilesOfFeatures.of(encoder, tiles)
+        posterior.kept.drop(source)
     return posteriors
 
 
@@ -202,8 +219,8 @@ def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
     """Flags of a source at each pixel, int array ``(ny, nx)``."""
     ny, nx = exposure.shape
     size = grid.size
-    flags = np.broadcast_to(by_tile, grid.shape).repeat(size, 0).repeat(size, 1)
-    flags = flags[:ny, :nx].astype(np.int64)
+    by_tile = np.broadcast_to(by_tile, grid.shape).astype(np.int16)
+    flags = by_tile.repeat(size, 0).repeat(size, 1)[:ny, :nx]
     for pixels, reach, flag in (
         (exposure.mask, 2, CatalogFlag.NEAR_MASKED),
         (exposure.saturated, 4, CatalogFlag.SATURATED),

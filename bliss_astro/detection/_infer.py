@@ -46,19 +46,20 @@ def _fast(device):
 # -- blocks ----------------------------------------------------------------------
 
 
-def infer(encoder, inputs, grid):
+def infer(encoder, inputs, grid, *, dtype=torch.float32):
     """
     Compute the posterior of B images of any size, block by block with a halo.
 
-    The grid is that of the tiles of each.
+    The grid is that of the tiles of each; features are rounded to the type, or to that
+    of the convolutions.
     """
     size, (n_rows, n_columns) = grid.size, grid.shape
     halo, n_images = -(-encoder.receptive_radius // size), len(inputs.image)
     shape = (n_images, encoder.config.width, n_rows, n_columns)
     # Channels last, in the precision of the convolutions.
-    kind = {'dtype': torch.bfloat16 if _has_half(encoder.device) else torch.float32}
-    kind |= {'device': encoder.device, 'memory_format': torch.channels_last}
-    out = torch.empty(shape, **kind)
+    dtype = torch.bfloat16 if _has_half(encoder.device) else dtype
+    kind = {'dtype': dtype, 'memory_format': torch.channels_last}
+    out = torch.empty(shape, device=encoder.device, **kind)
 
     def fill(part):
         images, ((r, stop_r), (c, stop_c)) = part
@@ -77,6 +78,7 @@ def infer(encoder, inputs, grid):
     blocks = _blocks(grid.shape, -(-n_threads // len(some)))
     map_threads(fill, itertools.product(some, blocks))
     with torch.no_grad():
+        out = out.float() if dtype == torch.float16 else out
         return encoder.posterior(out, inputs, half=_has_half(encoder.device))
 
 

@@ -6,7 +6,7 @@ Inference as a method of an encoder, which leads to catalogues and detection.
 from bliss_astro import _lazy
 
 
-def infer(self, exposures, *, density=None, **kwargs):
+def infer(self, exposures, *, density=None, keep='marginals', **kwargs):
     """
     Infer the posterior over catalogues of one or more images.
 
@@ -22,6 +22,11 @@ def infer(self, exposures, *, density=None, **kwargs):
     density : float, 2D array_like or list of these, optional
         Prior density of sources per pixel above the flux floor; by default from a
         first pass.
+
+    keep : {'marginals', 'posterior', None}, optional
+        Contents of posteriors beside their exposures: marginals of sources and numbers
+        by tile; features and inputs of the encoder too; or numbers by tile alone, for
+        counts. The rest is computed anew from the exposure when it is needed.
 
     **kwargs
         Keywords of `~bliss_astro.detection.detect_sources` about the image, its
@@ -49,4 +54,4 @@ def infer(self, exposures, *, density=None, **kwargs):
     >>> len(posterior.at_threshold(0.5)) == len(truth)
     True
     """
-    return _lazy.infer(self, exposures, density=density, **kwargs)
+    return _lazy.infer(self, exposures, density=density, keep=keep, **kwargs)

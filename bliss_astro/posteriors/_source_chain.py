@@ -33,6 +33,10 @@ def _same(value):
     return value
 
 
+def _ellipticity_to_vector(value):
+    return ellipticity_to_vector(*value.unbind(-1))
+
+
 class SourceColumn(NamedTuple):
     """
     Column of a table with one number of a parameter; another has its error.
@@ -132,7 +136,7 @@ ELLIPTICITY = SourceParameter(
     of='galaxy',
     dim=2,
     context=('flux',),
-    to_vector=lambda value: ellipticity_to_vector(*value.unbind(-1)),
+    to_vector=_ellipticity_to_vector,
     from_vector=vector_to_ellipticity,
     columns=('e1', 'e2'),
     auxiliary=True,

@@ -4,7 +4,6 @@ Tests of the shapes of galaxies in catalogues: columns, intervals, draws, files.
 """
 
 import copy
-import dataclasses
 from types import SimpleNamespace
 
 import astropy.units as u
@@ -25,6 +24,7 @@ from bliss_astro.catalog import (
     _shared_light,
 )
 from bliss_astro.catalog import _rows as module
+from bliss_astro.catalog._candidates import candidates_of, pack_draws
 from bliss_astro.catalog._columns import (
     COLUMNS,
     SHAPE_COLUMNS,
@@ -32,7 +32,7 @@ from bliss_astro.catalog._columns import (
     pixel_scale,
 )
 from bliss_astro.catalog._posterior import rows_of
-from bliss_astro.catalog._shared_light import SharedLight, candidates_of
+from bliss_astro.catalog._shared_light import SharedLight
 from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
@@ -348,11 +348,12 @@ def give_shapes(posterior, wcs=None):
         wcs=wcs,
         meta={**posterior.meta, 'encoder': 'stars-galaxies'},
     )
-    made._found = copy.copy(candidates_of(posterior, 0.0))
-    shapes, ellipticity = draw_shapes(len(posterior.sources), 64)
-    made._found.sources = dataclasses.replace(
-        posterior.sources, draws={'shape': shapes, 'ellipticity': ellipticity}
-    )
+    found = copy.copy(candidates_of(posterior, 0.0))
+    shapes, ellipticity = draw_shapes(len(found), 64)
+    drawn = {'shape': shapes, 'ellipticity': ellipticity}
+    for name, draws in drawn.items():
+        found._packed = found._packed | pack_draws(f'draws_{name}', draws)
+    made._found = [found]
     return made
 
 
@@ -503,6 +504,7 @@ def test_an_untrained_encoder_of_shapes_from_image_to_file(
         n_samples=7,
         rng=1,
         check=False,
+        keep='posterior',
     )
     assert len(found) > 0
     draws = found.posterior.sample(2, rng=1)

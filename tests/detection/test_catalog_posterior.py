@@ -186,13 +186,6 @@ def test_rows_are_linked_by_an_index(catalog, posterior):
         assert same.sum() == min(len(other), len(catalog))
 
 
-def test_moved_and_measured(posterior, catalog, same_rows):
-    assert posterior.nbytes > 20 * np.prod(posterior.shape)
-    moved = posterior.to('cpu')
-    same_rows(moved.at_threshold(0.5), catalog)
-    assert moved.tile_posterior is not posterior.tile_posterior
-
-
 # -- draws of whole catalogues -------------------------------------------------
 
 
@@ -233,8 +226,9 @@ def test_draws_repeat_with_their_seed(posterior, same_rows):
 # -- storage -------------------------------------------------------------------
 
 
-def test_arrays_and_back(posterior, catalog, same_rows):
-    state = torch.random.get_rng_state()
+def test_arrays_and_back(field, encoder, same_rows):
+    catalog = detect_sources(field[0], encoder=encoder, keep='posterior')
+    posterior, state = catalog.posterior, torch.random.get_rng_state()
     arrays, meta = posterior.to_arrays()
     again = CatalogPosterior.from_arrays(arrays, meta)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -248,8 +242,10 @@ def test_arrays_and_back(posterior, catalog, same_rows):
     assert again.expected_counts() == posterior.expected_counts()
 
 
-def test_arrays_of_the_other_byte_order(posterior, catalog, same_rows):
-    arrays, meta = posterior.to_arrays()
+@pytest.mark.parametrize('keep', ['marginals', 'posterior'])
+def test_arrays_of_the_other_byte_order(field, encoder, same_rows, keep):
+    catalog = detect_sources(field[0], encoder=encoder, keep=keep)
+    arrays, meta = catalog.posterior.to_arrays()
     swapped = {k: v.astype(v.dtype.newbyteorder('>')) for k, v in arrays.items()}
     same_rows(CatalogPosterior.from_arrays(swapped, meta).at_threshold(0.5), catalog)
 
@@ -260,7 +256,7 @@ def test_fits_and_back(field, wcs, encoder, same_rows, tmp_path, varying):
     if varying:
         maps = {name: np.array(value) for name, value in exposure.maps().items()}
         exposure = exposure.replace(**maps)
-    found = detect_sources(exposure, encoder=encoder)
+    found = detect_sources(exposure, encoder=encoder, keep='posterior')
     path = tmp_path / 'cat.fits'
     found.write(path)
     again = ProbabilisticCatalog.read(path)

@@ -77,8 +77,8 @@ def test_as_alone(exposures, default, encoder, kind):
         assert facts[0] == facts[1]
         assert catalog.meta['check']['passed'] == alone.meta['check']['passed']
         # The posterior is that of its image alone.
-        assert len(catalog.posterior.tile_posterior) == 1
         assert catalog.posterior.nbytes == alone.posterior.nbytes
+        assert len(catalog.posterior.tile_posterior) == 1
         draws = (t.posterior.sample(1, rng=2)[0] for t in (catalog, alone))
         assert abs(np.subtract(*map(len, draws))) <= 1
 

@@ -97,7 +97,9 @@ def test_draws_of_catalogues_have_types(catalog):
     assert 0 < draw['is_galaxy'].sum() < len(draw)
 
 
-def test_fits_keeps_types_and_posterior(catalog, tmp_path):
+def test_fits_keeps_types_and_posterior(field, tmp_path):
+    known = {'n_samples': 4, 'rng': 1, 'check': False, 'keep': 'posterior'}
+    catalog = detect_sources(field[0], **known)
     catalog.write(tmp_path / 'typed.fits')
     again = ProbabilisticCatalog.read(tmp_path / 'typed.fits')
     for name in ('galaxy_probability', 'galaxy_samples'):

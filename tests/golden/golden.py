@@ -126,7 +126,8 @@ def _flat(parts):
 
 def encoders():
     """Catalogues of the simulated image by each bundled encoder."""
-    return _flat({name: numbers_of_catalog(catalog_of(name)) for name in ENCODERS})
+    with _reproducible():
+        return _flat({name: numbers_of_catalog(catalog_of(name)) for name in ENCODERS})
 
 
 def catalog_of(encoder):

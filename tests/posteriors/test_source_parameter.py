@@ -129,8 +129,8 @@ def untrained(**options):
     return encoder.eval().requires_grad_(False)
 
 
-def detected(encoder, images):
-    options = {'encoder': encoder, 'density': 0.01, 'check': False}
+def detected(encoder, images, **keep):
+    options = {'encoder': encoder, 'density': 0.01, 'check': False, **keep}
     return detect_sources(images.exposure(0)[:16, :20], 0.05, **options)
 
 
@@ -229,7 +229,7 @@ def test_encoders_in_sequence(sersic, images, tmp_path, shapes_only):
     truth, terms = terms_of(encoder, images.select(slice(0, 4)))
     assert len(terms['sersic_index']) == truth.count.sum()
     assert (terms['sersic_index'] != 0).sum() == truth.galaxy.sum()
-    found = detected(encoder, images)
+    found = detected(encoder, images, keep='posterior')
     assert np.isfinite(found['sersic_index']).all()
     draws = found.posterior.sample(2, rng=1)
     found.write(tmp_path / 'cat.fits')

@@ -1,0 +1,92 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Posteriors over tiles, computed anew for a posterior that does not keep its own.
+"""
+
+import copy
+import dataclasses
+
+import torch
+
+from bliss_astro.encoders import Encoder, EncoderInputs
+
+from ._infer import infer
+from ._inputs import encoder_inputs, tile_tensor
+
+
+def on_device(encoder, device):
+    """An encoder on a device: itself where it is there, else a copy."""
+    if encoder.device.type == torch.device(device).type:
+        return encoder
+    return copy.deepcopy(encoder).to(device)
+
+
+@dataclasses.dataclass
+class TilesOfExposure:
+    """
+    Computes the posterior over tiles from the exposure, as at first.
+
+    Called with the `~bliss_astro.catalog.CatalogPosterior`, which has exposure and
+    density.
+    """
+
+    encoder: Encoder
+    binning: int
+    flux_min: float | None
+    population: str
+    coarse: bool = False
+    keeps_features = False
+
+    def __call__(self, posterior):
+        exposure = posterior.exposure
+        if self.binning > 1:
+            exposure = exposure.binned(self.binning)
+        prior = {'flux_min': self.flux_min, 'population': self.population}
+        inputs, _, _, grid = encoder_inputs(exposure, self.encoder, **prior)
+        log_density = posterior.facts.log_density
+        inputs.log_density = tile_tensor(log_density, self.encoder.device)
+        return set_coarse(infer(self.encoder, inputs, grid), self.coarse)
+
+    def to(self, device):
+        """The same on another device."""
+        return dataclasses.replace(self, encoder=on_device(self.encoder, device))
+
+
+@dataclasses.dataclass
+class TilesOfFeatures:
+    """Makes the posterior over tiles of its features, kept in half precision."""
+
+    encoder: Encoder
+    features: torch.Tensor
+    inputs: EncoderInputs
+    half: bool
+    coarse: bool
+    keeps_features = True
+
+    @classmethod
+    def of(cls, encoder, tiles):
+        """Those of a `~bliss_astro.posteriors.TilePosterior`."""
+        half = tiles.sequence is not None and tiles.sequence.half
+        features = tiles.features
+        features = features.half() if features.dtype == torch.float32 else features
+        return cls(encoder, features, tiles.inputs, half, tiles.coarse)
+
+    def __call__(self, posterior):
+        features = self.features
+        features = features.float() if features.dtype == torch.float16 else features
+        with torch.no_grad():
+            tiles = self.encoder.posterior(features, self.inputs, half=self.half)
+        return set_coarse(tiles, self.coarse)
+
+    def to(self, device):
+        """The same on another device."""
+        tensors = {n: getattr(self, n).to(device) for n in ('features', 'inputs')}
+        encoder = on_device(self.encoder, device)
+        return dataclasses.replace(self, encoder=encoder, **tensors)
+
+
+def set_coarse(tiles, coarse):
+    """A posterior over tiles of which nothing is refined, if so wanted."""
+    if coarse:
+        tiles.sequence, tiles.coarse = None, True
+    return tiles
