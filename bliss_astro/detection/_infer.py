@@ -10,22 +10,24 @@ import math
 import numpy as np
 import scipy
 import torch
+from astropy.nddata import block_reduce
+from torch.nn import functional as F
 
 from bliss_astro._threads import map_threads, n_workers
-from bliss_astro.encoders import EncoderInputs
+from bliss_astro.posteriors import TileGrid
 
 from ._inputs import tile_mean
 
 # Largest number of tiles of the blocks that a large image is worked through in, for
 # the memory, and smallest side where an image is cut for several threads: halos cost.
 _BLOCK, _BAND_MIN = 36_000, 64
-# Images in one pass of the network: few enough for the caches of a processor.
-_IMAGES = 8
+# Tiles of the images of one pass of the network: few enough for a processor's caches.
+_PASS = 16_000
 # Side in tiles of the cells in which the density of sources is estimated.
 _DENSITY_CELL = 32
-# Large images are sampled for that by windows of half this side in tiles,
-# so many at a time.
-_SAMPLE_PERIOD, _SAMPLE_BATCH = 48, 16
+# Images of at least so many tiles a side are sampled for that: the distance and the
+# side in tiles of the windows, and the least number of them along an axis.
+_SAMPLED_MIN, _SAMPLE_PERIOD, _SAMPLE_SIDE, _SAMPLES_MIN = 96, 40, 16, 3
 
 
 def _has_half(device):
@@ -73,7 +75,7 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32):
         out[images, :, r:stop_r, c:stop_c] = own
 
     n_threads = n_workers() or 1
-    step = min(_IMAGES, -(-n_images // n_threads))
+    step = min(max(1, _PASS // (n_rows * n_columns)), -(-n_images // n_threads))
     some = [slice(k, k + step) for k in range(0, n_images, step)]
     blocks = _blocks(grid.shape, -(-n_threads // len(some)))
     map_threads(fill, itertools.product(some, blocks))
@@ -121,57 +123,81 @@ def estimate_densities(encoder, inputs, grid):
 
     Each is by tile or 1 x 1.
     """
-    if min(grid.shape) >= 2 * _SAMPLE_PERIOD:
-        images = [inputs.select([k]) for k in range(len(inputs.image))]
-        counts = [_sample_counts(encoder, image, grid) for image in images]
+    if min(grid.shape) >= _SAMPLED_MIN:
+        counts, seen = _sample_counts(encoder, inputs, grid)
     else:
-        every = infer(encoder, inputs, grid).expected_counts().cpu().double().numpy()
-        counts = [(expected, np.ones(grid.shape)) for expected in every]
-    masks = inputs.mask.cpu().numpy()
+        counts = infer(encoder, inputs, grid).expected_counts()
+        counts, seen = counts.cpu().double().numpy(), np.ones(grid.shape)
+    good = (~inputs.mask).cpu().numpy()
     return [
-        _density_of_counts(*own, ~mask, grid)
-        for own, mask in zip(counts, masks, strict=True)
+        _density_of_counts(expected * seen, seen * tile_mean(own, grid), grid)
+        for expected, own in zip(counts, good, strict=True)
     ]
 
 
-def _density_of_counts(expected, seen, good, grid):
-    """Density of an image from the counts of those tiles that were seen."""
-    good = good.astype(float)
-    area = seen * tile_mean(good, grid) * grid.size**2
+def _density_of_counts(expected, seen, grid):
+    """Density of an image from the counts of tiles and the shares that were seen."""
+    area = seen * grid.size**2
     overall = (expected.sum() + 0.5) / max(area.sum(), 1.0)
     if min(grid.shape) < 2 * _DENSITY_CELL:
         return np.full((1, 1), overall)
     # The cells' own counts, drawn towards the mean by the weight of 3 sources.
-    smooth = {'sigma': _DENSITY_CELL / 2, 'mode': 'nearest'}
-    weight = 4 * math.pi * (_DENSITY_CELL / 2) ** 2
-    count = scipy.ndimage.gaussian_filter(expected, **smooth) * weight
-    seen = scipy.ndimage.gaussian_filter(area, **smooth) * weight
-    return (count + 3.0) / (seen + 3.0 / overall)
+    n = _DENSITY_CELL // 8 if min(grid.shape) >= _SAMPLED_MIN else 1
+    sigma = _DENSITY_CELL / 2 / n
+    count, area = (
+        scipy.ndimage.gaussian_filter(_block_sum(value, n), sigma, mode='nearest')
+        * (4 * math.pi * sigma**2)
+        for value in (expected, area)
+    )
+    density = torch.from_numpy((count + 3.0) / (area + 3.0 / overall))[None, None]
+    density = F.interpolate(density, scale_factor=n, mode='bilinear')[0, 0].numpy()
+    return density[: grid.shape[0], : grid.shape[1]]
+
+
+def _block_sum(value, n):
+    padded = np.pad(value, [(0, -side % n) for side in value.shape])
+    return block_reduce(padded, n, np.sum)
 
 
 def _sample_counts(encoder, inputs, grid):
     """
-    Expected counts in windows spread over a large image.
+    Expected counts in windows spread over large images, and which tiles they hold.
 
-    A quarter of the image determines the density as well as it needs to be known.
+    A seventh of an image determines the density as well as it needs to be known.
     Windows have no halo: stars just outside are what training images have too.
     """
-    expected, seen = np.zeros(grid.shape), np.zeros(grid.shape)
-    length = _SAMPLE_PERIOD // 2
+    side, size, tiles = _SAMPLE_SIDE, grid.size, []
     # Whole windows, evenly spread.
-    sides = []
     for n in grid.shape:
-        n_windows = n // _SAMPLE_PERIOD
-        middles = (np.arange(n_windows) + 0.5) * n / n_windows
-        starts = np.rint(middles - length / 2).astype(int).tolist()
-        sides.append([slice(start, start + length) for start in starts])
-    places = list(itertools.product(*sides))
-    for first in range(0, len(places), _SAMPLE_BATCH):
-        windows = places[first : first + _SAMPLE_BATCH]
-        parts = [_window(inputs, *window, grid.size) for window in windows]
-        joined = EncoderInputs.concatenate(parts, tile_size=grid.size)
-        with _fast(encoder.device):
-            counts = encoder(joined).expected_counts().cpu().double().numpy()
-        for window, own in zip(windows, counts, strict=True):
-            expected[window], seen[window] = own, 1
+        n_windows = max(n // _SAMPLE_PERIOD, _SAMPLES_MIN)
+        middles = (torch.arange(n_windows) + 0.5) * (n / n_windows)
+        starts = (middles - side / 2).round().long()
+        tiles.append(starts[:, None] + torch.arange(side))
+    windows = inputs.with_tensors(
+        lambda name: _cut_windows(getattr(inputs, name), *tiles, size)
+    )
+    found = infer(encoder, windows, TileGrid((side * size,) * 2, size))
+    counts = found.expected_counts().cpu().double()
+    rows, columns = tiles
+    counts = counts.unflatten(0, (-1, len(rows), len(columns))).transpose(2, 3)
+    expected = np.zeros((len(counts), *grid.shape))
+    seen = np.zeros(grid.shape)
+    where = np.ix_(rows.flatten(), columns.flatten())
+    seen[where] = 1
+    expected[:, where[0], where[1]] = counts.flatten(3, 4).flatten(1, 2)
     return expected, seen
+
+
+def _cut_windows(value, rows, columns, size):
+    """Batch of windows of images ``(B, ny, nx)`` or of maps by tile."""
+    is_image = value.dim() == 3
+    value = value[:, None] if is_image else value
+    for axis, index in ((2, rows), (4, columns)):
+        # Constants are maps of one tile.
+        index = index if value.shape[axis] > 1 else torch.zeros_like(index[:, :1])
+        if is_image:
+            index = (index[..., None] * size + torch.arange(size)).flatten(1)
+        value = value.index_select(axis, index.flatten().to(value.device))
+        value = value.unflatten(axis, index.shape)
+    value = value.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return value[:, 0] if is_image else value

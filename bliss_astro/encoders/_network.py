@@ -297,11 +297,10 @@ class Encoder(nn.Module):
         return F.silu(hidden)
 
     def _modulation(self, given, index, offset=0.0):
-        """A part of the last layer of the modulation and an offset, channels last."""
+        """A part of the last layer of the modulation, and an offset."""
         layer = self.modulation[-1]
         part = slice(index * self.config.width, (index + 1) * self.config.width)
-        weight, bias = layer.weight[part, :, 0, 0], layer.bias[part] + offset
-        return F.linear(given.movedim(1, -1), weight, bias).movedim(-1, 1)
+        return F.conv2d(given, layer.weight[part], layer.bias[part] + offset)
 
     def _first_layer(self, planes):
         # Its channels are the pixels of 2 x 2: the same as a step of two pixels.

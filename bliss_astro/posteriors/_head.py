@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bliss_astro._threads import map_threads
+
 from ._extended_fit import N_SHIFTS, N_SIZE_FEATURES, N_SIZES
 from ._factors import (
     SOURCE_WIDTH,
@@ -30,6 +32,8 @@ from ._shape_layers import (
 )
 from ._source_chain import STARS, STARS_AND_GALAXIES, add_layers, parameters_of
 
+# Tiles that are worked on in single precision at once.
+_PIECE = 16_384
 # Range of the logarithm of a component's scale.
 _LOG_SCALES = math.log(1e-4), 1.0
 
@@ -164,7 +168,28 @@ class StarHead(nn.Module):
 
     def context(self, features) -> torch.Tensor:
         """Share of the features in the hidden layer, ``(B, width, rows, columns)``."""
-        return _pointwise(self.from_context, features.float())
+        layer = self.from_context
+        if torch.is_grad_enabled():
+            return _pointwise(layer, features.float())
+        features = features.movedim(1, -1)
+        out = features.new_empty(
+            (*features.shape[:-1], layer.out_channels), dtype=torch.float32
+        )
+
+        def fill(pair):
+            own, some = pair
+            own.copy_(_pointwise(layer, some.float()))
+
+        parts = (value.flatten(0, 2).split(_PIECE) for value in (out, features))
+        map_threads(fill, zip(*parts, strict=True))
+        return out.movedim(-1, 1)
+
+    def expected_counts(self, context) -> torch.Tensor:
+        """Mean number of sources of tiles that are each of the first colour."""
+        context = context.movedim(1, -1)
+        hidden = map(self.hidden_alone, context.flatten(0, 2).split(_PIECE))
+        means = torch.cat([self.count_factor(part).mean for part in hidden])
+        return means.unflatten(0, context.shape[:-1])
 
     def hidden(self, context, code, known, colour: int) -> torch.Tensor:
         """Hidden layer of the tiles of one colour, ``(B, width, rows', columns')``."""

@@ -280,7 +280,7 @@ class TilePosterior:
         Marginals: by the chain rule those of a tile of the first colour, which hold
         for any tile, at none of the cost of a sweep.
         """
-        return self.head.count_factor(self.head.hidden_alone(self._context)).mean
+        return self.head.expected_counts(self._context)
 
     @torch.no_grad()
     def sample(self, *, generator=None) -> TileCatalog:
