@@ -106,7 +106,7 @@ class EffectivePSF(VaryingPSF):
         return to_shape(self._interpolate(self._thetas[0], xs, ys))
 
     def gaussians(self, xs, ys):
-        """Return fits to the images on a grid of places; see `VaryingPSF`."""
+        """Return fits to the images on a grid of places; see ``VaryingPSF``."""
         images = self._interpolate(self.images, xs, ys)
         radius = self.normalization_radius
         return GaussianPSF.fit(images, normalization_radius=radius).centred()

@@ -14,10 +14,7 @@ from bliss_astro.psf import GaussianPSF
 from bliss_astro.psf._mixture import (
     DEFAULT_NORMALIZATION_RADIUS,
     asymmetry_of_image,
-    broaden_shape,
-    fwhm_of_shape,
     lobe_kernel,
-    profile_of_shape,
 )
 from bliss_astro.rendering._batches import as_gaussians, render_stars, star_factors
 
@@ -163,6 +160,10 @@ class Fields:
         """Number d of exposures in a coadd."""
         return self.dither.shape[1]
 
+    def gaussians(self, radius=DEFAULT_NORMALIZATION_RADIUS):
+        """PSFs that are drawn, a `GaussianPSF`, of unit flux within a radius."""
+        return as_gaussians(self.psf, radius) if self.drawn is None else self.drawn
+
     @property
     def noise(self):
         """Sky and read noise ``(B, 1, 1)`` of one exposure."""
@@ -241,7 +242,8 @@ class Camera:
         """PSFs ``(B, 8)`` of images, with or without their elongation by dithers."""
         if fields.depth == 1:
             return fields.psf
-        wide = broaden_shape(fields.psf, self.noise(fields)[-1])
+        wide = GaussianPSF.from_shape(fields.psf)
+        wide = wide.broadened(self.noise(fields)[-1], approximate=True).shape
         if elongated:
             size = fields.dither.abs()
             along = (size * (1 - size)).mean(-2)
@@ -252,9 +254,8 @@ class Camera:
 
     def render(self, psf, x, y, flux):
         """Noiseless images ``(B, ny, nx)`` of stars."""
-        radius, tolerance = self.normalization_radius, self.tolerance
-        options = {'size': self.shape, 'radius': radius, 'tolerance': tolerance}
-        return render_stars(psf, x, y, flux, **options)
+        options = {'radius': self.normalization_radius, 'tolerance': self.tolerance}
+        return render_stars(psf, x, y, flux, size=self.shape, **options)
 
     def observe(self, draw, fields, sources, *, stars=None, extended=None):
         """
@@ -268,7 +269,7 @@ class Camera:
         if fields.depth == 1:
             data = 0 if extended is None else extended
             if stars is not None:
-                psf = fields.psf if fields.drawn is None else fields.drawn
+                psf = fields.gaussians(self.normalization_radius)
                 data = data + self.render(psf, *stars)
             data = add_noise(data, *fields.noise, generator=draw.generator)
         else:
@@ -319,9 +320,8 @@ class Camera:
             fields, torch.arange(len(x), device=draw.device).repeat_interleave(depth)
         )
         # Exposures carry one more pixel on each side.
-        psf = fields.psf if fields.drawn is None else fields.drawn
         along_y, along_x = star_factors(
-            as_gaussians(psf, self.normalization_radius),
+            fields.gaussians(self.normalization_radius),
             (x[:, None] + dither[..., :1] + 1).flatten(0, 1),
             (y[:, None] + dither[..., 1:] + 1).flatten(0, 1),
             flux.repeat_interleave(depth, 0),
@@ -365,7 +365,7 @@ def draw_lobes(draw, psf, largest):
     angle = _one_and_three(2 * math.pi * place[4], 2 * math.pi * place[5])
     angle[:, 2:] += 2 * math.pi / 3 * torch.tensor([1.0, -1.0], device=angle.device)
     width = _one_and_three(*along(_LOBE_WIDTH, place[6:8]))
-    fwhm = fwhm_of_shape(psf)[:, None]
+    fwhm = GaussianPSF.from_shape(psf).fwhm[:, None]
     return share, distance * fwhm, angle, width * fwhm
 
 
@@ -389,11 +389,12 @@ def state_asymmetry(draw, psf, lobes, unknown=1.0):
     else a part of them. A factor of at most 1 is on the rest and on the errors.
     """
     axis = torch.arange(-_HALF_SIZE, _HALF_SIZE + 1, device=psf.device, dtype=psf.dtype)
-    image = profile_of_shape(psf[:, None, None], axis[None, None], axis[None, :, None])
-    true = asymmetry_of_image(add_lobes(image, lobes), fwhm_of_shape(psf))
-    place = draw.unit(2, len(psf), 1)
+    psf = GaussianPSF.from_shape(psf)
+    image = psf[:, None, None](axis, axis[:, None])
+    true = asymmetry_of_image(add_lobes(image, lobes), psf.fwhm)
+    place = draw.unit(2, len(image), 1)
     lost = torch.where(place[0] < _STATED_SHARE, 0.0, 1 - place[1]) * true
-    noise = draw.normal(len(psf), 4)
-    unknown = torch.as_tensor(unknown, device=psf.device).reshape(-1, 1)
+    noise = draw.normal(len(image), 4)
+    unknown = torch.as_tensor(unknown, device=image.device).reshape(-1, 1)
     error = _STATED_ERROR * true.abs() + _MIN_STATED_ERROR
     return true + unknown * (noise * error - lost)

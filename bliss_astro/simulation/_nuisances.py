@@ -15,7 +15,6 @@ import math
 import torch
 
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
-from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.units import FWHM_PER_SIGMA
 
 from ._camera import Draws, between, state_asymmetry
@@ -133,7 +132,7 @@ class BadPixelPrior:
 def add_artifacts(draw, config, fields, sources, extended):
     """Add bright stars, large galaxies and trails to extended light and sources."""
     n, shape = len(fields), extended.shape[1:]
-    fwhm, noise = fwhm_of_shape(fields.psf), (fields.variance / fields.depth).sqrt()
+    fwhm, noise = fields.gaussians().fwhm, (fields.variance / fields.depth).sqrt()
     if config.bright_fraction > 0:
         star = draw_bright_stars(draw, n, config.bright_fraction, shape)
         extended = extended + glare(draw, *star, shape)
@@ -153,7 +152,7 @@ def mark_pixels(draw, config, fields, images):
     if config.ray_fraction > 0 and fields.depth == 1:
         shape = images.data.shape[1:]
         rays = cosmic_rays(draw, len(fields), config.ray_fraction, shape)
-        some = fwhm_of_shape(fields.psf) > _SHARPEST
+        some = fields.gaussians().fwhm > _SHARPEST
         images.data = images.data + rays * (some * images.bkg_error)[:, None, None]
     if config.saturated_fraction > 0:
         sky, share = images.background[:, None, None], config.saturated_fraction

@@ -310,7 +310,7 @@ class CoaddSimulator:
         fields.dither = draw_dithers(draw, n_images, depth, self.dither)
         if self._has_galaxies:
             extended = render_galaxies(
-                fields.psf if fields.drawn is None else fields.drawn,
+                fields.gaussians(self.camera.normalization_radius),
                 *Sources.galaxies([sources]),
                 size=shape,
                 dither=fields.dither if depth > 1 else None,

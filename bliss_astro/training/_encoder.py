@@ -15,7 +15,6 @@ from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
 from bliss_astro.posteriors._source_chain import further
 from bliss_astro.psf import GaussianPSF
-from bliss_astro.psf._mixture import broaden_shape, fwhm_of_shape
 from bliss_astro.simulation import SimulationStream
 from bliss_astro.simulation._camera import Draws
 from bliss_astro.simulation._sources import sample_expected, sample_fields
@@ -248,10 +247,10 @@ def domain_of_simulation(config):
     else:
         psf, variance, density = _scene_fields(config, generator)
         floor_snr = None if config.population == 'npe' else floor_snr
-    wide = psf
+    seen = [GaussianPSF.from_shape(psf)] * 2
     if most > 1:
-        wide = broaden_shape(psf, mean_interpolation(config.dither[1])[0])
-    seen = [GaussianPSF.from_shape(shape) for shape in (psf, wide)]
+        kernel, _ = mean_interpolation(config.dither[1])
+        seen[1] = seen[0].broadened(kernel, approximate=True)
     return Domain(
         psf_area=_ends(*(one.effective_area for one in seen)),
         density=tuple(density),
@@ -261,7 +260,7 @@ def domain_of_simulation(config):
         ),
         correlation=_LARGEST_CORRELATION if correlated else _WHITE,
         floor_snr=floor_snr,
-        fwhm=_ends(fwhm_of_shape(psf), fwhm_of_shape(wide)),
+        fwhm=_ends(*(one.fwhm for one in seen)),
         n_exposures=(least, most),
         flux_min=config.flux_min if stars else None,
         psf_features=_features(torch.cat([one.describe() for one in seen])),

@@ -22,7 +22,6 @@ from bliss_astro.exposures import measure_noise
 from bliss_astro.priors import StarPrior
 from bliss_astro.priors._counts import FLOOR_SNR
 from bliss_astro.psf import GaussianPSF
-from bliss_astro.psf._mixture import broaden_shape, fwhm_of_shape
 from bliss_astro.simulation import SimulationConfig
 from bliss_astro.units import FWHM_PER_SIGMA
 
@@ -97,13 +96,11 @@ class ImageFacts:
         return facts | {'psf_features': described.T[:, None], 'floor_snr': FLOOR_SNR}
 
 
-def _of_psf(shapes):
-    """The facts of PSF shapes, a tensor ``(k, 8)``."""
-    return {
-        'psf_shapes': shapes.numpy(),
-        'fwhm': _range(fwhm_of_shape(shapes).numpy()),
-        'psf_area': _range(GaussianPSF.from_shape(shapes).effective_area.numpy()),
-    }
+def _of_psf(psf):
+    """The facts of PSFs, a `GaussianPSF` of k shapes."""
+    facts = {'fwhm': psf.fwhm, 'psf_area': psf.effective_area}
+    ranges = {name: _range(value.numpy()) for name, value in facts.items()}
+    return {'psf_shapes': psf.shape.numpy()} | ranges
 
 
 def _range(values):
@@ -124,8 +121,9 @@ def dither_of(correlation):
 def usual_widths():
     """Root of the area over the FWHM of SDSS's PSFs: 1, 50 and 99 % quantiles."""
     generator = torch.Generator().manual_seed(0)
-    shape = SimulationConfig().sample_psf(4000, generator=generator)
-    ratio = GaussianPSF.from_shape(shape).effective_area.sqrt() / fwhm_of_shape(shape)
+    psf = SimulationConfig().sample_psf(4000, generator=generator)
+    psf = GaussianPSF.from_shape(psf)
+    ratio = psf.effective_area.sqrt() / psf.fwhm
     return tuple(ratio.quantile(torch.tensor([0.01, 0.5, 0.99])).tolist())
 
 
@@ -140,12 +138,13 @@ def stack_facts(parts):
     n = len(parts)
     kernel, kept = mean_interpolation(0.5)
     shapes = torch.from_numpy(np.concatenate([part.psf_shapes for part in parts]))
+    psf = GaussianPSF.from_shape(shapes)
     noise = np.linalg.norm([part.noise for part in parts], axis=0) / kept
     # The floor sinks with the noise, and fainter sources come in.
     factor = math.sqrt(n) ** StarPrior.slope
     return ImageFacts(
         name=f'coadd of {n} exposures',
-        **_of_psf(broaden_shape(shapes, kernel)),
+        **_of_psf(psf.broadened(kernel, approximate=True)),
         noise=tuple(noise.tolist()),
         one_exposure_variance=span(parts, 'one_exposure_variance'),
         effective_gain=sum(part.effective_gain for part in parts) / kept**2,
@@ -204,7 +203,7 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
     measured = _measured_noise(exposure)
     facts = ImageFacts(
         name=name,
-        **_of_psf(shapes),
+        **_of_psf(GaussianPSF.from_shape(shapes)),
         noise=range_of(noise),
         one_exposure_variance=range_of(
             noise**2 * _share_of_one(counts, correlation, grid)
