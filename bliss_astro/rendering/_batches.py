@@ -80,6 +80,7 @@ def render_stars(
     # Pieces of images, and of crowded images pieces of their stars, whose factors fit
     # into the processor's cache.
     psf, options = as_gaussians(shape, radius), {'size': size, 'tolerance': tolerance}
+    x, y, flux = _without_unused(x, y, flux)
     most = _CACHE_ELEMENTS * (_CUDA_FACTOR if x.is_cuda else 1)
     per_star = psf.height.shape[-1] * sum(size)
     piece = max(1, most // max(1, x.shape[1] * per_star))
@@ -92,6 +93,14 @@ def render_stars(
             image = image + fy.transpose(1, 2) @ fx
         images.append(image)
     return torch.cat(images)
+
+
+def _without_unused(x, y, flux):
+    """Places ``(B, S)`` with those in use first, as many as the fullest one has."""
+    used = (flux != 0) | flux.requires_grad
+    most = int(used.sum(1).max()) if used.numel() else 0
+    order = used.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return (value.gather(1, order) for value in (x, y, flux))
 
 
 def star_factors(psf, x, y, flux, *, size, tolerance):

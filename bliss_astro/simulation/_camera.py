@@ -375,10 +375,11 @@ def _one_and_three(one, three):
 
 def add_lobes(image, lobes):
     """Move light of noiseless images ``(B, ny, nx)`` into the lobes of their PSFs."""
-    ny, nx = image.shape[1:]
-    padded = torch.fft.rfft2(image, s=(2 * ny, 2 * nx))
-    moved = padded * lobe_kernel(*lobes, (ny, nx))
-    return torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
+    (ny, nx), some = image.shape[1:], (lobes[0] > 0).any(1)
+    padded = torch.fft.rfft2(image[some], s=(2 * ny, 2 * nx))
+    moved = padded * lobe_kernel(*(value[some] for value in lobes), (ny, nx))
+    moved = torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
+    return image.masked_scatter(some[:, None, None], moved)
 
 
 def state_asymmetry(draw, psf, lobes, unknown=1.0):

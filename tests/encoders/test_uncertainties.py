@@ -157,6 +157,7 @@ def test_lobes_keep_the_light_and_are_known():
     torch.testing.assert_close(
         moved.sum((1, 2)), torch.full((n,), 100.0), rtol=1e-3, atol=0
     )
+    assert torch.equal(moved[share == 0], image[share == 0])
     stated = state_asymmetry(Draws(seeded(4)), psf, lobes)
     assert stated[share == 0].abs().max() < 0.006
     # Along the lobe where there is one.

@@ -177,6 +177,25 @@ def test_gradients_flow_to_the_stars():
     assert_allclose(flux.grad.item(), image[0, 6, 7].item() / 100, rtol=1e-5)
 
 
+def test_unused_places():
+    """
+    They leave no light and cost nothing, but have gradients.
+    """
+    shape = torch.tensor([DEFAULT_SHAPE, DEFAULT_SHAPE])
+    x = torch.tensor([[3.0, 9.0, 5.0], [1.0, 2.0, 8.0]])
+    flux = torch.tensor([[0.0, 40.0, 0.0], [0.0, 20.0, 70.0]])
+    first, *_ = module._without_unused(x, x, flux)
+    assert first.tolist() == [[9.0, 3.0], [2.0, 8.0]]
+    images = render_stars(shape, x, x, flux, size=(13, 13))
+    own = x[:1, 1:2], x[:1, 1:2], flux[:1, 1:2]
+    alone = render_stars(shape[:1], *own, size=(13, 13))
+    assert_allclose(images[0], alone[0], atol=1e-6)
+    assert not render_stars(shape, x, x, 0 * flux, size=(13, 13)).any()
+    flux.requires_grad_()
+    render_stars(shape, x, x, flux, size=(13, 13)).sum().backward()
+    assert (flux.grad > 0.5).all()
+
+
 def test_the_class():
     renderer = TorchRenderer(dtype=torch.float64)
     psf = PSFModel(normalization_radius=10.0)
