@@ -16,10 +16,9 @@ Position and flux are then mixtures over the tiles of V.
 """
 
 import torch
-from torch.nn import functional as F
 
 from ._factors import flux_parts
-from ._grid import TileCatalog
+from ._grid import TileCatalog, colour_of
 
 # Half-width in pixels of the zone along a tile's edge in which the tile
 # beyond counts too, and the distance beyond which a neighbour's decided
@@ -56,13 +55,11 @@ def _touched(sweep, tiles, mode):
     return images, r, c, valid & ~stays
 
 
-def _neighbourhood(array, images, rows, columns):
-    # array (B, channels, rows, columns) -> (N, channels, 3, 3), zeros outside.
-    padded = F.pad(array, (1, 1, 1, 1))
-    step = torch.arange(3, device=array.device)
-    r = (rows[:, None] + step)[:, :, None]
-    c = (columns[:, None] + step)[:, None, :]
-    return padded[images[:, None, None], :, r, c].movedim(-1, 1)
+def _around(tiles):
+    """Rows and columns ``(N, 9)`` of tiles and those around them."""
+    step = torch.arange(-1, 2, device=tiles[1].device)
+    down, along = step.repeat_interleave(3), step.repeat(3)
+    return tiles[1][:, None] + down, tiles[2][:, None] + along
 
 
 def _hidden_if(sweep, touched, slot, holder=None, code=None):
@@ -71,21 +68,22 @@ def _hidden_if(sweep, touched, slot, holder=None, code=None):
 
     If given, the tile of V of index ``holder`` holds the sources of ``code`` instead.
     """
-    _, r, c, valid = touched
+    images, r, c, valid = touched
     tiles = _tile_of(touched, slot)
-    near = _neighbourhood(sweep.code, *tiles)
-    colour = sweep.grid.colour(device=near.device)[None, None] + 1
-    around = _neighbourhood(colour, torch.zeros_like(slot), *tiles[1:])
-    known = (around > 0) & (around < around[:, :, 1:2, 1:2])
-    for s in range(4):
-        dr, dc = r[:, s] - tiles[1] + 1, c[:, s] - tiles[2] + 1
-        inside = valid[:, s] & (dr >= 0) & (dr < 3) & (dc >= 0) & (dc < 3)
-        at = inside.nonzero()[:, 0]
-        value = 0.0
-        if holder is not None:
-            value = torch.where((holder == s)[:, None], code, 0.0)[at]
-        near[at, :, dr[at], dc[at]] = value
-    return sweep.posterior.hidden_at(tiles, near, known.to(near))
+    rows, columns = _around(tiles)
+    n_rows, n_columns = sweep.grid.shape
+    inside = (rows >= 0) & (rows < n_rows) & (columns >= 0) & (columns < n_columns)
+    known = inside & (colour_of(rows, columns) < colour_of(*tiles[1:])[:, None])
+    # Which of the tiles around is which of V, (N, 9, 4).
+    same = (rows[..., None] == r[:, None]) & (columns[..., None] == c[:, None])
+    same &= valid[:, None]
+    decided = inside & ~same.any(-1)
+    at = images[:, None], rows.clamp(0, n_rows - 1), columns.clamp(0, n_columns - 1)
+    near = sweep.code[at] * decided[..., None]
+    if holder is not None:
+        held = same.gather(2, holder[:, None, None].expand(-1, 9, 1))
+        near = near + held * code[:, None]
+    return sweep.posterior.hidden_at(tiles, near, known)
 
 
 def _tile_of(touched, slot):
@@ -116,18 +114,18 @@ def _codes(sweep, chain, index):
         getattr(part, name)[:, 0, 0, 0] = value
     code = head.encode_sources(part)[:, :, 0, 0]
     # What the sweep decided may be two sources.
-    decided = sweep.code[tiles[0], :, *tiles[1:]]
-    return torch.where(sweep.catalog.count[tiles][:, None] > 0, decided, code)
+    decided = sweep.catalog.count[tiles][:, None] > 0
+    return torch.where(decided, sweep.code[tiles], code)
 
 
-def _share_same(sweep, touched, slot, own, other, presence):
-    """Share of a neighbour's source that is the candidate's own."""
-    first = torch.zeros_like(slot)
+def _share_same(sweep, touched, use, slot, codes, presence):
+    """Share of a neighbour's source, of candidate ``use``, that is that one's own."""
+    here = _presence_if(sweep, touched, torch.zeros_like(touched[0]))[use]
+    touched, first = [part[use] for part in touched], torch.zeros_like(slot)
     # In single precision a presence may be nil, which nothing can share.
-    later = _presence_if(sweep, touched, slot, first, own)
+    later = _presence_if(sweep, touched, slot, first, codes[0][use])
     later = (later + _NIL) / (presence + _NIL)
-    here = _presence_if(sweep, touched, first)
-    earlier = _presence_if(sweep, touched, first, slot, other)
+    earlier = _presence_if(sweep, touched, first, slot, codes[1])
     earlier = (earlier + _NIL) / (here + _NIL)
     # The one that is drawn first does not depend on the other: its ratio is 1.
     return 1 - torch.minimum(later, earlier).clamp(max=1)
@@ -181,18 +179,16 @@ def join_neighbours(sweep, chain, near, probability, *, faintest):
     presence = sweep.head.count_factor(hidden).presence
     likely = (slot == 0) | (presence > faintest)
     use, slot, hidden, presence = (v[likely] for v in (use, slot, hidden, presence))
-    some = [part[use] for part in touched]
-    own = _tile_of(some, slot)
+    own = _tile_of([part[use] for part in touched], slot)
     given = own, hidden, torch.ones_like(use), sweep.catalog
     chain = chain.followed_by(sweep.posterior.source_chain(0, *given))
     # Of tiles beyond only what is another source than that of the own tile.
     k = slot.nonzero()[:, 0]
     codes = _codes(sweep, chain, torch.cat([near, n + k])).split([len(near), len(k)])
-    codes = codes[0][use[k]], codes[1]
-    share = _share_same(sweep, [part[k] for part in some], slot[k], *codes, presence[k])
+    share = _share_same(sweep, touched, use[k], slot[k], codes, presence[k])
     presence[k] *= share
     chances[use, slot] = presence
-    weight = _chain(chances, sweep.grid.colour(device=images.device)[r, c])
+    weight = _chain(chances, colour_of(r, c))
     probability[near] = torch.maximum(weight.sum(1), probability[near])
     rows = near[:, None].repeat(1, 4)
     rows[use, slot] = n + torch.arange(len(use), device=use.device)

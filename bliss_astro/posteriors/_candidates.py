@@ -42,8 +42,8 @@ class _Sweep:
     def __init__(self, posterior, n_draws):
         self.posterior, self.grid, self.head = posterior, posterior.grid, posterior.head
         self.catalog, self.hidden = posterior.decided()
-        # (B, C K, rows, columns), and P(n > k): (B, rows, columns, K).
-        self.code = self.head.encode_sources(self.catalog)
+        # (B, rows, columns, C K), and P(n > k): (B, rows, columns, K).
+        self.code = self.head.encode_sources(self.catalog).movedim(1, -1).contiguous()
         self.at_least = self.head.count_factor(self.hidden).at_least
         self.quasi = quasi_random(max(n_draws, _N_FLUX), 3, posterior.device)
 

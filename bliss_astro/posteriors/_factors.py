@@ -15,6 +15,8 @@ SOURCE_WIDTH = 96
 # Beyond any flux that a prior draws: 10 e-foldings above the floor.
 LOG_FLUX_CEILING = 12.0
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+# From an e-folding to 1e-6 of it.
+_N_BISECTIONS = 20
 
 
 def _ndtr(z: torch.Tensor) -> torch.Tensor:
@@ -316,12 +318,8 @@ class LogFluxFactor:
 
     def cdf(self, value: torch.Tensor) -> torch.Tensor:
         """Distribution function at log-fluxes, tensor ``(...,)``."""
-        return self._cdf()(value)
-
-    def _cdf(self):
-        weight = self.log_weights.exp()
         parts = _truncated_cdf(self.mean, self.scale, self.low, self.high)
-        return lambda value: (weight * parts(value[..., None])).sum(-1)
+        return (self.log_weights.exp() * parts(value[..., None])).sum(-1)
 
     def quantile(self, q) -> torch.Tensor:
         """
@@ -332,10 +330,25 @@ class LogFluxFactor:
         q : float or tensor ``(...,)``
             Probability; further dimensions come first.
         """
-        low, high, cdf = self.low[..., 0], self.high[..., 0], self._cdf()
-        for _ in range(26):  # to single precision
+        q = torch.as_tensor(q).to(self.mean)
+        scale, lower, upper = _ends(self.mean, self.scale, self.low, self.high)
+        mass, weight = upper - lower, self.log_weights.exp()
+        # A component beyond the range has no mass to divide by.
+        share = torch.where(mass == 0, 0.0, weight / mass)
+        q_left = q - torch.where(mass == 0, 0.5 * weight, 0.0).sum(-1)
+        # They lie between those of the components, which are rounded.
+        ends = self.low, self.high
+        parts = _truncated_quantile(q[..., None], self.mean, self.scale, *ends)
+        margin = 1e-3 * (self.high - self.low)
+        low = (parts - margin).clamp(min=self.low).amin(-1)
+        high = (parts + margin).clamp(max=self.high).amax(-1)
+        # As `_ndtr`, twice its values.
+        unit = -math.sqrt(0.5) / scale
+        origin, lower, share = -self.mean * unit, 2 * lower, 0.5 * share
+        for _ in range(_N_BISECTIONS):
             middle = 0.5 * (low + high)
-            above = cdf(middle) > q
+            z = torch.addcmul(origin, middle[..., None], unit)
+            above = (share * (torch.erfc(z) - lower)).sum(-1) > q_left
             high = torch.where(above, middle, high)
             low = torch.where(above, low, middle)
         return 0.5 * (low + high)

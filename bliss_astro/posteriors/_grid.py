@@ -65,6 +65,12 @@ def joined(parts):
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def colour_of(rows, columns):
+    """Index of the colour of tiles in the sweep."""
+    i, j = rows % 2, columns % 2
+    return sum(k * ((i == a) & (j == b)) for k, (a, b) in enumerate(COLOURS))
+
+
 @dataclasses.dataclass(frozen=True)
 class TileGrid:
     """
@@ -99,11 +105,8 @@ class TileGrid:
 
     def colour(self, *, device='cpu') -> torch.Tensor:
         """Index of each tile's colour in the sweep, ``(rows, columns)``."""
-        rows, columns = self.shape
-        out = torch.empty(rows, columns, dtype=torch.long, device=device)
-        for index, (i, j) in enumerate(COLOURS):
-            out[i::2, j::2] = index
-        return out
+        rows, columns = (torch.arange(n, device=device) for n in self.shape)
+        return colour_of(rows[:, None], columns)
 
     def to_pixels(self, x, y, rows, columns):
         """Pixel coordinates of positions given in units of their tiles."""

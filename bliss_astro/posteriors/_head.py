@@ -209,10 +209,16 @@ class StarHead(nn.Module):
         return hidden + F.silu(_pointwise(self.mix, hidden))
 
     def hidden_at(self, context, code, known):
-        """Hidden layer of chosen tiles, ``(N, width)``."""
-        given = torch.cat([known, code * known], 1)
-        near = F.conv2d(given, self.from_neighbours.weight)[..., 0, 0]
-        return self.hidden_alone(context + near)
+        """
+        Hidden layer of chosen tiles, ``(N, width)``.
+
+        Codes ``(N, 9, C K)`` of the tiles around, row by row, and whether they are
+        known ``(N, 9)``.
+        """
+        known = known[..., None].to(code)
+        given = torch.cat([known, code * known], -1).flatten(1)
+        weight = self.from_neighbours.weight.movedim(1, -1).flatten(1)
+        return self.hidden_alone(context + F.linear(given, weight))
 
     def count_factor(self, hidden: torch.Tensor) -> CountFactor:
         """Distribution of the count from ``(B, width, ...)`` or ``(N, width)``."""

@@ -11,6 +11,8 @@ import dataclasses
 
 import torch
 
+from bliss_astro._threads import split_pixels
+
 from ._factors import LogFluxFactor, flux_parts
 from ._grid import Rows
 
@@ -173,7 +175,13 @@ class SourceMarginals(Rows):
         log_flux : tensor ``(N,)`` or ``(Q, N)``
             Logarithm of flux over the flux floor.
         """
-        return self.flux_factor().quantile(q)
+        q = torch.as_tensor(q).to(self.flux)
+        q = q.expand(*q.shape[:-1], len(self))
+        n_numbers = self.flux.shape[1:].numel() * q.shape[:-1].numel()
+        pieces = split_pixels(len(self), n_numbers, q.device)
+        factors = (self.select(index).flux_factor() for index in pieces)
+        found = [f.quantile(q[..., k]) for f, k in zip(factors, pieces, strict=True)]
+        return torch.cat(found, -1)
 
     def place(self) -> tuple[torch.Tensor, torch.Tensor]:
         """

@@ -201,7 +201,7 @@ class TilePosterior:
         tiles : tuple of tensor ``(N,)``
             Image, row and column of each tile.
 
-        code, known : tensor ``(N, C K, 3, 3)``, ``(N, 1, 3, 3)``
+        code, known : tensor ``(N, 9, C K)``, ``(N, 9)``
             As for ``StarHead.hidden_at``.
         """
         images, rows, columns = tiles

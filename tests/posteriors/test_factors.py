@@ -325,6 +325,23 @@ def test_quantiles_invert_the_distribution_function(factor, q):
     assert below - 1e-4 <= q <= above + 1e-4
 
 
+def test_quantiles_of_peaks_far_apart():
+    """
+    Narrow ones, of little weight, and one of which the range has nothing.
+    """
+    factor = log_flux(
+        [0.0, -3.0, -8.0, -1.0],
+        [2.0, 9.0, 0.1, 70.0],
+        [0.002, 0.4, 2.0, 0.1],
+        0.0,
+        11.0,
+    )
+    q = torch.tensor([1e-4, 0.16, 0.5, 0.84, 0.93, 0.955, 0.98, 0.9999])
+    value = factor.quantile(q)
+    assert (value.diff() > 0).all()
+    assert_allclose(factor.cdf(value.double()), q, atol=3e-4)
+
+
 def test_quantiles_of_one_component():
     from scipy.stats import truncnorm
 

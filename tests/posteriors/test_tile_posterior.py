@@ -23,16 +23,16 @@ def neighbourhood(posterior, catalog, image, row, column):
     code = posterior.head.encode_sources(catalog)
     colour = posterior.grid.colour()
     rows, columns = posterior.grid.shape
-    near = torch.zeros(1, code.shape[1], 3, 3)
-    known = torch.zeros(1, 1, 3, 3)
+    near = torch.zeros(1, 9, code.shape[1])
+    known = torch.zeros(1, 9)
     for dr in (-1, 0, 1):
         for dc in (-1, 0, 1):
             r, c = row + dr, column + dc
             if not (0 <= r < rows and 0 <= c < columns):
                 continue
             if colour[r, c] < colour[row, column]:
-                near[0, :, dr + 1, dc + 1] = code[image, :, r, c]
-                known[0, 0, dr + 1, dc + 1] = 1
+                k = 3 * dr + dc + 4
+                near[0, k], known[0, k] = code[image, :, r, c], 1
     return near, known
 
 
