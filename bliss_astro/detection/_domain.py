@@ -37,9 +37,9 @@ PIXEL_LIMITS = {
 # Side in pixels of the cells of those statistics, and the smallest number of good
 # pixels in one.
 _CELL, _CELL_PIXELS = 256, 500
-# Quantile in per cent and its distance from the median of a normal distribution in
+# Quantile and its distance from the median of a normal distribution in
 # sigma (sources spare the darker half), and the depth of a hole in sigma.
-_LOW, _LOW_SIGMA, _HOLE = 2.275, 2.0, -7.0
+_LOW, _LOW_SIGMA, _HOLE = 0.02275, 2.0, -7.0
 # Median in units of the noise above which sources widen the distribution too.
 _EMPTY_LEVEL = 0.4
 
@@ -233,11 +233,14 @@ def pixel_statistics(image, good, *, shape):
             step = 2 if cell.size > 20000 else 1
             values = cell[::step, ::step][good[rows, columns][::step, ::step]]
             if len(values) >= _CELL_PIXELS:
-                low, middle = np.percentile(values, (_LOW, 50))
+                values = np.sort(values)
+                places = np.array([_LOW, 0.5]) * (len(values) - 1)
+                low, middle = np.interp(places, np.arange(len(values)), values)
                 scatter = (middle - low) / _LOW_SIGMA
                 if middle > _EMPTY_LEVEL:
                     scatter = min(scatter, 1.0)
-                maps[:, i, j] = scatter, middle, np.mean(values < _HOLE)
+                holes = np.searchsorted(values, _HOLE) / len(values)
+                maps[:, i, j] = scatter, middle, holes
     row, column = (
         np.minimum(np.arange(n) * n_cells // n, n_cells - 1)
         for n, n_cells in zip(shape, maps.shape[1:], strict=True)

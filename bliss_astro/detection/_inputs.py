@@ -64,9 +64,9 @@ _MAX_LOSS = 2.0
 
 def tile_mean(value, grid):
     """Means over tiles of a map, or the scalar itself as 1 x 1."""
-    value = np.atleast_2d(np.asarray(value, float))
+    value = np.atleast_2d(value)
     if value.size == 1:
-        return value
+        return value.astype(float)
     sides = zip(grid.shape, value.shape, strict=True)
     beyond = [(0, n * grid.size - side) for n, side in sides]
     if np.any(beyond):
@@ -76,10 +76,12 @@ def tile_mean(value, grid):
 
 def block_mean(value, n):
     """Means over n x n pixels of a map, or the scalar itself."""
-    value = np.array(value, float, order='C')
+    value = np.array(value, order='C')
+    value = value if value.dtype == np.float32 else value.astype(float)
     if value.ndim == 0:
         return value
-    return torch.nn.functional.avg_pool2d(torch.from_numpy(value)[None], n)[0].numpy()
+    means = torch.nn.functional.avg_pool2d(torch.from_numpy(value)[None], n)[0]
+    return means.double().numpy()
 
 
 def tile_tensor(value, device):
@@ -292,22 +294,28 @@ def _bright_part(image):
 def _convolved(bright, kernel):
     """Light of the bright pixels of a cell under a kernel: row, column, square."""
     reach, choices = len(kernel) // 2, []
+    rows, columns = np.nonzero(bright != 0)
     for side in _TILES:
-        ny, nx = bright.shape
-        padded = np.pad(bright, ((0, -ny % side), (0, -nx % side)))
-        tiles = padded.reshape(-(-ny // side), side, -1, side).swapaxes(1, 2)
-        places = np.argwhere(tiles.any((2, 3)))
-        choices.append((len(places) * (side + 2 * reach) ** 2, side, tiles, places))
-    _, side, tiles, places = min(choices, key=lambda choice: choice[0])
+        n_columns = -(-bright.shape[1] // side)
+        tile = rows // side * n_columns + columns // side
+        used = np.bincount(tile) > 0
+        cost = np.count_nonzero(used) * (side + 2 * reach) ** 2
+        choices.append((cost, side, n_columns, tile, used))
+    _, side, n_columns, tile, used = min(choices, key=lambda choice: choice[0])
+    places = np.flatnonzero(used)
+    tiles = np.zeros((len(places), side, side), dtype=bright.dtype)
+    tiles[(np.cumsum(used) - 1)[tile], rows % side, columns % side] = bright[
+        rows, columns
+    ]
     length = scipy.fft.next_fast_len(side + 2 * reach, real=True)
     shape = (length, length)
     power = torch.fft.rfft2(torch.from_numpy(kernel.astype(bright.dtype)), shape)
     for first in range(0, len(places), _BATCH):
-        some = places[first : first + _BATCH]
-        light = torch.fft.rfft2(torch.from_numpy(tiles[*some.T]), shape)
-        light = torch.fft.irfft2(light * power, shape).numpy()
+        light = torch.from_numpy(tiles[first : first + _BATCH])
+        light = torch.fft.irfft2(torch.fft.rfft2(light, shape) * power, shape).numpy()
         light = light[:, : side + 2 * reach, : side + 2 * reach]
-        yield from zip(*(side * some.T - reach), light, strict=True)
+        some = np.array(divmod(places[first : first + _BATCH], n_columns))
+        yield from zip(*(side * some - reach), light, strict=True)
 
 
 def _cells(n, varies):
