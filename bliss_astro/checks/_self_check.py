@@ -51,6 +51,9 @@ _HALOS = ((3.0, 0.03), (10.0, 0.001))
 # Peaks within so many FWHM of the brightest belong together, and the share of them
 # from which on they are called one cluster.
 _CLUSTER, _CLUSTER_SHARE = 12.0, 0.6
+# Noise, in units of that of the sky, by which the reach of sources is chosen: many add
+# up in a crowd.
+_WINGS = 0.3
 # Radii of a saturated core around it that are left out.
 _CORES = 4.0
 # Side in pixels of blocks, their smallest number of good pixels, and the residual
@@ -133,6 +136,7 @@ def _subtract(exposure, catalog, fwhm):
     # The far wings beyond a stamp's other side are 0.01 of the noise.
     rough = {'accuracy': RenderingAccuracy(period=1.0), 'tolerance': 1e-5}
     renderer = ModelRenderer(exposure, **rough)
+    renderer.noise = _WINGS
     model = np.asarray(renderer(sources), dtype=np.float32)
     # With the photons of sources that the catalogue lacks.
     smoothing = {'unit': unit, 'smoothing': fwhm / FWHM_PER_SIGMA}

@@ -40,6 +40,12 @@ def as_gaussians(psf, radius=DEFAULT_NORMALIZATION_RADIUS, step=0.7):
     return psf if psf.shape is None else psf.with_shape(psf.shape, step=step)
 
 
+def expand_for_stars(psf, tolerance):
+    """PSFs without a closed form, good to a tolerance of their peaks."""
+    psf = as_gaussians(psf, step=0.7 if tolerance < 1e-5 else 1.0)
+    return psf._with(psf.components)
+
+
 def render_stars(
     shape, x, y, flux, *, size, radius=DEFAULT_NORMALIZATION_RADIUS, tolerance=1e-6
 ):
@@ -110,9 +116,8 @@ def star_factors(psf, x, y, flux, *, size, tolerance):
     ``along_y.transpose(1, 2) @ along_x`` are the images of `render_stars`. What is
     linear and acts along one axis, such as an interpolation, may be applied to these.
     """
-    step = 0.7 if tolerance < 1e-5 else 1.0
     # All (B, K), or (B, 1) for what all Gaussians have in common.
-    height, variance, *centre, e1, e2 = as_gaussians(psf, step=step).components
+    height, variance, *centre, e1, e2 = expand_for_stars(psf, tolerance).components
     inclination = e2 / torch.sqrt((1 - e1) * (1 + e1))
     order = _series_order(float(inclination.abs().max()), tolerance)
     norm = torch.rsqrt(1 - e1**2 - e2**2)

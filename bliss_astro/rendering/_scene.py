@@ -12,7 +12,7 @@ import torch
 from bliss_astro.psf import GaussianPSF
 from bliss_astro.units import typical
 
-from ._batches import add_galaxies, render_galaxies, render_stars
+from ._batches import add_galaxies, expand_for_stars, render_galaxies, render_stars
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
 # Side in pixels of the cells that share a PSF, of one that varies and of one
@@ -210,6 +210,7 @@ class ModelRenderer:
         self.side, self.psf = grid
         rows, columns = self.psf.height.shape[:2]
         distance = torch.tensor(_RADII, dtype=torch.float32)
+        self._expanded = expand_for_stars(self.psf, tolerance)
         height = self.psf[rows // 2, columns // 2](distance, torch.zeros_like(distance))
         self._heights = height.double().numpy()
 
@@ -337,7 +338,7 @@ class ModelRenderer:
             torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[None]
             for v in (sources.x - x0, sources.y - y0, sources.flux)
         )
-        psf, options = self.psf[cell][None], {'size': (y1 - y0, x1 - x0)}
+        psf, options = self._expanded[cell][None], {'size': (y1 - y0, x1 - x0)}
         drawn = render_stars(psf, x, y, flux, tolerance=self.tolerance, **options)
         y, x = (part.start for part in window)
         image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]
