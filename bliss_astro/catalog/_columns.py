@@ -22,7 +22,7 @@ from astropy.table.pprint import TableFormatter
 from astropy.wcs import WCS
 
 from bliss_astro.flags import decode_flags
-from bliss_astro.posteriors._source_chain import PARAMETERS
+from bliss_astro.posteriors._source_chain import ELLIPTICITY, PARAMETERS, SHAPE
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
 
@@ -127,9 +127,8 @@ class _Columns(Mapping):
 COLUMNS = _Columns()
 """Definition of each column, by name and in the order of the table."""
 
-SHAPE_COLUMNS = (
-    *('disk_fraction', 'disk_axis_ratio', 'bulge_axis_ratio', 'disk_radius'),
-    *('bulge_radius', 'angle', 'e1', 'e2'),
+SHAPE_COLUMNS = tuple(
+    name for name in COLUMNS if name in SHAPE.columns + ELLIPTICITY.columns
 )
 """Shape parameters of galaxies, for encoders that infer them; each has an error."""
 

@@ -85,8 +85,8 @@ class EncoderConfig:
         (ii) and (i) of Patel et al. 2025).
 
     parameters : tuple of str
-        Names of further parameters of a source that are inferred, of those that were
-        added to ``bliss_astro.posteriors._source_chain.PARAMETERS``.
+        Names of further parameters of a source that are inferred, entries of
+        ``bliss_astro.posteriors.PARAMETERS``.
 
     Raises
     ------

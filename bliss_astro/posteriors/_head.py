@@ -120,7 +120,7 @@ class StarHead(nn.Module):
     ):
         super().__init__()
         self.n_most, self.n_components = n_most, n_components
-        self.entries = parameters_of(STARS, further=parameters)
+        self.entries = parameters_of(STARS, names=parameters)
         n_code = self.codes_per_source * n_most
         self.from_context = nn.Conv2d(n_features, width, 1)
         self.from_neighbours = nn.Conv2d(1 + n_code, width, 3, bias=False)
@@ -332,7 +332,7 @@ class CatalogHead(StarHead):
             STARS_AND_GALAXIES,
             shapes=shapes,
             latent_dim=latent_dim,
-            further=parameters,
+            names=parameters,
         )
         self.shapes = shapes
         self.n_shape = latent_dim or N_SHAPE

@@ -99,6 +99,11 @@ class SourceParameter:
     auxiliary : bool, optional
         Whether the parameter is a function of others, learnt for itself: no factor of
         the density, and in no draws of catalogues.
+
+    Notes
+    -----
+    An encoder whose `~bliss_astro.encoders.EncoderConfig` names an entry of
+    ``PARAMETERS`` infers it, see :ref:`source_parameter`.
     """
 
     name: str
@@ -125,7 +130,7 @@ class SourceParameter:
 
 
 PARAMETERS = {}
-"""Further parameters that an encoder may have (``EncoderConfig.parameters``)."""
+"""Further parameters of a source by name, see `SourceParameter`."""
 
 POSITION = SourceParameter('position', dim=2)
 STAR_FLUX = SourceParameter('flux', of='star', dim=0)
@@ -158,7 +163,7 @@ STARS_AND_GALAXIES = (*STARS, TYPE, GALAXY_FLUX)
 IN_SEQUENCE = (TYPE, GALAXY_FLUX, STAR_FLUX)
 
 
-def parameters_of(first, *, shapes=False, latent_dim=0, further=()):
+def parameters_of(first, *, shapes=False, latent_dim=0, names=()):
     """
     Entries of a chain in their order.
 
@@ -170,7 +175,7 @@ def parameters_of(first, *, shapes=False, latent_dim=0, further=()):
     shapes, latent_dim
         As in `~bliss_astro.encoders.EncoderConfig`.
 
-    further : tuple of str
+    names : tuple of str
         Names of further parameters.
 
     Raises
@@ -182,7 +187,7 @@ def parameters_of(first, *, shapes=False, latent_dim=0, further=()):
     if shapes:
         latent = SourceParameter('shape', of='galaxy', dim=latent_dim)
         chain += [ELLIPTICITY, latent if latent_dim else SHAPE]
-    for name in further:
+    for name in names:
         known = ', '.join(PARAMETERS) or 'none'
         require(name in PARAMETERS, 'parameters', f'be known ones ({known})', name)
         chain.append(PARAMETERS[name])

@@ -129,7 +129,7 @@ class SourceEncoders(nn.Module):
             () if shapes_only else IN_SEQUENCE,
             shapes=True,
             latent_dim=latent_dim,
-            further=parameters,
+            names=parameters,
         )
         self.n_components, self.shapes_only = n_components, shapes_only
         self.width = width

@@ -5,11 +5,7 @@ A further parameter of galaxies: the index of their Sersic profile.
 
 import torch
 
-from bliss_astro.posteriors._source_chain import (
-    PARAMETERS,
-    SourceColumn,
-    SourceParameter,
-)
+from bliss_astro.posteriors import PARAMETERS, SourceColumn, SourceParameter
 
 
 def draw_indices(sources, generator):

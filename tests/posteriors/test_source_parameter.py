@@ -20,11 +20,21 @@ from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.catalog._columns import COLUMNS
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.posteriors import TileCatalog
-from bliss_astro.posteriors._source_chain import (
+from bliss_astro.posteriors import (
     PARAMETERS,
+    LogFluxFactor,
     SourceColumn,
     SourceParameter,
+    TileCatalog,
+)
+from bliss_astro.posteriors._marginals import quasi_random
+from bliss_astro.posteriors._shape_layers import MixtureFactor
+from bliss_astro.posteriors._source_chain import (
+    STARS_AND_GALAXIES,
+    SourceChain,
+    add_layers,
+    n_uniform,
+    parameters_of,
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import TrainingConfig, train_encoder
@@ -215,6 +225,7 @@ def test_files_of_tables(found, tmp_path, ending):
 def test_files_of_encoders(path, encoder, sersic, monkeypatch, images):
     card = json.loads(path.with_suffix('.json').read_text())
     assert card['encoder']['parameters'] == ['sersic_index']
+    assert encoder.config.parameters == ('sersic_index',)
     # An encoder of a parameter that is not known cannot be read.
     monkeypatch.delitem(PARAMETERS, 'sersic_index')
     with pytest.raises(ValueError, match=r'parameters must be known ones \(none\)'):
@@ -254,6 +265,52 @@ def test_all_sources_with_a_unit(colours, tiny, images):
     low, high = found.posterior.interval(found, 'r_i', level=0.6826894921)
     assert_allclose(0.5 * (high - low), found['r_i_err'], rtol=1e-6)
     assert found.posterior.sample(1, rng=1)[0]['g_r'].unit == u.mag
+
+
+class _Flux(torch.nn.Module):
+    """The flux on which a parameter depends, with hardly any error."""
+
+    def __init__(self, n_features, n_context, dim):
+        super().__init__()
+        self.sizes = n_features, n_context, dim
+
+    def forward(self, features, context):
+        mean = context[0][..., None, :]
+        return MixtureFactor(mean[..., 0], mean, torch.full_like(mean, 1e5)[..., None])
+
+
+def test_marginals_of_types(monkeypatch):
+    """
+    Draws are given the fluxes of those sources that have the parameter.
+    """
+    kinds = ('galaxy', 'star', 'all')
+    for of in kinds:
+        entry = SourceParameter(f'of_{of}', of=of, context=('flux',), layers=_Flux)
+        monkeypatch.setitem(PARAMETERS, entry.name, entry)
+    entries = parameters_of(STARS_AND_GALAXIES, names=[f'of_{of}' for of in kinds])
+    add_layers(layers := {}, entries, 7)
+    assert layers['of_star'].sizes == (7, 1, 1)
+    one, zero = torch.ones(3), torch.zeros(3, 1)
+    star, galaxy = (
+        LogFluxFactor(zero, zero + mean, zero + 0.01, 0 * one, 12 * one)
+        for mean in (2.0, 6.0)
+    )
+    log_types = torch.tensor([0.25, 0.75]).log().expand(3, 2)
+    flux = LogFluxFactor.of_types(star, galaxy, log_types).packed()
+    chain = SourceChain(entries, layers, {'features': torch.zeros(3, 7)})
+    q = quasi_random(64, n_uniform(entries), 'cpu')
+    draws = chain.quantile_draw(flux, q)
+    assert draws['of_all'].shape == (3, 64, 1)
+    for name, expected in (('of_star', 2.0), ('of_galaxy', 6.0), ('of_all', 5.0)):
+        mean = draws[name].mean((1, 2))
+        torch.testing.assert_close(mean, expected * one, atol=0.1, rtol=0)
+    values = {'position': torch.zeros(3, 2), 'type': torch.tensor([0.0, 1.0, 1.0])}
+    values |= {'flux': 4 * one} | {f'of_{of}': 4 * one[:, None] for of in kinds}
+    chain.entries = entries[-3:]
+    terms = chain.log_prob(values)
+    assert (terms['of_star'] == 0).tolist() == [False, True, True]
+    assert (terms['of_galaxy'] == 0).tolist() == [True, False, False]
+    assert (terms['of_all'] != 0).all()
 
 
 def test_parameters_that_cannot_be(sersic):
