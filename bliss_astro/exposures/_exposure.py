@@ -318,6 +318,10 @@ class Exposure:
         """
         return self._psf_access.shapes(xs, ys)
 
+    def psf_gaussians(self, xs, ys):
+        """Return the PSF there as a batch of `~bliss_astro.psf.GaussianPSF`."""
+        return self._psf_access.gaussians(xs, ys)
+
     def replace(self, **changes):
         """
         Return a copy with some arguments changed.

@@ -49,11 +49,15 @@ class PSFAccess:
 
     def at(self, x, y):
         """Return the `PSFModel` at a place (pixels): a fit to a PSF of another kind."""
-        if self.psf is None:
+        source = self._known()
+        is_model = isinstance(source, PSFModel)
+        return source if is_model else source.at(float(x), float(y))
+
+    def _known(self):
+        if self._source is None:
             msg = 'this exposure has no psf; give it one with replace(psf=...).'
             raise ValueError(msg)
-        is_model = isinstance(self.psf, PSFModel)
-        return self.psf if is_model else self._source.at(float(x), float(y))
+        return self._source
 
     def shapes(self, xs, ys):
         """Shape parameters on a grid of places (pixels), ``(len(ys), len(xs), 8)``."""
@@ -65,7 +69,8 @@ class PSFAccess:
 
     def gaussians(self, xs, ys):
         """The PSF as `GaussianPSF` on a grid of places, ``(len(ys), len(xs))``."""
-        return self._source.gaussians(xs, ys)
+        xs, ys = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (xs, ys))
+        return self._known().gaussians(xs, ys)
 
     def drawn_with_model(self, x, y):
         """

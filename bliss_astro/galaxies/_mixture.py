@@ -14,7 +14,7 @@ import math
 import torch
 
 from bliss_astro.psf import GaussianPSF
-from bliss_astro.psf._gaussian_fit import adaptive_moments
+from bliss_astro.psf._gaussian_sums import adaptive_moments
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering._accuracy import narrowest_sigma
 from bliss_astro.rendering._profiles import (

@@ -13,7 +13,7 @@ import torch
 
 from bliss_astro._arguments import require
 
-from . import _gaussian_fit as sums
+from . import _gaussian_sums as sums
 from . import _mixture as closed
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS, LOG_AREA
 
@@ -188,16 +188,9 @@ class GaussianPSF:
         if self.shape is not None:
             call = closed.profile_with_gradient if gradient else closed.profile_of_shape
             return call(self.shape, dx, dy, integral=self._integral)
-        height, variance, x, y, e1, e2 = self.components
-        dx, dy = dx[..., None] - x, dy[..., None] - y
-        scale = variance / closed.stretch_of(e1, e2)
-        form = closed.quadratic_form(1 - e1, 1 + e1, -2 * e2, dx, dy)
-        value = height * closed.gaussian(form, scale)
-        if not gradient:
-            return value.sum(-1)
-        slope = value / scale
-        d_x = (slope * ((1 - e1) * dx - e2 * dy)).sum(-1)
-        return value.sum(-1), d_x, (slope * ((1 + e1) * dy - e2 * dx)).sum(-1)
+        call = sums.gradient if gradient else sums.profile
+        value = sums.in_pieces(call, self.components, dx, dy)
+        return tuple(value) if gradient else value
 
     @property
     def covariance(self):
@@ -218,11 +211,10 @@ class GaussianPSF:
 
     def transform(self, kx, ky):
         """Fourier transform at wavenumbers in rad/px that broadcast; maybe complex."""
-        kx, ky, (xx, xy, yy) = kx[..., None], ky[..., None], self.covariance.unbind(-1)
-        modes = torch.exp(-0.5 * closed.quadratic_form(xx, yy, 2 * xy, kx, ky))
+        parts = self.fluxes, *self.covariance.unbind(-1)
         if self.shape is None:
-            modes = modes * torch.exp(-1j * (kx * self.x + ky * self.y))
-        return (modes * self.fluxes).sum(-1)
+            parts = *parts, self.x, self.y
+        return sums.in_pieces(sums.transform, parts, kx, ky)
 
     def normalized(self):
         """Return the same PSFs with unit flux within the normalisation radius."""

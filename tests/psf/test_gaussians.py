@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from bliss_astro.psf import DEFAULT_SHAPE, GaussianPSF, PSFModel
+from bliss_astro.psf import DEFAULT_SHAPE, GaussianPSF, PSFModel, _gaussian_sums
 
 INCLINED = (1.4, 2.9, 0.05, 2.9, 0.01, 3.26, 0.06, -0.08)
 # Height, variance, x, y, e1, e2 of a PSF with coma.
@@ -96,6 +96,15 @@ class TestFormula:
         both = psf[None].followed_by(psf[None], psf[None])
         assert both.height.shape[0] == 3
         assert torch.equal(both[2](*grid(3)), psf(*grid(3)))
+
+    def test_in_pieces_that_fit_into_memory(self, psf, monkeypatch):
+        dx, dy = grid(3)
+        expanded = GaussianPSF(*psf.components)
+        whole = *expanded(dx, dy, gradient=True), expanded.transform(dx, dy)
+        monkeypatch.setattr(_gaussian_sums, '_ELEMENTS', 50)
+        parts = *expanded(dx, dy, gradient=True), expanded.transform(dx, dy)
+        for part, other in zip(parts, whole, strict=True):
+            assert_allclose(part, other, rtol=1e-10, atol=1e-14)
 
     def test_transform_of_a_drawing(self):
         psf = comatic()
@@ -192,6 +201,12 @@ class TestNumbers:
         assert_allclose(psf.effective_area, model.n_eff, rtol=1e-3)
         yy, xx = np.mgrid[-5:6, -5:6].astype(float)
         assert_allclose(draw(psf[1, 2], 5), model(xx, yy), rtol=1e-12)
+
+    def test_features_are_those_of_the_training(self):
+        # As the first encoders were trained.
+        expected = [-0.018255426, 0.243559188, 0.007067777, -0.055065201]
+        expected += [-0.354418931, -0.542808651, 0.6, -0.8]
+        assert_allclose(closed().describe(), expected, atol=1e-6)
 
     def test_features_are_clipped(self):
         features = closed().describe()

@@ -122,9 +122,10 @@ class TestUsersKind:
         # Cut-outs count from their own corner.
         part = exposure[:, 40:]
         assert_allclose(part.psf_at(216, 4).fwhm, 5.56, rtol=0.01)
-        access = part._psf_access
-        assert_allclose(access.gaussians([0], [0]).fwhm, [[3.4]], rtol=1e-3)
+        assert_allclose(part.psf_gaussians(0, [0]).fwhm, [[3.4]], rtol=1e-3)
         assert read_psf(psf) is psf
+        with pytest.raises(ValueError, match='has no psf'):
+            exposure.replace(psf=None).psf_gaussians([0], [0])
 
     @pytest.mark.parametrize('n_exposures', [1, 3])
     def test_simulator_and_detection(self, n_exposures):

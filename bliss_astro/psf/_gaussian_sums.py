@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Sums of Gaussians: fits to images by non-negative least squares, moments, integrals.
+Sums of Gaussians: fits to images by non-negative least squares, values, moments.
 """
 
 import math
@@ -10,7 +10,7 @@ import torch
 
 from bliss_astro._arguments import require
 
-from ._mixture import quadratic_form, stretch_of
+from ._mixture import gaussian, quadratic_form, stretch_of
 
 # Standard deviations of the Gaussians: the narrowest in FWHM (narrower ones fit the
 # pixels and are lumpy between them) and in pixels (a PSF contains the pixel), and the
@@ -29,6 +29,8 @@ _RIDGE, _LEAST_HEIGHT = 1e-6, 1e-7
 # at first, relative to the second moments: wings outweigh the rest in these.
 _ROUNDS, _FIRST_WINDOW = 40, 0.3
 
+# Numbers that are worked on at once where Gaussians are evaluated.
+_ELEMENTS = 4_000_000
 # Directions in which profiles are averaged, radii of their integral, and steps of a
 # bisection.
 _N_DIRECTIONS, _N_RADII, _N_STEPS = 48, 64, 50
@@ -109,6 +111,40 @@ def _non_negative(columns, images):
     matrix = np.vstack([r, _RIDGE * np.abs(r).max() * np.eye(n)])
     right = np.pad(images @ q, ((0, 0), (0, n)))
     return np.array([nnls(matrix, value, maxiter=30 * n)[0] for value in right])
+
+
+def in_pieces(function, components, *at):
+    """Sum a function of components and places over as many as fit into memory."""
+    shape = torch.broadcast_shapes(components[0].shape[:-1], *(v.shape for v in at))
+    step, total = max(1, _ELEMENTS // max(1, shape.numel())), 0.0
+    pieces = (part.expand_as(components[0]).split(step, -1) for part in components)
+    for piece in zip(*pieces, strict=True):
+        total = total + function(*piece, *(v[..., None] for v in at))
+    return total
+
+
+def profile(height, variance, x, y, e1, e2, dx, dy):
+    """Values at offsets."""
+    form = quadratic_form(1 - e1, 1 + e1, -2 * e2, dx - x, dy - y)
+    return (height * gaussian(form, variance / stretch_of(e1, e2))).sum(-1)
+
+
+def gradient(height, variance, x, y, e1, e2, dx, dy):
+    """Values at offsets, and their derivatives by x and y of the star, ``(3, ...)``."""
+    dx, dy, scale = dx - x, dy - y, variance / stretch_of(e1, e2)
+    value = height * gaussian(quadratic_form(1 - e1, 1 + e1, -2 * e2, dx, dy), scale)
+    slope = value / scale
+    d_x, d_y = slope * ((1 - e1) * dx - e2 * dy), slope * ((1 + e1) * dy - e2 * dx)
+    return torch.stack([part.sum(-1) for part in (value, d_x, d_y)])
+
+
+def transform(flux, xx, xy, yy, *rest):
+    """Fourier transforms of Gaussians, with centres or without, at wavenumbers."""
+    *centre, kx, ky = rest
+    modes = flux * torch.exp(-0.5 * quadratic_form(xx, yy, 2 * xy, kx, ky))
+    if centre:
+        modes = modes * torch.exp(-1j * (kx * centre[0] + ky * centre[1]))
+    return modes.sum(-1)
 
 
 def adaptive_moments(weight, covariance, place=None):
