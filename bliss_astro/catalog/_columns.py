@@ -92,6 +92,11 @@ def _read_definitions():
         yield name, ColumnDefinition(dtype, unit, display, _LIMITS[limits], *texts)
 
 
+def error_name(name):
+    """Name of the column with the standard error of a column."""
+    return f'{name.removesuffix("_centroid")}_err'
+
+
 def _define(column):
     """Definitions of a `SourceColumn` and of its error."""
     name, ucd, text, unit, display, limits = column
@@ -151,11 +156,6 @@ SKY_PARTS = {
 def is_direction(name):
     """Whether values of a column are angles that are the same after 180 degrees."""
     return name in COLUMNS and COLUMNS[name].limits is _LIMITS['angle']
-
-
-def error_name(name):
-    """Name of the column with the standard error of a column."""
-    return f'{name.removesuffix("_centroid")}_err'
 
 
 def filled(values):

@@ -14,6 +14,9 @@ from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import TilePosterior
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
+# Loaded by a test alone: it adds a parameter.
+collect_ignore = ['sersic_index.py']
+
 
 def _shake(encoder, *, size, seed=4):
     # An untrained head says little; this one has opinions.
