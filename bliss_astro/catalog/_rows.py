@@ -125,7 +125,9 @@ class SourceRows:
     @property
     def described(self):
         """Columns of what follows the flux, as of `columns_after_flux`."""
-        return self.posterior.facts.described
+        described = self.posterior.facts.described
+        # A file may hold parameters that are not known here.
+        return {name: described[name] for name in described if name in COLUMNS}
 
     def _draws(self, name, described=None):
         """Draws ``(N, P)`` of such a column, lengths in pixels of the image."""

@@ -187,10 +187,10 @@ def start_from(encoder, name):
     both describe.
 
     The other has the same sizes. It may lack the matched filter, uncertainties,
-    galaxies, their shapes, or encoders that follow detection, or have shapes or such
-    encoders that this one lacks. Returns its origin (name, hash, how many images it was
-    trained on and where it had started from itself), and the names of the parameters
-    that have its weights.
+    galaxies, their shapes, or encoders that follow detection, or have shapes, further
+    parameters or such encoders that this one lacks. Returns its origin (name, hash, how
+    many images it was trained on and where it had started from itself), and the names
+    of the parameters that have its weights.
     """
     other = Encoder.from_pretrained(name)
     own, config = encoder.state_dict(), encoder.config
@@ -205,9 +205,9 @@ def start_from(encoder, name):
             fits &= value.shape == own[key].shape
             given[key] = value
         else:
-            fits &= key.startswith('sources.') or (
-                other.config.shapes and not config.shapes
-            )
+            shapes_only = other.config.shapes and not config.shapes
+            dropped = set(other.config.parameters) & set(key.split('.'))
+            fits &= key.startswith('sources.') or shapes_only or bool(dropped)
     if not fits:
         msg = (
             f'start_from: the encoder {str(name)!r} has other sizes '

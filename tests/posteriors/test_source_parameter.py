@@ -38,6 +38,7 @@ from bliss_astro.posteriors._source_chain import (
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import TrainingConfig, train_encoder
+from bliss_astro.training._encoder import start_from
 
 _ENTRY = Path(__file__).parent / 'sersic_index.py'
 # Natural logarithm of the range of the prior, in units of the vector.
@@ -211,7 +212,7 @@ def test_drawn_catalogues(found):
 
 
 @pytest.mark.parametrize('ending', ['fits', 'ecsv'])
-def test_files_of_tables(found, tmp_path, ending):
+def test_files_of_tables(found, tmp_path, ending, monkeypatch):
     found.write(tmp_path / f'cat.{ending}', posterior=ending == 'fits')
     again = ProbabilisticCatalog.read(tmp_path / f'cat.{ending}')
     for name in ('sersic_index', 'sersic_index_err', 'sersic_index_samples'):
@@ -220,12 +221,22 @@ def test_files_of_tables(found, tmp_path, ending):
     if ending == 'fits':
         table = again.posterior.at_threshold(0.3)
         assert_allclose(table['sersic_index'], found['sersic_index'], rtol=1e-5)
+        # Where the parameter is not known, the rest of the table is.
+        monkeypatch.delitem(PARAMETERS, 'sersic_index')
+        table = again.posterior.at_threshold(0.3, n_samples=2, rng=1)
+        assert 'sersic_index' not in table.colnames
+        assert_allclose(table['disk_fraction'], found['disk_fraction'], rtol=1e-5)
 
 
 def test_files_of_encoders(path, encoder, sersic, monkeypatch, images):
     card = json.loads(path.with_suffix('.json').read_text())
     assert card['encoder']['parameters'] == ['sersic_index']
     assert encoder.config.parameters == ('sersic_index',)
+    # One without the parameter may start from it.
+    plain = Encoder(dataclasses.replace(encoder.config, parameters=()))
+    start_from(plain, path)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, encoder.state_dict()[name])
     # An encoder of a parameter that is not known cannot be read.
     monkeypatch.delitem(PARAMETERS, 'sersic_index')
     with pytest.raises(ValueError, match=r'parameters must be known ones \(none\)'):
