@@ -33,16 +33,18 @@ _CACHE_ELEMENTS = 4_000_000
 _CACHE_MODES, _CUDA_FACTOR = 150_000, 64
 
 
-def as_gaussians(psf, radius=DEFAULT_NORMALIZATION_RADIUS, step=0.7):
-    """A `GaussianPSF`, or tensor of shapes, as a `GaussianPSF` with a step."""
-    if not isinstance(psf, GaussianPSF):
-        return GaussianPSF.from_shape(psf, normalization_radius=radius, step=step)
-    return psf if psf.shape is None else psf.with_shape(psf.shape, step=step)
+def as_gaussians(psf, radius=DEFAULT_NORMALIZATION_RADIUS):
+    """A `GaussianPSF` as it is, or one of a tensor of shapes."""
+    if isinstance(psf, GaussianPSF):
+        return psf
+    return GaussianPSF.from_shape(psf, normalization_radius=radius)
 
 
 def expand_for_stars(psf, tolerance):
     """PSFs without a closed form, good to a tolerance of their peaks."""
-    psf = as_gaussians(psf, step=0.7 if tolerance < 1e-5 else 1.0)
+    if psf.shape is None:
+        return psf
+    psf = psf.with_shape(psf.shape, step=0.7 if tolerance < 1e-5 else 1.0)
     return psf._with(psf.components)
 
 
@@ -85,7 +87,8 @@ def render_stars(
     """
     # Pieces of images, and of crowded images pieces of their stars, whose factors fit
     # into the processor's cache.
-    psf, options = as_gaussians(shape, radius), {'size': size, 'tolerance': tolerance}
+    psf = expand_for_stars(as_gaussians(shape, radius), tolerance)
+    options = {'size': size, 'tolerance': tolerance}
     x, y, flux = _without_unused(x, y, flux)
     most = _CACHE_ELEMENTS * (_CUDA_FACTOR if x.is_cuda else 1)
     per_star = psf.height.shape[-1] * sum(size)
