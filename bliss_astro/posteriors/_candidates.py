@@ -3,6 +3,8 @@
 Candidate sources with the probability of each row, from the posterior over tiles.
 """
 
+import dataclasses
+
 import torch
 
 from bliss_astro._threads import map_threads, split_work
@@ -206,29 +208,44 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     shapes_only = sequence.encoders.shapes_only
     n_numbers = n_uniform(sequence.encoders.entries)
     q = quasi_random(_N_SHAPES, n_numbers, sources.x.device)
-    tiles, active = (some.image, some.row, some.column), some.probability > 0.5
-    scenes = [
-        SceneSources(*tiles, some.x[:, k], some.y[:, k], active=active)
-        for k in range(_N_SCENES)
-    ]
-    # Where types are given the scene without them is a start and no more, for which
-    # one of the draws does.
-    blind = sequence.fit(scenes[0]) if shapes_only else None
+    n = len(some)
+    tiles = [value.repeat(_N_SCENES) for value in (some.image, some.row, some.column)]
+    which = torch.arange(_N_SCENES, device=q.device).repeat_interleave(n)
+    n_images = len(sequence.inputs.image)
+    scenes = SceneSources(
+        *tiles,
+        *(value[:, :_N_SCENES].T.flatten() for value in (some.x, some.y)),
+        active=(some.probability > 0.5).repeat(_N_SCENES),
+        scenes=which * n_images + tiles[0],
+        n_scenes=_N_SCENES * n_images,
+    )
+    given = blind = None
+    if shapes_only:
+        # The scene without types is a start and no more, for which one of the draws
+        # does.
+        first = scenes.select(slice(n))
+        blind = sequence.fit(dataclasses.replace(first, n_scenes=n_images))
+        twice = torch.arange(n, device=q.device).repeat(_N_SCENES)
+        blind.ellipses = blind.ellipses.select(twice)
+        flux = some.flux[:, :_N_SCENES].movedim(1, 0).flatten(0, 1)
+        given = (some.galaxy < 0.5)[twice], flux
+    q = torch.stack([q[k::_N_SCENES] for k in range(_N_SCENES)])
+    parts = sequence.describe(scenes, given, blind)
 
-    def describe(k):
-        given = (some.galaxy < 0.5, some.flux[:, k]) if shapes_only else None
-        parts = sequence.describe(scenes[k], given, blind)
-        own = q[k::_N_SCENES]
-        draws = joined([chain.quantile_draw(flux, own) for flux, chain in parts])
-        return torch.cat([flux for flux, _ in parts]), draws
+    def draw(part):
+        index, flux, chain = part
+        return chain.quantile_draw(flux, q[which[index]])
 
-    fluxes, draws = zip(*map_threads(describe, range(_N_SCENES)), strict=True)
+    draws = joined(map_threads(draw, parts))
     if not shapes_only:
         # As many positions as the one pass describes, in turn.
-        turn = torch.arange(sources.flux.shape[1], device=sources.x.device)
-        sources.flux[chosen] = torch.stack(fluxes, 1)[:, turn % _N_SCENES]
+        flux = torch.cat([part[1] for part in parts]).unflatten(0, (_N_SCENES, n))
+        turn = torch.arange(sources.flux.shape[1], device=q.device) % _N_SCENES
+        sources.flux[chosen] = flux[turn].movedim(0, 1)
     for name, value in sources.draws.items():
-        value[chosen] = torch.cat([part[name] for part in draws], 1)
+        value[chosen] = (
+            draws[name].unflatten(0, (_N_SCENES, n)).movedim(0, 1).flatten(1, 2)
+        )
 
 
 def _infer_shapes(posterior, place, sources, seen, chosen):
@@ -249,7 +266,7 @@ def _infer_shapes(posterior, place, sources, seen, chosen):
         own = chosen[index]
         some = {name: value[own] for name, value in seen.items()}
         chain = SourceChain(parameters, layers, some)
-        for name, value in chain.quantile_draw(sources.flux[own, 0], q).items():
+        for name, value in chain.quantile_draw(sources.flux[own, 0], q[None]).items():
             sources.draws[name][own] = value.repeat(1, n_same, 1)
 
     if len(chosen):

@@ -11,6 +11,8 @@ import dataclasses
 
 import torch
 
+from bliss_astro._threads import map_threads, split_work
+
 from ._extended_fit import Ellipses, fit_ellipses, model_of
 from ._grid import Rows
 from ._star_fit import optimal_flux
@@ -43,6 +45,13 @@ class SceneSources(Rows):
     active : tensor ``(N,)`` of bool or None
         `True` for parts of the scene; the others are measured as if each
         alone were added to it.
+
+    scenes : tensor ``(N,)`` of int or None
+        The scene of each source, of which there may be several an image; by default
+        the image.
+
+    n_scenes : int or None
+        Their number.
     """
 
     images: torch.Tensor
@@ -52,6 +61,8 @@ class SceneSources(Rows):
     y: torch.Tensor
     point: torch.Tensor | None = None
     active: torch.Tensor | None = None
+    scenes: torch.Tensor | None = None
+    n_scenes: int | None = None
 
     def __len__(self):
         return len(self.x)
@@ -100,7 +111,8 @@ def _stamps(pixels, sources, index):
     some = sources.select(index)
     patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
     centre = patches.x.long(), patches.y.long()
-    return some, patches, pixels.index(some.images, *centre, STAMP_RADIUS)
+    scenes = some.images if some.scenes is None else some.scenes
+    return some, patches, pixels.index(scenes, *centre, STAMP_RADIUS)
 
 
 def cleaned(pixels, fit, sources, index):
@@ -115,9 +127,10 @@ def cleaned(pixels, fit, sources, index):
     return patches, others * patches.good, extended * patches.good
 
 
-def _summed(pixels, stamps, images):
-    """The scene on the padded grid, from images of its sources."""
-    model = torch.zeros_like(pixels.image)
+def _summed(pixels, n_scenes, stamps, images):
+    """The scenes on the padded grid, from images of their sources."""
+    n_images, *shape = pixels.image.shape
+    model = pixels.image.new_zeros(n_scenes or n_images, *shape)
     for (*_, at), image in zip(stamps, images, strict=True):
         # One after the other: sums in an order that varies would round differently.
         model.view(-1).index_add_(0, at.reshape(-1), image.reshape(-1))
@@ -126,7 +139,7 @@ def _summed(pixels, stamps, images):
 
 def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
     """Fit all sources of B images at given positions."""
-    pieces = torch.arange(len(sources), device=floor.device).split(_PIECE)
+    pieces = split_work(len(sources), _PIECE, floor.device)
     stamps = [(index, *_stamps(pixels, sources, index)) for index in pieces]
     ellipses = start
     if start is None:
@@ -135,27 +148,28 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4):
     points = [None] * len(stamps)
     if sources.point is not None:
         points = [p.profile(some.x, some.y) for _, some, p, _ in stamps]
+    work = list(zip(stamps, points, strict=True))
+
+    def draw(part):
+        (index, some, patches, _), unit = part
+        return _own_model(patches, ellipses.select(index), some, unit)
+
+    def step(part):
+        ((index, some, patches, at), unit), image = part
+        alone = patches.with_data(patches.data - (model.view(-1)[at] - image))
+        return _one_step(alone, ellipses.select(index), some, floor[index], unit)
+
     for n_left in range(n_rounds, -1, -1):
-        own = [
-            _own_model(p, ellipses.select(k), some, unit)
-            for (k, some, p, _), unit in zip(stamps, points, strict=True)
-        ]
-        model = _summed(pixels, stamps, own)
-        if not n_left:
-            break
-        parts = []
-        for (index, some, patches, at), image, unit in zip(
-            stamps, own, points, strict=True
-        ):
-            alone = patches.with_data(patches.data - (model.view(-1)[at] - image))
-            given = ellipses.select(index), some, floor[index], unit
-            parts.append(_one_step(alone, *given))
-        ellipses = Ellipses.concatenate(parts)
+        own = map_threads(draw, work)
+        model = _summed(pixels, sources.n_scenes, stamps, own)
+        if n_left:
+            parts = map_threads(step, zip(work, own, strict=True))
+            ellipses = Ellipses.concatenate(parts)
     extended = model
     if sources.point is not None:
         pairs = zip(stamps, own, strict=True)
         own = [image * ~some.point[:, None, None] for (_, some, *_), image in pairs]
-        extended = _summed(pixels, stamps, own)
+        extended = _summed(pixels, sources.n_scenes, stamps, own)
     return SceneFit(ellipses, model, extended)
 
 

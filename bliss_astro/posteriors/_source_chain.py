@@ -340,7 +340,7 @@ class SourceChain:
         flux : tensor ``(N, 1 + 3 M)``
             Distribution of the log-flux, `LogFluxFactor.packed`.
 
-        q : tensor ``(P, n_uniform)``
+        q : tensor ``(N, P, n_uniform)`` or ``(1, P, n_uniform)``
             Uniform numbers.
 
         Returns
@@ -380,7 +380,7 @@ class SourceChain:
 def _draw_flux(parts, q):
     """Log-fluxes ``(N, P)`` of mixtures of normals, which may end at a range's ends."""
     logits, mean, scale = parts
-    component = draw_component(torch.softmax(logits, -1)[:, None], q[None, :, :1])
-    unit = torch.special.ndtri(q[:, 1].clamp(1e-4, 1 - 1e-4))
+    component = draw_component(torch.softmax(logits, -1)[:, None], q[..., :1])
+    unit = torch.special.ndtri(q[..., 1].clamp(1e-4, 1 - 1e-4))
     log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
     return log_flux.clamp(0, LOG_FLUX_CEILING)

@@ -21,7 +21,7 @@ import functools
 import torch
 from torch import nn
 
-from bliss_astro._threads import split_work
+from bliss_astro._threads import map_threads, split_work
 from bliss_astro.psf._mixture import asinh
 
 from ._extended_fit import (
@@ -383,23 +383,23 @@ class SourceSequence:
         Mixtures of log-fluxes, and chains to draw what follows them.
 
         Types and fluxes may be given, as may be the scene before types are known.
+        Returns indices, mixtures and chain of sources, piece by piece.
         """
         blind = self.fit(sources) if blind is None else blind
         pieces = self._pieces(sources)
         if given is None:
-            kinds = [self._types(blind, sources, index) for index in pieces]
+            kinds = map_threads(lambda k: self._types(blind, sources, k), pieces)
             log_types = torch.cat([kind.log_probs for kind in kinds])
             point, mixtures = log_types[:, 0] > log_types[:, 1], None
         else:
             point, mixtures = given
         scene = self._given_types(sources, blind, point)
-        parts = []
-        for index in pieces:
+
+        def describe(index):
             chain = self._chain(*scene, index)
-            if mixtures is None:
-                factors = chain.star_flux, chain.galaxy_flux
-                flux = LogFluxFactor.of_types(*factors, log_types[index]).packed()
-            else:
-                flux = mixtures[index]
-            parts.append((flux, chain))
-        return parts
+            if mixtures is not None:
+                return mixtures[index], chain
+            factors = chain.star_flux, chain.galaxy_flux
+            return LogFluxFactor.of_types(*factors, log_types[index]).packed(), chain
+
+        return map_threads(lambda index: (index, *describe(index)), pieces)

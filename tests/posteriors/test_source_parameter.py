@@ -310,7 +310,7 @@ def test_marginals_of_types(monkeypatch):
     flux = LogFluxFactor.of_types(star, galaxy, log_types).packed()
     chain = SourceChain(entries, layers, {'features': torch.zeros(3, 7)})
     q = quasi_random(64, n_uniform(entries), 'cpu')
-    draws = chain.quantile_draw(flux, q)
+    draws = chain.quantile_draw(flux, q[None])
     assert draws['of_all'].shape == (3, 64, 1)
     for name, expected in (('of_star', 2.0), ('of_galaxy', 6.0), ('of_all', 5.0)):
         mean = draws[name].mean((1, 2))
