@@ -15,7 +15,7 @@ from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TileGrid, TilePosterior
 from bliss_astro.posteriors._head import CatalogHead, StarHead
 from bliss_astro.posteriors._source_chain import further
-from bliss_astro.posteriors._source_sequence import SourceEncoders
+from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.units import unit_text
 
 from ._candidates import Candidates

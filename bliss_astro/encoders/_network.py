@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bliss_astro.posteriors import TilePosterior
 from bliss_astro.posteriors._head import CatalogHead, StarHead
-from bliss_astro.posteriors._source_sequence import SourceEncoders
+from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.rendering import adaptive_moments
 
 from ._config import (

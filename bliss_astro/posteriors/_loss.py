@@ -65,7 +65,7 @@ def npe_loss(posterior, catalog, *, guidance: float = 0.1):
     return loss + guidance * parts['start'].sum() / n_images, terms
 
 
-def sequence_loss(sequence, catalog):
+def sequence_loss(sequence, catalog, measured=None):
     """
     The same for the encoders that follow detection, given the true positions.
 
@@ -77,6 +77,9 @@ def sequence_loss(sequence, catalog):
     catalog : `~bliss_astro.posteriors.TileCatalog`
         Their true catalogues.
 
+    measured : tuple, optional
+        Fits to their sources, from ``SourceSequence.measure``, where they are known.
+
     Returns
     -------
     loss : tensor ``()``
@@ -85,6 +88,6 @@ def sequence_loss(sequence, catalog):
     terms : dict of tensor ``()``
         Its parts.
     """
-    parts = sequence.log_prob(catalog)
+    parts = sequence.log_prob(catalog, measured)
     terms = {name: -value.sum() / len(catalog.count) for name, value in parts.items()}
     return sum(terms.values()), terms

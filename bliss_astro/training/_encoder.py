@@ -89,7 +89,7 @@ class EncoderTrainer(Trainer):
         return encoder.to(memory_format=torch.channels_last)
 
     def draw(self, n=None, *, generator=None):
-        """Inputs and truth of a batch for training, or of n images."""
+        """Inputs and truth of a batch for training, or of n images, and fits to it."""
         size, generator = self.training.dataset_size, generator or self.generator
         if n is None and size is not None:
             # A fixed set is a fixed list of seeds: nothing need be stored.
@@ -103,11 +103,25 @@ class EncoderTrainer(Trainer):
             n or self.training.batch_size, generator=generator
         )
         config = self.configs[0]
-        return training_pair(images, tile_size=config.tile_size, n_most=config.n_most)
+        sizes = {'tile_size': config.tile_size, 'n_most': config.n_most}
+        inputs, catalog = training_pair(images, **sizes)
+        measured = None
+        if self.trains_sources and self.training.sources_every == 1:
+            measured = self._measure(inputs, catalog)
+        return inputs, catalog, measured
+
+    @torch.no_grad()
+    def _measure(self, inputs, catalog):
+        """Fits to the true sources, which may be done ahead: no weights change them."""
+        inputs, grid = self.model.mask_inputs(inputs), catalog.count.shape
+        none = torch.zeros(
+            grid[0], self.configs[0].width, *grid[1:], device=self.device
+        )
+        return self.model.posterior(none, inputs).sequence.measure(catalog)
 
     def loss(self, encoder, batch):
         """Negative log-probability of the truth, and its terms."""
-        inputs, catalog = batch
+        inputs, catalog, measured = batch
         half = self.training.precision != 'float32'
         autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
         trains = torch.is_grad_enabled()
@@ -120,7 +134,7 @@ class EncoderTrainer(Trainer):
         due = not (trains and self.trains_detection)
         due |= self.step % self.training.sources_every == 0
         if self.trains_sources and due:
-            further, own = sequence_loss(posterior.sequence, catalog)
+            further, own = sequence_loss(posterior.sequence, catalog, measured)
             loss = loss + further
             terms |= {f'source_{name}': value for name, value in own.items()}
         return loss, terms

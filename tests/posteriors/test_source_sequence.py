@@ -180,6 +180,17 @@ class TestDensity:
         assert not any(name.startswith('sources.') for name in touched)
         encoder.zero_grad()
 
+    def test_measurements_may_be_known_before_the_weights(self, world, few):
+        encoder, (inputs, catalog) = world[0], few
+        own = encoder(inputs)
+        unknown = torch.full_like(own.features, torch.nan)
+        before = encoder.posterior(unknown, encoder.mask_inputs(inputs))
+        measured = before.sequence.measure(catalog)
+        loss, terms = sequence_loss(own.sequence, catalog)
+        same, others = sequence_loss(own.sequence, catalog, measured)
+        assert torch.equal(loss, same)
+        assert terms.keys() == others.keys()
+
     def test_shapes_of_stars_do_not_count(self, world, few):
         encoder, (inputs, catalog) = world[0], few
         posterior = encoder(inputs)
