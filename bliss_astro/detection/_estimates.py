@@ -15,6 +15,7 @@ from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
 from bliss_astro.psf import PSFModel, compare_psf
 from bliss_astro.psf._estimate import estimate_from
+from bliss_astro.psf._profile import profile, squared_radius
 from bliss_astro.units import sparse, typical
 
 from ._domain import domain_of
@@ -180,13 +181,14 @@ def find_cosmic_rays(exposure, *, width=1.0):
     do not pass the optics and need not keep to that (van Dokkum 2001, PASP 113, 1420,
     uses the same contrast without a PSF).  Stars have ``width`` times that of the PSF.
     """
-    psf = central_psf(exposure)
+    psf = central_psf(exposure).shape_vector
     signal = exposure.data - exposure.background
     maps = exposure.maps()
     sky, gain = maps['bkg_error'], maps['effective_gain']
     good, rays = ~exposure.mask, np.zeros(exposure.shape, dtype=bool)
     bright = np.nonzero((signal > _PEAK * sky) & good)
-    rays[bright] = _lack(signal, sky, gain, good, bright, psf, width) > _LACK
+    if len(bright[0]):
+        rays[bright] = _lack(signal, sky, gain, good, bright, psf, width) > _LACK
     if not rays.any():
         return rays
     # The fainter pixels of a track.
@@ -215,10 +217,9 @@ def _lack(signal, sky, gain, good, places, psf, width):
         sky[rows, columns].astype(float) ** 2,
     )
     photons = own.clip(0) / gain[rows, columns]
-    # All at once: a model of astropy takes as long for one point.
+    # All at once, and without the checks of a model of astropy.
     y, x = np.array([(0, 0), *_PAIRS]).T / width
-    heights = psf(psf.x_0.value + x, psf.y_0.value + y)
-    heights = np.asarray(getattr(heights, 'value', heights), float)
+    heights = profile(squared_radius(x, y, *psf[6:]), psf)
     result = np.zeros(len(rows))
     for (dy, dx), height in zip(_PAIRS, heights[1:].tolist(), strict=True):
         share = max(height / heights[0], 0.0)

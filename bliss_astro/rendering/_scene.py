@@ -208,15 +208,16 @@ class ModelRenderer:
         self.shape, self.noise = shape, noise
         self.accuracy, self.tolerance = accuracy, tolerance
         self.side, self.psf = grid
-        rows, columns = self.psf.height.shape[:2]
-        distance = torch.tensor(_RADII, dtype=torch.float32)
         self._expanded = expand_for_stars(self.psf, tolerance)
-        height = self.psf[rows // 2, columns // 2](distance, torch.zeros_like(distance))
+        self.cells = self._expanded.height.shape[:2]
+        distance = torch.tensor(_RADII, dtype=torch.float32)
+        middle = self.psf[tuple(n // 2 for n in self.cells)]
+        height = middle(distance, torch.zeros_like(distance))
         self._heights = height.double().numpy()
 
     def cell_of(self, x, y):
         """Row and column of the cell that each place lies in."""
-        rows, columns = self.psf.height.shape[:2]
+        rows, columns = self.cells
         row = np.clip((np.asarray(y) + 0.5) // self.side, 0, rows - 1).astype(int)
         column = np.clip((np.asarray(x) + 0.5) // self.side, 0, columns - 1).astype(int)
         return row, column
@@ -277,8 +278,8 @@ class ModelRenderer:
             return image.numpy()
         row, column = self.cell_of(sources.x, sources.y)
         reach = self.reach_of(sources)
-        n_columns, n_reach = self.psf.height.shape[1], len(_RADII) + 1
-        if self.psf.height[..., 0].numel() == 1 and len(sources) <= _PIECE:
+        n_columns, n_reach = self.cells[1], len(_RADII) + 1
+        if self.cells == (1, 1) and len(sources) <= _PIECE:
             # On the one cell all are drawn anyway.
             reach = np.full_like(reach, len(_RADII))
         cell = row * n_columns + column
@@ -311,7 +312,7 @@ class ModelRenderer:
             for v in (*numbers, own.galaxy)
         ]
         cells, cell = np.unique(cell[chosen], return_inverse=True)
-        places = map(torch.from_numpy, divmod(cells, self.psf.height.shape[1]))
+        places = map(torch.from_numpy, divmod(cells, self.cells[1]))
         psf, cell = self.psf[tuple(places)], torch.from_numpy(cell)
         options = {'accuracy': self.accuracy}
         add_galaxies(image[None], 0 * cell, psf, cell, *parts, **options)
