@@ -7,6 +7,7 @@ import bz2
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import math
 import os
@@ -19,17 +20,15 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
 from bliss_astro._arguments import must
+from bliss_astro._threads import map_threads, n_workers, use_threads
 from bliss_astro._warnings import collect_warnings, warn
 
 CREATOR = 'bliss_astro'
 """Value of the card CREATOR of the files that the package writes."""
 
-# Whole files are decompressed, so that damage anywhere in one is found.
-_DECOMPRESS = {
-    b'\x1f\x8b': gzip.decompress,
-    b'BZh': bz2.decompress,
-    b'\xfd7zXZ': lzma.decompress,
-}
+# Marks of a block and of the end of a bzip2 stream, 48 bits each at any bit; 32 bits of
+# a check sum follow.
+_BZ2_BLOCK, _BZ2_END = 0x314159265359, 0x177245385090
 # Bytes of a block and the largest number of axes and columns, by the FITS standard.
 _BLOCK, _MAX_AXES = 2880, 999
 
@@ -183,12 +182,70 @@ def _decompressed(file):
     """Return a file, or the content of a compressed one under the name of that."""
     start = file.read(6)
     file.seek(0)
-    for magic, decompress in _DECOMPRESS.items():
+    # Whole files are decompressed, so that damage anywhere in one is found.
+    for magic, decompress in (
+        (b'\x1f\x8b', gzip.decompress),
+        (b'BZh', _bunzip),
+        (b'\xfd7zXZ', lzma.decompress),
+    ):
         if start.startswith(magic):
             content = io.BytesIO(decompress(file.read()))
             content.name = str(file.name)
             return content
     return file
+
+
+def _bunzip(content):
+    """Decompress a file of bzip2, its blocks in threads."""
+    with use_threads():
+        if n_workers() > 1:
+            with contextlib.suppress(OSError, ValueError):
+                return b''.join(map_threads(bz2.decompress, _bz2_blocks(content)))
+    # One thread; several streams in one file; or damage.
+    return bz2.decompress(content)
+
+
+def _bz2_blocks(content):
+    """Each block of a bzip2 stream as one of its own, or `ValueError`."""
+    ends = [*_find_bits(content, _BZ2_BLOCK), *_find_bits(content, _BZ2_END)]
+    left = 8 * len(content) - max(ends, default=0) - 80
+    if ends != sorted(ends) or not 0 <= left < 8:
+        msg = 'not one stream of bzip2'
+        raise ValueError(msg)
+    blocks, total = [], 0
+    for first, stop in itertools.pairwise(ends):
+        block = _bits(content, first, stop)
+        crc = _bits(content, first + 48, first + 80)
+        total = ((total << 1 | total >> 31) & 0xFFFFFFFF) ^ crc
+        # The sum of a stream of one block is that of the block.
+        stream = block << 80 | _BZ2_END << 32 | crc
+        n_bytes, fill = -(-(stop - first + 80) // 8), -(stop - first + 80) % 8
+        blocks.append(content[:4] + (stream << fill).to_bytes(n_bytes, 'big'))
+    if total != _bits(content, ends[-1] + 48, ends[-1] + 80):
+        msg = 'the check sum differs'
+        raise ValueError(msg)
+    return blocks
+
+
+def _bits(content, first, stop):
+    """Number of some bits of a file."""
+    number = int.from_bytes(content[first // 8 : -(-stop // 8)], 'big')
+    return number >> -stop % 8 & ((1 << stop - first) - 1)
+
+
+def _find_bits(content, mark):
+    """Places of 48 bits in a file, ascending."""
+    places = []
+    for shift in range(8):
+        # Five whole bytes of the mark that begins after so many bits of a byte.
+        whole = (mark >> shift & (1 << 40) - 1).to_bytes(5, 'big')
+        at = content.find(whole, 1)
+        while at >= 0:
+            first = 8 * (at - 1) + shift
+            if _bits(content, first, first + 48) == mark:
+                places.append(first)
+            at = content.find(whole, at + 1)
+    return sorted(places)
 
 
 def _check_headers(file):
