@@ -157,6 +157,10 @@ SHAPE = SourceParameter(
 )
 
 
+# Names of these, of their layers and of other terms of the density.
+_TAKEN = {'position', 'type', 'flux', 'ellipticity', 'shape', 'count', 'image', 'start'}
+_TAKEN |= {'hidden', 'extended', 'is_galaxy', 'galaxy_flux'}
+
 STARS = (POSITION, STAR_FLUX)
 STARS_AND_GALAXIES = (*STARS, TYPE, GALAXY_FLUX)
 # Of encoders in sequence, given positions. Random numbers are drawn in this order.
@@ -189,7 +193,8 @@ def parameters_of(first, *, shapes=False, latent_dim=0, names=()):
         chain += [ELLIPTICITY, latent if latent_dim else SHAPE]
     for name in names:
         known = ', '.join(PARAMETERS) or 'none'
-        require(name in PARAMETERS, 'parameters', f'be known ones ({known})', name)
+        sound = name in PARAMETERS and name not in _TAKEN
+        require(sound, 'parameters', f'be known ones ({known}) of other names', name)
         chain.append(PARAMETERS[name])
         typed = chain[-1].of != 'galaxy' or any(e.of == 'galaxy' for e in chain[:-1])
         require(typed, 'parameters', 'be those of stars without galaxies', name)
@@ -203,7 +208,7 @@ def after_flux(parameters):
 
 def further(parameters):
     """Entries of further parameters, in the order of ``TileCatalog.further``."""
-    return [entry for entry in parameters if entry.name in PARAMETERS]
+    return [entry for entry in parameters if entry.name not in _TAKEN]
 
 
 def add_layers(blocks, parameters, n_features):

@@ -324,9 +324,12 @@ def test_marginals_of_types(monkeypatch):
     assert (terms['of_all'] != 0).all()
 
 
-def test_parameters_that_cannot_be(sersic):
+def test_parameters_that_cannot_be(sersic, monkeypatch):
     with pytest.raises(ValueError, match='be known ones'):
         Encoder(EncoderConfig(parameters=('redshift',)))
+    monkeypatch.setitem(PARAMETERS, 'start', SourceParameter('start'))
+    with pytest.raises(ValueError, match='of other names; got start'):
+        Encoder(EncoderConfig(parameters=('start',)))
     with pytest.raises(ValueError, match='stars without galaxies'):
         Encoder(EncoderConfig(parameters=('sersic_index',)))
     with pytest.raises(ValueError, match='parameters must be a list of names'):
