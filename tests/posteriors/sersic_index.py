@@ -10,7 +10,8 @@ from bliss_astro.posteriors import PARAMETERS, SourceColumn, SourceParameter
 
 def draw_indices(sources, generator):
     """Indices of 1 (disks) to 4 (bulges), which are the larger galaxies here."""
-    index = 4 ** torch.rand(sources.flux.shape, generator=generator)
+    like = sources.flux
+    index = 4 ** torch.rand(like.shape, generator=generator, device=like.device)
     sources.galaxy[..., 0] = (4 - index) / 3  # disk fraction
     sources.galaxy[..., 4:] = 1.5 * index[..., None]  # radii in pixels
     return index[..., None]
