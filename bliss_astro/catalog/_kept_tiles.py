@@ -132,8 +132,7 @@ def _coverage_along(n, n_tiles, part, size):
 @torch.no_grad()
 def _moments(tiles):
     with use_threads():
-        _, hidden = tiles.decided()
-        factor = tiles.head.count_factor(hidden)
+        _, factor = tiles.decided()
         number = torch.arange(factor.probs.shape[-1]).to(factor.probs)
         mean = factor.mean
         variance = (factor.probs * number**2).sum(-1) - mean**2

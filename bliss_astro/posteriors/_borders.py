@@ -55,11 +55,25 @@ def _touched(sweep, tiles, mode):
     return images, r, c, valid & ~stays
 
 
-def _around(tiles):
-    """Rows and columns ``(N, 9)`` of tiles and those around them."""
+def _around(sweep, tiles):
+    """
+    Rows and columns ``(N, 9)`` of tiles and those around, codes, and which are known.
+
+    Known are tiles of earlier colours; codes are zeros outside of the image.
+    """
     step = torch.arange(-1, 2, device=tiles[1].device)
     down, along = step.repeat_interleave(3), step.repeat(3)
-    return tiles[1][:, None] + down, tiles[2][:, None] + along
+    rows, columns = tiles[1][:, None] + down, tiles[2][:, None] + along
+    n_rows, n_columns = sweep.grid.shape
+    inside = (rows >= 0) & (rows < n_rows) & (columns >= 0) & (columns < n_columns)
+    known = inside & (colour_of(rows, columns) < colour_of(*tiles[1:])[:, None])
+    at = tiles[0][:, None], rows.clamp(0, n_rows - 1), columns.clamp(0, n_columns - 1)
+    return rows, columns, sweep.code[at] * inside[..., None], known
+
+
+def hidden_decided(sweep, tiles):
+    """Hidden layer of tiles given the decisions of the greedy sweep around them."""
+    return sweep.posterior.hidden_at(tiles, *_around(sweep, tiles)[2:])
 
 
 def _hidden_if(sweep, touched, slot, holder=None, code=None):
@@ -68,18 +82,13 @@ def _hidden_if(sweep, touched, slot, holder=None, code=None):
 
     If given, the tile of V of index ``holder`` holds the sources of ``code`` instead.
     """
-    images, r, c, valid = touched
+    _, r, c, valid = touched
     tiles = _tile_of(touched, slot)
-    rows, columns = _around(tiles)
-    n_rows, n_columns = sweep.grid.shape
-    inside = (rows >= 0) & (rows < n_rows) & (columns >= 0) & (columns < n_columns)
-    known = inside & (colour_of(rows, columns) < colour_of(*tiles[1:])[:, None])
+    rows, columns, decided, known = _around(sweep, tiles)
     # Which of the tiles around is which of V, (N, 9, 4).
     same = (rows[..., None] == r[:, None]) & (columns[..., None] == c[:, None])
     same &= valid[:, None]
-    decided = inside & ~same.any(-1)
-    at = images[:, None], rows.clamp(0, n_rows - 1), columns.clamp(0, n_columns - 1)
-    near = sweep.code[at] * decided[..., None]
+    near = decided * ~same.any(-1, keepdim=True)
     if holder is not None:
         held = same.gather(2, holder[:, None, None].expand(-1, 9, 1))
         near = near + held * code[:, None]

@@ -9,13 +9,14 @@ import torch
 
 from bliss_astro._threads import map_threads, split_work
 
-from ._borders import each_once, join_neighbours, near_edges
+from ._borders import each_once, hidden_decided, join_neighbours, near_edges
 from ._factors import flux_parts
 from ._grid import joined
 from ._marginals import SourceMarginals, quasi_random
 from ._scene_fit import SceneSources
 from ._source_chain import SourceChain, after_flux, n_uniform
-from ._tile_posterior import TilePosterior, most_probable
+from ._sweep import most_probable
+from ._tile_posterior import TilePosterior
 
 # Probabilities below this never make a source.
 _FAINTEST = 0.02
@@ -43,10 +44,10 @@ class _Sweep:
 
     def __init__(self, posterior, n_draws):
         self.posterior, self.grid, self.head = posterior, posterior.grid, posterior.head
-        self.catalog, self.hidden = posterior.decided()
+        self.catalog, factor = posterior.decided()
         # (B, rows, columns, C K), and P(n > k): (B, rows, columns, K).
         self.code = self.head.encode_sources(self.catalog).movedim(1, -1).contiguous()
-        self.at_least = self.head.count_factor(self.hidden).at_least
+        self.at_least = factor.at_least
         self.quasi = quasi_random(max(n_draws, _N_FLUX), 3, posterior.device)
 
     def number(self, tiles):
@@ -78,7 +79,7 @@ class _Sweep:
 
     def describe(self, place, tiles, known, least, *, beyond):
         """Marginals of sources of some tiles, `join_neighbours`' pairs, and inputs."""
-        hidden = self.hidden[tiles[0], :, tiles[1], tiles[2]]
+        hidden = hidden_decided(self, tiles)
         count = self.catalog.count[tiles].clamp(min=place + 1)
         chain = self.posterior.source_chain(
             place, tiles, hidden, count, self.catalog, known

@@ -19,7 +19,7 @@ from ._factors import (
     PositionFactor,
     TypeFactor,
 )
-from ._grid import COLOURS, TileCatalog
+from ._grid import TileCatalog
 from ._shape_layers import (
     N_ELLIPSE,
     N_SHAPE,
@@ -167,9 +167,9 @@ class StarHead(nn.Module):
     # -- hidden layers -----------------------------------------------------
 
     def context(self, features) -> torch.Tensor:
-        """Share of the features in the hidden layer, ``(B, width, rows, columns)``."""
+        """Share of features, ``(B, C, rows, columns)`` or ``(N, C)``, in the layers."""
         layer = self.from_context
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or features.dim() == 2:
             return _pointwise(layer, features.float())
         features = features.movedim(1, -1)
         out = features.new_empty(
@@ -191,17 +191,17 @@ class StarHead(nn.Module):
         means = torch.cat([self.count_factor(part).mean for part in hidden])
         return means.unflatten(0, context.shape[:-1])
 
-    def hidden(self, context, code, known, colour: int) -> torch.Tensor:
-        """Hidden layer of the tiles of one colour, ``(B, width, rows', columns')``."""
-        i, j = COLOURS[colour]
-        own = context[..., i::2, j::2]
-        if own.numel() == 0:  # a single row or column of tiles
-            return own
+    def hidden(self, context, code, known) -> torch.Tensor:
+        """
+        Hidden layer of every second tile along both axes, ``(B, width, h, w)``.
+
+        Codes ``(B, C K, 2 h + 1, 2 w + 1)`` of the tiles around and between, and
+        whether they are known.
+        """
         flag = known.expand(len(code), 1, *known.shape)
         given = torch.cat([flag, code * known], 1)
-        given = F.pad(given, (1, 1, 1, 1))[..., i:, j:]
         near = F.conv2d(given, self.from_neighbours.weight, stride=2)
-        return self.hidden_alone(own + near)
+        return self.hidden_alone(context + near)
 
     def hidden_alone(self, context):
         """Hidden layer of all tiles, each as if it were of the first colour."""

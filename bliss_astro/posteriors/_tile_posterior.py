@@ -3,31 +3,18 @@
 Tile posterior: distribution over catalogues, tile by tile.
 """
 
+import functools
+
 import torch
 
 from bliss_astro.rendering import adaptive_moments
 
+from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog, TileGrid, joined
-from ._source_chain import further
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
+from ._sweep import hidden_bands, sweep
 from ._tile_chain import WIDE_RADIUS, TileChain
-
-# Largest number of sources that are measured: that many and as many a pixel, above
-# the largest density that encoders of stars and galaxies are trained on (0.03).
-_MAX_SOURCES = 500, 0.04
-
-
-def most_probable(candidate, probability, n_pixels):
-    """Candidates, or of images of so many pixels with too many the more probable."""
-    most = int(_MAX_SOURCES[0] + _MAX_SOURCES[1] * n_pixels)
-    out = candidate
-    for image in (candidate.flatten(1).sum(1) > most).nonzero()[:, 0].tolist():
-        out = candidate.clone() if out is candidate else out
-        rank = torch.where(candidate[image], probability[image], -1.0).flatten()
-        out[image] = False
-        out[image].view(-1)[rank.topk(most).indices] = True
-    return out
 
 
 class TilePosterior:
@@ -85,7 +72,6 @@ class TilePosterior:
     ):
         self.features, self.inputs, self.head = features, inputs, head
         self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
-        self._context = head.context(features)
         self._decided = None
         # Fits of the sources of the greedy sweep, by place, and where those of each
         # tile are.
@@ -126,8 +112,11 @@ class TilePosterior:
             moments=self.moments,
         )
         if self._decided is not None:
-            catalog, hidden = self._decided
-            part._decided = catalog.select(images), hidden[images]
+            catalog, factor = self._decided
+            part._decided = (
+                catalog.select(images),
+                CountFactor(factor.log_probs[images]),
+            )
             part._fits = {k: (f, where[images]) for k, (f, where) in self._fits.items()}
         return part
 
@@ -175,10 +164,16 @@ class TilePosterior:
 
     # -- density ---------------------------------------------------------------
 
-    def _hidden_of(self, colour, code):
-        """Hidden layer of the tiles of a colour, given codes of the earlier ones."""
-        known = self.grid.colour(device=self.device) < colour
-        return self.head.hidden(self._context, code, known.to(self._context), colour)
+    @functools.cached_property
+    def _context(self):
+        """Share of the features in the hidden layers, where it is needed repeatedly."""
+        return self.head.context(self.features)
+
+    def context_at(self, images, rows, columns):
+        """Share of the features in the hidden layers of chosen tiles."""
+        if '_context' in vars(self):
+            return self._context[images, :, rows, columns]
+        return self.head.context(self.features[images, :, rows, columns])
 
     def hidden_given(self, catalog: TileCatalog) -> torch.Tensor:
         """
@@ -188,8 +183,9 @@ class TilePosterior:
         """
         code = self.head.encode_sources(catalog)
         out = torch.empty_like(self._context)
-        for colour, (i, j) in enumerate(COLOURS):
-            out[..., i::2, j::2] = self._hidden_of(colour, code)
+        for colour, (_, j) in enumerate(COLOURS):
+            for rows, hidden in hidden_bands(self, colour, code):
+                out[..., rows, j::2] = hidden
         return out
 
     def hidden_at(self, tiles, code, known) -> torch.Tensor:
@@ -204,9 +200,7 @@ class TilePosterior:
         code, known : tensor ``(N, 9, C K)``, ``(N, 9)``
             As for ``StarHead.hidden_at``.
         """
-        images, rows, columns = tiles
-        context = self._context[images, :, rows, columns]
-        return self.head.hidden_at(context, code, known)
+        return self.head.hidden_at(self.context_at(*tiles), code, known)
 
     def log_prob(self, catalog: TileCatalog) -> torch.Tensor:
         """
@@ -280,12 +274,14 @@ class TilePosterior:
         Marginals: by the chain rule those of a tile of the first colour, which hold
         for any tile, at none of the cost of a sweep.
         """
-        return self.head.expected_counts(self._context)
+        every = slice(None)
+        return self.head.expected_counts(self.context_at(every, every, every))
 
     @torch.no_grad()
     def sample(self, *, generator=None) -> TileCatalog:
         """Draw one catalogue per image by the four-colour sweep."""
-        catalog, _ = self._sweep(generator=generator)
+        self._context  # noqa: B018 (for this sweep and further ones)
+        catalog, _ = sweep(self, generator=generator)
         if self.sequence is not None:
             catalog = self.sequence.sample(catalog, generator=generator)
         return catalog
@@ -299,12 +295,12 @@ class TilePosterior:
         probability above ``threshold``, and sources stand at the highest
         point of their factors, given those of the earlier colours.
         """
-        return self._sweep(threshold=threshold)[0]
+        return sweep(self, threshold=threshold)[0]
 
     @torch.no_grad()
-    def decided(self) -> tuple[TileCatalog, torch.Tensor]:
+    def decided(self) -> tuple[TileCatalog, CountFactor]:
         """
-        Most probable catalogue of the greedy sweep, and the hidden layer given it.
+        Most probable catalogue of the greedy sweep, and numbers of sources given it.
 
         They are computed once and kept.
 
@@ -313,12 +309,13 @@ class TilePosterior:
         catalog : `TileCatalog`
             As `mode` returns.
 
-        hidden : tensor ``(B, width, rows, columns)``
-            As `hidden_given` returns for it.
+        factor : ``CountFactor``
+            Distributions ``(B, rows, columns)`` of the number in each tile, given the
+            decisions in earlier colours.
         """
         if self._decided is None:
             found = {}
-            self._decided = self._sweep(threshold=0.5, fits=found)
+            self._decided = sweep(self, threshold=0.5, fits=found)
             for place, parts in found.items():
                 tiles, fits = zip(*parts, strict=True)
                 where = self._decided[0].count.new_full(
@@ -335,45 +332,3 @@ class TilePosterior:
             return None
         fits, where = self._fits[place]
         return fits, where[tiles]
-
-    def _sweep(self, *, generator=None, threshold=None, fits=None):
-        """
-        Catalogue of draws or decisions, and the hidden layer given it.
-
-        Fits are added to ``fits``, by place.
-        """
-        head, hidden_of_all = self.head, torch.empty_like(self._context)
-        catalog = TileCatalog.empty(
-            *(len(self), self.grid.shape, head.n_most),
-            n_shape=head.n_shape,
-            n_further=sum(entry.dim for entry in further(head.entries)),
-            device=self.device,
-        )
-        for colour, (i, j) in enumerate(COLOURS):
-            hidden = self._hidden_of(colour, head.encode_sources(catalog))
-            if hidden.numel() == 0:
-                continue
-            hidden_of_all[..., i::2, j::2] = hidden
-            factor = head.count_factor(hidden)
-            if threshold is None:
-                count = factor.sample(generator=generator)
-            else:
-                count = factor.mode(threshold)
-                if head.galaxies:
-                    n_pixels = self.inputs.image[0].numel() / len(COLOURS)
-                    count = count * most_probable(count > 0, factor.presence, n_pixels)
-            catalog.count[:, i::2, j::2] = count
-            for place in range(head.n_most):
-                images, rows, columns = (count > place).nonzero(as_tuple=True)
-                if len(images) == 0:
-                    continue
-                tiles = (images, 2 * rows + i, 2 * columns + j)
-                given = (hidden[images, :, rows, columns], catalog.count[tiles])
-                chain = self.source_chain(place, tiles, *given, catalog)
-                chain.fill(catalog, generator=generator, mode=threshold is not None)
-                if fits is not None:
-                    names = chain.fit.keys() - {'patches', 'log_floor'}
-                    fits.setdefault(place, []).append(
-                        (tiles, {k: chain.fit[k] for k in names})
-                    )
-        return catalog, hidden_of_all

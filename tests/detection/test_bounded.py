@@ -29,8 +29,8 @@ from bliss_astro.encoders import Encoder
 from bliss_astro.posteriors import (
     TileGrid,
     _candidates,
+    _sweep,
     _tile_chain,
-    _tile_posterior,
 )
 from bliss_astro.priors import StarPrior
 
@@ -145,7 +145,7 @@ def test_bound_of_the_number_of_sources(work, default, monkeypatch):
     exposure, _ = CoaddSimulator(
         1, StarPrior(density=0.01), shape=(48, 48), margin=4
     ).sample(rng=2)
-    monkeypatch.setattr(_tile_posterior, '_MAX_SOURCES', (1, 0.0))
+    monkeypatch.setattr(_sweep, '_MAX_SOURCES', (1, 0.0))
     known = {'density': 0.01, 'encoder': default}
     few = detect_sources(exposure, check=False, **known)
     # The most probable one of each of four colours, and one candidate of them.
@@ -158,8 +158,8 @@ def test_most_probable():
     # Of each image, the second of which has few.
     candidate = torch.tensor([[[True, False], [True, True]], [[False, True]] * 2])
     chance = torch.tensor([[[0.3, 0.9], [0.5, 0.4]], [[0.8, 0.2]] * 2])
-    assert _tile_posterior.most_probable(candidate, chance, 1) is candidate
-    few = _tile_posterior.most_probable(candidate, chance, -498 / 0.04)
+    assert _sweep.most_probable(candidate, chance, 1) is candidate
+    few = _sweep.most_probable(candidate, chance, -498 / 0.04)
     assert few[0].tolist() == [[False, False], [True, True]]
     assert few[1].tolist() == candidate[1].tolist() == [[False, True]] * 2
     assert candidate[0, 0, 0]

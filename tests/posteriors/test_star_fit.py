@@ -287,8 +287,8 @@ class TestMarginals:
         """
         tiles = tuple(torch.tensor([[0, 1, 1], [2, 3, 1], [1, 0, 2]]))
         posterior, one = tiny.posterior, torch.ones(3, dtype=torch.long)
-        catalog, hidden = posterior.decided()
-        hidden = hidden[tiles[0], :, tiles[1], tiles[2]]
+        catalog, _ = posterior.decided()
+        hidden = posterior.hidden_given(catalog)[tiles[0], :, tiles[1], tiles[2]]
         chain = posterior.source_chain(0, tiles, hidden, one, catalog)
         both = chain.followed_by(chain)
         q, row = torch.rand(3, 3), torch.tensor([3, 1, 5])

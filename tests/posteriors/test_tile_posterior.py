@@ -12,7 +12,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
-from bliss_astro.posteriors import TileCatalog, TilePosterior, npe_loss
+from bliss_astro.posteriors import TileCatalog, TilePosterior, _sweep, npe_loss
 from bliss_astro.posteriors._factors import LOG_FLUX_CEILING, _truncated_cdf
 
 
@@ -377,3 +377,31 @@ class TestLoss:
             optimizer.step()
             losses.append(loss.item())
         assert losses[-1] < 0.8 * losses[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('shape', [(5, 4), (6, 7), (1, 5), (4, 1), (9, 2)])
+def test_sweep_by_bands(tiny, monkeypatch, shape):
+    """
+    Hidden layers and decisions do not depend on the bands of rows that bound memory.
+    """
+    ny, nx = (4 * n for n in shape)
+    image, mask = (
+        value.repeat(1, 3, 3)[:, :ny, :nx]
+        for value in (tiny.inputs.image, tiny.inputs.mask)
+    )
+    inputs = dataclasses.replace(tiny.inputs, image=image, mask=mask)
+    found = []
+    for band in (10**6, 1):
+        monkeypatch.setattr(_sweep, '_BAND', band)
+        posterior = tiny.encoder(inputs)
+        catalog, factor = posterior.decided()
+        hidden = posterior.hidden_given(catalog)
+        found.append((hidden, factor.log_probs, catalog.log_flux))
+        expected = posterior.head.count_factor(hidden).log_probs
+        assert_allclose(factor.log_probs, expected, atol=1e-5)
+        drawn = posterior.sample(generator=torch.Generator().manual_seed(1))
+        assert drawn.count.shape == (3, *shape)
+        assert torch.isfinite(posterior.log_prob(drawn)).all()
+    for one, other in zip(*found, strict=True):
+        assert_allclose(one, other, atol=1e-4)
