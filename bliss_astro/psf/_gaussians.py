@@ -8,6 +8,7 @@ The eight-parameter profile keeps its closed form beside its expansion.
 
 import functools
 import math
+from types import MappingProxyType
 
 import torch
 
@@ -43,7 +44,7 @@ class GaussianPSF:
         :math:`(a^2 - b^2)/(a^2 + b^2)` along the x axis and along the diagonal.
 
     normalization_radius : float, optional
-        Radius in pixels within which a star has unit flux; see `normalized`.
+        Radius in pixels within which flux is counted; `normalized` makes it one.
 
     Raises
     ------
@@ -81,7 +82,7 @@ class GaussianPSF:
     e2 = _component(5, 'Their ellipticities along the diagonal.')
 
     # Shape parameters (..., 8) of the closed form, and facts of a fit.
-    shape, fit_info = None, {}
+    shape, fit_info = None, MappingProxyType({})
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class GaussianPSF:
         normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
     ):
         height = torch.as_tensor(height)
+        height = height if height.is_floating_point() else height.double()
         parts = [torch.as_tensor(v).to(height) for v in (variance, x, y, e1, e2)]
         self.components = torch.broadcast_tensors(height, *parts)
         self.normalization_radius = normalization_radius
@@ -115,7 +117,7 @@ class GaussianPSF:
         good to 1e-6 of the peak, 1 to 1e-4, with fewer Gaussians.
         """
         psf = cls.__new__(cls)
-        psf.shape, psf._step = shape, step
+        psf.shape, psf._step = torch.as_tensor(shape), step
         psf.normalization_radius = normalization_radius
         return psf
 
@@ -163,7 +165,9 @@ class GaussianPSF:
 
     def expand(self, *batch):
         """Return the same PSFs for another batch, as `torch.Tensor.expand`."""
-        return self._each(lambda part: part.expand(*batch, part.shape[-1]))
+        psf = self._each(lambda part: part.expand(*batch, part.shape[-1]))
+        psf.fit_info = self.fit_info
+        return psf
 
     def to(self, *args):
         """Return the same PSFs on a device or of a type, as `torch.Tensor.to`."""
@@ -223,7 +227,9 @@ class GaussianPSF:
     def centred(self):
         """Return the same PSFs with their cores on the stars' positions."""
         parts, place = self.components, self.place - self._core[0][..., None, :]
-        return self._with((*parts[:2], *place.unbind(-1), *parts[4:]))
+        psf = self._with((*parts[:2], *place.unbind(-1), *parts[4:]))
+        psf.fit_info = self.fit_info
+        return psf
 
     def _mapped(self, xx, xy, yy, place, scale=1.0):
         """Return the same fluxes with other covariances and centres."""

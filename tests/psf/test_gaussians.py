@@ -80,6 +80,11 @@ class TestFormula:
         assert_allclose(d_x, by_x, atol=1e-8)
         assert_allclose(d_y, by_y, atol=1e-8)
 
+    def test_whole_numbers(self):
+        psf = GaussianPSF([1, 2], [0.5, 1.5])
+        assert_allclose(psf.variance, [0.5, 1.5])
+        assert_allclose(psf.normalized().flux, 1)
+
     def test_batches(self, psf):
         two = psf[None].expand(2)
         assert repr(two).startswith('<GaussianPSF, batch (2,), ')

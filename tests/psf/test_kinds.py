@@ -86,6 +86,7 @@ def psfex():
 def test_images_become_sums(make, error):
     psf = PSFAccess(make()).gaussians([10, 20], [30, 40, 50])
     assert psf.height.shape[:2] == (3, 2)
+    assert psf.fit_info['residual'].max() < 2 * error
     one = psf[1, 1]
     # Centred on the core, which the lobe draws to itself a little.
     x, y = GaussianPSF.fit(lopsided())._core[0].tolist()
