@@ -22,6 +22,8 @@ from bliss_astro.psf import (
     PSFModel,
     read_psf,
 )
+from bliss_astro.psf._fit import PHASES
+from bliss_astro.psf._kinds import GaussiansPSF, ModelPSF
 from bliss_astro.rendering import TorchRenderer
 
 YY, XX = np.mgrid[-25:26, -25:26].astype(float)
@@ -175,3 +177,12 @@ class TestUsersKind:
 
         with pytest.raises(ValueError, match='batch'):
             PSFAccess(Wrong()).gaussians([0], [0])
+
+
+def test_drawings_of_a_sum_are_those_of_the_model():
+    model = PSFModel(e1=0.1, e2=-0.05)
+    pairs = ModelPSF(model), GaussiansPSF(model.gaussians([0], [0])[0, 0])
+    expected, found = (psf._stamps(3.0, 4.0) for psf in pairs)
+    assert expected[1] == found[1] == PHASES
+    assert_allclose(found[0], expected[0], atol=1e-9)
+    assert_allclose(*(psf.at(0, 0).shape_vector for psf in pairs), rtol=1e-4, atol=1e-4)
