@@ -78,7 +78,8 @@ class SourceParameter:
         Number D of its values; 0 for one number without an axis of its own.
 
     context : tuple of str, optional
-        Parameters before it, but for the position, on which it depends.
+        Parameters before it on which it depends beside the image: the flux, and others
+        of the same ``of``.
 
     to_vector, from_vector : callable, optional
         From values ``(..., D)`` to D numbers without bounds, over which the
@@ -195,9 +196,13 @@ def parameters_of(first, *, shapes=False, latent_dim=0, names=()):
         known = ', '.join(PARAMETERS) or 'none'
         sound = name in PARAMETERS and name not in _TAKEN
         require(sound, 'parameters', f'be known ones ({known}) of other names', name)
-        chain.append(PARAMETERS[name])
-        typed = chain[-1].of != 'galaxy' or any(e.of == 'galaxy' for e in chain[:-1])
+        entry = PARAMETERS[name]
+        typed = entry.of != 'galaxy' or any(e.of == 'galaxy' for e in chain)
         require(typed, 'parameters', 'be those of stars without galaxies', name)
+        before = {'flux', *(e.name for e in after_flux(chain) if e.of == entry.of)}
+        sound, allowed = before >= {*entry.context}, f'be of {sorted(before)}'
+        require(sound, f'context of {name}', allowed, entry.context)
+        chain.append(entry)
     return tuple(chain)
 
 

@@ -330,6 +330,14 @@ def test_parameters_that_cannot_be(sersic, monkeypatch):
     monkeypatch.setitem(PARAMETERS, 'start', SourceParameter('start'))
     with pytest.raises(ValueError, match='of other names; got start'):
         Encoder(EncoderConfig(parameters=('start',)))
+    later = SourceParameter('later', of='galaxy', context=('flux', 'sersic_index'))
+    monkeypatch.setitem(PARAMETERS, 'later', later)
+    options = {'galaxies': True, 'parameters': ('sersic_index', 'later')}
+    head = Encoder(EncoderConfig(**options)).head
+    sizes = [head.source[0][k].layers[0].in_features for k in options['parameters']]
+    assert sizes[1] == sizes[0] + 1
+    with pytest.raises(ValueError, match=r"context of later must be of \['flux'\]"):
+        Encoder(EncoderConfig(**options | {'parameters': ('later', 'sersic_index')}))
     with pytest.raises(ValueError, match='stars without galaxies'):
         Encoder(EncoderConfig(parameters=('sersic_index',)))
     with pytest.raises(ValueError, match='parameters must be a list of names'):
