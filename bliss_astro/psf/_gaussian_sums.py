@@ -187,7 +187,8 @@ def adaptive_moments(weight, covariance, place=None):
 def ellipse_points(radius, centre, e1, e2):
     """Points on ellipses of a radius around places, in the last axis."""
     x, y, e1, e2 = (part[..., None] for part in (*centre.unbind(-1), e1, e2))
-    angle = torch.arange(_N_DIRECTIONS).to(x) * (2 * math.pi / _N_DIRECTIONS)
+    angle = torch.arange(_N_DIRECTIONS, device=x.device).to(x)
+    angle *= 2 * math.pi / _N_DIRECTIONS
     # The root of the ellipse's matrix makes it of a circle.
     stretch = stretch_of(e1, e2)
     radius = radius / (2 * (stretch + 1)).sqrt()

@@ -165,13 +165,14 @@ def profile_with_gradient(
 
 def _nodes(power, step):
     """Nodes of the quadrature of power laws of index ``power``, ``(..., K)``."""
-    nodes = torch.arange(_FIRST_NODE, _LAST_NODE + 1e-6, step).to(power)
+    device = power.device
+    nodes = torch.arange(_FIRST_NODE, _LAST_NODE + 1e-6, step, device=device).to(power)
     # Above an index of 2 the integrand narrows around s = log(a), with a width of
     # 1 / sqrt(a): the same number of nodes covers what is left of it.
     steep = power.clamp(min=2.0)
     low = (16.4 / steep + 0.9).clamp(max=0.6931 - _FIRST_NODE)
     high = (4.7 / steep.sqrt()).clamp(max=_LAST_NODE - 0.6931)
-    unit = torch.linspace(0, 1, len(nodes)).to(power)
+    unit = torch.linspace(0, 1, len(nodes), device=device).to(power)
     steep_nodes = steep.log() - low + unit * (low + high)
     return torch.where(power > 2, steep_nodes, nodes)
 
