@@ -42,9 +42,10 @@ def fit_images(gaussians, images, phases):
 
     ``gaussians`` is the class whose formula is fitted.
     """
-    images, n = np.asarray(images, float), len(phases)
-    if n == 1 and images.ndim > 1:
-        images = images[..., None, :, :]
+    images = np.asarray(images, float)
+    if phases is None:
+        phases, images = ((0.0, 0.0),), np.atleast_2d(images)[..., None, :, :]
+    n = len(phases)
     *batch, own, side, width = (0, 0, *images.shape)[-max(images.ndim, 3) :]
     sound = own == n and side == width and side % 2
     require(sound, 'images', 'have the shape (..., s, s), s odd', images.shape)

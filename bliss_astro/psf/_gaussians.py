@@ -359,7 +359,7 @@ class GaussianPSF:
         cls,
         images,
         *,
-        phases=((0.0, 0.0),),
+        phases=None,
         normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
     ):
         """
@@ -368,7 +368,7 @@ class GaussianPSF:
         Parameters
         ----------
         images : array_like ``(..., s, s)`` or ``(..., n, s, s)``
-            PSFs of any flux, s odd; the latter for n ``phases``.
+            PSFs of any flux, s odd; the latter with ``phases``.
 
         phases : sequence of n pairs of float, optional
             Places (dx, dy) of the star relative to the middle pixel in n images of one

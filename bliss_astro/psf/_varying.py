@@ -137,10 +137,8 @@ class VaryingPSF:
             return GaussianPSF.from_shape(shapes, **options)
         places = (xs, ys) if self.varies else (xs[:1], ys[:1])
         stamps = [[self._stamps(x, y) for x in places[0]] for y in places[1]]
-        phases = stamps[0][0][1]
-        images = np.array([[stamp for stamp, _ in row] for row in stamps])
-        images = images[:, :, 0] if len(phases) == 1 else images
-        psf = GaussianPSF.fit(images, phases=phases, **options)
+        images = [[stamp for stamp, _ in row] for row in stamps]
+        psf = GaussianPSF.fit(images, phases=stamps[0][0][1], **options)
         return psf.centred().expand(len(ys), len(xs))
 
     def _stamps(self, x, y):
