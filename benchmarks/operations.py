@@ -169,8 +169,7 @@ def count(kind, function, *args, **kwargs):
     name = '_is_avx512_bf16_supported'
     probe = getattr(torch.cpu, name, None) if kind is Seconds else (lambda: True)
     half = mock.patch.object(torch.cpu, name, probe, create=True)
-    with half, warnings.catch_warnings(), kind() as counter:
-        warnings.simplefilter('ignore')
+    with half, warnings.catch_warnings(action='ignore'), kind() as counter:
         profile = _Profile(counter)
         with profile.wrapping():
             function(*args, **kwargs)

@@ -22,6 +22,7 @@ from astropy.io import fits
 from harness import OURS, Benchmark, median_with_error, peak_of_process
 
 FRAME_SHAPE = (1489, 2048)
+NAMES = 'CPU time', *operations.MEASURES
 UNITS = {'time': 's', 'CPU time': 's', 'peak memory': 'GB'}
 # Targets on two cores, by case and quantity.
 TARGETS = {
@@ -145,8 +146,7 @@ def run_task(name, threads, calls, given):
     results = []
     for _ in range(calls):
         wall, cpu = time.perf_counter(), time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             found = globals()[name](**given)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         found = found if isinstance(found, dict) else len(found)
@@ -197,8 +197,7 @@ class Speed(Benchmark):
     def stages(self, folder, files):
         """Rows of the stages of a frame, and of the launches of a GPU."""
         for stage, values in self.run('count_stages', 1, files=files)['found'].items():
-            names = 'CPU time', *operations.MEASURES
-            for name, value in zip(names, values, strict=True):
+            for name, value in zip(NAMES, values, strict=True):
                 self.put(f'frame, {stage}', name, value)
         side = 128 if self.arguments.quick else 512
         for n in (10,) if self.arguments.quick else (10, 100, 1000):
