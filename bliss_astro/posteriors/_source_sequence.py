@@ -186,26 +186,32 @@ class SourceSequence:
     @torch.no_grad()
     def measure(self, catalog: TileCatalog):
         """
-        Sources of true catalogues, their values, and measurements with the types.
+        Measurements of true sources, which the weights do not change.
 
-        If types are inferred, measurements without them too. All are independent of
-        the weights, and may be known before these are.
+        Returns those sources that have parameters here (galaxies, where these are
+        shapes alone), their numbers and that of all, their values, and measurements
+        with the types and, if they are inferred, without them.
         """
         sources, where = self.sources_of(catalog)
-        inputs, blind = self.inputs, self.fit(sources)
-        psf = inputs.at_tiles(inputs.psf, *sources.tiles)
+        galaxy, inputs, blind = catalog.galaxy[where], self.inputs, self.fit(sources)
+        scenes = [self._given_types(sources, blind, galaxy == 0)]
+        if not self.encoders.shapes_only:
+            scenes.append((blind, sources))
+        index = torch.arange(len(sources), device=sources.x.device)
+        owners = [e.owners({'type': galaxy}) for e in self.encoders.entries]
+        if all(own is not None for own in owners):
+            index = index[torch.stack(owners).any(0)]
+        some, at = sources.select(index), tuple(part[index] for part in where)
+        psf = inputs.at_tiles(inputs.psf, *some.tiles)
         values = true_values(
             self.encoders.entries,
             catalog,
-            where,
-            high=torch.full_like(sources.x, LOG_FLUX_CEILING),
+            at,
+            high=torch.full_like(some.x, LOG_FLUX_CEILING),
             moments=functools.partial(self.moments, psf),
         )
-        index = torch.arange(len(sources), device=sources.x.device)
-        scenes = [self._given_types(sources, blind, values['type'] == 0)]
-        if not self.encoders.shapes_only:
-            scenes.append((blind, sources))
-        return sources, values, [self._measured(*scene, index) for scene in scenes]
+        parts = [self._measured(*scene, index) for scene in scenes]
+        return some, (index, len(sources)), values, parts
 
     def log_prob(self, catalog: TileCatalog, measured=None):
         """
@@ -213,13 +219,13 @@ class SourceSequence:
 
         What `measure` returns for the catalogue may be given.
         """
-        sources, values, parts = measured or self.measure(catalog)
-        seen, *blind = (self._with_features(part, sources) for part in parts)
+        some, (index, n), values, parts = measured or self.measure(catalog)
+        seen, *blind = (self._with_features(part, some) for part in parts)
         kind = None
         if blind:
             kind = self.encoders.type_factor(*blind, half=self.half)
-        chain = StampChain(self.encoders, seen, kind, half=self.half)
-        return chain.log_prob(values)
+        terms = StampChain(self.encoders, seen, kind, half=self.half).log_prob(values)
+        return {k: v.new_zeros(n).index_copy(0, index, v) for k, v in terms.items()}
 
     # -- draws -----------------------------------------------------------------
 

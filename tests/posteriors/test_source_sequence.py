@@ -191,6 +191,25 @@ class TestDensity:
         assert torch.equal(loss, same)
         assert terms.keys() == others.keys()
 
+    def test_only_stamps_of_galaxies_have_shapes(self, world):
+        encoder, inputs, catalog, _ = world
+        design = encoder.with_design(sequence=True, shapes_only=True)
+        ours = encoder(inputs).sequence.log_prob(catalog)
+        sequence = design(inputs).sequence
+        measured = sequence.measure(catalog)
+        shapes = sequence.log_prob(catalog, measured)
+        n_galaxies = int(catalog.galaxy.sum())
+        assert 0 < n_galaxies < int(catalog.count.sum()) == len(shapes['shape'])
+        assert len(measured[-1][0]['stamps']) == n_galaxies
+        assert set(shapes) == {'shape', 'ellipticity'}
+        for name, value in shapes.items():
+            torch.testing.assert_close(value, ours[name], rtol=1e-4, atol=1e-4)
+        # No galaxy at all.
+        stars = dataclasses.replace(catalog, galaxy=torch.zeros_like(catalog.galaxy))
+        loss, _ = sequence_loss(design.requires_grad_()(inputs).sequence, stars)
+        loss.backward()
+        assert loss == 0
+
     def test_shapes_of_stars_do_not_count(self, world, few):
         encoder, (inputs, catalog) = world[0], few
         posterior = encoder(inputs)
