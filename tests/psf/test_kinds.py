@@ -151,6 +151,14 @@ class TestUsersKind:
             pull = (catalog['flux'] - row['flux'])[at] / catalog['flux_err'][at]
             assert abs(float(pull)) < 5
 
+    def test_detection_in_an_array(self):
+        psf = MoffatPSF(3.0, 3.5)
+        star = 1e4 * drawn(psf.gaussians([0], [0])[0, 0])
+        noise = np.random.default_rng(0).normal(0, np.sqrt(100 + star))
+        known = {'background': 100.0, 'bkg_error': 10.0, 'effective_gain': 1.0}
+        [row] = detect_sources(100 + star + noise, psf=psf, **known)
+        assert abs(row['flux'] - 1e4) < 4 * row['flux_err']
+
     def test_galaxies(self):
         simulator = CoaddSimulator(1, CatalogPrior.sky(), psf=MoffatPSF(3.0, 3.5))
         exposure, _ = simulator.sample(rng=0)
