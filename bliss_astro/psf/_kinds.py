@@ -148,9 +148,9 @@ class ImagePSF(FittedPSF):
 # The first that is true counts.
 KINDS = [
     (lambda psf: isinstance(psf, VaryingPSF), lambda psf: psf),
+    (lambda psf: callable(getattr(psf, 'at', None)), UserPSF),
     (lambda psf: isinstance(psf, Model), ModelPSF),
     (lambda psf: isinstance(psf, np.ndarray | list), ImagePSF),
-    (lambda psf: callable(getattr(psf, 'at', None)), UserPSF),
     (lambda psf: callable(getattr(psf, 'gaussians', None)), GaussiansPSF),
 ]
 
