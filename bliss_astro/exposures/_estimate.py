@@ -251,21 +251,18 @@ def find_exact_areas(data, bad):
     Each comes with its value, its pixels as a bool array, and whether it is the
     plateau of something bright.
     """
-    from scipy.ndimage import (
-        binary_dilation,
-        find_objects,
-        label,
-        maximum_filter,
-        minimum_filter,
-    )
+    from scipy.ndimage import binary_dilation, find_objects, label
 
     bad = bad | ~np.isfinite(data)
     right = (data[:, 1:] == data[:, :-1]) & ~bad[:, 1:]
     if np.count_nonzero(right) < _AREA_PIXELS:
         return []
     # Pixels whose neighbours have their value; beyond the edge there are none.
-    values = np.where(bad, -np.inf, data)
-    core = ~bad & (maximum_filter(values, 3) == minimum_filter(values, 3))
+    values = np.where(bad, np.nan, data)
+    right = np.pad(values[:, 1:] == values[:, :-1], ((0, 0), (1, 1)), constant_values=1)
+    above = np.pad(values[1:] == values[:-1], ((1, 1), (0, 0)), constant_values=1)
+    line = np.pad(right[:, 1:] & right[:, :-1], ((1, 1), (0, 0)), constant_values=1)
+    core = ~bad & above[1:] & above[:-1] & line[2:] & line[1:-1] & line[:-2]
     labels, n_areas = label(core, _EIGHT_NEIGHBOURS)
     sizes = np.bincount(labels.ravel(), minlength=n_areas + 1)[1:]
     n_small = np.count_nonzero(sizes < _AREA_PIXELS)

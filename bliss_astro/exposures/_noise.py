@@ -3,11 +3,14 @@
 Noise of blank pixels and its correlation, where sources are sparse or crowd.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from bliss_astro._arguments import counted, require
+from bliss_astro._filters import smooth, sums_of_cells
 from bliss_astro.units import MAD_TO_SIGMA, median_and_scatter
 
 NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
@@ -205,7 +208,7 @@ def _noise_of_blank(residual, bad, max_lag):
     check_enough(~bad, 'good')
     cells = _cells(residual.shape)
     residual, blank = _blank_sky(residual, bad, cells)
-    products, pairs = _lagged_sums_by_cell(residual, blank, max_lag, cells[0])
+    products, pairs = _lagged_sums_by_cell(residual, blank, max_lag, cells[1])
     keep = _usual_cells(products[0, max_lag], pairs[0, max_lag], blank.size)
     products, pairs = (v[:, :, keep].sum(-1) for v in (products, pairs))
     n = pairs[0, max_lag]
@@ -218,26 +221,25 @@ def _noise_of_blank(residual, bad, max_lag):
 
 
 def _cells(shape):
-    """Number of the cell of each pixel, and its place in that from -1 to 1, y and x."""
+    """Cell of each pixel, first ones of cells, and places in them from -1 to 1."""
     parts = [np.array_split(np.arange(n), max(1, round(n / _CELL_SIDE))) for n in shape]
     sides = [[len(part) for part in axis] for axis in parts]
     row, column = (np.repeat(np.arange(len(side)), side) for side in sides)
     y, x = (np.concatenate([np.linspace(-1, 1, n) for n in side]) for side in sides)
-    return row[:, None] * len(sides[1]) + column, y[:, None], x
+    starts = [[part[0] for part in axis] for axis in parts]
+    return row[:, None] * len(sides[1]) + column, starts, y[:, None], x
 
 
 def _blank_sky(residual, bad, cells):
     """Find blank sky, and take a plane off each of its cells."""
-    from scipy.ndimage import binary_dilation, gaussian_filter
-
-    share = gaussian_filter((~bad).astype(float), SMOOTHING)
-    share = np.maximum(share, 0.2)  # not to magnify the noise between bad pixels
+    # Not to magnify the noise between bad pixels.
+    share = np.maximum(smooth(~bad, SMOOTHING), 0.2)
     residual = np.where(bad, 0.0, residual - np.median(residual[~bad]))
     for _ in range(_N_ROUNDS):
-        smooth = gaussian_filter(residual, SMOOTHING) / share
+        light = smooth(residual.clip(-1e30, 1e30), SMOOTHING) / share
         # Correlated noise is smoothed less than white noise: measured, not known.
-        middle, sigma = _robust(smooth[~bad])
-        sources = (smooth - middle > _SOURCE_SIGMA * sigma) & ~bad
+        middle, sigma = _robust(light[~bad])
+        sources = (light - middle > _SOURCE_SIGMA * sigma) & ~bad
         blank = ~(bad | binary_dilation(sources, iterations=GROWTH))
         check_enough(blank, 'blank')
         middle, sigma = _robust(residual[blank])
@@ -246,18 +248,20 @@ def _blank_sky(residual, bad, cells):
     return np.where(blank, residual, 0.0), blank
 
 
-def _planes(values, use, cell, y, x):
+def _planes(values, use, cell, starts, y, x):
     """Fit a plane to those values of each cell that are used."""
 
-    def sums(weights):
-        return np.bincount(cell.ravel(), weights.ravel())
+    def moments(weights, most):
+        powers = [(p, q) for p in range(most + 1) for q in range(most + 1 - p)]
+        sums = [sums_of_cells(weights * x**p * y**q, starts) for p, q in powers]
+        return np.reshape(sums, (len(sums), -1))
 
-    terms = np.ones(use.shape), x + 0 * y, y + 0 * x
-    matrix = np.array([[sums(use * a * b) for a in terms] for b in terms])
+    # Products of 1, y and x among the moments 1, y, y^2, x, x y, x^2.
+    matrix = moments(use, 2)[[[0, 1, 3], [1, 2, 4], [3, 4, 5]]]
     # Without pixels, or with too few, what they leave open is zero.
     inverse = np.linalg.pinv(np.moveaxis(matrix, -1, 0), rcond=1e-6)
-    fit = np.einsum('kij,jk->ik', inverse, [sums(use * a * values) for a in terms])
-    return sum(number[cell] * term for number, term in zip(fit, terms, strict=True))
+    fit = np.einsum('kij,jk->ik', inverse, moments(use * values, 1))
+    return fit[0][cell] + fit[1][cell] * y + fit[2][cell] * x
 
 
 def _robust(values):
@@ -281,18 +285,17 @@ def _usual_cells(products, n, size):
     return enough
 
 
-def _lagged_sums_by_cell(residual, blank, max_lag, cell):
+def _lagged_sums_by_cell(residual, blank, max_lag, starts):
     """Sum products and pairs by lag and by cell, (max_lag + 1, 2 max_lag + 1, n)."""
-    shape = (max_lag + 1, 2 * max_lag + 1, cell[-1, -1] + 1)
+    shape = (max_lag + 1, 2 * max_lag + 1, math.prod(map(len, starts)))
     products, pairs = np.zeros(shape), np.zeros(shape)
     for dy, dx in np.ndindex(shape[:2]):
         one, two = lagged_views(residual.shape, dy, dx - max_lag)
-        # Filed under the cell of the first of both pixels.
-        for sums, values in (
-            (products, residual[one] * residual[two]),
-            (pairs, blank[one] & blank[two]),
-        ):
-            sums[dy, dx] = np.bincount(cell[one].ravel(), values.ravel(), shape[2])
+        for sums, values in ((products, residual), (pairs, blank)):
+            # Filed under the cell of the first of both pixels.
+            product = np.zeros_like(values)
+            np.multiply(values[one], values[two], out=product[one])
+            sums[dy, dx] = sums_of_cells(product, starts).ravel()
     return products, pairs
 
 
@@ -327,15 +330,13 @@ def _is_crowded(kernel, errors):
 
 def _noise_of_crowd(values, bad):
     """Noise and correlation of neighbours where hardly a pixel is without sources."""
-    from scipy.ndimage import binary_dilation, gaussian_filter
-
     sigma, correlation = 1.0, (0.0, 0.0)
-    smooth = gaussian_filter(values, SMOOTHING)
-    seen = MAD_TO_SIGMA * np.median(np.abs(smooth[~bad]))
+    light = smooth(values.clip(-1e30, 1e30), SMOOTHING)
+    seen = MAD_TO_SIGMA * np.median(np.abs(light[~bad]))
     for _ in range(_N_ROUNDS):
         # Stars make the scatter here; noise at most twice that of white noise.
         scatter = min(seen, sigma / (np.sqrt(np.pi) * SMOOTHING))
-        sources = smooth > _CROWD_SOURCE_SIGMA * scatter
+        sources = light > _CROWD_SOURCE_SIGMA * scatter
         sources |= np.abs(values) > _CROWD_PIXEL_SIGMA * sigma
         empty = ~(binary_dilation(sources, iterations=GROWTH) | bad)
         if np.count_nonzero(empty) < _CROWD_MIN_BLANK:
@@ -377,8 +378,7 @@ def _kernel_of_neighbours(pair, max_lag):
 
 def correlation_at(lags, r):
     """Correlation of smoothed noise at some lags, r^(lag^2), of that of neighbours."""
-    lags = np.abs(lags)
-    return np.sign(r) ** lags * np.abs(r) ** (lags**2.0)
+    return np.sign(r) ** np.abs(lags) * np.abs(r) ** np.square(lags, dtype=float)
 
 
 def lagged_views(shape, dy, dx):

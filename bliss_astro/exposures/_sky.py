@@ -12,6 +12,7 @@ from astropy.nddata import block_reduce
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._arguments import check_integer
+from bliss_astro._filters import smooth, sums_of_cells
 from bliss_astro._warnings import collect_warnings
 
 from ._noise import GROWTH, SMOOTHING, check_enough, noise_of_residual
@@ -224,8 +225,9 @@ def measure_background(
     sources = _find_covered(image - level, scatter, bad, correlation)
     sources &= ~_crowded(sources, box)
     second = _mesh(image, bad | sources, box, MeanBackground(sigma_clip=None))
-    background = np.asarray(second.background, dtype=float) + slope
-    background = background * scale + middle
+    background = _spline(second.background_mesh, image.shape, box) + slope
+    background *= scale
+    background += middle
     # Where rounding is far below the noise, half the memory does.
     step = np.spacing(np.float32(np.abs(background).max()))
     if _MIN_SCALE < scale < _MAX_SCALE and step < _ROUNDING_SHARE * scale:
@@ -294,12 +296,25 @@ def _interpolate(mesh, shape, box):
     return rows.T @ mesh @ columns
 
 
+def _spline(mesh, shape, box):
+    """Interpolate a mesh as photutils' ``BkgZoomInterpolator``, axis by axis."""
+    from scipy.ndimage import zoom
+
+    options = {'order': 3, 'mode': 'reflect', 'grid_mode': True}
+    along_y, along_x = (
+        [zoom(one, side, **options)[:n] for one in np.eye(cells)]
+        for n, cells, side in zip(shape, mesh.shape, box, strict=True)
+    )
+    mesh = np.asarray(mesh, dtype=float)
+    return (np.transpose(along_y) @ mesh @ along_x).clip(mesh.min(), mesh.max())
+
+
 def _find_covered(residual, noise, bad, correlation):
     """Find pixels in or near sources, in a smoothed image."""
-    from scipy.ndimage import binary_dilation, gaussian_filter
+    from scipy.ndimage import binary_dilation
 
-    smooth = gaussian_filter(np.where(bad, 0, residual), SMOOTHING)
-    bright = smooth > _SOURCE_SIGMA * _noise_of_smoothed(correlation) * noise
+    bright = smooth(np.where(bad, 0, residual), SMOOTHING)
+    bright = bright > _SOURCE_SIGMA * _noise_of_smoothed(correlation) * noise
     return binary_dilation(bright, iterations=GROWTH)
 
 
@@ -314,10 +329,12 @@ def _noise_of_smoothed(correlation):
 
 def _crowded(sources, box):
     """Pixels of the cells of which sources cover most."""
-    rows, columns = (np.arange(n) // b for n, b in zip(sources.shape, box, strict=True))
-    cell = rows[:, None] * (columns[-1] + 1) + columns
-    covered = np.bincount(cell.ravel(), sources.ravel())
-    return (covered > _CROWDED_SHARE * np.bincount(cell.ravel()))[cell]
+    starts = [np.arange(0, n, b) for n, b in zip(sources.shape, box, strict=True)]
+    rows, columns = (
+        np.diff([*first, n]) for first, n in zip(starts, sources.shape, strict=True)
+    )
+    crowded = sums_of_cells(sources, starts) > _CROWDED_SHARE * np.outer(rows, columns)
+    return crowded.repeat(rows, 0).repeat(columns, 1)
 
 
 def step_of(exposure):

@@ -134,8 +134,9 @@ def check_map(name, value, shape, *, good=None, sign=None):
     'not negative'; other values that are not become the median of the good ones.
     """
     array = np.asarray(value)
-    sound, allowed = array.dtype.kind in 'fiu', 'be a real number or a map'
-    require(sound, name, allowed, f'{value!r:.60}', TypeError)
+    if array.dtype.kind not in 'fiu':
+        text = must(name, 'be a real number or a map', f'{value!r:.60}')
+        raise TypeError(text)
     if array.ndim == 0:
         return float(array) if good is None else check_number(name, value, sign=sign)
     check_shape(name, array, shape, 'be a number or have')

@@ -124,7 +124,10 @@ def psf_derivatives(dx, dy, shape, R):
 def half_maximum_radius(shape):
     """Elliptical radius in px of half the maximum; entries of shape may be arrays."""
     half = 0.5 * profile(0.0, shape)
-    r2 = np.zeros_like(half)
+    s1, s2, _, sp, _, beta = shape[:6]
+    # No part of the profile falls to its half before the narrowest does.
+    core = 2 * np.log(2) * np.square(np.minimum(s1, s2))
+    r2 = np.minimum(core, beta * sp * sp * np.expm1(2 * np.log(2) / beta))
     # The profile is a convex function of r2, so that no step goes too far.
     for _ in range(_N_STEPS):
         step = (profile(r2, shape) - half) / _profile_slope(r2, shape)

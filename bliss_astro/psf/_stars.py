@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, label
 from scipy.spatial import cKDTree
 
-from bliss_astro._filters import local_maxima
+from bliss_astro._filters import local_maxima, smooth
 from bliss_astro.units import median_and_scatter, typical
 
 from ._fit import cut_stamps
@@ -155,7 +155,7 @@ def _peaks(image, bad, threshold):
     for level in range(_N_LEVELS):
         if min(image.shape) < 8:
             break
-        fine, broad = (gaussian_filter(image, k * _SIGMA, truncate=3) for k in (1, 2))
+        fine, broad = (smooth(image, k * _SIGMA, truncate=3) for k in (1, 2))
         band = fine - broad
         _, scatter = median_and_scatter(band[::2, ::2])
         band /= max(float(scatter), 1e-12)
@@ -214,13 +214,13 @@ def _sky_of(stamps, bad):
 def measure_stamps(stamps, bad, offsets, level, photon=0.0):
     """Adaptive moments of the sources at offsets from the middles of stamps."""
     half = _HALF[level]
-    smooth = gaussian_filter(stamps, (0, _SMOOTH, _SMOOTH), truncate=3.5)
-    x, y, m, weight = _adapt(smooth, half, offsets, _BEGIN[level])
-    mass = np.einsum('nij,nij->n', weight, smooth)
+    filtered = gaussian_filter(stamps, (0, _SMOOTH, _SMOOTH), truncate=3.5)
+    x, y, m, weight = _adapt(filtered, half, offsets, _BEGIN[level])
+    mass = np.einsum('nij,nij->n', weight, filtered)
     # The noise of a sum under the weight, itself under the filter.
     area = np.sqrt(m[0] * m[1] - m[2] ** 2)
     noise = np.sqrt(np.pi * area**2 / (area + _SMOOTH**2))
-    power = np.einsum('nij,nij->n', weight**2, np.maximum(smooth, 0))
+    power = np.einsum('nij,nij->n', weight**2, np.maximum(filtered, 0))
     noise *= np.sqrt(1 + photon * power / np.einsum('nij,nij->n', weight, weight))
     m[:2] -= _SMOOTH**2
     det = m[0].clip(0) * m[1].clip(0) - m[2] ** 2

@@ -13,11 +13,13 @@ import pytest
 from astropy.modeling.models import Moffat2D
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose
+from photutils.background import Background2D
 from scipy.ndimage import gaussian_filter
 
 from bliss_astro import PSFModel
 from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.exposures._estimate import estimate_missing
+from bliss_astro.exposures._sky import _spline
 
 NOISE, SIDE = 10.0, 256
 
@@ -117,6 +119,14 @@ def test_error_stays_in_the_domain():
     waves = 3 * NOISE * np.sin(2 * np.pi * np.arange(SIDE) / 100)
     exposure = estimate_missing(1000 + waves + NOISE * white(rng), {}, {})
     assert exposure.background_error == 0.3
+
+
+@pytest.mark.parametrize('shape', [(150, 90), (128, 128), (20, 33)])
+def test_mesh_is_interpolated_as_by_photutils(shape, rng):
+    box = tuple(min(32, n) for n in shape)
+    mesh = Background2D(rng.normal(size=shape), box, filter_size=1)
+    found = _spline(mesh.background_mesh, shape, box)
+    assert_allclose(found, mesh.background, atol=1e-12)
 
 
 def test_what_is_given_is_kept():
