@@ -34,6 +34,8 @@ from ._source_chain import STARS, STARS_AND_GALAXIES, add_layers, parameters_of
 
 # Tiles that are worked on in single precision at once.
 _PIECE = 16_384
+# Least number of them that are worth being rearranged as images.
+_MANY = 256
 # Range of the logarithm of a component's scale.
 _LOG_SCALES = math.log(1e-4), 1.0
 
@@ -49,10 +51,18 @@ def _pointwise(layer, value):
     """
     A convolution of one pixel, of maps or of lists ``(N, channels)``.
 
-    As a product, with channels last in memory: a processor's convolution would copy.
+    With channels last in memory, a product of two matrices. On processors torch leaves
+    convolutions of 16 images or more to oneDNN, which takes half of the time of MKL on
+    some.
     """
-    weight = layer.weight[..., 0, 0]
-    return F.linear(value.movedim(1, -1), weight, layer.bias).movedim(-1, 1)
+    value = value.movedim(1, -1)
+    *shape, n_channels = value.shape
+    n = math.prod(shape)
+    if n % 16 or n < _MANY or value.device.type != 'cpu':
+        return F.linear(value, layer.weight[..., 0, 0], layer.bias).movedim(-1, 1)
+    images = value.reshape(16, n // 16, 1, n_channels).permute(0, 3, 1, 2)
+    out = F.conv2d(images, layer.weight, layer.bias).permute(0, 2, 3, 1)
+    return out.reshape(*shape, -1).movedim(-1, 1)
 
 
 def star_flux_of_raw(raw, centre, error, high) -> LogFluxFactor:
@@ -183,13 +193,6 @@ class StarHead(nn.Module):
         parts = (value.flatten(0, 2).split(_PIECE) for value in (out, features))
         map_threads(fill, zip(*parts, strict=True))
         return out.movedim(-1, 1)
-
-    def expected_counts(self, context) -> torch.Tensor:
-        """Mean number of sources of tiles that are each of the first colour."""
-        context = context.movedim(1, -1)
-        hidden = map(self.hidden_alone, context.flatten(0, 2).split(_PIECE))
-        means = torch.cat([self.count_factor(part).mean for part in hidden])
-        return means.unflatten(0, context.shape[:-1])
 
     def hidden(self, context, code, known) -> torch.Tensor:
         """

@@ -35,6 +35,11 @@ def most_probable(candidate, probability, n_pixels):
     return out
 
 
+def band_rows(posterior):
+    """Rows of tiles that are worked on at once, an even number."""
+    return 2 * max(1, _BAND // (len(posterior) * posterior.grid.shape[1]))
+
+
 def hidden_bands(posterior, colour, code):
     """
     Hidden layer of the tiles of a colour, given codes of the earlier ones.
@@ -44,7 +49,7 @@ def hidden_bands(posterior, colour, code):
     (i, j), (n_rows, n_columns) = COLOURS[colour], posterior.grid.shape
     known = (posterior.grid.colour(device=posterior.device) < colour).to(code)
     left_right, along = _around(j, n_columns, n_columns)
-    step = 2 * max(1, _BAND // (len(posterior) * n_columns))
+    step = band_rows(posterior)
     for first in range(i, n_rows if j < n_columns else 0, step):
         rows = slice(first, min(first + step, n_rows), 2)
         above_below, down = _around(first, rows.stop, n_rows)
