@@ -23,6 +23,8 @@ from ._inputs import tile_mean
 _BLOCK, _BAND_MIN = 36_000, 64
 # Tiles of the images of one pass of the network: few enough for a processor's caches.
 _PASS = 16_000
+# Times as many for a GPU, of which a pass takes 1 GB then: few launches count there.
+_MORE_ON_GPU = 16
 # Side in tiles of the cells in which the density of sources is estimated.
 _DENSITY_CELL = 32
 # Images of at least so many tiles a side are sampled for that: the distance and the
@@ -75,9 +77,11 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32):
         out[images, :, r:stop_r, c:stop_c] = own
 
     n_threads = n_workers() or 1
-    step = min(max(1, _PASS // (n_rows * n_columns)), -(-n_images // n_threads))
+    more = 1 if encoder.device.type == 'cpu' else _MORE_ON_GPU
+    step = max(1, more * _PASS // (n_rows * n_columns))
+    step = min(step, -(-n_images // n_threads))
     some = [slice(k, k + step) for k in range(0, n_images, step)]
-    blocks = _blocks(grid.shape, -(-n_threads // len(some)))
+    blocks = _blocks(grid.shape, -(-n_threads // len(some)), more * _BLOCK)
     map_threads(fill, itertools.product(some, blocks))
     with torch.no_grad():
         out = out.float() if dtype == torch.float16 else out
@@ -98,9 +102,13 @@ def _window(inputs, rows, columns, size):
     return inputs.with_tensors(cut)
 
 
-def _blocks(shape, n_threads):
-    """Rows and columns of tiles of the blocks of an image, as many for each thread."""
-    n_blocks = -(-shape[0] * shape[1] // _BLOCK)
+def _blocks(shape, n_threads, most):
+    """
+    Rows and columns of tiles of the blocks of an image, as many for each thread.
+
+    A block has about ``most`` tiles at most.
+    """
+    n_blocks = -(-shape[0] * shape[1] // most)
     # Not narrower than what their halos cost.
     n_threads = max(1, min(n_threads, max(shape) // _BAND_MIN))
     n_blocks = -(-n_blocks // n_threads) * n_threads

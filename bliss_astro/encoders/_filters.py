@@ -69,7 +69,7 @@ def filter_coefficients(psf):
     product = variance[..., None] / (variance[..., None] + sigma2)
     right = (height[..., None] * product).sum(-2)
     # In double precision, or the rounding would depend on the number of images.
-    inverse = torch.linalg.inv(gram.double())
+    inverse = torch.linalg.inv_ex(gram.double()).inverse  # without a wait of the host
     coefficients = (right.double() @ inverse).to(right)
     power = (coefficients * right).sum(-1, keepdim=True)
     return coefficients * power.clamp(min=1e-8).rsqrt()

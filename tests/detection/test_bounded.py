@@ -256,22 +256,23 @@ def test_number_of_threads(field, encoder):
 def test_bands_of_threads():
     from bliss_astro.detection._infer import _blocks
 
-    assert _blocks((40, 40), 2) == [((0, 40), (0, 40))]
-    assert _blocks((100, 128), 2) == [((0, 100), (0, 64)), ((0, 100), (64, 128))]
-    assert _blocks((155, 155), 1) == [((0, 155), (0, 155))]
+    most = 36_000
+    assert _blocks((40, 40), 2, most) == [((0, 40), (0, 40))]
+    assert _blocks((100, 128), 2, most) == [((0, 100), (0, 64)), ((0, 100), (64, 128))]
+    assert _blocks((155, 155), 1, most) == [((0, 155), (0, 155))]
     # Even ones of at most 36,000 tiles, as many for each thread.
-    assert len(_blocks((300, 200), 1)) == 2
-    assert len(_blocks((400, 200), 2)) == 4
-    assert len(_blocks((1500, 1500), 1)) == 63
+    assert len(_blocks((300, 200), 1, most)) == 2
+    assert len(_blocks((400, 200), 2, most)) == 4
+    assert len(_blocks((1500, 1500), 1, most)) == 63
     # Every tile once.
     for n_threads in (1, 2, 16):
         seen, sizes = np.zeros((300, 200), int), []
-        for (top, bottom), (left, right) in _blocks((300, 200), n_threads):
+        for (top, bottom), (left, right) in _blocks((300, 200), n_threads, most):
             seen[top:bottom, left:right] += 1
             sizes.append((bottom - top) * (right - left))
         assert (seen == 1).all()
         assert max(sizes) < 1.1 * min(sizes)
-        assert max(sizes) <= 36_000
+        assert max(sizes) <= most
 
 
 @pytest.mark.slow
