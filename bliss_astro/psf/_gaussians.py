@@ -61,8 +61,8 @@ class GaussianPSF:
         \rho^2 = \frac{(1 - e_1)\,x^2 - 2 e_2\,x y + (1 + e_1)\,y^2}
             {\sqrt{1 - e_1^2 - e_2^2}} .
 
-    The profile of `PSFModel` is a sum of 19 to 1e-6 of its peak, and its closed form is
-    used where that is faster.
+    The profile of `PSFModel` is a sum of 19 to 1e-6 of its peak, or to 1e-4 where it is
+    a power law alone, and its closed form is used where that is faster.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class GaussianPSF:
 
         Shape parameters ``(..., 8)`` have the order of ``SHAPE_NAMES`` and stay the
         ``shape`` of the batch. A ``step`` of 0.7 in the quadrature of the power law is
-        good to 1e-6 of the peak, 1 to 1e-4, with fewer Gaussians.
+        good to 1e-4 of that law's height, 1 to 4e-3, with fewer Gaussians.
         """
         psf = cls.__new__(cls)
         psf.shape, psf._step = torch.as_tensor(shape), step

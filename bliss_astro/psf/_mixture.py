@@ -198,7 +198,7 @@ def mixture_of_shape(shape, *, radius=DEFAULT_NORMALIZATION_RADIUS, step=0.7):
         K is 19 for the default step.
         ``psf = sum(height * exp(-rho2 / (2 * variance)))`` with the elliptical
         radius of `elliptical_radius_squared`; agrees with
-        `profile_of_shape` to 1e-6 of the peak within 100 pixels.
+        `profile_of_shape` to 1e-4 of the power law's height within 100 pixels.
     """
     s1, s2, b, sp, p0, beta = (part[..., None] for part in shape[..., :6].unbind(-1))
     power = beta / 2

@@ -65,6 +65,17 @@ def test_mixture_is_the_profile(shape):
     assert_allclose(sum_of_gaussians, exact, atol=1e-6 * exact[0], rtol=0)
 
 
+@pytest.mark.parametrize(('step', 'error'), [(0.7, 1.2e-4), (1.0, 5e-3)])
+@pytest.mark.parametrize('beta', [2.5, 4.0, 4.2, 6.0])
+def test_mixture_of_a_power_law_alone(beta, step, error):
+    vector = tensor((1.9, 3.7, 0.0, 1.9, 1e6, beta, 0.0, 0.0))
+    height, variance = mixture_of_shape(vector, step=step)
+    r = torch.linspace(0, 60, 121, dtype=torch.float64)
+    value = (height * torch.exp(-(r[:, None] ** 2) / (2 * variance))).sum(-1)
+    exact = profile_of_shape(vector, r, torch.zeros_like(r))
+    assert (value - exact).abs().max() < error * exact[0]
+
+
 def test_mixture_over_the_prior(generator):
     vectors = SeeingPrior().sample_batch(200, generator=generator).double()
     height, variance = mixture_of_shape(vectors)
