@@ -87,6 +87,8 @@ class ImageInputs:
     def check(self, encoder, density):
         """Set the density; flags by tile, and texts of what is unlike the training."""
         flags, messages = check_domain(encoder, self.facts | {'density': density})
+        # Maps that are needed no more.
+        self.facts = None
         # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not
         # mend.
         if messages and not self.image.psf_messages:

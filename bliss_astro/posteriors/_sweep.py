@@ -13,8 +13,9 @@ from ._source_chain import further
 # Largest number of sources that are measured: that many and as many a pixel, above
 # the largest density that encoders of stars and galaxies are trained on (0.03).
 _MAX_SOURCES = 500, 0.04
-# Tiles of all colours whose rows are worked on at once.
-_BAND = 32_768
+# Tiles of all colours whose rows are worked on at once: few enough for the caches of a
+# processor, and as few pieces as memory allows elsewhere.
+_BAND, _WIDE_BAND = 12_288, 2_000_000
 
 
 def _around(first, stop, n):
@@ -37,7 +38,8 @@ def most_probable(candidate, probability, n_pixels):
 
 def band_rows(posterior):
     """Rows of tiles that are worked on at once, an even number."""
-    return 2 * max(1, _BAND // (len(posterior) * posterior.grid.shape[1]))
+    band = _BAND if posterior.device.type == 'cpu' else _WIDE_BAND
+    return 2 * max(1, band // (len(posterior) * posterior.grid.shape[1]))
 
 
 def hidden_bands(posterior, colour, code):
