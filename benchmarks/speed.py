@@ -21,7 +21,8 @@ import operations
 from astropy.io import fits
 from harness import OURS, Benchmark, median_with_error, peak_of_process
 
-FRAME_SHAPE = (1489, 2048)
+# A sixteenth of a simulated frame, which is repeated.
+PART_SHAPE = (372, 512)
 NAMES = 'CPU time', *operations.MEASURES
 UNITS = {'time': 's', 'CPU time': 's', 'peak memory': 'GB'}
 # Targets on two cores, by case and quantity.
@@ -36,7 +37,7 @@ TARGETS = {
     '1000 draws of 256 x 256 px with 150 stars | time': '< 5',
     '6000 x 6000 px | peak memory': '< 2.5',
     'three processes at once | time over that with one thread': '<= 1.1',
-    '512 x 512 px, 1000 sources | launches': '< 2000',
+    '512 x 512 px, 1000 sources | operations': '< 2000',
 }
 
 
@@ -51,9 +52,9 @@ def simulate(kind, side, *, n=1, seed=3):
 
     mixed = {'sparse': CatalogPrior.sky, 'galaxies': CatalogPrior}.get(kind)
     prior = mixed() if mixed else StarPrior(density={'crowded': 0.024}.get(kind, kind))
-    shape = tuple(np.broadcast_to(side, 2).tolist())
-    simulator = CoaddSimulator(1, prior, shape=shape, margin=-5, unit='electron')
-    return [simulator.sample(rng=seed + k)[0] for k in range(n)]
+    options = {'shape': np.broadcast_to(side, 2), 'margin': -5, 'unit': 'electron'}
+    sample = CoaddSimulator(1, prior, **options).sample
+    return [sample(rng=seed + k)[0] for k in range(n)]
 
 
 def detect_frame(files, encoder=None):
@@ -203,8 +204,7 @@ class Speed(Benchmark):
         for n in (10,) if self.arguments.quick else (10, 100, 1000):
             path = write_image(folder / str(n), n / side**2, side)
             found = self.run('count_stages', 1, files=[path])['found'].values()
-            numbers = np.sum(list(found), 0)[1:3]
-            for name, value in zip(('launches', 'waits'), numbers, strict=True):
+            for name, value in zip(NAMES, np.sum(list(found), 0), strict=True):
                 self.put(f'{side} x {side} px, {n} sources', name, value)
 
     def processes(self, side):
@@ -237,19 +237,20 @@ def write_image(path, kind, side, *, n_copies=1):
 
 def measure(bench, folder, parts, *, quick):
     """Add the rows of the chosen parts."""
-    shape, n = ((192, 256), 10) if quick else (FRAME_SHAPE, 1000)
+    shape, copies, n = ((192, 256), 1, 10) if quick else (PART_SHAPE, 4, 1000)
+    write = functools.partial(write_image, side=shape, n_copies=copies)
     kinds = ('sparse', 'galaxies', 'crowded')[: 1 if quick else 3]
     for name in kinds if 'frames' in parts else ():
         given = getattr(bench.arguments, name, None)
         task = {'others': ('photutils', 'SEP')}
         if name == 'crowded':
             task = {'encoder': 'stars-crowded'}
-        task['files'] = given or [write_image(folder / name, name, shape)]
+        task['files'] = given or [write(folder / name, name)]
         case = f'{"SDSS" if given else "simulated"} frame, {name}'
         bench.compare(case, 'detect_frame', **task)
     if 'stages' in parts:
         given = bench.arguments.sparse
-        bench.stages(folder, given or [write_image(folder / 'sparse', 'sparse', shape)])
+        bench.stages(folder, given or [write(folder / 'sparse', 'sparse')])
     if 'large' in parts:
         side = 64 if quick else 1500
         task = {'files': [write_image(folder / 'large', 'sparse', side, n_copies=4)]}
