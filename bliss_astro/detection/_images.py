@@ -146,6 +146,9 @@ def infer_posteriors(images, encoder, *, least, keep):
     # Features that are kept are those that all is computed from.
     dtype = torch.float16 if keep == 'posterior' else torch.float32
     together = infer(encoder, _joined(images), grid, dtype=dtype)
+    for image in images:
+        # The posterior has them.
+        image.inputs = None
     posteriors, refined = [], []
     for k, image in enumerate(images):
         flags, messages = checks[k]

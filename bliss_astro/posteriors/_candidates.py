@@ -227,20 +227,19 @@ def _describe_in_sequence(sequence, sources, chosen, most):
         first = scenes.select(slice(n))
         blind = sequence.fit(dataclasses.replace(first, n_scenes=n_images))
         twice = torch.arange(n, device=q.device).repeat(_N_SCENES)
-        blind.ellipses = blind.ellipses.select(twice)
+        ellipses = blind.ellipses.select(twice)
+        blind = dataclasses.replace(blind, ellipses=ellipses, model=None, extended=None)
         flux = some.flux[:, :_N_SCENES].movedim(1, 0).flatten(0, 1)
         given = (some.galaxy < 0.5)[twice], flux
     q = torch.stack([q[k::_N_SCENES] for k in range(_N_SCENES)])
-    parts = sequence.describe(scenes, given, blind)
 
-    def draw(part):
-        index, flux, chain = part
+    def draw(index, flux, chain):
         return chain.quantile_draw(flux, q[which[index]])
 
-    draws = joined(map_threads(draw, parts))
+    flux, draws = sequence.describe(scenes, draw, given, blind)
     if not shapes_only:
         # As many positions as the one pass describes, in turn.
-        flux = torch.cat([part[1] for part in parts]).unflatten(0, (_N_SCENES, n))
+        flux = flux.unflatten(0, (_N_SCENES, n))
         turn = torch.arange(sources.flux.shape[1], device=q.device) % _N_SCENES
         sources.flux[chosen] = flux[turn].movedim(0, 1)
     for name, value in sources.draws.items():

@@ -25,7 +25,7 @@ from bliss_astro.psf._mixture import asinh
 
 from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
-from ._grid import TileCatalog
+from ._grid import TileCatalog, joined
 from ._scene_fit import SceneSources, cleaned, first_guess, fit_scene
 from ._source_chain import put_values, true_values
 from ._source_encoders import StampChain
@@ -252,12 +252,13 @@ class SourceSequence:
     # -- marginals -------------------------------------------------------------
 
     @torch.no_grad()
-    def describe(self, sources, given=None, blind=None):
+    def describe(self, sources, draw, given=None, blind=None):
         """
-        Mixtures of log-fluxes, and chains to draw what follows them.
+        Mixtures of log-fluxes, and draws of what follows them.
 
-        Types and fluxes may be given, as may be the scene before types are known.
-        Returns indices, mixtures and chain of sources, piece by piece.
+        Draws are made by a function of indices of sources, mixtures and chain, piece
+        by piece. Types and fluxes may be given, as may be the scene before types are
+        known.
         """
         blind = self.fit(sources) if blind is None else blind
         pieces = self._pieces(sources)
@@ -267,13 +268,18 @@ class SourceSequence:
             point, mixtures = log_types[:, 0] > log_types[:, 1], None
         else:
             point, mixtures = given
+        # Images of the scene are as large as those of the field.
+        blind = dataclasses.replace(blind, model=None, extended=None)
         scene = self._given_types(sources, blind, point)
 
         def describe(index):
             chain = self._chain(*scene, index)
             if mixtures is not None:
-                return mixtures[index], chain
-            factors = chain.star_flux, chain.galaxy_flux
-            return LogFluxFactor.of_types(*factors, log_types[index]).packed(), chain
+                flux = mixtures[index]
+            else:
+                factors = chain.star_flux, chain.galaxy_flux
+                flux = LogFluxFactor.of_types(*factors, log_types[index]).packed()
+            return flux, draw(index, flux, chain)
 
-        return map_threads(lambda index: (index, *describe(index)), pieces)
+        fluxes, draws = zip(*map_threads(describe, pieces), strict=True)
+        return torch.cat(fluxes), joined(draws)

@@ -3,6 +3,7 @@
 Tile posterior: distribution over catalogues, tile by tile.
 """
 
+import dataclasses
 import functools
 
 import torch
@@ -82,6 +83,10 @@ class TilePosterior:
         widest = max(patch_radius, WIDE_RADIUS if head.galaxies else 0)
         self.patch_radius = patch_radius
         self.pixels = Pixels(inputs, self.grid, widest)
+        # One copy of the image, which has a border there.
+        (ny, nx), pad = self.grid.image_shape, self.pixels.pad
+        image = self.pixels.image[:, pad : pad + ny, pad : pad + nx]
+        self.inputs = self.pixels.inputs = dataclasses.replace(inputs, image=image)
         self.moments = moments
         self.sequence = None if sources is None else SourceSequence(self, *sources)
 
