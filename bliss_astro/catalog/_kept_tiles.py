@@ -22,8 +22,8 @@ from bliss_astro.rendering._scene import cell_middles, cell_side
 from ._rows import columns_after_flux
 
 _LACKS_TILES = (
-    'this posterior has the marginals of its sources alone, and no exposure (files do '
-    'not keep it): joint draws, densities and sources of lower probability need '
+    'this posterior keeps no features, and no exposure to compute them from (files do '
+    'not keep it): joint draws, densities and sources that it does not keep need '
     "keep='posterior' in the detection"
 )
 

@@ -29,7 +29,7 @@ from ._inputs import (
     tile_mean,
     tile_tensor,
 )
-from ._tiles import TilesOfExposure, TilesOfFeatures, set_coarse
+from ._tiles import TilesOfExposure, TilesOfFeatures, checksum, set_coarse
 
 # Smallest side in joined pixels of an image that is binned.
 _BINNED_MIN = 16
@@ -169,9 +169,11 @@ def infer_posteriors(images, encoder, *, least, keep):
         if least is not None:
             candidates_of(posterior, least)
         tiles = posterior.tile_posterior
-        source = dataclasses.replace(image.source, coarse=tiles.coarse)
         if keep == 'posterior':
             source = TilesOfFeatures.of(encoder, tiles)
+        else:
+            same = {'coarse': tiles.coarse, 'checksum': checksum(posterior.exposure)}
+            source = dataclasses.replace(image.source, **same)
         posterior.kept.drop(source)
     return posteriors
 

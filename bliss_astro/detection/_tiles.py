@@ -5,13 +5,30 @@ Posteriors over tiles, computed anew for a posterior that does not keep its own.
 
 import copy
 import dataclasses
+import zlib
 
+import numpy as np
 import torch
 
 from bliss_astro.encoders import Encoder, EncoderInputs
 
 from ._infer import infer
 from ._inputs import encoder_inputs, tile_tensor
+
+# What is passed on to the encoder of an exposure, beside its PSF.
+_SEEN = 'data', 'mask', 'background', 'bkg_error', 'effective_gain'
+_CHANGED = (
+    'the exposure has been changed since the detection, so that the posterior cannot '
+    "be computed anew from it: detect again, pass a copy, or use keep='posterior'"
+)
+
+
+def checksum(exposure):
+    """Checksum of what the encoder sees of an exposure: 10 ms for 3e6 pixels."""
+    found = 0
+    for name in _SEEN:
+        found = zlib.crc32(np.ascontiguousarray(getattr(exposure, name)), found)
+    return found
 
 
 def on_device(encoder, device):
@@ -27,7 +44,7 @@ class TilesOfExposure:
     Computes the posterior over tiles from the exposure, as at first.
 
     Called with the `~bliss_astro.catalog.CatalogPosterior`, which has exposure and
-    density.
+    density; a `ValueError` where the exposure has another checksum than at first.
     """
 
     encoder: Encoder
@@ -35,10 +52,13 @@ class TilesOfExposure:
     flux_min: float | None
     population: str
     coarse: bool = False
+    checksum: int | None = None
     keeps_features = False
 
     def __call__(self, posterior):
         exposure = posterior.exposure
+        if checksum(exposure) != self.checksum:
+            raise ValueError(_CHANGED)
         if self.binning > 1:
             exposure = exposure.binned(self.binning)
         prior = {'flux_min': self.flux_min, 'population': self.population}

@@ -300,6 +300,25 @@ def test_without_exposure(exposure, default):
     assert len(posterior.sample(1)) == 1
 
 
+@pytest.mark.parametrize('name', ['data', 'mask', 'background'])
+def test_changed_image(exposure, default, name):
+    own = exposure.replace(data=exposure.data.copy())
+    marginals, features = (fresh(own, default, k).posterior for k in _KEEP[:2])
+    expected = len(features.at_threshold(0.01))
+    copied = pickle.loads(pickle.dumps(marginals))
+    if name == 'background':
+        own.background = own.background + 1.0
+    else:
+        values = getattr(own, name)
+        values[3, 4] = values[3, 4] + 1
+    assert len(marginals.at_threshold(0.5)) > 0
+    assert len(features.at_threshold(0.01)) == expected
+    assert len(copied.at_threshold(0.01)) == expected
+    for ask in (lambda: marginals.sample(1), lambda: marginals.at_threshold(0.01)):
+        with pytest.raises(ValueError, match='exposure has been changed since'):
+            ask()
+
+
 @pytest.mark.parametrize('keep', _KEEP)
 def test_copies(exposure, default, same_rows, keep):
     catalog = fresh(exposure, default, keep)
