@@ -22,7 +22,11 @@ from ._candidates import candidates_of
 from ._catalog import ProbabilisticCatalog
 from ._columns import pixel_scale
 from ._kept_tiles import KeptTiles, PackedMap
-from ._rows import SourceRows, rows_of, tabulate_draw
+from ._rows import SourceRows, rows_of, tabulate_draws
+
+# Tiles of joint draws that are computed at once, which bounds the memory, and the
+# number of draws from which on they are computed together.
+_DRAWN_TILES, _MIN_BATCH = 2**18, 4
 
 
 class CatalogPosterior:
@@ -285,10 +289,14 @@ class CatalogPosterior:
         n = check_integer('n', n, error=ValueError)
         generator = torch_generator(rng, device=self.tile_posterior.device)
         with use_threads():
-            return [
-                tabulate_draw(self, self.tile_posterior.sample(generator=generator))
-                for _ in range(n)
-            ]
+            tiles, tables = self.tile_posterior, []
+            # Few ones one by one, which takes no random numbers in another order.
+            most = max(1, _DRAWN_TILES // self.n_tiles) if n >= _MIN_BATCH else 1
+            while len(tables) < n:
+                size = min(most, n - len(tables))
+                drawn = tiles.sample(n_draws=size, generator=generator)
+                tables += tabulate_draws(self, drawn)
+        return tables
 
     def interval(self, rows, column, *, level):
         """

@@ -8,6 +8,7 @@ that the source is a galaxy.
 """
 
 import dataclasses
+import itertools
 
 import astropy.units as u
 import numpy as np
@@ -264,50 +265,56 @@ def rows_of(posterior, table):
     raise error
 
 
-def tabulate_draw(posterior, catalog):
-    """Table of a drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
-    tiles = posterior.tile_posterior
+def tabulate_draws(posterior, catalog):
+    """Tables of drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
+    tiles, n_draws = posterior.tile_posterior, len(catalog.count)
     grid = tiles.grid
     entries = [entry for entry in tiles.head.entries if not entry.auxiliary]
     place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
-    used = (place < catalog.count[0][..., None]).nonzero(as_tuple=True)
-    row, column, _ = used
-    values = true_values(entries, catalog, (0, *used))
+    used = (place < catalog.count[..., None]).nonzero(as_tuple=True)
+    draw, row, column, _ = used
+    values = true_values(entries, catalog, used)
     x, y = grid.to_pixels(*values['position'].unbind(-1), row, column)
     x, y, log_flux = (to_array(v) for v in (x, y, values['flux']))
     tile = (row * grid.shape[1] + column).cpu().numpy()
-    if in_full_tile(tiles, row, column).any():
+    full, draw = in_full_tile(tiles, row, column).any(), draw.cpu().numpy()
+    if full:
         light, fwhm = candidates_of(posterior, MIN_PROBABILITY).light, posterior.fwhm
         log_flux = light.of_drawn(
             tiles,
             np.column_stack([x, y]),
             log_flux,
             tile,
+            draw,
             fwhm=fwhm / posterior.binning,
         )
     flux = posterior.flux_floor.ravel()[tile] * np.exp(log_flux)
-    order = np.argsort(-flux, kind='stable')
-    flux = flux[order]
-    table = QTable(
-        {
-            'x_centroid': posterior.to_image(x[order]),
-            'y_centroid': posterior.to_image(y[order]),
-            'flux': flux if posterior.unit is None else flux * posterior.unit,
-        }
-    )
+    # Of one draw after the other; stable.
+    order = np.lexsort([-flux, draw])
+    columns = {
+        'x_centroid': posterior.to_image(x),
+        'y_centroid': posterior.to_image(y),
+        'flux': flux if posterior.unit is None else flux * posterior.unit,
+    }
     if 'type' in values:
-        table['is_galaxy'] = to_array(values['type'])[order] > 0
+        columns['is_galaxy'] = to_array(values['type']) > 0
     drawn = {}
     for entry in after_flux(entries):
         own, value = entry.owners(values), values[entry.name]
         value = value if own is None else torch.where(own[:, None], value, torch.nan)
-        drawn[entry.name] = to_array(value)[order]
+        drawn[entry.name] = to_array(value)
         if not entry.columns:
-            table['latent' if entry.name == 'shape' else entry.name] = drawn[entry.name]
+            name = 'latent' if entry.name == 'shape' else entry.name
+            columns[name] = drawn[entry.name]
     for name, (parameter, k) in columns_after_flux(entries).items():
         own = in_range(name, drawn[parameter][:, k], posterior.binning)
-        table[name] = quantity_of(name, own, scale=posterior.pixel_scale)
-    return table
+        columns[name] = quantity_of(name, own, scale=posterior.pixel_scale)
+    columns = {name: value[order] for name, value in columns.items()}
+    ends = np.searchsorted(draw[order], np.arange(n_draws + 1))
+    return [
+        QTable({name: value[start:end] for name, value in columns.items()})
+        for start, end in itertools.pairwise(ends)
+    ]
 
 
 # -- columns of draws --------------------------------------------------------------

@@ -127,18 +127,18 @@ class SharedLight:
         sigma = ((log_flux - middle) / width).clip(-limit, limit)
         return np.where(more > 0, log_flux + more + sigma * wider, log_flux)
 
-    def of_drawn(self, posterior, place, log_flux, tile, *, fwhm):
+    def of_drawn(self, posterior, place, log_flux, tile, draw, *, fwhm):
         """
-        Scale the log-fluxes of a drawn catalogue in those tiles to their light.
+        Scale the log-fluxes of drawn catalogues in those tiles to their light.
 
         Parameters
         ----------
         posterior : `~bliss_astro.posteriors.TilePosterior`
             Posterior of the image.
 
-        place, log_flux, tile : array ``(N, 2)``, ``(N,)``, ``(N,)``
-            Positions in pixels, log-fluxes over the flux floor and numbers of the
-            tiles of the drawn sources.
+        place, log_flux, tile, draw : array ``(N, 2)``, ``(N,)``, ``(N,)``, ``(N,)``
+            Positions in pixels, log-fluxes over the flux floor, and numbers of the
+            tiles and of the catalogues of the drawn sources.
 
         fwhm : float
             Full width at half maximum of the PSF in pixels.
@@ -146,29 +146,34 @@ class SharedLight:
         full = np.isin(tile, self._tiles)
         if not full.any():
             return log_flux
-        ratio = _measure_ratios(posterior, place, np.exp(log_flux), full, fwhm=fwhm)
-        return log_flux + np.log(ratio)
+        given = place, np.exp(log_flux), full, draw
+        return log_flux + np.log(_measure_ratios(posterior, *given, fwhm=fwhm))
 
 
-def _measure_ratios(posterior, place, flux, full, *, fwhm):
+def _measure_ratios(posterior, place, flux, full, draw=0, *, fwhm):
     """
     Light of full tiles over that of their rows, ``(N,)``, 1 for other rows.
 
     Rows are points at ``place`` ``(N, 2)``; fluxes are over the flux floor. Those of a
     tile are scaled together to the sum of the pixels around them, from which all other
-    rows have been subtracted.
+    rows of the same draw have been subtracted.
     """
     ratio = np.ones(len(flux))
     pixels, size = posterior.pixels, posterior.grid.size
     # Tiles of the rows, in y and in x.
     tiles = ((place[:, ::-1] + 0.5) // size).astype(int)
     tiles = np.clip(tiles, 0, np.array(posterior.grid.shape) - 1)
+    tiles = np.column_stack([np.broadcast_to(draw, len(tiles)), tiles])
     chosen, member = np.unique(tiles[full], axis=0, return_inverse=True)
-    rows = np.flatnonzero(full)
-    own = [rows[member.ravel() == k] for k in range(len(chosen))]
+    rows = np.flatnonzero(full)[np.argsort(member.ravel(), kind='stable')]
+    own = np.split(rows, np.cumsum(np.bincount(member.ravel()))[:-1])
     middle = np.array([place[rows].mean(0) for rows in own])
     radius = int(min(np.ceil(_CUTOUT_RADIUS * fwhm), pixels.pad - 2 * size))
-    near = cKDTree(place).query_ball_point(middle, 3 * radius)
+    # Draws lie in planes that are far apart.
+    apart = 10.0 * radius
+    tree = cKDTree(np.column_stack([place, apart * tiles[:, 0]]))
+    points = np.column_stack([middle, apart * chosen[:, 0]])
+    near, chosen = tree.query_ball_point(points, 3 * radius), chosen[:, 1:]
     others = [np.setdiff1d(a, b) for a, b in zip(near, own, strict=True)]
     most = max(len(rows) for rows in others) + 1
     step = max(1, _BATCH_PIXELS // (most * (2 * radius + 1) ** 2))

@@ -61,14 +61,9 @@ def _around(sweep, tiles):
 
     Known are tiles of earlier colours; codes are zeros outside of the image.
     """
-    step = torch.arange(-1, 2, device=tiles[1].device)
-    down, along = step.repeat_interleave(3), step.repeat(3)
-    rows, columns = tiles[1][:, None] + down, tiles[2][:, None] + along
-    n_rows, n_columns = sweep.grid.shape
-    inside = (rows >= 0) & (rows < n_rows) & (columns >= 0) & (columns < n_columns)
-    known = inside & (colour_of(rows, columns) < colour_of(*tiles[1:])[:, None])
-    at = tiles[0][:, None], rows.clamp(0, n_rows - 1), columns.clamp(0, n_columns - 1)
-    return rows, columns, sweep.code[at] * inside[..., None], known
+    near, inside, known = sweep.grid.around(tiles)
+    rows, columns = (torch.where(inside, part, -1) for part in near[1:])
+    return rows, columns, sweep.code[near] * inside[..., None], known
 
 
 def hidden_decided(sweep, tiles):

@@ -204,6 +204,11 @@ class PositionFactor:
         self.scale_x, self.scale_y = scale_x, scale_y
         self.slope = slope
 
+    def select(self, index):
+        """The factor of some sources."""
+        names = 'log_weights', 'mean_x', 'mean_y', 'scale_x', 'scale_y', 'slope'
+        return PositionFactor(*(getattr(self, name)[index] for name in names))
+
     def _mean_y_at(self, x: torch.Tensor) -> torch.Tensor:
         return self.mean_y + self.slope * (x[..., None] - self.mean_x)
 

@@ -108,6 +108,23 @@ class TileGrid:
         rows, columns = (torch.arange(n, device=device) for n in self.shape)
         return colour_of(rows[:, None], columns)
 
+    def around(self, tiles):
+        """
+        Tiles and those around them, 9 of each.
+
+        Returns their image, row and column, moved into the image, whether they are
+        inside, and whether they are inside and of an earlier colour, each ``(N, 9)``.
+        """
+        step = torch.arange(-1, 2, device=tiles[1].device)
+        rows = tiles[1][:, None] + step.repeat_interleave(3)
+        columns = tiles[2][:, None] + step.repeat(3)
+        own = colour_of(*tiles[1:])[:, None]
+        n_rows, n_columns = self.shape
+        near = rows.clamp(0, n_rows - 1), columns.clamp(0, n_columns - 1)
+        inside = (near[0] == rows) & (near[1] == columns)
+        earlier = inside & (colour_of(rows, columns) < own)
+        return (tiles[0][:, None], *near), inside, earlier
+
     def to_pixels(self, x, y, rows, columns):
         """Pixel coordinates of positions given in units of their tiles."""
         return (columns + x) * self.size - 0.5, (rows + y) * self.size - 0.5

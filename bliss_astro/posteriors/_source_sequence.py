@@ -68,14 +68,16 @@ class SourceSequence:
     # -- lists of sources ----------------------------------------------------
 
     def sources_of(self, catalog: TileCatalog):
-        """The sources of catalogues as one list."""
+        """The sources of catalogues as one list; of an image there may be several."""
         place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
         where = (place < catalog.count[..., None]).nonzero(as_tuple=True)
         order = where[3].argsort(stable=True)
         where = tuple(part[order] for part in where)
         images, rows, columns, _ = where
         x, y = self.grid.to_pixels(catalog.x[where], catalog.y[where], rows, columns)
-        return SceneSources(images, rows, columns, x, y), where
+        n = len(self.inputs.image)
+        options = {'scenes': images, 'n_scenes': len(catalog.count)}
+        return SceneSources(images % n, rows, columns, x, y, **options), where
 
     def log_floor(self, sources):
         """Logarithm of the flux floor in units of the noise, ``(N,)``."""

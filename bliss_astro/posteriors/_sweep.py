@@ -1,6 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-The four-colour sweep over the tiles of a posterior: draws, or greedy decisions.
+The four-colour sweep over the tiles of a posterior: greedy decisions, or draws.
+
+Most tiles have no source around them, whatever is drawn. The distribution of their
+counts is the same in all draws, and so are the fits of sources that are drawn there.
 """
 
 import torch
@@ -61,9 +64,9 @@ def hidden_bands(posterior, colour, code):
         yield rows, posterior.head.hidden(context, *given)
 
 
-def sweep(posterior, *, generator=None, threshold=None, fits=None):
+def sweep(posterior, threshold, fits=None):
     """
-    Catalogue of draws or decisions, and the distribution of its counts.
+    Catalogue of decisions, and the distribution of its counts.
 
     Fits are added to ``fits``, by place.
     """
@@ -79,10 +82,7 @@ def sweep(posterior, *, generator=None, threshold=None, fits=None):
         found, code = [], head.encode_sources(catalog)
         for rows, hidden in hidden_bands(posterior, colour, code):
             factor = head.count_factor(hidden)
-            if threshold is None:
-                count = factor.sample(generator=generator)
-            else:
-                count = factor.mode(threshold)
+            count = factor.mode(threshold)
             log_probs[:, rows, j::2] = factor.log_probs
             catalog.count[:, rows, j::2] = count
             images, down, along = count.nonzero(as_tuple=True)
@@ -91,7 +91,7 @@ def sweep(posterior, *, generator=None, threshold=None, fits=None):
         if not found:
             continue
         *tiles, hidden = map(torch.cat, zip(*found, strict=True))
-        if threshold is not None and head.galaxies:
+        if head.galaxies:
             own = slice(None), slice(i, None, 2), slice(j, None, 2)
             count, factor = catalog.count[own], CountFactor(log_probs[own])
             n_pixels = posterior.inputs.image[0].numel() / len(COLOURS)
@@ -103,10 +103,103 @@ def sweep(posterior, *, generator=None, threshold=None, fits=None):
             own = tuple(part[index] for part in tiles)
             given = hidden[index], catalog.count[own], catalog
             chain = posterior.source_chain(place, own, *given)
-            chain.fill(catalog, generator=generator, mode=threshold is not None)
+            chain.fill(catalog, mode=True)
             if fits is not None:
                 names = chain.fit.keys() - {'patches', 'log_floor'}
                 fits.setdefault(place, []).append(
                     (own, {k: chain.fit[k] for k in names})
                 )
     return catalog, CountFactor(log_probs)
+
+
+class JointDraws:
+    """
+    Draws of the catalogues of B images.
+
+    Parameters
+    ----------
+    posterior : `TilePosterior`
+        Their posterior.
+    """
+
+    def __init__(self, posterior):
+        self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
+        # Distributions of the counts of tiles with no source around, by colour.
+        nothing = self.head.encode_sources(self._empty(1))
+        self.alone = []
+        for colour in range(len(COLOURS)):
+            bands = hidden_bands(posterior, colour, nothing)
+            parts = [self.head.count_factor(hidden).log_probs for _, hidden in bands]
+            self.alone.append(torch.cat(parts, 1) if parts else None)
+
+    def _empty(self, n_draws):
+        return TileCatalog.empty(
+            *(n_draws * len(self.posterior), self.grid.shape, self.head.n_most),
+            n_shape=self.head.n_shape,
+            n_further=sum(entry.dim for entry in further(self.head.entries)),
+            device=self.posterior.device,
+        )
+
+    def __call__(self, n_draws=1, *, generator=None) -> TileCatalog:
+        """Draw n catalogues of each image: ``(n B)``, one draw after the other."""
+        catalog = self._empty(n_draws)
+        for (i, j), alone in zip(COLOURS, self.alone, strict=True):
+            if alone is None:
+                continue
+            log_probs = alone.repeat(n_draws, 1, 1, 1)
+            at, hidden = self._near_sources(catalog, i, j)
+            log_probs[at] = self.head.count_factor(hidden).log_probs
+            count = CountFactor(log_probs).sample(generator=generator)
+            catalog.count[:, i::2, j::2] = count
+            number = torch.full_like(count, -1)
+            number[at] = torch.arange(len(hidden), device=number.device)
+            for place in range(self.head.n_most):
+                images, rows, columns = where = (count > place).nonzero(as_tuple=True)
+                if len(images):
+                    tiles = images, 2 * rows + i, 2 * columns + j
+                    given = tiles, number[where], hidden, catalog
+                    self._chain(place, *given).fill(catalog, generator=generator)
+        return catalog
+
+    def _near_sources(self, catalog, i, j):
+        """Tiles of a colour around which a source is, and their hidden layer."""
+        filled = (catalog.count > 0).to(catalog.x)
+        around = F.max_pool2d(F.pad(filled, (1, 1, 1, 1))[:, i:, j:], 3, stride=2)
+        images, rows, columns = at = around.nonzero(as_tuple=True)
+        code = self.head.encode_sources(catalog).movedim(1, -1)
+        tiles = images, 2 * rows + i, 2 * columns + j
+        near, inside, known = self.grid.around(tiles)
+        tiles = images % len(self.posterior), *tiles[1:]
+        code = code[near] * inside[..., None]
+        return at, self.posterior.hidden_at(tiles, code, known)
+
+    def _chain(self, place, tiles, number, hidden, catalog):
+        """Chain of the sources of tiles, those without others around computed once."""
+        n_images, (rows, columns) = len(self.posterior), self.grid.shape
+        of_images, count = (tiles[0] % n_images, *tiles[1:]), catalog.count[tiles]
+        first = of_row = torch.arange(len(number), device=number.device)
+        shared = place == 0 and len(catalog.count) > n_images
+        if shared:
+            key = (of_images[0] * rows + tiles[1]) * columns + tiles[2]
+            key = key * (self.head.n_most + 1) + count
+            n_keys = n_images * rows * columns * (self.head.n_most + 1)
+            key = torch.where(number >= 0, n_keys + number, key)
+            key, of_row = key.unique(return_inverse=True)
+            first = torch.empty_like(key).scatter_(0, of_row, first)
+        some, number = tuple(part[first] for part in of_images), number[first]
+        _, inside, known = self.grid.around(some)
+        alone, near = ((number < 0) == value for value in (True, False))
+        alone, near = (which.nonzero()[:, 0] for which in (alone, near))
+        code = inside[alone, :, None] * hidden.new_zeros(self._n_code)
+        own = tuple(part[alone] for part in some)
+        value = hidden.new_empty(len(number), hidden.shape[1])
+        value[alone] = self.posterior.hidden_at(own, code, known[alone])
+        value[near] = hidden[number[near]]
+        given = place, some, value, count[first], catalog
+        at = tuple(part[first] for part in tiles)
+        chain = self.posterior.source_chain(*given, at=at)
+        return chain.take(of_row, at=tiles) if shared else chain
+
+    @property
+    def _n_code(self):
+        return self.head.codes_per_source * self.head.n_most

@@ -55,18 +55,23 @@ class TileChain(SourceChain):
 
     known : tuple, optional
         What `fit` holds of some of the tiles, and for each tile where, or -1.
+
+    at : tuple of tensor ``(N,)``, optional
+        Index of a catalogue, row and column, where the first is not that of an image.
     """
 
-    def __init__(self, posterior, place, tiles, hidden, count, catalog, known=None):
+    def __init__(
+        self, posterior, place, tiles, hidden, count, catalog, known=None, at=None
+    ):
         self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
         self.entries, self.layers = self.head.entries, self.head.source[place]
-        self.place, self.tiles = place, tiles
-        earlier = catalog.at_tiles(tiles, place)
+        self.place, self.tiles, self.at = place, tiles, tiles if at is None else at
+        earlier = catalog.at_tiles(self.at, place)
         earlier = self.head.encode_sources(earlier)[:, :, 0, 0]
         self.hidden = self.head.source_hidden(place, hidden, count, earlier)
         self.start = self.head.start(place, self.hidden)
         brighter = [
-            tuple(v[(*tiles, k)] for v in (catalog.x, catalog.y, catalog.log_flux))
+            tuple(v[(*self.at, k)] for v in (catalog.x, catalog.y, catalog.log_flux))
             for k in range(place)
         ]
         self.fit = self._fit(brighter, known)
@@ -166,21 +171,30 @@ class TileChain(SourceChain):
         """Mixtures ``(K, 1 + 3 M)`` of log-fluxes of rows at positions ``(K, 2)``."""
         n_pixels = self.fit['patches'].data.shape[1:].numel()
         pieces = split_pixels(len(row), n_pixels, row.device)
-        parts = [self._repeated(row[k]).flux(position[k]).packed() for k in pieces]
-        return torch.cat(parts)
+        chains = (self.take(row[k], fits=_FLUX_INPUTS) for k in pieces)
+        pairs = zip(chains, pieces, strict=True)
+        return torch.cat([chain.flux(position[k]).packed() for chain, k in pairs])
 
-    def _repeated(self, index):
-        """The chain of some of the tiles, repeated where an index is, for fluxes."""
+    def take(self, index, *, at=None, fits=None):
+        """
+        The chain of some of the tiles, repeated where an index is.
+
+        With places ``at`` in a catalogue, or with these fits alone, for fluxes.
+        """
         part = copy.copy(self)
-        part.tiles = tuple(value[index] for value in self.tiles)
-        part.fit = {name: self.fit[name][index] for name in _FLUX_INPUTS}
+        part.tiles = part.at = tuple(value[index] for value in self.tiles)
+        part.at = part.at if at is None else at
+        names = self.fit.keys() - {'patches'} if fits is None else fits
+        part.fit = {name: self.fit[name][index] for name in names}
         part.fit['patches'] = self.fit['patches'].select(index)
-        part.flux_hidden, part.high = self.flux_hidden[index], self.high[index]
+        names = ['flux_hidden', 'high']
+        names += ['hidden', 'start', 'position'] if fits is None else []
         if self.head.galaxies:
-            # These do not depend on the position.
-            part.type, part.galaxy_flux = (
-                value.select(index) for value in (self.type, self.galaxy_flux)
-            )
+            names += ['type', 'galaxy_flux'] + (['extended'] if fits is None else [])
+        for name in names:
+            value = getattr(self, name)
+            own = value[index] if torch.is_tensor(value) else value.select(index)
+            setattr(part, name, own)
         return part
 
     # -- factors in their order ----------------------------------------------
@@ -266,4 +280,4 @@ class TileChain(SourceChain):
     def fill(self, catalog, *, generator=None, mode=False):
         """Draw the parameters, or take their modes, and put them into a catalogue."""
         values = self.mode() if mode else self.sample(generator=generator)
-        put_values(self.entries, catalog, (*self.tiles, self.place), values)
+        put_values(self.entries, catalog, (*self.at, self.place), values)

@@ -15,7 +15,7 @@ from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog, TileGrid, joined
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
-from ._sweep import band_rows, hidden_bands, sweep
+from ._sweep import JointDraws, band_rows, hidden_bands, sweep
 from ._tile_chain import WIDE_RADIUS, TileChain
 
 
@@ -135,7 +135,7 @@ class TilePosterior:
         return self.features.device
 
     def source_chain(
-        self, place, tiles, hidden, count, catalog, known=None
+        self, place, tiles, hidden, count, catalog, known=None, *, at=None
     ) -> TileChain:
         """
         Distributions of the ``place``-th source of N tiles.
@@ -158,7 +158,7 @@ class TilePosterior:
             Holds the brighter sources of the same tiles, which are subtracted
             before the next one is fitted.
 
-        known : tuple, optional
+        known, at : tuple, optional
             As for ``TileChain``.
 
         Returns
@@ -166,7 +166,7 @@ class TilePosterior:
         chain : ``TileChain``
             Position, type, flux and shape, each given those before it.
         """
-        return TileChain(self, place, tiles, hidden, count, catalog, known)
+        return TileChain(self, place, tiles, hidden, count, catalog, known, at)
 
     # -- density ---------------------------------------------------------------
 
@@ -290,13 +290,32 @@ class TilePosterior:
         return torch.cat(map_threads(mean, range(0, n_rows, step)), 1)
 
     @torch.no_grad()
-    def sample(self, *, generator=None) -> TileCatalog:
-        """Draw one catalogue per image by the four-colour sweep."""
-        self._context  # noqa: B018 (for this sweep and further ones)
-        catalog, _ = sweep(self, generator=generator)
+    def sample(self, *, n_draws=1, generator=None) -> TileCatalog:
+        """
+        Draw catalogues by the four-colour sweep.
+
+        Parameters
+        ----------
+        n_draws : int, optional
+            Number n of draws of each image.
+
+        generator : `torch.Generator`, optional
+            Source of randomness.
+
+        Returns
+        -------
+        catalog : `TileCatalog`
+            Of ``n B`` images, those of one draw after the other.
+        """
+        catalog = self._draws(n_draws, generator=generator)
         if self.sequence is not None:
             catalog = self.sequence.sample(catalog, generator=generator)
         return catalog
+
+    @functools.cached_property
+    def _draws(self):
+        self._context  # noqa: B018 (for these and further draws)
+        return JointDraws(self)
 
     @torch.no_grad()
     def mode(self, threshold: float = 0.5) -> TileCatalog:
@@ -307,7 +326,7 @@ class TilePosterior:
         probability above ``threshold``, and sources stand at the highest
         point of their factors, given those of the earlier colours.
         """
-        return sweep(self, threshold=threshold)[0]
+        return sweep(self, threshold)[0]
 
     @torch.no_grad()
     def decided(self) -> tuple[TileCatalog, CountFactor]:
@@ -327,7 +346,7 @@ class TilePosterior:
         """
         if self._decided is None:
             found = {}
-            self._decided = sweep(self, threshold=0.5, fits=found)
+            self._decided = sweep(self, 0.5, found)
             for place, parts in found.items():
                 tiles, fits = zip(*parts, strict=True)
                 where = self._decided[0].count.new_full(

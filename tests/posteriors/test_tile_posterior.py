@@ -12,8 +12,15 @@ import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
-from bliss_astro.posteriors import TileCatalog, TilePosterior, _sweep, npe_loss
+from bliss_astro.posteriors import (
+    TileCatalog,
+    TilePosterior,
+    _sweep,
+    _tile_chain,
+    npe_loss,
+)
 from bliss_astro.posteriors._factors import LOG_FLUX_CEILING, _truncated_cdf
+from bliss_astro.posteriors._star_fit import fit_star
 
 
 def neighbourhood(posterior, catalog, image, row, column):
@@ -241,6 +248,37 @@ class TestDraws:
         )
         assert torch.equal(one.log_flux, same.log_flux)
         assert not torch.equal(one.log_flux, other.log_flux)
+
+    def test_many_at_once_are_as_one_by_one(self, tiny):
+        """
+        Means of counts by tile, of positions and of fluxes, of 600 draws and 60.
+        """
+        n, generator = 600, torch.Generator().manual_seed(6)
+        together = tiny.posterior.sample(n_draws=n, generator=generator)
+        some = [tiny.posterior.sample(generator=generator) for _ in range(n // 10)]
+        assert together.count.shape == (3 * n, 4, 4)
+        present = torch.arange(2) < together.count[..., None]
+        for name in ('count', 'x', 'log_flux'):
+            many = getattr(together, name).double().unflatten(0, (n, 3))
+            few = torch.stack([getattr(part, name) for part in some]).double()
+            error = (many.var(0) / n + many.var(0) / len(some)).sqrt()
+            assert ((many.mean(0) - few.mean(0)).abs() < 5 * error + 1e-6).all()
+        assert not together.x[~present].any()
+
+    def test_sources_without_neighbours_are_fitted_once(self, tiny, monkeypatch):
+        fitted = []
+
+        def fit(patches, *args):
+            fitted.append(len(patches.data))
+            return fit_star(patches, *args)
+
+        monkeypatch.setattr(_tile_chain, 'fit_star', fit)
+        generator = torch.Generator().manual_seed(6)
+        draws = tiny.posterior.sample(n_draws=200, generator=generator)
+        alone = int((draws.count[:, ::2, ::2] > 0).sum())
+        assert alone > 1000
+        # Of the first colour, 4 tiles an image, each with one source or two.
+        assert sum(fitted) < int(draws.count.sum()) - alone + 3 * 4 * 2
 
     def test_mode_is_deterministic(self, tiny):
         one, same = tiny.posterior.mode(), tiny.posterior.mode()
