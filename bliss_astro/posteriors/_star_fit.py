@@ -235,7 +235,7 @@ class Pixels:
         right = grid.shape[1] * grid.size - inputs.image.shape[2]
         border = (pad, pad + right, pad, pad + bottom)
         self.image = F.pad(inputs.image, border)
-        self.good = F.pad((~inputs.mask).to(inputs.image), border)
+        self.good = F.pad(~inputs.mask, border)
 
     @functools.cached_property
     def correlated(self):
@@ -270,7 +270,7 @@ class Pixels:
         normalization = inputs.normalization_radius
         return StarPatches(
             data=self.cut(self.image, tiles[0], cx, cy, radius),
-            good=self.cut(self.good, tiles[0], cx, cy, radius),
+            good=self.cut(self.good, tiles[0], cx, cy, radius).to(x),
             psf=GaussianPSF.from_shape(psf, normalization_radius=normalization),
             gain=inputs.at_tiles(inputs.log_noise, *tiles).exp()[:, :, None],
             correlation=inputs.at_tiles(inputs.correlation, *tiles),
