@@ -81,7 +81,9 @@ class ImageInputs:
         )
         if density is not None:
             density = tile_mean(block_mean(density, binning) * binning**2, grid)
-        source = TilesOfExposure(encoder, binning, flux_min, options.population)
+        # Now: a user's array may be used again for the next image.
+        prior = flux_min, options.population
+        source = TilesOfExposure(encoder, checksum(whole), binning, *prior)
         return cls(image, exposure, source, inputs, floor, facts, grid, density)
 
     def check(self, encoder, density):
@@ -169,11 +171,9 @@ def infer_posteriors(images, encoder, *, least, keep):
         if least is not None:
             candidates_of(posterior, least)
         tiles = posterior.tile_posterior
+        source = dataclasses.replace(image.source, coarse=tiles.coarse)
         if keep == 'posterior':
             source = TilesOfFeatures.of(encoder, tiles)
-        else:
-            same = {'coarse': tiles.coarse, 'checksum': checksum(posterior.exposure)}
-            source = dataclasses.replace(image.source, **same)
         posterior.kept.drop(source)
     return posteriors
 

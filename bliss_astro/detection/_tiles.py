@@ -48,11 +48,11 @@ class TilesOfExposure:
     """
 
     encoder: Encoder
+    checksum: int
     binning: int
     flux_min: float | None
     population: str
     coarse: bool = False
-    checksum: int | None = None
     keeps_features = False
 
     def __call__(self, posterior):

@@ -114,6 +114,28 @@ def _non_negative(columns, images):
     return np.array([nnls(matrix, value, maxiter=30 * n)[0] for value in right])
 
 
+def check_components(height, *parts):
+    """Heights, variances, x, y, e1 and e2 as tensors of one shape, of sound values."""
+    height = torch.as_tensor(height)
+    height = height if height.is_floating_point() else height.double()
+    parts = [torch.as_tensor(v).to(height) for v in parts]
+    try:
+        found = torch.broadcast_tensors(height, *parts)
+    except RuntimeError as error:
+        msg = f'height, variance, x, y, e1 and e2 must broadcast: {error}'
+        raise ValueError(msg) from error
+    height, variance, _, _, e1, e2 = found
+    sound, got = height.dim() > 0 and height.numel() > 0, tuple(height.shape)
+    require(sound, 'height', 'have a last axis of Gaussians', f'the shape {got}')
+    sound = bool(height.isfinite().all())
+    require(sound, 'height', 'be finite', 'some that are not')
+    least = float(variance.min())
+    require(least > 0, 'variance', 'be positive', f'{least:g}')
+    most = float((e1.square() + e2.square()).max())
+    require(most < 1, 'e1 and e2', 'keep e1**2 + e2**2 below 1', f'{most:g}')
+    return found
+
+
 def in_pieces(function, components, *at):
     """Sum a function of components and places over as many as fit into memory."""
     shape = torch.broadcast_shapes(components[0].shape[:-1], *(v.shape for v in at))

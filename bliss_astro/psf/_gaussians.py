@@ -49,7 +49,8 @@ class GaussianPSF:
     Raises
     ------
     ValueError
-        If a variance is not positive, or an ellipticity is 1 or more.
+        If shapes do not broadcast to ``(..., K)``, a height is not finite, a variance
+        or the radius not positive, or an ellipticity 1 or more.
 
     Notes
     -----
@@ -81,8 +82,8 @@ class GaussianPSF:
     e1 = _component(4, 'Their ellipticities along the x axis.')
     e2 = _component(5, 'Their ellipticities along the diagonal.')
 
-    # Shape parameters (..., 8) of the closed form, and facts of a fit.
-    shape, fit_info = None, MappingProxyType({})
+    # Shape parameters (..., 8) of the closed form, its step, and facts of a fit.
+    shape, _step, fit_info = None, 0.7, MappingProxyType({})
 
     def __init__(
         self,
@@ -95,15 +96,10 @@ class GaussianPSF:
         *,
         normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
     ):
-        height = torch.as_tensor(height)
-        height = height if height.is_floating_point() else height.double()
-        parts = [torch.as_tensor(v).to(height) for v in (variance, x, y, e1, e2)]
-        self.components = torch.broadcast_tensors(height, *parts)
-        self.normalization_radius = normalization_radius
-        least = float(self.variance.min())
-        require(least > 0, 'variance', 'be positive', f'{least:g}')
-        most = float((self.e1.square() + self.e2.square()).max())
-        require(most < 1, 'e1 and e2', 'keep e1**2 + e2**2 below 1', f'{most:g}')
+        self.components = sums.check_components(height, variance, x, y, e1, e2)
+        name, radius = 'normalization_radius', normalization_radius
+        require(radius > 0, name, 'be positive', radius)
+        self.normalization_radius = radius
 
     @classmethod
     def from_shape(
@@ -183,12 +179,13 @@ class GaussianPSF:
 
         Parameters
         ----------
-        dx, dy : tensor
+        dx, dy : tensor or array_like
             Offsets from the stars in pixels; they broadcast against the batch.
 
         gradient : bool, optional
             Whether to return values, and their derivatives by x and y of the *stars*.
         """
+        dx, dy = torch.as_tensor(dx), torch.as_tensor(dy)
         if self.shape is not None:
             call = closed.profile_with_gradient if gradient else closed.profile_of_shape
             return call(self.shape, dx, dy, integral=self._integral)

@@ -98,18 +98,20 @@ class GaussiansPSF(FittedPSF):
 
     def gaussians(self, xs, ys):
         """Return the sums of Gaussians as they are; see `VaryingPSF.gaussians`."""
-        psf = self._psf.gaussians(*self._frame(np.asarray(xs), np.asarray(ys)))
-        batch = len(ys), len(xs)
+        return self._sums(*self._frame(np.asarray(xs), np.asarray(ys)))
+
+    def _sums(self, xs, ys):
+        psf, batch = self._psf.gaussians(xs, ys), (len(ys), len(xs))
         sound = isinstance(psf, GaussianPSF) and psf.height.shape[:-1] == batch
         allowed = f'return a GaussianPSF of the batch {batch}'
-        require(sound, 'psf.gaussians', allowed, repr(psf))
+        require(sound, 'psf.gaussians', allowed, f'{psf!r:.80}')
         return psf
 
     def _draw(self, x, y, phases):
-        psf = self._psf.gaussians(np.array([x]), np.array([y]))[0, 0]
+        psf = self._sums(np.array([x]), np.array([y]))[0, 0]
         axis = torch.arange(-_HALF, _HALF + 1).double()
         drawn = [psf(axis - dx, axis[:, None] - dy) for dx, dy in phases]
-        return torch.stack(drawn).double().cpu().numpy()
+        return torch.stack(drawn).detach().double().cpu().numpy()
 
 
 class ImagePSF(FittedPSF):

@@ -319,6 +319,21 @@ def test_changed_image(exposure, default, name):
             ask()
 
 
+def test_one_array_for_all_images(exposure, default):
+    image = exposure.data.copy()
+    own = exposure.replace(data=image)
+
+    def read():
+        for scale in (1.0, 1.5):
+            image[:] = scale * exposure.data
+            yield own
+
+    first, second = default.infer(read())
+    assert len(second.at_threshold(0.01)) > 0
+    with pytest.raises(ValueError, match='exposure has been changed since'):
+        first.at_threshold(0.01)
+
+
 @pytest.mark.parametrize('keep', _KEEP)
 def test_copies(exposure, default, same_rows, keep):
     catalog = fresh(exposure, default, keep)

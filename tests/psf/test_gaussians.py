@@ -121,7 +121,16 @@ class TestFormula:
 
     @pytest.mark.parametrize(
         ('change', 'words'),
-        [({'variance': -1.0}, 'variance must be positive'), ({'e1': 1.0}, 'below 1')],
+        [
+            ({'variance': -1.0}, 'variance must be positive'),
+            ({'variance': np.nan}, 'variance must be positive'),
+            ({'e1': 1.0}, 'below 1'),
+            ({'height': [0.1, np.nan]}, 'height must be finite'),
+            ({'height': 0.1, 'variance': 2.0}, 'height must have a last axis'),
+            ({'height': [], 'variance': 2.0}, 'height must have a last axis'),
+            ({'height': [1.0, 2.0], 'variance': [1.0, 2.0, 3.0]}, 'must broadcast'),
+            ({'normalization_radius': 0.0}, 'normalization_radius must be positive'),
+        ],
     )
     def test_what_is_no_gaussian(self, change, words):
         with pytest.raises(ValueError, match=words):

@@ -178,13 +178,19 @@ class TestUsersKind:
         assert not exposure._psf_access.varies
         assert_allclose(exposure.psf_at(290, 4).fwhm, 3.0, rtol=0.01)
 
-    def test_another_batch(self):
+    @pytest.mark.parametrize(
+        'found', [GaussianPSF([0.1], [2.0]), None, (0.1, 2.0), PSFModel()]
+    )
+    def test_another_batch(self, found):
         class Wrong:
             def gaussians(self, xs, ys):
-                return GaussianPSF.fit(lopsided())
+                return found
 
-        with pytest.raises(ValueError, match='batch'):
-            PSFAccess(Wrong()).gaussians([0], [0])
+        access = PSFAccess(Wrong())
+        for ask in (access.gaussians, access.at):
+            places = ([0], [0]) if ask == access.gaussians else (0, 0)
+            with pytest.raises(ValueError, match=r'return a GaussianPSF .* \(1, 1\)'):
+                ask(*places)
 
 
 def test_drawings_of_a_sum_are_those_of_the_model():
