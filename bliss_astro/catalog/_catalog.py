@@ -19,7 +19,6 @@ from ._columns import (
     CatalogColumns,
     CatalogFormatter,
     explain_no_shapes,
-    headline,
 )
 from ._meta import ImageRecord, header_to_wcs
 
@@ -273,11 +272,11 @@ class ProbabilisticCatalog(QTable):
         return super().__getitem__(item)
 
     def __str__(self):
-        return f'{headline(self)}\n{super().__str__()}'
+        return f'{_headline(self)}\n{super().__str__()}'
 
     def _base_repr_(self, html=False, descr_vals=None, show_dtype=True, **kwargs):
         if descr_vals is None:
-            descr_vals = [headline(self)]
+            descr_vals = [_headline(self)]
             show_dtype = False
         return super()._base_repr_(
             html=html, descr_vals=descr_vals, show_dtype=show_dtype, **kwargs
@@ -309,3 +308,26 @@ def _region_radius(catalog, radius, *, sky):
         )
         raise ValueError(msg)
     return size if sky else size.value
+
+
+def _headline(catalog):
+    """Line with number of sources, threshold, expected count, image and encoder."""
+    meta, image = catalog.meta, catalog.image
+    # Tables of one image at two thresholds, stacked, can exceed it.
+    total = max(image.get('n_sources', 0), len(catalog))
+    count = f'{len(catalog)}' if total == len(catalog) else f'{len(catalog)} of {total}'
+    parts = [f'{count} {"source" if total == 1 else "sources"}']
+    if (threshold := meta.get('threshold')) is not None:
+        parts[0] += f' above p = {threshold}'
+    if expected := image.get('expected_count'):
+        parts.append(f'expected count {" ± ".join(f"{n:.1f}" for n in expected)}')
+    if shape := image.get('shape'):
+        parts.append(f'image {shape[1]} x {shape[0]} px')
+    if uids := image.get('uids'):
+        parts.append(f'from {len(uids)} images')
+    encoder = meta.get('encoder')
+    if isinstance(encoder, dict):
+        encoder = encoder.get('name')
+    if encoder is not None:
+        parts.append(f'encoder "{encoder}"')
+    return f'{type(catalog).__name__}: {", ".join(parts)}'

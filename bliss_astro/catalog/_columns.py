@@ -393,26 +393,3 @@ def flux_format(table):
         in_range = digits - 7 < decimals < digits + 6
         return f'.{max(decimals, 0)}f' if in_range else '.4g'
     return '.4g'
-
-
-def headline(catalog):
-    """Line with number of sources, threshold, expected count, image and encoder."""
-    meta, image = catalog.meta, catalog.image
-    # Tables of one image at two thresholds, stacked, can exceed it.
-    total = max(image.get('n_sources', 0), len(catalog))
-    count = f'{len(catalog)}' if total == len(catalog) else f'{len(catalog)} of {total}'
-    parts = [f'{count} {"source" if total == 1 else "sources"}']
-    if (threshold := meta.get('threshold')) is not None:
-        parts[0] += f' above p = {threshold}'
-    if expected := image.get('expected_count'):
-        parts.append(f'expected count {" ± ".join(f"{n:.1f}" for n in expected)}')
-    if shape := image.get('shape'):
-        parts.append(f'image {shape[1]} x {shape[0]} px')
-    if uids := image.get('uids'):
-        parts.append(f'from {len(uids)} images')
-    encoder = meta.get('encoder')
-    if isinstance(encoder, dict):
-        encoder = encoder.get('name')
-    if encoder is not None:
-        parts.append(f'encoder "{encoder}"')
-    return f'{type(catalog).__name__}: {", ".join(parts)}'

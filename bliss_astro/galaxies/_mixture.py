@@ -17,13 +17,7 @@ from bliss_astro.psf import GaussianPSF
 from bliss_astro.psf._gaussian_sums import adaptive_moments
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering._accuracy import narrowest_sigma
-from bliss_astro.rendering._profiles import (
-    BULGE_RANGE,
-    DISK_RADIUS,
-    bulge_of_square,
-    disk_of_square,
-    psf_transform,
-)
+from bliss_astro.rendering._profiles import psf_transform
 
 # Bits of the table of the PSF's transform: good to 1e-4.
 _PSF_BITS = 5
@@ -278,22 +272,3 @@ def modes_of_mixture(mixture, kx, ky):
     basis = -0.5 * torch.stack([kx**2, 2 * kx * ky, ky**2], 1)
     exponent = (mixture.covariance @ basis).clamp(min=-40)
     return (mixture.weight[:, None] @ torch.exp(exponent))[:, 0]
-
-
-def psf_power(psf, kx, ky):
-    """Squares ``(B, M)`` of the transforms of PSFs at wavenumbers."""
-    return GaussianPSF.from_shape(psf)[:, None].transform(kx, ky) ** 2
-
-
-def modes_of_shape(galaxy, kx, ky):
-    """Transforms ``(B, M)`` of bulges and disks of shapes ``(B, 6)``."""
-    fraction, angle, disk_ratio, bulge_ratio, disk, bulge = (
-        part[:, None] for part in galaxy.unbind(1)
-    )
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    along, across = (kx * cos + ky * sin) ** 2, (ky * cos - kx * sin) ** 2
-    square = (disk / DISK_RADIUS) ** 2 * (along + disk_ratio**2 * across)
-    part = fraction * disk_of_square(1 + square)
-    square = bulge**2 * (along + bulge_ratio**2 * across)
-    square = (square + 2.0 ** BULGE_RANGE[0]).clamp(max=0.99 * 2.0 ** BULGE_RANGE[1])
-    return part + (1 - fraction) * bulge_of_square(square)

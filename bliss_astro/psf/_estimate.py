@@ -13,14 +13,15 @@ from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.units import MEDIAN_ERROR
 
 from ._fit import as_model
-from ._locus import MIN_SNR, find_locus
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._profile import profile, squared_radius
 from ._result import MIN_REAL_STARS, PSFEstimate, PSFStars
 from ._stars import (
+    MIN_SNR,
     TO_FWHM,
     StarImage,
+    find_locus,
     find_sources,
     level_of,
     measure_at,

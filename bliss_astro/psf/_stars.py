@@ -1,11 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Compact sources of an image, before its PSF is known: peaks and adaptive moments.
+Compact sources of an image, before its PSF is known, and the stars among them.
 
-Peaks are searched in a pyramid of binned images, so that stars of any width from
-a pixel to some ten are found by the scale that fits them. Sizes are adaptive
-moments (Bernstein & Jarvis 2002; Hirata & Seljak 2003): second moments under the
-elliptical Gaussian that they describe themselves.
+Peaks are searched in a pyramid of binned images, so that stars of any width from a
+pixel to some ten are found by the scale that fits them. Sizes are adaptive moments
+(Bernstein & Jarvis 2002; Hirata & Seljak 2003): second moments under the elliptical
+Gaussian that they describe themselves. Stars have one size and one ellipticity, and
+nothing that came through the telescope is smaller: they are the densest place of the
+plane of both at the lower edge of the sizes, as in PSFEx and Piff (Jarvis et al. 2021).
 """
 
 import itertools
@@ -19,13 +21,14 @@ from bliss_astro._filters import local_maxima, smooth
 from bliss_astro.units import median_and_scatter, typical
 
 from ._fit import cut_stamps
+from ._varying import trend
 
 # Pixels that share the largest value where it is a plateau of saturation, and the share
 # of its level from which stars are no longer linear.
 _MIN_PLATEAU, _LINEAR_SHARE = 4, 0.9
 
-# Standard deviation in binned pixels of the filter of a level, and the number of
-# levels, each of which halves the resolution.
+# Standard deviation in binned pixels of the filter of a level, and number of levels,
+# each of half the resolution.
 _SIGMA, _N_LEVELS = 0.8, 4
 # Half sides in pixels of the stamps on which sources of a level are measured, and
 # standard deviations in pixels with which the moments begin.
@@ -98,9 +101,6 @@ def places_of(sources):
     return np.c_[sources.x, sources.y]
 
 
-# -- compact sources -------------------------------------------------------------------
-
-
 def find_sources(
     image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES, least=0
 ):
@@ -114,13 +114,12 @@ def find_sources(
     them; ``sharp``, the share of the brightest of the 3 x 3 pixels of the core;
     ``clean``, whether no pixel of the core is bad and none beyond the edge.
     """
-    peaks = np.concatenate(
-        [
-            _peaks(image.pull[window], image.bad[window], threshold)
-            + np.array([window[1].start, window[0].start, 0, 0])
-            for window in _windows(image.pull.shape, max_pixels)
-        ]
-    )
+    peaks = [
+        _peaks(image.pull[window], image.bad[window], threshold)
+        + np.array([window[1].start, window[0].start, 0, 0])
+        for window in _windows(image.pull.shape, max_pixels)
+    ]
+    peaks = np.concatenate(peaks)
     peaks = peaks[np.argsort(-peaks[:, 3])][: _PEAKS_PER_SOURCE * max_sources]
     # Of peaks that lie within the filter of another one the highest stays.
     reach = np.maximum(2.0, 1.8 * _SIGMA * 2.0 ** peaks[:, 2])
@@ -173,8 +172,7 @@ def _first_within(places, reach):
     near = cKDTree(places).query_ball_point(places, reach) if len(places) else ()
     for k, others in enumerate(near):
         if alive[k]:
-            others = np.asarray(others)
-            alive[others[others > k]] = False
+            alive[[other for other in others if other > k]] = False
     return alive
 
 
@@ -229,12 +227,10 @@ def measure_stamps(stamps, bad, offsets, level, photon=0.0):
     middle = (half + np.rint([y, x])).astype(int).clip(1, 2 * half - 1)
     rows, columns = middle[:, :, None, None] + np.mgrid[-1:2, -1:2][:, None]
     core = stamps[np.arange(len(stamps))[:, None, None], rows, columns]
-    columns = {
-        'x': x.astype(float),
-        'y': y.astype(float),
-        'width': np.maximum(det, _MIN_WIDTH**4) ** 0.25,
-        'e1': (m[0] - m[1]) / total,
-        'e2': 2 * m[2] / total,
+    width = np.maximum(det, _MIN_WIDTH**4) ** 0.25
+    columns = {'x': x.astype(float), 'y': y.astype(float), 'width': width}
+    columns |= {'e1': (m[0] - m[1]) / total, 'e2': 2 * m[2] / total}
+    columns |= {
         'flux': 2 * mass,
         'snr': np.nan_to_num(mass / noise),
         'sharp': core.max((1, 2)) / np.maximum(core.sum((1, 2)), 1e-12),
@@ -273,3 +269,132 @@ def _adapt(stamps, half, offsets, sigma):
         if max(np.abs(moved).max(initial=0), change.max(initial=0)) < _CONVERGED:
             break
     return x, y, m, weight
+
+
+# Signal-to-noise ratio from which a source may show the width of the PSF.
+MIN_SNR = 20.0
+# Range of full widths at half maximum of a PSF, pixel included, in pixels, and the
+# largest one that rests on one or two sources.
+_MIN_FWHM, _MAX_FWHM, _MAX_FWHM_ALONE = 1.2, 30.0, 12.0
+# Share of the brightest pixel in 3 x 3: 0.7 for a PSF of the least width that is
+# centred on a pixel.
+_MAX_SHARPNESS = 0.62
+_MAX_ELLIPTICITY = 0.6
+# Errors of log size and of ellipticities beside that of the noise: PSFs vary over an
+# image, and moments with the place within a pixel.
+_ERRORS, _NOISE_ERRORS = np.array([0.03, 0.06, 0.06]), np.array([1.0, 1.5, 1.5])
+# The lower edge: the least size where the density is so many sources and this share.
+_MIN_DENSITY, _DENSITY_SHARE = 2.4, 0.3
+# Sizes beyond the lower edge, as a logarithm, within which the locus lies.
+_LOCUS_WIDTH = 0.15
+# Members differ from it in size and ellipticity by no more beside so many own errors.
+_SPANS, _SPAN_ERRORS = (0.10, 0.12), (2.5, 3.5)
+# Turns in which the members are found.
+_N_TURNS = 5
+# Sources that the density is taken of at most.
+_MAX_DENSITY_SOURCES = 500
+# Neighbours within so many FWHM and above this share of a star's flux are blends.
+_BLEND_RADIUS, _BLEND_SHARE = 3.0, 0.08
+
+
+@dataclass
+class Locus:
+    """
+    Log size and ellipticity of the stars, and reasons (n,) why a source is none.
+
+    ``n_stars`` is 0 where no locus was found and the size is that of the brightest.
+    """
+
+    log_size: float
+    e1: float
+    e2: float
+    reasons: np.ndarray
+    n_stars: int
+
+    @property
+    def fwhm(self):
+        """Full width at half maximum of a Gaussian of that size in pixels."""
+        return TO_FWHM * float(np.exp(self.log_size))
+
+
+def find_locus(sources, saturated, *, min_snr=MIN_SNR):
+    """Find the stars among sources; `None` where none can show the width of the PSF."""
+    reasons = _unfit(sources, saturated, min_snr)
+    usable = np.flatnonzero(reasons == '')[:_MAX_DENSITY_SOURCES]
+    own = np.stack([np.log(sources.width), sources.e1, sources.e2], axis=1)
+    errors = np.hypot(_NOISE_ERRORS / sources.snr[:, None], _ERRORS)
+    center = _lower_edge(sources.snr[usable], own[usable], errors[usable])
+    few = center is None
+    if few:
+        # A single broad source is a galaxy rather than a star.
+        usable = usable[TO_FWHM * sources.width[usable] < _MAX_FWHM_ALONE]
+        if len(usable) == 0:
+            return None
+        # The sharpest of the brightest sources: what a star would be.
+        snr = sources.snr[usable]
+        bright = snr >= 0.3 * snr.max()
+        center = np.argmin(np.where(bright, sources.width[usable], np.inf))
+    spans = np.add(_SPANS, _SPAN_ERRORS / sources.snr[:, None])
+    can_show = np.isin(np.arange(len(own)), usable)
+    local = np.broadcast_to(own[usable[center]], own.shape)
+    places = places_of(sources)
+    for _ in range(_N_TURNS + 1):
+        off = own - local
+        fits = np.c_[np.abs(off[:, 0]), np.hypot(*off[:, 1:].T)] < spans
+        near = can_show & fits.all(1)
+        if not near.any():
+            near[usable[center]] = True
+            break
+        local = trend(places, own, np.where(near[:, None], errors, np.inf))
+    rest = (reasons == '') & ~near
+    reasons[rest & (off[:, 0] > 0)] = 'extended'
+    reasons[rest & (off[:, 0] <= 0)] = 'sharper than the stars'
+    reasons[rest & fits[:, 0]] = 'ellipticity'
+    locus = Locus(*np.median(own[near], axis=0).tolist(), reasons, 0)
+    _mark_blends(sources, reasons, locus.fwhm)
+    locus.n_stars = 0 if few else int(np.count_nonzero(reasons == ''))
+    return locus
+
+
+def _unfit(sources, saturated, min_snr):
+    """Reasons why sources cannot show the width of the PSF; '' where there is none."""
+    fwhm = sources.width * TO_FWHM
+    reasons = np.full(len(sources), '', dtype='U24')
+    for bad, why in (
+        (sources.snr < min_snr, 'faint'),
+        (np.hypot(sources.e1, sources.e2) > _MAX_ELLIPTICITY, 'elongated'),
+        (fwhm > _MAX_FWHM, 'extended'),
+        ((fwhm < _MIN_FWHM) | (sources.sharp > _MAX_SHARPNESS), 'cosmic ray'),
+        (~sources.clean, 'bad pixels'),
+        (saturated, 'saturated'),
+    ):
+        reasons[bad] = why
+    return reasons
+
+
+def _lower_edge(snr, own, errors):
+    """Index of the middle of the locus, or `None` where there is none."""
+    off = np.square(own[:, None] - own) / (errors[:, None] ** 2 + errors**2)
+    density = np.exp(-0.5 * off.sum(-1)) @ np.minimum(1.0, snr / (2 * MIN_SNR))
+    most = density.max(initial=0)
+    if not most >= _MIN_DENSITY:
+        return None
+    dense = density >= max(_MIN_DENSITY, _DENSITY_SHARE * most)
+    within = dense & (own[:, 0] <= own[dense, 0].min() + _LOCUS_WIDTH)
+    return int(np.argmax(np.where(within, density, -1)))
+
+
+def _mark_blends(sources, reasons, fwhm):
+    """Mark stars with neighbours; the clearest stay where none would be left."""
+    stars = np.flatnonzero(reasons == '')
+    apart = np.hypot(*(v[stars, None] - v for v in (sources.x, sources.y)))
+    # What a neighbour leaves at the star falls steeply with the distance.
+    share = np.maximum(sources.flux, 0) / sources.flux[stars, None]
+    share = share * (fwhm / np.maximum(apart, fwhm)) ** 2
+    # Cosmic rays are dealt with pixel by pixel.
+    none = (apart > _BLEND_RADIUS * fwhm) | (apart == 0) | (reasons == 'cosmic ray')
+    worst = np.where(none, 0, share).max(1, initial=0)
+    limit = _BLEND_SHARE
+    while np.count_nonzero(worst <= limit) < min(5, len(stars)):
+        limit *= 2
+    reasons[stars[worst > limit]] = 'blended'

@@ -13,16 +13,12 @@ from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, LOG2_E
 
 from ._accuracy import RenderingAccuracy, plans_of
 from ._profiles import (
-    BULGE_RANGE,
-    DISK_RADIUS,
     NEGLIGIBLE,
     axis_modes,
     bilinear_factor,
-    bulge_of_square,
-    disk_of_square,
+    galaxy_modes,
     level_window,
     psf_transform,
-    quadratic_form,
     synthesis_matrices,
 )
 
@@ -335,7 +331,7 @@ class _Plan:
             if shift is not None:
                 modes = modes * bilinear_factor(shift, kx, ky)
             modes = modes if len(own) == len(cell) else modes[row]
-            modes = modes * _galaxy_modes(galaxy, flux, kx, ky)
+            modes = modes * galaxy_modes(galaxy, flux, kx, ky[:, None])
             centre = base // 2 if level == 0 else 0
             modes = _with_phases(modes, kx, ky, rest_x + centre, rest_y + centre)
             # A level repeats itself beyond its period: it ends there.
@@ -353,26 +349,6 @@ class _Plan:
             edge = (stamp - width) // 2
             out[:, edge : edge + width, edge : edge + width] += part
         return out
-
-
-def _galaxy_modes(galaxy, flux, kx, ky):
-    """Transforms ``(G, ny, nx)`` of the galaxies before the PSF."""
-    fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
-    disk_radius, bulge_radius = galaxy[:, 4:].unbind(1)
-    cos2, sin2 = torch.cos(2 * angle), torch.sin(2 * angle)
-
-    def square(radius, ratio, offset):
-        # a^2 [(kx cos + ky sin)^2 + q^2 (ky cos - kx sin)^2]
-        mean, half = (0.5 * radius**2 * (1 + s * ratio**2) for s in (1, -1))
-        return quadratic_form(
-            mean + half * cos2, half * sin2, mean - half * cos2, kx, ky, offset
-        )
-
-    disk = disk_of_square(square(disk_radius / DISK_RADIUS, disk_ratio, 1.0))
-    bulge = bulge_of_square(square(bulge_radius, bulge_ratio, 2.0 ** BULGE_RANGE[0]))
-    in_disk, in_bulge = fraction * flux, (1 - fraction) * flux
-    disk *= in_disk[:, None, None]
-    return disk.addcmul_(bulge, in_bulge[:, None, None])
 
 
 def _with_phases(modes, kx, ky, x, y):

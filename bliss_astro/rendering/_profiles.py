@@ -142,12 +142,28 @@ def disk_of_square(z):
 
 def quadratic_form(xx, xy, yy, kx, ky, offset):
     """``xx kx^2 + 2 xy kx ky + yy ky^2 + offset`` on a grid, for each row."""
-    along_x = xx[:, None, None] * kx**2 + offset
-    along_y = yy[:, None, None] * ky[:, None] ** 2
-    square = along_x + along_y
-    square.addcmul_((2 * xy)[:, None, None] * ky[:, None], kx)
+    square = xx[:, None, None] * kx**2 + offset + yy[:, None, None] * ky**2
+    square.addcmul_((2 * xy)[:, None, None] * ky, kx)
     # Cancellation in very thin ellipses.
     return square.clamp_(min=offset)
+
+
+def galaxy_modes(galaxy, flux, kx, ky):
+    """Transforms ``(G, ny, nx)`` of bulges and disks; wavenumbers broadcast to that."""
+    fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
+    disk_radius, bulge_radius = galaxy[:, 4:].unbind(1)
+    cos2, sin2 = torch.cos(2 * angle), torch.sin(2 * angle)
+
+    def square(radius, ratio, offset):
+        # a^2 [(kx cos + ky sin)^2 + q^2 (ky cos - kx sin)^2]
+        mean, half = (0.5 * radius**2 * (1 + s * ratio**2) for s in (1, -1))
+        form = mean + half * cos2, half * sin2, mean - half * cos2
+        return quadratic_form(*form, kx, ky, offset)
+
+    disk = disk_of_square(square(disk_radius / DISK_RADIUS, disk_ratio, 1.0))
+    bulge = bulge_of_square(square(bulge_radius, bulge_ratio, 2.0 ** BULGE_RANGE[0]))
+    disk *= (fraction * flux)[:, None, None]
+    return disk.addcmul_(bulge, ((1 - fraction) * flux)[:, None, None])
 
 
 def psf_transform(psf, bits):
@@ -171,7 +187,7 @@ def psf_transform(psf, bits):
         e1, e2 = psf.shape[rows, 6:].unbind(1)
         norm = torch.rsqrt(1 - e1**2 - e2**2)
         form = norm * (1 + e1), norm * e2, norm * (1 - e1)
-        z = quadratic_form(*form, kx, ky, 2.0 ** PSF_RANGE[0])
+        z = quadratic_form(*form, kx, ky[:, None], 2.0 ** PSF_RANGE[0])
         own = torch.arange(len(rows), device=z.device)
         return look_up(z, [part[rows] for part in segments], bits, PSF_RANGE, own)
 

@@ -316,9 +316,8 @@ class Camera:
 
     def _stack_piece(self, draw, fields, x, y, flux):
         (ny, nx), depth, dither = self.shape, fields.depth, fields.dither
-        fields = select(
-            fields, torch.arange(len(x), device=draw.device).repeat_interleave(depth)
-        )
+        rows = torch.arange(len(x), device=draw.device)
+        fields = select(fields, rows.repeat_interleave(depth))
         # Exposures carry one more pixel on each side.
         along_y, along_x = star_factors(
             fields.gaussians(self.normalization_radius),
@@ -330,9 +329,8 @@ class Camera:
         )
         shifts = dither.flatten(0, 1)
         # The signal is aligned by its factors, which are small.
-        aligned = _interpolate(along_y, shifts[:, 1, None, None], -1).mT @ _interpolate(
-            along_x, shifts[:, 0, None, None], -1
-        )
+        x, y = shifts[..., None, None].unbind(1)
+        aligned = _interpolate(along_y, y, -1).mT @ _interpolate(along_x, x, -1)
         if self.noise_order == 'before_alignment':
             data = along_y.mT @ along_x
             data = add_noise(data, *fields.noise, generator=draw.generator)

@@ -146,8 +146,7 @@ class CoaddSimulator:
 
     Stars and galaxies of the sky down to r = 25, in nanomaggies:
 
-    >>> from bliss_astro.exposures._psf import PSFAccess
-    from bliss_astro.priors import CatalogPrior
+    >>> from bliss_astro.priors import CatalogPrior
     >>> simulator = CoaddSimulator(5, CatalogPrior.sky(), margin=-10)
     >>> coadd, truth = simulator.sample(rng=0)
     >>> coadd.unit, truth.colnames[:4]

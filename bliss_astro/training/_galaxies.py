@@ -24,6 +24,7 @@ from bliss_astro.galaxies import GalaxyAutoencoder, _mixture
 from bliss_astro.galaxies._networks import MAX_LOG_FLUX, log_likelihood
 from bliss_astro.psf import GaussianPSF
 from bliss_astro.rendering import RenderingAccuracy, adaptive_moments
+from bliss_astro.rendering._profiles import galaxy_modes
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 
 from ._run import Trainer, train
@@ -129,8 +130,10 @@ class GalaxyTrainer(Trainer):
         divergence = 0.5 * (mean**2 + std**2 - 1).sum(1) - std.log().sum(1)
         kx, ky, area = _mixture.polar_grid(len(psf), generator)
         with torch.no_grad():
-            truth = _mixture.modes_of_shape(galaxy, kx, ky)
-            power = area * _mixture.psf_power(psf, kx, ky)
+            one, *grid = torch.ones_like(snr), kx[:, None], ky[:, None]
+            truth = galaxy_modes(galaxy, one, *grid)[:, 0]
+            power = GaussianPSF.from_shape(psf)[:, None].transform(kx, ky)
+            power = area * power.square()
             power = power / (power * truth**2).sum(1, keepdim=True)
         modes = _mixture.modes_of_mixture(decoder(latent), kx, ky)
         return 0.5 * snr**2 * (power * (modes - truth) ** 2).sum(1), divergence

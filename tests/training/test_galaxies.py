@@ -16,9 +16,11 @@ from bliss_astro.galaxies import (
     GalaxyAutoencoder,
     GalaxyModelConfig,
 )
-from bliss_astro.galaxies._mixture import modes_of_shape, polar_grid, psf_power
+from bliss_astro.galaxies._mixture import polar_grid
 from bliss_astro.priors import FieldPrior
+from bliss_astro.psf import GaussianPSF
 from bliss_astro.rendering import render_galaxies
+from bliss_astro.rendering._profiles import galaxy_modes
 from bliss_astro.simulation._stream import GalaxySimulationConfig, GalaxyStream
 from bliss_astro.training import load_config, train_encoder, train_galaxies
 from bliss_astro.training._configuration import GalaxyTrainingConfig
@@ -88,8 +90,11 @@ class TestTeaching:
         )
         expected = ((first - second) ** 2).sum((1, 2)) / (first**2).sum((1, 2))
         kx, ky, area = polar_grid(8, generator)
-        power = area * psf_power(psf, kx, ky)
-        modes, others = (modes_of_shape(g, kx, ky) for g in (galaxy, other))
+        power = GaussianPSF.from_shape(psf)[:, None].transform(kx, ky)
+        power, grid = area * power.square(), (kx[:, None], ky[:, None])
+        modes, others = (
+            galaxy_modes(g, torch.ones(8), *grid)[:, 0] for g in (galaxy, other)
+        )
         found = (power * (modes - others) ** 2).sum(1) / (power * modes**2).sum(1)
         # Of 240 wavenumbers, half of them where nothing is left.
         assert torch.allclose(found, expected, rtol=0.15)
