@@ -23,9 +23,14 @@ from ._kept_tiles import TileFacts
 from ._meta import header_to_wcs, wcs_to_header
 
 
-def to_arrays(self):
+def to_arrays(self, least=1.0):
     """
     Arrays and plain values of all that the posterior keeps.
+
+    Parameters
+    ----------
+    least : float, optional
+        Probability down to which sources are wanted, of those that were described.
 
     Returns
     -------
@@ -36,7 +41,8 @@ def to_arrays(self):
     meta : dict
         Plain values for JSON.
     """
-    held, meta = _held_tiles(self) if self.kept.is_whole else _held_marginals(self)
+    whole = self.kept.is_whole
+    held, meta = _held_tiles(self) if whole else _held_marginals(self, least)
     meta |= {
         'unit': unit_text(self.unit),
         'wcs': wcs_to_header(self.wcs, shape=self.shape),
@@ -105,15 +111,16 @@ def _held_tiles(posterior):
     return held, meta
 
 
-def _held_marginals(posterior):
-    """Numbers by tile, and the most probable candidates that were found."""
+def _held_marginals(posterior, least):
+    """Numbers by tile, and the first candidates that reach down to a probability."""
     facts = dict(vars(posterior.facts))
     grid = facts.pop('grid')
     names = [name for name, v in facts.items() if isinstance(v, np.ndarray)]
     held = {f'TILE_{name.upper()}': facts.pop(name) for name in names}
     meta = {'tiles': facts | {'shape': list(grid.image_shape), 'size': grid.size}}
-    if posterior._found:
-        arrays, meta['sources'] = posterior._found[0].to_arrays()
+    if found := posterior._found:
+        found = next((some for some in found if some.least <= least), found[-1])
+        arrays, meta['sources'] = found.to_arrays()
         held |= arrays
     return held, meta
 

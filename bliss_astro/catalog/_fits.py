@@ -48,7 +48,8 @@ def write_fits(catalog, path, posterior):
     stream.seek(0)
     arrays, card = [], {}
     if posterior is not None:
-        arrays, card['posterior'] = _write_arrays(*posterior.to_arrays())
+        least = float(np.min(catalog['probability'], initial=1.0))
+        arrays, card['posterior'] = _write_arrays(*posterior.to_arrays(least))
     text = np.array([make_card(catalog, **card).encode('ascii')])
     # One row with one string: any FITS browser shows it.
     column = fits.Column('JSON', format=f'{text.itemsize}A', array=text)

@@ -72,8 +72,8 @@ class CatalogPosterior:
     marginals of sources, some 2 kB each, and a few numbers a tile (`nbytes`). Joint
     draws and sources of lower probability need `tile_posterior`, which is computed
     anew from the exposure then, once, in the time of a detection;
-    ``keep='posterior'`` keeps it, at some 30 bytes a pixel. The exposure must not have
-    been changed.
+    ``keep='posterior'`` keeps it, at some 30 bytes a pixel. An exposure that has been
+    changed in the meantime is a `ValueError`.
     `to` copies it to another device, `ProbabilisticCatalog.drop_posterior
     <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>` frees it.
     """

@@ -85,6 +85,15 @@ def draw_component(weights, unit):
     return (unit > weights.cumsum(-1)[..., :-1]).sum(-1)
 
 
+def draw_flux(parts, q):
+    """Log-fluxes ``(N, P)`` of mixtures of normals, which may end at a range's ends."""
+    logits, mean, scale = parts
+    component = draw_component(torch.softmax(logits, -1)[:, None], q[..., :1])
+    unit = torch.special.ndtri(q[..., 1].clamp(1e-4, 1 - 1e-4))
+    log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
+    return log_flux.clamp(0, LOG_FLUX_CEILING)
+
+
 def _rand(like: torch.Tensor, generator, *further) -> torch.Tensor:
     shape = (*like.shape, *further)
     return torch.rand(shape, generator=generator, device=like.device)

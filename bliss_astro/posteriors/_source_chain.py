@@ -17,7 +17,7 @@ import torch
 from bliss_astro._arguments import require
 from bliss_astro.priors import GALAXY_SHAPE_NAMES
 
-from ._factors import LOG_FLUX_CEILING, draw_component, flux_parts
+from ._factors import draw_flux, flux_parts
 from ._shape_layers import (
     N_SHAPE,
     SHAPE_INPUTS,
@@ -161,6 +161,7 @@ SHAPE = SourceParameter(
 # Names of these, of their layers and of other terms of the density.
 _TAKEN = {'position', 'type', 'flux', 'ellipticity', 'shape', 'count', 'image', 'start'}
 _TAKEN |= {'hidden', 'extended', 'is_galaxy', 'galaxy_flux'}
+_OF = 'all', 'star', 'galaxy'
 
 STARS = (POSITION, STAR_FLUX)
 STARS_AND_GALAXIES = (*STARS, TYPE, GALAXY_FLUX)
@@ -186,7 +187,7 @@ def parameters_of(first, *, shapes=False, latent_dim=0, names=()):
     Raises
     ------
     ValueError
-        If there is no such parameter, or one of galaxies where there are none.
+        If an entry is missing, wrong, or of galaxies where there are none.
     """
     chain = [*first]
     if shapes:
@@ -194,9 +195,9 @@ def parameters_of(first, *, shapes=False, latent_dim=0, names=()):
         chain += [ELLIPTICITY, latent if latent_dim else SHAPE]
     for name in names:
         known = ', '.join(PARAMETERS) or 'none'
-        sound = name in PARAMETERS and name not in _TAKEN
+        sound = name in PARAMETERS and name not in {*_TAKEN, *(e.name for e in chain)}
         require(sound, 'parameters', f'be known ones ({known}) of other names', name)
-        entry = PARAMETERS[name]
+        entry = _sound(PARAMETERS[name], name)
         typed = entry.of != 'galaxy' or any(e.of == 'galaxy' for e in chain)
         require(typed, 'parameters', 'be those of stars without galaxies', name)
         before = {'flux', *(e.name for e in after_flux(chain) if e.of == entry.of)}
@@ -204,6 +205,16 @@ def parameters_of(first, *, shapes=False, latent_dim=0, names=()):
         require(sound, f'context of {name}', allowed, entry.context)
         chain.append(entry)
     return tuple(chain)
+
+
+def _sound(entry, name):
+    """The entry of a further parameter; raise where its fields do not fit."""
+    own, n = f'PARAMETERS[{name!r}]', len(entry.columns)
+    require(entry.name == name, f'name of {own}', 'be its key', entry.name)
+    require(entry.of in _OF, f'of in {own}', f'be one of {_OF}', entry.of)
+    require(entry.dim in range(1, 10**6), f'dim of {own}', 'be 1 or more', entry.dim)
+    require(n in (0, entry.dim), f'columns of {own}', f'be none or {entry.dim}', n)
+    return entry
 
 
 def after_flux(parameters):
@@ -373,7 +384,7 @@ class SourceChain:
         for of in ('galaxy', 'star', 'all'):
             own = [entry for entry in entries if entry.of == of]
             if own:
-                drawn = _draw_flux(flux_parts(flux, of=of if typed else 'all'), of_flux)
+                drawn = draw_flux(flux_parts(flux, of=of if typed else 'all'), of_flux)
                 values |= chain._draw(own, {'flux': drawn}, draw)
         return {entry.name: values[entry.name] for entry in entries}
 
@@ -385,12 +396,3 @@ class SourceChain:
                 drawn = torch.where(own, drawn, values.get(entry.name, 0.0))
             values[entry.name] = drawn
         return values
-
-
-def _draw_flux(parts, q):
-    """Log-fluxes ``(N, P)`` of mixtures of normals, which may end at a range's ends."""
-    logits, mean, scale = parts
-    component = draw_component(torch.softmax(logits, -1)[:, None], q[..., :1])
-    unit = torch.special.ndtri(q[..., 1].clamp(1e-4, 1 - 1e-4))
-    log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
-    return log_flux.clamp(0, LOG_FLUX_CEILING)

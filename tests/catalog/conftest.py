@@ -34,7 +34,7 @@ class FakePosterior:
         share = rng.uniform(size=(len(rows), n_samples))
         return low[:, None] + (high - low)[:, None] * share
 
-    def to_arrays(self):
+    def to_arrays(self, least=1.0):
         arrays = {
             'half_width': np.array([self.half_width], dtype='f4'),
             'features': np.arange(24, dtype='f4').reshape(2, 3, 4),

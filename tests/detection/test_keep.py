@@ -282,6 +282,23 @@ def test_files_of_marginals(exposure, default, same_rows, tmp_path):
     same_rows(third.posterior.at_threshold(0.5), catalog)
 
 
+def test_files_of_rows_of_lower_probability(exposure, default, tmp_path):
+    catalog = fresh(exposure, default).posterior.at_threshold(0.02)
+    assert np.min(catalog['probability']) < 0.2
+    catalog.write(tmp_path / 'low.fits')
+    again = ProbabilisticCatalog.read(tmp_path / 'low.fits')
+    limits = [one.credible_interval('flux', 0.9) for one in (again, catalog)]
+    assert_array_equal(*limits)
+    assert len(again.posterior.at_threshold(0.02)) == len(catalog)
+    # No larger than it must be.
+    fresh(exposure, default).write(tmp_path / 'at_first.fits')
+    catalog.posterior.at_threshold(0.5).write(tmp_path / 'later.fits')
+    sizes = [
+        (tmp_path / name).stat().st_size for name in ('at_first.fits', 'later.fits')
+    ]
+    assert sizes[0] == sizes[1]
+
+
 def test_files_of_numbers_by_tile(exposure, default, tmp_path):
     fresh(exposure, default, None).write(tmp_path / 'none.fits')
     posterior = ProbabilisticCatalog.read(tmp_path / 'none.fits').posterior

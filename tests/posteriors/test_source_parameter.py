@@ -342,3 +342,26 @@ def test_parameters_that_cannot_be(sersic, monkeypatch):
         Encoder(EncoderConfig(parameters=('sersic_index',)))
     with pytest.raises(ValueError, match='parameters must be a list of names'):
         EncoderConfig(parameters='sersic_index')
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'name': 'other'}, 'name of .* must be its key; got other'),
+        ({'of': 'planet'}, 'must be one of .* got planet'),
+        ({'dim': 0}, 'dim of .* must be 1 or more; got 0'),
+        ({'dim': 1.5}, 'dim of .* got 1.5'),
+        ({'dim': 2, 'columns': ('e1',)}, 'columns of .* must be none or 2; got 1'),
+    ],
+)
+def test_entries_that_do_not_fit(change, words, monkeypatch):
+    entry = SourceParameter(**{'name': 'depth'} | change)
+    monkeypatch.setitem(PARAMETERS, 'depth', entry)
+    with pytest.raises(ValueError, match=words):
+        Encoder(EncoderConfig(parameters=('depth',)))
+
+
+def test_the_same_parameter_twice(monkeypatch):
+    monkeypatch.setitem(PARAMETERS, 'depth', SourceParameter('depth'))
+    with pytest.raises(ValueError, match='of other names; got depth'):
+        Encoder(EncoderConfig(parameters=('depth', 'depth')))
