@@ -194,6 +194,10 @@ class _BinnedPSF(FittedPSF):
         super().__init__()
         self._access, self._n = access, n
 
+    def image(self, x, y):
+        """Return `None`: it is the model that is joined."""
+        return
+
     def _fit(self, x, y):
         n = self._n
         model = self._access.at(*((place + 0.5) * n - 0.5 for place in (x, y)))

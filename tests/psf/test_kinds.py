@@ -113,6 +113,19 @@ def test_models_keep_their_closed_form():
         assert_allclose(found.fwhm[0], [one.fwhm for one in expected], rtol=1e-9)
 
 
+def test_joined_pixels_of_a_psf_that_varies():
+    psf = MoffatPSF(6.0, 3.5, growth=0.005)
+    noise = np.random.default_rng(2).normal(size=(64, 150))
+    exposure = Exposure(noise, bkg_error=1.0, effective_gain=1.0, psf=psf)
+    joined = exposure.binned(2)
+    # Of the fits at columns 0 and 256, and a little broader by the pixels.
+    found = [joined.psf_at(x, 16).fwhm for x in (0, 64)]
+    assert_allclose(found, [3.0, 3.64], rtol=0.03)
+    assert joined.psf_gaussians([0, 64], [16]).shape.shape == (1, 2, 8)
+    assert joined._psf_access.drawn_with_model(64, 16) is None
+    detect_sources(exposure, bin=2)
+
+
 class TestUsersKind:
     def test_exposure(self):
         psf = MoffatPSF(3.0, 3.5, growth=0.01)
