@@ -58,6 +58,13 @@ def sums_of_cells(values, starts):
     return np.add.reduceat(sums, starts[0], axis=0)
 
 
+def spread_cells(values, starts, shape):
+    """Values ``(rows, columns)`` of such cells at each pixel of an image."""
+    rows, columns = (np.diff([*k, n]) for k, n in zip(starts, shape, strict=True))
+    # Rows last, whose copies are contiguous.
+    return values.repeat(columns, 1).repeat(rows, 0)
+
+
 # Images of one PSF share them: each takes some kilobytes.
 @functools.lru_cache(64)
 def _bands(n, sigma, reach, reflect):

@@ -19,7 +19,7 @@ from scipy.ndimage import (
 from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import two_digits
-from bliss_astro._filters import smooth
+from bliss_astro._filters import smooth, spread_cells
 from bliss_astro.catalog._rendering import scale_of, sources_of
 from bliss_astro.coadds._noise import input_kernel
 from bliss_astro.exposures._psf import central_psf
@@ -170,10 +170,8 @@ def _blocks(residuals):
     """Scatter of residual over noise by block, bad blocks, and scale of the noise."""
     grid = tuple(max(1, round(n / _BLOCK)) for n in residuals.shape)
     scatter = np.full(grid, np.nan)
-    spans = (
-        itertools.pairwise(_edges(*ends))
-        for ends in zip(residuals.shape, grid, strict=True)
-    )
+    firsts = zip(_starts(residuals.shape, grid), residuals.shape, strict=True)
+    spans = [itertools.pairwise([*first, n]) for first, n in firsts]
     for k, ends in enumerate(itertools.product(*spans)):
         block = tuple(slice(*pair) for pair in ends)
         values = residuals.ratio[block][residuals.good[block]]
@@ -193,16 +191,14 @@ def _blocks(residuals):
     return result, bad, scale
 
 
-def _edges(length, n):
-    """First pixels of n nearly equal blocks of a line, and its end."""
-    return -(-np.arange(n + 1) * length // n)
+def _starts(shape, grid):
+    """First rows and columns of nearly equal blocks."""
+    return [-(-np.arange(k) * n // k) for n, k in zip(shape, grid, strict=True)]
 
 
 def _spread(values, shape):
     """Values of blocks at each pixel."""
-    for axis, (length, n) in enumerate(zip(shape, values.shape, strict=True)):
-        values = values.repeat(np.diff(_edges(length, n)), axis)
-    return values
+    return spread_cells(values, _starts(shape, values.shape), shape)
 
 
 def _matter(blocks):

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from bliss_astro._arguments import counted, require
-from bliss_astro._filters import smooth, sums_of_cells
+from bliss_astro._filters import smooth, spread_cells, sums_of_cells
 from bliss_astro.units import MAD_TO_SIGMA, median_and_scatter
 
 NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
@@ -208,7 +208,7 @@ def _noise_of_blank(residual, bad, max_lag):
     check_enough(~bad, 'good')
     cells = _cells(residual.shape)
     residual, blank = _blank_sky(residual, bad, cells)
-    products, pairs = _lagged_sums_by_cell(residual, blank, max_lag, cells[1])
+    products, pairs = _lagged_sums_by_cell(residual, blank, max_lag, cells[0])
     keep = _usual_cells(products[0, max_lag], pairs[0, max_lag], blank.size)
     products, pairs = (v[:, :, keep].sum(-1) for v in (products, pairs))
     n = pairs[0, max_lag]
@@ -221,13 +221,11 @@ def _noise_of_blank(residual, bad, max_lag):
 
 
 def _cells(shape):
-    """Cell of each pixel, first ones of cells, and places in them from -1 to 1."""
-    parts = [np.array_split(np.arange(n), max(1, round(n / _CELL_SIDE))) for n in shape]
-    sides = [[len(part) for part in axis] for axis in parts]
-    row, column = (np.repeat(np.arange(len(side)), side) for side in sides)
-    y, x = (np.concatenate([np.linspace(-1, 1, n) for n in side]) for side in sides)
-    starts = [[part[0] for part in axis] for axis in parts]
-    return row[:, None] * len(sides[1]) + column, starts, y[:, None], x
+    """First rows and columns of cells, and places in them from -1 to 1."""
+    axes = [np.array_split(np.arange(n), max(1, round(n / _CELL_SIDE))) for n in shape]
+    starts = [[part[0] for part in axis] for axis in axes]
+    y, x = (np.hstack([np.linspace(-1, 1, len(k)) for k in axis]) for axis in axes)
+    return starts, y[:, None], x
 
 
 def _blank_sky(residual, bad, cells):
@@ -248,20 +246,21 @@ def _blank_sky(residual, bad, cells):
     return np.where(blank, residual, 0.0), blank
 
 
-def _planes(values, use, cell, starts, y, x):
+def _planes(values, use, starts, y, x):
     """Fit a plane to those values of each cell that are used."""
 
     def moments(weights, most):
         powers = [(p, q) for p in range(most + 1) for q in range(most + 1 - p)]
         sums = [sums_of_cells(weights * x**p * y**q, starts) for p, q in powers]
-        return np.reshape(sums, (len(sums), -1))
+        return np.array(sums)
 
     # Products of 1, y and x among the moments 1, y, y^2, x, x y, x^2.
     matrix = moments(use, 2)[[[0, 1, 3], [1, 2, 4], [3, 4, 5]]]
     # Without pixels, or with too few, what they leave open is zero.
-    inverse = np.linalg.pinv(np.moveaxis(matrix, -1, 0), rcond=1e-6)
-    fit = np.einsum('kij,jk->ik', inverse, moments(use * values, 1))
-    return fit[0][cell] + fit[1][cell] * y + fit[2][cell] * x
+    inverse = np.linalg.pinv(matrix.transpose(2, 3, 0, 1), rcond=1e-6)
+    fit = np.einsum('rcij,jrc->irc', inverse, moments(use * values, 1))
+    level, by_y, by_x = (spread_cells(part, starts, values.shape) for part in fit)
+    return level + by_y * y + by_x * x
 
 
 def _robust(values):

@@ -12,7 +12,7 @@ from astropy.nddata import block_reduce
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._arguments import check_integer
-from bliss_astro._filters import smooth, sums_of_cells
+from bliss_astro._filters import smooth, spread_cells, sums_of_cells
 from bliss_astro._warnings import collect_warnings
 
 from ._noise import GROWTH, SMOOTHING, check_enough, noise_of_residual
@@ -330,11 +330,9 @@ def _noise_of_smoothed(correlation):
 def _crowded(sources, box):
     """Pixels of the cells of which sources cover most."""
     starts = [np.arange(0, n, b) for n, b in zip(sources.shape, box, strict=True)]
-    rows, columns = (
-        np.diff([*first, n]) for first, n in zip(starts, sources.shape, strict=True)
-    )
-    crowded = sums_of_cells(sources, starts) > _CROWDED_SHARE * np.outer(rows, columns)
-    return crowded.repeat(rows, 0).repeat(columns, 1)
+    n_pixels = sums_of_cells(np.ones_like(sources), starts)
+    crowded = sums_of_cells(sources, starts) > _CROWDED_SHARE * n_pixels
+    return spread_cells(crowded, starts, sources.shape)
 
 
 def step_of(exposure):

@@ -22,7 +22,7 @@ _PIECE = 48
 # Sources are drawn at least out to the first of these radii at which they are
 # fainter than this share of the sky's noise; beyond the last one, to the image's
 # ends. Galaxies end where their stamps do, see `RenderingAccuracy`.
-_RADII = (24, 72, 216)
+_RADII = (24.0, 72.0, 216.0, math.inf)
 _NEGLIGIBLE = 0.005
 
 
@@ -210,7 +210,7 @@ class ModelRenderer:
         self.side, self.psf = grid
         self._expanded = expand_for_stars(self.psf, tolerance)
         self.cells = self._expanded.height.shape[:2]
-        distance = torch.tensor(_RADII, dtype=torch.float32)
+        distance = torch.tensor(_RADII[:-1], dtype=torch.float32)
         middle = self.psf[tuple(n // 2 for n in self.cells)]
         height = middle(distance, torch.zeros_like(distance))
         self._heights = height.double().numpy()
@@ -243,7 +243,7 @@ class ModelRenderer:
         """
         flux, reach = np.abs(sources.flux), np.zeros(len(sources), dtype=int)
         some = np.nonzero(sources.is_galaxy)[0]
-        for radius, height in zip(_RADII, self._heights, strict=True):
+        for radius, height in zip(_RADII[:-1], self._heights, strict=True):
             bright = flux * height
             if len(some):
                 bright[some] += flux[some] * _brightness(sources.galaxy[some], radius)
@@ -252,7 +252,7 @@ class ModelRenderer:
 
     def halo_of(self, sources):
         """The same in pixels: float array ``(N,)``, infinite for the whole image."""
-        return np.append(_RADII, math.inf)[self.reach_of(sources)]
+        return np.take(_RADII, self.reach_of(sources))
 
     def __call__(self, sources, *, window=None):
         """
@@ -278,10 +278,10 @@ class ModelRenderer:
             return image.numpy()
         row, column = self.cell_of(sources.x, sources.y)
         reach = self.reach_of(sources)
-        n_columns, n_reach = self.cells[1], len(_RADII) + 1
+        n_columns, n_reach = self.cells[1], len(_RADII)
         if self.cells == (1, 1) and len(sources) <= _PIECE:
             # On the one cell all are drawn anyway.
-            reach = np.full_like(reach, len(_RADII))
+            reach = np.full_like(reach, n_reach - 1)
         cell = row * n_columns + column
         if sources.is_galaxy.any():
             self._add_galaxies(image, window, sources, cell, reach)
@@ -299,7 +299,7 @@ class ModelRenderer:
 
     def _add_galaxies(self, image, window, sources, cell, reach):
         """Add the galaxies that can be seen in a window."""
-        halo = np.append(_RADII, math.inf)[reach]
+        halo = np.take(_RADII, reach)
         near = sources.is_galaxy.copy()
         for place, part in zip((sources.y, sources.x), window, strict=True):
             near &= (place > part.start - halo - 1) & (place < part.stop + halo)
@@ -314,12 +314,12 @@ class ModelRenderer:
         cells, cell = np.unique(cell[chosen], return_inverse=True)
         places = map(torch.from_numpy, divmod(cells, self.cells[1]))
         psf, cell = self.psf[tuple(places)], torch.from_numpy(cell)
-        options = {'accuracy': self.accuracy}
-        add_galaxies(image[None], 0 * cell, psf, cell, *parts, **options)
+        parts = image[None], 0 * cell, psf, cell, *parts
+        add_galaxies(*parts, accuracy=self.accuracy)
 
     def _add_stars(self, image, window, sources, cell, bounds, reach):
         """Add stars of one cell (also their bounds, or None) and reach."""
-        halo = _RADII[reach] if reach < len(_RADII) else math.inf
+        halo = _RADII[reach]
         ends = []
         for k, (place, part) in enumerate(
             zip((sources.y, sources.x), window, strict=True)

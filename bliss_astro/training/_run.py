@@ -19,8 +19,8 @@ import torch
 import bliss_astro
 from bliss_astro._arguments import choose_device, must
 from bliss_astro._atomic import atomic_write, explain_full_disk, lock_folder
+from bliss_astro._threads import Batches
 
-from ._batches import Batches
 from ._configuration import SECTIONS, load_config
 
 # Steps between lines of the log.
