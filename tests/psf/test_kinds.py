@@ -123,7 +123,6 @@ def test_joined_pixels_of_a_psf_that_varies():
     assert_allclose(found, [3.0, 3.64], rtol=0.03)
     assert joined.psf_gaussians([0, 64], [16]).shape.shape == (1, 2, 8)
     assert joined._psf_access.drawn_with_model(64, 16) is None
-    detect_sources(exposure, bin=2)
 
 
 class TestUsersKind:
