@@ -22,11 +22,7 @@ from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._validate import strip_unit
 from bliss_astro.priors import CatalogPrior, GalaxyPrior
 from bliss_astro.rendering._scene import Sources
-from bliss_astro.units import (
-    NANOMAGGY_ZERO_POINT,
-    SDSS_PIXEL_SCALE,
-    magnitude_to_flux,
-)
+from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE, magnitude_to_flux
 
 from ._check import finder_options
 from ._recall import Completeness, Injector, limit_table, recall_table, with_units

@@ -15,11 +15,7 @@ from astropy.table import QTable
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from bliss_astro._warnings import (
-    NoDetectionsWarning,
-    OutOfDomainWarning,
-    mute_warnings,
-)
+from bliss_astro._warnings import NoDetectionsWarning, OutOfDomainWarning, mute_warnings
 from bliss_astro.catalog._columns import plain_numbers
 from bliss_astro.coadds._noise import correlated_noise, input_kernel
 from bliss_astro.detection._batches import detect_each

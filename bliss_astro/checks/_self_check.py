@@ -11,11 +11,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.ndimage import (
-    distance_transform_edt,
-    find_objects,
-    label,
-)
+from scipy.ndimage import distance_transform_edt, find_objects, label
 from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import two_digits

@@ -24,14 +24,7 @@ from ._fits_image import IN_UNIT, find_plane, parse_location, read_maps, trim_se
 from ._header import COUNTS, HeaderCards
 from ._nddata import collect_nddata
 from ._sky import estimate_background_error, measure_background
-from ._validate import (
-    check_mask,
-    is_word,
-    join_masks,
-    refuse,
-    refuse_both,
-    strip_unit,
-)
+from ._validate import check_mask, is_word, join_masks, refuse, refuse_both, strip_unit
 
 # Format of coadds, whose module registers its reader.
 _COADD = 'bliss_astro.coadd'

@@ -353,11 +353,7 @@ class GaussianPSF:
 
     @classmethod
     def fit(
-        cls,
-        images,
-        *,
-        phases=None,
-        normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
+        cls, images, *, phases=None, normalization_radius=DEFAULT_NORMALIZATION_RADIUS
     ):
         """
         Fit sums of Gaussians to images of PSFs by non-negative least squares.

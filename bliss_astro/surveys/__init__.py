@@ -10,6 +10,4 @@ above the core and registers its formats with `Exposure.read
 
 from bliss_astro._lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -327,12 +327,7 @@ def _eigen_images(psfield, band):
 
 
 def psf_model(
-    psfield,
-    band,
-    *,
-    x=None,
-    y=None,
-    normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
+    psfield, band, *, x=None, y=None, normalization_radius=DEFAULT_NORMALIZATION_RADIUS
 ):
     """Return the PSF of a field or of a place; see `PSFModel.from_sdss`."""
     sound = (x is None) == (y is None)
