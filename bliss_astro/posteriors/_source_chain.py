@@ -75,7 +75,7 @@ class SourceParameter:
         Sources that have the parameter.
 
     dim : int, optional
-        Number D of its values; 0 for one number without an axis of its own.
+        Number D of its values; 0 for one without an axis, of those built in alone.
 
     context : tuple of str, optional
         Parameters before it on which it depends beside the image: the flux, and others
