@@ -30,6 +30,8 @@ _DENSITY_CELL = 32
 # Images of at least so many tiles a side are sampled for that: the distance and the
 # side in tiles of the windows, and the least number of them along an axis.
 _SAMPLED_MIN, _SAMPLE_PERIOD, _SAMPLE_SIDE, _SAMPLES_MIN = 96, 40, 16, 3
+# Share of its good pixels that windows must see of an image, over that of all pixels.
+_LEAST_SHARE = 0.5
 
 
 def _has_half(device):
@@ -131,14 +133,18 @@ def estimate_densities(encoder, inputs, grid):
 
     Each is by tile or 1 x 1.
     """
-    if min(grid.shape) >= _SAMPLED_MIN:
-        counts, seen = _sample_counts(encoder, inputs, grid)
+    good = [tile_mean(own, grid) for own in (~inputs.mask).cpu().numpy()]
+    tiles, seen = _sampled_tiles(grid)
+    # Unless those have too few of the good pixels of a masked image.
+    shares = [(own * seen).sum() / max(own.sum(), 1.0) for own in good]
+    if min(shares) >= _LEAST_SHARE * seen.mean() and min(grid.shape) >= _SAMPLED_MIN:
+        counts = _sample_counts(encoder, inputs, grid, tiles)
     else:
         counts = infer(encoder, inputs, grid).expected_counts()
         counts, seen = counts.cpu().double().numpy(), np.ones(grid.shape)
-    good = (~inputs.mask).cpu().numpy()
+    # Tiles without a good pixel hold what the prior holds.
     return [
-        _density_of_counts(expected * seen, seen * tile_mean(own, grid), grid)
+        _density_of_counts(expected * seen * (own > 0), seen * own, grid)
         for expected, own in zip(counts, good, strict=True)
     ]
 
@@ -167,20 +173,30 @@ def _block_sum(value, n):
     return block_reduce(padded, n, np.sum)
 
 
-def _sample_counts(encoder, inputs, grid):
+def _sampled_tiles(grid):
     """
-    Expected counts in windows spread over large images, and which tiles they hold.
+    Rows and columns of tiles of windows spread over large images, and where they are.
 
     A seventh of an image determines the density as well as it needs to be known.
-    Windows have no halo: stars just outside are what training images have too.
     """
-    side, size, tiles = _SAMPLE_SIDE, grid.size, []
+    side, tiles, seen = _SAMPLE_SIDE, [], np.zeros(grid.shape)
     # Whole windows, evenly spread.
     for n in grid.shape:
         n_windows = max(n // _SAMPLE_PERIOD, _SAMPLES_MIN)
         middles = (torch.arange(n_windows) + 0.5) * (n / n_windows)
         starts = (middles - side / 2).round().long()
-        tiles.append(starts[:, None] + torch.arange(side))
+        tiles.append((starts[:, None] + torch.arange(side)).clamp(0, n - 1))
+    seen[np.ix_(*(part.flatten() for part in tiles))] = 1
+    return tiles, seen
+
+
+def _sample_counts(encoder, inputs, grid, tiles):
+    """
+    Expected counts in windows of `_sampled_tiles`, and 0 elsewhere.
+
+    Windows have no halo: stars just outside are what training images have too.
+    """
+    side, size = _SAMPLE_SIDE, grid.size
     windows = inputs.with_tensors(
         lambda name: _cut_windows(getattr(inputs, name), *tiles, size)
     )
@@ -189,11 +205,9 @@ def _sample_counts(encoder, inputs, grid):
     rows, columns = tiles
     counts = counts.unflatten(0, (-1, len(rows), len(columns))).transpose(2, 3)
     expected = np.zeros((len(counts), *grid.shape))
-    seen = np.zeros(grid.shape)
     where = np.ix_(rows.flatten(), columns.flatten())
-    seen[where] = 1
     expected[:, where[0], where[1]] = counts.flatten(3, 4).flatten(1, 2)
-    return expected, seen
+    return expected
 
 
 def _cut_windows(value, rows, columns, size):

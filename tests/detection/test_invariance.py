@@ -9,7 +9,7 @@ features: 8 bits of mantissa in 18 layers change a logit by a few hundredths.
 import numpy as np
 import pytest
 
-from bliss_astro import CoaddSimulator, Exposure, detect_sources
+from bliss_astro import CoaddSimulator, Encoder, Exposure, detect_sources
 from bliss_astro.detection import _infer
 from bliss_astro.priors import StarPrior
 
@@ -165,3 +165,21 @@ def test_draws_are_reproducible(field, encoder, same_rows):
 def test_draws_do_not_change_the_rows(field, catalog, encoder, same_rows):
     drawn = detect_sources(field[0], n_samples=4, rng=1, encoder=encoder)
     same_rows(drawn, catalog, columns=catalog.colnames)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'good'),
+    [
+        # Between the windows of the first pass, and in a tenth of a small image.
+        ((400, 400), (slice(20, 50), slice(0, 400))),
+        ((128, 128), (slice(0, 128), slice(40, 56))),
+    ],
+)
+def test_density_of_what_is_not_masked(shape, good):
+    sky = StarPrior(density=0.004)
+    exposure = CoaddSimulator(1, sky, shape=shape, margin=6).sample(rng=2)[0]
+    mask = np.ones(shape, dtype=bool)
+    mask[good] = False
+    masked = Encoder.from_pretrained('stars').infer(exposure.replace(mask=mask))
+    assert 0.001 < masked.meta['density'] < 0.012
+    assert 'warnings' not in masked.meta
