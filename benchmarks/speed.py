@@ -164,10 +164,10 @@ class Speed(Benchmark):
     # Numbers of threads, and what they add to the name of a case.
     threads = ((2, ''), (1, ', one thread'))
 
-    def put(self, case, quantity, value, **columns):
-        """Add a value with its target."""
-        target = TARGETS.get(f'{case} | {quantity}', '')
-        self.add(case, quantity, value, target=target, **columns)
+    def put(self, case, quantity, value, *, method=OURS, **columns):
+        """Add a value, ours with its target."""
+        target = TARGETS.get(f'{case} | {quantity}', '') if method == OURS else ''
+        self.add(case, quantity, value, method=method, target=target, **columns)
 
     def run(self, name, threads=2, *, calls=2, **arguments):
         """Result of a task in a process: of all calls, and of the last one."""
