@@ -142,14 +142,12 @@ def _is_full(error, folder):
 def check_target(path, *, overwrite):
     """Refuse a ``path`` that may not or cannot be written."""
     if path.is_dir():
-        msg = f'path is a folder, not a file: {path}'
-        raise IsADirectoryError(msg)
+        raise IsADirectoryError(f'path is a folder, not a file: {path}')
     if path.exists() and not overwrite:
         msg = f'File {path} already exists; pass overwrite=True to replace it.'
         raise FileExistsError(msg)
     if not path.parent.is_dir():
-        msg = f'The folder of path does not exist: {path.parent}'
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f'The folder of path does not exist: {path.parent}')
 
 
 def _copy_permissions(path, temporary):

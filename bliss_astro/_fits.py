@@ -277,8 +277,7 @@ def _check_headers(file):
             -(-n // max(m, 1)) for n, m in zip(packed, tiles, strict=True)
         )
         if packed and n_tiles != shape[1]:
-            msg = f'a compressed image of {n_tiles} tiles has {shape[1]}'
-            raise ValueError(msg)
+            raise ValueError(f'a compressed image of {n_tiles} tiles has {shape[1]}')
         place = file.tell() + -(-n_bytes // _BLOCK) * _BLOCK
     file.seek(0)
 
@@ -287,8 +286,7 @@ def _axes(header, name):
     """Return the lengths of the axes of a header."""
     n_axes = header.get(name, 0)
     if not 0 <= n_axes <= _MAX_AXES:
-        msg = f'{name} is {n_axes}, beyond 0 to {_MAX_AXES}'
-        raise ValueError(msg)
+        raise ValueError(f'{name} is {n_axes}, beyond 0 to {_MAX_AXES}')
     return [header.get(f'{name}{k + 1}', 0) for k in range(n_axes)]
 
 

@@ -50,8 +50,7 @@ def deprecated_names(package):
         # Python looks for modules of a folder here too before it imports them.
         new = None if name.startswith('_') else moved_names().get(old)
         if new is None:
-            msg = f'module {package!r} has no attribute {name!r}'
-            raise AttributeError(msg)
+            raise AttributeError(f'module {package!r} has no attribute {name!r}')
         # Imported here, as `import bliss_astro` alone does not import astropy.
         from astropy.utils.exceptions import AstropyDeprecationWarning
 

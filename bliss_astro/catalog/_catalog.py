@@ -299,8 +299,7 @@ def _region_radius(catalog, radius, *, sky):
         msg = f'radius must be a number of pixels or an angle, got {radius!r:.60}'
         raise TypeError(msg) from None
     if not 0 < size.value < np.inf:
-        msg = f'radius must be positive, got {radius}'
-        raise ValueError(msg)
+        raise ValueError(f'radius must be positive, got {radius}')
     if scale is None and radius.unit.is_equivalent(u.arcsec) != sky:
         msg = (
             'the size of a pixel on the sky is not known; give radius as '

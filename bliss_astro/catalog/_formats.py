@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-File formats of catalogues: ECSV, Parquet and VOTable, and what FITS shares with them.
+File formats of catalogues: FITS, ECSV, Parquet and VOTable.
 
-FITS (``_fits.py``) and ECSV tables are written by astropy as they are, so that a plain
+FITS and ECSV tables are written by astropy as they are, so that a plain
 ``QTable.read`` gives the sky positions back too. VOTable and Parquet tables get the sky
 position as two columns ``ra`` and ``dec``. What a format cannot hold by itself goes in
 as JSON text, the card: nested meta, and of columns the format of display, exact units,
@@ -13,10 +13,12 @@ and whether a posterior is wanted, and return the table, its meta, and the array
 meta of the posterior (or `None`).
 """
 
+import io
 import json
 
 import astropy.units as u
 import numpy as np
+from astropy.io import fits
 from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.table.serialize import (
     _construct_mixins_from_columns,
@@ -26,25 +28,27 @@ from astropy.time import TimeBase
 from astropy.utils.data_info import serialize_context_as
 from astropy.utils.masked import Masked
 
+from bliss_astro._fits import CREATOR, open_fits
 from bliss_astro._warnings import collect_warnings
 from bliss_astro.units import is_text_exact, unit_text
 
-from ._columns import SKY_PARTS
+from ._columns import COLUMNS, SKY_PARTS
 from ._meta import plain_value
 
 # Key of the card in VOTable and Parquet, and its version.
 _CARD_KEY, _CARD_VERSION = 'bliss_astro', 1
 # Keys of the meta of an ECSV table.
 _N_ROWS_KEY, _COLUMNS_KEY = 'n_rows', 'column_attributes'
+# Extension of a FITS file with the card.
+_CARD_EXTENSION = 'BLISS_META'
 
 
 def plain_table(catalog, *, flat=False):
     """
     Plain table of a catalogue, which astropy's writers store without loss.
 
-    The columns share the catalogue's memory. Formats of display are left out, as they
-    round the numbers of text files; the meta are plain values, the posterior is not
-    among them. A ``flat`` table has ``ra`` and ``dec`` in place of sky_centroid.
+    The columns share its memory. Formats of display are left out, as they round the
+    numbers of text files. A ``flat`` table has ``ra`` and ``dec``, no sky_centroid.
     """
     # Of views, so that the catalogue's own columns keep their formats.
     table = QTable(catalog[:], copy=False)
@@ -92,24 +96,23 @@ def _describe_columns(catalog):
             continue
         if isinstance(column.info.format, str):
             attributes['formats'][name] = column.info.format
-        unit = getattr(column, 'unit', None)
-        if isinstance(unit, u.UnitBase) and not is_fits_unit(unit):
+        if (unit := _foreign_unit(column)) is not None:
             attributes['units'][name] = unit_text(unit)
     return {key: value for key, value in attributes.items() if value}
 
 
-def is_fits_unit(unit):
-    """Whether FITS, of all formats the one with the fewest units, gives a unit back."""
-    if not is_text_exact(unit):
-        return False
+def _foreign_unit(column):
+    """Unit of a column, if FITS, the format with the fewest, does not give it back."""
+    unit = getattr(column, 'unit', None)
+    if not isinstance(unit, u.UnitBase):
+        return None
     try:
         unit.to_string('fits')
     except u.UnitScaleError:
-        return False
+        return unit
     except ValueError:
-        # A name that the standard lacks (nmgy), which astropy notes by itself.
-        return True
-    return True
+        pass  # a name that the standard lacks (nmgy), which astropy notes by itself
+    return None if is_text_exact(unit) else unit
 
 
 def restore_columns(table, attributes):
@@ -292,3 +295,105 @@ def read_parquet(path, posterior):
                 setattr(table[name].info, key, attributes[key])
     table = _construct_mixins_from_columns(table)
     return restore_columns(table, card), card['meta'], None
+
+
+# -- FITS ------------------------------------------------------------------------------
+
+
+def write_fits(catalog, path, posterior):
+    """Write FITS: the table, the card, the arrays of the posterior (or `None`)."""
+    table = plain_table(catalog)
+    # The card has the meta; headers cannot hold what is nested.
+    table.meta = {}
+    for name in table.colnames:
+        if _foreign_unit(table[name]) is not None:
+            # Plain numbers; the card and the comment of the column have the unit.
+            relabel(table, name, None)
+        if isinstance(table[name], MaskedColumn | Masked):
+            # The mask gets a column; a value that stands for "masked" might be real.
+            table[name].info.serialize_method['fits'] = 'data_mask'
+    stream = io.BytesIO()
+    # Astropy warns of units that FITS lacks, and keeps them all the same.
+    with collect_warnings():
+        table.write(stream, format='fits')
+    stream.seek(0)
+    arrays, card = [], {}
+    if posterior is not None:
+        least = float(np.min(catalog['probability'], initial=1.0))
+        arrays, card['posterior'] = _write_arrays(*posterior.to_arrays(least))
+    text = np.array([make_card(catalog, **card).encode('ascii')])
+    # One row with one string: any FITS browser shows it.
+    column = fits.Column('JSON', format=f'{text.itemsize}A', array=text)
+    with fits.open(stream) as hdus:
+        rows = hdus[1]
+        rows.name = 'CATALOG'
+        for i, name in enumerate(rows.columns.names, start=1):
+            if name not in COLUMNS:
+                continue
+            # TOPCAT and others read UCDs and comments.
+            rows.header[f'TUCD{i}'] = COLUMNS[name].ucd
+            comment = COLUMNS[name].description
+            unit = getattr(catalog[name], 'unit', None)
+            # TUNIT would be refused by astropy's reader for units that are not in
+            # the standard (nmgy); without it, it finds them in its own notes.
+            if isinstance(unit, u.UnitBase) and f'TUNIT{i}' not in rows.header:
+                comment = f'{comment} [{unit}]'
+            rows.header[f'TCOMM{i}'] = comment
+        card_hdu = fits.BinTableHDU.from_columns([column], name=_CARD_EXTENSION)
+        primary = fits.PrimaryHDU()
+        primary.header['CREATOR'] = CREATOR
+        hdus = fits.HDUList([primary, rows, card_hdu, *arrays])
+        hdus.writeto(path, overwrite=True, checksum=True)
+
+
+def read_fits(path, posterior):
+    """Read FITS: table, meta, and arrays and meta of the posterior (or `None`)."""
+    with open_fits(path, 'path') as hdus:
+        # NaN is a value here, such as the magnitude of no flux.
+        options = {'mask_invalid': False, 'character_as_bytes': False}
+        hdu = 'CATALOG' if 'CATALOG' in hdus else 1
+        table = QTable.read(hdus, hdu, format='fits', astropy_native=True, **options)
+        if _CARD_EXTENSION not in hdus:
+            # Tables of other programs have none; one of ours lost it.
+            if hdus[0].header.get('CREATOR') == CREATOR:
+                raise ValueError(f'extension {_CARD_EXTENSION} is missing')
+            return table, {}, None
+        card = read_card(str(hdus[_CARD_EXTENSION].data['JSON'][0]))
+        arrays = None
+        if posterior and card.get('posterior'):
+            arrays = _read_arrays(hdus, card['posterior'])
+        return restore_columns(table, card), card['meta'], arrays
+
+
+def _write_arrays(arrays, meta):
+    """Image extensions of arrays, and the description that `_read_arrays` needs."""
+    described, hdus = {}, []
+    for name, array in arrays.items():
+        extension = f'BLISS_{name}'.upper()
+        shape, dtype = list(array.shape), array.dtype.str[1:]
+        described[name] = {'extension': extension, 'dtype': dtype, 'shape': shape}
+        # FITS has no numbers of half precision, and no empty images.
+        array = array.view('i2') if dtype == 'f2' else array
+        if name == 'FLAGS':
+            hdus.append(
+                fits.CompImageHDU(array, compression_type='GZIP_1', name=extension)
+            )
+        elif array.size:
+            hdus.append(fits.ImageHDU(array, name=extension))
+    return hdus, {'arrays': described, 'meta': plain_value(dict(meta))}
+
+
+def _read_arrays(hdus, description):
+    """Arrays, in native byte order, and plain values of what `_write_arrays` made."""
+    arrays = {}
+    for name, entry in description['arrays'].items():
+        extension, shape = entry['extension'], tuple(entry['shape'])
+        data = np.empty(shape) if 0 in shape else None
+        if data is None and extension in hdus:
+            data = np.asarray(hdus[extension].data)
+        if np.shape(data) != shape:
+            raise ValueError(f'extension {extension} of shape {shape} is missing')
+        dtype = entry['dtype']
+        data = data.astype('i2' if dtype == 'f2' else dtype)
+        arrays[name] = data.view(dtype)
+    return arrays, description['meta']

@@ -26,7 +26,7 @@ from bliss_astro._arguments import check_choice
 from bliss_astro._atomic import atomic_write
 from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
 
-from . import _fits, _formats
+from . import _formats
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
 from ._meta import restore_meta
 
@@ -39,7 +39,9 @@ class _Format(NamedTuple):
 
 FORMATS = {
     'fits': _Format(
-        ('.fits', '.fit', '.fits.gz', '.fit.gz'), _fits.write_fits, _fits.read_fits
+        ('.fits', '.fit', '.fits.gz', '.fit.gz'),
+        _formats.write_fits,
+        _formats.read_fits,
     ),
     'ecsv': _Format(('.ecsv',), _formats.write_ecsv, _formats.read_ecsv),
     'parquet': _Format(
@@ -185,8 +187,7 @@ def read(cls, path, *, format=None, posterior=True):  # noqa: A002
     name = find_format(path, format)
     check_choice('format', name, FORMATS)
     if not path.is_file():
-        msg = f'there is no file {path}'
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f'there is no file {path}')
     try:
         table, meta, arrays = FORMATS[name].read(path, posterior)
         catalog = _restore(cls, table, meta)
@@ -244,8 +245,7 @@ def _restore(cls, table, meta):
         describe_column(table['sky_centroid'], 'sky_centroid')
     missing = [name for name in REQUIRED_COLUMNS if name not in table.colnames]
     if missing:
-        msg = f'it has no columns {", ".join(missing)}'
-        raise ValueError(msg)
+        raise ValueError(f'it has no columns {", ".join(missing)}')
     catalog = cls({name: _native(table[name], name) for name in table.colnames})
     catalog.meta.update(restore_meta(meta))
     return catalog

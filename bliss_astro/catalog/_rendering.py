@@ -244,8 +244,7 @@ def render(self, *, shape=None, cutout=None, psf=None):
     try:
         window = None if cutout is None else two_slices(cutout, renderer.shape)
     except (TypeError, ValueError) as error:
-        msg = f'cutout: {error}'
-        raise type(error)(msg) from None
+        raise type(error)(f'cutout: {error}') from None
     image = renderer(sources_of(self, scale=scale_of(self)), window=window)
     unit = getattr(self['flux'], 'unit', None)
     return image if unit is None else u.Quantity(image, unit, copy=False)

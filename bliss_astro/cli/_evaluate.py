@@ -225,8 +225,7 @@ def _read_table(path):
             return QTable.read(path)
     except Exception as error:
         reason = ' '.join(str(error).split())[:200]
-        msg = f'{path} cannot be read as a table: {reason}'
-        raise ValueError(msg) from error
+        raise ValueError(f'{path} cannot be read as a table: {reason}') from error
 
 
 def _check_positions(table, path, *, sky):
@@ -243,8 +242,7 @@ def _check_positions(table, path, *, sky):
         return
     names = {name.lower(): name for name in table.colnames}
     if not {'ra', 'dec'} <= set(names):
-        msg = f'{path} has neither sky_centroid nor ra and dec; {has}'
-        raise ValueError(msg)
+        raise ValueError(f'{path} has neither sky_centroid nor ra and dec; {has}')
     angles = [table[names[name]] for name in ('ra', 'dec')]
     units = [getattr(angle, 'unit', None) or u.deg for angle in angles]
     table['sky_centroid'] = SkyCoord(*map(plain_numbers, angles), unit=units)

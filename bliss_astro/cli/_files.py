@@ -140,11 +140,9 @@ def check_outputs(outputs, *, overwrite, inputs=()):
     for named, path in outputs.items():
         place = Path(path).resolve()
         if place in read:
-            msg = f'{named} is read from and cannot be written to as well'
-            raise UsageError(msg)
+            raise UsageError(f'{named} is read from and cannot be written to as well')
         if place in seen:
-            msg = f'{named} is named twice as an output'
-            raise UsageError(msg)
+            raise UsageError(f'{named} is named twice as an output')
         seen.add(place)
         try:
             check_target(Path(path), overwrite=overwrite)
@@ -153,15 +151,13 @@ def check_outputs(outputs, *, overwrite, inputs=()):
                 pass
         except OSError as error:
             reason = (error.strerror or str(error)).replace(*_OVERWRITE)
-            msg = f'{named} cannot be written: {reason}'
-            raise type(error)(msg) from error
+            raise type(error)(f'{named} cannot be written: {reason}') from error
 
 
 def _check_ending(option, path, endings):
     if path is not None and not path.lower().endswith(tuple(endings)):
         known = ('one of ' if len(endings) > 1 else '') + ', '.join(endings)
-        msg = f'{option} {path}: the ending must be {known}'
-        raise UsageError(msg)
+        raise UsageError(f'{option} {path}: the ending must be {known}')
 
 
 def _check_catalog(option, path, *, posterior=False):
@@ -176,8 +172,7 @@ def _check_catalog(option, path, *, posterior=False):
             known = [ending for kind in FORMATS.values() for ending in kind.endings]
             _check_ending(option, path, [*known, '.csv', '.hdf5', '.reg'])
     if posterior and found != 'fits':
-        msg = f'{option} {path}: only FITS can keep the posterior'
-        raise UsageError(msg)
+        raise UsageError(f'{option} {path}: only FITS can keep the posterior')
     package = _PACKAGES.get(found)
     if package is not None and importlib.util.find_spec(package) is None:
         msg = f'{option} {path}: this format needs the package {package}, not installed'

@@ -39,8 +39,7 @@ def _number(kind, allowed, condition, words=()):
         except ValueError:
             value = math.nan
         if not condition(value):
-            msg = f'{text!r} is not {allowed}'
-            raise argparse.ArgumentTypeError(msg)
+            raise argparse.ArgumentTypeError(f'{text!r} is not {allowed}')
         return value
 
     return parse

@@ -86,8 +86,7 @@ def run_demo(options):
         named = {str(path): path for path in paths.values()}
         check_outputs(named, overwrite=options.overwrite)
     elif folder.exists():
-        msg = f'{folder} is a file, not a folder'
-        raise NotADirectoryError(msg)
+        raise NotADirectoryError(f'{folder} is a file, not a folder')
     ny, nx = _SHAPE
     text = f'simulating {_N_EXPOSURES} exposures of {nx} x {ny} px and their coadd'
     status(options, text)
@@ -143,12 +142,10 @@ def run_coadd(options):
     for name in IMAGE_FILES + IMAGE_MAPS:
         n_files = len(getattr(options, name) or [])
         if n_files not in (0, n) and not (name in _FOR_ALL and n_files == 1):
-            msg = f'--{name} names {n_files} files for {n} images'
-            raise UsageError(msg)
+            raise UsageError(f'--{name} names {n_files} files for {n} images')
     points = options.zero_points
     if points is not None and len(points) not in (1, n):
-        msg = f'--zero-points gives {len(points)} numbers for {n} images'
-        raise UsageError(msg)
+        raise UsageError(f'--zero-points gives {len(points)} numbers for {n} images')
     check_paths(options, 'image')
 
     from bliss_astro.coadds import coadd_exposures

@@ -129,8 +129,7 @@ def run_encoders(options):
     if options.field is not None:
         if options.field not in card:
             known = ', '.join(card)
-            msg = f'the card has no entry {options.field!r}; it has {known}'
-            raise ValueError(msg)
+            raise ValueError(f'the card has no entry {options.field!r}; it has {known}')
         card = card[options.field]
     print(card if isinstance(card, str) else json.dumps(card, indent=2))
 
@@ -177,8 +176,7 @@ def run_train(options):
     output = Path(options.output or path.stem)
     checkpoint, weights = output / 'checkpoint.pt', output / f'{name}.safetensors'
     if output.exists() and not output.is_dir():
-        msg = f'{output} is a file, not a folder'
-        raise NotADirectoryError(msg)
+        raise NotADirectoryError(f'{output} is a file, not a folder')
     if not checkpoint.exists() and options.resume:
         status(options, f'no checkpoint in {output}: starting from scratch')
     for found in (checkpoint, weights):

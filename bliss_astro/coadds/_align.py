@@ -164,8 +164,7 @@ def align_exposures(
         band = common_band(exposure, k, band)
         if exposure.unit != exposures[0].unit:
             units = f'exposures[0] is in {exposures[0].unit} and exposures[{k}] in'
-            msg = f'exposures must have one unit; {units} {exposure.unit}.'
-            raise ValueError(msg)
+            raise ValueError(f'exposures must have one unit; {units} {exposure.unit}.')
     footprints = [(exposure.wcs, exposure.shape) for exposure in exposures]
     grid = output_grid(footprints, wcs_out, shape_out)
     rng, results = check_rng(rng), []
@@ -203,8 +202,7 @@ def common_band(exposure, k, band):
     own = next((str(name).strip() for name in named if name is not None), band)
     if band not in (None, own):
         bands = f'exposures[{k}] is in {own!r}, those before it in {band!r}'
-        msg = f'exposures differ in band: {bands}.'
-        raise ValueError(msg)
+        raise ValueError(f'exposures differ in band: {bands}.')
     return own
 
 

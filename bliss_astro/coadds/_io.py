@@ -129,8 +129,7 @@ def read_coadd(cls, path, *, hdu, known):
     unknown = sorted(set(known) - set(cls._arguments))
     if unknown:
         names = f'{cls.__name__} has {", ".join(cls._arguments)}'
-        msg = f'read got an unknown keyword {unknown[0]!r}; {names}.'
-        raise TypeError(msg)
+        raise TypeError(f'read got an unknown keyword {unknown[0]!r}; {names}.')
     with open_fits(path, 'path') as hdus:
         if hdu is None and hdus[0].header.get(_KIND_KEY) == _KIND:
             return _read_own(cls, hdus, known, file_name(path))

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from bliss_astro._arguments import require
+from bliss_astro._filters import sums_of_cells
 from bliss_astro.psf import GaussianPSF, PSFModel, VaryingPSF
 from bliss_astro.psf._joint_fit import StampFit, minimise
 from bliss_astro.psf._profile import unit_profile
@@ -219,8 +220,7 @@ class Cells:
 
     def sum(self, values):
         """Sum a map over each cell, ``(n_y, n_x)``."""
-        rows = np.add.reduceat(values, self.edges[0][:-1], axis=0, dtype=float)
-        return np.add.reduceat(rows, self.edges[1][:-1], axis=1)
+        return sums_of_cells(values, [edges[:-1] for edges in self.edges])
 
 
 class PSFMean:

@@ -261,8 +261,7 @@ def as_vector(values, name, *, like=None, finite=False, within=None, unit=ANY_UN
     require(values.ndim == 1, name, 'be one-dimensional', f'shape {values.shape}')
     if like is not None and len(values) != len(like[1]):
         n = len(like[1])
-        msg = f'{name} has {len(values)} values, but {like[0]} has {n}'
-        raise ValueError(msg)
+        raise ValueError(f'{name} has {len(values)} values, but {like[0]} has {n}')
     if finite or within is not None:
         check_values(values, name, within or EVERYTHING, finite=finite)
     return values
@@ -336,8 +335,7 @@ def column_of(table, name, what):
     """Return a column of a table or mapping, which messages call ``what``."""
     names = list(table.keys()) if hasattr(table, 'keys') else []
     if name not in names:
-        msg = f'{what} lacks the column {name!r}; it has {names or "none"}'
-        raise ValueError(msg)
+        raise ValueError(f'{what} lacks the column {name!r}; it has {names or "none"}')
     return table[name]
 
 

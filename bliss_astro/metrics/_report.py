@@ -3,7 +3,8 @@
 Calibration report: all tests of a posterior against the truth, and their verdict.
 """
 
-import numpy as np
+import json
+
 from astropy.table import Table
 
 from bliss_astro._arguments import check_fraction, require
@@ -246,7 +247,8 @@ class CalibrationReport:
         report : dict
             Ready for ``json.dumps``; NaN and infinity are `None`.
         """
-        return _as_json(vars(self))
+        text = json.dumps(vars(self), default=_plain)
+        return json.loads(text, parse_constant=lambda _: None)
 
     def plot(self, **options):
         """
@@ -280,19 +282,11 @@ class CalibrationReport:
         return f'<CalibrationReport>\n{self}'
 
 
-def _as_json(value):
-    """Convert anything of a report to what JSON holds."""
+def _plain(value):
+    """Convert a table or numbers of a report to what JSON holds."""
     if isinstance(value, Table):
-        return _as_json(value.meta | {name: value[name] for name in value.colnames})
-    if isinstance(value, dict):
-        return {str(key): _as_json(entry) for key, entry in value.items()}
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_as_json(entry) for entry in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+        return value.meta | {name: value[name] for name in value.colnames}
+    return value.tolist()
 
 
 # -- parts -----------------------------------------------------------------------

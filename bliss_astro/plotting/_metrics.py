@@ -48,8 +48,7 @@ def plot_table(table, **options):
     }
     kind = table.meta.get('kind')
     if kind not in figures:
-        msg = f'there is no figure of {kind!r}, only of {sorted(figures)}'
-        raise ValueError(msg)
+        raise ValueError(f'there is no figure of {kind!r}, only of {sorted(figures)}')
     return figures[kind](table, **options)
 
 

@@ -12,7 +12,6 @@ from bliss_astro._lazy import exposure_of
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.units import MEDIAN_ERROR
 
-from ._fit import as_model
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._profile import profile, squared_radius
@@ -193,7 +192,7 @@ def estimate_from(exposure, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS)
 def _judge(stars, shape, vary):
     """PSF, relative errors of width and area, scatter of the widths, and findings."""
     fit, used, n_stars = stars.fit, stars.used, int(stars.used.sum())
-    psf, findings = as_model(fit, stars.residual), []
+    psf, findings = PSFModel.from_fit(fit, stars.residual), []
     width_errors = stars.errors[used, 0]
     scatter, significance = excess_scatter(stars.offsets[used, 0], width_errors)
     fwhm, area = psf.fwhm, psf.n_eff / psf.fwhm**2

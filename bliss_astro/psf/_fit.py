@@ -43,6 +43,7 @@ _DRAWING_ERROR, _FIRST_STEPS, _NEXT_STEPS, _TOLERANCE = 1e-3, 30, 6, 1e-5
 
 
 def fit_psf(
+    cls,
     image,
     *,
     error=None,
@@ -50,7 +51,6 @@ def fit_psf(
     background=None,
     use_prior=True,
     normalization_radius=DEFAULT_NORMALIZATION_RADIUS,
-    model_class=None,
 ):
     """Fit an image of the PSF, or cut-outs of stars; see `PSFModel.fit`."""
     if isinstance(image, Model):
@@ -61,23 +61,23 @@ def fit_psf(
     radius = normalization_radius
     if data.ndim == 3:
         return _fit_stars(
-            *(data, bad, error, unit, (0.0, 0.0), radius),
+            *(cls, data, bad, error, unit, (0.0, 0.0), radius),
             background=background is None or background,
             use_prior=use_prior,
-            model_class=model_class,
         )
     stamps, bad = data[None], bad[None]
     fit, _ = _start_fit(stamps, bad, radius, background=background, stars=False)
     if not use_prior:
         fit.prior_width = 1e3 * PRIOR_WIDTH
     residual = fit_image(fit, stamps, bad, error, background=background)
-    psf = as_model(fit, residual, stamps.shape, model_class)
+    psf = cls.from_fit(fit, residual, stamps.shape)
     psf.flux = fit.local[0, 0] if unit is None else fit.local[0, 0] * unit
     psf.x_0, psf.y_0 = fit.local[0, 1:3]
     return psf
 
 
 def fit_psf_to_stars(
+    cls,
     data,
     positions,
     *,
@@ -109,7 +109,7 @@ def fit_psf_to_stars(
         )
     )
     psf = _fit_stars(
-        *(stamps, bad, error, unit, corners.T, normalization_radius),
+        *(cls, stamps, bad, error, unit, corners.T, normalization_radius),
         gain=gain,
         **options,
     )
@@ -118,6 +118,7 @@ def fit_psf_to_stars(
 
 
 def _fit_stars(
+    cls,
     stamps,
     bad,
     error,
@@ -129,7 +130,6 @@ def _fit_stars(
     background=True,
     model_error=_MODEL_ERROR,
     use_prior=True,
-    model_class=None,
 ):
     """Fit stamps of stars whose first pixels lie at ``corner`` (x, y)."""
     require(model_error >= 0, 'model_error', 'be >= 0', model_error)
@@ -146,7 +146,7 @@ def _fit_stars(
         gain=gain,
     )
     residual = rms(fit, stamps, ~bad & used[:, None, None])
-    psf = as_model(fit, residual, stamps.shape, model_class)
+    psf = cls.from_fit(fit, residual, stamps.shape)
     flux, x, y, level = fit.local.T.copy()
     if unit is not None:
         flux, level = flux * unit, level * unit
@@ -242,22 +242,6 @@ def fit_phases(stamps, *, radius, start=None):
     return fit, float(np.sqrt(np.mean(np.square(off))))
 
 
-def as_model(fit, residual, size=None, model_class=None):
-    """Model of unit flux at the origin, with ``fit_info``; narrower than its image."""
-    if model_class is None:
-        from ._model import PSFModel as model_class  # noqa: N813
-    psf = model_class.from_shape(fit.shape, normalization_radius=fit.radius)
-    psf.fit_info = {'residual': float(residual), 'converged': bool(fit.converged)}
-    if size is not None and not psf.fwhm < max(size[-2:]):
-        msg = (
-            f'image shows no PSF: the fit is {psf.fwhm:.3g} px wide, the image '
-            f'{size[-1]} x {size[-2]} px; a PSF falls towards the edges, with its '
-            'background taken off'
-        )
-        raise ValueError(msg)
-    return psf
-
-
 # -- arguments -------------------------------------------------------------------------
 
 
@@ -283,8 +267,7 @@ def draw_model(model, x, y, dx=0.0, dy=0.0):
     offsets = np.arange(-(_DRAWING_SIDE // 2), _DRAWING_SIDE // 2 + 1, dtype=float)
     image = np.asarray(value_of(model(*np.meshgrid(x + offsets, y + offsets))), float)
     if not np.isfinite(image).all() or image.sum() <= 0:
-        msg = f'psf: {type(model).__name__} is not positive and finite.'
-        raise ValueError(msg)
+        raise ValueError(f'psf: {type(model).__name__} is not positive and finite.')
     return image
 
 
@@ -323,8 +306,7 @@ def _take_apart(data, error, mask, dimensions):
 def _positive(value, name, shape, unit):
     """Positive number or map in the unit of the data; a gain in whatever it has."""
     if isinstance(value, u.Quantity) and unit is None and name == 'error':
-        msg = f'{name} has the unit {value.unit}, but the image has none'
-        raise ValueError(msg)
+        raise ValueError(f'{name} has the unit {value.unit}, but the image has none')
     value = np.asarray(value_of(value, unit), float)
     allowed = f'be a number or have shape {shape}'
     require(value.shape in ((), shape), name, allowed, value.shape)
@@ -374,8 +356,7 @@ def check_psf_pixels(image, name):
                 'Subtract the median of the edges.'
             )
     if problem:
-        msg = f'{name} must {problem}'
-        raise ValueError(msg)
+        raise ValueError(f'{name} must {problem}')
 
 
 def _median_of_ring(image, share):

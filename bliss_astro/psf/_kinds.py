@@ -12,7 +12,6 @@ from bliss_astro._arguments import must, require
 from ._fit import (
     MIN_SIDE,
     PHASES,
-    as_model,
     check_psf_pixels,
     draw_model,
     fit_phases,
@@ -64,7 +63,7 @@ class FittedPSF(VaryingPSF):
         near = next(reversed(self._fits.values()), None)
         start = None if near is None else near.shape_vector
         options = {'radius': self.normalization_radius, 'start': start}
-        return as_model(*fit_phases(self._draw(x, y, PHASES), **options))
+        return PSFModel.from_fit(*fit_phases(self._draw(x, y, PHASES), **options))
 
     def image(self, x, y):
         """Image of the PSF, centred on the middle pixel."""
@@ -142,8 +141,7 @@ class ImagePSF(FittedPSF):
         try:
             return PSFModel.fit(self._image / self._image.sum())
         except ValueError as error:
-            msg = f'psf: {error}'
-            raise ValueError(msg) from error
+            raise ValueError(f'psf: {error}') from error
 
 
 # What a PSF may be beside a `PSFModel`: a test, and what makes a `VaryingPSF` of it.

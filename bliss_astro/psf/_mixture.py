@@ -39,6 +39,9 @@ LOG_AREA = 3.3
 # r band of run 94, camcol 1, field 12: the field of the coadd and BLISS papers.
 DEFAULT_SHAPE = (1.48996, 2.99404, 0.049229, 2.89229, 0.010495, 3.26380, 0.0, 0.0)
 
+# Least |beta / 2 - 1|: the integral of the power law is smooth there.
+NEAR_TWO = 1e-9
+
 # Range of s = log t outside of which the integrand is negligible within
 # 100 pixels.  The trapezoidal error of the power law, relative, is
 # 2 |Gamma(a + 2 pi i / h)| / Gamma(a): 2e-5 for a step h of 0.7, 1e-3 for 1.
@@ -64,10 +67,11 @@ def normalization_of_shape(shape, radius=DEFAULT_NORMALIZATION_RADIUS):
     # the left, or ``**``, twice as much: shapes are normalised thousands of times.
     s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
     core, wide, scale = s1.square(), s2.square(), beta * sp.square()
-    tail = p0 * scale / (beta - 2)
+    slope = beta * -0.5 + 1
+    slope = torch.where(slope == 0, -NEAR_TWO, slope)
+    tail = p0 * scale / (slope * -2)
     if not math.isinf(radius):
         r2 = radius**2
-        slope = beta * -0.5 + 1
         core = -core * torch.expm1((core * (-2 / r2)).reciprocal())
         wide = -wide * torch.expm1((wide * (-2 / r2)).reciprocal())
         tail = -tail * torch.expm1(slope * torch.log1p((scale / r2).reciprocal()))

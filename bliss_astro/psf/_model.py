@@ -249,7 +249,7 @@ or `~astropy.modeling.Model`
         """
         from ._fit import fit_psf
 
-        return fit_psf(image, model_class=cls, **kwargs)
+        return fit_psf(cls, image, **kwargs)
 
     @classmethod
     def fit_stars(cls, data, positions, **kwargs):
@@ -293,7 +293,7 @@ or `~astropy.modeling.Model`
         """
         from ._fit import fit_psf_to_stars
 
-        return fit_psf_to_stars(data, positions, model_class=cls, **kwargs)
+        return fit_psf_to_stars(cls, data, positions, **kwargs)
 
     @property
     def fwhm(self):

@@ -18,15 +18,13 @@ from astropy.modeling import Fittable2DModel, InputParameterError, Parameter
 from bliss_astro._arguments import must, require
 
 from ._gaussians import GaussianPSF
-from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, SHAPE_NAMES
+from ._mixture import DEFAULT_NORMALIZATION_RADIUS, DEFAULT_SHAPE, NEAR_TWO, SHAPE_NAMES
 
 # e1^2 + e2^2 is held below this while a fitter tries values, so that a step
 # too far gives a large residual and not a NaN.
 _MAX_E2 = 1 - 1e-9
 # Indices of the lengths in a shape vector.
 _LENGTHS = [0, 1, 3]
-# Least |beta / 2 - 1|: the integral of the power law is smooth there.
-_NEAR_TWO = 1e-9
 # Relative step of the derivatives of the integral.
 _STEP = 1e-5
 # Steps of Newton's method for the half-maximum radius at most, and the relative step
@@ -74,7 +72,7 @@ def integral(shape, R):
     s1, s2, b, sp, p0, beta = shape[:6]
     core, wide = (-2 * s * s * np.expm1(-0.5 * (R / s) ** 2) for s in (s1, s2))
     q = 0.5 * beta - 1
-    q = np.where(np.abs(q) < _NEAR_TWO, _NEAR_TWO, q)
+    q = np.where(np.abs(q) < NEAR_TWO, NEAR_TWO, q)
     scale = beta * sp * sp
     wing = -scale * np.expm1(-q * np.log1p(R * R / scale)) / q
     return np.pi * (core + b * wide + p0 * wing)
@@ -240,6 +238,20 @@ class ProfileModel(Fittable2DModel):
         self.bbox_factor = bbox_factor
         self.fit_info = {}
         super().__init__(flux=flux, x_0=x_0, y_0=y_0, **kwargs)
+
+    @classmethod
+    def from_fit(cls, fit, residual, size=None):
+        """Model of unit flux at the origin of a `StampFit` to images of a size."""
+        psf = cls.from_shape(fit.shape, normalization_radius=fit.radius)
+        psf.fit_info = {'residual': float(residual), 'converged': bool(fit.converged)}
+        if size is not None and not psf.fwhm < max(size[-2:]):
+            msg = (
+                f'image shows no PSF: the fit is {psf.fwhm:.3g} px wide, the image '
+                f'{size[-1]} x {size[-2]} px; a PSF falls towards the edges, with its '
+                'background taken off'
+            )
+            raise ValueError(msg)
+        return psf
 
     @property
     def normalization_radius(self):

@@ -113,8 +113,7 @@ def read_psf(
             wanted = 'image of a PSF, psField or PSFEx model'
             hdu = find_image(hdus, extension, 'psf', wanted)
     except (TypeError, KeyError, IndexError) as error:
-        msg = f'psf: {name} is no sound file of a PSF: {error}'
-        raise ValueError(msg) from error
+        raise ValueError(f'psf: {name} is no sound file of a PSF: {error}') from error
     stated = next((hdu.header[k] for k in _OVERSAMPLING if k in hdu.header), None)
     if pixel_response is None:
         pixel_response = oversampling is not None or stated is None
@@ -338,8 +337,7 @@ def read_psfex(hdus, name, *, band=None, normalization_radius):
             return hdu.data[columns[key.lower()]][0]
         value = hdu.header.get(key, default)
         if value is None:
-            msg = f'{name} lacks the card {key} of a PSFEx model'
-            raise ValueError(msg)
+            raise ValueError(f'{name} lacks the card {key} of a PSFEx model')
         return value
 
     basis = np.array(card('psf_mask'), float)
@@ -365,8 +363,7 @@ def read_psfex(hdus, name, *, band=None, normalization_radius):
             normalization_radius=normalization_radius,
         )
     except ValueError as error:
-        msg = f'{name}: {error}'
-        raise ValueError(msg) from error
+        raise ValueError(f'{name}: {error}') from error
 
 
 # Formats of FITS files that are no image: functions of the open file, its name, band

@@ -23,7 +23,7 @@ from bliss_astro.psf._mixture import (
     profile_with_gradient,
     scale_to_fwhm,
 )
-from bliss_astro.psf._profile import describe_shape
+from bliss_astro.psf._profile import describe_shape, integral
 from bliss_astro.simulation._camera import align_bilinear
 
 SHAPES = {
@@ -100,6 +100,15 @@ def test_coarse_mixture(shape):
     exact = profile_of_shape(e, r2.sqrt(), torch.zeros_like(r2))
     value = (height * torch.exp(-r2[:, None] / (2 * variance))).sum(-1)
     assert (value - exact).abs().max() < 1e-4 * exact[0]
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_power_law_whose_integral_is_a_logarithm(dtype):
+    betas = torch.tensor([2.0, 2.001, 1.999, 2 + 2e-7, 1.5], dtype=dtype)
+    vectors = torch.tensor(SHAPES['default'], dtype=dtype).repeat(len(betas), 1)
+    vectors[:, 5] = betas
+    expected = [integral(v, 18.76) for v in vectors.double().numpy()]
+    assert_allclose(normalization_of_shape(vectors), expected, rtol=2e-4)
 
 
 def test_batches():
