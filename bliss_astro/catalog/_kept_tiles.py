@@ -72,7 +72,7 @@ class TileFacts:
     def of(cls, tiles, flux_floor):
         """Facts of a `~bliss_astro.posteriors.TilePosterior` with its flux floor."""
         inputs, grid = tiles.inputs, tiles.grid
-        psf = inputs.psf[0].movedim(0, -1).float().cpu()
+        psf = inputs.psf[0, 0].movedim(0, -1).float().cpu()
         vector = psf[psf.shape[0] // 2, psf.shape[1] // 2].double().numpy()
         side = cell_side(varies=psf.shape[0] * psf.shape[1] > 1)
         rows, columns = (

@@ -94,14 +94,13 @@ def _window(inputs, rows, columns, size):
     """Inputs of some rows and columns of tiles."""
     pixels = [slice(part.start * size, part.stop * size) for part in (rows, columns)]
 
-    def cut(name):
-        value = getattr(inputs, name)
-        by_row, by_column = pixels if value.dim() == 3 else (rows, columns)
+    def cut(value, is_image):
+        by_row, by_column = pixels if is_image else (rows, columns)
         # Constants are maps of one tile.
         value = value[..., by_row, :] if value.shape[-2] > 1 else value
         return value[..., by_column] if value.shape[-1] > 1 else value
 
-    return inputs.with_tensors(cut)
+    return inputs.with_maps(cut)
 
 
 def _blocks(shape, n_threads, most):
@@ -133,7 +132,7 @@ def estimate_densities(encoder, inputs, grid):
 
     Each is by tile or 1 x 1.
     """
-    good = [tile_mean(own, grid) for own in (~inputs.mask).cpu().numpy()]
+    good = [tile_mean(own, grid) for own in (~inputs.mask[:, 0]).cpu().numpy()]
     tiles, seen = _sampled_tiles(grid)
     # Unless those have too few of the good pixels of a masked image.
     shares = [(own * seen).sum() / max(own.sum(), 1.0) for own in good]
@@ -197,8 +196,8 @@ def _sample_counts(encoder, inputs, grid, tiles):
     Windows have no halo: stars just outside are what training images have too.
     """
     side, size = _SAMPLE_SIDE, grid.size
-    windows = inputs.with_tensors(
-        lambda name: _cut_windows(getattr(inputs, name), *tiles, size)
+    windows = inputs.with_maps(
+        lambda value, is_image: _cut_windows(value, *tiles, size if is_image else 1)
     )
     found = infer(encoder, windows, TileGrid((side * size,) * 2, size))
     counts = found.expected_counts().cpu().double()
@@ -211,15 +210,16 @@ def _sample_counts(encoder, inputs, grid, tiles):
 
 
 def _cut_windows(value, rows, columns, size):
-    """Batch of windows of images ``(B, ny, nx)`` or of maps by tile."""
-    is_image = value.dim() == 3
-    value = value[:, None] if is_image else value
+    """Batch of windows of arrays ``(B, ..., h, w)``, each tile ``size`` a side."""
+    _, *channels, _, _ = value.shape
+    value = value.flatten(1, -3)
     for axis, index in ((2, rows), (4, columns)):
         # Constants are maps of one tile.
-        index = index if value.shape[axis] > 1 else torch.zeros_like(index[:, :1])
-        if is_image:
+        if value.shape[axis] == 1:
+            index = torch.zeros_like(index[:, :1])
+        else:
             index = (index[..., None] * size + torch.arange(size)).flatten(1)
         value = value.index_select(axis, index.flatten().to(value.device))
         value = value.unflatten(axis, index.shape)
     value = value.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-    return value[:, 0] if is_image else value
+    return value.unflatten(1, channels)

@@ -22,6 +22,7 @@ import scipy
 import torch
 
 from bliss_astro.encoders import EncoderInputs
+from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
 from bliss_astro.posteriors import TileGrid
@@ -94,9 +95,9 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     """
     Compute the encoder inputs of an exposure with a PSF.
 
-    Returns `EncoderInputs` with the density of a first pass; the flux floor by tile in
-    the unit of the image, by default `FLOOR_SNR` times the error of the flux of a faint
-    star; facts for `check_domain` but for the density; and the `TileGrid`.
+    Returns `EncoderInputs` of one band with the density of a first pass; the flux floor
+    by tile in the unit of the image, by default `FLOOR_SNR` times the error of the flux
+    of a faint star; facts for `check_domain` but for the density; and the `TileGrid`.
     """
     grid = TileGrid(exposure.shape, encoder.config.tile_size)
     device = encoder.device
@@ -126,13 +127,15 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     if encoder.config.uncertainties:
         asymmetry = np.zeros((4, 1, 1)) if asymmetry is None else asymmetry
         maps['asymmetry'] = _stretched(tile_tensor(asymmetry, device), grid.shape)
+    maps |= {
+        'image': torch.from_numpy(image)[None].to(device),
+        'mask': torch.from_numpy(np.array(exposure.mask))[None].to(device),
+        'psf': psf.to(device),
+        'description': description.to(device),
+    }
     inputs = EncoderInputs(
-        image=torch.from_numpy(image)[None].to(device),
-        mask=torch.from_numpy(np.array(exposure.mask))[None].to(device),
-        psf=psf.to(device),
         normalization_radius=radius,
-        description=description.to(device),
-        **maps,
+        **{n: v[:, None] if n in OF_BANDS else v for n, v in maps.items()},
     )
     facts = {
         'psf_area': area,

@@ -34,14 +34,15 @@ _STRIP = 32
 @torch.no_grad()
 def image_planes(inputs, config, *, dtype, margins, reach):
     """
-    Planes ``(B, n, ny, nx)`` of images, channels last in memory.
+    Planes ``(B F, n, ny, nx)`` of the bands of images, channels last in memory.
 
     Margins in tiles (above, below, left, right) are cut to at most ``reach`` tiles.
     """
     size = config.tile_size
-    ny, nx = inputs.image.shape[1:]
+    ny, nx = inputs.image.shape[2:]
     border = (0, -nx % size, 0, -ny % size)
-    image, bad = F.pad(inputs.image, border), F.pad(inputs.mask, border, value=True)
+    image = F.pad(inputs.image.flatten(0, 1), border)
+    bad = F.pad(inputs.mask.flatten(0, 1), border, value=True)
     images = [image]
     with torch.autocast(image.device.type, enabled=False):
         if config.matched_filter:
@@ -76,17 +77,18 @@ def filter_coefficients(psf):
 
 
 def matched_filter(image, inputs, tile_size):
-    """Signal-to-noise ratio of a faint star at each pixel, ``(B, ny, nx)``."""
-    n_rows, n_columns = inputs.psf.shape[2:]
+    """Signal-to-noise ratio of a faint star at each pixel, ``(B F, ny, nx)``."""
+    n_rows, n_columns = inputs.psf.shape[3:]
     varies = max(n_rows, n_columns) > 1
     if varies:
-        psf = F.avg_pool2d(inputs.psf, _CELL, ceil_mode=True)
+        psf = F.avg_pool2d(inputs.psf.flatten(0, 1), _CELL, ceil_mode=True)
+        psf = psf.unflatten(0, inputs.present.shape)
         inputs = dataclasses.replace(inputs, psf=psf)
-    weight = filter_coefficients(inputs.gaussians).movedim(-1, 1)
+    weight = filter_coefficients(inputs.gaussians).flatten(0, 1).movedim(-1, 1)
     if varies:
         weight = weight.repeat_interleave(_CELL, 2).repeat_interleave(_CELL, 3)
         weight = weight[..., :n_rows, :n_columns]
-    weight = weight * inputs.noise_excess().rsqrt()
+    weight = weight * inputs.noise_excess().flatten(0, 1).rsqrt()
     out = torch.zeros_like(image)
     filters = _gaussian_filters(image, FILTER_SIGMAS, FILTER_RADIUS)
     for own, filtered in zip(weight.unbind(1), filters, strict=True):
@@ -96,7 +98,7 @@ def matched_filter(image, inputs, tile_size):
 
 def wide_filters(image, inputs, tile_size):
     """Signal-to-noise ratios of faint, large sources at each pixel."""
-    excess = inputs.noise_excess()[:, 0].rsqrt()
+    excess = inputs.noise_excess()[:, :, 0].flatten(0, 1).rsqrt()
     filters = _gaussian_filters(image, WIDE_SIGMAS, WIDE_RADIUS)
     return [
         _scale_by_tile(filtered, 2 * sigma * math.sqrt(math.pi) * excess, tile_size)

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from bliss_astro._arguments import must
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.posteriors._grid import Rows
@@ -24,8 +25,12 @@ from ._config import (
     WING_FLOOR,
 )
 
-# Number of conditions, and of uncertainties among the inputs.
+# Number of conditions of a band, and of uncertainties among the inputs.
 N_CONDITIONS, N_UNCERTAINTIES = 14, 6
+# Names of the arrays of pixels, and of all that each band has its own of.
+PIXELS = ('image', 'mask')
+OF_BANDS = (*PIXELS, 'log_noise', 'correlation', 'psf', 'description')
+OF_BANDS += ('psf_error', 'background_error', 'asymmetry')
 
 
 @dataclasses.dataclass
@@ -35,52 +40,63 @@ class EncoderInputs(Rows):
 
     Everything is dimensionless: pixels and fluxes in units of the noise of
     empty sky, so only the product of noise and gain, the noise in electrons,
-    matters.  Constants of an image have spatial size 1 x 1, maps that of
-    the tiles.
+    matters.  B images have F bands each, the first of which is the reference band,
+    whose fluxes are inferred.  Constants of an image have spatial size 1 x 1, maps
+    that of the tiles.
 
     Attributes
     ----------
-    image : tensor ``(B, ny, nx)``
+    image : tensor ``(B, F, ny, nx)``
         ``(data - background) / bkg_error``; 0 at bad pixels.
 
-    mask : tensor ``(B, ny, nx)`` of bool
+    mask : tensor ``(B, F, ny, nx)`` of bool
         `True` for bad pixels.
 
-    log_noise : tensor ``(B, 1, h, w)``
+    log_noise : tensor ``(B, F, 1, h, w)``
         Logarithm of ``bkg_error * effective_gain``: the noise in electrons.
 
-    correlation : tensor ``(B, 2, h, w)``
+    correlation : tensor ``(B, F, 2, h, w)``
         Correlation of the noise of neighbouring pixels in x and y.
 
-    psf : tensor ``(B, 8, h, w)``
+    psf : tensor ``(B, F, 8, h, w)``
         Shape parameters of the effective PSF.
 
     log_density : tensor ``(B, 1, h, w)``
         Logarithm of the prior density of sources per pixel.
 
     log_flux_floor : tensor ``(B, 1, h, w)``
-        Logarithm of the prior's smallest flux in units of the noise.
+        Logarithm of the prior's smallest flux in the reference band, in units of its
+        noise.
 
     normalization_radius : float
         Normalisation radius of the PSF in pixels.
+
+    description : tensor ``(B, F, 8, h, w)`` or None
+        ``GaussianPSF.describe`` of ``psf``, where it was computed
+        before; a large map is described on a coarser grid.
 
     population : tensor ``(B, 1, 1, 1)`` or None
         Which prior of stars and galaxies holds: 0 the sky's, 1 that of the
         NPE paper; `None` where there are only stars.
 
-    description : tensor ``(B, 8, h, w)`` or None
-        ``GaussianPSF.describe`` of ``psf``, where it was computed
-        before; a large map is described on a coarser grid.
-
-    psf_error : tensor ``(B, 1, h, w)`` or None
+    psf_error : tensor ``(B, F, 1, h, w)`` or None
         Stated relative error of the PSF's width; `None` for 1 %.
 
-    background_error : tensor ``(B, 1, h, w)`` or None
+    background_error : tensor ``(B, F, 1, h, w)`` or None
         Stated error of the background in units of the noise; `None` for 0.05.
 
-    asymmetry : tensor ``(B, 4, h, w)`` or None
+    asymmetry : tensor ``(B, F, 4, h, w)`` or None
         Coma and trefoil of the PSF, ``asymmetry_of_image``; `None`
         for a symmetric PSF.
+
+    present : tensor ``(B, F)`` of bool or None
+        Bands that exist, by default all; the network leaves out the others, whatever
+        their values.
+
+    Raises
+    ------
+    ValueError
+        If the images lack the axis of bands.
     """
 
     image: torch.Tensor
@@ -96,11 +112,19 @@ class EncoderInputs(Rows):
     psf_error: torch.Tensor | None = None
     background_error: torch.Tensor | None = None
     asymmetry: torch.Tensor | None = None
+    present: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.image.dim() != 4:
+            found = tuple(self.image.shape)
+            raise ValueError(must('image', 'have the axes (B, F, ny, nx)', found))
+        if self.present is None:
+            self.present = torch.ones_like(self.mask[..., 0, 0])
 
     @property
     def gaussians(self) -> GaussianPSF:
-        """The PSF, `~bliss_astro.psf.GaussianPSF` of the batch ``(B, h, w)``."""
-        shape, radius = self.psf.movedim(1, -1), self.normalization_radius
+        """The PSF, `~bliss_astro.psf.GaussianPSF` of the batch ``(B, F, h, w)``."""
+        shape, radius = self.psf.movedim(2, -1), self.normalization_radius
         return GaussianPSF.from_shape(shape, normalization_radius=radius)
 
     @classmethod
@@ -122,7 +146,8 @@ class EncoderInputs(Rows):
         Returns
         -------
         inputs : `EncoderInputs`
-            With a map of the density where a region or a cluster confines sources.
+            One band, with a map of the density where a region or a cluster confines
+            sources.
         """
         noise = batch.bkg_error
         image = (batch.data - batch.background[:, None, None]) / noise[:, None, None]
@@ -133,13 +158,14 @@ class EncoderInputs(Rows):
             'log_noise': torch.log(noise * batch.effective_gain),
             'log_flux_floor': torch.log(batch.flux_min / noise),
         }
+        shapes = {True: (len(image), 1, -1, 1, 1), False: (len(image), -1, 1, 1)}
         return cls(
-            image=image.masked_fill(batch.mask, 0.0),
-            mask=batch.mask,
+            image=image.masked_fill(batch.mask, 0.0)[:, None],
+            mask=batch.mask[:, None],
             log_density=_density_map(batch, tile_size),
             normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
             **{
-                name: None if value is None else value.reshape(len(value), -1, 1, 1)
+                name: None if value is None else value.reshape(shapes[name in OF_BANDS])
                 for name, value in constants.items()
             },
         )
@@ -157,15 +183,34 @@ class EncoderInputs(Rows):
         tile_size : int, optional
             Side of a tile in pixels.
         """
-        full = [-(-n // tile_size) for n in parts[0].image.shape[1:]]
+        full = [-(-n // tile_size) for n in parts[0].image.shape[2:]]
 
         def join(name):
             own = [getattr(part, name) for part in parts]
-            if own[0].dim() == 4 and len({v.shape[2:] for v in own}) > 1:
-                own = [v.expand(*v.shape[:2], *full) for v in own]
+            if len({v.shape[2:] for v in own}) > 1:
+                own = [v.expand(*v.shape[:-2], *full) for v in own]
             return torch.cat(own)
 
         return parts[0].with_tensors(join)
+
+    def with_maps(self, function) -> 'EncoderInputs':
+        """
+        Return the inputs with a function of each tensor.
+
+        Parameters
+        ----------
+        function : callable
+            Its arguments are a tensor ``(B, ..., h, w)``, a constant with spatial size
+            1 x 1, and whether the spatial axes are those of pixels.
+        """
+
+        def make(name):
+            value = getattr(self, name)
+            if name == 'present':
+                return function(value[..., None, None], False)[..., 0, 0]
+            return function(value, name in PIXELS)
+
+        return self.with_tensors(make)
 
     def to(self, device) -> 'EncoderInputs':
         """Return the same inputs on another device."""
@@ -173,7 +218,7 @@ class EncoderInputs(Rows):
 
     def conditions(self, *, psf_range=None) -> torch.Tensor:
         """
-        Conditions, scaled to about unit size: tensor ``(B, 14, h, w)``.
+        Conditions of the bands, scaled to about unit size: ``(B, F, 14, h, w)``.
 
         Among them is the signal-to-noise ratio at the flux floor, which
         sets how hard the faintest sources are.
@@ -186,16 +231,17 @@ class EncoderInputs(Rows):
         """
         described = self.description
         if described is None:
-            described = self.gaussians.describe().movedim(-1, 1)
-        log_area = described[:, 1:2] + LOG_AREA
+            described = self.gaussians.describe().movedim(-1, 2)
+        log_area = described[:, :, 1:2] + LOG_AREA
         excess = torch.log(self.noise_excess())
-        log_snr = self.log_flux_floor - 0.5 * (log_area + excess)
+        log_flux_floor = self.log_flux_floor[:, None]
+        log_snr = log_flux_floor - 0.5 * (log_area + excess)
         return joined_channels(
             FEATURES['log_noise'](self.log_noise),
             FEATURES['correlation'](self.correlation),
             _clipped(described, psf_range),
-            FEATURES['log_density'](self.log_density),
-            FEATURES['log_flux_floor'](self.log_flux_floor),
+            FEATURES['log_density'](self.log_density[:, None]),
+            FEATURES['log_flux_floor'](log_flux_floor),
             FEATURES['log_snr'](log_snr),
         )
 
@@ -203,11 +249,11 @@ class EncoderInputs(Rows):
         """
         Errors of PSF and background, 0 at their usual values, and the PSF's asymmetry.
 
-        Scaled to about unit size: tensor ``(B, 6, h, w)``.
+        Scaled to about unit size: tensor ``(B, F, 6, h, w)``.
         """
 
         def stated(value, usual):
-            shape = (len(self.image), 1, 1, 1)
+            shape = (*self.present.shape, 1, 1, 1)
             return self.log_noise.new_full(shape, usual) if value is None else value
 
         psf_error = stated(self.psf_error, USUAL_PSF_ERROR)
@@ -221,7 +267,7 @@ class EncoderInputs(Rows):
                 FEATURES['psf_error'](psf_error - USUAL_PSF_ERROR),
             ),
             FEATURES['background_error'](background_error - USUAL_BACKGROUND_ERROR),
-            FEATURES['asymmetry'](asymmetry.expand(-1, 4, -1, -1)),
+            FEATURES['asymmetry'](asymmetry.expand(-1, -1, 4, -1, -1)),
         )
 
     def masked(self, conditioning) -> 'EncoderInputs':
@@ -237,37 +283,37 @@ class EncoderInputs(Rows):
         """
         if conditioning == 'all':
             return self
-        psf = self.psf.new_tensor(REFERENCE_PSF)[None, :, None, None]
-        changed = {'psf': psf.expand(len(self.image), 8, 1, 1), 'description': None}
+        psf = self.psf.new_tensor(REFERENCE_PSF)[:, None, None]
+        psf = psf.expand(*self.present.shape, 8, 1, 1)
+        changed = {'psf': psf, 'description': None}
         if conditioning == 'image':
             log_noise = math.log(REFERENCE_NOISE)
-            log_ratio = self.log_noise.mean((2, 3), keepdim=True) - log_noise
-            changed['image'] = self.image * log_ratio.exp()[:, 0]
+            log_ratio = self.log_noise.mean((3, 4), keepdim=True) - log_noise
+            changed['image'] = self.image * log_ratio.exp()[:, :, 0]
             changed['log_noise'] = torch.full_like(log_ratio, log_noise)
-            changed['log_flux_floor'] = self.log_flux_floor + log_ratio
+            changed['log_flux_floor'] = self.log_flux_floor + log_ratio[:, 0]
         return dataclasses.replace(self, **changed)
 
     def noise_excess(self) -> torch.Tensor:
-        """Return the sum of the noise's correlation over all lags, ``(B, 1, h, w)``."""
+        """Return the sum of the noise's correlation over lags, ``(B, F, 1, h, w)``."""
         both = 1 + 2 * self.correlation
-        return both.prod(1, keepdim=True).clamp(min=LEAST_NOISE_EXCESS)
+        return both.prod(2, keepdim=True).clamp(min=LEAST_NOISE_EXCESS)
 
     def at_tiles(self, value, images, rows, columns):
-        """Return values ``(N, channels)`` of a constant or map at given tiles."""
-        rows = rows if value.shape[2] > 1 else torch.zeros_like(rows)
-        columns = columns if value.shape[3] > 1 else torch.zeros_like(columns)
-        return value[images, :, rows, columns]
+        """Return values ``(N, ...)`` of a constant or map at given tiles."""
+        rows = rows if value.shape[-2] > 1 else torch.zeros_like(rows)
+        columns = columns if value.shape[-1] > 1 else torch.zeros_like(columns)
+        return value[images, ..., rows, columns]
 
 
 def joined_channels(*parts):
-    """Channels of constants and maps, on the largest of their grids."""
-    h = max(part.shape[2] for part in parts)
-    w = max(part.shape[3] for part in parts)
-    return torch.cat([part.expand(-1, -1, h, w) for part in parts], 1)
+    """Channels ``(B, F, C, h, w)`` of bands, images, constants and maps together."""
+    _, n_bands, _, h, w = map(max, zip(*(part.shape for part in parts), strict=True))
+    return torch.cat([part.expand(-1, n_bands, -1, h, w) for part in parts], 2)
 
 
 def _clipped(described, limits=None):
-    """Features of PSFs ``(B, 8, h, w)`` within the range of the training."""
+    """Features of PSFs ``(..., 8, h, w)`` within the range of the training."""
     if limits is None:
         free = math.inf
         limits = (-free, -free, *WING_FLOOR, -free, -free), (free,) * 8

@@ -46,13 +46,24 @@ class _ResidualBlock(nn.Module):
         return value + self.second(F.silu(hidden))
 
 
+def _over_bands(value, present):
+    """Means ``(B, C, h, w)`` over those bands of ``(B F, C, h, w)`` that exist."""
+    if present.shape[1] == 1:
+        return value
+    exists = present[..., None, None, None]
+    total = torch.where(exists, value.unflatten(0, present.shape), 0).sum(1)
+    return total / exists.sum(1).clamp(min=1).to(total)
+
+
 class Encoder(nn.Module):
     """
     A fully convolutional network whose forward pass returns a posterior.
 
     The image is rearranged into a quarter of its size (a half for tiles of
     2 px), where every position is a tile, and passes through residual
-    blocks that the image's constants (noise, PSF, density ...) modulate.
+    blocks that the image's constants (noise, PSF, density ...) modulate.  Each band
+    has a pass of the first layers, under its own constants; the mean over the bands
+    enters the blocks.
     No layer depends on the size of the image, and a tile depends on
     nothing further away than `receptive_radius`.
 
@@ -272,7 +283,7 @@ class Encoder(nn.Module):
         # Each convolution of a block reaches a tile further, and those of the stem half
         # a pixel of two: margins shrink from layer to layer.
         size, reach = self.config.tile_size, 2 * self.config.n_blocks
-        given = self.modulation[:-1](self._conditions(inputs))
+        given = self.modulation[:-1](self._conditions(inputs).flatten(0, 1))
         given = trim(given, margins, reach)
         stem_reach = reach + 4 // size
         device = inputs.image.device.type
@@ -287,6 +298,7 @@ class Encoder(nn.Module):
         weight = self.to_tiles.weight[..., 0, 0].unflatten(1, (-1, rest, rest))
         hidden = F.conv2d(hidden, weight, self.to_tiles.bias, stride=rest)
         hidden = trim(hidden, margins, reach) + self._modulation(given, 0)
+        hidden, given = (_over_bands(v, inputs.present) for v in (hidden, given))
         for index, block in enumerate(self.blocks, 1):
             margins = [min(margin, reach) for margin in margins]
             scale = self._modulation(given, 2 * index - 1, 1.0)
@@ -314,7 +326,7 @@ class Encoder(nn.Module):
         if self.config.galaxies:
             population = inputs.population
             empty = torch.zeros_like(inputs.log_density[..., :1, :1])
-            parts.append(empty if population is None else population)
+            parts.append((empty if population is None else population)[:, None])
         if self.config.uncertainties:
             parts.append(inputs.uncertainties())
         return joined_channels(*parts)
@@ -358,7 +370,8 @@ class Encoder(nn.Module):
         """
         sources = None
         if self.sources is not None:
-            sources = self.sources, self._conditions(inputs), half
+            # Sources are measured in the reference band.
+            sources = self.sources, self._conditions(inputs)[:, 0], half
         with torch.autocast(features.device.type, enabled=False):
             return TilePosterior(
                 *(features, inputs, self.head),

@@ -119,7 +119,7 @@ class _Sweep:
         coarse = self.posterior.coarse
         candidate = (chance > (_COARSE if coarse else faintest)) | accepted
         if self.head.galaxies:
-            n_pixels = self.posterior.inputs.image[0].numel()
+            n_pixels = self.posterior.inputs.image[0, 0].numel()
             candidate = most_probable(candidate, chance + accepted, n_pixels)
         sources, seen = self.sources(0, candidate, least, beyond=not coarse)
         kept = sources.probability > _FAINTEST
@@ -175,7 +175,7 @@ def find_sources(
         part.probability = part.probability * part.near_place()
     probability = torch.cat([part.probability for part, _ in found])
     chosen = (probability > _IN_SEQUENCE) & (probability >= least)
-    n_pixels = posterior.inputs.image[0].numel()
+    n_pixels = posterior.inputs.image[0, 0].numel()
     most = _MAX_IN_SEQUENCE[0] + int(_MAX_IN_SEQUENCE[1] * n_pixels)
     image = torch.cat([part.image for part, _ in found])
     # Images that are not described in sequence as a whole.

@@ -129,7 +129,7 @@ def cleaned(pixels, fit, sources, index):
 
 def _summed(pixels, n_scenes, stamps, images):
     """The scenes on the padded grid, from images of their sources."""
-    n_images, *shape = pixels.image.shape
+    n_images, _, *shape = pixels.image.shape
     model = pixels.image.new_zeros(n_scenes or n_images, *shape)
     for (*_, at), image in zip(stamps, images, strict=True):
         # One after the other: sums in an order that varies would round differently.

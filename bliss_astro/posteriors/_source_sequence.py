@@ -204,7 +204,7 @@ class SourceSequence:
         if all(own is not None for own in owners):
             index = index[torch.stack(owners).any(0)]
         some, at = sources.select(index), tuple(part[index] for part in where)
-        psf = inputs.at_tiles(inputs.psf, *some.tiles)
+        psf = inputs.at_tiles(inputs.psf, *some.tiles)[:, 0]
         values = true_values(
             self.encoders.entries,
             catalog,

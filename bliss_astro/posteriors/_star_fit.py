@@ -26,18 +26,20 @@ class StarPatches(Rows):
     """
     Square cut-outs around N places, in units of the noise of empty sky.
 
+    They have F bands or, for the fits, are those of one, without that axis.
+
     Attributes
     ----------
-    data, good : tensor ``(N, P, P)``
+    data, good : tensor ``(N, F, P, P)``
         Background-subtracted pixels, and 1 or 0 for good or bad ones.
 
     psf : `~bliss_astro.psf.GaussianPSF`
-        PSF at each place, of the batch ``(N, 1, 1)``.
+        PSF at each place, of the batch ``(N, F, 1, 1)``.
 
-    gain : tensor ``(N, 1, 1)``
+    gain : tensor ``(N, F, 1, 1)``
         Electrons per unit of data.
 
-    correlation : tensor ``(N, 2)``
+    correlation : tensor ``(N, F, 2)``
         Correlation of the noise of neighbouring pixels in x and in y.
 
     x, y : tensor ``(N,)``
@@ -55,6 +57,12 @@ class StarPatches(Rows):
     x: torch.Tensor
     y: torch.Tensor
     correlated: bool = True
+
+    def band(self, index) -> 'StarPatches':
+        """The cut-outs of one band, without the axis of bands."""
+        names = ('data', 'good', 'psf', 'gain', 'correlation')
+        own = {name: getattr(self, name)[:, index] for name in names}
+        return dataclasses.replace(self, **own)
 
     def offsets(self, x, y):
         """Offsets of the pixels from positions, ``(N, 1, P)`` and ``(N, P, 1)``."""
@@ -231,8 +239,9 @@ class Pixels:
     def __init__(self, inputs, grid, radius):
         self.inputs, self.grid = inputs, grid
         self.pad = pad = radius + 2 * grid.size
-        bottom = grid.shape[0] * grid.size - inputs.image.shape[1]
-        right = grid.shape[1] * grid.size - inputs.image.shape[2]
+        ny, nx = inputs.image.shape[2:]
+        bottom = grid.shape[0] * grid.size - ny
+        right = grid.shape[1] * grid.size - nx
         border = (pad, pad + right, pad, pad + bottom)
         self.image = F.pad(inputs.image, border)
         self.good = F.pad(~inputs.mask, border)
@@ -244,35 +253,39 @@ class Pixels:
 
     def cut(self, image, images, cx, cy, radius):
         """
-        Cut-outs ``(N, P, P)`` of anything on the padded grid around central pixels.
+        Cut-outs ``(N, F, P, P)`` of anything on the padded grid around central pixels.
         """
         side = 2 * radius + 1
-        squares = image.unfold(1, side, 1).unfold(2, side, 1)
-        return squares[images, cy + (self.pad - radius), cx + (self.pad - radius)]
+        squares = image.unfold(2, side, 1).unfold(3, side, 1)
+        return squares[images, :, cy + (self.pad - radius), cx + (self.pad - radius)]
 
     def index(self, images, cx, cy, radius):
-        """Indices ``(N, P, P)`` of cut-outs in flattened images on the padded grid."""
-        ny, nx = self.image.shape[1:]
+        """Indices ``(N, P, P)`` of cut-outs in a band's flattened, padded images."""
+        ny, nx = self.image.shape[2:]
         step = torch.arange(-radius, radius + 1, device=cx.device) + self.pad
         rows = (images * ny + cy)[:, None] + step
         return rows[:, :, None] * nx + (cx[:, None] + step)[:, None]
 
     def centres(self, x, y, radius):
         """Central pixels of cut-outs around positions, within the padded images."""
-        least, (ny, nx) = radius - self.pad, self.image.shape[1:]
+        least, (ny, nx) = radius - self.pad, self.image.shape[2:]
         cx = x.round().long().clamp(least, nx - self.pad - radius - 1)
         return cx, y.round().long().clamp(least, ny - self.pad - radius - 1)
 
     def patches(self, tiles, x, y, radius) -> StarPatches:
-        """Cut-outs with their noise and PSF."""
+        """Cut-outs of the reference band, which the fits are made in."""
+        return self.patches_of_bands(tiles, x, y, radius).band(0)
+
+    def patches_of_bands(self, tiles, x, y, radius) -> StarPatches:
+        """Cut-outs ``(N, F, P, P)`` of all bands with their noise and PSF."""
         inputs, (cx, cy) = self.inputs, self.centres(x, y, radius)
-        psf = inputs.at_tiles(inputs.psf, *tiles)[:, None, None]
+        psf = inputs.at_tiles(inputs.psf, *tiles)[:, :, None, None]
         normalization = inputs.normalization_radius
         return StarPatches(
             data=self.cut(self.image, tiles[0], cx, cy, radius),
             good=self.cut(self.good, tiles[0], cx, cy, radius).to(x),
             psf=GaussianPSF.from_shape(psf, normalization_radius=normalization),
-            gain=inputs.at_tiles(inputs.log_noise, *tiles).exp()[:, :, None],
+            gain=inputs.at_tiles(inputs.log_noise, *tiles).exp()[..., None],
             correlation=inputs.at_tiles(inputs.correlation, *tiles),
             x=cx.to(x),
             y=cy.to(y),

@@ -94,7 +94,7 @@ def sweep(posterior, threshold, fits=None):
         if head.galaxies:
             own = slice(None), slice(i, None, 2), slice(j, None, 2)
             count, factor = catalog.count[own], CountFactor(log_probs[own])
-            n_pixels = posterior.inputs.image[0].numel() / len(COLOURS)
+            n_pixels = posterior.inputs.image[0, 0].numel() / len(COLOURS)
             count *= most_probable(count > 0, factor.presence, n_pixels)
         for place in range(head.n_most):
             index = (catalog.count[tuple(tiles)] > place).nonzero()[:, 0]

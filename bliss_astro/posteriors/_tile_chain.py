@@ -265,7 +265,7 @@ class TileChain(SourceChain):
     def log_prob_terms(self, catalog):
         """Terms of `TilePosterior.log_prob_terms` of the sources of a catalogue."""
         inputs = self.posterior.inputs
-        psf = inputs.at_tiles(inputs.psf, *self.tiles)
+        psf = inputs.at_tiles(inputs.psf, *self.tiles)[:, 0]
         values = true_values(
             self.entries,
             catalog,

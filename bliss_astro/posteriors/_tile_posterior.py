@@ -73,7 +73,7 @@ class TilePosterior:
         moments=adaptive_moments,
     ):
         self.features, self.inputs, self.head = features, inputs, head
-        self.grid = TileGrid(tuple(inputs.image.shape[1:]), tile_size)
+        self.grid = TileGrid(tuple(inputs.image.shape[2:]), tile_size)
         self._decided = None
         # Fits of the sources of the greedy sweep, by place, and where those of each
         # tile are.
@@ -85,7 +85,7 @@ class TilePosterior:
         self.pixels = Pixels(inputs, self.grid, widest)
         # One copy of the image, which has a border there.
         (ny, nx), pad = self.grid.image_shape, self.pixels.pad
-        image = self.pixels.image[:, pad : pad + ny, pad : pad + nx]
+        image = self.pixels.image[..., pad : pad + ny, pad : pad + nx]
         self.inputs = self.pixels.inputs = dataclasses.replace(inputs, image=image)
         self.moments = moments
         self.sequence = None if sources is None else SourceSequence(self, *sources)

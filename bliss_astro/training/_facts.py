@@ -192,7 +192,7 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
     def range_of(values):
         return _range(np.broadcast_to(values, good.shape)[good])
 
-    shapes = inputs.psf[0].movedim(0, -1).double().cpu()
+    shapes = inputs.psf[0, 0].movedim(0, -1).double().cpu()
     if shapes.shape[:2] == good.shape:
         shapes = shapes[torch.from_numpy(good)]
     shapes = shapes.reshape(-1, 8)

@@ -9,6 +9,7 @@ import torch
 
 from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.catalog import CatalogPosterior
+from bliss_astro.encoders._inputs import OF_BANDS
 
 
 @pytest.fixture(scope='module')
@@ -248,6 +249,24 @@ def test_arrays_of_the_other_byte_order(field, encoder, same_rows, keep):
     arrays, meta = catalog.posterior.to_arrays()
     swapped = {k: v.astype(v.dtype.newbyteorder('>')) for k, v in arrays.items()}
     same_rows(CatalogPosterior.from_arrays(swapped, meta).at_threshold(0.5), catalog)
+
+
+def test_arrays_of_earlier_versions(field, encoder, same_rows):
+    """
+    Files of earlier versions have one band without an axis of it.
+    """
+    posterior = detect_sources(field[0], encoder=encoder, keep='posterior').posterior
+    arrays, meta = posterior.to_arrays()
+    old = {
+        name: v[:, 0] if name.removeprefix('IN_').lower() in OF_BANDS else v
+        for name, v in arrays.items()
+        if name != 'IN_PRESENT'
+    }
+    assert old['IN_IMAGE'].ndim == 3
+    assert old['IN_PSF'].ndim == 4
+    again = CatalogPosterior.from_arrays(old, meta)
+    for a, b in zip(again.sample(2, rng=1), posterior.sample(2, rng=1), strict=True):
+        same_rows(a, b)
 
 
 @pytest.mark.parametrize('varying', [False, True])

@@ -26,17 +26,19 @@ def batch():
 class TestFromBatch:
     def test_channels(self, batch):
         inputs = EncoderInputs.from_batch(batch)
-        assert inputs.image.shape == inputs.mask.shape == (3, 18, 22)
-        assert inputs.log_noise.shape == (3, 1, 1, 1)
-        assert inputs.correlation.shape == (3, 2, 1, 1)
-        assert inputs.psf.shape == (3, 8, 1, 1)
+        assert inputs.image.shape == inputs.mask.shape == (3, 1, 18, 22)
+        assert inputs.log_noise.shape == (3, 1, 1, 1, 1)
+        assert inputs.correlation.shape == (3, 1, 2, 1, 1)
+        assert inputs.psf.shape == (3, 1, 8, 1, 1)
+        assert inputs.present.shape == (3, 1)
+        assert inputs.present.all()
         assert inputs.log_density.shape == (3, 1, 1, 1)
         assert inputs.log_flux_floor.shape == (3, 1, 1, 1)
 
     def test_units_of_the_noise(self, batch):
         inputs = EncoderInputs.from_batch(batch)
         noise = batch.bkg_error[:, None, None]
-        assert_allclose(inputs.image * noise + 865, batch.data, rtol=1e-5)
+        assert_allclose(inputs.image[:, 0] * noise + 865, batch.data, rtol=1e-5)
         floor = inputs.log_flux_floor.exp().flatten() * batch.bkg_error
         assert_allclose(floor, batch.flux_min, rtol=1e-5)
         electrons = inputs.log_noise.exp().flatten()
@@ -69,14 +71,14 @@ class TestConditions:
     def test_finite_and_of_unit_size(self, draw):
         inputs, _ = draw(40, shape=(8, 8), density=(3e-5, 0.013))
         conditions = inputs.conditions()
-        assert conditions.shape[:2] == (40, N_CONDITIONS)
+        assert conditions.shape[:3] == (40, 1, N_CONDITIONS)
         assert torch.isfinite(conditions).all()
         assert conditions.abs().max() < 10
 
     def test_maps(self, batch):
         inputs = EncoderInputs.from_batch(batch)
-        inputs.psf = inputs.psf.expand(-1, -1, 5, 6)
-        assert inputs.conditions().shape == (3, N_CONDITIONS, 5, 6)
+        inputs.psf = inputs.psf.expand(-1, -1, -1, 5, 6)
+        assert inputs.conditions().shape == (3, 1, N_CONDITIONS, 5, 6)
 
     def test_noise_excess(self, batch):
         inputs = EncoderInputs.from_batch(batch)
@@ -87,7 +89,7 @@ class TestConditions:
         inputs = EncoderInputs.from_batch(batch)
         tiles = tuple(torch.tensor(v) for v in ([0, 2], [3, 1], [2, 0]))
         assert_allclose(
-            inputs.at_tiles(inputs.psf, *tiles), batch.psf[[0, 2]], rtol=1e-6
+            inputs.at_tiles(inputs.psf, *tiles)[:, 0], batch.psf[[0, 2]], rtol=1e-6
         )
         value = torch.arange(3.0 * 5 * 6).reshape(3, 1, 5, 6)
         assert inputs.at_tiles(value, *tiles)[:, 0].tolist() == [20.0, 66.0]
@@ -97,9 +99,9 @@ class TestConcatenate:
     def test_is_the_batch(self, draw):
         parts = [draw(2, seed=seed, confined_fraction=0.0)[0] for seed in (1, 2)]
         both = EncoderInputs.concatenate(parts)
-        assert both.image.shape == (4, 16, 16)
+        assert both.image.shape == (4, 1, 16, 16)
         assert torch.equal(both.image[2:], parts[1].image)
-        assert both.psf.shape == (4, 8, 1, 1)
+        assert both.psf.shape == (4, 1, 8, 1, 1)
 
     def test_maps_and_constants(self):
         def batch(margin):
@@ -111,7 +113,7 @@ class TestConcatenate:
 
         both = EncoderInputs.concatenate([batch(0), batch(8)])
         assert both.log_density.shape == (4, 1, 7, 7)
-        assert both.log_noise.shape == (4, 1, 1, 1)
+        assert both.log_noise.shape == (4, 1, 1, 1, 1)
         assert_allclose(both.log_density[:2], math.log(3 / 1600), rtol=1e-5)
         assert (both.log_density[2:, :, 0] == EMPTY_LOG_DENSITY).all()
 

@@ -43,11 +43,11 @@ def inputs_of(image, psf, *, rho=0.0):
     n = len(image)
     one = torch.zeros(n, 1, 1, 1)
     return EncoderInputs(
-        image=image,
-        mask=torch.zeros_like(image, dtype=torch.bool),
-        log_noise=one + 3,
-        correlation=torch.full((n, 2, 1, 1), rho),
-        psf=psf,
+        image=image[:, None],
+        mask=torch.zeros_like(image, dtype=torch.bool)[:, None],
+        log_noise=one[:, None] + 3,
+        correlation=torch.full((n, 1, 2, 1, 1), rho),
+        psf=psf[:, None],
         log_density=one - 6,
         log_flux_floor=one + 3,
     )

@@ -19,8 +19,8 @@ def window(inputs, rows, columns):
     """
     return dataclasses.replace(
         inputs,
-        image=inputs.image[:, rows, columns],
-        mask=inputs.mask[:, rows, columns],
+        image=inputs.image[..., rows, columns],
+        mask=inputs.mask[..., rows, columns],
     )
 
 
@@ -65,7 +65,7 @@ class TestSizes:
         inputs = scene((16, 16))
         masked = window(inputs, slice(None), slice(None))
         masked.image, masked.mask = inputs.image.clone(), inputs.mask.clone()
-        masked.image[:, 15:], masked.mask[:, 15:] = 0, True
+        masked.image[..., 15:, :], masked.mask[..., 15:, :] = 0, True
         small = window(inputs, slice(0, 15), slice(None))
         assert_allclose(encoder.features(masked), encoder.features(small), atol=1e-6)
 
@@ -92,7 +92,7 @@ class TestLocality:
         before = encoder.features(inputs)
         changed = window(inputs, slice(None), slice(None))
         changed.image = inputs.image.clone()
-        changed.image[0, 40, 40] += 1e4
+        changed.image[..., 40, 40] += 1e4
         difference = (encoder.features(changed) - before).abs().amax((0, 1))
         rows, columns = difference.nonzero(as_tuple=True)
         assert len(rows) > 1

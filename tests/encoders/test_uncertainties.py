@@ -219,13 +219,13 @@ def test_trails_cross_the_image():
 def test_uncertainties_are_zero_at_their_usual_values(scenes):
     _stream, drawn = scenes
     inputs = EncoderInputs.from_batch(drawn)
-    assert inputs.uncertainties().shape == (16, 6, 1, 1)
+    assert inputs.uncertainties().shape == (16, 1, 6, 1, 1)
     plain = dataclasses.replace(
         inputs, psf_error=None, background_error=None, asymmetry=None
     )
     assert not plain.uncertainties().any()
     usual = drawn.psf_error == 0.01
-    assert not inputs.uncertainties()[usual, 0].any()
+    assert not inputs.uncertainties()[usual, :, 0].any()
 
 
 def test_wings_are_clipped():
@@ -235,15 +235,15 @@ def test_wings_are_clipped():
 
     def conditions(limits):
         inputs = EncoderInputs(
-            image=torch.zeros(1, 8, 8),
-            mask=torch.zeros(1, 8, 8, dtype=torch.bool),
-            log_noise=torch.zeros(1, 1, 1, 1),
-            correlation=torch.zeros(1, 2, 1, 1),
-            psf=psf[:, :, None, None],
+            image=torch.zeros(1, 1, 8, 8),
+            mask=torch.zeros(1, 1, 8, 8, dtype=torch.bool),
+            log_noise=torch.zeros(1, 1, 1, 1, 1),
+            correlation=torch.zeros(1, 1, 2, 1, 1),
+            psf=psf[:, None, :, None, None],
             log_density=torch.zeros(1, 1, 1, 1),
             log_flux_floor=torch.zeros(1, 1, 1, 1),
         )
-        return inputs.conditions(psf_range=limits)[0, 3:11, 0, 0]
+        return inputs.conditions(psf_range=limits)[0, 0, 3:11, 0, 0]
 
     assert conditions(None)[2:6].min() == pytest.approx(-3.1)
     low, high = [-0.5] * 8, [0.5] * 8

@@ -163,7 +163,7 @@ def simulations():
         )
         inputs, truth = training_pair(images)
         out[name] = {
-            'image': inputs.image[:, ::16, ::16].double().numpy(),
+            'image': inputs.image[:, 0, ::16, ::16].double().numpy(),
             'n_sources': truth.count.sum((1, 2)).numpy(),
         }
     return _flat(out)

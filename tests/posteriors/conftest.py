@@ -79,8 +79,8 @@ def one_tile(tiny):
     A star of signal-to-noise ratio about 8 lies on it.
     """
     generator = torch.Generator().manual_seed(3)
-    image = torch.randn(1, 4, 4, generator=generator)
-    image[0, 1:3, 1:3] += 3.0
+    image = torch.randn(1, 1, 4, 4, generator=generator)
+    image[..., 1:3, 1:3] += 3.0
     psf = torch.tensor([1.3, 2.6, 0.05, 2.5, 0.01, 3.2, 0.0, 0.0])
 
     def constant(*values):
@@ -88,10 +88,10 @@ def one_tile(tiny):
 
     inputs = EncoderInputs(
         image=image,
-        mask=torch.zeros(1, 4, 4, dtype=torch.bool),
-        log_noise=constant(4.0),
-        correlation=constant(0.1, 0.2),
-        psf=constant(*psf.tolist()),
+        mask=torch.zeros(1, 1, 4, 4, dtype=torch.bool),
+        log_noise=constant(4.0)[:, None],
+        correlation=constant(0.1, 0.2)[:, None],
+        psf=constant(*psf.tolist())[:, None],
         log_density=constant(-4.0),
         log_flux_floor=constant(2.5),
     )

@@ -196,13 +196,13 @@ def exposure_of(x, y, flux, *, seed=1, size=40):
     def constant(*values):
         return torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
 
-    image = torch.as_tensor(data, dtype=torch.float32)[None]
+    image = torch.as_tensor(data, dtype=torch.float32)[None, None]
     return EncoderInputs(
         image=image,
         mask=torch.zeros_like(image, dtype=torch.bool),
-        log_noise=constant(np.log(np.sqrt(865))),
-        correlation=constant(0.0, 0.0),
-        psf=constant(*DEFAULT_SHAPE),
+        log_noise=constant(np.log(np.sqrt(865)))[:, None],
+        correlation=constant(0.0, 0.0)[:, None],
+        psf=constant(*DEFAULT_SHAPE)[:, None],
         log_density=constant(np.log(3 / 1600)),
         log_flux_floor=constant(np.log(622 / np.sqrt(865))),
     )
@@ -328,7 +328,7 @@ def test_position_errors_under_interpolated_noise(u):
 
 
 def test_cut_outs_are_squares_of_the_padded_image(generator):
-    image = torch.randn(2, 21, 33, generator=generator)
+    image = torch.randn(2, 3, 21, 33, generator=generator)
     inputs = types.SimpleNamespace(image=image, mask=image > 2)
     pixels = Pixels(inputs, TileGrid((21, 33), 4), 6)
     images = torch.tensor([0, 1, 1, 0])
@@ -339,4 +339,5 @@ def test_cut_outs_are_squares_of_the_padded_image(generator):
         index = pixels.index(images, cx, cy, radius)
         for part in (pixels.image, pixels.good):
             found = pixels.cut(part, images, cx, cy, radius)
-            assert torch.equal(found, part.flatten()[index])
+            for band in range(3):
+                assert torch.equal(found[:, band], part[:, band].flatten()[index])

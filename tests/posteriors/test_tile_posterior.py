@@ -335,7 +335,7 @@ class TestImagesOfAnySize:
                 head_width=8, n_components=2, patch_radius=2,
             )
         )  # fmt: skip
-        image = torch.randn(2, *shape, generator=generator)
+        image = torch.randn(2, 1, *shape, generator=generator)
 
         def constant(*values):
             return torch.tensor(values).reshape(1, -1, 1, 1).expand(2, -1, 1, 1)
@@ -343,9 +343,9 @@ class TestImagesOfAnySize:
         inputs = EncoderInputs(
             image,
             torch.zeros_like(image, dtype=torch.bool),
-            constant(4.0),
-            constant(0.0, 0.0),
-            constant(1.3, 2.6, 0.05, 2.5, 0.01, 3.2, 0.0, 0.0),
+            constant(4.0)[:, None],
+            constant(0.0, 0.0)[:, None],
+            constant(1.3, 2.6, 0.05, 2.5, 0.01, 3.2, 0.0, 0.0)[:, None],
             constant(-4.0),
             constant(3.0),
         )
@@ -364,7 +364,7 @@ class TestImagesOfAnySize:
         A saturated star, and an image that is masked all over.
         """
         inputs = tiny.inputs
-        inputs.image[0, 4:9, 4:9] = 1e6
+        inputs.image[0, :, 4:9, 4:9] = 1e6
         inputs.image[1], inputs.mask[1] = 0.0, True
         posterior = tiny.encoder(inputs)
         draws = posterior.sample(generator=torch.Generator().manual_seed(1))
@@ -425,7 +425,7 @@ def test_sweep_by_bands(tiny, monkeypatch, shape):
     """
     ny, nx = (4 * n for n in shape)
     image, mask = (
-        value.repeat(1, 3, 3)[:, :ny, :nx]
+        value.repeat(1, 1, 3, 3)[..., :ny, :nx]
         for value in (tiny.inputs.image, tiny.inputs.mask)
     )
     inputs = dataclasses.replace(tiny.inputs, image=image, mask=mask)

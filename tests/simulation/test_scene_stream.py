@@ -91,7 +91,7 @@ def test_the_sky_may_be_off():
         SKY, star_scale=(1e-6, 1e-6), galaxy_scale=(1e-6,) * 2, sky_error=0.2
     )
     _stream, scenes = draw(config, 200)
-    level = EncoderInputs.from_batch(scenes).image.mean((1, 2))
+    level = EncoderInputs.from_batch(scenes).image.mean((2, 3))
     # Of a size that is (2 u^2) 0.2 with uniform u: its mean square is 0.2^2 4 / 5.
     assert 0.6 < float(level.square().mean()) / (0.2**2 * 0.8) < 1.7
     assert not bool(EncoderInputs.from_batch(scenes).mask.any())
@@ -107,7 +107,7 @@ def test_coadds_state_their_noise():
     _stream, scenes = draw(config, 48)
     image = EncoderInputs.from_batch(scenes).image
     assert abs(float(image.var()) - 1) < 0.03
-    for axis, rho in ((2, scenes.correlation[:, 0]), (1, scenes.correlation[:, 1])):
+    for axis, rho in ((3, scenes.correlation[:, 0]), (2, scenes.correlation[:, 1])):
         n = image.shape[axis]
         near = image.narrow(axis, 1, n - 1) * image.narrow(axis, 0, n - 1)
         assert abs(float(near.mean()) - float(rho.mean())) < 0.02
