@@ -8,7 +8,6 @@ import time
 import numpy as np
 
 from ._files import (
-    UsageError,
     check_paths,
     count_text,
     print_table,
@@ -177,20 +176,15 @@ def run_completeness(options):
 
     image, _, keywords = _read(options, 'table')
     status(options, 'injecting sources')
-    try:
-        result = completeness(
-            image,
-            BlissFinder(options.threshold, **keywords),
-            magnitudes=options.magnitudes,
-            types=options.types,
-            n_sources=options.sources,
-            rng=options.seed,
-            progress_bar=shows_progress(options),
-        )
-    except ValueError as error:
-        if 'zero_point' not in str(error):
-            raise
-        raise UsageError(str(error).replace('zero_point', '--zero-point')) from error
+    result = completeness(
+        image,
+        BlissFinder(options.threshold, **keywords),
+        magnitudes=options.magnitudes,
+        types=options.types,
+        n_sources=options.sources,
+        rng=options.seed,
+        progress_bar=shows_progress(options),
+    )
     names = ('n', 'recall', 'n_masked', 'n_blended', 'bias', 'scatter', 'accuracy')
     kind = 'mag' if 'mag_low' in result.table.colnames else 'flux'
     print_table(result.table['type', f'{kind}_low', f'{kind}_high', *names])

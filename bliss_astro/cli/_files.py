@@ -37,8 +37,6 @@ _ENDINGS = {
     'image': ('.fits', '.fits.gz', '.fit', '.fit.gz'),
     'recipe': ('.toml',),
 }
-# Words of a function, and of the program.
-_OVERWRITE = 'pass overwrite=True to replace', '--overwrite replaces'
 
 
 class UsageError(Exception):
@@ -150,7 +148,7 @@ def check_outputs(outputs, *, overwrite, inputs=()):
             with tempfile.NamedTemporaryFile(prefix='.tmp-', dir=place.parent):
                 pass
         except OSError as error:
-            reason = (error.strerror or str(error)).replace(*_OVERWRITE)
+            reason = error.strerror or error
             raise type(error)(f'{named} cannot be written: {reason}') from error
 
 

@@ -222,7 +222,7 @@ _POSITIONS = ('image', 'images', 'catalog', 'truth', 'config', 'card')
 
 # Options of an image by group; those with a slash exclude one another.
 _IMAGE_GROUPS = {
-    'properties of the image': 'psf fwhm background extension mask noise/rms/weight '
+    'properties of the image': 'psf/fwhm background extension mask noise/rms/weight '
     'gain saturation zero_point',
     'files of SDSS': 'band fpm tsfield photofield',
 }
@@ -308,9 +308,6 @@ def read_image_file(options):
     for argument, names in _IMAGE_ARGUMENTS.items():
         values = [getattr(options, name) for name in names]
         given[argument] = next((value for value in values if value is not None), None)
-    if given['psf'] is not None and given['fwhm'] is not None:
-        msg = '--psf and --fwhm do not go together'
-        raise UsageError(msg)
     try:
         exposure, file_format = open_exposure(options.image, **given)
     except GivenTwiceError as error:
@@ -363,8 +360,9 @@ def name_options(text, options):
     any_name = '|'.join(sorted(known, key=len, reverse=True))
     in_a_shell = 'a file, FILE[EXT] or an extension of IMAGE'
     for pattern, new in (
-        # As a keyword: psf='file'.
+        # As keywords: psf='file', overwrite=True.
         (rf"(?<![\w'])({any_name})='([^']*)'", lambda m: f'{known[m[1]]} {m[2]}'),
+        (rf'\b({any_name})=True', lambda m: known[m[1]]),
         (r'(?:a number, )?an array or a file(?=;)', in_a_shell),
         # As the subject, and after "give".
         (rf'^({any_name})(?=:| must)', lambda m: known[m[1]]),

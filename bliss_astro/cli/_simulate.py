@@ -82,11 +82,9 @@ def run_demo(options):
     begun = time.perf_counter()
     folder = Path(options.output)
     paths = {kind: folder / name for kind, name in _FILES.items()}
-    if folder.is_dir():
-        named = {str(path): path for path in paths.values()}
-        check_outputs(named, overwrite=options.overwrite)
-    elif folder.exists():
-        raise NotADirectoryError(f'{folder} is a file, not a folder')
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {str(path): path for path in paths.values()}
+    check_outputs(named, overwrite=options.overwrite)
     ny, nx = _SHAPE
     text = f'simulating {_N_EXPOSURES} exposures of {nx} x {ny} px and their coadd'
     status(options, text)
@@ -95,7 +93,6 @@ def run_demo(options):
     status(options, 'detecting with the encoder "stars"')
     catalog = detect_sources(exposure, encoder='stars')
     evaluation = Evaluation(catalog, truth, radius=1.0)
-    folder.mkdir(parents=True, exist_ok=True)
     catalog.write(paths['catalogue'], overwrite=options.overwrite)
     write_simulated(exposure, truth, paths['image'], overwrite=options.overwrite)
     write_picture(

@@ -36,9 +36,6 @@ def run_recipe(options):
     if options.stack and len(options.images) < 2:
         msg = '--stack needs two images or more'
         raise UsageError(msg)
-    if options.stack and options.n_exposures is not None:
-        msg = '--stack counts the images itself: leave out --n-exposures'
-        raise UsageError(msg)
     check_paths(options, 'recipe')
 
     from bliss_astro._arguments import choose_device
@@ -175,16 +172,8 @@ def run_train(options):
     name = options.name or path.stem
     output = Path(options.output or path.stem)
     checkpoint, weights = output / 'checkpoint.pt', output / f'{name}.safetensors'
-    if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f'{output} is a file, not a folder')
     if not checkpoint.exists() and options.resume:
         status(options, f'no checkpoint in {output}: starting from scratch')
-    for found in (checkpoint, weights):
-        if found.exists() and not (options.resume or options.overwrite):
-            msg = (
-                f'{found} exists; --resume continues that run, --overwrite replaces it'
-            )
-            raise FileExistsError(msg)
     status(options, f'training {name!r} on {device} for {configs[2].n_steps} steps')
     if not is_terminal(sys.stderr):
         # In a log file, a line now and then is enough.
@@ -269,7 +258,7 @@ def _resume_command(options, output):
 COMMANDS = {
     'recipe': (
         run_recipe,
-        'images stack n_exposures',
+        'images stack/n_exposures',
         'output:recipe always n_steps device no_timing overwrite quiet',
     ),
     'train': (

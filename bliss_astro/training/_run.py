@@ -305,16 +305,19 @@ def train(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, work='training'):
-        checkpoint = output / 'checkpoint.pt'
-        if checkpoint.exists() and not (resume or overwrite):
-            msg = f'{output} holds a training run: pass resume=True or overwrite=True'
+        checkpoint, weights = output / 'checkpoint.pt', output / f'{name}.safetensors'
+        if not (resume or overwrite) and (checkpoint.exists() or weights.exists()):
+            msg = (
+                f'{output} holds a training run: resume=True continues it, '
+                'overwrite=True replaces it'
+            )
             raise FileExistsError(msg)
         trainer = kind(configs, device=device)
         if resume and checkpoint.exists():
             trainer.load(checkpoint)
         _run(trainer, output, checkpoint, max_minutes, progress_bar)
         model = trainer.result(name)
-        model.save(output / f'{name}.safetensors', overwrite=True)
+        model.save(weights, overwrite=True)
     return model
 
 
