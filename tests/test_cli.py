@@ -651,7 +651,7 @@ def test_train_resume_and_use(tmp_path, simulated, capsys, monkeypatch):
     assert 'of 6' in out
     assert 'to continue: bliss-astro train' in err
     assert main(['train', str(config)]) == 1
-    assert '--resume continues it' in last_error(capsys)
+    assert 'pass --resume or --overwrite' in last_error(capsys)
     assert main(['train', str(config), '--resume', '-q']) == 0
     assert 'steps            6 of 6' in capsys.readouterr().out
     weights = tmp_path / 'tiny' / 'tiny.safetensors'

@@ -307,10 +307,7 @@ def train(
     with lock_folder(output, work='training'):
         checkpoint, weights = output / 'checkpoint.pt', output / f'{name}.safetensors'
         if not (resume or overwrite) and (checkpoint.exists() or weights.exists()):
-            msg = (
-                f'{output} holds a training run: resume=True continues it, '
-                'overwrite=True replaces it'
-            )
+            msg = f'{output} holds a training run: pass resume=True or overwrite=True'
             raise FileExistsError(msg)
         trainer = kind(configs, device=device)
         if resume and checkpoint.exists():
