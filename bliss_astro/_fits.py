@@ -5,6 +5,7 @@ FITS files: opening with checks of damage, cards, names, WCS.
 
 import bz2
 import contextlib
+import functools
 import gzip
 import io
 import itertools
@@ -200,37 +201,42 @@ def _bunzip(content):
     with use_threads():
         if n_workers() > 1:
             with contextlib.suppress(OSError, ValueError):
-                return b''.join(map_threads(bz2.decompress, _bz2_blocks(content)))
+                decompress = functools.partial(_decompress_block, content)
+                return b''.join(map_threads(decompress, _bz2_blocks(content)))
     # One thread; several streams in one file; or damage.
     return bz2.decompress(content)
 
 
 def _bz2_blocks(content):
-    """Each block of a bzip2 stream as one of its own, or `ValueError`."""
-    ends = [*_find_bits(content, _BZ2_BLOCK), *_find_bits(content, _BZ2_END)]
-    left = 8 * len(content) - max(ends, default=0) - 80
-    if ends != sorted(ends) or not 0 <= left < 8:
-        msg = 'not one stream of bzip2'
-        raise ValueError(msg)
-    blocks, total = [], 0
-    for first, stop in itertools.pairwise(ends):
-        block = _bits(content, first, stop)
-        crc = _bits(content, first + 48, first + 80)
+    """First and last bit of each block of a bzip2 stream, or `ValueError`."""
+    n = 8 * len(content)
+    places = _find_bits(content, _BZ2_BLOCK)
+    places += [k for k in range(n - 87, n - 79) if _bits(content, k, 48) == _BZ2_END]
+    spans, total = list(itertools.pairwise(places)), 0
+    for first, _ in spans:
+        crc = _bits(content, first + 48, 32)
         total = ((total << 1 | total >> 31) & 0xFFFFFFFF) ^ crc
-        # The sum of a stream of one block is that of the block.
-        stream = block << 80 | _BZ2_END << 32 | crc
-        n_bytes, fill = -(-(stop - first + 80) // 8), -(stop - first + 80) % 8
-        blocks.append(content[:4] + (stream << fill).to_bytes(n_bytes, 'big'))
-    if total != _bits(content, ends[-1] + 48, ends[-1] + 80):
-        msg = 'the check sum differs'
+    stated = _bits(content, places[-1] + 48, 32) if places else None
+    if places != sorted(places) or total != stated:
+        msg = 'not one stream of bzip2 with its check sum'
         raise ValueError(msg)
-    return blocks
+    return spans
 
 
-def _bits(content, first, stop):
-    """Number of some bits of a file."""
-    number = int.from_bytes(content[first // 8 : -(-stop // 8)], 'big')
-    return number >> -stop % 8 & ((1 << stop - first) - 1)
+def _decompress_block(content, span):
+    """Decompress a block of a bzip2 stream as one of its own."""
+    first, stop = span
+    crc = _bits(content, first + 48, 32)
+    # The sum of a stream of one block is that of the block.
+    stream = _bits(content, first, stop - first) << 80 | _BZ2_END << 32 | crc
+    n_bytes, fill = -(-(stop - first + 80) // 8), -(stop - first + 80) % 8
+    return bz2.decompress(content[:4] + (stream << fill).to_bytes(n_bytes, 'big'))
+
+
+def _bits(content, first, n):
+    """Number of n bits of a file."""
+    number = int.from_bytes(content[first // 8 : -(-(first + n) // 8)], 'big')
+    return number >> -(first + n) % 8 & ((1 << n) - 1)
 
 
 def _find_bits(content, mark):
@@ -242,7 +248,7 @@ def _find_bits(content, mark):
         at = content.find(whole, 1)
         while at >= 0:
             first = 8 * (at - 1) + shift
-            if _bits(content, first, first + 48) == mark:
+            if _bits(content, first, 48) == mark:
                 places.append(first)
             at = content.find(whole, at + 1)
     return sorted(places)

@@ -29,6 +29,7 @@ class TestFrame:
         assert frame.data.dtype.isnative
         assert_allclose(frame.calibration, sdss_field.calibration, rtol=1e-6)
         assert_allclose(frame.sky(), sdss_field.sky(), rtol=1e-6)
+        assert_array_equal(frame.sky(slice(3, 9)), frame.sky()[3:9])
         assert_allclose(frame.counts(), sdss_field.counts, rtol=2e-6)
         assert frame.wcs.array_shape == frame.data.shape
         assert_allclose(frame.wcs.wcs_pix2world(40, 30, 0), (336.5, -0.9))

@@ -11,6 +11,7 @@ from astropy.io.fits import HDUList
 
 from bliss_astro._arguments import check_choice, require
 from bliss_astro._fits import file_name
+from bliss_astro._threads import map_threads, use_threads
 from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._noise import noise_of_residual
@@ -32,6 +33,8 @@ from ._psf import SDSSPSF
 
 # The converter of the camera counts to 2**16 - 1, soft bias included.
 _ADC_LIMIT = 65535.0
+# Rows of pixels that are worked on at once: few enough for a processor's cache.
+_ROWS = 64
 # The soft bias of files that do not state it, counts.
 _SOFT_BIAS = 1000.0
 # Reference pixel (x, y) of a whole frame, counted from 1.
@@ -135,16 +138,13 @@ def read_exposure(
     dead = ~(np.isfinite(scale) & (scale > 0))
     mask[:, dead] = True
     scale = np.where(dead, np.median(scale[~dead]), scale)
-    data, subtracted = image.data, np.float32(0)
-    if isinstance(image, Frame):
-        subtracted = image.sky()
-    else:
+    data = image.data
+    if not isinstance(image, Frame):
         data = data * scale.astype(np.float32)
     left, meta['background_source'] = _background(
         image, files, data, scale, mask | saturated, background
     )
-    counts = np.maximum(subtracted + left / scale, 0)
-    bkg_error = (scale * np.sqrt(counts / gain + dark_variance)).astype(np.float32)
+    bkg_error, saturation = _noise_and_saturation(image, scale, left, files)
     if noise == 'measure':
         meta['noise_ratio'] = _noise_ratio(data - left, bkg_error, mask | saturated)
         bkg_error *= np.float32(meta['noise_ratio'])
@@ -158,8 +158,7 @@ def read_exposure(
         psf=files.psf(),
         wcs=image.wcs,
         unit=u.nmgy,
-        saturation=(scale * files.saturation).astype(np.float32)
-        - np.broadcast_to(subtracted * scale.astype(np.float32), data.shape),
+        saturation=saturation,
         saturated=saturated,
         meta=meta,
     )
@@ -278,6 +277,24 @@ class _Files:
             )
             raise ValueError(msg)
         return found or (self.image.sky_level, 'SKY')
+
+
+def _noise_and_saturation(image, scale, left, files):
+    """Noise of the sky and level of saturation of each pixel, float32, in nmgy."""
+    gain, dark_variance = files.meta['gain'], files.meta['dark_variance']
+    noise, saturation = out = np.empty((2, *image.data.shape), np.float32)
+    left = np.broadcast_to(left, noise.shape)
+
+    def fill(rows):
+        subtracted = image.sky(rows) if isinstance(image, Frame) else np.float32(0)
+        counts = np.maximum(subtracted + left[rows] / scale, 0)
+        noise[rows] = scale * np.sqrt(counts / gain + dark_variance)
+        saturation[rows] = (scale * files.saturation).astype(np.float32)
+        saturation[rows] -= subtracted * scale.astype(np.float32)
+
+    with use_threads():
+        map_threads(fill, (slice(k, k + _ROWS) for k in range(0, len(noise), _ROWS)))
+    return out
 
 
 def _background(image, files, data, scale, bad, background):

@@ -62,9 +62,14 @@ class Frame(_Image):
         Row of the grid at each row of the image.
     """
 
-    def sky(self):
+    def sky(self, rows=slice(None)):
         """
         Interpolate the sky that was subtracted.
+
+        Parameters
+        ----------
+        rows : slice, optional
+            Rows of the image, by default all.
 
         Returns
         -------
@@ -72,8 +77,8 @@ class Frame(_Image):
             Counts per pixel, bilinear in the grid of the file and constant
             beyond its last nodes.
         """
-        rows = _interpolate_rows(self.sky_grid, self.sky_y)
-        return np.ascontiguousarray(_interpolate_rows(rows.T, self.sky_x).T)
+        grid = _interpolate(self.sky_grid, self.sky_y[rows], 0)
+        return _interpolate(grid, self.sky_x, 1)
 
     def counts(self):
         """
@@ -293,10 +298,11 @@ def _read_wcs(header, shape, source):
         return None
 
 
-def _interpolate_rows(grid, places):
-    """Interpolate linearly between the rows of a grid, constant beyond them."""
-    places = np.clip(places, 0, grid.shape[0] - 1)
-    lower = np.minimum(places.astype(int), max(grid.shape[0] - 2, 0))
-    upper = np.minimum(lower + 1, grid.shape[0] - 1)
-    weight = (places - lower).astype(grid.dtype)[:, np.newaxis]
-    return grid[lower] * (1 - weight) + grid[upper] * weight
+def _interpolate(grid, places, axis):
+    """Interpolate linearly along an axis of a grid, constant beyond its ends."""
+    last = grid.shape[axis] - 1
+    places = np.clip(places, 0, last)
+    lower = np.minimum(places.astype(int), max(last - 1, 0))
+    weight = (places - lower).astype(grid.dtype)[:, *[None] * (1 - axis)]
+    upper = grid.take(np.minimum(lower + 1, last), axis)
+    return grid.take(lower, axis) * (1 - weight) + upper * weight
