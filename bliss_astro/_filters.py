@@ -10,37 +10,55 @@ import torch
 
 from bliss_astro._threads import map_threads
 
-# Width of a band in pixels: smaller ones cost more calls, larger ones more products.
-_BAND = 64
+# Width of a band in pixels along y and x: smaller ones cost more calls, which are slow
+# along x, and larger ones more products.
+_BANDS = 16, 64
+# Rows that are filtered along both axes while a processor's cache has them.
+_ROWS = 256
 
 
 def smooth(image, sigma, *, reflect=True, truncate=4):
     """
-    Filter an image with a Gaussian of a standard deviation in pixels.
+    Filter images ``(..., ny, nx)`` with a Gaussian of a standard deviation in pixels.
 
-    As `scipy.ndimage.gaussian_filter`, in single precision and a third of its time on
-    large images. Beyond its edges the image is mirrored, or zero, and the filter ends
-    at some standard deviations.
+    As `scipy.ndimage.gaussian_filter` of each, in single precision and a third of its
+    time on large images. Beyond its edges an image is mirrored, or zero, and the filter
+    ends at some standard deviations.
     """
     image = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    half, whole = torch.empty_like(image), torch.empty_like(image)
+    whole = torch.empty_like(image)
     reach = int(truncate * sigma + 0.5)
-    rows, columns = (_bands(n, float(sigma), reach, reflect) for n in image.shape)
+    rows, columns = (
+        _bands(n, width, float(sigma), reach, reflect)
+        for n, width in zip(image.shape[-2:], _BANDS, strict=True)
+    )
 
-    def along_y(own, near, weights):
-        torch.mm(weights, image[near], out=half[own])
+    def fill(some):
+        own = slice(some[0][0].start, some[-1][0].stop)
+        half = torch.empty_like(image[..., own, :])
+        for place, near, weights in some:
+            part = half[..., place.start - own.start : place.stop - own.start, :]
+            torch.matmul(weights, image[..., near, :], out=part)
+        for place, near, weights in columns:
+            whole[..., own, place] = half[..., near] @ weights.T
 
-    def along_x(own, near, weights):
-        whole[:, own] = half[:, near] @ weights.T
-
-    map_threads(lambda band: along_y(*band), rows)
-    map_threads(lambda band: along_x(*band), columns)
+    step = _ROWS // _BANDS[0]
+    map_threads(fill, [rows[k : k + step] for k in range(0, len(rows), step)])
     return whole.numpy()
+
+
+def row_blocks(n, halo, size=_ROWS):
+    """Slices of n rows in blocks, each with rows around, within those, and alone."""
+    for first in range(0, n, size):
+        own = slice(first, min(first + size, n))
+        wide = slice(max(first - halo, 0), min(own.stop + halo, n))
+        yield wide, slice(first - wide.start, own.stop - wide.start), own
 
 
 def local_maxima(image, threshold, reach):
     """Rows and columns of pixels above a threshold, and no lower than any in reach."""
-    rows, columns = np.nonzero(image > threshold)
+    # Which is three times as fast as `numpy.nonzero` of two dimensions.
+    rows, columns = np.divmod(np.flatnonzero(image > threshold), image.shape[1])
     # Next to them most that are no maxima have a higher one.
     for near in sorted({1, reach}):
         dy, dx = np.indices(2 * (2 * near + 1,)).reshape(2, -1) - near
@@ -58,21 +76,21 @@ def sums_of_cells(values, starts):
     return np.add.reduceat(sums, starts[0], axis=0)
 
 
-def spread_cells(values, starts, shape):
-    """Values ``(rows, columns)`` of such cells at each pixel of an image."""
+def spread_cells(values, starts, shape, chosen=slice(None)):
+    """Values ``(rows, columns)`` of such cells at each pixel of an image's rows."""
     rows, columns = (np.diff([*k, n]) for k, n in zip(starts, shape, strict=True))
     # Rows last, whose copies are contiguous.
-    return values.repeat(columns, 1).repeat(rows, 0)
+    return values.repeat(columns, 1)[np.arange(len(values)).repeat(rows)[chosen]]
 
 
 # Images of one PSF share them: each takes some kilobytes.
 @functools.lru_cache(64)
-def _bands(n, sigma, reach, reflect):
+def _bands(n, width, sigma, reach, reflect):
     """Pieces of a line of n pixels, the pixels around each, and their weights."""
     known, bands = {}, []
     taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma))
     taps = (taps / taps.sum()).astype(np.float32)
-    size = n if n <= 2 * _BAND else _BAND
+    size = n if n <= 2 * _BANDS[1] else width
     for first in range(0, n, size):
         last = min(first + size, n)
         low, high = max(first - reach, 0), min(last + reach, n)

@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.special import ndtr
 
 from bliss_astro._arguments import two_digits
+from bliss_astro._threads import map_threads
 from bliss_astro.units import FWHM_PER_SIGMA, MEDIAN_ERROR
 
 from ._residuals import (
@@ -94,10 +95,16 @@ _CLAUSES['rows'] = _CLAUSES['columns'] = (
 def sky_levels(ratio, good):
     """Medians of cells of an image, NaN where few pixels are good; side of a cell."""
     side = _CELL if min(ratio.shape) >= 4 * _CELL else max(2, _CELL // 2)
-    ny, nx = (n // side * side for n in ratio.shape)
-    cells = np.where(good, ratio, np.nan)[:ny, :nx]
-    cells = cells.reshape(ny // side, side, nx // side, side).swapaxes(1, 2)
-    return _medians(cells.reshape(*cells.shape[:2], side**2)), side
+    n_rows, n_columns = (n // side for n in ratio.shape)
+    levels = np.empty((n_rows, n_columns), dtype=ratio.dtype)
+
+    def fill(row):
+        at = slice(row * side, (row + 1) * side), slice(n_columns * side)
+        cells = np.where(good[at], ratio[at], np.nan).reshape(side, n_columns, side)
+        levels[row] = _medians(cells.swapaxes(0, 1).reshape(n_columns, side**2))
+
+    map_threads(fill, range(n_rows))
+    return levels, side
 
 
 def _medians(values):

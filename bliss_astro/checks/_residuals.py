@@ -15,7 +15,8 @@ import torch
 from scipy.special import gammaincc, ndtr, ndtri
 
 from bliss_astro._arguments import must
-from bliss_astro._filters import local_maxima, smooth
+from bliss_astro._filters import local_maxima, row_blocks, smooth
+from bliss_astro._threads import map_threads
 
 LIMIT = 0.01 / 8
 """Largest p-value of a fault: an image without any gets a finding in 1 % of the cases,
@@ -27,10 +28,9 @@ PSF_WIDTH = 0.015
 # Model errors of this share of the light make a pixel count less in
 # `variance_parts`, and the fewest bright pixels that constrain model errors.
 _MODEL_ERROR, _BRIGHT_PIXELS = 0.03, 40
+_MAPS = 'background', 'bkg_error', 'effective_gain'
 # Pixels with a smaller share of sources in their variance are empty.
 _NO_LIGHT = 1e-3
-# Rows that are worked on in double precision at once.
-_ROWS = 256
 
 
 def normal_p_value(sigmas):
@@ -65,21 +65,25 @@ class Residuals:
     error : float32 `~numpy.ndarray`, shape (ny, nx)
         That noise, sources included, in data units.
 
-    sky_share : float32 `~numpy.ndarray`, shape (ny, nx)
-        Share of the sky in the pixel's variance.
-
     good : bool `~numpy.ndarray`, shape (ny, nx)
         `False` in bad pixels.
 
+    sky_error : float `~numpy.ndarray`, shape (ny, nx)
+        The noise of the sky alone, in ``unit``.
+
     kernel : float `~numpy.ndarray`
         Correlation of the noise by lag, odd and square.
+
+    unit : float
+        Unit of the data.
     """
 
     ratio: np.ndarray
     error: np.ndarray
-    sky_share: np.ndarray
     good: np.ndarray
+    sky_error: np.ndarray
     kernel: np.ndarray
+    unit: float = 1.0
 
     @classmethod
     def of(cls, exposure, model, kernel, *, unit=1.0, smoothing=None):
@@ -89,27 +93,38 @@ class Residuals:
         With ``smoothing``, a standard deviation in pixels, the noise is that of the
         smoothed image where this is brighter than the model.
         """
-        signal, error, share = np.empty((3, *exposure.shape), dtype=np.float32)
-        good, maps = ~exposure.mask, exposure.maps()
-        pieces = [slice(k, k + _ROWS) for k in range(0, len(signal), _ROWS)]
-        for rows in pieces:
-            sky = maps['background'][rows]
-            signal[rows] = np.subtract(exposure.data[rows], sky, dtype=float) / unit
-        signal[exposure.mask] = 0
-        light = np.maximum(model, 0)
-        if smoothing is not None:
-            light = np.maximum(light, smooth(signal, smoothing))
-        for rows in pieces:
-            sky = np.square((maps['bkg_error'][rows] / unit).astype(np.float32))
-            gain = (maps['effective_gain'][rows] * unit).astype(np.float32)
-            variance = sky + light[rows] / gain
-            share[rows] = sky / variance
-            error[rows] = np.sqrt(variance)
-        ratio = signal
-        ratio -= model
-        ratio /= error
-        ratio[exposure.mask] = 0
-        return cls(ratio, error, share, good, kernel)
+        ratio, error = np.empty((2, *exposure.shape), dtype=np.float32)
+        bad, maps = exposure.mask, exposure.maps()
+        sky, noise, gain = (maps[name] for name in _MAPS)
+        halo = 0 if smoothing is None else int(4 * smoothing + 1)
+
+        def fill(block):
+            wide, inner, own = block
+            signal = np.subtract(exposure.data[wide], sky[wide], dtype=float) / unit
+            signal = np.where(bad[wide], 0, signal).astype(np.float32)
+            light = np.maximum(model[own], 0)
+            if smoothing is not None:
+                light = np.maximum(light, smooth(signal, smoothing)[inner])
+            light /= (gain[own] * unit).astype(np.float32)
+            light += np.square((noise[own] / unit).astype(np.float32))
+            np.sqrt(light, out=error[own])
+            np.divide(signal[inner] - model[own], error[own], out=ratio[own])
+            ratio[own][bad[own]] = 0
+
+        map_threads(fill, row_blocks(len(bad), halo))
+        return cls(ratio, error, ~bad, noise, kernel, unit)
+
+    @property
+    def sky_share(self):
+        """Share of the sky in the pixel's variance, float32 ``(ny, nx)``."""
+        sky = (self.sky_error / self.unit).astype(np.float32)
+        return np.square(sky / self.error)
+
+    def select_rows(self, rows):
+        """Some rows (slice) of the image."""
+        names = 'ratio', 'error', 'good', 'sky_error'
+        own = {name: getattr(self, name)[rows] for name in names}
+        return dataclasses.replace(self, **own)
 
     @property
     def shape(self):
@@ -219,13 +234,15 @@ class MatchedFilter:
         self.inverse = good / np.square(residuals.error)
         weight = smooth(self.inverse, sigma / np.sqrt(2), reflect=False)
         least = 1e-6 * max(float(weight.max()), 1e-30)
-        self.weight = np.maximum(weight, least) / (4 * np.pi * sigma**2)
-        self.error = scale * np.sqrt(residuals.gaussian_excess(sigma) / self.weight)
+        self.weight = np.maximum(weight, least, out=weight)
+        self.weight /= 4 * np.pi * sigma**2
+        self.error = np.sqrt(residuals.gaussian_excess(sigma) / self.weight)
+        self.error *= scale
         self.seen = smooth(good, sigma, reflect=False) > 0.5
 
-    def __call__(self, image):
-        """Flux at each pixel of an image, in its unit."""
-        return smooth(image * self.inverse, self.sigma, reflect=False) / self.weight
+    def __call__(self, images):
+        """Flux at each pixel of images ``(..., ny, nx)``, in their unit."""
+        return smooth(images * self.inverse, self.sigma, reflect=False) / self.weight
 
 
 def local_peaks(snr, threshold, fwhm):
@@ -249,11 +266,12 @@ def variance_parts(residuals, model):
     """
     excess = residuals.excess_of_squares
     # Pixels of empty sky, nearly all there are, are alike: one row stands for them.
-    empty = residuals.good & (residuals.sky_share > 1 - _NO_LIGHT)
+    share = residuals.sky_share
+    empty = residuals.good & (share > 1 - _NO_LIGHT)
     use = residuals.good & ~empty
     n_empty = np.count_nonzero(empty)
     mean = np.sum(np.square(residuals.ratio[empty]), dtype=float) / max(n_empty, 1)
-    share = np.append(residuals.sky_share[use].astype(float), 1.0)
+    share = np.append(share[use].astype(float), 1.0)
     power = np.append(np.square(model[use].astype(float) / residuals.error[use]), 0.0)
     square = np.append(np.square(residuals.ratio[use].astype(float)), mean)
     number = np.append(np.ones(len(share) - 1), n_empty)

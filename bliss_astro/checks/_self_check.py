@@ -15,7 +15,8 @@ from scipy.ndimage import distance_transform_edt, find_objects, label
 from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import two_digits
-from bliss_astro._filters import smooth, spread_cells
+from bliss_astro._filters import row_blocks, smooth, spread_cells
+from bliss_astro._threads import map_threads
 from bliss_astro.catalog._rendering import scale_of, sources_of
 from bliss_astro.coadds._noise import input_kernel
 from bliss_astro.exposures._psf import central_psf
@@ -100,19 +101,16 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
     if _matter(blocks):
         where, lit = _spread(bad, ratio.shape), model > residuals.error
         blocks['cause'] = explain_residual(ratio, good, kernel, where=where, lit=lit)
-    sigma = fwhm / FWHM_PER_SIGMA
-    matched = MatchedFilter(residuals, sigma, _spread(scale, ratio.shape))
-    left, own = matched(ratio * residuals.error), matched(model)
     places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
     at = nearest_pixel(*places.T, ratio.shape)
-    snr, seen = (left[at] + own[at]) / matched.error[at], matched.seen[at]
+    snr, seen, peaks = _filtered(residuals, model, scale, at, fwhm)
     levels = sky_levels(ratio, good)[0]
     levels, sky = levels[np.isfinite(levels)], {}
     if len(levels):
         sky = {'level': float(np.median(levels)), 'spread': half_width(levels)}
     result = {
         'cosmic_rays': {'n': _count(cosmic_rays)},
-        'peaks': _peaks(model, matched, left, own, places, fwhm),
+        'peaks': _peaks(model, peaks, places, fwhm),
         'empty_rows': _empty_rows(catalog, snr, seen, places),
         'blocks': blocks,
         'sky': sky,
@@ -192,26 +190,56 @@ def _starts(shape, grid):
     return [-(-np.arange(k) * n // k) for n, k in zip(shape, grid, strict=True)]
 
 
-def _spread(values, shape):
-    """Values of blocks at each pixel."""
-    return spread_cells(values, _starts(shape, values.shape), shape)
+def _spread(values, shape, rows=slice(None)):
+    """Values of blocks at each pixel of some rows."""
+    return spread_cells(values, _starts(shape, values.shape), shape, rows)
 
 
 def _matter(blocks):
     return blocks['n_bad'] > max(1, _BLOCK_SHARE * blocks['n'])
 
 
-def _peaks(model, matched, left, own, places, fwhm):
+def _filtered(residuals, model, scale, at, fwhm):
+    """
+    Signal-to-noise ratio at some pixels, whether they are seen, and what stands out.
+
+    The latter are rows and columns of pixels, the flux of residual and model there, and
+    its error.
+    """
+    sigma, border = fwhm / FWHM_PER_SIGMA, math.ceil(fwhm)
+    snr, seen = np.zeros(len(at[0]), np.float32), np.zeros(len(at[0]), bool)
+
+    def search(block):
+        wide, inner, own = block
+        some = residuals.select_rows(wide)
+        matched = MatchedFilter(some, sigma, _spread(scale, residuals.shape, wide))
+        left, light = matched(np.stack([some.ratio * some.error, model[wide]]))
+        here = np.flatnonzero((at[0] >= own.start) & (at[0] < own.stop))
+        where = at[0][here] - wide.start, at[1][here]
+        snr[here] = (left[where] + light[where]) / matched.error[where]
+        seen[here] = matched.seen[where]
+        high = (left > _PEAK_SIGMAS * matched.error) & matched.seen
+        y, x = np.nonzero(high[inner, border:-border])
+        where = y + inner.start, x + border
+        values = (value[where] for value in (left, light, matched.error))
+        return y + own.start, x + border, *values
+
+    ny = len(model)
+    parts = map_threads(search, row_blocks(ny, int(4 * sigma + 1)))
+    peaks = np.concatenate([np.array(part, dtype=float) for part in parts], axis=1)
+    inside = (peaks[0] >= border) & (peaks[0] < ny - border)
+    return snr, seen, peaks[:, inside]
+
+
+def _peaks(model, peaks, places, fwhm):
     """Peaks of the residual that no row is near to."""
-    inner = np.zeros(left.shape, dtype=bool)
-    border = math.ceil(fwhm)
-    inner[border:-border, border:-border] = True
-    at = np.nonzero((left > _PEAK_SIGMAS * matched.error) & matched.seen & inner)
-    if len(at[0]) == 0:
+    *at, left, own, error = peaks
+    if len(left) == 0:
         return {'n': 0}
-    allowed = _MODEL_ERROR * own[at].clip(0) + _halo(model, fwhm, at)
-    snr = np.zeros_like(left)
-    snr[at] = (left[at] - allowed) / matched.error[at]
+    at = tuple(place.astype(int) for place in at)
+    allowed = _MODEL_ERROR * own.clip(0) + _halo(model, fwhm, at)
+    snr = np.zeros(model.shape, dtype=np.float32)
+    snr[at] = (left - allowed) / error
     y, x = local_peaks(snr, _PEAK_SIGMAS, fwhm)
     apart = cKDTree(places).query(np.column_stack([x, y]))[0]
     free = apart > max(_OWN_REACH * fwhm, _OWN_PIXELS)
@@ -232,12 +260,11 @@ def _peaks(model, matched, left, own, places, fwhm):
 def _halo(model, fwhm, at):
     """Flux that may be left over around the sources of a model, at some pixels."""
     step = max(1, int(0.8 * fwhm))
-    light = torch.from_numpy(model.clip(0))[None]
     # Sums over cells, those at the edges with nothing beyond.
     cells = torch.nn.functional.avg_pool2d(
-        light, step, ceil_mode=True, divisor_override=1
+        torch.from_numpy(model)[None], step, ceil_mode=True, divisor_override=1
     )
-    coarse, total = cells[0].numpy(), 0.0
+    coarse, total = cells[0].numpy().clip(0), 0.0
     for reach, share in _HALOS:
         sigma = reach * fwhm / FWHM_PER_SIGMA / step
         # Gaussians of unit height.

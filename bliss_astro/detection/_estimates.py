@@ -10,6 +10,7 @@ import numpy as np
 import scipy
 
 from bliss_astro._arguments import counted
+from bliss_astro._filters import row_blocks
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
@@ -103,9 +104,12 @@ def as_exposure(data, **given):
 
 def _without_impossible(exposure, estimated):
     """Mask pixels that no sky and no star can explain, and record it."""
+    strange = np.empty(exposure.shape, dtype=bool)
     with np.errstate(over='ignore', invalid='ignore'):
-        pull = (exposure.data - exposure.background) / exposure.bkg_error
-        strange = ((pull < _FAR_BELOW) | (pull > _FAR_ABOVE)) & ~exposure.mask
+        for rows, signal, maps in _row_blocks(exposure):
+            pull = signal / maps['bkg_error']
+            strange[rows] = (pull < _FAR_BELOW) | (pull > _FAR_ABOVE)
+    strange &= ~exposure.mask
     n_strange = np.count_nonzero(strange)
     if not n_strange:
         return exposure
@@ -181,42 +185,56 @@ def find_cosmic_rays(exposure, *, width=1.0):
     do not pass the optics and need not keep to that (van Dokkum 2001, PASP 113, 1420,
     uses the same contrast without a PSF).  Stars have ``width`` times that of the PSF.
     """
-    psf = central_psf(exposure).shape_vector
-    signal = exposure.data - exposure.background
-    maps = exposure.maps()
-    sky, gain = maps['bkg_error'], maps['effective_gain']
+    psf, bright = central_psf(exposure).shape_vector, []
     good, rays = ~exposure.mask, np.zeros(exposure.shape, dtype=bool)
-    bright = np.nonzero((signal > _PEAK * sky) & good)
+    for rows, signal, maps in _row_blocks(exposure):
+        high = (signal > _PEAK * maps['bkg_error']) & good[rows]
+        bright.append(np.flatnonzero(high) + rows.start * high.shape[1])
+    bright = np.divmod(np.concatenate(bright), rays.shape[1])
     if len(bright[0]):
-        rays[bright] = _lack(signal, sky, gain, good, bright, psf, width) > _LACK
+        rays[bright] = _lack(exposure, good, bright, psf, width) > _LACK
     if not rays.any():
         return rays
     # The fainter pixels of a track.
     good &= ~rays
-    beside = scipy.ndimage.binary_dilation(rays, np.ones((3, 3)))
-    beside = np.nonzero(beside & (signal > 3 * sky) & good)
-    rays[beside] = _lack(signal, sky, gain, good, beside, psf, width) > _LACK_BESIDE
+    beside = np.nonzero(scipy.ndimage.binary_dilation(rays, np.ones((3, 3))) & good)
+    signal, noise, _ = _at(exposure, *beside)
+    beside = tuple(place[signal > 3 * noise] for place in beside)
+    rays[beside] = _lack(exposure, good, beside, psf, width) > _LACK_BESIDE
     if np.count_nonzero(rays) > _RAY_SHARE * np.count_nonzero(~exposure.mask):
         return np.zeros_like(rays)
     return rays
 
 
-def _lack(signal, sky, gain, good, places, psf, width):
+def _row_blocks(exposure):
+    """Rows (slice) of an exposure, their signal above the sky, and their maps."""
+    maps = exposure.maps()
+    for _, _, rows in row_blocks(len(exposure.data), 0):
+        own = {name: value[rows] for name, value in maps.items()}
+        yield rows, exposure.data[rows] - own['background'], own
+
+
+def _at(exposure, y, x):
+    """Signal above the sky, its noise, and gain of pixels in double precision."""
+    names = 'background', 'bkg_error', 'effective_gain'
+    maps = exposure.maps()
+    sky, noise, gain = (maps[name][y, x].astype(float) for name in names)
+    return exposure.data[y, x] - sky, noise, gain
+
+
+def _lack(exposure, good, places, psf, width):
     """By how many sigma the neighbours of pixels (rows, columns) are too faint."""
     rows, columns = places
 
     def light(dy, dx):
         y, x = rows + dy, columns + dx
-        known = (y >= 0) & (y < signal.shape[0]) & (x >= 0) & (x < signal.shape[1])
+        known = (y >= 0) & (y < good.shape[0]) & (x >= 0) & (x < good.shape[1])
         y, x = y * known, x * known
         # There may be anything in bad pixels and beyond the edge.
-        return np.where(known & good[y, x], signal[y, x], np.inf).astype(float)
+        return np.where(known & good[y, x], _at(exposure, y, x)[0], np.inf)
 
-    own, variance = (
-        signal[rows, columns].astype(float),
-        sky[rows, columns].astype(float) ** 2,
-    )
-    photons = own.clip(0) / gain[rows, columns]
+    own, noise, gain = _at(exposure, rows, columns)
+    variance, photons = noise**2, own.clip(0) / gain
     # All at once, and without the checks of a model of astropy.
     y, x = np.array([(0, 0), *_PAIRS]).T / width
     heights = profile(squared_radius(x, y, *psf[6:]), psf)

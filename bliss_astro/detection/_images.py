@@ -235,9 +235,8 @@ def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
     ):
         if pixels.any():
             flags[scipy.ndimage.binary_dilation(pixels, iterations=reach)] |= int(flag)
-    edge = np.ones((ny, nx), dtype=bool)
-    edge[size : ny - size, size : nx - size] = False
-    flags[edge] |= int(CatalogFlag.NEAR_EDGE)
+    for edge in (flags[:size], flags[-size:], flags[:, :size], flags[:, -size:]):
+        edge |= int(CatalogFlag.NEAR_EDGE)
     flags[ny - ny % size :] |= int(CatalogFlag.PADDED)
     flags[:, nx - nx % size :] |= int(CatalogFlag.PADDED)
     return flags

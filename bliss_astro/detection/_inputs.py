@@ -21,6 +21,7 @@ import numpy as np
 import scipy
 import torch
 
+from bliss_astro._filters import row_blocks
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.exposures._psf import central_psf
@@ -108,7 +109,8 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     radius = float(middle.normalization_radius)
     psf, description = _psf_maps(exposure, grid, radius)
     correlation = np.array(exposure.noise_correlation, float)
-    image, asymmetry = match_psf(_pulls(exposure, bkg_error), exposure)
+    image = _pulls(exposure, bkg_error)
+    asymmetry = match_psf(image, exposure)
     area = np.exp(description[0, 1].double().numpy() + LOG_AREA)
     # The flux of signal-to-noise ratio 1, in the limit of faint sources.
     unit_flux = noise * np.sqrt(area * np.prod(1 + 2 * correlation))
@@ -250,69 +252,70 @@ def matching_kernel(image, model):
 
 def match_psf(image, exposure):
     """
-    Take off an image what its PSF has beside the analytic form.
+    Take off an image, in place, what its PSF has beside the analytic form.
 
-    Pixels are in units of their noise, 0 where bad. Returns the same array where
-    nothing had to be done; and the asymmetry of the PSF that is left, by cell ``(4,
-    rows, columns)``, or `None` without an image of the PSF.
+    Pixels are in units of their noise, 0 where bad. Returns the asymmetry of the PSF
+    that is left, by cell ``(4, rows, columns)``, or `None` without an image of the PSF.
     """
     access = exposure._psf_access
-    cells = [_cells(n, access.varies) for n in image.shape]
-    bright, out, left = _bright_part(image), image, []
-    for (bottom, top), (low, high) in itertools.product(*cells):
+    ends = [_cells(n, access.varies) for n in image.shape]
+    cells, left = [], []
+    for (bottom, top), (low, high) in itertools.product(*ends):
         pair = access.drawn_with_model((low + high) / 2, (bottom + top) / 2)
         if pair is None:
-            return image, None
+            return None
         kernel, asymmetry = _cell_kernel(*pair)
         left.append(asymmetry)
-        if kernel is None or not bright[bottom:top, low:high].any():
-            continue
-        out = image.copy() if out is image else out
-        for y, x, light in _convolved(bright[bottom:top, low:high], kernel):
-            # The light of a cell reaches beyond it.
-            first = bottom + y, low + x
-            y0, x0 = (max(place, 0) for place in first)
-            part = out[y0 : first[0] + len(light), x0 : first[1] + len(light)]
-            y, x = y0 - first[0], x0 - first[1]
+        if kernel is not None:
+            cells.append((kernel, bottom, top, low, high))
+    # Before any is changed: the light of a cell reaches beyond it.
+    rows, columns, values = _bright_pixels(image) if cells else ((), (), ())
+    for kernel, bottom, top, low, high in cells:
+        own = (rows >= bottom) & (rows < top) & (columns >= low) & (columns < high)
+        own = rows[own] - bottom, columns[own] - low, values[own]
+        for y, x, light in _convolved(*own, high - low, kernel):
+            y, x = bottom + y, low + x
+            y0, x0 = max(y, 0), max(x, 0)
+            part = image[y0 : y + len(light), x0 : x + len(light)]
+            y, x = y0 - y, x0 - x
             part -= light[y : y + part.shape[0], x : x + part.shape[1]]
-    return out, np.reshape(left, [len(ends) for ends in cells] + [4]).transpose(2, 0, 1)
+    return np.reshape(left, [*map(len, ends), 4]).transpose(2, 0, 1)
 
 
-def _bright_part(image):
-    """The image where it is bright, by the mean of nine pixels; 0 elsewhere."""
+def _bright_pixels(image):
+    """Rows, columns and values of pixels that are bright by the mean of nine."""
     # That has a third of the noise: wings of stars are in it.
-    padded = np.pad(image, 1, 'edge')
-    rows = padded[:-2] + padded[1:-1]
-    rows += padded[2:]
-    level = rows[:, :-2] + rows[:, 1:-1]
-    level += rows[:, 2:]
-    level /= 3
-    bright = np.zeros_like(image)
-    where = level > _FAINT
-    share = np.minimum((level[where] - _FAINT) / (_BRIGHT - _FAINT), 1)
-    bright[where] = image[where] * share
-    return bright
+    found = []
+    for wide, inner, own in row_blocks(len(image), 1):
+        padded = np.pad(image[wide], 1, 'edge')
+        level = padded[:-2] + padded[1:-1] + padded[2:]
+        level = level[inner, :-2] + level[inner, 1:-1] + level[inner, 2:]
+        level /= 3
+        y, x = np.divmod(np.flatnonzero(level > _FAINT), level.shape[1])
+        share = np.minimum((level[y, x] - _FAINT) / (_BRIGHT - _FAINT), 1)
+        y += own.start
+        value = image[y, x] * share
+        some = value != 0
+        found.append((y[some], x[some], value[some]))
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
-def _convolved(bright, kernel):
-    """Light of the bright pixels of a cell under a kernel: row, column, square."""
+def _convolved(rows, columns, values, width, kernel):
+    """Light of bright pixels of a cell under a kernel: row, column, square."""
     reach, choices = len(kernel) // 2, []
-    rows, columns = np.nonzero(bright != 0)
     for side in _TILES:
-        n_columns = -(-bright.shape[1] // side)
+        n_columns = -(-width // side)
         tile = rows // side * n_columns + columns // side
         used = np.bincount(tile) > 0
         cost = np.count_nonzero(used) * (side + 2 * reach) ** 2
         choices.append((cost, side, n_columns, tile, used))
     _, side, n_columns, tile, used = min(choices, key=lambda choice: choice[0])
     places = np.flatnonzero(used)
-    tiles = np.zeros((len(places), side, side), dtype=bright.dtype)
-    tiles[(np.cumsum(used) - 1)[tile], rows % side, columns % side] = bright[
-        rows, columns
-    ]
+    tiles = np.zeros((len(places), side, side), dtype=values.dtype)
+    tiles[(np.cumsum(used) - 1)[tile], rows % side, columns % side] = values
     length = scipy.fft.next_fast_len(side + 2 * reach, real=True)
     shape = (length, length)
-    power = torch.fft.rfft2(torch.from_numpy(kernel.astype(bright.dtype)), shape)
+    power = torch.fft.rfft2(torch.from_numpy(kernel.astype(values.dtype)), shape)
     for first in range(0, len(places), _BATCH):
         light = torch.from_numpy(tiles[first : first + _BATCH])
         light = torch.fft.irfft2(torch.fft.rfft2(light, shape) * power, shape).numpy()

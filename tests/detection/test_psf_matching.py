@@ -5,7 +5,7 @@ Images of PSFs that are no ellipses: what is beside the analytic form is taken o
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.signal import fftconvolve
 
 from bliss_astro import detect_sources
@@ -77,7 +77,8 @@ def test_ghosts_are_taken_off_the_image_and_the_noise_stays():
     image, _ = psf_with_ghost(0.03)
     exposure = exposure_of(image, stars=STARS)
     data = exposure.data.astype(np.float32)
-    matched, asymmetry = match_psf(data, exposure)
+    matched = data.copy()
+    asymmetry = match_psf(matched, exposure)
     plain = exposure_of(PSFModel(), stars=[])
     assert_allclose(asymmetry, 0, atol=2e-3)
     # The same stars, 3 % fainter, and the same noise without the ghost.
@@ -90,15 +91,14 @@ def test_ghosts_are_taken_off_the_image_and_the_noise_stays():
     assert abs((matched - wanted)[ghost].sum()) < 0.15 * before
     empty = np.s_[:, 140:]
     assert_allclose(matched[empty].std(), plain.data[empty].std(), rtol=0.05)
-    assert data is not matched
 
 
 def test_an_analytic_psf_is_left_alone():
     exposure = exposure_of(PSFModel(), stars=STARS)
     data = exposure.data.astype(np.float32)
-    matched, asymmetry = match_psf(data, exposure)
-    assert matched is data
-    assert asymmetry is None
+    matched = data.copy()
+    assert match_psf(matched, exposure) is None
+    assert_array_equal(matched, data)
 
 
 def test_no_companions_of_bright_stars_where_the_psf_has_a_ghost():
