@@ -22,59 +22,11 @@ def atomic_write(path, *, overwrite=False):
     """
     Write a file so that its name never points to a half-written one.
 
-    The body of the ``with`` statement writes to a temporary file in the
-    folder of ``path``. When the body ends normally the temporary file is
-    flushed to the disk and renamed onto ``path`` in one step; when the body
-    raises (a full disk, Ctrl-C), the temporary file is deleted and ``path``
-    is left as it was. A killed process leaves at most a stray hidden file
-    behind, never a damaged ``path``.
-
-    Parameters
-    ----------
-    path : str or `~os.PathLike`
-        The file to write. Its folder has to exist.
-
-    overwrite : bool, optional
-        Whether an existing file may be replaced.
-
-    Yields
-    ------
-    temporary : `~pathlib.Path`
-        The (existing, empty) file to write to. It ends with the suffixes of
-        ``path``, because many writers choose their format by them. A writer
-        that refuses existing files needs its own ``overwrite=True``.
-
-    Raises
-    ------
-    FileExistsError
-        If ``path`` exists and ``overwrite`` is `False`; a subclass of
-        `OSError`, as astropy's own writers raise.
-
-    IsADirectoryError
-        If ``path`` is a folder.
-
-    FileNotFoundError
-        If the folder of ``path`` does not exist.
-
-    OSError
-        If the disk is full, whatever the writer raised then.
-
-    Notes
-    -----
-    With ``overwrite=False``, a file that someone else makes while the body
-    runs is noticed before the renaming, and kept.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from bliss_astro._atomic import atomic_write
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / 'note.txt'
-    ...     with atomic_write(path) as temporary:
-    ...         _ = temporary.write_text('whole or nothing')
-    ...     path.read_text()
-    'whole or nothing'
+    The body of the ``with`` statement writes to a temporary file, which exists, in the
+    folder of ``path`` and with its suffixes. After it the file is flushed to the disk
+    and renamed onto ``path`` in one step; where it raises (a full disk, Ctrl-C),
+    ``path`` is left as it was. A file that exists, even one that someone else makes
+    meanwhile, is a `FileExistsError` without ``overwrite``.
     """
     # A link keeps pointing where it did: its target is what gets replaced.
     path = Path(os.path.realpath(path))
@@ -101,20 +53,7 @@ def atomic_write(path, *, overwrite=False):
 
 @contextlib.contextmanager
 def explain_full_disk(path):
-    """
-    Name the full disk where a writer fails for that reason.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        File that is written, for the message.
-
-    Raises
-    ------
-    OSError
-        With the number ``errno.ENOSPC``, in place of what the writer raised:
-        astropy and torch leave the number out.
-    """
+    """Raise an `OSError` that names a full disk, whatever a writer raised for it."""
     try:
         yield
     except Exception as error:
@@ -183,24 +122,10 @@ def _flush_folder(folder):
 @contextlib.contextmanager
 def lock_folder(folder, *, work='work'):
     """
-    Keep other processes from working in a folder.
+    Keep others from working in a folder: a `BlockingIOError` that names their process.
 
-    The lock is the system's, on a file ``.lock`` that holds the number of the
-    process: it ends with the process, however that ends, so that a killed one
-    leaves nothing that would have to be cleared.
-
-    Parameters
-    ----------
-    folder : path_like
-        An existing folder.
-
-    work : str, optional
-        Name of the work there, for the message.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process, or another call in this one, has the lock.
+    The lock is the system's, on a file that holds the number of the process: it ends
+    with the process, so that a killed one leaves nothing that has to be cleared.
     """
     path = Path(folder) / _LOCK
     file = _open_locked(path, work)

@@ -129,30 +129,8 @@ def open_fits(source, parameter):
     """
     Open a FITS file, plain or compressed, with all its data read eagerly.
 
-    Parameters
-    ----------
-    source : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        The file; compression (.bz2, .gz) is recognised by content. An open
-        HDU list is used as it is and left open.
-
-    parameter : str
-        The name of the caller's argument, for messages.
-
-    Yields
-    ------
-    hdus : `~astropy.io.fits.HDUList`
-        The HDU list, with every HDU's data already loaded.
-
-    Raises
-    ------
-    TypeError
-        If ``source`` is neither a path nor an HDU list.
-
-    FileNotFoundError, IsADirectoryError
-        If there is no such file.
-
-    OSError
-        If the file is not FITS, truncated, or damaged.
+    Compression is recognised by content; an open HDU list is used as it is. Files that
+    are absent, damaged or no FITS are an `OSError` with the name of the ``parameter``.
     """
     if isinstance(source, fits.HDUList):
         yield source
@@ -354,23 +332,9 @@ def verify_checksums(hdus):
 
 def header_wcs(header, shape=None, hdus=None):
     """
-    Read the WCS of a header, without remarks on its old-fashioned keywords.
+    Read the WCS of the axes longer than a pixel, without remarks on old keywords.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        The header of an image.
-
-    shape : tuple of int, optional
-        The shape (ny, nx) of the image, kept as ``wcs.array_shape``.
-
-    hdus : `~astropy.io.fits.HDUList`, optional
-        The file of the header, which holds the tables of lookup distortions.
-
-    Returns
-    -------
-    wcs : `~astropy.wcs.WCS`
-        The WCS of the axes that are longer than a pixel.
+    The shape (ny, nx) is kept; the file has the tables of lookup distortions.
     """
     lengths = [header.get(f'NAXIS{k + 1}', 0) for k in range(header.get('NAXIS', 0))]
     with collect_warnings(FITSFixedWarning), collect_warnings(AstropyUserWarning):

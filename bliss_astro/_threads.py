@@ -102,20 +102,9 @@ def use_threads(n_threads=None, *, progress_bar=False, title=''):
     """
     Run torch's operations in one thread each, and pieces of work in several.
 
-    Torch's number of threads is afterwards what it was before, also where
-    several detections run at once.
-
-    Parameters
-    ----------
-    n_threads : int or None, optional
-        Threads that `map_threads` uses inside; by default as many as torch has.
-
-    progress_bar : bool or 'auto', optional
-        Show the pieces of work that `map_threads` has done; ``'auto'`` does in a
-        terminal.
-
-    title : str, optional
-        Title before the bar.
+    `map_threads` uses ``n_threads`` inside, by default as many as torch has, and a
+    progress bar shows its pieces, with ``'auto'`` in a terminal. Torch's own number is
+    afterwards what it was before, also where several detections run at once.
     """
     # Inside of another one, torch has one thread already.
     inside = n_workers() is not None
@@ -148,22 +137,7 @@ def split_pixels(n, n_pixels, device):
 
 
 def map_threads(function, items):
-    """
-    Apply a function to items, in the threads that `use_threads` allows.
-
-    Parameters
-    ----------
-    function : callable
-        Function of one item. Gradients are off in the threads as they are outside.
-
-    items : iterable
-        Items of the work.
-
-    Returns
-    -------
-    results : list
-        In the order of the items.
-    """
+    """Apply a function to items, in the threads that `use_threads` allows, in order."""
     items = list(items)
     number = min(_N_WORKERS.get() or 1, len(items))
     bar = _BAR.get()
@@ -171,6 +145,7 @@ def map_threads(function, items):
         bar.total += len(items)
     grad = torch.is_grad_enabled()
 
+    # Gradients are off in the threads as they are outside.
     def run(item):
         with torch.set_grad_enabled(grad):
             return function(item)
@@ -193,21 +168,10 @@ def map_threads(function, items):
 
 class Batches:
     """
-    Batches of a function that draws them by a generator, in the order of the draws.
+    Batches that ``draw()`` returns, in order, by a generator that is used nowhere else.
 
-    Parameters
-    ----------
-    draw : callable
-        Function without arguments that returns a batch.
-
-    generator : `torch.Generator`
-        Source of its randomness, and of nothing else while batches are drawn ahead.
-
-    Attributes
-    ----------
-    state : tensor
-        State of the generator before the next batch, whether that is drawn already or
-        not. To set it forgets what was drawn.
+    The ``state`` is that of the generator before the next batch, whether that is drawn
+    already or not. To set it forgets what was drawn.
     """
 
     def __init__(self, draw, generator):

@@ -151,21 +151,10 @@ def collect_warnings(category=Warning):
     """
     Keep the warnings of other packages from the user, and collect their texts.
 
-    In place of `warnings.catch_warnings`, which replaces the filters of the whole
-    process: several threads inside of it at once leave some of its filters behind.
-    Here a filter that matches in this thread alone is put in front of the others
-    and taken away, and no two threads are inside at once, because photutils
-    and astropy use `~warnings.catch_warnings` too.
-
-    Parameters
-    ----------
-    category : type, optional
-        The class of warnings.
-
-    Returns
-    -------
-    texts : list of str
-        Filled inside of the ``with`` block.
+    Several threads inside of `warnings.catch_warnings`, which replaces the filters of
+    the whole process, leave some of its filters behind. Here a filter that matches in
+    this thread alone is put in front of the others and taken away, and no two threads
+    are inside at once, because photutils and astropy use `~warnings.catch_warnings`.
     """
     with _LOCK:
         collector = _Collector(category)

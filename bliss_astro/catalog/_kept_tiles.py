@@ -31,31 +31,13 @@ _LACKS_TILES = (
 @dataclasses.dataclass
 class TileFacts:
     """
-    Numbers by tile, and the PSF, of one image.
+    Numbers by tile, and the PSF, of one image; lengths are in pixels of the tiles.
 
-    Attributes
-    ----------
-    grid : `~bliss_astro.posteriors.TileGrid`
-        The tiles.
-
-    described : dict
-        Columns of what follows the flux, as of ``columns_after_flux``.
-
-    log_density : float32 array ``(rows, columns)`` or ``(1, 1)``
-        Logarithm of the prior density of sources per pixel of the tiles.
-
-    moments : float32 array ``(3, rows, columns)``
-        Probability of a source, and mean and variance of their number.
-
-    psf : float32 array ``(cells, cells, 8)``
-        Shape parameters of the PSF in the middles of square cells.
-
-    psf_side, psf_radius, fwhm : float
-        Side of the cells, normalisation radius, and full width at half maximum in the
-        middle of the image, in pixels of the tiles.
-
-    noise : float
-        Median of the noise of a pixel, in the unit of the flux floor.
+    ``described`` are the columns of what follows the flux, ``log_density`` the prior's
+    density of sources per pixel, ``(rows, columns)`` or ``(1, 1)``, ``moments``
+    ``(3, rows, columns)`` the probability of a source and mean and variance of their
+    number, ``psf`` shapes in the middles of square cells of ``psf_side``, ``fwhm`` that
+    in the middle of the image, and ``noise`` the median by pixel, in the floor's unit.
     """
 
     grid: TileGrid
@@ -144,13 +126,8 @@ class KeptTiles:
     """
     Posterior over the tiles of an image: itself, or a function that computes it anew.
 
-    Parameters
-    ----------
-    tiles : `~bliss_astro.posteriors.TilePosterior` or `TileFacts`
-        The posterior, or what is left of it.
-
-    flux_floor : array
-        Smallest flux of the prior by tile.
+    ``tiles`` is the posterior, or what is left of it, `TileFacts`; the ``flux_floor``
+    is the prior's smallest flux by tile.
     """
 
     def __init__(self, tiles, flux_floor):

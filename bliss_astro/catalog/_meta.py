@@ -61,16 +61,9 @@ class _Record(Mapping):
 
 class ImageRecord(_Record):
     """
-    Facts about the image that a catalogue was made from, and its posterior.
+    Facts about the image that a catalogue was made from, and its posterior or `None`.
 
-    Parameters
-    ----------
-    values : mapping, optional
-        Plain values. The key ``'uid'`` names the image; two records with one
-        uid are taken to be the same image.
-
-    posterior : object, optional
-        The posterior of the image, or `None`.
+    The key ``'uid'`` names the image: two records with one are of the same image.
     """
 
     def __init__(self, values=(), *, posterior=None):
@@ -230,18 +223,7 @@ def header_to_wcs(text, *, shape=None):
 
 
 def plain_value(value, *, name='meta'):
-    """
-    Reduce a value to plain Python types, which every file format can store.
-
-    Parameters
-    ----------
-    value : object
-        A number, string, path, unit, date, quantity or array, or a mapping
-        or sequence of those.
-
-    name : str, optional
-        Name of the value in an error.
-    """
+    """Reduce a value to plain Python types, which every file format can store."""
     if value is None:
         return None
     for kind in (bool, int, float, str):

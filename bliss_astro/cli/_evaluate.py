@@ -62,26 +62,10 @@ COMMANDS = {
 
 class Evaluation:
     """
-    A catalogue, matched with the truth and scored.
+    A catalogue, matched with the truth and scored; tables as of `read_sources`.
 
-    Parameters
-    ----------
-    catalog, truth : `~astropy.table.QTable`
-        Tables of `read_sources`, with positions, and ``mag`` where known.
-
-    radius : float or `~astropy.units.Quantity`
-        Largest distance of a pair, in pixels or as an angle.
-
-    width : float, optional
-        Width of a bin in magnitudes.
-
-    Attributes
-    ----------
-    table : `~astropy.table.QTable`
-        Scores: a row for each bin of magnitude, the last for all.
-
-    scores, residuals : `~bliss_astro.metrics.ScoreTable` or None
-        Scores by magnitude; `None` without magnitudes.
+    ``table`` has a row for each bin of magnitude, of a ``width``, the last for all;
+    without magnitudes ``scores`` and ``residuals`` by bin are `None`.
     """
 
     def __init__(self, catalog, truth, *, radius=1.0, width=0.5):

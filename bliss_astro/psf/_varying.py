@@ -163,17 +163,7 @@ class VaryingPSF:
 
 
 class NodeSplines:
-    """
-    Values between the nodes of a grid, such as fitted vectors theta, by splines.
-
-    Parameters
-    ----------
-    xs, ys : 1D array
-        Nodes, ascending.
-
-    values : (len(ys), len(xs), n) array
-        Values at the nodes.
-    """
+    """Splines of values (len(ys), len(xs), n) at ascending nodes of a grid."""
 
     def __init__(self, xs, ys, values):
         from scipy.interpolate import RectBivariateSpline
