@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import torch
 
@@ -26,6 +27,9 @@ _MIN_PIECE = 256
 # Pixels of cut-outs that a processor's cache holds: half a megabyte in single
 # precision, as several such lists are in use.
 _CACHED_PIXELS = 2**17
+
+# Where Linux tells how many threads run.
+_LOAD = Path('/proc/loadavg')
 
 # Threads that the work in progress may use; None outside of `use_threads`.
 _N_WORKERS = contextvars.ContextVar('n_workers', default=None)
@@ -39,6 +43,8 @@ class _Outer:
 
     def __init__(self):
         self.lock, self.depth, self.number = threading.Lock(), 0, 1
+        # Threads of which each has a processor, as of when that was not begun.
+        self.free = 1
 
     def __enter__(self):
         with self.lock:
@@ -69,15 +75,29 @@ if hasattr(os, 'register_at_fork'):
 
 
 def check_n_threads(n_threads):
-    """Number of threads of an argument ``n_threads``; None for as many as torch has."""
-    if n_threads is None:
-        number = n_workers()
-        if number is None:
-            # Inside of another detection torch's number is one.
-            number = _OUTER.number if _OUTER.depth else torch.get_num_threads()
-        available = getattr(os, 'sched_getaffinity', None)
-        return min(number, len(available(0))) if available else number
-    return check_integer('n_threads', n_threads, 1)
+    """Number of threads of an argument ``n_threads``; None for those that are free."""
+    if n_threads is not None:
+        return check_integer('n_threads', n_threads, 1)
+    if n_workers() is not None:
+        return n_workers()
+    if not _OUTER.depth:
+        # Inside of another detection torch's number is one, and threads of it run.
+        number = torch.get_num_threads()
+        _OUTER.free = max(1, min(number, _n_free_processors())) if number > 1 else 1
+    return _OUTER.free
+
+
+def _n_free_processors():
+    """Processors that this process may use, less those that others compute on."""
+    affinity = getattr(os, 'sched_getaffinity', None)
+    n_processors = os.cpu_count() or 1
+    number = len(affinity(0)) if affinity else n_processors
+    try:
+        # Threads that run or would like to: those of others, and this one.
+        n_running = int(_LOAD.read_text().split()[3].partition('/')[0])
+    except (OSError, IndexError, ValueError):
+        return number
+    return min(number, n_processors - n_running + 1)
 
 
 def n_workers():
@@ -102,7 +122,7 @@ def use_threads(n_threads=None, *, progress_bar=False, title=''):
     """
     Run torch's operations in one thread each, and pieces of work in several.
 
-    `map_threads` uses ``n_threads`` inside, by default as many as torch has, and a
+    `map_threads` uses ``n_threads`` inside, by default as many as are free, and a
     progress bar shows its pieces, with ``'auto'`` in a terminal. Torch's own number is
     afterwards what it was before, also where several detections run at once.
     """

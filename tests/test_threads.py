@@ -91,7 +91,8 @@ def test_an_error_ends_the_work(error):
     assert _threads.n_workers() is None
 
 
-def test_check_n_threads():
+def test_check_n_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(_threads, '_LOAD', tmp_path / 'loadavg')
     assert check_n_threads(np.int64(3)) == 3
     assert check_n_threads(None) == min(torch.get_num_threads(), os.cpu_count())
     with pytest.raises(TypeError, match='n_threads must be an integer of at least 1'):
@@ -99,6 +100,33 @@ def test_check_n_threads():
     for bad in (0, -1):
         with pytest.raises(ValueError, match='n_threads must be an integer of at'):
             check_n_threads(bad)
+
+
+@pytest.mark.parametrize(
+    ('n_running', 'expected'), [(0, 4), (1, 4), (2, 3), (4, 1), (9, 1), ('?', 4)]
+)
+def test_no_more_threads_than_free_processors(
+    tmp_path, monkeypatch, n_running, expected
+):
+    load = tmp_path / 'loadavg'
+    load.write_text(f'0.1 0.2 0.3 {n_running}/96 1234')
+    monkeypatch.setattr(_threads, '_LOAD', load)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(4), raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        assert check_n_threads(None) == expected
+        assert check_n_threads(8) == 8
+        with use_threads():
+            # That threads of one's own run does not matter.
+            load.write_text('0.1 0.2 0.3 9/96 1234')
+            assert check_n_threads(None) == expected
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(check_n_threads, None).result() == expected
+        assert torch.get_num_threads() == 8
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_split_work():

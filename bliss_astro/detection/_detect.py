@@ -168,8 +168,9 @@ def detect_sources(
         the larger ones.
 
     n_threads : int, optional
-        Threads on the CPU, by default as many as torch uses. Rows are the same to
-        rounding; torch's own setting is left as it is.
+        Threads on the CPU, by default as many as torch uses, and on Linux no more
+        than processors that nothing else runs on. Rows are the same to rounding;
+        torch's own setting is left as it is.
 
     progress_bar : bool or 'auto', optional
         Show progress from two seconds on; by default in a terminal.
