@@ -7,12 +7,15 @@ All that turns images into posteriors goes through `infer_each`: `Encoder.infer
 and the checks.
 """
 
+import contextvars
 import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from bliss_astro._arguments import check_rng
-from bliss_astro._threads import use_threads
+from bliss_astro._threads import check_n_threads, use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,
     NoDetectionsWarning,
@@ -88,45 +91,69 @@ def infer_each(pairs, finish, *, named=False):
     Yield what ``finish`` makes of each task of images and `DetectionOptions`, in order.
 
     Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
-    and go through the encoder together; it must be the same for all. What was found
-    before an error is yielded first. Messages name the index of their image if wanted.
+    and go through the encoder together; it must be the same for all. Where these are
+    several, and threads too, a thread infers while the next ones are prepared. What was
+    found before an error is yielded first. Messages name the index of their image if
+    wanted.
     """
-    numbered, error = enumerate(pairs), None
-    while error is None:
-        ready, n_pixels = [], 0
-        try:
-            while n_pixels < _PIXELS:
-                k, (data, options) = next(numbered)
-                with messages_about(f'image {k}' if named else None):
-                    ready.append(_Task.of(data, options, k))
-                n_pixels += ready[-1].image.exposure.data.size
-        except Exception as found:  # noqa: BLE001 (raised below)
-            error = found
-        if ready:
-            _infer_together(ready, tables=finish == _Task.catalog)
-        while ready:
-            with messages_about(f'image {ready[0].index}' if named else None):
-                # No longer held here, so that the caller may free it.
-                done = finish(ready.pop(0))
-            yield done
-            del done
+    pool, running, tables = ThreadPoolExecutor(1), [], finish == _Task.catalog
+    try:
+        for tasks, error in _prepared(pairs, named):
+            n_threads = check_n_threads(tasks[0].options.n_threads) if tasks else 1
+            # In the caller's own thread Ctrl-C ends it at any time.
+            apart = min(n_threads, len(tasks)) > 1 and bool(running or not error)
+            infer = functools.partial(_infer_together, tasks, n_threads - apart, tables)
+            if apart:
+                infer = pool.submit(contextvars.copy_context().run, infer).result
+            running.append((tasks, infer))
+            while len(running) > (apart and error is None):
+                ready, infer = running.pop(0)
+                infer()
+                while ready:
+                    with messages_about(f'image {ready[0].index}' if named else None):
+                        # No longer held here, so that the caller may free it.
+                        done = finish(ready.pop(0))
+                    yield done
+                    del done
+    finally:
+        pool.shutdown(cancel_futures=True)
     if not isinstance(error, StopIteration):
         raise error
 
 
-def _infer_together(tasks, *, tables):
+def _prepared(pairs, named):
+    """Yield lists of tasks with the error that ends them, the last time alone."""
+    numbered, error = enumerate(pairs), None
+    while error is None:
+        tasks, n_pixels = [], 0
+        try:
+            while n_pixels < _PIXELS:
+                k, (data, options) = next(numbered)
+                with messages_about(f'image {k}' if named else None):
+                    tasks.append(_Task.of(data, options, k))
+                n_pixels += tasks[-1].image.exposure.data.size
+        except Exception as found:  # noqa: BLE001 (raised later)
+            error = found
+        yield tasks, error
+
+
+def _infer_together(tasks, n_threads, tables):
     """Set the posteriors of some images, those of one kind computed together."""
-    options, kinds = tasks[0].options, {}
-    least = options.threshold if tables or options.keep else None
+    kinds = {}
     for task in tasks:
         kinds.setdefault(task.inputs.kind, []).append(task)
-    bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
-    with use_threads(options.n_threads, **bar):
-        for some in kinds.values():
-            inputs, encoder = [task.inputs for task in some], some[0].encoder
+    for some in kinds.values():
+        inputs, encoder, options = (
+            [t.inputs for t in some],
+            some[0].encoder,
+            some[0].options,
+        )
+        bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
+        least = options.threshold if tables or options.keep else None
+        with use_threads(n_threads, **bar):
             found = infer_posteriors(inputs, encoder, least=least, keep=options.keep)
-            for task, posterior in zip(some, found, strict=True):
-                task.posterior = posterior
+        for task, posterior in zip(some, found, strict=True):
+            task.posterior = posterior
 
 
 def detect_each(pairs, *, named=False):

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro import (
@@ -116,23 +117,71 @@ def test_a_full_image_beside_others(default, monkeypatch):
         _assert_same(catalog, detect_sources(image, **options))
 
 
-def test_images_are_taken_as_needed(exposures, encoder, monkeypatch):
+@pytest.mark.parametrize(('n_threads', 'n_taken'), [(1, 2), (2, 4)])
+def test_images_are_taken_as_needed(
+    exposures, encoder, monkeypatch, n_threads, n_taken
+):
     monkeypatch.setattr(_batches, '_PIXELS', 2 * exposures[0].data.size)
-    taken = []
+    taken, options = [], {'encoder': encoder, 'check': False, 'n_threads': n_threads}
 
     def images():
         for k in range(5):
             taken.append(k)
             yield exposures[1]
 
-    many = detect_many(images(), encoder=encoder, check=False)
+    many = detect_many(images(), **options)
     assert taken == []
     first = next(many)
-    assert taken == [0, 1]
+    # Those of the next batch too, where there is a thread to prepare them meanwhile.
+    assert len(taken) == n_taken
     assert len(list(many)) == 4
-    again = list(detect_many((exposures[1],), encoder=encoder, check=False))
+    again = list(detect_many((exposures[1],), **options))
     _assert_same(first, again[0])
     assert list(detect_many([], encoder=encoder)) == []
+
+
+def test_large_images_are_taken_one_by_one(exposures, encoder, monkeypatch):
+    monkeypatch.setattr(_batches, '_PIXELS', 1)
+    taken = []
+
+    def images():
+        for exposure in exposures:
+            taken.append(exposure)
+            yield exposure
+
+    options = {'encoder': encoder, 'check': False, 'n_threads': 2}
+    for k, _ in enumerate(detect_many(images(), **options)):
+        assert len(taken) == k + 1
+
+
+@pytest.mark.parametrize('n_images', [3, 4, 5])
+def test_batches_in_a_thread(exposures, encoder, monkeypatch, n_images):
+    """
+    Order, draws and errors are those of one thread; torch's number of threads stays.
+    """
+    monkeypatch.setattr(_batches, '_PIXELS', 2 * exposures[0].data.size)
+    images = [exposures[k % 2] for k in range(n_images)]
+    known = {'encoder': encoder, 'n_samples': 2, 'check': False}
+    one, two = ([*detect_many(images, rng=3, n_threads=n, **known)] for n in (1, 2))
+    for own, other in zip(one, two, strict=True):
+        _assert_same(own, other)
+    found, number = [], torch.get_num_threads()
+    with pytest.raises(FileNotFoundError, match=f'^image {n_images}: '):
+        for catalog in detect_many([*images, 'nowhere.fits'], n_threads=2, **known):
+            assert torch.get_num_threads() == number
+            found.append(len(catalog))
+    assert found == [*map(len, one)]
+    many = detect_many(images, n_threads=2, **known)
+    next(many)
+    many.close()
+    assert torch.get_num_threads() == number
+
+    def fail(*_, **__):
+        raise ValueError('stop')
+
+    monkeypatch.setattr(_batches, 'infer_posteriors', fail)
+    with pytest.raises(ValueError, match='stop'):
+        list(detect_many(images, n_threads=2, **known))
 
 
 def test_one_rng_for_all(exposures, encoder):
