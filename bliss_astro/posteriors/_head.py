@@ -34,8 +34,8 @@ from ._source_chain import STARS, STARS_AND_GALAXIES, add_layers, parameters_of
 
 # Tiles that are worked on in single precision at once.
 _PIECE = 16_384
-# Least number of them that are worth being rearranged as images.
-_MANY = 256
+# Least number of them that are worth being rearranged as images, and how many.
+_MANY, _IMAGES = 256, 16
 # Range of the logarithm of a component's scale.
 _LOG_SCALES = math.log(1e-4), 1.0
 
@@ -53,14 +53,17 @@ def _pointwise(layer, value):
 
     With channels last in memory, a product of two matrices. On processors torch leaves
     convolutions of 16 images or more to oneDNN, which takes half of the time of MKL on
-    some.
+    some, and the gradients of maps half of that of lists.
     """
+    on_processor = value.device.type == 'cpu'
+    if on_processor and value.dim() == 4 and len(value) >= _IMAGES:
+        return F.conv2d(value, layer.weight, layer.bias)
     value = value.movedim(1, -1)
     *shape, n_channels = value.shape
     n = math.prod(shape)
-    if n % 16 or n < _MANY or value.device.type != 'cpu':
+    if n % _IMAGES or n < _MANY or not on_processor:
         return F.linear(value, layer.weight[..., 0, 0], layer.bias).movedim(-1, 1)
-    images = value.reshape(16, n // 16, 1, n_channels).permute(0, 3, 1, 2)
+    images = value.reshape(_IMAGES, n // _IMAGES, 1, n_channels).permute(0, 3, 1, 2)
     out = F.conv2d(images, layer.weight, layer.bias).permute(0, 2, 3, 1)
     return out.reshape(*shape, -1).movedim(-1, 1)
 
@@ -201,10 +204,13 @@ class StarHead(nn.Module):
         Codes ``(B, C K, 2 h + 1, 2 w + 1)`` of the tiles around and between, and
         whether they are known.
         """
+        return self.hidden_alone(context + self.from_codes(code, known))
+
+    def from_codes(self, code, known):
+        """Share of the codes of `hidden` in its layers."""
         flag = known.expand(len(code), 1, *known.shape)
         given = torch.cat([flag, code * known], 1)
-        near = F.conv2d(given, self.from_neighbours.weight, stride=2)
-        return self.hidden_alone(context + near)
+        return F.conv2d(given, self.from_neighbours.weight, stride=2)
 
     def hidden_alone(self, context):
         """Hidden layer of all tiles, each as if it were of the first colour."""

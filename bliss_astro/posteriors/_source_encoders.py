@@ -6,6 +6,8 @@ Layers of the encoders that follow detection: one for types, one for fluxes and 
 import torch
 from torch import nn
 
+from bliss_astro._threads import split_pixels
+
 from ._extended_fit import N_SIZE_FEATURES, N_SIZES
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor, TypeFactor
 from ._head import galaxy_flux_of_raw, star_flux_of_raw
@@ -39,9 +41,11 @@ class StampEncoder(nn.Module):
 
     def forward(self, stamps, numbers, *, half=False):
         """Features ``(N, width)``."""
-        stamps = stamps.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(stamps.device.type, torch.bfloat16, enabled=half):
-            hidden = self.convolutions(stamps)
+        kind, own = stamps.device.type, {'memory_format': torch.channels_last}
+        pieces = split_pixels(len(stamps), stamps.shape[2:].numel(), stamps.device)
+        with torch.autocast(kind, torch.bfloat16, enabled=half):
+            parts = [self.convolutions(stamps[k].contiguous(**own)) for k in pieces]
+        hidden = torch.cat(parts)
         hidden = self.flat(hidden.flatten(1).float())
         return self.mix(torch.cat([hidden, numbers], -1))
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 
 import torch
+from torch.nn import functional as F
 
 from bliss_astro._threads import map_threads
 from bliss_astro.rendering import adaptive_moments
@@ -15,7 +16,7 @@ from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog, TileGrid, joined
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
-from ._sweep import JointDraws, band_rows, hidden_bands, sweep
+from ._sweep import JointDraws, band_rows, sweep
 from ._tile_chain import WIDE_RADIUS, TileChain
 
 
@@ -187,12 +188,18 @@ class TilePosterior:
 
         Returns a tensor ``(B, width, rows, columns)``.
         """
-        code = self.head.encode_sources(catalog)
-        out = torch.empty_like(self._context)
-        for colour, (_, j) in enumerate(COLOURS):
-            for rows, hidden in hidden_bands(self, colour, code):
-                out[..., rows, j::2] = hidden
-        return out
+        code, (n_rows, n_columns) = self.head.encode_sources(catalog), self.grid.shape
+        h, w = -(-n_rows // 2), -(-n_columns // 2)
+        order, near = self.grid.colour(device=self.device), []
+        for i, j in sorted(COLOURS):
+            known = (order < COLOURS.index((i, j))).to(code)
+            border = (1 - j, 2 * w + j - n_columns, 1 - i, 2 * h + i - n_rows)
+            given = (F.pad(value, border) for value in (code, known))
+            near.append(self.head.from_codes(*given).movedim(1, -1))
+        # All colours in one map, channels last in memory.
+        near = torch.stack(near).unflatten(0, (2, 2)).permute(2, 3, 0, 4, 1, 5)
+        near = near.flatten(3, 4).flatten(1, 2)[:, :n_rows, :n_columns]
+        return self.head.hidden_alone(self._context + near.movedim(-1, 1))
 
     def hidden_at(self, tiles, code, known) -> torch.Tensor:
         """
@@ -257,7 +264,7 @@ class TilePosterior:
         for place in range(self.head.n_most):
             tiles = (catalog.count > place).nonzero(as_tuple=True)
             if len(tiles[0]):
-                near = hidden[tiles[0], :, tiles[1], tiles[2]]
+                near = hidden.movedim(1, -1)[tiles]
                 given = (near, catalog.count[tiles], catalog)
                 chain = self.source_chain(place, tiles, *given)
                 parts.append(chain.log_prob_terms(catalog))
