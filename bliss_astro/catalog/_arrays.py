@@ -14,7 +14,7 @@ from torch.nn.utils import vector_to_parameters
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.posteriors import TileGrid, TilePosterior
-from bliss_astro.posteriors._head import CatalogHead, StarHead
+from bliss_astro.posteriors._head import TileHead
 from bliss_astro.posteriors._source_chain import further
 from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.units import unit_text
@@ -189,8 +189,7 @@ def _tiles_of(tensors, meta, device):
     """`TilePosterior` of features."""
     # Layers draw first weights from torch's global generator: put it back.
     with torch.random.fork_rng(devices=[]):
-        kind = CatalogHead if meta.get('galaxies', False) else StarHead
-        head = kind(**meta['head'])
+        head = TileHead(galaxies=meta.get('galaxies', False), **meta['head'])
         encoders = SourceEncoders(**meta['sequence']) if 'sequence' in meta else None
     sources = None
     for module, name in ((head, 'WEIGHTS'), (encoders, 'SEQUENCE')):

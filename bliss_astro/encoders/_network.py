@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bliss_astro.posteriors import TilePosterior
-from bliss_astro.posteriors._head import CatalogHead, StarHead
+from bliss_astro.posteriors._head import TileHead
 from bliss_astro.posteriors._source_encoders import SourceEncoders
 from bliss_astro.rendering import adaptive_moments
 
@@ -101,19 +101,14 @@ class Encoder(nn.Module):
         )
         nn.init.normal_(self.modulation[-1].weight, std=0.02)
         nn.init.zeros_(self.modulation[-1].bias)
-        options = {'width': config.head_width, 'n_most': config.n_most}
-        options |= {
-            'n_components': config.n_components,
-            'parameters': config.parameters,
-        }
-        if galaxies:
-            options |= {'shapes': config.shapes, 'latent_dim': config.latent_dim}
-        self.head = (CatalogHead if galaxies else StarHead)(width, **options)
+        same = {'latent_dim': config.latent_dim, 'parameters': config.parameters}
+        names = ('n_most', 'n_components', 'galaxies', 'shapes')
+        options = same | {name: getattr(config, name) for name in names}
+        self.head = TileHead(width, width=config.head_width, **options)
         self.sources = None
         if config.sequence:
-            names = ('shapes_only', 'latent_dim', 'parameters')
-            options = {name: getattr(config, name) for name in names}
-            self.sources = SourceEncoders(n_conditions, width, **options)
+            same['shapes_only'] = config.shapes_only
+            self.sources = SourceEncoders(n_conditions, width, **same)
         self._moments = adaptive_moments
         self.card = {}
 

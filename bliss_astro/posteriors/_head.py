@@ -3,6 +3,7 @@
 Heads: from the features of a tile and its neighbours' sources to its factors.
 """
 
+import functools
 import math
 
 import torch
@@ -94,12 +95,15 @@ def _flux_mixture(raw, centre, spreads, high):
     return LogFluxFactor(logit + offset, mean, scale, torch.zeros_like(high), high)
 
 
-class StarHead(nn.Module):
+class TileHead(nn.Module):
     """
     The conditional distributions of one tile.
 
     A tile's sources are drawn in the order: their number; then, brightest
-    first, the position and the flux of each given all drawn before it.
+    first, the position, with galaxies the type, the flux and with shapes the
+    shape of each, given all drawn before it.  The flux of a galaxy is a mixture
+    around a mean, chosen by the network, of what blurred stars of several sizes are
+    measured to have.
 
     Parameters
     ----------
@@ -116,31 +120,50 @@ class StarHead(nn.Module):
         Components M of each mixture: the first is centred on the
         least-squares fit, the others are free.
 
+    galaxies : bool, optional
+        Whether sources are stars or galaxies; else all are stars.
+
+    shapes : bool, optional
+        Whether shapes of galaxies are inferred.
+
+    latent_dim : int, optional
+        As for ``ShapeLayers``.
+
     parameters : tuple of str, optional
         Further parameters, of `PARAMETERS`.
     """
 
-    codes_per_source = 5
-    # Inputs of the position factor from a fit.
-    n_position_inputs = 10
-    galaxies = False
-    shapes = False
-    # Numbers that a catalogue keeps of a shape.
-    n_shape = N_SHAPE
-
     def __init__(
-        self, n_features, *, width=128, n_most=2, n_components=3, parameters=()
+        self,
+        n_features,
+        *,
+        width=128,
+        n_most=2,
+        n_components=3,
+        galaxies=False,
+        shapes=False,
+        latent_dim=0,
+        parameters=(),
     ):
         super().__init__()
         self.n_most, self.n_components = n_most, n_components
-        self.entries = parameters_of(STARS, names=parameters)
+        self.galaxies, self.shapes = galaxies, shapes
+        # Numbers that a catalogue keeps of a shape.
+        self.n_shape = latent_dim or N_SHAPE
+        self.entries = parameters_of(
+            STARS_AND_GALAXIES if galaxies else STARS,
+            shapes=shapes,
+            latent_dim=latent_dim,
+            names=parameters,
+        )
+        self.codes_per_source = 5 + galaxies
         n_code = self.codes_per_source * n_most
         self.from_context = nn.Conv2d(n_features, width, 1)
         self.from_neighbours = nn.Conv2d(1 + n_code, width, 3, bias=False)
         self.mix = nn.Conv2d(width, width, 1)
         self.count = nn.Conv2d(width, n_most + 1, 1)
         m, narrow = n_components, SOURCE_WIDTH
-        n_position = narrow + self.n_position_inputs
+        n_position = narrow + 10 + galaxies * N_SHIFTS
         self.source = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -152,7 +175,14 @@ class StarHead(nn.Module):
             )
             for _ in range(n_most)
         )
+        n_extended = narrow + N_SIZE_FEATURES + 5 + shapes * N_ELLIPSE
         for block in self.source:
+            if galaxies:
+                block['extended'] = hidden_layers(n_extended, narrow, narrow)
+                block['is_galaxy'] = last_layer(narrow, 1)
+                block['galaxy_flux'] = last_layer(narrow, 3 * m + N_SIZES)
+            if shapes:
+                block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
             add_layers(block, self.entries, narrow)
         with torch.no_grad():  # most tiles are empty
             self.count.bias.copy_(4.0 - 3.0 * torch.arange(n_most + 1))
@@ -298,63 +328,6 @@ class StarHead(nn.Module):
         raw = apply_layers(self.source[place]['flux'], hidden, torch.cat(own, -1))
         return star_flux_of_raw(raw, at['log_flux'], at['relative_error'], high)
 
-
-def _position_of(fit):
-    """Position and its errors ``(N, 2)`` in units of the tile."""
-    centre = torch.stack([fit['x'], fit['y']], -1)
-    return centre, torch.stack([fit['error_x'], fit['error_y']], -1)
-
-
-class CatalogHead(StarHead):
-    """
-    The conditional distributions of one tile, with the type of each source.
-
-    A source's type is drawn after its position, and its flux given both.
-    Stars have the factors of ``StarHead``; the flux of a galaxy is
-    a mixture around a mean, chosen by the network, of what blurred stars of several
-    sizes are measured to have.  Given all that, its shape is drawn last.
-
-    Parameters
-    ----------
-    n_features, **sizes
-        As for ``StarHead``.
-
-    shapes : bool, optional
-        Whether shapes of galaxies are inferred.
-
-    latent_dim : int, optional
-        As for ``ShapeLayers``.
-
-    parameters : tuple of str, optional
-        Further parameters, of `PARAMETERS`.
-    """
-
-    codes_per_source = 6
-    n_position_inputs = StarHead.n_position_inputs + N_SHIFTS
-    galaxies = True
-
-    def __init__(
-        self, n_features, *, shapes=False, latent_dim=0, parameters=(), **sizes
-    ):
-        super().__init__(n_features, **sizes)
-        self.entries = parameters_of(
-            STARS_AND_GALAXIES,
-            shapes=shapes,
-            latent_dim=latent_dim,
-            names=parameters,
-        )
-        self.shapes = shapes
-        self.n_shape = latent_dim or N_SHAPE
-        narrow = SOURCE_WIDTH
-        n_inputs = narrow + N_SIZE_FEATURES + 5 + (N_ELLIPSE if shapes else 0)
-        for block in self.source:
-            block['extended'] = hidden_layers(n_inputs, narrow, narrow)
-            block['is_galaxy'] = last_layer(narrow, 1)
-            block['galaxy_flux'] = last_layer(narrow, 3 * self.n_components + N_SIZES)
-            if shapes:
-                block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
-            add_layers(block, self.entries, narrow)
-
     def extended(self, place, hidden, fit) -> torch.Tensor:
         """Hidden layer for what is extended, tensor ``(N, narrow)``."""
         numbers = [
@@ -378,3 +351,13 @@ class CatalogHead(StarHead):
         raw = self.source[place]['galaxy_flux'](extended)
         guesses = fit['size_log_flux'], fit['size_error']
         return galaxy_flux_of_raw(raw, *guesses, high, least=0.05)
+
+
+# The name of earlier versions, which can be imported for a release.
+CatalogHead = functools.partial(TileHead, galaxies=True)
+
+
+def _position_of(fit):
+    """Position and its errors ``(N, 2)`` in units of the tile."""
+    centre = torch.stack([fit['x'], fit['y']], -1)
+    return centre, torch.stack([fit['error_x'], fit['error_y']], -1)

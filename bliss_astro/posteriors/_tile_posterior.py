@@ -43,7 +43,7 @@ class TilePosterior:
     inputs : `~bliss_astro.encoders.EncoderInputs`
         Inputs of the encoder.
 
-    head : ``StarHead``
+    head : ``TileHead``
         The conditional distributions.
 
     tile_size : int, optional
@@ -211,7 +211,7 @@ class TilePosterior:
             Image, row and column of each tile.
 
         code, known : tensor ``(N, 9, C K)``, ``(N, 9)``
-            As for ``StarHead.hidden_at``.
+            As for ``TileHead.hidden_at``.
         """
         return self.head.hidden_at(self.context_at(*tiles), code, known)
 
