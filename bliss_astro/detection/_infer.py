@@ -14,6 +14,8 @@ from astropy.nddata import block_reduce
 from torch.nn import functional as F
 
 from bliss_astro._threads import map_threads, n_workers
+from bliss_astro.encoders import EncoderInputs
+from bliss_astro.encoders._inputs import PIXELS
 from bliss_astro.posteriors import TileGrid
 
 from ._inputs import tile_mean
@@ -94,13 +96,16 @@ def _window(inputs, rows, columns, size):
     """Inputs of some rows and columns of tiles."""
     pixels = [slice(part.start * size, part.stop * size) for part in (rows, columns)]
 
-    def cut(value, is_image):
-        by_row, by_column = pixels if is_image else (rows, columns)
+    def cut(name):
+        value = getattr(inputs, name)
+        by_row, by_column = pixels if name in PIXELS else (rows, columns)
+        if name == 'present':
+            return value
         # Constants are maps of one tile.
         value = value[..., by_row, :] if value.shape[-2] > 1 else value
         return value[..., by_column] if value.shape[-1] > 1 else value
 
-    return inputs.with_maps(cut)
+    return inputs.with_tensors(cut)
 
 
 def _blocks(shape, n_threads, most):
@@ -133,11 +138,11 @@ def estimate_densities(encoder, inputs, grid):
     Each is by tile or 1 x 1.
     """
     good = [tile_mean(own, grid) for own in (~inputs.mask[:, 0]).cpu().numpy()]
-    tiles, seen = _sampled_tiles(grid)
+    windows, seen = _sampled_windows(grid)
     # Unless those have too few of the good pixels of a masked image.
     shares = [(own * seen).sum() / max(own.sum(), 1.0) for own in good]
     if min(shares) >= _LEAST_SHARE * seen.mean() and min(grid.shape) >= _SAMPLED_MIN:
-        counts = _sample_counts(encoder, inputs, grid, tiles)
+        counts = _sample_counts(encoder, inputs, grid, windows)
     else:
         counts = infer(encoder, inputs, grid).expected_counts()
         counts, seen = counts.cpu().double().numpy(), np.ones(grid.shape)
@@ -172,54 +177,36 @@ def _block_sum(value, n):
     return block_reduce(padded, n, np.sum)
 
 
-def _sampled_tiles(grid):
+def _sampled_windows(grid):
     """
     Rows and columns of tiles of windows spread over large images, and where they are.
 
     A seventh of an image determines the density as well as it needs to be known.
     """
-    side, tiles, seen = _SAMPLE_SIDE, [], np.zeros(grid.shape)
+    side, spans, seen = _SAMPLE_SIDE, [], np.zeros(grid.shape)
     # Whole windows, evenly spread.
     for n in grid.shape:
         n_windows = max(n // _SAMPLE_PERIOD, _SAMPLES_MIN)
-        middles = (torch.arange(n_windows) + 0.5) * (n / n_windows)
-        starts = (middles - side / 2).round().long()
-        tiles.append((starts[:, None] + torch.arange(side)).clamp(0, n - 1))
-    seen[np.ix_(*(part.flatten() for part in tiles))] = 1
-    return tiles, seen
+        middles = (np.arange(n_windows) + 0.5) * (n / n_windows)
+        starts = (middles - side / 2).round().astype(int).tolist()
+        spans.append([slice(start, start + side) for start in starts])
+    windows = list(itertools.product(*spans))
+    for window in windows:
+        seen[window] = 1
+    return windows, seen
 
 
-def _sample_counts(encoder, inputs, grid, tiles):
+def _sample_counts(encoder, inputs, grid, windows):
     """
-    Expected counts in windows of `_sampled_tiles`, and 0 elsewhere.
+    Expected counts in windows of `_sampled_windows`, and 0 elsewhere.
 
     Windows have no halo: stars just outside are what training images have too.
     """
-    side, size = _SAMPLE_SIDE, grid.size
-    windows = inputs.with_maps(
-        lambda value, is_image: _cut_windows(value, *tiles, size if is_image else 1)
-    )
-    found = infer(encoder, windows, TileGrid((side * size,) * 2, size))
-    counts = found.expected_counts().cpu().double()
-    rows, columns = tiles
-    counts = counts.unflatten(0, (-1, len(rows), len(columns))).transpose(2, 3)
-    expected = np.zeros((len(counts), *grid.shape))
-    where = np.ix_(rows.flatten(), columns.flatten())
-    expected[:, where[0], where[1]] = counts.flatten(3, 4).flatten(1, 2)
+    size, expected = grid.size, np.zeros((len(inputs.image), *grid.shape))
+    parts = [_window(inputs, *window, size) for window in windows]
+    parts = EncoderInputs.concatenate(parts, tile_size=size)
+    found = infer(encoder, parts, TileGrid((_SAMPLE_SIDE * size,) * 2, size))
+    counts = found.expected_counts().cpu().double().unflatten(0, (-1, len(expected)))
+    for window, own in zip(windows, counts.numpy(), strict=True):
+        expected[:, *window] = own
     return expected
-
-
-def _cut_windows(value, rows, columns, size):
-    """Batch of windows of arrays ``(B, ..., h, w)``, each tile ``size`` a side."""
-    _, *channels, _, _ = value.shape
-    value = value.flatten(1, -3)
-    for axis, index in ((2, rows), (4, columns)):
-        # Constants are maps of one tile.
-        if value.shape[axis] == 1:
-            index = torch.zeros_like(index[:, :1])
-        else:
-            index = (index[..., None] * size + torch.arange(size)).flatten(1)
-        value = value.index_select(axis, index.flatten().to(value.device))
-        value = value.unflatten(axis, index.shape)
-    value = value.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-    return value.unflatten(1, channels)

@@ -193,25 +193,6 @@ class EncoderInputs(Rows):
 
         return parts[0].with_tensors(join)
 
-    def with_maps(self, function) -> 'EncoderInputs':
-        """
-        Return the inputs with a function of each tensor.
-
-        Parameters
-        ----------
-        function : callable
-            Its arguments are a tensor ``(B, ..., h, w)``, a constant with spatial size
-            1 x 1, and whether the spatial axes are those of pixels.
-        """
-
-        def make(name):
-            value = getattr(self, name)
-            if name == 'present':
-                return function(value[..., None, None], False)[..., 0, 0]
-            return function(value, name in PIXELS)
-
-        return self.with_tensors(make)
-
     def to(self, device) -> 'EncoderInputs':
         """Return the same inputs on another device."""
         return self.with_tensors(lambda name: getattr(self, name).to(device))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from bliss_astro.detection import _infer
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.posteriors._star_fit import Pixels
@@ -24,10 +25,12 @@ def encoder(tiny_config):
     return encoder
 
 
-@pytest.fixture
-def one(draw):
-    inputs, _ = draw(2, shape=(24, 33), confined_fraction=0.0, psf_errors=(0.02, 0.1))
-    psf = inputs.psf.expand(-1, -1, -1, 6, 9).clone()
+@pytest.fixture(params=[(24, 33)])
+def one(draw, request):
+    settings = {'confined_fraction': 0.0, 'psf_errors': (0.02, 0.1)}
+    inputs, _ = draw(2, shape=request.param, **settings)
+    tiles = [-(-n // 4) for n in request.param]
+    psf = inputs.psf.expand(-1, -1, -1, *tiles).clone()
     psf[..., 4:] *= 1.1
     # Noise that is correlated in the second image, and a bad column.
     inputs.correlation[1] = 0.2
@@ -121,6 +124,25 @@ def test_cut_outs_of_all_bands(encoder, one):
         for name in ('data', 'good', 'gain', 'correlation', 'x', 'y'):
             assert torch.equal(getattr(own, name), getattr(alone, name))
         assert torch.equal(own.profile(x, y), alone.profile(x, y))
+
+
+@pytest.mark.parametrize('one', [(122, 140)], indirect=True)
+def test_blocks_and_windows(encoder, one, monkeypatch):
+    """
+    Large images of several bands pass block by block, and are sampled for densities.
+    """
+    both = with_bands(one, one, other_band(one, 1))
+    two = dataclasses.replace(both, present=torch.tensor([[True, True], [True, False]]))
+    encoder.head.count.weight *= 30
+    grid, whole = encoder(two).grid, encoder.features(two)
+    for name, value in (('_BLOCK', 300), ('_SAMPLED_MIN', 20), ('_SAMPLE_SIDE', 8)):
+        monkeypatch.setattr(_infer, name, value)
+    found = _infer.infer(encoder, two, grid).features
+    assert_close(found.float(), whole, atol=0.05, rtol=0.05)
+    densities = [_infer.estimate_densities(encoder, some, grid) for some in (two, one)]
+    # The second image lacks the second band.
+    apart = [abs(a - b).max() for a, b in zip(*densities, strict=True)]
+    assert apart[1] < 0.1 * apart[0]
 
 
 @pytest.mark.parametrize('conditioning', ['image', 'image+background'])
