@@ -7,6 +7,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro._arguments import must, require
 from bliss_astro._atomic import atomic_write
 from bliss_astro.flags import decode_flags
 from bliss_astro.rendering._scene import Sources
@@ -296,10 +297,9 @@ def _region_radius(catalog, radius, *, sky):
         radius = u.Quantity(radius, getattr(radius, 'unit', u.pix))
         size = radius.to(u.arcsec if sky else u.pix, scales)
     except (TypeError, u.UnitsError):
-        msg = f'radius must be a number of pixels or an angle, got {radius!r:.60}'
-        raise TypeError(msg) from None
-    if not 0 < size.value < np.inf:
-        raise ValueError(f'radius must be positive, got {radius}')
+        text = must('radius', 'be a number of pixels or an angle', f'{radius!r:.60}')
+        raise TypeError(text) from None
+    require(0 < size.value < np.inf, 'radius', 'be positive', radius)
     if scale is None and radius.unit.is_equivalent(u.arcsec) != sky:
         msg = (
             'the size of a pixel on the sky is not known; give radius as '

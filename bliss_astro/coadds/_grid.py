@@ -9,7 +9,7 @@ import numpy as np
 from astropy.wcs import WCS, Sip
 from astropy.wcs.utils import pixel_to_pixel
 
-from bliss_astro._arguments import check_image_shape
+from bliss_astro._arguments import check_image_shape, require
 from bliss_astro._warnings import collect_warnings
 from bliss_astro.exposures._geometry import check_wcs, cut_wcs
 
@@ -123,9 +123,7 @@ class OutputGrid(NamedTuple):
 
 def check_any(exposures):
     """Check that there are exposures."""
-    if not exposures:
-        msg = 'exposures must not be empty.'
-        raise ValueError(msg)
+    require(exposures, 'exposures', 'not be empty', 'none')
 
 
 def output_grid(footprints, wcs_out, shape_out):
@@ -153,15 +151,13 @@ def _parse_grid(wcs_out, shape_out):
         msg = f'wcs_out must be a FITS header or a two-dimensional astropy WCS; {error}'
         raise TypeError(msg) from None
     low_level = getattr(wcs_out, 'low_level_wcs', wcs_out)
-    if not all('pos.' in str(kind) for kind in low_level.world_axis_physical_types):
-        msg = 'wcs_out must have two celestial axes, such as RA and Dec.'
-        raise ValueError(msg)
-    if shape_out is None:
-        shape_out = low_level.array_shape
-    if shape_out is None:
-        msg = 'shape_out must be given, as (ny, nx); wcs_out does not state a shape.'
-        raise ValueError(msg)
-    shape = check_image_shape('shape_out', shape_out)
+    kinds = low_level.world_axis_physical_types
+    celestial = all('pos.' in str(kind) for kind in kinds)
+    require(celestial, 'wcs_out', 'have two celestial axes, such as RA and Dec', kinds)
+    shape = low_level.array_shape if shape_out is None else shape_out
+    allowed = 'be given, as (ny, nx), where wcs_out does not state a shape'
+    require(shape is not None, 'shape_out', allowed, shape)
+    shape = check_image_shape('shape_out', shape)
     if isinstance(wcs_out, WCS):
         wcs_out = wcs_out.deepcopy()
         wcs_out.array_shape = shape

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 
-from bliss_astro._arguments import require_type
+from bliss_astro._arguments import require, require_type
 from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR, file_name, header_wcs, open_fits
 from bliss_astro._warnings import warn
@@ -277,10 +277,9 @@ def read_coadd_nddata(nddata, keywords):
 
 def _split_error(nddata, meta, sky, keywords):
     """Part a total error into the noise of the sky and the gain of the sources."""
-    if nddata.uncertainty is None:
-        msg = 'bkg_error must be given, as the NDData has no uncertainty.'
-        raise ValueError(msg)
-    error = nddata.uncertainty.represent_as(StdDevUncertainty).array
+    uncertainty, allowed = nddata.uncertainty, 'be given, without an uncertainty'
+    require(uncertainty is not None, 'bkg_error', allowed, uncertainty)
+    error = uncertainty.represent_as(StdDevUncertainty).array
     level = keywords.get('background', meta.get('BKGLEVEL', 0.0))
     level = level.to_value(nddata.unit) if isinstance(level, u.Quantity) else level
     with np.errstate(invalid='ignore'):

@@ -262,9 +262,7 @@ class CoaddSums:
     def arguments(self, dtype):
         """Return the arguments of the coadd: data, noise and PSF."""
         good = self.count > 0
-        if not good.any():
-            msg = 'exposures must have good pixels on the grid; no pixel of it has any.'
-            raise ValueError(msg)
+        require(good.any(), 'exposures', 'have good pixels on the grid', 'no pixel')
         if self.psf.lacking:
             warn(
                 f'exposures {self.psf.lacking} have no psf, so that the coadd has none '

@@ -360,12 +360,11 @@ def sharpness(log_prob=None, *, width=None, bound=None, residuals=None, groups=N
     ----- --- --------- ------
       all   3   -2.0000 1.1000
     """
-    if (bound is None) != (width is None and residuals is None):
-        msg = 'bound must be given with width or residuals, and only with them'
-        raise ValueError(msg)
-    if log_prob is None and bound is None:
-        msg = 'log_prob or bound must be given'
-        raise ValueError(msg)
+    sound = (bound is None) == (width is None and residuals is None)
+    allowed = 'be given with width or residuals, and only with them'
+    require(sound, 'bound', allowed, f'{bound!r:.60}')
+    some = log_prob is not None or bound is not None
+    require(some, 'log_prob or bound', 'be given', 'neither')
     values, like = {}, None
     if log_prob is not None:
         values['log_score'] = as_vector(log_prob, 'log_prob', within=EVERYTHING)

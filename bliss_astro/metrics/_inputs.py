@@ -186,9 +186,7 @@ def bootstrap_bands(statistic, images, *, n_resamples=1000, level=0.683, rng=Non
     for table in tables:
         require(table.ndim == 1, 'images', 'be one-dimensional', table.shape)
     labels, index = np.unique(np.concatenate(tables), return_inverse=True)
-    if not len(labels):
-        msg = 'images is empty: there is nothing to resample'
-        raise ValueError(msg)
+    require(len(labels), 'images', 'not be empty', 'none to resample')
     tables = np.split(index, np.cumsum([len(table) for table in tables])[:-1])
     rows_of = [_rows_of_images(table, len(labels)) for table in tables]
     rng = check_rng(rng)

@@ -198,9 +198,8 @@ def _border_noise(stamps, bad):
     border[2:-2, 2:-2] = False
     values = np.where(bad, np.nan, stamps)[:, border]
     values = values[np.isfinite(values).sum(1) > 3]
-    if len(values) == 0:
-        msg = 'error must be given: too few usable pixels to measure it'
-        raise ValueError(msg)
+    allowed = 'be given, where few pixels are usable'
+    require(len(values), 'error', allowed, 'too few to measure it')
     values = values - np.nanmedian(values, axis=1, keepdims=True)
     noise = MAD_TO_SIGMA * np.nanmedian(np.abs(values))
     # Noise-free simulations have no scatter, and still need a scale.

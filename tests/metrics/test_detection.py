@@ -162,7 +162,7 @@ class TestBootstrapBands:
         assert_array_equal(a.samples, b.samples)
 
     def test_errors(self):
-        with pytest.raises(ValueError, match='images is empty'):
+        with pytest.raises(ValueError, match='images must not be empty'):
             bootstrap_bands(np.mean, [])
         with pytest.raises(TypeError, match='must be callable'):
             bootstrap_bands(1, [1])
