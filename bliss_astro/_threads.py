@@ -28,8 +28,12 @@ _MIN_PIECE = 256
 # precision, as several such lists are in use.
 _CACHED_PIXELS = 2**17
 
-# Where Linux tells how many threads run.
+# Number of running threads, on Linux.
 _LOAD = Path('/proc/loadavg')
+
+# Devices with such caches, and how much longer pieces are elsewhere: those of most
+# images are whole then, of some gigabytes at most.
+_CACHED, _WIDER = {'cpu'}, 128
 
 # Threads that the work in progress may use; None outside of `use_threads`.
 _N_WORKERS = contextvars.ContextVar('n_workers', default=None)
@@ -143,17 +147,21 @@ def use_threads(n_threads=None, *, progress_bar=False, title=''):
 
 
 def split_work(n, most, device=None):
-    """Indices of n things in pieces of at most ``most``, one a thread or more."""
+    """Slices of n things of at most ``most``, one a thread or more."""
     share = -(-n // (_N_WORKERS.get() or 1))
-    size = min(most, max(share, _MIN_PIECE))
-    return torch.arange(n, device=device).split(size)
+    return _slices(n, min(most, max(share, _MIN_PIECE)), device)
 
 
 def split_pixels(n, n_pixels, device):
-    """Indices of n cut-outs of so many pixels in pieces that fit into a cache."""
+    """Slices of n cut-outs of so many pixels that fit into a cache."""
     # Others are written to the memory and read again in each of many operations.
-    most = _CACHED_PIXELS // n_pixels if device.type == 'cpu' else n
-    return torch.arange(n, device=device).split(max(1, most))
+    return _slices(n, max(1, _CACHED_PIXELS // n_pixels), device)
+
+
+def _slices(n, size, device):
+    """Slices of n things, longer on a GPU, where each operation has its price."""
+    size *= 1 if device is None or device.type in _CACHED else _WIDER
+    return [slice(k, min(k + size, n)) for k in range(0, n, size)] or [slice(0)]
 
 
 def map_threads(function, items):

@@ -130,12 +130,18 @@ def test_no_more_threads_than_free_processors(
 
 
 def test_split_work():
-    assert [len(part) for part in split_work(1000, 512)] == [512, 488]
+    def sizes(n, device=None):
+        return [part.stop - (part.start or 0) for part in split_work(n, 512, device)]
+
+    assert sizes(1000) == [512, 488]
     with use_threads(2):
-        assert [len(part) for part in split_work(600, 512)] == [300, 300]
+        assert sizes(600) == [300, 300]
         # Too few to share.
-        assert [len(part) for part in split_work(100, 512)] == [100]
-    assert len(torch.cat(list(split_work(0, 512)))) == 0
+        assert sizes(100) == [100]
+    assert sizes(0) == [0]
+    # As few pieces as memory allows where operations have a price of their own.
+    assert sizes(1000, torch.device('cuda')) == [1000]
+    assert sizes(100_000, torch.device('cuda')) == [65_536, 34_464]
 
 
 # -- warnings ------------------------------------------------------------------------

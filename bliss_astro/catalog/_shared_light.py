@@ -226,7 +226,8 @@ def _ratios(pixels, tiles, middle, radius, stars, lists):
         images.append((light[..., None, None] * profile).sum(1))
     model = (inside * images[0]).sum((1, 2))
     light = (inside * (patches.data - images[1])).sum((1, 2))
-    error = patches.covariance(inside, inside, inside * patches.variance(patches.data))
+    variance = inside * patches.variance(patches.data)
+    error = patches.covariance(inside[:, None], variance)[:, 0, 0]
     least = _MIN_EXCESS * error.clamp(min=1).sqrt()
     more = (model > 0) & (light - model >= least)
     ratio = torch.where(more, light / torch.where(more, model, 1.0), 1.0)

@@ -14,13 +14,7 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import (
-    elliptical_radius_squared,
-    normalization_of_shape,
-    profile_slope,
-    quadratic_form,
-    raw_profile,
-)
+from bliss_astro.psf._mixture import stretch_of
 
 from ._grid import Rows
 from ._shape_layers import ellipticity_to_vector
@@ -70,48 +64,27 @@ class Ellipses(Rows):
         return cls(flux, zero + _LOG_BLUR_START, zero, zero.clone())
 
 
-def _blurred(patches, ellipses, step=0.0):
-    # The stretched PSF (..., N, 1, 1), whose own elongation is replaced.
-    variance = (ellipses.log_blur + step).exp()[..., None, None]
-    wide = patches.psf.broadened(variance, approximate=True)
-    e1, e2 = (e[:, None, None] for e in (ellipses.e1, ellipses.e2))
-    return wide.with_ellipticity(e1, e2)
+def _squares(dx, dy):
+    """Squared radius, and what ellipticities e1 and e2 add to it ``(N, 2, P, P)``."""
+    x2, y2 = dx.square(), dy.square()
+    return x2 + y2, torch.stack([y2 - x2, dx * dy * -2], 1)
+
+
+def _elliptical(squares, tilt):
+    """Squared elliptical radius at distortions ``(N, 2)``, and its stretch."""
+    total, (by_e1, by_e2) = squares[0], squares[1].unbind(1)
+    stretch = stretch_of(*tilt.unbind(1))[:, None]
+    scale, e1, e2 = torch.cat([stretch, stretch * tilt], 1)[..., None, None].unbind(1)
+    return (total * scale).addcmul_(by_e1, e1).addcmul_(by_e2, e2), stretch
 
 
 def model_of(patches, ellipses, x, y):
     """Images of the sources alone, of unit flux, ``(N, P, P)``."""
-    return _blurred(patches, ellipses)(*patches.offsets(x, y))
-
-
-def _columns(patches, ellipses, dx, dy, out):
-    """
-    Put the model and its derivatives by log_blur, e1 and e2 into ``out``.
-
-    Returns what the four ``(N, P, P)`` are to be multiplied by, ``(N, 4)``.
-    """
-    steps = dx.new_tensor([[0.0], [_LOG_BLUR_STEP]])
-    psf = _blurred(patches, ellipses, steps)
-    shape, wider = psf.shape
-    norm, wider_norm = normalization_of_shape(psf.shape, psf.normalization_radius)
-    e1, e2 = ellipses.e1[:, None, None], ellipses.e2[:, None, None]
-    r2 = elliptical_radius_squared(shape, dx, dy)
-    value, fall = profile_slope(shape, r2)
-    out[:, 0] = value
-    torch.sub(raw_profile(wider, r2) * (norm / wider_norm), value, out=out[:, 1])
-    # Derivatives of the squared radius, but for a factor.
-    square = (-e1.square() - e2.square() + 1).reciprocal()
-    along = e1 * square, e2 * square
-    minus, plus, across = 1 - e1, 1 + e1, -2 * e2
-    by_e1 = along[0] * minus - 1, along[0] * plus + 1, along[0] * across
-    by_e2 = along[1] * minus, along[1] * plus, along[1] * across - 2
-    for k, form in enumerate((by_e1, by_e2), start=2):
-        torch.mul(fall, quadratic_form(*form, dx, dy), out=out[:, k])
-    norm, stretch = norm.reciprocal()[..., 0], square.sqrt()[..., 0] * -0.5
-    return norm * torch.cat(
-        [torch.ones_like(norm), torch.full_like(norm, 1 / _LOG_BLUR_STEP)]
-        + 2 * [stretch],
-        -1,
-    )
+    blur = ellipses.log_blur.exp()[..., None, None]
+    form = patches.psf.form.blurred(blur)
+    # Their own elongation is replaced.
+    form.e1, form.e2 = (e[:, None, None] for e in (ellipses.e1, ellipses.e2))
+    return form.profile(*patches.offsets(x, y))
 
 
 @torch.no_grad()
@@ -122,28 +95,40 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
     Returns the `Ellipses` and the Fisher information ``(N, 4, 4)`` of (flux, log_blur,
     e1, e2), priors included.
     """
-    fit, at = ellipses, patches.offsets(x, y)
+    squares = _squares(*patches.offsets(x, y))
     prior = x.new_tensor([0.0, _LOG_BLUR_SIGMA**-2, *2 * [_DISTORTION_SIGMA**-2]])
+    start = x.new_tensor([0.0, _LOG_BLUR_START, 0.0, 0.0])
     least = torch.diag(prior)
     least[0, 0] = 1e-9
-    # Derivatives and, at last, the residual.
+    # Units of the columns: of those by the shape, but for the flux.
+    units = x.new_tensor([1.0, 1 / _LOG_BLUR_STEP, -0.5, -0.5])
+    step = x.new_tensor([1.0, math.exp(_LOG_BLUR_STEP)])[:, None, None, None]
+    # The model, its derivatives and the residual.
     columns = x.new_empty(len(x), 5, *patches.data.shape[1:])
+    fit = torch.stack([ellipses.flux, ellipses.log_blur, ellipses.e1, ellipses.e2], 1)
     for _ in range(n_iterations):
-        scale = _columns(patches, fit, *at, columns)
-        model = (fit.flux * scale[:, 0])[:, None, None] * columns[:, 0]
+        flux, log_blur, tilt = fit[:, :1], fit[:, 1:2], fit[:, 2:]
+        form = patches.psf.form.blurred(log_blur.exp()[..., None] * step)
+        r2, stretch = _elliptical(squares, tilt)
+        (value, wider), slope = form.value_and_slope(r2, slice(1))
+        columns[:, 0] = value
+        torch.sub(wider, value, out=columns[:, 1])
+        by_tilt = torch.addcmul(
+            squares[1], r2[:, None], (tilt * stretch)[..., None, None]
+        )
+        torch.mul(by_tilt, slope[0, :, None], out=columns[:, 2:4])
+        model = flux[..., None] * value
         torch.sub(patches.data, model, out=columns[:, 4])
         weighted = columns[:, :4] * patches.weight(model)[:, None]
         # One product of matrices: those with vectors take three times as long.
         gram = weighted.flatten(2) @ columns.flatten(2).mT
-        size = torch.maximum(fit.flux, floor)[:, None]
-        scale = torch.cat([scale[:, :1], size * scale[:, 1:]], -1)
-        gram, score = gram[..., :4] * scale[:, None], gram[..., 4] * scale
-        information = gram * scale[..., None] + least
-        start = torch.stack([fit.log_blur - _LOG_BLUR_START, fit.e1, fit.e2], -1)
-        score = score - torch.nn.functional.pad(start, (1, 0)) * prior
-        step = torch.linalg.solve(_scaled(information), score)
-        fit = _moved(fit, step)
-    return fit, information
+        size = torch.maximum(flux, floor[:, None])
+        scale = torch.cat([torch.ones_like(size), size, *2 * [size * stretch]], 1)
+        scale = scale * units
+        information = gram[..., :4] * scale[:, None] * scale[..., None] + least
+        score = gram[..., 4] * scale - (fit - start) * prior
+        fit = _moved(fit, torch.linalg.solve_ex(_scaled(information), score)[0])
+    return Ellipses(*fit.unbind(1)), information
 
 
 def _scaled(information):
@@ -153,19 +138,19 @@ def _scaled(information):
 
 
 def _moved(fit, step):
-    e1 = fit.e1 + step[:, 2].clamp(-0.3, 0.3)
-    e2 = fit.e2 + step[:, 3].clamp(-0.3, 0.3)
-    shrink = (_DISTORTION_MAX / torch.hypot(e1, e2).clamp(min=1e-6)).clamp(max=1)
-    blur = (fit.log_blur + step[:, 1].clamp(-1, 1)).clamp(*_LOG_BLUR_RANGE)
+    """Parameters ``(N, 4)`` after a step, within their ranges."""
+    tilt = fit[:, 2:] + step[:, 2:].clamp(-0.3, 0.3)
+    shrink = _DISTORTION_MAX / torch.hypot(*tilt.unbind(1)).clamp(min=_DISTORTION_MAX)
+    blur = (fit[:, 1:2] + step[:, 1:2].clamp(-1, 1)).clamp(*_LOG_BLUR_RANGE)
     # A flux may fall below zero, but one that does so far has nothing to fit.
-    flux = torch.maximum(fit.flux + step[:, 0], -fit.flux.abs())
-    return Ellipses(flux, blur, e1 * shrink, e2 * shrink)
+    flux = torch.maximum(fit[:, :1] + step[:, :1], -fit[:, :1].abs())
+    return torch.cat([flux, blur, tilt * shrink[:, None]], 1)
 
 
 def ellipse_features(fit, floor):
     """Features for the network of what `fit_ellipses` returns."""
     fit, information = fit
-    covariance = torch.linalg.inv(_scaled(information))
+    covariance = torch.linalg.inv_ex(_scaled(information))[0]
     sigma = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
     safe = torch.maximum(fit.flux, 0.2 * floor)
     vector = ellipticity_to_vector(fit.e1, fit.e2)
@@ -200,62 +185,67 @@ def _sum(value):
 @torch.no_grad()
 def measure_sizes(near, far, x, y, star_flux, floor):
     """Fluxes and misfits of blurred stars at given positions, as features."""
-    features, log_flux, errors, shifts = [], [], [], []
-    least = 0.2 * floor
+    at = x, y, star_flux, 0.2 * floor
+    elongation, *small = _blurred_stars(near, _SIGMAS[:_WIDE_FROM], _SHIFTS_FROM, *at)
+    _, *large = _blurred_stars(far, _SIGMAS[_WIDE_FROM:], 0, *at)
+    (flux, relative, gain, error), shifts = (
+        torch.cat(pair, -2) for pair in zip(small, large, strict=True)
+    )
+    sizes = torch.stack([relative, gain], 1).flatten(0, 1)
+    return {
+        'sizes': torch.cat([elongation, sizes]).T,
+        'size_log_flux': torch.log(flux / floor).T,
+        'size_error': error.T,
+        'shifts': shifts.movedim(0, 1).flatten(0, 1).T,
+    }
+
+
+def _blurred_stars(patches, sigmas, since, x, y, star_flux, least):
+    """Elongation; fluxes and the like of J blurs ``(4, J, N)``; shifts of the last."""
+    dx, dy = patches.offsets(x, y)
+    blurs = x.new_tensor([0.0, *(sigma**2 for sigma in sigmas)])
+    form = patches.psf.form.blurred(blurs[:, None, None, None])
+    r2, shifted = form.radius_squared(dx, dy), slice(1 + since, None)
+    value, slope = form.value_and_slope(r2, shifted)
+    point, p = value[0], value[1:]
+    model = star_flux[:, None, None] * point
+    # One set of weights for all sizes, so that misfits compare.
+    weight = patches.weight(torch.maximum(model, patches.data))
+    reference = _sum(weight * (patches.data - model).square())
+    elongation = _elongation(patches, weight, dx, dy, model, point) if since else None
     star = torch.maximum(star_flux, least)
-    for patches, sigmas in ((near, _SIGMAS[:_WIDE_FROM]), (far, _SIGMAS[_WIDE_FROM:])):
-        dx, dy = patches.offsets(x, y)
-        point = patches.profile(x, y)
-        model = star_flux[:, None, None] * point
-        # One set of weights for all sizes, so that misfits compare.
-        weight = patches.weight(torch.maximum(model, patches.data))
-        reference = _sum(weight * (patches.data - model).square())
-        if patches is near:
-            features += _elongation(patches, weight, dx, dy, model, point)
-        for sigma in sigmas:
-            psf = patches.psf.broadened(sigma**2, approximate=True)
-            shifted = len(errors) >= _SHIFTS_FROM
-            p = psf(dx, dy, gradient=shifted)
-            p, *slopes = p if shifted else (p,)
-            # Two rounds: the weights follow the source's own photon noise.
-            flux, information, _ = optimal_flux(patches, p, star, 2)
-            left = patches.data - flux[:, None, None] * p
-            weighted = weight * left
-            gain = reference - _sum(weighted * left)
-            safe = torch.maximum(flux, least)
-            features.append(torch.log(safe / star).clamp(-3, 6) / 2)
-            features.append(torch.asinh(gain / 4) / 3)
-            log_flux.append(torch.log(safe / floor))
-            errors.append((information.rsqrt() / safe).clamp(1e-4, 5))
-            if shifted:
-                weighted += weight * (flux - safe)[:, None, None] * p
-                shifts += _shift(weight, weighted, slopes, safe)
-    names = ('sizes', 'size_log_flux', 'size_error', 'shifts')
-    values = (torch.stack(v, -1) for v in (features, log_flux, errors, shifts))
-    return dict(zip(names, values, strict=True))
-
-
-def _shift(weight, residual, slopes, flux):
+    # Two rounds: the weights follow the source's own photon noise.
+    flux, information, _ = optimal_flux(patches, p, star, 2)
+    left = patches.data - flux[..., None, None] * p
+    weighted = weight * left
+    gain = reference - _sum(weighted * left)
+    safe = torch.maximum(flux, least)
+    numbers = [
+        safe,
+        torch.log(safe / star).clamp(-3, 6) / 2,
+        torch.asinh(gain / 4) / 3,
+        (information.rsqrt() / safe).clamp(1e-4, 5),
+    ]
     # One step of Gauss and Newton along each axis.
-    out, total = [], 0.0
-    for slope in slopes:
-        information = flux.square() * _sum(weight * slope.square()) + _SHIFT_SIGMA**-2
-        out.append((flux * _sum(residual * slope) / information).clamp(-4, 4))
-        total = total + torch.log(information)
-    return [*out, -0.25 * total]
+    safe, excess = safe[since:], (flux - safe)[since:, :, None, None]
+    residual = (weight * excess).mul_(p[since:]).add_(weighted[since:])
+    slopes = torch.stack(form.along(slope, dx, dy, shifted))
+    information = safe.square() * _sum(weight * slopes.square()) + _SHIFT_SIGMA**-2
+    shift = (safe * _sum(residual * slopes) / information).clamp(-4, 4)
+    total = information.log().sum(0, keepdim=True) * -0.25
+    return elongation, torch.stack(numbers), torch.cat([shift, total])
 
 
 def _elongation(patches, weight, dx, dy, model, point):
     # Signal-to-noise ratio of the two quadrupoles of what a star leaves over.
-    r2 = dx**2 + dy**2
-    envelope = weight * torch.sqrt(point)
-    out = []
-    for pattern in (dx**2 - dy**2, 2 * dx * dy):
-        kernel = envelope * pattern / (1 + r2)
-        signal = _sum(kernel * (patches.data - model))
-        noise = _sum(kernel**2 / weight.clamp(min=1e-9)).clamp(min=1e-9).sqrt()
-        out.append(signal / noise)
-    total = out[0] ** 2 + out[1] ** 2
-    residual = _sum(weight * (patches.data - model) * torch.sqrt(point))
+    r2, patterns = _squares(dx, dy)
+    root, left = torch.sqrt(point), patches.data - model
+    envelope = weight * root
+    kernel = patterns * (envelope / (1 + r2))[:, None]
+    noise = _sum(kernel.square() / weight.clamp(min=1e-9)[:, None])
+    ratio = _sum(kernel * left[:, None]) / noise.clamp(min=1e-9).sqrt()
+    total = ratio.square().sum(1)
+    residual = _sum(envelope * left)
     scale = _sum(weight * point).clamp(min=1e-9).sqrt()
-    return [torch.log1p(total) / 3, torch.asinh(residual / scale / 2) / math.pi]
+    parts = torch.log1p(total) / 3, torch.asinh(residual / scale / 2) / math.pi
+    return torch.stack(parts)

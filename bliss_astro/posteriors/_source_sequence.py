@@ -135,9 +135,7 @@ class SourceSequence:
         x, y, log_floor = some.x, some.y, self.log_floor(some)
         floor = log_floor.exp()
         far, others, extended = cleaned(self.pixels, fit, sources, index)
-        middle = far.data.shape[-1] // 2
-        cut = (..., *2 * [slice(middle - _NEAR, middle + _NEAR + 1)])
-        near = dataclasses.replace(far, data=far.data[cut], good=far.good[cut])
+        near = far.middle(_NEAR)
         star = photometry(near, x, y, log_floor)
         sizes = measure_sizes(near, far, x, y, star['flux'], floor)
         own = fit.ellipses.select(index)

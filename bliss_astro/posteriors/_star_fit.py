@@ -94,30 +94,37 @@ class StarPatches(Rows):
         """Inverse variance under a model of the signal."""
         return self.quality / self.variance(model)
 
+    def middle(self, radius):
+        """The same with fewer pixels around the centres."""
+        half = self.data.shape[-1] // 2
+        part = (..., *2 * [slice(half - radius, half + radius + 1)])
+        data, good = (v[part].contiguous() for v in (self.data, self.good))
+        return dataclasses.replace(self, data=data, good=good)
+
     def with_data(self, data):
         """The same cut-outs of another image."""
         other = copy.copy(self)  # with what is cached
         other.data = data
         return other
 
-    def covariance(self, first, second, variance):
+    def covariance(self, weights, variance):
         """
-        Covariance ``(N,)`` of two weighted sums of the pixels.
+        Covariance ``(N, K, K)`` of K weighted sums of the pixels, ``(N, K, P, P)``.
 
         ``sum_ij a_i sqrt(v_i v_j) rho_(i - j) b_j`` with the correlation of an
         interpolated image, rho being the product of ``(rho_x, 1, rho_x)`` and
         ``(rho_y, 1, rho_y)``.
         """
+        variance = variance[:, None]
         if not self.correlated:
-            return _sum(first * second * variance)
-        root = variance.sqrt()
-        spread = second * root
+            return weights.flatten(2) @ (weights * variance).flatten(2).mT
+        spread = weights = weights * variance.sqrt()
         for axis, rho in zip((-1, -2), self.correlation.unbind(-1), strict=True):
             n = spread.shape[axis]
             beside = F.pad(spread, (1, 1) if axis == -1 else (0, 0, 1, 1))
             beside = beside.narrow(axis, 0, n) + beside.narrow(axis, 2, n)
-            spread = spread + rho[..., None, None] * beside
-        return _sum(first * root * spread)
+            spread = spread + rho[:, None, None, None] * beside
+        return weights.flatten(2) @ spread.flatten(2).mT
 
 
 def _sum(value):
@@ -148,10 +155,10 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
     p = patches.profile(x, y)
     flux, information, variance = optimal_flux(patches, p, None, n_iterations + 1)
     model, weight = flux[..., None, None] * p, patches.quality / variance
-    noise = patches.covariance(weight * p, weight * p, patches.variance(model))
+    noise = patches.covariance((weight * p)[:, None], patches.variance(model))
     n_good = _sum(patches.good).clamp(min=1)
     chi2 = _sum(weight * (patches.data - model).square()) / n_good
-    error = noise.clamp(min=1e-12).sqrt() / information
+    error = noise[:, 0, 0].clamp(min=1e-12).sqrt() / information
     return flux, torch.where(n_good > 1, error, information.rsqrt()), chi2
 
 
@@ -166,41 +173,34 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
     """
     start = place = torch.stack([x, y], -1)
     # A weak prior of half a pixel around the start keeps noise from running away.
-    stiffness = 1 / 0.5**2
+    prior = torch.eye(2, device=x.device) / 0.5**2
+    # Derivatives by the position, the profile and the residual.
     flux, columns = None, x.new_empty(len(x), 4, *patches.data.shape[1:])
     for _ in range(n_iterations):
         p, *slopes = patches.profile_with_gradient(*place.unbind(-1))
         if flux is None:
             flux, _, _ = optimal_flux(patches, p, None, 2)
-        flux = torch.maximum(flux, 0.5 * flux_floor)
-        f = flux[:, None]
+        f = torch.maximum(flux, 0.5 * flux_floor)[:, None]
         model = f[..., None] * p
         torch.stack([*slopes, p, patches.data - model], 1, out=columns)
         variance = patches.variance(model)
         weighted = columns[:, :3] * (patches.quality / variance)[:, None]
         # Normal equations, from which the flux is eliminated.
         gram = weighted.flatten(2) @ columns.flatten(2).mT
-        a = gram[:, 2, 2, None].clamp(min=1e-9)
-        b, score = f * gram[:, :2, 2], gram[:, 2, 3, None]
-        pull = f * gram[:, :2, 3] - stiffness * (place - start) - b * score / a
-        square = f * f * gram.diagonal(dim1=1, dim2=2)[:, :2]
-        xx, yy = (square + stiffness - b * b / a).unbind(1)
-        xy = flux.square() * gram[:, 0, 1] - b.prod(1) / a[:, 0]
-        det = (xx * yy - xy**2).clamp(min=1e-12)[:, None]
+        share = gram[:, 2] / gram[:, 2, 2, None].clamp(min=1e-9)
+        gram = gram[:, :2].addcmul(gram[:, :2, 2:3], share[:, None], value=-1)
+        normal = torch.addcmul(prior, f.square()[..., None], gram[..., :2])
+        pull = f * gram[..., 3] - prior[0, 0] * (place - start)
         # The inverse but for its determinant.
-        adjugate = torch.stack([yy, -xy, -xy, xx], -1).unflatten(-1, (2, 2))
-        step = ((adjugate * pull[:, None]).sum(-1) / det).clamp(-0.6, 0.6)
+        (xx, yx), (xy, yy) = (row.unbind(1) for row in normal.unbind(1))
+        det = (xx * yy).addcmul(xy, yx, value=-1).clamp(min=1e-12)[:, None]
+        adjugate = torch.stack([yy, -xy, -yx, xx], -1).unflatten(-1, (2, 2))
+        step = ((adjugate @ pull[..., None])[..., 0] / det).clamp(-0.6, 0.6)
         place = place + step
-        flux = flux + ((score - (b * step).sum(1, keepdim=True)) / a)[:, 0]
+        flux = f[:, 0] + share[:, 3] - (f * share[:, :2] * step).sum(1)
     # The estimate is the inverse times the scores, whose covariance is this.
-    gx, gy = (
-        f[..., None, None] * weighted[:, :2]
-        - (b / a)[..., None, None] * weighted[:, 2:]
-    ).unbind(1)
-    pairs = ((gx, gx), (gx, gy), (gy, gy))
-    xx, xy, yy = (patches.covariance(*pair, variance) for pair in pairs)
-    scores = torch.stack([xx + stiffness, xy, xy, yy + stiffness], -1)
-    scores = scores.unflatten(-1, (2, 2))
+    scores = weighted[:, :2] - share[:, :2, None, None] * weighted[:, 2:]
+    scores = patches.covariance(f[..., None, None] * scores, variance) + prior
     covariance = adjugate @ scores @ adjugate
     sigma = covariance.diagonal(dim1=1, dim2=2).clamp(min=1e-12 * det**2).sqrt()
     correlation = (covariance[:, 0, 1] / sigma.prod(1)).clamp(-0.99, 0.99)
@@ -275,6 +275,17 @@ class Pixels:
     def patches(self, tiles, x, y, radius) -> StarPatches:
         """Cut-outs of the reference band, which the fits are made in."""
         return self.patches_of_bands(tiles, x, y, radius).band(0)
+
+    def elsewhere(self, patches, images, x, y, radius) -> StarPatches:
+        """Cut-outs of the reference band around other places of the same tiles."""
+        cx, cy = self.centres(x, y, radius)
+        data, good = (
+            self.cut(image[:, :1], images, cx, cy, radius)[:, 0].to(x)
+            for image in (self.image, self.good)
+        )
+        return dataclasses.replace(
+            patches, data=data, good=good, x=cx.to(x), y=cy.to(y)
+        )
 
     def patches_of_bands(self, tiles, x, y, radius) -> StarPatches:
         """Cut-outs ``(N, F, P, P)`` of all bands with their noise and PSF."""

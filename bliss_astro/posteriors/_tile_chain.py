@@ -8,7 +8,7 @@ import functools
 
 import torch
 
-from bliss_astro._threads import map_threads, split_pixels, split_work
+from bliss_astro._threads import map_threads, split_pixels
 
 from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
@@ -17,11 +17,9 @@ from ._shape_layers import SHAPE_INPUTS
 from ._source_chain import SourceChain, put_values, true_values
 from ._star_fit import StarPatches, fit_star, flux_at, photometry
 
-# Half-size in pixels of the cut-outs for large galaxies, and sources in one batch.
-WIDE_RADIUS = 12
-_PIECE = 1024
-# Half-size of the cut-outs that ellipses are fitted to.
-_ELLIPSE_RADIUS = 9
+# Half-size in pixels of the cut-outs for large galaxies, and of those that ellipses are
+# fitted to.
+WIDE_RADIUS, _ELLIPSE_RADIUS = 12, 9
 # A source is fainter than a brighter one of its tile, by this in the logarithm of the
 # flux, so that the range of its flux is not empty.
 _LEAST_RANGE = 1e-3
@@ -109,17 +107,20 @@ class TileChain(SourceChain):
         return fit | {'patches': patches, 'log_floor': log_floor}
 
     def _fit_tiles(self, tiles, patches, x, y, floor):
-        size, (rows, columns) = self.grid.size, tiles[1:]
+        def fit(index):
+            own, at = tuple(v[index] for v in tiles), (x[index], y[index])
+            return self._fit_piece(own, patches.select(index), *at, floor[index])
 
-        def measure(index):
-            some = patches.select(index)
-            fit = fit_star(some, x[index], y[index], floor[index])
-            return *fit, *flux_at(some, *fit[:2])
+        radius = patches.data.shape[-1] // 2
+        n_pixels = (2 * max(radius, self.head.galaxies * _ELLIPSE_RADIUS) + 1) ** 2
+        return joined(map_threads(fit, split_pixels(len(x), n_pixels, x.device)))
 
-        pieces = split_pixels(len(x), patches.data.shape[1:].numel(), x.device)
-        fits = (torch.cat(part) for part in zip(*map(measure, pieces), strict=True))
-        x, y, error_x, error_y, correlation, flux, error, chi2 = fits
-        return self._extended_fit(tiles, patches, x, y, flux, floor) | {
+    def _fit_piece(self, tiles, patches, x, y, floor):
+        """Fits of stars, and of blurred PSFs and ellipses where there are galaxies."""
+        size, (images, rows, columns) = self.grid.size, tiles
+        x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
+        flux, error, chi2 = flux_at(patches, x, y)
+        fit = {
             'x': ((x + 0.5) / size - columns).clamp(-1, 2),
             'y': ((y + 0.5) / size - rows).clamp(-1, 2),
             'error_x': error_x / size,
@@ -129,28 +130,15 @@ class TileChain(SourceChain):
             'log_snr': torch.log((flux / error).clamp(min=0.5)),
             'chi2': chi2,
         }
-
-    def _extended_fit(self, tiles, patches, *at):
-        """Fits of blurred PSFs and ellipses, where the head has galaxies."""
-        if not self.head.galaxies:
-            return {}
-
-        # Piece by piece: large cut-outs of all candidates of a frame would take
-        # more memory than all else.
-        def measure(index):
-            x, y, flux, floor = (value[index] for value in at)
-            own = tuple(value[index] for value in tiles)
-            far = self.posterior.pixels.patches(own, x, y, WIDE_RADIUS)
-            part = measure_sizes(patches.select(index), far, x, y, flux, floor)
-            if self.head.shapes:
-                near = self.posterior.pixels.patches(own, x, y, _ELLIPSE_RADIUS)
-                start = Ellipses.round(torch.maximum(flux, floor))
-                fit = fit_ellipses(near, start, x, y, floor)
-                part |= ellipse_features(fit, floor)
-            return part
-
-        pieces = split_work(len(at[0]), _PIECE, at[0].device)
-        return joined(map_threads(measure, pieces))
+        if self.head.galaxies:
+            pixels = self.posterior.pixels
+            far = pixels.elsewhere(patches, images, x, y, WIDE_RADIUS)
+            fit |= measure_sizes(patches, far, x, y, flux, floor)
+        if self.head.shapes:
+            near, start = far.middle(_ELLIPSE_RADIUS), torch.maximum(flux, floor)
+            ellipse = fit_ellipses(near, Ellipses.round(start), x, y, floor)
+            fit |= ellipse_features(ellipse, floor)
+        return fit
 
     def followed_by(self, other):
         """The chain with that of other tiles in further rows."""

@@ -12,7 +12,7 @@ import torch
 from astropy.table import QTable
 
 from bliss_astro._arguments import check_positive, must, require
-from bliss_astro.psf._mixture import SHAPE_NAMES, fwhm_of_shape, raw_profile
+from bliss_astro.psf._mixture import SHAPE_NAMES, ClosedForm, fwhm_of_shape
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._numbers import check_tuples, float_column, need_columns, to_numbers
@@ -297,12 +297,13 @@ class GaussianFields(_Fields):
     def _valid(self, logs, low, high):
         """Whether candidates ``(..., 9)`` lie within the bounds."""
         inside = ((logs > low) & (logs < high)).all(-1)
-        shape = torch.stack(_psf_of(logs[..., :6].exp().unbind(-1)), -1)
-        height = 1 + shape[..., 2] + shape[..., 4]
+        shape = _psf_of(logs[..., :6].exp().unbind(-1))
+        height, round_one = 1 + shape[2] + shape[4], 2 * [torch.zeros_like(shape[0])]
+        form = ClosedForm(torch.stack([*shape, *round_one], -1), None)
         for k, fwhm in enumerate(self.fwhm_range):
             # The profile falls outwards: it is above half its peak at a
             # radius if and only if its FWHM is more than twice that.
-            wider = raw_profile(shape, (0.5 * fwhm) ** 2) > 0.5 * height
+            wider = form.value(logs.new_tensor(0.5 * fwhm) ** 2) > 0.5 * height
             inside &= wider if k == 0 else ~wider
         return inside
 

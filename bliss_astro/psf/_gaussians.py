@@ -126,8 +126,9 @@ class GaussianPSF:
         return height, variance, zero, zero, self.shape[..., 6:7], self.shape[..., 7:8]
 
     @functools.cached_property
-    def _integral(self):
-        return closed.normalization_of_shape(self.shape, self.normalization_radius)
+    def form(self):
+        """Closed form of PSFs that have a shape."""
+        return closed.ClosedForm(self.shape, self.normalization_radius)
 
     def with_shape(self, shape, *, step=None):
         """Return a PSF of other shape parameters; see `from_shape`."""
@@ -187,8 +188,7 @@ class GaussianPSF:
         """
         dx, dy = torch.as_tensor(dx), torch.as_tensor(dy)
         if self.shape is not None:
-            call = closed.profile_with_gradient if gradient else closed.profile_of_shape
-            return call(self.shape, dx, dy, integral=self._integral)
+            return (self.form.gradient if gradient else self.form.profile)(dx, dy)
         call = sums.gradient if gradient else sums.profile
         value = sums.in_pieces(call, self.components, dx, dy)
         return tuple(value) if gradient else value

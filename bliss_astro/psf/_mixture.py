@@ -23,6 +23,8 @@ Asymmetry, coma and trefoil, is what no ellipse has: where a PSF has a lobe on o
 side, bright stars seem to have faint companions there.
 """
 
+import copy
+import functools
 import math
 
 import numpy as np
@@ -61,31 +63,6 @@ LOG2_E = 1 / math.log(2)
 _RING = (0.75, 2.5)
 
 
-def normalization_of_shape(shape, radius=DEFAULT_NORMALIZATION_RADIUS):
-    """Integrate the profile whose core has height one within a radius (px), in px^2."""
-    # Each operation on a few numbers costs the same, and operators with a number on
-    # the left, or ``**``, twice as much: shapes are normalised thousands of times.
-    s1, s2, b, sp, p0, beta = shape[..., :6].unbind(-1)
-    core, wide, scale = s1.square(), s2.square(), beta * sp.square()
-    slope = beta * -0.5 + 1
-    slope = torch.where(slope == 0, -NEAR_TWO, slope)
-    tail = p0 * scale / (slope * -2)
-    if not math.isinf(radius):
-        r2 = radius**2
-        core = -core * torch.expm1((core * (-2 / r2)).reciprocal())
-        wide = -wide * torch.expm1((wide * (-2 / r2)).reciprocal())
-        tail = -tail * torch.expm1(slope * torch.log1p((scale / r2).reciprocal()))
-    return (core + b * wide + tail) * (2 * math.pi)
-
-
-def elliptical_radius_squared(shape, dx, dy):
-    """Squared elliptical radius (px^2), which preserves areas, at offsets."""
-    e1, e2 = shape[..., 6], shape[..., 7]
-    norm = stretch_of(e1, e2)
-    tilt = norm * e1
-    return quadratic_form(norm - tilt, norm + tilt, norm * e2 * -2, dx, dy)
-
-
 def quadratic_form(xx, yy, xy, dx, dy):
     """``xx dx^2 + yy dy^2 + xy dx dy``."""
     # Rows and columns apart as long as they can be: few operations see all pixels.
@@ -108,63 +85,148 @@ def gaussian(r2, variance):
     return torch.exp2((r2 * factor).clamp(min=_LEAST_EXPONENT))
 
 
-def _components(shape, r2):
-    """Core, wide Gaussian and power law of height one, and the base of the last."""
-    s1, s2, _, sp, _, beta = shape[..., :6].unbind(-1)
-    ratio = r2 * (beta * sp.square()).reciprocal()
-    # The power through a logarithm takes a third of the time of ``**``.
-    tail = torch.exp2(torch.log1p(ratio) * (beta * (-0.5 * LOG2_E)))
-    return gaussian(r2, s1.square()), gaussian(r2, s2.square()), tail, ratio + 1
-
-
-def raw_profile(shape, r2):
-    """Profile at squared elliptical radii whose Gaussian core has height one."""
-    core, wide, tail, _ = _components(shape, r2)
-    return core.addcmul(wide, shape[..., 2]).addcmul(tail, shape[..., 4])
-
-
-def profile_slope(shape, r2):
-    """`raw_profile`, and -2 times its derivative by the squared radius."""
-    s1, s2, b, sp, p0 = shape[..., :5].unbind(-1)
-    core, wide, tail, base = _components(shape, r2)
-    slope = (core * s1.square().reciprocal()).addcmul(wide, b / s2.square())
-    slope = slope.addcmul(tail / base, p0 / sp.square())
-    return core.addcmul(wide, b).addcmul(tail, p0), slope
-
-
 def asinh(value):
     """``asinh(value)`` to 2e-7, in an eighth of the time of `torch.asinh` on images."""
     size = value.abs().clamp(max=1e18)  # whose square is still a number
     return torch.log(size + (size.square() + 1).sqrt()).copysign(value)
 
 
-def profile_of_shape(
-    shape, dx, dy, *, radius=DEFAULT_NORMALIZATION_RADIUS, integral=None
-):
+class ClosedForm:
     """
-    Compute the PSF, of unit flux within ``radius``, at offsets (px) from its centre.
+    Closed form of PSFs of unit flux within a radius, and of those blurred a little.
 
-    ``shape[..., 0]`` broadcasts against the offsets; ``integral`` is that of
-    `normalization_of_shape` for the radius, where it is known.
+    Three terms, the core, the wide Gaussian and the power law, come first in tensors
+    ``(3, ...)``. A blur adds to the variance of each, which keeps its flux, and makes
+    an ellipse rounder. What all blurs have in common is computed once.
+
+    Parameters
+    ----------
+    shape : tensor ``(..., 8)``
+        Shape parameters in pixels; the batch broadcasts against offsets.
+
+    radius : float or None, optional
+        The normalisation radius in pixels; None for cores of height one.
     """
-    value = raw_profile(shape, elliptical_radius_squared(shape, dx, dy))
-    if integral is None:
-        integral = normalization_of_shape(shape, radius=radius)
-    return value / integral
+
+    def __init__(self, shape, radius=DEFAULT_NORMALIZATION_RADIUS):
+        s1, s2, b, sp, p0, beta, self.e1, self.e2 = shape.unbind(-1)
+        one, half = torch.ones_like(b), torch.full_like(b, -0.5 * LOG2_E)
+        slope = beta * -0.5 + 1
+        self.slope = torch.where(slope == 0, -NEAR_TWO, slope)
+        self.radius = radius
+        self.variance = torch.stack([s1, s2, sp]).square()
+        self.flux = torch.stack([one, b, p0]) * self.variance
+        # Exponents of two, and of the power law its base less one, at a radius of one.
+        self.rate = torch.stack([half, half, beta.reciprocal()])
+        self.power = beta * (-0.5 * LOG2_E)
+        # Areas at a height of one, but for the variance.
+        law = (slope - 1) / self.slope
+        self.area = torch.stack([one, one, law]) * self.flux * (-2 * math.pi)
+        self._blur()
+
+    def _blur(self, variance=0.0):
+        self.inverse = (self.variance + variance).reciprocal()
+        self.factor = self.rate * self.inverse
+        self.height = self.flux * self.inverse
+        if self.radius is not None:
+            self.height = self.height / self.integral()
+
+    def integral(self):
+        """Flux within the radius, of PSFs whose core has height one unless blurred."""
+        lost = torch.full_like(self.factor, -1.0)
+        if not math.isinf(self.radius):
+            lost = self.factor * self.radius**2
+            lost[:2].mul_(1 / LOG2_E)
+            lost[2].log1p_().mul_(self.slope)
+            lost.expm1_()
+        return (self.area * lost).sum(0)
+
+    def blurred(self, variance):
+        """The PSFs after round Gaussians of a variance (px^2), ``(J, ...)`` for J."""
+        form = copy.copy(self)
+        vars(form).pop('_ellipse', None)
+        for name in ('variance', 'flux', 'rate', 'area'):
+            setattr(form, name, _spread(getattr(self, name), variance))
+        form._blur(variance)
+        core = self.variance[0] * form.inverse[0]
+        form.e1, form.e2 = self.e1 * core, self.e2 * core
+        return form
+
+    def value(self, r2):
+        """Flux per pixel at squared elliptical radii."""
+        return self._sum(self._powers(_spread(self.factor, r2) * r2))
+
+    def value_and_slope(self, r2, of=...):
+        """`value`, and -2 times its derivative by the radius for a slice of blurs."""
+        terms = _spread(self.factor, r2) * r2
+        # The first axis of blurs, where there is one, is that of a slice.
+        base = terms[2][of] + 1
+        value = self._sum(self._powers(terms))
+        height = _spread(self.height * self.inverse, r2)[:, of]
+        core, wide, law = terms[:, of]
+        slope = (core * height[0]).addcmul_(wide, height[1])
+        return value, slope.addcmul_(law / base, height[2])
+
+    def _powers(self, terms):
+        # The power through a logarithm takes a third of the time of ``**``.
+        terms[2].log1p_().mul_(self.power)
+        return terms.clamp_(min=_LEAST_EXPONENT).exp2_()
+
+    def _sum(self, terms):
+        height = _spread(self.height, terms[0])
+        value = terms[0] * height[0]
+        return value.addcmul_(terms[1], height[1]).addcmul_(terms[2], height[2])
+
+    @functools.cached_property
+    def _ellipse(self):
+        """Factors of x^2, y^2 and x y in squared radii, and of their derivatives."""
+        e1, e2, norm = self.e1, self.e2, stretch_of(self.e1, self.e2)
+        tilt, across = norm * e1, norm * e2
+        return norm - tilt, norm + tilt, across * -2, across
+
+    def radius_squared(self, dx, dy):
+        """Squared elliptical radius (px^2), which preserves areas, at offsets."""
+        return quadratic_form(*self._ellipse[:3], dx, dy)
+
+    def profile(self, dx, dy):
+        """Flux per pixel at offsets (px) from the centre."""
+        return self.value(self.radius_squared(dx, dy))
+
+    def gradient(self, dx, dy):
+        """`profile` and its derivatives by x and y of the centre."""
+        value, slope = self.value_and_slope(self.radius_squared(dx, dy))
+        return value, *self.along(slope, dx, dy)
+
+    def along(self, slope, dx, dy, of=...):
+        """Derivatives by x and y of the centre from that by the radius."""
+        xx, yy, _, xy = (part[of] for part in self._ellipse)
+        return slope * (xx * dx - xy * dy), slope * (yy * dy - xy * dx)
 
 
-def profile_with_gradient(
-    shape, dx, dy, *, radius=DEFAULT_NORMALIZATION_RADIUS, integral=None
-):
+def _spread(terms, like):
+    """Terms ``(3, ...)`` with as many axes after the first as another tensor."""
+    more = like.dim() + 1 - terms.dim()
+    return terms.reshape(3, *more * [1], *terms.shape[1:]) if more > 0 else terms
+
+
+def normalization_of_shape(shape, radius=DEFAULT_NORMALIZATION_RADIUS):
+    """Integrate the profile whose core has height one within a radius (px), in px^2."""
+    return ClosedForm(shape, radius).height[0].reciprocal()
+
+
+def elliptical_radius_squared(shape, dx, dy):
+    """Squared elliptical radius (px^2), which preserves areas, at offsets."""
+    return ClosedForm(shape, None).radius_squared(dx, dy)
+
+
+def profile_of_shape(shape, dx, dy, *, radius=DEFAULT_NORMALIZATION_RADIUS):
+    """Compute the PSF, of unit flux within ``radius``, at offsets (px)."""
+    return ClosedForm(shape, radius).profile(dx, dy)
+
+
+def profile_with_gradient(shape, dx, dy, *, radius=DEFAULT_NORMALIZATION_RADIUS):
     """`profile_of_shape` and its derivatives by x and y of the centre."""
-    e1, e2 = shape[..., 6], shape[..., 7]
-    value, slope = profile_slope(shape, elliptical_radius_squared(shape, dx, dy))
-    if integral is None:
-        integral = normalization_of_shape(shape, radius=radius)
-    slope = slope * (stretch_of(e1, e2) / integral)
-    d_x0 = slope * ((-e1 + 1) * dx - e2 * dy)
-    d_y0 = slope * ((e1 + 1) * dy - e2 * dx)
-    return value / integral, d_x0, d_y0
+    return ClosedForm(shape, radius).gradient(dx, dy)
 
 
 def _nodes(power, step):
@@ -239,12 +301,12 @@ def broaden_shape(shape, variance):
 
 def fwhm_of_shape(shape):
     """FWHM in pixels; of an ellipse, that of the circle of the same area."""
-    r2 = torch.zeros_like(shape[..., 0])
-    half = 0.5 * raw_profile(shape, r2)
+    r2, form = torch.zeros_like(shape[..., 0]), ClosedForm(shape, None)
+    half = 0.5 * form.value(r2)
     # The logarithm of the profile is a convex function of r2, so that no step goes too
     # far, and nearly a straight line, so that few are needed.
     for _ in range(_N_STEPS):
-        value, slope = profile_slope(shape, r2)
+        value, slope = form.value_and_slope(r2)
         r2 = r2 + 2 * value * torch.log(value / half) / slope
     return 2 * r2.clamp(min=0).sqrt()
 
