@@ -12,7 +12,9 @@ from bliss_astro.exposures._noise import neighbours
 from bliss_astro.exposures._validate import check_shape
 from bliss_astro.psf._fit import check_psf_pixels
 
+from . import _io
 from ._noise import check_kernel, kernel_of_pair
+from ._psf import draw_psf_at
 
 
 class Coadd(Exposure):
@@ -97,144 +99,16 @@ class Coadd(Exposure):
         self.n_exposures = counts
         self._psf_image = _check_psf_image(psf_image)
 
-    @classmethod
-    def read(cls, path, *, hdu=None, **known):
-        """
-        Read a coadd from a FITS file, one of `write` or of another maker.
-
-        Parameters
-        ----------
-        path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-            The file, plain or compressed.
-
-        hdu : int or str, optional
-            The image, in files of other makers; by default the first HDU
-            with a two-dimensional image.
-
-        **known
-            Arguments of `Coadd` that such a file does not hold, with or
-            without units as its image has them (the unit of ``BUNIT``).
-
-        Returns
-        -------
-        coadd : `Coadd`
-            The coadd. For files of other makers, noise and correlation that
-            are not among ``known`` are measured in the blank sky, the sky
-            that is left on a mesh, and ``meta['estimated']`` states which and how.
-
-        Raises
-        ------
-        OSError
-            If the file is absent, truncated, damaged, or not FITS.
-
-        TypeError
-            If ``known`` has something that `Coadd` does not take.
-
-        ValueError
-            If there is no image, or the parts of the file do not fit each
-            other.
-
-        Warns
-        -----
-        `~astropy.utils.exceptions.AstropyUserWarning`
-            If the noise had to be estimated.
-
-        See Also
-        --------
-        bliss_astro.exposures.measure_noise : How that is done.
-        """
-        from ._io import read_coadd
-
-        return read_coadd(cls, path, hdu=hdu, known=known)
-
-    def write(self, path, *, overwrite=False):
-        """
-        Write the coadd to a FITS file with an extension for each map.
-
-        Parameters
-        ----------
-        path : str or `~os.PathLike`
-            The file; ``.gz`` at the end compresses it.
-
-        overwrite : bool, optional
-            Whether an existing file may be replaced.
-
-        Raises
-        ------
-        OSError
-            If the file exists, or cannot be written; it is then as it was.
-
-        Notes
-        -----
-        The image is in the first HDU, where every program finds it. The
-        extensions are ``BKGERR``, ``EFFGAIN``, ``BACKGRND``, ``RDNOISE`` and
-        ``SATURATE`` (those that are maps; single numbers stand in the header),
-        ``MASK`` (1 bad, 2 saturated), ``NEXP``, ``NOISEKER``, ``PSFIMAGE``,
-        ``PSF`` (shapes and images on a grid of places) and ``META``.
-        """
-        from ._io import write_coadd
-
-        write_coadd(self, path, overwrite=overwrite)
-
-    @classmethod
-    def from_nddata(cls, nddata, **kwargs):
-        """
-        Take the coadd from an NDData or CCDData.
-
-        Parameters
-        ----------
-        nddata : `~astropy.nddata.NDData` or `~astropy.nddata.CCDData`
-            The image, of `to_ccddata` or another one. Its uncertainty is the
-            TOTAL error of each pixel.
-
-        **kwargs
-            Arguments of `Coadd` that it does not have. ``effective_gain`` is
-            needed, unless the NDData came from `to_ccddata`.
-
-        Returns
-        -------
-        coadd : `Coadd`
-            The coadd.
-
-        Raises
-        ------
-        TypeError, ValueError
-            See `bliss_astro.exposures.Exposure.from_nddata`.
-        """
-        from ._io import read_coadd_nddata
-
-        data, arguments = read_coadd_nddata(nddata, kwargs)
-        return cls(data, **arguments)
-
-    from_ccddata = from_nddata
-
-    def to_ccddata(self):
-        """
-        Turn the coadd into a CCDData.
-
-        Returns
-        -------
-        ccddata : `~astropy.nddata.CCDData`
-            Image, mask, WCS, unit, meta, image of the PSF, the total error as
-            uncertainty, and the numbers of exposures as ``flags``. The kernel
-            of the noise stands in its meta (``NKy_x``). A gain that is a
-            map is kept as one number, ``NOISESKY``: the signal at which the sources'
-            noise equals the sky's, ``bkg_error**2 * effective_gain``.
-            ``from_ccddata`` returns to the maps, exactly where that number is the
-            same in all pixels. A PSF that varies is reduced to its image at the
-            centre.
-        """
-        from ._io import write_coadd_ccddata
-
-        return write_coadd_ccddata(self, super().to_ccddata())
+    read = classmethod(_io.read)
+    write = _io.write
+    from_nddata = from_ccddata = classmethod(_io.from_nddata)
+    to_ccddata = _io.to_ccddata
 
     @property
     def psf_image(self):
         """Image of the effective PSF at the centre, or `None` without a PSF."""
         if self._psf_image is not None or self.psf is None:
             return self._psf_image
-        from ._psf import draw_psf_at
-
         ny, nx = self.shape
         return draw_psf_at(self, (nx - 1) / 2, (ny - 1) / 2)
 

@@ -16,7 +16,7 @@ from bliss_astro._arguments import require, require_type
 from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR, file_name, header_wcs, open_fits
 from bliss_astro._warnings import warn
-from bliss_astro.exposures import measure_noise
+from bliss_astro.exposures import Exposure, measure_noise
 from bliss_astro.exposures._fits_image import Location
 from bliss_astro.exposures._nddata import read_nddata
 from bliss_astro.exposures._noise import neighbours
@@ -49,27 +49,50 @@ _LONGEST_KEY = 8
 # -- files of this package ---------------------------------------------------------
 
 
-def write_coadd(coadd, path, *, overwrite):
-    """Write a coadd; see `Coadd.write`."""
-    hdus = fits.HDUList([fits.PrimaryHDU(coadd.data, header=wcs_header(coadd.wcs))])
+def write(self, path, *, overwrite=False):
+    """
+    Write the coadd to a FITS file with an extension for each map.
+
+    Parameters
+    ----------
+    path : str or `~os.PathLike`
+        The file; ``.gz`` at the end compresses it.
+
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OSError
+        If the file exists, or cannot be written; it is then as it was.
+
+    Notes
+    -----
+    The image is in the first HDU, where every program finds it. The
+    extensions are ``BKGERR``, ``EFFGAIN``, ``BACKGRND``, ``RDNOISE`` and
+    ``SATURATE`` (those that are maps; single numbers stand in the header),
+    ``MASK`` (1 bad, 2 saturated), ``NEXP``, ``NOISEKER``, ``PSFIMAGE``,
+    ``PSF`` (shapes and images on a grid of places) and ``META``.
+    """
+    hdus = fits.HDUList([fits.PrimaryHDU(self.data, header=wcs_header(self.wcs))])
     header = hdus[0].header
     header['CREATOR'] = CREATOR
     header[_KIND_KEY] = (_KIND, 'written by bliss_astro')
     header[_VERSION_KEY] = (_VERSION, 'version of this layout')
-    if coadd.unit is not None:
-        header['BUNIT'] = unit_text(coadd.unit)
-    flags = _BAD * coadd.mask.astype(np.uint8) + _SATURATED * coadd.saturated
-    values = {key: getattr(coadd, name) for name, key in _NAMES.items()}
-    values |= {'MASK': flags.astype(np.uint8), 'NEXP': coadd.n_exposures}
-    values |= {'NOISEKER': coadd.noise_kernel, 'PSFIMAGE': coadd.psf_image}
+    if self.unit is not None:
+        header['BUNIT'] = unit_text(self.unit)
+    flags = _BAD * self.mask.astype(np.uint8) + _SATURATED * self.saturated
+    values = {key: getattr(self, name) for name, key in _NAMES.items()}
+    values |= {'MASK': flags.astype(np.uint8), 'NEXP': self.n_exposures}
+    values |= {'NOISEKER': self.noise_kernel, 'PSFIMAGE': self.psf_image}
     for key, value in values.items():
         if np.ndim(value):
             hdus.append(fits.ImageHDU(np.array(value), name=key))
         elif value is not None:
             header[key] = value
-    if coadd.psf is not None:
-        hdus.append(_psf_table(coadd))
-    meta = json.dumps(coadd.meta, default=_plain_value)
+    if self.psf is not None:
+        hdus.append(_psf_table(self))
+    meta = json.dumps(self.meta, default=_plain_value)
     column = fits.Column('json', f'{len(meta)}A', array=[meta])
     hdus.append(fits.BinTableHDU.from_columns([column], name='META'))
     with atomic_write(path, overwrite=overwrite) as temporary:
@@ -124,8 +147,51 @@ def _plain_value(value):
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
-def read_coadd(cls, path, *, hdu, known):
-    """Read a coadd; see `Coadd.read`."""
+def read(cls, path, *, hdu=None, **known):
+    """
+    Read a coadd from a FITS file, one of `write` or of another maker.
+
+    Parameters
+    ----------
+    path : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
+        The file, plain or compressed.
+
+    hdu : int or str, optional
+        The image, in files of other makers; by default the first HDU
+        with a two-dimensional image.
+
+    **known
+        Arguments of `Coadd` that such a file does not hold, with or
+        without units as its image has them (the unit of ``BUNIT``).
+
+    Returns
+    -------
+    coadd : `Coadd`
+        The coadd. For files of other makers, noise and correlation that
+        are not among ``known`` are measured in the blank sky, the sky
+        that is left on a mesh, and ``meta['estimated']`` states which and how.
+
+    Raises
+    ------
+    OSError
+        If the file is absent, truncated, damaged, or not FITS.
+
+    TypeError
+        If ``known`` has something that `Coadd` does not take.
+
+    ValueError
+        If there is no image, or the parts of the file do not fit each
+        other.
+
+    Warns
+    -----
+    `~astropy.utils.exceptions.AstropyUserWarning`
+        If the noise had to be estimated.
+
+    See Also
+    --------
+    bliss_astro.exposures.measure_noise : How that is done.
+    """
     unknown = sorted(set(known) - set(cls._arguments))
     if unknown:
         names = f'{cls.__name__} has {", ".join(cls._arguments)}'
@@ -224,8 +290,23 @@ def _read_foreign(cls, hdus, hdu, known):
 # -- NDData ------------------------------------------------------------------------
 
 
-def write_coadd_ccddata(coadd, ccddata):
-    """Add what is a coadd's own to its CCDData."""
+def to_ccddata(self):
+    """
+    Turn the coadd into a CCDData.
+
+    Returns
+    -------
+    ccddata : `~astropy.nddata.CCDData`
+        Image, mask, WCS, unit, meta, image of the PSF, the total error as
+        uncertainty, and the numbers of exposures as ``flags``. The kernel
+        of the noise stands in its meta (``NKy_x``). A gain that is a
+        map is kept as one number, ``NOISESKY``: the signal at which the sources'
+        noise equals the sky's, ``bkg_error**2 * effective_gain``.
+        ``from_ccddata`` returns to the maps, exactly where that number is the
+        same in all pixels. A PSF that varies is reduced to its image at the
+        centre.
+    """
+    ccddata = Exposure.to_ccddata(self)
     meta = ccddata.meta
     others = {
         key: meta.pop(key)
@@ -234,20 +315,42 @@ def write_coadd_ccddata(coadd, ccddata):
     }
     if others:
         meta[_META_KEY] = json.dumps(others, default=_plain_value)
-    if np.ndim(coadd.effective_gain):
-        level = np.square(coadd.bkg_error, dtype=float) * coadd.effective_gain
-        meta[_SKY_KEY] = float(np.median(level[~coadd.mask]))
-    for place, value in np.ndenumerate(coadd.noise_kernel):
+    if np.ndim(self.effective_gain):
+        level = np.square(self.bkg_error, dtype=float) * self.effective_gain
+        meta[_SKY_KEY] = float(np.median(level[~self.mask]))
+    for place, value in np.ndenumerate(self.noise_kernel):
         meta[_KERNEL_KEY.format(*place)] = float(value)
-    if coadd.n_exposures is not None:
-        ccddata.flags = np.array(coadd.n_exposures)
-    image = coadd.psf_image
+    if self.n_exposures is not None:
+        ccddata.flags = np.array(self.n_exposures)
+    image = self.psf_image
     ccddata.psf = None if image is None else image.copy()
     return ccddata
 
 
-def read_coadd_nddata(nddata, keywords):
-    """Collect a coadd's arguments from an NDData and from keywords."""
+def from_nddata(cls, nddata, **keywords):
+    """
+    Take the coadd from an NDData or CCDData.
+
+    Parameters
+    ----------
+    nddata : `~astropy.nddata.NDData` or `~astropy.nddata.CCDData`
+        The image, of `to_ccddata` or another one. Its uncertainty is the
+        TOTAL error of each pixel.
+
+    **keywords
+        Arguments of `Coadd` that it does not have. ``effective_gain`` is
+        needed, unless the NDData came from `to_ccddata`.
+
+    Returns
+    -------
+    coadd : `Coadd`
+        The coadd.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `bliss_astro.exposures.Exposure.from_nddata`.
+    """
     require_type('nddata', nddata, NDData)
     meta = dict(nddata.meta or {})
     meta |= json.loads(meta.pop(_META_KEY, '{}'))
@@ -272,7 +375,7 @@ def read_coadd_nddata(nddata, keywords):
     counts = getattr(nddata, 'flags', None)
     if counts is not None and np.shape(counts) == np.shape(nddata.data):
         arguments.setdefault('n_exposures', counts)
-    return data, arguments
+    return cls(data, **arguments)
 
 
 def _split_error(nddata, meta, sky, keywords):
