@@ -9,6 +9,8 @@ counts is the same in all draws, and so are the fits of sources that are drawn t
 import torch
 from torch.nn import functional as F
 
+from bliss_astro._threads import map_threads
+
 from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog
 from ._source_chain import further
@@ -45,23 +47,27 @@ def band_rows(posterior):
     return 2 * max(1, band // (len(posterior) * posterior.grid.shape[1]))
 
 
-def hidden_bands(posterior, colour, code):
+def map_bands(function, posterior, colour, code):
     """
-    Hidden layer of the tiles of a colour, given codes of the earlier ones.
+    Results of a function of the tiles of a colour, given codes of the earlier ones.
 
-    Yields bands of rows, which bound the memory, and the rows of their tiles.
+    Its arguments are the rows of tiles of a band, which bounds the memory, and their
+    hidden layer.
     """
     (i, j), (n_rows, n_columns) = COLOURS[colour], posterior.grid.shape
     known = (posterior.grid.colour(device=posterior.device) < colour).to(code)
     left_right, along = _around(j, n_columns, n_columns)
     step = band_rows(posterior)
-    for first in range(i, n_rows if j < n_columns else 0, step):
+
+    def run(first):
         rows = slice(first, min(first + step, n_rows), 2)
         above_below, down = _around(first, rows.stop, n_rows)
         near, border = (..., down, along), (*left_right, *above_below)
         given = (F.pad(value[near], border) for value in (code, known))
         context = posterior.context_at(slice(None), rows, slice(j, None, 2))
-        yield rows, posterior.head.hidden(context, *given)
+        return function(rows, posterior.head.hidden(context, *given))
+
+    return map_threads(run, range(i, n_rows if j < n_columns else 0, step))
 
 
 def sweep(posterior, threshold, fits=None):
@@ -79,15 +85,17 @@ def sweep(posterior, threshold, fits=None):
     )
     log_probs = catalog.x.new_empty((*catalog.count.shape, head.n_most + 1))
     for colour, (i, j) in enumerate(COLOURS):
-        found, code = [], head.encode_sources(catalog)
-        for rows, hidden in hidden_bands(posterior, colour, code):
+
+        def decide(rows, hidden, j=j):
             factor = head.count_factor(hidden)
             count = factor.mode(threshold)
             log_probs[:, rows, j::2] = factor.log_probs
             catalog.count[:, rows, j::2] = count
             images, down, along = count.nonzero(as_tuple=True)
             tiles = images, rows.start + 2 * down, j + 2 * along
-            found.append((*tiles, hidden[images, :, down, along]))
+            return *tiles, hidden[images, :, down, along]
+
+        found = map_bands(decide, posterior, colour, head.encode_sources(catalog))
         if not found:
             continue
         *tiles, hidden = map(torch.cat, zip(*found, strict=True))
@@ -128,9 +136,11 @@ class JointDraws:
         nothing = self.head.encode_sources(self._empty(1))
         self.alone = []
         for colour in range(len(COLOURS)):
-            bands = hidden_bands(posterior, colour, nothing)
-            parts = [self.head.count_factor(hidden).log_probs for _, hidden in bands]
+            parts = map_bands(self._log_probs, posterior, colour, nothing)
             self.alone.append(torch.cat(parts, 1) if parts else None)
+
+    def _log_probs(self, _, hidden):
+        return self.head.count_factor(hidden).log_probs
 
     def _empty(self, n_draws):
         return TileCatalog.empty(
