@@ -22,7 +22,7 @@ from bliss_astro.coadds._noise import input_kernel
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.rendering import RenderingAccuracy
-from bliss_astro.rendering._scene import ModelRenderer
+from bliss_astro.rendering._scene import draw_together
 from bliss_astro.units import FWHM_PER_SIGMA, typical
 
 from ._causes import describe_cause, explain_residual, sky_levels
@@ -75,12 +75,12 @@ _TOUCHING = np.ones((3, 3))
 _SPOILED = CatalogFlag.NEAR_MASKED | CatalogFlag.SATURATED | CatalogFlag.BLENDED
 
 
-def self_check(exposure, catalog, *, cosmic_rays=None):
+def self_check(exposure, catalog, *, cosmic_rays=None, model=None):
     """
     Search the residual of a catalogue for what its rows do not explain.
 
     ``cosmic_rays`` are the pixels of the exposure that were masked because they are
-    sharper than the PSF (bool, or None).
+    sharper than the PSF (bool, or None); ``model`` is that of `render_rows`.
 
     Returns
     -------
@@ -95,7 +95,9 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
         apertures, its ``error``), ``passed`` and ``text``.
     """
     fwhm = float(central_psf(exposure).fwhm)
-    model, residuals = _subtract(exposure, catalog, fwhm)
+    if model is None:
+        (model,) = render_rows([exposure], [catalog])
+    residuals = _subtract(exposure, model, fwhm)
     ratio, good, kernel = residuals.ratio, residuals.good, residuals.kernel
     blocks, bad, scale = _blocks(residuals)
     if _matter(blocks):
@@ -121,21 +123,28 @@ def self_check(exposure, catalog, *, cosmic_rays=None):
     return result | {'passed': not faults, 'text': '; '.join(faults)}
 
 
-def _subtract(exposure, catalog, fwhm):
-    """Model of the rows and `Residuals`, in units of the sky's noise."""
-    sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
-    # In units of the noise any image fits into single precision.
-    unit = typical(exposure.bkg_error)
-    sources.flux = sources.flux / unit
+def render_rows(exposures, catalogs):
+    """Models ``(ny, nx)`` of the rows of catalogues, in units of the sky's noise."""
+    drawn = []
+    for exposure, catalog in zip(exposures, catalogs, strict=True):
+        sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
+        # In units of the noise any image fits into single precision.
+        sources.flux = sources.flux / typical(exposure.bkg_error)
+        drawn.append(sources)
     # The far wings beyond a stamp's other side are 0.01 of the noise.
     rough = {'accuracy': RenderingAccuracy(period=1.0), 'tolerance': 1e-5}
-    renderer = ModelRenderer(exposure, **rough)
-    renderer.noise = _WINGS
-    model = np.asarray(renderer(sources), dtype=np.float32)
+    return draw_together(exposures, drawn, noise=_WINGS, **rough)
+
+
+def _subtract(exposure, model, fwhm):
+    """`Residuals` of a model, in units of the sky's noise."""
     # With the photons of sources that the catalogue lacks.
-    smoothing = {'unit': unit, 'smoothing': fwhm / FWHM_PER_SIGMA}
-    residuals = Residuals.of(exposure, model, input_kernel(exposure), **smoothing)
-    return model, residuals.keep(~around_saturated(exposure.saturated, fwhm))
+    smoothing = {'smoothing': fwhm / FWHM_PER_SIGMA}
+    unit = typical(exposure.bkg_error)
+    residuals = Residuals.of(
+        exposure, model, input_kernel(exposure), unit=unit, **smoothing
+    )
+    return residuals.keep(~around_saturated(exposure.saturated, fwhm))
 
 
 def _count(pixels):

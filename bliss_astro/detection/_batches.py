@@ -44,6 +44,8 @@ class _Task:
     image: PreparedImage
     inputs: ImageInputs
     posterior: object = None
+    catalog: object = None
+    model: np.ndarray | None = None
 
     @classmethod
     def of(cls, data, options, index):
@@ -60,19 +62,17 @@ class _Task:
         for message in self.posterior.meta.get('warnings', ()):
             warn(message, OutOfDomainWarning)
 
-    def catalog(self):
+    def checked_catalog(self):
         """The catalogue with its self-check, and warnings about it."""
-        options, found = self.options, None
-        with use_threads(options.n_threads):
-            catalog = self.posterior.at_threshold(
-                options.threshold, n_samples=options.n_samples, rng=self.rng
-            )
-            if options.check:
-                from bliss_astro.checks._self_check import self_check
+        options, catalog, found = self.options, self.catalog, None
+        if options.check:
+            from bliss_astro.checks._self_check import self_check
 
-                rays = self.image.cosmic_rays
-                found = self_check(self.image.exposure, catalog, cosmic_rays=rays)
-                catalog.meta['check'] = FactRecord(found)
+            image = self.image
+            own = {'cosmic_rays': image.cosmic_rays, 'model': self.model}
+            with use_threads(options.n_threads):
+                found = self_check(image.exposure, catalog, **own)
+            catalog.meta['check'] = FactRecord(found)
         if options.keep is None:
             self.posterior._found.clear()
         # At the end, where nothing of ours stands between them and the user's filters.
@@ -86,6 +86,23 @@ class _Task:
         return catalog
 
 
+def _tabulate(tasks):
+    """Set the catalogues of some images, and the models for their self-checks."""
+    for task in tasks:
+        options = task.options
+        task.catalog = task.posterior.at_threshold(
+            options.threshold, n_samples=options.n_samples, rng=task.rng
+        )
+    checked = [task for task in tasks if task.options.check]
+    if checked:
+        from bliss_astro.checks._self_check import render_rows
+
+        exposures = [task.image.exposure for task in checked]
+        models = render_rows(exposures, [task.catalog for task in checked])
+        for task, model in zip(checked, models, strict=True):
+            task.model = model
+
+
 def infer_each(pairs, finish, *, named=False):
     """
     Yield what ``finish`` makes of each task of images and `DetectionOptions`, in order.
@@ -96,7 +113,7 @@ def infer_each(pairs, finish, *, named=False):
     found before an error is yielded first. Messages name the index of their image if
     wanted.
     """
-    pool, running, tables = ThreadPoolExecutor(1), [], finish == _Task.catalog
+    pool, running, tables = ThreadPoolExecutor(1), [], finish == _Task.checked_catalog
     try:
         for tasks, error in _prepared(pairs, named):
             n_threads = check_n_threads(tasks[0].options.n_threads) if tasks else 1
@@ -109,6 +126,9 @@ def infer_each(pairs, finish, *, named=False):
             while len(running) > (apart and error is None):
                 ready, infer = running.pop(0)
                 infer()
+                if tables and ready:
+                    with use_threads(ready[0].options.n_threads):
+                        _tabulate(ready)
                 while ready:
                     with messages_about(f'image {ready[0].index}' if named else None):
                         # No longer held here, so that the caller may free it.
@@ -158,7 +178,7 @@ def _infer_together(tasks, n_threads, tables):
 
 def detect_each(pairs, *, named=False):
     """Yield the catalogues of pairs of images and `DetectionOptions`, in order."""
-    return infer_each(pairs, _Task.catalog, named=named)
+    return infer_each(pairs, _Task.checked_catalog, named=named)
 
 
 def posterior_each(pairs, *, named=False):

@@ -120,14 +120,18 @@ def psf_grid(shape, access):
     Returns the side of a cell in pixels, and the PSFs ``(rows, columns)`` in their
     middles, in single precision.
     """
+    side, shapes, radius = _psf_shapes(shape, access)
+    return side, GaussianPSF.from_shape(shapes, normalization_radius=radius)
+
+
+def _psf_shapes(shape, access):
+    """Side of a cell, the PSF as shapes ``(rows, columns, 8)``, radius of its flux."""
     ny, nx = shape
     side = cell_side(varies=access.varies)
     places = [cell_middles(side, n) for n in (nx, ny)]
     shapes = np.ascontiguousarray(access.shapes(*places), dtype=np.float32)
     radius = float(access.at(nx // 2, ny // 2).normalization_radius)
-    return side, GaussianPSF.from_shape(
-        torch.from_numpy(shapes), normalization_radius=radius
-    )
+    return side, torch.from_numpy(shapes), radius
 
 
 def cell_side(*, varies):
@@ -343,6 +347,57 @@ class ModelRenderer:
         drawn = render_stars(psf, x, y, flux, tolerance=self.tolerance, **options)
         y, x = (part.start for part in window)
         image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]
+
+
+def draw_together(exposures, catalogs, *, noise, accuracy=None, tolerance=1e-6):
+    """
+    Draw catalogues (`Sources`) on the grids of exposures, as a `ModelRenderer` does.
+
+    Those of few sources on small images of one shape are drawn at once. The ``noise``
+    of the sky is that by which others are cut off.
+    """
+    images, kinds = [None] * len(exposures), {}
+    for k, (exposure, sources) in enumerate(zip(exposures, catalogs, strict=True)):
+        side = cell_side(varies=exposure._psf_access.varies)
+        if max(exposure.shape) <= side and len(sources) <= _PIECE:
+            _, psf, radius = _psf_shapes(exposure.shape, exposure._psf_access)
+            kinds.setdefault((exposure.shape, radius), []).append((k, psf[0], sources))
+        else:
+            own = {'accuracy': accuracy, 'tolerance': tolerance}
+            renderer = ModelRenderer(exposure, **own)
+            renderer.noise = noise
+            images[k] = renderer(sources)
+    for (size, radius), some in kinds.items():
+        places, psf, sources = zip(*some, strict=True)
+        psf = GaussianPSF.from_shape(torch.cat(psf), normalization_radius=radius)
+        drawn = _draw_small(psf, sources, size, accuracy, tolerance)
+        for k, image in zip(places, drawn.numpy(), strict=True):
+            images[k] = image
+    return images
+
+
+def _draw_small(psf, catalogs, size, accuracy, tolerance):
+    """Images ``(B, ny, nx)`` of B catalogues, each with a PSF."""
+    lengths = [len(sources) for sources in catalogs]
+    index = torch.arange(len(catalogs)).repeat_interleave(torch.tensor(lengths))
+    x, y, flux, is_galaxy = (
+        np.concatenate([getattr(sources, name) for sources in catalogs])
+        for name in ('x', 'y', 'flux', 'is_galaxy')
+    )
+    x, y, flux = (torch.from_numpy(v.astype(np.float32)) for v in (x, y, flux))
+    # Unused places have no flux.
+    stars = x.new_zeros(3, len(catalogs), max(lengths))
+    place = torch.cat([torch.arange(n) for n in lengths])
+    stars[:, index, place] = torch.stack([x, y, flux * ~torch.from_numpy(is_galaxy)])
+    images = render_stars(psf, *stars, size=size, tolerance=tolerance)
+    chosen = np.flatnonzero(is_galaxy)
+    if len(chosen):
+        shapes = np.concatenate([s.galaxy[s.is_galaxy] for s in catalogs if len(s)])
+        shapes = torch.from_numpy(shapes.astype(np.float32))
+        own = (v[chosen] for v in (x, y, flux))
+        index = index[chosen]
+        add_galaxies(images, index, psf, index, *own, shapes, accuracy=accuracy)
+    return images
 
 
 def render_alone(psf, x, y, flux, is_galaxy, galaxy, *, size, accuracy=None):

@@ -21,6 +21,7 @@ from bliss_astro.checks import _self_check
 from bliss_astro.checks._self_check import around_saturated, self_check
 from bliss_astro.exposures import Exposure
 from bliss_astro.priors import StarPrior
+from bliss_astro.rendering._scene import ModelRenderer, Sources, draw_together
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 # Ten in the run that takes minutes.
@@ -141,6 +142,30 @@ def test_one_warning_and_meta_that_files_keep(sound, encoder, tmp_path):
         path = tmp_path / f'catalog.{ending}'
         catalog.write(path, posterior=False)
         assert ProbabilisticCatalog.read(path).meta['check'] == catalog.meta['check']
+
+
+def test_models_drawn_together():
+    """
+    As each alone: of images of two shapes, crowded, without rows, and of two PSFs.
+    """
+    rng, exposures, catalogs = np.random.default_rng(3), [], []
+    wide, small = (60, 72), (50, 40)
+    sizes = [(wide, 12), (wide, 0), (wide, 70), (small, 5), (wide, 3)]
+    for k, (shape, n) in enumerate(sizes):
+        psf = PSFModel(sigma1=1.2 + 0.1 * k, e1=0.05 * k)
+        known = {'background': 0.0, 'bkg_error': 1.0, 'effective_gain': 1.0}
+        exposures.append(Exposure(np.zeros(shape), psf=psf, **known))
+        places = rng.uniform(-3, np.add(shape[::-1], 3), (n, 2)).T
+        galaxies = rng.uniform([0.0, 0, 0.2, 0.2, 1, 1], [1, 3, 1, 1, 4, 3], (n, 6))
+        fluxes, types = rng.uniform(10, 1e4, n), rng.random(n) < 0.4
+        catalogs.append(Sources(*places, fluxes, types, galaxies))
+    images = draw_together(exposures, catalogs, noise=0.0)
+    for exposure, sources, image in zip(exposures, catalogs, images, strict=True):
+        renderer = ModelRenderer(exposure)
+        renderer.noise = 0.0
+        expected = renderer(sources)
+        assert image.shape == exposure.shape
+        np.testing.assert_allclose(image, expected, atol=1e-6 * expected.max())
 
 
 def test_check_false_turns_it_off(sound, encoder):
