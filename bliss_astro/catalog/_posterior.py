@@ -5,8 +5,10 @@ Posterior of one image: tables at a threshold, counts, intervals, whole catalogu
 
 import copy
 import functools
+import itertools
 
 import numpy as np
+import torch
 
 from bliss_astro._arguments import (
     check_fraction,
@@ -15,7 +17,7 @@ from bliss_astro._arguments import (
     check_threshold,
     torch_generator,
 )
-from bliss_astro._threads import use_threads
+from bliss_astro._threads import map_threads, use_threads
 
 from . import _arrays
 from ._candidates import candidates_of
@@ -24,9 +26,9 @@ from ._columns import pixel_scale
 from ._kept_tiles import KeptTiles, PackedMap
 from ._rows import SourceRows, rows_of, tabulate_draws
 
-# Tiles of joint draws that are computed at once, which bounds the memory, and the
-# number of draws from which on they are computed together.
-_DRAWN_TILES, _MIN_BATCH = 2**18, 4
+# Tiles of joint draws that are computed at once in a thread, which bounds the memory,
+# and the number of draws from which on they are computed together.
+_DRAWN_TILES, _MIN_BATCH = 2**17, 4
 
 
 class CatalogPosterior:
@@ -286,17 +288,24 @@ class CatalogPosterior:
         >>> len(draws), draws[0].colnames
         (20, ['x_centroid', 'y_centroid', 'flux'])
         """
-        n = check_integer('n', n, error=ValueError)
-        generator = torch_generator(rng, device=self.tile_posterior.device)
+        n, tiles = check_integer('n', n, error=ValueError), self.tile_posterior
+        generator = torch_generator(rng, device=tiles.device)
+
+        def draw(size, own=generator):
+            return tabulate_draws(self, tiles.sample(n_draws=size, generator=own))
+
         with use_threads():
-            tiles, tables = self.tile_posterior, []
             # Few ones one by one, which takes no random numbers in another order.
-            most = max(1, _DRAWN_TILES // self.n_tiles) if n >= _MIN_BATCH else 1
-            while len(tables) < n:
-                size = min(most, n - len(tables))
-                drawn = tiles.sample(n_draws=size, generator=generator)
-                tables += tabulate_draws(self, drawn)
-        return tables
+            if n < _MIN_BATCH:
+                return [table for _ in range(n) for table in draw(1)]
+            n_parts = min(n, -(-n * self.n_tiles // _DRAWN_TILES))
+            sizes = [len(part) for part in np.array_split(range(n), n_parts)]
+            options = {'generator': generator, 'device': tiles.device}
+            seeds = torch.randint(2**63 - 1, (n_parts,), **options).tolist()
+            own = (torch.Generator(tiles.device).manual_seed(seed) for seed in seeds)
+            tiles.prepare_draws()
+            parts = map_threads(lambda part: draw(*part), zip(sizes, own, strict=True))
+        return list(itertools.chain(*parts))
 
     def interval(self, rows, column, *, level):
         """

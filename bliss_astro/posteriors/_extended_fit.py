@@ -183,11 +183,12 @@ def _sum(value):
 
 
 @torch.no_grad()
-def measure_sizes(near, far, x, y, star_flux, floor):
+def measure_sizes(near, far, x, y, star_flux, floor, *, shifts=True):
     """Fluxes and misfits of blurred stars at given positions, as features."""
-    at = x, y, star_flux, 0.2 * floor
-    elongation, *small = _blurred_stars(near, _SIGMAS[:_WIDE_FROM], _SHIFTS_FROM, *at)
-    _, *large = _blurred_stars(far, _SIGMAS[_WIDE_FROM:], 0, *at)
+    at, none = (x, y, star_flux, 0.2 * floor), N_SIZES * (not shifts)
+    since = _SHIFTS_FROM + none, none
+    elongation, *small = _blurred_stars(near, _SIGMAS[:_WIDE_FROM], since[0], *at)
+    _, *large = _blurred_stars(far, _SIGMAS[_WIDE_FROM:], since[1], *at)
     (flux, relative, gain, error), shifts = (
         torch.cat(pair, -2) for pair in zip(small, large, strict=True)
     )

@@ -339,12 +339,18 @@ class SourceChain:
             terms[name] = terms[name] + term if name in terms else term
         return terms
 
-    def sample(self, given=(), *, generator=None) -> dict:
-        """Draw the values that are not given."""
+    def sample(self, given=(), q=(), *, generator=None) -> dict:
+        """Draw the values that are not given, those in ``q`` from uniform numbers."""
         values = dict(given)
         entries = [p for p in self.entries if p.name not in values]
         entries = [p for p in entries if not p.auxiliary]
-        return self._draw(entries, values, lambda _, f: f.sample(generator=generator))
+
+        def draw(entry, factor):
+            if entry.name in q:
+                return factor.quantile_draw(q[entry.name])
+            return factor.sample(generator=generator)
+
+        return self._draw(entries, values, draw)
 
     def mode(self) -> dict:
         """Most probable position and type, and the flux at its highest point."""

@@ -5,6 +5,7 @@ Layers of the encoders that follow detection: one for types, one for fluxes and 
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bliss_astro._threads import split_pixels
 
@@ -42,9 +43,14 @@ class StampEncoder(nn.Module):
     def forward(self, stamps, numbers, *, half=False):
         """Features ``(N, width)``."""
         kind, own = stamps.device.type, {'memory_format': torch.channels_last}
-        pieces = split_pixels(len(stamps), stamps.shape[2:].numel(), stamps.device)
+        n_pixels, parts = stamps.shape[2:].numel(), []
         with torch.autocast(kind, torch.bfloat16, enabled=half):
-            parts = [self.convolutions(stamps[k].contiguous(**own)) for k in pieces]
+            for index in split_pixels(len(stamps), n_pixels, stamps.device):
+                part = stamps[index].contiguous(**own)
+                for layer in self.convolutions[::2]:
+                    # In place where no gradients need it: memory costs more.
+                    part = F.silu(layer(part), inplace=not torch.is_grad_enabled())
+                parts.append(part)
         hidden = torch.cat(parts)
         hidden = self.flat(hidden.flatten(1).float())
         return self.mix(torch.cat([hidden, numbers], -1))

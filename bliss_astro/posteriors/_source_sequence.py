@@ -26,7 +26,7 @@ from bliss_astro.psf._mixture import asinh
 from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import TileCatalog, joined
-from ._scene_fit import SceneSources, cleaned, first_guess, fit_scene
+from ._scene_fit import SceneFit, SceneSources, cleaned, first_guess, fit_scene
 from ._source_chain import put_values, true_values
 from ._source_encoders import StampChain
 from ._star_fit import photometry
@@ -35,8 +35,8 @@ from ._star_fit import photometry
 _FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
 # Half-size of the stamps on which small sources are measured.
 _NEAR = 6
-# Sources in one batch.
-_PIECE = 512
+# Sources in one batch of a processor.
+_PIECE = 256
 
 
 class SourceSequence:
@@ -87,7 +87,7 @@ class SourceSequence:
     # -- inputs ----------------------------------------------------------------
 
     @torch.no_grad()
-    def fit(self, sources, start=None):
+    def fit(self, sources, start=None, *, star_shapes=True):
         """The scene, before types are known or, with a start, after."""
         floor = self.log_floor(sources).exp()
         active = sources.active
@@ -98,7 +98,8 @@ class SourceSequence:
         if start is not None:
             first, n_rounds = start.ellipses.select(index), _FURTHER_ROUNDS
         part = self.pixels, sources.select(index), floor[index]
-        fit = fit_scene(*part, start=first, n_rounds=n_rounds)
+        options = {'start': first, 'n_rounds': n_rounds, 'star_shapes': star_shapes}
+        fit = fit_scene(*part, **options)
         # Ghosts are no part of the scene, each fitted to what it leaves.
         if start is not None:
             parts = [start.ellipses.select(ghosts)]
@@ -137,7 +138,7 @@ class SourceSequence:
         far, others, extended = cleaned(self.pixels, fit, sources, index)
         near = far.middle(_NEAR)
         star = photometry(near, x, y, log_floor)
-        sizes = measure_sizes(near, far, x, y, star['flux'], floor)
+        sizes = measure_sizes(near, far, x, y, star['flux'], floor, shifts=False)
         own = fit.ellipses.select(index)
         own = fit_ellipses(far, own, x, y, floor, n_iterations=3)
         seen = star | sizes | ellipse_features(own, floor)
@@ -174,12 +175,19 @@ class SourceSequence:
         seen = self.see(scene, sources, index)
         return StampChain(self.encoders, seen, kind, half=self.half)
 
-    def _given_types(self, sources, blind, point):
+    def _given_types(self, sources, blind, point, *, star_shapes=True):
         typed = dataclasses.replace(sources, point=point)
-        return self.fit(typed, blind), typed
+        return self.fit(typed, blind, star_shapes=star_shapes), typed
 
-    def _pieces(self, sources):
-        return split_work(len(sources), _PIECE, sources.x.device)
+    def _owners(self, values, n):
+        """Indices of those of n sources that have parameters here, as galaxies do."""
+        owners = [entry.owners(values) for entry in self.encoders.entries]
+        if any(own is None for own in owners):
+            return torch.arange(n, device=self.features.device)
+        return torch.stack(owners).any(0).nonzero()[:, 0]
+
+    def _pieces(self, n):
+        return split_work(n, _PIECE, self.features.device)
 
     # -- density ---------------------------------------------------------------
 
@@ -194,13 +202,11 @@ class SourceSequence:
         """
         sources, where = self.sources_of(catalog)
         galaxy, inputs, blind = catalog.galaxy[where], self.inputs, self.fit(sources)
-        scenes = [self._given_types(sources, blind, galaxy == 0)]
-        if not self.encoders.shapes_only:
+        given, both = (sources, blind, galaxy == 0), not self.encoders.shapes_only
+        scenes = [self._given_types(*given, star_shapes=both)]
+        if both:
             scenes.append((blind, sources))
-        index = torch.arange(len(sources), device=sources.x.device)
-        owners = [e.owners({'type': galaxy}) for e in self.encoders.entries]
-        if all(own is not None for own in owners):
-            index = index[torch.stack(owners).any(0)]
+        index = self._owners({'type': galaxy}, len(sources))
         some, at = sources.select(index), tuple(part[index] for part in where)
         psf = inputs.at_tiles(inputs.psf, *some.tiles)[:, 0]
         values = true_values(
@@ -233,20 +239,35 @@ class SourceSequence:
     def sample(self, catalog: TileCatalog, *, generator=None) -> TileCatalog:
         """Draw types, fluxes and shapes anew, given the positions of a catalogue."""
         sources, where = self.sources_of(catalog)
-        if len(sources) == 0:
+        n, galaxy = len(sources), catalog.galaxy[where]
+        if n == 0:
             return catalog
-        blind, pieces = self.fit(sources), self._pieces(sources)
-        galaxy, shapes_only = catalog.galaxy[where], self.encoders.shapes_only
-        if not shapes_only:
+        entries, uniform, given = self.encoders.entries, {}, {}
+        if self.encoders.shapes_only:
+            # Fluxes are known, and where such a fit starts makes no difference.
+            given = {'flux': catalog.log_flux[where]}
+            flux = (given['flux'] + self.log_floor(sources)).exp()
+            blind = SceneFit(Ellipses.round(flux))
+            # Of all sources, as numbers of further draws depend on how many are drawn.
+            for entry in (entry for entry in entries if not entry.auxiliary):
+                size, options = (n, 1 + entry.dim), {'device': galaxy.device}
+                uniform[entry.name] = torch.rand(size, generator=generator, **options)
+        else:
+            blind = self.fit(sources)
+            pieces = self._pieces(n)
             kinds = (self._types(blind, sources, index) for index in pieces)
             galaxy = torch.cat([kind.sample(generator=generator) for kind in kinds])
-        scene = self._given_types(sources, blind, galaxy == 0)
-        for index in pieces:
-            at, given = tuple(part[index] for part in where), {'type': galaxy[index]}
-            if shapes_only:
-                given['flux'] = catalog.log_flux[at]
-            values = self._chain(*scene, index).sample(given, generator=generator)
-            put_values(self.encoders.entries, catalog, at, values)
+        given['type'] = galaxy
+        both = not self.encoders.shapes_only
+        scene = self._given_types(sources, blind, galaxy == 0, star_shapes=both)
+        index = self._owners(given, n)
+        for k in self._pieces(len(index)):
+            own = index[k]
+            some, q = (
+                {k: v[own] for k, v in part.items()} for part in (given, uniform)
+            )
+            chain, at = self._chain(*scene, own), tuple(part[own] for part in where)
+            put_values(entries, catalog, at, chain.sample(some, q, generator=generator))
         return catalog.brightest_first()
 
     # -- marginals -------------------------------------------------------------
@@ -261,7 +282,7 @@ class SourceSequence:
         known.
         """
         blind = self.fit(sources) if blind is None else blind
-        pieces = self._pieces(sources)
+        pieces = self._pieces(len(sources))
         if given is None:
             kinds = map_threads(lambda k: self._types(blind, sources, k), pieces)
             log_types = torch.cat([kind.log_probs for kind in kinds])
@@ -269,7 +290,7 @@ class SourceSequence:
         else:
             point, mixtures = given
         # Images of the scene are as large as those of the field.
-        blind = dataclasses.replace(blind, model=None, extended=None)
+        blind = SceneFit(blind.ellipses)
         scene = self._given_types(sources, blind, point)
 
         def describe(index):

@@ -6,6 +6,8 @@ Most tiles have no source around them, whatever is drawn. The distribution of th
 counts is the same in all draws, and so are the fits of sources that are drawn there.
 """
 
+import functools
+
 import torch
 from torch.nn import functional as F
 
@@ -21,6 +23,8 @@ _MAX_SOURCES = 500, 0.04
 # Tiles of all colours whose rows are worked on at once: few enough for the caches of a
 # processor, and as few pieces as memory allows elsewhere.
 _BAND, _WIDE_BAND = 12_288, 2_000_000
+# Tiles with a source in more than this share of the draws are fitted for all of them.
+_OFTEN = 0.01
 
 
 def _around(first, stop, n):
@@ -39,6 +43,11 @@ def most_probable(candidate, probability, n_pixels):
         out[image] = False
         out[image].view(-1)[rank.topk(most).indices] = True
     return out
+
+
+def _fits_of(chain):
+    """Fits of a chain without the cut-outs."""
+    return {k: v for k, v in chain.fit.items() if k not in ('patches', 'log_floor')}
 
 
 def band_rows(posterior):
@@ -113,10 +122,7 @@ def sweep(posterior, threshold, fits=None):
             chain = posterior.source_chain(place, own, *given)
             chain.fill(catalog, mode=True)
             if fits is not None:
-                names = chain.fit.keys() - {'patches', 'log_floor'}
-                fits.setdefault(place, []).append(
-                    (own, {k: chain.fit[k] for k in names})
-                )
+                fits.setdefault(place, []).append((own, _fits_of(chain)))
     return catalog, CountFactor(log_probs)
 
 
@@ -141,6 +147,26 @@ class JointDraws:
 
     def _log_probs(self, _, hidden):
         return self.head.count_factor(hidden).log_probs
+
+    @functools.cached_property
+    def known(self):
+        """Fits of the first source of tiles with none around, and where they are."""
+        posterior, where = self.posterior, self._empty(1).count - 1
+        for (i, j), log_probs in zip(COLOURS, self.alone, strict=True):
+            if log_probs is not None:
+                where[:, i::2, j::2] += CountFactor(log_probs).presence > _OFTEN
+        tiles = (where == 0).nonzero(as_tuple=True)
+        where[tiles] = torch.arange(len(tiles[0]), device=where.device)
+        hidden, count = self._hidden_alone(tiles), torch.ones_like(tiles[0])
+        chain = posterior.source_chain(0, tiles, hidden, count, self._empty(1))
+        return _fits_of(chain), where
+
+    def _hidden_alone(self, tiles):
+        """Hidden layer of tiles with no source around."""
+        _, inside, known = self.grid.around(tiles)
+        n_code = self.head.codes_per_source * self.head.n_most
+        code = torch.zeros(*inside.shape, n_code, device=inside.device)
+        return self.posterior.hidden_at(tiles, code, known)
 
     def _empty(self, n_draws):
         return TileCatalog.empty(
@@ -188,7 +214,7 @@ class JointDraws:
         n_images, (rows, columns) = len(self.posterior), self.grid.shape
         of_images, count = (tiles[0] % n_images, *tiles[1:]), catalog.count[tiles]
         first = of_row = torch.arange(len(number), device=number.device)
-        shared = place == 0 and len(catalog.count) > n_images
+        shared, fits = place == 0 and len(catalog.count) > n_images, None
         if shared:
             key = (of_images[0] * rows + tiles[1]) * columns + tiles[2]
             key = key * (self.head.n_most + 1) + count
@@ -197,19 +223,15 @@ class JointDraws:
             key, of_row = key.unique(return_inverse=True)
             first = torch.empty_like(key).scatter_(0, of_row, first)
         some, number = tuple(part[first] for part in of_images), number[first]
-        _, inside, known = self.grid.around(some)
         alone, near = ((number < 0) == value for value in (True, False))
+        if shared:
+            fits, where = self.known
+            fits = fits, torch.where(alone & (count[first] == 1), where[some], -1)
         alone, near = (which.nonzero()[:, 0] for which in (alone, near))
-        code = inside[alone, :, None] * hidden.new_zeros(self._n_code)
-        own = tuple(part[alone] for part in some)
         value = hidden.new_empty(len(number), hidden.shape[1])
-        value[alone] = self.posterior.hidden_at(own, code, known[alone])
+        value[alone] = self._hidden_alone(tuple(part[alone] for part in some))
         value[near] = hidden[number[near]]
-        given = place, some, value, count[first], catalog
+        given = place, some, value, count[first], catalog, fits
         at = tuple(part[first] for part in tiles)
         chain = self.posterior.source_chain(*given, at=at)
         return chain.take(of_row, at=tiles) if shared else chain
-
-    @property
-    def _n_code(self):
-        return self.head.codes_per_source * self.head.n_most
