@@ -16,7 +16,7 @@ from astropy.table import vstack
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bliss_astro import detect_sources
+from bliss_astro import CoaddSimulator, detect_sources
 from bliss_astro.catalog import (
     CatalogPosterior,
     ProbabilisticCatalog,
@@ -37,7 +37,7 @@ from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors._source_chain import ELLIPTICITY, SHAPE
-from bliss_astro.priors import GALAXY_SHAPE_NAMES
+from bliss_astro.priors import GALAXY_SHAPE_NAMES, CatalogPrior
 from bliss_astro.psf import PSFModel
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
@@ -533,6 +533,30 @@ def test_an_untrained_encoder_of_shapes_from_image_to_file(
             assert_allclose(
                 np.asarray(first[name]), np.asarray(second[name]), rtol=1e-5
             )
+
+
+def test_joint_draws_have_the_marginals_of_rows():
+    """
+    Presence, types, fluxes and sizes of 300 draws are those of the rows.
+    """
+    simulator = CoaddSimulator(1, CatalogPrior(), shape=(72, 72), margin=-5)
+    found = detect_sources(simulator.sample(rng=7)[0], check=False, keep='posterior')
+    n = 300
+    draws = found.posterior.sample(n, rng=1)
+    which, drawn = np.repeat(np.arange(n), [len(draw) for draw in draws]), vstack(draws)
+    assert len(found) == 3
+    for row in found:
+        x, y = (drawn[name] - row[name] for name in ('x_centroid', 'y_centroid'))
+        near = np.hypot(x, y) < 2
+        own, size = drawn[near], drawn['disk_radius'][near]
+        assert abs(len(np.unique(which[near])) / n - row['probability']) < 0.12
+        assert abs(own['is_galaxy'].mean() - row['galaxy_probability']) < 0.1
+        assert abs(np.median(own['flux']) - row['flux']) < 0.25 * row['flux_err']
+        off = np.nanmedian(size) - row['disk_radius']
+        assert abs(off) < 0.4 * row['disk_radius_err']
+        low, high = np.nanquantile(size, (0.16, 0.84))
+        assert_allclose((high - low) / 2, row['disk_radius_err'], rtol=0.5)
+        assert np.array_equal(np.isnan(size), ~own['is_galaxy'])
 
 
 # -- tiles without room ---------------------------------------------------------------

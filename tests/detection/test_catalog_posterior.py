@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from bliss_astro import ProbabilisticCatalog, detect_sources
+from bliss_astro._threads import use_threads
 from bliss_astro.catalog import CatalogPosterior
+from bliss_astro.catalog import _posterior as module
 from bliss_astro.encoders._inputs import OF_BANDS
 
 
@@ -222,6 +224,28 @@ def test_draws_repeat_with_their_seed(posterior, same_rows):
         first[0]['flux'] != first[1]['flux']
     )
     assert posterior.sample(0) == []
+
+
+def test_draws_in_chunks_do_not_depend_on_threads(posterior, same_rows, monkeypatch):
+    """
+    Chunks bound the memory; each has random numbers of its own.
+    """
+    sizes, sample = [], type(posterior.tile_posterior).sample
+
+    def counted(self, *, n_draws=1, generator=None):
+        sizes.append(n_draws)
+        return sample(self, n_draws=n_draws, generator=generator)
+
+    monkeypatch.setattr(type(posterior.tile_posterior), 'sample', counted)
+    monkeypatch.setattr(module, '_DRAWN_TILES', 3 * posterior.n_tiles)
+    both = []
+    for n_threads in (1, 2):
+        with use_threads(n_threads):
+            both.append(posterior.sample(8, rng=8))
+    assert sizes == 2 * [3, 3, 2]
+    assert len({len(draw) for draw in both[0]}) > 1
+    for a, b in zip(*both, strict=True):
+        same_rows(a, b)
 
 
 # -- storage -------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.posteriors import _candidates, find_sources
+from bliss_astro.posteriors import _candidates, _source_sequence, find_sources
 from bliss_astro.posteriors._extended_fit import (
     Ellipses,
     ellipse_features,
@@ -18,7 +18,8 @@ from bliss_astro.posteriors._extended_fit import (
     model_of,
 )
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
-from bliss_astro.posteriors._scene_fit import cleaned
+from bliss_astro.posteriors._scene_fit import SceneFit, cleaned
+from bliss_astro.posteriors._source_sequence import SourceSequence
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 SMALL = EncoderConfig(
@@ -333,6 +334,47 @@ class TestShapesOnly:
         _, design, _, _ = both
         with pytest.raises(ValueError, match='no weights for sequence=True'):
             design.with_design(sequence=True)
+
+    @torch.no_grad()
+    def test_scenes_of_draws_are_as_good(self, both, world, monkeypatch):
+        """
+        Begun at the fluxes, a crowded scene ends as near to its best fit.
+
+        Stars' ellipses, which are not fitted then, do not matter to galaxies.
+        """
+        design, (inputs, catalog) = both[1], world[1:3]
+        sequence = design(inputs).sequence
+        sources, where = sequence.sources_of(catalog)
+        flux = (catalog.log_flux[where] + sequence.log_floor(sources)).exp()
+        index = (catalog.galaxy[where] > 0).nonzero()[:, 0]
+        typed = dataclasses.replace(sources, point=catalog.galaxy[where] == 0)
+        blind = sequence.fit(sources)
+
+        def features(start, *, star_shapes=True):
+            fit = sequence.fit(typed, start, star_shapes=star_shapes)
+            return sequence.see(fit, typed, index)['ellipse']
+
+        old, same = (features(blind, star_shapes=k) for k in (True, False))
+        torch.testing.assert_close(old, same, rtol=1e-3, atol=1e-3)
+        new = features(SceneFit(Ellipses.round(flux)), star_shapes=False)
+        monkeypatch.setattr(_source_sequence, '_FURTHER_ROUNDS', 40)
+        best = features(blind)
+        away = [(part - best).abs().max(-1).values for part in (old, new)]
+        middle, worse = (torch.stack([v.quantile(q) for v in away]) for q in (0.5, 0.8))
+        assert (middle < 0.15).all()
+        assert worse[1] < 1.2 * worse[0]
+
+    @torch.no_grad()
+    def test_only_galaxies_are_looked_at(self, both, monkeypatch):
+        design, inputs = both[1:3]
+        seen, see = [], SourceSequence.see
+        monkeypatch.setattr(
+            SourceSequence, 'see', lambda *a: seen.append(len(a[-1])) or see(*a)
+        )
+        generator = torch.Generator().manual_seed(2)
+        drawn = design(inputs).sample(n_draws=20, generator=generator)
+        assert sum(seen) == int(drawn.galaxy.sum()) < int(drawn.count.sum())
+        assert (drawn.shape[drawn.galaxy > 0] != 0).all()
 
 
 def test_config_says_what_needs_what():
