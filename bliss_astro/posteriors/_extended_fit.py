@@ -213,7 +213,9 @@ def _blurred_stars(patches, sigmas, since, x, y, star_flux, least):
     # One set of weights for all sizes, so that misfits compare.
     weight = patches.weight(torch.maximum(model, patches.data))
     reference = _sum(weight * (patches.data - model).square())
-    elongation = _elongation(patches, weight, dx, dy, model, point) if since else None
+    elongation = None
+    if len(sigmas) == _WIDE_FROM:
+        elongation = _elongation(patches, weight, dx, dy, model, point)
     star = torch.maximum(star_flux, least)
     # Two rounds: the weights follow the source's own photon noise.
     flux, information, _ = optimal_flux(patches, p, star, 2)
