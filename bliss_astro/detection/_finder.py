@@ -54,8 +54,7 @@ class BlissFinder:
     def __init__(self, threshold=0.5, **kwargs):
         for name in ('data', 'mask'):
             if name in kwargs:
-                msg = f'{name} is given when the finder is called'
-                raise TypeError(msg)
+                raise TypeError(f'{name} is given when the finder is called')
         check_names('BlissFinder', kwargs, without=('mask',))
         self.options = DetectionOptions(threshold=threshold, **kwargs)
         self._given = tuple(kwargs)

@@ -121,8 +121,7 @@ class EncoderConfig:
             ('latent_dim', 'shapes'),
         ):
             if getattr(self, name) and not getattr(self, needed):
-                msg = f'{name} needs {needed} = true'
-                raise ValueError(msg)
+                raise ValueError(f'{name} needs {needed} = true')
 
 
 @dataclasses.dataclass(frozen=True)

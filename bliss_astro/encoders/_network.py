@@ -387,8 +387,7 @@ class Encoder(nn.Module):
         """
         wanted, found = self.config.latent_dim, model.latent_dim
         if wanted != found:
-            msg = f"model has latent_dim {found}, the encoder's is {wanted}"
-            raise ValueError(msg)
+            raise ValueError(f"model has latent_dim {found}, the encoder's is {wanted}")
         self._moments = lambda psf, latent: (
             model.decode(latent).convolved(psf).adaptive_moments()
         )

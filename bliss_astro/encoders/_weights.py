@@ -78,8 +78,7 @@ class NetworkKind:
         text = os.fspath(name)
         if text.endswith(('.safetensors', '.json')) or os.sep in text:
             if not Path(text).is_file():
-                msg = f'no such file of weights: {text}'
-                raise FileNotFoundError(msg)
+                raise FileNotFoundError(f'no such file of weights: {text}')
             return Path(text).with_suffix('.json')
         if text not in self.available():
             known = ', '.join(self.available())
@@ -216,8 +215,7 @@ def _joined_state(networks, dtype):
     for network in networks:
         for key, value in network.state_dict().items():
             if key in state and not torch.equal(state[key], value):
-                msg = f'designs that share weights must not differ in {key}'
-                raise ValueError(msg)
+                raise ValueError(f'designs that share weights must not differ in {key}')
             state[key] = value
     return {k: v.detach().cpu().to(dtype).contiguous() for k, v in state.items()}
 

@@ -78,8 +78,7 @@ def parse_location(source, extension=None):
         return Location(text, extension)
     found = _LOCATION.fullmatch(text)
     if found is None:
-        msg = f'{text!r} must end in [EXT], [x1:x2,y1:y2] or both.'
-        raise ValueError(msg)
+        raise ValueError(f'{text!r} must end in [EXT], [x1:x2,y1:y2] or both.')
     path, own, section = found.groups()
     if own is not None and extension is not None:
         msg = f'extension={extension!r} is given twice, by keyword and in {text!r}.'

@@ -261,8 +261,7 @@ def parse_unit(text):
             powers = dict(zip(unit.bases, unit.powers, strict=True))
             unit = unit * u.pix if powers.get(u.pix) == -1 else unit
             return None if unit == u.dimensionless_unscaled else unit
-    msg = f'{text!r} is no unit of astropy'
-    raise ValueError(msg)
+    raise ValueError(f'{text!r} is no unit of astropy')
 
 
 def _spell(found):

@@ -130,8 +130,7 @@ def exposure_of(data, given, estimated):
         given = {}
     if 'extension' in given:
         kind = f'of type {type(data).__name__} and no file'
-        msg = f'extension was given although data is {kind}; leave it out'
-        raise ValueError(msg)
+        raise ValueError(f'extension was given although data is {kind}; leave it out')
     if not isinstance(data, Exposure):
         return exposure_of_array(data, given, estimated)
     refuse(given, 'an Exposure', allowed=('psf', 'fwhm') if data.psf is None else ())

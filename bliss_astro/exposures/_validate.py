@@ -34,8 +34,7 @@ def refuse(given, kind, *, allowed=()):
 def refuse_both(given, first, second):
     """Refuse two arguments of one meaning."""
     if first in given and second in given:
-        msg = f'{first} and {second} were both given; give one of them'
-        raise ValueError(msg)
+        raise ValueError(f'{first} and {second} were both given; give one of them')
 
 
 def is_word(value, word):
@@ -198,8 +197,7 @@ def image_unit(data, unit):
         text = must('data', 'have a unit that is linear in flux', unit)
         raise ValueError(f'{text} Convert magnitudes to fluxes.')
     if own is not None and not own.is_equivalent(unit):
-        msg = f'unit={unit} does not fit data, which is in {own}.'
-        raise ValueError(msg)
+        raise ValueError(f'unit={unit} does not fit data, which is in {own}.')
     return portable_unit(unit)
 
 

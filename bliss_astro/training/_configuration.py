@@ -224,8 +224,7 @@ def load_config(path):
     try:
         table = tomllib.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-        msg = f'{path} is not valid TOML: {error}'
-        raise ValueError(msg) from error
+        raise ValueError(f'{path} is not valid TOML: {error}') from error
     kinds = SECTIONS['galaxies' if 'galaxies' in table else 'encoder']
     unknown = sorted(set(table) - set(kinds) - {'name', 'description'})
     if unknown:
@@ -239,8 +238,7 @@ def load_config(path):
         try:
             configs.append(_section(kind, values))
         except (OSError, TypeError, ValueError) as error:
-            msg = f'{path}: in [{name}], {error}'
-            raise ValueError(msg) from error
+            raise ValueError(f'{path}: in [{name}], {error}') from error
     return tuple(configs)
 
 

@@ -162,8 +162,7 @@ def _freeze(encoder, stage, given):
     if stage == 'all':
         return
     if stage != 'new' and encoder.sources is None:
-        msg = f'stage = {stage!r} is for an encoder with sequence = true'
-        raise ValueError(msg)
+        raise ValueError(f'stage = {stage!r} is for an encoder with sequence = true')
     for name, parameter in encoder.named_parameters():
         own = name.startswith('sources.') == (stage == 'sources')
         parameter.requires_grad_(name not in given if stage == 'new' else own)

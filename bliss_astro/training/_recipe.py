@@ -252,8 +252,7 @@ def make_recipe(images, *, names=None, n_exposures=None, stack=False, n_steps=No
     require(facts, 'images', 'hold at least one image', 'none')
     if stack:
         if len(facts) < 2:
-            msg = f'stack needs two images or more, got {len(facts)}'
-            raise ValueError(msg)
+            raise ValueError(f'stack needs two images or more, got {len(facts)}')
         facts = [stack_facts(facts)]
     coverage = {name: _not_covered(name, facts) for name in ENCODERS.available()}
     return Recipe(facts, coverage, *choose_settings(facts, start, n_steps=n_steps))

@@ -345,8 +345,7 @@ def _read_spans(table):
     for packed, n_span, row0, col0 in zip(*columns, strict=True):
         raw = np.asarray(packed, dtype=np.uint8).tobytes()
         if len(raw) < 6 * int(n_span):
-            msg = f'{len(raw)} bytes cannot hold {int(n_span)} spans'
-            raise ValueError(msg)
+            raise ValueError(f'{len(raw)} bytes cannot hold {int(n_span)} spans')
         spans = np.frombuffer(raw, dtype='>i2', count=3 * int(n_span)).reshape(-1, 3)
         pieces.append(spans + np.array([row0, col0, col0], dtype=int))
     return np.concatenate(pieces)

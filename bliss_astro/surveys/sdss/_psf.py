@@ -296,8 +296,7 @@ def analytic_shape(psfield, band):
     values = ', '.join(map('{}={:g}'.format, names, numbers))
     good = np.all(np.isfinite(shape)) and min(s1, s2, sp, beta) > 0 and min(b, p0) >= 0
     if not good:
-        msg = f'psfield has no usable PSF in band {band}: {values}'
-        raise ValueError(msg)
+        raise ValueError(f'psfield has no usable PSF in band {band}: {values}')
     faults = {
         'its power-law wing was not fitted': beta == _DEFAULT_BETA or p0 <= _DEFAULT_P0,
         'the slope of its wing ran into its limit': beta >= _LARGEST_BETA,
@@ -321,8 +320,7 @@ def _eigen_images(psfield, band):
         msg = f'psfield has no eigen-images in band {band}, got shape {images.shape}'
         raise ValueError(msg)
     if not all(np.isfinite(each).all() for each in (images, *record.coeff)):
-        msg = f'psfield has eigen-images that are not finite in band {band}'
-        raise ValueError(msg)
+        raise ValueError(f'psfield has eigen-images that are not finite in band {band}')
     return images, record.coeff
 
 
@@ -345,8 +343,7 @@ def _read_open(hdus, name, *, band, normalization_radius):
     if len(hdus) <= 6 or hdus[1].is_image:
         return None
     if band is None:
-        msg = f'psf: {name} is a psField with five bands: give band'
-        raise ValueError(msg)
+        raise ValueError(f'psf: {name} is a psField with five bands: give band')
     return SDSSPSF(hdus, band, normalization_radius=normalization_radius)
 
 
