@@ -12,7 +12,6 @@ import torch
 from torch.nn.utils import vector_to_parameters
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.posteriors import TileGrid, TilePosterior
 from bliss_astro.posteriors._head import TileHead
 from bliss_astro.posteriors._source_chain import further
@@ -206,11 +205,10 @@ def _tiles_of(tensors, meta, device):
     inputs = dict(meta['scalars'])
     for field in dataclasses.fields(EncoderInputs):
         if (value := tensors.get(f'IN_{field.name.upper()}')) is not None:
-            # Files of earlier versions have no axis of bands.
-            old = field.name in OF_BANDS and tensors['IN_IMAGE'].dim() == 3
-            value = value[:, None] if old else value
             is_bool = field.name in ('mask', 'present')
             inputs[field.name] = value.bool() if is_bool else value
+    # Files of earlier versions have no axis of bands.
+    old = inputs['image'].dim() == 3
     features = tensors['FEATURES']
     if meta.get('bfloat16', False):
         features = features.view(torch.bfloat16)
@@ -218,7 +216,7 @@ def _tiles_of(tensors, meta, device):
         features = features.float()
     tiles = TilePosterior(
         features,
-        EncoderInputs(**inputs),
+        EncoderInputs.of_band(**inputs) if old else EncoderInputs(**inputs),
         head,
         tile_size=meta['tile_size'],
         patch_radius=meta['patch_radius'],

@@ -3,7 +3,6 @@
 Detection of sources: `detect_sources` and its options.
 """
 
-import copy
 import dataclasses
 import functools
 import inspect
@@ -22,6 +21,7 @@ from bliss_astro._threads import check_n_threads
 from bliss_astro.encoders import Encoder, available_encoders
 
 from ._batches import detect_each
+from ._tiles import on_device
 
 
 def detect_sources(
@@ -259,10 +259,7 @@ class _Options:
             return _bundled_encoder(encoder, device)
         if not isinstance(encoder, Encoder):
             encoder = Encoder.from_pretrained(encoder)
-        if encoder.device.type == device.type:
-            return encoder
-        # The caller's own encoder stays where it is.
-        return copy.deepcopy(encoder).to(device)
+        return on_device(encoder, device)
 
 
 @functools.lru_cache(maxsize=2)

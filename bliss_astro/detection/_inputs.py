@@ -23,7 +23,6 @@ import torch
 
 from bliss_astro._filters import row_blocks
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
 from bliss_astro.posteriors import TileGrid
@@ -129,15 +128,13 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     if encoder.config.uncertainties:
         asymmetry = np.zeros((4, 1, 1)) if asymmetry is None else asymmetry
         maps['asymmetry'] = _stretched(tile_tensor(asymmetry, device), grid.shape)
-    maps |= {
-        'image': torch.from_numpy(image)[None].to(device),
-        'mask': torch.from_numpy(np.array(exposure.mask))[None].to(device),
-        'psf': psf.to(device),
-        'description': description.to(device),
-    }
-    inputs = EncoderInputs(
+    inputs = EncoderInputs.of_band(
+        image=torch.from_numpy(image)[None].to(device),
+        mask=torch.from_numpy(np.array(exposure.mask))[None].to(device),
+        psf=psf.to(device),
         normalization_radius=radius,
-        **{n: v[:, None] if n in OF_BANDS else v for n, v in maps.items()},
+        description=description.to(device),
+        **maps,
     )
     facts = {
         'psf_area': area,

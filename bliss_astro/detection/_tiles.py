@@ -32,7 +32,7 @@ def checksum(exposure):
 
 
 def on_device(encoder, device):
-    """An encoder on a device: itself where it is there, else a copy."""
+    """An encoder on a device: itself where it is there, else a copy of the caller's."""
     if encoder.device.type == torch.device(device).type:
         return encoder
     return copy.deepcopy(encoder).to(device)

@@ -128,6 +128,20 @@ class EncoderInputs(Rows):
         return GaussianPSF.from_shape(shape, normalization_radius=radius)
 
     @classmethod
+    def of_band(cls, **values) -> 'EncoderInputs':
+        """
+        Return the inputs of one band.
+
+        Parameters
+        ----------
+        **values
+            Attributes without the axis of bands: images ``(B, ny, nx)``, all else
+            ``(B, C, h, w)``.
+        """
+        own = [n for n in OF_BANDS if values.get(n) is not None]
+        return cls(**values | {name: values[name][:, None] for name in own})
+
+    @classmethod
     def from_batch(cls, batch, *, tile_size=4, normalization_radius=None):
         """
         Return the inputs of simulated images.
@@ -158,14 +172,13 @@ class EncoderInputs(Rows):
             'log_noise': torch.log(noise * batch.effective_gain),
             'log_flux_floor': torch.log(batch.flux_min / noise),
         }
-        shapes = {True: (len(image), 1, -1, 1, 1), False: (len(image), -1, 1, 1)}
-        return cls(
-            image=image.masked_fill(batch.mask, 0.0)[:, None],
-            mask=batch.mask[:, None],
+        return cls.of_band(
+            image=image.masked_fill(batch.mask, 0.0),
+            mask=batch.mask,
             log_density=_density_map(batch, tile_size),
             normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
             **{
-                name: None if value is None else value.reshape(shapes[name in OF_BANDS])
+                name: None if value is None else value.reshape(len(value), -1, 1, 1)
                 for name, value in constants.items()
             },
         )

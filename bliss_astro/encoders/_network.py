@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bliss_astro import _lazy
 from bliss_astro.posteriors import TilePosterior
 from bliss_astro.posteriors._head import TileHead
 from bliss_astro.posteriors._source_encoders import SourceEncoders
@@ -22,7 +23,6 @@ from ._config import (
     EncoderConfig,
 )
 from ._filters import image_planes, trim
-from ._infer import infer
 from ._inputs import (
     N_CONDITIONS,
     N_UNCERTAINTIES,
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         self._moments = adaptive_moments
         self.card = {}
 
-    infer = infer
+    infer = _lazy.infer
 
     def save(self, path, *, overwrite=False, dtype='float32', designs=()):
         """
