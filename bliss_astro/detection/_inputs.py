@@ -22,6 +22,7 @@ import scipy
 import torch
 
 from bliss_astro._filters import row_blocks
+from bliss_astro._threads import map_threads
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
@@ -211,12 +212,15 @@ def _pulls(exposure, bkg_error):
     pulls = np.empty(exposure.shape, dtype=np.float32)
     parts = [exposure.data, exposure.background, bkg_error, exposure.mask]
     parts = [np.broadcast_to(part, exposure.shape) for part in parts]
-    with np.errstate(over='ignore', invalid='ignore'):
-        for first in range(0, len(pulls), _ROWS):
-            rows = slice(first, first + _ROWS)
-            data, background, noise, mask = (part[rows] for part in parts)
+
+    def fill(block):
+        *_, rows = block
+        data, background, noise, mask = (part[rows] for part in parts)
+        with np.errstate(over='ignore', invalid='ignore'):
             value = np.subtract(data, background, dtype=np.float64) / noise
             pulls[rows] = np.where(mask, 0.0, value)
+
+    map_threads(fill, row_blocks(len(pulls), 0))
     return pulls
 
 
@@ -256,34 +260,34 @@ def match_psf(image, exposure):
     """
     access = exposure._psf_access
     ends = [_cells(n, access.varies) for n in image.shape]
-    cells, left = [], []
-    for (bottom, top), (low, high) in itertools.product(*ends):
+
+    def find_kernel(cell):
+        (bottom, top), (low, high) = cell
         pair = access.drawn_with_model((low + high) / 2, (bottom + top) / 2)
-        if pair is None:
-            return None
-        kernel, asymmetry = _cell_kernel(*pair)
-        left.append(asymmetry)
-        if kernel is not None:
-            cells.append((kernel, bottom, top, low, high))
+        return pair and (cell, *_cell_kernel(*pair))
+
+    cells = map_threads(find_kernel, itertools.product(*ends))
+    if cells[0] is None:
+        return None
+    left = [asymmetry for _, _, asymmetry in cells]
+    cells = [(cell, kernel) for cell, kernel, _ in cells if kernel is not None]
     # Before any is changed: the light of a cell reaches beyond it.
-    rows, columns, values = _bright_pixels(image) if cells else ((), (), ())
-    for kernel, bottom, top, low, high in cells:
-        own = (rows >= bottom) & (rows < top) & (columns >= low) & (columns < high)
-        own = rows[own] - bottom, columns[own] - low, values[own]
-        for y, x, light in _convolved(*own, high - low, kernel):
-            y, x = bottom + y, low + x
-            y0, x0 = max(y, 0), max(x, 0)
-            part = image[y0 : y + len(light), x0 : x + len(light)]
-            y, x = y0 - y, x0 - x
-            part -= light[y : y + part.shape[0], x : x + part.shape[1]]
+    bright = _bright_pixels(image) if cells else None
+    lights = map_threads(lambda cell: _convolved(*bright, *cell), cells)
+    for y, x, light in lights:
+        y0, x0 = max(y, 0), max(x, 0)
+        part = image[y0 : y + light.shape[0], x0 : x + light.shape[1]]
+        y, x = y0 - y, x0 - x
+        part -= light[y : y + part.shape[0], x : x + part.shape[1]]
     return np.reshape(left, [*map(len, ends), 4]).transpose(2, 0, 1)
 
 
 def _bright_pixels(image):
     """Rows, columns and values of pixels that are bright by the mean of nine."""
+
     # That has a third of the noise: wings of stars are in it.
-    found = []
-    for wide, inner, own in row_blocks(len(image), 1):
+    def find(block):
+        wide, inner, own = block
         padded = np.pad(image[wide], 1, 'edge')
         level = padded[:-2] + padded[1:-1] + padded[2:]
         level = level[inner, :-2] + level[inner, 1:-1] + level[inner, 2:]
@@ -293,15 +297,20 @@ def _bright_pixels(image):
         y += own.start
         value = image[y, x] * share
         some = value != 0
-        found.append((y[some], x[some], value[some]))
+        return y[some], x[some], value[some]
+
+    found = map_threads(find, row_blocks(len(image), 1))
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
-def _convolved(rows, columns, values, width, kernel):
-    """Light of bright pixels of a cell under a kernel: row, column, square."""
+def _convolved(rows, columns, values, cell, kernel):
+    """Light of the bright pixels of a cell under a kernel: first row, column, image."""
+    (bottom, top), (low, high) = cell
+    own = (rows >= bottom) & (rows < top) & (columns >= low) & (columns < high)
+    rows, columns, values = rows[own] - bottom, columns[own] - low, values[own]
     reach, choices = len(kernel) // 2, []
     for side in _TILES:
-        n_columns = -(-width // side)
+        n_columns = -(-(high - low) // side)
         tile = rows // side * n_columns + columns // side
         used = np.bincount(tile) > 0
         cost = np.count_nonzero(used) * (side + 2 * reach) ** 2
@@ -310,15 +319,19 @@ def _convolved(rows, columns, values, width, kernel):
     places = np.flatnonzero(used)
     tiles = np.zeros((len(places), side, side), dtype=values.dtype)
     tiles[(np.cumsum(used) - 1)[tile], rows % side, columns % side] = values
-    length = scipy.fft.next_fast_len(side + 2 * reach, real=True)
+    wide = side + 2 * reach
+    length = scipy.fft.next_fast_len(wide, real=True)
     shape = (length, length)
     power = torch.fft.rfft2(torch.from_numpy(kernel.astype(values.dtype)), shape)
+    sides = [side * -(-n // side) + 2 * reach for n in (top - bottom, high - low)]
+    out = np.zeros(sides, dtype=values.dtype)
     for first in range(0, len(places), _BATCH):
         light = torch.from_numpy(tiles[first : first + _BATCH])
         light = torch.fft.irfft2(torch.fft.rfft2(light, shape) * power, shape).numpy()
-        light = light[:, : side + 2 * reach, : side + 2 * reach]
-        some = np.array(divmod(places[first : first + _BATCH], n_columns))
-        yield from zip(*(side * some - reach), light, strict=True)
+        some = np.array(divmod(places[first : first + _BATCH], n_columns)).T
+        for (y, x), own in zip((side * some).tolist(), light, strict=True):
+            out[y : y + wide, x : x + wide] += own[:wide, :wide]
+    return bottom - reach, low - reach, out
 
 
 def _cells(n, varies):
