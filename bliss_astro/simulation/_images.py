@@ -208,16 +208,7 @@ class SimulatedImages:
         images : `SimulatedImages`
             One batch, places for sources padded to the largest number.
         """
-        values = {
-            name: [getattr(part, name) for part in parts]
-            for name, value in vars(parts[0]).items()
-            if value is not None
-        }
-        joined = {
-            name: padded(tensors) if name in _OF_SOURCES else torch.cat(tensors)
-            for name, tensors in values.items()
-        }
-        return cls(**joined)
+        return concatenate(parts)
 
 
 def signal_to_noise(light, variance):
@@ -226,7 +217,17 @@ def signal_to_noise(light, variance):
     return (signal**2 / (signal + variance[:, None, None])).sum((1, 2)).sqrt()
 
 
-def padded(tensors):
+def concatenate(parts):
+    """Several batches of images, fields or sources, dataclasses of tensors, as one."""
+    joined = {}
+    for name, value in vars(parts[0]).items():
+        if isinstance(value, torch.Tensor):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = (_padded if name in _OF_SOURCES else torch.cat)(values)
+    return dataclasses.replace(parts[0], **joined)
+
+
+def _padded(tensors):
     """Joined tensors ``(B, S, ...)`` with zeros up to the largest number of places."""
     most = max(tensor.shape[1] for tensor in tensors)
     sizes = [len(tensor) for tensor in tensors]

@@ -29,7 +29,7 @@ from bliss_astro.units import SDSS_PIXEL_SCALE
 from ._camera import NOISE_ORDERS, Camera, Draws, Fields, draw_dithers
 from ._images import SimulatedImages
 from ._nuisances import BadPixelPrior
-from ._sources import Sources, draw_catalog, draw_stars
+from ._sources import draw_catalog, draw_stars
 
 # Calibration of the coadd paper's field, run 94, camcol 1, field 12 of SDSS in r, and
 # the mean sky of an exposure there in electrons per pixel.
@@ -310,7 +310,7 @@ class CoaddSimulator:
         if self._has_galaxies:
             extended = render_galaxies(
                 fields.gaussians(self.camera.normalization_radius),
-                *Sources.galaxies([sources]),
+                *sources.galaxies,
                 size=shape,
                 dither=fields.dither if depth > 1 else None,
             )

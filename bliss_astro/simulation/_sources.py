@@ -14,7 +14,6 @@ from bliss_astro.psf import GaussianPSF
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE
 
 from ._camera import Fields, draw_dithers
-from ._images import padded
 
 # Distance in pixels that confined stars keep from the edges.
 CONFINED_MARGIN = 12
@@ -155,14 +154,10 @@ class Sources:
             return self.x, self.y, self.flux
         return self.x, self.y, self.flux * ~self.is_galaxy
 
-    @staticmethod
-    def galaxies(several):
-        """Positions, fluxes and shapes of the galaxies of several groups, padded."""
-        x, y, flux, is_galaxy, galaxy = (
-            padded([getattr(sources, name) for sources in several])
-            for name in ('x', 'y', 'flux', 'is_galaxy', 'galaxy')
-        )
-        return x, y, flux * is_galaxy, galaxy
+    @property
+    def galaxies(self):
+        """Positions, fluxes and shapes of the galaxies; flux 0 in other places."""
+        return self.x, self.y, self.flux * self.is_galaxy, self.galaxy
 
 
 def _rectangle(shape, margin, like):

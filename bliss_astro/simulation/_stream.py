@@ -20,10 +20,12 @@ from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
 from ._camera import Camera, Draws, Fields, add_lobes, add_noise, draw_lobes
-from ._images import SimulatedImages, select, signal_to_noise
+from ._images import SimulatedImages, concatenate, select, signal_to_noise
 from ._nuisances import BadPixelPrior, add_artifacts, mark_pixels, misstate
 from ._sources import Sources, sample_catalog, sample_depth, sample_fields, sample_stars
 
+# Side in pixels of the smallest stamps in images.
+_SMALLEST = 32
 # Smallest flux in nmgy of galaxies on stamps: no fainter one is above the noise.
 _FLUX_MIN = 0.5
 # Galaxies of the prior that are drawn at once.
@@ -47,7 +49,7 @@ class SimulationStream:
 
     group_size : int, optional
         Number of images that share a depth and a population; a batch holds several
-        groups.
+        groups, those that have both in common one after the other.
 
     device : str or `torch.device`, optional
         Device of the generators to come.
@@ -95,7 +97,8 @@ class SimulationStream:
             bad = BadPixelPrior(saturation=tuple(saturation))
         shape, order = tuple(config.shape), config.noise_order
         self.camera = Camera(shape, noise_order=order, bad_pixels=bad)
-        self.accuracy = RenderingAccuracy.training()
+        sizes = _SMALLEST, *RenderingAccuracy.training().sizes
+        self.accuracy = dataclasses.replace(RenderingAccuracy.training(), sizes=sizes)
 
     @torch.no_grad()
     def sample_batch(self, n_images, *, generator) -> SimulatedImages:
@@ -115,7 +118,7 @@ class SimulationStream:
         images : `SimulatedImages`
             Images and truth.
         """
-        config, draw, groups = self.config, Draws(generator), []
+        config, draw, groups = self.config, Draws(generator), {}
         lowest = config.n_exposures[0]
         coadd_depth = sample_depth(draw, config.n_exposures)
         for start in range(0, n_images, self.group_size):
@@ -128,16 +131,16 @@ class SimulationStream:
             n = min(self.group_size, n_images - start)
             fields = sample_fields(draw, config, self.field_prior, n, population, depth)
             sources = self._sample_sources(draw, population, fields)
-            groups.append((population, fields, sources))
+            groups.setdefault((population, depth), []).append((fields, sources))
             if population == 'stars':
-                # Stars are fast to render at any depth; see `_render_galaxies`.
+                # Stars are fast to render at any depth; many small batches of galaxies
+                # would cost several times as much as one.
                 coadd_depth = sample_depth(draw, config.n_exposures)
-        extended = self._render_galaxies(groups)
         images = [
-            self._observe(draw, *group, light)
-            for group, light in zip(groups, extended, strict=True)
+            self._observe(draw, population, *map(concatenate, zip(*parts, strict=True)))
+            for (population, _), parts in groups.items()
         ]
-        return SimulatedImages.concatenate(images)
+        return concatenate(images)
 
     def sample_fields(self, n, *, population='sky', depth=1, generator) -> Fields:
         """
@@ -171,40 +174,24 @@ class SimulationStream:
             sources.further = torch.cat(values, -1)
         return sources
 
-    def _render_galaxies(self, groups):
-        """
-        Light of the galaxies of groups; `None` for stars alone.
+    def _render_galaxies(self, fields, sources):
+        """Light of the galaxies of images of one depth; `None` for stars alone."""
+        if sources.is_galaxy is None:
+            return None
+        given = fields.psf, *sources.galaxies
+        if self.galaxy_model is not None:
+            return self.galaxy_model.render(*given, size=self.camera.shape)
+        return render_galaxies(
+            *given,
+            size=self.camera.shape,
+            dither=fields.dither if fields.depth > 1 else None,
+            accuracy=self.accuracy,
+        )
 
-        Galaxies of all groups of one depth are rendered together: many small batches
-        would cost several times as much.
-        """
-        light = [None] * len(groups)
-        if groups[0][0] == 'stars':
-            return light
-        for depth in {fields.depth for _, fields, _ in groups}:
-            index = [k for k, (_, f, _) in enumerate(groups) if f.depth == depth]
-            fields = [groups[k][1] for k in index]
-            sources = Sources.galaxies([groups[k][2] for k in index])
-            psf = torch.cat([part.psf for part in fields])
-            if self.galaxy_model is not None:
-                images = self.galaxy_model.render(psf, *sources, size=self.camera.shape)
-            else:
-                dither = torch.cat([part.dither for part in fields])
-                images = render_galaxies(
-                    psf,
-                    *sources,
-                    size=self.camera.shape,
-                    dither=dither if depth > 1 else None,
-                    accuracy=self.accuracy,
-                )
-            parts = images.split([len(part) for part in fields])
-            for k, part in zip(index, parts, strict=True):
-                light[k] = part
-        return light
-
-    def _observe(self, draw, population, fields, sources, extended):
-        """Images of a group, with artefacts and with errors of what is stated."""
+    def _observe(self, draw, population, fields, sources):
+        """Images of a population, with artefacts and errors of what is stated."""
         config, lobes = self.config, None
+        extended = self._render_galaxies(fields, sources)
         if population == 'sky':
             extended = add_artifacts(draw, config, fields, sources, extended)
             if config.asymmetry > 0:

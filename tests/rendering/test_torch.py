@@ -184,8 +184,9 @@ def test_unused_places():
     shape = torch.tensor([DEFAULT_SHAPE, DEFAULT_SHAPE])
     x = torch.tensor([[3.0, 9.0, 5.0], [1.0, 2.0, 8.0]])
     flux = torch.tensor([[0.0, 40.0, 0.0], [0.0, 20.0, 70.0]])
-    first, *_ = module._without_unused(x, x, flux)
-    assert first.tolist() == [[9.0, 3.0], [2.0, 8.0]]
+    first, *_, count = module._without_unused(x, x, flux)
+    assert first.tolist() == [[9.0, 3.0, 5.0], [2.0, 8.0, 1.0]]
+    assert count.tolist() == [1, 2]
     images = render_stars(shape, x, x, flux, size=(13, 13))
     own = x[:1, 1:2], x[:1, 1:2], flux[:1, 1:2]
     alone = render_stars(shape[:1], *own, size=(13, 13))
