@@ -65,8 +65,9 @@ class SourceRows:
         to_image, sources = self.posterior.to_image, self.sources
         x, y = self._x - self._place[0][:, None], self._y - self._place[1][:, None]
         # Second moments about the place, in square pixels.
+        area = self.posterior.binning**2 / x.shape[1]
         x_x, y_y, x_y = (
-            self.posterior.binning**2 * (first * second).mean(1)
+            area * np.einsum('np,np->n', first, second)
             for first, second in ((x, x), (y, y), (x, y))
         )
         low, flux, high = self._flux(to_array(sources.sigma)).T

@@ -11,6 +11,7 @@ import scipy
 
 from bliss_astro._arguments import counted
 from bliss_astro._filters import row_blocks
+from bliss_astro._threads import map_threads
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
@@ -105,10 +106,12 @@ def as_exposure(data, **given):
 def _without_impossible(exposure, estimated):
     """Mask pixels that no sky and no star can explain, and record it."""
     strange = np.empty(exposure.shape, dtype=bool)
-    with np.errstate(over='ignore', invalid='ignore'):
-        for rows, signal, maps in _row_blocks(exposure):
-            pull = signal / maps['bkg_error']
-            strange[rows] = (pull < _FAR_BELOW) | (pull > _FAR_ABOVE)
+
+    def search(rows, signal, maps):
+        pull = signal / maps['bkg_error']
+        strange[rows] = (pull < _FAR_BELOW) | (pull > _FAR_ABOVE)
+
+    _map_rows(search, exposure)
     strange &= ~exposure.mask
     n_strange = np.count_nonzero(strange)
     if not n_strange:
@@ -185,14 +188,17 @@ def find_cosmic_rays(exposure, *, width=1.0):
     do not pass the optics and need not keep to that (van Dokkum 2001, PASP 113, 1420,
     uses the same contrast without a PSF).  Stars have ``width`` times that of the PSF.
     """
-    psf, bright = central_psf(exposure).shape_vector, []
+    psf = central_psf(exposure).shape_vector
     good, rays = ~exposure.mask, np.zeros(exposure.shape, dtype=bool)
-    for rows, signal, maps in _row_blocks(exposure):
+
+    def search(rows, signal, maps):
         high = (signal > _PEAK * maps['bkg_error']) & good[rows]
-        bright.append(np.flatnonzero(high) + rows.start * high.shape[1])
-    bright = np.divmod(np.concatenate(bright), rays.shape[1])
-    if len(bright[0]):
-        rays[bright] = _lack(exposure, good, bright, psf, width) > _LACK
+        y, x = np.divmod(np.flatnonzero(high), high.shape[1])
+        if len(y):
+            bright = y + rows.start, x
+            rays[bright] = _lack(exposure, good, bright, psf, width) > _LACK
+
+    _map_rows(search, exposure)
     if not rays.any():
         return rays
     # The fainter pixels of a track.
@@ -206,12 +212,17 @@ def find_cosmic_rays(exposure, *, width=1.0):
     return rays
 
 
-def _row_blocks(exposure):
-    """Rows (slice) of an exposure, their signal above the sky, and their maps."""
+def _map_rows(function, exposure):
+    """Call a function with rows of an exposure, their signal above the sky and maps."""
     maps = exposure.maps()
-    for _, _, rows in row_blocks(len(exposure.data), 0):
+
+    def run(block):
+        *_, rows = block
         own = {name: value[rows] for name, value in maps.items()}
-        yield rows, exposure.data[rows] - own['background'], own
+        with np.errstate(over='ignore', invalid='ignore'):
+            function(rows, exposure.data[rows] - own['background'], own)
+
+    map_threads(run, row_blocks(len(exposure.data), 0))
 
 
 def _at(exposure, y, x):
