@@ -2,7 +2,7 @@
 """
 Batches of images: prepared one by one, inferred together, yielded in order.
 
-All that turns images into posteriors goes through `infer_each`: `Encoder.infer
+All that turns images into posteriors goes through `detect_each`: `Encoder.infer
 <bliss_astro.encoders.Encoder.infer>`, `detect_sources`, `detect_many`, `BlissFinder`
 and the checks.
 """
@@ -24,9 +24,8 @@ from bliss_astro._warnings import (
     warn,
 )
 from bliss_astro.catalog._meta import FactRecord
-from bliss_astro.encoders import Encoder
 
-from ._estimates import PreparedImage, prepare_image
+from ._estimates import prepare_image
 from ._images import ImageInputs, infer_posteriors
 
 # Pixels of the images that are worked on together: some 60 bytes each.
@@ -40,8 +39,6 @@ class _Task:
     index: int
     options: object
     rng: np.random.Generator
-    encoder: Encoder
-    image: PreparedImage
     inputs: ImageInputs
     posterior: object = None
     catalog: object = None
@@ -54,21 +51,15 @@ class _Task:
         with use_threads(options.n_threads):
             encoder = options.load_encoder()
             image = prepare_image(data, options.image, encoder)
-            inputs = ImageInputs.of(image, encoder, options)
-        return cls(index, options, rng, encoder, image, inputs)
+            return cls(index, options, rng, ImageInputs.of(image, encoder, options))
 
-    def warn(self):
-        """Warn of what is unlike the images of the training."""
-        for message in self.posterior.meta.get('warnings', ()):
-            warn(message, OutOfDomainWarning)
-
-    def checked_catalog(self):
-        """The catalogue with its self-check, and warnings about it."""
+    def result(self):
+        """The catalogue with its self-check, or else the posterior; and warnings."""
         options, catalog, found = self.options, self.catalog, None
-        if options.check:
+        if self.model is not None:
             from bliss_astro.checks._self_check import self_check
 
-            image = self.image
+            image = self.inputs.image
             own = {'cosmic_rays': image.cosmic_rays, 'model': self.model}
             with use_threads(options.n_threads):
                 found = self_check(image.exposure, catalog, **own)
@@ -76,7 +67,10 @@ class _Task:
         if options.keep is None:
             self.posterior._found.clear()
         # At the end, where nothing of ours stands between them and the user's filters.
-        self.warn()
+        for message in self.posterior.meta.get('warnings', ()):
+            warn(message, OutOfDomainWarning)
+        if catalog is None:
+            return self.posterior
         if len(catalog) == 0:
             text = f'no source has a probability above {options.threshold}'
             warn(text, NoDetectionsWarning)
@@ -97,15 +91,15 @@ def _tabulate(tasks):
     if checked:
         from bliss_astro.checks._self_check import render_rows
 
-        exposures = [task.image.exposure for task in checked]
+        exposures = [task.inputs.image.exposure for task in checked]
         models = render_rows(exposures, [task.catalog for task in checked])
         for task, model in zip(checked, models, strict=True):
             task.model = model
 
 
-def infer_each(pairs, finish, *, named=False):
+def detect_each(pairs, *, tables=True, named=False):
     """
-    Yield what ``finish`` makes of each task of images and `DetectionOptions`, in order.
+    Yield the catalogues of images with their `DetectionOptions`, or the posteriors.
 
     Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
     and go through the encoder together; it must be the same for all. Where these are
@@ -113,7 +107,7 @@ def infer_each(pairs, finish, *, named=False):
     found before an error is yielded first. Messages name the index of their image if
     wanted.
     """
-    pool, running, tables = ThreadPoolExecutor(1), [], finish == _Task.checked_catalog
+    pool, running = ThreadPoolExecutor(1), []
     try:
         for tasks, error in _prepared(pairs, named):
             n_threads = check_n_threads(tasks[0].options.n_threads) if tasks else 1
@@ -132,7 +126,7 @@ def infer_each(pairs, finish, *, named=False):
                 while ready:
                     with messages_about(f'image {ready[0].index}' if named else None):
                         # No longer held here, so that the caller may free it.
-                        done = finish(ready.pop(0))
+                        done = ready.pop(0).result()
                     yield done
                     del done
     finally:
@@ -151,7 +145,7 @@ def _prepared(pairs, named):
                 k, (data, options) = next(numbered)
                 with messages_about(f'image {k}' if named else None):
                     tasks.append(_Task.of(data, options, k))
-                n_pixels += tasks[-1].image.exposure.data.size
+                n_pixels += tasks[-1].inputs.image.exposure.data.size
         except Exception as found:  # noqa: BLE001 (raised later)
             error = found
         yield tasks, error
@@ -163,29 +157,10 @@ def _infer_together(tasks, n_threads, tables):
     for task in tasks:
         kinds.setdefault(task.inputs.kind, []).append(task)
     for some in kinds.values():
-        inputs, encoder, options = (
-            [t.inputs for t in some],
-            some[0].encoder,
-            some[0].options,
-        )
+        options, inputs = some[0].options, [task.inputs for task in some]
         bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
         least = options.threshold if tables or options.keep else None
         with use_threads(n_threads, **bar):
-            found = infer_posteriors(inputs, encoder, least=least, keep=options.keep)
+            found = infer_posteriors(inputs, least=least, keep=options.keep)
         for task, posterior in zip(some, found, strict=True):
             task.posterior = posterior
-
-
-def detect_each(pairs, *, named=False):
-    """Yield the catalogues of pairs of images and `DetectionOptions`, in order."""
-    return infer_each(pairs, _Task.checked_catalog, named=named)
-
-
-def posterior_each(pairs, *, named=False):
-    """Yield the posteriors of pairs of images and `DetectionOptions`, in order."""
-    return infer_each(pairs, _posterior, named=named)
-
-
-def _posterior(task):
-    task.warn()
-    return task.posterior

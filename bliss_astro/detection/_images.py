@@ -86,8 +86,9 @@ class ImageInputs:
         source = TilesOfExposure(encoder, checksum(whole), binning, *prior)
         return cls(image, exposure, source, inputs, floor, facts, grid, density)
 
-    def check(self, encoder, density):
+    def check(self, density):
         """Set the density; flags by tile, and texts of what is unlike the training."""
+        encoder = self.source.encoder
         flags, messages = check_domain(encoder, self.facts | {'density': density})
         # Maps that are needed no more.
         self.facts = None
@@ -99,9 +100,9 @@ class ImageInputs:
         self.inputs.log_density = tile_tensor(log_density, encoder.device)
         return flags, messages + self.image.psf_messages
 
-    def posterior(self, tiles, encoder, density, flags, messages):
+    def posterior(self, tiles, density, flags, messages):
         """`CatalogPosterior` of the image from that of its tiles."""
-        whole, binning = self.image.exposure, self.binning
+        whole, binning, encoder = self.image.exposure, self.binning, self.source.encoder
         sources, cosmic_rays = self.image.sources, self.image.cosmic_rays
         if self.density is None:
             sources = sources | {'density': 'first pass'}
@@ -132,19 +133,16 @@ class ImageInputs:
         )
 
 
-def infer_posteriors(images, encoder, *, least, keep):
+def infer_posteriors(images, *, least, keep):
     """
     Compute the `CatalogPosterior` of each of a list of `ImageInputs` of one kind.
 
     Candidates down to the probability ``least``, if any, are found for all of them at
     once; of the posterior over tiles is kept what the option ``keep`` says.
     """
-    grid = images[0].grid
+    grid, encoder = images[0].grid, images[0].source.encoder
     densities = _densities(images, encoder, grid)
-    checks = [
-        image.check(encoder, density)
-        for image, density in zip(images, densities, strict=True)
-    ]
+    checks = [i.check(density) for i, density in zip(images, densities, strict=True)]
     # Features that are kept are those that all is computed from.
     dtype = torch.float16 if keep == 'posterior' else torch.float32
     together = infer(encoder, _joined(images), grid, dtype=dtype)
@@ -161,7 +159,7 @@ def infer_posteriors(images, encoder, *, least, keep):
         # Nothing that is mostly full is worth the time of all that is refined.
         set_coarse(tiles, mostly)
         own = densities[k], flags | full, messages
-        posteriors.append(image.posterior(tiles, encoder, *own))
+        posteriors.append(image.posterior(tiles, *own))
         if not mostly:
             refined.append(k)
     if refined and least is not None:

@@ -13,7 +13,7 @@ from astropy.io import fits
 from bliss_astro._arguments import check_rng
 from bliss_astro._warnings import messages_about
 
-from ._batches import detect_each, posterior_each
+from ._batches import detect_each
 from ._detect import IMAGE_OPTIONS, KEYWORDS, DetectionOptions
 
 # Keywords of which each image may have its own value.
@@ -90,9 +90,9 @@ def infer(encoder, exposures, /, **kwargs):
     check_names('Encoder.infer', kwargs, without=_NOT_INFERRED)
     kwargs |= {'encoder': encoder, 'device': encoder.device}
     if _is_several(exposures) and not isinstance(exposures, fits.HDUList):
-        return posterior_each(_pairs_of(exposures, kwargs), named=True)
-    (posterior,) = posterior_each([(exposures, DetectionOptions(**kwargs))])
-    return posterior
+        return detect_each(_pairs_of(exposures, kwargs), tables=False, named=True)
+    pair = exposures, DetectionOptions(**kwargs)
+    return next(detect_each([pair], tables=False))
 
 
 def _pairs_of(images, kwargs):
