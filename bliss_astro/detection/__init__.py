@@ -6,8 +6,5 @@ Detection of stars and galaxies: an image in, a probabilistic catalogue out.
 from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    _detect='detect_sources',
-    _finder='BlissFinder',
-    _many='detect_many',
+    __name__, _detect='detect_sources', _finder='BlissFinder', _many='detect_many'
 )

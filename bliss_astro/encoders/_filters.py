@@ -16,13 +16,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from ._config import (
-    ASINH_KNEE,
-    FILTER_RADIUS,
-    FILTER_SIGMAS,
-    WIDE_RADIUS,
-    WIDE_SIGMAS,
-)
+from ._config import ASINH_KNEE, FILTER_RADIUS, FILTER_SIGMAS, WIDE_RADIUS, WIDE_SIGMAS
 
 # Side in tiles of the cells that share a matched filter.
 _CELL = 4

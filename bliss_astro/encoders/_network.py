@@ -23,12 +23,7 @@ from ._config import (
     EncoderConfig,
 )
 from ._filters import image_planes, trim
-from ._inputs import (
-    N_CONDITIONS,
-    N_UNCERTAINTIES,
-    EncoderInputs,
-    joined_channels,
-)
+from ._inputs import N_CONDITIONS, N_UNCERTAINTIES, EncoderInputs, joined_channels
 from ._weights import DEFAULT_ENCODER, ENCODERS
 
 
