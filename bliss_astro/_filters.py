@@ -4,6 +4,7 @@ Filters of images: Gaussians by products with bands of a matrix, maxima, sums of
 """
 
 import functools
+import itertools
 
 import numpy as np
 import torch
@@ -53,6 +54,12 @@ def row_blocks(n, halo, size=_ROWS):
         own = slice(first, min(first + size, n))
         wide = slice(max(first - halo, 0), min(own.stop + halo, n))
         yield wide, slice(first - wide.start, own.stop - wide.start), own
+
+
+def spans(n, k):
+    """Slices of n in k nearly equal parts."""
+    edges = np.linspace(0, n, k + 1).round().astype(int).tolist()
+    return [slice(*ends) for ends in itertools.pairwise(edges)]
 
 
 def local_maxima(image, threshold, reach):

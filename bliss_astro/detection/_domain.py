@@ -13,6 +13,7 @@ import numpy as np
 import scipy
 
 from bliss_astro._arguments import two_digits
+from bliss_astro._filters import spans
 from bliss_astro.encoders import Domain
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.units import FWHM_PER_SIGMA
@@ -226,8 +227,8 @@ def pixel_statistics(image, good, *, shape):
     ny, nx = image.shape
     n_rows, n_columns = -(-ny // _CELL), -(-nx // _CELL)
     maps = np.full((3, n_rows, n_columns), np.nan)
-    for i, rows in enumerate(_spans(ny, n_rows)):
-        for j, columns in enumerate(_spans(nx, n_columns)):
+    for i, rows in enumerate(spans(ny, n_rows)):
+        for j, columns in enumerate(spans(nx, n_columns)):
             cell = image[rows, columns]
             # Every fourth pixel of a large cell is enough.
             step = 2 if cell.size > 20000 else 1
@@ -246,12 +247,6 @@ def pixel_statistics(image, good, *, shape):
         for n, n_cells in zip(shape, maps.shape[1:], strict=True)
     )
     return dict(zip(PIXEL_LIMITS, maps[:, row[:, None], column], strict=True))
-
-
-def _spans(length, n):
-    """Slices of n nearly equal parts."""
-    parts = np.array_split(np.arange(length), n)
-    return [slice(part[0], part[-1] + 1) for part in parts]
 
 
 # -- tiles -----------------------------------------------------------------------

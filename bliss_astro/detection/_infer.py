@@ -13,6 +13,7 @@ import torch
 from astropy.nddata import block_reduce
 from torch.nn import functional as F
 
+from bliss_astro._filters import spans
 from bliss_astro._threads import map_threads, n_workers
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.encoders._inputs import PIXELS
@@ -70,15 +71,14 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32):
     out = torch.empty(shape, device=encoder.device, **kind)
 
     def fill(part):
-        images, ((r, stop_r), (c, stop_c)) = part
-        top, left = max(0, r - halo), max(0, c - halo)
-        rows = slice(top, min(n_rows, stop_r + halo))
-        columns = slice(left, min(n_columns, stop_c + halo))
+        images, own = part
+        wide, margins = [], []
+        for span, n in zip(own, grid.shape, strict=True):
+            wide.append(slice(max(0, span.start - halo), min(n, span.stop + halo)))
+            margins += [span.start - wide[-1].start, wide[-1].stop - span.stop]
         with _fast(encoder.device):
-            some = _window(inputs.select(images), rows, columns, size)
-            margins = r - top, rows.stop - stop_r, c - left, columns.stop - stop_c
-            own = encoder.inner_features(some, margins)
-        out[images, :, r:stop_r, c:stop_c] = own
+            some = _window(inputs.select(images), *wide, size)
+            out[images, :, *own] = encoder.inner_features(some, margins)
 
     n_threads = n_workers() or 1
     more = 1 if encoder.device.type == 'cpu' else _MORE_ON_GPU
@@ -119,13 +119,9 @@ def _blocks(shape, n_threads, most):
     n_threads = max(1, min(n_threads, max(shape) // _BAND_MIN))
     n_blocks = -(-n_blocks // n_threads) * n_threads
     # Cut along the fewest tiles.
-    spans = ((n, -(-n_blocks // n)) for n in range(1, n_blocks + 1))
-    n_spans = min(spans, key=lambda n: n[0] * shape[1] + n[1] * shape[0])
-    edges = [
-        np.linspace(0, n, k + 1).round().astype(int).tolist()
-        for n, k in zip(shape, n_spans, strict=True)
-    ]
-    return list(itertools.product(*map(itertools.pairwise, edges)))
+    cuts = ((n, -(-n_blocks // n)) for n in range(1, n_blocks + 1))
+    n_cuts = min(cuts, key=lambda n: n[0] * shape[1] + n[1] * shape[0])
+    return list(itertools.product(*map(spans, shape, n_cuts)))
 
 
 # -- density ---------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 import scipy
 import torch
 
-from bliss_astro._filters import row_blocks
+from bliss_astro._filters import row_blocks, spans
 from bliss_astro._threads import map_threads
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
@@ -259,11 +259,12 @@ def match_psf(image, exposure):
     that is left, by cell ``(4, rows, columns)``, or `None` without an image of the PSF.
     """
     access = exposure._psf_access
-    ends = [_cells(n, access.varies) for n in image.shape]
+    most = _MAX_CELLS if access.varies else 1
+    ends = [spans(n, min(most, 1 + n // _CELL)) for n in image.shape]
 
     def find_kernel(cell):
-        (bottom, top), (low, high) = cell
-        pair = access.drawn_with_model((low + high) / 2, (bottom + top) / 2)
+        y, x = ((own.start + own.stop) / 2 for own in cell)
+        pair = access.drawn_with_model(x, y)
         return pair and (cell, *_cell_kernel(*pair))
 
     cells = map_threads(find_kernel, itertools.product(*ends))
@@ -305,7 +306,7 @@ def _bright_pixels(image):
 
 def _convolved(rows, columns, values, cell, kernel):
     """Light of the bright pixels of a cell under a kernel: first row, column, image."""
-    (bottom, top), (low, high) = cell
+    (bottom, top), (low, high) = ((own.start, own.stop) for own in cell)
     own = (rows >= bottom) & (rows < top) & (columns >= low) & (columns < high)
     rows, columns, values = rows[own] - bottom, columns[own] - low, values[own]
     reach, choices = len(kernel) // 2, []
@@ -332,13 +333,6 @@ def _convolved(rows, columns, values, cell, kernel):
         for (y, x), own in zip((side * some).tolist(), light, strict=True):
             out[y : y + wide, x : x + wide] += own[:wide, :wide]
     return bottom - reach, low - reach, out
-
-
-def _cells(n, varies):
-    """Ends of the cells along an axis of n pixels."""
-    n_cells = min(_MAX_CELLS, 1 + n // _CELL) if varies else 1
-    edges = np.linspace(0, n, n_cells + 1).round().astype(int)
-    return list(itertools.pairwise(edges))
 
 
 def _cell_kernel(image, model):

@@ -10,11 +10,12 @@ and one of y: the filter costs a few short convolutions, and follows a PSF that 
 over the image.
 """
 
-import dataclasses
 import math
 
 import torch
 from torch.nn import functional as F
+
+from bliss_astro.psf import GaussianPSF
 
 from ._config import ASINH_KNEE, FILTER_RADIUS, FILTER_SIGMAS, WIDE_RADIUS, WIDE_SIGMAS
 
@@ -72,13 +73,13 @@ def filter_coefficients(psf):
 
 def matched_filter(image, inputs, tile_size):
     """Signal-to-noise ratio of a faint star at each pixel, ``(B F, ny, nx)``."""
-    n_rows, n_columns = inputs.psf.shape[3:]
+    psf, radius = inputs.psf.flatten(0, 1), inputs.normalization_radius
+    n_rows, n_columns = psf.shape[2:]
     varies = max(n_rows, n_columns) > 1
     if varies:
-        psf = F.avg_pool2d(inputs.psf.flatten(0, 1), _CELL, ceil_mode=True)
-        psf = psf.unflatten(0, inputs.present.shape)
-        inputs = dataclasses.replace(inputs, psf=psf)
-    weight = filter_coefficients(inputs.gaussians).flatten(0, 1).movedim(-1, 1)
+        psf = F.avg_pool2d(psf, _CELL, ceil_mode=True)
+    psf = GaussianPSF.from_shape(psf.movedim(1, -1), normalization_radius=radius)
+    weight = filter_coefficients(psf).movedim(-1, 1)
     if varies:
         weight = weight.repeat_interleave(_CELL, 2).repeat_interleave(_CELL, 3)
         weight = weight[..., :n_rows, :n_columns]

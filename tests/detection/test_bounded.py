@@ -257,9 +257,10 @@ def test_bands_of_threads():
     from bliss_astro.detection._infer import _blocks
 
     most = 36_000
-    assert _blocks((40, 40), 2, most) == [((0, 40), (0, 40))]
-    assert _blocks((100, 128), 2, most) == [((0, 100), (0, 64)), ((0, 100), (64, 128))]
-    assert _blocks((155, 155), 1, most) == [((0, 155), (0, 155))]
+    assert _blocks((40, 40), 2, most) == [(slice(0, 40), slice(0, 40))]
+    columns = slice(0, 64), slice(64, 128)
+    assert _blocks((100, 128), 2, most) == [(slice(0, 100), own) for own in columns]
+    assert _blocks((155, 155), 1, most) == [(slice(0, 155), slice(0, 155))]
     # Even ones of at most 36,000 tiles, as many for each thread.
     assert len(_blocks((300, 200), 1, most)) == 2
     assert len(_blocks((400, 200), 2, most)) == 4
@@ -267,9 +268,9 @@ def test_bands_of_threads():
     # Every tile once.
     for n_threads in (1, 2, 16):
         seen, sizes = np.zeros((300, 200), int), []
-        for (top, bottom), (left, right) in _blocks((300, 200), n_threads, most):
-            seen[top:bottom, left:right] += 1
-            sizes.append((bottom - top) * (right - left))
+        for block in _blocks((300, 200), n_threads, most):
+            seen[block] += 1
+            sizes.append(seen[block].size)
         assert (seen == 1).all()
         assert max(sizes) < 1.1 * min(sizes)
         assert max(sizes) <= most
