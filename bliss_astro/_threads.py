@@ -184,7 +184,7 @@ def map_threads(function, items):
         return result
 
     if number < 2:
-        return [counted(run(item)) for item in items]
+        return [counted(function(item)) for item in items]
     pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
     try:
         futures = [pool.submit(run, item) for item in items]

@@ -13,6 +13,7 @@ only bright pixels need it, and of them alone it is done, so that the noise stay
 what it was.
 """
 
+import functools
 import itertools
 import math
 
@@ -158,10 +159,10 @@ def _psf_maps(exposure, grid, radius):
     """
     rows, columns = grid.shape
     n_rows, n_columns = (-(-n // _PSF_CELL) for n in (rows, columns))
-    xs = ys = [0]
-    if exposure._psf_access.varies:
-        side = _PSF_CELL * grid.size
-        xs, ys = ((np.arange(n) + 0.5) * side - 0.5 for n in (n_columns, n_rows))
+    if not exposure._psf_access.varies:
+        return _constant_psf(tuple(exposure.psf_shapes(0, 0)[0, 0]), radius)
+    side = _PSF_CELL * grid.size
+    xs, ys = ((np.arange(n) + 0.5) * side - 0.5 for n in (n_columns, n_rows))
     shape = np.ascontiguousarray(exposure.psf_shapes(xs, ys), dtype=np.float32)
     shape = torch.from_numpy(shape)[None]
     psf = GaussianPSF.from_shape(shape, normalization_radius=radius)
@@ -169,6 +170,15 @@ def _psf_maps(exposure, grid, radius):
     full = (n_rows * _PSF_CELL, n_columns * _PSF_CELL)
     maps = [_stretched(value.movedim(-1, 1), full) for value in maps]
     return [value[..., :rows, :columns].contiguous() for value in maps]
+
+
+# That of many images is often the same.
+@functools.lru_cache(64)
+def _constant_psf(shape, radius):
+    """Shape and description ``(1, 8, 1, 1)`` of a PSF."""
+    shape = torch.tensor(shape, dtype=torch.float32)
+    psf = GaussianPSF.from_shape(shape, normalization_radius=radius)
+    return [value[None, :, None, None] for value in (shape, psf.describe())]
 
 
 def _stretched(value, shape):

@@ -3,6 +3,8 @@
 The point-spread function of one place as an astropy model.
 """
 
+import functools
+
 import numpy as np
 
 from bliss_astro._arguments import require
@@ -25,6 +27,10 @@ _FWHM_RANGE = (1, 1000)
 # GalSim refuses an untruncated Moffat below a beta of 1.1, which is half ours, and at
 # a beta of 2 exactly the flux of a truncated one is 0/0.
 _GALSIM_MIN_BETA, _GALSIM_BETA_STEP = 2.2, 1e-6
+
+# Those of one PSF are asked for again and again.
+_fwhm = functools.lru_cache(64)(lambda shape: float(2 * half_maximum_radius(shape)))
+_n_eff = functools.lru_cache(64)(effective_pixels)
 
 
 class PSFModel(ProfileModel):
@@ -298,12 +304,12 @@ or `~astropy.modeling.Model`
     @property
     def fwhm(self):
         """Full width at half maximum in pixels, geometric mean of the two axes."""
-        return float(2 * half_maximum_radius(self.shape_vector))
+        return _fwhm(tuple(self.shape_vector))
 
     @property
     def n_eff(self):
         """Effective area in square pixels, inverse integral of the squared PSF."""
-        return effective_pixels(self.shape_vector, self._normalization_radius)
+        return _n_eff(tuple(self.shape_vector), self._normalization_radius)
 
     def radial_profile(self, radius):
         """

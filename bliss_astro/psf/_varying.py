@@ -276,25 +276,19 @@ def trend(places, values, sigma):
 
 def excess_scatter(values, errors):
     """Return the robust scatter beyond the errors, and its significance in sigma."""
-    from scipy.optimize import brentq
-
     values, errors = values[np.isfinite(errors)], errors[np.isfinite(errors)]
     n = len(values)
     if n < 3:
         return 0.0, 0.0
-    off = np.square(values - np.median(values))
-
-    def excess(scatter):
-        square = np.median(off / (errors**2 + scatter**2))
-        return square / _MEDIAN_SQUARE * n / (n - 1) - 1
-
+    off = np.square(values - np.median(values)) * n / ((n - 1) * _MEDIAN_SQUARE)
     # The relative error of the median of squares is that of the sample's variance
     # times 1.6.
-    significance = float(excess(0.0)) / (1.6 * np.sqrt(2 / n))
-    if significance <= 0:
-        return 0.0, significance
-    high = 10 * float(np.max(np.abs(values)) + np.max(errors))
-    return brentq(excess, 0.0, high), significance
+    excess = float(np.median(off / errors**2)) - 1
+    significance = excess / (1.6 * np.sqrt(2 / n))
+    # With the median of these, half of the values are farther off than one of them
+    # should be.
+    variance = float(np.median(off - errors**2)) if excess > 0 else 0.0
+    return np.sqrt(max(variance, 0.0)), significance
 
 
 def fit_polynomial(psf, places, offsets, errors, shape, vary):
