@@ -38,7 +38,7 @@ STAGES = {
     'posteriors._marginals:SourceMarginals.quantile_flux',
     'shapes': 'posteriors._candidates:_describe_in_sequence '
     'posteriors._candidates:_infer_shapes',
-    'check': 'checks._self_check:self_check',
+    'check': 'checks._self_check:self_check checks._self_check:render_rows',
     'table': 'catalog._posterior:CatalogPosterior.at_threshold',
 }
 OTHER = 'other'
