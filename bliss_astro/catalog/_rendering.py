@@ -224,7 +224,7 @@ def render(self, *, shape=None, cutout=None, psf=None):
     Notes
     -----
     The PSF is that in the middle of a cell of 128 pixels (256 pixels where it
-    is the same everywhere). A source is drawn on its cell and around
+    is the same everywhere). A source is drawn on a part of its cell and around
     it out to 24, 72 or 216 pixels, the first at which it is fainter than 0.5 % of
     the noise of the sky, or else to the ends of the image. The wings of
     galaxies end earlier, at a square of 64 to 1024 pixels whose half side is

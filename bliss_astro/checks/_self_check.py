@@ -132,7 +132,7 @@ def render_rows(exposures, catalogs):
         sources.flux = sources.flux / typical(exposure.bkg_error)
         drawn.append(sources)
     # The far wings beyond a stamp's other side are 0.01 of the noise.
-    rough = {'accuracy': RenderingAccuracy(period=1.0), 'tolerance': 1e-5}
+    rough = {'accuracy': RenderingAccuracy(period=1.0), 'tolerance': 1e-4}
     return draw_together(exposures, drawn, noise=_WINGS, **rough)
 
 

@@ -271,16 +271,15 @@ def add_galaxies(
         for piece in chosen.split(plan.piece(x.is_cuda)):
             index, *some, low_x, low_y = (part[piece] for part in parts)
             drawn = plan.draw(transform, *some, dither)
-            _add_stamps(images, index, low_x, low_y, drawn)
+            add_stamps(images, index, low_x, low_y, drawn)
     return images
 
 
-def _add_stamps(images, image, left, bottom, stamps):
+def add_stamps(images, image, left, bottom, stamps):
     """Add each stamp to its image, in the order given."""
-    ny, nx = images.shape[1:]
-    side = stamps.shape[-1]
+    (ny, nx), (height, width) = images.shape[1:], stamps.shape[1:]
     # A loop over galaxies suits processors, and images that hold many stamps.
-    if images.is_cuda and ny * nx <= 4 * side**2:
+    if images.is_cuda and ny * nx <= 4 * height * width:
         _gather_stamps(images, image, left, bottom, stamps)
         return
     where = zip(image.tolist(), left.tolist(), bottom.tolist(), strict=True)
@@ -288,7 +287,8 @@ def _add_stamps(images, image, left, bottom, stamps):
         # Views of numpy take a tenth of the time of torch's.
         images, stamps = images.numpy(), stamps.numpy()
     for stamp, (k, x, y) in zip(stamps, where, strict=True):
-        x0, x1, y0, y1 = max(x, 0), min(x + side, nx), max(y, 0), min(y + side, ny)
+        x0, x1 = max(x, 0), min(x + width, nx)
+        y0, y1 = max(y, 0), min(y + height, ny)
         images[k, y0:y1, x0:x1] += stamp[y0 - y : y1 - y, x0 - x : x1 - x]
 
 

@@ -9,21 +9,34 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bliss_astro._threads import map_threads
 from bliss_astro.psf import GaussianPSF
 from bliss_astro.units import typical
 
-from ._batches import add_galaxies, expand_for_stars, render_galaxies, render_stars
+from ._batches import (
+    add_galaxies,
+    add_stamps,
+    expand_for_stars,
+    render_galaxies,
+    render_stars,
+)
 from ._profiles import BULGE_SLOPE, DISK_RADIUS
 
 # Side in pixels of the cells that share a PSF, of one that varies and of one
-# that does not; and the number of sources that are drawn at once at most.
+# that does not.
 _CELL_VARYING, _CELL = 128, 256
-_PIECE = 48
 # Sources are drawn at least out to the first of these radii at which they are
 # fainter than this share of the sky's noise; beyond the last one, to the image's
 # ends. Galaxies end where their stamps do, see `RenderingAccuracy`.
 _RADII = (24.0, 72.0, 216.0, math.inf)
 _NEGLIGIBLE = 0.005
+# Sides in pixels of the squares in cells whose stars are drawn together, by how far
+# these are seen; the number of stars of one image, and the pixels of images at once.
+_SQUARES, _STARS, _PIXELS = (32, 32, 64), 8, 2**19
+# Pieces of them that wait to be added up.
+_PIECES = 8
+# Images that are larger than so many squares are drawn by squares.
+_MANY = 4
 
 
 @dataclass
@@ -51,21 +64,21 @@ class Sources:
     galaxy: np.ndarray | None = None
 
     @classmethod
+    def joined(cls, catalogs):
+        """Those of several catalogues."""
+        galaxy = None
+        if any(own.galaxy is not None for own in catalogs):
+            blank = (np.full((len(own), 6), 0.5) for own in catalogs)
+            pairs = zip(catalogs, blank, strict=True)
+            galaxy = [v if own.galaxy is None else own.galaxy for own, v in pairs]
+            galaxy = np.concatenate(galaxy)
+        names = 'x', 'y', 'flux', 'is_galaxy'
+        columns = ([getattr(own, name) for own in catalogs] for name in names)
+        return cls(*map(np.concatenate, columns), galaxy)
+
+    @classmethod
     def of(cls, table):
-        """
-        Take the sources out of a table.
-
-        Parameters
-        ----------
-        table : `~astropy.table.QTable`
-            With ``x_centroid``, ``y_centroid``, ``flux`` and, where known,
-            ``is_galaxy`` or ``galaxy_probability``.
-
-        Returns
-        -------
-        sources : `Sources`
-            All of them stars where the table says nothing else.
-        """
+        """Those of a table, all of them stars where it says nothing else."""
         x, y, flux = (
             np.asarray(getattr(table[name], 'value', table[name]), dtype=float)
             for name in ('x_centroid', 'y_centroid', 'flux')
@@ -108,9 +121,7 @@ class Sources:
 
         points, others_points = (np.stack([v.x, v.y], 1) for v in (self, others))
         missing = cKDTree(points).query(others_points)[0] > distance
-        names = ('x', 'y', 'flux', 'is_galaxy')
-        pairs = ((getattr(self, name), getattr(others, name)) for name in names)
-        return Sources(*(np.concatenate([own, other[missing]]) for own, other in pairs))
+        return Sources.joined([self, others.select(missing)])
 
 
 def psf_grid(shape, access):
@@ -120,18 +131,14 @@ def psf_grid(shape, access):
     Returns the side of a cell in pixels, and the PSFs ``(rows, columns)`` in their
     middles, in single precision.
     """
-    side, shapes, radius = _psf_shapes(shape, access)
-    return side, GaussianPSF.from_shape(shapes, normalization_radius=radius)
-
-
-def _psf_shapes(shape, access):
-    """Side of a cell, the PSF as shapes ``(rows, columns, 8)``, radius of its flux."""
     ny, nx = shape
     side = cell_side(varies=access.varies)
     places = [cell_middles(side, n) for n in (nx, ny)]
     shapes = np.ascontiguousarray(access.shapes(*places), dtype=np.float32)
     radius = float(access.at(nx // 2, ny // 2).normalization_radius)
-    return side, torch.from_numpy(shapes), radius
+    return side, GaussianPSF.from_shape(
+        torch.from_numpy(shapes), normalization_radius=radius
+    )
 
 
 def cell_side(*, varies):
@@ -159,25 +166,12 @@ def _brightness(galaxy, radius):
     return fraction * in_disk + (1 - fraction) * in_bulge
 
 
-def _pieces(sources, group):
-    """Rows of a group of sources in pieces that lie close to each other."""
-    x, y = sources.x[group], sources.y[group]
-    if len(group) > _PIECE:
-        along = x if np.ptp(x) > np.ptp(y) else y
-        half = len(group) // 2
-        order = np.argpartition(along, half)
-        for part in (order[:half], order[half:]):
-            yield from _pieces(sources, group[np.sort(part)])
-    else:
-        yield group
-
-
 class ModelRenderer:
     """
     Draws whole catalogues on the grid of an exposure.
 
-    A source has the PSF of the cell that it lies in, and is drawn on that cell
-    and as far around it as it can be seen, so that memory is bounded and no
+    A source has the PSF of the cell that it lies in, and is drawn on a part of that
+    cell and as far around it as it can be seen, so that memory is bounded and no
     source is cut.
 
     Parameters
@@ -194,60 +188,51 @@ class ModelRenderer:
 
     def __init__(self, exposure, *, accuracy=None, tolerance=1e-6):
         grid = psf_grid(exposure.shape, exposure._psf_access)
-        noise = typical(exposure.bkg_error)
-        self._set_up(exposure.shape, grid, noise, accuracy, tolerance)
+        noise, options = typical(exposure.bkg_error), (accuracy, tolerance)
+        self._set_up(exposure.shape, grid, noise, *options)
 
     @classmethod
-    def of_parts(cls, shape, grid, noise):
+    def of_parts(cls, shape, grid, noise, *, accuracy=None, tolerance=1e-6):
         """
         Make one without an exposure, of what `psf_grid` returns.
 
-        With a ``noise`` of 0 all sources are drawn to the ends of the image.
+        With a ``noise`` of 0 all sources are drawn to the ends of the image. Several
+        images of a shape have a grid each, along a first axis.
         """
         renderer = cls.__new__(cls)
-        renderer._set_up(shape, grid, noise)
+        renderer._set_up(shape, grid, noise, accuracy, tolerance)
         return renderer
 
-    def _set_up(self, shape, grid, noise, accuracy=None, tolerance=1e-6):
+    def _set_up(self, shape, grid, noise, accuracy, tolerance):
         self.shape, self.noise = shape, noise
         self.accuracy, self.tolerance = accuracy, tolerance
-        self.side, self.psf = grid
+        self.side, psf = grid
+        self.cells = expand_for_stars(psf, tolerance).height.shape[-3:-1]
+        self._n_cells = math.prod(self.cells)
+        # All cells in a row, those of an image one after the other.
+        self.psf = psf._each(lambda part: part.flatten(0, -2))
         self._expanded = expand_for_stars(self.psf, tolerance)
-        self.cells = self._expanded.height.shape[:2]
+        middle = self.cells[0] // 2 * self.cells[1] + self.cells[1] // 2
+        middle = self.psf[middle :: self._n_cells, None]
         distance = torch.tensor(_RADII[:-1], dtype=torch.float32)
-        middle = self.psf[tuple(n // 2 for n in self.cells)]
-        height = middle(distance, torch.zeros_like(distance))
-        self._heights = height.double().numpy()
+        self._heights = middle(distance, torch.zeros_like(distance)).double().numpy()
 
     def cell_of(self, x, y):
-        """Row and column of the cell that each place lies in."""
+        """Index of the cell that each place lies in."""
         rows, columns = self.cells
         row = np.clip((np.asarray(y) + 0.5) // self.side, 0, rows - 1).astype(int)
         column = np.clip((np.asarray(x) + 0.5) // self.side, 0, columns - 1).astype(int)
-        return row, column
+        return row * columns + column
 
     def psf_at(self, x, y):
         """PSF of each place, `GaussianPSF` of the batch ``(N,)``."""
-        row, column = self.cell_of(x, y)
-        return self.psf[torch.from_numpy(row), torch.from_numpy(column)]
+        return self.psf[torch.from_numpy(self.cell_of(x, y))]
 
-    def reach_of(self, sources):
-        """
-        How far sources are drawn around their cells at least.
-
-        Parameters
-        ----------
-        sources : `Sources`
-            The sources; galaxies have their shapes.
-
-        Returns
-        -------
-        reach : int `~numpy.ndarray`, shape (N,)
-            Index into the radii; the number of that for the whole image.
-        """
+    def reach_of(self, sources, image=0):
+        """Index into the radii of the least distance to which sources are drawn."""
         flux, reach = np.abs(sources.flux), np.zeros(len(sources), dtype=int)
         some = np.nonzero(sources.is_galaxy)[0]
-        for radius, height in zip(_RADII[:-1], self._heights, strict=True):
+        for radius, height in zip(_RADII[:-1], self._heights[image].T, strict=True):
             bright = flux * height
             if len(some):
                 bright[some] += flux[some] * _brightness(sources.galaxy[some], radius)
@@ -276,32 +261,27 @@ class ModelRenderer:
         image : float32 `~numpy.ndarray`, shape (ny, nx) or that of the window
             Their light, without sky and noise.
         """
-        window = tuple(slice(0, n) for n in self.shape) if window is None else window
-        image = torch.zeros([part.stop - part.start for part in window])
-        if len(sources) == 0:
-            return image.numpy()
-        row, column = self.cell_of(sources.x, sources.y)
-        reach = self.reach_of(sources)
-        n_columns, n_reach = self.cells[1], len(_RADII)
-        if self.cells == (1, 1) and len(sources) <= _PIECE:
-            # On the one cell all are drawn anyway.
-            reach = np.full_like(reach, n_reach - 1)
-        cell = row * n_columns + column
-        if sources.is_galaxy.any():
-            self._add_galaxies(image, window, sources, cell, reach)
-        key = cell * n_reach + reach
-        order = np.argsort(key, kind='stable')
-        order = order[~sources.is_galaxy[order]]
-        for group in np.split(order, np.nonzero(np.diff(key[order]))[0] + 1):
-            for piece in _pieces(sources, group) if len(group) else ():
-                # A crowd is cut to pieces smaller than the cell.
-                place = row[group[0]], column[group[0]]
-                bounds = None if len(piece) < len(group) else place
-                part = sources.select(piece)
-                self._add_stars(image, window, part, place, bounds, reach[group[0]])
-        return image.numpy()
+        return self.draw([sources], window=window)[0]
 
-    def _add_galaxies(self, image, window, sources, cell, reach):
+    def draw(self, catalogs, *, window=None):
+        """Images ``(B, ny, nx)`` of the `Sources` of each image, as of one."""
+        window = tuple(slice(0, n) for n in self.shape) if window is None else window
+        size = [part.stop - part.start for part in window]
+        images, sources = torch.zeros(len(catalogs), *size), Sources.joined(catalogs)
+        index = np.repeat(np.arange(len(catalogs)), [len(own) for own in catalogs])
+        cell = index * self._n_cells + self.cell_of(sources.x, sources.y)
+        reach = self.reach_of(sources, index)
+        if sources.is_galaxy.any():
+            self._add_galaxies(images, window, sources, cell, reach)
+        sides = [side + 2 * r for side, r in zip(_SQUARES, _RADII, strict=False)]
+        area = math.prod(self.shape)
+        reach[reach >= sum(_MANY * side**2 < area for side in sides)] = len(sides)
+        for k in np.unique(reach):
+            some = np.flatnonzero((reach == k) & ~sources.is_galaxy)
+            self._add_stars(images, window, sources.select(some), cell[some], k)
+        return images.numpy()
+
+    def _add_galaxies(self, images, window, sources, cell, reach):
         """Add the galaxies that can be seen in a window."""
         halo = np.take(_RADII, reach)
         near = sources.is_galaxy.copy()
@@ -315,88 +295,76 @@ class ModelRenderer:
             torch.from_numpy(np.asarray(v, dtype=np.float32))
             for v in (*numbers, own.galaxy)
         ]
-        cells, cell = np.unique(cell[chosen], return_inverse=True)
-        places = map(torch.from_numpy, divmod(cells, self.cells[1]))
-        psf, cell = self.psf[tuple(places)], torch.from_numpy(cell)
-        parts = image[None], 0 * cell, psf, cell, *parts
+        cell = torch.from_numpy(cell[chosen])
+        cells, cell = torch.unique_consecutive(cell, return_inverse=True)
+        parts = images, cells[cell] // self._n_cells, self.psf[cells], cell, *parts
         add_galaxies(*parts, accuracy=self.accuracy)
 
-    def _add_stars(self, image, window, sources, cell, bounds, reach):
-        """Add stars of one cell (also their bounds, or None) and reach."""
-        halo = _RADII[reach]
-        ends = []
-        for k, (place, part) in enumerate(
-            zip((sources.y, sources.x), window, strict=True)
-        ):
-            low, high = place.min(), place.max() + 1
-            if bounds is not None:
-                # A source just outside of the image belongs to the cell at its edge.
-                low = min(bounds[k] * self.side, low)
-                high = max((bounds[k] + 1) * self.side, high)
-            ends.append(
-                (int(max(part.start, low - halo)), int(min(part.stop, high + halo)))
-            )
-        (y0, y1), (x0, x1) = ends
-        if y1 <= y0 or x1 <= x0:
+    def _add_stars(self, images, window, stars, cell, reach):
+        """Add stars of one reach: on squares around which they are seen, or on all."""
+        starts = np.array([[part.start] for part in window])
+        square, low, size, most = cell, starts + 0 * cell, images.shape[1:], len(stars)
+        if reach < len(_SQUARES):
+            # Each of them lies in one cell.
+            side, halo = min(_SQUARES[reach], self.side), int(_RADII[reach])
+            rows, columns = ((n - 1) // side for n in self.shape)
+            place = (np.stack([stars.y, stars.x]) + 0.5) // side
+            place = place.clip(0, [[rows], [columns]]).astype(int)
+            image = cell // self._n_cells
+            square = (image * (rows + 1) + place[0]) * (columns + 1) + place[1]
+            low = place * side - halo
+            size, most = (side + 2 * halo,) * 2, _STARS
+        at = low - starts
+        ends = np.reshape([size, images.shape[1:]], (2, 2, 1))
+        order = np.flatnonzero(((at + ends[0] > 0) & (at < ends[1])).all(0))
+        order = order[np.argsort(square[order], kind='stable')]
+        if len(order) == 0:
             return
-        x, y, flux = (
-            torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[None]
-            for v in (sources.x - x0, sources.y - y0, sources.flux)
-        )
-        psf, options = self._expanded[cell][None], {'size': (y1 - y0, x1 - x0)}
-        drawn = render_stars(psf, x, y, flux, tolerance=self.tolerance, **options)
-        y, x = (part.start for part in window)
-        image[y0 - y : y1 - y, x0 - x : x1 - x] += drawn[0]
+        # A row for each image with the index of its stars, as many in turn.
+        rank = np.arange(len(order))
+        rank -= np.maximum.accumulate(rank * (np.diff(square[order], prepend=-1) != 0))
+        rank %= most
+        group = np.cumsum(rank == 0) - 1
+        table = np.full((group[-1] + 1, rank.max() + 1), -1)
+        table[group, rank] = order
+        table = table[np.argsort((table >= 0).sum(1), kind='stable')]
+
+        def draw(index):
+            own = index[:, :1]
+            flux = np.where(index < 0, 0, stars.flux[index])
+            parts = stars.x[index] - low[1][own], stars.y[index] - low[0][own], flux
+            parts = (torch.from_numpy(v.astype(np.float32)) for v in parts)
+            psf = self._expanded[torch.from_numpy(cell[own[:, 0]])]
+            options = {'size': size, 'tolerance': self.tolerance}
+            return own[:, 0], render_stars(psf, *parts, **options)
+
+        step = max(1, _PIXELS // math.prod(size))
+        pieces = [table[k : k + step] for k in range(0, len(table), step)]
+        for k in range(0, len(pieces), _PIECES):
+            for own, drawn in map_threads(draw, pieces[k : k + _PIECES]):
+                places = np.stack([cell[own] // self._n_cells, *at[::-1, own]])
+                add_stamps(images, *torch.from_numpy(places), drawn)
 
 
-def draw_together(exposures, catalogs, *, noise, accuracy=None, tolerance=1e-6):
+def draw_together(exposures, catalogs, *, noise, **options):
     """
     Draw catalogues (`Sources`) on the grids of exposures, as a `ModelRenderer` does.
 
-    Those of few sources on small images of one shape are drawn at once. The ``noise``
-    of the sky is that by which others are cut off.
+    Those of small images of one shape are drawn at once. The ``noise`` of the sky is
+    that by which sources are cut off.
     """
     images, kinds = [None] * len(exposures), {}
     for k, (exposure, sources) in enumerate(zip(exposures, catalogs, strict=True)):
-        side = cell_side(varies=exposure._psf_access.varies)
-        if max(exposure.shape) <= side and len(sources) <= _PIECE:
-            _, psf, radius = _psf_shapes(exposure.shape, exposure._psf_access)
-            kinds.setdefault((exposure.shape, radius), []).append((k, psf[0], sources))
-        else:
-            own = {'accuracy': accuracy, 'tolerance': tolerance}
-            renderer = ModelRenderer(exposure, **own)
-            renderer.noise = noise
-            images[k] = renderer(sources)
-    for (size, radius), some in kinds.items():
-        places, psf, sources = zip(*some, strict=True)
-        psf = GaussianPSF.from_shape(torch.cat(psf), normalization_radius=radius)
-        drawn = _draw_small(psf, sources, size, accuracy, tolerance)
-        for k, image in zip(places, drawn.numpy(), strict=True):
+        side, psf = psf_grid(exposure.shape, exposure._psf_access)
+        alone = k if max(exposure.shape) > side else None
+        kind = exposure.shape, side, psf.normalization_radius, alone
+        kinds.setdefault(kind, []).append((k, psf, sources))
+    for (shape, side, *_), some in kinds.items():
+        places, (psf, *others), sources = zip(*some, strict=True)
+        grid = side, psf[None].followed_by(*(other[None] for other in others))
+        renderer = ModelRenderer.of_parts(shape, grid, noise, **options)
+        for k, image in zip(places, renderer.draw(sources), strict=True):
             images[k] = image
-    return images
-
-
-def _draw_small(psf, catalogs, size, accuracy, tolerance):
-    """Images ``(B, ny, nx)`` of B catalogues, each with a PSF."""
-    lengths = [len(sources) for sources in catalogs]
-    index = torch.arange(len(catalogs)).repeat_interleave(torch.tensor(lengths))
-    x, y, flux, is_galaxy = (
-        np.concatenate([getattr(sources, name) for sources in catalogs])
-        for name in ('x', 'y', 'flux', 'is_galaxy')
-    )
-    x, y, flux = (torch.from_numpy(v.astype(np.float32)) for v in (x, y, flux))
-    # Unused places have no flux.
-    stars = x.new_zeros(3, len(catalogs), max(lengths))
-    place = torch.cat([torch.arange(n) for n in lengths])
-    stars[:, index, place] = torch.stack([x, y, flux * ~torch.from_numpy(is_galaxy)])
-    images = render_stars(psf, *stars, size=size, tolerance=tolerance)
-    chosen = np.flatnonzero(is_galaxy)
-    if len(chosen):
-        shapes = np.concatenate([s.galaxy[s.is_galaxy] for s in catalogs if len(s)])
-        shapes = torch.from_numpy(shapes.astype(np.float32))
-        own = (v[chosen] for v in (x, y, flux))
-        index = index[chosen]
-        add_galaxies(images, index, psf, index, *own, shapes, accuracy=accuracy)
     return images
 
 

@@ -105,10 +105,12 @@ def renderer_for(shape, psf=None):
     return ModelRenderer.of_parts(shape, grid, NOISE)
 
 
-@pytest.mark.parametrize('piece', [48, 3], ids=['few', 'crowd'])
-def test_stars_in_blocks_are_those_of_one_pass(piece, monkeypatch, rng):
+@pytest.mark.parametrize('number', [8, 1], ids=['few', 'crowd'])
+def test_stars_in_blocks_are_those_of_one_pass(number, monkeypatch, rng):
     monkeypatch.setattr(_scene, '_CELL', 64)
-    monkeypatch.setattr(_scene, '_PIECE', piece)
+    monkeypatch.setattr(_scene, '_STARS', number)
+    monkeypatch.setattr(_scene, '_MANY', 1)
+    monkeypatch.setattr(_scene, '_PIXELS', 10**5)
     shape, n = (300, 400), 150
     x, y = rng.uniform(-3, 402, n), rng.uniform(-3, 302, n)
     flux = np.exp(rng.uniform(np.log(500), np.log(5e6), n))
@@ -117,16 +119,15 @@ def test_stars_in_blocks_are_those_of_one_pass(piece, monkeypatch, rng):
     sizes = []
 
     def spied(*args, size, **kwargs):
-        sizes.append(size)
+        sizes.extend([size] * len(args[1]))
         return render_stars(*args, size=size, **kwargs)
 
     monkeypatch.setattr(_scene, 'render_stars', spied)
     drawn = renderer(sources)
-    # Many blocks, none of which is the image, for stars of all three reaches.
+    # Many squares around some stars each, for those of all three reaches.
     assert len(set(renderer.reach_of(sources))) == 3
     assert len(sizes) > 60
-    faint = [size for size in sizes if max(size) < 120]
-    assert len(faint) > 20
+    assert {max(size) for size in sizes} == {32 + 48, 32 + 144, 400}
     # What is cut off a star is fainter than 0.5 % of the noise; sums of such
     # are small, as most stars are far from being cut there.
     assert_allclose(drawn, star_image(x, y, flux, shape), rtol=3e-5, atol=0.02 * NOISE)

@@ -187,7 +187,7 @@ def test_stamps_are_added_alike_on_graphics_cards(generator):
     image = torch.tensor([0, 0, 0, 2, 3])
     left, bottom = torch.tensor([[-9, 3, 5, 0, 14], [2, -15, 3, 1, 11]])
     loop, gathered = torch.zeros(2, 4, 12, 20)
-    module._add_stamps(loop, image, left, bottom, stamps)
+    module.add_stamps(loop, image, left, bottom, stamps)
     module._gather_stamps(gathered, image, left, bottom, stamps)
     assert loop.any((1, 2)).tolist() == [True, False, True, True]
     assert_allclose(gathered, loop, rtol=1e-6)
