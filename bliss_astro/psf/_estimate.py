@@ -15,11 +15,10 @@ from bliss_astro.units import MEDIAN_ERROR
 from ._mixture import DEFAULT_NORMALIZATION_RADIUS
 from ._model import PSFModel
 from ._profile import profile, squared_radius
-from ._result import MIN_REAL_STARS, PSFEstimate, PSFStars
+from ._result import MIN_REAL_STARS, PSFEstimate, PSFStars, StarImage
 from ._stars import (
     MIN_SNR,
     TO_FWHM,
-    StarImage,
     find_locus,
     find_sources,
     level_of,

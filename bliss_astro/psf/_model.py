@@ -49,24 +49,20 @@ class PSFModel(ProfileModel):
         Position of the star in pixels.
 
     sigma1, sigma2, sigmap : float, optional
-        Standard deviations of the two Gaussians, and core radius of the power law, in
-        pixels.
+        Standard deviations of the two Gaussians, and core radius of the power law (px).
 
     b, p0 : float, optional
-        Heights of the second Gaussian and of the power law in units of the first
-        Gaussian's.
+        Heights of the second Gaussian and of the power law in units of the first's.
 
     beta : float, optional
         Slope of the power law.
 
     e1, e2 : float, optional
-        Ellipticity :math:`(a^2 - b^2)/(a^2 + b^2)` along the x axis and along
-        the diagonal.
+        Ellipticity :math:`(a^2 - b^2)/(a^2 + b^2)` along the x axis and the diagonal.
 
     normalization_radius : float, optional
-        Radius in pixels within which ``flux`` is counted. The default is the
-        7.43 arcsec aperture of SDSS's PSF magnitudes. Infinity is possible
-        where ``beta > 2``.
+        Radius in pixels within which ``flux`` is counted, by default the 7.43 arcsec
+        of SDSS's PSF magnitudes. It may be infinite where ``beta > 2``.
 
     bbox_factor : float, optional
         Half the side of the bounding box, in units of the FWHM.

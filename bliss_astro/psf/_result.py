@@ -7,8 +7,11 @@ import dataclasses
 
 import astropy.units as u
 import numpy as np
+from scipy.ndimage import label
+from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import require
+from bliss_astro.units import typical
 
 from ._fit import cut_stamps
 from ._joint_fit import StampFit, fit_stars, own_shapes, rms
@@ -43,6 +46,9 @@ _MAX_WIDER, _MAX_NARROWER, _SCATTER_RANGE = 2.5, 3.5, (0.015, 0.1)
 MIN_REAL_STARS = 3
 # Radius of the polynomial of the core's mean residual in half-maximum radii.
 _CORE_RADIUS = 1.6
+# Pixels that share the largest value where it is a plateau of saturation, and the share
+# of its level from which stars are no longer linear.
+_MIN_PLATEAU, _LINEAR_SHARE = 4, 0.9
 # Width of the rings of mean residuals in half-maximum radii, and at least in pixels.
 _RING_WIDTH, _MIN_RING_WIDTH = 0.3, 0.4
 
@@ -191,6 +197,52 @@ class PSFEstimate:
         image = ax.imshow(mean, origin='lower', cmap='RdBu_r', vmin=-top, vmax=top)
         ax.figure.colorbar(image, ax=ax, label='median residual / % of peak')
         ax.set(xlabel='x / px', ylabel='y / px')
+
+
+@dataclasses.dataclass
+class StarImage:
+    """
+    An image over its noise: bad and (nearly) saturated pixels, noise, photons.
+
+    ``noise`` is typical, in the unit of the image, ``photon`` the variance that a unit
+    of pull adds.
+    """
+
+    pull: np.ndarray
+    bad: np.ndarray
+    full: np.ndarray
+    noise: float
+    photon: float
+
+    @classmethod
+    def of(cls, exposure):
+        """Take an exposure without its sky."""
+        data, sky = exposure.data, np.asarray(exposure.background, float)
+        noise = typical(exposure.bkg_error)
+        full = exposure.saturated.copy()
+        pull = np.subtract(data, sky, dtype=float)
+        pull /= exposure.bkg_error
+        if exposure.saturation is not None:
+            full |= data >= exposure.saturation
+        bad = exposure.mask | ~np.isfinite(pull)
+        top = np.where(bad, -np.inf, data).max()
+        flat = ~bad & (data >= top - 1e-6 * abs(top))
+        n_flat = np.count_nonzero(flat)
+        # Several neighbouring pixels that share the largest value are a plateau.
+        if n_flat >= _MIN_PLATEAU and n_flat >= 2 * label(flat)[1]:
+            full |= ~bad & (data - sky >= _LINEAR_SHARE * (top - sky))
+        gain = exposure.effective_gain
+        photon = 0.0 if gain is None else 1 / (typical(gain) * noise)
+        pull = pull.astype(np.float32)
+        pull[bad] = 0
+        return cls(pull, bad, full, noise, photon)
+
+    def saturated_at(self, sources):
+        """Whether a saturated pixel lies in the core of each source."""
+        if not self.full.any():
+            return np.zeros(len(sources), bool)
+        tree = cKDTree(np.argwhere(self.full)[:, ::-1])
+        return tree.query(places_of(sources))[0] < 1.5 * sources.width + 1.5
 
 
 class PSFStars:

@@ -14,18 +14,14 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, label
+from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from bliss_astro._filters import local_maxima, smooth
-from bliss_astro.units import MAD_TO_SIGMA, typical
+from bliss_astro.units import MAD_TO_SIGMA
 
 from ._fit import cut_stamps
 from ._varying import trend
-
-# Pixels that share the largest value where it is a plateau of saturation, and the share
-# of its level from which stars are no longer linear.
-_MIN_PLATEAU, _LINEAR_SHARE = 4, 0.9
 
 # Standard deviation in binned pixels of the filter of a level, and number of levels,
 # each of half the resolution.
@@ -54,52 +50,6 @@ _COLUMNS = [
 _COLUMNS = [('x', float), ('y', float), *_COLUMNS, ('clean', bool)]
 # From a Gaussian's standard deviation to its full width at half maximum.
 TO_FWHM = 2 * np.sqrt(2 * np.log(2))
-
-
-@dataclass
-class StarImage:
-    """
-    An image over its noise: bad and (nearly) saturated pixels, noise, photons.
-
-    ``noise`` is typical, in the unit of the image, ``photon`` the variance that a unit
-    of pull adds.
-    """
-
-    pull: np.ndarray
-    bad: np.ndarray
-    full: np.ndarray
-    noise: float
-    photon: float
-
-    @classmethod
-    def of(cls, exposure):
-        """Take an exposure without its sky."""
-        data, sky = exposure.data, np.asarray(exposure.background, float)
-        noise = typical(exposure.bkg_error)
-        full = exposure.saturated.copy()
-        pull = np.subtract(data, sky, dtype=float)
-        pull /= exposure.bkg_error
-        if exposure.saturation is not None:
-            full |= data >= exposure.saturation
-        bad = exposure.mask | ~np.isfinite(pull)
-        top = np.where(bad, -np.inf, data).max()
-        flat = ~bad & (data >= top - 1e-6 * abs(top))
-        n_flat = np.count_nonzero(flat)
-        # Several neighbouring pixels that share the largest value are a plateau.
-        if n_flat >= _MIN_PLATEAU and n_flat >= 2 * label(flat)[1]:
-            full |= ~bad & (data - sky >= _LINEAR_SHARE * (top - sky))
-        gain = exposure.effective_gain
-        photon = 0.0 if gain is None else 1 / (typical(gain) * noise)
-        pull = pull.astype(np.float32)
-        pull[bad] = 0
-        return cls(pull, bad, full, noise, photon)
-
-    def saturated_at(self, sources):
-        """Whether a saturated pixel lies in the core of each source."""
-        if not self.full.any():
-            return np.zeros(len(sources), bool)
-        tree = cKDTree(np.argwhere(self.full)[:, ::-1])
-        return tree.query(places_of(sources))[0] < 1.5 * sources.width + 1.5
 
 
 def places_of(sources):
