@@ -28,7 +28,7 @@ _FWHM_RANGE = (1, 1000)
 # a beta of 2 exactly the flux of a truncated one is 0/0.
 _GALSIM_MIN_BETA, _GALSIM_BETA_STEP = 2.2, 1e-6
 
-# Those of one PSF are asked for again and again.
+# Those of one PSF are needed again and again.
 _fwhm = functools.lru_cache(64)(lambda shape: float(2 * half_maximum_radius(shape)))
 _n_eff = functools.lru_cache(64)(effective_pixels)
 
