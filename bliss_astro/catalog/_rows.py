@@ -310,12 +310,9 @@ def tabulate_draws(posterior, catalog):
     for name, (parameter, k) in columns_after_flux(entries).items():
         own = in_range(name, drawn[parameter][:, k], posterior.binning)
         columns[name] = quantity_of(name, own, scale=posterior.pixel_scale)
-    columns = {name: value[order] for name, value in columns.items()}
+    table = QTable({name: value[order] for name, value in columns.items()})
     ends = np.searchsorted(draw[order], np.arange(n_draws + 1))
-    return [
-        QTable({name: value[start:end] for name, value in columns.items()})
-        for start, end in itertools.pairwise(ends)
-    ]
+    return [table[start:end] for start, end in itertools.pairwise(ends)]
 
 
 # -- columns of draws --------------------------------------------------------------

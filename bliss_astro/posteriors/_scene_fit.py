@@ -17,13 +17,14 @@ from ._extended_fit import Ellipses, fit_ellipses, model_of
 from ._grid import Rows
 from ._star_fit import optimal_flux
 
-# Half-size in pixels of the stamps.
+# Half-size and side in pixels of the stamps.
 STAMP_RADIUS = 12
+_SIDE = 2 * STAMP_RADIUS + 1
 # Share of each step that is taken: neighbours move at once, and whole steps of
 # two that overlap would overshoot.
 _DAMPING = 0.8
 # How many stamps a processor works on at once.
-_PIECE = 256
+_PIECE = 512
 
 
 @dataclasses.dataclass
@@ -78,13 +79,61 @@ class SceneFit:
     """
     Result of `fit_scene`: models of all sources, and images of them.
 
-    Those of the whole scene and of the part of it that is not known to be stars are on
-    the padded grid.
+    Those of the whole scene and of the part of it that is not known to be stars are
+    values of the pixels of a ``_Canvas``.
     """
 
     ellipses: Ellipses
     model: torch.Tensor | None = None
     extended: torch.Tensor | None = None
+    canvas: '_Canvas | None' = None
+
+    def put(self, index, ellipses):
+        """Replace models of some sources."""
+
+        def put(old, new):
+            return old.index_copy(0, index, new)
+
+        self.ellipses = self.ellipses._map(put, ellipses)
+
+
+@dataclasses.dataclass
+class _Canvas(Rows):
+    """
+    Pixels of scenes within squares that stamps of N sources touch.
+
+    Images are large, and mostly empty. ``first`` ``(N, 2)`` are row and column of the
+    first pixel of a stamp, ``squares`` ``(N, 2, 2)`` the numbers of those it touches.
+    """
+
+    first: torch.Tensor
+    squares: torch.Tensor
+    n_pixels: int
+
+    @classmethod
+    def of(cls, pixels, sources):
+        """Canvas of sources."""
+        centre = pixels.centres(sources.x, sources.y, STAMP_RADIUS)
+        first = torch.stack(centre[::-1], -1) + (pixels.pad - STAMP_RADIUS)
+        scenes = sources.images if sources.scenes is None else sources.scenes
+        rows, columns = (first // _SIDE).unbind(-1)
+        # Each image has a row and a column more than its pixels need.
+        n_rows, n_columns = (n // _SIDE + 2 for n in pixels.image.shape[2:])
+        step = torch.arange(2, device=first.device)
+        rows = (scenes * n_rows + rows)[:, None] + step
+        number = rows[..., None] * n_columns + (columns[:, None] + step)[:, None]
+        used, squares = number.unique(return_inverse=True)
+        return cls(first, squares, len(used) * _SIDE**2)
+
+    def index(self, index):
+        """Numbers ``(n, P, P)`` of the pixels of stamps."""
+        first, squares = self.first[index] % _SIDE, self.squares[index]
+        place = first[..., None] + torch.arange(_SIDE, device=first.device)
+        rows, columns = place.unbind(1)
+        which = (rows // _SIDE * 2)[..., None] + (columns // _SIDE)[:, None]
+        number = squares.flatten(1).gather(1, which.flatten(1)).view_as(which)
+        rows, columns = rows % _SIDE * _SIDE, columns % _SIDE
+        return number * _SIDE**2 + (rows[..., None] + columns[:, None])
 
 
 def _own_model(patches, ellipses, sources) -> torch.Tensor:
@@ -97,23 +146,15 @@ def _own_model(patches, ellipses, sources) -> torch.Tensor:
     return own if sources.active is None else own * sources.active[:, None, None]
 
 
-def _stamps(pixels, sources, index):
-    """Some of the sources, their stamps, and indices of these in flattened images."""
-    some = sources.select(index)
-    patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
-    centre = patches.x.long(), patches.y.long()
-    scenes = some.images if some.scenes is None else some.scenes
-    return some, patches, pixels.index(scenes, *centre, STAMP_RADIUS)
-
-
 def _values(model, at):
     # In a fifth of the time of an index.
-    return model.view(-1).index_select(0, at.view(-1)).view_as(at)
+    return model.index_select(0, at.view(-1)).view_as(at)
 
 
 def cleaned(pixels, fit, sources, index):
     """Stamps of sources without all others, and the light that was subtracted."""
-    some, patches, at = _stamps(pixels, sources, index)
+    some, at = sources.select(index), fit.canvas.index(index)
+    patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
     own = _own_model(patches, fit.ellipses.select(index), some)
     others, extended = _values(fit.model, at) - own, _values(fit.extended, at)
     if some.point is not None:
@@ -126,12 +167,14 @@ def cleaned(pixels, fit, sources, index):
 class _Piece:
     """Known stars of a scene, or other sources of it, with their stamps and models."""
 
-    def __init__(self, pixels, sources, index, floor, start, star):
-        self.some, self.patches, self.at = _stamps(pixels, sources, index)
-        self.place, self.floor = (self.some.x, self.some.y), floor[index]
+    def __init__(self, pixels, sources, canvas, index, floor, start, star):
+        some, self.at, self.floor = sources.select(index), canvas.index(index), floor
+        self.place = some.x, some.y
+        self.patches = pixels.patches(some.tiles, *self.place, STAMP_RADIUS)
+        self.patches.quality  # noqa: B018 (once for all rounds)
         self.unit = self.patches.profile(*self.place) if star else None
         if start is None:
-            self.ellipses = first_guess(self.patches, self.some, self.floor)
+            self.ellipses = first_guess(self.patches, some, floor)
         else:
             self.ellipses = start.select(index)
 
@@ -160,29 +203,30 @@ class _Piece:
 def _add(model, pieces):
     # One after the other: sums in an order that varies would round differently.
     for piece in pieces:
-        model.view(-1).scatter_add_(0, piece.at.view(-1), piece.image.reshape(-1))
+        model.scatter_add_(0, piece.at.view(-1), piece.image.reshape(-1))
     return model
 
 
 def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=True):
     """
-    Fit all sources of B images at given positions, of known stars the flux.
+    Fit the active sources of B images at given positions, of known stars the flux.
 
-    Unless ``star_shapes``, ellipses of known stars stay what they are.
+    Unless ``star_shapes``, ellipses of known stars stay what they are, as do those of
+    other sources.
     """
-    point = sources.point
-    if point is None:
-        point = torch.zeros_like(sources.x, dtype=torch.bool)
-    kinds = [(point == star).nonzero()[:, 0] for star in (False, True)]
+    yes = torch.ones_like(sources.x, dtype=torch.bool)
+    active = yes if sources.active is None else sources.active
+    point = ~yes if sources.point is None else sources.point
+    kinds = [(active & (point == star)).nonzero()[:, 0] for star in (False, True)]
+    canvas = _Canvas.of(pixels, sources)
     galaxies, stars = (
         [
-            _Piece(pixels, sources, index[k], floor, start, star)
-            for k in split_work(len(index), _PIECE, floor.device)
+            _Piece(pixels, sources, canvas, own, floor[own], start, star)
+            for own in (index[k] for k in split_work(len(index), _PIECE, floor.device))
         ]
         for index, star in zip(kinds, (False, True), strict=True)
     )
-    every, (n_images, _, *shape) = galaxies + stars, pixels.image.shape
-    model = pixels.image.new_zeros(sources.n_scenes or n_images, *shape)
+    every, model = galaxies + stars, pixels.image.new_zeros(canvas.n_pixels)
     for _ in range(n_rounds):
         map_threads(_Piece.draw, every)
         _add(model.zero_(), every)
@@ -190,8 +234,10 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
     map_threads(_Piece.draw, every)
     extended = _add(model.zero_(), galaxies)
     model = _add(extended.clone(), stars) if len(kinds[1]) else extended
-    ellipses = Ellipses.concatenate([piece.ellipses for piece in every])
-    return SceneFit(ellipses.select(torch.cat(kinds).argsort()), model, extended)
+    before = Ellipses.round(torch.zeros_like(sources.x)) if start is None else start
+    fit = SceneFit(before, model, extended, canvas)
+    fit.put(torch.cat(kinds), Ellipses.concatenate([piece.ellipses for piece in every]))
+    return fit
 
 
 def first_guess(patches, sources, floor):

@@ -36,7 +36,7 @@ _FIRST_ROUNDS, _FURTHER_ROUNDS = 6, 4
 # Half-size of the stamps on which small sources are measured.
 _NEAR = 6
 # Sources in one batch of a processor.
-_PIECE = 256
+_PIECE = 512
 
 
 class SourceSequence:
@@ -89,28 +89,18 @@ class SourceSequence:
     @torch.no_grad()
     def fit(self, sources, start=None, *, star_shapes=True):
         """The scene, before types are known or, with a start, after."""
-        floor = self.log_floor(sources).exp()
-        active = sources.active
-        if active is None:
-            active = torch.ones_like(sources.x, dtype=torch.bool)
-        index, ghosts = (which.nonzero()[:, 0] for which in (active, ~active))
-        first, n_rounds = None, _FIRST_ROUNDS
+        floor, options = self.log_floor(sources).exp(), {'n_rounds': _FIRST_ROUNDS}
         if start is not None:
-            first, n_rounds = start.ellipses.select(index), _FURTHER_ROUNDS
-        part = self.pixels, sources.select(index), floor[index]
-        options = {'start': first, 'n_rounds': n_rounds, 'star_shapes': star_shapes}
-        fit = fit_scene(*part, **options)
-        # Ghosts are no part of the scene, each fitted to what it leaves.
-        if start is not None:
-            parts = [start.ellipses.select(ghosts)]
-        else:
-            empty = Ellipses.round(torch.zeros_like(sources.x))
-            left = dataclasses.replace(fit, ellipses=empty)
-            pieces = ghosts.split(_PIECE)
-            parts = [self._ghosts(left, sources, k, floor[k]) for k in pieces]
-        ellipses = Ellipses.concatenate([fit.ellipses, *parts])
-        ellipses = ellipses.select(torch.cat([index, ghosts]).argsort())
-        return dataclasses.replace(fit, ellipses=ellipses)
+            options = {'start': start.ellipses, 'n_rounds': _FURTHER_ROUNDS}
+        given = self.pixels, sources, floor
+        fit = fit_scene(*given, star_shapes=star_shapes, **options)
+        if start is None and sources.active is not None:
+            # Ghosts are no part of the scene, each fitted to what it leaves.
+            ghosts = (~sources.active).nonzero()[:, 0]
+            pieces = (ghosts[k] for k in self._pieces(len(ghosts)))
+            parts = [self._ghosts(fit, sources, k, floor[k]) for k in pieces]
+            fit.put(ghosts, Ellipses.concatenate(parts))
+        return fit
 
     def _ghosts(self, scene, sources, index, floor):
         some = sources.select(index)

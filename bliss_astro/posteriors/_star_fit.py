@@ -259,13 +259,6 @@ class Pixels:
         squares = image.unfold(2, side, 1).unfold(3, side, 1)
         return squares[images, :, cy + (self.pad - radius), cx + (self.pad - radius)]
 
-    def index(self, images, cx, cy, radius):
-        """Indices ``(N, P, P)`` of cut-outs in a band's flattened, padded images."""
-        ny, nx = self.image.shape[2:]
-        step = torch.arange(-radius, radius + 1, device=cx.device) + self.pad
-        rows = (images * ny + cy)[:, None] + step
-        return rows[:, :, None] * nx + (cx[:, None] + step)[:, None]
-
     def centres(self, x, y, radius):
         """Central pixels of cut-outs around positions, within the padded images."""
         least, (ny, nx) = radius - self.pad, self.image.shape[2:]

@@ -18,7 +18,7 @@ from bliss_astro.posteriors._extended_fit import (
     model_of,
 )
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
-from bliss_astro.posteriors._scene_fit import SceneFit, cleaned
+from bliss_astro.posteriors._scene_fit import SceneFit, _Canvas, cleaned
 from bliss_astro.posteriors._source_sequence import SourceSequence
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
@@ -123,6 +123,28 @@ class TestSceneFit:
         one = sequence.fit(sources).ellipses.flux
         other = sequence.fit(ghosts).ellipses.flux[:n]
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_pixels_of_stamps_are_those_of_scenes(scene):
+    """
+    Stamps that overlap share pixels, in one scene alone, near borders too.
+    """
+    sequence, sources, _ = scene
+    pixels, n = sequence.pixels, len(sources)
+    twice = sources.select(torch.arange(n).repeat(2))
+    twice.scenes = torch.cat([sources.images, sources.images + len(pixels.image)])
+    canvas = _Canvas.of(pixels, twice)
+    ny, nx = pixels.image.shape[2:]
+    cx, cy = (v + pixels.pad for v in pixels.centres(twice.x, twice.y, 12))
+    step = torch.arange(-12, 13)
+    rows = (twice.scenes * ny + cy)[:, None] + step
+    place = rows[..., None] * nx + (cx[:, None] + step)[:, None]
+    # Either number tells pixels apart as the other one does.
+    pairs = torch.stack([place.flatten(), canvas.index(slice(None)).flatten()])
+    n_pixels = len(place.unique())
+    assert len(pairs.unique(dim=1)[0]) == n_pixels == len(pairs[1].unique())
+    assert 0 <= pairs[1].min() < pairs[1].max() < canvas.n_pixels
+    assert canvas.n_pixels <= 4 * 25**2 * 2 * n
 
 
 @torch.no_grad()

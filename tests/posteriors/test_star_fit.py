@@ -336,8 +336,10 @@ def test_cut_outs_are_squares_of_the_padded_image(generator):
     x, y = torch.tensor([3.4, 32.6, -50, 80.0]), torch.tensor([0.2, 20.7, 60, -40.0])
     for radius in (6, 4):
         cx, cy = pixels.centres(x, y, radius)
-        index = pixels.index(images, cx, cy, radius)
+        side, low = torch.arange(-radius, radius + 1), pixels.pad
+        rows, columns = ((v[:, None] + low + side) for v in (cy, cx))
         for part in (pixels.image, pixels.good):
             found = pixels.cut(part, images, cx, cy, radius)
-            for band in range(3):
-                assert torch.equal(found[:, band], part[:, band].flatten()[index])
+            for k, image in enumerate(images):
+                expected = part[image][:, rows[k, :, None], columns[k]]
+                assert torch.equal(found[k], expected)
