@@ -248,9 +248,8 @@ class _Options:
 
     @property
     def image(self):
-        """Those that describe the image, without those to be estimated (dict)."""
-        values = {name: getattr(self, name) for name in IMAGE_OPTIONS}
-        return {name: value for name, value in values.items() if value is not None}
+        """Those that describe the image, `None` what is to be estimated (dict)."""
+        return {name: getattr(self, name) for name in IMAGE_OPTIONS}
 
     def load_encoder(self):
         """The encoder, on the device."""

@@ -3,14 +3,12 @@
 The pass of the network over images of any size, block by block, and their densities.
 """
 
-import contextlib
 import itertools
 import math
 
 import numpy as np
 import scipy
 import torch
-from astropy.nddata import block_reduce
 from torch.nn import functional as F
 
 from bliss_astro._filters import spans
@@ -19,7 +17,7 @@ from bliss_astro.encoders import EncoderInputs
 from bliss_astro.encoders._inputs import PIXELS
 from bliss_astro.posteriors import TileGrid
 
-from ._inputs import tile_mean
+from ._inputs import block_mean, tile_mean
 
 # Largest number of tiles of the blocks that a large image is worked through in, for
 # the memory, and smallest side where an image is cut for several threads: halos cost.
@@ -44,14 +42,6 @@ def _has_half(device):
     return device.type != 'cpu' or any(probe and probe() for probe in probes)
 
 
-@contextlib.contextmanager
-def _fast(device):
-    """Without gradients, and in half precision where that is fast."""
-    half = {'dtype': torch.bfloat16, 'enabled': _has_half(device)}
-    with torch.no_grad(), torch.autocast(device.type, **half):
-        yield
-
-
 # -- blocks ----------------------------------------------------------------------
 
 
@@ -62,13 +52,13 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32):
     The grid is that of the tiles of each; features are rounded to the type, or to that
     of the convolutions.
     """
-    size, (n_rows, n_columns) = grid.size, grid.shape
-    halo, n_images = -(-encoder.receptive_radius // size), len(inputs.image)
-    shape = (n_images, encoder.config.width, n_rows, n_columns)
+    size, device, n_images = grid.size, encoder.device, len(inputs.image)
+    halo, half = -(-encoder.receptive_radius // size), _has_half(device)
+    shape = (n_images, encoder.config.width, *grid.shape)
     # Channels last, in the precision of the convolutions.
-    dtype = torch.bfloat16 if _has_half(encoder.device) else dtype
+    dtype = torch.bfloat16 if half else dtype
     kind = {'dtype': dtype, 'memory_format': torch.channels_last}
-    out = torch.empty(shape, device=encoder.device, **kind)
+    out = torch.empty(shape, device=device, **kind)
 
     def fill(part):
         images, own = part
@@ -76,20 +66,20 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32):
         for span, n in zip(own, grid.shape, strict=True):
             wide.append(slice(max(0, span.start - halo), min(n, span.stop + halo)))
             margins += [span.start - wide[-1].start, wide[-1].stop - span.stop]
-        with _fast(encoder.device):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, half):
             some = _window(inputs.select(images), *wide, size)
             out[images, :, *own] = encoder.inner_features(some, margins)
 
     n_threads = n_workers() or 1
-    more = 1 if encoder.device.type == 'cpu' else _MORE_ON_GPU
-    step = max(1, more * _PASS // (n_rows * n_columns))
+    more = 1 if device.type == 'cpu' else _MORE_ON_GPU
+    step = max(1, more * _PASS // math.prod(grid.shape))
     step = min(step, -(-n_images // n_threads))
     some = [slice(k, k + step) for k in range(0, n_images, step)]
     blocks = _blocks(grid.shape, -(-n_threads // len(some)), more * _BLOCK)
     map_threads(fill, itertools.product(some, blocks))
     with torch.no_grad():
         out = out.float() if dtype == torch.float16 else out
-        return encoder.posterior(out, inputs, half=_has_half(encoder.device))
+        return encoder.posterior(out, inputs, half=half)
 
 
 def _window(inputs, rows, columns, size):
@@ -170,7 +160,7 @@ def _density_of_counts(expected, seen, grid):
 
 def _block_sum(value, n):
     padded = np.pad(value, [(0, -side % n) for side in value.shape])
-    return block_reduce(padded, n, np.sum)
+    return block_mean(padded, n) * n**2
 
 
 def _sampled_windows(grid):
@@ -179,14 +169,14 @@ def _sampled_windows(grid):
 
     A seventh of an image determines the density as well as it needs to be known.
     """
-    side, spans, seen = _SAMPLE_SIDE, [], np.zeros(grid.shape)
+    side, ends, seen = _SAMPLE_SIDE, [], np.zeros(grid.shape)
     # Whole windows, evenly spread.
     for n in grid.shape:
         n_windows = max(n // _SAMPLE_PERIOD, _SAMPLES_MIN)
         middles = (np.arange(n_windows) + 0.5) * (n / n_windows)
         starts = (middles - side / 2).round().astype(int).tolist()
-        spans.append([slice(start, start + side) for start in starts])
-    windows = list(itertools.product(*spans))
+        ends.append([slice(start, start + side) for start in starts])
+    windows = list(itertools.product(*ends))
     for window in windows:
         seen[window] = 1
     return windows, seen
