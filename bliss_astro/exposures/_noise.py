@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, correlate
 
 from bliss_astro._arguments import counted, require
 from bliss_astro._filters import smooth, spread_cells, sums_of_cells
@@ -300,18 +300,16 @@ def _lagged_sums_by_cell(residual, blank, max_lag, starts):
 
 def _bartlett(kernel, n):
     """Standard errors of a measured correlation."""
+    # Sums of products of the kernel with itself, shifted by up to twice its lags.
     max_lag = len(kernel) // 2
-    width = 4 * max_lag  # beyond which all products vanish
-    rho = np.pad(kernel, width - max_lag)
-    errors = np.zeros_like(kernel)
-    for j, i in np.ndindex(kernel.shape):
-        lag = np.array([j, i]) - max_lag
-        # Nothing is rolled across the edges: the padding is wide enough.
-        ahead, behind = (np.roll(rho, sign * lag, (0, 1)) for sign in (-1, 1))
-        own = kernel[j, i]
-        terms = rho**2 + ahead * behind - 4 * own * rho * behind
-        errors[j, i] = np.sum(terms + 2 * own**2 * rho**2)
-    return np.sqrt(np.maximum(errors, 0) / n)
+    sums = correlate(np.pad(kernel, 2 * max_lag), kernel, mode='constant')
+    sums = sums[max_lag : 5 * max_lag + 1, max_lag : 5 * max_lag + 1]
+    once, twice = sums[max_lag:-max_lag, max_lag:-max_lag], sums[::2, ::2]
+    total = np.sum(kernel**2)
+    variance = total * (1 + 2 * kernel**2) + twice - 4 * kernel * once
+    # It is 1 by definition.
+    variance[max_lag, max_lag] = 0
+    return np.sqrt(np.maximum(variance, 0) / n)
 
 
 def _is_crowded(kernel, errors):

@@ -112,22 +112,14 @@ class StampFit:
         return np.concatenate([pull, wing_pull(theta)], -1) if self.wings else pull
 
     def offsets(self, size):
-        """Distances of the pixels from each star, dx and dy (..., n, rows, columns)."""
-        yy, xx = np.mgrid[: size[0], : size[1]]
+        """Distances from each star, dx of (..., n, 1, columns) and dy of (..., 1)."""
         x, y = np.moveaxis(self.local[..., 1:3], -1, 0)[..., None, None]
-        return xx - x, yy - y
+        return np.arange(size[1]) - x, np.arange(size[0])[:, None] - y
 
     def model(self, size):
         """All stars with their backgrounds, (..., n, rows, columns)."""
         unit = unit_profile(*self.offsets(size), self.entries, self.radius)
         return self.local[..., :1, None] * unit + self.local[..., 3:, None]
-
-    def chi2_of(self, stamps, weights):
-        """Squared residuals and distances from the priors, summed, (...)."""
-        residual = (stamps - self.model(stamps.shape[-2:])) * weights
-        priors = self.pull(self.theta), self.local[..., 3] / self.background_width
-        distance = sum(np.square(pull).sum(-1) for pull in priors)
-        return np.square(residual).sum(_STAMPS) + distance
 
 
 def _linearise(fit, stamps, weights, n_local):
@@ -146,20 +138,29 @@ def _linearise(fit, stamps, weights, n_local):
     return residual.reshape(*residual.shape[:-2], -1), shared @ jacobian, local
 
 
-def _equations(fit, stamps, weights, n_local):
-    """Normal equations of a joint fit, priors included."""
-    r, shared, local = _linearise(fit, stamps, weights, n_local)
-    flat = shared.reshape(*fit.theta.shape[:-1], -1, 8)
+def _terms(fit, stamps, weights, n_local):
+    """Chi2 (...), and residuals and distances from the priors with derivatives."""
+    residual, shared, local = _linearise(fit, stamps, weights, n_local)
     steps = np.vstack([np.zeros(8), THETA_STEP * np.eye(8)])
     pull = fit.pull(fit.theta[..., None, :] + steps)
     slopes = (pull[..., 1:, :] - pull[..., :1, :]) / THETA_STEP
+    pull, level = pull[..., 0, :], fit.local[..., 3] / fit.background_width
+    chi2 = sum(np.square(distance).sum(-1) for distance in (pull, level))
+    chi2 = chi2 + np.square(residual).sum((-2, -1))
+    return chi2, (residual, shared, local, pull, slopes)
+
+
+def _equations(fit, terms):
+    """Normal equations of a joint fit, priors included."""
+    r, shared, local, pull, slopes = terms
+    flat = shared.reshape(*fit.theta.shape[:-1], -1, 8)
     flat_t, local_t = flat.swapaxes(-1, -2), local.swapaxes(-1, -2)
     C, h = local_t @ local, _times(local_t, r)
-    if n_local > 3:
+    if C.shape[-1] > 3:
         C[..., 3, 3] += fit.background_width**-2.0
         h[..., 3] -= fit.background_width**-2.0 * fit.local[..., 3]
     A = flat_t @ flat + slopes @ slopes.swapaxes(-1, -2)
-    g = _times(flat_t, r.reshape(flat.shape[:-1])) - _times(slopes, pull[..., 0, :])
+    g = _times(flat_t, r.reshape(flat.shape[:-1])) - _times(slopes, pull)
     return A, g, local_t @ shared, C, h
 
 
@@ -181,6 +182,8 @@ def _solve(equations, damping):
     return step, solved[..., -1] - _times(solved[..., :-1], step[..., None, :]), reduced
 
 
+# Trial steps may overflow; they are not taken.
+@np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
 def minimise(
     fit, stamps, weights, *, with_background, max_steps=40, tolerance=_TOLERANCE
 ):
@@ -191,19 +194,19 @@ def minimise(
     are inverse standard deviations, zero where a pixel is not to count; ``tolerance``
     is the relative decrease of chi2 below which a step counts as negligible.
     """
-    n_local, equations = 4 if with_background else 3, None
-    fit.chi2 = fit.chi2_of(stamps, weights)
+    data = stamps, weights, 4 if with_background else 3
+    (fit.chi2, terms), equations = _terms(fit, *data), None
     damping = np.full(fit.chi2.shape, _DAMPING)
     done, long = np.zeros(fit.chi2.shape, dtype=bool), tolerance <= _TOLERANCE
     for _ in range(max_steps):
-        equations = _equations(fit, stamps, weights, n_local)
-        left = ~done
+        equations = _equations(fit, _terms(fit, *data)[1] if terms is None else terms)
+        left, terms = ~done, None
         while left.any():
             d_theta, d_local, _ = _solve(equations, damping)
             d_theta = d_theta.clip(-_LARGEST_STEP, _LARGEST_STEP)
-            d_local = np.concatenate([d_local, 0 * fit.local[..., n_local:]], -1)
+            d_local = np.concatenate([d_local, 0 * fit.local[..., data[2] :]], -1)
             trial = replace(fit, theta=fit.theta + d_theta, local=fit.local + d_local)
-            chi2 = trial.chi2_of(stamps, weights)
+            chi2, terms = _terms(trial, *data)
             better = left & (chi2 <= fit.chi2)
             ended = better & (fit.chi2 - chi2 <= tolerance * fit.chi2)
             if long:
@@ -215,6 +218,8 @@ def minimise(
             fit.theta = np.where(better[..., None], trial.theta, fit.theta)
             fit.local = np.where(better[..., None, None], trial.local, fit.local)
             fit.chi2 = np.where(better, chi2, fit.chi2)
+            # Those of the next step, unless it is not the trial's for all fits.
+            terms = terms if better.all() else None
         if done.all():
             break
     fit.converged = done[()]

@@ -54,12 +54,14 @@ def profile(r2, shape):
     return np.exp(-0.5 * r2 / (s1 * s1)) + b * np.exp(-0.5 * r2 / (s2 * s2)) + p0 * wing
 
 
-def _profile_slope(r2, shape):
-    """Derivative of `profile` by the squared radius."""
+def _profile_and_slope(r2, shape):
+    """Values of `profile`, and its derivative by the squared radius."""
     s1, s2, b, sp, p0, beta = shape[:6]
-    steep = p0 * (1 + r2 / (beta * sp * sp)) ** (-0.5 * beta - 1) / sp**2
-    first, second = (np.exp(-0.5 * r2 / (s * s)) / s**2 for s in (s1, s2))
-    return -0.5 * (first + b * second + steep)
+    w = 1 + r2 / (beta * sp * sp)
+    first, second = np.exp(-0.5 * r2 / (s1 * s1)), b * np.exp(-0.5 * r2 / (s2 * s2))
+    wing = p0 * w ** (-0.5 * beta)
+    slope = first / (s1 * s1) + second / (s2 * s2) + wing / (w * sp * sp)
+    return first + second + wing, -0.5 * slope
 
 
 def unit_profile(dx, dy, shape, R):
@@ -90,7 +92,8 @@ def psf_derivatives(dx, dy, shape, R):
     r2 = squared_radius(dx, dy, e1, e2)
     w = 1 + r2 / (beta * sp * sp)
     g1, g2 = (np.exp(-0.5 * r2 / (s * s)) for s in (s1, s2))
-    wing = w ** (-0.5 * beta)
+    log_w = np.log(w)
+    wing = np.exp(-0.5 * beta * log_w)
     steep = p0 * wing / w
     d_shape = [
         g1 * r2 / s1**3,
@@ -98,7 +101,7 @@ def psf_derivatives(dx, dy, shape, R):
         g2,
         steep * r2 / sp**3,
         wing,
-        0.5 * steep * r2 / (beta * sp * sp) - 0.5 * p0 * wing * np.log(w),
+        0.5 * steep * r2 / (beta * sp * sp) - 0.5 * p0 * wing * log_w,
     ]
     total = integral(shape, R)
     # The integral is linear in b and p0, and e1 and e2 keep the area.
@@ -126,9 +129,10 @@ def half_maximum_radius(shape):
     # No part of the profile falls to its half before the narrowest does.
     core = 2 * np.log(2) * np.square(np.minimum(s1, s2))
     r2 = np.minimum(core, beta * sp * sp * np.expm1(2 * np.log(2) / beta))
-    # The profile is a convex function of r2, so that no step goes too far.
+    # Its logarithm is a convex function of r2, so that no step goes too far.
     for _ in range(_N_STEPS):
-        step = (profile(r2, shape) - half) / _profile_slope(r2, shape)
+        value, slope = _profile_and_slope(r2, shape)
+        step = np.log(value / half) * value / slope
         r2 = r2 - step
         if np.all(np.abs(step) <= _ROUNDING * r2):
             break
