@@ -96,46 +96,61 @@ def _tile_of(touched, slot):
     return images, rows, columns
 
 
-def _presence_if(*given):
-    return given[0].head.count_factor(_hidden_if(*given)).presence
-
-
 def _codes(sweep, chain, index):
-    """Codes (N, C K) of tiles in the greedy sweep; of empty ones, of the source."""
-    head, tiles = sweep.head, tuple(part[index] for part in chain.tiles)
+    """Codes ``(K, C K')`` of rows: of the sweep's sources, or of the row's own."""
+    code = sweep.code[tuple(part[index] for part in chain.tiles)]
+    # What the sweep decided may be two sources.
+    undecided = sweep.catalog.count[tuple(part[index] for part in chain.tiles)] == 0
+    own = torch.full_like(chain.tiles[0], -1)
+    own[index] = torch.where(undecided, 0, -1)
+    some = (own == 0).nonzero()[:, 0]
+    if len(some):
+        own[some] = torch.arange(len(some), device=some.device)
+        code = torch.where(
+            undecided[:, None], _own_codes(sweep, chain, some)[own[index]], code
+        )
+    return code
+
+
+def _own_codes(sweep, chain, index):
+    """Codes of sources of rows, the only ones of their tiles."""
     # The highest component of the flux at the first draw of the position.
     first = chain.position.quantile_draw(sweep.quasi[:1], index[:, None])
     logits, mean, _ = flux_parts(chain.packed_flux(index, first[:, 0]))
-    best = logits.argmax(-1)
-    part = TileCatalog.empty(len(index), (1, 1), head.n_most, device=index.device)
+    best, n_most = logits.argmax(-1), sweep.head.n_most
+    part = TileCatalog.empty(len(index), (1, 1), n_most, device=index.device)
     part.count += 1
     x, y = chain.position.mode()[index].unbind(-1)
     log_flux = mean.gather(-1, best[:, None])[:, 0].clamp(min=0)
     values = {'x': x, 'y': y, 'log_flux': log_flux}
-    if head.galaxies:
+    if sweep.head.galaxies:
         values['galaxy'] = (best >= logits.shape[-1] // 2).to(x)
     for name, value in values.items():
         getattr(part, name)[:, 0, 0, 0] = value
-    code = head.encode_sources(part)[:, :, 0, 0]
-    # What the sweep decided may be two sources.
-    decided = sweep.catalog.count[tiles][:, None] > 0
-    return torch.where(decided, sweep.code[tiles], code)
+    return sweep.head.encode_sources(part)[:, :, 0, 0]
 
 
-def _share_same(sweep, touched, use, slot, codes, presence):
-    """Share of a neighbour's source, of candidate ``use``, that is that one's own."""
-    here = _presence_if(sweep, touched, torch.zeros_like(touched[0]))[use]
-    touched, first = [part[use] for part in touched], torch.zeros_like(slot)
+def _share_same(sweep, chain, touched, slot, rows, chances):
+    """
+    Share of the sources of tiles of index ``slot`` of V that is the candidate's own.
+
+    Rows ``(2, K)`` of the chain are those of the candidates and of the sources.
+    """
+    # Only the tile that is drawn later depends on the other one.
+    _, r, c, _ = touched
+    colours = colour_of(r, c)
+    first, second = torch.zeros_like(slot), slot
+    swap = colours.gather(1, slot[:, None])[:, 0] < colours[:, 0]
+    first, second = torch.where(swap, second, first), torch.where(swap, first, second)
+    code = _codes(sweep, chain, torch.where(swap, rows[1], rows[0]))
+    hidden = _hidden_if(sweep, touched, second, first, code)
+    presence = chances.gather(1, second[:, None])[:, 0]
     # In single precision a presence may be nil, which nothing can share.
-    later = _presence_if(sweep, touched, slot, first, codes[0][use])
-    later = (later + _NIL) / (presence + _NIL)
-    earlier = _presence_if(sweep, touched, first, slot, codes[1])
-    earlier = (earlier + _NIL) / (here + _NIL)
-    # The one that is drawn first does not depend on the other: its ratio is 1.
-    return 1 - torch.minimum(later, earlier).clamp(max=1)
+    ratio = sweep.head.count_factor(hidden).presence + _NIL
+    return 1 - (ratio / (presence + _NIL)).clamp(max=1)
 
 
-def join_neighbours(sweep, chain, near, probability, *, faintest):
+def join_neighbours(sweep, chain, near, probability, *, faintest, least=0.0):
     """
     Join candidates near borders with what all tiles that they touch say of them.
 
@@ -155,6 +170,9 @@ def join_neighbours(sweep, chain, near, probability, *, faintest):
 
     faintest : float
         Probability of a tile beyond below which it adds nothing.
+
+    least : float, optional
+        Candidates that cannot reach that probability are left as they are.
 
     Returns
     -------
@@ -180,20 +198,25 @@ def join_neighbours(sweep, chain, near, probability, *, faintest):
     here = torch.cat([filled[:, 1:].any(1, keepdim=True), valid[:, 1:]], 1)
     use, slot = here.nonzero(as_tuple=True)
     hidden = _hidden_if(sweep, [part[use] for part in touched], slot)
-    presence = sweep.head.count_factor(hidden).presence
-    likely = (slot == 0) | (presence > faintest)
-    use, slot, hidden, presence = (v[likely] for v in (use, slot, hidden, presence))
+    chances[use, slot] = sweep.head.count_factor(hidden).presence
+    chances[:, 1:] *= chances[:, 1:] > faintest
+    reach = torch.maximum(1 - (1 - chances).prod(1), probability[near])
+    reach = (reach > (1 - 1e-4) * least) | filled[:, 0]
+    likely = ((slot == 0) | (chances[use, slot] > 0)) & reach[use]
+    likely = likely.nonzero()[:, 0]
+    use, slot, hidden = (v[likely] for v in (use, slot, hidden))
     own = _tile_of([part[use] for part in touched], slot)
     given = own, hidden, torch.ones_like(use), sweep.catalog
     chain = chain.followed_by(sweep.posterior.source_chain(0, *given))
     # Of tiles beyond only what is another source than that of the own tile.
     k = slot.nonzero()[:, 0]
-    codes = _codes(sweep, chain, torch.cat([near, n + k])).split([len(near), len(k)])
-    share = _share_same(sweep, touched, use[k], slot[k], codes, presence[k])
-    presence[k] *= share
-    chances[use, slot] = presence
+    pair = torch.stack([near[use[k]], n + k])
+    some = [part[use[k]] for part in touched]
+    share = _share_same(sweep, chain, some, slot[k], pair, chances[use[k]])
+    chances[use[k], slot[k]] *= share
     weight = _chain(chances, colour_of(r, c))
-    probability[near] = torch.maximum(weight.sum(1), probability[near])
+    joined = torch.where(reach, weight.sum(1), 0.0)
+    probability[near] = torch.maximum(joined, probability[near])
     rows = near[:, None].repeat(1, 4)
     rows[use, slot] = n + torch.arange(len(use), device=use.device)
     which = torch.arange(n, device=use.device)[:, None].repeat(1, len(sweep.quasi))

@@ -73,6 +73,7 @@ class _Sweep:
         found, seen, pairs = zip(*map_threads(describe, pieces), strict=True)
         found, seen = SourceMarginals.concatenate(found), joined(seen)
         if any(pairs):
+            tiles = found.image, found.row, found.column
             given = tiles, found.probability, self.catalog.count[tiles] > 0
             found.probability = each_once(self, *given, [*filter(None, pairs)])
         return found, seen
@@ -80,11 +81,9 @@ class _Sweep:
     def describe(self, place, tiles, known, least, *, beyond):
         """Marginals of sources of some tiles, `join_neighbours`' pairs, and inputs."""
         hidden = hidden_decided(self, tiles)
-        count = self.catalog.count[tiles].clamp(min=place + 1)
-        chain = self.posterior.source_chain(
-            place, tiles, hidden, count, self.catalog, known
-        )
-        seen = chain.inputs if after_flux(self.head.entries) else {}
+        count = self.catalog.count[tiles]
+        given = hidden, count.clamp(min=place + 1), self.catalog, known
+        chain = self.posterior.source_chain(place, tiles, *given)
         probability, pairs = self.at_least[..., place][tiles], None
         row = torch.arange(len(count), device=count.device)[:, None]
         row = row.expand(-1, len(self.quasi))
@@ -92,8 +91,14 @@ class _Sweep:
             near = near_edges(self.grid.size, tiles, chain.mode_in_pixels()).any(0)
             near &= (probability > _JOINED) & (probability < 0.9999)
             if len(near := near.nonzero()[:, 0]):
-                given = chain, near, probability
-                chain, row, pairs = join_neighbours(self, *given, faintest=_SHARE)
+                options = {'faintest': _SHARE, 'least': least}
+                given = self, chain, near, probability
+                chain, row, pairs = join_neighbours(*given, **options)
+        # What the sweep decided takes its share of the others.
+        kept = ((probability >= least) | (count > 0)).nonzero()[:, 0]
+        seen = chain.inputs if after_flux(self.head.entries) else {}
+        seen = {name: value[kept] for name, value in seen.items()}
+        probability, row = probability[kept], row[kept]
         position = chain.position.quantile_draw(self.quasi.expand(*row.shape, -1), row)
         x, y = self.grid.to_pixels(
             *position.unbind(-1), *(part[row] for part in chain.tiles[1:])
@@ -101,7 +106,8 @@ class _Sweep:
         # At fewer positions where nothing is refined, at none where sources are of no
         # interest.
         n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
-        found = SourceMarginals(probability, x, y, x[:, :0], *tiles)
+        own = (part[kept] for part in tiles)
+        found = SourceMarginals(probability, x, y, x[:, :0], *own)
         found.centre = torch.stack(found.place(), 1)
         needed = (probability * found.near_place() >= least).nonzero()[:, 0]
         row, position = row[needed, :n_fluxes], position[needed, :n_fluxes]
