@@ -23,7 +23,7 @@ from ._config import ASINH_KNEE, FILTER_RADIUS, FILTER_SIGMAS, WIDE_RADIUS, WIDE
 _CELL = 4
 # Pixels that one product filters; more of them repeat less of their margins, but
 # multiply more zeros.
-_STRIP = 32
+_STRIP = 16
 
 
 @torch.no_grad()
@@ -109,24 +109,18 @@ def _gaussian_filters(image, sigmas, radius):
     lag = torch.arange(_STRIP + 2 * radius, device=image.device)
     lag = lag - torch.arange(_STRIP, device=image.device)[:, None]
     bands = profiles[:, lag.clamp(0, 2 * radius)] * ((lag >= 0) & (lag <= 2 * radius))
-    for band in bands:
-        # (B, ny, nx) to (nx, B, ny) to (ny, nx, B).
-        filtered = _filter_last(_filter_last(image, band), band)
-        yield filtered.movedim(-1, 0).contiguous()
-
-
-def _filter_last(value, band):
-    """
-    Filter ``(..., n)`` along its last axis, which comes first in the result.
-
-    Strips are products with one banded matrix: a processor's fastest operation.
-    """
-    n, (n_out, n_in) = value.shape[-1], band.shape
-    n_strips, radius = -(-n // n_out), (n_in - n_out) // 2
-    padded = F.pad(value, (radius, radius + n_strips * n_out - n)).flatten(0, -2)
-    strips = padded.unfold(-1, n_in, n_out).permute(1, 2, 0)
-    filtered = torch.bmm(band.expand(n_strips, n_out, n_in), strips)
-    return filtered.flatten(0, 1)[:n].unflatten(1, value.shape[:-1])
+    ny, nx = image.shape[1:]
+    border = (radius, radius + -nx % _STRIP, radius, radius + -ny % _STRIP)
+    padded = F.pad(image, border)[:, None]
+    # Channels last in memory, and so is the result: strips of rows that are whole.
+    *_, height, width = padded.shape
+    padded = padded.as_strided(padded.shape, (height * width, 1, width, 1))
+    for band in bands[:, :, None]:
+        # Strips are convolved with one banded matrix: a processor's fastest operation.
+        rows = F.conv2d(padded, band[:, :, None], stride=(1, _STRIP))
+        rows = rows.permute(0, 2, 3, 1).flatten(2)[:, None]
+        filtered = F.conv2d(rows, band[..., None], stride=(_STRIP, 1))
+        yield filtered.transpose(1, 2).flatten(1, 2)[:, :ny, :nx]
 
 
 def _scale_by_tile(image, weight, tile_size):
