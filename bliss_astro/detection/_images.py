@@ -141,11 +141,11 @@ def infer_posteriors(images, *, least, keep):
     once; of the posterior over tiles is kept what the option ``keep`` says.
     """
     grid, encoder = images[0].grid, images[0].source.encoder
-    densities = _densities(images, encoder, grid)
+    densities, stems = _densities(images, encoder, grid)
     checks = [i.check(density) for i, density in zip(images, densities, strict=True)]
     # Features that are kept are those that all is computed from.
     dtype = torch.float16 if keep == 'posterior' else torch.float32
-    together = infer(encoder, _joined(images), grid, dtype=dtype)
+    together = infer(encoder, _joined(images), grid, dtype=dtype, stems=stems)
     for image in images:
         # The posterior has them.
         image.inputs = None
@@ -183,10 +183,13 @@ def _joined(images):
 
 
 def _densities(images, encoder, grid):
-    """Densities that are given, or else of a first pass."""
-    blind = [image for image in images if image.density is None]
-    found = iter(estimate_densities(encoder, _joined(blind), grid) if blind else ())
-    return [next(found) if own.density is None else own.density for own in images]
+    """Densities that are given, or else of a first pass, and stems of that."""
+    blind, stems = [image for image in images if image.density is None], {}
+    if not blind:
+        return [image.density for image in images], None
+    found = iter(estimate_densities(encoder, _joined(blind), grid, stems=stems))
+    found = [next(found) if own.density is None else own.density for own in images]
+    return found, stems if stems and len(blind) == len(images) else None
 
 
 def _choose_binning(value, exposure, encoder):

@@ -45,12 +45,13 @@ def _has_half(device):
 # -- blocks ----------------------------------------------------------------------
 
 
-def infer(encoder, inputs, grid, *, dtype=torch.float32):
+def infer(encoder, inputs, grid, *, dtype=torch.float32, stems=None):
     """
     Compute the posterior of B images of any size, block by block with a halo.
 
     The grid is that of the tiles of each; features are rounded to the type, or to that
-    of the convolutions.
+    of the convolutions. What does not depend on the density goes to and comes from the
+    dict ``stems``.
     """
     size, device, n_images = grid.size, encoder.device, len(inputs.image)
     halo, half = -(-encoder.receptive_radius // size), _has_half(device)
@@ -60,15 +61,18 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32):
     kind = {'dtype': dtype, 'memory_format': torch.channels_last}
     out = torch.empty(shape, device=device, **kind)
 
-    def fill(part):
-        images, own = part
+    def fill(numbered):
+        number, (images, own) = numbered
         wide, margins = [], []
         for span, n in zip(own, grid.shape, strict=True):
             wide.append(slice(max(0, span.start - halo), min(n, span.stop + halo)))
             margins += [span.start - wide[-1].start, wide[-1].stop - span.stop]
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, half):
             some = _window(inputs.select(images), *wide, size)
-            out[images, :, *own] = encoder.inner_features(some, margins)
+            stem = None if stems is None else stems.pop(number, None)
+            if stem is None and stems is not None:
+                stem = stems[number] = encoder.stem(some, margins)
+            out[images, :, *own] = encoder.inner_features(some, margins, stem=stem)
 
     n_threads = n_workers() or 1
     more = 1 if device.type == 'cpu' else _MORE_ON_GPU
@@ -76,7 +80,7 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32):
     step = min(step, -(-n_images // n_threads))
     some = [slice(k, k + step) for k in range(0, n_images, step)]
     blocks = _blocks(grid.shape, -(-n_threads // len(some)), more * _BLOCK)
-    map_threads(fill, itertools.product(some, blocks))
+    map_threads(fill, enumerate(itertools.product(some, blocks)))
     with torch.no_grad():
         out = out.float() if dtype == torch.float16 else out
         return encoder.posterior(out, inputs, half=half)
@@ -117,11 +121,11 @@ def _blocks(shape, n_threads, most):
 # -- density ---------------------------------------------------------------------
 
 
-def estimate_densities(encoder, inputs, grid):
+def estimate_densities(encoder, inputs, grid, *, stems=None):
     """
     Sources per pixel above the flux floor by a first pass, list of B arrays.
 
-    Each is by tile or 1 x 1.
+    Each is by tile or 1 x 1. A pass over all of the images leaves its ``stems``.
     """
     good = [tile_mean(own, grid) for own in (~inputs.mask[:, 0]).cpu().numpy()]
     windows, seen = _sampled_windows(grid)
@@ -130,7 +134,7 @@ def estimate_densities(encoder, inputs, grid):
     if min(shares) >= _LEAST_SHARE * seen.mean() and min(grid.shape) >= _SAMPLED_MIN:
         counts = _sample_counts(encoder, inputs, grid, windows)
     else:
-        counts = infer(encoder, inputs, grid).expected_counts()
+        counts = infer(encoder, inputs, grid, stems=stems).expected_counts()
         counts, seen = counts.cpu().double().numpy(), np.ones(grid.shape)
     # Tiles without a good pixel hold what the prior holds.
     return [

@@ -253,7 +253,7 @@ class Encoder(nn.Module):
         """
         return self.inner_features(inputs).float()
 
-    def inner_features(self, inputs, margins=(0, 0, 0, 0)) -> torch.Tensor:
+    def inner_features(self, inputs, margins=(0, 0, 0, 0), *, stem=None):
         """
         Context features of the tiles within margins.
 
@@ -265,16 +265,47 @@ class Encoder(nn.Module):
         margins : tuple of int
             Tiles above, below, on the left and on the right that are only context.
 
+        stem : tensor, optional
+            From `stem`, where it is known already.
+
         Returns
         -------
         features : tensor ``(B, width, rows, columns)``
             In the precision of the convolutions, with channels last in memory.
         """
-        # Each convolution of a block reaches a tile further, and those of the stem half
-        # a pixel of two: margins shrink from layer to layer.
-        size, reach = self.config.tile_size, 2 * self.config.n_blocks
+        # Each convolution of a block reaches a tile further: margins shrink from layer
+        # to layer.
+        reach = 2 * self.config.n_blocks
         given = self.modulation[:-1](self._conditions(inputs).flatten(0, 1))
         given = trim(given, margins, reach)
+        hidden = self.stem(inputs, margins) if stem is None else stem
+        hidden = hidden + self._modulation(given, 0)
+        hidden, given = (_over_bands(v, inputs.present) for v in (hidden, given))
+        for index, block in enumerate(self.blocks, 1):
+            margins = [min(margin, reach) for margin in margins]
+            scale = self._modulation(given, 2 * index - 1, 1.0)
+            hidden = block(hidden, scale, self._modulation(given, 2 * index))
+            reach -= 2
+            hidden, given = (trim(value, margins, reach) for value in (hidden, given))
+            given = given.contiguous(memory_format=torch.channels_last)
+        return F.silu(hidden)
+
+    def stem(self, inputs, margins):
+        """
+        Features of the pixels of each band, which do not depend on the density.
+
+        Parameters
+        ----------
+        inputs, margins
+            As for `inner_features`.
+
+        Returns
+        -------
+        features : tensor ``(B F, width, rows, columns)``
+            With margins as wide as the blocks reach.
+        """
+        size, reach = self.config.tile_size, 2 * self.config.n_blocks
+        # Its convolutions reach half a pixel of two further.
         stem_reach = reach + 4 // size
         device = inputs.image.device.type
         half = torch.is_autocast_enabled(device)
@@ -287,16 +318,7 @@ class Encoder(nn.Module):
         rest = size // 2
         weight = self.to_tiles.weight[..., 0, 0].unflatten(1, (-1, rest, rest))
         hidden = F.conv2d(hidden, weight, self.to_tiles.bias, stride=rest)
-        hidden = trim(hidden, margins, reach) + self._modulation(given, 0)
-        hidden, given = (_over_bands(v, inputs.present) for v in (hidden, given))
-        for index, block in enumerate(self.blocks, 1):
-            margins = [min(margin, reach) for margin in margins]
-            scale = self._modulation(given, 2 * index - 1, 1.0)
-            hidden = block(hidden, scale, self._modulation(given, 2 * index))
-            reach -= 2
-            hidden, given = (trim(value, margins, reach) for value in (hidden, given))
-            given = given.contiguous(memory_format=torch.channels_last)
-        return F.silu(hidden)
+        return trim(hidden, margins, reach)
 
     def _modulation(self, given, index, offset=0.0):
         """A part of the last layer of the modulation, and an offset."""

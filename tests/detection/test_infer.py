@@ -79,6 +79,23 @@ def test_one_image_of_any_kind(encoder, tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('densities', [[None, None], [None, 1e-3], [1e-3, 1e-3]])
+def test_stem_of_the_first_pass(encoder, monkeypatch, densities):
+    """
+    It serves the second pass too, where that is over the same images.
+    """
+    known, calls, stem = {**_KNOWN, 'density': densities}, [], encoder.stem
+    expected = [
+        encoder.infer(image, **(_KNOWN | {'density': density})).expected_counts()
+        for image, density in zip(_cube(2), densities, strict=True)
+    ]
+    monkeypatch.setattr(encoder, 'stem', lambda *own: calls.append(1) or stem(*own))
+    found = [p.expected_counts() for p in encoder.infer(_cube(2), **known)]
+    assert len(calls) == (2 if None in densities and 1e-3 in densities else 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore')
 def test_least_probability(field, encoder):
     posteriors = [encoder.infer(field[0], threshold=p) for p in (0.5, 0.05)]
     tables = [posterior.at_threshold(0.05) for posterior in posteriors]

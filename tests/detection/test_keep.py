@@ -49,9 +49,9 @@ def passes(default, monkeypatch):
     """A list that grows by one with each pass of the network."""
     calls, features = [], default.inner_features
 
-    def count(inputs, margins):
+    def count(inputs, margins, **stem):
         calls.append(len(inputs.image))
-        return features(inputs, margins)
+        return features(inputs, margins, **stem)
 
     monkeypatch.setattr(default, 'inner_features', count)
     return calls
