@@ -4,11 +4,13 @@ Estimation of the PSF of an image from its stars, and comparison of a stated one
 """
 
 import dataclasses
+import operator
 
 import numpy as np
 
 from bliss_astro._arguments import require
 from bliss_astro._lazy import exposure_of
+from bliss_astro._threads import map_threads
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.units import MEDIAN_ERROR
 
@@ -64,6 +66,8 @@ _MIN_STARS, _MIN_STARS_BROADER, _MAX_SCATTER = 3, 5, 0.06
 # Height of the drawn stars in units of the noise, far above it; scatter of single
 # widths that is allowed for beside the measured one; least width of moments in pixels.
 _HEIGHT, _OWN_SCATTER, _MIN_WIDTH = 1e4, 0.01, 0.2
+
+_quiet = np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
 
 
 def estimate_psf(
@@ -144,7 +148,7 @@ def estimate_psf(
 
 
 # Trial steps of a fit may overflow; they are not taken.
-@np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
+@_quiet
 def estimate_from(exposure, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS):
     """Estimate the PSF of an exposure, without warnings."""
     image = StarImage.of(exposure)
@@ -289,7 +293,16 @@ class PSFComparison:
     finding: str
 
 
-@np.errstate(over='ignore', invalid='ignore', divide='ignore', under='ignore')
+@_quiet
+def _sources_of(exposure):
+    """`StarImage` of an exposure and the sources of `compare_psf`."""
+    image = StarImage.of(exposure)
+    options = {'max_pixels': _MAX_PIXELS, 'max_sources': 3 * _MAX_STARS // 2}
+    options |= {'threshold': _THRESHOLD, 'least': _MIN_STARS}
+    return image, find_sources(image, **options)
+
+
+@_quiet
 def compare_psf(exposure):
     """
     Compare the stated PSF of an image with the widths of its stars.
@@ -324,16 +337,10 @@ def compare_psf(exposure):
     True
     """
     ny, nx = exposure.shape
-    middle = exposure.psf_at(nx / 2, ny / 2)
+    # A survey's PSF is fitted now, and stars are found meanwhile.
+    parts = lambda: exposure.psf_at(nx / 2, ny / 2), lambda: _sources_of(exposure)
+    middle, (image, sources) = map_threads(operator.call, parts)
     nothing = PSFComparison(np.nan, np.nan, middle.fwhm, np.nan, 0, '')
-    image = StarImage.of(exposure)
-    sources = find_sources(
-        image,
-        threshold=_THRESHOLD,
-        max_pixels=_MAX_PIXELS,
-        max_sources=3 * _MAX_STARS // 2,
-        least=_MIN_STARS,
-    )
     if len(sources) < _MIN_STARS:
         return nothing
     locus = find_locus(sources, image.saturated_at(sources), min_snr=_MIN_SNR)
