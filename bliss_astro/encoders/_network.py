@@ -96,8 +96,9 @@ class Encoder(nn.Module):
         )
         nn.init.normal_(self.modulation[-1].weight, std=0.02)
         nn.init.zeros_(self.modulation[-1].bias)
-        same = {'latent_dim': config.latent_dim, 'parameters': config.parameters}
-        names = ('n_most', 'n_components', 'galaxies', 'shapes')
+        names = ('n_components', 'latent_dim', 'parameters')
+        same = {name: getattr(config, name) for name in names}
+        names = ('n_most', 'galaxies', 'shapes')
         options = same | {name: getattr(config, name) for name in names}
         self.head = TileHead(width, width=config.head_width, **options)
         self.sources = None

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from bliss_astro.detection import _infer
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.encoders._inputs import OF_BANDS
+from bliss_astro.posteriors._candidates import find_sources
 from bliss_astro.posteriors._star_fit import Pixels
 
 
@@ -109,6 +110,11 @@ def test_fits_are_made_in_the_reference_band(encoder, one):
     # With the encoders in sequence.
     density = alone.log_prob(catalog)
     assert_close(with_another.log_prob(catalog), density, atol=1e-3, rtol=1e-4)
+    found = [find_sources(part, n_draws=32) for part in (alone, with_another)]
+    assert len(found[0]) == len(found[1]) > 10
+    for name in ('probability', 'x', 'y'):
+        first, second = (getattr(part, name) for part in found)
+        assert_close(first, second, atol=1e-3, rtol=1e-3)
 
 
 def test_cut_outs_of_all_bands(encoder, one):
