@@ -148,7 +148,7 @@ def renderer_of(catalog, *, shape=None, psf=None):
         psf = getattr(catalog.exposure, 'psf', None) if psf is None else psf
     if psf is not None:
         grid = psf_grid(shape, PSFAccess(psf))
-        return ModelRenderer.of_parts(shape, grid, _noise_of_rows(catalog, grid))
+        return ModelRenderer(shape, grid, _noise_of_rows(catalog, grid))
     if facts is None:
         msg = (
             'the catalogue has no posterior with its PSF (it was stacked, read from a '
@@ -156,7 +156,7 @@ def renderer_of(catalog, *, shape=None, psf=None):
             'or use reconstruct(exposure, catalog)'
         )
         raise ValueError(msg)
-    return ModelRenderer.of_parts(shape, facts.psf_grid, facts.noise)
+    return ModelRenderer(shape, facts.psf_grid, facts.noise)
 
 
 def _noise_of_rows(catalog, grid):

@@ -342,10 +342,9 @@ def _explained(peak, bright, psf_is_wrong, fwhm):
     apart = np.hypot(bright.x - peak.x, bright.y - peak.y)
     share = np.full(len(bright), _WRONG if psf_is_wrong else _RIGHT)
     reach = np.full(len(bright), 2.0 * fwhm)
-    if bright.galaxy is not None:
-        # Spiral arms, bars and rings.
-        share = np.where(bright.is_galaxy, np.maximum(share, _ARMS), share)
-        reach += bright.is_galaxy * bright.galaxy[:, 4:].max(1)
+    # Spiral arms, bars and rings.
+    share[bright.is_galaxy] = np.maximum(share[bright.is_galaxy], _ARMS)
+    reach[bright.is_galaxy] += bright.galaxy[bright.is_galaxy, 4:].max(1)
     # Rings and wings are fainter the farther out they are.
     share = np.maximum(share * np.exp(-apart / reach), 2e-3 * (apart < 4 * reach))
     return bool(np.any(np.abs(peak.value) < share * bright.flux))

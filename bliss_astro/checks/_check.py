@@ -173,7 +173,7 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
     labels, grid = cells_of(regions, exposure.shape)
     rng = check_rng(rng)
     kernel = input_kernel(exposure)
-    renderer = ModelRenderer(exposure)
+    renderer = ModelRenderer.of(exposure)
     fwhm = float(central_psf(exposure).fwhm)
     draws = _draw(catalog, n_draws, rng)
     if any(sources.is_galaxy.any() for sources in draws):
@@ -324,7 +324,7 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
     if exposure.psf is None:
         renderer = renderer_of(catalog, shape=exposure.shape)
     else:
-        renderer = ModelRenderer(exposure)
+        renderer = ModelRenderer.of(exposure)
     scale = scale_of(catalog, wcs=exposure.wcs)
     sources = sources_of(catalog, scale=scale)
     draws = np.zeros((n_draws, *exposure.shape), dtype=np.float32)

@@ -133,8 +133,6 @@ def _noise_scale(residuals, model):
 def _without_galaxies(residuals, sources, fwhm):
     # A galaxy is no exponential or de Vaucouleurs profile to the last photon: what it
     # leaves must not be taken for the noise of photons.
-    if sources.galaxy is None:
-        return residuals
     some = sources.select(sources.is_galaxy)
     reach = np.array([np.full(len(some), fwhm), some.galaxy[:, 4:].max(1)])
     return residuals.without_discs(some.x, some.y, _GALAXY_REACH @ reach)

@@ -274,7 +274,7 @@ class Injector:
         self.exposure = exposure
         self.fwhm = float(central_psf(exposure).fwhm)
         self.radius = 0.5 * self.fwhm if radius is None else radius
-        self.renderer = ModelRenderer(exposure)
+        self.renderer = ModelRenderer.of(exposure)
         self.kernel = input_kernel(exposure)
         # The exposure holds all that describes it.
         own = {'encoder': encoder, 'device': encoder.device}

@@ -52,9 +52,10 @@ class Sources:
     is_galaxy : bool `~numpy.ndarray`, shape (N,)
         Which of them are galaxies.
 
-    galaxy : float `~numpy.ndarray`, shape (N, 6), or None
+    galaxy : float `~numpy.ndarray`, shape (N, 6)
         Shapes of galaxies, in the order and units of
-        `bliss_astro.rendering.render_galaxies`; rows of stars are not read.
+        `bliss_astro.rendering.render_galaxies`; rows of stars are not read. By
+        default of no meaning.
     """
 
     x: np.ndarray
@@ -63,18 +64,20 @@ class Sources:
     is_galaxy: np.ndarray
     galaxy: np.ndarray | None = None
 
+    def __post_init__(self):
+        if self.galaxy is None:
+            self.galaxy = np.full((len(self.x), 6), 0.5)
+
     @classmethod
     def joined(cls, catalogs):
         """Those of several catalogues."""
-        galaxy = None
-        if any(own.galaxy is not None for own in catalogs):
-            blank = (np.full((len(own), 6), 0.5) for own in catalogs)
-            pairs = zip(catalogs, blank, strict=True)
-            galaxy = [v if own.galaxy is None else own.galaxy for own, v in pairs]
-            galaxy = np.concatenate(galaxy)
-        names = 'x', 'y', 'flux', 'is_galaxy'
-        columns = ([getattr(own, name) for own in catalogs] for name in names)
-        return cls(*map(np.concatenate, columns), galaxy)
+        return cls(
+            *map(np.concatenate, zip(*(own._parts for own in catalogs), strict=True))
+        )
+
+    @property
+    def _parts(self):
+        return self.x, self.y, self.flux, self.is_galaxy, self.galaxy
 
     @classmethod
     def of(cls, table):
@@ -94,18 +97,13 @@ class Sources:
     def __len__(self):
         return len(self.x)
 
-    def _each(self, change):
-        """Apply a function to all columns."""
-        parts = (self.x, self.y, self.flux, self.is_galaxy, self.galaxy)
-        return Sources(*(None if part is None else change(part) for part in parts))
-
     def select(self, index):
         """The chosen sources."""
-        return self._each(lambda part: part[index])
+        return Sources(*(part[index] for part in self._parts))
 
     def copied(self):
         """A copy whose arrays may be changed."""
-        return self._each(np.copy)
+        return Sources(*map(np.copy, self._parts))
 
     def brightest(self, shape, n_most):
         """Rows of the brightest sources within an image, the brightest first."""
@@ -176,8 +174,15 @@ class ModelRenderer:
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        With a PSF.
+    shape : tuple of int
+        ``(ny, nx)`` of the image, or of each of several.
+
+    grid : tuple
+        Side and PSFs of cells, as of `psf_grid`; of several images along a first axis.
+
+    noise : float
+        Noise of the sky in the unit of fluxes. With 0 all sources are drawn to the ends
+        of the image.
 
     accuracy : `~bliss_astro.rendering.RenderingAccuracy`, optional
         Accuracy of galaxies; the defaults if `None`.
@@ -186,24 +191,7 @@ class ModelRenderer:
         Error allowed in stars relative to their peaks.
     """
 
-    def __init__(self, exposure, *, accuracy=None, tolerance=1e-6):
-        grid = psf_grid(exposure.shape, exposure._psf_access)
-        noise, options = typical(exposure.bkg_error), (accuracy, tolerance)
-        self._set_up(exposure.shape, grid, noise, *options)
-
-    @classmethod
-    def of_parts(cls, shape, grid, noise, *, accuracy=None, tolerance=1e-6):
-        """
-        Make one without an exposure, of what `psf_grid` returns.
-
-        With a ``noise`` of 0 all sources are drawn to the ends of the image. Several
-        images of a shape have a grid each, along a first axis.
-        """
-        renderer = cls.__new__(cls)
-        renderer._set_up(shape, grid, noise, accuracy, tolerance)
-        return renderer
-
-    def _set_up(self, shape, grid, noise, accuracy, tolerance):
+    def __init__(self, shape, grid, noise, *, accuracy=None, tolerance=1e-6):
         self.shape, self.noise = shape, noise
         self.accuracy, self.tolerance = accuracy, tolerance
         self.side, psf = grid
@@ -216,6 +204,12 @@ class ModelRenderer:
         middle = self.psf[middle :: self._n_cells, None]
         distance = torch.tensor(_RADII[:-1], dtype=torch.float32)
         self._heights = middle(distance, torch.zeros_like(distance)).double().numpy()
+
+    @classmethod
+    def of(cls, exposure):
+        """That of an exposure with a PSF."""
+        grid = psf_grid(exposure.shape, exposure._psf_access)
+        return cls(exposure.shape, grid, typical(exposure.bkg_error))
 
     def cell_of(self, x, y):
         """Index of the cell that each place lies in."""
@@ -362,7 +356,7 @@ def draw_together(exposures, catalogs, *, noise, **options):
     for (shape, side, *_), some in kinds.items():
         places, (psf, *others), sources = zip(*some, strict=True)
         grid = side, psf[None].followed_by(*(other[None] for other in others))
-        renderer = ModelRenderer.of_parts(shape, grid, noise, **options)
+        renderer = ModelRenderer(shape, grid, noise, **options)
         for k, image in zip(places, renderer.draw(sources), strict=True):
             images[k] = image
     return images
@@ -370,14 +364,10 @@ def draw_together(exposures, catalogs, *, noise, **options):
 
 def render_alone(psf, x, y, flux, is_galaxy, galaxy, *, size, accuracy=None):
     """Render images ``(n, ny, nx)`` of single sources in double precision."""
-    images = np.zeros((len(x), *size))
-    parts = [psf, *(v[:, None] for v in (x, y, flux, galaxy))]
-    if not is_galaxy.all():
-        drawn = render_stars(*(v[~is_galaxy] for v in parts[:4]), size=size)
-        images[~is_galaxy.numpy()] = drawn.double().numpy()
-    if is_galaxy.any():
-        parts = (v[is_galaxy] for v in parts)
-        drawn = render_galaxies(*parts, size=size, accuracy=accuracy)
-        # Fourier sums leave tiny negative values far out.
-        images[is_galaxy.numpy()] = drawn.clamp(min=0).double().numpy()
-    return images
+    star, galaxies = flux * ~is_galaxy, (flux * is_galaxy, galaxy)
+    places = psf, x[:, None], y[:, None]
+    images = render_stars(*places, star[:, None], size=size).double()
+    parts = (v[:, None] for v in galaxies)
+    drawn = render_galaxies(*places, *parts, size=size, accuracy=accuracy)
+    # Fourier sums leave tiny negative values far out.
+    return (images + drawn.clamp(min=0)).numpy()

@@ -102,7 +102,7 @@ def wcs():
 
 def renderer_for(shape, psf=None):
     grid = psf_grid(shape, PSFAccess(PSFModel() if psf is None else psf))
-    return ModelRenderer.of_parts(shape, grid, NOISE)
+    return ModelRenderer(shape, grid, NOISE)
 
 
 @pytest.mark.parametrize('number', [8, 1], ids=['few', 'crowd'])

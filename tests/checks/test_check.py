@@ -94,7 +94,7 @@ def observe(rng, sources, shape, *, psf=None, correlation=(0.0, 0.0)):
         psf=PSFModel() if psf is None else psf,
         noise_correlation=correlation,
     )
-    signal = ModelRenderer(exposure)(sources)
+    signal = ModelRenderer.of(exposure)(sources)
     noise = correlated_noise(shape, kernel_of_pair(*correlation), rng)
     data = SKY + signal + noise * np.sqrt(SKY + signal)
     return exposure.replace(data=data)
@@ -480,7 +480,7 @@ def test_cells_and_sources_of_large_images(scene):
         ),
         size=shape,
     )[0].numpy()
-    drawn = ModelRenderer(exposure)(sources)
+    drawn = ModelRenderer.of(exposure)(sources)
     # Sources are left out where they are below 0.005 of the noise.
     assert np.abs(drawn - whole).max() < 0.05 * np.sqrt(SKY) + 1e-5 * whole.max()
 

@@ -161,7 +161,7 @@ def test_models_drawn_together():
         catalogs.append(Sources(*places, fluxes, types, galaxies))
     images = draw_together(exposures, catalogs, noise=0.0)
     for exposure, sources, image in zip(exposures, catalogs, images, strict=True):
-        renderer = ModelRenderer(exposure)
+        renderer = ModelRenderer.of(exposure)
         renderer.noise = 0.0
         expected = renderer(sources)
         assert image.shape == exposure.shape
