@@ -303,8 +303,10 @@ class CatalogPosterior:
             options = {'generator': generator, 'device': tiles.device}
             seeds = torch.randint(2**63 - 1, (n_parts,), **options).tolist()
             own = (torch.Generator(tiles.device).manual_seed(seed) for seed in seeds)
-            tiles.prepare_draws()
-            parts = map_threads(lambda part: draw(*part), zip(sizes, own, strict=True))
+            parts = zip(sizes, own, strict=True)
+            # The first one computes what all have in common.
+            first = draw(*next(parts))
+            parts = first, *map_threads(lambda part: draw(*part), parts)
         return list(itertools.chain(*parts))
 
     def interval(self, rows, column, *, level):

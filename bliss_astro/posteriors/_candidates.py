@@ -218,20 +218,17 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     n = len(some)
     tiles = [value.repeat(_N_SCENES) for value in (some.image, some.row, some.column)]
     which = torch.arange(_N_SCENES, device=q.device).repeat_interleave(n)
-    n_images = len(sequence.inputs.image)
     scenes = SceneSources(
         *tiles,
         *(value[:, :_N_SCENES].T.flatten() for value in (some.x, some.y)),
         active=(some.probability > 0.5).repeat(_N_SCENES),
-        scenes=which * n_images + tiles[0],
-        n_scenes=_N_SCENES * n_images,
+        scenes=which * len(sequence.inputs.image) + tiles[0],
     )
     given = blind = None
     if shapes_only:
         # The scene without types is a start and no more, for which one of the draws
         # does.
-        first = scenes.select(slice(n))
-        blind = sequence.fit(dataclasses.replace(first, n_scenes=n_images))
+        blind = sequence.fit(scenes.select(slice(n)))
         twice = torch.arange(n, device=q.device).repeat(_N_SCENES)
         ellipses = blind.ellipses.select(twice)
         blind = dataclasses.replace(blind, ellipses=ellipses, model=None, extended=None)

@@ -50,9 +50,6 @@ class SceneSources(Rows):
     scenes : tensor ``(N,)`` of int or None
         The scene of each source, of which there may be several an image; by default
         the image.
-
-    n_scenes : int or None
-        Their number.
     """
 
     images: torch.Tensor
@@ -63,7 +60,6 @@ class SceneSources(Rows):
     point: torch.Tensor | None = None
     active: torch.Tensor | None = None
     scenes: torch.Tensor | None = None
-    n_scenes: int | None = None
 
     def __len__(self):
         return len(self.x)
@@ -223,6 +219,7 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
         [
             _Piece(pixels, sources, canvas, own, floor[own], start, star)
             for own in (index[k] for k in split_work(len(index), _PIECE, floor.device))
+            if len(own)
         ]
         for index, star in zip(kinds, (False, True), strict=True)
     )
@@ -233,10 +230,12 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
         map_threads(lambda piece: piece.step(model, star_shapes), every)
     map_threads(_Piece.draw, every)
     extended = _add(model.zero_(), galaxies)
-    model = _add(extended.clone(), stars) if len(kinds[1]) else extended
+    model = _add(extended.clone(), stars) if stars else extended
     before = Ellipses.round(torch.zeros_like(sources.x)) if start is None else start
     fit = SceneFit(before, model, extended, canvas)
-    fit.put(torch.cat(kinds), Ellipses.concatenate([piece.ellipses for piece in every]))
+    if every:
+        fitted = Ellipses.concatenate([piece.ellipses for piece in every])
+        fit.put(torch.cat(kinds), fitted)
     return fit
 
 

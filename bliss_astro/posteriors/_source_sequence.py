@@ -76,8 +76,8 @@ class SourceSequence:
         images, rows, columns, _ = where
         x, y = self.grid.to_pixels(catalog.x[where], catalog.y[where], rows, columns)
         n = len(self.inputs.image)
-        options = {'scenes': images, 'n_scenes': len(catalog.count)}
-        return SceneSources(images % n, rows, columns, x, y, **options), where
+        sources = SceneSources(images % n, rows, columns, x, y, scenes=images)
+        return sources, where
 
     def log_floor(self, sources):
         """Logarithm of the flux floor in units of the noise, ``(N,)``."""

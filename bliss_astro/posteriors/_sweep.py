@@ -6,8 +6,6 @@ Most tiles have no source around them, whatever is drawn. The distribution of th
 counts is the same in all draws, and so are the fits of sources that are drawn there.
 """
 
-import functools
-
 import torch
 from torch.nn import functional as F
 
@@ -23,8 +21,6 @@ _MAX_SOURCES = 500, 0.04
 # Tiles of all colours whose rows are worked on at once: few enough for the caches of a
 # processor, and as few pieces as memory allows elsewhere.
 _BAND, _WIDE_BAND = 12_288, 2_000_000
-# Tiles with a source in more than this share of the draws are fitted for all of them.
-_OFTEN = 0.01
 
 
 def _around(first, stop, n):
@@ -45,9 +41,15 @@ def most_probable(candidate, probability, n_pixels):
     return out
 
 
-def _fits_of(chain):
-    """Fits of a chain without the cut-outs."""
-    return {k: v for k, v in chain.fit.items() if k not in ('patches', 'log_floor')}
+def _empty(posterior, n_draws=1):
+    """Catalogues of no sources."""
+    head = posterior.head
+    return TileCatalog.empty(
+        *(n_draws * len(posterior), posterior.grid.shape, head.n_most),
+        n_shape=head.n_shape,
+        n_further=sum(entry.dim for entry in further(head.entries)),
+        device=posterior.device,
+    )
 
 
 def band_rows(posterior):
@@ -86,12 +88,7 @@ def sweep(posterior, threshold, fits=None):
     Fits are added to ``fits``, by place.
     """
     head = posterior.head
-    catalog = TileCatalog.empty(
-        *(len(posterior), posterior.grid.shape, head.n_most),
-        n_shape=head.n_shape,
-        n_further=sum(entry.dim for entry in further(head.entries)),
-        device=posterior.device,
-    )
+    catalog = _empty(posterior)
     log_probs = catalog.x.new_empty((*catalog.count.shape, head.n_most + 1))
     for colour, (i, j) in enumerate(COLOURS):
 
@@ -122,7 +119,9 @@ def sweep(posterior, threshold, fits=None):
             chain = posterior.source_chain(place, own, *given)
             chain.fill(catalog, mode=True)
             if fits is not None:
-                fits.setdefault(place, []).append((own, _fits_of(chain)))
+                names = chain.fit.keys() - {'patches', 'log_floor'}
+                found = {name: chain.fit[name] for name in names}
+                fits.setdefault(place, []).append((own, found))
     return catalog, CountFactor(log_probs)
 
 
@@ -139,7 +138,7 @@ class JointDraws:
     def __init__(self, posterior):
         self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
         # Distributions of the counts of tiles with no source around, by colour.
-        nothing = self.head.encode_sources(self._empty(1))
+        nothing = self.head.encode_sources(_empty(posterior))
         self.alone = []
         for colour in range(len(COLOURS)):
             parts = map_bands(self._log_probs, posterior, colour, nothing)
@@ -148,37 +147,9 @@ class JointDraws:
     def _log_probs(self, _, hidden):
         return self.head.count_factor(hidden).log_probs
 
-    @functools.cached_property
-    def known(self):
-        """Fits of the first source of tiles with none around, and where they are."""
-        posterior, where = self.posterior, self._empty(1).count - 1
-        for (i, j), log_probs in zip(COLOURS, self.alone, strict=True):
-            if log_probs is not None:
-                where[:, i::2, j::2] += CountFactor(log_probs).presence > _OFTEN
-        tiles = (where == 0).nonzero(as_tuple=True)
-        where[tiles] = torch.arange(len(tiles[0]), device=where.device)
-        hidden, count = self._hidden_alone(tiles), torch.ones_like(tiles[0])
-        chain = posterior.source_chain(0, tiles, hidden, count, self._empty(1))
-        return _fits_of(chain), where
-
-    def _hidden_alone(self, tiles):
-        """Hidden layer of tiles with no source around."""
-        _, inside, known = self.grid.around(tiles)
-        n_code = self.head.codes_per_source * self.head.n_most
-        code = torch.zeros(*inside.shape, n_code, device=inside.device)
-        return self.posterior.hidden_at(tiles, code, known)
-
-    def _empty(self, n_draws):
-        return TileCatalog.empty(
-            *(n_draws * len(self.posterior), self.grid.shape, self.head.n_most),
-            n_shape=self.head.n_shape,
-            n_further=sum(entry.dim for entry in further(self.head.entries)),
-            device=self.posterior.device,
-        )
-
     def __call__(self, n_draws=1, *, generator=None) -> TileCatalog:
         """Draw n catalogues of each image: ``(n B)``, one draw after the other."""
-        catalog = self._empty(n_draws)
+        catalog = _empty(self.posterior, n_draws)
         for (i, j), alone in zip(COLOURS, self.alone, strict=True):
             if alone is None:
                 continue
@@ -211,27 +182,24 @@ class JointDraws:
 
     def _chain(self, place, tiles, number, hidden, catalog):
         """Chain of the sources of tiles, those without others around computed once."""
-        n_images, (rows, columns) = len(self.posterior), self.grid.shape
-        of_images, count = (tiles[0] % n_images, *tiles[1:]), catalog.count[tiles]
-        first = of_row = torch.arange(len(number), device=number.device)
-        shared, fits = place == 0 and len(catalog.count) > n_images, None
-        if shared:
-            key = (of_images[0] * rows + tiles[1]) * columns + tiles[2]
-            key = key * (self.head.n_most + 1) + count
-            n_keys = n_images * rows * columns * (self.head.n_most + 1)
-            key = torch.where(number >= 0, n_keys + number, key)
-            key, of_row = key.unique(return_inverse=True)
-            first = torch.empty_like(key).scatter_(0, of_row, first)
+        (n_rows, n_columns), head = self.grid.shape, self.head
+        of_images = tiles[0] % len(self.posterior), *tiles[1:]
+        every, count = torch.arange(len(number)).to(number), catalog.count[tiles]
+        key = (of_images[0] * n_rows + tiles[1]) * n_columns + tiles[2]
+        key = key * (head.n_most + 1) + count
+        # Others are drawn given what is around them, or given the source before.
+        same = (number < 0) & (place == 0)
+        key, of_row = torch.where(same, key, -1 - every).unique(return_inverse=True)
+        first = torch.empty_like(key).scatter_(0, of_row, every)
         some, number = tuple(part[first] for part in of_images), number[first]
-        alone, near = ((number < 0) == value for value in (True, False))
-        if shared:
-            fits, where = self.known
-            fits = fits, torch.where(alone & (count[first] == 1), where[some], -1)
-        alone, near = (which.nonzero()[:, 0] for which in (alone, near))
+        alone, near = (which.nonzero()[:, 0] for which in (number < 0, number >= 0))
+        own = tuple(part[alone] for part in some)
+        _, inside, known = self.grid.around(own)
+        n_code = head.codes_per_source * head.n_most
         value = hidden.new_empty(len(number), hidden.shape[1])
-        value[alone] = self._hidden_alone(tuple(part[alone] for part in some))
+        code = value.new_zeros(*inside.shape, n_code)
+        value[alone] = self.posterior.hidden_at(own, code, known)
         value[near] = hidden[number[near]]
-        given = place, some, value, count[first], catalog, fits
-        at = tuple(part[first] for part in tiles)
-        chain = self.posterior.source_chain(*given, at=at)
-        return chain.take(of_row, at=tiles) if shared else chain
+        given, at = (value, count[first], catalog), tuple(part[first] for part in tiles)
+        chain = self.posterior.source_chain(place, some, *given, at=at)
+        return chain.take(of_row, at=tiles)

@@ -325,11 +325,6 @@ class TilePosterior:
         return JointDraws(self)
 
     @torch.no_grad()
-    def prepare_draws(self):
-        """Compute what many draws have in common, before threads make them."""
-        self._draws.known, self.decided()
-
-    @torch.no_grad()
     def mode(self, threshold: float = 0.5) -> TileCatalog:
         """
         The greedy sweep.

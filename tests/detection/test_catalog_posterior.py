@@ -9,9 +9,12 @@ import torch
 
 from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro._threads import use_threads
+from bliss_astro._warnings import NoDetectionsWarning
 from bliss_astro.catalog import CatalogPosterior
 from bliss_astro.catalog import _posterior as module
 from bliss_astro.encoders._inputs import OF_BANDS
+from bliss_astro.exposures import Exposure
+from bliss_astro.psf import PSFModel
 
 
 @pytest.fixture(scope='module')
@@ -224,6 +227,18 @@ def test_draws_repeat_with_their_seed(posterior, same_rows):
         first[0]['flux'] != first[1]['flux']
     )
     assert posterior.sample(0) == []
+
+
+def test_draws_of_an_empty_sky():
+    noise = np.random.default_rng(3).normal(size=(32, 36)) * 30
+    given = {'background': 0.0, 'bkg_error': 30.0, 'effective_gain': 1.0}
+    sky = Exposure(noise, psf=PSFModel(), **given)
+    with pytest.warns(NoDetectionsWarning):
+        found = detect_sources(sky, density=3e-4, check=False, keep='posterior')
+    draws = found.posterior.sample(8, rng=1)
+    assert len(found) == 0
+    assert sum(len(draw) for draw in draws) < 8
+    assert {'is_galaxy', 'disk_radius'} < set(draws[0].colnames)
 
 
 def test_draws_in_chunks_do_not_depend_on_threads(posterior, same_rows, monkeypatch):
