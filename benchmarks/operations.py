@@ -27,8 +27,8 @@ STAGES = {
     'read': 'exposures._read:open_exposure surveys.sdss._exposure:read_exposure',
     'estimate': 'detection._estimates:prepare_image detection._inputs:encoder_inputs',
     'filters': 'encoders._filters:image_planes',
-    'network': 'encoders._network:Encoder.inner_features '
-    'encoders._network:Encoder.posterior',
+    'network': 'encoders._network:Encoder.stem '
+    'encoders._network:Encoder.inner_features encoders._network:Encoder.posterior',
     'candidates': 'posteriors._candidates:find_sources '
     'posteriors._candidates:join_neighbours '
     'posteriors._tile_posterior:TilePosterior.decided',
