@@ -74,11 +74,12 @@ def _detect(path):
     return detect_sources(path, n_threads=1, progress_bar=False, **gain)
 
 
-def _launches(operations, folder, n_sources):
+def _launches(operations, folder, n_sources, side=256, without=()):
     """Operations that a GPU would launch for an image, and synchronisations."""
     path = folder / f'{n_sources}.fits'
-    _write_image(path, 256, n_sources)
-    return sum(operations.count(operations.Operations, _detect, path).values())[:2]
+    _write_image(path, side, n_sources)
+    counts = operations.count(operations.Operations, _detect, path)
+    return sum(v for stage, v in counts.items() if stage not in without)[:2]
 
 
 def _work_of_small_image(operations, folder):
@@ -203,6 +204,14 @@ def test_a_stage_without_its_function(operations, monkeypatch):
 def test_launches_do_not_grow_with_sources(operations, tmp_path):
     few, many = (_launches(operations, tmp_path, n) for n in (10, 100))
     assert (many < _GROWTH_WITH_SOURCES * few).all()
+
+
+def test_lists_of_sources_are_whole_on_a_gpu(operations, tmp_path, monkeypatch):
+    # Here they are cut into pieces that suit the cache of a processor.
+    monkeypatch.setattr('bliss_astro._threads._CACHED', set())
+    options = {'side': 320, 'without': ['check', 'network', 'filters']}
+    few, many = (_launches(operations, tmp_path, n, **options) for n in (150, 700))
+    assert (many < _GROWTH * few).all()
 
 
 if __name__ == '__main__':

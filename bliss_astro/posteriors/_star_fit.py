@@ -82,7 +82,11 @@ class StarPatches(Rows):
 
     def variance(self, model):
         """Variance of each pixel under a model of the signal."""
-        return model.clamp(min=0) / self.gain + 1
+        return (model.clamp(min=0) / self.gain).add_(1)
+
+    def variance_of(self, flux, p):
+        """The same under a profile ``(..., N, P, P)`` of some fluxes ``(..., N)``."""
+        return (flux.clamp(min=0)[..., None, None] / self.gain * p).add_(1)
 
     @functools.cached_property
     def quality(self):
@@ -142,7 +146,7 @@ def optimal_flux(patches, p, flux, n_rounds):
     variance = 1.0
     for k in range(n_rounds):
         if k or flux is not None:
-            variance = patches.variance(flux[..., None, None] * p)
+            variance = patches.variance_of(flux, p)
             weighted = own / variance
         information = _sum(weighted * p).clamp(min=1e-9)
         flux = _sum(weighted * patches.data) / information
@@ -154,10 +158,11 @@ def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
     """Optimal flux of a star at known positions, its error and chi2 per pixel."""
     p = patches.profile(x, y)
     flux, information, variance = optimal_flux(patches, p, None, n_iterations + 1)
-    model, weight = flux[..., None, None] * p, patches.quality / variance
-    noise = patches.covariance((weight * p)[:, None], patches.variance(model))
+    weight = patches.quality / variance
+    noise = patches.covariance((weight * p)[:, None], patches.variance_of(flux, p))
     n_good = _sum(patches.good).clamp(min=1)
-    chi2 = _sum(weight * (patches.data - model).square()) / n_good
+    left = (p * flux[..., None, None]).sub_(patches.data)
+    chi2 = _sum(left.square_().mul_(weight)) / n_good
     error = noise[:, 0, 0].clamp(min=1e-12).sqrt() / information
     return flux, torch.where(n_good > 1, error, information.rsqrt()), chi2
 
@@ -181,9 +186,9 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
         if flux is None:
             flux, _, _ = optimal_flux(patches, p, None, 2)
         f = torch.maximum(flux, 0.5 * flux_floor)[:, None]
-        model = f[..., None] * p
-        torch.stack([*slopes, p, patches.data - model], 1, out=columns)
-        variance = patches.variance(model)
+        residual = patches.data - f[..., None] * p
+        torch.stack([*slopes, p, residual], 1, out=columns)
+        variance = patches.variance_of(f[:, 0], p)
         weighted = columns[:, :3] * (patches.quality / variance)[:, None]
         # Normal equations, from which the flux is eliminated.
         gram = weighted.flatten(2) @ columns.flatten(2).mT

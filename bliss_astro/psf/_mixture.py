@@ -170,7 +170,8 @@ class ClosedForm:
     def _powers(self, terms):
         # The power through a logarithm takes a third of the time of ``**``.
         terms[2].log1p_().mul_(self.power)
-        return terms.clamp_(min=_LEAST_EXPONENT).exp2_()
+        terms[:2].clamp_(min=_LEAST_EXPONENT)
+        return terms.exp2_()
 
     def _sum(self, terms):
         height = _spread(self.height, terms[0])
