@@ -97,10 +97,13 @@ def _held_tiles(posterior):
         meta['head'] |= {'shapes': True, 'latent_dim': latent_dim}
     if sequence is not None:
         encoders = sequence.encoders
-        held |= {'SEQUENCE': _weights(encoders), 'CONDITIONS': sequence.conditions}
+        parts = sequence.conditions
+        sides = [max(part.shape[axis] for part in parts) for axis in (2, 3)]
+        parts = torch.cat([part.expand(-1, -1, *sides) for part in parts], 1)
+        held |= {'SEQUENCE': _weights(encoders), 'CONDITIONS': parts}
         meta['half'] = bool(sequence.half)
         meta['sequence'] = {
-            'n_conditions': sequence.conditions.shape[1],
+            'n_conditions': parts.shape[1],
             'n_features': sequence.features.shape[1],
             'width': encoders.width,
             'shapes_only': encoders.shapes_only,
@@ -201,7 +204,7 @@ def _tiles_of(tensors, meta, device):
             if meta.get('channels_last', True):
                 module.to(memory_format=torch.channels_last)
     if encoders is not None:
-        sources = encoders, tensors['CONDITIONS'].float(), meta['half']
+        sources = encoders, [tensors['CONDITIONS'].float()], meta['half']
     inputs = dict(meta['scalars'])
     for field in dataclasses.fields(EncoderInputs):
         if (value := tensors.get(f'IN_{field.name.upper()}')) is not None:

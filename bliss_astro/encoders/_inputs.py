@@ -223,6 +223,10 @@ class EncoderInputs(Rows):
             Lowest and highest values of the PSF's features, to which they are
             clipped; by default those of wings are kept above ``WING_FLOOR``.
         """
+        return joined_channels(*self.condition_parts(psf_range=psf_range))
+
+    def condition_parts(self, *, psf_range=None):
+        """Parts of the conditions, constants as they are."""
         described = self.description
         if described is None:
             described = self.gaussians.describe().movedim(-1, 2)
@@ -230,14 +234,14 @@ class EncoderInputs(Rows):
         excess = torch.log(self.noise_excess())
         log_flux_floor = self.log_flux_floor[:, None]
         log_snr = log_flux_floor - 0.5 * (log_area + excess)
-        return joined_channels(
+        return [
             FEATURES['log_noise'](self.log_noise),
             FEATURES['correlation'](self.correlation),
             _clipped(described, psf_range),
             FEATURES['log_density'](self.log_density[:, None]),
             FEATURES['log_flux_floor'](log_flux_floor),
             FEATURES['log_snr'](log_snr),
-        )
+        ]
 
     def uncertainties(self) -> torch.Tensor:
         """

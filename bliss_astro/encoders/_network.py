@@ -277,7 +277,8 @@ class Encoder(nn.Module):
         # Each convolution of a block reaches a tile further: margins shrink from layer
         # to layer.
         reach = 2 * self.config.n_blocks
-        given = self.modulation[:-1](self._conditions(inputs).flatten(0, 1))
+        given = joined_channels(*self._conditions(inputs)).flatten(0, 1)
+        given = self.modulation[:-1](given)
         given = trim(given, margins, reach)
         hidden = self.stem(inputs, margins) if stem is None else stem
         hidden = hidden + self._modulation(given, 0)
@@ -335,14 +336,14 @@ class Encoder(nn.Module):
         return F.conv2d(planes, weight, self.stem_first.bias, stride=2, padding=2)
 
     def _conditions(self, inputs):
-        parts = [inputs.conditions(psf_range=self.psf_range)]
+        parts = inputs.condition_parts(psf_range=self.psf_range)
         if self.config.galaxies:
             population = inputs.population
             empty = torch.zeros_like(inputs.log_density[..., :1, :1])
             parts.append((empty if population is None else population)[:, None])
         if self.config.uncertainties:
             parts.append(inputs.uncertainties())
-        return joined_channels(*parts)
+        return parts
 
     def mask_inputs(self, inputs: EncoderInputs) -> EncoderInputs:
         """Return the inputs that this encoder has (``config.conditioning``)."""
@@ -384,7 +385,8 @@ class Encoder(nn.Module):
         sources = None
         if self.sources is not None:
             # Sources are measured in the reference band.
-            sources = self.sources, self._conditions(inputs)[:, 0], half
+            conditions = [part[:, 0] for part in self._conditions(inputs)]
+            sources = self.sources, conditions, half
         with torch.autocast(features.device.type, enabled=False):
             return TilePosterior(
                 *(features, inputs, self.head),

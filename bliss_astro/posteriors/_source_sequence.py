@@ -51,8 +51,8 @@ class SourceSequence:
     encoders : ``SourceEncoders``
         The trained layers.
 
-    conditions : tensor ``(B, n_conditions, h, w)``
-        Numbers that describe the images.
+    conditions : list of tensor ``(B, n, h, w)``
+        Numbers that describe the images: maps by tile and constants, 1 x 1.
 
     half : bool, optional
         Convolve in bfloat16.
@@ -144,7 +144,7 @@ class SourceSequence:
             torch.stack(numbers, -1),
             seen['sizes'],
             seen['ellipse'],
-            self.inputs.at_tiles(self.conditions, *some.tiles),
+            *(self.inputs.at_tiles(part, *some.tiles) for part in self.conditions),
         ]
         stamps = [
             asinh(far.data * far.good),

@@ -107,7 +107,7 @@ class TilePosterior:
         """
         sequence = self.sequence
         if sequence is not None:
-            conditions = sequence.conditions[images]
+            conditions = [part[images] for part in sequence.conditions]
             sequence = sequence.encoders, conditions, sequence.half
         part = TilePosterior(
             self.features[images],
