@@ -138,12 +138,10 @@ def read_exposure(
     dead = ~(np.isfinite(scale) & (scale > 0))
     mask[:, dead] = True
     scale = np.where(dead, np.median(scale[~dead]), scale)
-    data = image.data
-    if not isinstance(image, Frame):
-        data = data * scale.astype(np.float32)
-    left, meta['background_source'] = _background(
-        image, files, data, scale, mask | saturated, background
-    )
+    is_frame = isinstance(image, Frame)
+    data = image.data if is_frame else image.data * scale.astype(np.float32)
+    given = image, files, data, scale, mask | saturated
+    left, meta['background_source'] = _background(*given, background)
     bkg_error, saturation = _noise_and_saturation(image, scale, left, files)
     if noise == 'measure':
         meta['noise_ratio'] = _noise_ratio(data - left, bkg_error, mask | saturated)
@@ -257,11 +255,10 @@ class _Files:
             # Magnitude 20 is 10 nmgy.
             value, source = 10.0 / image.flux20, 'FLUX20'
         else:
-            msg = (
+            raise ValueError(
                 f'frame={image.file!r} holds counts and no FLUX20; give its tsfield '
                 'or photofield, which have its calibration.'
             )
-            raise ValueError(msg)
         if not 0 < value < np.inf:
             msg = f'{source} has no calibration in band {image.band!r}; got {value}.'
             raise ValueError(msg)
@@ -271,11 +268,10 @@ class _Files:
         """Return the files' sky in counts, and where it comes from."""
         found = self._number('sky', ('psfield', 'tsfield', 'photofield'))
         if found is None and self.image.sky_level is None:
-            msg = (
+            raise ValueError(
                 f"background='header': neither the header of {self.image.file!r} nor "
                 'the other files have a sky; measure it or give it.'
             )
-            raise ValueError(msg)
         return found or (self.image.sky_level, 'SKY')
 
 
@@ -343,11 +339,10 @@ def _read_mask(image, fpm, bad_planes):
     planes = FieldMask.read(fpm)
     _check_field(image, 'fpm', planes)
     if planes.shape != shape:
-        msg = (
+        raise ValueError(
             f'fpm={planes.file!r} has shape {planes.shape} and the image {shape}; they '
             'must be of the same, whole field.'
         )
-        raise ValueError(msg)
     # Files of some reductions do not list every plane.
     known = [name for name in BAD_PLANES if name in planes.names]
     saturated = planes.combine([name for name in known if name == 'SATUR'])
@@ -362,11 +357,10 @@ def _check_field(image, name, record):
     )
     if np.any((wanted != found) & (wanted >= 0) & (found >= 0)):
         wanted, found = ('-'.join(map(str, numbers)) for numbers in (wanted, found))
-        msg = (
+        raise ValueError(
             f'{name}={record.file!r} is of run-camcol-field {found}, but the image is '
             f'of {wanted}.'
         )
-        raise ValueError(msg)
 
 
 def _read_open(hdus, given):

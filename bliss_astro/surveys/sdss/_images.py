@@ -257,9 +257,8 @@ def looks_like_fpc(hdus):
     if not _is_image(hdus[0]) or looks_like_frame(hdus):
         return False
     header = hdus[0].header
-    if 'SOFTBIAS' not in header or 'NMGY' in header:
-        return False
-    return str(header.get('BUNIT', '')).strip().lower() != 'nanomaggy'
+    in_counts = 'SOFTBIAS' in header and 'NMGY' not in header
+    return in_counts and str(header.get('BUNIT')).strip().lower() != 'nanomaggy'
 
 
 def _is_image(hdu, n_axes=2):
@@ -303,6 +302,7 @@ def _interpolate(grid, places, axis):
     last = grid.shape[axis] - 1
     places = np.clip(places, 0, last)
     lower = np.minimum(places.astype(int), max(last - 1, 0))
-    weight = (places - lower).astype(grid.dtype)[:, *[None] * (1 - axis)]
+    weight = (places - lower).astype(grid.dtype)
+    weight = weight if axis else weight[:, np.newaxis]
     upper = grid.take(np.minimum(lower + 1, last), axis)
     return grid.take(lower, axis) * (1 - weight) + upper * weight

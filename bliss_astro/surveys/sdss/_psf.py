@@ -134,10 +134,7 @@ class SDSSPSF(VaryingPSF):
     def _splines(self):
         """Fitted vectors and fluxes between the nodes."""
         if 'splines' not in self._cache:
-            ys, xs = (
-                np.linspace(0, size - 1, n)
-                for size, n in zip(FRAME_SHAPE, _NODES, strict=True)
-            )
+            ys, xs = map(np.linspace, (0, 0), np.subtract(FRAME_SHAPE, 1), _NODES)
             fit, _ = self._fit_nodes(*np.meshgrid(xs, ys))
             values = np.concatenate([fit.theta, fit.local[..., 0, :1]], axis=-1)
             self._cache['splines'] = NodeSplines(xs, ys, values)
@@ -224,8 +221,7 @@ class SDSSPSF(VaryingPSF):
         if 'theta' not in self._cache:
             # The middle has psField's own wing, where that was fitted.
             mean = to_theta(self._analytic) if self._wing_is_known else PRIOR_MEAN
-            rows, columns = FRAME_SHAPE
-            middle = (columns - 1) / 2, (rows - 1) / 2
+            middle = [(n - 1) / 2 for n in FRAME_SHAPE[::-1]]
             fit, _ = self._fit_frame(*middle, mean, _WING_WIDTH)
             self._cache['theta'] = fit.theta
         return self._fit_frame(frame_x, frame_y, self._cache['theta'], _NODE_WIDTH)
