@@ -3,8 +3,6 @@
 Candidate sources with the probability of each row, from the posterior over tiles.
 """
 
-import dataclasses
-
 import torch
 
 from bliss_astro._threads import map_threads, split_work
@@ -13,7 +11,7 @@ from ._borders import each_once, hidden_decided, join_neighbours, near_edges
 from ._factors import flux_parts
 from ._grid import joined
 from ._marginals import SourceMarginals, quasi_random
-from ._scene_fit import SceneSources
+from ._scene_fit import SceneFit, SceneSources
 from ._source_chain import SourceChain, after_flux, n_uniform
 from ._sweep import most_probable
 from ._tile_posterior import TilePosterior
@@ -230,8 +228,7 @@ def _describe_in_sequence(sequence, sources, chosen, most):
         # does.
         blind = sequence.fit(scenes.select(slice(n)))
         twice = torch.arange(n, device=q.device).repeat(_N_SCENES)
-        ellipses = blind.ellipses.select(twice)
-        blind = dataclasses.replace(blind, ellipses=ellipses, model=None, extended=None)
+        blind = SceneFit(blind.ellipses.select(twice))
         flux = some.flux[:, :_N_SCENES].movedim(1, 0).flatten(0, 1)
         given = (some.galaxy < 0.5)[twice], flux
     q = torch.stack([q[k::_N_SCENES] for k in range(_N_SCENES)])

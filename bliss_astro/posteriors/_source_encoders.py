@@ -5,7 +5,6 @@ Layers of the encoders that follow detection: one for types, one for fluxes and 
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from bliss_astro._threads import split_pixels
 
@@ -30,11 +29,11 @@ class StampEncoder(nn.Module):
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(_N_CHANNELS, 32, 3, padding=1),
-            nn.SiLU(),
+            nn.SiLU(inplace=True),
             nn.Conv2d(32, 48, 3, padding=1, stride=2),
-            nn.SiLU(),
+            nn.SiLU(inplace=True),
             nn.Conv2d(48, 32, 3, padding=1, stride=2),
-            nn.SiLU(),
+            nn.SiLU(inplace=True),
         )
         side = STAMP_RADIUS // 2 + 1
         self.flat = nn.Linear(32 * side**2, width)
@@ -43,14 +42,9 @@ class StampEncoder(nn.Module):
     def forward(self, stamps, numbers, *, half=False):
         """Features ``(N, width)``."""
         kind, own = stamps.device.type, {'memory_format': torch.channels_last}
-        n_pixels, parts = stamps.shape[2:].numel(), []
+        pieces = split_pixels(len(stamps), stamps.shape[2:].numel(), stamps.device)
         with torch.autocast(kind, torch.bfloat16, enabled=half):
-            for index in split_pixels(len(stamps), n_pixels, stamps.device):
-                part = stamps[index].contiguous(**own)
-                for layer in self.convolutions[::2]:
-                    # In place where no gradients need it: memory costs more.
-                    part = F.silu(layer(part), inplace=not torch.is_grad_enabled())
-                parts.append(part)
+            parts = [self.convolutions(stamps[k].contiguous(**own)) for k in pieces]
         hidden = torch.cat(parts)
         hidden = self.flat(hidden.flatten(1).float())
         return self.mix(torch.cat([hidden, numbers], -1))

@@ -165,8 +165,10 @@ class SourceSequence:
         seen = self.see(scene, sources, index)
         return StampChain(self.encoders, seen, kind, half=self.half)
 
-    def _given_types(self, sources, blind, point, *, star_shapes=True):
+    def _given_types(self, sources, blind, point, *, star_shapes=False):
         typed = dataclasses.replace(sources, point=point)
+        # Features of stars are inputs of types and fluxes.
+        star_shapes = star_shapes or not self.encoders.shapes_only
         return self.fit(typed, blind, star_shapes=star_shapes), typed
 
     def _owners(self, values, n):
@@ -192,9 +194,8 @@ class SourceSequence:
         """
         sources, where = self.sources_of(catalog)
         galaxy, inputs, blind = catalog.galaxy[where], self.inputs, self.fit(sources)
-        given, both = (sources, blind, galaxy == 0), not self.encoders.shapes_only
-        scenes = [self._given_types(*given, star_shapes=both)]
-        if both:
+        scenes = [self._given_types(sources, blind, galaxy == 0)]
+        if not self.encoders.shapes_only:
             scenes.append((blind, sources))
         index = self._owners({'type': galaxy}, len(sources))
         some, at = sources.select(index), tuple(part[index] for part in where)
@@ -239,25 +240,24 @@ class SourceSequence:
             flux = (given['flux'] + self.log_floor(sources)).exp()
             blind = SceneFit(Ellipses.round(flux))
             # Of all sources, as numbers of further draws depend on how many are drawn.
-            for entry in (entry for entry in entries if not entry.auxiliary):
-                size, options = (n, 1 + entry.dim), {'device': galaxy.device}
-                uniform[entry.name] = torch.rand(size, generator=generator, **options)
+            options = {'generator': generator, 'device': galaxy.device}
+            uniform = {
+                entry.name: torch.rand(n, 1 + entry.dim, **options)
+                for entry in entries
+                if not entry.auxiliary
+            }
         else:
             blind = self.fit(sources)
             pieces = self._pieces(n)
             kinds = (self._types(blind, sources, index) for index in pieces)
             galaxy = torch.cat([kind.sample(generator=generator) for kind in kinds])
         given['type'] = galaxy
-        both = not self.encoders.shapes_only
-        scene = self._given_types(sources, blind, galaxy == 0, star_shapes=both)
+        scene = self._given_types(sources, blind, galaxy == 0)
         index = self._owners(given, n)
-        for k in self._pieces(len(index)):
-            own = index[k]
-            some, q = (
-                {k: v[own] for k, v in part.items()} for part in (given, uniform)
-            )
-            chain, at = self._chain(*scene, own), tuple(part[own] for part in where)
-            put_values(entries, catalog, at, chain.sample(some, q, generator=generator))
+        for own in (index[k] for k in self._pieces(len(index))):
+            parts = ({k: v[own] for k, v in part.items()} for part in (given, uniform))
+            values = self._chain(*scene, own).sample(*parts, generator=generator)
+            put_values(entries, catalog, tuple(part[own] for part in where), values)
         return catalog.brightest_first()
 
     # -- marginals -------------------------------------------------------------
@@ -279,9 +279,9 @@ class SourceSequence:
             point, mixtures = log_types[:, 0] > log_types[:, 1], None
         else:
             point, mixtures = given
-        # Images of the scene are as large as those of the field.
+        # The images of the first scene are not needed any more.
         blind = SceneFit(blind.ellipses)
-        scene = self._given_types(sources, blind, point)
+        scene = self._given_types(sources, blind, point, star_shapes=True)
 
         def describe(index):
             chain = self._chain(*scene, index)
