@@ -95,7 +95,5 @@ class BlissFinder:
         catalog = detect(data, dataclasses.replace(self.options, **own))
         if len(catalog) == 0:
             return None
-        table = QTable({'id': np.arange(1, len(catalog) + 1)})
-        for name in _COLUMNS_OF_FINDER:
-            table[name] = catalog[name]
-        return table
+        columns = {name: catalog[name] for name in _COLUMNS_OF_FINDER}
+        return QTable({'id': np.arange(1, len(catalog) + 1)} | columns)
