@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.special import ndtr
 
 from bliss_astro._arguments import two_digits
+from bliss_astro._filters import local_maxima
 from bliss_astro._threads import map_threads
 from bliss_astro.units import FWHM_PER_SIGMA, MEDIAN_ERROR
 
@@ -23,7 +24,6 @@ from ._residuals import (
     PSF_WIDTH,
     MatchedFilter,
     half_width,
-    local_peaks,
     nearest_pixel,
     normal_p_value,
     sigmas_of,
@@ -270,7 +270,7 @@ def find_peaks(residuals, *, fwhm, scale):
     n_places = 2 * len(_BROADER) * best.size / (4 * np.pi * narrow**2)
     places = []
     for sign in (1, -1):
-        rows, columns = local_peaks(sign * best, _PEAK_SIGMAS, fwhm)
+        rows, columns = local_maxima(sign * best, _PEAK_SIGMAS, math.ceil(fwhm))
         order = np.argsort(-sign * best[rows, columns])[:_MAX_PEAKS]
         for row, column in zip(rows[order], columns[order], strict=True):
             sigmas = abs(float(best[row, column]))

@@ -15,7 +15,7 @@ import torch
 from scipy.special import gammaincc, ndtr, ndtri
 
 from bliss_astro._arguments import must
-from bliss_astro._filters import local_maxima, row_blocks, smooth
+from bliss_astro._filters import row_blocks, smooth
 from bliss_astro._threads import map_threads
 
 LIMIT = 0.01 / 8
@@ -243,11 +243,6 @@ class MatchedFilter:
     def __call__(self, images):
         """Flux at each pixel of images ``(..., ny, nx)``, in their unit."""
         return smooth(images * self.inverse, self.sigma, reflect=False) / self.weight
-
-
-def local_peaks(snr, threshold, fwhm):
-    """Rows and columns of the maxima within a FWHM that exceed a threshold."""
-    return local_maxima(snr, threshold, int(np.ceil(fwhm)))
 
 
 # -- variance --------------------------------------------------------------------

@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt, find_objects, label
 from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import two_digits
-from bliss_astro._filters import row_blocks, smooth, spread_cells
+from bliss_astro._filters import local_maxima, row_blocks, smooth, spread_cells
 from bliss_astro._threads import map_threads
 from bliss_astro.catalog._rendering import scale_of, sources_of
 from bliss_astro.coadds._noise import input_kernel
@@ -31,7 +31,6 @@ from ._residuals import (
     Residuals,
     Stamps,
     half_width,
-    local_peaks,
     nearest_pixel,
 )
 
@@ -249,7 +248,7 @@ def _peaks(model, peaks, places, fwhm):
     allowed = _MODEL_ERROR * own.clip(0) + _halo(model, fwhm, at)
     snr = np.zeros(model.shape, dtype=np.float32)
     snr[at] = (left - allowed) / error
-    y, x = local_peaks(snr, _PEAK_SIGMAS, fwhm)
+    y, x = local_maxima(snr, _PEAK_SIGMAS, math.ceil(fwhm))
     apart = cKDTree(places).query(np.column_stack([x, y]))[0]
     free = apart > max(_OWN_REACH * fwhm, _OWN_PIXELS)
     x, y = x[free], y[free]

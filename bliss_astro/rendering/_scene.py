@@ -364,10 +364,9 @@ def draw_together(exposures, catalogs, *, noise, **options):
 
 def render_alone(psf, x, y, flux, is_galaxy, galaxy, *, size, accuracy=None):
     """Render images ``(n, ny, nx)`` of single sources in double precision."""
-    star, galaxies = flux * ~is_galaxy, (flux * is_galaxy, galaxy)
     places = psf, x[:, None], y[:, None]
-    images = render_stars(*places, star[:, None], size=size).double()
-    parts = (v[:, None] for v in galaxies)
+    images = render_stars(*places, (flux * ~is_galaxy)[:, None], size=size).double()
+    parts = (flux * is_galaxy)[:, None], galaxy[:, None]
     drawn = render_galaxies(*places, *parts, size=size, accuracy=accuracy)
     # Fourier sums leave tiny negative values far out.
     return (images + drawn.clamp(min=0)).numpy()
