@@ -14,18 +14,25 @@ import math
 
 import torch
 
-from bliss_astro.psf._mixture import stretch_of
-
 from ._grid import Rows
 from ._shape_layers import ellipticity_to_vector
 from ._star_fit import optimal_flux
 
-# Logarithm of the blur's variance in square pixels: start, width of its prior, range.
-_LOG_BLUR_START, _LOG_BLUR_SIGMA, _LOG_BLUR_RANGE = 0.5, 1.5, (-4.0, 4.5)
-# Width of the prior of the distortion, and its largest length.
-_DISTORTION_SIGMA, _DISTORTION_MAX = 0.45, 0.9
-# Step of the finite difference in the logarithm of the blur.
-_LOG_BLUR_STEP = 0.15
+# Logarithm of the blur's variance in square pixels at the start; step of its finite
+# difference.
+_LOG_BLUR_START, _LOG_BLUR_STEP = 0.5, 0.15
+# Largest length of the distortion.
+_DISTORTION_MAX = 0.9
+# Of flux, log_blur, e1 and e2: inverse variance of the prior, its centre, the unit of
+# derivatives, the largest step and the range.
+_PARAMETERS = (
+    (0.0, 1.5**-2, 0.45**-2, 0.45**-2),
+    (0.0, _LOG_BLUR_START, 0.0, 0.0),
+    (1.0, 1 / _LOG_BLUR_STEP, -0.5, -0.5),
+    (math.inf, 1.0, 0.3, 0.3),
+    (-math.inf, -4.0, -math.inf, -math.inf),
+    (math.inf, 4.5, math.inf, math.inf),
+)
 # Widths in pixels of the Gaussians that the PSF is blurred with, and which of
 # them are measured on the wider cut-outs.
 _SIGMAS = (0.5, 1.0, 1.8, 3.2, 5.6)
@@ -73,7 +80,7 @@ def _squares(dx, dy):
 def _elliptical(squares, tilt):
     """Squared elliptical radius at distortions ``(N, 2)``, and its stretch."""
     total, (by_e1, by_e2) = squares[0], squares[1].unbind(1)
-    stretch = stretch_of(*tilt.unbind(1))[:, None]
+    stretch = (1 - tilt.square().sum(1, keepdim=True)).rsqrt()
     scale, e1, e2 = torch.cat([stretch, stretch * tilt], 1)[..., None, None].unbind(1)
     return (total * scale).addcmul_(by_e1, e1).addcmul_(by_e2, e2), stretch
 
@@ -81,9 +88,9 @@ def _elliptical(squares, tilt):
 def model_of(patches, ellipses, x, y):
     """Images of the sources alone, of unit flux, ``(N, P, P)``."""
     blur = ellipses.log_blur.exp()[..., None, None]
-    form = patches.psf.form.blurred(blur)
     # Their own elongation is replaced.
-    form.e1, form.e2 = (e[:, None, None] for e in (ellipses.e1, ellipses.e2))
+    tilt = [e[:, None, None] for e in (ellipses.e1, ellipses.e2)]
+    form = patches.psf.form.blurred(blur, tilt)
     return form.profile(*patches.offsets(x, y))
 
 
@@ -93,22 +100,21 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
     Least-squares flux, blur and distortion at given positions.
 
     Returns the `Ellipses` and the Fisher information ``(N, 4, 4)`` of (flux, log_blur,
-    e1, e2), priors included.
+    e1, e2), priors included, with a diagonal greater by 1e-5.
     """
     squares = _squares(*patches.offsets(x, y))
-    prior = x.new_tensor([0.0, _LOG_BLUR_SIGMA**-2, *2 * [_DISTORTION_SIGMA**-2]])
-    start = x.new_tensor([0.0, _LOG_BLUR_START, 0.0, 0.0])
-    least = torch.diag(prior)
-    least[0, 0] = 1e-9
-    # Units of the columns: of those by the shape, but for the flux.
-    units = x.new_tensor([1.0, 1 / _LOG_BLUR_STEP, -0.5, -0.5])
-    step = x.new_tensor([1.0, math.exp(_LOG_BLUR_STEP)])[:, None, None, None]
+    prior, start, units, limit, low, high = x.new_tensor(_PARAMETERS)
+    least = torch.diag(prior.clamp(min=1e-9))
+    # A little is added to the diagonal, so that it can always be inverted.
+    damping = torch.eye(4, device=x.device) * 1e-5 + 1
+    wide = x.new_tensor([1.0, math.exp(_LOG_BLUR_STEP)])[:, None, None, None]
     # The model, its derivatives and the residual.
     columns = x.new_empty(len(x), 5, *patches.data.shape[1:])
     fit = torch.stack([ellipses.flux, ellipses.log_blur, ellipses.e1, ellipses.e2], 1)
     for _ in range(n_iterations):
         flux, log_blur, tilt = fit[:, :1], fit[:, 1:2], fit[:, 2:]
-        form = patches.psf.form.blurred(log_blur.exp()[..., None] * step)
+        blur = log_blur.exp()[..., None] * wide
+        form = patches.psf.form.blurred(blur, tilt.unbind(1))
         r2, stretch = _elliptical(squares, tilt)
         (value, wider), slope = form.value_and_slope(r2, slice(1))
         columns[:, 0] = value
@@ -125,32 +131,23 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
         size = torch.maximum(flux, floor[:, None])
         scale = torch.cat([torch.ones_like(size), size, *2 * [size * stretch]], 1)
         scale = scale * units
-        information = gram[..., :4] * scale[:, None] * scale[..., None] + least
-        score = gram[..., 4] * scale - (fit - start) * prior
-        fit = _moved(fit, torch.linalg.solve_ex(_scaled(information), score)[0])
+        information = gram[..., :4] * scale[:, None] * scale[..., None]
+        information = (information + least).mul_(damping)
+        score = (gram[..., 4] * scale).addcmul_(fit - start, prior, value=-1)
+        step = torch.linalg.solve_ex(information, score)[0]
+        moved = (fit + step.clamp(-limit, limit)).clamp(low, high)
+        tilt = moved[:, 2:]
+        size = torch.linalg.vector_norm(tilt, dim=1, keepdim=True)
+        tilt *= _DISTORTION_MAX / size.clamp_(min=_DISTORTION_MAX)
+        # A flux may fall below zero, but one that does so far has nothing to fit.
+        fit = torch.cat([torch.maximum(moved[:, :1], -flux.abs()), moved[:, 1:]], 1)
     return Ellipses(*fit.unbind(1)), information
-
-
-def _scaled(information):
-    # A little is added to the diagonal, so that it can always be inverted.
-    diagonal = information.diagonal(dim1=-2, dim2=-1)
-    return information + torch.diag_embed(1e-5 * diagonal)
-
-
-def _moved(fit, step):
-    """Parameters ``(N, 4)`` after a step, within their ranges."""
-    tilt = fit[:, 2:] + step[:, 2:].clamp(-0.3, 0.3)
-    shrink = _DISTORTION_MAX / torch.hypot(*tilt.unbind(1)).clamp(min=_DISTORTION_MAX)
-    blur = (fit[:, 1:2] + step[:, 1:2].clamp(-1, 1)).clamp(*_LOG_BLUR_RANGE)
-    # A flux may fall below zero, but one that does so far has nothing to fit.
-    flux = torch.maximum(fit[:, :1] + step[:, :1], -fit[:, :1].abs())
-    return torch.cat([flux, blur, tilt * shrink[:, None]], 1)
 
 
 def ellipse_features(fit, floor):
     """Features for the network of what `fit_ellipses` returns."""
     fit, information = fit
-    covariance = torch.linalg.inv_ex(_scaled(information))[0]
+    covariance = torch.linalg.inv_ex(information)[0]
     sigma = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
     safe = torch.maximum(fit.flux, 0.2 * floor)
     vector = ellipticity_to_vector(fit.e1, fit.e2)

@@ -109,7 +109,7 @@ class ClosedForm:
     """
 
     def __init__(self, shape, radius=DEFAULT_NORMALIZATION_RADIUS):
-        s1, s2, b, sp, p0, beta, self.e1, self.e2 = shape.unbind(-1)
+        s1, s2, b, sp, p0, beta, *self.tilt = shape.unbind(-1)
         one, half = torch.ones_like(b), torch.full_like(b, -0.5 * LOG2_E)
         slope = beta * -0.5 + 1
         self.slope = torch.where(slope == 0, -NEAR_TWO, slope)
@@ -141,15 +141,15 @@ class ClosedForm:
             lost.expm1_()
         return (self.area * lost).sum(0)
 
-    def blurred(self, variance):
-        """The PSFs after round Gaussians of a variance (px^2), ``(J, ...)`` for J."""
+    def blurred(self, variance, tilt=None):
+        """The PSFs after J round Gaussians ``(J, ...)`` (px^2), or with (e1, e2)."""
         form = copy.copy(self)
         vars(form).pop('_ellipse', None)
         for name in ('variance', 'flux', 'rate', 'area'):
             setattr(form, name, _spread(getattr(self, name), variance))
         form._blur(variance)
-        core = self.variance[0] * form.inverse[0]
-        form.e1, form.e2 = self.e1 * core, self.e2 * core
+        core = 1 if tilt else self.variance[0] * form.inverse[0]
+        form.tilt = tilt or [e * core for e in self.tilt]
         return form
 
     def value(self, r2):
@@ -181,7 +181,7 @@ class ClosedForm:
     @functools.cached_property
     def _ellipse(self):
         """Factors of x^2, y^2 and x y in squared radii, and of their derivatives."""
-        e1, e2, norm = self.e1, self.e2, stretch_of(self.e1, self.e2)
+        (e1, e2), norm = self.tilt, stretch_of(*self.tilt)
         tilt, across = norm * e1, norm * e2
         return norm - tilt, norm + tilt, across * -2, across
 
