@@ -32,7 +32,8 @@ STAGES = {
     'candidates': 'posteriors._candidates:find_sources '
     'posteriors._candidates:join_neighbours '
     'posteriors._tile_posterior:TilePosterior.decided',
-    'fits': 'posteriors._tile_chain:TileChain._fit '
+    'fits': 'posteriors._tile_chain:TileChain._cut_out '
+    'posteriors._tile_chain:TileChain._fit_tiles '
     'posteriors._source_sequence:SourceSequence.fit',
     'marginals': 'posteriors._candidates:_Sweep.describe '
     'posteriors._marginals:SourceMarginals.quantile_flux',

@@ -27,19 +27,22 @@ _STRIP = 16
 
 
 @torch.no_grad()
-def image_planes(inputs, config, *, dtype, margins, reach):
+def image_planes(inputs, config, *, margins=(0, 0, 0, 0), reach=0):
     """
     Planes ``(B F, n, ny, nx)`` of the bands of images, channels last in memory.
 
+    They have the precision of an autocast region, which is not that of the filters.
     Margins in tiles (above, below, left, right) are cut to at most ``reach`` tiles.
     """
-    size = config.tile_size
+    size, device = config.tile_size, inputs.image.device.type
+    half = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if half else inputs.image.dtype
     ny, nx = inputs.image.shape[2:]
     border = (0, -nx % size, 0, -ny % size)
     image = F.pad(inputs.image.flatten(0, 1), border)
     bad = F.pad(inputs.mask.flatten(0, 1), border, value=True)
     images = [image]
-    with torch.autocast(image.device.type, enabled=False):
+    with torch.autocast(device, enabled=False):
         if config.matched_filter:
             images.append(matched_filter(image, inputs, size))
         if config.galaxies:

@@ -292,7 +292,7 @@ class Encoder(nn.Module):
             given = given.contiguous(memory_format=torch.channels_last)
         return F.silu(hidden)
 
-    def stem(self, inputs, margins):
+    def stem(self, inputs, margins, planes=None):
         """
         Features of the pixels of each band, which do not depend on the density.
 
@@ -300,6 +300,9 @@ class Encoder(nn.Module):
         ----------
         inputs, margins
             As for `inner_features`.
+
+        planes : tensor, optional
+            Their ``image_planes``, where these are known already.
 
         Returns
         -------
@@ -309,11 +312,9 @@ class Encoder(nn.Module):
         size, reach = self.config.tile_size, 2 * self.config.n_blocks
         # Its convolutions reach half a pixel of two further.
         stem_reach = reach + 4 // size
-        device = inputs.image.device.type
-        half = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if half else inputs.image.dtype
-        own = {'dtype': dtype, 'margins': margins, 'reach': stem_reach}
-        planes = image_planes(inputs, self.config, **own)
+        if planes is None:
+            own = {'margins': margins, 'reach': stem_reach}
+            planes = image_planes(inputs, self.config, **own)
         margins = [min(margin, stem_reach) for margin in margins]
         hidden = F.silu(self.stem_second(F.silu(self._first_layer(planes))))
         # The pixels of a tile become channels by a step as long as it.

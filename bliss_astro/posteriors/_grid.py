@@ -156,6 +156,10 @@ class TileCatalog(Rows):
 
     further : tensor ``(B, rows, columns, K, D)``
         Values of further parameters, one beside the other; by default there are none.
+
+    ellipticity : tensor ``(B, rows, columns, K, 2)``
+        Distortions of galaxies seen through the PSF; without numbers (the default)
+        where they were not computed.
     """
 
     count: torch.Tensor
@@ -165,11 +169,12 @@ class TileCatalog(Rows):
     galaxy: torch.Tensor | None = None
     shape: torch.Tensor | None = None
     further: torch.Tensor | None = None
+    ellipticity: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.galaxy is None:
             self.galaxy = torch.zeros_like(self.x)
-        for name, dim in (('shape', 6), ('further', 0)):
+        for name, dim in (('shape', 6), ('further', 0), ('ellipticity', 0)):
             if getattr(self, name) is None:
                 setattr(self, name, self.x.new_zeros(*self.x.shape, dim))
 
@@ -202,6 +207,27 @@ class TileCatalog(Rows):
         names = ('x', 'y', 'log_flux', 'galaxy')
         values = (getattr(self, name)[tiles][:, None, None] for name in names)
         return TileCatalog(self.count[tiles].clamp(max=n_most)[:, None, None], *values)
+
+    @torch.no_grad()
+    def with_ellipticity(self, parameters, posterior) -> 'TileCatalog':
+        """
+        The same sources with ellipticities of galaxies, if these are among parameters.
+
+        They are the distortions of adaptive moments; the posterior, or sequence, has
+        the function that gives those, ``moments``, and the ``inputs`` with the PSF.
+        """
+        names = {entry.name for entry in parameters}
+        if self.ellipticity.shape[-1] or 'ellipticity' not in names:
+            return self
+        place = torch.arange(self.x.shape[-1], device=self.x.device)
+        is_galaxy = (self.galaxy > 0) & (place < self.count[..., None])
+        at, inputs = is_galaxy.nonzero(as_tuple=True), posterior.inputs
+        tiles = at[0] % len(inputs.image), *at[1:3]
+        psf = inputs.at_tiles(inputs.psf, *tiles)[:, 0]
+        ellipticity = self.x.new_zeros(*self.x.shape, 2)
+        moments = posterior.moments(psf, self.shape[at])
+        ellipticity[at] = torch.stack(moments[:2], -1)
+        return dataclasses.replace(self, ellipticity=ellipticity)
 
     def brightest_first(self) -> 'TileCatalog':
         """The same sources, in each tile sorted by flux."""

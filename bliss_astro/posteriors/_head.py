@@ -265,7 +265,8 @@ class TileHead(nn.Module):
 
     def source_hidden(self, place: int, hidden, count, earlier) -> torch.Tensor:
         """Hidden layer of the ``place``-th source of N tiles."""
-        number = F.one_hot(count, self.n_most + 1).to(hidden)
+        numbers = torch.arange(self.n_most + 1, device=count.device)
+        number = (count[:, None] == numbers).to(hidden)
         inputs = torch.cat([hidden, earlier, number], -1)
         return F.silu(self.source[place]['hidden'](inputs))
 

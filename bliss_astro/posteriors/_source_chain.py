@@ -235,12 +235,12 @@ def add_layers(blocks, parameters, n_features):
         blocks[entry.name] = entry.layers(n_features, n_context, entry.dim)
 
 
-def true_values(parameters, catalog, at, *, high=None, moments=None):
+def true_values(parameters, catalog, at, *, high=None):
     """
     Values of the sources of a catalogue at some places, by parameter.
 
-    Fluxes are kept below the upper ends ``high`` of their ranges; the ellipticity is
-    that of the adaptive moments of shapes.
+    Fluxes are kept below the upper ends ``high`` of their ranges; ellipticities are
+    those of `TileCatalog.with_ellipticity`.
     """
     values = {
         'position': torch.stack([catalog.x[at], catalog.y[at]], -1),
@@ -253,10 +253,7 @@ def true_values(parameters, catalog, at, *, high=None, moments=None):
     if any(entry.of == 'galaxy' for entry in parameters):
         values['type'] = catalog.galaxy[at]
     if 'ellipticity' in names:
-        # A star has no shape: any finite one will do.
-        some = torch.where(values['type'][:, None] > 0, values['shape'], 0.5)
-        with torch.no_grad():
-            values['ellipticity'] = torch.stack(moments(some)[:2], -1)
+        values['ellipticity'] = catalog.ellipticity[at]
     if entries := further(parameters):
         parts = catalog.further[at].split([entry.dim for entry in entries], -1)
         values |= {e.name: part for e, part in zip(entries, parts, strict=True)}

@@ -16,7 +16,6 @@ Every factor is trained on the truth of those before it, by the forward divergen
 """
 
 import dataclasses
-import functools
 
 import torch
 
@@ -192,21 +191,16 @@ class SourceSequence:
         shapes alone), their numbers and that of all, their values, and measurements
         with the types and, if they are inferred, without them.
         """
+        catalog = catalog.with_ellipticity(self.encoders.entries, self)
         sources, where = self.sources_of(catalog)
-        galaxy, inputs, blind = catalog.galaxy[where], self.inputs, self.fit(sources)
+        galaxy, blind = catalog.galaxy[where], self.fit(sources)
         scenes = [self._given_types(sources, blind, galaxy == 0)]
         if not self.encoders.shapes_only:
             scenes.append((blind, sources))
         index = self._owners({'type': galaxy}, len(sources))
         some, at = sources.select(index), tuple(part[index] for part in where)
-        psf = inputs.at_tiles(inputs.psf, *some.tiles)[:, 0]
-        values = true_values(
-            self.encoders.entries,
-            catalog,
-            at,
-            high=torch.full_like(some.x, LOG_FLUX_CEILING),
-            moments=functools.partial(self.moments, psf),
-        )
+        high = torch.full_like(some.x, LOG_FLUX_CEILING)
+        values = true_values(self.encoders.entries, catalog, at, high=high)
         parts = [self._measured(*scene, index) for scene in scenes]
         return some, (index, len(sources)), values, parts
 

@@ -258,16 +258,19 @@ class TilePosterior:
             them. The ellipticity of a galaxy follows from its shape, so its density is
             no part of the sum.
         """
+        catalog = catalog.with_ellipticity(self.head.entries, self)
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
-        parts = []
+        chains = []
         for place in range(self.head.n_most):
             tiles = (catalog.count > place).nonzero(as_tuple=True)
             if len(tiles[0]):
                 near = hidden.movedim(1, -1)[tiles]
                 given = (near, catalog.count[tiles], catalog)
-                chain = self.source_chain(place, tiles, *given)
-                parts.append(chain.log_prob_terms(catalog))
+                chains.append(self.source_chain(place, tiles, *given))
+        if chains:
+            TileChain.fit_together(chains)
+        parts = [chain.log_prob_terms(catalog) for chain in chains]
         names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start')
         names += tuple(entry.name for entry in self.head.entries)
         none = dict.fromkeys(names, hidden.new_zeros(0))

@@ -26,7 +26,7 @@ from ._profiles import (
 _CACHE_ELEMENTS = 4_000_000
 # Modes that are worked on at once, some megabytes of single precision, and how many
 # times more of them suit a graphics card.
-_CACHE_MODES, _CUDA_FACTOR = 150_000, 64
+_CACHE_MODES, _CUDA_FACTOR = 300_000, 64
 # Stars of an image that are few: other images are drawn with it.
 _FEW = 8
 
@@ -369,11 +369,11 @@ class _Plan:
 
 def _with_phases(modes, kx, ky, x, y):
     """Real and imaginary part after a shift to ``(x, y)``."""
-    angle_x, angle_y = x[:, None] * kx, y[:, None] * ky
-    cx, sx = torch.cos(angle_x)[:, None], torch.sin(angle_x)[:, None]
-    cy, sy = torch.cos(angle_y)[..., None], torch.sin(angle_y)[..., None]
+    angle_x, angle_y = x[:, None, None] * -kx, y[:, None, None] * -ky[:, None]
+    cx, sx = torch.cos(angle_x), torch.sin(angle_x)
+    cy, sy = torch.cos(angle_y), torch.sin(angle_y)
     real = torch.addcmul(cy * cx, sy, sx, value=-1)
-    imaginary = torch.addcmul(sy * cx, cy, sx).neg_()
+    imaginary = torch.addcmul(sy * cx, cy, sx)
     if modes.is_complex():
         return torch.view_as_real(modes * torch.complex(real, imaginary)).unbind(-1)
     return real.mul_(modes), imaginary.mul_(modes)

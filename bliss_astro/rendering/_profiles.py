@@ -141,27 +141,32 @@ def disk_of_square(z):
 
 
 def quadratic_form(xx, xy, yy, kx, ky, offset):
-    """``xx kx^2 + 2 xy kx ky + yy ky^2 + offset`` on a grid, for each row."""
-    square = xx[:, None, None] * kx**2 + offset + yy[:, None, None] * ky**2
-    square.addcmul_((2 * xy)[:, None, None] * ky, kx)
+    """``xx kx^2 + 2 xy kx ky + yy ky^2 + offset`` on a grid, for each ``(..., G)``."""
+    xx, xy, yy = (value[..., None, None] for value in (xx, xy, yy))
+    square = xx * kx.square() + offset + yy * ky.square()
+    square.addcmul_(2 * xy * ky, kx)
     # Cancellation in very thin ellipses.
     return square.clamp_(min=offset)
 
 
+@functools.cache
+def _offsets(dtype, device):
+    """Offsets of the squares in the transforms of a disk and of a bulge."""
+    offsets = torch.tensor([1.0, 2.0 ** BULGE_RANGE[0]], dtype=dtype, device=device)
+    return offsets[:, None, None, None]
+
+
 def galaxy_modes(galaxy, flux, kx, ky):
     """Transforms ``(G, ny, nx)`` of bulges and disks; wavenumbers broadcast to that."""
-    fraction, angle, disk_ratio, bulge_ratio = galaxy[:, :4].unbind(1)
-    disk_radius, bulge_radius = galaxy[:, 4:].unbind(1)
+    fraction, angle, disk_ratio, bulge_ratio, disk, bulge = galaxy.unbind(1)
     cos2, sin2 = torch.cos(2 * angle), torch.sin(2 * angle)
-
-    def square(radius, ratio, offset):
-        # a^2 [(kx cos + ky sin)^2 + q^2 (ky cos - kx sin)^2]
-        mean, half = (0.5 * radius**2 * (1 + s * ratio**2) for s in (1, -1))
-        form = mean + half * cos2, half * sin2, mean - half * cos2
-        return quadratic_form(*form, kx, ky, offset)
-
-    disk = disk_of_square(square(disk_radius / DISK_RADIUS, disk_ratio, 1.0))
-    bulge = bulge_of_square(square(bulge_radius, bulge_ratio, 2.0 ** BULGE_RANGE[0]))
+    # a^2 [(kx cos + ky sin)^2 + q^2 (ky cos - kx sin)^2] of disks and of bulges.
+    size = 0.5 * torch.stack([disk / DISK_RADIUS, bulge]).square()
+    thin = torch.stack([disk_ratio, bulge_ratio]).square()
+    mean, half = size * (1 + thin), size * (1 - thin)
+    form = mean + half * cos2, half * sin2, mean - half * cos2
+    squares = quadratic_form(*form, kx, ky, _offsets(galaxy.dtype, galaxy.device))
+    disk, bulge = disk_of_square(squares[0]), bulge_of_square(squares[1])
     disk *= (fraction * flux)[:, None, None]
     return disk.addcmul_(bulge, ((1 - fraction) * flux)[:, None, None])
 
@@ -183,13 +188,13 @@ def psf_transform(psf, bits):
     values = (flux[:, None] @ torch.exp(log_part))[:, 0]
     segments = line_segments(nodes, values)
 
+    e1, e2 = psf.shape[:, 6:].unbind(1)
+    norm = torch.rsqrt(1 - e1**2 - e2**2)
+    form = norm * torch.stack([1 + e1, e2, 1 - e1])
+
     def transform(rows, kx, ky):
-        e1, e2 = psf.shape[rows, 6:].unbind(1)
-        norm = torch.rsqrt(1 - e1**2 - e2**2)
-        form = norm * (1 + e1), norm * e2, norm * (1 - e1)
-        z = quadratic_form(*form, kx, ky[:, None], 2.0 ** PSF_RANGE[0])
-        own = torch.arange(len(rows), device=z.device)
-        return look_up(z, [part[rows] for part in segments], bits, PSF_RANGE, own)
+        z = quadratic_form(*form[:, rows], kx, ky[:, None], 2.0 ** PSF_RANGE[0])
+        return look_up(z, segments, bits, PSF_RANGE, rows)
 
     return transform
 

@@ -373,11 +373,13 @@ def _one_and_three(one, three):
 
 def add_lobes(image, lobes):
     """Move light of noiseless images ``(B, ny, nx)`` into the lobes of their PSFs."""
-    (ny, nx), some = image.shape[1:], (lobes[0] > 0).any(1)
+    (ny, nx), some = image.shape[1:], (lobes[0] > 0).any(1).nonzero()[:, 0]
+    if len(some) == 0:  # of which there is no transform
+        return image
     padded = torch.fft.rfft2(image[some], s=(2 * ny, 2 * nx))
     moved = padded * lobe_kernel(*(value[some] for value in lobes), (ny, nx))
     moved = torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
-    return image.masked_scatter(some[:, None, None], moved)
+    return image.index_copy(0, some, moved)
 
 
 def state_asymmetry(draw, psf, lobes, unknown=1.0):

@@ -136,9 +136,12 @@ class SimulationStream:
                 # Stars are fast to render at any depth; many small batches of galaxies
                 # would cost several times as much as one.
                 coadd_depth = sample_depth(draw, config.n_exposures)
+        for key, parts in groups.items():
+            groups[key] = [concatenate(part) for part in zip(*parts, strict=True)]
+        light = self._render_galaxies(groups)
         images = [
-            self._observe(draw, population, *map(concatenate, zip(*parts, strict=True)))
-            for (population, _), parts in groups.items()
+            self._observe(draw, key[0], *group, light[key])
+            for key, group in groups.items()
         ]
         return concatenate(images)
 
@@ -174,24 +177,27 @@ class SimulationStream:
             sources.further = torch.cat(values, -1)
         return sources
 
-    def _render_galaxies(self, fields, sources):
-        """Light of the galaxies of images of one depth; `None` for stars alone."""
-        if sources.is_galaxy is None:
-            return None
-        given = fields.psf, *sources.galaxies
-        if self.galaxy_model is not None:
-            return self.galaxy_model.render(*given, size=self.camera.shape)
-        return render_galaxies(
-            *given,
-            size=self.camera.shape,
-            dither=fields.dither if fields.depth > 1 else None,
-            accuracy=self.accuracy,
-        )
+    def _render_galaxies(self, groups):
+        """Light of the galaxies of groups, by depth; `None` for stars alone."""
+        light = dict.fromkeys(groups)
+        for depth in {depth for population, depth in groups if population != 'stars'}:
+            own = [key for key in groups if key[1] == depth]
+            parts = zip(*(groups[key] for key in own), strict=True)
+            fields, sources = map(concatenate, parts)
+            given, size = (fields.psf, *sources.galaxies), self.camera.shape
+            if self.galaxy_model is not None:
+                images = self.galaxy_model.render(*given, size=size)
+            else:
+                dither = fields.dither if depth > 1 else None
+                options = {'dither': dither, 'accuracy': self.accuracy}
+                images = render_galaxies(*given, size=size, **options)
+            sizes = [len(groups[key][0]) for key in own]
+            light |= zip(own, images.split(sizes), strict=True)
+        return light
 
-    def _observe(self, draw, population, fields, sources):
+    def _observe(self, draw, population, fields, sources, extended):
         """Images of a population, with artefacts and errors of what is stated."""
         config, lobes = self.config, None
-        extended = self._render_galaxies(fields, sources)
         if population == 'sky':
             extended = add_artifacts(draw, config, fields, sources, extended)
             if config.asymmetry > 0:

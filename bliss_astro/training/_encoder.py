@@ -10,6 +10,7 @@ import torch
 from bliss_astro._arguments import require
 from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._config import WING_FLOOR, mean_interpolation
+from bliss_astro.encoders._filters import image_planes
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
@@ -53,7 +54,7 @@ class EncoderTrainer(Trainer):
     section = 'encoder'
 
     def __init__(self, configs, *, device='auto'):
-        self.origin = None
+        self.origin, self.half = None, configs[2].precision != 'float32'
         super().__init__(configs, device=device)
         self.average.to(memory_format=torch.channels_last)
         config, simulation, _ = configs
@@ -88,45 +89,48 @@ class EncoderTrainer(Trainer):
         self.trains_detection, self.trains_sources = False in trained, True in trained
         return encoder.to(memory_format=torch.channels_last)
 
+    @torch.no_grad()
     def draw(self, n=None, *, generator=None):
-        """Inputs and truth of a batch for training, or of n images, and fits to it."""
+        """
+        A batch for training, or of n images, with all that no weights change.
+
+        Inputs, truth, planes of the images, and fits to the truth.
+        """
         size, generator = self.training.dataset_size, generator or self.generator
         if n is None and size is not None:
             # A fixed set is a fixed list of seeds: nothing need be stored.
             n_batches = max(1, size // self.training.batch_size)
-            index = torch.randint(
-                n_batches, (), generator=self.generator, device=self.device
-            )
+            own = {'generator': self.generator, 'device': self.device}
+            index = torch.randint(n_batches, (), **own)
             seed = (self.training.seed + 1) * _SEED_STRIDE + int(index)
             generator = torch.Generator(self.device).manual_seed(seed)
-        images = self.stream.sample_batch(
-            n or self.training.batch_size, generator=generator
-        )
+        n = n or self.training.batch_size
+        images = self.stream.sample_batch(n, generator=generator)
         config = self.configs[0]
         sizes = {'tile_size': config.tile_size, 'n_most': config.n_most}
         inputs, catalog = training_pair(images, **sizes)
-        measured = None
+        inputs, shape = self.model.mask_inputs(inputs), catalog.count.shape
+        none = images.data.new_zeros(shape[0], config.width, *shape[1:])
+        posterior, measured = self.model.posterior(none, inputs), None
+        catalog = catalog.with_ellipticity(self.model.head.entries, posterior)
         if self.trains_sources and self.training.sources_every == 1:
-            measured = self._measure(inputs, catalog)
-        return inputs, catalog, measured
+            measured = posterior.sequence.measure(catalog)
+        with self.autocast():
+            return inputs, catalog, image_planes(inputs, config), measured
 
-    @torch.no_grad()
-    def _measure(self, inputs, catalog):
-        """Fits to the true sources, which may be done ahead: no weights change them."""
-        inputs, grid = self.model.mask_inputs(inputs), catalog.count.shape
-        none = torch.zeros(
-            grid[0], self.configs[0].width, *grid[1:], device=self.device
-        )
-        return self.model.posterior(none, inputs).sequence.measure(catalog)
+    def autocast(self):
+        """Region in which convolutions have the precision of the configuration."""
+        own = {'dtype': torch.bfloat16, 'enabled': self.half}
+        return torch.autocast(self.device.type, **own)
 
     def loss(self, encoder, batch):
         """Negative log-probability of the truth, and its terms."""
-        inputs, catalog, measured = batch
-        half = self.training.precision != 'float32'
-        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+        inputs, catalog, planes, measured = batch
         trains = torch.is_grad_enabled()
-        with autocast, torch.set_grad_enabled(trains and self.trains_detection):
-            posterior = encoder(inputs)
+        with self.autocast(), torch.set_grad_enabled(trains and self.trains_detection):
+            stem = encoder.stem(inputs, (0, 0, 0, 0), planes)
+            features = encoder.inner_features(inputs, stem=stem).float()
+        posterior = encoder.posterior(features, inputs, half=self.half)
         loss, terms = 0.0, {}
         if self.trains_detection:
             loss, terms = npe_loss(posterior, catalog)

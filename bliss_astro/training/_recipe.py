@@ -288,12 +288,12 @@ def _time_training(configs, device, seconds):
     """
     trainer = EncoderTrainer(configs, device=device)
     training = trainer.training
-    # Steps and validations return numbers, for which a GPU has to have finished.
+    # For numbers of steps and validations a GPU has to have finished.
     begun = time.perf_counter()
-    trainer.advance()
+    float(trainer.advance()['loss'])
     clock, cpu = [time.perf_counter()], time.process_time()
     while len(clock) <= _MIN_STEPS or clock[-1] - begun < seconds:
-        trainer.advance()
+        float(trainer.advance()['loss'])
         clock.append(time.perf_counter())
     share = (time.process_time() - cpu) / (clock[-1] - clock[0])
     # One batch gives the time of a validation.

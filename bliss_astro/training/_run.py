@@ -77,9 +77,9 @@ class Trainer(abc.ABC):
             self.average = type(self.model)(configs[0]).to(self.device)
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
-        self.optimizer = torch.optim.Adam(
-            self.parameter_groups(), lr=self.training.learning_rate, betas=(0.9, 0.99)
-        )
+        options = {'lr': self.training.learning_rate, 'betas': (0.9, 0.99)}
+        options['fused'] = True
+        self.optimizer = torch.optim.Adam(self.parameter_groups(), **options)
         self.generator = self.seeded(0)
         self.batches = Batches(self.draw, self.generator)
         self.step, self.n_skipped, self.seconds = 0, 0, 0.0
@@ -109,7 +109,7 @@ class Trainer(abc.ABC):
         return [self.cosine_rate(self.step, self.training.n_steps)]
 
     def advance(self):
-        """Do one step of the optimiser; return the terms of the loss."""
+        """Do one step of the optimiser; return the terms of the loss, as tensors."""
         groups = self.optimizer.param_groups
         for group, rate in zip(groups, self.rates(), strict=True):
             group['lr'] = rate
@@ -124,20 +124,20 @@ class Trainer(abc.ABC):
             self.batches.state = before
             raise
         self.whole = False
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            for group in groups:
-                if group['lr'] == 0:
-                    # Momentum must not move what is not trained.
-                    for parameter in group['params']:
-                        parameter.grad = None
-            self.optimizer.step()
-            self._update_average()
-        else:
-            self.n_skipped += 1
+        for parameter in (p for g in groups if g['lr'] == 0 for p in g['params']):
+            # Momentum must not move what is not trained.
+            parameter.grad = None
+        # Weights stay as they are where something is not finite, which is not read
+        # here: a GPU would have to finish all work before the next step begins.
+        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        self.optimizer.found_inf = bad.to(norm)
+        self.optimizer.step()
+        self._update_average()
+        self.n_skipped = self.n_skipped + bad.long()
         self.step += 1
         self.whole = True
         values = {'loss': loss, 'norm': norm, **terms}
-        return {name: float(value.detach()) for name, value in values.items()}
+        return {name: value.detach() for name, value in values.items()}
 
     @torch.no_grad()
     def _update_average(self):
@@ -191,6 +191,7 @@ class Trainer(abc.ABC):
     def save(self, path):
         """Write all that the continuation needs, whole or not at all."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
+        self.n_skipped = int(self.n_skipped)
         state |= {name: getattr(self, name) for name in _COUNTERS}
         state['settings'] = json.dumps(self.settings())
         state['generator'] = self.batches.state
@@ -218,6 +219,9 @@ class Trainer(abc.ABC):
                 'weights under new settings)'
             )
             raise ValueError(msg)
+        for group in state['optimizer']['param_groups']:
+            # Checkpoints of earlier versions have another form of the optimiser.
+            group['fused'] = True
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.batches.state = state['generator'].cpu()
@@ -246,7 +250,7 @@ class Trainer(abc.ABC):
                 'steps_done': self.step,
                 'images_seen': training['batch_size']
                 * max(0, self.step - self.first_validation),
-                'steps_skipped': self.n_skipped,
+                'steps_skipped': int(self.n_skipped),
                 'hours': round(self.seconds / 3600, 3),
                 'device': str(self.device),
             },
@@ -346,7 +350,8 @@ def _run(trainer, output, checkpoint, max_minutes, progress_bar):
                 bar.update()
                 if trainer.step % _LOG_EVERY == 0:
                     seconds = round(trainer.seconds, 1)
-                    log.write(step=trainer.step, seconds=seconds, **terms)
+                    numbers = {name: float(value) for name, value in terms.items()}
+                    log.write(step=trainer.step, seconds=seconds, **numbers)
                 _validate_if_due(trainer, log, bar)
                 if now - saved > 60 * training.checkpoint_minutes:
                     trainer.save(checkpoint)

@@ -158,6 +158,8 @@ def test_lobes_keep_the_light_and_are_known():
         moved.sum((1, 2)), torch.full((n,), 100.0), rtol=1e-3, atol=0
     )
     assert torch.equal(moved[share == 0], image[share == 0])
+    # Images of which none has any.
+    assert torch.equal(add_lobes(image, (0 * lobes[0], *lobes[1:])), image)
     stated = state_asymmetry(Draws(seeded(4)), psf, lobes)
     assert stated[share == 0].abs().max() < 0.006
     # Along the lobe where there is one.

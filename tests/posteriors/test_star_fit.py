@@ -14,6 +14,7 @@ from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.metrics import cramer_rao_bound
 from bliss_astro.posteriors import TileGrid, find_sources
 from bliss_astro.posteriors._star_fit import Pixels, StarPatches, fit_star, flux_at
+from bliss_astro.posteriors._tile_chain import TileChain
 from bliss_astro.psf import DEFAULT_SHAPE, GaussianPSF, PSFModel
 
 NOISE = 30.0  # electrons
@@ -296,6 +297,26 @@ class TestMarginals:
         assert torch.allclose(position, chain.position.quantile_draw(q), atol=1e-6)
         flux = both.packed_flux(row, position)
         assert torch.allclose(flux, chain.flux(position).packed(), atol=1e-4)
+
+    def test_chains_are_fitted_together(self, tiny):
+        """
+        Fits of several chains at once are those of each.
+        """
+        tiles = tuple(torch.tensor([[0, 1, 1], [2, 3, 1], [1, 0, 2]]))
+        posterior, two = tiny.posterior, torch.full((3,), 2)
+        catalog, _ = posterior.decided()
+        hidden = posterior.hidden_given(catalog)[tiles[0], :, tiles[1], tiles[2]]
+
+        def chains():
+            given = tiles, hidden, two, catalog
+            return [posterior.source_chain(place, *given) for place in (0, 1)]
+
+        both = chains()
+        TileChain.fit_together(both)
+        for chain, alone in zip(both, chains(), strict=True):
+            assert chain.fit.keys() == alone.fit.keys()
+            for name in chain.fit.keys() - {'patches'}:
+                assert torch.allclose(chain.fit[name], alone.fit[name], atol=1e-5)
 
     def test_an_empty_image(self, bundled):
         inputs = exposure_of(20, 20, 0.0)

@@ -197,6 +197,28 @@ def test_unused_places():
     assert (flux.grad > 0.5).all()
 
 
+def test_images_with_other_numbers_of_stars():
+    """
+    Images go together that have about as many, and are what each is alone.
+    """
+    number = torch.tensor([0, 90, 3, 70, 30, 1])
+    assert [(index.tolist(), n) for index, n in module._alike(number, 100)] == [
+        ([1], 90),
+        ([3], 70),
+        ([4], 30),
+        ([2, 5, 0], 3),
+    ]
+    generator = torch.Generator().manual_seed(1)
+    x, y, flux = 20 * torch.rand(3, 6, 90, generator=generator)
+    flux *= torch.arange(90) < number[:, None]
+    shape = torch.tensor([DEFAULT_SHAPE] * 6)
+    images = render_stars(shape, x, y, flux, size=(20, 18))
+    for k, image in enumerate(images):
+        own = shape[:1], x[k : k + 1], y[k : k + 1], flux[k : k + 1]
+        alone = render_stars(*own, size=(20, 18))[0]
+        assert_allclose(image, alone, atol=1e-5 * max(1, image.max()))
+
+
 def test_the_class():
     renderer = TorchRenderer(dtype=torch.float64)
     psf = PSFModel(normalization_radius=10.0)

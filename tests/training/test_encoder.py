@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bliss_astro._atomic import lock_folder
 from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.simulation import SimulationConfig
 from bliss_astro.training import train_encoder
 from bliss_astro.training._encoder import EncoderTrainer
 from bliss_astro.training._run import TrainingLog
@@ -346,6 +348,56 @@ class TestSteps:
         trainer.advance()
         assert (trainer.step, trainer.n_skipped) == (2, 1)
         assert not torch.equal(trainer.model.to_tiles.weight, before['to_tiles.weight'])
+
+    def test_checkpoints_of_another_form_of_adam(self, tiny_configs, tmp_path):
+        trainer = EncoderTrainer(tiny_configs, device='cpu')
+        trainer.advance()
+        for group in trainer.optimizer.param_groups:
+            group['fused'] = None
+        trainer.save(tmp_path / 'checkpoint.pt')
+        again = EncoderTrainer(tiny_configs, device='cpu')
+        again.load(tmp_path / 'checkpoint.pt')
+        again.advance()
+        assert (again.step, again.n_skipped) == (2, 0)
+
+    def test_no_waits_for_numbers(self, tiny_configs):
+        """
+        A GPU has to finish for the lists of tiles with sources, and for nothing else.
+        """
+        waits = []
+
+        class Waits(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                name = str(function)
+                waits.extend(n for n in ('_local_scalar', 'nonzero') if n in name)
+                return function(*args, **(kwargs or {}))
+
+        trainer = EncoderTrainer(tiny_configs, device='cpu')
+        batch = trainer.draw()
+        trainer.batches.take = lambda **_: batch
+        with Waits():
+            trainer.advance()
+        # The other is whether the noise of any pixel is correlated.
+        assert waits.count('nonzero') <= trainer.configs[0].n_most
+        assert waits.count('_local_scalar') <= 1
+
+    def test_what_is_prepared(self, tiny_configs):
+        """
+        Of planes and ellipticities of the draw the loss is what it is without.
+        """
+        encoder = dataclasses.replace(
+            tiny_configs[0], galaxies=True, shapes=True, sequence=True, shapes_only=True
+        )
+        simulation = SimulationConfig(population='npe', n_exposures=(1, 1))
+        trainer = EncoderTrainer((encoder, simulation, tiny_configs[2]), device='cpu')
+        inputs, catalog, planes, measured = trainer.draw()
+        assert planes.shape[-2:] == inputs.image.shape[-2:]
+        assert catalog.ellipticity[catalog.galaxy == 0].abs().max() == 0
+        assert catalog.ellipticity[catalog.galaxy > 0].abs().max() > 0
+        plain = dataclasses.replace(catalog, ellipticity=None)
+        loss, _ = trainer.loss(trainer.model, (inputs, catalog, planes, measured))
+        other, _ = trainer.loss(trainer.model, (inputs, plain, None, None))
+        torch.testing.assert_close(loss, other)
 
     def test_a_log_without_nan(self, tmp_path):
         log = TrainingLog(tmp_path / 'log.jsonl', first_step=0)
