@@ -80,7 +80,9 @@ def messages_about(subject):
         yield
     except Exception as error:
         if subject is not None and [*map(type, error.args)] == [str]:
-            error.args = (f'{subject}: {error.args[0]}',)
+            # A warning that filters turn into an error has it already.
+            text = error.args[0].removeprefix(f'{subject}: ')
+            error.args = (f'{subject}: {text}',)
         elif subject is not None:
             error.add_note(subject)
         raise

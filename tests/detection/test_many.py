@@ -271,6 +271,15 @@ def test_errors_and_warnings_name_the_image(encoder):
         detect_sources(_cube()[0], 0.99, check=False, **known)
 
 
+def test_warnings_that_are_errors_name_the_image_once(encoder):
+    sky = np.random.default_rng(0).normal(size=(24, 24))
+    # Filters turn the first one into an error, "psf was not given ...".
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with pytest.raises(Warning, match=r'^image 0: (?!image)'):
+            next(detect_many([sky], encoder=encoder))
+
+
 def test_errors_of_several_parts_have_a_note(encoder, monkeypatch):
     def refuse(*_):
         raise OSError(5, 'no more files')
