@@ -28,8 +28,8 @@ _MIN_PIECE = 256
 # precision, as several such lists are in use.
 _CACHED_PIXELS = 2**17
 
-# Number of running threads, on Linux.
-_LOAD = Path('/proc/loadavg')
+# Where Linux says how many threads run, and which of them are ours.
+_PROC = Path('/proc')
 
 # Devices with such caches, and how much longer pieces are elsewhere: those of most
 # images are whole then, of some gigabytes at most.
@@ -97,11 +97,14 @@ def _n_free_processors():
     n_processors = os.cpu_count() or 1
     number = len(affinity(0)) if affinity else n_processors
     try:
-        # Threads that run or would like to: those of others, and this one.
-        n_running = int(_LOAD.read_text().split()[3].partition('/')[0])
+        n_running = int((_PROC / 'loadavg').read_text().split()[3].partition('/')[0])
+        tasks = (_PROC / 'self/task').glob('*/stat')
+        states = [task.read_text().rpartition(')')[2].split()[0] for task in tasks]
     except (OSError, IndexError, ValueError):
         return number
-    return min(number, n_processors - n_running + 1)
+    # Some of ours are about to end, or wait for work of OpenMP, spinning.
+    n_others = max(n_running - max(states.count('R'), 1), 0)
+    return min(number, n_processors - n_others)
 
 
 def n_workers():

@@ -92,7 +92,7 @@ def test_an_error_ends_the_work(error):
 
 
 def test_check_n_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(_threads, '_LOAD', tmp_path / 'loadavg')
+    monkeypatch.setattr(_threads, '_PROC', tmp_path)
     assert check_n_threads(np.int64(3)) == 3
     assert check_n_threads(None) == min(torch.get_num_threads(), os.cpu_count())
     with pytest.raises(TypeError, match='n_threads must be an integer of at least 1'):
@@ -103,14 +103,31 @@ def test_check_n_threads(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('n_running', 'expected'), [(0, 4), (1, 4), (2, 3), (4, 1), (9, 1), ('?', 4)]
+    ('n_running', 'n_own', 'expected'),
+    [
+        (0, 1, 4),
+        (1, 1, 4),
+        (2, 1, 3),
+        (4, 1, 1),
+        (9, 1, 1),
+        ('?', 1, 4),
+        # Threads of one's own that have not ended yet; the counts may be of two times.
+        (4, 4, 4),
+        (6, 4, 2),
+        (2, 4, 4),
+        (2, 0, 3),
+    ],
 )
 def test_no_more_threads_than_free_processors(
-    tmp_path, monkeypatch, n_running, expected
+    tmp_path, monkeypatch, n_running, n_own, expected
 ):
     load = tmp_path / 'loadavg'
     load.write_text(f'0.1 0.2 0.3 {n_running}/96 1234')
-    monkeypatch.setattr(_threads, '_LOAD', load)
+    monkeypatch.setattr(_threads, '_PROC', tmp_path)
+    for number, state in enumerate('R' * n_own + 'S'):
+        task = tmp_path / f'self/task/{number}'
+        task.mkdir(parents=True)
+        (task / 'stat').write_text(f'{number} (name (of) R) {state} 1 2')
     monkeypatch.setattr(os, 'cpu_count', lambda: 4)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(4), raising=False)
     before = torch.get_num_threads()
