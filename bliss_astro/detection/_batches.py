@@ -7,15 +7,12 @@ All that turns images into posteriors goes through `detect_each`: `Encoder.infer
 and the checks.
 """
 
-import contextvars
 import dataclasses
-import functools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from bliss_astro._arguments import check_rng
-from bliss_astro._threads import check_n_threads, use_threads
+from bliss_astro._threads import use_threads
 from bliss_astro._warnings import (
     CatalogCheckWarning,
     NoDetectionsWarning,
@@ -102,35 +99,20 @@ def detect_each(pairs, *, tables=True, named=False):
     Yield the catalogues of images with their `DetectionOptions`, or the posteriors.
 
     Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
-    and go through the encoder together; it must be the same for all. Where these are
-    several, and threads too, a thread infers while the next ones are prepared. What was
-    found before an error is yielded first. Messages name the index of their image if
-    wanted.
+    and go through the encoder together; it must be the same for all. What was found
+    before an error is yielded first. Messages name the index of their image if wanted.
     """
-    pool, running = ThreadPoolExecutor(1), []
-    try:
-        for tasks, error in _prepared(pairs, named):
-            n_threads = check_n_threads(tasks[0].options.n_threads) if tasks else 1
-            # In the caller's own thread Ctrl-C ends it at any time.
-            apart = min(n_threads, len(tasks)) > 1 and bool(running or not error)
-            infer = functools.partial(_infer_together, tasks, n_threads - apart, tables)
-            if apart:
-                infer = pool.submit(contextvars.copy_context().run, infer).result
-            running.append((tasks, infer))
-            while len(running) > (apart and error is None):
-                ready, infer = running.pop(0)
-                infer()
-                if tables and ready:
-                    with use_threads(ready[0].options.n_threads):
-                        _tabulate(ready)
-                while ready:
-                    with messages_about(f'image {ready[0].index}' if named else None):
-                        # No longer held here, so that the caller may free it.
-                        done = ready.pop(0).result()
-                    yield done
-                    del done
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for tasks, error in _prepared(pairs, named):
+        _infer_together(tasks, tables)
+        if tables and tasks:
+            with use_threads(tasks[0].options.n_threads):
+                _tabulate(tasks)
+        while tasks:
+            with messages_about(f'image {tasks[0].index}' if named else None):
+                # No longer held here, so that the caller may free it.
+                done = tasks.pop(0).result()
+            yield done
+            del done
     if not isinstance(error, StopIteration):
         raise error
 
@@ -151,7 +133,7 @@ def _prepared(pairs, named):
         yield tasks, error
 
 
-def _infer_together(tasks, n_threads, tables):
+def _infer_together(tasks, tables):
     """Set the posteriors of some images, those of one kind computed together."""
     kinds = {}
     for task in tasks:
@@ -160,7 +142,7 @@ def _infer_together(tasks, n_threads, tables):
         options, inputs = some[0].options, [task.inputs for task in some]
         bar = {'progress_bar': options.progress_bar, 'title': 'detecting'}
         least = options.threshold if tables or options.keep else None
-        with use_threads(n_threads, **bar):
+        with use_threads(options.n_threads, **bar):
             found = infer_posteriors(inputs, least=least, keep=options.keep)
         for task, posterior in zip(some, found, strict=True):
             task.posterior = posterior
