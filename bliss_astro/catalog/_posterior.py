@@ -5,7 +5,6 @@ Posterior of one image: tables at a threshold, counts, intervals, whole catalogu
 
 import copy
 import functools
-import itertools
 
 import numpy as np
 import torch
@@ -253,8 +252,7 @@ class CatalogPosterior:
         error : float
             One sigma.
         """
-        variance = self._coverage(region) * self.facts.moments[2]
-        return float(np.sqrt(variance.sum()))
+        return float(np.sqrt((self._coverage(region) * self.facts.moments[2]).sum()))
 
     def _coverage(self, region):
         return self.facts.grid_coverage(region, self.shape, self.binning)
@@ -299,15 +297,14 @@ class CatalogPosterior:
             if n < _MIN_BATCH:
                 return [table for _ in range(n) for table in draw(1)]
             n_parts = min(n, -(-n * self.n_tiles // _DRAWN_TILES))
-            sizes = [len(part) for part in np.array_split(range(n), n_parts)]
-            options = {'generator': generator, 'device': tiles.device}
-            seeds = torch.randint(2**63 - 1, (n_parts,), **options).tolist()
+            sizes = map(len, np.array_split(range(n), n_parts))
+            own = {'generator': generator, 'device': tiles.device}
+            seeds = torch.randint(2**63 - 1, (n_parts,), **own).tolist()
             own = (torch.Generator(tiles.device).manual_seed(seed) for seed in seeds)
             parts = zip(sizes, own, strict=True)
             # The first one computes what all have in common.
-            first = draw(*next(parts))
-            parts = first, *map_threads(lambda part: draw(*part), parts)
-        return list(itertools.chain(*parts))
+            parts = draw(*next(parts)), *map_threads(lambda part: draw(*part), parts)
+        return [table for part in parts for table in part]
 
     def interval(self, rows, column, *, level):
         """
@@ -340,8 +337,7 @@ class CatalogPosterior:
         """
         check_fraction('level', level)
         tails = 0.5 * (1 - level), 0.5 * (1 + level)
-        lower, upper = rows_of(self, rows).quantiles(column, tails)
-        return lower, upper
+        return tuple(rows_of(self, rows).quantiles(column, tails))
 
     def sample_rows(self, rows, column, *, n_samples, rng=None):
         """

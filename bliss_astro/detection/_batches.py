@@ -102,9 +102,9 @@ def detect_each(pairs, *, tables=True, named=False):
     and go through the encoder together; it must be the same for all. What was found
     before an error is yielded first. Messages name the index of their image if wanted.
     """
-    for tasks, error in _prepared(pairs, named):
+    for tasks in _prepared(pairs, named):
         _infer_together(tasks, tables)
-        if tables and tasks:
+        if tables:
             with use_threads(tasks[0].options.n_threads):
                 _tabulate(tasks)
         while tasks:
@@ -113,12 +113,10 @@ def detect_each(pairs, *, tables=True, named=False):
                 done = tasks.pop(0).result()
             yield done
             del done
-    if not isinstance(error, StopIteration):
-        raise error
 
 
 def _prepared(pairs, named):
-    """Yield lists of tasks with the error that ends them, the last time alone."""
+    """Yield lists of tasks, and raise what ends them after the last one."""
     numbered, error = enumerate(pairs), None
     while error is None:
         tasks, n_pixels = [], 0
@@ -128,9 +126,12 @@ def _prepared(pairs, named):
                 with messages_about(f'image {k}' if named else None):
                     tasks.append(_Task.of(data, options, k))
                 n_pixels += tasks[-1].inputs.image.exposure.data.size
-        except Exception as found:  # noqa: BLE001 (raised later)
+        except Exception as found:  # noqa: BLE001 (raised below)
             error = found
-        yield tasks, error
+        if tasks:
+            yield tasks
+    if not isinstance(error, StopIteration):
+        raise error
 
 
 def _infer_together(tasks, tables):

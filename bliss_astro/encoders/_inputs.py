@@ -310,6 +310,15 @@ def joined_channels(*parts):
     return torch.cat([part.expand(-1, n_bands, -1, h, w) for part in parts], 2)
 
 
+def over_bands(value, present):
+    """Means ``(B, C, h, w)`` over those bands of ``(B F, C, h, w)`` that exist."""
+    if present.shape[1] == 1:
+        return value
+    exists = present[..., None, None, None]
+    total = torch.where(exists, value.unflatten(0, present.shape), 0).sum(1)
+    return total / exists.sum(1).clamp(min=1).to(total)
+
+
 def _clipped(described, limits=None):
     """Features of PSFs ``(..., 8, h, w)`` within the range of the training."""
     if limits is None:

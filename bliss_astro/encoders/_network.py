@@ -23,8 +23,14 @@ from ._config import (
     EncoderConfig,
 )
 from ._filters import image_planes, trim
-from ._inputs import N_CONDITIONS, N_UNCERTAINTIES, EncoderInputs, joined_channels
-from ._weights import DEFAULT_ENCODER, ENCODERS
+from ._inputs import (
+    N_CONDITIONS,
+    N_UNCERTAINTIES,
+    EncoderInputs,
+    joined_channels,
+    over_bands,
+)
+from ._weights import DEFAULT_ENCODER, ENCODERS, CardedNetwork
 
 
 class _ResidualBlock(nn.Module):
@@ -41,16 +47,7 @@ class _ResidualBlock(nn.Module):
         return value + self.second(F.silu(hidden))
 
 
-def _over_bands(value, present):
-    """Means ``(B, C, h, w)`` over those bands of ``(B F, C, h, w)`` that exist."""
-    if present.shape[1] == 1:
-        return value
-    exists = present[..., None, None, None]
-    total = torch.where(exists, value.unflatten(0, present.shape), 0).sum(1)
-    return total / exists.sum(1).clamp(min=1).to(total)
-
-
-class Encoder(nn.Module):
+class Encoder(CardedNetwork):
     """
     A fully convolutional network whose forward pass returns a posterior.
 
@@ -84,8 +81,7 @@ class Encoder(nn.Module):
         n_conditions = N_CONDITIONS + galaxies + uncertainties * N_UNCERTAINTIES
         self.stem_first = nn.Conv2d((3 + 2 * n_filters) * 4, stem, 3, padding=1)
         self.stem_second = nn.Conv2d(stem, stem, 3, padding=1)
-        rest = config.tile_size // 2
-        self.to_tiles = nn.Conv2d(stem * rest**2, width, 1)
+        self.to_tiles = nn.Conv2d(stem * (config.tile_size // 2) ** 2, width, 1)
         self.blocks = nn.ModuleList(
             _ResidualBlock(width) for _ in range(config.n_blocks)
         )
@@ -106,7 +102,6 @@ class Encoder(nn.Module):
             same['shapes_only'] = config.shapes_only
             self.sources = SourceEncoders(n_conditions, width, **same)
         self._moments = adaptive_moments
-        self.card = {}
 
     infer = _lazy.infer
 
@@ -210,11 +205,6 @@ class Encoder(nn.Module):
         return other.eval().requires_grad_(False)
 
     @property
-    def n_parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(p.numel() for p in self.parameters())
-
-    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.to_tiles.weight.device
@@ -226,11 +216,6 @@ class Encoder(nn.Module):
         filtered = WIDE_RADIUS if self.config.galaxies else filtered
         blocks = self.config.tile_size * 2 * self.config.n_blocks
         return 2 * 2 + blocks + 10 + filtered
-
-    @property
-    def name(self) -> str:
-        """Name on the card, or ``'untitled'``."""
-        return self.card.get('name', 'untitled')
 
     @property
     def psf_range(self):
@@ -282,7 +267,7 @@ class Encoder(nn.Module):
         given = trim(given, margins, reach)
         hidden = self.stem(inputs, margins) if stem is None else stem
         hidden = hidden + self._modulation(given, 0)
-        hidden, given = (_over_bands(v, inputs.present) for v in (hidden, given))
+        hidden, given = (over_bands(v, inputs.present) for v in (hidden, given))
         for index, block in enumerate(self.blocks, 1):
             margins = [min(margin, reach) for margin in margins]
             scale = self._modulation(given, 2 * index - 1, 1.0)

@@ -25,6 +25,24 @@ DEFAULT_ENCODER = 'stars-galaxies'
 _CARD, _DIGEST = 'card', 'digest'
 
 
+class CardedNetwork(torch.nn.Module):
+    """A network with a card, which says how it was trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.card = {}
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def name(self) -> str:
+        """Name on the card, or ``'untitled'``."""
+        return self.card.get('name', 'untitled')
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkKind:
     """

@@ -5,10 +5,9 @@ Galaxy model: a variational autoencoder of galaxy profiles.
 
 import numpy as np
 import torch
-from torch import nn
 
 from bliss_astro._arguments import must, require, torch_generator
-from bliss_astro.encoders._weights import GALAXY_MODELS
+from bliss_astro.encoders._weights import GALAXY_MODELS, CardedNetwork
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 
 from ._networks import (
@@ -27,7 +26,7 @@ _STAMPS = 64
 _N_PSF_GAUSSIANS = 19
 
 
-class GalaxyAutoencoder(nn.Module):
+class GalaxyAutoencoder(CardedNetwork):
     """
     A variational autoencoder of galaxies: shapes as points in a latent space.
 
@@ -64,7 +63,6 @@ class GalaxyAutoencoder(nn.Module):
         self.config = GalaxyModelConfig() if config is None else config
         self.decoder = GalaxyDecoder(self.config)
         self.encoder = GalaxyEncoder(self.config)
-        self.card = {}
 
     def __repr__(self):
         return (
@@ -76,16 +74,6 @@ class GalaxyAutoencoder(nn.Module):
     def latent_dim(self) -> int:
         """Dimension D of the latent."""
         return self.config.latent_dim
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(p.numel() for p in self.parameters())
-
-    @property
-    def name(self) -> str:
-        """Name on the card, or ``'untitled'``."""
-        return self.card.get('name', 'untitled')
 
     def save(self, path, *, overwrite=False):
         """

@@ -157,7 +157,6 @@ SHAPE = SourceParameter(
     columns=GALAXY_SHAPE_NAMES,
 )
 
-
 # Names of these, of their layers and of other terms of the density.
 _TAKEN = {'position', 'type', 'flux', 'ellipticity', 'shape', 'count', 'image', 'start'}
 _TAKEN |= {'hidden', 'extended', 'is_galaxy', 'galaxy_flux'}

@@ -37,18 +37,18 @@ from ._wing_prior import (
 _DAMPING, _MAX_DAMPING, _MIN_DAMPING = 1e-3, 1e10, 1e-12
 # Last axes of stamps: stars, rows, columns.
 _STAMPS = (-3, -2, -1)
-# Largest step in an entry of theta, and the step at which a fit has converged.
-_LARGEST_STEP, _CONVERGED_STEP = 1.0, 1e-5
-# Relative decrease of chi2 at which a long fit ends.
-_TOLERANCE = 1e-9
+# Largest step in an entry of theta, the step at which a fit has converged, and the
+# relative decrease of chi2 at which a long fit ends.
+_LARGEST_STEP, _CONVERGED_STEP, _TOLERANCE = 1.0, 1e-5, 1e-9
 # Entries of theta that are estimated for each star: log size and ellipticity.
 _OWN_ENTRIES = [0, 6, 7]
 
 # Variance of a pixel of a PSF image of unknown noise, in units of that of its peak, the
 # photons' share being proportional to the image; the largest residual raises it.
 _PEAK_VARIANCE, _MISFIT_SHARE = 1e-3, 2.0
-# Residuals beyond this many sigma lose weight, as Cauchy's likelihood has it.
-_CAUCHY_SIGMA = 3.0
+# Residuals beyond so many sigma lose weight, as Cauchy's likelihood has it; largest
+# distance in pixels by which a fit may move a star.
+_CAUCHY_SIGMA, _MAX_MOVE = 3.0, 3.0
 # A star whose core has more than this times the usual squared residual is left out:
 # the factor on its weights.
 _MAX_SCORE, _REJECTED_WEIGHT = 6.0, 1e-3
@@ -58,13 +58,9 @@ _FIRST_MODEL_ERROR = 0.1
 # share begins; and the factor on its variance.
 _MISFIT_FROM, _MISFIT_TO, _N_RINGS, _MISFIT_INNER = 0.75, 2.5, 7, 0.45
 _MISFIT_VARIANCE = 4.0
-# Rounds of reweighting.
-_N_ROUNDS = 6
-# Steps of a round on stars before the last one, of the last one, and the relative
-# decrease of chi2 at which such a round ends.
-_ROUND_STEPS, _LAST_STEPS, _ROUND_TOLERANCE = 5, 40, 1e-5
-# Largest distance in pixels by which a fit may move a star.
-_MAX_MOVE = 3.0
+# Rounds of reweighting, steps of one before the last, steps of the last, and the
+# relative decrease of chi2 at which one on stars ends.
+_N_ROUNDS, _ROUND_STEPS, _LAST_STEPS, _ROUND_TOLERANCE = 6, 5, 40, 1e-5
 
 
 @dataclass
@@ -267,8 +263,8 @@ def fit_image(fit, stamps, bad, error=None, *, background=False, near=False):
         else:
             variance = _variance(fit, stamps, model, error, None, 0.0, turn)
         options = _steps_of(turn if near else _N_ROUNDS - 1, _TOLERANCE)
-        weights = _weights(variance, bad)
-        minimise(fit, stamps, weights, with_background=background, **options)
+        options['with_background'] = background
+        minimise(fit, stamps, _weights(variance, bad), **options)
     return rms(fit, stamps, ~bad)
 
 
@@ -304,8 +300,7 @@ def fit_stars(
             weights = weights * share
         if accept is not None and turn >= _N_ROUNDS - 2:
             used = accept(weights, used)
-        # Rejected stars determine their own position and flux alone, so that they can
-        # come back when the shape is better known.
+        # Rejected stars fit themselves alone; a better shape may bring them back.
         weights[~used] *= _REJECTED_WEIGHT
         weights[~alive] = 0.0
         options = _steps_of(turn, _ROUND_TOLERANCE) | {'with_background': background}
@@ -319,14 +314,14 @@ def _weights(variance, bad):
 
 def rms(fit, stamps, use):
     """Rms residuals of stamps in units of the peaks, (...)."""
-    peak = peaks(stamps, ~use)[..., None, None]
-    off = np.where(use, stamps - fit.model(stamps.shape[-2:]), 0) / peak
+    off = np.where(use, stamps - fit.model(stamps.shape[-2:]), 0)
+    off /= peaks(stamps, ~use)[..., None, None]
     return np.sqrt(np.mean(np.square(off), _STAMPS, where=use))
 
 
 def peaks(stamps, bad):
     """Brightest usable pixel of each cut-out, at least a tiny number."""
-    return np.maximum(np.max(np.where(bad, 0.0, stamps), axis=(-2, -1)), 1e-300)
+    return np.where(bad, 0.0, stamps).max((-2, -1)).clip(1e-300)
 
 
 def _variance_from_scatter(stamps, model, bad, turn):

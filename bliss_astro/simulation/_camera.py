@@ -357,14 +357,12 @@ def draw_lobes(draw, psf, largest):
     coma, trefoil = largest * place[0] ** 2, largest * place[1] ** 3
     some = place[8] < _LOBED_SHARE
     share = _one_and_three(coma, trefoil / 3) * some[:, None]
-    distance = _one_and_three(
-        along(_COMA_DISTANCE, place[2]), along(_TREFOIL_DISTANCE, place[3])
-    )
+    distances = along(_COMA_DISTANCE, place[2]), along(_TREFOIL_DISTANCE, place[3])
     angle = _one_and_three(2 * math.pi * place[4], 2 * math.pi * place[5])
     angle[:, 2:] += 2 * math.pi / 3 * torch.tensor([1.0, -1.0], device=angle.device)
     width = _one_and_three(*along(_LOBE_WIDTH, place[6:8]))
     fwhm = GaussianPSF.from_shape(psf).fwhm[:, None]
-    return share, distance * fwhm, angle, width * fwhm
+    return share, _one_and_three(*distances) * fwhm, angle, width * fwhm
 
 
 def _one_and_three(one, three):
