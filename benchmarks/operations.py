@@ -29,9 +29,8 @@ STAGES = {
     'filters': 'encoders._filters:image_planes',
     'network': 'encoders._network:Encoder.stem '
     'encoders._network:Encoder.inner_features encoders._network:Encoder.posterior',
-    'candidates': 'posteriors._candidates:find_sources '
-    'posteriors._candidates:join_neighbours '
-    'posteriors._tile_posterior:TilePosterior.decided',
+    'candidates': 'posteriors._candidates:find_sources posteriors._candidates:'
+    'join_neighbours posteriors._tile_posterior:TilePosterior.decided',
     'fits': 'posteriors._tile_chain:TileChain._cut_out '
     'posteriors._tile_chain:TileChain._fit_tiles '
     'posteriors._source_sequence:SourceSequence.fit',
