@@ -22,11 +22,7 @@ from scenes import (
 )
 
 from bliss_astro import CoaddSimulator, PSFModel, StarPrior, detect_sources
-from bliss_astro.metrics import (
-    ExactStarPosterior,
-    count_calibration,
-    cramer_rao_bound,
-)
+from bliss_astro.metrics import ExactStarPosterior, count_calibration, cramer_rao_bound
 
 BATCH = 50
 EDGES = np.arange(19, 22.6, 0.5)

@@ -110,8 +110,7 @@ def run_task(task):
     from bliss_astro import detect_sources
 
     image = load(task['path'])
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'):
         wall, cpu = time.perf_counter(), time.process_time()
         catalog = detect_sources(image, encoder=task['encoder'], progress_bar=False)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -128,8 +128,7 @@ def add_coadd(bench, exposures):
     coadd = coadd_exposures(exposures, match_background='constant')
     rows = []
     for exposure in (*exposures, coadd):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             catalog = detect_sources(
                 exposure, encoder=bench.encoder, progress_bar=False
             )

@@ -60,8 +60,7 @@ def main(arguments=None):
     n_all, all_angles = 0, []
     for (run, _, _), exposure in zip(RUNS, read_epochs(arguments.data), strict=True):
         part = exposure[:500, :700] if arguments.quick else exposure
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             catalog = detect_sources(part, encoder=bench.encoder, progress_bar=False)
         n, angles = companions(catalog, part)
         add(bench, f'run {run}', n, angles)

@@ -14,6 +14,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Table
 from harness import OURS, Benchmark
+from matplotlib.figure import Figure
 from scipy.ndimage import percentile_filter
 from scipy.optimize import minimize
 
@@ -23,6 +24,7 @@ from bliss_astro.rendering import TorchRenderer
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
 FAINTEST, RADIUS, TOLERANCE = 21.0, 0.5, 0.5  # r, pixels, magnitudes
+SHOWN = slice(280, 350), slice(690, 760)  # columns and rows of the figure
 CELL, MARGIN, BOX = 10, 24, 24  # pixels
 # Columns and rows that published work is about, left out.
 WITHHELD = ((307.0, 413.0), (627.0, 733.0))
@@ -121,8 +123,7 @@ def find_ours(cutout, origin, encoder):
             background=(cutout.background + extra).astype(np.float32),
             bkg_error=np.sqrt(variance).astype(np.float32),
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             catalog = detect_sources(exposure, encoder=encoder, progress_bar=False)
             if k < ROUNDS:
                 left = data - extra - u.Quantity(catalog.render()).value
@@ -157,8 +158,7 @@ def photutils_grid(cutout, origin, quick):
             sub_shape=(21, 21),
             xy_bounds=5.0,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             error = np.full(data.shape, noise)
             found = photometry(data, mask=cutout.mask, error=error)
         if found is not None:
@@ -212,52 +212,69 @@ def scores(total):
     )
 
 
+def plot(exposure, truth, tables, cells):
+    """Part of the frame with the true stars and those that were found."""
+    (x, y), figure = SHOWN, Figure(figsize=(12.6, 4.6), layout='constrained')
+    image, places = exposure.data[y, x], np.mgrid[x, y]
+    inside = cells.of(dict(zip('xy', places.reshape(2, -1), strict=True))) >= 0
+    inside = inside.reshape(places.shape[1:]).T
+    extent = x.start - 0.5, x.stop - 0.5, y.start - 0.5, y.stop - 0.5
+    options = {'origin': 'lower', 'extent': extent}
+    low, high = np.percentile(image, [5, 92])
+    axes = figure.subplots(1, len(tables), sharex=True, sharey=True)
+    for axis, (name, own) in zip(axes, tables.items(), strict=True):
+        axis.imshow(image, cmap='gray', vmin=low, vmax=high, **options)
+        axis.contour(inside, [0.5], colors='tab:green', linewidths=0.8, **options)
+        true, own = (rows[rows['mag'] < FAINTEST] for rows in (truth, own))
+        size = 8 + 25 * (FAINTEST - true['mag'])
+        axis.scatter(true['x'], true['y'], size, ec='tab:orange', fc='none')
+        axis.scatter(own['x'], own['y'], marker='+', color='c', linewidths=1)
+        axis.set(title=name, xlim=extent[:2], ylim=extent[2:], xlabel='x (px)')
+    return figure
+
+
 def main(arguments=None):
-    bench = Benchmark(
-        'crowded', __doc__.strip().splitlines()[0], weights='stars-crowded'
-    )
+    title = __doc__.strip().splitlines()[0]
+    bench = Benchmark('crowded', title, weights='stars-crowded')
     bench.option('frame', help='frame-r-*.fits of the field')
     bench.option('psfield', help='psField file of the field')
     bench.option('truth', help='CSV file of the Hubble Source Catalog')
     bench.option('--fpm', help='mask planes of the field in this band')
     bench.option('--photofield', help='photoField file of the run')
     bench.option('--magnitude', default='MagAuto', help='column of the truth')
+    bench.option('--plot', help='figure of a part of the field')
     arguments = bench.start(arguments)
-    exposure = Exposure.from_sdss(
-        arguments.frame,
-        arguments.psfield,
-        fpm=arguments.fpm,
-        photofield=arguments.photofield,
-    )
+    known = {name: getattr(arguments, name) for name in ('fpm', 'photofield')}
+    exposure = Exposure.from_sdss(arguments.frame, arguments.psfield, **known)
     truth = read_hubble(arguments.truth, exposure.wcs, arguments.magnitude)
     cells = Cells(truth)
     cutout, origin = exposure[cells.y, cells.x], (cells.x.start, cells.y.start)
     (dx, dy), zero_point = align(cutout, truth, origin)
-    truth['x'], truth['y'], truth['mag'] = (
-        truth[k] + v for k, v in (('x', dx), ('y', dy), ('mag', zero_point))
-    )
-    grid = [
-        counts(t, truth, cells) for t in photutils_grid(cutout, origin, arguments.quick)
-    ]
-    found = {
-        OURS: counts(find_ours(cutout, origin, bench.encoder), truth, cells),
-        'photutils, PSF photometry': max(grid, key=lambda c: scores(c.sum(1))[2]),
-        'SEP': counts(find_sep(cutout, origin), truth, cells),
+    for name, value in (('x', dx), ('y', dy), ('mag', zero_point)):
+        truth[name] += value
+
+    def f1(table):
+        return scores(counts(table, truth, cells).sum(1))[2]
+
+    rival, n = 'photutils, PSF photometry', len(cells.numbers)
+    tables = {
+        OURS: find_ours(cutout, origin, bench.encoder),
+        rival: max(photutils_grid(cutout, origin, arguments.quick), key=f1),
+        'SEP': find_sep(cutout, origin),
     }
-    rng = np.random.default_rng(1)
-    draws = rng.multinomial(
-        len(cells.numbers), np.full(len(cells.numbers), 1 / len(cells.numbers)), 500
-    )
+    found = {method: counts(own, truth, cells) for method, own in tables.items()}
+    draws = np.random.default_rng(1).multinomial(n, np.full(n, 1 / n), 500)
     samples = {m: np.array([scores(c @ w) for w in draws]) for m, c in found.items()}
     for method, own in found.items():
         for k, quantity in enumerate(('precision', 'recall', 'F1')):
             value = scores(own.sum(1))[k], samples[method][:, k].std()
             bench.add('M2', quantity, value, method=method)
-    rival = 'photutils, PSF photometry'
     ratio = samples[OURS][:, 2] / samples[rival][:, 2]
     value = scores(found[OURS].sum(1))[2] / scores(found[rival].sum(1))[2]
     quantity = 'F1 over that of photutils'
     bench.add('M2', quantity, value, ratio.std(), target='>= 2')
+    if arguments.plot:
+        plot(exposure, truth, tables, cells).savefig(arguments.plot, dpi=110)
     bench.finish()
 
 

@@ -100,8 +100,7 @@ def inject(cutout, row, rng):
 def find(method, exposure, settings):
     """Table ``x, y, flux`` of one method, fluxes in nmgy."""
     if method == OURS:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             catalog = detect_sources(
                 exposure, encoder=settings, check=False, progress_bar=False
             )

@@ -150,8 +150,7 @@ def run_encoder(encoder, images, *, first=0, psf=None, intervals=True, **given):
         }
         if calibrated:
             prior['population'] = 'npe' if images.population[k] else 'sky'
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with warnings.catch_warnings(action='ignore'):
             catalog = detect_sources(
                 exposure,
                 encoder=encoder,
@@ -247,8 +246,7 @@ def detect_rival(method, data, noise, *, kernel, threshold, n_pixels, contrast):
     from scipy.ndimage import convolve
 
     smooth = convolve(data, weights, mode='constant')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'):
         segments = detect_segments(smooth, limit, n_pixels)
         if segments is None:
             return Table(np.empty((0, 3)), names=['x', 'y', 'flux'])

@@ -117,8 +117,7 @@ def main(arguments=None):
     truth = read_truth(arguments.truth, exposure.wcs)
     if arguments.quick:
         exposure = exposure[:400, :400]
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'):
         catalog = detect_sources(exposure, encoder=bench.encoder, progress_bar=False)
     found = Table([catalog['x_centroid'], catalog['y_centroid']], names=['x', 'y'])
     found['mag'] = flux_to_magnitude(u.Quantity(catalog['flux']).value)

@@ -60,10 +60,7 @@ def look(encoder, images):
 
 def main(arguments=None):
     bench = Benchmark(
-        'seams',
-        __doc__.strip().splitlines()[0],
-        n_images=500,
-        weights='stars-galaxies',
+        'seams', __doc__.strip().splitlines()[0], n_images=500, weights='stars-galaxies'
     )
     arguments = bench.start(arguments)
     n_images = 6 if arguments.quick else arguments.n_images

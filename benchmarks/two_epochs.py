@@ -45,8 +45,7 @@ def read_epochs(folder):
 
 def detect(exposure, encoder):
     """Plain table of a catalogue with positions on the sky."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'):
         catalog = detect_sources(exposure, encoder=encoder, progress_bar=False)
     names = ('x_centroid', 'y_centroid', 'flux', 'flux_err', 'flags', 'sky_centroid')
     table = Table({n: getattr(catalog[n], 'value', catalog[n]) for n in names[:-1]})

@@ -33,7 +33,7 @@ _PIXELS = 500_000
 class _Task:
     """An image on its way through the encoder."""
 
-    index: int
+    subject: str | None
     options: object
     rng: np.random.Generator
     inputs: ImageInputs
@@ -42,13 +42,13 @@ class _Task:
     model: np.ndarray | None = None
 
     @classmethod
-    def of(cls, data, options, index):
+    def of(cls, data, options, subject):
         """All that is done before the encoder looks at an image."""
         rng = check_rng(options.rng)
         with use_threads(options.n_threads):
             encoder = options.load_encoder()
             image = prepare_image(data, options.image, encoder)
-            return cls(index, options, rng, ImageInputs.of(image, encoder, options))
+            return cls(subject, options, rng, ImageInputs.of(image, encoder, options))
 
     def result(self):
         """The catalogue with its self-check, or else the posterior; and warnings."""
@@ -80,10 +80,9 @@ class _Task:
 def _tabulate(tasks):
     """Set the catalogues of some images, and the models for their self-checks."""
     for task in tasks:
-        options = task.options
-        task.catalog = task.posterior.at_threshold(
-            options.threshold, n_samples=options.n_samples, rng=task.rng
-        )
+        own = {'n_samples': task.options.n_samples, 'rng': task.rng}
+        with messages_about(task.subject):
+            task.catalog = task.posterior.at_threshold(task.options.threshold, **own)
     checked = [task for task in tasks if task.options.check]
     if checked:
         from bliss_astro.checks._self_check import render_rows
@@ -108,7 +107,7 @@ def detect_each(pairs, *, tables=True, named=False):
             with use_threads(tasks[0].options.n_threads):
                 _tabulate(tasks)
         while tasks:
-            with messages_about(f'image {tasks[0].index}' if named else None):
+            with messages_about(tasks[0].subject):
                 # No longer held here, so that the caller may free it.
                 done = tasks.pop(0).result()
             yield done
@@ -123,8 +122,9 @@ def _prepared(pairs, named):
         try:
             while n_pixels < _PIXELS:
                 k, (data, options) = next(numbered)
-                with messages_about(f'image {k}' if named else None):
-                    tasks.append(_Task.of(data, options, k))
+                subject = f'image {k}' if named else None
+                with messages_about(subject):
+                    tasks.append(_Task.of(data, options, subject))
                 n_pixels += tasks[-1].inputs.image.exposure.data.size
         except Exception as found:  # noqa: BLE001 (raised below)
             error = found

@@ -98,17 +98,13 @@ def _tile_of(touched, slot):
 
 def _codes(sweep, chain, index):
     """Codes ``(K, C K')`` of rows: of the sweep's sources, or of the row's own."""
-    code = sweep.code[tuple(part[index] for part in chain.tiles)]
+    tiles = tuple(part[index] for part in chain.tiles)
+    code = sweep.code[tiles]
     # What the sweep decided may be two sources.
-    undecided = sweep.catalog.count[tuple(part[index] for part in chain.tiles)] == 0
-    own = torch.full_like(chain.tiles[0], -1)
-    own[index] = torch.where(undecided, 0, -1)
-    some = (own == 0).nonzero()[:, 0]
-    if len(some):
-        own[some] = torch.arange(len(some), device=some.device)
-        code = torch.where(
-            undecided[:, None], _own_codes(sweep, chain, some)[own[index]], code
-        )
+    undecided = (sweep.catalog.count[tiles] == 0).nonzero()[:, 0]
+    if len(undecided):
+        rows, at = index[undecided].unique(return_inverse=True)
+        code[undecided] = _own_codes(sweep, chain, rows)[at]
     return code
 
 

@@ -3,7 +3,6 @@
 Heads: from the features of a tile and its neighbours' sources to its factors.
 """
 
-import functools
 import math
 
 import torch
@@ -354,8 +353,11 @@ class TileHead(nn.Module):
         return galaxy_flux_of_raw(raw, *guesses, high, least=0.05)
 
 
-# The name of earlier versions, which can be imported for a release.
-CatalogHead = functools.partial(TileHead, galaxies=True)
+class CatalogHead(TileHead):
+    """`TileHead` with galaxies, by its name of earlier versions."""
+
+    def __init__(self, n_features, **sizes):
+        super().__init__(n_features, galaxies=True, **sizes)
 
 
 def _position_of(fit):

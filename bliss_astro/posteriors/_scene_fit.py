@@ -167,7 +167,6 @@ class _Piece:
         some, self.at, self.floor = sources.select(index), canvas.index(index), floor
         self.place = some.x, some.y
         self.patches = pixels.patches(some.tiles, *self.place, STAMP_RADIUS)
-        self.patches.quality  # noqa: B018 (once for all rounds)
         self.unit = self.patches.profile(*self.place) if star else None
         if start is None:
             self.ellipses = first_guess(self.patches, some, floor)

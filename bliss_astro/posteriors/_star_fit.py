@@ -106,9 +106,9 @@ class StarPatches(Rows):
         return dataclasses.replace(self, data=data, good=good)
 
     def with_data(self, data):
-        """The same cut-outs of another image."""
-        other = copy.copy(self)  # with what is cached
-        other.data = data
+        """The same cut-outs of another image, of the same quality."""
+        other = copy.copy(self)
+        other.data, other.quality = data, self.quality
         return other
 
     def covariance(self, weights, variance):

@@ -285,8 +285,7 @@ def excess_scatter(values, errors):
     # times 1.6.
     excess = float(np.median(off / errors**2)) - 1
     significance = excess / (1.6 * np.sqrt(2 / n))
-    # With the median of these, half of the values are farther off than one of them
-    # should be.
+    # Half of the squares exceed the sum of this and their own error's.
     variance = float(np.median(off - errors**2)) if excess > 0 else 0.0
     return np.sqrt(max(variance, 0.0)), significance
 

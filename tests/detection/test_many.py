@@ -19,6 +19,7 @@ from bliss_astro import (
     detect_many,
     detect_sources,
 )
+from bliss_astro.catalog import CatalogPosterior
 from bliss_astro.catalog._columns import SHAPE_COLUMNS
 from bliss_astro.detection import _batches, _detect, _images
 from bliss_astro.encoders import Encoder
@@ -275,6 +276,16 @@ def test_warnings_that_are_errors_name_the_image_once(encoder):
         warnings.simplefilter('error')
         with pytest.raises(Warning, match=r'^image 0: (?!image)'):
             next(detect_many([sky], encoder=encoder))
+
+
+def test_errors_of_tables_name_the_image(encoder, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError('no table')
+
+    monkeypatch.setattr(CatalogPosterior, 'at_threshold', refuse)
+    known = _KNOWN | {'encoder': encoder, 'bkg_error': 1.0}
+    with pytest.raises(ValueError, match=r'^image 0: no table'):
+        list(detect_many(_cube(2), **known))
 
 
 def test_errors_of_several_parts_have_a_note(encoder, monkeypatch):
