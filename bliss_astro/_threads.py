@@ -14,6 +14,7 @@ import contextvars
 import os
 import sys
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -169,32 +170,38 @@ def _slices(n, size, device):
 
 def map_threads(function, items):
     """Apply a function to items, in the threads that `use_threads` allows, in order."""
-    items = list(items)
+    items, bar = list(items), _BAR.get()
     number = min(_N_WORKERS.get() or 1, len(items))
-    bar = _BAR.get()
+    results, todo = [None] * len(items), iter(enumerate(items))
     if bar is not None:
         bar.total += len(items)
     grad = torch.is_grad_enabled()
 
     # Gradients are off in the threads as they are outside.
-    def run(item):
-        with torch.set_grad_enabled(grad):
-            return function(item)
-
-    def counted(result):
-        if bar is not None:
-            bar.update()
-        return result
+    def work():
+        try:
+            with torch.set_grad_enabled(grad):
+                for k, item in todo:
+                    results[k] = function(item)
+                    if bar is not None:
+                        with bar.get_lock():
+                            bar.update()
+        finally:
+            # After an error, or Ctrl-C, what has not begun is dropped.
+            deque(todo, 0)
 
     if number < 2:
-        return [counted(function(item)) for item in items]
-    pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        futures = [pool.submit(run, item) for item in items]
-        return [counted(future.result()) for future in futures]
-    finally:
-        # After an error, or Ctrl-C, what has not begun is dropped.
-        pool.shutdown(cancel_futures=True)
+        work()
+        return results
+    own = {'initializer': torch.set_num_threads, 'initargs': (1,)}
+    with ThreadPoolExecutor(number - 1, **own) as pool:
+        futures = [pool.submit(work) for _ in range(number - 1)]
+        # This thread works too, as each one holds memory of its own, of a frame some
+        # 130 MB. Inside, none of them has further threads.
+        contextvars.Context().run(work)
+    for future in futures:
+        future.result()
+    return results
 
 
 class Batches:

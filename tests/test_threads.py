@@ -37,15 +37,24 @@ def test_results_in_order(n_threads):
 
 
 def test_operations_have_one_thread_and_gradients_stay_off():
-    def state(_):
+    both = threading.Barrier(2, timeout=10)
+
+    def state(wait):
         own = threading.current_thread() is threading.main_thread()
+        if wait:
+            both.wait()
+        # Nor are there threads inside.
+        assert not wait or _threads.n_workers() is None
         return own, torch.get_num_threads(), torch.is_grad_enabled()
 
     with torch.no_grad(), use_threads(2):
         assert torch.get_num_threads() == 1
-        assert set(map_threads(state, range(4))) == {(False, 1, False)}
+        # This thread is one of the two, so that there are no more than that.
+        states = map_threads(state, [True] * 4)
+        assert set(states) == {(False, 1, False), (True, 1, False)}
+        assert _threads.n_workers() == 2
     with use_threads(1):
-        assert map_threads(state, range(2)) == [(True, 1, True)] * 2
+        assert map_threads(state, [False] * 2) == [(True, 1, True)] * 2
 
 
 def test_number_of_threads_comes_back():
