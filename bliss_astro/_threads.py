@@ -238,6 +238,25 @@ class Batches:
             self.state, self._pool = self.state, None
             torch.set_num_threads(number)
 
+    @contextlib.contextmanager
+    def beside(self, work):
+        """
+        Give a function that returns the result of some work.
+
+        The thread that draws ahead does the work, as soon as a batch is drawn, unless
+        the function is called before that. Where others help this thread, it needs no
+        such help.
+        """
+        if self._pool is None or torch.get_num_threads() > 1:
+            yield work
+            return
+        future = self._pool.submit(work)
+        try:
+            yield lambda: work() if future.cancel() else future.result()
+        finally:
+            if not future.cancel():
+                wait([future])
+
     @property
     def state(self):
         if self._ahead is None:

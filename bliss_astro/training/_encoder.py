@@ -3,7 +3,10 @@
 Training of encoders on simulated images, and the domain that their cards state.
 """
 
+import contextlib
+import functools
 import math
+import operator
 
 import torch
 
@@ -125,23 +128,41 @@ class EncoderTrainer(Trainer):
 
     def loss(self, encoder, batch):
         """Negative log-probability of the truth, and its terms."""
+        return _summed([part() for part in self._losses(encoder, batch)])
+
+    def backward(self, batch):
+        """
+        Add the gradients of the loss; return it and its terms.
+
+        Encoders that follow detection have weights of their own: the thread that draws
+        batches adds their gradients, where it has time.
+        """
+        first, *rest = (
+            functools.partial(_add_gradients, part)
+            for part in self._losses(self.model, batch)
+        )
+        with contextlib.ExitStack() as stack:
+            beside = self.batches.beside
+            rest = [stack.enter_context(beside(part)) for part in rest]
+            return _summed([part() for part in (first, *rest)])
+
+    def _losses(self, encoder, batch):
+        """Losses of detection and of what follows it, as functions, with terms."""
         inputs, catalog, planes, measured = batch
         trains = torch.is_grad_enabled()
         with self.autocast(), torch.set_grad_enabled(trains and self.trains_detection):
             stem = encoder.stem(inputs, (0, 0, 0, 0), planes)
             features = encoder.inner_features(inputs, stem=stem).float()
         posterior = encoder.posterior(features, inputs, half=self.half)
-        loss, terms = 0.0, {}
+        losses = []
         if self.trains_detection:
-            loss, terms = npe_loss(posterior, catalog)
+            losses.append(lambda: npe_loss(posterior, catalog))
         # Validation has every term, and so has a step without others.
         due = not (trains and self.trains_detection)
         due |= self.step % self.training.sources_every == 0
         if self.trains_sources and due:
-            further, own = sequence_loss(posterior.sequence, catalog, measured)
-            loss = loss + further
-            terms |= {f'source_{name}': value for name, value in own.items()}
-        return loss, terms
+            losses.append(lambda: _named(posterior.sequence, catalog, measured))
+        return losses
 
     def result(self, name):
         """
@@ -159,6 +180,24 @@ class EncoderTrainer(Trainer):
         card['domain'] = domain_of_simulation(self.configs[1]).to_card()
         card['training']['started_from'] = self.origin
         return encoder
+
+
+def _named(*given):
+    """Loss of encoders that follow detection, and its terms by their own names."""
+    loss, terms = sequence_loss(*given)
+    return loss, {f'source_{name}': value for name, value in terms.items()}
+
+
+def _add_gradients(part):
+    loss, terms = part()
+    loss.backward()
+    return loss.detach(), terms
+
+
+def _summed(parts):
+    """Sum of losses, and terms of all of them."""
+    losses, terms = zip(*parts, strict=True)
+    return sum(losses), functools.reduce(operator.or_, terms)
 
 
 def _freeze(encoder, stage, given):

@@ -77,6 +77,8 @@ class Trainer(abc.ABC):
             self.average = type(self.model)(configs[0]).to(self.device)
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
+        # Lists, as a walk through all layers takes longer than the average.
+        self._weights = [list(part.parameters()) for part in (self.average, self.model)]
         options = {'lr': self.training.learning_rate, 'betas': (0.9, 0.99)}
         options['fused'] = True
         self.optimizer = torch.optim.Adam(self.parameter_groups(), **options)
@@ -108,6 +110,12 @@ class Trainer(abc.ABC):
         """Learning rate of each group of parameters in the next step."""
         return [self.cosine_rate(self.step, self.training.n_steps)]
 
+    def backward(self, batch):
+        """Add the gradients of the loss of a batch; return it and its terms."""
+        loss, terms = self.loss(self.model, batch)
+        loss.backward()
+        return loss, terms
+
     def advance(self):
         """Do one step of the optimiser; return the terms of the loss, as tensors."""
         groups = self.optimizer.param_groups
@@ -116,9 +124,9 @@ class Trainer(abc.ABC):
         trained = [p for group in groups if group['lr'] > 0 for p in group['params']]
         before, last = self.batches.state, self.step + 1 == self.training.n_steps
         try:
-            loss, terms = self.loss(self.model, self.batches.take(last=last))
+            batch = self.batches.take(last=last)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss, terms = self.backward(batch)
             norm = torch.nn.utils.clip_grad_norm_(trained, self.training.clip_norm)
         except BaseException:  # Ctrl-C above all: the step did not happen
             self.batches.state = before
@@ -143,8 +151,7 @@ class Trainer(abc.ABC):
     def _update_average(self):
         # A short memory at first, so that the first weights fade soon.
         decay = min(self.training.average_decay, (self.step + 1) / (self.step + 10))
-        own = list(self.model.parameters())
-        torch._foreach_lerp_(list(self.average.parameters()), own, 1 - decay)
+        torch._foreach_lerp_(*self._weights, 1 - decay)
 
     @torch.no_grad()
     def validate(self):

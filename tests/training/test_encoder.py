@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bliss_astro._atomic import lock_folder
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.simulation import SimulationConfig
-from bliss_astro.training import train_encoder
+from bliss_astro.training import _encoder, train_encoder
 from bliss_astro.training._encoder import EncoderTrainer
 from bliss_astro.training._run import TrainingLog
 
@@ -168,8 +168,43 @@ class TestResume:
         assert torch.get_num_threads() == 2
         assert_same(checkpoint(tmp_path), checkpoint(straight))
 
+    @pytest.mark.parametrize('held', ['npe_loss', 'draw'])
+    def test_gradients_of_two_threads(self, tiny_configs, two_threads, held):
+        """
+        Those of encoders that follow detection are of whichever thread has time.
+        """
+        design = dict.fromkeys(('galaxies', 'shapes', 'sequence', 'shapes_only'), True)
+        encoder = dataclasses.replace(tiny_configs[0], **design)
+        simulation = SimulationConfig(population='npe', n_exposures=(1, 1))
+        configs = encoder, simulation, tiny_configs[2]
+        one, other = (EncoderTrainer(configs, device='cpu') for _ in range(2))
+        torch.set_num_threads(1)
+        alone, batch, done, mine = one.advance(), other.draw(), threading.Event(), []
+        torch.set_num_threads(2)
+        sequence_loss, original = _encoder.sequence_loss, getattr(_encoder, held, None)
+
+        def counted(*given):
+            mine.append(threading.current_thread() is threading.main_thread())
+            done.set()
+            return sequence_loss(*given)
+
+        def wait(*given, **keywords):
+            assert done.wait(60)
+            return original(*given, **keywords)
+
+        two_threads.setattr(_encoder, 'sequence_loss', counted)
+        if held == 'draw':
+            other.batches._draw = lambda: done.wait(60) and batch
+        else:
+            two_threads.setattr(_encoder, held, wait)
+        with other.batches.ahead():
+            other.batches.take = lambda **_: other.batches._begin() or batch
+            assert_same(other.advance(), alone)
+        assert_same(other.model.state_dict(), one.model.state_dict())
+        assert mine == [held == 'draw']
+
     @pytest.mark.parametrize(
-        ('name', 'call'), [('loss', 6), ('draw', 4), ('draw', 7), ('validate', 2)]
+        ('name', 'call'), [('backward', 5), ('draw', 4), ('draw', 7), ('validate', 2)]
     )
     def test_bitwise_after_ctrl_c_with_batches_drawn_ahead(
         self, straight, tiny_configs, tmp_path, two_threads, name, call
@@ -183,7 +218,7 @@ class TestResume:
         assert_same(checkpoint(tmp_path), checkpoint(straight))
 
     @pytest.mark.parametrize(
-        ('name', 'call'), [('loss', 6), ('draw', 4), ('validate', 2)]
+        ('name', 'call'), [('backward', 5), ('draw', 4), ('validate', 2)]
     )
     def test_bitwise_after_ctrl_c(
         self, straight, tiny_configs, tmp_path, monkeypatch, name, call
@@ -331,16 +366,16 @@ class TestSteps:
         trainer = EncoderTrainer(tiny_configs, device='cpu')
         before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
         average = {k: v.clone() for k, v in trainer.average.state_dict().items()}
-        original = trainer.loss
+        original = _encoder.npe_loss
 
-        def broken(encoder, batch):
-            loss, terms = original(encoder, batch)
+        def broken(*given):
+            loss, terms = original(*given)
             if bad == 'loss':
                 return loss * torch.nan, terms
-            return loss + (encoder.to_tiles.bias[0] * 0).sqrt(), terms
+            return loss + (trainer.model.to_tiles.bias[0] * 0).sqrt(), terms
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, 'loss', broken)
+            patch.setattr(_encoder, 'npe_loss', broken)
             trainer.advance()
         assert (trainer.step, trainer.n_skipped) == (1, 1)
         assert_same(dict(trainer.model.state_dict()), before)
