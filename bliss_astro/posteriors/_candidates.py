@@ -11,7 +11,7 @@ from ._borders import each_once, hidden_decided, join_neighbours, near_edges
 from ._factors import flux_parts
 from ._grid import joined
 from ._marginals import SourceMarginals, quasi_random
-from ._scene_fit import SceneFit, SceneSources
+from ._scene_fit import SceneSources
 from ._source_chain import SourceChain, after_flux, n_uniform
 from ._sweep import most_probable
 from ._tile_posterior import TilePosterior
@@ -222,13 +222,12 @@ def _describe_in_sequence(sequence, sources, chosen, most):
         active=(some.probability > 0.5).repeat(_N_SCENES),
         scenes=which * len(sequence.inputs.image) + tiles[0],
     )
-    given = blind = None
+    given = start = None
     if shapes_only:
         # The scene without types is a start and no more, for which one of the draws
         # does.
-        blind = sequence.fit(scenes.select(slice(n)))
         twice = torch.arange(n, device=q.device).repeat(_N_SCENES)
-        blind = SceneFit(blind.ellipses.select(twice))
+        start = sequence.start(scenes.select(slice(n))).select(twice)
         flux = some.flux[:, :_N_SCENES].movedim(1, 0).flatten(0, 1)
         given = (some.galaxy < 0.5)[twice], flux
     q = torch.stack([q[k::_N_SCENES] for k in range(_N_SCENES)])
@@ -236,7 +235,7 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     def draw(index, flux, chain):
         return chain.quantile_draw(flux, q[which[index]])
 
-    flux, draws = sequence.describe(scenes, draw, given, blind)
+    flux, draws = sequence.describe(scenes, draw, given, start)
     if not shapes_only:
         # As many positions as the one pass describes, in turn.
         flux = flux.unflatten(0, (_N_SCENES, n))

@@ -4,11 +4,13 @@ Least-squares fits of all sources of a scene, given their positions.
 
 The light of the neighbours makes a blend hard.  Models of `fit_ellipses`
 are fitted to all sources of a scene in turn, each to the pixels less the models of all
-others, and a few rounds suffice (`fit_scene`).
+others, and a few rounds suffice (`fit_scene`).  Groups of sources whose stamps do not
+overlap those of others can be fitted one after the other (`split_scenes`).
 """
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from bliss_astro._threads import map_threads, split_work
@@ -25,6 +27,10 @@ _SIDE = 2 * STAMP_RADIUS + 1
 _DAMPING = 0.8
 # How many stamps a processor works on at once.
 _PIECE = 512
+# Sources that are fitted together, unless they overlap: each takes 40 kB meanwhile.
+_GROUP = 1024
+# Distance in pixels between scenes.
+_FAR = 1e6
 
 
 @dataclasses.dataclass
@@ -80,9 +86,9 @@ class SceneFit:
     """
 
     ellipses: Ellipses
-    model: torch.Tensor | None = None
-    extended: torch.Tensor | None = None
-    canvas: '_Canvas | None' = None
+    model: torch.Tensor
+    extended: torch.Tensor
+    canvas: '_Canvas'
 
     def put(self, index, ellipses):
         """Replace models of some sources."""
@@ -130,6 +136,36 @@ class _Canvas(Rows):
         number = squares.flatten(1).gather(1, which.flatten(1)).view_as(which)
         rows, columns = rows % _SIDE * _SIDE, columns % _SIDE
         return number * _SIDE**2 + (rows[..., None] + columns[:, None])
+
+
+def split_scenes(pixels, sources):
+    """
+    Indices of groups of sources whose stamps do not overlap those of other groups.
+
+    A group has at most some thousand sources, or is one crowd.
+    """
+    n, device = len(sources), sources.x.device
+    most = split_work(n, _GROUP, device)[0].stop
+    if n <= most:
+        return [torch.arange(n, device=device)]
+    from scipy.sparse import coo_array, csgraph
+    from scipy.spatial import KDTree
+
+    centre = pixels.centres(sources.x, sources.y, STAMP_RADIUS)
+    scenes = sources.images if sources.scenes is None else sources.scenes
+    place = torch.stack([*centre, scenes * _FAR], 1).cpu().double()
+    pairs = KDTree(place).query_pairs(_SIDE - 0.5, p=np.inf, output_type='ndarray')
+    links = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(n, n))
+    _, crowd = csgraph.connected_components(links, directed=False)
+    sizes = np.bincount(crowd)
+    # The large ones first.
+    rank = np.argsort(-sizes, kind='stable')
+    group = np.empty_like(rank)
+    group[rank] = (np.cumsum(sizes[rank]) - 1) // most
+    group = group[crowd]
+    order = np.argsort(group, kind='stable')
+    cuts = np.flatnonzero(np.diff(group[order])) + 1
+    return [torch.from_numpy(own).to(device) for own in np.split(order, cuts)]
 
 
 def _own_model(patches, ellipses, sources) -> torch.Tensor:

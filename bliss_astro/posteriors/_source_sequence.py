@@ -25,7 +25,7 @@ from bliss_astro.psf._mixture import asinh
 from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import TileCatalog, joined
-from ._scene_fit import SceneFit, SceneSources, cleaned, first_guess, fit_scene
+from ._scene_fit import SceneSources, cleaned, first_guess, fit_scene, split_scenes
 from ._source_chain import put_values, true_values
 from ._source_encoders import StampChain
 from ._star_fit import photometry
@@ -87,10 +87,10 @@ class SourceSequence:
 
     @torch.no_grad()
     def fit(self, sources, start=None, *, star_shapes=True):
-        """The scene, before types are known or, with a start, after."""
+        """The scene, before types are known or, from those ellipses, after."""
         floor, options = self.log_floor(sources).exp(), {'n_rounds': _FIRST_ROUNDS}
         if start is not None:
-            options = {'start': start.ellipses, 'n_rounds': _FURTHER_ROUNDS}
+            options = {'start': start, 'n_rounds': _FURTHER_ROUNDS}
         given = self.pixels, sources, floor
         fit = fit_scene(*given, star_shapes=star_shapes, **options)
         if start is None and sources.active is not None:
@@ -100,6 +100,22 @@ class SourceSequence:
             parts = [self._ghosts(fit, sources, k, floor[k]) for k in pieces]
             fit.put(ghosts, Ellipses.concatenate(parts))
         return fit
+
+    def _in_groups(self, function, sources):
+        """Dict of tensors that a function returns of groups of sources, in order."""
+        groups = split_scenes(self.pixels, sources)
+        # A crowd that is longer than all the others has the threads inside.
+        parts = [function(groups[0])] if len(groups[0]) > len(sources) / 2 else []
+        parts += map_threads(function, groups[len(parts) :])
+        order = torch.cat(groups).argsort()
+        return {name: value[order] for name, value in joined(parts).items()}
+
+    def start(self, sources):
+        """`Ellipses` of a scene before types are known."""
+        found = self._in_groups(
+            lambda index: vars(self.fit(sources.select(index)).ellipses), sources
+        )
+        return Ellipses(**found)
 
     def _ghosts(self, scene, sources, index, floor):
         some = sources.select(index)
@@ -164,11 +180,11 @@ class SourceSequence:
         seen = self.see(scene, sources, index)
         return StampChain(self.encoders, seen, kind, half=self.half)
 
-    def _given_types(self, sources, blind, point, *, star_shapes=False):
+    def _given_types(self, sources, start, point, *, star_shapes=False):
         typed = dataclasses.replace(sources, point=point)
         # Features of stars are inputs of types and fluxes.
         star_shapes = star_shapes or not self.encoders.shapes_only
-        return self.fit(typed, blind, star_shapes=star_shapes), typed
+        return self.fit(typed, start, star_shapes=star_shapes), typed
 
     def _owners(self, values, n):
         """Indices of those of n sources that have parameters here, as galaxies do."""
@@ -194,7 +210,7 @@ class SourceSequence:
         catalog = catalog.with_ellipticity(self.encoders.entries, self)
         sources, where = self.sources_of(catalog)
         galaxy, blind = catalog.galaxy[where], self.fit(sources)
-        scenes = [self._given_types(sources, blind, galaxy == 0)]
+        scenes = [self._given_types(sources, blind.ellipses, galaxy == 0)]
         if not self.encoders.shapes_only:
             scenes.append((blind, sources))
         index = self._owners({'type': galaxy}, len(sources))
@@ -232,7 +248,7 @@ class SourceSequence:
             # Fluxes are known, and where such a fit starts makes no difference.
             given = {'flux': catalog.log_flux[where]}
             flux = (given['flux'] + self.log_floor(sources)).exp()
-            blind = SceneFit(Ellipses.round(flux))
+            start = Ellipses.round(flux)
             # Of all sources, as numbers of further draws depend on how many are drawn.
             options = {'generator': generator, 'device': galaxy.device}
             uniform = {
@@ -245,8 +261,9 @@ class SourceSequence:
             pieces = self._pieces(n)
             kinds = (self._types(blind, sources, index) for index in pieces)
             galaxy = torch.cat([kind.sample(generator=generator) for kind in kinds])
+            start = blind.ellipses
         given['type'] = galaxy
-        scene = self._given_types(sources, blind, galaxy == 0)
+        scene = self._given_types(sources, start, galaxy == 0)
         index = self._owners(given, n)
         for own in (index[k] for k in self._pieces(len(index))):
             parts = ({k: v[own] for k, v in part.items()} for part in (given, uniform))
@@ -257,25 +274,38 @@ class SourceSequence:
     # -- marginals -------------------------------------------------------------
 
     @torch.no_grad()
-    def describe(self, sources, draw, given=None, blind=None):
+    def describe(self, sources, draw, given=None, start=None):
         """
         Mixtures of log-fluxes, and draws of what follows them.
 
         Draws are made by a function of indices of sources, mixtures and chain, piece
-        by piece. Types and fluxes may be given, as may be the scene before types are
-        known.
+        by piece. Types and fluxes may be given, as may be the ellipses of the scene
+        before types are known.
         """
-        blind = self.fit(sources) if blind is None else blind
+
+        def describe(index):
+            own = (
+                None if part is None else part.select(index)
+                for part in (sources, start)
+            )
+            types = None if given is None else [part[index] for part in given]
+            return self._describe(*own, types, lambda k, *seen: draw(index[k], *seen))
+
+        found = self._in_groups(describe, sources)
+        return found.pop('mixtures'), found
+
+    def _describe(self, sources, start, given, draw):
         pieces = self._pieces(len(sources))
         if given is None:
+            blind = self.fit(sources)
             kinds = map_threads(lambda k: self._types(blind, sources, k), pieces)
             log_types = torch.cat([kind.log_probs for kind in kinds])
+            # The images of the first scene are not needed any more.
+            start, blind = blind.ellipses, None
             point, mixtures = log_types[:, 0] > log_types[:, 1], None
         else:
             point, mixtures = given
-        # The images of the first scene are not needed any more.
-        blind = SceneFit(blind.ellipses)
-        scene = self._given_types(sources, blind, point, star_shapes=True)
+        scene = self._given_types(sources, start, point, star_shapes=True)
 
         def describe(index):
             chain = self._chain(*scene, index)
@@ -284,7 +314,6 @@ class SourceSequence:
             else:
                 factors = chain.star_flux, chain.galaxy_flux
                 flux = LogFluxFactor.of_types(*factors, log_types[index]).packed()
-            return flux, draw(index, flux, chain)
+            return {'mixtures': flux} | draw(index, flux, chain)
 
-        fluxes, draws = zip(*map_threads(describe, pieces), strict=True)
-        return torch.cat(fluxes), joined(draws)
+        return joined(map_threads(describe, pieces))

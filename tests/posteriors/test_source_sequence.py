@@ -10,7 +10,12 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.posteriors import _candidates, _source_sequence, find_sources
+from bliss_astro.posteriors import (
+    _candidates,
+    _scene_fit,
+    _source_sequence,
+    find_sources,
+)
 from bliss_astro.posteriors._extended_fit import (
     Ellipses,
     ellipse_features,
@@ -18,7 +23,7 @@ from bliss_astro.posteriors._extended_fit import (
     model_of,
 )
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
-from bliss_astro.posteriors._scene_fit import SceneFit, _Canvas, cleaned
+from bliss_astro.posteriors._scene_fit import _Canvas, cleaned, split_scenes
 from bliss_astro.posteriors._source_sequence import SourceSequence
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
@@ -123,6 +128,28 @@ class TestSceneFit:
         one = sequence.fit(sources).ellipses.flux
         other = sequence.fit(ghosts).ellipses.flux[:n]
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+    @torch.no_grad()
+    def test_groups_are_fitted_apart(self, scene, monkeypatch):
+        sequence, sources, _ = scene
+        few = sources.select(torch.arange(0, len(sources), 2))
+        together = sequence.fit(few).ellipses
+        monkeypatch.setattr(_scene_fit, '_GROUP', 6)
+        groups = split_scenes(sequence.pixels, few)
+        assert len(groups) > 4
+        assert torch.equal(torch.cat(groups).sort().values, torch.arange(len(few)))
+        group = torch.cat([torch.full_like(k, n) for n, k in enumerate(groups)])
+        group = group[torch.cat(groups).argsort()]
+        same = few.scenes[:, None] == few.scenes
+        for place in (few.x, few.y):
+            place = place.round()
+            same &= (place[:, None] - place).abs() < 25
+        assert (same.sum(1) > 1).any()
+        assert (group[:, None] == group)[same].all()
+        apart = sequence.start(few)
+        for name in ('flux', 'log_blur', 'e1'):
+            one, other = (getattr(part, name) for part in (together, apart))
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_pixels_of_stamps_are_those_of_scenes(scene):
@@ -370,7 +397,7 @@ class TestShapesOnly:
         flux = (catalog.log_flux[where] + sequence.log_floor(sources)).exp()
         index = (catalog.galaxy[where] > 0).nonzero()[:, 0]
         typed = dataclasses.replace(sources, point=catalog.galaxy[where] == 0)
-        blind = sequence.fit(sources)
+        blind = sequence.start(sources)
 
         def features(start, *, star_shapes=True):
             fit = sequence.fit(typed, start, star_shapes=star_shapes)
@@ -378,7 +405,7 @@ class TestShapesOnly:
 
         old, same = (features(blind, star_shapes=k) for k in (True, False))
         torch.testing.assert_close(old, same, rtol=1e-3, atol=1e-3)
-        new = features(SceneFit(Ellipses.round(flux)), star_shapes=False)
+        new = features(Ellipses.round(flux), star_shapes=False)
         monkeypatch.setattr(_source_sequence, '_FURTHER_ROUNDS', 40)
         best = features(blind)
         away = [(part - best).abs().max(-1).values for part in (old, new)]
