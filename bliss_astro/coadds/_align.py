@@ -197,13 +197,16 @@ def check_exposure(exposure, k):
 
 
 def common_band(exposure, k, band):
-    """Return the band of an exposure and those before it; refuse different ones."""
+    """Return the band, or its name, of exposures so far; refuse different ones."""
     named = (exposure.meta.get(key) for key in _BAND_KEYS)
     own = next((str(name).strip() for name in named if name is not None), band)
-    if band not in (None, own):
+    own = exposure.band or own
+    # Where one is a mere text, by name.
+    same = own == band if type(own) is type(band) else str(own) == str(band)
+    if band is not None and not same:
         bands = f'exposures[{k}] is in {own!r}, those before it in {band!r}'
         raise ValueError(f'exposures differ in band: {bands}.')
-    return own
+    return own if band is None else band
 
 
 def with_progress(exposures, title, shown):
@@ -325,6 +328,7 @@ def _build(exposure, grid, box, image, noise, method):
         noise_kernel=noise.kernel,
         psf_error=exposure.psf_error,
         background_error=level,
+        band=exposure.band,
         n_exposures=spread(covered, 0, np.int32),
         meta=exposure.meta | {'align_method': method},
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from bliss_astro._arguments import check_rng, require
 from bliss_astro._warnings import warn
+from bliss_astro.exposures import Band
 from bliss_astro.units import median_and_scatter
 
 from ._align import (
@@ -204,7 +205,9 @@ def coadd_exposures(
             sums.add(layer, np.where(outliers, 0.0, layer.weight))
     arguments = sums.arguments(stream.dtype)
     meta = stream.meta()
-    return Coadd(**arguments, wcs=grid.wcs, unit=stream.scale.unit, meta=meta)
+    band = stream.band if isinstance(stream.band, Band) else None
+    arguments |= {'wcs': grid.wcs, 'unit': stream.scale.unit, 'meta': meta}
+    return Coadd(**arguments, band=band)
 
 
 def _check_sigma_clip(sigma_clip):
@@ -358,4 +361,4 @@ class _Stream:
             points = np.broadcast_to(self.scale.zero_points, (self.count,))
             meta['zero_points'] = points.tolist()
             meta['zero_point'] = self.scale.zero_point
-        return meta if self.band is None else meta | {'band': self.band}
+        return meta if self.band is None else meta | {'band': str(self.band)}

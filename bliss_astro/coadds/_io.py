@@ -17,6 +17,7 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR, file_name, header_wcs, open_fits
 from bliss_astro._warnings import warn
 from bliss_astro.exposures import Exposure, measure_noise
+from bliss_astro.exposures._bands import band_cards, find_band
 from bliss_astro.exposures._fits_image import Location
 from bliss_astro.exposures._nddata import read_nddata
 from bliss_astro.exposures._noise import neighbours
@@ -81,6 +82,7 @@ def write(self, path, *, overwrite=False):
     header[_VERSION_KEY] = (_VERSION, 'version of this layout')
     if self.unit is not None:
         header['BUNIT'] = unit_text(self.unit)
+    header.update(band_cards(self.band))
     flags = _BAD * self.mask.astype(np.uint8) + _SATURATED * self.saturated
     values = {key: getattr(self, name) for name, key in _NAMES.items()}
     values |= {'MASK': flags.astype(np.uint8), 'NEXP': self.n_exposures}
@@ -221,6 +223,7 @@ def _read_own(cls, hdus, known, name):
     arguments = {
         'unit': u.Unit(header['BUNIT']) if 'BUNIT' in header else None,
         'wcs': header_wcs(header, data.shape) if 'CTYPE1' in header else None,
+        'band': find_band(header),
         'mask': (flags & _BAD) > 0,
         'saturated': (flags & _SATURATED) > 0,
         'meta': json.loads(str(hdus['META'].data['json'][0])),

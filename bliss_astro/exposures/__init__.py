@@ -10,6 +10,7 @@ from . import _read as _read
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
+    _bands='BANDS Band',
     _noise='NoiseMeasurement',
     # The module that gives Exposure its method read.
     _read='Exposure ExposureRead',

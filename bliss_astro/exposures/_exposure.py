@@ -12,6 +12,7 @@ from astropy.utils import classproperty
 from bliss_astro._arguments import check_integer, check_number, require
 from bliss_astro._lazy import survey
 
+from ._bands import as_band
 from ._geometry import binned_arguments, cut_wcs, sky_wcs
 from ._nddata import from_nddata, to_ccddata
 from ._psf import PSFAccess, describe
@@ -20,6 +21,7 @@ from ._validate import (
     check_data,
     check_map,
     check_mask,
+    check_some_good,
     image_unit,
     join_masks,
     split_mask,
@@ -94,6 +96,9 @@ class Exposure:
     background_error : float, optional
         Error of ``background`` (standard deviation), in units of ``bkg_error``.
 
+    band : str or `Band`, optional
+        Band: one, or its name in `BANDS`. None is unknown, and treated as r.
+
     meta : dict, optional
         Anything else that is known.
 
@@ -149,6 +154,7 @@ class Exposure:
         noise_correlation=(0.0, 0.0),
         psf_error=USUAL_PSF_ERROR,
         background_error=USUAL_BACKGROUND_ERROR,
+        band=None,
         meta=None,
     ):
         self.unit = image_unit(data, unit)
@@ -172,6 +178,7 @@ class Exposure:
         errors = {'psf_error': psf_error, 'background_error': background_error}
         for name, value in errors.items():
             setattr(self, name, check_number(name, value, sign='not negative'))
+        self.band = as_band(band)
         self.meta = dict(meta or {})
         self._psf_access = psf if isinstance(psf, PSFAccess) else PSFAccess(psf)
 
@@ -185,12 +192,7 @@ class Exposure:
             with np.errstate(invalid='ignore'):
                 self.saturated |= self.data >= self.saturation
         self.mask = join_masks(shape, *masks, self.saturated)
-        if self.mask.all():
-            msg = 'data must have good pixels; all are masked, saturated or not finite.'
-            if self.saturated.all() and self.saturation is not None:
-                level = np.max(self.saturation)
-                msg = f'saturation must lie above some of the data; all reach {level}.'
-            raise ValueError(msg)
+        check_some_good(self)
 
     def _set_noise(self, background, bkg_error, effective_gain, read_noise):
         """Check the numbers that set the noise."""

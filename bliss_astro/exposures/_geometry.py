@@ -145,6 +145,7 @@ def binned_arguments(exposure, n):
         'psf': psf,
         'wcs': None if part.wcs is None else _binned_wcs(part.wcs, part.shape, n),
         'unit': part.unit,
+        'band': part.band,
         'meta': part.meta | {'binned': n * part.meta.get('binned', 1)},
     }
 

@@ -12,6 +12,7 @@ from astropy.io.fits.verify import VerifyError
 
 from bliss_astro._warnings import warn
 
+from ._bands import find_band
 from ._sky import step_of
 
 # Cards by argument, of which the first that is there counts. Numbers are positive, or
@@ -90,6 +91,9 @@ class HeaderCards:
 
     ignored : list of str
         Cards that are not sound, and why.
+
+    band : `Band` or None
+        Band, where its filter is a known one.
     """
 
     def __init__(self, header, data, unit):
@@ -110,6 +114,7 @@ class HeaderCards:
             below = sample < self.known['saturation']
             if sample.size and np.mean(below) < _BELOW_SATURATION:
                 self.ignore('saturation', 'below most of the image')
+        self.band = find_band(self._header)
         self._take_meta()
 
     def _get(self, names):
@@ -187,10 +192,12 @@ class HeaderCards:
 
     def complete(self, given, unit, sources):
         """
-        Add the numbers of the header to arguments given, and the sources of these.
+        Add numbers and band of the header to arguments given, and their sources.
 
         Both are changed in place; those in the unit of the image get ``unit``.
         """
+        if given.get('band') is None:
+            given['band'] = self.band
         for name, value in self.known.items():
             if given.get(name) is None:
                 in_unit = unit is not None and name in ('background', 'saturation')

@@ -9,6 +9,7 @@ from astropy.nddata import CCDData, NDData, StdDevUncertainty
 
 from bliss_astro._arguments import first_wrong, must, require, require_type
 
+from ._bands import CARDS, band_cards
 from ._geometry import whole_wcs
 from ._header import KEYWORDS, HeaderCards
 from ._psf import draw_psf_model
@@ -118,6 +119,8 @@ def collect_nddata(nddata, given):
     for name, key in KEYWORDS.items():
         if cards.used.get(name) == key:
             del arguments['meta'][key]
+    for key in CARDS:
+        arguments['meta'].pop(key, None)
     data = nddata.data if unit is None else nddata.data * unit
     error = None
     if nddata.uncertainty is not None:
@@ -225,7 +228,8 @@ def to_ccddata(exposure):
         image of the PSF at the centre, and as its uncertainty the total
         error. Single numbers for all pixels stand in its meta under
         ``EFFGAIN``, ``BKGLEVEL``, ``RDNOISE``, ``SATURATE``, ``PSFERR`` and
-        ``BKGRELER``; maps of these are not kept, and `from_nddata` needs them
+        ``BKGRELER``, the band under ``BAND``, ``BANDWAVE`` and ``BANDFWHM``;
+        maps of numbers are not kept, and `from_nddata` needs them
         again.
     """
     numbers = {key: getattr(exposure, name) for name, key in KEYWORDS.items()}
@@ -241,6 +245,6 @@ def to_ccddata(exposure):
         uncertainty=StdDevUncertainty(np.array(exposure.total_error())),
         mask=exposure.mask.copy(),
         wcs=exposure.wcs,
-        meta=exposure.meta | numbers,
+        meta=exposure.meta | numbers | band_cards(exposure.band),
         psf=psf,
     )

@@ -112,7 +112,8 @@ def limiting_flux(exposure, noise, area, snr):
 def describe(exposure):
     """Shape, unit, sky, noise, seeing and depth of an exposure in one line."""
     ny, nx = exposure.shape
-    parts = [f'{ny} x {nx} px', '' if exposure.unit is None else str(exposure.unit)]
+    known = (part for part in (exposure.band, exposure.unit) if part is not None)
+    parts = [f'{ny} x {nx} px', *map(str, known)]
     good = ~exposure.mask
     level, noise = (
         float(np.median(np.broadcast_to(value, exposure.shape)[good]))

@@ -18,6 +18,7 @@ from bliss_astro.psf import PSFModel
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.units import magnitude_to_flux
 
+from ._bands import as_band, find_band
 from ._estimate import estimate_missing
 from ._exposure import Exposure
 from ._fits_image import IN_UNIT, find_plane, parse_location, read_maps, trim_section
@@ -231,6 +232,8 @@ def exposure_of_hdus(hdus, location, given, estimated):
         is_cut = wcs is not None and location.section is not None
         given['wcs'] = wcs.slice(cut) if is_cut else wcs
     cards = HeaderCards(plane.header, data, unit)
+    # Cards of a camera with several detectors are in the first header.
+    cards.band = cards.band or find_band(hdus[0].header)
     if is_word(given.get('background'), 'header'):
         given['background'] = cards.sky()
     given = {name: value for name, value in given.items() if value is not None}
@@ -294,16 +297,17 @@ def _take_extras(given, unit):
     The PSF of a file is read; FWHM and zero point, which is checked, are returned.
     """
     refuse_both(given, 'psf', 'fwhm')
-    fwhm, zero_point, band = (
-        given.pop(name, None) for name in ('fwhm', 'zero_point', 'band')
-    )
+    fwhm, zero_point = (given.pop(name, None) for name in ('fwhm', 'zero_point'))
     if isinstance(given.get('psf'), str | os.PathLike):
         from bliss_astro.psf import read_psf
 
         location = parse_location(given['psf'])
         check_file(location.path, 'psf', 'a PSF, an image of one, or a file')
+        band = as_band(given.get('band'))
         with open_fits(location.path, 'psf') as hdus:
-            given['psf'] = read_psf(hdus, band=band, extension=location.extension)
+            given['psf'] = read_psf(
+                hdus, band=band and band.name, extension=location.extension
+            )
     if zero_point is not None:
         value = getattr(zero_point, 'value', zero_point)
         zero_point = check_number('zero_point', value)

@@ -166,6 +166,17 @@ def check_correlation(noise_correlation):
     return along_x, along_y
 
 
+def check_some_good(exposure):
+    """Refuse an image without a good pixel."""
+    if not exposure.mask.all():
+        return
+    msg = 'data must have good pixels; all are masked, saturated or not finite.'
+    if exposure.saturated.all() and exposure.saturation is not None:
+        level = np.max(exposure.saturation)
+        msg = f'saturation must lie above some of the data; all reach {level}.'
+    raise ValueError(msg)
+
+
 def check_saturation(exposure):
     """Refuse a saturation level that the sky reaches."""
     known = exposure.data[exposure.saturated | ~exposure.mask]

@@ -156,6 +156,7 @@ def read_exposure(
         psf=files.psf(),
         wcs=image.wcs,
         unit=u.nmgy,
+        band=image.band,
         saturation=saturation,
         saturated=saturated,
         meta=meta,
