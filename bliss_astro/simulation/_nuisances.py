@@ -10,6 +10,7 @@ trained with errors of their size marginalises over them, as over every other nu
 """
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -177,10 +178,28 @@ def _turned(shape, x, y, angle):
     return cos * dx + sin * dy, cos * dy - sin * dx
 
 
+def _for_some(render):
+    """Of a function of a shape and of parts of n images: 0 where not ``some (n,)``."""
+
+    @functools.wraps(render)
+    def render_some(some, shape, *parts):
+        index = some.nonzero()[:, 0]
+        drawn = render(shape, *(part[index] for part in parts))
+        return drawn.new_zeros(len(some), *shape).index_copy_(0, index, drawn)
+
+    return render_some
+
+
 def cosmic_rays(draw, n, fraction, shape):
     """Images ``(n, ny, nx)`` of short sharp tracks, in units of the noise."""
-    place = draw.unit(6, n, _N_RAYS, 1, 1)
-    some = draw.unit(n, 1, 1, 1) < fraction
+    place = draw.unit(6, n, _N_RAYS, 1, 1).movedim(1, 0)
+    some = draw.unit(n) < fraction
+    return _tracks(some, shape, place)
+
+
+@_for_some
+def _tracks(shape, place):
+    place = place.unbind(1)
     x, y = shape[1] * place[0], shape[0] * place[1]
     along, across = _turned(shape, x, y, 2 * math.pi * place[2])
     # Most tracks are short.
@@ -188,8 +207,7 @@ def cosmic_rays(draw, n, fraction, shape):
     beyond = along - along.clamp(min=0).minimum(length)
     track = torch.exp(-0.5 * (across**2 + beyond**2) / _RAY_WIDTH**2)
     # Each of the tracks is there or not with equal probability.
-    present = some & (place[5] < 0.5)
-    return (track * between(_RAY_PEAK, place[4]) * present).sum(1)
+    return (track * between(_RAY_PEAK, place[4]) * (place[5] < 0.5)).sum(1)
 
 
 def trails(draw, n, fraction, shape, fwhm):
@@ -199,11 +217,17 @@ def trails(draw, n, fraction, shape, fwhm):
     They are as wide as PSFs of a FWHM ``(n,)`` in pixels, up to twice as wide.
     """
     place = draw.unit(6, n, 1, 1)
+    some = place[5, :, 0, 0] < fraction
+    return _stripes(some, shape, place.movedim(1, 0), fwhm)
+
+
+@_for_some
+def _stripes(shape, place, fwhm):
+    place = place.unbind(1)
     x, y = shape[1] * place[0], shape[0] * place[1]
     _, across = _turned(shape, x, y, math.pi * place[2])
     width = fwhm[:, None, None] / FWHM_PER_SIGMA * (1 + place[3])
-    peak = between(_TRAIL_PEAK, place[4]) * (place[5] < fraction)
-    return peak * torch.exp(-0.5 * (across / width) ** 2)
+    return between(_TRAIL_PEAK, place[4]) * torch.exp(-0.5 * (across / width) ** 2)
 
 
 def saturate(draw, data, mask, noise, fraction):
@@ -218,7 +242,17 @@ def saturate(draw, data, mask, noise, fraction):
     top = data.masked_fill(mask, 0.0).amax((1, 2), keepdim=True)
     level = top / between(_OVER, place[0])
     some = (level > _LEVEL * noise[:, None, None]) & (place[1] < fraction)
-    level = torch.where(some, level, torch.inf)
+    some = some.flatten().nonzero()[:, 0]
+    if len(some) == 0:  # which have no maxima
+        return data, mask
+    parts = _saturated(data[some], mask[some], level[some], place[:, some])
+    return tuple(
+        whole.index_copy(0, some, part)
+        for whole, part in zip((data, mask), parts, strict=True)
+    )
+
+
+def _saturated(data, mask, level, place):
     over = data.clamp(min=0) / level
     power = between(_SHARPNESS, place[2])
     # The same on both sides of the level, without powers of large numbers.
@@ -230,9 +264,8 @@ def saturate(draw, data, mask, noise, fraction):
         chosen = (4 * place[3]).long() == k
         bled = bled | (chosen & _grown(full, (2 * size + 1, 1)))
     clipped = torch.where(bled & ~full, level, clipped)
-    hidden = (place[4] < 1 / 3) & some
     grown = torch.where(place[5] < 0.5, _grown(bled, (3, 3)), bled)
-    return clipped, mask | (hidden & grown)
+    return clipped, mask | ((place[4] < 1 / 3) & grown)
 
 
 def _grown(pixels, size):
@@ -261,6 +294,11 @@ def draw_large_galaxies(draw, n, fraction, shape, noise):
 
 def render_large_galaxies(x, y, flux, galaxy, shape, fwhm):
     """Images ``(B, ny, nx)`` of large galaxies, whose centres the PSF softens."""
+    return _large_galaxies(flux[:, 0] > 0, shape, x, y, flux, galaxy, fwhm)
+
+
+@_for_some
+def _large_galaxies(shape, x, y, flux, galaxy, fwhm):
     fraction, angle, *ratios_and_radii = galaxy[:, 0, :, None, None].unbind(1)
     along, across = _turned(shape, x[..., None], y[..., None], angle)
     soft = (fwhm[:, None, None] / FWHM_PER_SIGMA) ** 2
@@ -293,8 +331,13 @@ def glare(draw, x, y, flux, shape):
     Four spikes at right angles, in any direction, whose light falls with a power of
     the distance, and a round halo.
     """
-    place = draw.unit(7, len(x), 1, 1)
-    x, y = x[..., None], y[..., None]
+    place = draw.unit(7, len(x), 1, 1).movedim(1, 0)
+    return _spikes_and_halos(flux[:, 0] > 0, shape, x, y, flux, place)
+
+
+@_for_some
+def _spikes_and_halos(shape, x, y, flux, place):
+    place, x, y = place.unbind(1), x[..., None], y[..., None]
     along, across = _turned(shape, x, y, 0.5 * math.pi * place[0])
     power = 0.8 + 1.4 * place[1]
     width = 0.8 + 1.6 * place[2]
