@@ -18,6 +18,8 @@ from ._source_chain import IN_SEQUENCE, SourceChain, add_layers, parameters_of
 # Channels of a stamp: the source without its neighbours, bright and faint; what
 # was taken off, and of that what is extended; bad pixels.
 _N_CHANNELS = 5
+# Factor on the pixels of stamps in the size of pieces of them.
+_WIDER = 4
 # Numbers beside it: place within the pixel, and the flux of a star.
 _N_OWN = 6
 
@@ -27,13 +29,14 @@ class StampEncoder(nn.Module):
 
     def __init__(self, n_numbers, *, width=96):
         super().__init__()
+        # Not in place: for gradients, what is overwritten would be copied before.
         self.convolutions = nn.Sequential(
             nn.Conv2d(_N_CHANNELS, 32, 3, padding=1),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             nn.Conv2d(32, 48, 3, padding=1, stride=2),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             nn.Conv2d(48, 32, 3, padding=1, stride=2),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
         )
         side = STAMP_RADIUS // 2 + 1
         self.flat = nn.Linear(32 * side**2, width)
@@ -42,7 +45,9 @@ class StampEncoder(nn.Module):
     def forward(self, stamps, numbers, *, half=False):
         """Features ``(N, width)``."""
         kind, own = stamps.device.type, {'memory_format': torch.channels_last}
-        pieces = split_pixels(len(stamps), stamps.shape[2:].numel(), stamps.device)
+        # Hidden layers have more channels than stamps.
+        n_pixels = _WIDER * stamps.shape[2:].numel()
+        pieces = split_pixels(len(stamps), n_pixels, stamps.device)
         with torch.autocast(kind, torch.bfloat16, enabled=half):
             parts = [self.convolutions(stamps[k].contiguous(**own)) for k in pieces]
         hidden = torch.cat(parts)
