@@ -4,7 +4,10 @@ Tests of threads, of warnings in threads, and of progress.
 """
 
 import os
+import platform
 import re
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -81,6 +84,28 @@ def test_number_of_threads_comes_back():
             assert pool.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of its allocator')
+def test_memory_is_not_returned_between_operations():
+    code = """
+import resource, torch
+from bliss_astro._threads import use_threads
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**21)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with use_threads(1):
+    faults()
+    print(faults())
+"""
+    run = [sys.executable, '-c', code]
+    found = subprocess.run(run, capture_output=True, text=True, check=True)
+    # Of 40,960 pages.
+    assert int(found.stdout) < 4000
 
 
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])

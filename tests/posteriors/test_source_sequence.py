@@ -13,7 +13,6 @@ from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.posteriors import (
     _candidates,
     _scene_fit,
-    _source_sequence,
     find_sources,
 )
 from bliss_astro.posteriors._extended_fit import (
@@ -399,15 +398,14 @@ class TestShapesOnly:
         typed = dataclasses.replace(sources, point=catalog.galaxy[where] == 0)
         blind = sequence.start(sources)
 
-        def features(start, *, star_shapes=True):
-            fit = sequence.fit(typed, start, star_shapes=star_shapes)
+        def features(start, **options):
+            fit = sequence.fit(typed, start, **options)
             return sequence.see(fit, typed, index)['ellipse']
 
         old, same = (features(blind, star_shapes=k) for k in (True, False))
         torch.testing.assert_close(old, same, rtol=1e-3, atol=1e-3)
-        new = features(Ellipses.round(flux), star_shapes=False)
-        monkeypatch.setattr(_source_sequence, '_FURTHER_ROUNDS', 40)
-        best = features(blind)
+        new = features(Ellipses.round(flux), star_shapes=False, n_rounds=3)
+        best = features(blind, n_rounds=40)
         away = [(part - best).abs().max(-1).values for part in (old, new)]
         middle, worse = (torch.stack([v.quantile(q) for v in away]) for q in (0.5, 0.8))
         assert (middle < 0.15).all()
