@@ -7,6 +7,7 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
+    _band_fields='BandFields band_fields',
     _catalog_prior='CatalogPrior',
     _colours='ColourMixture ColourPrior',
     _field_prior='FieldPrior SeeingPrior TelescopePrior',

@@ -38,7 +38,7 @@ def wavelengths(nodes, bands):
     return waves
 
 
-def interpolate(nodes, wave):
+def interpolate(nodes, wave, reach=_REACH):
     """
     Weights of the bands of a mixture in the log flux at a wavelength, and its scatter.
 
@@ -46,7 +46,7 @@ def interpolate(nodes, wave):
     wavelength.
     """
     x = np.log(list(nodes.values()))
-    at = min(max(math.log(wave), x[0] - _REACH), x[-1] + _REACH)
+    at = min(max(math.log(wave), x[0] - reach), x[-1] + reach)
     k = min(max(int(np.searchsorted(x, at)), 1), len(x) - 1)
     share = (at - x[k - 1]) / (x[k] - x[k - 1])
     weights = np.zeros(len(x))

@@ -91,16 +91,17 @@ class FieldPrior(SavedPrior):
         paths : str, `~os.PathLike`, or list of them
             The files.
 
-        band : {'u', 'g', 'r', 'i', 'z'} or int
-            The band.
+        band : {'u', 'g', 'r', 'i', 'z'}, int, or list of them
+            The band, or several.
 
         ellipticity : float or None, optional
             Standard deviation of e1 and e2; the files describe round PSFs.
 
         Returns
         -------
-        prior : `FieldPrior`
-            Prior of the fields with a measured PSF and positive sky and calibration.
+        prior : `FieldPrior` or dict of them
+            Prior of the fields with a measured PSF and positive sky and calibration; of
+            several bands one of each, of the fields that are good in all.
 
         Raises
         ------

@@ -344,10 +344,7 @@ class GaussianFields(_Fields):
         if (n := len(fields)) < 20:
             raise ValueError(must('table', 'hold at least 20 fields for a fit', n))
         check_positive(widen=widen)
-        s1, s2, b, sp, p0, beta = fields.psf[:, :6].T
-        values = [s1, s2 / s1, np.maximum(b, 1e-5), sp / s1, np.maximum(p0, 1e-7)]
-        values += [beta - 2, fields.background, fields.electrons_per_nmgy]
-        logs = np.log(np.stack([*values, np.maximum(fields.read_noise, 1e-3)], -1))
+        logs = log_variables(fields)
         mean = np.median(logs, 0)
         cov = widen**2 * np.cov(logs.T)
         # What does not vary in the table varies by half a percent.
@@ -360,6 +357,14 @@ class GaussianFields(_Fields):
         reach = _N_SIGMA * max(widen * width.std(), 0.02)
         ends = np.exp(np.median(width) + np.array([-reach, reach]))
         return cls(mean, cov, low, high, ellipticity, ends)
+
+
+def log_variables(fields):
+    """Logarithms ``(n, 9)`` of the fields of a `FieldTable`."""
+    s1, s2, b, sp, p0, beta = fields.psf[:, :6].T
+    values = [s1, s2 / s1, np.maximum(b, 1e-5), sp / s1, np.maximum(p0, 1e-7)]
+    values += [beta - 2, fields.background, fields.electrons_per_nmgy]
+    return np.log(np.stack([*values, np.maximum(fields.read_noise, 1e-3)], -1))
 
 
 def _psf_of(value):

@@ -204,23 +204,31 @@ SURVEY_CONVERTERS.append((_STRIPE82, stripe82_columns))
 
 def field_prior(paths, band, *, ellipticity=None):
     """Make the prior of good fields; see `FieldPrior.from_photofield`."""
-    index = band_index(band)
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    parts = [_good_fields(PhotoField.read(path), index, band) for path in paths]
-    if sum(len(part) for part in parts) == 0:
+    many = isinstance(band, (list, tuple))
+    bands = list(band) if many else [band]
+    files = [PhotoField.read(path) for path in paths]
+    priors = {}
+    rows = [[_fields_of(file, band_index(b), b) for b in bands] for file in files]
+    # Fields that are good in all bands.
+    good = [np.isfinite(np.concatenate(each, -1)).all(-1) for each in rows]
+    if not any(part.any() for part in good):
         names = ', '.join(str(path) for path in paths) or 'no file at all'
         msg = (
             f'paths must hold at least one good field in band {band!r} (a measured '
             f'PSF, and positive sky and calibration); there is none in {names}'
         )
         raise ValueError(msg)
-    rows = np.concatenate(parts)
-    return FieldPrior(FieldTable(rows[:, :8], *rows[:, 8:].T), ellipticity)
+    for k, name in enumerate(bands):
+        table = np.concatenate([r[k][g] for r, g in zip(rows, good, strict=True)])
+        fields = FieldTable(table[:, :8], *table[:, 8:].T)
+        priors[name] = FieldPrior(fields, ellipticity)
+    return priors if many else priors[band]
 
 
-def _good_fields(fields, index, band):
-    """Rows (n, 11) of a `FieldTable` of the good fields of one file."""
+def _fields_of(fields, index, band):
+    """Rows (n, 11) of a `FieldTable` of the fields of one file; NaN for bad ones."""
     if fields.gain.ndim != 2 or fields.gain.shape[1] <= index:
         n = 1 if fields.gain.ndim == 1 else fields.gain.shape[1]
         msg = f'band {band!r} is not in {fields.file!r}, which holds {n} band(s)'
@@ -239,4 +247,4 @@ def _good_fields(fields, index, band):
             [*psf, 0 * sky, 0 * sky, sky * gain, gain / scale, np.sqrt(dark) * gain],
             -1,
         )
-    return rows[good & np.isfinite(rows).all(-1)]
+    return np.where(good[:, None], rows, np.nan)

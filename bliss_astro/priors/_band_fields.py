@@ -1,0 +1,296 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Observing conditions of several bands of a field, given those of one of them.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+
+from bliss_astro._arguments import must, require
+from bliss_astro.psf._mixture import fwhm_of_shape
+
+from ._band_mixtures import NODES, interpolate, wavelengths
+from ._fields import ELLIPTICITY_MAX, FieldBatch, FieldTable, log_variables
+from ._numbers import SavedPrior, from_numbers, to_numbers
+
+# Correlation of the ellipticities of two bands, and scatter: of headers of SDSS.
+_E_CORRELATION, _E_SCATTER = 0.5, 0.025
+# Full widths at half maximum in pixels, and ellipticities, of other telescopes.
+_FWHM_RANGE, _OTHER_ELLIPTICITY = (1.2, 7.0), 0.25
+# Of other telescopes, by wavelength, less those in r: natural logarithms of the noise
+# of the sky in a pixel in nmgy (the 5-sigma depths of LSST, DES, HSC and SDSS) and in
+# electrons (the sky of SDSS, with the efficiency of thicker detectors).
+_NODE_NOISE = (0.6, -0.35, 0.0, 0.5, 1.3, 2.1)
+_NODE_ELECTRONS = (-1.2, -0.4, 0.0, 0.2, 0.1, 0.0)
+# Scatter of these, of the logarithm of the FWHM (which falls with the power of
+# wavelength of seeing: between 1/5 and, with an outer scale, 1/3), of the read noise,
+# and of ellipticities.
+_NOISE_SCATTER, _ELECTRONS_SCATTER = 0.45, 0.4
+_SEEING_POWER, _SEEING_SCATTER = -0.25, 0.12
+_READ_SCATTER, _READ_FRACTION, _OTHER_E_SCATTER = 0.2, 0.7, 0.02
+_FACTOR_RANGE = (0.6, 1.7)
+_NOISE_RANGE = (3.0, 3000.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BandFields(SavedPrior):
+    """
+    Differences of the observing conditions of bands to those of one band.
+
+    The differences of the nine logarithms of `GaussianFields` are normal, correlated
+    between bands, and independent of the conditions themselves: what one band has is
+    that of the other, shifted.
+
+    Parameters
+    ----------
+    bands : dict of str to float
+        Names and wavelengths in nm of F bands.
+
+    mean : tuple of tuple of float
+        Means ``(F, 9)`` of the differences to the band whose row is zero.
+
+    factor : tuple of tuple of float
+        For each of the nine variables the rows of a factor ``(F, F)`` of the
+        covariance between bands.
+    """
+
+    bands: dict[str, float]
+    mean: tuple[tuple[float, ...], ...]
+    factor: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self):
+        n = len(self.bands)
+        for name, shape in (('mean', (n, 9)), ('factor', (9, n * n))):
+            value = np.array(getattr(self, name), dtype=float)
+            good = value.shape == shape and np.isfinite(value).all()
+            require(good, name, f'be finite numbers {shape}', value.shape)
+            object.__setattr__(self, name, tuple(map(tuple, value.tolist())))
+
+    @classmethod
+    def default(cls):
+        """Conditions of u, g, r, i and z of SDSS, of headers of 155 fields."""
+        return cls.bundled('fields-sdss-ugriz')
+
+    @classmethod
+    def fit(cls, tables, *, bands=None, widen=1.0):
+        """
+        Fit the differences to tables of the same fields in several bands.
+
+        Parameters
+        ----------
+        tables : dict of `~astropy.table.Table`
+            One of `FieldPrior.fit` for each band, the same fields in the same order,
+            such as those of `FieldPrior.from_photofield` of several bands. The first is
+            the band to which the differences are.
+
+        bands : list, optional
+            Names of u, g, r, i, z and y or objects with a ``wavelength`` in nm, of the
+            tables; by default their keys.
+
+        widen : float, optional
+            Factor of all standard deviations.
+
+        Returns
+        -------
+        fields : `BandFields`
+            Medians, and covariances by variable.
+        """
+        names = list(tables)
+        waves = wavelengths(NODES, names if bands is None else bands)
+        logs = [log_variables(FieldTable.from_table(t)) for t in tables.values()]
+        sizes = {len(part) for part in logs}
+        require(len(sizes) == 1, 'tables', 'hold the same fields', sorted(sizes))
+        if sizes.pop() < 20:
+            raise ValueError(must('tables', 'hold at least 20 fields', len(logs[0])))
+        return cls.of_logs(dict(zip(names, waves, strict=True)), logs, widen)
+
+    @classmethod
+    def of_logs(cls, bands, logs, widen=1.0):
+        """Fit to logarithms ``(F, n, 9)``, NaN where there are none."""
+        away = np.stack(logs) - logs[0]
+        mean = np.nanmedian(away, 1)
+        away = np.where(np.isnan(away), 0, away - mean[:, None])
+        count = np.maximum(np.isfinite(logs[0]).sum(0), 1)
+        cov = widen**2 * np.einsum('anj,bnj->jab', away, away) / count[:, None, None]
+        # Roots of matrices that are singular: the first band's differences are zero.
+        value, vector = np.linalg.eigh(cov)
+        root = vector * np.sqrt(value.clip(min=0))[:, None] @ vector.transpose(0, 2, 1)
+        return cls(bands, mean.round(4), root.reshape(9, -1).round(4))
+
+    def sample_batch(self, fields, bands, *, band='r', generator=None):
+        """
+        Draw the conditions of bands of the same fields.
+
+        Parameters
+        ----------
+        fields : ``FieldBatch``
+            Conditions of n fields in one band, see `FieldPrior.sample_batch`.
+
+        bands : list
+            F bands: names, or objects with a ``wavelength`` in nm. Between the bands
+            of the fit differences are interpolated.
+
+        band : str or band, optional
+            That of ``fields``; its conditions stay as they are.
+
+        generator : `torch.Generator`, optional
+            On the device of ``fields``.
+
+        Returns
+        -------
+        batch : ``FieldBatch``
+            Tensors ``psf`` ``(n, F, 8)``, ``background``, ``electrons_per_nmgy`` and
+            ``read_noise`` ``(n, F)``.
+        """
+        device, n = fields.psf.device, len(fields.psf)
+        matrix, own = self._matrix(bands, band, device)
+        on = {'generator': generator, 'device': device}
+        noise = torch.randn(n, 9, matrix.shape[-1] - 1, **on)
+        mean, factor = matrix[..., 0], matrix[..., 1:]
+        shift = (mean + torch.einsum('fjk,njk->nfj', factor, noise)).exp()
+        s1, s2, b, sp, p0, beta, e1, e2 = fields.psf[:, None].unbind(-1)
+        x = shift.unbind(-1)
+        first = s1 * x[0]
+        # The second Gaussian stays the wider one, and the power law integrable.
+        second = first * (s2 / s1 * x[1]).clamp(min=1.05)
+        power = 2 + ((beta - 2) * x[5]).clamp(min=0.15)
+        e = [_mix_ellipticity(v, shift[..., 0], on) for v in (e1, e2)]
+        psf = [first, second, b * x[2], first * sp / s1 * x[3], p0 * x[4], power, *e]
+        scalars = (fields.background, fields.electrons_per_nmgy, fields.read_noise)
+        drawn = [torch.stack(psf, -1)]
+        drawn += [v[:, None] * y for v, y in zip(scalars, x[6:], strict=True)]
+        given = (fields.psf[:, None], *(v[:, None] for v in scalars))
+        return FieldBatch(
+            *(
+                torch.where(own[:, None] if new.dim() > 2 else own, old, new)
+                for new, old in zip(drawn, given, strict=True)
+            )
+        )
+
+    def _to_numbers(self):
+        return to_numbers(self)
+
+    @classmethod
+    def _from_numbers(cls, numbers):
+        return from_numbers(cls, numbers, 'numbers')
+
+    def _matrix(self, bands, band, device):
+        """Means and factors ``(F, 9, 1 + F')`` of the differences; which are zero."""
+        rows = np.concatenate(
+            [
+                np.array(self.mean)[:, :, None],
+                np.array(self.factor).reshape(9, *2 * [len(self.bands)]).swapaxes(0, 1),
+            ],
+            -1,
+        )
+        nodes = self.bands | {k: v for k, v in NODES.items() if k not in self.bands}
+        *waves, own = wavelengths(nodes, [*bands, band])
+        ordered = dict(sorted(self.bands.items(), key=lambda item: item[1]))
+        order = [list(self.bands).index(name) for name in ordered]
+        weights = np.array(
+            [interpolate(ordered, wave, reach=0)[0] for wave in (*waves, own)]
+        )
+        value = np.tensordot(weights, rows[order], 1)
+        value = torch.tensor(value[:-1] - value[-1], dtype=torch.float32, device=device)
+        return value, torch.tensor([wave == own for wave in waves], device=device)
+
+
+def _mix_ellipticity(e, like, on):
+    """Ellipticity ``(n, F)`` of bands; those of round PSFs stay round."""
+    noise = _E_SCATTER * math.sqrt(1 - _E_CORRELATION**2)
+    e = _E_CORRELATION * e + (e != 0) * noise * torch.randn(like.shape, **on)
+    return e.clamp(-ELLIPTICITY_MAX, ELLIPTICITY_MAX)
+
+
+def band_fields(
+    fields, bands, reference=0, *, band='r', other=None, prior=None, generator=None
+):
+    """
+    Draw the conditions of all bands of fields, given those of one.
+
+    Parameters
+    ----------
+    fields : ``FieldBatch``
+        Conditions of n fields: in ``band``, and of the ``other`` fields in the
+        reference band.
+
+    bands : list
+        F bands: names, or objects with a ``wavelength`` in nm.
+
+    reference : int, optional
+        Which of them is the reference.
+
+    band : str or band, optional
+        That of the fields of the survey.
+
+    other : bool tensor ``(n,)``, optional
+        Fields of other telescopes, whose seeing and depths vary more.
+
+    prior : `BandFields`, optional
+        Differences between bands of the survey; those of SDSS by default.
+
+    generator : `torch.Generator`, optional
+        On the device of ``fields``.
+
+    Returns
+    -------
+    batch : ``FieldBatch``
+        Tensors ``psf`` ``(n, F, 8)``, ``background``, ``electrons_per_nmgy`` and
+        ``read_noise`` ``(n, F)``.
+    """
+    prior = BandFields.default() if prior is None else prior
+    batch = prior.sample_batch(fields, bands, band=band, generator=generator)
+    if other is None:
+        return batch
+    drawn = _other_bands(fields, bands, reference, generator)
+    names = [field.name for field in dataclasses.fields(FieldBatch)]
+    pairs = {name: (getattr(drawn, name), getattr(batch, name)) for name in names}
+    return FieldBatch(
+        **{
+            name: torch.where(other.reshape(-1, *[1] * (new.dim() - 1)), new, old)
+            for name, (new, old) in pairs.items()
+        }
+    )
+
+
+def _other_bands(fields, bands, reference, generator):
+    """Conditions of bands of any telescope, given those of the reference."""
+    device, n = fields.psf.device, len(fields.psf)
+    waves = wavelengths(NODES, bands)
+    nodes = np.array([interpolate(NODES, wave)[0] for wave in waves])
+    table = nodes @ np.array([_NODE_NOISE, _NODE_ELECTRONS]).T
+    table = np.concatenate([table, _SEEING_POWER * np.log(waves)[:, None]], 1)
+    template = torch.tensor(table - table[reference], dtype=torch.float32).to(device)
+    z = torch.randn(n, len(waves), 6, generator=generator, device=device)
+    # The reference is as given.
+    z[:, reference] = 0
+    scatter = z.new_tensor([_NOISE_SCATTER, _ELECTRONS_SCATTER, _SEEING_SCATTER])
+    depth, electrons, width = (template + scatter * z[..., :3]).exp().unbind(-1)
+    fwhm = fwhm_of_shape(fields.psf)[:, None]
+    low, high = (fwhm.new_tensor(v) / fwhm for v in _FWHM_RANGE)
+    low, high = low.clamp(max=1), high.clamp(min=1)
+    width = width.clamp(*_FACTOR_RANGE).maximum(low).minimum(high)
+    psf = fields.psf[:, None].repeat(1, len(waves), 1)
+    psf[..., [0, 1, 3]] *= width[..., None]
+    e = psf[..., 6:]
+    e = (e + (e != 0) * _OTHER_E_SCATTER * z[..., 4:]).clamp(
+        -_OTHER_ELLIPTICITY, _OTHER_ELLIPTICITY
+    )
+    psf[..., 6:] = torch.where(z[..., 4:] == 0, psf[..., 6:], e)
+    read, sky = fields.read_noise[:, None], fields.background[:, None]
+    whole = (sky + read**2).sqrt()
+    noise = whole * electrons
+    noise = noise.minimum(whole.clamp(min=_NOISE_RANGE[1]))
+    noise = noise.maximum(whole.clamp(max=_NOISE_RANGE[0]))
+    read = (read * (_READ_SCATTER * z[..., 3]).exp()).minimum(_READ_FRACTION * noise)
+    scale = fields.electrons_per_nmgy[:, None] * noise / whole / depth
+    given = torch.arange(len(waves), device=device) == reference % len(waves)
+    return FieldBatch(
+        psf,
+        torch.where(given, sky, noise**2 - read**2),
+        torch.where(given, fields.electrons_per_nmgy[:, None], scale),
+        torch.where(given, fields.read_noise[:, None], read),
+    )
