@@ -160,7 +160,7 @@ def align_exposures(
     check_any(exposures)
     band = None
     for k, exposure in enumerate(exposures):
-        check_exposure(exposure, k)
+        check_exposure(exposure, f'exposures[{k}]')
         band = common_band(exposure, k, band)
         if exposure.unit != exposures[0].unit:
             units = f'exposures[0] is in {exposures[0].unit} and exposures[{k}] in'
@@ -169,7 +169,7 @@ def align_exposures(
     grid = output_grid(footprints, wcs_out, shape_out)
     rng, results = check_rng(rng), []
     for k, exposure in enumerate(with_progress(exposures, 'aligning', progress_bar)):
-        aligned = resample(exposure, grid, rng=rng, index=k)
+        aligned = resample(exposure, grid, rng=rng, name=f'exposures[{k}]')
         if aligned is None:
             msg = (
                 f'exposures[{k}] does not overlap with the grid of wcs_out and '
@@ -188,11 +188,11 @@ def check_iterable(exposures):
     require(sound, 'exposures', allowed, type(exposures).__name__, TypeError)
 
 
-def check_exposure(exposure, k):
+def check_exposure(exposure, name):
     """Check that an exposure can be aligned."""
-    require_type(f'exposures[{k}]', exposure, Exposure)
+    require_type(name, exposure, Exposure)
     if exposure.wcs is None:
-        msg = f'exposures[{k}] has no wcs; give it one with replace(wcs=...).'
+        msg = f'{name} has no wcs; give it one with replace(wcs=...).'
         raise ValueError(msg)
 
 
@@ -225,7 +225,7 @@ class Resampler:
         self.n_noise = check_integer('n_noise', n_noise, 1, error=ValueError)
         self._options = {'parallel': parallel, 'block_size': block_size}
 
-    def __call__(self, exposure, grid, *, rng, index=0):
+    def __call__(self, exposure, grid, *, rng, name):
         """Return an exposure on a grid, or `None` if it has no good pixel there."""
         box = grid.box(exposure.wcs, exposure.shape)
         if box is None:
@@ -249,7 +249,7 @@ class Resampler:
         good = noise.coverage & ~noise.bad
         if not good.any():
             return None
-        _check_scale(noise.area[good], index)
+        _check_scale(noise.area[good], name)
         return _build(exposure, grid, box, image, noise, self.method)
 
     def reproject(self, stack, wcs_in, wcs_out, shape):
@@ -283,13 +283,13 @@ def _resample_maps(exposure, image, resample):
     return dict(zip(planes, stack, strict=True)), covered
 
 
-def _check_scale(area, index):
+def _check_scale(area, name):
     """Check that the pixels of both grids have about one size."""
     scale = float(np.sqrt(np.median(area)))
     if not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
         msg = (
             f'the pixels of the grid are {scale:.3g} times as wide as those of '
-            f'exposures[{index}]; allowed is {1 / _LARGEST_SCALE} to {_LARGEST_SCALE}. '
+            f'{name}; allowed is {1 / _LARGEST_SCALE} to {_LARGEST_SCALE}. '
             'Bin the finer image first, or give a wcs_out in between.'
         )
         raise ValueError(msg)

@@ -317,7 +317,7 @@ class _Stream:
         """Go through the exposures, each with its number."""
         self.count, shown = 0, self.progress_bar and title
         for k, exposure in enumerate(with_progress(self.exposures, title, shown)):
-            check_exposure(exposure, k)
+            check_exposure(exposure, f'exposures[{k}]')
             self.band = common_band(exposure, k, self.band)
             self.count = k + 1
             yield k, exposure
@@ -329,7 +329,8 @@ class _Stream:
             at_home = exposure.shape == self.grid.shape
             if not (at_home and same_grid(exposure.wcs, *self.grid)):
                 rng = np.random.default_rng([self.seed, k])
-                aligned = self.resample(aligned, self.grid, rng=rng, index=k)
+                name = f'exposures[{k}]'
+                aligned = self.resample(aligned, self.grid, rng=rng, name=name)
             if aligned is None:
                 if title == 'adding':
                     warn(f'exposure {k} does not lie on the grid and is left out.')

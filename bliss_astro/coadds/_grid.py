@@ -11,7 +11,7 @@ from astropy.wcs.utils import pixel_to_pixel
 
 from bliss_astro._arguments import check_image_shape, require
 from bliss_astro._warnings import collect_warnings
-from bliss_astro.exposures._geometry import check_wcs, cut_wcs
+from bliss_astro.exposures._geometry import check_wcs, cut_wcs, grid_offset
 
 # The mapping is computed on nodes this far apart, in pixels, and interpolated
 # with cubic splines; more accurate than the inversion of a distortion, whose
@@ -84,15 +84,7 @@ def pixel_area(jacobian):
 
 def same_grid(one, other, shape):
     """Whether the pixels of two WCS lie on each other."""
-    if one is other:
-        return True
-    y, x = np.indices((3, 3)).reshape(2, -1) / 2 * (np.array([shape]).T - 1)
-    low, low_other = (getattr(w, 'low_level_wcs', w) for w in (one, other))
-    try:
-        back = low.world_to_pixel_values(*low_other.pixel_to_world_values(x, y))
-    except Exception:  # noqa: BLE001 - places that one of them does not reach
-        return False
-    return bool(np.all(np.abs(np.array(back) - [x, y]) < _SAME_GRID))
+    return grid_offset(one, other, shape) < _SAME_GRID
 
 
 class OutputGrid(NamedTuple):

@@ -14,5 +14,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     _noise='NoiseMeasurement',
     # The module that gives Exposure its method read.
     _read='Exposure ExposureRead',
+    _set='ExposureSet',
     _sky='measure_noise',
 )

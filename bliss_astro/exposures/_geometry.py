@@ -14,6 +14,7 @@ from bliss_astro._arguments import must
 from bliss_astro._warnings import warn
 from bliss_astro.psf import PSFModel
 from bliss_astro.psf._kinds import FittedPSF
+from bliss_astro.units import median_and_scatter, sparse
 
 from ._noise import correlation_at
 from ._psf import draw_psf_model
@@ -22,6 +23,10 @@ from ._psf import draw_psf_model
 _N_PLACES = 5
 # wcslib takes NaN for its mark of what is not defined, 9.9e107, and counts on.
 _UNDEFINED = 1e100
+# Largest shift between bands that is looked for (pixels), light of a pixel by which it
+# is seen (sigma), what is wider than sources (pixels), and sigma of the peak of the
+# correlation.
+_LARGEST_SHIFT, _LIGHT, _WIDE, _PEAK_SIGMA = 16, (3.0, 30.0), 9, 10.0
 # Points along each axis, and degree of distortions, where a WCS is fitted anew.
 _N_FIT_POINTS, _SIP_DEGREE = 16, 3
 # Largest lag (pixels) at which the correlation of joined noise is counted.
@@ -88,6 +93,54 @@ def _sky_failure(wcs, shape):
 
 def _high_level(wcs):
     return wcs if hasattr(wcs, 'pixel_to_world') else HighLevelWCSWrapper(wcs)
+
+
+def grid_offset(one, other, shape):
+    """Largest distance (pixels) between pixels of two WCS; infinite if not known."""
+    if one is other:
+        return 0.0
+    y, x = np.indices((3, 3)).reshape(2, -1) / 2 * (np.array([shape]).T - 1)
+    low, low_other = (getattr(w, 'low_level_wcs', w) for w in (one, other))
+    try:
+        back = low.world_to_pixel_values(*low_other.pixel_to_world_values(x, y))
+    except Exception:  # noqa: BLE001 - places that one of them does not reach
+        return np.inf
+    return float(np.nan_to_num(np.abs(np.array(back) - [x, y]), nan=np.inf).max())
+
+
+def image_shift(one, other):
+    """
+    Shift (dx, dy) in pixels of the sources of an exposure against those of another.
+
+    The peak of their cross-correlation, NaN if none stands out.
+    """
+    from scipy.fft import irfft2, next_fast_len, rfft2
+    from scipy.ndimage import uniform_filter
+
+    shape, spectra = (
+        [next_fast_len(n + _LARGEST_SHIFT, real=True) for n in one.shape],
+        [],
+    )
+    for exposure in (one, other):
+        pull = (exposure.data - exposure.background) / exposure.bkg_error
+        light = np.clip(np.where(exposure.mask, 0, pull), *_LIGHT).astype(np.float32)
+        # Without what is wider than stars: unresolved light, remains of the sky.
+        spectra.append(rfft2(light - uniform_filter(light, _WIDE), shape))
+    correlation = irfft2(spectra[0] * np.conj(spectra[1]), shape)
+    level, scatter = median_and_scatter(sparse(correlation))
+    reach = _LARGEST_SHIFT + 1
+    near = np.roll(correlation, (reach, reach), (0, 1))[
+        : 2 * reach + 1, : 2 * reach + 1
+    ]
+    y, x = np.unravel_index(np.argmax(near[1:-1, 1:-1]), (2 * reach - 1,) * 2)
+    part = near[y : y + 3, x : x + 3]
+    if not part[1, 1] > level + _PEAK_SIGMA * scatter:
+        return np.nan, np.nan
+    # Parabolas through the peak and its neighbours.
+    slopes = (part[1, 2] - part[1, 0]) / 2, (part[2, 1] - part[0, 1]) / 2
+    bends = (2 * part[1, 1] - sum(part[1, ::2]), 2 * part[1, 1] - sum(part[::2, 1]))
+    shift = np.array([x, y]) - _LARGEST_SHIFT + np.divide(slopes, bends)
+    return tuple(map(float, shift))
 
 
 def cut_wcs(wcs, rows, columns):

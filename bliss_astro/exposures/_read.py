@@ -326,13 +326,17 @@ def _apply_extras(exposure, fwhm, zero_point):
         exposure = exposure.replace(psf=_psf_of_fwhm(fwhm, exposure))
     if zero_point is None:
         return exposure
-    factor = magnitude_to_flux(zero_point)
+    meta = exposure.meta | {'zero_point': zero_point}
+    return scaled(exposure, magnitude_to_flux(zero_point), u.nmgy).replace(meta=meta)
+
+
+def scaled(exposure, factor, unit):
+    """Return an exposure in another unit, its numbers multiplied by a factor."""
     changes = {'effective_gain': exposure.effective_gain / factor}
     for name in ('data', *IN_UNIT):
         value = getattr(exposure, name)
         changes[name] = None if value is None else value * factor
-    meta = exposure.meta | {'zero_point': zero_point}
-    return exposure.replace(**changes, unit=u.nmgy, meta=meta)
+    return exposure.replace(**changes, unit=unit)
 
 
 def _psf_of_fwhm(fwhm, exposure):

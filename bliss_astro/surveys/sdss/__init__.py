@@ -14,8 +14,9 @@ file                  content                                reader
 ``fpM``               masks of one field and band            `FieldMask.read`
 ====================  =====================================  ==========================
 
-`read_exposure` makes an `~bliss_astro.exposures.Exposure` of them and `SDSSPSF` the PSF
-of a field. Every reader takes a path (plain, .gz or .bz2) or an open HDU list. Pixels
+`read_exposure` makes an `~bliss_astro.exposures.Exposure` of them, `read_field` one of
+each band, and `SDSSPSF` the PSF of a field. Every reader takes a path (plain, .gz or
+.bz2) or an open HDU list. Pixels
 are 0-based with centres on integers; SDSS's own row and column numbers are 0.5 larger.
 Bands are always in the order u, g, r, i, z.
 """
@@ -26,6 +27,7 @@ from ._camera import FieldMask
 from ._catalogs import field_prior as field_prior
 from ._catalogs import read_photoobj, stripe82_columns
 from ._exposure import read_exposure
+from ._field import read_field
 from ._fields import PhotoField, PsField, TsField
 from ._images import CorrectedFrame, Frame
 from ._psf import SDSSPSF
@@ -40,6 +42,7 @@ __all__ = [
     'PsField',
     'TsField',
     'read_exposure',
+    'read_field',
     'read_photoobj',
     'stripe82_columns',
 ]

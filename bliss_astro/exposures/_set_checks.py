@@ -1,0 +1,116 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Checks of exposures in several bands: names, pixel grid, unit, reference band.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import astropy.units as u
+import numpy as np
+
+from bliss_astro._arguments import check_number, require, require_type
+
+from ._bands import BANDS, Band, as_band
+from ._exposure import Exposure
+from ._geometry import grid_offset
+from ._header import COUNTS
+from ._read import scaled
+
+# Pixels of two bands whose places differ by less (pixels) are one grid.
+_ONE_GRID = 0.05
+# Zero points that differ by less (mag) are one.
+_ONE_ZERO_POINT = 1e-3
+
+
+def by_band(exposures):
+    """Exposures, or None, by band, each with its own band, as they were given."""
+    if not isinstance(exposures, Mapping):
+        allowed = 'be a mapping of names of bands to exposures'
+        sound = isinstance(exposures, Iterable) and not isinstance(exposures, Exposure)
+        require(sound, 'exposures', allowed, type(exposures).__name__, TypeError)
+        pairs = [(getattr(each, 'band', None), each) for each in exposures]
+    else:
+        # A set with its missing bands.
+        is_set = hasattr(exposures, '_found')
+        pairs = list((exposures._found() if is_set else exposures).items())
+    found = {}
+    for k, (key, exposure) in enumerate(pairs):
+        label = f'exposures[{str(key)!r}]' if key is not None else f'exposures[{k}]'
+        if exposure is not None:
+            require_type(label, exposure, Exposure)
+        if key is None:
+            raise ValueError(f'{label} has no band; give it one by replace(band=...).')
+        band = _band_of(key, exposure, label)
+        if band.name in map(str, found):
+            raise ValueError(f'exposures has the band {band.name!r} twice.')
+        if exposure is not None and exposure.band != band:
+            exposure = exposure.replace(band=band)
+        found[band] = exposure
+    return found
+
+
+def _band_of(key, exposure, label):
+    """Band of an exposure by the name under which it was given."""
+    require_type('a band', key, str, Band)
+    own = None if exposure is None else exposure.band
+    if isinstance(key, Band):
+        return key
+    if own is None:
+        own = as_band(key, f'the band of {label}')
+    elif key in BANDS and BANDS[key].name != own.name:
+        raise ValueError(f'{label} is in the band {own.name!r}.')
+    return own if own.name == key else Band(key, own.wavelength, own.width)
+
+
+def choose_reference(found, reference):
+    """Band that is the reference, by name, of exposures by band."""
+    there = {band.name: band for band in found if found[band]}
+    require(there, 'exposures', 'have an exposure', list(map(str, found)))
+    name = next(iter(there)) if reference is None else str(reference)
+    require(name in there, 'reference', f'be one of {", ".join(there)}', repr(name))
+    return there[name]
+
+
+def check_factors(calibration, names):
+    """Check factors to the unit of the reference band, by name of another band."""
+    factors = {str(name): value for name, value in (calibration or {}).items()}
+    allowed = f'be for bands other than the reference ({", ".join(names)})'
+    require(set(factors) <= set(names), 'calibration', allowed, list(factors))
+    return {
+        name: check_number(f'calibration[{name!r}]', value, sign='positive')
+        for name, value in factors.items()
+    }
+
+
+def check_grid(exposure, known, names):
+    """Refuse a band that is not on the pixel grid of the reference band."""
+    (name, other), reason = names, None
+    if exposure.shape != known.shape:
+        reason = f'{name} has the shape {exposure.shape} and {other} {known.shape}'
+    elif exposure.wcs is not None and known.wcs is not None:
+        offset = grid_offset(exposure.wcs, known.wcs, known.shape)
+        if offset > _ONE_GRID:
+            reason = f'pixels of {name} lie up to {offset:.3g} px from those of {other}'
+    if reason is not None:
+        raise ValueError(f'{reason}; use bliss_astro.coadds.align_bands.')
+
+
+def in_unit(exposure, known, names, factor):
+    """Bring the numbers of a band to the unit of the reference band."""
+    own, unit, reason = exposure.unit, known.unit, None
+    maggies = u.zero_point_flux(1 * u.AB)
+    points = [one.meta.get('zero_point') for one in (exposure, known)]
+    if factor is not None:
+        return scaled(exposure, factor, unit)
+    if own == unit and unit in (None, u.electron, *COUNTS) and None not in points:
+        # Counts are fluxes of one unit only if a zero point is common to them.
+        if not np.isclose(*points, rtol=0, atol=_ONE_ZERO_POINT):
+            reason = 'zero points of {} and {} differ: {:g} and {:g}'
+    elif own != unit and None not in (own, unit) and own.is_equivalent(unit, maggies):
+        return scaled(exposure, (1 * own).to_value(unit, maggies), unit)
+    elif own != unit:
+        reason, points = '{} and {} have units that do not fit: {} and {}', (own, unit)
+    if reason is not None:
+        reason = reason.format(*names, *points)
+        raise ValueError(f'{reason}; give calibration, the factor between them.')
+    return exposure

@@ -1,0 +1,110 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Bands of an SDSS field: an exposure of each, on the pixel grid of one of them.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from bliss_astro._arguments import require
+
+from ._camera import BANDS, name_band
+from ._exposure import read_exposure
+from ._images import read_image
+
+# Files of a field by the survey's names: kind, band, run, band, camera column, field.
+_NAME = re.compile(
+    r'(frame|fpC|fpM|psField)-(?:([ugriz])-)?(\d{6})-([ugriz])?(\d)-(\d{4})\.fit.*'
+)
+
+
+def read_field(frames, psfield=None, *, reference=None, fpm=None, **options):
+    """
+    Read the bands of a field of SDSS onto one pixel grid.
+
+    The frames of a field lie a few pixels off each other. Those of other bands are
+    resampled to the pixels of the reference band, noise and PSFs follow; see
+    `~bliss_astro.coadds.align_bands`.
+
+    Parameters
+    ----------
+    frames : str, `~os.PathLike`, sequence or dict
+        A folder with the files of one field by their names in the survey, of which
+        ``psField`` and ``fpM`` are read too; or frames, or corrected frames; or these
+        by name of the band, None for a missing one.
+
+    psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
+        The field's ``psField`` file, which has the PSFs of all bands.
+
+    reference : {'u', 'g', 'r', 'i', 'z'}, optional
+        The reference band, by default r, or the first if it is missing.
+
+    fpm : dict of str to file, optional
+        Mask planes of the field by band.
+
+    **options
+        Keywords of `read_exposure` for all bands: ``tsfield``, ``photofield``,
+        ``background``, ``noise`` and ``bad_planes``.
+
+    Returns
+    -------
+    exposures : `~bliss_astro.exposures.ExposureSet`
+        Bands in nmgy per pixel.
+
+    Raises
+    ------
+    OSError
+        If a file is absent, truncated, damaged, or not FITS.
+
+    ValueError
+        If a folder has no frames or those of several fields, a file is of another kind,
+        field or band, a band is there twice, or one does not overlap with the reference
+        band.
+    """
+    # Coadds register their files with a class that loads all surveys first.
+    from bliss_astro.coadds import align_bands
+
+    masks = {}
+    if isinstance(frames, str | os.PathLike):
+        frames, own_psfield, masks = _files_of(Path(frames))
+        psfield = own_psfield if psfield is None else psfield
+    masks |= fpm or {}
+    if not isinstance(frames, Mapping):
+        frames = list(frames)
+        bands = [name_band(frame) or read_image(frame).band for frame in frames]
+        twice = sorted({band for band in bands if bands.count(band) > 1})
+        got = f'{", ".join(twice)} twice'
+        require(not twice, 'frames', 'be of different bands', got)
+        frames = dict(zip(bands, frames, strict=True))
+    exposures = {}
+    for band, frame in frames.items():
+        known = {'band': band, 'fpm': masks.get(band)}
+        there = frame is not None
+        exposures[band] = (
+            read_exposure(frame, psfield, **known, **options) if there else None
+        )
+    if reference is None and exposures.get('r') is not None:
+        reference = 'r'
+    return align_bands(exposures, reference)
+
+
+def _files_of(folder):
+    """Frames by band, psField or None, and mask planes by band of a folder."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        found = _NAME.fullmatch(path.name)
+        if found is not None:
+            kind, first, run, second, camcol, field = found.groups()
+            field = files.setdefault((run, camcol, field), {})
+            field.setdefault(kind, {}).setdefault(first or second, path)
+    files = {
+        field: kinds for field, kinds in files.items() if {'frame', 'fpC'} & set(kinds)
+    }
+    allowed, got = 'hold the frames of one field', ['-'.join(key) for key in files]
+    require(len(files) == 1, f'frames={folder.name!r}', allowed, got or 'none')
+    (kinds,) = files.values()
+    frames = kinds.get('frame') or kinds['fpC']
+    frames = {band: frames[band] for band in BANDS if band in frames}
+    return frames, kinds.get('psField', {}).get(None), kinds.get('fpM', {})
