@@ -202,7 +202,8 @@ def test_a_stage_without_its_function(operations, monkeypatch):
 
 
 def test_launches_do_not_grow_with_sources(operations, tmp_path):
-    few, many = (_launches(operations, tmp_path, n) for n in (10, 100))
+    # With fewer, no source is beside another one, and fewer fits follow each other.
+    few, many = (_launches(operations, tmp_path, n) for n in (50, 150))
     assert (many < _GROWTH_WITH_SOURCES * few).all()
 
 

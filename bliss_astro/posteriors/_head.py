@@ -226,20 +226,21 @@ class TileHead(nn.Module):
         map_threads(fill, zip(*parts, strict=True))
         return out.movedim(-1, 1)
 
-    def hidden(self, context, code, known) -> torch.Tensor:
+    def from_codes(self, code, known):
         """
-        Hidden layer of every second tile along both axes, ``(B, width, h, w)``.
+        Share of codes in the hidden layers of every second tile along both axes.
 
         Codes ``(B, C K, 2 h + 1, 2 w + 1)`` of the tiles around and between, and
         whether they are known.
         """
-        return self.hidden_alone(context + self.from_codes(code, known))
-
-    def from_codes(self, code, known):
-        """Share of the codes of `hidden` in its layers."""
         flag = known.expand(len(code), 1, *known.shape)
         given = torch.cat([flag, code * known], 1)
         return F.conv2d(given, self.from_neighbours.weight, stride=2)
+
+    def from_known(self, known):
+        """Share of which tiles around are known ``(N, 9)``, with no source in them."""
+        weight = self.from_neighbours.weight[:, 0].flatten(1)
+        return F.linear(known.to(weight), weight)
 
     def hidden_alone(self, context):
         """Hidden layer of all tiles, each as if it were of the first colour."""

@@ -2,36 +2,32 @@
 """
 The four-colour sweep over the tiles of a posterior: greedy decisions, or draws.
 
-Most tiles have no source around them, whatever is drawn. The distribution of their
-counts is the same in all draws, and so are the fits of sources that are drawn there.
+Most tiles have no source around them, whatever is drawn. The distributions of their
+counts, and fits of what they may hold, are computed once, in one batch for all colours.
 """
 
 import torch
 from torch.nn import functional as F
 
-from bliss_astro._threads import map_threads
+from bliss_astro._threads import map_threads, split_work
 
 from ._factors import CountFactor
-from ._grid import COLOURS, TileCatalog
+from ._grid import COLOURS, TileCatalog, joined
 from ._source_chain import further
 
 # Largest number of sources that are measured: that many and as many a pixel, above
 # the largest density that encoders of stars and galaxies are trained on (0.03).
 _MAX_SOURCES = 500, 0.04
-# Tiles of all colours whose rows are worked on at once: few enough for the caches of a
-# processor, and as few pieces as memory allows elsewhere.
-_BAND, _WIDE_BAND = 12_288, 2_000_000
-
-
-def _around(first, stop, n):
-    """Tiles within one of some of n along an axis: zeros beyond the ends, and which."""
-    low, high = max(first - 1, 0), min(stop + 1, n)
-    return (low - first + 1, stop + 1 - high), slice(low, high)
+# Tiles that are worked on at once: few enough for the caches of a processor, and as few
+# pieces as memory allows elsewhere.
+_BAND, _WIDE_BAND = 3072, 500_000
 
 
 def most_probable(candidate, probability, n_pixels):
     """Candidates, or of images of so many pixels with too many the more probable."""
     most = int(_MAX_SOURCES[0] + _MAX_SOURCES[1] * n_pixels)
+    if candidate[0].numel() <= most:
+        return candidate
     out = candidate
     for image in (candidate.flatten(1).sum(1) > most).nonzero()[:, 0].tolist():
         out = candidate.clone() if out is candidate else out
@@ -41,165 +37,217 @@ def most_probable(candidate, probability, n_pixels):
     return out
 
 
-def _empty(posterior, n_draws=1):
-    """Catalogues of no sources."""
-    head = posterior.head
-    return TileCatalog.empty(
-        *(n_draws * len(posterior), posterior.grid.shape, head.n_most),
-        n_shape=head.n_shape,
-        n_further=sum(entry.dim for entry in further(head.entries)),
-        device=posterior.device,
-    )
+def map_rows(function, posterior):
+    """
+    Results ``(B, rows, columns, ...)`` of a function of the context of tiles.
 
-
-def band_rows(posterior):
-    """Rows of tiles that are worked on at once, an even number."""
+    Its arguments are a slice of rows and their context, which bounds the memory.
+    """
+    every, (n_rows, n_columns) = slice(None), posterior.grid.shape
     band = _BAND if posterior.device.type == 'cpu' else _WIDE_BAND
-    return 2 * max(1, band // (len(posterior) * posterior.grid.shape[1]))
-
-
-def map_bands(function, posterior, colour, code):
-    """
-    Results of a function of the tiles of a colour, given codes of the earlier ones.
-
-    Its arguments are the rows of tiles of a band, which bounds the memory, and their
-    hidden layer.
-    """
-    (i, j), (n_rows, n_columns) = COLOURS[colour], posterior.grid.shape
-    known = (posterior.grid.colour(device=posterior.device) < colour).to(code)
-    left_right, along = _around(j, n_columns, n_columns)
-    step = band_rows(posterior)
+    step = max(1, band // (len(posterior) * n_columns))
 
     def run(first):
-        rows = slice(first, min(first + step, n_rows), 2)
-        above_below, down = _around(first, rows.stop, n_rows)
-        near, border = (..., down, along), (*left_right, *above_below)
-        given = (F.pad(value[near], border) for value in (code, known))
-        context = posterior.context_at(slice(None), rows, slice(j, None, 2))
-        return function(rows, posterior.head.hidden(context, *given))
+        rows = slice(first, min(first + step, n_rows))
+        return function(rows, posterior.context_at(every, rows, every))
 
-    return map_threads(run, range(i, n_rows if j < n_columns else 0, step))
+    return torch.cat(map_threads(run, range(0, n_rows, step)), 1)
 
 
-def sweep(posterior, threshold, fits=None):
+def _kinds(n):
+    """Rows of tiles that stand for all n of them, and which one does for each."""
+    index = torch.arange(n)
+    inner = (index > 0) & (index < n - 1)
+    return torch.where(inner, 2 - index % 2, index).unique(return_inverse=True)
+
+
+def _full_grid(tiles, colour):
+    """Tiles of a colour, of all colours by number."""
+    return tiles[0], 2 * tiles[1] + colour[0], 2 * tiles[2] + colour[1]
+
+
+class Sweep:
     """
-    Catalogue of decisions, and the distribution of its counts.
-
-    Fits are added to ``fits``, by place.
-    """
-    head = posterior.head
-    catalog = _empty(posterior)
-    log_probs = catalog.x.new_empty((*catalog.count.shape, head.n_most + 1))
-    for colour, (i, j) in enumerate(COLOURS):
-
-        def decide(rows, hidden, j=j):
-            factor = head.count_factor(hidden)
-            count = factor.mode(threshold)
-            log_probs[:, rows, j::2] = factor.log_probs
-            catalog.count[:, rows, j::2] = count
-            images, down, along = count.nonzero(as_tuple=True)
-            tiles = images, rows.start + 2 * down, j + 2 * along
-            return *tiles, hidden[images, :, down, along]
-
-        found = map_bands(decide, posterior, colour, head.encode_sources(catalog))
-        if not found:
-            continue
-        *tiles, hidden = map(torch.cat, zip(*found, strict=True))
-        if head.galaxies:
-            own = slice(None), slice(i, None, 2), slice(j, None, 2)
-            count, factor = catalog.count[own], CountFactor(log_probs[own])
-            n_pixels = posterior.inputs.image[0, 0].numel() / len(COLOURS)
-            count *= most_probable(count > 0, factor.presence, n_pixels)
-        for place in range(head.n_most):
-            index = (catalog.count[tuple(tiles)] > place).nonzero()[:, 0]
-            if len(index) == 0:
-                continue
-            own = tuple(part[index] for part in tiles)
-            given = hidden[index], catalog.count[own], catalog
-            chain = posterior.source_chain(place, own, *given)
-            chain.fill(catalog, mode=True)
-            if fits is not None:
-                names = chain.fit.keys() - {'patches', 'log_floor'}
-                found = {name: chain.fit[name] for name in names}
-                fits.setdefault(place, []).append((own, found))
-    return catalog, CountFactor(log_probs)
-
-
-class JointDraws:
-    """
-    Draws of the catalogues of B images.
+    Greedy sweep and draws of the catalogues of B images.
 
     Parameters
     ----------
     posterior : `TilePosterior`
         Their posterior.
+
+    threshold : float, optional
+        Threshold of the greedy sweep, as for `TilePosterior.mode`.
+
+    least : float, optional
+        Least probability of a source that is fitted before the sweep.
     """
 
-    def __init__(self, posterior):
+    def __init__(self, posterior, threshold=0.5, least=0.12):
         self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
-        # Distributions of the counts of tiles with no source around, by colour.
-        nothing = self.head.encode_sources(_empty(posterior))
-        self.alone = []
-        for colour in range(len(COLOURS)):
-            parts = map_bands(self._log_probs, posterior, colour, nothing)
-            self.alone.append(torch.cat(parts, 1) if parts else None)
+        self.threshold = threshold
+        # Given no sources around, what is known depends on colour and border alone.
+        kinds, (rows, columns) = zip(*map(_kinds, self.grid.shape), strict=True)
+        tiles = torch.cartesian_prod(*kinds).to(posterior.device).unbind(1)
+        _, _, known = self.grid.around((tiles[0], *tiles))
+        near = self.head.from_known(known).unflatten(0, [*map(len, kinds)])
 
-    def _log_probs(self, _, hidden):
-        return self.head.count_factor(hidden).log_probs
+        def log_probs(own, context):
+            context = context + near[rows[own, None], columns].movedim(-1, 0)
+            return self.head.count_factor(self.head.hidden_alone(context)).log_probs
 
-    def __call__(self, n_draws=1, *, generator=None) -> TileCatalog:
+        n_rows, n_columns = self.grid.shape
+        self.colours = [(i, j) for i, j in COLOURS if i < n_rows and j < n_columns]
+        # Distributions of counts, and the most probable sources with their fits.
+        self.log_probs = map_rows(log_probs, posterior)
+        factor = CountFactor(self.log_probs)
+        count, chance = factor.mode(threshold), factor.presence
+        likely = self._most_probable(chance > least, chance)
+        tiles = likely.nonzero(as_tuple=True)
+        # Where a source is likely around, one is fitted given that.
+        near, _, known = self.grid.around(tiles)
+        alone = ((count[near] == 0) | ~known).all(1).nonzero()[:, 0]
+        tiles = tuple(part[alone] for part in tiles)
+        self.alone, code = self._empty()
+        self.alone.count[tiles] = count[tiles].clamp(min=1)
+        # Fits by place; for each tile the row of its fit, and its number of sources.
+        self.fits = [[] for _ in range(self.head.n_most)]
+        self.where = [torch.full_like(self.alone.count, -1) for _ in self.fits]
+        self.count = self.alone.count.clone()
+        self._fit(self.alone, code, tiles)
+
+    def _most_probable(self, candidate, probability):
+        if not self.head.galaxies:
+            return candidate
+        n_pixels = self.posterior.inputs.image[0, 0].numel() / len(COLOURS)
+        return most_probable(candidate, probability, n_pixels)
+
+    def _empty(self, n_draws=1):
+        """Catalogues of no sources, and their codes ``(n B, rows, columns, C K)``."""
+        catalog = TileCatalog.empty(
+            *(n_draws * len(self.posterior), self.grid.shape, self.head.n_most),
+            n_shape=self.head.n_shape,
+            n_further=sum(entry.dim for entry in further(self.head.entries)),
+            device=self.posterior.device,
+        )
+        n_code = self.head.codes_per_source * self.head.n_most
+        return catalog, catalog.x.new_zeros(*catalog.count.shape, n_code)
+
+    def _hidden(self, tiles, code):
+        """Hidden layer ``(N, width)`` of tiles of catalogues."""
+        near, _, known = self.grid.around(tiles)
+        tiles = tiles[0] % len(self.posterior), *tiles[1:]
+        return self.posterior.hidden_at(tiles, code[near], known)
+
+    def _fit(self, catalog, code, tiles):
+        """Fit sources of tiles, and put their most probable values into a catalogue."""
+        count, hidden = catalog.count[tiles], self._hidden(tiles, code)
+        self.count[tiles] = count
+        for place, fits in enumerate(self.fits):
+            index = (count > place).nonzero()[:, 0]
+            if len(index) == 0:
+                return
+            own = tuple(part[index] for part in tiles)
+            given = hidden[index], count[index], catalog
+            chain = self.posterior.source_chain(place, own, *given)
+            chain.fill(catalog, mode=True)
+            row = torch.arange(len(index), device=index.device)
+            self.where[place][own] = row + sum(len(fit['x']) for fit in fits)
+            names = chain.fit.keys() - {'patches', 'log_floor'}
+            fits.append({name: chain.fit[name] for name in names})
+
+    def _visit(self, colour, code, log_probs):
+        """
+        Update the distributions of a colour's counts, given codes of earlier ones.
+
+        Returns its tiles, and which of all tiles have a source around.
+        """
+        i, j = colour
+        around = F.pad(code[..., 0], (1, 1, 1, 1))[:, i:, j:]
+        around = F.max_pool2d(around, 3, stride=2).nonzero(as_tuple=True)
+        near = _full_grid(around, colour)
+
+        def run(index):
+            hidden = self._hidden(tuple(part[index] for part in near), code)
+            return self.head.count_factor(hidden).log_probs
+
+        pieces = split_work(len(near[0]), _BAND, code.device)
+        log_probs[near] = torch.cat(map_threads(run, pieces))
+        return (slice(None), slice(i, None, 2), slice(j, None, 2)), near
+
+    def _put_codes(self, code, catalog, tiles):
+        some = catalog.at_tiles(tiles, self.head.n_most)
+        code[tiles] = self.head.encode_sources(some)[..., 0, 0]
+
+    def decide(self):
+        """
+        Greedy sweep.
+
+        Returns the catalogue, distributions of its counts, and by place the fits and
+        for each tile the row of its fit, or -1.
+        """
+        catalog, (_, code) = self.alone, self._empty()
+        catalog.count.zero_()
+        for colour in self.colours:
+            own, near = self._visit(colour, code, self.log_probs)
+            for where in self.where:
+                where[near] = -1
+            factor = CountFactor(self.log_probs[own])
+            count = factor.mode(self.threshold)
+            count *= self._most_probable(count > 0, factor.presence)
+            catalog.count[own] = count
+            tiles = _full_grid(count.nonzero(as_tuple=True), colour)
+            new = (self.where[0][tiles] < 0).nonzero()[:, 0]
+            if len(new):
+                self._fit(catalog, code, tuple(part[new] for part in tiles))
+            self._put_codes(code, catalog, tiles)
+        # Unused places hold zeros.
+        used = torch.arange(self.head.n_most, device=code.device)
+        used = used < catalog.count[..., None]
+        for name in ('x', 'y', 'log_flux', 'galaxy'):
+            getattr(catalog, name).mul_(used)
+        for place, where in enumerate(self.where):
+            # Fits depend on the number of sources.
+            where[self.count != catalog.count.clamp(min=place + 1)] = -1
+        pairs = zip(self.fits, self.where, strict=True)
+        fits = {k: (joined(v), where) for k, (v, where) in enumerate(pairs) if v}
+        return catalog, CountFactor(self.log_probs), fits
+
+    def draw(self, n_draws=1, *, generator=None) -> TileCatalog:
         """Draw n catalogues of each image: ``(n B)``, one draw after the other."""
-        catalog = _empty(self.posterior, n_draws)
-        for (i, j), alone in zip(COLOURS, self.alone, strict=True):
-            if alone is None:
-                continue
-            log_probs = alone.repeat(n_draws, 1, 1, 1)
-            at, hidden = self._near_sources(catalog, i, j)
-            log_probs[at] = self.head.count_factor(hidden).log_probs
-            count = CountFactor(log_probs).sample(generator=generator)
-            catalog.count[:, i::2, j::2] = count
-            number = torch.full_like(count, -1)
-            number[at] = torch.arange(len(hidden), device=number.device)
+        catalog, code = self._empty(n_draws)
+        log_probs = self.log_probs.repeat(n_draws, 1, 1, 1)
+        alone = torch.ones_like(catalog.count, dtype=torch.bool)
+        for colour in self.colours:
+            own, near = self._visit(colour, code, log_probs)
+            alone[near] = False
+            count = CountFactor(log_probs[own]).sample(generator=generator)
+            catalog.count[own] = count
             for place in range(self.head.n_most):
-                images, rows, columns = where = (count > place).nonzero(as_tuple=True)
-                if len(images):
-                    tiles = images, 2 * rows + i, 2 * columns + j
-                    given = tiles, number[where], hidden, catalog
-                    self._chain(place, *given).fill(catalog, generator=generator)
+                tiles = (count > place).nonzero(as_tuple=True)
+                if len(tiles[0]):
+                    tiles = _full_grid(tiles, colour)
+                    chain = self._chain(place, tiles, alone[tiles], catalog, code)
+                    chain.fill(catalog, generator=generator)
+            tiles = _full_grid(count.nonzero(as_tuple=True), colour)
+            self._put_codes(code, catalog, tiles)
         return catalog
 
-    def _near_sources(self, catalog, i, j):
-        """Tiles of a colour around which a source is, and their hidden layer."""
-        filled = (catalog.count > 0).to(catalog.x)
-        around = F.max_pool2d(F.pad(filled, (1, 1, 1, 1))[:, i:, j:], 3, stride=2)
-        images, rows, columns = at = around.nonzero(as_tuple=True)
-        code = self.head.encode_sources(catalog).movedim(1, -1)
-        tiles = images, 2 * rows + i, 2 * columns + j
-        near, inside, known = self.grid.around(tiles)
-        tiles = images % len(self.posterior), *tiles[1:]
-        code = code[near] * inside[..., None]
-        return at, self.posterior.hidden_at(tiles, code, known)
-
-    def _chain(self, place, tiles, number, hidden, catalog):
+    def _chain(self, place, tiles, alone, catalog, code):
         """Chain of the sources of tiles, those without others around computed once."""
-        (n_rows, n_columns), head = self.grid.shape, self.head
-        of_images = tiles[0] % len(self.posterior), *tiles[1:]
-        every, count = torch.arange(len(number)).to(number), catalog.count[tiles]
-        key = (of_images[0] * n_rows + tiles[1]) * n_columns + tiles[2]
-        key = key * (head.n_most + 1) + count
+        (n_rows, n_columns), n_most = self.grid.shape, self.head.n_most
+        every, count = torch.arange(len(alone)).to(alone.device), catalog.count[tiles]
+        image = tiles[0] % len(self.posterior)
+        key = (image * n_rows + tiles[1]) * n_columns + tiles[2]
+        key = key * (n_most + 1) + count
         # Others are drawn given what is around them, or given the source before.
-        same = (number < 0) & (place == 0)
-        key, of_row = torch.where(same, key, -1 - every).unique(return_inverse=True)
+        alone = alone & (place == 0)
+        key, of_row = torch.where(alone, key, -1 - every).unique(return_inverse=True)
         first = torch.empty_like(key).scatter_(0, of_row, every)
-        some, number = tuple(part[first] for part in of_images), number[first]
-        alone, near = (which.nonzero()[:, 0] for which in (number < 0, number >= 0))
-        own = tuple(part[alone] for part in some)
-        _, inside, known = self.grid.around(own)
-        n_code = head.codes_per_source * head.n_most
-        value = hidden.new_empty(len(number), hidden.shape[1])
-        code = value.new_zeros(*inside.shape, n_code)
-        value[alone] = self.posterior.hidden_at(own, code, known)
-        value[near] = hidden[number[near]]
-        given, at = (value, count[first], catalog), tuple(part[first] for part in tiles)
+        at, count, alone = tuple(v[first] for v in tiles), count[first], alone[first]
+        some, known = (image[first], *at[1:]), None
+        if place == 0 and self.fits[0]:
+            same = alone & (count == self.count[some])
+            known = joined(self.fits[0]), torch.where(same, self.where[0][some], -1)
+        given = self._hidden(at, code), count, catalog, known
         chain = self.posterior.source_chain(place, some, *given, at=at)
         return chain.take(of_row, at=tiles)

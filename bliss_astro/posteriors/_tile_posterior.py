@@ -9,14 +9,13 @@ import functools
 import torch
 from torch.nn import functional as F
 
-from bliss_astro._threads import map_threads
 from bliss_astro.rendering import adaptive_moments
 
 from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog, TileGrid, joined
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
-from ._sweep import JointDraws, band_rows, sweep
+from ._sweep import Sweep, map_rows
 from ._tile_chain import WIDE_RADIUS, TileChain
 
 
@@ -290,14 +289,11 @@ class TilePosterior:
         Marginals: by the chain rule those of a tile of the first colour, which hold
         for any tile, at none of the cost of a sweep.
         """
-        every, n_rows = slice(None), self.grid.shape[0]
-        step = max(1, band_rows(self) // len(COLOURS))
 
-        def mean(first):
-            context = self.context_at(every, slice(first, first + step), every)
+        def mean(_, context):
             return self.head.count_factor(self.head.hidden_alone(context)).mean
 
-        return torch.cat(map_threads(mean, range(0, n_rows, step)), 1)
+        return map_rows(mean, self)
 
     @torch.no_grad()
     def sample(self, *, n_draws=1, generator=None) -> TileCatalog:
@@ -325,7 +321,8 @@ class TilePosterior:
     @functools.cached_property
     def _draws(self):
         self._context  # noqa: B018 (for these and further draws)
-        return JointDraws(self)
+        # What is in one draw in a hundred is in many chunks of draws.
+        return Sweep(self, least=0.01).draw
 
     @torch.no_grad()
     def mode(self, threshold: float = 0.5) -> TileCatalog:
@@ -336,7 +333,7 @@ class TilePosterior:
         probability above ``threshold``, and sources stand at the highest
         point of their factors, given those of the earlier colours.
         """
-        return sweep(self, threshold)[0]
+        return Sweep(self, threshold).decide()[0]
 
     @torch.no_grad()
     def decided(self) -> tuple[TileCatalog, CountFactor]:
@@ -355,16 +352,8 @@ class TilePosterior:
             decisions in earlier colours.
         """
         if self._decided is None:
-            found = {}
-            self._decided = sweep(self, 0.5, found)
-            for place, parts in found.items():
-                tiles, fits = zip(*parts, strict=True)
-                where = self._decided[0].count.new_full(
-                    (len(self), *self.grid.shape), -1
-                )
-                tiles = tuple(torch.cat(part) for part in zip(*tiles, strict=True))
-                where[tiles] = torch.arange(len(tiles[0]), device=self.device)
-                self._fits[place] = joined(fits), where
+            *decided, self._fits = Sweep(self).decide()
+            self._decided = tuple(decided)
         return self._decided
 
     def known_fits(self, place, tiles):

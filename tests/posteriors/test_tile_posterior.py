@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.posteriors import (
     TileCatalog,
+    TileGrid,
     TilePosterior,
     _sweep,
     _tile_chain,
@@ -443,3 +444,58 @@ def test_sweep_by_bands(tiny, monkeypatch, shape):
         assert torch.isfinite(posterior.log_prob(drawn)).all()
     for one, other in zip(*found, strict=True):
         assert_allclose(one, other, atol=1e-4)
+
+
+@torch.no_grad()
+def test_fits_before_the_sweep_change_nothing(tiny):
+    """
+    Decisions, fits and draws are those of a sweep that fits colour by colour.
+    """
+    inputs = dataclasses.replace(
+        tiny.inputs,
+        image=tiny.inputs.image.repeat(1, 1, 3, 3),
+        mask=tiny.inputs.mask.repeat(1, 1, 3, 3),
+    )
+    posterior = tiny.encoder(inputs)
+    # Some tiles have sources, with and without one beside them.
+    alone = _sweep.Sweep(posterior).log_probs[..., 0]
+    least = (1 - alone.exp()).quantile(0.85).item()
+    (one, factor, kept), (same, expected, anew) = (
+        _sweep.Sweep(posterior, least, least=first).decide() for first in (least, 1.0)
+    )
+    assert 0.1 < (one.count > 0).float().mean() < 0.5
+    assert torch.equal(one.count, same.count)
+    assert_allclose(factor.log_probs, expected.log_probs, atol=1e-5)
+    for name in ('x', 'y', 'log_flux', 'galaxy'):
+        assert_allclose(getattr(one, name), getattr(same, name), atol=1e-4)
+    assert kept.keys() == anew.keys()
+    for place, (fits, where) in anew.items():
+        # Some that are not decided are fitted too.
+        tiles = (one.count > place).nonzero(as_tuple=True)
+        rows, other = kept[place][1][tiles], where[tiles]
+        assert (rows >= 0).all()
+        assert (other >= 0).all()
+        for name, value in fits.items():
+            assert_allclose(kept[place][0][name][rows], value[other], atol=1e-3)
+    draws = [
+        _sweep.Sweep(posterior, least=first).draw(
+            2, generator=torch.Generator().manual_seed(2)
+        )
+        for first in (least, 1.0)
+    ]
+    assert torch.equal(draws[0].count, draws[1].count)
+    for name in ('x', 'y', 'log_flux'):
+        assert_allclose(getattr(draws[0], name), getattr(draws[1], name), atol=1e-3)
+
+
+@pytest.mark.parametrize('n', range(1, 9))
+def test_kinds_of_rows(n):
+    """
+    Which tiles around are known is that of the row and column that stand for a tile.
+    """
+    grid = TileGrid((n, n), 1)
+    tiles = torch.cartesian_prod(*2 * [torch.arange(n)]).unbind(1)
+    kinds, which = _sweep._kinds(n)
+    same = tuple(kinds[which[part]] for part in tiles)
+    known, expected = (grid.around((part[0], *part))[2] for part in (same, tiles))
+    assert torch.equal(known, expected)
