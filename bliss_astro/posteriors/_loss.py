@@ -86,8 +86,8 @@ def sequence_loss(sequence, catalog, measured=None):
         Mean over images, in nats.
 
     terms : dict of tensor ``()``
-        Its parts.
+        Its parts, named ``source_`` and the parameter.
     """
-    parts = sequence.log_prob(catalog, measured)
-    terms = {name: -value.sum() / len(catalog.count) for name, value in parts.items()}
+    parts, n_images = sequence.log_prob(catalog, measured), len(catalog.count)
+    terms = {f'source_{name}': -part.sum() / n_images for name, part in parts.items()}
     return sum(terms.values()), terms

@@ -10,7 +10,6 @@ trained with errors of their size marginalises over them, as over every other nu
 """
 
 import dataclasses
-import functools
 import math
 
 import torch
@@ -179,9 +178,8 @@ def _turned(shape, x, y, angle):
 
 
 def _for_some(render):
-    """Of a function of a shape and of parts of n images: 0 where not ``some (n,)``."""
+    """Let a function of a shape and parts of n images render ``some``; others are 0."""
 
-    @functools.wraps(render)
     def render_some(some, shape, *parts):
         index = some.nonzero()[:, 0]
         drawn = render(shape, *(part[index] for part in parts))
@@ -245,14 +243,12 @@ def saturate(draw, data, mask, noise, fraction):
     some = some.flatten().nonzero()[:, 0]
     if len(some) == 0:  # which have no maxima
         return data, mask
-    parts = _saturated(data[some], mask[some], level[some], place[:, some])
-    return tuple(
-        whole.index_copy(0, some, part)
-        for whole, part in zip((data, mask), parts, strict=True)
-    )
+    clipped, hidden = _saturated(data[some], level[some], place[:, some])
+    hidden = mask[some] | hidden
+    return data.index_copy(0, some, clipped), mask.index_copy(0, some, hidden)
 
 
-def _saturated(data, mask, level, place):
+def _saturated(data, level, place):
     over = data.clamp(min=0) / level
     power = between(_SHARPNESS, place[2])
     # The same on both sides of the level, without powers of large numbers.
@@ -265,7 +261,7 @@ def _saturated(data, mask, level, place):
         bled = bled | (chosen & _grown(full, (2 * size + 1, 1)))
     clipped = torch.where(bled & ~full, level, clipped)
     grown = torch.where(place[5] < 0.5, _grown(bled, (3, 3)), bled)
-    return clipped, mask | ((place[4] < 1 / 3) & grown)
+    return clipped, (place[4] < 1 / 3) & grown
 
 
 def _grown(pixels, size):

@@ -3,7 +3,6 @@
 Training of encoders on simulated images, and the domain that their cards state.
 """
 
-import contextlib
 import functools
 import math
 import operator
@@ -137,14 +136,10 @@ class EncoderTrainer(Trainer):
         Encoders that follow detection have weights of their own: the thread that draws
         batches adds their gradients, where it has time.
         """
-        first, *rest = (
-            functools.partial(_add_gradients, part)
-            for part in self._losses(self.model, batch)
-        )
-        with contextlib.ExitStack() as stack:
-            beside = self.batches.beside
-            rest = [stack.enter_context(beside(part)) for part in rest]
-            return _summed([part() for part in (first, *rest)])
+        parts = self._losses(self.model, batch)
+        *parts, last = (functools.partial(_add_gradients, part) for part in parts)
+        with self.batches.beside(last) as last:
+            return _summed([*(part() for part in parts), last()])
 
     def _losses(self, encoder, batch):
         """Losses of detection and of what follows it, as functions, with terms."""
@@ -161,7 +156,8 @@ class EncoderTrainer(Trainer):
         due = not (trains and self.trains_detection)
         due |= self.step % self.training.sources_every == 0
         if self.trains_sources and due:
-            losses.append(lambda: _named(posterior.sequence, catalog, measured))
+            given = posterior.sequence, catalog, measured
+            losses.append(lambda: sequence_loss(*given))
         return losses
 
     def result(self, name):
@@ -180,12 +176,6 @@ class EncoderTrainer(Trainer):
         card['domain'] = domain_of_simulation(self.configs[1]).to_card()
         card['training']['started_from'] = self.origin
         return encoder
-
-
-def _named(*given):
-    """Loss of encoders that follow detection, and its terms by their own names."""
-    loss, terms = sequence_loss(*given)
-    return loss, {f'source_{name}': value for name, value in terms.items()}
 
 
 def _add_gradients(part):
@@ -251,10 +241,8 @@ def start_from(encoder, name):
     other = Encoder.from_pretrained(name)
     own, config = encoder.state_dict(), encoder.config
     new_types = config.galaxies and not other.config.galaxies
-    given, fits = (
-        {},
-        all(getattr(config, s) == getattr(other.config, s) for s in _SIZES),
-    )
+    given = {}
+    fits = all(getattr(config, s) == getattr(other.config, s) for s in _SIZES)
     for key, value in other.state_dict().items():
         if key in own:
             value = _fitted(key, value, own[key], config, new_types=new_types)
