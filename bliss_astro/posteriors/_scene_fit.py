@@ -131,11 +131,13 @@ class _Canvas(Rows):
         """Numbers ``(n, P, P)`` of the pixels of stamps."""
         first, squares = self.first[index] % _SIDE, self.squares[index]
         place = first[..., None] + torch.arange(_SIDE, device=first.device)
-        rows, columns = place.unbind(1)
-        which = (rows // _SIDE * 2)[..., None] + (columns // _SIDE)[:, None]
-        number = squares.flatten(1).gather(1, which.flatten(1)).view_as(which)
-        rows, columns = rows % _SIDE * _SIDE, columns % _SIDE
-        return number * _SIDE**2 + (rows[..., None] + columns[:, None])
+        down, along = (place // _SIDE).unbind(1)
+        rows, columns = (place % _SIDE).unbind(1)
+        # Rows first, of both columns of squares, as few operations see all pixels.
+        number = (squares * _SIDE**2).gather(1, down[..., None].expand(-1, -1, 2))
+        number += (rows * _SIDE)[..., None]
+        number = number.gather(2, along[:, None].expand(-1, _SIDE, -1))
+        return number.add_(columns[:, None])
 
 
 def split_scenes(pixels, sources):
