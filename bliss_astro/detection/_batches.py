@@ -93,23 +93,15 @@ def _tabulate(tasks):
             task.model = model
 
 
-def detect_each(pairs, *, tables=True, named=False, first=0):
+def detect_each(pairs, *, tables=True, named=False):
     """
     Yield the catalogues of images with their `DetectionOptions`, or the posteriors.
 
     Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
     and go through the encoder together; it must be the same for all. What was found
-    before an error is yielded first. Messages name the index of their image if wanted,
-    which is ``first`` for the first one.
+    before an error is yielded first. Messages name the index of their image if wanted.
     """
-
-    def prepare(k, data, options):
-        subject = f'image {k}' if named else None
-        with messages_about(subject):
-            task = _Task.of(data, options, subject)
-        return task, task.inputs.image.exposure.data.size
-
-    for tasks in batches_of(pairs, prepare, first):
+    for tasks in _prepared(pairs, named):
         _infer_together(tasks, tables)
         if tables:
             with use_threads(tasks[0].options.n_threads):
@@ -122,25 +114,22 @@ def detect_each(pairs, *, tables=True, named=False, first=0):
             del done
 
 
-def batches_of(pairs, prepare, first=0):
-    """
-    Yield lists of images of ``_PIXELS`` in all, and raise what ends them thereafter.
-
-    ``prepare(index, data, options)`` returns what is to be listed, and the pixels.
-    """
-    numbered, error = enumerate(pairs, first), None
+def _prepared(pairs, named):
+    """Yield lists of tasks, and raise what ends them after the last one."""
+    numbered, error = enumerate(pairs), None
     while error is None:
-        some, n_pixels = [], 0
+        tasks, n_pixels = [], 0
         try:
             while n_pixels < _PIXELS:
-                k, pair = next(numbered)
-                one, size = prepare(k, *pair)
-                some.append(one)
-                n_pixels += size
+                k, (data, options) = next(numbered)
+                subject = f'image {k}' if named else None
+                with messages_about(subject):
+                    tasks.append(_Task.of(data, options, subject))
+                n_pixels += tasks[-1].inputs.image.exposure.data.size
         except Exception as found:  # noqa: BLE001 (raised below)
             error = found
-        if some:
-            yield some
+        if tasks:
+            yield tasks
     if not isinstance(error, StopIteration):
         raise error
 

@@ -91,12 +91,15 @@ def shape_columns(galaxy):
     return {name: v if unit is None else v * unit for name, v, unit in columns}
 
 
-def source_table(unit, x, y, flux, is_galaxy=None, galaxy=None, *, pixel_scale=1.0):
+def source_table(
+    unit, x, y, flux, is_galaxy=None, galaxy=None, *, pixel_scale=1.0, fluxes=None
+):
     """
     Table of the sources of an image, brightest first.
 
     The columns are tensors ``(1, S)``, shapes ``(1, S, 6)`` with radii in pixels. Those
-    of stars are NaN in the table, and places of flux 0 are left out.
+    of stars are NaN in the table, and places of flux 0 are left out. Further columns
+    are fluxes by name.
     """
     order = torch.argsort(flux[0], descending=True)[: int((flux > 0).sum())]
     x, y, flux = (v[0, order].double().cpu().numpy() for v in (x, y, flux))
@@ -107,6 +110,8 @@ def source_table(unit, x, y, flux, is_galaxy=None, galaxy=None, *, pixel_scale=1
         galaxy[~is_galaxy] = torch.nan
         table['is_galaxy'] = is_galaxy.cpu().numpy()
         table.update(shape_columns(galaxy))
+    for name, value in (fluxes or {}).items():
+        table[name] = value[0, order].double().cpu().numpy() * unit
     return table
 
 

@@ -12,6 +12,7 @@ from bliss_astro._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _nuisances='BadPixelPrior',
+    _bands='SimulatedBands',
     _config='SimulationConfig',
     _images='SimulatedImages',
     _simulator='CoaddSimulator',

@@ -149,8 +149,9 @@ class Fields:
     electrons_per_nmgy: torch.Tensor
     dither: torch.Tensor
     pixel_scale: float
-    # PSFs that are drawn, where they are not of the eight parameters.
+    # PSFs where they are not of the eight parameters; images (B,) that are not SDSS's.
     drawn: GaussianPSF | None = None
+    is_other: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.psf)

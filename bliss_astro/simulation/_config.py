@@ -7,7 +7,8 @@ import dataclasses
 
 import torch
 
-from bliss_astro._arguments import check_settings, one_of, within
+from bliss_astro._arguments import check_settings, one_of, require, within
+from bliss_astro.exposures._bands import as_band
 from bliss_astro.priors import SeeingPrior, StarPrior, TelescopePrior
 from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.psf._mixture import DEFAULT_SHAPE, scale_to_fwhm
@@ -229,6 +230,17 @@ class SimulationConfig:
     pixel_scale : float
         Side of a pixel in arcsec.
 
+    bands : tuple of str
+        Names of the bands of the images; none for one band, r.
+
+    reference_shares : tuple of float or None
+        Shares of the images by their reference band, in the order of ``bands``. By
+        default r in six of ten, and g, i or z in the others.
+
+    band_shares : tuple of float or None
+        Shares of the images that have one band, two, and so on. By default four in ten
+        have the reference alone, and all other numbers are equally frequent.
+
     Raises
     ------
     ValueError
@@ -285,6 +297,9 @@ class SimulationConfig:
     field_prior: str | dict | None = None
     galaxy_model: str | None = None
     pixel_scale: float = SDSS_PIXEL_SCALE
+    bands: tuple[str, ...] = ()
+    reference_shares: tuple[float, ...] | None = None
+    band_shares: tuple[float, ...] | None = None
 
     def __post_init__(self):
         check_settings(self, _RANGES)
@@ -296,6 +311,19 @@ class SimulationConfig:
             words = '[1, 1] with galaxy_model, which is for single exposures'
             rules |= within('n_exposures', words, lambda x: tuple(x) == (1, 1))
         check_settings(self, rules)
+        self._check_bands()
+
+    def _check_bands(self):
+        for name in self.bands:
+            as_band(name, 'bands')
+        n, names = len(self.bands), 'reference_shares band_shares'
+        sound = len(set(self.bands)) == n
+        require(sound, 'bands', 'be different from each other', self.bands)
+        words = f'{n} numbers from 0, one for each of the bands, not all 0'
+        sound = within(
+            names, words, lambda x: len(x) == n and min(x) >= 0 and sum(x) > 0
+        )
+        check_settings(self, sound)
 
     def sample_psf(self, n, *, inclined=True, generator):
         """

@@ -20,7 +20,8 @@ from bliss_astro.exposures._read import change_own_file, register_fits_format
 from bliss_astro.psf import GaussianPSF, PSFModel
 
 # Attributes with an axis of sources.
-_OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy', 'further')
+OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy', 'further')
+OF_SOURCES += ('log_ratio', 'disk_fraction')
 
 
 @dataclasses.dataclass
@@ -223,7 +224,7 @@ def concatenate(parts):
     for name, value in vars(parts[0]).items():
         if isinstance(value, torch.Tensor):
             values = [getattr(part, name) for part in parts]
-            joined[name] = (_padded if name in _OF_SOURCES else torch.cat)(values)
+            joined[name] = (_padded if name in OF_SOURCES else torch.cat)(values)
     return dataclasses.replace(parts[0], **joined)
 
 

@@ -41,7 +41,6 @@ _SPIKE, _HALO = (5e-6, 1e-4), (1e-6, 5e-5)
 # response, lengths in pixels of bleeding columns (each in a quarter of the images,
 # none in the others), and least level over the noise.
 _OVER, _SHARPNESS, _BLEEDING, _LEVEL = (1.5, 60.0), (4.0, 40.0), (4, 10), 30.0
-
 # Errors of the logarithm of the weights of halo and wing over that of the width;
 # and their largest size where the width's is large: not all is unknown.
 _HALO_ERROR, _WING_ERROR, _MAX_WEIGHT_ERROR = 6, 12, 0.1
@@ -129,20 +128,22 @@ class BadPixelPrior:
         return (mask | block) & has_any[:, None, None]
 
 
-def add_artifacts(draw, config, fields, sources, extended):
+def add_artifacts(draw, config, fields, sources, bands, extended):
     """Add bright stars, large galaxies and trails to extended light and sources."""
-    n, shape = len(fields), extended.shape[1:]
+    n, shape = len(sources.x), extended.shape[1:]
     fwhm, noise = fields.gaussians().fwhm, (fields.variance / fields.depth).sqrt()
     if config.bright_fraction > 0:
         star = draw_bright_stars(draw, n, config.bright_fraction, shape)
-        extended = extended + glare(draw, *star, shape)
-        sources.append(*star)
+        seen = bands.append(draw, sources, fields, *star)
+        extended = extended + glare(draw, seen.x, seen.y, seen.flux, shape, bands.n)
     if config.large_fraction > 0:
-        galaxy = draw_large_galaxies(draw, n, config.large_fraction, shape, noise)
+        share, dark = config.large_fraction, noise[:: bands.n]
+        galaxy = draw_large_galaxies(draw, n, share, shape, dark)
+        seen = bands.append(draw, sources, fields, *galaxy)
+        galaxy = seen.x, seen.y, seen.flux, seen.galaxy
         extended = extended + render_large_galaxies(*galaxy, shape, fwhm)
-        sources.append(*galaxy)
     if config.trail_fraction > 0:
-        trail = trails(draw, n, config.trail_fraction, shape, fwhm)
+        trail = trails(draw, len(fields), config.trail_fraction, shape, fwhm)
         extended = extended + trail * noise[:, None, None]
     return extended
 
@@ -320,15 +321,16 @@ def draw_bright_stars(draw, n, fraction, shape):
     return x, y, flux * (place[3] < fraction)
 
 
-def glare(draw, x, y, flux, shape):
+def glare(draw, x, y, flux, shape, n_bands=1):
     """
     Images ``(B, ny, nx)`` of the spikes and halos of bright stars ``(B, 1)``.
 
     Four spikes at right angles, in any direction, whose light falls with a power of
-    the distance, and a round halo.
+    the distance, and a round halo; the same in the bands of a scene but for the flux.
     """
-    place = draw.unit(7, len(x), 1, 1).movedim(1, 0)
-    return _spikes_and_halos(flux[:, 0] > 0, shape, x, y, flux, place)
+    place = draw.unit(7, len(x) // n_bands, 1, 1).repeat_interleave(n_bands, 1)
+    some, place = flux[:, 0] > 0, place.movedim(1, 0)
+    return _spikes_and_halos(some, shape, x, y, flux, place)
 
 
 @_for_some

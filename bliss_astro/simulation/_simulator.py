@@ -26,6 +26,7 @@ from bliss_astro.psf import SHAPE_NAMES, PSFModel
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
+from ._bands import SimulatedBands, bands_of
 from ._camera import NOISE_ORDERS, Camera, Draws, Fields, draw_dithers
 from ._images import SimulatedImages
 from ._nuisances import BadPixelPrior
@@ -126,6 +127,17 @@ class CoaddSimulator:
     unit : {'electron', 'nmgy'}, optional
         Unit of the exposures of `sample`; by default that of the prior's fluxes.
 
+    bands : str, list or dict, optional
+        Bands of each scene: names, such as ``'gri'``, or bands. The arguments above and
+        the fluxes of the prior are of the reference band; conditions of the others are
+        drawn with them, those of SDSS scaled, and colours are of a
+        `~bliss_astro.priors.ColourPrior`. A dict has the conditions of each band that
+        are fixed, a dict of ``psf``, ``background``, ``read_noise`` and
+        ``electrons_per_nmgy``.
+
+    reference : str, optional
+        The reference band; r if it is among them, else the first.
+
     tolerance : float, optional
         Error of the renderer relative to a star's peak.
 
@@ -151,6 +163,14 @@ class CoaddSimulator:
     >>> coadd, truth = simulator.sample(rng=0)
     >>> coadd.unit, truth.colnames[:4]
     (Unit("nmgy"), ['x_centroid', 'y_centroid', 'flux', 'is_galaxy'])
+
+    The same sky in three bands:
+
+    >>> exposures, truth = CoaddSimulator(
+    ...     1, CatalogPrior.sky(), bands='gri', margin=-10
+    ... ).sample(rng=0)
+    >>> list(exposures), truth.colnames[-3:]
+    (['r', 'g', 'i'], ['flux_r', 'flux_g', 'flux_i'])
     """
 
     n_exposures: int = 1
@@ -167,6 +187,8 @@ class CoaddSimulator:
     noise_order: str = 'before_alignment'
     bad_pixels: BadPixelPrior | None = None
     unit: str | None = None
+    bands: 'str | list | dict' = ()
+    reference: str | None = None
     tolerance: float = 1e-6
     device: str | torch.device = 'auto'
 
@@ -182,6 +204,9 @@ class CoaddSimulator:
         self.unit = self.unit or ('nmgy' if self._has_galaxies else 'electron')
         self.device = choose_device(self.device)
         model, self._drawn = _model_and_drawn(self.psf, self.shape)
+        self._bands, self._given = bands_of(self.bands, self.reference)
+        # Other bands' PSFs follow that of the reference, a fit of the model.
+        self._drawn = None if self._bands.own else self._drawn
         self.psf_shape = torch.tensor(model.shape_vector, dtype=torch.float32)
         self.camera = Camera(
             self.shape,
@@ -209,29 +234,36 @@ class CoaddSimulator:
         Returns
         -------
         coadd : `~bliss_astro.exposures.Exposure`
-            Image with background, noise, noise correlation and effective PSF.
+            Image with background, noise, noise correlation and effective PSF. Of
+            several bands an `~bliss_astro.exposures.ExposureSet`, the reference first.
 
         truth : `~astropy.table.QTable`
             ``x_centroid, y_centroid, flux``, brightest first; with galaxies also
             ``is_galaxy`` and the columns of ``GALAXY_SHAPE_NAMES`` (radii in arcsec,
-            NaN for stars).
+            NaN for stars); with bands also their fluxes, ``flux_r`` and so on.
         """
         images = self.sample_batch(
             1, generator=torch_generator(rng, device=self.device)
         )
-        psf = self._drawn
-        if psf is None or self.n_exposures > 1:
-            psf = PSFModel.from_shape(
-                images.psf[0].double().cpu().numpy(),
-                normalization_radius=self.camera.normalization_radius,
-            )
+        radius = self.camera.normalization_radius
         meta = {'n_exposures': self.n_exposures, 'noise_order': self.noise_order}
-        exposure = images.exposure(unit=self.unit, psf=psf, meta=meta)
-        scale = 1.0 if self.unit == 'electron' else self.electrons_per_nmgy
+        options, fluxes = {'unit': self.unit, 'meta': meta}, {}
+        if self.bands:
+            exposure = images.exposures(normalization_radius=radius, **options)
+            ratios, images = images.log_ratio.double().exp(), images.reference
+            fluxes = {f'flux_{name}': ratios[..., k] for k, name in enumerate(exposure)}
+        else:
+            psf = self._drawn
+            if psf is None or self.n_exposures > 1:
+                psf = images.psf[0].double().cpu().numpy()
+                psf = PSFModel.from_shape(psf, normalization_radius=radius)
+            exposure = images.exposure(psf=psf, **options)
+        scale = 1.0 if self.unit == 'electron' else images.electrons_per_nmgy.double()
         columns = images.x, images.y, images.flux.double() / scale
+        fluxes = {name: ratio * columns[2] for name, ratio in fluxes.items()}
         columns += images.is_galaxy, images.galaxy
-        unit = u.Unit(self.unit)
-        return exposure, source_table(unit, *columns, pixel_scale=self.pixel_scale)
+        options = {'pixel_scale': self.pixel_scale, 'fluxes': fluxes}
+        return exposure, source_table(u.Unit(self.unit), *columns, **options)
 
     @deprecated('0.1', alternative='CoaddSimulator.sample')
     def simulate(self, *, rng=None):
@@ -249,7 +281,7 @@ class CoaddSimulator:
         density=None,
         flux_min=None,
         generator=None,
-    ) -> SimulatedImages:
+    ) -> SimulatedImages | SimulatedBands:
         """
         Draw a batch of coadds.
 
@@ -273,8 +305,9 @@ class CoaddSimulator:
 
         Returns
         -------
-        images : `SimulatedImages`
-            Images and truth, in electrons of one exposure.
+        images : `SimulatedImages` or `SimulatedBands`
+            Images and truth, in electrons of one exposure; in several bands where
+            ``bands`` are given.
         """
         if self._has_galaxies and (density is not None or flux_min is not None):
             msg = 'density and flux_min are for a StarPrior, not for a CatalogPrior'
@@ -307,13 +340,20 @@ class CoaddSimulator:
                 flux_min=full * self.prior.flux_min if flux_min is None else flux_min,
             )
         fields.dither = draw_dithers(draw, n_images, depth, self.dither)
+        seen, bands = sources, dataclasses.replace(self._bands)
+        if bands.own:
+            given = {'band': bands.own[0], 'given': self._given}
+            fields = bands.draw_fields(draw, fields, self.dither, **given)
+            bands.draw_colours(draw, sources, fields)
+            seen = bands.spread(sources, fields)
         if self._has_galaxies:
             extended = render_galaxies(
                 fields.gaussians(self.camera.normalization_radius),
-                *sources.galaxies,
+                *seen.galaxies,
                 size=shape,
                 dither=fields.dither if depth > 1 else None,
             )
-        return self.camera.observe(
-            draw, fields, sources, stars=sources.stars, extended=extended
+        images = self.camera.observe(
+            draw, fields, seen, stars=seen.stars, extended=extended
         )
+        return bands.split(images, sources) if bands.own else images

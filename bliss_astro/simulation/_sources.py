@@ -28,7 +28,10 @@ _INCLINED_DEPTH = 8
 # Margin in pixels, negative as the light of sources outside comes in, and smallest
 # flux over the flux floor: fainter ones than are in the truth are in the images. Those
 # of the NPE paper have none of these.
-_OUTSIDE = {'sky': (-14, 0.4), 'npe': (0, 1.0)}
+OUTSIDE = {'sky': (-14, 0.4), 'npe': (0, 1.0)}
+# The same in the reference band over that in the band that shows a source best, for
+# which a red star of i - z = 1.3 may count.
+_REDDEST = 0.3
 
 
 # -- observing conditions --------------------------------------------------------
@@ -55,24 +58,28 @@ def sample_fields(draw, config, prior, n, population, depth):
     if population == 'stars':
         inclined &= depth <= _INCLINED_DEPTH
         conditions = *_sample_ranges(draw, config, n, inclined), None
+        is_other = torch.ones(n, dtype=torch.bool, device=draw.device)
     else:
         drawn = prior.sample_batch(n, generator=draw.generator, device=draw.device)
         conditions = drawn.psf, drawn.background, drawn.read_noise
         conditions += (drawn.electrons_per_nmgy,)
+        is_other = torch.zeros(n, dtype=torch.bool, device=draw.device)
         if population == 'sky' and config.fields in _OTHER_FRACTION:
             inclined &= depth == 1
-            conditions = _mix_others(draw, config, conditions, depth, inclined)
+            mixed = _mix_others(draw, config, conditions, depth, inclined)
+            conditions, is_other = mixed
         if depth > _INCLINED_DEPTH:
             upright = conditions[0].clone()
             upright[:, 7] = 0.0
             conditions = upright, *conditions[1:]
     pixel_scale = config.pixel_scale
     if config.fields == 'telescopes' and population == 'sky':
-        is_other = draw.coin(_OTHER_FRACTION['telescopes'])
+        coin = draw.coin(_OTHER_FRACTION['telescopes'])
         drawn = float(draw.log_uniform(config.pixel_scales, 1))
-        pixel_scale = drawn if is_other else pixel_scale
+        pixel_scale = drawn if coin else pixel_scale
     largest = float(draw.uniform(config.dither, 1))
-    return Fields(*conditions, draw_dithers(draw, n, depth, largest), pixel_scale)
+    dither = draw_dithers(draw, n, depth, largest)
+    return Fields(*conditions, dither, pixel_scale, is_other=is_other)
 
 
 def _sample_ranges(draw, config, n, inclined):
@@ -83,7 +90,7 @@ def _sample_ranges(draw, config, n, inclined):
 
 
 def _mix_others(draw, config, conditions, depth, inclined):
-    """PSF, sky, read noise and calibration, in some images of another camera."""
+    """PSF, sky, read noise, calibration; and which images are of another camera."""
     n = len(conditions[0])
     if config.fields == 'wide':
         other = _sample_ranges(draw, config, n, inclined=False)
@@ -91,10 +98,11 @@ def _mix_others(draw, config, conditions, depth, inclined):
     else:
         other = _other_telescope(draw, config, n, depth, inclined)
     is_other = draw.unit(n) < _OTHER_FRACTION[config.fields]
-    return [
+    mixed = [
         torch.where(is_other[:, None] if new.dim() > 1 else is_other, new, old)
         for new, old in zip(other, conditions, strict=True)
     ]
+    return mixed, is_other
 
 
 def _other_telescope(draw, config, n, depth, inclined):
@@ -243,16 +251,20 @@ def sample_stars(draw, config, fields):
     return dataclasses.replace(stars, density=density, flux_min=floor)
 
 
-def sample_catalog(draw, config, prior, fields, population, latent_dim):
+def sample_catalog(
+    draw, config, prior, fields, population, latent_dim, *, several=False
+):
     """
     Stars and galaxies of a prior, for images of a configuration.
 
     Galaxies have latent variables of a learned galaxy model in place of shapes where
-    their number is not `None`.
+    their number is not `None`. For several bands fainter sources are drawn, too.
     """
     expected = sample_expected(draw, config, prior, fields, population)
     floor, cluster, scales, density = expected
-    margin, unseen = _OUTSIDE[population]
+    margin, unseen = OUTSIDE[population]
+    if several and population == 'sky':
+        unseen *= _REDDEST
     sources = draw_catalog(
         draw,
         prior,

@@ -15,10 +15,11 @@ from bliss_astro._arguments import (
     one_of,
     within,
 )
-from bliss_astro.priors import CatalogPrior, FieldPrior, GalaxyPrior
+from bliss_astro.priors import CatalogPrior, ColourPrior, FieldPrior, GalaxyPrior
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
+from ._bands import SimulatedBands, choose_bands, mask_part
 from ._camera import Camera, Draws, Fields, add_lobes, add_noise, draw_lobes
 from ._images import SimulatedImages, concatenate, select, signal_to_noise
 from ._nuisances import BadPixelPrior, add_artifacts, mark_pixels, misstate
@@ -89,6 +90,7 @@ class SimulationStream:
             self.field_prior = _read_prior(FieldPrior, config.field_prior)
         elif config.fields == 'single':
             self.field_prior = FieldPrior.single()
+        self.colour_prior = ColourPrior.default() if config.bands else None
         self.galaxy_model = galaxy_model
         self.latent_dim = getattr(galaxy_model, 'latent_dim', None)
         bad = None
@@ -101,7 +103,7 @@ class SimulationStream:
         self.accuracy = dataclasses.replace(RenderingAccuracy.training(), sizes=sizes)
 
     @torch.no_grad()
-    def sample_batch(self, n_images, *, generator) -> SimulatedImages:
+    def sample_batch(self, n_images, *, generator) -> SimulatedImages | SimulatedBands:
         """
         Draw images with their truth.
 
@@ -115,8 +117,8 @@ class SimulationStream:
 
         Returns
         -------
-        images : `SimulatedImages`
-            Images and truth.
+        images : `SimulatedImages` or `SimulatedBands`
+            Images and truth, in several bands where the configuration names any.
         """
         config, draw, groups = self.config, Draws(generator), {}
         lowest = config.n_exposures[0]
@@ -130,8 +132,11 @@ class SimulationStream:
             depth = lowest if single or population == 'npe' else coadd_depth
             n = min(self.group_size, n_images - start)
             fields = sample_fields(draw, config, self.field_prior, n, population, depth)
-            sources = self._sample_sources(draw, population, fields)
-            groups.setdefault((population, depth), []).append((fields, sources))
+            disks = self.latent_dim is None
+            bands = choose_bands(draw, config, population, self.colour_prior, disks)
+            fields, sources = self._sample_sources(draw, population, fields, bands)
+            key = population, depth, bands.key
+            groups.setdefault(key, []).append((fields, sources, bands))
             if population == 'stars':
                 # Stars are fast to render at any depth; many small batches of galaxies
                 # would cost several times as much as one.
@@ -143,7 +148,8 @@ class SimulationStream:
             self._observe(draw, key[0], *group, light[key])
             for key, group in groups.items()
         ]
-        return concatenate(images)
+        joined = SimulatedBands.concatenate if config.bands else concatenate
+        return joined(images)
 
     def sample_fields(self, n, *, population='sky', depth=1, generator) -> Fields:
         """
@@ -166,24 +172,39 @@ class SimulationStream:
         draw = Draws(generator)
         return sample_fields(draw, self.config, self.field_prior, n, population, depth)
 
-    def _sample_sources(self, draw, population, fields):
+    def _sample_sources(self, draw, population, fields, bands):
+        """Sources of a group, and its fields in each of the bands."""
+        config = self.config
+        if bands.own:
+            largest = float(draw.uniform(config.dither, 1))
+            fields = bands.draw_fields(draw, fields, largest)
+        first = bands.of_scenes(fields)
         if population == 'stars':
-            sources = sample_stars(draw, self.config, fields)
+            sources = sample_stars(draw, config, first)
         else:
-            given = self.priors[population], fields, population, self.latent_dim
-            sources = sample_catalog(draw, self.config, *given)
+            given = self.priors[population], first, population, self.latent_dim
+            sources = sample_catalog(draw, config, *given, several=bands.n > 1)
         if self.further_priors:
             values = [prior(sources, draw.generator) for prior in self.further_priors]
             sources.further = torch.cat(values, -1)
-        return sources
+        if bands.own and population == 'stars':
+            bands.calibrate(draw, config, fields, sources)
+        if bands.own:
+            bands.draw_colours(draw, sources, fields)
+        if population != 'stars':
+            sources = bands.without_faint(sources, fields, population)
+        return fields, sources
 
     def _render_galaxies(self, groups):
         """Light of the galaxies of groups, by depth; `None` for stars alone."""
         light = dict.fromkeys(groups)
-        for depth in {depth for population, depth in groups if population != 'stars'}:
+        for depth in {key[1] for key in groups if key[0] != 'stars'}:
             own = [key for key in groups if key[1] == depth]
-            parts = zip(*(groups[key] for key in own), strict=True)
-            fields, sources = map(concatenate, parts)
+            parts = [
+                (fields, bands.spread(sources, fields))
+                for fields, sources, bands in map(groups.get, own)
+            ]
+            fields, sources = map(concatenate, zip(*parts, strict=True))
             given, size = (fields.psf, *sources.galaxies), self.camera.shape
             if self.galaxy_model is not None:
                 images = self.galaxy_model.render(*given, size=size)
@@ -195,14 +216,15 @@ class SimulationStream:
             light |= zip(own, images.split(sizes), strict=True)
         return light
 
-    def _observe(self, draw, population, fields, sources, extended):
+    def _observe(self, draw, population, fields, sources, bands, extended):
         """Images of a population, with artefacts and errors of what is stated."""
         config, lobes = self.config, None
         if population == 'sky':
-            extended = add_artifacts(draw, config, fields, sources, extended)
+            extended = add_artifacts(draw, config, fields, sources, bands, extended)
             if config.asymmetry > 0:
                 lobes = draw_lobes(draw, fields.psf, config.asymmetry)
-        x, y, flux = sources.stars
+        seen = bands.spread(sources, fields)
+        x, y, flux = seen.stars
         if lobes is not None:
             # The stars join the extended light, so that one kernel moves all of it.
             psf = self.camera.effective_psf(fields, elongated=True)
@@ -210,12 +232,14 @@ class SimulationStream:
             extended = add_lobes(light, lobes).clamp(min=0)
             flux = torch.zeros_like(flux)
         images = self.camera.observe(
-            draw, fields, sources, stars=(x, y, flux), extended=extended
+            draw, fields, seen, stars=(x, y, flux), extended=extended
         )
         misstate(draw, config, images, lobes, exact=population == 'npe')
         if population == 'sky':
             mark_pixels(draw, config, fields, images)
-        return images
+        if bands.n > 1:
+            images.mask = mask_part(draw, images.mask)
+        return bands.split(images, sources) if config.bands else images
 
 
 # -- stamps of galaxies ----------------------------------------------------------
