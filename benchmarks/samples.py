@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 from astropy.table import Table, vstack
 from harness import median_with_error, share
-from scenes import exposure_of, truth_of
+from scenes import density_of, exposure_of, truth_of
 
 from bliss_astro import detect_sources
 from bliss_astro.metrics import match_catalogs
@@ -145,7 +145,7 @@ def run_encoder(encoder, images, *, first=0, psf=None, intervals=True, **given):
         # A prior of magnitudes needs calibrated fluxes; tables are in electrons.
         scale = float(images.electrons_per_nmgy[k]) if calibrated else 1.0
         prior = {
-            'density': float(images.density[k]),
+            'density': density_of(images, k),
             'flux_min': float(images.flux_min[k]) / scale * exposure.unit,
         }
         if calibrated:

@@ -142,6 +142,16 @@ def expose(
     )
 
 
+def density_of(images, k):
+    """Sources per pixel of image number k: a map where a region confines them."""
+    ny, nx = images.data.shape[1:]
+    x_low, x_high, y_low, y_high = images.region[k].tolist()
+    x, y = np.arange(nx), np.arange(ny)[:, None]
+    inside = (x > x_low) & (x < x_high) & (y > y_low) & (y < y_high)
+    density = float(images.density[k])
+    return density if inside.all() else np.where(inside, density, 0.0)
+
+
 def exposure_of(images, k, *, psf=None, calibrated=False):
     """
     Image number k as an exposure in electrons, or in nanomaggies if calibrated.

@@ -147,7 +147,9 @@ def exposure_of(image, given):
     )
 
 
-def infer(self, exposures, *, density=None, keep='marginals', **kwargs):
+def infer(
+    self, exposures, *, density=None, keep='marginals', n_processes=None, **kwargs
+):
     """
     Infer the posterior over catalogues of one or more images.
 
@@ -168,6 +170,10 @@ def infer(self, exposures, *, density=None, keep='marginals', **kwargs):
         Contents of posteriors beside their exposures: marginals of sources and numbers
         by tile; features and inputs of the encoder too; or numbers by tile alone, for
         counts. The rest is computed anew from the exposure when it is needed.
+
+    n_processes : int, optional
+        Processes that work on several images, as for
+        `~bliss_astro.detection.detect_many`.
 
     **kwargs
         Keywords of `~bliss_astro.detection.detect_sources` about the image, its
@@ -196,4 +202,5 @@ def infer(self, exposures, *, density=None, keep='marginals', **kwargs):
     True
     """
     detection = importlib.import_module('bliss_astro.detection._many')
-    return detection.infer(self, exposures, density=density, keep=keep, **kwargs)
+    kwargs |= {'density': density, 'keep': keep, 'n_processes': n_processes}
+    return detection.infer(self, exposures, **kwargs)

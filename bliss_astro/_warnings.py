@@ -60,6 +60,8 @@ _BETWEEN = {'astropy', 'contextlib', 'functools', 'numpy', 'torch'}
 _MUTED = contextvars.ContextVar('muted', default=())
 # What the work in progress is about, where one of several is.
 _SUBJECT = contextvars.ContextVar('subject', default=None)
+# List of warnings to be shown later, where there is one.
+_KEPT = contextvars.ContextVar('kept', default=None)
 
 
 @contextlib.contextmanager
@@ -90,10 +92,37 @@ def messages_about(subject):
         _SUBJECT.reset(token)
 
 
+@contextlib.contextmanager
+def keep_warnings(*, of_others=False):
+    """
+    Keep warnings for later: a list of subjects, texts and classes.
+
+    Those of `warn`; where there is no user, in a process for it, of other packages too.
+    """
+    kept = []
+    token = _KEPT.set(kept)
+    with warnings.catch_warnings() if of_others else contextlib.nullcontext():
+        if of_others:
+            warnings.simplefilter('always')
+            # What Python shows to developers alone.
+            for category in (DeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter('ignore', category)
+            warnings.showwarning = lambda message, category, *_: kept.append(
+                (_SUBJECT.get(), str(message), category)
+            )
+        try:
+            yield kept
+        finally:
+            _KEPT.reset(token)
+
+
 def warn(message, category=AstropyUserWarning):
     """Warn in the name of the user's line, unless `mute_warnings` says otherwise."""
     if not issubclass(category, _MUTED.get()):
-        subject = _SUBJECT.get()
+        subject, kept = _SUBJECT.get(), _KEPT.get()
+        if kept is not None:
+            kept.append((subject, message, category))
+            return
         message = message if subject is None else f'{subject}: {message}'
         warnings.warn(message, category, stacklevel=_user_stacklevel())
 

@@ -205,7 +205,9 @@ def _flux_unit(columns, unit):
         )
         raise ValueError(msg)
     unit = own['flux'] if unit is None else u.Unit(unit)
-    return None if unit == u.dimensionless_unscaled else unit
+    # Whether units are equivalent is known in less time than whether they are equal.
+    bare = unit is not None and unit.is_equivalent(u.one)
+    return None if bare and unit == u.one else unit
 
 
 def _own_unit(values):

@@ -93,15 +93,23 @@ def _tabulate(tasks):
             task.model = model
 
 
-def detect_each(pairs, *, tables=True, named=False):
+def detect_each(pairs, *, tables=True, named=False, first=0):
     """
     Yield the catalogues of images with their `DetectionOptions`, or the posteriors.
 
     Images are taken when they are needed, so many at once as have ``_PIXELS`` pixels,
     and go through the encoder together; it must be the same for all. What was found
-    before an error is yielded first. Messages name the index of their image if wanted.
+    before an error is yielded first. Messages name the index of their image if wanted,
+    which is ``first`` for the first one.
     """
-    for tasks in _prepared(pairs, named):
+
+    def prepare(k, data, options):
+        subject = f'image {k}' if named else None
+        with messages_about(subject):
+            task = _Task.of(data, options, subject)
+        return task, task.inputs.image.exposure.data.size
+
+    for tasks in batches_of(pairs, prepare, first):
         _infer_together(tasks, tables)
         if tables:
             with use_threads(tasks[0].options.n_threads):
@@ -114,22 +122,25 @@ def detect_each(pairs, *, tables=True, named=False):
             del done
 
 
-def _prepared(pairs, named):
-    """Yield lists of tasks, and raise what ends them after the last one."""
-    numbered, error = enumerate(pairs), None
+def batches_of(pairs, prepare, first=0):
+    """
+    Yield lists of images of ``_PIXELS`` in all, and raise what ends them thereafter.
+
+    ``prepare(index, data, options)`` returns what is to be listed, and the pixels.
+    """
+    numbered, error = enumerate(pairs, first), None
     while error is None:
-        tasks, n_pixels = [], 0
+        some, n_pixels = [], 0
         try:
             while n_pixels < _PIXELS:
-                k, (data, options) = next(numbered)
-                subject = f'image {k}' if named else None
-                with messages_about(subject):
-                    tasks.append(_Task.of(data, options, subject))
-                n_pixels += tasks[-1].inputs.image.exposure.data.size
+                k, pair = next(numbered)
+                one, size = prepare(k, *pair)
+                some.append(one)
+                n_pixels += size
         except Exception as found:  # noqa: BLE001 (raised below)
             error = found
-        if tasks:
-            yield tasks
+        if some:
+            yield some
     if not isinstance(error, StopIteration):
         raise error
 

@@ -276,6 +276,8 @@ DetectionOptions = dataclasses.make_dataclass(
     'DetectionOptions',
     [(p.name, object, dataclasses.field(default=p.default)) for p in KEYWORDS],
     bases=(_Options,),
+    # Where pickles find it.
+    namespace={'__module__': __name__},
     kw_only=True,
     eq=False,
 )

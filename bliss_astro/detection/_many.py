@@ -10,11 +10,11 @@ import os
 import numpy as np
 from astropy.io import fits
 
-from bliss_astro._arguments import check_rng
+from bliss_astro._arguments import check_integer, check_rng
 from bliss_astro._warnings import messages_about
 
-from ._batches import detect_each
 from ._detect import IMAGE_OPTIONS, KEYWORDS, DetectionOptions
+from ._processes import detect_in_processes
 
 # Keywords of which each image may have its own value.
 _OF_IMAGES = (*IMAGE_OPTIONS, 'density', 'flux_min', 'population', 'bin', 'rng')
@@ -22,7 +22,7 @@ _OF_IMAGES = (*IMAGE_OPTIONS, 'density', 'flux_min', 'population', 'bin', 'rng')
 _NOT_INFERRED = ('data', 'encoder', 'device', 'n_samples', 'rng', 'check')
 
 
-def detect_many(images, threshold=0.5, **kwargs):
+def detect_many(images, threshold=0.5, *, n_processes=None, **kwargs):
     """
     Detect sources in many images, several of them at a time.
 
@@ -41,12 +41,17 @@ def detect_many(images, threshold=0.5, **kwargs):
     threshold : float, optional
         Smallest probability of a source.
 
+    n_processes : int, optional
+        Processes that work on batches of images, this one among them, with one thread
+        each unless ``n_threads`` says otherwise; by default this one alone. The
+        catalogues are the same.
+
     **kwargs
         Any keyword of `detect_sources`. For those that describe an image (``psf`` to
         ``background_error``), ``density``, ``flux_min``, ``population``, ``bin`` and
         ``rng``, a list or 1D array has a value for each image, and a cube
-        a map; anything else holds for all. One ``rng`` makes the draws of all images
-        in turn.
+        a map; anything else holds for all. One ``rng`` makes a seed for the draws of
+        each image in turn.
 
     Yields
     ------
@@ -63,9 +68,13 @@ def detect_many(images, threshold=0.5, **kwargs):
         an image begin with its index, ``image 3:``; the catalogues of the images
         before it have been yielded.
 
+    RuntimeError
+        If one of the processes was killed.
+
     Notes
     -----
-    Some 500,000 pixels are worked on together, or one image that is larger. Memory
+    Some 500,000 pixels are worked on together, or one image that is larger; with
+    several processes, two such batches for each of them are taken ahead. Memory
     is bounded if catalogues are not kept, or their posteriors dropped
     (`ProbabilisticCatalog.drop_posterior
     <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>`).
@@ -82,17 +91,23 @@ def detect_many(images, threshold=0.5, **kwargs):
     check_names('detect_many', kwargs, without=('data', 'threshold'))
     _check_images(images)
     kwargs = {'threshold': threshold, **kwargs}
-    return detect_each(_pairs_of(images, kwargs), named=True)
+    return _run(_pairs_of(images, kwargs), n_processes)
 
 
-def infer(encoder, exposures, /, **kwargs):
+def infer(encoder, exposures, /, *, n_processes=None, **kwargs):
     """Posteriors of one or several images: `Encoder.infer`."""
     check_names('Encoder.infer', kwargs, without=_NOT_INFERRED)
     kwargs |= {'encoder': encoder, 'device': encoder.device}
     if _is_several(exposures) and not isinstance(exposures, fits.HDUList):
-        return detect_each(_pairs_of(exposures, kwargs), tables=False, named=True)
+        return _run(_pairs_of(exposures, kwargs), n_processes, tables=False)
     pair = exposures, DetectionOptions(**kwargs)
-    return next(detect_each([pair], tables=False))
+    return next(detect_in_processes([pair], tables=False))
+
+
+def _run(pairs, n_processes, **own):
+    if n_processes is not None:
+        check_integer('n_processes', n_processes, 1)
+    return detect_in_processes(pairs, n_processes, named=True, **own)
 
 
 def _pairs_of(images, kwargs):
@@ -115,6 +130,8 @@ def _pairs(images, options, own):
             break
         with messages_about(f'image {number}'):
             values = {name: values[number] for name, values in own.items()}
+            if options.n_samples and 'rng' not in own:
+                values['rng'] = int(options.rng.integers(2**63))
             pair = data, dataclasses.replace(options, **values)
         yield pair
     _check_lengths(own, number + 1)

@@ -10,7 +10,13 @@ import dataclasses
 import json
 import math
 
-from bliss_astro._arguments import POSITIVE_INTEGER, check_settings, one_of, within
+from bliss_astro._arguments import (
+    POSITIVE_INTEGER,
+    check_settings,
+    one_of,
+    require,
+    within,
+)
 from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 from bliss_astro.psf._mixture import DEFAULT_SHAPE
 
@@ -88,6 +94,10 @@ class EncoderConfig:
         Names of further parameters of a source that are inferred, entries of
         ``bliss_astro.posteriors.PARAMETERS``.
 
+    bands : bool
+        Whether bands beside the reference band are inputs; else they are left out.
+        Needs the matched filter.
+
     Raises
     ------
     ValueError
@@ -111,6 +121,7 @@ class EncoderConfig:
     uncertainties: bool = False
     conditioning: str = 'all'
     parameters: tuple[str, ...] = ()
+    bands: bool = False
 
     def __post_init__(self):
         check_settings(self, _RANGES)
@@ -119,9 +130,13 @@ class EncoderConfig:
             ('sequence', 'shapes'),
             ('shapes_only', 'sequence'),
             ('latent_dim', 'shapes'),
+            ('bands', 'matched_filter'),
         ):
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f'{name} needs {needed} = true')
+        sound = not self.bands or self.conditioning == 'all'
+        allowed = "be 'all' where bands is true"
+        require(sound, 'conditioning', allowed, self.conditioning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +272,13 @@ FEATURES = {
     'background_error': Scaling(gain=7.0),
     # Coma and trefoil of the PSF: a standard deviation of 0.03 or so.
     'asymmetry': Scaling(gain=30.0),
+    # Logarithms of wavelength and width of a band over those of SDSS r: u is at -0.54
+    # and -0.8, y of LSST at 0.46 and -0.3. And of the noise of a faint star's flux over
+    # that in the
+    # reference band: bands of a survey differ by a factor of e to e^2.
+    'log_wavelength': Scaling(gain=2.0),
+    'log_width': Scaling(gain=2.0),
+    'log_depth': Scaling(),
 }
 
 # Pixels over the noise at which the second, compressed channel bends.
@@ -285,3 +307,17 @@ FILTER_RADIUS = 8
 # Widths and half-size in pixels of the filters for what is larger than a PSF.
 WIDE_SIGMAS = (2.6, 5.0)
 WIDE_RADIUS = 14
+
+# Effective wavelengths in nm of ugriz of SDSS and y of LSST, that of r again, ...
+SPECTRA_WAVELENGTHS = (358.4, 468.5, 616.8, 748.7, 889.0, 973.9)
+REFERENCE_WAVELENGTH = 616.8
+# ... and magnitudes of spectra there, less that in r, for multi-band matched filters.
+# Stars and the red galaxy: medians of the bluest and the reddest fifth by g - i of the
+# stripe 82 coadd (Annis et al. 2014) at r of 18 to 22; the blue galaxy, nearly flat:
+# the bluest third of LSST's CatSim at r of 18 to 23. In y all follow CatSim.
+SPECTRA = (
+    (1.3, 0.3, 0.0, -0.1, -0.2, -0.2),
+    (4.0, 1.5, 0.0, -1.4, -2.1, -2.3),
+    (0.1, 0.1, 0.0, -0.15, -0.3, -0.5),
+    (3.0, 1.7, 0.0, -0.9, -1.3, -1.5),
+)

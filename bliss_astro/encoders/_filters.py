@@ -2,12 +2,12 @@
 """
 Planes of an image as the network sees them: pixels, filtered ones and bad ones.
 
-The matched filter is one of them. For white noise, the detection of a faint star
-depends on one number: the image weighted with the PSF. A network that has to form that
-sum for any PSF loses a little of it, which counts near the limit. Any round PSF is
-nearly a combination of a few Gaussians, and Gaussians are products of a function of x
-and one of y: the filter costs a few short convolutions, and follows a PSF that varies
-over the image.
+The matched filter is one of them, and that of several bands together. For white noise,
+the detection of a faint star depends on one number: the image weighted with the PSF. A
+network that has to form that sum for any PSF loses a little of it, which counts near
+the limit. Any round PSF is nearly a combination of a few Gaussians, and Gaussians are
+products of a function of x and one of y: the filter costs a few short convolutions, and
+follows a PSF that varies over the image.
 """
 
 import math
@@ -17,39 +17,72 @@ from torch.nn import functional as F
 
 from bliss_astro.psf import GaussianPSF
 
-from ._config import ASINH_KNEE, FILTER_RADIUS, FILTER_SIGMAS, WIDE_RADIUS, WIDE_SIGMAS
+from ._config import (
+    ASINH_KNEE,
+    FILTER_RADIUS,
+    FILTER_SIGMAS,
+    SPECTRA,
+    WIDE_RADIUS,
+    WIDE_SIGMAS,
+)
+from ._layers import spectral_weights, spread_rows
 
 # Side in tiles of the cells that share a matched filter.
 _CELL = 4
 # Pixels that one product filters; more of them repeat less of their margins, but
 # multiply more zeros.
 _STRIP = 16
+# Least good share of a tile, where no band has any, and least power, where none exists.
+_LEAST_GOOD, _LEAST_POWER = 1e-6, 1e-30
 
 
 @torch.no_grad()
 def image_planes(inputs, config, *, margins=(0, 0, 0, 0), reach=0):
     """
-    Planes ``(B F, n, ny, nx)`` of the bands of images, channels last in memory.
+    Planes of the bands that any image has, and `spectral_planes` of several, or None.
 
-    They have the precision of an autocast region, which is not that of the filters.
-    Margins in tiles (above, below, left, right) are cut to at most ``reach`` tiles.
+    The first are a list of bands, the reference first: its place, rows of the images
+    that have it, and their planes ``(N, n, ny, nx)``, channels last in memory. They
+    have the precision of an autocast region, which is not that of the filters. Margins
+    in tiles (above, below, left, right) are cut to at most ``reach`` tiles.
     """
     size, device = config.tile_size, inputs.image.device.type
     half = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if half else inputs.image.dtype
-    ny, nx = inputs.image.shape[2:]
+    n_bands = inputs.image.shape[1] if config.bands else 1
+    rows = [list(range(len(inputs.image)))]
+    if n_bands > 1:
+        rows += [own.nonzero()[:, 0].tolist() for own in inputs.present.cpu().T[1:]]
+    bands, filtered = [], []
+    with torch.autocast(device, enabled=False):
+        for place, own in enumerate(rows):
+            if own:
+                everything = len(own) == len(rows[0])
+                band = inputs.in_band(place, slice(None) if everything else own)
+                images, bad = _filtered_images(band, config, margins, reach)
+                planes = _compressed(images, bad, dtype)
+                planes = planes.contiguous(memory_format=torch.channels_last)
+                bands.append((place, own, planes))
+                filtered.append((place, own, *images[1:2], bad))
+        if len(bands) == 1:
+            return bands, None
+        weights = trim(spectral_weights(inputs), margins, reach)
+        return bands, spectral_planes(filtered, weights, size, dtype)
+
+
+def _filtered_images(inputs, config, margins, reach):
+    """The image of a band, filtered ones, and bad pixels, of whole tiles."""
+    size, (ny, nx) = config.tile_size, inputs.image.shape[2:]
     border = (0, -nx % size, 0, -ny % size)
     image = F.pad(inputs.image.flatten(0, 1), border)
     bad = F.pad(inputs.mask.flatten(0, 1), border, value=True)
     images = [image]
-    with torch.autocast(device, enabled=False):
-        if config.matched_filter:
-            images.append(matched_filter(image, inputs, size))
-        if config.galaxies:
-            images += wide_filters(image, inputs, size)
-        *images, bad = (trim(part, margins, reach, size) for part in (*images, bad))
-        planes = _compressed(images, bad, dtype)
-    return planes.contiguous(memory_format=torch.channels_last)
+    if config.matched_filter:
+        images.append(matched_filter(image, inputs, size))
+    if config.galaxies:
+        images += wide_filters(image, inputs, size)
+    *images, bad = (trim(part, margins, reach, size) for part in (*images, bad))
+    return images, bad
 
 
 def trim(value, margins, reach, size=1):
@@ -104,6 +137,40 @@ def wide_filters(image, inputs, tile_size):
     ]
 
 
+def spectral_planes(bands, weights, tile_size, dtype):
+    """
+    Additions of further bands to the matched filter, ``(B, 2 K, ny, nx)``.
+
+    For each of K spectra, the compressed signal-to-noise ratio of a faint star of that
+    spectrum in all bands, less that in the reference band: 0 where no other band is.
+    Bands are places, rows of images, their filtered images and bad pixels.
+    """
+    n, by_row = len(weights), []
+    shares = torch.zeros_like(weights[:, :, 0, 0, 0])[..., None, None, None]
+    shares = shares.repeat(1, 1, 1, *(m // tile_size for m in bands[0][3].shape[1:]))
+    for place, rows, filtered, bad in bands:
+        good = 1 - F.avg_pool2d(bad.to(filtered), tile_size)
+        shares[rows, place, 0] = good.clamp(min=_LEAST_GOOD)
+        filtered = spread_rows(filtered, rows, n)
+        by_row.append((place, filtered.unflatten(1, (-1, tile_size))))
+    weights = torch.where(shares > 0, weights * shares, 0)
+    power = weights.square().sum(1, keepdim=True)
+    weights = weights / power.clamp(min=_LEAST_POWER).sqrt()
+    weights = weights.repeat_interleave(tile_size, -1)[..., None, :]
+    reference = bands[0][2]
+    alone = list(_asinh_scales(reference))
+    shape = (n, 2 * len(SPECTRA), *reference.shape[1:])
+    kind = {'dtype': dtype, 'memory_format': torch.channels_last}
+    planes = torch.empty(shape, device=reference.device, **kind)
+    for index in range(len(SPECTRA)):
+        total = torch.zeros_like(by_row[0][1])
+        for place, filtered in by_row:
+            total.addcmul_(weights[:, place, index], filtered)
+        for scale, value in enumerate(_asinh_scales(total.flatten(1, 2))):
+            planes[:, 2 * index + scale] = value.sub_(alone[scale])
+    return planes
+
+
 def _gaussian_filters(image, sigmas, radius):
     """Yield the image convolved with Gaussians of unit flux, cut off at a radius."""
     step = torch.arange(-radius, radius + 1, device=image.device)
@@ -147,9 +214,14 @@ def _compressed(images, bad, dtype):
     planes[:, 2] = bad
     for index, image in enumerate(images):
         own = planes[:, 2 * index + (index > 0) :]
-        size = image.abs().clamp_(max=1e18)  # whose square is still a number
-        for scale in range(2):
-            size = size / ASINH_KNEE if scale else size
-            value = size.square().add_(1).sqrt_().add_(size).log_()
-            own[:, scale] = value.copysign_(image)
+        for scale, value in enumerate(_asinh_scales(image)):
+            own[:, scale] = value
     return planes
+
+
+def _asinh_scales(image):
+    """Yield the image at its two scales."""
+    size = image.abs().clamp_(max=1e18)  # whose square is still a number
+    for scale in range(2):
+        size = size / ASINH_KNEE if scale else size
+        yield size.square().add_(1).sqrt_().add_(size).log_().copysign_(image)

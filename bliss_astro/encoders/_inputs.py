@@ -22,15 +22,15 @@ from ._config import (
     LEAST_NOISE_EXCESS,
     REFERENCE_NOISE,
     REFERENCE_PSF,
-    WING_FLOOR,
 )
+from ._layers import clip_features, joined_channels
 
 # Number of conditions of a band, and of uncertainties among the inputs.
 N_CONDITIONS, N_UNCERTAINTIES = 14, 6
 # Names of the arrays of pixels, and of all that each band has its own of.
 PIXELS = ('image', 'mask')
 OF_BANDS = (*PIXELS, 'log_noise', 'correlation', 'psf', 'description')
-OF_BANDS += ('psf_error', 'background_error', 'asymmetry')
+OF_BANDS += ('psf_error', 'background_error', 'asymmetry', 'band', 'log_scale')
 
 
 @dataclasses.dataclass
@@ -91,7 +91,15 @@ class EncoderInputs(Rows):
 
     present : tensor ``(B, F)`` of bool or None
         Bands that exist, by default all; the network leaves out the others, whatever
-        their values.
+        their values. The reference band always exists.
+
+    band : tensor ``(B, F, 2, 1, 1)`` or None
+        Natural logarithms of the effective wavelengths and widths of the bands over
+        those of r of SDSS; `None` for 0.
+
+    log_scale : tensor ``(B, F, 1, h, w)`` or None
+        Logarithm of the noise of a pixel in a unit of flux density that all bands
+        share, over that in the reference band; `None` for 0.
 
     Raises
     ------
@@ -113,6 +121,8 @@ class EncoderInputs(Rows):
     background_error: torch.Tensor | None = None
     asymmetry: torch.Tensor | None = None
     present: torch.Tensor | None = None
+    band: torch.Tensor | None = None
+    log_scale: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.image.dim() != 4:
@@ -120,6 +130,9 @@ class EncoderInputs(Rows):
             raise ValueError(must('image', 'have the axes (B, F, ny, nx)', found))
         if self.present is None:
             self.present = torch.ones_like(self.mask[..., 0, 0])
+        zeros = self.image.new_zeros(*self.present.shape, 2, 1, 1)
+        self.band = zeros if self.band is None else self.band
+        self.log_scale = zeros[:, :, :1] if self.log_scale is None else self.log_scale
 
     @property
     def gaussians(self) -> GaussianPSF:
@@ -184,6 +197,42 @@ class EncoderInputs(Rows):
         )
 
     @classmethod
+    def from_bands(cls, bands, *, tile_size=4, normalization_radius=None):
+        """
+        Return the inputs of images simulated in several bands.
+
+        Parameters
+        ----------
+        bands : `~bliss_astro.simulation.SimulatedBands`
+            Simulated images, the reference band first.
+
+        tile_size, normalization_radius : optional
+            As for `from_batch`.
+
+        Returns
+        -------
+        inputs : `EncoderInputs`
+            All bands; density, flux floor and population are those of the first.
+        """
+        kind = {'tile_size': tile_size, 'normalization_radius': normalization_radius}
+        parts = [cls.from_batch(own, **kind) for own in bands.images]
+        values = {n: [getattr(part, n) for part in parts] for n in OF_BANDS}
+        values = {n: torch.cat(v, 1) for n, v in values.items() if v[0] is not None}
+        noise = [own.bkg_error / own.electrons_per_nmgy for own in bands.images]
+        log_noise = torch.stack(noise, 1).log()[..., None, None, None]
+        values['log_scale'] = log_noise - log_noise[:, :1]
+        values |= {'band': bands.bands[..., None, None], 'present': bands.present}
+        return dataclasses.replace(parts[0], **values)
+
+    def in_band(self, index, images=slice(None)) -> 'EncoderInputs':
+        """Return the inputs of one band, by its place, and of some of the images."""
+        if self.image.shape[1] == 1:
+            return self
+        names = (n for n in (*OF_BANDS, 'present') if getattr(self, n) is not None)
+        own = {name: getattr(self, name)[:, index : index + 1] for name in names}
+        return dataclasses.replace(self, **own).select(images)
+
+    @classmethod
     def concatenate(cls, parts, *, tile_size=4) -> 'EncoderInputs':
         """
         Inputs of images of one size as one batch.
@@ -227,21 +276,28 @@ class EncoderInputs(Rows):
 
     def condition_parts(self, *, psf_range=None):
         """Parts of the conditions, constants as they are."""
-        described = self.description
-        if described is None:
-            described = self.gaussians.describe().movedim(-1, 2)
-        log_area = described[:, :, 1:2] + LOG_AREA
-        excess = torch.log(self.noise_excess())
+        described = self.described()
         log_flux_floor = self.log_flux_floor[:, None]
-        log_snr = log_flux_floor - 0.5 * (log_area + excess)
+        log_snr = log_flux_floor - self.log_error(described)
         return [
             FEATURES['log_noise'](self.log_noise),
             FEATURES['correlation'](self.correlation),
-            _clipped(described, psf_range),
+            clip_features(described, psf_range),
             FEATURES['log_density'](self.log_density[:, None]),
             FEATURES['log_flux_floor'](log_flux_floor),
             FEATURES['log_snr'](log_snr),
         ]
+
+    def described(self):
+        """The PSF's ``description``, computed where there is none."""
+        if self.description is not None:
+            return self.description
+        return self.gaussians.describe().movedim(-1, 2)
+
+    def log_error(self, described):
+        """Logarithm of the error of a faint star's flux over the noise of a pixel."""
+        log_area = described[:, :, 1:2] + LOG_AREA
+        return 0.5 * (log_area + torch.log(self.noise_excess()))
 
     def uncertainties(self) -> torch.Tensor:
         """
@@ -302,30 +358,6 @@ class EncoderInputs(Rows):
         rows = rows if value.shape[-2] > 1 else torch.zeros_like(rows)
         columns = columns if value.shape[-1] > 1 else torch.zeros_like(columns)
         return value[images, ..., rows, columns]
-
-
-def joined_channels(*parts):
-    """Channels ``(B, F, C, h, w)`` of bands, images, constants and maps together."""
-    _, n_bands, _, h, w = map(max, zip(*(part.shape for part in parts), strict=True))
-    return torch.cat([part.expand(-1, n_bands, -1, h, w) for part in parts], 2)
-
-
-def over_bands(value, present):
-    """Means ``(B, C, h, w)`` over those bands of ``(B F, C, h, w)`` that exist."""
-    if present.shape[1] == 1:
-        return value
-    exists = present[..., None, None, None]
-    total = torch.where(exists, value.unflatten(0, present.shape), 0).sum(1)
-    return total / exists.sum(1).clamp(min=1).to(total)
-
-
-def _clipped(described, limits=None):
-    """Features of PSFs ``(..., 8, h, w)`` within the range of the training."""
-    if limits is None:
-        free = math.inf
-        limits = (-free, -free, *WING_FLOOR, -free, -free), (free,) * 8
-    low, high = (described.new_tensor(side)[:, None, None] for side in limits)
-    return described.clamp(low, high)
 
 
 def training_pair(images, *, tile_size=4, n_most=2):

@@ -23,28 +23,16 @@ from ._config import (
     EncoderConfig,
 )
 from ._filters import image_planes, trim
-from ._inputs import (
-    N_CONDITIONS,
-    N_UNCERTAINTIES,
-    EncoderInputs,
+from ._inputs import N_CONDITIONS, N_UNCERTAINTIES, EncoderInputs
+from ._layers import (
+    HIDDEN_CONDITIONS,
+    N_BAND,
+    BandLayers,
+    ResidualBlock,
+    band_conditions,
     joined_channels,
-    over_bands,
 )
 from ._weights import DEFAULT_ENCODER, ENCODERS, CardedNetwork
-
-
-class _ResidualBlock(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.bias)
-        with torch.no_grad():
-            self.second.weight.mul_(0.3)
-
-    def forward(self, value, scale, shift):
-        hidden = torch.addcmul(shift, self.first(F.silu(value)), scale)
-        return value + self.second(F.silu(hidden))
 
 
 class Encoder(CardedNetwork):
@@ -54,8 +42,8 @@ class Encoder(CardedNetwork):
     The image is rearranged into a quarter of its size (a half for tiles of
     2 px), where every position is a tile, and passes through residual
     blocks that the image's constants (noise, PSF, density ...) modulate.  Each band
-    has a pass of the first layers, under its own constants; the mean over the bands
-    enters the blocks.
+    has a pass of the first layers; what others add to the reference band enters the
+    blocks, or nothing where ``config.bands`` is `False`.
     No layer depends on the size of the image, and a tile depends on
     nothing further away than `receptive_radius`.
 
@@ -79,16 +67,17 @@ class Encoder(CardedNetwork):
         galaxies, uncertainties = config.galaxies, config.uncertainties
         n_filters = config.matched_filter + galaxies * len(WIDE_SIGMAS)
         n_conditions = N_CONDITIONS + galaxies + uncertainties * N_UNCERTAINTIES
+        n_conditions += config.bands * N_BAND
         self.stem_first = nn.Conv2d((3 + 2 * n_filters) * 4, stem, 3, padding=1)
         self.stem_second = nn.Conv2d(stem, stem, 3, padding=1)
         self.to_tiles = nn.Conv2d(stem * (config.tile_size // 2) ** 2, width, 1)
         self.blocks = nn.ModuleList(
-            _ResidualBlock(width) for _ in range(config.n_blocks)
+            ResidualBlock(width) for _ in range(config.n_blocks)
         )
         self.modulation = nn.Sequential(
-            nn.Conv2d(n_conditions, 64, 1),
+            nn.Conv2d(n_conditions, HIDDEN_CONDITIONS, 1),
             nn.SiLU(),
-            nn.Conv2d(64, width * (1 + 2 * config.n_blocks), 1),
+            nn.Conv2d(HIDDEN_CONDITIONS, width * (1 + 2 * config.n_blocks), 1),
         )
         nn.init.normal_(self.modulation[-1].weight, std=0.02)
         nn.init.zeros_(self.modulation[-1].bias)
@@ -101,6 +90,7 @@ class Encoder(CardedNetwork):
         if config.sequence:
             same['shapes_only'] = config.shapes_only
             self.sources = SourceEncoders(n_conditions, width, **same)
+        self.bands = BandLayers(config) if config.bands else None
         self._moments = adaptive_moments
 
     infer = _lazy.infer
@@ -261,13 +251,13 @@ class Encoder(CardedNetwork):
         """
         # Each convolution of a block reaches a tile further: margins shrink from layer
         # to layer.
-        reach = 2 * self.config.n_blocks
-        given = joined_channels(*self._conditions(inputs)).flatten(0, 1)
-        given = self.modulation[:-1](given)
-        given = trim(given, margins, reach)
+        reach, present = 2 * self.config.n_blocks, inputs.present
         hidden = self.stem(inputs, margins) if stem is None else stem
+        given = joined_channels(*self._conditions(inputs)).flatten(0, 1)
+        given = trim(self.modulation[:-1](given), margins, reach)
+        if len(given) > len(present):
+            given = self.bands.join_conditions(given, present)
         hidden = hidden + self._modulation(given, 0)
-        hidden, given = (over_bands(v, inputs.present) for v in (hidden, given))
         for index, block in enumerate(self.blocks, 1):
             margins = [min(margin, reach) for margin in margins]
             scale = self._modulation(given, 2 * index - 1, 1.0)
@@ -279,19 +269,19 @@ class Encoder(CardedNetwork):
 
     def stem(self, inputs, margins, planes=None):
         """
-        Features of the pixels of each band, which do not depend on the density.
+        Features of the pixels of all bands, which do not depend on the density.
 
         Parameters
         ----------
         inputs, margins
             As for `inner_features`.
 
-        planes : tensor, optional
+        planes : tuple, optional
             Their ``image_planes``, where these are known already.
 
         Returns
         -------
-        features : tensor ``(B F, width, rows, columns)``
+        features : tensor ``(B, width, rows, columns)``
             With margins as wide as the blocks reach.
         """
         size, reach = self.config.tile_size, 2 * self.config.n_blocks
@@ -300,13 +290,19 @@ class Encoder(CardedNetwork):
         if planes is None:
             own = {'margins': margins, 'reach': stem_reach}
             planes = image_planes(inputs, self.config, **own)
-        margins = [min(margin, stem_reach) for margin in margins]
-        hidden = F.silu(self.stem_second(F.silu(self._first_layer(planes))))
+        ((_, _, first), *others), spectral = planes
+        own = F.silu(self._first_layer(first))
+        hidden = F.silu(self.stem_second(own))
         # The pixels of a tile become channels by a step as long as it.
         rest = size // 2
         weight = self.to_tiles.weight[..., 0, 0].unflatten(1, (-1, rest, rest))
         hidden = F.conv2d(hidden, weight, self.to_tiles.bias, stride=rest)
-        return trim(hidden, margins, reach)
+        if others:
+            given = self.bands.given(self._conditions(inputs))
+            given = trim(given, margins, stem_reach)
+            others = ((*o, F.silu(self._first_layer(p))) for *o, p in others)
+            hidden = hidden + self.bands(own, others, given, spectral)
+        return trim(hidden, [min(margin, stem_reach) for margin in margins], reach)
 
     def _modulation(self, given, index, offset=0.0):
         """A part of the last layer of the modulation, and an offset."""
@@ -322,6 +318,7 @@ class Encoder(CardedNetwork):
         return F.conv2d(planes, weight, self.stem_first.bias, stride=2, padding=2)
 
     def _conditions(self, inputs):
+        inputs = inputs if self.config.bands else inputs.in_band(0)
         parts = inputs.condition_parts(psf_range=self.psf_range)
         if self.config.galaxies:
             population = inputs.population
@@ -329,6 +326,8 @@ class Encoder(CardedNetwork):
             parts.append((empty if population is None else population)[:, None])
         if self.config.uncertainties:
             parts.append(inputs.uncertainties())
+        if self.config.bands:
+            parts.append(band_conditions(inputs))
         return parts
 
     def mask_inputs(self, inputs: EncoderInputs) -> EncoderInputs:

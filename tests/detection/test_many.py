@@ -183,14 +183,16 @@ def test_batches_in_two_threads(exposures, encoder, monkeypatch, n_images):
 
 
 def test_one_rng_for_all(exposures, encoder):
+    """
+    Each image has a seed of its own, whatever is found in those before.
+    """
     known = {'encoder': encoder, 'n_samples': 3, 'check': False}
-    pair = exposures[1], exposures[1]
-    one, two = detect_many(pair, rng=7, **known)
-    assert np.any(one['flux_samples'] != two['flux_samples'])
-    rng = np.random.default_rng(7)
-    for catalog in (one, two):
-        alone = detect_sources(exposures[1], rng=rng, **known)
-        assert_allclose(catalog['flux_samples'], alone['flux_samples'], rtol=1e-5)
+    one, two = detect_many((exposures[3], exposures[1]), rng=7, **known)
+    seeds = np.random.default_rng(7).integers(2**63, size=2)
+    for catalog, k, seed in zip((one, two), (3, 1), seeds, strict=True):
+        alone = detect_sources(exposures[k], rng=int(seed), **known)
+        # Within the rounding of a batch; other draws differ by percents.
+        assert_allclose(catalog['flux_samples'], alone['flux_samples'], rtol=1e-3)
 
 
 def _cube(n=3):

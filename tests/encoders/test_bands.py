@@ -1,29 +1,50 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Tests of several bands: the mean over those that exist enters the network.
+Tests of several bands: what others that exist add to the reference band.
 """
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from bliss_astro.detection import _infer
-from bliss_astro.encoders import Encoder, EncoderInputs
+from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
+from bliss_astro.encoders._config import SPECTRA, SPECTRA_WAVELENGTHS
+from bliss_astro.encoders._filters import image_planes, matched_filter
 from bliss_astro.encoders._inputs import OF_BANDS
+from bliss_astro.encoders._layers import band_conditions, log_depth
 from bliss_astro.posteriors._candidates import find_sources
 from bliss_astro.posteriors._star_fit import Pixels
+from bliss_astro.simulation import SimulationStream
 
 
 @pytest.fixture
-def encoder(tiny_config):
+def config(tiny_config):
+    more = ('galaxies', 'uncertainties', 'shapes', 'sequence', 'bands')
+    return dataclasses.replace(tiny_config, **dict.fromkeys(more, True))
+
+
+@pytest.fixture
+def new(config):
+    """
+    A network whose layers of bands are new.
+    """
     torch.manual_seed(2)
-    more = ('galaxies', 'uncertainties', 'shapes', 'sequence')
-    config = dataclasses.replace(tiny_config, **dict.fromkeys(more, True))
     encoder = Encoder(config).eval().requires_grad_(False)
     encoder.head.count.bias.zero_()
     return encoder
+
+
+@pytest.fixture
+def encoder(new):
+    for layer in new.bands.children():
+        if not getattr(layer, 'weight', torch.ones(1)).any():
+            torch.nn.init.normal_(layer.weight, std=0.2)
+    return new
 
 
 @pytest.fixture(params=[(24, 33)])
@@ -60,6 +81,8 @@ def other_band(inputs, seed):
     )
     changed = {'image': inputs.image + noise, 'psf': inputs.psf * (1 + 0.1 * seed)}
     changed['log_noise'] = inputs.log_noise + 0.3 * seed
+    changed['band'] = inputs.band + torch.tensor([0.3, -0.2])[:, None, None] * seed
+    changed['log_scale'] = inputs.log_scale + 0.4 * seed
     return dataclasses.replace(inputs, **changed)
 
 
@@ -69,15 +92,62 @@ def blank(inputs):
     return dataclasses.replace(inputs, **zeros)
 
 
-def test_equal_bands_are_as_one(encoder, one):
-    two = with_bands(one, one, one)
-    assert two.image.shape[:2] == two.present.shape == (2, 2)
-    assert_close(encoder.features(two), encoder.features(one), atol=1e-5, rtol=1e-5)
+def without_bands(encoder):
+    """
+    The network without its weights for bands.
+    """
+    other = Encoder(dataclasses.replace(encoder.config, bands=False)).eval()
+    own = other.state_dict()
+    for name, value in encoder.state_dict().items():
+        if name == 'modulation.0.weight':
+            own[name] = value[:, :-3]
+        elif name in own and not name.startswith('sources.'):
+            own[name] = value
+    other.load_state_dict(own)
+    return other.requires_grad_(False)
+
+
+def test_new_layers_change_nothing(new, one):
+    two = with_bands(one, one, other_band(one, 1))
+    assert_close(new.features(two), new.features(one), atol=1e-6, rtol=1e-6)
+    # Nor do encoders without them see more than the reference band.
+    before = without_bands(new)
+    assert_close(before.features(two), before.features(one), atol=0, rtol=0)
+    assert_close(new.features(one), before.features(one), atol=1e-5, rtol=1e-5)
+    # One band of another wavelength may have another answer.
+    other = dataclasses.replace(one, band=one.band + 0.3)
+    assert (new.features(other) - new.features(one)).abs().max() > 1e-4
+
+
+def test_other_bands_learn_from_the_first_step(new, one):
+    new.requires_grad_(True)
+    new.features(with_bands(one, one, other_band(one, 1))).square().sum().backward()
+    layers = new.bands.to_tiles, new.bands.conditions
+    assert all(layer.weight.grad.abs().max() > 0 for layer in layers)
+
+
+def test_settings(tiny_config):
+    with pytest.raises(ValueError, match='bands needs matched_filter'):
+        EncoderConfig(bands=True, matched_filter=False)
+    with pytest.raises(ValueError, match="conditioning must be 'all' where bands"):
+        EncoderConfig(bands=True, conditioning='image')
+
+
+def test_file_of_weights(encoder, one, tmp_path):
+    encoder.save(tmp_path / 'bands.safetensors')
+    loaded = Encoder.from_pretrained(tmp_path / 'bands.safetensors')
+    assert loaded.config.bands
+    two = with_bands(one, one, other_band(one, 1))
+    with torch.no_grad():
+        assert_close(loaded.features(two), encoder.features(two))
 
 
 def test_absent_bands_are_left_out(encoder, one):
     two = with_bands(one, one, blank(one), present=[True, False])
     assert_close(encoder.features(two), encoder.features(one), atol=1e-5, rtol=1e-5)
+    nothing = dataclasses.replace(one, image=one.image * math.nan, psf=one.psf * 9)
+    three = with_bands(one, one, nothing, blank(one), present=[True, False, False])
+    assert_close(encoder.features(three), encoder.features(one), atol=1e-5, rtol=1e-5)
     both = with_bands(one, one, other_band(one, 1))
     apart = encoder.features(both) - encoder.features(one)
     assert apart.abs().max() > 1e-3
@@ -168,3 +238,138 @@ def test_the_axis_is_needed(one):
     values |= {n: getattr(one, n)[:, 0] for n in ('log_noise', 'correlation', 'psf')}
     with pytest.raises(ValueError, match=r'image must have the axes \(B, F, ny, nx\)'):
         EncoderInputs(image=one.image[:, 0], mask=one.mask[:, 0], **values)
+
+
+# -- matched filters of several bands ------------------------------------------------
+
+
+@pytest.fixture
+def star(draw):
+    """
+    Give a function: inputs of a star in bands, and of each of them alone.
+    """
+    empty, _ = draw(1, shape=(64, 64), confined_fraction=0.0)
+    empty.mask[:] = False
+    step = torch.arange(64.0)
+
+    def function(flux, magnitudes, log_scale, noise=0.0):
+        bands, pairs = [], zip(SPECTRA_WAVELENGTHS, magnitudes, log_scale, strict=False)
+        for k, (wavelength, magnitude, scale) in enumerate(pairs):
+            psf = empty.psf * torch.ones(8)[:, None, None]
+            psf[:, :, [0, 1, 3]] *= 1 + 0.1 * k
+            ratio = 10 ** (-0.4 * magnitude) / math.exp(scale - log_scale[0])
+            profile = dataclasses.replace(empty, psf=psf).gaussians[0, 0, 0, 0]
+            image = flux * ratio * profile(step - 30.3, step[:, None] - 33.6)
+            generator = torch.Generator().manual_seed(k)
+            image = image + noise * torch.randn(64, 64, generator=generator)
+            logs = torch.tensor([math.log(wavelength / 616.8), 0.0])
+            changed = {'image': image[None, None], 'psf': psf}
+            changed['band'] = logs.reshape(1, 1, 2, 1, 1)
+            changed['log_scale'] = torch.full((1, 1, 1, 1, 1), scale - log_scale[0])
+            bands.append(dataclasses.replace(empty, **changed))
+        return with_bands(bands[0], *bands), bands
+
+    return function
+
+
+def filtered(inputs):
+    return matched_filter(inputs.image[:, 0], inputs, 4)
+
+
+def joint_filters(inputs, config):
+    """
+    Signal-to-noise ratios of the K spectra, from the first of their two scales.
+    """
+    _, planes = image_planes(inputs, config)
+    alone = filtered(inputs.in_band(0))
+    return torch.sinh(planes[:, ::2] + torch.asinh(alone)[:, None])[0]
+
+
+@pytest.mark.parametrize('spectrum', range(len(SPECTRA)))
+def test_ratios_add_up_in_quadrature(star, config, spectrum):
+    magnitudes = [m - SPECTRA[spectrum][0] for m in SPECTRA[spectrum]]
+    depths = [0.4, -0.3, 0.0, -1.0, 0.7, 1.0]
+    inputs, bands = star(20.0, magnitudes, depths)
+    expected = torch.stack([filtered(band).max() for band in bands]).norm()
+    found = joint_filters(inputs, config).amax((1, 2))
+    assert_close(found[spectrum], expected, rtol=0.02, atol=0)
+    assert found.argmax() == spectrum
+
+
+def test_two_bands_of_one_depth(star, config):
+    inputs, bands = star(20.0, [0, 0], [0, 0])
+    inputs.psf[:, 1] = inputs.psf[:, 0]
+    inputs.image[:, 1] = inputs.image[:, 0]
+    found = joint_filters(inputs, config)[2]
+    assert_close(found.max(), 2**0.5 * filtered(bands[0]).max(), rtol=0.01, atol=0)
+    noise, _ = star(0.0, [0, 0, 0], [0.3, 0.0, -0.4], noise=1.0)
+    std = joint_filters(noise, config)[:, 8:-8, 8:-8].std((1, 2))
+    assert ((std > 0.85) & (std < 1.15)).all()
+
+
+def test_a_band_that_is_masked_in_places(star, config):
+    inputs, bands = star(30.0, [0, 0, 0], [0, 0, 0], noise=1.0)
+    inputs.mask[:, 1:, :, 24:] = True
+    inputs.image[:, 1:, :, 24:] = 0
+    _, planes = image_planes(inputs, config)
+    assert planes[..., 24:].abs().max() < 0.01
+    _, whole = image_planes(with_bands(bands[0], *bands), config)
+    assert_close(planes[..., :12], whole[..., :12])
+    # Nor has one that is absent any part in them.
+    two = EncoderInputs.concatenate([inputs, inputs])
+    two.present[1, 1:] = False
+    planes, spectral = image_planes(two, config)
+    assert [part[:2] for part in planes] == [(0, [0, 1]), (1, [0]), (2, [0])]
+    assert spectral[0].any()
+    assert not spectral[1].any()
+    assert image_planes(two.select([1]), config)[1] is None
+    assert image_planes(bands[0], config)[1] is None
+
+
+def test_depth_and_description(star):
+    inputs, _ = star(1.0, [0, 0], [0.2, 1.2])
+    area = torch.stack([psf.effective_area for psf in inputs.gaussians[0, :, 0, 0]])
+    expected = 1.0 + 0.5 * torch.log(area[1] / area[0])
+    depth = log_depth(inputs)
+    assert_close(depth.flatten(), torch.stack([expected * 0, expected]))
+    described = band_conditions(inputs)
+    assert described.shape == (1, 2, 3, 1, 1)
+    inputs.band[:] = 0
+    assert not band_conditions(inputs)[:, 0].any()
+
+
+# -- simulated bands --------------------------------------------------------------
+
+
+def test_inputs_of_simulated_bands(tiny_simulation):
+    stream = SimulationStream(tiny_simulation, group_size=2)
+    images = [
+        stream.sample_batch(2, generator=torch.Generator().manual_seed(k))
+        for k in range(2)
+    ]
+    for image, scale in zip(images, (1000.0, 250.0), strict=True):
+        image.electrons_per_nmgy = torch.full((2,), scale)
+    bands = torch.tensor([[[0.0, 0.0], [-0.3, 0.1]]] * 2)
+    present = torch.tensor([[True, True], [True, False]])
+    simulated = SimpleNamespace(images=images, bands=bands, present=present)
+    inputs = EncoderInputs.from_bands(simulated)
+    assert inputs.image.shape == (2, 2, 16, 16)
+    assert torch.equal(inputs.present, present)
+    assert torch.equal(inputs.band[..., 0, 0], bands)
+    for k, image in enumerate(images):
+        own = EncoderInputs.from_batch(image)
+        for name in ('image', 'mask', 'psf', 'log_noise', 'correlation'):
+            assert torch.equal(getattr(inputs, name)[:, k], getattr(own, name)[:, 0])
+    noise = [image.bkg_error / image.electrons_per_nmgy for image in images]
+    expected = torch.log(noise[1] / noise[0])
+    assert_close(inputs.log_scale[:, 1].flatten(), expected)
+    assert not inputs.log_scale[:, 0].any()
+    # A band alone has the values of its own.
+    alone = EncoderInputs.from_batch(images[0])
+    assert torch.equal(inputs.log_flux_floor, alone.log_flux_floor)
+    reference = inputs.in_band(0)
+    assert reference.present.shape == (2, 1)
+    for name in OF_BANDS:
+        own = getattr(alone, name)
+        assert own is None or torch.equal(getattr(reference, name), own)
+    assert alone.in_band(0) is alone

@@ -426,7 +426,9 @@ class TestSteps:
         simulation = SimulationConfig(population='npe', n_exposures=(1, 1))
         trainer = EncoderTrainer((encoder, simulation, tiny_configs[2]), device='cpu')
         inputs, catalog, planes, measured = trainer.draw()
-        assert planes.shape[-2:] == inputs.image.shape[-2:]
+        [(_, _, of_reference)], spectral = planes
+        assert spectral is None
+        assert of_reference.shape[-2:] == inputs.image.shape[-2:]
         assert catalog.ellipticity[catalog.galaxy == 0].abs().max() == 0
         assert catalog.ellipticity[catalog.galaxy > 0].abs().max() > 0
         plain = dataclasses.replace(catalog, ellipticity=None)
