@@ -97,7 +97,7 @@ class Exposure:
         Error of ``background`` (standard deviation), in units of ``bkg_error``.
 
     band : str or `Band`, optional
-        Band: one, or its name in `BANDS`. None is unknown, and treated as r.
+        Band: one, or its name in ``BANDS``. None is unknown, and treated as r.
 
     meta : dict, optional
         Anything else that is known.

@@ -30,7 +30,7 @@ class ExposureSet(Mapping):
     ----------
     exposures : dict of str or `Band` to `Exposure`, or iterable of `Exposure`
         Exposures by name of their band, or with one. A band of the field without an
-        exposure is None. A name that is not in `BANDS` needs a band in its exposure,
+        exposure is None. A name that is not in ``BANDS`` needs a band in its exposure,
         or the `Band` itself in its place.
 
     reference : str, optional
