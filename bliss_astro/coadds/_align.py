@@ -16,7 +16,7 @@ from bliss_astro.exposures import Exposure
 
 from ._coadd import Coadd
 from ._grid import PixelMapping, check_any, output_grid
-from ._noise import bilinear_noise, sampled_noise, value_scale
+from ._noise import resample_bilinear, sampled_noise, value_scale
 from ._psf import AlignedPSF
 
 _METHODS = ('bilinear', 'adaptive', 'exact')
@@ -43,9 +43,6 @@ def align_exposures(
     """
     Resample exposures to a common grid, with their noise, masks and PSFs.
 
-    The pixels are resampled by the package ``reproject``, which has to be
-    installed.
-
     Parameters
     ----------
     exposures : iterable of `~bliss_astro.exposures.Exposure`, or one
@@ -62,14 +59,15 @@ def align_exposures(
     method : {'bilinear', 'adaptive', 'exact'}, optional
         Bilinear interpolation; averages over a Gaussian of 0.65 pixels of the
         coarser of both grids; or averages over the area of each output pixel. The
-        first is the fastest, and its noise is known exactly.
+        first is the fastest, and its noise is known exactly; the others are those of
+        the package ``reproject``, which has to be installed for them.
 
     parallel : bool, int or str, optional
-        Passed to ``reproject``: whether, or in how many threads, blocks are
-        resampled in parallel, or ``'current-scheduler'`` for that of dask.
+        Passed to ``reproject`` by its methods: whether, or in how many threads,
+        blocks are resampled in parallel, or ``'current-scheduler'`` for that of dask.
 
     block_size : tuple of int or 'auto', optional
-        Passed to ``reproject``: the size of these blocks.
+        Passed to ``reproject`` too: the size of these blocks.
 
     n_noise : int, optional
         Realisations of the noise, at least, by which that of the methods
@@ -102,7 +100,7 @@ def align_exposures(
         another argument has an impossible value.
 
     ImportError
-        If ``reproject`` is not installed.
+        If ``reproject`` is not installed and the method is one of its own.
 
     See Also
     --------
@@ -217,7 +215,7 @@ def with_progress(exposures, title, shown):
 
 
 class Resampler:
-    """Resampling of exposures by ``reproject``; see `align_exposures`."""
+    """Resampling of exposures; see `align_exposures`."""
 
     def __init__(self, method, parallel, block_size, n_noise):
         check_choice('method', method, _METHODS)
@@ -237,12 +235,10 @@ class Resampler:
         def resample(stack):
             return self.reproject(stack, exposure.wcs, wcs, shape)
 
-        image = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
         if self.method == 'bilinear':
-            image = resample(image)
-            noise = bilinear_noise(exposure, mapping)
+            image, noise = resample_bilinear(exposure, mapping)
         else:
-            planes, covered = _resample_maps(exposure, image, resample)
+            planes, covered = _resample_maps(exposure, resample)
             image = planes.pop('image')
             how = {'n_noise': self.n_noise, 'rng': rng}
             noise = sampled_noise(exposure, mapping, planes, covered, resample, **how)
@@ -261,15 +257,15 @@ class Resampler:
         if self.method == 'exact':
             image, footprint = reproject.reproject_exact(images, wcs_out, **options)
             return np.where(footprint > _COVERED, image, np.nan)
-        name = 'interp' if self.method == 'bilinear' else 'adaptive'
         # The grid was cut to where the exposure is: nothing comes back from
         # the other side of the sky.
         options |= {'return_footprint': False, 'roundtrip_coords': False}
-        return getattr(reproject, f'reproject_{name}')(images, wcs_out, **options)
+        return reproject.reproject_adaptive(images, wcs_out, **options)
 
 
-def _resample_maps(exposure, image, resample):
+def _resample_maps(exposure, resample):
     """Resample all maps of an exposure, in one go."""
+    image = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
     planes = {'image': image, 'bad': exposure.mask}
     if exposure.saturated.any():
         planes['saturated'] = exposure.saturated

@@ -4,11 +4,12 @@ Alignment of the bands of a field on the pixel grid of the reference band.
 """
 
 from bliss_astro._arguments import check_rng
+from bliss_astro._threads import map_threads, use_threads
 from bliss_astro.exposures import ExposureSet
 from bliss_astro.exposures._geometry import grid_offset
 from bliss_astro.exposures._set import by_band, choose_reference
 
-from ._align import Resampler, check_exposure, with_progress
+from ._align import Resampler, check_exposure
 from ._grid import OutputGrid
 
 # Bands whose pixels differ by less (pixels) than what positions are known to are not
@@ -32,8 +33,7 @@ def align_bands(
     Resample the bands of a field to the pixel grid of the reference band.
 
     Noise, its correlation, masks and PSFs follow, as in `align_exposures`. The
-    reference band, and bands on its grid already, are not resampled. The pixels are
-    resampled by the package ``reproject``, which has to be installed.
+    reference band, and bands on its grid already, are not resampled.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def align_bands(
         no WCS, or no good pixel on the grid. The message names the band.
 
     ImportError
-        If ``reproject`` is not installed.
+        If ``reproject`` is not installed and the method is one of its own.
 
     Examples
     --------
@@ -93,16 +93,20 @@ def align_bands(
     names = {band: f'exposures[{band.name!r}]' for band in found if found[band]}
     for band, name in names.items():
         check_exposure(found[band], name)
-    known = found[reference]
-    grid = OutputGrid(known.wcs, known.shape)
-    for band in with_progress(list(names), 'aligning', progress_bar):
-        exposure = found[band]
+    grid = OutputGrid(found[reference].wcs, found[reference].shape)
+
+    def align(work):
+        band, rng = work
+        exposure, name = found[band], names[band]
         offset = grid_offset(exposure.wcs, *grid)
-        if exposure.shape == known.shape and offset < _SAME_GRID:
-            continue
-        found[band] = resample(exposure, grid, rng=rng, name=names[band])
+        if exposure.shape == grid.shape and offset < _SAME_GRID:
+            return
+        found[band] = resample(exposure, grid, rng=rng, name=name)
         if found[band] is None:
-            msg = f'{names[band]} does not overlap with the reference band'
-            raise ValueError(f'{msg} {reference.name!r}, or has no good pixel there.')
+            msg = f'{name} does not overlap with the reference band {reference.name!r}'
+            raise ValueError(f'{msg}, or has no good pixel there.')
         found[band].meta['resampled'] = True
+
+    with use_threads(progress_bar=progress_bar, title='aligning'):
+        map_threads(align, zip(names, rng.spawn(len(names)), strict=True))
     return ExposureSet(found, reference=reference.name, calibration=calibration)

@@ -136,19 +136,18 @@ class _Taps:
         ]
 
     def mean(self, values, power=1):
-        """Sum weights, or powers of them, times a map or a number."""
-        flat = np.ravel(values)
+        """Sum weights, or powers of them, times a flat map or one number."""
         return sum(
-            weight**power * (flat[0] if flat.size == 1 else flat[index])
+            weight**power * (values[0] if values.size == 1 else values[index])
             for index, weight in self._taps
         )
 
     def any(self, flags):
-        """Where a flagged pixel contributes."""
+        """Where a flagged pixel of a flat map contributes."""
         out = np.zeros(self.covered.shape, dtype=bool)
         if flags.any():
             for index, weight in self._taps:
-                out |= np.ravel(flags)[index] & (weight > LEAST_WEIGHT)
+                out |= flags[index] & (weight > LEAST_WEIGHT)
         return out & self.covered
 
     def correlation_factor(self, kernel):
@@ -174,11 +173,21 @@ def _pair(x, n, covered):
     return (low, np.minimum(low + 1, n - 1)), (1 - share, share)
 
 
-def bilinear_noise(exposure, mapping):
-    """Compute the noise of a bilinearly resampled exposure, exactly."""
+def resample_bilinear(exposure, mapping):
+    """Interpolate an exposure without its sky, and compute its noise, exactly."""
+    image = np.empty(mapping.shape, dtype=exposure.data.dtype)
     floats = np.empty((3, *mapping.shape), dtype=np.float32)
     flags = np.empty((3, *mapping.shape), dtype=bool)
-    variance_in = np.square(exposure.bkg_error)
+    data, variance_in, gain_in, bad_in, saturated_in = map(
+        np.ravel,
+        (
+            np.where(exposure.mask, 0, exposure.data - exposure.background),
+            np.square(exposure.bkg_error),
+            exposure.effective_gain,
+            exposure.mask,
+            exposure.saturated,
+        ),
+    )
     kernel = input_kernel(exposure)
     samples = []
     wanted = _N_SAMPLES / np.prod(mapping.shape)
@@ -188,19 +197,20 @@ def bilinear_noise(exposure, mapping):
         area = pixel_area(jacobian)
         scale = value_scale(exposure.unit, area)
         taps = _Taps(x, y, exposure.shape)
+        image[rows] = taps.mean(data)
         # Reduction of the variance, sources and sky alike.
         variance = taps.mean(variance_in, power=2) * taps.correlation_factor(kernel)
         variance *= scale**2
-        gain = taps.mean(exposure.effective_gain) * scale
+        gain = taps.mean(gain_in) * scale
         gain *= taps.mean(variance_in) / np.where(taps.covered, variance, 1)
-        bad = taps.any(exposure.mask)
+        bad = taps.any(bad_in)
         floats[:, rows] = variance, gain, area
-        flags[:, rows] = taps.covered, bad, taps.any(exposure.saturated)
+        flags[:, rows] = taps.covered, bad, taps.any(saturated_in)
         chosen = taps.covered & ~bad
         if wanted < 1:
             chosen &= rng.random(chosen.shape) < wanted
         samples.append([x[chosen], y[chosen], *jacobian[:, :, chosen].reshape(4, -1)])
-    return NoiseOnGrid(*floats, *flags, _bilinear_kernel(samples, kernel))
+    return image, NoiseOnGrid(*floats, *flags, _bilinear_kernel(samples, kernel))
 
 
 def _bilinear_kernel(samples, kernel):

@@ -35,7 +35,9 @@ _CAMERAS = {
     'LSST': r'lsst',
     'DECam': r'decam',
 }
-_FILTER = re.compile(r"(?:HSC-|SDSS[ _.-])?([ugrizyGRIZY])(?:'|2|d|p|_\d+)?(?:\s|$)")
+_FILTER = re.compile(
+    r"(?:HSC-|SDSS[ _.-]|bok)?([ugrizyGRIZY])(?:'|2|d|p|_\d+)?(?:\s|$)"
+)
 # Cards of our own files and of the meta of a CCDData.
 CARDS = ('BAND', 'BANDWAVE', 'BANDFWHM')
 

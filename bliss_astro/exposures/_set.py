@@ -145,13 +145,19 @@ class ExposureSet(Mapping):
         elif bands is not None:
             msg = 'bands was given although the images have names.'
             raise ValueError(msg)
-        exposures = {}
+        common = {'meta': given.pop('meta', None)}
+        names = [str(band) for band in images]
+        for key, value in list(given.items()):
+            if not isinstance(value, Mapping):
+                common[key] = given.pop(key)
+                continue
+            allowed = f'name bands among {", ".join(names)}'
+            require({*map(str, value)} <= {*names}, key, allowed, list(value))
+        exposures = dict.fromkeys(images)
         for band, image in images.items():
-            own = {
-                key: value.get(str(band)) if isinstance(value, Mapping) else value
-                for key, value in given.items()
-            }
-            exposures[band] = None if image is None else _read(image, band, own)
+            own = {key: value.get(str(band)) for key, value in given.items()}
+            if image is not None:
+                exposures[band] = _read(image, band, common | own)
         return cls(exposures, reference=reference, calibration=calibration)
 
     @classmethod

@@ -63,6 +63,7 @@ def test_band_of_the_user():
         ({'FILTER': 'VR DECam c0007 6300.0 2600.0'}, None),
         ({'FILTER': 'zd DECam k1038', 'INSTRUME': 'Mosaic3'}, BANDS['Mosaic.z']),
         ({'FILTER': 'g', 'INSTRUME': '90prime'}, BANDS['90prime.g']),
+        ({'FILTER': 'bokr', 'INSTRUME': '90prime'}, BANDS['90prime.r']),
         ({'FILTER': 'z', 'INSTRUME': '90prime'}, None),
         ({'FILTER': 'HSC-R2'}, BANDS['HSC.r']),
         ({'FILTER': 'y_10', 'INSTRUME': 'LSSTCam'}, BANDS['LSST.y']),

@@ -246,7 +246,7 @@ class TestFromImages:
         psf = {'g': PSFModel(sigma1=1.5)}
         exposures = ExposureSet.from_images(
             cube, bands=['g', OWN, 'r'], reference='r', mask=mask, psf=psf,
-            effective_gain=4,
+            effective_gain=4, meta={'night': 3},
         )  # fmt: skip
         assert list(exposures) == ['r', 'g', 'V']
         assert exposures['V'].band is OWN
@@ -255,7 +255,10 @@ class TestFromImages:
         assert not exposures['g'].mask.any()
         assert exposures['g'].psf is psf['g']
         assert exposures['r'].psf is None
+        assert exposures['g'].meta['night'] == 3
         assert 'bkg_error' in exposures['g'].meta['estimated']
+        with pytest.raises(ValueError, match=r"psf must name .* V, r; got \['z'\]"):
+            ExposureSet.from_images(cube, bands=['g', OWN, 'r'], psf={'z': psf})
 
     def test_kinds(self, tmp_path):
         noise = np.random.default_rng(1).normal(100, 5, (64, 80))

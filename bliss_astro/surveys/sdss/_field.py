@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bliss_astro._arguments import require
+from bliss_astro._threads import map_threads, use_threads
 
 from ._camera import BANDS, name_band
 from ._exposure import read_exposure
@@ -78,13 +79,18 @@ def read_field(frames, psfield=None, *, reference=None, fpm=None, **options):
         got = f'{", ".join(twice)} twice'
         require(not twice, 'frames', 'be of different bands', got)
         frames = dict(zip(bands, frames, strict=True))
-    exposures = {}
-    for band, frame in frames.items():
+
+    def read(band):
         known = {'band': band, 'fpm': masks.get(band)}
-        there = frame is not None
-        exposures[band] = (
-            read_exposure(frame, psfield, **known, **options) if there else None
+        missing = frames[band] is None
+        return (
+            None
+            if missing
+            else read_exposure(frames[band], psfield, **known, **options)
         )
+
+    with use_threads():
+        exposures = dict(zip(frames, map_threads(read, frames), strict=True))
     if reference is None and exposures.get('r') is not None:
         reference = 'r'
     return align_bands(exposures, reference)

@@ -1,0 +1,139 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Exposures in nanomaggies of the images of the DESI Legacy Imaging Surveys.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+from bliss_astro._arguments import require
+from bliss_astro._fits import check_file, open_fits
+from bliss_astro.exposures import Exposure
+from bliss_astro.exposures._fits_image import find_plane, parse_location
+
+# Images of the Community Pipeline by name.
+_IMAGE = re.compile(r'_(ooi|oki)_')
+# Codes of bad pixels of the Community Pipeline: none, and a difference from other
+# epochs, which is no defect; saturated, and a bleed trail.
+_GOOD_CODES, _SATURATED_CODES = (0, 7), (3, 4)
+# Cameras whose zero points are of counts per second, and images of counts.
+_PER_SECOND = ('decam',)
+
+
+def read_exposure(image, *, ccds=None, psf=None, weight=None, flags=None, **given):
+    """
+    Read an image of one detector of the Legacy Surveys.
+
+    Parameters
+    ----------
+    image : str or `~os.PathLike`
+        File of the image, whole or a cut-out: the first image in it, or
+        ``file.fits[N11]``.
+
+    ccds : str, `~os.PathLike` or `~astropy.table.Table`, optional
+        Table ``survey-ccds`` with a row of the image, by which it is calibrated to
+        nanomaggies, and its WCS matched to the survey's reference stars:
+        ``image_filename``, ``ccdname``, ``camera``, ``exptime``, ``ccdzpt``,
+        ``ccdraoff`` and ``ccddecoff``. Without it fluxes are in the counts of the file,
+        unless a ``zero_point`` is given.
+
+    psf : optional
+        Model of PSFEx, or any other PSF that `~bliss_astro.psf.read_psf` reads.
+
+    weight, flags : str or `~os.PathLike`, optional
+        Files of inverse variances, and of codes of bad pixels; by default those beside
+        the image by their names, if they are there.
+
+    **given
+        Other keywords of `Exposure.read <bliss_astro.exposures.ExposureRead>`.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure`
+        Image, its sky left in as in the file, with its band.
+
+    Raises
+    ------
+    OSError
+        If a file is absent, truncated, damaged, or not FITS.
+
+    ValueError
+        If ``ccds`` has no row of the image, or several.
+
+    Examples
+    --------
+    >>> from bliss_astro.surveys import legacysurvey
+    >>> exposure = legacysurvey.read_exposure(
+    ...     'c4d_150329_083320_ooi_r_ls9.N11.fits',
+    ...     ccds='survey-ccds.fits.gz',
+    ...     psf='c4d_150329_083320_ooi_r_ls9-N11-psfex.fits',
+    ... )  # doctest: +SKIP
+    """
+    path, place = re.fullmatch(r'(.*?)((?:\[.*)?)', os.fspath(image)).groups()
+    path = Path(path)
+    weight = _beside(path, place, 'oow', '.wht.fits') if weight is None else weight
+    flags = _beside(path, place, 'ood', None) if flags is None else flags
+    if flags is not None:
+        codes = _read_codes(flags)
+        stated = {'mask': ~np.isin(codes, _GOOD_CODES)}
+        given = stated | {'saturated': np.isin(codes, _SATURATED_CODES)} | given
+    if ccds is None:
+        return Exposure.read(image, psf=psf, weight=weight, **given)
+    row = _row_of(path.name, place, ccds)
+    given = {'zero_point': _zero_point(row)} | given
+    exposure = Exposure.read(image, psf=psf, weight=weight, **given)
+    if 'wcs' in given or exposure.wcs is None:
+        return exposure
+    return exposure.replace(wcs=_matched_wcs(exposure.wcs, row))
+
+
+def _beside(path, place, kind, ending):
+    """File of a kind beside an image, by the names of one of the pipelines, or None."""
+    name = _IMAGE.sub(f'_{kind}_', path.name)
+    if name == path.name and ending is not None:
+        name = name.removesuffix('.fits') + ending
+    found = path.with_name(name)
+    return f'{found}{place}' if name != path.name and found.is_file() else None
+
+
+def _read_codes(flags):
+    """Codes of bad pixels of a file, by extension and section if it names them."""
+    location = parse_location(flags)
+    check_file(location.path, 'flags', 'a file')
+    with open_fits(location.path, 'flags') as hdus:
+        data = find_plane(hdus, location.extension, parameter='flags').data
+    return data[location.cut(data.shape)]
+
+
+def _row_of(name, place, ccds):
+    """Row of an image in a table of detectors."""
+    ccds = ccds if isinstance(ccds, Table) else Table.read(ccds, hdu=1)
+    files, detectors = (
+        [str(value).strip() for value in ccds[key]]
+        for key in ('image_filename', 'ccdname')
+    )
+    is_it = np.array([Path(file).name == name for file in files])
+    if is_it.sum() > 1:
+        # A file with all detectors of the camera.
+        is_it &= [f'[{detector}]'.lower() in place.lower() for detector in detectors]
+    require(is_it.sum() == 1, 'ccds', f'have one row of {name}{place}', is_it.sum())
+    return ccds[is_it][0]
+
+
+def _zero_point(row):
+    """Magnitude of one count of an image."""
+    per_second = str(row['camera']).strip().lower() in _PER_SECOND
+    time = float(row['exptime']) if per_second else 1.0
+    return float(row['ccdzpt']) + 2.5 * np.log10(time)
+
+
+def _matched_wcs(wcs, row):
+    """WCS with the offset to the survey's reference stars (arcsec)."""
+    wcs, shift = wcs.deepcopy(), [row['ccdraoff'], row['ccddecoff']]
+    cosine = np.cos(np.deg2rad(wcs.wcs.crval[1]))
+    wcs.wcs.crval += np.divide(shift, (3600 * cosine, 3600))
+    return wcs
