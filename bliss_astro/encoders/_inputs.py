@@ -362,7 +362,10 @@ class EncoderInputs(Rows):
 
 def training_pair(images, *, tile_size=4, n_most=2):
     """Return the inputs of simulated images and their truth by tile."""
-    inputs = EncoderInputs.from_batch(images, tile_size=tile_size)
+    several = hasattr(images, 'reference')  # without an import of simulations
+    make = EncoderInputs.from_bands if several else EncoderInputs.from_batch
+    inputs = make(images, tile_size=tile_size)
+    images = images.reference if several else images
     return inputs, TileCatalog.from_batch(images, tile_size=tile_size, n_most=n_most)
 
 

@@ -5,7 +5,6 @@ Tests of several bands: what others that exist add to the reference band.
 
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +14,10 @@ from bliss_astro.detection import _infer
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.encoders._config import SPECTRA, SPECTRA_WAVELENGTHS
 from bliss_astro.encoders._filters import image_planes, matched_filter
-from bliss_astro.encoders._inputs import OF_BANDS
+from bliss_astro.encoders._inputs import OF_BANDS, training_pair
 from bliss_astro.encoders._layers import band_conditions, log_depth
 from bliss_astro.posteriors._candidates import find_sources
+from bliss_astro.posteriors._loss import npe_loss
 from bliss_astro.posteriors._star_fit import Pixels
 from bliss_astro.simulation import SimulationStream
 
@@ -341,35 +341,50 @@ def test_depth_and_description(star):
 # -- simulated bands --------------------------------------------------------------
 
 
-def test_inputs_of_simulated_bands(tiny_simulation):
-    stream = SimulationStream(tiny_simulation, group_size=2)
-    images = [
-        stream.sample_batch(2, generator=torch.Generator().manual_seed(k))
-        for k in range(2)
-    ]
-    for image, scale in zip(images, (1000.0, 250.0), strict=True):
-        image.electrons_per_nmgy = torch.full((2,), scale)
-    bands = torch.tensor([[[0.0, 0.0], [-0.3, 0.1]]] * 2)
-    present = torch.tensor([[True, True], [True, False]])
-    simulated = SimpleNamespace(images=images, bands=bands, present=present)
-    inputs = EncoderInputs.from_bands(simulated)
-    assert inputs.image.shape == (2, 2, 16, 16)
-    assert torch.equal(inputs.present, present)
-    assert torch.equal(inputs.band[..., 0, 0], bands)
-    for k, image in enumerate(images):
-        own = EncoderInputs.from_batch(image)
+@pytest.fixture
+def simulated(tiny_simulation):
+    settings = {'bands': tuple('gri'), 'band_shares': (0.5, 0.0, 0.5)}
+    config = dataclasses.replace(tiny_simulation, **settings)
+    stream = SimulationStream(config, group_size=1)
+    return stream.sample_batch(6, generator=torch.Generator().manual_seed(1))
+
+
+def test_inputs_of_simulated_bands(simulated):
+    inputs, catalog = training_pair(simulated)
+    assert inputs.image.shape == (6, 3, 16, 16)
+    assert torch.equal(inputs.present, simulated.present)
+    assert inputs.present.any(0).all()
+    assert not inputs.present.all()
+    assert torch.equal(inputs.band[..., 0, 0], simulated.bands)
+    for k, images in enumerate(simulated.images):
+        own = EncoderInputs.from_batch(images)
         for name in ('image', 'mask', 'psf', 'log_noise', 'correlation'):
             assert torch.equal(getattr(inputs, name)[:, k], getattr(own, name)[:, 0])
-    noise = [image.bkg_error / image.electrons_per_nmgy for image in images]
-    expected = torch.log(noise[1] / noise[0])
-    assert_close(inputs.log_scale[:, 1].flatten(), expected)
-    assert not inputs.log_scale[:, 0].any()
-    # A band alone has the values of its own.
-    alone = EncoderInputs.from_batch(images[0])
+        noise = torch.log(images.bkg_error / images.electrons_per_nmgy)
+        first = simulated.reference
+        noise -= torch.log(first.bkg_error / first.electrons_per_nmgy)
+        assert_close(inputs.log_scale[:, k].flatten(), noise)
+    alone, same = training_pair(simulated.reference)
     assert torch.equal(inputs.log_flux_floor, alone.log_flux_floor)
+    assert torch.equal(catalog.x, same.x)
+    # A band alone has the values of its own.
     reference = inputs.in_band(0)
-    assert reference.present.shape == (2, 1)
-    for name in OF_BANDS:
+    assert reference.present.shape == (6, 1)
+    for name in {*OF_BANDS} - {'band'}:
         own = getattr(alone, name)
         assert own is None or torch.equal(getattr(reference, name), own)
     assert alone.in_band(0) is alone
+
+
+def test_a_loss_of_simulated_bands(simulated, tiny_config):
+    torch.manual_seed(1)
+    encoder = Encoder(dataclasses.replace(tiny_config, bands=True))
+    inputs, catalog = training_pair(simulated)
+    loss, _ = npe_loss(encoder(inputs), catalog)
+    loss.backward()
+    grads = [p.grad for p in encoder.bands.parameters() if p.grad is not None]
+    assert all(grad.isfinite().all() for grad in grads)
+    assert encoder.bands.to_tiles.weight.grad.abs().max() > 0
+    # As long as no layer has learnt: that of the reference band.
+    alone, _ = npe_loss(encoder(inputs.in_band(0)), catalog)
+    assert_close(loss, alone)
