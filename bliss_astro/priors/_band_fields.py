@@ -14,7 +14,7 @@ from bliss_astro.psf._mixture import fwhm_of_shape
 
 from ._band_mixtures import NODES, interpolate, wavelengths
 from ._fields import ELLIPTICITY_MAX, FieldBatch, FieldTable, log_variables
-from ._numbers import SavedPrior, from_numbers, to_numbers
+from ._numbers import SavedPrior
 
 # Correlation of the ellipticities of two bands, and scatter: of headers of SDSS.
 _E_CORRELATION, _E_SCATTER = 0.5, 0.025
@@ -169,13 +169,6 @@ class BandFields(SavedPrior):
                 for new, old in zip(drawn, given, strict=True)
             )
         )
-
-    def _to_numbers(self):
-        return to_numbers(self)
-
-    @classmethod
-    def _from_numbers(cls, numbers):
-        return from_numbers(cls, numbers, 'numbers')
 
     def _matrix(self, bands, band, device):
         """Means and factors ``(F, 9, 1 + F')`` of the differences; which are zero."""

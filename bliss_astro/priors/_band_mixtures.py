@@ -99,7 +99,7 @@ class BandMixtures:
         change = rows - rows[-1]
         change[-1] = rows[-1]
         own = np.square([*scatter])
-        extra = np.diag(own) + 0.0
+        extra = np.diag(own)
         extra[:-1, :-1] += own[-1] + _ZERO_POINT_ERROR**2 * np.eye(len(waves))
         extra[-1, :-1] = extra[:-1, -1] = -own[-1]
         n = len(waves)
@@ -122,6 +122,11 @@ class BandMixtures:
         """Log weights ``(..., K)`` of components, but for a constant, at log fluxes."""
         away = (flux[..., None] - self.middle[which]) / self.width[which]
         return self.log_weight[which] - 0.5 * away**2
+
+    def means(self, flux, which):
+        """Means ``(..., K, F)`` of the log ratios at log fluxes."""
+        away = (flux[..., None] - self.middle[which])[..., None]
+        return self.mean[which] + self.slope[which] * away
 
     @staticmethod
     def _project(mixture, change, extra, others):

@@ -23,8 +23,9 @@ _BIN_WIDTH, _FULL_BIN = 0.5, 30
 _LEAST_WIDTH = 0.02
 # Fewest sources per component.
 _N_MIN = 10
-# Widths of the outliers' component over that of all sources, and more, in log flux.
-_OUTLIER_WIDTH, _OUTLIER_MORE = 2.0, 0.3
+# Widths of the outliers' components of stars and galaxies over that of all sources,
+# and more, in log flux. Wide ones dominate in bands other than r if counts are steep.
+_OUTLIER_WIDTHS, _OUTLIER_MORE = (2.5, 1.5), 0.3
 
 
 def fit_colours(
@@ -65,14 +66,15 @@ def fit_colours(
     ends = [LOG_PER_MAGNITUDE * (NANOMAGGY_ZERO_POINT - m) for m in magnitude_range]
     rng = check_rng(rng)
     parts = []
-    for name, chosen, slope in zip(
-        ('stars', 'galaxies'), (~is_galaxy, is_galaxy), slopes, strict=True
-    ):
+    groups = ('stars', 'galaxies'), (~is_galaxy, is_galaxy), slopes, _OUTLIER_WIDTHS
+    for name, chosen, slope, wide in zip(*groups, strict=True):
         data = _Data(flux[chosen], error[chosen], weight[chosen], rows, ends)
         if len(data.flux) < _N_MIN * n_components:
             allowed = f'hold at least {_N_MIN * n_components} {name} for a fit'
             raise ValueError(must('table', allowed, len(data.flux)))
-        mixture = _deconvolve(data, n_components, outlier_fraction, n_iterations, rng)
+        mixture = _deconvolve(
+            data, n_components, (outlier_fraction, wide), n_iterations, rng
+        )
         parts.append(_finish(*mixture, reddening, 2.5 * slope))
     return parts
 
@@ -122,9 +124,9 @@ class _Data:
         ]
 
 
-def _deconvolve(data, n_components, outlier_fraction, n_iterations, rng):
+def _deconvolve(data, n_components, outliers, n_iterations, rng):
     """Weights, means and covariances by expectation maximisation with known errors."""
-    dim = data.rows.shape[1]
+    dim, (outlier_fraction, width) = data.rows.shape[1], outliers
     # One Gaussian first: what it predicts of bands that are missing is where to start.
     one = np.ones(1), np.zeros((1, dim)), np.eye(dim)[None]
     for _ in range(n_iterations):
@@ -135,7 +137,7 @@ def _deconvolve(data, n_components, outlier_fraction, n_iterations, rng):
     mean = start[rng.choice(len(start), n_components, replace=False, p=share)]
     cov = np.repeat(whole / 4, n_components, 0)
     weight = np.full(n_components, (1 - outlier_fraction) / n_components)
-    wide = _OUTLIER_WIDTH**2 * whole + _OUTLIER_MORE**2 * np.eye(dim)
+    wide = width**2 * whole + _OUTLIER_MORE**2 * np.eye(dim)
     mixture, outliers = (weight, mean, cov), ([outlier_fraction], average, wide)
     for _ in range(n_iterations):
         sums = _moments(data, *map(np.concatenate, zip(mixture, outliers, strict=True)))

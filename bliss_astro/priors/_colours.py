@@ -13,10 +13,12 @@ from bliss_astro.units import NANOMAGGY_ZERO_POINT
 
 from ._band_mixtures import NODES, BandMixtures, interpolate, to_log_flux, wavelengths
 from ._colour_fit import LOG_PER_MAGNITUDE, fit_colours
-from ._numbers import SavedPrior, check_tuples, from_numbers, to_numbers
+from ._numbers import SavedPrior, check_tuples, from_numbers
 
-# Errors of exact measurements, which keep normal equations finite.
-_LEAST_ERROR = 1e-4
+# Least error of measurements, for single precision.
+_LEAST_ERROR = 1e-3
+# Lists of bands whose mixtures are kept.
+_N_CACHED = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,7 @@ class ColourPrior(SavedPrior):
 
         **options
             ``n_components`` (8) of each class; ``outlier_fraction`` (0.02) of a
-            component twice as wide as all others together; ``reddening`` (0.03),
+            component wider than all others together; ``reddening`` (0.03),
             standard deviation of E(B-V) that is added; ``slopes`` (0.15, 0.4) of log10
             of the counts of stars and galaxies per magnitude; ``magnitude_range`` (13,
             26) in r; ``n_iterations`` (100); ``rng`` (0).
@@ -239,11 +241,8 @@ class ColourPrior(SavedPrior):
         """
         parts = self._parts(bands, reference, magnitude.device)
         flux, which = self._flux(magnitude), is_galaxy.long()
-        mean = (
-            parts.mean[which]
-            + parts.slope[which] * ((flux[..., None] - parts.middle[which])[..., None])
-        )
-        away = (log_ratio[..., None, :] - mean)[..., parts.others]
+        away = log_ratio[..., None, :] - parts.means(flux, which)
+        away = away[..., parts.others]
         white = (parts.whitening[which] @ away[..., None])[..., 0]
         density = parts.log_scale[which] - 0.5 * (white**2).sum(-1)
         return (parts.weight(flux, which).log_softmax(-1) + density).logsumexp(-1)
@@ -271,7 +270,8 @@ class ColourPrior(SavedPrior):
             Measured natural logarithms of flux ratios.
 
         error : tensor ``(..., F)``, optional
-            Their standard deviations, independent of each other; 0 by default.
+            Their standard deviations at the given magnitude, independent of each
+            other; 0 by default.
 
         measured : bool tensor ``(..., F)``, optional
             Which are measured; all by default.
@@ -287,32 +287,23 @@ class ColourPrior(SavedPrior):
         parts = self._parts(bands, reference, magnitude.device)
         flux, which = self._flux(magnitude), is_galaxy.long()
         weight = parts.weight(flux, which)
-        mean = (
-            parts.mean[which]
-            + parts.slope[which] * ((flux[..., None] - parts.middle[which])[..., None])
-        )
-        cov = parts.factor[which] @ parts.factor[which].mT
-        if log_ratio is not None:
-            nothing = torch.zeros_like(log_ratio)
-            error = (nothing if error is None else error).clamp(min=_LEAST_ERROR)
-            root = 1 / error
-            if measured is not None:
-                root = torch.where(measured, root, nothing)
-                log_ratio = torch.where(measured, log_ratio, nothing)
-            # Of N(x; mean, cov + error^2) over the measured bands, in their units.
-            root = root[..., None, :]
-            scaled = root[..., None] * cov * root[..., None, :]
-            one = torch.eye(cov.shape[-1]).to(cov)
-            factor = torch.linalg.cholesky(scaled + one)
-            away = (root * (log_ratio[..., None, :] - mean))[..., None]
-            white = torch.linalg.solve_triangular(factor, away, upper=False)
-            size = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            weight = weight - size - 0.5 * (white**2).sum((-2, -1))
-            gain = torch.linalg.solve_triangular(
-                factor, root[..., None] * cov, upper=False
+        mean, cov = parts.means(flux, which), parts.factor[which]
+        cov = cov @ cov.mT
+        for f in range(cov.shape[-1] if log_ratio is not None else 0):
+            # One band after the other, as their errors are independent.
+            noise = _LEAST_ERROR if error is None else error[..., f, None]
+            spread = (
+                cov[..., f, f] + torch.as_tensor(noise).clamp(min=_LEAST_ERROR) ** 2
             )
-            mean = mean + (gain.mT @ white)[..., 0]
-            cov = cov - gain.mT @ gain
+            off = log_ratio[..., f, None] - mean[..., f]
+            gain, size = cov[..., f] / spread[..., None], off**2 / spread + spread.log()
+            if measured is not None:
+                known = measured[..., f, None]
+                off, size = (torch.where(known, v, 0.0) for v in (off, size))
+                gain = torch.where(known[..., None], gain, 0.0)
+            weight = weight - 0.5 * size
+            mean = mean + gain * off[..., None]
+            cov = cov - gain[..., None] * cov[..., None, f, :]
         share = weight.softmax(-1)[..., None]
         middle = (share * mean).sum(-2)
         away = mean - middle[..., None, :]
@@ -369,13 +360,8 @@ class ColourPrior(SavedPrior):
         cache = self.__dict__.setdefault('_on', {})
         key = (*waves, place, wave, torch.device(device))
         if key not in cache:
+            if len(cache) > _N_CACHED:
+                cache.clear()
             mixtures = [part.arrays() for part in (self.stars, self.galaxies)]
             cache[key] = BandMixtures(self.bands, mixtures, waves, place, wave, device)
         return cache[key]
-
-    def _to_numbers(self):
-        return to_numbers(self)
-
-    @classmethod
-    def _from_numbers(cls, numbers):
-        return from_numbers(cls, numbers, 'numbers')

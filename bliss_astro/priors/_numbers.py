@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import astropy.units as u
@@ -148,7 +149,7 @@ class SavedPrior:
         numbers : dict
             With the keys ``stars``, ``galaxy_counts`` and ``galaxy_shapes`` of a
             `CatalogPrior`; either ``gaussian`` or ``table``, and perhaps
-            ``ellipticity``, of a `FieldPrior`.
+            ``ellipticity``, of a `FieldPrior`; the parameters of others.
         """
         return self._to_numbers()
 
@@ -164,14 +165,23 @@ class SavedPrior:
 
         Returns
         -------
-        prior : `CatalogPrior` or `FieldPrior`
+        prior : `CatalogPrior`, `FieldPrior`, ...
             The same prior.
         """
         return cls._from_numbers(numbers)
 
+    def _to_numbers(self):
+        return to_numbers(self)
+
+    @classmethod
+    def _from_numbers(cls, numbers):
+        return from_numbers(cls, numbers, 'numbers')
+
     def save(self, path, *, overwrite=False):
         """Write the numbers of the prior to a JSON file."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        # Rows of numbers on a line each.
+        text = re.sub(r'\[[^][{}]*\]', lambda m: ' '.join(m[0].split()), text)
         with atomic_write(path, overwrite=overwrite) as temporary:
             temporary.write_text(text + '\n', encoding='utf-8')
 

@@ -112,6 +112,72 @@ class TestSample:
             prior.sample(one, one > 0, bands, reference)
 
 
+class TestSky:
+    """
+    The shipped prior against published colours.
+    """
+
+    # Covey et al. 2007, AJ 134, 2398, table 1: g - i, u - g, r - i, i - z.
+    LOCUS = (
+        (0.4, 1.07, 0.10, 0.01),
+        (0.8, 1.56, 0.21, 0.08),
+        (1.6, 2.53, 0.45, 0.24),
+        (2.0, 2.61, 0.65, 0.35),
+        (2.4, 2.59, 0.98, 0.52),
+        (2.8, 2.62, 1.36, 0.72),
+    )
+
+    @pytest.mark.parametrize('magnitude', [18, 20, 22])
+    def test_stellar_locus(self, prior, generator, magnitude):
+        u, g, r, i, z = draw(prior, generator, magnitude, False, 'ugriz', 2).T
+        for g_i, *expected in self.LOCUS:
+            near = np.abs(g - i - g_i) < 0.05
+            middle = [np.median(v[near]) for v in (u - g, r - i, i - z)]
+            assert np.abs(np.subtract(middle, expected))[1:].max() < 0.04
+            # Faint stars are metal-poor, with less absorption in u.
+            assert -0.15 < middle[0] - expected[0] < 0.06
+
+    def test_juric_locus(self, prior, generator):
+        # Juric et al. 2008, ApJ 673, 864, equation 4.
+        g, r, i = draw(prior, generator, 20, False, 'gri', 1).T
+        for r_i in (0.2, 0.5, 1.0, 1.4):
+            expected = np.polyval([-4.9, -2.45, -1.68, -0.05], r_i)
+            near = np.abs(r - i - r_i) < 0.02
+            assert_allclose(np.median(g[near]), 1.39 * (1 - np.exp(expected)), atol=0.1)
+
+    def test_quasars(self, prior, generator):
+        # Ultraviolet excess: a few percent of faint point sources at high latitudes.
+        for magnitude, low, high in ((16, 0, 0.01), (20, 0.02, 0.07), (21, 0.02, 0.09)):
+            u, g, r, _ = draw(prior, generator, magnitude, False, 'ugri', 2).T
+            share = np.mean((u - g < 0.6) & (g - r < 0.6))
+            assert low <= share < high
+
+    def test_bimodal_galaxies(self, prior, generator):
+        # Strateva et al. 2001: u - r = 2.22 divides red from blue galaxies.
+        u, g, r = draw(prior, generator, 17, True, 'ugr', 2).T
+        red = u - r > 2.22
+        assert 0.35 < red.mean() < 0.65
+        assert_allclose(np.median((g - r)[red]), 0.88, atol=0.12)
+        assert_allclose(np.median((g - r)[~red]), 0.52, atol=0.12)
+        density, edges = np.histogram(u - r, np.arange(1, 3.4, 0.2))
+        valley = density[np.searchsorted(edges, 2.1) - 1]
+        assert valley < 0.8 * min(density[edges[:-1] < 2].max(), density[-6:].max())
+
+    def test_faint_galaxies_are_bluer(self, prior, generator):
+        colours = [
+            np.median(draw(prior, generator, m, True, 'rg')[:, 1]) for m in (20, 22, 24)
+        ]
+        assert colours[0] > colours[1] > colours[2] + 0.3
+
+    def test_reddest_and_bluest_by_reference(self, prior, generator):
+        # At a given faint magnitude in g galaxies are bluer than at that in z.
+        by_g, by_z = (
+            np.median(-np.diff(draw(prior, generator, 22, True, 'gz', k), axis=1))
+            for k in (0, 1)
+        )
+        assert by_g < by_z - 0.2
+
+
 class TestDensity:
     @pytest.mark.parametrize('galaxy', [True, False])
     def test_integral(self, prior, galaxy):
@@ -151,24 +217,20 @@ class TestDensity:
         assert own.mean() > shifted.mean() + 1
 
     def test_no_plausible_colour_is_outside(self, prior):
-        # u-r, g-r, i-r, z-r, y-r of quasars, of white and brown dwarfs, of an emission
-        # line in one band, and of dust, within 10 nats of typical ones.
+        # u-r, g-r, i-r, z-r, y-r of an emission line in one band, of dust, of white and
+        # of brown dwarfs; the last ones are no galaxies.
         colours = torch.tensor(
             [
-                [0.3, 0.2, -0.1, -0.1, -0.1],
+                [0.3, 0.2, -0.8, -0.1, -0.1],
+                [4.5, 2.2, -1.2, -1.8, -2.1],
                 [-0.5, -0.4, 0.3, 0.6, 0.8],
                 [4.0, 2.0, -2.5, -4.2, -5.2],
-                [1.0, 1.0, 0.6, 0.5, 0.4],
-                [4.5, 2.2, -1.2, -1.8, -2.1],
             ]
         )
-        ratio = -MAGNITUDE * colours
-        for galaxy in (True, False):
-            magnitude = torch.full((5,), 21.0)
-            which = torch.full((5,), galaxy)
-            bands = list('ugizy')
-            own = prior.log_prob(ratio, magnitude, which, bands, 'r')
-            assert own.min() > -16
+        ratio, magnitude = -MAGNITUDE * colours, torch.full((4,), 21.0)
+        for which in (magnitude < 0, torch.arange(4) < 2):
+            own = prior.log_prob(ratio, magnitude, which, list('ugizy'), 'r')
+            assert own.min() > -14
 
 
 class TestConditional:
