@@ -55,6 +55,15 @@ class CatalogFlag(enum.IntFlag):
     of the position; they were masked.
     """
 
+    MISSING_BAND = 1024
+    """
+    A band is missing there: the flux in it is predicted from the others by the
+    prior of colours.
+    """
+
+    RESAMPLED_BAND = 2048
+    """A band was resampled onto the pixels of the reference band."""
+
 
 def decode_flags(value):
     """

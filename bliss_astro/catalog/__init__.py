@@ -8,6 +8,6 @@ from bliss_astro._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _catalog='ProbabilisticCatalog',
-    _columns='CatalogColumns',
+    _display='CatalogColumns',
     _posterior='CatalogPosterior',
 )

@@ -14,6 +14,7 @@ from astropy.table import Column
 from bliss_astro._arguments import check_image_shape, must, require, require_type
 from bliss_astro.units import unit_text
 
+from ._bands import learn_bands
 from ._columns import (
     COLUMNS,
     REQUIRED_COLUMNS,
@@ -27,9 +28,8 @@ from ._columns import (
 )
 from ._meta import ImageRecord, default_meta, plain_value, restore_meta, wcs_to_header
 
-# Columns in the unit of the image, and those that from_columns derives itself.
-_FLUXES = [*(c for c, d in COLUMNS.items() if d.unit == 'flux'), 'flux_samples']
-_DERIVED = ('sky_centroid', 'mag', 'mag_err')
+# Columns that from_columns derives itself, beside magnitudes.
+_DERIVED = ('sky_centroid',)
 # Columns that are 0 or numbered where they are not given.
 _OPTIONAL = ('id', 'x_y_cov', 'flags')
 # By how much sums of float32 may exceed a probability of 1.
@@ -112,6 +112,7 @@ def from_columns(
     """
     meta = dict(meta or {})
     image = meta.pop('image', {})
+    learn_bands(image)
     made = make_columns(columns, wcs=wcs, unit=unit)
     values = {'uid': uuid.uuid4().hex, 'n_sources': len(made['flux'])}
     if (unit := getattr(made['flux'], 'unit', None)) is not None:
@@ -184,7 +185,9 @@ def _check_names(columns):
             f'{", ".join(needed)}, got {", ".join(columns) or "nothing"}'
         )
         raise ValueError(msg)
-    derived = [name for name in _DERIVED if name in columns]
+    fluxes = [name for name in columns if name in COLUMNS and _is_flux(name)]
+    derived = [*_DERIVED, *(_magnitude_of(name) for name in fluxes)]
+    derived = [name for name in derived if name in columns]
     if derived:
         msg = (
             f'columns must not hold {", ".join(derived)}: these are computed '
@@ -195,7 +198,7 @@ def _check_names(columns):
 
 def _flux_unit(columns, unit):
     """Unit of the fluxes of a table, `None` for none."""
-    own = {name: _own_unit(columns[name]) for name in _FLUXES if name in columns}
+    own = {name: _own_unit(columns[name]) for name in columns if _is_flux(name)}
     plain = [name for name in own if own[name] is None]
     if plain and len(plain) < len(own):
         have = ', '.join(name for name in own if name not in plain)
@@ -208,6 +211,17 @@ def _flux_unit(columns, unit):
     # Whether units are equivalent is known in less time than whether they are equal.
     bare = unit is not None and unit.is_equivalent(u.one)
     return None if bare and unit == u.one else unit
+
+
+def _is_flux(name):
+    """Whether a column is in the unit of the image: fluxes, errors, and samples."""
+    definition = COLUMNS.get(name.removesuffix('_samples'))
+    return definition is not None and definition.unit == 'flux'
+
+
+def _magnitude_of(name):
+    """Name of the magnitude that belongs to a flux."""
+    return f'mag{name.removeprefix("flux")}'
 
 
 def _own_unit(values):
@@ -247,9 +261,9 @@ def convert_column(name, values, *, unit=None, scale=None):
     UnitsError
         If the unit cannot be that of such a column.
     """
-    if name not in COLUMNS and name not in _FLUXES:
+    if name not in COLUMNS and not _is_flux(name):
         return values if hasattr(values, 'shape') else np.asarray(values), None
-    rule = 'flux' if name in _FLUXES else COLUMNS[name].unit
+    rule = 'flux' if _is_flux(name) else COLUMNS[name].unit
     own, values = _own_unit(values), filled(values)
     plain = np.asarray(getattr(values, 'value', values))
     target = {'': None, 'flux': unit, 'length': u.pix}.get(rule, rule)
@@ -307,10 +321,14 @@ def _derive_columns(made, *, wcs, unit):
         sky = wcs.pixel_to_world(x, y) if len(x) else SkyCoord([], [], unit='deg')
         derived['sky_centroid'] = SkyCoord(sky.icrs.ra, sky.icrs.dec)
     if has_magnitude(unit):
-        flux, error = made['flux'], made['flux_err']
-        positive = np.where(flux.value > 0, flux.value, np.nan)
-        # To first order.
-        error = 2.5 / np.log(10.0) * error.value / positive
-        for name, value in (('mag', ab_magnitude(flux).value), ('mag_err', error)):
-            derived[name] = typed_column(name, value, unit=u.mag)
+        for name in made:
+            if not _is_flux(name) or name.endswith(('_err', '_samples')):
+                continue
+            flux, mag = made[name], _magnitude_of(name)
+            derived[mag] = typed_column(mag, ab_magnitude(flux).value, unit=u.mag)
+            if (error := made.get(f'{name}_err')) is not None:
+                positive = np.where(flux.value > 0, flux.value, np.nan)
+                # To first order.
+                error = 2.5 / np.log(10.0) * error.value / positive
+                derived[f'{mag}_err'] = typed_column(f'{mag}_err', error, unit=u.mag)
     return derived

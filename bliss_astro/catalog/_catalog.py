@@ -12,15 +12,14 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro.flags import decode_flags
 from bliss_astro.rendering._scene import Sources
 
-from . import _io, _methods, _rendering
+from . import _colors, _io, _methods, _rendering
 from ._build import from_columns
 from ._columns import (
     REQUIRED_COLUMNS,
     SHAPE_NAMES,
-    CatalogColumns,
-    CatalogFormatter,
     explain_no_shapes,
 )
+from ._display import CatalogColumns, CatalogFormatter
 from ._meta import ImageRecord, header_to_wcs
 
 # Radius of a region in pixels where the PSF is not known.
@@ -65,6 +64,8 @@ class ProbabilisticCatalog(QTable):
     ``flux``, ``flux_err``           median of the posterior, and half the
                                      width between its 16 and 84 % quantiles
     ``mag``, ``mag_err``             AB magnitude; where the unit has one
+    ``flux_g``, ``flux_g_err``, ...  the same in each band of several, the reference
+    ``mag_g``, ``mag_g_err``, ...    band, whose flux is ``flux``, included
     ``disk_fraction``, ...           shapes of galaxies, each with its error
                                      (``disk_fraction_err``, ...), where the
                                      encoder infers them, see :ref:`shapes`
@@ -160,6 +161,7 @@ class ProbabilisticCatalog(QTable):
     # Methods of the rows, of the rows against their image, and of files.
     credible_interval = _methods.credible_interval
     samples = _methods.samples
+    colors = _colors.colors
     check = _methods.check
     reconstruct = _methods.reconstruct
     render = _rendering.render

@@ -4,26 +4,25 @@ Columns of a catalogue: names, units, UCDs, descriptions, ranges, display.
 
 Whatever names, checks, displays or stores a column reads it from `COLUMNS`: the file
 ``data/catalog/columns.csv``, and the columns of further parameters of a source. A new
-column is a new line there, or part of the entry of its parameter. Its values are draws
-of that parameter, an entry of ``SourceRows.columns``, or come from ``_derive_columns``
-of ``_build.py`` if they follow from other columns.
+column is a new line there, one for all bands where its name holds ``{band}``, or part
+of the entry of its parameter. Its values are draws of that parameter, an entry of
+``SourceRows.columns``, or come from ``_derive_columns`` of ``_build.py`` if they follow
+from other columns.
 """
 
 import csv
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable
-from astropy.table.pprint import TableFormatter
 from astropy.wcs import WCS
 
-from bliss_astro.flags import decode_flags
 from bliss_astro.posteriors._source_chain import ELLIPTICITY, PARAMETERS, SHAPE
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
+
+from ._bands import WAVELENGTHS, by_wavelength, ucd_word
 
 
 class Limits(NamedTuple):
@@ -112,15 +111,34 @@ class _Columns(Mapping):
 
     def __init__(self):
         self._own = dict(_read_definitions())
+        self._of_bands = [name for name in self._own if '{band}' in name]
+        self._first = list(self._own).index(self._of_bands[0])
+        self._known, self._made = None, {}
 
     def _all(self):
+        known = *WAVELENGTHS.items(), *PARAMETERS.values()
+        if known != self._known:
+            self._known, self._made = known, self._make()
+        return self._made
+
+    def _make(self):
         columns = (c for entry in PARAMETERS.values() for c in entry.columns)
         more = [pair for c in columns if not isinstance(c, str) for pair in _define(c)]
-        own = list(self._own.items())
-        return dict([*own[:-2], *more, *own[-2:]])
+        own = [pair for pair in self._own.items() if pair[0] not in self._of_bands]
+        bands = [pair for band in by_wavelength(WAVELENGTHS) for pair in self.of(band)]
+        first = self._first
+        return dict([*own[:first], *bands, *own[first:-2], *more, *own[-2:]])
+
+    def of(self, band):
+        """Names and definitions of the columns of a band."""
+        texts = {'band': band, 'em': ucd_word(band)}
+        for name in self._of_bands:
+            *values, ucd, text = self._own[name]
+            more = ucd.format(**texts), text.format(**texts)
+            yield name.format(**texts), ColumnDefinition(*values, *more)
 
     def __getitem__(self, name):
-        return self._own.get(name) or self._all()[name]
+        return self._all()[name]
 
     def __iter__(self):
         return iter(self._all())
@@ -156,6 +174,13 @@ SKY_PARTS = {
 def is_direction(name):
     """Whether values of a column are angles that are the same after 180 degrees."""
     return name in COLUMNS and COLUMNS[name].limits is _LIMITS['angle']
+
+
+def flux_of(name):
+    """Name of the flux that a magnitude belongs to; None for other columns."""
+    flux = f'flux{name.removeprefix("mag")}'
+    is_magnitude = name.startswith('mag') and not name.endswith('_err')
+    return flux if is_magnitude and {name, flux} <= COLUMNS.keys() else None
 
 
 def filled(values):
@@ -272,124 +297,3 @@ def _able_encoders():
 
     cards = {name: ENCODERS.read_card(name) for name in ENCODERS.available()}
     return [name for name, card in cards.items() if card['encoder'].get('shapes')]
-
-
-# -- display -----------------------------------------------------------------------
-
-# Formats are chosen when a table is shown and are not stored in its columns: they
-# depend on the errors of the rows, so stored ones would differ between catalogues and
-# make every `~astropy.table.vstack` warn, and writers of text files round to them.
-
-_SHAPE_ERRORS = tuple(f'{name}_err' for name in SHAPE_COLUMNS)
-# Columns that are displayed only where columns are selected.
-_HIDDEN = ('source_index',)
-# Columns to leave out where there is no room for all, in this order.
-_EXPENDABLE = (
-    *_SHAPE_ERRORS[::-1],
-    *('bulge_axis_ratio', 'disk_axis_ratio', 'angle'),
-    *('bulge_radius', 'disk_radius', 'disk_fraction'),
-    *('x_y_cov', 'y_err', 'x_err', 'mag_err', 'sky_centroid', 'e2', 'e1', 'flags'),
-)
-# Least width of notes below a table, in characters.
-_MIN_NOTE_WIDTH = 60
-# Number of columns of shapes up to which those left out are named one by one.
-_MAX_NAMED_SHAPES = 3
-
-
-class CatalogFormatter(TableFormatter):
-    """
-    Formatter of the columns of a catalogue, with digits by the errors of the rows.
-
-    Columns to which a user gave a format keep it. On a narrow terminal columns are
-    left out, shapes first, and named below the table.
-    """
-
-    def _pformat_table(self, table, max_lines=-1, max_width=-1, **kwargs):
-        view = _shown(table)
-        lines, outs = super()._pformat_table(view, max_lines, max_width, **kwargs)
-        left_out = []
-        # HTML has no width; on a terminal a table that is too wide is shortened.
-        for name in _EXPENDABLE if max_width != -1 else ():
-            whole, _ = super()._pformat_table(view, max_lines, -1, **kwargs)
-            if len(whole[0]) <= len(lines[0]):
-                break
-            if name in view.colnames:
-                view.remove_column(name)
-                left_out.append(name)
-                lines, outs = super()._pformat_table(
-                    view, max_lines, max_width, **kwargs
-                )
-        if not kwargs.get('html'):
-            lines.extend(_explain_flags(view, len(lines[0])))
-        if left_out:
-            ordered = [name for name in table.colnames if name in left_out]
-            lines.append(f'Not shown: {_enumerate(ordered)}')
-        return lines, outs
-
-
-class CatalogColumns(QTable):
-    """
-    Selected columns of a catalogue: a `~astropy.table.QTable` that prints like it.
-
-    Made by ``catalog['x_centroid', 'flux']`` where a column is left out that a
-    `ProbabilisticCatalog` needs.  Digits are chosen for display alone, and are
-    not stored in the columns: text files get all digits.
-    """
-
-    TableFormatter = CatalogFormatter
-
-
-def _explain_flags(table, width):
-    """Names of the bits that occur in a column of flags, as lines below a table."""
-    if 'flags' not in table.colnames or not len(table):
-        return []
-    flags = np.ma.filled(table['flags'], 0)
-    if flags.dtype.kind not in 'iu' or flags.min() < 0:
-        return []
-    bits = int(np.bitwise_or.reduce(flags, axis=None))
-    values = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
-    names = map('{} {}'.format, values, decode_flags(bits))
-    text = f'Flags: {", ".join(names)}'
-    return textwrap.wrap(text, max(width, _MIN_NOTE_WIDTH)) if bits else []
-
-
-def _enumerate(names):
-    """List columns in one line, many columns of shapes by their number."""
-    others = [name for name in names if name not in SHAPE_NAMES]
-    if (n_shapes := len(names) - len(others)) > _MAX_NAMED_SHAPES:
-        names = [*others, f'{n_shapes} columns of shapes']
-    return ', '.join(names)
-
-
-def _shown(table):
-    """View of a table whose columns have formats, without hidden ones."""
-    view = QTable(table[:], copy=False)
-    if set(REQUIRED_COLUMNS) <= set(view.colnames):
-        view.remove_columns([name for name in _HIDDEN if name in view.colnames])
-    flux = flux_format(view)
-    for name, column in view.columns.items():
-        definition = COLUMNS.get(name)
-        if definition is None or column.info.format is not None:
-            continue
-        display = flux if definition.unit == 'flux' else definition.display
-        column.info.format = display or None
-    return view
-
-
-def flux_format(table):
-    """
-    Format of fluxes: two significant digits of the median error, if there is one.
-
-    Without errors four of the median flux.
-    """
-    for name, digits in (('flux_err', 2), ('flux', 4)):
-        if name not in table.colnames:
-            continue
-        values = np.abs(plain_numbers(table[name]))
-        values = values[np.isfinite(values) & (values > 0)]
-        if values.size == 0:
-            return '.4g'
-        decimals = digits - 1 - int(np.floor(np.log10(np.median(values))))
-        in_range = digits - 7 < decimals < digits + 6
-        return f'.{max(decimals, 0)}f' if in_range else '.4g'
-    return '.4g'

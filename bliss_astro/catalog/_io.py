@@ -27,6 +27,7 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
 
 from . import _formats
+from ._bands import learn_bands
 from ._columns import COLUMNS, REQUIRED_COLUMNS, SKY_PARTS, describe_column
 from ._meta import restore_meta
 
@@ -243,6 +244,7 @@ def _restore(cls, table, meta):
         table.add_column(sky, index=table.index_column('ra'), name='sky_centroid')
         table.remove_columns(list(SKY_PARTS))
         describe_column(table['sky_centroid'], 'sky_centroid')
+    learn_bands(meta.get('image', {}))
     missing = [name for name in REQUIRED_COLUMNS if name not in table.colnames]
     if missing:
         raise ValueError(f'it has no columns {", ".join(missing)}')

@@ -19,7 +19,7 @@ from bliss_astro.psf import GaussianPSF
 from bliss_astro.psf._profile import half_maximum_radius
 from bliss_astro.rendering._scene import cell_middles, cell_side
 
-from ._rows import columns_after_flux
+from ._draws import columns_after_flux
 
 _LACKS_TILES = (
     'this posterior keeps no features, and no exposure to compute them from (files do '

@@ -20,10 +20,11 @@ from ._columns import (
     ab_magnitude,
     error_name,
     explain_no_shapes,
+    flux_of,
     has_magnitude,
     is_direction,
 )
-from ._rows import draw_quantiles
+from ._draws import draw_quantiles
 
 _DEFAULT_SAMPLES = 1000
 
@@ -157,8 +158,9 @@ def plot(self, image=None, *, ax=None, **kwargs):
 
     Parameters
     ----------
-    image : `~bliss_astro.exposures.Exposure` or 2D array_like, optional
-        The image; by default `exposure`, which files do not keep.
+    image : `~bliss_astro.exposures.Exposure`, 2D array_like or mapping, optional
+        The image, or those of several bands by name, which make a colour picture; by
+        default `exposure`, which files do not keep.
 
     ax : `~matplotlib.axes.Axes`, optional
         Where to; by default the axes of a new figure, on the sky where there
@@ -183,7 +185,7 @@ def plot(self, image=None, *, ax=None, **kwargs):
 
     image = _own_exposure(self, image, name='image')
     posterior = self.posterior
-    shape = np.shape(getattr(image, 'data', image))
+    shape = getattr(image, 'shape', None) or np.shape(getattr(image, 'data', image))
     if posterior is not None and len(shape) == 2 and shape != tuple(posterior.shape):
         msg = (
             f'image has the shape {shape}, but the catalogue is of one of '
@@ -204,9 +206,9 @@ def credible_interval(self, column, level=0.68, *, gaussian=False):
     Parameters
     ----------
     column : str
-        ``'x_centroid'``, ``'y_centroid'``, ``'flux'`` or ``'mag'``, a
-        shape (``'disk_radius'``, say), given that the source is a galaxy,
-        or another column that has samples.
+        ``'x_centroid'``, ``'y_centroid'``, ``'flux'``, ``'mag'`` or those of a
+        band (``'flux_g'``), a shape (``'disk_radius'``, say), given that the
+        source is a galaxy, or another column that has samples.
 
     level : float, optional
         Probability within the interval, between 0 and 1.
@@ -236,8 +238,8 @@ def credible_interval(self, column, level=0.68, *, gaussian=False):
     check_fraction('level', level)
     if gaussian:
         return _gaussian_interval(self, column, level)
-    if column == 'mag':
-        low, high = self.credible_interval('flux', level)
+    if (flux := flux_of(column)) is not None:
+        low, high = self.credible_interval(flux, level)
         # A brighter limit has the smaller magnitude.
         return ab_magnitude(high), ab_magnitude(low)
     if self.posterior is not None:
@@ -265,12 +267,12 @@ def credible_interval(self, column, level=0.68, *, gaussian=False):
 
 def samples(self, column, *, n_samples=None, rng=None):
     """
-    Posterior samples of a column as an astropy distribution.
+    Posterior samples of a column, or joint ones of several, as astropy distributions.
 
     Parameters
     ----------
-    column : str
-        Name of the column.
+    column : str or list of str
+        Name of the column, or several.
 
     n_samples : int or `None`, optional
         Number of samples to draw from the posterior. `None` takes the samples
@@ -281,9 +283,13 @@ def samples(self, column, *, n_samples=None, rng=None):
 
     Returns
     -------
-    distribution : `~astropy.uncertainty.Distribution`
+    distribution : `~astropy.uncertainty.Distribution` or dict of them by name
         Samples of each row given that its source exists, of shape
-        (n_rows,), in the unit of the column.
+        (n_rows,), in the unit of the column. Those of several columns are draws
+        of the joint posterior of each source: the k-th ones of a row belong together,
+        fluxes in different bands are correlated as the data and the prior of colours
+        make them, and functions of them (colours, say) have the right widths. Draws
+        of different rows are independent; ``posterior.sample`` has joint ones.
 
     Raises
     ------
@@ -291,25 +297,37 @@ def samples(self, column, *, n_samples=None, rng=None):
         If there is no such column, or if neither the table holds samples
         nor its posterior gives them.
     """
-    _check_column(self, column)
-    if column == 'mag':
-        flux = self.samples('flux', n_samples=n_samples, rng=rng)
-        return Distribution(ab_magnitude(flux.distribution))
-    stored = f'{column}_samples'
-    if n_samples is None and stored in self.colnames:
+    names = [column] if isinstance(column, str) else list(column)
+    for name in names:
+        _check_column(self, name)
+    # Magnitudes are computed of the draws of fluxes.
+    needed = list(dict.fromkeys(flux_of(name) or name for name in names))
+    stored = [f'{name}_samples' for name in needed]
+    lacking = [name for name in stored if name not in self.colnames]
+    if n_samples is None and not lacking:
         # Out of the Column class, which Distribution cannot extend.
-        return Distribution(_without_column(self[stored]))
-    if self.posterior is None:
+        drawn = [_without_column(self[name]) for name in stored]
+    elif self.posterior is None:
         msg = (
             f'there are no draws of {column!r}: the table has no column '
-            f'{stored!r}, and no posterior that gives draws row by row'
+            f'{(lacking or stored)[0]!r}, and no posterior that gives draws row by row'
         )
         raise ValueError(msg)
-    n_samples = _DEFAULT_SAMPLES if n_samples is None else n_samples
-    drawn = self.posterior.sample_rows(
-        self, column, n_samples=n_samples, rng=check_rng(rng)
-    )
-    return Distribution(_in_unit_of(self[column], drawn))
+    else:
+        n_samples = _DEFAULT_SAMPLES if n_samples is None else n_samples
+        options = {'n_samples': n_samples, 'rng': check_rng(rng)}
+        if len(needed) == 1:
+            drawn = [self.posterior.sample_rows(self, needed[0], **options)]
+        else:
+            drawn = self.posterior.sample_rows(self, needed, **options).values()
+        pairs = zip(needed, drawn, strict=True)
+        drawn = [_in_unit_of(self[name], values) for name, values in pairs]
+    drawn = dict(zip(needed, drawn, strict=True))
+    made = {
+        name: Distribution(ab_magnitude(drawn[flux]) if flux else drawn[name])
+        for name, flux in zip(names, map(flux_of, names), strict=True)
+    }
+    return made[column] if isinstance(column, str) else made
 
 
 def _check_column(catalog, column):
@@ -317,10 +335,8 @@ def _check_column(catalog, column):
     if column in SHAPE_NAMES and column not in catalog.colnames:
         raise ValueError(explain_no_shapes(column, catalog.meta.get('encoder')))
     check_choice('column', column, catalog.colnames)
-    if column == 'mag' and not has_magnitude(catalog['flux'].unit):
-        msg = (
-            f"column 'mag' needs fluxes with a magnitude, not in {catalog['flux'].unit}"
-        )
+    if flux_of(column) and not has_magnitude(unit := catalog['flux'].unit):
+        msg = f'column {column!r} needs fluxes with a magnitude, not in {unit}'
         raise ValueError(msg)
 
 
@@ -342,10 +358,10 @@ def _gaussian_interval(catalog, column, level):
     """Interval of the normal distribution with the row's error."""
     error = error_name(column)
     if error not in COLUMNS or error not in catalog.colnames:
-        known = ', '.join(name for name in COLUMNS if error_name(name) in COLUMNS)
+        known = [name for name in COLUMNS if error_name(name) in catalog.colnames]
         msg = (
             f'gaussian=True needs a column with the error of {column!r}; '
-            f'there is one for {known}'
+            f'there is one for {", ".join(known)}'
         )
         raise ValueError(msg)
     centre, error = (_without_column(catalog[name]) for name in (column, error))

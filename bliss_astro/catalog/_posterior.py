@@ -19,6 +19,7 @@ from bliss_astro._arguments import (
 from bliss_astro._threads import map_threads, use_threads
 
 from . import _arrays
+from ._bands import split_facts
 from ._candidates import candidates_of
 from ._catalog import ProbabilisticCatalog
 from ._columns import pixel_scale
@@ -72,9 +73,8 @@ class CatalogPosterior:
     By default a posterior of `~bliss_astro.detection.detect_sources` keeps the
     marginals of sources, some 2 kB each, and a few numbers a tile (`nbytes`). Joint
     draws and sources of lower probability need `tile_posterior`, which is computed
-    anew from the exposure then, once, in the time of a detection;
-    ``keep='posterior'`` keeps it, at some 30 bytes a pixel. An exposure that has been
-    changed in the meantime is a `ValueError`.
+    anew from the exposure then, once, in the time of a detection; ``keep='posterior'``
+    keeps it, at some 30 bytes a pixel. An exposure that was changed is a `ValueError`.
     `to` copies it to another device, `ProbabilisticCatalog.drop_posterior
     <bliss_astro.catalog.ProbabilisticCatalog.drop_posterior>` frees it.
     """
@@ -184,11 +184,11 @@ class CatalogPosterior:
             Probability between 0 and 1.
 
         n_samples : int, optional
-            Number of draws in columns of position and flux, and where inferred of the
-            type and each number of the shape, the latter as if all were galaxies.
+            Number of draws in columns of position and flux, and where inferred of type,
+            fluxes in bands and shape, the latter as if all were galaxies.
 
         rng : int, `numpy.random.Generator` or None, optional
-            Source of randomness of the draws.
+            Source of randomness.
 
         Returns
         -------
@@ -205,15 +205,15 @@ class CatalogPosterior:
         if n_samples:
             drawn = rows.draw(n_samples, rng)
             columns |= {f'{name}_samples': values for name, values in drawn.items()}
-        meta = {**self.meta, 'threshold': threshold}
+        meta, image = split_facts(self.meta)
         if 'disk_radius' in columns and self.pixel_scale is not None:
-            meta['image'] = {'pixel_scale': self.pixel_scale}
+            image['pixel_scale'] = self.pixel_scale
         return ProbabilisticCatalog.from_columns(
             columns,
             wcs=self.wcs,
             unit=self.unit,
             posterior=self,
-            meta=meta,
+            meta={**meta, 'threshold': threshold, 'image': image},
             image_shape=self.shape,
             expected_count=(self.expected_counts(), self.expected_counts_error()),
         )
@@ -273,9 +273,9 @@ class CatalogPosterior:
         -------
         catalogs : list of `~astropy.table.QTable`
             Each with ``x_centroid``, ``y_centroid`` (0-based pixels), ``flux``, where
-            the encoder infers types ``is_galaxy``, and where it infers shapes the six
-            numbers of a galaxy (``disk_fraction``, ..., ``angle``; NaN for stars) or,
-            of a learned model, its ``latent`` numbers; brightest first.
+            the encoder infers them fluxes in bands (``flux_g``), types ``is_galaxy``,
+            and shapes: six numbers of a galaxy (``disk_fraction``, ..., ``angle``; NaN
+            for stars) or ``latent`` ones of a learned model; brightest first.
 
         Examples
         --------
@@ -316,9 +316,8 @@ class CatalogPosterior:
             Rows of a table that this posterior made.
 
         column : str
-            ``'flux'``, ``'x_centroid'`` or ``'y_centroid'``, or where the
-            encoder infers shapes one of theirs (``'disk_fraction'``, ...,
-            ``'e2'``), given that the source is a galaxy.
+            ``'flux'``, ``'x_centroid'`` or ``'y_centroid'``, the flux in a band
+            (``'flux_g'``), or a shape (``'disk_radius'``), given that it is a galaxy.
 
         level : float
             Probability between the limits.
@@ -341,16 +340,15 @@ class CatalogPosterior:
 
     def sample_rows(self, rows, column, *, n_samples, rng=None):
         """
-        Draw one column for given rows.
+        Draw one or more columns for given rows.
 
         Parameters
         ----------
         rows : `~bliss_astro.catalog.ProbabilisticCatalog`
             Rows of a table that this posterior made.
 
-        column : str
-            ``'x_centroid'``, ``'y_centroid'``, ``'flux'``, ``'galaxy'`` (whether each
-            draw is one), or one of the shapes, as if every draw were a galaxy.
+        column : str or list of str
+            As for `interval`, or ``'galaxy'``: whether each draw is one.
 
         n_samples : int
             Number of draws.
@@ -360,11 +358,13 @@ class CatalogPosterior:
 
         Returns
         -------
-        draws : `~numpy.ndarray` or `~astropy.units.Quantity`
-            Shape ``(len(rows), n_samples)``, in the unit of the tables.
+        draws : `~numpy.ndarray`, `~astropy.units.Quantity` or dict of them
+            Shape ``(len(rows), n_samples)``; joint ones by name of several columns.
         """
         n_samples = check_integer('n_samples', n_samples, error=ValueError)
-        return rows_of(self, rows).draw_column(column, n_samples, check_rng(rng))
+        names = [column] if isinstance(column, str) else list(column)
+        drawn = rows_of(self, rows).draw_columns(names, n_samples, check_rng(rng))
+        return drawn[column] if isinstance(column, str) else drawn
 
     to_arrays = _arrays.to_arrays
     from_arrays = classmethod(_arrays.from_arrays)

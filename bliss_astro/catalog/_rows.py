@@ -8,9 +8,9 @@ that the source is a galaxy.
 """
 
 import dataclasses
+import functools
 import itertools
 
-import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
@@ -20,16 +20,26 @@ from bliss_astro._arguments import check_choice, torch_generator
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors._source_chain import after_flux, true_values
 
-from ._build import convert_column
+from ._bands import BandDraws
 from ._candidates import candidates_of
-from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes, is_direction
+from ._columns import COLUMNS, SHAPE_COLUMNS, explain_no_shapes
+from ._draws import (
+    columns_after_flux,
+    draw_quantiles,
+    in_range,
+    quantity_of,
+    summarize_draws,
+)
 from ._shared_light import MIN_PROBABILITY, SIGMA_QUANTILES, in_full_tile, to_array
 
 # Detections closer than this many FWHM are flagged as blended.
 _BLEND_REACH = 1.5
 _POSITION = ('x_centroid', 'y_centroid')
-# Rows whose draws are sorted at once.
-_PIECE = 1024
+# Flags of all rows where the meta of a posterior names such bands.
+_BAND_FLAGS = {
+    'bands_missing': CatalogFlag.MISSING_BAND,
+    'bands_resampled': CatalogFlag.RESAMPLED_BAND,
+}
 
 
 class SourceRows:
@@ -90,6 +100,10 @@ class SourceRows:
         for name, summary in summarize_draws(draws).items():
             summary = (self._in_table(name, values) for values in summary)
             columns[name], columns[f'{name}_err'] = summary
+        for name in self._bands.names if self._bands else ():
+            own = f'flux_{name}'
+            low, columns[own], high = self.quantiles(own, SIGMA_QUANTILES)
+            columns[f'{own}_err'] = 0.5 * (high - low)
         return columns
 
     def _flags(self):
@@ -108,6 +122,9 @@ class SourceRows:
             pairs = tree.query_pairs(reach, output_type='ndarray')
             flags[np.unique(pairs)] |= int(CatalogFlag.BLENDED)
         flags[self._candidates.full[self.index]] |= int(CatalogFlag.FULL_TILE)
+        for key, flag in _BAND_FLAGS.items() if self._bands else ():
+            if posterior.meta.get(key):
+                flags |= int(flag)
         return flags
 
     def flux_quantiles(self, q):
@@ -123,6 +140,16 @@ class SourceRows:
         flux = floor.reshape(-1, *[1] * (log_flux.ndim - 1)) * np.exp(log_flux)
         unit = self.posterior.unit
         return flux if unit is None else flux * unit
+
+    @functools.cached_property
+    def _bands(self):
+        """Draws of the fluxes in bands, `BandDraws` or None."""
+        return BandDraws.of(self.sources.draws, self.posterior.meta)
+
+    @property
+    def _flux_names(self):
+        """Bands by the name of the column of their flux."""
+        return {f'flux_{name}': name for name in getattr(self._bands, 'names', ())}
 
     @property
     def described(self):
@@ -154,9 +181,15 @@ class SourceRows:
 
     def quantiles(self, column, q):
         """Quantiles of a column at each of some probabilities, list of ``(N,)``."""
-        self._check_column(column, ('flux', *_POSITION))
-        if column == 'flux':
+        bands = self._flux_names
+        self._check_column(column, ('flux', *bands, *_POSITION))
+        # The flux in the reference band is the flux.
+        if column in ('flux', *list(bands)[:1]):
             return self.flux_quantiles(q)
+        if column in bands:
+            ratio = np.exp(self._bands.log_ratio[bands[column]])
+            flux = self._flux(self._bands.log_flux) * ratio
+            return list(np.quantile(flux, q, axis=1))
         if column in _POSITION:
             draws = self._y if column == 'y_centroid' else self._x
             return list(np.quantile(self.posterior.to_image(draws), q, axis=1))
@@ -168,7 +201,7 @@ class SourceRows:
         Draw positions, fluxes, types and shapes of the rows, each ``(N, n_samples)``.
 
         The numbers of one draw belong together; shapes, as if all were galaxies, do so
-        among themselves.
+        among themselves and, where there are several bands, with the fluxes.
         """
         sources, size = self.sources, (len(self), n_samples)
         # All positions at which the flux is described are alike, as in the quantiles;
@@ -183,27 +216,51 @@ class SourceRows:
         if sources.typed:
             galaxy = torch.rand(at.size, generator=generator) < chosen.galaxy
         log_flux = chosen.flux_given(galaxy).sample(generator=generator)
+        log_flux, galaxy = to_array(log_flux).reshape(size), galaxy.reshape(size)
         drawn = {
             'x_centroid': self.posterior.to_image(self._x[rows, pick]),
             'y_centroid': self.posterior.to_image(self._y[rows, pick]),
-            'flux': self._flux(to_array(log_flux).reshape(size)),
+            'flux': self._flux(log_flux),
         }
         if sources.typed:
-            drawn['galaxy'] = galaxy.reshape(size).numpy()
+            drawn['galaxy'] = galaxy.numpy()
+        pick = None
+        if self._bands:
+            pick, ratios = self._bands.given(log_flux, galaxy.numpy())
+            for name, ratio in ratios.items():
+                drawn[f'flux_{name}'] = drawn['flux'] * np.exp(ratio)
         if names := self.described:
             n_draws = next(iter(sources.draws.values())).shape[1]
-            pick = rng.integers(n_draws, size=size)
+            pick = rng.integers(n_draws, size=size) if pick is None else pick
             for name in names:
                 values = np.take_along_axis(self._draws(name), pick, axis=1)
                 drawn[name] = self._in_table(name, values)
         return drawn
 
-    def draw_column(self, column, n_samples, rng):
-        """Draws of one column, which need not be inferred by every encoder."""
-        self._check_column(column, (*_POSITION, 'flux', 'galaxy'))
-        drawn = self.draw(n_samples, rng)
+    def draw_columns(self, columns, n_samples, rng):
+        """Draws by column, which need not be inferred by every encoder."""
+        for column in columns:
+            self._check_column(
+                column, (*_POSITION, 'flux', *self._flux_names, 'galaxy')
+            )
         # Encoders of stars infer no types.
-        return drawn.get(column, np.zeros((len(self), n_samples), dtype=bool))
+        no_galaxy = {'galaxy': np.zeros((len(self), n_samples), dtype=bool)}
+        drawn = no_galaxy | self.draw(n_samples, rng)
+        return {column: drawn[column] for column in columns}
+
+    def color_quantiles(self, pair, q):
+        """Quantiles of the colour of a pair of bands in magnitudes, ``(Q, N)``."""
+        names = getattr(self._bands, 'names', ())
+        for name in pair:
+            check_choice('band', name, names)
+        return np.quantile(self._bands.color(pair), q, axis=1)
+
+
+def _fluxes_by_band(flux, colour, meta):
+    """Columns of the fluxes of n drawn sources, of their colours ``(n, F)``."""
+    draws = {'colour': colour[:, None], 'flux': torch.zeros(len(flux), 1, 1)}
+    bands = BandDraws(draws, meta)
+    return {f'flux_{b}': flux * np.exp(v[:, 0]) for b, v in bands.log_ratio.items()}
 
 
 def _pick_near(nearest, at, rng):
@@ -231,21 +288,6 @@ def _nearest_described(x, y, n_described):
         closer = distance < least
         nearest[closer], least[closer] = k, distance[closer]
     return nearest
-
-
-def columns_after_flux(entries):
-    """
-    Columns of what follows the flux, in the order of tables.
-
-    Each has the name of its parameter and the index of its number there. The latent
-    numbers of a learned model mean nothing by themselves, and have none.
-    """
-    places = {
-        name: (entry.name, k)
-        for entry in after_flux(entries)
-        for k, name in enumerate(entry.column_names)
-    }
-    return {name: places[name] for name in COLUMNS if name in places}
 
 
 def rows_of(posterior, table):
@@ -304,7 +346,9 @@ def tabulate_draws(posterior, catalog):
         own, value = entry.owners(values), values[entry.name]
         value = value if own is None else torch.where(own[:, None], value, torch.nan)
         drawn[entry.name] = to_array(value)
-        if not entry.columns:
+        if entry.name == 'colour' and 'bands' in posterior.meta:
+            columns |= _fluxes_by_band(columns['flux'], value, posterior.meta)
+        elif not entry.columns:
             name = 'latent' if entry.name == 'shape' else entry.name
             columns[name] = drawn[entry.name]
     for name, (parameter, k) in columns_after_flux(entries).items():
@@ -313,82 +357,3 @@ def tabulate_draws(posterior, catalog):
     table = QTable({name: value[order] for name, value in columns.items()})
     ends = np.searchsorted(draw[order], np.arange(n_draws + 1))
     return [table[start:end] for start, end in itertools.pairwise(ends)]
-
-
-# -- columns of draws --------------------------------------------------------------
-
-
-def in_range(name, values, binning=1):
-    """Degrees for radians, pixels for joined ones, and no ratio above 1 by rounding."""
-    if is_direction(name):
-        return _half_turn(np.rad2deg(values))
-    if (limits := COLUMNS[name].limits) is not None:
-        values = np.clip(values, limits.low, limits.high)
-    return values * binning if COLUMNS[name].unit == 'length' else values
-
-
-def quantity_of(name, values, *, scale):
-    """Plain values, lengths in pixels and angles in degrees, in the table's unit."""
-    values, unit = convert_column(name, values, scale=scale)
-    return values if unit is None else u.Quantity(values, unit)
-
-
-def summarize_draws(draws):
-    """
-    Medians, for directions the mean ones, and half widths of the 68 % intervals.
-
-    Draws ``(N, P)`` by column. A direction that the data leave open has an error of
-    61.4 degrees.
-    """
-    if not draws:
-        return {}
-    # Those of directions are differences from the mean.
-    centred = [_centred(name, values) for name, values in draws.items()]
-    pieces = (
-        np.stack([values[first : first + _PIECE] for _, values in centred])
-        for first in range(0, max(len(centred[0][1]), 1), _PIECE)
-    )
-    limits = [np.quantile(piece, SIGMA_QUANTILES, axis=-1) for piece in pieces]
-    quantiles = np.concatenate(limits, axis=-1).swapaxes(0, 1)
-    return {
-        name: (mean if is_direction(name) else middle, 0.5 * (high - low))
-        for name, (mean, _), (low, middle, high) in zip(
-            draws, centred, quantiles, strict=True
-        )
-    }
-
-
-def _centred(name, draws):
-    """Mean and differences from it of draws of a direction; of others 0 and they."""
-    if not is_direction(name):
-        return 0.0, draws
-    mean = mean_angle(draws)
-    return mean, (np.asarray(draws) - mean[:, None] + 90.0) % 180.0 - 90.0
-
-
-def mean_angle(angle):
-    """
-    Mean of directions without a sign over the last axis, in degrees in [0, 180).
-
-    Half the argument of the mean of ``exp(2 i angle)``; 0 and 180 are the same.
-    """
-    phase = np.exp(2j * np.deg2rad(np.asarray(angle, dtype=float))).mean(-1)
-    return _half_turn(0.5 * np.rad2deg(np.angle(phase)))
-
-
-def draw_quantiles(name, draws, q):
-    """
-    Quantiles ``(..., N)`` of draws ``(N, P)`` of a column.
-
-    Those of directions (``'angle'``, in degrees) are quantiles of the differences from
-    `mean_angle`, which lie within 90 degrees, added to it: they may be below 0 or above
-    180, so that the lower one of two is the smaller.
-    """
-    mean, apart = _centred(name, draws)
-    return mean + np.quantile(apart, q, axis=1)
-
-
-def _half_turn(angle):
-    """Angles in [0, 180), whatever rounding does."""
-    angle = np.mod(angle, 180.0)
-    return np.where(angle >= 180.0, 0.0, angle)

@@ -3,12 +3,15 @@
 Figures of checks: residuals, completeness, reconstructions.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from bliss_astro._arguments import check_positive, require
 from bliss_astro.metrics._matching import as_positions
 
 from . import _axes
+from ._color_images import choose_bands, color_image
 
 # Percentile of the light at which the scale of an image ends, and its lower end in
 # units of the noise of the sky.
@@ -153,6 +156,7 @@ def plot_reconstruction(
     mark=None,
     colorbar=True,
     titles=True,
+    bands=None,
 ):
     """
     Draw an image, catalogues drawn from its posterior, its model and the residual.
@@ -160,7 +164,9 @@ def plot_reconstruction(
     Parameters
     ----------
     reconstruction : `~bliss_astro.checks.Reconstruction`
-        Result of `~bliss_astro.checks.reconstruct`, or a part of it.
+        Result of `~bliss_astro.checks.reconstruct`, or a part of it; or a mapping of
+        them by band, of which three are shown in colours (as by `plot_catalog`), and
+        the sum of the residuals of all in units of its noise.
 
     ax : sequence of `~matplotlib.axes.Axes` or `None`, optional
         Axes of the figure, 3 and one more for each draw. By default those of a new
@@ -190,6 +196,9 @@ def plot_reconstruction(
     titles : bool, optional
         Whether to name the panels.
 
+    bands : three str, optional
+        Bands to show in red, green and blue, as for `plot_catalog`.
+
     Returns
     -------
     axes : tuple of `~matplotlib.axes.Axes`
@@ -216,25 +225,32 @@ def plot_reconstruction(
         plot_reconstruction(result)
     """
     check_positive(limit=limit, vmax=vmax)
-    n_there = len(reconstruction.draws)
+    chosen = choose_bands(reconstruction, bands)
+    parts = [reconstruction]
+    if isinstance(reconstruction, Mapping):
+        own = {str(name): part for name, part in reconstruction.items()}
+        parts, reconstruction = list(own.values()), next(iter(own.values()))
+    shown = [own[name] for name in chosen] if chosen else [reconstruction]
+    n_there = min(len(part.draws) for part in shown)
     n_draws = min(n_there, 2) if n_draws is None else n_draws
     allowed = f'be at most {n_there}, the number of draws'
     require(0 <= n_draws <= n_there, 'n_draws', allowed, n_draws)
     size = 4.2 * (3 + n_draws), 3.9 * _axes.aspect_of(reconstruction.shape) + 0.6
     axes = _axes.get_panels(ax, 3 + n_draws, size, ' (image, draws, model, residual)')
-    noise = float(np.median(reconstruction.exposure.bkg_error))
-    data = reconstruction.model + reconstruction.residual
-    norm = _stretch(data / noise, vmax)
-    images = [('Image', data)]
-    images += [(f'Draw {k + 1}', reconstruction.draws[k]) for k in range(n_draws)]
-    images.append(('Model', reconstruction.model))
-    for axis, (_, image) in zip(axes, images, strict=False):
-        _axes.show_image(axis, image / noise, cmap, norm=norm)
+    noise = [float(np.median(part.exposure.bkg_error)) for part in shown]
+    images = {'Image': [part.model + part.residual for part in shown]}
+    images |= {f'Draw {k + 1}': [p.draws[k] for p in shown] for k in range(n_draws)}
+    images['Model'] = [part.model for part in shown]
+    norm = _stretch(images['Image'][0] / noise[0], vmax)
+    for axis, image in zip(axes, images.values(), strict=False):
+        image = color_image(image, noise) if chosen else image[0] / noise[0]
+        _axes.show_image(axis, image, cmap, norm=norm)
     if mark or (mark is None and max(reconstruction.shape) <= _MAX_MARKED_SIZE):
         _mark_sources(axes[-2], reconstruction)
     limits = {'vmin': -limit, 'vmax': limit}
-    shown = _axes.show_image(axes[-1], reconstruction.chi, residual_cmap, **limits)
-    names = [*(title for title, _ in images), '(Image - model) / noise']
+    chi = sum(part.chi for part in parts) / np.sqrt(len(parts))
+    shown = _axes.show_image(axes[-1], chi, residual_cmap, **limits)
+    names = [*images, '(Image - model) / noise']
     for axis, title in zip(axes, names, strict=True):
         if titles:
             axis.set_title(title, fontsize='medium')

@@ -3,14 +3,18 @@
 Figures of images: catalogues over them, and maps of probability.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from astropy.nddata import NDData
 from astropy.table import Table
 
 from bliss_astro._arguments import check_choice, check_positive, require
 from bliss_astro.metrics._matching import as_positions
+from bliss_astro.units import median_and_scatter
 
 from . import _axes
+from ._color_images import choose_bands, color_image
 
 # Percentile of the image at the white end of the grey scale.
 _LOW_PERCENTILE = 20
@@ -32,6 +36,26 @@ def _as_image(data, wcs):
         image[np.broadcast_to(mask, image.shape)] = np.nan
     image[~np.isfinite(image)] = np.nan
     return image, wcs
+
+
+def _as_picture(data, wcs, bands):
+    """Return pixels to show, grey or in colours, which of them are bad, and the WCS."""
+    chosen = choose_bands(data, bands)
+    if isinstance(data, Mapping):
+        wcs = getattr(next(iter(data.values())), 'wcs', None) if wcs is None else wcs
+    if chosen is None:
+        first = next(iter(data.values())) if isinstance(data, Mapping) else data
+        image, wcs = _as_image(first, wcs)
+        return image, np.isnan(image), wcs
+    own = {str(name): image for name, image in data.items()}
+    images = [_as_image(own[name], wcs)[0] for name in chosen]
+    shapes = {image.shape for image in images}
+    require(len(shapes) == 1, 'data', 'be images of one shape', shapes)
+    known = [image[np.isfinite(image)] for image in images]
+    skies = [median_and_scatter(v) if v.size else (0.0, 0.0) for v in known]
+    above = [image - sky for image, (sky, _) in zip(images, skies, strict=True)]
+    picture = color_image(above, [noise or 1.0 for _, noise in skies])
+    return picture, np.isnan(images).any(0), wcs
 
 
 def _stretch(image, stretch, percentile):
@@ -58,6 +82,7 @@ def plot_catalog(
     truth=None,
     ax=None,
     wcs=None,
+    bands=None,
     stretch='asinh',
     percentile=99.5,
     cmap='gray_r',
@@ -76,8 +101,11 @@ def plot_catalog(
     Parameters
     ----------
     data : 2D array_like, `~astropy.nddata.NDData` or `~bliss_astro.exposures.Exposure`
-        Image. Bad pixels (NaN or masked) are shown in light blue, with an entry in the
-        legend.
+        Image, or a mapping of them by band, such as an
+        `~bliss_astro.exposures.ExposureSet`: a colour picture (`make_lupton_rgb
+        <astropy.visualization.make_lupton_rgb>`) of three, each in units of its noise,
+        or of less the first one. Bad pixels (NaN or masked) are shown in light blue,
+        with an entry in the legend.
 
     catalog : table or (n, 2) array_like
         Detections: ``x_centroid`` and ``y_centroid``, and where the table has
@@ -94,8 +122,13 @@ def plot_catalog(
     wcs : `~astropy.wcs.WCS` or `None`, optional
         WCS for new axes. By default that of ``data``, if any.
 
+    bands : three str, optional
+        Bands to show in red, green and blue. By default the first one and its
+        neighbours in wavelength.
+
     stretch : {'asinh', 'sqrt', 'log', 'linear'}, optional
-        Stretch from pixel values to grey levels.
+        Stretch from pixel values to grey levels. This, ``percentile`` and ``cmap`` are
+        not for colour pictures.
 
     percentile : float or tuple of two floats, optional
         Percentiles of the pixel values at the ends of the grey scale; a single
@@ -154,14 +187,16 @@ def plot_catalog(
         catalog['probability'] = rng.uniform(0.5, 1, 12)
         plot_catalog(image, catalog)
     """
-    image, wcs = _as_image(data, wcs)
+    image, bad, wcs = _as_picture(data, wcs, bands)
     positions = as_positions(catalog, 'catalog')
     true_positions = None if truth is None else as_positions(truth, 'truth')
-    radius = max(2.5, max(image.shape) / 60) if radius is None else radius
+    radius = max(2.5, max(bad.shape) / 60) if radius is None else radius
     check_positive(radius=radius, error_scale=error_scale)
     norm = _stretch(image, stretch, percentile)
-    ax = _axes.image_axes(image.shape, wcs, ax)
+    ax = _axes.image_axes(bad.shape, wcs, ax)
     _axes.show_image(ax, image, cmap, norm=norm)
+    if probability_cmap is None:
+        probability_cmap = _probability_colors(dark=image.ndim == 3)
     circles, color = _add_circles(ax, catalog, positions, radius, probability_cmap)
     handles = [_entry('detected', marker='o', mfc='none', mec=color, mew=1.4)]
     if error_scale is not None:
@@ -174,7 +209,7 @@ def plot_catalog(
         handles += ax.plot(*true_positions.T, 'x', **style)
     if colorbar and circles is not None:
         _axes.add_colorbar(circles, ax, 'Probability of the detection')
-    if np.isnan(image).any():
+    if bad.any():
         style = {'ms': 9, 'mfc': _axes.BAD_PIXELS, 'mec': 'none'}
         handles.append(_entry('masked', marker='s', **style))
     if legend and len(handles) > 1:
@@ -203,20 +238,23 @@ def _add_ellipses(ax, positions, axes, angles, **style):
     return ellipses
 
 
-def _add_circles(ax, catalog, positions, radius, cmap):
-    """Draw circles, coloured by probability where there is one, and their colour."""
+def _probability_colors(*, dark):
+    """Colours of probabilities without the end that is hard to see on the sky."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
+    ends = (0.35, 1) if dark else (0, 0.8)
+    return ListedColormap(colormaps['plasma'](np.linspace(*ends, 256)))
+
+
+def _add_circles(ax, catalog, positions, radius, cmap):
+    """Draw circles, coloured by probability where there is one, and their colour."""
     size = np.full(len(positions), 2.0 * radius)
     shape = (size, size), np.zeros(len(positions))
     style = {'linewidths': 1.4}
     if not isinstance(catalog, Table) or 'probability' not in catalog.colnames:
         _add_ellipses(ax, positions, *shape, edgecolors=_axes.BLUE, **style)
         return None, _axes.BLUE
-    if cmap is None:
-        # Without its yellow end, which is hard to see on a light sky.
-        cmap = ListedColormap(colormaps['plasma'](np.linspace(0, 0.8, 256)))
     circles = _add_ellipses(ax, positions, *shape, cmap=cmap, **style)
     probability = _axes.values_of(catalog, 'probability')
     circles.set_array(probability)

@@ -9,7 +9,7 @@ from astropy import conf
 from astropy.table import QTable, vstack
 
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.catalog._columns import flux_format
+from bliss_astro.catalog._display import flux_format
 
 
 @pytest.fixture(autouse=True)

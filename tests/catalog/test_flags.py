@@ -24,6 +24,8 @@ def test_bits_are_the_documented_ones():
         'BLENDED': 128,
         'FULL_TILE': 256,
         'COSMIC_RAY': 512,
+        'MISSING_BAND': 1024,
+        'RESAMPLED_BAND': 2048,
     }
 
 
@@ -36,11 +38,12 @@ def test_decode_one():
     ]
     assert decode_flags(np.int32(128)) == ['blended']
     assert decode_flags(384) == ['blended', 'full_tile']
-    assert len(decode_flags(1023)) == 10
+    assert decode_flags(3072) == ['missing_band', 'resampled_band']
+    assert len(decode_flags(4095)) == 12
 
 
 def test_bits_of_a_later_version_are_named_too():
-    assert decode_flags(1024 + 2) == ['near_edge', 'bit_1024']
+    assert decode_flags(4096 + 2) == ['near_edge', 'bit_4096']
 
 
 def test_bad_values():

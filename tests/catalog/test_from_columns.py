@@ -12,11 +12,13 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro.catalog import ProbabilisticCatalog
+from bliss_astro.catalog._bands import WAVELENGTHS
 from bliss_astro.catalog._columns import COLUMNS, SHAPE_NAMES, SKY_PARTS
 from bliss_astro.posteriors import PLACE_RADIUS
 
-# Types and shapes are there only where an encoder infers them.
+# Types, shapes and fluxes in bands are there only where an encoder infers them.
 OPTIONAL = {'galaxy_probability', 'source_index', *SHAPE_NAMES}
+OPTIONAL |= {name for band in WAVELENGTHS for name, _ in COLUMNS.of(band)}
 ALL = [name for name in COLUMNS if name not in OPTIONAL]
 
 

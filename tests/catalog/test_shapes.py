@@ -23,7 +23,7 @@ from bliss_astro.catalog import (
     _columns,
     _shared_light,
 )
-from bliss_astro.catalog import _rows as module
+from bliss_astro.catalog import _draws as module
 from bliss_astro.catalog._candidates import candidates_of, pack_draws
 from bliss_astro.catalog._columns import (
     COLUMNS,

@@ -10,8 +10,10 @@ from astropy.nddata import CCDData
 from astropy.table import QTable
 from astropy.wcs import WCS
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import to_rgb
 from numpy.testing import assert_allclose
 
+from bliss_astro.exposures import Exposure, ExposureSet
 from bliss_astro.metrics import (
     detection_scores,
     interval_coverage,
@@ -20,6 +22,7 @@ from bliss_astro.metrics import (
     summarize_residuals,
 )
 from bliss_astro.plotting import (
+    _axes,
     plot_catalog,
     plot_coverage,
     plot_precision_recall,
@@ -158,6 +161,69 @@ class TestCatalog:
             plot_catalog(image, catalog, radius=-1)
         with pytest.raises(ValueError, match='needs a catalog with the columns'):
             plot_catalog(image, [(1, 1)], error_scale=2)
+
+
+class TestColours:
+    @pytest.fixture
+    def bands(self):
+        """
+        Bands with a source each, of another noise and sky.
+        """
+        rng = np.random.default_rng(2)
+        bands = {}
+        for k, name in enumerate('rugi'):
+            scale = 10.0**k
+            bands[name] = 7 * scale + rng.normal(0, scale, (30, 40))
+            bands[name][5, 5 + 8 * k] += 200 * scale
+        bands['g'][20, 30] = np.nan
+        return bands
+
+    def test_reference_band_and_its_neighbours(self, bands, catalog):
+        ax = plot_catalog(bands, catalog)
+        shown = np.ma.filled(ax.images[0].get_array(), 0)
+        assert shown.shape == (30, 40, 3)
+        # Sources of r, g, i; the one of u is in none.
+        for column, channel in ((5, 1), (21, 2), (29, 0)):
+            assert shown[5, column].argmax() == channel
+            assert shown[5, column].max() > 200
+        assert shown[5, 13].max() < 120
+        # The sky is grey, whatever its level and noise are.
+        sky = shown[10:, :25].mean((0, 1))
+        assert_allclose(sky, sky.mean(), rtol=0.1)
+        assert_allclose(shown[20, 30] / 255, to_rgb(_axes.BAD_PIXELS), atol=0.01)
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert labels == ['detected', 'masked']
+
+    def test_chosen_bands(self, bands, catalog):
+        ax = plot_catalog(bands, catalog, bands='uri')
+        shown = np.ma.filled(ax.images[0].get_array(), 0)
+        assert shown[5, 13].argmax() == 0
+        assert shown[5, 29].argmax() == 2
+        for wrong in ('ri', 'riz'):
+            with pytest.raises(ValueError, match='bands must be three of r, u, g, i'):
+                plot_catalog(bands, catalog, bands=wrong)
+        with pytest.raises(ValueError, match='bands must be left out'):
+            plot_catalog(bands['r'], catalog, bands='gri')
+
+    def test_less_than_three(self, bands, catalog):
+        two = {name: bands[name] for name in 'rg'}
+        shown = plot_catalog(two, catalog).images[0].get_array()
+        assert_allclose(shown, bands['r'])
+
+    def test_set_of_exposures(self, bands, catalog, wcs):
+        images = {
+            name: Exposure(image, bkg_error=1.0, effective_gain=4.0, wcs=wcs)
+            for name, image in bands.items()
+        }
+        ax = plot_catalog(ExposureSet(images), catalog)
+        assert hasattr(ax, 'coords')
+        assert ax.images[0].get_array().shape == (30, 40, 3)
+
+    def test_images_that_do_not_fit(self, bands, catalog):
+        with pytest.raises(ValueError, match='images of one shape'):
+            plot_catalog(bands | {'i': np.zeros((9, 9))}, catalog)
+        with pytest.raises(ValueError, match='data must have a band'):
+            plot_catalog({}, catalog)
 
 
 class TestProbabilityMap:

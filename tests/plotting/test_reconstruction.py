@@ -98,6 +98,26 @@ def test_shows_draws():
     assert len(result.plot(n_draws=1)) == 4
 
 
+def test_bands_in_colours():
+    parts = {'r': make_result(), 'g': make_result(n=1), 'i': make_result(n_draws=1)}
+    axes = plot_reconstruction(parts, n_draws=0)
+    image, model = (np.ma.filled(ax.images[0].get_array(), 0) for ax in axes[:2])
+    assert image.shape == model.shape == (40, 50, 3)
+    # The model of g has the first star only, which is as bright in all.
+    assert np.ptp(model[12, 10].astype(int)) == 0
+    red, green, blue = model[25, 30].astype(int)
+    assert red == green > blue + 50
+    assert np.ptp(image[25, 30].astype(int)) < 30
+    chi = sum(part.chi for part in parts.values()) / np.sqrt(3)
+    assert_allclose(axes[2].images[0].get_array().filled(np.nan), chi)
+    # Drawn catalogues are needed in all three.
+    with pytest.raises(ValueError, match='n_draws must be at most 0'):
+        plot_reconstruction(parts, n_draws=1)
+    two = {name: parts[name] for name in 'rg'}
+    shown = plot_reconstruction(two)[1].images[0].get_array()
+    assert_allclose(shown, parts['r'].model / NOISE, rtol=1e-6)
+
+
 def test_draws_on_given_axes_and_on_parts():
     result = make_result()[5:, 20:]
     axes = Figure().subplots(1, 3)
