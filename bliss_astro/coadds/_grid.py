@@ -70,8 +70,8 @@ class PixelMapping:
         ]
         return *(v[1:-1, 1:-1] for v in places), np.array(jacobian)
 
-    def blocks(self, n_pixels=2**18):
-        """Go through the rows of the output grid, some at a time."""
+    def blocks(self, n_pixels=2**16):
+        """Go through the rows of the output grid, some at a time, that caches hold."""
         step = max(1, n_pixels // self.shape[1])
         for start in range(0, self.shape[0], step):
             yield slice(start, min(start + step, self.shape[0]))

@@ -135,19 +135,24 @@ class _Taps:
             for column, weight_x in zip(columns, self._along_x, strict=True)
         ]
 
-    def mean(self, values, power=1):
-        """Sum weights, or powers of them, times a flat map or one number."""
-        return sum(
-            weight**power * (values[0] if values.size == 1 else values[index])
-            for index, weight in self._taps
-        )
+    def take(self, values):
+        """Take the values of a flat map, or one number for all."""
+        if values.size == 1:
+            return [values[0]] * len(self._taps)
+        return [values[index] for index, _ in self._taps]
+
+    def mean(self, taken, power=1):
+        """Sum weights, or powers of them, times values."""
+        pairs = zip(self._taps, taken, strict=True)
+        return sum(weight**power * values for (_, weight), values in pairs)
 
     def any(self, flags):
-        """Where a flagged pixel of a flat map contributes."""
+        """Where a flagged pixel of a flat map, or of none, contributes."""
         out = np.zeros(self.covered.shape, dtype=bool)
-        if flags.any():
-            for index, weight in self._taps:
-                out |= flags[index] & (weight > LEAST_WEIGHT)
+        if flags is None:
+            return out
+        for index, weight in self._taps:
+            out |= flags[index] & (weight > LEAST_WEIGHT)
         return out & self.covered
 
     def correlation_factor(self, kernel):
@@ -178,15 +183,13 @@ def resample_bilinear(exposure, mapping):
     image = np.empty(mapping.shape, dtype=exposure.data.dtype)
     floats = np.empty((3, *mapping.shape), dtype=np.float32)
     flags = np.empty((3, *mapping.shape), dtype=bool)
-    data, variance_in, gain_in, bad_in, saturated_in = map(
-        np.ravel,
-        (
-            np.where(exposure.mask, 0, exposure.data - exposure.background),
-            np.square(exposure.bkg_error),
-            exposure.effective_gain,
-            exposure.mask,
-            exposure.saturated,
-        ),
+    image_in = np.where(exposure.mask, 0, exposure.data - exposure.background)
+    image_in, variance_in, gain_in = map(
+        np.ravel, (image_in, np.square(exposure.bkg_error), exposure.effective_gain)
+    )
+    bad_in, saturated_in = (
+        np.ravel(flags) if flags.any() else None
+        for flags in (exposure.mask, exposure.saturated)
     )
     kernel = input_kernel(exposure)
     samples = []
@@ -197,12 +200,13 @@ def resample_bilinear(exposure, mapping):
         area = pixel_area(jacobian)
         scale = value_scale(exposure.unit, area)
         taps = _Taps(x, y, exposure.shape)
-        image[rows] = taps.mean(data)
+        image[rows] = taps.mean(taps.take(image_in))
         # Reduction of the variance, sources and sky alike.
-        variance = taps.mean(variance_in, power=2) * taps.correlation_factor(kernel)
+        taken = taps.take(variance_in)
+        variance = taps.mean(taken, power=2) * taps.correlation_factor(kernel)
         variance *= scale**2
-        gain = taps.mean(gain_in) * scale
-        gain *= taps.mean(variance_in) / np.where(taps.covered, variance, 1)
+        gain = taps.mean(taps.take(gain_in)) * scale
+        gain *= taps.mean(taken) / np.where(taps.covered, variance, 1)
         bad = taps.any(bad_in)
         floats[:, rows] = variance, gain, area
         flags[:, rows] = taps.covered, bad, taps.any(saturated_in)

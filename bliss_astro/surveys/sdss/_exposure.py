@@ -67,7 +67,7 @@ def read_exposure(
         A calibrated ``frame`` (DR8 on) or a corrected frame ``fpC`` (to DR7), plain
         or compressed, recognised by content.
 
-    psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
+    psfield : str, `~os.PathLike`, `~astropy.io.fits.HDUList` or `PsField`, optional
         The field's ``psField`` file: PSF at each place, gain and dark variance.
         Without it the exposure has no PSF, and gain and dark variance come from the
         other files or from the published table of the camera.
@@ -192,7 +192,8 @@ class _Files:
         self.image, self.index = image, band_index(image.band)
         self.records = {}
         if psfield is not None:
-            self.records['psfield'] = PsField.read(psfield)
+            is_read = isinstance(psfield, PsField)
+            self.records['psfield'] = psfield if is_read else PsField.read(psfield)
         if photofield is not None:
             fields = PhotoField.read(photofield)
             row = fields.row(image.field)

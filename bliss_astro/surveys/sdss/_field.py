@@ -13,6 +13,7 @@ from bliss_astro._threads import map_threads, use_threads
 
 from ._camera import BANDS, name_band
 from ._exposure import read_exposure
+from ._fields import PsField
 from ._images import read_image
 
 # Files of a field by the survey's names: kind, band, run, band, camera column, field.
@@ -36,7 +37,7 @@ def read_field(frames, psfield=None, *, reference=None, fpm=None, **options):
         ``psField`` and ``fpM`` are read too; or frames, or corrected frames; or these
         by name of the band, None for a missing one.
 
-    psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`, optional
+    psfield : str, `~os.PathLike`, `~astropy.io.fits.HDUList` or `PsField`, optional
         The field's ``psField`` file, which has the PSFs of all bands.
 
     reference : {'u', 'g', 'r', 'i', 'z'}, optional
@@ -80,14 +81,14 @@ def read_field(frames, psfield=None, *, reference=None, fpm=None, **options):
         require(not twice, 'frames', 'be of different bands', got)
         frames = dict(zip(bands, frames, strict=True))
 
+    if psfield is not None and not isinstance(psfield, PsField):
+        psfield = PsField.read(psfield)
+
     def read(band):
+        if frames[band] is None:
+            return None
         known = {'band': band, 'fpm': masks.get(band)}
-        missing = frames[band] is None
-        return (
-            None
-            if missing
-            else read_exposure(frames[band], psfield, **known, **options)
-        )
+        return read_exposure(frames[band], psfield, **known, **options)
 
     with use_threads():
         exposures = dict(zip(frames, map_threads(read, frames), strict=True))
