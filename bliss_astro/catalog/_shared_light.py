@@ -206,13 +206,13 @@ def _ratios(pixels, tiles, middle, radius, stars, lists):
     rows, columns = tensor(tiles, torch.long).unbind(1)
     where = (torch.zeros_like(rows), rows, columns)
     x, y = tensor(middle).unbind(1)
-    patches = pixels.patches(where, x, y, radius)
+    patches = pixels.patches(where, x, y, radius).reference
     floor = pixels.inputs.log_flux_floor
     unit = pixels.inputs.at_tiles(floor, *where)[:, 0].exp()
-    dx, dy = (v[:, None] for v in patches.offsets(x, y))
+    dx, dy = patches.offsets(x, y)
     # Plain sums over a circle: where the rows' light lies a little off, a
     # weighting by their profile would miss some of it.
-    inside = patches.good * ((dx**2 + dy**2)[:, 0] < (radius + 0.5) ** 2)
+    inside = patches.good * ((dx**2 + dy**2) < (radius + 0.5) ** 2)
     images = []
     for members in lists:
         # Padded by rows without light.
@@ -221,13 +221,13 @@ def _ratios(pixels, tiles, middle, radius, stars, lists):
         for k, rows in enumerate(members):
             index[k, : len(rows)], light[k, : len(rows)] = rows, stars[1][rows]
         off = tensor(stars[0][index] - middle[:, None])[..., None, None]
-        profile = patches.psf[:, None](dx - off[:, :, 0], dy - off[:, :, 1])
+        profile = patches.psf(dx - off[:, :, 0], dy - off[:, :, 1])
         light = tensor(light) * unit[:, None]
-        images.append((light[..., None, None] * profile).sum(1))
-    model = (inside * images[0]).sum((1, 2))
-    light = (inside * (patches.data - images[1])).sum((1, 2))
+        images.append((light[..., None, None] * profile).sum(1, keepdim=True))
+    model = (inside * images[0]).sum((1, 2, 3))
+    light = (inside * (patches.data - images[1])).sum((1, 2, 3))
     variance = inside * patches.variance(patches.data)
-    error = patches.covariance(inside[:, None], variance)[:, 0, 0]
+    error = patches.covariance(inside[:, None], variance)[:, 0, 0, 0]
     least = _MIN_EXCESS * error.clamp(min=1).sqrt()
     more = (model > 0) & (light - model >= least)
     ratio = torch.where(more, light / torch.where(more, model, 1.0), 1.0)

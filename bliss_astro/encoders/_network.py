@@ -332,6 +332,7 @@ class Encoder(CardedNetwork):
 
     def mask_inputs(self, inputs: EncoderInputs) -> EncoderInputs:
         """Return the inputs that this encoder has (``config.conditioning``)."""
+        inputs = inputs if self.config.bands else inputs.in_band(0)
         return inputs.masked(self.config.conditioning)
 
     def forward(self, inputs: EncoderInputs) -> TilePosterior:
@@ -369,7 +370,7 @@ class Encoder(CardedNetwork):
         """
         sources = None
         if self.sources is not None:
-            # Sources are measured in the reference band.
+            # The encoders of stamps see the reference band.
             conditions = [part[:, 0] for part in self._conditions(inputs)]
             sources = self.sources, conditions, half
         with torch.autocast(features.device.type, enabled=False):

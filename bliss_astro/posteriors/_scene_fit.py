@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Least-squares fits of all sources of a scene, given their positions.
+Least-squares fits of all sources of a scene in all bands, given their positions.
 
 The light of the neighbours makes a blend hard.  Models of `fit_ellipses`
 are fitted to all sources of a scene in turn, each to the pixels less the models of all
@@ -25,9 +25,10 @@ _SIDE = 2 * STAMP_RADIUS + 1
 # Share of each step that is taken: neighbours move at once, and whole steps of
 # two that overlap would overshoot.
 _DAMPING = 0.8
-# How many stamps a processor works on at once.
+# How many stamps of one band a processor works on at once.
 _PIECE = 512
-# Sources that are fitted together, unless they overlap: each takes 40 kB meanwhile.
+# Sources that are fitted together, unless they overlap: each takes 40 kB meanwhile, in
+# one band.
 _GROUP = 1024
 # Distance in pixels between scenes.
 _FAR = 1e6
@@ -102,10 +103,10 @@ class SceneFit:
 @dataclasses.dataclass
 class _Canvas(Rows):
     """
-    Pixels of scenes within squares that stamps of N sources touch.
+    Pixels of scenes within squares that stamps of N sources touch, band by band.
 
     Images are large, and mostly empty. ``first`` ``(N, 2)`` are row and column of the
-    first pixel of a stamp, ``squares`` ``(N, 2, 2)`` the numbers of those it touches.
+    first pixel of a stamp, ``squares`` ``(N, F, 2, 2)`` numbers of those it touches.
     """
 
     first: torch.Tensor
@@ -125,19 +126,24 @@ class _Canvas(Rows):
         rows = (scenes * n_rows + rows)[:, None] + step
         number = rows[..., None] * n_columns + (columns[:, None] + step)[:, None]
         used, squares = number.unique(return_inverse=True)
-        return cls(first, squares, len(used) * _SIDE**2)
+        n, n_bands = len(used), pixels.n_bands
+        bands = torch.arange(0, n * n_bands, n, device=first.device)
+        squares = squares[:, None] + bands[:, None, None]
+        return cls(first, squares, n * n_bands * _SIDE**2)
 
     def index(self, index):
-        """Numbers ``(n, P, P)`` of the pixels of stamps."""
+        """Numbers ``(n, F, P, P)`` of the pixels of stamps."""
         first, squares = self.first[index] % _SIDE, self.squares[index]
         place = first[..., None] + torch.arange(_SIDE, device=first.device)
         down, along = (place // _SIDE).unbind(1)
         rows, columns = (place % _SIDE).unbind(1)
         # Rows first, of both columns of squares, as few operations see all pixels.
-        number = (squares * _SIDE**2).gather(1, down[..., None].expand(-1, -1, 2))
-        number += (rows * _SIDE)[..., None]
-        number = number.gather(2, along[:, None].expand(-1, _SIDE, -1))
-        return number.add_(columns[:, None])
+        sides = *squares.shape[:2], _SIDE
+        down = down[:, None, :, None].expand(*sides, 2)
+        number = (squares * _SIDE**2).gather(2, down)
+        number += (rows * _SIDE)[:, None, :, None]
+        number = number.gather(3, along[:, None, None].expand(*sides, _SIDE))
+        return number.add_(columns[:, None, None])
 
 
 def split_scenes(pixels, sources):
@@ -147,7 +153,7 @@ def split_scenes(pixels, sources):
     A group has at most some thousand sources, or is one crowd.
     """
     n, device = len(sources), sources.x.device
-    most = split_work(n, _GROUP, device)[0].stop
+    most = split_work(n, _GROUP // pixels.n_bands, device)[0].stop
     if n <= most:
         return [torch.arange(n, device=device)]
     from scipy.sparse import coo_array, csgraph
@@ -171,13 +177,14 @@ def split_scenes(pixels, sources):
 
 
 def _own_model(patches, ellipses, sources) -> torch.Tensor:
-    """Images of the sources alone in units of the noise, ``(N, P, P)``."""
+    """Images of the sources alone in units of the noise, ``(N, F, P, P)``."""
     unit = model_of(patches, ellipses, sources.x, sources.y)
     if sources.point is not None:
         point = patches.profile(sources.x, sources.y)
-        unit = torch.where(sources.point[:, None, None], point, unit)
-    own = ellipses.flux[:, None, None] * unit
-    return own if sources.active is None else own * sources.active[:, None, None]
+        unit = torch.where(sources.point[:, None, None, None], point, unit)
+    own = ellipses.flux[..., None, None] * unit
+    active = sources.active
+    return own if active is None else own * active[:, None, None, None]
 
 
 def _values(model, at):
@@ -192,7 +199,7 @@ def cleaned(pixels, fit, sources, index):
     own = _own_model(patches, fit.ellipses.select(index), some)
     others, extended = _values(fit.model, at) - own, _values(fit.extended, at)
     if some.point is not None:
-        own = own * ~some.point[:, None, None]
+        own = own * ~some.point[:, None, None, None]
     extended = extended - own
     patches.data = patches.data - others
     return patches, others * patches.good, extended * patches.good
@@ -216,7 +223,7 @@ class _Piece:
         unit = self.unit
         if unit is None:
             unit = model_of(self.patches, self.ellipses, *self.place)
-        self.image = self.ellipses.flux[:, None, None] * unit
+        self.image = self.ellipses.flux[..., None, None] * unit
 
     def step(self, model, star_shapes):
         """Fit each source to what all others leave."""
@@ -242,7 +249,7 @@ def _add(model, pieces):
 
 def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=True):
     """
-    Fit the active sources of B images at given positions, of known stars the flux.
+    Fit the active sources of B images at given positions, of known stars the fluxes.
 
     Unless ``star_shapes``, ellipses of known stars stay what they are, as do those of
     other sources.
@@ -251,11 +258,11 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
     active = yes if sources.active is None else sources.active
     point = ~yes if sources.point is None else sources.point
     kinds = [(active & (point == star)).nonzero()[:, 0] for star in (False, True)]
-    canvas = _Canvas.of(pixels, sources)
+    canvas, piece = _Canvas.of(pixels, sources), _PIECE // pixels.n_bands
     galaxies, stars = (
         [
             _Piece(pixels, sources, canvas, own, floor[own], start, star)
-            for own in (index[k] for k in split_work(len(index), _PIECE, floor.device))
+            for own in (index[k] for k in split_work(len(index), piece, floor.device))
             if len(own)
         ]
         for index, star in zip(kinds, (False, True), strict=True)
@@ -268,7 +275,10 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
     map_threads(_Piece.draw, every)
     extended = _add(model.zero_(), galaxies)
     model = _add(extended.clone(), stars) if stars else extended
-    before = Ellipses.round(torch.zeros_like(sources.x)) if start is None else start
+    before = start
+    if before is None:
+        none = sources.x.new_zeros(len(sources), pixels.n_bands)
+        before = Ellipses.round(none)
     fit = SceneFit(before, model, extended, canvas)
     if every:
         fitted = Ellipses.concatenate([piece.ellipses for piece in every])
@@ -278,9 +288,9 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
 
 def first_guess(patches, sources, floor):
     """Round ellipses as bright as the pixels of stamps are."""
-    ellipses = Ellipses.round(torch.ones_like(sources.x))
+    ellipses = Ellipses.round(torch.ones_like(patches.gain[..., 0, 0]))
     unit = model_of(patches, ellipses, sources.x, sources.y)
     weight = patches.good * unit
-    norm = (weight * unit).sum((1, 2)).clamp(min=1e-9)
-    flux = (weight * patches.data).sum((1, 2)) / norm
-    return Ellipses.round(torch.maximum(flux, floor))
+    norm = (weight * unit).sum((-2, -1)).clamp(min=1e-9)
+    flux = (weight * patches.data).sum((-2, -1)) / norm
+    return Ellipses.round(torch.maximum(flux, patches.of_bands(floor)))

@@ -18,17 +18,24 @@ Every factor is trained on the truth of those before it, by the forward divergen
 import dataclasses
 
 import torch
+from torch.nn.functional import pad
 
 from bliss_astro._threads import map_threads, split_work
 from bliss_astro.psf._mixture import asinh
 
-from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
+from ._extended_fit import (
+    Ellipses,
+    band_fluxes,
+    ellipse_features,
+    fit_ellipses,
+    measure_sizes,
+)
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import TileCatalog, joined
 from ._scene_fit import SceneSources, cleaned, first_guess, fit_scene, split_scenes
 from ._source_chain import put_values, true_values
 from ._source_encoders import StampChain
-from ._star_fit import photometry
+from ._star_fit import flux_at, photometry
 
 # Rounds of the scene's fit before types are known, and after; of draws of shapes from
 # their given fluxes: a fourth moves these draws by less than 0.02 of their width in
@@ -36,7 +43,7 @@ from ._star_fit import photometry
 _FIRST_ROUNDS, _FURTHER_ROUNDS, _DRAW_ROUNDS = 6, 4, 3
 # Half-size of the stamps on which small sources are measured.
 _NEAR = 6
-# Sources in one batch of a processor.
+# Sources of one band in one batch of a processor.
 _PIECE = 512
 
 
@@ -144,11 +151,13 @@ class SourceSequence:
         floor = log_floor.exp()
         far, others, extended = cleaned(self.pixels, fit, sources, index)
         near = far.middle(_NEAR)
-        star = photometry(near, x, y, log_floor)
-        sizes = measure_sizes(near, far, x, y, star['flux'], floor, shifts=False)
+        fluxes = flux_at(near, x, y)
+        star = photometry(fluxes, log_floor)
+        sizes = measure_sizes(near, far, x, y, fluxes[0], floor, shifts=False)
         own = fit.ellipses.select(index)
         own = fit_ellipses(far, own, x, y, floor, n_iterations=3)
         seen = star | sizes | ellipse_features(own, floor)
+        seen |= band_fluxes(*fluxes[:2], near.good.sum((-2, -1)))
         numbers = [
             x - far.x,
             y - far.y,
@@ -163,13 +172,11 @@ class SourceSequence:
             seen['ellipse'],
             *(self.inputs.at_tiles(part, *some.tiles) for part in self.conditions),
         ]
-        stamps = [
-            asinh(far.data * far.good),
-            asinh(far.data * far.good / 30),
-            asinh(others),
-            asinh(extended),
-            1 - far.good,
-        ]
+        # Of the reference band.
+        good, others, extended = (v[:, 0] for v in (far.good, others, extended))
+        light = far.data[:, 0] * good
+        stamps = [asinh(light), asinh(light / 30), asinh(others), asinh(extended)]
+        stamps.append(1 - good)
         seen['stamps'], seen['numbers'] = torch.stack(stamps, 1), torch.cat(parts, -1)
         return seen
 
@@ -196,7 +203,7 @@ class SourceSequence:
         return torch.stack(owners).any(0).nonzero()[:, 0]
 
     def _pieces(self, n):
-        return split_work(n, _PIECE, self.features.device)
+        return split_work(n, _PIECE // self.pixels.n_bands, self.features.device)
 
     # -- density ---------------------------------------------------------------
 
@@ -251,7 +258,10 @@ class SourceSequence:
             # Fluxes are known, and where such a fit starts makes no difference.
             given = {'flux': catalog.log_flux[where]}
             flux = (given['flux'] + self.log_floor(sources)).exp()
-            start, rounds = Ellipses.round(flux), {'n_rounds': _DRAW_ROUNDS}
+            others = self.pixels.n_bands - 1
+            # The fluxes of other bands begin with the first round.
+            start = Ellipses.round(pad(flux[:, None], (0, others)))
+            rounds = {'n_rounds': _DRAW_ROUNDS + min(others, 1)}
             # Of all sources, as numbers of further draws depend on how many are drawn.
             options = {'generator': generator, 'device': galaxy.device}
             uniform = {

@@ -1,12 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Cut-outs of images, and least-squares fits of one star to them.
+Cut-outs of images, and least-squares fits of one star to them, in all bands at once.
 
 A network that must find a flux to a part in a thousand from pixels alone
 spends its capacity on arithmetic which a weighted least-squares fit does
 exactly.  So the results of such a fit, with their errors, are inputs of the
 posterior's position and flux factors, which learn the rest: the prior, neighbours,
 masks, correlated noise, and how reliable the fit is.
+
+Bands share the position of a star, and each has a flux of its own: the normal equations
+of the bands, from which its flux is eliminated, add up.  One that is absent or has no
+good pixel there adds nothing.
 """
 
 import copy
@@ -24,9 +28,7 @@ from ._grid import Rows
 @dataclasses.dataclass
 class StarPatches(Rows):
     """
-    Square cut-outs around N places, in units of the noise of empty sky.
-
-    They have F bands or, for the fits, are those of one, without that axis.
+    Square cut-outs of F bands around N places, in units of the noise of empty sky.
 
     Attributes
     ----------
@@ -58,22 +60,34 @@ class StarPatches(Rows):
     y: torch.Tensor
     correlated: bool = True
 
-    def band(self, index) -> 'StarPatches':
-        """The cut-outs of one band, without the axis of bands."""
+    @property
+    def reference(self) -> 'StarPatches':
+        """The cut-outs of the reference band."""
+        if self.n_bands == 1:
+            return self
         names = ('data', 'good', 'psf', 'gain', 'correlation')
-        own = {name: getattr(self, name)[:, index] for name in names}
+        own = {name: getattr(self, name)[:, :1] for name in names}
         return dataclasses.replace(self, **own)
 
+    @property
+    def n_bands(self):
+        """Number of bands."""
+        return self.data.shape[1]
+
+    def of_bands(self, reference, others=0.0):
+        """Numbers ``(N, F)`` from those of the reference band and one for the rest."""
+        return F.pad(reference[:, None], (0, self.n_bands - 1), value=others)
+
     def offsets(self, x, y):
-        """Offsets of the pixels from positions, ``(N, 1, P)`` and ``(N, P, 1)``."""
+        """Offsets of the pixels from positions, ``(N, 1, 1, P)``, ``(N, 1, P, 1)``."""
         half = self.data.shape[-1] // 2
         step = torch.arange(-half, half + 1, device=x.device, dtype=x.dtype)
-        dx = step - (x - self.x)[..., None, None]
-        dy = step[:, None] - (y - self.y)[..., None, None]
+        dx = step - (x - self.x)[..., None, None, None]
+        dy = step[:, None] - (y - self.y)[..., None, None, None]
         return dx, dy
 
     def profile(self, x, y):
-        """The PSF at positions, of unit flux, ``(N, P, P)``."""
+        """The PSF at positions, of unit flux, ``(N, F, P, P)``."""
         return self.psf(*self.offsets(x, y))
 
     def profile_with_gradient(self, x, y):
@@ -85,7 +99,7 @@ class StarPatches(Rows):
         return (model.clamp(min=0) / self.gain).add_(1)
 
     def variance_of(self, flux, p):
-        """The same under a profile ``(..., N, P, P)`` of some fluxes ``(..., N)``."""
+        """The same under a profile ``(..., P, P)`` of some fluxes ``(...)``."""
         return (flux.clamp(min=0)[..., None, None] / self.gain * p).add_(1)
 
     @functools.cached_property
@@ -113,22 +127,22 @@ class StarPatches(Rows):
 
     def covariance(self, weights, variance):
         """
-        Covariance ``(N, K, K)`` of K weighted sums of the pixels, ``(N, K, P, P)``.
+        Covariance ``(..., K, K)`` of K weighted sums of pixels, ``(..., K, P, P)``.
 
         ``sum_ij a_i sqrt(v_i v_j) rho_(i - j) b_j`` with the correlation of an
         interpolated image, rho being the product of ``(rho_x, 1, rho_x)`` and
         ``(rho_y, 1, rho_y)``.
         """
-        variance = variance[:, None]
+        variance = variance[..., None, :, :]
         if not self.correlated:
-            return weights.flatten(2) @ (weights * variance).flatten(2).mT
+            return weights.flatten(-2) @ (weights * variance).flatten(-2).mT
         spread = weights = weights * variance.sqrt()
         for axis, rho in zip((-1, -2), self.correlation.unbind(-1), strict=True):
             n = spread.shape[axis]
             beside = F.pad(spread, (1, 1) if axis == -1 else (0, 0, 1, 1))
             beside = beside.narrow(axis, 0, n) + beside.narrow(axis, 2, n)
-            spread = spread + rho[:, None, None, None] * beside
-        return weights.flatten(2) @ spread.flatten(2).mT
+            spread = spread + rho[..., None, None, None] * beside
+        return weights.flatten(-2) @ spread.flatten(-2).mT
 
 
 def _sum(value):
@@ -155,16 +169,27 @@ def optimal_flux(patches, p, flux, n_rounds):
 
 @torch.no_grad()
 def flux_at(patches: StarPatches, x, y, *, n_iterations: int = 2):
-    """Optimal flux of a star at known positions, its error and chi2 per pixel."""
+    """Optimal fluxes ``(N, F)`` of stars at positions, errors and chi2 per pixel."""
     p = patches.profile(x, y)
     flux, information, variance = optimal_flux(patches, p, None, n_iterations + 1)
     weight = patches.quality / variance
-    noise = patches.covariance((weight * p)[:, None], patches.variance_of(flux, p))
+    noise = patches.covariance((weight * p)[:, :, None], patches.variance_of(flux, p))
     n_good = _sum(patches.good).clamp(min=1)
     left = (p * flux[..., None, None]).sub_(patches.data)
     chi2 = _sum(left.square_().mul_(weight)) / n_good
-    error = noise[:, 0, 0].clamp(min=1e-12).sqrt() / information
+    error = noise[..., 0, 0].clamp(min=1e-12).sqrt() / information
     return flux, torch.where(n_good > 1, error, information.rsqrt()), chi2
+
+
+def linear_fluxes(patches, profiles):
+    """Fluxes ``(N, F, K)`` of K overlapping profiles ``(N, F, K, P, P)`` together."""
+    flat = profiles.flatten(3)
+    weighted = flat * patches.quality.flatten(2)[:, :, None]
+    unit = torch.eye(flat.shape[2], device=flat.device)
+    # A little is added to the diagonal, as profiles may be the same.
+    gram = (weighted @ flat.mT) * (1 + 1e-4 * unit) + 1e-9 * unit
+    right = weighted @ patches.data.flatten(2)[..., None]
+    return torch.linalg.solve_ex(gram, right)[0][..., 0]
 
 
 @torch.no_grad()
@@ -174,47 +199,51 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
 
     The errors are those of this estimate under the correlation of the noise, which
     is weaker in the differences of pixels that yield a position than in the sums
-    that yield a flux.
+    that yield a flux. Stars have at least half of a flux ``(N,)`` in the reference
+    band, so that the faintest have a position too.
     """
     start = place = torch.stack([x, y], -1)
+    least = patches.of_bands(0.5 * flux_floor)
     # A weak prior of half a pixel around the start keeps noise from running away.
     prior = torch.eye(2, device=x.device) / 0.5**2
     # Derivatives by the position, the profile and the residual.
-    flux, columns = None, x.new_empty(len(x), 4, *patches.data.shape[1:])
+    n, n_bands, *size = patches.data.shape
+    flux, columns = None, x.new_empty(n, n_bands, 4, *size)
     for _ in range(n_iterations):
         p, *slopes = patches.profile_with_gradient(*place.unbind(-1))
         if flux is None:
             flux, _, _ = optimal_flux(patches, p, None, 2)
-        f = torch.maximum(flux, 0.5 * flux_floor)[:, None]
+        f = torch.maximum(flux, least)[..., None]
         residual = patches.data - f[..., None] * p
-        torch.stack([*slopes, p, residual], 1, out=columns)
-        variance = patches.variance_of(f[:, 0], p)
-        weighted = columns[:, :3] * (patches.quality / variance)[:, None]
-        # Normal equations, from which the flux is eliminated.
-        gram = weighted.flatten(2) @ columns.flatten(2).mT
-        share = gram[:, 2] / gram[:, 2, 2, None].clamp(min=1e-9)
-        gram = gram[:, :2].addcmul(gram[:, :2, 2:3], share[:, None], value=-1)
-        normal = torch.addcmul(prior, f.square()[..., None], gram[..., :2])
-        pull = f * gram[..., 3] - prior[0, 0] * (place - start)
+        torch.stack([*slopes, p, residual], 2, out=columns)
+        variance = patches.variance_of(f[..., 0], p)
+        weighted = columns[:, :, :3] * (patches.quality / variance)[:, :, None]
+        # Normal equations of each band, from which its flux is eliminated.
+        gram = weighted.flatten(3) @ columns.flatten(3).mT
+        share = gram[:, :, 2] / gram[:, :, 2, 2, None].clamp(min=1e-9)
+        gram = gram[:, :, :2].addcmul(gram[:, :, :2, 2:3], share[:, :, None], value=-1)
+        normal = (f.square()[..., None] * gram[..., :2]).sum(1) + prior
+        pull = (f * gram[..., 3]).sum(1) - prior[0, 0] * (place - start)
         # The inverse but for its determinant.
         (xx, yx), (xy, yy) = (row.unbind(1) for row in normal.unbind(1))
         det = (xx * yy).addcmul(xy, yx, value=-1).clamp(min=1e-12)[:, None]
         adjugate = torch.stack([yy, -xy, -yx, xx], -1).unflatten(-1, (2, 2))
         step = ((adjugate @ pull[..., None])[..., 0] / det).clamp(-0.6, 0.6)
         place = place + step
-        flux = f[:, 0] + share[:, 3] - (f * share[:, :2] * step).sum(1)
+        moved = (f * share[..., :2] * step[:, None]).sum(-1)
+        flux = f[..., 0] + share[..., 3] - moved
     # The estimate is the inverse times the scores, whose covariance is this.
-    scores = weighted[:, :2] - share[:, :2, None, None] * weighted[:, 2:]
-    scores = patches.covariance(f[..., None, None] * scores, variance) + prior
+    scores = weighted[:, :, :2] - share[..., :2, None, None] * weighted[:, :, 2:]
+    scores = patches.covariance(f[..., None, None] * scores, variance).sum(1) + prior
     covariance = adjugate @ scores @ adjugate
     sigma = covariance.diagonal(dim1=1, dim2=2).clamp(min=1e-12 * det**2).sqrt()
     correlation = (covariance[:, 0, 1] / sigma.prod(1)).clamp(-0.99, 0.99)
     return *place.unbind(1), *(sigma / det).unbind(1), correlation
 
 
-def photometry(patches, x, y, log_floor):
-    """Features of the optimal flux of a star at known positions, ``(N,)``."""
-    flux, error, chi2 = flux_at(patches, x, y)
+def photometry(fluxes, log_floor):
+    """Features ``(N,)`` of what `flux_at` returns, of the reference band."""
+    flux, error, chi2 = (part[:, 0] for part in fluxes)
     safe = torch.maximum(flux, 0.2 * log_floor.exp())
     return {
         'flux': flux,
@@ -248,8 +277,11 @@ class Pixels:
         bottom = grid.shape[0] * grid.size - ny
         right = grid.shape[1] * grid.size - nx
         border = (pad, pad + right, pad, pad + bottom)
-        self.image = F.pad(inputs.image, border)
-        self.good = F.pad(~inputs.mask, border)
+        image, good, self.n_bands = inputs.image, ~inputs.mask, inputs.image.shape[1]
+        if self.n_bands > 1:
+            exists = inputs.present[..., None, None]
+            image, good = torch.where(exists, image, 0), good & exists
+        self.image, self.good = F.pad(image, border), F.pad(good, border)
 
     @functools.cached_property
     def correlated(self):
@@ -270,32 +302,37 @@ class Pixels:
         cx = x.round().long().clamp(least, nx - self.pad - radius - 1)
         return cx, y.round().long().clamp(least, ny - self.pad - radius - 1)
 
-    def patches(self, tiles, x, y, radius) -> StarPatches:
-        """Cut-outs of the reference band, which the fits are made in."""
-        return self.patches_of_bands(tiles, x, y, radius).band(0)
-
     def elsewhere(self, patches, images, x, y, radius) -> StarPatches:
-        """Cut-outs of the reference band around other places of the same tiles."""
+        """Cut-outs around other places of the same tiles."""
         cx, cy = self.centres(x, y, radius)
         data, good = (
-            self.cut(image[:, :1], images, cx, cy, radius)[:, 0].to(x)
+            self.cut(image, images, cx, cy, radius).to(x)
             for image in (self.image, self.good)
         )
         return dataclasses.replace(
             patches, data=data, good=good, x=cx.to(x), y=cy.to(y)
         )
 
-    def patches_of_bands(self, tiles, x, y, radius) -> StarPatches:
-        """Cut-outs ``(N, F, P, P)`` of all bands with their noise and PSF."""
+    def patches(self, tiles, x, y, radius) -> StarPatches:
+        """Cut-outs of all bands with their noise and PSF."""
         inputs, (cx, cy) = self.inputs, self.centres(x, y, radius)
-        psf = inputs.at_tiles(inputs.psf, *tiles)[:, :, None, None]
-        normalization = inputs.normalization_radius
+        conditions = inputs.psf, inputs.log_noise, inputs.correlation
+        conditions = [inputs.at_tiles(value, *tiles) for value in conditions]
+        if self.n_bands > 1:
+            # Sound ones for bands that do not exist, which have no good pixels.
+            exists = inputs.present[tiles[0]]
+            band = torch.arange(exists.shape[1], device=x.device)
+            band = torch.where(exists, band, exists.long().argmax(1, keepdim=True))
+            conditions = [v.take_along_dim(band[..., None], 1) for v in conditions]
+        psf, log_noise, correlation = conditions
+        radius_of_flux = inputs.normalization_radius
+        psf = psf[:, :, None, None]
         return StarPatches(
             data=self.cut(self.image, tiles[0], cx, cy, radius),
             good=self.cut(self.good, tiles[0], cx, cy, radius).to(x),
-            psf=GaussianPSF.from_shape(psf, normalization_radius=normalization),
-            gain=inputs.at_tiles(inputs.log_noise, *tiles).exp()[..., None],
-            correlation=inputs.at_tiles(inputs.correlation, *tiles),
+            psf=GaussianPSF.from_shape(psf, normalization_radius=radius_of_flux),
+            gain=log_noise.exp()[..., None],
+            correlation=correlation,
             x=cx.to(x),
             y=cy.to(y),
             correlated=self.correlated,

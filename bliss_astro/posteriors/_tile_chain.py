@@ -10,12 +10,18 @@ import torch
 
 from bliss_astro._threads import map_threads, split_pixels
 
-from ._extended_fit import Ellipses, ellipse_features, fit_ellipses, measure_sizes
+from ._extended_fit import (
+    Ellipses,
+    band_fluxes,
+    ellipse_features,
+    fit_ellipses,
+    measure_sizes,
+)
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import joined
 from ._shape_layers import SHAPE_INPUTS
 from ._source_chain import SourceChain, put_values, true_values
-from ._star_fit import StarPatches, fit_star, flux_at, photometry
+from ._star_fit import StarPatches, fit_star, flux_at, linear_fluxes, photometry
 
 # Half-size in pixels of the cut-outs for large galaxies, and of those that ellipses are
 # fitted to.
@@ -86,11 +92,19 @@ class TileChain(SourceChain):
         radius = self.posterior.patch_radius
         patches = self.posterior.pixels.patches(self.tiles, x, y, radius)
         log_floor = inputs.at_tiles(inputs.log_flux_floor, *self.tiles)[:, 0]
-        for other_x, other_y, log_flux in brighter:
-            # Galaxies are subtracted as points: the rest is learnt.
-            at = self.grid.to_pixels(other_x, other_y, rows, columns)
-            flux = torch.exp(log_flux + log_floor)
-            patches.data = patches.data - flux[:, None, None] * patches.profile(*at)
+        # Galaxies are subtracted as points: the rest is learnt.
+        profiles = [
+            patches.profile(*self.grid.to_pixels(*at, rows, columns))
+            for *at, _ in brighter
+        ]
+        fluxes = [torch.exp(log_flux + log_floor)[:, None] for *_, log_flux in brighter]
+        if brighter and patches.n_bands > 1:
+            # Given is that of the reference band, the rest as they fit beside this one.
+            own = [*profiles, patches.profile(x, y)]
+            other = linear_fluxes(patches, torch.stack(own, 2))[:, 1:, :-1].unbind(-1)
+            fluxes = [torch.cat(pair, 1) for pair in zip(fluxes, other, strict=True)]
+        for profile, flux in zip(profiles, fluxes, strict=True):
+            patches.data = patches.data - flux[..., None, None] * profile
         return (self.tiles, patches, x, y), log_floor
 
     @functools.cached_property
@@ -110,7 +124,7 @@ class TileChain(SourceChain):
                 fresh = self._fit_tiles(*some, *(value[new] for value in rest))
                 for name, value in fresh.items():
                     fit[name][new] = value
-        return fit | {'patches': self._given[0][1], 'log_floor': log_floor}
+        return fit | {'patches': self._given[0][1].reference, 'log_floor': log_floor}
 
     @staticmethod
     def fit_together(chains):
@@ -123,7 +137,7 @@ class TileChain(SourceChain):
         parts = [value.split([len(f) for f in floors]) for value in fit.values()]
         for k, chain in enumerate(chains):
             own = dict(zip(fit, (part[k] for part in parts), strict=True))
-            chain.fit = own | {'patches': patches[k], 'log_floor': floors[k]}
+            chain.fit = own | {'patches': patches[k].reference, 'log_floor': floors[k]}
 
     @torch.no_grad()
     def _fit_tiles(self, tiles, patches, x, y, floor):
@@ -133,13 +147,15 @@ class TileChain(SourceChain):
 
         radius = patches.data.shape[-1] // 2
         n_pixels = (2 * max(radius, self.head.galaxies * _ELLIPSE_RADIUS) + 1) ** 2
+        n_pixels *= patches.n_bands
         return joined(map_threads(fit, split_pixels(len(x), n_pixels, x.device)))
 
     def _fit_piece(self, tiles, patches, x, y, floor):
         """Fits of stars, and of blurred PSFs and ellipses where there are galaxies."""
         size, (images, rows, columns) = self.grid.size, tiles
         x, y, error_x, error_y, correlation = fit_star(patches, x, y, floor)
-        flux, error, chi2 = flux_at(patches, x, y)
+        fluxes, errors, chi2 = flux_at(patches, x, y)
+        flux, error = fluxes[:, 0], errors[:, 0]
         fit = {
             'x': ((x + 0.5) / size - columns).clamp(-1, 2),
             'y': ((y + 0.5) / size - rows).clamp(-1, 2),
@@ -148,14 +164,16 @@ class TileChain(SourceChain):
             'correlation': correlation,
             'log_flux': torch.log((flux / floor).clamp(min=0.2)),
             'log_snr': torch.log((flux / error).clamp(min=0.5)),
-            'chi2': chi2,
+            'chi2': chi2[:, 0],
         }
+        fit |= band_fluxes(fluxes, errors, patches.good.sum((-2, -1)))
         if self.head.galaxies:
             pixels = self.posterior.pixels
             far = pixels.elsewhere(patches, images, x, y, WIDE_RADIUS)
-            fit |= measure_sizes(patches, far, x, y, flux, floor)
+            fit |= measure_sizes(patches, far, x, y, fluxes, floor)
         if self.head.shapes:
-            near, start = far.middle(_ELLIPSE_RADIUS), torch.maximum(flux, floor)
+            near, least = far.middle(_ELLIPSE_RADIUS), far.of_bands(floor)
+            start = torch.maximum(fluxes, least)
             ellipse = fit_ellipses(near, Ellipses.round(start), x, y, floor)
             fit |= ellipse_features(ellipse, floor)
         return fit
@@ -235,7 +253,7 @@ class TileChain(SourceChain):
     def star_flux(self, position):
         """Distribution of the log-flux of a star at positions ``(N, 2)``."""
         x, y = self.grid.to_pixels(*position.unbind(-1), *self.tiles[1:])
-        at = photometry(self.fit['patches'], x, y, self.fit['log_floor'])
+        at = photometry(flux_at(self.fit['patches'], x, y), self.fit['log_floor'])
         given = (self.flux_hidden, position, self.fit, at, self.high)
         return self.head.flux_factor(self.place, *given)
 

@@ -166,11 +166,15 @@ def test_order_of_bands_does_not_matter(encoder, one):
     assert_close(features, turned, atol=1e-5, rtol=1e-5)
 
 
-def test_fits_are_made_in_the_reference_band(encoder, one):
+def test_fits_of_bands_that_are_absent(encoder, one):
     """
-    With bands that the network leaves out the posterior is that of the first alone.
+    With bands that do not exist the posterior is that of the first alone.
     """
-    two = with_bands(one, one, other_band(one, 1), present=[True, False])
+    nothing = dataclasses.replace(
+        one, image=one.image * math.nan, psf=one.psf * math.nan
+    )
+    bands = one, other_band(one, 1), nothing
+    two = with_bands(one, *bands, present=[True, False, False])
     alone, with_another = encoder(one), encoder(two)
     catalog = alone.mode()
     assert catalog.count.sum() > 3
@@ -187,19 +191,56 @@ def test_fits_are_made_in_the_reference_band(encoder, one):
         assert_close(first, second, atol=1e-3, rtol=1e-3)
 
 
+def test_fits_are_made_in_all_bands(encoder, one):
+    """
+    In any order of the others; each source has a flux and an error in each band.
+    """
+    others, order = (other_band(one, 1), other_band(one, 2)), [0, 2, 1]
+    parts = [with_bands(one, one, *some) for some in (others, others[::-1])]
+    parts[0].present[1, 1] = parts[1].present[1, 2] = False
+    first, second = (encoder(part) for part in parts)
+    catalog = first.sample(generator=torch.Generator().manual_seed(4))
+    assert (catalog.count > 1).sum() > 3
+    density = first.log_prob(catalog)
+    assert_close(second.log_prob(catalog), density, atol=1e-2, rtol=1e-4)
+    alone = encoder(one).log_prob(catalog)
+    assert not torch.allclose(alone, density, atol=1.0)
+    # Encoders without bands have no others.
+    before = without_bands(encoder)
+    alone = before(one).log_prob(catalog)
+    assert_close(before(parts[0]).log_prob(catalog), alone)
+    tiles = (catalog.count > 1).nonzero(as_tuple=True)
+    hidden, two = first.hidden_given(catalog), torch.full_like(tiles[0], 2)
+    hidden = hidden[tiles[0], :, tiles[1], tiles[2]]
+    for place in (0, 1):
+        given = place, tiles, hidden, two, catalog
+        fit, turned = (part.source_chain(*given).fit for part in (first, second))
+        for name in ('band_flux', 'band_error'):
+            for kind in (name, f'{name}_extended'):
+                assert fit[kind].shape == (len(two), 3)
+                assert_close(fit[kind][:, order], turned[kind], atol=1e-2, rtol=1e-3)
+        missing = fit['band_error'].isinf()
+        assert torch.equal(missing[:, 1], tiles[0] == 1)
+        assert not missing[:, [0, 2]].any()
+        flux = fit['band_flux'] / fit['log_floor'].exp()[:, None]
+        assert_close(flux[:, 0].clamp(min=0.2).log(), fit['log_flux'])
+
+
 def test_cut_outs_of_all_bands(encoder, one):
     parts = one, other_band(one, 1), other_band(one, 2)
     grid = encoder(one).grid
     tiles = tuple(torch.tensor(v) for v in ([0, 1, 1], [2, 0, 5], [1, 3, 8]))
     x, y = torch.tensor([6.2, 14.0, 32.9]), torch.tensor([9.1, 0.3, 22.0])
     together = Pixels(with_bands(one, *parts), grid, 6)
-    together = together.patches_of_bands(tiles, x, y, 4)
+    together = together.patches(tiles, x, y, 4)
     assert together.data.shape == together.good.shape == (3, 3, 9, 9)
     for band, part in enumerate(parts):
-        own, alone = together.band(band), Pixels(part, grid, 6).patches(tiles, x, y, 4)
-        for name in ('data', 'good', 'gain', 'correlation', 'x', 'y'):
-            assert torch.equal(getattr(own, name), getattr(alone, name))
-        assert torch.equal(own.profile(x, y), alone.profile(x, y))
+        alone = Pixels(part, grid, 6).patches(tiles, x, y, 4)
+        for name in ('data', 'good', 'gain', 'correlation'):
+            own = getattr(together, name)[:, band : band + 1]
+            assert torch.equal(own, getattr(alone, name))
+        own = together.profile(x, y)[:, band : band + 1]
+        assert torch.equal(own, alone.profile(x, y))
 
 
 @pytest.mark.parametrize('one', [(122, 140)], indirect=True)
@@ -385,6 +426,9 @@ def test_a_loss_of_simulated_bands(simulated, tiny_config):
     grads = [p.grad for p in encoder.bands.parameters() if p.grad is not None]
     assert all(grad.isfinite().all() for grad in grads)
     assert encoder.bands.to_tiles.weight.grad.abs().max() > 0
-    # As long as no layer has learnt: that of the reference band.
+    # That of the reference band, where there is no other.
     alone, _ = npe_loss(encoder(inputs.in_band(0)), catalog)
-    assert_close(loss, alone)
+    inputs.present[:, 1:] = False
+    without, _ = npe_loss(encoder(inputs), catalog)
+    assert_close(without, alone)
+    assert abs(loss - alone) > 0.1

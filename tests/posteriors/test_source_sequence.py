@@ -91,7 +91,7 @@ class TestSceneFit:
         off = (seen['log_flux'] - catalog.log_flux[where])[bright]
         raw = sequence.pixels.patches(sources.tiles, sources.x, sources.y, 6)
         unit = raw.profile(sources.x, sources.y)
-        flux = (unit * raw.data).sum((1, 2)) / (unit**2).sum((1, 2))
+        flux = (unit * raw.data).sum((1, 2, 3)) / (unit**2).sum((1, 2, 3))
         floor = sequence.log_floor(sources)
         naive = torch.log(flux.clamp(min=1e-3)) - floor - catalog.log_flux[where]
         assert float(off.abs().median()) < 0.15
@@ -185,9 +185,9 @@ def test_ellipse_fit_finds_what_was_drawn(scene):
     patches.good = torch.ones_like(patches.good)
     e = 1.1 * torch.rand(2, 20, generator=generator) - 0.55
     blur = 2 * torch.rand(20, generator=generator)
-    truth = Ellipses(torch.full((20,), 3e4), blur, *e)
+    truth = Ellipses(torch.full((20, 1), 3e4), blur, *e)
     patches.data = 3e4 * model_of(patches, truth, some.x, some.y)
-    start = Ellipses.round(torch.full((20,), 2e4))
+    start = Ellipses.round(torch.full((20, 1), 2e4))
     floor = torch.full((20,), 100.0)
     found = fit_ellipses(patches, start, some.x, some.y, floor, n_iterations=12)
     fit, _ = found
@@ -404,7 +404,7 @@ class TestShapesOnly:
 
         old, same = (features(blind, star_shapes=k) for k in (True, False))
         torch.testing.assert_close(old, same, rtol=1e-3, atol=1e-3)
-        new = features(Ellipses.round(flux), star_shapes=False, n_rounds=3)
+        new = features(Ellipses.round(flux[:, None]), star_shapes=False, n_rounds=3)
         best = features(blind, n_rounds=40)
         away = [(part - best).abs().max(-1).values for part in (old, new)]
         middle, worse = (torch.stack([v.quantile(q) for v in away]) for q in (0.5, 0.8))

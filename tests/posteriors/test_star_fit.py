@@ -26,21 +26,28 @@ def patches_of(x, y, flux, *, noise=None, shape=DEFAULT_SHAPE, rho=(0.0, 0.0)):
     Cut-outs centred on pixel (20, 30), in units of the noise.
     """
     n = len(x)
-    vector = torch.tensor(shape).expand(n, 8)[:, None, None]
+    vector = torch.tensor(shape).expand(n, 1, 8)[:, :, None, None]
     out = StarPatches(
-        data=torch.zeros(n, 2 * HALF + 1, 2 * HALF + 1),
-        good=torch.ones(n, 2 * HALF + 1, 2 * HALF + 1),
+        data=torch.zeros(n, 1, 2 * HALF + 1, 2 * HALF + 1),
+        good=torch.ones(n, 1, 2 * HALF + 1, 2 * HALF + 1),
         psf=GaussianPSF.from_shape(vector),
-        gain=torch.full((n, 1, 1), NOISE),
-        correlation=torch.tensor(rho).expand(n, 2),
+        gain=torch.full((n, 1, 1, 1), NOISE),
+        correlation=torch.tensor(rho).expand(n, 1, 2),
         x=torch.full((n,), 20.0),
         y=torch.full((n,), 30.0),
     )
-    model = flux[:, None, None] * out.psf(*out.offsets(x, y))
+    model = flux[:, None, None, None] * out.psf(*out.offsets(x, y))
     out.data = model
     if noise is not None:
-        out.data = model + noise * torch.sqrt(1 + model / NOISE)
+        out.data = model + noise[:, None] * torch.sqrt(1 + model / NOISE)
     return out
+
+
+def fluxes_of(patches, x, y):
+    """
+    Fluxes, errors and chi2 in the only band.
+    """
+    return [value[:, 0] for value in flux_at(patches, x, y)]
 
 
 @pytest.fixture
@@ -54,7 +61,7 @@ def stars(generator):
 class TestFlux:
     def test_without_noise(self, stars):
         x, y, flux = stars
-        found, error, chi2 = flux_at(patches_of(x, y, flux), x, y)
+        found, error, chi2 = fluxes_of(patches_of(x, y, flux), x, y)
         assert_allclose(found, flux, rtol=1e-5)
         assert_allclose(chi2, 0, atol=1e-6)
         assert (error > 0).all()
@@ -62,9 +69,9 @@ class TestFlux:
     def test_bad_pixels_are_not_used(self, stars):
         x, y, flux = stars
         patches = patches_of(x, y, flux)
-        patches.good[:, 5:7, 6:9] = 0
-        patches.data[:, 5:7, 6:9] = 1e5
-        found, _, chi2 = flux_at(patches, x, y)
+        patches.good[..., 5:7, 6:9] = 0
+        patches.data[..., 5:7, 6:9] = 1e5
+        found, _, chi2 = fluxes_of(patches, x, y)
         assert_allclose(found, flux, rtol=1e-4)
         assert_allclose(chi2, 0, atol=1e-4)
 
@@ -80,7 +87,8 @@ class TestFlux:
         x, y = torch.full((n,), 20.2), torch.full((n,), 29.7)
         flux = torch.full((n,), 300.0)
         noise = torch.randn(n, 13, 13, generator=generator)
-        found, error, chi2 = flux_at(patches_of(x, y, flux, noise=noise), x, y)
+        patches = patches_of(x, y, flux, noise=noise)
+        found, error, chi2 = fluxes_of(patches, x, y)
         pull = (found - flux) / error
         assert_allclose(pull.std(), 1, atol=5 / np.sqrt(2 * n))
         assert_allclose(chi2.mean(), 168 / 169, atol=0.01)
@@ -101,9 +109,9 @@ class TestFlux:
         flux = torch.full((n,), 300.0)
         noise, rho = interpolated_noise(n, u)
         patches = patches_of(x, y, flux, rho=rho)
-        patches.gain = torch.full((n, 1, 1), 1e9)
-        patches.data = patches.data + noise
-        found, error, _ = flux_at(patches, x, y)
+        patches.gain = torch.full((n, 1, 1, 1), 1e9)
+        patches.data = patches.data + noise[:, None]
+        found, error, _ = fluxes_of(patches, x, y)
         # Four standard errors of a standard deviation.
         assert_allclose(((found - flux) / error).std(), 1, atol=4 / np.sqrt(2 * n))
 
@@ -334,8 +342,8 @@ def test_position_errors_under_interpolated_noise(u):
     flux = torch.full((n,), 700.0)
     noise, rho = interpolated_noise(n, u)
     patches = patches_of(x, y, flux, rho=rho)
-    patches.gain = torch.full((n, 1, 1), 1e9)
-    patches.data = patches.data + noise
+    patches.gain = torch.full((n, 1, 1, 1), 1e9)
+    patches.data = patches.data + noise[:, None]
     start = torch.full((n,), 20.0), torch.full((n,), 30.0)
     fx, fy, error_x, error_y, _ = fit_star(patches, *start, 0 * x + 3.0)
     tolerance = 4 / np.sqrt(2 * n)
@@ -350,7 +358,8 @@ def test_position_errors_under_interpolated_noise(u):
 
 def test_cut_outs_are_squares_of_the_padded_image(generator):
     image = torch.randn(2, 3, 21, 33, generator=generator)
-    inputs = types.SimpleNamespace(image=image, mask=image > 2)
+    present = torch.ones(2, 3, dtype=torch.bool)
+    inputs = types.SimpleNamespace(image=image, mask=image > 2, present=present)
     pixels = Pixels(inputs, TileGrid((21, 33), 4), 6)
     images = torch.tensor([0, 1, 1, 0])
     # Beyond both ends too.
