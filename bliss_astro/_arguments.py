@@ -291,7 +291,7 @@ def _describe(hint):
         if typing.get_origin(part) is tuple:
             kinds = typing.get_args(part)
             if kinds[-1] is Ellipsis:
-                words.append('a list of names')
+                words.append(f'a list of {"names" if kinds[0] is str else "numbers"}')
                 continue
             plural = 'integers' if kinds[0] is int else 'finite numbers'
             words.append(f'a list of {len(kinds)} {plural}')

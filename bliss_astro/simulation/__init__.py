@@ -3,8 +3,8 @@
 Simulated images with their truth, for a person and for training.
 
 A simulation draws the sources and the observing conditions (`_sources`), exposes,
-aligns and stacks (`_camera`), and adds artefacts and errors of what is stated
-(`_nuisances`).
+aligns and stacks (`_camera`) in each of the bands (`_bands`), and adds artefacts
+(`_nuisances`) and errors of what is stated (`_stated`).
 """
 
 from bliss_astro._lazy import lazy_exports

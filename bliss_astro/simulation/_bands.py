@@ -19,7 +19,7 @@ from bliss_astro.psf import PSFModel
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.units import NANOMAGGY_ZERO_POINT
 
-from ._camera import along, draw_dithers
+from ._camera import draw_dithers
 from ._images import OF_SOURCES, SimulatedImages, concatenate, select
 from ._sources import OUTSIDE, Sources
 
@@ -30,9 +30,6 @@ _SINGLE_SHARE, _R_SHARE, _REFERENCES = 0.4, 0.6, 'griz'
 _SURVEYS = 'SDSS', 'SDSS', 'LSST', 'DECam', 'HSC'
 # Conditions of a field, which the bands of a scene have each.
 _CONDITIONS = 'psf', 'background', 'electrons_per_nmgy', 'read_noise'
-# Share of the images in several bands that end at a line, as at a detector's edge, and
-# range of the share of their pixels beyond it.
-_MASKED_SHARE, _MASKED_WIDTH = 0.08, (0.05, 0.8)
 # Offsets of the other bands' grids in pixels: largest along either axis.
 _LARGEST_SHIFT = 0.07
 
@@ -387,14 +384,3 @@ class Bands:
             log_ratio=self.log_ratio,
             known=self.known,
         )
-
-
-def mask_part(draw, mask):
-    """Mask what lies beyond a line along an axis, in few images ``(B, ny, nx)``."""
-    place, side, chosen = draw.unit(3, len(mask), 1)
-    width, beyond = along(_MASKED_WIDTH, place), []
-    for k, size in enumerate(mask.shape[1:]):
-        at = torch.arange(size, device=mask.device) / size
-        hidden = torch.where(side < 0.5, at, 1 - at) < width
-        beyond.append(hidden & ((2 * chosen / _MASKED_SHARE).floor() == k))
-    return mask | beyond[0][:, :, None] | beyond[1][:, None]

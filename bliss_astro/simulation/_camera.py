@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Exposures of simulated skies: render, add noise, align, stack; asymmetric PSFs.
+Exposures of simulated skies: render, add noise, align, stack.
 
 `Draws` are the random numbers of all modules of simulations.
 """
@@ -11,11 +11,7 @@ import math
 import torch
 
 from bliss_astro.psf import GaussianPSF
-from bliss_astro.psf._mixture import (
-    DEFAULT_NORMALIZATION_RADIUS,
-    asymmetry_of_image,
-    lobe_kernel,
-)
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.rendering._batches import as_gaussians, render_stars, star_factors
 
 from ._images import SimulatedImages, select
@@ -23,19 +19,9 @@ from ._images import SimulatedImages, select
 NOISE_ORDERS = ('before_alignment', 'after_alignment')
 # Pixels of exposures that are stacked at a time on a CPU: some megabytes, its cache.
 _CACHE_PIXELS = 300_000
-# Half the side in pixels of the images on which asymmetries are measured.
-_HALF_SIZE = 18
 # Largest correlation of neighbours that three weights give is the root of a half.
 _MAX_CORRELATION = 0.7
 
-# Prior of the lobes of asymmetric PSFs, chosen to be wide rather than measured: share
-# of PSFs that have any; distances of coma's lobe and of trefoil's from the core, and
-# widths of both, as ranges in FWHM.
-_LOBED_SHARE = 0.5
-_COMA_DISTANCE, _TREFOIL_DISTANCE, _LOBE_WIDTH = (0.8, 2.2), (0.8, 2.0), (0.1, 0.5)
-# Share of PSFs whose asymmetry is stated whole, and errors of what is stated: relative
-# to it, and at least.
-_STATED_SHARE, _STATED_ERROR, _MIN_STATED_ERROR = 0.6, 0.1, 0.001
 # Largest |e1| of a coadd's PSF, which its exposures and the dithers of a few add up to;
 # the formula would allow more.
 _MAX_COADD_ELLIPTICITY = 0.3
@@ -341,60 +327,3 @@ class Camera:
         weight = aligned.add_(fields.variance[:, None, None]).reciprocal_()
         data = data.mul_(weight).unflatten(0, (-1, depth)).sum(1)
         return data / weight.unflatten(0, (-1, depth)).sum(1)
-
-
-# -- asymmetric PSFs -------------------------------------------------------------
-
-
-def draw_lobes(draw, psf, largest):
-    """
-    Draw lobes of PSFs: one on one side (coma) and three at 120 degrees (trefoil).
-
-    Returns shares of the light (at most the largest in either), distances in pixels,
-    angles and widths in pixels, each ``(n, 4)``; one image in two has none.
-    """
-    place = draw.unit(9, len(psf))
-    # Powers of uniform numbers: faint lobes are the rule.
-    coma, trefoil = largest * place[0] ** 2, largest * place[1] ** 3
-    some = place[8] < _LOBED_SHARE
-    share = _one_and_three(coma, trefoil / 3) * some[:, None]
-    distances = along(_COMA_DISTANCE, place[2]), along(_TREFOIL_DISTANCE, place[3])
-    angle = _one_and_three(2 * math.pi * place[4], 2 * math.pi * place[5])
-    angle[:, 2:] += 2 * math.pi / 3 * torch.tensor([1.0, -1.0], device=angle.device)
-    width = _one_and_three(*along(_LOBE_WIDTH, place[6:8]))
-    fwhm = GaussianPSF.from_shape(psf).fwhm[:, None]
-    return share, _one_and_three(*distances) * fwhm, angle, width * fwhm
-
-
-def _one_and_three(one, three):
-    return torch.stack([one, three, three, three], -1)
-
-
-def add_lobes(image, lobes):
-    """Move light of noiseless images ``(B, ny, nx)`` into the lobes of their PSFs."""
-    (ny, nx), some = image.shape[1:], (lobes[0] > 0).any(1).nonzero()[:, 0]
-    if len(some) == 0:  # of which there is no transform
-        return image
-    padded = torch.fft.rfft2(image[some], s=(2 * ny, 2 * nx))
-    moved = padded * lobe_kernel(*(value[some] for value in lobes), (ny, nx))
-    moved = torch.fft.irfft2(moved, s=(2 * ny, 2 * nx))[:, :ny, :nx]
-    return image.index_copy(0, some, moved)
-
-
-def state_asymmetry(draw, psf, lobes, unknown=1.0):
-    """
-    Asymmetries ``(B, 4)`` to state of PSFs with lobes, in part or with errors.
-
-    They are those of `asymmetry_of_image` in three of five images, with small errors,
-    else a part of them. A factor of at most 1 is on the rest and on the errors.
-    """
-    axis = torch.arange(-_HALF_SIZE, _HALF_SIZE + 1, device=psf.device, dtype=psf.dtype)
-    psf = GaussianPSF.from_shape(psf)
-    image = psf[:, None, None](axis, axis[:, None])
-    true = asymmetry_of_image(add_lobes(image, lobes), psf.fwhm)
-    place = draw.unit(2, len(image), 1)
-    lost = torch.where(place[0] < _STATED_SHARE, 0.0, 1 - place[1]) * true
-    noise = draw.normal(len(image), 4)
-    unknown = torch.as_tensor(unknown, device=image.device).reshape(-1, 1)
-    error = _STATED_ERROR * true.abs() + _MIN_STATED_ERROR
-    return true + unknown * (noise * error - lost)

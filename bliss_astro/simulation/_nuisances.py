@@ -1,12 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Nuisances of simulated images: artefacts, and errors of the stated PSF and background.
+Artefacts of simulated images: bad pixels, bright stars, trails, cosmic rays.
 
 No artefact is a source of the prior, and an encoder that never saw one takes it for
 stars or galaxies. A survey's PSF ends where stars that are not saturated fade; of far
 brighter ones one sees the diffraction spikes of the telescope's spider and the light
-that mirrors and dust scatter. Background and PSF are measurements: an encoder that was
-trained with errors of their size marginalises over them, as over every other nuisance.
+that mirrors and dust scatter.
 """
 
 import dataclasses
@@ -14,10 +13,9 @@ import math
 
 import torch
 
-from bliss_astro.exposures._exposure import USUAL_BACKGROUND_ERROR, USUAL_PSF_ERROR
 from bliss_astro.units import FWHM_PER_SIGMA
 
-from ._camera import Draws, between, state_asymmetry
+from ._camera import Draws, along, between
 
 # The ranges of artefacts were chosen to reach beyond what frames of SDSS and HST show.
 # Cosmic rays: peak over the noise, largest length and width in pixels, number, and
@@ -41,12 +39,9 @@ _SPIKE, _HALO = (5e-6, 1e-4), (1e-6, 5e-5)
 # response, lengths in pixels of bleeding columns (each in a quarter of the images,
 # none in the others), and least level over the noise.
 _OVER, _SHARPNESS, _BLEEDING, _LEVEL = (1.5, 60.0), (4.0, 40.0), (4, 10), 30.0
-# Errors of the logarithm of the weights of halo and wing over that of the width;
-# and their largest size where the width's is large: not all is unknown.
-_HALO_ERROR, _WING_ERROR, _MAX_WEIGHT_ERROR = 6, 12, 0.1
-
-
-# -- artefacts -------------------------------------------------------------------
+# Share of the images in several bands that end at a line, as at a detector's edge, and
+# range of the share of their pixels beyond it.
+_MASKED_SHARE, _MASKED_WIDTH = 0.08, (0.05, 0.8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +155,17 @@ def mark_pixels(draw, config, fields, images):
         light, mask, noise = images.data - sky, images.mask, images.bkg_error
         light, images.mask = saturate(draw, light, mask, noise, share)
         images.data = light + sky
+
+
+def mask_part(draw, mask):
+    """Mask what lies beyond a line along an axis, in few images ``(B, ny, nx)``."""
+    place, side, chosen = draw.unit(3, len(mask), 1)
+    width, beyond = along(_MASKED_WIDTH, place), []
+    for k, size in enumerate(mask.shape[1:]):
+        at = torch.arange(size, device=mask.device) / size
+        hidden = torch.where(side < 0.5, at, 1 - at) < width
+        beyond.append(hidden & ((2 * chosen / _MASKED_SHARE).floor() == k))
+    return mask | beyond[0][:, :, None] | beyond[1][:, None]
 
 
 def _positions(shape, place, distance):
@@ -347,94 +353,3 @@ def _spikes_and_halos(shape, x, y, flux, place):
     core = 10 + 20 * place[4]
     halo = (1 + (along**2 + across**2) / core**2) ** -(1 + place[5])
     return flux[..., None] * (image + between(_HALO, place[6]) * halo)
-
-
-# -- errors of what is stated ----------------------------------------------------
-
-
-def misstate(draw, config, images, lobes, *, exact):
-    """
-    Give simulated images the errors of the stated PSF and background.
-
-    The PSF may have lobes; ``exact`` images state errors of 0, and have none.
-    """
-    n, nothing = len(images), images.psf.new_zeros
-    of_psf, of_sky = config.psf_errors, config.background_errors
-    images.psf_error = None if of_psf is None else nothing(n)
-    images.background_error = None if of_sky is None else nothing(n)
-    images.asymmetry = nothing(n, 4) if config.asymmetry > 0 else None
-    if exact:
-        return
-    psf_size, sky_size, unknown = config.psf_error, config.sky_error, 1.0
-    if of_psf is not None:
-        psf_size = draw_stated_errors(draw, n, of_psf, USUAL_PSF_ERROR)
-        images.psf_error = psf_size
-        # Where the PSF is stated to be exact, its lobes are known too.
-        unknown = (psf_size / USUAL_PSF_ERROR).clamp(max=1)
-    if lobes is not None:
-        images.asymmetry = state_asymmetry(draw, images.psf, lobes, unknown)
-    if of_psf is not None or psf_size > 0:
-        images.psf = misstate_psf(draw, images.psf, psf_size, spread=of_psf is None)
-    if of_sky is not None:
-        sky_size = draw_stated_errors(draw, n, of_sky, USUAL_BACKGROUND_ERROR)
-        images.background_error = sky_size
-    if of_sky is not None or sky_size > 0:
-        off = _sky_errors(draw, n, images.data.shape[1:], spread=of_sky is None)
-        images.data = images.data + off * (sky_size * images.bkg_error)[:, None, None]
-
-
-def _sizes(draw, *shape):
-    """Sizes of errors: most are small; the mean is 2 / 3."""
-    return 2 * draw.unit(*shape) ** 2
-
-
-def draw_stated_errors(draw, n, limits, usual):
-    """
-    Errors ``(n,)`` to state: a quarter each the least, usual, uniform, log-uniform.
-    """
-    kind, place = draw.unit(2, n)
-    low, high = limits
-    even, small = low + (high - low) * place, low * (high / low) ** place
-    kinds = [torch.full_like(place, low), torch.full_like(place, usual), even, small]
-    return torch.stack(kinds).gather(0, (4 * kind).long().clamp(max=3)[None])[0]
-
-
-def _sky_errors(draw, n, shape, *, spread):
-    """
-    Level, slope and curvature of errors of the sky ``(n, ny, nx)``, of unit level.
-
-    With ``spread`` the size itself varies, with a mean of 2 / 3.
-    """
-    c = draw.normal(n, 6, 1, 1)
-    v, u = (torch.linspace(-1, 1, size, device=draw.device) for size in shape)
-    v = v[:, None]
-    error = c[:, 0] + 0.5 * (c[:, 1] * u + c[:, 2] * v)
-    error = error + 0.4 * (
-        c[:, 3] * (u**2 - 1 / 3) + c[:, 4] * (v**2 - 1 / 3) + c[:, 5] * u * v
-    )
-    return error * _sizes(draw, n, 1, 1) if spread else error
-
-
-def misstate_psf(draw, psf, size, *, spread=True):
-    """
-    PSFs ``(B, 8)`` with errors of a relative size of the width, float or ``(B,)``.
-
-    Core and wings are wider or narrower together; the weights of halo and wing are
-    the less certain the fainter they are. With ``spread`` the size itself varies.
-    """
-    n = len(psf)
-    noise = draw.normal(n, 5)
-    size = torch.as_tensor(size, device=psf.device).reshape(-1, 1)
-    if spread:
-        size = size * _sizes(draw, n, 1)
-    noise = noise * size
-    weights = noise[:, 1:3]
-    if not spread:
-        weights = weights.clamp(-_MAX_WEIGHT_ERROR, _MAX_WEIGHT_ERROR)
-    out = psf.clone()
-    out[:, [0, 1, 3]] *= torch.exp(noise[:, :1])
-    out[:, 2] *= torch.exp(_HALO_ERROR * weights[:, 0])
-    # Where the power law is the core itself, it is not what is in doubt.
-    out[:, 4] *= torch.where(out[:, 4] < 1, torch.exp(_WING_ERROR * weights[:, 1]), 1.0)
-    out[:, 6:] += 0.7 * noise[:, 3:] * (out[:, 6:] != 0)
-    return out

@@ -19,11 +19,12 @@ from bliss_astro.priors import CatalogPrior, ColourPrior, FieldPrior, GalaxyPrio
 from bliss_astro.rendering import RenderingAccuracy, render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._bands import SimulatedBands, choose_bands, mask_part
-from ._camera import Camera, Draws, Fields, add_lobes, add_noise, draw_lobes
+from ._bands import SimulatedBands, choose_bands
+from ._camera import Camera, Draws, Fields, add_noise
 from ._images import SimulatedImages, concatenate, select, signal_to_noise
-from ._nuisances import BadPixelPrior, add_artifacts, mark_pixels, misstate
+from ._nuisances import BadPixelPrior, add_artifacts, mark_pixels, mask_part
 from ._sources import Sources, sample_catalog, sample_depth, sample_fields, sample_stars
+from ._stated import add_lobes, draw_lobes, misstate
 
 # Side in pixels of the smallest stamps in images.
 _SMALLEST = 32
@@ -132,8 +133,8 @@ class SimulationStream:
             depth = lowest if single or population == 'npe' else coadd_depth
             n = min(self.group_size, n_images - start)
             fields = sample_fields(draw, config, self.field_prior, n, population, depth)
-            disks = self.latent_dim is None
-            bands = choose_bands(draw, config, population, self.colour_prior, disks)
+            given = population, self.colour_prior, self.latent_dim is None
+            bands = choose_bands(draw, config, *given)
             fields, sources = self._sample_sources(draw, population, fields, bands)
             key = population, depth, bands.key
             groups.setdefault(key, []).append((fields, sources, bands))
@@ -148,8 +149,7 @@ class SimulationStream:
             self._observe(draw, key[0], *group, light[key])
             for key, group in groups.items()
         ]
-        joined = SimulatedBands.concatenate if config.bands else concatenate
-        return joined(images)
+        return (SimulatedBands.concatenate if config.bands else concatenate)(images)
 
     def sample_fields(self, n, *, population='sky', depth=1, generator) -> Fields:
         """
@@ -187,9 +187,9 @@ class SimulationStream:
         if self.further_priors:
             values = [prior(sources, draw.generator) for prior in self.further_priors]
             sources.further = torch.cat(values, -1)
-        if bands.own and population == 'stars':
-            bands.calibrate(draw, config, fields, sources)
         if bands.own:
+            if population == 'stars':
+                bands.calibrate(draw, config, fields, sources)
             bands.draw_colours(draw, sources, fields)
         if population != 'stars':
             sources = bands.without_faint(sources, fields, population)

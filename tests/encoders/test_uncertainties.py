@@ -19,19 +19,19 @@ from bliss_astro.psf._mixture import (
     normalization_of_shape,
 )
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.simulation._camera import (
-    Draws,
-    add_lobes,
-    draw_lobes,
-    state_asymmetry,
-)
+from bliss_astro.simulation._camera import Draws
 from bliss_astro.simulation._nuisances import (
     cosmic_rays,
     draw_large_galaxies,
-    draw_stated_errors,
     render_large_galaxies,
     saturate,
     trails,
+)
+from bliss_astro.simulation._stated import (
+    add_lobes,
+    draw_lobes,
+    draw_stated_errors,
+    state_asymmetry,
 )
 
 SMALL = {'width': 16, 'n_blocks': 1, 'stem_width': 8, 'head_width': 16}

@@ -359,6 +359,7 @@ def test_galaxies_keep_their_light_where_bulges_are_redder():
             'reference_shares must',
         ),
         ({'band_shares': (1.0,)}, 'band_shares must be'),
+        ({'band_shares': ('g',)}, 'band_shares must be a list of numbers'),
     ],
 )
 def test_bad_settings_are_refused(changes, message):

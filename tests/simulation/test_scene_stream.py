@@ -17,7 +17,7 @@ from bliss_astro.posteriors import TileCatalog
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulatedImages, SimulationConfig, SimulationStream
 from bliss_astro.simulation._camera import Draws
-from bliss_astro.simulation._nuisances import misstate_psf
+from bliss_astro.simulation._stated import misstate_psf
 
 NPE = SimulationConfig(
     population='npe', n_exposures=(1, 1), shape=(80, 80), bad_pixels=False

@@ -395,6 +395,25 @@ class TestSteps:
         again.advance()
         assert (again.step, again.n_skipped) == (2, 0)
 
+    @pytest.mark.parametrize('used', [True, False])
+    def test_several_bands(self, tiny_configs, used):
+        encoder, simulation, training = tiny_configs
+        encoder = dataclasses.replace(encoder, bands=used, matched_filter=True)
+        simulation = dataclasses.replace(simulation, bands=('g', 'r', 'i'))
+        trainer = EncoderTrainer((encoder, simulation, training), device='cpu')
+        generator = torch.Generator().manual_seed(2)
+        images = trainer.stream.sample_batch(4, generator=generator)
+        inputs, catalog, *_ = trainer.draw(generator=generator.manual_seed(2))
+        assert inputs.image.shape == (4, 3, 16, 16)
+        assert torch.equal(inputs.present, images.present)
+        # The truth is that of the reference band.
+        first = images.reference
+        total = catalog.count.sum((1, 2))
+        assert (total <= (first.flux >= first.flux_min[:, None]).sum(1)).all()
+        assert total.any()
+        numbers = [trainer.advance() for _ in range(2)]
+        assert all(float(step['loss']) == float(step['loss']) for step in numbers)
+
     def test_no_waits_for_numbers(self, tiny_configs):
         """
         A GPU has to finish for the lists of tiles with sources, and for nothing else.
