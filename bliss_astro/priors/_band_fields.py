@@ -4,7 +4,6 @@ Observing conditions of several bands of a field, given those of one of them.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from ._band_mixtures import NODES, interpolate, wavelengths
 from ._fields import ELLIPTICITY_MAX, FieldBatch, FieldTable, log_variables
 from ._numbers import SavedPrior
 
-# Correlation of the ellipticities of two bands, and scatter: of headers of SDSS.
-_E_CORRELATION, _E_SCATTER = 0.5, 0.025
+# Correlation of the ellipticities of two bands, as in headers of SDSS, and the noise
+# that keeps their scatter of 0.025.
+_E_CORRELATION, _E_NOISE = 0.5, 0.022
 # Full widths at half maximum in pixels, and ellipticities, of other telescopes.
 _FWHM_RANGE, _OTHER_ELLIPTICITY = (1.2, 7.0), 0.25
 # Of other telescopes, by wavelength, less those in r: natural logarithms of the noise
@@ -47,7 +47,7 @@ class BandFields(SavedPrior):
     Parameters
     ----------
     bands : dict of str to float
-        Names and wavelengths in nm of F bands.
+        Names and wavelengths in nm of F bands, ascending.
 
     mean : tuple of tuple of float
         Means ``(F, 9)`` of the differences to the band whose row is zero.
@@ -62,7 +62,8 @@ class BandFields(SavedPrior):
     factor: tuple[tuple[float, ...], ...]
 
     def __post_init__(self):
-        n = len(self.bands)
+        n, waves = len(self.bands), list(self.bands.values())
+        require(waves == sorted(waves), 'bands', 'be ascending', waves)
         for name, shape in (('mean', (n, 9)), ('factor', (9, n * n))):
             value = np.array(getattr(self, name), dtype=float)
             good = value.shape == shape and np.isfinite(value).all()
@@ -118,7 +119,10 @@ class BandFields(SavedPrior):
         # Roots of matrices that are singular: the first band's differences are zero.
         value, vector = np.linalg.eigh(cov)
         root = vector * np.sqrt(value.clip(min=0))[:, None] @ vector.transpose(0, 2, 1)
-        return cls(bands, mean.round(4), root.reshape(9, -1).round(4))
+        order = np.argsort(list(bands.values()))
+        bands = dict(sorted(bands.items(), key=lambda item: item[1]))
+        root = root[:, order][:, :, order].reshape(9, -1)
+        return cls(bands, mean[order].round(4), root.round(4))
 
     def sample_batch(self, fields, bands, *, band='r', generator=None):
         """
@@ -145,57 +149,48 @@ class BandFields(SavedPrior):
             Tensors ``psf`` ``(n, F, 8)``, ``background``, ``electrons_per_nmgy`` and
             ``read_noise`` ``(n, F)``.
         """
-        device, n = fields.psf.device, len(fields.psf)
-        matrix, own = self._matrix(bands, band, device)
-        on = {'generator': generator, 'device': device}
-        noise = torch.randn(n, 9, matrix.shape[-1] - 1, **on)
-        mean, factor = matrix[..., 0], matrix[..., 1:]
-        shift = (mean + torch.einsum('fjk,njk->nfj', factor, noise)).exp()
-        s1, s2, b, sp, p0, beta, e1, e2 = fields.psf[:, None].unbind(-1)
-        x = shift.unbind(-1)
-        first = s1 * x[0]
+        return to_batch(self._draw(to_rows(fields), bands, band, generator))
+
+    def _draw(self, rows, bands, band, generator):
+        """Conditions ``(n, F, 11)`` of bands, given those ``(n, 1, 11)`` of one."""
+        matrix, own = self._matrix(bands, band, rows.device)
+        on = {'generator': generator, 'device': rows.device}
+        noise = torch.randn(len(rows), 9, matrix.shape[-1] - 1, **on)
+        shift = torch.einsum('fjk,njk->nfj', matrix[..., 1:], noise)
+        x = (matrix[..., 0] + shift).exp()
+        s1, s2, b, sp, p0, beta = rows[..., :6].unbind(-1)
+        first = s1 * x[..., 0]
         # The second Gaussian stays the wider one, and the power law integrable.
-        second = first * (s2 / s1 * x[1]).clamp(min=1.05)
-        power = 2 + ((beta - 2) * x[5]).clamp(min=0.15)
-        e = [_mix_ellipticity(v, shift[..., 0], on) for v in (e1, e2)]
-        psf = [first, second, b * x[2], first * sp / s1 * x[3], p0 * x[4], power, *e]
-        scalars = (fields.background, fields.electrons_per_nmgy, fields.read_noise)
-        drawn = [torch.stack(psf, -1)]
-        drawn += [v[:, None] * y for v, y in zip(scalars, x[6:], strict=True)]
-        given = (fields.psf[:, None], *(v[:, None] for v in scalars))
-        return FieldBatch(
-            *(
-                torch.where(own[:, None] if new.dim() > 2 else own, old, new)
-                for new, old in zip(drawn, given, strict=True)
-            )
-        )
+        second = first * (s2 / s1 * x[..., 1]).clamp(min=1.05)
+        power = 2 + ((beta - 2) * x[..., 5]).clamp(min=0.15)
+        wings = first * sp / s1 * x[..., 3]
+        psf = [first, second, b * x[..., 2], wings, p0 * x[..., 4], power]
+        e = rows[..., 6:8]
+        noise = _E_NOISE * (e != 0) * torch.randn(*x.shape[:2], 2, **on)
+        e = (_E_CORRELATION * e + noise).clamp(-ELLIPTICITY_MAX, ELLIPTICITY_MAX)
+        new = torch.cat([torch.stack(psf, -1), e, rows[..., 8:] * x[..., 6:]], -1)
+        return torch.where(own[:, None], rows, new)
 
     def _matrix(self, bands, band, device):
         """Means and factors ``(F, 9, 1 + F')`` of the differences; which are zero."""
-        rows = np.concatenate(
-            [
-                np.array(self.mean)[:, :, None],
-                np.array(self.factor).reshape(9, *2 * [len(self.bands)]).swapaxes(0, 1),
-            ],
-            -1,
-        )
-        nodes = self.bands | {k: v for k, v in NODES.items() if k not in self.bands}
-        *waves, own = wavelengths(nodes, [*bands, band])
-        ordered = dict(sorted(self.bands.items(), key=lambda item: item[1]))
-        order = [list(self.bands).index(name) for name in ordered]
-        weights = np.array(
-            [interpolate(ordered, wave, reach=0)[0] for wave in (*waves, own)]
-        )
-        value = np.tensordot(weights, rows[order], 1)
+        *waves, own = wavelengths(NODES | self.bands, [*bands, band])
+        factor = np.reshape(self.factor, (9, *2 * [len(self.bands)])).swapaxes(0, 1)
+        rows = np.concatenate([np.array(self.mean)[:, :, None], factor], -1)
+        weights = [interpolate(self.bands, w, reach=0)[0] for w in (*waves, own)]
+        value = np.tensordot(weights, rows, 1)
         value = torch.tensor(value[:-1] - value[-1], dtype=torch.float32, device=device)
         return value, torch.tensor([wave == own for wave in waves], device=device)
 
 
-def _mix_ellipticity(e, like, on):
-    """Ellipticity ``(n, F)`` of bands; those of round PSFs stay round."""
-    noise = _E_SCATTER * math.sqrt(1 - _E_CORRELATION**2)
-    e = _E_CORRELATION * e + (e != 0) * noise * torch.randn(like.shape, **on)
-    return e.clamp(-ELLIPTICITY_MAX, ELLIPTICITY_MAX)
+def to_rows(fields):
+    """Conditions ``(n, 1, 11)`` of a `FieldBatch`."""
+    scalars = fields.background, fields.electrons_per_nmgy, fields.read_noise
+    return torch.cat([fields.psf, torch.stack(scalars, -1)], -1)[:, None]
+
+
+def to_batch(rows):
+    """Make a `FieldBatch` of conditions ``(..., 11)``."""
+    return FieldBatch(rows[..., :8], *rows[..., 8:].unbind(-1))
 
 
 def band_fields(
@@ -234,56 +229,39 @@ def band_fields(
         Tensors ``psf`` ``(n, F, 8)``, ``background``, ``electrons_per_nmgy`` and
         ``read_noise`` ``(n, F)``.
     """
-    prior = BandFields.default() if prior is None else prior
-    batch = prior.sample_batch(fields, bands, band=band, generator=generator)
-    if other is None:
-        return batch
-    drawn = _other_bands(fields, bands, reference, generator)
-    names = [field.name for field in dataclasses.fields(FieldBatch)]
-    pairs = {name: (getattr(drawn, name), getattr(batch, name)) for name in names}
-    return FieldBatch(
-        **{
-            name: torch.where(other.reshape(-1, *[1] * (new.dim() - 1)), new, old)
-            for name, (new, old) in pairs.items()
-        }
-    )
+    prior, rows = prior or BandFields.default(), to_rows(fields)
+    drawn = prior._draw(rows, bands, band, generator)
+    if other is not None:
+        new = _other_bands(rows, bands, reference, generator)
+        drawn = torch.where(other[:, None, None], new, drawn)
+    return to_batch(drawn)
 
 
-def _other_bands(fields, bands, reference, generator):
-    """Conditions of bands of any telescope, given those of the reference."""
-    device, n = fields.psf.device, len(fields.psf)
+def _other_bands(rows, bands, reference, generator):
+    """Conditions ``(n, F, 11)`` of any telescope, given those of the reference."""
     waves = wavelengths(NODES, bands)
     nodes = np.array([interpolate(NODES, wave)[0] for wave in waves])
     table = nodes @ np.array([_NODE_NOISE, _NODE_ELECTRONS]).T
     table = np.concatenate([table, _SEEING_POWER * np.log(waves)[:, None]], 1)
-    template = torch.tensor(table - table[reference], dtype=torch.float32).to(device)
-    z = torch.randn(n, len(waves), 6, generator=generator, device=device)
-    # The reference is as given.
-    z[:, reference] = 0
+    template = torch.tensor(table - table[reference]).to(rows)
+    shape = len(rows), len(waves), 6
+    z = torch.randn(shape, generator=generator, device=rows.device)
     scatter = z.new_tensor([_NOISE_SCATTER, _ELECTRONS_SCATTER, _SEEING_SCATTER])
     depth, electrons, width = (template + scatter * z[..., :3]).exp().unbind(-1)
-    fwhm = fwhm_of_shape(fields.psf)[:, None]
+    fwhm = fwhm_of_shape(rows[:, 0, :8])[:, None]
     low, high = (fwhm.new_tensor(v) / fwhm for v in _FWHM_RANGE)
-    low, high = low.clamp(max=1), high.clamp(min=1)
-    width = width.clamp(*_FACTOR_RANGE).maximum(low).minimum(high)
-    psf = fields.psf[:, None].repeat(1, len(waves), 1)
-    psf[..., [0, 1, 3]] *= width[..., None]
-    e = psf[..., 6:]
-    e = (e + (e != 0) * _OTHER_E_SCATTER * z[..., 4:]).clamp(
-        -_OTHER_ELLIPTICITY, _OTHER_ELLIPTICITY
-    )
-    psf[..., 6:] = torch.where(z[..., 4:] == 0, psf[..., 6:], e)
-    read, sky = fields.read_noise[:, None], fields.background[:, None]
+    width = width.clamp(*_FACTOR_RANGE).maximum(low.clamp(max=1))
+    new = rows.repeat(1, len(waves), 1)
+    new[..., [0, 1, 3]] *= width.minimum(high.clamp(min=1))[..., None]
+    e = new[..., 6:8]
+    e = e + _OTHER_E_SCATTER * (e != 0) * z[..., 4:]
+    new[..., 6:8] = e.clamp(-_OTHER_ELLIPTICITY, _OTHER_ELLIPTICITY)
+    sky, scale, read = rows[..., 8:].unbind(-1)
     whole = (sky + read**2).sqrt()
-    noise = whole * electrons
-    noise = noise.minimum(whole.clamp(min=_NOISE_RANGE[1]))
+    noise = (whole * electrons).minimum(whole.clamp(min=_NOISE_RANGE[1]))
     noise = noise.maximum(whole.clamp(max=_NOISE_RANGE[0]))
     read = (read * (_READ_SCATTER * z[..., 3]).exp()).minimum(_READ_FRACTION * noise)
-    scale = fields.electrons_per_nmgy[:, None] * noise / whole / depth
-    given = torch.arange(len(waves), device=device) == reference % len(waves)
-    return FieldBatch(
-        psf,
-        torch.where(given, sky, noise**2 - read**2),
-        torch.where(given, fields.electrons_per_nmgy[:, None], scale),
-        torch.where(given, fields.read_noise[:, None], read),
-    )
+    scalars = noise**2 - read**2, scale * noise / whole / depth, read
+    new[..., 8:] = torch.stack(scalars, -1)
+    new[:, reference] = rows[:, 0]
+    return new

@@ -206,6 +206,7 @@ class ColourPrior(SavedPrior):
             Natural logarithms of the fluxes over those in the reference band.
         """
         parts = self._parts(bands, reference, magnitude.device)
+        magnitude, is_galaxy = torch.broadcast_tensors(magnitude, is_galaxy)
         shape = magnitude.shape
         on = {'generator': generator, 'device': magnitude.device}
         flux, which = self._flux(magnitude).reshape(-1), is_galaxy.reshape(-1).long()

@@ -55,6 +55,7 @@ class TestSample:
         assert drawn.shape == (3, 4, 2)
         assert not drawn[..., 0].any()
         assert drawn[..., 1].all()
+        assert prior.sample(magnitude, is_galaxy[0], ['r', 'g']).shape == (3, 4, 2)
         none = prior.sample(magnitude[:0], is_galaxy[:0], ['r', 'g'])
         assert none.shape == (0, 4, 2)
 
