@@ -16,6 +16,7 @@ from bliss_astro._arguments import require
 from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR, file_name
 from bliss_astro.exposures import Exposure
+from bliss_astro.exposures._bands import band_cards, find_band
 from bliss_astro.exposures._read import change_own_file, register_fits_format
 from bliss_astro.psf import GaussianPSF, PSFModel
 
@@ -282,6 +283,7 @@ def write_simulated(exposure, truth, path, *, overwrite):
     header[_FORMAT] = (_VERSION, 'image simulated by bliss-astro simulate')
     header['CREATOR'] = f'{CREATOR} {__version__}'
     header['BUNIT'] = exposure.unit.to_string()
+    header.update(band_cards(exposure.band))
     for name, (card, comment) in (_NUMBERS | _ERRORS).items():
         header[card] = (float(getattr(exposure, name)), comment)
     for card, value in zip(_CORRELATION, exposure.noise_correlation, strict=True):
@@ -319,6 +321,7 @@ def read_simulated(hdus):
             np.asarray(hdus[0].data, dtype=float),
             **known,
             unit=u.Unit(header['BUNIT']),
+            band=find_band(header),
             mask=np.asarray(hdus['MASK'].data, dtype=bool),
             psf=PSFModel.from_shape(
                 [header[card] for card in _PSF], normalization_radius=header['PSFRAD']

@@ -9,7 +9,7 @@ import pytest
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bliss_astro.coadds import Coadd, align_bands
+from bliss_astro.coadds import Coadd, align_bands, align_exposures, coadd_exposures
 from bliss_astro.exposures import BANDS, Exposure, ExposureSet, measure_noise
 from bliss_astro.psf import PSFModel
 
@@ -80,6 +80,20 @@ def test_everything_follows():
     assert_allclose(noise.kernel[2, 3], aligned.noise_correlation[0], atol=0.05)
     assert aligned.psf_at(40, 30).fwhm > g.psf_at(43, 29).fwhm
     assert align_bands(exposures)['g'] is aligned
+
+
+def test_band_of_coadds():
+    bands = [make(band='HSC.i'), make(40.5, band='HSC.i'), make()]
+    aligned = align_exposures(bands)
+    assert [each.band for each in aligned] == [BANDS['HSC.i']] * 2 + [None]
+    coadd = coadd_exposures(bands[:2])
+    assert coadd.band is BANDS['HSC.i']
+    assert coadd.meta['band'] == 'i'
+    # Filters of one name are not one filter.
+    with pytest.raises(ValueError, match=r"in Band\(name='i', wavelength=748.7.*772"):
+        coadd_exposures([*bands, make(band='i')])
+    mixed = [make(band='i', meta={'band': 'i'}), make(meta={'band': 'i'})]
+    assert coadd_exposures(mixed).band is BANDS['i']
 
 
 def test_unit_and_reference():

@@ -12,6 +12,8 @@ from numpy.testing import assert_allclose
 from bliss_astro.coadds import Coadd
 from bliss_astro.exposures import BANDS, Band, Exposure
 from bliss_astro.exposures._bands import find_band
+from bliss_astro.simulation import CoaddSimulator
+from bliss_astro.simulation._images import write_simulated
 
 OWN = Band('F814W', 804.5, 154.0)
 
@@ -107,6 +109,16 @@ def test_band_in_files_and_nddata(band, tmp_path):
     assert coadd[1:].band == band
     coadd.replace(band=None).write(tmp_path / 'coadd.fits', overwrite=True)
     assert Coadd.read(tmp_path / 'coadd.fits').band is None
+
+
+def test_band_in_simulated_files(tmp_path):
+    path = tmp_path / 'simulated.fits'
+    exposure, truth = CoaddSimulator(3, shape=(64, 64)).sample(rng=1)
+    truth['mag'] = 22.0
+    for band in (OWN, None):
+        known = exposure.replace(band=band)
+        write_simulated(known, truth, path, overwrite=True)
+        assert Exposure.read(path).band == band
 
 
 def test_band_of_a_fits_file(tmp_path):
