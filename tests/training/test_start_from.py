@@ -12,7 +12,7 @@ from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import train_encoder
-from bliss_astro.training._encoder import start_from
+from bliss_astro.training._encoder import EncoderTrainer, start_from
 
 
 @pytest.fixture(scope='module')
@@ -138,3 +138,31 @@ def test_new_conditions_stand_before_the_features_of_the_tile(tmp_path):
         assert torch.equal(new[key][:, -8:], old[key][:, -8:])
         assert not new[key][:, n:-8].any()
         assert new[key].shape[1] > old[key].shape[1]
+
+
+def test_bands_start_without_influence(tiny_configs, tmp_path):
+    """
+    A network of several bands begins with the answer of the reference band.
+    """
+    sizes = {'width': 8, 'n_blocks': 1, 'stem_width': 8, 'head_width': 8}
+    Encoder(EncoderConfig(**sizes)).save(tmp_path / 'before.safetensors')
+    config = EncoderConfig(**sizes, bands=True)
+    simulation = dataclasses.replace(tiny_configs[1], bands=('g', 'r', 'i'))
+    _, *others = started(tiny_configs, tmp_path / 'before.safetensors')
+    configs = config, simulation, others[1]
+    trainer = EncoderTrainer(configs, device='cpu')
+    inputs, catalog, *_ = trainer.draw(6)
+    assert inputs.present[:, 1:].any()
+    before = Encoder.from_pretrained(tmp_path / 'before.safetensors')
+    reference = inputs.in_band(0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            trainer.model(inputs).log_prob(catalog),
+            before(reference).log_prob(catalog),
+            rtol=1e-4,
+            atol=1e-3,
+        )
+    encoder = train_encoder(configs, tmp_path, name='bands')
+    assert encoder.config.bands
+    assert encoder.bands.to_tiles.weight.any()
+    assert encoder.card['simulation']['bands'] == ['g', 'r', 'i']
