@@ -281,6 +281,27 @@ def test_the_axis_is_needed(one):
         EncoderInputs(image=one.image[:, 0], mask=one.mask[:, 0], **values)
 
 
+def test_pixels_of_other_bands_are_weighted_by_their_description(encoder):
+    layers, generator = encoder.bands, torch.Generator().manual_seed(1)
+    reference, first, second = torch.randn(3, 1, 8, 6, 10, generator=generator)
+    conditions = torch.randn(1, 3, 14, 3, 5, generator=generator)
+    planes = torch.zeros(1, 2 * len(SPECTRA), 12, 20)
+
+    def add(*others, given=conditions):
+        others = [(place, [0], own) for place, own in others]
+        return layers(reference, others, given, planes)
+
+    assert add((1, first), (2, second)).shape == (1, 8, 3, 5)
+    assert_close(add((1, first), (2, second)), add((2, second), (1, first)))
+    alone, other = add((1, first)), add((1, second))
+    assert (alone - other).abs().max() > 1e-3
+    # The same pixels in another band, and maps of conditions in place of constants.
+    assert (alone - add((2, first))).abs().max() > 1e-3
+    constant = conditions[..., :1, :1]
+    whole = constant.expand_as(conditions)
+    assert_close(add((1, first), given=constant), add((1, first), given=whole))
+
+
 # -- matched filters of several bands ------------------------------------------------
 
 
