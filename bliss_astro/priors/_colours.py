@@ -316,7 +316,7 @@ class ColourPrior(SavedPrior):
         Draw the share of the disk in the flux of each band.
 
         Bulges are redder than their disks, along the line from blue to red galaxies
-        (see `bulge_excess`); log ratios of the whole galaxy stay as they are.
+        (see ``bulge_excess``); log ratios of the whole galaxy stay as they are.
 
         Parameters
         ----------

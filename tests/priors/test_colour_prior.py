@@ -288,6 +288,22 @@ class TestConditional:
         before = prior.conditional(magnitude[:1], galaxy[:1], bands)[1][0, 3, 3]
         assert cov[:, 3, 3].mean() < 0.5 * before
 
+    def test_interpolated_reference(self):
+        # The scatter of the reference is common to its flux and to all ratios.
+        prior, band = simple(), types.SimpleNamespace(wavelength=540.0)
+        _, _, cov = (part[0] for part in prior.stars.arrays())
+        share = np.log(540 / 468.5) / np.log(616.8 / 468.5)
+        scatter = 0.3 * min(np.log(540 / 468.5), np.log(616.8 / 540))
+        # Log fluxes of the reference and of g over the coordinates.
+        rows = np.zeros((2, 6))
+        rows[:, 0], rows[:, 2] = 1, (1 - share, 1)
+        cov = rows @ cov @ rows.T + np.diag([scatter**2, 0])
+        slope = (cov[0, 1] - cov[0, 0]) / cov[0, 0]
+        magnitude = torch.tensor([20.0, 22.0])
+        found, _ = prior.conditional(magnitude, magnitude < 0, ['g'], band)
+        expected = slope * -2 * MAGNITUDE
+        assert_allclose(found[1] - found[0], expected, atol=1e-4)
+
 
 class TestBulges:
     def test_redder_than_disks(self, prior, generator):
@@ -339,6 +355,17 @@ class TestFit:
                 assert_allclose(middle, [g_r, -r_i], atol=0.05)
                 low, high = np.quantile(colour[:, 0], [0.16, 0.84])
                 assert_allclose((high - low) / 2, 0.15, atol=0.05)
+
+    def test_slope_of_the_counts(self, generator):
+        # With steep counts galaxies of a given magnitude in g are fainter, bluer ones.
+        middle = []
+        for slope in (0.0, 1.0):
+            options = {'n_components': 2, 'n_iterations': 20, 'slopes': (0.0, slope)}
+            prior = ColourPrior.fit(catalogue(), bands=['g', 'r', 'i'], **options)
+            colour = draw(prior, generator, 20.5, True, ['g', 'r'])[:, 1]
+            middle.append(np.median(colour))
+        # By ln(10) times the slope and the variance of the colour at a magnitude.
+        assert_allclose(middle[1] - middle[0], math.log(10) * 0.15**2, atol=0.02)
 
     def test_bands_of_two_surveys(self, generator):
         table = catalogue()
