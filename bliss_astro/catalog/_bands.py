@@ -44,9 +44,14 @@ def ucd_word(band):
     return next((word for word, end in _WORDS.items() if wavelength < end), 'em.IR')
 
 
-def by_wavelength(bands):
-    """Names of bands, of those that are known, from blue to red."""
-    return sorted((b for b in bands if b in WAVELENGTHS), key=WAVELENGTHS.get)
+def by_wavelength():
+    """Names of the bands that columns may have, from blue to red."""
+    return sorted(WAVELENGTHS, key=WAVELENGTHS.get)
+
+
+def bands_of(table):
+    """Names of the bands of a table, from blue to red."""
+    return [band for band in by_wavelength() if f'flux_{band}' in table.colnames]
 
 
 def learn_bands(facts):

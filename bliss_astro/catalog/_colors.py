@@ -13,7 +13,7 @@ from astropy.table import QTable
 
 from bliss_astro._arguments import require
 
-from ._bands import WAVELENGTHS, by_wavelength, ucd_word
+from ._bands import bands_of, ucd_word
 from ._columns import has_magnitude, plain_numbers
 from ._rows import rows_of
 from ._shared_light import SIGMA_QUANTILES
@@ -87,11 +87,6 @@ def colors(self, pairs=None, *, gaussian=False):
             info.format, info.description = '.3f', about
             info.meta = {'ucd': f'{first}phot.color;{ucd}'}
     return table
-
-
-def bands_of(table):
-    """Names of the bands of a table, from blue to red."""
-    return by_wavelength(b for b in WAVELENGTHS if f'flux_{b}' in table.colnames)
 
 
 def _pairs_of(catalog, pairs):

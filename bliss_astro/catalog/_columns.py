@@ -125,7 +125,7 @@ class _Columns(Mapping):
         columns = (c for entry in PARAMETERS.values() for c in entry.columns)
         more = [pair for c in columns if not isinstance(c, str) for pair in _define(c)]
         own = [pair for pair in self._own.items() if pair[0] not in self._of_bands]
-        bands = [pair for band in by_wavelength(WAVELENGTHS) for pair in self.of(band)]
+        bands = [pair for band in by_wavelength() for pair in self.of(band)]
         first = self._first
         return dict([*own[:first], *bands, *own[first:-2], *more, *own[-2:]])
 

@@ -89,7 +89,7 @@ class CatalogColumns(QTable):
 def _expendable():
     """Names of columns to leave out, in this order."""
     for name in _EXPENDABLE:
-        of_bands = by_wavelength(WAVELENGTHS)[::-1] if '{band}' in name else ('',)
+        of_bands = by_wavelength()[::-1] if '{band}' in name else ('',)
         yield from (name.format(band=band) for band in of_bands)
 
 

@@ -10,7 +10,7 @@ import astropy.units as u
 import numpy as np
 from astropy.nddata import NoOverlapError, overlap_slices
 
-from bliss_astro._arguments import check_image_shape, check_number
+from bliss_astro._arguments import check_choice, check_image_shape, check_number
 from bliss_astro._warnings import warn
 from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.exposures._validate import two_slices
@@ -21,6 +21,7 @@ from bliss_astro.rendering._scene import (
     psf_grid,
 )
 
+from ._bands import bands_of
 from ._columns import COLUMNS, pixel_scale, plain_numbers
 
 # Quantile of the errors of the fluxes that is taken for that of faint sources.
@@ -29,7 +30,7 @@ _FAINT_QUANTILE = 0.1
 # -- sources -----------------------------------------------------------------------
 
 
-def sources_of(table, *, scale=None, quiet=False):
+def sources_of(table, *, scale=None, quiet=False, band=None):
     """
     Sources of a table, shapes of galaxies and all.
 
@@ -45,6 +46,9 @@ def sources_of(table, *, scale=None, quiet=False):
         Whether to leave out the warning that galaxies without shapes are drawn as
         stars.
 
+    band : str or None, optional
+        Band of the fluxes; by default those of the column ``flux``.
+
     Returns
     -------
     sources : `~bliss_astro.rendering._scene.Sources`
@@ -52,6 +56,9 @@ def sources_of(table, *, scale=None, quiet=False):
         whose shape is unknown or impossible are stars.
     """
     sources = Sources.of(table)
+    if band is not None:
+        check_choice('band', band, bands_of(table))
+        sources.flux = plain_numbers(table[f'flux_{band}'])
     sources.flux = np.where(np.isfinite(sources.flux), sources.flux, 0.0)
     missing = [name for name in GALAXY_SHAPE_NAMES if name not in table.colnames]
     if missing:
@@ -172,7 +179,7 @@ def _noise_of_rows(catalog, grid):
 # -- images ------------------------------------------------------------------------
 
 
-def render(self, *, shape=None, cutout=None, psf=None):
+def render(self, *, shape=None, cutout=None, psf=None, band=None):
     """
     Render the rows: the image of the catalogue, without noise.
 
@@ -197,6 +204,10 @@ def render(self, *, shape=None, cutout=None, psf=None):
         The PSF, of any kind that `~bliss_astro.exposures.Exposure` takes. By
         default that of the encoder's inputs, which `posterior` holds.
 
+    band : str, optional
+        Band of the fluxes (``flux_g``), with its own ``psf``. By default the reference
+        band.
+
     Returns
     -------
     image : float32 `~numpy.ndarray` or `~astropy.units.Quantity`, shape (ny, nx)
@@ -209,8 +220,8 @@ def render(self, *, shape=None, cutout=None, psf=None):
 
     ValueError
         If there is neither a posterior nor ``psf``, if the shape of the image is
-        unknown, if ``cutout`` holds no pixels, or if radii are
-        angles and there is no WCS.
+        unknown, if ``cutout`` holds no pixels, if radii are angles and there is no
+        WCS, or if there is no such band.
 
     Warns
     -----
@@ -240,12 +251,13 @@ def render(self, *, shape=None, cutout=None, psf=None):
     >>> image.shape == exposure.shape
     True
     """
+    sources = sources_of(self, scale=scale_of(self), band=band)
     renderer = renderer_of(self, shape=shape, psf=psf)
     try:
         window = None if cutout is None else two_slices(cutout, renderer.shape)
     except (TypeError, ValueError) as error:
         raise type(error)(f'cutout: {error}') from None
-    image = renderer(sources_of(self, scale=scale_of(self)), window=window)
+    image = renderer(sources, window=window)
     unit = getattr(self['flux'], 'unit', None)
     return image if unit is None else u.Quantity(image, unit, copy=False)
 

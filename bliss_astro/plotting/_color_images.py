@@ -52,7 +52,7 @@ def color_image(images, noise):
     """
     Colour picture of images above the sky in red, green and blue.
 
-    Each is taken in units of its noise, so that the sky is grey. Pixels that are bad in
+    Each is taken in units of its noise, so that the sky is dark and has no colour. Pixels that are bad in
     any of them have the colour of bad pixels.
     """
     from astropy.visualization import make_lupton_rgb
@@ -60,7 +60,7 @@ def color_image(images, noise):
 
     scaled = [np.asarray(v, float) / n for v, n in zip(images, noise, strict=True)]
     bad = ~np.isfinite(scaled).all(0)
-    options = {'minimum': -1.0, 'stretch': _STRETCH, 'Q': _SOFTENING}
+    options = {'minimum': -0.5, 'stretch': _STRETCH, 'Q': _SOFTENING}
     picture = make_lupton_rgb(*(np.where(bad, 0.0, v) for v in scaled), **options)
     picture[bad] = np.round(255 * np.array(to_rgb(_axes.BAD_PIXELS)))
     return picture

@@ -195,9 +195,12 @@ def plot_catalog(
     norm = _stretch(image, stretch, percentile)
     ax = _axes.image_axes(bad.shape, wcs, ax)
     _axes.show_image(ax, image, cmap, norm=norm)
-    if probability_cmap is None:
-        probability_cmap = _probability_colors(dark=image.ndim == 3)
-    circles, color = _add_circles(ax, catalog, positions, radius, probability_cmap)
+    dark = image.ndim == 3
+    cmap = (
+        _probability_colors(dark=dark) if probability_cmap is None else probability_cmap
+    )
+    color = _axes.SKY_BLUE if dark else _axes.BLUE
+    circles, color = _add_circles(ax, catalog, positions, radius, cmap, color)
     handles = [_entry('detected', marker='o', mfc='none', mec=color, mew=1.4)]
     if error_scale is not None:
         _add_errors(ax, catalog, positions, error_scale)
@@ -247,14 +250,14 @@ def _probability_colors(*, dark):
     return ListedColormap(colormaps['plasma'](np.linspace(*ends, 256)))
 
 
-def _add_circles(ax, catalog, positions, radius, cmap):
+def _add_circles(ax, catalog, positions, radius, cmap, color):
     """Draw circles, coloured by probability where there is one, and their colour."""
     size = np.full(len(positions), 2.0 * radius)
     shape = (size, size), np.zeros(len(positions))
     style = {'linewidths': 1.4}
     if not isinstance(catalog, Table) or 'probability' not in catalog.colnames:
-        _add_ellipses(ax, positions, *shape, edgecolors=_axes.BLUE, **style)
-        return None, _axes.BLUE
+        _add_ellipses(ax, positions, *shape, edgecolors=color, **style)
+        return None, color
     circles = _add_ellipses(ax, positions, *shape, cmap=cmap, **style)
     probability = _axes.values_of(catalog, 'probability')
     circles.set_array(probability)

@@ -18,11 +18,14 @@ from astropy.table import QTable, vstack
 from astropy.uncertainty import Distribution
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bliss_astro import CoaddSimulator, detect_sources
+from bliss_astro import CoaddSimulator, PSFModel, detect_sources
 from bliss_astro.catalog import ProbabilisticCatalog, _bands, _candidates
-from bliss_astro.catalog._bands import BandDraws, ucd_word
+from bliss_astro.catalog._bands import WAVELENGTHS, BandDraws, ucd_word
 from bliss_astro.catalog._columns import COLUMNS
+from bliss_astro.catalog._rows import rows_of
+from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.flags import CatalogFlag
+from bliss_astro.posteriors import PARAMETERS, SourceParameter
 from bliss_astro.posteriors._factors import draw_flux, flux_parts
 from bliss_astro.posteriors._marginals import quasi_random
 
@@ -85,7 +88,7 @@ def found(posterior):
     return posterior.at_threshold(0.5, n_samples=50, rng=1)
 
 
-def by_hand(**more):
+def by_hand(meta=None, **more):
     """
     A table of three rows with fluxes in two bands.
     """
@@ -94,7 +97,8 @@ def by_hand(**more):
     columns |= {'flux': [1.0, 4.0, 2.0], 'flux_err': [0.1, 0.2, 0.1]}
     columns |= {'flux_r': [1.0, 4.0, 2.0], 'flux_r_err': [0.1, 0.2, 0.1]}
     columns |= {'flux_g': [0.5, np.nan, -0.1], 'flux_g_err': [0.05, np.nan, 0.2]}
-    return ProbabilisticCatalog.from_columns(columns | more, unit=u.nmgy)
+    columns |= more
+    return ProbabilisticCatalog.from_columns(columns, unit=u.nmgy, meta=meta)
 
 
 class TestColumns:
@@ -192,14 +196,35 @@ class TestColumns:
         assert not hasattr(table['flux_aper'], 'unit') or not table['flux_aper'].unit
         assert table['mag_z'].unit == u.mag
 
-    def test_bands_of_other_names(self, monkeypatch):
-        monkeypatch.setattr(_bands, 'WAVELENGTHS', dict(_bands.WAVELENGTHS))
+    def test_bands_of_other_names(self, tmp_path):
         facts = {'bands': ['r', 'F814W'], 'band_wavelengths': [617.0, 804.5]}
-        monkeypatch.setattr('bliss_astro.catalog._columns.WAVELENGTHS', known := {})
-        monkeypatch.setattr(_bands, 'WAVELENGTHS', known)
-        _bands.learn_bands(facts)
-        assert COLUMNS['flux_F814W'].ucd == 'phot.flux.density;em.opt.I'
-        assert list(known) == ['r', 'F814W']
+        more = {'flux_F814W': [1.0, 2.0, 3.0], 'flux_F814W_err': [0.1, 0.1, 0.1]}
+        try:
+            table = by_hand(meta={'image': facts}, **more)
+            assert COLUMNS['flux_F814W'].ucd == 'phot.flux.density;em.opt.I'
+            names = table.colnames
+            start = names.index('mag_r_err') + 1
+            assert names[start : start + 2] == ['flux_F814W', 'flux_F814W_err']
+            table.write(tmp_path / 'cat.ecsv')
+            # In another session.
+            WAVELENGTHS.pop('F814W')
+            assert 'flux_F814W' not in COLUMNS
+            again = ProbabilisticCatalog.read(tmp_path / 'cat.ecsv')
+            assert WAVELENGTHS['F814W'] == 804.5
+            colors = again.colors('r-F814W', gaussian=True)
+            assert_allclose(colors['r-F814W'][0].value, 2.5 * np.log10(2 / 4))
+        finally:
+            WAVELENGTHS.pop('F814W', None)
+
+    def test_render(self, posterior, found):
+        psf = PSFModel()
+        whole = found.render(psf=psf, band='r')
+        assert_allclose(whole, found.render(psf=psf))
+        image = found.render(psf=psf, band='i')
+        assert image.unit == u.nmgy
+        assert image.sum() > 1.2 * whole.sum()
+        with pytest.raises(ValueError, match='band must be one of'):
+            found.render(band='z')
 
     def test_display(self, found):
         lines = found.pformat(max_width=80)
@@ -319,6 +344,20 @@ class TestDraws:
         with pytest.raises(ValueError, match='column must be one of'):
             found.samples(['flux_g', 'flux_z'])
 
+    def test_shapes_belong_to_their_fluxes(self, found, posterior, monkeypatch):
+        rows, kept, original = rows_of(posterior, found), [], BandDraws.given
+
+        def given(*args):
+            kept.append(original(*args))
+            return kept[0]
+
+        monkeypatch.setattr(BandDraws, 'given', given)
+        drawn = rows.draw(30, np.random.default_rng(1))
+        (index, ratios), radius = kept[0], rows._draws('disk_radius')
+        own = rows._in_table('disk_radius', np.take_along_axis(radius, index, 1))
+        assert_array_equal(drawn['disk_radius'], own)
+        assert_allclose(drawn['flux_g'] / drawn['flux'], np.exp(ratios['g']))
+
     def test_types_belong_to_their_fluxes(self):
         """
         Stars of one flux and galaxies of another, with a colour each.
@@ -392,3 +431,26 @@ class TestFiles:
         with pytest.warns(UserWarning, match='posterior belongs to one image'):
             both = vstack([found, other], metadata_conflicts='silent')
         assert len(both.colors('g-r', gaussian=True)) == len(found) + 3
+
+
+class TestDrawnCatalogues:
+    def test_fluxes_of_all_bands(self, monkeypatch):
+        """
+        Colours are drawn with the flux and the rest of a source.
+        """
+        entry = SourceParameter('colour', dim=4, context=('flux',))
+        monkeypatch.setitem(PARAMETERS, 'colour', entry)
+        sizes = dict.fromkeys(('width', 'stem_width', 'head_width'), 16)
+        config = EncoderConfig(**sizes, n_blocks=1, parameters=('colour',))
+        encoder = Encoder(config).eval().requires_grad_(False)
+        torch.nn.init.zeros_(encoder.head.count.bias)
+        exposure, _ = CoaddSimulator().sample(rng=3)
+        options = {'encoder': encoder, 'density': 0.01, 'check': False}
+        posterior = detect_sources(exposure[:16, :16], 0.05, **options).posterior
+        plain = posterior.sample(1, rng=1)[0]
+        assert plain['colour'].shape == (len(plain), 4)
+        posterior.meta['bands'] = BANDS
+        table = posterior.sample(1, rng=1)[0]
+        assert 'colour' not in table.colnames
+        ratio = np.log(np.asarray(table['flux_g'] / table['flux']))
+        assert_allclose(ratio, plain['colour'][:, 1], rtol=1e-6)
