@@ -90,6 +90,26 @@ def _hidden_if(sweep, touched, slot, holder=None, code=None):
     return sweep.posterior.hidden_at(tiles, near, known)
 
 
+def _described_as(sweep, chain, touched, slot):
+    """
+    Numbers ``(N,)`` that are alike for equal tiles with the same ones emptied around.
+
+    Where nothing is emptied and the chain describes the tile, they are its row.
+    """
+    images, r, c, valid = touched
+    own, n = _tile_of(touched, slot), len(chain.tiles[0])
+    emptied = valid & (sweep.catalog.count[images[:, None], r, c] > 0)
+    emptied &= colour_of(r, c) < colour_of(*own[1:])[:, None]
+    # Which of the nine tiles around, as bits.
+    place = 3 * (r - own[1][:, None]) + c - own[2][:, None] + 4
+    emptied = (emptied.long() << place).sum(1)
+    number, numbers = sweep.number(own), sweep.number(chain.tiles)
+    row = torch.searchsorted(numbers, number).clamp(max=n - 1)
+    # Chains of two sources differ.
+    same = (numbers[row] == number) & (emptied == 0) & (sweep.catalog.count[own] < 2)
+    return torch.where(same, row, n + 512 * number + emptied)
+
+
 def _tile_of(touched, slot):
     images, r, c, _ = touched
     rows, columns = (v.gather(1, slot[:, None])[:, 0] for v in (r, c))
@@ -173,7 +193,7 @@ def join_neighbours(sweep, chain, near, probability, *, faintest, least=0.0):
     Returns
     -------
     chain : ``TileChain``
-        The chain, and in further rows that of the tiles beyond.
+        The chain, and in further rows those of the tiles beyond that it lacks.
 
     which : tensor ``(N, P)``
         Row of the chain that each draw of a candidate is from.
@@ -193,20 +213,32 @@ def join_neighbours(sweep, chain, near, probability, *, faintest, least=0.0):
     filled = valid & (sweep.catalog.count[images[:, None], r, c] > 0)
     here = torch.cat([filled[:, 1:].any(1, keepdim=True), valid[:, 1:]], 1)
     use, slot = here.nonzero(as_tuple=True)
-    hidden = _hidden_if(sweep, [part[use] for part in touched], slot)
-    chances[use, slot] = sweep.head.count_factor(hidden).presence
+    some = [part[use] for part in touched]
+    # Each tile once, and not again where the chain has it.
+    key, same = _described_as(sweep, chain, some, slot).unique(return_inverse=True)
+    first = torch.empty_like(key).scatter_(0, same, torch.arange(len(use)).to(key))
+    new = (key >= n).nonzero()[:, 0]
+    first = first[new]
+    hidden = _hidden_if(sweep, [part[first] for part in some], slot[first])
+    presence = probability[key.clamp(max=n - 1)]
+    presence[new] = sweep.head.count_factor(hidden).presence
+    chances[use, slot] = presence[same]
     chances[:, 1:] *= chances[:, 1:] > faintest
     reach = torch.maximum(1 - (1 - chances).prod(1), probability[near])
     reach = (reach > (1 - 1e-4) * least) | filled[:, 0]
     likely = ((slot == 0) | (chances[use, slot] > 0)) & reach[use]
-    likely = likely.nonzero()[:, 0]
-    use, slot, hidden = (v[likely] for v in (use, slot, hidden))
-    own = _tile_of([part[use] for part in touched], slot)
-    given = own, hidden, torch.ones_like(use), sweep.catalog
+    needed = torch.zeros_like(key, dtype=torch.bool)
+    needed[same[likely]] = True
+    needed = needed[new].nonzero()[:, 0]
+    own = tuple(part[first[needed]] for part in _tile_of(some, slot))
+    given = own, hidden[needed], torch.ones_like(needed), sweep.catalog
     chain = chain.followed_by(sweep.posterior.source_chain(0, *given))
+    key[new[needed]] = n + torch.arange(len(needed)).to(key)
+    likely = likely.nonzero()[:, 0]
+    use, slot, row = use[likely], slot[likely], key[same[likely]]
     # Of tiles beyond only what is another source than that of the own tile.
     k = slot.nonzero()[:, 0]
-    pair = torch.stack([near[use[k]], n + k])
+    pair = torch.stack([near[use[k]], row[k]])
     some = [part[use[k]] for part in touched]
     share = _share_same(sweep, chain, some, slot[k], pair, chances[use[k]])
     chances[use[k], slot[k]] *= share
@@ -214,11 +246,11 @@ def join_neighbours(sweep, chain, near, probability, *, faintest, least=0.0):
     joined = torch.where(reach, weight.sum(1), 0.0)
     probability[near] = torch.maximum(joined, probability[near])
     rows = near[:, None].repeat(1, 4)
-    rows[use, slot] = n + torch.arange(len(use), device=use.device)
+    rows[use, slot] = row
     which = torch.arange(n, device=use.device)[:, None].repeat(1, len(sweep.quasi))
     which[near] = _mixed(weight, rows, near, len(sweep.quasi))
-    one, other = (part[use[k]] for part in tiles), (part[k] for part in own)
-    return chain, which, (sweep.number([*one]), sweep.number([*other]), share)
+    pairs = (tuple(part[row] for part in chain.tiles) for row in pair)
+    return chain, which, (*map(sweep.number, pairs), share)
 
 
 def _mixed(weight, rows, near, n_draws):

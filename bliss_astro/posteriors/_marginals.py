@@ -11,7 +11,7 @@ import dataclasses
 
 import torch
 
-from bliss_astro._threads import split_pixels
+from bliss_astro._threads import map_threads, split_pixels
 
 from ._factors import LogFluxFactor, flux_parts
 from ._grid import Rows
@@ -179,9 +179,11 @@ class SourceMarginals(Rows):
         q = q.expand(*q.shape[:-1], len(self))
         n_numbers = self.flux.shape[1:].numel() * q.shape[:-1].numel()
         pieces = split_pixels(len(self), n_numbers, q.device)
-        factors = (self.select(index).flux_factor() for index in pieces)
-        found = [f.quantile(q[..., k]) for f, k in zip(factors, pieces, strict=True)]
-        return torch.cat(found, -1)
+
+        def compute(index):
+            return self.select(index).flux_factor().quantile(q[..., index])
+
+        return torch.cat(map_threads(compute, pieces), -1)
 
     def place(self) -> tuple[torch.Tensor, torch.Tensor]:
         """

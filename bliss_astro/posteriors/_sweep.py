@@ -140,20 +140,24 @@ class Sweep:
 
     def _fit(self, catalog, code, tiles):
         """Fit sources of tiles, and put their most probable values into a catalogue."""
-        count, hidden = catalog.count[tiles], self._hidden(tiles, code)
+        count = catalog.count[tiles]
         self.count[tiles] = count
         for place, fits in enumerate(self.fits):
-            index = (count > place).nonzero()[:, 0]
-            if len(index) == 0:
+            some = tuple(part[count > place] for part in tiles)
+            row = torch.arange(len(some[0]), device=count.device)
+            if len(row) == 0:
                 return
-            own = tuple(part[index] for part in tiles)
-            given = hidden[index], count[index], catalog
-            chain = self.posterior.source_chain(place, own, *given)
-            chain.fill(catalog, mode=True)
-            row = torch.arange(len(index), device=index.device)
-            self.where[place][own] = row + sum(len(fit['x']) for fit in fits)
-            names = chain.fit.keys() - {'patches', 'log_floor'}
-            fits.append({name: chain.fit[name] for name in names})
+
+            def fit(index, place=place, some=some):
+                own = tuple(part[index] for part in some)
+                given = self._hidden(own, code), catalog.count[own], catalog
+                chain = self.posterior.source_chain(place, own, *given)
+                chain.fill(catalog, mode=True)
+                names = chain.fit.keys() - {'patches', 'log_floor'}
+                return {name: chain.fit[name] for name in names}
+
+            self.where[place][some] = row + sum(len(fit['x']) for fit in fits)
+            fits += map_threads(fit, split_work(len(row), _BAND, row.device))
 
     def _visit(self, colour, code, log_probs):
         """
