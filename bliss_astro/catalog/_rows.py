@@ -17,6 +17,7 @@ from astropy.table import QTable
 from scipy.spatial import cKDTree
 
 from bliss_astro._arguments import check_choice, torch_generator
+from bliss_astro._threads import map_threads, split_pixels
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors._source_chain import after_flux, true_values
 
@@ -61,25 +62,36 @@ class SourceRows:
     def __init__(self, posterior, candidates, index):
         self.posterior, self._candidates, self.index = posterior, candidates, index
         self.sources = candidates.select(index)
-        # Draws ``(N, P)`` of the positions, and the places, in tiles' pixels.
-        self._x, self._y = to_array(self.sources.x), to_array(self.sources.y)
+        # Places in tiles' pixels.
         self._place = [to_array(v) for v in self.sources.place()]
 
     def __len__(self):
         return len(self.sources)
 
+    @functools.cached_property
+    def _xy(self):
+        """Draws ``(N, P)`` of x and of y in tiles' pixels."""
+        return to_array(self.sources.x), to_array(self.sources.y)
+
     # -- summaries ---------------------------------------------------------------
+
+    def _moments(self):
+        """Second moments ``(N, 2, 2)`` about the places, in square pixels."""
+        x, y = self.sources.x, self.sources.y
+        place = torch.stack(self.sources.place(), 1)[..., None]
+
+        def compute(index):
+            apart = torch.stack([x[index], y[index]], 1) - place[index]
+            return apart @ apart.mT
+
+        pieces = split_pixels(len(x), 2 * x.shape[1], x.device)
+        moments = to_array(torch.cat(map_threads(compute, pieces)))
+        return self.posterior.binning**2 / x.shape[1] * moments
 
     def columns(self):
         """Values of the columns of a table, by name."""
         to_image, sources = self.posterior.to_image, self.sources
-        x, y = self._x - self._place[0][:, None], self._y - self._place[1][:, None]
-        # Second moments about the place, in square pixels.
-        area = self.posterior.binning**2 / x.shape[1]
-        x_x, y_y, x_y = (
-            area * np.einsum('np,np->n', first, second)
-            for first, second in ((x, x), (y, y), (x, y))
-        )
+        (x_x, x_y), (_, y_y) = self._moments().transpose(1, 2, 0)
         low, flux, high = self._flux(to_array(sources.sigma)).T
         columns = {
             'probability': to_array(sources.probability).clip(0, 1),
@@ -191,7 +203,7 @@ class SourceRows:
             flux = self._flux(self._bands.log_flux) * ratio
             return list(np.quantile(flux, q, axis=1))
         if column in _POSITION:
-            draws = self._y if column == 'y_centroid' else self._x
+            draws = self._xy[column == 'y_centroid']
             return list(np.quantile(self.posterior.to_image(draws), q, axis=1))
         limits = draw_quantiles(column, self._draws(column), q)
         return [self._in_table(column, limit) for limit in limits]
@@ -207,8 +219,9 @@ class SourceRows:
         # All positions at which the flux is described are alike, as in the quantiles;
         # each stands for those near it.
         rows, n_described = np.arange(len(self))[:, None], sources.flux.shape[1]
-        at = rng.integers(min(n_described, self._x.shape[1]), size=size)
-        pick = _pick_near(_nearest_described(self._x, self._y, n_described), at, rng)
+        x, y = self._xy
+        at = rng.integers(min(n_described, x.shape[1]), size=size)
+        pick = _pick_near(_nearest_described(x, y, n_described), at, rng)
         chosen = dataclasses.replace(sources, flux=sources.flux.cpu())
         chosen = chosen.at_positions(torch.as_tensor(at))
         generator = torch_generator(rng)
@@ -218,8 +231,8 @@ class SourceRows:
         log_flux = chosen.flux_given(galaxy).sample(generator=generator)
         log_flux, galaxy = to_array(log_flux).reshape(size), galaxy.reshape(size)
         drawn = {
-            'x_centroid': self.posterior.to_image(self._x[rows, pick]),
-            'y_centroid': self.posterior.to_image(self._y[rows, pick]),
+            'x_centroid': self.posterior.to_image(x[rows, pick]),
+            'y_centroid': self.posterior.to_image(y[rows, pick]),
             'flux': self._flux(log_flux),
         }
         if sources.typed:
