@@ -13,6 +13,7 @@ the normal equations before these add up.
 """
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -106,6 +107,20 @@ def model_of(patches, ellipses, x, y):
     return form.profile(*patches.offsets(x, y))
 
 
+@functools.cache
+def _constants(device):
+    """Constants of `fit_ellipses`."""
+    prior, start, units, *ranges = torch.tensor(_PARAMETERS, device=device)
+    # Of the model, its derivatives and the residual; a little is added to the diagonal,
+    # so that it can always be inverted.
+    units, more = F.pad(units, (1, 1), value=1.0), 1e-5
+    scales = (torch.eye(4, 5, device=device) * more + 1) * units[:4, None] * units
+    prior_matrix = torch.diag(prior * (1 + more))
+    wide = torch.tensor([1.0, math.exp(_LOG_BLUR_STEP)], device=device)
+    wide = wide[:, None, None, None, None]
+    return prior, start, *ranges, prior_matrix, scales, wide
+
+
 @torch.no_grad()
 def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
     """
@@ -116,16 +131,12 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
     priors included and fluxes eliminated, with a diagonal greater by 1e-5, what each
     of these adds to fluxes ``(N, F, 3)``, and the information of fluxes ``(N, F)``.
     """
-    squares = _squares(*patches.offsets(x, y))
-    prior, start, units, limit, low, high = x.new_tensor(_PARAMETERS)
-    # A little is added to the diagonal, so that it can always be inverted.
-    damping = torch.eye(4, 5, device=x.device) * 1e-5 + 1
-    prior_matrix = torch.diag(prior * (1 + 1e-5))
-    wide = x.new_tensor([1.0, math.exp(_LOG_BLUR_STEP)])[:, None, None, None, None]
+    squares, least = _squares(*patches.offsets(x, y)), patches.of_bands(floor)
+    prior, start, limit, low, high, prior_matrix, scales, wide = _constants(x.device)
+    one = torch.ones_like(least)[..., None]
     # The model, its derivatives and the residual.
     n, n_bands, *size = patches.data.shape
-    columns, least = x.new_empty(n, n_bands, 5, *size), patches.of_bands(floor)
-    flux = ellipses.flux
+    columns, flux = x.new_empty(n, n_bands, 5, *size), ellipses.flux
     fit = torch.stack([ellipses.log_blur, ellipses.e1, ellipses.e2], 1)
     for _ in range(n_iterations):
         log_blur, tilt = fit[:, :1], fit[:, 1:]
@@ -144,9 +155,9 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
         # One product of matrices: those with vectors take three times as long.
         gram = weighted.flatten(3) @ columns.flatten(3).mT
         size = torch.maximum(flux, least)[..., None]
-        scale = torch.cat([size, *2 * [size * stretch[:, None]]], -1) * units
-        scale = F.pad(scale, (1, 1), value=1.0)
-        gram = gram * damping * scale[..., :4, None] * scale[..., None, :]
+        scale = [one, size, *2 * [size * stretch[:, None]], one]
+        scale = torch.cat(scale, -1)[..., None, :]
+        gram = gram * scales * scale[..., :4].mT * scale
         own = gram[..., 0, 0].clamp(min=1e-9)
         share = gram[..., 0, 1:] / own[..., None]
         gram = gram[..., 1:, 1:].addcmul(
@@ -300,7 +311,5 @@ def _elongation(patches, weight, dx, dy, star, model, point):
 
 def _in_all_bands(star, signal, noise):
     """Signal-to-noise ratio of signals ``(N, F, ...)`` that fluxes of stars scale."""
-    # At a scale of one for the brightest, so that a single band's is its own.
-    share = star / star.amax(1, keepdim=True)
-    signal, noise = (share * signal).sum(1), (share.square() * noise).sum(1)
+    signal, noise = (star * signal).sum(1), (star.square() * noise).sum(1)
     return signal / noise.clamp(min=1e-9).sqrt()

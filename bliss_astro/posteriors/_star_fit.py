@@ -24,6 +24,10 @@ from bliss_astro.psf import GaussianPSF
 
 from ._grid import Rows
 
+# Standard deviation (px) along an axis of places in a band relative to those in the
+# reference band: that of even shifts up to 0.07, as in the simulation.
+_REGISTRATION_ERROR = 0.04
+
 
 @dataclasses.dataclass
 class StarPatches(Rows):
@@ -200,10 +204,11 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
     The errors are those of this estimate under the correlation of the noise, which
     is weaker in the differences of pixels that yield a position than in the sums
     that yield a flux. Stars have at least half of a flux ``(N,)`` in the reference
-    band, so that the faintest have a position too.
+    band, so that the faintest have a position too; other bands may be shifted.
     """
     start = place = torch.stack([x, y], -1)
     least = patches.of_bands(0.5 * flux_floor)
+    shift = patches.of_bands(0 * x, _REGISTRATION_ERROR**2)
     # A weak prior of half a pixel around the start keeps noise from running away.
     prior = torch.eye(2, device=x.device) / 0.5**2
     # Derivatives by the position, the profile and the residual.
@@ -222,8 +227,16 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
         gram = weighted.flatten(3) @ columns.flatten(3).mT
         share = gram[:, :, 2] / gram[:, :, 2, 2, None].clamp(min=1e-9)
         gram = gram[:, :, :2].addcmul(gram[:, :, :2, 2:3], share[:, :, None], value=-1)
-        normal = (f.square()[..., None] * gram[..., :2]).sum(1) + prior
-        pull = (f * gram[..., 3]).sum(1) - prior[0, 0] * (place - start)
+        gram = f[..., None] * gram
+        own, pull = f[..., None] * gram[..., :2], gram[..., 3]
+        normal = own
+        if n_bands > 1:
+            # The shift of each band is eliminated too, up to the ellipticity of PSFs.
+            trust = 1 + shift * own.diagonal(dim1=2, dim2=3).mean(-1)
+            trust = trust.reciprocal()[..., None]
+            normal, pull = own * trust[..., None], pull * trust
+        normal = normal.sum(1) + prior
+        pull = pull.sum(1) - prior[0, 0] * (place - start)
         # The inverse but for its determinant.
         (xx, yx), (xy, yy) = (row.unbind(1) for row in normal.unbind(1))
         det = (xx * yy).addcmul(xy, yx, value=-1).clamp(min=1e-12)[:, None]
@@ -234,8 +247,11 @@ def fit_star(patches: StarPatches, x, y, flux_floor, *, n_iterations: int = 4):
         flux = f[..., 0] + share[..., 3] - moved
     # The estimate is the inverse times the scores, whose covariance is this.
     scores = weighted[:, :, :2] - share[..., :2, None, None] * weighted[:, :, 2:]
-    scores = patches.covariance(f[..., None, None] * scores, variance).sum(1) + prior
-    covariance = adjugate @ scores @ adjugate
+    scores = patches.covariance(f[..., None, None] * scores, variance)
+    if n_bands > 1:
+        scores = scores + shift[..., None, None] * (own @ own)
+        scores = scores * trust[..., None].square()
+    covariance = adjugate @ (scores.sum(1) + prior) @ adjugate
     sigma = covariance.diagonal(dim1=1, dim2=2).clamp(min=1e-12 * det**2).sqrt()
     correlation = (covariance[:, 0, 1] / sigma.prod(1)).clamp(-0.99, 0.99)
     return *place.unbind(1), *(sigma / det).unbind(1), correlation

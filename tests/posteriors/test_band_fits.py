@@ -74,7 +74,11 @@ def stars_of(generator, flux=150.0, rho=0.0):
     patches = patches_of(6, rho=rho)
     x, y = torch.rand(2, N, generator=generator) - 0.5
     x, y, flux = x + 20, y + 30, flux * torch.tensor(RATIO).expand(N, 3)
-    model = flux[..., None, None] * patches.profile(x, y)
+    # Stars lie a little off in bands other than the first.
+    shift = 0.14 * torch.rand(2, N, 3, 1, 1, generator=generator) - 0.07
+    shift[:, :, 0] = 0
+    offsets = zip(patches.offsets(x, y), shift, strict=True)
+    model = flux[..., None, None] * patches.psf(*(a - b for a, b in offsets))
     return with_noise(patches, model, generator), x, y, flux
 
 
@@ -95,26 +99,28 @@ def fit(patches, x, y):
     return torch.stack(fit_star(patches, x, y, torch.full_like(x, 5.0)))
 
 
-@pytest.mark.parametrize('rho', [0.0, 0.5])
-def test_positions_and_fluxes_are_as_good_as_all_bands(generator, rho):
+@pytest.mark.parametrize(('bright', 'rho'), [(150.0, 0.0), (4000.0, 0.0), (150.0, 0.5)])
+def test_positions_and_fluxes_are_as_good_as_all_bands(generator, bright, rho):
     torch.manual_seed(3)
-    patches, x, y, flux = stars_of(generator, rho=rho)
+    patches, x, y, flux = stars_of(generator, bright, rho)
     fx, fy, error_x, error_y, correlation = fit(patches, x, y)
     for value, error in ((fx - x, error_x), (fy - y, error_y)):
         z = value / error
         assert 0.97 < float(z.square().mean().sqrt()) < 1.03
         assert abs(float(z.mean())) < 4 / N**0.5
     assert correlation.abs().max() < 0.2
-    # Of the noise as it is, the inverse variances of the bands add up but for that of
-    # the weak prior, which each has.
+    # With the error of the shifts, the inverse variances of the bands add up but for
+    # that of the weak prior, which each has.
     alone = torch.stack([fit(bands_of(patches, k), x, y)[2] for k in range(3)])
-    total = (alone**-2).sum(0) - 2 / 0.5**2
+    alone = 1 / (alone**-2 - 1 / 0.5**2) + torch.tensor([[0], [0.04**2], [0.04**2]])
+    total = (1 / alone).sum(0) + 1 / 0.5**2
     if not rho:
-        assert_allclose(error_x.square() * total, 1, atol=0.03)
+        assert_allclose((error_x.square() * total).mean(), 1, atol=0.01)
     found, errors, chi2 = flux_at(patches, x, y)
     z = (found - flux) / errors
     assert_allclose(z.square().mean(0).sqrt(), 1, atol=0.045)
-    assert_allclose(z.mean(0), 0, atol=4 / N**0.5)
+    # A shift takes 0.1 % of a flux.
+    assert_allclose(z.mean(0), 0, atol=4 / N**0.5 + 0.1 * (bright > 1000))
     assert chi2.shape == (N, 3)
 
 
