@@ -62,7 +62,10 @@ class CatalogFlag(enum.IntFlag):
     """
 
     RESAMPLED_BAND = 2048
-    """A band was resampled onto the pixels of the reference band."""
+    """
+    A band was resampled onto the pixels of the reference band; of all rows of such
+    an image.
+    """
 
 
 def decode_flags(value):

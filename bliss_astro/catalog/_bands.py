@@ -160,11 +160,6 @@ def _nearest(values, wanted):
     """Indices ``(N, n)`` of the values ``(N, P)`` nearest to those that are wanted."""
     order = np.argsort(values, axis=1)
     ordered = np.take_along_axis(values, order, axis=1)
-    place = torch.searchsorted(
-        torch.from_numpy(ordered), torch.from_numpy(np.ascontiguousarray(wanted))
-    ).numpy()
-    high = place.clip(max=values.shape[1] - 1)
-    low = (place - 1).clip(min=0)
-    above, below = (np.take_along_axis(ordered, at, axis=1) for at in (high, low))
-    place = np.where(wanted - below < above - wanted, low, high)
+    between = torch.from_numpy(0.5 * (ordered[:, 1:] + ordered[:, :-1]))
+    place = torch.searchsorted(between, torch.from_numpy(wanted)).numpy()
     return np.take_along_axis(order, place, axis=1)

@@ -3,6 +3,8 @@
 Catalogue of sources: the table with errors and flags, and regions of DS9.
 """
 
+from collections.abc import Mapping
+
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable
@@ -290,6 +292,8 @@ def _region_radius(catalog, radius, *, sky):
     """Radius of the circles: pixels, or an angle on the sky."""
     if radius is None:
         exposure, radius = catalog.exposure, _DEFAULT_RADIUS
+        if isinstance(exposure, Mapping):
+            exposure = next(iter(exposure.values()))
         if exposure is not None and exposure.psf is not None:
             ny, nx = exposure.shape
             radius = float(exposure.psf_at(nx // 2, ny // 2).fwhm)

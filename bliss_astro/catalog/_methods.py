@@ -7,6 +7,7 @@ figures come after the catalogue and are imported in them.
 """
 
 import statistics
+from collections.abc import Mapping
 
 import astropy.units as u
 import numpy as np
@@ -272,7 +273,7 @@ def samples(self, column, *, n_samples=None, rng=None):
     Parameters
     ----------
     column : str or list of str
-        Name of the column, or several.
+        Name of the column, or several; ``'galaxy'`` is whether a draw is one.
 
     n_samples : int or `None`, optional
         Number of samples to draw from the posterior. `None` takes the samples
@@ -299,7 +300,8 @@ def samples(self, column, *, n_samples=None, rng=None):
     """
     names = [column] if isinstance(column, str) else list(column)
     for name in names:
-        _check_column(self, name)
+        if name != 'galaxy' or 'galaxy_probability' not in self.colnames:
+            _check_column(self, name)
     # Magnitudes are computed of the draws of fluxes.
     needed = list(dict.fromkeys(flux_of(name) or name for name in names))
     stored = [f'{name}_samples' for name in needed]
@@ -321,7 +323,7 @@ def samples(self, column, *, n_samples=None, rng=None):
         else:
             drawn = self.posterior.sample_rows(self, needed, **options).values()
         pairs = zip(needed, drawn, strict=True)
-        drawn = [_in_unit_of(self[name], values) for name, values in pairs]
+        drawn = [_in_unit_of(self.columns.get(name), values) for name, values in pairs]
     drawn = dict(zip(needed, drawn, strict=True))
     made = {
         name: Distribution(ab_magnitude(drawn[flux]) if flux else drawn[name])
@@ -372,6 +374,9 @@ def _gaussian_interval(catalog, column, level):
 def _own_exposure(catalog, exposure, *, name='exposure'):
     """The exposure that was given, or that of the catalogue."""
     exposure = catalog.exposure if exposure is None else exposure
+    if isinstance(exposure, Mapping) and name == 'exposure':
+        # Of several bands: that of the fluxes.
+        exposure = next(iter(exposure.values()))
     if exposure is None:
         msg = (
             f'{name} must be given: the catalogue does not hold the image that it was '

@@ -52,8 +52,8 @@ def color_image(images, noise):
     """
     Colour picture of images above the sky in red, green and blue.
 
-    Each is taken in units of its noise, so that the sky is dark and has no colour. Pixels that are bad in
-    any of them have the colour of bad pixels.
+    Each is taken in units of its noise, so that the sky is dark and has no colour.
+    Pixels that are bad in any of them have the colour of bad pixels.
     """
     from astropy.visualization import make_lupton_rgb
     from matplotlib.colors import to_rgb

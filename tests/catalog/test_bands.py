@@ -7,6 +7,7 @@ known.
 """
 
 import dataclasses
+import importlib.util
 
 import astropy.units as u
 import numpy as np
@@ -19,11 +20,12 @@ from astropy.uncertainty import Distribution
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import CoaddSimulator, PSFModel, detect_sources
-from bliss_astro.catalog import ProbabilisticCatalog, _bands, _candidates
+from bliss_astro.catalog import ProbabilisticCatalog, _bands, _candidates, _methods
 from bliss_astro.catalog._bands import WAVELENGTHS, BandDraws, ucd_word
 from bliss_astro.catalog._columns import COLUMNS
 from bliss_astro.catalog._rows import rows_of
 from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.exposures import ExposureSet
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import PARAMETERS, SourceParameter
 from bliss_astro.posteriors._factors import draw_flux, flux_parts
@@ -165,6 +167,18 @@ class TestColumns:
         assert not [name for name in table.colnames if name.startswith('flux_r')]
         with pytest.raises(ValueError, match='column must be one of'):
             posterior.interval(table, 'flux_g', level=0.5)
+
+    def test_set_of_exposures(self, posterior, found, monkeypatch):
+        """
+        Checks and regions are of the reference band, figures of all.
+        """
+        image = posterior.exposure
+        bands = ExposureSet({'r': image, 'g': image, 'i': image})
+        monkeypatch.setattr(posterior, 'exposure', bands)
+        assert _methods._own_exposure(found, None) is bands['r']
+        assert found.plot().images[0].get_array().shape == (88, 88, 3)
+        if importlib.util.find_spec('regions'):
+            assert found.to_regions()[0].radius == image.psf_at(44, 44).fwhm
 
     def test_unknown_fluxes(self, posterior):
         candidates = posterior._found[-1]
@@ -335,6 +349,16 @@ class TestDraws:
             np.median(drawn['flux_g'].distribution, 1), found['flux_g'], rtol=0.03
         )
 
+    def test_types_in_joint_samples(self, found):
+        drawn = found.samples(['galaxy', 'flux_g', 'e1'], n_samples=400, rng=1)
+        share = drawn['galaxy'].distribution.mean(1)
+        # A binomial share of 400.
+        assert_allclose(share, found['galaxy_probability'], atol=0.12)
+        kept = found.samples(['galaxy', 'flux_g'])['galaxy'].distribution
+        assert_array_equal(kept, found['galaxy_samples'])
+        with pytest.raises(ValueError, match='column must be one of'):
+            by_hand().samples(['galaxy', 'flux_g'])
+
     def test_samples_of_one_flux(self, found):
         one = found.samples('flux_g', n_samples=20, rng=4)
         both = found.samples(['flux', 'flux_g'], n_samples=20, rng=4)
@@ -376,6 +400,14 @@ class TestDraws:
         assert_array_equal(galaxy[rows, index], wanted[1])
         assert np.abs(flux[rows, index] - wanted[0]).max() < 0.2
         assert_allclose(ratios['g'], np.where(wanted[1], 1.0, -1.0), atol=0.05)
+
+    def test_nearest_draw(self):
+        values = np.array([[3.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
+        wanted = np.array([[0.0, 1.4, 1.6, 9.0], [1.0, 5.0, 9.0, 5.0]])
+        index = _bands._nearest(values, wanted)
+        assert_array_equal(index[0], [1, 1, 2, 0])
+        assert np.all((index[1] >= 0) & (index[1] < 3))
+        assert_array_equal(_bands._nearest(values[:, :1], wanted), 0)
 
     def test_regression_between_draws(self):
         """
