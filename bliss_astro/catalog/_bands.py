@@ -102,7 +102,8 @@ class BandDraws:
     def __init__(self, draws, meta):
         self.names = [str(name) for name in meta['bands']]
         factors = np.log(meta.get('bands_calibration', np.ones(len(self.names))))
-        ratios = to_array(draws['colour']) + factors
+        # In single precision: of many sources they are many numbers.
+        ratios = draws['colour'].float().cpu().numpy() + factors.astype(np.float32)
         self.log_ratio = dict(zip(self.names, np.moveaxis(ratios, 2, 0), strict=True))
         self.log_flux = to_array(draws['flux'])[..., 0]
         self._type = to_array(draws['type'])[..., 0] if 'type' in draws else None

@@ -158,6 +158,11 @@ class SourceRows:
         """Draws of the fluxes in bands, `BandDraws` or None."""
         return BandDraws.of(self.sources.draws, self.posterior.meta)
 
+    @functools.cached_property
+    def _drawn_flux(self):
+        """Fluxes ``(N, P)`` in the reference band of the draws of colours."""
+        return self._flux(self._bands.log_flux)
+
     @property
     def _flux_names(self):
         """Bands by the name of the column of their flux."""
@@ -200,8 +205,7 @@ class SourceRows:
             return self.flux_quantiles(q)
         if column in bands:
             ratio = np.exp(self._bands.log_ratio[bands[column]])
-            flux = self._flux(self._bands.log_flux) * ratio
-            return list(np.quantile(flux, q, axis=1))
+            return list(np.quantile(self._drawn_flux * ratio, q, axis=1))
         if column in _POSITION:
             draws = self._xy[column == 'y_centroid']
             return list(np.quantile(self.posterior.to_image(draws), q, axis=1))
