@@ -135,9 +135,6 @@ class BandDraws:
 
         Returns
         -------
-        index : int array ``(N, n)``
-            Which of the P draws.
-
         log_ratio : dict of array ``(N, n)``
             Logarithms of flux ratios by band.
         """
@@ -154,7 +151,7 @@ class BandDraws:
             slope = (flux * ratio).mean(1, keepdims=True)
             slope = np.divide(slope, variance, out=0 * slope, where=variance > 0)
             ratios[name] = pick(ratio) + slope * apart
-        return index, ratios
+        return ratios
 
 
 def _nearest(values, wanted):

@@ -289,8 +289,9 @@ def samples(self, column, *, n_samples=None, rng=None):
         (n_rows,), in the unit of the column. Those of several columns are draws
         of the joint posterior of each source: the k-th ones of a row belong together,
         fluxes in different bands are correlated as the data and the prior of colours
-        make them, and functions of them (colours, say) have the right widths. Draws
-        of different rows are independent; ``posterior.sample`` has joint ones.
+        make them, and functions of them (colours, say) have the right widths. Shapes
+        are independent of fluxes here, and draws of different rows of each other;
+        ``posterior.sample`` has joint ones.
 
     Raises
     ------

@@ -216,8 +216,8 @@ class SourceRows:
         """
         Draw positions, fluxes, types and shapes of the rows, each ``(N, n_samples)``.
 
-        The numbers of one draw belong together; shapes, as if all were galaxies, do so
-        among themselves and, where there are several bands, with the fluxes.
+        The numbers of one draw belong together, fluxes in bands among them; shapes, as
+        if all were galaxies, do so among themselves.
         """
         sources, size = self.sources, (len(self), n_samples)
         # All positions at which the flux is described are alike, as in the quantiles;
@@ -241,14 +241,12 @@ class SourceRows:
         }
         if sources.typed:
             drawn['galaxy'] = galaxy.numpy()
-        pick = None
         if self._bands:
-            pick, ratios = self._bands.given(log_flux, galaxy.numpy())
-            for name, ratio in ratios.items():
+            for name, ratio in self._bands.given(log_flux, galaxy.numpy()).items():
                 drawn[f'flux_{name}'] = drawn['flux'] * np.exp(ratio)
         if names := self.described:
             n_draws = next(iter(sources.draws.values())).shape[1]
-            pick = rng.integers(n_draws, size=size) if pick is None else pick
+            pick = rng.integers(n_draws, size=size)
             for name in names:
                 values = np.take_along_axis(self._draws(name), pick, axis=1)
                 drawn[name] = self._in_table(name, values)

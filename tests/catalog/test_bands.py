@@ -23,7 +23,6 @@ from bliss_astro import CoaddSimulator, PSFModel, detect_sources
 from bliss_astro.catalog import ProbabilisticCatalog, _bands, _candidates, _methods
 from bliss_astro.catalog._bands import WAVELENGTHS, BandDraws, ucd_word
 from bliss_astro.catalog._columns import COLUMNS
-from bliss_astro.catalog._rows import rows_of
 from bliss_astro.encoders import Encoder, EncoderConfig
 from bliss_astro.exposures import ExposureSet
 from bliss_astro.flags import CatalogFlag
@@ -368,20 +367,6 @@ class TestDraws:
         with pytest.raises(ValueError, match='column must be one of'):
             found.samples(['flux_g', 'flux_z'])
 
-    def test_shapes_belong_to_their_fluxes(self, found, posterior, monkeypatch):
-        rows, kept, original = rows_of(posterior, found), [], BandDraws.given
-
-        def given(*args):
-            kept.append(original(*args))
-            return kept[0]
-
-        monkeypatch.setattr(BandDraws, 'given', given)
-        drawn = rows.draw(30, np.random.default_rng(1))
-        (index, ratios), radius = kept[0], rows._draws('disk_radius')
-        own = rows._in_table('disk_radius', np.take_along_axis(radius, index, 1))
-        assert_array_equal(drawn['disk_radius'], own)
-        assert_allclose(drawn['flux_g'] / drawn['flux'], np.exp(ratios['g']))
-
     def test_types_belong_to_their_fluxes(self):
         """
         Stars of one flux and galaxies of another, with a colour each.
@@ -395,10 +380,7 @@ class TestDraws:
         draws['colour'] = torch.from_numpy(np.stack([0 * ratio, ratio], -1))
         bands = BandDraws(draws, {'bands': ['r', 'g']})
         wanted = rng.normal(4, 0.5, (3, 50)), rng.uniform(size=(3, 50)) < 0.5
-        index, ratios = bands.given(*wanted)
-        rows = np.arange(3)[:, None]
-        assert_array_equal(galaxy[rows, index], wanted[1])
-        assert np.abs(flux[rows, index] - wanted[0]).max() < 0.2
+        ratios = bands.given(*wanted)
         assert_allclose(ratios['g'], np.where(wanted[1], 1.0, -1.0), atol=0.05)
 
     def test_nearest_draw(self):
@@ -418,7 +400,7 @@ class TestDraws:
         colour = np.stack([0 * flux, 5.0 - flux], -1)
         draws['colour'] = torch.from_numpy(colour)
         wanted = np.array([[0.0, 1.2, 2.6, 9.0], [2.0, 1.0, 3.0, 2.0]])
-        _, ratios = BandDraws(draws, {'bands': 'rg'}).given(wanted)
+        ratios = BandDraws(draws, {'bands': 'rg'}).given(wanted)
         assert_allclose((wanted + ratios['g'])[0], 5.0)
         assert_allclose(ratios['g'][1], 3.0)
 
