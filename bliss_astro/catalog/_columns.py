@@ -116,7 +116,8 @@ class _Columns(Mapping):
         self._known, self._made = None, {}
 
     def _all(self):
-        known = *WAVELENGTHS.items(), *PARAMETERS.values()
+        # Bands are added and never changed.
+        known = len(WAVELENGTHS), *PARAMETERS.values()
         if known != self._known:
             self._known, self._made = known, self._make()
         return self._made

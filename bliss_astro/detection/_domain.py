@@ -173,7 +173,7 @@ def _psf_findings(domain, facts, *, broad):
     if features is None or domain.psf_features is None:
         return findings
     limits = np.array(domain.psf_features)
-    excess = (features - limits[1][:, None, None])[2:6].max(0)
+    excess = (features[2:6] - limits[1][2:6, None, None]).max(0)
     # A broad PSF is bright far out too.
     if not broad and (excess > _WING_TOLERANCE).any():
         findings['psf_wings'] = DomainFinding(
