@@ -4,6 +4,7 @@ Tests of fits in several bands: one position and one shape, a flux in each band.
 """
 
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from bliss_astro.posteriors._star_fit import (
     flux_at,
     linear_fluxes,
 )
+from bliss_astro.posteriors._tile_chain import TileChain
 from bliss_astro.psf import DEFAULT_SHAPE, GaussianPSF
 
 # Fluxes relative to the first band, width of the PSF, electrons per unit of noise, and
@@ -213,14 +215,14 @@ SOURCES = SceneSources(
 )
 
 
-def scene_of(*, present=(True, True, True), noise=0.0, bands=slice(None)):
+def scene_of(*, present=(True, True, True), noise=0.0, bands=slice(None), n=3):
     """
-    Pixels of the scene.
+    Pixels of the scene, or of its first sources.
     """
     stamps = patches_of(20, 3)
     light = [stamps.profile(*PLACES), model_of(stamps, TRUTH, *PLACES)]
     light = torch.where(SOURCES.point[:, None, None, None], *light)
-    image = (FLUXES[..., None, None] * light).sum(0, keepdim=True)
+    image = (FLUXES[..., None, None] * light)[:n].sum(0, keepdim=True)
     gain = torch.tensor(GAIN)[None, :, None, None]
     image = image + noise * torch.randn(image.shape) * (1 + image / gain).sqrt()
     # The middle of the stamps is pixel (20, 30) instead of (20, 20).
@@ -278,9 +280,29 @@ def test_absent_bands_of_scenes():
     assert parts[0].flux.isfinite().all()
 
 
+def test_brighter_stars_are_subtracted_in_all_bands():
+    """
+    Given is the flux in the reference band; the others are fitted.
+    """
+    pixels = scene_of(n=2)
+    tiles = SOURCES.select(slice(0, 1)).tiles
+    places = ((PLACES[:, :2] + 0.5) / 4 - 5)[..., None]
+    chain = object.__new__(TileChain)
+    chain.tiles, chain.grid, chain.start = tiles, pixels.grid, places[:, 1].mT
+    chain.posterior = types.SimpleNamespace(
+        inputs=pixels.inputs, pixels=pixels, patch_radius=6
+    )
+    log_flux = FLUXES[:1, 0].log() - 3
+    (_, patches, x, y), _ = chain._cut_out([(*places[:, 0], log_flux)])
+    assert_close(torch.cat([x, y]), PLACES[:, 1])
+    flux, _, chi2 = flux_at(patches, x, y)
+    assert_close(flux, FLUXES[1:2], rtol=1e-3, atol=0.1)
+    assert chi2.max() < 1e-3
+
+
 def test_fluxes_of_overlapping_stars(generator):
     """
-    Known of two stars is the flux in the reference band; the rest follows.
+    Of two stars, one faint, and of one that is twice in a list.
     """
     patches = patches_of(6, 2)
     places = torch.tensor([[19.0, 20.0], [30.4, 31.0]]), torch.tensor([[20.6], [30.0]])
