@@ -226,6 +226,26 @@ def test_fits_are_made_in_all_bands(encoder, one):
         assert_close(flux[:, 0].clamp(min=0.2).log(), fit['log_flux'])
 
 
+@pytest.mark.parametrize('shapes_only', [False, True])
+def test_sources_and_draws_of_all_bands(encoder, one, shapes_only):
+    others = other_band(one, 1), other_band(one, 2)
+    design = encoder.with_design(sequence=True, shapes_only=shapes_only)
+    parts = [with_bands(one, one, *some) for some in (others, others[::-1])]
+    found, turned = (find_sources(design(part), n_draws=32) for part in parts)
+    assert len(found) == len(turned) > 10
+    assert found.shapes.isfinite().all()
+    for name in ('probability', 'x', 'y'):
+        first, second = (getattr(part, name) for part in (found, turned))
+        assert_close(first, second, atol=1e-3, rtol=1e-3)
+    drawn, same = (
+        design(part).sample(generator=torch.Generator().manual_seed(4))
+        for part in parts
+    )
+    assert torch.equal(drawn.galaxy, same.galaxy)
+    assert drawn.galaxy.sum() > 3
+    assert_close(drawn.shape, same.shape, atol=1e-2, rtol=1e-2)
+
+
 def test_cut_outs_of_all_bands(encoder, one):
     parts = one, other_band(one, 1), other_band(one, 2)
     grid = encoder(one).grid
