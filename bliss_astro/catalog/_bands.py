@@ -25,6 +25,8 @@ _WORDS = {
     'em.IR.H': 2000.0,
     'em.IR.K': 3000.0,
 }
+# Magnitudes of a natural logarithm of flux.
+MAGNITUDES = 2.5 / np.log(10.0)
 # Farther apart than any logarithms of fluxes.
 _FAR = 1e3
 # Keys of the meta of a posterior that tables keep among the facts about their image.
@@ -116,7 +118,7 @@ class BandDraws:
     def color(self, pair):
         """Draws ``(N, P)`` of the colour of a pair of bands, in magnitudes."""
         first, second = (self.log_ratio[name] for name in pair)
-        return -2.5 / np.log(10.0) * (first - second)
+        return MAGNITUDES * (second - first)
 
     def given(self, log_flux, galaxy=None):
         """

@@ -13,13 +13,10 @@ from astropy.table import QTable
 
 from bliss_astro._arguments import require
 
-from ._bands import bands_of, ucd_word
+from ._bands import MAGNITUDES, bands_of, ucd_word
 from ._columns import has_magnitude, plain_numbers
 from ._rows import rows_of
 from ._shared_light import SIGMA_QUANTILES
-
-# Magnitudes of a natural logarithm of flux.
-_MAGNITUDES = -2.5 / np.log(10.0)
 
 
 def colors(self, pairs=None, *, gaussian=False):
@@ -77,12 +74,11 @@ def colors(self, pairs=None, *, gaussian=False):
         name, ucd = '-'.join(pair), ';'.join(map(ucd_word, pair))
         text = f'Colour {name} (AB), the median of its posterior'
         error = f'Half the width of the 68 percent interval of {name}'
-        table[name] = u.Quantity(middle, u.mag)
-        table[f'{name}_err'] = u.Quantity(0.5 * (high - low), u.mag)
-        for key, about, first in (
-            (name, text, ''),
-            (f'{name}_err', error, 'stat.error;'),
+        for key, values, about, first in (
+            (name, middle, text, ''),
+            (f'{name}_err', 0.5 * (high - low), error, 'stat.error;'),
         ):
+            table[key] = u.Quantity(values, u.mag)
             info = table[key].info
             info.format, info.description = '.3f', about
             info.meta = {'ucd': f'{first}phot.color;{ucd}'}
@@ -110,8 +106,8 @@ def _quantiles(catalog, pair, *, gaussian):
     names = [f'flux_{band}' for band in pair]
     if gaussian:
         first, second = (_relative(catalog, name) for name in names)
-        middle = _MAGNITUDES * (first[0] - second[0])
-        error = abs(_MAGNITUDES) * np.hypot(first[1], second[1])
+        middle = MAGNITUDES * (second[0] - first[0])
+        error = MAGNITUDES * np.hypot(first[1], second[1])
         return middle - error, middle, middle + error
     if catalog.posterior is not None:
         return rows_of(catalog.posterior, catalog).color_quantiles(
@@ -119,7 +115,7 @@ def _quantiles(catalog, pair, *, gaussian):
         )
     drawn = catalog.samples(names)
     logs = [np.log(_positive(drawn[name].distribution.value)) for name in names]
-    return np.quantile(_MAGNITUDES * (logs[0] - logs[1]), SIGMA_QUANTILES, axis=1)
+    return np.quantile(MAGNITUDES * (logs[1] - logs[0]), SIGMA_QUANTILES, axis=1)
 
 
 def _relative(catalog, name):
