@@ -48,32 +48,15 @@ def add_depth(bench, depth, sample):
     case = f'd = {depth}'
     true, estimated = (magnitude(t['flux']) for t in (sample.truth, sample.found))
     targets = [f'>= {value:g}' for value in FAINT_TARGETS.get(depth, ())] or ['', '']
-    for quantity, value, use, target in (
-        (
-            'recall, true magnitude 22.75 to 23',
-            sample.recall,
-            (true > 22.75) & (true < 23.01),
-            targets[0],
-        ),
-        (
-            'precision, estimated magnitude > 22.5',
-            sample.precision,
-            estimated > 22.5,
-            targets[1],
-        ),
-        (
-            'recall, true magnitude < 21.5',
-            sample.recall,
-            true < 21.5,
-            f'>= {BRIGHT_TARGET}',
-        ),
-        (
-            'precision, estimated magnitude < 21.5',
-            sample.precision,
-            estimated < 21.5,
-            f'>= {BRIGHT_TARGET}',
-        ),
-    ):
+    targets += 2 * [f'>= {BRIGHT_TARGET}']
+    selections = {
+        'recall, true magnitude 22.75 to 23': (true > 22.75) & (true < 23.01),
+        'precision, estimated magnitude > 22.5': estimated > 22.5,
+        'recall, true magnitude < 21.5': true < 21.5,
+        'precision, estimated magnitude < 21.5': estimated < 21.5,
+    }
+    for (quantity, use), target in zip(selections.items(), targets, strict=True):
+        value = getattr(sample, quantity.split(',')[0])
         bench.add(case, quantity, value(use), n=int(use.sum()), target=target)
     add_residuals(bench, depth, sample, estimated)
     offset = sample.coverage()[0] - 0.6827, sample.coverage()[1]

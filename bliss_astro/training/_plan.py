@@ -15,7 +15,7 @@ from bliss_astro.priors._fields import ELLIPTICITY_MAX
 from bliss_astro.simulation import SimulationConfig
 
 from ._configuration import TrainingConfig
-from ._encoder import domain_of_simulation
+from ._domain import domain_of_simulation
 from ._facts import dither_of, span, usual_widths
 
 # Factors by which ranges are wider than those of the images, so that the next image

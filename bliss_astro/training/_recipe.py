@@ -21,7 +21,8 @@ from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._weights import ENCODERS
 
 from ._configuration import toml_of
-from ._encoder import EncoderTrainer, domain_of_simulation
+from ._domain import domain_of_simulation
+from ._encoder import EncoderTrainer
 from ._facts import measure_facts, span, stack_facts
 from ._plan import choose_settings, show_range
 

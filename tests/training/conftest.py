@@ -11,7 +11,7 @@ import pytest
 
 from bliss_astro.encoders import EncoderConfig
 from bliss_astro.simulation import SimulationConfig
-from bliss_astro.training import TrainingConfig, _encoder, _plan, _recipe
+from bliss_astro.training import TrainingConfig, _domain, _encoder, _plan, _recipe
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -19,9 +19,9 @@ def domains():
     """
     Compute domains once, of fewer PSFs: it takes longer than a tiny training.
     """
-    cached = functools.lru_cache(_encoder.domain_of_simulation)
+    cached = functools.lru_cache(_domain.domain_of_simulation)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(_encoder, '_N_DRAWN', 4000))
+        stack.enter_context(mock.patch.object(_domain, '_N_DRAWN', 4000))
         for module in (_encoder, _plan, _recipe):
             stack.enter_context(
                 mock.patch.object(module, 'domain_of_simulation', cached)

@@ -16,8 +16,8 @@ from bliss_astro.encoders import (
 )
 from bliss_astro.priors import CatalogPrior, FieldPrior
 from bliss_astro.simulation import SimulationConfig, SimulationStream
-from bliss_astro.training import TrainingConfig, _encoder, train_encoder
-from bliss_astro.training._encoder import domain_of_simulation
+from bliss_astro.training import TrainingConfig, _domain, train_encoder
+from bliss_astro.training._domain import domain_of_simulation
 
 SMALL = EncoderConfig(galaxies=True, width=8, n_blocks=1, stem_width=8, head_width=16)
 SKY = SimulationConfig(
@@ -109,7 +109,7 @@ def test_domain_of_telescopes_goes_to_the_card_and_back():
 
 
 def test_bundled_cards_state_their_domain(monkeypatch):
-    monkeypatch.setattr(_encoder, '_N_DRAWN', 20000)
+    monkeypatch.setattr(_domain, '_N_DRAWN', 20000)
     for name in ('stars', 'stars-galaxies', 'stars-crowded'):
         encoder = Encoder.from_pretrained(name)
         stated = Domain.of(encoder)

@@ -19,11 +19,11 @@ from bliss_astro.priors import CatalogPrior, FieldPrior, SeeingPrior, StarPrior
 from bliss_astro.psf._mixture import fwhm_of_shape
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import (
-    _encoder,
     load_config,
     make_recipe,
     train_encoder,
 )
+from bliss_astro.training._domain import domain_of_simulation
 from bliss_astro.training._facts import ImageFacts, dither_of, stack_facts
 from bliss_astro.training._plan import choose_settings
 
@@ -95,7 +95,7 @@ def foreign():
 
 
 def _is_covered(recipe):
-    domain = _encoder.domain_of_simulation(recipe.configs[1])
+    domain = domain_of_simulation(recipe.configs[1])
     return not any(domain_findings(domain, f.for_domain()) for f in recipe.facts)
 
 
@@ -273,7 +273,7 @@ class TestWhatIsNotSimulated:
     def test_wings(self):
         configs, _, limits = _settings(_facts(psf_area=(90.0, 90.0)))
         assert any('wings' in limit for limit in limits)
-        domain = _encoder.domain_of_simulation(configs[1])
+        domain = domain_of_simulation(configs[1])
         assert domain.psf_area[0] < 90 < domain.psf_area[1]
 
     def test_crowding_asks_for_more_sources_a_tile(self):
@@ -353,14 +353,14 @@ class TestSettingsOfTheStream:
 class TestDomains:
     def test_an_encoder_for_deep_coadds_is_none_for_exposures(self):
         simulation = {'n_exposures': (25, 25), 'background': (865.0, 865.0)}
-        deep = _encoder.domain_of_simulation(SimulationConfig(**simulation))
+        deep = domain_of_simulation(SimulationConfig(**simulation))
         noise = 1.5 * math.sqrt(865 * 25)
         assert deep.noise[0] < noise < deep.noise[1]
         assert deep.noise[0] > math.sqrt(865)
 
     def test_findings_do_not_warn(self, recwarn):
         facts = _facts(noise=(1e4, 1e4), psf_area=(3.0, 3.0)).for_domain()
-        domain = _encoder.domain_of_simulation(SimulationConfig())
+        domain = domain_of_simulation(SimulationConfig())
         found = domain_findings(domain, facts)
         assert [f.name for f in found] == ['psf_area', 'noise']
         assert 'rows concerned are flagged' in found[0].message('x')
