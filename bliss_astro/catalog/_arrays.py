@@ -14,8 +14,8 @@ from torch.nn.utils import vector_to_parameters
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TileGrid, TilePosterior
 from bliss_astro.posteriors._head import TileHead
-from bliss_astro.posteriors._source_chain import further
 from bliss_astro.posteriors._source_encoders import SourceEncoders
+from bliss_astro.posteriors._source_parameters import further
 from bliss_astro.units import unit_text
 
 from ._candidates import Candidates
@@ -92,6 +92,8 @@ def _held_tiles(posterior):
     }
     if names := [entry.name for entry in further(head.entries)]:
         meta['head']['parameters'] = names
+    if any(entry.name == 'colour' for entry in head.entries):
+        meta['head']['bands'] = True
     if head.shapes:
         latent_dim = head.source[0]['shape'].latent_dim
         meta['head'] |= {'shapes': True, 'latent_dim': latent_dim}
@@ -197,7 +199,7 @@ def _tiles_of(tensors, meta, device):
     for module, name in ((head, 'WEIGHTS'), (encoders, 'SEQUENCE')):
         if module is not None:
             module.to(device).eval().requires_grad_(False)
-            vector_to_parameters(tensors[name].float(), module.parameters())
+            vector_to_parameters(tensors[name].float(), _tensors(module))
             for weight in module.parameters():
                 # Aligned in memory as new ones are: other sums round differently.
                 weight.data = weight.data.clone()
@@ -230,4 +232,9 @@ def _tiles_of(tensors, meta, device):
 
 
 def _weights(module):
-    return torch.cat([weight.detach().flatten() for weight in module.parameters()])
+    return torch.cat([weight.detach().flatten() for weight in _tensors(module)])
+
+
+def _tensors(module):
+    """Weights, and what goes with them, in their order."""
+    return [*module.parameters(), *module.buffers()]

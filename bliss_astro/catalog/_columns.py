@@ -19,7 +19,7 @@ import astropy.units as u
 import numpy as np
 from astropy.wcs import WCS
 
-from bliss_astro.posteriors._source_chain import ELLIPTICITY, PARAMETERS, SHAPE
+from bliss_astro.posteriors._source_parameters import ELLIPTICITY, PARAMETERS, SHAPE
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, flux_to_magnitude
 
 from ._bands import WAVELENGTHS, by_wavelength, ucd_word

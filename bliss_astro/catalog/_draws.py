@@ -6,7 +6,7 @@ Summaries of draws: medians, errors and quantiles of columns, directions among t
 import astropy.units as u
 import numpy as np
 
-from bliss_astro.posteriors._source_chain import after_flux
+from bliss_astro.posteriors._source_parameters import after_flux
 
 from ._build import convert_column
 from ._columns import COLUMNS, is_direction

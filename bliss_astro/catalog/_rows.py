@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from bliss_astro._arguments import check_choice, torch_generator
 from bliss_astro._threads import map_threads, split_pixels
 from bliss_astro.flags import CatalogFlag
-from bliss_astro.posteriors._source_chain import after_flux, true_values
+from bliss_astro.posteriors._source_parameters import after_flux, true_values
 
 from ._bands import BandDraws
 from ._candidates import candidates_of
@@ -327,7 +327,7 @@ def tabulate_draws(posterior, catalog):
     """Tables of drawn `~bliss_astro.posteriors.TileCatalog`, brightest first."""
     tiles, n_draws = posterior.tile_posterior, len(catalog.count)
     grid = tiles.grid
-    entries = [entry for entry in tiles.head.entries if not entry.auxiliary]
+    entries = [entry for entry in tiles.entries if not entry.auxiliary]
     place = torch.arange(catalog.x.shape[-1], device=catalog.x.device)
     used = (place < catalog.count[..., None]).nonzero(as_tuple=True)
     draw, row, column, _ = used

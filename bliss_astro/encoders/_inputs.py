@@ -101,6 +101,10 @@ class EncoderInputs(Rows):
         Logarithm of the noise of a pixel in a unit of flux density that all bands
         share, over that in the reference band; `None` for 0.
 
+    log_nmgy : tensor ``(B, 1, h, w)`` or None
+        Logarithm of the noise of a pixel in the reference band in nmgy, from which
+        magnitudes follow; NaN or `None` where unknown.
+
     Raises
     ------
     ValueError
@@ -123,6 +127,7 @@ class EncoderInputs(Rows):
     present: torch.Tensor | None = None
     band: torch.Tensor | None = None
     log_scale: torch.Tensor | None = None
+    log_nmgy: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.image.dim() != 4:
@@ -222,6 +227,7 @@ class EncoderInputs(Rows):
         log_noise = torch.stack(noise, 1).log()[..., None, None, None]
         values['log_scale'] = log_noise - log_noise[:, :1]
         values |= {'band': bands.bands[..., None, None], 'present': bands.present}
+        values['log_nmgy'] = log_noise[:, 0]
         return dataclasses.replace(parts[0], **values)
 
     def in_band(self, index, images=slice(None)) -> 'EncoderInputs':
@@ -365,7 +371,6 @@ def training_pair(images, *, tile_size=4, n_most=2):
     several = hasattr(images, 'reference')  # without an import of simulations
     make = EncoderInputs.from_bands if several else EncoderInputs.from_batch
     inputs = make(images, tile_size=tile_size)
-    images = images.reference if several else images
     return inputs, TileCatalog.from_batch(images, tile_size=tile_size, n_most=n_most)
 
 

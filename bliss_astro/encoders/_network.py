@@ -83,7 +83,7 @@ class Encoder(CardedNetwork):
         nn.init.zeros_(self.modulation[-1].bias)
         names = ('n_components', 'latent_dim', 'parameters')
         same = {name: getattr(config, name) for name in names}
-        names = ('n_most', 'galaxies', 'shapes')
+        names = ('n_most', 'galaxies', 'shapes', 'bands')
         options = same | {name: getattr(config, name) for name in names}
         self.head = TileHead(width, width=config.head_width, **options)
         self.sources = None

@@ -13,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     _loss='npe_loss',
     _marginals='PLACE_RADIUS SourceMarginals',
     _shape_layers='shape_to_vector vector_to_shape',
-    _source_chain='PARAMETERS SourceColumn SourceParameter',
+    _source_parameters='PARAMETERS SourceColumn SourceParameter',
     _tile_posterior='TilePosterior',
 )

@@ -12,7 +12,8 @@ from ._factors import flux_parts
 from ._grid import joined
 from ._marginals import SourceMarginals, quasi_random
 from ._scene_fit import SceneSources
-from ._source_chain import SourceChain, after_flux, n_uniform
+from ._source_chain import SourceChain
+from ._source_parameters import after_flux, n_uniform
 from ._sweep import most_probable
 from ._tile_posterior import TilePosterior
 
@@ -94,7 +95,7 @@ class _Sweep:
                 chain, row, pairs = join_neighbours(*given, **options)
         # What the sweep decided takes its share of the others.
         kept = ((probability >= least) | (count > 0)).nonzero()[:, 0]
-        seen = chain.inputs if after_flux(self.head.entries) else {}
+        seen = chain.inputs if after_flux(self.posterior.entries) else {}
         seen = {name: value[kept] for name, value in seen.items()}
         probability, row = probability[kept], row[kept]
         position = chain.position.quantile_draw(self.quasi.expand(*row.shape, -1), row)
@@ -188,7 +189,12 @@ def find_sources(
     for place, (part, seen) in enumerate(found):
         described = part.probability >= least
         described &= ~later[part.image] | (part.probability <= _IN_SEQUENCE)
-        if after_flux(posterior.head.entries):
+        drawn = {entry.name for entry in after_flux(posterior.entries)}
+        if 'colour' in drawn:
+            # Nothing that follows has them.
+            wanted = (part.probability >= least).nonzero()[:, 0]
+            _infer_colours(posterior, place, part, seen, wanted)
+        if drawn - {'colour'}:
             _infer_shapes(posterior, place, part, seen, described.nonzero()[:, 0])
     sources = SourceMarginals.concatenate([part for part, _ in found])
     if posterior.sequence is not None:
@@ -241,17 +247,17 @@ def _describe_in_sequence(sequence, sources, chosen, most):
         flux = flux.unflatten(0, (_N_SCENES, n))
         turn = torch.arange(sources.flux.shape[1], device=q.device) % _N_SCENES
         sources.flux[chosen] = flux[turn].movedim(0, 1)
-    for name, value in sources.draws.items():
-        value[chosen] = (
-            draws[name].unflatten(0, (_N_SCENES, n)).movedim(0, 1).flatten(1, 2)
-        )
+    for name, value in draws.items():
+        drawn = value.unflatten(0, (_N_SCENES, n)).movedim(0, 1).flatten(1, 2)
+        sources.draws[name][chosen] = drawn
 
 
 def _infer_shapes(posterior, place, sources, seen, chosen):
     """Shapes and the like of the one pass, of the tile with most of the probability."""
-    parameters, layers = posterior.head.entries, posterior.head.source[place]
+    parameters, layers = posterior.entries, posterior.head.source[place]
+    parameters = [entry for entry in parameters if entry.name != 'colour']
     shape = len(sources), _N_SHAPES
-    sources.draws = {
+    sources.draws |= {
         entry.name: sources.x.new_full((*shape, entry.dim), torch.nan)
         for entry in after_flux(parameters)
     }
@@ -270,3 +276,28 @@ def _infer_shapes(posterior, place, sources, seen, chosen):
 
     if len(chosen):
         map_threads(draw, split_work(len(chosen), _SHAPE_BATCH, posterior.device))
+
+
+def _infer_colours(posterior, place, sources, seen, chosen):
+    """Colours of the one pass, with the types and fluxes that they are given."""
+    layers, n_bands = posterior.head.source[place], posterior.n_bands
+    n_draws = _N_SHAPES // (4 if posterior.coarse else 1)
+    q = quasi_random(n_draws, 3 + n_bands, posterior.device)
+    sizes = {'flux': 1, 'colour': n_bands}
+    if posterior.head.galaxies:
+        sizes['type'] = 1
+    turn = torch.arange(n_draws, device=q.device) % sources.flux.shape[1]
+
+    def draw(index):
+        own = chosen[index]
+        some = {name: value[own] for name, value in seen.items()}
+        chain = SourceChain(posterior.entries, layers, some)
+        return chain.draw_colours(sources.flux[own][:, turn], q[None])
+
+    for name, size in sizes.items():
+        shape = len(sources), _N_SHAPES, size
+        sources.draws[name] = sources.x.new_full(shape, torch.nan)
+    if len(chosen):
+        pieces = split_work(len(chosen), _SHAPE_BATCH, posterior.device)
+        for name, value in joined(map_threads(draw, pieces)).items():
+            sources.draws[name][chosen] = value.repeat(1, _N_SHAPES // n_draws, 1)

@@ -87,11 +87,16 @@ def draw_component(weights, unit):
 
 def draw_flux(parts, q):
     """Log-fluxes ``(N, P)`` of mixtures of normals, which may end at a range's ends."""
+    return draw_components([part[:, None] for part in parts], q)[0]
+
+
+def draw_components(parts, q):
+    """The same of mixtures ``(N, P or 1, M)``, with the components of the draws."""
     logits, mean, scale = parts
-    component = draw_component(torch.softmax(logits, -1)[:, None], q[..., :1])
+    component = draw_component(torch.softmax(logits, -1), q[..., :1])
     unit = torch.special.ndtri(q[..., 1].clamp(1e-4, 1 - 1e-4))
-    log_flux = mean.gather(1, component) + unit * scale.gather(1, component)
-    return log_flux.clamp(0, LOG_FLUX_CEILING)
+    log_flux = _pick(mean, component) + unit * _pick(scale, component)
+    return log_flux.clamp(0, LOG_FLUX_CEILING), component
 
 
 def _rand(like: torch.Tensor, generator, *further) -> torch.Tensor:

@@ -160,6 +160,10 @@ class TileCatalog(Rows):
     ellipticity : tensor ``(B, rows, columns, K, 2)``
         Distortions of galaxies seen through the PSF; without numbers (the default)
         where they were not computed.
+
+    colour : tensor ``(B, rows, columns, K, F)``
+        Natural logarithms of fluxes in F bands over those in the first, NaN where
+        unknown; by default there are no bands.
     """
 
     count: torch.Tensor
@@ -170,22 +174,35 @@ class TileCatalog(Rows):
     shape: torch.Tensor | None = None
     further: torch.Tensor | None = None
     ellipticity: torch.Tensor | None = None
+    colour: torch.Tensor | None = None
 
     def __post_init__(self):
         if self.galaxy is None:
             self.galaxy = torch.zeros_like(self.x)
-        for name, dim in (('shape', 6), ('further', 0), ('ellipticity', 0)):
+        for name in ('shape', 'further', 'ellipticity', 'colour'):
             if getattr(self, name) is None:
+                dim = 6 if name == 'shape' else 0
                 setattr(self, name, self.x.new_zeros(*self.x.shape, dim))
 
     @classmethod
-    def empty(cls, n_images, shape, n_most, *, n_shape=6, n_further=0, device='cpu'):
+    def empty(
+        cls,
+        n_images,
+        shape,
+        n_most,
+        *,
+        n_shape=6,
+        n_further=0,
+        n_colour=0,
+        device='cpu',
+    ):
         """No sources anywhere; unused places hold zeros."""
         full = (n_images, *shape, n_most)
         zeros = [torch.zeros(full, device=device) for _ in range(3)]
         count = torch.zeros(full[:-1], dtype=torch.long, device=device)
-        more = [zeros[0].new_zeros(*full, n) for n in (n_shape, n_further)]
-        return cls(count, *zeros, None, *more)
+        sizes = {'shape': n_shape, 'further': n_further, 'colour': n_colour}
+        more = {name: zeros[0].new_zeros(*full, n) for name, n in sizes.items()}
+        return cls(count, *zeros, **more)
 
     def at_tiles(self, tiles, n_most) -> 'TileCatalog':
         """
@@ -251,7 +268,8 @@ class TileCatalog(Rows):
 
         Parameters
         ----------
-        batch : `~bliss_astro.simulation.SimulatedImages`
+        batch : `~bliss_astro.simulation.SimulatedImages` or \
+                `~bliss_astro.simulation.SimulatedBands`
             Simulated images.
 
         tile_size : int, optional
@@ -263,8 +281,10 @@ class TileCatalog(Rows):
         Returns
         -------
         catalog : `TileCatalog`
-            The sources by tile.
+            The sources by tile, with the fluxes of the reference band.
         """
+        colour = getattr(batch, 'log_ratio', None)
+        batch = batch if colour is None else batch.reference
         floor = batch.flux_min[:, None]
         # By rounding, the faintest of a prior may lie below its own floor.
         used = batch.flux >= floor * (1 - 1e-5)
@@ -279,6 +299,7 @@ class TileCatalog(Rows):
             galaxy=batch.is_galaxy,
             shape=batch.galaxy,
             further=batch.further,
+            colour=colour,
         )
 
     @classmethod
@@ -303,9 +324,9 @@ class TileCatalog(Rows):
         galaxy : tensor ``(B, S)``, optional
             1 for galaxies; by default all are stars.
 
-        shape, further : tensor ``(B, S, D)``, optional
+        shape, further, colour : tensor ``(B, S, D)``, optional
             Shapes of the galaxies (six numbers, or as many as a learned model has),
-            and values of further parameters.
+            values of further parameters, and log flux ratios of bands.
 
         Returns
         -------
@@ -331,7 +352,7 @@ class TileCatalog(Rows):
         more = {name: value for name, value in more.items() if value is not None}
         sizes = {
             f'n_{name}': more[name].shape[-1]
-            for name in ('shape', 'further')
+            for name in ('shape', 'further', 'colour')
             if name in more
         }
         out = cls.empty(len(x), grid.shape, n_most, **sizes, device=x.device)

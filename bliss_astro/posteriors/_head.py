@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from bliss_astro._threads import map_threads
 
+from ._colours import ColourLayers
 from ._extended_fit import N_SHIFTS, N_SIZE_FEATURES, N_SIZES
 from ._factors import (
     SOURCE_WIDTH,
@@ -30,7 +31,7 @@ from ._shape_layers import (
     output_layers,
     shared_part,
 )
-from ._source_chain import STARS, STARS_AND_GALAXIES, add_layers, parameters_of
+from ._source_parameters import STARS, STARS_AND_GALAXIES, add_layers, parameters_of
 
 # Tiles that are worked on in single precision at once.
 _PIECE = 16_384
@@ -130,6 +131,9 @@ class TileHead(nn.Module):
 
     parameters : tuple of str, optional
         Further parameters, of `PARAMETERS`.
+
+    bands : bool, optional
+        Whether sources have colours, where images have several bands.
     """
 
     def __init__(
@@ -143,6 +147,7 @@ class TileHead(nn.Module):
         shapes=False,
         latent_dim=0,
         parameters=(),
+        bands=False,
     ):
         super().__init__()
         self.n_most, self.n_components = n_most, n_components
@@ -154,6 +159,7 @@ class TileHead(nn.Module):
             shapes=shapes,
             latent_dim=latent_dim,
             names=parameters,
+            bands=bands,
         )
         self.codes_per_source = 5 + galaxies
         n_code = self.codes_per_source * n_most
@@ -182,6 +188,8 @@ class TileHead(nn.Module):
                 block['galaxy_flux'] = last_layer(narrow, 3 * m + N_SIZES)
             if shapes:
                 block['shape'] = ShapeLayers(narrow, latent_dim=latent_dim)
+            if bands:
+                block['colour'] = ColourLayers(narrow, galaxies=galaxies)
             add_layers(block, self.entries, narrow)
         with torch.no_grad():  # most tiles are empty
             self.count.bias.copy_(4.0 - 3.0 * torch.arange(n_most + 1))

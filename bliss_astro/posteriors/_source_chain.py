@@ -1,279 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Parameters of a source and their chain: position, type, flux, shape and further ones.
-
-Each parameter is distributed given those before it. Its entry, a `SourceParameter`,
-says how it is named, transformed, conditioned, drawn in simulations and shown in
-tables; the order of the entries stands in `parameters_of` alone, and densities, draws,
-modes and marginals follow it. A further parameter is one more entry of `PARAMETERS`.
+Chain of the parameters of sources, each distributed given those before it.
 """
-
-import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
-from bliss_astro._arguments import require
-from bliss_astro.priors import GALAXY_SHAPE_NAMES
-
-from ._factors import draw_flux, flux_parts
-from ._shape_layers import (
-    N_SHAPE,
-    SHAPE_INPUTS,
-    ParameterLayers,
-    ellipticity_to_vector,
-    shape_to_vector,
-    vector_to_ellipticity,
-    vector_to_shape,
-)
-
-
-def _same(value):
-    return value
-
-
-def _ellipticity_to_vector(value):
-    return ellipticity_to_vector(*value.unbind(-1))
-
-
-class SourceColumn(NamedTuple):
-    """
-    Column of a table with one number of a parameter; another has its error.
-
-    Parameters
-    ----------
-    name, ucd, description : str
-        As in ``data/catalog/columns.csv``.
-
-    unit, display, limits : str, optional
-        As there. The summary of a row is the median of the draws, or, of an ``angle``,
-        which is in radians here, the mean direction.
-    """
-
-    name: str
-    ucd: str
-    description: str
-    unit: str = ''
-    display: str = '.3f'
-    limits: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceParameter:
-    """
-    One parameter of a source: its entry in the chain.
-
-    Two entries of one name are the distributions of stars and of galaxies.
-
-    Parameters
-    ----------
-    name : str
-        Name in the values of a chain, in losses and among the layers.
-
-    of : {'all', 'star', 'galaxy'}, optional
-        Sources that have the parameter.
-
-    dim : int, optional
-        Number D of its values; 0 for one without an axis, of those built in alone.
-
-    context : tuple of str, optional
-        Parameters before it on which it depends beside the image: the flux, and others
-        of the same ``of``.
-
-    to_vector, from_vector : callable, optional
-        From values ``(..., D)`` to D numbers without bounds, over which the
-        distribution is, and back.
-
-    layers : callable, optional
-        Makes the layers, from the numbers of features, of context and D: a module
-        whose output is a distribution, as ``ParameterLayers``.
-
-    columns : tuple of `SourceColumn` or str, optional
-        Columns of the D values in tables, or their names in
-        ``data/catalog/columns.csv``; without any, the values are in draws alone.
-
-    prior : callable, optional
-        Draws values for simulations, as ``priors`` of
-        `~bliss_astro.simulation.SimulationStream`; NaN where they are unknown.
-
-    auxiliary : bool, optional
-        Whether the parameter is a function of others, learnt for itself: no factor of
-        the density, and in no draws of catalogues.
-
-    Notes
-    -----
-    An encoder whose `~bliss_astro.encoders.EncoderConfig` names an entry of
-    ``PARAMETERS`` infers it, see :ref:`source_parameter`.
-    """
-
-    name: str
-    of: str = 'all'
-    dim: int = 1
-    context: tuple[str, ...] = ()
-    to_vector: Callable = _same
-    from_vector: Callable = _same
-    layers: Callable = ParameterLayers
-    columns: tuple[SourceColumn | str, ...] = ()
-    prior: Callable | None = None
-    auxiliary: bool = False
-
-    def owners(self, values):
-        """Whether each source has the parameter, bool tensor; None where all have."""
-        if self.of == 'all' or 'type' not in values:
-            return None
-        return (values['type'] > 0) == (self.of == 'galaxy')
-
-    @property
-    def column_names(self):
-        """Names of the columns of the D values."""
-        return [getattr(column, 'name', column) for column in self.columns]
-
-
-PARAMETERS = {}
-"""Further parameters of a source by name, see `SourceParameter`."""
-
-POSITION = SourceParameter('position', dim=2)
-STAR_FLUX = SourceParameter('flux', of='star', dim=0)
-TYPE = SourceParameter('type', dim=0)
-GALAXY_FLUX = SourceParameter('flux', of='galaxy', dim=0)
-ELLIPTICITY = SourceParameter(
-    'ellipticity',
-    of='galaxy',
-    dim=2,
-    context=('flux',),
-    to_vector=_ellipticity_to_vector,
-    from_vector=vector_to_ellipticity,
-    columns=('e1', 'e2'),
-    auxiliary=True,
-)
-SHAPE = SourceParameter(
-    'shape',
-    of='galaxy',
-    dim=N_SHAPE,
-    context=('flux',),
-    to_vector=shape_to_vector,
-    from_vector=vector_to_shape,
-    columns=GALAXY_SHAPE_NAMES,
-)
-
-# Names of these, of their layers and of other terms of the density.
-_TAKEN = {'position', 'type', 'flux', 'ellipticity', 'shape', 'count', 'image', 'start'}
-_TAKEN |= {'hidden', 'extended', 'is_galaxy', 'galaxy_flux'}
-_OF = 'all', 'star', 'galaxy'
-
-STARS = (POSITION, STAR_FLUX)
-STARS_AND_GALAXIES = (*STARS, TYPE, GALAXY_FLUX)
-# Of encoders in sequence, given positions. Random numbers are drawn in this order.
-IN_SEQUENCE = (TYPE, GALAXY_FLUX, STAR_FLUX)
-
-
-def parameters_of(first, *, shapes=False, latent_dim=0, names=()):
-    """
-    Entries of a chain in their order.
-
-    Parameters
-    ----------
-    first : tuple of `SourceParameter`
-        Entries up to the flux: `STARS`, `STARS_AND_GALAXIES`, `IN_SEQUENCE` or none.
-
-    shapes, latent_dim
-        As in `~bliss_astro.encoders.EncoderConfig`.
-
-    names : tuple of str
-        Names of further parameters.
-
-    Raises
-    ------
-    ValueError
-        If an entry is missing, wrong, or of galaxies where there are none.
-    """
-    chain = [*first]
-    if shapes:
-        latent = SourceParameter('shape', of='galaxy', dim=latent_dim)
-        chain += [ELLIPTICITY, latent if latent_dim else SHAPE]
-    for name in names:
-        known = ', '.join(PARAMETERS) or 'none'
-        sound = name in PARAMETERS and name not in {*_TAKEN, *(e.name for e in chain)}
-        require(sound, 'parameters', f'be known ones ({known}) of other names', name)
-        entry = _sound(PARAMETERS[name], name)
-        typed = entry.of != 'galaxy' or any(e.of == 'galaxy' for e in chain)
-        require(typed, 'parameters', 'be those of stars without galaxies', name)
-        before = {'flux', *(e.name for e in after_flux(chain) if e.of == entry.of)}
-        sound, allowed = before >= {*entry.context}, f'be of {sorted(before)}'
-        require(sound, f'context of {name}', allowed, entry.context)
-        chain.append(entry)
-    return tuple(chain)
-
-
-def _sound(entry, name):
-    """The entry of a further parameter; raise where its fields do not fit."""
-    own, n = f'PARAMETERS[{name!r}]', len(entry.columns)
-    require(entry.name == name, f'name of {own}', 'be its key', entry.name)
-    require(entry.of in _OF, f'of in {own}', f'be one of {_OF}', entry.of)
-    require(entry.dim in range(1, 10**6), f'dim of {own}', 'be 1 or more', entry.dim)
-    require(n in (0, entry.dim), f'columns of {own}', f'be none or {entry.dim}', n)
-    return entry
-
-
-def after_flux(parameters):
-    """Entries after the flux, which are drawn given it."""
-    return tuple(p for p in parameters if p.name not in ('position', 'type', 'flux'))
-
-
-def further(parameters):
-    """Entries of further parameters, in the order of ``TileCatalog.further``."""
-    return [entry for entry in parameters if entry.name not in _TAKEN]
-
-
-def add_layers(blocks, parameters, n_features):
-    """Add the layers of further parameters to a dict of modules."""
-    dims = {entry.name: max(1, entry.dim) for entry in parameters}
-    for entry in further(parameters):
-        n_context = sum(dims.get(name, 1) for name in entry.context)
-        blocks[entry.name] = entry.layers(n_features, n_context, entry.dim)
-
-
-def true_values(parameters, catalog, at, *, high=None):
-    """
-    Values of the sources of a catalogue at some places, by parameter.
-
-    Fluxes are kept below the upper ends ``high`` of their ranges; ellipticities are
-    those of `TileCatalog.with_ellipticity`.
-    """
-    values = {
-        'position': torch.stack([catalog.x[at], catalog.y[at]], -1),
-        'flux': catalog.log_flux[at],
-        'shape': catalog.shape[at],
-    }
-    if high is not None:
-        values['flux'] = torch.minimum(values['flux'], high - 1e-4 * high)
-    names = {entry.name for entry in parameters}
-    if any(entry.of == 'galaxy' for entry in parameters):
-        values['type'] = catalog.galaxy[at]
-    if 'ellipticity' in names:
-        values['ellipticity'] = catalog.ellipticity[at]
-    if entries := further(parameters):
-        parts = catalog.further[at].split([entry.dim for entry in entries], -1)
-        values |= {e.name: part for e, part in zip(entries, parts, strict=True)}
-    return values
-
-
-def put_values(parameters, catalog, at, values):
-    """Put values of sources into a catalogue, those that there are."""
-    if 'position' in values:
-        catalog.x[at], catalog.y[at] = values['position'].unbind(-1)
-    for name, field in (('type', 'galaxy'), ('flux', 'log_flux'), ('shape', 'shape')):
-        if name in values:
-            getattr(catalog, field)[at] = values[name]
-    parts = [values[e.name] for e in further(parameters) if e.name in values]
-    if parts:
-        catalog.further[at] = torch.cat(parts, -1)
-
-
-def n_uniform(parameters):
-    """How many uniform numbers `SourceChain.quantile_draw` takes for each draw."""
-    return 2 + sum(1 + entry.dim for entry in after_flux(parameters))
+from ._factors import draw_components, draw_flux, flux_parts
+from ._shape_layers import SHAPE_INPUTS
+from ._source_parameters import COLOUR, STAR_FLUX, after_flux
 
 
 class SourceChain:
@@ -301,6 +35,8 @@ class SourceChain:
 
     # The last flux, and distributions of shape and ellipticity given it.
     _shapes = None, None
+    # Distributions of the colours of all types at any flux, where they are known.
+    colours = None
 
     def factor(self, entry, values):
         """Distribution of a parameter, given values of those before it."""
@@ -312,8 +48,15 @@ class SourceChain:
                 factors = self.layers['shape'](inputs['features'], inputs, flux)
                 self._shapes = flux, factors
             return factors[entry.name == 'ellipticity']
-        forms = {p.name: p.to_vector for p in self.entries}
-        context = [forms.get(n, _same)(values[n]) for n in entry.context]
+        if entry.name == 'colour':
+            kind = values.get('type', torch.zeros_like(values['flux'])).long()
+            if self.colours is not None:
+                return self.colours.given(values['flux'], kind)
+            # Of these types alone.
+            own = self.layers['colour'](self.inputs['features'], self.inputs, kind)
+            return own.given(values['flux'])
+        forms = {p.name: p.to_vector for p in (STAR_FLUX, *self.entries)}
+        context = [forms[n](values[n]) for n in entry.context]
         features = self.inputs['features']
         context = [v if v.dim() == features.dim() else v[..., None] for v in context]
         context = [v.nan_to_num() for v in context]
@@ -326,7 +69,8 @@ class SourceChain:
             name, own = entry.name, entry.owners(values)
             with torch.no_grad():
                 vector = entry.to_vector(values[name])
-                if entry.dim:
+                # Some colours may be known and others not.
+                if entry.dim and name != 'colour':
                     known = vector.isfinite().all(-1)
                     own = known if own is None else own & known
                     vector = torch.where(own[:, None], vector, 0.0)
@@ -389,6 +133,34 @@ class SourceChain:
                 drawn = draw_flux(flux_parts(flux, of=of if typed else 'all'), of_flux)
                 values |= chain._draw(own, {'flux': drawn}, draw)
         return {entry.name: values[entry.name] for entry in entries}
+
+    def draw_colours(self, flux, q) -> dict:
+        """
+        Draws of colours, with the types and fluxes that they are given.
+
+        Parameters
+        ----------
+        flux : tensor ``(N, P, 1 + 3 M)``
+            Distribution of the log-flux for each draw, `LogFluxFactor.packed`.
+
+        q : tensor ``(N, P, 3 + F)`` or ``(1, P, 3 + F)``
+            Uniform numbers.
+
+        Returns
+        -------
+        values : dict of tensor ``(N, P, D)``
+            ``colour`` and ``flux`` and, where sources have types, ``type``.
+        """
+        parts, kind = flux_parts(flux), None
+        log_flux, component = draw_components(parts, q[..., :2])
+        values = {'flux': log_flux}
+        if any(entry.name == 'type' for entry in self.entries):
+            kind = (component >= parts[0].shape[-1] // 2).long()
+            values['type'] = kind.to(log_flux)
+        colours = self.layers['colour'](self.inputs['features'], self.inputs)
+        values = {name: value[..., None] for name, value in values.items()}
+        drawn = colours.given(log_flux, kind).quantile_draw(q[..., 2:-1])
+        return values | {'colour': COLOUR.from_vector(drawn)}
 
     def _draw(self, entries, values, pick):
         for entry in entries:

@@ -13,7 +13,8 @@ from ._factors import LOG_FLUX_CEILING, LogFluxFactor, TypeFactor
 from ._head import galaxy_flux_of_raw, star_flux_of_raw
 from ._scene_fit import STAMP_RADIUS
 from ._shape_layers import N_ELLIPSE, ShapeLayers, hidden_layers, last_layer
-from ._source_chain import IN_SEQUENCE, SourceChain, add_layers, parameters_of
+from ._source_chain import SourceChain
+from ._source_parameters import IN_SEQUENCE, add_layers, parameters_of
 
 # Channels of a stamp: the source without its neighbours, bright and faint; what
 # was taken off, and of that what is extended; bad pixels.

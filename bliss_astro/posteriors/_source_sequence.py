@@ -33,8 +33,8 @@ from ._extended_fit import (
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import TileCatalog, joined
 from ._scene_fit import SceneSources, cleaned, first_guess, fit_scene, split_scenes
-from ._source_chain import put_values, true_values
 from ._source_encoders import StampChain
+from ._source_parameters import put_values, true_values
 from ._star_fit import flux_at, photometry
 
 # Rounds of the scene's fit before types are known, and after; of draws of shapes from

@@ -13,7 +13,6 @@ from bliss_astro._threads import map_threads, split_work
 
 from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog, joined
-from ._source_chain import further
 
 # Largest number of sources that are measured: that many and as many a pixel, above
 # the largest density that encoders of stars and galaxies are trained on (0.03).
@@ -125,8 +124,7 @@ class Sweep:
         """Catalogues of no sources, and their codes ``(n B, rows, columns, C K)``."""
         catalog = TileCatalog.empty(
             *(n_draws * len(self.posterior), self.grid.shape, self.head.n_most),
-            n_shape=self.head.n_shape,
-            n_further=sum(entry.dim for entry in further(self.head.entries)),
+            **self.posterior.sizes,
             device=self.posterior.device,
         )
         n_code = self.head.codes_per_source * self.head.n_most

@@ -10,6 +10,7 @@ import torch
 
 from bliss_astro._threads import map_threads, split_pixels
 
+from ._colours import colour_inputs
 from ._extended_fit import (
     Ellipses,
     band_fluxes,
@@ -20,7 +21,8 @@ from ._extended_fit import (
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
 from ._grid import joined
 from ._shape_layers import SHAPE_INPUTS
-from ._source_chain import SourceChain, put_values, true_values
+from ._source_chain import SourceChain
+from ._source_parameters import put_values, true_values
 from ._star_fit import StarPatches, fit_star, flux_at, linear_fluxes, photometry
 
 # Half-size in pixels of the cut-outs for large galaxies, and of those that ellipses are
@@ -68,7 +70,7 @@ class TileChain(SourceChain):
         self, posterior, place, tiles, hidden, count, catalog, known=None, at=None
     ):
         self.posterior, self.head, self.grid = posterior, posterior.head, posterior.grid
-        self.entries, self.layers = self.head.entries, self.head.source[place]
+        self.entries, self.layers = posterior.entries, self.head.source[place]
         self.place, self.tiles, self.at = place, tiles, tiles if at is None else at
         earlier = catalog.at_tiles(self.at, place)
         earlier = self.head.encode_sources(earlier)[:, :, 0, 0]
@@ -208,6 +210,9 @@ class TileChain(SourceChain):
         With places ``at`` in a catalogue, or with these fits alone, for fluxes.
         """
         part = copy.copy(self)
+        if fits is None and 'colour' in self.layers and self.posterior.n_bands > 1:
+            seen = self.inputs
+            part.colours = self.layers['colour'](seen['features'], seen).select(index)
         part.tiles = part.at = tuple(value[index] for value in self.tiles)
         part.at = part.at if at is None else at
         names = self.fit.keys() - {'patches'} if fits is None else fits
@@ -277,7 +282,10 @@ class TileChain(SourceChain):
         """Inputs of what is drawn given the flux, as `SourceChain` takes them."""
         features = self.extended if self.head.galaxies else self.hidden
         fits = {name: self.fit[name] for name in SHAPE_INPUTS if name in self.fit}
-        return {'features': features} | fits
+        seen = {'features': features} | fits
+        if 'colour' in self.layers and self.posterior.n_bands > 1:
+            seen |= colour_inputs(self.posterior.inputs, self.tiles, self.fit)
+        return seen
 
     def factor(self, entry, values):
         """Distribution of a parameter, given values of those before it."""

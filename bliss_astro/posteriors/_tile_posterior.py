@@ -13,6 +13,7 @@ from bliss_astro.rendering import adaptive_moments
 
 from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog, TileGrid, joined
+from ._source_parameters import further, of_bands
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
 from ._sweep import Sweep, map_rows
@@ -73,6 +74,8 @@ class TilePosterior:
         moments=adaptive_moments,
     ):
         self.features, self.inputs, self.head = features, inputs, head
+        self.n_bands = inputs.present.shape[1]
+        self.entries = of_bands(head.entries, self.n_bands)
         self.grid = TileGrid(tuple(inputs.image.shape[2:]), tile_size)
         self._decided = None
         # Fits of the sources of the greedy sweep, by place, and where those of each
@@ -134,6 +137,15 @@ class TilePosterior:
         """Device of the tensors."""
         return self.features.device
 
+    @property
+    def sizes(self) -> dict:
+        """Numbers that a `TileCatalog` has of each source, by name."""
+        return {
+            'n_shape': self.head.n_shape,
+            'n_further': sum(entry.dim for entry in further(self.entries)),
+            'n_colour': sum(e.dim for e in self.entries if e.name == 'colour'),
+        }
+
     def source_chain(
         self, place, tiles, hidden, count, catalog, known=None, *, at=None
     ) -> TileChain:
@@ -164,7 +176,7 @@ class TilePosterior:
         Returns
         -------
         chain : ``TileChain``
-            Position, type, flux and shape, each given those before it.
+            Position, type, flux, colour and shape, each given those before it.
         """
         return TileChain(self, place, tiles, hidden, count, catalog, known, at)
 
@@ -232,7 +244,7 @@ class TilePosterior:
             natural logarithm for fluxes, and to `shape_to_vector` for shapes.
         """
         terms = self.log_prob_terms(catalog)
-        names = {p.name: None for p in self.head.entries if not p.auxiliary}
+        names = {p.name: None for p in self.entries if not p.auxiliary}
         per_source = sum(terms[name] for name in names)
         return terms['count'].index_add(0, terms['image'], per_source)
 
@@ -252,12 +264,12 @@ class TilePosterior:
         -------
         terms : dict of tensor
             ``count`` ``(B,)``; over N sources ``position``, ``type``, ``flux``,
-            ``shape``, ``ellipticity``, further parameters, ``start`` (distance of the
-            first guess in pixels) and ``image``, which are empty where the head lacks
-            them. The ellipticity of a galaxy follows from its shape, so its density is
-            no part of the sum.
+            ``colour``, ``shape``, ``ellipticity``, further parameters, ``start``
+            (distance of the first guess in pixels) and ``image``, which are empty where
+            the head lacks them. The ellipticity of a galaxy follows from its shape, so
+            its density is no part of the sum.
         """
-        catalog = catalog.with_ellipticity(self.head.entries, self)
+        catalog = catalog.with_ellipticity(self.entries, self)
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
         chains = []
@@ -271,7 +283,7 @@ class TilePosterior:
             TileChain.fit_together(chains)
         parts = [chain.log_prob_terms(catalog) for chain in chains]
         names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start')
-        names += tuple(entry.name for entry in self.head.entries)
+        names += tuple(entry.name for entry in self.entries)
         none = dict.fromkeys(names, hidden.new_zeros(0))
         none['image'] = catalog.count.new_zeros(0)
         terms = {'count': count.sum((1, 2))} | none | joined(parts or [{}])

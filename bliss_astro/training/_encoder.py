@@ -14,7 +14,7 @@ from bliss_astro.encoders._filters import image_planes
 from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.galaxies import GalaxyAutoencoder
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
-from bliss_astro.posteriors._source_chain import further
+from bliss_astro.posteriors._source_parameters import further
 from bliss_astro.simulation import SimulationStream
 
 from ._domain import domain_of_simulation

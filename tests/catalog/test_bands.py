@@ -20,15 +20,21 @@ from astropy.uncertainty import Distribution
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import CoaddSimulator, PSFModel, detect_sources
-from bliss_astro.catalog import ProbabilisticCatalog, _bands, _candidates, _methods
+from bliss_astro.catalog import (
+    CatalogPosterior,
+    ProbabilisticCatalog,
+    _bands,
+    _candidates,
+    _methods,
+)
 from bliss_astro.catalog._bands import WAVELENGTHS, BandDraws, ucd_word
 from bliss_astro.catalog._columns import COLUMNS
-from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.exposures import ExposureSet
 from bliss_astro.flags import CatalogFlag
-from bliss_astro.posteriors import PARAMETERS, SourceParameter
 from bliss_astro.posteriors._factors import draw_flux, flux_parts
 from bliss_astro.posteriors._marginals import quasi_random
+from bliss_astro.simulation import SimulationConfig, SimulationStream
 
 BANDS = ['r', 'g', 'i', 'u']
 N_DRAWS = 64
@@ -448,23 +454,30 @@ class TestFiles:
 
 
 class TestDrawnCatalogues:
-    def test_fluxes_of_all_bands(self, monkeypatch):
+    def test_fluxes_of_all_bands(self):
         """
         Colours are drawn with the flux and the rest of a source.
         """
-        entry = SourceParameter('colour', dim=4, context=('flux',))
-        monkeypatch.setitem(PARAMETERS, 'colour', entry)
         sizes = dict.fromkeys(('width', 'stem_width', 'head_width'), 16)
-        config = EncoderConfig(**sizes, n_blocks=1, parameters=('colour',))
+        config = EncoderConfig(**sizes, n_blocks=1, bands=True)
         encoder = Encoder(config).eval().requires_grad_(False)
         torch.nn.init.zeros_(encoder.head.count.bias)
-        exposure, _ = CoaddSimulator().sample(rng=3)
-        options = {'encoder': encoder, 'density': 0.01, 'check': False}
-        posterior = detect_sources(exposure[:16, :16], 0.05, **options).posterior
+        simulation = SimulationConfig(
+            bands=('u', 'g', 'r', 'i'),
+            band_shares=(0, 0, 0, 1),
+            reference_shares=(0, 0, 1, 0),
+            shape=(32, 32),
+            n_exposures=(1, 1),
+        )
+        images = SimulationStream(simulation, device='cpu').sample_batch(
+            1, generator=torch.Generator().manual_seed(2)
+        )
+        tiles = encoder(EncoderInputs.from_bands(images))
+        posterior = CatalogPosterior(tiles, np.ones((8, 8)), unit=u.nmgy)
         plain = posterior.sample(1, rng=1)[0]
         assert plain['colour'].shape == (len(plain), 4)
-        posterior.meta['bands'] = BANDS
+        posterior.meta['bands'] = ['r', 'u', 'g', 'i']
         table = posterior.sample(1, rng=1)[0]
         assert 'colour' not in table.colnames
         ratio = np.log(np.asarray(table['flux_g'] / table['flux']))
-        assert_allclose(ratio, plain['colour'][:, 1], rtol=1e-6)
+        assert_allclose(ratio, plain['colour'][:, 2], rtol=1e-6)

@@ -36,7 +36,7 @@ from bliss_astro.catalog._shared_light import SharedLight
 from bliss_astro.encoders import Encoder, EncoderConfig, available_encoders
 from bliss_astro.exposures import Exposure
 from bliss_astro.flags import CatalogFlag
-from bliss_astro.posteriors._source_chain import ELLIPTICITY, SHAPE
+from bliss_astro.posteriors._source_parameters import ELLIPTICITY, SHAPE
 from bliss_astro.priors import GALAXY_SHAPE_NAMES, CatalogPrior
 from bliss_astro.psf import PSFModel
 from bliss_astro.simulation import SimulationConfig, SimulationStream

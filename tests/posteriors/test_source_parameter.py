@@ -29,9 +29,9 @@ from bliss_astro.posteriors import (
 )
 from bliss_astro.posteriors._marginals import quasi_random
 from bliss_astro.posteriors._shape_layers import MixtureFactor
-from bliss_astro.posteriors._source_chain import (
+from bliss_astro.posteriors._source_chain import SourceChain
+from bliss_astro.posteriors._source_parameters import (
     STARS_AND_GALAXIES,
-    SourceChain,
     add_layers,
     n_uniform,
     parameters_of,

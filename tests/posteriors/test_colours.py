@@ -1,0 +1,412 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of the colours of sources, given their types and fluxes.
+"""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.testing import assert_close
+
+from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.exposures import BANDS
+from bliss_astro.posteriors import TileCatalog, _colours, find_sources, npe_loss
+from bliss_astro.posteriors._colours import ColourLayers
+from bliss_astro.posteriors._source_parameters import after_flux
+from bliss_astro.priors import ColourPrior
+from bliss_astro.simulation import SimulationConfig, SimulationStream
+
+_NAMES = 'r', 'u', 'g', 'i', 'z'
+# Noise of a pixel in nmgy in these bands, and of fluxes in units of it.
+_NOISE, _ERROR = torch.tensor([0.1, 0.2, 0.09, 0.15, 0.3]), 3.0
+_FLOOR = 0.4
+_N_FEATURES = 4
+
+
+@pytest.fixture(scope='module')
+def prior():
+    return ColourPrior.default()
+
+
+@pytest.fixture
+def layers(monkeypatch):
+    """New layers, for fluxes with no errors but their noise."""
+    monkeypatch.setattr(_colours, '_LEAST_ERROR', 1e-3)
+    torch.manual_seed(1)
+    layers = ColourLayers(_N_FEATURES, galaxies=True).requires_grad_(False)
+    layers.of_band.weight.zero_()
+    layers.log_common.fill_(math.log(2e-3))
+    layers.weights.bias.view(-1, 4)[-2:, 0] = -30.0
+    return layers
+
+
+def simulate(prior, n, *, magnitudes=(18.0, 22.5), seed=5, scale=1.0):
+    """Types, log fluxes and colours, and the inputs of measured fluxes."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = magnitudes
+    magnitude = low + (high - low) * torch.rand(n, generator=generator)
+    kind = (torch.rand(n, generator=generator) < 0.5).float()
+    bands = [BANDS[name] for name in _NAMES]
+    colour = prior.sample(magnitude, kind > 0, bands, generator=generator)
+    flux = 10 ** (0.4 * (22.5 - magnitude))
+    error = _ERROR * scale
+    noise = error * torch.randn(n, len(bands), generator=generator)
+    measured = flux[:, None] * colour.exp() / _NOISE + noise
+    numbers = torch.tensor([band.description for band in bands])
+    inputs = {
+        'band': numbers.expand(n, -1, -1),
+        'log_scale': (_NOISE / _NOISE[0]).log().expand(n, -1),
+        'log_floor': torch.full((n,), math.log(_FLOOR / _NOISE[0])),
+        'log_flux': (measured[:, 0] * _NOISE[0] / _FLOOR).clamp(min=0.2).log(),
+        'log_nmgy': torch.full((n,), float(_NOISE[0].log())),
+        'band_flux': measured[:, None].expand(-1, 2, -1),
+        'band_error': torch.full((n, 2, len(bands)), error),
+    }
+    truth = {'kind': kind, 'flux': (flux / _FLOOR).log(), 'colour': colour}
+    return truth | {'magnitude': magnitude, 'bands': bands}, inputs
+
+
+def without(inputs, *bands):
+    """Inputs where some bands are not measured."""
+    error = inputs['band_error'].clone()
+    error[..., list(bands)] = torch.inf
+    return inputs | {'band_error': error}
+
+
+def colours(layers, inputs, truth, features=None):
+    n = len(truth['flux'])
+    features = torch.zeros(n, _N_FEATURES) if features is None else features
+    return layers(features, inputs, truth['kind']).given(truth['flux'])
+
+
+def trained(layers):
+    """The same as if they had been trained."""
+    generator = torch.Generator().manual_seed(4)
+    for name in ('weights', 'of_band'):
+        weight = getattr(layers, name).weight
+        weight += 0.2 * torch.randn(weight.shape, generator=generator)
+    return layers
+
+
+def test_prior_where_nothing_is_measured(layers, prior):
+    truth, inputs = simulate(prior, 200)
+    found = colours(layers, without(inputs, 0, 1, 2, 3, 4), truth)
+    given = truth['colour'], truth['magnitude'], truth['kind'] > 0, truth['bands']
+    expected = prior.log_prob(*given)
+    assert_close(found.log_prob(truth['colour'][:, 1:]), expected, atol=1e-2, rtol=1e-3)
+    # Of other surveys too, whose bands lie between.
+    truth['bands'] = [BANDS[f'DECam.{name}'] for name in ('r', 'g', 'i', 'z')]
+    inputs = {
+        k: v[..., :4] if 'band_' in k or 'scale' in k else v for k, v in inputs.items()
+    }
+    numbers = torch.tensor([band.description for band in truth['bands']])
+    inputs['band'] = numbers.expand(200, -1, -1)
+    colour = prior.sample(truth['magnitude'], truth['kind'] > 0, truth['bands'])
+    found = colours(layers, without(inputs, 0, 1, 2, 3), truth)
+    expected = prior.log_prob(colour, *given[1:3], truth['bands'])
+    assert_close(found.log_prob(colour[:, 1:]), expected, atol=2e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize('missing', [(), (1,), (2, 4)])
+def test_calibration(layers, prior, missing):
+    truth, inputs = simulate(prior, 3000)
+    found = layers(torch.zeros(3000, _N_FEATURES), without(inputs, *missing))
+    n_draws = 200
+    flux = truth['flux'][:, None].expand(-1, n_draws)
+    kind = truth['kind'][:, None].expand(-1, n_draws).long()
+    q = torch.rand(3000, n_draws, 5, generator=torch.Generator().manual_seed(2))
+    draws = found.given(flux, kind).quantile_draw(q)
+    below = (draws < truth['colour'][:, None, 1:]).float().mean(1)
+    snr = (truth['flux'].exp() * _FLOOR)[:, None] * truth['colour'].exp()
+    snr = (snr / _NOISE / _ERROR)[:, 1:]
+    for band in range(4):
+        for low, high in ((-1, 3), (3, 15), (15, 100)):
+            some = (snr[:, band] > low) & (snr[:, band] < high)
+            if some.sum() < 400:
+                continue
+            away = (below[some, band] - 0.5).abs()
+            shares = torch.stack([(away < q / 2).float().mean() for q in _SHARES])
+            # Three points, and as many errors of the share.
+            error = 2 * (shares * (1 - shares) / some.sum()).sqrt()
+            apart = shares - torch.tensor(_SHARES)
+            assert (apart > -0.03 - error).all()
+            assert (apart < 0.03 + error).all() or low < 3
+
+
+_SHARES = 0.5, 0.68, 0.9, 0.95
+
+
+def test_faint_sources_keep_the_prior(layers, prior):
+    """Noise alone says nothing but that a band is not bright."""
+    truth, inputs = simulate(prior, 300)
+    noise = torch.randn(300, 1, 4, generator=torch.Generator().manual_seed(2))
+    inputs['band_flux'] = inputs['band_flux'].clone()
+    inputs['band_flux'][..., 1:], inputs['band_error'][..., 1:] = 1e6 * noise, 1e6
+    found = colours(layers, inputs, truth).log_prob(truth['colour'][:, 1:])
+    nothing = without(inputs, 1, 2, 3, 4)
+    expected = colours(layers, nothing, truth).log_prob(truth['colour'][:, 1:])
+    assert_allclose(found.mean(), expected.mean(), atol=0.1)
+
+
+def test_missing_band(layers, prior):
+    truth, inputs = simulate(prior, 100, magnitudes=(17, 19))
+    found = colours(layers, without(inputs, 2), truth)
+    q = torch.rand(100, 4000, 5, generator=torch.Generator().manual_seed(2))
+    flux = truth['flux'][:, None].expand(-1, 4000)
+    both = layers(torch.zeros(100, _N_FEATURES), without(inputs, 2), truth['kind'])
+    drawn = both.given(flux).quantile_draw(q)[..., 1]
+    fluxes = inputs['band_flux'][:, 0] * _NOISE
+    ratio = (fluxes / (truth['flux'].exp() * _FLOOR)[:, None]).clamp(min=1e-3).log()
+    error = _ERROR * _NOISE / fluxes
+    measured = torch.tensor([False, True, False, True, True])
+    bright = (fluxes > 10 * _ERROR * _NOISE).all(1)
+    assert bright.sum() > 20
+    mean, cov = prior.conditional(
+        truth['magnitude'],
+        truth['kind'] > 0,
+        truth['bands'],
+        log_ratio=ratio,
+        error=error,
+        measured=measured.expand(100, -1),
+    )
+    width = cov[:, 2, 2].sqrt()
+    assert_close(drawn.std(1)[bright], width[bright], atol=0.01, rtol=0.15)
+    assert ((drawn.mean(1) - mean[:, 2]) / width)[bright].abs().max() < 0.3
+    # What is not asked for changes nothing, nor does what is not known.
+    value = truth['colour'][:, 1:].clone()
+    value[:, 1] = torch.nan
+    fewer = [0, 1, 3, 4]
+    of_bands = 'band', 'log_scale', 'band_flux', 'band_error'
+    some = {
+        k: v[:, fewer] if k in of_bands[:2] else v[..., fewer] if k in of_bands else v
+        for k, v in inputs.items()
+    }
+    alone = colours(layers, some, truth).log_prob(truth['colour'][:, [1, 3, 4]])
+    assert_close(found.log_prob(value), alone, atol=1e-2, rtol=1e-3)
+
+
+def test_order_of_bands(layers, prior):
+    trained(layers)
+    truth, inputs = simulate(prior, 50)
+    inputs = without(inputs, 3)
+    features = torch.randn(50, _N_FEATURES)
+    order = [0, 3, 1, 4, 2]
+    turned = {
+        k: v if v.dim() == 1 else v[:, order] if k == 'band' else v[..., order]
+        for k, v in inputs.items()
+    }
+    first = colours(layers, inputs, truth, features).log_prob(truth['colour'][:, 1:])
+    value = truth['colour'][:, order][:, 1:]
+    second = colours(layers, turned, truth, features).log_prob(value)
+    assert_close(first, second, atol=2e-2, rtol=2e-3)
+    plain = colours(ColourLayers(_N_FEATURES, galaxies=True), inputs, truth, features)
+    assert (first - plain.log_prob(truth['colour'][:, 1:])).abs().mean() > 0.1
+
+
+def test_draws_have_the_density(layers, prior):
+    """Of two bands, at a flux other than the measured one."""
+    trained(layers)
+    truth, inputs = simulate(prior, 3)
+    inputs = {
+        k: v[..., :2] if 'band_' in k or 'scale' in k else v for k, v in inputs.items()
+    }
+    inputs['band'] = inputs['band'][:, :2]
+    found = layers(torch.randn(3, _N_FEATURES), inputs, truth['kind'])
+    flux = truth['flux'][:, None] + 0.1
+    q = torch.rand(3, 20000, 2, generator=torch.Generator().manual_seed(2))
+    draws = found.given(flux.expand(-1, 20000)).quantile_draw(q)[..., 0]
+    nodes = torch.linspace(-12, 6, 30001)
+    density = found.given(flux.expand(-1, len(nodes)))
+    density = density.log_prob(nodes.expand(3, -1)[..., None]).exp()
+    below = density.cumsum(1) * (nodes[1] - nodes[0])
+    assert_allclose(below[:, -1], 1, atol=2e-3)
+    for share in (0.1, 0.5, 0.9):
+        at = draws.quantile(share, 1)
+        place = torch.searchsorted(nodes, at)
+        assert_allclose(below.gather(1, place[:, None]), share, atol=0.015)
+
+
+def test_brighter_sources_have_other_colours(layers, prior):
+    """Given a brighter reference band, the other bands are what was measured."""
+    truth, inputs = simulate(prior, 50, magnitudes=(18, 19))
+    layers.log_common.fill_(-10.0)
+    features = torch.zeros(50, _N_FEATURES)
+    found = layers(features, without(inputs, 0), truth['kind'])
+    medians = []
+    for step in (0.0, 0.2):
+        flux = (truth['flux'] + step)[:, None].expand(-1, 2000)
+        q = torch.rand(50, 2000, 5, generator=torch.Generator().manual_seed(2))
+        medians.append(found.given(flux).quantile_draw(q)[..., 2].median(1).values)
+    # In i all are bright.
+    assert_allclose(medians[1] - medians[0], -0.2, atol=0.05)
+
+
+def test_without_a_zero_point(layers, prior):
+    truth, inputs = simulate(prior, 300)
+    inputs['log_nmgy'] = torch.full_like(inputs['log_nmgy'], torch.nan)
+    found = colours(layers, inputs, truth).log_prob(truth['colour'][:, 1:])
+    assert found.isfinite().all()
+    before = colours(layers, without(inputs, 0, 1, 2, 3, 4), truth)
+    assert found.mean() > before.log_prob(truth['colour'][:, 1:]).mean() + 2
+
+
+def test_pieces(layers, prior, monkeypatch):
+    truth, inputs = simulate(prior, 40)
+    features = torch.randn(40, _N_FEATURES)
+    whole = colours(layers, inputs, truth, features).log_prob(truth['colour'][:, 1:])
+    monkeypatch.setattr(_colours, '_PIECE', 16)
+    with torch.no_grad():
+        parts = colours(layers, inputs, truth, features)
+    assert_close(parts.log_prob(truth['colour'][:, 1:]), whole)
+
+
+# -- in the chain ----------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def batch():
+    simulation = SimulationConfig(
+        bands=('u', 'g', 'r', 'i', 'z'),
+        band_shares=(0, 0, 1, 1, 1),
+        shape=(32, 32),
+        n_exposures=(1, 1),
+    )
+    stream = SimulationStream(simulation, device='cpu')
+    return stream.sample_batch(12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope='module')
+def encoder():
+    sizes = dict.fromkeys(('width', 'stem_width', 'head_width'), 16)
+    names = 'galaxies', 'shapes', 'sequence', 'shapes_only', 'bands'
+    torch.manual_seed(0)
+    config = EncoderConfig(**sizes, n_blocks=1, **dict.fromkeys(names, True))
+    encoder = Encoder(config)
+    torch.nn.init.zeros_(encoder.head.count.bias)
+    return encoder.eval().requires_grad_(False)
+
+
+def test_truth_by_tile(batch):
+    truth = TileCatalog.from_batch(batch)
+    assert truth.colour.shape == (*truth.x.shape, 5)
+    place = torch.arange(truth.x.shape[-1])
+    used = place < truth.count[..., None]
+    assert not truth.colour[~used].any()
+    found = truth.colour[used]
+    assert not found[:, 0].any()
+    assert found[:, 1:].abs().min() > 0
+    first = truth.colour[0][used[0]].sum(0)
+    images = batch.reference
+    kept = images.flux[0] >= images.flux_min[0]
+    inside = kept & (images.x[0].clamp(-0.5, 31.5) == images.x[0])
+    inside &= images.y[0].clamp(-0.5, 31.5) == images.y[0]
+    if int(inside.sum()) == int(truth.count[0].sum()):
+        assert_close(first, batch.log_ratio[0, inside].sum(0), atol=1e-4, rtol=1e-4)
+
+
+def test_training(encoder, batch):
+    """The term of colours falls in some steps of the layers of colours."""
+    inputs, truth = training_pair(batch)
+    layers = [block['colour'] for block in encoder.head.source]
+    first = [{k: v.clone() for k, v in part.state_dict().items()} for part in layers]
+    weights = [w for part in layers for w in part.parameters()]
+    features, losses = encoder.features(inputs), []
+    optimiser = torch.optim.Adam(weights, lr=3e-3)
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        for _ in range(15):
+            posterior = encoder.posterior(features, inputs)
+            loss, terms = npe_loss(posterior, truth)
+            optimiser.zero_grad()
+            loss.backward()
+            assert all(w.grad.isfinite().all() for w in weights if w.grad is not None)
+            optimiser.step()
+            losses.append(float(terms['colour'].detach()))
+    finally:
+        for part, values in zip(layers, first, strict=True):
+            part.load_state_dict(values)
+            part.requires_grad_(False)
+    n_sources = float(truth.count.sum()) / len(truth.count)
+    assert losses[0] < 1.5 * n_sources
+    assert losses[-1] < losses[0] - 0.1 * n_sources
+
+
+def test_unknown_colours(encoder, batch):
+    inputs, truth = training_pair(batch)
+    posterior = encoder(inputs)
+    terms = posterior.log_prob_terms(truth, one_pass=True)
+    assert terms['colour'].isfinite().all()
+    some = truth.colour.clone()
+    some[..., 2] = torch.nan
+    known = dataclasses.replace(truth, colour=some)
+    fewer = posterior.log_prob_terms(known, one_pass=True)
+    assert (fewer['colour'] != terms['colour']).all()
+    some[..., 1:] = torch.nan
+    nothing = posterior.log_prob_terms(known, one_pass=True)['colour']
+    assert_close(nothing, torch.zeros_like(nothing), atol=1e-5, rtol=0)
+    assert_close(fewer['flux'], terms['flux'])
+
+
+def test_whole_catalogues(encoder, batch):
+    inputs, _ = training_pair(batch)
+    posterior = encoder(inputs)
+    drawn = posterior.sample(n_draws=2, generator=torch.Generator().manual_seed(3))
+    assert drawn.colour.shape == (*drawn.x.shape, 5)
+    used = torch.arange(drawn.x.shape[-1]) < drawn.count[..., None]
+    assert used.any()
+    assert drawn.colour.isfinite().all()
+    assert not drawn.colour[..., 0].any()
+    assert (drawn.colour[used][:, 1:] != 0).all()
+    terms = posterior.log_prob_terms(drawn.select(slice(12)), one_pass=True)
+    assert terms['colour'].isfinite().all()
+
+
+def test_marginals(encoder, batch):
+    inputs, _ = training_pair(batch)
+    found = find_sources(encoder(inputs), n_draws=32, least=0.05)
+    n, n_draws = len(found), found.draws['colour'].shape[1]
+    assert n > 10
+    assert found.draws['colour'].shape == (n, n_draws, 5)
+    for name in ('flux', 'type'):
+        assert found.draws[name].shape == (n, n_draws, 1)
+    known = found.probability >= 0.05
+    colour = found.draws['colour'][known]
+    assert colour.isfinite().all()
+    assert not colour[..., 0].any()
+    assert set(found.draws['type'][known].unique().tolist()) <= {0.0, 1.0}
+    share = found.draws['type'][known].mean((1, 2))
+    assert_allclose(share, found.galaxy[known], atol=0.08)
+    # Fluxes of the draws are those of the mixtures.
+    median = found.draws['flux'][known][..., 0].median(1).values
+    expected = found.quantile_flux(0.5)[known]
+    assert torch.corrcoef(torch.stack([median, expected]))[0, 1] > 0.9
+
+
+def test_one_band_has_none(encoder, batch):
+    inputs, _ = training_pair(batch.reference)
+    posterior = encoder(inputs)
+    assert 'colour' not in {entry.name for entry in after_flux(posterior.entries)}
+    assert 'colour' not in find_sources(posterior, n_draws=32).draws
+    drawn = posterior.sample(generator=torch.Generator().manual_seed(3))
+    assert drawn.colour.shape[-1] == 0
+    # Nor is there a change of anything else.
+    plain = dataclasses.replace(encoder.config, bands=False)
+    other = Encoder(plain).eval().requires_grad_(False)
+    weights = {k: v for k, v in encoder.state_dict().items() if k in other.state_dict()}
+    for name, value in other.state_dict().items():
+        if value.shape != weights[name].shape and value.dim() > 1:
+            weights[name] = weights[name][:, : value.shape[1]]
+    other.load_state_dict(weights)
+    features = encoder.features(inputs)
+    both = [
+        TileCatalog.from_batch(batch.reference),
+        *(one.posterior(features, inputs) for one in (encoder, other)),
+    ]
+    first, second = (p.log_prob_terms(both[0], one_pass=True) for p in both[1:])
+    for name in ('count', 'position', 'type', 'flux', 'shape'):
+        assert torch.equal(first[name], second[name])
