@@ -210,9 +210,13 @@ class TileChain(SourceChain):
         With places ``at`` in a catalogue, or with these fits alone, for fluxes.
         """
         part = copy.copy(self)
-        if fits is None and 'colour' in self.layers and self.posterior.n_bands > 1:
+        several = fits is None and len(index) > 2 * len(self.tiles[0])
+        if several and 'colour' in self.layers and self.posterior.n_bands > 1:
+            # Of both types once, rather than of the type of each draw.
             seen = self.inputs
             part.colours = self.layers['colour'](seen['features'], seen).select(index)
+        elif self.colours is not None:
+            part.colours = self.colours.select(index)
         part.tiles = part.at = tuple(value[index] for value in self.tiles)
         part.at = part.at if at is None else at
         names = self.fit.keys() - {'patches'} if fits is None else fits
