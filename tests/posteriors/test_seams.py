@@ -14,7 +14,8 @@ import torch
 
 from bliss_astro import CoaddSimulator
 from bliss_astro.encoders import Encoder, EncoderInputs
-from bliss_astro.posteriors import find_sources
+from bliss_astro.posteriors import TilePosterior, find_sources
+from bliss_astro.priors import StarPrior
 
 SIZE = 4  # px, side of a tile
 SHAPE = (32, 32)
@@ -216,3 +217,28 @@ def test_shifted_field(encoder):
         stays.append(((apart < 1) & same).any(1))
     # 1 % may be lost, of some tens of detections in three views two at most.
     assert (~torch.stack(stays)).sum() <= 2
+
+
+def test_tiles_beyond_borders_are_described_once(monkeypatch):
+    generator = torch.Generator().manual_seed(7)
+    prior = StarPrior(density=0.08, flux_min=622.0)
+    simulator = CoaddSimulator(1, prior, shape=(64, 64), margin=0)
+    encoder = Encoder.from_pretrained('stars-crowded')
+    inputs = EncoderInputs.from_batch(
+        simulator.sample_batch(1, generator=generator), tile_size=2
+    )
+    described, original = [], TilePosterior.source_chain
+
+    def recorded(posterior, place, tiles, hidden, *rest, **options):
+        described.append(torch.cat([torch.stack(tiles, 1), hidden], 1))
+        return original(posterior, place, tiles, hidden, *rest, **options)
+
+    with torch.no_grad():
+        posterior = encoder(inputs)
+        posterior.decided()
+        monkeypatch.setattr(TilePosterior, 'source_chain', recorded)
+        find_sources(posterior)
+    # The first pieces are tiles of candidates, the others those beyond their borders.
+    assert len(described) > 1
+    for rows in described:
+        assert len(rows.unique(dim=0)) == len(rows)
