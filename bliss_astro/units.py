@@ -25,6 +25,21 @@ Pixel scale of SDSS in arcsec (Gunn et al. 1998, AJ 116, 3040).
 Densities of priors are stated in its pixels.
 """
 
+# As names alone, which the modules below the exposures need; BANDS has widths too.
+BAND_WAVELENGTHS = {
+    'u': 358.4,
+    'g': 468.5,
+    'r': 616.8,
+    'i': 748.7,
+    'z': 889.0,
+    'y': 973.9,
+}
+"""
+Effective wavelengths in nm: SDSS (Doi et al. 2010, AJ 139, 1628), and y of LSST.
+
+Networks and priors describe any band relative to r of these.
+"""
+
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
 

@@ -308,10 +308,7 @@ FILTER_RADIUS = 8
 WIDE_SIGMAS = (2.6, 5.0)
 WIDE_RADIUS = 14
 
-# Effective wavelengths in nm of ugriz of SDSS and y of LSST, that of r again, ...
-SPECTRA_WAVELENGTHS = (358.4, 468.5, 616.8, 748.7, 889.0, 973.9)
-REFERENCE_WAVELENGTH = 616.8
-# ... and magnitudes of spectra there, less that in r, for multi-band matched filters.
+# Magnitudes of spectra in ugrizy, less that in r, for multi-band matched filters.
 # Stars and the red galaxy: medians of the bluest and the reddest fifth by g - i of the
 # stripe 82 coadd (Annis et al. 2014) at r of 18 to 22; the blue galaxy, nearly flat:
 # the bluest third of LSST's CatSim at r of 18 to 23. In y all follow CatSim.

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bliss_astro.units import BAND_WAVELENGTHS
+
 from ._config import (
     FEATURES,
-    REFERENCE_WAVELENGTH,
     SPECTRA,
-    SPECTRA_WAVELENGTHS,
     WING_FLOOR,
 )
 
@@ -167,7 +167,8 @@ def spectral_weights(inputs):
     flux over its error.
     """
     depth = log_depth(inputs)
-    nodes = depth.new_tensor(SPECTRA_WAVELENGTHS).div(REFERENCE_WAVELENGTH).log()
+    nodes = depth.new_tensor([*BAND_WAVELENGTHS.values()])
+    nodes = nodes.div(BAND_WAVELENGTHS['r']).log()
     wavelength = inputs.band[:, :, 0, 0, 0].clamp(nodes[0], nodes[-1])
     after = torch.searchsorted(nodes, wavelength).clamp(min=1)
     low, high = nodes[after - 1], nodes[after]

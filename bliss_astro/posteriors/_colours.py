@@ -10,7 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from bliss_astro import priors
-from bliss_astro.units import NANOMAGGY_ZERO_POINT
+from bliss_astro.priors._band_mixtures import (
+    INTERPOLATION_ERROR,
+    REACH,
+    ZERO_POINT_ERROR,
+)
+from bliss_astro.units import BAND_WAVELENGTHS, NANOMAGGY_ZERO_POINT
 
 from ._colour_factors import (
     LEAST_VARIANCE,
@@ -26,11 +31,6 @@ from ._factors import LOG_FLUX_CEILING
 _WIDTH, _RANK, _N_BAND, _N_OWN = 48, 2, 13, 5
 # Functions of the given flux on which the corrections depend.
 _N_FLUX = 3
-# As in `ColourPrior`: errors of interpolations and zero points, and the range of
-# interpolation beyond the bands.
-_INTERPOLATION_ERROR, _ZERO_POINT_ERROR, _REACH = 0.3, 0.004, 0.06
-# Wavelength in nm that descriptions of bands are relative to.
-_WAVELENGTH = 616.8
 # Relative error of fluxes beside their noise, and standard deviations of the common
 # factor's logarithm of stars and of galaxies before training.
 _LEAST_ERROR, _COMMON_ERRORS = 0.005, (0.02, 0.1)
@@ -93,13 +93,13 @@ class ColourLayers(nn.Module):
         super().__init__()
         self.n_types = 1 + galaxies
         prior = priors.ColourPrior.default() if prior is None else prior
-        parts = [[torch.tensor(v) for v in own.arrays()]
-                 for own in (prior.stars, prior.galaxies)]  # fmt: skip
+        classes = prior.stars, prior.galaxies
+        parts = [[*map(torch.tensor, own.arrays())] for own in classes]
         size = max(len(own[0]) for own in parts)
         log_weight, mean, cov = (
             torch.stack([_filled(own[k], size, k) for own in parts]) for k in range(3)
         )
-        nodes = torch.tensor([*prior.bands.values()]).div(_WAVELENGTH).log()
+        nodes = torch.tensor([*prior.bands.values()]).div(BAND_WAVELENGTHS['r']).log()
         for name, value in (
             ('nodes', nodes),
             ('log_weight', log_weight),
@@ -202,8 +202,8 @@ class ColourLayers(nn.Module):
         root, mean = self.prior_root[kind], self.prior_mean[kind]
         of_flux = (rows[:, None, None, 0, None] @ root)[..., 0, :]
         of_bands = change @ root
-        own = (_INTERPOLATION_ERROR * scatter).square()
-        first, others = own[:, None, :1], own[:, 1:] + _ZERO_POINT_ERROR**2
+        own = (INTERPOLATION_ERROR * scatter).square()
+        first, others = own[:, None, :1], own[:, 1:] + ZERO_POINT_ERROR**2
         extra = F.pad(
             first[..., None] + torch.diag_embed(others)[:, None], (1, 0, 1, 0)
         )
@@ -237,7 +237,7 @@ class ColourLayers(nn.Module):
         And distances ``(N, F)`` in the logarithm of wavelength to its nearest band.
         """
         nodes = self.nodes
-        at = wavelength.clamp(nodes[0] - _REACH, nodes[-1] + _REACH).contiguous()
+        at = wavelength.clamp(nodes[0] - REACH, nodes[-1] + REACH).contiguous()
         after = torch.searchsorted(nodes, at).clamp(1, len(nodes) - 1)
         low = nodes[after - 1]
         share = ((at - low) / (nodes[after] - low))[..., None]

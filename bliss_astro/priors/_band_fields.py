@@ -10,8 +10,9 @@ import torch
 
 from bliss_astro._arguments import must, require
 from bliss_astro.psf._mixture import fwhm_of_shape
+from bliss_astro.units import BAND_WAVELENGTHS
 
-from ._band_mixtures import NODES, interpolate, wavelengths
+from ._band_mixtures import interpolate, wavelengths
 from ._fields import ELLIPTICITY_MAX, FieldBatch, FieldTable, log_variables
 from ._numbers import SavedPrior
 
@@ -100,7 +101,7 @@ class BandFields(SavedPrior):
             Medians, and covariances by variable.
         """
         names = list(tables)
-        waves = wavelengths(NODES, names if bands is None else bands)
+        waves = wavelengths(BAND_WAVELENGTHS, names if bands is None else bands)
         logs = [log_variables(FieldTable.from_table(t)) for t in tables.values()]
         sizes = {len(part) for part in logs}
         require(len(sizes) == 1, 'tables', 'hold the same fields', sorted(sizes))
@@ -173,7 +174,7 @@ class BandFields(SavedPrior):
 
     def _matrix(self, bands, band, device):
         """Means and factors ``(F, 9, 1 + F')`` of the differences; which are zero."""
-        *waves, own = wavelengths(NODES | self.bands, [*bands, band])
+        *waves, own = wavelengths(BAND_WAVELENGTHS | self.bands, [*bands, band])
         factor = np.reshape(self.factor, (9, *2 * [len(self.bands)])).swapaxes(0, 1)
         rows = np.concatenate([np.array(self.mean)[:, :, None], factor], -1)
         weights = [interpolate(self.bands, w, reach=0)[0] for w in (*waves, own)]
@@ -239,8 +240,8 @@ def band_fields(
 
 def _other_bands(rows, bands, reference, generator):
     """Conditions ``(n, F, 11)`` of any telescope, given those of the reference."""
-    waves = wavelengths(NODES, bands)
-    nodes = np.array([interpolate(NODES, wave)[0] for wave in waves])
+    waves = wavelengths(BAND_WAVELENGTHS, bands)
+    nodes = np.array([interpolate(BAND_WAVELENGTHS, wave)[0] for wave in waves])
     table = nodes @ np.array([_NODE_NOISE, _NODE_ELECTRONS]).T
     table = np.concatenate([table, _SEEING_POWER * np.log(waves)[:, None]], 1)
     template = torch.tensor(table - table[reference]).to(rows)

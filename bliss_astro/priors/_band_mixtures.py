@@ -10,17 +10,15 @@ import torch
 
 from bliss_astro._arguments import require
 
-# Effective wavelengths in nm: SDSS (Doi et al. 2010, AJ 139, 1628), and y of LSST.
-NODES = {'u': 358.4, 'g': 468.5, 'r': 616.8, 'i': 748.7, 'z': 889.0, 'y': 973.9}
 # Colours of red galaxies less those of blue ones in u - r to y - r, 0 in r, as log flux
 # ratios: 1.0, 0.3, -0.13, -0.23 and -0.29 mag (Strateva et al. 2001, AJ 122, 1861;
 # Baldry et al. 2004, ApJ 600, 681), in the order of the coordinates.
 RED_LESS_BLUE = (0.0, -0.921, -0.276, 0.12, 0.212, 0.267)
 # Standard deviations of a log flux ratio: between a band and the interpolation of its
 # neighbours, per unit of the logarithm of wavelength, and of zero points.
-_INTERPOLATION_ERROR, _ZERO_POINT_ERROR = 0.3, 0.004
+INTERPOLATION_ERROR, ZERO_POINT_ERROR = 0.3, 0.004
 # Largest logarithm of wavelength beyond the first and last band.
-_REACH = 0.06
+REACH = 0.06
 
 
 def wavelengths(nodes, bands):
@@ -38,7 +36,7 @@ def wavelengths(nodes, bands):
     return waves
 
 
-def interpolate(nodes, wave, reach=_REACH):
+def interpolate(nodes, wave, reach=REACH):
     """
     Weights of the bands of a mixture in the log flux at a wavelength, and its scatter.
 
@@ -51,7 +49,7 @@ def interpolate(nodes, wave, reach=_REACH):
     share = (at - x[k - 1]) / (x[k] - x[k - 1])
     weights = np.zeros(len(x))
     weights[k - 1 : k + 1] = 1 - share, share
-    return weights, _INTERPOLATION_ERROR * np.abs(math.log(wave) - x).min()
+    return weights, INTERPOLATION_ERROR * np.abs(math.log(wave) - x).min()
 
 
 def to_log_flux(weights):
@@ -100,7 +98,7 @@ class BandMixtures:
         change[-1] = rows[-1]
         own = np.square([*scatter])
         extra = np.diag(own)
-        extra[:-1, :-1] += own[-1] + _ZERO_POINT_ERROR**2 * np.eye(len(waves))
+        extra[:-1, :-1] += own[-1] + ZERO_POINT_ERROR**2 * np.eye(len(waves))
         extra[-1, :-1] = extra[:-1, -1] = -own[-1]
         n = len(waves)
         if place is not None:

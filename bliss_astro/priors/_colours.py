@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from bliss_astro._arguments import require
-from bliss_astro.units import NANOMAGGY_ZERO_POINT
+from bliss_astro.units import BAND_WAVELENGTHS, NANOMAGGY_ZERO_POINT
 
-from ._band_mixtures import NODES, BandMixtures, interpolate, to_log_flux, wavelengths
+from ._band_mixtures import BandMixtures, interpolate, to_log_flux, wavelengths
 from ._colour_fit import LOG_PER_MAGNITUDE, fit_colours
 from ._numbers import SavedPrior, check_tuples, from_numbers
 
@@ -171,13 +171,17 @@ class ColourPrior(SavedPrior):
         if not isinstance(bands, dict):
             bands = {name: name for name in bands}
         matrix = {
-            key: to_log_flux(interpolate(NODES, wavelengths(NODES, [band])[0])[0])
+            key: to_log_flux(
+                interpolate(BAND_WAVELENGTHS, wavelengths(BAND_WAVELENGTHS, [band])[0])[
+                    0
+                ]
+            )
             for key, band in bands.items()
         }
         limits = tuple(options.get('magnitude_range', (13.0, 26.0)))
         parts = fit_colours(table, matrix, **options)
         stars, galaxies = (ColourMixture(*part) for part in parts)
-        return cls(stars, galaxies, dict(NODES), limits)
+        return cls(stars, galaxies, dict(BAND_WAVELENGTHS), limits)
 
     def sample(self, magnitude, is_galaxy, bands, reference=0, *, generator=None):
         """

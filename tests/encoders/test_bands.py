@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from bliss_astro.detection import _infer
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
-from bliss_astro.encoders._config import SPECTRA, SPECTRA_WAVELENGTHS
+from bliss_astro.encoders._config import SPECTRA
 from bliss_astro.encoders._filters import image_planes, matched_filter
 from bliss_astro.encoders._inputs import OF_BANDS, training_pair
 from bliss_astro.encoders._layers import band_conditions, log_depth
@@ -20,6 +20,7 @@ from bliss_astro.posteriors._candidates import find_sources
 from bliss_astro.posteriors._loss import npe_loss
 from bliss_astro.posteriors._star_fit import Pixels
 from bliss_astro.simulation import SimulationStream
+from bliss_astro.units import BAND_WAVELENGTHS
 
 
 @pytest.fixture
@@ -336,7 +337,8 @@ def star(draw):
     step = torch.arange(64.0)
 
     def function(flux, magnitudes, log_scale, noise=0.0):
-        bands, pairs = [], zip(SPECTRA_WAVELENGTHS, magnitudes, log_scale, strict=False)
+        waves, bands = BAND_WAVELENGTHS.values(), []
+        pairs = zip(waves, magnitudes, log_scale, strict=False)
         for k, (wavelength, magnitude, scale) in enumerate(pairs):
             psf = empty.psf * torch.ones(8)[:, None, None]
             psf[:, :, [0, 1, 3]] *= 1 + 0.1 * k

@@ -14,6 +14,7 @@ from bliss_astro.exposures import BANDS, Band, Exposure
 from bliss_astro.exposures._bands import find_band
 from bliss_astro.simulation import CoaddSimulator
 from bliss_astro.simulation._images import write_simulated
+from bliss_astro.units import BAND_WAVELENGTHS
 
 OWN = Band('F814W', 804.5, 154.0)
 
@@ -26,6 +27,8 @@ def make(**changes):
 
 
 def test_table():
+    found = {name: BANDS[name].wavelength for name in BAND_WAVELENGTHS}
+    assert found == BAND_WAVELENGTHS
     assert BANDS['r'].description == (0.0, 0.0)
     assert BANDS['g'] is BANDS['SDSS.g']
     assert BANDS['y'] is BANDS['LSST.y']
