@@ -76,14 +76,20 @@ def mute_warnings(*categories):
 
 @contextlib.contextmanager
 def messages_about(subject):
-    """Begin the messages of `warn`, and of errors, with a subject; None for none."""
-    token = _SUBJECT.set(subject)
+    """
+    Begin the messages of `warn`, and of errors, with a subject; None for none.
+
+    Inside of another one, it follows that: ``image 3: band 'g'``.
+    """
+    outer = _SUBJECT.get()
+    whole = subject if None in (outer, subject) else f'{outer}: {subject}'
+    token = _SUBJECT.set(whole)
     try:
         yield
     except Exception as error:
         if subject is not None and [*map(type, error.args)] == [str]:
             # A warning that filters turn into an error has it already.
-            text = error.args[0].removeprefix(f'{subject}: ')
+            text = error.args[0].removeprefix(f'{whole}: ')
             error.args = (f'{subject}: {text}',)
         elif subject is not None:
             error.add_note(subject)

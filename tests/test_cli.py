@@ -18,7 +18,7 @@ from astropy.table import QTable, Table
 import bliss_astro
 from bliss_astro import ProbabilisticCatalog, detect_sources
 from bliss_astro.cli import _parser, main
-from bliss_astro.cli._files import write_catalog
+from bliss_astro.cli._files import check_paths, write_catalog
 from bliss_astro.cli._options import bundled_configs, name_options
 from bliss_astro.cli._simulate import simulate_field
 from bliss_astro.cli._train import find_config
@@ -791,3 +791,41 @@ def test_maps_and_numbers_of_an_image(plain_image, tmp_path, capsys):
     assert record['psf']['fwhm'] == pytest.approx(3.4)
     assert record['saturation']['value'] == 50
     assert same.exposure.shape == (70, 60)
+
+
+# -- several bands -------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_detect_in_several_bands(plain_image, tmp_path, capsys):
+    path = tmp_path / 'catalog.fits'
+    words = [f'r={plain_image}', f'g={plain_image}', *STARS, '--fwhm', '3.4', '-q']
+    assert main(['detect', *words, '-o', str(path)]) == 0
+    error = capsys.readouterr().err
+    assert "'r' was taken, and the band g left out" in error
+    assert len(ProbabilisticCatalog.read(path)) > 3
+
+
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['a.fits', 'b.fits'], 'a.fits: several images are given as BAND=FILE'),
+        (['r=a.fits', 'r=b.fits'], 'the band r is given twice'),
+        (['red=a.fits'], 'red=a.fits: the band must be one of SDSS.u, '),
+        (['r=nowhere.fits', '--psf', '{band}.fits'], 'there is no file nowhere.fits'),
+    ],
+)
+def test_bands_that_cannot_be_meant(words, text, capsys):
+    assert main(['detect', *words, *STARS]) > 0
+    assert text in capsys.readouterr().err
+
+
+def test_files_by_band(tmp_path):
+    for band in 'gr':
+        (tmp_path / f'{band}.fits').write_bytes(b'')
+    images = [f'{band}={tmp_path}/{band}.fits' for band in 'gr']
+    words = ['detect', *images, '--psf', f'{tmp_path}/{{band}}.fits', *STARS]
+    check_paths(_parser().parse_args(words), 'catalog')
+    words[-3] = f'{tmp_path}/psf-{{band}}.fits'
+    with pytest.raises(FileNotFoundError, match=r'psf-g\.fits'):
+        check_paths(_parser().parse_args(words), 'catalog')

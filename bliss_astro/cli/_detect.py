@@ -3,15 +3,20 @@
 ``bliss-astro detect``, ``check``, ``completeness``, ``reconstruct``: catalogues.
 """
 
+import argparse
 import time
 
 import numpy as np
 
 from ._files import (
+    IMAGE_FILES,
+    IMAGE_MAPS,
     check_paths,
     count_text,
+    of_band,
     print_table,
     shows_progress,
+    split_bands,
     status,
     write_catalog,
     write_picture,
@@ -33,6 +38,9 @@ def run_detect(options):
     Numbers that are neither in the file nor given are estimated. An extension and a
     section may follow, as CFITSIO writes them: 'image.fits[SCI][101:400,201:500]' are
     columns 101 to 400 and rows 201 to 500, counted from 1.
+
+    Several bands are named: r=frame-r.fits g=frame-g.fits. Options hold for all of
+    them; in names of files {band} stands for the band: --psf 'psf-{band}.fits'.
     """
     begun = time.perf_counter()
     arguments = {'bin': options.bin, 'n_threads': options.threads}
@@ -58,9 +66,25 @@ def run_detect(options):
 def _read(options, kind):
     """Check the arguments, and read the image; return the keywords of detection too."""
     check_paths(options, kind)
-    status(options, f'reading {options.image}')
+    paths = options.image
+    status(options, f'reading {paths if isinstance(paths, str) else " ".join(paths)}')
     keywords = detection_keywords(options)
-    return *read_image_file(options), keywords
+    return *_read_images(options), keywords
+
+
+def _read_images(options):
+    """Read the image of a command, or a dict of those of bands; and the kind."""
+    from bliss_astro.exposures import BANDS
+
+    found = {}
+    for band, path in split_bands(options.image).items():
+        values = vars(options) | {'image': path}
+        for name in IMAGE_FILES + IMAGE_MAPS:
+            values[name] = of_band(values[name], band)
+        found[band], kind = read_image_file(argparse.Namespace(**values))
+    if None in found:
+        return found[None], kind
+    return {BANDS[k] if '.' in k else k: image for k, image in found.items()}, kind
 
 
 def _detect(options, kind, **arguments):
@@ -69,12 +93,18 @@ def _detect(options, kind, **arguments):
     from bliss_astro.detection._estimates import image_line
 
     image, file_kind, keywords = _read(options, kind)
-    ny, nx = image.shape
+    several = isinstance(image, dict)
+    ny, nx = next(iter(image.values())).shape if several else image.shape
     article = 'an' if file_kind[0] in 'iS' else 'a'
-    status(options, f'detecting in {nx} x {ny} px of {article} {file_kind}')
+    bands = f' in {", ".join(map(str, image))}' if several else ''
+    status(options, f'detecting in {nx} x {ny} px of {article} {file_kind}{bands}')
     arguments |= keywords | {'progress_bar': shows_progress(options)}
+    arguments |= {'reference': options.reference}
     catalog = detect_sources(image, options.threshold, **arguments)
-    status(options, image_line(catalog.meta['estimated'], image.shape))
+    record, shape = catalog.meta['estimated'], catalog.exposure.shape
+    status(options, image_line(record, shape))
+    for band in catalog.posterior.meta.get('bands', ())[1:]:
+        status(options, image_line(record, shape, band))
     return catalog
 
 
@@ -231,23 +261,27 @@ def run_reconstruct(options):
         )
 
 
-_MEASUREMENT = 'image encoder threshold density seed device'
+_MEASUREMENT = 'encoder threshold density seed device'
 _RESULTS = 'output:table plot overwrite quiet'
 COMMANDS = {
     'detect': (
         run_detect,
-        'image threshold encoder density device threads bin',
+        'image:bands reference threshold encoder density device threads bin',
         'output:catalog posterior plot overwrite quiet',
     ),
-    'check': (run_check, f'{_MEASUREMENT} draws:check', _RESULTS),
+    'check': (
+        run_check,
+        f'image:bands reference {_MEASUREMENT} draws:check',
+        _RESULTS,
+    ),
     'completeness': (
         run_completeness,
-        f'{_MEASUREMENT} magnitudes sources types',
+        f'image {_MEASUREMENT} magnitudes sources types',
         _RESULTS,
     ),
     'reconstruct': (
         run_reconstruct,
-        f'{_MEASUREMENT} draws:model',
+        f'image:bands reference {_MEASUREMENT} draws:model',
         'output:model posterior catalog_copy plot overwrite quiet',
     ),
 }

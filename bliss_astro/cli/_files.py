@@ -108,12 +108,16 @@ def check_paths(options, kind, *inputs):
 
         known = sorted(FigureCanvasBase.get_supported_filetypes())
         _check_ending('--plot', picture, [f'.{ending}' for ending in known])
-    files = [*inputs, values.get('image'), *(values.get('images') or ())]
+    bands = split_bands(values.get('image') or [])
+    files = [*inputs, *bands.values(), *(values.get('images') or ())]
     maps = []
     for name in IMAGE_FILES + IMAGE_MAPS:
         own = values.get(name)
         target = maps if name in IMAGE_MAPS else files
-        target.extend(own if isinstance(own, list) else [own])
+        own = (
+            own if isinstance(own, list) else [of_band(own, b) for b in bands or [None]]
+        )
+        target.extend(own)
     files, maps = (
         [_place(path) for path in paths if path is not None] for paths in (files, maps)
     )
@@ -123,6 +127,29 @@ def check_paths(options, kind, *inputs):
             raise FileNotFoundError(msg)
     outputs = {f'{option} {path}': path for option, path in outputs.items() if path}
     check_outputs(outputs, overwrite=options.overwrite, inputs=[*files, *maps])
+
+
+def split_bands(paths):
+    """Paths by band of BAND=FILE; by None that of an image without a band."""
+    from bliss_astro.exposures import BANDS
+
+    paths, found = [paths] if isinstance(paths, str) else paths, {}
+    for path in paths:
+        band, _, file = path.partition('=')
+        named = bool(file) and not Path(path).is_file()
+        if len(paths) > 1 and not named:
+            raise UsageError(f'{path}: several images are given as BAND=FILE')
+        if named and band not in BANDS:
+            raise UsageError(f'{path}: the band must be one of {", ".join(BANDS)}')
+        if band in found:
+            raise UsageError(f'the band {band} is given twice')
+        found[band if named else None] = file if named else path
+    return found
+
+
+def of_band(path, band):
+    """Path in which a band stands for ``{band}``."""
+    return path if None in (path, band) else path.replace('{band}', band)
 
 
 def _place(path):

@@ -102,8 +102,10 @@ _STEPS = (
 OPTIONS = {
     # Measurement.
     'image': (str, 'IMAGE', 'a FITS file'),
+    'image:bands': (str, 'IMAGE', 'a FITS file, or BAND=FILE for each band'),
     'images': (str, 'IMAGE', 'FITS files'),
     'images:coadd': (str, 'IMAGE', 'FITS files; the first sets the pixels'),
+    'reference': (str, 'BAND', 'reference band; by default r, or the first'),
     'threshold': (probability, 'P', 'smallest probability of a source'),
     'encoder': (str, 'NAME', 'bundled encoder or .safetensors'),
     'density': (density, 'X', 'sources per pixel; by default from a first pass'),
@@ -215,7 +217,7 @@ _DEFAULTS = {
     'background:field': 865.0,
     'output:demo': '.',
 }
-_LISTS = ('images', 'types', 'zero_points')
+_LISTS = ('images', 'image:bands', 'types', 'zero_points')
 _REQUIRED = ('output:model', 'output:coadd', 'output:image')
 # Options without a flag.
 _POSITIONS = ('image', 'images', 'catalog', 'truth', 'config', 'card')
@@ -276,7 +278,7 @@ def _add_option(parser, option, lists):
         keywords['choices'] = kind
     else:
         keywords |= {'type': kind, 'metavar': metavar}
-    if name in lists:
+    if {name, option} & {*lists}:
         keywords['nargs'] = '+'
     if name in _POSITIONS:
         nargs = {'nargs': '?'} if name == 'card' else {}

@@ -22,7 +22,7 @@ from bliss_astro._warnings import (
 )
 from bliss_astro.catalog._meta import FactRecord
 
-from ._estimates import prepare_image
+from ._bands import prepare_bands
 from ._images import ImageInputs, infer_posteriors
 
 # Pixels of the images that are worked on together: some 60 bytes each.
@@ -47,8 +47,8 @@ class _Task:
         rng = check_rng(options.rng)
         with use_threads(options.n_threads):
             encoder = options.load_encoder()
-            image = prepare_image(data, options.image, encoder)
-            return cls(subject, options, rng, ImageInputs.of(image, encoder, options))
+            bands = prepare_bands(data, options, encoder)
+            return cls(subject, options, rng, ImageInputs.of(bands, encoder, options))
 
     def result(self):
         """The catalogue with its self-check, or else the posterior; and warnings."""
@@ -107,7 +107,7 @@ def detect_each(pairs, *, tables=True, named=False, first=0):
         subject = f'image {k}' if named else None
         with messages_about(subject):
             task = _Task.of(data, options, subject)
-        return task, task.inputs.image.exposure.data.size
+        return task, task.inputs.bands.n_pixels
 
     for tasks in batches_of(pairs, prepare, first):
         _infer_together(tasks, tables)

@@ -29,6 +29,9 @@ def detect_sources(
     threshold=0.5,
     *,
     encoder=None,
+    bands=None,
+    reference=None,
+    calibration=None,
     psf=None,
     fwhm=None,
     background=None,
@@ -76,13 +79,32 @@ def detect_sources(
         keyword.  A `~astropy.nddata.Cutout2D`, an HDU, a list of HDUs, or a file as for
         `Exposure.read <bliss_astro.exposures.ExposureRead>`: ``'file.fits[SCI]'``.
 
+        Several bands are an `~bliss_astro.exposures.ExposureSet`, a dict of such images
+        by name of the band (`None` for a missing one), or a cube ``(F, ny, nx)`` with
+        ``bands``. Keywords from ``psf`` to ``background_error`` hold for all of them,
+        or are dicts by name of the band (for a cube, arrays of its shape too). Bands on
+        another pixel grid than the reference band, by their WCS, are resampled to it.
+
     threshold : float, optional
         Smallest probability of a source, between 0 and 1.  This is not
         a brightness, as in photutils' function of the same name.
 
     encoder : `~bliss_astro.encoders.Encoder`, str or path, optional
         An encoder or the name of one; the bundled
-        ``'stars-galaxies'`` by default; ``'stars'`` where all sources are points.
+        ``'stars-galaxies'`` by default; ``'stars'`` where all sources are points. One
+        that was trained on one band takes the reference band alone, with a warning.
+
+    bands : sequence of str or `~bliss_astro.exposures.Band`, optional
+        Bands of a cube, in order: ``'gri'``.
+
+    reference : str, optional
+        Name of the reference band, on whose pixels sources are detected, and whose
+        fluxes are the column ``flux``; by default that of an
+        `~bliss_astro.exposures.ExposureSet`, else r, or the first that there is.
+
+    calibration : dict of str to float, optional
+        Factors by which numbers of other bands are multiplied to be in the unit of the
+        reference band, where their units do not say so.
 
     psf : `~bliss_astro.psf.PSFModel` or other PSF, optional
         As for `~bliss_astro.exposures.Exposure`; by default measured on the

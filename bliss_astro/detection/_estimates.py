@@ -263,7 +263,7 @@ def _lack(exposure, good, places, psf, width):
 # -- record ----------------------------------------------------------------------
 
 
-def estimate_record(exposure, sources, *, density):
+def estimate_record(exposure, sources, *, density=None):
     """
     Record values, units and sources of the numbers that describe an image.
 
@@ -290,8 +290,10 @@ def estimate_record(exposure, sources, *, density):
         'noise_correlation': {'x': x, 'y': y},
         'psf': shape | _details_of_fit(exposure.psf) | {'unit': 'pix'},
         'mask': {'n_pixels': int(np.count_nonzero(exposure.mask))},
-        'density': _range(density, np.ones(np.shape(density), bool), '1 / pix2'),
     }
+    if density is not None:
+        every = np.ones(np.shape(density), dtype=bool)
+        record['density'] = _range(density, every, '1 / pix2')
     if exposure.saturation is not None:
         record['saturation'] = _range(exposure.saturation, good, unit)
     if exposure.saturated.any():
@@ -334,10 +336,14 @@ def _details_of_fit(psf):
     }
 
 
-def image_line(record, shape):
-    """Size, FWHM, sky, noise, gain and depth of a record, with sources, in one line."""
+def image_line(record, shape, band=''):
+    """
+    Size, FWHM, sky, noise, gain and depth of a record, with sources, in one line.
+
+    Those of a band other than the reference where one is named.
+    """
     ny, nx = shape
-    parts = [f'{nx} x {ny} px']
+    parts = [f'{nx} x {ny} px' + (f' in {band}' if band else '')]
     for name, key, words in (
         ('psf', 'fwhm', 'FWHM {} px'),
         ('background', 'value', 'sky {} {}'),
@@ -345,7 +351,7 @@ def image_line(record, shape):
         ('effective_gain', 'value', 'gain {} {}'),
         ('depth', 'value', 'depth {} {}'),
     ):
-        entry = record[name]
+        entry = record[f'{name}_{band}' if band else name]
         text = words.format(f'{entry[key]:.4g}', entry['unit']).strip()
         kind, _, how = entry['source'].partition(': ')
         if kind == 'header':

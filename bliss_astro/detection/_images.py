@@ -18,40 +18,55 @@ from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import TileGrid
 
+from ._bands import PreparedBands, encoder_inputs_of_bands
 from ._domain import check_domain, check_fullness, domain_of
-from ._estimates import PreparedImage, estimate_record
+from ._estimates import estimate_record
 from ._infer import estimate_densities, infer
 from ._inputs import (
     block_mean,
     check_density,
     check_flux_min,
-    encoder_inputs,
     tile_mean,
     tile_tensor,
 )
-from ._tiles import TilesOfExposure, TilesOfFeatures, checksum, set_coarse
+from ._tiles import (
+    TilesOfExposure,
+    TilesOfFeatures,
+    checksum,
+    join_pixels,
+    set_coarse,
+)
 
 # Smallest side in joined pixels of an image that is binned.
 _BINNED_MIN = 16
+# Side in pixels of the squares, and their share of bad pixels, from which on a band is
+# missing in their middle.
+_NEAR, _MISSING = 5, 0.5
 
 
 @dataclasses.dataclass
 class ImageInputs:
     """
-    A prepared image with the encoder's inputs for it.
+    A prepared image, in its bands, with the encoder's inputs for it.
 
-    The exposure is that of joined pixels, where there are such; the density that is
-    given, or `None`; the source is what computes the posterior over tiles anew.
+    Exposures are those of joined pixels, where there are such; facts are by band; the
+    density is that given, or `None`; the source is what computes the posterior over
+    tiles anew.
     """
 
-    image: PreparedImage
-    exposure: object
+    bands: PreparedBands
+    exposures: list
     source: TilesOfExposure
     inputs: EncoderInputs
     floor: np.ndarray
-    facts: dict
+    facts: list
     grid: TileGrid
     density: np.ndarray | None
+
+    @property
+    def image(self):
+        """The prepared image in the reference band."""
+        return self.bands.reference
 
     @property
     def binning(self):
@@ -61,57 +76,68 @@ class ImageInputs:
     @property
     def kind(self):
         """Images that are alike in this may be computed together."""
-        return self.grid, self.inputs.normalization_radius
+        n_bands = self.inputs.image.shape[1]
+        return self.grid, self.inputs.normalization_radius, n_bands
 
     @classmethod
-    def of(cls, image, encoder, options):
+    def of(cls, bands, encoder, options):
         """
-        Compute the inputs of a `PreparedImage`.
+        Compute the inputs of `PreparedBands`.
 
         Options that are read are ``density``, ``flux_min``, ``population`` and ``bin``.
         """
-        whole = image.exposure
+        whole, *others = bands.exposures
         flux_min = check_flux_min(options.flux_min, whole)
         density = check_density(options.density, whole)
-        exposure, binning = whole, _choose_binning(options.bin, whole, encoder)
-        if binning > 1:
-            exposure = whole.binned(binning)
-        inputs, floor, facts, grid = encoder_inputs(
-            exposure, encoder, flux_min=flux_min, population=options.population
+        binning = _choose_binning(options.bin, whole, encoder)
+        exposures = join_pixels([whole, *others], binning)
+        prior = {'flux_min': flux_min, 'population': options.population}
+        inputs, floor, facts, grid = encoder_inputs_of_bands(
+            [*exposures, *bands.missing], encoder, **prior
         )
         if density is not None:
             density = tile_mean(block_mean(density, binning) * binning**2, grid)
         # Now: a user's array may be used again for the next image.
-        prior = flux_min, options.population
-        source = TilesOfExposure(encoder, checksum(whole), binning, *prior)
-        return cls(image, exposure, source, inputs, floor, facts, grid, density)
+        source = TilesOfExposure(
+            encoder,
+            checksum(whole, *others),
+            binning,
+            **prior,
+            others=others,
+            missing=bands.missing,
+        )
+        return cls(bands, exposures, source, inputs, floor, facts, grid, density)
 
     def check(self, density):
         """Set the density; flags by tile, and texts of what is unlike the training."""
-        encoder = self.source.encoder
-        flags, messages = check_domain(encoder, self.facts | {'density': density})
+        encoder, flags, by_band = self.source.encoder, 0, []
+        self.facts[0]['density'] = density
+        for facts, image, own in zip(
+            self.facts, self.bands.images, self.exposures, strict=True
+        ):
+            some, messages = check_domain(encoder, facts)
+            # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not
+            # mend.
+            if messages and not image.psf_messages:
+                messages[0] += _binning_advice(own, encoder, self.binning)
+            by_band.append(messages + image.psf_messages)
+            flags = flags | some
         # Maps that are needed no more.
         self.facts = None
-        # A PSF that is in doubt may be that of a galaxy, which fewer pixels do not
-        # mend.
-        if messages and not self.image.psf_messages:
-            messages[0] += _binning_advice(self.exposure, encoder, self.binning)
         log_density = np.log(density.clip(1e-7, domain_of(encoder).density[1]))
         self.inputs.log_density = tile_tensor(log_density, encoder.device)
-        return flags, messages + self.image.psf_messages
+        return flags, self.bands.messages(by_band)
 
     def posterior(self, tiles, density, flags, messages):
         """`CatalogPosterior` of the image from that of its tiles."""
         whole, binning, encoder = self.image.exposure, self.binning, self.source.encoder
-        sources, cosmic_rays = self.image.sources, self.image.cosmic_rays
-        if self.density is None:
-            sources = sources | {'density': 'first pass'}
+        cosmic_rays = self.image.cosmic_rays
         if binning > 1:
             cosmic_rays = block_mean(cosmic_rays, binning) > 0
         meta = {
             'encoder': encoder.name,
             'encoder_sha256': encoder.card.get('sha256', ''),
-            'estimated': estimate_record(whole, sources, density=density / binning**2),
+            'estimated': self._record(density / binning**2),
             'density': float(np.mean(density)) / binning**2,
             'flux_min': float(np.median(self.floor)),
         }
@@ -125,12 +151,25 @@ class ImageInputs:
             self.floor,
             unit=whole.unit,
             wcs=whole.wcs,
-            flags=_pixel_flags(self.exposure, self.grid, flags, cosmic_rays),
-            meta=meta | {name: value for name, value in optional.items() if value},
+            flags=_pixel_flags(self.exposures, self.grid, flags, cosmic_rays),
+            meta=meta | self.bands.meta() | {k: v for k, v in optional.items() if v},
             exposure=whole,
             binning=binning,
             image_shape=whole.shape,
         )
+
+    def _record(self, density):
+        """Record of the numbers of all bands, other than the reference with a name."""
+        own = {} if self.density is not None else {'density': 'first pass'}
+        images = self.bands.images
+        record = estimate_record(
+            images[0].exposure, images[0].sources | own, density=density
+        )
+        for image in images[1:]:
+            found = estimate_record(image.exposure, image.sources)
+            band = image.exposure.band
+            record |= {f'{name}_{band}': entry for name, entry in found.items()}
+        return record
 
 
 def infer_posteriors(images, *, least, keep):
@@ -223,8 +262,9 @@ def _binning_advice(exposure, encoder, binning):
     return f". The PSF is broader than those of the training: bin='auto' joins {pixels}"
 
 
-def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
+def _pixel_flags(exposures, grid, by_tile, cosmic_rays):
     """Flags of a source at each pixel, int array ``(ny, nx)``."""
+    exposure, *others = exposures
     ny, nx = exposure.shape
     size = grid.size
     by_tile = np.broadcast_to(by_tile, grid.shape).astype(np.int16)
@@ -236,6 +276,10 @@ def _pixel_flags(exposure, grid, by_tile, cosmic_rays):
     ):
         if pixels.any():
             flags[scipy.ndimage.binary_dilation(pixels, iterations=reach)] |= int(flag)
+    for other in others:
+        if other.mask.any():
+            share = scipy.ndimage.uniform_filter(other.mask.astype(np.float32), _NEAR)
+            flags[share > _MISSING] |= int(CatalogFlag.MISSING_BAND)
     for edge in (flags[:size], flags[-size:], flags[:, :size], flags[:, -size:]):
         edge |= int(CatalogFlag.NEAR_EDGE)
     flags[ny - ny % size :] |= int(CatalogFlag.PADDED)

@@ -75,11 +75,12 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32, stems=None):
             out[images, :, *own] = encoder.inner_features(some, margins, stem=stem)
 
     n_threads = n_workers() or 1
-    more = 1 if device.type == 'cpu' else _MORE_ON_GPU
-    step = max(1, more * _PASS // math.prod(grid.shape))
+    # As many pixels of all bands.
+    more = (1 if device.type == 'cpu' else _MORE_ON_GPU) / inputs.image.shape[1]
+    step = max(1, int(more * _PASS) // math.prod(grid.shape))
     step = min(step, -(-n_images // n_threads))
     some = [slice(k, k + step) for k in range(0, n_images, step)]
-    blocks = _blocks(grid.shape, -(-n_threads // len(some)), more * _BLOCK)
+    blocks = _blocks(grid.shape, -(-n_threads // len(some)), int(more * _BLOCK))
     map_threads(fill, enumerate(itertools.product(some, blocks)))
     with torch.no_grad():
         out = out.float() if dtype == torch.float16 else out

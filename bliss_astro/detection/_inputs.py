@@ -93,13 +93,14 @@ def tile_tensor(value, device):
     return torch.from_numpy(value)[None].to(device)
 
 
-def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
+def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky', radius=None):
     """
     Compute the encoder inputs of an exposure with a PSF.
 
     Returns `EncoderInputs` of one band with the density of a first pass; the flux floor
     by tile in the unit of the image, by default `FLOOR_SNR` times the error of the flux
     of a faint star; facts for `check_domain` but for the density; and the `TileGrid`.
+    The PSF is normalised within its own radius, or a given one.
     """
     grid = TileGrid(exposure.shape, encoder.config.tile_size)
     device = encoder.device
@@ -107,7 +108,7 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     noise = tile_mean(bkg_error, grid)
     gain = tile_mean(effective_gain, grid)
     middle = central_psf(exposure)
-    radius = float(middle.normalization_radius)
+    radius = float(middle.normalization_radius) if radius is None else radius
     psf, description = _psf_maps(exposure, grid, radius)
     correlation = np.array(exposure.noise_correlation, float)
     image = _pulls(exposure, bkg_error)
@@ -126,6 +127,8 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
     if encoder.config.uncertainties:
         maps['psf_error'] = exposure.psf_error
         maps['background_error'] = exposure.background_error
+    if exposure.band is not None:
+        maps['band'] = np.reshape(exposure.band.description, (2, 1, 1))
     maps = {name: tile_tensor(value, device) for name, value in maps.items()}
     if encoder.config.uncertainties:
         asymmetry = np.zeros((4, 1, 1)) if asymmetry is None else asymmetry
@@ -144,6 +147,7 @@ def encoder_inputs(exposure, encoder, *, flux_min=None, population='sky'):
         'psf_error': exposure.psf_error,
         'background_error': exposure.background_error,
         'noise': noise * gain,
+        'bkg_error': noise,
         'correlation': tuple(correlation),
         'floor_snr': None if flux_min is None else floor / unit_flux,
         **pixel_statistics(image, ~exposure.mask, shape=grid.shape),

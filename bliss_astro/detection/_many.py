@@ -35,8 +35,8 @@ def detect_many(images, threshold=0.5, *, n_processes=None, **kwargs):
     images : iterable
         A list of images, each of them whatever `detect_sources` takes, a cube
         ``(n, ny, nx)``, or any iterator, from which images are taken as they are
-        needed. They may be of different sizes; those of one size are worked on
-        together.
+        needed. They may be of different sizes; those of one size, and in as many
+        bands, are worked on together. With ``bands``, a cube ``(n, F, ny, nx)``.
 
     threshold : float, optional
         Smallest probability of a source.
@@ -89,7 +89,7 @@ def detect_many(images, threshold=0.5, *, n_processes=None, **kwargs):
     3
     """
     check_names('detect_many', kwargs, without=('data', 'threshold'))
-    _check_images(images)
+    _check_images(images, kwargs.get('bands'))
     kwargs = {'threshold': threshold, **kwargs}
     return _run(_pairs_of(images, kwargs), n_processes)
 
@@ -98,7 +98,8 @@ def infer(encoder, exposures, /, *, n_processes=None, **kwargs):
     """Posteriors of one or several images: `Encoder.infer`."""
     check_names('Encoder.infer', kwargs, without=_NOT_INFERRED)
     kwargs |= {'encoder': encoder, 'device': encoder.device}
-    if _is_several(exposures) and not isinstance(exposures, fits.HDUList):
+    several = _is_several(exposures, kwargs.get('bands'))
+    if several and not isinstance(exposures, fits.HDUList):
         return _run(_pairs_of(exposures, kwargs), n_processes, tables=False)
     pair = exposures, DetectionOptions(**kwargs)
     return next(detect_in_processes([pair], tables=False))
@@ -150,16 +151,21 @@ def _is_each(name, value):
     return name in _OF_IMAGES and (isinstance(value, list) or several)
 
 
-def _is_several(images):
-    """Whether images are several: a list, a cube, an iterator."""
+def _is_several(images, bands=None):
+    """Whether images are several: a list, a cube (of bands: with 4 axes), iterator."""
     several = isinstance(images, collections.abc.Iterable)
-    several &= not isinstance(images, str | bytes | os.PathLike)
-    return several and getattr(images, 'ndim', 3) == 3
+    one = str | bytes | os.PathLike | collections.abc.Mapping
+    n_axes = 3 if bands is None else 4
+    return (
+        several
+        and not isinstance(images, one)
+        and (getattr(images, 'ndim', n_axes) == n_axes)
+    )
 
 
-def _check_images(images):
+def _check_images(images, bands):
     """Raise unless images are several."""
-    if not _is_several(images):
+    if not _is_several(images, bands):
         what = type(images).__name__
         if isinstance(images, np.ndarray):
             what = f'an array of shape {images.shape}'

@@ -5,6 +5,7 @@ Posteriors over tiles, computed anew for a posterior that does not keep its own.
 
 import copy
 import dataclasses
+import itertools
 import zlib
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderInputs
 
+from ._bands import encoder_inputs_of_bands
 from ._infer import infer
-from ._inputs import encoder_inputs, tile_tensor
+from ._inputs import tile_tensor
 
 # What is passed on to the encoder of an exposure, beside its PSF.
 _SEEN = 'data', 'mask', 'background', 'bkg_error', 'effective_gain'
@@ -23,12 +25,17 @@ _CHANGED = (
 )
 
 
-def checksum(exposure):
-    """Checksum of what the encoder sees of an exposure: 10 ms for 3e6 pixels."""
+def checksum(*exposures):
+    """Checksum of what the encoder sees of exposures: 10 ms for 3e6 pixels."""
     found = 0
-    for name in _SEEN:
+    for exposure, name in itertools.product(exposures, _SEEN):
         found = zlib.crc32(np.ascontiguousarray(getattr(exposure, name)), found)
     return found
+
+
+def join_pixels(exposures, binning):
+    """Exposures with so many pixels joined along each side."""
+    return [e.binned(binning) for e in exposures] if binning > 1 else exposures
 
 
 def on_device(encoder, device):
@@ -43,8 +50,9 @@ class TilesOfExposure:
     """
     Computes the posterior over tiles from the exposure, as at first.
 
-    Called with the `~bliss_astro.catalog.CatalogPosterior`, which has exposure and
-    density; a `ValueError` where the exposure has another checksum than at first.
+    Called with the `~bliss_astro.catalog.CatalogPosterior`, which has density and the
+    exposure in the reference band; those of other bands are kept here, and each `Band`
+    without one. A `ValueError` where exposures have another checksum than at first.
     """
 
     encoder: Encoder
@@ -52,17 +60,18 @@ class TilesOfExposure:
     binning: int
     flux_min: float | None
     population: str
+    others: list = dataclasses.field(default_factory=list)
+    missing: list = dataclasses.field(default_factory=list)
     coarse: bool = False
     keeps_features = False
 
     def __call__(self, posterior):
-        exposure = posterior.exposure
-        if checksum(exposure) != self.checksum:
+        exposures = [posterior.exposure, *self.others]
+        if checksum(*exposures) != self.checksum:
             raise ValueError(_CHANGED)
-        if self.binning > 1:
-            exposure = exposure.binned(self.binning)
+        exposures = [*join_pixels(exposures, self.binning), *self.missing]
         prior = {'flux_min': self.flux_min, 'population': self.population}
-        inputs, _, _, grid = encoder_inputs(exposure, self.encoder, **prior)
+        inputs, _, _, grid = encoder_inputs_of_bands(exposures, self.encoder, **prior)
         log_density = posterior.facts.log_density
         inputs.log_density = tile_tensor(log_density, self.encoder.device)
         return set_coarse(infer(self.encoder, inputs, grid), self.coarse)

@@ -140,24 +140,10 @@ class ExposureSet(Mapping):
         ... )
         <ExposureSet 64 x 64 px: r (reference), g, i>
         """
-        if not isinstance(images, Mapping):
-            images, given = _split_cube(images, bands, given)
-        elif bands is not None:
-            msg = 'bands was given although the images have names.'
-            raise ValueError(msg)
-        common = {'meta': given.pop('meta', None)}
-        names = [str(band) for band in images]
-        for key, value in list(given.items()):
-            if not isinstance(value, Mapping):
-                common[key] = given.pop(key)
-                continue
-            allowed = f'name bands among {", ".join(names)}'
-            require({*map(str, value)} <= {*names}, key, allowed, list(value))
-        exposures = dict.fromkeys(images)
-        for band, image in images.items():
-            own = {key: value.get(str(band)) for key, value in given.items()}
-            if image is not None:
-                exposures[band] = _read(image, band, common | own)
+        meta, exposures = {'meta': given.pop('meta', None)}, {}
+        for band, (image, own) in split_images(images, bands, given).items():
+            found = None if image is None else _read(image, band, meta | own)
+            exposures[band] = found
         return cls(exposures, reference=reference, calibration=calibration)
 
     @classmethod
@@ -298,6 +284,33 @@ class ExposureSet(Mapping):
 
 
 # -- images of other kinds ---------------------------------------------------------
+
+
+def split_images(images, bands, given):
+    """
+    Images, or None, and their arguments by band, as `ExposureSet.from_images` has them.
+
+    Arguments that are dicts have a value for each band by its name.
+    """
+    if not isinstance(images, Mapping):
+        images, given = _split_cube(images, bands, given)
+    elif bands is not None:
+        msg = 'bands was given although the images have names.'
+        raise ValueError(msg)
+    images = images._found() if isinstance(images, ExposureSet) else images
+    names = [str(band) for band in images]
+    by_name = {key: v for key, v in given.items() if isinstance(v, Mapping)}
+    for key, value in by_name.items():
+        allowed = f'name bands among {", ".join(names)}'
+        require({*map(str, value)} <= {*names}, key, allowed, list(value))
+    by_name = {
+        key: {str(band): v for band, v in value.items()}
+        for key, value in by_name.items()
+    }
+    return {
+        band: (image, given | {key: v.get(str(band)) for key, v in by_name.items()})
+        for band, image in images.items()
+    }
 
 
 def _split_cube(cube, bands, given):

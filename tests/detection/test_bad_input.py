@@ -43,7 +43,7 @@ def data(field):
         (np.ones((30, 30), bool), TypeError, 'bool'),
         (np.full((30, 30), None), TypeError, 'data must be real numbers'),
         (None, TypeError, 'data must be real numbers; got a NoneType'),
-        ({'a': 1}, TypeError, 'data must be real numbers; got a dict'),
+        ({'a': 1}, ValueError, r"^band 'a': data must be two-dimensional"),
         (fits.BinTableHDU(), TypeError, 'got a BinTableHDU'),
         ('no.fits', FileNotFoundError, r"data must be .* no file 'no\.fits'"),
         (np.full((30, 30), 'a'), TypeError, 'data must be real numbers'),

@@ -294,7 +294,7 @@ def test_errors_of_several_parts_have_a_note(encoder, monkeypatch):
     def refuse(*_):
         raise OSError(5, 'no more files')
 
-    monkeypatch.setattr(_batches, 'prepare_image', refuse)
+    monkeypatch.setattr(_batches, 'prepare_bands', refuse)
     with pytest.raises(OSError, match='no more files') as caught:
         list(detect_many(_cube(1), encoder=encoder))
     assert caught.value.__notes__ == ['image 0']

@@ -1,0 +1,270 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Images of several bands: what they may be, grids, missing bands, one band as before.
+"""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from astropy.wcs import WCS
+
+from bliss_astro import BlissFinder, CoaddSimulator, Exposure, OutOfDomainWarning
+from bliss_astro.detection import _bands, detect_many, detect_sources
+from bliss_astro.detection._bands import encoder_inputs_of_bands
+from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
+from bliss_astro.exposures import BANDS, ExposureSet
+from bliss_astro.flags import CatalogFlag
+from bliss_astro.priors import CatalogPrior
+from bliss_astro.training._encoder import start_from
+
+_M2 = Path(__file__).parents[3] / 'shared/data/sdss/2583/2/136'
+
+
+@pytest.fixture(scope='module')
+def encoder():
+    """
+    One of bands that has the shipped weights; what bands add begins at nothing.
+    """
+    one = Encoder.from_pretrained('stars-galaxies')
+    encoder = Encoder(dataclasses.replace(one.config, bands=True))
+    start_from(encoder, 'stars-galaxies')
+    encoder.card = one.card | {'encoder': dataclasses.asdict(encoder.config)}
+    return encoder.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope='module')
+def tiny():
+    """
+    A small encoder in which bands count: random weights throughout.
+    """
+    torch.manual_seed(3)
+    encoder = Encoder(EncoderConfig(width=16, n_blocks=1, stem_width=8, bands=True))
+    with torch.no_grad():
+        for parameter in encoder.bands.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return encoder.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope='module')
+def exposures():
+    """
+    A field in g, r and i, in nmgy; the reference band is r.
+    """
+    sky = CatalogPrior()
+    return CoaddSimulator(4, sky, bands='rgi', shape=(72, 88)).sample(rng=6)[0]
+
+
+def _counts(tiny, data, **known):
+    return tiny.infer(data, density=3e-3, **known).expected_counts()
+
+
+def test_one_band_is_as_before(encoder, exposures, same_rows):
+    expected = detect_sources(exposures['r'], encoder='stars-galaxies')
+    assert len(expected) > 1
+    same_rows(detect_sources(exposures['r'], encoder=encoder), expected, rtol=1e-5)
+    same_rows(
+        detect_sources({'r': exposures['r']}, encoder=encoder), expected, rtol=1e-5
+    )
+    # What other bands add to the network begins at nothing.
+    counts = encoder.infer(exposures).expected_counts()
+    assert counts == pytest.approx(expected.posterior.expected_counts(), rel=1e-4)
+
+
+def test_kinds_of_images(tiny, exposures):
+    names = list(exposures)
+    expected = _counts(tiny, exposures)
+    assert expected != pytest.approx(_counts(tiny, exposures['r']), rel=1e-5)
+    assert _counts(tiny, dict(exposures)) == expected
+    shuffled = {name: exposures[name] for name in reversed(names)}
+    assert _counts(tiny, shuffled) == pytest.approx(expected, rel=1e-5)
+    cube = np.stack([exposures[name].data for name in names])
+    keys = 'background', 'bkg_error', 'effective_gain', 'psf'
+    known = {key: {n: getattr(exposures[n], key) for n in names} for key in keys}
+    known |= {'psf_error': exposures['r'].psf_error, 'background_error': 0.05}
+    with pytest.warns(OutOfDomainWarning, match='without a unit and not calibrated'):
+        found = _counts(tiny, cube, bands=names, **known)
+    assert found == pytest.approx(expected, rel=0.02)
+    known['calibration'] = {'g': 1.0, 'i': 1.0}
+    assert _counts(tiny, cube, bands=names, **known) == found
+    (many,) = tiny.infer(cube[None], bands=names, density=3e-3, **known)
+    assert many.expected_counts() == found
+
+
+def test_inputs(tiny, exposures):
+    both = [exposures['r'], exposures['g'], BANDS['z']]
+    inputs, floor, facts, _ = encoder_inputs_of_bands(both, tiny)
+    assert inputs.image.shape == (1, 3, 72, 88)
+    assert inputs.present.tolist() == [[True, True, False]]
+    assert bool(inputs.mask[:, 2].all())
+    description = inputs.band[0, :, :, 0, 0]
+    expected = torch.tensor([own.description for own in map(BANDS.get, 'rgz')])
+    torch.testing.assert_close(description, expected, atol=1e-3, rtol=0)
+    noise = [float(exposure.bkg_error) for exposure in both[:2]]
+    log_ratio = np.log(noise[1] / noise[0])
+    assert inputs.log_scale.flatten().tolist() == pytest.approx([0, log_ratio, 0])
+    assert len(facts) == 2
+    assert float(inputs.log_nmgy) == pytest.approx(np.log(noise[0]))
+    assert floor.shape == (1, 1)
+    # One band that is known passes its description.
+    alone, *_ = encoder_inputs_of_bands([exposures['g']], tiny)
+    assert alone.band.flatten().tolist() == pytest.approx(description[1].tolist())
+    unknown, *_ = encoder_inputs_of_bands([exposures['r'].replace(band=None)], tiny)
+    assert not unknown.band.any()
+
+
+def test_reference(tiny, exposures):
+    found = tiny.infer(exposures, reference='g')
+    assert found.exposure.data is exposures['g'].data
+    assert found.meta['bands'] == ['g', 'r', 'i']
+    others = {name: exposures[name] for name in 'gi'}
+    assert tiny.infer(others).meta['bands'] == ['g', 'i']
+    assert tiny.infer(dict(exposures)).meta['bands'][0] == 'r'
+    with pytest.raises(ValueError, match=r"reference must be one of the bands .*'z'"):
+        tiny.infer(exposures, reference='z')
+    with pytest.raises(ValueError, match='reference was given although data has no'):
+        tiny.infer(exposures['r'], reference='r')
+    with pytest.raises(ValueError, match='have an image in some band'):
+        tiny.infer({'r': None})
+
+
+def test_missing_bands(tiny, exposures):
+    some = {'r': exposures['r'], 'g': exposures['g'], 'z': None}
+    found = tiny.infer(some, density=3e-3)
+    assert found.meta['bands'] == ['r', 'g', 'z']
+    assert found.meta['bands_missing'] == ['z']
+    assert found.meta['band_wavelengths'] == pytest.approx([616.8, 468.5, 889.0])
+    del some['z']
+    assert found.expected_counts() == pytest.approx(_counts(tiny, some), rel=1e-5)
+
+
+def test_places_without_a_band(tiny, exposures):
+    mask = np.zeros(exposures.shape, dtype=bool)
+    mask[:, 60:] = True
+    cut = {'r': exposures['r'], 'g': exposures['g'].replace(mask=mask)}
+    flags = tiny.infer(cut).flags & int(CatalogFlag.MISSING_BAND)
+    np.testing.assert_array_equal(flags > 0, mask)
+
+
+def test_other_grids(tiny, exposures):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.cdelt = ('RA---TAN', 'DEC--TAN'), (-1e-4, 1e-4)
+    wcs.wcs.crpix = (40, 30)
+    shifted = wcs.deepcopy()
+    shifted.wcs.crpix += 0.4
+    both = {'g': exposures['g'].replace(wcs=shifted)}
+    both['r'] = exposures['r'].replace(wcs=wcs)
+    found = tiny.infer(both)
+    assert found.meta['bands'] == ['r', 'g']
+    assert found.meta['bands_resampled'] == ['g']
+    assert found.exposure.data is exposures['r'].data
+    with pytest.raises(ValueError, match='align_bands'):
+        tiny.infer({'r': exposures['r'], 'g': exposures['g'][:60]})
+
+
+def test_encoder_of_one_band(field, exposures, same_rows):
+    with pytest.warns(UserWarning, match="'r' was taken, and the bands g, i left out"):
+        found = detect_sources(exposures, encoder='stars')
+    assert 'bands' not in found.posterior.meta
+    same_rows(found, detect_sources(exposures['r'], encoder='stars'))
+
+
+def test_messages_name_the_band(encoder, exposures):
+    wrong = exposures['g'].replace(bkg_error=2 * exposures['g'].bkg_error)
+    both = {'r': exposures['r'], 'g': wrong}
+    with pytest.warns(OutOfDomainWarning, match="band 'g': the scatter of the pixels"):
+        found = encoder.infer(both)
+    assert all(text.startswith("band 'g'") for text in found.meta['warnings'])
+    with pytest.raises(ValueError, match=r"^band 'g': bkg_error must"):
+        encoder.infer({'r': exposures['r'], 'g': np.ones((72, 88))}, bkg_error={'g': 0})
+    many = detect_many([{'r': 'nowhere.fits'}], encoder=encoder)
+    with pytest.raises(FileNotFoundError, match=r"^image 0: band 'r': "):
+        next(many)
+    with pytest.raises(TypeError, match='detect_sources takes one image'):
+        detect_many(exposures, encoder=encoder)
+
+
+def test_shifted_bands_are_noticed(encoder):
+    sky = CatalogPrior()
+    made = CoaddSimulator(4, sky, bands='rg', shape=(160, 160)).sample(rng=2)[0]
+    rolled = np.roll(made['g'].data, 3, 1)
+    both = {'r': made['r'], 'g': made['g'].replace(data=rolled)}
+    with pytest.warns(
+        OutOfDomainWarning, match=r"band 'g': its sources lie (2.9|3\..) px"
+    ):
+        _bands._check_shifts(ExposureSet(both))
+
+
+@pytest.mark.filterwarnings('error')
+def test_no_shift_of_aligned_bands():
+    sky = CatalogPrior()
+    for seed in range(8):
+        made = CoaddSimulator(1, sky, bands='rg', shape=(96, 96)).sample(rng=seed)[0]
+        _bands._check_shifts(made)
+
+
+def test_posterior_anew(tiny, exposures, tmp_path):
+    found = tiny.infer(exposures, keep='marginals')
+    kept = tiny.infer(exposures, keep='posterior')
+    anew = found.tile_posterior.expected_counts()
+    expected = kept.tile_posterior.expected_counts()
+    torch.testing.assert_close(anew, expected, atol=2e-3, rtol=0.02)
+    again = pickle.loads(pickle.dumps(found))
+    assert again.expected_counts() == found.expected_counts()
+    changed = found.kept._source.others[0]
+    changed.data[3, 3] += 1
+    try:
+        found.kept._tiles = None
+        with pytest.raises(ValueError, match='has been changed'):
+            _ = found.tile_posterior
+    finally:
+        changed.data[3, 3] -= 1
+
+
+def test_many(tiny, exposures):
+    images = [exposures, dict(exposures), exposures['r']]
+    expected = [_counts(tiny, image) for image in images]
+    found = [p.expected_counts() for p in tiny.infer(images, density=3e-3)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_binned(tiny, exposures):
+    found = tiny.infer(exposures, bin=2)
+    assert found.meta['binning'] == 2
+    assert found.tile_posterior.inputs.image.shape[1:] == (3, 36, 44)
+
+
+def test_blocks_are_as_the_whole(tiny, exposures, monkeypatch):
+    from bliss_astro.detection import _infer
+
+    expected = _counts(tiny, exposures)
+    monkeypatch.setattr(_infer, '_BLOCK', 300)
+    assert _counts(tiny, exposures) == pytest.approx(expected, rel=1e-4)
+
+
+def test_finder(tiny, exposures):
+    with pytest.warns(UserWarning, match='no source'):
+        assert BlissFinder(0.999, encoder=tiny)(exposures) is None
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_frames_of_sdss(encoder):
+    """
+    Bands on the pixels of r; what the others add begins at nothing.
+    """
+    if not _M2.is_dir():
+        pytest.skip('no frames of SDSS')
+    psf, cut = _M2 / 'psField-002583-2-0136.fits', (slice(900, 996), slice(1000, 1096))
+    paths = {band: _M2 / f'frame-{band}-002583-2-0136.fits.bz2' for band in 'gr'}
+    images = {b: Exposure.read(path, psf=psf)[cut] for b, path in paths.items()}
+    found = detect_sources(images, encoder=encoder)
+    one = detect_sources(images['r'], encoder=encoder)
+    assert found.posterior.meta['bands'] == ['r', 'g']
+    assert found.posterior.meta['bands_resampled'] == ['g']
+    assert abs(len(found) - len(one)) <= 0.1 * len(one)
+    record = found.meta['estimated']
+    assert record['bkg_error_g']['unit'] == 'nmgy'
+    assert isinstance(found.posterior.tile_posterior.inputs, EncoderInputs)
