@@ -30,6 +30,9 @@ _SINGLE_SHARE, _R_SHARE, _REFERENCES = 0.4, 0.6, 'griz'
 _SURVEYS = 'SDSS', 'SDSS', 'LSST', 'DECam', 'HSC'
 # Conditions of a field, which the bands of a scene have each.
 _CONDITIONS = 'psf', 'background', 'electrons_per_nmgy', 'read_noise'
+# Share of the scenes of single exposures whose other bands are brought to the grid of
+# the reference band, as those of SDSS are; all bands of the others have one.
+_RESAMPLED_SHARE = 0.6
 # Offsets of the other bands' grids in pixels: largest along either axis.
 _LARGEST_SHIFT = 0.07
 
@@ -172,7 +175,10 @@ def choose_bands(draw, config, population, prior, has_disks):
     other = config.fields == 'telescopes' and population != 'npe'
     survey = _SURVEYS[int(place[-1] * len(_SURVEYS)) if other else 0]
     own = tuple(BANDS.get(f'{survey}.{name}') or BANDS[name] for name in names)
-    return Bands(n, order, tuple(own[k] for k in order), names, prior, has_disks)
+    own = tuple(own[k] for k in order)
+    real = population != 'npe' and has_disks
+    resampled = real and draw.coin(_RESAMPLED_SHARE)
+    return Bands(n, order, own, names, prior, has_disks, resampled)
 
 
 def _pick(chances, place):
@@ -229,6 +235,8 @@ class Bands:
     known: tuple[str, ...] = ()
     prior: ColourPrior | None = None
     has_disks: bool = True
+    # Whether other bands of single exposures are brought to the reference band's grid.
+    resampled: bool = False
     # Colours of the sources, and shares of galaxies' disks in each band: (B, S, F).
     log_ratio: torch.Tensor | None = None
     disk_fraction: torch.Tensor | None = None
@@ -284,6 +292,9 @@ class Bands:
             conditions['is_other'] = fields.is_other.repeat_interleave(n)
         if n > 1:
             dither = draw_dithers(draw, n * size, fields.depth, largest_dither)
+            if self.resampled and fields.depth == 1:
+                dither = largest_dither * (2 * draw.unit(n * size, 1, 2) - 1)
+                dither[::n] = 0.0
             conditions['dither'] = dither
             shift = _LARGEST_SHIFT * (2 * draw.unit(size, n, 2) - 1)
             shift[:, 0] = 0.0

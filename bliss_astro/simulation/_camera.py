@@ -147,6 +147,11 @@ class Fields:
         """Number d of exposures in a coadd."""
         return self.dither.shape[1]
 
+    @property
+    def resampled(self):
+        """Whether any image is a coadd, or an exposure brought to another grid."""
+        return self.depth > 1 or bool(self.dither.any())
+
     def gaussians(self, radius=DEFAULT_NORMALIZATION_RADIUS):
         """PSFs that are drawn, a `GaussianPSF`, of unit flux within a radius."""
         return as_gaussians(self.psf, radius) if self.drawn is None else self.drawn
@@ -222,12 +227,12 @@ class Camera:
 
     def noise(self, fields):
         """`coadd_noise` of coadds."""
-        interpolated = fields.depth > 1 and self.noise_order == 'before_alignment'
+        interpolated = fields.resampled and self.noise_order == 'before_alignment'
         return coadd_noise(fields.dither, interpolated=interpolated)
 
     def effective_psf(self, fields, *, elongated):
         """PSFs ``(B, 8)`` of images, with or without their elongation by dithers."""
-        if fields.depth == 1:
+        if not fields.resampled:
             return fields.psf
         wide = GaussianPSF.from_shape(fields.psf)
         wide = wide.broadened(self.noise(fields)[-1], approximate=True).shape
@@ -253,7 +258,7 @@ class Camera:
         the correlation that the alignment gives to noise on average.
         """
         ratio, *correlation, _ = self.noise(fields)
-        if fields.depth == 1:
+        if not fields.resampled:
             data = 0 if extended is None else extended
             if stars is not None:
                 psf = fields.gaussians(self.normalization_radius)

@@ -209,7 +209,7 @@ class SimulationStream:
             if self.galaxy_model is not None:
                 images = self.galaxy_model.render(*given, size=size)
             else:
-                dither = fields.dither if depth > 1 else None
+                dither = fields.dither if fields.resampled else None
                 options = {'dither': dither, 'accuracy': self.accuracy}
                 images = render_galaxies(*given, size=size, **options)
             sizes = [len(groups[key][0]) for key in own]

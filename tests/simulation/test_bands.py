@@ -67,6 +67,27 @@ def subsets():
     )
 
 
+def test_single_exposures_are_resampled_to_the_reference_band():
+    empty = {**EMPTY, 'bright_fraction': 0.0, 'trail_fraction': 0.0}
+    scenes = draw(SKY, 64, large_fraction=0.0, **empty)
+    correlation = torch.stack([own.correlation for own in scenes.images], 1)
+    assert not correlation[:, 0].any()
+    resampled = (correlation[:, 1:] > 0).all(2)
+    # All other bands of a scene, or none; each with a shift of its own.
+    assert (resampled.all(1) == resampled.any(1)).all()
+    assert 0.3 < float(resampled[:, 0].double().mean()) < 0.9
+    assert float((correlation[:, 1] - correlation[:, 2]).abs().max()) > 0.2
+    for k, own in enumerate(scenes.images[1:]):
+        pulls = own.data - own.background[:, None, None]
+        pulls = pulls / own.bkg_error[:, None, None]
+        pulls -= pulls.flatten(1).median(1).values[:, None, None]
+        chosen = pulls[resampled[:, k]]
+        assert_allclose(float(chosen.abs().median()) / 0.6745, 1, atol=0.03)
+        found = (chosen[:, 1:] * chosen[:, :-1]).flatten(1).median(1).values
+        stated = own.correlation[resampled[:, k], 1]
+        assert np.corrcoef(found, stated)[0, 1] > 0.8
+
+
 def test_one_band_is_a_batch_of_images():
     images = draw(SKY, 2, bands=(), reference_shares=None, band_shares=None)
     assert isinstance(images, SimulatedImages)
@@ -173,10 +194,14 @@ def fitted(images):
         shape = psf(dx.expand(-1, len(pixel), -1), dy.expand(-1, -1, len(pixel)))
         light = images.data - images.background[:, None, None]
         expected = images.flux[:, k, None, None] * shape
+        expected = expected / images.effective_gain[:, None, None]
         variance = images.bkg_error[:, None, None] ** 2 + expected
         weight = shape / variance
         power = (weight * shape).sum((1, 2))
-        rows.append(((weight * light).sum((1, 2)) / power, power**-0.5))
+        # The errors of resampled noise are those of sources broader than a pixel.
+        excess = (1 + 2 * images.correlation).prod(1)
+        error = (excess / power) ** 0.5
+        rows.append(((weight * light).sum((1, 2)) / power, error))
     flux, error = (torch.stack(part, 1) for part in zip(*rows, strict=True))
     return flux, error
 
