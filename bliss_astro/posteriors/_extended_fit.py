@@ -82,6 +82,11 @@ class Ellipses(Rows):
         zero = torch.zeros_like(flux[:, 0])
         return cls(flux, zero + _LOG_BLUR_START, zero, zero.clone())
 
+    def in_bands(self, n):
+        """The same in the first n bands; in those that are new, fluxes are 0."""
+        flux = F.pad(self.flux, (0, n - self.flux.shape[1]))
+        return dataclasses.replace(self, flux=flux)
+
 
 def _squares(dx, dy):
     """Squared radius, and what ellipticities e1 and e2 add to it, axis -3."""
@@ -178,8 +183,8 @@ def fit_ellipses(patches, ellipses, x, y, floor, *, n_iterations=5):
     return Ellipses(flux, *fit.unbind(1)), (information, by_shape, own)
 
 
-def ellipse_features(fit, floor):
-    """Features for the network of what `fit_ellipses` returns."""
+def ellipse_features(fit, floor, n_bands=None):
+    """Features of what `fit_ellipses` returns, and fluxes in so many bands."""
     fit, (information, by_shape, own) = fit
     covariance = torch.linalg.inv_ex(information)[0]
     sigma = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
@@ -210,20 +215,23 @@ def ellipse_features(fit, floor):
         'vector': vector,
         'vector_error': error,
     }
-    return found | band_fluxes(fit.flux, errors, own, '_extended')
+    return found | band_fluxes(fit.flux, errors, own, n_bands, '_extended')
 
 
-def band_fluxes(flux, error, information, name=''):
+def band_fluxes(flux, error, information, n_bands=None, name=''):
     """
     Fluxes ``(N, F)`` of several bands and their errors, for the factor of colours.
 
-    Both are in units of each band's noise; where nothing is known of a band, its error
-    is infinite. Of one band, whose flux is among the features, there are none.
+    Both are in units of each band's noise; where nothing is known of a band, as beyond
+    those that are given, its error is infinite. Of one band, whose flux is among the
+    features, there are none.
     """
-    if flux.shape[1] == 1:
+    more = (0, (n_bands or flux.shape[1]) - flux.shape[1])
+    if sum(more) + flux.shape[1] == 1:
         return {}
     error = torch.where(information > _NOTHING, error, torch.inf)
-    return {f'band_flux{name}': flux, f'band_error{name}': error}
+    error = F.pad(error, more, value=torch.inf)
+    return {f'band_flux{name}': F.pad(flux, more), f'band_error{name}': error}
 
 
 def _sum(value):

@@ -131,9 +131,9 @@ class _Canvas(Rows):
         squares = squares[:, None] + bands[:, None, None]
         return cls(first, squares, n * n_bands * _SIDE**2)
 
-    def index(self, index):
-        """Numbers ``(n, F, P, P)`` of the pixels of stamps."""
-        first, squares = self.first[index] % _SIDE, self.squares[index]
+    def index(self, index, n_bands=None):
+        """Numbers ``(n, F, P, P)`` of the pixels of stamps in the first bands."""
+        first, squares = self.first[index] % _SIDE, self.squares[index, :n_bands]
         place = first[..., None] + torch.arange(_SIDE, device=first.device)
         down, along = (place // _SIDE).unbind(1)
         rows, columns = (place % _SIDE).unbind(1)
@@ -194,9 +194,11 @@ def _values(model, at):
 
 def cleaned(pixels, fit, sources, index):
     """Stamps of sources without all others, and the light that was subtracted."""
-    some, at = sources.select(index), fit.canvas.index(index)
-    patches = pixels.patches(some.tiles, some.x, some.y, STAMP_RADIUS)
-    own = _own_model(patches, fit.ellipses.select(index), some)
+    some = sources.select(index)
+    n, place = pixels.last_of(some.images), (some.x, some.y)
+    patches = pixels.patches(some.tiles, *place, STAMP_RADIUS, n)
+    at = fit.canvas.index(index, n)
+    own = _own_model(patches, fit.ellipses.select(index).in_bands(n), some)
     others, extended = _values(fit.model, at) - own, _values(fit.extended, at)
     if some.point is not None:
         own = own * ~some.point[:, None, None, None]
@@ -209,14 +211,15 @@ class _Piece:
     """Known stars of a scene, or other sources of it, with their stamps and models."""
 
     def __init__(self, pixels, sources, canvas, index, floor, start, star):
-        some, self.at, self.floor = sources.select(index), canvas.index(index), floor
-        self.place = some.x, some.y
-        self.patches = pixels.patches(some.tiles, *self.place, STAMP_RADIUS)
+        some, self.floor = sources.select(index), floor
+        self.place, n = (some.x, some.y), pixels.last_of(some.images)
+        self.patches = pixels.patches(some.tiles, *self.place, STAMP_RADIUS, n)
+        self.at, self.index = canvas.index(index, n), index
         self.unit = self.patches.profile(*self.place) if star else None
         if start is None:
             self.ellipses = first_guess(self.patches, some, floor)
         else:
-            self.ellipses = start.select(index)
+            self.ellipses = start.select(index).in_bands(n)
 
     def draw(self):
         """Images of the sources alone."""
@@ -257,16 +260,16 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
     yes = torch.ones_like(sources.x, dtype=torch.bool)
     active = yes if sources.active is None else sources.active
     point = ~yes if sources.point is None else sources.point
-    kinds = [(active & (point == star)).nonzero()[:, 0] for star in (False, True)]
-    canvas, piece = _Canvas.of(pixels, sources), _PIECE // pixels.n_bands
-    galaxies, stars = (
-        [
-            _Piece(pixels, sources, canvas, own, floor[own], start, star)
-            for own in (index[k] for k in split_work(len(index), piece, floor.device))
-            if len(own)
-        ]
-        for index, star in zip(kinds, (False, True), strict=True)
-    )
+    canvas = _Canvas.of(pixels, sources)
+
+    def pieces(star):
+        index = (active & (point == star)).nonzero()[:, 0]
+        for n, some in pixels.alike(sources.images[index]):
+            for k in split_work(len(some), _PIECE // n, floor.device):
+                if len(own := index[some[k]]):
+                    yield _Piece(pixels, sources, canvas, own, floor[own], start, star)
+
+    galaxies, stars = ([*pieces(star)] for star in (False, True))
     every, model = galaxies + stars, pixels.image.new_zeros(canvas.n_pixels)
     for _ in range(n_rounds):
         map_threads(_Piece.draw, every)
@@ -281,8 +284,9 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
         before = Ellipses.round(none)
     fit = SceneFit(before, model, extended, canvas)
     if every:
-        fitted = Ellipses.concatenate([piece.ellipses for piece in every])
-        fit.put(torch.cat(kinds), fitted)
+        n, index = pixels.n_bands, torch.cat([piece.index for piece in every])
+        fitted = [piece.ellipses.in_bands(n) for piece in every]
+        fit.put(index, Ellipses.concatenate(fitted))
     return fit
 
 

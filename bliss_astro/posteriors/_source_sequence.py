@@ -131,7 +131,8 @@ class SourceSequence:
         patches, _, _ = cleaned(self.pixels, scene, sources, index)
         start = first_guess(patches, some, floor)
         own, _ = fit_ellipses(patches, start, some.x, some.y, floor)
-        return dataclasses.replace(own, flux=own.flux.clamp(min=0))
+        own = dataclasses.replace(own, flux=own.flux.clamp(min=0))
+        return own.in_bands(self.pixels.n_bands)
 
     def see(self, fit, sources, index):
         """Inputs of the encoders for some sources."""
@@ -154,10 +155,11 @@ class SourceSequence:
         fluxes = flux_at(near, x, y)
         star = photometry(fluxes, log_floor)
         sizes = measure_sizes(near, far, x, y, fluxes[0], floor, shifts=False)
-        own = fit.ellipses.select(index)
+        own = fit.ellipses.select(index).in_bands(far.n_bands)
         own = fit_ellipses(far, own, x, y, floor, n_iterations=3)
-        seen = star | sizes | ellipse_features(own, floor)
-        seen |= band_fluxes(*fluxes[:2], near.good.sum((-2, -1)))
+        n_bands, n_good = self.pixels.n_bands, near.good.sum((-2, -1))
+        seen = star | sizes | ellipse_features(own, floor, n_bands)
+        seen |= band_fluxes(*fluxes[:2], n_good, n_bands)
         numbers = [
             x - far.x,
             y - far.y,
@@ -202,8 +204,9 @@ class SourceSequence:
             return torch.arange(n, device=self.features.device)
         return torch.stack(owners).any(0).nonzero()[:, 0]
 
-    def _pieces(self, n):
-        return split_work(n, _PIECE // self.pixels.n_bands, self.features.device)
+    def _pieces(self, n, n_bands=None):
+        n_bands = n_bands or self.pixels.n_bands
+        return split_work(n, _PIECE // n_bands, self.features.device)
 
     # -- density ---------------------------------------------------------------
 
@@ -226,7 +229,11 @@ class SourceSequence:
         some, at = sources.select(index), tuple(part[index] for part in where)
         high = torch.full_like(some.x, LOG_FLUX_CEILING)
         values = true_values(self.encoders.entries, catalog, at, high=high)
-        parts = [self._measured(*scene, index) for scene in scenes]
+        given = some.images, self._pieces
+        parts = [
+            self.pixels.map_alike(lambda k, s=s: self._measured(*s, index[k]), *given)
+            for s in scenes
+        ]
         return some, (index, len(sources)), values, parts
 
     def log_prob(self, catalog: TileCatalog, measured=None):

@@ -20,9 +20,10 @@ import functools
 import torch
 from torch.nn import functional as F
 
+from bliss_astro._threads import map_threads
 from bliss_astro.psf import GaussianPSF
 
-from ._grid import Rows
+from ._grid import Rows, joined
 
 # Standard deviation (px) along an axis of places in a band relative to those in the
 # reference band: that of even shifts up to 0.07, as in the simulation.
@@ -67,10 +68,14 @@ class StarPatches(Rows):
     @property
     def reference(self) -> 'StarPatches':
         """The cut-outs of the reference band."""
-        if self.n_bands == 1:
+        return self.in_bands(1)
+
+    def in_bands(self, n) -> 'StarPatches':
+        """The cut-outs of the first n bands."""
+        if self.n_bands == n:
             return self
         names = ('data', 'good', 'psf', 'gain', 'correlation')
-        own = {name: getattr(self, name)[:, :1] for name in names}
+        own = {name: getattr(self, name)[:, :n] for name in names}
         return dataclasses.replace(self, **own)
 
     @property
@@ -300,6 +305,39 @@ class Pixels:
         self.image, self.good = F.pad(image, border), F.pad(good, border)
 
     @functools.cached_property
+    def last(self):
+        """Number of bands up to the last one that each image has, ``(B,)``."""
+        present = self.inputs.present
+        return (present * torch.arange(1, 1 + self.n_bands).to(present.device)).amax(1)
+
+    def last_of(self, images):
+        """Number of bands up to the last one that any of these images has."""
+        several = self.n_bands > 1 and len(images) > 0
+        return int(self.last[images].amax()) if several else 1
+
+    def alike(self, images):
+        """Numbers of bands, and the indices of the cut-outs that have as many."""
+        if self.n_bands == 1 or len(images) == 0:
+            return [(1, torch.arange(len(images), device=images.device))]
+        last = self.last[images]
+        return [(n, (last == n).nonzero()[:, 0]) for n in last.unique().tolist()]
+
+    def map_alike(self, function, images, split):
+        """
+        Dict of tensors that a function returns of pieces of N cut-outs, in order.
+
+        Each piece, an index, is of images with as many bands, so that nothing is
+        computed of those that do not exist: slices that ``split`` gives for a number of
+        cut-outs and of bands.
+        """
+        if self.n_bands == 1:
+            return joined(map_threads(function, split(len(images), 1)))
+        groups = self.alike(images)
+        pieces = [index[k] for n, index in groups for k in split(len(index), n)]
+        found, order = map_threads(function, pieces), torch.cat(pieces).argsort()
+        return {name: value[order] for name, value in joined(found).items()}
+
+    @functools.cached_property
     def correlated(self):
         """Whether the noise of any pixels is correlated."""
         return bool(self.inputs.correlation.any())
@@ -320,23 +358,24 @@ class Pixels:
 
     def elsewhere(self, patches, images, x, y, radius) -> StarPatches:
         """Cut-outs around other places of the same tiles."""
-        cx, cy = self.centres(x, y, radius)
+        (cx, cy), n = self.centres(x, y, radius), patches.n_bands
         data, good = (
-            self.cut(image, images, cx, cy, radius).to(x)
+            self.cut(image[:, :n], images, cx, cy, radius).to(x)
             for image in (self.image, self.good)
         )
         return dataclasses.replace(
             patches, data=data, good=good, x=cx.to(x), y=cy.to(y)
         )
 
-    def patches(self, tiles, x, y, radius) -> StarPatches:
-        """Cut-outs of all bands with their noise and PSF."""
+    def patches(self, tiles, x, y, radius, n_bands=None) -> StarPatches:
+        """Cut-outs of all bands, or of the first n, with their noise and PSF."""
         inputs, (cx, cy) = self.inputs, self.centres(x, y, radius)
+        own, n = slice(n_bands), self.n_bands if n_bands is None else n_bands
         conditions = inputs.psf, inputs.log_noise, inputs.correlation
-        conditions = [inputs.at_tiles(value, *tiles) for value in conditions]
-        if self.n_bands > 1:
+        conditions = [inputs.at_tiles(value[:, own], *tiles) for value in conditions]
+        if n > 1:
             # Sound ones for bands that do not exist, which have no good pixels.
-            exists = inputs.present[tiles[0]]
+            exists = inputs.present[tiles[0], own]
             band = torch.arange(exists.shape[1], device=x.device)
             band = torch.where(exists, band, exists.long().argmax(1, keepdim=True))
             conditions = [v.take_along_dim(band[..., None], 1) for v in conditions]
@@ -344,8 +383,8 @@ class Pixels:
         radius_of_flux = inputs.normalization_radius
         psf = psf[:, :, None, None]
         return StarPatches(
-            data=self.cut(self.image, tiles[0], cx, cy, radius),
-            good=self.cut(self.good, tiles[0], cx, cy, radius).to(x),
+            data=self.cut(self.image[:, own], tiles[0], cx, cy, radius),
+            good=self.cut(self.good[:, own], tiles[0], cx, cy, radius).to(x),
             psf=GaussianPSF.from_shape(psf, normalization_radius=radius_of_flux),
             gain=log_noise.exp()[..., None],
             correlation=correlation,

@@ -8,7 +8,7 @@ import functools
 
 import torch
 
-from bliss_astro._threads import map_threads, split_pixels
+from bliss_astro._threads import split_pixels
 
 from ._colours import colour_inputs
 from ._extended_fit import (
@@ -143,14 +143,19 @@ class TileChain(SourceChain):
 
     @torch.no_grad()
     def _fit_tiles(self, tiles, patches, x, y, floor):
+        pixels, radius = self.posterior.pixels, patches.data.shape[-1] // 2
+
         def fit(index):
             own, at = tuple(v[index] for v in tiles), (x[index], y[index])
-            return self._fit_piece(own, patches.select(index), *at, floor[index])
+            some = patches.select(index).in_bands(pixels.last_of(own[0]))
+            return self._fit_piece(own, some, *at, floor[index])
 
-        radius = patches.data.shape[-1] // 2
         n_pixels = (2 * max(radius, self.head.galaxies * _ELLIPSE_RADIUS) + 1) ** 2
-        n_pixels *= patches.n_bands
-        return joined(map_threads(fit, split_pixels(len(x), n_pixels, x.device)))
+
+        def split(n, n_bands):
+            return split_pixels(n, n_pixels * n_bands, x.device)
+
+        return pixels.map_alike(fit, tiles[0], split)
 
     def _fit_piece(self, tiles, patches, x, y, floor):
         """Fits of stars, and of blurred PSFs and ellipses where there are galaxies."""
@@ -168,16 +173,17 @@ class TileChain(SourceChain):
             'log_snr': torch.log((flux / error).clamp(min=0.5)),
             'chi2': chi2[:, 0],
         }
-        fit |= band_fluxes(fluxes, errors, patches.good.sum((-2, -1)))
+        pixels = self.posterior.pixels
+        given = fluxes, errors, patches.good.sum((-2, -1))
+        fit |= band_fluxes(*given, pixels.n_bands)
         if self.head.galaxies:
-            pixels = self.posterior.pixels
             far = pixels.elsewhere(patches, images, x, y, WIDE_RADIUS)
             fit |= measure_sizes(patches, far, x, y, fluxes, floor)
         if self.head.shapes:
             near, least = far.middle(_ELLIPSE_RADIUS), far.of_bands(floor)
             start = torch.maximum(fluxes, least)
             ellipse = fit_ellipses(near, Ellipses.round(start), x, y, floor)
-            fit |= ellipse_features(ellipse, floor)
+            fit |= ellipse_features(ellipse, floor, pixels.n_bands)
         return fit
 
     def followed_by(self, other):

@@ -16,6 +16,7 @@ from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TileGrid
 from bliss_astro.posteriors._extended_fit import (
     Ellipses,
+    band_fluxes,
     ellipse_features,
     fit_ellipses,
     measure_sizes,
@@ -278,6 +279,47 @@ def test_absent_bands_of_scenes():
         assert_close(*(getattr(part, name) for part in parts), atol=1e-4, rtol=1e-4)
     assert_close(parts[0].flux[:, :2], parts[1].flux, atol=0.1, rtol=1e-4)
     assert parts[0].flux.isfinite().all()
+
+
+def test_images_of_different_bands_in_one_batch():
+    """
+    Each is fitted up to the last of its bands alone, as without the others.
+    """
+    sets = [(True,) * 3, (True, False, False), (True, False, True), (True, True, False)]
+    alone, parts = [], []
+    for present in sets:
+        torch.manual_seed(3)
+        pixels = scene_of(present=present, noise=1.0)
+        alone.append(fit_scene(pixels, SOURCES, FLOOR).ellipses)
+        parts.append(pixels.inputs)
+    inputs = EncoderInputs.concatenate(parts)
+    pixels = Pixels(inputs, pixels.grid, 12)
+    assert pixels.last.tolist() == [3, 1, 3, 2]
+    # Sources of one image are not one after the other.
+    images, order = torch.arange(4).repeat(3), torch.arange(3).repeat_interleave(4)
+    sources = dataclasses.replace(SOURCES.select(order), images=images)
+    fit = fit_scene(pixels, sources, FLOOR.repeat(4))
+    for k, own in enumerate(alone):
+        found = fit.ellipses.select(images == k)
+        for name, value in vars(own).items():
+            assert_close(getattr(found, name), value, atol=1e-3, rtol=1e-4)
+    seen = []
+
+    def numbers(index):
+        seen.append((pixels.last_of(images[index]), images[index].tolist()))
+        patches, *_ = cleaned(pixels, fit, sources, index)
+        assert patches.n_bands == seen[-1][0]
+        flux, error, _ = flux_at(patches, *PLACES[:, order[index]])
+        return band_fluxes(flux, error, patches.good.sum((-2, -1)), 3)
+
+    found = pixels.map_alike(numbers, images, lambda n, _: [slice(n)])
+    assert seen == [(1, [1] * 3), (2, [3] * 3), (3, [0, 2] * 3)]
+    assert found['band_flux'].shape == (12, 3)
+    known = torch.tensor(sets)[images]
+    assert torch.equal(found['band_error'].isfinite(), known)
+    stars = known & SOURCES.point[order, None]
+    found = found['band_flux'][stars]
+    assert_close(found, FLUXES[order][stars], atol=50, rtol=0.1)
 
 
 def test_brighter_stars_are_subtracted_in_all_bands():
