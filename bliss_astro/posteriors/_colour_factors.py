@@ -129,7 +129,7 @@ def _moments(mean, variance, flux, error):
     return log_mass, middle[..., 0], spread
 
 
-def _eliminate(cov, away=None):
+def eliminate(cov, away=None):
     """
     Cholesky factor of matrices ``(..., D, D)``.
 
@@ -181,14 +181,14 @@ class ColourFactor:
         both = known[..., None] & known[..., None, :]
         one = torch.eye(value.shape[-1]).to(value)
         cov = torch.where(both, self.cov[self.where], one)
-        log_size, length = _eliminate(cov, away)
+        log_size, length = eliminate(cov, away)
         log_size = log_size + 0.5 * math.log(2 * math.pi) * known.sum(-1)
         return torch.logsumexp(self.log_weights - 0.5 * length - log_size, -1)
 
     def quantile_draw(self, q):
         """Values ``(..., D)`` from uniform numbers ``(..., 1 + D)``, or more."""
         component = draw_component(self.log_weights.exp(), q[..., :1])
-        root = _eliminate(self.cov[(*self.where, component)])
+        root = eliminate(self.cov[(*self.where, component)])
         mean = torch.take_along_dim(self.mean, component[..., None, None], -2)
         unit = torch.special.ndtri(q[..., 1:].clamp(1e-6, 1 - 1e-6))
         unit = unit[..., None, : root.shape[-1]]

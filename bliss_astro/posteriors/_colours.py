@@ -21,6 +21,7 @@ from ._colour_factors import (
     LEAST_VARIANCE,
     ColoursByFlux,
     Components,
+    eliminate,
     measured_factors,
     ratios,
 )
@@ -41,6 +42,12 @@ _WIDE_SHARES, _WIDER, _LEAST_WIDE = (0.02, 0.01), 9.0, 0.1
 _BY_EXCESS = 4.0, 6.0
 # Largest logarithm of the factor on widths.
 _LARGEST_WIDTH = 2.0
+# Variance of the logarithm of a flux that is not measured.
+_UNKNOWN = 1e4
+# Largest log ratio of what is likely under colours of a type to what is under any.
+_LARGEST_EVIDENCE = 6.0
+# Numbers of `ColourLayers.evidence`.
+N_EVIDENCE = 4
 # Sources in one piece, where there are no gradients.
 _PIECE = 1024
 
@@ -123,6 +130,35 @@ class ColourLayers(nn.Module):
             wide[:, -1] = torch.tensor(_BY_EXCESS)
         # At zero it would have no gradient.
         nn.init.normal_(self.of_band.weight[-_RANK:], std=0.01)
+
+    @torch.no_grad()
+    def evidence(self, inputs):
+        """
+        How well prior colours of stars and of galaxies explain fluxes: ``(N, 4)``.
+
+        Log-densities of the log flux ratios of stars' fits and of others under both,
+        over those under far wider ones, of about unit size. Errors are linearised.
+        """
+        flux, error = inputs['band_flux'], inputs['band_error']
+        measured = error.isfinite()
+        size = torch.maximum(flux, error)
+        log_size = torch.where(measured, size, 1.0).log() + inputs['log_scale'][:, None]
+        variance = torch.where(measured, (error / size).square(), _UNKNOWN)
+        kind = torch.arange(2, device=flux.device).expand(len(flux), -1)
+        log_flux = log_size[..., 0] - inputs['log_floor'][:, None]
+        prior = self._prior(inputs, kind, log_flux.clamp(0, LOG_FLUX_CEILING))
+        wide = prior.moments()
+        prior = ratios(prior.followed_by(wide))
+        prior.cov[..., -1, :, :] *= _WIDER
+        cov = prior.cov[:, None] + variance[:, :, None, None, :1, None]
+        cov = cov + torch.diag_embed(variance[..., 1:])[:, :, None, None]
+        log_ratio = (log_size[..., 1:] - log_size[..., :1])[:, :, None, None]
+        log_size, length = eliminate(cov, log_ratio - prior.mean[:, None])
+        log_density = -log_size - 0.5 * length
+        share = prior.logit[:, None, :, :, 0].log_softmax(-1)
+        found = (share + log_density[..., :-1]).logsumexp(-1)
+        found = found - log_density[..., -1].mean(-1, keepdim=True)
+        return found.clamp(-_LARGEST_EVIDENCE, _LARGEST_EVIDENCE).flatten(1) / 3
 
     def forward(self, features, inputs, kind=None):
         """

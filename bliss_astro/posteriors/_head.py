@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bliss_astro._threads import map_threads
 
-from ._colours import ColourLayers
+from ._colours import N_EVIDENCE, ColourLayers
 from ._extended_fit import N_SHIFTS, N_SIZE_FEATURES, N_SIZES
 from ._factors import (
     SOURCE_WIDTH,
@@ -181,6 +181,7 @@ class TileHead(nn.Module):
             for _ in range(n_most)
         )
         n_extended = narrow + N_SIZE_FEATURES + 5 + shapes * N_ELLIPSE
+        n_extended += bands * N_EVIDENCE
         for block in self.source:
             if galaxies:
                 block['extended'] = hidden_layers(n_extended, narrow, narrow)
@@ -337,8 +338,13 @@ class TileHead(nn.Module):
         raw = apply_layers(self.source[place]['flux'], hidden, torch.cat(own, -1))
         return star_flux_of_raw(raw, at['log_flux'], at['relative_error'], high)
 
-    def extended(self, place, hidden, fit) -> torch.Tensor:
-        """Hidden layer for what is extended, tensor ``(N, narrow)``."""
+    def extended(self, place, hidden, fit, colours=None) -> torch.Tensor:
+        """
+        Hidden layer for what is extended, tensor ``(N, narrow)``.
+
+        With the inputs of colours, from `colour_inputs`, where there are several bands.
+        """
+        layers = self.source[place]
         numbers = [
             fit['log_flux'] / 4,
             fit['log_snr'] / 3,
@@ -349,7 +355,11 @@ class TileHead(nn.Module):
         inputs = [hidden, fit['sizes'], torch.stack(numbers, -1)]
         if self.shapes:
             inputs.append(fit['ellipse'])
-        return self.source[place]['extended'](torch.cat(inputs, -1))
+        if colours is not None:
+            inputs.append(layers['colour'].evidence(colours))
+        elif 'colour' in layers:
+            inputs.append(hidden.new_zeros(len(hidden), N_EVIDENCE))
+        return layers['extended'](torch.cat(inputs, -1))
 
     def type_factor(self, place, extended) -> TypeFactor:
         """Distribution of the type from the layer `extended`."""

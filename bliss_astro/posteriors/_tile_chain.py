@@ -258,7 +258,8 @@ class TileChain(SourceChain):
     @functools.cached_property
     def extended(self):
         """Hidden layer for types and galaxies, tensor ``(N, narrow)``."""
-        return self.head.extended(self.place, self.hidden, self.fit)
+        given = self.hidden, self.fit, self._colour_inputs
+        return self.head.extended(self.place, *given)
 
     @functools.cached_property
     def type(self):
@@ -293,9 +294,14 @@ class TileChain(SourceChain):
         features = self.extended if self.head.galaxies else self.hidden
         fits = {name: self.fit[name] for name in SHAPE_INPUTS if name in self.fit}
         seen = {'features': features} | fits
+        return seen | (self._colour_inputs or {})
+
+    @property
+    def _colour_inputs(self):
+        """Inputs of the layers of colours; None where there are no colours."""
         if 'colour' in self.layers and self.posterior.n_bands > 1:
-            seen |= colour_inputs(self.posterior.inputs, self.tiles, self.fit)
-        return seen
+            return colour_inputs(self.posterior.inputs, self.tiles, self.fit)
+        return None
 
     def factor(self, entry, values):
         """Distribution of a parameter, given values of those before it."""
