@@ -15,6 +15,7 @@ from bliss_astro._arguments import require
 from bliss_astro._warnings import OutOfDomainWarning, messages_about, warn
 from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.exposures import Band
+from bliss_astro.exposures._geometry import image_shift
 from bliss_astro.exposures._header import COUNTS
 
 from ._estimates import PreparedImage, prepare_image
@@ -181,8 +182,6 @@ def _on_one_grid(prepared, reference, calibration):
 
 def _check_shifts(exposures):
     """Warn of bands whose sources lie off those of the reference band."""
-    from bliss_astro.exposures._geometry import image_shift
-
     (ny, nx), side = exposures.shape, _SHIFT_SIDE // 2
     columns = slice(max(0, nx // 2 - side), nx // 2 + side)
     halves = slice(max(0, ny // 2 - side), ny // 2), slice(ny // 2, ny // 2 + side)
