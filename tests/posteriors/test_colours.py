@@ -3,6 +3,7 @@
 Tests of the colours of sources, given their types and fluxes.
 """
 
+import copy
 import dataclasses
 import math
 
@@ -410,3 +411,34 @@ def test_one_band_has_none(encoder, batch):
     first, second = (p.log_prob_terms(both[0], one_pass=True) for p in both[1:])
     for name in ('count', 'position', 'type', 'flux', 'shape'):
         assert torch.equal(first[name], second[name])
+
+
+def test_evidence_of_types(layers, prior):
+    """Types are told apart as the densities of true colours tell them."""
+    truth, inputs = simulate(prior, 400, magnitudes=(17.0, 18.0))
+    found = layers.evidence(inputs).unflatten(1, (2, 2)).diff(dim=-1)[..., 0]
+    assert torch.equal(found[:, 0], found[:, 1])
+    given = truth['colour'], truth['magnitude']
+    star, galaxy = (
+        prior.log_prob(*given, torch.full((400,), kind), truth['bands'])
+        for kind in (False, True)
+    )
+    odds, is_galaxy = (galaxy - star) / 3, truth['kind'] > 0
+    within = odds.abs() < 1
+    assert (found[within, 0] - odds[within]).abs().median() < 0.05
+    assert ((found[:, 0] > 0) == is_galaxy).float().mean() > 0.8
+    # Bands that are not there say nothing.
+    nothing = layers.evidence(without(inputs, 1, 2, 3, 4))
+    assert nothing.unflatten(1, (2, 2)).diff(dim=-1).abs().max() < 0.05
+
+
+def test_evidence_is_an_input(encoder, batch):
+    """Where the layer of types has learnt to see it, it changes them."""
+    encoder, (inputs, catalog) = copy.deepcopy(encoder), training_pair(batch)
+    found = []
+    for weight in (0.0, 1.0):
+        for block in encoder.head.source:
+            block['is_galaxy'].weight.fill_(1.0)
+            block['extended'][0].weight[:, -_colours.N_EVIDENCE :] = weight
+        found.append(npe_loss(encoder(inputs), catalog)[1]['type'])
+    assert found[0] != found[1]
