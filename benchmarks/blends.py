@@ -36,13 +36,15 @@ def keep(x, y):
 
 def at_precision(found, truth, precision):
     """Sample at the lowest threshold with a precision, and that threshold."""
-    sample = Sample(found, truth)
-    order = np.argsort(-np.asarray(found['probability']))
-    real = np.asarray(sample.match.is_matched_estimated)[order]
-    reached = np.cumsum(real) / np.arange(1, len(real) + 1) >= precision
-    last = np.flatnonzero(reached).max(initial=0)
-    threshold = np.asarray(found['probability'])[order][last]
-    return Sample(found[found['probability'] >= threshold], truth), threshold
+    values = np.sort(np.asarray(found['probability']))
+    low, high = 0, len(values) - 1
+    # Fainter detections could take the matches of others.
+    while low < high:
+        middle = (low + high) // 2
+        sample = Sample(found[found['probability'] >= values[middle]], truth)
+        reached = sample.precision()[0] >= precision
+        low, high = (low, middle) if reached else (middle + 1, high)
+    return Sample(found[found['probability'] >= values[high]], truth), values[high]
 
 
 def add_scores(bench, sample, method=OURS):

@@ -9,6 +9,7 @@ measured number; ``benchmark | case | quantity | method`` is its key.
 
 import argparse
 import datetime as dt
+import functools
 import json
 import os
 import platform
@@ -343,6 +344,7 @@ def _commit():
     return found[1] if found else ''
 
 
+@functools.cache
 def _hash(encoder):
     from bliss_astro.encoders import Encoder
 

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -79,3 +80,36 @@ def test_sample(load):
     assert sample.coverage()[0] == 0.5
     assert sorted(sample.residuals()) == pytest.approx([-0.1, 0.1])
     assert sample.mean_error()[0] == pytest.approx(10)
+
+
+def test_precision_is_of_the_detections_above_the_threshold(load):
+    from astropy.table import Table
+
+    blends = load(_ROOT / 'benchmarks' / 'blends.py')
+    truth = Table({'scene': [0, 1], 'x': [5.0, 5.0], 'y': [5.0, 5.0]})
+    # Of the first source there is a faint candidate that lies nearer.
+    found = Table({'scene': [0, 0, 1, 1], 'x': [5.4, 5.0, 5.0, 9.0]})
+    found['y'], found['probability'] = 5.0, [0.9, 0.1, 0.8, 0.3]
+    sample, threshold = blends.at_precision(found, truth, 0.9)
+    assert (threshold, sample.recall(slice(None))[0]) == (0.8, 1.0)
+
+
+def test_scenes_in_bands(load):
+    scenes = load(_ROOT / 'benchmarks' / 'scenes.py')
+    bands = load(_ROOT / 'experiments' / 'bands.py')
+    images = scenes.draw_blends(3, generator := scenes.generator_of(1))
+    found = bands.in_bands(images, generator)
+    assert list(found) == list('rugiz')
+    assert found['r'].data is images.data
+    truth = bands.truth_in_bands(found, 5)
+    assert sorted(set(truth['scene'])) == [5, 6, 7]
+    magnitude = 22.5 - 2.5 * np.log10(truth['flux_r'])
+    np.testing.assert_allclose(magnitude, truth['magnitude'], atol=1e-4)
+    # Their light is there, within the noise of 48 x 48 pixels.
+    for name, own in found.items():
+        light = (own.data - own.background[:, None, None]).sum((1, 2))
+        light = light / own.electrons_per_nmgy
+        noise = 48 * own.bkg_error / own.electrons_per_nmgy
+        for k in range(3):
+            expected = truth[f'flux_{name}'][truth['scene'] == 5 + k].sum()
+            assert abs(light[k] - expected) < 5 * noise[k] + 0.1 * expected
