@@ -3,6 +3,7 @@
 Fixtures and guards for all tests.
 """
 
+import dataclasses
 import gc
 import os
 from pathlib import Path
@@ -63,6 +64,24 @@ def generator():
     Give a torch generator with a fixed seed, on the CPU.
     """
     return torch.Generator().manual_seed(20221121)
+
+
+@pytest.fixture(scope='session')
+def encoder_of_bands():
+    """
+    An encoder of several bands that has the shipped weights of one.
+
+    What bands add to its network begins at nothing; colours are those of the fits and
+    of the prior.
+    """
+    from bliss_astro.encoders import Encoder
+    from bliss_astro.training._encoder import start_from
+
+    one = Encoder.from_pretrained('stars-galaxies')
+    encoder = Encoder(dataclasses.replace(one.config, bands=True))
+    start_from(encoder, 'stars-galaxies')
+    encoder.card = one.card | {'encoder': dataclasses.asdict(encoder.config)}
+    return encoder.eval().requires_grad_(False)
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,6 @@
 Catalogue of sources: the table with errors and flags, and regions of DS9.
 """
 
-from collections.abc import Mapping
-
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable
@@ -143,6 +141,16 @@ class ProbabilisticCatalog(QTable):
         not make.
         """
         return getattr(self.posterior, 'exposure', None)
+
+    @property
+    def exposures(self):
+        """
+        That image in all bands, where it was measured in several, or `None`.
+
+        An `~bliss_astro.exposures.ExposureSet`; `exposure` is that of its reference
+        band.
+        """
+        return getattr(self.posterior, 'exposures', None)
 
     @property
     def wcs(self):
@@ -292,8 +300,6 @@ def _region_radius(catalog, radius, *, sky):
     """Radius of the circles: pixels, or an angle on the sky."""
     if radius is None:
         exposure, radius = catalog.exposure, _DEFAULT_RADIUS
-        if isinstance(exposure, Mapping):
-            exposure = next(iter(exposure.values()))
         if exposure is not None and exposure.psf is not None:
             ny, nx = exposure.shape
             radius = float(exposure.psf_at(nx // 2, ny // 2).fwhm)

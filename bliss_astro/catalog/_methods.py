@@ -7,7 +7,6 @@ figures come after the catalogue and are imported in them.
 """
 
 import statistics
-from collections.abc import Mapping
 
 import astropy.units as u
 import numpy as np
@@ -42,9 +41,9 @@ def check(self, exposure=None, *, n_draws=3, rng=None, regions=None):
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`, optional
-        The image that the catalogue was made of, with its PSF; by default
-        `exposure`, which files do not keep.
+    exposure : `~bliss_astro.exposures.Exposure` or mapping, optional
+        The image that the catalogue was made of, with its PSF, or those of several
+        bands by name; by default `exposures`, or `exposure`, which files do not keep.
 
     n_draws : int, optional
         Number of catalogues to draw. Tests use the first one, maps
@@ -61,8 +60,8 @@ def check(self, exposure=None, *, n_draws=3, rng=None, regions=None):
 
     Returns
     -------
-    check : `~bliss_astro.checks.CatalogCheck`
-        Residual map, chi-squares and findings.
+    check : `~bliss_astro.checks.CatalogCheck` or dict of them
+        Residual map, chi-squares and findings; by band of several, of the same draws.
 
     Raises
     ------
@@ -118,16 +117,17 @@ def reconstruct(self, exposure=None, *, n_draws=0, rng=None):
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`, optional
-        The image; by default `exposure`, which files do not keep.
+    exposure : `~bliss_astro.exposures.Exposure` or mapping, optional
+        The image, or those of several bands by name; by default `exposures`, or
+        `exposure`, which files do not keep.
 
     n_draws, rng
         As for `~bliss_astro.checks.reconstruct`.
 
     Returns
     -------
-    reconstruction : `~bliss_astro.checks.Reconstruction`
-        Model, residual and each source's share of the data.
+    reconstruction : `~bliss_astro.checks.Reconstruction` or dict of them
+        Model, residual and each source's share of the data; by band of several.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def plot(self, image=None, *, ax=None, **kwargs):
     ----------
     image : `~bliss_astro.exposures.Exposure`, 2D array_like or mapping, optional
         The image, or those of several bands by name, which make a colour picture; by
-        default `exposure`, which files do not keep.
+        default `exposures`, or `exposure`, which files do not keep.
 
     ax : `~matplotlib.axes.Axes`, optional
         Where to; by default the axes of a new figure, on the sky where there
@@ -373,11 +373,9 @@ def _gaussian_interval(catalog, column, level):
 
 
 def _own_exposure(catalog, exposure, *, name='exposure'):
-    """The exposure that was given, or that of the catalogue."""
-    exposure = catalog.exposure if exposure is None else exposure
-    if isinstance(exposure, Mapping) and name == 'exposure':
-        # Of several bands: that of the fluxes.
-        exposure = next(iter(exposure.values()))
+    """The exposure that was given, or that of the catalogue, in all of its bands."""
+    if exposure is None:
+        exposure = catalog.exposures or catalog.exposure
     if exposure is None:
         msg = (
             f'{name} must be given: the catalogue does not hold the image that it was '

@@ -5,6 +5,7 @@ Posterior of one image: tables at a threshold, counts, intervals, whole catalogu
 
 import copy
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -58,8 +59,9 @@ class CatalogPosterior:
     meta : dict, optional
         Metadata of the tables.
 
-    exposure : `~bliss_astro.exposures.Exposure` or None, optional
-        The image as it was measured; no copy. Files do not keep it.
+    exposure : `~bliss_astro.exposures.Exposure` or `ExposureSet`, optional
+        The image as it was measured; no copy. Files do not keep it. Of several bands
+        ``exposures`` has all, ``exposure`` the reference band.
 
     binning : int, optional
         Side in pixels of the squares that were joined to one before detection. Tables
@@ -92,11 +94,11 @@ class CatalogPosterior:
         binning=1,
         image_shape=None,
     ):
-        self.exposure = exposure
-        self.binning = int(binning)
-        self._image_shape = image_shape
-        self.grid = tile_posterior.grid
-        self._floor = np.asarray(flux_floor, float)
+        several = isinstance(exposure, Mapping)
+        self.exposures = exposure if several else None
+        self.exposure = next(iter(exposure.values())) if several else exposure
+        self.binning, self._image_shape = int(binning), image_shape
+        self.grid, self._floor = tile_posterior.grid, np.asarray(flux_floor, float)
         self.kept = KeptTiles(tile_posterior, self._floor)
         self.unit, self.wcs, self.flags = unit, wcs, flags
         self.meta = dict(meta or {})
@@ -169,8 +171,7 @@ class CatalogPosterior:
         """
         Probability that a tile holds a source, 2D array ``(rows, columns)``.
 
-        Given the decisions of the greedy sweep in earlier tiles, so
-        that a source on a border counts once.
+        Given the sweep's decisions in earlier tiles: a source on a border counts once.
         """
         return self.facts.moments[0]
 
@@ -185,7 +186,7 @@ class CatalogPosterior:
 
         n_samples : int, optional
             Number of draws in columns of position and flux, and where inferred of type,
-            fluxes in bands and shape, the latter as if all were galaxies.
+            fluxes in bands and shape, as if all were galaxies.
 
         rng : int, `numpy.random.Generator` or None, optional
             Source of randomness.
@@ -195,9 +196,8 @@ class CatalogPosterior:
         catalog : `~bliss_astro.catalog.ProbabilisticCatalog`
             A row a source, brightest first.
         """
-        threshold = check_threshold(threshold)
+        threshold, rng = check_threshold(threshold), check_rng(rng)
         n_samples = check_integer('n_samples', n_samples, error=ValueError)
-        rng = check_rng(rng)
         candidates = candidates_of(self, threshold)
         chosen = candidates.probability >= np.float32(threshold)
         rows = SourceRows(self, candidates, np.flatnonzero(chosen))
@@ -325,8 +325,7 @@ class CatalogPosterior:
         Returns
         -------
         lower, upper : 1D `~numpy.ndarray` or `~astropy.units.Quantity`
-            Limits in the unit of the tables; for ``'angle'`` perhaps below 0 or above
-            180 degrees.
+            Limits in the unit of the tables; those of ``'angle'`` may leave 0 to 180.
 
         Raises
         ------
@@ -390,7 +389,8 @@ class CatalogPosterior:
             return made
         made = type(self).from_arrays(*self.to_arrays(), device=device)
         # Files keep no exposure, and not every WCS.
-        made.unit, made.wcs, made.exposure = self.unit, self.wcs, self.exposure
+        made.unit, made.wcs = self.unit, self.wcs
+        made.exposure, made.exposures = self.exposure, self.exposures
         return made
 
     @property

@@ -55,11 +55,9 @@ def sources_of(table, *, scale=None, quiet=False, band=None):
         One for each row. Rows whose flux is not finite have none, and galaxies
         whose shape is unknown or impossible are stars.
     """
-    sources = Sources.of(table)
     if band is not None:
         check_choice('band', band, bands_of(table))
-        sources.flux = plain_numbers(table[f'flux_{band}'])
-    sources.flux = np.where(np.isfinite(sources.flux), sources.flux, 0.0)
+    sources = Sources.of(table, band)
     missing = [name for name in GALAXY_SHAPE_NAMES if name not in table.colnames]
     if missing:
         n = int(sources.is_galaxy.sum())

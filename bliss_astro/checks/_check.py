@@ -3,6 +3,7 @@
 A catalogue against its image: posterior predictive check, and reconstruction.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,13 @@ from bliss_astro._arguments import check_integer, check_rng, require_type
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._rendering import renderer_of, scale_of, sources_of
 from bliss_astro.coadds._noise import input_kernel
-from bliss_astro.detection import BlissFinder
 from bliss_astro.detection._detect import detect
 from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._psf import central_psf
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 
 from ._findings import find_faults
+from ._images import check_draws, check_exposures, each_band, finder_options
 from ._reconstruction import Reconstruction
 from ._refine import first_shapes, refine
 from ._residuals import Residuals, cell_statistics, cells_of
@@ -166,16 +167,25 @@ class CatalogCheck:
 
 
 def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
-    """Compare a catalogue with its image: its method ``check`` (`CatalogCheck`)."""
+    """Compare a catalogue with its image, its method ``check``: `CatalogCheck`."""
     n_draws = check_integer('n_draws', n_draws, error=ValueError)
-    _check_exposure(catalog, exposure)
-    _check_draws(catalog, n_draws)
-    labels, grid = cells_of(regions, exposure.shape)
-    rng = check_rng(rng)
+    shape = check_exposures(catalog, exposure)
+    check_draws(catalog, n_draws)
+    cells, rng = cells_of(regions, shape), check_rng(rng)
+    tables = _draw(catalog, n_draws, rng)
+
+    def check(exposure, band):
+        draws = [_sources_of(some, band) for some in tables]
+        return _check_band(exposure, draws, *cells, n_draws=n_draws, rng=rng)
+
+    return each_band(catalog, exposure, check)
+
+
+def _check_band(exposure, draws, labels, grid, *, n_draws, rng):
+    """Compare drawn `Sources` with the image in one band."""
     kernel = input_kernel(exposure)
     renderer = ModelRenderer.of(exposure)
     fwhm = float(central_psf(exposure).fwhm)
-    draws = _draw(catalog, n_draws, rng)
     if any(sources.is_galaxy.any() for sources in draws):
         first_shapes(exposure, renderer, draws, kernel, fwhm)
     refined = [
@@ -207,17 +217,22 @@ def check_catalog(catalog, exposure, *, n_draws=3, rng=None, regions=None):
 
 
 def _draw(catalog, n_draws, rng):
-    """Draw catalogues, or take the rows of one."""
+    """Draw catalogues, each with certain sources, or take the rows of one: tables."""
     if n_draws == 0:
-        return [Sources.of(catalog)]
+        return [(catalog,)]
     posterior = catalog.posterior
-    draws = [Sources.of(table) for table in posterior.sample(n_draws, rng=rng)]
-    if not hasattr(posterior, 'at_threshold'):
-        return draws
     # A network is never quite sure: once in thousands of draws it leaves
     # out a star of hundreds of sigma, which is no fault of the image.
-    certain = Sources.of(posterior.at_threshold(_CERTAIN))
-    return [draw.joined_by(certain, distance=_SAME) for draw in draws]
+    known = hasattr(posterior, 'at_threshold')
+    draws = posterior.sample(n_draws, rng=rng)
+    certain = [posterior.at_threshold(_CERTAIN)] if known else []
+    return [(draw, *certain) for draw in draws]
+
+
+def _sources_of(tables, band):
+    """`Sources` of a drawn table in a band, and those of another that it lacks."""
+    drawn, *certain = (Sources.of(table, band) for table in tables)
+    return drawn.joined_by(*certain, distance=_SAME) if certain else drawn
 
 
 def _cell_table(residuals, labels):
@@ -244,8 +259,9 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`
-        The image.
+    exposure : `~bliss_astro.exposures.Exposure`, \
+            `~bliss_astro.exposures.ExposureSet` or dict
+        The image, or those in several bands by name.
 
     catalog : `~bliss_astro.catalog.ProbabilisticCatalog` or None, optional
         Its catalogue, some rows of it, or that of another measurement of the
@@ -264,8 +280,9 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
 
     Returns
     -------
-    reconstruction : `Reconstruction`
-        Model, residual and each source's share of the data.
+    reconstruction : `Reconstruction` or dict of them
+        Model, residual and each source's share of the data; by band of several, with
+        the fluxes in it. Bands that detection resampled are so here.
 
     Raises
     ------
@@ -274,9 +291,9 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
         are given.
 
     ValueError
-        If the exposure has another shape or unit than the catalogue, if there
-        is no PSF, if ``n_draws`` is not an integer of 0 or more, or
-        if there is no posterior to draw from.
+        If the exposure has another shape or unit than the catalogue, or is in a band
+        that it has not, if there is no PSF, if ``n_draws`` is not an integer of 0 or
+        more, or if there is no posterior to draw from.
 
     Warns
     -----
@@ -311,75 +328,35 @@ def reconstruct(exposure, catalog=None, *, finder=None, n_draws=0, rng=None):
     True
     """
     n_draws = check_integer('n_draws', n_draws, error=ValueError)
-    if catalog is None and isinstance(exposure, Exposure):
+    if catalog is None and isinstance(exposure, Exposure | Mapping):
         catalog = detect(exposure, finder_options(finder))
+        if isinstance(exposure, Mapping):
+            # On one pixel grid.
+            exposure = catalog.exposures or catalog.exposure
     elif finder is not None:
         msg = 'finder is for detecting, and there is a catalog; give one of them'
         raise TypeError(msg)
     if catalog is not None:
         require_type('catalog', catalog, ProbabilisticCatalog)
     blind = not hasattr(getattr(catalog, 'posterior', None), 'facts')
-    _check_exposure(catalog, exposure, with_psf=blind)
-    _check_draws(catalog, n_draws)
-    if exposure.psf is None:
-        renderer = renderer_of(catalog, shape=exposure.shape)
-    else:
-        renderer = ModelRenderer.of(exposure)
-    scale = scale_of(catalog, wcs=exposure.wcs)
-    sources = sources_of(catalog, scale=scale)
-    draws = np.zeros((n_draws, *exposure.shape), dtype=np.float32)
+    check_exposures(catalog, exposure, with_psf=blind)
+    check_draws(catalog, n_draws)
     tables = catalog.posterior.sample(n_draws, rng=rng) if n_draws else ()
-    for image, table in zip(draws, tables, strict=True):
-        image[:] = renderer(sources_of(table, scale=scale, quiet=True))
-    whole = tuple(slice(0, n) for n in exposure.shape)
-    return Reconstruction(
-        exposure, catalog, renderer(sources), draws, whole, renderer, sources
-    )
 
-
-# -- arguments ---------------------------------------------------------------------
-
-
-def _check_draws(catalog, n_draws):
-    """Refuse draws from a catalogue without posterior."""
-    if n_draws and not hasattr(catalog.posterior, 'sample'):
-        msg = (
-            'n_draws: the catalogue has no posterior to draw from (it was stacked, or '
-            'read from a format that keeps rows only); give n_draws=0 for its rows'
+    def reconstruct(exposure, band):
+        if exposure.psf is None:
+            renderer = renderer_of(catalog, shape=exposure.shape)
+        else:
+            renderer = ModelRenderer.of(exposure)
+        scale = scale_of(catalog, wcs=exposure.wcs)
+        sources = sources_of(catalog, scale=scale, band=band)
+        draws = np.zeros((n_draws, *exposure.shape), dtype=np.float32)
+        for image, table in zip(draws, tables, strict=True):
+            own = sources_of(table, scale=scale, quiet=True, band=band)
+            image[:] = renderer(own)
+        whole = tuple(slice(0, n) for n in exposure.shape)
+        return Reconstruction(
+            exposure, catalog, renderer(sources), draws, whole, renderer, sources
         )
-        raise ValueError(msg)
 
-
-def _check_exposure(catalog, exposure, *, with_psf=True):
-    """Refuse what is not the image of a catalogue."""
-    if not isinstance(exposure, Exposure):
-        msg = (
-            f'exposure must be an Exposure, got {type(exposure).__name__}; '
-            'Exposure(data, background=..., bkg_error=..., effective_gain=..., '
-            'psf=...) makes one, with what the catalogue was made with'
-        )
-        raise TypeError(msg)
-    shape = catalog.image.get('shape') or getattr(catalog.posterior, 'shape', None)
-    if shape is not None and tuple(shape) != exposure.shape:
-        msg = (
-            f'exposure has shape {exposure.shape}, the image of the catalogue '
-            f'{tuple(shape)}; give the exposure that the catalogue was made of'
-        )
-        raise ValueError(msg)
-    if with_psf and exposure.psf is None:
-        msg = 'exposure has no psf; give it one with exposure.replace(psf=...)'
-        raise ValueError(msg)
-    unit = getattr(catalog['flux'], 'unit', None)
-    if unit != exposure.unit:
-        msg = (
-            f'exposure has the unit {exposure.unit}, the fluxes of the catalogue '
-            f'{unit}; they must have the same'
-        )
-        raise ValueError(msg)
-
-
-def finder_options(finder):
-    """Options of a finder, by default one with all defaults."""
-    finder = BlissFinder() if finder is None else finder
-    require_type('finder', finder, BlissFinder)
-    return finder.options
+    return each_band(catalog, exposure, reconstruct)

@@ -24,7 +24,7 @@ from bliss_astro.priors import CatalogPrior, GalaxyPrior
 from bliss_astro.rendering._scene import Sources
 from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE, magnitude_to_flux
 
-from ._check import finder_options
+from ._images import finder_options
 from ._recall import Completeness, Injector, limit_table, recall_table, with_units
 
 _TYPES = ('star', 'galaxy')

@@ -17,6 +17,7 @@ from bliss_astro._arguments import check_integer, check_number, must, require
 from bliss_astro._atomic import atomic_write
 from bliss_astro.catalog._io import FORMATS
 from bliss_astro.coadds._io import wcs_header
+from bliss_astro.exposures._set import images_by_band
 from bliss_astro.exposures._validate import two_slices
 from bliss_astro.units import unit_text
 
@@ -314,24 +315,10 @@ class Reconstruction:
         `ProbabilisticCatalog.read <bliss_astro.catalog.ProbabilisticCatalog.read>`
         reads it.
         """
-        endings = FORMATS['fits'].endings
-        if not str(path).lower().endswith(endings):
-            allowed = f'end in one of {", ".join(endings)}'
-            raise ValueError(must('path', allowed, f'{path!s:.200}'))
-        stream = io.BytesIO()
-        kept = self.catalog.posterior if posterior else None
-        FORMATS['fits'].write(self.catalog, stream, kept)
-        stream.seek(0)
-        with (
-            atomic_write(path, overwrite=overwrite) as temporary,
-            fits.open(stream) as hdus,
-        ):
-            primary, *tables = list(hdus)
-            whole = fits.HDUList([primary, *self._image_hdus(), *tables])
-            whole.writeto(temporary, overwrite=True, checksum=True)
+        write_images(self, path, overwrite=overwrite, posterior=posterior)
 
-    def _image_hdus(self):
-        """Make an extension of each image."""
+    def _image_hdus(self, band):
+        """Make an extension of each image, of several bands with the band's name."""
         header = wcs_header(self.exposure.wcs) or fits.Header()
         # Where the first pixel lies in the image that the rows' pixels belong to.
         for k, part in enumerate(self.slices[::-1], start=1):
@@ -340,7 +327,8 @@ class Reconstruction:
             data = np.asarray(getattr(self, name), dtype=np.float32)
             if len(data) == 0:
                 continue
-            hdu = fits.ImageHDU(data, header, name=name)
+            title = name if band is None else f'{name}_{band}'
+            hdu = fits.ImageHDU(data, header, name=title)
             if self.unit is not None and name != 'chi':
                 hdu.header['BUNIT'] = unit_text(self.unit)
             yield hdu
@@ -377,6 +365,26 @@ class Reconstruction:
             f'<Reconstruction of {ny} x {nx} px: {n} source{"" if n == 1 else "s"}, '
             f'{reduced}, {len(self.draws)} draws>'
         )
+
+
+def write_images(result, path, *, overwrite, posterior):
+    """Write a `Reconstruction`, or those of several bands, to one FITS file."""
+    endings = FORMATS['fits'].endings
+    if not str(path).lower().endswith(endings):
+        allowed = f'end in one of {", ".join(endings)}'
+        raise ValueError(must('path', allowed, f'{path!s:.200}'))
+    parts, stream = images_by_band(result), io.BytesIO()
+    catalog = next(iter(parts.values())).catalog
+    FORMATS['fits'].write(catalog, stream, catalog.posterior if posterior else None)
+    stream.seek(0)
+    images = [hdu for band, own in parts.items() for hdu in own._image_hdus(band)]
+    with (
+        atomic_write(path, overwrite=overwrite) as temporary,
+        fits.open(stream) as hdus,
+    ):
+        primary, *tables = list(hdus)
+        whole = fits.HDUList([primary, *images, *tables])
+        whole.writeto(temporary, overwrite=True, checksum=True)
 
 
 def _shifted(slices, starts):

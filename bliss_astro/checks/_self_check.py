@@ -20,6 +20,7 @@ from bliss_astro._threads import map_threads
 from bliss_astro.catalog._rendering import scale_of, sources_of
 from bliss_astro.coadds._noise import input_kernel
 from bliss_astro.exposures._psf import central_psf
+from bliss_astro.exposures._set import images_by_band
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.rendering import RenderingAccuracy
 from bliss_astro.rendering._scene import draw_together
@@ -74,35 +75,54 @@ _TOUCHING = np.ones((3, 3))
 _SPOILED = CatalogFlag.NEAR_MASKED | CatalogFlag.SATURATED | CatalogFlag.BLENDED
 
 
-def self_check(exposure, catalog, *, cosmic_rays=None, model=None):
+def self_check(exposure, catalog, *, cosmic_rays=None, models=None):
     """
     Search the residual of a catalogue for what its rows do not explain.
 
-    ``cosmic_rays`` are the pixels of the exposure that were masked because they are
-    sharper than the PSF (bool, or None); ``model`` is that of `render_rows`.
+    ``exposure`` is the image, or an `ExposureSet`; ``cosmic_rays`` its pixels that were
+    masked because they are sharper than the PSF (bool, or None), by band alike;
+    ``models`` are those of `render_rows`.
 
     Returns
     -------
     result : dict
         Plain values: ``cosmic_rays`` (``n``), ``peaks`` (``n``, ``x``, ``y``, ``snr``
-        of the brightest, ``n_around`` it), ``empty_rows`` (``n`` of ``n_sure``, ``x``,
-        ``y`` of one),
-        ``blocks`` (``n``, ``n_bad``, median ``scatter``, ``worst`` and its ``x``,
-        ``y``, and where they matter their ``cause``), ``sky`` (median ``level`` of the
-        residual in units of the noise and the ``spread`` of cells), ``flux`` (``n``
-        bright rows, ``ratio`` of their light over that of the image in
-        apertures, its ``error``), ``passed`` and ``text``.
+        of the brightest, ``n_around`` it), ``empty_rows`` (without light in any band:
+        ``n`` of ``n_sure``, ``x``, ``y`` of one), ``blocks`` (``n``, ``n_bad``, median
+        ``scatter``, ``worst`` and its ``x``, ``y``, and where they matter their
+        ``cause``), ``sky`` (median ``level`` of the residual in units of the noise and
+        the ``spread`` of cells), ``flux`` (``n`` bright rows, ``ratio`` of their light
+        over that of the image in apertures, its ``error``), ``passed`` and ``text``.
+        Those of bands other than the reference have its name: ``peaks_g``.
     """
+    models = models or render_rows([exposure], [catalog])[0]
+    places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
+    images, rays = images_by_band(exposure), images_by_band(cosmic_rays)
+    parts = [
+        _check_band(image, catalog, places, rays.get(band), model)
+        for (band, image), model in zip(images.items(), models, strict=True)
+    ]
+    results, snr, seen = zip(*parts, strict=True)
+    light, any_seen = np.where(seen, snr, -np.inf).max(0), np.any(seen, 0)
+    results[0]['empty_rows'] = _empty_rows(catalog, light, any_seen, places)
+    found, faults = {}, []
+    for band, result, own in zip(images, results, snr, strict=True):
+        texts = _faults(result, np.count_nonzero(own > _PEAK_SIGMAS), len(catalog))
+        faults += texts if band is None else [f'band {band!r}: {t}' for t in texts]
+        end = f'_{band}' if found else ''
+        found |= {f'{name}{end}': value for name, value in result.items()}
+    return found | {'passed': not faults, 'text': '; '.join(faults)}
+
+
+def _check_band(exposure, catalog, places, cosmic_rays, model):
+    """Result of one band, signal-to-noise ratios of rows, and whether they are seen."""
     fwhm = float(central_psf(exposure).fwhm)
-    if model is None:
-        (model,) = render_rows([exposure], [catalog])
     residuals = _subtract(exposure, model, fwhm)
     ratio, good, kernel = residuals.ratio, residuals.good, residuals.kernel
     blocks, bad, scale = _blocks(residuals)
     if _matter(blocks):
         where, lit = _spread(bad, ratio.shape), model > residuals.error
         blocks['cause'] = explain_residual(ratio, good, kernel, where=where, lit=lit)
-    places = np.column_stack([catalog['x_centroid'], catalog['y_centroid']])
     at = nearest_pixel(*places.T, ratio.shape)
     snr, seen, peaks = _filtered(residuals, model, scale, at, fwhm)
     levels = sky_levels(ratio, good)[0]
@@ -112,27 +132,29 @@ def self_check(exposure, catalog, *, cosmic_rays=None, model=None):
     result = {
         'cosmic_rays': {'n': _count(cosmic_rays)},
         'peaks': _peaks(model, peaks, places, fwhm),
-        'empty_rows': _empty_rows(catalog, snr, seen, places),
         'blocks': blocks,
         'sky': sky,
         'flux': _flux_ratio(model, residuals, catalog, places, snr, fwhm),
     }
-    n_bright = int(np.count_nonzero(snr > _PEAK_SIGMAS))
-    faults = list(_faults(result, n_bright, len(catalog)))
-    return result | {'passed': not faults, 'text': '; '.join(faults)}
+    return result, snr, seen
 
 
 def render_rows(exposures, catalogs):
-    """Models ``(ny, nx)`` of the rows of catalogues, in units of the sky's noise."""
-    drawn = []
+    """Models ``(ny, nx)`` of rows in units of the sky's noise: lists of each band."""
+    images, drawn = [], []
     for exposure, catalog in zip(exposures, catalogs, strict=True):
-        sources = sources_of(catalog, scale=scale_of(catalog), quiet=True)
-        # In units of the noise any image fits into single precision.
-        sources.flux = sources.flux / typical(exposure.bkg_error)
-        drawn.append(sources)
+        options = {'scale': scale_of(catalog), 'quiet': True}
+        for band, image in images_by_band(exposure).items():
+            sources = sources_of(catalog, band=band, **options)
+            # In units of the noise any image fits into single precision.
+            sources.flux = sources.flux / typical(image.bkg_error)
+            images.append(image)
+            drawn.append(sources)
     # The far wings beyond a stamp's other side are 0.01 of the noise.
     rough = {'accuracy': RenderingAccuracy(period=1.0), 'tolerance': 1e-4}
-    return draw_together(exposures, drawn, noise=_WINGS, **rough)
+    models = iter(draw_together(images, drawn, noise=_WINGS, **rough))
+    numbers = (len(images_by_band(exposure)) for exposure in exposures)
+    return [list(itertools.islice(models, number)) for number in numbers]
 
 
 def _subtract(exposure, model, fwhm):
@@ -330,7 +352,7 @@ def _flux_ratio(model, residuals, catalog, places, snr, fwhm):
 
 def _faults(result, n_bright, n_rows):
     """Clauses about what matters of a result."""
-    peaks, empty = result['peaks'], result['empty_rows']
+    peaks, empty = result['peaks'], result.get('empty_rows')
     n_rays = result['cosmic_rays']['n']
     if n_rays > max(_PEAKS_MIN, _RAY_SHARE * n_rows):
         yield (f'{n_rays} cosmic rays or hot pixels, sharper than the PSF, are masked')
@@ -343,7 +365,7 @@ def _faults(result, n_bright, n_rows):
                 'give saturation or mask)'
             )
         yield f'{peaks["n"]} peaks above {_PEAK_SIGMAS:g} sigma have no row, {which}'
-    if empty['n'] > max(_EMPTY_MIN, _EMPTY_SHARE * empty['n_sure']):
+    if empty and empty['n'] > max(_EMPTY_MIN, _EMPTY_SHARE * empty['n_sure']):
         yield (
             f'{empty["n"]} of {empty["n_sure"]} rows of probability above {_CERTAIN:g} '
             f'have no light, one at ({empty["x"]:.0f}, {empty["y"]:.0f})'

@@ -46,13 +46,12 @@ def run_detect(options):
     arguments = {'bin': options.bin, 'n_threads': options.threads}
     catalog = _detect(options, 'catalog', **arguments, **_kept(options))
     write_catalog(options, catalog, options.output, posterior=options.posterior)
-    image = catalog.exposure
-    ny, nx = image.shape
+    ny, nx = catalog.exposure.shape
     # About two dots for each pixel of an image of a few thousand pixels.
     width = float(np.clip(nx / 75, 7.0, 30.0))
     write_picture(
         options,
-        lambda figure: _draw_overlay(figure, image, catalog, width),
+        lambda figure: _draw_overlay(figure, catalog, width),
         options.plot,
         figsize=(1.12 * width, float(np.clip(width * ny / nx, 3.0, 30.0)) + 0.5),
     )
@@ -139,15 +138,14 @@ def _print_brightest(options, catalog):
         status(options, f'and {rest} more; -o catalog.fits writes all of them')
 
 
-def _draw_overlay(figure, image, catalog, width):
-    """Draw a catalogue over its image."""
-    from bliss_astro.plotting import plot_catalog
-
+def _draw_overlay(figure, catalog, width):
+    """Draw a catalogue over its image, of several bands in colours."""
+    image = catalog.exposure
     ny, nx = image.shape
     axes = figure.add_subplot(projection=image.wcs)
     radius = _circle_radius(catalog, max(nx, ny))
     options = {'ax': axes, 'radius': radius, 'percentile': grey_percentiles(image)}
-    plot_catalog(image, catalog, **options)
+    catalog.plot(**options)
     line_width = float(np.clip(0.25 * radius * 72 * width / nx, 0.4, 1.4))
     axes.collections[-1].set_linewidth(line_width)
     title = f'{count_text(catalog)} above p = {catalog.meta.get("threshold", 0.5):.10g}'
@@ -185,13 +183,27 @@ def run_check(options):
 
     Detect the sources of an image, take them off it, and report faults of the residual
     in plain words: a wrong PSF, background, noise or gain, sources that are missing or
-    of the wrong kind. IMAGE is any file that "bliss-astro detect" reads.
+    of the wrong kind. IMAGE is any file that "bliss-astro detect" reads; with several
+    bands, each has its own tests.
     """
+    from astropy.table import vstack
+
+    from bliss_astro.exposures._set import images_by_band
+    from bliss_astro.plotting import plot_check
+
     catalog = _detect(options, 'table')
     status(options, f'checking {count_text(catalog)}')
     check = catalog.check(n_draws=options.draws, rng=options.seed)
-    print(check.summary(n_most=20))
-    write_results(options, check.tests, lambda a: check.plot(ax=a), n_panels=2)
+    tables, own = [], images_by_band(check)
+    for band, one in own.items():
+        if band is not None:
+            print(f'Band {band}:')
+            one.tests.add_column(band, name='band', index=0)
+        print(one.summary(n_most=20))
+        tables.append(one.tests)
+    n, table = len(own), vstack(tables)
+    figure = {'n_panels': 2 * n, 'n_rows': n, 'figsize': (11.5, 5.0 * n)}
+    write_results(options, table, lambda ax: plot_check(check, ax=ax), **figure)
 
 
 def run_completeness(options):
@@ -232,33 +244,39 @@ def run_reconstruct(options):
 
     OUT.fits has the extensions MODEL (light of all sources, without sky), RESIDUAL
     (data less sky and model), CHI (the same in units of the noise), DRAWS (with
-    --draws), and CATALOG, which "bliss-astro evaluate" and others read.
+    --draws), and CATALOG, which "bliss-astro evaluate" and others read. With several
+    bands there are MODEL_R, RESIDUAL_R and so on of each.
     """
+    from bliss_astro.checks._reconstruction import write_images
     from bliss_astro.checks._residuals import half_width
+    from bliss_astro.exposures._set import images_by_band
+    from bliss_astro.plotting import plot_reconstruction
 
     catalog = _detect(options, 'image', **_kept(options))
     status(options, f'reconstructing {count_text(catalog)}')
     result = catalog.reconstruct(n_draws=options.draws, rng=options.seed)
     files = {'overwrite': options.overwrite, 'posterior': options.posterior}
-    result.write(options.output, **files)
+    write_images(result, options.output, **files)
     status(options, f'wrote {options.output}')
     write_catalog(options, catalog, options.catalog_copy)
-    ny, nx = result.shape
-    n = 3 + min(len(result.draws), 2)
+    ny, nx = catalog.exposure.shape
+    n = 3 + min(options.draws, 2)
     write_picture(
         options,
-        lambda axes: result.plot(ax=axes),
+        lambda axes: plot_reconstruction(result, ax=axes),
         options.plot,
         figsize=(5.0 * n, float(np.clip(4.6 * ny / nx, 2.5, 9.0)) + 0.8),
         n_panels=n,
     )
-    print(f'{count_text(catalog)}, model flux {result.model.sum():.6g}')
-    chi = result.chi[np.isfinite(result.chi)].astype(float)
-    if chi.size:
-        print(
-            f'residual / noise: median {np.median(chi):.3f}, half 16-84 % width '
-            f'{half_width(chi):.3f}, chi2 / n {np.mean(chi**2):.3f}'
-        )
+    for band, one in images_by_band(result).items():
+        own = '' if band is None else f' in {band}'
+        print(f'{count_text(catalog)}, model flux{own} {one.model.sum():.6g}')
+        chi = one.chi[np.isfinite(one.chi)].astype(float)
+        if chi.size:
+            print(
+                f'residual / noise{own}: median {np.median(chi):.3f}, half 16-84 % '
+                f'width {half_width(chi):.3f}, chi2 / n {np.mean(chi**2):.3f}'
+            )
 
 
 _MEASUREMENT = 'encoder threshold density seed device'

@@ -228,14 +228,14 @@ def write_results(options, table, draw, **figure):
     write_picture(options, draw, options.plot, **figure)
 
 
-def write_picture(options, draw, path, *, figsize=(11.5, 5.0), n_panels=0):
+def write_picture(options, draw, path, *, figsize=(11.5, 5.0), n_panels=0, n_rows=1):
     """Make a figure, call ``draw`` with it or with its panels, and write it."""
     if path is None:
         return
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=figsize, layout='constrained')
-    draw(figure.subplots(1, n_panels) if n_panels else figure)
+    draw(figure.subplots(n_rows, n_panels // n_rows) if n_panels else figure)
     with atomic_write(path, overwrite=options.overwrite) as temporary:
         figure.savefig(temporary, dpi=150, format=Path(path).suffix.lower()[1:])
     status(options, f'wrote {path}')

@@ -52,6 +52,24 @@ class PreparedBands:
         return [image.exposure for image in self.images]
 
     @property
+    def image(self):
+        """The exposure, or an `ExposureSet` of several or missing bands."""
+        from bliss_astro.exposures import ExposureSet
+
+        if not self.bands:
+            return self.reference.exposure
+        found = {exposure.band: exposure for exposure in self.exposures}
+        found |= dict.fromkeys(self.missing)
+        return ExposureSet._of(found, self.reference.exposure.band.name)
+
+    @property
+    def cosmic_rays(self):
+        """Pixels of cosmic rays, of several bands by name."""
+        if not self.bands:
+            return self.reference.cosmic_rays
+        return {str(own.exposure.band): own.cosmic_rays for own in self.images}
+
+    @property
     def bands(self):
         """Bands, `Band`; none where there is one alone."""
         known = [exposure.band for exposure in self.exposures]

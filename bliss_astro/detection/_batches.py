@@ -39,7 +39,7 @@ class _Task:
     inputs: ImageInputs
     posterior: object = None
     catalog: object = None
-    model: np.ndarray | None = None
+    models: list | None = None
 
     @classmethod
     def of(cls, data, options, subject):
@@ -53,13 +53,13 @@ class _Task:
     def result(self):
         """The catalogue with its self-check, or else the posterior; and warnings."""
         options, catalog, found = self.options, self.catalog, None
-        if self.model is not None:
+        if self.models is not None:
             from bliss_astro.checks._self_check import self_check
 
-            image = self.inputs.image
-            own = {'cosmic_rays': image.cosmic_rays, 'model': self.model}
+            bands = self.inputs.bands
+            own = {'cosmic_rays': bands.cosmic_rays, 'models': self.models}
             with use_threads(options.n_threads):
-                found = self_check(image.exposure, catalog, **own)
+                found = self_check(bands.image, catalog, **own)
             catalog.meta['check'] = FactRecord(found)
         if options.keep is None:
             self.posterior._found.clear()
@@ -87,10 +87,10 @@ def _tabulate(tasks):
     if checked:
         from bliss_astro.checks._self_check import render_rows
 
-        exposures = [task.inputs.image.exposure for task in checked]
-        models = render_rows(exposures, [task.catalog for task in checked])
-        for task, model in zip(checked, models, strict=True):
-            task.model = model
+        images = [task.inputs.bands.image for task in checked]
+        models = render_rows(images, [task.catalog for task in checked])
+        for task, own in zip(checked, models, strict=True):
+            task.models = own
 
 
 def detect_each(pairs, *, tables=True, named=False, first=0):

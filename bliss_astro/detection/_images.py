@@ -86,11 +86,11 @@ class ImageInputs:
 
         Options that are read are ``density``, ``flux_min``, ``population`` and ``bin``.
         """
-        whole, *others = bands.exposures
+        whole = bands.reference.exposure
         flux_min = check_flux_min(options.flux_min, whole)
         density = check_density(options.density, whole)
         binning = _choose_binning(options.bin, whole, encoder)
-        exposures = join_pixels([whole, *others], binning)
+        exposures = join_pixels(bands.exposures, binning)
         prior = {'flux_min': flux_min, 'population': options.population}
         inputs, floor, facts, grid = encoder_inputs_of_bands(
             [*exposures, *bands.missing], encoder, **prior
@@ -98,14 +98,7 @@ class ImageInputs:
         if density is not None:
             density = tile_mean(block_mean(density, binning) * binning**2, grid)
         # Now: a user's array may be used again for the next image.
-        source = TilesOfExposure(
-            encoder,
-            checksum(whole, *others),
-            binning,
-            **prior,
-            others=others,
-            missing=bands.missing,
-        )
+        source = TilesOfExposure(encoder, checksum(*bands.exposures), binning, **prior)
         return cls(bands, exposures, source, inputs, floor, facts, grid, density)
 
     def check(self, density):
@@ -153,7 +146,7 @@ class ImageInputs:
             wcs=whole.wcs,
             flags=_pixel_flags(self.exposures, self.grid, flags, cosmic_rays),
             meta=meta | self.bands.meta() | {k: v for k, v in optional.items() if v},
-            exposure=whole,
+            exposure=self.bands.image,
             binning=binning,
             image_shape=whole.shape,
         )

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +75,18 @@ def _shown(first, results, kept, error, named):
     """Yield results after the warnings about them; then those of the error, and it."""
     for k in range(first, first + len(results)):
         subject = f'image {k}' if named else None
-        own = [item for item in kept if item[0] in (None, subject)]
+        own = [item for item in kept if _is_about(item[0], subject)]
         kept = [item for item in kept if item not in own]
         _show(own)
         yield results.pop(0)
     _show(kept)
     if error is not None:
         raise error
+
+
+def _is_about(given, subject):
+    """Whether a warning is about an image, or a band of it."""
+    return given in (None, subject) or given.startswith(f'{subject}: ')
 
 
 def _show(kept):
@@ -137,8 +143,11 @@ def _n_pixels(data):
     with contextlib.suppress(Exception):
         if isinstance(data, str | os.PathLike):
             return Path(data).stat().st_size // _PIXEL_BYTES
+        if isinstance(data, Mapping):
+            return sum(_n_pixels(one) for one in data.values() if one is not None)
         values = getattr(data, 'data', data)
-        if np.ndim(values) == 2:
+        # A cube is of bands.
+        if np.ndim(values) in (2, 3):
             return np.size(values)
     return _PIXELS_UNKNOWN
 

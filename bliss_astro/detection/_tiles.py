@@ -50,9 +50,8 @@ class TilesOfExposure:
     """
     Computes the posterior over tiles from the exposure, as at first.
 
-    Called with the `~bliss_astro.catalog.CatalogPosterior`, which has density and the
-    exposure in the reference band; those of other bands are kept here, and each `Band`
-    without one. A `ValueError` where exposures have another checksum than at first.
+    Called with the `~bliss_astro.catalog.CatalogPosterior`, which has density and
+    exposures. A `ValueError` where these have another checksum than at first.
     """
 
     encoder: Encoder
@@ -60,16 +59,17 @@ class TilesOfExposure:
     binning: int
     flux_min: float | None
     population: str
-    others: list = dataclasses.field(default_factory=list)
-    missing: list = dataclasses.field(default_factory=list)
     coarse: bool = False
     keeps_features = False
 
     def __call__(self, posterior):
-        exposures = [posterior.exposure, *self.others]
+        bands, exposures, missing = posterior.exposures, [posterior.exposure], []
+        if bands is not None:
+            exposures = list(bands.values())
+            missing = [band for band in bands.bands if band not in bands]
         if checksum(*exposures) != self.checksum:
             raise ValueError(_CHANGED)
-        exposures = [*join_pixels(exposures, self.binning), *self.missing]
+        exposures = [*join_pixels(exposures, self.binning), *missing]
         prior = {'flux_min': self.flux_min, 'population': self.population}
         inputs, _, _, grid = encoder_inputs_of_bands(exposures, self.encoder, **prior)
         log_density = posterior.facts.log_density

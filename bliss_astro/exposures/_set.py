@@ -286,6 +286,13 @@ class ExposureSet(Mapping):
 # -- images of other kinds ---------------------------------------------------------
 
 
+def images_by_band(images):
+    """Images, or what is of them, by name of the band; of one without bands by None."""
+    if not isinstance(images, Mapping):
+        return {None: images}
+    return {str(band): one for band, one in images.items() if one is not None}
+
+
 def split_images(images, bands, given):
     """
     Images, or None, and their arguments by band, as `ExposureSet.from_images` has them.

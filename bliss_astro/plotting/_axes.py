@@ -32,10 +32,10 @@ def get_axes(ax, figsize=(6.4, 4.4)):
     return ax
 
 
-def get_panels(ax, n, figsize, names=''):
-    """Return n given axes, or those of a new figure, side by side."""
+def get_panels(ax, n, figsize, names='', n_rows=1):
+    """Return n given axes, or those of a new figure, side by side in rows."""
     if ax is None:
-        return list(np.atleast_1d(new_figure(figsize).subplots(1, n)))
+        return list(np.ravel(new_figure(figsize).subplots(n_rows, n // n_rows)))
     axes = list(np.ravel(ax))
     sound = len(axes) == n and all(hasattr(part, 'imshow') for part in axes)
     require(sound, 'ax', f'be {n} axes{names}', f'{ax!r:.80}')

@@ -3,11 +3,10 @@
 Figures of checks: residuals, completeness, reconstructions.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from bliss_astro._arguments import check_positive, require
+from bliss_astro.exposures._set import images_by_band
 from bliss_astro.metrics._matching import as_positions
 
 from . import _axes
@@ -32,12 +31,12 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', colorbar=True):
 
     Parameters
     ----------
-    check : `~bliss_astro.checks.CatalogCheck`
+    check : `~bliss_astro.checks.CatalogCheck` or dict of them
         Result of `ProbabilisticCatalog.check
-        <bliss_astro.catalog.ProbabilisticCatalog.check>`.
+        <bliss_astro.catalog.ProbabilisticCatalog.check>`, by band of several.
 
     ax : pair of `~matplotlib.axes.Axes` or `None`, optional
-        Axes of the figure. By default those of a new one.
+        Axes of the figure, a pair for each band. By default those of a new one.
 
     limit : float, optional
         Ends of both scales, in standard deviations.
@@ -59,8 +58,19 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', colorbar=True):
         If ``limit`` is not positive or ``ax`` is no pair of axes.
     """
     check_positive(limit=limit)
-    size = 11.5, 4.6 * _axes.aspect_of(check.shape) + 0.8
-    left, right = _axes.get_panels(ax, 2, size)
+    checks = images_by_band(check)
+    shape, n = next(iter(checks.values())).shape, len(checks)
+    size = 11.5, n * (4.6 * _axes.aspect_of(shape) + 0.8)
+    axes = _axes.get_panels(ax, 2 * n, size, n_rows=n)
+    for (band, own), *pair in zip(checks.items(), axes[::2], axes[1::2], strict=True):
+        _draw_check(own, *pair, limit, cmap, colorbar)
+        if band is not None:
+            pair[0].set_title(f'Band {band}', loc='left', fontsize='medium')
+    return tuple(axes)
+
+
+def _draw_check(check, left, right, limit, cmap, colorbar):
+    """Draw residual and regions of one band."""
     cells = check.cells
     excess = cells['chi2'] - cells['chi2_expected']
     pull = np.full(int(check.labels.max()) + 1, np.nan)
@@ -77,7 +87,6 @@ def plot_check(check, *, ax=None, limit=5.0, cmap='RdBu_r', colorbar=True):
     places = check.findings[np.isfinite(check.findings['x'])][:_MAX_MARKED]
     style = {'ms': 11, 'mfc': 'none', 'mec': 'black', 'mew': 1.3}
     left.plot(places['x'], places['y'], 'o', **style)
-    return left, right
 
 
 def plot_completeness(result, *, ax=None, types=None):
@@ -226,10 +235,8 @@ def plot_reconstruction(
     """
     check_positive(limit=limit, vmax=vmax)
     chosen = choose_bands(reconstruction, bands)
-    parts = [reconstruction]
-    if isinstance(reconstruction, Mapping):
-        own = {str(name): part for name, part in reconstruction.items()}
-        parts, reconstruction = list(own.values()), next(iter(own.values()))
+    own = images_by_band(reconstruction)
+    parts, reconstruction = list(own.values()), next(iter(own.values()))
     shown = [own[name] for name in chosen] if chosen else [reconstruction]
     n_there = min(len(part.draws) for part in shown)
     n_draws = min(n_there, 2) if n_draws is None else n_draws

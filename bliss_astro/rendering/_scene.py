@@ -80,12 +80,18 @@ class Sources:
         return self.x, self.y, self.flux, self.is_galaxy, self.galaxy
 
     @classmethod
-    def of(cls, table):
-        """Those of a table, all of them stars where it says nothing else."""
+    def of(cls, table, band=None):
+        """
+        Those of a table, all of them stars where it says nothing else.
+
+        With the column ``flux``, or that of a band; fluxes that are not finite are 0.
+        """
+        names = 'x_centroid', 'y_centroid', 'flux' if band is None else f'flux_{band}'
         x, y, flux = (
             np.asarray(getattr(table[name], 'value', table[name]), dtype=float)
-            for name in ('x_centroid', 'y_centroid', 'flux')
+            for name in names
         )
+        flux = np.where(np.isfinite(flux), flux, 0.0)
         if 'is_galaxy' in table.colnames:
             is_galaxy = np.asarray(table['is_galaxy'], dtype=bool)
         elif 'galaxy_probability' in table.colnames:

@@ -175,12 +175,13 @@ class TestColumns:
 
     def test_set_of_exposures(self, posterior, found, monkeypatch):
         """
-        Checks and regions are of the reference band, figures of all.
+        Regions are of the reference band, checks and figures of all.
         """
         image = posterior.exposure
         bands = ExposureSet({'r': image, 'g': image, 'i': image})
-        monkeypatch.setattr(posterior, 'exposure', bands)
-        assert _methods._own_exposure(found, None) is bands['r']
+        monkeypatch.setattr(posterior, 'exposures', bands)
+        assert found.exposures is bands
+        assert _methods._own_exposure(found, None) is bands
         assert found.plot().images[0].get_array().shape == (88, 88, 3)
         if importlib.util.find_spec('regions'):
             assert found.to_regions()[0].radius == image.psf_at(44, 44).fwhm

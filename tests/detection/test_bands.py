@@ -3,7 +3,6 @@
 Images of several bands: what they may be, grids, missing bands, one band as before.
 """
 
-import dataclasses
 import pickle
 from pathlib import Path
 
@@ -13,27 +12,23 @@ import torch
 from astropy.wcs import WCS
 
 from bliss_astro import BlissFinder, CoaddSimulator, Exposure, OutOfDomainWarning
-from bliss_astro.detection import _bands, detect_many, detect_sources
+from bliss_astro.catalog import ProbabilisticCatalog
+from bliss_astro.detection import _bands, _batches, detect_many, detect_sources
 from bliss_astro.detection._bands import encoder_inputs_of_bands
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.exposures import BANDS, ExposureSet
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import CatalogPrior
-from bliss_astro.training._encoder import start_from
 
 _M2 = Path(__file__).parents[3] / 'shared/data/sdss/2583/2/136'
 
 
 @pytest.fixture(scope='module')
-def encoder():
+def encoder(encoder_of_bands):
     """
     One of bands that has the shipped weights; what bands add begins at nothing.
     """
-    one = Encoder.from_pretrained('stars-galaxies')
-    encoder = Encoder(dataclasses.replace(one.config, bands=True))
-    start_from(encoder, 'stars-galaxies')
-    encoder.card = one.card | {'encoder': dataclasses.asdict(encoder.config)}
-    return encoder.eval().requires_grad_(False)
+    return encoder_of_bands
 
 
 @pytest.fixture(scope='module')
@@ -214,7 +209,7 @@ def test_posterior_anew(tiny, exposures, tmp_path):
     torch.testing.assert_close(anew, expected, atol=2e-3, rtol=0.02)
     again = pickle.loads(pickle.dumps(found))
     assert again.expected_counts() == found.expected_counts()
-    changed = found.kept._source.others[0]
+    changed = found.exposures['g']
     changed.data[3, 3] += 1
     try:
         found.kept._tiles = None
@@ -224,11 +219,53 @@ def test_posterior_anew(tiny, exposures, tmp_path):
         changed.data[3, 3] -= 1
 
 
-def test_many(tiny, exposures):
+@pytest.mark.parametrize('n_processes', [None, 2])
+def test_many(tiny, exposures, n_processes, monkeypatch):
+    monkeypatch.setattr(_batches, '_PIXELS', 10_000)
     images = [exposures, dict(exposures), exposures['r']]
     expected = [_counts(tiny, image) for image in images]
-    found = [p.expected_counts() for p in tiny.infer(images, density=3e-3)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    known = {'density': 3e-3, 'n_processes': n_processes}
+    found = list(tiny.infer(images, **known))
+    counts = [posterior.expected_counts() for posterior in found]
+    np.testing.assert_allclose(counts, expected, rtol=1e-4)
+    assert [p.exposures and list(p.exposures) for p in found] == [list('rgi')] * 2 + [
+        None
+    ]
+
+
+@pytest.mark.parametrize('keep', ['marginals', 'posterior', None])
+def test_what_is_kept(encoder, exposures, keep, tmp_path):
+    missing = {'r': exposures['r'], 'g': exposures['g'], 'z': None}
+    catalog = detect_sources(missing, encoder=encoder, keep=keep)
+    assert list(catalog.exposures) == ['r', 'g']
+    assert [band.name for band in catalog.exposures.bands] == ['r', 'g', 'z']
+    assert catalog.exposure is catalog.exposures['r']
+    names, options = ['flux_g', 'flux_r', 'flux_z'], {'n_samples': 5, 'rng': 1}
+    drawn = catalog.posterior.sample_rows(catalog, names, **options)
+    joint = catalog.posterior.sample(1, rng=1)[0]
+    assert {'flux_r', 'flux_g', 'flux_z'} <= {*joint.colnames}
+    copies = pickle.loads(pickle.dumps(catalog)), catalog.copy()
+    for made in copies:
+        again = made.posterior.sample_rows(made, names, **options)
+        np.testing.assert_array_equal(again['flux_z'], drawn['flux_z'])
+    moved = catalog.posterior.to('cpu')
+    assert moved.exposures is catalog.exposures
+    found = moved.sample(1, rng=1)[0]
+    np.testing.assert_allclose(found['flux_g'], joint['flux_g'], rtol=0.02)
+    path = tmp_path / 'catalog.fits'
+    catalog.write(path, posterior=True)
+    read = ProbabilisticCatalog.read(path)
+    assert read.exposures is None
+    assert read.image['bands_missing'] == ['z']
+    if keep is not None:
+        again = read.posterior.sample_rows(read, names, **options)
+        np.testing.assert_allclose(again['flux_g'], drawn['flux_g'], rtol=1e-3)
+    if keep == 'posterior':
+        found = read.posterior.sample(1, rng=1)[0]
+        np.testing.assert_allclose(found['flux_g'], joint['flux_g'], rtol=0.02)
+    else:
+        with pytest.raises(ValueError, match="keep='posterior' in the detection"):
+            read.posterior.sample(1)
 
 
 def test_binned(tiny, exposures):

@@ -135,6 +135,23 @@ def test_same_as_in_one_process(images, known, unknown, started, idle, monkeypat
     assert names == ['image 0:', 'image 2:', 'image 3:']
 
 
+def test_order_of_warnings():
+    """
+    Those about a band of an image come before those about the next image.
+    """
+    subjects = 'image 4', "image 3: band 'g'", 'image 30', None
+    kept = [(subject, str(k), UserWarning) for k, subject in enumerate(subjects)]
+    shown = _processes._shown(3, ['a', 'b'], kept, None, named=True)
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter('always')
+        assert next(shown) == 'a'
+        first = [str(item.message) for item in record]
+        assert list(shown) == ['b']
+    assert first == ["image 3: band 'g': 1", '3']
+    texts = [str(item.message) for item in record]
+    assert texts == [*first, 'image 4: 0', 'image 30: 2']
+
+
 def test_a_worker_that_ends(images, known, started, idle):
     many = detect_many(iter(images * 3), 0.9, n_processes=2, **known)
     with warnings.catch_warnings():
@@ -221,5 +238,7 @@ def test_sizes(tmp_path):
     assert _processes._n_pixels(path) == 100
     assert _processes._n_pixels(np.zeros((3, 4))) == 12
     assert _processes._n_pixels([[1, 2], [3, 4]]) == 4
-    for other in ('nowhere', [np.zeros((3, 4))], None):
+    assert _processes._n_pixels({'r': np.zeros((3, 4)), 'g': path, 'i': None}) == 112
+    assert _processes._n_pixels(np.zeros((2, 3, 4))) == 24
+    for other in ('nowhere', [], None):
         assert _processes._n_pixels(other) == _processes._PIXELS_UNKNOWN
