@@ -90,8 +90,8 @@ class EncoderInputs(Rows):
         for a symmetric PSF.
 
     present : tensor ``(B, F)`` of bool or None
-        Bands that exist, by default all; the network leaves out the others, whatever
-        their values. The reference band always exists.
+        Bands that exist, by default all; the others are left out, and what they have
+        but ``band`` is replaced. The reference band always exists.
 
     band : tensor ``(B, F, 2, 1, 1)`` or None
         Natural logarithms of the effective wavelengths and widths of the bands over
@@ -138,6 +138,23 @@ class EncoderInputs(Rows):
         zeros = self.image.new_zeros(*self.present.shape, 2, 1, 1)
         self.band = zeros if self.band is None else self.band
         self.log_scale = zeros[:, :, :1] if self.log_scale is None else self.log_scale
+        if not self.present.all():
+            self._replace_absent()
+
+    def _replace_absent(self):
+        # Sound numbers of a band that exists, and no pixels: what is masked later must
+        # be finite, or its gradient is not.
+        images = torch.arange(len(self.present), device=self.present.device)
+        at = images, self.present.long().argmax(1)
+        blank = {'image': 0.0, 'mask': True}
+        for name in OF_BANDS:
+            value = getattr(self, name)
+            if value is None or name == 'band':
+                continue
+            sound = value[at][:, None]
+            sound = torch.full_like(sound, blank[name]) if name in blank else sound
+            exists = self.present.view(*self.present.shape, *(value.dim() - 2) * [1])
+            setattr(self, name, torch.where(exists, value, sound))
 
     @property
     def gaussians(self) -> GaussianPSF:
@@ -305,20 +322,26 @@ class EncoderInputs(Rows):
         log_area = described[:, :, 1:2] + LOG_AREA
         return 0.5 * (log_area + torch.log(self.noise_excess()))
 
+    def stated(self):
+        """Errors of PSF and background, and asymmetries, usual ones by default."""
+
+        def stated(value, usual):
+            shape = (*self.present.shape, 1, 1, 1)
+            return self.log_noise.new_full(shape, usual) if value is None else value
+
+        return (
+            stated(self.psf_error, USUAL_PSF_ERROR),
+            stated(self.background_error, USUAL_BACKGROUND_ERROR),
+            stated(self.asymmetry, 0.0).expand(-1, -1, 4, -1, -1),
+        )
+
     def uncertainties(self) -> torch.Tensor:
         """
         Errors of PSF and background, 0 at their usual values, and the PSF's asymmetry.
 
         Scaled to about unit size: tensor ``(B, F, 6, h, w)``.
         """
-
-        def stated(value, usual):
-            shape = (*self.present.shape, 1, 1, 1)
-            return self.log_noise.new_full(shape, usual) if value is None else value
-
-        psf_error = stated(self.psf_error, USUAL_PSF_ERROR)
-        background_error = stated(self.background_error, USUAL_BACKGROUND_ERROR)
-        asymmetry = stated(self.asymmetry, 0.0)
+        psf_error, background_error, asymmetry = self.stated()
         ratio = psf_error.clamp(min=EXACT_PSF_ERROR) / USUAL_PSF_ERROR
         return joined_channels(
             torch.where(
@@ -327,7 +350,7 @@ class EncoderInputs(Rows):
                 FEATURES['psf_error'](psf_error - USUAL_PSF_ERROR),
             ),
             FEATURES['background_error'](background_error - USUAL_BACKGROUND_ERROR),
-            FEATURES['asymmetry'](asymmetry.expand(-1, -1, 4, -1, -1)),
+            FEATURES['asymmetry'](asymmetry),
         )
 
     def masked(self, conditioning) -> 'EncoderInputs':

@@ -32,9 +32,16 @@ from ._factors import LOG_FLUX_CEILING
 _WIDTH, _RANK, _N_BAND, _N_OWN = 48, 2, 13, 5
 # Functions of the given flux on which the corrections depend.
 _N_FLUX = 3
-# Relative error of fluxes beside their noise, and standard deviations of the common
-# factor's logarithm of stars and of galaxies before training.
-_LEAST_ERROR, _COMMON_ERRORS = 0.005, (0.02, 0.1)
+# Of fluxes of stars and of galaxies: errors of their logarithm beside all others (bands
+# that are shifted, profiles that are not those of the fit), and for each unit of the
+# PSF's relative error; shares of the light in the lobes of coma and trefoil that fits
+# miss, and the error of these; errors for each of the sky in the area of the fit. All
+# are as measured in simulated images, which state the errors of PSF and sky.
+_LEAST_ERRORS, _BY_PSF_ERROR = (0.0025, 0.006), (1.0, 0.7)
+_MISSED, _ERROR_OF_MISSED, _BY_SKY_ERROR = ((0.5, 1.8), (0.45, 1.4)), 0.45, 0.8
+# Standard deviations of the logarithm of the factor that bands have in common, of stars
+# and of galaxies before training.
+_COMMON_ERRORS = 0.02, 0.1
 # Weights before training of two components for measurements that went wrong: around the
 # posterior, with a factor on its covariance and a least width, and the prior.
 _WIDE_SHARES, _WIDER, _LEAST_WIDE = (0.02, 0.01), 9.0, 0.1
@@ -58,7 +65,9 @@ def colour_inputs(inputs, tiles, fit):
 
     From the `EncoderInputs`, images and tiles, and fits: ``band_flux`` and
     ``band_error`` ``(N, F)`` in units of each band's noise, and the same with
-    ``_extended``. Bands that are not there have infinite errors.
+    ``_extended``. Bands that are not there have infinite errors; others have those of
+    the PSF and of the sky beside the noise, which bright sources and low surface
+    brightness are measured to.
     """
 
     def at(value):
@@ -74,7 +83,26 @@ def colour_inputs(inputs, tiles, fit):
     for name, value in (('band_flux', 0.0), ('band_error', torch.inf)):
         star = fit.get(name, absent + value)
         found[name] = torch.stack([star, fit.get(f'{name}_extended', star)], 1)
-    return found
+    return found | _beyond_noise(inputs, at, **found)
+
+
+def _beyond_noise(inputs, at, band_flux, band_error, **_):
+    """Fluxes ``(N, 2, F)`` with what lobes take, and errors beyond the noise."""
+    flux, error = band_flux, band_error
+    psf_error, sky_error, lobes = (at(value)[:, None] for value in inputs.stated())
+    lobes = lobes.unflatten(-1, (2, 2)).norm(dim=-1)
+    least, by_psf, missed = (
+        flux.new_tensor(value)[:, None]
+        for value in (_LEAST_ERRORS, _BY_PSF_ERROR, _MISSED)
+    )
+    flux = flux * (lobes * missed).sum(-1).exp()
+    relative = torch.hypot(least, by_psf * psf_error[..., 0])
+    relative = torch.hypot(relative, _ERROR_OF_MISSED * lobes.sum(-1))
+    # The variance is the area of the fit, in pixels.
+    sky = _BY_SKY_ERROR * sky_error[..., 0] * error.square()
+    total = torch.hypot(torch.hypot(error, sky), relative * flux)
+    total = torch.where(error.isfinite(), total, error)
+    return {'band_flux': flux, 'band_error': total}
 
 
 class ColourLayers(nn.Module):
@@ -200,7 +228,6 @@ class ColourLayers(nn.Module):
         measured = error.isfinite()
         error = torch.where(measured, error, 1.0)
         flux = torch.where(measured, flux, 0.0)
-        error = torch.hypot(error, _LEAST_ERROR * flux)
         size = torch.maximum(flux, error)
         log_size = size.log() + log_scale
         log_flux = inputs['log_flux'][:, None]

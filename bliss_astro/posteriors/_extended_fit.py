@@ -215,7 +215,23 @@ def ellipse_features(fit, floor, n_bands=None):
         'vector': vector,
         'vector_error': error,
     }
+    errors = _errors_of_ratios(fit.flux, by_shape, covariance, own)
     return found | band_fluxes(fit.flux, errors, own, n_bands, '_extended')
+
+
+def _errors_of_ratios(flux, by_shape, covariance, information):
+    """
+    Errors ``(N, F)`` of fluxes but for the factor that the bands have in common.
+
+    A shape that is a little wrong changes all fluxes by nearly one factor, which ratios
+    do not see. It is the one that leaves least, so that as much as can be is in common.
+    """
+    weighted = information * flux
+    total = (weighted * flux).sum(1).clamp(min=1e-9)
+    factor = (weighted[..., None] * by_shape).sum(1) / total[:, None]
+    own = by_shape - flux[..., None] * factor[:, None]
+    variance = (own @ covariance * own).sum(-1) + 1 / information
+    return variance.clamp(min=1e-12).sqrt()
 
 
 def band_fluxes(flux, error, information, n_bands=None, name=''):

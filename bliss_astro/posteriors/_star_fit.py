@@ -299,9 +299,6 @@ class Pixels:
         right = grid.shape[1] * grid.size - nx
         border = (pad, pad + right, pad, pad + bottom)
         image, good, self.n_bands = inputs.image, ~inputs.mask, inputs.image.shape[1]
-        if self.n_bands > 1:
-            exists = inputs.present[..., None, None]
-            image, good = torch.where(exists, image, 0), good & exists
         self.image, self.good = F.pad(image, border), F.pad(good, border)
 
     @functools.cached_property
@@ -370,21 +367,15 @@ class Pixels:
     def patches(self, tiles, x, y, radius, n_bands=None) -> StarPatches:
         """Cut-outs of all bands, or of the first n, with their noise and PSF."""
         inputs, (cx, cy) = self.inputs, self.centres(x, y, radius)
-        own, n = slice(n_bands), self.n_bands if n_bands is None else n_bands
-        conditions = inputs.psf, inputs.log_noise, inputs.correlation
-        conditions = [inputs.at_tiles(value[:, own], *tiles) for value in conditions]
-        if n > 1:
-            # Sound ones for bands that do not exist, which have no good pixels.
-            exists = inputs.present[tiles[0], own]
-            band = torch.arange(exists.shape[1], device=x.device)
-            band = torch.where(exists, band, exists.long().argmax(1, keepdim=True))
-            conditions = [v.take_along_dim(band[..., None], 1) for v in conditions]
-        psf, log_noise, correlation = conditions
+        psf, log_noise, correlation = (
+            inputs.at_tiles(value[:, :n_bands], *tiles)
+            for value in (inputs.psf, inputs.log_noise, inputs.correlation)
+        )
         radius_of_flux = inputs.normalization_radius
         psf = psf[:, :, None, None]
         return StarPatches(
-            data=self.cut(self.image[:, own], tiles[0], cx, cy, radius),
-            good=self.cut(self.good[:, own], tiles[0], cx, cy, radius).to(x),
+            data=self.cut(self.image[:, :n_bands], tiles[0], cx, cy, radius),
+            good=self.cut(self.good[:, :n_bands], tiles[0], cx, cy, radius).to(x),
             psf=GaussianPSF.from_shape(psf, normalization_radius=radius_of_flux),
             gain=log_noise.exp()[..., None],
             correlation=correlation,

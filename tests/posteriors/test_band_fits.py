@@ -169,11 +169,16 @@ def test_ellipses_are_as_good_as_all_bands(generator):
     expected = (own / information).diagonal(dim1=1, dim2=2).mean(0).sqrt()
     assert (expected < 0.75).all()
     assert_allclose(miss.std(0) / worse.std(0), expected, rtol=0.15)
-    # Fluxes of all bands and their errors.
+    # Ratios of fluxes, which have no errors of the shape.
     seen = ellipse_features(all_bands, floor)
-    z = (seen['band_flux_extended'] - truth.flux) / seen['band_error_extended']
-    assert_allclose(z.square().mean(0).sqrt(), 1, atol=0.12)
-    assert_allclose(z.mean(0), 0, atol=0.25)
+    flux, error = seen['band_flux_extended'], seen['band_error_extended']
+    error = (error / flux).square()
+    miss = (flux / truth.flux).log()
+    z = (miss[:, 1:] - miss[:, :1]) / (error[:, 1:] + error[:, :1]).sqrt()
+    assert_allclose(z.square().mean(0).sqrt(), 1, atol=0.08)
+    assert_allclose(z.mean(0), 0, atol=0.15)
+    # The shape is in the error of one flux.
+    assert (error[:, 0] < seen['ellipse_error'].square()).all()
     # A band that is absent, and one band.
     two, three = shapes(0, 1), shapes(0, 1, 2, absent=[2])
     parts = [ellipse_features(part, floor) for part in (two, three)]

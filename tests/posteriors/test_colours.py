@@ -6,6 +6,7 @@ Tests of the colours of sources, given their types and fluxes.
 import copy
 import dataclasses
 import math
+import types
 
 import pytest
 import torch
@@ -13,11 +14,19 @@ from numpy.testing import assert_allclose
 from torch.testing import assert_close
 
 from bliss_astro.encoders import Encoder, EncoderConfig
-from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.encoders._inputs import OF_BANDS, training_pair
 from bliss_astro.exposures import BANDS
-from bliss_astro.posteriors import TileCatalog, _colours, find_sources, npe_loss
-from bliss_astro.posteriors._colours import ColourLayers
+from bliss_astro.posteriors import (
+    TileCatalog,
+    TileGrid,
+    _colours,
+    find_sources,
+    npe_loss,
+)
+from bliss_astro.posteriors._colours import ColourLayers, colour_inputs
 from bliss_astro.posteriors._source_parameters import after_flux
+from bliss_astro.posteriors._star_fit import Pixels
+from bliss_astro.posteriors._tile_chain import TileChain
 from bliss_astro.priors import ColourPrior
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
@@ -34,9 +43,8 @@ def prior():
 
 
 @pytest.fixture
-def layers(monkeypatch):
-    """New layers, for fluxes with no errors but their noise."""
-    monkeypatch.setattr(_colours, '_LEAST_ERROR', 1e-3)
+def layers():
+    """New layers, for fluxes with no errors in common."""
     torch.manual_seed(1)
     layers = ColourLayers(_N_FEATURES, galaxies=True).requires_grad_(False)
     layers.of_band.weight.zero_()
@@ -265,6 +273,73 @@ def test_pieces(layers, prior, monkeypatch):
     assert_close(parts.log_prob(truth['colour'][:, 1:]), whole)
 
 
+def in_images(inputs, batch):
+    """
+    Inputs of colours, and their truth, of the sources of images that lie apart.
+    """
+    images = batch.reference
+    used = (images.flux > images.flux_min[:, None]) & (
+        (torch.stack([images.x, images.y]) - 31.5).abs().amax(0) < 22
+    )
+    x, y = images.x, images.y
+    apart = torch.hypot(x[:, :, None] - x[:, None], y[:, :, None] - y[:, None])
+    apart = torch.where((images.flux > 0)[:, None], apart, 99.0)
+    apart.diagonal(dim1=1, dim2=2).fill_(99.0)
+    at = (used & (apart.amin(-1) > 12)).nonzero(as_tuple=True)
+    x, y = x[at], y[at]
+    tiles = at[0], *(((v + 0.5) // 4).long() for v in (y, x))
+    pixels = Pixels(inputs, TileGrid((64, 64), 4), 12)
+    chain = object.__new__(TileChain)
+    chain.grid = pixels.grid
+    chain.posterior = types.SimpleNamespace(pixels=pixels, inputs=inputs)
+    chain.head = types.SimpleNamespace(galaxies=True, shapes=True)
+    log_floor = inputs.at_tiles(inputs.log_flux_floor, *tiles)[:, 0]
+    patches = pixels.patches(tiles, x, y, 6)
+    fit = chain._fit_piece(tiles, patches, x, y, log_floor.exp())
+    flux = (images.flux[at] / images.bkg_error[at[0]]).log() - log_floor
+    kind, colour = images.is_galaxy[at].float(), batch.log_ratio[at]
+    truth = {'kind': kind, 'flux': flux, 'colour': colour}
+    return colour_inputs(inputs, tiles, fit), truth
+
+
+def test_calibration_of_new_layers_in_images():
+    """
+    Of bright sources, whose fluxes are as good as PSF and profile are known.
+    """
+    simulation = SimulationConfig(
+        bands=('g', 'r', 'i'),
+        band_shares=(0, 0, 1),
+        population='sky',
+        fields='telescopes',
+        psf='telescopes',
+        psf_errors=(0.001, 0.15),
+        background_errors=(0.001, 0.3),
+        asymmetry=0.08,
+        floor_snr=(30.0, 60.0),
+        typical_floor_snr=None,
+        density=(1e-3, 1e-3),
+        shape=(64, 64),
+        n_exposures=(1, 1),
+    )
+    stream = SimulationStream(simulation, device='cpu')
+    batch = stream.sample_batch(384, generator=torch.Generator().manual_seed(1))
+    seen, truth = in_images(training_pair(batch)[0], batch)
+    n = len(truth['flux'])
+    torch.manual_seed(1)
+    new = ColourLayers(_N_FEATURES, galaxies=True).requires_grad_(False)
+    found = new(torch.zeros(n, _N_FEATURES), seen, truth['kind'])
+    q = torch.rand(n, 400, 3)
+    draws = found.given(truth['flux'][:, None].expand(-1, 400)).quantile_draw(q)
+    low, middle, high = draws.quantile(torch.tensor([0.16, 0.5, 0.84]), 1)
+    measured = seen['band_error'][:, 0].isfinite().all(1)
+    z = (middle - truth['colour'][:, 1:]) / (0.5 * (high - low))
+    for kind in (0, 1):
+        some = z[measured & (truth['kind'] == kind)].flatten()
+        assert len(some) > 100
+        assert 0.8 < float(some.abs().quantile(0.68)) < 1.3
+        assert float((some.abs() > 3).float().mean()) < 0.04
+
+
 # -- in the chain ----------------------------------------------------------------
 
 
@@ -335,6 +410,29 @@ def test_training(encoder, batch):
     n_sources = float(truth.count.sum()) / len(truth.count)
     assert losses[0] < 1.5 * n_sources
     assert losses[-1] < losses[0] - 0.1 * n_sources
+
+
+@pytest.mark.parametrize('case', ['all bands', 'two absent', 'empty', 'all absent'])
+def test_gradients_are_finite(encoder, batch, case):
+    """Whatever a band that is absent has in place of numbers."""
+    inputs, truth = training_pair(batch)
+    present = torch.ones_like(inputs.present)
+    present[:, {'two absent': 3, 'all absent': 1}.get(case, 5) :] = False
+    names = (n for n in OF_BANDS if n != 'mask' and getattr(inputs, n) is not None)
+    values = {name: getattr(inputs, name).clone() for name in names}
+    for name, value in values.items():
+        value[~present] = 0.0 if name == 'band' else torch.nan
+    values['log_nmgy'] = inputs.log_nmgy * torch.nan
+    inputs = dataclasses.replace(inputs, present=present, **values)
+    if case == 'empty':
+        truth.count.zero_()
+    trained = copy.deepcopy(encoder).requires_grad_(True)
+    loss, _ = npe_loss(trained(inputs), truth)
+    loss.backward()
+    assert loss.isfinite()
+    grads = [w.grad for w in trained.parameters() if w.grad is not None]
+    assert len(grads) > 20
+    assert all(grad.isfinite().all() for grad in grads)
 
 
 def test_unknown_colours(encoder, batch):
