@@ -3,6 +3,7 @@
 Arguments and settings: ``rng``, ``device``, types and ranges, words of messages.
 """
 
+import collections.abc
 import math
 import numbers
 import types
@@ -96,6 +97,13 @@ def require_type(name, value, *kinds):
     """Raise a TypeError unless an argument is of one of some classes."""
     allowed = f'be {" or ".join(kind.__name__ for kind in kinds)}'
     require(isinstance(value, kinds), name, allowed, type(value).__name__, TypeError)
+
+
+def as_list(name, value, allowed='be a list of names'):
+    """List of what an argument holds; a TypeError if it cannot be gone through."""
+    sound = isinstance(value, collections.abc.Iterable)
+    require(sound, name, allowed, type(value).__name__, TypeError)
+    return list(value)
 
 
 def check_choice(name, value, choices):

@@ -3,6 +3,7 @@
 Tests of the command line, as a shell user meets it: output, files, exit codes.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -811,12 +812,36 @@ def test_detect_in_several_bands(plain_image, tmp_path, capsys):
     [
         (['a.fits', 'b.fits'], 'a.fits: several images are given as BAND=FILE'),
         (['r=a.fits', 'r=b.fits'], 'the band r is given twice'),
-        (['red=a.fits'], 'red=a.fits: the band must be one of SDSS.u, '),
+        (['red=a.fits'], 'red=a.fits: the band must be one of ugrizy, one of a '),
+        (['V@551=a.fits'], 'V@551=a.fits: the band must be one of ugrizy'),
+        (['DECam.r=a.fits', 'r=b.fits'], 'the band r is given twice'),
         (['r=nowhere.fits', '--psf', '{band}.fits'], 'there is no file nowhere.fits'),
     ],
 )
 def test_bands_that_cannot_be_meant(words, text, capsys):
     assert main(['detect', *words, *STARS]) > 0
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['--gain', 'r=2,q=3'], '--gain must name bands of IMAGE (r, V)'),
+        (['--gain', 'r=-2'], "argument --gain: '-2' is not a positive number"),
+        (
+            ['--reference', 'q'],
+            '--reference must be one of the bands',
+        ),
+        (['--mask', 'no.fits'], "error: band 'r': --mask must be a file, FILE[EXT]"),
+        (['--fwhm', 'r=3.4,V=5', '--reference', 'V'], 'FWHM 5 px (given)'),
+        (['--fwhm', 'r=3.4,V=5'], 'FWHM 3.4 px (given)'),
+    ],
+)
+def test_options_by_band(plain_image, words, text, capsys):
+    images = [f'r={plain_image}', f'V@551,88={plain_image}']
+    with contextlib.suppress(SystemExit):
+        main(['detect', *images, *STARS, *words])
     assert text in capsys.readouterr().err
 
 

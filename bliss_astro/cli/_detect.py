@@ -8,9 +8,11 @@ import time
 
 import numpy as np
 
+from bliss_astro._warnings import messages_about
+
 from ._files import (
-    IMAGE_FILES,
-    IMAGE_MAPS,
+    UsageError,
+    as_key,
     check_paths,
     count_text,
     of_band,
@@ -39,8 +41,10 @@ def run_detect(options):
     section may follow, as CFITSIO writes them: 'image.fits[SCI][101:400,201:500]' are
     columns 101 to 400 and rows 201 to 500, counted from 1.
 
-    Several bands are named: r=frame-r.fits g=frame-g.fits. Options hold for all of
-    them; in names of files {band} stands for the band: --psf 'psf-{band}.fits'.
+    Several bands are named: r=frame-r.fits g=frame-g.fits, or with wavelength and width
+    in nm: F606W@590,220=image.fits. Options hold for all of them, or by band,
+    --zero-point r=25.1,g=24.9; in names of files {band} stands for the band: --psf
+    'psf-{band}.fits'.
     """
     begun = time.perf_counter()
     arguments = {'bin': options.bin, 'n_threads': options.threads}
@@ -73,17 +77,18 @@ def _read(options, kind):
 
 def _read_images(options):
     """Read the image of a command, or a dict of those of bands; and the kind."""
-    from bliss_astro.exposures import BANDS
-
-    found = {}
-    for band, path in split_bands(options.image).items():
-        values = vars(options) | {'image': path}
-        for name in IMAGE_FILES + IMAGE_MAPS:
-            values[name] = of_band(values[name], band)
-        found[band], kind = read_image_file(argparse.Namespace(**values))
-    if None in found:
-        return found[None], kind
-    return {BANDS[k] if '.' in k else k: image for k, image in found.items()}, kind
+    found, paths = {}, split_bands(options.image)
+    known = [band.partition('@')[0] for band in paths if band]
+    for name, value in vars(options).items():
+        if isinstance(value, dict) and not value.keys() <= set(known):
+            flag, names = '--' + name.replace('_', '-'), ', '.join(known)
+            raise UsageError(f'{flag} must name bands of IMAGE ({names or "none"})')
+    for band, path in paths.items():
+        values = {name: of_band(value, band) for name, value in vars(options).items()}
+        namespace = argparse.Namespace(**values | {'image': path})
+        with messages_about(band and f'band {str(as_key(band))!r}'):
+            found[as_key(band)], kind = read_image_file(namespace)
+    return found.get(None, found), kind
 
 
 def _detect(options, kind, **arguments):
@@ -98,7 +103,10 @@ def _detect(options, kind, **arguments):
     bands = f' in {", ".join(map(str, image))}' if several else ''
     status(options, f'detecting in {nx} x {ny} px of {article} {file_kind}{bands}')
     arguments |= keywords | {'progress_bar': shows_progress(options)}
-    arguments |= {'reference': options.reference}
+    # By the name that was typed: DECam.r, whose columns are those of r.
+    typed = [(key or '').partition('@')[0] for key in split_bands(options.image)]
+    named = dict(zip(typed, map(str, image), strict=True)) if several else {}
+    arguments |= {'reference': named.get(options.reference, options.reference)}
     catalog = detect_sources(image, options.threshold, **arguments)
     record, shape = catalog.meta['estimated'], catalog.exposure.shape
     status(options, image_line(record, shape))

@@ -4,6 +4,7 @@ Files of the commands, checked and written, and messages to their user.
 """
 
 import contextlib
+import functools
 import importlib.util
 import shutil
 import sys
@@ -131,25 +132,57 @@ def check_paths(options, kind, *inputs):
 
 def split_bands(paths):
     """Paths by band of BAND=FILE; by None that of an image without a band."""
-    from bliss_astro.exposures import BANDS
-
-    paths, found = [paths] if isinstance(paths, str) else paths, {}
+    paths, found, keys = [paths] if isinstance(paths, str) else paths, {}, []
     for path in paths:
         band, _, file = path.partition('=')
         named = bool(file) and not Path(path).is_file()
         if len(paths) > 1 and not named:
             raise UsageError(f'{path}: several images are given as BAND=FILE')
-        if named and band not in BANDS:
-            raise UsageError(f'{path}: the band must be one of {", ".join(BANDS)}')
-        if band in found:
-            raise UsageError(f'the band {band} is given twice')
+        try:
+            key = str(as_key(band if named else None))
+        except (TypeError, ValueError) as error:
+            msg = (
+                f'{path}: the band must be one of ugrizy, one of a survey such as '
+                'DECam.g, or NAME@WAVELENGTH,WIDTH in nm'
+            )
+            raise UsageError(msg) from error
+        if key in keys:
+            raise UsageError(f'the band {key} is given twice')
+        keys.append(key)
         found[band if named else None] = file if named else path
     return found
 
 
-def of_band(path, band):
-    """Path in which a band stands for ``{band}``."""
-    return path if None in (path, band) else path.replace('{band}', band)
+def by_band(kind):
+    """Make the parser of one value for all bands, or of BAND=VALUE,BAND=VALUE."""
+
+    @functools.wraps(kind)
+    def parse(text):
+        if '=' not in text:
+            return kind(text)
+        pairs = (part.partition('=') for part in text.split(','))
+        return {band.strip(): kind(value) for band, _, value in pairs}
+
+    return parse
+
+
+def as_key(text):
+    """Band of a text, by its letter where that is enough; ``NAME@WAVELENGTH,WIDTH``."""
+    from bliss_astro.exposures._bands import BANDS, Band, as_band
+
+    name, _, numbers = (text or '').partition('@')
+    if numbers:
+        return Band(name, *map(float, numbers.split(',')))
+    as_band(text, 'the band')
+    return BANDS[text] if text in BANDS and '.' in text else text
+
+
+def of_band(value, band):
+    """Value of an option by band, or a path in which a band stands for ``{band}``."""
+    name = None if band is None else band.partition('@')[0]
+    if isinstance(value, dict):
+        return value.get(name)
+    return value.replace('{band}', name) if name and isinstance(value, str) else value
 
 
 def _place(path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._files import IMAGE_FILES, IMAGE_MAPS, UsageError
+from ._files import IMAGE_FILES, IMAGE_MAPS, UsageError, by_band
 
 CONFIGS = Path(__file__).parent.parent / 'data' / 'configs'
 """Folder of the bundled configurations."""
@@ -253,6 +253,7 @@ def add_command(commands, name, run, options, output=''):
     )
     parser.set_defaults(run=run)
     many = IMAGE_FILES + IMAGE_MAPS if name == 'coadd' else ()
+    several = options.startswith('image:bands')
     groups = {'': options}
     if options.startswith('image'):
         groups |= _IMAGE_GROUPS
@@ -263,11 +264,13 @@ def add_command(commands, name, run, options, output=''):
             if len(names) > 1:
                 target = group.add_mutually_exclusive_group()
             for option in names:
-                _add_option(target, option, (*_LISTS, *many))
+                own = {'bands': several and title in _IMAGE_GROUPS}
+                _add_option(target, option, (*_LISTS, *many), **own)
 
 
-def _add_option(parser, option, lists):
+def _add_option(parser, option, lists, *, bands):
     kind, metavar, text = OPTIONS[option]
+    kind = by_band(kind) if bands and callable(kind) and kind is not str else kind
     name = option.partition(':')[0]
     keywords = {'help': text, 'default': _DEFAULTS.get(option)}
     if keywords['default'] is not None and 'default' not in text:
@@ -366,8 +369,11 @@ def name_options(text, options):
         (rf"(?<![\w'])({any_name})='([^']*)'", lambda m: f'{known[m[1]]} {m[2]}'),
         (rf'\b({any_name})=True', lambda m: known[m[1]]),
         (r'(?:a number, )?an array or a file(?=;)', in_a_shell),
-        # As the subject, and after "give".
-        (rf'^({any_name})(?=:| must)', lambda m: known[m[1]]),
+        # As the subject, of a band too, and after "give".
+        (
+            rf"^(band '.*?': )?({any_name})(?=:| must)",
+            lambda m: f'{m[1] or ""}{known[m[2]]}',
+        ),
         (
             rf'\b[Gg]ive (?:(?:{any_name})\b(?:, | or | and )?)+',
             lambda m: re.sub(rf'\b({any_name})\b', lambda n: known[n[1]], m[0]),

@@ -32,6 +32,7 @@ def detect_sources(
     bands=None,
     reference=None,
     calibration=None,
+    bandpass=None,
     psf=None,
     fwhm=None,
     background=None,
@@ -80,8 +81,9 @@ def detect_sources(
         `Exposure.read <bliss_astro.exposures.ExposureRead>`: ``'file.fits[SCI]'``.
 
         Several bands are an `~bliss_astro.exposures.ExposureSet`, a dict of such images
-        by name of the band (`None` for a missing one), or a cube ``(F, ny, nx)`` with
-        ``bands``. Keywords from ``psf`` to ``background_error`` hold for all of them,
+        by name of the band (`None` for a missing one), or a cube ``(F, ny, nx)``, also
+        of a file, with ``bands``. Their order does not matter. Keywords from
+        ``bandpass`` to ``background_error`` hold for all of them,
         or are dicts by name of the band (for a cube, arrays of its shape too). Bands on
         another pixel grid than the reference band, by their WCS, are resampled to it.
 
@@ -105,6 +107,11 @@ def detect_sources(
     calibration : dict of str to float, optional
         Factors by which numbers of other bands are multiplied to be in the unit of the
         reference band, where their units do not say so.
+
+    bandpass : `~bliss_astro.exposures.Band` or str, optional
+        Wavelength and width of the band, or a name in
+        `~bliss_astro.exposures.BANDS`, where neither its name nor the image says so:
+        ``{'F606W': Band('F606W', 590.0, 220.0)}``.
 
     psf : `~bliss_astro.psf.PSFModel` or other PSF, optional
         As for `~bliss_astro.exposures.Exposure`; by default measured on the
@@ -289,11 +296,11 @@ def _bundled_encoder(name, device):
     return Encoder.from_pretrained(name).to(device)
 
 
-# The keywords of `detect_sources`, with its defaults. Those from psf to
+# The keywords of `detect_sources`, with its defaults. Those from bandpass to
 # background_error describe the image, and are estimated where they are None.
 KEYWORDS = list(inspect.signature(detect_sources).parameters.values())[1:]
 _NAMES = [keyword.name for keyword in KEYWORDS]
-IMAGE_OPTIONS = tuple(_NAMES[_NAMES.index('psf') : _NAMES.index('density')])
+IMAGE_OPTIONS = tuple(_NAMES[_NAMES.index('bandpass') : _NAMES.index('density')])
 DetectionOptions = dataclasses.make_dataclass(
     'DetectionOptions',
     [(p.name, object, dataclasses.field(default=p.default)) for p in KEYWORDS],

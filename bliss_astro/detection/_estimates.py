@@ -13,6 +13,7 @@ from bliss_astro._arguments import counted
 from bliss_astro._filters import row_blocks
 from bliss_astro._threads import map_threads
 from bliss_astro._warnings import OutOfDomainWarning, warn
+from bliss_astro.exposures._bands import as_band
 from bliss_astro.exposures._psf import central_psf, limiting_flux
 from bliss_astro.exposures._read import exposure_of
 from bliss_astro.psf import PSFModel, compare_psf
@@ -94,6 +95,8 @@ def as_exposure(data, **given):
     """
     given = {name: value for name, value in given.items() if value is not None}
     estimated = {}
+    if 'bandpass' in given:
+        given['band'] = as_band(given.pop('bandpass'), 'bandpass')
     exposure = exposure_of(data, given, estimated)
     exposure = _without_impossible(exposure, estimated)
     if exposure.psf is None:

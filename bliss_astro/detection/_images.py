@@ -18,7 +18,7 @@ from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import TileGrid
 
-from ._bands import PreparedBands, encoder_inputs_of_bands
+from ._bands import PreparedBands, band_messages, encoder_inputs_of_bands
 from ._domain import check_domain, check_fullness, domain_of
 from ._estimates import estimate_record
 from ._infer import estimate_densities, infer
@@ -113,8 +113,10 @@ class ImageInputs:
             # mend.
             if messages and not image.psf_messages:
                 messages[0] += _binning_advice(own, encoder, self.binning)
-            by_band.append(messages + image.psf_messages)
+            messages = messages + image.psf_messages
+            by_band.append(messages + band_messages(own.band, encoder))
             flags = flags | some
+        by_band += [band_messages(band, encoder) for band in self.bands.missing]
         # Maps that are needed no more.
         self.facts = None
         log_density = np.log(density.clip(1e-7, domain_of(encoder).density[1]))

@@ -47,8 +47,8 @@ def detect_many(images, threshold=0.5, *, n_processes=None, **kwargs):
         catalogues are the same.
 
     **kwargs
-        Any keyword of `detect_sources`. For those that describe an image (``psf`` to
-        ``background_error``), ``density``, ``flux_min``, ``population``, ``bin`` and
+        Any keyword of `detect_sources`. For those that describe an image (``bandpass``
+        to ``background_error``), ``density``, ``flux_min``, ``population``, ``bin`` and
         ``rng``, a list or 1D array has a value for each image, and a cube
         a map; anything else holds for all. One ``rng`` makes a seed for the draws of
         each image in turn.

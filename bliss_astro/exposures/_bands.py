@@ -38,6 +38,11 @@ _CAMERAS = {
 _FILTER = re.compile(
     r"(?:HSC-|SDSS[ _.-]|bok)?([ugrizyGRIZY])(?:'|2|d|p|_\d+)?(?:\s|$)"
 )
+# What a band may be, for messages.
+BAND_WORDS = (
+    'be u, g, r, i, z or y, one of a survey such as DECam.g (BANDS has all of them), '
+    'or a Band(name, wavelength, width)'
+)
 # Cards of our own files and of the meta of a CCDData.
 CARDS = ('BAND', 'BANDWAVE', 'BANDFWHM')
 
@@ -50,7 +55,8 @@ class Band:
     Parameters
     ----------
     name : str
-        Name, such as ``'g'``, as in the columns of tables.
+        Name, such as ``'g'``, as in the columns of tables: ASCII, not with 'err' at
+        its end.
 
     wavelength, width : float or `~astropy.units.Quantity`
         Effective wavelength and full width at half maximum in nm.
@@ -58,7 +64,7 @@ class Band:
     Raises
     ------
     TypeError, ValueError
-        If the name is empty, or a number not positive.
+        If the name cannot be used, or a number is not positive.
 
     Examples
     --------
@@ -78,6 +84,10 @@ class Band:
     def __post_init__(self):
         require_type('name', self.name, str)
         require(self.name.strip(), 'name', 'not be empty', repr(self.name), ValueError)
+        # Columns are flux_NAME and flux_NAME_err.
+        sound = re.fullmatch(r'[!-~]|[!-~][ -~]*[!-~](?<!err)', self.name)
+        allowed = "be of ASCII characters and not end in 'err'"
+        require(sound, 'name', allowed, repr(self.name))
         for key in ('wavelength', 'width'):
             value = getattr(self, key)
             value = value.to_value(u.nm) if isinstance(value, u.Quantity) else value
@@ -119,13 +129,13 @@ Those of other surveys and instruments with their name before: ``'DECam.g'``,
 
 
 def as_band(value, name='band'):
-    """Band of a name, or a band itself, or None."""
+    """Band of a name, also as in headers, or a band itself, or None."""
     if value is None or isinstance(value, Band):
         return value
     require_type(name, value, str, Band)
-    allowed = f'be one of {", ".join(BANDS)}, or a Band(name, wavelength, width)'
-    require(value in BANDS, name, allowed, repr(value))
-    return BANDS[value]
+    found = BANDS.get(value) or find_band({'FILTER': value})
+    require(found is not None, name, BAND_WORDS, repr(value))
+    return found
 
 
 def find_band(header):

@@ -35,6 +35,8 @@ _RANGE = re.compile(r'\s*(?:(\*)|(\d+)\s*:\s*(\d+))\s*')
 # maps in files.
 IN_UNIT, _ALWAYS_MAPS = ('background', 'bkg_error', 'saturation'), ('weight', 'mask')
 _MAPS = (*IN_UNIT, 'effective_gain', 'read_noise', *_ALWAYS_MAPS)
+# Cards of the third axis of a cube.
+_THIRD = re.compile(r'[A-Z]+3|(CD|PC)(3_\d|\d_3)')
 # Names of extensions that go with an image, and are none of the sky.
 _AUXILIARY = re.compile(
     r'(ERR|UNC|RMS|SIG|STD|NOISE|VAR|WEIGHT|WHT|WT|IVAR|INV|EXP|TIME|DQ|MASK|FLAG|CTX|CON'
@@ -168,6 +170,26 @@ class FITSPlane:
         powers = {'VarianceUncertainty': 0.5, 'InverseVariance': -0.5}
         with np.errstate(invalid='ignore', divide='ignore'):
             return values ** powers.get(str(header.get('UTYPE')), 1)
+
+
+def cube_planes(source, parameter):
+    """HDUs of the planes of the first cube of a file, or of an HDU."""
+    key = None
+    if isinstance(source, str | os.PathLike):
+        location = parse_location(source)
+        source, key = location.path, location.extension
+    elif not isinstance(source, fits.HDUList):
+        source = fits.HDUList([source])
+    with open_fits(source, parameter) as hdus:
+        some = hdus if key is None else [hdus[key]] if has_hdu(hdus, key) else []
+        cubes = (one for one in some if one.is_image and np.ndim(one.data) == 3)
+        hdu = next(cubes, None)
+        if hdu is None:
+            raise ValueError(absent(hdus, parameter, 'cube (F, ny, nx) of bands'))
+        header = hdu.header.copy()
+        for card in filter(_THIRD.fullmatch, list(header)):
+            del header[card]
+        return [fits.ImageHDU(plane, header) for plane in hdu.data]
 
 
 def find_plane(hdus, extension, *, parameter='path'):

@@ -30,6 +30,7 @@ from ._validate import check_mask, is_word, join_masks, refuse, refuse_both, str
 # Format of coadds, whose module registers its reader.
 _COADD = 'bliss_astro.coadd'
 _HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
+FILES = (str, os.PathLike, fits.HDUList, *_HDUS)
 # Arguments that may be given for files of this package, and by which an image that
 # states everything may be changed.
 _FOR_OWN_FILES = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background')
@@ -126,7 +127,7 @@ def exposure_of(data, given, estimated):
     """
     if isinstance(data, _HDUS):
         data = fits.HDUList([data])
-    if isinstance(data, str | os.PathLike | fits.HDUList):
+    if isinstance(data, FILES):
         data, _ = open_exposure(data, parameter='data', **given)
         given = {}
     if 'extension' in given:
@@ -134,7 +135,8 @@ def exposure_of(data, given, estimated):
         raise ValueError(f'extension was given although data is {kind}; leave it out')
     if not isinstance(data, Exposure):
         return exposure_of_array(data, given, estimated)
-    refuse(given, 'an Exposure', allowed=('psf', 'fwhm') if data.psf is None else ())
+    lacking = [*('psf', 'fwhm') * (data.psf is None), *('band',) * (data.band is None)]
+    refuse(given, 'an Exposure', allowed=lacking)
     stated = data.meta.get('estimated') or {}
     estimated |= {name: how for name, how in stated.items() if isinstance(how, str)}
     return change_known(data, given)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import as_list, require
 from bliss_astro._lazy import survey
 from bliss_astro._warnings import messages_about
 
 from ._bands import Band
+from ._fits_image import cube_planes
 from ._geometry import image_shift
-from ._read import exposure_of
+from ._read import FILES, exposure_of
 from ._set_checks import by_band, check_factors, check_grid, choose_reference, in_unit
 from ._validate import two_slices
 
@@ -112,7 +113,8 @@ class ExposureSet(Mapping):
         ----------
         images : dict of str to image, or cube of shape (F, ny, nx)
             Images by name of the band: arrays, quantities, NDData, files, exposures, or
-            None for a missing band; or one array of all, with ``bands``.
+            None for a missing band; or one array of all, or a FITS file with such a
+            cube, with ``bands``.
 
         bands : sequence of str or `Band`, optional
             Bands of a cube, in order.
@@ -203,7 +205,7 @@ class ExposureSet(Mapping):
         """
         every, found = self._found(), {}
         names = {band.name: band for band in every}
-        for name in map(str, bands):
+        for name in map(str, as_list('bands', bands)):
             require(name in names, 'bands', f'be among {", ".join(names)}', repr(name))
             found[names[name]] = every[names[name]]
         there = [band.name for band in found if found[band] is not None]
@@ -323,11 +325,16 @@ def split_images(images, bands, given):
 def _split_cube(cube, bands, given):
     """Images by band of a cube, and arguments by band."""
     shape = np.shape(cube)
+    if isinstance(cube, FILES):
+        cube = cube_planes(cube, 'images')
+        shape = len(cube), *cube[0].shape
     allowed = 'be a mapping of names to images, or a cube (F, ny, nx)'
     require(len(shape) == 3, 'images', allowed, f'shape {shape}')
-    names = [] if bands is None else list(bands)
-    allowed = f'name the {shape[0]} planes of the cube'
-    require(len(names) == shape[0], 'bands', allowed, bands)
+    names = [] if bands is None else as_list('bands', bands)
+    allowed, got = f'name the {shape[0]} planes of the cube', f'{bands!r}'
+    if shape[2] == len(names):
+        got += f', as many as the last axis of {shape} has; move it to the front'
+    require(len(names) == shape[0], 'bands', allowed, got)
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     require(not twice, 'bands', 'be different', f'{", ".join(twice)} twice')
     given = {

@@ -6,18 +6,19 @@ Checks of exposures in several bands: names, pixel grid, unit, reference band.
 from collections.abc import Iterable, Mapping
 
 import astropy.units as u
-import numpy as np
 
 from bliss_astro._arguments import check_number, require, require_type
 
 from ._bands import BANDS, Band, as_band
 from ._exposure import Exposure
 from ._geometry import grid_offset
-from ._header import COUNTS
 from ._read import scaled
 
 # Pixels of two bands whose places differ by less (pixels) are one grid.
 _ONE_GRID = 0.05
+# Flux density by wavelength, whose ratios are no colours; and what nanomaggies are.
+_PER_WAVELENGTH = u.erg / u.s / u.cm**2 / u.AA
+_MAGGIES = u.zero_point_flux(1 * u.AB)
 # Zero points that differ by less (mag) are one.
 _ONE_ZERO_POINT = 1e-3
 
@@ -40,7 +41,7 @@ def by_band(exposures):
             require_type(label, exposure, Exposure)
         if key is None:
             raise ValueError(f'{label} has no band; give it one by replace(band=...).')
-        band = _band_of(key, exposure, label)
+        band = band_of(key, exposure, label)
         if band.name in map(str, found):
             raise ValueError(f'exposures has the band {band.name!r} twice.')
         if exposure is not None and exposure.band != band:
@@ -49,16 +50,21 @@ def by_band(exposures):
     return found
 
 
-def _band_of(key, exposure, label):
-    """Band of an exposure by the name under which it was given."""
+def band_of(key, exposure, label, word='band'):
+    """Band of an exposure, or None, by the name under which it was given."""
     require_type('a band', key, str, Band)
     own = None if exposure is None else exposure.band
+    named = key if isinstance(key, Band) else BANDS.get(key)
+    names = {band.name for band in (own, named) if band is not None}
+    # Names of the user may stand for anything.
+    if len(names) > 1 and (key in BANDS or names <= BANDS.keys()):
+        msg = f'{label} is in the band {own.name!r}; name it so, or replace its band.'
+        raise ValueError(msg)
     if isinstance(key, Band):
         return key
-    if own is None:
-        own = as_band(key, f'the band of {label}')
-    elif key in BANDS and BANDS[key].name != own.name:
-        raise ValueError(f'{label} is in the band {own.name!r}.')
+    # A name of a survey says which band it is.
+    if own is None or (named is not None and named.name != key):
+        own = as_band(key, f'the name of {label}, or its {word},')
     return own if own.name == key else Band(key, own.wavelength, own.width)
 
 
@@ -73,7 +79,11 @@ def choose_reference(found, reference):
 
 def check_factors(calibration, names):
     """Check factors to the unit of the reference band, by name of another band."""
-    factors = {str(name): value for name, value in (calibration or {}).items()}
+    calibration = {} if calibration is None else calibration
+    allowed, kind = 'be a dict of factors by name of the band', type(calibration)
+    sound = isinstance(calibration, Mapping)
+    require(sound, 'calibration', allowed, kind.__name__, TypeError)
+    factors = {str(name): value for name, value in calibration.items()}
     allowed = f'be for bands other than the reference ({", ".join(names)})'
     require(set(factors) <= set(names), 'calibration', allowed, list(factors))
     return {
@@ -92,25 +102,43 @@ def check_grid(exposure, known, names):
         if offset > _ONE_GRID:
             reason = f'pixels of {name} lie up to {offset:.3g} px from those of {other}'
     if reason is not None:
-        raise ValueError(f'{reason}; use bliss_astro.coadds.align_bands.')
+        both = None not in (exposure.wcs, known.wcs)
+        how = 'use' if both else 'give both a wcs, for'
+        raise ValueError(f'{reason}; {how} bliss_astro.coadds.align_bands.')
 
 
 def in_unit(exposure, known, names, factor):
     """Bring the numbers of a band to the unit of the reference band."""
     own, unit, reason = exposure.unit, known.unit, None
-    maggies = u.zero_point_flux(1 * u.AB)
     points = [one.meta.get('zero_point') for one in (exposure, known)]
     if factor is not None:
-        return scaled(exposure, factor, unit)
-    if own == unit and unit in (None, u.electron, *COUNTS) and None not in points:
-        # Counts are fluxes of one unit only if a zero point is common to them.
-        if not np.isclose(*points, rtol=0, atol=_ONE_ZERO_POINT):
-            reason = 'zero points of {} and {} differ: {:g} and {:g}'
-    elif own != unit and None not in (own, unit) and own.is_equivalent(unit, maggies):
-        return scaled(exposure, (1 * own).to_value(unit, maggies), unit)
+        meta = exposure.meta | {'calibration': factor}
+        return scaled(exposure, factor, unit).replace(meta=meta)
+    convertible = None not in (own, unit) and own.is_equivalent(unit, _MAGGIES)
+    if convertible and _is_of(unit, _PER_WAVELENGTH):
+        reason, points = '{} and {} are in {}, not by frequency as Jy is', (unit,)
+    elif own != unit and convertible:
+        return scaled(exposure, (1 * own).to_value(unit, _MAGGIES), unit)
     elif own != unit:
         reason, points = '{} and {} have units that do not fit: {} and {}', (own, unit)
-    if reason is not None:
-        reason = reason.format(*names, *points)
-        raise ValueError(f'{reason}; give calibration, the factor between them.')
-    return exposure
+    elif None in points or is_calibrated(unit):
+        return exposure
+    # Other numbers are fluxes of one unit only if a zero point is common to them.
+    elif abs(points[0] - points[1]) > _ONE_ZERO_POINT:
+        reason = 'zero points of {} and {} differ: {:g} and {:g}'
+    if reason is None:
+        return exposure
+    how = 'give calibration, the factor between them, or bring them to one unit'
+    reason = reason.format(*names, *points)
+    raise ValueError(f'{reason}; {how} (zero_point makes nmgy of counts).')
+
+
+def is_calibrated(unit):
+    """Whether a unit is one of flux density by frequency, of a pixel or an area."""
+    return unit is not None and _is_of(unit, u.Jy)
+
+
+def _is_of(unit, wanted):
+    """Whether a unit is such a one, of a pixel or an area of the sky."""
+    per = (u.one, u.sr, u.pix, u.beam) if unit is not None else ()
+    return any((unit * area).is_equivalent(wanted, _MAGGIES) for area in per)

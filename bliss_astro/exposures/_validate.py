@@ -83,7 +83,8 @@ def check_data(data):
             # The shortest axis counts planes or colours.
             axes = np.full(array.ndim, ':')
             axes[np.argsort(array.shape, kind='stable')[:-2]] = '0'
-            text += f' Choose one plane, such as data[{", ".join(axes)}].'
+            text += f' Choose one plane, such as data[{", ".join(axes)}]'
+            text += ' (detect_sources takes all of them with bands, their names).'
         raise ValueError(text)
     require(array.size > 0, 'data', 'have pixels', f'shape {array.shape}')
     array = _floats(array)

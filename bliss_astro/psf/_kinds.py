@@ -120,7 +120,11 @@ class ImagePSF(FittedPSF):
 
     def __init__(self, image):
         super().__init__()
-        self._image = np.asarray(getattr(image, 'value', image), dtype=float)
+        try:
+            self._image = np.asarray(getattr(image, 'value', image), dtype=float)
+        except (TypeError, ValueError):
+            text = must('psf', 'be a model or an image of a PSF', f'{image!r:.60}')
+            raise TypeError(text) from None
         check_psf_pixels(self._image, 'psf, as an image,')
         shape = self._image.shape
         allowed = f'have at least {MIN_SIDE} x {MIN_SIDE} px'

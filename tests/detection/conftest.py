@@ -6,12 +6,13 @@ One simulated field, and what is known of it, for all tests of detection.
 import astropy.units as u
 import numpy as np
 import pytest
+import torch
 from astropy.wcs import WCS
 
 from bliss_astro import CoaddSimulator
 from bliss_astro.detection import detect_sources
-from bliss_astro.encoders import Encoder
-from bliss_astro.priors import StarPrior
+from bliss_astro.encoders import Encoder, EncoderConfig
+from bliss_astro.priors import CatalogPrior, StarPrior
 
 
 @pytest.fixture(scope='session')
@@ -95,3 +96,25 @@ def same_rows():
             np.testing.assert_allclose(first, second, rtol=rtol, atol=10 * rtol)
 
     return check
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """
+    A small encoder in which bands count: random weights throughout.
+    """
+    torch.manual_seed(3)
+    encoder = Encoder(EncoderConfig(width=16, n_blocks=1, stem_width=8, bands=True))
+    with torch.no_grad():
+        for parameter in encoder.bands.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return encoder.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope='session')
+def of_bands():
+    """
+    A field in g, r and i, in nmgy; the reference band is r.
+    """
+    sky = CatalogPrior()
+    return CoaddSimulator(4, sky, bands='rgi', shape=(72, 88)).sample(rng=6)[0]

@@ -15,7 +15,7 @@ from bliss_astro import BlissFinder, CoaddSimulator, Exposure, OutOfDomainWarnin
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.detection import _bands, _batches, detect_many, detect_sources
 from bliss_astro.detection._bands import encoder_inputs_of_bands
-from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
+from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures import BANDS, ExposureSet
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import CatalogPrior
@@ -31,55 +31,33 @@ def encoder(encoder_of_bands):
     return encoder_of_bands
 
 
-@pytest.fixture(scope='module')
-def tiny():
-    """
-    A small encoder in which bands count: random weights throughout.
-    """
-    torch.manual_seed(3)
-    encoder = Encoder(EncoderConfig(width=16, n_blocks=1, stem_width=8, bands=True))
-    with torch.no_grad():
-        for parameter in encoder.bands.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return encoder.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope='module')
-def exposures():
-    """
-    A field in g, r and i, in nmgy; the reference band is r.
-    """
-    sky = CatalogPrior()
-    return CoaddSimulator(4, sky, bands='rgi', shape=(72, 88)).sample(rng=6)[0]
-
-
 def _counts(tiny, data, **known):
     return tiny.infer(data, density=3e-3, **known).expected_counts()
 
 
-def test_one_band_is_as_before(encoder, exposures, same_rows):
-    expected = detect_sources(exposures['r'], encoder='stars-galaxies')
+def test_one_band_is_as_before(encoder, of_bands, same_rows):
+    expected = detect_sources(of_bands['r'], encoder='stars-galaxies')
     assert len(expected) > 1
-    same_rows(detect_sources(exposures['r'], encoder=encoder), expected, rtol=1e-5)
+    same_rows(detect_sources(of_bands['r'], encoder=encoder), expected, rtol=1e-5)
     same_rows(
-        detect_sources({'r': exposures['r']}, encoder=encoder), expected, rtol=1e-5
+        detect_sources({'r': of_bands['r']}, encoder=encoder), expected, rtol=1e-5
     )
     # What other bands add to the network begins at nothing.
-    counts = encoder.infer(exposures).expected_counts()
+    counts = encoder.infer(of_bands).expected_counts()
     assert counts == pytest.approx(expected.posterior.expected_counts(), rel=1e-4)
 
 
-def test_kinds_of_images(tiny, exposures):
-    names = list(exposures)
-    expected = _counts(tiny, exposures)
-    assert expected != pytest.approx(_counts(tiny, exposures['r']), rel=1e-5)
-    assert _counts(tiny, dict(exposures)) == expected
-    shuffled = {name: exposures[name] for name in reversed(names)}
+def test_kinds_of_images(tiny, of_bands):
+    names = list(of_bands)
+    expected = _counts(tiny, of_bands)
+    assert expected != pytest.approx(_counts(tiny, of_bands['r']), rel=1e-5)
+    assert _counts(tiny, dict(of_bands)) == expected
+    shuffled = {name: of_bands[name] for name in reversed(names)}
     assert _counts(tiny, shuffled) == pytest.approx(expected, rel=1e-5)
-    cube = np.stack([exposures[name].data for name in names])
+    cube = np.stack([of_bands[name].data for name in names])
     keys = 'background', 'bkg_error', 'effective_gain', 'psf'
-    known = {key: {n: getattr(exposures[n], key) for n in names} for key in keys}
-    known |= {'psf_error': exposures['r'].psf_error, 'background_error': 0.05}
+    known = {key: {n: getattr(of_bands[n], key) for n in names} for key in keys}
+    known |= {'psf_error': of_bands['r'].psf_error, 'background_error': 0.05}
     with pytest.warns(OutOfDomainWarning, match='without a unit and not calibrated'):
         found = _counts(tiny, cube, bands=names, **known)
     assert found == pytest.approx(expected, rel=0.02)
@@ -89,8 +67,8 @@ def test_kinds_of_images(tiny, exposures):
     assert many.expected_counts() == found
 
 
-def test_inputs(tiny, exposures):
-    both = [exposures['r'], exposures['g'], BANDS['z']]
+def test_inputs(tiny, of_bands):
+    both = [of_bands['r'], of_bands['g'], BANDS['z']]
     inputs, floor, facts, _ = encoder_inputs_of_bands(both, tiny)
     assert inputs.image.shape == (1, 3, 72, 88)
     assert inputs.present.tolist() == [[True, True, False]]
@@ -105,29 +83,29 @@ def test_inputs(tiny, exposures):
     assert float(inputs.log_nmgy) == pytest.approx(np.log(noise[0]))
     assert floor.shape == (1, 1)
     # One band that is known passes its description.
-    alone, *_ = encoder_inputs_of_bands([exposures['g']], tiny)
+    alone, *_ = encoder_inputs_of_bands([of_bands['g']], tiny)
     assert alone.band.flatten().tolist() == pytest.approx(description[1].tolist())
-    unknown, *_ = encoder_inputs_of_bands([exposures['r'].replace(band=None)], tiny)
+    unknown, *_ = encoder_inputs_of_bands([of_bands['r'].replace(band=None)], tiny)
     assert not unknown.band.any()
 
 
-def test_reference(tiny, exposures):
-    found = tiny.infer(exposures, reference='g')
-    assert found.exposure.data is exposures['g'].data
+def test_reference(tiny, of_bands):
+    found = tiny.infer(of_bands, reference='g')
+    assert found.exposure.data is of_bands['g'].data
     assert found.meta['bands'] == ['g', 'r', 'i']
-    others = {name: exposures[name] for name in 'gi'}
+    others = {name: of_bands[name] for name in 'gi'}
     assert tiny.infer(others).meta['bands'] == ['g', 'i']
-    assert tiny.infer(dict(exposures)).meta['bands'][0] == 'r'
+    assert tiny.infer(dict(of_bands)).meta['bands'][0] == 'r'
     with pytest.raises(ValueError, match=r"reference must be one of the bands .*'z'"):
-        tiny.infer(exposures, reference='z')
+        tiny.infer(of_bands, reference='z')
     with pytest.raises(ValueError, match='reference was given although data has no'):
-        tiny.infer(exposures['r'], reference='r')
+        tiny.infer(of_bands['r'], reference='r')
     with pytest.raises(ValueError, match='have an image in some band'):
         tiny.infer({'r': None})
 
 
-def test_missing_bands(tiny, exposures):
-    some = {'r': exposures['r'], 'g': exposures['g'], 'z': None}
+def test_missing_bands(tiny, of_bands):
+    some = {'r': of_bands['r'], 'g': of_bands['g'], 'z': None}
     found = tiny.infer(some, density=3e-3)
     assert found.meta['bands'] == ['r', 'g', 'z']
     assert found.meta['bands_missing'] == ['z']
@@ -136,50 +114,50 @@ def test_missing_bands(tiny, exposures):
     assert found.expected_counts() == pytest.approx(_counts(tiny, some), rel=1e-5)
 
 
-def test_places_without_a_band(tiny, exposures):
-    mask = np.zeros(exposures.shape, dtype=bool)
+def test_places_without_a_band(tiny, of_bands):
+    mask = np.zeros(of_bands.shape, dtype=bool)
     mask[:, 60:] = True
-    cut = {'r': exposures['r'], 'g': exposures['g'].replace(mask=mask)}
+    cut = {'r': of_bands['r'], 'g': of_bands['g'].replace(mask=mask)}
     flags = tiny.infer(cut).flags & int(CatalogFlag.MISSING_BAND)
     np.testing.assert_array_equal(flags > 0, mask)
 
 
-def test_other_grids(tiny, exposures):
+def test_other_grids(tiny, of_bands):
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.cdelt = ('RA---TAN', 'DEC--TAN'), (-1e-4, 1e-4)
     wcs.wcs.crpix = (40, 30)
     shifted = wcs.deepcopy()
     shifted.wcs.crpix += 0.4
-    both = {'g': exposures['g'].replace(wcs=shifted)}
-    both['r'] = exposures['r'].replace(wcs=wcs)
+    both = {'g': of_bands['g'].replace(wcs=shifted)}
+    both['r'] = of_bands['r'].replace(wcs=wcs)
     found = tiny.infer(both)
     assert found.meta['bands'] == ['r', 'g']
     assert found.meta['bands_resampled'] == ['g']
-    assert found.exposure.data is exposures['r'].data
+    assert found.exposure.data is of_bands['r'].data
     with pytest.raises(ValueError, match='align_bands'):
-        tiny.infer({'r': exposures['r'], 'g': exposures['g'][:60]})
+        tiny.infer({'r': of_bands['r'], 'g': of_bands['g'][:60]})
 
 
-def test_encoder_of_one_band(field, exposures, same_rows):
+def test_encoder_of_one_band(field, of_bands, same_rows):
     with pytest.warns(UserWarning, match="'r' was taken, and the bands g, i left out"):
-        found = detect_sources(exposures, encoder='stars')
+        found = detect_sources(of_bands, encoder='stars')
     assert 'bands' not in found.posterior.meta
-    same_rows(found, detect_sources(exposures['r'], encoder='stars'))
+    same_rows(found, detect_sources(of_bands['r'], encoder='stars'))
 
 
-def test_messages_name_the_band(encoder, exposures):
-    wrong = exposures['g'].replace(bkg_error=2 * exposures['g'].bkg_error)
-    both = {'r': exposures['r'], 'g': wrong}
+def test_messages_name_the_band(encoder, of_bands):
+    wrong = of_bands['g'].replace(bkg_error=2 * of_bands['g'].bkg_error)
+    both = {'r': of_bands['r'], 'g': wrong}
     with pytest.warns(OutOfDomainWarning, match="band 'g': the scatter of the pixels"):
         found = encoder.infer(both)
     assert all(text.startswith("band 'g'") for text in found.meta['warnings'])
     with pytest.raises(ValueError, match=r"^band 'g': bkg_error must"):
-        encoder.infer({'r': exposures['r'], 'g': np.ones((72, 88))}, bkg_error={'g': 0})
+        encoder.infer({'r': of_bands['r'], 'g': np.ones((72, 88))}, bkg_error={'g': 0})
     many = detect_many([{'r': 'nowhere.fits'}], encoder=encoder)
     with pytest.raises(FileNotFoundError, match=r"^image 0: band 'r': "):
         next(many)
     with pytest.raises(TypeError, match='detect_sources takes one image'):
-        detect_many(exposures, encoder=encoder)
+        detect_many(of_bands, encoder=encoder)
 
 
 def test_shifted_bands_are_noticed(encoder):
@@ -190,7 +168,7 @@ def test_shifted_bands_are_noticed(encoder):
     with pytest.warns(
         OutOfDomainWarning, match=r"band 'g': its sources lie (2.9|3\..) px"
     ):
-        _bands._check_shifts(ExposureSet(both))
+        _bands._check_places(ExposureSet(both))
 
 
 @pytest.mark.filterwarnings('error')
@@ -198,12 +176,12 @@ def test_no_shift_of_aligned_bands():
     sky = CatalogPrior()
     for seed in range(8):
         made = CoaddSimulator(1, sky, bands='rg', shape=(96, 96)).sample(rng=seed)[0]
-        _bands._check_shifts(made)
+        _bands._check_places(made)
 
 
-def test_posterior_anew(tiny, exposures, tmp_path):
-    found = tiny.infer(exposures, keep='marginals')
-    kept = tiny.infer(exposures, keep='posterior')
+def test_posterior_anew(tiny, of_bands, tmp_path):
+    found = tiny.infer(of_bands, keep='marginals')
+    kept = tiny.infer(of_bands, keep='posterior')
     anew = found.tile_posterior.expected_counts()
     expected = kept.tile_posterior.expected_counts()
     torch.testing.assert_close(anew, expected, atol=2e-3, rtol=0.02)
@@ -220,9 +198,9 @@ def test_posterior_anew(tiny, exposures, tmp_path):
 
 
 @pytest.mark.parametrize('n_processes', [None, 2])
-def test_many(tiny, exposures, n_processes, monkeypatch):
+def test_many(tiny, of_bands, n_processes, monkeypatch):
     monkeypatch.setattr(_batches, '_PIXELS', 10_000)
-    images = [exposures, dict(exposures), exposures['r']]
+    images = [of_bands, dict(of_bands), of_bands['r']]
     expected = [_counts(tiny, image) for image in images]
     known = {'density': 3e-3, 'n_processes': n_processes}
     found = list(tiny.infer(images, **known))
@@ -234,8 +212,8 @@ def test_many(tiny, exposures, n_processes, monkeypatch):
 
 
 @pytest.mark.parametrize('keep', ['marginals', 'posterior', None])
-def test_what_is_kept(encoder, exposures, keep, tmp_path):
-    missing = {'r': exposures['r'], 'g': exposures['g'], 'z': None}
+def test_what_is_kept(encoder, of_bands, keep, tmp_path):
+    missing = {'r': of_bands['r'], 'g': of_bands['g'], 'z': None}
     catalog = detect_sources(missing, encoder=encoder, keep=keep)
     assert list(catalog.exposures) == ['r', 'g']
     assert [band.name for band in catalog.exposures.bands] == ['r', 'g', 'z']
@@ -268,23 +246,23 @@ def test_what_is_kept(encoder, exposures, keep, tmp_path):
             read.posterior.sample(1)
 
 
-def test_binned(tiny, exposures):
-    found = tiny.infer(exposures, bin=2)
+def test_binned(tiny, of_bands):
+    found = tiny.infer(of_bands, bin=2)
     assert found.meta['binning'] == 2
     assert found.tile_posterior.inputs.image.shape[1:] == (3, 36, 44)
 
 
-def test_blocks_are_as_the_whole(tiny, exposures, monkeypatch):
+def test_blocks_are_as_the_whole(tiny, of_bands, monkeypatch):
     from bliss_astro.detection import _infer
 
-    expected = _counts(tiny, exposures)
+    expected = _counts(tiny, of_bands)
     monkeypatch.setattr(_infer, '_BLOCK', 300)
-    assert _counts(tiny, exposures) == pytest.approx(expected, rel=1e-4)
+    assert _counts(tiny, of_bands) == pytest.approx(expected, rel=1e-4)
 
 
-def test_finder(tiny, exposures):
+def test_finder(tiny, of_bands):
     with pytest.warns(UserWarning, match='no source'):
-        assert BlissFinder(0.999, encoder=tiny)(exposures) is None
+        assert BlissFinder(0.999, encoder=tiny)(of_bands) is None
 
 
 @pytest.mark.filterwarnings('ignore')

@@ -89,6 +89,10 @@ class TestMapping:
         assert list(exposures) == ['g', 'g_decam', 'DECam.r']
         assert exposures['g_decam'].band == Band('g_decam', 479.0, 129.9)
         assert exposures['DECam.r'].band.wavelength == BANDS['DECam.r'].wavelength
+        # A name of a survey says more than a header without one; spellings of headers.
+        bands = {'DECam.g': make(band='g'), 'HSC-I': make(), 'SDSS_r': make()}
+        found = [band.wavelength for band in ExposureSet(bands).bands]
+        assert found == [BANDS[name].wavelength for name in ('DECam.g', 'HSC.i', 'r')]
         assert ExposureSet({'g': g})['g'].band is BANDS['DECam.g']
         assert ExposureSet({OWN: make()})['V'].band is OWN
 
@@ -105,6 +109,8 @@ class TestMapping:
             exposures.select('ry')
         with pytest.raises(ValueError, match='bands must have an exposure'):
             exposures.select('z')
+        with pytest.raises(TypeError, match='bands must be a list of names; got int'):
+            exposures.select(3)
         with pytest.raises(ValueError, match=r"reference must be one of r.*got 'z'"):
             exposures.with_reference('z')
 
@@ -162,6 +168,8 @@ class TestUnits:
             ExposureSet({'r': r, 'g': g}, calibration={'r': 0.5})
         with pytest.raises(ValueError, match=r"calibration\['g'\] must be positive"):
             ExposureSet({'r': r, 'g': g}, calibration={'g': -1})
+        with pytest.raises(TypeError, match=r'calibration must be a dict .*got float'):
+            ExposureSet({'r': r, 'g': g}, calibration=2.0)
 
     def test_zero_points(self):
         points = {
@@ -176,6 +184,19 @@ class TestUnits:
         assert len(ExposureSet(points, calibration={'g': 10**-0.12})) == 3
         fluxes = {name: one.replace(unit=u.nmgy) for name, one in points.items()}
         assert len(ExposureSet(fluxes)) == 3
+        # Whatever is no flux density.
+        for unit in (u.electron / u.s, u.adu, u.ct / u.arcsec**2, u.W / u.m**2):
+            counts = {name: one.replace(unit=unit) for name, one in points.items()}
+            with pytest.raises(ValueError, match=r'zero points .* differ: 25.3 and 25'):
+                ExposureSet(counts)
+
+    def test_fluxes_by_wavelength(self):
+        units = (u.erg / u.s / u.cm**2 / u.AA, u.W / u.m**2 / u.um)
+        for g in units:
+            bands = {'r': make(unit=units[0]), 'g': make(unit=g)}
+            with pytest.raises(ValueError, match=r'are in .*, not by frequency as Jy'):
+                ExposureSet(bands)
+            assert len(ExposureSet(bands, calibration={'g': 0.57})) == 2
 
 
 @pytest.mark.parametrize(
@@ -185,15 +206,17 @@ class TestUnits:
         ({'g': None}, ValueError, r"exposures must have an exposure; got \['g'\]"),
         ({'g': np.zeros(SHAPE)}, TypeError, r"exposures\['g'\] must be Exposure"),
         ({3: make()}, TypeError, 'a band must be str or Band; got int'),
-        ({'V': make()}, ValueError, r"band of exposures\['V'\] must be one of"),
+        ({'V': make()}, ValueError, r"exposures\['V'\], or its band, must be u, g"),
         ({'g': make(band='r')}, ValueError, r"exposures\['g'\] is in the band 'r'"),
+        ({BANDS['DECam.g']: make(band='r')}, ValueError, "'g'.* is in the band 'r'"),
+        ({'DECam.g': make(band='r')}, ValueError, r"'DECam.g'.* is in the band 'r'"),
         ([make(band='g')] * 2, ValueError, "exposures has the band 'g' twice"),
         ([make()], ValueError, r'exposures\[0\] has no band'),
         (make(band='g'), TypeError, 'exposures must be a mapping'),
         (
             {'g': make(), 'r': make(np.zeros((24, 31)))},
             ValueError,
-            r"band 'r' has the shape \(24, 31\) and band 'g' \(24, 32\)",
+            r"band 'r' has the shape \(24, 31\) and band 'g' \(24, 32\); give both a w",
         ),
         (
             {'g': make(wcs=make_wcs()), 'r': make(wcs=make_wcs(17.5))},
