@@ -138,7 +138,7 @@ class EncoderInputs(Rows):
         zeros = self.image.new_zeros(*self.present.shape, 2, 1, 1)
         self.band = zeros if self.band is None else self.band
         self.log_scale = zeros[:, :, :1] if self.log_scale is None else self.log_scale
-        if not self.present.all():
+        if self.present.shape[1] > 1:
             self._replace_absent()
 
     def _replace_absent(self):
