@@ -11,7 +11,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import as_list, require
 
 from ._bands import MAGNITUDES, bands_of, ucd_word
 from ._columns import has_magnitude, plain_numbers
@@ -92,7 +92,7 @@ def _pairs_of(catalog, pairs):
         require(len(bands) > 1, 'catalog', 'have fluxes in two bands', bands or 'none')
         return list(itertools.pairwise(bands))
     found = []
-    for pair in [pairs] if isinstance(pairs, str) else pairs:
+    for pair in [pairs] if isinstance(pairs, str) else as_list('pairs', pairs):
         two = tuple(pair.split('-')) if isinstance(pair, str) else tuple(pair)
         sound = len(two) == 2 and set(two) <= set(bands)
         allowed = f'be two of {", ".join(bands) or "no bands"} each, such as "g-r"'

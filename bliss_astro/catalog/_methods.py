@@ -12,7 +12,7 @@ import astropy.units as u
 import numpy as np
 from astropy.uncertainty import Distribution
 
-from bliss_astro._arguments import check_choice, check_fraction, check_rng
+from bliss_astro._arguments import as_list, check_choice, check_fraction, check_rng
 
 from ._columns import (
     COLUMNS,
@@ -299,7 +299,7 @@ def samples(self, column, *, n_samples=None, rng=None):
         If there is no such column, or if neither the table holds samples
         nor its posterior gives them.
     """
-    names = [column] if isinstance(column, str) else list(column)
+    names = [column] if isinstance(column, str) else as_list('column', column)
     for name in names:
         if name != 'galaxy' or 'galaxy_probability' not in self.colnames:
             _check_column(self, name)

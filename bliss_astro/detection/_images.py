@@ -271,9 +271,9 @@ def _pixel_flags(exposures, grid, by_tile, cosmic_rays):
     ):
         if pixels.any():
             flags[scipy.ndimage.binary_dilation(pixels, iterations=reach)] |= int(flag)
-    for other in others:
-        if other.mask.any():
-            share = scipy.ndimage.uniform_filter(other.mask.astype(np.float32), _NEAR)
+    for own in exposures if others else ():
+        if own.mask.any():
+            share = scipy.ndimage.uniform_filter(own.mask.astype(np.float32), _NEAR)
             flags[share > _MISSING] |= int(CatalogFlag.MISSING_BAND)
     for edge in (flags[:size], flags[-size:], flags[:, :size], flags[:, -size:]):
         edge |= int(CatalogFlag.NEAR_EDGE)

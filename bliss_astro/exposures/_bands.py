@@ -40,8 +40,8 @@ _FILTER = re.compile(
 )
 # What a band may be, for messages.
 BAND_WORDS = (
-    'be u, g, r, i, z or y, one of a survey such as DECam.g (BANDS has all of them), '
-    'or a Band(name, wavelength, width)'
+    'be one of u, g, r, i, z, y, or of a survey, such as DECam.g (BANDS has all), or '
+    'a Band(name, wavelength, width)'
 )
 # Cards of our own files and of the meta of a CCDData.
 CARDS = ('BAND', 'BANDWAVE', 'BANDFWHM')

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import as_list, require
 
 # Colours of red galaxies less those of blue ones in u - r to y - r, 0 in r, as log flux
 # ratios: 1.0, 0.3, -0.13, -0.23 and -0.29 mag (Strateva et al. 2001, AJ 122, 1861;
@@ -24,7 +24,7 @@ REACH = 0.06
 def wavelengths(nodes, bands):
     """Wavelengths in nm of bands: names, or objects with a ``wavelength``."""
     waves = []
-    for band in bands:
+    for band in as_list('bands', bands):
         wave = getattr(band, 'wavelength', None)
         if wave is None:
             allowed = f'be names ({", ".join(nodes)}) or have wavelengths in nm'

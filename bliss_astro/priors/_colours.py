@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import as_list, require
 from bliss_astro.units import BAND_WAVELENGTHS, NANOMAGGY_ZERO_POINT
 
 from ._band_mixtures import BandMixtures, interpolate, to_log_flux, wavelengths
@@ -169,14 +169,13 @@ class ColourPrior(SavedPrior):
             If columns are missing or too few sources of a class are left.
         """
         if not isinstance(bands, dict):
-            bands = {name: name for name in bands}
+            bands = {name: name for name in as_list('bands', bands)}
+        nodes = BAND_WAVELENGTHS
+        waves = wavelengths(nodes, bands.values())
+        require(len({*waves}) > 1, 'bands', 'be two or more', bands)
         matrix = {
-            key: to_log_flux(
-                interpolate(BAND_WAVELENGTHS, wavelengths(BAND_WAVELENGTHS, [band])[0])[
-                    0
-                ]
-            )
-            for key, band in bands.items()
+            key: to_log_flux(interpolate(nodes, wave)[0])
+            for key, wave in zip(bands, waves, strict=True)
         }
         limits = tuple(options.get('magnitude_range', (13.0, 26.0)))
         parts = fit_colours(table, matrix, **options)

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import torch
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import as_list, require
 from bliss_astro.exposures import BANDS, Band, ExposureSet
 from bliss_astro.exposures._bands import as_band
 from bliss_astro.exposures._psf import PSFAccess
@@ -193,10 +193,11 @@ def bands_of(given, reference):
         return Bands(), []
     if isinstance(given, str):
         given = [given] if given in BANDS else list(given)
-    if not isinstance(given, dict):
-        given = dict.fromkeys(given)
-    own = {band.name: band for band in (as_band(name, 'bands') for name in given)}
-    require(len(own) == len(given), 'bands', 'have a name each', ', '.join(own))
+    names = as_list('bands', given)
+    given = given if isinstance(given, dict) else dict.fromkeys(names)
+    bands = [as_band(name, 'bands') for name in names]
+    own = {band.name: band for band in bands if band is not None}
+    require(len(own) == len(names), 'bands', 'have a name each', f'{names}')
     first = reference or ('r' if 'r' in own else next(iter(own)))
     require(first in own, 'reference', f'be one of {", ".join(own)}', first)
     settings = dict(zip(own, given.values(), strict=True))

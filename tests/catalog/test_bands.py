@@ -373,6 +373,10 @@ class TestDraws:
         assert_array_equal(kept['flux_g'].distribution, found['flux_g_samples'])
         with pytest.raises(ValueError, match='column must be one of'):
             found.samples(['flux_g', 'flux_z'])
+        with pytest.raises(TypeError, match='column must be a list of names; got int'):
+            found.samples(3)
+        with pytest.raises(TypeError, match='pairs must be a list of names; got int'):
+            found.colors(3)
 
     def test_types_belong_to_their_fluxes(self):
         """

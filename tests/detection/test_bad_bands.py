@@ -13,6 +13,7 @@ from bliss_astro import Exposure, OutOfDomainWarning
 from bliss_astro.detection import _bands, detect_many, detect_sources
 from bliss_astro.exposures import BANDS, Band, ExposureSet
 from bliss_astro.exposures._read import scaled
+from bliss_astro.flags import CatalogFlag
 
 F606W = Band('F606W', 590.0, 220.0)
 
@@ -39,8 +40,8 @@ def images(of_bands):
     ('change', 'given', 'error', 'words'),
     [
         # Names.
-        ({'F606W': 'r'}, {}, ValueError, "^band 'F606W': .*bandpass, must be u.*'F60"),
-        ({'R': 'r'}, {}, ValueError, r"must be u, g, .* or a Band\(name.*got 'R'"),
+        ({'F606W': 'r'}, {}, ValueError, "^band 'F606W': .*bandpass, must be one.*'F6"),
+        ({'R': 'r'}, {}, ValueError, r"must be one of u, g, .* a Band\(name.*got 'R'"),
         ({3: 'r'}, {}, TypeError, "band '3': a band must be str or Band; got int"),
         ({'g': 'r'}, {}, ValueError, "the bands 'g' and 'r' have one image"),
         ({}, {'reference': 'R'}, ValueError, r"reference must .*\(r, g, i\); got 'R'"),
@@ -241,3 +242,13 @@ def test_order_and_units(tiny, of_bands):
     assert found.unit == u.nmgy
     assert found.expected_counts() == pytest.approx(counts, rel=1e-5)
     assert BANDS['g'].name in found.meta['bands']
+
+
+def test_where_the_reference_is_masked(tiny, of_bands):
+    mask = np.zeros(of_bands.shape, dtype=bool)
+    mask[:, 60:] = True
+    cut = {**of_bands, 'r': of_bands['r'].replace(mask=mask)}
+    flags = tiny.infer(cut, density=3e-3).flags & int(CatalogFlag.MISSING_BAND)
+    np.testing.assert_array_equal(flags > 0, mask)
+    alone = tiny.infer(cut['r'], density=3e-3)
+    assert not np.any(alone.flags & int(CatalogFlag.MISSING_BAND))

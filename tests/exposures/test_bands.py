@@ -97,7 +97,7 @@ def test_exposure_has_a_band():
     assert exposure.replace(bkg_error=2).band is BANDS['g']
     assert exposure.binned(2).band is BANDS['g']
     assert exposure.replace(band=OWN).band is OWN
-    with pytest.raises(ValueError, match=r"band must be u, g, .*DECam.*got 'V'"):
+    with pytest.raises(ValueError, match=r"band must be one of u, g, .*DECam.*got 'V'"):
         make(band='V')
     with pytest.raises(TypeError, match='band must be str or Band; got int'):
         make(band=3)

@@ -206,7 +206,7 @@ class TestUnits:
         ({'g': None}, ValueError, r"exposures must have an exposure; got \['g'\]"),
         ({'g': np.zeros(SHAPE)}, TypeError, r"exposures\['g'\] must be Exposure"),
         ({3: make()}, TypeError, 'a band must be str or Band; got int'),
-        ({'V': make()}, ValueError, r"exposures\['V'\], or its band, must be u, g"),
+        ({'V': make()}, ValueError, r"exposures\['V'\], or its band, must be one"),
         ({'g': make(band='r')}, ValueError, r"exposures\['g'\] is in the band 'r'"),
         ({BANDS['DECam.g']: make(band='r')}, ValueError, "'g'.* is in the band 'r'"),
         ({'DECam.g': make(band='r')}, ValueError, r"'DECam.g'.* is in the band 'r'"),

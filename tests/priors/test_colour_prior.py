@@ -387,7 +387,14 @@ class TestFit:
         with pytest.raises(ValueError, match=r'lacks the column\(s\) mag_z'):
             ColourPrior.fit(table, bands=['g', 'z'])
         with pytest.raises(TypeError, match='table must be'):
-            ColourPrior.fit({}, bands=['g'])
+            ColourPrior.fit({}, bands=['g', 'r'])
+        for bands, error, message in (
+            (3, TypeError, 'bands must be a list of names; got int'),
+            (['g'], ValueError, 'bands must be two or more'),
+            ({'g': 'g', 'r': 'g'}, ValueError, 'bands must be two or more'),
+        ):
+            with pytest.raises(error, match=message):
+                ColourPrior.fit(table, bands=bands)
 
 
 class TestFiles:

@@ -438,10 +438,13 @@ class TestCoaddSimulator:
         [
             ({'bands': 'gx'}, 'bands must be one of'),
             ({'bands': ['g', 'DECam.g']}, 'bands must have a name each'),
+            ({'bands': 'grg'}, 'bands must have a name each'),
+            ({'bands': ['g', None]}, 'bands must have a name each'),
+            ({'bands': 3}, 'bands must be a list of names; got int'),
             ({'bands': 'gr', 'reference': 'i'}, 'reference must be one of'),
             ({'bands': {'g': {'seeing': 1.0}}}, "bands\\['g'\\] must have no keys but"),
         ],
     )
     def test_errors(self, arguments, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             CoaddSimulator(**arguments)
