@@ -81,3 +81,12 @@ def test_reconstruct(images, tmp_path, capsys):
             assert hdus[f'DRAWS_{band}'].data.shape == (1, 128, 144)
     assert len(ProbabilisticCatalog.read(path)) > 3
     assert picture.stat().st_size > 10000
+
+
+def test_completeness(images, tmp_path):
+    path = tmp_path / 'completeness.ecsv'
+    words = ['completeness', *images, '-n', '4', '--magnitudes', '18,19', '--seed', '2']
+    assert main([*words, '--types', 'star', '-o', str(path)]) == 0
+    table = Table.read(path)
+    assert table['n_found'][0] >= 3
+    assert {'bias', 'bias_g', 'bias_i'} <= {*table.colnames}

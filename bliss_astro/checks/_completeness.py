@@ -17,12 +17,19 @@ from bliss_astro._arguments import (
     torch_generator,
 )
 from bliss_astro.catalog._columns import ab_magnitude, has_magnitude
-from bliss_astro.detection._estimates import as_exposure
+from bliss_astro.detection._bands import read_bands
+from bliss_astro.detection._estimates import read_image
 from bliss_astro.exposures._psf import central_psf, limiting_flux
+from bliss_astro.exposures._set import images_by_band
 from bliss_astro.exposures._validate import strip_unit
-from bliss_astro.priors import CatalogPrior, GalaxyPrior
+from bliss_astro.priors import CatalogPrior, ColourPrior, GalaxyPrior
 from bliss_astro.rendering._scene import Sources
-from bliss_astro.units import NANOMAGGY_ZERO_POINT, SDSS_PIXEL_SCALE, magnitude_to_flux
+from bliss_astro.units import (
+    NANOMAGGY_ZERO_POINT,
+    SDSS_PIXEL_SCALE,
+    flux_to_magnitude,
+    magnitude_to_flux,
+)
 
 from ._images import finder_options
 from ._recall import Completeness, Injector, limit_table, recall_table, with_units
@@ -45,6 +52,7 @@ def completeness(
     spacing=64.0,
     radius=None,
     galaxies=None,
+    colours=None,
     zero_point=None,
     rng=None,
     progress_bar=False,
@@ -61,7 +69,8 @@ def completeness(
     Parameters
     ----------
     data : `~bliss_astro.exposures.Exposure` or anything ``detect_sources`` takes
-        The image.
+        The image, or one of several bands. Sources are put into all of them, and bins,
+        recall and limits are by magnitude or flux in the reference band.
 
     finder : `~bliss_astro.detection.BlissFinder`, optional
         Configured detection: its encoder and threshold, and what describes the image;
@@ -95,12 +104,17 @@ def completeness(
 
     galaxies : `~bliss_astro.priors.CatalogPrior` or \
             `~bliss_astro.priors.GalaxyPrior`, optional
-        Prior of the shapes of galaxies, given their magnitude;
-        by default `CatalogPrior.sky() <bliss_astro.priors.CatalogPrior.sky>`.
+        Prior of the shapes of galaxies, given their magnitude; the same in all bands
+        but for redder bulges; by default `CatalogPrior.sky()
+        <bliss_astro.priors.CatalogPrior.sky>`.
+
+    colours : `~bliss_astro.priors.ColourPrior`, optional
+        Prior of the fluxes in other bands, given type and magnitude; by default
+        `ColourPrior.default() <bliss_astro.priors.ColourPrior.default>`.
 
     zero_point : float, optional
-        AB magnitude of a flux of one unit of the data.  Needed for magnitudes
-        and galaxies where the unit of the data has none.
+        AB magnitude of a flux of one unit of the data.  Needed for magnitudes,
+        galaxies and colours where the unit of the data has none.
 
     rng : int, `numpy.random.Generator` or None, optional
         Source of randomness.
@@ -135,9 +149,11 @@ def completeness(
         n_per_image = check_integer('n_per_image', n_per_image, 1, error=ValueError)
     check_positive(spacing=spacing, radius=radius)
     options = finder_options(finder)
-    exposure, _ = as_exposure(data, **options.image)
     encoder = options.load_encoder()
+    bands = read_bands(data, options, encoder, read_image)
+    exposure, names = bands.reference.exposure, list(images_by_band(bands.image))
     zero_point = _zero_point(zero_point, exposure.unit)
+    colours = _colour_prior(colours, bands, zero_point)
     has_galaxies = getattr(encoder.config, 'galaxies', False) and (
         zero_point is not None or galaxies is not None
     )
@@ -145,7 +161,7 @@ def completeness(
     edges = _edges(exposure, magnitudes, fluxes, zero_point)
     prior = _galaxy_prior(galaxies, types, zero_point)
     rng = check_rng(rng)
-    injector = Injector(exposure, encoder, options, radius)
+    injector = Injector(bands.image, encoder, options, radius)
     sources = _plan(edges, n_sources, types, rng)
 
     def shapes(flux):
@@ -157,12 +173,19 @@ def completeness(
         galaxy[:, 4:] /= exposure.pixel_scale or SDSS_PIXEL_SCALE
         return galaxy
 
+    def spread(sources):
+        """Those sources by band."""
+        if colours is None:
+            return {names[0]: sources}
+        return _in_bands(sources, bands.bands[: len(names)], zero_point, colours, rng)
+
     places = {'spacing': spacing, 'n_most': n_per_image or len(sources[0])}
-    found = _inject(injector, *sources, shapes, rng, **places, shown=progress_bar)
+    how = {'shapes': shapes, 'spread': spread, 'shown': progress_bar}
+    found = _inject(injector, *sources, rng, **places, **how)
     by_magnitude = magnitudes is not None
     return Completeness(
         table=recall_table(
-            found, edges, types, exposure.unit, zero_point, by_magnitude
+            found, edges, types, exposure.unit, zero_point, by_magnitude, names[1:]
         ),
         limits=limit_table(found, types, exposure.unit, zero_point, rng),
         sources=with_units(QTable(found), exposure.unit, form=None),
@@ -238,6 +261,22 @@ def _galaxy_prior(prior, types, zero_point):
     return getattr(prior, 'galaxies', prior)
 
 
+def _colour_prior(prior, bands, zero_point):
+    """The prior of colours, or `None` for one band."""
+    if len(bands.images) == 1:
+        require(prior is None, 'colours', 'be left out, as data is of one band', prior)
+        return None
+    if zero_point is None:
+        msg = (
+            'several bands need a zero_point, as colours go with magnitudes and the '
+            'unit of the data has none; give zero_point, or one band as data'
+        )
+        raise ValueError(msg)
+    prior = ColourPrior.default() if prior is None else prior
+    require_type('colours', prior, ColourPrior)
+    return prior
+
+
 # -- injection -------------------------------------------------------------------
 
 
@@ -251,7 +290,7 @@ def _plan(edges, n_sources, types, rng):
     return np.concatenate(flux)[order], is_galaxy[order]
 
 
-def _inject(injector, flux, is_galaxy, shapes, rng, *, spacing, n_most, shown):
+def _inject(injector, flux, is_galaxy, rng, *, spacing, n_most, shapes, spread, shown):
     """Inject all sources, as many at a time as go apart."""
     from tqdm.auto import tqdm
 
@@ -267,13 +306,28 @@ def _inject(injector, flux, is_galaxy, shapes, rng, *, spacing, n_most, shown):
             if which.any():
                 sources.galaxy = np.zeros((len(x), 6))
                 sources.galaxy[which] = shapes(sources.flux[which])
-            yield sources
+            yield spread(sources)
             done += len(x)
             bar.update(len(x))
 
     with tqdm(total=len(flux), desc='injecting', disable=not shown) as bar:
         pieces = injector.run(batches(), rng)
     return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+
+def _in_bands(sources, bands, zero_point, prior, rng):
+    """Sources by band, with colours of a prior; bulges are redder than their disks."""
+    on = {'generator': torch_generator(rng)}
+    magnitude = torch.from_numpy(flux_to_magnitude(sources.flux, zero_point)).float()
+    is_galaxy = torch.from_numpy(sources.is_galaxy)
+    ratio = prior.sample(magnitude, is_galaxy, bands, **on).exp().double().numpy()
+    disk = torch.from_numpy(sources.galaxy[:, 0]).float()
+    disk = prior.disk_fractions(disk, bands, **on).double().numpy()
+    found = {}
+    for k, band in enumerate(bands):
+        own = found[str(band)] = sources.copied()
+        own.flux, own.galaxy[:, 0] = ratio[:, k] * sources.flux, disk[:, k]
+    return found
 
 
 def draw_positions(shape, spacing, n_most, rng):

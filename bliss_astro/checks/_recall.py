@@ -21,6 +21,7 @@ from bliss_astro.coadds._noise import correlated_noise, input_kernel
 from bliss_astro.detection._batches import detect_each
 from bliss_astro.detection._detect import IMAGE_OPTIONS, detect
 from bliss_astro.exposures._psf import central_psf
+from bliss_astro.exposures._set import images_by_band
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.units import MEDIAN_ERROR, flux_to_magnitude
 
@@ -51,9 +52,9 @@ class Completeness:
         source of the image (``n_blended``). Of the clear ones that were found:
         ``bias`` and ``scatter``, median and robust standard deviation of (estimated -
         true flux) / ``flux_err`` (0 and 1 if errors are calibrated), ``bias_err``,
-        ``relative_bias``, the median of (estimated - true) / true. Of all that were
-        found: ``accuracy``, the share with the right type, with its interval; NaN for
-        an encoder without types.
+        ``relative_bias``, the median of (estimated - true) / true; of other bands than
+        the reference ``bias_g`` and so on. Of all that were found: ``accuracy``, the
+        share with the right type, with its interval; NaN for an encoder without types.
 
     limits : `~astropy.table.QTable`
         For each type and share of 50 and 90 %: the flux (and magnitude) at which it
@@ -65,7 +66,8 @@ class Completeness:
         the image) and type; whether it was ``found``, lies on a ``masked`` pixel or
         beside a source of the image (``blended``); and, NaN where it was not found,
         ``flux_estimate``, ``flux_err``, ``galaxy_probability`` and the ``offset`` of
-        the detection in pixels.
+        the detection in pixels; in other bands ``flux_g``, ``flux_g_estimate``,
+        ``flux_g_err``.
 
     threshold : float
         Smallest probability of a detection.
@@ -125,8 +127,8 @@ def _fraction(name, k, n):
     return dict(zip((name, f'{name}_low', f'{name}_high'), values, strict=True))
 
 
-def _bin_row(found, use):
-    """Numbers of one bin."""
+def _bin_row(found, use, bands):
+    """Numbers of one bin, in the reference band and others."""
     clear = use & ~found['masked'] & ~found['blended']
     seen, seen_clear = use & found['found'], clear & found['found']
     n, n_found, n_clear = (int(which.sum()) for which in (use, seen, clear))
@@ -134,22 +136,30 @@ def _bin_row(found, use):
     for name in ('masked', 'blended'):
         row[f'n_{name}'] = int((use & found[name]).sum())
     row['recall_clear'] = seen_clear.sum() / n_clear if n_clear else np.nan
-    flux, estimate, error = (
-        found[name][seen_clear] for name in ('flux', 'flux_estimate', 'flux_err')
-    )
-    pull, relative = (estimate - flux) / error, (estimate - flux) / flux
-    row |= dict.fromkeys(('bias', 'bias_err', 'scatter', 'relative_bias'), np.nan)
-    if len(pull):
-        row['bias'], row['relative_bias'] = np.median(pull), np.median(relative)
-        row['scatter'] = half_width(pull) if len(pull) > 4 else np.nan
-        row['bias_err'] = MEDIAN_ERROR * row['scatter'] / np.sqrt(len(pull))
+    for end in ('', *(f'_{band}' for band in bands)):
+        row |= _flux_bias(found, seen_clear, end)
     share = found['galaxy_probability'][seen]
     typed = np.isfinite(share)
     right = ((share > 0.5) == found['is_galaxy'][seen]) & typed
     return row | _fraction('accuracy', int(right.sum()), int(typed.sum()))
 
 
-def recall_table(found, edges, types, unit, zero_point, by_magnitude):
+def _flux_bias(found, use, end):
+    """Bias and scatter of some fluxes; those of a band have its name at their end."""
+    flux, estimate, error = (
+        found[f'flux{end}{part}'][use] for part in ('', '_estimate', '_err')
+    )
+    pull, relative = (estimate - flux) / error, (estimate - flux) / flux
+    bias = scatter = middle = np.nan
+    if len(pull):
+        bias, middle = np.median(pull), np.median(relative)
+        scatter = half_width(pull) if len(pull) > 4 else np.nan
+    error = MEDIAN_ERROR * scatter / np.sqrt(max(len(pull), 1))
+    row = {f'bias{end}': bias, f'bias{end}_err': error, f'scatter{end}': scatter}
+    return row | {f'relative_bias{end}': middle}
+
+
+def recall_table(found, edges, types, unit, zero_point, by_magnitude, bands=()):
     """Table of recall, bias and accuracy by type and bin."""
     rows = []
     bins = list(itertools.pairwise(edges))
@@ -164,7 +174,7 @@ def recall_table(found, edges, types, unit, zero_point, by_magnitude):
                 row['mag_low'] = flux_to_magnitude(high, zero_point)
                 row['mag_high'] = flux_to_magnitude(low, zero_point)
             row |= {'flux_low': low, 'flux_high': high}
-            rows.append(row | _bin_row(found, use))
+            rows.append(row | _bin_row(found, use, bands))
     table = with_units(QTable(rows=rows), unit)
     for name in table.colnames[table.colnames.index('n') :]:
         if table[name].dtype.kind == 'f':
@@ -249,14 +259,14 @@ def recall_limits(flux, found, levels, rng):
 
 class Injector:
     """
-    Injection of sources into one image, and their detection.
+    Injection of sources into one image, in all of its bands, and their detection.
 
     To make one detects the sources of the image itself, with which those injected are
     compared.
 
     Parameters
     ----------
-    exposure : `~bliss_astro.exposures.Exposure`
+    image : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
         The image, with its PSF.
 
     encoder : `~bliss_astro.encoders.Encoder`
@@ -270,16 +280,21 @@ class Injector:
         default half the FWHM of the PSF.
     """
 
-    def __init__(self, exposure, encoder, options, radius):
-        self.exposure = exposure
+    def __init__(self, image, encoder, options, radius):
+        self.image, own = image, images_by_band(image)
+        self.exposure = exposure = next(iter(own.values()))
         self.fwhm = float(central_psf(exposure).fwhm)
         self.radius = 0.5 * self.fwhm if radius is None else radius
-        self.renderer = ModelRenderer.of(exposure)
-        self.kernel = input_kernel(exposure)
-        # The exposure holds all that describes it.
+        # Of each band: the exposure, its renderer and the kernel of its noise.
+        self.bands = {
+            band: (one, ModelRenderer.of(one), input_kernel(one))
+            for band, one in own.items()
+        }
+        # The exposures hold all that describes them.
+        names = *IMAGE_OPTIONS, 'bands', 'reference', 'calibration'
         own = {'encoder': encoder, 'device': encoder.device}
-        options = dataclasses.replace(options, **dict.fromkeys(IMAGE_OPTIONS), **own)
-        reference = detect(exposure, options)
+        options = dataclasses.replace(options, **dict.fromkeys(names), **own)
+        reference = detect(image, options)
         self.known = Sources.of(reference)
         # All images have the prior of the first: what is injected is no part of it.
         density = _density_of(reference.posterior, exposure.shape)
@@ -288,7 +303,7 @@ class Injector:
 
     def run(self, batches, rng):
         """
-        Inject batches of `Sources`, an image each, detect and match them.
+        Inject batches of `Sources` by band, an image each, detect and match them.
 
         Returns a list of the columns of `Completeness.sources` (dict), by batch.
         Positions and offsets are in pixels, fluxes in the unit of the image; what was
@@ -298,22 +313,30 @@ class Injector:
 
         def pairs():
             for sources in batches:
-                waiting.append(sources)
-                yield self._inject(sources, rng), self.options
+                waiting.append(images_by_band(sources))
+                yield self._inject(waiting[-1], rng), self.options
 
         # The image as it is has warned of all that there is to warn of.
         with mute_warnings(NoDetectionsWarning, OutOfDomainWarning):
             return [self._match(waiting.popleft(), c) for c in detect_each(pairs())]
 
-    def _inject(self, sources, rng):
+    def _inject(self, by_band, rng):
         """The image with sources and the noise of their photons."""
-        signal = self.renderer(sources)
-        noise = correlated_noise(self.exposure.shape, self.kernel, rng)
-        noise *= np.sqrt(np.maximum(signal, 0) / self.exposure.effective_gain)
-        return self.exposure.replace(data=self.exposure.data + signal + noise)
+        found = {}
+        for band, sources in by_band.items():
+            exposure, renderer, kernel = self.bands[band]
+            signal = renderer(sources)
+            noise = correlated_noise(exposure.shape, kernel, rng)
+            noise *= np.sqrt(np.maximum(signal, 0) / exposure.effective_gain)
+            found[band] = exposure.replace(data=exposure.data + signal + noise)
+        if None in found:
+            return found[None]
+        own = {band: found.get(band.name) for band in self.image.bands}
+        return self.image._of(own, self.image.reference)
 
-    def _match(self, sources, catalog):
+    def _match(self, by_band, catalog):
         """Columns of `Completeness.sources` from what was found."""
+        sources, *_ = by_band.values()
         new, flux = Sources.of(catalog), sources.flux[:, None]
         before, now = (
             np.hypot(v.x - sources.x[:, None], v.y - sources.y[:, None])
@@ -331,11 +354,13 @@ class Injector:
         share = np.full(len(catalog), np.nan)
         if 'galaxy_probability' in catalog.colnames:
             share = catalog['galaxy_probability']
-        estimate, error, share, x, y = (
-            np.where(found, np.append(plain_numbers(v), np.nan)[nearest], np.nan)
-            for v in (new.flux, catalog['flux_err'], share, new.x, new.y)
-        )
-        return {
+
+        def of_nearest(values):
+            values = np.append(plain_numbers(values), np.nan)
+            return np.where(found, values[nearest], np.nan)
+
+        x, y = of_nearest(new.x), of_nearest(new.y)
+        row = {
             'x_centroid': sources.x,
             'y_centroid': sources.y,
             'flux': sources.flux,
@@ -343,11 +368,16 @@ class Injector:
             'found': found,
             'masked': self.exposure.mask[pixel],
             'blended': (near & (self.known.flux > _BLEND_FLUX * flux)).any(1),
-            'flux_estimate': estimate,
-            'flux_err': error,
-            'galaxy_probability': share,
+            'flux_estimate': of_nearest(new.flux),
+            'flux_err': of_nearest(catalog['flux_err']),
+            'galaxy_probability': of_nearest(share),
             'offset': np.hypot(x - sources.x, y - sources.y),
         }
+        for band, own in list(by_band.items())[1:]:
+            row[f'flux_{band}'] = own.flux
+            row[f'flux_{band}_estimate'] = of_nearest(catalog[f'flux_{band}'])
+            row[f'flux_{band}_err'] = of_nearest(catalog[f'flux_{band}_err'])
+        return row
 
 
 def _density_of(posterior, shape):

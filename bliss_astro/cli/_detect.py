@@ -219,7 +219,8 @@ def run_completeness(options):
     Completeness of the catalogue of an image, by injected sources.
 
     Inject sources into an image, detect them, and print which share is found and how
-    well their fluxes are measured. IMAGE is any file that "bliss-astro detect" reads.
+    well their fluxes are measured. IMAGE is any file that "bliss-astro detect" reads;
+    with several bands, sources are put into all of them, with colours of the sky.
     """
     from bliss_astro.checks import completeness
     from bliss_astro.detection import BlissFinder
@@ -228,7 +229,7 @@ def run_completeness(options):
     status(options, 'injecting sources')
     result = completeness(
         image,
-        BlissFinder(options.threshold, **keywords),
+        BlissFinder(options.threshold, reference=options.reference, **keywords),
         magnitudes=options.magnitudes,
         types=options.types,
         n_sources=options.sources,
@@ -302,7 +303,7 @@ COMMANDS = {
     ),
     'completeness': (
         run_completeness,
-        f'image {_MEASUREMENT} magnitudes sources types',
+        f'image:bands reference {_MEASUREMENT} magnitudes sources types',
         _RESULTS,
     ),
     'reconstruct': (

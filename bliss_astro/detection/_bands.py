@@ -111,12 +111,21 @@ def prepare_bands(data, options, encoder):
 
     One of an encoder without bands is that in the reference band.
     """
+    found = read_bands(data, options, encoder, prepare_image)
+    if len(found.images) > 1:
+        _check_calibration(found.image)
+        _check_places(found.image)
+    return found
+
+
+def read_bands(data, options, encoder, prepare):
+    """As `prepare_bands`, each by a function, without checks of one against another."""
     named = {name: getattr(options, name) for name in ('reference', 'calibration')}
     if not _has_bands(data, options.bands):
         for name, value in (named | {'bands': options.bands}).items():
             text = f'{name} was given although data has no bands; leave it out'
             require_none(value, text)
-        return PreparedBands([prepare_image(data, options.image, encoder)])
+        return PreparedBands([prepare(data, options.image, encoder)])
     from bliss_astro.exposures._set import ExposureSet, split_images
     from bliss_astro.exposures._set_checks import band_of
 
@@ -136,7 +145,7 @@ def prepare_bands(data, options, encoder):
     for key, (image, given) in images.items():
         with messages_about(f'band {str(key)!r}'):
             band, given = _described(key, given)
-            own = None if image is None else prepare_image(image, given, encoder)
+            own = None if image is None else prepare(image, given, encoder)
             band = band_of(band, own and own.exposure, 'data', 'bandpass')
         prepared[band] = own
     # Whatever the order in which they were given, results are the same.
@@ -149,8 +158,6 @@ def prepare_bands(data, options, encoder):
         found = ExposureSet._of(own, str(reference))
     else:
         found = _on_one_grid(own, str(reference), named['calibration'])
-    _check_calibration(found)
-    _check_places(found)
     by_name = {str(band): own for band, own in prepared.items()}
     images = [
         dataclasses.replace(by_name[name], exposure=found[name]) for name in found

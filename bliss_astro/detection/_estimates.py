@@ -86,6 +86,12 @@ def prepare_image(data, given, encoder):
     return PreparedImage(exposure, sources, rays, messages, comparison)
 
 
+def read_image(data, given, encoder):
+    """Read an image, and estimate what is not given, as it is before detection."""
+    exposure, sources = as_exposure(data, **given)
+    return PreparedImage(exposure, sources, np.zeros(exposure.shape, bool), [], {})
+
+
 def as_exposure(data, **given):
     """
     Make an exposure with a PSF of any image that `detect_sources` takes.

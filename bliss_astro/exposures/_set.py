@@ -292,7 +292,7 @@ def images_by_band(images):
     """Images, or what is of them, by name of the band; of one without bands by None."""
     if not isinstance(images, Mapping):
         return {None: images}
-    return {str(band): one for band, one in images.items() if one is not None}
+    return {b and str(b): one for b, one in images.items() if one is not None}
 
 
 def split_images(images, bands, given):

@@ -1,22 +1,32 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Checks, self-checks and reconstructions of images in several bands.
+Checks, completeness and reconstructions of images in several bands.
 """
 
 import dataclasses
 
+import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bliss_astro import BlissFinder, CoaddSimulator, detect_sources, reconstruct
+from bliss_astro import (
+    BlissFinder,
+    CoaddSimulator,
+    completeness,
+    detect_sources,
+    reconstruct,
+)
 from bliss_astro.catalog import ProbabilisticCatalog
+from bliss_astro.checks._recall import Injector
 from bliss_astro.checks._reconstruction import write_images
 from bliss_astro.checks._self_check import self_check
+from bliss_astro.detection._detect import DetectionOptions
 from bliss_astro.exposures import ExposureSet
 from bliss_astro.plotting import plot_check, plot_reconstruction
-from bliss_astro.priors import CatalogPrior
+from bliss_astro.priors import CatalogPrior, ColourPrior
+from bliss_astro.rendering._scene import Sources
 
 
 @pytest.fixture(scope='module')
@@ -185,3 +195,94 @@ def test_one_band_by_name(catalog, exposures):
     alone = catalog.check(exposures['r'], rng=1)
     assert_array_equal(found.residual, alone.residual)
     assert dataclasses.asdict(found).keys() == dataclasses.asdict(alone).keys()
+
+
+# -- completeness --------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def finder(encoder_of_bands):
+    return BlissFinder(encoder=encoder_of_bands)
+
+
+@pytest.fixture(scope='module')
+def injected(exposures, finder):
+    """
+    Bright sources and faint ones, injected in all bands.
+    """
+    known = {'magnitudes': [17, 19, 24.5, 25], 'n_sources': 24, 'spacing': 32}
+    return completeness(exposures, finder, **known, rng=1)
+
+
+def test_completeness_of_bands(injected):
+    table, sources = injected.table, injected.sources
+    assert np.all(table['recall'][[0, 3]] > 0.8)
+    assert np.all(table['recall'][[2, 5]] < 0.5)
+    for band in 'gi':
+        end = f'_{band}'
+        # Biases of bright stars are small in every band.
+        assert abs(table[f'relative_bias{end}'][0]) < 0.05
+        assert {f'bias{end}', f'bias{end}_err', f'scatter{end}'} <= {*table.colnames}
+        names = f'flux{end}', f'flux{end}_estimate', f'flux{end}_err'
+        assert all(sources[name].unit == u.nmgy for name in names)
+        found = np.isfinite(sources[f'flux{end}_estimate'].value)
+        assert_array_equal(found, sources['found'])
+    bright = sources[sources['flux'] > 10 * u.nmgy]
+    for band in 'gi':
+        estimate = bright[f'flux_{band}_estimate'] / bright[f'flux_{band}']
+        assert_allclose(np.nanmedian(estimate.value), 1, atol=0.03)
+    # Colours of stars are those of the sky, and differ.
+    color = -2.5 * np.log10((bright['flux_g'] / bright['flux_i']).value)
+    assert 0.3 < np.median(color) < 3
+    assert np.std(color) > 0.2
+    assert 'relative_bias_r' not in table.colnames
+
+
+def test_sources_are_in_all_bands(exposures, encoder_of_bands):
+    options = DetectionOptions(encoder=encoder_of_bands)
+    missing = ExposureSet(dict(exposures) | {'z': None})
+    injector = Injector(missing, encoder_of_bands, options, None)
+    assert list(injector.bands) == list('rgi')
+    places = np.array([40.0, 90.0]), np.array([60.0, 70.0])
+    own = {
+        band: Sources(*places, np.array([1e3, 2e3]) * k, np.zeros(2, bool))
+        for k, band in enumerate('rgi', 1)
+    }
+    made = injector._inject(own, np.random.default_rng(1))
+    assert [band.name for band in made.bands] == list('rgiz')
+    for k, band in enumerate('rgi', 1):
+        light = made[band].data - exposures[band].data
+        assert_allclose(light[40:90, 20:110].sum(), 3e3 * k, rtol=0.03)
+
+
+def test_completeness_of_the_reference_band(exposures):
+    finder = BlissFinder(encoder='stars')
+    known = {'magnitudes': [19, 21, 23], 'n_sources': 8, 'spacing': 40, 'rng': 2}
+    with pytest.warns(UserWarning, match='sees one band') as shown:
+        found = completeness(exposures, finder, **known)
+    assert sum('sees one band' in str(item.message) for item in shown) == 1
+    alone = completeness(exposures['r'], finder, **known)
+    assert found.table.colnames == alone.table.colnames
+    assert_array_equal(found.sources['found'], alone.sources['found'])
+    assert_array_equal(found.sources['flux_estimate'], alone.sources['flux_estimate'])
+
+
+def test_completeness_of_other_kinds(exposures, encoder_of_bands, finder):
+    known = {'n_sources': 4, 'types': 'star', 'rng': 1, 'fluxes': [20.0, 30.0]}
+    names = 'background', 'bkg_error', 'effective_gain', 'psf'
+    given = {name: {b: getattr(exposures[b], name) for b in 'rg'} for name in names}
+    own = given | {'bands': 'rg', 'calibration': {'g': 1.0}}
+    cube = BlissFinder(encoder=encoder_of_bands, **own)
+    data = np.stack([exposures[band].data for band in 'rg'])
+    with pytest.raises(ValueError, match='several bands need a zero_point'):
+        completeness(data, cube, **known)
+    found = completeness(data, cube, **known, zero_point=22.5)
+    assert list(found.table['n_found']) == [4]
+    assert 'bias_g' in found.table.colnames
+    alone = {'r': exposures['r'], 'g': None}
+    known['fluxes'] *= u.nmgy
+    assert list(completeness(alone, finder, **known).table['n_found']) == [4]
+    with pytest.raises(ValueError, match='colours must be left out'):
+        completeness(alone, finder, **known, colours=ColourPrior.default())
+    with pytest.raises(TypeError, match='colours must be ColourPrior'):
+        completeness(exposures, finder, **known, colours='red')
