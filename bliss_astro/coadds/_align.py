@@ -202,8 +202,10 @@ def common_band(exposure, k, band):
     # Where one is a mere text, by name.
     same = own == band if type(own) is type(band) else str(own) == str(band)
     if band is not None and not same:
-        bands = f'exposures[{k}] is in {own!r}, those before it in {band!r}'
-        raise ValueError(f'exposures differ in band: {bands}.')
+        if (names := (str(own), str(band)))[0] == names[1]:
+            names = own, band
+        bands = f'exposures[{k}] is in {names[0]!r}, those before it in {names[1]!r}'
+        raise ValueError(f'exposures differ in band: {bands}; give lists by band.')
     return own if band is None else band
 
 

@@ -21,6 +21,7 @@ from ._align import (
     with_progress,
 )
 from ._coadd import Coadd
+from ._coadd_bands import coadd_bands, group_bands
 from ._grid import check_any, output_grid, same_grid
 from ._sums import (
     Clipper,
@@ -70,10 +71,12 @@ def coadd_exposures(
         `align_exposures` returned, all on one grid. What is gone through
         more than once (without ``wcs_out``, or with ``sigma_clip``) may be a list
         or a sequence that loads its items one by one, but not a generator.
+        Of several bands a dict of lists by band, or a list of
+        `~bliss_astro.exposures.ExposureSet`: each band has a coadd, all on one grid.
 
     weights : {'inverse_variance', 'uniform'} or 1D array_like, optional
         The weight of each pixel: one over the variance of the sky's noise over
-        areas (see Notes); or 1; or a number for each exposure.
+        areas (see Notes); or 1; or a number for each exposure. Or a dict by band.
 
     match_background : bool or {'constant', 'plane'}, optional
         Whether a constant (or a plane) is taken off each exposure, such that
@@ -87,9 +90,9 @@ def coadd_exposures(
         `~astropy.stats.SigmaClip` its ``sigma`` is taken.
 
     zero_points : float or 1D array_like, optional
-        AB magnitude of one unit of data in each exposure (or in all). Needed for
-        counts; not for exposures in a physical unit, which are converted to
-        that of the first.
+        AB magnitude of one unit of data in each exposure (or in all; or a dict of them
+        by band). Needed for counts; not for exposures in a physical unit, which are
+        converted to that of the first.
 
     zero_point_out : float, optional
         The zero point of the coadd, by default that of the first exposure. 22.5
@@ -113,7 +116,7 @@ def coadd_exposures(
 
     Returns
     -------
-    coadd : `Coadd`
+    coadd : `Coadd`, or `~bliss_astro.exposures.ExposureSet` of several bands
         The coadd, without its sky, in the unit of the first exposure (unless
         ``zero_point_out`` is given). Its pixels hold the flux per pixel of
         the coadd: a source has the flux that it has in the exposures. In units of
@@ -176,6 +179,10 @@ def coadd_exposures(
     >>> coadd
     <Coadd 32 x 32 px, bkg_error 1, 4 exposures>
     """
+    options = {name: value for name, value in locals().items() if name != 'exposures'}
+    groups = group_bands(exposures)
+    if groups is not None:
+        return coadd_bands(groups, coadd_exposures, options)
     stream = _Stream(
         exposures,
         Weights(weights),
