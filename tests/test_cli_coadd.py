@@ -3,6 +3,8 @@
 Tests of ``bliss-astro coadd``.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -117,3 +119,45 @@ def test_no_wcs(files, capsys):
     fits.writeto(paths[1], fits.getdata(paths[1]), overwrite=True)
     assert main(['coadd', *paths, *known(psf), '-o', output]) == 1
     assert 'WCS' in capsys.readouterr().err
+
+
+def test_several_bands(files, tmp_path, capsys):
+    paths, psf, _ = files
+    for band in 'rg':
+        Path(psf).with_name(f'psf-{band}.fits').write_bytes(Path(psf).read_bytes())
+    words = ['coadd', f'r={paths[0]}', f'g={paths[1]}', f'r={paths[2]}']
+    words += [*known(psf.replace('.fits', '-{band}.fits')), '--zero-points', '24']
+    words[words.index('--noise') + 1] = f'r={NOISE},g={2 * NOISE}'
+    output = str(tmp_path / 'coadd-{band}.fits')
+    assert main([*words, '-o', output]) == 0
+    assert [line[:8] for line in capsys.readouterr().out.splitlines()[::2]] == [
+        'r: <Coad',
+        'g: <Coad',
+    ]
+    r, g = (Coadd.read(tmp_path / f'coadd-{band}.fits') for band in 'rg')
+    assert (r.meta['n_exposures'], g.meta['n_exposures']) == (2, 1)
+    assert r.shape == g.shape
+    assert g.band.name == 'g'
+    assert np.median(g.bkg_error) > 1.8 * np.median(r.bkg_error)
+    # They are as they are for detection.
+    images = [f'{band}={tmp_path}/coadd-{band}.fits' for band in 'rg']
+    assert main(['detect', *images, '--encoder', 'stars', '-q']) == 0
+
+
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['r={0}', 'g={1}', '-o', 'a.fits'], 'several bands need {band} in it'),
+        (['r={0}', '{1}', '-o', 'a.fits'], 'all images are given as BAND=FILE, or'),
+        (['{0}', 'q={1}', '-o', 'a.fits'], 'the band must be one of ugrizy'),
+        (
+            ['r={0}', 'r={1}', '--gain', 'r=1,g=2', '-o', 'a.fits'],
+            '--gain must name bands of IMAGE (r',
+        ),
+    ],
+)
+def test_bands_that_do_not_fit(files, words, text, capsys):
+    words = [word.replace('{0}', files[0][0]) for word in words]
+    words = [word.replace('{1}', files[0][1]) for word in words]
+    assert main(['coadd', *words]) == 2
+    assert text in capsys.readouterr().err

@@ -11,8 +11,8 @@ import numpy as np
 from bliss_astro._warnings import messages_about
 
 from ._files import (
-    UsageError,
     as_key,
+    check_by_band,
     check_paths,
     count_text,
     of_band,
@@ -78,11 +78,7 @@ def _read(options, kind):
 def _read_images(options):
     """Read the image of a command, or a dict of those of bands; and the kind."""
     found, paths = {}, split_bands(options.image)
-    known = [band.partition('@')[0] for band in paths if band]
-    for name, value in vars(options).items():
-        if isinstance(value, dict) and not value.keys() <= set(known):
-            flag, names = '--' + name.replace('_', '-'), ', '.join(known)
-            raise UsageError(f'{flag} must name bands of IMAGE ({names or "none"})')
+    check_by_band(options, paths)
     for band, path in paths.items():
         values = {name: of_band(value, band) for name, value in vars(options).items()}
         namespace = argparse.Namespace(**values | {'image': path})
@@ -103,16 +99,20 @@ def _detect(options, kind, **arguments):
     bands = f' in {", ".join(map(str, image))}' if several else ''
     status(options, f'detecting in {nx} x {ny} px of {article} {file_kind}{bands}')
     arguments |= keywords | {'progress_bar': shows_progress(options)}
-    # By the name that was typed: DECam.r, whose columns are those of r.
-    typed = [(key or '').partition('@')[0] for key in split_bands(options.image)]
-    named = dict(zip(typed, map(str, image), strict=True)) if several else {}
-    arguments |= {'reference': named.get(options.reference, options.reference)}
+    arguments |= {'reference': _reference(options)}
     catalog = detect_sources(image, options.threshold, **arguments)
     record, shape = catalog.meta['estimated'], catalog.exposure.shape
     status(options, image_line(record, shape))
     for band in catalog.posterior.meta.get('bands', ())[1:]:
         status(options, image_line(record, shape, band))
     return catalog
+
+
+def _reference(options):
+    """Reference band by what was typed: DECam.r, whose columns are those of r."""
+    bands = [band for band in split_bands(options.image) if band is not None]
+    named = {band.partition('@')[0]: str(as_key(band)) for band in bands}
+    return named.get(options.reference, options.reference)
 
 
 def _kept(options):
@@ -229,7 +229,7 @@ def run_completeness(options):
     status(options, 'injecting sources')
     result = completeness(
         image,
-        BlissFinder(options.threshold, reference=options.reference, **keywords),
+        BlissFinder(options.threshold, reference=_reference(options), **keywords),
         magnitudes=options.magnitudes,
         types=options.types,
         n_sources=options.sources,

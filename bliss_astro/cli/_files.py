@@ -134,23 +134,30 @@ def split_bands(paths):
     """Paths by band of BAND=FILE; by None that of an image without a band."""
     paths, found, keys = [paths] if isinstance(paths, str) else paths, {}, []
     for path in paths:
-        band, _, file = path.partition('=')
-        named = bool(file) and not Path(path).is_file()
-        if len(paths) > 1 and not named:
+        band, file = split_band(path)
+        if len(paths) > 1 and band is None:
             raise UsageError(f'{path}: several images are given as BAND=FILE')
-        try:
-            key = str(as_key(band if named else None))
-        except (TypeError, ValueError) as error:
-            msg = (
-                f'{path}: the band must be one of ugrizy, one of a survey such as '
-                'DECam.g, or NAME@WAVELENGTH,WIDTH in nm'
-            )
-            raise UsageError(msg) from error
-        if key in keys:
+        if (key := str(as_key(band))) in keys:
             raise UsageError(f'the band {key} is given twice')
         keys.append(key)
-        found[band if named else None] = file if named else path
+        found[band] = file
     return found
+
+
+def split_band(path):
+    """Band, as it was typed, and path of BAND=FILE; None and a path without a band."""
+    band, _, file = path.partition('=')
+    if not file or Path(path).is_file():
+        return None, path
+    try:
+        as_key(band)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f'{path}: the band must be one of ugrizy, one of a survey such as '
+            'DECam.g, or NAME@WAVELENGTH,WIDTH in nm'
+        )
+        raise UsageError(msg) from error
+    return band, file
 
 
 def by_band(kind):
@@ -164,6 +171,15 @@ def by_band(kind):
         return {band.strip(): kind(value) for band, _, value in pairs}
 
     return parse
+
+
+def check_by_band(options, bands):
+    """Refuse values by band, of any option, for bands that there are not."""
+    known = [band.partition('@')[0] for band in bands if band]
+    for name, value in vars(options).items():
+        if isinstance(value, dict) and not value.keys() <= set(known):
+            flag, names = '--' + name.replace('_', '-'), ', '.join(known)
+            raise UsageError(f'{flag} must name bands of IMAGE ({names or "none"})')
 
 
 def as_key(text):

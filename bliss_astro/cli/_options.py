@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._files import IMAGE_FILES, IMAGE_MAPS, UsageError, by_band
+from ._files import IMAGE_FILES, IMAGE_MAPS, UsageError, by_band, of_band
 
 CONFIGS = Path(__file__).parent.parent / 'data' / 'configs'
 """Folder of the bundled configurations."""
@@ -104,7 +104,11 @@ OPTIONS = {
     'image': (str, 'IMAGE', 'a FITS file'),
     'image:bands': (str, 'IMAGE', 'a FITS file, or BAND=FILE for each band'),
     'images': (str, 'IMAGE', 'FITS files'),
-    'images:coadd': (str, 'IMAGE', 'FITS files; the first sets the pixels'),
+    'images:coadd': (
+        str,
+        'IMAGE',
+        'FITS files, or BAND=FILE for each of several bands; the first sets the pixels',
+    ),
     'reference': (str, 'BAND', 'reference band; by default r, or the first'),
     'threshold': (probability, 'P', 'smallest probability of a source'),
     'encoder': (str, 'NAME', 'bundled encoder or .safetensors'),
@@ -176,7 +180,7 @@ OPTIONS = {
     'output:catalog': (str, 'CATALOG', _CATALOGS),
     'output:table': (str, 'TABLE', '.ecsv, .csv or .fits'),
     'output:model': (str, 'OUT.fits', 'model, residual and catalogue, .fits(.gz)'),
-    'output:coadd': (str, 'COADD.fits', 'file to write'),
+    'output:coadd': (str, 'COADD.fits', 'file to write; {band} stands for the band'),
     'output:image': (str, 'IMAGE.fits', 'file to write'),
     'output:recipe': (str, 'RECIPE.toml', 'file to write; without it, it is printed'),
     'output:run': (str, 'FOLDER', 'checkpoint, log and weights; by default as CONFIG'),
@@ -253,7 +257,7 @@ def add_command(commands, name, run, options, output=''):
     )
     parser.set_defaults(run=run)
     many = IMAGE_FILES + IMAGE_MAPS if name == 'coadd' else ()
-    several = options.startswith('image:bands')
+    several = options.startswith(('image:bands', 'images:coadd'))
     groups = {'': options}
     if options.startswith('image'):
         groups |= _IMAGE_GROUPS
@@ -323,14 +327,15 @@ def read_image_file(options):
     return exposure, _KINDS.get(file_format, 'image')
 
 
-def read_image_of_many(options, k):
-    """Read the k-th image with its own files, or with one that serves for all."""
+def read_image_of_many(options, k, band=None):
+    """Read the k-th image, in a band, with its own files, or one for all images."""
     from bliss_astro.training._facts import known_exposure
 
     values = vars(options) | {'image': options.images[k]}
     for name in IMAGE_FILES + IMAGE_MAPS:
         if isinstance(values[name], list):
             values[name] = values[name][k if len(values[name]) > 1 else 0]
+    values |= {n: of_band(v, band) for n, v in values.items() if isinstance(v, dict)}
     one = argparse.Namespace(**values)
     return known_exposure(read_image_file(one)[0], name=one.image)
 

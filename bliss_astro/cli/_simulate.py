@@ -3,6 +3,7 @@
 ``bliss-astro simulate``, ``demo`` and ``coadd``: star fields, coadds of exposures.
 """
 
+import argparse
 import math
 import time
 from collections.abc import Sequence
@@ -15,10 +16,14 @@ from ._files import (
     IMAGE_FILES,
     IMAGE_MAPS,
     UsageError,
+    as_key,
+    check_by_band,
     check_outputs,
     check_paths,
+    of_band,
     print_table,
     shows_progress,
+    split_band,
     status,
     write_picture,
 )
@@ -133,49 +138,72 @@ def run_coadd(options):
     exposures each pixel has, and "bliss-astro detect" reads it as it is.
 
     IMAGE is a FITS file as for "bliss-astro detect", with celestial coordinates.
+    Several bands are named, r=a.fits r=b.fits g=c.fits, and have a coadd each, on one
+    grid: -o 'coadd-{band}.fits'.
     """
     begun = time.perf_counter()
-    n = len(options.images)
+    bands, options.images = zip(*map(split_band, options.images), strict=True)
+    names, n = list(dict.fromkeys(bands)), len(bands)
+    if None in names[1:] or (names[0] is None and names[1:]):
+        path = options.images[bands.index(None)]
+        raise UsageError(f'{path}: all images are given as BAND=FILE, or none')
+    if names[1:] and '{band}' not in options.output:
+        raise UsageError(f'-o {options.output}: several bands need {{band}} in it')
+    check_by_band(options, bands)
     for name in IMAGE_FILES + IMAGE_MAPS:
-        n_files = len(getattr(options, name) or [])
+        files = getattr(options, name) or []
+        if len(files) == 1 and '{band}' in files[0]:
+            files = [of_band(files[0], band) for band in bands]
+            setattr(options, name, files)
+        n_files = len(files)
         if n_files not in (0, n) and not (name in _FOR_ALL and n_files == 1):
             raise UsageError(f'--{name} names {n_files} files for {n} images')
     points = options.zero_points
     if points is not None and len(points) not in (1, n):
         raise UsageError(f'--zero-points gives {len(points)} numbers for {n} images')
-    check_paths(options, 'image')
+    outputs = [of_band(options.output, band) for band in names]
+    for path in outputs:
+        check_paths(argparse.Namespace(**vars(options) | {'output': path}), 'image')
 
     from bliss_astro.coadds import coadd_exposures
+    from bliss_astro.exposures._set import images_by_band
 
     status(options, f'adding {counted(n, "image")}')
+    places = {b: [k for k, own in enumerate(bands) if own == b] for b in names}
+    exposures = {as_key(b): _Exposures(options, b, own) for b, own in places.items()}
+    if points is not None:
+        points = points if len(points) == n else points * n
+        points = {as_key(b): [points[k] for k in own] for b, own in places.items()}
     coadd = coadd_exposures(
-        _Exposures(options),
+        exposures.get(None, exposures),
         options.weights,
         match_background=options.match_background or False,
         sigma_clip=options.sigma_clip,
-        zero_points=points[0] if points is not None and len(points) == 1 else points,
+        zero_points=points.get(None, points) if points else None,
         method=options.method,
         progress_bar=shows_progress(options),
     )
-    coadd.write(options.output, overwrite=options.overwrite)
-    print(coadd)
-    along_x, along_y = coadd.noise_correlation
-    print(f'correlation of the noise: {along_x:.3f} along x, {along_y:.3f} along y')
+    for (band, one), path in zip(images_by_band(coadd).items(), outputs, strict=True):
+        one.write(path, overwrite=options.overwrite)
+        print(one if band is None else f'{band}: {one}')
+        along_x, along_y = one.noise_correlation
+        print(f'correlation of the noise: {along_x:.3f} along x, {along_y:.3f} along y')
     seconds = time.perf_counter() - begun
-    status(options, f'wrote {options.output} in {seconds:.1f} s')
+    status(options, f'wrote {", ".join(outputs)} in {seconds:.1f} s')
 
 
 class _Exposures(Sequence):
     """Exposures that are read when they are used: hundreds need no memory."""
 
-    def __init__(self, options):
-        self.options = options
+    def __init__(self, options, band, places):
+        self.options, self.band, self.places = options, band, places
 
     def __len__(self):
-        return len(self.options.images)
+        return len(self.places)
 
     def __getitem__(self, k):
-        image = read_image_of_many(self.options, k)
+        k = self.places[k]
+        image = read_image_of_many(self.options, k, self.band)
         if image.wcs is None:
             msg = f'{self.options.images[k]} has no celestial WCS, which aligning needs'
             raise ValueError(msg)

@@ -71,8 +71,8 @@ def coadd_exposures(
         `align_exposures` returned, all on one grid. What is gone through
         more than once (without ``wcs_out``, or with ``sigma_clip``) may be a list
         or a sequence that loads its items one by one, but not a generator.
-        Of several bands a dict of lists by band, or a list of
-        `~bliss_astro.exposures.ExposureSet`: each band has a coadd, all on one grid.
+        A dict of lists by band, or a list of `~bliss_astro.exposures.ExposureSet`,
+        makes a coadd in each band, all on one grid.
 
     weights : {'inverse_variance', 'uniform'} or 1D array_like, optional
         The weight of each pixel: one over the variance of the sky's noise over
