@@ -25,7 +25,7 @@ from ._config import (
     WIDE_RADIUS,
     WIDE_SIGMAS,
 )
-from ._layers import spectral_weights, spread_rows
+from ._layers import rows_of_bands, spectral_weights, spread_rows
 
 # Side in tiles of the cells that share a matched filter.
 _CELL = 4
@@ -49,21 +49,16 @@ def image_planes(inputs, config, *, margins=(0, 0, 0, 0), reach=0):
     size, device = config.tile_size, inputs.image.device.type
     half = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if half else inputs.image.dtype
-    n_bands = inputs.image.shape[1] if config.bands else 1
-    rows = [list(range(len(inputs.image)))]
-    if n_bands > 1:
-        rows += [own.nonzero()[:, 0].tolist() for own in inputs.present.cpu().T[1:]]
     bands, filtered = [], []
     with torch.autocast(device, enabled=False):
-        for place, own in enumerate(rows):
-            if own:
-                everything = len(own) == len(rows[0])
-                band = inputs.in_band(place, slice(None) if everything else own)
-                images, bad = _filtered_images(band, config, margins, reach)
-                planes = _compressed(images, bad, dtype)
-                planes = planes.contiguous(memory_format=torch.channels_last)
-                bands.append((place, own, planes))
-                filtered.append((place, own, *images[1:2], bad))
+        for place, own in rows_of_bands(inputs if config.bands else inputs.in_band(0)):
+            everything = len(own) == len(inputs.image)
+            band = inputs.in_band(place, slice(None) if everything else own)
+            images, bad = _filtered_images(band, config, margins, reach)
+            planes = _compressed(images, bad, dtype)
+            planes = planes.contiguous(memory_format=torch.channels_last)
+            bands.append((place, own, planes))
+            filtered.append((place, own, *images[1:2], bad))
         if len(bands) == 1:
             return bands, None
         weights = trim(spectral_weights(inputs), margins, reach)

@@ -281,32 +281,32 @@ def measured_factors(start, flux, error, measured):
     Fluxes and errors ``(N, T, F)`` are in units in which ``exp(z)`` is expected.
     Returned after the logarithms ``(N, T, K, 1)`` of their scales.
     """
-    nothing = torch.zeros_like(start.mean)
-    shift, precision, parts, log_mass = nothing, nothing, start, nothing
-    flux, error = (v[..., None, :].expand_as(nothing) for v in (flux, error))
-    first = start.cov.diagonal(dim1=-2, dim2=-1)
+    # The K components of each band that is measured.
+    at = measured.nonzero(as_tuple=True)
+    flux, error = (v[at][:, None] for v in (flux, error))
+    first, parts = start.cov.diagonal(dim1=-2, dim2=-1).mT[at], start
+    shift = precision = torch.zeros_like(first)
     highest = torch.log(flux.clamp(min=0) + 4 * error)
-    measured = measured[..., None, :]
     for _ in range(_N_PASSES):
-        own = parts.cov.diagonal(dim1=-2, dim2=-1).clamp(min=1e-9)
+        own = parts.cov.diagonal(dim1=-2, dim2=-1).mT[at].clamp(min=1e-9)
         # Without the band's own factor no component is wider than in the prior.
         inverse = torch.maximum(1 / own - precision, 1 / first)
         variance = 1 / inverse
-        mean = variance * (parts.mean / own - shift)
+        mean = variance * (parts.mean.mT[at] / own - shift)
         log_all, middle, spread = _moments(mean, variance, flux, error)
         step = middle - mean
         # Where the likelihood bends upwards, a factor that ends at its upper end: one
         # without an end would push the other bands away.
         share = (step / (highest - mean).clamp(min=1e-3)).clamp(0, 0.999)
         least = torch.where(step > 0, inverse * share / (1 - share), 0.0)
-        new = torch.maximum(1 / spread - inverse, least)
-        precision = torch.where(measured, new, 0.0)
-        new = new * mean + step * (inverse + new)
-        shift = torch.where(measured, new, 0.0)
+        precision = torch.maximum(1 / spread - inverse, least)
+        shift = precision * mean + step * (inverse + precision)
         log_mass = log_all - _log_mass(shift, precision, mean, variance)
-        parts = start.given(shift, precision)
-    log_mass = torch.where(measured, log_mass, 0.0).sum(-1, keepdim=True)
-    return log_mass, shift, precision
+        found = start.mean.new_zeros(3, *start.mean.mT.shape)
+        found[:, *at] = torch.stack([log_mass, shift, precision])
+        log_masses, *factors = found.mT
+        parts = start.given(*factors)
+    return log_masses.sum(-1, keepdim=True), *factors
 
 
 def ratios(parts, origin=None):

@@ -98,6 +98,8 @@ class EncoderTrainer(Trainer):
         sizes = {'tile_size': config.tile_size, 'n_most': config.n_most}
         inputs, catalog = training_pair(images, **sizes)
         inputs, shape = self.model.mask_inputs(inputs), catalog.count.shape
+        # Once, for all layers that see it.
+        inputs.description = inputs.described()
         none = inputs.image.new_zeros(shape[0], config.width, *shape[1:])
         posterior, measured = self.model.posterior(none, inputs), None
         catalog = catalog.with_ellipticity(self.model.head.entries, posterior)
