@@ -303,19 +303,30 @@ class Pixels:
 
     @functools.cached_property
     def last(self):
-        """Number of bands up to the last one that each image has, ``(B,)``."""
+        """
+        Number of bands up to the last one that each image has, ``(B,)``.
+
+        Where it is that of all images, an int.
+        """
+        if self.n_bands == 1:
+            return 1
         present = self.inputs.present
-        return (present * torch.arange(1, 1 + self.n_bands).to(present.device)).amax(1)
+        last = present * torch.arange(1, 1 + self.n_bands, device=present.device)
+        last = last.amax(1).clamp(min=1)
+        first, *others = {*last.tolist()}
+        return last if others else first
 
     def last_of(self, images):
         """Number of bands up to the last one that any of these images has."""
-        several = self.n_bands > 1 and len(images) > 0
-        return int(self.last[images].amax()) if several else 1
+        if isinstance(self.last, int):
+            return self.last
+        return int(self.last[images].amax()) if len(images) else 1
 
     def alike(self, images):
         """Numbers of bands, and the indices of the cut-outs that have as many."""
-        if self.n_bands == 1 or len(images) == 0:
-            return [(1, torch.arange(len(images), device=images.device))]
+        if isinstance(self.last, int) or len(images) == 0:
+            index = torch.arange(len(images), device=images.device)
+            return [(self.last_of(images), index)]
         last = self.last[images]
         return [(n, (last == n).nonzero()[:, 0]) for n in last.unique().tolist()]
 
@@ -327,8 +338,8 @@ class Pixels:
         computed of those that do not exist: slices that ``split`` gives for a number of
         cut-outs and of bands.
         """
-        if self.n_bands == 1:
-            return joined(map_threads(function, split(len(images), 1)))
+        if isinstance(self.last, int):
+            return joined(map_threads(function, split(len(images), self.last)))
         groups = self.alike(images)
         pieces = [index[k] for n, index in groups for k in split(len(index), n)]
         found, order = map_threads(function, pieces), torch.cat(pieces).argsort()
