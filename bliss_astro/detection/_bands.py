@@ -365,4 +365,4 @@ def _join_bands(parts):
     names = (name for name in OF_BANDS if getattr(parts[0], name) is not None)
     present = torch.cat([part.present for part in parts], 1)
     values = {name: join(name) for name in names}
-    return dataclasses.replace(parts[0], present=present, **values)
+    return dataclasses.replace(parts[0], present=present, sound=False, **values)

@@ -75,12 +75,13 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32, stems=None):
             out[images, :, *own] = encoder.inner_features(some, margins, stem=stem)
 
     n_threads = n_workers() or 1
-    # As many pixels of all bands.
-    more = (1 if device.type == 'cpu' else _MORE_ON_GPU) / inputs.image.shape[1]
-    step = max(1, int(more * _PASS) // math.prod(grid.shape))
+    more = 1 if device.type == 'cpu' else _MORE_ON_GPU
+    # As many pixels of all bands. Blocks are no smaller for them, as halos cost more
+    # then, and most of the memory is that of layers which bands share.
+    step = max(1, more * _PASS // math.prod(grid.shape) // inputs.image.shape[1])
     step = min(step, -(-n_images // n_threads))
     some = [slice(k, k + step) for k in range(0, n_images, step)]
-    blocks = _blocks(grid.shape, -(-n_threads // len(some)), int(more * _BLOCK))
+    blocks = _blocks(grid.shape, -(-n_threads // len(some)), more * _BLOCK)
     map_threads(fill, enumerate(itertools.product(some, blocks)))
     with torch.no_grad():
         out = out.float() if dtype == torch.float16 else out

@@ -105,6 +105,9 @@ class EncoderInputs(Rows):
         Logarithm of the noise of a pixel in the reference band in nmgy, from which
         magnitudes follow; NaN or `None` where unknown.
 
+    sound : bool
+        Whether bands that are absent have sound numbers already; else they get some.
+
     Raises
     ------
     ValueError
@@ -128,6 +131,7 @@ class EncoderInputs(Rows):
     band: torch.Tensor | None = None
     log_scale: torch.Tensor | None = None
     log_nmgy: torch.Tensor | None = None
+    sound: bool = False
 
     def __post_init__(self):
         if self.image.dim() != 4:
@@ -138,8 +142,9 @@ class EncoderInputs(Rows):
         zeros = self.image.new_zeros(*self.present.shape, 2, 1, 1)
         self.band = zeros if self.band is None else self.band
         self.log_scale = zeros[:, :, :1] if self.log_scale is None else self.log_scale
-        if self.present.shape[1] > 1:
+        if self.present.shape[1] > 1 and not self.sound:
             self._replace_absent()
+            self.sound = True
 
     def _replace_absent(self):
         # Sound numbers of a band that exists, and no pixels: what is masked later must
@@ -245,7 +250,7 @@ class EncoderInputs(Rows):
         values['log_scale'] = log_noise - log_noise[:, :1]
         values |= {'band': bands.bands[..., None, None], 'present': bands.present}
         values['log_nmgy'] = log_noise[:, 0]
-        return dataclasses.replace(parts[0], **values)
+        return dataclasses.replace(parts[0], sound=False, **values)
 
     def in_band(self, index, images=slice(None)) -> 'EncoderInputs':
         """Return the inputs of one band, by its place, and of some of the images."""

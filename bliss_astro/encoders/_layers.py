@@ -123,6 +123,15 @@ def rows_of_bands(inputs):
     return [(place, own) for place, own in enumerate(rows) if own]
 
 
+def conditions_by_band(inputs, parts):
+    """Yield the images of each band that exists, and conditions ``(N, C, h, w)``."""
+    n_bands = max(part.shape[1] for part in parts)
+    for place, rows in rows_of_bands(inputs):
+        if place < n_bands:
+            own = (part[rows, min(place, part.shape[1] - 1)] for part in parts)
+            yield rows, joined_channels(*(part[:, None] for part in own))[:, 0]
+
+
 def spread_rows(value, rows, n):
     """Values of some of n rows, and zeros in the others."""
     if len(rows) == n:

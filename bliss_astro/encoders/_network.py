@@ -30,8 +30,7 @@ from ._layers import (
     BandLayers,
     ResidualBlock,
     band_conditions,
-    joined_channels,
-    rows_of_bands,
+    conditions_by_band,
 )
 from ._weights import DEFAULT_ENCODER, ENCODERS, CardedNetwork
 
@@ -250,11 +249,15 @@ class Encoder(CardedNetwork):
         features : tensor ``(B, width, rows, columns)``
             In the precision of the convolutions, with channels last in memory.
         """
-        # Each convolution of a block reaches a tile further: margins shrink from layer
-        # to layer.
+        # Each convolution of a block reaches a tile further: margins shrink by layer.
         reach = 2 * self.config.n_blocks
         hidden = self.stem(inputs, margins) if stem is None else stem
-        given = self._hidden_conditions(inputs, margins, reach)
+        (_, given), *others = (
+            (rows, self.modulation[:-1](trim(own, margins, reach)))
+            for rows, own in conditions_by_band(inputs, self._conditions(inputs))
+        )
+        if others:
+            given = self.bands.join_conditions(given, others)
         hidden = hidden + self._modulation(given, 0)
         for index, block in enumerate(self.blocks, 1):
             margins = [min(margin, reach) for margin in margins]
@@ -314,16 +317,6 @@ class Encoder(CardedNetwork):
         weight = weight.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
         weight = weight.contiguous(memory_format=torch.channels_last)
         return F.conv2d(planes, weight, self.stem_first.bias, stride=2, padding=2)
-
-    def _hidden_conditions(self, inputs, margins, reach):
-        """Hidden layer of the modulation, from the bands that exist."""
-        parts, hidden = self._conditions(inputs), []
-        for place, rows in rows_of_bands(inputs if self.bands else inputs.in_band(0)):
-            own = (part[rows, min(place, part.shape[1] - 1)] for part in parts)
-            own = joined_channels(*(part[:, None] for part in own))[:, 0]
-            hidden.append((rows, self.modulation[:-1](trim(own, margins, reach))))
-        (_, first), *others = hidden
-        return self.bands.join_conditions(first, others) if others else first
 
     def _conditions(self, inputs):
         inputs = inputs if self.config.bands else inputs.in_band(0)

@@ -154,7 +154,7 @@ def test_absent_bands_are_left_out(encoder, one):
     assert apart.abs().max() > 1e-3
     # Some images may lack a band that others have.
     some = dataclasses.replace(
-        both, present=torch.tensor([[True, True], [True, False]])
+        both, present=torch.tensor([[True, True], [True, False]]), sound=False
     )
     expected = torch.stack([encoder.features(both)[0], encoder.features(one)[1]])
     assert_close(encoder.features(some), expected, atol=1e-5, rtol=1e-5)
@@ -201,7 +201,7 @@ def test_fits_are_made_in_all_bands(encoder, one):
     for k, part in enumerate(parts):
         present = part.present.clone()
         present[1, 1 + k] = False
-        parts[k] = dataclasses.replace(part, present=present)
+        parts[k] = dataclasses.replace(part, present=present, sound=False)
     first, second = (encoder(part) for part in parts)
     catalog = first.sample(generator=torch.Generator().manual_seed(4))
     assert (catalog.count > 1).sum() > 3
@@ -274,7 +274,8 @@ def test_blocks_and_windows(encoder, one, monkeypatch):
     Large images of several bands pass block by block, and are sampled for densities.
     """
     both = with_bands(one, one, other_band(one, 1))
-    two = dataclasses.replace(both, present=torch.tensor([[True, True], [True, False]]))
+    present = torch.tensor([[True, True], [True, False]])
+    two = dataclasses.replace(both, present=present, sound=False)
     encoder.head.count.weight *= 30
     grid, whole = encoder(two).grid, encoder.features(two)
     for name, value in (('_BLOCK', 300), ('_SAMPLED_MIN', 20), ('_SAMPLE_SIDE', 8)):
@@ -477,7 +478,7 @@ def test_a_loss_of_simulated_bands(simulated, tiny_config):
     alone, _ = npe_loss(encoder(inputs.in_band(0)), catalog)
     present = inputs.present.clone()
     present[:, 1:] = False
-    inputs = dataclasses.replace(inputs, present=present)
+    inputs = dataclasses.replace(inputs, present=present, sound=False)
     without, terms = npe_loss(encoder(inputs), catalog)
     # Colours are inferred all the same, by their prior.
     assert_close(without - terms['colour'], alone)
