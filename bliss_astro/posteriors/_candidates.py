@@ -186,19 +186,19 @@ def find_sources(
     # Images that are not described in sequence as a whole.
     later = image[chosen].bincount(minlength=len(posterior)) <= most
     later &= posterior.sequence is not None
+    drawn = {entry.name for entry in after_flux(posterior.entries)}
     for place, (part, seen) in enumerate(found):
         described = part.probability >= least
         described &= ~later[part.image] | (part.probability <= _IN_SEQUENCE)
-        drawn = {entry.name for entry in after_flux(posterior.entries)}
-        if 'colour' in drawn:
-            # Nothing that follows has them.
-            wanted = (part.probability >= least).nonzero()[:, 0]
-            _infer_colours(posterior, place, part, seen, wanted)
         if drawn - {'colour'}:
             _infer_shapes(posterior, place, part, seen, described.nonzero()[:, 0])
     sources = SourceMarginals.concatenate([part for part, _ in found])
     if posterior.sequence is not None:
         _describe_in_sequence(posterior.sequence, sources, chosen.nonzero()[:, 0], most)
+    if 'colour' in drawn:
+        # Given types and fluxes, whatever they are from.
+        seen = [part for _, part in found]
+        _infer_colours(posterior, sources, seen, probability >= least)
     return sources
 
 
@@ -278,26 +278,32 @@ def _infer_shapes(posterior, place, sources, seen, chosen):
         map_threads(draw, split_work(len(chosen), _SHAPE_BATCH, posterior.device))
 
 
-def _infer_colours(posterior, place, sources, seen, chosen):
+def _infer_colours(posterior, sources, seen, wanted):
     """Colours of the one pass, with the types and fluxes that they are given."""
-    layers, n_bands = posterior.head.source[place], posterior.n_bands
+    n_bands = posterior.n_bands
     n_draws = _N_SHAPES // (4 if posterior.coarse else 1)
     q = quasi_random(n_draws, 3 + n_bands, posterior.device)
     sizes = {'flux': 1, 'colour': n_bands}
     if posterior.head.galaxies:
         sizes['type'] = 1
     turn = torch.arange(n_draws, device=q.device) % sources.flux.shape[1]
-
-    def draw(index):
-        own = chosen[index]
-        some = {name: value[own] for name, value in seen.items()}
-        chain = SourceChain(posterior.entries, layers, some)
-        return chain.draw_colours(sources.flux[own][:, turn], q[None])
-
     for name, size in sizes.items():
         shape = len(sources), _N_SHAPES, size
         sources.draws[name] = sources.x.new_full(shape, torch.nan)
-    if len(chosen):
-        pieces = split_work(len(chosen), _SHAPE_BATCH, posterior.device)
-        for name, value in joined(map_threads(draw, pieces)).items():
-            sources.draws[name][chosen] = value.repeat(1, _N_SHAPES // n_draws, 1)
+    first = 0
+    for place, part in enumerate(seen):
+        layers, n = posterior.head.source[place], len(part['features'])
+        rows = wanted[first : first + n].nonzero()[:, 0]
+
+        def draw(index, rows=rows, layers=layers, part=part, first=first):
+            own = rows[index]
+            some = {name: value[own] for name, value in part.items()}
+            chain = SourceChain(posterior.entries, layers, some)
+            return chain.draw_colours(sources.flux[first + own][:, turn], q[None])
+
+        if len(rows):
+            pieces = split_work(len(rows), _SHAPE_BATCH, posterior.device)
+            for name, value in joined(map_threads(draw, pieces)).items():
+                drawn = value.repeat(1, _N_SHAPES // n_draws, 1)
+                sources.draws[name][first + rows] = drawn
+        first += n

@@ -87,16 +87,11 @@ def draw_component(weights, unit):
 
 def draw_flux(parts, q):
     """Log-fluxes ``(N, P)`` of mixtures of normals, which may end at a range's ends."""
-    return draw_components([part[:, None] for part in parts], q)[0]
-
-
-def draw_components(parts, q):
-    """The same of mixtures ``(N, P or 1, M)``, with the components of the draws."""
-    logits, mean, scale = parts
+    logits, mean, scale = (part[:, None] for part in parts)
     component = draw_component(torch.softmax(logits, -1), q[..., :1])
     unit = torch.special.ndtri(q[..., 1].clamp(1e-4, 1 - 1e-4))
     log_flux = _pick(mean, component) + unit * _pick(scale, component)
-    return log_flux.clamp(0, LOG_FLUX_CEILING), component
+    return log_flux.clamp(0, LOG_FLUX_CEILING)
 
 
 def _rand(like: torch.Tensor, generator, *further) -> torch.Tensor:
@@ -374,10 +369,14 @@ class LogFluxFactor:
 
     def quantile_draw(self, q: torch.Tensor) -> torch.Tensor:
         """Log-fluxes from uniform numbers ``(..., 2)`` (component, value)."""
+        return self.draw_components(q)[0]
+
+    def draw_components(self, q):
+        """The same, with the components of the draws."""
         component = draw_component(self.log_weights.exp(), q[..., :1])
         mean, scale = _pick(self.mean, component), _pick(self.scale, component)
         ends = self.low[..., 0], self.high[..., 0]
-        return _truncated_quantile(q[..., 1], mean, scale, *ends)
+        return _truncated_quantile(q[..., 1], mean, scale, *ends), component
 
     def sample(self, *, generator=None) -> torch.Tensor:
         """Draw log-fluxes, tensor ``(...,)``."""

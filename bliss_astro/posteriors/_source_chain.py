@@ -5,7 +5,7 @@ Chain of the parameters of sources, each distributed given those before it.
 
 import torch
 
-from ._factors import draw_components, draw_flux, flux_parts
+from ._factors import LogFluxFactor, draw_flux, flux_parts
 from ._shape_layers import SHAPE_INPUTS
 from ._source_parameters import COLOUR, STAR_FLUX, after_flux
 
@@ -151,8 +151,9 @@ class SourceChain:
         values : dict of tensor ``(N, P, D)``
             ``colour`` and ``flux`` and, where sources have types, ``type``.
         """
-        parts, kind = flux_parts(flux), None
-        log_flux, component = draw_components(parts, q[..., :2])
+        parts, high, kind = flux_parts(flux), flux[..., 0], None
+        factor = LogFluxFactor(*parts, torch.zeros_like(high), high)
+        log_flux, component = factor.draw_components(q[..., :2])
         values = {'flux': log_flux}
         if any(entry.name == 'type' for entry in self.entries):
             kind = (component >= parts[0].shape[-1] // 2).long()

@@ -13,7 +13,7 @@ from bliss_astro.rendering import adaptive_moments
 
 from ._factors import CountFactor
 from ._grid import COLOURS, TileCatalog, TileGrid, joined
-from ._source_parameters import further, of_bands
+from ._source_parameters import COLOUR, further, of_bands, put_values, true_values
 from ._source_sequence import SourceSequence
 from ._star_fit import Pixels
 from ._sweep import Sweep, map_rows
@@ -272,15 +272,7 @@ class TilePosterior:
         catalog = catalog.with_ellipticity(self.entries, self)
         hidden = self.hidden_given(catalog)
         count = self.head.count_factor(hidden).log_prob(catalog.count)
-        chains = []
-        for place in range(self.head.n_most):
-            tiles = (catalog.count > place).nonzero(as_tuple=True)
-            if len(tiles[0]):
-                near = hidden.movedim(1, -1)[tiles]
-                given = (near, catalog.count[tiles], catalog)
-                chains.append(self.source_chain(place, tiles, *given))
-        if chains:
-            TileChain.fit_together(chains)
+        chains = self._chains(catalog, hidden)
         parts = [chain.log_prob_terms(catalog) for chain in chains]
         names = ('position', 'type', 'flux', 'shape', 'ellipticity', 'start')
         names += tuple(entry.name for entry in self.entries)
@@ -290,6 +282,19 @@ class TilePosterior:
         if self.sequence is not None and not one_pass:
             terms |= self.sequence.log_prob(catalog)
         return terms
+
+    def _chains(self, catalog, hidden):
+        """Chains of the sources of catalogues by place, given hidden layers."""
+        chains = []
+        for place in range(self.head.n_most):
+            tiles = (catalog.count > place).nonzero(as_tuple=True)
+            if len(tiles[0]):
+                near = hidden.movedim(1, -1)[tiles]
+                given = (near, catalog.count[tiles], catalog)
+                chains.append(self.source_chain(place, tiles, *given))
+        if chains:
+            TileChain.fit_together(chains)
+        return chains
 
     # -- draws and point estimates ---------------------------------------------
 
@@ -328,7 +333,24 @@ class TilePosterior:
         catalog = self._draws(n_draws, generator=generator)
         if self.sequence is not None:
             catalog = self.sequence.sample(catalog, generator=generator)
+            if not self.sequence.encoders.shapes_only:
+                self._draw_colours(catalog, generator)
         return catalog
+
+    def _draw_colours(self, catalog, generator):
+        """Draw the colours of catalogues anew, given their types and fluxes."""
+        entries = [entry for entry in self.entries if not entry.auxiliary]
+        if COLOUR.name not in {entry.name for entry in entries}:
+            return
+        step = len(self)
+        for first in range(0, len(catalog.count), step):
+            part = catalog.select(slice(first, first + step))
+            for chain in self._chains(part, self.hidden_given(part)):
+                at = *chain.tiles, chain.place
+                given = true_values(entries, part, at)
+                del given[COLOUR.name]
+                drawn = chain.sample(given, generator=generator)
+                put_values([COLOUR], part, at, {COLOUR.name: drawn[COLOUR.name]})
 
     @functools.cached_property
     def _draws(self):

@@ -75,6 +75,10 @@ class ColourPrior(SavedPrior):
     any measured bands have exact mixtures too. Other bands are interpolated in the
     logarithm of wavelength, with a scatter that grows with the distance to the next.
 
+    It is the distribution of one source: dust is part of it, over all lines of sight.
+    That sources of a field have it in common is no part of it, nor of what infers one
+    source at a time.
+
     Parameters
     ----------
     stars, galaxies : `ColourMixture`

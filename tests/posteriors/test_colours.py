@@ -540,3 +540,41 @@ def test_evidence_is_an_input(encoder, batch):
             block['extended'][0].weight[:, -_colours.N_EVIDENCE :] = weight
         found.append(npe_loss(encoder(inputs), catalog)[1]['type'])
     assert found[0] != found[1]
+
+
+@pytest.fixture(scope='module')
+def in_sequence(encoder):
+    """Encoders in sequence whose types and fluxes are not those of the one pass."""
+    torch.manual_seed(2)
+    other = Encoder(dataclasses.replace(encoder.config, shapes_only=False))
+    torch.nn.init.zeros_(other.head.count.bias)
+    torch.nn.init.constant_(other.sources.is_galaxy.bias, -3.0)
+    return other.eval().requires_grad_(False)
+
+
+def test_colours_given_the_fluxes_of_a_sequence(in_sequence, batch):
+    inputs, _ = training_pair(batch)
+    found = find_sources(in_sequence(inputs), n_draws=32, least=0.05)
+    known = (found.probability > 0.2) & found.draws['colour'].isfinite().all((1, 2))
+    assert known.sum() > 5
+    share = found.draws['type'][known].mean((1, 2))
+    assert_allclose(share, found.galaxy[known], atol=0.08)
+    median = found.draws['flux'][known][..., 0].median(1).values
+    assert_allclose(median, found.quantile_flux(0.5)[known], atol=0.35)
+
+
+def test_draws_of_colours_given_a_sequence(in_sequence, batch):
+    """Draws of colours have the density that draws of types and fluxes give them."""
+    inputs, _ = training_pair(batch)
+    posterior = in_sequence(inputs)
+    generator = torch.Generator().manual_seed(3)
+    drawn = posterior.sample(n_draws=2, generator=generator)
+    terms = []
+    for _ in range(2):
+        part = drawn.select(slice(12, 24))
+        terms.append(posterior.log_prob_terms(part, one_pass=True)['colour'])
+        posterior._draw_colours(drawn, generator)
+    first, second = terms
+    assert (first != second).float().mean() > 0.9
+    error = (first - second).std() / len(first) ** 0.5
+    assert abs(float((first - second).mean())) < 4 * float(error)
