@@ -282,7 +282,7 @@ def _infer_colours(posterior, sources, seen, wanted):
     """Colours of the one pass, with the types and fluxes that they are given."""
     n_bands = posterior.n_bands
     n_draws = _N_SHAPES // (4 if posterior.coarse else 1)
-    q = quasi_random(n_draws, 3 + n_bands, posterior.device)
+    q = quasi_random(n_draws, 3 + n_bands, posterior.device, even=True)
     sizes = {'flux': 1, 'colour': n_bands}
     if posterior.head.galaxies:
         sizes['type'] = 1

@@ -16,6 +16,8 @@ from bliss_astro._threads import map_threads, split_pixels
 from ._factors import LogFluxFactor, flux_parts
 from ._grid import Rows
 
+# Passes of what makes quasi-random points even.
+_EVEN_PASSES = 3
 # Distance in pixels of the tiles (joined ones, where an image was binned) within which
 # a source supports the place that is claimed, as columns.csv says, too.
 # A third of SDSS's FWHM: half a pixel more or less shifts single exposures'
@@ -210,11 +212,22 @@ class SourceMarginals(Rows):
         return (apart < PLACE_RADIUS).float().mean(1)
 
 
-def quasi_random(n_draws: int, n_dimensions: int, device) -> torch.Tensor:
-    """Points ``(n_draws, n_dimensions)`` within the unit cube, evenly spread."""
+def quasi_random(n_draws, n_dimensions, device, *, even=False) -> torch.Tensor:
+    """
+    Points ``(n_draws, n_dimensions)`` within the unit cube, evenly spread.
+
+    In many dimensions some of these are not, and some go together: ``even`` mends it.
+    """
     ratio = 2.0
     for _ in range(40):
         ratio = (1 + ratio) ** (1 / (n_dimensions + 1))
     step = ratio ** -torch.arange(1, n_dimensions + 1, dtype=torch.float64)
     points = (0.5 + torch.arange(1, n_draws + 1)[:, None] * step) % 1
+    for _ in range(_EVEN_PASSES if even and n_draws > n_dimensions else 0):
+        # As many points in each interval, after normal numbers without correlation.
+        normal = torch.special.ndtri(points)
+        normal = normal - normal.mean(0)
+        root = torch.linalg.cholesky(normal.T @ normal)
+        ranks = torch.linalg.solve(root, normal.T).argsort(1).argsort(1)
+        points = (ranks.T.double() + 0.5) / n_draws
     return points.clamp(1e-4, 1 - 1e-4).float().to(device)

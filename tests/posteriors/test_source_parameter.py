@@ -365,3 +365,14 @@ def test_the_same_parameter_twice(monkeypatch):
     monkeypatch.setitem(PARAMETERS, 'depth', SourceParameter('depth'))
     with pytest.raises(ValueError, match='of other names; got depth'):
         Encoder(EncoderConfig(parameters=('depth', 'depth')))
+
+
+@pytest.mark.parametrize('shape', [(64, 6), (64, 8), (64, 9), (16, 8)])
+def test_even_points(shape):
+    points = quasi_random(*shape, 'cpu', even=True)
+    ordered = points.sort(0).values
+    middles = (torch.arange(shape[0]) + 0.5) / shape[0]
+    assert_allclose(ordered, middles[:, None].expand(shape), rtol=1e-4)
+    correlation = torch.corrcoef(torch.special.ndtri(points).T)
+    apart = (correlation - torch.eye(shape[1])).abs().max()
+    assert apart < (0.05 if shape[0] == 64 else 0.15)
