@@ -16,6 +16,7 @@ from bliss_astro import CoaddSimulator, ProbabilisticCatalog
 from bliss_astro.cli import main
 from bliss_astro.priors import CatalogPrior
 from bliss_astro.simulation._images import write_simulated
+from bliss_astro.training import load_config
 
 # More of each test than what it is about would be noise here.
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -90,3 +91,21 @@ def test_completeness(images, tmp_path):
     table = Table.read(path)
     assert table['n_found'][0] >= 3
     assert {'bias', 'bias_g', 'bias_i'} <= {*table.colnames}
+
+
+def test_recipe(images, tmp_path, capsys):
+    path = tmp_path / 'mine.toml'
+    words = ['recipe', *images[:3], images[0], '--no-timing', '-o', str(path)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert 'bands r, g, i, it sees one band' in printed
+    # A file a line, those of the first image first.
+    files = [word.partition('=')[2] for word in images]
+    names = [line.split(': <')[0] for line in printed.splitlines() if ': <' in line]
+    assert names == [*files[:3], files[0]]
+    encoder, simulation, _ = load_config(path)
+    assert encoder.bands
+    assert simulation.bands == ('r', 'g', 'i')
+    words = ['recipe', images[0], images[1], '--stack', '--no-timing']
+    assert main(words) == 2
+    assert '--stack needs two images or more' in capsys.readouterr().err

@@ -110,13 +110,14 @@ def check_paths(options, kind, *inputs):
         known = sorted(FigureCanvasBase.get_supported_filetypes())
         _check_ending('--plot', picture, [f'.{ending}' for ending in known])
     bands = split_bands(values.get('image') or [])
+    typed = bands or values.get('bands')
     files = [*inputs, *bands.values(), *(values.get('images') or ())]
     maps = []
     for name in IMAGE_FILES + IMAGE_MAPS:
         own = values.get(name)
         target = maps if name in IMAGE_MAPS else files
         own = (
-            own if isinstance(own, list) else [of_band(own, b) for b in bands or [None]]
+            own if isinstance(own, list) else [of_band(own, b) for b in typed or [None]]
         )
         target.extend(own)
     files, maps = (

@@ -103,7 +103,7 @@ OPTIONS = {
     # Measurement.
     'image': (str, 'IMAGE', 'a FITS file'),
     'image:bands': (str, 'IMAGE', 'a FITS file, or BAND=FILE for each band'),
-    'images': (str, 'IMAGE', 'FITS files'),
+    'images': (str, 'IMAGE', 'FITS files, or BAND=FILE of several bands'),
     'images:coadd': (
         str,
         'IMAGE',
@@ -257,7 +257,7 @@ def add_command(commands, name, run, options, output=''):
     )
     parser.set_defaults(run=run)
     many = IMAGE_FILES + IMAGE_MAPS if name == 'coadd' else ()
-    several = options.startswith(('image:bands', 'images:coadd'))
+    several = options.startswith(('image:bands', 'images'))
     groups = {'': options}
     if options.startswith('image'):
         groups |= _IMAGE_GROUPS
@@ -331,12 +331,12 @@ def read_image_of_many(options, k, band=None):
     """Read the k-th image, in a band, with its own files, or one for all images."""
     from bliss_astro.training._facts import known_exposure
 
-    values = vars(options) | {'image': options.images[k]}
+    values = dict(vars(options))
     for name in IMAGE_FILES + IMAGE_MAPS:
         if isinstance(values[name], list):
             values[name] = values[name][k if len(values[name]) > 1 else 0]
-    values |= {n: of_band(v, band) for n, v in values.items() if isinstance(v, dict)}
-    one = argparse.Namespace(**values)
+    values = {name: of_band(v, band) for name, v in values.items()}
+    one = argparse.Namespace(**values | {'image': options.images[k]})
     return known_exposure(read_image_file(one)[0], name=one.image)
 
 

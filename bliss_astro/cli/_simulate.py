@@ -142,7 +142,8 @@ def run_coadd(options):
     grid: -o 'coadd-{band}.fits'.
     """
     begun = time.perf_counter()
-    bands, options.images = zip(*map(split_band, options.images), strict=True)
+    options.bands, options.images = zip(*map(split_band, options.images), strict=True)
+    bands = options.bands
     names, n = list(dict.fromkeys(bands)), len(bands)
     if None in names[1:] or (names[0] is None and names[1:]):
         path = options.images[bands.index(None)]

@@ -13,9 +13,12 @@ from pathlib import Path
 from ._files import (
     PROGRAM,
     UsageError,
+    as_key,
+    check_by_band,
     check_paths,
     is_terminal,
     print_table,
+    split_band,
     status,
 )
 from ._options import CONFIGS, bundled_configs, read_image_of_many
@@ -32,8 +35,12 @@ def run_recipe(options):
 
     IMAGE is a FITS file as for "bliss-astro detect": an exposure, or a coadd. With
     several of them, ranges over all are taken; properties of the image hold for each.
+    Several bands of an image are named, r=a.fits g=b.fits, and those of others too.
     """
-    if options.stack and len(options.images) < 2:
+    options.bands, options.images = zip(*map(split_band, options.images), strict=True)
+    check_by_band(options, options.bands)
+    images = _by_image(options.bands)
+    if options.stack and len(images) < 2:
         msg = '--stack needs two images or more'
         raise UsageError(msg)
     check_paths(options, 'recipe')
@@ -43,8 +50,8 @@ def run_recipe(options):
 
     device = choose_device(options.device)
     recipe = make_recipe(
-        _exposures(options),
-        names=options.images,
+        _exposures(options, images),
+        names=[_of_each(options.images.__getitem__, own) for own in images],
         n_exposures=options.n_exposures,
         stack=options.stack,
         n_steps=options.n_steps,
@@ -78,11 +85,31 @@ def run_recipe(options):
         print(f'  note: {limit}')
 
 
-def _exposures(options):
-    """Read one image after the other."""
-    for k, path in enumerate(options.images):
-        status(options, f'measuring {path}')
-        yield read_image_of_many(options, k)
+def _by_image(bands):
+    """Numbers of files by band, or by None, of each image: the first that lacks it."""
+    images = []
+    for k, band in enumerate(bands):
+        rest = (own for own in images if not {None, band} & {*own} and band)
+        if (own := next(rest, None)) is None:
+            images.append(own := {})
+        own[band] = k
+    return images
+
+
+def _of_each(function, image):
+    """Results of a function of numbers of files by band, or that of one alone."""
+    found = {as_key(band): function(k) for band, k in image.items()}
+    return found.get(None, {str(band): value for band, value in found.items()})
+
+
+def _exposures(options, images):
+    """Read one image after the other, in its bands."""
+
+    def read(k):
+        status(options, f'measuring {options.images[k]}')
+        return read_image_of_many(options, k, options.bands[k])
+
+    return (_of_each(read, own) for own in images)
 
 
 def _print_facts(facts):

@@ -52,7 +52,8 @@ class ImageFacts:
     exposures, if it is stated; the sources per pixel above the flux floor in the
     emptiest and the fullest region. The PSF has shapes ``(k, 8)`` at places of the
     image. The noise of neighbouring pixels has a correlation in x and in y, with the
-    sum ``excess`` over all distances; ``sources`` states the origin of the numbers.
+    sum ``excess`` over all distances; ``sources`` states the origin of the numbers. The
+    name of the band is that of one of several, or None.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ImageFacts:
     description: str
     sources: dict
     remarks: tuple[str, ...] = ()
+    band: str | None = None
 
     @property
     def ellipticity(self):
@@ -142,8 +144,10 @@ def stack_facts(parts):
     noise = np.linalg.norm([part.noise for part in parts], axis=0) / kept
     # The floor sinks with the noise, and fainter sources come in.
     factor = math.sqrt(n) ** StarPrior.slope
+    band = parts[0].band
     return ImageFacts(
-        name=f'coadd of {n} exposures',
+        name=f'coadd of {n} exposures' + (f', {band}' if band else ''),
+        band=band,
         **_of_psf(psf.broadened(kernel, approximate=True)),
         noise=tuple(noise.tolist()),
         one_exposure_variance=span(parts, 'one_exposure_variance'),
@@ -176,9 +180,11 @@ def known_exposure(image, *, name='image'):
     return exposure.replace(meta=exposure.meta | {'estimated': own | estimated})
 
 
-def measure_facts(image, encoder, *, name='image', n_exposures=None):
+def measure_facts(image, encoder, *, name='image', n_exposures=None, band=None):
     """
     Measure the facts of an image; an encoder estimates the density of its sources.
+
+    The name of its band is that of one of several.
 
     The depth of a coadd may be given where the image does not state it.
     """
@@ -203,6 +209,7 @@ def measure_facts(image, encoder, *, name='image', n_exposures=None):
     measured = _measured_noise(exposure)
     facts = ImageFacts(
         name=name,
+        band=band,
         **_of_psf(GaussianPSF.from_shape(shapes)),
         noise=range_of(noise),
         one_exposure_variance=range_of(

@@ -59,12 +59,13 @@ def choose_settings(parts, start, *, n_steps=None):
     properties of the images that the simulations lack.
     """
     chosen, limits = {}, []
-    for choose in (_exposures, _sky, _psf, _ellipticity, _density):
+    for choose in (_exposures, _sky, _psf, _ellipticity, _density, _bands):
         chosen |= choose(parts, chosen, limits)
     values = {name: value for name, (value, _) in chosen.items()}
     reasons = {name: reason for name, (_, reason) in chosen.items()}
     limits += [text for part in parts for text in _noise_limits(part)]
     sizes, reasons['encoder'] = _sizes(start, values['density'][1], limits)
+    sizes = dataclasses.replace(sizes, bands='bands' in values)
     training = _training(start, sizes, n_steps, reasons)
     simulation = SimulationConfig(**values)
     domain = domain_of_simulation(simulation)
@@ -226,6 +227,18 @@ def _density(parts, chosen, limits):
     return {'density': (pair, reason)}
 
 
+def _bands(parts, chosen, limits):
+    names = tuple(dict.fromkeys(part.band for part in parts if part.band is not None))
+    if len(names) < 2:
+        return {}
+    limits.append(
+        'noise and PSFs of the bands of one scene are simulated as those of SDSS go '
+        'together; ranges of the reference band are those of all bands of the images'
+    )
+    reason = 'those of the images; an image of the training has some of them'
+    return {'bands': (names, reason)}
+
+
 def _noise_limits(part):
     """Correlations of the noise of an image that are not simulated."""
     noise = f'{part.name}: the noise of neighbouring pixels correlates by'
@@ -278,7 +291,7 @@ def _training(start, sizes, n_steps, reasons):
         earlier = earlier.get('started_from')
     steps = seen // values['batch_size'] or default.n_steps
     reason = f'as for {start.name!r}; more sharpen the posterior'
-    if sizes == start.config:
+    if dataclasses.replace(sizes, bands=start.config.bands) == start.config:
         values['start_from'] = start.name
         values['learning_rate'] = _FINE_TUNING_RATE * default.learning_rate
         steps = max(1, round(_FINE_TUNING_STEPS * steps))

@@ -6,7 +6,7 @@ Recipe of an encoder for a camera: does a bundled one fit, and how to train anot
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro.detection._domain import domain_findings
 from bliss_astro.encoders import Domain, Encoder
 from bliss_astro.encoders._weights import ENCODERS
+from bliss_astro.exposures._set import images_by_band
 
 from ._configuration import toml_of
 from ._domain import domain_of_simulation
@@ -53,7 +54,7 @@ class Recipe:
     Attributes
     ----------
     facts : list of ``ImageFacts``
-        Properties of each image; of a stack, those expected.
+        Properties of each image, in each of its bands; of a stack, those expected.
 
     coverage : dict of str to list of str
         For each bundled encoder, the properties of the images outside of the domain
@@ -202,10 +203,11 @@ def make_recipe(images, *, names=None, n_exposures=None, stack=False, n_steps=No
     Parameters
     ----------
     images : `~bliss_astro.exposures.Exposure`, NDData, Quantity, array, or list
-        One image or several; an iterator gives one at a time.
+        One image or several; an iterator gives one at a time. An image of several bands
+        is an `~bliss_astro.exposures.ExposureSet`, or a dict of images by band.
 
     names : list of str, optional
-        Names of the images.
+        Names of the images; of several bands dicts by band.
 
     n_exposures : int, optional
         Depth of the images, where they are coadds that do not state it.
@@ -249,19 +251,33 @@ def make_recipe(images, *, names=None, n_exposures=None, stack=False, n_steps=No
     start, facts = Encoder.from_pretrained(_START), []
     for k, image in enumerate(images):
         name = f'image {k + 1}' if names is None else names[k]
-        facts.append(measure_facts(image, start, name=name, n_exposures=n_exposures))
+        for band, one in images_by_band(image).items():
+            own = {'name': name, 'n_exposures': n_exposures, 'band': band}
+            if band is not None:
+                is_each = isinstance(name, Mapping)
+                own['name'] = name[band] if is_each else f'{name}, {band}'
+            facts.append(measure_facts(one, start, **own))
     require(facts, 'images', 'hold at least one image', 'none')
     if stack:
-        if len(facts) < 2:
-            raise ValueError(f'stack needs two images or more, got {len(facts)}')
-        facts = [stack_facts(facts)]
+        bands = dict.fromkeys(part.band for part in facts)
+        stacks = [[part for part in facts if part.band == band] for band in bands]
+        if (least := min(map(len, stacks))) < 2:
+            raise ValueError(f'stack needs two images or more, got {least}')
+        facts = [stack_facts(parts) for parts in stacks]
     coverage = {name: _not_covered(name, facts) for name in ENCODERS.available()}
     return Recipe(facts, coverage, *choose_settings(facts, start, n_steps=n_steps))
 
 
 def _not_covered(name, facts):
     """Properties of images outside of the domain of an encoder."""
-    domain, reasons = Domain.from_card(ENCODERS.read_card(name)), []
+    card = ENCODERS.read_card(name)
+    domain, reasons = Domain.from_card(card), []
+    bands = dict.fromkeys(part.band for part in facts if part.band is not None)
+    if len(bands) > 1:
+        seen = card.get('simulation', {}).get('bands') or ()
+        if lacking := [band for band in bands if band not in seen]:
+            trained = f'trained in {", ".join(seen)}' if seen else 'it sees one band'
+            reasons.append(f'bands {", ".join(lacking)}, {trained}')
     for part in facts:
         which = '' if len(facts) == 1 else f'{part.name}: '
         for finding in domain_findings(domain, part.for_domain()):

@@ -397,3 +397,62 @@ class TestBadInput:
         wrong = exposure.replace(bkg_error=2 * exposure.bkg_error)
         (facts,) = make_recipe(wrong).facts
         assert any('0.5' in remark and 'stated' in remark for remark in facts.remarks)
+
+
+# -- several bands -------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def in_bands():
+    """
+    Two scenes in r, g and i.
+    """
+    simulator = CoaddSimulator(1, CatalogPrior.sky(), bands='rgi', shape=(96, 96))
+    return [simulator.sample(rng=seed)[0] for seed in (6, 7)]
+
+
+def test_bands(in_bands, tmp_path):
+    recipe = make_recipe(in_bands)
+    names = [f'image {k}, {band}' for k in (1, 2) for band in 'rgi']
+    assert [facts.name for facts in recipe.facts] == names
+    assert [facts.band for facts in recipe.facts] == list('rgi') * 2
+    # Each band is measured as one image is.
+    alone = make_recipe(in_bands[0]['g']).facts[0]
+    assert recipe.facts[1].fwhm == alone.fwhm
+    assert recipe.facts[1].density == alone.density
+    encoder, simulation, training = recipe.configs
+    assert encoder.bands
+    assert simulation.bands == ('r', 'g', 'i')
+    assert training.start_from == 'stars'
+    low, high = simulation.fwhm
+    assert all(low < facts.fwhm[0] < high for facts in recipe.facts)
+    assert 'bands r, g, i, it sees one band' in recipe.coverage['stars']
+    assert 'stars' not in recipe.covered_by
+    assert any('bands of one scene' in limit for limit in recipe.limits)
+    recipe.write(tmp_path / 'bands.toml')
+    assert load_config(tmp_path / 'bands.toml')[:2] == (encoder, simulation)
+
+
+def test_training_in_bands(in_bands, tmp_path):
+    encoder, simulation, training = make_recipe(in_bands[0], n_steps=2).configs
+    training = dataclasses.replace(training, batch_size=4, n_validation=4)
+    trained = train_encoder((encoder, simulation, training), tmp_path / 'run')
+    assert trained.config.bands
+    posterior = trained.infer(in_bands[0])
+    assert posterior.meta['bands'] == ['r', 'g', 'i']
+
+
+def test_stacks_of_bands(in_bands):
+    recipe = make_recipe(in_bands, stack=True)
+    names = [f'coadd of 2 exposures, {band}' for band in 'rgi']
+    assert [facts.name for facts in recipe.facts] == names
+    with pytest.raises(ValueError, match='stack needs two images or more, got 1'):
+        make_recipe([in_bands[0], {'r': in_bands[1]['r']}], stack=True)
+
+
+def test_one_band_by_name(in_bands):
+    one = make_recipe({'r': in_bands[0]['r'], 'g': None}, names=[{'r': 'a.fits'}])
+    assert one.facts[0].name == 'a.fits'
+    assert not one.configs[0].bands
+    assert one.configs[1].bands == ()
+    assert one.covered_by == make_recipe(in_bands[0]['r']).covered_by
