@@ -200,11 +200,11 @@ def render(self, *, shape=None, cutout=None, psf=None, band=None):
 
     psf : object, optional
         The PSF, of any kind that `~bliss_astro.exposures.Exposure` takes. By
-        default that of the encoder's inputs, which `posterior` holds.
+        default that of the encoder's inputs in the reference band, which `posterior`
+        holds, but of another band that of `exposures`, where the catalogue has them.
 
     band : str, optional
-        Band of the fluxes (``flux_g``), with its own ``psf``. By default the reference
-        band.
+        Band of the fluxes (``flux_g``). By default the reference band.
 
     Returns
     -------
@@ -250,6 +250,9 @@ def render(self, *, shape=None, cutout=None, psf=None, band=None):
     True
     """
     sources = sources_of(self, scale=scale_of(self), band=band)
+    images = self.exposures
+    if psf is None and images and band in images and band != images.reference:
+        psf = images[band].psf
     renderer = renderer_of(self, shape=shape, psf=psf)
     try:
         window = None if cutout is None else two_slices(cutout, renderer.shape)

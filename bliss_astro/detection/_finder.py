@@ -9,6 +9,8 @@ import functools
 import numpy as np
 from astropy.table import QTable
 
+from bliss_astro.catalog._bands import bands_of
+
 from ._detect import DetectionOptions, detect
 from ._many import check_names
 
@@ -20,7 +22,8 @@ class BlissFinder:
     A configured `detect_sources` for photutils' ``PSFPhotometry``.
 
     photutils hands a finder nothing but the image and its mask, so what
-    else is known of the image is stored here once.
+    else is known of the image is stored here once. Of several bands it hands one: what
+    the finder returns of all is ``init_params`` of the photometry in each.
 
     Parameters
     ----------
@@ -80,20 +83,21 @@ class BlissFinder:
         Parameters
         ----------
         data : 2D array_like or `~astropy.units.Quantity`
-            The image.
+            The image; or one of several bands, as for `detect_sources`.
 
-        mask : 2D bool array, optional
+        mask : 2D bool array, or dict of them by band, optional
             `True` for bad pixels.
 
         Returns
         -------
         sources : `~astropy.table.QTable` or None
-            ``id, x_centroid, y_centroid, flux, probability``; `None` if
-            nothing was found, as photutils' finders return.
+            ``id, x_centroid, y_centroid, flux, probability``, and ``flux_g`` and so on
+            of several bands; `None` if nothing was found, as photutils' finders return.
         """
         own = {'mask': mask, 'encoder': self._encoder}
         catalog = detect(data, dataclasses.replace(self.options, **own))
         if len(catalog) == 0:
             return None
-        columns = {name: catalog[name] for name in _COLUMNS_OF_FINDER}
+        names = *_COLUMNS_OF_FINDER, *(f'flux_{band}' for band in bands_of(catalog))
+        columns = {name: catalog[name] for name in names}
         return QTable({'id': np.arange(1, len(catalog) + 1)} | columns)

@@ -4,6 +4,7 @@ Exposures of any image: files through astropy's unified input and output, and ar
 """
 
 import os
+from collections.abc import Mapping
 
 import astropy.units as u
 import numpy as np
@@ -122,11 +123,11 @@ def exposure_of(data, given, estimated):
     """
     Make an exposure of an image of whatever kind, and estimate what is missing.
 
-    Arguments given are those of `Exposure.read`, none `None`; sources of the others are
-    added to ``estimated``.
+    Arguments are those of `Exposure.read`, none `None`; ``estimated`` gets the others.
     """
-    if isinstance(data, _HDUS):
-        data = fits.HDUList([data])
+    allowed = "be one image, such as data['r']"
+    require(not isinstance(data, Mapping), 'data', allowed, 'one by band', TypeError)
+    data = fits.HDUList([data]) if isinstance(data, _HDUS) else data
     if isinstance(data, FILES):
         data, _ = open_exposure(data, parameter='data', **given)
         given = {}

@@ -119,6 +119,10 @@ def test_reconstruction(catalog, exposures, tmp_path):
         assert_array_equal(
             result.model, catalog.render(band=band, psf=exposures[band].psf).value
         )
+        # By default with the PSF of the band, from files with that of the posterior.
+        assert_allclose(catalog.render(band=band).value, result.model, atol=1e-3)
+        # By default with the PSF of the band, from files with that of the posterior.
+        assert_allclose(catalog.render(band=band).value, result.model, atol=1e-3)
         assert 0.9 < np.nanmean(result.chi**2) < 1.1
         # Draws are the same catalogues in all bands.
         ratio = result.draws.sum((1, 2)) / results['r'].draws.sum((1, 2))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.wcs import WCS
+from photutils.psf import PSFPhotometry
 
 from bliss_astro import BlissFinder, CoaddSimulator, Exposure, OutOfDomainWarning
 from bliss_astro.catalog import ProbabilisticCatalog
@@ -19,6 +20,7 @@ from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures import BANDS, ExposureSet
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.priors import CatalogPrior
+from bliss_astro.psf import estimate_psf
 
 _M2 = Path(__file__).parents[3] / 'shared/data/sdss/2583/2/136'
 
@@ -263,6 +265,20 @@ def test_blocks_are_as_the_whole(tiny, of_bands, monkeypatch):
 def test_finder(tiny, of_bands):
     with pytest.warns(UserWarning, match='no source'):
         assert BlissFinder(0.999, encoder=tiny)(of_bands) is None
+
+
+def test_finder_of_photometry_in_each_band(encoder, of_bands):
+    found = BlissFinder(encoder=encoder)(of_bands)
+    names = ['id', 'x_centroid', 'y_centroid', 'flux', 'probability']
+    assert found.colnames == [*names, 'flux_g', 'flux_r', 'flux_i']
+    image = of_bands['g']
+    found['flux'] = found['flux_g']
+    data = (image.data - image.background) * image.unit
+    fitted = PSFPhotometry(image.psf, (5, 5))(data, init_params=found)
+    np.testing.assert_array_equal(fitted['x_init'], found['x_centroid'])
+    np.testing.assert_array_equal(fitted['flux_init'], found['flux_g'])
+    with pytest.raises(TypeError, match=r'data must be one image, .*; got one by band'):
+        estimate_psf(of_bands)
 
 
 @pytest.mark.filterwarnings('ignore')
