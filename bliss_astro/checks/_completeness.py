@@ -3,6 +3,8 @@
 Completeness by injection: sources put into an image, detected and matched.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 from astropy.table import QTable
@@ -19,8 +21,8 @@ from bliss_astro._arguments import (
 from bliss_astro.catalog._columns import ab_magnitude, has_magnitude
 from bliss_astro.detection._bands import read_bands
 from bliss_astro.detection._estimates import read_image
+from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._psf import central_psf, limiting_flux
-from bliss_astro.exposures._set import images_by_band
 from bliss_astro.exposures._validate import strip_unit
 from bliss_astro.priors import CatalogPrior, ColourPrior, GalaxyPrior
 from bliss_astro.rendering._scene import Sources
@@ -151,7 +153,7 @@ def completeness(
     options = finder_options(finder)
     encoder = options.load_encoder()
     bands = read_bands(data, options, encoder, read_image)
-    exposure, names = bands.reference.exposure, list(images_by_band(bands.image))
+    exposure = bands.reference.exposure
     zero_point = _zero_point(zero_point, exposure.unit)
     colours = _colour_prior(colours, bands, zero_point)
     has_galaxies = getattr(encoder.config, 'galaxies', False) and (
@@ -163,29 +165,13 @@ def completeness(
     rng = check_rng(rng)
     injector = Injector(bands.image, encoder, options, radius)
     sources = _plan(edges, n_sources, types, rng)
-
-    def shapes(flux):
-        """Shapes ``(N, 6)`` of galaxies of those fluxes, radii in pixels."""
-        flux = flux * 10 ** (0.4 * (NANOMAGGY_ZERO_POINT - zero_point))
-        flux = torch.from_numpy(flux.astype(np.float32))
-        drawn = prior.shapes.sample_batch(flux, generator=torch_generator(rng))
-        galaxy = drawn.double().numpy()
-        galaxy[:, 4:] /= exposure.pixel_scale or SDSS_PIXEL_SCALE
-        return galaxy
-
-    def spread(sources):
-        """Those sources by band."""
-        if colours is None:
-            return {names[0]: sources}
-        return _in_bands(sources, bands.bands[: len(names)], zero_point, colours, rng)
-
+    population = _Population(exposure, bands.known, prior, colours, zero_point, rng)
     places = {'spacing': spacing, 'n_most': n_per_image or len(sources[0])}
-    how = {'shapes': shapes, 'spread': spread, 'shown': progress_bar}
-    found = _inject(injector, *sources, rng, **places, **how)
-    by_magnitude = magnitudes is not None
+    found = _inject(injector, *sources, population, **places, shown=progress_bar)
+    names, by_magnitude = list(injector.bands)[1:], magnitudes is not None
     return Completeness(
         table=recall_table(
-            found, edges, types, exposure.unit, zero_point, by_magnitude, names[1:]
+            found, edges, types, exposure.unit, zero_point, by_magnitude, names
         ),
         limits=limit_table(found, types, exposure.unit, zero_point, rng),
         sources=with_units(QTable(found), exposure.unit, form=None),
@@ -290,9 +276,11 @@ def _plan(edges, n_sources, types, rng):
     return np.concatenate(flux)[order], is_galaxy[order]
 
 
-def _inject(injector, flux, is_galaxy, rng, *, spacing, n_most, shapes, spread, shown):
+def _inject(injector, flux, is_galaxy, population, *, spacing, n_most, shown):
     """Inject all sources, as many at a time as go apart."""
     from tqdm.auto import tqdm
+
+    rng = population.rng
 
     def batches():
         done = 0
@@ -302,11 +290,7 @@ def _inject(injector, flux, is_galaxy, rng, *, spacing, n_most, shapes, spread, 
             if len(x) == 0:  # in an image that is smaller than a cell
                 continue
             part = slice(done, done + len(x))
-            sources = Sources(x, y, flux[part], which := is_galaxy[part])
-            if which.any():
-                sources.galaxy = np.zeros((len(x), 6))
-                sources.galaxy[which] = shapes(sources.flux[which])
-            yield spread(sources)
+            yield population.draw(Sources(x, y, flux[part], is_galaxy[part]))
             done += len(x)
             bar.update(len(x))
 
@@ -315,19 +299,49 @@ def _inject(injector, flux, is_galaxy, rng, *, spacing, n_most, shapes, spread, 
     return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
 
 
-def _in_bands(sources, bands, zero_point, prior, rng):
-    """Sources by band, with colours of a prior; bulges are redder than their disks."""
-    on = {'generator': torch_generator(rng)}
-    magnitude = torch.from_numpy(flux_to_magnitude(sources.flux, zero_point)).float()
-    is_galaxy = torch.from_numpy(sources.is_galaxy)
-    ratio = prior.sample(magnitude, is_galaxy, bands, **on).exp().double().numpy()
-    disk = torch.from_numpy(sources.galaxy[:, 0]).float()
-    disk = prior.disk_fractions(disk, bands, **on).double().numpy()
-    found = {}
-    for k, band in enumerate(bands):
-        own = found[str(band)] = sources.copied()
-        own.flux, own.galaxy[:, 0] = ratio[:, k] * sources.flux, disk[:, k]
-    return found
+@dataclasses.dataclass
+class _Population:
+    """Shapes and colours of sources, given their flux in the reference band."""
+
+    exposure: Exposure
+    bands: list
+    galaxies: GalaxyPrior | None
+    colours: ColourPrior | None
+    zero_point: float | None
+    rng: np.random.Generator
+
+    def draw(self, sources):
+        """Sources with shapes, by band where there are several."""
+        if (which := sources.is_galaxy).any():
+            sources.galaxy = np.zeros((len(sources), 6))
+            sources.galaxy[which] = self._shapes(sources.flux[which])
+        if self.colours is None:
+            return {str(band): sources for band in self.bands} or sources
+        return self._in_bands(sources)
+
+    def _shapes(self, flux):
+        """Shapes ``(N, 6)`` of galaxies of those fluxes, radii in pixels."""
+        flux = flux * 10 ** (0.4 * (NANOMAGGY_ZERO_POINT - self.zero_point))
+        flux = torch.from_numpy(flux.astype(np.float32))
+        own = {'generator': torch_generator(self.rng)}
+        galaxy = self.galaxies.shapes.sample_batch(flux, **own).double().numpy()
+        galaxy[:, 4:] /= self.exposure.pixel_scale or SDSS_PIXEL_SCALE
+        return galaxy
+
+    def _in_bands(self, sources):
+        """Sources by band; bulges are redder than their disks."""
+        on = {'generator': torch_generator(self.rng)}
+        magnitude = flux_to_magnitude(sources.flux, self.zero_point)
+        magnitude = torch.from_numpy(magnitude).float()
+        is_galaxy = torch.from_numpy(sources.is_galaxy)
+        log_ratio = self.colours.sample(magnitude, is_galaxy, self.bands, **on)
+        disk = torch.from_numpy(sources.galaxy[:, 0]).float()
+        disk = self.colours.disk_fractions(disk, self.bands, **on).double().numpy()
+        ratio, found = log_ratio.exp().double().numpy(), {}
+        for k, band in enumerate(self.bands):
+            own = found[str(band)] = sources.copied()
+            own.flux, own.galaxy[:, 0] = ratio[:, k] * sources.flux, disk[:, k]
+        return found
 
 
 def draw_positions(shape, spacing, n_most, rng):

@@ -77,10 +77,15 @@ class PreparedBands:
         return {str(own.exposure.band): own.cosmic_rays for own in self.images}
 
     @property
+    def known(self):
+        """Bands, `Band`, that there are; none where there is one alone."""
+        several = self.images[1:] or self.missing
+        return [own.band for own in self.exposures] if several else []
+
+    @property
     def bands(self):
         """Bands, `Band`; none where there is one alone."""
-        known = [exposure.band for exposure in self.exposures]
-        return [*known, *self.missing] if known[1:] or self.missing else []
+        return [*self.known, *self.missing]
 
     @property
     def n_pixels(self):
