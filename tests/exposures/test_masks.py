@@ -146,7 +146,7 @@ def test_saturation_of_stars(image):
 )
 def test_cubes(shape, plane):
     words = f'data must be two-dimensional; got shape {shape}. Choose one plane, such '
-    with pytest.raises(ValueError, match=re.escape(f'{words}as data[{plane}].')):
+    with pytest.raises(ValueError, match=re.escape(f'{words}as data[{plane}]')):
         exposure_of(np.ones(shape))
 
 
