@@ -36,10 +36,8 @@ def companions(catalog, exposure):
     )
     ny, nx = exposure.shape
     # By photons: stated errors contain that of the PSF.
-    variance = (
-        np.median(exposure.bkg_error) ** 2 * exposure.psf_at(nx / 2, ny / 2).n_eff
-    )
-    variance = variance + flux.clip(0) / np.median(exposure.effective_gain)
+    noise, area = np.median(exposure.bkg_error), exposure.psf_at(nx / 2, ny / 2).n_eff
+    variance = noise**2 * area + flux.clip(0) / np.median(exposure.effective_gain)
     bright = np.flatnonzero(flux / np.sqrt(variance) > BRIGHT_SNR)
     tree, angles = cKDTree(np.c_[x, y]), []
     for k in bright:

@@ -16,18 +16,16 @@ CASES = ("the field's PSF", 'the median PSF', "another field's PSF")
 
 
 def main(arguments=None):
-    bench = Benchmark(
-        'psf_misspecification', __doc__.strip(), n_images=600, weights='stars-galaxies'
-    )
+    own = {'n_images': 600, 'weights': 'stars-galaxies'}
+    bench = Benchmark('psf_misspecification', __doc__.strip(), **own)
     arguments = bench.start(arguments)
     n_images = 8 if arguments.quick else arguments.n_images
     encoder, fields = bench.encoder, FieldPrior()
     median = fields.sample_batch(2000, generator=generator_of(0)).psf.median(0).values
     found, truth = {case: [] for case in CASES}, []
     for first in range(0, n_images, BATCH):
-        images = draw_fields(
-            min(BATCH, n_images - first), generator_of(arguments.seed, first)
-        )
+        n = min(BATCH, n_images - first)
+        images = draw_fields(n, generator_of(arguments.seed, first))
         truth.append(truth_of(images, first=first))
         psfs = (images.psf, median.expand_as(images.psf), images.psf.roll(1, 0))
         for case, psf in zip(CASES, psfs, strict=True):

@@ -24,6 +24,7 @@ from harness import OURS, Benchmark, median_with_error, peak_of_process
 
 # A sixteenth of a simulated frame, which is repeated.
 PART_SHAPE = (372, 512)
+BANDS, TRAINED = 'ugriz', ('stars-galaxies', 'stars-galaxies-bands')
 NAMES = 'CPU time', *operations.MEASURES
 UNITS = {'time': 's', 'CPU time': 's', 'peak memory': 'GB'}
 # Targets on two cores, by case and quantity.
@@ -39,6 +40,9 @@ TARGETS = {
     '6000 x 6000 px | peak memory': '< 2.5',
     'three processes at once | time over that with one thread': '<= 1.1',
     '512 x 512 px, 1000 sources | operations': '< 2000',
+    'simulated frame, ugriz | time over r': '<= 3',
+    'simulated frame, ugriz | peak memory': '< 2',
+    'training of stars-galaxies-bands | rate over one band': '>= 0.33',
 }
 
 
@@ -47,19 +51,20 @@ TARGETS = {
 
 @functools.cache
 def simulate(kind, side, *, n=1, seed=3):
-    """Exposures of the sky (sparse), of Patel et al. (galaxies), of stars alone."""
+    """Exposures of the sky (sparse, bands), of Patel et al. (galaxies), or stars."""
     from bliss_astro import CoaddSimulator, StarPrior
-    from bliss_astro.priors import CatalogPrior
+    from bliss_astro.priors import CatalogPrior as Prior
 
-    mixed = {'sparse': CatalogPrior.sky, 'galaxies': CatalogPrior}.get(kind)
+    mixed = {'sparse': Prior.sky, BANDS: Prior.sky, 'galaxies': Prior}.get(kind)
     prior = mixed() if mixed else StarPrior(density={'crowded': 0.024}.get(kind, kind))
+    bands = kind if kind == BANDS else None
     options = {'shape': np.broadcast_to(side, 2), 'margin': -5, 'unit': 'electron'}
-    sample = CoaddSimulator(1, prior, **options).sample
+    sample = CoaddSimulator(1, prior, bands=bands, **options).sample
     return [sample(rng=seed + k)[0] for k in range(n)]
 
 
 def detect_frame(files, encoder=None):
-    """Detection in a file, or in a frame of SDSS with its PSF."""
+    """Detection in a file, in files by band, or in a frame of SDSS with its PSF."""
     from bliss_astro import Exposure, detect_sources
 
     image = Exposure.from_sdss(*files) if files[1:] else files[0]
@@ -86,11 +91,11 @@ def draw(n):
     return posterior().sample(n, rng=1)
 
 
-def train(n):
-    """Images per second in n steps of the training of the default encoder."""
+def train(n, name):
+    """Images per second in n steps of the training of an encoder."""
     from bliss_astro import training
 
-    path = Path(training.__file__).parents[1] / 'data/configs/stars-galaxies.toml'
+    path = Path(training.__file__).parents[1] / f'data/configs/{name}.toml'
     (*others, settings), seconds = training.load_config(path), []
     # What one step takes beside itself is subtracted.
     for steps in (1, 1, 1 + n):
@@ -136,6 +141,11 @@ def run_sep(files):
     data = fits.getdata(files[0]).astype(float)
     background = sep.Background(data)
     return sep.extract(data - background, 1.5, err=background.globalrms)
+
+
+def run_r(files):
+    """Detection in one of several bands."""
+    return detect_frame([files[0]['r']])
 
 
 def run_task(name, threads, calls, given):
@@ -222,17 +232,23 @@ class Speed(Benchmark):
     def training(self, n):
         """Rows of training steps."""
         for threads, words in self.threads:
-            rate = self.run('train', threads, calls=1, n=n)['found']['rate']
-            self.put(f'training of stars-galaxies{words}', 'images per second', rate)
+            run = functools.partial(self.run, 'train', threads, calls=1, n=n)
+            rates = {name: run(name=name)['found']['rate'] for name in TRAINED}
+            for name, rate in rates.items():
+                case, first = f'training of {name}{words}', rates[TRAINED[0]]
+                self.put(case, 'images per second', rate)
+                self.put(case, 'rate over one band', rate / first)
 
 
 def write_image(path, kind, side, *, n_copies=1):
-    """Write a simulated image, copied some times along each side; return its name."""
-    path = path.with_suffix('.fits')
-    if not path.exists():
-        (exposure,) = simulate(kind, side)
-        fits.writeto(path, np.tile(np.float32(exposure.data), (n_copies, n_copies)))
-    return str(path)
+    """Write a simulated image, copied along each side; return its name, by band too."""
+    (image,) = simulate(kind, side)
+    images = image if kind == BANDS else {'': image}
+    names = {band: f'{path}{band}.fits' for band in images}
+    for band, name in names.items():
+        data = np.tile(np.float32(images[band].data), (n_copies, n_copies))
+        fits.writeto(name, data, overwrite=True)
+    return names.get('', names)
 
 
 def measure(bench, folder, parts, *, quick):
@@ -243,14 +259,13 @@ def measure(bench, folder, parts, *, quick):
     for name in kinds if 'frames' in parts else ():
         given = getattr(bench.arguments, name, None)
         task = {'others': ('photutils', 'SEP')}
-        if name == 'crowded':
-            task = {'encoder': 'stars-crowded'}
+        task = {'encoder': 'stars-crowded'} if name == 'crowded' else task
         task['files'] = given or [write(folder / name, name)]
         case = f'{"SDSS" if given else "simulated"} frame, {name}'
         bench.compare(case, 'detect_frame', **task)
     if 'stages' in parts:
-        given = bench.arguments.sparse
-        bench.stages(folder, given or [write(folder / 'sparse', 'sparse')])
+        files = bench.arguments.sparse or [write(folder / 'sparse', 'sparse')]
+        bench.stages(folder, files)
     if 'large' in parts:
         side = 64 if quick else 1500
         task = {'files': [write_image(folder / 'large', 'sparse', side, n_copies=4)]}
@@ -261,6 +276,9 @@ def measure(bench, folder, parts, *, quick):
             bench.compare(case, 'detect_small', side=side, n=k)
         two = {'threads': ((2, ', two processes'),), 'side': 88, 'n_processes': 2}
         bench.compare(f'{n} images of 88 x 88 px', 'detect_small', n=n, **two)
+    if 'bands' in parts:
+        task = {'files': [write(folder / BANDS, BANDS)], 'others': ['r']}
+        bench.compare(f'simulated frame, {BANDS}', 'detect_frame', **task)
     if 'draws' in parts:
         bench.compare(f'{n} draws of 256 x 256 px with 150 stars', 'draw', n=n)
     if 'training' in parts:
@@ -271,7 +289,8 @@ def measure(bench, folder, parts, *, quick):
 
 def main(arguments=None):
     bench = Speed('speed', __doc__.strip().splitlines()[0], weights='stars-galaxies')
-    parts = 'frames', 'small', 'draws', 'processes', 'large', 'training', 'stages'
+    parts = 'frames', 'small', 'bands', 'draws', 'processes', 'large', 'training'
+    parts += ('stages',)
     bench.option('--parts', nargs='+', choices=parts, default=parts)
     for name in ('--sparse', '--crowded'):
         bench.option(name, nargs=2, metavar=('FRAME', 'PSFIELD'), help='frame of SDSS')

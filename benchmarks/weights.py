@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from harness import Benchmark
 
-from bliss_astro.encoders import Encoder, EncoderInputs
-from bliss_astro.posteriors import TileCatalog
+from bliss_astro.encoders import Encoder
+from bliss_astro.encoders._inputs import training_pair
 from bliss_astro.simulation import SimulationStream
 from bliss_astro.training import load_config
 
-BATCH = 32
+BATCH, SIZES = 32, ('tile_size', 'n_most')
 EXACT = (0.001, 0.00101)
 # Changes of the training configuration.
 KINDS = {
@@ -39,9 +39,8 @@ def losses(encoders, simulation, n_images, seed):
     for first in range(0, n_images, BATCH):
         images = stream.sample_batch(min(BATCH, n_images - first), generator=generator)
         for own, encoder in zip(values, encoders, strict=True):
-            size, n_most = encoder.config.tile_size, encoder.config.n_most
-            inputs = EncoderInputs.from_batch(images, tile_size=size)
-            truth = TileCatalog.from_batch(images, tile_size=size, n_most=n_most)
+            sizes = {name: getattr(encoder.config, name) for name in SIZES}
+            inputs, truth = training_pair(images, **sizes)
             own.append(-encoder(inputs).log_prob(truth).double().numpy())
     return np.array([np.concatenate(own) for own in values])
 
@@ -59,14 +58,11 @@ def main(arguments=None):
         own = dataclasses.replace(simulation, **KINDS[kind])
         values = losses(encoders, own, arguments.n_images, arguments.seed + 776)
         for name, loss in zip(names, values, strict=True):
-            for quantity, terms in (
-                ('-log q per image', loss),
-                (f'-log q per image, minus {names[0]}', loss - values[0]),
-            ):
+            more = f', minus {names[0]}'
+            for words, terms in (('', loss), (more, loss - values[0])):
                 error = terms.std(ddof=1) / len(terms) ** 0.5
-                bench.add(
-                    kind, quantity, terms.mean(), error, n=len(terms), method=name
-                )
+                numbers = {'value': terms.mean(), 'error': error, 'n': len(terms)}
+                bench.add(kind, f'-log q per image{words}', method=name, **numbers)
     bench.finish()
 
 

@@ -7,6 +7,7 @@ change that is worth its price, and after one that saves work, ``python
 tests/test_operations.py`` records new ones.
 """
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -18,6 +19,8 @@ import torch
 from astropy.io import fits
 
 from bliss_astro import detect_sources
+from bliss_astro.encoders import Encoder
+from bliss_astro.training._encoder import start_from
 
 _RECORD = Path(__file__).with_name('operations.json')
 _BENCHMARKS = Path(__file__).resolve().parents[1] / 'benchmarks'
@@ -55,7 +58,7 @@ class Calls:
         self.totals[0] += event in ('call', 'c_call')
 
 
-def _write_image(path, side, n_sources, *, seed=1):
+def _write_image(path, side, n_sources, *, seed=1, scale=1.0):
     """Write an image of round stars and galaxies, the same on any machine."""
     rng = np.random.default_rng(seed)
     image = rng.normal(50.0, 1.0, (side, side))
@@ -64,14 +67,26 @@ def _write_image(path, side, n_sources, *, seed=1):
     for k, (place, flux) in enumerate(zip(places, 90 * (1 + fluxes), strict=True)):
         width = (1.27, 2.0)[k % 2]
         y, x = np.exp(-0.5 * ((pixels - place[:, None]) / width) ** 2)
-        image += flux / (2 * np.pi * width**2) * y[:, None] * x
+        image += scale * flux / (2 * np.pi * width**2) * y[:, None] * x
     fits.writeto(path, image.astype(np.float32))
 
 
-def _detect(path):
+def _detect(path, encoder=None):
     """Detection as it is counted: in one thread."""
-    gain = {'effective_gain': 10.0}
-    return detect_sources(path, n_threads=1, progress_bar=False, **gain)
+    options = {'effective_gain': 10.0, 'n_threads': 1, 'encoder': encoder}
+    return detect_sources(path, progress_bar=False, **options)
+
+
+def _encoder_of_bands():
+    """The default encoder, with layers for several bands that begin at nothing."""
+    first = Encoder.from_pretrained()
+    config = dataclasses.replace(first.config, bands=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        encoder = Encoder(config)
+    start_from(encoder, first.name)
+    encoder.card = first.card | {'encoder': dataclasses.asdict(config)}
+    return encoder.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _launches(operations, folder, n_sources, side=256, without=()):
@@ -82,18 +97,30 @@ def _launches(operations, folder, n_sources, side=256, without=()):
     return sum(v for stage, v in counts.items() if stage not in without)[:2]
 
 
-def _work_of_small_image(operations, folder):
-    """Counts by stage and measure of an image of 128 x 128 pixels with 10 sources."""
-    path = folder / 'small.fits'
-    _write_image(path, 128, 10)
+def _work_of_small_image(operations, folder, bands=''):
+    """
+    Counts by stage and measure of an image of 128 x 128 pixels with 10 sources.
+
+    Of one band, or of several, whose sources have a colour.
+    """
+    paths = {band: folder / f'{band}.fits' for band in bands or ['small']}
+    for k, path in enumerate(paths.values()):
+        _write_image(path, 128, 10, scale=1 + 0.2 * k)
+    given = (paths, _encoder_of_bands()) if bands else paths.values()
     # The first run is for what is done once: imports, weights, caches.
     kinds = operations.Seconds, operations.Operations, Calls
-    _, work, calls = (operations.count(kind, _detect, path) for kind in kinds)
-    names = *operations.MEASURES, 'calls'
+    _, work, calls = (operations.count(kind, _detect, *given) for kind in kinds)
+    names, words = (*operations.MEASURES, 'calls'), f', {bands}' * bool(bands)
     return {
-        stage: dict(zip(names, [*values.round(1), calls[stage][0]], strict=True))
-        for stage, values in work.items()
+        stage + words: dict(zip(names, [*v.round(1), calls[stage][0]], strict=True))
+        for stage, v in work.items()
     }
+
+
+def _all_work(operations, folder):
+    """The counts of one band and of five."""
+    own = operations, folder
+    return _work_of_small_image(*own) | _work_of_small_image(*own, 'rugiz')
 
 
 def _record():
@@ -103,7 +130,7 @@ def _record():
 
     head = {'python': '{}.{}'.format(*sys.version_info), 'torch': torch.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        values = head | _work_of_small_image(operations, Path(folder))
+        values = head | _all_work(operations, Path(folder))
     lines = [f'"{name}": {json.dumps(value)}' for name, value in values.items()]
     _RECORD.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
 
@@ -125,7 +152,7 @@ def recorded():
 
 @pytest.fixture(scope='module')
 def counted(operations, tmp_path_factory):
-    return _work_of_small_image(operations, tmp_path_factory.mktemp('small'))
+    return _all_work(operations, tmp_path_factory.mktemp('small'))
 
 
 def _excess(counted, recorded, measures):
@@ -170,15 +197,26 @@ def test_counts_are_the_same_for_more_threads(operations, counted, tmp_path):
         again = _work_of_small_image(operations, tmp_path)
     finally:
         torch.set_num_threads(number)
-    for stage, values in counted.items():
+    for stage, own in again.items():
         # Caches of other packages save some calls.
-        assert again[stage].pop('calls') == pytest.approx(values['calls'], rel=0.05)
-        assert again[stage].items() <= values.items()
+        assert own.pop('calls') == pytest.approx(counted[stage]['calls'], rel=0.05)
+        assert own.items() <= counted[stage].items()
 
 
 def test_every_stage_does_something(counted):
     assert min(values['calls'] for values in counted.values()) > 100
-    assert sum(values['operations'] == 0 for values in counted.values()) <= 1
+    assert sum(values['operations'] == 0 for values in counted.values()) <= 2
+
+
+def test_work_of_five_bands(counted):
+    """
+    Pixels are worked on in each band, the network but for its first layers once.
+    """
+    for stage in ('network', 'candidates', 'marginals'):
+        one, five = counted[stage], counted[f'{stage}, rugiz']
+        assert five['MFLOP of layers'] < 2.2 * one['MFLOP of layers']
+    one, five = (counted[stage]['MB touched'] for stage in ('fits', 'fits, rugiz'))
+    assert five < 5.5 * one
 
 
 def test_functions_are_as_before(operations):

@@ -324,7 +324,8 @@ class AlignedPSF(VaryingPSF):
 
     def at(self, x, y):
         """Return the PSF at a place; the radius of its flux is the same angle."""
-        [shape], [radius] = self._shapes(np.array([[x, y]]))
+        [shape], [place], [scale] = self._shapes(np.array([[x, y]]))
+        radius = float(self._access.at(*place).normalization_radius * scale)
         return PSFModel.from_shape(
             shape, x_0=float(x), y_0=float(y), normalization_radius=radius
         )
@@ -332,11 +333,18 @@ class AlignedPSF(VaryingPSF):
     def shape_grid(self, xs, ys):
         """Return the shape vectors on a grid of places; see ``VaryingPSF``."""
         x, y = np.meshgrid(np.atleast_1d(xs), np.atleast_1d(ys))
-        shapes, _ = self._shapes(np.stack([x.ravel(), y.ravel()], axis=-1))
-        return shapes.reshape(*x.shape, -1)
+        return self.shapes_at(x.ravel(), y.ravel()).reshape(*x.shape, -1)
+
+    def shapes_at(self, x, y):
+        """Return the shape vectors at n places; see ``VaryingPSF``."""
+        return self._shapes(np.stack([x, y], axis=-1))[0]
 
     def _shapes(self, places):
-        """Shape vectors (n, 8) and normalisation radii (n,) at places (n, 2)."""
+        """
+        Shape vectors (n, 8) at places (n, 2).
+
+        And places on the exposure (n, 2), scales of lengths (n,).
+        """
         grid = places + np.array(self.origin)
         mapped = map_pixels(self._wcs_out, self._wcs_in, *(grid + _STEPS[:, None]).T)
         allowed = 'be finite and lie where the coordinates of the exposure reach'
@@ -344,51 +352,50 @@ class AlignedPSF(VaryingPSF):
         # (2, n, 5) became centres (n, 2) and derivatives (n, 2, 2).
         places = mapped[..., 0].T
         jacobians = np.moveaxis(mapped[..., 1::2] - mapped[..., 2::2], 0, 1)
-        shapes, radii = [], []
-        for here, place, jacobian in zip(grid, places, jacobians, strict=True):
-            psf = self._access.at(*np.clip(place, 0, self._last))
-            matrix = np.linalg.inv(jacobian)
-            # Interpolated is at the pixels of the grid, wherever the star is.
-            pixel = place + jacobian @ (np.rint(here) - here)
-            kernel = _interpolation_kernel(pixel, jacobian, matrix, self.method)
-            shapes.append(_transform_shape(psf.shape_vector, matrix, kernel))
-            scale = np.sqrt(np.abs(np.linalg.det(matrix)))
-            scale = 1.0 if abs(scale - 1) < _SAME_SCALE else scale
-            radii.append(psf.normalization_radius * scale)
-        return np.array(shapes), np.array(radii)
+        matrices = np.linalg.inv(jacobians)
+        # Interpolated is at the pixels of the grid, wherever the star is.
+        pixels = places + (jacobians @ (np.rint(grid) - grid)[..., None])[..., 0]
+        kernels = _interpolation_kernel(pixels, jacobians, matrices, self.method)
+        places = np.clip(places, 0, self._last)
+        shapes = self._access.shapes_at(*places.T)
+        scales = np.sqrt(np.abs(np.linalg.det(matrices)))
+        scales = np.where(np.abs(scales - 1) < _SAME_SCALE, 1.0, scales)
+        return _transform_shape(shapes, matrices, kernels), places, scales
 
 
-def _interpolation_kernel(place, jacobian, matrix, method):
-    """Return the covariance by which a resampling broadens what it resamples."""
+def _interpolation_kernel(places, jacobians, matrices, method):
+    """Return the covariances by which a resampling broadens what it resamples."""
     if method == 'adaptive':
         # Where it magnifies, the Gaussian is as wide as input pixels need.
-        left, singular, _ = np.linalg.svd(jacobian)
-        wide = left * (_ADAPTIVE_SIGMA * np.maximum(singular, 1))
-        return matrix @ wide @ wide.T @ matrix.T
+        left, singular, _ = np.linalg.svd(jacobians)
+        wide = left * (_ADAPTIVE_SIGMA * np.maximum(singular, 1))[:, None]
+        wide = matrices @ wide
+        return wide @ wide.swapaxes(1, 2)
     steps = np.arange(-_REACH, _REACH + 1)
     offsets = np.stack(np.meshgrid(steps, steps)).reshape(2, -1)
-    fraction = (place[:, None] + jacobian @ offsets) % 1
-    spread = (fraction * (1 - fraction)).mean(axis=1)
-    bilinear = (matrix * spread) @ matrix.T
+    fraction = (places[..., None] + jacobians @ offsets) % 1
+    spread = (fraction * (1 - fraction)).mean(axis=2)
+    bilinear = (matrices * spread[:, None]) @ matrices.swapaxes(1, 2)
     if method == 'bilinear':
         return bilinear
     # Exact: half of it is the square of an input pixel, the other that of an
     # output pixel; together they are the bilinear kernel for a pure shift.
-    squares = matrix**2
-    return 0.5 * (bilinear + np.diag(squares @ spread / squares.sum(axis=1)))
+    squares = matrices**2
+    mean = squares @ spread[..., None] / squares.sum(axis=2, keepdims=True)
+    return 0.5 * (bilinear + mean * np.eye(2))
 
 
-def _transform_shape(shape, matrix, kernel):
-    """Carry a PSF through a linear mapping and a small convolution."""
-    *_, b, _, p0, beta, e1, e2 = shape
-    sigmas = np.array(shape)[[0, 1, 3]]
+def _transform_shape(shapes, matrices, kernels):
+    """Carry PSFs through linear mappings and small convolutions."""
+    *_, b, _, p0, beta, e1, e2 = shapes.T
+    sigmas = shapes[:, [0, 1, 3], None, None]
     unit = np.array([[1 + e1, e2], [e2, 1 - e1]]) / np.sqrt(1 - e1**2 - e2**2)
-    unit = matrix @ unit @ matrix.T
-    covariances = sigmas[:, None, None] ** 2 * unit + kernel
-    s1, s2, sp = new = np.linalg.det(covariances) ** 0.25
+    unit = matrices @ np.moveaxis(unit, -1, 0) @ matrices.swapaxes(1, 2)
+    covariances = sigmas**2 * unit[:, None] + kernels[:, None]
+    new = np.linalg.det(covariances).T ** 0.25
     # Height that each component keeps.
-    kept = sigmas**2 * np.abs(np.linalg.det(matrix)) / new**2
-    (xx, xy), (_, yy) = covariances[0]
+    kept = sigmas[..., 0, 0].T ** 2 * np.abs(np.linalg.det(matrices)) / new**2
+    (xx, xy), (_, yy) = np.moveaxis(covariances[:, 0], 0, -1)
     b, p0 = b * kept[1] / kept[0], p0 * kept[2] / kept[0]
     e1, e2 = (xx - yy) / (xx + yy), 2 * xy / (xx + yy)
-    return np.array([s1, s2, b, sp, p0, beta, e1, e2])
+    return np.stack([new[0], new[1], b, new[2], p0, beta, e1, e2], axis=-1)

@@ -192,8 +192,10 @@ def _sample_counts(encoder, inputs, grid, windows):
     """
     Expected counts in windows of `_sampled_windows`, and 0 elsewhere.
 
-    Windows have no halo: stars just outside are what training images have too.
+    Windows have no halo: stars just outside are what training images have too. The
+    reference band alone tells how many sources there are above its flux floor.
     """
+    inputs = inputs.in_band(0)
     size, expected = grid.size, np.zeros((len(inputs.image), *grid.shape))
     parts = [_window(inputs, *window, size) for window in windows]
     parts = EncoderInputs.concatenate(parts, tile_size=size)

@@ -67,6 +67,12 @@ class PSFAccess:
         one = np.asarray(self.at(0, 0).shape_vector, dtype=float)
         return np.tile(one, (len(ys), len(xs), 1))
 
+    def shapes_at(self, x, y):
+        """Shape parameters at n places (pixels), ``(n, 8)``."""
+        if self.varies:
+            return self._source.shapes_at(x, y)
+        return np.tile(self.shapes(0, 0)[0], (len(x), 1))
+
     def gaussians(self, xs, ys):
         """The PSF as `GaussianPSF` on a grid of places, ``(len(ys), len(xs))``."""
         xs, ys = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (xs, ys))

@@ -167,6 +167,10 @@ class ColourLayers(nn.Module):
         Log-densities of the log flux ratios of stars' fits and of others under both,
         over those under far wider ones, of about unit size. Errors are linearised.
         """
+        pieces = torch.arange(len(inputs['log_floor'])).split(_PIECE)
+        if len(pieces) > 1:
+            parts = ({name: v[k] for name, v in inputs.items()} for k in pieces)
+            return torch.cat([self.evidence(part) for part in parts])
         flux, error = inputs['band_flux'], inputs['band_error']
         measured = error.isfinite()
         size = torch.maximum(flux, error)

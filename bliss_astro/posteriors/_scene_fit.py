@@ -83,7 +83,7 @@ class SceneFit:
     Result of `fit_scene`: models of all sources, and images of them.
 
     Those of the whole scene and of the part of it that is not known to be stars are
-    values of the pixels of a ``_Canvas``.
+    values of the pixels of a ``_Canvas`` in each band.
     """
 
     ellipses: Ellipses
@@ -103,10 +103,10 @@ class SceneFit:
 @dataclasses.dataclass
 class _Canvas(Rows):
     """
-    Pixels of scenes within squares that stamps of N sources touch, band by band.
+    Pixels of scenes within squares that stamps of N sources touch, the same in a band.
 
     Images are large, and mostly empty. ``first`` ``(N, 2)`` are row and column of the
-    first pixel of a stamp, ``squares`` ``(N, F, 2, 2)`` numbers of those it touches.
+    first pixel of a stamp, ``squares`` ``(N, 2, 2)`` numbers of those it touches.
     """
 
     first: torch.Tensor
@@ -126,24 +126,20 @@ class _Canvas(Rows):
         rows = (scenes * n_rows + rows)[:, None] + step
         number = rows[..., None] * n_columns + (columns[:, None] + step)[:, None]
         used, squares = number.unique(return_inverse=True)
-        n, n_bands = len(used), pixels.n_bands
-        bands = torch.arange(0, n * n_bands, n, device=first.device)
-        squares = squares[:, None] + bands[:, None, None]
-        return cls(first, squares, n * n_bands * _SIDE**2)
+        return cls(first, squares, len(used) * _SIDE**2)
 
-    def index(self, index, n_bands=None):
-        """Numbers ``(n, F, P, P)`` of the pixels of stamps in the first bands."""
-        first, squares = self.first[index] % _SIDE, self.squares[index, :n_bands]
+    def index(self, index):
+        """Numbers ``(n, P, P)`` of the pixels of stamps."""
+        first, squares = self.first[index] % _SIDE, self.squares[index]
         place = first[..., None] + torch.arange(_SIDE, device=first.device)
         down, along = (place // _SIDE).unbind(1)
         rows, columns = (place % _SIDE).unbind(1)
         # Rows first, of both columns of squares, as few operations see all pixels.
-        sides = *squares.shape[:2], _SIDE
-        down = down[:, None, :, None].expand(*sides, 2)
-        number = (squares * _SIDE**2).gather(2, down)
-        number += (rows * _SIDE)[:, None, :, None]
-        number = number.gather(3, along[:, None, None].expand(*sides, _SIDE))
-        return number.add_(columns[:, None, None])
+        sides = len(squares), _SIDE
+        number = (squares * _SIDE**2).gather(1, down[:, :, None].expand(*sides, 2))
+        number += (rows * _SIDE)[:, :, None]
+        number = number.gather(2, along[:, None].expand(*sides, _SIDE))
+        return number.add_(columns[:, None])
 
 
 def split_scenes(pixels, sources):
@@ -188,8 +184,10 @@ def _own_model(patches, ellipses, sources) -> torch.Tensor:
 
 
 def _values(model, at):
+    """Stamps ``(n, F, P, P)`` of models ``(F, pixels)``."""
     # In a fifth of the time of an index.
-    return model.index_select(0, at.view(-1)).view_as(at)
+    parts = [band.index_select(0, at.view(-1)).view_as(at) for band in model]
+    return torch.stack(parts, 1) if parts[1:] else parts[0][:, None]
 
 
 def cleaned(pixels, fit, sources, index):
@@ -197,9 +195,10 @@ def cleaned(pixels, fit, sources, index):
     some = sources.select(index)
     n, place = pixels.last_of(some.images), (some.x, some.y)
     patches = pixels.patches(some.tiles, *place, STAMP_RADIUS, n)
-    at = fit.canvas.index(index, n)
+    at = fit.canvas.index(index)
     own = _own_model(patches, fit.ellipses.select(index).in_bands(n), some)
-    others, extended = _values(fit.model, at) - own, _values(fit.extended, at)
+    others, extended = (_values(v[:n], at) for v in (fit.model, fit.extended))
+    others = others - own
     if some.point is not None:
         own = own * ~some.point[:, None, None, None]
     extended = extended - own
@@ -214,23 +213,32 @@ class _Piece:
         some, self.floor = sources.select(index), floor
         self.place, n = (some.x, some.y), pixels.last_of(some.images)
         self.patches = pixels.patches(some.tiles, *self.place, STAMP_RADIUS, n)
-        self.at, self.index = canvas.index(index, n), index
+        self.at, self.index, self._image = canvas.index(index), index, None
         self.unit = self.patches.profile(*self.place) if star else None
         if start is None:
             self.ellipses = first_guess(self.patches, some, floor)
         else:
             self.ellipses = start.select(index).in_bands(n)
+        # A crowd has all of its stamps at once: of their good pixels the quality alone.
+        self.patches.quality, self.patches.good = self.patches.quality, None
 
     def draw(self):
         """Images of the sources alone."""
-        unit = self.unit
-        if unit is None:
+        if self.unit is None:
             unit = model_of(self.patches, self.ellipses, *self.place)
-        self.image = self.ellipses.flux[..., None, None] * unit
+            self._image = self.ellipses.flux[..., None, None] * unit
+
+    @property
+    def image(self):
+        """What was drawn."""
+        if self.unit is None:
+            return self._image
+        return self.ellipses.flux[..., None, None] * self.unit
 
     def step(self, model, star_shapes):
         """Fit each source to what all others leave."""
-        others, old = _values(model, self.at) - self.image, self.ellipses
+        others = _values(model[: self.patches.n_bands], self.at) - self.image
+        old = self.ellipses
         alone, new = self.patches.with_data(self.patches.data - others), old
         if self.unit is None or star_shapes:
             given = alone, old, *self.place, self.floor
@@ -246,7 +254,8 @@ class _Piece:
 def _add(model, pieces):
     # One after the other: sums in an order that varies would round differently.
     for piece in pieces:
-        model.scatter_add_(0, piece.at.view(-1), piece.image.reshape(-1))
+        for own, image in zip(model, piece.image.unbind(1), strict=False):
+            own.scatter_add_(0, piece.at.view(-1), image.reshape(-1))
     return model
 
 
@@ -270,7 +279,8 @@ def fit_scene(pixels, sources, floor, *, start=None, n_rounds=4, star_shapes=Tru
                     yield _Piece(pixels, sources, canvas, own, floor[own], start, star)
 
     galaxies, stars = ([*pieces(star)] for star in (False, True))
-    every, model = galaxies + stars, pixels.image.new_zeros(canvas.n_pixels)
+    every = galaxies + stars
+    model = pixels.image.new_zeros(pixels.n_bands, canvas.n_pixels)
     for _ in range(n_rounds):
         map_threads(_Piece.draw, every)
         _add(model.zero_(), every)

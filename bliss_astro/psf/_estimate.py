@@ -350,8 +350,7 @@ def compare_psf(exposure):
     level, half = level_of(max(locus.fwhm, middle.fwhm))
     found = measure_at(image, places, level)
     # The stated PSF, drawn and measured at the same places.
-    pairs = [exposure.psf_shapes(x, y)[0, 0] for x, y in places.tolist()]
-    shapes = np.array(pairs)
+    shapes = exposure._psf_access.shapes_at(*places.T)
     shapes, offsets = shapes.T[..., None, None], places - np.rint(places)
     dx, dy = np.arange(-half, half + 1) - offsets.T[..., None]
     radius = squared_radius(dx[:, None], dy[..., None], *shapes[6:])

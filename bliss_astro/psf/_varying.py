@@ -98,6 +98,11 @@ class VaryingPSF:
         """
         return np.array([[self.at(x, y).shape_vector for x in xs] for y in ys])
 
+    def shapes_at(self, x, y):
+        """Return the shapes at n places, array ``(n, 8)``."""
+        places = zip(x, y, strict=True)
+        return np.array([self.shape_grid([x], [y])[0, 0] for x, y in places])
+
     def shifted(self, dx, dy):
         """
         Return the same PSF for an image cut out of this one.
@@ -181,6 +186,10 @@ class NodeSplines:
         ys, order_y = np.unique(ys, return_inverse=True)
         values = np.stack([spline(ys, xs) for spline in self._splines], axis=-1)
         return values[order_y][:, order_x]
+
+    def at(self, x, y):
+        """Return the values at n places, (n, values)."""
+        return np.stack([spline.ev(y, x) for spline in self._splines], axis=-1)
 
 
 class PolynomialPSF(VaryingPSF):

@@ -130,6 +130,10 @@ class SDSSPSF(VaryingPSF):
         xs, ys = self._frame(np.atleast_1d(xs), np.atleast_1d(ys))
         return to_shape(self._splines(xs, ys)[..., :8])
 
+    def shapes_at(self, x, y):
+        """Return the shapes at n places; see ``VaryingPSF``."""
+        return to_shape(self._splines.at(*self._frame(x, y))[..., :8])
+
     @property
     def _splines(self):
         """Fitted vectors and fluxes between the nodes."""
