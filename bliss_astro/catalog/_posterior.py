@@ -59,7 +59,7 @@ class CatalogPosterior:
     meta : dict, optional
         Metadata of the tables.
 
-    exposure : `~bliss_astro.exposures.Exposure` or `ExposureSet`, optional
+    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
         The image as it was measured; no copy. Files do not keep it. Of several bands
         ``exposures`` has all, ``exposure`` the reference band.
 
