@@ -340,11 +340,7 @@ class AlignedPSF(VaryingPSF):
         return self._shapes(np.stack([x, y], axis=-1))[0]
 
     def _shapes(self, places):
-        """
-        Shape vectors (n, 8) at places (n, 2).
-
-        And places on the exposure (n, 2), scales of lengths (n,).
-        """
+        """Shape vectors (n, 8), places on the exposure (n, 2), scales of lengths."""
         grid = places + np.array(self.origin)
         mapped = map_pixels(self._wcs_out, self._wcs_in, *(grid + _STEPS[:, None]).T)
         allowed = 'be finite and lie where the coordinates of the exposure reach'

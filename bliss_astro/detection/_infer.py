@@ -192,8 +192,8 @@ def _sample_counts(encoder, inputs, grid, windows):
     """
     Expected counts in windows of `_sampled_windows`, and 0 elsewhere.
 
-    Windows have no halo: stars just outside are what training images have too. The
-    reference band alone tells how many sources there are above its flux floor.
+    Windows have no halo: stars just outside are what training images have too. They
+    are of the reference band, whose flux floor the sources are above.
     """
     inputs = inputs.in_band(0)
     size, expected = grid.size, np.zeros((len(inputs.image), *grid.shape))

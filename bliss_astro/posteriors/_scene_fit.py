@@ -230,7 +230,7 @@ class _Piece:
 
     @property
     def image(self):
-        """What was drawn."""
+        """Images of the sources, stars from their profiles."""
         if self.unit is None:
             return self._image
         return self.ellipses.flux[..., None, None] * self.unit

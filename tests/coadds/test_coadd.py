@@ -168,6 +168,7 @@ def test_effective_psf_between_nodes():
     grid = psf.shape_grid([0, 10, 20], [0, 5])
     assert grid.shape == (2, 3, 8)
     assert_allclose(grid[1, 1], psf.at(10, 5).shape_vector)
+    assert_allclose(psf.shapes_at([20, 0], [0, 5]), grid[[0, 1], [2, 0]])
     moved = psf.shifted(10, 3)
     assert_allclose(moved.image_at(4, 1), psf.image_at(14, 4))
 

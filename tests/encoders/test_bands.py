@@ -160,6 +160,16 @@ def test_absent_bands_are_left_out(encoder, one):
     assert_close(encoder.features(some), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_absent_bands_are_replaced_once(one):
+    two = with_bands(one, one, blank(one), present=[True, False])
+    assert two.sound
+    assert two.image[:, 1].eq(0).all()
+    # No pixel is looked at again.
+    again = dataclasses.replace(two.select(slice(None)), normalization_radius=9.0)
+    assert again.image.data_ptr() == two.image.data_ptr()
+    assert again.sound
+
+
 def test_order_of_bands_does_not_matter(encoder, one):
     others = other_band(one, 1), other_band(one, 2)
     features = encoder.features(with_bands(one, one, *others))

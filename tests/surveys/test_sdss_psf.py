@@ -79,6 +79,7 @@ class TestMadeUp:
                 assert_allclose(shapes[j, i, 0], exact.sigma1.value, rtol=2e-3)
                 assert_allclose(psf.at(x, y).fwhm, exact.fwhm, rtol=1e-3)
         assert shapes[0, 0, 6] > shapes[1, 0, 6]
+        assert_allclose(psf.shapes_at(xs[1:], ys), shapes[[0, 1], [1, 2]])
 
     def test_nodes_are_fitted_as_single_places(self, psf):
         shape, exact = psf.at(0, 1488).shape_vector, psf.fit_at(0, 1488)
