@@ -50,9 +50,12 @@ def diagram(catalog, colour=('g', 'r'), magnitude='r', *, rng=1):
         drawn[f'mag_{band}'].distribution.value for band in (*colour, magnitude)
     )
     points = np.stack([blue - red, r], -1)
-    away = points - points.mean(1, keepdims=True)
-    covariance = away.mT @ away / points.shape[1]
-    return np.median(points, 1), covariance
+    low, middle, high = np.quantile(points, (0.16, 0.5, 0.84), axis=1)
+    away = points - middle[:, None]
+    # A draw in a hundred or so is of a measurement that went wrong: beyond 4 sigma.
+    near = (np.abs(away) < 2 * (high - low)[:, None]).all(-1, keepdims=True)
+    away = np.where(near, away, 0.0)
+    return middle, away.mT @ away / near.sum(1, keepdims=True)
 
 
 def ellipses(points, covariance, **options):
