@@ -4,18 +4,16 @@ Bands of an image: each prepared as one image is, on the grid of the reference b
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 
 import astropy.units as u
 import numpy as np
-import scipy
 import torch
 
 from bliss_astro._arguments import require
-from bliss_astro._warnings import OutOfDomainWarning, messages_about, warn
+from bliss_astro._warnings import messages_about, warn
 from bliss_astro.encoders._inputs import OF_BANDS
-from bliss_astro.exposures import BANDS, Band
+from bliss_astro.exposures import Band
 from bliss_astro.exposures._bands import as_band
 from bliss_astro.exposures._read import FILES
 
@@ -24,17 +22,6 @@ from ._inputs import encoder_inputs, tile_tensor
 
 # Name of the reference band where none is chosen.
 _REFERENCE = 'r'
-# Pixels by which sources may lie off those of the reference band, and the side of the
-# part in the middle that is looked at.
-_LARGEST_SHIFT, _SHIFT_SIDE = 1.0, 640
-# Largest difference in pixels between the shifts of its halves.
-_SAME_SHIFT = 0.5
-# Mean of 3 x 3 pixels in units of the noise of one from which on there is light, the
-# fewest such pixels, and their share beyond chance that bands have in common at least
-# (simulated ones, and those of SDSS, 0.6 and more).
-_BRIGHT, _BRIGHT_MIN, _SHARED = 4.0, 60, 0.3
-# Factors beyond the wavelengths and widths of known bands that are near enough.
-_TOLERANCES = {'wavelength': 1.05, 'width': 2.0}
 
 
 @dataclasses.dataclass
@@ -118,8 +105,9 @@ def prepare_bands(data, options, encoder):
     """
     found = read_bands(data, options, encoder, prepare_image)
     if len(found.images) > 1:
-        _check_calibration(found.image)
-        _check_places(found.image)
+        from ._band_checks import check_bands
+
+        check_bands(found.image)
     return found
 
 
@@ -133,6 +121,8 @@ def read_bands(data, options, encoder, prepare):
         return PreparedBands([prepare(data, options.image, encoder)])
     from bliss_astro.exposures._set import ExposureSet, split_images
     from bliss_astro.exposures._set_checks import band_of
+
+    from ._band_checks import check_different
 
     images = split_images(data, options.bands, options.image)
     reference = _choose_reference(data, images, named['reference'])
@@ -155,8 +145,8 @@ def read_bands(data, options, encoder, prepare):
         prepared[band] = own
     # Whatever the order in which they were given, results are the same.
     prepared = dict(sorted(prepared.items(), key=lambda item: _order(item[0])))
-    _check_different(prepared)
     own = {band: one and one.exposure for band, one in prepared.items()}
+    check_different(own)
     if isinstance(data, ExposureSet):
         text = 'calibration was given although data has one unit; leave it out'
         require_none(named['calibration'], text)
@@ -209,16 +199,6 @@ def _order(band):
     return band.wavelength, band.width, band.name
 
 
-def _check_different(prepared):
-    """Refuse one image in two bands."""
-    there = {band: own for band, own in prepared.items() if own is not None}
-    for first, other in itertools.combinations(there, 2):
-        pair = (there[band].exposure.data for band in (first, other))
-        if np.array_equal(*pair, equal_nan=True):
-            names = f"'{first}' and '{other}'"
-            raise ValueError(f'the bands {names} have one image, pixel by pixel')
-
-
 def _on_one_grid(exposures, reference, calibration):
     """Bring exposures, or None, by band to one grid and unit: an `ExposureSet`."""
     from bliss_astro.exposures import ExposureSet
@@ -231,87 +211,6 @@ def _on_one_grid(exposures, reference, calibration):
         # A fixed seed, so that the noise of resampled bands is always the same.
         return align_bands(exposures, rng=1, **own)
     return ExposureSet(exposures, **own)
-
-
-def _check_calibration(exposures):
-    """Warn of bands whose numbers are in one unit by no more than assumption."""
-    from bliss_astro.exposures._set_checks import is_calibrated
-
-    first, *others = exposures.values()
-    relative = [
-        str(own.band)
-        for own in others
-        if None in (own.meta.get('zero_point'), first.meta.get('zero_point'))
-        and 'calibration' not in own.meta
-    ]
-    if relative and not is_calibrated(first.unit):
-        unit = 'without a unit' if first.unit is None else f'in {first.unit}'
-        warn(
-            f'the bands are {unit} and not calibrated: numbers of '
-            f'{", ".join(relative)} were taken to be in the unit of {first.band}, so '
-            'that colours are relative; give zero_point by band, or calibration',
-            OutOfDomainWarning,
-        )
-
-
-def _check_places(exposures):
-    """Warn of bands whose sources lie off those of the reference band, or elsewhere."""
-    from bliss_astro.exposures._geometry import image_shift
-
-    (ny, nx), side = exposures.shape, _SHIFT_SIDE // 2
-    columns = slice(max(0, nx // 2 - side), nx // 2 + side)
-    halves = slice(max(0, ny // 2 - side), ny // 2), slice(ny // 2, ny // 2 + side)
-    middle = slice(halves[0].start, halves[1].stop)
-    first = exposures[exposures.reference]
-    for name, exposure in list(exposures.items())[1:]:
-        found = np.array(
-            [
-                image_shift(exposure[cut, columns], first[cut, columns])
-                for cut in halves
-                if not (exposure.mask | first.mask)[cut, columns].all()
-            ]
-        )
-        (dx, dy), text = found.mean(0) if len(found) else (0, 0), None
-        # What noise finds is not the same in both halves.
-        same = len(found) == 2 and np.hypot(*np.subtract(*found)) < _SAME_SHIFT
-        if same and np.hypot(dx, dy) > _LARGEST_SHIFT:
-            shift = f'(dx = {dx:.1f}, dy = {dy:.1f})'
-            text = f'sources lie {np.hypot(dx, dy):.1f} px from those of {{}} {shift}'
-        elif _is_elsewhere(exposure, first, cut=(middle, columns)):
-            why = 'another field, flipped, a wrong wcs, or artefacts'
-            text = f'light lies at other places than that of {{}}: {why}'
-        if text is not None:
-            text = text.format(repr(exposures.reference))
-            warn(f'band {name!r}: its {text}', OutOfDomainWarning)
-
-
-def _is_elsewhere(one, other, cut):
-    """Whether light of two exposures coincides in a part hardly more than by chance."""
-    good, bright = ~(one.mask | other.mask)[cut], []
-    for exposure in (one, other):
-        maps = {name: value[cut] for name, value in exposure.maps().items()}
-        pull = (exposure.data[cut] - maps['background']) / maps['bkg_error']
-        mean = scipy.ndimage.uniform_filter(np.where(good, pull, 0), 3)
-        bright.append(mean > _BRIGHT)
-    fewer, more = sorted(map(np.count_nonzero, bright))
-    shared = np.count_nonzero(bright[0] & bright[1]) / max(fewer, 1)
-    by_chance = more / max(np.count_nonzero(good), 1)
-    enough = fewer >= _BRIGHT_MIN and by_chance < 0.5
-    return enough and shared < by_chance + _SHARED * (1 - by_chance)
-
-
-def band_messages(band, encoder):
-    """Texts where a band is unlike those of surveys, on which encoders are trained."""
-    texts = []
-    for name, tolerance in _TOLERANCES.items() if encoder.config.bands and band else ():
-        known = [getattr(own, name) for own in BANDS.values()]
-        value, low, high = getattr(band, name), min(known), max(known)
-        if not low / tolerance < value < high * tolerance:
-            texts.append(
-                f'the {name} of the band ({value:g} nm) is outside what bands were '
-                f'trained on ({low:g} to {high:g} nm)'
-            )
-    return texts
 
 
 # -- inputs of an encoder ------------------------------------------------------------

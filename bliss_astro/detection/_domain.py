@@ -15,6 +15,7 @@ import scipy
 from bliss_astro._arguments import two_digits
 from bliss_astro._filters import spans
 from bliss_astro.encoders import Domain
+from bliss_astro.exposures import BANDS
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.units import FWHM_PER_SIGMA
 
@@ -26,6 +27,9 @@ _CORRELATION_MIN = -0.15
 # How far above the range of the PSF's features, which are logarithms, wings may be;
 # and how much larger an ellipticity may be.
 _WING_TOLERANCE, _ELLIPTICITY_TOLERANCE = 0.15, 0.02
+
+# Factors beyond the wavelengths and widths of known bands that are near enough.
+_BAND_TOLERANCES = {'wavelength': 1.05, 'width': 2.0}
 
 # Limits of `pixel_statistics`: simulations of every density that the bundled
 # encoders know stay inside, and a noise that is wrong by a quarter does not.
@@ -209,6 +213,26 @@ def check_domain(encoder, facts):
         if finding.flag is not None:
             flags = flags | np.where(finding.outside, int(finding.flag), 0)
     return flags, messages
+
+
+def outside_of_bands(band):
+    """Texts by the number in which a band is unlike those of surveys."""
+    texts = {}
+    for name, tolerance in _BAND_TOLERANCES.items():
+        known = [getattr(own, name) for own in BANDS.values()]
+        value, low, high = getattr(band, name), min(known), max(known)
+        if not low / tolerance < value < high * tolerance:
+            texts[name] = f'({value:g} nm) is outside {{}} ({low:g} to {high:g} nm)'
+    return texts
+
+
+def band_messages(band, encoder):
+    """Texts where a band is unlike those of the training."""
+    found = outside_of_bands(band) if band and encoder.config.bands else {}
+    what = 'what bands were trained on'
+    return [
+        f'the {name} of the band {text.format(what)}' for name, text in found.items()
+    ]
 
 
 # -- pixels ----------------------------------------------------------------------

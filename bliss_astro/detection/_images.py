@@ -18,8 +18,8 @@ from bliss_astro.exposures._psf import central_psf
 from bliss_astro.flags import CatalogFlag
 from bliss_astro.posteriors import TileGrid
 
-from ._bands import PreparedBands, band_messages, encoder_inputs_of_bands
-from ._domain import check_domain, check_fullness, domain_of
+from ._bands import PreparedBands, encoder_inputs_of_bands
+from ._domain import band_messages, check_domain, check_fullness, domain_of
 from ._estimates import estimate_record
 from ._infer import estimate_densities, infer
 from ._inputs import (

@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from bliss_astro import Exposure, OutOfDomainWarning
-from bliss_astro.detection import _bands, detect_many, detect_sources
+from bliss_astro.detection import _band_checks, detect_many, detect_sources
 from bliss_astro.exposures import BANDS, Band, ExposureSet
 from bliss_astro.exposures._read import scaled
 from bliss_astro.flags import CatalogFlag
@@ -203,16 +203,37 @@ def test_sources_elsewhere():
 
     def image(light):
         noise = rng.normal(0, 1, light.shape)
-        return Exposure(light + noise, bkg_error=1, effective_gain=4)
+        return Exposure(light + noise, bkg_error=1, effective_gain=4, unit=u.nmgy)
 
     def check(other):
-        _bands._check_places(ExposureSet({'r': image(light), 'g': image(other)}))
+        _band_checks.check_bands(ExposureSet({'r': image(light), 'g': image(other)}))
 
-    for sound in (light, 3 * light, 0 * light, np.where(x < 99, light, 0)):
+    for sound in (light, 3 * light, np.where(x < 150, light, 0)):
         check(sound)
+    # An image of noise alone.
+    with pytest.warns(OutOfDomainWarning, match="band 'g': its light is .* times"):
+        check(0 * light)
     for wrong in (light[::-1], light[:, ::-1], np.roll(light, 40, 1), 5 * light[::-1]):
         with pytest.warns(OutOfDomainWarning, match="band 'g': its light lies at oth"):
             check(wrong)
+
+
+@pytest.mark.parametrize(
+    ('factor', 'words'),
+    [(100.0, '68 times'), (0.01, '0.0068 times'), (3631.0, None), (1.5, ''), (0.7, '')],
+)
+def test_light_of_no_colour(of_bands, factor, words):
+    """
+    Units that are stated wrong: what the light of most sources cannot be.
+    """
+    wrong = scaled(of_bands['g'], factor, u.nmgy)
+    bands = ExposureSet({**of_bands, 'g': wrong})
+    if words == '':
+        _band_checks.check_bands(bands)
+        return
+    text = f"'g': its light is {words or '.*'} .*in stars and galaxies.*: is the unit"
+    with pytest.warns(OutOfDomainWarning, match=text):
+        _band_checks.check_bands(bands)
 
 
 def test_many(tiny, of_bands):

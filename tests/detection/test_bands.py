@@ -14,7 +14,7 @@ from photutils.psf import PSFPhotometry
 
 from bliss_astro import BlissFinder, CoaddSimulator, Exposure, OutOfDomainWarning
 from bliss_astro.catalog import ProbabilisticCatalog
-from bliss_astro.detection import _bands, _batches, detect_many, detect_sources
+from bliss_astro.detection import _band_checks, _batches, detect_many, detect_sources
 from bliss_astro.detection._bands import encoder_inputs_of_bands
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures import BANDS, ExposureSet
@@ -170,7 +170,7 @@ def test_shifted_bands_are_noticed(encoder):
     with pytest.warns(
         OutOfDomainWarning, match=r"band 'g': its sources lie (2.9|3\..) px"
     ):
-        _bands._check_places(ExposureSet(both))
+        _band_checks.check_bands(ExposureSet(both))
 
 
 @pytest.mark.filterwarnings('error')
@@ -178,7 +178,7 @@ def test_no_shift_of_aligned_bands():
     sky = CatalogPrior()
     for seed in range(8):
         made = CoaddSimulator(1, sky, bands='rg', shape=(96, 96)).sample(rng=seed)[0]
-        _bands._check_places(made)
+        _band_checks.check_bands(made)
 
 
 def test_posterior_anew(tiny, of_bands, tmp_path):
