@@ -8,6 +8,7 @@ F1 on other scenes.
 """
 
 import time
+from bisect import bisect_left
 from importlib.util import find_spec
 
 import numpy as np
@@ -37,14 +38,13 @@ def keep(x, y):
 def at_precision(found, truth, precision):
     """Sample at the lowest threshold with a precision, and that threshold."""
     values = np.sort(np.asarray(found['probability']))
-    low, high = 0, len(values) - 1
+
+    def at(threshold):
+        return Sample(found[found['probability'] >= threshold], truth)
+
     # Fainter detections could take the matches of others.
-    while low < high:
-        middle = (low + high) // 2
-        sample = Sample(found[found['probability'] >= values[middle]], truth)
-        reached = sample.precision()[0] >= precision
-        low, high = (low, middle) if reached else (middle + 1, high)
-    return Sample(found[found['probability'] >= values[high]], truth), values[high]
+    k = bisect_left(values[:-1], True, key=lambda v: at(v).precision()[0] >= precision)
+    return at(values[k]), values[k]
 
 
 def add_scores(bench, sample, method=OURS):

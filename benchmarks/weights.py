@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from harness import Benchmark
 
-from bliss_astro.encoders import Encoder
-from bliss_astro.encoders._inputs import training_pair
-from bliss_astro.simulation import SimulationStream
+from bliss_astro.encoders import Encoder, EncoderInputs
+from bliss_astro.posteriors import TileCatalog
+from bliss_astro.simulation import SimulatedBands, SimulationStream
 from bliss_astro.training import load_config
 
 BATCH, SIZES = 32, ('tile_size', 'n_most')
@@ -38,10 +38,13 @@ def losses(encoders, simulation, n_images, seed):
     values = [[] for _ in encoders]
     for first in range(0, n_images, BATCH):
         images = stream.sample_batch(min(BATCH, n_images - first), generator=generator)
+        several = isinstance(images, SimulatedBands)
+        make = (EncoderInputs.from_batch, EncoderInputs.from_bands)[several]
         for own, encoder in zip(values, encoders, strict=True):
-            sizes = {name: getattr(encoder.config, name) for name in SIZES}
-            inputs, truth = training_pair(images, **sizes)
-            own.append(-encoder(inputs).log_prob(truth).double().numpy())
+            size, n_most = (getattr(encoder.config, name) for name in SIZES)
+            truth = TileCatalog.from_batch(images, tile_size=size, n_most=n_most)
+            found = encoder(make(images, tile_size=size))
+            own.append(-found.log_prob(truth).double().numpy())
     return np.array([np.concatenate(own) for own in values])
 
 
@@ -58,8 +61,7 @@ def main(arguments=None):
         own = dataclasses.replace(simulation, **KINDS[kind])
         values = losses(encoders, own, arguments.n_images, arguments.seed + 776)
         for name, loss in zip(names, values, strict=True):
-            more = f', minus {names[0]}'
-            for words, terms in (('', loss), (more, loss - values[0])):
+            for words, terms in (('', loss), (f', minus {names[0]}', loss - values[0])):
                 error = terms.std(ddof=1) / len(terms) ** 0.5
                 numbers = {'value': terms.mean(), 'error': error, 'n': len(terms)}
                 bench.add(kind, f'-log q per image{words}', method=name, **numbers)
