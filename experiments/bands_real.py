@@ -16,7 +16,6 @@ from pathlib import Path
 import _networks  # noqa: F401  (path of the harness)
 import astropy.units as u
 import numpy as np
-import sep
 from _real_images import (
     FIT_RADIUS,
     fit_stars,
@@ -256,6 +255,8 @@ def from_others(values):
 
 def sep_magnitudes(exposures):
     """Positions, and magnitudes in all bands in the ellipses of i, of SEP."""
+    import sep
+
     data = [np.ascontiguousarray(e.data, float) for e in exposures.values()]
     noise = float(np.median(exposures['i'].bkg_error))
     # The reference band comes first.
