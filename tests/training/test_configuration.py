@@ -36,17 +36,13 @@ class TestConfig:
         assert isinstance(training, TrainingConfig)
         Encoder(encoder)
 
-    def test_bands_are_added_to_the_sequence(self):
-        """
-        Weights of the sequence start an encoder of bands: all else is as there.
-        """
-        paths = (
-            CONFIGS / f'stars-galaxies-{name}.toml' for name in ('sequence', 'bands')
-        )
-        (encoder, simulation, _), (*several, training) = map(load_config, paths)
-        assert training.start_from == 'stars-galaxies-sequence'
-        assert several[0] == dataclasses.replace(encoder, bands=True)
-        assert several[1] == dataclasses.replace(simulation, bands=tuple('ugrizy'))
+    def test_sequence_is_of_one_band(self):
+        """Images of the sequence are those of the default, in the reference band."""
+        paths = (CONFIGS / f'stars-galaxies{name}.toml' for name in ('', '-sequence'))
+        (default, simulation, _), (sequence, one, _) = map(load_config, paths)
+        own = {'bands': False, 'shapes_only': False}
+        assert sequence == dataclasses.replace(default, **own)
+        assert one == dataclasses.replace(simulation, bands=())
 
     def test_defaults(self, tmp_path):
         configs = load_config(self.write(tmp_path, ''))
