@@ -69,7 +69,7 @@ def generator():
 @pytest.fixture(scope='session')
 def encoder_of_bands():
     """
-    An encoder of several bands that has the shipped weights of one.
+    An encoder of several bands that has shipped weights of one band.
 
     What bands add to its network begins at nothing; colours are those of the fits and
     of the prior.
@@ -77,9 +77,10 @@ def encoder_of_bands():
     from bliss_astro.encoders import Encoder
     from bliss_astro.training._encoder import start_from
 
-    one = Encoder.from_pretrained('stars-galaxies')
-    encoder = Encoder(dataclasses.replace(one.config, bands=True))
-    start_from(encoder, 'stars-galaxies')
+    one = Encoder.from_pretrained('stars-galaxies-sequence')
+    own = {'bands': True, 'shapes_only': True}
+    encoder = Encoder(dataclasses.replace(one.config, **own))
+    start_from(encoder, 'stars-galaxies-sequence')
     encoder.card = one.card | {'encoder': dataclasses.asdict(encoder.config)}
     return encoder.eval().requires_grad_(False)
 
