@@ -8,7 +8,6 @@ it from its simulations, and warnings, recipes and documentation read it.
 
 import dataclasses
 import json
-import math
 
 from bliss_astro._arguments import (
     POSITIVE_INTEGER,
@@ -274,8 +273,8 @@ FEATURES = {
     'asymmetry': Scaling(gain=30.0),
     # Logarithms of wavelength and width of a band over those of SDSS r: u is at -0.54
     # and -0.8, y of LSST at 0.46 and -0.3. And of the noise of a faint star's flux over
-    # that in the
-    # reference band: bands of a survey differ by a factor of e to e^2.
+    # that in
+    # the reference band: bands of a survey differ by a factor of e to e^2.
     'log_wavelength': Scaling(gain=2.0),
     'log_width': Scaling(gain=2.0),
     'log_depth': Scaling(),
@@ -283,8 +282,6 @@ FEATURES = {
 
 # Pixels over the noise at which the second, compressed channel bends.
 ASINH_KNEE = 30
-# Logarithm of the density in sources per pixel where the prior has none.
-EMPTY_LOG_DENSITY = math.log(1e-7)
 # Relative error of the PSF's width below which it counts as exact.
 EXACT_PSF_ERROR = 0.001
 # Least sum of the noise's correlations over all lags, of anticorrelated noise.

@@ -16,7 +16,6 @@ from bliss_astro.psf import GaussianPSF
 from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, LOG_AREA
 
 from ._config import (
-    EMPTY_LOG_DENSITY,
     EXACT_PSF_ERROR,
     FEATURES,
     LEAST_NOISE_EXCESS,
@@ -149,8 +148,7 @@ class EncoderInputs(Rows):
     def _replace_absent(self):
         # Sound numbers of a band that exists, and no pixels: what is masked later must
         # be finite, or its gradient is not.
-        images = torch.arange(len(self.present), device=self.present.device)
-        at = images, self.present.long().argmax(1)
+        at = range(len(self.present)), self.present.long().argmax(1)
         blank = {'image': 0.0, 'mask': True}
         for name in OF_BANDS:
             value = getattr(self, name)
@@ -215,7 +213,7 @@ class EncoderInputs(Rows):
         return cls.of_band(
             image=image.masked_fill(batch.mask, 0.0),
             mask=batch.mask,
-            log_density=_density_map(batch, tile_size),
+            log_density=batch.density_map(tile_size).log()[:, None],
             normalization_radius=normalization_radius or DEFAULT_NORMALIZATION_RADIUS,
             **{
                 name: None if value is None else value.reshape(len(value), -1, 1, 1)
@@ -400,25 +398,3 @@ def training_pair(images, *, tile_size=4, n_most=2):
     make = EncoderInputs.from_bands if several else EncoderInputs.from_batch
     inputs = make(images, tile_size=tile_size)
     return inputs, TileCatalog.from_batch(images, tile_size=tile_size, n_most=n_most)
-
-
-def _density_map(batch, tile_size):
-    """Log density ``(B, 1, h, w)``; a map only where something confines sources."""
-    log_density = torch.log(batch.density.clamp(min=1e-7))[:, None, None, None]
-    ny, nx = batch.data.shape[1:]
-    edges = batch.region.new_tensor([0, nx - 1, 0, ny - 1])
-    beyond = (batch.region - edges) * edges.new_tensor([-1, 1, -1, 1])
-    clustered = batch.cluster is not None and bool(batch.cluster[:, 2].isfinite().any())
-    if not clustered and bool((beyond >= 0).all()):
-        return log_density
-    x, y = (
-        (torch.arange(-(-n // tile_size)).to(log_density) + 0.5) * tile_size - 0.5
-        for n in (nx, ny)
-    )
-    x, y = x[None, None], y[None, :, None]
-    x_low, x_high, y_low, y_high = batch.region[:, :, None, None].unbind(1)
-    inside = (x > x_low) & (x < x_high) & (y > y_low) & (y < y_high)
-    if clustered:
-        x_0, y_0, radius = batch.cluster[:, :, None, None].unbind(1)
-        inside = inside & (torch.hypot(x - x_0, y - y_0) < radius)
-    return torch.where(inside[:, None], log_density, EMPTY_LOG_DENSITY)

@@ -20,6 +20,8 @@ from bliss_astro.exposures._bands import band_cards, find_band
 from bliss_astro.exposures._read import change_own_file, register_fits_format
 from bliss_astro.psf import GaussianPSF, PSFModel
 
+# Least density of sources per pixel, and that where there are none.
+_LEAST_DENSITY = 1e-7
 # Attributes with an axis of sources.
 OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy', 'further')
 OF_SOURCES += ('log_ratio', 'disk_fraction')
@@ -139,6 +141,33 @@ class SimulatedImages:
         and the variance v of the sky.
         """
         return signal_to_noise(self.noiseless, self.variance)
+
+    def density_map(self, tile_size):
+        """
+        Expected number of sources per pixel in the tiles.
+
+        A tensor ``(B, 1, 1)``, or of maps ``(B, rows, columns)`` where a region or a
+        cluster confines sources.
+        """
+        ny, nx = self.data.shape[1:]
+        density = self.density.clamp(min=_LEAST_DENSITY)[:, None, None]
+        edges = self.region.new_tensor([0, nx - 1, 0, ny - 1])
+        beyond = (self.region - edges) * edges.new_tensor([-1, 1, -1, 1])
+        clustered = self.cluster is not None
+        clustered = clustered and bool(self.cluster[:, 2].isfinite().any())
+        if not clustered and bool((beyond >= 0).all()):
+            return density
+        x, y = (
+            (torch.arange(-(-n // tile_size)).to(density) + 0.5) * tile_size - 0.5
+            for n in (nx, ny)
+        )
+        y = y[:, None]
+        x_low, x_high, y_low, y_high = self.region[:, :, None, None].unbind(1)
+        inside = (x > x_low) & (x < x_high) & (y > y_low) & (y < y_high)
+        if clustered:
+            x_0, y_0, radius = self.cluster[:, :, None, None].unbind(1)
+            inside = inside & (torch.hypot(x - x_0, y - y_0) < radius)
+        return torch.where(inside, density, _LEAST_DENSITY)
 
     def exposure(self, k=0, *, unit='electron', **given):
         """
