@@ -218,7 +218,7 @@ def _describe_in_sequence(sequence, sources, chosen, most):
     some = sources.select(chosen)
     shapes_only = sequence.encoders.shapes_only
     n_numbers = n_uniform(sequence.encoders.entries)
-    q = quasi_random(_N_SHAPES, n_numbers, sources.x.device)
+    q = quasi_random(_N_SHAPES, n_numbers, sources.x.device, even=True)
     n = len(some)
     tiles = [value.repeat(_N_SCENES) for value in (some.image, some.row, some.column)]
     which = torch.arange(_N_SCENES, device=q.device).repeat_interleave(n)
@@ -265,7 +265,8 @@ def _infer_shapes(posterior, place, sources, seen, chosen):
     # refined, for what says little: some draws, repeated.
     few = posterior.coarse or posterior.sequence is not None
     n_same = 4 if few else 1
-    q = quasi_random(_N_SHAPES // n_same, n_uniform(parameters), posterior.device)
+    n_uniforms = n_uniform(parameters)
+    q = quasi_random(_N_SHAPES // n_same, n_uniforms, posterior.device, even=True)
 
     def draw(index):
         own = chosen[index]
