@@ -21,7 +21,7 @@ from bliss_astro.exposures._read import change_own_file, register_fits_format
 from bliss_astro.psf import GaussianPSF, PSFModel
 
 # Least density of sources per pixel, and that where there are none.
-_LEAST_DENSITY = 1e-7
+LEAST_DENSITY = 1e-7
 # Attributes with an axis of sources.
 OF_SOURCES = ('x', 'y', 'flux', 'is_galaxy', 'galaxy', 'further')
 OF_SOURCES += ('log_ratio', 'disk_fraction')
@@ -150,7 +150,7 @@ class SimulatedImages:
         cluster confines sources.
         """
         ny, nx = self.data.shape[1:]
-        density = self.density.clamp(min=_LEAST_DENSITY)[:, None, None]
+        density = self.density.clamp(min=LEAST_DENSITY)[:, None, None]
         edges = self.region.new_tensor([0, nx - 1, 0, ny - 1])
         beyond = (self.region - edges) * edges.new_tensor([-1, 1, -1, 1])
         clustered = self.cluster is not None
@@ -167,7 +167,7 @@ class SimulatedImages:
         if clustered:
             x_0, y_0, radius = self.cluster[:, :, None, None].unbind(1)
             inside = inside & (torch.hypot(x - x_0, y - y_0) < radius)
-        return torch.where(inside, density, _LEAST_DENSITY)
+        return torch.where(inside, density, LEAST_DENSITY)
 
     def exposure(self, k=0, *, unit='electron', **given):
         """

@@ -11,10 +11,10 @@ import torch
 from numpy.testing import assert_allclose
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.encoders._config import EMPTY_LOG_DENSITY
 from bliss_astro.encoders._inputs import N_CONDITIONS
 from bliss_astro.priors import StarPrior
 from bliss_astro.simulation import CoaddSimulator, SimulationConfig, SimulationStream
+from bliss_astro.simulation._images import LEAST_DENSITY
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ class TestFromBatch:
         assert inputs.log_density.shape == (2, 1, 6, 8)
         inside = inputs.log_density[:, :, 2:4, 2:6]
         assert_allclose(inside, math.log(3 / 1600), rtol=1e-5)
-        inputs.log_density[:, :, 2:4, 2:6] = EMPTY_LOG_DENSITY
-        assert (inputs.log_density == EMPTY_LOG_DENSITY).all()
+        inputs.log_density[:, :, 2:4, 2:6] = math.log(LEAST_DENSITY)
+        assert (inputs.log_density == math.log(LEAST_DENSITY)).all()
 
     def test_an_empty_sky_has_a_finite_density(self):
         simulator = CoaddSimulator(1, StarPrior(density=0.0), shape=(8, 8), margin=0)
@@ -115,7 +115,7 @@ class TestConcatenate:
         assert both.log_density.shape == (4, 1, 7, 7)
         assert both.log_noise.shape == (4, 1, 1, 1, 1)
         assert_allclose(both.log_density[:2], math.log(3 / 1600), rtol=1e-5)
-        assert (both.log_density[2:, :, 0] == EMPTY_LOG_DENSITY).all()
+        assert (both.log_density[2:, :, 0] == math.log(LEAST_DENSITY)).all()
 
     def test_to_a_device(self, draw):
         inputs, _ = draw()

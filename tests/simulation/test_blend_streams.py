@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bliss_astro.encoders import EncoderInputs
-from bliss_astro.encoders._config import EMPTY_LOG_DENSITY
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 
@@ -32,6 +31,7 @@ CROWDED = SimulationConfig(
     confined_fraction=0.0,
     unseen=0.3,
 )
+from bliss_astro.simulation._images import LEAST_DENSITY
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,7 @@ class TestClusters:
         density = EncoderInputs.from_batch(scenes).log_density
         assert density.shape == (200, 1, 16, 16)
         catalog = TileCatalog.from_batch(scenes)
-        empty = density[:, 0] == EMPTY_LOG_DENSITY
+        empty = density[:, 0] == math.log(LEAST_DENSITY)
         # Tiles that a circle's edge cuts belong to where most of them lies.
         share = float(catalog.count[empty].sum()) / float(catalog.count.sum())
         assert empty.any()
