@@ -12,6 +12,7 @@ import torch
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.posteriors import TileCatalog
 from bliss_astro.simulation import SimulationConfig, SimulationStream
+from bliss_astro.simulation._images import LEAST_DENSITY
 
 BLENDS = SimulationConfig(
     population='npe',
@@ -31,7 +32,6 @@ CROWDED = SimulationConfig(
     confined_fraction=0.0,
     unseen=0.3,
 )
-from bliss_astro.simulation._images import LEAST_DENSITY
 
 
 @pytest.fixture(scope='module')
