@@ -94,8 +94,13 @@ def test_completeness(images, tmp_path):
 
 
 def test_recipe(images, tmp_path, capsys):
+    words = ['recipe', *images[:3], '--no-timing', '-o', str(tmp_path / 'none.toml')]
+    assert main(words) == 0
+    assert "'stars-galaxies' covers" in capsys.readouterr().out
+    assert list(tmp_path.glob('*.toml')) == []
     path = tmp_path / 'mine.toml'
-    words = ['recipe', *images[:3], images[0], '--no-timing', '-o', str(path)]
+    words = ['recipe', *images[:3], images[0], '--no-timing', '--always']
+    words += ['-o', str(path)]
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert 'bands r, g, i, it sees one band' in printed

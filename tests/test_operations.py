@@ -211,12 +211,14 @@ def test_every_stage_does_something(counted):
 def test_work_of_five_bands(counted):
     """
     Pixels are worked on in each band, the network but for its first layers once.
+
+    Only in several bands marginals have colours.
     """
-    for stage in ('network', 'candidates', 'marginals'):
+    for stage, most in {'network': 2.2, 'candidates': 2.2, 'marginals': 3.5}.items():
         one, five = counted[stage], counted[f'{stage}, rugiz']
-        assert five['MFLOP of layers'] < 2.2 * one['MFLOP of layers']
+        assert five['MFLOP of layers'] < most * one['MFLOP of layers']
     one, five = (counted[stage]['MB touched'] for stage in ('fits', 'fits, rugiz'))
-    assert five < 5.5 * one
+    assert five < 6.5 * one
 
 
 def test_functions_are_as_before(operations):

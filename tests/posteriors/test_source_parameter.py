@@ -92,10 +92,10 @@ def path(sersic, simulation, tmp_path_factory):
     plain = Encoder.from_pretrained('stars-galaxies').config
     changed = {'sequence': False, 'shapes_only': False, 'parameters': (sersic.name,)}
     training = TrainingConfig(
-        n_steps=120,
+        n_steps=160,
         batch_size=16,
         n_validation=32,
-        validate_every=120,
+        validate_every=160,
         warmup_steps=20,
         learning_rate=3e-3,
         average_decay=0.9,
