@@ -110,7 +110,7 @@ def detect_sources(
 
     bandpass : `~bliss_astro.exposures.Band` or str, optional
         Wavelength and width of the band, or a name in
-        `~bliss_astro.exposures.BANDS`, where neither its name nor the image says so:
+        ``bliss_astro.exposures.BANDS``, where neither its name nor the image says so:
         ``{'F606W': Band('F606W', 590.0, 220.0)}``.
 
     psf : `~bliss_astro.psf.PSFModel` or other PSF, optional
