@@ -12,7 +12,9 @@ from bliss_astro._arguments import require
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._filters import image_planes
 from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.encoders._layers import N_BAND
 from bliss_astro.galaxies import GalaxyAutoencoder
+from bliss_astro.posteriors._colours import N_EVIDENCE
 from bliss_astro.posteriors._loss import npe_loss, sequence_loss
 from bliss_astro.posteriors._source_parameters import further
 from bliss_astro.simulation import SimulationStream
@@ -211,6 +213,17 @@ def _fitted(key, value, like, config, *, new_types):
     return torch.cat([value[:, :place], empty, value[:, place:]], 1)
 
 
+def _without_bands(key, value, width):
+    """Weights of a layer without inputs of bands, the last but features of tiles."""
+    if key.endswith('extended.0.weight'):
+        return value[:, :-N_EVIDENCE]
+    if key.endswith('modulation.0.weight'):
+        return value[:, :-N_BAND]
+    if key.startswith('sources.') and key.endswith('.mix.0.weight'):
+        return torch.cat([value[:, : -width - N_BAND], value[:, -width:]], 1)
+    return value
+
+
 @torch.no_grad()
 def start_from(encoder, name):
     """
@@ -221,24 +234,27 @@ def start_from(encoder, name):
     both describe.
 
     The other has the same sizes. It may lack the matched filter, uncertainties,
-    galaxies, their shapes, or encoders that follow detection, or have shapes, further
-    parameters or such encoders that this one lacks. Returns its origin (name, hash, how
-    many images it was trained on and where it had started from itself), and the names
-    of the parameters that have its weights.
+    galaxies, their shapes, bands, or encoders that follow detection, or have shapes,
+    bands, further parameters or such encoders that this one lacks. Returns its origin
+    (name, hash, how many images it was trained on and where it had started from
+    itself), and the names of the parameters that have its weights.
     """
     other = Encoder.from_pretrained(name)
     own, config = encoder.state_dict(), encoder.config
     new_types = config.galaxies and not other.config.galaxies
     given = {}
     fits = all(getattr(config, s) == getattr(other.config, s) for s in _SIZES)
+    one_band = other.config.bands and not config.bands
     for key, value in other.state_dict().items():
         if key in own:
+            value = _without_bands(key, value, config.width) if one_band else value
             value = _fitted(key, value, own[key], config, new_types=new_types)
             fits &= value.shape == own[key].shape
             given[key] = value
         else:
             shapes_only = other.config.shapes and not config.shapes
-            dropped = set(other.config.parameters) & set(key.split('.'))
+            names = {*other.config.parameters, *(('bands', 'colour') * one_band)}
+            dropped = names & set(key.split('.'))
             fits &= key.startswith('sources.') or shapes_only or bool(dropped)
     if not fits:
         msg = (

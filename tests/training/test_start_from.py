@@ -161,3 +161,21 @@ def test_bands_start_without_influence(tiny_configs, tmp_path):
     assert encoder.config.bands
     assert encoder.bands.to_tiles.weight.any()
     assert encoder.card['simulation']['bands'] == ['g', 'r', 'i']
+
+
+def test_bands_are_left_out():
+    """
+    An encoder of one band that starts from the default sees what that sees in r.
+    """
+    default = Encoder.from_pretrained('stars-galaxies')
+    one = Encoder(dataclasses.replace(default.config, bands=False))
+    origin, given = start_from(one, 'stars-galaxies')
+    assert origin['sha256'] == default.card['sha256']
+    assert given == set(one.state_dict())
+    one.card = default.card
+    stream = SimulationStream(SimulationConfig(shape=(48, 48), population='both'))
+    drawn = stream.sample_batch(2, generator=torch.Generator().manual_seed(3))
+    inputs, catalog = training_pair(drawn)
+    with torch.no_grad():
+        expected, found = (e.eval()(inputs).log_prob(catalog) for e in (default, one))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
