@@ -26,6 +26,8 @@ from ._factors import draw_component
 
 # Variance that keeps covariances positive.
 LEAST_VARIANCE = 1e-6
+# Factor on the covariance of what is wider than expected.
+WIDER = 9.0
 # Passes over the bands, Newton's iterations, and points in units of the width.
 _N_PASSES, _N_NEWTON, _POINTS = 2, 6, (-8.0, 6.0, 25)
 # Largest distance of a given log flux.
@@ -86,6 +88,19 @@ class Components:
             gain = column * (w * share)[..., None]
             cov = cov - gain[..., None] * column[..., None, :]
         return Components(logit, mean, slope, cov)
+
+
+def log_densities(prior, log_ratio, variance):
+    """Log-densities of measured ratios ``(..., D)``: of a prior, and of a wider one."""
+    wide = prior.moments()
+    wide.cov = WIDER * wide.cov
+    joined = prior.followed_by(wide)
+    cov = joined.cov + variance[..., None, :1, None]
+    cov = cov + torch.diag_embed(variance[..., 1:])[..., None, :, :]
+    log_size, length = eliminate(cov, log_ratio[..., None, :] - joined.mean)
+    log_density = -log_size - 0.5 * length
+    share = prior.logit[..., 0].log_softmax(-1)
+    return (share + log_density[..., :-1]).logsumexp(-1), log_density[..., -1]
 
 
 def _log_mass(h, w, mean, variance):

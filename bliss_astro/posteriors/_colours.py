@@ -19,9 +19,10 @@ from bliss_astro.units import BAND_WAVELENGTHS, NANOMAGGY_ZERO_POINT
 
 from ._colour_factors import (
     LEAST_VARIANCE,
+    WIDER,
     ColoursByFlux,
     Components,
-    eliminate,
+    log_densities,
     measured_factors,
     ratios,
 )
@@ -39,12 +40,12 @@ _N_FLUX = 3
 # are as measured in simulated images, which state the errors of PSF and sky.
 _LEAST_ERRORS, _BY_PSF_ERROR = (0.0025, 0.006), (1.0, 0.7)
 _MISSED, _ERROR_OF_MISSED, _BY_SKY_ERROR = ((0.5, 1.8), (0.45, 1.4)), 0.45, 0.8
-# Standard deviations of the logarithm of the factor that bands have in common, of stars
-# and of galaxies before training.
-_COMMON_ERRORS = 0.02, 0.1
+# Mean and standard deviation of the logarithm of the factor that bands have in common,
+# of stars and of galaxies before training: fits of one profile miss light of these.
+_COMMON, _COMMON_ERRORS = (0.0, -0.13), (0.02, 0.1)
 # Weights before training of two components for measurements that went wrong: around the
-# posterior, with a factor on its covariance and a least width, and the prior.
-_WIDE_SHARES, _WIDER, _LEAST_WIDE = (0.02, 0.01), 9.0, 0.1
+# posterior, wider and with a least width, and the prior.
+_WIDE_SHARES, _LEAST_WIDE = (0.02, 0.01), 0.1
 # Change of their log weights with how far a given flux is from the measured one.
 _BY_EXCESS = 4.0, 6.0
 # Largest logarithm of the factor on widths.
@@ -143,15 +144,20 @@ class ColourLayers(nn.Module):
             ('limits', _log_nmgy(torch.tensor(prior.magnitude_range).flip(0))),
         ):
             self.register_buffer(name, value.float())
+        self.common = nn.Parameter(torch.tensor(_COMMON))
         self.log_common = nn.Parameter(torch.tensor(_COMMON_ERRORS).log())
+        self.of_common = nn.Linear(n_features, self.n_types, bias=False)
+        # The share of the evidence against the prior that weighs the last component.
+        self.by_evidence = nn.Parameter(torch.tensor(1.0))
         self.from_source = nn.Linear(n_features + _N_OWN, _WIDTH)
         self.from_band = nn.Linear(_N_BAND, _WIDTH, bias=False)
         self.from_others = nn.Linear(_WIDTH, _WIDTH)
         self.mix = nn.Linear(_WIDTH, _WIDTH)
         self.weights = nn.Linear(_WIDTH, (size + len(_WIDE_SHARES)) * (1 + _N_FLUX))
         self.of_band = nn.Linear(_WIDTH, 2 + _N_FLUX + _RANK)
-        for layer in (self.weights, self.of_band):
+        for layer in (self.of_common, self.weights, self.of_band):
             nn.init.zeros_(layer.weight)
+        for layer in (self.weights, self.of_band):
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
             wide = self.weights.bias.view(-1, 1 + _N_FLUX)[-len(_WIDE_SHARES) :]
@@ -179,17 +185,12 @@ class ColourLayers(nn.Module):
         kind = torch.arange(2, device=flux.device).expand(len(flux), -1)
         log_flux = log_size[..., 0] - inputs['log_floor'][:, None]
         prior = self._prior(inputs, kind, log_flux.clamp(0, LOG_FLUX_CEILING))
-        wide = prior.moments()
-        prior = ratios(prior.followed_by(wide))
-        prior.cov[..., -1, :, :] *= _WIDER
-        cov = prior.cov[:, None] + variance[:, :, None, None, :1, None]
-        cov = cov + torch.diag_embed(variance[..., 1:])[:, :, None, None]
-        log_ratio = (log_size[..., 1:] - log_size[..., :1])[:, :, None, None]
-        log_size, length = eliminate(cov, log_ratio - prior.mean[:, None])
-        log_density = -log_size - 0.5 * length
-        share = prior.logit[:, None, :, :, 0].log_softmax(-1)
-        found = (share + log_density[..., :-1]).logsumexp(-1)
-        found = found - log_density[..., -1].mean(-1, keepdim=True)
+        prior = Components(*(value[:, None] for value in vars(prior).values()))
+        log_ratio = log_size[..., 1:] - log_size[..., :1]
+        found, wide = log_densities(
+            ratios(prior), log_ratio[:, :, None], variance[:, :, None]
+        )
+        found = found - wide.mean(-1, keepdim=True)
         return found.clamp(-_LARGEST_EVIDENCE, _LARGEST_EVIDENCE).flatten(1) / 3
 
     def forward(self, features, inputs, kind=None):
@@ -239,12 +240,13 @@ class ColourLayers(nn.Module):
         log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
         origin = torch.where(measured, log_size - log_flux[..., None], 0.0)
         prior = self._prior(inputs, kind, log_flux)
-        common = self.log_common[kind].exp().square()[..., None, None, None]
+        of_source = self.of_common(features).gather(-1, kind)
+        width = self.log_common[kind] + of_source.clamp(-_LARGEST_WIDTH, _LARGEST_WIDTH)
         start = Components(
             prior.logit,
-            prior.mean - origin[..., None, :],
+            prior.mean + self.common[kind][..., None, None] - origin[..., None, :],
             prior.slope + 1,
-            prior.cov + common,
+            prior.cov + width.exp().square()[..., None, None, None],
         )
         log_mass, *factors = measured_factors(
             start, flux / size, error / size, measured
@@ -257,6 +259,7 @@ class ColourLayers(nn.Module):
             'measured': measured,
             'log_flux': log_flux,
             'kind': kind,
+            'variance': torch.where(measured, (error / size).square(), _UNKNOWN),
         }
         parts = self._corrected(parts, ratios(prior), features, inputs, given)
         error = error[..., 0] / size[..., 0] + 0.02
@@ -334,7 +337,7 @@ class ColourLayers(nn.Module):
             [1, 1, _N_FLUX, _RANK], -1
         )
         one = torch.eye(middle.cov.shape[-1]).to(middle.cov)
-        middle.cov = _WIDER * middle.cov + _LEAST_WIDE**2 * one
+        middle.cov = WIDER * middle.cov + _LEAST_WIDE**2 * one
         joined = parts.followed_by(middle, prior_middle)
         spread = joined.spread
         width = _LARGEST_WIDTH * torch.tanh(width[..., 0] / _LARGEST_WIDTH)
@@ -346,6 +349,10 @@ class ColourLayers(nn.Module):
         n = raw.shape[-2] - len(_WIDE_SHARES)
         joined.logit = parts.logit + F.pad(raw[..., :n, :1], (0, 2))
         wide = raw[..., n:, 0] + raw.new_tensor(_WIDE_SHARES).log()
+        ratio = given['origin'][..., 1:] - given['origin'][..., :1]
+        found, other = log_densities(prior, ratio, given['variance'])
+        found = (found - other).clamp(-_LARGEST_EVIDENCE, _LARGEST_EVIDENCE)
+        wide = wide - F.pad((self.by_evidence * found)[..., None], (1, 0))
         bend = raw[..., 1:], spread[..., None] * bend[..., None, :, :]
         return joined, wide, bend
 

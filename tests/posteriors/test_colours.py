@@ -48,6 +48,7 @@ def layers():
     torch.manual_seed(1)
     layers = ColourLayers(_N_FEATURES, galaxies=True).requires_grad_(False)
     layers.of_band.weight.zero_()
+    layers.common.zero_()
     layers.log_common.fill_(math.log(2e-3))
     layers.weights.bias.view(-1, 4)[-2:, 0] = -30.0
     return layers
