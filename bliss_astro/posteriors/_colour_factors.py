@@ -26,8 +26,6 @@ from ._factors import draw_component
 
 # Variance that keeps covariances positive.
 LEAST_VARIANCE = 1e-6
-# Factor on the covariance of what is wider than expected.
-WIDER = 9.0
 # Passes over the bands, Newton's iterations, and points in units of the width.
 _N_PASSES, _N_NEWTON, _POINTS = 2, 6, (-8.0, 6.0, 25)
 # Largest distance of a given log flux.
@@ -91,10 +89,10 @@ class Components:
 
 
 def log_densities(prior, log_ratio, variance):
-    """Log-densities of measured ratios ``(..., D)``: of a prior, and of a wider one."""
-    wide = prior.moments()
-    wide.cov = WIDER * wide.cov
-    joined = prior.followed_by(wide)
+    """Log-densities of measured ratios ``(..., D)``: of a prior, and of any colours."""
+    middle = prior.moments()
+    middle.cov = torch.eye(log_ratio.shape[-1]).to(middle.cov).expand_as(middle.cov)
+    joined = prior.followed_by(middle)
     cov = joined.cov + variance[..., None, :1, None]
     cov = cov + torch.diag_embed(variance[..., 1:])[..., None, :, :]
     log_size, length = eliminate(cov, log_ratio[..., None, :] - joined.mean)

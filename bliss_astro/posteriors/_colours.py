@@ -19,7 +19,6 @@ from bliss_astro.units import BAND_WAVELENGTHS, NANOMAGGY_ZERO_POINT
 
 from ._colour_factors import (
     LEAST_VARIANCE,
-    WIDER,
     ColoursByFlux,
     Components,
     log_densities,
@@ -44,8 +43,8 @@ _MISSED, _ERROR_OF_MISSED, _BY_SKY_ERROR = ((0.5, 1.8), (0.45, 1.4)), 0.45, 0.8
 # of stars and of galaxies before training: fits of one profile miss light of these.
 _COMMON, _COMMON_ERRORS = (0.0, -0.13), (0.02, 0.1)
 # Weights before training of two components for measurements that went wrong: around the
-# posterior, wider and with a least width, and the prior.
-_WIDE_SHARES, _LEAST_WIDE = (0.02, 0.01), 0.1
+# posterior, with a factor on its covariance and a least width, and the prior.
+_WIDE_SHARES, _WIDER, _LEAST_WIDE = (0.02, 0.01), 9.0, 0.1
 # Change of their log weights with how far a given flux is from the measured one.
 _BY_EXCESS = 4.0, 6.0
 # Largest logarithm of the factor on widths.
@@ -171,7 +170,7 @@ class ColourLayers(nn.Module):
         How well prior colours of stars and of galaxies explain fluxes: ``(N, 4)``.
 
         Log-densities of the log flux ratios of stars' fits and of others under both,
-        over those under far wider ones, of about unit size. Errors are linearised.
+        over those of any colours, of about unit size. Errors are linearised.
         """
         pieces = torch.arange(len(inputs['log_floor'])).split(_PIECE)
         if len(pieces) > 1:
@@ -337,7 +336,7 @@ class ColourLayers(nn.Module):
             [1, 1, _N_FLUX, _RANK], -1
         )
         one = torch.eye(middle.cov.shape[-1]).to(middle.cov)
-        middle.cov = WIDER * middle.cov + _LEAST_WIDE**2 * one
+        middle.cov = _WIDER * middle.cov + _LEAST_WIDE**2 * one
         joined = parts.followed_by(middle, prior_middle)
         spread = joined.spread
         width = _LARGEST_WIDTH * torch.tanh(width[..., 0] / _LARGEST_WIDTH)

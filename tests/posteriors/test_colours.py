@@ -255,6 +255,48 @@ def test_brighter_sources_have_other_colours(layers, prior):
     assert_allclose(medians[1] - medians[0], -0.2, atol=0.05)
 
 
+def test_common_factor(layers, prior):
+    """Light that all bands miss changes no colours; its width is that of the source."""
+    truth, inputs = simulate(prior, 200, magnitudes=(18, 19), scale=0.1)
+    galaxies = truth['kind'] > 0
+    value = truth['colour'][:, 1:]
+    lost = torch.where(galaxies, math.exp(-0.13), 1.0)[:, None, None]
+    fewer = inputs | {'band_flux': lost * inputs['band_flux']}
+    whole = colours(layers, inputs, truth).log_prob(value)
+    layers.log_common.fill_(math.log(5e-3))
+    blind = colours(layers, fewer, truth).log_prob(value)
+    layers.common[1] = -0.13
+    found = colours(layers, fewer, truth).log_prob(value)
+    assert_close(found[galaxies].mean(), whole[galaxies].mean(), atol=0.3, rtol=0)
+    assert found[galaxies].mean() > blind[galaxies].mean() + 1
+    assert_close(found[~galaxies], blind[~galaxies])
+    # With a feature the fluxes of some sources are less sure.
+    features = torch.zeros(200, _N_FEATURES)
+    features[::2, 0] = 1.0
+    layers.of_common.weight[:, 0] = 2.0
+    wider = colours(layers, fewer, truth, features)
+    flux = layers(features, fewer, truth['kind']).given(truth['flux'] + 0.05)
+    assert_close(wider.log_prob(value)[1::2], found[1::2])
+    shift = (flux.mean - wider.mean)[:, 0, 2].abs()
+    assert shift[::2].mean() < 0.7 * shift[1::2].mean()
+
+
+def test_what_went_wrong_is_weighed_by_its_evidence(layers, prior):
+    """Colours that the prior explains are not drawn from the prior alone."""
+    truth, inputs = simulate(prior, 200, magnitudes=(18, 19), scale=0.1)
+    layers.weights.bias.view(-1, 4)[-2:, 0] = 0.0
+    found = colours(layers, inputs, truth)
+    odd = inputs['band_flux'].clone()
+    odd[..., 3] *= 30
+    strange = colours(layers, inputs | {'band_flux': odd}, truth)
+    layers.by_evidence.zero_()
+    before = colours(layers, inputs, truth).log_weights.exp()[:, -1]
+    share, of_strange = (one.log_weights.exp()[:, -1] for one in (found, strange))
+    assert (before > 0.008).all()
+    assert share.median() < 1e-3
+    assert of_strange.median() > 0.1
+
+
 def test_without_a_zero_point(layers, prior):
     truth, inputs = simulate(prior, 300)
     inputs['log_nmgy'] = torch.full_like(inputs['log_nmgy'], torch.nan)
