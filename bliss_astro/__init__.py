@@ -23,6 +23,7 @@ A folder imports only the folders above it in this list::
     checks         posterior predictive check, completeness, reconstruction
     training       training of encoders, recipes for a camera
     surveys        plug-ins of surveys: SDSS
+    runs           many fields in parallel: run_survey, open_survey
     metrics        matching, scores, calibration, bounds
     plotting, cli  figures, command line
 
@@ -42,7 +43,7 @@ except ImportError:  # a source tree that was never installed
 _FOLDERS = (
     *('units', 'flags', 'psf', 'priors', 'rendering', 'exposures', 'coadds'),
     *('simulation', 'posteriors', 'encoders', 'galaxies', 'catalog', 'detection'),
-    *('checks', 'training', 'surveys', 'metrics', 'plotting'),
+    *('checks', 'training', 'surveys', 'runs', 'metrics', 'plotting'),
 )
 
 _export, _names, __all__ = lazy_exports(

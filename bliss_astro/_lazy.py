@@ -8,6 +8,7 @@ folder above that of its class.
 
 import functools
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from pathlib import Path
@@ -119,8 +120,21 @@ _SURVEYS = ('sdss',)
 
 
 def survey(name):
-    """Import the plug-in of a survey."""
-    return importlib.import_module(f'bliss_astro.surveys.{name}')
+    """Import the plug-in of a survey: of this package, or an entry point of others."""
+    path = f'bliss_astro.surveys.{name}'
+    if not name.startswith('_') and importlib.util.find_spec(path):
+        return importlib.import_module(path)
+    from importlib.metadata import entry_points
+
+    found = entry_points(group='bliss_astro.surveys')
+    if name not in found.names:
+        folders = pkgutil.iter_modules(
+            importlib.import_module('bliss_astro.surveys').__path__
+        )
+        own = {one.name for one in folders if not one.name.startswith('_')}
+        known = ', '.join(map(repr, sorted(own | found.names)))
+        raise ValueError(f"survey must be one of 'fits', {known}; got {name!r}.")
+    return found[name].load()
 
 
 def load_surveys():

@@ -37,6 +37,7 @@ FLOW = (
     'checks',
     'training',
     'surveys',
+    'runs',
     'metrics',
     'plotting',
     'cli',
@@ -47,7 +48,10 @@ LATE = {
     ('detection/_batches.py', 'checks'),
 }
 # What only some functions need, imported by those functions.
-HEAVY = ('dask', 'galsim', 'matplotlib', 'photutils', 'reproject', 'pyarrow')
+HEAVY = (
+    *('dask', 'distributed', 'galsim', 'matplotlib', 'photutils', 'reproject'),
+    'pyarrow',
+)
 
 
 def _modules():

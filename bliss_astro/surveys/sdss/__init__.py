@@ -15,7 +15,8 @@ file                  content                                reader
 ====================  =====================================  ==========================
 
 `read_exposure` makes an `~bliss_astro.exposures.Exposure` of them, `read_field` one of
-each band, and `SDSSPSF` the PSF of a field. Every reader takes a path (plain, .gz or
+each band, and `SDSSPSF` the PSF of a field; `find_fields` and `open_field` are for
+runs over many fields. Every reader takes a path (plain, .gz or
 .bz2) or an open HDU list. Pixels
 are 0-based with centres on integers; SDSS's own row and column numbers are 0.5 larger.
 Bands are always in the order u, g, r, i, z.
@@ -32,6 +33,7 @@ from ._fields import PhotoField, PsField, TsField
 from ._images import CorrectedFrame, Frame
 from ._psf import SDSSPSF
 from ._psf import psf_model as psf_model
+from ._survey import find_fields, open_field
 
 __all__ = [
     'SDSSPSF',
@@ -41,6 +43,8 @@ __all__ = [
     'PhotoField',
     'PsField',
     'TsField',
+    'find_fields',
+    'open_field',
     'read_exposure',
     'read_field',
     'read_photoobj',

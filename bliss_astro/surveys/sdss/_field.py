@@ -97,15 +97,24 @@ def read_field(frames, psfield=None, *, reference=None, fpm=None, **options):
     return align_bands(exposures, reference)
 
 
+def parse_name(path):
+    """Kind, band or None, run, camera column and field of a file by name, or None."""
+    found = _NAME.fullmatch(Path(path).name)
+    if found is None:
+        return None
+    kind, first, run, second, camcol, field = found.groups()
+    return kind, first or second, run, camcol, field
+
+
 def _files_of(folder):
     """Frames by band, psField or None, and mask planes by band of a folder."""
     files = {}
     for path in sorted(folder.iterdir()):
-        found = _NAME.fullmatch(path.name)
+        found = parse_name(path)
         if found is not None:
-            kind, first, run, second, camcol, field = found.groups()
-            field = files.setdefault((run, camcol, field), {})
-            field.setdefault(kind, {}).setdefault(first or second, path)
+            kind, band, *field = found
+            kinds = files.setdefault(tuple(field), {})
+            kinds.setdefault(kind, {}).setdefault(band, path)
     files = {
         field: kinds for field, kinds in files.items() if {'frame', 'fpC'} & set(kinds)
     }

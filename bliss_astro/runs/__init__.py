@@ -1,0 +1,10 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Runs over many fields: from files of a survey to one catalogue.
+
+`find_fields` lists fields as `FieldRef`, whatever survey they are of.
+"""
+
+from bliss_astro._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, _fields='FieldRef find_fields')
