@@ -10,8 +10,8 @@ import numpy as np
 from astropy.utils import classproperty
 
 from bliss_astro._arguments import check_integer, check_number, require
-from bliss_astro._lazy import survey
 
+from . import _remote
 from ._bands import as_band
 from ._geometry import binned_arguments, cut_wcs, sky_wcs
 from ._nddata import from_nddata, to_ccddata
@@ -212,29 +212,10 @@ class Exposure:
             require(np.all(bkg_error > 0), 'bkg_error', 'be given', got)
         self.bkg_error = checked('bkg_error', bkg_error, 'positive')
 
-    @classmethod
-    def from_sdss(cls, frame, psfield=None, **options):
-        """
-        Read an image of the Sloan Digital Sky Survey.
-
-        Short form of `bliss_astro.surveys.sdss.read_exposure`, with its arguments.
-
-        Parameters
-        ----------
-        frame, psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-            Frame or corrected frame, and the ``psField`` file of its field.
-
-        **options
-            Keywords ``band``, ``fpm``, ``tsfield``, ``photofield``, ``background``,
-            ``noise`` and ``bad_planes``.
-
-        Returns
-        -------
-        exposure : `Exposure`
-            Image in nmgy per pixel.
-        """
-        return survey('sdss').read_exposure(frame, psfield, cls=cls, **options)
-
+    from_sdss = classmethod(_remote.from_sdss)
+    from_legacysurvey = classmethod(_remote.from_legacysurvey)
+    from_hips = classmethod(_remote.from_hips)
+    from_sia = classmethod(_remote.from_sia)
     from_nddata = from_ccddata = classmethod(from_nddata)
     to_ccddata = to_ccddata
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from bliss_astro._arguments import as_list, require
-from bliss_astro._lazy import survey
 from bliss_astro._warnings import messages_about
 
+from . import _remote
 from ._bands import Band
 from ._fits_image import cube_planes
 from ._geometry import image_shift
@@ -148,30 +148,8 @@ class ExposureSet(Mapping):
             exposures[band] = found
         return cls(exposures, reference=reference, calibration=calibration)
 
-    @classmethod
-    def from_sdss(cls, frames, psfield=None, **options):
-        """
-        Read the bands of a field of the Sloan Digital Sky Survey onto one grid.
-
-        Short form of `bliss_astro.surveys.sdss.read_field`, with its arguments.
-
-        Parameters
-        ----------
-        frames : str, `~os.PathLike`, sequence or dict
-            Folder with the files of one field, or frames, or frames by band.
-
-        psfield : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-            The ``psField`` file of the field.
-
-        **options
-            Other keywords, ``reference`` among them.
-
-        Returns
-        -------
-        exposures : `ExposureSet`
-            Bands in nmgy per pixel on the grid of the reference band.
-        """
-        return survey('sdss').read_field(frames, psfield, **options)
+    from_sdss = classmethod(_remote.set_from_sdss)
+    from_legacysurvey = classmethod(_remote.set_from_legacysurvey)
 
     @property
     def shape(self):

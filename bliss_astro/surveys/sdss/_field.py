@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from bliss_astro._arguments import require
+from bliss_astro._arguments import as_list, require
 from bliss_astro._threads import map_threads, use_threads
 
 from ._camera import BANDS, name_band
@@ -74,13 +74,14 @@ def read_field(frames, psfield=None, *, reference=None, fpm=None, **options):
         psfield = own_psfield if psfield is None else psfield
     masks |= fpm or {}
     if not isinstance(frames, Mapping):
-        frames = list(frames)
+        allowed = 'be a folder, frames, or frames by band'
+        frames = as_list('frames', frames, allowed)
         bands = [name_band(frame) or read_image(frame).band for frame in frames]
         twice = sorted({band for band in bands if bands.count(band) > 1})
         got = f'{", ".join(twice)} twice'
         require(not twice, 'frames', 'be of different bands', got)
         frames = dict(zip(bands, frames, strict=True))
-
+    require(frames, 'frames', 'have a frame', 'none')
     if psfield is not None and not isinstance(psfield, PsField):
         psfield = PsField.read(psfield)
 
@@ -108,6 +109,11 @@ def parse_name(path):
 
 def _files_of(folder):
     """Frames by band, psField or None, and mask planes by band of a folder."""
+    if not folder.is_dir():
+        error = NotADirectoryError if folder.exists() else FileNotFoundError
+        text = 'is no folder' if folder.exists() else 'is not there'
+        allowed = 'be a folder, a list of frames, or frames by band'
+        raise error(f'frames must {allowed}; {str(folder)!r} {text}.')
     files = {}
     for path in sorted(folder.iterdir()):
         found = parse_name(path)
