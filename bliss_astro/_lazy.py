@@ -137,6 +137,11 @@ def survey(name):
     return found[name].load()
 
 
+def downloads():
+    """Import the module that downloads images of surveys and archives."""
+    return importlib.import_module('bliss_astro.surveys._fetch')
+
+
 def load_surveys():
     """Import all plug-ins, so that their formats are known."""
     for name in _SURVEYS:

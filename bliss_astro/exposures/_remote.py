@@ -8,7 +8,7 @@ The functions are methods of `~bliss_astro.exposures.Exposure` and
 
 from numbers import Integral
 
-from bliss_astro._lazy import survey
+from bliss_astro._lazy import downloads, survey
 
 # Image layer of the Legacy Surveys' viewer, and its pixels in arcsec.
 _LAYER, _LEGACY_PIXEL = 'ls-dr10', 0.262
@@ -64,7 +64,7 @@ def from_sdss(
     if place is None:
         return survey('sdss').read_exposure(frame, psfield, cls=cls, **options)
     band = options.setdefault('band', 'r')
-    frames, psfield, masks = survey('_fetch').sdss_files(*place, [band])
+    frames, psfield, masks = downloads().sdss_files(*place, [band])
     options.setdefault('fpm', masks[band])
     return survey('sdss').read_exposure(frames[band], psfield, cls=cls, **options)
 
@@ -122,7 +122,7 @@ def set_from_sdss(
     place = _sdss_place(frames, psfield, field, run, camcol)
     if place is None:
         return survey('sdss').read_field(frames, psfield, **options)
-    frames, psfield, masks = survey('_fetch').sdss_files(*place, bands)
+    frames, psfield, masks = downloads().sdss_files(*place, bands)
     return survey('sdss').read_field(frames, psfield, **{'fpm': masks} | options)
 
 
@@ -194,7 +194,7 @@ def from_legacysurvey(
     ... )  # doctest: +SKIP
     """
     options = {'layer': layer, 'pixel_scale': pixel_scale}
-    found = survey('_fetch').read_legacysurvey(ra, dec, size, [band], given, **options)
+    found = downloads().read_legacysurvey(ra, dec, size, [band], given, **options)
     return found[band]
 
 
@@ -244,7 +244,7 @@ def set_from_legacysurvey(
         If an argument cannot be used, or the survey has no image there.
     """
     options = {'layer': layer, 'pixel_scale': pixel_scale}
-    found = survey('_fetch').read_legacysurvey(ra, dec, size, bands, given, **options)
+    found = downloads().read_legacysurvey(ra, dec, size, bands, given, **options)
     if reference is None and found.get('r') is not None:
         reference = 'r'
     return cls(found, reference=reference)
@@ -295,7 +295,7 @@ def from_hips(cls, hips, position, size, *, pixel_scale=None, **given):
     `hips2fits <https://alasky.cds.unistra.fr/hips-image-services/hips2fits>`__
     """
     options = {'pixel_scale': pixel_scale}
-    return survey('_fetch').read_hips(hips, position, size, given, **options)
+    return downloads().read_hips(hips, position, size, given, **options)
 
 
 def from_sia(
@@ -354,4 +354,4 @@ def from_sia(
         If an argument cannot be used, or there is no FITS image.
     """
     options = {'choose': choose, 'version': version, 'search': search or {}}
-    return survey('_fetch').read_sia(url, position, size, given, **options)
+    return downloads().read_sia(url, position, size, given, **options)

@@ -76,7 +76,7 @@ def download(url, absent, **parameters):
 
 
 def _answer(error):
-    """What a service says with an error, in JSON of the CDS."""
+    """Text that a service sends with an error, in JSON of the CDS."""
     try:
         return f': {json.loads(error.read())["description"]}'
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -305,7 +305,7 @@ def _is_fits(text):
 
 
 def _listed(records):
-    """What a service found, for a message."""
+    """Files that a service found, for a message."""
     formats = sorted({_format(one) for one in records})
     return f'{len(records)} files of format {", ".join(formats)}' if records else 'none'
 
