@@ -2,9 +2,14 @@
 """
 Runs over many fields: from files of a survey to one catalogue.
 
-`find_fields` lists fields as `FieldRef`, whatever survey they are of.
+`find_fields` lists fields as `FieldRef`, whatever survey they are of; `catalog_field`
+detects the sources of one.
 """
 
 from bliss_astro._lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(__name__, _fields='FieldRef find_fields')
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    _field='catalog_field',
+    _fields='FieldRef find_fields',
+)

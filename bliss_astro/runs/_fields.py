@@ -92,7 +92,7 @@ class FieldRef:
         object.__setattr__(self, 'files', files)
         try:
             # As it comes back from the record of a run.
-            options = json.loads(json.dumps(dict(self.options), default=_plain))
+            options = json.loads(json.dumps(dict(self.options), default=plain_value))
         except TypeError as error:
             raise TypeError(f'options of {name!r}: {error}') from None
         object.__setattr__(self, 'options', options)
@@ -130,7 +130,8 @@ class FieldRef:
         """
         found = [_path(text) for text in _texts(self.files)]
         options = map(_path, _texts(self.options))
-        found += [path for path in options if Path(path).is_file() or '://' in path]
+        # No pathlib, for which a long text is an error.
+        found += [path for path in options if os.path.isfile(path) or '://' in path]  # noqa: PTH113
         return list(dict.fromkeys(found))
 
 
@@ -275,7 +276,7 @@ def _fields_of_table(table):
         for name in set(table.colnames) - {'id', 'file', 'band'}:
             if not np.ma.is_masked(row[name]):
                 value = row[name]
-                value = value if isinstance(value, str) else _plain(value)
+                value = value if isinstance(value, str) else plain_value(value)
                 field['options'].setdefault(name, {})[band] = value
     for field in fields.values():
         if len(field['files']) == 1:
@@ -314,8 +315,8 @@ def _as_text(file):
     return tuple(map(os.fspath, file))
 
 
-def _plain(value):
-    """What JSON holds for paths, numbers of numpy and arrays of them."""
+def plain_value(value):
+    """Value of JSON for a path, or a number or array of numpy."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.ndarray | np.generic):

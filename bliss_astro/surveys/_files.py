@@ -15,7 +15,7 @@ _WILD = set('*?')
 
 def list_files(where, ending='', *, parameter='fields'):
     """
-    Return the paths of files, sorted, as text.
+    Return the absolute paths of files, sorted, as text.
 
     ``where`` is a folder, of which those with a pattern of their ``ending``, at any
     depth, are taken; a glob, also with ``**``; one path, or several, which are
@@ -25,7 +25,7 @@ def list_files(where, ending='', *, parameter='fields'):
         allowed = 'be a folder, a glob, a path, or a list or table of paths'
         several = isinstance(where, Iterable)
         require(several, parameter, allowed, type(where).__name__, TypeError)
-        return [os.fspath(path) for path in where]
+        return [_absolute(os.fspath(path)) for path in where]
     text = os.fspath(where)
     if Path(text).is_dir():
         found = [str(path) for path in Path(text).rglob(f'*{ending}')]
@@ -37,7 +37,11 @@ def list_files(where, ending='', *, parameter='fields'):
         found = [text] * (is_file or '://' in text)
     if not found:
         raise FileNotFoundError(must(parameter, 'name files', f'{text!r} with none'))
-    return sorted(path for path in found if not Path(path).is_dir())
+    return sorted(_absolute(path) for path in found if not Path(path).is_dir())
+
+
+def _absolute(path):
+    return path if '://' in path else str(Path(path).absolute())
 
 
 def beside(paths):
