@@ -1,0 +1,272 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Sky of a field: pixels to unit vectors and back by polynomials; regions of the sky.
+
+Unit vectors know no meridian 0/360 and no poles. The polynomials, of third degree in
+the plane that touches the sphere in the middle of the field, stand in the record of a
+field, so that no file of it has to be opened, and fit any WCS that is smooth.
+"""
+
+import dataclasses
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.wcs import WCS
+
+from bliss_astro._arguments import must
+
+# Places along an axis of an image at which its WCS is asked, and degree of the fit.
+_N_NODES, _DEGREE = 9, 3
+# Farthest corner of a field from its middle, in degrees.
+_MAX_RADIUS = 60.0
+_POWERS = [
+    (i, j) for i in range(_DEGREE + 1) for j in range(_DEGREE + 1) if i + j <= _DEGREE
+]
+
+
+def to_vectors(ra, dec):
+    """Unit vectors ``(N, 3)`` of positions in degrees."""
+    ra, dec = np.radians(ra), np.radians(dec)
+    return np.stack(
+        [np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], -1
+    )
+
+
+def to_degrees(vectors):
+    """Right ascension in [0, 360) and declination of unit vectors."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    ra = np.degrees(np.arctan2(y, x)) % 360.0
+    return np.where(ra >= 360.0, 0.0, ra), np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def chord(angle):
+    """Distance of unit vectors that are an angle (arcsec) apart."""
+    return 2 * np.sin(np.radians(np.clip(angle, 0, 648000) / 3600) / 2)
+
+
+def _axes(middle):
+    """East and north at a unit vector; any two directions at a pole."""
+    east = np.cross([0.0, 0.0, 1.0], middle)
+    size = np.linalg.norm(east)
+    east = east / size if size > 1e-9 else np.array([0.0, 1.0, 0.0])
+    return np.stack([east, np.cross(middle, east)])
+
+
+def _powers(values):
+    x, y = values.T
+    return np.stack([x**i * y**j for i, j in _POWERS], -1)
+
+
+@dataclasses.dataclass
+class FieldSky:
+    """
+    Pixels of a field on the sky.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the image ``(ny, nx)``.
+
+    middle : list of float
+        Unit vector of the middle of the image.
+
+    radius : float
+        Distance of the farthest corner from there in arcsec.
+
+    scale : float
+        Arcsec per pixel.
+
+    width : float
+        Unit of the touching plane.
+
+    to_plane, to_pixel : list of list of float ``(10, 2)``
+        Coefficients of the polynomials.
+    """
+
+    shape: tuple
+    middle: list
+    radius: float
+    scale: float
+    width: float
+    to_plane: list
+    to_pixel: list
+
+    @classmethod
+    def of(cls, wcs, shape):
+        """Fit a celestial WCS; `None` for none, or one that is not smooth."""
+        if wcs is None:
+            return None
+        size = np.array(shape[::-1], float)
+        nodes = np.linspace(-0.5, 0.5, _N_NODES)
+        nodes = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
+        sky = wcs.pixel_to_world(*(nodes * size + 0.5 * (size - 1)).T).icrs
+        vectors = to_vectors(sky.ra.deg, sky.dec.deg)
+        middle = vectors.mean(0)
+        middle /= np.linalg.norm(middle)
+        near = vectors @ middle
+        if not np.all(near > np.cos(np.radians(_MAX_RADIUS))):
+            return None  # NaN too
+        plane = vectors @ _axes(middle).T / near[:, None]
+        width = float(np.abs(plane).max())
+        plane /= width
+        to_plane = np.linalg.lstsq(_powers(2 * nodes), plane, rcond=None)[0]
+        to_pixel = np.linalg.lstsq(_powers(plane), 2 * nodes, rcond=None)[0]
+        off = (_powers(plane) @ to_pixel - 2 * nodes) * size / 2
+        if np.abs(off).max() > 0.5:
+            return None
+        area = abs(
+            np.linalg.det(to_plane[[_POWERS.index((1, 0)), _POWERS.index((0, 1))]])
+        )
+        scale = np.degrees(width * np.sqrt(area * 4 / np.prod(size))) * 3600
+        radius = np.degrees(np.arccos(near.min())) * 3600
+        plain = middle.tolist(), float(radius), float(scale), width
+        return cls(tuple(map(int, shape)), *plain, to_plane.tolist(), to_pixel.tolist())
+
+    def vectors(self, x, y):
+        """Unit vectors of pixels."""
+        size = np.array(self.shape[::-1], float)
+        pixel = (2 * np.stack([x, y], -1).reshape(-1, 2) + 1) / size - 1
+        plane = self.width * _powers(pixel) @ np.array(self.to_plane)
+        middle = np.array(self.middle)
+        made = middle + plane @ _axes(middle)
+        return made / np.linalg.norm(made, axis=-1, keepdims=True)
+
+    def pixels(self, vectors):
+        """Columns and rows of unit vectors; NaN for those that are far."""
+        middle, size = np.array(self.middle), np.array(self.shape[::-1], float)
+        near = vectors @ middle
+        far = near < np.cos(np.radians(self.radius / 3600 * 1.1 + 1e-3))
+        near = np.where(far, np.nan, near)
+        plane = vectors @ _axes(middle).T / near[:, None] / self.width
+        return (0.5 * ((_powers(plane) @ np.array(self.to_pixel) + 1) * size - 1)).T
+
+    def points(self, spacing):
+        """Unit vectors of points of the image, at most so many arcsec apart."""
+        x, y = (
+            np.linspace(-0.5, n - 0.5, int(n * self.scale / spacing) + 2)
+            for n in self.shape[::-1]
+        )
+        return self.vectors(*(grid.ravel() for grid in np.meshgrid(x, y)))
+
+
+# -- regions ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Region:
+    """Region of the sky: test of unit vectors, and a circle around it, if any."""
+
+    test: object
+    middle: np.ndarray | None = None
+    radius: float = np.inf
+
+    def contains(self, vectors):
+        """Whether unit vectors ``(N, 3)`` lie inside, bool array ``(N,)``."""
+        return np.asarray(self.test(vectors), bool)
+
+    def may_touch(self, sky):
+        """Whether a field may have pixels inside."""
+        if self.middle is None or sky is None:
+            return sky is not None
+        reach = chord(self.radius + sky.radius + 1)
+        return np.linalg.norm(self.middle - np.array(sky.middle)) <= reach
+
+    @classmethod
+    def of(cls, region):
+        """
+        Region of what a user may give.
+
+        `None` (all of the sky), a pair of centre and radius (a cone), a
+        `~astropy.coordinates.SkyCoord` of at least three corners (a polygon), a region
+        of the sky of ``regions``, or a MOC of ``mocpy``.
+        """
+        if region is None or isinstance(region, cls):
+            return region or cls(lambda vectors: np.ones(len(vectors), bool))
+        if isinstance(region, SkyCoord) and region.size > 2:
+            return _polygon(region)
+        if hasattr(region, 'contains_lonlat'):
+            return cls(
+                lambda vectors: region.contains_lonlat(*(to_degrees(vectors) * u.deg))
+            )
+        if hasattr(region, 'contains') and hasattr(region, 'to_pixel'):
+            return _sky_region(region)
+        try:
+            centre, radius = region
+            radius = u.Quantity(radius).to_value(u.arcsec)
+            [middle] = to_vectors(*np.reshape([_ra_dec(centre)], (1, 2)).T)
+        except (TypeError, ValueError, u.UnitsError):
+            allowed = (
+                'be (centre, radius), a SkyCoord of three or more corners, a region of '
+                'the sky (package regions), a MOC or None'
+            )
+            raise TypeError(must('region', allowed, f'{region!r:.80}')) from None
+        if not 0 < radius <= 648000:
+            raise ValueError(must('radius', 'lie between 0 and 180 degrees', radius))
+        reach = chord(radius)
+        return cls(
+            lambda vectors: np.linalg.norm(vectors - middle, axis=-1) <= reach,
+            middle,
+            float(radius),
+        )
+
+
+def _ra_dec(place):
+    place = place.icrs
+    return float(place.ra.deg), float(place.dec.deg)
+
+
+def _around(corners):
+    """Middle of unit vectors, and the distance of the farthest in arcsec."""
+    middle = corners.mean(0)
+    middle /= np.linalg.norm(middle)
+    near = np.clip(corners @ middle, -1, 1).min()
+    return middle, float(np.degrees(np.arccos(near)) * 3600)
+
+
+def _polygon(corners):
+    """Polygon whose sides are arcs of great circles."""
+    from matplotlib.path import Path
+
+    vectors = to_vectors(corners.icrs.ra.deg, corners.icrs.dec.deg).reshape(-1, 3)
+    middle, radius = _around(vectors)
+    if radius > 80 * 3600:
+        raise ValueError(
+            must('region', 'be less than 160 degrees wide', 'a larger one')
+        )
+    axes = _axes(middle).T
+    # Great circles are straight in the touching plane.
+    path = Path(vectors @ axes / (vectors @ middle)[:, None])
+
+    def test(points):
+        near = points @ middle
+        inside = near > 0.1
+        inside[inside] = path.contains_points(
+            points[inside] @ axes / near[inside, None]
+        )
+        return inside
+
+    return Region(test, middle, radius)
+
+
+def _sky_region(region):
+    """Region of the package ``regions``, in a plane that touches the sky there."""
+    centre = getattr(region, 'center', None)
+    centre = region.vertices if centre is None else centre
+    [ra, dec] = to_degrees(_around(np.atleast_2d(_vectors(centre)))[0])
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval = ['RA---TAN', 'DEC--TAN'], [ra, dec]
+    wcs.wcs.cdelt, wcs.wcs.crpix = [-1 / 3600, 1 / 3600], [1, 1]
+    [middle] = to_vectors([ra], [dec])
+
+    def test(points):
+        inside = points @ middle > 0.1
+        sky = SkyCoord(*to_degrees(points[inside]), unit='deg')
+        inside[inside] = region.contains(sky, wcs)
+        return inside
+
+    return Region(test)
+
+
+def _vectors(sky):
+    return to_vectors(sky.icrs.ra.deg, sky.icrs.dec.deg)
