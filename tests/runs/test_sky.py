@@ -133,10 +133,10 @@ def test_marginals_of_an_image_without_wcs_and_without_sources():
         psf=psf,
         background=0.0,
         bkg_error=5.0,
-        effective_gain=1.0,
+        effective_gain=10.0,
         unit='electron',
     )
-    with pytest.warns(Warning, match='No source'):
+    with pytest.warns(Warning, match='no source'):
         catalog = detect_sources(exposure, encoder='stars')
     found = marginals(catalog)
     assert found['sky'] is None
