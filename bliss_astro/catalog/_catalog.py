@@ -179,8 +179,11 @@ class ProbabilisticCatalog(QTable):
     plot = _methods.plot
     write = _io.write
     read = classmethod(_io.read)
+    to_samp = _io.to_samp
 
-    def to_regions(self, path=None, *, sky=None, radius=None, overwrite=False):
+    def to_regions(
+        self, path=None, *, sky=None, radius=None, text='{id}', overwrite=False
+    ):
         """
         Make a circle of each row, for DS9 and other viewers.
 
@@ -197,13 +200,17 @@ class ProbabilisticCatalog(QTable):
             Radius in pixels or as an angle; by default the PSF's full width at half
             maximum, or 5 pixels where it is not known.
 
+        text : str, optional
+            Text beside each circle, with columns in braces, for example
+            ``'{probability:.2f}'``.
+
         overwrite : bool, optional
             Whether an existing file may be replaced.
 
         Returns
         -------
         regions : ``regions.Regions``
-            The circles, with the row's ``id`` as text and its probability as a tag;
+            The circles, with probability and type (``'p=0.981'``, ``'star'``) as tags;
             stars are cyan, galaxies orange.
 
         Raises
@@ -232,7 +239,9 @@ class ProbabilisticCatalog(QTable):
             if not sky:
                 centre = PixCoord(row['x_centroid'], row['y_centroid'])
                 circle = CirclePixelRegion
-            meta = {'text': str(row['id']), 'tag': [f'p={row["probability"]:.3f}']}
+            kind = ('star', 'galaxy')[int(galaxy)]
+            tags = [f'p={row["probability"]:.3f}', kind]
+            meta = {'text': text.format_map(row), 'tag': tags}
             visual = {'color': _COLORS[int(galaxy)]}
             regions.append(circle(centre, radius, meta=meta, visual=visual))
         if path is not None:

@@ -2,9 +2,10 @@
 """
 Files of catalogues: reading and writing, formats by name or ending, damaged files.
 
-`read` and `write` are methods of `~bliss_astro.catalog.ProbabilisticCatalog`.
+`read`, `write`, `to_samp`: methods of `~bliss_astro.catalog.ProbabilisticCatalog`.
 """
 
+import functools
 import os
 import tempfile
 import zlib
@@ -22,7 +23,7 @@ from astropy.utils.data_info import serialize_context_as
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
 
-from bliss_astro._arguments import check_choice
+from bliss_astro._arguments import check_choice, require
 from bliss_astro._atomic import atomic_write
 from bliss_astro._warnings import PosteriorDroppedWarning, collect_warnings, warn
 
@@ -203,6 +204,62 @@ def read(cls, path, *, format=None, posterior=True):  # noqa: A002
         msg = f'{path} cannot be read as a catalogue in format {name}: {error}'
         raise OSError(msg) from error
     return catalog
+
+
+def to_samp(self, name='bliss_astro', *, client=None):
+    """
+    Send the table to other programs on this computer: TOPCAT, Aladin, DS9.
+
+    Through the hub of SAMP, which TOPCAT and Aladin start, as a VOTable.
+
+    Parameters
+    ----------
+    name : str, optional
+        Name under which programs show the table.
+
+    client : str, optional
+        Name of one program, such as ``'topcat'``; by default all that take tables.
+
+    Returns
+    -------
+    clients : list of str
+        Names of the programs to which it was sent.
+
+    Raises
+    ------
+    ConnectionError, ValueError
+        If no hub runs; if no program of that name takes tables.
+    """
+    from astropy.samp import SAMPHubError, SAMPIntegratedClient
+
+    samp = SAMPIntegratedClient('bliss_astro', callable=False)
+    try:
+        samp.connect()
+    except SAMPHubError as error:
+        msg = 'to_samp needs a running hub of SAMP: start TOPCAT or Aladin first.'
+        raise ConnectionError(msg) from error
+    try:
+        takers = samp.get_subscribed_clients('table.load.votable')
+        takers = {key: samp.get_metadata(key).get('samp.name', key) for key in takers}
+        if client is not None:
+            same = client.casefold()
+            takers = {k: n for k, n in takers.items() if n.casefold() == same}
+        require(takers, 'client', 'run and take tables', repr(client))
+        path = Path(tempfile.mkdtemp(dir=_samp_folder().name), 'table.vot')
+        write(self, path, posterior=False)
+        values = {'url': path.as_uri(), 'table-id': path.parent.name, 'name': name}
+        message = {'samp.mtype': 'table.load.votable', 'samp.params': values}
+        for key in takers:
+            samp.notify(key, message)
+    finally:
+        samp.disconnect()
+    return sorted(takers.values())
+
+
+@functools.cache
+def _samp_folder():
+    """Folder of tables that were sent, which lasts until Python ends."""
+    return tempfile.TemporaryDirectory(prefix='bliss_astro_')
 
 
 def find_format(path, file_format=None, *, writing=False):

@@ -227,8 +227,14 @@ def set_from_legacysurvey(
     reference : str, optional
         Reference band, by default r, or the first if there is none.
 
-    layer, pixel_scale, **given
-        As for `Exposure.from_legacysurvey`.
+    layer : str, optional
+        Image layer of the viewer.
+
+    pixel_scale : float or `~astropy.units.Quantity`, optional
+        Side of a pixel, in arcsec without a unit.
+
+    **given
+        Keywords of `Exposure.read` for all bands.
 
     Returns
     -------

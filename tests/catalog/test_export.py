@@ -5,11 +5,12 @@ Tests of catalogues as figures, regions and segmentation images.
 
 import runpy
 import sys
+import time
 
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import vstack
+from astropy.table import QTable, vstack
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bliss_astro import CoaddSimulator, PSFModel, detect_sources
@@ -112,6 +113,18 @@ class TestRegions:
         cat = rows([3.0, 2.0], [1, 2], [1, 2], galaxy_probability=[0.9, 0.1])
         assert [r.visual['color'] for r in cat.to_regions()] == ['orange', 'cyan']
 
+    def test_text_and_tags(self, regions):
+        cat = rows([3.0, 2.0], [1, 2], [1, 2], galaxy_probability=[0.9, 0.1])
+        text = '{id}: {probability:.2f}'
+        first, second = cat.to_regions(text=text)
+        assert first.meta['text'] == f'1: {cat["probability"][0]:.2f}'
+        assert (first.meta['tag'][1], second.meta['tag'][1]) == ('galaxy', 'star')
+        lines = cat.to_regions(text=text).serialize(format='ds9').splitlines()
+        assert 'color=orange' in lines[2]
+        assert 'text={1: ' in lines[2]
+        with pytest.raises(KeyError, match='size'):
+            cat.to_regions(text='{size}')
+
     def test_radius_is_that_of_the_psf(self, regions, detected):
         exposure, _, cat = detected
         assert_allclose(cat.to_regions()[0].radius, exposure.psf_at(44, 44).fwhm)
@@ -207,3 +220,63 @@ def test_the_package_as_a_program(monkeypatch, capsys):
         runpy.run_module('bliss_astro', run_name='__main__')
     assert not left.value.code
     assert capsys.readouterr().out.startswith('bliss-astro ')
+
+
+class TestSAMP:
+    """Against astropy's own hub on this computer."""
+
+    @pytest.fixture
+    def hub(self, monkeypatch, tmp_path):
+        lockfile = tmp_path / 'samp'
+        monkeypatch.setenv('SAMP_HUB', f'std-lockurl:{lockfile.as_uri()}')
+        samp = pytest.importorskip('astropy.samp')
+        with samp.conf.set_temp('use_internet', False):
+            hub = samp.SAMPHubServer(lockfile=str(lockfile), web_profile=False)
+            hub.start()
+            yield hub
+            hub.stop()
+
+    @pytest.fixture
+    def topcat(self, hub):
+        """Give a program that takes tables, and the messages that it got."""
+        from astropy.samp import SAMPIntegratedClient
+
+        client, messages = SAMPIntegratedClient('TOPCAT', addr='127.0.0.1'), []
+        client.connect(hub)
+        client.bind_receive_notification(
+            'table.load.votable',
+            lambda key, sender, kind, values, _: messages.append(values),
+        )
+        yield messages
+        client.disconnect()
+
+    def test_table_is_sent(self, topcat, make_catalog):
+        cat = make_catalog('wcs', posterior=None)
+        assert cat.to_samp('my field') == ['TOPCAT']
+        assert cat[:2].to_samp(client='topcat') == ['TOPCAT']
+        for _ in range(100):
+            if len(topcat) == 2:
+                break
+            time.sleep(0.05)
+        first, second = topcat
+        assert (first['name'], second['name']) == ('my field', 'bliss_astro')
+        assert first['table-id'] != second['table-id']
+        path = first['url'].removeprefix('file://')
+        table = QTable.read(path, format='votable')
+        assert_allclose(table['ra'], cat['sky_centroid'].ra)
+        assert_allclose(table['flux'].value, cat['flux'].value)
+        assert len(QTable.read(second['url'].removeprefix('file://'))) == 2
+        with pytest.raises(
+            ValueError, match="client must run and take tables; got 'aladin'"
+        ):
+            cat.to_samp(client='aladin')
+
+    def test_nobody_is_there(self, hub, three):
+        with pytest.raises(ValueError, match='client must run and take tables'):
+            three.to_samp()
+
+    def test_no_hub(self, three, monkeypatch, tmp_path):
+        url = (tmp_path / 'none').as_uri()
+        monkeypatch.setenv('SAMP_HUB', f'std-lockurl:{url}')
+        with pytest.raises(ConnectionError, match='start TOPCAT or Aladin first'):
+            three.to_samp()
