@@ -30,6 +30,7 @@ from bliss_astro.flags import decode_flags
 from bliss_astro.units import unit_text
 
 from ._fields import plain_value
+from ._marginals import marginals
 
 # Options that change no result, but for rounding.
 _HOW = ('device', 'n_threads', 'progress_bar')
@@ -151,6 +152,7 @@ def work_on(ref, folder, job):
     key = job.key(ref, checksums)
     record = {'field': ref.id, 'key': key, 'status': 'failed', 'reason': ''}
     record |= {'checksums': checksums, 'seconds': {}, 'n_rows': 0}
+    record |= {'owned': ref.owned, 'encoder_sha256': job.sha256}
     with keep_warnings(of_others=True) as kept:
         try:
             image = ref.open()
@@ -161,7 +163,7 @@ def work_on(ref, folder, job):
             catalog = detect(image, DetectionOptions(**own))
             facts = _facts(catalog)
             infer = time.perf_counter()
-            rows, parts = _rows(catalog, ref), {}
+            rows, parts = _rows(catalog, ref), marginals(catalog)
             arrays = {k: v for k, v in parts.items() if isinstance(v, np.ndarray)}
             facts['marginals'] = {k: v for k, v in parts.items() if k not in arrays}
             record |= {'status': 'done'} | facts

@@ -65,7 +65,7 @@ class FieldSky:
 
     Parameters
     ----------
-    shape : tuple of int
+    shape : list of int
         Shape of the image ``(ny, nx)``.
 
     middle : list of float
@@ -84,7 +84,7 @@ class FieldSky:
         Coefficients of the polynomials.
     """
 
-    shape: tuple
+    shape: list
     middle: list
     radius: float
     scale: float
@@ -121,7 +121,7 @@ class FieldSky:
         scale = np.degrees(width * np.sqrt(area * 4 / np.prod(size))) * 3600
         radius = np.degrees(np.arccos(near.min())) * 3600
         plain = middle.tolist(), float(radius), float(scale), width
-        return cls(tuple(map(int, shape)), *plain, to_plane.tolist(), to_pixel.tolist())
+        return cls([int(n) for n in shape], *plain, to_plane.tolist(), to_pixel.tolist())
 
     def vectors(self, x, y):
         """Unit vectors of pixels."""
