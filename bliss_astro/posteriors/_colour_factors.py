@@ -28,8 +28,8 @@ from ._factors import draw_component
 LEAST_VARIANCE = 1e-6
 # Passes over the bands, Newton's iterations, and points in units of the width.
 _N_PASSES, _N_NEWTON, _POINTS = 2, 6, (-8.0, 6.0, 25)
-# Largest distance of a given log flux.
-_LARGEST_STEP = 3.0
+# Largest distance of a given log flux, and log ratio of a flux to that in other bands.
+_LARGEST_STEP, _LARGEST_RATIO = 3.0, 6.0
 
 
 class Components:
@@ -320,6 +320,18 @@ def measured_factors(start, flux, error, measured):
         log_masses, *factors = found.mT
         parts = start.given(*factors)
     return log_masses.sum(-1, keepdim=True), *factors
+
+
+def limited(log_flux, log_size, measured):
+    """
+    Log fluxes ``(N, T)`` in the first band, not far above all that others measure.
+
+    Behind a mask that has an error without meaning. ``log_size`` ``(N, T, F)`` has the
+    logarithms of fluxes or of larger errors.
+    """
+    most = torch.where(measured, log_size, -torch.inf)[..., 1:].amax(-1)
+    most = torch.where(most.isfinite(), most + _LARGEST_RATIO, torch.inf)
+    return log_flux.minimum(most)
 
 
 def ratios(parts, origin=None):

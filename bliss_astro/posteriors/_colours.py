@@ -21,6 +21,7 @@ from ._colour_factors import (
     LEAST_VARIANCE,
     ColoursByFlux,
     Components,
+    limited,
     log_densities,
     measured_factors,
     ratios,
@@ -53,10 +54,8 @@ _LARGEST_WIDTH = 2.0
 _UNKNOWN = 1e4
 # Largest log ratio of what is likely under colours of a type to what is under any.
 _LARGEST_EVIDENCE = 6.0
-# Numbers of `ColourLayers.evidence`.
-N_EVIDENCE = 4
-# Sources in one piece, where there are no gradients.
-_PIECE = 1024
+# Numbers of `ColourLayers.evidence`, and sources in one piece without gradients.
+N_EVIDENCE, _PIECE = 4, 1024
 
 
 def colour_inputs(inputs, tiles, fit):
@@ -236,7 +235,7 @@ class ColourLayers(nn.Module):
         log_size = size.log() + log_scale
         log_flux = inputs['log_flux'][:, None]
         log_flux = torch.where(measured[..., 0], log_size[..., 0], log_flux)
-        log_flux = log_flux.clamp(0, LOG_FLUX_CEILING)
+        log_flux = limited(log_flux, log_size, measured).clamp(0, LOG_FLUX_CEILING)
         origin = torch.where(measured, log_size - log_flux[..., None], 0.0)
         prior = self._prior(inputs, kind, log_flux)
         of_source = self.of_common(features).gather(-1, kind)

@@ -54,6 +54,12 @@ _SHIFT_SIGMA = 2.0
 _NOTHING = 2e-9
 # Least flux in units of the noise in bands other than the reference band.
 _LEAST_FLUX = 1e-3
+# Variance of a flux by what neighbours leave, over that by as much white noise in the
+# area of the PSF: simulated crowds are calibrated with it. And misfits up to which
+# there is nothing but noise, one standard deviation above the mean of 81 pixels.
+_OF_NEIGHBOURS, _USUAL_MISFIT = 0.2, 1.15
+# Least share of the information about a star that a level of the sky leaves.
+_LEAST_KNOWN = 0.02
 
 
 @dataclasses.dataclass
@@ -248,6 +254,35 @@ def band_fluxes(flux, error, information, n_bands=None, name=''):
     error = torch.where(information > _NOTHING, error, torch.inf)
     error = F.pad(error, more, value=torch.inf)
     return {f'band_flux{name}': F.pad(flux, more), f'band_error{name}': error}
+
+
+def fluxes_in_crowds(patches, x, y, flux):
+    """
+    Fluxes ``(N, F)`` of stars over a level of the sky of their own, and errors.
+
+    The level takes errors of the sky, and most light of neighbours where stars are
+    everywhere; what is left of this counts as noise whose patches are as large as the
+    PSF. Weights follow given fluxes ``(N, F)``. Errors are infinite where star and sky
+    look alike in the few good pixels.
+    """
+    p = patches.profile(x, y)
+    variance = patches.variance_of(flux, p)
+    weight = patches.quality / variance
+    weighted, total = weight * p, _sum(weight).clamp(min=1e-9)
+    share = _sum(weighted) / total
+    own = weighted - weight * share[..., None, None]
+    information = _sum(own * p)
+    known = information > _LEAST_KNOWN * _sum(weighted * p)
+    information = torch.where(known, information, torch.inf)
+    flux = _sum(own * patches.data) / information
+    level = _sum(weight * patches.data) / total - share * flux
+    left = patches.data - flux[..., None, None] * p - level[..., None, None]
+    chi2 = _sum(left.square() * weight) / _sum(patches.good).clamp(min=1)
+    noise = patches.covariance(own[:, :, None], variance)[..., 0, 0]
+    area = 1 / _sum(p.square()).clamp(min=1e-9)
+    noise = noise * (1 + _OF_NEIGHBOURS * area * (chi2 - _USUAL_MISFIT).clamp(min=0))
+    error = noise.clamp(min=1e-12).sqrt() / information
+    return flux, torch.where(known, error, torch.inf)
 
 
 def _sum(value):

@@ -16,6 +16,7 @@ from ._extended_fit import (
     band_fluxes,
     ellipse_features,
     fit_ellipses,
+    fluxes_in_crowds,
     measure_sizes,
 )
 from ._factors import LOG_FLUX_CEILING, LogFluxFactor
@@ -174,8 +175,11 @@ class TileChain(SourceChain):
             'chi2': chi2[:, 0],
         }
         pixels = self.posterior.pixels
-        given = fluxes, errors, patches.good.sum((-2, -1))
-        fit |= band_fluxes(*given, pixels.n_bands)
+        own = fluxes, errors
+        if not self.head.galaxies and pixels.n_bands > 1:
+            # Without galaxies neighbours have no end, and the sky is uncertain.
+            own = fluxes_in_crowds(patches, x, y, fluxes)
+        fit |= band_fluxes(*own, patches.good.sum((-2, -1)), pixels.n_bands)
         if self.head.galaxies:
             far = pixels.elsewhere(patches, images, x, y, WIDE_RADIUS)
             fit |= measure_sizes(patches, far, x, y, fluxes, floor)

@@ -9,10 +9,7 @@ import itertools
 import numpy as np
 import torch
 
-from bliss_astro._arguments import as_list, require
 from bliss_astro.exposures import BANDS, Band, ExposureSet
-from bliss_astro.exposures._bands import as_band
-from bliss_astro.exposures._psf import PSFAccess
 from bliss_astro.priors import ColourPrior, band_fields
 from bliss_astro.priors._fields import FieldBatch
 from bliss_astro.psf import PSFModel
@@ -29,10 +26,11 @@ _SINGLE_SHARE, _R_SHARE, _REFERENCES = 0.4, 0.6, 'griz'
 # Surveys whose bands are drawn for fields of any telescope.
 _SURVEYS = 'SDSS', 'SDSS', 'LSST', 'DECam', 'HSC'
 # Conditions of a field, which the bands of a scene have each.
-_CONDITIONS = 'psf', 'background', 'electrons_per_nmgy', 'read_noise'
-# Share of the scenes of single exposures whose other bands are brought to the grid of
-# the reference band, as those of SDSS are; all bands of the others have one.
-_RESAMPLED_SHARE = 0.6
+CONDITIONS = 'psf', 'background', 'electrons_per_nmgy', 'read_noise'
+# Shares of the scenes of single exposures whose other bands are brought to the grid of
+# the reference band, as those of SDSS are, and, of stars alone, whose reference band is
+# brought to another grid, too; all bands of the others have one.
+_RESAMPLED_SHARE, _ALL_SHARE = 0.6, 0.2
 # Offsets of the other bands' grids in pixels: largest along either axis.
 _LARGEST_SHIFT = 0.07
 
@@ -172,52 +170,22 @@ def choose_bands(draw, config, population, prior, has_disks):
     first, n = _pick(chance, place[0]), 1 + _pick(counts, place[1])
     others = sorted(set(range(most)) - {first}, key=place[2:-1].__getitem__)
     order = (first, *sorted(others[: n - 1]), *sorted(others[n - 1 :]))
-    other = config.fields == 'telescopes' and population != 'npe'
+    other = population == 'stars' or config.fields == 'telescopes'
+    other &= population != 'npe'
     survey = _SURVEYS[int(place[-1] * len(_SURVEYS)) if other else 0]
     own = tuple(BANDS.get(f'{survey}.{name}') or BANDS[name] for name in names)
     own = tuple(own[k] for k in order)
     real = population != 'npe' and has_disks
-    resampled = real and draw.coin(_RESAMPLED_SHARE)
-    return Bands(n, order, own, names, prior, has_disks, resampled)
+    place = draw.unit().item() if real else 1.0
+    grid = 'others' if place < _RESAMPLED_SHARE else ''
+    grid = 'all' if population == 'stars' and place < _ALL_SHARE else grid
+    return Bands(n, order, own, names, prior, has_disks, grid)
 
 
 def _pick(chances, place):
     """Number of an outcome, of chances in proportion, at a place from 0 to 1."""
     *steps, total = itertools.accumulate(chances)
     return sum(place * total >= step for step in steps)
-
-
-def bands_of(given, reference):
-    """`Bands` of all names or bands, and a dict of what is given of each."""
-    if not given:
-        return Bands(), []
-    if isinstance(given, str):
-        given = [given] if given in BANDS else list(given)
-    names = as_list('bands', given)
-    given = given if isinstance(given, dict) else dict.fromkeys(names)
-    bands = [as_band(name, 'bands') for name in names]
-    own = {band.name: band for band in bands if band is not None}
-    require(len(own) == len(names), 'bands', 'have a name each', f'{names}')
-    first = reference or ('r' if 'r' in own else next(iter(own)))
-    require(first in own, 'reference', f'be one of {", ".join(own)}', first)
-    settings = dict(zip(own, given.values(), strict=True))
-    names = sorted(own, key=lambda name: name != first)
-    for name in names:
-        wrong = ', '.join({*(settings[name] or {})} - {*_CONDITIONS})
-        allowed = f'have no keys but {", ".join(_CONDITIONS)}'
-        require(not wrong, f'bands[{name!r}]', allowed, wrong)
-    bands, order = tuple(own[name] for name in names), tuple(range(len(names)))
-    drawn = Bands(len(names), order, bands, tuple(names), ColourPrior.default())
-    return drawn, [_numbers_of(settings[name] or {}) for name in names]
-
-
-def _numbers_of(conditions):
-    """Conditions of a band with the parameters of its PSF."""
-    psf = conditions.get('psf')
-    if psf is None:
-        return conditions
-    psf = psf if np.ndim(psf) == 1 else PSFAccess(psf).at(0, 0).shape_vector
-    return conditions | {'psf': psf}
 
 
 @dataclasses.dataclass
@@ -236,8 +204,8 @@ class Bands:
     known: tuple[str, ...] = ()
     prior: ColourPrior | None = None
     has_disks: bool = True
-    # Whether other bands of single exposures are brought to the reference band's grid.
-    resampled: bool = False
+    # Bands of single exposures that are brought to another grid: 'others', 'all' or ''.
+    resampled: str = ''
     # Colours of the sources, and shares of galaxies' disks in each band: (B, S, F).
     log_ratio: torch.Tensor | None = None
     disk_fraction: torch.Tensor | None = None
@@ -293,13 +261,15 @@ class Bands:
             conditions['is_other'] = fields.is_other.repeat_interleave(n)
         if n > 1:
             dither = draw_dithers(draw, n * size, fields.depth, largest_dither)
-            if self.resampled and fields.depth == 1:
-                dither = largest_dither * (2 * draw.unit(n * size, 1, 2) - 1)
-                dither[::n] = 0.0
             conditions['dither'] = dither
             shift = _LARGEST_SHIFT * (2 * draw.unit(size, n, 2) - 1)
             shift[:, 0] = 0.0
             self.shift = shift.flatten(0, 1)
+        if self.resampled and fields.depth == 1 and (n > 1 or self.resampled == 'all'):
+            dither = largest_dither * (2 * draw.unit(n * size, 1, 2) - 1)
+            if self.resampled == 'others':
+                dither[::n] = 0.0
+            conditions['dither'] = dither
         return dataclasses.replace(fields, **conditions)
 
     def calibrate(self, draw, config, fields, sources):
@@ -347,14 +317,19 @@ class Bands:
             parts['galaxy'] = torch.cat([disk, parts['galaxy'][..., 1:]], -1)
         return dataclasses.replace(sources, **parts)
 
-    def without_faint(self, sources, fields, population):
-        """Sources without those that no band shows, to a share of the flux floor."""
+    def without_faint(self, sources, fields, population, unseen):
+        """
+        Sources without those that no band shows, to a share of the flux floor.
+
+        That of stars alone is given.
+        """
         if (n := self.n) == 1:
             return sources
         # PSFs of the bands are alike, so that their widths give their areas.
         noise = (fields.variance.sqrt() * fields.psf[:, 0]).view(-1, n)
         flux = self.spread(sources, fields).flux.unflatten(0, (-1, n))
-        floor = OUTSIDE[population][1] * sources.flux_min / noise[:, 0]
+        unseen = unseen if population == 'stars' else OUTSIDE[population][1]
+        floor = unseen * sources.flux_min / noise[:, 0]
         seen = (flux / noise[..., None]).amax(1) >= floor[:, None]
         most = max(1, int(seen.sum(1).max()))
         places = (~seen).byte().argsort(dim=1, stable=True)[:, :most]

@@ -234,6 +234,8 @@ class Camera:
         """PSFs ``(B, 8)`` of images, with or without their elongation by dithers."""
         if not fields.resampled:
             return fields.psf
+        # The one dither of an exposure does not average to a round kernel.
+        elongated |= fields.depth == 1
         wide = GaussianPSF.from_shape(fields.psf)
         wide = wide.broadened(self.noise(fields)[-1], approximate=True).shape
         if elongated:

@@ -11,6 +11,7 @@ import torch
 from astropy.utils.decorators import deprecated
 
 from bliss_astro._arguments import (
+    as_list,
     check_ranges,
     choose_device,
     must,
@@ -19,14 +20,16 @@ from bliss_astro._arguments import (
     torch_generator,
     within,
 )
+from bliss_astro.exposures import BANDS
+from bliss_astro.exposures._bands import as_band
 from bliss_astro.exposures._psf import PSFAccess
-from bliss_astro.priors import CatalogPrior, StarPrior
+from bliss_astro.priors import CatalogPrior, ColourPrior, StarPrior
 from bliss_astro.priors._numbers import source_table
 from bliss_astro.psf import SHAPE_NAMES, PSFModel
 from bliss_astro.rendering import render_galaxies
 from bliss_astro.units import SDSS_PIXEL_SCALE
 
-from ._bands import SimulatedBands, bands_of
+from ._bands import CONDITIONS, Bands, SimulatedBands
 from ._camera import NOISE_ORDERS, Camera, Draws, Fields, draw_dithers
 from ._images import SimulatedImages
 from ._nuisances import BadPixelPrior
@@ -204,7 +207,7 @@ class CoaddSimulator:
         self.unit = self.unit or ('nmgy' if self._has_galaxies else 'electron')
         self.device = choose_device(self.device)
         model, self._drawn = _model_and_drawn(self.psf, self.shape)
-        self._bands, self._given = bands_of(self.bands, self.reference)
+        self._bands, self._given = _bands_of(self.bands, self.reference)
         # Other bands' PSFs follow that of the reference, a fit of the model.
         self._drawn = None if self._bands.own else self._drawn
         self.psf_shape = torch.tensor(model.shape_vector, dtype=torch.float32)
@@ -357,3 +360,36 @@ class CoaddSimulator:
             draw, fields, seen, stars=seen.stars, extended=extended
         )
         return bands.split(images, sources) if bands.own else images
+
+
+def _bands_of(given, reference):
+    """`Bands` of all names or bands, and a dict of what is given of each."""
+    if not given:
+        return Bands(), []
+    if isinstance(given, str):
+        given = [given] if given in BANDS else list(given)
+    names = as_list('bands', given)
+    given = given if isinstance(given, dict) else dict.fromkeys(names)
+    bands = [as_band(name, 'bands') for name in names]
+    own = {band.name: band for band in bands if band is not None}
+    require(len(own) == len(names), 'bands', 'have a name each', f'{names}')
+    first = reference or ('r' if 'r' in own else next(iter(own)))
+    require(first in own, 'reference', f'be one of {", ".join(own)}', first)
+    settings = dict(zip(own, given.values(), strict=True))
+    names = sorted(own, key=lambda name: name != first)
+    for name in names:
+        wrong = ', '.join({*(settings[name] or {})} - {*CONDITIONS})
+        allowed = f'have no keys but {", ".join(CONDITIONS)}'
+        require(not wrong, f'bands[{name!r}]', allowed, wrong)
+    bands, order = tuple(own[name] for name in names), tuple(range(len(names)))
+    drawn = Bands(len(names), order, bands, tuple(names), ColourPrior.default())
+    return drawn, [_numbers_of(settings[name] or {}) for name in names]
+
+
+def _numbers_of(conditions):
+    """Conditions of a band with the parameters of its PSF."""
+    psf = conditions.get('psf')
+    if psf is None:
+        return conditions
+    psf = psf if np.ndim(psf) == 1 else PSFAccess(psf).at(0, 0).shape_vector
+    return conditions | {'psf': psf}

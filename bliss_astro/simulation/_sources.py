@@ -227,8 +227,13 @@ def _density(prior, flux_min, scales, pixel_scale):
     return area * (stars + prior.galaxy_density(flux_min) * scales[1])
 
 
-def sample_stars(draw, config, fields):
-    """Stars with fluxes of a power law, for images of a configuration."""
+def sample_stars(draw, config, fields, *, several=False):
+    """
+    Stars with fluxes of a power law, for images of a configuration.
+
+    For several bands fainter ones are drawn, too.
+    """
+    unseen = config.unseen * (_REDDEST if several else 1.0)
     confined = draw.coin(config.confined_fraction)
     margin = CONFINED_MARGIN if confined else config.margin
     floor = _sample_floor(draw, config, fields)
@@ -245,8 +250,8 @@ def sample_stars(draw, config, fields):
         config.shape,
         margin,
         # The number of stars of a power law down to the lower limit.
-        density=config.unseen**-slope * density,
-        flux_min=config.unseen * floor,
+        density=unseen**-slope * density,
+        flux_min=unseen * floor,
     )
     return dataclasses.replace(stars, density=density, flux_min=floor)
 

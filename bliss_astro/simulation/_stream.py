@@ -180,7 +180,7 @@ class SimulationStream:
             fields = bands.draw_fields(draw, fields, largest)
         first = bands.of_scenes(fields)
         if population == 'stars':
-            sources = sample_stars(draw, config, first)
+            sources = sample_stars(draw, config, first, several=bands.n > 1)
         else:
             given = self.priors[population], first, population, self.latent_dim
             sources = sample_catalog(draw, config, *given, several=bands.n > 1)
@@ -191,8 +191,7 @@ class SimulationStream:
             if population == 'stars':
                 bands.calibrate(draw, config, fields, sources)
             bands.draw_colours(draw, sources, fields)
-        if population != 'stars':
-            sources = bands.without_faint(sources, fields, population)
+        sources = bands.without_faint(sources, fields, population, config.unseen)
         return fields, sources
 
     def _render_galaxies(self, groups):

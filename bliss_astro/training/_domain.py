@@ -30,7 +30,8 @@ def domain_of_simulation(config):
     generator = torch.Generator().manual_seed(0)
     stars = config.population == 'stars'
     least, most = config.n_exposures
-    correlated = most > 1 and config.noise_order != 'after_alignment'
+    resampled = most > 1 or len(config.bands) > 1
+    correlated = resampled and config.noise_order != 'after_alignment'
     # A coadd of d exposures has 1.5 sqrt(d) times the noise in electrons.
     gain, floor_snr = 1.0, tuple(config.floor_snr)
     if stars:
@@ -45,7 +46,7 @@ def domain_of_simulation(config):
         psf, variance, density = _scene_fields(config, generator)
         floor_snr = None if config.population == 'npe' else floor_snr
     seen = [GaussianPSF.from_shape(psf)] * 2
-    if most > 1:
+    if resampled:
         kernel, _ = mean_interpolation(config.dither[1])
         seen[1] = seen[0].broadened(kernel, approximate=True)
     return Domain(

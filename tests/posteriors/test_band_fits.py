@@ -19,6 +19,7 @@ from bliss_astro.posteriors._extended_fit import (
     band_fluxes,
     ellipse_features,
     fit_ellipses,
+    fluxes_in_crowds,
     measure_sizes,
     model_of,
 )
@@ -368,3 +369,50 @@ def test_fluxes_of_overlapping_stars(generator):
         atol=0.1,
         rtol=0,
     )
+
+
+def test_fluxes_over_a_sky_that_is_not_as_stated():
+    patches = patches_of(4)
+    generator = torch.Generator().manual_seed(3)
+    flux = 100.0 * torch.tensor(RATIO).expand(N, 3)
+    model = flux[..., None, None] * patches.profile(patches.x, patches.y)
+    patches = with_noise(patches, model, generator)
+    patches.data += torch.tensor([2.0, -1.0, 3.0])[:, None, None]
+    found, error = fluxes_in_crowds(patches, patches.x, patches.y, flux)
+    pulls = (found - flux) / error
+    assert_allclose(pulls.mean(0), 0, atol=0.08)
+    assert_allclose(pulls.std(0), 1, atol=0.06)
+    assert float(flux_at(patches, patches.x, patches.y)[0][:, 0].mean()) > 115
+
+
+def test_errors_of_fluxes_in_crowds():
+    patches = patches_of(4)
+    generator = torch.Generator().manual_seed(4)
+    x, y = 12 * torch.rand(2, 16, N, generator=generator) - 6
+    bright = 10 ** torch.empty(16, N).uniform_(0.5, 2.2, generator=generator)
+    model = 0.0
+    for place, own in zip(zip(x, y, strict=True), bright, strict=True):
+        light = patches.profile(patches.x + place[0], patches.y + place[1])
+        model = model + own[:, None, None, None] * light
+    patches = with_noise(patches, model, generator)
+    found, error = fluxes_in_crowds(
+        patches, patches.x, patches.y, 0 * patches.gain[..., 0, 0]
+    )
+    # There are no stars in the middle.
+    pulls = found / error
+    assert 0.6 < float(pulls.abs().median()) / 0.6745 < 1.6
+    assert float(error.median()) > 2.5 * float(
+        flux_at(patches, patches.x, patches.y)[1].median()
+    )
+
+
+def test_star_and_sky_in_few_pixels():
+    patches = patches_of(4, n=3)
+    patches.good[0] = 0.0
+    patches.good[1] = 0.0
+    patches.good[1, :, 4, 4] = 1.0
+    patches.good[2, :, :2] = 0.0
+    found, error = fluxes_in_crowds(patches, patches.x, patches.y, torch.ones(3, 3))
+    assert found.isfinite().all()
+    assert error[:2].isinf().all()
+    assert error[2].isfinite().all()

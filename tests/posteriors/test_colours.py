@@ -306,6 +306,16 @@ def test_without_a_zero_point(layers, prior):
     assert found.mean() > before.log_prob(truth['colour'][:, 1:]).mean() + 2
 
 
+def test_reference_behind_a_mask(layers, prior):
+    truth, inputs = simulate(prior, 50)
+    inputs['band_flux'] = inputs['band_flux'].clone()
+    inputs['band_error'][..., 0] = 1e6
+    inputs['band_flux'][..., 0] = -3e3
+    inputs['band_flux'][..., 1:] -= 10 * inputs['band_error'][..., 1:]
+    found = colours(layers, inputs, truth)
+    assert found.log_prob(truth['colour'][:, 1:]).isfinite().all()
+
+
 def test_pieces(layers, prior, monkeypatch):
     truth, inputs = simulate(prior, 40)
     features = torch.randn(40, _N_FEATURES)

@@ -88,6 +88,41 @@ def test_single_exposures_are_resampled_to_the_reference_band():
         assert np.corrcoef(found, stated)[0, 1] > 0.8
 
 
+def test_references_of_stars_are_resampled_too():
+    given = {'bands': tuple('gri'), 'reference_shares': (0, 1, 0), 'psf': 'telescopes'}
+    given['fwhm'] = (2.0, 2.2)
+    for n in (1, 3):
+        shares = tuple(float(k == n) for k in (1, 2, 3))
+        stars = draw(STARS, 160, band_shares=shares, **given)
+        images = stars.images[:n]
+        correlation = torch.stack([own.correlation for own in images], 1)
+        resampled = (correlation > 0).all(2)
+        assert 0.05 < float(resampled[:, 0].double().mean()) < 0.45
+    assert (resampled[:, 1] == resampled[:, 2]).all()
+    assert (resampled[:, 1] >= resampled[:, 0]).all()
+    assert 0.3 < float(resampled[:, 1].double().mean()) < 0.85
+    # What one dither makes of a PSF is not round: narrow along y where x correlates.
+    own, there = images[1], resampled[:, 1]
+    along = (own.correlation[:, 0] - own.correlation[:, 1])[there]
+    e1 = own.psf[there, 6]
+    assert np.corrcoef(e1, along)[0, 1] > 0.5
+
+
+def test_red_stars_below_the_floor_are_in_the_images():
+    changes = {'bands': tuple('gi'), 'unseen': 0.3, 'density': (0.02, 0.02)}
+    shares = {'reference_shares': (1, 0), 'band_shares': (0, 1)}
+    first, second = draw(STARS, 48, **changes, **shares).images
+    floor = 0.3 * first.flux_min[:, None]
+    used = first.flux > 0
+    faint = used & (first.flux < 0.999 * floor)
+    assert faint.any()
+    # They are as far above the noise in the other band as those in this one are.
+    noise = [own.bkg_error * own.psf[:, 0] for own in (first, second)]
+    snr = second.flux / noise[1][:, None]
+    least = (floor / noise[0][:, None]).expand_as(used)
+    assert float((snr / least)[faint].min()) > 0.999
+
+
 def test_one_band_is_a_batch_of_images():
     images = draw(SKY, 2, bands=(), reference_shares=None, band_shares=None)
     assert isinstance(images, SimulatedImages)

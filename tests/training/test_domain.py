@@ -47,6 +47,13 @@ def test_domain_is_what_the_stream_draws():
     assert domain.floor_snr == (3.0, 5.0)
 
 
+def test_bands_of_single_exposures_are_resampled():
+    config = SimulationConfig(n_exposures=(1, 1))
+    assert domain_of_simulation(config).correlation < 0.1
+    several = dataclasses.replace(config, bands=tuple('gri'))
+    assert domain_of_simulation(several).correlation > 0.5
+
+
 def test_an_encoder_of_both_can_be_trained(tmp_path):
     simulation = dataclasses.replace(SKY, population='both', shape=(32, 32))
     training = TrainingConfig(
