@@ -116,7 +116,7 @@ def lazy_exports(package, **modules):
 # `bliss_astro.exposures`, `bliss_astro.psf` and `bliss_astro.priors` hold lists of
 # readers, to which a plug-in (a survey, the files of coadds and simulations) adds those
 # of its files when it is imported.
-_SURVEYS = ('sdss',)
+_SURVEYS = ('sdss', 'legacysurvey', 'hsc', 'jwst', 'hst')
 
 
 def survey(name):

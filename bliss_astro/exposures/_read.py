@@ -151,7 +151,7 @@ def open_exposure(
     given = {name: value for name, value in given.items() if value is not None}
     if isinstance(path, fits.HDUList):
         location = parse_location('', extension)
-        return _read_hdus(path, location, file_format, given)
+        return read_hdus(path, location, file_format, given)
     if not isinstance(path, str | os.PathLike):
         allowed = 'be a path or an astropy HDUList'
         raise TypeError(must(parameter, allowed, type(path).__name__))
@@ -167,10 +167,10 @@ def open_exposure(
             given['extension'] = extension
         return registry.read(cls, path, format=file_format, **given), file_format
     with open_fits(location.path, parameter) as hdus:
-        return _read_hdus(hdus, location, file_format, given)
+        return read_hdus(hdus, location, file_format, given)
 
 
-def _read_hdus(hdus, location, file_format, given):
+def read_hdus(hdus, location, file_format, given):
     """Read a FITS file: one that states everything itself, or any image."""
     if file_format is None and location.extension is None:
         names = (name for name, (_, is_it) in _FITS_FORMATS.items() if is_it(hdus))

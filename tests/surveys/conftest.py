@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 
-def _load_helper():
+def _load_helper(stem):
     """
-    Import the module that writes the files, which is on no path.
+    Import a module beside this one, which is on no path.
     """
-    name = 'bliss_astro_tests_sdss_files'
+    name = f'bliss_astro_tests_{stem}'
     if name not in sys.modules:
-        path = Path(__file__).with_name('sdss_files.py')
+        path = Path(__file__).with_name(f'{stem}.py')
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
@@ -29,7 +29,15 @@ def sdss_files():
     """
     Give the module with the writers and the numbers that they write.
     """
-    return _load_helper()
+    return _load_helper('sdss_files')
+
+
+@pytest.fixture
+def star_fields():
+    """
+    Give the module with images of a few stars of known magnitude.
+    """
+    return _load_helper('star_fields')
 
 
 @pytest.fixture

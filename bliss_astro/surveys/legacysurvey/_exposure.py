@@ -8,12 +8,20 @@ import re
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Table
 
 from bliss_astro._arguments import require
-from bliss_astro._fits import check_file, open_fits
-from bliss_astro.exposures import Exposure
+from bliss_astro._fits import (
+    card_number,
+    check_file,
+    find_image,
+    image_plane,
+    open_fits,
+)
 from bliss_astro.exposures._fits_image import find_plane, parse_location
+from bliss_astro.exposures._read import read_hdus
+from bliss_astro.psf import read_psf
 
 # Images of the Community Pipeline by name.
 _IMAGE = re.compile(r'_(ooi|oki)_')
@@ -24,7 +32,17 @@ _GOOD_CODES, _SATURATED_CODES = (0, 7), (3, 4)
 _PER_SECOND = ('decam',)
 
 
-def read_exposure(image, *, ccds=None, psf=None, weight=None, flags=None, **given):
+def read_exposure(
+    image,
+    *,
+    ccds=None,
+    psf=None,
+    sky=None,
+    weight=None,
+    flags=None,
+    extension=None,
+    **given,
+):
     """
     Read an image of one detector of the Legacy Surveys.
 
@@ -42,7 +60,12 @@ def read_exposure(image, *, ccds=None, psf=None, weight=None, flags=None, **give
         unless a ``zero_point`` is given.
 
     psf : optional
-        Model of PSFEx, or any other PSF that `~bliss_astro.psf.read_psf` reads.
+        Model of PSFEx, or any other PSF that `~bliss_astro.psf.read_psf` reads. In a
+        file of all detectors of an image (``ccdname``) it is that of the image.
+
+    sky : str or `~os.PathLike`, optional
+        The file ``splinesky`` of the sky, of the image or of all its detectors; or of
+        a constant sky. By default ``background``, which is measured.
 
     weight, flags : str or `~os.PathLike`, optional
         Files of inverse variances, and of codes of bad pixels; by default those beside
@@ -62,7 +85,13 @@ def read_exposure(image, *, ccds=None, psf=None, weight=None, flags=None, **give
         If a file is absent, truncated, damaged, or not FITS.
 
     ValueError
-        If ``ccds`` has no row of the image, or several.
+        If ``ccds`` has no row of the image, or several; if a file of the PSF or the
+        sky is of another image.
+
+    References
+    ----------
+    .. [1] https://www.legacysurvey.org/dr10/files, "Calibration products";
+       ``SplineSky`` of https://github.com/dstndstn/tractor
 
     Examples
     --------
@@ -73,22 +102,71 @@ def read_exposure(image, *, ccds=None, psf=None, weight=None, flags=None, **give
     ...     psf='c4d_150329_083320_ooi_r_ls9-N11-psfex.fits',
     ... )  # doctest: +SKIP
     """
-    path, place = re.fullmatch(r'(.*?)((?:\[.*)?)', os.fspath(image)).groups()
-    path = Path(path)
+    location = parse_location(image, extension)
+    path, place = Path(location.path), os.fspath(image)[len(location.path) :]
+    place = place if extension is None else f'[{extension}]{place}'
     weight = _beside(path, place, 'oow', '.wht.fits') if weight is None else weight
     flags = _beside(path, place, 'ood', None) if flags is None else flags
     if flags is not None:
         codes = _read_codes(flags)
         stated = {'mask': ~np.isin(codes, _GOOD_CODES)}
         given = stated | {'saturated': np.isin(codes, _SATURATED_CODES)} | given
-    if ccds is None:
-        return Exposure.read(image, psf=psf, weight=weight, **given)
-    row = _row_of(path.name, place, ccds)
-    given = {'zero_point': _zero_point(row)} | given
-    exposure = Exposure.read(image, psf=psf, weight=weight, **given)
-    if 'wcs' in given or exposure.wcs is None:
+    row = None if ccds is None else _row_of(path.name, place, ccds)
+    if row is not None:
+        given = {'zero_point': _zero_point(row)} | given
+    with open_fits(path, 'image') as hdus:
+        hdu = find_image(hdus, location.extension, 'image')
+        if isinstance(psf, str | os.PathLike) and Path(psf).is_file():
+            found = _own_row(psf, 'psf', hdus, hdu)
+            psf = psf if found is None else read_psf(fits.HDUList([found]))
+        if sky is not None:
+            given = {'background': _read_sky(sky, hdus, hdu)} | given
+        given |= {'psf': psf, 'weight': weight}
+        exposure, _ = read_hdus(hdus, location, 'fits', given)
+    if row is None or 'wcs' in given or exposure.wcs is None:
         return exposure
     return exposure.replace(wcs=_matched_wcs(exposure.wcs, row))
+
+
+def _own_row(path, parameter, hdus, hdu):
+    """Table of one row, that of an image, of a file of some of its detectors."""
+    check_file(path, parameter, 'a file')
+    with open_fits(path, parameter) as opened:
+        names = (getattr(one, 'columns', fits.ColDefs([])).names for one in opened)
+        number = next((k for k, own in enumerate(names) if 'ccdname' in own), None)
+        if number is None:
+            return None
+        table = opened[number]
+        is_it = np.char.strip(table.data['ccdname']) == hdu.name
+        expnum = card_number(hdus[0].header, 'EXPNUM')
+        if expnum is not None and 'expnum' in table.columns.names:
+            is_it &= table.data['expnum'] == expnum
+        allowed = f'have one row of {hdu.name} of exposure {expnum or 0:.0f}'
+        name = f'{parameter}={str(path)!r}'
+        require(is_it.sum() == 1, name, allowed, int(is_it.sum()))
+        return fits.BinTableHDU(table.data[is_it], table.header)
+
+
+def _read_sky(path, hdus, hdu):
+    """Sky of an image (ny, nx), of a file of splines or of a constant."""
+    from scipy.interpolate import RectBivariateSpline
+
+    table, shape = _own_row(path, 'sky', hdus, hdu), image_plane(hdu).shape
+    if table is None:
+        with open_fits(path, 'sky') as opened:
+            level = card_number(opened[0].header, 'SKY_P0')
+        allowed = 'be a splinesky table, or have the card SKY_P0'
+        require(level is not None, f'sky={str(path)!r}', allowed, 'neither')
+        return np.full(shape, level)
+    row = table.data[0]
+    grids = row['ygrid'][: row['gridh']], row['xgrid'][: row['gridw']]
+    order = int(row['order'])
+    values = row['gridvals'].reshape(len(row['ygrid']), -1)
+    values = values[: row['gridh'], : row['gridw']]
+    spline = RectBivariateSpline(*grids, values, kx=order, ky=order)
+    # Of a part of an image, the place of its first pixel.
+    y, x = (np.arange(n) for n in shape)
+    return spline(y + row['y0'], x + row['x0'])
 
 
 def _beside(path, place, kind, ending):

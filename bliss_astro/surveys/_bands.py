@@ -1,0 +1,147 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Bands of a field from files of a survey, and the noise that such files state.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from bliss_astro._arguments import require
+from bliss_astro._fits import header_wcs
+from bliss_astro._warnings import warn
+from bliss_astro.exposures import ExposureSet
+from bliss_astro.exposures._nddata import sky_noise
+from bliss_astro.exposures._sky import noise_of
+from bliss_astro.units import median_and_scatter
+
+from ._files import list_files
+
+# Heights (sigma) of blank pixels and of those that show a gain, the number of these,
+# and how many times as large as its scatter in the sky the variance has to be there.
+_BLANK_SIGMA, _BRIGHT_SIGMA, _MIN_BRIGHT, _CLEAR = 3.0, 20.0, 20, 3.0
+
+
+def find_by_name(where, parse, wanted):
+    """
+    Keywords of the fields of a survey whose files have its names.
+
+    ``parse`` returns id and band of the name of a file, or None; ``wanted`` says what
+    there should be.
+    """
+    fields = {}
+    paths = list_files(where, '.fit*')
+    for path in paths:
+        found = parse(Path(path).name)
+        if found is not None:
+            name, band = found
+            other = fields.setdefault(name, {}).setdefault(band, path)
+            allowed = 'have one file of each field and band'
+            require(other == path, 'fields', allowed, f'{other}, {path}')
+    if not fields:
+        got = f'{len(paths)} files without one'
+        raise FileNotFoundError(f'fields must name {wanted}; got {got}.')
+    return [
+        {'id': name, 'files': files, 'footprint': footprint(next(iter(files.values())))}
+        for name, files in fields.items()
+    ]
+
+
+def footprint(path, extension=None):
+    """Corners ((ra, dec), ...) of the first image with a WCS by its header, or None."""
+    try:
+        with fits.open(path) as hdus:
+            for hdu in hdus if extension is None else [hdus[extension]]:
+                if hdu.is_image and hdu.header.get('NAXIS') == 2:
+                    wcs = header_wcs(hdu.header, hdus=hdus)
+                    if wcs.has_celestial:
+                        shape = [hdu.header[f'NAXIS{k}'] for k in (1, 2)]
+                        corners = wcs.calc_footprint(axes=shape).tolist()
+                        return tuple(map(tuple, corners))
+    except Exception:  # noqa: BLE001
+        # Of a damaged file the reason is stated when it is read.
+        return None
+    return None
+
+
+def open_bands(files, read, options):
+    """
+    Read the files of a field: an exposure, or a set of those of several bands.
+
+    ``read`` makes an exposure of a path, a band (None where the file states it) and
+    keywords; a dict among the ``options`` has a value for each band. Bands on other
+    pixels than the first are resampled to these.
+    """
+    exposures = {}
+    for band, path in files.items():
+        require(
+            isinstance(path, str), 'files', 'be one path for each band', f'{path!r:.60}'
+        )
+        own = {
+            name: value.get(band) if isinstance(value, Mapping) else value
+            for name, value in options.items()
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        exposures[band] = read(path, band or None, **own)
+    if len(exposures) == 1:
+        return next(iter(exposures.values()))
+    try:
+        return ExposureSet(exposures)
+    except ValueError:
+        from bliss_astro.coadds import align_bands
+
+        return align_bands(exposures)
+
+
+def split_variance(signal, variance, good, *, gain=None, photons=None):
+    """
+    Noise of the sky (a map), and the gain, of a variance that has the light of sources.
+
+    Unless given, the gain is how the variance grows with sources, or that of
+    ``photons`` alone; None where it does not, or too little to be seen.
+    """
+    noise = np.sqrt(np.median(variance[good]))
+    if gain is None:
+        gain = _gain_of(signal, variance if photons is None else photons, good, noise)
+    error = np.sqrt(np.where(variance > 0, variance, 0.0), dtype=float)
+    if gain is not None:
+        # Not of the noise, with which variances of some pipelines vary too.
+        bright = np.where(signal > _BLANK_SIGMA * noise, signal, 0.0)
+        error = sky_noise(bright, error, gain, good=good)
+    return error, gain
+
+
+def _gain_of(signal, variance, good, noise):
+    values = signal[good], variance[good]
+    blank = np.abs(values[0]) < _BLANK_SIGMA * noise
+    bright = values[0] > _BRIGHT_SIGMA * noise
+    if not blank.any() or np.count_nonzero(bright) < _MIN_BRIGHT:
+        return None
+    level, scatter = median_and_scatter(values[1][blank])
+    excess = np.median(values[1][bright] - level)
+    clear = excess > _CLEAR * scatter
+    return float(np.median(values[0][bright]) / excess) if clear else None
+
+
+def scale_noise(exposure):
+    """
+    Scale the map of the noise to what empty sky shows.
+
+    Resampling makes pixels alike and lowers their scatter, of which maps of errors know
+    nothing. The factor is ``meta['noise_ratio']``.
+    """
+    try:
+        noise = noise_of(exposure, exposure.bkg_error)
+    except ValueError:
+        warn(
+            'the noise of the sky cannot be measured: sources or bad pixels cover the '
+            'image. The stated noise is taken as it is.'
+        )
+        return exposure
+    return exposure.replace(
+        bkg_error=exposure.bkg_error * noise.sigma,
+        noise_correlation=noise.significant_correlation,
+        meta=exposure.meta | {'noise_ratio': float(noise.sigma)},
+    )
