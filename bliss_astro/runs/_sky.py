@@ -121,7 +121,9 @@ class FieldSky:
         scale = np.degrees(width * np.sqrt(area * 4 / np.prod(size))) * 3600
         radius = np.degrees(np.arccos(near.min())) * 3600
         plain = middle.tolist(), float(radius), float(scale), width
-        return cls([int(n) for n in shape], *plain, to_plane.tolist(), to_pixel.tolist())
+        return cls(
+            [int(n) for n in shape], *plain, to_plane.tolist(), to_pixel.tolist()
+        )
 
     def vectors(self, x, y):
         """Unit vectors of pixels."""
