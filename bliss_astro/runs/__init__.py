@@ -3,7 +3,7 @@
 Runs over many fields: from files of a survey to one catalogue.
 
 `find_fields` lists fields as `FieldRef`, whatever survey they are of; `catalog_field`
-detects the sources of one.
+detects the sources of one, `run_survey` those of many in parallel.
 """
 
 from bliss_astro._lazy import lazy_exports
@@ -12,4 +12,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _field='catalog_field',
     _fields='FieldRef find_fields',
+    _survey='run_survey',
 )

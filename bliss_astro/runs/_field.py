@@ -53,6 +53,7 @@ class Job:
     encoder: object = DEFAULT_ENCODER
     options: dict = dataclasses.field(default_factory=dict)
     sha256: str = ''
+    name: str = ''
 
     def __post_init__(self):
         check_names('run_survey', self.options, without=_NOT_OPTIONS)
@@ -63,7 +64,8 @@ class Job:
         DetectionOptions(**self.options)
         if isinstance(self.encoder, os.PathLike):
             self.encoder = os.fspath(self.encoder)
-        self.sha256 = self.sha256 or self.load().card.get('sha256', '')
+        loaded = self.load()
+        self.sha256, self.name = loaded.card.get('sha256', ''), loaded.name
         require(self.sha256, 'encoder', 'be saved before a run', 'one without a hash')
 
     def load(self):
@@ -76,15 +78,15 @@ class Job:
 
     @property
     def provenance(self):
-        """Version, encoder and options, on which all results depend (dict)."""
+        """Encoder and options, on which all results depend (dict)."""
         how = {name: v for name, v in self.options.items() if name not in _HOW}
-        version = bliss_astro.__version__
-        return {'version': version, 'encoder_sha256': self.sha256, 'options': how}
+        return {'encoder_sha256': self.sha256, 'options': how}
 
     def key(self, ref, checksums):
         """Hash of all that the results of a field depend on."""
         sums = {path: found and found[0] for path, found in checksums.items()}
-        parts = [self.provenance, dataclasses.asdict(ref), sums]
+        version = bliss_astro.__version__
+        parts = [version, self.provenance, dataclasses.asdict(ref), sums]
         text = json.dumps(parts, sort_keys=True, default=plain_value)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -201,9 +201,10 @@ def check_unique(fields):
     """Raise unless all ids differ, on file systems that do not tell a from A too."""
     seen = {}
     for field in fields:
-        other = seen.setdefault(field.id.lower(), field)
-        paths = f'{other.paths()[0]} and {field.paths()[0]} of {field.id!r}'
-        require(other is field, 'fields', 'have an id each', paths)
+        name = field.id.lower()
+        got = f'{field.id!r} twice: {", ".join([*seen.get(name, ()), *field.paths()])}'
+        require(name not in seen, 'fields', 'have an id each', got)
+        seen[name] = field.paths()
 
 
 def open_field(files, **options):

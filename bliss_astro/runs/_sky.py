@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 
 from bliss_astro._arguments import must
 
-# Places along an axis of an image at which its WCS is asked, and degree of the fit.
+# Places along an axis of an image where its WCS is evaluated, and degree of the fit.
 _N_NODES, _DEGREE = 9, 3
 # Farthest corner of a field from its middle, in degrees.
 _MAX_RADIUS = 60.0

@@ -1,0 +1,186 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of runs: the same results whatever happens, damaged files, lost workers.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from distributed import Client, LocalCluster
+
+from bliss_astro import Encoder
+from bliss_astro._atomic import lock_folder
+from bliss_astro.runs import FieldRef, catalog_field, run_survey
+
+QUIET = {'progress_bar': False}
+
+
+@pytest.fixture(scope='module')
+def client():
+    """
+    Two worker processes.
+    """
+    own = {'n_workers': 2, 'threads_per_worker': 1, 'dashboard_address': None}
+    # A field fails when it has cost one worker.
+    allowed = {'distributed.scheduler.allowed-failures': 0}
+    with (
+        dask.config.set(allowed),
+        LocalCluster(**own) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _files(folder):
+    """
+    Contents of the files of the fields, without times.
+    """
+    found = {path.name: path.read_bytes() for path in (folder / 'fields').iterdir()}
+    for name in found:
+        if name.endswith('.json'):
+            found[name] = json.loads(found[name]) | {'seconds': None}
+    return found
+
+
+def _table(folder):
+    table = QTable.read(folder / 'fields.ecsv')
+    return {row['field']: row for row in table}
+
+
+def test_same_as_a_loop_in_any_order(client, fields, tmp_path):
+    run_survey(fields[::-1], tmp_path / 'run', client=client, n_samples=2, **QUIET)
+    for field in fields:
+        catalog_field(field, tmp_path / 'loop', threshold=0.5, n_samples=2)
+    assert _files(tmp_path / 'run') == _files(tmp_path / 'loop')
+    table = _table(tmp_path / 'run')
+    assert list(table) == [field.id for field in fields]
+    assert {row['status'] for row in table.values()} == {'done'}
+    assert table['image02']['area'].unit == 'arcmin2'
+    run = json.loads((tmp_path / 'run/run.json').read_text())
+    assert run['encoder'] == 'stars-galaxies'
+    assert run['options'] == {'threshold': 0.5, 'n_samples': 2}
+    assert len(run['encoder_sha256']) == 64
+
+
+def test_resume(client, fields, tmp_path):
+    """
+    What is done is skipped; what failed, or changed, is done again.
+    """
+    folder = tmp_path / 'run'
+    paths = [Path(field.files['']) for field in fields]
+    sound = paths[3].read_bytes()
+    paths[3].write_bytes(b'')
+    run_survey(fields[1:], folder, client=client, **QUIET)
+    assert _table(folder)['image03']['status'] == 'failed'
+    times = {
+        path.name: path.stat().st_mtime_ns for path in (folder / 'fields').iterdir()
+    }
+    paths[3].write_bytes(sound)
+    paths[2].write_bytes(paths[1].read_bytes())
+    (folder / 'fields' / '.tmp-of-a-killed-process').write_text('')
+    run_survey(fields, folder, client=client, **QUIET)
+    assert {row['status'] for row in _table(folder).values()} == {'done'}
+    new = {path.name: path.stat().st_mtime_ns for path in (folder / 'fields').iterdir()}
+    same = {name for name in new if new[name] == times.get(name)}
+    assert same == {f'image01.{ending}' for ending in ('json', 'npz', 'parquet')}
+    assert len(new) == 12
+
+
+def test_other_runs_are_not_mixed(client, fields, tmp_path):
+    folder = tmp_path / 'run'
+    run_survey(fields[:1], folder, client=client, **QUIET)
+    before = _files(folder)
+    with pytest.raises(FileExistsError, match=r'threshold 0\.5, not 0\.9; n_samples'):
+        run_survey(
+            fields[:1], folder, client=client, threshold=0.9, n_samples=1, **QUIET
+        )
+    with pytest.raises(FileExistsError, match=r'encoder stars-galaxies .*, not stars '):
+        run_survey(fields[:1], folder, client=client, encoder='stars', **QUIET)
+    with lock_folder(folder), pytest.raises(BlockingIOError, match='another run'):
+        run_survey(fields[:1], folder, client=client, **QUIET)
+    assert _files(folder) == before
+    encoder = Encoder.from_pretrained('stars')
+    own = {'client': client, 'encoder': encoder, **QUIET}
+    run_survey(fields[1:2], folder, overwrite=True, **own)
+    # The encoder is kept, and known again.
+    run_survey(fields[1:2], folder, **own)
+    assert list(_table(folder)) == ['image01']
+    kept = Encoder.from_pretrained(folder / 'encoder.safetensors')
+    run = json.loads((folder / 'run.json').read_text())
+    assert kept.card['sha256'] == run['encoder_sha256']
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other/thesis.tex').write_text('')
+    with pytest.raises(FileExistsError, match=r'other files: thesis\.tex'):
+        run_survey(fields, tmp_path / 'other', client=client, overwrite=True)
+
+
+def test_arguments(fields, tmp_path):
+    with pytest.raises(ValueError, match='fields must have a field'):
+        run_survey([], tmp_path / 'run')
+    with pytest.raises(TypeError, match='fields must be FieldRef; got str'):
+        run_survey(['image.fits'], tmp_path / 'run')
+    with pytest.raises(ValueError, match='workers must be left out'):
+        run_survey(fields, tmp_path / 'run', client='tcp://here:1', workers=2)
+    with pytest.raises(ValueError, match='fields must have an id each'):
+        run_survey([fields[0], fields[0]], tmp_path / 'run')
+    with pytest.raises(TypeError, match="no argument 'tresholds'"):
+        run_survey(fields, tmp_path / 'run', tresholds=0.3)
+
+
+def test_damaged_files(client, fields, tmp_path):
+    """
+    Each damaged field is named with its reason, the others are done.
+    """
+    sound = Path(fields[0].files['']).read_bytes()
+    nan = tmp_path / 'nan.fits'
+    fits.PrimaryHDU(np.full((88, 88), np.nan, 'f4')).writeto(nan)
+    contents = {
+        'truncated': (sound[:20000], 'OSError: .*truncated'),
+        'empty': (b'', 'OSError: .*empty'),
+        'text': (b'no image ' * 1000, 'OSError: .*cannot be read as FITS'),
+        'nan': (nan.read_bytes(), 'ValueError: .*finite'),
+        'header': (sound.replace(b'NAXIS1  =', b'NAXIS1  x'), 'OSError'),
+        'table': (None, 'FileNotFoundError: .*no file'),
+    }
+    damaged = []
+    for name, (content, _) in contents.items():
+        path = tmp_path / f'{name}.fits'
+        if content is not None:
+            path.write_bytes(content)
+        damaged.append(dataclasses.replace(fields[0], id=name, files={'': str(path)}))
+    lacking = dataclasses.replace(fields[0], id='lacking', files={'r': None, 'g': 'g'})
+    run_survey([*damaged, *fields, lacking], tmp_path / 'run', client=client, **QUIET)
+    table = _table(tmp_path / 'run')
+    assert {table[field.id]['status'] for field in fields} == {'done'}
+    reasons = {name: reason for name, (_, reason) in contents.items()}
+    for name, reason in (reasons | {'lacking': 'no image in band r'}).items():
+        assert table[name]['status'] == 'failed'
+        assert re.search(reason, table[name]['reason']), table[name]['reason']
+        if name != 'lacking':
+            assert str(tmp_path / f'{name}.fits') in table[name]['reason']
+
+
+def test_a_field_that_kills_its_worker(client, fields, tmp_path):
+    """
+    It fails with a reason; fields that waited on that worker are done.
+    """
+
+    class Deadly(FieldRef):
+        def open(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    deadly = Deadly('deadly', fields[0].files)
+    run_survey([deadly, *fields], tmp_path / 'run', client=client, retries=0, **QUIET)
+    table = _table(tmp_path / 'run')
+    assert table['deadly']['reason'].startswith('KilledWorker: ')
+    again = run_survey([*fields], tmp_path / 'run', client=client, **QUIET)
+    assert {row['status'] for row in again if row['field'] != 'deadly'} == {'done'}
