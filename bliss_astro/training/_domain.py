@@ -3,6 +3,7 @@
 Domain of the images that an encoder was trained on, which its card states.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -14,8 +15,8 @@ from bliss_astro.simulation import SimulationStream
 from bliss_astro.simulation._camera import Draws
 from bliss_astro.simulation._sources import sample_expected, sample_fields
 
-# PSFs and densities that are drawn: extreme quantiles of PSFs scatter by about 1 %.
-_N_DRAWN, _N_DENSITIES = 20000, 5000
+# PSFs, densities and images that are drawn: extreme quantiles of PSFs scatter by 1 %.
+_N_DRAWN, _N_DENSITIES, _N_IMAGES = 20000, 5000, 2000
 # Depth in exposures from which the dithers' mean sets the noise of a coadd.
 _DEEP = 4
 # Correlation of the noise of two exposures half a pixel apart is 0.5; that of white
@@ -45,17 +46,18 @@ def domain_of_simulation(config):
     else:
         psf, variance, density = _scene_fields(config, generator)
         floor_snr = None if config.population == 'npe' else floor_snr
+    noise = [0.95 * gain * math.sqrt(variance[0] * least)]
+    noise.append(1.6 * math.sqrt(variance[1] * most))
+    if stars and config.bands:
+        psf, noise = _star_bands(config, generator)
     seen = [GaussianPSF.from_shape(psf)] * 2
-    if resampled:
+    if most > 1 and not (stars and config.bands):
         kernel, _ = mean_interpolation(config.dither[1])
         seen[1] = seen[0].broadened(kernel, approximate=True)
     return Domain(
         psf_area=_ends(*(one.effective_area for one in seen)),
         density=tuple(density),
-        noise=(
-            0.95 * gain * math.sqrt(variance[0] * least),
-            1.6 * math.sqrt(variance[1] * most),
-        ),
+        noise=tuple(noise),
         correlation=_LARGEST_CORRELATION if correlated else _WHITE,
         floor_snr=floor_snr,
         fwhm=_ends(*(one.fwhm for one in seen)),
@@ -68,6 +70,18 @@ def domain_of_simulation(config):
             if getattr(config, f'{name}_errors') is not None
         },
     )
+
+
+def _star_bands(config, generator):
+    """PSFs, and range of the noise in electrons, of images of stars in all bands."""
+    small = {'shape': (9, 9), 'margin': 0, 'confined_fraction': 0.0}
+    small |= {'density': (1e-3, 1e-3), 'psf_errors': None, 'psf_error': 0.0}
+    stream = SimulationStream(dataclasses.replace(config, **small), device='cpu')
+    images = stream.sample_batch(_N_IMAGES, generator=generator)
+    pairs = list(zip(images.images, images.present.T, strict=True))
+    psf = torch.cat([own.psf[there] for own, there in pairs])
+    noise = [(own.bkg_error * own.effective_gain)[there] for own, there in pairs]
+    return psf, _ends(torch.cat(noise), torch.cat(noise))
 
 
 def _scene_fields(config, generator):
