@@ -430,6 +430,52 @@ def test_faintest_and_background_are_heeded(tmp_path):
     assert sky == pytest.approx(400 / 987.31, rel=1e-6)
 
 
+def test_bands_have_a_file_each(tmp_path, capsys):
+    words = ['--bands', 'gri', '--shape', '60', '--density', '0.01', '-q']
+    assert main(['simulate', *words, '-o', str(tmp_path / 'field-{band}.fits')]) == 0
+    found = {}
+    for band in 'gri':
+        with fits.open(tmp_path / f'field-{band}.fits') as hdus:
+            found[band] = read_simulated(hdus)
+            # Those of the prior, which is of r.
+            assert ('FLUXMIN' in hdus[0].header) == (band == 'r')
+        exposure, stars = found[band]
+        assert exposure.band.name == band
+        flux = u.Quantity(stars['flux']).value
+        np.testing.assert_allclose(stars['mag'].value, 22.5 - 2.5 * np.log10(flux))
+        # The light is that of the table.
+        bright = np.argsort(flux)[-1]
+        x, y = (round(stars[n][bright]) for n in ('x_centroid', 'y_centroid'))
+        part = np.s_[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        assert exposure.data[part].sum() > 0.4 * flux[bright]
+    places = [stars['x_centroid'] for _, stars in found.values()]
+    np.testing.assert_array_equal(places[0], places[1])
+    colour = found['g'][1]['mag'] - found['r'][1]['mag']
+    assert 0.1 < np.median(colour.value) < 1.6
+    images = [f'{band}={tmp_path}/field-{band}.fits' for band in 'rgi']
+    output = str(tmp_path / 'found.ecsv')
+    assert main(['detect', *images, '-q', '-o', output]) == 0
+    assert {'flux_g', 'flux_r', 'flux_i'} <= set(QTable.read(output).colnames)
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--bands', 'gq', '-o', 'a-{band}.fits'], '--bands: a band must be one of'),
+        (['--bands', 'gr', '-o', 'a.fits'], 'several bands need {band}'),
+        (
+            ['--bands', 'gr', '--band', 'r', '--psf', 'p', '-o', 'a-{band}.fits'],
+            '--band does not go with --bands',
+        ),
+    ],
+)
+def test_wrong_bands_of_a_field(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(['simulate', *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_psf_of_a_psfield(tmp_path, shared_data):
     psfield = shared_data / 'sdss/94/1/12/psField-000094-1-0012.fits'
     if not psfield.is_file():

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import astropy.units as u
+
 from bliss_astro._arguments import counted
 from bliss_astro.units import flux_to_magnitude, magnitude_to_flux
 
@@ -49,26 +51,69 @@ def run_simulate(options):
     Simulate a coadd (or one exposure) of a star field like those of SDSS in r, in
     nanomaggies. The FITS file holds the image, in its header the PSF, sky, noise and
     gain, and a table TRUTH.
+
+    Several bands of it have a file each: --bands gri -o 'field-{band}.fits'. Sky and
+    limit are those of r, or of the first.
     """
+    from bliss_astro.exposures._set import images_by_band
     from bliss_astro.psf import PSFModel
     from bliss_astro.simulation._images import write_simulated
 
     if options.band is not None and options.psf is None:
         msg = '--band is the band of the PSF and needs --psf'
         raise UsageError(msg)
-    check_paths(options, 'image')
+    bands = _named_bands(options.bands)
+    if options.band is not None and bands:
+        msg = '--band does not go with --bands, which have PSFs of their own'
+        raise UsageError(msg)
+    outputs = _outputs(options, [*map(str, bands)] or [None])
     psf = None
     if options.psf is not None:
         psf = PSFModel.from_sdss(options.psf, options.band or 'r')
+        for band, own in bands.items():
+            own['psf'] = PSFModel.from_sdss(options.psf, str(band))
     ny, nx = options.shape
     d = options.n_exposures
     field = 'one exposure' if d == 1 else f'a coadd of {d} exposures'
     status(options, f'simulating {field} of {nx} x {ny} px')
     names = ('shape', 'density', 'seed', 'background', 'faintest', 'device')
     given = {name: getattr(options, name) for name in names}
-    exposure, truth = simulate_field(d, psf=psf, **given)
-    write_simulated(exposure, truth, options.output, overwrite=options.overwrite)
-    status(options, f'wrote {options.output} with {len(truth)} stars')
+    exposures, truth = simulate_field(d, psf=psf, bands=bands, **given)
+    for band, exposure in images_by_band(exposures).items():
+        stars = truth if band is None else _in_band(truth, band)
+        path = of_band(options.output, band)
+        write_simulated(exposure, stars, path, overwrite=options.overwrite)
+    status(options, f'wrote {", ".join(outputs)} with {len(truth)} stars')
+
+
+def _named_bands(text):
+    """Dict of the bands of a text such as ``gri`` or ``DECam.g,DECam.r``."""
+    from bliss_astro.exposures._bands import BANDS, as_band
+
+    text = text or ''
+    names = text.split(',') if ',' in text or text in BANDS else text
+    try:
+        return {as_band(name, 'a band'): {} for name in names}
+    except ValueError as error:
+        raise UsageError(f'--bands: {error}') from error
+
+
+def _outputs(options, bands):
+    """Paths of the outputs of bands; refused are those that could not be written."""
+    if bands[1:] and '{band}' not in options.output:
+        raise UsageError(f'-o {options.output}: several bands need {{band}} in it')
+    outputs = [of_band(options.output, band) for band in bands]
+    for path in outputs:
+        check_paths(argparse.Namespace(**vars(options) | {'output': path}), 'image')
+    return outputs
+
+
+def _in_band(truth, band):
+    """Table of stars with fluxes of another band."""
+    stars = truth['x_centroid', 'y_centroid']
+    stars['flux'] = truth[f'flux_{band}']
+    stars['mag'] = flux_to_magnitude(stars['flux'].value) * u.mag
+    return stars
 
 
 def run_demo(options):
@@ -148,8 +193,7 @@ def run_coadd(options):
     if None in names[1:] or (names[0] is None and names[1:]):
         path = options.images[bands.index(None)]
         raise UsageError(f'{path}: all images are given as BAND=FILE, or none')
-    if names[1:] and '{band}' not in options.output:
-        raise UsageError(f'-o {options.output}: several bands need {{band}} in it')
+    outputs = _outputs(options, names)
     check_by_band(options, bands)
     for name in IMAGE_FILES + IMAGE_MAPS:
         files = getattr(options, name) or []
@@ -162,9 +206,6 @@ def run_coadd(options):
     points = options.zero_points
     if points is not None and len(points) not in (1, n):
         raise UsageError(f'--zero-points gives {len(points)} numbers for {n} images')
-    outputs = [of_band(options.output, band) for band in names]
-    for path in outputs:
-        check_paths(argparse.Namespace(**vars(options) | {'output': path}), 'image')
 
     from bliss_astro.coadds import coadd_exposures
     from bliss_astro.exposures._set import images_by_band
@@ -212,7 +253,7 @@ class _Exposures(Sequence):
 
 
 _FIELD = (
-    'n_exposures:field shape density:field seed:field psf:field band:field '
+    'n_exposures:field shape density:field seed:field psf:field band:field bands '
     'background:field faintest device'
 )
 COMMANDS = {
@@ -239,6 +280,7 @@ def simulate_field(
     background=_SKY,
     faintest=None,
     device='cpu',
+    bands=(),
 ):
     """
     Simulate a star field in nanomaggies, like those of SDSS in r.
@@ -246,10 +288,10 @@ def simulate_field(
     ``density`` is in stars per pixel, ``background`` the sky of one exposure in
     electrons per pixel, ``faintest`` the magnitude of the faintest stars, by default
     that of a signal-to-noise ratio of 3.4 in the coadd; ``psf`` is by default that of
-    run 94, camcol 1, field 12. Returns an exposure and the table of its stars.
+    run 94, camcol 1, field 12. Returns an exposure and the table of its stars; with
+    ``bands`` of `CoaddSimulator`, an exposure for each.
     """
-    import astropy.units as u
-
+    from bliss_astro.exposures._set import images_by_band
     from bliss_astro.priors import StarPrior
     from bliss_astro.priors._counts import FLOOR_SNR
     from bliss_astro.psf import PSFModel
@@ -264,9 +306,13 @@ def simulate_field(
     whole = StarPrior()
     prior = StarPrior(density, flux_min, flux_min * whole.flux_max / whole.flux_min)
     options = {'background': background, 'shape': shape, 'device': device, 'psf': psf}
-    simulator = CoaddSimulator(n_exposures, prior, margin=0, unit='nmgy', **options)
-    exposure, truth = simulator.sample(rng=seed)
-    flux_min /= ELECTRONS_PER_NMGY
-    exposure.meta |= {'seed': seed, 'density': density, 'flux_min': flux_min}
+    options |= {'bands': bands, 'margin': 0, 'unit': 'nmgy'}
+    exposure, truth = CoaddSimulator(n_exposures, prior, **options).sample(rng=seed)
+    facts = {'density': density, 'flux_min': flux_min / ELECTRONS_PER_NMGY}
+    images = list(images_by_band(exposure).values())
+    for image in images:
+        image.meta['seed'] = seed
+    # In other bands they are not those of the prior.
+    images[0].meta |= facts
     truth['mag'] = flux_to_magnitude(truth['flux'].value) * u.mag
     return exposure, truth
