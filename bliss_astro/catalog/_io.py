@@ -192,7 +192,7 @@ def read(cls, path, *, format=None, posterior=True):  # noqa: A002
         raise FileNotFoundError(f'there is no file {path}')
     try:
         table, meta, arrays = FORMATS[name].read(path, posterior)
-        catalog = _restore(cls, table, meta)
+        catalog = restore(cls, table, meta)
         if arrays is not None:
             from ._posterior import CatalogPosterior
 
@@ -293,7 +293,7 @@ def find_format(path, file_format=None, *, writing=False):
     raise ValueError(msg)
 
 
-def _restore(cls, table, meta):
+def restore(cls, table, meta):
     """Make a catalogue of the table and meta of a reader."""
     if 'sky_centroid' not in table.colnames and set(SKY_PARTS) <= set(table.colnames):
         table = QTable(table, copy=False)

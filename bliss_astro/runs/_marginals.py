@@ -6,8 +6,6 @@ They take some 10 bytes a cell of 32 x 32 pixels, and are all that counts and dr
 any region of a survey need beside the rows.
 """
 
-import dataclasses
-
 import numpy as np
 
 from bliss_astro.exposures._psf import limiting_flux
@@ -37,7 +35,7 @@ def marginals(catalog):
         signal-to-noise ratio of 5 by band (``limits``), share of usable pixels
         (``share``), and ``sky``, `FieldSky` as a dict, None without a WCS.
 
-        Arrays by cell ``(rows, columns)``: ``mean``, ``variance``, ``usable`` (percent
+        Arrays by cell ``(rows, columns)``: ``mean`` of the number, ``usable`` (percent
         of the pixels), and ``depth_BAND`` (magnitudes below the limit of the field).
     """
     posterior, exposure = catalog.posterior, catalog.exposure
@@ -56,7 +54,6 @@ def marginals(catalog):
     mean, variance = moments
     arrays = {
         'mean': mean.astype(np.float32),
-        'variance': variance.astype(np.float32),
         'usable': np.rint(100 * good / area).astype(np.uint8),
     }
     limits = {}
@@ -72,7 +69,7 @@ def marginals(catalog):
         'cell': cell,
         'limits': limits,
         'share': float(good.sum() / area.sum()),
-        'sky': None if sky is None else dataclasses.asdict(sky),
+        'sky': None if sky is None else sky.to_dict(),
     }
 
 

@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 
 from bliss_astro._arguments import must
 
-# Places along an axis of an image where its WCS is evaluated, and degree of the fit.
+# Places along an axis of an image at which its WCS is asked, and degree of the fit.
 _N_NODES, _DEGREE = 9, 3
 # Farthest corner of a field from its middle, in degrees.
 _MAX_RADIUS = 60.0
@@ -68,7 +68,7 @@ class FieldSky:
     shape : list of int
         Shape of the image ``(ny, nx)``.
 
-    middle : list of float
+    middle : array ``(3,)``
         Unit vector of the middle of the image.
 
     radius : float
@@ -80,17 +80,25 @@ class FieldSky:
     width : float
         Unit of the touching plane.
 
-    to_plane, to_pixel : list of list of float ``(10, 2)``
+    to_plane, to_pixel : array ``(10, 2)``
         Coefficients of the polynomials.
     """
 
     shape: list
-    middle: list
+    middle: np.ndarray
     radius: float
     scale: float
     width: float
-    to_plane: list
-    to_pixel: list
+    to_plane: np.ndarray
+    to_pixel: np.ndarray
+
+    def __post_init__(self):
+        for name in ('middle', 'to_plane', 'to_pixel'):
+            setattr(self, name, np.asarray(getattr(self, name)))
+
+    def to_dict(self):
+        """Plain values, of which the constructor makes the same."""
+        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
 
     @classmethod
     def of(cls, wcs, shape):
@@ -120,28 +128,25 @@ class FieldSky:
         )
         scale = np.degrees(width * np.sqrt(area * 4 / np.prod(size))) * 3600
         radius = np.degrees(np.arccos(near.min())) * 3600
-        plain = middle.tolist(), float(radius), float(scale), width
-        return cls(
-            [int(n) for n in shape], *plain, to_plane.tolist(), to_pixel.tolist()
-        )
+        plain = middle, float(radius), float(scale), width
+        return cls([int(n) for n in shape], *plain, to_plane, to_pixel)
 
     def vectors(self, x, y):
         """Unit vectors of pixels."""
         size = np.array(self.shape[::-1], float)
         pixel = (2 * np.stack([x, y], -1).reshape(-1, 2) + 1) / size - 1
-        plane = self.width * _powers(pixel) @ np.array(self.to_plane)
-        middle = np.array(self.middle)
-        made = middle + plane @ _axes(middle)
+        plane = self.width * _powers(pixel) @ self.to_plane
+        made = self.middle + plane @ _axes(self.middle)
         return made / np.linalg.norm(made, axis=-1, keepdims=True)
 
     def pixels(self, vectors):
         """Columns and rows of unit vectors; NaN for those that are far."""
-        middle, size = np.array(self.middle), np.array(self.shape[::-1], float)
+        middle, size = self.middle, np.array(self.shape[::-1], float)
         near = vectors @ middle
         far = near < np.cos(np.radians(self.radius / 3600 * 1.1 + 1e-3))
         near = np.where(far, np.nan, near)
         plane = vectors @ _axes(middle).T / near[:, None] / self.width
-        return (0.5 * ((_powers(plane) @ np.array(self.to_pixel) + 1) * size - 1)).T
+        return (0.5 * ((_powers(plane) @ self.to_pixel + 1) * size - 1)).T
 
     def points(self, spacing):
         """Unit vectors of points of the image, at most so many arcsec apart."""
@@ -167,12 +172,16 @@ class Region:
         """Whether unit vectors ``(N, 3)`` lie inside, bool array ``(N,)``."""
         return np.asarray(self.test(vectors), bool)
 
-    def may_touch(self, sky):
-        """Whether a field may have pixels inside."""
-        if self.middle is None or sky is None:
-            return sky is not None
-        reach = chord(self.radius + sky.radius + 1)
-        return np.linalg.norm(self.middle - np.array(sky.middle)) <= reach
+    def around(self, margin):
+        """The circle, wider by a margin in arcsec, as a region."""
+        return self if self.middle is None else _cone(self.middle, self.radius + margin)
+
+    def may_touch(self, middles, radii):
+        """Whether circles ``(N, 3)``, ``(N,)`` (arcsec) may have points inside."""
+        if self.middle is None:
+            return np.ones(len(middles), bool)
+        reach = chord(self.radius + radii + 1)
+        return np.linalg.norm(middles - self.middle, axis=-1) <= reach
 
     @classmethod
     def of(cls, region):
@@ -188,9 +197,7 @@ class Region:
         if isinstance(region, SkyCoord) and region.size > 2:
             return _polygon(region)
         if hasattr(region, 'contains_lonlat'):
-            return cls(
-                lambda vectors: region.contains_lonlat(*(to_degrees(vectors) * u.deg))
-            )
+            return _moc(region)
         if hasattr(region, 'contains') and hasattr(region, 'to_pixel'):
             return _sky_region(region)
         try:
@@ -205,12 +212,28 @@ class Region:
             raise TypeError(must('region', allowed, f'{region!r:.80}')) from None
         if not 0 < radius <= 648000:
             raise ValueError(must('radius', 'lie between 0 and 180 degrees', radius))
-        reach = chord(radius)
-        return cls(
-            lambda vectors: np.linalg.norm(vectors - middle, axis=-1) <= reach,
-            middle,
-            float(radius),
-        )
+        return _cone(middle, float(radius))
+
+
+def _cone(middle, radius):
+    reach = chord(radius)
+    return Region(
+        lambda vectors: np.linalg.norm(vectors - middle, axis=-1) <= reach,
+        middle,
+        radius,
+    )
+
+
+def _moc(moc):
+    """Region of a MOC, in a circle where that is less than half of the sky."""
+    circle = ()
+    if moc.sky_fraction < 0.25:
+        middle = moc.barycenter()
+        reach = moc.largest_distance_from_coo_to_vertices(middle)
+        circle = _vectors(middle).ravel(), u.Quantity(reach, u.rad).to_value(u.arcsec)
+    return Region(
+        lambda vectors: moc.contains_lonlat(*(u.deg * to_degrees(vectors))), *circle
+    )
 
 
 def _ra_dec(place):
@@ -254,12 +277,17 @@ def _polygon(corners):
 def _sky_region(region):
     """Region of the package ``regions``, in a plane that touches the sky there."""
     centre = getattr(region, 'center', None)
-    centre = region.vertices if centre is None else centre
-    [ra, dec] = to_degrees(_around(np.atleast_2d(_vectors(centre)))[0])
+    centre = _vectors(region.vertices if centre is None else centre)
+    middle, radius = _around(np.atleast_2d(centre))
+    names = 'radius', 'outer_radius', 'width', 'height', 'outer_width', 'outer_height'
+    sizes = [getattr(region, name, None) for name in names]
+    radius += max(
+        [u.Quantity(v).to_value(u.arcsec) for v in sizes if v is not None] + [0]
+    )
+    [ra, dec] = to_degrees(middle)
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval = ['RA---TAN', 'DEC--TAN'], [ra, dec]
     wcs.wcs.cdelt, wcs.wcs.crpix = [-1 / 3600, 1 / 3600], [1, 1]
-    [middle] = to_vectors([ra], [dec])
 
     def test(points):
         inside = points @ middle > 0.1
@@ -267,7 +295,7 @@ def _sky_region(region):
         inside[inside] = region.contains(sky, wcs)
         return inside
 
-    return Region(test)
+    return Region(test, middle, radius)
 
 
 def _vectors(sky):

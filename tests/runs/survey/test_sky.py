@@ -6,7 +6,7 @@ Tests of pixels on the sky, of regions, and of the marginals of a field.
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import Latitude, Longitude, SkyCoord
 from astropy.wcs import WCS
 
 from bliss_astro import CoaddSimulator, Exposure, detect_sources
@@ -79,9 +79,24 @@ def test_regions():
             assert inside.any()
     assert Region.of(None).contains(vectors).all()
     sky = FieldSky.of(tan_wcs(40.0, 89.99), SHAPE)
-    assert Region.of((centre, 1 * u.arcmin)).may_touch(sky)
-    assert not Region.of((SkyCoord(40, 80, unit='deg'), 1 * u.arcmin)).may_touch(sky)
-    assert not Region.of(None).may_touch(None)
+    circle = [sky.middle], np.array([sky.radius])
+    assert Region.of((centre, 1 * u.arcmin)).may_touch(*circle)
+    far = SkyCoord(40, 80, unit='deg')
+    assert not Region.of((far, 1 * u.arcmin)).may_touch(*circle)
+    assert Region.of(None).may_touch(*circle)
+    assert Region.of((far, 1 * u.arcmin)).around(36000).may_touch(*circle)
+
+
+def test_region_of_a_moc():
+    mocpy = pytest.importorskip('mocpy')
+    place = Longitude(0 * u.deg), Latitude(5 * u.deg)
+    moc = mocpy.MOC.from_cone(*place, radius=0.1 * u.deg, max_depth=14)
+    ra, dec = np.random.default_rng(1).uniform(-0.2, 0.2, (2, 500))
+    dec += 5
+    inside = Region.of(moc).contains(to_vectors(ra, dec))
+    near = np.hypot(ra * np.cos(np.radians(dec)), dec - 5) < 0.1
+    assert np.mean(inside != near) < 0.02
+    assert Region.of(moc).radius == pytest.approx(360, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +127,7 @@ def test_marginals_add_up_to_those_of_the_catalogue():
     assert found['mean'].shape == (5, 6)
     assert found['n_mean'] == pytest.approx(posterior.expected_counts())
     spread = posterior.expected_counts_error()
-    assert np.sqrt(found['variance'].sum()) == pytest.approx(spread)
+    assert np.sqrt(found['n_variance']) == pytest.approx(spread)
     part = posterior.expected_counts((slice(64, 128), slice(32, 96)))
     assert found['mean'][2:4, 1:3].sum() == pytest.approx(part, rel=1e-6)
     assert found['usable'][:2, 0].tolist() == [0, 0]

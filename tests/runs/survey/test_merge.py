@@ -1,0 +1,172 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of duplicates in overlaps: no source lost or doubled, whatever the order.
+"""
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+from bliss_astro.runs._merge import Field, Fields, merged, owners, read_records
+from bliss_astro.runs._sky import Region, chord, to_vectors
+
+SKY = Region.of(None)
+# Fields that overlap by a third, turned by 15 degrees each.
+PLACES = [(170 * i - 170, 130 * j - 130) for i in range(3) for j in range(3)]
+
+
+def fields_of(folder):
+    return Fields([Field(folder, record) for record in read_records(folder)])
+
+
+def places_of(rows):
+    return to_vectors(rows['ra'].to_numpy(), rows['dec'].to_numpy())
+
+
+@pytest.mark.parametrize('centre', [(0.0, 0.0), (200.0, 89.98), (359.999, -89.99)])
+@pytest.mark.parametrize('error', [0.02, 0.3])
+def test_each_source_has_one_row(make_survey, tmp_path, centre, error):
+    truth = make_survey(tmp_path / 'run', PLACES, centre=centre, n=2000, error=error)
+    fields = fields_of(tmp_path / 'run')
+    rows = merged(fields, SKY)
+    apart, which = cKDTree(truth).query(places_of(rows))
+    assert apart.max() < chord(0.4 * 6 * error)
+    counts = np.bincount(which, minlength=len(truth))
+    # Not at the outer borders, where rows may be beyond the images.
+    borders = np.array([field.border(truth) for field in fields.all])
+    edge = borders.max(0) < 1.0
+    assert (~edge).sum() > 500
+    close = cKDTree(truth).query(truth, k=2)[0][:, 1] < chord(2)
+    assert np.all(counts[~edge & ~close] == 1)
+    seen = (borders > 0).sum(0)
+    clear = np.flatnonzero(~edge & ~close)
+    n_fields = np.zeros(len(truth), int)
+    n_fields[which] = rows['n_fields'].to_numpy()
+    assert np.mean(n_fields[clear] == seen[clear]) > 0.98
+    others = [len(text.split()) for text in rows['other_rows'].to_pylist()]
+    assert np.array_equal(np.add(others, 1), rows['n_fields'].to_numpy())
+
+
+def test_parts_of_the_sky_add_up_to_all_of_it(make_survey, tmp_path):
+    make_survey(tmp_path / 'run', PLACES, centre=(0.0, 45.0), n=1500, error=0.4)
+    fields = fields_of(tmp_path / 'run')
+    whole = merged(fields, SKY)
+    names = [set(), set()]
+    for k, rows in enumerate(
+        [whole, *(merged(fields, Region(*part)) for part in _quarters(fields))]
+    ):
+        own = zip(rows['field'].to_pylist(), rows['id'].to_pylist(), strict=True)
+        own = set(own)
+        assert not own & names[k > 0]
+        names[k > 0] |= own
+    assert names[0] == names[1]
+
+
+def _quarters(fields):
+    middle = np.mean([field.sky.middle for field in fields.all], axis=0)
+    middle /= np.linalg.norm(middle)
+    for signs in (-1, -1), (-1, 1), (1, -1), (1, 1):
+
+        def inside(vectors, signs=signs):
+            y, z = (vectors - middle)[:, 1:].T
+            return (y * signs[0] > 0) & (z * signs[1] >= 0)
+
+        yield inside, middle, 2000.0
+
+
+def test_owner_does_not_depend_on_order_or_measurement(make_survey, tmp_path):
+    make_survey(tmp_path / 'run', PLACES, n=50)
+    fields = fields_of(tmp_path / 'run').all
+    points = np.concatenate([field.sky.points(3.0) for field in fields])
+    points = points[np.max([field.border(points) for field in fields], 0) > 0]
+    names = np.array([field.id for field in fields])
+    found = names[owners(fields, points)]
+    order = np.random.default_rng(1).permutation(len(fields))
+    mixed = Fields([fields[k] for k in order]).all
+    assert np.array_equal(names[owners(mixed, points)], found)
+    assert len(set(found)) == 9
+    # The field whose border is farthest.
+    borders = [field.border(points) for field in fields]
+    assert np.array_equal(names[np.argmax(borders, 0)], found)
+
+
+def test_boxes_of_a_mosaic_decide(make_survey, tmp_path):
+    # Chunks of 260 columns that share 60, of which each owns 30.
+    boxes = [((0, 230), (0, 200)), ((30, 260), (0, 200))]
+    places = [(0, 0), (200, 0)]
+    truth = make_survey(tmp_path / 'run', places, n=3000, error=0.2, owned=boxes)
+    fields = fields_of(tmp_path / 'run')
+    points = fields.all[0].sky.points(2.0)
+    x, y = fields.all[0].sky.pixels(points)
+    owner, inside = owners(fields.all, points), (x > 35) & (x < 259)
+    inside &= (y > 0) & (y < 199)
+    assert np.array_equal(owner[inside] == 0, x[inside] < 229.5)
+    rows = merged(fields, SKY)
+    _, which = cKDTree(truth).query(places_of(rows))
+    counts = np.bincount(which, minlength=len(truth))
+    x, y = fields.all[0].sky.pixels(truth)
+    near = (np.abs(x - 229.5) < 29) & (np.abs(y - 99.5) < 97)
+    close = cKDTree(truth).query(truth, k=2)[0][:, 1] < chord(2)
+    assert near.sum() > 30
+    assert np.all(counts[near & ~close] == 1)
+
+
+def test_masked_places_belong_to_a_field_that_sees_them(make_survey, tmp_path):
+    make_survey(tmp_path / 'run', [(0, 0), (130, 0)], n=400)
+    path = tmp_path / 'run' / 'fields' / 'f00.npz'
+    arrays = dict(np.load(path))
+    arrays['usable'][:, 4] = 0
+    np.savez(path, **arrays)
+    field, other = fields_of(tmp_path / 'run').all
+    x, y = np.meshgrid(np.arange(128, 158), np.arange(20, 180, 7))
+    points = field.sky.vectors(x.ravel(), y.ravel())
+    assert set(owners([field, other], points)) == {0}
+    field.numbers['share'] = 0.9
+    seen = other.border(points) > 0
+    assert set(owners([field, other], points)[seen]) == {1}
+    assert set(owners([field, other], points)[~seen]) <= {0}
+
+
+def test_most_probable_row_at_a_border(make_wcs, make_field, tmp_path):
+    (tmp_path / 'fields').mkdir()
+
+    def write(name, wcs, x, p):
+        values = {'x_centroid': x, 'probability': p, 'flux': 9.0}
+        values |= {'y_centroid': 99.5, 'x_err': 0.3, 'y_err': 0.3, 'flux_err': 1.0}
+        columns = {k: np.atleast_1d(np.asarray(v, float)) for k, v in values.items()}
+        columns = {
+            k: np.resize(v, len(columns['probability'])) for k, v in columns.items()
+        }
+        make_field(tmp_path, name, wcs, columns)
+
+    shapes = make_wcs(0, 0, angle=0), make_wcs(0, 0, angle=0)
+    shapes[1].wcs.crpix -= [100, 0]
+    # Columns 100 and more are shared, the border lies between 179 and 180.
+    for x, p, kept in [
+        ([179.7, 79.3], [0.9, 0.8], 'a'),  # each in what the other owns
+        ([179.7, 79.3], [0.7, 0.8], 'b'),
+        ([179.3, 79.7], [0.7, 0.8], 'b'),  # each in what it owns
+        ([179.0, 79.2], [0.6, 0.9], 'a'),  # both in what a owns
+        ([179.7, 150], [0.6, 0.9], 'ab'),  # within its error, and far away
+        ([182.0, 150], [0.6, 0.9], 'b'),  # in what b owns, which does not list it
+    ]:
+        for k in (0, 1):
+            write('ab'[k], shapes[k], x[k], p[k])
+        rows = merged(fields_of(tmp_path), SKY)
+        assert ''.join(sorted(rows['field'].to_pylist())) == kept
+
+
+def test_blends_stay_two_sources(make_wcs, make_field, tmp_path):
+    (tmp_path / 'fields').mkdir()
+    for k, shift in enumerate([0.1, -0.1]):
+        columns = {
+            'x_centroid': np.array([130.0, 131.5]) + shift,
+            'y_centroid': np.array([99.0, 99.0]),
+            'probability': np.array([0.9, 0.8]),
+            'flux': np.array([9.0, 8.0]),
+        }
+        columns |= {f'{name}_err': np.full(2, 0.5) for name in ('x', 'y', 'flux')}
+        make_field(tmp_path, f'f{k}', make_wcs(0, 0), columns)
+    rows = merged(fields_of(tmp_path), SKY)
+    assert rows['n_fields'].to_pylist() == [2, 2]
+    assert rows['other_rows'].to_pylist() == ['f1:1', 'f1:2']
