@@ -3,7 +3,8 @@
 Runs over many fields: from files of a survey to one catalogue.
 
 `find_fields` lists fields as `FieldRef`, whatever survey they are of; `catalog_field`
-detects the sources of one, `run_survey` those of many in parallel.
+detects the sources of one, `run_survey` those of many in parallel. `open_survey` opens
+the results: one catalogue of all fields, counts over regions of the sky, maps.
 """
 
 from bliss_astro._lazy import lazy_exports
@@ -12,5 +13,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _field='catalog_field',
     _fields='FieldRef find_fields',
+    _open='Survey open_survey',
     _survey='run_survey',
 )

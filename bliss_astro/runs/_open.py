@@ -339,6 +339,20 @@ class Survey:
             write_map(table, columns, found[-1])
         return found
 
+    def write(self):
+        """
+        Write all products on the sky: catalogue and maps of what is done so far.
+
+        A run without any field on the sky has none, with a warning.
+        """
+        if not self._on_sky.all:
+            warn(
+                f'no field of {self.path} has a place on the sky: no catalogue and maps'
+            )
+            return
+        self.catalog()
+        self._write_maps(None)
+
     def _fields(self):
         if not self._on_sky.all:
             msg = f'no field of {self.path} with a place on the sky is done'

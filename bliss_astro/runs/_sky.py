@@ -2,7 +2,7 @@
 """
 Sky of a field: pixels to unit vectors and back by polynomials; regions of the sky.
 
-Unit vectors know no meridian 0/360 and no poles. The polynomials, of third degree in
+Unit vectors have no meridian 0/360 and no poles. The polynomials, of third degree in
 the plane that touches the sphere in the middle of the field, stand in the record of a
 field, so that no file of it has to be opened, and fit any WCS that is smooth.
 """
@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 
 from bliss_astro._arguments import must
 
-# Places along an axis of an image at which its WCS is asked, and degree of the fit.
+# Places along an axis of an image at which a WCS is fitted, and degree of the fit.
 _N_NODES, _DEGREE = 9, 3
 # Farthest corner of a field from its middle, in degrees.
 _MAX_RADIUS = 60.0
